@@ -1,0 +1,121 @@
+"""What a run reads: sources of text, tokenizers, and how a validation split is held out."""
+
+from typing import Literal
+
+from gptjax.config.record import fraction, positive, record
+
+
+@record
+class Embedded:
+    """The text that every CPython carries: its help topics, docstrings and standard library sources. Needs no file."""
+
+    weight: float = 1.0
+
+
+@record
+class Text:
+    """A file, a directory or a glob of .txt, .jsonl or .parquet, each optionally .gz, .xz or .zst. A .txt file is one document."""
+
+    path: str
+    field: str = "text"  # of a .jsonl object or a .parquet column
+    weight: float = 1.0
+
+
+@record
+class Tfds:
+    """A TensorFlow Datasets name, prepared as array_record; read without TensorFlow."""
+
+    name: str
+    split: str = "train"
+    data_dir: str | None = None  # None: tfds' own default directory
+    field: str = "text"
+    weight: float = 1.0
+
+
+@record
+class Shards:
+    """A directory that `python -m gptjax.prepare` wrote."""
+
+    path: str
+    weight: float = 1.0
+
+
+Source = Embedded | Text | Tfds | Shards
+
+
+@record
+class Bytes:
+    """The 256 bytes of UTF-8 and an end-of-text token: 257 ids."""
+
+
+@record
+class Gpt2Bpe:
+    """GPT-2's byte-level BPE, 50,257 ids. path: a directory with encoder.json and vocab.bpe; None: found or fetched."""
+
+    path: str | None = None
+
+
+@record
+class Gpt1Bpe:
+    """GPT-1's lower-cased BPE with 40,000 merges, 40,478 ids, no end-of-text. path: a directory with encoder_bpe_40000.json and vocab_40000.bpe."""
+
+    path: str | None = None
+
+
+@record
+class SentencePiece:
+    """A SentencePiece model file; path None: BPE with byte fallback, of `n_pieces`, trained on the run's own training text."""
+
+    n_pieces: int = 4096
+    path: str | None = None
+
+    def __post_init__(self):
+        if self.n_pieces < 300:
+            raise ValueError(f"SentencePiece.n_pieces={self.n_pieces}: give at least 300 (256 bytes, the specials, and some pieces)")
+
+
+Tokenizer = Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece
+
+
+@record
+class ByDocument:
+    """Hold out whole documents, chosen by a digest of their text, so that copies of one document fall on the same side."""
+
+    fraction: float = 0.01
+
+    def __post_init__(self):
+        fraction(self, "fraction")
+
+
+@record
+class Tail:
+    """Hold out the last part of every document: for a corpus that is one long text."""
+
+    fraction: float = 0.1
+
+    def __post_init__(self):
+        fraction(self, "fraction")
+
+
+@record
+class Separate:
+    """Validate on another source; the training source is used whole."""
+
+    source: Source
+
+
+HeldOut = ByDocument | Tail | Separate
+
+
+@record
+class Data:
+    """What is read. Several sources are mixed by weight, per row of n_ctx tokens."""
+
+    sources: tuple[Source, ...] = ()  # empty: the embedded corpus, and the run says so
+    tokenizer: Tokenizer = Gpt2Bpe()
+    held_out: HeldOut = ByDocument()
+    across_documents: Literal["attend", "mask"] = "attend"  # GPT-3 section 2.2 and Appendix B: no mask between packed documents
+
+    def __post_init__(self):
+        for source in self.sources:
+            positive(source, "weight")
