@@ -1,0 +1,1 @@
+"""How does it improve? Loss, schedule, optimizer, step, checkpoints."""
