@@ -1,0 +1,260 @@
+"""`override(config, "model.n_layers=2")`: edits of a tree of frozen records, read by declared type; and its flat, JSON form.
+
+The grammar of `path=value`. Numbers: 3.2e6 and 500_000 are integers where one is wanted. Strings: bare or quoted. Alternatives: a call,
+`Banded(window=256)`, `Separate(source=Text(path='x.txt'))`, or a bare name, `Dense`. Tuples: `(Banded(window=256), Dense)`; a single
+element stands for a tuple of one. `None` where it is allowed. Paths reach into a chosen alternative (`train.schedule.peak=3e-4`) and,
+by number, into a tuple (`model.attention.0.window=128`). Every ValueError is one line: the path, what was given, what is allowed.
+"""
+
+import ast
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+import math
+import types
+import typing
+from typing import Any
+
+from gptjax.config.schema import Config
+
+
+@dataclasses.dataclass
+class _Edit:
+    """What to do at one path: take a new value, written as text, and then change parts of it."""
+
+    text: str | None = None
+    parts: dict[str, "_Edit"] = dataclasses.field(default_factory=dict)
+
+
+def override(config: Config, *assignments: str) -> Config:
+    """The config with every `path=value` applied; the last one wins. They are applied together and the result is validated once."""
+    root = _Edit()
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path.strip():
+            raise ValueError(f"{assignment!r} is not of the form path=value, for example train.steps=100")
+        edit = root
+        for key in path.strip().split("."):
+            edit = edit.parts.setdefault(key, _Edit())
+        edit.text, edit.parts = text.strip(), {}
+    return _edited(config, Config, root, "")
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Every leaf path with its number, string or None; alternatives and tuples as text of the grammar above. JSON keeps it exactly."""
+    return {path: value if value is None or isinstance(value, int | float | str) else repr(value) for path, value in _leaves(config, "")}
+
+
+def rebuild(leaves: dict[str, Any]) -> Config:
+    """The config of `flat`. Raises ValueError naming paths that are missing or unknown, as in the config.json of an older gptjax."""
+    wanted = dict(_paths(Config, ""))
+    unknown, missing = [p for p in leaves if p not in wanted], [p for p in wanted if p not in leaves]
+    if unknown or missing:
+        said = [f"unknown: {', '.join(unknown)}"] * bool(unknown) + [f"missing: {', '.join(missing)}"] * bool(missing)
+        raise ValueError(f"this config was written by another version of gptjax ({'; '.join(said)}); use that version, or edit the file")
+    return _rebuilt(Config, leaves, "")
+
+
+def difference(a: Config, b: Config) -> list[str]:
+    """One line "path: value of a -> value of b" for each leaf that differs; values are written as `--set` reads them."""
+    pairs = zip(_leaves(a, ""), _leaves(b, ""), strict=True)
+    return [f"{path}: {old!r} -> {new!r}" for (path, old), (_, new) in pairs if old != new]
+
+
+def digest(config: Config) -> str:
+    """Sixteen hexadecimal digits that two configs share only if they are equal."""
+    return hashlib.sha256(json.dumps(flat(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+# --- the tree of records ------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _hints(record: type) -> dict[str, Any]:
+    return typing.get_type_hints(record)
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; any other type is its own only member."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _paths(record: type, prefix: str):
+    """Every leaf path below a record, with its type. A field of one record type is descended into; a union is a leaf."""
+    for name, hint in _hints(record).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _paths(typing.cast(type, hint), f"{prefix}{name}.")
+        else:
+            yield prefix + name, hint
+
+
+def _leaves(config: Config, prefix: str):
+    for path, _ in _paths(type(config), prefix):
+        yield path, functools.reduce(getattr, path.split("."), config)
+
+
+def _rebuilt(record: type, leaves: dict[str, Any], prefix: str):
+    values = {}
+    for name, hint in _hints(record).items():
+        path = prefix + name
+        if dataclasses.is_dataclass(hint):
+            values[name] = _rebuilt(typing.cast(type, hint), leaves, path + ".")
+        elif isinstance(leaves[path], str) and not any(o is str or typing.get_origin(o) is typing.Literal for o in _options(hint)):
+            values[name] = _value(_tree(leaves[path], hint, path), hint, path)
+        else:
+            values[name] = _value(ast.Constant(leaves[path]), hint, path)
+    return _built(record, values, prefix[:-1])
+
+
+def _edited(value: Any, hint: Any, edit: _Edit, path: str) -> Any:
+    """`value`, of declared type `hint`, with `edit` applied from the leaves up, so that each record is validated once."""
+    if edit.text is not None:
+        value = _read(edit.text, hint, path)
+    if not edit.parts:
+        return value
+    dot = f"{path}." if path else ""
+    if isinstance(value, tuple):
+        elements = list(value)
+        for key, part in edit.parts.items():
+            if not key.isdigit() or int(key) >= len(elements):
+                raise ValueError(f"{dot}{key}: {path} has {len(elements)} elements, numbered from 0; or give it whole, {path}=(..., ...)")
+            elements[int(key)] = _edited(elements[int(key)], typing.get_args(hint)[0], part, dot + key)
+        return tuple(elements)
+    if not dataclasses.is_dataclass(value):
+        raise ValueError(f"{dot}{next(iter(edit.parts))}: {path} is {value!r}, which has no fields; {_allowed(hint)}")
+    hints = _hints(type(value))
+    for key in edit.parts:
+        if key not in hints:
+            raise ValueError(f"{dot}{key}: {type(value).__name__} has no field {key!r}; {_nearest(key, list(hints), anywhere=True)}")
+    return _built(type(value), _fields(value) | {k: _edited(getattr(value, k), hints[k], e, dot + k) for k, e in edit.parts.items()}, path)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+
+
+def _built(record: type, values: dict[str, Any], path: str) -> Any:
+    try:
+        return record(**values)
+    except ValueError as error:
+        raise ValueError(str(error) if path in str(error) else f"{path}: {error}") from None
+
+
+# --- values -------------------------------------------------------------------------------------------------------------
+
+
+def _read(text: str, hint: Any, path: str) -> Any:
+    """The value that `text` stands for. Only here may a string be bare; inside a call it may be so if it is one word."""
+    options = _options(hint)
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    if str in options and not quoted and not (text == "None" and type(None) in options):
+        return text
+    if not quoted and any(typing.get_origin(o) is typing.Literal for o in options):
+        return _value(ast.Name(text), hint, path)
+    return _value(_tree(text, hint, path), hint, path)
+
+
+def _tree(text: str, hint: Any, path: str) -> ast.expr:
+    try:
+        return ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError):
+        quote = " (inside a call, quote strings: Text(path='a/b.txt'))" if "(" in text else ""
+        raise ValueError(f"{path}={text}: {_allowed(hint)}{quote}") from None
+
+
+def _value(tree: ast.expr, hint: Any, path: str) -> Any:
+    """The value of a parsed expression, or of a constant, where type `hint` is declared."""
+    options = _options(hint)
+    if isinstance(tree, ast.Constant) and tree.value is None and type(None) in options:
+        return None
+    for option in options:
+        if typing.get_origin(option) is tuple:
+            parts = tree.elts if isinstance(tree, ast.Tuple | ast.List) else [tree]
+            return tuple(_value(part, typing.get_args(option)[0], path) for part in parts)
+    records = {option.__name__: option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)}
+    if records:
+        return _record(tree, records, hint, path)
+    value = tree.id if isinstance(tree, ast.Name) else _constant(tree)
+    for option in options:
+        fits, read = _scalar(value, option)
+        if fits:
+            return read
+    raise ValueError(f"{path}={ast.unparse(tree)}: {_allowed(hint)}")
+
+
+def _constant(tree: ast.expr) -> Any:
+    """A number or a string; for any other expression the expression itself, which fits no type."""
+    try:
+        return ast.literal_eval(tree)
+    except (ValueError, TypeError):
+        return tree
+
+
+def _scalar(value: Any, option: Any) -> tuple[bool, Any]:
+    """(does `value` fit the type, the value as that type). bool is no int; an int is a float; a whole float is an int."""
+    kind = type(value)
+    if typing.get_origin(option) is typing.Literal:
+        return kind is str and value in typing.get_args(option), value
+    if option is bool:
+        return (True, value in (True, "true")) if kind is bool or value in ("true", "false") else (False, None)
+    if option is int and kind is float and value.is_integer():
+        return True, int(value)
+    if option is float and kind in (int, float) and math.isfinite(value):
+        return True, float(value)
+    return option is kind and kind in (int, str), value
+
+
+def _record(tree: ast.expr, records: dict[str, type], hint: Any, path: str) -> Any:
+    """One of several records, written `Name(field=value)`, `Name()` or `Name`."""
+    call = tree if isinstance(tree, ast.Call) else ast.Call(func=tree, args=[], keywords=[])
+    if not isinstance(call.func, ast.Name):
+        raise ValueError(f"{path}={ast.unparse(tree)}: {_allowed(hint)}")
+    name = call.func.id
+    if name not in records:
+        raise ValueError(f"{path}={ast.unparse(tree)}: {_nearest(name, list(records), anywhere=False)}; {_allowed(hint)}")
+    record, hints = records[name], _hints(records[name])
+    if call.args or any(k.arg is None for k in call.keywords):
+        raise ValueError(f"{path}={ast.unparse(tree)}: name each field: {_signature(record)}")
+    given = {str(k.arg): k.value for k in call.keywords}
+    for key in given:
+        if key not in hints:
+            raise ValueError(f"{path}={ast.unparse(tree)}: {name} has no field {key!r}; {_nearest(key, list(hints), anywhere=False)}")
+    missing = [f.name for f in dataclasses.fields(record) if f.default is dataclasses.MISSING and f.name not in given]
+    if missing:
+        raise ValueError(f"{path}={ast.unparse(tree)}: {name} needs {', '.join(missing)}: {_signature(record)}")
+    return _built(record, {k: _value(v, hints[k], f"{path}.{k}") for k, v in given.items()}, path)
+
+
+# --- what to say --------------------------------------------------------------------------------------------------------
+
+
+def _nearest(name: str, known: list[str], anywhere: bool) -> str:
+    """A hint at the nearest known name; failing that and if `anywhere`, at the paths of the whole tree that end like it."""
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    leaves = [p for p, _ in _paths(Config, "")] if anywhere else []
+    near = difflib.get_close_matches(name, {p.split(".")[-1] for p in leaves}, n=1)
+    elsewhere = [p for p in leaves if p.split(".")[-1] in near]
+    return f"did you mean {' or '.join(elsewhere)}?" if elsewhere else f"there are {', '.join(known) or 'none'}"
+
+
+def _signature(record: Any) -> str:
+    return f"{record.__name__}({', '.join(f'{f.name}=...' for f in dataclasses.fields(record))})"
+
+
+def _allowed(hint: Any) -> str:
+    """What may be given where `hint` is declared, in words."""
+    words = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", type(None): "None"}
+    said = []
+    for option in _options(hint):
+        if typing.get_origin(option) is typing.Literal:
+            said += [str(a) for a in typing.get_args(option)]
+        elif typing.get_origin(option) is tuple:
+            inner = _allowed(typing.get_args(option)[0]).removeprefix("give ")
+            said += [f"a tuple, ({inner}, ...)"]
+        else:
+            said += [words[option] if option in words else _signature(option)]
+    return f"give {' or '.join(said)}"

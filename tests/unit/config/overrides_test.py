@@ -1,0 +1,227 @@
+"""The grammar of `path=value`, the flat form and its inverse, and the sentence that each wrong input gets."""
+
+import json
+
+import pytest
+
+from gptjax.config.data import ByDocument, Bytes, Data, Embedded, Gpt2Bpe, SentencePiece, Separate, Shards, Tail, Text, Tfds
+from gptjax.config.overrides import difference, digest, flat, override, rebuild
+from gptjax.config.schema import (
+    AdamW,
+    Banded,
+    Config,
+    Constant,
+    Cosine,
+    Dense,
+    Dropout,
+    Fixed,
+    Init,
+    Linear,
+    Mesh,
+    Model,
+    Ramp,
+    Strided,
+    Train,
+)
+
+CONFIG = Config(
+    name="base",
+    model=Model(n_layers=4, n_heads=2, d_model=8, n_vocab=257, n_ctx=16, attention=(Banded(window=4), Dense())),
+    data=Data(tokenizer=Bytes()),
+    train=Train(total_tokens=6400, batch_tokens=64, schedule=Cosine(peak=1e-3, warmup_tokens=640, decay_tokens=6400)),
+)
+
+
+def after(*assignments):
+    return override(CONFIG, *assignments)
+
+
+def refused(*assignments) -> str:
+    with pytest.raises(ValueError) as caught:
+        after(*assignments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_numbers_are_read_by_declared_type():
+    assert after("train.total_tokens=3.2e6").train.total_tokens == 3_200_000
+    assert type(after("train.total_tokens=3.2e6").train.total_tokens) is int
+    assert after("train.total_tokens=500_000").train.total_tokens == 500_000
+    assert type(after("train.optimizer.eps=1").train.optimizer.eps) is float
+    assert after("seed=-3").seed == -3
+    assert after("train.optimizer.clip_norm=None").train.optimizer.clip_norm is None
+    assert after("train.steps=20").train.steps == 20 and after("train.steps=20", "train.steps=None").train.steps is None
+
+
+@pytest.mark.parametrize(
+    "path,value,allowed",
+    [
+        ("model.n_layers", "four", "a whole number"),
+        ("model.n_layers", "True", "a whole number"),
+        ("model.n_layers", "2.5", "a whole number"),
+        ("model.n_layers", "None", "a whole number"),
+        ("model.n_layers", "", "a whole number"),
+        ("model.n_layers", "(2", "a whole number"),
+        ("model.n_layers", "{[]: 1}", "a whole number"),
+        ("train.optimizer.b1", "'0.9'", "a number"),
+        ("train.optimizer.b1", "1e999", "a number"),
+        ("train.steps", "many", "a whole number or None"),
+        ("model.norm", "middle", "pre or post"),
+        ("model.norm", "1", "pre or post"),
+        ("train.schedule", "3", "Cosine(peak=..., warmup_tokens=..., decay_tokens=..., floor=...) or Linear("),
+        ("train.schedule", "None", "Cosine("),
+        ("model.attention", "(Dense(), 3)", "Dense() or Banded(window=...)"),
+        ("model", "tiny", "Model(n_layers=..., "),
+    ],
+)
+def test_a_wrong_type_says_path_given_and_allowed(path, value, allowed):
+    said = refused(f"{path}={value}")
+    assert said.startswith(f"{path}=") and allowed in said
+
+
+def test_strings_are_bare_or_quoted():
+    assert after("name=a b/c=d").name == "a b/c=d"
+    assert after("name='a b'").name == "a b" and after('name="None"').name == "None" and after("name=None").name == "None"
+    assert after("loop.sample_prompt='\\n'").loop.sample_prompt == "\n"
+    assert after("data.tokenizer=Gpt2Bpe(path='None')").data.tokenizer == Gpt2Bpe(path="None")
+    assert after("data.tokenizer=Gpt2Bpe", "data.tokenizer.path=../x/y").data.tokenizer == Gpt2Bpe(path="../x/y")
+    assert after("data.tokenizer=Gpt2Bpe(path='x')", "data.tokenizer.path=None").data.tokenizer == Gpt2Bpe()
+    assert after("model.norm=post").model.norm == "post" == after("model.norm='post'").model.norm
+
+
+def test_alternatives_are_calls_or_names():
+    assert after("train.schedule=Constant(peak=1)").train.schedule == Constant(peak=1.0)
+    assert after("data.held_out=Separate(source=Text(path='x y.txt'))").data.held_out == Separate(source=Text(path="x y.txt"))
+    assert after("data.held_out=Tail").data.held_out == Tail() == after("data.held_out=Tail()").data.held_out
+    assert after("train.ramp=Ramp(start_tokens=16, over_tokens=3.2e3)").train.ramp == Ramp(start_tokens=16, over_tokens=3200)
+    assert after("model.init=Init(residual='depth_scaled', weight=1)").model.init == Init(residual="depth_scaled", weight=1.0)
+
+
+def test_tuples_and_single_elements():
+    assert after("model.attention=(Strided(stride=2), Fixed(block=4, summary=1))").model.attention == (
+        Strided(stride=2),
+        Fixed(block=4, summary=1),
+    )
+    assert after("model.attention=[Dense, Dense]").model.attention == (Dense(), Dense())
+    assert after("model.attention=Dense()").model.attention == (Dense(),) == after("model.attention=Dense").model.attention
+    assert after("data.sources=Text(path='x')").data.sources == (Text(path="x"),)
+    assert after("data.sources=()").data.sources == ()
+
+
+def test_paths_reach_into_alternatives_and_tuples():
+    assert after("train.schedule.peak=3e-4").train.schedule == Cosine(peak=3e-4, warmup_tokens=640, decay_tokens=6400)
+    assert after("model.attention.0.window=2").model.attention == (Banded(window=2), Dense())
+    assert after("train.schedule=Constant(peak=1)", "train.schedule.peak=2").train.schedule == Constant(peak=2.0)
+    assert after("train.schedule.peak=2", "train.schedule=Constant(peak=1)").train.schedule == Constant(peak=1.0)
+    assert "2 elements" in refused("model.attention.2.window=2")
+    assert "train.ramp is None" in refused("train.ramp.start_tokens=16") and "Ramp(start_tokens=..." in refused(
+        "train.ramp.start_tokens=16"
+    )
+    assert "has no fields" in refused("model.n_layers.x=1")
+
+
+def test_changes_that_are_valid_only_together():
+    assert "periods" in refused("model.n_layers=3")
+    assert after("model.n_layers=3", "model.attention=Dense").model.n_layers == 3
+    assert after("model.attention=Dense", "model.n_layers=3").model.n_layers == 3
+    assert after("model.n_ctx=48", "train.batch_tokens=96").batch_rows == 2
+    assert after("train.schedule.warmup_tokens=10_000", "train.schedule.decay_tokens=20_000").train.schedule.warmup_tokens == 10_000
+
+
+def test_near_misses():
+    assert refused("model.n_layer=3") == "model.n_layer: Model has no field 'n_layer'; did you mean n_layers?"
+    assert refused("n_layers=3") == "n_layers: Config has no field 'n_layers'; did you mean model.n_layers?"
+    assert "did you mean model?" in refused("modle.n_layers=3")
+    assert "did you mean Banded?" in refused("model.attention=Bandid(window=3)")
+    assert "Banded has no field 'windows'; did you mean window?" in refused("model.attention=Banded(windows=3)")
+    assert "there are peak, warmup_tokens" in refused("train.schedule=Constant(peak=1)", "train.schedule.zzz=1")
+
+
+def test_calls_that_say_too_little_or_too_much():
+    assert "name each field: Banded(window=...)" in refused("model.attention=Banded(3)")
+    assert "Banded needs window" in refused("model.attention=Banded()") and "Banded needs window" in refused("model.attention=Banded")
+    assert "quote strings" in refused("data.sources=Text(path=../x.txt)")
+    assert "give Dense() or Banded" in refused("model.attention=a.b(c=1)")
+    assert "Text(path=" in refused("data.sources=text.Text(path='x')")
+    assert "name each field" in refused("model.attention=Banded(**{'window': 3})")
+
+
+def test_validation_names_the_path():
+    assert refused("model.attention=Banded(window=0)") == "model.attention: Banded.window=0: give a number above 0"
+    assert refused("train.schedule.peak=0") == "train.schedule: Cosine.peak=0.0: give a number above 0"
+    assert "model.n_heads=3 does not divide" in refused("model.n_heads=3")
+
+
+def test_an_assignment_needs_a_path():
+    assert "path=value" in refused("train.steps") and "path=value" in refused("=3")
+
+
+VARIANTS = [
+    (),
+    ("model.attention=Dense", "train.ramp=Ramp(start_tokens=16, over_tokens=99)", "train.steps=7"),
+    ("model.attention=(Strided(stride=2), Fixed(block=4, summary=1))", "train.schedule=Linear(peak=0.1, warmup_tokens=0, decay_tokens=9)"),
+    (
+        "data.held_out=Separate(source=Tfds(name='a/b', data_dir=None))",
+        'data.tokenizer=Gpt1Bpe(path="it\'s")',
+        "train.optimizer.clip_norm=None",
+    ),
+    (
+        "data.sources=(Embedded, Text(path='a\\nb', weight=0.1), Shards(path='c'))",
+        "data.tokenizer=SentencePiece",
+        "loop.sample_prompt=None",
+    ),
+]
+
+
+@pytest.mark.parametrize("assignments", VARIANTS)
+def test_flat_goes_through_json_and_back(assignments):
+    config = after(*assignments)
+    leaves = json.loads(json.dumps(flat(config)))
+    assert all(value is None or isinstance(value, int | float | str) for value in leaves.values())
+    assert rebuild(leaves) == config
+    assert digest(rebuild(leaves)) == digest(config)
+
+
+def test_flat_reads_as_the_grammar():
+    leaves = flat(after("train.schedule=Constant(peak=1)", "model.attention=Dense"))
+    assert leaves["model.attention"] == "(Dense(),)" and leaves["train.schedule"] == "Constant(peak=1.0, warmup_tokens=0)"
+    assert leaves["model.n_layers"] == 4 and leaves["train.ramp"] is None and leaves["train.optimizer.b2"] == 0.95
+
+
+def test_rebuild_names_what_is_unknown_and_missing():
+    leaves = flat(CONFIG) | {"train.lr": 1.0}
+    del leaves["train.skips_allowed"], leaves["mesh.data"]
+    with pytest.raises(ValueError, match=r"unknown: train.lr; missing: train.skips_allowed, mesh.data"):
+        rebuild(leaves)
+    with pytest.raises(ValueError, match="model.n_layers='x': give a whole number"):
+        rebuild(flat(CONFIG) | {"model.n_layers": "'x'"})
+    with pytest.raises(ValueError, match="periods"):
+        rebuild(flat(CONFIG) | {"model.n_layers": 3})
+
+
+def test_difference_can_be_pasted_back():
+    other = after("seed=4", "train.schedule.peak=2e-3", "data.held_out=Tail", "name=x")
+    lines = difference(CONFIG, other)
+    assert lines[0] == "name: 'base' -> 'x'" and "seed: 0 -> 4" in lines and len(lines) == 4
+    assert override(CONFIG, *(line.split(" -> ")[0].split(":")[0] + "=" + line.split(" -> ")[1] for line in lines)) == other
+    assert difference(CONFIG, CONFIG) == []
+
+
+def test_digest_tells_configs_apart():
+    assert digest(CONFIG) == digest(after("seed=0")) and len(digest(CONFIG)) == 16
+    assert len({digest(c) for c in (CONFIG, after("seed=1"), after("model.attention.0.window=5"))}) == 3
+
+
+def test_every_record_can_be_written():
+    for record in (
+        ByDocument(),
+        Embedded(),
+        Shards(path="x"),
+        Tfds(name="x"),
+        SentencePiece(),
+        AdamW(),
+        Dropout(),
+        Mesh(),
+        Linear(peak=1.0, warmup_tokens=0, decay_tokens=1),
+    ):
+        assert eval(repr(record)) == record  # repr is the grammar
