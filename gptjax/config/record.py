@@ -1,8 +1,15 @@
 """How a description is written: frozen, keyword-only records, and the checks that they share."""
 
 import dataclasses
+from typing import TypeVar, dataclass_transform
 
-record = dataclasses.dataclass(frozen=True, kw_only=True)
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def record(cls: type[T]) -> type[T]:
+    """A frozen, keyword-only dataclass, said so that type checkers know it for one."""
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
 
 def positive(node, *names):
