@@ -1,0 +1,72 @@
+"""Configs for a laptop: `nano`, the first command of the README; `shakespeare_char`, nanoGPT's published CPU run; `smoke`, for tests."""
+
+from gptjax.config.data import Bytes, Data, Embedded, SentencePiece, Tail, Text
+from gptjax.config.schema import AdamW, Config, Cosine, Init, Loop, Model, Train
+
+
+def nano() -> Config:
+    """Four layers on the text that every CPython carries, sized to train within 10 minutes on 2 CPU cores: `make train`."""
+    n_ctx, n_vocab = 256, 4096
+    rows, steps, warmup_steps = 16, 1000, 50
+    batch_tokens = rows * n_ctx
+    return Config(
+        name="nano",
+        model=Model(n_layers=4, n_heads=4, d_model=256, n_vocab=n_vocab, n_ctx=n_ctx, init=Init(residual="depth_scaled")),
+        data=Data(sources=(Embedded(),), tokenizer=SentencePiece(n_pieces=n_vocab)),
+        train=Train(
+            total_tokens=steps * batch_tokens,
+            batch_tokens=batch_tokens,
+            schedule=Cosine(peak=2e-3, warmup_tokens=warmup_steps * batch_tokens, decay_tokens=steps * batch_tokens, floor=0.1),
+            optimizer=AdamW(b2=0.95, weight_decay=0.1),
+        ),
+        loop=Loop(every_eval=250, every_save=250, every_sample=250, sample_prompt="def ", sample_tokens=64),
+    )
+
+
+def shakespeare_char() -> Config:
+    """nanoGPT's published CPU run: tiny Shakespeare by characters, validation loss 1.88 (README.md, "I only have a macbook").
+
+    From its command line: 4 layers, 4 heads, 128 wide, context 64, 12 rows, 2,000 steps, decay over all of them, no dropout. From its
+    config/train_shakespeare_char.py: peak 1e-3, floor 1e-4, 100 steps of warm-up, b2 0.99. From its train.py and model.py: decay 0.1 on
+    tensors with more than one dimension, clip 1, exact GELU, standard deviation 0.02 and depth-scaled residuals, the last tenth held out.
+    Two things differ: bytes stand for its 65 characters (the text is ASCII; 192 ids are never seen), and biases stay, which it leaves out.
+    """
+    n_ctx = 64
+    rows, steps, warmup_steps = 12, 2000, 100
+    batch_tokens = rows * n_ctx
+    return Config(
+        name="shakespeare_char",
+        model=Model(n_layers=4, n_heads=4, d_model=128, n_vocab=257, n_ctx=n_ctx, gelu="erf", init=Init(residual="depth_scaled")),
+        data=Data(
+            sources=(Text(path="../shared/data/text/tinyshakespeare/input.txt"),),  # yours: --set "data.sources=Text(path='FILE')"
+            tokenizer=Bytes(),
+            held_out=Tail(fraction=0.1),
+        ),
+        train=Train(
+            total_tokens=steps * batch_tokens,
+            batch_tokens=batch_tokens,
+            schedule=Cosine(peak=1e-3, warmup_tokens=warmup_steps * batch_tokens, decay_tokens=steps * batch_tokens, floor=0.1),
+            optimizer=AdamW(b2=0.99, weight_decay=0.1),
+        ),
+        loop=Loop(every_eval=250, eval_rows=1024, every_save=250, every_sample=500, sample_tokens=200),
+    )
+
+
+def smoke() -> Config:
+    """Seconds long, for tests: 2 layers, 32 wide, 40 steps of 8 rows of 32 bytes."""
+    n_ctx, rows, steps = 32, 8, 40
+    batch_tokens = rows * n_ctx
+    return Config(
+        name="smoke",
+        model=Model(n_layers=2, n_heads=2, d_model=32, n_vocab=257, n_ctx=n_ctx),
+        data=Data(sources=(Embedded(),), tokenizer=Bytes()),
+        train=Train(
+            total_tokens=steps * batch_tokens,
+            batch_tokens=batch_tokens,
+            schedule=Cosine(peak=3e-3, warmup_tokens=4 * batch_tokens, decay_tokens=steps * batch_tokens, floor=0.1),
+        ),
+        loop=Loop(every_eval=20, eval_rows=8, every_save=10, sample_tokens=16),
+    )
+
+
+CONFIGS = {"smoke": smoke, "nano": nano, "shakespeare_char": shakespeare_char}

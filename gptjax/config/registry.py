@@ -1,0 +1,38 @@
+"""The name of a recipe -> its config. The recipes lie in the folder configs/ of the checkout, which is imported when first asked for."""
+
+import difflib
+import importlib
+from types import ModuleType
+
+from gptjax.config.schema import Config
+
+
+def config(name: str) -> Config:
+    """The config of that name or alias. Raises ValueError with the nearest names."""
+    recipes, other_names = _configs().CONFIGS, aliases()
+    real = other_names[name] if name in other_names else name
+    if real not in recipes:
+        near = difflib.get_close_matches(name, [*recipes, *other_names], n=3, cutoff=0.5)
+        tip = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(recipes)}"
+        raise ValueError(f"no config is called {name!r}; {tip} (python -m gptjax.plan shows all)")
+    return recipes[real]()
+
+
+def names() -> tuple[str, ...]:
+    """Every config's own name, the smallest first within a family."""
+    return tuple(_configs().CONFIGS)
+
+
+def aliases() -> dict[str, str]:
+    """Other name -> name: what a paper calls a model that has another name here."""
+    return dict(_configs().ALIASES)
+
+
+def _configs() -> ModuleType:
+    """The package configs/, beside gptjax/ and so on the same import path."""
+    try:
+        return importlib.import_module("configs")
+    except ModuleNotFoundError as error:
+        if error.name != "configs":
+            raise
+        raise ValueError("no folder configs/ is on the import path: run in gptjax's checkout, or put it on PYTHONPATH") from None
