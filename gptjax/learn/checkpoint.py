@@ -1,0 +1,308 @@
+"""Checkpoints whose damage is noticed: the one file that knows Orbax (its v1 API, which may still move).
+
+A checkpoint is a directory DIR/<step>. Orbax writes it as DIR/<step>.saving; when all is on disk, files.json (the size of every file, and
+the CRC of those that hold no values) joins it, and one rename makes it DIR/<step>. A kill at any moment so leaves whole checkpoints, and
+rubbish that the next writer removes. With the leaves goes a sealed record: `about`, and each leaf's dtype, shape and digest. The digests
+are computed on the devices before saving, and again after restoring, so that nothing on the way between goes unseen.
+"""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from gptjax.arrays import trees
+
+SAVING, REMOVED, LISTING = ".saving", ".removed", "files.json"
+RESERVE_BYTES = 8 << 20  # beyond the leaves: Orbax's own files, and room for the run's log
+
+
+class Damage(Exception):
+    """What is wrong with one checkpoint, in a few words."""
+
+
+class Saved:
+    """The checkpoints in `directory`, for programs that only read; `say` gets one line for each damaged one that is passed over."""
+
+    def __init__(self, directory: Path, say: Callable[[str], None]):
+        self._directory = Path(directory).absolute()
+        self._say = say
+        self._good: set[int] = set()  # restored or saved by this object
+        self._damaged: set[int] = set()
+        for name in ("absl", "asyncio"):  # Orbax narrates through the first; reads that failed leave their tracebacks in the second
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, good or damaged, oldest first."""
+        if not self._directory.is_dir():
+            return []
+        return sorted(int(entry.name) for entry in self._directory.iterdir() if entry.name.isdecimal())
+
+    def about(self, step: int | None = None) -> dict:
+        """What was saved beside the state of `step`, by default of the newest checkpoint that is readable; reads no arrays.
+
+        ValueError if there is none, or none that is readable.
+        """
+        steps = self.steps()
+        if not steps or step is not None and step not in steps:
+            raise ValueError(
+                f"no checkpoint {'' if step is None else f'of step {step} '}in {self._directory}; steps there: {_listed(steps)}"
+            )
+        _, record = self._newest(steps if step is None else [step], self._record)
+        return record["about"]
+
+    def restore(self, abstract_state, part: str = "") -> tuple[int, Any, dict] | None:
+        """(step, state, about) of the newest checkpoint that is whole, or None if there is no checkpoint.
+
+        abstract_state: a pytree of jax.ShapeDtypeStruct; its shardings need not be those that were saved, and a leaf without one comes
+        to the first device. part: restore the leaves whose names start so, for example "params/", which abstract_state then consists of.
+        ValueError if its leaves are not the checkpoint's, or if every checkpoint is damaged.
+        """
+        structure = jax.tree.structure(abstract_state)
+        wanted = {name: _placed(leaf) for name, leaf in trees.named_leaves(abstract_state)}
+
+        def read(step):
+            record = self._record(step)
+            saved = {name: entry for name, entry in record["leaves"].items() if name.startswith(part)}
+            self._compare(step, saved, wanted)
+            return self._leaves(step, saved, wanted), record["about"]
+
+        if not self.steps():
+            return None
+        step, (leaves, about) = self._newest(self.steps(), read)
+        self._good.add(step)
+        return step, jax.tree.unflatten(structure, [leaves[name] for name in wanted]), about
+
+    def _newest(self, steps: list[int], read: Callable[[int], Any]) -> tuple[int, Any]:
+        """(step, read(step)) for the last of `steps` whose reading does not raise Damage."""
+        troubles = []
+        for step in reversed(steps):
+            try:
+                return step, read(step)
+            except Damage as trouble:
+                self._damaged.add(step)
+                self._say(f"the checkpoint of step {step:,} is damaged: {trouble}")
+                troubles.append(f"{step}: {trouble}")
+        raise ValueError(
+            f"every checkpoint in {self._directory} is damaged ({'; '.join(troubles)}); put back a copy of one, or start again in another --run"
+        )
+
+    def _record(self, step: int) -> dict:
+        """The sealed record of a checkpoint, after a look at its files."""
+        directory = self._directory / str(step)
+        try:
+            for name, (size, crc) in json.loads((directory / LISTING).read_text()).items():
+                _check_file(directory / name, name, size, crc)
+            sealed = ocp.checkpointables_metadata(directory).custom_metadata
+            if sealed["seal"] != _seal(sealed["record"]):
+                raise Damage("its record was changed")
+            return sealed["record"]
+        except FileNotFoundError as error:
+            raise Damage(f"{Path(error.filename).relative_to(directory)} is missing") from error
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise Damage(f"its metadata is unreadable: {_first_line(error)}") from error
+
+    def _compare(self, step: int, saved: dict, wanted: dict) -> None:
+        """ValueError at the first leaf that is not in both, or of another shape or dtype."""
+        for name in [*wanted, *saved]:
+            here = _kind(wanted[name]) if name in wanted else "absent"
+            there = saved[name]["kind"] if name in saved else "absent"
+            if here != there:
+                raise ValueError(
+                    f"{name} is {there} in the checkpoint of step {step:,} in {self._directory} and {here} in this config; "
+                    f"use the config that wrote the checkpoint, or another --run"
+                )
+
+    def _leaves(self, step: int, saved: dict, wanted: dict) -> dict[str, jax.Array]:
+        """The leaves by name, each digest verified."""
+        with _orbax():
+            try:
+                leaves = ocp.load(self._directory / str(step), wanted)
+            except jax.errors.JaxRuntimeError:  # too little device memory, for one: not the checkpoint's fault
+                raise
+            except Exception as error:  # what Orbax raises for an array that it cannot read is a bare Exception
+                name = next((name for name in wanted if f"{name}/" in str(error)), "a leaf")
+                raise Damage(f"{name} is unreadable: {_first_line(error)}") from error
+            digests = trees.digests(leaves)
+        for name in wanted:
+            if digests[name] != saved[name]["digest"]:
+                raise Damage(f"{name} is not what was saved: its digest is {digests[name]:08x}, not {saved[name]['digest']:08x}")
+        return leaves
+
+
+class Checkpoints(Saved):
+    """Writes checkpoints too: keeps the newest `keep_last`, and for ever those at multiples of `every_keep` steps.
+
+    A context manager; leaving it waits for the save under way. Construction makes `directory` and removes what a kill left in it;
+    ValueError if that cannot be done.
+    """
+
+    def __init__(self, directory: Path, keep_last: int, every_keep: int | None, say: Callable[[str], None]):
+        super().__init__(directory, say)
+        self._keep_last, self._every_keep = keep_last, every_keep
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._pending: concurrent.futures.Future | None = None
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._directory):
+                pass
+            self._clean(SAVING, REMOVED)
+        except OSError as error:
+            raise ValueError(
+                f"cannot write checkpoints to {self._directory}: {error.strerror}; make it writable, or give another --run"
+            ) from error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        try:
+            self.wait()
+        except ValueError as trouble:
+            if error is None:
+                raise
+            self._say(str(trouble))  # the error under way is the one to raise
+        finally:
+            self._thread.shutdown()
+
+    def save(self, step: int, state, about: dict) -> None:
+        """Begin to save `state` (a pytree of arrays) and `about` (JSON values; process 0's is kept) as the checkpoint of `step`.
+
+        Returns when the state is copied or, on CPU, held fast: the caller may then donate or delete it. So it blocks on the computation
+        of the state, on the save before it, on one digest pass over the state and on the copy from device to host. A checkpoint of
+        `step` that this object restored or saved is left as it is; another one is replaced once the new one is whole.
+        ValueError if the disk is too full, or if the save before this one failed.
+        """
+        self.wait()
+        if step in self._good:
+            return
+        leaves = dict(trees.named_leaves(state))
+        needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves.values()) + RESERVE_BYTES
+        if self._free() < needed:
+            raise ValueError(self._trouble(step, needed, "the disk is full"))
+        with _orbax():
+            digests = trees.digests(leaves)
+            record = {"about": about, "leaves": {n: {"kind": _kind(x), "digest": digests[n]} for n, x in leaves.items()}}
+            record = json.loads(json.dumps(record))  # as it will be read: lists for tuples
+            try:
+                response = ocp.save_async(
+                    self._directory / f"{step}{SAVING}", leaves, overwrite=True, custom_metadata={"record": record, "seal": _seal(record)}
+                )
+            except (OSError, ValueError) as error:
+                raise ValueError(self._trouble(step, needed, _first_line(error))) from error
+        self._pending = self._thread.submit(self._commit, step, response, needed)
+
+    def wait(self) -> None:
+        """Block until the save under way is a whole checkpoint; ValueError if it failed."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _commit(self, step: int, response: ocp.AsyncResponse, needed: int) -> None:
+        """In the background: wait for Orbax, make the checkpoint valid by its rename, remove those no longer kept."""
+        unfinished, final = self._directory / f"{step}{SAVING}", self._directory / str(step)
+        try:
+            response.result()
+            if jax.process_index() == 0:
+                (unfinished / LISTING).write_text(json.dumps({n: list(entry) for n, entry in _files(unfinished)}, indent=0))
+                if final.exists():
+                    final.rename(final.with_suffix(REMOVED))
+                unfinished.rename(final)
+            self._good.add(step)
+            self._damaged.discard(step)
+            self._prune()
+        except Exception as error:  # whatever a background write raises must reach the loop as one line
+            line = self._trouble(step, needed, _first_line(error))
+            self._clean(SAVING)
+            raise ValueError(line) from error
+
+    def _prune(self) -> None:
+        """Remove every checkpoint that is damaged or not to be kept."""
+        if jax.process_index() != 0:
+            return
+        whole = [step for step in self.steps() if step not in self._damaged]
+        kept = whole[-self._keep_last :] + [step for step in whole if self._every_keep and step % self._every_keep == 0]
+        for step in set(self.steps()) - set(kept):
+            directory = self._directory / str(step)
+            directory.rename(directory.with_suffix(REMOVED))  # a kill amid the removal must not leave half a checkpoint
+        self._clean(REMOVED)
+
+    def _clean(self, *suffixes: str) -> None:
+        """Remove what is no checkpoint: entries whose names are a step and one of `suffixes`, and what Orbax may have added."""
+        if jax.process_index() != 0:
+            return
+        for entry in self._directory.iterdir():
+            step, dot, rest = entry.name.partition(".")
+            if step.isdecimal() and (dot + rest).startswith(suffixes):
+                shutil.rmtree(entry)
+
+    def _free(self) -> int:
+        """Bytes free where the checkpoints go."""
+        return shutil.disk_usage(self._directory).free
+
+    def _trouble(self, step: int, needed: int, what: str) -> str:
+        return (
+            f"cannot save the checkpoint of step {step:,} in {self._directory}: {what}; it needs {needed / 1e6:,.1f} MB and "
+            f"{self._free() / 1e6:,.1f} MB are free; make room and start again; checkpoints there: {_listed(self.steps())}"
+        )
+
+
+@contextlib.contextmanager
+def _orbax():
+    """Orbax's options, and leave to move arrays to and from the devices where the training loop forbids it."""
+    context = ocp.Context()
+    context.array.saving.use_compression = False  # float32 weights shrink by 7%, and a flipped byte would spoil a whole chunk
+    context.pytree.loading.partial_load = True
+    with context, jax.transfer_guard("allow"):
+        yield
+
+
+def _placed(leaf) -> jax.ShapeDtypeStruct:
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _kind(leaf) -> str:
+    """A leaf's dtype and shape, as in "float32[12,768]"."""
+    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def _seal(record: dict) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _files(directory: Path) -> Iterable[tuple[str, tuple[int, int | None]]]:
+    """(name, (bytes, CRC)) of every file below `directory`; no CRC for Orbax's files of values, which the digests cover."""
+    for file in sorted(directory.rglob("*")):
+        if file.is_file():
+            name = file.relative_to(directory).as_posix()
+            yield name, (file.stat().st_size, None if "/ocdbt.process_" in name else zlib.crc32(file.read_bytes()))
+
+
+def _check_file(file: Path, name: str, size: int, crc: int | None) -> None:
+    """Damage if the file is not as long as it was, or has another CRC; FileNotFoundError if it is missing."""
+    if file.stat().st_size != size:
+        raise Damage(f"{name} has {file.stat().st_size:,} bytes, not {size:,}")
+    if crc is not None and zlib.crc32(file.read_bytes()) != crc:
+        raise Damage(f"{name} was changed")
+
+
+def _first_line(error: BaseException) -> str:
+    if "No space left on device" in str(error):
+        return "the disk is full"
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _listed(steps: list[int]) -> str:
+    return ", ".join(map(str, steps)) or "none"
