@@ -1,0 +1,90 @@
+"""Every source of text as one stream of documents."""
+
+import hashlib
+import pathlib
+import platform
+from collections.abc import Iterator
+from typing import assert_never
+
+from gptjax.config import data
+from gptjax.data import document, embedded, files, unicode
+from gptjax.data.document import Document
+
+Untokenised = data.Embedded | data.Text | data.Tfds
+
+
+def documents(source: Untokenised) -> Iterator[Document]:
+    """The documents of `source`, always in the same order. ValueError, in one line, for anything wrong with it."""
+    match source:
+        case data.Embedded():
+            return embedded.documents()
+        case data.Text(path=path, field=field):
+            return files.documents(path, field)
+        case data.Tfds():
+            return tfds_documents(source)
+        case _:
+            assert_never(source)
+
+
+def fingerprint(source: Untokenised) -> str:
+    """Changes when the text may have: names, sizes and times of files, Python's version. Cheap: nothing is read."""
+    match source:
+        case data.Embedded():
+            return f"embedded in Python {platform.python_version()}"
+        case data.Text(path=path, field=field):
+            state = [(str(file), *_state(file)) for file in files.found(path)]
+        case data.Tfds(split=split, field=field):
+            state = [split, *((str(file), *_state(file)) for file in sorted(prepared(source).iterdir()))]
+        case _:
+            assert_never(source)
+    return hashlib.sha256(repr((state, field)).encode()).hexdigest()
+
+
+def _state(file: pathlib.Path) -> tuple[int, int]:
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    return status.st_size, status.st_mtime_ns
+
+
+def prepared(source: data.Tfds) -> pathlib.Path:
+    """The directory of a prepared data set's newest version. ValueError, at once and without network, if there is none.
+
+    Looked up by hand: asking tfds for an unprepared name sends it to the network.
+    """
+    name, _, rest = source.name.partition("/")
+    default = "~/tensorflow_datasets"
+    root = pathlib.Path(source.data_dir or default).expanduser()
+    pattern = f"{name}/{rest}" if rest else name
+    found = sorted((root / pattern).rglob("dataset_info.json"))
+    if not found:
+        raise ValueError(
+            f"Tfds(name={source.name!r}) is not prepared under {root}: on a machine with network run "
+            f"`tfds build {source.name} --file_format=array_record --data_dir={root}`"
+        )
+    return found[-1].parent
+
+
+def tfds_documents(source: data.Tfds) -> Iterator[Document]:
+    """The field of every example of a prepared array_record data set, read without TensorFlow."""
+    directory = prepared(source)
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(directory)
+    if source.field not in (builder.info.features or ()):
+        raise ValueError(f"Tfds(name={source.name!r}) has no feature {source.field!r}: it has {', '.join(builder.info.features or ())}")
+    try:
+        examples = builder.as_data_source(split=source.split)
+    except (ValueError, NotImplementedError, KeyError) as error:
+        raise ValueError(f"Tfds(name={source.name!r}, split={source.split!r}): {str(error).splitlines()[0]}") from None
+    for number in range(len(examples)):
+        value = examples[number][source.field]
+        text = unicode.valid(files.utf8(value, f"Tfds {source.name} example {number:,}") if isinstance(value, bytes) else str(value))
+        if text:
+            yield Document(text, document.key(text), (number + 1) / len(examples))
+
+
+def python_version(source: Untokenised) -> str | None:
+    """The Python whose text this is, for the embedded corpus."""
+    return platform.python_version() if isinstance(source, data.Embedded) else None

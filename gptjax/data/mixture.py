@@ -1,0 +1,82 @@
+"""Which source does row g of a run come from? Weights as exact proportions of every prefix, with random access. numpy only.
+
+GPT-3 (section 2.2, Table 2.2) samples its sources by weight, not by size: some are read three times, some less than once.
+"""
+
+import fractions
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+LONGEST = 65_536  # rows in one period of the mixture
+
+
+class Mixture:
+    """An endless sequence of (source, row of that source) in which each source's share of every prefix is its weight to within one row.
+
+    The sequence is periodic. Weights that are decimal numbers of few digits are met exactly; where their common denominator exceeds
+    65,536 the weights are first rounded to 65,536ths.
+    """
+
+    def __init__(self, weights: Sequence[float]):
+        """weights: positive, of any sum."""
+        counts = whole(weights)
+        self.counts = np.array(counts, np.int64)  # rows of each source in a period
+        self.schedule = chairmen(counts)  # the source of each row in a period
+        self.n_rows = len(self.schedule)
+        self.rank = np.empty(self.n_rows, np.int64)  # how many rows of the same source come before, in the period
+        for source, count in enumerate(counts):
+            self.rank[self.schedule == source] = np.arange(count)
+
+    def __call__(self, row: int) -> tuple[int, int]:
+        """The source of row `row` of the run, and the number of rows of that source before it."""
+        period, place = divmod(row, self.n_rows)
+        source = int(self.schedule[place])
+        return source, period * int(self.counts[source]) + int(self.rank[place])
+
+
+def whole(weights: Sequence[float]) -> list[int]:
+    """The weights as whole numbers of rows a period, in lowest terms; each source gets at least one."""
+    exact = [fractions.Fraction(repr(float(weight))) for weight in weights]
+    scale = math.lcm(*(weight.denominator for weight in exact))
+    counts = [int(weight * scale) for weight in exact]
+    divisor = math.gcd(*counts)
+    counts = [count // divisor for count in counts]
+    if sum(counts) <= LONGEST:
+        return counts
+    total = sum(exact)
+    rounded = [max(1, round(weight / total * LONGEST)) for weight in exact]
+    divisor = math.gcd(*rounded)
+    return [count // divisor for count in rounded]
+
+
+def chairmen(counts: Sequence[int]) -> np.ndarray:
+    """A period in which source i appears counts[i] times, no prefix being off its share by more than 1 - 1 / (2 n - 2) rows.
+
+    Tijdeman, "The chairman assignment problem", Discrete Mathematics 32 (1980): of the sources that are due, the one with the earliest
+    deadline. All arithmetic is on whole numbers, scaled by `slack * period`.
+    """
+    n, period = len(counts), sum(counts)
+    if n == 1:
+        return np.zeros(1, np.int32)
+    slack = 2 * n - 2
+    schedule = np.empty(period, np.int32)
+    owed = [0] * n  # slack * (row * counts[i] - period * rows so far)
+    for row in range(period):
+        best, earliest = -1, fractions.Fraction(0)
+        for i, count in enumerate(counts):
+            owed[i] += slack * count
+            if owed[i] >= period:
+                deadline = fractions.Fraction(slack * period - period - owed[i], count)
+                if best < 0 or deadline < earliest:
+                    best, earliest = i, deadline
+        assert best >= 0, "Tijdeman's theorem: some source is always due"
+        schedule[row] = best
+        owed[best] -= slack * period
+    return schedule
+
+
+def epochs(weights: Sequence[float], tokens: Sequence[int], total_tokens: int) -> list[float]:
+    """How often each source is read when total_tokens are drawn by weight: GPT-3 Table 2.2's last column."""
+    return [weight / sum(weights) * total_tokens / size for weight, size in zip(weights, tokens, strict=True)]

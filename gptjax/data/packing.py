@@ -1,0 +1,116 @@
+"""Rows of tokens from documents: shuffled without replacement every epoch, packed end to end, and read in any order. numpy only.
+
+Every quantity is a pure function of (lengths, n_ctx, key) and a row number, so a run resumes from the number alone.
+"""
+
+import functools
+import hashlib
+import threading
+from typing import Protocol
+
+import numpy as np
+
+ROUNDS = 4  # of the Feistel network
+
+
+class Documents(Protocol):
+    """Tokenised documents with random access. lengths: int64 array, the tokens of each document, end-of-text included."""
+
+    lengths: np.ndarray
+
+    def tokens(self, document: int, start: int, stop: int) -> np.ndarray: ...
+
+
+class Permutation:
+    """A keyed permutation of range(n) that is computed entry by entry: a Feistel network, walked until it lands inside the range."""
+
+    def __init__(self, n: int, key: str):
+        self.n = n
+        self.half = max(1, ((n - 1).bit_length() + 1) // 2)  # bits in each half of the network's domain, at most 4 n wide
+        digest = hashlib.sha256(key.encode()).digest()
+        self.keys = [int.from_bytes(digest[8 * i : 8 * i + 8], "little") | 1 for i in range(ROUNDS)]
+
+    def __call__(self, i: int) -> int:
+        """The i-th entry, 0 <= i < n."""
+        assert 0 <= i < self.n
+        mask = (1 << self.half) - 1
+        while True:
+            left, right = i >> self.half, i & mask
+            for key in self.keys:
+                mixed = (right + 1) * key & 0xFFFFFFFFFFFFFFFF
+                mixed = (mixed ^ mixed >> 29) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF  # splitmix64's constant
+                left, right = right, left ^ mixed >> 32 & mask
+            i = left << self.half | right
+            if i < self.n:
+                return i
+
+
+class Epoch:
+    """One epoch's order: of documents, whose stream rows are cut from, and of rows, so that neighbours do not share a batch."""
+
+    def __init__(self, lengths: np.ndarray, n_rows: int, key: str):
+        seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")
+        small = np.uint32 if len(lengths) < 2**32 else np.uint64
+        self.order = np.random.Generator(np.random.PCG64(seed)).permutation(len(lengths)).astype(small)
+        self.ends = np.cumsum(lengths[self.order])  # where each document ends in the epoch's stream
+        self.rows = Permutation(n_rows, key)
+
+
+def gather(documents: Documents, order: np.ndarray, ends: np.ndarray, position: int, out: np.ndarray) -> None:
+    """Fill `out` with the tokens from `position` on, of the stream of `documents` in `order`, where they end at `ends`."""
+    place = int(np.searchsorted(ends, position, side="right"))
+    filled = 0
+    while filled < len(out):
+        document = int(order[place])
+        length = int(documents.lengths[document])
+        start = position + filled - (int(ends[place]) - length)
+        stop = min(length, start + len(out) - filled)
+        out[filled : filled + stop - start] = documents.tokens(document, start, stop)
+        filled += stop - start
+        place += 1
+
+
+class Rows:
+    """Rows of n_ctx + 1 tokens over documents: row r of an epoch covers stream[r * n_ctx : (r + 1) * n_ctx + 1].
+
+    The one token of overlap makes every token, but the first, a target exactly once an epoch; the last tokens that fill no row are left
+    out of that epoch. Two epochs are kept in memory, some 12 bytes a document each.
+    """
+
+    def __init__(self, documents: Documents, n_ctx: int, key: str, name: str = "the data"):
+        """key: what the order depends on (seed and source). ValueError if the documents do not fill one row."""
+        self.documents = documents
+        self.n_ctx = n_ctx
+        self.total = int(documents.lengths.sum())
+        if self.total < n_ctx + 1:
+            raise ValueError(
+                f"{name} has {self.total:,} tokens, fewer than one row of model.n_ctx={n_ctx:,} tokens and its next: give more text or "
+                f"--set model.n_ctx={max(1, self.total - 1)}"
+            )
+        self.per_epoch = (self.total - 1) // n_ctx
+        self.key = key
+        self._epoch = functools.lru_cache(maxsize=2)(lambda epoch: Epoch(documents.lengths, self.per_epoch, f"{key} epoch {epoch}"))
+        self._lock = threading.Lock()  # prefetching threads must not sort the same epoch twice
+
+    def fill(self, number: int, out: np.ndarray) -> None:
+        """Write row `number` of the endless sequence of epochs into out, an integer array of shape (n_ctx + 1,)."""
+        epoch, row = divmod(number, self.per_epoch)
+        with self._lock:
+            order = self._epoch(epoch)
+        gather(self.documents, order.order, order.ends, order.rows(row) * self.n_ctx, out)
+
+    def row(self, number: int) -> np.ndarray:
+        """Row `number` as an int32 array of shape (n_ctx + 1,)."""
+        out = np.empty(self.n_ctx + 1, np.int32)
+        self.fill(number, out)
+        return out
+
+
+def in_order(documents: Documents, n_ctx: int, n_rows: int) -> np.ndarray:
+    """At most n_rows rows, evenly spread over the documents in their own order, as int32 of shape (rows, n_ctx + 1)."""
+    ends = np.cumsum(documents.lengths)
+    available = max(0, (int(ends[-1]) - 1) // n_ctx) if len(ends) else 0
+    rows = np.empty((min(n_rows, available), n_ctx + 1), np.int32)
+    for number, out in enumerate(rows):
+        gather(documents, np.arange(len(ends)), ends, number * available // len(rows) * n_ctx, out)
+    return rows

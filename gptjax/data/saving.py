@@ -1,0 +1,16 @@
+"""Files that are there whole or not at all."""
+
+import os
+import pathlib
+import socket
+
+
+def save(path: pathlib.Path, content: bytes) -> None:
+    """Write a file so that a kill leaves it whole or absent, and processes that write the same one do not meet. OSError names the file."""
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written ({error.strerror or error}); what is finished is kept", str(path)) from None

@@ -1,0 +1,75 @@
+"""From text to ids and back: the tokenizer that a config names.
+
+Every tokenizer takes any str: lone surrogates, which UTF-8 cannot carry, become U+FFFD first (unicode.py says why). No encoding adds
+end-of-text: that is put between documents when they are written to shards.
+"""
+
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, assert_never
+
+from gptjax.config import data
+from gptjax.data import gpt1, gpt2, pieces, saving, unicode
+
+
+class Tokenizer(Protocol):
+    """n_vocab: number of ids; end_of_text: the id between documents, or None; digest: equal for two tokenizers that encode alike."""
+
+    n_vocab: int
+    end_of_text: int | None
+    digest: str
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+class Bytes:
+    """The 256 bytes of UTF-8, then end-of-text."""
+
+    n_vocab = 257
+    end_of_text: int | None = 256
+    digest = hashlib.sha256(b"bytes, end-of-text 256").hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        return list(unicode.valid(text).encode())
+
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`; bytes that are not UTF-8 become U+FFFD, end-of-text is shown as <|endoftext|>."""
+        return b"".join(b"<|endoftext|>" if i == 256 else bytes([i]) for i in ids).decode(errors="replace")
+
+
+def tokenizer(spec: data.Tokenizer, cached: pathlib.Path | None = None, texts: Callable[[], Iterable[str]] | None = None) -> Tokenizer:
+    """The tokenizer that `spec` names.
+
+    cached, texts: only for SentencePiece without a path. The model file `cached` is opened if it exists; else the model is trained on
+    `texts()` and saved there. ValueError, in one line, for a missing or damaged file and for text too small to train on.
+    """
+    match spec:
+        case data.Bytes():
+            return Bytes()
+        case data.Gpt2Bpe(path=path):
+            return gpt2.Gpt2(path)
+        case data.Gpt1Bpe(path=path, words=words):
+            return gpt1.Gpt1(path, words)
+        case data.SentencePiece(path=str(path)):
+            return pieces.opened(pathlib.Path(path))
+        case data.SentencePiece(n_pieces=n_pieces):
+            if cached is not None and cached.exists():
+                return pieces.opened(cached)
+            if texts is None:
+                raise ValueError(
+                    "data.tokenizer=SentencePiece(): there is no text here to train it on; give its model: SentencePiece(path=...)"
+                )
+            model = pieces.trained(texts(), n_pieces)
+            if cached is not None:
+                saving.save(cached, model.model)
+            return model
+        case _:
+            assert_never(spec)
