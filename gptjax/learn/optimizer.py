@@ -1,0 +1,31 @@
+"""Adam with decoupled weight decay, as one optax chain; the learning rate is applied by the step, which counts tokens."""
+
+from typing import Any
+
+import jax
+import optax
+
+from gptjax.config import schema
+
+DECAYED = {"weight": True, "token": True, "position": True, "bias": False, "gain": False}
+
+
+def decayed(params: Any) -> Any:
+    """True for each leaf that weight decay applies to: GPT-1 section 4.1, "all non bias or gain weights" (embeddings too). GPT-3 gives only the
+    rate (Appendix B), so the same rule is used. By role, the first word of a leaf's name; raises ValueError for a role that is not listed."""
+
+    def role(path, _):
+        name = path[-1].key
+        first = name.partition("_")[0]
+        if first not in DECAYED:
+            raise ValueError(f"parameter {jax.tree_util.keystr(path)}: role {first!r} is not one of {', '.join(DECAYED)}; list it in DECAYED")
+        return DECAYED[first]
+
+    return jax.tree_util.tree_map_with_path(role, params)
+
+
+def adamw(spec: schema.AdamW) -> optax.GradientTransformation:
+    """Clip the global norm, Adam with bias correction, add weight_decay * parameter. To be multiplied by minus the learning rate."""
+    clip = [optax.clip_by_global_norm(spec.clip_norm)] if spec.clip_norm is not None else []
+    adam = optax.scale_by_adam(b1=spec.b1, b2=spec.b2, eps=spec.eps)
+    return optax.chain(*clip, adam, optax.add_decayed_weights(spec.weight_decay, mask=decayed))

@@ -1,0 +1,1 @@
+"""Where does it run? Devices, and which dimension lies along which mesh axis."""

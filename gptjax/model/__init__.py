@@ -1,0 +1,1 @@
+"""What does it compute? Attention patterns, layers, and the GPT."""

@@ -1,0 +1,123 @@
+"""The GPT: embeddings, layers by periods of the pattern, and the tied output."""
+
+import dataclasses
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gptjax.arrays.shapes import shaped
+from gptjax.config import schema
+from gptjax.model import layers
+
+# What a layer keeps for its backward pass; the rest is computed again. "none" is no rematerialisation: everything is kept.
+POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Manner:
+    """How the layers run, resolved for a platform: changes speed and memory, not the mathematics."""
+
+    dtype: Any
+    remat: Literal["none", "full", "attention", "dots"]
+    unroll: bool  # a Python loop over periods (quicker on CPU), else lax.scan (compile time does not grow with depth)
+
+
+def manner(compute: schema.Compute, platform: str) -> Manner:
+    """Resolve each "auto" for `platform` ("cpu", "gpu", "tpu"). CPU: XLA is slow there in bfloat16 and in loop bodies."""
+    cpu = platform == "cpu"
+    dtype = {"auto": jnp.float32 if cpu else jnp.bfloat16, "float32": jnp.float32, "bfloat16": jnp.bfloat16}[compute.dtype]
+    return Manner(dtype, compute.remat, {"auto": cpu, "scan": False, "unroll": True}[compute.layers])
+
+
+class Period(nn.Module):
+    """One period of the layer pattern, for GPT-3 a banded and a dense layer: the body that is scanned over depth."""
+
+    config: schema.Model
+    manner: Manner
+    constrain: layers.Constrain
+
+    @nn.compact
+    def __call__(self, x_BTD, segments_BT, train):
+        block = layers.Block
+        if self.manner.remat != "none":
+            # Each layer on its own, not the period: one remat over two layers recomputes more. static_argnums counts self.
+            block = nn.remat(block, policy=POLICIES[self.manner.remat], prevent_cse=self.manner.unroll, static_argnums=(3,))
+        for i, pattern in enumerate(self.config.attention):
+            x_BTD = block(self.config, pattern, self.constrain, name=f"block_{i}")(x_BTD, segments_BT, train)
+        return x_BTD
+
+
+@jax.custom_vjp
+def unstacked(tree):
+    """The slices of each leaf along its first dimension, as a list of trees. The gradient is one stack: JAX's own would add up n padded copies."""
+    n = jax.tree.leaves(tree)[0].shape[0]
+    return [jax.tree.map(lambda x: x[i], tree) for i in range(n)]  # noqa: B023
+
+
+unstacked.defvjp(lambda tree: (unstacked(tree), None), lambda _, parts: (jax.tree.map(lambda *xs: jnp.stack(xs), *parts),))
+
+
+class GPT(nn.Module):
+    """tokens (B, T) -> final hidden states (B, T, D), layer-normed. `logits` below gives the output distribution.
+
+    Parameters: token_VD (V padded to a multiple of 128), position_TD, periods (each leaf stacked over periods: the same tree whether scanned
+    or unrolled, so a checkpoint serves both), norm for pre-LN models."""
+
+    config: schema.Model
+    manner: Manner
+    constrain: layers.Constrain = layers.unconstrained
+
+    @nn.compact
+    def __call__(self, tokens_BT: jax.Array, segments_BT: jax.Array | None = None, train: bool = False) -> jax.Array:
+        """segments_BT: document numbers, to keep attention within documents; None: across. train: dropout on, from the rng "dropout"."""
+        c, dtype = self.config, self.manner.dtype
+        T = tokens_BT.shape[1]
+        if T > c.n_ctx:
+            raise ValueError(f"{T} tokens are more than the model's context of {c.n_ctx}: give at most {c.n_ctx}")
+        token_VD = self.param("token_VD", nn.initializers.normal(c.init.token), (c.n_vocab_padded, c.d_model))
+        position_TD = self.param("position_TD", nn.initializers.normal(c.init.position), (c.n_ctx, c.d_model))
+        # Looked up in a table that is whole along D: a gather from a sharded one makes XLA rematerialise it.
+        x_BTD = jnp.take(self.constrain(token_VD.astype(dtype), "V1"), tokens_BT, axis=0) + position_TD[None, :T].astype(dtype)
+        # The released GPT-1 code drops elements of the embedding table itself; activations are dropped here, as GPT-2's OpenAI copy does.
+        x_BTD = self.constrain(layers.dropped(self, x_BTD, c.dropout.embedding, train), "BTD")
+
+        period = Period(c, self.manner, self.constrain, parent=None)
+        stacked = self.param("periods", lambda key: _stacked(period, key, c))
+        dropping = train and c.dropout != schema.Dropout()
+        keys = jax.random.split(self.make_rng("dropout"), c.n_periods) if dropping else None
+
+        def apply(x_BTD, params, key):
+            return period.apply({"params": params}, x_BTD, segments_BT, train, rngs=None if key is None else {"dropout": key})
+
+        if self.manner.unroll:
+            for i, params in enumerate(unstacked(stacked)):
+                x_BTD = apply(x_BTD, params, None if keys is None else keys[i])
+        else:
+            x_BTD, _ = jax.lax.scan(lambda x, pk: (apply(x, *pk), None), x_BTD, (stacked, keys))
+        return layers.LayerNorm(name="norm")(x_BTD) if c.norm == "pre" else x_BTD
+
+
+def _stacked(period, key, config):
+    """Initial parameters of all periods, stacked: each period draws from its own key."""
+    period = period.clone(constrain=layers.unconstrained)  # one token is too few to place on a mesh
+    x_BTD = jnp.zeros((1, 1, config.d_model))
+    return jax.vmap(lambda k: period.init(k, x_BTD, None, False)["params"])(jax.random.split(key, config.n_periods))
+
+
+@shaped
+def logits(x_BTD: jax.Array, token_VD: jax.Array, n_vocab: int) -> jax.Array:
+    """float32 (B, T, V): the output tied to the token table, without bias (GPT-1 eq. 2). Columns beyond n_vocab are padding: minus infinity."""
+    y_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, token_VD.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
+    return jnp.where(jnp.arange(token_VD.shape[0])[None, None] < n_vocab, y_BTV, -jnp.inf)
+
+
+def segments(tokens_BT: jax.Array, end_of_text: int) -> jax.Array:
+    """int32 (B, T): the number of documents that ended before each token of its row, so an end-of-text token belongs to the text it ends."""
+    ends_BT = (tokens_BT == end_of_text).astype(jnp.int32)
+    return jnp.cumsum(ends_BT, axis=1) - ends_BT

@@ -1,0 +1,143 @@
+"""The pieces of a Transformer layer, as thin Linen modules over self.param and einsum, and the layer itself.
+
+Parameters are float32 and named by role and letters (`weight_DF`, `bias_F`, `gain_D`): the letters place them on the mesh, and the role says
+whether weight decay applies. Stock nn.DenseGeneral is not used: it fails under a mesh with several named dimensions.
+"""
+
+from collections.abc import Callable
+from typing import assert_never
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from gptjax.config import schema
+from gptjax.model import attention
+
+Constrain = Callable[[jax.Array, str], jax.Array]
+
+
+def unconstrained(x: jax.Array, letters: str) -> jax.Array:
+    """Leaves the placement of `x` to the compiler."""
+    return x
+
+
+def gelu(x: jax.Array, form: str) -> jax.Array:
+    """tanh: the approximation in the released GPT-1 and GPT-2 code; erf: exact; sigmoid: x sigmoid(1.702 x), as Sparse Transformer states."""
+    match form:
+        case "tanh":
+            return jax.nn.gelu(x, approximate=True)
+        case "erf":
+            return jax.nn.gelu(x, approximate=False)
+        case "sigmoid":
+            return x * jax.nn.sigmoid(1.702 * x)
+        case _:
+            raise AssertionError(form)
+
+
+def dropped(module: nn.Module, x: jax.Array, rate: float, train: bool) -> jax.Array:
+    """`x` with elements zeroed at probability `rate` and the rest scaled up; `x` itself outside training or at rate 0."""
+    if not train or rate == 0:
+        return x
+    kept = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, x.shape)
+    return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
+
+
+class LayerNorm(nn.Module):
+    """Biased variance, epsilon 1e-5 (released GPT-1 and GPT-2 code), computed in float32; the result has the input's type."""
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        gain_D = self.param("gain_D", nn.initializers.ones, x_BTD.shape[-1:])
+        bias_D = self.param("bias_D", nn.initializers.zeros, x_BTD.shape[-1:])
+        x = x_BTD.astype(jnp.float32)
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        return (centred * jax.lax.rsqrt(variance + 1e-5) * gain_D[None, None] + bias_D[None, None]).astype(x_BTD.dtype)
+
+
+class Linear(nn.Module):
+    """einsum of the input with `weight_<dims>` plus `bias_<dims of the output that the input lacks>`, in the input's type.
+
+    equation: for instance "BTD,DF->BTF"; sizes: a size for each letter of the weight."""
+
+    equation: str
+    sizes: dict[str, int]
+    std: float
+
+    @nn.compact
+    def __call__(self, x):
+        terms, out = self.equation.split("->")
+        inputs, dims = terms.split(",")
+        free = "".join(c for c in out if c not in inputs)
+        weight = self.param(f"weight_{dims}", nn.initializers.normal(self.std), [self.sizes[c] for c in dims])
+        bias = self.param(f"bias_{free}", nn.initializers.zeros, [self.sizes[c] for c in free])
+        y = jnp.einsum(self.equation, x, weight.astype(x.dtype))
+        return y + bias.astype(x.dtype).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+
+
+class Attention(nn.Module):
+    """Fused query, key, value projection, the pattern's attention, output projection; biases everywhere."""
+
+    config: schema.Model
+    pattern: schema.Attention
+    out_std: float
+    constrain: Constrain
+
+    @nn.compact
+    def __call__(self, x_BTD, segments_BT, train):
+        c = self.config
+        sizes = {"D": c.d_model, "Q": 3, "N": c.n_heads, "H": c.d_head}
+        qkv_BTQNH = Linear("BTD,DQNH->BTQNH", sizes, c.init.weight, name="qkv")(x_BTD)
+        q_BTNH, k_BTNH, v_BTNH = (self.constrain(qkv_BTQNH[:, :, i], "BTNH") for i in range(3))
+        dropout = (self.make_rng("dropout"), c.dropout.attention) if train and c.dropout.attention else None
+        o_BTNH = attention.attend(q_BTNH, k_BTNH, v_BTNH, self.pattern, segments_BT, dropout)
+        o_BTNH = checkpoint_name(self.constrain(o_BTNH, "BTNH"), "attention")
+        return Linear("BTNH,NHD->BTD", sizes, self.out_std, name="out")(o_BTNH)
+
+
+class Mlp(nn.Module):
+    """d_model -> d_ff -> d_model with a GELU between."""
+
+    config: schema.Model
+    out_std: float
+    constrain: Constrain
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        c = self.config
+        sizes = {"D": c.d_model, "F": c.d_ff}
+        h_BTF = Linear("BTD,DF->BTF", sizes, c.init.weight, name="up")(x_BTD)
+        h_BTF = gelu(self.constrain(h_BTF, "BTF"), c.gelu)
+        return Linear("BTF,FD->BTD", sizes, self.out_std, name="down")(h_BTF)
+
+
+class Block(nn.Module):
+    """One layer. pre: x + f(norm(x)) (GPT-2, GPT-3). post: norm(x + f(x)) (GPT-1, Figure 1)."""
+
+    config: schema.Model
+    pattern: schema.Attention
+    constrain: Constrain
+
+    @nn.compact
+    def __call__(self, x_BTD, segments_BT, train):
+        c = self.config
+        # GPT-2 section 2.3: residual layers scaled by 1/sqrt(N), N the residual layers: two a layer, as Sparse Transformer's 1/sqrt(2N).
+        out_std = c.init.weight / (2 * c.n_layers) ** 0.5 if c.init.residual == "depth_scaled" else c.init.weight
+        attend = Attention(c, self.pattern, out_std, self.constrain, name="attention")
+        mlp = Mlp(c, out_std, self.constrain, name="mlp")
+        norm_1, norm_2 = LayerNorm(name="norm_1"), LayerNorm(name="norm_2")
+
+        def residual(x, branch):
+            return self.constrain(x + dropped(self, branch, c.dropout.residual, train), "BTD")
+
+        match c.norm:
+            case "pre":
+                x_BTD = residual(x_BTD, attend(norm_1(x_BTD), segments_BT, train))
+                return residual(x_BTD, mlp(norm_2(x_BTD)))
+            case "post":
+                x_BTD = norm_1(residual(x_BTD, attend(x_BTD, segments_BT, train)))
+                return norm_2(residual(x_BTD, mlp(x_BTD)))
+            case _:
+                assert_never(c.norm)

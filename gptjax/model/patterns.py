@@ -1,0 +1,40 @@
+"""Each attention pattern, once, as a predicate on (query position, key position). Kernels are measured against this file."""
+
+from typing import assert_never
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gptjax.config import schema
+
+
+def visible(pattern: schema.Attention, queries, keys):
+    """True where a query at position `queries` may see a key at position `keys` (int arrays that broadcast). Always causal.
+
+    Dense: k <= q. Banded: also q - k < window (OpenAI's released `local` mode, self included). Strided and Fixed are the two heads of
+    Sparse Transformer (1904.10509, section 4.3) merged into one pattern, its section 4.4's second way."""
+    causal = keys <= queries
+    match pattern:
+        case schema.Dense():
+            return causal
+        case schema.Banded(window=window):
+            return causal & (queries - keys < window)
+        case schema.Strided(stride=stride):
+            return causal & ((queries - keys < stride) | ((queries - keys) % stride == 0))
+        case schema.Fixed(block=block, summary=summary):
+            return causal & ((keys // block == queries // block) | (keys % block >= block - summary))
+        case _:
+            assert_never(pattern)
+
+
+def mask(pattern: schema.Attention, n_queries: int, n_keys: int) -> jax.Array:
+    """bool (T, S): row t is the query at position n_keys - n_queries + t, so that the last query sees the last key."""
+    queries = jnp.arange(n_queries)[:, None] + (n_keys - n_queries)
+    return visible(pattern, queries, jnp.arange(n_keys)[None, :])
+
+
+def picture(pattern: schema.Attention, n: int) -> str:
+    """`n` lines of `n` characters, a query a line: # is a key it sees."""
+    rows = visible(pattern, np.arange(n)[:, None], np.arange(n)[None, :])
+    return "\n".join("".join("#" if seen else "." for seen in row) for row in rows)

@@ -1,0 +1,28 @@
+"""The strictest JAX: 8 simulated devices, no silent rank or type promotion. Set before anything imports jax."""
+
+import os
+import pathlib
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+SHARED = pathlib.Path(__file__).parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items):
+    if not SHARED.exists():
+        for item in items:
+            if "shared" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=f"needs the developers' data folder {SHARED}, which is not here"))
+
+
+@pytest.fixture
+def shared() -> pathlib.Path:
+    """The developers' data folder; only for tests marked `shared`."""
+    return SHARED

@@ -1,0 +1,77 @@
+"""Scan or unrolled, rematerialised or not, one device or eight, one batch or many microbatches: the same step."""
+
+import jax
+import numpy as np
+import pytest
+
+from gptjax.config import schema
+from tests import tiny
+
+
+def losses_and_params(c, n_devices=1, microbatches=1, steps=3, end_of_text=None):
+    mesh, step, state = tiny.machine(c, n_devices, end_of_text)
+    run = jax.jit(step, donate_argnums=0)
+    losses = []
+    with jax.set_mesh(mesh):
+        for i in range(steps):
+            state, metrics = run(state, tiny.tokens(c, microbatches, c.batch_rows // microbatches, seed=i), np.int32(microbatches))
+            losses.append(float(metrics["loss"]))
+    return losses, jax.device_get(state.params)
+
+
+def assert_same(a, b, rtol=2e-5):
+    np.testing.assert_allclose(a[0], b[0], rtol=rtol)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=2e-5), a[1], b[1])
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return losses_and_params(tiny.config())
+
+
+@pytest.mark.parametrize("remat", ["none", "full", "attention", "dots"])
+@pytest.mark.parametrize("layers", ["scan", "unroll"])
+def test_layers_and_remat(reference, layers, remat):
+    assert_same(losses_and_params(tiny.varied(tiny.config(), compute={"layers": layers, "remat": remat})), reference)
+
+
+@pytest.mark.parametrize(
+    "mesh", [{"sharding": "fsdp"}, {"sharding": "fsdp", "data": 2, "fsdp": 4}, {"sharding": "fsdp_tensor", "data": 2, "fsdp": 2, "tensor": 2}]
+)
+@pytest.mark.parametrize("layers", ["scan", "unroll"])
+def test_eight_devices_are_one(reference, mesh, layers):
+    assert_same(losses_and_params(tiny.varied(tiny.config(), mesh=mesh, compute={"layers": layers}), n_devices=8), reference)
+
+
+@pytest.mark.parametrize("microbatches", [2, 8])
+def test_microbatches_are_one_batch(reference, microbatches):
+    c = tiny.config()
+    mesh, step, state = tiny.machine(c)
+    run = jax.jit(step)
+    losses = []
+    with jax.set_mesh(mesh):
+        for i in range(3):
+            rows = tiny.tokens(c, 1, 8, seed=i).reshape(microbatches, 8 // microbatches, -1)
+            padded = np.concatenate([rows, np.full_like(rows[:1], 7)])  # beyond `count`: must not be read
+            state, metrics = run(state, padded, np.int32(microbatches))
+            losses.append(float(metrics["loss"]))
+    assert_same((losses, jax.device_get(state.params)), reference)
+
+
+def test_host_driven_microbatches_are_the_step():
+    c = tiny.config(dropout=schema.Dropout(embedding=0.1, attention=0.1, residual=0.1))
+    mesh, step, state = tiny.machine(c)
+    rows = tiny.tokens(c, 4, 2)
+    with jax.set_mesh(mesh):
+        whole, _ = jax.jit(step)(state, rows, np.int32(4))
+        sums, add = jax.jit(step.zero)(state.params), jax.jit(step.accumulate)
+        for row in rows:
+            sums = add(state.params, state.step, sums, row)
+        halves, _ = jax.jit(step.update, static_argnums=2)(state, sums, 2)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), whole.params, halves.params)
+
+
+def test_bfloat16_is_near_float32(reference):
+    found, _ = losses_and_params(tiny.varied(tiny.config(), compute={"dtype": "bfloat16"}))
+    np.testing.assert_allclose(found, reference[0], rtol=0.02)
+    assert found != reference[0]

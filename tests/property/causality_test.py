@@ -1,0 +1,43 @@
+"""The future never leaks: by gradient, for every pattern, norm placement and way of running the layers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptjax.model import gpt, patterns
+from tests import tiny
+
+
+def sensitivity(c, T=12, end_of_text=None):
+    """(T, T): how much hidden state t moves with the embedding of token s; rows of the Jacobian through the token table."""
+    _, step, state = tiny.machine(c, end_of_text=end_of_text)
+    tokens_BT = jnp.arange(T)[None]  # each token once, so a row of the table is a position
+    segments_BT = None if end_of_text is None else gpt.segments(tokens_BT, end_of_text)
+
+    def hidden(table):
+        x_BTD = step.model.apply({"params": state.params | {"token_VD": table}}, tokens_BT, segments_BT)
+        return x_BTD[0] @ jnp.arange(1.0, c.model.d_model + 1)
+
+    jacobian_TVD = jax.jacrev(hidden)(state.params["token_VD"])
+    return np.abs(jacobian_TVD[:, :T]).sum(-1)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("name", tiny.EVERY_PATTERN)
+def test_one_layer_sees_just_its_pattern(name, norm):
+    pattern = tiny.EVERY_PATTERN[name]
+    moved = sensitivity(tiny.config(n_layers=1, attention=(pattern,), norm=norm)) > 1e-7
+    np.testing.assert_array_equal(moved, np.asarray(patterns.mask(pattern, 12, 12)))
+
+
+@pytest.mark.parametrize("layers", ["scan", "unroll"])
+def test_no_future_through_all_layers(layers):
+    moved = sensitivity(tiny.varied(tiny.config(), compute={"layers": layers}))
+    assert np.all(moved[np.triu_indices(12, 1)] == 0) and np.all(np.diag(moved) > 1e-7)
+
+
+def test_documents_apart_when_masked():
+    moved = sensitivity(tiny.config(), end_of_text=4) > 1e-7
+    assert not moved[5:, :5].any()  # token 4 ends the first document
+    assert moved[4, :5].all() and moved[11, 5]
