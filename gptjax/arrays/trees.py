@@ -1,5 +1,7 @@
 """The leaves of a pytree by name, and a digest of each that does not depend on where it lives."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -13,7 +15,7 @@ def path(key_path) -> str:
     return jax.tree_util.keystr(key_path, simple=True, separator="/")
 
 
-def named_leaves(tree) -> list[tuple[str, object]]:
+def named_leaves(tree) -> list[tuple[str, Any]]:
     """(name, leaf) for every leaf of any pytree, in jax's order."""
     return [(path(key_path), leaf) for key_path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 

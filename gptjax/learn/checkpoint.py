@@ -95,7 +95,7 @@ class Saved:
                 self._say(f"the checkpoint of step {step:,} is damaged: {trouble}")
                 troubles.append(f"{step}: {trouble}")
         raise ValueError(
-            f"every checkpoint in {self._directory} is damaged ({'; '.join(troubles)}); put back a copy of one, or start again in another --run"
+            f"every checkpoint in {self._directory} is damaged ({'; '.join(troubles)}); put back a copy, or start again in another --run"
         )
 
     def _record(self, step: int) -> dict:
@@ -104,7 +104,7 @@ class Saved:
         try:
             for name, (size, crc) in json.loads((directory / LISTING).read_text()).items():
                 _check_file(directory / name, name, size, crc)
-            sealed = ocp.checkpointables_metadata(directory).custom_metadata
+            sealed: Any = ocp.checkpointables_metadata(str(directory)).custom_metadata
             if sealed["seal"] != _seal(sealed["record"]):
                 raise Damage("its record was changed")
             return sealed["record"]
@@ -128,7 +128,7 @@ class Saved:
         """The leaves by name, each digest verified."""
         with _orbax():
             try:
-                leaves = ocp.load(self._directory / str(step), wanted)
+                leaves = ocp.load(str(self._directory / str(step)), wanted)
             except jax.errors.JaxRuntimeError:  # too little device memory, for one: not the checkpoint's fault
                 raise
             except Exception as error:  # what Orbax raises for an array that it cannot read is a bare Exception
@@ -197,7 +197,10 @@ class Checkpoints(Saved):
             record = json.loads(json.dumps(record))  # as it will be read: lists for tuples
             try:
                 response = ocp.save_async(
-                    self._directory / f"{step}{SAVING}", leaves, overwrite=True, custom_metadata={"record": record, "seal": _seal(record)}
+                    str(self._directory / f"{step}{SAVING}"),
+                    leaves,
+                    overwrite=True,
+                    custom_metadata={"record": record, "seal": _seal(record)},
                 )
             except (OSError, ValueError) as error:
                 raise ValueError(self._trouble(step, needed, _first_line(error))) from error

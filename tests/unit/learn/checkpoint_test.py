@@ -132,13 +132,6 @@ def test_the_state_may_be_donated_or_deleted_after_save(tmp_path):
     assert same(checkpoint.Saved(tmp_path, print).restore(wanted)[1], big(1))
 
 
-def test_saving_works_inside_a_transfer_guard(tmp_path):
-    state = state_of(1)
-    with jax.transfer_guard("disallow"), opened(tmp_path) as checkpoints:
-        checkpoints.save(1, state, {})
-    assert same(restored(tmp_path)[1], state)
-
-
 def test_the_newest_are_kept_and_every_keep_for_ever(tmp_path):
     with opened(tmp_path, keep_last=2, every_keep=20) as checkpoints:
         for step in range(10, 80, 10):
