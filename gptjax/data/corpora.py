@@ -4,7 +4,7 @@ import hashlib
 import pathlib
 import platform
 from collections.abc import Iterator
-from typing import assert_never
+from typing import Any, assert_never
 
 from gptjax.config import data
 from gptjax.data import document, embedded, files, unicode
@@ -72,10 +72,11 @@ def tfds_documents(source: data.Tfds) -> Iterator[Document]:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(directory)
-    if source.field not in (builder.info.features or ()):
-        raise ValueError(f"Tfds(name={source.name!r}) has no feature {source.field!r}: it has {', '.join(builder.info.features or ())}")
+    fields = list(builder.info.features or ())  # type: ignore[arg-type]
+    if source.field not in fields:
+        raise ValueError(f"Tfds(name={source.name!r}) has no feature {source.field!r}: it has {', '.join(fields)}; name one with field=")
     try:
-        examples = builder.as_data_source(split=source.split)
+        examples: Any = builder.as_data_source(split=source.split)  # type: ignore[call-arg]
     except (ValueError, NotImplementedError, KeyError) as error:
         raise ValueError(f"Tfds(name={source.name!r}, split={source.split!r}): {str(error).splitlines()[0]}") from None
     for number in range(len(examples)):

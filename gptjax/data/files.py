@@ -1,11 +1,13 @@
 """Documents from files: .txt, .jsonl and .parquet, each plain or .gz, .xz, .zst, streamed. Every error is one line that names the file."""
 
+import contextlib
 import glob
 import gzip
+import io
 import json
 import lzma
-import os
 import pathlib
+import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -49,20 +51,19 @@ def documents(path: str, field: str) -> Iterator[Document]:
     ValueError, in one line, for what is missing, unreadable, empty, damaged, binary, or lacks the field.
     """
     files = found(path)
-    sizes = [file.stat().st_size for file in files if file.exists()]
+    sizes = [file.stat().st_size if file.exists() else 0 for file in files]
     total, before = max(1, sum(sizes)), 0
-    for file in files:
-        texts = 0
+    for file, size in zip(files, sizes, strict=True):
+        empty = True
         try:
             with file.open("rb") as raw:
-                for text in read(file, raw, field):
-                    if text:
-                        texts += 1
-                        yield Document(unicode.valid(text), document.key(unicode.valid(text)), min(1.0, (before + raw.tell()) / total))
-                before += os.fstat(raw.fileno()).st_size
+                for text in filter(None, read(file, raw, field)):
+                    empty, text = False, unicode.valid(text)
+                    yield Document(text, document.key(text), (before + min(size, raw.tell())) / total)
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
-        if not texts:
+        before += size
+        if empty:
             raise ValueError(f"{file} is empty: it holds no text; remove it or give another")
 
 
@@ -78,11 +79,7 @@ def read(file: pathlib.Path, raw: BinaryIO, field: str) -> Iterator[str]:
                     yield from jsonl(stream, file, field)
                 case ".parquet":
                     yield from parquet(stream, file, field)
-        except (EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
-            raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from None
-        except Exception as error:
-            if type(error).__name__ != "ZstdError":  # imported only where a .zst is read
-                raise
+        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
             raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from None
 
 
@@ -94,11 +91,11 @@ def decompressed(raw: BinaryIO, compression: str):
         case ".xz":
             return lzma.open(raw)
         case ".zst":
-            import zstandard
+            import pyarrow  # not zstandard: that takes a file cut short for a whole one
 
-            return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False)
+            return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd"))
         case _:
-            return raw
+            return contextlib.nullcontext(raw)
 
 
 def utf8(content: bytes, where: str) -> str:
@@ -114,9 +111,7 @@ def utf8(content: bytes, where: str) -> str:
 
 def jsonl(stream, file: pathlib.Path, field: str) -> Iterator[str]:
     """The field of the object on each line; blank lines are skipped."""
-    import io
-
-    for number, line in enumerate(io.BufferedReader(stream) if not hasattr(stream, "readline") else stream, 1):
+    for number, line in enumerate(stream, 1):
         text = utf8(line, f"{file} line {number:,}")
         if not text.strip():
             continue

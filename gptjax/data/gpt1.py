@@ -40,7 +40,7 @@ class Gpt1:
 
         contents = published.files(FILES, path)
         vocabulary = json.loads(contents["encoder_bpe_40000.json"])
-        merges = [tuple(line.split()) for line in contents["vocab_40000.bpe"].decode().split("\n")[1:-1]]
+        merges = published.merges(contents["vocab_40000.bpe"])
         model = models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", end_of_word_suffix="</w>")
         self.rust = tokenizers.Tokenizer(model)
         self.n_vocab = len(vocabulary)
@@ -96,10 +96,10 @@ def standardized(text: str) -> str:
 def english():
     """spaCy's English tokenizer. ValueError, with what to do, if spaCy is not installed."""
     try:
-        import spacy
+        import spacy  # type: ignore[import-not-found]
     except ModuleNotFoundError:
         raise ValueError(
-            "data.tokenizer=Gpt1Bpe(): GPT-1 splits words with spaCy, which is not installed: pip install -r requirements-extra.txt, or take "
-            "BERT's splitting with Gpt1Bpe(words='basic')"
+            "data.tokenizer=Gpt1Bpe(): GPT-1 splits words with spaCy, which is not installed: pip install -r requirements-extra.txt, "
+            "or take BERT's splitting with Gpt1Bpe(words='basic')"
         ) from None
     return spacy.blank("en").tokenizer

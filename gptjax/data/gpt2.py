@@ -28,7 +28,7 @@ class Gpt2:
 
         contents = published.files(FILES, path)
         vocabulary = json.loads(contents["encoder.json"])
-        merges = [tuple(line.split()) for line in contents["vocab.bpe"].decode().split("\n")[1:-1]]
+        merges = published.merges(contents["vocab.bpe"])
         self.rust = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
         self.rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         self.rust.decoder = decoders.ByteLevel()

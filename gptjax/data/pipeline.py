@@ -199,7 +199,7 @@ def shard_directory(
         there = opened.manifest["tokenizer"]
         if there["digest"] != text.digest:
             raise ValueError(
-                f"Shards(path={source.path!r}) was tokenised by {there['description']} (digest {there['digest'][:12]}), the run's tokenizer is "
+                f"Shards(path={source.path!r}) was tokenised by {there['description']} (digest {there['digest'][:12]}), this run's is "
                 f"{spec} ({text.digest[:12]}): set data.tokenizer to the former, or prepare the shards again"
             )
         if not isinstance(rule, data.Separate) and opened.manifest["held_out"] != repr(rule):

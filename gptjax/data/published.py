@@ -72,3 +72,8 @@ def downloaded(wanted: Published) -> dict[str, bytes]:
         if hashlib.sha256(contents[name]).hexdigest() != digest:
             raise ValueError(f"data.tokenizer={wanted.config}: {wanted.url}/{name} is not the published file (its SHA-256 differs)")
     return contents
+
+
+def merges(content: bytes) -> list[tuple[str, str]]:
+    """The pairs of a .bpe file, the first to be merged first: a version line, then a pair a line."""
+    return [(left, right) for left, right in (line.split() for line in content.decode().split("\n")[1:-1])]

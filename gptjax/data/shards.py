@@ -1,6 +1,6 @@
 """A shard directory: tokenised documents on disk, written in parallel, resumable, read by memory map.
 
-    train-00000.tokens.npy       uint16 (uint32 above 65,536 ids): the tokens of its documents end to end, each with end-of-text if there is one
+    train-00000.tokens.npy       uint16, or uint32 above 65,536 ids: its documents end to end, each with end-of-text if there is one
     train-00000.ends.npy         uint64: where in it each document ends
     validation-00000.*           the same for what is held out
     tokenizer.model              where the tokenizer was trained on this text (SentencePiece)
@@ -29,8 +29,8 @@ def shard_type(n_vocab: int) -> type[np.unsignedinteger]:
 
 def digest(tokens: np.ndarray, ends: np.ndarray) -> str:
     """SHA-256 of a shard's content."""
-    content = hashlib.sha256(np.ascontiguousarray(tokens))
-    content.update(np.ascontiguousarray(ends))
+    content = hashlib.sha256(tokens.data)
+    content.update(ends.data)
     return content.hexdigest()
 
 

@@ -117,7 +117,7 @@ def run_blocks(source, tokenizer, rule, directory, advance, workers, size) -> di
         for number, documents in enumerate(blocks(corpora.documents(source), size)):
             finished = directory / f"block-{number:05d}.json"
             if finished.exists():
-                done[number] = json.loads(finished.read_bytes())
+                todo.append((number, documents[-1].done, lambda finished=finished: json.loads(finished.read_bytes())))
             else:
                 todo.append((number, documents[-1].done, submit(number, documents)))
             collect(2 * workers if workers > 1 else 0)
