@@ -1,6 +1,11 @@
-"""Recipes: values only. CONFIGS maps a name to a function that returns a whole Config; gptjax/config/registry.py reads it."""
+"""Recipes: values only. gptjax/config/registry.py reads the three tables below.
 
-from configs import small
+CONFIGS maps a name to a function that returns a whole Config, ALIASES another name to a name, and PRINTED a name to what its paper prints
+of it: (parameters, training compute in PF-days), None for what it does not print.
+"""
 
-CONFIGS = {**small.CONFIGS}
-ALIASES: dict[str, str] = {}
+from configs import ladder, small
+
+CONFIGS = {**small.CONFIGS, **ladder.CONFIGS}
+ALIASES = ladder.ALIASES
+PRINTED = ladder.PRINTED

@@ -28,6 +28,12 @@ def aliases() -> dict[str, str]:
     return dict(_configs().ALIASES)
 
 
+def printed(name: str) -> tuple[str | None, float | None]:
+    """(parameters, training compute in PF-days) as the paper of the config of that name prints them; None for what it does not print."""
+    found = _configs().PRINTED
+    return found[name] if name in found else (None, None)
+
+
 def _configs() -> ModuleType:
     """The package configs/, beside gptjax/ and so on the same import path."""
     try:
