@@ -87,7 +87,9 @@ def entries(module) -> Iterator[str]:
     """The docstrings of a module, its functions, its classes and their methods, each under its signature."""
     if module.__doc__:
         yield f'"""{module.__doc__.strip()}"""'
-    for name, value in sorted(vars(module).items()):
+    names = vars(module)
+    for name in sorted(name for name in names if not name.startswith("__")):
+        value = names.get(f"__{name}__", names[name])  # sys keeps the originals of hooks that a program has replaced
         if getattr(value, "__module__", None) != module.__name__:  # values, and names that other code put here
             continue
         if inspect.isclass(value):

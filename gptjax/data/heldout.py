@@ -28,7 +28,7 @@ def parts(document: Document, rule: data.HeldOut) -> list[tuple[Split, str]]:
 
 def written(rule: data.HeldOut) -> str:
     """The rule as a shard directory records it. Separate leaves the directory whole, whatever the other source is."""
-    return "Separate" if isinstance(rule, data.Separate) else repr(rule)
+    return "Separate(source=...)" if isinstance(rule, data.Separate) else repr(rule)
 
 
 def advice(rule: data.HeldOut, split: Split) -> str:

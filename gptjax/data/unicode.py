@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 SURROGATE = re.compile("[\ud800-\udfff]")
-SPACE_AFTER_TEXT = re.compile(r"(?<=\S)(?=\s)")
+SPACE_AFTER_TEXT = re.compile(r"(?<=\S)(?=[ \n])")
 
 
 def valid(text: str) -> str:
@@ -19,9 +19,9 @@ def valid(text: str) -> str:
 
 
 def chunks(text: str, size: int) -> Iterator[str]:
-    """Consecutive parts of `text`, each of `size` characters and what follows up to the next whitespace; joined, they are `text`.
+    """Consecutive parts of `text`, each of `size` characters and what follows up to the next space or newline; joined, they are `text`.
 
-    A part ends after a visible character and before whitespace. No match of GPT-2's pre-split pattern crosses such a place, so encoding
+    A part ends after a visible character and before a space or newline. No match of GPT-2's pre-split pattern crosses such a place, so encoding
     part by part is exact there; it bounds the memory that a tokenizer needs for one long document.
     """
     start = 0

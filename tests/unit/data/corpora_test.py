@@ -1,0 +1,221 @@
+"""The embedded corpus; files of every format and compression; TFDS; and the sentence that each bad input gets."""
+
+import gzip
+import hashlib
+import json
+import lzma
+import pathlib
+import subprocess
+import sys
+import time
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from gptjax.config import data
+from gptjax.data import corpora, embedded
+
+TEXTS = ["first document\n", "\u00e9l\u00e8ve \u6f22\u5b57 \U0001f600", "third\r\n  one"]
+
+
+def texts(path, field="text"):
+    return [document.text for document in corpora.documents(data.Text(path=str(path), field=field))]
+
+
+def refused(source, match):
+    with pytest.raises(ValueError, match=match) as error:
+        list(corpora.documents(source))
+    assert "\n" not in str(error.value)
+
+
+def compressed(content: bytes, compression: str) -> bytes:
+    match compression:
+        case "":
+            return content
+        case ".gz":
+            return gzip.compress(content)
+        case ".xz":
+            return lzma.compress(content)
+        case _:
+            sink = pyarrow.BufferOutputStream()
+            with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+                stream.write(content)
+            return sink.getvalue().to_pybytes()
+
+
+def as_jsonl(field="text"):
+    return "".join(json.dumps({"id": n, field: text}) + "\n\n" for n, text in enumerate(TEXTS)).encode()
+
+
+def as_parquet(field="text", values=TEXTS):
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table({"id": list(range(len(values))), field: values}), sink, row_group_size=2)
+    return sink.getvalue().to_pybytes()
+
+
+# --- embedded --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def library():
+    return list(embedded.documents())
+
+
+def test_the_embedded_corpus_is_topics_sources_and_docstrings(library):
+    keys = {document.key for document in library}
+    assert sum(len(document.text) for document in library) > 5_000_000
+    assert {"help(for)", "argparse", "collections", "math", "json.decoder", "builtins"} <= keys
+    found = {document.key: document.text for document in library}
+    assert "def acos(x, /):" in found["math"] and "class ArgumentParser" in found["argparse"]
+    assert library[-1].done == 1.0 and all(a.done <= b.done for a, b in zip(library, library[1:], strict=False))
+
+
+def test_the_embedded_corpus_leaves_out_tests_tables_and_copies(library):
+    texts = [document.text for document in library]
+    assert len(set(texts)) == len(texts)
+    assert not any("decoding_table = (" in text for text in texts)
+    assert not any(document.key.startswith(("test.", "pydoc_data", "sysconfigdata")) for document in library)
+
+
+def test_twins_in_c_and_python_share_a_key():
+    assert embedded.subject("_pydecimal") == embedded.subject("_decimal") == embedded.subject("decimal") == "decimal"
+    assert embedded.subject("__future__") == "__future__" and embedded.subject("help(_)") == "help(_)"
+
+
+def test_reading_the_embedded_corpus_changes_nothing_and_is_the_same_in_another_process(library):
+    program = """
+import hashlib, os, sys, webbrowser
+webbrowser.open = lambda *a: sys.exit("antigravity")
+from gptjax.data import embedded
+text = "".join(d.key + d.text for d in embedded.documents())
+assert "antigravity" not in sys.modules and "this" not in sys.modules and "idlelib" not in sys.modules
+print(hashlib.sha256(text.encode()).hexdigest())
+"""
+    clean = {"PYTHONHASHSEED": "7", "TERM": "xterm"}
+    out = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, env=clean)
+    assert out.stdout.strip() == hashlib.sha256("".join(d.key + d.text for d in library).encode()).hexdigest(), out.stderr
+    assert not out.stderr
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", ["", ".gz", ".xz", ".zst"])
+def test_every_format_and_compression(tmp_path, compression):
+    for n, text in enumerate(TEXTS):
+        (tmp_path / f"{n}.txt{compression}").write_bytes(compressed(text.encode(), compression))
+    (tmp_path / f"all.jsonl{compression}").write_bytes(compressed(as_jsonl(), compression))
+    (tmp_path / f"all.parquet{compression}").write_bytes(compressed(as_parquet(), compression))
+    (tmp_path / "README.md").write_text("no source")
+    assert texts(tmp_path / f"1.txt{compression}") == TEXTS[1:2]
+    assert texts(tmp_path / f"*.txt{compression}") == TEXTS
+    assert texts(tmp_path / f"all.jsonl{compression}") == TEXTS
+    assert texts(tmp_path / f"all.parquet{compression}") == TEXTS
+    assert texts(tmp_path) == TEXTS * 3  # sorted by name
+
+
+def test_directories_globs_and_fields(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "deep.jsonl").write_bytes(as_jsonl("body"))
+    (tmp_path / "a" / "columns.parquet").write_bytes(as_parquet("body", [*TEXTS, None, ""]))
+    assert texts(tmp_path, "body") == TEXTS * 2
+    assert texts(tmp_path / "**" / "*.jsonl", "body") == TEXTS
+
+
+def test_two_streams_in_one_file_and_escaped_surrogates(tmp_path):
+    (tmp_path / "two.txt.gz").write_bytes(gzip.compress(b"one ") + gzip.compress(b"two"))
+    (tmp_path / "two.txt.zst").write_bytes(compressed(b"one ", ".zst") + compressed(b"two", ".zst"))
+    assert texts(tmp_path / "two.txt.*") == ["one two"] * 2
+    (tmp_path / "x.jsonl").write_text('{"text": "\\ud83d\\ude00 \\ud83d"}')
+    assert texts(tmp_path / "x.jsonl") == ["\U0001f600 \ufffd"]
+
+
+def test_copies_share_a_key_and_progress_reaches_the_end(tmp_path):
+    (tmp_path / "a.txt").write_text("the same")
+    (tmp_path / "b.jsonl").write_text('{"text": "the same"}\n{"text": "another"}\n')
+    documents = list(corpora.documents(data.Text(path=str(tmp_path))))
+    assert documents[0].key == documents[1].key != documents[2].key
+    assert [d.done for d in documents] == sorted(d.done for d in documents) and documents[-1].done == 1.0
+
+
+def test_the_fingerprint_follows_the_files(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    source = data.Text(path=str(tmp_path))
+    before = corpora.fingerprint(source)
+    assert before == corpora.fingerprint(source)
+    (tmp_path / "a.txt").write_text("three")
+    assert corpora.fingerprint(source) != before
+
+
+@pytest.mark.parametrize(
+    "name, content, match",
+    [
+        ("empty.txt", b"", r"empty.txt is empty"),
+        ("empty.jsonl", b"\n\n", r"empty.jsonl is empty"),
+        ("zero.txt", b"text\x00more", r"zero.txt is not text: a zero byte at offset 4"),
+        ("latin.txt", "caf\u00e9".encode("latin-1"), r"latin.txt is not UTF-8 text: byte 0xe9 at offset 3"),
+        ("zero.jsonl", b'{"text": "a"}\n{"te\x00xt": "b"}\n', r"zero.jsonl line 2 is not text: a zero byte at offset 4"),
+        ("bad.jsonl", b'{"text": "a"}\n\n{"text": \n', r"bad.jsonl line 3 is not JSON"),
+        ("field.jsonl", b'{"text": "a"}\n{"body": "b", "id": 1}\n', r"field.jsonl line 2 has no string field 'text': it has body, id"),
+        ("number.jsonl", b'{"text": 3}\n', r"number.jsonl line 1 has no string field 'text'"),
+        ("list.jsonl", b"[1, 2]\n", r"list.jsonl line 1 has no string field 'text': it holds a list"),
+        ("bad.parquet", b"PAR1 nothing", r"bad.parquet is not a readable parquet file"),
+        ("column.parquet", as_parquet("body"), r"column.parquet has no column 'text': it has id, body; name the column with Text\(field"),
+        ("number.parquet", as_parquet("text", [1, 2]), r"column 'text' holds int64, not strings"),
+        ("bad.txt.gz", b"no gzip", r"bad.txt.gz is damaged or cut short"),
+        ("cut.txt.gz", gzip.compress(b"some text" * 99)[:-20], r"cut.txt.gz is damaged or cut short"),
+        ("flipped.txt.gz", gzip.compress(b"text")[:-6] + b"??????", r"flipped.txt.gz is damaged or cut short"),
+        ("cut.jsonl.xz", lzma.compress(as_jsonl())[:-20], r"cut.jsonl.xz is damaged or cut short"),
+        ("bad.txt.xz", b"no xz at all", r"bad.txt.xz is damaged or cut short"),
+        ("cut.txt.zst", compressed(b"some text" * 99, ".zst")[:-4], r"cut.txt.zst cannot be read: Truncated"),
+        ("bad.txt.zst", b"no zstd at all", r"bad.txt.zst cannot be read"),
+        ("notes.md", b"text", r"notes.md tells no known format; give .txt, .jsonl or .parquet"),
+    ],
+)
+def test_bad_files_get_one_line(tmp_path, name, content, match):
+    (tmp_path / name).write_bytes(content)
+    refused(data.Text(path=str(tmp_path / name)), match)
+
+
+def test_absent_files_get_one_line(tmp_path):
+    refused(data.Text(path=str(tmp_path / "no.txt")), r"no.txt'\) does not exist")
+    refused(data.Text(path=str(tmp_path / "*.txt")), r"matches no file")
+    refused(data.Text(path=str(tmp_path)), r"has no text file; give .txt, .jsonl or .parquet")
+
+
+def test_unreadable_files_get_one_line(tmp_path):
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    refused(data.Text(path=str(tmp_path / "gone.txt")), r"gone.txt cannot be read: No such file")
+    if pathlib.Path("/proc/self/mem").exists():  # opens, but its first bytes are an input/output error: works for root, too
+        (tmp_path / "mem.txt").symlink_to("/proc/self/mem")
+        refused(data.Text(path=str(tmp_path / "mem.txt")), r"mem.txt cannot be read: Input/output error")
+
+
+# --- tfds ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared
+def test_tfds_from_a_prepared_directory(shared):
+    source = data.Tfds(name="tiny_shakespeare", data_dir=str(shared / "data" / "tfds"))
+    plain = (shared / "data" / "text" / "tinyshakespeare" / "input.txt").read_text()
+    (train,) = corpora.documents(source)
+    (test,) = corpora.documents(data.Tfds(name="tiny_shakespeare/1.0.0", split="test", data_dir=str(shared / "data" / "tfds")))
+    assert plain.startswith(train.text) and plain.endswith(test.text) and len(train.text) > 1_000_000
+    assert corpora.fingerprint(source) != corpora.fingerprint(data.Tfds(name="tiny_shakespeare", split="test", data_dir=source.data_dir))
+
+
+@pytest.mark.shared
+def test_tfds_split_and_field(shared):
+    there = {"name": "tiny_shakespeare", "data_dir": str(shared / "data" / "tfds")}
+    refused(data.Tfds(**there, split="dev"), r"split='dev'\): Unknown split 'dev'. Should be one of")
+    refused(data.Tfds(**there, field="body"), r"has no feature 'body': it has text")
+
+
+def test_an_unprepared_tfds_name_is_refused_at_once(tmp_path):
+    start = time.monotonic()
+    refused(
+        data.Tfds(name="wikipedia", data_dir=str(tmp_path)), r"not prepared under .*: on a machine with network run `tfds build wikipedia"
+    )
+    refused(data.Tfds(name="nosuch/config:1.0.0", data_dir=str(tmp_path)), r"not prepared")
+    assert time.monotonic() - start < 2
