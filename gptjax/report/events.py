@@ -1,12 +1,13 @@
 """The record of a run: metrics.jsonl, which is the truth, and the same numbers for TensorBoard.
 
 A line of metrics.jsonl is {"step": n, name: value, ...}. The names that plots.py draws and console.py shows:
-tokens (seen so far), loss (nats per token), lr, grad_norm, tokens_per_second, mfu (0 to 1), validation_loss (nats per token), perplexity,
-bits_per_byte. Floats are written in full, so that two curves can be compared bit for bit. JSON has no NaN: the three values that are not
-numbers are the strings "NaN", "Infinity" and "-Infinity", and `read` turns them back.
+tokens (seen so far), loss (nats per token), lr, tokens_per_s, mfu (0 to 1), validation_loss (nats per token), perplexity and
+bits_per_byte; any others are kept too. Floats are written in full, so that two curves can be compared bit for bit. JSON has no NaN: the
+three values that are not numbers are the strings "NaN", "Infinity" and "-Infinity", and `read` turns them back.
 """
 
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -21,8 +22,9 @@ class Events:
     def __init__(self, run: Path, resume_step: int):
         from tensorboardX import SummaryWriter
 
+        logging.getLogger("tensorboardX").setLevel(logging.ERROR)  # or every NaN is a line on the console
         file = Path(run) / NAME
-        kept = [line for line in _lines(file) if json.loads(line)["step"] < resume_step]
+        kept = [line for line, record in _lines(file) if record["step"] < resume_step]
         fresh = file.with_suffix(".tmp")
         fresh.write_text("".join(f"{line}\n" for line in kept))
         fresh.replace(file)
@@ -57,22 +59,25 @@ def read(run: Path) -> list[dict]:
 
     ValueError names any other line that is not JSON.
     """
-    records = [json.loads(line) for line in _lines(Path(run) / NAME)]
+    records = [record for _, record in _lines(Path(run) / NAME)]
     return [{n: NOT_NUMBERS.get(v, v) if isinstance(v, str) else v for n, v in record.items()} for record in records]
 
 
-def _lines(file: Path) -> list[str]:
-    """The whole lines of `file`, each a JSON object with a step; a torn last one is dropped."""
+def _lines(file: Path) -> list[tuple[str, dict]]:
+    """The whole lines of `file`, each with what it says: a JSON object that has a step. A torn last one is dropped."""
     lines = file.read_text().splitlines() if file.exists() else []
+    found = []
     for i, line in enumerate(lines):
         try:
-            if "step" in json.loads(line):
-                continue
+            record = json.loads(line)
         except ValueError:
             if i == len(lines) - 1:
-                return lines[:-1]
-        raise ValueError(f"{file}, line {i + 1}, is not a record of a step: {line[:60]!r}; remove that line")
-    return lines
+                return found
+            record = None
+        if not isinstance(record, dict) or "step" not in record:
+            raise ValueError(f"{file}, line {i + 1}, is not a record of a step: {line[:60]!r}; remove that line")
+        found.append((line, record))
+    return found
 
 
 def _plain(value):
