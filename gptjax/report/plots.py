@@ -69,6 +69,7 @@ def _dress(figure, upper, lower):
     lower.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.2g}"))
     lower.xaxis.set_major_formatter(FuncFormatter(_tokens))
     lower.xaxis.set_minor_formatter(NullFormatter())
+    lower.tick_params(axis="x", pad=8)  # clear of the 0 beside the corner
     for axes in (upper, lower):
         axes.grid(True, color=FAINT, lw=0.8)
         axes.set_axisbelow(True)
