@@ -75,3 +75,10 @@ def constrainer(table: Table, mesh: jax.sharding.Mesh) -> Callable[[jax.Array, s
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(letters, x.shape, table, mesh, "activation")))
 
     return constrain
+
+
+def placed(local: Any, letters: str, table: Table, mesh: jax.sharding.Mesh) -> jax.Array:
+    """A host array on the mesh. `local` is this process's part: the global array has as many times the rows (B) as there are processes."""
+    shape = tuple(n * jax.process_count() if c == "B" else n for c, n in zip(letters, local.shape, strict=True))
+    place = NamedSharding(mesh, spec(letters, shape, table, mesh, "batch"))
+    return jax.make_array_from_process_local_data(place, local, shape)

@@ -1,0 +1,46 @@
+"""A run's directory: which config it holds, and whether another may continue it."""
+
+import json
+from pathlib import Path
+
+from gptjax.config import overrides
+from gptjax.config.schema import Config
+
+# Fields that change speed, length or what is shown, but not the mathematics: a run may be continued with others.
+FREE = ("compute.", "mesh.", "loop.", "train.steps", "train.microbatch_rows")
+
+
+def directory(given: str | None, config: Config) -> Path:
+    """--run as given, else runs/NAME."""
+    return Path(given) if given is not None else Path("runs") / config.name
+
+
+def config(run: Path) -> Config:
+    """The config of an existing run. Raises ValueError if `run` holds none."""
+    path = run / "config.json"
+    if not path.is_file():
+        raise ValueError(f"no run is in {run}: it has no config.json; give the directory of a run, which gptjax.train makes and prints")
+    try:
+        return overrides.rebuild(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); restore it from a copy, or start another run") from error
+
+
+def claim(run: Path, wanted: Config) -> bool:
+    """Make `run` the directory of `wanted`: True if it continues a run that is there.
+
+    Raises ValueError if the run there has another config (its differences named), or if the directory cannot be written."""
+    path = run / "config.json"
+    there = path.exists()
+    if there:
+        lines = [line for line in overrides.difference(config(run), wanted) if not line.startswith(FREE)]
+        if lines:
+            raise ValueError(f"{run} holds a run of another config ({'; '.join(lines)}); give another --run, or the config that began it")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".json.new")
+        fresh.write_text(json.dumps(overrides.flat(wanted), indent=1) + "\n")
+        fresh.rename(path)
+    except OSError as error:
+        raise ValueError(f"cannot write to the run directory {run}: {error.strerror}; make it writable or give another --run") from error
+    return there

@@ -1,0 +1,1 @@
+"""How does it speak? Choosing tokens and decoding."""

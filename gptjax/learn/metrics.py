@@ -1,0 +1,48 @@
+"""What a step and an evaluation report, and the hardware's peak that MFU is measured against."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+# Dense bfloat16 FLOP/s of one device as jax counts devices, from the makers' data sheets, by a part of jax's device_kind.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,  # v5p calls itself so
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 1153.5e12,  # half a chip: jax shows its two cores
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+}
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """Peak of one device, or None where it is not known (every CPU)."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in device.device_kind), None)
+
+
+def mfu(flops_per_token: float, tokens_per_s: float, devices: list[jax.Device]) -> float | None:
+    """Model FLOPs utilisation: training FLOPs per token (config/count.py: banded layers at their true cost, rematerialisation not counted)
+    times tokens per second, over the devices' peak. None where the peak is not known."""
+    peak = peak_flops(devices[0])
+    return None if peak is None else flops_per_token * tokens_per_s / (peak * len(devices))
+
+
+def evaluation(nll: Callable, params: Any, rows: np.ndarray, microbatch_rows: int, put: Callable, bytes_per_token: float) -> dict[str, float]:
+    """Loss (nats a token), perplexity and bits per byte over `rows` (R, n_ctx + 1), every token once, in microbatches that are padded with
+    rows of weight 0. nll: jitted (params, tokens_BT, weights_BT) -> sum; put: places a host array on the mesh; bytes_per_token: of the text."""
+    total = 0.0
+    for first in range(0, len(rows), microbatch_rows):
+        part = rows[first : first + microbatch_rows]
+        missing = ((0, microbatch_rows - len(part)), (0, 0))
+        weights = np.pad(np.ones((len(part), rows.shape[1] - 1), np.float32), missing)
+        total += float(jax.device_get(nll(params, put(np.pad(part, missing)), put(weights))))
+    loss = total / (len(rows) * (rows.shape[1] - 1))
+    bits_per_byte = loss / math.log(2) / bytes_per_token
+    return {"validation_loss": loss, "perplexity": math.exp(min(loss, 700)), "bits_per_byte": bits_per_byte}

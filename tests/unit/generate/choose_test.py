@@ -1,0 +1,47 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptjax.generate import choose
+from gptjax.generate.choose import Sampling
+
+LOGITS = jnp.log(jnp.array([[0.5, 0.25, 0.15, 0.1], [0.1, 0.1, 0.2, 0.6]]))
+
+
+def alive(**kw):
+    return np.isfinite(choose.kept(LOGITS, Sampling(**kw))).tolist()
+
+
+def test_greedy_and_top_1_agree():
+    key = jax.random.key(0)
+    assert choose.choose(LOGITS, Sampling(temperature=0), key).tolist() == [0, 3]
+    assert choose.choose(LOGITS, Sampling(top_k=1), key).tolist() == [0, 3]
+    assert choose.choose(LOGITS, Sampling(top_p=1e-6), key).tolist() == [0, 3]
+
+
+def test_top_k():
+    assert alive(top_k=2) == [[True, True, False, False], [False, False, True, True]]
+    assert alive(top_k=9) == [[True] * 4] * 2
+
+
+def test_top_p_keeps_the_token_that_crosses():
+    assert alive(top_p=0.6) == [[True, True, False, False], [False, False, False, True]]
+    assert alive(top_p=0.75) == [[True, True, False, False], [False, False, True, True]]
+    assert alive(top_p=1.0) == [[True] * 4] * 2
+
+
+def test_top_p_is_taken_after_temperature():
+    assert alive(top_p=0.75, temperature=0.1)[0] == [True, False, False, False]
+
+
+def test_frequencies_follow_the_distribution():
+    draw = jax.vmap(lambda k: choose.choose(LOGITS, Sampling(temperature=2.0), k))(jax.random.split(jax.random.key(0), 20000))
+    expected = np.sqrt([0.5, 0.25, 0.15, 0.1])
+    np.testing.assert_allclose(np.bincount(draw[:, 0], minlength=4) / 20000, expected / expected.sum(), atol=0.012)
+
+
+@pytest.mark.parametrize("bad", [{"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_values_that_leave_nothing(bad):
+    with pytest.raises(ValueError, match=f"{next(iter(bad))}="):
+        Sampling(**bad)
