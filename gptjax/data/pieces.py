@@ -115,10 +115,10 @@ def trained(texts: Iterable[str], n_pieces: int) -> Pieces:
             minloglevel=3,
         )
     except RuntimeError as error:
-        limit = re.search(r"value <= (\d+)", str(error))
-        hint = f"at most {limit[1]}" if limit else "fewer"
-        raise ValueError(
-            f"data.tokenizer=SentencePiece(n_pieces={n_pieces}): the training text is too small for so many pieces; ask for {hint}, "
-            "or use Bytes()"
-        ) from None
+        most, least = re.search(r"value <= (\d+)", str(error)), re.search(r"required_chars. \d+ vs (\d+)", str(error))
+        if least:
+            reason = f"its training text has many different characters; ask for {least[1]} or more"
+        else:
+            reason = f"its training text is too small for so many; ask for at most {most[1] if most else 'a few hundred'}, or use Bytes()"
+        raise ValueError(f"data.tokenizer=SentencePiece(n_pieces={n_pieces}): {reason}") from None
     return Pieces(out.getvalue())

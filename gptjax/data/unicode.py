@@ -21,8 +21,8 @@ def valid(text: str) -> str:
 def chunks(text: str, size: int) -> Iterator[str]:
     """Consecutive parts of `text`, each of `size` characters and what follows up to the next space or newline; joined, they are `text`.
 
-    A part ends after a visible character and before a space or newline. No match of GPT-2's pre-split pattern crosses such a place, so encoding
-    part by part is exact there; it bounds the memory that a tokenizer needs for one long document.
+    A part ends after a visible character and before a space or newline. No match of GPT-2's pre-split pattern crosses such a place, so
+    encoding part by part is exact there; it bounds the memory that a tokenizer needs for one long document.
     """
     start = 0
     while start < len(text):

@@ -148,31 +148,31 @@ def test_the_fingerprint_follows_the_files(tmp_path):
     assert corpora.fingerprint(source) != before
 
 
-@pytest.mark.parametrize(
-    "name, content, match",
-    [
-        ("empty.txt", b"", r"empty.txt is empty"),
-        ("empty.jsonl", b"\n\n", r"empty.jsonl is empty"),
-        ("zero.txt", b"text\x00more", r"zero.txt is not text: a zero byte at offset 4"),
-        ("latin.txt", "caf\u00e9".encode("latin-1"), r"latin.txt is not UTF-8 text: byte 0xe9 at offset 3"),
-        ("zero.jsonl", b'{"text": "a"}\n{"te\x00xt": "b"}\n', r"zero.jsonl line 2 is not text: a zero byte at offset 4"),
-        ("bad.jsonl", b'{"text": "a"}\n\n{"text": \n', r"bad.jsonl line 3 is not JSON"),
-        ("field.jsonl", b'{"text": "a"}\n{"body": "b", "id": 1}\n', r"field.jsonl line 2 has no string field 'text': it has body, id"),
-        ("number.jsonl", b'{"text": 3}\n', r"number.jsonl line 1 has no string field 'text'"),
-        ("list.jsonl", b"[1, 2]\n", r"list.jsonl line 1 has no string field 'text': it holds a list"),
-        ("bad.parquet", b"PAR1 nothing", r"bad.parquet is not a readable parquet file"),
-        ("column.parquet", as_parquet("body"), r"column.parquet has no column 'text': it has id, body; name the column with Text\(field"),
-        ("number.parquet", as_parquet("text", [1, 2]), r"column 'text' holds int64, not strings"),
-        ("bad.txt.gz", b"no gzip", r"bad.txt.gz is damaged or cut short"),
-        ("cut.txt.gz", gzip.compress(b"some text" * 99)[:-20], r"cut.txt.gz is damaged or cut short"),
-        ("flipped.txt.gz", gzip.compress(b"text")[:-6] + b"??????", r"flipped.txt.gz is damaged or cut short"),
-        ("cut.jsonl.xz", lzma.compress(as_jsonl())[:-20], r"cut.jsonl.xz is damaged or cut short"),
-        ("bad.txt.xz", b"no xz at all", r"bad.txt.xz is damaged or cut short"),
-        ("cut.txt.zst", compressed(b"some text" * 99, ".zst")[:-4], r"cut.txt.zst cannot be read: Truncated"),
-        ("bad.txt.zst", b"no zstd at all", r"bad.txt.zst cannot be read"),
-        ("notes.md", b"text", r"notes.md tells no known format; give .txt, .jsonl or .parquet"),
-    ],
-)
+BAD = [
+    ("empty.txt", b"", r"empty.txt is empty"),
+    ("empty.jsonl", b"\n\n", r"empty.jsonl is empty"),
+    ("zero.txt", b"text\x00more", r"zero.txt is not text: a zero byte at offset 4"),
+    ("latin.txt", "caf\u00e9".encode("latin-1"), r"latin.txt is not UTF-8 text: byte 0xe9 at offset 3"),
+    ("zero.jsonl", b'{"text": "a"}\n{"te\x00xt": "b"}\n', r"zero.jsonl line 2 is not text: a zero byte at offset 4"),
+    ("bad.jsonl", b'{"text": "a"}\n\n{"text": \n', r"bad.jsonl line 3 is not JSON"),
+    ("field.jsonl", b'{"text": "a"}\n{"body": "b", "id": 1}\n', r"field.jsonl line 2 has no string field 'text': it has body, id"),
+    ("number.jsonl", b'{"text": 3}\n', r"number.jsonl line 1 has no string field 'text'"),
+    ("list.jsonl", b"[1, 2]\n", r"list.jsonl line 1 has no string field 'text': it holds a list"),
+    ("bad.parquet", b"PAR1 nothing", r"bad.parquet is not a readable parquet file"),
+    ("column.parquet", as_parquet("body"), r"column.parquet has no column 'text': it has id, body; name the column with Text\(field"),
+    ("number.parquet", as_parquet("text", [1, 2]), r"column 'text' holds int64, not strings"),
+    ("bad.txt.gz", b"no gzip", r"bad.txt.gz is damaged or cut short"),
+    ("cut.txt.gz", gzip.compress(b"some text" * 99)[:-20], r"cut.txt.gz is damaged or cut short"),
+    ("flipped.txt.gz", gzip.compress(b"text")[:-6] + b"??????", r"flipped.txt.gz is damaged or cut short"),
+    ("cut.jsonl.xz", lzma.compress(as_jsonl())[:-20], r"cut.jsonl.xz is damaged or cut short"),
+    ("bad.txt.xz", b"no xz at all", r"bad.txt.xz is damaged or cut short"),
+    ("cut.txt.zst", compressed(b"some text" * 99, ".zst")[:-4], r"cut.txt.zst cannot be read: Truncated"),
+    ("bad.txt.zst", b"no zstd at all", r"bad.txt.zst cannot be read"),
+    ("notes.md", b"text", r"notes.md tells no known format; give .txt, .jsonl or .parquet"),
+]
+
+
+@pytest.mark.parametrize("name, content, match", BAD, ids=[name for name, _, _ in BAD])
 def test_bad_files_get_one_line(tmp_path, name, content, match):
     (tmp_path / name).write_bytes(content)
     refused(data.Text(path=str(tmp_path / name)), match)

@@ -11,7 +11,7 @@ from gptjax.config import data
 from gptjax.data import gpt1, tokenizer, unicode
 
 TEXTS = {
-    "prose": "\u201cDon't!\u201d she said\u2014quietly\u2026 It was 3 o'clock.\n\n   The U.S. (of old) had 1,000 ships;  didn't it?\r\nYes.",
+    "prose": "\u201cDon't!\u201d she said\u2014quietly\u2026 It was 3.\n\n   The U.S. (of old) had 1,000 ships;  didn't it?\r\nYes.",
     "emoji": "smile \U0001f600 and \U0001f468\u200d\U0001f469\u200d\U0001f467 flags",
     "cjk": "\u6f22\u5b57\u304b\u306a\u4ea4\u3058\u308a \ud55c\uad6d\uc5b4",
     "accents": "Caf\u00e9 na\u00efve \u00c5ngstr\u00f6m \u0130stanbul stra\u00dfe",

@@ -222,6 +222,8 @@ def test_a_download_is_verified(monkeypatch):
 
 
 def test_too_little_text_for_sentencepiece():
-    refused(data.SentencePiece(n_pieces=4096), r"too small for so many pieces; ask for at most \d+", texts=lambda: ["hello world"])
+    refused(data.SentencePiece(n_pieces=4096), r"text is too small for so many; ask for at most \d+", texts=lambda: ["hello world"])
     refused(data.SentencePiece(), r"no text here to train it on")
     refused(data.SentencePiece(), r"too small", texts=lambda: [])
+    many = "".join(map(chr, range(0x4E00, 0x5000)))
+    refused(data.SentencePiece(n_pieces=400), r"many different characters; ask for 7\d\d or more", texts=lambda: [many])

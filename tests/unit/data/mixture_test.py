@@ -1,0 +1,37 @@
+"""A mixture gives each source its weight in every prefix, and any row at any time."""
+
+import numpy as np
+import pytest
+
+from gptjax.data import mixture
+
+WEIGHTS = [[60, 22, 8, 8, 3], [0.6, 0.4], [1.0], [1, 1, 1], [5, 1, 1, 1, 1, 1, 1], [1 / 3, 2 / 3], [0.001, 1], [0.123, 0.456, 0.421, 7.9]]
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=str)
+def test_every_prefix_has_the_weights_to_within_one_row(weights):
+    mixed = mixture.Mixture(weights)
+    n = min(2 * mixed.n_rows + 3, 20_000)
+    drawn = [mixed(row) for row in range(n)]
+    counts = np.cumsum(np.eye(len(weights))[[source for source, _ in drawn]], axis=0)
+    shares = np.outer(np.arange(1, n + 1), np.array(weights) / sum(weights))
+    assert np.abs(counts - shares).max() < 1
+    for source in range(len(weights)):
+        assert [row for s, row in drawn if s == source] == list(range(int(counts[-1, source])))
+
+
+def test_far_rows_need_nothing_before_them():
+    mixed = mixture.Mixture([60, 22, 8, 8, 3])
+    far = 101 * 10**9
+    assert [mixed(far + i)[0] for i in range(101)] == [mixed(i)[0] for i in range(101)]
+    assert mixed(far) == (mixed(0)[0], mixed(0)[1] + 10**9 * [60, 22, 8, 8, 3][mixed(0)[0]])
+
+
+def test_awkward_weights_are_rounded_and_nobody_starves():
+    assert mixture.whole([0.123456789, 0.7, 1e-9]) == [9825, 55711, 1] and mixture.whole([0.2, 0.3]) == [2, 3]
+
+
+def test_gpt3s_table():
+    # Table 2.2 divides by weights that sum to 101; its own column for 300B tokens is reproduced up to that (facts/gpt3.md section 4).
+    weights, tokens = [60, 22, 8, 8, 3], [410, 19, 12, 55, 3]
+    assert np.allclose(np.array(mixture.epochs(weights, tokens, 300)) * 1.01, [0.44, 3.47, 2.00, 0.44, 3.00], atol=0.005)

@@ -1,0 +1,226 @@
+"""Shard directories: the same for any number of workers, resumable, read back exactly, and refused in one line when wrong or damaged."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from gptjax.config import data
+from gptjax.data import corpora, heldout, shards, tokenising, tokenizer
+
+DOCUMENTS = [f"document {n}: " + "word " * (n % 7) + "\u00e9\u6f22"[: n % 3] for n in range(200)]
+BY_DOCUMENT = data.ByDocument(fraction=0.2)
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS))
+    return data.Text(path=str(tmp_path / "text.jsonl"))
+
+
+def write(source, directory, spec=None, rule=BY_DOCUMENT, workers=1, block=1000, advance=lambda done: None):
+    spec = spec or data.Bytes()
+    return tokenising.write(source, repr(spec), tokenizer.tokenizer(spec), rule, directory, advance, workers, block)
+
+
+def texts(directory, split):
+    manifest = shards.read_manifest(directory)
+    there = shards.Split(directory, manifest, [split])
+    ends = manifest["tokenizer"]["end_of_text"]
+    documents = [there.tokens(d, 0, length).tolist() for d, length in enumerate(there.lengths.tolist())]
+    assert all(ids[-1] == ends for ids in documents)
+    return [tokenizer.Bytes().decode(ids[:-1]) for ids in documents]
+
+
+def refused(match, call):
+    with pytest.raises(ValueError, match=match) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+def test_every_document_is_written_once_on_its_side(source, tmp_path):
+    manifest = write(source, tmp_path / "out")
+    train, validation = (texts(tmp_path / "out", split) for split in heldout.SPLITS)
+    assert sorted(train + validation) == sorted(DOCUMENTS)
+    assert not set(train) & set(validation) and 15 < len(validation) < 70
+    for split, held in (("train", train), ("validation", validation)):
+        counts = manifest["splits"][split]
+        assert counts["documents"] == len(held) and counts["bytes"] == sum(len(t.encode()) for t in held)
+        assert counts["tokens"] == counts["bytes"] + counts["documents"]
+    assert manifest["text"]["characters"] == sum(map(len, DOCUMENTS)) and len(manifest["splits"]["train"]["shards"]) > 3
+
+
+def test_counts_and_digest_do_not_depend_on_shard_size(source, tmp_path):
+    small, large = write(source, tmp_path / "small", block=500), write(source, tmp_path / "large", block=10**6)
+    assert small["text"] == large["text"]
+    assert texts(tmp_path / "small", "train") == texts(tmp_path / "large", "train")
+    assert len(large["splits"]["train"]["shards"]) == 1
+
+
+def test_workers_write_the_same_files(source, tmp_path):
+    done = []
+    write(source, tmp_path / "one")
+    write(source, tmp_path / "two", workers=2, advance=done.append)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert done == sorted(done) and done[-1] == 1.0
+
+
+def test_wide_ids_take_four_bytes(tmp_path):
+    assert shards.shard_type(65_536) == np.uint16 and shards.shard_type(65_537) == np.uint32
+
+
+def killed(source, directory):
+    """Write with a tokenizer that kills its process, as kill -9 does, after some texts."""
+
+    class Deadly(tokenizer.Bytes):
+        left = 4
+
+        def encode_batch(self, texts):
+            Deadly.left -= 1
+            if not Deadly.left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().encode_batch(texts)
+
+    tokenising.write(source, repr(data.Bytes()), Deadly(), BY_DOCUMENT, directory, lambda done: None, 1, 1000)
+
+
+def test_a_killed_preparation_is_resumed(source, tmp_path, monkeypatch):
+    write(source, tmp_path / "whole")
+    process = multiprocessing.get_context("spawn").Process(target=killed, args=(source, tmp_path / "out"))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    refused(r"is not finished: run the same gptjax.prepare again", lambda: shards.read_manifest(tmp_path / "out"))
+    finished = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("train-*")}
+    assert finished and len(list((tmp_path / "out").glob("block-*"))) >= 1
+    (tmp_path / "out" / "left-over.partial").write_bytes(b"half a shard")
+    time.sleep(0.01)
+    write(source, tmp_path / "out")
+    assert {p: (tmp_path / "out" / p).stat().st_mtime_ns for p in list(finished)[:1]} == dict(
+        list(finished.items())[:1]
+    )  # kept, not redone
+    got = contents(tmp_path / "out")
+    got.pop("left-over.partial", None)
+    assert got == contents(tmp_path / "whole")
+
+
+def test_prepared_twice_is_prepared_once(source, tmp_path, monkeypatch):
+    first = write(source, tmp_path / "out")
+    monkeypatch.setattr(corpora, "documents", lambda source: pytest.fail("read again"))
+    assert write(source, tmp_path / "out") == first
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_directory_of_something_else_is_refused(source, tmp_path, finished):
+    write(source, tmp_path / "out")
+    if not finished:
+        manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+        (tmp_path / "out" / "manifest.json").rename(tmp_path / "out" / "job.json")
+        assert manifest["block"] == 1000
+    refused(r"prepared with another held_out: it has ByDocument\(fraction=0.2\)", lambda: write(source, tmp_path / "out", rule=data.Tail()))
+    refused(
+        r"prepared with another tokenizer: it has Bytes\(\), now it is Gpt2Bpe", lambda: write(source, tmp_path / "out", data.Gpt2Bpe())
+    )
+    refused(r"prepared with another block", lambda: write(source, tmp_path / "out", block=999))
+    (tmp_path / "text.jsonl").write_text('{"text": "other"}\n')
+    refused(r"prepared with another fingerprint", lambda: write(source, tmp_path / "out"))
+
+
+def test_foreign_arrays_are_not_mixed_with(source, tmp_path):
+    (tmp_path / "out").mkdir()
+    np.save(tmp_path / "out" / "mine.npy", np.zeros(3))
+    refused(r"holds files of something else; give an empty directory", lambda: write(source, tmp_path / "out"))
+
+
+def test_a_full_disk_or_read_only_directory_is_named(source, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="Not a directory|File exists"):
+        write(source, tmp_path / "file")
+    if os.path.exists("/dev/full"):
+        (tmp_path / "out").mkdir()
+
+        def onto_a_full_disk(path, content):
+            with open("/dev/full", "wb", buffering=0) as full:
+                return full.write(content)
+
+        monkeypatch.setattr("pathlib.Path.write_bytes", onto_a_full_disk)
+        with pytest.raises(OSError, match=r"cannot be written \(No space left on device\); what is finished is kept") as error:
+            write(source, tmp_path / "out")
+        assert str(tmp_path / "out") in str(error.value)
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def opened(directory):
+    return shards.Split(directory, shards.read_manifest(directory), heldout.SPLITS)
+
+
+def test_damage_is_noticed(source, tmp_path):
+    write(source, tmp_path / "out")
+    opened(tmp_path / "out")
+    tokens = tmp_path / "out" / "train-00001.tokens.npy"
+    whole = tokens.read_bytes()
+    for content, match in (
+        (whole[:-2], r"train-00001.tokens.npy is damaged or cut short"),
+        (whole[:60], r"train-00001.tokens.npy is damaged or cut short"),
+        (b"", r"train-00001.tokens.npy is damaged or cut short"),
+        (whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:], r"train-00001.\*.npy is damaged: it differs from the manifest"),
+        ((tmp_path / "out" / "train-00000.tokens.npy").read_bytes(), r"train-00001.\*.npy is damaged"),
+    ):
+        tokens.write_bytes(content)
+        refused(match, lambda: opened(tmp_path / "out"))
+    tokens.unlink()
+    refused(r"train-00001.tokens.npy is missing", lambda: opened(tmp_path / "out"))
+
+
+def test_large_directories_are_checked_by_size_only(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "VERIFIED", 0)
+    write(source, tmp_path / "out")
+    monkeypatch.setattr(shards, "digest", lambda *a: pytest.fail("read whole"))
+    opened(tmp_path / "out")
+
+
+def test_no_directory_no_manifest_bad_manifest(source, tmp_path):
+    refused(r"is no shard directory; python -m gptjax.prepare writes one", lambda: shards.read_manifest(tmp_path / "nowhere"))
+    write(source, tmp_path / "out")
+    manifest = tmp_path / "out" / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text[:-30])
+    refused(r"manifest.json is damaged", lambda: shards.read_manifest(tmp_path / "out"))
+    manifest.write_text(text.replace('"format": 1', '"format": 99'))
+    refused(r"has shard format 99, this is format 1", lambda: shards.read_manifest(tmp_path / "out"))
+
+
+# --- held out --------------------------------------------------------------------------------------------------------
+
+
+def test_tail_cuts_every_document_between_characters(source, tmp_path):
+    write(source, tmp_path / "out", rule=data.Tail(fraction=0.25))
+    train, validation = texts(tmp_path / "out", "train"), texts(tmp_path / "out", "validation")
+    assert len(train) == len(validation) == len(DOCUMENTS)
+    assert [a + b for a, b in zip(train, validation, strict=True)] == DOCUMENTS
+    assert all(len(b) == int(len(a + b) * 0.25) for a, b in zip(train, validation, strict=True))
+
+
+def test_separate_trains_on_everything(source, tmp_path):
+    manifest = write(source, tmp_path / "out", rule=data.Separate(source=data.Embedded()))
+    assert texts(tmp_path / "out", "train") == DOCUMENTS and not manifest["splits"]["validation"]["tokens"]
+
+
+def test_by_document_is_by_key_alone_and_of_the_right_size():
+    from gptjax.data.document import Document
+
+    sides = [heldout.parts(Document(f"text {n}", f"key {n}", 0.0), data.ByDocument(fraction=0.1))[0][0] for n in range(5000)]
+    assert 0.085 < sides.count("validation") / 5000 < 0.115
+    again = [heldout.parts(Document("another text", f"key {n}", 0.0), data.ByDocument(fraction=0.1))[0][0] for n in range(5000)]
+    assert sides == again
+    assert heldout.parts(Document("t", "k", 0.0), data.ByDocument(fraction=0)) == [("train", "t")]

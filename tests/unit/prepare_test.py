@@ -1,0 +1,114 @@
+"""python -m gptjax.prepare: parallel, resumed after kill -9, and its last line trains."""
+
+import json
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gptjax import prepare
+from gptjax.config import command, data
+from gptjax.data import pipeline
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture
+def text(tmp_path):
+    lines = [json.dumps({"text": f"document {n} " + "some words of text " * (n % 50)}) for n in range(2000)]
+    (tmp_path / "text.jsonl").write_text("\n".join(lines))
+    return f"Text(path={str(tmp_path / 'text.jsonl')!r})"
+
+
+def arguments(text, out, *more):
+    return [
+        "--config=nano",
+        f"--set=data.sources={text}",
+        "--set=data.tokenizer=Bytes()",
+        f"--out={out}",
+        "--characters-per-shard=30000",
+        *more,
+    ]
+
+
+def program(*args):
+    return [sys.executable, "-m", "gptjax.prepare", *args]
+
+
+def config_of(printed: str):
+    """The config of the line `python -m gptjax.train ...` that was printed last."""
+    words = shlex.split(printed.strip().splitlines()[-1])
+    assert words[:3] == ["python", "-m", "gptjax.train"]
+    parser = command.parser("train", "", "")
+    return command.resolved(parser.parse_args(words[3:]))
+
+
+def test_the_last_line_trains(text, tmp_path, capsys):
+    prepare.main(arguments(text, tmp_path / "out", "--workers=1"))
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'out'} train: " in out and "documents" in out
+    assert f"--set \"data.sources=Shards(path='{tmp_path / 'out'}')\"" in out and '--set "model.n_vocab=257"' in out
+    read = pipeline.reading(config_of(out), tmp_path / "cache", lambda line: pytest.fail(f"tokenised again: {line}"))
+    assert read.row(0).shape == (config_of(out).model.n_ctx + 1,)
+
+
+def test_several_sources_and_a_separate_one(text, tmp_path, capsys):
+    (tmp_path / "held.txt").write_text("held out text " * 500)
+    (tmp_path / "more.txt").write_text("more text " * 500)
+    both = f"({text[:-1]}, weight=3), Text(path={str(tmp_path / 'more.txt')!r}))"
+    held = f"--set=data.held_out=Separate(source=Text(path={str(tmp_path / 'held.txt')!r}))"
+    prepare.main(arguments(both, tmp_path / "out", held, "--workers=1"))
+    config = config_of(capsys.readouterr().out)
+    assert [type(source) for source in config.data.sources] == [data.Shards] * 2 and config.data.sources[0].weight == 3
+    read = pipeline.reading(config, tmp_path / "cache", lambda line: None)
+    assert read.description()["validation"]["tokens"] == 14 * 500 + 1
+
+
+def test_sentencepiece_travels_with_the_shards(text, tmp_path, capsys):
+    prepare.main(arguments(text, tmp_path / "out", "--set=data.tokenizer=SentencePiece(n_pieces=310)", "--workers=1"))
+    read = pipeline.reading(config_of(capsys.readouterr().out), tmp_path / "cache", lambda line: pytest.fail(line))
+    assert read.tokenizer.n_vocab == 310
+
+
+def test_killed_and_resumed_with_other_workers_is_the_same(text, tmp_path):
+    whole = subprocess.run(program(*arguments(text, tmp_path / "whole", "--workers=1")), cwd=ROOT, capture_output=True, text=True)
+    assert whole.returncode == 0, whole.stderr
+    running = subprocess.Popen(program(*arguments(text, tmp_path / "out", "--workers=2")), cwd=ROOT, stdout=subprocess.DEVNULL)
+    while running.poll() is None and not list((tmp_path / "out").glob("block-*.json")):
+        time.sleep(0.002)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert not (tmp_path / "out" / "manifest.json").exists(), "it finished before it could be killed: give it more to do"
+    assert list((tmp_path / "out").glob("block-*.json"))
+    again = subprocess.run(program(*arguments(text, tmp_path / "out", "--workers=1")), cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    a, b = ({p.name: p.read_bytes() for p in (tmp_path / d).iterdir() if p.suffix != ".partial"} for d in ("whole", "out"))
+    assert a == b
+
+
+def test_wrong_use_is_one_line_and_status_2(text, tmp_path):
+    def refused(*args):
+        ran = subprocess.run(program(*args), cwd=ROOT, capture_output=True, text=True)
+        assert ran.returncode == 2 and ran.stderr.startswith("error: ") and ran.stderr.count("\n") == 1, ran.stderr
+        return ran.stderr
+
+    assert "does not exist" in refused(*arguments("Text(path='nowhere.txt')", tmp_path / "a"))
+    assert "--workers=0: give 1 or more" in refused(*arguments(text, tmp_path / "b", "--workers=0"))
+    assert "is tokenised already" in refused(*arguments("Shards(path='x')", tmp_path / "c"))
+    (tmp_path / "file").write_text("")
+    assert "file" in refused(*arguments(text, tmp_path / "file", "--workers=2"))
+
+
+def test_help_is_answered_at_once():
+    took = []
+    for _ in range(3):
+        start = time.monotonic()
+        ran = subprocess.run(program("--help"), cwd=ROOT, capture_output=True, text=True)
+        took.append(time.monotonic() - start)
+    assert ran.returncode == 0 and "--characters-per-shard" in ran.stdout
+    assert min(took) < 0.5 or os.getloadavg()[0] > 4
