@@ -5,7 +5,7 @@ import math
 import statistics
 from pathlib import Path
 
-from gptjax.report import events
+from gptjax.report import console, events
 
 TRAIN, VALID, RATE, INK, FAINT = "#4C78A8", "#D1495B", "#6B7280", "#1F2937", "#E5E7EB"
 WIDTH, HEIGHT, DPI = 9.0, 6.0, 150  # inches: 1350 x 900 pixels, still legible when shown at 900 x 600
@@ -67,7 +67,7 @@ def _dress(figure, upper, lower):
     lower.set_ylim(bottom=0)
     lower.yaxis.set_major_locator(MaxNLocator(2))
     lower.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.2g}"))
-    lower.xaxis.set_major_formatter(FuncFormatter(_tokens))
+    lower.xaxis.set_major_formatter(FuncFormatter(lambda n, _: console.quantity(n)))
     lower.xaxis.set_minor_formatter(NullFormatter())
     lower.tick_params(axis="x", pad=8)  # clear of the 0 beside the corner
     for axes in (upper, lower):
@@ -125,11 +125,3 @@ def _smoothed(points, logarithmic):
         reach = min(i, len(points) - 1 - i, 1 + (i if logarithmic else len(points)) // 25)
         smooth.append((tokens, statistics.median(value for _, value in points[i - reach : i + reach + 1])))
     return smooth
-
-
-def _tokens(n, _=None) -> str:
-    """A tick: 500, 20k, 1.5M, 300B."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if n >= size:
-            return f"{n / size:.4g}{unit}"
-    return f"{n:.4g}"

@@ -104,8 +104,3 @@ def test_no_text_overlaps_another(few):
     assert all(figure.bbox.contains(*box.min) and figure.bbox.contains(*box.max) for _, box in inside)
     clashes = [(a, b) for i, (a, box) in enumerate(inside) for b, other in inside[i + 1 :] if box.overlaps(other)]
     assert len(inside) > 10 and clashes == []
-
-
-@pytest.mark.parametrize("n,text", [(0, "0"), (500, "500"), (20_000, "20k"), (1_500_000, "1.5M"), (3e11, "300B"), (2e12, "2T")])
-def test_ticks_are_short(n, text):
-    assert plots._tokens(n) == text

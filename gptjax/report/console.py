@@ -1,0 +1,190 @@
+"""What a program says while it runs: lines, tables, samples, and the live display of training.
+
+Only process 0 speaks: the others make a quiet Console. Nothing else in gptjax prints. On a terminal training shows a bar; where there is
+none (a pipe, CI) it shows its lines alone. Text is never taken for rich's markup.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import rich.console
+
+HALF_LIFE = 600.0  # seconds after which a measured speed counts half: long enough that an evaluation does not make the time left jump
+
+
+class Console:
+    """Speaks on standard output unless `quiet`; terminal: another rich console to speak on."""
+
+    def __init__(self, quiet: bool, terminal: "rich.console.Console | None" = None):
+        import rich.console
+
+        self._rich = terminal or rich.console.Console(highlight=False)
+        self._rich.quiet = quiet
+
+    def say(self, line: str, style: str = "") -> None:
+        """One line, as long as it is."""
+        self._rich.print(self._printable(line), style=style or None, markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, line: str) -> None:
+        """One line that should not be overlooked."""
+        self.say(f"warning: {line}", "yellow")
+
+    def table(self, title: str, rows: Iterable[tuple[str, Any]]) -> None:
+        """Facts in two aligned columns under a title; long ones wrap within theirs."""
+        from rich.table import Table
+        from rich.text import Text
+
+        grid = Table.grid(padding=(0, 2))
+        for name, fact in rows:
+            grid.add_row(Text(f"  {name}", "dim"), Text(self._printable(str(fact))))
+        self.say(title, "bold")
+        self._rich.print(grid)
+
+    def samples(self, texts: list[str]) -> None:
+        """Generated texts, each in a panel."""
+        from rich.panel import Panel
+        from rich.text import Text
+
+        for i, text in enumerate(texts):
+            title = Text(f"sample {i + 1} of {len(texts)}")
+            self._rich.print(Panel(Text(self._printable(text)), title=title, title_align="left", border_style="dim"))
+
+    @contextlib.contextmanager
+    def training(self, total_steps: int, first_step: int = 0, every_log: int = 1) -> Iterator["Training"]:
+        """The live display of steps first_step .. total_steps, with a permanent line every `every_log` steps and each evaluation."""
+        from rich import progress, table
+
+        bar = progress.Progress(
+            progress.BarColumn(bar_width=None),
+            progress.TextColumn("{task.description}", markup=False, table_column=table.Column(no_wrap=True)),
+            console=self._rich,
+            expand=True,
+            transient=True,
+            refresh_per_second=4,
+            disable=self._rich.quiet or not self._rich.is_terminal,
+        )
+        with bar:
+            yield Training(self, bar, total_steps, first_step, every_log)
+
+    def _printable(self, text: str) -> str:
+        """Control characters as their pictures, so that generated text cannot steer the terminal, and what it cannot encode as "?"."""
+        text = "".join(chr(0x2400 + ord(c)) if c < " " and c not in "\n\t" else "\u2421" if "\x7f" <= c < "\xa0" else c for c in text)
+        return text.encode(self._rich.encoding, "replace").decode(self._rich.encoding)
+
+
+class Training:
+    """What Console.training yields."""
+
+    def __init__(self, console: Console, bar, total_steps: int, first_step: int, every_log: int):
+        self._console, self._bar, self._every_log = console, bar, every_log
+        self._total, self._position = total_steps, float(first_step)
+        self._clock: float | None = None  # when _position was reached; None until the first report, so that compiling does not count
+        self._moved = self._elapsed = 0.0  # steps and seconds, the old ones fading
+        self._shown = {"state": "compiling"}
+        self._task = bar.add_task(self._line(), total=total_steps, completed=first_step)
+
+    def update(self, step: int, values: dict[str, Any]) -> None:
+        """Show what step number `step` (from 1) reported. Values that are shown, the rest being ignored: tokens, loss, lr, tokens_per_s, mfu,
+        skipped_in_row; or, of an evaluation, validation_loss, perplexity, bits_per_byte."""
+        if "validation_loss" in values:
+            self._console.say(self._validation(step, values), "bold cyan")
+            return
+        self._reach(step)
+        self._shown = _words(values)
+        self._draw()
+        skipped = bool(values.get("skipped_in_row"))
+        if skipped or step % self._every_log == 0 or step == self._total:
+            line = f"{self._step(step)}  {'  '.join(_words(values, aligned=True).values())}"
+            line += "  not finite: update skipped" if skipped else ""
+            line += f"  {self._left()}" if self._bar.disable and self._left() else ""
+            self._console.say(line, "yellow" if skipped else "")
+
+    def part(self, step: int, done: float, tokens_per_s: float | None = None) -> None:
+        """Show that the fraction `done` of step number `step` is computed: for steps that take minutes. Only a terminal shows it."""
+        self._reach(step - 1 + done)
+        self._shown.pop("state", None)
+        if tokens_per_s is not None:
+            self._shown |= _words({"tokens_per_s": tokens_per_s})
+        self._draw()
+
+    def _reach(self, position: float) -> None:
+        now = time.perf_counter()
+        if self._clock is not None and position > self._position:
+            seconds = now - self._clock
+            fade = 0.5 ** (seconds / HALF_LIFE)
+            self._elapsed = fade * self._elapsed + seconds
+            self._moved = fade * self._moved + position - self._position
+        self._clock, self._position = now, position
+
+    def _draw(self) -> None:
+        self._bar.update(self._task, completed=self._position, description=self._line())
+
+    def _line(self) -> str:
+        words = [f"{math.ceil(self._position):,}/{self._total:,}", *self._shown.values(), self._left()]
+        return "  ".join(word for word in words if word)
+
+    def _left(self) -> str:
+        if not self._moved or self._position >= self._total:
+            return ""
+        return f"{duration((self._total - self._position) * self._elapsed / self._moved)} left"
+
+    def _step(self, step: int) -> str:
+        return f"step {step:>{len(f'{self._total:,}')},}"
+
+    def _validation(self, step: int, values: dict[str, Any]) -> str:
+        tokens = {name: value for name, value in values.items() if name == "tokens"}
+        words = [self._step(step), *_words(tokens, aligned=True).values(), f"validation loss {values['validation_loss']:.4f}"]
+        words += [f"perplexity {values['perplexity']:,.2f}"] if "perplexity" in values else []
+        words += [f"bits per byte {values['bits_per_byte']:.4f}"] if "bits_per_byte" in values else []
+        return "  ".join(words)
+
+
+def _words(values: dict[str, Any], aligned: bool = False) -> dict[str, str]:
+    """How each value is written; aligned: in a fixed width and with the lr, for lines that stand under one another."""
+    if aligned:
+        forms = {
+            "tokens": lambda n: f"tokens {quantity(n):>5}",
+            "loss": lambda x: f"loss {x:7.4f}",
+            "lr": lambda x: f"lr {x:.2e}",
+            "tokens_per_s": lambda x: f"{_speed(x):>7} tok/s",
+            "mfu": lambda x: f"MFU {x:5.1%}",
+        }
+    else:
+        forms = {
+            "tokens": lambda n: f"{quantity(n)} tokens",
+            "loss": lambda x: f"loss {x:.3f}",
+            "tokens_per_s": lambda x: f"{_speed(x)} tok/s",
+            "mfu": lambda x: f"MFU {x:.0%}",
+        }
+    return {name: form(values[name]) for name, form in forms.items() if values.get(name) is not None}
+
+
+def _speed(x: float) -> str:
+    return f"{x:.1f}" if x < 10 else f"{x:,.0f}" if x < 100_000 else quantity(x)
+
+
+def duration(seconds: float) -> str:
+    """A length of time in the units in which one thinks of it: "12 s", "3 min 20 s", "5.1 h", "12 days", "3.2 years"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    hours = whole / 3600
+    if hours < 48:
+        return f"{hours:.1f} h"
+    if hours < 2 * 365.25 * 24:
+        return f"{hours / 24:.0f} days"
+    years = hours / 24 / 365.25
+    return f"{years:.1f} years" if years < 100 else f"{years:,.0f} years"
+
+
+def quantity(n: float) -> str:
+    """A count in three digits: 512, 12.3k, 4.1M, 300B, 1.2T."""
+    rounded = float(f"{n:.3g}")
+    size, unit = next((pair for pair in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if abs(rounded) >= pair[0]), (1.0, ""))
+    return f"{rounded / size:g}{unit}"

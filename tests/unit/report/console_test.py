@@ -1,0 +1,197 @@
+"""The console says what it was told, aligned and unharmed by markup; the bar is for terminals, and its time left is about right."""
+
+import io
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+import rich.console
+
+from gptjax.report import console
+
+STEP = {"tokens": 4_096_000, "loss": 3.41234, "lr": 2.9e-4, "tokens_per_s": 1843.2, "skipped_in_row": 0, "grad_norm": 1.0}
+VALID = {"tokens": 4_096_000, "validation_loss": 3.50111, "perplexity": 33.15, "bits_per_byte": 1.20349}
+
+
+class Screen:
+    """A console on a string: a terminal `width` wide, or a pipe."""
+
+    def __init__(self, width=80, terminal=False, quiet=False, encoding="utf-8"):
+        self.file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        self.console = console.Console(quiet, rich.console.Console(file=self.file, width=width, force_terminal=terminal, color_system=None))
+
+    def text(self):
+        self.file.flush()
+        return self.file.buffer.getvalue().decode()
+
+    def lines(self):
+        """What was shown line by line, the bar's redrawings included, without the terminal's control sequences."""
+        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.text())
+        return [line.rstrip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass only when told."""
+    now = [0.0]
+    monkeypatch.setattr(console.time, "perf_counter", lambda: now[0])
+    return now
+
+
+# --- lines, tables, samples ------------------------------------------------------------------------------------------------
+
+
+def test_a_line_is_said_whole_and_is_never_markup():
+    screen = Screen(width=20)
+    screen.console.say("[bold]x[/bold] [/] " + "word " * 10 + "end")
+    screen.console.warn("mind [this]")
+    assert screen.text() == "[bold]x[/bold] [/] " + "word " * 10 + "end\nwarning: mind [this]\n"
+
+
+def test_a_quiet_console_says_nothing():
+    screen = Screen(terminal=True, quiet=True)
+    screen.console.say("x")
+    screen.console.warn("x")
+    screen.console.table("x", [("a", 1)])
+    screen.console.samples(["x"])
+    with screen.console.training(10) as progress:
+        progress.part(1, 0.5)
+        progress.update(1, STEP)
+        progress.update(1, VALID)
+    assert screen.text() == ""
+
+
+def test_a_table_aligns_its_facts_and_wraps_the_long_ones():
+    screen = Screen(width=40)
+    screen.console.table("nano", [("parameters", "1,234"), ("corpus", "one two three four five six seven [x]"), ("seed", 0)])
+    assert screen.lines() == [
+        "nano",
+        "  parameters  1,234",
+        "  corpus      one two three four five",
+        "              six seven [x]",
+        "  seed        0",
+    ]
+
+
+def test_samples_keep_their_text_and_cannot_steer_the_terminal():
+    screen = Screen(width=60, terminal=True)
+    screen.console.samples(["def f():\n    return [bold]1[/bold]\x1b[2J\x07\x9b", "two"])
+    text = screen.text()
+    assert "\x1b[2J" not in text and "\x07" not in text and "\x9b" not in text
+    lines = screen.lines()
+    assert "sample 1 of 2" in lines[0] and "sample 2 of 2" in lines[4]
+    assert "    return [bold]1[/bold]\u241b[2J\u2407\u2421" in lines[2]
+
+
+def test_what_the_terminal_cannot_encode_is_a_question_mark():
+    screen = Screen(encoding="ascii", width=40)
+    screen.console.say("caf\u00e9")
+    screen.console.samples(["\u4f60\u597d"])
+    assert screen.lines()[0] == "caf?" and "| ??" in screen.text() and screen.text().isascii()
+
+
+# --- training --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pipe_gets_one_aligned_line_a_log_and_each_evaluation(clock):
+    screen = Screen(width=40)
+    with screen.console.training(1000, first_step=1, every_log=2) as progress:
+        for step in (2, 3, 4, 1000):
+            clock[0] += 5
+            progress.part(step, 0.5, 5.0)
+            clock[0] += 5
+            progress.update(step, STEP | {"loss": 10.5 if step == 2 else 3.41234})
+        progress.update(1000, VALID)
+    assert screen.text().splitlines() == [
+        "step     2  tokens  4.1M  loss 10.5000  lr 2.90e-04    1,843 tok/s  2.8 h left",
+        "step     4  tokens  4.1M  loss  3.4123  lr 2.90e-04    1,843 tok/s  2.8 h left",
+        "step 1,000  tokens  4.1M  loss  3.4123  lr 2.90e-04    1,843 tok/s",
+        "step 1,000  tokens  4.1M  validation loss 3.5011  perplexity 33.15  bits per byte 1.2035",
+    ]
+
+
+def test_mfu_is_shown_where_it_is_known_and_a_skipped_update_always(clock):
+    screen = Screen()
+    with screen.console.training(100, every_log=50) as progress:
+        progress.update(7, STEP | {"loss": math.nan, "skipped_in_row": 1})
+        progress.update(50, STEP | {"mfu": 0.4567})
+        progress.update(60, STEP | {"mfu": None})
+    lines = screen.lines()
+    assert len(lines) == 2
+    assert lines[0].endswith("not finite: update skipped") and "loss     nan" in lines[0] and "MFU" not in lines[0]
+    assert "MFU 45.7%" in lines[1]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_has_a_bar_of_one_line_above_which_the_lines_stay(clock, width):
+    screen = Screen(width=width, terminal=True)
+    with screen.console.training(95_367, first_step=40_000, every_log=1) as progress:
+        progress._bar.refresh()
+        for step in (40_001, 40_002):
+            clock[0] += 1e6
+            progress.update(step, STEP | {"mfu": 0.38, "tokens": 123.4e9, "tokens_per_s": 0.24})
+            progress._bar.refresh()
+    bars = [line for line in screen.lines() if "/95,367" in line]
+    assert any(line.endswith("40,000/95,367  compiling") for line in bars)
+    assert any(line.endswith("40,002/95,367  123B tokens  loss 3.412  0.2 tok/s  MFU 38%  1,754 years left") for line in bars)
+    assert all(len(line) <= width and line[0] in "\u2501\u2578\u257a" for line in bars)
+    stay = [line for line in screen.lines() if line.startswith("step")]
+    assert [line[:11] for line in stay] == ["step 40,001", "step 40,002"] and all(line.endswith("MFU 38.0%") for line in stay)
+
+
+def test_the_time_left_leaves_compiling_out_and_hardly_jumps_at_an_evaluation(clock):
+    screen = Screen()
+    with screen.console.training(1000) as progress:
+        clock[0] += 500  # compiles
+        progress.update(1, STEP)
+        assert progress._left() == ""
+        for step in range(2, 501):
+            clock[0] += 2
+            progress.update(step, STEP)
+        assert progress._left() == "16 min 40 s left"
+        clock[0] += 30  # evaluates
+        progress.update(501, STEP)
+        assert progress._left() in [f"17 min {s} s left" for s in range(60)]
+        for step in range(502, 901):  # speeds up
+            clock[0] += 1
+            progress.update(step, STEP)
+        assert 100 <= (1000 - 900) * progress._elapsed / progress._moved < 190
+        progress.part(1000, 1.0)
+        assert progress._left() == ""
+
+
+def test_parts_of_a_long_step_give_a_time_left_before_it_ends(clock):
+    screen = Screen(terminal=True)
+    with screen.console.training(10) as progress:
+        for part in range(1, 5):
+            clock[0] += 3600
+            progress.part(1, part / 8, tokens_per_s=3.25)
+        progress._bar.refresh()
+    assert "1/10  3.2 tok/s  3 days left" in screen.text()
+
+
+@pytest.mark.parametrize(
+    "seconds,text",
+    [(0, "0 s"), (12.4, "12 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (3599.7, "1.0 h"), (18_360, "5.1 h"), (172_799, "48.0 h")]
+    + [(12 * 86400, "12 days"), (700 * 86400, "700 days"), (3.2 * 31_557_600, "3.2 years"), (4.1e12, "129,921 years")],
+)
+def test_durations_read_as_one_would_say_them(seconds, text):
+    assert console.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    "n,text",
+    [(0, "0"), (7, "7"), (512, "512"), (999.7, "1k"), (12_345, "12.3k"), (999_950, "1M"), (4_096_000, "4.1M"), (300e9, "300B")]
+    + [(1.2e12, "1.2T"), (3e15, "3000T"), (-20_000, "-20k"), (0.25, "0.25")],
+)
+def test_quantities_have_three_digits(n, text):
+    assert console.quantity(n) == text
+
+
+def test_importing_the_reports_imports_nothing_slow():
+    code = "import sys, gptjax.report.console, gptjax.report.events, gptjax.report.plots; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "gptjax.report.plots" in loaded
+    assert not {"rich", "matplotlib", "tensorboardX", "jax", "numpy"} & set(loaded)
