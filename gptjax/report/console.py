@@ -88,8 +88,8 @@ class Training:
         self._task = bar.add_task(self._line(), total=total_steps, completed=first_step)
 
     def update(self, step: int, values: dict[str, Any]) -> None:
-        """Show what step number `step` (from 1) reported. Values that are shown, the rest being ignored: tokens, loss, lr, tokens_per_s, mfu,
-        skipped_in_row; or, of an evaluation, validation_loss, perplexity, bits_per_byte."""
+        """Show what step number `step` (from 1) reported: of `values` tokens, loss, lr, tokens_per_s, mfu and skipped_in_row; or, of an
+        evaluation, tokens, validation_loss, perplexity and bits_per_byte."""
         if "validation_loss" in values:
             self._console.say(self._validation(step, values), "bold cyan")
             return

@@ -141,6 +141,14 @@ def test_a_terminal_has_a_bar_of_one_line_above_which_the_lines_stay(clock, widt
     assert [line[:11] for line in stay] == ["step 40,001", "step 40,002"] and all(line.endswith("MFU 38.0%") for line in stay)
 
 
+def test_a_narrow_terminal_cuts_the_bar_to_one_line(clock):
+    screen = Screen(width=30, terminal=True)
+    with screen.console.training(95_367) as progress:
+        progress.update(1, STEP)
+        progress._bar.refresh()
+        assert len(progress._bar.console.render_lines(progress._bar.get_renderable())) == 1
+
+
 def test_the_time_left_leaves_compiling_out_and_hardly_jumps_at_an_evaluation(clock):
     screen = Screen()
     with screen.console.training(1000) as progress:
@@ -157,7 +165,7 @@ def test_the_time_left_leaves_compiling_out_and_hardly_jumps_at_an_evaluation(cl
         for step in range(502, 901):  # speeds up
             clock[0] += 1
             progress.update(step, STEP)
-        assert 100 <= (1000 - 900) * progress._elapsed / progress._moved < 190
+        assert 100 <= (1000 - 900) * progress._elapsed / progress._moved < 150  # the mean of all steps would say 159
         progress.part(1000, 1.0)
         assert progress._left() == ""
 
