@@ -17,6 +17,8 @@ from gptjax.data import pipeline
 
 def main(arguments: list[str]) -> int:
     parser = command.parser("input", __doc__ or "", "python -m bench.input --config=nano")
+    parser.set_defaults(config="nano")
+    parser.prog = "python -m bench.input"
     parser.add_argument(
         "--consumer-tokens-per-s", type=float, default=10_000, help="what the model trains on (default: nano on 2 CPU cores)"
     )
