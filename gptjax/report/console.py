@@ -56,11 +56,11 @@ class Console:
     @contextlib.contextmanager
     def training(self, total_steps: int, first_step: int = 0, every_log: int = 1) -> Iterator["Training"]:
         """The live display of steps first_step .. total_steps, with a permanent line every `every_log` steps and each evaluation."""
-        from rich import progress, table
+        from rich import progress
 
         bar = progress.Progress(
             progress.BarColumn(bar_width=None),
-            progress.TextColumn("{task.description}", markup=False, table_column=table.Column(no_wrap=True)),
+            progress.TextColumn("{task.description}", markup=False),
             console=self._rich,
             expand=True,
             transient=True,
