@@ -1,0 +1,150 @@
+"""Parameters, FLOPs and bytes of a model, from its config alone.
+
+FLOPs of one token, in a full row of n_ctx: two for each weight of a matmul, and in attention 4 d_model for each key that a query sees
+(a score, and a weighted value), so that causal and banded layers count at their true cost. Biases, norms, softmax and look-ups are not
+counted. The backward pass is twice the forward pass.
+MFU = train_flops_per_token x tokens per second / (devices x peak FLOPs per second of one). Recomputation does not count as use.
+"""
+
+from typing import Literal, assert_never
+
+from gptjax.config.schema import Attention, Banded, Config, Dense, Fixed, Model, Strided
+
+PF_DAY = 8.64e19  # FLOPs: 1e15 a second for a day (GPT-3 Appendix D)
+LOSS_CHUNK_BYTES = 128 * 2**20  # of logits held at a time: learn/loss.py
+
+
+# --- parameters ---------------------------------------------------------------------------------------------------------
+
+
+def parameters(model: Model) -> int:
+    """Every trained number, the token and position tables included and the padding of the vocabulary not."""
+    return non_embedding_parameters(model) + (model.n_vocab + model.n_ctx) * model.d_model
+
+
+def non_embedding_parameters(model: Model) -> int:
+    """All but the two tables: weights 12 d^2 and biases and norms 13 d a layer, and a last layer norm if the model is pre-LN."""
+    d = model.d_model
+    return model.n_layers * (12 * d * d + 13 * d) + (2 * d if model.norm == "pre" else 0)
+
+
+def padded_parameters(model: Model) -> int:
+    """`parameters` and the rows that pad the token table to a multiple of 128: what is stored."""
+    return parameters(model) + (model.n_vocab_padded - model.n_vocab) * model.d_model
+
+
+# --- FLOPs --------------------------------------------------------------------------------------------------------------
+
+
+def keys_seen(pattern: Attention, n_ctx: int) -> int:
+    """(query, key) pairs that attend in a row of n_ctx tokens, exactly; a pattern's definition is in the schema."""
+    match pattern:
+        case Dense():
+            return n_ctx * (n_ctx + 1) // 2
+        case Banded(window=w):
+            w = min(w, n_ctx)
+            return w * n_ctx - w * (w - 1) // 2
+        case Strided(stride=s):  # the last s keys, and q // s multiples of s before them
+            blocks, rest = divmod(n_ctx, s)
+            return keys_seen(Banded(window=s), n_ctx) + s * (blocks * (blocks - 1) // 2) + rest * blocks
+        case Fixed(block=b, summary=c):  # the query's own block so far, and c keys of each block before it
+            blocks, rest = divmod(n_ctx, b)
+            return blocks * (b * (b + 1) // 2) + rest * (rest + 1) // 2 + c * (b * (blocks * (blocks - 1) // 2) + rest * blocks)
+        case _:
+            assert_never(pattern)
+
+
+def layer_flops(model: Model, pattern: Attention) -> float:
+    """Forward FLOPs per token of one layer whose attention has this pattern."""
+    return 2 * 12 * model.d_model**2 + 4 * model.d_model * keys_seen(pattern, model.n_ctx) / model.n_ctx
+
+
+def logits_flops(model: Model) -> float:
+    """Forward FLOPs per token of the output."""
+    return 2 * model.d_model * model.n_vocab
+
+
+def forward_flops_per_token(model: Model) -> float:
+    return model.n_periods * sum(layer_flops(model, pattern) for pattern in model.attention) + logits_flops(model)
+
+
+def train_flops_per_token(model: Model) -> float:
+    """Forward and backward. These are the FLOPs that MFU counts."""
+    return 3 * forward_flops_per_token(model)
+
+
+def hardware_flops_per_token(config: Config) -> float:
+    """`train_flops_per_token` and what the remat policy computes again."""
+    model, d = config.model, config.model.d_model
+
+    def again(pattern: Attention) -> float:
+        scores = 2 * d * keys_seen(pattern, model.n_ctx) / model.n_ctx
+        match config.compute.remat:
+            case "none":
+                return 0.0
+            case "full":  # all but the last matmul, whose result no gradient needs
+                return 2 * 8 * d * d + 2 * scores
+            case "attention":  # the weighted values are kept
+                return 2 * 8 * d * d + scores
+            case "dots":  # matmuls with weights are kept
+                return 2 * scores
+            case _:
+                assert_never(config.compute.remat)
+
+    return train_flops_per_token(model) + model.n_periods * sum(again(pattern) for pattern in model.attention)
+
+
+def pf_days(model: Model, tokens: int) -> float:
+    """Training compute, attention at its true cost."""
+    return train_flops_per_token(model) * tokens / PF_DAY
+
+
+def paper_pf_days(model: Model, tokens: int) -> float:
+    """Training compute as GPT-3's Table D.1 has it: 6 x parameters x tokens, attention ignored, parameters rounded as it prints them."""
+    n = parameters(model)
+    return 6 * round(n, -6 if n < 10**9 else -7) * tokens / PF_DAY
+
+
+# --- bytes --------------------------------------------------------------------------------------------------------------
+
+
+def state_bytes(model: Model) -> int:
+    """Float32 parameters and Adam's two moments, over all devices, padding included. A step also holds `gradient_bytes`."""
+    return 12 * padded_parameters(model)
+
+
+def gradient_bytes(model: Model) -> int:
+    """Float32 gradients, over all devices; twice this while microbatches are summed."""
+    return 4 * padded_parameters(model)
+
+
+def activation_bytes(config: Config, rows: int, dtype: Literal["float32", "bfloat16"] | None = None) -> int:
+    """An estimate of what `rows` rows keep for their backward pass with the reference attention, over all devices.
+
+    Bytes for a token and layer, a being the width of dtype: 24 a d_model (inputs of matmuls 16, of GELU 8) and 12 n_heads n_ctx (scores,
+    their exponentials and weights, float32). "none" keeps this for every layer. The other policies keep it for the one layer at work, and
+    for every layer a d_model ("full": its input), 2 ("attention": its result too) or 9 ("dots": results of matmuls with weights too).
+    Dropout adds random bits and a copy. To this come 6 a d_model a token for the two ends, and a chunk of logits with its gradient.
+    dtype None: that of the config, "auto" as float32, the larger. Fitted to what XLA allots on CPU: see tests/unit/config/count_test.py.
+    """
+    model, remat, drop = config.model, config.compute.remat, config.model.dropout
+    dtype = dtype or ("bfloat16" if config.compute.dtype == "bfloat16" else "float32")
+    width = {"float32": 4, "bfloat16": 2}[dtype]
+    scores = model.n_heads * model.n_ctx
+    layer = 24 * width * model.d_model + 12 * scores
+    layer += (4 + width) * ((2 * model.d_model if drop.residual else 0) + (scores if drop.attention else 0))
+    kept = {"none": layer, "full": width * model.d_model, "attention": 2 * width * model.d_model, "dots": 9 * width * model.d_model}[remat]
+    at_work = 0 if remat == "none" else layer
+    tokens = rows * model.n_ctx
+    loss = 2 * min(LOSS_CHUNK_BYTES, 4 * tokens * model.n_vocab_padded)
+    return tokens * (model.n_layers * kept + at_work + 6 * width * model.d_model) + loss
+
+
+def microbatch_rows(config: Config, bytes_free: int, shards: int = 1, dtype: Literal["float32", "bfloat16"] | None = None) -> int:
+    """Rows, over all devices, whose activations fit: a limit for Batches.largest_microbatch, at least `shards`.
+
+    bytes_free: of one device, once state and gradients are in place. shards: devices over which rows are split.
+    """
+    loss = 2 * LOSS_CHUNK_BYTES
+    row = activation_bytes(config, 1, dtype) - min(loss, 8 * config.model.n_ctx * config.model.n_vocab_padded)
+    return shards * max(1, (bytes_free - loss) // row)
