@@ -40,22 +40,23 @@ def main(arguments: list[str]) -> None:
     text = tokenizer.tokenizer(SentencePiece(path=str(directory / "tokenizer.model")) if isinstance(spec, SentencePiece) else spec)
     mesh = devices.mesh(config.mesh)
     built = step.build(config, jax.devices()[0].platform, mesh, text.end_of_text)
-    restored = checkpoint.Saved(directory / "checkpoints", out.warn).restore(
-        state.abstract(config, built.model, built.tx, mesh).params, part="params/"
-    )
+    wanted = {"params": state.abstract(config, built.model, built.tx, mesh).params}
+    restored = checkpoint.Saved(directory / "checkpoints", out.warn).restore(wanted, part="params/")
     if restored is None:
         raise ValueError(f"{directory} has no checkpoint yet; let python -m gptjax.train run until it saves one")
-    at, params, about = restored
+    at, saved, about = restored
     if about["tokenizer"] != text.digest:
         raise ValueError(
-            f"{directory} was trained with another tokenizer (digest {about['tokenizer'][:12]}) than {spec} gives here ({text.digest[:12]}); "
-            f"give that one back its files"
+            f"{directory} was trained with a tokenizer of digest {about['tokenizer'][:12]}, but {spec} is {text.digest[:12]} here; "
+            f"give it back the files that it had"
         )
     prompt = text.encode(args.prompt)
     if not prompt:
         raise ValueError("--prompt is empty: give at least one character")
     model = built.model.clone(constrain=layers.unconstrained)
-    said = decode.continuations(model, params, [prompt] * args.n, args.tokens, sampling, jax.random.key(args.seed), text.end_of_text)
+    said = decode.continuations(
+        model, saved["params"], [prompt] * args.n, args.tokens, sampling, jax.random.key(args.seed), text.end_of_text
+    )
     out.say(f"{config.name}, step {at:,}")
     out.samples([text.decode([*prompt, *new]) for new in said])
 

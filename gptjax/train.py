@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import signal
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any
 
 from gptjax.config import command, count, overrides, run
 from gptjax.config.batches import Batches
-from gptjax.config.data import Embedded, SentencePiece
+from gptjax.config.data import SentencePiece
 from gptjax.config.schema import Config
 
 EXAMPLE = 'python -m gptjax.train --config=gpt3_small --set train.steps=100 --set "model.attention=Dense()"'
@@ -75,7 +74,8 @@ def train(config: Config, directory: Path) -> int:
                 microbatch = about["microbatch_rows"]  # dropout masks and sums depend on it, so a resumed run keeps it
             else:
                 start, now = 0, state.created(config, built.model, built.tx, mesh)
-                microbatch = config.train.microbatch_rows or batches.largest_microbatch(count.microbatch_rows(config, memory(), batches.shards))
+                fitting = count.microbatch_rows(config, memory(config, mesh), batches.shards)
+                microbatch = config.train.microbatch_rows or batches.largest_microbatch(fitting)
             session = Session(config, directory, mesh, batches, reading, built, microbatch, checkpoints, out)
             out.table(config.name, facts(session))
             if start:
@@ -83,78 +83,206 @@ def train(config: Config, directory: Path) -> int:
             return loop(session, now, start)
 
 
+def memory(config: Config, mesh: Any) -> int:
+    """Bytes that one device has for activations: what is free now, with the state in place, less two copies of the gradients. On CPU
+    half of what the machine has available, shared by the devices that are simulated on it."""
+    import psutil
+
+    gradients = 2 * count.gradient_bytes(config.model) // mesh.size
+    stats = mesh.local_devices[0].memory_stats()
+    if stats is None:
+        return psutil.virtual_memory().available // 2 // len(mesh.local_devices) - gradients
+    return int(0.9 * (stats["bytes_limit"] - stats["bytes_in_use"])) - gradients
+
+
+def facts(session: Session) -> list[tuple[str, str]]:
+    """What a person wants to know before waiting for it."""
+    from gptjax.report.console import quantity
+
+    c, batches, devices = session.config, session.batches, session.mesh.devices.ravel()
+    patterns = ", ".join(map(repr, c.model.attention))
+    sizes = " x ".join(f"{axis} {n}" for axis, n in session.mesh.shape.items() if n > 1)
+    parts = batches.max_rows // session.microbatch
+    return [
+        ("model", f"{count.parameters(c.model):,} parameters; {c.model.n_layers} layers, {c.model.n_heads} heads, {c.model.d_model} wide"),
+        ("attention", f"{patterns} over a context of {c.model.n_ctx:,}"),
+        ("data", f"{sum(s['splits']['train']['tokens'] for s in session.reading.description()['sources']):,} training tokens"),
+        ("batch", f"{c.train.batch_tokens:,} tokens: {parts} microbatch{'es' if parts > 1 else ''} of {session.microbatch} rows"),
+        ("steps", f"{batches.n_steps:,}, to {quantity(batches.tokens(batches.n_steps))} tokens"),
+        (
+            "devices",
+            f"{len(devices)} {devices[0].device_kind}{f' as {sizes}' if sizes else ''}, {session.step.model.manner.dtype.__name__}",
+        ),
+        ("run", str(session.directory)),
+    ]
+
+
+class GaveUp(Exception):
+    """(step, updates in a row that were not finite)."""
+
+
+class Stop:
+    """While entered, the first SIGTERM or Ctrl-C asks the loop for an orderly stop; a second one ends the program as usual."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.asked = False
+        self._say = say
+
+    def __enter__(self):
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number, frame):
+        self.asked = True
+        self._say(f"{signal.Signals(number).name}: stopping after this step, with a checkpoint; once more stops at once")
+        signal.signal(number, self._before[number])
+
+
+def driver(session: Session, put: Callable) -> Callable:
+    """advance(state, batch, stop, progress) -> (state, metrics), or None if asked to stop before the step was whole; it consumes the state.
+
+    One program a step, microbatches within it; but on CPU one a microbatch, since a step of half a million tokens takes an hour there:
+    so progress shows, Ctrl-C works, and XLA's slow loop bodies are avoided."""
+    import jax
+
+    step, microbatch, parts = session.step, session.microbatch, session.batches.max_rows // session.microbatch
+    if parts == 1 or session.mesh.devices.flat[0].platform != "cpu":
+        # Without a ramp the count is a constant of the program, with one it is an argument: one program serves the whole ramp.
+        ramp = session.config.train.ramp is not None
+        whole = jax.jit(step, donate_argnums=0, static_argnums=() if ramp else 2)
+
+        def advance(now, batch, stop, progress):
+            count = jax.device_put(batch["count"]) if ramp else int(batch["count"])
+            return whole(now, put(batch["tokens"], "MBT"), count)
+
+        return advance
+
+    zero, add = jax.jit(step.zero), jax.jit(step.accumulate, donate_argnums=2)
+    update = jax.jit(step.update, donate_argnums=(0, 1), static_argnums=2)
+
+    def advance_by_parts(now, batch, stop, progress):
+        number, count, sums = jax.device_get(now.step).item() + 1, int(batch["count"]), zero(now.params)
+        for i in range(count):
+            if stop.asked:
+                return None
+            began = time.perf_counter()
+            sums = add(now.params, now.step, sums, put(batch["tokens"][i], "BT"))
+            sums.count.block_until_ready()
+            progress.part(number, (i + 1) / count, microbatch * session.config.model.n_ctx / (time.perf_counter() - began))
+        return update(now, sums, microbatch)
+
+    return advance_by_parts
+
+
 def loop(session: Session, now: Any, start: int) -> int:
-    """Steps start..n_steps. For each n, in this order: evaluate state n, save state n, next batch, step, report step n - 1. So what was
-    saved was reported, and nothing but reporting waits for the device."""
+    """Steps start .. n_steps. For each n, in this order: evaluate state n, save state n, next batch, step, report step n - 1. So what
+    was saved was reported before, and nothing but reporting waits for the device."""
     import jax
 
     from gptjax.learn import metrics
+    from gptjax.mesh import rules
     from gptjax.report import events, plots
 
-    config, out, batches = session.config, session.out, session.batches
-    table = _activations(config)
+    config, out, batches, reading = session.config, session.out, session.batches, session.reading
+    activations = rules.PRESETS[config.mesh.sharding].activations
+    about = {"config": overrides.flat(config), "microbatch_rows": session.microbatch, "tokenizer": reading.tokenizer.digest}
+    held_out = reading.validation(config.loop.eval_rows)
     nll = jax.jit(session.step.nll)
-    held_out = session.reading.validation(config.loop.eval_rows)
-    about = {"config": overrides.flat(config), "microbatch_rows": session.microbatch, "tokenizer": session.reading.tokenizer.digest}
+    flops = count.train_flops_per_token(config.model)
     pending: tuple[int, dict] | None = None
     clock = time.perf_counter()
 
-    def report() -> None:
-        """Write and show the step that was dispatched last, if that was not done yet; waits for it."""
+    def put(rows, letters):
+        return rules.placed(rows, letters, activations, session.mesh)
+
+    def report():
+        """Write and show the step that was dispatched last, once."""
         nonlocal pending, clock
         if pending is None:
             return
-        step, values = pending[0], {k: v.item() for k, v in jax.device_get(pending[1]).items()}
-        pending = None
-        seconds, clock = time.perf_counter() - clock, time.perf_counter()
-        tokens = (batches.first_row(step) - batches.first_row(step - 1)) * config.model.n_ctx
-        values |= {"tokens": batches.tokens(step), "seconds": seconds, "tokens_per_s": tokens / seconds}
+        step, values = pending[0], {name: value.item() for name, value in jax.device_get(pending[1]).items()}
+        pending, seconds, clock = None, time.perf_counter() - clock, time.perf_counter()
+        if batches.max_rows == session.microbatch:
+            del values["noise_scale"]  # needs gradients of two batch sizes
+        speed = batches.rows(step - 1) * config.model.n_ctx / seconds
+        values |= {"tokens": batches.tokens(step), "seconds": seconds, "tokens_per_s": speed}
+        share = metrics.mfu(flops, speed, session.mesh.devices.ravel())
+        values |= {} if share is None else {"mfu": share}
         log.write(step, values)
         progress.update(step, values)
         if values["skipped_in_row"] >= config.train.skips_allowed:
             raise GaveUp(step, values["skipped_in_row"])
 
-    def evaluate(step: int) -> None:
-        nonlocal clock
-        report()
-        began = time.perf_counter()
-        values = metrics.evaluation(nll, now.params, held_out, session.microbatch, put, session.reading.validation_bytes_per_token)
-        log.write(step, values | {"tokens": batches.tokens(step)})
-        progress.update(step, values | {"tokens": batches.tokens(step)})
-        clock += time.perf_counter() - began  # an evaluation is no part of a step's time
+    def evaluate(step):
+        values = metrics.evaluation(nll, now.params, held_out, session.microbatch, put, reading.validation_bytes_per_token)
+        values |= {"tokens": batches.tokens(step)}
+        log.write(step, values)
+        progress.update(step, values)
 
-    def put(rows):
-        from gptjax.mesh import rules
-
-        return rules.placed(rows, "BT", table, session.mesh)
-
-    advance = driver(session)
-    feed = session.reading.batches(batches, session.microbatch, start, jax.process_index(), jax.process_count())
-    with Stop() as stop, events.Events(session.directory, start + 1) as log, out.training(batches.n_steps, start) as progress:
-        step, saved = start, start if start else None
-        try:
-            with jax.transfer_guard("disallow"):
+    advance = driver(session, put)
+    feed = reading.batches(batches, session.microbatch, start, jax.process_index(), jax.process_count())
+    step, saved = start, start
+    with Stop(out.warn) as stop, events.Events(session.directory, start + 1) as log:
+        with out.training(batches.n_steps, start, config.loop.every_log) as progress, jax.transfer_guard("disallow"):
+            try:
                 while True:
-                    ending = stop.asked or step == batches.n_steps
-                    if step != saved and (step % config.loop.every_eval == 0 or step == batches.n_steps):
+                    last = step == batches.n_steps
+                    fresh = step != saved or step == 0  # a state that was restored was evaluated and saved before
+                    if fresh and (step % config.loop.every_eval == 0 or last):
+                        report()
                         evaluate(step)
-                    if step != saved and step and (step % config.loop.every_save == 0 or ending):
+                    if fresh and config.loop.every_sample and step and step % config.loop.every_sample == 0:
+                        out.samples([spoken(session, now, step)])
+                    if step != saved and (step % config.loop.every_save == 0 or last or stop.asked):
                         report()
                         session.checkpoints.save(step, now, about)
-                        saved = step
                         plots.loss_curve(session.directory)
-                    if ending:
+                        saved = step
+                    clock = clock if pending else time.perf_counter()  # evaluating and saving are no part of a step's time
+                    if last or stop.asked:
                         break
                     after = advance(now, next(feed), stop, progress)
-                    if after is not None:  # None: asked to stop between two microbatches
+                    if after is not None:
                         now, step = after[0], step + 1
                         report()
-                        pending = (step, after[1])
-        except GaveUp as gave_up:
-            session.checkpoints.wait()
-            steps = session.checkpoints.steps()
-            last = f"the last good checkpoint is of step {steps[-1]:,}" if steps else "there is no checkpoint yet"
-            out.warn(f"stopped: {gave_up.args[1]} updates in a row were not finite, up to step {gave_up.args[0]:,}; {last} in {session.directory}")
-            return 3
+                        pending = step, after[1]
+            except GaveUp as end:
+                out.warn(f"{end.args[1]} updates in a row were not finite, up to step {end.args[0]:,}: stopping")
+                session.checkpoints.wait()
+                steps = session.checkpoints.steps()
+                out.warn(f"the last good checkpoint is of step {steps[-1]:,}" if steps else "there is no checkpoint yet")
+                return 3
     session.checkpoints.wait()
+    if last:
+        out.samples([spoken(session, now, step, seed) for seed in range(3)])
+        out.say(
+            f"the run lies in {session.directory}: loss.png, metrics.jsonl, checkpoints; python -m gptjax.sample --run={session.directory}"
+        )
+    else:
+        out.say(f"stopped at step {step:,}; the same command continues")
     return 0
+
+
+def spoken(session: Session, now: Any, step: int, seed: int = 0) -> str:
+    """A continuation of loop.sample_prompt, with the prompt."""
+    import jax
+
+    from gptjax.generate import choose, decode
+    from gptjax.model import layers
+
+    text, asked = session.reading.tokenizer, session.config.loop
+    prompt = text.encode(asked.sample_prompt)
+    model = session.step.model.clone(constrain=layers.unconstrained)
+    with jax.transfer_guard("allow"):
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        sampling = choose.Sampling(temperature=0.8, top_k=40)
+        (new,) = decode.continuations(model, now.params, [prompt], asked.sample_tokens, sampling, key, text.end_of_text)
+    return text.decode([*prompt, *new])
+
+
+if __name__ == "__main__":
+    command.run(main)

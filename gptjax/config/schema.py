@@ -31,7 +31,7 @@ class Banded:
 
 @record
 class Strided:
-    """Sparse Transformer (1904.10509) eq. for strided attention, both heads merged: the last `stride` keys, and every `stride`-th before."""
+    """Sparse Transformer's (1904.10509) strided attention, both heads merged: the last `stride` keys, and every `stride`-th before."""
 
     stride: int
 
@@ -103,7 +103,9 @@ class Model:
         if self.d_model % self.n_heads:
             near = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
             near = sorted(sorted(near, key=lambda n: abs(n - self.n_heads))[:4])
-            raise ValueError(f"model.n_heads={self.n_heads} does not divide model.d_model={self.d_model}; heads that do: {', '.join(map(str, near))}")
+            raise ValueError(
+                f"model.n_heads={self.n_heads} does not divide model.d_model={self.d_model}; heads that do: {', '.join(map(str, near))}"
+            )
         if not self.attention:
             raise ValueError("model.attention=(): give at least one pattern, for example Dense()")
         if self.n_layers % len(self.attention):
@@ -146,7 +148,9 @@ class Cosine:
     def __post_init__(self):
         positive(self, "peak", "decay_tokens")
         if not 0 <= self.warmup_tokens < self.decay_tokens:
-            raise ValueError(f"Cosine.warmup_tokens={self.warmup_tokens:,} must lie from 0 up to decay_tokens={self.decay_tokens:,}; lower it")
+            raise ValueError(
+                f"Cosine.warmup_tokens={self.warmup_tokens:,} must lie from 0 up to decay_tokens={self.decay_tokens:,}; lower it"
+            )
         if not 0 <= self.floor <= 1:
             raise ValueError(f"Cosine.floor={self.floor}: give a fraction of the peak from 0 to 1")
 
@@ -162,7 +166,9 @@ class Linear:
     def __post_init__(self):
         positive(self, "peak", "decay_tokens")
         if not 0 <= self.warmup_tokens < self.decay_tokens:
-            raise ValueError(f"Linear.warmup_tokens={self.warmup_tokens:,} must lie from 0 up to decay_tokens={self.decay_tokens:,}; lower it")
+            raise ValueError(
+                f"Linear.warmup_tokens={self.warmup_tokens:,} must lie from 0 up to decay_tokens={self.decay_tokens:,}; lower it"
+            )
 
 
 @record
@@ -192,7 +198,7 @@ class Ramp:
 
 @record
 class AdamW:
-    """Adam with decoupled weight decay on tensors with more than one dimension: embeddings and positions are decayed, biases and gains not."""
+    """Adam with decoupled weight decay on weight matrices, embeddings and positions; biases and gains are exempt."""
 
     b1: float = 0.9
     b2: float = 0.95
@@ -228,7 +234,9 @@ class Train:
             if getattr(self, name) is not None:
                 positive(self, name)
         if self.ramp and self.ramp.start_tokens > self.batch_tokens:
-            raise ValueError(f"train.ramp.start_tokens={self.ramp.start_tokens:,} is more than train.batch_tokens={self.batch_tokens:,}; lower it")
+            raise ValueError(
+                f"train.ramp.start_tokens={self.ramp.start_tokens:,} is more than train.batch_tokens={self.batch_tokens:,}; lower it"
+            )
 
 
 # --- how it is computed, where, and what is shown ------------------------------------------------------------------------
@@ -310,4 +318,3 @@ class Config:
     def batch_rows(self) -> int:
         """Rows of n_ctx tokens in a full batch."""
         return self.train.batch_tokens // self.model.n_ctx
-

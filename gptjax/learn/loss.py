@@ -35,8 +35,10 @@ def cross_entropy(x_BTD, token_VD, targets_BT, weights_BT, n_vocab: int) -> jax.
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _chunked(n_vocab, n_chunks, x_BTD, token_VD, targets_BT, weights_BT):
-    total, _ = _over_chunks(n_chunks, jnp.float32(0), (x_BTD, targets_BT, weights_BT), lambda x, t, w: (plain(x, token_VD, t, w, n_vocab), None))
-    return total
+    def chunk(x_BTD, targets_BT, weights_BT):
+        return plain(x_BTD, token_VD, targets_BT, weights_BT, n_vocab), None
+
+    return _over_chunks(n_chunks, jnp.float32(0), (x_BTD, targets_BT, weights_BT), chunk)[0]
 
 
 def _chunked_fwd(n_vocab, n_chunks, x_BTD, token_VD, targets_BT, weights_BT):

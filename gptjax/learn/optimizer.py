@@ -11,14 +11,15 @@ DECAYED = {"weight": True, "token": True, "position": True, "bias": False, "gain
 
 
 def decayed(params: Any) -> Any:
-    """True for each leaf that weight decay applies to: GPT-1 section 4.1, "all non bias or gain weights" (embeddings too). GPT-3 gives only the
-    rate (Appendix B), so the same rule is used. By role, the first word of a leaf's name; raises ValueError for a role that is not listed."""
+    """True for each leaf that weight decay applies to: GPT-1 section 4.1, "all non bias or gain weights", embeddings too. GPT-3 gives only
+    the rate (Appendix B), so the same rule is used. By role, the first word of a leaf's name; ValueError for a role that is not listed."""
 
     def role(path, _):
         name = path[-1].key
         first = name.partition("_")[0]
         if first not in DECAYED:
-            raise ValueError(f"parameter {jax.tree_util.keystr(path)}: role {first!r} is not one of {', '.join(DECAYED)}; list it in DECAYED")
+            where = jax.tree_util.keystr(path)
+            raise ValueError(f"parameter {where}: role {first!r} is not one of {', '.join(DECAYED)}; list it in DECAYED")
         return DECAYED[first]
 
     return jax.tree_util.tree_map_with_path(role, params)

@@ -11,8 +11,8 @@ from gptjax.config import schema
 def learning_rate(schedule: schema.Schedule, tokens: jax.Array) -> jax.Array:
     """float32 scalar. `tokens`: float32, the tokens seen before this step plus this step's own, so the first step's rate is above 0.
 
-    Cosine is measured from the end of the warm-up to decay_tokens. GPT-3's Appendix B says "cosine decay ... over 260 billion tokens" without
-    its origin; with a warm-up of 0.14% of that the difference is below 1e-5 of the peak."""
+    Cosine is measured from the end of the warm-up to decay_tokens. GPT-3's Appendix B gives "cosine decay ... over 260 billion tokens"
+    without its origin; the warm-up is 0.14% of that."""
     # float(): 260e9 is too large for JAX's integers.
     warm = jnp.minimum(tokens / float(schedule.warmup_tokens), 1.0) if schedule.warmup_tokens else jnp.float32(1)
     match schedule:

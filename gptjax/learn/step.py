@@ -1,4 +1,4 @@
-"""The training step: (state, batch) -> (state, metrics), pure. Built of two halves, so that a host may also drive microbatches one by one."""
+"""The training step: (state, batch) -> (state, metrics), pure. Made of two halves, so that a host may drive microbatches one by one."""
 
 import dataclasses
 import functools
@@ -52,7 +52,8 @@ class Step:
     def accumulate(self, params, step, sums: Sums, tokens_BT) -> Sums:
         """Add one microbatch. Dropout masks come from (seed, step, number of the microbatch)."""
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.seed), step), sums.count)
-        weights_BT = jnp.full((tokens_BT.shape[0], tokens_BT.shape[1] - 1), 1 / (tokens_BT.shape[0] * (tokens_BT.shape[1] - 1)), jnp.float32)
+        B, T = tokens_BT.shape[0], tokens_BT.shape[1] - 1
+        weights_BT = jnp.full((B, T), 1 / (B * T), jnp.float32)
         dropping = self.config.model.dropout != schema.Dropout()
         mean, gradients = jax.value_and_grad(self.nll)(params, tokens_BT, weights_BT, key if dropping else None)
         square = optax.tree.norm(gradients, squared=True)
@@ -99,9 +100,8 @@ class Step:
 
 
 def noise_estimates(small, big, n, tokens) -> tuple[jax.Array, jax.Array]:
-    """Unbiased |G|^2 and tr(Sigma), from McCandlish et al. (1812.06162) Appendix A.1; their ratio tr / |G|^2 is the noise scale B_simple, here in tokens.
-
-    small: mean |G|^2 over the n microbatches of `tokens` tokens each; big: |G|^2 of their mean. With n = 1 neither is defined (NaN or infinite)."""
+    """Unbiased |G|^2 and tr(Sigma): McCandlish et al. (1812.06162) Appendix A.1. Their ratio, tr over |G|^2, is the noise scale B_simple,
+    here in tokens. small: mean |G|^2 over n microbatches of `tokens` tokens each; big: |G|^2 of their mean. Not finite for n = 1."""
     b_small, b_big = tokens * 1.0, n * tokens
     g2 = (b_big * big - b_small * small) / (b_big - b_small)
     return g2, (small - big) / (1 / b_small - 1 / b_big)

@@ -55,7 +55,7 @@ class Period(nn.Module):
 
 @jax.custom_vjp
 def unstacked(tree):
-    """The slices of each leaf along its first dimension, as a list of trees. The gradient is one stack: JAX's own would add up n padded copies."""
+    """The slices of each leaf along its first dimension, as a list of trees. Its gradient is one stack, where JAX adds n padded copies."""
     n = jax.tree.leaves(tree)[0].shape[0]
     return [jax.tree.map(lambda x: x[i], tree) for i in range(n)]  # noqa: B023
 
@@ -66,8 +66,8 @@ unstacked.defvjp(lambda tree: (unstacked(tree), None), lambda _, parts: (jax.tre
 class GPT(nn.Module):
     """tokens (B, T) -> final hidden states (B, T, D), layer-normed. `logits` below gives the output distribution.
 
-    Parameters: token_VD (V padded to a multiple of 128), position_TD, periods (each leaf stacked over periods: the same tree whether scanned
-    or unrolled, so a checkpoint serves both), norm for pre-LN models."""
+    Parameters: token_VD (V padded to a multiple of 128), position_TD, periods (each leaf stacked over periods: the same tree whether
+    scanned or unrolled, so a checkpoint serves both), norm for pre-LN models."""
 
     config: schema.Model
     manner: Manner
@@ -112,12 +112,12 @@ def _stacked(period, key, config):
 
 @shaped
 def logits(x_BTD: jax.Array, token_VD: jax.Array, n_vocab: int) -> jax.Array:
-    """float32 (B, T, V): the output tied to the token table, without bias (GPT-1 eq. 2). Columns beyond n_vocab are padding: minus infinity."""
+    """float32 (B, T, V): the output, tied to the token table and without bias (GPT-1 eq. 2). Padding columns are minus infinity."""
     y_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, token_VD.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
     return jnp.where(jnp.arange(token_VD.shape[0])[None, None] < n_vocab, y_BTV, -jnp.inf)
 
 
 def segments(tokens_BT: jax.Array, end_of_text: int) -> jax.Array:
-    """int32 (B, T): the number of documents that ended before each token of its row, so an end-of-text token belongs to the text it ends."""
+    """int32 (B, T): how many documents ended before each token of its row; an end-of-text token belongs to the text it ends."""
     ends_BT = (tokens_BT == end_of_text).astype(jnp.int32)
     return jnp.cumsum(ends_BT, axis=1) - ends_BT

@@ -1,6 +1,6 @@
 """The pieces of a Transformer layer, as thin Linen modules over self.param and einsum, and the layer itself.
 
-Parameters are float32 and named by role and letters (`weight_DF`, `bias_F`, `gain_D`): the letters place them on the mesh, and the role says
+Parameters are float32 and named by role and letters (`weight_DF`, `bias_F`, `gain_D`): the letters place them on the mesh, the role says
 whether weight decay applies. Stock nn.DenseGeneral is not used: it fails under a mesh with several named dimensions.
 """
 
@@ -24,7 +24,7 @@ def unconstrained(x: jax.Array, letters: str) -> jax.Array:
 
 
 def gelu(x: jax.Array, form: str) -> jax.Array:
-    """tanh: the approximation in the released GPT-1 and GPT-2 code; erf: exact; sigmoid: x sigmoid(1.702 x), as Sparse Transformer states."""
+    """tanh: the approximation of the released GPT-1 and GPT-2 code; erf: exact; sigmoid: x sigmoid(1.702 x), as in Sparse Transformer."""
     match form:
         case "tanh":
             return jax.nn.gelu(x, approximate=True)

@@ -36,7 +36,8 @@ def test_layers_and_remat(reference, layers, remat):
 
 
 @pytest.mark.parametrize(
-    "mesh", [{"sharding": "fsdp"}, {"sharding": "fsdp", "data": 2, "fsdp": 4}, {"sharding": "fsdp_tensor", "data": 2, "fsdp": 2, "tensor": 2}]
+    "mesh",
+    [{"sharding": "fsdp"}, {"sharding": "fsdp", "data": 2, "fsdp": 4}, {"sharding": "fsdp_tensor", "data": 2, "fsdp": 2, "tensor": 2}],
 )
 @pytest.mark.parametrize("layers", ["scan", "unroll"])
 def test_eight_devices_are_one(reference, mesh, layers):
