@@ -20,7 +20,7 @@ class Row(NamedTuple):
     batch_tokens: int
     peak: float  # learning rate
     ramp_tokens: int | None  # tokens over which the batch grows
-    remat: Literal["none", "attention", "full"]  # attention: a row would keep over 4 GiB (count.py); full: weights fill a device
+    remat: Literal["none", "attention", "full"]  # attention: a row would keep over 5 GiB (count.py); full: weights fill a device
     sharding: Literal["fsdp", "fsdp_tensor"]
     printed: str | None  # parameters, as the paper prints them
     pf_days: float | None  # training compute, as the paper prints it
