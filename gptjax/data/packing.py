@@ -111,6 +111,7 @@ def in_order(documents: Documents, n_ctx: int, n_rows: int) -> np.ndarray:
     ends = np.cumsum(documents.lengths)
     available = max(0, (int(ends[-1]) - 1) // n_ctx) if len(ends) else 0
     rows = np.empty((min(n_rows, available), n_ctx + 1), np.int32)
+    order = np.arange(len(ends))
     for number, out in enumerate(rows):
-        gather(documents, np.arange(len(ends)), ends, number * available // len(rows) * n_ctx, out)
+        gather(documents, order, ends, number * available // len(rows) * n_ctx, out)
     return rows

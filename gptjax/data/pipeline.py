@@ -212,7 +212,7 @@ def shard_directory(
     where = directory / f"{type(source).__name__.lower()}-{key}"
     if not (where / "manifest.json").exists():
         say(f"tokenising {tokenising.named(source)} with {spec}")
-        counts = tokenising.write(source, repr(spec), text, rule, where, lambda fraction: None)["splits"]
+        counts = tokenising.write(source, repr(spec), text, rule, where, lambda part: say(f"{part:.0%} tokenised"))["splits"]
         say(f"{counts['train']['tokens']:,} tokens to train on, {counts['validation']['tokens']:,} held out")
     return Opened(where, rule)
 

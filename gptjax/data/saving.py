@@ -14,3 +14,14 @@ def save(path: pathlib.Path, content: bytes) -> None:
         partial.replace(path)
     except OSError as error:
         raise OSError(error.errno, f"cannot be written ({error.strerror or error}); what is finished is kept", str(path)) from None
+
+
+def sweep(directory: pathlib.Path) -> None:
+    """Remove the parts of files that killed processes of this machine left in `directory`."""
+    for path in directory.glob(f"*.{socket.gethostname()}-*.partial"):
+        try:
+            os.kill(int(path.name.removesuffix(".partial").rpartition("-")[2]), 0)  # signal 0 only asks whether it lives
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except PermissionError:  # it lives, and is another user's
+            continue

@@ -59,6 +59,7 @@ def write(
     elif any(directory.glob("*.npy")):
         raise ValueError(f"{directory} holds files of something else; give an empty directory")
     saving.save(directory / "job.json", json.dumps(job, indent=1).encode())
+    saving.sweep(directory)
     done = run_blocks(source, tokenizer, rule, directory, advance, workers, block)
     manifest = job | {"python": corpora.python_version(source)} | summed([done[number] for number in sorted(done)])
     if hasattr(tokenizer, "model"):
@@ -117,7 +118,8 @@ def run_blocks(source, tokenizer, rule, directory, advance, workers, size) -> di
         for number, documents in enumerate(blocks(corpora.documents(source), size)):
             finished = directory / f"block-{number:05d}.json"
             if finished.exists():
-                todo.append((number, documents[-1].done, lambda finished=finished: json.loads(finished.read_bytes())))
+                block = json.loads(finished.read_bytes())
+                todo.append((number, documents[-1].done, lambda block=block: block))
             else:
                 todo.append((number, documents[-1].done, submit(number, documents)))
             collect(2 * workers if workers > 1 else 0)
@@ -131,7 +133,7 @@ def pool(tokenizer: Tokenizer, rule: data.HeldOut, directory: pathlib.Path, work
     if workers == 1:
         yield lambda number, documents: lambda: write_block(directory, number, documents, tokenizer, rule)
         return
-    import concurrent.futures
+    import concurrent.futures.process
     import multiprocessing
 
     # spawn, not fork: this process may run jax's threads.
@@ -141,6 +143,10 @@ def pool(tokenizer: Tokenizer, rule: data.HeldOut, directory: pathlib.Path, work
     ) as executor:
         try:
             yield lambda number, documents: executor.submit(work, number, documents).result
+        except concurrent.futures.process.BrokenProcessPool:
+            raise ValueError(
+                "a worker process was killed, perhaps for want of memory; what is finished is kept: run it again, with fewer --workers"
+            ) from None
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
@@ -153,9 +159,11 @@ def start_worker(*shared: Any) -> None:
     """Keep what every block needs, and end with the parent even if that was killed."""
     import multiprocessing
     import multiprocessing.connection
+    import signal
     import threading
 
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a thread each: the processes are the parallelism
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     _worker[:] = shared
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -164,6 +164,7 @@ BAD = [
     ("bad.txt.gz", b"no gzip", r"bad.txt.gz is damaged or cut short"),
     ("cut.txt.gz", gzip.compress(b"some text" * 99)[:-20], r"cut.txt.gz is damaged or cut short"),
     ("flipped.txt.gz", gzip.compress(b"text")[:-6] + b"??????", r"flipped.txt.gz is damaged or cut short"),
+    ("garbled.txt.gz", gzip.compress(b"text")[:10] + b"\xff" * 20, r"garbled.txt.gz is damaged or cut short"),
     ("cut.jsonl.xz", lzma.compress(as_jsonl())[:-20], r"cut.jsonl.xz is damaged or cut short"),
     ("bad.txt.xz", b"no xz at all", r"bad.txt.xz is damaged or cut short"),
     ("cut.txt.zst", compressed(b"some text" * 99, ".zst")[:-4], r"cut.txt.zst cannot be read: Truncated"),

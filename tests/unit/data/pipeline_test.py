@@ -200,7 +200,12 @@ def test_the_second_reading_finds_what_the_first_made(source, tmp_path, monkeypa
     said = []
     spec = data.SentencePiece(n_pieces=300)
     first = reading(tmp_path, source, spec=spec, n_vocab=300, say=said.append)
-    assert "training 300 SentencePiece pieces" in said[0] and "tokenising Text" in said[1] and "tokens to train on" in said[2]
+    assert (
+        "training 300 SentencePiece pieces" in said[0]
+        and "tokenising Text" in said[1]
+        and said[2] == "100% tokenised"
+        and "tokens to train on" in said[3]
+    )
     monkeypatch.setattr("gptjax.data.corpora.documents", lambda source: pytest.fail("read again"))
     said.clear()
     again = reading(tmp_path, dataclasses.replace(source, weight=7.0), spec=spec, n_vocab=300, say=said.append)

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import time
 
 import numpy as np
@@ -77,19 +78,27 @@ def test_wide_ids_take_four_bytes(tmp_path):
     assert shards.shard_type(65_536) == np.uint16 and shards.shard_type(65_537) == np.uint32
 
 
-def killed(source, directory):
-    """Write with a tokenizer that kills its process, as kill -9 does, after some texts."""
+class Deadly(tokenizer.Bytes):
+    """Kills its process, as kill -9 does, at the fourth batch of texts."""
 
-    class Deadly(tokenizer.Bytes):
-        left = 4
+    left = 4
 
-        def encode_batch(self, texts):
-            Deadly.left -= 1
-            if not Deadly.left:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().encode_batch(texts)
+    def encode_batch(self, texts):
+        Deadly.left -= 1
+        if not Deadly.left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode_batch(texts)
 
-    tokenising.write(source, repr(data.Bytes()), Deadly(), BY_DOCUMENT, directory, lambda done: None, 1, 1000)
+
+def killed(source, directory, workers=1):
+    tokenising.write(source, repr(data.Bytes()), Deadly(), BY_DOCUMENT, directory, lambda done: None, workers, 1000)
+
+
+def test_a_worker_that_is_killed_is_one_line_and_loses_nothing(source, tmp_path):
+    refused(r"a worker process was killed, .*run it again, with fewer --workers", lambda: killed(source, tmp_path / "out", workers=2))
+    write(source, tmp_path / "out")
+    write(source, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_a_killed_preparation_is_resumed(source, tmp_path, monkeypatch):
@@ -101,15 +110,16 @@ def test_a_killed_preparation_is_resumed(source, tmp_path, monkeypatch):
     refused(r"is not finished: run the same gptjax.prepare again", lambda: shards.read_manifest(tmp_path / "out"))
     finished = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("train-*")}
     assert finished and len(list((tmp_path / "out").glob("block-*"))) >= 1
-    (tmp_path / "out" / "left-over.partial").write_bytes(b"half a shard")
+    (tmp_path / "out" / f"train-00009.tokens.npy.{socket.gethostname()}-{process.pid}.partial").write_bytes(b"half a shard")
+    living = tmp_path / "out" / f"train-00009.tokens.npy.{socket.gethostname()}-{os.getpid()}.partial"
+    living.write_bytes(b"another that is at work")
     time.sleep(0.01)
     write(source, tmp_path / "out")
+    living.unlink()
     assert {p: (tmp_path / "out" / p).stat().st_mtime_ns for p in list(finished)[:1]} == dict(
         list(finished.items())[:1]
     )  # kept, not redone
-    got = contents(tmp_path / "out")
-    got.pop("left-over.partial", None)
-    assert got == contents(tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_prepared_twice_is_prepared_once(source, tmp_path, monkeypatch):

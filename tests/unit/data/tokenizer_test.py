@@ -136,7 +136,7 @@ def test_bytes():
 
 
 def test_sentencepiece_is_deterministic_cached_and_shows_end_of_text(tmp_path):
-    texts = ["the cat sat on the mat, and a brown fox jumped over it. " * 100, "x = [1, 22, 333]\n" * 100]
+    texts = ["the cat sat on the mat, and a brown fox jumped over it. " * 100, "x = [1234, 22, 333]\n" * 100]
     spec = data.SentencePiece(n_pieces=310)
     first = tokenizer.tokenizer(spec, tmp_path / "a" / "tokenizer.model", lambda: texts)
     again = tokenizer.tokenizer(spec, tmp_path / "b" / "tokenizer.model", lambda: texts)
