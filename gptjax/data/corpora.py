@@ -1,6 +1,7 @@
 """Every source of text as one stream of documents."""
 
 import hashlib
+import os
 import pathlib
 import platform
 from collections.abc import Iterator
@@ -54,7 +55,7 @@ def prepared(source: data.Tfds) -> pathlib.Path:
     Looked up by hand: asking tfds for an unprepared name sends it to the network.
     """
     name, _, rest = source.name.partition("/")
-    default = "~/tensorflow_datasets"
+    default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")  # as in tfds
     root = pathlib.Path(source.data_dir or default).expanduser()
     pattern = f"{name}/{rest}" if rest else name
     found = sorted((root / pattern).rglob("dataset_info.json"))
@@ -72,12 +73,15 @@ def tfds_documents(source: data.Tfds) -> Iterator[Document]:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(directory)
+    stored = builder.info.file_format.value  # type: ignore[union-attr]
+    if stored != "array_record":
+        raise ValueError(f"{directory} is prepared as {stored}, which needs TensorFlow: prepare it with --file_format=array_record")
     fields = list(builder.info.features or ())  # type: ignore[arg-type]
     if source.field not in fields:
         raise ValueError(f"Tfds(name={source.name!r}) has no feature {source.field!r}: it has {', '.join(fields)}; name one with field=")
     try:
         examples: Any = builder.as_data_source(split=source.split)  # type: ignore[call-arg]
-    except (ValueError, NotImplementedError, KeyError) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(f"Tfds(name={source.name!r}, split={source.split!r}): {str(error).splitlines()[0]}") from None
     for number in range(len(examples)):
         value = examples[number][source.field]

@@ -213,6 +213,21 @@ def test_tfds_split_and_field(shared):
     refused(data.Tfds(**there, field="body"), r"has no feature 'body': it has text")
 
 
+@pytest.mark.shared
+def test_tfds_prepared_in_another_format(shared, tmp_path):
+    there = shared / "data" / "tfds" / "tiny_shakespeare" / "1.0.0"
+    here = tmp_path / "tiny_shakespeare" / "1.0.0"
+    here.mkdir(parents=True)
+    for file in there.iterdir():
+        (here / file.name.replace("array_record", "tfrecord")).write_bytes(file.read_bytes())
+    info = here / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    refused(
+        data.Tfds(name="tiny_shakespeare", data_dir=str(tmp_path)),
+        r"is prepared as tfrecord, which needs TensorFlow: prepare it with --file_format=array_record",
+    )
+
+
 def test_an_unprepared_tfds_name_is_refused_at_once(tmp_path):
     start = time.monotonic()
     refused(
