@@ -1,0 +1,93 @@
+"""gptjax.plan: every config, as text of at most 80 columns and as JSON; the paper's figures stand only beside the paper's model."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gptjax import plan
+from gptjax.config import registry
+from gptjax.config.overrides import override
+
+ROOT = Path(__file__).parents[2]
+KEYS = {"params", "train_flops_per_token", "state_bytes", "tokens_per_step", "steps", "pf_days"}
+
+
+def said(capsys, *argv):
+    plan.main(list(argv))
+    return capsys.readouterr().out
+
+
+def test_json_has_the_promised_keys(capsys):
+    found = json.loads(said(capsys, "--config=gpt3_small", "--json"))
+    assert KEYS <= set(found)
+    assert found["params"] == 125_226_240 and found["train_flops_per_token"] == 811_117_440 and found["steps"] == 591_581
+    assert (
+        found["tokens_per_step"] == 2**19 and found["first_tokens_per_step"] == 2**15 and found["pf_days"] == pytest.approx(2.816, abs=1e-3)
+    )
+    assert found["state_bytes"] == 12 * (125_226_240 + 47 * 768)
+    assert [(k["kind"], k["layers"]) for k in found["flops_by_kind"]] == [("Banded(window=256)", 6), ("Dense()", 6), ("output", None)]
+    assert sum(k["forward"] for k in found["flops_by_kind"]) == found["forward_flops_per_token"]
+
+
+def test_text_stands_beside_the_paper(capsys):
+    text = said(capsys, "--config=gpt3_175b")
+    assert text.startswith("gpt3_175b: 96 layers, 12,288 wide, 96 heads, context 2,048, vocabulary 50,257\n")
+    lines = {line.split("  ")[0]: line.split() for line in text.splitlines()}
+    assert lines["parameters"][1:] == ["174,604,259,328", "paper", "174,600M"]
+    assert text.splitlines()[-1].split()[-3:] == ["3,640", "paper", "3,640"]
+    assert "  48 x Banded(window=256) " in text and "1.91 TiB" in text and "from 32,768 over 12.0B" in text
+
+
+def test_every_config_fits_80_columns(capsys):
+    listed = said(capsys)
+    for name in registry.names():
+        assert f"\n{name} " in listed
+        text = said(capsys, f"--config={name}")
+        assert max(map(len, text.splitlines())) <= 80 and not any(line != line.rstrip() for line in text.splitlines())
+    assert max(map(len, listed.splitlines())) <= 80
+    assert len(json.loads(said(capsys, "--json"))) == len(registry.names())
+
+
+def test_the_papers_figures_go_when_the_model_does():
+    config = registry.config("gpt3_small")
+    assert plan.plan(config)["params_paper"] == "125M" and plan.plan(config)["pf_days_paper"] == 2.6
+    shorter = plan.plan(override(config, "train.steps=10"))
+    assert (shorter["params_paper"], shorter["pf_days_paper"]) == ("125M", None)
+    assert shorter["steps"] == 10 and shorter["tokens"] == 10 * 2**15
+    assert shorter["pf_days"] == pytest.approx(plan.plan(config)["pf_days"] * 10 * 2**15 / 300e9)
+    for change in ("model.n_layers=14", "name=mine"):
+        other = plan.plan(override(config, change))
+        assert (other["params_paper"], other["pf_days_paper"]) == (None, None)
+
+
+def test_overrides_without_a_config_are_refused():
+    with pytest.raises(ValueError, match="--config=NAME"):
+        plan.main(["--set=train.steps=3"])
+
+
+@pytest.mark.parametrize(
+    "number,text",
+    [(0, "0"), (2.604, "2.60"), (999.6, "1.00k"), (811_117_440, "811M"), (1.0563e12, "1.06T"), (12e9, "12.0B"), (2.5e-11, "2.5e-11")],
+)
+def test_numbers_have_three_digits(number, text):
+    assert plan._short(number) == text
+
+
+def test_it_takes_under_two_seconds_and_no_jax():
+    code = "import sys; from gptjax import plan; plan.main(['--config=175b']); print('jax' in sys.modules, 'numpy' in sys.modules)"
+    start = time.perf_counter()
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert time.perf_counter() - start < 2
+    assert found.stdout.endswith("False False\n"), found.stderr
+
+
+def test_a_wrong_name_is_one_line():
+    found = subprocess.run(
+        [sys.executable, "-m", "gptjax.plan", "--config=gpt3_smal"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert found.returncode == 2 and found.stdout == ""
+    assert found.stderr.startswith("error: no config is called 'gpt3_smal'; did you mean gpt3_small") and found.stderr.count("\n") == 1
