@@ -8,14 +8,16 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gptjax.config import data
-from gptjax.data import corpora, heldout, saving, shards
+from gptjax.data import corpora, heldout, pieces, saving, shards
 from gptjax.data.document import Document
 from gptjax.data.tokenizer import Tokenizer
+
+Item = TypeVar("Item")
 
 BLOCK = 20_000_000  # characters of text in a shard, about five million tokens of GPT-2
 BATCH = 1_000_000  # characters encoded at once
@@ -62,8 +64,8 @@ def write(
     saving.sweep(directory)
     done = run_blocks(source, tokenizer, rule, directory, advance, workers, block)
     manifest = job | {"python": corpora.python_version(source)} | summed([done[number] for number in sorted(done)])
-    if hasattr(tokenizer, "model"):
-        saving.save(directory / "tokenizer.model", tokenizer.model)  # type: ignore[attr-defined]
+    if isinstance(tokenizer, pieces.Pieces):
+        saving.save(directory / "tokenizer.model", tokenizer.model)
     saving.save(directory / "manifest.json", json.dumps(manifest, indent=1).encode())
     for left in [*directory.glob("block-*.json"), directory / "job.json"]:
         left.unlink(missing_ok=True)
@@ -89,21 +91,29 @@ def shortened(value: Any) -> str:
     return str(value["description"] if isinstance(value, dict) else value)[:80]
 
 
-def blocks(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
-    """Consecutive documents in blocks of `size` characters or the few more that end the last one."""
-    held: list[Document] = []
-    characters = 0
-    for document in documents:
-        held.append(document)
-        characters += len(document.text)
-        if characters >= size:
+def grouped(items: Iterable[Item], size: int, length: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Consecutive items in groups whose lengths come to `size`, or to the little more that ends the last item."""
+    held: list[Item] = []
+    total = 0
+    for item in items:
+        held.append(item)
+        total += length(item)
+        if total >= size:
             yield held
-            held, characters = [], 0
+            held, total = [], 0
     if held:
         yield held
 
 
-def run_blocks(source, tokenizer, rule, directory, advance, workers, size) -> dict[int, dict[str, Any]]:
+def run_blocks(
+    source: corpora.Untokenised,
+    tokenizer: Tokenizer,
+    rule: data.HeldOut,
+    directory: pathlib.Path,
+    advance: Callable[[float], None],
+    workers: int,
+    size: int,
+) -> dict[int, dict[str, Any]]:
     """Write every block that is not there yet; what each holds, by number."""
     done: dict[int, dict[str, Any]] = {}
     todo: list[tuple[int, float, Any]] = []  # number, fraction of the source, and the pending result
@@ -115,7 +125,7 @@ def run_blocks(source, tokenizer, rule, directory, advance, workers, size) -> di
                 done[number] = pending()
                 advance(fraction)
 
-        for number, documents in enumerate(blocks(corpora.documents(source), size)):
+        for number, documents in enumerate(grouped(corpora.documents(source), size, lambda document: len(document.text))):
             finished = directory / f"block-{number:05d}.json"
             if finished.exists():
                 block = json.loads(finished.read_bytes())
@@ -199,7 +209,7 @@ def write_shard(directory: pathlib.Path, name: str, texts: list[str], tokenizer:
     kind = shards.shard_type(tokenizer.n_vocab)
     end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     encoded: list[np.ndarray] = []
-    for batch in batches(texts, BATCH):
+    for batch in grouped(texts, BATCH, len):
         encoded += [np.array(ids + end, kind) for ids in tokenizer.encode_batch(batch)]
     tokens = np.concatenate(encoded)
     ends = np.cumsum([len(ids) for ids in encoded], dtype=np.uint64)
@@ -212,20 +222,6 @@ def write_shard(directory: pathlib.Path, name: str, texts: list[str], tokenizer:
         "bytes": sum(len(text.encode()) for text in texts),
         "digest": shards.digest(tokens, ends),
     }
-
-
-def batches(texts: list[str], size: int) -> Iterator[list[str]]:
-    """Consecutive texts of about `size` characters together."""
-    held: list[str] = []
-    characters = 0
-    for text in texts:
-        held.append(text)
-        characters += len(text)
-        if characters >= size:
-            yield held
-            held, characters = [], 0
-    if held:
-        yield held
 
 
 def text_counts(documents: list[Document]) -> dict[str, Any]:
