@@ -1,0 +1,60 @@
+"""Every registered config builds, from the schedule of its batches to the shapes of the model; the 175B one included."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from gptjax import plan
+from gptjax.config import count, registry
+from gptjax.config.batches import Batches
+from gptjax.config.overrides import flat, rebuild
+from gptjax.config.schema import Config
+from gptjax.model import gpt
+
+every_config = pytest.mark.parametrize("config", [registry.config(name) for name in registry.names()], ids=registry.names())
+
+
+@every_config
+def test_it_survives_its_json(config: Config):
+    assert rebuild(json.loads(json.dumps(flat(config)))) == config
+
+
+@every_config
+def test_it_is_planned(config: Config):
+    found = json.loads(json.dumps(plan.plan(config)))
+    assert found["params"] > 0 and found["steps"] > 0 and all(v != "" for v in found.values())
+
+
+@every_config
+@pytest.mark.parametrize("shards", [1, 4])
+def test_its_batches_cover_its_tokens(config: Config, shards):
+    batches = Batches(config, shards)
+    last = batches.n_steps - 1
+    assert batches.tokens(last) < config.train.total_tokens <= batches.tokens(last + 1)
+    assert batches.rows(last) == batches.max_rows == config.batch_rows
+    limit = count.microbatch_rows(config, 16 * 2**30, shards)
+    rows = batches.largest_microbatch(limit)
+    assert (
+        rows <= max(limit, shards)
+        and rows % shards == 0
+        and all(batches.rows(step) % rows == 0 for step in range(0, last, max(1, last // 50)))
+    )
+
+
+@every_config
+def test_its_model_has_the_parameters_that_are_counted(config: Config):
+    net = gpt.GPT(config.model, gpt.manner(config.compute, "tpu"))
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == count.padded_parameters(config.model)
+
+
+@every_config
+def test_its_forward_pass_has_a_shape(config: Config):
+    net = gpt.GPT(config.model, gpt.manner(config.compute, "tpu"))
+    tokens = jax.ShapeDtypeStruct((1, config.model.n_ctx), jnp.int32)
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    hidden = jax.eval_shape(lambda tokens: net.init_with_output(keys, tokens, None, True)[0], tokens)
+    assert hidden.shape == (1, config.model.n_ctx, config.model.d_model) and hidden.dtype == jnp.bfloat16

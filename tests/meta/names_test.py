@@ -1,0 +1,100 @@
+"""House rules that a reader could check with a ruler: names, sizes, and no reader of a config that supplies a default."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(path for folder in ("gptjax", "configs", "bench", "launch") for path in (ROOT / folder).rglob("*.py"))
+BANNED = {"util", "utils", "helper", "helpers", "common", "misc", "core", "base", "manager", "managers"}
+LOOPS = {"train.py", "finetune.py"}  # a loop may have 120 lines
+CONFIGS = {"config", "cfg", "model", "data", "train", "compute", "mesh", "loop", "schedule", "optimizer"}
+AXES = {"data", "fsdp", "tensor", "context"}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def functions(tree: ast.AST):
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def long_functions(text: str, limit: int) -> list[str]:
+    """Functions of more lines than the limit, docstring included."""
+    long = [(f.name, (f.end_lineno or 0) - f.lineno + 1) for f in functions(ast.parse(text))]
+    return [f"{f} has {n} lines" for f, n in long if n > limit]
+
+
+def defaults(text: str) -> list[str]:
+    """Calls that read a field and supply a default: getattr with three arguments, and .get on what is called like a config.
+
+    Python's own __names__ may be asked for so: they are no fields.
+    """
+    said = []
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Name) and node.func.id == "getattr" and len(node.args) == 3:
+            said += [ast.unparse(node)] * (not ast.unparse(node.args[1]).startswith("'__"))
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "get":
+            owner = ast.unparse(node.func.value).split(".")[-1]
+            said += [ast.unparse(node)] * (owner in CONFIGS)
+    return said
+
+
+def axis_literals(text: str) -> list[str]:
+    """Strings that name a mesh axis."""
+    return [
+        node.value
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in AXES
+    ]
+
+
+def test_no_module_is_called_after_nothing():
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    assert SOURCES and [name(p) for p in [*SOURCES, *tests] if BANNED & {*p.relative_to(ROOT).with_suffix("").parts}] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_sizes(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400, "at most 400 lines: give what answers a question of its own a file"
+    assert long_functions(text, 120 if path.name in LOOPS and path.parent.name == "gptjax" else 80) == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_no_reader_supplies_a_default(path):
+    assert defaults(path.read_text()) == [], "a default belongs in the schema"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.parent == ROOT / "gptjax" / "model"], ids=name)
+def test_the_model_names_letters_and_no_mesh_axis(path):
+    assert axis_literals(path.read_text()) == [], "mesh/rules.py maps letters to mesh axes"
+
+
+def test_the_rulers_themselves():
+    body = "def f():\n" + "    x = 1\n" * 80
+    assert long_functions(body, 80) == ["f has 81 lines"] and long_functions(body, 81) == []
+    calls = [
+        "getattr(x, 'a', 1)",
+        "getattr(x, 'a')",
+        "getattr(x, '__name__', '')",
+        "a.config.get('b')",
+        "model.get('d', 2)",
+        "environ.get('e')",
+    ]
+    assert defaults("; ".join(calls)) == [calls[0], calls[3], calls[4]]
+    assert axis_literals(path.read_text()) == [], "mesh/rules.py maps letters to mesh axes"
+
+
+def test_the_rulers_themselves():
+    body = "def f():\n" + "    x = 1\n" * 80
+    assert long_functions(body, 80) == ["f has 81 lines"] and long_functions(body, 81) == []
+    found = defaults(
+        "getattr(x, 'a', 1); getattr(x, 'a'); getattr(x, '__name__', ''); self.config.get('b'); config.model.get('c', 2); os.environ.get('d')"
+    )
+    assert found == ["getattr(x, 'a', 1)", "self.config.get('b')", "config.model.get('c', 2)"]
+    assert axis_literals("P('fsdp', None); 'BTD'; 'fsdp or tensor'") == ["fsdp"]
