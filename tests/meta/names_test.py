@@ -78,23 +78,6 @@ def test_the_model_names_letters_and_no_mesh_axis(path):
 def test_the_rulers_themselves():
     body = "def f():\n" + "    x = 1\n" * 80
     assert long_functions(body, 80) == ["f has 81 lines"] and long_functions(body, 81) == []
-    calls = [
-        "getattr(x, 'a', 1)",
-        "getattr(x, 'a')",
-        "getattr(x, '__name__', '')",
-        "a.config.get('b')",
-        "model.get('d', 2)",
-        "environ.get('e')",
-    ]
-    assert defaults("; ".join(calls)) == [calls[0], calls[3], calls[4]]
-    assert axis_literals(path.read_text()) == [], "mesh/rules.py maps letters to mesh axes"
-
-
-def test_the_rulers_themselves():
-    body = "def f():\n" + "    x = 1\n" * 80
-    assert long_functions(body, 80) == ["f has 81 lines"] and long_functions(body, 81) == []
-    found = defaults(
-        "getattr(x, 'a', 1); getattr(x, 'a'); getattr(x, '__name__', ''); self.config.get('b'); config.model.get('c', 2); os.environ.get('d')"
-    )
-    assert found == ["getattr(x, 'a', 1)", "self.config.get('b')", "config.model.get('c', 2)"]
+    refused = ["getattr(x, 'a', 1)", "self.config.get('b')", "model.get('c', 2)"]
+    assert defaults("; ".join([*refused, "getattr(x, 'a')", "getattr(x, '__name__', '')", "os.environ.get('d')"])) == refused
     assert axis_literals("P('fsdp', None); 'BTD'; 'fsdp or tensor'") == ["fsdp"]
