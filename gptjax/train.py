@@ -235,7 +235,7 @@ def loop(session: Session, now: Any, start: int) -> int:
                     if fresh and (step % config.loop.every_eval == 0 or last):
                         report()
                         evaluate(step)
-                    if fresh and config.loop.every_sample and step and step % config.loop.every_sample == 0:
+                    if fresh and config.loop.every_sample and 0 < step < batches.n_steps and step % config.loop.every_sample == 0:
                         out.samples([spoken(session, now, step)])
                     if step != saved and (step % config.loop.every_save == 0 or last or stop.asked):
                         report()

@@ -39,7 +39,7 @@ class Step:
         """Sum over tokens of weight * negative log-likelihood (nats). tokens_BT: rows of n_ctx + 1, inputs and their next tokens;
         weights_BT: (B, n_ctx)."""
         inputs_BT, targets_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
-        masked = self.config.data.across_documents == "mask" and self.end_of_text is not None
+        masked = self.config.data.across_documents == "mask"
         segments_BT = gpt.segments(inputs_BT, self.end_of_text) if masked else None
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         x_BTD = self.model.apply({"params": params}, inputs_BT, segments_BT, train=dropout_key is not None, rngs=rngs)
@@ -108,7 +108,11 @@ def noise_estimates(small, big, n, tokens) -> tuple[jax.Array, jax.Array]:
 
 
 def build(config: schema.Config, platform: str, mesh: jax.sharding.Mesh, end_of_text: int | None) -> Step:
-    """The step of `config` on a mesh."""
+    """The step of `config` on a mesh. ValueError if documents are to be kept apart and no token ends them."""
+    if config.data.across_documents == "mask" and end_of_text is None:
+        raise ValueError(
+            f"data.across_documents=mask needs an end-of-text token, which {config.data.tokenizer} lacks; set data.across_documents=attend"
+        )
     constrain = rules.constrainer(rules.PRESETS[config.mesh.sharding].activations, mesh)
     model = gpt.GPT(config.model, gpt.manner(config.compute, platform), constrain)
     return Step(config, model, optimizer.adamw(config.train.optimizer), end_of_text)

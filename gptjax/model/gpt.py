@@ -29,10 +29,11 @@ class Manner:
 
 
 def manner(compute: schema.Compute, platform: str) -> Manner:
-    """Resolve each "auto" for `platform` ("cpu", "gpu", "tpu"). CPU: XLA is slow there in bfloat16 and in loop bodies."""
+    """Resolve each "auto" for `platform` ("cpu", "gpu", "tpu"). CPU: XLA is slow there in bfloat16 and in loop bodies; but where layers are
+    rematerialised they are scanned, since jax 0.10.2's CPU compiler undoes the rematerialisation of unrolled ones."""
     cpu = platform == "cpu"
     dtype = {"auto": jnp.float32 if cpu else jnp.bfloat16, "float32": jnp.float32, "bfloat16": jnp.bfloat16}[compute.dtype]
-    return Manner(dtype, compute.remat, {"auto": cpu, "scan": False, "unroll": True}[compute.layers])
+    return Manner(dtype, compute.remat, {"auto": cpu and compute.remat == "none", "scan": False, "unroll": True}[compute.layers])
 
 
 class Period(nn.Module):

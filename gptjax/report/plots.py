@@ -35,6 +35,7 @@ def _figure(name: str, records: list[dict]):
     seen = [tokens for tokens, _ in train + valid if tokens > 0]
     logarithmic = bool(seen) and max(seen) > 30 * min(seen)  # else the early fall would hide in the first pixels
     if logarithmic:
+        valid = [point for point in valid if point[0] > 0]  # the evaluation before the first token has no place on this axis
         lower.set_xscale("log")
         lower.set_xlim(min(seen), max(seen) * 1.1)
     few = len(train) < 20
