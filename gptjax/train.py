@@ -105,7 +105,7 @@ def facts(session: Session) -> list[tuple[str, str]]:
     parts = batches.max_rows // session.microbatch
     return [
         ("model", f"{count.parameters(c.model):,} parameters; {c.model.n_layers} layers, {c.model.n_heads} heads, {c.model.d_model} wide"),
-        ("attention", f"{patterns} over a context of {c.model.n_ctx:,}"),
+        ("attention", f"{patterns} over a context of {c.model.n_ctx:,}, computed by {session.step.model.manner.kernel}"),
         ("data", f"{sum(s['splits']['train']['tokens'] for s in session.reading.description()['sources']):,} training tokens"),
         ("batch", f"{c.train.batch_tokens:,} tokens: {parts} microbatch{'es' if parts > 1 else ''} of {session.microbatch} rows"),
         ("steps", f"{batches.n_steps:,}, to {quantity(batches.tokens(batches.n_steps))} tokens"),
@@ -226,7 +226,7 @@ def loop(session: Session, now: Any, start: int) -> int:
     advance = driver(session, put)
     feed = reading.batches(batches, session.microbatch, start, jax.process_index(), jax.process_count())
     step, saved = start, start
-    with Stop(out.warn) as stop, events.Events(session.directory, start + 1) as log:
+    with Stop(out.warn) as stop, events.Events(session.directory, start + 1 if start else 0) as log:
         with out.training(batches.n_steps, start, config.loop.every_log) as progress, jax.transfer_guard("disallow"):
             try:
                 while True:

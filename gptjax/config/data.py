@@ -57,7 +57,9 @@ class Gpt2Bpe:
 
 @record
 class Gpt1Bpe:
-    """GPT-1's lower-cased BPE with 40,000 merges, 40,478 ids, no end-of-text. path: a directory with encoder_bpe_40000.json and vocab_40000.bpe."""
+    """GPT-1's lower-cased BPE with 40,000 merges: 40,478 ids, no end-of-text.
+
+    path: a directory with encoder_bpe_40000.json and vocab_40000.bpe."""
 
     path: str | None = None
     words: Literal["spacy", "basic"] = "spacy"  # spacy: as published; basic: BERT's splitting, as Hugging Face does without spaCy

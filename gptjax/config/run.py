@@ -27,11 +27,11 @@ def config(run: Path) -> Config:
 
 
 def claim(run: Path, wanted: Config) -> bool:
-    """Make `run` the directory of `wanted`: True if it continues a run that is there.
+    """Make `run` the directory of `wanted`: True if it continues a run that is there, which is one that has measured something.
 
     Raises ValueError if the run there has another config (its differences named), or if the directory cannot be written."""
     path = run / "config.json"
-    there = path.exists()
+    there = path.exists() and (run / "metrics.jsonl").exists()
     if there:
         lines = [line for line in overrides.difference(config(run), wanted) if not line.startswith(FREE)]
         if lines:

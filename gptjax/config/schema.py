@@ -248,7 +248,8 @@ class Compute:
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of activations; auto: bfloat16 on TPU and GPU, float32 on CPU
     remat: Literal["none", "full", "attention", "dots"] = "none"  # what the backward pass recomputes; see model/gpt.py
-    layers: Literal["auto", "scan", "unroll"] = "auto"  # auto: scan on TPU and GPU, unroll on CPU
+    attention: Literal["auto", "reference", "blocks"] = "auto"  # of model/kernels.py; auto: blocks on CPU
+    layers: Literal["auto", "scan", "unroll"] = "auto"  # auto: scan, but unroll on CPU where nothing is rematerialised
 
 
 @record

@@ -25,6 +25,7 @@ class Manner:
 
     dtype: Any
     remat: Literal["none", "full", "attention", "dots"]
+    kernel: str  # of model/kernels.py
     unroll: bool  # a Python loop over periods (quicker on CPU), else lax.scan (compile time does not grow with depth)
 
 
@@ -33,7 +34,8 @@ def manner(compute: schema.Compute, platform: str) -> Manner:
     rematerialised they are scanned, since jax 0.10.2's CPU compiler undoes the rematerialisation of unrolled ones."""
     cpu = platform == "cpu"
     dtype = {"auto": jnp.float32 if cpu else jnp.bfloat16, "float32": jnp.float32, "bfloat16": jnp.bfloat16}[compute.dtype]
-    return Manner(dtype, compute.remat, {"auto": cpu and compute.remat == "none", "scan": False, "unroll": True}[compute.layers])
+    kernel = ("blocks" if cpu else "reference") if compute.attention == "auto" else compute.attention
+    return Manner(dtype, compute.remat, kernel, {"auto": cpu and compute.remat == "none", "scan": False, "unroll": True}[compute.layers])
 
 
 class Period(nn.Module):
@@ -50,7 +52,7 @@ class Period(nn.Module):
             # Each layer on its own, not the period: one remat over two layers recomputes more. static_argnums counts self.
             block = nn.remat(block, policy=POLICIES[self.manner.remat], prevent_cse=self.manner.unroll, static_argnums=(3,))
         for i, pattern in enumerate(self.config.attention):
-            x_BTD = block(self.config, pattern, self.constrain, name=f"block_{i}")(x_BTD, segments_BT, train)
+            x_BTD = block(self.config, pattern, self.manner.kernel, self.constrain, name=f"block_{i}")(x_BTD, segments_BT, train)
         return x_BTD
 
 

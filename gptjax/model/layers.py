@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.config import schema
-from gptjax.model import attention
+from gptjax.model import kernels
 
 Constrain = Callable[[jax.Array, str], jax.Array]
 
@@ -82,6 +82,7 @@ class Attention(nn.Module):
 
     config: schema.Model
     pattern: schema.Attention
+    kernel: str  # of model/kernels.py
     out_std: float
     constrain: Constrain
 
@@ -92,7 +93,7 @@ class Attention(nn.Module):
         qkv_BTQNH = Linear("BTD,DQNH->BTQNH", sizes, c.init.weight, name="qkv")(x_BTD)
         q_BTNH, k_BTNH, v_BTNH = (self.constrain(qkv_BTQNH[:, :, i], "BTNH") for i in range(3))
         dropout = (self.make_rng("dropout"), c.dropout.attention) if train and c.dropout.attention else None
-        o_BTNH = attention.attend(q_BTNH, k_BTNH, v_BTNH, self.pattern, segments_BT, dropout)
+        o_BTNH = kernels.KERNELS[self.kernel](q_BTNH, k_BTNH, v_BTNH, self.pattern, segments_BT, dropout)
         o_BTNH = checkpoint_name(self.constrain(o_BTNH, "BTNH"), "attention")
         return Linear("BTNH,NHD->BTD", sizes, self.out_std, name="out")(o_BTNH)
 
@@ -118,6 +119,7 @@ class Block(nn.Module):
 
     config: schema.Model
     pattern: schema.Attention
+    kernel: str
     constrain: Constrain
 
     @nn.compact
@@ -125,7 +127,7 @@ class Block(nn.Module):
         c = self.config
         # GPT-2 section 2.3: residual layers scaled by 1/sqrt(N), N the residual layers: two a layer, as Sparse Transformer's 1/sqrt(2N).
         out_std = c.init.weight / (2 * c.n_layers) ** 0.5 if c.init.residual == "depth_scaled" else c.init.weight
-        attend = Attention(c, self.pattern, out_std, self.constrain, name="attention")
+        attend = Attention(c, self.pattern, self.kernel, out_std, self.constrain, name="attention")
         mlp = Mlp(c, out_std, self.constrain, name="mlp")
         norm_1, norm_2 = LayerNorm(name="norm_1"), LayerNorm(name="norm_2")
 

@@ -1,0 +1,101 @@
+"""What a user can get wrong, through the programs themselves: one clear line, exit status 2, nothing half-written."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from gptjax import sample, train
+
+CHECKOUT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("to be or not to be, that is the question. " * 200)
+    return path
+
+
+REFUSED_AT_ONCE = {
+    "unknown config": (["--config=gpt3_smal"], "no config is called 'gpt3_smal'; did you mean gpt3_small"),
+    "no config": ([], "say which config with --config=NAME: smoke, nano"),
+    "unknown field": (["--config=smoke", "--set", "model.n_layer=2"], "did you mean 'model.n_layers'"),
+    "wrong type": (["--config=smoke", "--set", "model.n_layers=two"], "model.n_layers"),
+    "heads": (["--config=smoke", "--set", "model.n_heads=5"], "n_heads=5 does not divide model.d_model=32; heads that do: 2, 4, 8"),
+    "zero": (["--config=smoke", "--set", "model.n_ctx=0"], "n_ctx=0: give a number above 0"),
+    "negative": (["--config=smoke", "--set", "train.total_tokens=-5"], "total_tokens=-5: give a number above 0"),
+    "batch": (["--config=smoke", "--set", "train.batch_tokens=100"], "train.batch_tokens=100 is not a whole number of rows"),
+    "microbatch": (["--config=smoke", "--set", "train.microbatch_rows=3"], "train.microbatch_rows=3 does not divide the batch of 8 rows"),
+    "period": (["--config=smoke", "--set", "model.attention=(Dense(), Dense(), Dense())"], "not a whole number of periods"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_AT_ONCE)
+def test_refused_before_anything_is_made(name, tmp_path):
+    arguments, message = REFUSED_AT_ONCE[name]
+    with pytest.raises(ValueError) as refused:
+        train.main([*arguments, f"--run={tmp_path / 'run'}"])
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+REFUSED_WITH_DEVICES = {
+    "mesh": (["mesh.tensor=3"], "needs a multiple of 3 devices, but there are 8"),
+    "missing text": (["data.sources=Text(path='no/such/file.txt')"], "no/such/file.txt"),
+    "vocabulary": (["model.n_vocab=300"], "has 257 ids but model.n_vocab=300: --set model.n_vocab=257"),
+    "short text": (["model.n_ctx=4096", "train.batch_tokens=32768"], "fewer than one row"),
+    "no end of text": (["data.across_documents=mask", "data.tokenizer=Gpt1Bpe(path='no/such')"], "no/such"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_WITH_DEVICES)
+def test_refused_before_a_run_has_begun(name, text, tmp_path):
+    """And the corrected command may use the same run directory."""
+    changes, message = REFUSED_WITH_DEVICES[name]
+    usual = [f"data.sources=Text(path='{text}')", "data.held_out=Tail(fraction=0.1)", "train.steps=1"]
+    flags = [part for change in (*usual, *changes) for part in ("--set", change)]
+    with pytest.raises(ValueError) as refused:
+        train.main(["--config=smoke", f"--run={tmp_path / 'run'}", *flags])
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert train.main(["--config=smoke", f"--run={tmp_path / 'run'}", *[p for c in usual for p in ("--set", c)]]) == 0
+
+
+def test_a_run_directory_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ValueError, match=r"cannot write to the run directory .*file/run: Not a directory; make it writable or give another"
+    ):
+        train.main(["--config=smoke", f"--run={tmp_path / 'file' / 'run'}"])
+
+
+def test_sample_says_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match="no run is in .*nothing: it has no config.json"):
+        sample.main([f"--run={tmp_path / 'nothing'}"])
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        sample.main([f"--run={tmp_path}"])
+    with pytest.raises(ValueError, match="--n=0: give at least 1"):
+        sample.main([f"--run={tmp_path}", "--n=0"])
+
+
+def test_updates_that_are_never_finite_end_the_run(text, tmp_path, capsys):
+    flags = ["train.schedule.peak=1e30", "train.optimizer.clip_norm=None", "train.skips_allowed=3", "loop.every_save=1", "train.steps=30"]
+    flags += [f"data.sources=Text(path='{text}')", "data.held_out=Tail(fraction=0.1)"]
+    status = train.main(["--config=smoke", f"--run={tmp_path / 'run'}", *[p for f in flags for p in ("--set", f)]])
+    said = capsys.readouterr().out
+    assert status == 3
+    assert "3 updates in a row were not finite" in said and "the last good checkpoint is of step" in said
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["skipped_in_row"] == 3
+
+
+def test_the_program_says_it_in_one_line_with_status_2(tmp_path):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "gptjax.train", "--config=smoke", f"--run={tmp_path / 'run'}", "--set", "data.sources=Text(path='no')"]
+    said = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
+    assert said.returncode == 2 and said.stderr.startswith("error: ") and said.stderr.count("\n") == 1, said.stderr

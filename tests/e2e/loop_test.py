@@ -1,0 +1,95 @@
+"""Whole runs in this process, on its 8 simulated devices: accumulation, the batch ramp, dropout, sampling, a finished run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gptjax import sample, train
+from gptjax.config import run
+from gptjax.report import events
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("".join(f"{n} and {n + 1} make {2 * n + 1}. " for n in range(2000)))
+    return path
+
+
+def trained(text, directory, *changes):
+    """The record of a run of `smoke` with changes."""
+    usual = [f"data.sources=Text(path='{text}')", "data.held_out=Tail(fraction=0.1)", "train.batch_tokens=1024", "train.steps=6"]
+    assert train.main(["--config=smoke", f"--run={directory}", *[p for c in (*usual, *changes) for p in ("--set", c)]]) == 0
+    return events.read(directory)
+
+
+@pytest.fixture(scope="module")
+def whole(text, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("whole")
+    return directory, trained(text, directory)
+
+
+def losses(lines):
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_accumulation_gives_the_same_curve_and_a_noise_scale(text, whole, tmp_path):
+    lines = trained(text, tmp_path / "run", "train.microbatch_rows=8")
+    np.testing.assert_allclose(losses(lines), losses(whole[1]), rtol=1e-4)
+    assert all(np.isfinite(line["noise_scale"]) for line in lines if "loss" in line)
+    assert "noise_scale" not in whole[1][1]
+
+
+def test_the_batch_ramp_reads_more_rows_step_by_step(text, tmp_path):
+    """Linear from 256 to 1,024 tokens over 3,000: rows 8, 8, 16, 16 ... in one run, resumed in the middle without a change."""
+    ramp = ("train.ramp=Ramp(start_tokens=256, over_tokens=3000)", "train.microbatch_rows=8", "loop.every_save=4", "loop.every_eval=100")
+    lines = trained(text, tmp_path / "run", *ramp, "train.steps=9")
+    rows = np.diff([0] + [line["rows"] for line in lines if "loss" in line])
+    assert rows[0] == 8 and rows[-1] == 32 and all(np.diff(rows) >= 0) and set(rows) >= {8, 16, 24, 32}
+    assert [line["tokens"] for line in lines if "loss" in line] == [32 * n for n in np.cumsum(rows)]
+    trained(text, tmp_path / "again", *ramp, "train.steps=5")
+    again = trained(text, tmp_path / "again", *ramp, "train.steps=9")
+    assert losses(again) == losses(lines)
+
+
+def test_a_run_goes_on_when_only_its_length_changes_and_its_mesh(text, whole, tmp_path):
+    trained(text, tmp_path / "run", "train.steps=3", "mesh.fsdp=4", "mesh.data=2")
+    lines = trained(text, tmp_path / "run", "mesh.fsdp=2", "mesh.tensor=2", "mesh.data=2", "mesh.sharding=fsdp_tensor")
+    np.testing.assert_allclose(losses(lines), losses(whole[1]), rtol=1e-4)
+    assert run.config(tmp_path / "run").mesh.tensor == 2
+
+
+def test_a_finished_run_stays_as_it_is(text, whole):
+    directory, lines = whole
+    assert trained(text, directory) == lines
+
+
+def test_what_a_run_leaves(whole):
+    directory, lines = whole
+    assert [line["step"] for line in lines if "validation_loss" in line] == [0, 6]
+    assert losses(lines)[0] == pytest.approx(np.log(257), abs=0.1) and losses(lines)[-1] < 5.4
+    data = json.loads((directory / "data.json").read_text())
+    assert data["validation"]["tokens"] > 0 and len(data["tokenizer"]["digest"]) == 64
+    assert (directory / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((directory / "tensorboard").glob("events.out.tfevents*"))
+
+
+def test_sample_speaks_the_same_from_the_same_seed(whole, capsys):
+    directory, _ = whole
+    said = []
+    for seed in (1, 1, 2):
+        sample.main([f"--run={directory}", "--prompt=7 and", "--n=2", "--tokens=8", f"--seed={seed}"])
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != said[2]
+    assert "smoke, step 6" in said[0] and said[0].count("7 and") == 2
+
+
+def test_sample_refuses_another_tokenizer(whole, tmp_path):
+    directory, _ = whole
+    (tmp_path / "checkpoints").symlink_to(directory / "checkpoints")
+    config = json.loads((directory / "config.json").read_text())
+    config["data.tokenizer"] = "SentencePiece(n_pieces=300, path='tokenizer.model')"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="tokenizer.model"):
+        sample.main([f"--run={tmp_path}"])

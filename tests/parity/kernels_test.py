@@ -1,0 +1,78 @@
+"""Every kernel is its reference, in output and in all gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptjax.config import schema
+from gptjax.model import attention, kernels
+
+PATTERNS = [
+    schema.Dense(),
+    schema.Banded(window=1),
+    schema.Banded(window=100),
+    schema.Banded(window=256),
+    schema.Banded(window=5000),
+    schema.Strided(stride=17),
+    schema.Fixed(block=32, summary=4),
+]
+
+
+def arrays(T, d_head, dtype):
+    k = jax.random.split(jax.random.key(T), 4)
+    return [jax.random.normal(key, (2, T, 2, d_head), dtype) for key in k]
+
+
+def both(pattern, T, d_head=64, dtype=jnp.float32, segments_BS=None):
+    q, k, v, g = arrays(T, d_head, dtype)
+
+    def out_and_gradients(attend):
+        out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, pattern, segments_BS), q, k, v)
+        return (out, *pull(g))
+
+    results = jax.jit(lambda: (out_and_gradients(kernels.by_blocks), out_and_gradients(attention.attend)))()
+    return jax.tree.map(lambda x: np.asarray(x, np.float32), results)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.parametrize("T", [1, 257, 600])
+def test_blocks(pattern, T):
+    for found, expected in zip(*both(pattern, T), strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("d_head", [80, 96, 128])
+@pytest.mark.parametrize("dtype, atol", [(jnp.float32, 2e-5), (jnp.bfloat16, 0.06)])
+def test_head_sizes_and_types(d_head, dtype, atol):
+    for found, expected in zip(*both(schema.Banded(window=50), 300, d_head, dtype), strict=True):
+        np.testing.assert_allclose(found, expected, atol=atol)
+
+
+@pytest.mark.parametrize("pattern", [schema.Dense(), schema.Banded(window=100)], ids=str)
+def test_documents_kept_apart(pattern):
+    segments_BS = jnp.cumsum((jnp.arange(300) % 70 == 0).astype(jnp.int32))[None].repeat(2, 0)
+    masked, reference = both(pattern, 300, segments_BS=segments_BS)
+    for found, expected in zip(masked, reference, strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert np.abs(masked[0] - both(pattern, 300)[0][0]).max() > 0.1
+
+
+def test_a_band_costs_less_than_half():
+    """FLOPs of the compiled program, T = 2,048, a band of 256: 2 blocks of keys for a block of queries, so a quarter of all keys."""
+
+    def flops(attend, pattern):
+        x = jax.ShapeDtypeStruct((1, 2048, 1, 64), jnp.float32)
+        return jax.jit(lambda q, k, v: attend(q, k, v, pattern)).lower(x, x, x).compile().cost_analysis()["flops"]
+
+    full = flops(attention.attend, schema.Dense())
+    assert flops(kernels.by_blocks, schema.Banded(window=256)) < 0.3 * full
+    assert flops(kernels.by_blocks, schema.Dense()) < 0.6 * full
+
+
+def test_dropout_keeps_the_mean():
+    q, k, v, _ = arrays(300, 64, jnp.float32)
+    dropped = jax.vmap(lambda key: kernels.by_blocks(q, k, v, schema.Dense(), None, (key, 0.3)))(jax.random.split(jax.random.key(0), 200))
+    plain = kernels.by_blocks(q, k, v, schema.Dense())
+    late = np.abs(dropped.mean(0) - plain)[:, 150:]
+    assert late.mean() < 0.02 and np.abs(dropped[0] - plain).max() > 0.1
