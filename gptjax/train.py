@@ -53,6 +53,7 @@ def train(config: Config, directory: Path) -> int:
     from gptjax.report import console
 
     # --- mesh
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # or programs in flight together starve simulated devices of threads
     mesh = devices.mesh(config.mesh)
     batches = Batches(config, shards=mesh.shape["data"] * mesh.shape["fsdp"])
     out = console.Console(quiet=jax.process_index() != 0)

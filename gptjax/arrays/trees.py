@@ -28,8 +28,9 @@ def digests(tree) -> dict[str, int]:
     blocks) passes unnoticed with probability 2^-32. Runs on the devices that hold the leaf; waits for the result. Shape and dtype are
     not part of it.
     """
-    sums = {name: _digest(leaf) for name, leaf in named_leaves(tree)}
-    return {name: int(value) for name, value in jax.device_get(sums).items()}
+    # One after the other: simulated devices share a few threads, and programs in flight together starve each other of them.
+    jax.block_until_ready(tree)
+    return {name: int(jax.device_get(_digest(leaf))) for name, leaf in named_leaves(tree)}
 
 
 @jax.jit
