@@ -226,25 +226,25 @@ def loop(session: Session, now: Any, start: int) -> int:
 
     advance = driver(session, put)
     feed = reading.batches(batches, session.microbatch, start, jax.process_index(), jax.process_count())
-    step, saved = start, start
+    step, settled = start, start  # settled: evaluated and saved, as a restored state was before
     with Stop(out.warn) as stop, events.Events(session.directory, start + 1 if start else 0) as log:
         with out.training(batches.n_steps, start, config.loop.every_log) as progress, jax.transfer_guard("disallow"):
             try:
                 while True:
                     last = step == batches.n_steps
-                    fresh = step != saved or step == 0  # a state that was restored was evaluated and saved before
-                    if fresh and (step % config.loop.every_eval == 0 or last):
+                    ending = last or stop.asked  # asked once: a signal that comes after this waits for the next step
+                    if step != settled and (step % config.loop.every_eval == 0 or last):
                         report()
                         evaluate(step)
-                    if fresh and config.loop.every_sample and 0 < step < batches.n_steps and step % config.loop.every_sample == 0:
+                    if step != settled and not last and config.loop.every_sample and step % config.loop.every_sample == 0:
                         out.samples([spoken(session, now, step)])
-                    if step != saved and (step % config.loop.every_save == 0 or last or stop.asked):
+                    if step != settled and (step % config.loop.every_save == 0 or ending):
                         report()
                         session.checkpoints.save(step, now, about)
                         plots.loss_curve(session.directory)
-                        saved = step
+                    settled = step
                     clock = clock if pending else time.perf_counter()  # evaluating and saving are no part of a step's time
-                    if last or stop.asked:
+                    if ending:
                         break
                     after = advance(now, next(feed), stop, progress)
                     if after is not None:

@@ -40,7 +40,9 @@ def command(corpus, run, *more):
 
 
 def start(corpus, run, *more):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    # No compilation cache: a kill may tear its entries, and what is tested is a run by itself.
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     return subprocess.Popen(
         command(corpus, run, *more), cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -65,7 +67,7 @@ def uninterrupted(corpus, tmp_path_factory):
     assert status == 0, said
     lines = curve(run)
     assert [x["step"] for x in lines if "loss" in x] == list(range(1, STEPS + 1))
-    assert [x["step"] for x in lines if "validation_loss" in x] == [0, 30, 60, 90, 120]
+    assert [x["step"] for x in lines if "validation_loss" in x] == [30, 60, 90, 120]
     assert "sample 3 of 3" in said and str(run) in said
     return lines
 

@@ -29,17 +29,20 @@ def reference():
     return losses_and_params(tiny.config())
 
 
-@pytest.mark.parametrize("remat", ["none", "full", "attention", "dots"])
-@pytest.mark.parametrize("layers", ["scan", "unroll"])
+@pytest.mark.parametrize("layers, remat", [("scan", "none"), ("scan", "full"), ("scan", "attention"), ("scan", "dots"), ("unroll", "full")])
 def test_layers_and_remat(reference, layers, remat):
     assert_same(losses_and_params(tiny.varied(tiny.config(), compute={"layers": layers, "remat": remat})), reference)
 
 
 @pytest.mark.parametrize(
-    "mesh",
-    [{"sharding": "fsdp"}, {"sharding": "fsdp", "data": 2, "fsdp": 4}, {"sharding": "fsdp_tensor", "data": 2, "fsdp": 2, "tensor": 2}],
+    "mesh, layers",
+    [
+        ({"sharding": "fsdp"}, "scan"),
+        ({"sharding": "fsdp", "data": 2, "fsdp": 4}, "unroll"),
+        ({"sharding": "fsdp_tensor", "data": 2, "fsdp": 2, "tensor": 2}, "scan"),
+        ({"sharding": "fsdp_tensor", "fsdp": 2, "tensor": 4}, "unroll"),
+    ],
 )
-@pytest.mark.parametrize("layers", ["scan", "unroll"])
 def test_eight_devices_are_one(reference, mesh, layers):
     assert_same(losses_and_params(tiny.varied(tiny.config(), mesh=mesh, compute={"layers": layers}), n_devices=8), reference)
 

@@ -19,7 +19,7 @@ def sensitivity(c, T=12, end_of_text=None):
         x_BTD = step.model.apply({"params": state.params | {"token_VD": table}}, tokens_BT, segments_BT)
         return x_BTD[0] @ jnp.arange(1.0, c.model.d_model + 1)
 
-    jacobian_TVD = jax.jacrev(hidden)(state.params["token_VD"])
+    jacobian_TVD = jax.jit(jax.jacrev(hidden))(state.params["token_VD"])
     return np.abs(jacobian_TVD[:, :T]).sum(-1)
 
 

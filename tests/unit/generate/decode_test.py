@@ -15,10 +15,10 @@ def speaker():
 
 
 def greedy_by_hand(model, params, prompt, n):
-    text = list(prompt)
+    text, hidden = list(prompt), jax.jit(lambda view: model.apply({"params": params}, view))
     for _ in range(n):
         view = np.array([text[-model.config.n_ctx :]], np.int32)
-        y = gpt.logits(model.apply({"params": params}, view), params["token_VD"], model.config.n_vocab)
+        y = gpt.logits(hidden(view), params["token_VD"], model.config.n_vocab)
         text.append(int(np.argmax(y[0, -1])))
     return text[len(prompt) :]
 
