@@ -13,6 +13,7 @@ from gptjax.config.batches import Batches
 from gptjax.config.data import SentencePiece
 from gptjax.config.schema import Config
 
+CPU_TOKENS = 4096  # of a microbatch on CPU: more is no faster there, and its progress would show after minutes
 EXAMPLE = 'python -m gptjax.train --config=gpt3_small --set train.steps=100 --set "model.attention=Dense()"'
 
 
@@ -76,6 +77,8 @@ def train(config: Config, directory: Path) -> int:
             else:
                 start, now = 0, state.created(config, built.model, built.tx, mesh)
                 fitting = count.microbatch_rows(config, memory(config, mesh), batches.shards)
+                if jax.devices()[0].platform == "cpu":
+                    fitting = min(fitting, max(1, CPU_TOKENS // config.model.n_ctx))
                 microbatch = config.train.microbatch_rows or batches.largest_microbatch(fitting)
             session = Session(config, directory, mesh, batches, reading, built, microbatch, checkpoints, out)
             out.table(config.name, facts(session))

@@ -36,7 +36,7 @@ def both(pattern, T, d_head=64, dtype=jnp.float32, segments_BS=None):
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
-@pytest.mark.parametrize("T", [1, 257, 600])
+@pytest.mark.parametrize("T", [1, 300])
 def test_blocks(pattern, T):
     for found, expected in zip(*both(pattern, T), strict=True):
         np.testing.assert_allclose(found, expected, atol=2e-5)
