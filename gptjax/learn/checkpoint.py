@@ -227,7 +227,8 @@ class Checkpoints(Saved):
             self._prune()
         except Exception as error:  # whatever a background write raises must reach the loop as one line
             line = self._trouble(step, needed, _first_line(error))
-            self._clean(SAVING)
+            with contextlib.suppress(OSError):  # Orbax may be writing there still; the next writer removes what is left
+                self._clean(SAVING)
             raise ValueError(line) from error
 
     def _prune(self) -> None:
