@@ -10,7 +10,6 @@ from typing import Any
 
 from gptjax.config import command, count, overrides, run
 from gptjax.config.batches import Batches
-from gptjax.config.data import SentencePiece
 from gptjax.config.schema import Config
 
 CPU_TOKENS = 4096  # of a microbatch on CPU: more is no faster there, and its progress would show after minutes
@@ -48,7 +47,7 @@ def train(config: Config, directory: Path) -> int:
 
     import jax
 
-    from gptjax.data import pipeline, saving
+    from gptjax.data import pieces, pipeline, saving
     from gptjax.learn import checkpoint, state, step
     from gptjax.mesh import devices
     from gptjax.report import console
@@ -63,7 +62,7 @@ def train(config: Config, directory: Path) -> int:
     reading = pipeline.reading(config, directory / "data", out.say)
     if jax.process_index() == 0:
         (directory / "data.json").write_text(json.dumps(reading.description(), indent=1) + "\n")
-        if isinstance(config.data.tokenizer, SentencePiece):
+        if isinstance(reading.tokenizer, pieces.Pieces):  # made of the run's own text, perhaps: sampling must not need that again
             saving.save(directory / "tokenizer.model", reading.tokenizer.model)
 
     # --- state: of the newest good checkpoint, else drawn from the seed

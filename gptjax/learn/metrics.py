@@ -22,12 +22,12 @@ PEAK_FLOPS = {
 }
 
 
-def peak_flops(device: jax.Device) -> float | None:
+def peak_flops(device: Any) -> float | None:
     """Peak of one device, or None where it is not known (every CPU)."""
     return next((peak for name, peak in PEAK_FLOPS.items() if name in device.device_kind), None)
 
 
-def mfu(flops_per_token: float, tokens_per_s: float, devices: list[jax.Device]) -> float | None:
+def mfu(flops_per_token: float, tokens_per_s: float, devices: Any) -> float | None:
     """Model FLOPs utilisation: training FLOPs per token (config/count.py: banded layers at their true cost, rematerialisation not counted)
     times tokens per second, over the devices' peak. None where the peak is not known."""
     peak = peak_flops(devices[0])

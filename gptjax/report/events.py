@@ -9,6 +9,7 @@ three values that are not numbers are the strings "NaN", "Infinity" and "-Infini
 import json
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 NAME = "metrics.jsonl"
@@ -38,7 +39,7 @@ class Events:
     def __exit__(self, *error):
         self.close()
 
-    def write(self, step: int, values: dict[str, float | str | int]) -> None:
+    def write(self, step: int, values: Mapping[str, float | str | int]) -> None:
         """Append one line, flushed to the operating system before returning: a kill of the process does not lose it."""
         values = {name: _plain(value) for name, value in values.items()}
         self._file.write(json.dumps({"step": step} | {n: _spelled(v) for n, v in values.items()}, allow_nan=False) + "\n")
