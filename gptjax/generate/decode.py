@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ SHORTEST = 32  # lengths are padded to powers of two from here up to the context
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _next(model: gpt.GPT, params: Any, tokens_BT: jax.Array, last_B: jax.Array, sampling: choose.Sampling, key: jax.Array) -> jax.Array:
     """The token after position last_B of each row."""
-    x_BTD = model.apply({"params": params}, tokens_BT)
+    x_BTD = cast(jax.Array, model.apply({"params": params}, tokens_BT))
     x_B1D = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)
     return choose.choose(gpt.logits(x_B1D, params["token_VD"], model.config.n_vocab)[:, 0], sampling, key)
 

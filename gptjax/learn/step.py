@@ -39,8 +39,10 @@ class Step:
         """Sum over tokens of weight * negative log-likelihood (nats). tokens_BT: rows of n_ctx + 1, inputs and their next tokens;
         weights_BT: (B, n_ctx)."""
         inputs_BT, targets_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
-        masked = self.config.data.across_documents == "mask"
-        segments_BT = gpt.segments(inputs_BT, self.end_of_text) if masked else None
+        segments_BT = None
+        if self.config.data.across_documents == "mask":
+            assert self.end_of_text is not None  # build() refuses it
+            segments_BT = gpt.segments(inputs_BT, self.end_of_text)
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         x_BTD = self.model.apply({"params": params}, inputs_BT, segments_BT, train=dropout_key is not None, rngs=rngs)
         return loss.cross_entropy(x_BTD, params["token_VD"], targets_BT, weights_BT, self.config.model.n_vocab)

@@ -1,7 +1,7 @@
 """The GPT: embeddings, layers by periods of the pattern, and the tied output."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -96,7 +96,8 @@ class GPT(nn.Module):
         keys = jax.random.split(self.make_rng("dropout"), c.n_periods) if dropping else None
 
         def apply(x_BTD, params, key):
-            return period.apply({"params": params}, x_BTD, segments_BT, train, rngs=None if key is None else {"dropout": key})
+            rngs = None if key is None else {"dropout": key}
+            return cast(jax.Array, period.apply({"params": params}, x_BTD, segments_BT, train, rngs=rngs))
 
         if self.manner.unroll:
             for i, params in enumerate(unstacked(stacked)):
