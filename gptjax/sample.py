@@ -30,8 +30,7 @@ def main(arguments: list[str]) -> None:
     from gptjax.data import tokenizer
     from gptjax.generate import choose, decode
     from gptjax.learn import checkpoint, state, step
-    from gptjax.mesh import devices
-    from gptjax.model import layers
+    from gptjax.mesh import devices, rules
     from gptjax.report import console
 
     out = console.Console(quiet=False)
@@ -53,7 +52,7 @@ def main(arguments: list[str]) -> None:
     prompt = text.encode(args.prompt)
     if not prompt:
         raise ValueError("--prompt is empty: give at least one character")
-    model = built.model.clone(constrain=layers.unconstrained)
+    model = built.model.clone(place=rules.NOWHERE)
     said = decode.continuations(
         model, saved["params"], [prompt] * args.n, args.tokens, sampling, jax.random.key(args.seed), text.end_of_text
     )

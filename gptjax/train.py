@@ -275,11 +275,11 @@ def spoken(session: Session, now: Any, step: int, seed: int = 0) -> str:
     import jax
 
     from gptjax.generate import choose, decode
-    from gptjax.model import layers
+    from gptjax.mesh import rules
 
     text, asked = session.reading.tokenizer, session.config.loop
     prompt = text.encode(asked.sample_prompt)
-    model = session.step.model.clone(constrain=layers.unconstrained)
+    model = session.step.model.clone(place=rules.NOWHERE)
     with jax.transfer_guard("allow"):
         key = jax.random.fold_in(jax.random.key(seed), step)
         sampling = choose.Sampling(temperature=0.8, top_k=40)

@@ -34,7 +34,7 @@ def continuations(
     """Up to n_tokens new tokens for each prompt, without the prompt; a row stops after end_of_text, which is left out.
 
     Prompts may differ in length and must not be empty (ValueError). Text longer than the model's context is read by its last n_ctx tokens,
-    as though it began there. The model must have no placement constraints (`layers.unconstrained`): rows here are few."""
+    as though it began there. The model must have no placement constraints (`rules.NOWHERE`): rows here are few."""
     if not all(prompts):
         raise ValueError("an empty prompt: give at least one token, for example a newline")
     texts, open_rows = [list(p) for p in prompts], set(range(len(prompts)))

@@ -115,6 +115,6 @@ def build(config: schema.Config, platform: str, mesh: jax.sharding.Mesh, end_of_
         raise ValueError(
             f"data.across_documents=mask needs an end-of-text token, which {config.data.tokenizer} lacks; set data.across_documents=attend"
         )
-    constrain = rules.constrainer(rules.PRESETS[config.mesh.sharding].activations, mesh)
-    model = gpt.GPT(config.model, gpt.manner(config.compute, platform), constrain)
+    place = rules.Placement(rules.PRESETS[config.mesh.sharding].activations, mesh)
+    model = gpt.GPT(config.model, gpt.manner(config.compute, platform), place)
     return Step(config, model, optimizer.adamw(config.train.optimizer), end_of_text)

@@ -5,7 +5,6 @@ letters and never a mesh axis.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -68,13 +67,27 @@ def shardings(tree: Any, table: Table, mesh: jax.sharding.Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def constrainer(table: Table, mesh: jax.sharding.Mesh) -> Callable[[jax.Array, str], jax.Array]:
-    """A function `constrain(x, "BTD")` that pins an activation's placement inside jit."""
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where activations lie: a table on a mesh, or NOWHERE in particular, which leaves it to the compiler."""
 
-    def constrain(x: jax.Array, letters: str) -> jax.Array:
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(letters, x.shape, table, mesh, "activation")))
+    table: Table = dataclasses.field(hash=False)
+    mesh: jax.sharding.Mesh | None
 
-    return constrain
+    def __call__(self, x: jax.Array, letters: str) -> jax.Array:
+        """`x` pinned to its place, inside jit."""
+        return x if self.mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, self.spec(letters, x.shape)))
+
+    def spec(self, letters: str, shape: tuple[int, ...]) -> PartitionSpec:
+        """The mesh axes of each dimension, for jax.shard_map; all whole when there is no mesh."""
+        return PartitionSpec() if self.mesh is None else spec(letters, shape, self.table, self.mesh, "activation")
+
+    def size(self, axis: str) -> int:
+        """Devices along a mesh axis; 1 when there is no mesh."""
+        return 1 if self.mesh is None else self.mesh.shape[axis]
+
+
+NOWHERE = Placement({}, None)
 
 
 def placed(local: Any, letters: str, table: Table, mesh: jax.sharding.Mesh) -> jax.Array:

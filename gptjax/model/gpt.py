@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from gptjax.arrays.shapes import shaped
 from gptjax.config import schema
+from gptjax.mesh import rules
 from gptjax.model import layers
 
 # What a layer keeps for its backward pass; the rest is computed again. "none" is no rematerialisation: everything is kept.
@@ -43,7 +44,7 @@ class Period(nn.Module):
 
     config: schema.Model
     manner: Manner
-    constrain: layers.Constrain
+    place: rules.Placement
 
     @nn.compact
     def __call__(self, x_BTD, segments_BT, train):
@@ -52,7 +53,7 @@ class Period(nn.Module):
             # Each layer on its own, not the period: one remat over two layers recomputes more. static_argnums counts self.
             block = nn.remat(block, policy=POLICIES[self.manner.remat], prevent_cse=self.manner.unroll, static_argnums=(3,))
         for i, pattern in enumerate(self.config.attention):
-            x_BTD = block(self.config, pattern, self.manner.kernel, self.constrain, name=f"block_{i}")(x_BTD, segments_BT, train)
+            x_BTD = block(self.config, pattern, self.manner.kernel, self.place, name=f"block_{i}")(x_BTD, segments_BT, train)
         return x_BTD
 
 
@@ -74,7 +75,7 @@ class GPT(nn.Module):
 
     config: schema.Model
     manner: Manner
-    constrain: layers.Constrain = layers.unconstrained
+    place: rules.Placement = rules.NOWHERE
 
     @nn.compact
     def __call__(self, tokens_BT: jax.Array, segments_BT: jax.Array | None = None, train: bool = False) -> jax.Array:
@@ -86,11 +87,11 @@ class GPT(nn.Module):
         token_VD = self.param("token_VD", nn.initializers.normal(c.init.token), (c.n_vocab_padded, c.d_model))
         position_TD = self.param("position_TD", nn.initializers.normal(c.init.position), (c.n_ctx, c.d_model))
         # Looked up in a table that is whole along D: a gather from a sharded one makes XLA rematerialise it.
-        x_BTD = jnp.take(self.constrain(token_VD.astype(dtype), "V1"), tokens_BT, axis=0) + position_TD[None, :T].astype(dtype)
+        x_BTD = jnp.take(self.place(token_VD.astype(dtype), "V1"), tokens_BT, axis=0) + position_TD[None, :T].astype(dtype)
         # The released GPT-1 code drops elements of the embedding table itself; activations are dropped here, as GPT-2's OpenAI copy does.
-        x_BTD = self.constrain(layers.dropped(self, x_BTD, c.dropout.embedding, train), "BTD")
+        x_BTD = self.place(layers.dropped(self, x_BTD, c.dropout.embedding, train), "BTD")
 
-        period = Period(c, self.manner, self.constrain, parent=None)
+        period = Period(c, self.manner, self.place, parent=None)
         stacked = self.param("periods", lambda key: _stacked(period, key, c))
         dropping = train and c.dropout != schema.Dropout()
         keys = jax.random.split(self.make_rng("dropout"), c.n_periods) if dropping else None
@@ -109,7 +110,7 @@ class GPT(nn.Module):
 
 def _stacked(period, key, config):
     """Initial parameters of all periods, stacked: each period draws from its own key."""
-    period = period.clone(constrain=layers.unconstrained)  # one token is too few to place on a mesh
+    period = period.clone(place=rules.NOWHERE)  # one token is too few to place on a mesh
     x_BTD = jnp.zeros((1, 1, config.d_model))
     return jax.vmap(lambda k: period.init(k, x_BTD, None, False)["params"])(jax.random.split(key, config.n_periods))
 

@@ -1,17 +1,17 @@
-"""Faster twins of the reference attention, with its signature and its result."""
+"""Which kernel computes attention: each has the reference's signature and result, and differs in speed and memory."""
 
 import jax
-import jax.numpy as jnp
 
-from gptjax.arrays.shapes import shaped
 from gptjax.config import schema
-from gptjax.model import attention
+from gptjax.mesh import rules
+from gptjax.model import attention, blocks
 
-SMALLEST, MOST = 128, 16  # rows of a block of queries, and blocks: each is a piece of the program, so many would be slow to compile
+KERNELS = {"reference": attention.attend, "blocks": blocks.attend}
 
 
-@shaped
-def by_blocks(
+def attend(
+    kernel: str,
+    place: rules.Placement,
     q_BTNH: jax.Array,
     k_BSNH: jax.Array,
     v_BSNH: jax.Array,
@@ -19,28 +19,5 @@ def by_blocks(
     segments_BS: jax.Array | None = None,
     dropout: tuple[jax.Array, float] | None = None,
 ) -> jax.Array:
-    """The reference on one block of queries after another, each with just the keys between the first and the last that it can see: about
-    half of the work for causal attention, and for a band of W keys W / T of it, with blocks as long as the band. T and S must be equal.
-
-    Dropout masks are not those of the reference, but as likely."""
-    T = q_BTNH.shape[1]
-    block = max(SMALLEST, -(-T // MOST), pattern.window if isinstance(pattern, schema.Banded) else -(-T // 8))
-    parts = []
-    for number, start in enumerate(range(0, T, block)):
-        end = min(start + block, T)
-        # Only a band may be cut off at the left: its mask depends on distances alone, others' on positions.
-        first = max(0, start - pattern.window + 1) if isinstance(pattern, schema.Banded) else 0
-        parts.append(
-            attention.attend(
-                q_BTNH[:, start:end],
-                k_BSNH[:, first:end],
-                v_BSNH[:, first:end],
-                pattern,
-                None if segments_BS is None else segments_BS[:, first:end],
-                None if dropout is None else (jax.random.fold_in(dropout[0], number), dropout[1]),
-            )
-        )
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
-
-
-KERNELS = {"reference": attention.attend, "blocks": by_blocks}
+    """The reference's result (see attention.attend) by the kernel of that name, on arrays that lie as `place` says."""
+    return KERNELS[kernel](q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS, dropout)

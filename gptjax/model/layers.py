@@ -4,7 +4,6 @@ Parameters are float32 and named by role and letters (`weight_DF`, `bias_F`, `ga
 whether weight decay applies. Stock nn.DenseGeneral is not used: it fails under a mesh with several named dimensions.
 """
 
-from collections.abc import Callable
 from typing import assert_never
 
 import flax.linen as nn
@@ -13,14 +12,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.config import schema
+from gptjax.mesh import rules
 from gptjax.model import kernels
-
-Constrain = Callable[[jax.Array, str], jax.Array]
-
-
-def unconstrained(x: jax.Array, letters: str) -> jax.Array:
-    """Leaves the placement of `x` to the compiler."""
-    return x
 
 
 def gelu(x: jax.Array, form: str) -> jax.Array:
@@ -84,17 +77,17 @@ class Attention(nn.Module):
     pattern: schema.Attention
     kernel: str  # of model/kernels.py
     out_std: float
-    constrain: Constrain
+    place: rules.Placement
 
     @nn.compact
     def __call__(self, x_BTD, segments_BT, train):
         c = self.config
         sizes = {"D": c.d_model, "Q": 3, "N": c.n_heads, "H": c.d_head}
         qkv_BTQNH = Linear("BTD,DQNH->BTQNH", sizes, c.init.weight, name="qkv")(x_BTD)
-        q_BTNH, k_BTNH, v_BTNH = (self.constrain(qkv_BTQNH[:, :, i], "BTNH") for i in range(3))
+        q_BTNH, k_BTNH, v_BTNH = (self.place(qkv_BTQNH[:, :, i], "BTNH") for i in range(3))
         dropout = (self.make_rng("dropout"), c.dropout.attention) if train and c.dropout.attention else None
-        o_BTNH = kernels.KERNELS[self.kernel](q_BTNH, k_BTNH, v_BTNH, self.pattern, segments_BT, dropout)
-        o_BTNH = checkpoint_name(self.constrain(o_BTNH, "BTNH"), "attention")
+        o_BTNH = kernels.attend(self.kernel, self.place, q_BTNH, k_BTNH, v_BTNH, self.pattern, segments_BT, dropout)
+        o_BTNH = checkpoint_name(self.place(o_BTNH, "BTNH"), "attention")
         return Linear("BTNH,NHD->BTD", sizes, self.out_std, name="out")(o_BTNH)
 
 
@@ -103,14 +96,14 @@ class Mlp(nn.Module):
 
     config: schema.Model
     out_std: float
-    constrain: Constrain
+    place: rules.Placement
 
     @nn.compact
     def __call__(self, x_BTD):
         c = self.config
         sizes = {"D": c.d_model, "F": c.d_ff}
         h_BTF = Linear("BTD,DF->BTF", sizes, c.init.weight, name="up")(x_BTD)
-        h_BTF = gelu(self.constrain(h_BTF, "BTF"), c.gelu)
+        h_BTF = gelu(self.place(h_BTF, "BTF"), c.gelu)
         return Linear("BTF,FD->BTD", sizes, self.out_std, name="down")(h_BTF)
 
 
@@ -120,19 +113,19 @@ class Block(nn.Module):
     config: schema.Model
     pattern: schema.Attention
     kernel: str
-    constrain: Constrain
+    place: rules.Placement
 
     @nn.compact
     def __call__(self, x_BTD, segments_BT, train):
         c = self.config
         # GPT-2 section 2.3: residual layers scaled by 1/sqrt(N), N the residual layers: two a layer, as Sparse Transformer's 1/sqrt(2N).
         out_std = c.init.weight / (2 * c.n_layers) ** 0.5 if c.init.residual == "depth_scaled" else c.init.weight
-        attend = Attention(c, self.pattern, self.kernel, out_std, self.constrain, name="attention")
-        mlp = Mlp(c, out_std, self.constrain, name="mlp")
+        attend = Attention(c, self.pattern, self.kernel, out_std, self.place, name="attention")
+        mlp = Mlp(c, out_std, self.place, name="mlp")
         norm_1, norm_2 = LayerNorm(name="norm_1"), LayerNorm(name="norm_2")
 
         def residual(x, branch):
-            return self.constrain(x + dropped(self, branch, c.dropout.residual, train), "BTD")
+            return self.place(x + dropped(self, branch, c.dropout.residual, train), "BTD")
 
         match c.norm:
             case "pre":

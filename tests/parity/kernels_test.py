@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gptjax.config import schema
-from gptjax.model import attention, kernels
+from gptjax.model import attention, blocks
 
 PATTERNS = [
     schema.Dense(),
@@ -31,7 +31,7 @@ def both(pattern, T, d_head=64, dtype=jnp.float32, segments_BS=None):
         out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, pattern, segments_BS), q, k, v)
         return (out, *pull(g))
 
-    results = jax.jit(lambda: (out_and_gradients(kernels.by_blocks), out_and_gradients(attention.attend)))()
+    results = jax.jit(lambda: (out_and_gradients(blocks.attend), out_and_gradients(attention.attend)))()
     return jax.tree.map(lambda x: np.asarray(x, np.float32), results)
 
 
@@ -66,13 +66,13 @@ def test_a_band_costs_less_than_half():
         return jax.jit(lambda q, k, v: attend(q, k, v, pattern)).lower(x, x, x).compile().cost_analysis()["flops"]
 
     full = flops(attention.attend, schema.Dense())
-    assert flops(kernels.by_blocks, schema.Banded(window=256)) < 0.3 * full
-    assert flops(kernels.by_blocks, schema.Dense()) < 0.6 * full
+    assert flops(blocks.attend, schema.Banded(window=256)) < 0.3 * full
+    assert flops(blocks.attend, schema.Dense()) < 0.6 * full
 
 
 def test_dropout_keeps_the_mean():
     q, k, v, _ = arrays(300, 64, jnp.float32)
-    dropped = jax.vmap(lambda key: kernels.by_blocks(q, k, v, schema.Dense(), None, (key, 0.3)))(jax.random.split(jax.random.key(0), 200))
-    plain = kernels.by_blocks(q, k, v, schema.Dense())
+    dropped = jax.vmap(lambda key: blocks.attend(q, k, v, schema.Dense(), None, (key, 0.3)))(jax.random.split(jax.random.key(0), 200))
+    plain = blocks.attend(q, k, v, schema.Dense())
     late = np.abs(dropped.mean(0) - plain)[:, 150:]
     assert late.mean() < 0.02 and np.abs(dropped[0] - plain).max() > 0.1

@@ -1,0 +1,43 @@
+"""Attention by blocks of queries, for CPU: the reference with its signature and its result, without most of the keys that are not seen."""
+
+import jax
+import jax.numpy as jnp
+
+from gptjax.arrays.shapes import shaped
+from gptjax.config import schema
+from gptjax.model import attention
+
+SMALLEST, MOST = 128, 16  # rows of a block of queries, and blocks: each is a piece of the program, so many would be slow to compile
+
+
+@shaped
+def attend(
+    q_BTNH: jax.Array,
+    k_BSNH: jax.Array,
+    v_BSNH: jax.Array,
+    pattern: schema.Attention,
+    segments_BS: jax.Array | None = None,
+    dropout: tuple[jax.Array, float] | None = None,
+) -> jax.Array:
+    """The reference on one block of queries after another, each with just the keys between the first and the last that it can see: about
+    half of the work for causal attention, and for a band of W keys W / T of it, with blocks as long as the band. T and S must be equal.
+
+    Dropout masks are not those of the reference, but as likely."""
+    T = q_BTNH.shape[1]
+    block = max(SMALLEST, -(-T // MOST), pattern.window if isinstance(pattern, schema.Banded) else -(-T // 8))
+    parts = []
+    for number, start in enumerate(range(0, T, block)):
+        end = min(start + block, T)
+        # Only a band may be cut off at the left: its mask depends on distances alone, others' on positions.
+        first = max(0, start - pattern.window + 1) if isinstance(pattern, schema.Banded) else 0
+        parts.append(
+            attention.attend(
+                q_BTNH[:, start:end],
+                k_BSNH[:, first:end],
+                v_BSNH[:, first:end],
+                pattern,
+                None if segments_BS is None else segments_BS[:, first:end],
+                None if dropout is None else (jax.random.fold_in(dropout[0], number), dropout[1]),
+            )
+        )
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
