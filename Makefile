@@ -10,10 +10,10 @@ RUN = $(VENV)/bin/python
 train: $(VENV)/installed
 	$(RUN) -m gptjax.train --config=nano
 
-test: $(VENV)/installed
+test: $(VENV)/installed-dev
 	$(RUN) -m pytest -n 2
 
-test-slow: $(VENV)/installed
+test-slow: $(VENV)/installed-dev
 	$(RUN) -m pytest -m slow
 
 check: $(VENV)/installed-dev

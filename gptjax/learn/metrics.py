@@ -1,4 +1,4 @@
-"""What a step and an evaluation report, and the hardware's peak that MFU is measured against."""
+"""What a step and an evaluation report."""
 
 import math
 from collections.abc import Callable
@@ -7,31 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 
-# Dense bfloat16 FLOP/s of one device as jax counts devices, from the makers' data sheets, by a part of jax's device_kind.
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,  # v5p calls itself so
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 1153.5e12,  # half a chip: jax shows its two cores
-    "H100": 989e12,
-    "H200": 989e12,
-    "A100": 312e12,
-}
-
-
-def peak_flops(device: Any) -> float | None:
-    """Peak of one device, or None where it is not known (every CPU)."""
-    return next((peak for name, peak in PEAK_FLOPS.items() if name in device.device_kind), None)
+from gptjax.mesh import topology
 
 
 def mfu(flops_per_token: float, tokens_per_s: float, devices: Any) -> float | None:
     """Model FLOPs utilisation: training FLOPs per token (config/count.py: banded layers at their true cost, rematerialisation not counted)
     times tokens per second, over the devices' peak. None where the peak is not known."""
-    peak = peak_flops(devices[0])
-    return None if peak is None else flops_per_token * tokens_per_s / (peak * len(devices))
+    chip = topology.chip(devices[0])
+    return None if chip is None else flops_per_token * tokens_per_s / (chip.flops * len(devices))
 
 
 def evaluation(

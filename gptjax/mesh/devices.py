@@ -5,6 +5,7 @@ import math
 import jax
 
 from gptjax.config import schema
+from gptjax.mesh import topology
 
 AXES = ("data", "fsdp", "tensor", "context")
 
@@ -12,7 +13,9 @@ AXES = ("data", "fsdp", "tensor", "context")
 def mesh(sizes: schema.Mesh, devices: list | None = None) -> jax.sharding.Mesh:
     """A mesh with the axes data, fsdp, tensor, context over all `devices` (default: all that jax sees). The axis of size -1 takes what is
     left. Raises ValueError when the sizes do not use exactly the devices there are."""
-    devices = jax.devices() if devices is None else devices
+    if devices is None:
+        topology.without_tpus()
+        devices = jax.devices()
     shape = [getattr(sizes, axis) for axis in AXES]
     known = math.prod(n for n in shape if n != -1)
     given = " x ".join(f"{axis} {n}" for axis, n in zip(AXES, shape, strict=True))

@@ -1,0 +1,97 @@
+import importlib.util
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gptjax.mesh import topology
+
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -r requirements-dev.txt")
+
+
+@pytest.mark.parametrize(
+    "name, same, n_devices",
+    [
+        ("v4-8", "v4:2x2x1", 4),
+        ("v5p-8", "v5p:2x2x1", 4),
+        ("V5p-1024", "v5p:8x8x8", 512),
+        ("v5p-768", "v5p:4x8x12", 384),
+        ("v5litepod-16", "v5e:4x4", 16),
+        ("v5e-1", "v5e:1x1", 1),
+        ("v6e-8", "v6e:2x4", 8),
+        ("v6e-128", "v6e:8x16", 128),
+        ("tpu7x-8", "tpu7x:2x2x1", 8),
+        ("v5:2x2x4", "v5p:2x2x4", 16),
+        ("2xv5p-128", "2xv5p:4x4x4", 128),
+        ("h100-8", "h100-8", 8),
+        ("4xh100-8", "4xh100-8", 32),
+    ],
+)
+def test_names(name, same, n_devices):
+    found = topology.topology(name)
+    assert str(found) == same and found.n_devices == n_devices
+    assert topology.topology(same) == found
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("v5p-9", "there is no such v5p; nearest: v5p-8, v5p-16, v5p-32; or give v5p:AxBxC"),
+        ("v5p:3x3x3", "there is no such v5p; nearest: v5p-64"),
+        ("v5e:4x4x4", "there is no such v5e; nearest: v5e-64, .*AxB, A and B even"),
+        ("v5p:2x2x0", "there is no such v5p"),
+        ("v6e-512", "there is no such v6e; nearest: v6e-256"),
+        ("h100-16", "there is no such h100; nearest: h100-8"),
+        ("v5lite-8", "is not known; give for example v5e-8"),
+        ("v5p", "is not known; give for example v5p-8"),
+        ("cray", "is not known; give for example v5p-8, v5litepod-16"),
+    ],
+)
+def test_unknown_names(name, message):
+    with pytest.raises(ValueError, match=f"topology '{name}'.*{message}"):
+        topology.topology(name)
+
+
+@pytest.mark.parametrize("module, name, remedy", [("libtpu", "v5e-1", "dev"), ("jax_plugins", "h100-1", "gpu")])
+def test_a_compiler_that_is_missing(monkeypatch, module, name, remedy):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == module else find(wanted))
+    with pytest.raises(ValueError, match=f"compiling for .* not installed: pip install -r requirements-{remedy}.txt"):
+        topology.topology(name).devices()
+
+
+@needs_libtpu
+@pytest.mark.parametrize("name", ["v4-16", "v5p-8", "v5e-1", "v5litepod-8", "v6e-8", "tpu7x-8", "tpu7x-2", "2xv5e-4", "v6e:16x16"])
+def test_tpus_that_are_not_here(name):
+    target = topology.topology(name)
+    devices = target.devices()
+    assert len(devices) == target.n_devices and devices[0].platform == target.platform
+    assert {topology.chip(device) for device in devices} == {target.chip}
+    if target.slices > 1:
+        assert {device.slice_index for device in devices} == {0, 1}
+
+
+@needs_libtpu
+def test_hbm_is_what_the_compiler_allows():
+    """A program that needs more than a chip has is refused, and the refusal names the size."""
+    target = topology.topology("v5e-1")
+    mesh = jax.sharding.Mesh(target.devices(), "x")
+    x = jax.ShapeDtypeStruct((2**17, 2**17), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec()))
+    with pytest.raises(jax.errors.JaxRuntimeError, match=rf"exceeds available HBM \({target.chip.hbm_bytes / 2**30:.2f}G\)"):
+        jax.jit(lambda x: x @ x).trace(x).lower(lowering_platforms=("tpu",)).compile()
+
+
+@needs_libtpu
+def test_libtpu_is_quiet_and_jax_uses_the_cpu():
+    environment = {name: value for name, value in os.environ.items() if name not in (*topology.QUIET, "JAX_PLATFORMS", "XLA_FLAGS")}
+    program = "from gptjax.config import schema; from gptjax.mesh import devices; print(devices.mesh(schema.Mesh()).devices.ravel())"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr, done.returncode) == ("[CpuDevice(id=0)]\n", "", 0)
+
+
+def test_no_facts_of_a_cpu():
+    assert topology.chip(jax.devices()[0]) is None
