@@ -160,7 +160,7 @@ def driver(session: Session, put: Callable) -> Callable:
 
         def advance(now, batch, stop, progress):
             count = jax.device_put(batch["count"]) if ramp else int(batch["count"])
-            return whole(now, put(batch["tokens"], "MBT"), count)
+            return whole(now, put(batch["tokens"], "MB1"), count)
 
         return advance
 
@@ -173,7 +173,7 @@ def driver(session: Session, put: Callable) -> Callable:
             if stop.asked:
                 return None
             began = time.perf_counter()
-            sums = add(now.params, now.step, sums, put(batch["tokens"][i], "BT"))
+            sums = add(now.params, now.step, sums, put(batch["tokens"][i], "B1"))
             sums.count.block_until_ready()
             progress.part(number, (i + 1) / count, microbatch * session.config.model.n_ctx / (time.perf_counter() - began))
         return update(now, sums, microbatch)

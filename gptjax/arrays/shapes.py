@@ -5,7 +5,8 @@ An array's name ends in a letter for each dimension: `x_BTD` has rank 3. Einsum 
     B batch        T time of queries    S time of keys     D d_model
     N heads        H d_head             Q query, key, value (size 3)
     F d_ff         V vocabulary         L layers (or periods of layers, stacked)
-    M microbatch   C choices            R rank             1 broadcast
+    M microbatch   C choices            R rank             1 broadcast, or not cut
+    P T, for the residual stream's place on the mesh: attention and MLP have heads and hidden units to cut, it has its sequence
 
 Suffixes tell the logical shape, never the placement.
 """

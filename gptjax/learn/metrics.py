@@ -28,7 +28,7 @@ def evaluation(
         part = rows[first : first + microbatch_rows]
         missing = ((0, microbatch_rows - len(part)), (0, 0))
         weights = np.pad(np.ones((len(part), rows.shape[1] - 1), np.float32), missing)
-        total += float(jax.device_get(nll(params, put(np.pad(part, missing), "BT"), put(weights, "BT"))))
+        total += float(jax.device_get(nll(params, put(np.pad(part, missing), "B1"), put(weights, "B1"))))
     loss = total / (len(rows) * (rows.shape[1] - 1))
     bits_per_byte = loss / math.log(2) / bytes_per_token
     return {"validation_loss": loss, "perplexity": math.exp(min(loss, 700)), "bits_per_byte": bits_per_byte}

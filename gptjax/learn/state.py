@@ -40,7 +40,7 @@ def initial(config: schema.Config, model: gpt.GPT, tx: optax.GradientTransformat
 def abstract(config: schema.Config, model: gpt.GPT, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
     """Shapes, types and shardings of the state; allocates nothing."""
     shapes = jax.eval_shape(lambda: initial(config, model, tx))
-    places = rules.shardings(shapes, rules.PRESETS[config.mesh.sharding].params, mesh)
+    places = rules.shardings(shapes, rules.PRESETS[config.mesh.sharding], mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places)
 
 

@@ -45,11 +45,12 @@ class Step:
             segments_BT = gpt.segments(inputs_BT, self.end_of_text)
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         x_BTD = self.model.apply({"params": params}, inputs_BT, segments_BT, train=dropout_key is not None, rngs=rngs)
-        return loss.cross_entropy(x_BTD, params["token_VD"], targets_BT, weights_BT, self.config.model.n_vocab)
+        return loss.cross_entropy(x_BTD, params["token_VD"], targets_BT, weights_BT, self.config.model.n_vocab, self.model.place)
 
     def zero(self, params) -> Sums:
         """Sums over no microbatch."""
-        return Sums(jax.tree.map(jnp.zeros_like, params), jnp.float32(0), jnp.float32(0), jnp.int32(0))
+        zeros = self.model.place.stored(jax.tree.map(jnp.zeros_like, params))
+        return Sums(zeros, jnp.float32(0), jnp.float32(0), jnp.int32(0))
 
     def accumulate(self, params, step, sums: Sums, tokens_BT) -> Sums:
         """Add one microbatch. Dropout masks come from (seed, step, number of the microbatch)."""
@@ -58,6 +59,7 @@ class Step:
         weights_BT = jnp.full((B, T), 1 / (B * T), jnp.float32)
         dropping = self.config.model.dropout != schema.Dropout()
         mean, gradients = jax.value_and_grad(self.nll)(params, tokens_BT, weights_BT, key if dropping else None)
+        gradients = self.model.place.stored(gradients)
         square = optax.tree.norm(gradients, squared=True)
         return Sums(jax.tree.map(jnp.add, sums.gradients, gradients), sums.loss + mean, sums.squared_norm + square, sums.count + 1)
 
@@ -86,6 +88,7 @@ class Step:
             skipped_in_row=jnp.where(finite, 0, now.skipped_in_row + 1),
         )
         metrics = {"loss": mean_loss, "lr": lr, "grad_norm": norm, "noise_scale": after.noise_tr / after.noise_g2}
+        after = self.model.place.stored(after)  # as it came in, or the next step would compile again
         return after, metrics | {"rows": after.rows, "skipped": after.skipped, "skipped_in_row": after.skipped_in_row}
 
     def __call__(self, now: state.TrainState, tokens_MBT, count) -> tuple[state.TrainState, dict[str, jax.Array]]:
@@ -115,6 +118,6 @@ def build(config: schema.Config, platform: str, mesh: jax.sharding.Mesh, end_of_
         raise ValueError(
             f"data.across_documents=mask needs an end-of-text token, which {config.data.tokenizer} lacks; set data.across_documents=attend"
         )
-    place = rules.Placement(rules.PRESETS[config.mesh.sharding].activations, mesh)
+    place = rules.Placement(rules.PRESETS[config.mesh.sharding], mesh)
     model = gpt.GPT(config.model, gpt.manner(config.compute, platform), place)
     return Step(config, model, optimizer.adamw(config.train.optimizer), end_of_text)

@@ -1,10 +1,12 @@
-"""Which dimension lies along which mesh axis: two tables a preset, keyed by the letters of arrays/shapes.py.
+"""Which dimension lies along which mesh axis: three tables a preset, keyed by the letters of arrays/shapes.py.
 
-`params` places the state (parameters, and Adam's moments, whose leaves have the same names), `activations` what flows. Model code names
-letters and never a mesh axis.
+`params` and `vectors` place the state (parameters, and Adam's moments, whose leaves have the same names), `activations` what flows. Model
+code names letters and never a mesh axis.
 """
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,32 +23,45 @@ class Rules:
 
     params: Table
     activations: Table
+    vectors: Table  # parameters of one dimension: to gather one costs more than to keep it
 
 
+# Both cut a sequence over context (model/context.py), which for the parameters is more of fsdp.
 PRESETS = {
-    # ZeRO-3: every matrix is cut along d_model over fsdp and gathered where it is used; the batch is cut over both axes.
-    "fsdp": Rules(params={"D": ("fsdp",)}, activations={"B": ("data", "fsdp")}),
-    # Megatron's cut of heads and MLP over tensor, on top of fsdp.
+    # ZeRO-3: every matrix is cut along d_model over fsdp and gathered where it is used; the batch is cut over data and fsdp.
+    "fsdp": Rules(
+        params={"D": ("fsdp", "context")},
+        activations={"B": ("data", "fsdp"), "T": ("context",), "P": ("context",)},
+        vectors={},
+    ),
+    # On top of it, Megatron's cut of heads, MLP and vocabulary over tensor. The residual stream, where tensor has no heads to cut, is cut
+    # along its sequence instead (Korthikanti et al. 2205.05198): hence a second letter for length, since one axis cuts one dimension.
     "fsdp_tensor": Rules(
-        params={"D": ("fsdp",), "N": ("tensor",), "F": ("tensor",), "V": ("tensor",)},
-        activations={"B": ("data", "fsdp"), "N": ("tensor",), "F": ("tensor",), "V": ("tensor",)},
+        params={"D": ("fsdp", "context"), "N": ("tensor",), "F": ("tensor",), "V": ("tensor",)},
+        activations={
+            "B": ("data", "fsdp"),
+            "T": ("context",),
+            "P": ("context", "tensor"),
+            "N": ("tensor",),
+            "F": ("tensor",),
+            "V": ("tensor",),
+        },
+        vectors={"F": ("tensor",)},
     ),
 }
 
 
 def spec(letters: str, shape: tuple[int, ...], table: Table, mesh: jax.sharding.Mesh, where: str) -> PartitionSpec:
-    """The placement of one array. `shape` may have more leading dimensions than letters (stacked layers): those stay whole.
+    """The placement of one array, by axes of more than one device. `shape` may have more leading dimensions than letters (stacked layers): those stay whole.
 
     Raises ValueError, naming `where`, when a size does not divide over its axes or an axis is claimed twice."""
     letters = "L" * (len(shape) - len(letters)) + letters
-    axes = [table[c] if c in table else () for c in letters]
-    used = [a for group in axes for a in group if mesh.shape[a] > 1]
+    axes = [tuple(a for a in table[c] if mesh.shape[a] > 1) if c in table else () for c in letters]
+    used = [a for group in axes for a in group]
     if len(used) != len(set(used)):
         raise ValueError(f"{where} {letters}{shape}: its dimensions claim a mesh axis twice: {', '.join(used)}; change mesh.sharding")
     for letter, size, group in zip(letters, shape, axes, strict=True):
-        n = 1
-        for axis in group:
-            n *= mesh.shape[axis]
+        n = math.prod(mesh.shape[a] for a in group)
         if size % n:
             raise ValueError(
                 f"{where} {letters}{shape}: {letter}={size} does not divide over {n} devices of mesh {' x '.join(group)}; "
@@ -55,13 +70,14 @@ def spec(letters: str, shape: tuple[int, ...], table: Table, mesh: jax.sharding.
     return PartitionSpec(*(group if len(group) > 1 else group[0] if group else None for group in axes))
 
 
-def shardings(tree: Any, table: Table, mesh: jax.sharding.Mesh) -> Any:
+def shardings(tree: Any, rules: Rules, mesh: jax.sharding.Mesh) -> Any:
     """A NamedSharding for each leaf of `tree` (arrays or ShapeDtypeStructs), from the letters in the last named part of its path; leaves
     without letters (counts, scalars) are replicated."""
 
     def place(path, leaf):
         names = [k.key if isinstance(k, jax.tree_util.DictKey) else k.name for k in path if hasattr(k, "key") or hasattr(k, "name")]
         letters = shapes.letters(str(names[-1])) if names else ""
+        table = rules.params if len(letters) > 1 else rules.vectors
         return NamedSharding(mesh, spec(letters, leaf.shape, table, mesh, jax.tree_util.keystr(path)) if letters else PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(place, tree)
@@ -69,25 +85,58 @@ def shardings(tree: Any, table: Table, mesh: jax.sharding.Mesh) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where activations lie: a table on a mesh, or NOWHERE in particular, which leaves it to the compiler."""
+    """Where activations and parameters lie: the tables of a preset on a mesh, or NOWHERE in particular, which leaves it to the compiler."""
 
-    table: Table = dataclasses.field(hash=False)
+    rules: Rules = dataclasses.field(hash=False)
     mesh: jax.sharding.Mesh | None
 
     def __call__(self, x: jax.Array, letters: str) -> jax.Array:
-        """`x` pinned to its place, inside jit."""
+        """The activation `x` pinned to its place, inside jit."""
         return x if self.mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, self.spec(letters, x.shape)))
 
-    def spec(self, letters: str, shape: tuple[int, ...]) -> PartitionSpec:
-        """The mesh axes of each dimension, for jax.shard_map; all whole when there is no mesh."""
-        return PartitionSpec() if self.mesh is None else spec(letters, shape, self.table, self.mesh, "activation")
+    def stored(self, tree: Any) -> Any:
+        """A tree of parameters, gradients or moments, or the whole state, each leaf pinned to where the state has it, inside jit. The
+        gradient of a pinned leaf is pinned too: so it is reduced into its shards, and no device holds the whole sum."""
+        return tree if self.mesh is None else jax.lax.with_sharding_constraint(tree, shardings(tree, self.rules, self.mesh))
+
+    def spec(self, letters: str, shape: tuple[int, ...], table: Table | None = None) -> PartitionSpec:
+        """The mesh axes of each dimension of an activation, or by another table, for `mapped`; all whole when there is no mesh."""
+        table = self.rules.activations if table is None else table
+        return PartitionSpec() if self.mesh is None else spec(letters, shape, table, self.mesh, "array")
+
+    def mapped(self, fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
+        """jax.shard_map of `fn` over the whole mesh; `fn` itself where there is but one device. Its check of what varies is off: it knows
+        neither Pallas kernels nor sums over no axis."""
+        if self.mesh is None or self.mesh.size == 1:
+            return fn
+        return jax.shard_map(fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+    def axes(self, letter: str, table: Table | None = None) -> tuple[str, ...]:
+        """The mesh axes of more than one device that a dimension of an activation lies along; of a parameter with rules.params."""
+        table = self.rules.activations if table is None else table
+        return tuple(axis for axis in table[letter] if self.size(axis) > 1) if letter in table else ()
+
+    def parts(self, letters: str) -> int:
+        """Into how many parts an activation with these dimensions is cut."""
+        return math.prod(self.size(axis) for letter in letters for axis in self.axes(letter))
+
+    def reduced(self, partial: jax.Array, letters: str) -> jax.Array:
+        """Inside jax.shard_map: the gradient of a parameter, from what each device has summed over its own rows and positions (B and T).
+        Each device receives its shard of the sum, laid out as `stored` has it, and no device the whole."""
+        summed = [*self.axes("B"), *self.axes("T")]
+        for dimension, letter in enumerate(letters):
+            for axis in self.axes(letter, self.rules.params):
+                if axis in summed:
+                    partial = jax.lax.psum_scatter(partial, axis, scatter_dimension=dimension, tiled=True)
+                    summed.remove(axis)
+        return jax.lax.psum(partial, tuple(summed))
 
     def size(self, axis: str) -> int:
         """Devices along a mesh axis; 1 when there is no mesh."""
         return 1 if self.mesh is None else self.mesh.shape[axis]
 
 
-NOWHERE = Placement({}, None)
+NOWHERE = Placement(Rules({}, {}, {}), None)
 
 
 def placed(local: Any, letters: str, table: Table, mesh: jax.sharding.Mesh) -> jax.Array:

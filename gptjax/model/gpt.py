@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gptjax.arrays.shapes import shaped
 from gptjax.config import schema
 from gptjax.mesh import rules
-from gptjax.model import layers
+from gptjax.model import layers, lookup
 
 # What a layer keeps for its backward pass; the rest is computed again. "none" is no rematerialisation: everything is kept.
 POLICIES = {
@@ -86,10 +86,9 @@ class GPT(nn.Module):
             raise ValueError(f"{T} tokens are more than the model's context of {c.n_ctx}: give at most {c.n_ctx}")
         token_VD = self.param("token_VD", nn.initializers.normal(c.init.token), (c.n_vocab_padded, c.d_model))
         position_TD = self.param("position_TD", nn.initializers.normal(c.init.position), (c.n_ctx, c.d_model))
-        # Looked up in a table that is whole along D: a gather from a sharded one makes XLA rematerialise it.
-        x_BTD = jnp.take(self.place(token_VD.astype(dtype), "V1"), tokens_BT, axis=0) + position_TD[None, :T].astype(dtype)
+        x_BTD = lookup.rows(token_VD, tokens_BT, dtype, self.place) + position_TD[None, :T].astype(dtype)
         # The released GPT-1 code drops elements of the embedding table itself; activations are dropped here, as GPT-2's OpenAI copy does.
-        x_BTD = self.place(layers.dropped(self, x_BTD, c.dropout.embedding, train), "BTD")
+        x_BTD = layers.dropped(self, self.place(x_BTD, "BPD"), c.dropout.embedding, train)
 
         period = Period(c, self.manner, self.place, parent=None)
         stacked = self.param("periods", lambda key: _stacked(period, key, c))
@@ -98,7 +97,8 @@ class GPT(nn.Module):
 
         def apply(x_BTD, params, key):
             rngs = None if key is None else {"dropout": key}
-            return cast(jax.Array, period.apply({"params": params}, x_BTD, segments_BT, train, rngs=rngs))
+            # Pinned layer by layer: so each layer's gradient is reduced into its shards within the loop.
+            return cast(jax.Array, period.apply({"params": self.place.stored(params)}, x_BTD, segments_BT, train, rngs=rngs))
 
         if self.manner.unroll:
             for i, params in enumerate(unstacked(stacked)):
@@ -116,10 +116,12 @@ def _stacked(period, key, config):
 
 
 @shaped
-def logits(x_BTD: jax.Array, token_VD: jax.Array, n_vocab: int) -> jax.Array:
-    """float32 (B, T, V): the output, tied to the token table and without bias (GPT-1 eq. 2). Padding columns are minus infinity."""
+def logits(x_BTD: jax.Array, token_VD: jax.Array, n_vocab: int, first: int | jax.Array = 0) -> jax.Array:
+    """float32 (B, T, V): the output, tied to the token table and without bias (GPT-1 eq. 2). Padding columns are minus infinity.
+
+    first: the id of the table's first row, where token_VD is a part of it."""
     y_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, token_VD.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
-    return jnp.where(jnp.arange(token_VD.shape[0])[None, None] < n_vocab, y_BTV, -jnp.inf)
+    return jnp.where((first + jnp.arange(token_VD.shape[0]))[None, None] < n_vocab, y_BTV, -jnp.inf)
 
 
 def segments(tokens_BT: jax.Array, end_of_text: int) -> jax.Array:

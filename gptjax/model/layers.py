@@ -125,14 +125,19 @@ class Block(nn.Module):
         norm_1, norm_2 = LayerNorm(name="norm_1"), LayerNorm(name="norm_2")
 
         def residual(x, branch):
-            return self.place(x + dropped(self, branch, c.dropout.residual, train), "BTD")
+            # The branch first: so that the sum over its heads or hidden units ends in pieces of the sequence, never whole.
+            return self.place(x + dropped(self, self.place(branch, "BPD"), c.dropout.residual, train), "BPD")
+
+        def normed(norm, x):
+            """The norm on each piece of the sequence, then the pieces together."""
+            return self.place(self.place(norm(x), "BPD"), "BTD")
 
         match c.norm:
             case "pre":
-                x_BTD = residual(x_BTD, attend(norm_1(x_BTD), segments_BT, train))
-                return residual(x_BTD, mlp(norm_2(x_BTD)))
+                x_BTD = residual(x_BTD, attend(normed(norm_1, x_BTD), segments_BT, train))
+                return residual(x_BTD, mlp(normed(norm_2, x_BTD)))
             case "post":
-                x_BTD = norm_1(residual(x_BTD, attend(x_BTD, segments_BT, train)))
-                return norm_2(residual(x_BTD, mlp(x_BTD)))
+                x_BTD = self.place(norm_1(residual(x_BTD, attend(self.place(x_BTD, "BTD"), segments_BT, train))), "BPD")
+                return self.place(norm_2(residual(x_BTD, mlp(self.place(x_BTD, "BTD")))), "BPD")
             case _:
                 assert_never(c.norm)
