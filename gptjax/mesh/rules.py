@@ -52,7 +52,8 @@ PRESETS = {
 
 
 def spec(letters: str, shape: tuple[int, ...], table: Table, mesh: jax.sharding.Mesh, where: str) -> PartitionSpec:
-    """The placement of one array, by axes of more than one device. `shape` may have more leading dimensions than letters (stacked layers): those stay whole.
+    """The placement of one array, by axes of more than one device. `shape` may have more leading dimensions than letters (stacked layers):
+    those stay whole.
 
     Raises ValueError, naming `where`, when a size does not divide over its axes or an axis is claimed twice."""
     letters = "L" * (len(shape) - len(letters)) + letters
