@@ -30,7 +30,8 @@ def main(arguments: list[str]) -> None:
     from gptjax.data import tokenizer
     from gptjax.generate import choose, decode
     from gptjax.learn import checkpoint, state, step
-    from gptjax.mesh import devices, rules
+    from gptjax.mesh import devices
+    from gptjax.model import reading
     from gptjax.report import console
 
     out = console.Console(quiet=False)
@@ -52,10 +53,8 @@ def main(arguments: list[str]) -> None:
     prompt = text.encode(args.prompt)
     if not prompt:
         raise ValueError("--prompt is empty: give at least one character")
-    model = built.model.clone(place=rules.NOWHERE)
-    said = decode.continuations(
-        model, saved["params"], [prompt] * args.n, args.tokens, sampling, jax.random.key(args.seed), text.end_of_text
-    )
+    reader = reading.reader(built.model, saved["params"])
+    said = decode.continuations(reader, [prompt] * args.n, args.tokens, sampling, jax.random.key(args.seed), text.end_of_text)
     out.say(f"{config.name}, step {at:,}")
     out.samples([text.decode([*prompt, *new]) for new in said])
 

@@ -275,15 +275,15 @@ def spoken(session: Session, now: Any, step: int, seed: int = 0) -> str:
     import jax
 
     from gptjax.generate import choose, decode
-    from gptjax.mesh import rules
+    from gptjax.model import reading
 
     text, asked = session.reading.tokenizer, session.config.loop
     prompt = text.encode(asked.sample_prompt)
-    model = session.step.model.clone(place=rules.NOWHERE)
     with jax.transfer_guard("allow"):
         key = jax.random.fold_in(jax.random.key(seed), step)
         sampling = choose.Sampling(temperature=0.8, top_k=40)
-        (new,) = decode.continuations(model, now.params, [prompt], asked.sample_tokens, sampling, key, text.end_of_text)
+        reader = reading.reader(session.step.model, now.params)
+        (new,) = decode.continuations(reader, [prompt], asked.sample_tokens, sampling, key, text.end_of_text)
     return text.decode([*prompt, *new])
 
 

@@ -1,57 +1,117 @@
-"""Autoregressive decoding by the whole forward pass: each token costs a pass over the text so far."""
+"""Autoregressive decoding: the prompts are read once, then each token by itself, from the cache of what was read before."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gptjax.generate import choose
-from gptjax.model import gpt
+from gptjax.model import cache, reading
 
 SHORTEST = 32  # lengths are padded to powers of two from here up to the context, so that few programs are compiled
+AT_ONCE = 16  # the most tokens that one call of a program chooses
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _next(model: gpt.GPT, params: Any, tokens_BT: jax.Array, last_B: jax.Array, sampling: choose.Sampling, key: jax.Array) -> jax.Array:
-    """The token after position last_B of each row."""
-    x_BTD = cast(jax.Array, model.apply({"params": params}, tokens_BT))
-    x_B1D = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)
-    return choose.choose(gpt.logits(x_B1D, params["token_VD"], model.config.n_vocab)[:, 0], sampling, key)
+def bucket(n: int, n_ctx: int) -> int:
+    """The padded length of n tokens."""
+    return min(n_ctx, max(SHORTEST, 1 << (n - 1).bit_length()))
+
+
+@functools.partial(jax.jit, static_argnames=("capacity", "sampling"))
+def _begin(reader: reading.Reader, tokens_BT, counts_B, number, key, capacity: int, sampling: choose.Sampling):
+    """(cache, the token after each row)."""
+    memory, x_BTD = reading.prefill(reader, tokens_BT, counts_B, capacity)
+    y_BTV = reading.predictions(reader, reading.last(x_BTD, counts_B))
+    return memory, choose.choose(y_BTV[:, 0], sampling, jax.random.fold_in(key, number))
+
+
+@functools.partial(jax.jit, static_argnames="sampling", donate_argnames="memory")
+def _go_on(reader: reading.Reader, memory: cache.Cache, token_B, open_B, number, n, end_of_text, key, sampling: choose.Sampling):
+    """(cache, tokens (B, AT_ONCE)): n times read a token of each open row and choose its next; fewer if no row stays open. A row closes
+    after end_of_text. number: how many tokens were chosen before."""
+
+    def one(state):
+        i, memory, token_B, open_B, said_BT = state
+        memory, x_BTD = reading.extend(reader, memory, token_B[:, None], open_B.astype(jnp.int32))
+        token_B = choose.choose(reading.predictions(reader, x_BTD)[:, 0], sampling, jax.random.fold_in(key, number + i))
+        return i + 1, memory, token_B, open_B & (token_B != end_of_text), said_BT.at[:, i].set(token_B)
+
+    said_BT = jnp.zeros((token_B.shape[0], AT_ONCE), jnp.int32)
+    state = jnp.int32(0), memory, token_B, open_B, said_BT
+    _, memory, _, _, said_BT = jax.lax.while_loop(lambda state: (state[0] < n) & state[3].any(), one, state)
+    return memory, said_BT
+
+
+def stream(
+    reader: reading.Reader,
+    prompts: Sequence[Sequence[int]],
+    n_tokens: int,
+    sampling: choose.Sampling,
+    key: jax.Array,
+    end_of_text: int | None = None,
+    closed: set[int] | None = None,
+    at_once: int = AT_ONCE,
+) -> Iterator[list[list[int]]]:
+    """The tokens that follow each prompt, as they come: each time the next few (at most `at_once`) of every row, n_tokens in all.
+
+    A row ends before end_of_text, and as soon as the caller puts its number into `closed`. Prompts may differ in length and must not be
+    empty (ValueError). Of a longer text the model reads the last n_ctx tokens; where these have no room for another, the last half of
+    them, and goes on from there: always as though the text began where the reading does."""
+    if not all(prompts):
+        raise ValueError("an empty prompt: give at least one token, for example a newline")
+    n_ctx, end = reader.model.config.n_ctx, jax.device_put(np.int32(-1 if end_of_text is None else end_of_text))
+    closed = set() if closed is None else closed
+    texts = [list(prompt) for prompt in prompts]
+    begins = [max(0, len(text) - n_ctx) for text in texts]
+    said = 0
+    while said < n_tokens and len(closed) < len(texts):
+        views = [text[begin:] for text, begin in zip(texts, begins, strict=True)]
+        longest = max(map(len, views))
+        tokens_BT = np.zeros((len(views), bucket(longest, n_ctx)), np.int32)
+        for row, view in enumerate(views):
+            tokens_BT[row, : len(view)] = view
+        capacity = bucket(min(n_ctx, longest + n_tokens - said), n_ctx)
+        put = jax.device_put((tokens_BT, np.array([len(view) for view in views], np.int32), np.int32(said)))
+        memory, token_B = _begin(reader, *put, key, capacity=capacity, sampling=sampling)
+        chosen_BT = jax.device_get(token_B)[:, None]
+        while True:
+            new = [[] if row in closed else _until(tokens, end_of_text) for row, tokens in enumerate(chosen_BT.tolist())]
+            said += chosen_BT.shape[1]
+            for row, tokens in enumerate(new):
+                texts[row] += tokens
+                if row not in closed and len(tokens) < chosen_BT.shape[1]:
+                    closed.add(row)
+            yield new
+            rows = [row for row in range(len(texts)) if row not in closed]
+            # A row's last token was chosen, but is not read yet.
+            room = min((n_ctx + 1 - (len(texts[row]) - begins[row]) for row in rows), default=0)
+            n = min(at_once, n_tokens - said, room)
+            if n <= 0:
+                break
+            token_B, open_B = np.array([text[-1] for text in texts], np.int32), np.array([row in rows for row in range(len(texts))])
+            put = jax.device_put((token_B, open_B, np.int32(said), np.int32(n)))
+            memory, said_BT = _go_on(reader, memory, *put, end, key, sampling=sampling)
+            chosen_BT = jax.device_get(said_BT)[:, :n]
+        begins = [len(text) - max(1, n_ctx // 2) if len(text) - b > n_ctx else b for text, b in zip(texts, begins, strict=True)]
+
+
+def _until(tokens, end_of_text):
+    return tokens[: tokens.index(end_of_text)] if end_of_text in tokens else tokens
 
 
 def continuations(
-    model: gpt.GPT,
-    params: Any,
+    reader: reading.Reader,
     prompts: Sequence[Sequence[int]],
     n_tokens: int,
     sampling: choose.Sampling,
     key: jax.Array,
     end_of_text: int | None = None,
 ) -> list[list[int]]:
-    """Up to n_tokens new tokens for each prompt, without the prompt; a row stops after end_of_text, which is left out.
-
-    Prompts may differ in length and must not be empty (ValueError). Text longer than the model's context is read by its last n_ctx tokens,
-    as though it began there. The model must have no placement constraints (`rules.NOWHERE`): rows here are few."""
-    if not all(prompts):
-        raise ValueError("an empty prompt: give at least one token, for example a newline")
-    texts, open_rows = [list(p) for p in prompts], set(range(len(prompts)))
-    for i in range(n_tokens):
-        views = [text[-model.config.n_ctx :] for text in texts]
-        longest = max(map(len, views))
-        width = min(model.config.n_ctx, max(SHORTEST, 1 << (longest - 1).bit_length()))
-        tokens_BT = np.zeros((len(views), width), np.int32)
-        for row, view in enumerate(views):
-            tokens_BT[row, : len(view)] = view
-        last_B = np.array([len(view) - 1 for view in views], np.int32)
-        chosen_B = _next(model, params, jax.device_put(tokens_BT), jax.device_put(last_B), sampling, jax.random.fold_in(key, i))
-        for row, token in enumerate(jax.device_get(chosen_B).tolist()):
-            if row in open_rows and token == end_of_text:
-                open_rows.remove(row)
-            elif row in open_rows:
-                texts[row].append(token)
-        if not open_rows:
-            break
-    return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
+    """`stream` at its end: up to n_tokens new tokens for each prompt, without the prompt."""
+    said = [[] for _ in prompts]
+    for new in stream(reader, prompts, n_tokens, sampling, key, end_of_text):
+        for row, tokens in zip(said, new, strict=True):
+            row += tokens
+    return said

@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.config import schema
 from gptjax.mesh import rules
-from gptjax.model import kernels
+from gptjax.model import cache, kernels
 
 
 def gelu(x: jax.Array, form: str) -> jax.Array:
@@ -66,7 +66,10 @@ class Linear(nn.Module):
         free = "".join(c for c in out if c not in inputs)
         weight = self.param(f"weight_{dims}", nn.initializers.normal(self.std), [self.sizes[c] for c in dims])
         bias = self.param(f"bias_{free}", nn.initializers.zeros, [self.sizes[c] for c in free])
-        y = jnp.einsum(self.equation, x, weight.astype(x.dtype))
+        # Not einsum, which contracts N and H in alphabetical order: on CPU XLA then transposes the weight first.
+        contracted = [c for c in dims if c in inputs]
+        pairs = [inputs.index(c) for c in contracted], [dims.index(c) for c in contracted]
+        y = jax.lax.dot_general(x, weight.astype(x.dtype), (pairs, ((), ())))
         return y + bias.astype(x.dtype).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
@@ -86,7 +89,12 @@ class Attention(nn.Module):
         qkv_BTQNH = Linear("BTD,DQNH->BTQNH", sizes, c.init.weight, name="qkv")(x_BTD)
         q_BTNH, k_BTNH, v_BTNH = (self.place(qkv_BTQNH[:, :, i], "BTNH") for i in range(3))
         dropout = (self.make_rng("dropout"), c.dropout.attention) if train and c.dropout.attention else None
-        o_BTNH = kernels.attend(self.kernel, self.place, q_BTNH, k_BTNH, v_BTNH, self.pattern, segments_BT, dropout)
+        if self.has_variable("memory", "turn"):  # put there by model/reading.py
+            turn = self.get_variable("memory", "turn")
+            o_BTNH, layer = cache.attend(turn, self.kernel, self.place, q_BTNH, k_BTNH, v_BTNH, self.pattern)
+            self.put_variable("memory", "turn", layer)
+        else:
+            o_BTNH = kernels.attend(self.kernel, self.place, q_BTNH, k_BTNH, v_BTNH, self.pattern, segments_BT, dropout)
         o_BTNH = checkpoint_name(self.place(o_BTNH, "BTNH"), "attention")
         return Linear("BTNH,NHD->BTD", sizes, self.out_std, name="out")(o_BTNH)
 

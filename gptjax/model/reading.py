@@ -1,0 +1,83 @@
+"""The GPT with a memory: it reads tokens, keeps their keys and values, and reads on from there.
+
+Make a `reader` once, then `prefill` the beginnings of a batch of texts and `extend` them by one or more tokens at a time. These are pure
+functions, to be jitted by who uses them: with the cache donated where it is not needed again; else a prefix that was read once serves
+many continuations (`cache.selected` repeats its rows)."""
+
+import functools
+from typing import Any, cast
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from gptjax.arrays import trees
+from gptjax.arrays.shapes import shaped
+from gptjax.mesh import rules
+from gptjax.model import cache, gpt, layers
+
+
+class Reader(flax.struct.PyTreeNode):
+    """A model with its parameters laid out for reading: weights in the type of computation, each period by itself."""
+
+    params: Any
+    model: gpt.GPT = flax.struct.field(pytree_node=False)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def reader(model: gpt.GPT, params: Any) -> Reader:
+    """Parameters as GPT has them -> Reader: a copy, made once so that no token pays for a cast or a slice of the weights. Where the
+    activations lie is left to the compiler: one token does not divide over devices."""
+
+    def cast_weight(path, x):  # layer norms are computed in float32 whatever the rest is
+        return x if trees.path(path).rpartition("/")[2].startswith(("gain", "bias")) else x.astype(model.manner.dtype)
+
+    params = jax.tree_util.tree_map_with_path(cast_weight, params)
+    return Reader(params | {"periods": gpt.unstacked(params["periods"])}, model.clone(place=rules.NOWHERE))
+
+
+@shaped
+def prefill(reader: Reader, tokens_BT: jax.Array, counts_B: jax.Array, capacity: int) -> tuple[cache.Cache, jax.Array]:
+    """Read the beginnings of texts: of row b its first counts_B[b] tokens, the rest is padding. Returns the cache, with room for texts of
+    `capacity` tokens (at least T, at most n_ctx), and the final hidden states (B, T, D); padding's mean nothing."""
+    nothing = (None,) * reader.model.config.n_layers
+    return _read(reader, nothing, jnp.zeros_like(counts_B), capacity, tokens_BT, counts_B)
+
+
+@shaped
+def extend(reader: Reader, memory: cache.Cache, tokens_BT: jax.Array, counts_B: jax.Array) -> tuple[cache.Cache, jax.Array]:
+    """Read on: of row b counts_B[b] more tokens, perhaps none, the rest is padding. No row may exceed the capacity (see `cache.grown`):
+    what exceeds it overwrites. Returns the cache and the final hidden states (B, T, D) of the new tokens; padding's mean nothing."""
+    return _read(reader, memory.layers, memory.lengths_B, memory.capacity, tokens_BT, counts_B)
+
+
+def _read(reader, remembered, starts_B, capacity, tokens_BT, counts_B):
+    model, params, (_, T) = reader.model, reader.params, tokens_BT.shape
+    c = model.config
+    if not T <= capacity <= c.n_ctx:
+        raise ValueError(f"a cache of {capacity} tokens for {T} new ones: give {T} to {c.n_ctx}, the model's context")
+    positions_BT = starts_B[:, None] + jnp.arange(T)[None]
+    x_BTD = jnp.take(params["token_VD"], tokens_BT, axis=0) + jnp.take(params["position_TD"], positions_BT, axis=0, mode="clip")
+    after = []
+    for i, layer in enumerate(remembered):
+        period, block = divmod(i, len(c.attention))
+        module = layers.Block(c, c.attention[block], model.manner.kernel, model.place, parent=None)
+        turn = cache.Turn(layer, starts_B, counts_B, capacity)
+        variables = {"params": params["periods"][period][f"block_{block}"], "memory": {"attention": {"turn": turn}}}
+        x_BTD, changed = cast(Any, module.apply(variables, x_BTD, None, False, mutable="memory"))
+        after.append(changed["memory"]["attention"]["turn"])
+    if c.norm == "pre":
+        x_BTD = cast(jax.Array, layers.LayerNorm(parent=None).apply({"params": params["norm"]}, x_BTD))
+    return cache.Cache(tuple(after), starts_B + counts_B, capacity), x_BTD
+
+
+@shaped
+def predictions(reader: Reader, x_BTD: jax.Array) -> jax.Array:
+    """float32 (B, T, V): the logits of the token after each hidden state."""
+    return gpt.logits(x_BTD, reader.params["token_VD"], reader.model.config.n_vocab)
+
+
+@shaped
+def last(x_BTD: jax.Array, counts_B: jax.Array) -> jax.Array:
+    """(B, 1, D): the hidden state of each row's last own token."""
+    return jnp.take_along_axis(x_BTD, jnp.maximum(counts_B - 1, 0)[:, None, None], axis=1)
