@@ -78,12 +78,9 @@ def attend(
     new_BT = turn.starts_B[:, None] + jnp.arange(T)[None]
     # A padding token has no slot, and of more tokens than slots only the last are written: a scatter's order is not defined.
     own_BT = (jnp.arange(T)[None] < turn.counts_B[:, None]) & (jnp.arange(T)[None] >= turn.counts_B[:, None] - S)
-    rows_B1, slots_BT = jnp.arange(q_BTNH.shape[0])[:, None], jnp.where(own_BT, new_BT % S, S)
+    slots_BT = jnp.where(own_BT, new_BT % S, S)
     # Written before it is read: in the other order XLA copies the whole cache.
-    layer = Layer(
-        turn.layer.k_BNHS.at[rows_B1, :, :, slots_BT].set(k_BTNH, mode="drop"),
-        turn.layer.v_BNSH.at[rows_B1, :, slots_BT].set(v_BTNH, mode="drop"),
-    )
+    layer = Layer(_written(turn.layer.k_BNHS, k_BTNH, slots_BT, 3), _written(turn.layer.v_BNSH, v_BTNH, slots_BT, 2))
     seen, keys_BS = layer, positions(turn.starts_B + turn.counts_B, S)
     if T > 1 and S < turn.capacity:  # in a ring the last new tokens take the places of keys that the first still see
         k_BNHS = jnp.concatenate([turn.layer.k_BNHS, k_BTNH.transpose(0, 2, 3, 1)], axis=3)
@@ -102,6 +99,15 @@ def _begun(x_BTNH, counts_B, n_slots):
     if T <= n_slots:
         return jnp.pad(x_BNTH, ((0, 0), (0, 0), (0, n_slots - T), (0, 0)))
     return jnp.take_along_axis(x_BNTH, jnp.maximum(positions(counts_B, n_slots), 0)[:, None, :, None], axis=2)
+
+
+def _written(x, new_BTNH, slots_BT, dim):
+    """`x`, whose slots are its dimension `dim`, with the new tokens in theirs."""
+    B, T, N, H = new_BTNH.shape
+    # Row and head as one dimension: else XLA drops a batch of 1 by a copy of x before and after.
+    flat, rows_R1, slots_RT = x.reshape(B * N, *x.shape[2:]), jnp.arange(B * N)[:, None], jnp.repeat(slots_BT, N, axis=0)
+    where = (rows_R1, slots_RT) if dim == 2 else (rows_R1, slice(None), slots_RT)
+    return flat.at[where].set(new_BTNH.swapaxes(1, 2).reshape(B * N, T, H), mode="drop").reshape(x.shape)
 
 
 def selected(cache: Cache, rows_B: jax.Array) -> Cache:
