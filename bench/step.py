@@ -1,30 +1,51 @@
-"""The training step against a plain hand-written JAX step of the same mathematics, in one process, taking turns.
+"""The training step against others on the same shapes, in one process, taking turns: a plain hand-written JAX step always, and nanoGPT
+(PyTorch, eager) and nanodo (Flax) where copies of them lie on this machine.
 
-python -m bench.step [--rounds=9]    prints tokens per second of both, medians, and their ratio
+python -m bench.step [--size=laptop|gpt2_124m|sparse] [--rounds=9] [--nanogpt=DIR] [--nanodo=DIR]
 
-The model is 6 layers, 384 wide, 6 heads, context 256, batch 16, float32, AdamW, no dropout: the size that nanoGPT trains on a laptop. The
-plain step is what one writes from the papers in an hour: a list of layers, jnp and einsum, one jit. Both start from the same parameters;
-their losses are compared, so that the same work is timed.
+Prints tokens per second of each, the median over rounds of its ratio to gptjax, and GFLOP/s by the model's formula (config/count.py).
+laptop: 6 layers, 384 wide, 6 heads, context 256, batch 16: what nanoGPT trains on a laptop. gpt2_124m: its shapes, context 1,024, batch 1.
+sparse: 12 layers 768 wide, GPT-3 small's alternating pattern at context 4,096, batch 1; the others know only dense attention. Who runs out
+of memory is named and leaves.
+All in float32 with AdamW and gradient clipping, without dropout. The plain step is what one writes from the papers in an hour: a list of
+layers, jnp and einsum, one jit; it starts from the same parameters and its losses are compared, so that the same work is timed.
+git clone the peers beside the project; nanoGPT needs requirements-extra.txt.
 """
 
 import argparse
+import dataclasses
 import statistics
+import sys
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from gptjax.config import count, data, schema
 from gptjax.learn import state, step
-from gptjax.mesh import devices
+from gptjax.mesh import cpu, devices
 
-CONFIG = schema.Config(
-    name="bench",
-    model=schema.Model(n_layers=6, n_heads=6, d_model=384, n_vocab=256, n_ctx=256, init=schema.Init(residual="depth_scaled")),
-    data=data.Data(tokenizer=data.Bytes()),
-    train=schema.Train(total_tokens=4096 * 1000, batch_tokens=4096, schedule=schema.Constant(peak=1e-3)),
-)
+
+LR = 1e-4
+
+
+def sized(model: schema.Model, batch: int) -> schema.Config:
+    """A run of `batch` rows a step."""
+    tokens = batch * model.n_ctx
+    train = schema.Train(total_tokens=tokens * 1000, batch_tokens=tokens, schedule=schema.Constant(peak=LR))
+    return schema.Config(name="bench", model=model, data=data.Data(tokenizer=data.Bytes()), train=train)
+
+
+SMALL = schema.Model(n_layers=12, n_heads=12, d_model=768, n_vocab=50257, n_ctx=1024, init=schema.Init(residual="depth_scaled"))
+SIZES = {
+    "laptop": sized(dataclasses.replace(SMALL, n_layers=6, n_heads=6, d_model=384, n_vocab=256, n_ctx=256), 16),
+    "gpt2_124m": sized(SMALL, 1),
+    "sparse": sized(dataclasses.replace(SMALL, n_ctx=4096, attention=(schema.Banded(window=256), schema.Dense())), 1),
+}
+CONFIG = SIZES["laptop"]
 
 
 def layer_norm(x, p):
@@ -51,7 +72,7 @@ def plain_loss(params, tokens, n_heads):
     return -jnp.take_along_axis(logp, y[..., None], -1).mean()
 
 
-def plain_step(carry, tokens, n_heads, lr=1e-3, b1=0.9, b2=0.95, decay=0.1):
+def plain_step(carry, tokens, n_heads, lr=LR, b1=0.9, b2=0.95, decay=0.1):
     params, m, v, t = carry
     loss, g = jax.value_and_grad(plain_loss)(params, tokens, n_heads)
     norm = jnp.sqrt(sum((x**2).sum() for x in jax.tree.leaves(g)))
@@ -66,12 +87,12 @@ def plain_step(carry, tokens, n_heads, lr=1e-3, b1=0.9, b2=0.95, decay=0.1):
     return (jax.tree.map(moved, params, m, v), m, v, t), loss
 
 
-def plain_params(ours):
+def plain_params(ours, model: schema.Model):
     """Our parameters in the plain step's layout."""
-    blocks, D = ours["periods"]["block_0"], CONFIG.model.d_model
+    D, blocks = model.d_model, [ours["periods"][f"block_{i}"] for i in range(len(model.attention))]
 
     def layer(i):
-        b = jax.tree.map(lambda x: x[i], blocks)
+        b = jax.tree.map(lambda x: x[i // len(blocks)], blocks[i % len(blocks)])
         norm = {n: {"g": b[f"norm_{k}"]["gain_D"], "b": b[f"norm_{k}"]["bias_D"]} for n, k in (("ln1", 1), ("ln2", 2))}
         a, f = b["attention"], b["mlp"]
         return norm | {
@@ -86,42 +107,151 @@ def plain_params(ours):
         }
 
     final = {"g": ours["norm"]["gain_D"], "b": ours["norm"]["bias_D"]}
-    layers = [layer(i) for i in range(CONFIG.model.n_layers)]
+    layers = [layer(i) for i in range(model.n_layers)]
     return jax.tree.map(jnp.array, {"wte": ours["token_VD"], "wpe": ours["position_TD"], "layers": layers, "ln_f": final})
+
+
+# A contestant: one training step on tokens (B, T + 1), done when it returns. Returns the loss.
+Contestant = Callable[[np.ndarray], float]
+
+
+def ours(config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[Contestant, dict]:
+    """gptjax's step, and its initial parameters."""
+    built = step.build(config, jax.devices()[0].platform, mesh, None)
+    now = state.created(config, built.model, built.tx, mesh)
+    first = jax.tree.map(jnp.array, now.params)
+    run = jax.jit(built, donate_argnums=0, static_argnums=2, compiler_options=cpu.options(jax.devices()[0].platform))
+
+    def advance(tokens):
+        nonlocal now
+        now, metrics = run(now, jax.device_put(tokens)[None], 1)
+        jax.block_until_ready(now)
+        return metrics["loss"].item()
+
+    return advance, first
+
+
+def plain(config: schema.Config, ours: dict) -> Contestant:
+    """The hand-written step, from our parameters. Dense attention, whatever the config's."""
+    params = plain_params(ours, config.model)
+    carry = (params, jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params), jnp.int32(0))
+    run = jax.jit(plain_step, donate_argnums=0, static_argnums=2)
+
+    def advance(tokens):
+        nonlocal carry
+        carry, loss = run(carry, jax.device_put(tokens), config.model.n_heads)
+        jax.block_until_ready(carry)
+        return loss.item()
+
+    return advance
+
+
+def nanogpt(config: schema.Config, directory: str) -> Contestant:
+    """nanoGPT's model and optimizer as its train.py uses them on CPU without compiling."""
+    sys.path.insert(0, directory)
+    import model as nanogpt_model  # pyright: ignore[reportMissingImports]
+    import torch  # pyright: ignore[reportMissingImports]
+
+    c = config.model
+    sizes = {"n_layer": c.n_layers, "n_head": c.n_heads, "n_embd": c.d_model, "vocab_size": c.n_vocab_padded, "block_size": c.n_ctx}
+    gpt = nanogpt_model.GPT(nanogpt_model.GPTConfig(dropout=0.0, bias=True, **sizes))
+    optimizer = gpt.configure_optimizers(0.1, LR, (0.9, 0.95), "cpu")
+
+    def advance(tokens):
+        tokens = torch.from_numpy(tokens).long()
+        _, loss = gpt(tokens[:, :-1], tokens[:, 1:].contiguous())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(gpt.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return advance
+
+
+def nanodo(config: schema.Config, directory: str) -> Contestant:
+    """nanodo's model (no biases) under Adam with decay and clipping, one jit."""
+    sys.path.insert(0, directory)
+    from nanodo import model as nanodo_model  # pyright: ignore[reportMissingImports]
+
+    c = config.model
+    sizes = nanodo_model.DoConfig(
+        D=c.d_model, H=c.n_heads, L=c.n_ctx, N=c.n_layers, V=c.n_vocab_padded, F=c.d_ff, dtype=jnp.float32, fsdp_enabled=False
+    )
+    model = nanodo_model.TransformerDo(sizes)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, c.n_ctx), jnp.int32))
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(LR, b1=0.9, b2=0.95, weight_decay=0.1))
+    carry = params, jax.jit(tx.init)(params)
+
+    def loss_of(params, tokens):
+        logits = model.apply(params, tokens[:, :-1])
+        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+
+    def update(carry, tokens):
+        params, moments = carry
+        loss, gradients = jax.value_and_grad(loss_of)(params, tokens)
+        updates, moments = tx.update(gradients, moments, params)
+        return (optax.apply_updates(params, updates), moments), loss
+
+    run = jax.jit(update, donate_argnums=0)
+
+    def advance(tokens):
+        nonlocal carry
+        carry, loss = run(carry, jax.device_put(tokens))
+        jax.block_until_ready(carry)
+        return loss.item()
+
+    return advance
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="laptop", help="shapes (default: laptop)")
     parser.add_argument("--rounds", type=int, default=9, help="timed steps of each (default: 9)")
-    rounds = parser.parse_args().rounds
-    mesh = devices.mesh(CONFIG.mesh, jax.devices()[:1])
-    built = step.build(CONFIG, jax.devices()[0].platform, mesh, None)
-    rng = np.random.default_rng(0)
-    tokens_B = jax.device_put(rng.integers(0, 256, (16, 257), dtype=np.int32))
-    seconds = {"gptjax": [], "plain": []}
+    parser.add_argument("--nanogpt", metavar="DIR", help="a clone of karpathy/nanoGPT")
+    parser.add_argument("--nanodo", metavar="DIR", help="a clone of google-deepmind/nanodo")
+    args = parser.parse_args()
+    cpu.keep_memory()  # before devices start their threads, as train.py does
+    config = SIZES[args.size]
+    c, batch = config.model, config.train.batch_tokens // config.model.n_ctx
+    dense = c.attention == (schema.Dense(),)
+    mesh = devices.mesh(config.mesh, jax.devices()[:1])
+    tokens = np.random.default_rng(0).integers(0, c.n_vocab, (batch, c.n_ctx + 1), dtype=np.int32)
+    seconds: dict[str, list[float]] = {}
     with jax.set_mesh(mesh):
-        now = state.created(CONFIG, built.model, built.tx, mesh)
-        params = plain_params(now.params)
-        carry = (params, jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params), jnp.int32(0))
-        ours = jax.jit(built, donate_argnums=0, static_argnums=2)
-        plain = jax.jit(plain_step, donate_argnums=0, static_argnums=2)
-        for i in range(rounds + 2):  # two rounds to compile and settle
-            began = time.perf_counter()
-            now, metrics = ours(now, tokens_B[None], 1)
-            jax.block_until_ready(now)
-            middle = time.perf_counter()
-            carry, loss = plain(carry, tokens_B, CONFIG.model.n_heads)
-            jax.block_until_ready(carry)
-            if i >= 2:
-                seconds["gptjax"].append(middle - began)
-                seconds["plain"].append(time.perf_counter() - middle)
-            assert abs(float(loss) - float(metrics["loss"])) < 2e-3, (i, float(loss), float(metrics["loss"]))
-    medians = {name: statistics.median(s) for name, s in seconds.items()}
-    flops = count.train_flops_per_token(CONFIG.model) * 4096
-    for name, s in medians.items():
-        print(f"{name:7} {s:7.3f} s a step  {4096 / s:7,.0f} tokens/s  {flops / s / 1e9:6.1f} GFLOP/s")
-    ratios = sorted(p / o for p, o in zip(seconds["plain"], seconds["gptjax"], strict=True))
-    print(f"gptjax / plain: {statistics.median(ratios):.3f} (from {ratios[0]:.3f} to {ratios[-1]:.3f} over {rounds} rounds)")
+        first, params = ours(config, mesh)
+        contestants: dict[str, Contestant] = {"gptjax": first, "plain JAX": plain(config, params)}
+        if args.nanogpt:
+            contestants["nanoGPT"] = nanogpt(config, args.nanogpt)
+        if args.nanodo:
+            contestants["nanodo"] = nanodo(config, args.nanodo)
+        for i in range(args.rounds + 2):  # two rounds to compile and settle
+            losses = {}
+            for name, advance in list(contestants.items()):
+                began = time.perf_counter()
+                try:
+                    losses[name] = advance(tokens)
+                except jax.errors.JaxRuntimeError as error:
+                    if "RESOURCE_EXHAUSTED" not in str(error):
+                        raise
+                    print(f"{name}: {str(error).splitlines()[0]}")
+                    del contestants[name]
+                    continue
+                if i >= 2:
+                    seconds.setdefault(name, []).append(time.perf_counter() - began)
+            if dense:
+                assert abs(losses["gptjax"] - losses["plain JAX"]) < 2e-3, (i, losses)
+    flops = count.train_flops_per_token(c) * config.train.batch_tokens
+    print(f"{args.size}: {c.n_layers} layers, {c.d_model} wide, context {c.n_ctx}, batch {batch}; medians of {args.rounds} rounds")
+    for name, s in seconds.items():
+        middle = statistics.median(s)
+        line = f"{name:9} {middle:7.3f} s a step {config.train.batch_tokens / middle:8,.0f} tokens/s"
+        if name == "gptjax" or dense:
+            line += f" {flops / middle / 1e9:6.1f} GFLOP/s"
+        if name != "gptjax":
+            ratios = sorted(t / o for t, o in zip(s, seconds["gptjax"], strict=True))
+            line += f"  gptjax is {statistics.median(ratios):.2f} x as fast ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        print(line)
 
 
 if __name__ == "__main__":

@@ -49,10 +49,11 @@ def train(config: Config, directory: Path) -> int:
 
     from gptjax.data import pieces, pipeline, saving
     from gptjax.learn import checkpoint, state, step
-    from gptjax.mesh import devices
+    from gptjax.mesh import cpu, devices
     from gptjax.report import console
 
     # --- mesh
+    cpu.keep_memory()
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # or programs in flight together starve simulated devices of threads
     mesh = devices.mesh(config.mesh)
     batches = Batches(config, shards=mesh.shape["data"] * mesh.shape["fsdp"])
@@ -152,11 +153,15 @@ def driver(session: Session, put: Callable) -> Callable:
     so progress shows, Ctrl-C works, and XLA's slow loop bodies are avoided."""
     import jax
 
+    from gptjax.mesh import cpu
+
     step, microbatch, parts = session.step, session.microbatch, session.batches.max_rows // session.microbatch
-    if parts == 1 or session.mesh.devices.flat[0].platform != "cpu":
+    platform = session.mesh.devices.flat[0].platform
+    options = cpu.options(platform)
+    if parts == 1 or platform != "cpu":
         # Without a ramp the count is a constant of the program, with one it is an argument: one program serves the whole ramp.
         ramp = session.config.train.ramp is not None
-        whole = jax.jit(step, donate_argnums=0, static_argnums=() if ramp else 2)
+        whole = jax.jit(step, donate_argnums=0, static_argnums=() if ramp else 2, compiler_options=options)
 
         def advance(now, batch, stop, progress):
             count = jax.device_put(batch["count"]) if ramp else int(batch["count"])
@@ -164,7 +169,7 @@ def driver(session: Session, put: Callable) -> Callable:
 
         return advance
 
-    zero, add = jax.jit(step.zero), jax.jit(step.accumulate, donate_argnums=2)
+    zero, add = jax.jit(step.zero), jax.jit(step.accumulate, donate_argnums=2, compiler_options=options)
     update = jax.jit(step.update, donate_argnums=(0, 1), static_argnums=2)
 
     def advance_by_parts(now, batch, stop, progress):
@@ -187,14 +192,14 @@ def loop(session: Session, now: Any, start: int) -> int:
     import jax
 
     from gptjax.learn import metrics
-    from gptjax.mesh import rules
+    from gptjax.mesh import cpu, rules
     from gptjax.report import events, plots
 
     config, out, batches, reading = session.config, session.out, session.batches, session.reading
     activations = rules.PRESETS[config.mesh.sharding].activations
     about = {"config": overrides.flat(config), "microbatch_rows": session.microbatch, "tokenizer": reading.tokenizer.digest}
     held_out = reading.validation(config.loop.eval_rows)
-    nll = jax.jit(session.step.nll)
+    nll = jax.jit(session.step.nll, compiler_options=cpu.options(session.mesh.devices.flat[0].platform))
     flops = count.train_flops_per_token(config.model)
     pending: tuple[int, dict] | None = None
     clock = time.perf_counter()
