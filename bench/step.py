@@ -28,7 +28,6 @@ from gptjax.config import count, data, schema
 from gptjax.learn import state, step
 from gptjax.mesh import cpu, devices
 
-
 LR = 1e-4
 
 

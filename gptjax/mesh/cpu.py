@@ -1,4 +1,4 @@
-"""What makes XLA quick on x86 CPUs: a better library for matrix products, and memory that is not given back after every step.
+"""What makes XLA quick on x86 CPUs: the better library for each kind of work, and memory that is not given back after every step.
 
 Measured for 6 layers, 384 wide, context 256, batch 16 on two cores (LOG.md, 2026-11-22): together they take a quarter off a step.
 """
@@ -11,12 +11,9 @@ import sys
 import jax
 import jax.numpy as jnp
 
-# oneDNN multiplies matrices at 158 GFLOP/s where YNNPACK, XLA's choice, reaches 120 to 145; YNNPACK's sums over rows are the better ones.
-OPTIONS = {
-    "xla_cpu_use_onednn": True,
-    "xla_cpu_experimental_onednn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
-}
+# Eigen's matrix products, and YNNPACK for sums over rows alone: in a step its products are slower. oneDNN's are the fastest and not used:
+# inside a loop they wait for each other for ever (jaxlib 0.10.2).
+OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 ARENA_MAX, MMAP_MAX, TOP_PAD, TRIM_THRESHOLD = -8, -4, -2, -1  # of glibc's mallopt
 LARGEST = 2**31 - 1
 
@@ -26,7 +23,7 @@ def options(platform_name: str) -> dict:
     """`compiler_options` of jax.jit for programs of large matrix products: none except on x86 CPUs, nor where this XLA lacks them."""
     if platform_name != "cpu" or platform.machine() != "x86_64":
         return {}
-    try:  # they are experimental, so a newer XLA may have renamed them
+    try:  # experimental, so a newer XLA may have renamed it
         jax.jit(lambda x: x, compiler_options=OPTIONS).lower(jax.ShapeDtypeStruct((), jnp.float32)).compile()
     except jax.errors.JaxRuntimeError as refused:
         if "No such compile option" not in str(refused):
