@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from gptjax.config import schema
-from gptjax.model import attention, blocks
+from gptjax.model import attention, blocks, tiles
+
+KERNELS = pytest.mark.parametrize("kernel", [blocks.attend, tiles.attend], ids=["blocks", "tiles"])
 
 PATTERNS = [
     schema.Dense(),
@@ -24,38 +26,41 @@ def arrays(T, d_head, dtype):
     return [jax.random.normal(key, (2, T, 2, d_head), dtype) for key in k]
 
 
-def both(pattern, T, d_head=64, dtype=jnp.float32, segments_BS=None):
+def both(kernel, pattern, T, d_head=64, dtype=jnp.float32, segments_BS=None):
     q, k, v, g = arrays(T, d_head, dtype)
 
     def out_and_gradients(attend):
         out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, pattern, segments_BS), q, k, v)
         return (out, *pull(g))
 
-    results = jax.jit(lambda: (out_and_gradients(blocks.attend), out_and_gradients(attention.attend)))()
+    results = jax.jit(lambda: (out_and_gradients(kernel), out_and_gradients(attention.attend)))()
     return jax.tree.map(lambda x: np.asarray(x, np.float32), results)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 @pytest.mark.parametrize("T", [1, 300])
-def test_blocks(pattern, T):
-    for found, expected in zip(*both(pattern, T), strict=True):
+@KERNELS
+def test_equals_the_reference(kernel, pattern, T):
+    for found, expected in zip(*both(kernel, pattern, T), strict=True):
         np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("d_head", [80, 96, 128])
 @pytest.mark.parametrize("dtype, atol", [(jnp.float32, 2e-5), (jnp.bfloat16, 0.06)])
-def test_head_sizes_and_types(d_head, dtype, atol):
-    for found, expected in zip(*both(schema.Banded(window=50), 300, d_head, dtype), strict=True):
+@KERNELS
+def test_head_sizes_and_types(kernel, d_head, dtype, atol):
+    for found, expected in zip(*both(kernel, schema.Banded(window=50), 300, d_head, dtype), strict=True):
         np.testing.assert_allclose(found, expected, atol=atol)
 
 
 @pytest.mark.parametrize("pattern", [schema.Dense(), schema.Banded(window=100)], ids=str)
-def test_documents_kept_apart(pattern):
+@KERNELS
+def test_documents_kept_apart(kernel, pattern):
     segments_BS = jnp.cumsum((jnp.arange(300) % 70 == 0).astype(jnp.int32))[None].repeat(2, 0)
-    masked, reference = both(pattern, 300, segments_BS=segments_BS)
+    masked, reference = both(kernel, pattern, 300, segments_BS=segments_BS)
     for found, expected in zip(masked, reference, strict=True):
         np.testing.assert_allclose(found, expected, atol=2e-5)
-    assert np.abs(masked[0] - both(pattern, 300)[0][0]).max() > 0.1
+    assert np.abs(masked[0] - both(kernel, pattern, 300)[0][0]).max() > 0.1
 
 
 def test_a_band_costs_less_than_half():
@@ -76,3 +81,16 @@ def test_dropout_keeps_the_mean():
     plain = blocks.attend(q, k, v, schema.Dense())
     late = np.abs(dropped.mean(0) - plain)[:, 150:]
     assert late.mean() < 0.02 and np.abs(dropped[0] - plain).max() > 0.1
+
+
+def test_long_sequences_go_tile_by_tile():
+    """Their memory is that of one tile of scores, not of all."""
+    shape = jax.ShapeDtypeStruct((1, 8192, 1, 64), jnp.float32)
+    compiled = jax.jit(lambda q, k, v: blocks.attend(q, k, v, schema.Dense())).lower(shape, shape, shape).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 8192 * 8192  # a quarter of the scores
+
+
+def test_tiles_beyond_the_first_few():
+    """700 queries are three tiles; a band of 100 skips some, which must not be those that matter."""
+    for found, expected in zip(*both(tiles.attend, schema.Banded(window=300), 700), strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-5)
