@@ -21,7 +21,7 @@ UNSEEN = -1e30  # finite, so that a row whose first tiles show nothing stays fre
 def attend(
     q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, pattern: schema.Attention, segments_BS: jax.Array | None = None
 ) -> jax.Array:
-    """attention.attend for T = S, without dropout. Strided and fixed patterns show keys in every earlier tile: they cost as much as dense."""
+    """attention.attend for T = S, without dropout. Strided and fixed patterns show keys in every tile, so they cost what dense does."""
     B, T, _, H = q_BTNH.shape
     pad = -T % TILE  # padding keys come after every query, so none sees them
     if segments_BS is None:
