@@ -20,9 +20,12 @@ def main(arguments: list[str]) -> int:
     """Exit status 0 at the end of the run or at an orderly stop, 3 if the run gave up on non-finite updates."""
     parser = command.parser("train", "Train a GPT on text. The same command continues an interrupted run.", EXAMPLE)
     parser.add_argument("--run", metavar="DIR", help="where the run goes, or lies (default: runs/CONFIG)")
+    parser.add_argument("--profile", metavar="N", type=int, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
     args = parser.parse_args(arguments)
+    if args.profile < 0:
+        raise ValueError(f"--profile={args.profile}: give a number of steps above 0, or leave it out")
     config = command.resolved(args)
-    return train(config, run.directory(args.run, config))
+    return train(config, run.directory(args.run, config), args.profile)
 
 
 @dataclasses.dataclass
@@ -38,10 +41,11 @@ class Session:
     microbatch: int  # rows, over all processes
     checkpoints: Any  # learn.checkpoint.Checkpoints
     out: Any  # report.console.Console
+    profile: Any  # report.profile.Profile
 
 
-def train(config: Config, directory: Path) -> int:
-    """Train in `directory` from where its run stands. Raises ValueError, in one line, for what a user can mend."""
+def train(config: Config, directory: Path, profiled: int = 0) -> int:
+    """Train in `directory` from where its run stands; `profiled` steps are traced. ValueError, in one line, for what a user can mend."""
     Batches(config)  # what can be refused without devices is refused before the run directory is made and jax imported
     resumed = run.claim(directory, config)
 
@@ -50,7 +54,7 @@ def train(config: Config, directory: Path) -> int:
     from gptjax.data import pieces, pipeline, saving
     from gptjax.learn import checkpoint, state, step
     from gptjax.mesh import cpu, devices
-    from gptjax.report import console
+    from gptjax.report import console, profile
 
     # --- mesh
     cpu.keep_memory()
@@ -80,7 +84,8 @@ def train(config: Config, directory: Path) -> int:
                 if jax.devices()[0].platform == "cpu":
                     fitting = min(fitting, max(1, CPU_TOKENS // config.model.n_ctx))
                 microbatch = config.train.microbatch_rows or batches.largest_microbatch(fitting)
-            session = Session(config, directory, mesh, batches, reading, built, microbatch, checkpoints, out)
+            tracing = profile.Profile(directory / "profile", profiled, out.say)
+            session = Session(config, directory, mesh, batches, reading, built, microbatch, checkpoints, out, tracing)
             out.table(config.name, facts(session))
             if start:
                 out.say(f"continuing from step {start:,} of {batches.n_steps:,}")
@@ -212,7 +217,8 @@ def loop(session: Session, now: Any, start: int) -> int:
         nonlocal pending, clock
         if pending is None:
             return
-        step, values = pending[0], {name: value.item() for name, value in jax.device_get(pending[1]).items()}
+        with session.profile.span("wait"):
+            step, values = pending[0], {name: value.item() for name, value in jax.device_get(pending[1]).items()}
         pending, seconds, clock = None, time.perf_counter() - clock, time.perf_counter()
         if batches.max_rows == session.microbatch:
             del values["noise_scale"]  # needs gradients of two batch sizes
@@ -220,8 +226,9 @@ def loop(session: Session, now: Any, start: int) -> int:
         values |= {"tokens": batches.tokens(step), "seconds": seconds, "tokens_per_s": speed}
         share = metrics.mfu(flops, speed, session.mesh.devices.ravel())
         values |= {} if share is None else {"mfu": share}
-        log.write(step, values)
-        progress.update(step, values)
+        with session.profile.span("log"):
+            log.write(step, values)
+            progress.update(step, values)
         if values["skipped_in_row"] >= config.train.skips_allowed:
             raise GaveUp(step, values["skipped_in_row"])
 
@@ -253,7 +260,11 @@ def loop(session: Session, now: Any, start: int) -> int:
                     clock = clock if pending else time.perf_counter()  # evaluating and saving are no part of a step's time
                     if ending:
                         break
-                    after = advance(now, next(feed), stop, progress)
+                    session.profile.before_step()
+                    with session.profile.span("data"):
+                        batch = next(feed)
+                    with session.profile.span("step"):
+                        after = advance(now, batch, stop, progress)
                     if after is not None:
                         now, step = after[0], step + 1
                         report()
@@ -264,6 +275,8 @@ def loop(session: Session, now: Any, start: int) -> int:
                 steps = session.checkpoints.steps()
                 out.warn(f"the last good checkpoint is of step {steps[-1]:,}" if steps else "there is no checkpoint yet")
                 return 3
+            finally:
+                session.profile.close()
     session.checkpoints.wait()
     if last:
         out.samples([spoken(session, now, step, seed) for seed in range(3)])

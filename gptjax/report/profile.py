@@ -1,0 +1,60 @@
+"""A trace of a few steps, for xprof (TensorBoard's profiler) and Perfetto, and where the host's time went in them."""
+
+import collections
+from collections.abc import Callable
+from pathlib import Path
+
+SPANS = ("data", "step", "wait", "log")  # in order: next batch, dispatch (on CPU the computation too), waiting for the device, writing
+
+
+class Profile:
+    """Traces `n_steps` steps once compilation is over. `span("data")` is a context that marks what the host does; outside a trace it costs
+    next to nothing. n_steps 0: no trace is made."""
+
+    def __init__(self, directory: Path, n_steps: int, say: Callable[[str], None]):
+        self._directory, self._n_steps, self._say = directory, n_steps, say
+        self._steps = 0
+        self._running = False
+
+    def span(self, name: str):
+        import jax
+
+        assert name in SPANS, name
+        return jax.profiler.TraceAnnotation(f"gptjax/{name}")
+
+    def before_step(self) -> None:
+        """Call it before each step: the trace begins with the third, since the first two compile and settle."""
+        import jax
+
+        self._steps += 1
+        if self._n_steps and self._steps == 3:
+            jax.profiler.start_trace(self._directory, create_perfetto_trace=True)
+            self._running = True
+        if self._running and self._steps == 3 + self._n_steps:
+            self.close()
+
+    def close(self) -> None:
+        """End the trace if one is running, and say where it lies and what it shows."""
+        import jax
+
+        if not self._running:
+            return
+        self._running = False
+        jax.profiler.stop_trace()
+        parts = ", ".join(f"{name} {part:.1%}" for name, part in shares(self._directory).items())
+        self._say(f"profile of {self._steps - 3} steps in {self._directory}: the host's time is {parts}")
+        self._say(f"look at it with xprof --logdir={self._directory}, or open its perfetto_trace.json.gz in ui.perfetto.dev")
+
+
+def shares(directory: Path) -> dict[str, float]:
+    """The part of the time of each span, out of all of them, in the newest trace under `directory`."""
+    import jax
+
+    newest = max(directory.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    seconds: dict[str, float] = collections.defaultdict(float)
+    for plane in jax.profiler.ProfileData.from_file(str(newest)).planes:
+        for line in plane.lines:
+            for event in line.events:
+                if event.name.startswith("gptjax/"):
+                    seconds[event.name.removeprefix("gptjax/")] += event.duration_ns / 1e9
+    return {name: seconds[name] / sum(seconds.values()) for name in SPANS}
