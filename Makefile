@@ -1,11 +1,12 @@
 # make train   set up .venv and train the config nano on the embedded corpus
 # make test    set up .venv and pass the tests
+# make docs    draw the pictures of docs/ again
 # PYTHON=python3.13 VENV=.venv313 chooses another Python.
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: train test test-slow check clean
+.PHONY: train test test-slow check docs clean
 
 train: $(VENV)/installed
 	$(RUN) -m gptjax.train --config=nano
@@ -18,6 +19,9 @@ test-slow: $(VENV)/installed-dev
 
 check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/pyright --pythonpath $(RUN)
+
+docs: $(VENV)/installed
+	$(RUN) -m gptjax.report.pictures docs/patterns.png
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

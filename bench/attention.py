@@ -1,0 +1,72 @@
+"""What a layer's attention costs by its pattern: time and memory, forward and backward, from context 1k to 32k, on the present device.
+
+python -m bench.attention [--longest=32768] [--heads=4] [--window=256] [--rounds=3]
+
+Prints milliseconds and scratch memory of a dense and a banded layer (head size 64, batch 1, the platform's kernel), what a doubling of the
+context multiplies them by (2 is linear, 4 quadratic), and the rate by the FLOPs that the pattern needs (keys_seen of config/count.py;
+forward and backward, nothing counted twice). The two take turns; medians.
+"""
+
+import argparse
+import statistics
+import time
+
+import jax
+
+from gptjax.config import count, schema
+from gptjax.mesh import cpu, rules
+from gptjax.model import gpt, kernels
+
+
+def program(pattern: schema.Attention, n_ctx: int, n_heads: int):
+    """(compiled forward and backward of attention, its arguments)."""
+    platform = jax.devices()[0].platform
+    manner = gpt.manner(schema.Compute(), platform)
+    q, k, v, g = (jax.random.normal(key, (1, n_ctx, n_heads, 64), manner.dtype) for key in jax.random.split(jax.random.key(0), 4))
+
+    def run(q, k, v, g):
+        out, pull = jax.vjp(lambda q, k, v: kernels.attend(manner.kernel, rules.NOWHERE, q, k, v, pattern), q, k, v)
+        return out, pull(g)
+
+    return jax.jit(run, compiler_options=cpu.options(platform)).lower(q, k, v, g).compile(), (q, k, v, g)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--longest", type=int, default=32768, help="the longest context (default: 32768)")
+    parser.add_argument("--heads", type=int, default=4, help="heads (default: 4)")
+    parser.add_argument("--window", type=int, default=256, help="of the banded layer (default: 256)")
+    parser.add_argument("--rounds", type=int, default=3, help="timed runs of each (default: 3)")
+    args = parser.parse_args()
+    cpu.keep_memory()
+    patterns = {"dense": schema.Dense(), "banded": schema.Banded(window=args.window)}
+    before: dict[str, tuple[float, int]] = {}
+    print(f"{'context':>8} {'layer':8} {'ms':>9} {'x':>5} {'scratch MiB':>12} {'x':>5} {'GFLOP/s':>8} {'banded is':>10}")
+    n_ctx = 1024
+    while n_ctx <= args.longest:
+        compiled = {name: program(pattern, n_ctx, args.heads) for name, pattern in patterns.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in patterns}
+        for i in range(args.rounds + 1):  # the first settles
+            for name, (run, arrays) in compiled.items():
+                began = time.perf_counter()
+                jax.block_until_ready(run(*arrays))
+                if i:
+                    seconds[name].append(time.perf_counter() - began)
+        for name, pattern in patterns.items():
+            middle, scratch = statistics.median(seconds[name]), compiled[name][0].memory_analysis().temp_size_in_bytes
+            growth = (
+                [f"{now / old:5.1f}" for now, old in zip((middle, scratch), before[name], strict=True)] if name in before else ["    -"] * 2
+            )
+            flops = 3 * 4 * 64 * args.heads * count.keys_seen(pattern, n_ctx)
+            ratio = f"{statistics.median(seconds['dense']) / middle:8.1f} x" if name == "banded" else ""
+            print(
+                f"{n_ctx:8,} {name:8} {middle * 1e3:9.1f} {growth[0]} {scratch / 2**20:12,.0f} {growth[1]} "
+                f"{flops / middle / 1e9:8.1f} {ratio:>10}",
+                flush=True,
+            )
+            before[name] = middle, scratch
+        n_ctx *= 2
+
+
+if __name__ == "__main__":
+    main()
