@@ -21,26 +21,27 @@ def attend(
     dropout: tuple[jax.Array, float] | None = None,
 ) -> jax.Array:
     """The reference on one block of queries after another, each with just the keys between the first and the last that it can see: about
-    half of the work for causal attention, and for a band of W keys W / T of it, with blocks as long as the band. T and S must be equal.
+    half of the work for causal attention, and for a band of W keys W / T of it, with blocks as long as the band.
 
-    Sequences longer than LONGEST go tile by tile (tiles.py), unless there is dropout. Dropout masks are not those of the reference, but as
-    likely."""
-    T = q_BTNH.shape[1]
-    if T > LONGEST and dropout is None:
+    Sequences longer than LONGEST go tile by tile (tiles.py), unless there is dropout or are more keys than queries. Dropout masks are not
+    those of the reference, but as likely."""
+    T, S = q_BTNH.shape[1], k_BSNH.shape[1]
+    if T > LONGEST and T == S and dropout is None:
         return tiles.attend(q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS)
     block = max(SMALLEST, -(-T // MOST), pattern.window if isinstance(pattern, schema.Banded) else -(-T // 8))
     parts = []
     for number, start in enumerate(range(0, T, block)):
         end = min(start + block, T)
+        last = S - T + end
         # Only a band may be cut off at the left: its mask depends on distances alone, others' on positions.
-        first = max(0, start - pattern.window + 1) if isinstance(pattern, schema.Banded) else 0
+        first = max(0, S - T + start - pattern.window + 1) if isinstance(pattern, schema.Banded) else 0
         parts.append(
             attention.attend(
                 q_BTNH[:, start:end],
-                k_BSNH[:, first:end],
-                v_BSNH[:, first:end],
+                k_BSNH[:, first:last],
+                v_BSNH[:, first:last],
                 pattern,
-                None if segments_BS is None else segments_BS[:, first:end],
+                None if segments_BS is None else segments_BS[:, first:last],
                 None if dropout is None else (jax.random.fold_in(dropout[0], number), dropout[1]),
             )
         )

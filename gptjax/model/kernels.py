@@ -4,7 +4,7 @@ import jax
 
 from gptjax.config import schema
 from gptjax.mesh import rules
-from gptjax.model import attention, blocks
+from gptjax.model import attention, blocks, context
 
 KERNELS = {"reference": attention.attend, "blocks": blocks.attend}
 
@@ -20,4 +20,6 @@ def attend(
     dropout: tuple[jax.Array, float] | None = None,
 ) -> jax.Array:
     """The reference's result (see attention.attend) by the kernel of that name, on arrays that lie as `place` says."""
+    if place.axes("T"):
+        return context.attend(KERNELS[kernel], place, q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS, dropout)
     return KERNELS[kernel](q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS, dropout)

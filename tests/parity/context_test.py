@@ -1,0 +1,108 @@
+"""A sequence cut over devices: the reference's output and gradients, whatever the pattern; and only the keys that are needed move."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+
+from gptjax.config import schema
+from gptjax.mesh import devices, rules
+from gptjax.model import attention, kernels
+from tests import traffic
+
+DENSE, BAND = schema.Dense(), schema.Banded(window=7)
+T = 48  # on 8 devices a part has 6 positions
+SEGMENTS = jnp.cumsum((jnp.arange(T) % 11 == 7).astype(jnp.int32))[None].repeat(4, 0)
+
+
+def place(**sizes):
+    sizes = {"fsdp": 1} | sizes
+    mesh = devices.mesh(schema.Mesh(**sizes), jax.devices()[: math.prod(sizes.values())])
+    return rules.Placement(rules.PRESETS["fsdp_tensor"], mesh)
+
+
+def arrays(dtype, B=4, N=2):
+    return [jax.random.normal(key, (B, T, N, 8), dtype) for key in jax.random.split(jax.random.key(0), 4)]
+
+
+def out_and_gradients(attend, patterns, dtype):
+    """For each pattern: the output, and the gradients of q, k and v for a random cotangent. One program."""
+
+    def each(q, k, v, g):
+        pulled = [jax.vjp(lambda q, k, v: attend(q, k, v, pattern), q, k, v) for pattern in patterns]  # noqa: B023
+        return [(out, *pull(g)) for out, pull in pulled]
+
+    return jax.tree.map(lambda x: np.asarray(x, np.float32), jax.jit(each)(*arrays(dtype)))
+
+
+def assert_is_reference(where, patterns, segments=None, dtype=jnp.float32, atol=2e-5):
+    found = out_and_gradients(lambda q, k, v, p: kernels.attend("reference", where, q, k, v, p, segments), patterns, dtype)
+    expected = out_and_gradients(lambda q, k, v, p: attention.attend(q, k, v, p, segments), patterns, dtype)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), found, expected)
+
+
+def bands(*windows):
+    return [schema.Banded(window=window) for window in windows]
+
+
+@pytest.mark.parametrize("windows", [(1, 2, 6, 7), (13, 42), (43,)], ids=str)
+def test_bands_on_eight_devices(windows):
+    """Within a part, as long as one and its own first key, over several parts, over all but one; from 43 on the last part needs all."""
+    assert_is_reference(place(context=8), bands(*windows))
+
+
+def test_other_patterns():
+    assert_is_reference(place(context=4), [DENSE, schema.Strided(stride=5), schema.Fixed(block=8, summary=2), *bands(1000)])
+
+
+@pytest.mark.parametrize("n", [2, 8])
+def test_documents_kept_apart(n):
+    assert_is_reference(place(context=n), [DENSE, BAND], SEGMENTS)
+
+
+def test_parts_of_odd_length():
+    where = place(context=3)
+    assert_is_reference(where, [DENSE, BAND])
+
+
+@pytest.mark.parametrize("sizes", [{"data": 2, "fsdp": 2, "context": 2}, {"fsdp": 2, "tensor": 2, "context": 2}], ids=str)
+def test_on_a_mesh_with_other_axes(sizes):
+    assert_is_reference(place(**sizes), [DENSE, BAND], SEGMENTS)
+
+
+def test_bfloat16():
+    assert_is_reference(place(context=4), [DENSE, BAND], None, jnp.bfloat16, atol=0.05)
+
+
+def sent(where, pattern, segments, backward):
+    """(kind, elements) of every collective of the compiled program, on one device of `where`."""
+
+    def attend(q, k, v):
+        return kernels.attend("reference", where, q, k, v, pattern, segments)
+
+    cut = NamedSharding(where.mesh, where.spec("BTNH", (4, T, 2, 8)))
+    q, k, v, g = (jax.device_put(x, cut) for x in arrays(jnp.float32))
+    program = jax.jit(lambda q, k, v, g: jax.vjp(attend, q, k, v)[1](g) if backward else attend(q, k, v), out_shardings=cut)
+    return sorted((c.kind, sum(math.prod(size) for _, size in c.shapes)) for c in traffic.collectives(program.lower(q, k, v, g).compile()))
+
+
+@pytest.mark.parametrize("window, hops", [(1, []), (7, [6]), (12, [5, 6]), (42, [5, 6, 6, 6, 6, 6, 6])])
+def test_a_band_sends_its_halo_and_nothing_else(window, hops):
+    """window - 1 keys and as many values, of 4 rows, 2 heads of 8; back as many gradients; with documents, their numbers."""
+    where, (pattern,) = place(context=8), bands(window)
+    once = sorted(("collective-permute", keys * 4 * 2 * 8) for keys in hops)
+    assert sent(where, pattern, None, backward=False) == sorted(2 * once)
+    assert sent(where, pattern, None, backward=True) == sorted(4 * once)
+    numbers = [("collective-permute", keys * 4) for keys in hops]
+    assert sent(where, pattern, SEGMENTS, backward=False) == sorted(2 * once + numbers)
+
+
+def test_dense_gathers_keys_and_values_and_swaps_half_of_the_queries():
+    row = 4 * 2 * 8
+    forward = [("all-gather", T * row)] * 2 + [("collective-permute", 3 * row)] * 2
+    assert sent(place(context=8), DENSE, None, backward=False) == forward
+    backward = [("reduce-scatter", 6 * row)] * 2 + [("collective-permute", 3 * row)]
+    assert sent(place(context=8), DENSE, None, backward=True) == sorted(forward + backward)

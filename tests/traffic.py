@@ -1,0 +1,35 @@
+"""What a compiled program sends between devices, read from its HLO."""
+
+import math
+import re
+from typing import NamedTuple
+
+import jax
+
+WIDTH = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1}
+KINDS = "all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all"
+
+
+class Collective(NamedTuple):
+    """One instruction of the program, whether or not it lies in a loop. n_bytes: of its result on one device."""
+
+    kind: str
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]  # type and sizes of each array of the result
+    where: str  # its op_name
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(WIDTH[dtype] * math.prod(sizes) for dtype, sizes in self.shapes)
+
+
+def collectives(compiled: jax.stages.Compiled) -> list[Collective]:
+    """All of the program's, but for those among groups of one device, which send nothing."""
+    found = []
+    for line in compiled.as_text().splitlines():
+        match = re.search(rf"= (.*?) ({KINDS})(?:-start)?\(", line)
+        if match and not re.search(r"replica_groups=(\{\{\d+\}|\[\d+,1\])", line):
+            shapes = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
+            name = re.search(r'op_name="([^"]*)"', line)
+            sizes = tuple((dtype, tuple(int(n) for n in dims.split(",") if n)) for dtype, dims in shapes)
+            found.append(Collective(match[2], sizes, name[1] if name else ""))
+    return found
