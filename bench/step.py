@@ -97,11 +97,11 @@ def plain_params(ours, model: schema.Model):
         return norm | {
             "qkv": a["qkv"]["weight_DQNH"].reshape(D, 3 * D),
             "qkv_b": a["qkv"]["bias_QNH"].reshape(3 * D),
-            "out": a["out"]["weight_NHD"].reshape(D, D),
+            "out": a["out"]["weight_DNH"].reshape(D, D).T,
             "out_b": a["out"]["bias_D"],
             "up": f["up"]["weight_DF"],
             "up_b": f["up"]["bias_F"],
-            "down": f["down"]["weight_FD"],
+            "down": f["down"]["weight_DF"].T,
             "down_b": f["down"]["bias_D"],
         }
 

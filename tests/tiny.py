@@ -38,6 +38,17 @@ def tokens(c: schema.Config, *shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, c.model.n_vocab, (*shape, c.model.n_ctx + 1), dtype=np.int32)
 
 
+def assert_near(params, expected):
+    """Each leaf's error is at most 1e-3 of its size, by norms. Element by element would ask too much: Adam divides each gradient by its
+    own size, so the rounding of a single tiny one shows in its parameter."""
+    jax.tree_util.tree_map_with_path(_assert_near, params, expected)
+
+
+def _assert_near(path, x, y):
+    error = np.linalg.norm(x - y) / (np.linalg.norm(y) + 1e-2)
+    assert error < 1e-3, f"{jax.tree_util.keystr(path)}: {error:.1e}"
+
+
 def varied(c: schema.Config, **parts) -> schema.Config:
     """`c` with fields of its parts replaced: varied(c, compute={"remat": "full"})."""
     return dataclasses.replace(c, **{k: dataclasses.replace(getattr(c, k), **v) if isinstance(v, dict) else v for k, v in parts.items()})

@@ -95,6 +95,16 @@ class Placement:
         """The activation `x` pinned to its place, inside jit."""
         return x if self.mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, self.spec(letters, x.shape)))
 
+    def gradient(self, x: jax.Array, letters: str) -> jax.Array:
+        """`x`, whose gradient is pinned to its place."""
+
+        @jax.custom_vjp
+        def same(x):
+            return x
+
+        same.defvjp(lambda x: (x, None), lambda _, g: (self(g, letters),))
+        return same(x)
+
     def stored(self, tree: Any) -> Any:
         """A tree of parameters, gradients or moments, or the whole state, each leaf pinned to where the state has it, inside jit. The
         gradient of a pinned leaf is pinned too: so it is reduced into its shards, and no device holds the whole sum."""

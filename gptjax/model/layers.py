@@ -53,7 +53,8 @@ class LayerNorm(nn.Module):
 class Linear(nn.Module):
     """einsum of the input with `weight_<dims>` plus `bias_<dims of the output that the input lacks>`, in the input's type.
 
-    equation: for instance "BTD,DF->BTF"; sizes: a size for each letter of the weight."""
+    equation: for instance "BTD,DF->BTF"; sizes: a size for each letter of the weight. D comes first in every weight: it is what fsdp cuts,
+    and the TPU compiler reduces a gradient into shards of its first dimension, but leaves it whole when the last one is cut."""
 
     equation: str
     sizes: dict[str, int]
@@ -96,7 +97,7 @@ class Attention(nn.Module):
         else:
             o_BTNH = kernels.attend(self.kernel, self.place, q_BTNH, k_BTNH, v_BTNH, self.pattern, segments_BT, dropout)
         o_BTNH = checkpoint_name(self.place(o_BTNH, "BTNH"), "attention")
-        return Linear("BTNH,NHD->BTD", sizes, self.out_std, name="out")(o_BTNH)
+        return Linear("BTNH,DNH->BTD", sizes, self.out_std, name="out")(o_BTNH)
 
 
 class Mlp(nn.Module):
@@ -112,7 +113,7 @@ class Mlp(nn.Module):
         sizes = {"D": c.d_model, "F": c.d_ff}
         h_BTF = Linear("BTD,DF->BTF", sizes, c.init.weight, name="up")(x_BTD)
         h_BTF = gelu(self.place(h_BTF, "BTF"), c.gelu)
-        return Linear("BTF,FD->BTD", sizes, self.out_std, name="down")(h_BTF)
+        return Linear("BTF,DF->BTD", sizes, self.out_std, name="down")(h_BTF)
 
 
 class Block(nn.Module):
@@ -133,8 +134,10 @@ class Block(nn.Module):
         norm_1, norm_2 = LayerNorm(name="norm_1"), LayerNorm(name="norm_2")
 
         def residual(x, branch):
-            # The branch first: so that the sum over its heads or hidden units ends in pieces of the sequence, never whole.
-            return self.place(x + dropped(self, self.place(branch, "BPD"), c.dropout.residual, train), "BPD")
+            # The branch first: so that the sum over its heads or hidden units ends in pieces of the sequence, never whole. Its gradient
+            # is put together once, for both matmuls that need it.
+            branch = self.place(self.place.gradient(branch, "BTD"), "BPD")
+            return self.place(x + dropped(self, branch, c.dropout.residual, train), "BPD")
 
         def normed(norm, x):
             """The norm on each piece of the sequence, then the pieces together."""

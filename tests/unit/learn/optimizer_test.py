@@ -17,9 +17,8 @@ def test_decay_spares_biases_and_gains_alone():
         "token_VD",
         "position_TD",
         "weight_DQNH",
-        "weight_NHD",
+        "weight_DNH",
         "weight_DF",
-        "weight_FD",
     }
 
 

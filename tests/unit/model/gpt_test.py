@@ -34,9 +34,9 @@ def test_initial_weights_have_the_configs_deviations():
         "token": (state.params["token_VD"], 0.03),
         "position": (state.params["position_TD"], 0.01),
         "qkv": (block["attention"]["qkv"]["weight_DQNH"], 0.02),
-        "out": (block["attention"]["out"]["weight_NHD"], 0.02 / 4),  # sqrt(2 * 8 layers)
+        "out": (block["attention"]["out"]["weight_DNH"], 0.02 / 4),  # sqrt(2 * 8 layers)
         "up": (block["mlp"]["up"]["weight_DF"], 0.02),
-        "down": (block["mlp"]["down"]["weight_FD"], 0.02 / 4),
+        "down": (block["mlp"]["down"]["weight_DF"], 0.02 / 4),
     }
     for name, (leaf, deviation) in expected.items():
         assert np.std(leaf) == pytest.approx(deviation, rel=0.03), name
