@@ -21,7 +21,7 @@ class Row(NamedTuple):
     peak: float  # learning rate
     ramp_tokens: int | None  # tokens over which the batch grows
     remat: Literal["none", "attention", "full"]  # attention: a row would keep over 5 GiB (count.py); full: weights fill a device
-    sharding: Literal["fsdp", "fsdp_tensor"]
+    tensor: int  # devices that share each matrix product and each row of tokens; 1: none, the others share the parameters alone
     printed: str | None  # parameters, as the paper prints them
     pf_days: float | None  # training compute, as the paper prints it
 
@@ -30,20 +30,20 @@ M, B = 10**6, 10**9
 
 # fmt: off
 LADDER = {
-    #                layers heads width   batch     peak     ramp over  remat        sharding       the paper prints
-    "gpt1":        Row(12, 12,   768,     2**15, 2.5e-4,     None,      "none",      "fsdp",        None,       None),
-    "gpt2_124m":   Row(12, 12,   768,     2**19, 6.92e-4,    None,      "none",      "fsdp",        "117M",     None),
-    "gpt2_355m":   Row(24, 16,  1024,     2**19, 5.15e-4,    None,      "attention", "fsdp",        "345M",     None),
-    "gpt2_774m":   Row(36, 20,  1280,     2**19, 3.96e-4,    None,      "attention", "fsdp",        "762M",     None),
-    "gpt2_1558m":  Row(48, 25,  1600,     2**19, 2.94e-4,    None,      "attention", "fsdp",        "1542M",    None),
-    "gpt3_small":  Row(12, 12,   768,     2**19, 6.0e-4,    4 * B,      "attention", "fsdp",        "125M",     2.60),
-    "gpt3_medium": Row(24, 16,  1024,     2**19, 3.0e-4,    4 * B,      "attention", "fsdp",        "356M",     7.42),
-    "gpt3_large":  Row(24, 16,  1536,     2**19, 2.5e-4,    4 * B,      "attention", "fsdp",        "760M",     15.8),
-    "gpt3_xl":     Row(24, 16,  2048,     2**20, 2.0e-4,    7 * B,      "attention", "fsdp",        "1,320M",   27.5),
-    "gpt3_2b7":    Row(32, 32,  2560,     2**20, 1.6e-4,    7 * B,      "full",      "fsdp",        "2,650M",   55.2),
-    "gpt3_6b7":    Row(32, 32,  4096,     2**21, 1.2e-4,   10 * B,      "full",      "fsdp_tensor", "6,660M",   139.0),
-    "gpt3_13b":    Row(40, 40,  5120,     2**21, 1.0e-4,   10 * B,      "full",      "fsdp_tensor", "12,850M",  268.0),
-    "gpt3_175b":   Row(96, 96, 12288, 3_276_800, 0.6e-4,   12 * B,      "full",      "fsdp_tensor", "174,600M", 3640.0),
+    #                layers heads width   batch     peak     ramp over  remat        tensor  the paper prints
+    "gpt1":        Row(12, 12,   768,     2**15, 2.5e-4,     None,      "none",      1,      None,       None),
+    "gpt2_124m":   Row(12, 12,   768,     2**19, 6.92e-4,    None,      "none",      1,      "117M",     None),
+    "gpt2_355m":   Row(24, 16,  1024,     2**19, 5.15e-4,    None,      "attention", 1,      "345M",     None),
+    "gpt2_774m":   Row(36, 20,  1280,     2**19, 3.96e-4,    None,      "attention", 1,      "762M",     None),
+    "gpt2_1558m":  Row(48, 25,  1600,     2**19, 2.94e-4,    None,      "attention", 1,      "1542M",    None),
+    "gpt3_small":  Row(12, 12,   768,     2**19, 6.0e-4,    4 * B,      "attention", 1,      "125M",     2.60),
+    "gpt3_medium": Row(24, 16,  1024,     2**19, 3.0e-4,    4 * B,      "attention", 1,      "356M",     7.42),
+    "gpt3_large":  Row(24, 16,  1536,     2**19, 2.5e-4,    4 * B,      "attention", 1,      "760M",     15.8),
+    "gpt3_xl":     Row(24, 16,  2048,     2**20, 2.0e-4,    7 * B,      "attention", 1,      "1,320M",   27.5),
+    "gpt3_2b7":    Row(32, 32,  2560,     2**20, 1.6e-4,    7 * B,      "full",      1,      "2,650M",   55.2),
+    "gpt3_6b7":    Row(32, 32,  4096,     2**21, 1.2e-4,   10 * B,      "full",      1,      "6,660M",   139.0),
+    "gpt3_13b":    Row(40, 40,  5120,     2**21, 1.0e-4,   10 * B,      "full",      1,      "12,850M",  268.0),
+    "gpt3_175b":   Row(96, 96, 12288, 3_276_800, 0.6e-4,   12 * B,      "full",      8,      "174,600M", 3640.0),
 }
 # fmt: on
 
@@ -107,7 +107,7 @@ def gpt1(name: str, row: Row) -> Config:
             optimizer=AdamW(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0),
         ),
         compute=Compute(remat=row.remat),
-        mesh=Mesh(sharding=row.sharding),
+        mesh=_mesh(row),
     )
 
 
@@ -149,7 +149,7 @@ def gpt2(name: str, row: Row) -> Config:
             optimizer=AdamW(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.01, clip_norm=1.0),
         ),
         compute=Compute(remat=row.remat),
-        mesh=Mesh(sharding=row.sharding),
+        mesh=_mesh(row),
     )
 
 
@@ -167,6 +167,9 @@ def gpt3(name: str, row: Row) -> Config:
     Batch. Table 2.1's 0.5M, 1M, 2M and 3.2M tokens are taken as 2**19, 2**20, 2**21 and 1,600 rows [chosen: whole rows that split over
     many devices]. Linear from 32k tokens, taken as 2**15, over the first 4 to 12B tokens "depending on model size" [paper], which size has
     which is not published: 4B, 7B, 10B and 12B by batch size [chosen].
+    Mesh. Model parallel within matrix products and across layers [paper: section 2.3]; in which proportions is not stated. Up to 13B each
+    device has rows of its own and 1/n of the state (fsdp): a batch of 1,024 rows feeds as many devices. 175B also splits matrix products
+    and rows 8 ways [chosen: 1,600 rows do not split over 512 devices, and a layer's gathered weights are then 0.4 instead of 3.4 GiB].
     Data. Documents are packed with end-of-text between and no mask [paper]; the mixture of Table 2.2 is `gpt3_mixture`.
     """
     return Config(
@@ -192,7 +195,7 @@ def gpt3(name: str, row: Row) -> Config:
             ramp=None if row.ramp_tokens is None else Ramp(start_tokens=2**15, over_tokens=row.ramp_tokens),
         ),
         compute=Compute(remat=row.remat),
-        mesh=Mesh(sharding=row.sharding),
+        mesh=_mesh(row),
     )
 
 
@@ -203,6 +206,10 @@ def gpt3_mixture(root: str) -> tuple[Shards, ...]:
     """
     weights = {"common_crawl": 0.60, "webtext2": 0.22, "books1": 0.08, "books2": 0.08, "wikipedia": 0.03}
     return tuple(Shards(path=f"{root}/{name}", weight=weight) for name, weight in weights.items())
+
+
+def _mesh(row: Row) -> Mesh:
+    return Mesh() if row.tensor == 1 else Mesh(tensor=row.tensor, sharding="fsdp_tensor")
 
 
 _RECIPES = {"gpt1": gpt1, "gpt2": gpt2, "gpt3": gpt3}

@@ -46,21 +46,22 @@ class Session:
 
 def train(config: Config, directory: Path, profiled: int = 0) -> int:
     """Train in `directory` from where its run stands; `profiled` steps are traced. ValueError, in one line, for what a user can mend."""
-    Batches(config)  # what can be refused without devices is refused before the run directory is made and jax imported
-    resumed = run.claim(directory, config)
+    Batches(config)  # what can be refused without devices is refused before jax is imported
 
     import jax
 
     from gptjax.data import pieces, pipeline, saving
     from gptjax.learn import checkpoint, state, step
-    from gptjax.mesh import cpu, devices
+    from gptjax.mesh import cpu, devices, rules
     from gptjax.report import console, profile
 
     # --- mesh
     cpu.keep_memory()
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # or programs in flight together starve simulated devices of threads
     mesh = devices.mesh(config.mesh)
+    rules.check(config, mesh)
     batches = Batches(config, shards=mesh.shape["data"] * mesh.shape["fsdp"])
+    resumed = run.claim(directory, config)
     out = console.Console(quiet=jax.process_index() != 0)
 
     # --- data
@@ -80,7 +81,8 @@ def train(config: Config, directory: Path, profiled: int = 0) -> int:
                 microbatch = about["microbatch_rows"]  # dropout masks and sums depend on it, so a resumed run keeps it
             else:
                 start, now = 0, state.created(config, built.model, built.tx, mesh)
-                fitting = count.microbatch_rows(config, memory(config, mesh), batches.shards)
+                rows_apart = mesh.size // batches.shards  # devices that share a row
+                fitting = count.microbatch_rows(config, memory(config, mesh) * rows_apart, batches.shards)
                 if jax.devices()[0].platform == "cpu":
                     fitting = min(fitting, max(1, CPU_TOKENS // config.model.n_ctx))
                 microbatch = config.train.microbatch_rows or batches.largest_microbatch(fitting)
@@ -97,7 +99,7 @@ def memory(config: Config, mesh: Any) -> int:
     half of what the machine has available, shared by the devices that are simulated on it."""
     import psutil
 
-    gradients = 2 * count.gradient_bytes(config.model) // mesh.size
+    gradients = 2 * count.gradient_bytes(config.model) * mesh.shape["data"] // mesh.size
     stats = mesh.local_devices[0].memory_stats()
     if stats is None:
         return psutil.virtual_memory().available // 2 // len(mesh.local_devices) - gradients
@@ -170,7 +172,7 @@ def driver(session: Session, put: Callable) -> Callable:
 
         def advance(now, batch, stop, progress):
             count = jax.device_put(batch["count"]) if ramp else int(batch["count"])
-            return whole(now, put(batch["tokens"], "MB1"), count)
+            return whole(now, put(batch["tokens"], "MB1", microbatch), count)
 
         return advance
 
@@ -183,7 +185,7 @@ def driver(session: Session, put: Callable) -> Callable:
             if stop.asked:
                 return None
             began = time.perf_counter()
-            sums = add(now.params, now.step, sums, put(batch["tokens"][i], "B1"))
+            sums = add(now.params, now.step, sums, put(batch["tokens"][i], "B1", microbatch))
             sums.count.block_until_ready()
             progress.part(number, (i + 1) / count, microbatch * session.config.model.n_ctx / (time.perf_counter() - began))
         return update(now, sums, microbatch)
@@ -209,8 +211,8 @@ def loop(session: Session, now: Any, start: int) -> int:
     pending: tuple[int, dict] | None = None
     clock = time.perf_counter()
 
-    def put(rows, letters):
-        return rules.placed(rows, letters, activations, session.mesh)
+    def put(rows, letters, n_rows=None):
+        return rules.placed(rows, letters, activations, session.mesh, n_rows)
 
     def report():
         """Write and show the step that was dispatched last, once."""
@@ -239,7 +241,8 @@ def loop(session: Session, now: Any, start: int) -> int:
         progress.update(step, values)
 
     advance = driver(session, put)
-    feed = reading.batches(batches, session.microbatch, start, jax.process_index(), jax.process_count())
+    here = rules.rows_here(session.microbatch, activations, session.mesh)
+    feed = reading.batches(batches, session.microbatch, start, here)
     step, settled = start, start  # settled: evaluated and saved, as a restored state was before
     with Stop(out.warn) as stop, events.Events(session.directory, start + 1 if start else 0) as log:
         with out.training(batches.n_steps, start, config.loop.every_log) as progress, jax.transfer_guard("disallow"):

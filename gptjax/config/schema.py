@@ -254,13 +254,13 @@ class Compute:
 
 @record
 class Mesh:
-    """Devices along each mesh axis; -1, at most once, takes all that are left. `sharding` names a table of mesh/rules.py."""
+    """Devices along each mesh axis; -1, at most once, takes all that are left."""
 
-    data: int = 1
-    fsdp: int = -1
-    tensor: int = 1
-    context: int = 1
-    sharding: Literal["fsdp", "fsdp_tensor"] = "fsdp"
+    data: int = 1  # each has its rows, and a copy of the state: for the slow network between slices
+    fsdp: int = -1  # each has its rows, and a part of the state
+    tensor: int = 1  # share heads, MLP and vocabulary, with sharding=fsdp_tensor
+    context: int = 1  # each has its part of every row, for long ones
+    sharding: Literal["fsdp", "fsdp_tensor"] = "fsdp"  # of mesh/rules.py: which dimension lies along which axis
 
     def __post_init__(self):
         sizes = {a: getattr(self, a) for a in ("data", "fsdp", "tensor", "context")}

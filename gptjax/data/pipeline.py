@@ -5,7 +5,7 @@ The rows of step n are a pure function of (config, n): a run resumes from its st
 
 import hashlib
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -64,27 +64,27 @@ class Reading:
         source, row = self._mixture(number)
         return self._rows[source].row(row)
 
-    def batches(self, plan: Plan, microbatch_rows: int, first_step: int = 0, process: int = 0, n_processes: int = 1):
+    def batches(self, plan: Plan, microbatch_rows: int, first_step: int = 0, here: Sequence[int] | None = None):
         """A grain iterator over the steps from first_step to plan.n_steps.
 
-        Each step is {"tokens": int32 (M, B / n_processes, T + 1), "count": int32 ()}: microbatches of B = microbatch_rows rows over all
-        processes, of which this is the part of `process`; the first `count` are real, the others zeros. M = plan.max_rows / B, so every
-        step has one shape. get_state and set_state name the exact position.
+        Each step is {"tokens": int32 (M, rows, T + 1), "count": int32 ()}: microbatches of microbatch_rows rows over all processes, of
+        which this one reads those numbered `here` (default: all; mesh/rules.py knows); the first `count` are real, the others zeros.
+        M = plan.max_rows / microbatch_rows, so every step has one shape. get_state and set_state name the exact position.
         """
         import grain
 
-        assert microbatch_rows % n_processes == 0 and plan.max_rows % microbatch_rows == 0
-        share = microbatch_rows // n_processes
-        shape = (plan.max_rows // microbatch_rows, share, self._config.model.n_ctx + 1)
+        assert plan.max_rows % microbatch_rows == 0
+        here = range(microbatch_rows) if here is None else here
+        shape = (plan.max_rows // microbatch_rows, len(here), self._config.model.n_ctx + 1)
 
         def batch(step: int) -> dict[str, np.ndarray]:
-            rows, first = plan.rows(step), plan.first_row(step) + process * share
+            rows, first = plan.rows(step), plan.first_row(step)
             assert rows % microbatch_rows == 0, (step, rows, microbatch_rows)
             count = rows // microbatch_rows
             tokens = np.zeros(shape, np.int32)
             for microbatch in range(count):
-                for place in range(share):
-                    source, row = self._mixture(first + microbatch * microbatch_rows + place)
+                for place, number in enumerate(here):
+                    source, row = self._mixture(first + microbatch * microbatch_rows + number)
                     self._rows[source].fill(row, tokens[microbatch, place])
             return {"tokens": tokens, "count": np.array(count, np.int32)}
 

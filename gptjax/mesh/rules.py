@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gptjax.arrays import shapes
+from gptjax.config import schema
 
 Table = dict[str, tuple[str, ...]]
 
@@ -150,8 +152,49 @@ class Placement:
 NOWHERE = Placement(Rules({}, {}, {}), None)
 
 
-def placed(local: Any, letters: str, table: Table, mesh: jax.sharding.Mesh) -> jax.Array:
-    """A host array on the mesh. `local` is this process's part: the global array has as many times the rows (B) as there are processes."""
-    shape = tuple(n * jax.process_count() if c == "B" else n for c, n in zip(letters, local.shape, strict=True))
+def rows_here(n_rows: int, table: Table, mesh: jax.sharding.Mesh) -> list[int]:
+    """Which of n_rows rows (B) the devices of this process hold, in order. Where tensor or context spans processes, several hold a row."""
+    place = NamedSharding(mesh, spec("B", (n_rows,), table, mesh, "batch"))
+    return sorted({row for (part,) in place.addressable_devices_indices_map((n_rows,)).values() for row in range(n_rows)[part]})
+
+
+def placed(host: np.ndarray, letters: str, table: Table, mesh: jax.sharding.Mesh, n_rows: int | None = None) -> jax.Array:
+    """A host array on the mesh. `host` is the same whole array on every process; or, with n_rows, those of so many rows (B) that
+    `rows_here` names for this process."""
+    dimension, here = letters.index("B"), range(host.shape[letters.index("B")])
+    if n_rows is not None:
+        here = rows_here(n_rows, table, mesh)
+        assert len(here) == host.shape[dimension], (len(here), host.shape)
+    shape = tuple(n_rows if n_rows is not None and c == "B" else n for c, n in zip(letters, host.shape, strict=True))
     place = NamedSharding(mesh, spec(letters, shape, table, mesh, "batch"))
-    return jax.make_array_from_process_local_data(place, local, shape)
+
+    def part(index):
+        rows = range(shape[dimension])[index[dimension]]
+        start = here.index(rows[0])
+        return host[(*index[:dimension], slice(start, start + len(rows)), *index[dimension + 1 :])]
+
+    return jax.make_array_from_callback(shape, place, part)
+
+
+# What a config calls the dimension of a letter.
+FIELDS = {"D": "model.d_model", "N": "model.n_heads", "F": "4 x model.d_model", "V": "the padded model.n_vocab", "T": "model.n_ctx"}
+
+
+def check(config: schema.Config, mesh: jax.sharding.Mesh) -> None:
+    """ValueError, naming the fields to change, if a mesh has an axis that the preset leaves idle or that does not divide the model."""
+    model, preset = config.model, PRESETS[config.mesh.sharding]
+    sizes = {"D": model.d_model, "N": model.n_heads, "F": model.d_ff, "V": model.n_vocab_padded, "T": model.n_ctx, "P": model.n_ctx}
+    tables = (preset.params, preset.activations)
+    for axis, n in mesh.shape.items():
+        if n > 1 and not any(axis in axes for table in tables for axes in table.values()):
+            others = [name for name, other in PRESETS.items() if any(axis in axes for axes in other.activations.values())]
+            raise ValueError(
+                f"mesh.{axis}={n}, but mesh.sharding={config.mesh.sharding} does not use it; set it to 1, or sharding={others[0]}"
+            )
+    for letter, axes in (item for table in tables for item in table.items() if item[0] in sizes):
+        used = [axis for axis in axes if mesh.shape[axis] > 1]
+        n, size = math.prod(mesh.shape[axis] for axis in used), sizes[letter]
+        if size % n:
+            fitting = ", ".join(str(m) for m in range(1, min(size, mesh.size) + 1) if size % m == 0)
+            given = " x ".join(f"mesh.{axis}" for axis in used)
+            raise ValueError(f"{given} = {n} does not divide {FIELDS[letter.replace('P', 'T')]} = {size:,}; choose one of {fitting}")

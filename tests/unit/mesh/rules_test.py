@@ -1,4 +1,7 @@
+import re
+
 import jax
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -42,17 +45,37 @@ def test_adams_moments_lie_where_their_parameters_do():
 
 
 @pytest.mark.parametrize(
-    "sizes, message",
+    "mesh, model, message",
     [
-        ({"fsdp": 3}, "needs 3 devices, but there are 8"),
-        ({"fsdp": -1, "tensor": 3}, "needs a multiple of 3 devices, but there are 8"),
-        ({"fsdp": 16}, "needs 16 devices"),
+        ({"fsdp": 4, "tensor": 2}, {}, "mesh.tensor=2, but mesh.sharding=fsdp does not use it; set it to 1, or sharding=fsdp_tensor"),
+        (
+            {"fsdp": 1, "tensor": 8, "sharding": "fsdp_tensor"},
+            {},
+            "mesh.tensor = 8 does not divide model.n_heads = 4; choose one of 1, 2, 4",
+        ),
+        ({"fsdp": 8}, {"d_model": 20}, "mesh.fsdp = 8 does not divide model.d_model = 20; choose one of 1, 2, 4, 5"),
+        ({"fsdp": 1, "context": 8}, {}, "mesh.context = 8 does not divide model.n_ctx = 12; choose one of 1, 2, 3, 4, 6"),
+        ({"fsdp": 2, "context": 4}, {"d_model": 20, "n_ctx": 16}, "mesh.fsdp x mesh.context = 8 does not divide model.d_model = 20"),
+        (
+            {"fsdp": 1, "tensor": 2, "context": 4, "sharding": "fsdp_tensor"},
+            {},
+            "mesh.context x mesh.tensor = 8 does not divide model.n_ctx = 12",
+        ),
     ],
 )
-def test_devices_that_a_mesh_cannot_use(sizes, message):
-    with pytest.raises(ValueError, match=message):
-        devices.mesh(schema.Mesh(**sizes))
+def test_a_mesh_that_does_not_fit_the_model(mesh, model, message):
+    c = tiny.varied(tiny.config(**model), mesh=mesh)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        rules.check(c, devices.mesh(c.mesh))
 
 
-def test_the_axis_of_minus_one_takes_what_is_left():
-    assert dict(devices.mesh(schema.Mesh(data=2, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2, "context": 1}
+def test_rows_are_placed_by_number(mesh):
+    """Of 8 rows over data x fsdp = 4, on one process: all; and a host array that has but some of them is refused."""
+    table = rules.PRESETS["fsdp_tensor"].activations
+    host = np.arange(48).reshape(2, 8, 3)
+    assert rules.rows_here(8, table, mesh) == list(range(8))
+    for found in (rules.placed(host, "MB1", table, mesh), rules.placed(host, "MB1", table, mesh, 8)):
+        np.testing.assert_array_equal(found, host)
+        assert found.sharding.spec == P(None, ("data", "fsdp"), None)
+    with pytest.raises(AssertionError):
+        rules.placed(host[:, :4], "MB1", table, mesh, 8)
