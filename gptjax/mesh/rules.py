@@ -173,7 +173,8 @@ def placed(host: np.ndarray, letters: str, table: Table, mesh: jax.sharding.Mesh
         start = here.index(rows[0])
         return host[(*index[:dimension], slice(start, start + len(rows)), *index[dimension + 1 :])]
 
-    return jax.make_array_from_callback(shape, place, part)
+    with jax.transfer_guard_host_to_device("allow"):  # the loop forbids transfers that nobody asked for; this one is asked for
+        return jax.make_array_from_callback(shape, place, part)
 
 
 # What a config calls the dimension of a letter.

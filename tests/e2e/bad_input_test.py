@@ -43,8 +43,27 @@ def test_refused_before_anything_is_made(name, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+REFUSED_BY_THE_MESH = {
+    "devices": (["mesh.tensor=3"], "needs a multiple of 3 devices, but there are 8"),
+    "an idle axis": (["mesh.tensor=2"], "mesh.tensor=2, but mesh.sharding=fsdp does not use it; set it to 1, or sharding=fsdp_tensor"),
+    "heads": (["mesh.tensor=4", "mesh.sharding=fsdp_tensor"], "mesh.tensor = 4 does not divide model.n_heads = 2; choose one of 1, 2"),
+    "width": (["model.d_model=36"], "mesh.fsdp = 8 does not divide model.d_model = 36; choose one of 1, 2, 3, 4, 6"),
+    "row": (["mesh.context=8", "model.n_ctx=36", "train.batch_tokens=288"], "mesh.context = 8 does not divide model.n_ctx = 36"),
+    "batch": (["train.batch_tokens=96"], "train.batch_tokens=96 is 3 rows, which 8 devices cannot share evenly; give 256"),
+    "microbatch": (["train.microbatch_rows=4"], "train.microbatch_rows=4: on this mesh and ramp it can be 8"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_BY_THE_MESH)
+def test_refused_before_a_run_directory_is_made(name, tmp_path):
+    changes, message = REFUSED_BY_THE_MESH[name]
+    with pytest.raises(ValueError) as refused:
+        train.main(["--config=smoke", f"--run={tmp_path / 'run'}", *[part for change in changes for part in ("--set", change)]])
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
 REFUSED_WITH_DEVICES = {
-    "mesh": (["mesh.tensor=3"], "needs a multiple of 3 devices, but there are 8"),
     "missing text": (["data.sources=Text(path='no/such/file.txt')"], "no/such/file.txt"),
     "vocabulary": (["model.n_vocab=300"], "has 257 ids but model.n_vocab=300: --set model.n_vocab=257"),
     "short text": (["model.n_ctx=4096", "train.batch_tokens=32768"], "fewer than one row"),

@@ -77,6 +77,17 @@ def test_bfloat16():
     assert_is_reference(place(context=4), [DENSE, BAND], None, jnp.bfloat16, atol=0.05)
 
 
+def test_dropout_masks_differ_by_device_and_keep_the_mean():
+    where, (q, k, v, _) = place(fsdp=2, context=4), arrays(jnp.float32)
+    q, k, v = (jnp.broadcast_to(x[:1], x.shape) for x in (q, k, v))  # all rows alike
+    for pattern in (DENSE, BAND):
+        attend = jax.jit(lambda key: kernels.attend("reference", where, q, k, v, pattern, None, key if key is None else (key, 0.3)))  # noqa: B023
+        plain, drawn = attend(None), np.stack([attend(jax.random.key(i)) for i in range(150)])
+        assert np.abs(drawn.mean(0) - plain)[:, 10:].mean() < 0.05 and np.abs(drawn[0] - plain).max() > 0.1
+        assert np.abs(drawn[0, 0] - drawn[0, 2]).max() > 0.1  # rows of different devices
+        np.testing.assert_array_equal(drawn[1], attend(jax.random.key(1)))
+
+
 def sent(where, pattern, segments, backward):
     """(kind, elements) of every collective of the compiled program, on one device of `where`."""
 

@@ -45,6 +45,14 @@ def test_equals_the_reference(kernel, pattern, T):
         np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_blocks_of_the_last_queries(pattern):
+    """Fewer queries than keys: the reference's last rows."""
+    q, k, v, _ = arrays(700, 64, jnp.float32)
+    found, expected = jax.jit(lambda: [a.attend(q[:, 300:], k, v, pattern) for a in (blocks, attention)])()
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
 @pytest.mark.parametrize("d_head", [80, 96, 128])
 @pytest.mark.parametrize("dtype, atol", [(jnp.float32, 2e-5), (jnp.bfloat16, 0.06)])
 @KERNELS

@@ -1,19 +1,22 @@
-"""The chunked cross-entropy equals the plain one, in value and gradient."""
+"""The chunked cross-entropy equals the plain one, in value and gradient; both ends of the model, on a table that is cut."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gptjax.config import schema
 from gptjax.learn import loss
+from gptjax.mesh import devices, rules
+from gptjax.model import lookup
 
 
-def arrays(T, V=256, n_vocab=200, dtype=jnp.float32):
+def arrays(T, V=256, n_vocab=200, dtype=jnp.float32, B=3):
     k = jax.random.split(jax.random.key(0), 4)
-    x_BTD = jax.random.normal(k[0], (3, T, 8), dtype)
+    x_BTD = jax.random.normal(k[0], (B, T, 8), dtype)
     token_VD = jax.random.normal(k[1], (V, 8))
-    targets_BT = jax.random.randint(k[2], (3, T), 0, n_vocab)
-    return x_BTD, token_VD, targets_BT, jax.random.uniform(k[3], (3, T)) / (3 * T), n_vocab
+    targets_BT = jax.random.randint(k[2], (B, T), 0, n_vocab)
+    return x_BTD, token_VD, targets_BT, jax.random.uniform(k[3], (B, T)) / (B * T), n_vocab
 
 
 @pytest.mark.parametrize("T", [1, 7, 16, 33])
@@ -42,3 +45,43 @@ def test_padded_vocabulary_gets_no_probability_and_no_gradient():
     assert np.all(gradient[n_vocab:] == 0) and np.any(gradient[:n_vocab] != 0)
     changed = w.at[n_vocab:].set(100.0)
     assert loss.cross_entropy(x, changed, t, weights, n_vocab) == loss.cross_entropy(x, w, t, weights, n_vocab)
+
+
+@pytest.fixture
+def place():
+    return rules.Placement(rules.PRESETS["fsdp_tensor"], devices.mesh(schema.Mesh(fsdp=2, tensor=2, context=2)))
+
+
+@pytest.mark.parametrize("chunk_bytes", [2**30, 2 * 128 * 4 * 3])  # of a device's 2 rows of 8 positions and 128 ids: one chunk, and three
+def test_cut_over_devices(monkeypatch, place, chunk_bytes):
+    """Value and gradients, with the vocabulary, the rows and the sequence cut in two; the value alone too, which is what evaluates."""
+    monkeypatch.setattr(loss, "CHUNK_BYTES", chunk_bytes)
+    x, w, t, weights, n_vocab = arrays(16, B=4)
+    expected = jax.value_and_grad(loss.plain, (0, 1))(x, w, t, weights, n_vocab)
+    value, found = jax.jit(
+        lambda x, w: (
+            loss.cross_entropy(x, w, t, weights, n_vocab, place),
+            jax.value_and_grad(loss.cross_entropy, (0, 1))(x, w, t, weights, n_vocab, place),
+        )
+    )(x, w)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-6), found, expected)
+    np.testing.assert_allclose(value, expected[0], rtol=1e-6)
+    assert found[1][1].addressable_shards[0].data.shape == (128, 2), "the table's gradient lies as the table does"
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_rows_looked_up_in_a_table_that_is_cut(place, dtype):
+    """Value, and a gradient that is a float32 sum whatever the type is: one id is drawn a hundred times."""
+    table, tokens = jax.random.normal(jax.random.key(0), (256, 8)), jax.random.randint(jax.random.key(1), (4, 64), 0, 256)
+    tokens = jnp.where(jnp.arange(64)[None] % 2 == 0, 7, tokens)
+    g = jax.random.normal(jax.random.key(2), (4, 64, 8), dtype)
+    expected = jnp.zeros((256, 8)).at[tokens].add(g.astype(jnp.float32))
+    for where in (place, rules.NOWHERE):
+
+        def out_and_gradient(table):
+            out, pull = jax.vjp(lambda table: lookup.rows(table, tokens, dtype, where), table)  # noqa: B023
+            return out, *pull(g)
+
+        out, found = jax.jit(out_and_gradient)(table)
+        np.testing.assert_array_equal(out, table.astype(dtype)[tokens])
+        np.testing.assert_allclose(found, expected, atol=2e-5)
