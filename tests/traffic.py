@@ -23,13 +23,16 @@ class Collective(NamedTuple):
 
 
 def collectives(compiled: jax.stages.Compiled) -> list[Collective]:
-    """All of the program's, but for those among groups of one device, which send nothing."""
-    found = []
+    """All of the program's, but for those among groups of one device, which send nothing. libtpu writes a reduce-scatter as an all-reduce
+    in a function of its own, with the whole input as its result."""
+    found, function = [], ""
     for line in compiled.as_text().splitlines():
+        function = line if line.endswith("{") else function
         match = re.search(rf"= (.*?) ({KINDS})(?:-start)?\(", line)
         if match and not re.search(r"replica_groups=(\{\{\d+\}|\[\d+,1\])", line):
             shapes = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
             name = re.search(r'op_name="([^"]*)"', line)
             sizes = tuple((dtype, tuple(int(n) for n in dims.split(",") if n)) for dtype, dims in shapes)
-            found.append(Collective(match[2], sizes, name[1] if name else ""))
+            kind = "reduce-scatter" if "all-reduce-scatter" in function else match[2]
+            found.append(Collective(kind, sizes, name[1] if name else ""))
     return found

@@ -82,8 +82,8 @@ def test_dropout_masks_differ_by_device_and_keep_the_mean():
     q, k, v = (jnp.broadcast_to(x[:1], x.shape) for x in (q, k, v))  # all rows alike
     for pattern in (DENSE, BAND):
         attend = jax.jit(lambda key: kernels.attend("reference", where, q, k, v, pattern, None, key if key is None else (key, 0.3)))  # noqa: B023
-        plain, drawn = attend(None), np.stack([attend(jax.random.key(i)) for i in range(150)])
-        assert np.abs(drawn.mean(0) - plain)[:, 10:].mean() < 0.05 and np.abs(drawn[0] - plain).max() > 0.1
+        plain, drawn = attend(None), np.stack([attend(jax.random.key(i)) for i in range(60)])
+        assert np.abs(drawn.mean(0) - plain)[:, 10:].mean() < 0.08 and np.abs(drawn[0] - plain).max() > 0.1
         assert np.abs(drawn[0, 0] - drawn[0, 2]).max() > 0.1  # rows of different devices
         np.testing.assert_array_equal(drawn[1], attend(jax.random.key(1)))
 

@@ -1,9 +1,15 @@
 """Every preset on eight devices gives the loss curve of one device, with and without microbatches; and keeps and sends only shards."""
 
+import importlib.util
+
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
+from gptjax.config import schema
+from gptjax.learn import state, step
+from gptjax.mesh import devices, topology
 from tests import tiny, traffic
 
 COUNTS = (1, 2, 2, 1, 2)  # microbatches of each step, as in a batch ramp
@@ -28,15 +34,15 @@ def on_eight(name):
 
 def curve(c, n_devices, microbatches):
     """Losses of the steps, and the parameters after them; microbatches of ROWS rows, or one batch of all rows of a step."""
-    mesh, step, state = tiny.machine(c, n_devices)
-    run, losses = jax.jit(step, donate_argnums=0), []
+    mesh, built, now = tiny.machine(c, n_devices)
+    run, losses = jax.jit(built, donate_argnums=0), []
     with jax.set_mesh(mesh):
         for i, count in enumerate(COUNTS):
             tokens = tiny.tokens(c, 2, ROWS, seed=i)
             tokens, count = (tokens, count) if microbatches else (tokens[:count].reshape(1, count * ROWS, -1), 1)
-            state, metrics = run(state, tokens, np.int32(count))
+            now, metrics = run(now, tokens, np.int32(count))
             losses.append(float(metrics["loss"]))
-    return losses, jax.device_get(state.params)
+    return losses, jax.device_get(now.params)
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +61,40 @@ def test_the_curve_is_that_of_one_device(one_device, name):
 def test_a_device_has_its_shards_and_no_more():
     """fsdp 4 x tensor 2; 128 x 16 is the token table, 16 x 64 a matrix of the MLP, 3 the periods of layers."""
     c = tiny.varied(tiny.config(n_layers=6, n_ctx=16), mesh=MESHES["tensor"], compute={"layers": "scan"})
-    mesh, step, state = tiny.machine(c, 8)
+    mesh, built, now = tiny.machine(c, 8)
     with jax.set_mesh(mesh):
-        compiled = jax.jit(step, donate_argnums=0).lower(state, tiny.tokens(c, 2, ROWS), np.int32(2)).compile()
+        compiled = jax.jit(built, donate_argnums=0).lower(now, tiny.tokens(c, 2, ROWS), np.int32(2)).compile()
     text = compiled.as_text()
     assert "f32[64,16]" in text and "f32[128,16]" not in text, "the table is gathered along its width only"
     assert "f32[2,16,64]" in text and "f32[2,16,128]" not in text, "logits are cut along the vocabulary"
     assert "f32[3,4,32]" in text and "f32[3,16,32]" not in text, "stacked gradients are shards"
     kinds = {c.kind for c in traffic.collectives(compiled)}
     assert kinds <= {"all-gather", "all-reduce", "reduce-scatter"}, "a reshuffle (all-to-all, permute) is a place that was not named"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, which requirements-dev.txt installs")
+def test_what_a_tpu_compiler_makes_of_it():
+    """fsdp 4 x tensor 2 on v5p, everything rematerialised. Of each layer's activations over tensor the least there can be: gathered for
+    attention and MLP, in the forward, the repeated and the backward pass; scattered after each of the two, but in the repeated pass once.
+    Gradients of matrices are reduced into shards, never whole."""
+    c = tiny.config(rows=16, n_ctx=512, n_vocab=4000, n_layers=4, n_heads=4, d_model=512, attention=(schema.Dense(),))
+    c = tiny.varied(c, mesh=MESHES["tensor"], compute={"remat": "full", "attention": "reference"})
+    mesh = devices.mesh(c.mesh, topology.topology("v5p:2x2x2").devices())
+    built = step.build(c, "tpu", mesh, None)
+    now = state.abstract(c, built.model, built.tx, mesh)
+    shape = (1, 16, c.model.n_ctx + 1)
+    rows = jax.ShapeDtypeStruct(shape, np.int32, sharding=NamedSharding(mesh, built.model.place.spec("MB1", shape)))
+    compiled = jax.jit(built, donate_argnums=0, static_argnums=2).trace(now, rows, 1).lower(lowering_platforms=("tpu",)).compile()
+    found = traffic.collectives(compiled)
+
+    def number(kind, shape):
+        return sum(shapes.count(("bf16", shape)) for name, shapes, _ in found if name == kind)
+
+    stream = (4, 512, 512)  # of a device's 4 rows
+    ends = 1 + 1  # before the loss, and in the gradient of the look-up
+    assert number("all-gather", stream) == 6 + ends and number("reduce-scatter", stream) == 2 + 1 + 2
+    assert number("all-reduce", stream) == 0
+    matrices = {(512, 3, 2, 128): 1, (512, 2, 128): 1, (512, 1024): 2}
+    assert {shape: number("reduce-scatter", shape) for shape in matrices} == matrices
+    assert not any(number("all-reduce", shape) for shape in matrices)
