@@ -155,7 +155,8 @@ NOWHERE = Placement(Rules({}, {}, {}), None)
 def rows_here(n_rows: int, table: Table, mesh: jax.sharding.Mesh) -> list[int]:
     """Which of n_rows rows (B) the devices of this process hold, in order. Where tensor or context spans processes, several hold a row."""
     place = NamedSharding(mesh, spec("B", (n_rows,), table, mesh, "batch"))
-    return sorted({row for (part,) in place.addressable_devices_indices_map((n_rows,)).values() for row in range(n_rows)[part]})
+    parts = place.addressable_devices_indices_map((n_rows,)).values()
+    return sorted({row for part in parts if part is not None for row in range(n_rows)[part[0]]})
 
 
 def placed(host: np.ndarray, letters: str, table: Table, mesh: jax.sharding.Mesh, n_rows: int | None = None) -> jax.Array:
