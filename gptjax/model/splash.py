@@ -42,13 +42,13 @@ def attend(
     kernel, blocks = _kernel(pattern, T, S, n, interpret)
     if n > 1:
         kernel = _part(kernel, i, n)
+    # Queries that pad share their block with real ones, so that it is visited and they are numbers; keys that pad causality hides.
     q_BNTH = _padded(q_BTNH * jnp.asarray(q_BTNH.shape[-1] ** -0.5, q_BTNH.dtype), blocks.block_q).swapaxes(1, 2)
     k_BNSH, v_BNSH = (_padded(x, blocks.block_kv).swapaxes(1, 2) for x in (k_BSNH, v_BSNH))
     segments = None
     if segments_BS is not None:
         segments_BT = jax.lax.dynamic_slice_in_dim(segments_BS, S - (n - i) * T, T, axis=1)
-        # A query that pads belongs to the document of the last one, or it would see no key and be no number.
-        segments = splash.SegmentIds(_padded(segments_BT, blocks.block_q, "edge"), _padded(segments_BS, blocks.block_kv))
+        segments = splash.SegmentIds(_padded(segments_BT, blocks.block_q), _padded(segments_BS, blocks.block_kv))
     o_BNTH = jax.vmap(kernel)(q_BNTH, k_BNSH, v_BNSH, segments)
     return o_BNTH.swapaxes(1, 2)[:, :T]
 
@@ -60,9 +60,9 @@ def steps(pattern: schema.Attention, T: int) -> dict[str, int]:
     return {name: int(np.count_nonzero(info.block_mask)) for name, info in infos.items() if info is not None}
 
 
-def _padded(x, block: int, mode: str = "constant"):
-    """Along axis 1 to a multiple of `block`. Keys that pad come last, so causality hides them."""
-    return jnp.pad(x, [(0, 0), (0, -x.shape[1] % block), *[(0, 0)] * (x.ndim - 2)], mode=mode)
+def _padded(x, block: int):
+    """With zeros at the end of axis 1, to a multiple of `block`."""
+    return jnp.pad(x, [(0, 0), (0, -x.shape[1] % block), *[(0, 0)] * (x.ndim - 2)])
 
 
 class StoredMask(masks.Mask):
@@ -103,9 +103,7 @@ def _kernel(pattern: schema.Attention, T: int, S: int, n: int, interpret: bool):
     """The kernel for n parts of T queries on S keys, for any number of heads, and its block sizes. Its arrays are NumPy's, so that it may
     be kept from one trace to the next."""
     blocks = _blocks(pattern, T, S)
-    starts = S - np.arange(n, 0, -1, dtype=np.int32)[:, None] * T
-    # A query that pads stands where the last one does, or it might see no key and be no number.
-    queries = (starts + np.minimum(np.arange(T + -T % blocks.block_q, dtype=np.int32), T - 1)[None]).ravel()
+    queries = (S - np.arange(n, 0, -1)[:, None] * T + np.arange(T + -T % blocks.block_q)[None]).ravel().astype(np.int32)
     kind = ComputedMask if isinstance(pattern, schema.Dense | schema.Banded) else StoredMask
     mask = masks.MultiHeadMask([kind(pattern, queries, S + -S % blocks.block_kv)])
     sizes = blocks.block_q, blocks.block_kv
