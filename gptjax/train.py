@@ -108,21 +108,22 @@ def memory(config: Config, mesh: Any) -> int:
 
 def facts(session: Session) -> list[tuple[str, str]]:
     """What a person wants to know before waiting for it."""
+    from gptjax.model import kernels
     from gptjax.report.console import quantity
 
     c, batches, devices = session.config, session.batches, session.mesh.devices.ravel()
-    patterns = ", ".join(map(repr, c.model.attention))
+    manner, segmented = session.step.model.manner, c.data.across_documents == "mask"
     sizes = " x ".join(f"{axis} {n}" for axis, n in session.mesh.shape.items() if n > 1)
     parts = batches.max_rows // session.microbatch
     return [
         ("model", f"{count.parameters(c.model):,} parameters; {c.model.n_layers} layers, {c.model.n_heads} heads, {c.model.d_model} wide"),
-        ("attention", f"{patterns} over a context of {c.model.n_ctx:,}, computed by {session.step.model.manner.kernel}"),
+        ("attention", f"{kernels.account(manner.kernel, c.model, manner.dtype, segmented)}, over a context of {c.model.n_ctx:,}"),
         ("data", f"{sum(s['splits']['train']['tokens'] for s in session.reading.description()['sources']):,} training tokens"),
         ("batch", f"{c.train.batch_tokens:,} tokens: {parts} microbatch{'es' if parts > 1 else ''} of {session.microbatch} rows"),
         ("steps", f"{batches.n_steps:,}, to {quantity(batches.tokens(batches.n_steps))} tokens"),
         (
             "devices",
-            f"{len(devices)} {devices[0].device_kind}{f' as {sizes}' if sizes else ''}, {session.step.model.manner.dtype.__name__}",
+            f"{len(devices)} {devices[0].device_kind}{f' as {sizes}' if sizes else ''}, {manner.dtype.__name__}",
         ),
         ("run", str(session.directory)),
     ]

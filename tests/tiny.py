@@ -25,10 +25,10 @@ def config(rows: int = 8, **changes) -> schema.Config:
     return schema.Config(name="tiny", model=model, data=data.Data(tokenizer=data.Bytes()), train=train)
 
 
-def machine(c: schema.Config, n_devices: int = 1, end_of_text: int | None = None):
-    """(mesh, step, initial state) of a config on some of the simulated devices."""
+def machine(c: schema.Config, n_devices: int = 1, end_of_text: int | None = None, platform: str = "cpu"):
+    """(mesh, step, initial state) of a config on some of the simulated devices. platform: whose kernels, which must be interpreted."""
     mesh = devices.mesh(c.mesh, jax.devices()[:n_devices])
-    built = step.build(c, "cpu", mesh, end_of_text)
+    built = step.build(c, platform, mesh, end_of_text)
     with jax.set_mesh(mesh):
         return mesh, built, state.created(c, built.model, built.tx, mesh)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gptjax.arrays.shapes import shaped
 from gptjax.config import schema
 from gptjax.mesh import rules
-from gptjax.model import layers, lookup
+from gptjax.model import kernels, layers, lookup
 
 # What a layer keeps for its backward pass; the rest is computed again. "none" is no rematerialisation: everything is kept.
 POLICIES = {
@@ -32,10 +32,12 @@ class Manner:
 
 def manner(compute: schema.Compute, platform: str) -> Manner:
     """Resolve each "auto" for `platform` ("cpu", "gpu", "tpu"). CPU: XLA is slow there in bfloat16 and in loop bodies; but where layers are
-    rematerialised they are scanned, since jax 0.10.2's CPU compiler undoes the rematerialisation of unrolled ones."""
+    rematerialised they are scanned, since jax 0.10.2's CPU compiler undoes the rematerialisation of unrolled ones.
+
+    Raises ValueError for a kernel that does not run on the platform."""
     cpu = platform == "cpu"
     dtype = {"auto": jnp.float32 if cpu else jnp.bfloat16, "float32": jnp.float32, "bfloat16": jnp.bfloat16}[compute.dtype]
-    kernel = ("blocks" if cpu else "reference") if compute.attention == "auto" else compute.attention
+    kernel = kernels.named(compute.attention, platform)
     return Manner(dtype, compute.remat, kernel, {"auto": cpu and compute.remat == "none", "scan": False, "unroll": True}[compute.layers])
 
 

@@ -9,7 +9,6 @@ from typing import assert_never
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.config import schema
 from gptjax.mesh import rules
@@ -96,8 +95,7 @@ class Attention(nn.Module):
             self.put_variable("memory", "turn", layer)
         else:
             o_BTNH = kernels.attend(self.kernel, self.place, q_BTNH, k_BTNH, v_BTNH, self.pattern, segments_BT, dropout)
-        o_BTNH = checkpoint_name(self.place(o_BTNH, "BTNH"), "attention")
-        return Linear("BTNH,DNH->BTD", sizes, self.out_std, name="out")(o_BTNH)
+        return Linear("BTNH,DNH->BTD", sizes, self.out_std, name="out")(self.place(o_BTNH, "BTNH"))
 
 
 class Mlp(nn.Module):

@@ -1,17 +1,19 @@
 """The future never leaks: by gradient, for every pattern, norm placement and way of running the layers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax.model import gpt, patterns
+from gptjax.model import gpt, kernels, patterns, splash
 from tests import tiny
 
 
-def sensitivity(c, T=12, end_of_text=None):
+def sensitivity(c, T=12, end_of_text=None, platform="cpu"):
     """(T, T): how much hidden state t moves with the embedding of token s; rows of the Jacobian through the token table."""
-    _, step, state = tiny.machine(c, end_of_text=end_of_text)
+    _, step, state = tiny.machine(c, end_of_text=end_of_text, platform=platform)
     tokens_BT = jnp.arange(T)[None]  # each token once, so a row of the table is a position
     segments_BT = None if end_of_text is None else gpt.segments(tokens_BT, end_of_text)
 
@@ -28,6 +30,15 @@ def sensitivity(c, T=12, end_of_text=None):
 def test_one_layer_sees_just_its_pattern(name, norm):
     pattern = tiny.EVERY_PATTERN[name]
     moved = sensitivity(tiny.config(n_layers=1, attention=(pattern,), norm=norm)) > 1e-7
+    np.testing.assert_array_equal(moved, np.asarray(patterns.mask(pattern, 12, 12)))
+
+
+@pytest.mark.parametrize("name", tiny.EVERY_PATTERN)
+def test_splash_sees_just_its_pattern(name, monkeypatch):
+    monkeypatch.setitem(kernels.KERNELS, "splash", functools.partial(splash.attend, interpret=True))
+    pattern = tiny.EVERY_PATTERN[name]
+    c = tiny.varied(tiny.config(n_layers=1, attention=(pattern,)), compute={"dtype": "float32"})
+    moved = sensitivity(c, platform="tpu") > 1e-7
     np.testing.assert_array_equal(moved, np.asarray(patterns.mask(pattern, 12, 12)))
 
 

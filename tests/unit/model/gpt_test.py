@@ -22,7 +22,7 @@ def test_more_tokens_than_the_context():
 ])  # fmt: skip
 def test_auto_is_resolved_by_platform(compute, platform, dtype, unroll):
     manner = gpt.manner(schema.Compute(**compute), platform)
-    assert (manner.dtype, manner.unroll, manner.kernel) == (dtype, unroll, "blocks" if platform == "cpu" else "reference")
+    assert (manner.dtype, manner.unroll, manner.kernel) == (dtype, unroll, "blocks" if platform == "cpu" else "splash")
 
 
 def test_initial_weights_have_the_configs_deviations():

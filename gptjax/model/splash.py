@@ -1,0 +1,165 @@
+"""Splash attention for TPU, Pallas' block-sparse flash attention: the reference with its signature and its result, but scores stay in the
+chip's vector memory, one block of queries and keys at a time, and blocks that the pattern empties cost nothing.
+
+Dense and Banded masks are computed in the kernel; those of Strided and Fixed are read, from the few blocks that differ, since integer
+division is slow on the vector unit. A stride or a summary leaves no block of the past empty, so those two cost what Dense does."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as mask_info
+
+from gptjax.arrays.shapes import shaped
+from gptjax.config import schema
+from gptjax.model import patterns
+
+BLOCKS = (128, 256, 384, 512)  # rows or keys of a block; the kernel wants multiples of 128
+LONG = 4096  # from this many keys on, blocks of dense attention may be twice as large: fewer steps, and little more above the diagonal
+COPIES = 4  # of dq that the fused backward pass may hold, one for each block of keys; beyond it dq has a kernel of its own
+
+
+@shaped
+def attend(
+    q_BTNH: jax.Array,
+    k_BSNH: jax.Array,
+    v_BSNH: jax.Array,
+    pattern: schema.Attention,
+    segments_BS: jax.Array | None = None,
+    dropout: None = None,
+    part: tuple[jax.Array | int, int] = (0, 1),
+    interpret: bool = False,
+) -> jax.Array:
+    """As attention.attend, without dropout. On the arrays of one device: under a mesh, inside jax.shard_map(..., check_vma=False).
+
+    part: (i, n), where the queries are the i-th of n equal parts of the last n T positions, and the keys are whole; i may be traced.
+    interpret: run on CPU, slowly, for tests."""
+    assert dropout is None
+    (i, n), T, S = part, q_BTNH.shape[1], k_BSNH.shape[1]
+    kernel, blocks = _kernel(pattern, T, S, n, interpret)
+    if n > 1:
+        kernel = _part(kernel, i, n)
+    # Queries that pad share their block with real ones, so that it is visited and they are numbers; keys that pad causality hides.
+    q_BNTH = _padded(q_BTNH * jnp.asarray(q_BTNH.shape[-1] ** -0.5, q_BTNH.dtype), blocks.block_q).swapaxes(1, 2)
+    k_BNSH, v_BNSH = (_padded(x, blocks.block_kv).swapaxes(1, 2) for x in (k_BSNH, v_BSNH))
+    segments = None
+    if segments_BS is not None:
+        segments_BT = jax.lax.dynamic_slice_in_dim(segments_BS, S - (n - i) * T, T, axis=1)
+        segments = splash.SegmentIds(_padded(segments_BT, blocks.block_q), _padded(segments_BS, blocks.block_kv))
+    o_BNTH = jax.vmap(kernel)(q_BNTH, k_BNSH, v_BNSH, segments)
+    return o_BNTH.swapaxes(1, 2)[:, :T]
+
+
+def steps(pattern: schema.Attention, T: int) -> dict[str, int]:
+    """Blocks of queries and keys that each kernel visits for a head of T tokens: its cost."""
+    kernel, blocks = _kernel(pattern, T, T, 1, False)
+    infos = {"forward": kernel.fwd_mask_info, "dq": kernel.dq_mask_info, "dkv": kernel.dkv_mask_info}
+    return {name: int(np.count_nonzero(info.block_mask)) for name, info in infos.items() if info is not None}
+
+
+def _padded(x, block: int):
+    """With zeros at the end of axis 1, to a multiple of `block`."""
+    return jnp.pad(x, [(0, 0), (0, -x.shape[1] % block), *[(0, 0)] * (x.ndim - 2)])
+
+
+class StoredMask(masks.Mask):
+    """The pattern on given query positions (T,) and keys 0 to S - 1. A block is evaluated when it is asked for, and equal ones once."""
+
+    def __init__(self, pattern: schema.Attention, queries: np.ndarray, S: int):
+        self.pattern, self.queries, self.S = pattern, queries, S
+        self.period = pattern.block if isinstance(pattern, schema.Fixed) else 1  # a shift of both sides by this changes nothing
+        self.seen: dict[tuple[bytes, int, int], np.ndarray] = {}
+
+    @property
+    def shape(self):
+        return len(self.queries), self.S
+
+    def __getitem__(self, index):
+        rows, columns = index
+        base = columns.start - columns.start % self.period
+        queries, first, end = self.queries[rows] - base, columns.start - base, columns.stop - base
+        key = queries.tobytes(), first, end
+        if key not in self.seen:
+            self.seen[key] = patterns.visible(self.pattern, queries[:, None], np.arange(first, end, dtype=np.int32)[None])
+        return self.seen[key]
+
+
+class ComputedMask(StoredMask):
+    """One that the kernel computes anew instead of reading it: splash knows it by these two attributes."""
+
+    @property
+    def q_sequence(self):
+        return self.queries
+
+    def mask_function(self, queries, keys):
+        return patterns.visible(self.pattern, queries, keys)
+
+
+@functools.lru_cache(maxsize=64)
+def _kernel(pattern: schema.Attention, T: int, S: int, n: int, interpret: bool):
+    """The kernel for n parts of T queries on S keys, for any number of heads, and its block sizes. Its arrays are NumPy's, so that it may
+    be kept from one trace to the next."""
+    blocks = _blocks(pattern, T, S)
+    queries = (S - np.arange(n, 0, -1)[:, None] * T + np.arange(T + -T % blocks.block_q)[None]).ravel().astype(np.int32)
+    kind = ComputedMask if isinstance(pattern, schema.Dense | schema.Banded) else StoredMask
+    mask = masks.MultiHeadMask([kind(pattern, queries, S + -S % blocks.block_kv)])
+    sizes = blocks.block_q, blocks.block_kv
+    forward, mask_function = mask_info.process_mask(mask, sizes, q_seq_shards=n)
+    dkv, _ = mask_info.process_mask_dkv(mask, sizes, q_seq_shards=n, shrink_grid=not blocks.use_fused_bwd_kernel)
+    kernel = splash.SplashAttentionKernel(
+        forward,
+        None if blocks.use_fused_bwd_kernel else forward,
+        dkv,
+        block_sizes=blocks,
+        is_mqa=False,
+        save_residuals=False,
+        mask_value=splash.DEFAULT_MASK_VALUE,
+        attn_logits_soft_cap=None,
+        residual_checkpoint_name="attention",  # of gpt.POLICIES: kept, it spares the backward pass this kernel's forward pass
+        mask_function=mask_function,
+        interpret=interpret,
+    )
+    return kernel, blocks
+
+
+def _blocks(pattern: schema.Attention, T: int, S: int) -> splash.BlockSizes:
+    """Blocks of up to 512 queries and keys, larger where there are many to see: a step of the kernel costs some 0.35 us before it computes,
+    as long as the products of 128 rows take."""
+    narrow = isinstance(pattern, schema.Banded) and pattern.window <= 1024
+    candidates = BLOCKS if narrow or S < LONG else (*BLOCKS, 1024)
+    q, kv = (min(candidates, key=lambda block: -(-n // block) * (block + 128)) for n in (T, S))
+    compute = min(kv, 512)
+    fused = -(-S // kv) <= COPIES
+    return splash.BlockSizes(
+        block_q=q,
+        block_kv=kv,
+        block_kv_compute=compute,
+        block_q_dkv=q,
+        block_kv_dkv=kv,
+        block_kv_dkv_compute=compute,
+        block_q_dq=None if fused else q,
+        block_kv_dq=None if fused else kv,
+        use_fused_bwd_kernel=fused,
+    )
+
+
+def _part(kernel: splash.SplashAttentionKernel, i, n: int) -> splash.SplashAttentionKernel:
+    """What the i-th of n parts of the queries needs of a kernel that was made for all."""
+
+    def cut(x, axis):
+        return None if x is None else jax.lax.dynamic_slice_in_dim(jnp.asarray(x), i * (x.shape[axis] // n), x.shape[axis] // n, axis)
+
+    infos = [
+        info
+        and info._replace(
+            data_next=cut(info.data_next, 1),
+            mask_next=cut(info.mask_next, 1),
+            block_mask=cut(info.block_mask, 1),
+            q_sequence=cut(info.q_sequence, 0),
+        )
+        for info in (kernel.fwd_mask_info, kernel.dq_mask_info, kernel.dkv_mask_info)
+    ]
+    return splash.SplashAttentionKernel(*infos, **kernel.kwargs)

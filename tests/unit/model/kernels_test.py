@@ -1,0 +1,50 @@
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+
+from gptjax.config import registry, schema
+from gptjax.model import kernels
+
+DENSE, BANDED, STRIDED = schema.Dense(), schema.Banded(window=256), schema.Strided(stride=128)
+
+
+@pytest.mark.parametrize("platform, name", [("cpu", "blocks"), ("tpu", "splash"), ("gpu", "cudnn"), ("cuda", "cudnn")])
+def test_auto_is_the_platforms_own(platform, name):
+    assert kernels.named("auto", platform) == name == kernels.named(name, platform)
+    assert kernels.named("reference", platform) == "reference"
+
+
+@pytest.mark.parametrize(
+    "asked, platform, allowed", [("splash", "cpu", "reference, blocks"), ("cudnn", "tpu", "reference, blocks, splash")]
+)
+def test_a_kernel_that_does_not_run_here(asked, platform, allowed):
+    with pytest.raises(ValueError, match=f"compute.attention={asked} does not run on {platform}; set it to auto, {allowed}$"):
+        kernels.named(asked, platform)
+
+
+@pytest.mark.parametrize(
+    "kernel, pattern, facts, name, why",
+    [
+        ("splash", STRIDED, {"segmented": True, "aligned": False}, "splash", ""),
+        ("splash", DENSE, {"dropping": True}, "reference", "attention dropout"),
+        ("blocks", DENSE, {"dropping": True}, "blocks", ""),
+        ("cudnn", BANDED, {}, "cudnn", ""),
+        ("cudnn", BANDED, {"dropping": True}, "reference", "attention dropout"),
+        ("cudnn", BANDED, {"dtype": jnp.float32}, "reference", "cuDNN computes in 16 bits, not float32"),
+        ("cudnn", BANDED, {"d_head": 60}, "reference", "cuDNN wants heads of a multiple of 8 up to 128, not 60"),
+        ("cudnn", BANDED, {"segmented": True}, "reference", "cuDNN keeps no documents apart"),
+        ("cudnn", BANDED, {"aligned": False}, "reference", "cuDNN aligns the first query with the first key"),
+        ("cudnn", STRIDED, {}, "reference", "cuDNN knows no such pattern"),
+    ],
+)
+def test_who_computes_what(kernel, pattern, facts, name, why):
+    facts = {"dtype": jnp.bfloat16, "d_head": 64} | facts
+    assert kernels.chosen(kernel, pattern, **facts) == (name, why)
+
+
+def test_the_account_names_each_layer_once():
+    gpt3 = registry.config("gpt3_small").model
+    assert kernels.account("splash", gpt3, jnp.bfloat16, False) == "Banded(window=256) by splash, Dense() by splash"
+    dropping = dataclasses.replace(gpt3, dropout=schema.Dropout(attention=0.1))
+    assert kernels.account("splash", dropping, jnp.bfloat16, False).endswith("Dense() by reference (attention dropout)")
