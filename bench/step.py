@@ -38,7 +38,7 @@ def sized(model: schema.Model, batch: int) -> schema.Config:
     return schema.Config(name="bench", model=model, data=data.Data(tokenizer=data.Bytes()), train=train)
 
 
-SMALL = schema.Model(n_layers=12, n_heads=12, d_model=768, n_vocab=50257, n_ctx=1024, init=schema.Init(residual="depth_scaled"))
+SMALL = schema.Model(n_layers=12, n_heads=12, d_model=768, n_vocab=50304, n_ctx=1024, init=schema.Init(residual="depth_scaled"))
 SIZES = {
     "laptop": sized(dataclasses.replace(SMALL, n_layers=6, n_heads=6, d_model=384, n_vocab=256, n_ctx=256), 16),
     "gpt2_124m": sized(SMALL, 1),
