@@ -38,7 +38,7 @@ def sized(model: schema.Model, batch: int) -> schema.Config:
     return schema.Config(name="bench", model=model, data=data.Data(tokenizer=data.Bytes()), train=train)
 
 
-SMALL = schema.Model(n_layers=12, n_heads=12, d_model=768, n_vocab=50257, n_ctx=1024, init=schema.Init(residual="depth_scaled"))
+SMALL = schema.Model(n_layers=12, n_heads=12, d_model=768, n_vocab=50304, n_ctx=1024, init=schema.Init(residual="depth_scaled"))
 SIZES = {
     "laptop": sized(dataclasses.replace(SMALL, n_layers=6, n_heads=6, d_model=384, n_vocab=256, n_ctx=256), 16),
     "gpt2_124m": sized(SMALL, 1),
@@ -238,8 +238,8 @@ def main():
                     continue
                 if i >= 2:
                     seconds.setdefault(name, []).append(time.perf_counter() - began)
-            if dense:
-                assert abs(losses["gptjax"] - losses["plain JAX"]) < 2e-3, (i, losses)
+            if dense:  # the same work: equal at first, and close while rounding errors grow
+                assert abs(losses["gptjax"] - losses["plain JAX"]) < (1e-2 if i else 1e-4), (i, losses)
     flops = count.train_flops_per_token(c) * config.train.batch_tokens
     print(f"{args.size}: {c.n_layers} layers, {c.d_model} wide, context {c.n_ctx}, batch {batch}; medians of {args.rounds} rounds")
     for name, s in seconds.items():

@@ -1,0 +1,182 @@
+"""Training and generation on the accelerator that is present; where there is none, every kernel and step compiled ahead of time instead.
+
+python -m bench.accelerator [--configs=gpt2_124m,gpt3_small,gpt3_medium,gpt3_xl] [--rounds=5] [--out=accelerator.json]
+
+Training: each config with its own attention and with dense attention, by the platform's kernel and by the reference, at doubling batches
+until memory ends, and again at four times the context. Medians, beside dense attention by the platform's kernel (cuDNN on NVIDIA, splash on
+TPU) in the same run; one after the other, since two states of a large model do not fit. Generation: 64 tokens after a prompt of 64.
+MFU = tokens/s x train_flops_per_token / (devices x peak bfloat16 FLOP/s): attention counts what its pattern needs (config/count.py),
+backward is twice forward, recomputation is not counted. All figures go to a JSON file, too.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from gptjax.config import count, registry, schema
+from gptjax.generate import choose, decode
+from gptjax.learn import metrics, state, step
+from gptjax.mesh import devices, rules, topology
+from gptjax.model import kernels, reading
+
+CONFIGS = "gpt2_124m,gpt3_small,gpt3_medium,gpt3_xl"
+ABSENT = ("h100-1", "v5p:2x2x1")  # compiled for where no accelerator is at hand
+PATTERNS = (schema.Dense(), schema.Banded(window=256), schema.Strided(stride=128), schema.Fixed(block=128, summary=8))
+Row = dict[str, Any]
+
+
+def varied(config: schema.Config, n_ctx: int, rows: int, attention: tuple, kernel: str) -> schema.Config:
+    """The config with one microbatch of `rows` rows of n_ctx tokens a step, without dropout."""
+    model = dataclasses.replace(config.model, n_ctx=n_ctx, attention=attention, dropout=schema.Dropout())
+    train = dataclasses.replace(config.train, batch_tokens=rows * n_ctx, ramp=None, microbatch_rows=rows)
+    compute = dataclasses.replace(config.compute, attention=kernel)
+    return dataclasses.replace(config, model=model, train=train, compute=compute)
+
+
+def arms(config: schema.Config) -> dict[str, tuple[tuple, str]]:
+    """What is compared: name -> (attention, kernel). The first is the baseline."""
+    dense, own = (schema.Dense(),), config.model.attention
+    both = {"dense, auto": (dense, "auto"), "dense, reference": (dense, "reference")}
+    return both if own == dense else both | {"own, auto": (own, "auto"), "own, reference": (own, "reference")}
+
+
+def compiled(config: schema.Config, mesh: jax.sharding.Mesh, platform: str):
+    """The whole training step of a config, compiled for the mesh's devices, and its abstract state."""
+    with jax.set_mesh(mesh):
+        built = step.build(config, platform, mesh, None)
+        now = state.abstract(config, built.model, built.tx, mesh)
+        place = rules.Placement(rules.PRESETS[config.mesh.sharding].activations, mesh)
+        shape = (1, config.train.batch_tokens // config.model.n_ctx, config.model.n_ctx + 1)
+        tokens = jax.ShapeDtypeStruct(shape, np.int32, sharding=jax.sharding.NamedSharding(mesh, place.spec("MB1", shape)))
+        traced = jax.jit(built, donate_argnums=0, static_argnums=2).trace(now, tokens, 1)
+        return built, traced.lower(lowering_platforms=(platform,)).compile(), tokens
+
+
+def out_of_memory(error: Exception) -> bool:
+    return any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory", "Ran out of memory"))
+
+
+def trained(name: str, config: schema.Config, n_ctx: int, rows: int, rounds: int) -> list[Row]:
+    """A row for each arm that fits."""
+    mesh = devices.mesh(config.mesh)
+    platform = mesh.devices.flat[0].platform
+    seconds: dict[str, list[float]] = {}
+    tokens = np.random.default_rng(0).integers(0, config.model.n_vocab, (1, rows, n_ctx + 1), dtype=np.int32)
+    results = []
+    for arm, (attention, kernel) in arms(config).items():  # one state at a time: two of the larger models do not fit
+        varied_config = varied(config, n_ctx, rows, attention, kernel)
+        try:
+            built, program, shape = compiled(varied_config, mesh, platform)
+            with jax.set_mesh(mesh):
+                now = state.created(varied_config, built.model, built.tx, mesh)
+                batch = jax.device_put(tokens, shape.sharding)
+                seconds[arm] = []
+                for i in range(rounds + 2):  # two rounds settle
+                    began = time.perf_counter()
+                    now, measured = program(now, batch)
+                    jax.block_until_ready(measured)
+                    if i >= 2:
+                        seconds[arm].append(time.perf_counter() - began)
+        except jax.errors.JaxRuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            seconds.pop(arm, None)
+            print(f"{name:12} {n_ctx:6,} {rows:5} {arm:18} out of memory", flush=True)
+            continue
+        speed = rows * n_ctx / statistics.median(seconds[arm])
+        mfu = metrics.mfu(count.train_flops_per_token(varied_config.model), speed, mesh.devices.ravel())
+        baseline = statistics.median(seconds["dense, auto"]) / statistics.median(seconds[arm]) if "dense, auto" in seconds else None
+        row = {"config": name, "n_ctx": n_ctx, "rows": rows, "arm": arm, "tokens_per_s": speed, "mfu": mfu, "to_dense": baseline}
+        results.append(row)
+        of_peak = "      -" if mfu is None else f"{mfu:7.1%}"
+        ratio = "" if baseline is None else f"{baseline:6.2f} x dense"
+        print(f"{name:12} {n_ctx:6,} {rows:5} {arm:18} {speed:12,.0f} tokens/s  MFU {of_peak} {ratio}", flush=True)
+    return results
+
+
+def spoken(name: str, config: schema.Config, batch: int, rounds: int) -> Row:
+    """Tokens/s of greedy decoding, prompts of 64 tokens and 64 new ones, prefill included."""
+    mesh = devices.mesh(dataclasses.replace(config.mesh, fsdp=1), jax.devices()[:1])
+    built = step.build(config, mesh.devices.flat[0].platform, mesh, None)
+    model = built.model.clone(place=rules.NOWHERE)
+    params = jax.jit(lambda: state.initial(config, model, built.tx).params)()
+    reader = reading.reader(model, params)
+    prompts = np.random.default_rng(0).integers(0, config.model.n_vocab, (batch, 64)).tolist()
+    seconds = []
+    for i in range(rounds + 1):
+        began = time.perf_counter()
+        decode.continuations(reader, prompts, 64, choose.Sampling(temperature=0.0), jax.random.key(0))
+        if i:
+            seconds.append(time.perf_counter() - began)
+    speed = 64 * batch / statistics.median(seconds)
+    print(f"{name:12} generation, batch {batch}: {speed:,.0f} tokens/s", flush=True)
+    return {"config": name, "generation_batch": batch, "tokens_per_s": speed}
+
+
+def ahead_of_time(target: topology.Topology, names: list[str]) -> list[Row]:
+    """Each kernel of the platform, forward and backward, and each config's step, compiled for chips that are not here."""
+    results = []
+    mesh = devices.mesh(schema.Mesh(), target.devices())
+    kernel = kernels.named("auto", target.platform)
+    for pattern in PATTERNS:
+        one = dataclasses.replace(
+            registry.config("gpt3_small").model, n_layers=1, attention=(pattern,), n_ctx=2048, d_model=256, n_heads=4, n_vocab=256
+        )
+        config = varied(dataclasses.replace(registry.config("gpt3_small"), model=one), 2048, mesh.size, (pattern,), "auto")
+        by, why = kernels.chosen(kernel, pattern, np.dtype("bfloat16"), 64)
+        results.append(_compiled_row(str(target), f"{pattern} by {by}{f' ({why})' if why else ''}", config, mesh, target))
+    for name in names:
+        config = registry.config(name)
+        config = varied(dataclasses.replace(config, mesh=schema.Mesh()), config.model.n_ctx, mesh.size, config.model.attention, "auto")
+        results.append(_compiled_row(str(target), name, config, mesh, target))
+    return results
+
+
+def _compiled_row(target: str, what: str, config: schema.Config, mesh, chips: topology.Topology) -> Row:
+    began = time.perf_counter()
+    memory = compiled(config, mesh, chips.platform)[1].memory_analysis()
+    peak, seconds = memory.argument_size_in_bytes + memory.temp_size_in_bytes, time.perf_counter() - began
+    verdict = "fits" if peak <= chips.chip.hbm_bytes else "does not fit"
+    print(f"{target:10} {what:40} compiled in {seconds:5.1f} s; {peak / 2**30:6.2f} GiB a chip, {verdict}", flush=True)
+    return {"target": target, "what": what, "compile_seconds": seconds, "bytes_per_chip": peak}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configs", default=CONFIGS, help=f"comma-separated (default: {CONFIGS})")
+    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each (default: 5)")
+    parser.add_argument("--out", default="accelerator.json", help="where the figures go (default: accelerator.json)")
+    args = parser.parse_args()
+    names = args.configs.split(",")
+    device = jax.devices()[0]
+    results: list[Row] = []
+    if device.platform == "cpu":
+        print("no accelerator here: each kernel and step is compiled ahead of time instead, and nothing is timed", flush=True)
+        for target in map(topology.topology, ABSENT):
+            try:
+                results += ahead_of_time(target, names)
+            except ValueError as missing:  # its compiler is not installed
+                print(f"{target}: {missing}", flush=True)
+    else:
+        for name in names:
+            config = registry.config(name)
+            for n_ctx in (config.model.n_ctx, 4 * config.model.n_ctx):
+                rows = len(jax.devices())
+                while fitted := trained(name, config, n_ctx, rows, args.rounds):
+                    results += fitted
+                    rows *= 2
+            results += [spoken(name, config, batch, args.rounds) for batch in (1, 8)]
+    with open(args.out, "w") as file:
+        json.dump({"device": device.device_kind, "jax": jax.__version__, "results": results}, file, indent=1)
+    print(f"written to {args.out}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
