@@ -19,6 +19,17 @@ def bucket(n: int, n_ctx: int) -> int:
     return min(n_ctx, max(SHORTEST, 1 << (n - 1).bit_length()))
 
 
+def padded(texts: Sequence[Sequence[int]], n_ctx: int) -> tuple[np.ndarray, np.ndarray]:
+    """int32 (B, T) tokens, T the bucket of the longest text, and (B,) lengths. Raises ValueError for an empty text."""
+    if not all(texts):
+        raise ValueError("an empty prompt: give at least one token, for example a newline")
+    lengths_B = np.array([len(text) for text in texts], np.int32)
+    tokens_BT = np.zeros((len(texts), bucket(int(lengths_B.max()), n_ctx)), np.int32)
+    for row, text in enumerate(texts):
+        tokens_BT[row, : len(text)] = text
+    return tokens_BT, lengths_B
+
+
 @functools.partial(jax.jit, static_argnames=("capacity", "sampling"))
 def _begin(reader: reading.Reader, tokens_BT, counts_B, number, key, capacity: int, sampling: choose.Sampling):
     """(cache, the token after each row)."""
@@ -59,8 +70,6 @@ def stream(
     A row ends before end_of_text, and as soon as the caller puts its number into `closed`. Prompts may differ in length and must not be
     empty (ValueError). Of a longer text the model reads the last n_ctx tokens; where these have no room for another, the last half of
     them, and goes on from there: always as though the text began where the reading does."""
-    if not all(prompts):
-        raise ValueError("an empty prompt: give at least one token, for example a newline")
     n_ctx, end = reader.model.config.n_ctx, jax.device_put(np.int32(-1 if end_of_text is None else end_of_text))
     closed = set() if closed is None else closed
     texts = [list(prompt) for prompt in prompts]
@@ -69,11 +78,8 @@ def stream(
     while said < n_tokens and len(closed) < len(texts):
         views = [text[begin:] for text, begin in zip(texts, begins, strict=True)]
         longest = max(map(len, views))
-        tokens_BT = np.zeros((len(views), bucket(longest, n_ctx)), np.int32)
-        for row, view in enumerate(views):
-            tokens_BT[row, : len(view)] = view
         capacity = bucket(min(n_ctx, longest + n_tokens - said), n_ctx)
-        put = jax.device_put((tokens_BT, np.array([len(view) for view in views], np.int32), np.int32(said)))
+        put = jax.device_put((*padded(views, n_ctx), np.int32(said)))
         memory, token_B = _begin(reader, *put, key, capacity=capacity, sampling=sampling)
         chosen_BT = jax.device_get(token_B)[:, None]
         while True:

@@ -7,7 +7,7 @@ none (a pipe, CI) it shows its lines alone. Text is never taken for rich's marku
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ class Console:
         """One line that should not be overlooked."""
         self.say(f"warning: {line}", "yellow")
 
+    def part(self, text: str) -> None:
+        """Text that goes on where the last part ended."""
+        self._rich.print(self._printable(text), end="", markup=False, highlight=False, soft_wrap=True)
+
     def table(self, title: str, rows: Iterable[tuple[str, Any]]) -> None:
         """Facts in two aligned columns under a title; long ones wrap within theirs."""
         from rich.table import Table
@@ -44,14 +48,23 @@ class Console:
         self.say(title, "bold")
         self._rich.print(grid)
 
-    def samples(self, texts: list[str]) -> None:
-        """Generated texts, each in a panel."""
+    def samples(self, texts: list[str], titles: list[str] | None = None) -> None:
+        """Generated texts, each in a panel; titles: what stands over each (default: its number)."""
         from rich.panel import Panel
         from rich.text import Text
 
         for i, text in enumerate(texts):
-            title = Text(f"sample {i + 1} of {len(texts)}")
+            title = Text(f"sample {i + 1} of {len(texts)}" if titles is None else titles[i])
             self._rich.print(Panel(Text(self._printable(text)), title=title, title_align="left", border_style="dim"))
+
+    @contextlib.contextmanager
+    def working(self, line: str) -> Iterator[Callable[[str], None]]:
+        """Shows `line`, and what is given to the function it yields, while something takes its time: on a terminal only, and then gone."""
+        if self._rich.quiet or not self._rich.is_terminal:
+            yield lambda line: None
+            return
+        with self._rich.status(line) as status:
+            yield status.update
 
     @contextlib.contextmanager
     def training(self, total_steps: int, first_step: int = 0, every_log: int = 1) -> Iterator["Training"]:

@@ -1,22 +1,22 @@
-"""Reading with a cache is the forward pass: hidden states equal at every position, for every pattern, in every order of reading."""
+"""Reading with a cache is the forward pass: the same hidden states at every position, for every pattern, however the text is divided."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gptjax.config import schema
-from gptjax.model import reading
+from gptjax.model import cache, gpt, reading
 from tests import tiny
 
-T = 24  # of the context of 24: eight times round the ring of a band of 3
-MIXED = (schema.Banded(window=3), schema.Dense())
+T = 24  # the context: eight times round the ring of a band of 3
+PATTERNS = {name: (pattern,) for name, pattern in tiny.EVERY_PATTERN.items()} | {"mixed": (schema.Banded(window=5), schema.Dense())}
 prefill = jax.jit(reading.prefill, static_argnames="capacity")
 extend = jax.jit(reading.extend)
 
 
-def machine(attention, norm="pre", dtype="float32"):
-    c = tiny.varied(tiny.config(attention=attention, norm=norm, n_ctx=T, n_layers=2), compute={"dtype": dtype})
-    _, built, state = tiny.machine(c)
+def machine(attention, norm="pre", **changes):
+    _, built, state = tiny.machine(tiny.config(attention=attention, norm=norm, n_ctx=T, n_layers=2, **changes))
     return built.model, state.params
 
 
@@ -29,22 +29,126 @@ def whole(model, params, tokens_BT):
     return np.asarray(jax.jit(lambda t: model.apply({"params": params}, t))(tokens_BT), np.float32)
 
 
+def read_to_the_end(reader, tokens, counts, memory, expected, atol, step=1):
+    """Read `step` tokens of each row at a time until all are at the end of the context; every hidden state is the expected one."""
+    lengths, B = counts.copy(), len(counts)
+    while lengths.min() < T:
+        more = np.minimum(step, T - lengths).astype(np.int32)  # a row that is at its end reads nothing and changes nothing
+        new = tokens[np.arange(B)[:, None], np.minimum(lengths[:, None] + np.arange(step), T - 1)]
+        memory, x = extend(reader, memory, new, more)
+        for row in range(B):
+            np.testing.assert_allclose(x[row, : more[row]], expected[row, lengths[row] : lengths[row] + more[row]], atol=atol)
+        lengths += more
+    np.testing.assert_array_equal(memory.lengths_B, lengths)
+
+
 @pytest.mark.parametrize("norm", ["pre", "post"])
-@pytest.mark.parametrize("name", [*tiny.EVERY_PATTERN, "mixed"])
-def test_every_position_of_every_row_read_one_by_one(name, norm):
-    """Rows of 1, 5 and 9 tokens are read at once, then each goes on to the end of the context by itself."""
-    model, params = machine(MIXED if name == "mixed" else (tiny.EVERY_PATTERN[name],), norm)
+@pytest.mark.parametrize("name", PATTERNS)
+def test_rows_of_different_lengths_read_on_one_by_one(name, norm):
+    model, params = machine(PATTERNS[name], norm)
     reader, (tokens, counts) = reading.reader(model, params), texts(1, 5, 9)
     expected = whole(model, params, tokens)
     memory, x = prefill(reader, tokens[:, :12], counts, capacity=T)
     for row, n in enumerate(counts):
         np.testing.assert_allclose(x[row, :n], expected[row, :n], atol=2e-5)
-    lengths = counts.copy()
-    while lengths.min() < T:
-        open_B = (lengths < T).astype(np.int32)  # a row that is at its end reads nothing and changes nothing
-        token_B = tokens[np.arange(3), np.minimum(lengths, T - 1)]
-        memory, x = extend(reader, memory, token_B[:, None], open_B)
-        for row in np.flatnonzero(open_B):
-            np.testing.assert_allclose(x[row, 0], expected[row, lengths[row]], atol=2e-5)
-        lengths += open_B
-    np.testing.assert_array_equal(memory.lengths_B, lengths)
+    read_to_the_end(reader, tokens, counts, memory, expected, 2e-5)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_several_at_a_time_more_than_a_ring_has_slots(name):
+    model, params = machine(PATTERNS[name])
+    reader, (tokens, counts) = reading.reader(model, params), texts(2, 4, 7)
+    memory, _ = prefill(reader, tokens[:, :12], counts, capacity=T)
+    read_to_the_end(reader, tokens, counts, memory, whole(model, params, tokens), 2e-5, step=7)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_one_row_alone(name):
+    model, params = machine(PATTERNS[name])
+    reader, (tokens, counts) = reading.reader(model, params), texts(8)
+    memory, _ = prefill(reader, tokens[:, :8], counts, capacity=T)
+    read_to_the_end(reader, tokens, counts, memory, whole(model, params, tokens), 2e-5)
+
+
+def test_a_ring_has_as_many_slots_as_its_window():
+    model, params = machine((schema.Banded(window=5), schema.Dense()))
+    memory, _ = prefill(reading.reader(model, params), *texts(3, 9, width=16), capacity=T)
+    assert [layer.k_BNHS.shape for layer in memory.layers] == [(2, 4, 4, 5), (2, 4, 4, T)]
+    assert [layer.v_BNSH.shape for layer in memory.layers] == [(2, 4, 5, 4), (2, 4, T, 4)]
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_a_cache_that_grows(name):
+    model, params = machine(PATTERNS[name])
+    reader, (tokens, counts) = reading.reader(model, params), texts(4, 2)
+    memory, _ = prefill(reader, tokens[:, :4], counts, capacity=4)
+    memory = cache.grown(memory, model.config.attention, 9)
+    memory, _ = extend(reader, memory, tokens[np.arange(2)[:, None], counts[:, None] + np.arange(5)], np.array([5, 5], np.int32))
+    memory = cache.grown(memory, model.config.attention, T)
+    read_to_the_end(reader, tokens, counts + 5, memory, whole(model, params, tokens), 2e-5)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_a_prefix_that_is_read_once_serves_several_continuations(name):
+    model, params = machine(PATTERNS[name])
+    reader, (tokens, _) = reading.reader(model, params), texts(1, 1, 1)
+    prefixes = tokens[[0, 2], :10]
+    memory, _ = prefill(reader, prefixes, np.array([10, 10], np.int32), capacity=T)
+    rows = np.array([1, 0, 0], np.int32)
+    tokens[:, :10] = prefixes[rows]
+    read_to_the_end(reader, tokens, np.full(3, 10, np.int32), cache.selected(memory, rows), whole(model, params, tokens), 2e-5)
+
+
+def test_bfloat16():
+    """On CPU the reader computes in float32 with weights of bfloat16, elsewhere in bfloat16: near what the forward pass does with both."""
+    c = tiny.varied(tiny.config(n_ctx=T), compute={"dtype": "bfloat16"})
+    _, built, state = tiny.machine(c)
+    reader, (tokens, counts) = reading.reader(built.model, state.params), texts(3, 8)
+    memory, _ = prefill(reader, tokens[:, :8], counts, capacity=T)
+    read_to_the_end(reader, tokens, counts, memory, whole(built.model, state.params, tokens), 0.1)
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), state.params)
+    same = reading.reader(built.model.clone(manner=gpt.manner(schema.Compute(), "cpu")), rounded)
+    np.testing.assert_array_equal(reader.params["token_VD"], same.params["token_VD"])
+    assert np.any(np.asarray(same.params["token_VD"]) != np.asarray(state.params["token_VD"]))
+
+
+def test_an_accelerators_reader_has_weights_of_bfloat16(monkeypatch):
+    model, params = machine((schema.Dense(),))
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    model = model.clone(manner=gpt.manner(schema.Compute(dtype="bfloat16"), "tpu"))
+    reader, (tokens, counts) = reading.reader(model, params), texts(3, 8)
+    kinds = {x.dtype.name for x in jax.tree.leaves(reader.params) if x.ndim > 1}
+    assert "bfloat16" in kinds and reader.params["norm"]["gain_D"].dtype == jnp.float32
+    memory, _ = prefill(reader, tokens[:, :8], counts, capacity=T)
+    assert memory.layers[0].k_BNHS.dtype == jnp.bfloat16
+    read_to_the_end(reader, tokens, counts, memory, whole(model, params, tokens), 0.1)
+
+
+def test_the_cache_is_written_in_place():
+    """Of the compiled step no instruction copies an array of a cache's size: B = 1 and 3, where XLA takes different ways."""
+    model, params = machine((schema.Banded(window=20), schema.Dense()))
+    reader = reading.reader(model, params)
+    for lengths in [(3,), (3, 1, 2)]:
+        memory, _ = prefill(reader, *texts(*lengths, width=4), capacity=T)
+        tokens, ones = np.zeros((len(lengths), 1), np.int32), np.ones(len(lengths), np.int32)
+        compiled = jax.jit(reading.extend, donate_argnums=1).lower(reader, memory, tokens, ones).compile()
+        smallest = min(x.nbytes for x in jax.tree.leaves(memory.layers))
+        sizes = {x.size for x in jax.tree.leaves(memory.layers)}
+        assert compiled.memory_analysis().alias_size_in_bytes >= sum(x.nbytes for x in jax.tree.leaves(memory.layers))
+        assert copied(compiled.as_text(), sizes) == []
+        assert smallest > 0
+
+
+def copied(hlo, sizes):
+    """Lines of the program that copy an array of one of these numbers of elements."""
+    import math
+    import re
+
+    found = re.findall(r"^.*= \w+\[([\d,]+)\]\S* copy\(.*$", hlo, flags=re.MULTILINE)
+    return [shape for shape in found if math.prod(map(int, shape.split(","))) in sizes]
+
+
+def test_more_tokens_than_the_cache_takes():
+    model, params = machine((schema.Dense(),))
+    with pytest.raises(ValueError, match="a cache of 4 tokens for 8 new ones: give 8 to 24, the model's context"):
+        reading.prefill(reading.reader(model, params), *texts(8, width=8), 4)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax.model import gpt, patterns
+from gptjax.model import gpt, patterns, reading
 from tests import tiny
 
 
@@ -41,3 +41,24 @@ def test_documents_apart_when_masked():
     moved = sensitivity(tiny.config(), end_of_text=4) > 1e-7
     assert not moved[5:, :5].any()  # token 4 ends the first document
     assert moved[4, :5].all() and moved[11, 5]
+
+
+@pytest.mark.parametrize("name", tiny.EVERY_PATTERN)
+def test_no_future_through_the_cache(name):
+    """One layer, read as 5 tokens at once, 4 at once and 3 one by one: each position moves with just the tokens that its pattern shows."""
+    pattern = tiny.EVERY_PATTERN[name]
+    _, step, state = tiny.machine(tiny.config(n_layers=1, attention=(pattern,)))
+    tokens_BT = np.arange(12, dtype=np.int32)[None]
+
+    def hidden(table):
+        reader = reading.reader(step.model, state.params | {"token_VD": table})
+        memory, x_BTD = reading.prefill(reader, tokens_BT[:, :5], np.array([5]), 12)
+        parts = [x_BTD]
+        for start, n in ((5, 4), (9, 1), (10, 1), (11, 1)):
+            memory, x_BTD = reading.extend(reader, memory, tokens_BT[:, start : start + n], np.array([n]))
+            parts.append(x_BTD)
+        return jnp.concatenate(parts, axis=1)[0] @ jnp.arange(1.0, 17)
+
+    moved = np.abs(jax.jit(jax.jacrev(hidden))(state.params["token_VD"])[:, :12]).sum(-1)
+    assert np.all(moved[np.triu_indices(12, 1)] == 0)
+    np.testing.assert_array_equal(moved > 1e-7, np.asarray(patterns.mask(pattern, 12, 12)))

@@ -1,0 +1,158 @@
+"""Tokens per second of greedy generation against Hugging Face transformers (PyTorch GPT2LMHeadModel, its cache on), taking turns.
+
+    python -m bench.generation [--batch=1,8] [--dtype=float32,bfloat16] [--prompt=128] [--tokens=128] [--rounds=3]
+
+gpt2_124m on random weights, the same on both sides. In float32 both must say the same tokens. In bfloat16, where the two round differently,
+each of theirs must be as likely here as the likeliest within TIE. The floor is what a step must read, weights and cache, over the bandwidth
+that this machine shows on a sum of a large array.
+"""
+
+import argparse
+import functools
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gptjax.config import registry, schema
+from gptjax.generate import choose, decode
+from gptjax.model import gpt, reading
+
+TIE = 0.25  # of logits, in bfloat16
+GREEDY = choose.Sampling(temperature=0)
+
+
+def theirs(params, c: schema.Model, dtype: str):
+    """transformers' model with these parameters."""
+    import torch
+    import transformers
+
+    config = transformers.GPT2Config(n_embd=c.d_model, n_layer=c.n_layers, n_head=c.n_heads, vocab_size=c.n_vocab, n_positions=c.n_ctx)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    names = {"transformer.wte.weight": params["token_VD"][: c.n_vocab], "transformer.wpe.weight": params["position_TD"]}
+    names |= {f"transformer.ln_f.{a}": params["norm"][b] for a, b in (("weight", "gain_D"), ("bias", "bias_D"))}
+    D, block = c.d_model, params["periods"]["block_0"]
+    for i in range(c.n_layers):
+        b = jax.tree.map(lambda x: x[i], block)  # noqa: B023
+        here = {f"ln_{n}.{x}": b[f"norm_{n}"][y] for n in (1, 2) for x, y in (("weight", "gain_D"), ("bias", "bias_D"))}
+        attention, mlp = b["attention"], b["mlp"]
+        here |= {"attn.c_attn.weight": attention["qkv"]["weight_DQNH"].reshape(D, -1)}
+        here |= {"attn.c_attn.bias": attention["qkv"]["bias_QNH"].reshape(-1)}
+        here |= {"attn.c_proj.weight": attention["out"]["weight_NHD"].reshape(D, D), "attn.c_proj.bias": attention["out"]["bias_D"]}
+        here |= {"mlp.c_fc.weight": mlp["up"]["weight_DF"], "mlp.c_fc.bias": mlp["up"]["bias_F"]}
+        here |= {"mlp.c_proj.weight": mlp["down"]["weight_FD"], "mlp.c_proj.bias": mlp["down"]["bias_D"]}
+        names |= {f"transformer.h.{i}.{name}": x for name, x in here.items()}
+    tensors = {name: torch.from_numpy(np.array(x)) for name, x in names.items()}
+    missing = model.load_state_dict(tensors, strict=False)
+    assert missing.missing_keys == ["lm_head.weight"] and not missing.unexpected_keys, missing  # tied to wte
+    return model.to(getattr(torch, dtype))
+
+
+def they_say(model, prompts, n_tokens: int) -> np.ndarray:
+    import torch
+
+    with torch.inference_mode():
+        ids = torch.from_numpy(prompts).long()
+        asked = {"do_sample": False, "use_cache": True, "min_new_tokens": n_tokens, "max_new_tokens": n_tokens, "pad_token_id": 0}
+        return model.generate(ids, attention_mask=torch.ones_like(ids), **asked)[:, prompts.shape[1] :].numpy()
+
+
+def we_say(reader, prompts, n_tokens: int) -> np.ndarray:
+    return np.array(decode.continuations(reader, prompts.tolist(), n_tokens, GREEDY, jax.random.key(0)))
+
+
+def gap(reader, prompts, said) -> float:
+    """How much less likely than the likeliest, in logits, one of these tokens is to the reader at worst."""
+
+    @jax.jit
+    def gaps(reader, tokens_BT):
+        _, x_BTD = reading.prefill(reader, tokens_BT, jnp.full(len(prompts), tokens_BT.shape[1]), tokens_BT.shape[1])
+        y_BTV = reading.predictions(reader, x_BTD[:, prompts.shape[1] - 1 : -1])
+        of_said_BT1 = jnp.take_along_axis(y_BTV, tokens_BT[:, prompts.shape[1] :, None], axis=2)
+        return jnp.max(y_BTV.max(axis=2, keepdims=True) - of_said_BT1)
+
+    return gaps(reader, jnp.asarray(np.concatenate([prompts, said], axis=1), jnp.int32)).item()
+
+
+def seconds(say) -> float:
+    began = time.perf_counter()
+    say()
+    return time.perf_counter() - began
+
+
+def bandwidth() -> float:
+    """Bytes per second of reading, the best of several sums over 512 MB."""
+    x = jnp.ones((128, 1024, 1024))
+    total = jax.jit(jnp.sum)
+    return x.nbytes / min(seconds(lambda: total(x).block_until_ready()) for _ in range(15))
+
+
+def measured(reader, model, prompts, n_tokens: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of n_tokens, and of the first alone, for both sides in turns."""
+    says = {"gptjax": functools.partial(we_say, reader, prompts), "transformers": functools.partial(they_say, model, prompts)}
+    found = {f"{name} {what}": [] for name in says for what in ("first", "all")}
+    for _ in range(rounds):
+        for name, say in says.items():
+            found[f"{name} first"].append(seconds(lambda: say(1)))  # noqa: B023
+            found[f"{name} all"].append(seconds(lambda: say(n_tokens)))  # noqa: B023
+    return found
+
+
+def compared(c, params, batch, dtype, args, speed) -> None:
+    manner = gpt.manner(schema.Compute(dtype=dtype), jax.default_backend())
+    reader = reading.reader(gpt.GPT(c, manner), params)
+    model = theirs(params, c, dtype)
+    prompts = np.random.default_rng(batch).integers(0, c.n_vocab, (batch, args.prompt), dtype=np.int32)
+    ours, said = we_say(reader, prompts, args.tokens), they_say(model, prompts, args.tokens)
+    same = np.mean(ours == said)
+    if dtype == "float32":
+        assert same == 1, f"{same:.1%} of the tokens are the same"
+    assert gap(reader, prompts, said) < TIE, gap(reader, prompts, said)
+    we_say(reader, prompts, 1)
+    found = measured(reader, model, prompts, args.tokens, args.rounds)
+    middle = {name: statistics.median(times) for name, times in found.items()}
+    step = {name: (middle[f"{name} all"] - middle[f"{name} first"]) / (args.tokens - 1) for name in ("gptjax", "transformers")}
+    ratios = sorted(t / o for t, o in zip(found["transformers all"], found["gptjax all"], strict=True))
+    print(f"\nbatch {batch}, {dtype}: {same:.1%} of {ours.size:,} tokens the same, {np.unique(ours).size:,} different ones")
+    for name in step:
+        rate, first = batch * args.tokens / middle[f"{name} all"], middle[f"{name} first"]
+        print(f"  {name:12} {rate:8.1f} tokens/s   prompt {first * 1e3:8.1f} ms   then {step[name] * 1e3:7.1f} ms a step")
+    print(f"  gptjax / transformers: {statistics.median(ratios):.2f} (from {ratios[0]:.2f} to {ratios[-1]:.2f} over {args.rounds} rounds)")
+    weights = sum(x.nbytes for x in jax.tree.leaves(reader.params)) - reader.params["position_TD"].nbytes
+    cache = 2 * c.n_layers * c.d_model * batch * (args.prompt + args.tokens / 2) * reader.params["token_VD"].dtype.itemsize
+    floor = (weights + cache) / speed
+    print(f"  floor: {(weights + cache) / 1e6:,.0f} MB a step at {speed / 1e9:.1f} GB/s = {floor * 1e3:.1f} ms; ", end="")
+    print(f"gptjax is {step['gptjax'] / floor:.2f} x that, transformers {step['transformers'] / floor:.2f} x", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", default="1,8", help="rows (default: 1,8)")
+    parser.add_argument("--dtype", default="float32,bfloat16", help="types (default: float32,bfloat16)")
+    parser.add_argument("--prompt", type=int, default=128, help="tokens of each prompt (default: 128)")
+    parser.add_argument("--tokens", type=int, default=128, help="new tokens (default: 128)")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds (default: 3)")
+    args = parser.parse_args()
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ModuleNotFoundError as error:
+        print(f"{error.name} is not installed: pip install -r requirements-extra.txt", file=sys.stderr)
+        return 2
+    c = registry.config("gpt2_124m").model
+    model = gpt.GPT(c, gpt.manner(schema.Compute(), "cpu"))
+    params = jax.jit(lambda key: model.init(key, jnp.zeros((1, 1), jnp.int32))["params"])(jax.random.key(0))
+    # Eight times the usual layers, so that they outweigh the token itself and what is said varies.
+    params |= {"periods": jax.tree.map(lambda x: 8 * x if x.ndim > 2 else x, params["periods"])}
+    speed = bandwidth()
+    for dtype in args.dtype.split(","):
+        for batch in map(int, args.batch.split(",")):
+            compared(c, params, batch, dtype, args, speed)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
