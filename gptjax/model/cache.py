@@ -121,7 +121,8 @@ def grown(cache: Cache, attention: tuple[schema.Attention, ...], capacity: int) 
 
     def wider(layer, pattern):
         more = slots(pattern, capacity) - slots(pattern, cache.capacity)  # a ring that may have wrapped has its full size already
-        return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))), layer)
+        rest, none = (0, more), (0, 0)
+        return Layer(jnp.pad(layer.k_BNHS, (none, none, none, rest)), jnp.pad(layer.v_BNSH, (none, none, rest, none)))
 
     layers = tuple(wider(layer, attention[i % len(attention)]) for i, layer in enumerate(cache.layers))
     return Cache(layers, cache.lengths_B, capacity)

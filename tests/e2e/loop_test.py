@@ -85,6 +85,32 @@ def test_sample_speaks_the_same_from_the_same_seed(whole, capsys):
     assert "smoke, step 6" in said[0] and said[0].count("7 and") == 2
 
 
+def test_one_sample_streams_what_several_show_and_stops(whole, capsys):
+    directory, _ = whole
+
+    def said(*flags):
+        sample.main([f"--run={directory}", "--prompt=7 and", "--tokens=8", *flags])
+        return capsys.readouterr().out
+
+    greedy = said("--temperature=0")
+    assert greedy.startswith("smoke, step 6\n7 and") and greedy.endswith("\n")
+    new = greedy.removeprefix("smoke, step 6\n7 and").removesuffix("\n")
+    assert said("--temperature=0", f"--stop={new[2:4]}", "--stop=7 and") == f"smoke, step 6\n7 and{new[: new.index(new[2:4])]}\n"
+    assert "score -" in said("--beams=2", "--n=2") and said("--beams=1").split() != []
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--stop="], "--stop= is in every text"),
+    (["--beams=0"], "--beams=0: give at least 1"),
+    (["--beams=2", "--top_k=3", "--seed=1"], "does not sample: leave out --top_k, --seed"),
+    (["--alpha=0.6"], "--alpha is for a beam search: give --beams too"),
+    (["--beams=2", "--n=3"], "--beams=2 finds 2 texts and not --n=3"),
+])  # fmt: skip
+def test_sample_refuses_what_does_not_go_together(whole, flags, message):
+    with pytest.raises(ValueError, match=message):
+        sample.main([f"--run={whole[0]}", *flags])
+
+
 def test_sample_refuses_another_tokenizer(whole, tmp_path):
     directory, _ = whole
     (tmp_path / "checkpoints").symlink_to(directory / "checkpoints")

@@ -18,7 +18,7 @@ LOUD = 20.0  # times the initial weights: likelihoods that differ, and depend on
 
 @pytest.fixture(scope="module")
 def small():
-    _, built, state = tiny.machine(tiny.config(n_vocab=V))
+    _, built, state = tiny.machine(tiny.config(n_vocab=V, n_layers=2))
 
     def louder(path, x):
         return LOUD * x if "weight" in jax.tree_util.keystr(path[-1:]) or "token" in jax.tree_util.keystr(path[-1:]) else x

@@ -50,6 +50,22 @@ def test_a_line_is_said_whole_and_is_never_markup():
     assert screen.text() == "[bold]x[/bold] [/] " + "word " * 10 + "end\nwarning: mind [this]\n"
 
 
+def test_parts_of_a_text_go_on_where_the_last_ended():
+    screen = Screen(width=20)
+    parts = ["[b]def f():", "\n", "    return", " 1\n\n", "", " ", "\x1b[2J" + "word " * 10, "end"]
+    for part in parts:
+        screen.console.part(part)
+    assert screen.text() == "".join(parts).replace("\x1b", "\u241b")
+
+
+def test_work_is_shown_on_a_terminal_alone_and_then_gone():
+    pipe, screen = Screen(), Screen(terminal=True)
+    for shown in (pipe, screen):
+        with shown.console.working("thinking") as show:
+            show("still thinking")
+    assert pipe.text() == "" and "still thinking" in screen.text()
+
+
 def test_a_quiet_console_says_nothing():
     screen = Screen(terminal=True, quiet=True)
     screen.console.say("x")
