@@ -5,6 +5,7 @@ Dense and Banded masks are computed in the kernel; those of Strided and Fixed ar
 division is slow on the vector unit. A stride or a summary leaves no block of the past empty, so those two cost what Dense does."""
 
 import functools
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ def attend(
     if segments_BS is not None:
         segments_BT = jax.lax.dynamic_slice_in_dim(segments_BS, S - (n - i) * T, T, axis=1)
         segments = splash.SegmentIds(_padded(segments_BT, blocks.block_q), _padded(segments_BS, blocks.block_kv))
-    o_BNTH = jax.vmap(kernel)(q_BNTH, k_BNSH, v_BNSH, segments)
+    o_BNTH = cast(jax.Array, jax.vmap(kernel)(q_BNTH, k_BNSH, v_BNSH, segments))
     return o_BNTH.swapaxes(1, 2)[:, :T]
 
 
@@ -162,4 +163,4 @@ def _part(kernel: splash.SplashAttentionKernel, i, n: int) -> splash.SplashAtten
         )
         for info in (kernel.fwd_mask_info, kernel.dq_mask_info, kernel.dkv_mask_info)
     ]
-    return splash.SplashAttentionKernel(*infos, **kernel.kwargs)
+    return splash.SplashAttentionKernel(*infos, **kernel.kwargs)  # pyright: ignore[reportArgumentType]

@@ -5,6 +5,7 @@ log-sum-exp. Tiles that a band does not reach, and those of the future, are skip
 """
 
 import functools
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ def attend(
         segments_BS = jnp.zeros((B, T), jnp.int32)
     segments_BS = jnp.pad(segments_BS, ((0, 0), (0, pad)))
     q, k, v = (jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, pad), (0, 0))) for x in (q_BTNH, k_BSNH, v_BSNH))
-    o_BNTH = _tiled(pattern, q * jnp.asarray(H**-0.5, q.dtype), k, v, segments_BS)
+    o_BNTH = cast(jax.Array, _tiled(pattern, q * jnp.asarray(H**-0.5, q.dtype), k, v, segments_BS))
     return jnp.swapaxes(o_BNTH, 1, 2)[:, :T]
 
 
