@@ -52,7 +52,7 @@ def compiled(config: schema.Config, mesh: jax.sharding.Mesh, platform: str):
     with jax.set_mesh(mesh):
         built = step.build(config, platform, mesh, None)
         now = state.abstract(config, built.model, built.tx, mesh)
-        place = rules.Placement(rules.PRESETS[config.mesh.sharding].activations, mesh)
+        place = rules.Placement(rules.PRESETS[config.mesh.sharding], mesh)
         shape = (1, config.train.batch_tokens // config.model.n_ctx, config.model.n_ctx + 1)
         tokens = jax.ShapeDtypeStruct(shape, np.int32, sharding=jax.sharding.NamedSharding(mesh, place.spec("MB1", shape)))
         traced = jax.jit(built, donate_argnums=0, static_argnums=2).trace(now, tokens, 1)
