@@ -248,7 +248,7 @@ class Compute:
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of activations; auto: bfloat16 on TPU and GPU, float32 on CPU
     remat: Literal["none", "full", "attention", "dots"] = "none"  # what the backward pass recomputes; see model/gpt.py
-    attention: Literal["auto", "reference", "blocks", "splash", "cudnn"] = "auto"  # of model/kernels.py; auto: by platform
+    attention: Literal["auto", "reference", "blocks", "splash", "cudnn", "flash"] = "auto"  # of model/kernels.py; auto: by platform
     layers: Literal["auto", "scan", "unroll"] = "auto"  # auto: scan, but unroll on CPU where nothing is rematerialised
 
 

@@ -8,10 +8,17 @@ from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.config import schema
 from gptjax.mesh import rules
-from gptjax.model import attention, blocks, context, cudnn, splash
+from gptjax.model import attention, blocks, context, cudnn, flash, splash
 
-KERNELS = {"reference": attention.attend, "blocks": blocks.attend, "splash": splash.attend, "cudnn": cudnn.attend}
-ONLY_ON = {"splash": ("tpu",), "cudnn": ("gpu", "cuda")}  # the others are XLA's, which compiles them for all and cuts them over a mesh
+KERNELS = {
+    "reference": attention.attend,
+    "blocks": blocks.attend,
+    "splash": splash.attend,
+    "cudnn": cudnn.attend,
+    "flash": flash.attend,
+}
+# The others are XLA's, which compiles them for all and cuts them over a mesh.
+ONLY_ON = {"splash": ("tpu",), "cudnn": ("gpu", "cuda"), "flash": ("gpu", "cuda")}
 AUTO = {"cpu": "blocks", "tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
 
 
@@ -37,7 +44,7 @@ def chosen(
         return "reference", "attention dropout"
     if kernel == "cudnn":
         refusal = cudnn.refusal(pattern, jnp.dtype(dtype), d_head, segmented, aligned)
-        return ("reference" if refusal else kernel), refusal
+        return ("flash" if refusal else kernel), refusal
     return kernel, ""
 
 
@@ -71,7 +78,7 @@ def local(
         aligned=q_BTNH.shape[1] == k_BSNH.shape[1],
     )
     o_BTNH = KERNELS[name](q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS, dropout)
-    return o_BTNH if name == "splash" else checkpoint_name(o_BTNH, "attention")  # splash names what it needs to keep itself
+    return o_BTNH if name in ("splash", "flash") else checkpoint_name(o_BTNH, "attention")  # these two name what they need
 
 
 def attend(

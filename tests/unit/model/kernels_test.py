@@ -16,7 +16,7 @@ def test_auto_is_the_platforms_own(platform, name):
 
 
 @pytest.mark.parametrize(
-    "asked, platform, allowed", [("splash", "cpu", "reference, blocks"), ("cudnn", "tpu", "reference, blocks, splash")]
+    "asked, platform, allowed", [("splash", "cpu", "reference, blocks"), ("flash", "tpu", "reference, blocks, splash")]
 )
 def test_a_kernel_that_does_not_run_here(asked, platform, allowed):
     with pytest.raises(ValueError, match=f"compute.attention={asked} does not run on {platform}; set it to auto, {allowed}$"):
@@ -31,11 +31,11 @@ def test_a_kernel_that_does_not_run_here(asked, platform, allowed):
         ("blocks", DENSE, {"dropping": True}, "blocks", ""),
         ("cudnn", BANDED, {}, "cudnn", ""),
         ("cudnn", BANDED, {"dropping": True}, "reference", "attention dropout"),
-        ("cudnn", BANDED, {"dtype": jnp.float32}, "reference", "cuDNN computes in 16 bits, not float32"),
-        ("cudnn", BANDED, {"d_head": 60}, "reference", "cuDNN wants heads of a multiple of 8 up to 128, not 60"),
-        ("cudnn", BANDED, {"segmented": True}, "reference", "cuDNN keeps no documents apart"),
-        ("cudnn", BANDED, {"aligned": False}, "reference", "cuDNN aligns the first query with the first key"),
-        ("cudnn", STRIDED, {}, "reference", "cuDNN knows no such pattern"),
+        ("cudnn", BANDED, {"dtype": jnp.float32}, "flash", "cuDNN computes in 16 bits, not float32"),
+        ("cudnn", BANDED, {"d_head": 60}, "flash", "cuDNN wants heads of a multiple of 8 up to 128, not 60"),
+        ("cudnn", BANDED, {"segmented": True}, "flash", "cuDNN keeps no documents apart"),
+        ("cudnn", BANDED, {"aligned": False}, "flash", "cuDNN aligns the first query with the first key"),
+        ("cudnn", STRIDED, {}, "flash", "cuDNN knows no such pattern"),
     ],
 )
 def test_who_computes_what(kernel, pattern, facts, name, why):

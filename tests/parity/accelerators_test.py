@@ -1,0 +1,207 @@
+"""The kernels for accelerators are the reference, in output and in all gradients: interpreted on CPU, and compiled ahead of time."""
+
+import functools
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gptjax.config import schema
+from gptjax.mesh import devices, rules, topology
+from gptjax.model import attention, cudnn, flash, kernels, splash
+
+PATTERNS = [
+    schema.Dense(),
+    schema.Banded(window=1),
+    schema.Banded(window=100),
+    schema.Banded(window=500),
+    schema.Strided(stride=17),
+    schema.Fixed(block=32, summary=4),
+]
+PALLAS = {"splash": splash.attend, "flash": flash.attend}
+
+
+def installed(module):
+    return importlib.util.find_spec(module) is not None
+
+
+needs_libtpu = pytest.mark.skipif(not installed("libtpu"), reason="needs libtpu: pip install -r requirements-dev.txt")
+needs_cuda = pytest.mark.skipif(
+    not (installed("jax_plugins") and installed("jax_plugins.xla_cuda12")),
+    reason="needs jax's CUDA wheels: pip install -r requirements-gpu.txt",
+)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """So that a short text has several."""
+    monkeypatch.setattr(splash, "BLOCKS", (128,))
+    splash._kernel.cache_clear()
+    yield
+    splash._kernel.cache_clear()
+
+
+def out_and_gradients(attend, q, k, v, g):
+    out, pull = jax.vjp(attend, q, k, v)
+    return (out, *pull(g))
+
+
+def compare(attend, pattern, T, d_head=64, dtype=jnp.float32, segments_BS=None, S=None, part=(0, 1), B=1, N=1):
+    """attend(q, k, v, pattern, segments) against the reference; its queries are the `part` of the last positions."""
+    S, (i, n) = S or T, part
+    keys = jax.random.split(jax.random.key(T), 4)
+    q, g = (jax.random.normal(key, (B, T * n, N, d_head), dtype) for key in keys[:2])
+    k, v = (jax.random.normal(key, (B, S, N, d_head), dtype) for key in keys[2:])
+    mine = slice(i * T, (i + 1) * T)
+
+    @jax.jit
+    def both():
+        g_part = jnp.zeros_like(g).at[:, mine].set(g[:, mine])
+        expected = out_and_gradients(lambda q, k, v: attention.attend(q, k, v, pattern, segments_BS), q, k, v, g_part)
+        out, dq, dk, dv = expected
+        found = out_and_gradients(lambda q, k, v: attend(q, k, v, pattern, segments_BS), q[:, mine], k, v, g[:, mine])
+        return found, (out[:, mine], dq[:, mine], dk, dv)
+
+    for x, y in zip(*jax.tree.map(lambda x: np.asarray(x, np.float32), both()), strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-5 if dtype == jnp.float32 else 0.06)
+
+
+def interpreted(kernel):
+    return functools.partial(PALLAS[kernel], interpret=True)
+
+
+def documents(S, B=1):
+    return jnp.cumsum((jnp.arange(S) % 70 == 0).astype(jnp.int32))[None].repeat(B, 0)
+
+
+@pytest.mark.parametrize("kernel", PALLAS)
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_patterns(kernel, pattern):
+    compare(interpreted(kernel), pattern, 300 if kernel == "splash" else 150)
+
+
+@pytest.mark.parametrize("kernel", PALLAS)
+@pytest.mark.parametrize("d_head, dtype", [(64, jnp.bfloat16), (80, jnp.float32), (96, jnp.bfloat16), (128, jnp.float32)])
+def test_head_sizes_and_types(kernel, d_head, dtype):
+    compare(interpreted(kernel), schema.Banded(window=50), 130, d_head, dtype, N=2)
+
+
+@pytest.mark.parametrize("kernel", PALLAS)
+@pytest.mark.parametrize("pattern", [schema.Dense(), schema.Strided(stride=17)], ids=str)
+def test_documents_kept_apart(kernel, pattern):
+    compare(interpreted(kernel), pattern, 150, segments_BS=documents(150))
+
+
+@pytest.mark.parametrize("pattern", [schema.Banded(window=100), schema.Fixed(block=100, summary=3)], ids=str)
+def test_splashs_backward_pass_in_two_kernels(pattern, monkeypatch):
+    """As where there are many keys."""
+    monkeypatch.setattr(splash, "COPIES", 0)
+    compare(interpreted("splash"), pattern, 300, segments_BS=documents(300))
+
+
+@pytest.mark.parametrize("kernel", PALLAS)
+@pytest.mark.parametrize("pattern, T, S", [(schema.Banded(window=1), 1, 300), (schema.Strided(stride=17), 40, 300)])
+def test_few_queries(kernel, pattern, T, S):
+    compare(interpreted(kernel), pattern, T, S=S, segments_BS=documents(S))
+
+
+@pytest.mark.parametrize("pattern", [schema.Dense(), schema.Banded(window=100), schema.Fixed(block=32, summary=4)], ids=str)
+@pytest.mark.parametrize("i", [0, 2])
+def test_a_part_of_the_queries_by_splash(pattern, i):
+    part = jnp.int32(i), 3
+    compare(functools.partial(splash.attend, part=part, interpret=True), pattern, 100, S=300, part=(i, 3), segments_BS=documents(300))
+
+
+@pytest.mark.parametrize("kernel", PALLAS)
+def test_on_a_mesh(kernel, monkeypatch):
+    """Rows over data, heads over tensor."""
+    monkeypatch.setitem(kernels.KERNELS, kernel, interpreted(kernel))
+    mesh = devices.mesh(schema.Mesh(data=2, fsdp=1, tensor=2), jax.devices()[:4])
+    place = rules.Placement(rules.PRESETS["fsdp_tensor"], mesh)
+    attend = functools.partial(kernels.attend, kernel, place)
+    compare(attend, schema.Banded(window=50), 140, segments_BS=documents(140, B=2), B=2, N=2)
+
+
+# --- cost follows the pattern -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern, least, most", [(schema.Banded(window=256), 2, 2.2), (schema.Dense(), 3.5, 4)], ids=str)
+def test_twice_the_tokens(pattern, least, most):
+    """Twice the blocks of a band, nearly four times those of dense attention; in each kernel."""
+    for few, many in zip(splash.steps(pattern, 1024).values(), splash.steps(pattern, 2048).values(), strict=True):
+        assert least <= many / few <= most
+    few, many = (flash.visited(flash.Plan(pattern, T, T, 0, 64, False)).sum() for T in (1024, 2048))
+    assert least <= many / few <= most
+
+
+@pytest.mark.parametrize("pattern", [schema.Strided(stride=128), schema.Fixed(block=128, summary=8)], ids=str)
+def test_small_tiles_leave_most_of_sparse_patterns_out(pattern):
+    """A quarter of the past's tiles, and the four or five that end with the query's own."""
+    dense, sparse = (flash.visited(flash.Plan(p, 4096, 4096, 0, 32, False)).sum() for p in (schema.Dense(), pattern))
+    assert 0.25 < sparse / dense < 0.25 + 5 * 128 / dense
+
+
+# --- compiled ahead of time ---------------------------------------------------------------------------------------------------
+
+
+def ahead(name, attend, pattern, T, d_head, dtype, segmented=False):
+    """Forward and backward passes as text, compiled for one device of a topology."""
+    target = topology.topology(name)
+    whole = NamedSharding(jax.sharding.Mesh(target.devices()[:1], "x"), PartitionSpec())
+    x = jax.ShapeDtypeStruct((1, T, 2, d_head), dtype, sharding=whole)
+    segments_BS = jax.ShapeDtypeStruct((1, T), jnp.int32, sharding=whole) if segmented else None
+
+    def f(q, k, v, g, segments_BS):
+        return out_and_gradients(lambda q, k, v: attend(q, k, v, pattern, segments_BS), q, k, v, g)
+
+    return jax.jit(f).trace(x, x, x, x, segments_BS).lower(lowering_platforms=(target.platform,)).compile().as_text()
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    "pattern, T, d_head, dtype, segmented",
+    [
+        (schema.Dense(), 1024, 64, jnp.bfloat16, False),
+        (schema.Banded(window=256), 1000, 80, jnp.float32, True),
+        (schema.Strided(stride=128), 600, 96, jnp.bfloat16, False),
+    ],
+    ids=str,
+)
+def test_splash_compiled_for_v5e(pattern, T, d_head, dtype, segmented):
+    program = ahead("v5e-1", splash.attend, pattern, T, d_head, dtype, segmented)
+    assert "splash_mha_fwd" in program and "splash_mha_dkv" in program
+
+
+ALL_PATTERNS = [schema.Dense(), schema.Banded(window=256), schema.Strided(stride=100), schema.Fixed(block=128, summary=8)]
+SHAPES = [(2048, 64, jnp.bfloat16), (1000, 80, jnp.float32), (8192, 128, jnp.float32), (32768, 96, jnp.bfloat16)]
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v5e-1", "v5p-8", "v6e-1"])
+@pytest.mark.parametrize("pattern", ALL_PATTERNS, ids=str)
+@pytest.mark.parametrize("T, d_head, dtype", SHAPES)
+@pytest.mark.parametrize("segmented", [False, True])
+def test_splash_compiled_for_many(name, pattern, T, d_head, dtype, segmented, monkeypatch):
+    monkeypatch.setattr(splash, "BLOCKS", (128, 256, 384, 512))
+    ahead(name, splash.attend, pattern, T, d_head, dtype, segmented)
+
+
+@needs_cuda
+@pytest.mark.parametrize("pattern", [schema.Dense(), schema.Banded(window=256), schema.Banded(window=1)], ids=str)
+@pytest.mark.parametrize("T, d_head", [(2048, 64), (1001, 80), (300, 96), (2048, 128)])
+def test_cudnn_compiled_for_h100(pattern, T, d_head):
+    program = ahead("h100-1", cudnn.attend, pattern, T, d_head, jnp.bfloat16)
+    assert "__cudnn$fmhaSoftmax" in program and "__cudnn$fmhaSoftmaxBackward" in program
+
+
+@needs_cuda
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
+@pytest.mark.parametrize("pattern", ALL_PATTERNS, ids=str)
+@pytest.mark.parametrize("T, d_head, dtype", SHAPES[:3])
+@pytest.mark.parametrize("segmented", [False, True])
+def test_flash_compiled_for_h100(pattern, T, d_head, dtype, segmented):
+    assert "triton" in ahead("h100-1", flash.attend, pattern, T, d_head, dtype, segmented)
