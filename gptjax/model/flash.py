@@ -6,6 +6,7 @@ Tiles are small where that empties more of them, as those of OpenAI's released s
 
 import dataclasses
 import functools
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ def attend(
     queries_BT, keys_BS = (None, None) if segments_BS is None else (segments_BS[:, S - T :], segments_BS)
     # Keys that pad come last, where causality hides them.
     q, k, v, queries, keys = (_padded(x, plan.tile) for x in (q_BTNH, k_BSNH, v_BSNH, queries_BT, keys_BS))
-    return _flash(plan, q, k, v, queries, keys)[:, :T]
+    return cast(jax.Array, _flash(plan, q, k, v, queries, keys))[:, :T]
 
 
 def _padded(x, tile):

@@ -31,32 +31,27 @@ def attend(
     pattern: schema.Attention,
     segments_BS: jax.Array | None = None,
     dropout: None = None,
-    part: tuple[jax.Array | int, int] = (0, 1),
     interpret: bool = False,
 ) -> jax.Array:
     """As attention.attend, without dropout. On the arrays of one device: under a mesh, inside jax.shard_map(..., check_vma=False).
 
-    part: (i, n), where the queries are the i-th of n equal parts of the last n T positions, and the keys are whole; i may be traced.
     interpret: run on CPU, slowly, for tests."""
     assert dropout is None
-    (i, n), T, S = part, q_BTNH.shape[1], k_BSNH.shape[1]
-    kernel, blocks = _kernel(pattern, T, S, n, interpret)
-    if n > 1:
-        kernel = _part(kernel, i, n)
+    T, S = q_BTNH.shape[1], k_BSNH.shape[1]
+    kernel, blocks = _kernel(pattern, T, S, interpret)
     # Queries that pad share their block with real ones, so that it is visited and they are numbers; keys that pad causality hides.
     q_BNTH = _padded(q_BTNH * jnp.asarray(q_BTNH.shape[-1] ** -0.5, q_BTNH.dtype), blocks.block_q).swapaxes(1, 2)
     k_BNSH, v_BNSH = (_padded(x, blocks.block_kv).swapaxes(1, 2) for x in (k_BSNH, v_BSNH))
     segments = None
     if segments_BS is not None:
-        segments_BT = jax.lax.dynamic_slice_in_dim(segments_BS, S - (n - i) * T, T, axis=1)
-        segments = splash.SegmentIds(_padded(segments_BT, blocks.block_q), _padded(segments_BS, blocks.block_kv))
+        segments = splash.SegmentIds(_padded(segments_BS[:, S - T :], blocks.block_q), _padded(segments_BS, blocks.block_kv))
     o_BNTH = cast(jax.Array, jax.vmap(kernel)(q_BNTH, k_BNSH, v_BNSH, segments))
     return o_BNTH.swapaxes(1, 2)[:, :T]
 
 
 def steps(pattern: schema.Attention, T: int) -> dict[str, int]:
     """Blocks of queries and keys that each kernel visits for a head of T tokens: its cost."""
-    kernel, blocks = _kernel(pattern, T, T, 1, False)
+    kernel, blocks = _kernel(pattern, T, T, False)
     infos = {"forward": kernel.fwd_mask_info, "dq": kernel.dq_mask_info, "dkv": kernel.dkv_mask_info}
     return {name: int(np.count_nonzero(info.block_mask)) for name, info in infos.items() if info is not None}
 
@@ -100,16 +95,16 @@ class ComputedMask(StoredMask):
 
 
 @functools.lru_cache(maxsize=64)
-def _kernel(pattern: schema.Attention, T: int, S: int, n: int, interpret: bool):
-    """The kernel for n parts of T queries on S keys, for any number of heads, and its block sizes. Its arrays are NumPy's, so that it may
-    be kept from one trace to the next."""
+def _kernel(pattern: schema.Attention, T: int, S: int, interpret: bool) -> tuple[splash.SplashAttentionKernel, splash.BlockSizes]:
+    """The kernel for T queries on S keys and any number of heads, and its block sizes. Its arrays are NumPy's, so that it may be kept from
+    one trace to the next."""
     blocks = _blocks(pattern, T, S)
-    queries = (S - np.arange(n, 0, -1)[:, None] * T + np.arange(T + -T % blocks.block_q)[None]).ravel().astype(np.int32)
+    queries = np.arange(S - T, S + -T % blocks.block_q, dtype=np.int32)
     kind = ComputedMask if isinstance(pattern, schema.Dense | schema.Banded) else StoredMask
     mask = masks.MultiHeadMask([kind(pattern, queries, S + -S % blocks.block_kv)])
     sizes = blocks.block_q, blocks.block_kv
-    forward, mask_function = mask_info.process_mask(mask, sizes, q_seq_shards=n)
-    dkv, _ = mask_info.process_mask_dkv(mask, sizes, q_seq_shards=n, shrink_grid=not blocks.use_fused_bwd_kernel)
+    forward, mask_function = mask_info.process_mask(mask, sizes)
+    dkv, _ = mask_info.process_mask_dkv(mask, sizes, shrink_grid=not blocks.use_fused_bwd_kernel)
     kernel = splash.SplashAttentionKernel(
         forward,
         None if blocks.use_fused_bwd_kernel else forward,
@@ -145,22 +140,3 @@ def _blocks(pattern: schema.Attention, T: int, S: int) -> splash.BlockSizes:
         block_kv_dq=None if fused else kv,
         use_fused_bwd_kernel=fused,
     )
-
-
-def _part(kernel: splash.SplashAttentionKernel, i, n: int) -> splash.SplashAttentionKernel:
-    """What the i-th of n parts of the queries needs of a kernel that was made for all."""
-
-    def cut(x, axis):
-        return None if x is None else jax.lax.dynamic_slice_in_dim(jnp.asarray(x), i * (x.shape[axis] // n), x.shape[axis] // n, axis)
-
-    infos = [
-        info
-        and info._replace(
-            data_next=cut(info.data_next, 1),
-            mask_next=cut(info.mask_next, 1),
-            block_mask=cut(info.block_mask, 1),
-            q_sequence=cut(info.q_sequence, 0),
-        )
-        for info in (kernel.fwd_mask_info, kernel.dq_mask_info, kernel.dkv_mask_info)
-    ]
-    return splash.SplashAttentionKernel(*infos, **kernel.kwargs)  # pyright: ignore[reportArgumentType]
