@@ -41,9 +41,9 @@ def theirs(params, c: schema.Model, dtype: str):
         attention, mlp = b["attention"], b["mlp"]
         here |= {"attn.c_attn.weight": attention["qkv"]["weight_DQNH"].reshape(D, -1)}
         here |= {"attn.c_attn.bias": attention["qkv"]["bias_QNH"].reshape(-1)}
-        here |= {"attn.c_proj.weight": attention["out"]["weight_NHD"].reshape(D, D), "attn.c_proj.bias": attention["out"]["bias_D"]}
+        here |= {"attn.c_proj.weight": attention["out"]["weight_DNH"].reshape(D, D).T, "attn.c_proj.bias": attention["out"]["bias_D"]}
         here |= {"mlp.c_fc.weight": mlp["up"]["weight_DF"], "mlp.c_fc.bias": mlp["up"]["bias_F"]}
-        here |= {"mlp.c_proj.weight": mlp["down"]["weight_FD"], "mlp.c_proj.bias": mlp["down"]["bias_D"]}
+        here |= {"mlp.c_proj.weight": mlp["down"]["weight_DF"].T, "mlp.c_proj.bias": mlp["down"]["bias_D"]}
         names |= {f"transformer.h.{i}.{name}": x for name, x in here.items()}
     tensors = {name: torch.from_numpy(np.array(x)) for name, x in names.items()}
     missing = model.load_state_dict(tensors, strict=False)
