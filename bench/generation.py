@@ -2,8 +2,8 @@
 
     python -m bench.generation [--batch=1,8] [--dtype=float32,bfloat16] [--prompt=128] [--tokens=128] [--rounds=3]
 
-gpt2_124m on random weights, the same on both sides. In float32 both must say the same tokens. In bfloat16, where the two round differently,
-each of theirs must be as likely here as the likeliest within TIE. The floor is what a step must read, weights and cache, over the bandwidth
+gpt2_124m on random weights, the same on both sides. Both must say the same tokens but where two are as likely: each of theirs must be the
+likeliest here within TIE, which is what the two round differently. The floor is what a step must read, weights and cache, over the bandwidth
 that this machine shows on a sum of a large array.
 """
 
@@ -21,7 +21,7 @@ from gptjax.config import registry, schema
 from gptjax.generate import choose, decode
 from gptjax.model import gpt, reading
 
-TIE = 0.25  # of logits, in bfloat16
+TIE = {"float32": 1e-3, "bfloat16": 0.25}  # of logits
 GREEDY = choose.Sampling(temperature=0)
 
 
@@ -108,9 +108,7 @@ def compared(c, params, batch, dtype, args, speed) -> None:
     prompts = np.random.default_rng(batch).integers(0, c.n_vocab, (batch, args.prompt), dtype=np.int32)
     ours, said = we_say(reader, prompts, args.tokens), they_say(model, prompts, args.tokens)
     same = np.mean(ours == said)
-    if dtype == "float32":
-        assert same == 1, f"{same:.1%} of the tokens are the same"
-    assert gap(reader, prompts, said) < TIE, gap(reader, prompts, said)
+    assert gap(reader, prompts, said) < TIE[dtype], gap(reader, prompts, said)
     we_say(reader, prompts, 1)
     found = measured(reader, model, prompts, args.tokens, args.rounds)
     middle = {name: statistics.median(times) for name, times in found.items()}
@@ -145,8 +143,8 @@ def main() -> int:
     c = registry.config("gpt2_124m").model
     model = gpt.GPT(c, gpt.manner(schema.Compute(), "cpu"))
     params = jax.jit(lambda key: model.init(key, jnp.zeros((1, 1), jnp.int32))["params"])(jax.random.key(0))
-    # Eight times the usual layers, so that they outweigh the token itself and what is said varies.
-    params |= {"periods": jax.tree.map(lambda x: 8 * x if x.ndim > 2 else x, params["periods"])}
+    # Four times the usual layers, so that they outweigh the token itself and what is said varies; at eight, rounding alone changes it all.
+    params |= {"periods": jax.tree.map(lambda x: 4 * x if x.ndim > 2 else x, params["periods"])}
     speed = bandwidth()
     for dtype in args.dtype.split(","):
         for batch in map(int, args.batch.split(",")):

@@ -1,10 +1,13 @@
-"""python -m gptjax.plan: what a config will cost, from the config alone. Nothing is allocated and jax is not imported."""
+"""python -m gptjax.plan: what a config will cost, from the config alone; or, with --topology, from its compiled step. Nothing is allocated,
+and without --topology jax is not imported."""
 
 import json
+import sys
 from typing import Any
 
 from gptjax.config import command, count, registry
 from gptjax.config.batches import Batches
+from gptjax.config.figures import figure, in_bytes, short
 from gptjax.config.schema import Attention, Config
 
 DESCRIPTION = """\
@@ -15,20 +18,73 @@ every config.
 A paper's own name works too: 125m to 175b are GPT-3's (Table 2.1); 117m to
 1542m are GPT-2's (Table 2), and 124m to 1558m the counts that OpenAI corrected
 them to. So 117m is the smallest GPT-2, and not GPT-1, which is called gpt1: it
-has as many layers, but its own paper prints no size."""
-EXAMPLE = 'python -m gptjax.plan --config=gpt3_small --set "model.attention=Dense()"'
+has as many layers, but its own paper prints no size.
+
+With --topology: the whole training step, compiled for chips that are not here
+(v4, v5e, v5p, v6e, tpu7x: needs libtpu; h100: jax's CUDA wheels). Whether it
+fits, what each chip computes and sends, and how long a step takes at best. The
+exit status is 0 if it fits, and 1 if it does not. With --search as well:
+several ways to run it, ranked. Each takes minutes to compile."""
+EXAMPLE = """\
+python -m gptjax.plan --config=gpt3_small --set "model.attention=Dense()"
+  python -m gptjax.plan --config=gpt3_175b --topology=v5p:8x8x8
+  python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --search "mesh.fsdp=8|16" "mesh.data=1|2"  # or none"""
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int | None:
     parser = command.parser("plan", DESCRIPTION, EXAMPLE)
     parser.add_argument("--json", action="store_true", help="print JSON, numbers in plain units")
+    parser.add_argument("--topology", metavar="NAME", help="chips to compile for: v5p-1024 or v5p:8x8x8, v6e-8, 2xv5p-128, h100-8")
+    parser.add_argument(
+        "--search",
+        metavar="PATH=A|B",
+        nargs="*",
+        help="compile each combination of these values (without any: meshes by what layers keep) and rank them",
+    )
     args = parser.parse_args(argv)
+    if args.topology is not None:
+        return ahead(command.resolved(args), args.topology, args.search, args.json)
+    if args.search is not None:
+        raise ValueError("--search compiles for chips: say which with --topology=NAME, for example --topology=v5p:8x8x8")
     if args.config is None and not args.assignments:
         plans = [plan(registry.config(name)) for name in registry.names()]
         print(json.dumps(plans, indent=1) if args.json else listing(plans))
         return
     found = plan(command.resolved(args))
     print(json.dumps(found, indent=1) if args.json else report(found))
+
+
+def ahead(config: Config, name: str, search: list[str] | None, as_json: bool) -> int:
+    """Compile, and tell; 0 if it fits, or a candidate of the search does."""
+    import os
+
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here, and a TPU or GPU that is present is left to others
+    from gptjax.ahead import compiling, estimate, text
+    from gptjax.ahead import search as searching
+    from gptjax.mesh import topology
+
+    target = topology.topology(name)
+
+    def found(config: Config) -> dict[str, Any]:
+        compiled = compiling.step_of(config, target)
+        return estimate.summary(compiled, estimate.of(compiled))
+
+    if search is None:
+        one = found(config)
+        print(json.dumps(one, indent=1) if as_json else text.report(one))
+        return 0 if one["fits"] else 1
+    rows: list[tuple[str, Any]] = []
+    choices = list(searching.candidates(config, target, search))
+    for i, (assignments, changed) in enumerate(choices):
+        print(f"{i + 1} of {len(choices)}: {assignments}", file=sys.stderr, flush=True)
+        try:
+            rows.append((assignments, found(changed)))
+        except (ValueError, MemoryError) as error:
+            rows.append((assignments, " ".join(str(error).split())[:100]))
+    if not rows:
+        raise ValueError(f"--search: no way to run {config.name} on {target} is left; its state alone is larger than their memory")
+    print(json.dumps(dict(rows), indent=1) if as_json else text.ranking(rows))
+    return 0 if any(isinstance(row, dict) and row["fits"] for _, row in rows) else 1
 
 
 def plan(config: Config) -> dict[str, Any]:
@@ -88,28 +144,28 @@ def _printed(config: Config) -> tuple[str | None, float | None]:
 
 def report(p: dict[str, Any]) -> str:
     printed = "" if p["params_paper"] is None else f"paper {p['params_paper']}"
-    printed_pf_days = "" if p["pf_days_paper"] is None else f"paper {_figure(p['pf_days_paper'])}"
-    ramp = "" if p["ramp_tokens"] is None else f"from {p['first_tokens_per_step']:,} over {_short(p['ramp_tokens'])}"
+    printed_pf_days = "" if p["pf_days_paper"] is None else f"paper {figure(p['pf_days_paper'])}"
+    ramp = "" if p["ramp_tokens"] is None else f"from {p['first_tokens_per_step']:,} over {short(p['ramp_tokens'])}"
     rows = [
         ("parameters", f"{p['params']:,}", printed),
         ("  without embeddings", f"{p['params_non_embedding']:,}", ""),
         (),
         ("FLOPs per token", "forward", "training"),
-        *((_layers(k), _short(k["forward"]), _short(3 * k["forward"])) for k in p["flops_by_kind"]),
-        ("  all", _short(p["forward_flops_per_token"]), _short(p["train_flops_per_token"])),
-        (f"  computed, remat {p['remat']}", "", _short(p["hardware_flops_per_token"])),
+        *((_layers(k), short(k["forward"]), short(3 * k["forward"])) for k in p["flops_by_kind"]),
+        ("  all", short(p["forward_flops_per_token"]), short(p["train_flops_per_token"])),
+        (f"  computed, remat {p['remat']}", "", short(p["hardware_flops_per_token"])),
         (),
         ("memory, over all devices", "", ""),
-        ("  state: parameters, Adam", _bytes(p["state_bytes"]), ""),
-        ("  gradients, in a step", _bytes(p["gradient_bytes"]), ""),
-        ("  activations of a row", _bytes(p["row_bytes_float32"]), f"{_bytes(p['row_bytes_bfloat16'])} in bfloat16"),
+        ("  state: parameters, Adam", in_bytes(p["state_bytes"]), ""),
+        ("  gradients, in a step", in_bytes(p["gradient_bytes"]), ""),
+        ("  activations of a row", in_bytes(p["row_bytes_float32"]), f"{in_bytes(p['row_bytes_bfloat16'])} in bfloat16"),
         (),
         ("tokens per step", f"{p['tokens_per_step']:,}", ramp),
         ("steps", f"{p['steps']:,}", ""),
         ("tokens", f"{p['tokens']:,}", ""),
         (),
-        ("PF-days, attention counted", _figure(p["pf_days"]), ""),
-        ("  as 6 x parameters x tokens", _figure(p["pf_days_6nd"]), printed_pf_days),
+        ("PF-days, attention counted", figure(p["pf_days"]), ""),
+        ("  as 6 x parameters x tokens", figure(p["pf_days_6nd"]), printed_pf_days),
     ]
     shape = f"{p['n_layers']} layers, {p['d_model']:,} wide, {p['n_heads']} heads, context {p['n_ctx']:,}, vocabulary {p['n_vocab']:,}"
     return "\n".join(
@@ -120,8 +176,8 @@ def report(p: dict[str, Any]) -> str:
 def listing(plans: list[dict[str, Any]]) -> str:
     head = f"{'config':<17}{'parameters':>15}{'context':>9}{'batch':>11}{'tokens':>8}{'steps':>11}{'PF-days':>9}"
     lines = [
-        f"{p['name']:<17}{p['params']:>15,}{p['n_ctx']:>9,}{p['tokens_per_step']:>11,}{_short(p['tokens']):>8}{p['steps']:>11,}"
-        f"{_figure(p['pf_days']):>9}"
+        f"{p['name']:<17}{p['params']:>15,}{p['n_ctx']:>9,}{p['tokens_per_step']:>11,}{short(p['tokens']):>8}{p['steps']:>11,}"
+        f"{figure(p['pf_days']):>9}"
         for p in plans
     ]
     return "\n".join(
@@ -131,28 +187,6 @@ def listing(plans: list[dict[str, Any]]) -> str:
 
 def _layers(kind: dict[str, Any]) -> str:
     return f"  {kind['kind']}" if kind["layers"] is None else f"  {kind['layers']} x {kind['kind']}"
-
-
-def _short(number: float) -> str:
-    """Three digits and a unit: 811M, 32.8B, 1.06T."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= 0.9995 * size:
-            return f"{_figure(number / size)}{unit}"
-    return _figure(number)
-
-
-def _bytes(number: float) -> str:
-    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
-        if number >= size:
-            return f"{_figure(number / size)} {unit}"
-    return f"{_figure(number / 2**10)} KiB"
-
-
-def _figure(number: float) -> str:
-    """Three significant digits: 3,740, 139, 15.8, 2.60, 0.0012."""
-    if number >= 100:
-        return f"{float(f'{number:.3g}'):,.0f}"
-    return f"{number:#.3g}" if number >= 0.001 else f"{number:.2g}"
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ MFU = train_flops_per_token x tokens per second / (devices x peak FLOPs per seco
 
 from typing import Literal, assert_never
 
-from gptjax.config.schema import Attention, Banded, Config, Dense, Fixed, Model, Strided
+from gptjax.config.schema import SAVED, Attention, Banded, Config, Dense, Fixed, Model, Strided
 
 PF_DAY = 8.64e19  # FLOPs: 1e15 a second for a day (GPT-3 Appendix D)
-LOSS_CHUNK_BYTES = 128 * 2**20  # of logits held at a time: learn/loss.py
+LOSS_CHUNK_BYTES = 256 * 2**20  # of logits held at a time: learn/loss.py
 
 
 # --- parameters ---------------------------------------------------------------------------------------------------------
@@ -78,18 +78,9 @@ def hardware_flops_per_token(config: Config) -> float:
     model, d = config.model, config.model.d_model
 
     def again(pattern: Attention) -> float:
-        scores = 2 * d * keys_seen(pattern, model.n_ctx) / model.n_ctx
-        match config.compute.remat:
-            case "none":
-                return 0.0
-            case "full":  # all but the last matmul, whose result no gradient needs
-                return 2 * 8 * d * d + 2 * scores
-            case "attention":  # the weighted values are kept
-                return 2 * 8 * d * d + scores
-            case "dots":  # matmuls with weights are kept
-                return 2 * scores
-            case _:
-                assert_never(config.compute.remat)
+        scores = 2 * d * keys_seen(pattern, model.n_ctx) / model.n_ctx  # never kept; nor is the last matmul computed again
+        flops = {"attention": scores, "qkv": 6 * d * d, "mid": 2 * d * d, "up": 8 * d * d}
+        return 0.0 if config.compute.remat == "none" else scores + sum(flops[name] for name in SAVED if name not in config.compute.kept)
 
     return train_flops_per_token(model) + model.n_periods * sum(again(pattern) for pattern in model.attention)
 
@@ -118,33 +109,36 @@ def gradient_bytes(model: Model) -> int:
     return 4 * padded_parameters(model)
 
 
-def activation_bytes(config: Config, rows: int, dtype: Literal["float32", "bfloat16"] | None = None) -> int:
-    """An estimate of what `rows` rows keep for their backward pass with the reference attention, over all devices.
+def activation_bytes(config: Config, rows: int, dtype: Literal["float32", "bfloat16"] | None = None, scores: bool = True) -> int:
+    """An estimate of what `rows` rows keep for their backward pass, over all devices; scores: with the reference attention, which holds
+    them, and not with a kernel that does not.
 
     Bytes for a token and layer, a being the width of dtype: 24 a d_model (inputs of matmuls 16, of GELU 8) and 12 n_heads n_ctx (scores,
     their exponentials and weights, float32). "none" keeps this for every layer. The other policies keep it for the one layer at work, and
-    for every layer a d_model ("full": its input), 2 ("attention": its result too) or 9 ("dots": results of matmuls with weights too).
+    for every layer its input, a d_model, and what compute.remat names of SAVED.
     Dropout adds random bits and a copy. To this come 6 a d_model a token for the two ends, and a chunk of logits with its gradient.
     dtype None: that of the config, "auto" as float32, the larger. Fitted to what XLA allots on CPU: see tests/unit/config/count_test.py.
     """
     model, remat, drop = config.model, config.compute.remat, config.model.dropout
     dtype = dtype or ("bfloat16" if config.compute.dtype == "bfloat16" else "float32")
     width = {"float32": 4, "bfloat16": 2}[dtype]
-    scores = model.n_heads * model.n_ctx
-    layer = 24 * width * model.d_model + 12 * scores
-    layer += (4 + width) * ((2 * model.d_model if drop.residual else 0) + (scores if drop.attention else 0))
-    kept = {"none": layer, "full": width * model.d_model, "attention": 2 * width * model.d_model, "dots": 9 * width * model.d_model}[remat]
+    pairs = model.n_heads * model.n_ctx if scores else 0
+    layer = 24 * width * model.d_model + 12 * pairs
+    layer += (4 + width) * ((2 * model.d_model if drop.residual else 0) + (pairs if drop.attention else 0))
+    kept = layer if remat == "none" else width * model.d_model * (1 + sum(SAVED[name] for name in config.compute.kept))
     at_work = 0 if remat == "none" else layer
     tokens = rows * model.n_ctx
     loss = 2 * min(LOSS_CHUNK_BYTES, 4 * tokens * model.n_vocab_padded)
     return tokens * (model.n_layers * kept + at_work + 6 * width * model.d_model) + loss
 
 
-def microbatch_rows(config: Config, bytes_free: int, shards: int = 1, dtype: Literal["float32", "bfloat16"] | None = None) -> int:
+def microbatch_rows(
+    config: Config, bytes_free: int, shards: int = 1, dtype: Literal["float32", "bfloat16"] | None = None, scores: bool = True
+) -> int:
     """Rows, over all devices, whose activations fit: a limit for Batches.largest_microbatch, at least `shards`.
 
     bytes_free: of one device, once state and gradients are in place. shards: devices over which rows are split.
     """
     loss = 2 * LOSS_CHUNK_BYTES
-    row = activation_bytes(config, 1, dtype) - min(loss, 8 * config.model.n_ctx * config.model.n_vocab_padded)
+    row = activation_bytes(config, 1, dtype, scores) - min(loss, 8 * config.model.n_ctx * config.model.n_vocab_padded)
     return shards * max(1, (bytes_free - loss) // row)

@@ -242,14 +242,35 @@ class Train:
 # --- how it is computed, where, and what is shown ------------------------------------------------------------------------
 
 
+# What a rematerialised layer may keep, beside its input, and in how many d_model a token; names are joined by "+" in compute.remat.
+SAVED = {
+    "attention": 1,  # what the heads have read, before the output projection
+    "qkv": 3,  # queries, keys and values
+    "mid": 1,  # the residual stream between attention and MLP
+    "up": 4,  # hidden units before their GELU
+}
+
+
 @record
 class Compute:
     """Choices that change speed and memory, not the mathematics."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of activations; auto: bfloat16 on TPU and GPU, float32 on CPU
-    remat: Literal["none", "full", "attention", "dots"] = "none"  # what the backward pass recomputes; see model/gpt.py
+    remat: str = "none"  # full: a layer's backward pass computes it again from its input; none: nothing; else what it need not: see SAVED
     attention: Literal["auto", "reference", "blocks", "splash", "cudnn", "flash"] = "auto"  # of model/kernels.py; auto: by platform
     layers: Literal["auto", "scan", "unroll"] = "auto"  # auto: scan, but unroll on CPU where nothing is rematerialised
+
+    def __post_init__(self):
+        if self.remat not in ("none", "full") and (unknown := set(self.remat.split("+")) - set(SAVED)):
+            raise ValueError(
+                f"compute.remat={self.remat}: {', '.join(sorted(unknown))} cannot be kept; give none, full, or what a layer keeps, "
+                f"of {', '.join(SAVED)}, joined by +"
+            )
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Of SAVED, what a rematerialised layer keeps."""
+        return tuple(name for name in SAVED if self.remat == "none" or name in self.remat.split("+"))
 
 
 @record

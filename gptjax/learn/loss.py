@@ -11,7 +11,7 @@ from gptjax.arrays.shapes import shaped
 from gptjax.mesh import rules
 from gptjax.model import gpt
 
-CHUNK_BYTES = 128 * 2**20  # of float32 logits that a device holds at a time
+CHUNK_BYTES = 256 * 2**20  # of float32 logits that a device holds at a time
 
 
 @shaped
@@ -123,6 +123,8 @@ def _over_chunks(n_vocab, total, arrays, chunk):
     x = arrays[0]
     B, T, _ = x.shape
     n_chunks = min(T, -(-B * T * n_vocab * 4 // CHUNK_BYTES))
+    # Rather a few more that are equal, whose length is then likely what fits a TPU's tiles, than a last one of padding.
+    n_chunks = next((n for n in range(n_chunks, 2 * n_chunks) if T % n == 0), n_chunks)
     if n_chunks == 1:
         return chunk(*arrays)
     pad = -T % n_chunks  # positions of weight 0

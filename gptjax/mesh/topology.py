@@ -18,6 +18,7 @@ class Chip:
 
     kinds: tuple[str, ...]  # parts of jax's device_kind
     flops: float  # dense bfloat16 peak, FLOP/s
+    clock: float | None = None  # Hz, in which libtpu counts cycles: peak over what the matrix units do in one (128 or 256 squared each)
     hbm_bytes: int  # what a program may use; for TPUs as their compiler says when a program is too big
     hbm_bandwidth: float
     link_bandwidth: float  # of all links to neighbours (ICI, NVLink) together
@@ -33,6 +34,7 @@ CHIPS = {
     "v4": Chip(
         kinds=("TPU v4",),
         flops=275e12,
+        clock=275e12 / (2 * 4 * 2 * 128**2),
         hbm_bytes=int(31.75 * 2**30),
         hbm_bandwidth=1200e9,
         link_bandwidth=300e9,
@@ -42,6 +44,7 @@ CHIPS = {
     "v5e": Chip(
         kinds=("TPU v5 lite", "TPU v5e"),
         flops=197e12,
+        clock=197e12 / (4 * 2 * 128**2),
         hbm_bytes=int(15.75 * 2**30),
         hbm_bandwidth=819e9,
         link_bandwidth=200e9,
@@ -51,6 +54,7 @@ CHIPS = {
     "v5p": Chip(
         kinds=("TPU v5",),
         flops=459e12,
+        clock=459e12 / (2 * 4 * 2 * 128**2),
         hbm_bytes=int(95.73 * 2**30),
         hbm_bandwidth=2765e9,
         link_bandwidth=600e9,
@@ -60,6 +64,7 @@ CHIPS = {
     "v6e": Chip(
         kinds=("TPU v6 lite", "TPU v6e"),
         flops=918e12,
+        clock=918e12 / (4 * 2 * 256**2),
         hbm_bytes=int(31.24 * 2**30),
         hbm_bandwidth=1638e9,
         link_bandwidth=400e9,
@@ -69,6 +74,7 @@ CHIPS = {
     "tpu7x": Chip(
         kinds=("TPU7x",),
         flops=1153.5e12,
+        clock=1153.5e12 / (4 * 2 * 256**2),
         hbm_bytes=int(94.74 * 2**30),
         hbm_bandwidth=3690e9,
         link_bandwidth=300e9,
@@ -226,7 +232,7 @@ def _tpus(target: Topology) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(f"compiling for {target} needs libtpu, which is not installed: pip install -r requirements-dev.txt")
     without_tpus()
-    options: dict[str, Any] = {"num_slices": target.slices, "wrap": _wrapped(target.layout)}
+    options: dict[str, Any] = {"num_slices": target.slices, "wrap": wrapped(target.layout)}
     if math.prod(target.layout) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     if target.family == "v4":
@@ -235,8 +241,8 @@ def _tpus(target: Topology) -> list[Any]:
     return list(topologies.get_topology_desc(name, "tpu", **options).devices)
 
 
-def _wrapped(layout: tuple[int, ...]) -> tuple[bool, bool, bool]:
-    """Along which dimensions a slice closes to a ring: those of 16 chips of a flat pod; all of a slice made of cubes."""
+def wrapped(layout: tuple[int, ...]) -> tuple[bool, bool, bool]:
+    """Of a TPU slice: along which dimensions a slice closes to a ring: those of 16 chips of a flat pod; all of a slice made of cubes."""
     if len(layout) == 2:
         return layout[0] == 16, layout[1] == 16, False
     ring = all(n % 4 == 0 for n in layout)

@@ -1,7 +1,7 @@
 """The GPT: embeddings, layers by periods of the pattern, and the tied output."""
 
 import dataclasses
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -12,20 +12,12 @@ from gptjax.config import schema
 from gptjax.mesh import rules
 from gptjax.model import kernels, layers, lookup
 
-# What a layer keeps for its backward pass; the rest is computed again. "none" is no rematerialisation: everything is kept.
-POLICIES = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class Manner:
     """How the layers run, resolved for a platform: changes speed and memory, not the mathematics."""
 
     dtype: Any
-    remat: Literal["none", "full", "attention", "dots"]
+    kept: tuple[str, ...] | None  # what the layers keep for their backward pass, of schema.SAVED; None: everything
     kernel: str  # of model/kernels.py
     unroll: bool  # a Python loop over periods (quicker on CPU), else lax.scan (compile time does not grow with depth)
 
@@ -38,7 +30,8 @@ def manner(compute: schema.Compute, platform: str) -> Manner:
     cpu = platform == "cpu"
     dtype = {"auto": jnp.float32 if cpu else jnp.bfloat16, "float32": jnp.float32, "bfloat16": jnp.bfloat16}[compute.dtype]
     kernel = kernels.named(compute.attention, platform)
-    return Manner(dtype, compute.remat, kernel, {"auto": cpu and compute.remat == "none", "scan": False, "unroll": True}[compute.layers])
+    kept = None if compute.remat == "none" else compute.kept
+    return Manner(dtype, kept, kernel, {"auto": cpu and kept is None, "scan": False, "unroll": True}[compute.layers])
 
 
 class Period(nn.Module):
@@ -51,9 +44,14 @@ class Period(nn.Module):
     @nn.compact
     def __call__(self, x_BTD, segments_BT, train):
         block = layers.Block
-        if self.manner.remat != "none":
+        if self.place.mesh is not None:
+            # Pinned layer by layer: so each layer's gradient is reduced into its shards within the loop. And within what is rematerialised:
+            # else the pinned parameters are results of the loop, which libtpu copies whole in each turn.
+            block = nn.map_variables(block, "params", self.place.stored)
+        if self.manner.kept is not None:
+            policy = jax.checkpoint_policies.save_only_these_names(*self.manner.kept)
             # Each layer on its own, not the period: one remat over two layers recomputes more. static_argnums counts self.
-            block = nn.remat(block, policy=POLICIES[self.manner.remat], prevent_cse=self.manner.unroll, static_argnums=(3,))
+            block = nn.remat(block, policy=policy, prevent_cse=self.manner.unroll, static_argnums=(3,))
         for i, pattern in enumerate(self.config.attention):
             x_BTD = block(self.config, pattern, self.manner.kernel, self.place, name=f"block_{i}")(x_BTD, segments_BT, train)
         return x_BTD
@@ -99,8 +97,7 @@ class GPT(nn.Module):
 
         def apply(x_BTD, params, key):
             rngs = None if key is None else {"dropout": key}
-            # Pinned layer by layer: so each layer's gradient is reduced into its shards within the loop.
-            return cast(jax.Array, period.apply({"params": self.place.stored(params)}, x_BTD, segments_BT, train, rngs=rngs))
+            return cast(jax.Array, period.apply({"params": params}, x_BTD, segments_BT, train, rngs=rngs))
 
         if self.manner.unroll:
             for i, params in enumerate(unstacked(stacked)):

@@ -9,6 +9,7 @@ from typing import assert_never
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.config import schema
 from gptjax.mesh import rules
@@ -44,9 +45,11 @@ class LayerNorm(nn.Module):
         gain_D = self.param("gain_D", nn.initializers.ones, x_BTD.shape[-1:])
         bias_D = self.param("bias_D", nn.initializers.zeros, x_BTD.shape[-1:])
         x = x_BTD.astype(jnp.float32)
-        centred = x - x.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        return (centred * jax.lax.rsqrt(variance + 1e-5) * gain_D[None, None] + bias_D[None, None]).astype(x_BTD.dtype)
+        # Both moments in one pass over x. About one of its elements, not about 0: then no large mean cancels the variance away.
+        shift = jax.lax.stop_gradient(x[..., :1])
+        mean, square = (x - shift).mean(-1, keepdims=True), jnp.square(x - shift).mean(-1, keepdims=True)
+        variance = square - jnp.square(mean)
+        return ((x - shift - mean) * jax.lax.rsqrt(variance + 1e-5) * gain_D[None, None] + bias_D[None, None]).astype(x_BTD.dtype)
 
 
 class Linear(nn.Module):
@@ -58,6 +61,7 @@ class Linear(nn.Module):
     equation: str
     sizes: dict[str, int]
     std: float
+    place: rules.Placement = rules.NOWHERE  # of a branch's result, a sum over heads or hidden units: it ends in pieces of the sequence
 
     @nn.compact
     def __call__(self, x):
@@ -70,11 +74,29 @@ class Linear(nn.Module):
         contracted = [c for c in dims if c in inputs]
         pairs = [inputs.index(c) for c in contracted], [dims.index(c) for c in contracted]
         y = jax.lax.dot_general(x, weight.astype(x.dtype), (pairs, ((), ())))
+        # Before the bias: so the sum is never whole, and the gradient of the bias is one over pieces. That of the product is put together
+        # once, for both matmuls that need it.
+        y = self.place(self.place.gradient(y, "BTD"), "BPD")
         return y + bias.astype(x.dtype).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
+class Heads(nn.Module):
+    """Queries, keys and values (B, T, N, H), three products with one parameter: one product would have to be cut in three, and a TPU pads
+    the heads of it twice."""
+
+    sizes: dict[str, int]
+    std: float
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        weight_DQNH = self.param("weight_DQNH", nn.initializers.normal(self.std), [self.sizes[c] for c in "DQNH"])
+        bias_QNH = self.param("bias_QNH", nn.initializers.zeros, [self.sizes[c] for c in "QNH"])
+        weight_DQNH, bias_QNH = weight_DQNH.astype(x_BTD.dtype), bias_QNH.astype(x_BTD.dtype)
+        return [jnp.einsum("BTD,DNH->BTNH", x_BTD, weight_DQNH[:, i]) + bias_QNH[i][None, None] for i in range(3)]
+
+
 class Attention(nn.Module):
-    """Fused query, key, value projection, the pattern's attention, output projection; biases everywhere."""
+    """Query, key, value projection, the pattern's attention, output projection; biases everywhere."""
 
     config: schema.Model
     pattern: schema.Attention
@@ -86,8 +108,8 @@ class Attention(nn.Module):
     def __call__(self, x_BTD, segments_BT, train):
         c = self.config
         sizes = {"D": c.d_model, "Q": 3, "N": c.n_heads, "H": c.d_head}
-        qkv_BTQNH = Linear("BTD,DQNH->BTQNH", sizes, c.init.weight, name="qkv")(x_BTD)
-        q_BTNH, k_BTNH, v_BTNH = (self.place(qkv_BTQNH[:, :, i], "BTNH") for i in range(3))
+        parts = Heads(sizes, c.init.weight, name="qkv")(x_BTD)
+        q_BTNH, k_BTNH, v_BTNH = (checkpoint_name(self.place(y_BTNH, "BTNH"), "qkv") for y_BTNH in parts)  # names: schema.SAVED
         dropout = (self.make_rng("dropout"), c.dropout.attention) if train and c.dropout.attention else None
         if self.has_variable("memory", "turn"):  # put there by model/reading.py
             turn = self.get_variable("memory", "turn")
@@ -95,7 +117,7 @@ class Attention(nn.Module):
             self.put_variable("memory", "turn", layer)
         else:
             o_BTNH = kernels.attend(self.kernel, self.place, q_BTNH, k_BTNH, v_BTNH, self.pattern, segments_BT, dropout)
-        return Linear("BTNH,DNH->BTD", sizes, self.out_std, name="out")(self.place(o_BTNH, "BTNH"))
+        return Linear("BTNH,DNH->BTD", sizes, self.out_std, self.place, name="out")(self.place(o_BTNH, "BTNH"))
 
 
 class Mlp(nn.Module):
@@ -110,8 +132,8 @@ class Mlp(nn.Module):
         c = self.config
         sizes = {"D": c.d_model, "F": c.d_ff}
         h_BTF = Linear("BTD,DF->BTF", sizes, c.init.weight, name="up")(x_BTD)
-        h_BTF = gelu(self.place(h_BTF, "BTF"), c.gelu)
-        return Linear("BTF,DF->BTD", sizes, self.out_std, name="down")(h_BTF)
+        h_BTF = gelu(checkpoint_name(self.place(h_BTF, "BTF"), "up"), c.gelu)
+        return Linear("BTF,DF->BTD", sizes, self.out_std, self.place, name="down")(h_BTF)
 
 
 class Block(nn.Module):
@@ -132,9 +154,6 @@ class Block(nn.Module):
         norm_1, norm_2 = LayerNorm(name="norm_1"), LayerNorm(name="norm_2")
 
         def residual(x, branch):
-            # The branch first: so that the sum over its heads or hidden units ends in pieces of the sequence, never whole. Its gradient
-            # is put together once, for both matmuls that need it.
-            branch = self.place(self.place.gradient(branch, "BTD"), "BPD")
             return self.place(x + dropped(self, branch, c.dropout.residual, train), "BPD")
 
         def normed(norm, x):
@@ -143,10 +162,11 @@ class Block(nn.Module):
 
         match c.norm:
             case "pre":
-                x_BTD = residual(x_BTD, attend(normed(norm_1, x_BTD), segments_BT, train))
+                x_BTD = checkpoint_name(residual(x_BTD, attend(normed(norm_1, x_BTD), segments_BT, train)), "mid")
                 return residual(x_BTD, mlp(normed(norm_2, x_BTD)))
             case "post":
-                x_BTD = self.place(norm_1(residual(x_BTD, attend(self.place(x_BTD, "BTD"), segments_BT, train))), "BPD")
+                sum_BTD = checkpoint_name(residual(x_BTD, attend(self.place(x_BTD, "BTD"), segments_BT, train)), "mid")
+                x_BTD = self.place(norm_1(sum_BTD), "BPD")
                 return self.place(norm_2(residual(x_BTD, mlp(self.place(x_BTD, "BTD")))), "BPD")
             case _:
                 assert_never(c.norm)

@@ -20,7 +20,7 @@ from gptjax.model import patterns
 
 BLOCKS = (128, 256, 384, 512)  # rows or keys of a block; the kernel wants multiples of 128
 LONG = 4096  # from this many keys on, blocks of dense attention may be twice as large: fewer steps, and little more above the diagonal
-COPIES = 4  # of dq that the fused backward pass may hold, one for each block of keys; beyond it dq has a kernel of its own
+COPIES = 1  # of dq that the fused backward pass may hold, one for each block of keys: to sum them costs more than a kernel for dq
 
 
 @shaped
@@ -49,11 +49,12 @@ def attend(
     return o_BNTH.swapaxes(1, 2)[:, :T]
 
 
-def steps(pattern: schema.Attention, T: int) -> dict[str, int]:
-    """Blocks of queries and keys that each kernel visits for a head of T tokens: its cost."""
+def visited(pattern: schema.Attention, T: int) -> dict[str, int]:
+    """(query, key) pairs in the blocks that each kernel visits for a head of T tokens: its cost."""
     kernel, blocks = _kernel(pattern, T, T, False)
     infos = {"forward": kernel.fwd_mask_info, "dq": kernel.dq_mask_info, "dkv": kernel.dkv_mask_info}
-    return {name: int(np.count_nonzero(info.block_mask)) for name, info in infos.items() if info is not None}
+    area = blocks.block_q * blocks.block_kv
+    return {name: area * int(np.count_nonzero(info.block_mask)) for name, info in infos.items() if info is not None}
 
 
 def _padded(x, block: int):

@@ -118,7 +118,7 @@ def test_on_a_mesh(kernel, monkeypatch):
 @pytest.mark.parametrize("pattern, least, most", [(schema.Banded(window=256), 2, 2.2), (schema.Dense(), 3.5, 4)], ids=str)
 def test_twice_the_tokens(pattern, least, most):
     """Twice the blocks of a band, nearly four times those of dense attention; in each kernel."""
-    for few, many in zip(splash.steps(pattern, 1024).values(), splash.steps(pattern, 2048).values(), strict=True):
+    for few, many in zip(splash.visited(pattern, 1024).values(), splash.visited(pattern, 2048).values(), strict=True):
         assert least <= many / few <= most
     few, many = (flash.visited(flash.Plan(pattern, T, T, 0, 64, False)).sum() for T in (1024, 2048))
     assert least <= many / few <= most

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
+from gptjax.ahead import hlo
 from gptjax.config import schema
 from gptjax.mesh import devices, rules
 from gptjax.model import attention, kernels
-from tests import traffic
 
 DENSE, BAND = schema.Dense(), schema.Banded(window=7)
 T = 48  # on 8 devices a part has 6 positions
@@ -97,7 +97,8 @@ def sent(where, pattern, segments, backward):
     cut = NamedSharding(where.mesh, where.spec("BTNH", (4, T, 2, 8)))
     q, k, v, g = (jax.device_put(x, cut) for x in arrays(jnp.float32))
     program = jax.jit(lambda q, k, v, g: jax.vjp(attend, q, k, v)[1](g) if backward else attend(q, k, v), out_shardings=cut)
-    return sorted((c.kind, sum(math.prod(size) for _, size in c.shapes)) for c in traffic.collectives(program.lower(q, k, v, g).compile()))
+    text = program.lower(q, k, v, g).compile().as_text()
+    return sorted((c.kind, sum(math.prod(size) for _, size in c.shapes)) for c in hlo.Program(text).collectives())
 
 
 @pytest.mark.parametrize("window, hops", [(1, []), (7, [6]), (12, [5, 6]), (42, [5, 6, 6, 6, 6, 6, 6])])

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
+from gptjax.ahead import hlo
 from gptjax.config import schema
 from gptjax.learn import state, step
 from gptjax.mesh import devices, topology
-from tests import tiny, traffic
+from tests import tiny
 
 COUNTS = (1, 2, 2, 1, 2)  # microbatches of each step, as in a batch ramp
 MESHES = {
@@ -68,7 +69,7 @@ def test_a_device_has_its_shards_and_no_more():
     assert "f32[64,16]" in text and "f32[128,16]" not in text, "the table is gathered along its width only"
     assert "f32[2,16,64]" in text and "f32[2,16,128]" not in text, "logits are cut along the vocabulary"
     assert "f32[3,4,32]" in text and "f32[3,16,32]" not in text, "stacked gradients are shards"
-    kinds = {c.kind for c in traffic.collectives(compiled)}
+    kinds = {c.kind for c in hlo.Program(text).collectives()}
     assert kinds <= {"all-gather", "all-reduce", "reduce-scatter"}, "a reshuffle (all-to-all, permute) is a place that was not named"
 
 
@@ -86,10 +87,10 @@ def test_what_a_tpu_compiler_makes_of_it():
     shape = (1, 16, c.model.n_ctx + 1)
     rows = jax.ShapeDtypeStruct(shape, np.int32, sharding=NamedSharding(mesh, built.model.place.spec("MB1", shape)))
     compiled = jax.jit(built, donate_argnums=0, static_argnums=2).trace(now, rows, 1).lower(lowering_platforms=("tpu",)).compile()
-    found = traffic.collectives(compiled)
+    found = hlo.Program(compiled.as_text()).collectives()
 
     def number(kind, shape):
-        return sum(shapes.count(("bf16", shape)) for name, shapes, _ in found if name == kind)
+        return sum(one.shapes.count(("bf16", shape)) for one in found if one.kind == kind)
 
     stream = (4, 512, 512)  # of a device's 4 rows
     ends = 1 + 1  # before the loss, and in the gradient of the look-up

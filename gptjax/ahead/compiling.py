@@ -1,0 +1,93 @@
+"""The whole training step of a config, as train runs it, compiled for chips that are not here. Nothing is allocated."""
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from gptjax.ahead import hlo
+from gptjax.config import count, schema
+from gptjax.config.batches import Batches
+from gptjax.learn import state, step
+from gptjax.mesh import devices, rules, topology
+
+END_OF_TEXT = 0  # of a tokenizer that plan does not need: any id compiles to the same program
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """A step at the full batch. Bytes are of one chip; `peak` is the compiler's, which reuses what is free, or arguments + temporaries where
+    it gives none."""
+
+    config: schema.Config
+    target: topology.Topology
+    mesh: jax.sharding.Mesh
+    microbatch_rows: int
+    arguments: int
+    temporaries: int
+    peak: int
+    seconds: float  # to compile
+    program: hlo.Program
+    executable: jax.stages.Compiled
+
+    @property
+    def n_microbatches(self) -> int:
+        return self.config.batch_rows // self.microbatch_rows
+
+    @property
+    def limit(self) -> int:
+        """Bytes of memory that a program may use."""
+        return self.target.chip.hbm_bytes
+
+
+def step_of(config: schema.Config, target: topology.Topology) -> Compiled:
+    """Raises ValueError where the mesh does not fit model, batch or chips, or the compiler is not installed; MemoryError, with the
+    compiler's words, for a program that it refuses because it is too large."""
+    mesh = devices.mesh(config.mesh, target.devices())
+    rules.check(config, mesh)
+    rows = microbatch(config, mesh, target)
+    began = time.perf_counter()
+    with jax.set_mesh(mesh):
+        built = step.build(config, target.platform, mesh, END_OF_TEXT)
+        now = state.abstract(config, built.model, built.tx, mesh)
+        shape = (config.batch_rows // rows, rows, config.model.n_ctx + 1)
+        tokens = jax.ShapeDtypeStruct(shape, np.int32, sharding=NamedSharding(mesh, built.model.place.spec("MB1", shape)))
+        traced = jax.jit(built, donate_argnums=0, static_argnums=2).trace(now, tokens, shape[0])
+        lowered = traced.lower(lowering_platforms=(target.platform,))
+        try:
+            executable = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise MemoryError(str(error).split("\n\n")[0]) from error
+            raise
+    memory: Any = executable.memory_analysis()
+    both = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return Compiled(
+        config=config,
+        target=target,
+        mesh=mesh,
+        microbatch_rows=rows,
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        peak=memory.peak_memory_in_bytes or both,
+        seconds=time.perf_counter() - began,
+        program=hlo.Program(executable.as_text() or ""),
+        executable=executable,
+    )
+
+
+def microbatch(config: schema.Config, mesh: jax.sharding.Mesh, target: topology.Topology) -> int:
+    """Rows of a microbatch at the full batch: train.microbatch_rows, or as many as train would take on such chips."""
+    table = rules.PRESETS[config.mesh.sharding].activations
+    shards = math.prod(mesh.shape[axis] for axis in table["B"])
+    batches = Batches(dataclasses.replace(config, train=dataclasses.replace(config.train, ramp=None)), shards)
+    if config.train.microbatch_rows:
+        return config.train.microbatch_rows
+    state = 20 * count.padded_parameters(config.model) * mesh.shape["data"] // mesh.size  # and two copies of the gradients
+    free = max(0, int(0.9 * target.chip.hbm_bytes) - state)
+    fitting = count.microbatch_rows(config, free * (mesh.size // shards), shards, "bfloat16", scores=False)
+    return batches.largest_microbatch(fitting)
