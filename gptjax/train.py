@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gptjax.config import command, count, overrides, run
 from gptjax.config.batches import Batches
 from gptjax.config.schema import Config
@@ -21,11 +23,22 @@ def main(arguments: list[str]) -> int:
     parser = command.parser("train", "Train a GPT on text. The same command continues an interrupted run.", EXAMPLE)
     parser.add_argument("--run", metavar="DIR", help="where the run goes, or lies (default: runs/CONFIG)")
     parser.add_argument("--profile", metavar="N", type=int, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
+    many = parser.add_argument_group("many hosts", "Found by itself on TPU pods, GKE and Slurm; elsewhere each process is told.")
+    many.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, on this port and the one below")
+    many.add_argument("--processes", metavar="N", type=int, help="how many there are; 1 asks no cluster")
+    many.add_argument("--process", metavar="I", type=int, help="which one this is, from 0")
+    many.add_argument("--join_seconds", metavar="S", type=float, default=300.0, help="how long they wait for each other (default: 300)")
     args = parser.parse_args(arguments)
     if args.profile < 0:
         raise ValueError(f"--profile={args.profile}: give a number of steps above 0, or leave it out")
     config = command.resolved(args)
-    return train(config, run.directory(args.run, config), args.profile)
+    Batches(config)  # what can be refused without devices is refused before jax is imported
+
+    from gptjax.mesh import hosts, meeting
+
+    here = meeting.place(args.coordinator, args.processes, args.process, args.join_seconds)
+    with hosts.joined(here, config, args.join_seconds) as party:
+        return train(config, run.directory(args.run, config), party, args.profile)
 
 
 @dataclasses.dataclass
@@ -41,13 +54,13 @@ class Session:
     microbatch: int  # rows, over all processes
     checkpoints: Any  # learn.checkpoint.Checkpoints
     out: Any  # report.console.Console
+    party: Any  # mesh.hosts.Hosts
     profile: Any  # report.profile.Profile
 
 
-def train(config: Config, directory: Path, profiled: int = 0) -> int:
-    """Train in `directory` from where its run stands; `profiled` steps are traced. ValueError, in one line, for what a user can mend."""
-    Batches(config)  # what can be refused without devices is refused before jax is imported
-
+def train(config: Config, directory: Path, party: Any, profiled: int) -> int:
+    """Train in `directory` from where its run stands, with the processes of `party`; `profiled` steps are traced. ValueError, in one line,
+    for what a user can mend."""
     import jax
 
     from gptjax.data import pieces, pipeline, saving
@@ -61,19 +74,22 @@ def train(config: Config, directory: Path, profiled: int = 0) -> int:
     mesh = devices.mesh(config.mesh)
     rules.check(config, mesh)
     batches = Batches(config, shards=mesh.shape["data"] * mesh.shape["fsdp"])
-    resumed = run.claim(directory, config)
-    out = console.Console(quiet=jax.process_index() != 0)
+    resumed = party.first(lambda: run.claim(directory, config))
+    run.check_shared(directory, config)
+    out = console.Console(quiet=party.process != 0)
 
     # --- data
-    reading = pipeline.reading(config, directory / "data", out.say)
-    if jax.process_index() == 0:
+    party.doing("the preparation of its data")
+    reading = party.in_turn(lambda: pipeline.reading(config, directory / "data", out.say))
+    party.agree({"text": reading.digest()}, "prepare it once with python -m gptjax.prepare, and give the shards to all")
+    if party.process == 0:
         (directory / "data.json").write_text(json.dumps(reading.description(), indent=1) + "\n")
         if isinstance(reading.tokenizer, pieces.Pieces):  # made of the run's own text, perhaps: sampling must not need that again
             saving.save(directory / "tokenizer.model", reading.tokenizer.model)
 
     # --- state: of the newest good checkpoint, else drawn from the seed
     built = step.build(config, jax.devices()[0].platform, mesh, reading.tokenizer.end_of_text)
-    with checkpoint.Checkpoints(directory / "checkpoints", config.loop.keep_last, config.loop.every_keep, out.warn) as checkpoints:
+    with checkpoint.Checkpoints(directory / "checkpoints", config.loop.keep_last, config.loop.every_keep, out.warn, party) as checkpoints:
         with jax.set_mesh(mesh):
             restored = checkpoints.restore(state.abstract(config, built.model, built.tx, mesh)) if resumed else None
             if restored is not None:
@@ -82,16 +98,18 @@ def train(config: Config, directory: Path, profiled: int = 0) -> int:
             else:
                 start, now = 0, state.created(config, built.model, built.tx, mesh)
                 rows_apart = mesh.size // batches.shards  # devices that share a row
-                fitting = count.microbatch_rows(config, memory(config, mesh) * rows_apart, batches.shards)
+                least = min(party.gathered(memory(config, mesh)))
+                fitting = count.microbatch_rows(config, least * rows_apart, batches.shards)
                 if jax.devices()[0].platform == "cpu":
                     fitting = min(fitting, max(1, CPU_TOKENS // config.model.n_ctx))
                 microbatch = config.train.microbatch_rows or batches.largest_microbatch(fitting)
-            tracing = profile.Profile(directory / "profile", profiled, out.say)
-            session = Session(config, directory, mesh, batches, reading, built, microbatch, checkpoints, out, tracing)
+            tracing = profile.Profile(directory / "profile", profiled if party.process == 0 else 0, out.say)
+            session = Session(config, directory, mesh, batches, reading, built, microbatch, checkpoints, out, party, tracing)
             out.table(config.name, facts(session))
             if start:
                 out.say(f"continuing from step {start:,} of {batches.n_steps:,}")
-            return loop(session, now, start)
+            with party.watched(config.loop.hang_seconds):
+                return loop(session, now, start)
 
 
 def memory(config: Config, mesh: Any) -> int:
@@ -115,6 +133,7 @@ def facts(session: Session) -> list[tuple[str, str]]:
     manner, segmented = session.step.model.manner, c.data.across_documents == "mask"
     sizes = " x ".join(f"{axis} {n}" for axis, n in session.mesh.shape.items() if n > 1)
     parts = batches.max_rows // session.microbatch
+    shared = f" of {session.party.processes} processes" if session.party.processes > 1 else ""
     return [
         ("model", f"{count.parameters(c.model):,} parameters; {c.model.n_layers} layers, {c.model.n_heads} heads, {c.model.d_model} wide"),
         ("attention", f"{kernels.account(manner.kernel, c.model, manner.dtype, segmented)}, over a context of {c.model.n_ctx:,}"),
@@ -123,7 +142,7 @@ def facts(session: Session) -> list[tuple[str, str]]:
         ("steps", f"{batches.n_steps:,}, to {quantity(batches.tokens(batches.n_steps))} tokens"),
         (
             "devices",
-            f"{len(devices)} {devices[0].device_kind}{f' as {sizes}' if sizes else ''}, {manner.dtype.__name__}",
+            f"{len(devices)} {devices[0].device_kind}{f' as {sizes}' if sizes else ''}{shared}, {manner.dtype.__name__}",
         ),
         ("run", str(session.directory)),
     ]
@@ -134,11 +153,22 @@ class GaveUp(Exception):
 
 
 class Stop:
-    """While entered, the first SIGTERM or Ctrl-C asks the loop for an orderly stop; a second one ends the program as usual."""
+    """While entered, the first SIGTERM or Ctrl-C asks the loop for an orderly stop; a second one ends the program as usual.
 
-    def __init__(self, say: Callable[[str], None]):
+    Many processes vote before each step, on the devices, and read the result when the step before has ended: so nothing waits for it, and
+    all stop after the same step."""
+
+    def __init__(self, say: Callable[[str], None], party: Any, mesh: Any):
         self.asked = False
-        self._say = say
+        self._say, self._party, self._mesh = say, party, mesh
+        self._votes: Any = None
+        if party.processes > 1:
+            import jax
+            import jax.numpy as jnp
+            from jax.sharding import NamedSharding, PartitionSpec
+
+            self._each = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+            self._largest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     def __enter__(self):
         self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -153,6 +183,31 @@ class Stop:
         self._say(f"{signal.Signals(number).name}: stopping after this step, with a checkpoint; once more stops at once")
         signal.signal(number, self._before[number])
 
+    @property
+    def at_once(self) -> bool:
+        """May this process stop in the midst of a step?"""
+        return self.asked and self._party.processes == 1
+
+    def vote(self) -> None:
+        """Before a step."""
+        if self._party.processes > 1:
+            import jax
+
+            vote = np.array([self._party.process + 1 if self.asked else 0], np.int32)
+            with jax.transfer_guard("allow"):
+                self._votes = self._largest(jax.make_array_from_callback((self._mesh.size,), self._each, lambda index: vote))
+
+    def agreed(self) -> bool:
+        """After the step before it: is this the end, for all?"""
+        if self._party.processes == 1:
+            return self.asked
+        import jax
+
+        who = 0 if self._votes is None else int(jax.device_get(self._votes))
+        if who and not self.asked:
+            self._say(f"process {who - 1} was asked to stop: stopping with it, with a checkpoint")
+        return who > 0
+
 
 def driver(session: Session, put: Callable) -> Callable:
     """advance(state, batch, stop, progress) -> (state, metrics), or None if asked to stop before the step was whole; it consumes the state.
@@ -163,16 +218,22 @@ def driver(session: Session, put: Callable) -> Callable:
 
     from gptjax.mesh import cpu
 
+    from jax.sharding import NamedSharding, PartitionSpec
+
     step, microbatch, parts = session.step, session.microbatch, session.batches.max_rows // session.microbatch
+    party = session.party
     platform = session.mesh.devices.flat[0].platform
     options = cpu.options(platform)
     if parts == 1 or platform != "cpu":
         # Without a ramp the count is a constant of the program, with one it is an argument: one program serves the whole ramp.
-        ramp = session.config.train.ramp is not None
+        ramp, everywhere = session.config.train.ramp is not None, NamedSharding(session.mesh, PartitionSpec())
         whole = jax.jit(step, donate_argnums=0, static_argnums=() if ramp else 2, compiler_options=options)
 
         def advance(now, batch, stop, progress):
-            count = jax.device_put(batch["count"]) if ramp else int(batch["count"])
+            count = int(batch["count"])
+            if ramp:
+                with jax.transfer_guard("allow"):
+                    count = jax.make_array_from_callback((), everywhere, lambda _: batch["count"])
             return whole(now, put(batch["tokens"], "MB1", microbatch), count)
 
         return advance
@@ -183,8 +244,9 @@ def driver(session: Session, put: Callable) -> Callable:
     def advance_by_parts(now, batch, stop, progress):
         number, count, sums = jax.device_get(now.step).item() + 1, int(batch["count"]), zero(now.params)
         for i in range(count):
-            if stop.asked:
+            if stop.at_once:
                 return None
+            party.doing(f"step {number}, microbatch {i + 1} of {count}")
             began = time.perf_counter()
             sums = add(now.params, now.step, sums, put(batch["tokens"][i], "B1", microbatch))
             sums.count.block_until_ready()
@@ -203,7 +265,7 @@ def loop(session: Session, now: Any, start: int) -> int:
     from gptjax.mesh import cpu, rules
     from gptjax.report import events, plots
 
-    config, out, batches, reading = session.config, session.out, session.batches, session.reading
+    config, out, party, batches, reading = session.config, session.out, session.party, session.batches, session.reading
     activations = rules.PRESETS[config.mesh.sharding].activations
     about = {"config": overrides.flat(config), "microbatch_rows": session.microbatch, "tokenizer": reading.tokenizer.digest}
     held_out = reading.validation(config.loop.eval_rows)
@@ -245,25 +307,31 @@ def loop(session: Session, now: Any, start: int) -> int:
     here = rules.rows_here(session.microbatch, activations, session.mesh)
     feed = reading.batches(batches, session.microbatch, start, here)
     step, settled = start, start  # settled: evaluated and saved, as a restored state was before
-    with Stop(out.warn) as stop, events.Events(session.directory, start + 1 if start else 0) as log:
+    log = events.Events(session.directory, start + 1 if start else 0) if party.process == 0 else events.Silent()
+    with Stop(out.warn, party, session.mesh) as stop, log:
         with out.training(batches.n_steps, start, config.loop.every_log) as progress, jax.transfer_guard("disallow"):
             try:
                 while True:
                     last = step == batches.n_steps
-                    ending = last or stop.asked  # asked once: a signal that comes after this waits for the next step
+                    ending = stop.agreed() or last  # asked once: a signal that comes after this waits for the next step
                     if step != settled and (step % config.loop.every_eval == 0 or last):
                         report()
+                        party.doing(f"the evaluation of step {step:,}")
                         evaluate(step)
                     if step != settled and not last and config.loop.every_sample and step % config.loop.every_sample == 0:
                         out.samples([spoken(session, now, step)])
                     if step != settled and (step % config.loop.every_save == 0 or ending):
                         report()
+                        party.doing(f"the checkpoint of step {step:,}")
                         session.checkpoints.save(step, now, about)
-                        plots.loss_curve(session.directory)
+                        if party.process == 0:
+                            plots.loss_curve(session.directory)
                     settled = step
                     clock = clock if pending else time.perf_counter()  # evaluating and saving are no part of a step's time
                     if ending:
                         break
+                    party.doing(f"step {step + 1:,}")
+                    stop.vote()
                     session.profile.before_step()
                     with session.profile.span("data"):
                         batch = next(feed)

@@ -61,23 +61,36 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     try:
         status = main(sys.argv[1:])
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        status = 130
-    except BrokenPipeError:  # the reader has gone, as in `| head`; nothing may be written on the way out
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 141
-    except OSError as error:
-        status = _refused(_sentence(error))
-    except ValueError as error:
-        if not _raised_here(error):
+    except (Exception, KeyboardInterrupt) as error:
+        status, line = verdict(error)
+        if status == 1:
             raise
-        status = _refused(str(error))
+        if status == 2:
+            print(f"error: {line}", file=sys.stderr)
+        if status == 141:  # nothing may be written on the way out
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 
 
-def _refused(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+def verdict(error: BaseException) -> tuple[int, str]:
+    """(exit status, what is wrong in one line): 2 for what a user can mend, 130 for Ctrl-C, 141 where the reader has gone, as in `| head`;
+    1 for a bug."""
+    match error:
+        case KeyboardInterrupt():
+            return 130, "Ctrl-C"
+        case BrokenPipeError():
+            return 141, "nobody reads its output"
+        case OSError():
+            return 2, " ".join(_sentence(error).split())
+        case ValueError() if _raised_here(error):
+            return 2, " ".join(str(error).split())
+        case _:
+            return 1, f"{type(error).__name__}: {first_line(error)}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, as far as it fits in a line."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _sentence(error: OSError) -> str:

@@ -44,3 +44,10 @@ def claim(run: Path, wanted: Config) -> bool:
     except OSError as error:
         raise ValueError(f"cannot write to the run directory {run}: {error.strerror}; make it writable or give another --run") from error
     return there
+
+
+def check_shared(run: Path, wanted: Config) -> None:
+    """ValueError where a process does not see the directory that process 0 has claimed."""
+    path = run / "config.json"
+    if not path.exists() or config(run) != wanted:
+        raise ValueError(f"{run} is not the directory that process 0 writes to: give a --run on a file system that all hosts share")

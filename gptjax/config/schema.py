@@ -305,10 +305,11 @@ class Loop:
     every_sample: int | None = None
     sample_prompt: str = "\n"
     sample_tokens: int = 64
+    hang_seconds: float | None = 3600.0  # without a step, a microbatch, an evaluation or a save: then the program ends
 
     def __post_init__(self):
         positive(self, "every_log", "every_eval", "eval_rows", "every_save", "keep_last", "sample_tokens")
-        for name in ("every_keep", "every_sample"):
+        for name in ("every_keep", "every_sample", "hang_seconds"):
             if getattr(self, name) is not None:
                 positive(self, name)
 

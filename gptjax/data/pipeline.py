@@ -92,6 +92,11 @@ class Reading:
         # One thread reads ahead: rows are copied under Python's lock, so a second one would only take turns with it.
         return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)))
 
+    def digest(self) -> str:
+        """Of all tokens, in their order: equal on hosts that have prepared the same text for themselves."""
+        names = [[there.manifest["text"], there.manifest["splits"]] for there in self._opened]
+        return digest(self.tokenizer.digest, names, self._held.n_tokens)
+
     def description(self) -> dict[str, Any]:
         """What was read, for the run's record: sources with counts and digests, weights, epochs over train.total_tokens. JSON-able."""
         sizes = [there.train.n_tokens for there in self._opened]

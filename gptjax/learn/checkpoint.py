@@ -23,6 +23,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from gptjax.arrays import trees
+from gptjax.mesh import hosts
 
 SAVING, REMOVED, LISTING = ".saving", ".removed", "files.json"
 RESERVE_BYTES = 8 << 20  # beyond the leaves: Orbax's own files, and room for the run's log
@@ -35,9 +36,9 @@ class Damage(Exception):
 class Saved:
     """The checkpoints in `directory`, for programs that only read; `say` gets one line for each damaged one that is passed over."""
 
-    def __init__(self, directory: Path, say: Callable[[str], None]):
+    def __init__(self, directory: Path, say: Callable[[str], None], party: hosts.Hosts | None = None):
         self._directory = Path(directory).absolute()
-        self._say = say
+        self._say, self._party = say, party or hosts.Hosts()
         self._good: set[int] = set()  # restored or saved by this object
         self._damaged: set[int] = set()
         for name in ("absl", "asyncio"):  # Orbax narrates through the first; reads that failed leave their tracebacks in the second
@@ -73,14 +74,15 @@ class Saved:
         wanted = {name: _placed(leaf) for name, leaf in trees.named_leaves(abstract_state)}
 
         def read(step):
-            record = self._record(step)
+            record = self._agreed_record(step)
             saved = {name: entry for name, entry in record["leaves"].items() if name.startswith(part)}
             self._compare(step, saved, wanted)
             return self._leaves(step, saved, wanted), record["about"]
 
-        if not self.steps():
+        steps = self._party.first(self.steps)
+        if not steps:
             return None
-        step, (leaves, about) = self._newest(self.steps(), read)
+        step, (leaves, about) = self._newest(steps, read)
         self._good.add(step)
         return step, jax.tree.unflatten(structure, [leaves[name] for name in wanted]), about
 
@@ -97,6 +99,20 @@ class Saved:
         raise ValueError(
             f"every checkpoint in {self._directory} is damaged ({'; '.join(troubles)}); put back a copy, or start again in another --run"
         )
+
+    def _agreed_record(self, step: int) -> dict:
+        """`_record` as process 0 finds it, on every process: or one would pass over a checkpoint that another waits in."""
+
+        def attempt() -> dict:
+            try:
+                return {"record": self._record(step)}
+            except Damage as trouble:
+                return {"damage": str(trouble)}
+
+        answer = self._party.first(attempt)
+        if "damage" in answer:
+            raise Damage(answer["damage"])
+        return answer["record"]
 
     def _record(self, step: int) -> dict:
         """The sealed record of a checkpoint, after a look at its files."""
@@ -125,7 +141,7 @@ class Saved:
                 )
 
     def _leaves(self, step: int, saved: dict, wanted: dict) -> dict[str, jax.Array]:
-        """The leaves by name, each digest verified."""
+        """The leaves by name, each digest verified. A digest is of the whole leaf, so all processes find the same."""
         with _orbax():
             try:
                 leaves = ocp.load(str(self._directory / str(step)), wanted)
@@ -133,6 +149,11 @@ class Saved:
                 raise
             except Exception as error:  # what Orbax raises for an array that it cannot read is a bare Exception
                 name = next((name for name in wanted if f"{name}/" in str(error)), "a leaf")
+                if self._party.processes > 1:  # the others may have read their parts, and wait for this one
+                    raise ValueError(
+                        f"{name} of the checkpoint of step {step:,} is unreadable: {_first_line(error)}; move {self._directory / str(step)} "
+                        f"away, and the same command takes the one before"
+                    ) from error
                 raise Damage(f"{name} is unreadable: {_first_line(error)}") from error
             digests = trees.digests(leaves)
         for name in wanted:
@@ -148,8 +169,10 @@ class Checkpoints(Saved):
     ValueError if that cannot be done.
     """
 
-    def __init__(self, directory: Path, keep_last: int, every_keep: int | None, say: Callable[[str], None]):
-        super().__init__(directory, say)
+    def __init__(
+        self, directory: Path, keep_last: int, every_keep: int | None, say: Callable[[str], None], party: hosts.Hosts | None = None
+    ):
+        super().__init__(directory, say, party)
         self._keep_last, self._every_keep = keep_last, every_keep
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: concurrent.futures.Future | None = None

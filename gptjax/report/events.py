@@ -55,6 +55,19 @@ class Events:
         self._board.close()
 
 
+class Silent:
+    """The record that every process but 0 keeps: none."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def write(self, step: int, values: Mapping[str, float | str | int]) -> None:
+        pass
+
+
 def read(run: Path) -> list[dict]:
     """The lines of a run's metrics.jsonl, oldest first; [] if there is none yet. A last line that a kill tore is left out.
 

@@ -1,0 +1,209 @@
+"""Processes meet, compare and take turns; here they are threads of this one."""
+
+import concurrent.futures
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gptjax.mesh import hosts, meeting
+from launch import rehearse
+
+ROOT = Path(__file__).parents[3]
+
+
+def together(n, act, seconds=20.0, places=None):
+    """What act(party) returned, or the ValueError it raised, for each of n processes."""
+    port = rehearse.free_port()
+    places = places or [(n, process) for process in range(n)]
+
+    def one(given):
+        try:
+            here = meeting.Place(f"localhost:{port}", *given)
+            names, links = meeting.meet(here, seconds)
+            with hosts.Hosts(here.process, names, links) as party:
+                return act(party)
+        except ValueError as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(len(places)) as pool:
+        return list(pool.map(one, places))
+
+
+def test_values_are_gathered_in_order():
+    assert together(4, lambda party: party.gathered({"n": party.process})) == [[{"n": n} for n in range(4)]] * 4
+
+
+def test_process_0_alone_acts_first():
+    done = []
+    assert together(3, lambda party: party.first(lambda: done.append(party.process) or 7)) == [7] * 3 and done == [0]
+
+
+def test_turns_are_taken_process_0_one_of_each_host_the_rest(monkeypatch):
+    order = []
+
+    def act(party):
+        party._names = ["a", "a", "b", "b", "c"]
+        party.in_turn(lambda: order.append(party.process))
+
+    together(5, act)
+    assert order[0] == 0 and {*order[1:3]} == {2, 4} and {*order[3:]} == {1, 3}
+
+
+def test_alone_everything_returns_at_once():
+    with hosts.Hosts() as party:
+        assert (party.gathered(1), party.first(lambda: 2), party.in_turn(lambda: 3)) == ([1], 2, 3)
+        party.agree({"x": 1}, "")
+
+
+def test_the_one_that_differs_is_named():
+    def act(party):
+        with pytest.raises(ValueError) as refused:
+            party.agree({"jax": "1", "config": {"a": 1, "b": 2 + (party.process == 2)}}, "mend it")
+        return str(refused.value)
+
+    said = together(3, act)
+    assert len(set(said)) == 1
+    assert said[0].startswith("process 2 of 3, on ") and said[0].endswith("has another config than process 0: b is 3 and not 2; mend it")
+
+
+def test_who_did_not_come_is_named():
+    said = together(4, None, seconds=1.0, places=[(4, 0), (4, 2)])
+    assert all("of 4 processes 1, 3 did not come to process 0 within 1 s" in str(error) for error in said)
+
+
+def test_a_process_that_comes_twice_or_counts_otherwise_is_refused():
+    said = together(3, None, seconds=5.0, places=[(3, 0), (4, 1)])
+    assert all("process 1 of 4, on " in str(error) and "expects 3 processes" in str(error) for error in said)
+
+
+def test_process_0_that_is_not_there_is_said_in_time():
+    port = rehearse.free_port()
+    with pytest.raises(ValueError, match=rf"process 1 did not reach process 0 at localhost, port {port - 1}, within 0.5 s .*refused"):
+        meeting.meet(meeting.Place(f"localhost:{port}", 2, 1), 0.5)
+
+
+def test_a_port_in_use_is_said():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"process 0 cannot listen on port {port}, .*give another port"):
+            meeting.meet(meeting.Place(f"localhost:{port + 1}", 2, 0), 0.5)
+
+
+def test_a_stranger_is_ignored(monkeypatch):
+    monkeypatch.setattr(meeting, "PATIENCE", 1.0)
+    port = rehearse.free_port()
+
+    def stranger():
+        while True:
+            try:
+                with socket.create_connection(("localhost", port - 1)) as connection:
+                    connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                    return connection.recv(10)
+            except ConnectionRefusedError:
+                pass
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        first = pool.submit(meeting.meet, meeting.Place(f"localhost:{port}", 2, 0), 20.0)
+        pool.submit(stranger).result()
+        second = pool.submit(meeting.meet, meeting.Place(f"localhost:{port}", 2, 1), 20.0)
+        assert first.result()[0] == second.result()[0] == [socket.gethostname()] * 2
+        for link in (first.result()[1][1], second.result()[1][0]):
+            link.close()
+
+
+# --- who is there --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    for name in ("JAX_COORDINATOR_ADDRESS", "KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_flags_are_taken_and_nothing_is_alone(bare):
+    assert meeting.place("h:80", 4, 3, 1.0) == meeting.Place("h:80", 4, 3)
+    assert meeting.place(None, None, None, 1.0) is None
+    assert meeting.place("h:80", 1, None, 1.0) is None
+    bare.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")  # a pod by itself
+    assert meeting.place(None, None, None, 1.0) is None
+
+
+@pytest.mark.parametrize(
+    "given,said",
+    [
+        (("h:80", None, 1), "--coordinator=h:80 --process=1: give --coordinator, --processes and --process"),
+        (("h", 2, 1), "--coordinator=h: give HOST:PORT"),
+        (("h:1", 2, 1), "--coordinator=h:1: give HOST:PORT"),
+        (("h:80", 2, 2), "--process=2: with --processes=2 give one from 0 to 1"),
+    ],
+)
+def test_half_of_it_is_refused(bare, given, said):
+    with pytest.raises(ValueError) as refused:
+        meeting.place(*given, 1.0)
+    assert said in str(refused.value)
+
+
+def test_slurm_is_found(bare):
+    for name, value in {"JOB_ID": "7", "STEP_NODELIST": "node[03-04]", "NTASKS": "16", "PROCID": "9", "LOCALID": "1"}.items():
+        bare.setenv(f"SLURM_{name}", value)
+    assert meeting.place(None, None, None, 1.0) == meeting.Place("node03:61447", 16, 9, [1])
+    bare.setenv("SLURM_NTASKS", "1")
+    assert meeting.place(None, None, None, 1.0) is None
+
+
+def test_tpu_slices_on_gke_are_found(bare):
+    from jax._src.clusters import cloud_tpu_cluster
+
+    bare.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
+    bare.setattr("jax._src.clusters.cluster.running_in_cloud_tpu_vm", True)
+    there = {"TPU_WORKER_HOSTNAMES": "x,y", "TPU_WORKER_ID": "1"}
+    slices = {"MEGASCALE_COORDINATOR_ADDRESS": "localhost", "MEGASCALE_NUM_SLICES": "3", "MEGASCALE_SLICE_ID": "2"}
+    for name, value in (there | slices).items():
+        bare.setenv(name, value)
+    assert meeting.place(None, None, None, 5.0) == meeting.Place("localhost:8482", 6, 5)
+
+
+# --- how they end: in processes of their own ------------------------------------------------------------------------------
+
+ONE = """
+import sys
+from gptjax.mesh import hosts, meeting
+here = meeting.Place(f"localhost:{sys.argv[1]}", 3, int(sys.argv[2]))
+with hosts.Hosts(here.process, *meeting.meet(here, 20.0)) as party:
+    party.doing("step 7")
+    ACT
+"""
+
+
+def ended(act):
+    port = rehearse.free_port()
+    commands = [[sys.executable, "-c", ONE.replace("ACT", act), str(port), str(process)] for process in range(3)]
+    workers = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for command in commands]
+    return [(worker.communicate(timeout=60)[1], worker.returncode) for worker in workers]
+
+
+def test_a_refusal_of_one_is_the_line_of_all():
+    act = 'if party.process == 2: raise FileNotFoundError(2, "No such file", "x.txt")\n    party.gathered(None)'
+    (said, status), *others = ended(act)
+    assert others == [(said, status)] * 2 and status == 2
+    assert said.startswith("error: process 2 of 3, on ") and said.endswith("ended in step 7: x.txt: No such file\n")
+
+
+def test_a_death_is_told_to_all():
+    said = ended("import os, signal\n    if party.process == 2: os.kill(os.getpid(), signal.SIGKILL)\n    party.gathered(None)")
+    assert [status for _, status in said] == [hosts.LOST, hosts.LOST, -9]
+    assert (
+        said[0][0] == said[1][0]
+        and "process 2 of 3, on " in said[0][0]
+        and "is gone without a word, when process 0 was in step 7" in said[0][0]
+    )
+
+
+def test_a_hang_is_told_to_all():
+    said = ended("import time\n    if party.process == 1:\n        with party.watched(0.5): time.sleep(100)\n    party.gathered(None)")
+    assert [status for _, status in said] == [hosts.LOST] * 3
+    assert all("process 1 of 3, on " in text and "has not moved for 0.5 s (loop.hang_seconds) in step 7" in text for text, _ in said)
