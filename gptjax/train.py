@@ -2,13 +2,10 @@
 
 import dataclasses
 import json
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from gptjax.config import command, count, overrides, run
 from gptjax.config.batches import Batches
@@ -152,73 +149,15 @@ class GaveUp(Exception):
     """(step, updates in a row that were not finite)."""
 
 
-class Stop:
-    """While entered, the first SIGTERM or Ctrl-C asks the loop for an orderly stop; a second one ends the program as usual.
-
-    Many processes vote before each step, on the devices, and read the result when the step before has ended: so nothing waits for it, and
-    all stop after the same step."""
-
-    def __init__(self, say: Callable[[str], None], party: Any, mesh: Any):
-        self.asked = False
-        self._say, self._party, self._mesh = say, party, mesh
-        self._votes: Any = None
-        if party.processes > 1:
-            import jax
-            import jax.numpy as jnp
-            from jax.sharding import NamedSharding, PartitionSpec
-
-            self._each = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-            self._largest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
-
-    def __enter__(self):
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *error):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number, frame):
-        self.asked = True
-        self._say(f"{signal.Signals(number).name}: stopping after this step, with a checkpoint; once more stops at once")
-        signal.signal(number, self._before[number])
-
-    @property
-    def at_once(self) -> bool:
-        """May this process stop in the midst of a step?"""
-        return self.asked and self._party.processes == 1
-
-    def vote(self) -> None:
-        """Before a step."""
-        if self._party.processes > 1:
-            import jax
-
-            vote = np.array([self._party.process + 1 if self.asked else 0], np.int32)
-            with jax.transfer_guard("allow"):
-                self._votes = self._largest(jax.make_array_from_callback((self._mesh.size,), self._each, lambda index: vote))
-
-    def agreed(self) -> bool:
-        """After the step before it: is this the end, for all?"""
-        if self._party.processes == 1:
-            return self.asked
-        import jax
-
-        who = 0 if self._votes is None else int(jax.device_get(self._votes))
-        if who and not self.asked:
-            self._say(f"process {who - 1} was asked to stop: stopping with it, with a checkpoint")
-        return who > 0
-
-
 def driver(session: Session, put: Callable) -> Callable:
     """advance(state, batch, stop, progress) -> (state, metrics), or None if asked to stop before the step was whole; it consumes the state.
 
     One program a step, microbatches within it; but on CPU one a microbatch, since a step of half a million tokens takes an hour there:
     so progress shows, Ctrl-C works, and XLA's slow loop bodies are avoided."""
     import jax
+    from jax.sharding import NamedSharding, PartitionSpec
 
     from gptjax.mesh import cpu
-
-    from jax.sharding import NamedSharding, PartitionSpec
 
     step, microbatch, parts = session.step, session.microbatch, session.batches.max_rows // session.microbatch
     party = session.party
@@ -262,7 +201,7 @@ def loop(session: Session, now: Any, start: int) -> int:
     import jax
 
     from gptjax.learn import metrics
-    from gptjax.mesh import cpu, rules
+    from gptjax.mesh import cpu, rules, stopping
     from gptjax.report import events, plots
 
     config, out, party, batches, reading = session.config, session.out, session.party, session.batches, session.reading
@@ -308,7 +247,7 @@ def loop(session: Session, now: Any, start: int) -> int:
     feed = reading.batches(batches, session.microbatch, start, here)
     step, settled = start, start  # settled: evaluated and saved, as a restored state was before
     log = events.Events(session.directory, start + 1 if start else 0) if party.process == 0 else events.Silent()
-    with Stop(out.warn, party, session.mesh) as stop, log:
+    with stopping.Stop(out.warn, party, session.mesh) as stop, log:
         with out.training(batches.n_steps, start, config.loop.every_log) as progress, jax.transfer_guard("disallow"):
             try:
                 while True:

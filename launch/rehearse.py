@@ -70,10 +70,13 @@ class Workers:
             listener.start()
 
     def _listen(self, number: int, hear: Callable[[int, str], None]) -> None:
-        for line in self.processes[number].stdout or ():
-            if not line.startswith("[Gloo]"):  # which narrates on standard output
-                self._said[number].append(line)
-                hear(number, line.rstrip("\n"))
+        stdout = self.processes[number].stdout
+        assert stdout is not None
+        with stdout:
+            for line in stdout:
+                if not line.startswith("[Gloo]"):  # which narrates on standard output
+                    self._said[number].append(line)
+                    hear(number, line.rstrip("\n"))
 
     def said(self, number: int) -> str:
         """All lines of one process so far."""
@@ -122,7 +125,7 @@ def started(commands: list[list[str]], devices: int, hear: Callable[[int, str], 
         for process in workers.processes:
             if process.poll() is None:
                 process.kill()
-                process.wait()
+        workers.wait()
 
 
 def status(statuses: list[int]) -> int:

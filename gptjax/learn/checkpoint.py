@@ -151,8 +151,8 @@ class Saved:
                 name = next((name for name in wanted if f"{name}/" in str(error)), "a leaf")
                 if self._party.processes > 1:  # the others may have read their parts, and wait for this one
                     raise ValueError(
-                        f"{name} of the checkpoint of step {step:,} is unreadable: {_first_line(error)}; move {self._directory / str(step)} "
-                        f"away, and the same command takes the one before"
+                        f"{name} of the checkpoint of step {step:,} is unreadable: {_first_line(error)}; move "
+                        f"{self._directory / str(step)} away, and the same command takes the one before"
                     ) from error
                 raise Damage(f"{name} is unreadable: {_first_line(error)}") from error
             digests = trees.digests(leaves)

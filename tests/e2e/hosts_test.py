@@ -32,7 +32,7 @@ def start(text, monkeypatch):
 
 def begun(text, run, processes, *changes, only=None, program=None, cwd=None):
     usual = [f"data.sources=Text(path='{text}')", "data.held_out=Tail(fraction=0.1)", f"train.steps={STEPS}", "model.dropout.residual=0.1"]
-    usual += ["loop.every_save=5", "loop.every_eval=10", "loop.every_log=1"]
+    usual += ["model.n_layers=1", "loop.every_save=5", "loop.every_eval=10", "loop.every_log=1", "loop.sample_tokens=1"]
     commands = []
     for process, flags in enumerate(rehearse.joining(processes)):
         sets = [*usual, *changes, *(only or {}).get(process, ())]
@@ -84,7 +84,7 @@ def whole(text, tmp_path_factory):
     return run, lines
 
 
-@pytest.mark.parametrize("processes", [1, 4])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_any_number_of_hosts_gives_one_curve(start, whole, tmp_path, processes):
     completed(start(tmp_path / "run", processes))
     assert_near(curve(tmp_path / "run"), whole[1])
@@ -115,7 +115,7 @@ def test_a_killed_process_ends_the_others_and_the_rerun_passes_over_a_damaged_ch
         assert time.monotonic() - began < 60
         last = [line for line in workers.said(0).splitlines() if line.startswith("error: ")]
     assert len(last) == 1 and "process 1 of 2, on " in last[0] and "is gone without a word" in last[0], last
-    newest = max((int(entry.name) for entry in (run / "checkpoints").iterdir() if entry.name.isdecimal()))
+    newest = max(int(entry.name) for entry in (run / "checkpoints").iterdir() if entry.name.isdecimal())
     values = max((run / "checkpoints" / str(newest)).rglob("ocdbt.process_1/d/*"), key=lambda file: file.stat().st_size)
     raw = bytearray(values.read_bytes())
     raw[len(raw) // 2] ^= 1
@@ -125,6 +125,7 @@ def test_a_killed_process_ends_the_others_and_the_rerun_passes_over_a_damaged_ch
     assert curve(run) == whole[1], "bit for bit, on as many processes"
 
 
+@pytest.mark.slow
 def test_the_death_of_process_0_is_noticed(start, tmp_path):
     run = tmp_path / "run"
     with start(run, 2) as workers:
@@ -151,6 +152,7 @@ command.run(train.main)
 """
 
 
+@pytest.mark.slow
 def test_a_bug_in_one_process_is_told_by_all(start, tmp_path):
     with start(tmp_path / "run", 2, program={1: ["-c", FAILS_AT_STEP_3.replace("ACT", "raise KeyError('bug')")]}) as workers:
         assert workers.wait(120) == [1, 1]
@@ -161,6 +163,7 @@ def test_a_bug_in_one_process_is_told_by_all(start, tmp_path):
     assert "Traceback" in said[1] and said[1].splitlines()[-1] == said[0].splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_what_never_moves_again_ends(start, tmp_path):
     """One process stops for ever, so the other waits in a collective."""
     program = {1: ["-c", FAILS_AT_STEP_3.replace("ACT", "import time; time.sleep(1e6)")]}
@@ -185,6 +188,7 @@ def test_another_config_on_one_host_is_refused_by_all(start, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_other_code_on_one_host_is_refused_by_all(start, tmp_path):
     for package in ("gptjax", "configs"):
         shutil.copytree(rehearse.CHECKOUT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
