@@ -22,17 +22,17 @@ PATIENCE = 60.0  # seconds that the others have to end by themselves when one ha
 
 
 def main(arguments: list[str]) -> int:
-    parser = command.bare_parser("rehearse", "Run gptjax.train as N processes of M simulated CPU devices each.", EXAMPLE)
+    parser = command.bare_parser("rehearse", "Run gptjax.train, given what stands after --, as N processes of M devices.", EXAMPLE)
     parser.prog = "python -m launch.rehearse"
     parser.add_argument("--processes", metavar="N", type=int, default=2, help="how many hosts (default: 2)")
     parser.add_argument("--devices", metavar="M", type=int, default=4, help="devices of each (default: 4)")
-    parser.add_argument("arguments", metavar="-- ...", nargs="*", help="what gptjax.train is given")
-    args = parser.parse_args(arguments)
+    own, theirs = command.passed_on(arguments)
+    args = parser.parse_args(own)
     for name in ("processes", "devices"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name}={getattr(args, name)}: give at least 1")
     flags = joining(args.processes)
-    commands = [[sys.executable, "-m", "gptjax.train", *args.arguments, *flags[process]] for process in range(args.processes)]
+    commands = [[sys.executable, "-m", "gptjax.train", *theirs, *flags[process]] for process in range(args.processes)]
     with started(commands, args.devices, lambda process, line: print(f"[{process}] {line}", flush=True)) as workers:
         return status(workers.wait())
 

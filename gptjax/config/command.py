@@ -52,6 +52,12 @@ def resolved(args: argparse.Namespace) -> Config:
     return overrides.override(registry.config(args.config), *args.assignments)
 
 
+def passed_on(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before and after `--`: a launcher's own arguments, and those of the program that it launches."""
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:at], arguments[at + 1 :]
+
+
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Call main(arguments) and exit with its status; None is 0.
 

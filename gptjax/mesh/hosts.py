@@ -26,6 +26,10 @@ LOST = 4  # exit status of a process that ends because another died or nothing m
 GRACE = 5.0  # seconds in which the word that another process is gone may overtake the error which that caused here
 
 
+class Disagreement(ValueError):
+    """What processes that should say the same say: known to all of them."""
+
+
 class Hosts:
     """The processes of a run and what they do together; alone, each of these returns at once. Made by `joined`; a context manager.
 
@@ -66,12 +70,12 @@ class Hosts:
         return result
 
     def agree(self, says: dict[str, Any], advice: str) -> None:
-        """ValueError, on every process, if one says something else than process 0: which, about what, and the difference."""
+        """Disagreement, on every process, if one says something else than process 0: which, about what, and the difference."""
         every = self.gathered(says)
         for process, others in enumerate(every):
             for topic, expected in every[0].items():
                 if others[topic] != expected:
-                    raise ValueError(
+                    raise Disagreement(
                         f"{self._named(process)} has another {topic} than process 0: {_difference(expected, others[topic])}; {advice}"
                     )
 
@@ -113,7 +117,8 @@ class Hosts:
         if status == 1:
             time.sleep(GRACE)  # the word that another is gone, if that is why, ends this process meanwhile
             traceback.print_exception(error)
-        self._finish(status, f"{self._named(self.process)} ended in {self._doing}: {line}")
+        known = isinstance(error, Disagreement)
+        self._finish(status, line if known else f"{self._named(self.process)} ended in {self._doing}: {line}")
 
     def _gone(self, other: int) -> None:
         line = f"{self._named(other)} is gone without a word, when process {self.process} was in {self._doing}"

@@ -1,0 +1,92 @@
+"""Train on GKE: prints a JobSet for TPU slices or hosts of H100 GPUs, for `kubectl apply -f -`."""
+
+import math
+import re
+import shlex
+import sys
+
+from gptjax.config import command
+
+EXAMPLE = """python -m launch.gke --name=gpt3 --image=IMAGE --accelerator=v5p:8x8x8 -- --config=gpt3_175b --run=DIR | kubectl apply -f -
+  kubectl logs --follow --selector=jobset.sigs.k8s.io/jobset-name=gpt3,batch.kubernetes.io/job-completion-index=0
+  kubectl delete jobset gpt3"""
+TPUS = {  # as GKE's node selector calls them, and how many dimensions their topologies have
+    "v4": ("tpu-v4-podslice", 3),
+    "v5e": ("tpu-v5-lite-podslice", 2),
+    "v5p": ("tpu-v5p-slice", 3),
+    "v6e": ("tpu-v6e-slice", 2),
+    "tpu7x": ("tpu7x", 3),
+}
+CHIPS, GPUS = 4, 8  # of a host
+PORT = 8476  # of the coordinator on GPUs; on TPUs jax chooses
+GRACE_SECONDS = 600  # from SIGTERM to SIGKILL, for the checkpoint
+
+
+def main(arguments: list[str]) -> int:
+    parser = command.bare_parser("gke", "Print a JobSet that runs gptjax.train with what stands after --.", EXAMPLE)
+    parser.prog = "python -m launch.gke"
+    parser.add_argument("--name", required=True, help="of the JobSet")
+    parser.add_argument("--image", required=True, help="a container image with this checkout in its working directory, installed")
+    parser.add_argument("--accelerator", metavar="KIND", required=True, help="FAMILY:TOPOLOGY, as v5p:8x8x8, or h100:HOSTS, as h100:4")
+    parser.add_argument("--slices", metavar="N", type=int, default=1, help="how many TPU slices (default: 1)")
+    parser.add_argument(
+        "--restarts", metavar="N", type=int, default=100, help="how often all may start again when one fails (default: 100)"
+    )
+    own, theirs = command.passed_on(arguments)
+    args = parser.parse_args(own)
+    if not theirs:
+        raise ValueError("run what? give gptjax.train's arguments after --, as in -- --config=gpt3_small --run=gs://bucket/run")
+    import yaml
+
+    yaml.safe_dump(jobset(args.name, args.image, args.accelerator, args.slices, args.restarts, theirs), sys.stdout, sort_keys=False)
+    return 0
+
+
+def jobset(name: str, image: str, accelerator: str, slices: int, restarts: int, arguments: list[str]) -> dict:
+    """The JobSet as Kubernetes takes it: a job a slice, a pod a host (on GPUs a process of jax a host). ValueError for an accelerator that
+    is not known. A pod that fails restarts them all; the same command continues the run."""
+    hosts, selector, resource, tail = wanted(name, accelerator, slices)
+    container = {
+        "name": "train",
+        "image": image,
+        "command": ["sh", "-c", f"exec python -m gptjax.train {shlex.join(arguments)}{tail}"],
+        "ports": [{"containerPort": port} for port in (8471, 8080, 8431)] if "google.com/tpu" in resource else [],
+        "resources": {"requests": resource, "limits": resource},
+    }
+    pod = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "nodeSelector": selector,
+        "containers": [container],
+    }
+    job = {"parallelism": hosts, "completions": hosts, "completionMode": "Indexed", "backoffLimit": 0, "template": {"spec": pod}}
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {"name": name, "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}},
+        "spec": {
+            "failurePolicy": {"maxRestarts": restarts},
+            "replicatedJobs": [{"name": "hosts", "replicas": slices, "template": {"spec": job}}],
+        },
+    }
+
+
+def wanted(name: str, accelerator: str, slices: int) -> tuple[int, dict, dict, str]:
+    """(hosts of a slice, node selector, what each pod asks for, what is added to the command)."""
+    family, _, size = accelerator.partition(":")
+    if family == "h100" and re.fullmatch(r"[1-9]\d*", size):
+        if slices != 1:
+            raise ValueError(f"--slices={slices} is for TPUs; give the hosts in --accelerator=h100:HOSTS")
+        where = f" --coordinator={name}-hosts-0-0.{name}:{PORT} --processes={size} --process=$JOB_COMPLETION_INDEX"
+        return int(size), {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}, {"nvidia.com/gpu": GPUS}, where
+    layout = [int(n) for n in size.split("x")] if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", size) else []
+    if family not in TPUS or len(layout) != TPUS[family][1]:
+        known = ", ".join(f"{other}:{'x'.join('ABC'[:dimensions])}" for other, (_, dimensions) in TPUS.items())
+        raise ValueError(f"--accelerator={accelerator}: give one of {known}, h100:HOSTS")
+    hosts, chips = max(1, math.prod(layout) // CHIPS), min(CHIPS, math.prod(layout))
+    selector = {"cloud.google.com/gke-tpu-accelerator": TPUS[family][0], "cloud.google.com/gke-tpu-topology": size}
+    return hosts, selector, {"google.com/tpu": chips}, ""
+
+
+if __name__ == "__main__":
+    command.run(main)
