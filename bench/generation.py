@@ -2,9 +2,9 @@
 
     python -m bench.generation [--batch=1,8] [--dtype=float32,bfloat16] [--prompt=128] [--tokens=128] [--rounds=3]
 
-gpt2_124m on random weights, the same on both sides. Both must say the same tokens but where two are as likely: each of theirs must be the
-likeliest here within TIE, which is what the two round differently. The floor is what a step must read, weights and cache, over the bandwidth
-that this machine shows on a sum of a large array.
+gpt2_124m on random weights, the same on both sides. Both must say the same tokens but where two are as likely: each of theirs must be
+the likeliest here within TIE, which is what the two round differently. The floor is what a step must read, weights and cache, over the
+bandwidth that this machine shows on a sum of a large array.
 """
 
 import argparse

@@ -20,8 +20,8 @@ END_OF_TEXT = 0  # of a tokenizer that plan does not need: any id compiles to th
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """A step at the full batch. Bytes are of one chip; `peak` is the compiler's, which reuses what is free, or arguments + temporaries where
-    it gives none."""
+    """A step at the full batch. Bytes are of one chip; `peak` is the compiler's, which reuses what is free, or arguments and temporaries
+    together where it gives none."""
 
     config: schema.Config
     target: topology.Topology

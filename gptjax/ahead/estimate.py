@@ -1,8 +1,8 @@
 """How long a compiled step will take at best, from what its compiler says, what it sends, and what the chips can do. No figure here was
 measured on a chip: they rank programs, and bound them from below.
 
-On TPU: the compiler's cycles; kernels, which carry none, by the products of the blocks that they visit, at KERNEL_SHARE of peak; what is sent,
-by the links that a group of chips has. On GPU, whose compiler estimates nothing: the larger of products at peak and bytes of memory.
+On TPU: the compiler's cycles; kernels, which carry none, by the products of the blocks that they visit, at KERNEL_SHARE of peak; what is
+sent, by the links that a group of chips has. On GPU, whose compiler estimates nothing: the larger of products at peak and memory traffic.
 """
 
 import collections
@@ -63,11 +63,13 @@ class Estimate:
 def of(compiled: compiling.Compiled) -> Estimate:
     """AssertionError if an estimate came out below the floor: then the program was misread."""
     chip, config = compiled.target.chip, compiled.config
-    floor = count.train_flops_per_token(config.model) * config.train.batch_tokens / compiled.mesh.size / chip.flops
+    tokens = config.train.batch_tokens / compiled.mesh.size
+    floor = count.train_flops_per_token(config.model) * tokens / chip.flops
     if compiled.target.platform == "cuda":
-        products = count.hardware_flops_per_token(config) * config.train.batch_tokens / compiled.mesh.size / chip.flops
-        compute, kernels = max(products, compiled.program.memory_bytes() / chip.hbm_bandwidth), 0.0
+        products = count.hardware_flops_per_token(config) * tokens / chip.flops
+        compute, kernels = max(products, compiled.program.moved() / chip.hbm_bandwidth), 0.0
     else:
+        assert chip.clock is not None, chip.kinds
         compute, kernels = compiled.program.cycles() / chip.clock, kernel_seconds(compiled)
     found = Estimate(floor=floor, compute=compute, kernels=kernels, traffic=traffic(compiled))
     assert compute + kernels >= floor, f"an estimate of {compute + kernels:.3g} s is below the floor of {floor:.3g} s"
@@ -78,7 +80,7 @@ def of(compiled: compiling.Compiled) -> Estimate:
 
 
 def kernel_seconds(compiled: compiling.Compiled) -> float:
-    """Of splash attention, whose passes the program counts: 2 products of a block forward, 4 for dk and dv or 5 with dq among them, 3 for dq."""
+    """Of splash attention, whose passes the program counts: 2 products of a block forward, 4 for dk and dv or 5 with dq, 3 for dq alone."""
     model, runs = compiled.config.model, compiled.program.kernels()
     passes = collections.Counter()
     for name, times in runs.items():
@@ -166,6 +168,7 @@ def summary(compiled: compiling.Compiled, estimate: Estimate) -> dict[str, Any]:
         "over_bytes": over,
         "flops_per_chip": estimate.floor * chip.flops,
         "floor_seconds": estimate.floor,
+        "compute_by": "cycles" if compiled.target.platform == "tpu" else "roofline",
         "compute_seconds": estimate.compute,
         "kernel_runs": compiled.program.kernels(),
         "kernel_seconds": estimate.kernels,

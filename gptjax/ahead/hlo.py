@@ -15,6 +15,7 @@ import numpy as np
 
 WIDTH = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "s16": 2, "u16": 2, "s8": 1, "u8": 1, "pred": 1, "s64": 8, "u64": 8, "f64": 8}
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
+NOTHING = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "after-all")
 LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
 FUNCTION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 ARRAY = re.compile(r"\b([a-z]+[0-9]*)\[([\d,]*)\]")
@@ -90,7 +91,9 @@ class Program:
         here = {one.name: one for one in self.functions[condition]}
         compared = self.functions[condition][-1].operands
         bounds = [n for name in compared if (n := self._constant(here[name])) is not None]
-        counters = [int(m[1]) for name in compared if (m := re.search(r"index=(\d+)", here[name].rest)) and here[name].op == "get-tuple-element"]
+        counters = [
+            int(m[1]) for name in compared if (m := re.search(r"index=(\d+)", here[name].rest)) and here[name].op == "get-tuple-element"
+        ]
         assert len(bounds) == len(counters) == 1, f"cannot count the loop {loop.name}"
         inside = {one.name: one for one in self.functions[body]}
         step = 1
@@ -117,6 +120,23 @@ class Program:
     def _fused(self) -> set[str]:
         return {inner for body in self.functions.values() for one in body if one.op == "fusion" for inner in one.called("calls")}
 
+    def moved(self) -> float:
+        """Bytes that instructions read and write, of fusions what goes in and out. In a loop over n layers, of an array of n slices one."""
+        total, fused, turns = 0.0, self._fused(), {self.entry: 1}
+        for one, times, function, _ in self.runs():
+            if one.op == "while":
+                turns[one.called("body")[0]] = self.trips(one, function)
+            if function in fused or one.op in NOTHING:
+                continue
+            types = {other.name: other.type for other in self.functions[function]}
+            for type_ in (one.type, *(types[name] for name in one.operands if name in types)):
+                for dtype, dims in ARRAY.findall(type_):
+                    sizes = [int(n) for n in dims.split(",") if n]
+                    n = turns.get(function, 1)
+                    stacked = n > 1 and len(sizes) > 1 and sizes[0] == n
+                    total += times * WIDTH.get(dtype, 0) * math.prod(sizes) / (n if stacked else 1)
+        return total
+
     def kernels(self) -> dict[str, int]:
         """Pallas and library kernels: name -> how often each runs."""
         found: dict[str, int] = collections.Counter()
@@ -129,15 +149,15 @@ class Program:
         return dict(found)
 
     def collectives(self) -> list[Collective]:
-        """All but those among groups of one device, which send nothing. libtpu writes a reduce-scatter as an all-reduce in a function of its
-        own, with the whole input as its result."""
+        """All but those among groups of one device, which send nothing. libtpu writes a reduce-scatter as an all-reduce in a function of
+        its own, with the whole input as its result."""
         found = []
         for one, times, function, started in self.runs():
             kind = one.op.removesuffix("-start")
             if kind not in KINDS or len(group := _group(one.rest)) == 1:
                 continue
             type_ = one.type
-            if one.op in ("all-gather-start", "collective-permute-start"):  # (operands, results, ...)
+            if one.op.endswith("-start") and kind != "all-reduce":  # (operands, results, ...)
                 type_ = _second(type_)
             shapes = tuple((dtype, tuple(int(n) for n in dims.split(",") if n)) for dtype, dims in ARRAY.findall(type_) if dtype in WIDTH)
             others, size = len(group) - 1, sum(WIDTH[dtype] * math.prod(sizes) for dtype, sizes in shapes)
@@ -168,7 +188,7 @@ def _second(type_: str) -> str:
 def _group(rest: str) -> tuple[int, ...]:
     """The first of the groups, in XLA's ways to write them: {{0,1},{2,3}}, [2,2]<=[4], [2,2]<=[2,2]T(1,0), mesh['a'=2,'b'=2] {'b'}."""
     if match := re.search(r"source_target_pairs=\{(\{.*?\})\}", rest):
-        pairs = dict(map(int, pair.split(",")) for pair in re.findall(r"\{([\d,]+)\}", match[1]))
+        pairs = {int(a): int(b) for a, b in re.findall(r"\{(\d+),(\d+)\}", match[1])}
         cycle = [min(pairs)]
         while pairs.get(cycle[-1], cycle[0]) not in cycle:
             cycle.append(pairs[cycle[-1]])

@@ -1,8 +1,15 @@
 """What was found about a step on chips that are not here, for people: at most 100 columns wide."""
 
+import re
 from typing import Any
 
 from gptjax.config.figures import figure, in_bytes, short
+
+
+COMPUTE = {
+    "cycles": "the compiler's cycles, loops counted out",
+    "roofline": "products at peak, or memory traffic: the larger",
+}
 
 
 def report(found: dict[str, Any]) -> str:
@@ -21,9 +28,13 @@ def report(found: dict[str, Any]) -> str:
         (),
         ("time of a step: all estimates", "", ""),
         ("  floor: FLOPs at peak", seconds(found["floor_seconds"]), f"{short(found['flops_per_chip'])} FLOPs a chip, by formula"),
-        ("  compute", seconds(found["compute_seconds"]), "the compiler's cycles, loops counted out"),
+        ("  compute", seconds(found["compute_seconds"]), COMPUTE[found["compute_by"]]),
         *_kernels(found),
-        *((f"  {row['kind']}", seconds(row["seconds"]), _sent(row)) for row in found["traffic"] if row["seconds"] >= 1e-3 * found["step_seconds"]),
+        *(
+            (f"  {row['kind']}", seconds(row["seconds"]), _sent(row))
+            for row in found["traffic"]
+            if row["seconds"] >= 1e-3 * found["step_seconds"]
+        ),
         ("  not hidden of these", seconds(found["exposed_seconds"]), "synchronous ones"),
         ("  step", seconds(found["step_seconds"]), "compute + kernels + not hidden"),
         (),
@@ -44,7 +55,7 @@ def ranking(rows: list[tuple[str, dict[str, Any] | str]]) -> str:
     """(assignments, summary or why there is none) of each candidate: those that fit first, then by predicted step."""
 
     def order(row):
-        return (1, 0.0) if isinstance(row[1], str) else (0 if row[1]["fits"] else 1, row[1]["step_seconds"])
+        return (2, 0.0) if isinstance(row[1], str) else (0 if row[1]["fits"] else 1, row[1]["step_seconds"])
 
     width = max(len(name) for name, _ in rows)
     lines = [f"{'':<{width}}  {'step':>8}  {'compute':>8}  {'peak':>9}  {'sent':>9}  {'MFU':>6}"]
@@ -52,7 +63,12 @@ def ranking(rows: list[tuple[str, dict[str, Any] | str]]) -> str:
         if isinstance(found, str):
             lines.append(f"{name:<{width}}  {found}")
             continue
-        figures = [seconds(found["step_seconds"]), seconds(found["compute_seconds"]), in_bytes(found["peak_bytes"]), in_bytes(found["sent_bytes"])]
+        figures = [
+            seconds(found["step_seconds"]),
+            seconds(found["compute_seconds"]),
+            in_bytes(found["peak_bytes"]),
+            in_bytes(found["sent_bytes"]),
+        ]
         end = "" if found["fits"] else f"  over by {in_bytes(found['over_bytes'])}"
         lines.append(f"{name:<{width}}  {figures[0]:>8}  {figures[1]:>8}  {figures[2]:>9}  {figures[3]:>9}  {found['mfu']:>6.1%}{end}")
     return "\n".join(lines)
@@ -65,8 +81,9 @@ def seconds(value: float) -> str:
 def _kernels(found: dict[str, Any]):
     if not found["kernel_runs"]:
         return []
-    runs = ", ".join(f"{times:,} x {name.removesuffix('_no_residuals').removesuffix('_residuals')}" for name, times in found["kernel_runs"].items())
-    return [("  kernels", seconds(found["kernel_seconds"]), f"{runs}; at half of peak, assumed")]
+    runs = ", ".join(f"{times:,} x {re.sub('^splash_mha_|(_no)?_residuals$', '', name)}" for name, times in found["kernel_runs"].items())
+    time = seconds(found["kernel_seconds"]) if found["kernel_seconds"] else "in compute"
+    return [("  kernels", time, runs + ("; at half of peak, assumed" if found["kernel_seconds"] else ""))]
 
 
 def _sent(row: dict[str, Any]) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -141,9 +140,7 @@ class Placement:
         for dimension, letter in enumerate(letters):
             for axis in self.axes(letter, self.rules.params):
                 if axis in summed:
-                    # By its first dimension: libtpu sums a whole array on every device where another one is scattered.
-                    front = jax.lax.psum_scatter(jnp.moveaxis(partial, dimension, 0), axis, scatter_dimension=0, tiled=True)
-                    partial = jnp.moveaxis(front, 0, dimension)
+                    partial = jax.lax.psum_scatter(partial, axis, scatter_dimension=dimension, tiled=True)
                     summed.remove(axis)
         return jax.lax.psum(partial, tuple(summed))
 

@@ -12,6 +12,7 @@ from gptjax.config import schema
 from gptjax.mesh import rules
 from gptjax.model import kernels, layers, lookup
 
+
 @dataclasses.dataclass(frozen=True)
 class Manner:
     """How the layers run, resolved for a platform: changes speed and memory, not the mathematics."""

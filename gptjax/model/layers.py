@@ -45,11 +45,9 @@ class LayerNorm(nn.Module):
         gain_D = self.param("gain_D", nn.initializers.ones, x_BTD.shape[-1:])
         bias_D = self.param("bias_D", nn.initializers.zeros, x_BTD.shape[-1:])
         x = x_BTD.astype(jnp.float32)
-        # Both moments in one pass over x. About one of its elements, not about 0: then no large mean cancels the variance away.
-        shift = jax.lax.stop_gradient(x[..., :1])
-        mean, square = (x - shift).mean(-1, keepdims=True), jnp.square(x - shift).mean(-1, keepdims=True)
-        variance = square - jnp.square(mean)
-        return ((x - shift - mean) * jax.lax.rsqrt(variance + 1e-5) * gain_D[None, None] + bias_D[None, None]).astype(x_BTD.dtype)
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        return (centred * jax.lax.rsqrt(variance + 1e-5) * gain_D[None, None] + bias_D[None, None]).astype(x_BTD.dtype)
 
 
 class Linear(nn.Module):

@@ -29,7 +29,9 @@ def reference():
     return losses_and_params(tiny.config())
 
 
-@pytest.mark.parametrize("layers, remat", [("scan", "none"), ("scan", "full"), ("scan", "attention"), ("scan", "attention+qkv+mid+up"), ("unroll", "mid")])
+@pytest.mark.parametrize(
+    "layers, remat", [("scan", "none"), ("scan", "full"), ("scan", "attention"), ("scan", "attention+qkv+mid+up"), ("unroll", "mid")]
+)
 def test_layers_and_remat(reference, layers, remat):
     assert_same(losses_and_params(tiny.varied(tiny.config(), compute={"layers": layers, "remat": remat})), reference)
 

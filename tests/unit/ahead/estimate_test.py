@@ -1,0 +1,102 @@
+"""The time of a step from its parts, and the links that a group of chips has."""
+
+import importlib.util
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gptjax.ahead import compiling, estimate, hlo, text
+from gptjax.config import count
+from gptjax.mesh import topology
+from tests import tiny
+
+LINK = 100e9  # bytes/s of one v5p link, in one direction
+
+
+def traffic(seconds, asynchronous):
+    return estimate.Traffic(kind="all-gather", axes="fsdp", n_devices=4, times=1, n_bytes=1.0, seconds=seconds, asynchronous=asynchronous)
+
+
+def test_what_is_synchronous_is_added_and_the_rest_may_hide():
+    whole = estimate.Estimate(floor=1.0, compute=4.0, kernels=1.0, traffic=(traffic(2.0, False), traffic(4.0, True)))
+    assert (whole.exposed, whole.step, whole.mfu) == (2.0, 7.0, 1 / 7)
+    long = estimate.Estimate(floor=1.0, compute=4.0, kernels=1.0, traffic=(traffic(7.5, True),))
+    assert long.exposed == 2.5
+
+
+def chips(target, shape):
+    """A mesh (data, fsdp, tensor, context) of stand-ins for chips, in the torus' own order."""
+    places = list(np.ndindex(*target.layout))
+    flat = [SimpleNamespace(coords=place, slice_index=s, process_index=0) for s in range(target.slices) for place in places]
+    devices = np.empty(len(flat), object)
+    devices[:] = flat
+    return SimpleNamespace(devices=devices.reshape(shape), axis_names=("data", "fsdp", "tensor", "context"))
+
+
+def sends(kind, group):
+    return hlo.Collective(kind=kind, shapes=(), group=group, times=1, sent=1.0, asynchronous=False, where="")
+
+
+def test_links_of_a_group():
+    """8 x 8 x 8 closes to rings, 2 x 2 x 1 does not: two links a dimension, or one; between slices, the network."""
+    pod = topology.topology("v5p:8x8x8")
+    mesh = chips(pod, (1, 64, 8, 1))
+    line, plane, part = tuple(range(8)), tuple(range(0, 512, 8)), tuple(range(4))
+    assert estimate.along(line, mesh) == "tensor" and estimate.along(plane, mesh) == "fsdp"
+    assert estimate.bandwidth(sends("all-gather", line), mesh, pod) == 2 * LINK
+    assert estimate.bandwidth(sends("all-gather", plane), mesh, pod) == 4 * LINK
+    assert estimate.bandwidth(sends("all-gather", part), mesh, pod) == LINK, "half a ring is a line"
+    assert estimate.bandwidth(sends("collective-permute", line), mesh, pod) == LINK
+    host = topology.topology("v5p:2x2x1")
+    assert estimate.bandwidth(sends("all-gather", (0, 1, 2, 3)), chips(host, (1, 4, 1, 1)), host) == 2 * LINK
+    two = topology.topology("2xv5p:2x2x1")
+    assert estimate.bandwidth(sends("all-reduce", (0, 4)), chips(two, (2, 4, 1, 1)), two) == topology.CHIPS["v5p"].network_bandwidth
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """A banded and a dense layer twice over, in two microbatches, on four v5p chips."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("needs libtpu, which requirements-dev.txt installs")
+    c = tiny.config(rows=16, n_ctx=256, n_vocab=500, n_layers=4, n_heads=2, d_model=256)
+    c = tiny.varied(c, compute={"remat": "full"}, train={"microbatch_rows": 8}, mesh={"fsdp": 4})
+    return compiling.step_of(c, topology.topology("v5p:2x2x1"))
+
+
+def test_of_a_compiled_step(compiled):
+    """Four layers, two microbatches: each kernel 8 times, and once more forward, since nothing is kept."""
+    found = estimate.of(compiled)
+    runs = compiled.program.kernels()
+    assert sum(times for name, times in runs.items() if "fwd" in name) == 16
+    assert sum(times for name, times in runs.items() if "dkv" in name) == 8
+    flops = count.train_flops_per_token(compiled.config.model) * compiled.config.train.batch_tokens / 4
+    assert found.floor == pytest.approx(flops / 459e12) and found.floor < found.compute + found.kernels < found.step
+    assert {row.axes for row in found.traffic} == {"fsdp"} and "all-gather" in {row.kind for row in found.traffic}
+    weights = sum(row.n_bytes for row in found.traffic if row.kind == "all-gather")
+    once = 2 * 12 * 256**2 * 4 * 3 / 4  # bfloat16 matrices of four layers, of which a chip has a quarter
+    assert weights > 4 * once, "each is gathered forward and backward, in both microbatches"
+
+
+def test_it_is_told(compiled):
+    found = estimate.summary(compiled, estimate.of(compiled))
+    said = text.report(found)
+    assert found["fits"] and "fits:" in said and "2 x 8 rows" in said and max(map(len, said.splitlines())) <= 100
+    small = found | {"fits": False, "over_bytes": 3 * 2**30}
+    assert "DOES NOT FIT: 3.00 GiB over" in text.report(small)
+    rows = text.ranking([("a", "no room"), ("b", small), ("c", found)]).splitlines()
+    assert [row.split()[0] for row in rows[1:]] == ["c", "b", "a"], "those that fit, those that do not, those that were not compiled"
+
+
+def test_a_misread_program_is_noticed(compiled, monkeypatch):
+    monkeypatch.setattr(hlo.Program, "cycles", lambda self: 0)
+    with pytest.raises(AssertionError, match="below the floor"):
+        estimate.of(compiled)
+
+
+def test_a_mesh_that_does_not_fit_is_refused_before_compiling():
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("needs libtpu, which requirements-dev.txt installs")
+    c = tiny.varied(tiny.config(), mesh={"fsdp": 3})
+    with pytest.raises(ValueError, match="needs 3 devices, but there are 4"):
+        compiling.step_of(c, topology.topology("v5p:2x2x1"))
