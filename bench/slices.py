@@ -22,8 +22,7 @@ SLICES = {
     "gpt3_13b": "v5p-512",
     "gpt3_175b": "v5p-1024",
 }
-HEAD = """| config | slice | mesh | kept by a layer | peak / memory of a chip | compute + kernels + not hidden = step | MFU | all tokens | compiled in |
-|---|---|---|---|---|---|---|---|---|"""
+HEAD = ("config", "slice", "mesh", "remat", "peak / memory of a chip", "compute + kernels + sending = step", "MFU", "run", "compiled in")
 
 
 def planned(config: str, topology: str) -> dict:
@@ -38,8 +37,18 @@ def row(found: dict) -> str:
     mesh = " x ".join(f"{axis} {n}" for axis, n in found["mesh"].items())
     memory = f"{in_bytes(found['peak_bytes'])} / {in_bytes(found['memory_bytes'])}{'' if found['fits'] else ': does not fit'}"
     parts = " + ".join(figure(found[f"{name}_seconds"]) for name in ("compute", "kernel", "exposed"))
-    cells = [found["config"], f"{found['topology']}, {found['chips']} chips", f"{mesh}, {found['microbatches']} x {found['microbatch_rows']} rows"]
-    cells += [found["remat"], memory, f"{parts} = {figure(found['step_seconds'])} s", f"{found['mfu']:.0%}", f"{figure(found['days'])} days"]
+    cells = [
+        found["config"],
+        f"{found['topology']}, {found['chips']} chips",
+        f"{mesh}, {found['microbatches']} x {found['microbatch_rows']} rows",
+    ]
+    cells += [
+        found["remat"],
+        memory,
+        f"{parts} = {figure(found['step_seconds'])} s",
+        f"{found['mfu']:.0%}",
+        f"{figure(found['days'])} days",
+    ]
     return "| " + " | ".join([*cells, f"{found['compile_seconds']:.0f} s"]) + " |"
 
 
@@ -48,7 +57,7 @@ def main() -> None:
     parser.add_argument("--configs", default=",".join(SLICES), help="comma-separated (default: all eight)")
     parser.add_argument("--out", help="write all figures to this JSON file, too")
     args = parser.parse_args()
-    print(HEAD, flush=True)
+    print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}", flush=True)
     found = []
     for name in args.configs.split(","):
         found.append(planned(name, SLICES[name]))

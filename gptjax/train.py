@@ -48,11 +48,16 @@ class Session:
     batches: Batches
     reading: Any  # data.pipeline.Reading
     step: Any  # learn.step.Step
-    microbatch: int  # rows, over all processes
+    limit_rows: int  # of a microbatch, over all processes; Batches.microbatch has what each step takes of it
     checkpoints: Any  # learn.checkpoint.Checkpoints
     out: Any  # report.console.Console
     party: Any  # mesh.hosts.Hosts
     profile: Any  # report.profile.Profile
+
+    @property
+    def microbatch(self) -> int:
+        """Rows of the last batch's microbatches."""
+        return self.batches.largest_microbatch(self.limit_rows)
 
 
 def train(config: Config, directory: Path, party: Any, profiled: int) -> int:
@@ -63,6 +68,7 @@ def train(config: Config, directory: Path, party: Any, profiled: int) -> int:
     from gptjax.data import pieces, pipeline, saving
     from gptjax.learn import checkpoint, state, step
     from gptjax.mesh import cpu, devices, rules
+    from gptjax.model import kernels
     from gptjax.report import console, profile
 
     # --- mesh
@@ -91,17 +97,19 @@ def train(config: Config, directory: Path, party: Any, profiled: int) -> int:
             restored = checkpoints.restore(state.abstract(config, built.model, built.tx, mesh)) if resumed else None
             if restored is not None:
                 start, now, about = restored
-                microbatch = about["microbatch_rows"]  # dropout masks and sums depend on it, so a resumed run keeps it
+                limit = about["microbatch_rows"]  # dropout masks and sums depend on it, so a resumed run keeps it
             else:
                 start, now = 0, state.created(config, built.model, built.tx, mesh)
                 rows_apart = mesh.size // batches.shards  # devices that share a row
                 least = min(party.gathered(memory(config, mesh)))
-                fitting = count.microbatch_rows(config, least * rows_apart, batches.shards)
+                manner = built.model.manner
+                scores = manner.kernel not in kernels.ONLY_ON
+                fitting = count.microbatch_rows(config, least * rows_apart, batches.shards, manner.dtype.__name__, scores)
                 if jax.devices()[0].platform == "cpu":
                     fitting = min(fitting, max(1, CPU_TOKENS // config.model.n_ctx))
-                microbatch = config.train.microbatch_rows or batches.largest_microbatch(fitting)
+                limit = config.train.microbatch_rows or fitting
             tracing = profile.Profile(directory / "profile", profiled if party.process == 0 else 0, out.say)
-            session = Session(config, directory, mesh, batches, reading, built, microbatch, checkpoints, out, party, tracing)
+            session = Session(config, directory, mesh, batches, reading, built, limit, checkpoints, out, party, tracing)
             out.table(config.name, facts(session))
             if start:
                 out.say(f"continuing from step {start:,} of {batches.n_steps:,}")
@@ -159,12 +167,13 @@ def driver(session: Session, put: Callable) -> Callable:
 
     from gptjax.mesh import cpu
 
-    step, microbatch, parts = session.step, session.microbatch, session.batches.max_rows // session.microbatch
+    step, parts = session.step, session.batches.max_rows // session.microbatch
     party = session.party
     platform = session.mesh.devices.flat[0].platform
     options = cpu.options(platform)
     if parts == 1 or platform != "cpu":
-        # Without a ramp the count is a constant of the program, with one it is an argument: one program serves the whole ramp.
+        # Without a ramp the count is a constant of the program, with one it is an argument: one program serves the whole ramp, and one
+        # the full batch, whose microbatches may be larger.
         ramp, everywhere = session.config.train.ramp is not None, NamedSharding(session.mesh, PartitionSpec())
         whole = jax.jit(step, donate_argnums=0, static_argnums=() if ramp else 2, compiler_options=options)
 
@@ -173,7 +182,7 @@ def driver(session: Session, put: Callable) -> Callable:
             if ramp:
                 with jax.transfer_guard("allow"):
                     count = jax.make_array_from_callback((), everywhere, lambda _: batch["count"])
-            return whole(now, put(batch["tokens"], "MB1", microbatch), count)
+            return whole(now, put(batch["tokens"], "MB1", int(batch["rows"])), count)
 
         return advance
 
@@ -182,6 +191,7 @@ def driver(session: Session, put: Callable) -> Callable:
 
     def advance_by_parts(now, batch, stop, progress):
         number, count, sums = jax.device_get(now.step).item() + 1, int(batch["count"]), zero(now.params)
+        microbatch = int(batch["rows"])
         for i in range(count):
             if stop.at_once:
                 return None
@@ -206,7 +216,7 @@ def loop(session: Session, now: Any, start: int) -> int:
 
     config, out, party, batches, reading = session.config, session.out, session.party, session.batches, session.reading
     activations = rules.PRESETS[config.mesh.sharding].activations
-    about = {"config": overrides.flat(config), "microbatch_rows": session.microbatch, "tokenizer": reading.tokenizer.digest}
+    about = {"config": overrides.flat(config), "microbatch_rows": session.limit_rows, "tokenizer": reading.tokenizer.digest}
     held_out = reading.validation(config.loop.eval_rows)
     nll = jax.jit(session.step.nll, compiler_options=cpu.options(session.mesh.devices.flat[0].platform))
     flops = count.train_flops_per_token(config.model)
@@ -243,8 +253,7 @@ def loop(session: Session, now: Any, start: int) -> int:
         progress.update(step, values)
 
     advance = driver(session, put)
-    here = rules.rows_here(session.microbatch, activations, session.mesh)
-    feed = reading.batches(batches, session.microbatch, start, here)
+    feed = reading.batches(batches, session.limit_rows, start, lambda n_rows: rules.rows_here(n_rows, activations, session.mesh))
     step, settled = start, start  # settled: evaluated and saved, as a restored state was before
     log = events.Events(session.directory, start + 1 if start else 0) if party.process == 0 else events.Silent()
     with stopping.Stop(out.warn, party, session.mesh) as stop, log:

@@ -80,20 +80,16 @@ def of(compiled: compiling.Compiled) -> Estimate:
 
 
 def kernel_seconds(compiled: compiling.Compiled) -> float:
-    """Of splash attention, whose passes the program counts: 2 products of a block forward, 4 for dk and dv or 5 with dq, 3 for dq alone."""
-    model, runs = compiled.config.model, compiled.program.kernels()
-    passes = collections.Counter()
-    for name, times in runs.items():
-        passes["dq" if "_dq" in name else "dkv" if "_dkv" in name else "forward"] += times
+    """Of splash attention, forward twice where it is not kept: 2 products of a block forward, 4 for dk and dv or 5 with dq, 3 for dq."""
+    config, model = compiled.config, compiled.config.model
+    forward = 1 if "attention" in config.compute.kept else 2
     flops = 0.0
     for pattern in model.attention:
         visited = splash.visited(pattern, model.n_ctx)
-        share = {"forward": 2, "dkv": 4 if "dq" in visited else 5, "dq": 3}
-        for kind, pairs in visited.items():
-            # Every layer runs as often as another, on as many rows and heads, or with a part of the queries of each.
-            flops += passes[kind] / len(model.attention) * share[kind] * 2 * pairs * -(-model.d_head // LANES) * LANES
-    rows_and_heads = compiled.microbatch_rows * model.n_heads / compiled.mesh.size
-    return flops * rows_and_heads / compiled.target.chip.flops / KERNEL_SHARE
+        products = {"forward": 2 * forward, "dkv": 4 if "dq" in visited else 5, "dq": 3}
+        flops += sum(products[kind] * 2 * pairs for kind, pairs in visited.items()) * -(-model.d_head // LANES) * LANES
+    heads = model.n_periods * config.batch_rows * model.n_heads / compiled.mesh.size
+    return flops * heads / compiled.target.chip.flops / KERNEL_SHARE
 
 
 # --- what is sent --------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from typing import Any
 
 from gptjax.config.figures import figure, in_bytes, short
 
-
 COMPUTE = {
     "cycles": "the compiler's cycles, loops counted out",
     "roofline": "products at peak, or memory traffic: the larger",

@@ -60,8 +60,14 @@ class Batches:
         return self.first_row(step) * self.n_ctx
 
     def largest_microbatch(self, limit_rows: int) -> int:
-        """The most rows, up to limit_rows, that divide every batch and split over the shards; `shards` if even that is over the limit."""
-        fitting = [rows for rows in range(self.shards, min(limit_rows, self.quantum) + 1, self.shards) if self.quantum % rows == 0]
+        """The most rows, up to limit_rows, that divide the run's last batch and split over the shards; `shards` if even that is over it."""
+        return self.microbatch(self.n_steps - 1, limit_rows)
+
+    def microbatch(self, step: int, limit_rows: int) -> int:
+        """As that, of this step: one size for the full batch, and one that divides all batches of the ramp, so two programs at most. A
+        ramp begins with few rows, and microbatches as small would gather the weights for each few rows of the full batch, too."""
+        whole = self.full if self.rows(step) == self.full else self.quantum
+        fitting = [rows for rows in range(self.shards, min(limit_rows, whole) + 1, self.shards) if whole % rows == 0]
         return fitting[-1] if fitting else self.shards
 
     def _stage(self, step: int) -> _Stage:
@@ -69,9 +75,9 @@ class Batches:
         return self._stages[bisect.bisect_right(self._steps, step) - 1]
 
     def _check_microbatch(self, rows: int | None) -> None:
-        if rows is not None and (self.quantum % rows or rows % self.shards):
-            fitting = [n for n in range(self.shards, self.quantum + 1, self.shards) if self.quantum % n == 0]
-            raise ValueError(f"train.microbatch_rows={rows}: on this mesh and ramp it can be {', '.join(map(str, fitting))}")
+        if rows is not None and (self.full % rows or rows % self.shards):
+            fitting = [n for n in range(self.shards, self.full + 1, self.shards) if self.full % n == 0]
+            raise ValueError(f"train.microbatch_rows={rows}: on this mesh it can be {', '.join(map(str, fitting))}")
 
     def _ramp(self, config: Config):
         """The stages, in order; the last has the full batch and no end."""

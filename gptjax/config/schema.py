@@ -225,7 +225,7 @@ class Train:
     optimizer: AdamW = AdamW()
     ramp: Ramp | None = None
     steps: int | None = None  # stop after so many steps; the schedule stays that of total_tokens. None: at total_tokens
-    microbatch_rows: int | None = None  # rows whose activations are held at once, over all devices; None: what fits memory
+    microbatch_rows: int | None = None  # rows whose activations are held at once, over all devices, at most; None: what fits memory
     skips_allowed: int = 10  # non-finite updates in a row before the run stops
 
     def __post_init__(self):

@@ -27,6 +27,8 @@ class Plan(Protocol):
 
     def first_row(self, step: int) -> int: ...
 
+    def microbatch(self, step: int, limit_rows: int) -> int: ...
+
 
 class Reading:
     """A run's data, open: its tokenizer, its training rows and its validation rows. Made by `reading`."""
@@ -64,29 +66,27 @@ class Reading:
         source, row = self._mixture(number)
         return self._rows[source].row(row)
 
-    def batches(self, plan: Plan, microbatch_rows: int, first_step: int = 0, here: Sequence[int] | None = None):
+    def batches(self, plan: Plan, limit_rows: int, first_step: int = 0, here: Callable[[int], Sequence[int]] = range):
         """A grain iterator over the steps from first_step to plan.n_steps.
 
-        Each step is {"tokens": int32 (M, rows, T + 1), "count": int32 ()}: microbatches of microbatch_rows rows over all processes, of
-        which this one reads those numbered `here` (default: all; mesh/rules.py knows); the first `count` are real, the others zeros.
-        M = plan.max_rows / microbatch_rows, so every step has one shape. get_state and set_state name the exact position.
+        Each step is {"tokens": int32 (M, rows, T + 1), "count": int32 (), "rows": int32 ()}: microbatches of `rows` rows over all
+        processes, plan.microbatch of limit_rows, of which this one reads those that `here` numbers (default: all; mesh/rules.py knows);
+        the first `count` are real, the others zeros. M = plan.max_rows / rows, so the steps of a ramp have one shape.
+        get_state and set_state name the exact position.
         """
         import grain
 
-        assert plan.max_rows % microbatch_rows == 0
-        here = range(microbatch_rows) if here is None else here
-        shape = (plan.max_rows // microbatch_rows, len(here), self._config.model.n_ctx + 1)
-
         def batch(step: int) -> dict[str, np.ndarray]:
-            rows, first = plan.rows(step), plan.first_row(step)
-            assert rows % microbatch_rows == 0, (step, rows, microbatch_rows)
-            count = rows // microbatch_rows
-            tokens = np.zeros(shape, np.int32)
+            first, size = plan.first_row(step), plan.microbatch(step, limit_rows)
+            count, none_left = divmod(plan.rows(step), size)
+            assert none_left == 0 and plan.max_rows % size == 0, (step, plan.rows(step), plan.max_rows, size)
+            numbers = here(size)
+            tokens = np.zeros((plan.max_rows // size, len(numbers), self._config.model.n_ctx + 1), np.int32)
             for microbatch in range(count):
-                for place, number in enumerate(here):
-                    source, row = self._mixture(first + microbatch * microbatch_rows + number)
+                for place, number in enumerate(numbers):
+                    source, row = self._mixture(first + microbatch * size + number)
                     self._rows[source].fill(row, tokens[microbatch, place])
-            return {"tokens": tokens, "count": np.array(count, np.int32)}
+            return {"tokens": tokens, "count": np.array(count, np.int32), "rows": np.array(size, np.int32)}
 
         steps = grain.MapDataset.range(first_step, plan.n_steps).map(batch)
         # One thread reads ahead: rows are copied under Python's lock, so a second one would only take turns with it.

@@ -50,7 +50,7 @@ REFUSED_BY_THE_MESH = {
     "width": (["model.d_model=36"], "mesh.fsdp = 8 does not divide model.d_model = 36; choose one of 1, 2, 3, 4, 6"),
     "row": (["mesh.context=8", "model.n_ctx=36", "train.batch_tokens=288"], "mesh.context = 8 does not divide model.n_ctx = 36"),
     "batch": (["train.batch_tokens=96"], "train.batch_tokens=96 is 3 rows, which 8 devices cannot share evenly; give 256"),
-    "microbatch": (["train.microbatch_rows=4"], "train.microbatch_rows=4: on this mesh and ramp it can be 8"),
+    "microbatch": (["train.microbatch_rows=4"], "train.microbatch_rows=4: on this mesh it can be 8"),
 }
 
 

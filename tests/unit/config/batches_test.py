@@ -85,10 +85,17 @@ def test_a_batch_that_does_not_split_says_what_does():
 
 def test_a_microbatch_of_the_config_must_fit():
     assert Batches(config("train.microbatch_rows=4"), shards=2).quantum == 8
-    with pytest.raises(ValueError, match="train.microbatch_rows=2: on this mesh and ramp it can be 4, 8$"):
+    with pytest.raises(ValueError, match="train.microbatch_rows=2: on this mesh it can be 4, 8$"):
         Batches(config("train.microbatch_rows=2"), shards=4)
-    with pytest.raises(ValueError, match="train.microbatch_rows=4: .* can be 1, 2$"):
-        Batches(ramped(8, 64, 1000, 5000, "train.microbatch_rows=4"))
+
+
+def test_while_the_batch_grows_microbatches_are_as_small_as_it_began():
+    """32,768 tokens are 16 rows, the full batch is 1,600: on 64 shards the ramp goes by 64 rows, and so do its microbatches."""
+    batches = Batches(registry.config("gpt3_175b"), shards=64)
+    last = batches.n_steps - 1
+    assert batches.quantum == 64 and batches.rows(last) == 1600
+    sizes = {(batches.rows(step) == 1600, batches.microbatch(step, 400)) for step in range(0, last, 7)}
+    assert sizes == {(False, 64), (True, 320)} and batches.largest_microbatch(400) == 320
 
 
 @pytest.mark.parametrize("limit,rows", [(0, 2), (1, 2), (2, 2), (3, 2), (5, 4), (7, 6), (11, 6), (12, 12), (999, 12)])

@@ -26,6 +26,9 @@ class Ramped:
     def first_row(self, step):
         return sum(self.rows(s) for s in range(step))
 
+    def microbatch(self, step, limit_rows):
+        return limit_rows
+
 
 @pytest.fixture
 def source(tmp_path):
@@ -74,10 +77,10 @@ def same(a, b):
 
 def test_batches_have_one_shape_and_hold_the_plans_rows(source, tmp_path):
     read, plan = reading(tmp_path, source), Ramped()
-    batches = drawn(read.batches(plan, microbatch_rows=4))
+    batches = drawn(read.batches(plan, 4))
     assert len(batches) == plan.n_steps
     for step, batch in enumerate(batches):
-        assert batch["tokens"].shape == (4, 4, N_CTX + 1) and batch["tokens"].dtype == np.int32
+        assert batch["rows"] == 4 and batch["tokens"].shape == (4, 4, N_CTX + 1) and batch["tokens"].dtype == np.int32
         assert batch["count"].shape == () and batch["count"].dtype == np.int32 and batch["count"] * 4 == plan.rows(step)
         rows = batch["tokens"].reshape(-1, N_CTX + 1)
         for place in range(plan.rows(step)):
@@ -88,11 +91,9 @@ def test_batches_have_one_shape_and_hold_the_plans_rows(source, tmp_path):
 def test_one_process_or_four_give_the_same_global_batch(source, tmp_path):
     read = reading(tmp_path, source)
     whole = drawn(read.batches(Ramped(), 8))
-    parts = [drawn(read.batches(Ramped(), 8, here=range(2 * p, 2 * p + 2))) for p in range(4)]
+    parts = [drawn(read.batches(Ramped(), 8, here=lambda n_rows, p=p: range(n_rows)[2 * p : 2 * p + 2])) for p in range(4)]
     assert parts[0][0]["tokens"].shape == (2, 2, N_CTX + 1)
-    joined = [
-        {"tokens": np.concatenate([part[step]["tokens"] for part in parts], axis=1), "count": parts[0][step]["count"]} for step in range(12)
-    ]
+    joined = [parts[0][step] | {"tokens": np.concatenate([part[step]["tokens"] for part in parts], axis=1)} for step in range(12)]
     same(joined, whole)
 
 
@@ -124,7 +125,20 @@ def test_the_seed_decides_the_order(source, tmp_path):
 
 def test_a_batch_that_is_no_whole_number_of_microbatches_is_a_bug(source, tmp_path):
     with pytest.raises(AssertionError):
-        reading(tmp_path, source).batches(Ramped(), 5)
+        drawn(reading(tmp_path, source).batches(Ramped(), 5))
+
+
+def test_the_full_batch_may_have_larger_microbatches(source, tmp_path):
+    class Larger(Ramped):
+        def microbatch(self, step, limit_rows):
+            return 2 if self.rows(step) < self.max_rows else 16
+
+    read = reading(tmp_path, source)
+    found = drawn(read.batches(Larger(), 16))
+    shapes = [(b["tokens"].shape[:2], int(b["count"]), int(b["rows"])) for b in found]
+    assert shapes == [((8, 2), 4, 2)] * 2 + [((1, 16), 1, 16)] * 10
+    rows = [b["tokens"].reshape(-1, N_CTX + 1) for b in found]
+    np.testing.assert_array_equal(rows, [b["tokens"].reshape(-1, N_CTX + 1) for b in drawn(read.batches(Ramped(), 4))])
 
 
 def test_mixtures_draw_by_weight(tmp_path):
