@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gptjax.ahead import compiling
 from gptjax.config import count, registry, schema
 from gptjax.generate import choose, decode
 from gptjax.learn import metrics, state, step
@@ -122,30 +123,31 @@ def spoken(name: str, config: schema.Config, batch: int, rounds: int) -> Row:
 
 def ahead_of_time(target: topology.Topology, names: list[str]) -> list[Row]:
     """Each kernel of the platform, forward and backward, and each config's step, compiled for chips that are not here."""
-    results = []
-    mesh = devices.mesh(schema.Mesh(), target.devices())
+    results, n = [], target.n_devices
     kernel = kernels.named("auto", target.platform)
     for pattern in PATTERNS:
         one = dataclasses.replace(
             registry.config("gpt3_small").model, n_layers=1, attention=(pattern,), n_ctx=2048, d_model=256, n_heads=4, n_vocab=256
         )
-        config = varied(dataclasses.replace(registry.config("gpt3_small"), model=one), 2048, mesh.size, (pattern,), "auto")
+        config = varied(dataclasses.replace(registry.config("gpt3_small"), model=one), 2048, n, (pattern,), "auto")
         by, why = kernels.chosen(kernel, pattern, np.dtype("bfloat16"), 64)
-        results.append(_compiled_row(str(target), f"{pattern} by {by}{f' ({why})' if why else ''}", config, mesh, target))
+        results.append(_compiled_row(f"{pattern} by {by}{f' ({why})' if why else ''}", config, target))
     for name in names:
         config = registry.config(name)
-        config = varied(dataclasses.replace(config, mesh=schema.Mesh()), config.model.n_ctx, mesh.size, config.model.attention, "auto")
-        results.append(_compiled_row(str(target), name, config, mesh, target))
+        config = varied(dataclasses.replace(config, mesh=schema.Mesh()), config.model.n_ctx, n, config.model.attention, "auto")
+        results.append(_compiled_row(name, config, target))
     return results
 
 
-def _compiled_row(target: str, what: str, config: schema.Config, mesh, chips: topology.Topology) -> Row:
-    began = time.perf_counter()
-    memory = compiled(config, mesh, chips.platform)[1].memory_analysis()
-    peak, seconds = memory.argument_size_in_bytes + memory.temp_size_in_bytes, time.perf_counter() - began
-    verdict = "fits" if peak <= chips.chip.hbm_bytes else "does not fit"
-    print(f"{target:10} {what:40} compiled in {seconds:5.1f} s; {peak / 2**30:6.2f} GiB a chip, {verdict}", flush=True)
-    return {"target": target, "what": what, "compile_seconds": seconds, "bytes_per_chip": peak}
+def _compiled_row(what: str, config: schema.Config, target: topology.Topology) -> Row:
+    found = compiling.step_of(config, target)
+    kernel_names = ", ".join(found.program.kernels()) or "none of a library's"
+    verdict = "fits" if found.peak <= found.limit else "does not fit"
+    print(
+        f"{target!s:10} {what:40} compiled in {found.seconds:5.1f} s; {found.peak / 2**30:6.2f} GiB a chip, {verdict}; {kernel_names}",
+        flush=True,
+    )
+    return {"target": str(target), "what": what, "compile_seconds": found.seconds, "peak_bytes": found.peak, "kernels": kernel_names}
 
 
 def main():

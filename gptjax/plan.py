@@ -69,8 +69,15 @@ def ahead(config: Config, name: str, search: list[str] | None, as_json: bool) ->
         compiled = compiling.step_of(config, target)
         return estimate.summary(compiled, estimate.of(compiled))
 
+    if why := compiling.too_small(config, target):
+        print(why, file=sys.stderr)
+        return 1
     if search is None:
-        one = found(config)
+        try:
+            one = found(config)
+        except MemoryError as refused:
+            print(f"does not fit, says the compiler: {refused}; {compiling.advice(config, target)}", file=sys.stderr)
+            return 1
         print(json.dumps(one, indent=1) if as_json else text.report(one))
         return 0 if one["fits"] else 1
     rows: list[tuple[str, Any]] = []

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 from gptjax.ahead import hlo
 from gptjax.config import count, schema
 from gptjax.config.batches import Batches
+from gptjax.config.figures import in_bytes
 from gptjax.learn import state, step
 from gptjax.mesh import devices, rules, topology
 
@@ -78,6 +79,25 @@ def step_of(config: schema.Config, target: topology.Topology) -> Compiled:
         program=hlo.Program(executable.as_text() or ""),
         executable=executable,
     )
+
+
+def too_small(config: schema.Config, target: topology.Topology) -> str:
+    """Why this cannot fit, whatever the mesh: "" if the state alone would."""
+    over = count.state_bytes(config.model) // target.n_devices - target.chip.hbm_bytes
+    if over <= 0:
+        return ""
+    return f"the state of {config.name} alone is {in_bytes(over)} over the memory of each chip of {target}; {advice(config, target)}"
+
+
+def advice(config: schema.Config, target: topology.Topology) -> str:
+    """The smallest slice of the family that should do, by the formulas of config/count.py: state, two copies of the gradients, and a row."""
+    row = count.activation_bytes(config, 1, "bfloat16", scores=False) // (config.mesh.tensor * config.mesh.context)
+    for name in topology.sizes(target.family):
+        size = topology.topology(name)
+        if 20 * count.padded_parameters(config.model) // size.n_devices + row <= 0.9 * size.chip.hbm_bytes:
+            larger = size.n_devices > target.n_devices
+            return f"the smallest {target.family} that should do: {name}" if larger else "change mesh or compute.remat"
+    return f"no {target.family} slice is large enough: give several, as in 2x{name}"
 
 
 def microbatch(config: schema.Config, mesh: jax.sharding.Mesh, target: topology.Topology) -> int:

@@ -162,6 +162,7 @@ def summary(compiled: compiling.Compiled, estimate: Estimate) -> dict[str, Any]:
         "memory_bytes": chip.hbm_bytes,
         "fits": over == 0,
         "over_bytes": over,
+        "advice": compiling.advice(config, compiled.target) if over else None,
         "flops_per_chip": estimate.floor * chip.flops,
         "floor_seconds": estimate.floor,
         "compute_by": "cycles" if compiled.target.platform == "tpu" else "roofline",

@@ -47,7 +47,7 @@ def report(found: dict[str, Any]) -> str:
 def verdict(found: dict[str, Any]) -> str:
     if found["fits"]:
         return f"fits: {in_bytes(found['memory_bytes'] - found['peak_bytes'])} to spare"
-    return f"DOES NOT FIT: {in_bytes(found['over_bytes'])} over"
+    return f"DOES NOT FIT: {in_bytes(found['over_bytes'])} over; {found['advice']}"
 
 
 def ranking(rows: list[tuple[str, dict[str, Any] | str]]) -> str:
@@ -57,19 +57,16 @@ def ranking(rows: list[tuple[str, dict[str, Any] | str]]) -> str:
         return (2, 0.0) if isinstance(row[1], str) else (0 if row[1]["fits"] else 1, row[1]["step_seconds"])
 
     width = max(len(name) for name, _ in rows)
-    lines = [f"{'':<{width}}  {'step':>8}  {'compute':>8}  {'peak':>9}  {'sent':>9}  {'MFU':>6}"]
+    columns = ("step", "compute", "kernels", "sending", "peak", "sent")
+    lines = [f"{'':<{width}}" + "".join(f"{column:>10}" for column in columns) + f"{'MFU':>8}"]
     for name, found in sorted(rows, key=order):
         if isinstance(found, str):
             lines.append(f"{name:<{width}}  {found}")
             continue
-        figures = [
-            seconds(found["step_seconds"]),
-            seconds(found["compute_seconds"]),
-            in_bytes(found["peak_bytes"]),
-            in_bytes(found["sent_bytes"]),
-        ]
+        figures = [seconds(found[f"{part}_seconds"]) for part in ("step", "compute", "kernel", "exposed")]
+        figures += [in_bytes(found[f"{part}_bytes"]) for part in ("peak", "sent")]
         end = "" if found["fits"] else f"  over by {in_bytes(found['over_bytes'])}"
-        lines.append(f"{name:<{width}}  {figures[0]:>8}  {figures[1]:>8}  {figures[2]:>9}  {figures[3]:>9}  {found['mfu']:>6.1%}{end}")
+        lines.append(f"{name:<{width}}" + "".join(f"{figure:>10}" for figure in figures) + f"{found['mfu']:>8.1%}{end}")
     return "\n".join(lines)
 
 

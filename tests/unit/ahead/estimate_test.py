@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gptjax.ahead import compiling, estimate, hlo, text
-from gptjax.config import count
+from gptjax.config import count, registry
 from gptjax.mesh import topology
 from tests import tiny
 
@@ -82,10 +82,22 @@ def test_it_is_told(compiled):
     found = estimate.summary(compiled, estimate.of(compiled))
     said = text.report(found)
     assert found["fits"] and "fits:" in said and "2 x 8 rows" in said and max(map(len, said.splitlines())) <= 100
-    small = found | {"fits": False, "over_bytes": 3 * 2**30}
-    assert "DOES NOT FIT: 3.00 GiB over" in text.report(small)
+    small = found | {"fits": False, "over_bytes": 3 * 2**30, "advice": "take more"}
+    assert "DOES NOT FIT: 3.00 GiB over; take more" in text.report(small)
     rows = text.ranking([("a", "no room"), ("b", small), ("c", found)]).splitlines()
     assert [row.split()[0] for row in rows[1:]] == ["c", "b", "a"], "those that fit, those that do not, those that were not compiled"
+
+
+def test_chips_that_are_too_few_are_refused_before_compiling():
+    """175B's state is 1.9 TiB: 0.48 TiB for each of four chips, of which each has 95.7 GiB."""
+    config, four = registry.config("gpt3_175b"), topology.topology("v5p:2x2x1")
+    over = 12 * count.padded_parameters(config.model) // 4 - four.chip.hbm_bytes
+    said = compiling.too_small(config, four)
+    assert f"{over / 2**30:.0f} GiB over the memory of each chip of v5p:2x2x1; the smallest v5p that should do: v5p-" in said
+    enough = topology.topology(said.rsplit(" ", 1)[1])
+    assert 20 * count.parameters(config.model) / enough.n_devices < enough.chip.hbm_bytes
+    assert compiling.too_small(config, enough) == "" and compiling.too_small(registry.config("gpt3_small"), four) == ""
+    assert "no v6e slice is large enough" not in compiling.too_small(registry.config("gpt3_13b"), topology.topology("v6e-1"))
 
 
 def test_a_misread_program_is_noticed(compiled, monkeypatch):
