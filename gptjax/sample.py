@@ -1,11 +1,11 @@
 """Let a trained run speak: `python -m gptjax.sample --run=DIR --prompt=TEXT`. One continuation is shown as it comes, several at the end."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from gptjax.config import command, run
 from gptjax.config.data import SentencePiece
+from gptjax.report import copies
 
 EXAMPLE = "python -m gptjax.sample --run=runs/nano --prompt='def ' --temperature=0.8 --top_k=40 --n=3"
 
@@ -25,7 +25,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--alpha", type=float, default=None, help="the beam search's length penalty (default: 0.6, as GPT-3's)")
     args = parser.parse_args(arguments)
     check(args)
-    directory = Path(args.run)
+    directory, bucket = run.directory(args.run), run.bucket(args.run)
+    copies.Copies(directory, bucket).fetch()
     config = run.config(directory)
 
     import jax
@@ -42,7 +43,8 @@ def main(arguments: list[str]) -> None:
     mesh = devices.mesh(config.mesh)
     built = step.build(config, jax.devices()[0].platform, mesh, text.end_of_text)
     wanted = {"params": state.abstract(config, built.model, built.tx, mesh).params}
-    restored = checkpoint.Saved(directory / "checkpoints", out.warn).restore(wanted, part="params/")
+    stored = directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints"
+    restored = checkpoint.Saved(stored, out.warn).restore(wanted, part="params/")
     if restored is None:
         raise ValueError(f"{directory} has no checkpoint yet; let python -m gptjax.train run until it saves one")
     at, saved, about = restored

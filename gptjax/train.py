@@ -18,7 +18,7 @@ EXAMPLE = 'python -m gptjax.train --config=gpt3_small --set train.steps=100 --se
 def main(arguments: list[str]) -> int:
     """Exit status 0 at the end of the run or at an orderly stop, 3 if the run gave up on non-finite updates."""
     parser = command.parser("train", "Train a GPT on text. The same command continues an interrupted run.", EXAMPLE)
-    parser.add_argument("--run", metavar="DIR", help="where the run goes, or lies (default: runs/CONFIG)")
+    parser.add_argument("--run", metavar="DIR", help="where the run goes, or lies; or gs://BUCKET/FOLDER (default: runs/CONFIG)")
     parser.add_argument("--profile", metavar="N", type=int, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
     many = parser.add_argument_group("many hosts", "Found by itself on TPU pods, GKE and Slurm; elsewhere each process is told.")
     many.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, on this port and the one below")
@@ -28,14 +28,14 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     if args.profile < 0:
         raise ValueError(f"--profile={args.profile}: give a number of steps above 0, or leave it out")
-    config = command.resolved(args)
+    config, bucket = command.resolved(args), run.bucket(args.run)
     Batches(config)  # what can be refused without devices is refused before jax is imported
 
     from gptjax.mesh import hosts, meeting
 
     here = meeting.place(args.coordinator, args.processes, args.process, args.join_seconds)
     with hosts.joined(here, config, args.join_seconds) as party:
-        return train(config, run.directory(args.run, config), party, args.profile)
+        return train(config, run.directory(args.run, config.name), bucket, party, args.profile)
 
 
 @dataclasses.dataclass
@@ -50,6 +50,7 @@ class Session:
     step: Any  # learn.step.Step
     limit_rows: int  # of a microbatch, over all processes; Batches.microbatch has what each step takes of it
     checkpoints: Any  # learn.checkpoint.Checkpoints
+    copies: Any  # report.copies.Copies
     out: Any  # report.console.Console
     party: Any  # mesh.hosts.Hosts
     profile: Any  # report.profile.Profile
@@ -60,16 +61,16 @@ class Session:
         return self.batches.largest_microbatch(self.limit_rows)
 
 
-def train(config: Config, directory: Path, party: Any, profiled: int) -> int:
-    """Train in `directory` from where its run stands, with the processes of `party`; `profiled` steps are traced. ValueError, in one line,
-    for what a user can mend."""
+def train(config: Config, directory: Path, bucket: str | None, party: Any, profiled: int) -> int:
+    """Train in `directory` from where its run stands, with the processes of `party`; `profiled` steps are traced. bucket: where checkpoints
+    go, and copies of the record. ValueError, in one line, for what a user can mend."""
     import jax
 
     from gptjax.data import pieces, pipeline, saving
     from gptjax.learn import checkpoint, state, step
     from gptjax.mesh import cpu, devices, rules
     from gptjax.model import kernels
-    from gptjax.report import console, profile
+    from gptjax.report import console, copies, profile
 
     # --- mesh
     cpu.keep_memory()
@@ -77,8 +78,10 @@ def train(config: Config, directory: Path, party: Any, profiled: int) -> int:
     mesh = devices.mesh(config.mesh)
     rules.check(config, mesh)
     batches = Batches(config, shards=mesh.shape["data"] * mesh.shape["fsdp"])
-    resumed = party.first(lambda: run.claim(directory, config))
-    run.check_shared(directory, config)
+    copied = copies.Copies(directory, bucket)
+    resumed = party.first(lambda: [copied.fetch(), run.claim(directory, config)])[1]
+    if bucket is None:
+        run.check_shared(directory, config)
     out = console.Console(quiet=party.process != 0)
 
     # --- data
@@ -92,7 +95,8 @@ def train(config: Config, directory: Path, party: Any, profiled: int) -> int:
 
     # --- state: of the newest good checkpoint, else drawn from the seed
     built = step.build(config, jax.devices()[0].platform, mesh, reading.tokenizer.end_of_text)
-    with checkpoint.Checkpoints(directory / "checkpoints", config.loop.keep_last, config.loop.every_keep, out.warn, party) as checkpoints:
+    stored = directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints"
+    with checkpoint.Checkpoints(stored, config.loop.keep_last, config.loop.every_keep, out.warn, party) as checkpoints:
         with jax.set_mesh(mesh):
             restored = checkpoints.restore(state.abstract(config, built.model, built.tx, mesh)) if resumed else None
             if restored is not None:
@@ -109,7 +113,7 @@ def train(config: Config, directory: Path, party: Any, profiled: int) -> int:
                     fitting = min(fitting, max(1, CPU_TOKENS // config.model.n_ctx))
                 limit = config.train.microbatch_rows or fitting
             tracing = profile.Profile(directory / "profile", profiled if party.process == 0 else 0, out.say)
-            session = Session(config, directory, mesh, batches, reading, built, limit, checkpoints, out, party, tracing)
+            session = Session(config, directory, mesh, batches, reading, built, limit, checkpoints, copied, out, party, tracing)
             out.table(config.name, facts(session))
             if start:
                 out.say(f"continuing from step {start:,} of {batches.n_steps:,}")
@@ -271,6 +275,8 @@ def loop(session: Session, now: Any, start: int) -> int:
                     if step != settled and (step % config.loop.every_save == 0 or ending):
                         report()
                         party.doing(f"the checkpoint of step {step:,}")
+                        if party.process == 0:
+                            session.copies.send()
                         session.checkpoints.save(step, now, about)
                         if party.process == 0:
                             plots.loss_curve(session.directory)
@@ -298,6 +304,8 @@ def loop(session: Session, now: Any, start: int) -> int:
             finally:
                 session.profile.close()
     session.checkpoints.wait()
+    if party.process == 0:
+        session.copies.send()
     if last:
         out.samples([spoken(session, now, step, seed) for seed in range(3)])
         out.say(

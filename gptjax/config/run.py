@@ -1,5 +1,6 @@
 """A run's directory: which config it holds, and whether another may continue it."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -10,9 +11,27 @@ from gptjax.config.schema import Config
 FREE = ("compute.", "mesh.", "loop.", "train.steps", "train.microbatch_rows")
 
 
-def directory(given: str | None, config: Config) -> Path:
-    """--run as given, else runs/NAME."""
-    return Path(given) if given is not None else Path("runs") / config.name
+BUCKETS = {"gs://": "gcsfs"}  # and the package that reads them
+
+
+def bucket(given: str | None) -> str | None:
+    """--run if it names a bucket's folder. ValueError if such buckets are not known, or need a package that is not there."""
+    scheme, separator, _ = (given or "").partition("://")
+    if given is None or not separator:
+        return None
+    if scheme + separator not in BUCKETS:
+        raise ValueError(f"--run={given}: give a directory, or a folder of a bucket that starts with {' or '.join(BUCKETS)}")
+    if importlib.util.find_spec(BUCKETS[scheme + separator]) is None:
+        raise ValueError(f"{given} needs the package {BUCKETS[scheme + separator]}: pip install -r requirements-extra.txt")
+    return given.rstrip("/")
+
+
+def directory(given: str | None, name: str = "") -> Path:
+    """--run as given, else runs/NAME. For gs://BUCKET/FOLDER it is runs/BUCKET/FOLDER, from where the record is copied."""
+    there = bucket(given)
+    if there is not None:
+        return Path("runs") / there.partition("://")[2]
+    return Path(given) if given is not None else Path("runs") / name
 
 
 def config(run: Path) -> Config:

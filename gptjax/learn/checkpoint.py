@@ -1,8 +1,8 @@
 """Checkpoints whose damage is noticed: the one file that knows Orbax (its v1 API, which may still move).
 
-A checkpoint is a directory DIR/<step>. Orbax writes it as DIR/<step>.saving; when all is on disk, files.json (the size of every file, and
-the CRC of those that hold no values) joins it, and one rename makes it DIR/<step>. A kill at any moment so leaves whole checkpoints, and
-rubbish that the next writer removes. With the leaves goes a sealed record: `about`, and each leaf's dtype, shape and digest. The digests
+A checkpoint is a directory DIR/<step>. When Orbax has written it, files.json (the size of every file, and the CRC of those that hold no
+values) joins it, and it becomes valid at once (places.py). A kill at any moment so leaves whole checkpoints, and rubbish that the next
+writer removes. With the leaves goes a sealed record: `about`, and each leaf's dtype, shape and digest. The digests
 are computed on the devices before saving, and again after restoring, so that nothing on the way between goes unseen.
 """
 
@@ -12,8 +12,6 @@ import hashlib
 import json
 import logging
 import math
-import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,9 +21,9 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from gptjax.arrays import trees
+from gptjax.learn import places
 from gptjax.mesh import hosts
 
-SAVING, REMOVED, LISTING = ".saving", ".removed", "files.json"
 RESERVE_BYTES = 8 << 20  # beyond the leaves: Orbax's own files, and room for the run's log
 
 
@@ -36,8 +34,9 @@ class Damage(Exception):
 class Saved:
     """The checkpoints in `directory`, for programs that only read; `say` gets one line for each damaged one that is passed over."""
 
-    def __init__(self, directory: Path, say: Callable[[str], None], party: hosts.Hosts | None = None):
-        self._directory = Path(directory).absolute()
+    def __init__(self, directory: Path | str, say: Callable[[str], None], party: hosts.Hosts | None = None):
+        self._place = places.place(directory)
+        self._directory = self._place.path
         self._say, self._party = say, party or hosts.Hosts()
         self._good: set[int] = set()  # restored or saved by this object
         self._damaged: set[int] = set()
@@ -46,9 +45,7 @@ class Saved:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, good or damaged, oldest first."""
-        if not self._directory.is_dir():
-            return []
-        return sorted(int(entry.name) for entry in self._directory.iterdir() if entry.name.isdecimal())
+        return self._place.steps()
 
     def about(self, step: int | None = None) -> dict:
         """What was saved beside the state of `step`, by default of the newest checkpoint that is readable; reads no arrays.
@@ -118,16 +115,27 @@ class Saved:
         """The sealed record of a checkpoint, after a look at its files."""
         directory = self._directory / str(step)
         try:
-            for name, (size, crc) in json.loads((directory / LISTING).read_text()).items():
-                _check_file(directory / name, name, size, crc)
+            for name, (size, crc) in json.loads((directory / places.LISTING).read_text()).items():
+                self._check_file(directory / name, name, size, crc)
             sealed: Any = ocp.checkpointables_metadata(str(directory)).custom_metadata
             if sealed["seal"] != _seal(sealed["record"]):
                 raise Damage("its record was changed")
             return sealed["record"]
         except FileNotFoundError as error:
-            raise Damage(f"{Path(error.filename).relative_to(directory)} is missing") from error
+            raise Damage(f"{places.LISTING} is missing") from error
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise Damage(f"its metadata is unreadable: {_first_line(error)}") from error
+
+    def _check_file(self, file: Any, name: str, size: int, crc: int | None) -> None:
+        """Damage if the file is missing, not as long as it was, or has another CRC."""
+        try:
+            there = self._place.size(file)
+        except FileNotFoundError:
+            raise Damage(f"{name} is missing") from None
+        if there != size:
+            raise Damage(f"{name} has {there:,} bytes, not {size:,}")
+        if crc is not None and zlib.crc32(file.read_bytes()) != crc:
+            raise Damage(f"{name} was changed")
 
     def _compare(self, step: int, saved: dict, wanted: dict) -> None:
         """ValueError at the first leaf that is not in both, or of another shape or dtype."""
@@ -170,20 +178,17 @@ class Checkpoints(Saved):
     """
 
     def __init__(
-        self, directory: Path, keep_last: int, every_keep: int | None, say: Callable[[str], None], party: hosts.Hosts | None = None
+        self, directory: Path | str, keep_last: int, every_keep: int | None, say: Callable[[str], None], party: hosts.Hosts | None = None
     ):
         super().__init__(directory, say, party)
         self._keep_last, self._every_keep = keep_last, every_keep
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: concurrent.futures.Future | None = None
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self._directory):
-                pass
-            self._clean(SAVING, REMOVED)
+            self._party.first(lambda: [self._place.make(), self._place.clean()])
         except OSError as error:
             raise ValueError(
-                f"cannot write checkpoints to {self._directory}: {error.strerror}; make it writable, or give another --run"
+                f"cannot write checkpoints to {self._directory}: {error.strerror or error}; make it writable, or give another --run"
             ) from error
 
     def __enter__(self):
@@ -220,7 +225,7 @@ class Checkpoints(Saved):
             record = json.loads(json.dumps(record))  # as it will be read: lists for tuples
             try:
                 response = ocp.save_async(
-                    str(self._directory / f"{step}{SAVING}"),
+                    str(self._place.writing(step)),
                     leaves,
                     overwrite=True,
                     custom_metadata={"record": record, "seal": _seal(record)},
@@ -237,22 +242,23 @@ class Checkpoints(Saved):
 
     def _commit(self, step: int, response: ocp.AsyncResponse, needed: int) -> None:
         """In the background: wait for Orbax, make the checkpoint valid by its rename, remove those no longer kept."""
-        unfinished, final = self._directory / f"{step}{SAVING}", self._directory / str(step)
         try:
             response.result()
             if jax.process_index() == 0:
-                (unfinished / LISTING).write_text(json.dumps({n: list(entry) for n, entry in _files(unfinished)}, indent=0))
-                if final.exists():
-                    final.rename(final.with_suffix(REMOVED))
-                unfinished.rename(final)
+                self._place.commit(step, json.dumps({name: list(entry) for name, entry in self._files(step)}, indent=0))
             self._good.add(step)
             self._damaged.discard(step)
             self._prune()
         except Exception as error:  # whatever a background write raises must reach the loop as one line
             line = self._trouble(step, needed, _first_line(error))
             with contextlib.suppress(OSError):  # Orbax may be writing there still; the next writer removes what is left
-                self._clean(SAVING)
+                self._place.clean()
             raise ValueError(line) from error
+
+    def _files(self, step: int) -> Iterable[tuple[str, tuple[int, int | None]]]:
+        """(name, (bytes, CRC)) of every file of a checkpoint; no CRC for Orbax's files of values, which the digests cover."""
+        for name, file in self._place.files(self._place.writing(step)):
+            yield name, (self._place.size(file), None if "/ocdbt.process_" in name else zlib.crc32(file.read_bytes()))
 
     def _prune(self) -> None:
         """Remove every checkpoint that is damaged or not to be kept."""
@@ -261,22 +267,12 @@ class Checkpoints(Saved):
         whole = [step for step in self.steps() if step not in self._damaged]
         kept = whole[-self._keep_last :] + [step for step in whole if self._every_keep and step % self._every_keep == 0]
         for step in set(self.steps()) - set(kept):
-            directory = self._directory / str(step)
-            directory.rename(directory.with_suffix(REMOVED))  # a kill amid the removal must not leave half a checkpoint
-        self._clean(REMOVED)
-
-    def _clean(self, *suffixes: str) -> None:
-        """Remove what is no checkpoint: entries whose names are a step and one of `suffixes`, and what Orbax may have added."""
-        if jax.process_index() != 0:
-            return
-        for entry in self._directory.iterdir():
-            step, dot, rest = entry.name.partition(".")
-            if step.isdecimal() and (dot + rest).startswith(suffixes):
-                shutil.rmtree(entry)
+            self._place.remove(step)
+        self._place.clean()
 
     def _free(self) -> int:
         """Bytes free where the checkpoints go."""
-        return shutil.disk_usage(self._directory).free
+        return self._place.free()
 
     def _trouble(self, step: int, needed: int, what: str) -> str:
         return (
@@ -307,22 +303,6 @@ def _kind(leaf) -> str:
 
 def _seal(record: dict) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _files(directory: Path) -> Iterable[tuple[str, tuple[int, int | None]]]:
-    """(name, (bytes, CRC)) of every file below `directory`; no CRC for Orbax's files of values, which the digests cover."""
-    for file in sorted(directory.rglob("*")):
-        if file.is_file():
-            name = file.relative_to(directory).as_posix()
-            yield name, (file.stat().st_size, None if "/ocdbt.process_" in name else zlib.crc32(file.read_bytes()))
-
-
-def _check_file(file: Path, name: str, size: int, crc: int | None) -> None:
-    """Damage if the file is not as long as it was, or has another CRC; FileNotFoundError if it is missing."""
-    if file.stat().st_size != size:
-        raise Damage(f"{name} has {file.stat().st_size:,} bytes, not {size:,}")
-    if crc is not None and zlib.crc32(file.read_bytes()) != crc:
-        raise Damage(f"{name} was changed")
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from gptjax import sample, train
+from gptjax.config import overrides, registry, run
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
 
@@ -118,3 +119,21 @@ def test_the_program_says_it_in_one_line_with_status_2(tmp_path):
     command = [sys.executable, "-m", "gptjax.train", "--config=smoke", f"--run={tmp_path / 'run'}", "--set", "data.sources=Text(path='no')"]
     said = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
     assert said.returncode == 2 and said.stderr.startswith("error: ") and said.stderr.count("\n") == 1, said.stderr
+
+
+def test_a_run_in_a_bucket_that_is_not_known_or_not_installed(monkeypatch):
+    with pytest.raises(ValueError, match="--run=ftp://x/y: give a directory, or a folder of a bucket that starts with gs://"):
+        train.main(["--config=smoke", "--run=ftp://x/y"])
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="gs://x/y needs the package gcsfs: pip install -r requirements-extra.txt"):
+        sample.main(["--run=gs://x/y"])
+
+
+def test_a_directory_that_hosts_do_not_share(tmp_path):
+    config = overrides.override(registry.config("smoke"))
+    with pytest.raises(ValueError, match=r"is not the directory that process 0 writes to: give a --run on a file system that all hosts share"):
+        run.check_shared(tmp_path, config)
+    assert run.claim(tmp_path, config) is False
+    run.check_shared(tmp_path, config)
+    with pytest.raises(ValueError, match="that all hosts share"):
+        run.check_shared(tmp_path, overrides.override(config, "seed=1"))

@@ -18,7 +18,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gptjax.arrays import trees
-from gptjax.learn import checkpoint
+from gptjax.learn import checkpoint, places
 
 
 @flax.struct.dataclass
@@ -252,7 +252,7 @@ def test_the_checkpoint_just_restored_is_not_written_again(tmp_path):
 
 WRITER = """
 import sys, jax, jax.numpy as jnp
-from gptjax.learn import checkpoint
+from gptjax.learn import checkpoint, places
 make = jax.jit(lambda s: {f"w{i}": jnp.full((400, 500), s + i, jnp.float32) for i in range(8)})
 with checkpoint.Checkpoints(sys.argv[1], 2, None, print) as checkpoints:
     for step in range(1, 10000):
@@ -291,7 +291,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
 
 def test_a_full_disk_is_noticed_before_writing(tmp_path, monkeypatch):
     saved_run(tmp_path)
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: SimpleNamespace(free=12_345_678 - 8_000_000))
+    monkeypatch.setattr(places.shutil, "disk_usage", lambda _: SimpleNamespace(free=12_345_678 - 8_000_000))
     with opened(tmp_path) as checkpoints:
         with pytest.raises(
             ValueError, match=r"cannot save the checkpoint of step 40 in .*: the disk is full; it needs 8\.5 MB and 4\.3 MB are free"
