@@ -90,7 +90,7 @@ def too_small(config: schema.Config, target: topology.Topology) -> str:
 
 
 def advice(config: schema.Config, target: topology.Topology) -> str:
-    """The smallest slice of the family that should do, by the formulas of config/count.py: state, two copies of the gradients, and a row."""
+    """The smallest slice of the family that should do, by config/count.py: state, two copies of the gradients, and a row."""
     row = count.activation_bytes(config, 1, "bfloat16", scores=False) // (config.mesh.tensor * config.mesh.context)
     for name in topology.sizes(target.family):
         size = topology.topology(name)

@@ -107,6 +107,23 @@ class Placement:
         same.defvjp(lambda x: (x, None), lambda _, g: (self(g, letters),))
         return same(x)
 
+    def product(self, fn: Callable, x: jax.Array, weight: jax.Array, letters: str) -> jax.Array:
+        """fn(x, weight), with the parameter gathered for it: whole, but for what tensor cuts. It is gathered again for the backward pass,
+        and its gradient goes back to where it is stored. Left to itself, libtpu may pass the pieces around instead and add up narrow
+        products, which takes nearly twice as long where a chip has many rows."""
+
+        @jax.custom_vjp
+        def whole(w):
+            return self(w, letters)
+
+        def scattered(_, g):
+            return (jax.lax.with_sharding_constraint(g, NamedSharding(mesh, self.spec(letters, g.shape, self.rules.params))),)
+
+        if (mesh := self.mesh) is None:
+            return fn(x, weight)
+        whole.defvjp(lambda w: (whole(w), None), scattered)
+        return jax.checkpoint(lambda x, w: fn(x, whole(w)), prevent_cse=False)(x, weight)
+
     def stored(self, tree: Any) -> Any:
         """A tree of parameters, gradients or moments, or the whole state, each leaf pinned to where the state has it, inside jit. The
         gradient of a pinned leaf is pinned too: so it is reduced into its shards, and no device holds the whole sum."""

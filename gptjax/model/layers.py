@@ -53,28 +53,30 @@ class LayerNorm(nn.Module):
 class Linear(nn.Module):
     """einsum of the input with `weight_<dims>` plus `bias_<dims of the output that the input lacks>`, in the input's type.
 
-    equation: for instance "BTD,DF->BTF"; sizes: a size for each letter of the weight. D comes first in every weight: it is what fsdp cuts,
-    and the TPU compiler reduces a gradient into shards of its first dimension, but leaves it whole when the last one is cut."""
+    equation: for instance "BTD,DF->BTF", or "BTF,DF->BPD" for a sum over what tensor cuts, which ends in pieces of the sequence. sizes: a
+    size for each letter of the weight. D comes first in every weight: it is what fsdp cuts, and the TPU compiler reduces a gradient into
+    shards of its first dimension, but leaves it whole when the last one is cut."""
 
     equation: str
     sizes: dict[str, int]
     std: float
-    place: rules.Placement = rules.NOWHERE  # of a branch's result, a sum over heads or hidden units: it ends in pieces of the sequence
+    place: rules.Placement
 
     @nn.compact
     def __call__(self, x):
         terms, out = self.equation.split("->")
         inputs, dims = terms.split(",")
-        free = "".join(c for c in out if c not in inputs)
+        free = "".join(c for c in out.replace("P", "T") if c not in inputs)
         weight = self.param(f"weight_{dims}", nn.initializers.normal(self.std), [self.sizes[c] for c in dims])
         bias = self.param(f"bias_{free}", nn.initializers.zeros, [self.sizes[c] for c in free])
         # Not einsum, which contracts N and H in alphabetical order: on CPU XLA then transposes the weight first.
         contracted = [c for c in dims if c in inputs]
         pairs = [inputs.index(c) for c in contracted], [dims.index(c) for c in contracted]
-        y = jax.lax.dot_general(x, weight.astype(x.dtype), (pairs, ((), ())))
-        # Before the bias: so the sum is never whole, and the gradient of the bias is one over pieces. That of the product is put together
-        # once, for both matmuls that need it.
-        y = self.place(self.place.gradient(y, "BTD"), "BPD")
+        y = self.place.product(lambda x, w: jax.lax.dot_general(x, w, (pairs, ((), ()))), x, weight.astype(x.dtype), dims)
+        if "P" in out:
+            # Before the bias: so the sum is never whole, and the gradient of the bias is one over pieces. That of the product is put
+            # together once, for both matmuls that need it.
+            y = self.place(self.place.gradient(y, "BTD"), "BPD")
         return y + bias.astype(x.dtype).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
@@ -84,13 +86,19 @@ class Heads(nn.Module):
 
     sizes: dict[str, int]
     std: float
+    place: rules.Placement
 
     @nn.compact
     def __call__(self, x_BTD):
         weight_DQNH = self.param("weight_DQNH", nn.initializers.normal(self.std), [self.sizes[c] for c in "DQNH"])
         bias_QNH = self.param("bias_QNH", nn.initializers.zeros, [self.sizes[c] for c in "QNH"])
-        weight_DQNH, bias_QNH = weight_DQNH.astype(x_BTD.dtype), bias_QNH.astype(x_BTD.dtype)
-        return [jnp.einsum("BTD,DNH->BTNH", x_BTD, weight_DQNH[:, i]) + bias_QNH[i][None, None] for i in range(3)]
+        bias_QNH = bias_QNH.astype(x_BTD.dtype)
+
+        def three(x_BTD, weight_DQNH):
+            return [jnp.einsum("BTD,DNH->BTNH", x_BTD, weight_DQNH[:, i]) for i in range(3)]
+
+        products = self.place.product(three, x_BTD, weight_DQNH.astype(x_BTD.dtype), "DQNH")
+        return [y_BTNH + bias_QNH[i][None, None] for i, y_BTNH in enumerate(products)]
 
 
 class Attention(nn.Module):
@@ -106,7 +114,7 @@ class Attention(nn.Module):
     def __call__(self, x_BTD, segments_BT, train):
         c = self.config
         sizes = {"D": c.d_model, "Q": 3, "N": c.n_heads, "H": c.d_head}
-        parts = Heads(sizes, c.init.weight, name="qkv")(x_BTD)
+        parts = Heads(sizes, c.init.weight, self.place, name="qkv")(x_BTD)
         q_BTNH, k_BTNH, v_BTNH = (checkpoint_name(self.place(y_BTNH, "BTNH"), "qkv") for y_BTNH in parts)  # names: schema.SAVED
         dropout = (self.make_rng("dropout"), c.dropout.attention) if train and c.dropout.attention else None
         if self.has_variable("memory", "turn"):  # put there by model/reading.py
@@ -115,7 +123,7 @@ class Attention(nn.Module):
             self.put_variable("memory", "turn", layer)
         else:
             o_BTNH = kernels.attend(self.kernel, self.place, q_BTNH, k_BTNH, v_BTNH, self.pattern, segments_BT, dropout)
-        return Linear("BTNH,DNH->BTD", sizes, self.out_std, self.place, name="out")(self.place(o_BTNH, "BTNH"))
+        return Linear("BTNH,DNH->BPD", sizes, self.out_std, self.place, name="out")(self.place(o_BTNH, "BTNH"))
 
 
 class Mlp(nn.Module):
@@ -129,9 +137,9 @@ class Mlp(nn.Module):
     def __call__(self, x_BTD):
         c = self.config
         sizes = {"D": c.d_model, "F": c.d_ff}
-        h_BTF = Linear("BTD,DF->BTF", sizes, c.init.weight, name="up")(x_BTD)
+        h_BTF = Linear("BTD,DF->BTF", sizes, c.init.weight, self.place, name="up")(x_BTD)
         h_BTF = gelu(checkpoint_name(self.place(h_BTF, "BTF"), "up"), c.gelu)
-        return Linear("BTF,DF->BTD", sizes, self.out_std, self.place, name="down")(h_BTF)
+        return Linear("BTF,DF->BPD", sizes, self.out_std, self.place, name="down")(h_BTF)
 
 
 class Block(nn.Module):

@@ -64,7 +64,7 @@ def test_a_device_has_its_shards_and_no_more():
     c = tiny.varied(tiny.config(n_layers=6, n_ctx=16), mesh=MESHES["tensor"], compute={"layers": "scan"})
     mesh, built, now = tiny.machine(c, 8)
     with jax.set_mesh(mesh):
-        compiled = jax.jit(built, donate_argnums=0).lower(now, tiny.tokens(c, 2, ROWS), np.int32(2)).compile()
+        compiled = jax.jit(built, donate_argnums=0, static_argnums=2).lower(now, tiny.tokens(c, 2, ROWS), 2).compile()
     text = compiled.as_text()
     assert "f32[64,16]" in text and "f32[128,16]" not in text, "the table is gathered along its width only"
     assert "f32[2,16,64]" in text and "f32[2,16,128]" not in text, "logits are cut along the vocabulary"
