@@ -1,5 +1,6 @@
 """gptjax.plan: every config, as text of at most 80 columns and as JSON; the paper's figures stand only beside the paper's model."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -91,3 +92,39 @@ def test_a_wrong_name_is_one_line():
     )
     assert found.returncode == 2 and found.stdout == ""
     assert found.stderr.startswith("error: no config is called 'gpt3_smal'; did you mean gpt3_small") and found.stderr.count("\n") == 1
+
+
+# --- with --topology ---------------------------------------------------------------------------------------------------------
+
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -r requirements-dev.txt")
+
+
+@needs_libtpu
+def test_a_step_is_compiled_for_chips_that_are_not_here(capsys):
+    """smoke's batch of 8 rows on four chips; and two ways to keep its activations, ranked."""
+    assert plan.main(["--config=smoke", "--topology=v5p-8", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["fits"] and found["chips"] == 4 and found["mesh"] == {"fsdp": 4}
+    assert found["floor_seconds"] < found["compute_seconds"] + found["kernel_seconds"] <= found["step_seconds"]
+    assert plan.main(["--config=smoke", "--topology=v5p-8", "--search", "compute.remat=full|mid", "mesh.fsdp=4|3"]) == 0
+    ranked = capsys.readouterr()
+    assert "4 of 4" in ranked.err and len(ranked.out.splitlines()) == 5
+    assert ranked.out.count("needs 3 devices, but there are 4") == 2
+
+
+def test_chips_that_are_too_few(capsys):
+    assert plan.main(["--config=gpt3_175b", "--topology=v5p-8"]) == 1
+    assert "the smallest v5p that should do: v5p-" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--config=smoke", "--topology=v5p-9"], "there is no such v5p; nearest: v5p-8"),
+        (["--config=smoke", "--search"], "--search compiles for chips: say which with --topology=NAME"),
+        (["--topology=v5p-8"], "say which config"),
+    ],
+)
+def test_what_cannot_be_compiled_for(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        plan.main(arguments)
