@@ -4,6 +4,7 @@ Parameters are float32 and named by role and letters (`weight_DF`, `bias_F`, `ga
 whether weight decay applies. Stock nn.DenseGeneral is not used: it fails under a mesh with several named dimensions.
 """
 
+import functools
 from typing import assert_never
 
 import flax.linen as nn
@@ -94,11 +95,11 @@ class Heads(nn.Module):
         bias_QNH = self.param("bias_QNH", nn.initializers.zeros, [self.sizes[c] for c in "QNH"])
         bias_QNH = bias_QNH.astype(x_BTD.dtype)
 
-        def three(x_BTD, weight_DQNH):
-            return [jnp.einsum("BTD,DNH->BTNH", x_BTD, weight_DQNH[:, i]) for i in range(3)]
+        def product(i):
+            weight_DNH = weight_DQNH[:, i].astype(x_BTD.dtype)
+            return self.place.product(functools.partial(jnp.einsum, "BTD,DNH->BTNH"), x_BTD, weight_DNH, "DNH")
 
-        products = self.place.product(three, x_BTD, weight_DQNH.astype(x_BTD.dtype), "DQNH")
-        return [y_BTNH + bias_QNH[i][None, None] for i, y_BTNH in enumerate(products)]
+        return [product(i) + bias_QNH[i][None, None] for i in range(3)]
 
 
 class Attention(nn.Module):
