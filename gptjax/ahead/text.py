@@ -37,7 +37,7 @@ def report(found: dict[str, Any]) -> str:
         ("  not hidden of these", seconds(found["exposed_seconds"]), "synchronous ones"),
         ("  step", seconds(found["step_seconds"]), "compute + kernels + not hidden"),
         (),
-        ("MFU", f"{found['mfu']:.1%}", "floor / step"),
+        ("MFU", f"{found['mfu']:.1%}", "floor / step" + (", an upper bound" if found["compute_by"] == "roofline" else "")),
         ("all tokens of the config", f"{figure(found['days'])} days", ""),
     ]
     head = f"{found['config']} on {found['topology']}, {chips} {'chips' if chips > 1 else 'chip'}"

@@ -35,6 +35,15 @@ def manner(compute: schema.Compute, platform: str) -> Manner:
     return Manner(dtype, kept, kernel, {"auto": cpu and kept is None, "scan": False, "unroll": True}[compute.layers])
 
 
+def kept(names: tuple[str, ...]):
+    """The policy of jax.checkpoint that keeps what has these names; with attention among them also what cuDNN's own backward pass needs,
+    which jax.nn leaves without a name."""
+    named = jax.checkpoint_policies.save_only_these_names(*names)
+    if "attention" not in names:
+        return named
+    return jax.checkpoint_policies.save_from_both_policies(named, lambda prim, *_, **__: prim.name.startswith("dot_product_attention_fwd"))
+
+
 class Period(nn.Module):
     """One period of the layer pattern, for GPT-3 a banded and a dense layer: the body that is scanned over depth."""
 
@@ -50,7 +59,7 @@ class Period(nn.Module):
             # else the pinned parameters are results of the loop, which libtpu copies whole in each turn.
             block = nn.map_variables(block, "params", self.place.stored)
         if self.manner.kept is not None:
-            policy = jax.checkpoint_policies.save_only_these_names(*self.manner.kept)
+            policy = kept(self.manner.kept)
             # Each layer on its own, not the period: one remat over two layers recomputes more. static_argnums counts self.
             block = nn.remat(block, policy=policy, prevent_cse=self.manner.unroll, static_argnums=(3,))
         for i, pattern in enumerate(self.config.attention):
