@@ -91,7 +91,7 @@ def too_small(config: schema.Config, target: topology.Topology) -> str:
 
 def advice(config: schema.Config, target: topology.Topology) -> str:
     """The smallest slice of the family that should do, by config/count.py: state, two copies of the gradients, and a row."""
-    row = count.activation_bytes(config, 1, "bfloat16", scores=False) // (config.mesh.tensor * config.mesh.context)
+    row = count.activation_bytes(config, 1, "bfloat16", scores=False) // (max(1, config.mesh.tensor) * max(1, config.mesh.context))
     for name in topology.sizes(target.family):
         size = topology.topology(name)
         if 20 * count.padded_parameters(config.model) // size.n_devices + row <= 0.9 * size.chip.hbm_bytes:
