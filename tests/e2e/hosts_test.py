@@ -65,7 +65,7 @@ def until(workers, run, step):
 
 def completed(started):
     with started as workers:
-        statuses = workers.wait(240)
+        statuses = workers.wait(600)
         said = [workers.said(number) for number in range(len(statuses))]
     assert not any(statuses), said
     return said
@@ -95,7 +95,7 @@ def test_sigterm_to_one_stops_all_at_one_step_and_another_number_of_hosts_goes_o
     with start(run, 2) as workers:
         until(workers, run, 6)
         workers.processes[1].send_signal(signal.SIGTERM)
-        assert workers.wait(120) == [0, 0], workers.said(0) + workers.said(1)
+        assert workers.wait(300) == [0, 0], workers.said(0) + workers.said(1)
         said = workers.said(0)
     assert "process 1 was asked to stop" in said
     stopped = int(said.split("stopped at step ")[1].split(";")[0])
@@ -111,7 +111,7 @@ def test_a_killed_process_ends_the_others_and_the_rerun_passes_over_a_damaged_ch
         until(workers, run, 13)
         workers.processes[1].kill()
         began = time.monotonic()
-        assert workers.wait(120) == [hosts.LOST, -signal.SIGKILL]
+        assert workers.wait(300) == [hosts.LOST, -signal.SIGKILL]
         assert time.monotonic() - began < 60
         last = [line for line in workers.said(0).splitlines() if line.startswith("error: ")]
     assert len(last) == 1 and "process 1 of 2, on " in last[0] and "is gone without a word" in last[0], last
@@ -125,6 +125,34 @@ def test_a_killed_process_ends_the_others_and_the_rerun_passes_over_a_damaged_ch
     assert curve(run) == whole[1], "bit for bit, on as many processes"
 
 
+KILLED_AT = """
+import os, signal, sys
+from gptjax import train
+from gptjax.config import command
+def hook(event, args):
+    if event == EVENT and "10.saving" in str(args[0]) and NAME in str(args[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+command.run(train.main)
+"""
+STAGES = {
+    "at its start": ("os.mkdir", ""),
+    "when its values are written": ("open", "files.json"),
+    "before it is valid": ("os.rename", "10.saving"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_process_killed_amid_a_save_loses_no_checkpoint(start, whole, tmp_path, stage):
+    event, name = STAGES[stage]
+    with start(tmp_path / "run", 2, program={0: ["-c", KILLED_AT.replace("EVENT", repr(event)).replace("NAME", repr(name))]}) as workers:
+        assert workers.wait(300)[0] == -signal.SIGKILL
+    said = completed(start(tmp_path / "run", 2))
+    assert "continuing from step 5" in said[0] and "damaged" not in said[0]
+    assert curve(tmp_path / "run") == whole[1]
+
+
 @pytest.mark.slow
 def test_the_death_of_process_0_is_noticed(start, tmp_path):
     run = tmp_path / "run"
@@ -132,7 +160,7 @@ def test_the_death_of_process_0_is_noticed(start, tmp_path):
         until(workers, run, 3)
         workers.processes[0].kill()
         began = time.monotonic()
-        statuses = workers.wait(120)
+        statuses = workers.wait(300)
         assert time.monotonic() - began < 60 and statuses[0] == -signal.SIGKILL and statuses[1] != 0
         assert "error: process 0 of 2, on " in workers.said(1)
 
@@ -155,7 +183,7 @@ command.run(train.main)
 @pytest.mark.slow
 def test_a_bug_in_one_process_is_told_by_all(start, tmp_path):
     with start(tmp_path / "run", 2, program={1: ["-c", FAILS_AT_STEP_3.replace("ACT", "raise KeyError('bug')")]}) as workers:
-        assert workers.wait(120) == [1, 1]
+        assert workers.wait(300) == [1, 1]
         said = workers.said(0), workers.said(1)
     line = "error: process 1 of 2, on "
     assert "Traceback" not in said[0] and said[0].splitlines()[-1].startswith(line)
@@ -168,14 +196,14 @@ def test_what_never_moves_again_ends(start, tmp_path):
     """One process stops for ever, so the other waits in a collective."""
     program = {1: ["-c", FAILS_AT_STEP_3.replace("ACT", "import time; time.sleep(1e6)")]}
     with start(tmp_path / "run", 2, "loop.hang_seconds=12", program=program) as workers:
-        assert workers.wait(120) == [hosts.LOST, hosts.LOST]
+        assert workers.wait(300) == [hosts.LOST, hosts.LOST]
         last = {line for number in (0, 1) for line in workers.said(number).splitlines() if line.startswith("error: ")}
     assert len(last) == 1 and "has not moved for 12 s (loop.hang_seconds) in step " in last.pop()
 
 
 def refused(started):
     with started as workers:
-        assert workers.wait(120) == [2, 2]
+        assert workers.wait(300) == [2, 2]
         said = [workers.said(number) for number in (0, 1)]
     assert all(text.count("\n") == 1 and text.startswith("error: ") for text in said), said
     return said

@@ -74,9 +74,10 @@ def test_who_did_not_come_is_named():
     assert all("of 4 processes 1, 3 did not come to process 0 within 1 s" in str(error) for error in said)
 
 
-def test_a_process_that_comes_twice_or_counts_otherwise_is_refused():
-    said = together(3, None, seconds=5.0, places=[(3, 0), (4, 1)])
-    assert all("process 1 of 4, on " in str(error) and "expects 3 processes" in str(error) for error in said)
+@pytest.mark.parametrize("places", [[(3, 0), (4, 1)], [(3, 0), (3, 1), (3, 1)]], ids=["counts otherwise", "comes twice"])
+def test_a_process_that_does_not_fit_is_refused(places):
+    said = together(3, None, seconds=5.0, places=places)
+    assert all(f"process 1 of {places[1][0]}, on " in str(error) and "expects 3 processes, each once" in str(error) for error in said)
 
 
 def test_process_0_that_is_not_there_is_said_in_time():
