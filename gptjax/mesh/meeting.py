@@ -174,7 +174,8 @@ def _awaited(here: Place, server: socket.socket, links: dict[int, Link], seconds
             link.close()  # something that scans ports
             continue
         process = hello["process"]
-        known, links[process] = process in names, link
+        known = process in names
+        links[-1 if known else process] = link  # to be told, too
         names[process] = hello["host"]
         if known or hello["processes"] != here.processes:
             raise ValueError(

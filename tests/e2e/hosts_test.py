@@ -12,7 +12,7 @@ from gptjax.mesh import hosts
 from gptjax.report import events
 from launch import rehearse
 
-STEPS = 20
+STEPS = 16
 PROGRAM = ["-m", "gptjax.train"]
 
 
@@ -32,7 +32,7 @@ def start(text, monkeypatch):
 
 def begun(text, run, processes, *changes, only=None, program=None, cwd=None):
     usual = [f"data.sources=Text(path='{text}')", "data.held_out=Tail(fraction=0.1)", f"train.steps={STEPS}", "model.dropout.residual=0.1"]
-    usual += ["model.n_layers=1", "loop.every_save=5", "loop.every_eval=10", "loop.every_log=1", "loop.sample_tokens=1"]
+    usual += ["model.n_layers=1", "loop.every_save=5", "loop.every_eval=8", "loop.every_log=1", "loop.sample_tokens=1"]
     commands = []
     for process, flags in enumerate(rehearse.joining(processes)):
         sets = [*usual, *changes, *(only or {}).get(process, ())]
