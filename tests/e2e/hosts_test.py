@@ -76,7 +76,7 @@ def whole(text, tmp_path_factory):
     """(run, curve) of two processes that nothing happened to."""
     run = tmp_path_factory.mktemp("whole") / "run"
     said = completed(begun(text, run, 2))
-    assert said[1] == "", "process 0 alone speaks"
+    assert "loss" not in said[1] and str(run) not in said[1], "process 0 alone speaks"  # but XLA may, of a slow compilation
     assert "4 cpu as fsdp 4 of 2 processes" in said[0] and "sample 3 of 3" in said[0]
     lines = curve(run)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, STEPS + 1))
