@@ -101,15 +101,16 @@ needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, re
 
 @needs_libtpu
 def test_a_step_is_compiled_for_chips_that_are_not_here(capsys):
-    """smoke's batch of 8 rows on four chips; and two ways to keep its activations, ranked."""
-    assert plan.main(["--config=smoke", "--topology=v5p-8", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    """smoke's batch of 8 rows on four chips; and three meshes, of which two do not fit them."""
+    assert plan.main(["--config=smoke", "--topology=v5p-8", "--search", "mesh.fsdp=3|6|4", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "3 of 3: mesh.fsdp=4" in said.err
+    three, six, found = json.loads(said.out).values()
+    assert "needs 3 devices, but there are 4" in three and "needs 6 devices, but there are 4" in six
     assert found["fits"] and found["chips"] == 4 and found["mesh"] == {"fsdp": 4}
     assert found["floor_seconds"] < found["compute_seconds"] + found["kernel_seconds"] <= found["step_seconds"]
-    assert plan.main(["--config=smoke", "--topology=v5p-8", "--search", "compute.remat=full|mid", "mesh.fsdp=4|3"]) == 0
-    ranked = capsys.readouterr()
-    assert "4 of 4" in ranked.err and len(ranked.out.splitlines()) == 5
-    assert ranked.out.count("needs 3 devices, but there are 4") == 2
+    assert plan.main(["--config=smoke", "--topology=v5p-8", "--search", "mesh.fsdp=3"]) == 1, "nothing that fits"
+    assert "mesh.fsdp=3  mesh data 1 x fsdp 3" in capsys.readouterr().out
 
 
 def test_chips_that_are_too_few(capsys):
