@@ -78,12 +78,12 @@ class Program:
         for one in self.functions[function]:
             yield one, times, function, started
             if one.op == "while":
-                yield from self._within(one.called("body")[0], times * self.trips(one, function), started)
+                yield from self._within(one.called("body")[0], times * self.trips(one), started)
             elif one.op in ("call", "fusion", "conditional", "async-start"):  # of a conditional, all branches: too much, if at all
                 for inner in one.called("to_apply", "calls", "branch_computations", "true_computation", "false_computation"):
                     yield from self._within(inner, times, started or one.op == "async-start")
 
-    def trips(self, loop: Instruction, function: str) -> int:
+    def trips(self, loop: Instruction) -> int:
         """How often a loop runs. Its condition compares a counter with a constant; libtpu may step by more than one."""
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
             return int(known[1])
@@ -123,13 +123,13 @@ class Program:
     def moved(self) -> float:
         """Bytes that instructions read and write, of fusions what goes in and out. In a loop over n layers, of an array of n slices one."""
         total, fused, turns = 0.0, self._fused(), {self.entry: 1}
+        types = {function: {one.name: one.type for one in body} for function, body in self.functions.items()}
         for one, times, function, _ in self.runs():
             if one.op == "while":
-                turns[one.called("body")[0]] = self.trips(one, function)
+                turns[one.called("body")[0]] = self.trips(one)
             if function in fused or one.op in NOTHING:
                 continue
-            types = {other.name: other.type for other in self.functions[function]}
-            for type_ in (one.type, *(types[name] for name in one.operands if name in types)):
+            for type_ in (one.type, *(types[function][name] for name in one.operands if name in types[function])):
                 for dtype, dims in ARRAY.findall(type_):
                     sizes = [int(n) for n in dims.split(",") if n]
                     n = turns.get(function, 1)

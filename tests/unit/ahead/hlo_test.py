@@ -61,6 +61,15 @@ def test_loops_are_counted_by_their_step():
     assert program.kernels() == {"splash_mha_fwd": 6}
 
 
+def test_bytes_that_are_moved():
+    """In a turn, 8 x 4 floats through a fusion and a kernel, once more to be gathered and scattered; and the counter. A tuple moves nothing.
+    Of an array of as many slices as there are turns, one: two turns and f32[2,4]."""
+    six, five, two = (hlo.Program(TEXT.replace("constant(11)", f"constant({n})")).moved() for n in (11, 9, 3))
+    gathered, scattered = 128 + (32 + 128), 128 + 2 * 8 * 16  # reads x, holds a pair; reads floats, writes bfloat16s
+    turn = 2 * 128 + 2 * 128 + gathered + scattered + 3 * 4
+    assert six - five == turn and five - two == 3 * turn + 2 * 32 / 2
+
+
 def test_a_loop_that_cannot_be_counted_is_an_error():
     with pytest.raises(AssertionError, match="cannot count the loop while.1"):
         hlo.Program(TEXT.replace("%bound = s32[] constant(11)", "%bound = s32[] negate(%i.1)")).cycles()
