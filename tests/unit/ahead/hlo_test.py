@@ -62,7 +62,7 @@ def test_loops_are_counted_by_their_step():
 
 
 def test_bytes_that_are_moved():
-    """In a turn, 8 x 4 floats through a fusion and a kernel, once more to be gathered and scattered; and the counter. A tuple moves nothing.
+    """In a turn, 8 x 4 floats through a fusion and a kernel, then gathered and scattered; and the counter. A tuple moves nothing.
     Of an array of as many slices as there are turns, one: two turns and f32[2,4]."""
     six, five, two = (hlo.Program(TEXT.replace("constant(11)", f"constant({n})")).moved() for n in (11, 9, 3))
     gathered, scattered = 128 + (32 + 128), 128 + 2 * 8 * 16  # reads x, holds a pair; reads floats, writes bfloat16s
