@@ -84,7 +84,8 @@ def whole(text, tmp_path_factory):
     return run, lines
 
 
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 4])
 def test_any_number_of_hosts_gives_one_curve(start, whole, tmp_path, processes):
     completed(start(tmp_path / "run", processes))
     assert_near(curve(tmp_path / "run"), whole[1])
