@@ -99,8 +99,8 @@ def traffic(compiled: compiling.Compiled) -> tuple[Traffic, ...]:
     """By kind, part of the mesh, and whether it may hide; longest first."""
     sums: dict[tuple, list[float]] = collections.defaultdict(lambda: [0, 0.0, 0.0])
     for one in compiled.program.collectives():
-        axes = along(one.group, compiled.mesh)
-        total = sums[one.kind, axes, len(one.group), one.asynchronous]
+        axes = along(one.group, compiled.mesh) if one.group else "slices"
+        total = sums[one.kind, axes, len(one.group) or compiled.target.slices, one.asynchronous]
         total[0] += one.times
         total[1] += one.times * one.sent
         total[2] += one.times * one.sent / bandwidth(one, compiled.mesh, compiled.target)
@@ -123,7 +123,7 @@ def bandwidth(one: hlo.Collective, mesh: jax.sharding.Mesh, target: topology.Top
     chip, devices = target.chip, [mesh.devices.flat[i] for i in one.group]
     if target.platform == "cuda":
         return chip.link_bandwidth if len({d.process_index for d in devices}) == 1 else chip.network_bandwidth or UNKNOWN_NETWORK
-    if target.slices > 1 and len({d.slice_index for d in devices}) > 1:
+    if not one.group:
         return chip.network_bandwidth or UNKNOWN_NETWORK
     link = chip.link_bandwidth / chip.links
     if one.kind == "collective-permute":

@@ -1,5 +1,6 @@
 """What a compiled program does, read from its text: which instructions run how often, their cycles, and what goes between devices.
 
+
 XLA's own cost analysis counts the body of a loop once, and neither kernels nor what is sent. libtpu writes an estimate of cycles beside
 each fusion and copy; kernels and collectives carry none.
 """
@@ -49,7 +50,7 @@ class Collective:
 
     kind: str
     shapes: tuple[tuple[str, tuple[int, ...]], ...]  # type and sizes of each array of the result on one device, as printed
-    group: tuple[int, ...]  # the first group of devices that exchange; of a permute, the first cycle
+    group: tuple[int, ...]  # the first group of devices that exchange; of a permute, the first cycle; empty between slices of TPUs
     times: int
     sent: float  # bytes that one device sends each time, by a ring: of the whole array all but its own part once, for an all-reduce twice
     asynchronous: bool  # others may run while it does
@@ -153,13 +154,16 @@ class Program:
         its own, with the whole input as its result."""
         found = []
         for one, times, function, started in self.runs():
-            kind = one.op.removesuffix("-start")
-            if kind not in KINDS or len(group := _group(one.rest)) == 1:
+            kind, type_ = one.op.removesuffix("-start"), one.type
+            if between := re.search(r'_xla_megascale_transfer_type="(\w+)"', one.rest if one.op == "send" else ""):
+                kind, shapes = between[1].lower().replace("_", "-"), _arrays(_part(type_, 0))  # (array, ...): what leaves the slice
+                sent = sum(WIDTH[dtype] * math.prod(sizes) for dtype, sizes in shapes)
+                found.append(Collective(kind=kind, shapes=shapes, group=(), times=times, sent=sent, asynchronous=True, where=one.where))
+            if between or kind not in KINDS or len(group := _group(one.rest)) == 1:
                 continue
-            type_ = one.type
             if one.op.endswith("-start") and kind != "all-reduce":  # (operands, results, ...)
-                type_ = _second(type_)
-            shapes = tuple((dtype, tuple(int(n) for n in dims.split(",") if n)) for dtype, dims in ARRAY.findall(type_) if dtype in WIDTH)
+                type_ = _part(type_, 1)
+            shapes = _arrays(type_)
             others, size = len(group) - 1, sum(WIDTH[dtype] * math.prod(sizes) for dtype, sizes in shapes)
             # What is printed is the result: of a reduce-scatter a part, unless it is written as an all-reduce.
             sent = {"collective-permute": size, "all-reduce": 2 * size * others / len(group), "reduce-scatter": size * others}
@@ -173,8 +177,13 @@ class Program:
         return found
 
 
-def _second(type_: str) -> str:
-    """The second part of a tuple type."""
+def _arrays(type_: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Type and sizes of each array of a type."""
+    return tuple((dtype, tuple(int(n) for n in dims.split(",") if n)) for dtype, dims in ARRAY.findall(type_) if dtype in WIDTH)
+
+
+def _part(type_: str, number: int) -> str:
+    """One part of a tuple type."""
     depth, parts = 0, [""]
     for c in type_[1:-1]:
         depth += (c in "([{") - (c in ")]}")
@@ -182,7 +191,7 @@ def _second(type_: str) -> str:
             parts.append("")
         else:
             parts[-1] += c
-    return parts[1]
+    return parts[number]
 
 
 def _group(rest: str) -> tuple[int, ...]:

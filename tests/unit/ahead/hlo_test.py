@@ -85,6 +85,14 @@ def test_what_is_sent():
     assert (reduce.times, reduce.group, reduce.sent) == (1, (0, 4), 8 * 4 * 4)
 
 
+def test_what_leaves_a_slice():
+    """Between slices libtpu sends by the hosts; 4 x 8 bfloat16s, of which each chip has its own."""
+    handler = '_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"'
+    send = f"  %s = (bf16[4,8]{{1,0}}, u32[], token[]) send(%y, %t), channel_id=9, frontend_attributes={{{handler}}}\n  ROOT %copy.1"
+    (one,) = [c for c in hlo.Program(TEXT.replace("  ROOT %copy.1", send)).collectives() if not c.group]
+    assert (one.kind, one.sent, one.times, one.asynchronous) == ("all-reduce", 4 * 8 * 2, 1, True)
+
+
 @pytest.mark.parametrize("written, group", [
     ("replica_groups={{0,2},{1,3}}", (0, 2)),
     ("replica_groups=[2,4]<=[8]", (0, 1, 2, 3)),
