@@ -1,6 +1,5 @@
 """What a compiled program does, read from its text: which instructions run how often, their cycles, and what goes between devices.
 
-
 XLA's own cost analysis counts the body of a loop once, and neither kernels nor what is sent. libtpu writes an estimate of cycles beside
 each fusion and copy; kernels and collectives carry none.
 """
