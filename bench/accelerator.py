@@ -48,22 +48,6 @@ def arms(config: schema.Config) -> dict[str, tuple[tuple, str]]:
     return both if own == dense else both | {"own, auto": (own, "auto"), "own, reference": (own, "reference")}
 
 
-def compiled(config: schema.Config, mesh: jax.sharding.Mesh, platform: str):
-    """The whole training step of a config, compiled for the mesh's devices, and its abstract state."""
-    with jax.set_mesh(mesh):
-        built = step.build(config, platform, mesh, None)
-        now = state.abstract(config, built.model, built.tx, mesh)
-        place = rules.Placement(rules.PRESETS[config.mesh.sharding], mesh)
-        shape = (1, config.train.batch_tokens // config.model.n_ctx, config.model.n_ctx + 1)
-        tokens = jax.ShapeDtypeStruct(shape, np.int32, sharding=jax.sharding.NamedSharding(mesh, place.spec("MB1", shape)))
-        traced = jax.jit(built, donate_argnums=0, static_argnums=2).trace(now, tokens, 1)
-        return built, traced.lower(lowering_platforms=(platform,)).compile(), tokens
-
-
-def out_of_memory(error: Exception) -> bool:
-    return any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory", "Ran out of memory"))
-
-
 def trained(name: str, config: schema.Config, n_ctx: int, rows: int, rounds: int) -> list[Row]:
     """A row for each arm that fits."""
     mesh = devices.mesh(config.mesh)
@@ -74,7 +58,7 @@ def trained(name: str, config: schema.Config, n_ctx: int, rows: int, rounds: int
     for arm, (attention, kernel) in arms(config).items():  # one state at a time: two of the larger models do not fit
         varied_config = varied(config, n_ctx, rows, attention, kernel)
         try:
-            built, program, shape = compiled(varied_config, mesh, platform)
+            built, program, shape = compiling.program(varied_config, mesh, platform, rows)
             with jax.set_mesh(mesh):
                 now = state.created(varied_config, built.model, built.tx, mesh)
                 batch = jax.device_put(tokens, shape.sharding)
@@ -86,7 +70,7 @@ def trained(name: str, config: schema.Config, n_ctx: int, rows: int, rounds: int
                     if i >= 2:
                         seconds[arm].append(time.perf_counter() - began)
         except jax.errors.JaxRuntimeError as error:
-            if not out_of_memory(error):
+            if not compiling.out_of_memory(error):
                 raise
             seconds.pop(arm, None)
             print(f"{name:12} {n_ctx:6,} {rows:5} {arm:18} out of memory", flush=True)

@@ -28,7 +28,9 @@ several ways to run it, ranked. Each takes minutes to compile."""
 EXAMPLE = """\
 python -m gptjax.plan --config=gpt3_small --set "model.attention=Dense()"
   python -m gptjax.plan --config=gpt3_175b --topology=v5p:8x8x8
-  python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --search "mesh.fsdp=8|16" "mesh.data=1|2"  # or none"""
+  python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --search
+  python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --search "mesh.tensor=1|2" "compute.remat=full|attention+mid" \\
+      --set mesh.sharding=fsdp_tensor"""
 
 
 def main(argv: list[str]) -> int | None:
@@ -69,14 +71,11 @@ def ahead(config: Config, name: str, search: list[str] | None, as_json: bool) ->
         compiled = compiling.step_of(config, target)
         return estimate.summary(compiled, estimate.of(compiled))
 
-    if why := compiling.too_small(config, target):
-        print(why, file=sys.stderr)
-        return 1
     if search is None:
         try:
             one = found(config)
-        except MemoryError as refused:
-            print(f"does not fit, says the compiler: {refused}; {compiling.advice(config, target)}", file=sys.stderr)
+        except MemoryError as why:
+            print(why, file=sys.stderr)
             return 1
         print(json.dumps(one, indent=1) if as_json else text.report(one))
         return 0 if one["fits"] else 1
@@ -86,10 +85,10 @@ def ahead(config: Config, name: str, search: list[str] | None, as_json: bool) ->
         print(f"{i + 1} of {len(choices)}: {assignments}", file=sys.stderr, flush=True)
         try:
             rows.append((assignments, found(changed)))
-        except (ValueError, MemoryError) as error:
-            rows.append((assignments, " ".join(str(error).split())[:100]))
-    if not rows:
-        raise ValueError(f"--search: no way to run {config.name} on {target} is left; its state alone is larger than their memory")
+        except (ValueError, MemoryError) as why:
+            if command.verdict(why)[0] == 1 and not isinstance(why, MemoryError):
+                raise  # a bug
+            rows.append((assignments, str(why)))
     print(json.dumps(dict(rows), indent=1) if as_json else text.ranking(rows))
     return 0 if any(isinstance(row, dict) and row["fits"] for _, row in rows) else 1
 

@@ -69,7 +69,6 @@ def train(config: Config, directory: Path, bucket: str | None, party: Any, profi
     from gptjax.data import pieces, pipeline, saving
     from gptjax.learn import checkpoint, state, step
     from gptjax.mesh import cpu, devices, rules
-    from gptjax.model import kernels
     from gptjax.report import console, copies, profile
 
     # --- mesh
@@ -104,11 +103,8 @@ def train(config: Config, directory: Path, bucket: str | None, party: Any, profi
                 limit = about["microbatch_rows"]  # dropout masks and sums depend on it, so a resumed run keeps it
             else:
                 start, now = 0, state.created(config, built.model, built.tx, mesh)
-                rows_apart = mesh.size // batches.shards  # devices that share a row
                 least = min(party.gathered(memory(config, mesh)))
-                manner = built.model.manner
-                scores = manner.kernel not in kernels.ONLY_ON
-                fitting = count.microbatch_rows(config, least * rows_apart, batches.shards, manner.dtype.__name__, scores)
+                fitting = step.rows_that_fit(config, built.model.manner, mesh, batches.shards, least)
                 if jax.devices()[0].platform == "cpu":
                     fitting = min(fitting, max(1, CPU_TOKENS // config.model.n_ctx))
                 limit = config.train.microbatch_rows or fitting
@@ -126,11 +122,11 @@ def memory(config: Config, mesh: Any) -> int:
     half of what the machine has available, shared by the devices that are simulated on it."""
     import psutil
 
-    gradients = 2 * count.gradient_bytes(config.model) * mesh.shape["data"] // mesh.size
+    parts = mesh.size // mesh.shape["data"]
     stats = mesh.local_devices[0].memory_stats()
     if stats is None:
-        return psutil.virtual_memory().available // 2 // len(mesh.local_devices) - gradients
-    return int(0.9 * (stats["bytes_limit"] - stats["bytes_in_use"])) - gradients
+        return psutil.virtual_memory().available // 2 // len(mesh.local_devices) - 2 * count.gradient_bytes(config.model) // parts
+    return count.room(config.model, stats["bytes_limit"], stats["bytes_in_use"], parts)
 
 
 def facts(session: Session) -> list[tuple[str, str]]:
@@ -175,10 +171,11 @@ def driver(session: Session, put: Callable) -> Callable:
     party = session.party
     platform = session.mesh.devices.flat[0].platform
     options = cpu.options(platform)
-    if parts == 1 or platform != "cpu":
+    ramp = session.config.train.ramp is not None  # while it lasts a batch may have many microbatches, though the full one has not
+    if platform != "cpu" or (parts == 1 and not ramp):
         # Without a ramp the count is a constant of the program, with one it is an argument: one program serves the whole ramp, and one
         # the full batch, whose microbatches may be larger.
-        ramp, everywhere = session.config.train.ramp is not None, NamedSharding(session.mesh, PartitionSpec())
+        everywhere = NamedSharding(session.mesh, PartitionSpec())
         whole = jax.jit(step, donate_argnums=0, static_argnums=() if ramp else 2, compiler_options=options)
 
         def advance(now, batch, stop, progress):

@@ -10,11 +10,12 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from gptjax.ahead import hlo
-from gptjax.config import count, schema
+from gptjax.config import command, count, schema
 from gptjax.config.batches import Batches
 from gptjax.config.figures import in_bytes
 from gptjax.learn import state, step
 from gptjax.mesh import devices, rules, topology
+from gptjax.model import gpt
 
 END_OF_TEXT = 0  # of a tokenizer that plan does not need: any id compiles to the same program
 
@@ -33,7 +34,6 @@ class Compiled:
     peak: int
     seconds: float  # to compile
     program: hlo.Program
-    executable: jax.stages.Compiled
 
     @property
     def n_microbatches(self) -> int:
@@ -46,25 +46,20 @@ class Compiled:
 
 
 def step_of(config: schema.Config, target: topology.Topology) -> Compiled:
-    """Raises ValueError where the mesh does not fit model, batch or chips, or the compiler is not installed; MemoryError, with the
-    compiler's words, for a program that it refuses because it is too large."""
+    """Raises ValueError where the mesh does not fit model, batch or chips, or the compiler is not installed; MemoryError, with advice,
+    where the state alone is too large or the compiler refuses the program for its size."""
+    if why := too_small(config, target):
+        raise MemoryError(why)
     mesh = devices.mesh(config.mesh, target.devices())
     rules.check(config, mesh)
     rows = microbatch(config, mesh, target)
     began = time.perf_counter()
-    with jax.set_mesh(mesh):
-        built = step.build(config, target.platform, mesh, END_OF_TEXT)
-        now = state.abstract(config, built.model, built.tx, mesh)
-        shape = (config.batch_rows // rows, rows, config.model.n_ctx + 1)
-        tokens = jax.ShapeDtypeStruct(shape, np.int32, sharding=NamedSharding(mesh, built.model.place.spec("MB1", shape)))
-        traced = jax.jit(built, donate_argnums=0, static_argnums=2).trace(now, tokens, shape[0])
-        lowered = traced.lower(lowering_platforms=(target.platform,))
-        try:
-            executable = lowered.compile()
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" in str(error):
-                raise MemoryError(str(error).split("\n\n")[0]) from error
+    try:
+        _, executable, _ = program(config, mesh, target.platform, rows)
+    except jax.errors.JaxRuntimeError as error:
+        if not out_of_memory(error):
             raise
+        raise MemoryError(f"does not fit, says the compiler: {command.first_line(error)}; {advice(config, target)}") from error
     memory: Any = executable.memory_analysis()
     both = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     return Compiled(
@@ -77,8 +72,26 @@ def step_of(config: schema.Config, target: topology.Topology) -> Compiled:
         peak=memory.peak_memory_in_bytes or both,
         seconds=time.perf_counter() - began,
         program=hlo.Program(executable.as_text() or ""),
-        executable=executable,
     )
+
+
+def program(
+    config: schema.Config, mesh: jax.sharding.Mesh, platform: str, rows: int
+) -> tuple[step.Step, jax.stages.Compiled, jax.ShapeDtypeStruct]:
+    """(the step, the program of its full batch in microbatches of `rows`, the tokens that it takes), compiled for a mesh of devices, which
+    may be absent."""
+    with jax.set_mesh(mesh):
+        built = step.build(config, platform, mesh, END_OF_TEXT)
+        now = state.abstract(config, built.model, built.tx, mesh)
+        shape = (config.batch_rows // rows, rows, config.model.n_ctx + 1)
+        tokens = jax.ShapeDtypeStruct(shape, np.int32, sharding=NamedSharding(mesh, built.model.place.spec("MB1", shape)))
+        traced = jax.jit(built, donate_argnums=0, static_argnums=2).trace(now, tokens, shape[0])
+        return built, traced.lower(lowering_platforms=(platform,)).compile(), tokens
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a compiler or a device says so."""
+    return any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory", "Ran out of memory"))
 
 
 def too_small(config: schema.Config, target: topology.Topology) -> str:
@@ -101,13 +114,15 @@ def advice(config: schema.Config, target: topology.Topology) -> str:
 
 
 def microbatch(config: schema.Config, mesh: jax.sharding.Mesh, target: topology.Topology) -> int:
-    """Rows of a microbatch at the full batch: train.microbatch_rows, or as many as train would take on such chips."""
+    """Rows of a microbatch at the full batch: train.microbatch_rows, or as many as train would take on such chips. ValueError if the batch
+    does not split over the mesh."""
     table = rules.PRESETS[config.mesh.sharding].activations
-    shards = math.prod(mesh.shape[axis] for axis in table["B"])
-    batches = Batches(dataclasses.replace(config, train=dataclasses.replace(config.train, ramp=None)), shards)
+    batches = Batches(
+        dataclasses.replace(config, train=dataclasses.replace(config.train, ramp=None)), math.prod(mesh.shape[axis] for axis in table["B"])
+    )
     if config.train.microbatch_rows:
         return config.train.microbatch_rows
-    state = 20 * count.padded_parameters(config.model) * mesh.shape["data"] // mesh.size  # and two copies of the gradients
-    free = max(0, int(0.9 * target.chip.hbm_bytes) - state)
-    fitting = count.microbatch_rows(config, free * (mesh.size // shards), shards, "bfloat16", scores=False)
+    parts = mesh.size // mesh.shape["data"]
+    room = count.room(config.model, target.chip.hbm_bytes, count.state_bytes(config.model) // parts, parts)
+    fitting = step.rows_that_fit(config, gpt.manner(config.compute, target.platform), mesh, batches.shards, room)
     return batches.largest_microbatch(fitting)

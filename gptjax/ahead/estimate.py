@@ -80,8 +80,12 @@ def of(compiled: compiling.Compiled) -> Estimate:
 
 
 def kernel_seconds(compiled: compiling.Compiled) -> float:
-    """Of splash attention, forward twice where it is not kept: 2 products of a block forward, 4 for dk and dv or 5 with dq, 3 for dq."""
+    """Of splash attention, forward twice where it is not kept: 2 products of a block forward, 4 for dk and dv or 5 with dq, 3 for dq. None
+    where the program has no kernels, as with attention dropout: then attention is in the cycles. On sequences that are cut, those of whole
+    ones shared equally."""
     config, model = compiled.config, compiled.config.model
+    if not compiled.program.kernels():
+        return 0.0
     forward = 1 if "attention" in config.compute.kept else 2
     flops = 0.0
     for pattern in model.attention:

@@ -216,4 +216,4 @@ def _group(rest: str) -> tuple[int, ...]:
             stride = n // (int(before) * int(part)) if part else 1
             index[list(sizes).index(name)] = [i * stride for i in range(int(part) if part else n)]
         return tuple(int(i) for i in ids[np.ix_(*[i if isinstance(i, list) else [i] for i in index])].ravel())
-    return (0,)
+    raise AssertionError(f"cannot read the devices of {rest[:200]}")

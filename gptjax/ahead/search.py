@@ -3,21 +3,19 @@
 import itertools
 from collections.abc import Iterator
 
-from gptjax.config import count, overrides, schema
+from gptjax.config import overrides, schema
 from gptjax.mesh import topology
 
 REMATS = ("none", "attention+qkv+mid+up", "attention+mid+up", "attention+mid", "full")
 
 
 def candidates(config: schema.Config, target: topology.Topology, choices: list[str]) -> Iterator[tuple[str, schema.Config]]:
-    """(assignments, config) for each way to combine choices, "path=a|b|c" each. Without choices: meshes of which each axis is as large as
-    divides heads and rows, by what a layer may keep. Those whose state alone is larger than memory are left out.
+    """(assignments, config) for each way to combine choices, "path=a|b|c" each. Without choices: each tensor up to 16 that divides heads
+    and leaves as many shards as divide the batch, by what a layer may keep.
 
     Raises ValueError for a choice that cannot be read or made."""
     for assignments in itertools.product(*(split(choice) for choice in choices)) if choices else _own(config, target):
-        changed = overrides.override(config, *assignments)
-        if 12 * count.padded_parameters(changed.model) <= target.chip.hbm_bytes * target.n_devices:
-            yield " ".join(assignments), changed
+        yield " ".join(assignments), overrides.override(config, *assignments)
 
 
 def split(choice: str) -> list[str]:

@@ -34,7 +34,7 @@ def report(found: dict[str, Any]) -> str:
             for row in found["traffic"]
             if row["seconds"] >= 1e-3 * found["step_seconds"]
         ),
-        ("  not hidden of these", seconds(found["exposed_seconds"]), "synchronous ones"),
+        ("  not hidden of these", seconds(found["exposed_seconds"]), "what is synchronous, or longer than the rest"),
         ("  step", seconds(found["step_seconds"]), "compute + kernels + not hidden"),
         (),
         ("MFU", f"{found['mfu']:.1%}", "floor / step" + (", an upper bound" if found["compute_by"] == "roofline" else "")),

@@ -132,6 +132,12 @@ def activation_bytes(config: Config, rows: int, dtype: Literal["float32", "bfloa
     return tokens * (model.n_layers * kept + at_work + 6 * width * model.d_model) + loss
 
 
+def room(model: Model, limit: int, in_use: int, parts: int) -> int:
+    """Bytes that a device of `limit` has for activations, with `in_use` of them taken by the state: nine tenths of the rest, less two
+    copies of the gradients, which lie in `parts` parts. Negative where there is none."""
+    return int(0.9 * (limit - in_use)) - 2 * gradient_bytes(model) // parts
+
+
 def microbatch_rows(
     config: Config, bytes_free: int, shards: int = 1, dtype: Literal["float32", "bfloat16"] | None = None, scores: bool = True
 ) -> int:

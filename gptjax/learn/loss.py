@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from gptjax.arrays.shapes import shaped
+from gptjax.config import count
 from gptjax.mesh import rules
 from gptjax.model import gpt
 
-CHUNK_BYTES = 256 * 2**20  # of float32 logits that a device holds at a time
+CHUNK_BYTES = count.LOSS_CHUNK_BYTES  # of float32 logits that a device holds at a time
 
 
 @shaped

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gptjax.config import schema
+from gptjax.config import count, schema
 from gptjax.learn import loss, optimizer, schedule, state
 from gptjax.mesh import rules
-from gptjax.model import gpt
+from gptjax.model import gpt, kernels
 
 NOISE_DECAY = 0.99  # of the running means behind the gradient noise scale
 
@@ -102,6 +102,14 @@ class Step:
         sums = self.zero(now.params)
         sums = add(0, sums) if M == 1 else jax.lax.fori_loop(0, count, add, sums)
         return self.update(now, sums, B)
+
+
+def rows_that_fit(config: schema.Config, manner: gpt.Manner, mesh: jax.sharding.Mesh, shards: int, room: int) -> int:
+    """Rows of a microbatch, over all devices, for whose activations each has `room` bytes. Rows are split over `shards`; the devices that
+    share one share its activations."""
+    scores = kernels.holds_scores(manner.kernel, config.model, manner.dtype, config.data.across_documents == "mask")
+    dtype = "bfloat16" if manner.dtype == jnp.bfloat16 else "float32"
+    return count.microbatch_rows(config, max(0, room) * (mesh.size // shards), shards, dtype, scores)
 
 
 def noise_estimates(small, big, n, tokens) -> tuple[jax.Array, jax.Array]:

@@ -108,10 +108,9 @@ class Placement:
         return same(x)
 
     def product(self, fn: Callable, x: jax.Array, weight: jax.Array, letters: str) -> jax.Array:
-        """fn(x, weight), with the parameter gathered for it: whole, but for what tensor cuts. It is gathered again for the backward pass,
-        and its gradient goes back to where it is stored. Left to itself, libtpu may pass the pieces around instead and add up narrow
-        products, which takes nearly twice as long where a chip has many rows."""
-
+        """fn(x, weight), with the parameter gathered for it: whole, but for what tensor cuts. It is gathered again for the backward pass
+        (unless layers are unrolled), and its gradient goes back to where it is stored. Left to itself, libtpu may pass the pieces around
+        instead and add up narrow products, which takes nearly twice as long where a chip has many rows."""
         if (mesh := self.mesh) is None:
             return fn(x, weight)
         home = NamedSharding(mesh, self.spec(letters, weight.shape, self.rules.params))

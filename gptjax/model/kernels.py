@@ -48,6 +48,14 @@ def chosen(
     return kernel, ""
 
 
+def holds_scores(kernel: str, model: schema.Model, dtype, segmented: bool) -> bool:
+    """Whether the scores of some layer lie in memory in training: by the reference, and by CPU's kernels, a block of them."""
+    return any(
+        chosen(kernel, pattern, dtype, model.d_head, dropping=model.dropout.attention > 0, segmented=segmented)[0] not in ONLY_ON
+        for pattern in model.attention
+    )
+
+
 def account(kernel: str, model: schema.Model, dtype, segmented: bool) -> str:
     """For people: what computes each of the layers in training."""
 

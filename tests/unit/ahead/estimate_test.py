@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gptjax.ahead import compiling, estimate, hlo, text
-from gptjax.config import count, registry
+from gptjax.config import count, registry, schema
 from gptjax.mesh import topology
 from tests import tiny
 
@@ -98,6 +98,25 @@ def test_chips_that_are_too_few_are_refused_before_compiling():
     assert 20 * count.parameters(config.model) / enough.n_devices < enough.chip.hbm_bytes
     assert compiling.too_small(config, enough) == "" and compiling.too_small(registry.config("gpt3_small"), four) == ""
     assert "no v6e slice is large enough" not in compiling.too_small(registry.config("gpt3_13b"), topology.topology("v6e-1"))
+
+
+def test_attention_that_no_kernel_computes_is_in_the_cycles(compiled):
+    """With attention dropout, as GPT-2 trains, the reference computes it."""
+    without = SimpleNamespace(**vars(compiled) | {"program": SimpleNamespace(kernels=dict)})
+    assert estimate.kernel_seconds(without) == 0 < estimate.kernel_seconds(compiled)
+
+
+def test_plan_takes_the_microbatch_that_train_takes():
+    """GPT-2 has attention dropout, so that its scores lie in memory, and fewer rows fit than without."""
+    target, mesh = topology.topology("v5e-4"), SimpleNamespace(size=4, shape={"data": 1, "fsdp": 4, "tensor": 1, "context": 1})
+    gpt2 = registry.config("gpt2_355m")
+    dropping, free = (
+        compiling.microbatch(tiny.varied(gpt2, model={"dropout": d}), mesh, target) for d in (gpt2.model.dropout, schema.Dropout())
+    )
+    assert dropping < free
+    state = count.state_bytes(gpt2.model) // 4
+    least = count.microbatch_rows(gpt2, count.room(gpt2.model, target.chip.hbm_bytes, state, 4), 4, "bfloat16", scores=True)
+    assert dropping <= least < 2 * dropping, "the largest power of two, of a batch of 512"
 
 
 def test_a_misread_program_is_noticed(compiled, monkeypatch):

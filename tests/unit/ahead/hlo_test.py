@@ -107,6 +107,11 @@ def test_groups(written, group):
     assert hlo._group(f"%x), channel_id=1, {written}, dimensions={{0}}") == group
 
 
+def test_a_group_that_is_written_in_another_way_is_an_error():
+    with pytest.raises(AssertionError, match="cannot read the devices of"):
+        hlo.Program(TEXT.replace("replica_groups=[2,4]<=[8]", "replica_groups={}")).collectives()
+
+
 def test_of_a_program_that_is_compiled_here():
     """Seven turns of a loop that gathers 16 x 16 floats, cut over four devices."""
     mesh = devices.mesh(schema.Mesh(fsdp=4), jax.devices()[:4])
