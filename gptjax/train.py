@@ -221,8 +221,8 @@ def loop(session: Session, now: Any, start: int) -> int:
     held_out = reading.validation(config.loop.eval_rows)
     nll = jax.jit(session.step.nll, compiler_options=cpu.options(session.mesh.devices.flat[0].platform))
     flops = count.train_flops_per_token(config.model)
-    pending: tuple[int, dict] | None = None
-    clock = time.perf_counter()
+    pending: tuple[int, dict, float | None] | None = None  # and when it ended, where dispatching waits for that, as on CPU
+    at_once, clock = session.mesh.devices.flat[0].platform == "cpu", time.perf_counter()
 
     def put(rows, letters, n_rows=None):
         return rules.placed(rows, letters, activations, session.mesh, n_rows)
@@ -234,7 +234,8 @@ def loop(session: Session, now: Any, start: int) -> int:
             return
         with session.profile.span("wait"):
             step, values = pending[0], {name: value.item() for name, value in jax.device_get(pending[1]).items()}
-        pending, seconds, clock = None, time.perf_counter() - clock, time.perf_counter()
+        ended = pending[2] or time.perf_counter()
+        pending, seconds, clock = None, ended - clock, ended
         if batches.max_rows == session.microbatch:
             del values["noise_scale"]  # needs gradients of two batch sizes
         speed = batches.rows(step - 1) * config.model.n_ctx / seconds
@@ -289,9 +290,9 @@ def loop(session: Session, now: Any, start: int) -> int:
                     with session.profile.span("step"):
                         after = advance(now, batch, stop, progress)
                     if after is not None:
-                        now, step = after[0], step + 1
+                        now, step, ended = after[0], step + 1, time.perf_counter() if at_once else None
                         report()
-                        pending = step, after[1]
+                        pending = step, after[1], ended
             except GaveUp as end:
                 out.warn(f"{end.args[1]} updates in a row were not finite, up to step {end.args[0]:,}: stopping")
                 session.checkpoints.wait()

@@ -1,6 +1,7 @@
 """Whole runs in this process, on its 8 simulated devices: accumulation, the batch ramp, dropout, sampling, a finished run."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -64,6 +65,26 @@ def test_a_run_goes_on_when_only_its_length_changes_and_its_mesh(text, whole, tm
     lines = trained(text, tmp_path / "run", "mesh.fsdp=2", "mesh.tensor=2", "mesh.data=2", "mesh.sharding=fsdp_tensor")
     np.testing.assert_allclose(losses(lines), losses(whole[1]), rtol=1e-4)
     assert run.config(tmp_path / "run").mesh.tensor == 2
+
+
+def test_no_step_is_said_to_be_quicker_than_it_was(text, tmp_path, monkeypatch):
+    """Also where an evaluation stands between the step and its report."""
+
+    def slow(session, put):
+        advance = driver(session, put)
+
+        def slower(*arguments):
+            result = advance(*arguments)
+            time.sleep(0.05)
+            return result
+
+        return slower
+
+    driver = train.driver
+    monkeypatch.setattr(train, "driver", slow)
+    lines = trained(text, tmp_path / "run", "loop.every_eval=2", "train.steps=5")
+    assert [line["step"] for line in lines if "validation_loss" in line] == [2, 4, 5]
+    assert all(line["seconds"] >= 0.05 for line in lines if "loss" in line)
 
 
 def test_a_finished_run_stays_as_it_is(text, whole):
