@@ -159,7 +159,7 @@ def report(p: dict[str, Any]) -> str:
         ("FLOPs per token", "forward", "training"),
         *((_layers(k), short(k["forward"]), short(3 * k["forward"])) for k in p["flops_by_kind"]),
         ("  all", short(p["forward_flops_per_token"]), short(p["train_flops_per_token"])),
-        (f"  computed, remat {p['remat']}", "", short(p["hardware_flops_per_token"])),
+        (f"  in all, remat {p['remat']}", "", short(p["hardware_flops_per_token"])),
         (),
         ("memory, over all devices", "", ""),
         ("  state: parameters, Adam", in_bytes(p["state_bytes"]), ""),

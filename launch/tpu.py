@@ -8,7 +8,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from gptjax.config import command
 
@@ -75,8 +77,9 @@ def run(args: argparse.Namespace) -> list[list[str]]:
     if not args.arguments:
         raise ValueError("run what? give gptjax.train's arguments after --, as in -- --config=gpt3_small --run=gs://bucket/run")
     train = f"cd {FOLDER} && nohup .venv/bin/python -m gptjax.train {shlex.join(args.arguments)} > ../{LOG} 2>&1 < /dev/null &"
-    pack = ["sh", "-c", f"git ls-files -z | tar --null --files-from=- -czf {ARCHIVE}"]
-    send = [[*gcloud(args, "tpu-vm", "scp", ARCHIVE, f"{node}:"), "--worker=all"] for node in nodes(args)]
+    archive = str(Path(tempfile.gettempdir()) / ARCHIVE)
+    pack = ["sh", "-c", f"git ls-files -z | tar --null --files-from=- -czf {shlex.quote(archive)}"]
+    send = [[*gcloud(args, "tpu-vm", "scp", archive, f"{node}:"), "--worker=all"] for node in nodes(args)]
     return [pack, *send, *everywhere(args, INSTALL), *everywhere(args, train)]
 
 

@@ -263,8 +263,8 @@ class Compute:
     def __post_init__(self):
         if self.remat not in ("none", "full") and (unknown := set(self.remat.split("+")) - set(SAVED)):
             raise ValueError(
-                f"compute.remat={self.remat}: {', '.join(sorted(unknown))} cannot be kept; give none, full, or what a layer keeps, "
-                f"of {', '.join(SAVED)}, joined by +"
+                f"compute.remat={self.remat}: {', '.join(map(repr, sorted(unknown)))} cannot be kept; give none, full, or what a layer "
+                f"keeps, of {', '.join(SAVED)}, joined by +"
             )
 
     @property

@@ -150,6 +150,8 @@ def test_validation_names_the_path():
     assert refused("model.attention=Banded(window=0)") == "model.attention: Banded.window=0: give a number above 0"
     assert refused("train.schedule.peak=0") == "train.schedule: Cosine.peak=0.0: give a number above 0"
     assert "model.n_heads=3 does not divide" in refused("model.n_heads=3")
+    assert "'dots' cannot be kept; give none, full, or what a layer keeps, of attention, qkv, mid, up" in refused("compute.remat=mid+dots")
+    assert "'', 'full' cannot be kept" in refused("compute.remat=full+")
 
 
 def test_an_assignment_needs_a_path():
