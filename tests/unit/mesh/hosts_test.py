@@ -176,6 +176,7 @@ from gptjax.mesh import hosts, meeting
 here = meeting.Place(f"localhost:{sys.argv[1]}", 3, int(sys.argv[2]))
 with hosts.Hosts(here.process, *meeting.meet(here, 20.0)) as party:
     party.doing("step 7")
+    party.gathered(None)  # all are in step 7
     ACT
 """
 
