@@ -26,7 +26,7 @@ import optax
 
 from gptjax.config import count, data, schema
 from gptjax.learn import state, step
-from gptjax.mesh import cpu, devices
+from gptjax.mesh import devices, xla
 
 LR = 1e-4
 
@@ -119,7 +119,7 @@ def ours(config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[Contestant, di
     built = step.build(config, jax.devices()[0].platform, mesh, None)
     now = state.created(config, built.model, built.tx, mesh)
     first = jax.tree.map(jnp.array, now.params)
-    run = jax.jit(built, donate_argnums=0, static_argnums=2, compiler_options=cpu.options(jax.devices()[0].platform))
+    run = jax.jit(built, donate_argnums=0, static_argnums=2, compiler_options=xla.options(jax.devices()[0]))
 
     def advance(tokens):
         nonlocal now
@@ -210,7 +210,7 @@ def main():
     parser.add_argument("--nanogpt", metavar="DIR", help="a clone of karpathy/nanoGPT")
     parser.add_argument("--nanodo", metavar="DIR", help="a clone of google-deepmind/nanodo")
     args = parser.parse_args()
-    cpu.keep_memory()  # before devices start their threads, as train.py does
+    xla.keep_memory()  # before devices start their threads, as train.py does
     config = SIZES[args.size]
     c, batch = config.model, config.train.batch_tokens // config.model.n_ctx
     dense = c.attention == (schema.Dense(),)

@@ -68,11 +68,11 @@ def train(config: Config, directory: Path, bucket: str | None, party: Any, profi
 
     from gptjax.data import pieces, pipeline, saving
     from gptjax.learn import checkpoint, state, step
-    from gptjax.mesh import cpu, devices, rules
+    from gptjax.mesh import devices, rules, xla
     from gptjax.report import console, copies, profile
 
     # --- mesh
-    cpu.keep_memory()
+    xla.keep_memory()
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # or programs in flight together starve simulated devices of threads
     mesh = devices.mesh(config.mesh)
     rules.check(config, mesh)
@@ -165,12 +165,12 @@ def driver(session: Session, put: Callable) -> Callable:
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from gptjax.mesh import cpu
+    from gptjax.mesh import xla
 
     step, parts = session.step, session.batches.max_rows // session.microbatch
     party = session.party
     platform = session.mesh.devices.flat[0].platform
-    options = cpu.options(platform)
+    options = xla.options(session.mesh.devices.flat[0])
     ramp = session.config.train.ramp is not None  # while it lasts a batch may have many microbatches, though the full one has not
     if platform != "cpu" or (parts == 1 and not ramp):
         # Without a ramp the count is a constant of the program, with one it is an argument: one program serves the whole ramp, and one
@@ -212,14 +212,14 @@ def loop(session: Session, now: Any, start: int) -> int:
     import jax
 
     from gptjax.learn import metrics
-    from gptjax.mesh import cpu, rules, stopping
+    from gptjax.mesh import rules, stopping, xla
     from gptjax.report import events, plots
 
     config, out, party, batches, reading = session.config, session.out, session.party, session.batches, session.reading
     activations = rules.PRESETS[config.mesh.sharding].activations
     about = {"config": overrides.flat(config), "microbatch_rows": session.limit_rows, "tokenizer": reading.tokenizer.digest}
     held_out = reading.validation(config.loop.eval_rows)
-    nll = jax.jit(session.step.nll, compiler_options=cpu.options(session.mesh.devices.flat[0].platform))
+    nll = jax.jit(session.step.nll, compiler_options=xla.options(session.mesh.devices.flat[0]))
     flops = count.train_flops_per_token(config.model)
     pending: tuple[int, dict, float | None] | None = None  # and when it ended, where dispatching waits for that, as on CPU
     at_once, clock = session.mesh.devices.flat[0].platform == "cpu", time.perf_counter()

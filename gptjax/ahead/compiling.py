@@ -14,7 +14,7 @@ from gptjax.config import command, count, schema
 from gptjax.config.batches import Batches
 from gptjax.config.figures import in_bytes
 from gptjax.learn import state, step
-from gptjax.mesh import devices, rules, topology
+from gptjax.mesh import devices, rules, topology, xla
 from gptjax.model import gpt
 
 END_OF_TEXT = 0  # of a tokenizer that plan does not need: any id compiles to the same program
@@ -85,7 +85,8 @@ def program(
         now = state.abstract(config, built.model, built.tx, mesh)
         shape = (config.batch_rows // rows, rows, config.model.n_ctx + 1)
         tokens = jax.ShapeDtypeStruct(shape, np.int32, sharding=NamedSharding(mesh, built.model.place.spec("MB1", shape)))
-        traced = jax.jit(built, donate_argnums=0, static_argnums=2).trace(now, tokens, shape[0])
+        options = xla.options(mesh.devices.flat[0])
+        traced = jax.jit(built, donate_argnums=0, static_argnums=2, compiler_options=options).trace(now, tokens, shape[0])
         return built, traced.lower(lowering_platforms=(platform,)).compile(), tokens
 
 

@@ -69,6 +69,10 @@ class Program:
                     self.entry = match[2]
             elif match := LINE.match(line):
                 current.append(Instruction(*match.groups()))
+            elif line == "}":
+                current = []
+            elif current:  # Pallas writes line breaks into the attributes of a kernel and of what copies its result
+                current[-1] = current[-1]._replace(rest=current[-1].rest + line)
 
     def runs(self) -> Iterator[tuple[Instruction, int, str, bool]]:
         """(instruction, how often it runs, its function, whether it was started and others run meanwhile), those within fusions too."""

@@ -19,6 +19,7 @@ class Chip:
     kinds: tuple[str, ...]  # parts of jax's device_kind
     flops: float  # dense bfloat16 peak, FLOP/s
     clock: float | None = None  # Hz, in which libtpu counts cycles: peak over what the matrix units do in one (128 or 256 squared each)
+    fusion_kib: int | None = None  # of a TPU's vector memory that one fusion may use; None: as its compiler has it
     hbm_bytes: int  # what a program may use; for TPUs as their compiler says when a program is too big
     hbm_bandwidth: float
     link_bandwidth: float  # of all links to neighbours (ICI, NVLink) together
@@ -55,6 +56,7 @@ CHIPS = {
         kinds=("TPU v5",),
         flops=459e12,
         clock=459e12 / (2 * 4 * 2 * 128**2),
+        fusion_kib=32 * 1024,
         hbm_bytes=int(95.73 * 2**30),
         hbm_bandwidth=2765e9,
         link_bandwidth=600e9,

@@ -38,7 +38,7 @@ def attend(
     interpret: run on CPU, slowly, for tests."""
     assert dropout is None
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
-    kernel, blocks = _kernel(pattern, T, S, interpret)
+    kernel, blocks = _kernel(pattern, T, S, q_BTNH.shape[-1], interpret)
     # Queries that pad share their block with real ones, so that it is visited and they are numbers; keys that pad causality hides.
     q_BNTH = _padded(q_BTNH * jnp.asarray(q_BTNH.shape[-1] ** -0.5, q_BTNH.dtype), blocks.block_q).swapaxes(1, 2)
     k_BNSH, v_BNSH = (_padded(x, blocks.block_kv).swapaxes(1, 2) for x in (k_BSNH, v_BSNH))
@@ -50,8 +50,8 @@ def attend(
 
 
 def visited(pattern: schema.Attention, T: int) -> dict[str, int]:
-    """(query, key) pairs in the blocks that each kernel visits for a head of T tokens: its cost."""
-    kernel, blocks = _kernel(pattern, T, T, False)
+    """(query, key) pairs in the blocks that each kernel visits for a head of T tokens, of whatever size: its cost."""
+    kernel, blocks = _kernel(pattern, T, T, 128, False)
     infos = {"forward": kernel.fwd_mask_info, "dq": kernel.dq_mask_info, "dkv": kernel.dkv_mask_info}
     area = blocks.block_q * blocks.block_kv
     return {name: area * int(np.count_nonzero(info.block_mask)) for name, info in infos.items() if info is not None}
@@ -96,10 +96,12 @@ class ComputedMask(StoredMask):
 
 
 @functools.lru_cache(maxsize=64)
-def _kernel(pattern: schema.Attention, T: int, S: int, interpret: bool) -> tuple[splash.SplashAttentionKernel, splash.BlockSizes]:
+def _kernel(
+    pattern: schema.Attention, T: int, S: int, d_head: int, interpret: bool
+) -> tuple[splash.SplashAttentionKernel, splash.BlockSizes]:
     """The kernel for T queries on S keys and any number of heads, and its block sizes. Its arrays are NumPy's, so that it may be kept from
     one trace to the next."""
-    blocks = _blocks(pattern, T, S)
+    blocks = _blocks(pattern, T, S, d_head)
     queries = np.arange(S - T, S + -T % blocks.block_q, dtype=np.int32)
     kind = ComputedMask if isinstance(pattern, schema.Dense | schema.Banded) else StoredMask
     mask = masks.MultiHeadMask([kind(pattern, queries, S + -S % blocks.block_kv)])
@@ -122,14 +124,17 @@ def _kernel(pattern: schema.Attention, T: int, S: int, interpret: bool) -> tuple
     return kernel, blocks
 
 
-def _blocks(pattern: schema.Attention, T: int, S: int) -> splash.BlockSizes:
+def _blocks(pattern: schema.Attention, T: int, S: int, d_head: int) -> splash.BlockSizes:
     """Blocks of up to 512 queries and keys, larger where there are many to see: a step of the kernel costs some 0.35 us before it computes,
-    as long as the products of 128 rows take."""
+    as long as the products of 128 rows take.
+
+    Small heads come with the sequence last: with the head last they are padded to 128, in memory and in the product that makes them."""
     narrow = isinstance(pattern, schema.Banded) and pattern.window <= 1024
     candidates = BLOCKS if narrow or S < LONG else (*BLOCKS, 1024)
     q, kv = (min(candidates, key=lambda block: -(-n // block) * (block + 128)) for n in (T, S))
     compute = min(kv, 512)
     fused = -(-S // kv) <= COPIES
+    layout = splash.QKVLayout.SEQ_MINOR if d_head <= 64 else splash.QKVLayout.HEAD_DIM_MINOR
     return splash.BlockSizes(
         block_q=q,
         block_kv=kv,
@@ -140,4 +145,7 @@ def _blocks(pattern: schema.Attention, T: int, S: int) -> splash.BlockSizes:
         block_q_dq=None if fused else q,
         block_kv_dq=None if fused else kv,
         use_fused_bwd_kernel=fused,
+        q_layout=layout,
+        k_layout=layout,
+        v_layout=layout,
     )

@@ -79,9 +79,10 @@ def lines_written(run):
         return 0
 
 
-def test_killed_five_times_and_not_one_bit_changed(corpus, uninterrupted, tmp_path):
+@pytest.mark.parametrize("times", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_killed_and_not_one_bit_changed(corpus, uninterrupted, tmp_path, times):
     run, draw = tmp_path / "run", random.Random()
-    for kill in range(5):
+    for kill in range(times):
         process = start(corpus, run)
         until = lines_written(run) + draw.randint(1, STEPS // 4)
         while process.poll() is None and lines_written(run) < until:
@@ -95,7 +96,8 @@ def test_killed_five_times_and_not_one_bit_changed(corpus, uninterrupted, tmp_pa
     assert curve(run) == uninterrupted
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+# SIGTERM: also sent to one of two processes in hosts_test.py
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_stops_in_order_with_a_checkpoint(corpus, uninterrupted, tmp_path, number):
     run = tmp_path / "run"
     process = start(corpus, run)

@@ -49,13 +49,15 @@ ENTRY %main (a: f32[8,4]) -> f32[8,4] {
   %y = f32[8,4]{1,0} get-tuple-element(%while.1), index=1
   %all-reduce.9 = f32[8,4]{1,0} all-reduce(%y), replica_groups=mesh['a'=2,'b'=4] {'a'}, to_apply=%add
   %lone = f32[8,4]{1,0} all-reduce(%y), replica_groups={{0},{1},{2},{3}}, to_apply=%add
-  ROOT %copy.1 = f32[8,4]{1,0} copy(%all-reduce.9), backend_config={"estimated_cycles":"5"}
+  ROOT %copy.1 = f32[8,4]{1,0} copy(%all-reduce.9), frontend_attributes={kernel_metadata={
+"xprof_metadata":"{}"
+}}, backend_config={"estimated_cycles":"5"}
 }
 """
 
 
 def test_loops_are_counted_by_their_step():
-    """0, 2, ... 10: six turns; and what lies within a fusion is in its estimate already."""
+    """0, 2, ... 10: six turns; what lies within a fusion is in its estimate already; an instruction may have several lines."""
     program = hlo.Program(TEXT)
     assert program.cycles() == 6 * 10 + 5
     assert program.kernels() == {"splash_mha_fwd": 6}
