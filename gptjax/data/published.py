@@ -18,6 +18,9 @@ class Published:
     carrier: str | None
 
 
+HUGGING_FACE = ("vocab.json", "merges.txt")  # what it calls the same two files
+
+
 def files(wanted: Published, path: str | None) -> dict[str, bytes]:
     """The contents of the files, by name: from the directory `path`, else from the installed carrier, else downloaded.
 
@@ -37,23 +40,33 @@ def files(wanted: Published, path: str | None) -> dict[str, bytes]:
 
 
 def verified(wanted: Published, directory: pathlib.Path) -> dict[str, bytes]:
-    """The contents of the files in `directory`."""
+    """The contents of the files in `directory`, there by OpenAI's names or Hugging Face's."""
     contents = {}
-    for name, digest in wanted.digests.items():
+    for (name, digest), other in zip(wanted.digests.items(), HUGGING_FACE, strict=True):
+        there = directory / (name if (directory / name).exists() or not (directory / other).exists() else other)
         try:
-            contents[name] = (directory / name).read_bytes()
+            contents[name] = there.read_bytes()
         except OSError as error:
             raise ValueError(
-                f"data.tokenizer={wanted.config}: {directory / name} cannot be read ({error.strerror}); put OpenAI's "
+                f"data.tokenizer={wanted.config}: {there} cannot be read ({error.strerror}); put OpenAI's "
                 f"{' and '.join(wanted.digests)} there"
             ) from None
         actual = hashlib.sha256(contents[name]).hexdigest()
         if actual != digest:
             raise ValueError(
-                f"data.tokenizer={wanted.config}: {directory / name} is not OpenAI's file (SHA-256 {actual[:12]}..., expected "
+                f"data.tokenizer={wanted.config}: {there} is not OpenAI's file (SHA-256 {actual[:12]}..., expected "
                 f"{digest[:12]}...); replace it with the published one from {wanted.url}"
             )
     return contents
+
+
+def beside(wanted: Published, directory: pathlib.Path) -> bool:
+    """Does the directory hold the published files, by OpenAI's names or Hugging Face's?"""
+    try:
+        verified(wanted, directory)
+    except ValueError:
+        return False
+    return True
 
 
 def downloaded(wanted: Published) -> dict[str, bytes]:

@@ -1,0 +1,1 @@
+"""Who else reads it? Weights and tokenizers of Hugging Face and OpenAI."""

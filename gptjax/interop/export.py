@@ -1,0 +1,51 @@
+"""A run's weights as a folder that Hugging Face transformers loads."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from gptjax.arrays import trees
+from gptjax.config import schema
+from gptjax.data.tokenizer import Tokenizer
+from gptjax.interop import architectures, layouts, tensors, vocabulary
+
+BIAS = "attention/qkv/bias_QNH"
+
+
+def save(
+    folder: Path,
+    config: schema.Config,
+    params: Any,
+    text: Tokenizer,
+    advance: Callable[[float, str], None] = lambda done, tensor: None,
+    file_bytes: int = tensors.FILE_BYTES,
+) -> str:
+    """Write config.json, safetensors (float32, in files of at most `file_bytes`) and the tokenizer; returns the architecture's model_type.
+
+    params: of any placement; one tensor after the other comes to the host. advance is told the fraction written, and a tensor's name.
+    ValueError if transformers has no architecture that computes what this model does."""
+    a, settings = architectures.written(config.model)
+    leaves = dict(trees.named_leaves(params))
+    if BIAS not in a.layout.block and any(bool(jnp.any(leaf != 0)) for name, leaf in leaves.items() if name.endswith(BIAS)):
+        raise ValueError(
+            f"the biases of queries, keys and values are not zero, and Hugging Face's {a.model_type} has none: only models without "
+            "Banded layers can be exported with them"
+        )
+    places = list(layouts.places(a.layout, config.model))
+    sizes = layouts.sizes(config.model)
+
+    def making(number: int, place: layouts.Place):
+        def make():
+            advance(number / len(places), place.name)
+            return layouts.theirs(a.layout, config.model, place, leaves[place.leaf])
+
+        return tensors.PREFIX + place.name, place.shape(sizes), make
+
+    tensors.save(folder, [making(*numbered) for numbered in enumerate(places)], file_bytes)
+    ends = {"bos_token_id": text.end_of_text, "eos_token_id": text.end_of_text}
+    settings |= ends | vocabulary.save(folder, config.data.tokenizer, text)
+    (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    return a.model_type

@@ -1,0 +1,163 @@
+"""Weights from anywhere: a run of gptjax, Hugging Face's safetensors, OpenAI's own files. `found(path)` says what is there.
+
+there = weights.found("gpt2/")              # ValueError, in one line, if there is nothing that can be read
+there.config                                # a whole Config, whose model is that of the weights
+there.check(config.data.tokenizer, text)    # ValueError if that tokenizer is not the weights' own
+params = there.params(abstract.params)      # each leaf read and placed as learn.state.abstract(...).params says
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+
+from gptjax.arrays import trees
+from gptjax.config import data, overrides, registry, run, schema
+from gptjax.data.tokenizer import Tokenizer
+from gptjax.interop import architectures, layouts, tensors, vocabulary
+from gptjax.learn import checkpoint
+
+Advance = Callable[[float, str], None]  # the fraction that is done, and the name of the leaf that was read last
+
+
+class Weights(Protocol):
+    """kind: what it is, in words."""
+
+    where: Path
+    kind: str
+    config: schema.Config
+
+    def check(self, named: data.Tokenizer, text: Tokenizer) -> None:
+        """ValueError unless `text`, which a config names so, is the tokenizer of these weights."""
+        ...
+
+    def params(self, wanted: Any, advance: Advance = lambda done, leaf: None) -> Any:
+        """The parameters, as the tree of ShapeDtypeStructs `wanted` places them: one leaf after the other, each device's part by itself.
+        wanted's token table may have more rows than there are, which are zero, and its position table fewer."""
+        ...
+
+
+def found(path: Path | str, assignments: Sequence[str] = (), recipe: str | None = None) -> Weights:
+    """What lies at `path`: a run's directory, a folder of weights, or a .safetensors file with its config.json beside it.
+
+    For weights that are not a run, the config is the registry's that has their model, else the one named `recipe` (default: the
+    architecture's) with their sizes; `assignments` change fields of it. ValueError, in one line, if nothing there can be read."""
+    path = Path(path)
+    if (path / "checkpoints").is_dir():
+        return Run(path, assignments)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: give a run, or a folder of weights")
+    if tensors.found(path):
+        return _hugging_face(path, assignments, recipe)
+    if any((path / name).exists() for name in ("pytorch_model.bin", "pytorch_model.bin.index.json")):
+        raise ValueError(f"{path} has PyTorch's pickle alone: load it with transformers and save_pretrained it, which writes safetensors")
+    raise ValueError(f"no weights are in {path}: it has neither checkpoints/, nor {tensors.SINGLE}, nor {tensors.INDEX}")
+
+
+class Run:
+    """The newest checkpoint of a run of gptjax that is whole."""
+
+    kind = "a run of gptjax"
+
+    def __init__(self, where: Path, assignments: Sequence[str]):
+        self.where = where
+        self.config = overrides.override(run.config(where), *assignments)
+        if isinstance(self.config.data.tokenizer, data.SentencePiece):  # the run keeps the model that it was trained with
+            spoken = data.SentencePiece(path=str(where / "tokenizer.model"), n_pieces=self.config.data.tokenizer.n_pieces)
+            self.config = dataclasses.replace(self.config, data=dataclasses.replace(self.config.data, tokenizer=spoken))
+        self._saved = checkpoint.Saved(where / "checkpoints", print)
+
+    def check(self, named: data.Tokenizer, text: Tokenizer) -> None:
+        had = self._saved.about()["tokenizer"]
+        if had != text.digest:
+            raise ValueError(
+                f"{self.where} was trained with another tokenizer (digest {had[:12]}) than {named} ({text.digest[:12]}): set "
+                f"data.tokenizer to {self.config.data.tokenizer}, with the files that it had"
+            )
+
+    def params(self, wanted: Any, advance: Advance = lambda done, leaf: None) -> Any:
+        restored = self._saved.restore({"params": wanted}, part="params/")
+        if restored is None:
+            raise ValueError(f"{self.where} has no checkpoint yet; let python -m gptjax.train run until it saves one")
+        advance(1.0, "params")
+        return restored[1]["params"]
+
+
+class Folder:
+    """Weights in another's layout, read tensor by tensor. ValueError if a tensor is missing, not wanted or of another shape than `config`
+    asks for."""
+
+    def __init__(self, there: tensors.Tensors, kind: str, layout: layouts.Layout, config: schema.Config):
+        self.where, self.kind, self.config = there.where, kind, config
+        self._tensors, self._layout = there, layout
+        layouts.check(there, layout, config.model)
+
+    def check(self, named: data.Tokenizer, text: Tokenizer) -> None:
+        vocabulary.check(_folder(self.where), self.config.model.n_vocab, named, text)
+
+    def params(self, wanted: Any, advance: Advance = lambda done, leaf: None) -> Any:
+        read, sizes = [], [leaf.size * 4 for leaf in jax.tree.leaves(wanted)]
+        for name, leaf in trees.named_leaves(wanted):
+            place = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            cut = functools.partial(self._part, name, leaf)
+            read.append(jax.block_until_ready(jax.make_array_from_callback(leaf.shape, place, cut)))
+            advance(sum(sizes[: len(read)]) / sum(sizes), name)
+        return jax.tree.unflatten(jax.tree.structure(wanted), read)
+
+    def _part(self, name: str, leaf: jax.ShapeDtypeStruct, index: Any):
+        cuts = tuple(slice(*cut.indices(n)[:2]) for cut, n in zip(index, leaf.shape, strict=True))
+        return layouts.part(self._tensors, self._layout, self.config.model, name, cuts).astype(leaf.dtype, copy=False)
+
+
+def _folder(path: Path) -> Path:
+    return path.parent if path.is_file() else path
+
+
+def _hugging_face(path: Path, assignments: Sequence[str], recipe: str | None) -> Folder:
+    file = _folder(path) / "config.json"
+    try:
+        settings = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{file} is missing: it says which architecture the weights are of; fetch it with them") from None
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}); fetch it again") from None
+    a, model = architectures.read(settings, str(file))
+    config = _config(model, recipe or a.recipe, a.model_type.replace("-", "_"), _folder(path))
+    named = [f"data.tokenizer={settings[vocabulary.NAMED]}"] if vocabulary.NAMED in settings else []
+    config = overrides.override(config, *named, *assignments)
+    there = tensors.Safetensors(path)
+    _tied(there, layouts.token_table(a.layout))
+    return Folder(there, f"Hugging Face {a.model_type}", a.layout, config)
+
+
+def _tied(there: tensors.Safetensors, table: str) -> None:
+    """Forget an output table that is the token table's copy. ValueError if it is another."""
+    if "lm_head.weight" not in there.shapes or table not in there.shapes:
+        return
+    shape = there.shapes.pop("lm_head.weight")
+    same = shape == there.shapes[table]
+    for start in range(0, shape[0] if same else 0, 4096):
+        rows = slice(start, min(start + 4096, shape[0])), slice(0, shape[1])
+        same = same and (there.read("lm_head.weight", rows) == there.read(table, rows)).all()
+    if not same:
+        raise ValueError(f"{there.where}: lm_head.weight is not {table}, but gptjax's output is tied to the token table: it cannot be read")
+
+
+def _config(model: schema.Model, recipe: str, name: str, folder: Path) -> schema.Config:
+    """The registry's config that has this model; else `recipe` with its sizes, the batch having as many rows as there."""
+    for other in registry.names():
+        known = registry.config(other)
+        if dataclasses.replace(known.model, init=model.init) == model:
+            break
+    else:
+        known = registry.config(recipe)
+        rows, ramp = known.model.n_ctx, known.train.ramp
+        scaled = ramp and dataclasses.replace(ramp, start_tokens=ramp.start_tokens // rows * model.n_ctx)
+        train = dataclasses.replace(known.train, batch_tokens=known.batch_rows * model.n_ctx, ramp=scaled)
+        known = dataclasses.replace(known, name=name, model=dataclasses.replace(model, init=known.model.init), train=train)
+    spoken = vocabulary.beside(folder, known.data.tokenizer)
+    return dataclasses.replace(known, data=dataclasses.replace(known.data, tokenizer=spoken))

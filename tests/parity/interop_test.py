@@ -1,0 +1,119 @@
+"""What our model computes with weights of Hugging Face transformers is what transformers computes, and the other way round."""
+
+import dataclasses
+import importlib
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptjax.config import schema
+from gptjax.data import tokenizer
+from gptjax.generate import choose, decode
+from gptjax.interop import export, weights
+from gptjax.learn import state, step
+from gptjax.mesh import devices
+from gptjax.model import gpt, reading
+
+NEEDED = "needs torch and transformers, which make test installs for Python 3.11 (requirements-dev.txt)"
+torch = pytest.importorskip("torch", reason=NEEDED)
+pytest.importorskip("transformers", reason=NEEDED)
+
+SIZES = {"vocab_size": 257, "bos_token_id": 256, "eos_token_id": 256, "pad_token_id": 256}
+GPT = SIZES | {"n_positions": 24, "n_embd": 32, "n_layer": 2, "n_head": 4}
+NEO = SIZES | {"max_position_embeddings": 24, "hidden_size": 32, "num_layers": 2, "num_heads": 2, "window_size": 5}
+ALTERNATING = [[["global", "local"], 1]]
+MODELS = {
+    "openai-gpt": ("OpenAIGPT", "OpenAIGPTLMHeadModel", GPT),
+    "gpt2": ("GPT2", "GPT2LMHeadModel", GPT),
+    "gpt2 whole vocabulary tiles": ("GPT2", "GPT2LMHeadModel", GPT | {"vocab_size": 384, "n_head": 8, "activation_function": "gelu"}),
+    "gpt_neo": ("GPTNeo", "GPTNeoForCausalLM", NEO | {"attention_types": ALTERNATING}),
+    "gpt_neo of all sorts": (
+        "GPTNeo",
+        "GPTNeoForCausalLM",
+        NEO | {"num_layers": 3, "attention_types": [[["local", "local", "global"], 1]]},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """transformers, silent: what it logs on import and its progress bars are its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transformers = importlib.import_module("transformers")
+        transformers.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        yield transformers
+
+
+def made(transformers, kind: str):
+    """A model of transformers with random weights, of which none is zero or one."""
+    name, head, settings = MODELS[kind]
+    torch.manual_seed(1)
+    model = getattr(transformers, head)(getattr(transformers, f"{name}Config")(**settings))
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def placed(there, n_devices: int = 1, **mesh):
+    """(step, parameters) of weights on some of the simulated devices."""
+    c = dataclasses.replace(there.config, mesh=schema.Mesh(**mesh))
+    where = devices.mesh(c.mesh, jax.devices()[:n_devices])
+    built = step.build(c, "cpu", where, None)
+    return where, built, there.params(state.abstract(c, built.model, built.tx, where).params)
+
+
+def tokens(model, rows: int = 2) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, model.config.vocab_size, (rows, 24), dtype=np.int32)
+
+
+def logits(model, tokens_BT) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.tensor(tokens_BT.astype(np.int64))).logits.numpy()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_logits_are_theirs(theirs, tmp_path, kind):
+    model = made(theirs, kind)
+    model.save_pretrained(tmp_path)
+    _, built, params = placed(weights.found(tmp_path, ["data.tokenizer=Bytes()"]))
+    tokens_BT = tokens(model)
+    x_BTD = built.model.apply({"params": params}, jnp.asarray(tokens_BT))
+    ours = np.asarray(gpt.logits(x_BTD, params["token_VD"], model.config.vocab_size))[..., : model.config.vocab_size]
+    expected = logits(model, tokens_BT)
+    assert expected.std() > 0.3
+    np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=0)
+
+
+def test_logits_on_a_mesh_from_several_files(theirs, tmp_path):
+    model = made(theirs, "gpt2")
+    model.save_pretrained(tmp_path, max_shard_size="50KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    where, built, params = placed(weights.found(tmp_path), 8, fsdp=2, tensor=2, data=2, sharding="fsdp_tensor")
+    tokens_BT = tokens(model, rows=4)
+    with jax.set_mesh(where):
+        run = jax.jit(lambda p, t: gpt.logits(built.model.apply({"params": p}, t), p["token_VD"], 257))
+        ours = np.asarray(run(params, jnp.asarray(tokens_BT)))[..., :257]
+    np.testing.assert_allclose(ours, logits(model, tokens_BT), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["openai-gpt", "gpt2", pytest.param("gpt_neo", marks=pytest.mark.slow)])
+def test_an_exported_model_says_the_same(theirs, tmp_path, kind):
+    """Greedily, from weights that transformers made, we imported and exported, and transformers loads."""
+    made(theirs, kind).save_pretrained(tmp_path / "theirs")
+    there = weights.found(tmp_path / "theirs", ["data.tokenizer=Bytes()"])
+    _, built, params = placed(there)
+    (tmp_path / "ours").mkdir()
+    assert export.save(tmp_path / "ours", there.config, params, tokenizer.Bytes()) == kind
+    model, report = theirs.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert type(model).__name__ == MODELS[kind][1] and not any(report.values()), report
+    prompt = list(b"In the beg")
+    (ours,) = decode.continuations(
+        reading.reader(built.model, params), [prompt], 14, choose.Sampling(temperature=0), jax.random.key(0), end_of_text=256
+    )
+    said = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=14, attention_mask=torch.ones(1, len(prompt)))
+    assert said[0, len(prompt) :].tolist()[: len(ours)] == ours and len(set(ours)) > 3
