@@ -18,7 +18,7 @@ import jax
 from gptjax.arrays import trees
 from gptjax.config import data, overrides, registry, run, schema
 from gptjax.data.tokenizer import Tokenizer
-from gptjax.interop import architectures, layouts, tensors, vocabulary
+from gptjax.interop import architectures, layouts, openai, tensors, vocabulary
 from gptjax.learn import checkpoint
 
 Advance = Callable[[float, str], None]  # the fraction that is done, and the name of the leaf that was read last
@@ -53,9 +53,14 @@ def found(path: Path | str, assignments: Sequence[str] = (), recipe: str | None 
         raise ValueError(f"{path} does not exist: give a run, or a folder of weights")
     if tensors.found(path):
         return _hugging_face(path, assignments, recipe)
+    if openai.found(path):
+        return _openai(path, assignments, recipe)
     if any((path / name).exists() for name in ("pytorch_model.bin", "pytorch_model.bin.index.json")):
         raise ValueError(f"{path} has PyTorch's pickle alone: load it with transformers and save_pretrained it, which writes safetensors")
-    raise ValueError(f"no weights are in {path}: it has neither checkpoints/, nor {tensors.SINGLE}, nor {tensors.INDEX}")
+    raise ValueError(
+        f"no weights are in {path}: it has neither checkpoints/ of a run, nor {tensors.SINGLE}, nor {tensors.INDEX}, nor a TensorFlow "
+        f"checkpoint, nor {openai.SHAPES}"
+    )
 
 
 class Run:
@@ -132,6 +137,12 @@ def _hugging_face(path: Path, assignments: Sequence[str], recipe: str | None) ->
     there = tensors.Safetensors(path)
     _tied(there, layouts.token_table(a.layout))
     return Folder(there, f"Hugging Face {a.model_type}", a.layout, config)
+
+
+def _openai(path: Path, assignments: Sequence[str], recipe: str | None) -> Folder:
+    there, kind, layout, model, usual = openai.opened(path)
+    config = _config(model, recipe or usual, usual.partition("_")[0], path)
+    return Folder(there, kind, layout, overrides.override(config, *assignments))
 
 
 def _tied(there: tensors.Safetensors, table: str) -> None:
