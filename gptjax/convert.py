@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     if exporting:
         architectures.written(there.config.model)  # refuses what cannot be said there, before anything is read
     text = tokenizer.tokenizer(there.config.data.tokenizer)
-    there.check(there.config.data.tokenizer, text)
+    there.check(there.config, text)
     with whole(args.to) as folder, out.working(f"reading {args.source}") as show:
         params = read(there, text, lambda done, name: show(f"{done:4.0%} read: {name}"))
         if exporting:

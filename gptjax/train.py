@@ -19,6 +19,7 @@ def main(arguments: list[str]) -> int:
     """Exit status 0 at the end of the run or at an orderly stop, 3 if the run gave up on non-finite updates."""
     parser = command.parser("train", "Train a GPT on text. The same command continues an interrupted run.", EXAMPLE)
     parser.add_argument("--run", metavar="DIR", help="where the run goes, or lies; or gs://BUCKET/FOLDER (default: runs/CONFIG)")
+    parser.add_argument("--init", metavar="RUN_OR_WEIGHTS", help="begin with the weights of another run, or of a folder of weights")
     parser.add_argument("--profile", metavar="N", type=int, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
     many = parser.add_argument_group("many hosts", "Found by itself on TPU pods, GKE and Slurm; elsewhere each process is told.")
     many.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, on this port and the one below")
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
     here = meeting.place(args.coordinator, args.processes, args.process, args.join_seconds)
     with hosts.joined(here, config, args.join_seconds) as party:
-        return train(config, run.directory(args.run, config.name), bucket, party, args.profile)
+        return train(config, run.directory(args.run, config.name), bucket, party, args.profile, args.init)
 
 
 @dataclasses.dataclass
@@ -61,9 +62,9 @@ class Session:
         return self.batches.largest_microbatch(self.limit_rows)
 
 
-def train(config: Config, directory: Path, bucket: str | None, party: Any, profiled: int) -> int:
+def train(config: Config, directory: Path, bucket: str | None, party: Any, profiled: int, init: str | None = None) -> int:
     """Train in `directory` from where its run stands, with the processes of `party`; `profiled` steps are traced. bucket: where checkpoints
-    go, and copies of the record. ValueError, in one line, for what a user can mend."""
+    go, and copies of the record. init: where the weights lie that a run begins with. ValueError, in one line, for what a user can mend."""
     import jax
 
     from gptjax.data import pieces, pipeline, saving
@@ -92,7 +93,7 @@ def train(config: Config, directory: Path, bucket: str | None, party: Any, profi
         if isinstance(reading.tokenizer, pieces.Pieces):  # made of the run's own text, perhaps: sampling must not need that again
             saving.save(directory / "tokenizer.model", reading.tokenizer.model)
 
-    # --- state: of the newest good checkpoint, else drawn from the seed
+    # --- state: of the newest good checkpoint, else of --init, else drawn from the seed
     built = step.build(config, jax.devices()[0].platform, mesh, reading.tokenizer.end_of_text)
     stored = directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints"
     with checkpoint.Checkpoints(stored, config.loop.keep_last, config.loop.every_keep, out.warn, party) as checkpoints:
@@ -103,6 +104,7 @@ def train(config: Config, directory: Path, bucket: str | None, party: Any, profi
                 limit = about["microbatch_rows"]  # dropout masks and sums depend on it, so a resumed run keeps it
             else:
                 start, now = 0, state.created(config, built.model, built.tx, mesh)
+                now = now if init is None else begun(now, init, config, reading.tokenizer, out)
                 least = min(party.gathered(memory(config, mesh)))
                 fitting = step.rows_that_fit(config, built.model.manner, mesh, batches.shards, least)
                 if jax.devices()[0].platform == "cpu":
@@ -115,6 +117,22 @@ def train(config: Config, directory: Path, bucket: str | None, party: Any, profi
                 out.say(f"continuing from step {start:,} of {batches.n_steps:,}")
             with party.watched(config.loop.hang_seconds):
                 return loop(session, now, start)
+
+
+def begun(now: Any, init: str, config: Config, text: Any, out: Any) -> Any:
+    """The state `now` with the parameters that lie at `init`."""
+    import jax
+
+    from gptjax.interop import weights
+
+    there = weights.found(init)
+    there.check(config, text)
+    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), now.params)
+    jax.tree.map(lambda x: x.delete(), now.params)  # room for those that come
+    with out.working(f"reading {init}") as show:
+        now = now.replace(params=there.params(wanted, lambda done, name: show(f"{done:4.0%} read: {name}")))
+    out.say(f"beginning with the weights of {init}: {there.kind}")
+    return now
 
 
 def memory(config: Config, mesh: Any) -> int:

@@ -55,6 +55,10 @@ def claim(run: Path, wanted: Config) -> bool:
         lines = [line for line in overrides.difference(config(run), wanted) if not line.startswith(FREE)]
         if lines:
             raise ValueError(f"{run} holds a run of another config ({'; '.join(lines)}); give another --run, or the config that began it")
+    elif (run / "checkpoints" / "0").exists():
+        raise ValueError(
+            f"{run} holds weights that gptjax.convert brought, and no run: begin one with them by --init={run} and another --run"
+        )
     try:
         run.mkdir(parents=True, exist_ok=True)
         fresh = path.with_suffix(".json.new")

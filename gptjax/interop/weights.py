@@ -31,8 +31,9 @@ class Weights(Protocol):
     kind: str
     config: schema.Config
 
-    def check(self, named: data.Tokenizer, text: Tokenizer) -> None:
-        """ValueError unless `text`, which a config names so, is the tokenizer of these weights."""
+    def check(self, config: schema.Config, text: Tokenizer) -> None:
+        """ValueError unless these weights are of `config`'s model, and `text`, its tokenizer, is theirs. The model's context may be shorter
+        and its vocabulary larger, as far as the weights are a folder's."""
         ...
 
     def params(self, wanted: Any, advance: Advance = lambda done, leaf: None) -> Any:
@@ -63,6 +64,17 @@ def found(path: Path | str, assignments: Sequence[str] = (), recipe: str | None 
     )
 
 
+def _same(where: Path, have: schema.Model, want: schema.Model, exactly: bool) -> None:
+    """ValueError, naming the field, unless parameters of `have` are those of `want`."""
+    for name in ("n_layers", "n_heads", "d_model", "n_vocab", "n_ctx", "attention", "norm", "gelu"):
+        there, here = getattr(have, name), getattr(want, name)
+        if there != here and (exactly or not (name == "n_vocab" and here > there or name == "n_ctx" and here < there)):
+            raise ValueError(
+                f"the weights in {where} have {name} {there!r}, but model.{name}={here!r}: give the config that belongs to them, or "
+                f'--set "model.{name}={there!r}"'
+            )
+
+
 class Run:
     """The newest checkpoint of a run of gptjax that is whole."""
 
@@ -76,11 +88,12 @@ class Run:
             self.config = dataclasses.replace(self.config, data=dataclasses.replace(self.config.data, tokenizer=spoken))
         self._saved = checkpoint.Saved(where / "checkpoints", print)
 
-    def check(self, named: data.Tokenizer, text: Tokenizer) -> None:
+    def check(self, config: schema.Config, text: Tokenizer) -> None:
+        _same(self.where, self.config.model, config.model, exactly=True)
         had = self._saved.about()["tokenizer"]
         if had != text.digest:
             raise ValueError(
-                f"{self.where} was trained with another tokenizer (digest {had[:12]}) than {named} ({text.digest[:12]}): set "
+                f"{self.where} was trained with a tokenizer of digest {had[:12]}, but {config.data.tokenizer} is {text.digest[:12]}: set "
                 f"data.tokenizer to {self.config.data.tokenizer}, with the files that it had"
             )
 
@@ -101,8 +114,9 @@ class Folder:
         self._tensors, self._layout = there, layout
         layouts.check(there, layout, config.model)
 
-    def check(self, named: data.Tokenizer, text: Tokenizer) -> None:
-        vocabulary.check(_folder(self.where), self.config.model.n_vocab, named, text)
+    def check(self, config: schema.Config, text: Tokenizer) -> None:
+        _same(self.where, self.config.model, config.model, exactly=False)
+        vocabulary.check(_folder(self.where), self.config.model.n_vocab, config.data.tokenizer, text)
 
     def params(self, wanted: Any, advance: Advance = lambda done, leaf: None) -> Any:
         read, sizes = [], [leaf.size * 4 for leaf in jax.tree.leaves(wanted)]

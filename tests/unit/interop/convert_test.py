@@ -6,10 +6,11 @@ import hashlib
 import pytest
 import safetensors.numpy
 
-from gptjax import convert, sample
-from gptjax.config import run
+from gptjax import convert, sample, train
+from gptjax.arrays import trees
+from gptjax.config import data, registry, run
 from gptjax.data import tokenizer
-from gptjax.interop import export
+from gptjax.interop import export, weights
 from tests.unit.interop import weights_test as tools
 
 
@@ -73,3 +74,47 @@ def test_what_does_not_fit_is_one_line(folder, tmp_path, more, said):
     with pytest.raises(ValueError, match=said):
         converted(folder, tmp_path / "run", *more)
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+def test_a_run_begins_with_weights(tmp_path, capsys):
+    """Of a folder, and of a run: after a step of next to no length they are still what they were."""
+    c = registry.config("smoke")
+    (tmp_path / "theirs").mkdir()
+    params = tools.random(c.model)
+    export.save(tmp_path / "theirs", c, params, tokenizer.Bytes())
+    converted(tmp_path / "theirs", tmp_path / "run", "--config=smoke")
+    options = ["--config=smoke", "--set", "train.schedule.peak=1e-30", "--set", "train.steps=1"]
+    assert train.main([*options, f"--init={tmp_path / 'run'}", f"--run={tmp_path / 'trained'}"]) == 0
+    assert f"beginning with the weights of {tmp_path / 'run'}: a run of gptjax" in capsys.readouterr().out
+    there = weights.found(tmp_path / "trained")
+    tools.same(there.params(tools.wanted(c)), params)
+    with pytest.raises(ValueError, match="holds weights that gptjax.convert brought, and no run: begin one with them by --init="):
+        train.main([*options, f"--run={tmp_path / 'run'}"])
+
+
+@pytest.mark.parametrize(
+    "changes,said",
+    [
+        ({"n_layers": 2}, r"have n_layers 1, but model.n_layers=2: .*--set \"model.n_layers=1\""),
+        ({"norm": "post"}, "have norm 'pre', but model.norm='post'"),
+        ({"n_vocab": 256}, "have n_vocab 257, but model.n_vocab=256"),
+        ({"n_ctx": 13}, "have n_ctx 12, but model.n_ctx=13"),
+        ({}, "the weights have 257 ids, but data.tokenizer=Gpt2Bpe.path=None. has 50,257"),
+        ({"n_ctx": 6, "n_vocab": 260}, None),
+    ],
+)
+def test_weights_say_whether_they_are_a_configs(folder, changes, said):
+    there = weights.found(folder)
+    text = tokenizer.tokenizer(data.Gpt2Bpe() if not changes else data.Bytes())
+    spoken = dataclasses.replace(there.config.data, tokenizer=data.Gpt2Bpe() if not changes else data.Bytes())
+    train_of = dataclasses.replace(there.config.train, batch_tokens=8 * 12 * 13)
+    model = dataclasses.replace(there.config.model, **changes)
+    c = dataclasses.replace(there.config, model=model, data=spoken, train=train_of)
+    if said is None:
+        there.check(c, text)
+        wanted = tools.wanted(c)
+        read = dict(trees.named_leaves(there.params(wanted)))
+        assert read["position_TD"].shape == (6, 16) and read["token_VD"].shape == (384, 16)
+        return
+    with pytest.raises(ValueError, match=said):
+        there.check(c, text)
