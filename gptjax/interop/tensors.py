@@ -13,7 +13,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 FILE_BYTES = 2 << 30  # of one file that is written: so much is in memory twice
 PREFIX = "transformer."  # what Hugging Face puts before the names of a model that has a head
-BUFFERS = re.compile(r"h\.\d+\.attn\.(attention\.)?(masked_)?bias")  # causal masks, which older versions of transformers saved
+BUFFERS = re.compile(r"h\.\d+\.attn\.(attention\.)?(masked_)?bias|position_ids")  # which older versions of transformers saved
 
 
 class Tensors(Protocol):
