@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         with out.working("LAMBADA") as show:
             measured = scorer.lambada(passages, args.most, progress(show, "LAMBADA"))
         found += [said(one, out) for one in measured]
-    out.say("* on the released weights, facts in gptjax/interop/calibration.py")
+    out.say("* as others measured it on the released weights (gptjax/interop/calibration.py)")
     return 1 if args.most is None and args.stride is None and any(one.near is False for one in found) else 0
 
 
