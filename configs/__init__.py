@@ -1,11 +1,13 @@
-"""Recipes: values only. gptjax/config/registry.py reads the three tables below.
+"""Recipes: values only. gptjax/config/registry.py reads the tables below.
 
 CONFIGS maps a name to a function that returns a whole Config, ALIASES another name to a name, and PRINTED a name to what its paper prints
-of it: (parameters, training compute in PF-days), None for what it does not print.
+of it: (parameters, training compute in PF-days), None for what it does not print. FINETUNING maps a name to a function that returns a
+Finetuning.
 """
 
-from configs import ladder, small
+from configs import finetuning, ladder, small
 
 CONFIGS = {**small.CONFIGS, **ladder.CONFIGS}
 ALIASES = ladder.ALIASES
 PRINTED = ladder.PRINTED
+FINETUNING = finetuning.FINETUNING

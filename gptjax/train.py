@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gptjax.config import command, count, overrides, run
 from gptjax.config.batches import Batches
@@ -36,7 +36,63 @@ def main(arguments: list[str]) -> int:
 
     here = meeting.place(args.coordinator, args.processes, args.process, args.join_seconds)
     with hosts.joined(here, config, args.join_seconds) as party:
-        return train(config, run.directory(args.run, config.name), bucket, party, args.profile, args.init)
+        return train(config, run.directory(args.run, config.name), bucket, party, args.profile, Pretraining(args.init))
+
+
+class Learning(Protocol):
+    """What is learnt: all in which pre-training and fine-tuning differ."""
+
+    def reading(self, config: Config, directory: Path, say: Callable[[str], None]) -> Any:
+        """What the run reads, open; what is not prepared yet is, below `directory`. As data.pipeline.Reading."""
+
+    def step(self, config: Config, platform: str, mesh: Any, reading: Any) -> Any:
+        """The learn.step.Step."""
+
+    def state(self, config: Config, step: Any, mesh: Any, reading: Any, out: Any) -> Any:
+        """The state before the first step, on the mesh. Where jax's mesh is set."""
+
+    def evaluation(self, session: "Session", put: Callable) -> Callable[[Any], dict[str, float]]:
+        """What the held-out data say of parameters: validation_loss, and more."""
+
+    def said(self, session: "Session", now: Any, step: int, last: bool) -> list[str]:
+        """What to show of the state, for people; `last`: at the end of the run."""
+
+
+class Pretraining:
+    """Learning of text: GPT-1 equation 1. A Learning."""
+
+    def __init__(self, init: str | None = None):
+        """init: where the weights lie that a run begins with; None: they are drawn from the seed."""
+        self._init = init
+
+    def reading(self, config, directory, say):
+        from gptjax.data import pipeline
+
+        return pipeline.reading(config, directory, say)
+
+    def step(self, config, platform, mesh, reading):
+        from gptjax.learn import step
+
+        return step.build(config, platform, mesh, reading.tokenizer.end_of_text)
+
+    def state(self, config, step, mesh, reading, out):
+        from gptjax.learn import state
+
+        now = state.created(config, step.model, step.tx, mesh)
+        return now if self._init is None else begun(now, self._init, config, reading.tokenizer, out)
+
+    def evaluation(self, session, put):
+        import jax
+
+        from gptjax.learn import metrics
+        from gptjax.mesh import xla
+
+        held_out, per_token = session.reading.validation(session.config.loop.eval_rows), session.reading.validation_bytes_per_token
+        nll = jax.jit(session.step.nll, compiler_options=xla.options(session.mesh.devices.flat[0]))
+        return lambda params: metrics.evaluation(nll, params, held_out, session.microbatch, put, per_token)
+
+    def said(self, session, now, step, last):
+        return [spoken(session, now, step, seed) for seed in range(3 if last else 1)]
 
 
 @dataclasses.dataclass
@@ -55,6 +111,7 @@ class Session:
     out: Any  # report.console.Console
     party: Any  # mesh.hosts.Hosts
     profile: Any  # report.profile.Profile
+    learning: Learning
 
     @property
     def microbatch(self) -> int:
@@ -62,12 +119,12 @@ class Session:
         return self.batches.largest_microbatch(self.limit_rows)
 
 
-def train(config: Config, directory: Path, bucket: str | None, party: Any, profiled: int, init: str | None = None) -> int:
+def train(config: Config, directory: Path, bucket: str | None, party: Any, profiled: int, learning: Learning) -> int:
     """Train in `directory` from where its run stands, with the processes of `party`; `profiled` steps are traced. bucket: where checkpoints
     go, and copies of the record. init: where the weights lie that a run begins with. ValueError, in one line, for what a user can mend."""
     import jax
 
-    from gptjax.data import pieces, pipeline, saving
+    from gptjax.data import pieces, saving
     from gptjax.learn import checkpoint, state, step
     from gptjax.mesh import devices, rules, xla
     from gptjax.report import console, copies, profile
@@ -86,15 +143,15 @@ def train(config: Config, directory: Path, bucket: str | None, party: Any, profi
 
     # --- data
     party.doing("the preparation of its data")
-    reading = party.in_turn(lambda: pipeline.reading(config, directory / "data", out.say))
+    reading = party.in_turn(lambda: learning.reading(config, directory / "data", out.say))
     party.agree({"text": reading.digest()}, "prepare it once with python -m gptjax.prepare, and give the shards to all")
     if party.process == 0:
         (directory / "data.json").write_text(json.dumps(reading.description(), indent=1) + "\n")
         if isinstance(reading.tokenizer, pieces.Pieces):  # made of the run's own text, perhaps: sampling must not need that again
             saving.save(directory / "tokenizer.model", reading.tokenizer.model)
 
-    # --- state: of the newest good checkpoint, else of --init, else drawn from the seed
-    built = step.build(config, jax.devices()[0].platform, mesh, reading.tokenizer.end_of_text)
+    # --- state: of the newest good checkpoint, else as the learning begins
+    built = learning.step(config, jax.devices()[0].platform, mesh, reading)
     stored = directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints"
     with checkpoint.Checkpoints(stored, config.loop.keep_last, config.loop.every_keep, out.warn, party) as checkpoints:
         with jax.set_mesh(mesh):
@@ -103,15 +160,15 @@ def train(config: Config, directory: Path, bucket: str | None, party: Any, profi
                 start, now, about = restored
                 limit = about["microbatch_rows"]  # dropout masks and sums depend on it, so a resumed run keeps it
             else:
-                start, now = 0, state.created(config, built.model, built.tx, mesh)
-                now = now if init is None else begun(now, init, config, reading.tokenizer, out)
+                start, now = 0, learning.state(config, built, mesh, reading, out)
                 least = min(party.gathered(memory(config, mesh)))
                 fitting = step.rows_that_fit(config, built.model.manner, mesh, batches.shards, least)
                 if jax.devices()[0].platform == "cpu":
-                    fitting = min(fitting, max(1, CPU_TOKENS // config.model.n_ctx))
+                    fitting = min(fitting, CPU_TOKENS // config.model.n_ctx)
+                fitting = max(1, fitting // sequences(config))
                 limit = config.train.microbatch_rows or fitting
             tracing = profile.Profile(directory / "profile", profiled if party.process == 0 else 0, out.say)
-            session = Session(config, directory, mesh, batches, reading, built, limit, checkpoints, copied, out, party, tracing)
+            session = Session(config, directory, mesh, batches, reading, built, limit, checkpoints, copied, out, party, tracing, learning)
             out.table(config.name, facts(session))
             if start:
                 out.say(f"continuing from step {start:,} of {batches.n_steps:,}")
@@ -147,6 +204,11 @@ def memory(config: Config, mesh: Any) -> int:
     return count.room(config.model, stats["bytes_limit"], stats["bytes_in_use"], parts)
 
 
+def sequences(config: Config) -> int:
+    """Of a row: one, but for tasks that read several for an example."""
+    return 1 if config.task is None else config.task.n_sequences
+
+
 def facts(session: Session) -> list[tuple[str, str]]:
     """What a person wants to know before waiting for it."""
     from gptjax.model import kernels
@@ -160,7 +222,7 @@ def facts(session: Session) -> list[tuple[str, str]]:
     return [
         ("model", f"{count.parameters(c.model):,} parameters; {c.model.n_layers} layers, {c.model.n_heads} heads, {c.model.d_model} wide"),
         ("attention", f"{kernels.account(manner.kernel, c.model, manner.dtype, segmented)}, over a context of {c.model.n_ctx:,}"),
-        ("data", f"{sum(s['splits']['train']['tokens'] for s in session.reading.description()['sources']):,} training tokens"),
+        ("data", session.reading.summary()),
         ("batch", f"{c.train.batch_tokens:,} tokens: {parts} microbatch{'es' if parts > 1 else ''} of {session.microbatch} rows"),
         ("steps", f"{batches.n_steps:,}, to {quantity(batches.tokens(batches.n_steps))} tokens"),
         (
@@ -230,15 +292,13 @@ def loop(session: Session, now: Any, start: int) -> int:
     import jax
 
     from gptjax.learn import metrics
-    from gptjax.mesh import rules, stopping, xla
+    from gptjax.mesh import rules, stopping
     from gptjax.report import events, plots
 
     config, out, party, batches, reading = session.config, session.out, session.party, session.batches, session.reading
     activations = rules.PRESETS[config.mesh.sharding].activations
     about = {"config": overrides.flat(config), "microbatch_rows": session.limit_rows, "tokenizer": reading.tokenizer.digest}
-    held_out = reading.validation(config.loop.eval_rows)
-    nll = jax.jit(session.step.nll, compiler_options=xla.options(session.mesh.devices.flat[0]))
-    flops = count.train_flops_per_token(config.model)
+    flops = count.train_flops_per_token(config.model) * sequences(config)
     pending: tuple[int, dict, float | None] | None = None  # and when it ended, where dispatching waits for that, as on CPU
     at_once, clock = session.mesh.devices.flat[0].platform == "cpu", time.perf_counter()
 
@@ -267,12 +327,11 @@ def loop(session: Session, now: Any, start: int) -> int:
             raise GaveUp(step, values["skipped_in_row"])
 
     def evaluate(step):
-        values = metrics.evaluation(nll, now.params, held_out, session.microbatch, put, reading.validation_bytes_per_token)
-        values |= {"tokens": batches.tokens(step)}
+        values = evaluated(now.params) | {"tokens": batches.tokens(step)}
         log.write(step, values)
         progress.update(step, values)
 
-    advance = driver(session, put)
+    advance, evaluated = driver(session, put), session.learning.evaluation(session, put)
     feed = reading.batches(batches, session.limit_rows, start, lambda n_rows: rules.rows_here(n_rows, activations, session.mesh))
     step, settled = start, start  # settled: evaluated and saved, as a restored state was before
     log = events.Events(session.directory, start + 1 if start else 0) if party.process == 0 else events.Silent()
@@ -287,7 +346,7 @@ def loop(session: Session, now: Any, start: int) -> int:
                         party.doing(f"the evaluation of step {step:,}")
                         evaluate(step)
                     if step != settled and not last and config.loop.every_sample and step % config.loop.every_sample == 0:
-                        out.samples([spoken(session, now, step)])
+                        out.samples(session.learning.said(session, now, step, False))
                     if step != settled and (step % config.loop.every_save == 0 or ending):
                         report()
                         party.doing(f"the checkpoint of step {step:,}")
@@ -323,10 +382,9 @@ def loop(session: Session, now: Any, start: int) -> int:
     if party.process == 0:
         session.copies.send()
     if last:
-        out.samples([spoken(session, now, step, seed) for seed in range(3)])
-        out.say(
-            f"the run lies in {session.directory}: loss.png, metrics.jsonl, checkpoints; python -m gptjax.sample --run={session.directory}"
-        )
+        out.samples(session.learning.said(session, now, step, True))
+        sampled = f"; python -m gptjax.sample --run={session.directory}" if config.task is None else ""
+        out.say(f"the run lies in {session.directory}: loss.png, metrics.jsonl, checkpoints{sampled}")
     else:
         out.say(f"stopped at step {step:,}; the same command continues")
     return 0

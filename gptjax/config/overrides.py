@@ -15,9 +15,11 @@ import json
 import math
 import types
 import typing
-from typing import Any
+from typing import Any, TypeVar
 
 from gptjax.config.schema import Config
+
+Root = TypeVar("Root")
 
 
 @dataclasses.dataclass
@@ -28,8 +30,8 @@ class _Edit:
     parts: dict[str, "_Edit"] = dataclasses.field(default_factory=dict)
 
 
-def override(config: Config, *assignments: str) -> Config:
-    """The config with every `path=value` applied; the last one wins. They are applied together and the result is validated once."""
+def override(config: Root, *assignments: str) -> Root:
+    """The config, or other record, with every `path=value` applied; the last one wins. They are applied together and the result is validated once."""
     root = _Edit()
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
@@ -39,7 +41,7 @@ def override(config: Config, *assignments: str) -> Config:
         for key in path.strip().split("."):
             edit = edit.parts.setdefault(key, _Edit())
         edit.text, edit.parts = text.strip(), {}
-    return _edited(config, Config, root, "")
+    return _edited(config, type(config), root, "")
 
 
 def flat(config: Config) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import difflib
 import importlib
 from types import ModuleType
 
+from gptjax.config.finetuning import Finetuning
 from gptjax.config.schema import Config
 
 
@@ -11,11 +12,28 @@ def config(name: str) -> Config:
     """The config of that name or alias. Raises ValueError with the nearest names."""
     recipes, other_names = _configs().CONFIGS, aliases()
     real = other_names[name] if name in other_names else name
+    if real in _configs().FINETUNING:
+        raise ValueError(f"{name} is a fine-tuning recipe: python -m gptjax.finetune --config={name} --init=RUN")
     if real not in recipes:
-        near = difflib.get_close_matches(name, [*recipes, *other_names], n=3, cutoff=0.5)
-        tip = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(recipes)}"
-        raise ValueError(f"no config is called {name!r}; {tip} (python -m gptjax.plan shows all)")
+        raise ValueError(f"no config is called {name!r}; {_near(name, [*recipes, *other_names])} (python -m gptjax.plan shows all)")
     return recipes[real]()
+
+
+def finetuning(name: str) -> Finetuning:
+    """The fine-tuning recipe of that name. Raises ValueError with the nearest names."""
+    recipes = _configs().FINETUNING
+    if name not in recipes:
+        raise ValueError(f"no fine-tuning recipe is called {name!r}; {_near(name, list(recipes))}")
+    return recipes[name]()
+
+
+def finetunings() -> tuple[str, ...]:
+    return tuple(_configs().FINETUNING)
+
+
+def _near(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
 
 
 def names() -> tuple[str, ...]:

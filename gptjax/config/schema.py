@@ -10,6 +10,7 @@ from typing import Literal
 
 from gptjax.config.data import Data
 from gptjax.config.record import fraction, positive, record
+from gptjax.config.task import Task
 
 # --- attention patterns: which keys may a query see? The predicates are in model/patterns.py --------------------------
 
@@ -326,6 +327,7 @@ class Config:
     mesh: Mesh = Mesh()
     loop: Loop = Loop()
     seed: int = 0
+    task: Task | None = None  # fine-tuning: a row is then an example of it, padded to n_ctx
 
     def __post_init__(self):
         if self.train.batch_tokens % self.model.n_ctx:

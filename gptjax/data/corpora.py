@@ -69,6 +69,21 @@ def prepared(source: data.Tfds) -> pathlib.Path:
 
 def tfds_documents(source: data.Tfds) -> Iterator[Document]:
     """The field of every example of a prepared array_record data set, read without TensorFlow."""
+    examples = tfds_examples(source)
+    for number, example in enumerate(examples):
+        if source.field not in example:
+            raise ValueError(
+                f"Tfds(name={source.name!r}) has no feature {source.field!r}: it has {', '.join(example)}; name one with field="
+            )
+        value = example[source.field]
+        text = unicode.valid(files.utf8(value, f"Tfds {source.name} example {number:,}") if isinstance(value, bytes) else str(value))
+        if text:
+            yield Document(text, document.key(text), (number + 1) / len(examples))
+
+
+def tfds_examples(source: data.Tfds) -> Any:
+    """The examples of a prepared array_record data set, a sequence of dicts of NumPy values, read without TensorFlow. ValueError if it is
+    not prepared, or not so."""
     directory = prepared(source)
     import tensorflow_datasets as tfds
 
@@ -76,18 +91,10 @@ def tfds_documents(source: data.Tfds) -> Iterator[Document]:
     stored = builder.info.file_format.value  # type: ignore[union-attr]
     if stored != "array_record":
         raise ValueError(f"{directory} is prepared as {stored}, which needs TensorFlow: prepare it with --file_format=array_record")
-    fields = list(builder.info.features or ())  # type: ignore[arg-type]
-    if source.field not in fields:
-        raise ValueError(f"Tfds(name={source.name!r}) has no feature {source.field!r}: it has {', '.join(fields)}; name one with field=")
     try:
-        examples: Any = builder.as_data_source(split=source.split)  # type: ignore[call-arg]
+        return builder.as_data_source(split=source.split)  # type: ignore[call-arg]
     except (ValueError, KeyError) as error:
         raise ValueError(f"Tfds(name={source.name!r}, split={source.split!r}): {str(error).splitlines()[0]}") from None
-    for number in range(len(examples)):
-        value = examples[number][source.field]
-        text = unicode.valid(files.utf8(value, f"Tfds {source.name} example {number:,}") if isinstance(value, bytes) else str(value))
-        if text:
-            yield Document(text, document.key(text), (number + 1) / len(examples))
 
 
 def python_version(source: Untokenised) -> str | None:

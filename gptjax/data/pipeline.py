@@ -74,23 +74,15 @@ class Reading:
         the first `count` are real, the others zeros. M = plan.max_rows / rows, so the steps of a ramp have one shape.
         get_state and set_state name the exact position.
         """
-        import grain
+        def fill(number: int, row: np.ndarray) -> None:
+            source, place = self._mixture(number)
+            self._rows[source].fill(place, row)
 
-        def batch(step: int) -> dict[str, np.ndarray]:
-            first, size = plan.first_row(step), plan.microbatch(step, limit_rows)
-            count, none_left = divmod(plan.rows(step), size)
-            assert none_left == 0 and plan.max_rows % size == 0, (step, plan.rows(step), plan.max_rows, size)
-            numbers = here(size)
-            tokens = np.zeros((plan.max_rows // size, len(numbers), self._config.model.n_ctx + 1), np.int32)
-            for microbatch in range(count):
-                for place, number in enumerate(numbers):
-                    source, row = self._mixture(first + microbatch * size + number)
-                    self._rows[source].fill(row, tokens[microbatch, place])
-            return {"tokens": tokens, "count": np.array(count, np.int32), "rows": np.array(size, np.int32)}
+        return steps(plan, limit_rows, first_step, here, self._config.model.n_ctx + 1, fill)
 
-        steps = grain.MapDataset.range(first_step, plan.n_steps).map(batch)
-        # One thread reads ahead: rows are copied under Python's lock, so a second one would only take turns with it.
-        return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)))
+    def summary(self) -> str:
+        """For people: how much there is to train on."""
+        return f"{sum(there.train.n_tokens for there in self._opened):,} training tokens"
 
     def digest(self) -> str:
         """Of all tokens, in their order: equal on hosts that have prepared the same text for themselves."""
@@ -108,6 +100,26 @@ class Reading:
         counts = {"documents": len(self._held.lengths), "tokens": self._held.n_tokens, "bytes": self._held.n_bytes}
         spoken = {"spec": repr(self._config.data.tokenizer), "digest": self.tokenizer.digest, "n_vocab": self.tokenizer.n_vocab}
         return {"tokenizer": spoken, "held_out": repr(self._config.data.held_out), "sources": sources, "validation": counts}
+
+
+def steps(plan: Plan, limit_rows: int, first_step: int, here: Callable[[int], Sequence[int]], width: int, fill: Callable):
+    """The iterator of Reading.batches, over rows of `width` integers: fill(number, array) writes row `number` of the run."""
+    import grain
+
+    def batch(step: int) -> dict[str, np.ndarray]:
+        first, size = plan.first_row(step), plan.microbatch(step, limit_rows)
+        count, none_left = divmod(plan.rows(step), size)
+        assert none_left == 0 and plan.max_rows % size == 0, (step, plan.rows(step), plan.max_rows, size)
+        numbers = here(size)
+        tokens = np.zeros((plan.max_rows // size, len(numbers), width), np.int32)
+        for microbatch in range(count):
+            for place, number in enumerate(numbers):
+                fill(first + microbatch * size + number, tokens[microbatch, place])
+        return {"tokens": tokens, "count": np.array(count, np.int32), "rows": np.array(size, np.int32)}
+
+    numbered = grain.MapDataset.range(first_step, plan.n_steps).map(batch)
+    # One thread reads ahead: rows are copied under Python's lock, so a second one would only take turns with it.
+    return iter(numbered.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)))
 
 
 class Joined:

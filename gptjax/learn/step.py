@@ -47,6 +47,11 @@ class Step:
         x_BTD = self.model.apply({"params": params}, inputs_BT, segments_BT, train=dropout_key is not None, rngs=rngs)
         return loss.cross_entropy(x_BTD, params["token_VD"], targets_BT, weights_BT, self.config.model.n_vocab, self.model.place)
 
+    def mean(self, params, tokens_BT, dropout_key=None):
+        """The loss of a microbatch, of which the step takes the gradient: nats a token."""
+        B, T = tokens_BT.shape[0], tokens_BT.shape[1] - 1
+        return self.nll(params, tokens_BT, jnp.full((B, T), 1 / (B * T), jnp.float32), dropout_key)
+
     def zero(self, params) -> Sums:
         """Sums over no microbatch."""
         zeros = self.model.place.stored(jax.tree.map(jnp.zeros_like, params))
@@ -55,10 +60,8 @@ class Step:
     def accumulate(self, params, step, sums: Sums, tokens_BT) -> Sums:
         """Add one microbatch. Dropout masks come from (seed, step, number of the microbatch)."""
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.seed), step), sums.count)
-        B, T = tokens_BT.shape[0], tokens_BT.shape[1] - 1
-        weights_BT = jnp.full((B, T), 1 / (B * T), jnp.float32)
-        dropping = self.config.model.dropout != schema.Dropout()
-        mean, gradients = jax.value_and_grad(self.nll)(params, tokens_BT, weights_BT, key if dropping else None)
+        dropping = self.config.model.dropout != schema.Dropout() or self.config.task is not None
+        mean, gradients = jax.value_and_grad(self.mean)(params, tokens_BT, key if dropping else None)
         gradients = self.model.place.stored(gradients)
         square = optax.tree.norm(gradients, squared=True)
         return Sums(jax.tree.map(jnp.add, sums.gradients, gradients), sums.loss + mean, sums.squared_norm + square, sums.count + 1)

@@ -1,0 +1,53 @@
+"""The twelve tasks of GPT-1 (section 4.2, Tables 2 to 4), one row each, and tasks of one's own.
+
+Columns are those of TFDS, which local files may share: `--set task.train=FILE --set task.dev=FILE`, and `task.fields=...`, `task.label=...`
+where theirs differ. Scores are the paper's, on the test sets; CoLA, SST-2, MRPC, STS-B and QQP by the GLUE server.
+Epochs are 3 for all: the paper says so of "most cases" and names no exception.
+"""
+
+from gptjax.config.finetuning import Finetuning
+from gptjax.config.task import Task
+
+NLI = ("entailment", "neutral", "contradiction")
+YES_NO = ("no", "yes")
+
+# fmt: off
+TASKS = {
+    "sst2": Task(kind="classification", fields=("sentence",), label="label", labels=("negative", "positive"), metric="accuracy",
+                 tfds="glue/sst2", submission="SST-2", paper=91.3),
+    "cola": Task(kind="classification", fields=("sentence",), label="label", labels=("unacceptable", "acceptable"), metric="matthews",
+                 tfds="glue/cola", submission="CoLA", paper=45.4),
+    "mrpc": Task(kind="similarity", fields=("sentence1", "sentence2"), label="label", labels=("not_equivalent", "equivalent"), metric="f1",
+                 tfds="glue/mrpc", submission="MRPC", paper=82.3),
+    "qqp": Task(kind="similarity", fields=("question1", "question2"), label="label", labels=("not_duplicate", "duplicate"), metric="f1",
+                tfds="glue/qqp", submission="QQP", paper=70.3),
+    "stsb": Task(kind="similarity", fields=("sentence1", "sentence2"), label="label", labels=tuple("012345"), metric="pearson",
+                 tfds="glue/stsb", submission="STS-B", paper=82.0),
+    "mnli": Task(kind="entailment", fields=("premise", "hypothesis"), label="label", labels=NLI, metric="accuracy", tfds="glue/mnli",
+                 splits=("train", "validation_matched", "test_matched"), submission="MNLI-m", paper=82.1),
+    "mnli_mm": Task(kind="entailment", fields=("premise", "hypothesis"), label="label", labels=NLI, metric="accuracy", tfds="glue/mnli",
+                    splits=("train", "validation_mismatched", "test_mismatched"), submission="MNLI-mm", paper=81.4),
+    "snli": Task(kind="entailment", fields=("premise", "hypothesis"), label="label", labels=NLI, metric="accuracy", tfds="snli",
+                 paper=89.9),
+    "scitail": Task(kind="entailment", fields=("premise", "hypothesis"), label="label", labels=("entailment", "neutral"),
+                    metric="accuracy", tfds="sci_tail", paper=88.3),
+    "qnli": Task(kind="entailment", fields=("question", "sentence"), label="label", labels=("entailment", "not_entailment"),
+                 metric="accuracy", tfds="glue/qnli", submission="QNLI", paper=88.1),
+    "rte": Task(kind="entailment", fields=("sentence1", "sentence2"), label="label", labels=("entailment", "not_entailment"),
+                metric="accuracy", tfds="glue/rte", submission="RTE", paper=56.0),
+    "race_middle": Task(kind="choice", fields=("article", "questions"), answers=("options",), label="answers", labels=tuple("ABCD"),
+                        metric="accuracy", tfds="race/middle", splits=("train", "dev", "test"), paper=62.9),
+    "race_high": Task(kind="choice", fields=("article", "questions"), answers=("options",), label="answers", labels=tuple("ABCD"),
+                      metric="accuracy", tfds="race/high", splits=("train", "dev", "test"), paper=57.4),
+    # The released code trains on the 2016 validation file, which has labels, and tests on the 2016 test file.
+    "story_cloze": Task(kind="choice", fields=("context",), answers=("endings",), label="label", labels=("1", "2"), metric="accuracy",
+                        tfds="story_cloze/2016", splits=("validation[:80%]", "validation[80%:]", "test"), paper=86.5),
+}
+# fmt: on
+
+
+def recipe(name: str) -> Finetuning:
+    return Finetuning(name=f"gpt1_{name}", task=TASKS[name])
+
+
+FINETUNING = {f"gpt1_{name}": lambda name=name: recipe(name) for name in TASKS}

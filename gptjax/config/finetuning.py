@@ -1,0 +1,58 @@
+"""A fine-tuning recipe: a task and how to learn it; the model comes with its weights. With the examples counted it becomes a Config."""
+
+import dataclasses
+
+from gptjax.config.record import record
+from gptjax.config.schema import AdamW, Compute, Config, Dropout, Linear, Loop, Mesh, Train
+from gptjax.config.task import Task
+
+SPECIALS = 3  # start, delimiter, extract: ids n_vocab, n_vocab + 1, n_vocab + 2 of the pre-trained model's (GPT-1's released train.py)
+START, DELIMITER, EXTRACT = range(SPECIALS)
+
+
+@record
+class Finetuning:
+    """GPT-1 section 4.1: "we reuse the hyperparameter settings from unsupervised pre-training" but for rate, batch and epochs. Adam's b2
+    and eps are those of its released code."""
+
+    name: str
+    task: Task
+    optimizer: AdamW = AdamW(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
+    dropout: Dropout = Dropout(embedding=0.1, attention=0.1, residual=0.1)
+    compute: Compute = Compute()
+    mesh: Mesh = Mesh()
+    loop: Loop = Loop()
+    seed: int = 0
+
+
+def resolved(recipe: Finetuning, origin: Config, n_examples: int, n_ctx: int) -> Config:
+    """The whole run: `origin` is the pre-trained model's config, n_ctx the longest sequence of the task's.
+
+    As in the released code an epoch is n_examples // batch_examples steps, so up to a batch of examples is left out, others each time.
+    A "token" of train.* is a position of an example's sequence, padding included: batch_tokens = batch_examples * n_ctx.
+    ValueError if there are fewer examples than a batch."""
+    task, loop = recipe.task, recipe.loop
+    steps = n_examples // task.batch_examples
+    if not steps:
+        raise ValueError(
+            f"the training set has {n_examples} examples, fewer than task.batch_examples={task.batch_examples}; give more, or a smaller batch"
+        )
+    batch_tokens = task.batch_examples * n_ctx
+    total = task.epochs * steps * batch_tokens
+    return Config(
+        name=recipe.name,
+        model=dataclasses.replace(origin.model, n_vocab=origin.model.n_vocab + SPECIALS, n_ctx=n_ctx, dropout=recipe.dropout),
+        data=origin.data,
+        train=Train(
+            total_tokens=total,
+            batch_tokens=batch_tokens,
+            schedule=Linear(peak=task.peak, warmup_tokens=int(task.warmup * total), decay_tokens=total),
+            optimizer=recipe.optimizer,
+        ),
+        compute=recipe.compute,
+        mesh=recipe.mesh,
+        # Every epoch is evaluated and saved, and the best one kept: section 4.1 does not say which was taken, the released code does.
+        loop=dataclasses.replace(loop, every_eval=steps, every_save=steps, keep_last=task.epochs, every_sample=None),
+        seed=recipe.seed,
+        task=task,
+    )

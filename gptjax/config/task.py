@@ -1,0 +1,85 @@
+"""A supervised task and how a pre-trained model is fine-tuned on it: GPT-1 section 3.2 and 3.3."""
+
+from typing import Literal
+
+from gptjax.config.record import fraction, positive, record
+
+
+@record
+class Everything:
+    """All layers of the pre-trained model, and its embeddings."""
+
+
+@record
+class Layers:
+    """The embeddings and the first `n` layers alone; the others are drawn anew. GPT-1 Figure 2, left."""
+
+    n: int
+
+    def __post_init__(self):
+        if self.n < 0:
+            raise ValueError(f"Layers.n={self.n}: give 0 (embeddings alone) or more")
+
+
+@record
+class Nothing:
+    """Only the model's sizes; all parameters are drawn anew. GPT-1 Table 5, without pre-training."""
+
+
+Transfer = Everything | Layers | Nothing
+
+
+@record
+class Task:
+    """What is read of each example, what is asked of it, and how the answer is scored.
+
+    kind: the input transformation (GPT-1 Figure 1). classification: one text. entailment: premise and hypothesis, in order. similarity:
+    two texts, read in both orders. choice: texts that are the context, and `answers`.
+    Data come from train, dev and test, each a local .tsv, .csv or .jsonl file; where train is None, from the TFDS data set `tfds`."""
+
+    kind: Literal["classification", "entailment", "similarity", "choice"]
+    fields: tuple[str, ...]  # columns of the texts; several texts of a context are joined by a space
+    answers: tuple[str, ...] = ()  # of a choice: a column each, or one column that holds a list
+    label: str  # its column; a label is one of `labels`, or its number
+    labels: tuple[str, ...]  # in the order of classes
+    metric: Literal["accuracy", "f1", "matthews", "pearson"]
+    train: str | None = None
+    dev: str | None = None
+    test: str | None = None
+    tfds: str | None = None
+    splits: tuple[str, ...] = ("train", "validation", "test")  # of the TFDS data set: train, dev, test, and more of either after them
+    data_dir: str | None = None  # of TFDS; None: its own default
+    submission: str | None = None  # GLUE's name of the file of predictions
+    index: str = "idx"  # the column that numbers examples there; where it is absent, they are counted
+    paper: float | None = None  # GPT-1's score, in percent: Tables 2 to 4
+    # How it is learnt.
+    transfer: Transfer = Everything()
+    lm_weight: float = 0.5  # lambda of GPT-1 equation 5: the auxiliary language-modelling loss; 0: none
+    dropout: float = 0.1  # on the state that the classifier reads
+    epochs: int = 3
+    batch_examples: int = 32
+    peak: float = 6.25e-5  # learning rate: linear from 0 over the first `warmup` of all steps, then linear to 0
+    warmup: float = 0.002
+
+    def __post_init__(self):
+        texts = {"classification": 1, "entailment": 2, "similarity": 2}
+        if self.kind in texts and len(self.fields) != texts[self.kind]:
+            raise ValueError(f"task.fields={self.fields}: a task of kind {self.kind} reads {texts[self.kind]}; name as many columns")
+        if (self.kind == "choice") != bool(self.answers) or not self.fields:
+            raise ValueError(f"task.answers={self.answers}: name the columns of the answers where kind=choice, and only there")
+        if len(set(self.labels)) < 2:
+            raise ValueError(f"task.labels={self.labels}: give at least two different ones")
+        if self.lm_weight < 0 or not 0 <= self.warmup < 1:
+            raise ValueError(f"task.lm_weight={self.lm_weight} and task.warmup={self.warmup}: give 0 or more, and warmup below 1")
+        fraction(self, "dropout")
+        positive(self, "epochs", "batch_examples", "peak")
+
+    @property
+    def n_sequences(self) -> int:
+        """How many sequences the model reads for an example."""
+        return len(self.labels) if self.kind == "choice" else 2 if self.kind == "similarity" else 1
+
+    @property
+    def n_outputs(self) -> int:
+        """Of the linear layer: a score for each class; for each answer by itself one."""
+        return 1 if self.kind == "choice" else len(self.labels)

@@ -1,0 +1,1 @@
+"""GPT-1: supervised fine-tuning."""

@@ -1,0 +1,29 @@
+"""How answers are scored: GPT-1's metrics, each as its benchmark defines it."""
+
+import numpy as np
+
+
+def score(metric: str, y_BC: np.ndarray, labels_B: np.ndarray) -> float:
+    """In percent, from scores of classes and labels (classes, or numbers between two). f1: of class 1, as GLUE has it for MRPC and QQP.
+    0 where a correlation or F1 is not defined, since all answers are one."""
+    answers_B = answers(metric, y_BC)
+    match metric:
+        case "accuracy":
+            return 100 * float(np.mean(answers_B == labels_B))
+        case "f1":
+            right = np.sum((answers_B == 1) & (labels_B == 1))
+            said = np.sum(answers_B == 1) + np.sum(labels_B == 1)
+            return 100 * float(2 * right / said) if said else 0.0
+        case "matthews" | "pearson":  # Matthews' is Pearson's of two binary variables; STS-B reports Pearson's
+            constant = np.ptp(answers_B) == 0 or np.ptp(labels_B) == 0
+            return 0.0 if constant else 100 * float(np.corrcoef(answers_B, labels_B)[0, 1])
+        case _:
+            raise AssertionError(metric)
+
+
+def answers(metric: str, y_BC: np.ndarray) -> np.ndarray:
+    """The class of the highest score; for pearson the expected one, as in Tai et al. (1503.00075) equation 18."""
+    if metric != "pearson":
+        return y_BC.argmax(1)
+    weights_BC = np.exp(y_BC - y_BC.max(1, keepdims=True))
+    return (weights_BC @ np.arange(y_BC.shape[1])) / weights_BC.sum(1)
