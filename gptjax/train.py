@@ -1,5 +1,6 @@
 """Train a GPT: `python -m gptjax.train --config=NAME`. It reads in chapters: config, mesh, data, state, step, loop."""
 
+import argparse
 import dataclasses
 import json
 import time
@@ -21,11 +22,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--run", metavar="DIR", help="where the run goes, or lies; or gs://BUCKET/FOLDER (default: runs/CONFIG)")
     parser.add_argument("--init", metavar="RUN_OR_WEIGHTS", help="begin with the weights of another run, or of a folder of weights")
     parser.add_argument("--profile", metavar="N", type=int, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
-    many = parser.add_argument_group("many hosts", "Found by itself on TPU pods, GKE and Slurm; elsewhere each process is told.")
-    many.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, on this port and the one below")
-    many.add_argument("--processes", metavar="N", type=int, help="how many there are; 1 asks no cluster")
-    many.add_argument("--process", metavar="I", type=int, help="which one this is, from 0")
-    many.add_argument("--join_seconds", metavar="S", type=float, default=300.0, help="how long they wait for each other (default: 300)")
+    hosted(parser)
     args = parser.parse_args(arguments)
     if args.profile < 0:
         raise ValueError(f"--profile={args.profile}: give a number of steps above 0, or leave it out")
@@ -37,6 +34,15 @@ def main(arguments: list[str]) -> int:
     here = meeting.place(args.coordinator, args.processes, args.process, args.join_seconds)
     with hosts.joined(here, config, args.join_seconds) as party:
         return train(config, run.directory(args.run, config.name), bucket, party, args.profile, Pretraining(args.init))
+
+
+def hosted(parser: argparse.ArgumentParser) -> None:
+    """The arguments of a program that may run on many hosts; meeting.place reads them."""
+    many = parser.add_argument_group("many hosts", "Found by itself on TPU pods, GKE and Slurm; elsewhere each process is told.")
+    many.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, on this port and the one below")
+    many.add_argument("--processes", metavar="N", type=int, help="how many there are; 1 asks no cluster")
+    many.add_argument("--process", metavar="I", type=int, help="which one this is, from 0")
+    many.add_argument("--join_seconds", metavar="S", type=float, default=300.0, help="how long they wait for each other (default: 300)")
 
 
 class Learning(Protocol):

@@ -74,6 +74,7 @@ class Reading:
         the first `count` are real, the others zeros. M = plan.max_rows / rows, so the steps of a ramp have one shape.
         get_state and set_state name the exact position.
         """
+
         def fill(number: int, row: np.ndarray) -> None:
             source, place = self._mixture(number)
             self._rows[source].fill(place, row)

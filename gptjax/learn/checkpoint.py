@@ -60,8 +60,8 @@ class Saved:
         _, record = self._newest(steps if step is None else [step], self._record)
         return record["about"]
 
-    def restore(self, abstract_state, part: str = "") -> tuple[int, Any, dict] | None:
-        """(step, state, about) of the newest checkpoint that is whole, or None if there is no checkpoint.
+    def restore(self, abstract_state, part: str = "", step: int | None = None) -> tuple[int, Any, dict] | None:
+        """(step, state, about) of the newest checkpoint that is whole, or of that of `step`; None if there is no checkpoint.
 
         abstract_state: a pytree of jax.ShapeDtypeStruct; its shardings need not be those that were saved, and a leaf without one comes
         to the first device. part: restore the leaves whose names start so, for example "params/", which abstract_state then consists of.
@@ -76,12 +76,12 @@ class Saved:
             self._compare(step, saved, wanted)
             return self._leaves(step, saved, wanted), record["about"]
 
-        steps = self._party.first(self.steps)
+        steps = self._party.first(self.steps) if step is None else [step]
         if not steps:
             return None
-        step, (leaves, about) = self._newest(steps, read)
-        self._good.add(step)
-        return step, jax.tree.unflatten(structure, [leaves[name] for name in wanted]), about
+        found, (leaves, about) = self._newest(steps, read)
+        self._good.add(found)
+        return found, jax.tree.unflatten(structure, [leaves[name] for name in wanted]), about
 
     def _newest(self, steps: list[int], read: Callable[[int], Any]) -> tuple[int, Any]:
         """(step, read(step)) for the last of `steps` whose reading does not raise Damage."""

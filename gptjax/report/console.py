@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import rich.console
 
+SCORES = ("accuracy", "f1", "matthews", "pearson")  # of tasks, in percent
 HALF_LIFE = 600.0  # seconds after which a measured speed counts half: long enough that an evaluation does not make the time left jump
 
 
@@ -151,6 +152,7 @@ class Training:
     def _validation(self, step: int, values: dict[str, Any]) -> str:
         tokens = {name: value for name, value in values.items() if name == "tokens"}
         words = [self._step(step), *_words(tokens, aligned=True).values(), f"validation loss {values['validation_loss']:.4f}"]
+        words += [f"{name} {values[name]:.2f}" for name in SCORES if name in values]
         words += [f"perplexity {values['perplexity']:,.2f}"] if "perplexity" in values else []
         words += [f"bits per byte {values['bits_per_byte']:.4f}"] if "bits_per_byte" in values else []
         return "  ".join(words)

@@ -69,6 +69,11 @@ class Step(step.Step):
         y_BC, x_MTD = self.model.apply({"params": params}, tokens_BCT, extract_BC, dropout_key is not None, rngs=rngs)
         return y_BC, labels_B.astype(jnp.float32) / inputs.PARTS, x_MTD
 
+    def answers(self, params, rows_BT):
+        """(scores (B, classes), the classifier's losses (B,), 0 where the label is unknown): for evaluation, so without dropout."""
+        y_BC, labels_B, _ = self.scores(params, rows_BT)
+        return y_BC, task_loss(y_BC, labels_B)
+
     def parted(self, rows_BT):
         assert self.config.task is not None
         return inputs.split(rows_BT, self.config.task.n_sequences, self.config.model.n_ctx)

@@ -1,5 +1,9 @@
 """How answers are scored: GPT-1's metrics, each as its benchmark defines it."""
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import numpy as np
 
 
@@ -27,3 +31,17 @@ def answers(metric: str, y_BC: np.ndarray) -> np.ndarray:
         return y_BC.argmax(1)
     weights_BC = np.exp(y_BC - y_BC.max(1, keepdims=True))
     return (weights_BC @ np.arange(y_BC.shape[1])) / weights_BC.sum(1)
+
+
+def answered(scores: Callable, params: Any, rows: np.ndarray, microbatch_rows: int, put: Callable) -> tuple[np.ndarray, float]:
+    """(scores (B, classes), mean loss in nats of those with a label) of rows of inputs.Encoded, in microbatches padded with copies.
+    scores: jitted (params, rows) -> (scores (B, classes), losses (B,)); put(array, letters) places a host array on the mesh."""
+    given, losses = [], []
+    for first in range(0, len(rows), microbatch_rows):
+        part = rows[first : first + microbatch_rows]
+        padded = np.concatenate([part, np.repeat(part[:1], microbatch_rows - len(part), axis=0)])
+        y_BC, loss_B = jax.device_get(scores(params, put(padded, "B1")))
+        given.append(y_BC[: len(part)])
+        losses.append(loss_B[: len(part)])
+    known = rows[:, 0] >= 0
+    return np.concatenate(given), float(np.concatenate(losses)[known].mean()) if known.any() else float("nan")
