@@ -1,0 +1,245 @@
+"""GPT-1's Table 5 and Figure 2 in small: what pre-training and the auxiliary loss are worth, on data that is here.
+
+    python -m bench.gpt1 [--run=runs/gpt1_mini] [--out=docs/gpt1] [--seeds=5]
+
+Pre-trains gpt1_mini (20 minutes on 2 cores) unless --run holds it, makes four small tasks from ../shared/data, fine-tunes each with and
+without pre-training and auxiliary loss, and movies with 0 to 4 layers transferred; each an ordinary `python -m gptjax.finetune`, below
+--work, where what is done is not done again. Prints the table, writes OUT.json and the picture OUT.png.
+"""
+
+import argparse
+import json
+import lzma
+import math
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+DATA = Path("../shared/data")
+CLASSES = {
+    "movies": ("gpt1_sst2", []),
+    "glosses": ("gpt1_rte", ["task.fields=(premise,hypothesis)", "task.labels=(entailment,not_entailment)"]),
+    "sources": ("gpt1_qqp", ["task.fields=(one,other)", "task.metric=accuracy"]),
+    "quiz": ("gpt1_story_cloze", ["task.fields=question", "task.answers=answers", "task.labels=(A,B,C,D)"]),
+}
+ARMS = {
+    "pre-training and auxiliary loss": [],
+    "no auxiliary loss": ["task.lm_weight=0"],
+    "no pre-training": ["task.transfer=Nothing()"],
+    "neither": ["task.transfer=Nothing()", "task.lm_weight=0"],
+}
+TRAIN, DEV = 2000, 800
+
+
+# --- the tasks -----------------------------------------------------------------------------------------------------------
+
+
+def movies(draw: random.Random) -> list[dict]:
+    """Sentences of film reviews (Hutto and Gilbert 2014), positive where the mean of 20 ratings is above 0."""
+    lines = (DATA / "labelled/sentiment_vader/movieReviewSnippets_GroundTruth.txt").read_text(errors="replace").splitlines()
+    rated = [(float(rating), text) for _, rating, text in (line.split("\t") for line in lines)]
+    return [{"sentence": text, "label": int(rating > 0)} for rating, text in rated if rating]
+
+
+def glosses(draw: random.Random) -> list[dict]:
+    """Does WordNet's definition entail the word? Its own word, or another's."""
+    lines = [line.split(": ", 1) for line in _text("wordnet_glosses.txt").splitlines() if ": " in line]
+    lines = [(word, gloss) for word, gloss in lines if len(gloss) < 120]
+    made = []
+    for word, gloss in draw.sample(lines, 2 * (TRAIN + DEV)):
+        other = draw.random() < 0.5
+        said = draw.choice(lines)[0] if other else word
+        made.append({"premise": gloss, "hypothesis": said, "label": "not_entailment" if other else "entailment"})
+    return made
+
+
+def sources(draw: random.Random) -> list[dict]:
+    """Are two passages of 25 words of the same source: Brown, Moby Dick, Shakespeare, State of the Union?"""
+    speeches = " ".join(json.loads(line)["text"] for line in _text("sotu.jsonl").splitlines())
+    words = [_text(f"{name}.txt").split() for name in ("brown", "moby_dick", "shakespeare")] + [speeches.split()]
+
+    def passage(source):
+        start = draw.randrange(len(source) - 25)
+        return " ".join(source[start : start + 25])
+
+    made = []
+    for _ in range(2 * (TRAIN + DEV)):
+        same = draw.random() < 0.5
+        one, other = [draw.choice(words)] * 2 if same else draw.sample(words, 2)
+        made.append({"one": passage(one), "other": passage(other), "label": int(same)})
+    return made
+
+
+def quiz(draw: random.Random) -> list[dict]:
+    """bsdgames' quiz: a question and four answers, the wrong ones of the same list."""
+    made = []
+    for file in sorted((DATA / "labelled/quiz_bsdgames").iterdir()):
+        rows = [line.split(":") for line in file.read_text(errors="replace").splitlines() if line.count(":") >= 1]
+        pairs = [(_plain(row[0]), _plain(row[1])) for row in rows]  # one direction: the other would tell the answers of the test set
+        pairs = [(question, answer) for question, answer in pairs if question and answer]
+        answers = sorted({answer for _, answer in pairs})
+        for question, answer in pairs if len(answers) > 8 else []:
+            others = [other for other in answers if other != answer and (question, other) not in pairs]
+            options = [answer, *draw.sample(others, 3)]
+            draw.shuffle(options)
+            made.append({"question": question, "answers": options, "label": "ABCD"[options.index(answer)]})
+    return made
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\\{}\[\]]|.\x08", "", text.split("|")[0]).strip()
+
+
+def _text(name: str) -> str:
+    return lzma.open(DATA / "text" / f"{name}.xz", "rt", errors="replace").read()
+
+
+def written(task: str, folder: Path) -> list[str]:
+    """train, dev and test files of a task, equal for all runs; as arguments of gptjax.finetune."""
+    arguments = []
+    draw = random.Random(task)
+    examples = {"movies": movies, "glosses": glosses, "sources": sources, "quiz": quiz}[task](draw)
+    draw.shuffle(examples)
+    n = min(DEV, len(examples) // 5)
+    for split, part in {"dev": examples[:n], "test": examples[n : 2 * n], "train": examples[2 * n : 2 * n + TRAIN]}.items():
+        path = folder / f"{task}_{split}.jsonl"
+        path.write_text("".join(json.dumps(example) + "\n" for example in part))
+        arguments += ["--set", f"task.{split}={path}"]
+    return arguments
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------------
+
+
+def finetuned(task: str, arm: str, more: list[str], args: argparse.Namespace, files: list[str], seeds: int) -> list[float]:
+    """Accuracy on the test set, of each seed, by the epoch that was best on dev."""
+    run = args.work / f"{task} {arm}".replace(" ", "_")
+    results = run / "results.json"
+    if not results.exists():
+        config, sets = CLASSES[task]
+        flags = [part for text in [*sets, f"task.peak={args.peak}", "loop.every_log=1000000", *more] for part in ("--set", text)]
+        program = [sys.executable, "-m", "gptjax.finetune", f"--config={config}", f"--init={args.run}", f"--run={run}", f"--seeds={seeds}"]
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(args.work / "compiled")}
+        done = subprocess.run([*program, *files, *flags], capture_output=True, text=True, env=environment)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(program)}: {done.stderr[-2000:]}")
+    found = [result["test"] for result in json.loads(results.read_text())]
+    print(f"{task:8} {arm:34} {interval(found)}", flush=True)
+    return found
+
+
+def interval(found: list[float]) -> str:
+    """Mean and 95% interval of the mean, by Student's t."""
+    if len(found) < 2:
+        return f"{found[0]:.1f}"
+    t = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}[len(found)]
+    return f"{statistics.mean(found):.1f} +- {t * statistics.stdev(found) / math.sqrt(len(found)):.1f}"
+
+
+def zero_shot(args: argparse.Namespace, files: dict[str, list[str]]) -> dict[str, list[tuple[int, float]]]:
+    """(updates, accuracy) of the heuristics at every checkpoint of pre-training that was kept."""
+    import jax
+
+    from gptjax.config import overrides, registry
+    from gptjax.data import tokenizer
+    from gptjax.interop import weights
+    from gptjax.learn import checkpoint, state, step
+    from gptjax.mesh import devices
+    from gptjax.tasks.finetune import examples, scores, zeroshot
+
+    origin = weights.found(args.run)
+    text, mesh = tokenizer.tokenizer(origin.config.data.tokenizer), devices.mesh(origin.config.mesh)
+    built = step.build(origin.config, jax.devices()[0].platform, mesh, text.end_of_text)
+    saved = checkpoint.Saved(Path(args.run) / "checkpoints", print)
+    abstract = state.abstract(origin.config, built.model, built.tx, mesh).params
+    fresh = state.created(origin.config, built.model, built.tx, mesh).params
+    found: dict[str, list[tuple[int, float]]] = {}
+    for task in ("movies", "quiz"):
+        config, sets = CLASSES[task]
+        spec = overrides.override(registry.finetuning(config), *sets, *files[task][1::2]).task
+        read = examples.read(spec, "dev", print)
+        labels = [example.label for example in read]
+        for at in [0, *saved.steps()]:
+            restored = None if at == 0 else saved.restore({"params": abstract}, part="params/", step=at)
+            params = fresh if restored is None else restored[1]["params"]
+            y_BC = zeroshot.answered(spec, read, built.model, params, text)
+            found.setdefault(task, []).append((at, scores.score("accuracy", y_BC, labels)))
+            print(f"zero-shot {task:8} after {at:6,} updates {found[task][-1][1]:5.1f}", flush=True)
+    return found
+
+
+def drawn(out: Path, layers: dict[str, list[float]], shots: dict[str, list[tuple[int, float]]]) -> None:
+    """GPT-1's Figure 2: left, accuracy by transferred layers; right, zero-shot accuracy over updates of pre-training."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    names = list(layers)
+    means = [statistics.mean(found) for found in layers.values()]
+    left.errorbar(
+        range(len(names)),
+        means,
+        [
+            [m - min(f) for m, f in zip(means, layers.values(), strict=True)],
+            [max(f) - m for m, f in zip(means, layers.values(), strict=True)],
+        ],
+        marker="o",
+        capsize=3,
+        color="#4C78A8",
+    )
+    left.set_xticks(range(len(names)), names)
+    left.set(xlabel="transferred", ylabel="accuracy on movies, %", title="layers transferred (mean, range)")
+    chance = {"movies": 50, "quiz": 25}
+    for (task, points), colour in zip(shots.items(), ("#4C78A8", "#D1495B"), strict=True):
+        right.plot(*zip(*points, strict=True), marker="o", color=colour, label=task)
+        right.axhline(chance[task], color=colour, lw=0.8, ls=":")
+    right.set(xlabel="updates of pre-training", ylabel="accuracy, %", title="zero-shot (dotted: chance)")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    figure.savefig(out.with_suffix(".png"), dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", default="runs/gpt1_mini", help="the pre-trained model (default: runs/gpt1_mini; trained if absent)")
+    parser.add_argument("--work", type=Path, default=Path("runs/gpt1_ablation"), help="where runs go (default: runs/gpt1_ablation)")
+    parser.add_argument("--out", type=Path, default=Path("docs/gpt1"), help="of the figures (default: docs/gpt1)")
+    parser.add_argument("--tasks", default=",".join(CLASSES), help="comma-separated (default: all)")
+    parser.add_argument("--seeds", type=int, default=5, help="of each arm (default: 5)")
+    parser.add_argument(
+        "--peak", type=float, default=5e-4, help="learning rate (default: 5e-4; GPT-1's 6.25e-5 is for a model 100 x larger)"
+    )
+    args = parser.parse_args()
+    if not DATA.exists():
+        raise SystemExit(f"{DATA.resolve()} is not here: the tasks are made from the developers' data folder")
+    args.work.mkdir(parents=True, exist_ok=True)
+    if not (Path(args.run) / "checkpoints").exists():
+        subprocess.run([sys.executable, "-m", "gptjax.train", "--config=gpt1_mini", f"--run={args.run}"], check=True)
+    tasks = args.tasks.split(",")
+    files = {task: written(task, args.work) for task in {*tasks, "movies", "quiz"}}
+    table = {task: {arm: finetuned(task, arm, more, args, files[task], args.seeds) for arm, more in ARMS.items()} for task in tasks}
+    layers = {"nothing": table["movies"]["no pre-training"]}
+    n_layers = json.loads((Path(args.run) / "config.json").read_text())["model.n_layers"]
+    for n in range(n_layers):
+        name = f"{n} layers" if n else "embeddings"
+        layers[name] = finetuned("movies", name, [f"task.transfer=Layers(n={n})"], args, files["movies"], args.seeds)
+    layers["all"] = table["movies"][next(iter(ARMS))]
+    shots = zero_shot(args, files)
+    print(f"\n| arm | {' | '.join(tasks)} |\n|---|{'---|' * len(tasks)}")
+    for arm in ARMS:
+        print(f"| {arm} | {' | '.join(interval(table[task][arm]) for task in tasks)} |")
+    args.out.with_suffix(".json").write_text(json.dumps({"table": table, "layers": layers, "zero_shot": shots}, indent=1) + "\n")
+    drawn(args.out, layers, shots)
+    print(f"\nwrote {args.out}.json and {args.out}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What a pre-trained model knows of a task before any fine-tuning: GPT-1's heuristics (section 5, "Zero-shot Behaviors", Figure 2 right).
+
+All of them compare log-probabilities that the language model gives to texts; nothing is learnt."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gptjax.config.task import Task
+from gptjax.data.tokenizer import Tokenizer
+from gptjax.model import gpt
+from gptjax.tasks.finetune.examples import Example
+
+SENTIMENT = ("negative", "positive")  # "we append the token very to each example and restrict the output to positive and negative"
+ROWS = 64  # read at once
+
+
+def answered(task: Task, examples: Sequence[Example], model: gpt.GPT, params: Any, text: Tokenizer) -> np.ndarray:
+    """Scores (examples, classes), of which the highest is the answer. A choice: the mean log-probability of each answer's tokens after the
+    context. A classification with SENTIMENT as its labels: the log-probability of each word after the text and "very"; with two other
+    labels: the mean log-probability of the text, against the median of all (the paper has a threshold and does not say which).
+
+    ValueError for other tasks: the paper has no heuristic for them, but for Winograd schemas, which are no task here."""
+    if task.kind == "choice":
+        asked = [(" ".join(example.texts), answer) for example in examples for answer in example.answers]
+        return _given(asked, model, params, text, mean=True).reshape(len(examples), -1)
+    if task.kind == "classification" and task.labels == SENTIMENT:
+        asked = [(f"{example.texts[0]} very", word) for example in examples for word in SENTIMENT]
+        return _given(asked, model, params, text, mean=False).reshape(len(examples), -1)
+    if task.kind == "classification" and len(task.labels) == 2:
+        means = _given([("", example.texts[0]) for example in examples], model, params, text, mean=True)
+        return np.stack([np.zeros_like(means), means - np.median(means)], 1)
+    raise ValueError(f"there is no zero-shot heuristic for a task of kind {task.kind} with labels {', '.join(task.labels)}")
+
+
+def _given(asked: list[tuple[str, str]], model: gpt.GPT, params: Any, text: Tokenizer, mean: bool) -> np.ndarray:
+    """The log-probability of each second text after the first: of all its tokens, or their mean. Of what is too long the begin is cut."""
+    n_ctx = model.config.n_ctx
+    rows, after = np.zeros((-(-len(asked) // ROWS) * ROWS, n_ctx + 1), np.int32), np.zeros((len(asked), 2), np.int32)
+    for number, (first, second) in enumerate(asked):
+        context = text.encode(first)
+        whole = text.encode(f"{first} {second}".strip())
+        start = max(1, _shared(context, whole))  # the first token of a text has nothing before it that would tell of it
+        cut = max(0, len(whole) - n_ctx - 1)
+        whole = whole[cut:]
+        rows[number, : len(whole)] = whole
+        after[number] = max(1, start - cut), len(whole)
+
+    @jax.jit
+    def log_probabilities(params, tokens_BT):
+        x_BTD = model.apply({"params": params}, tokens_BT[:, :-1])
+        y_BTV = gpt.logits(x_BTD, params["token_VD"], model.config.n_vocab)
+        return jnp.take_along_axis(jax.nn.log_softmax(y_BTV), tokens_BT[:, 1:, None], axis=-1)[..., 0]
+
+    parts = [jax.device_get(log_probabilities(params, rows[i : i + ROWS])) for i in range(0, len(rows), ROWS)]
+    found_BT = np.concatenate(parts)[: len(asked)]
+    place_1T = np.arange(1, n_ctx + 1)[None]
+    counted_BT = (place_1T >= after[:, :1]) & (place_1T < after[:, 1:])
+    totals = np.where(counted_BT, found_BT, 0).sum(1)
+    return totals / np.maximum(1, counted_BT.sum(1)) if mean else totals
+
+
+def _shared(a: list[int], b: list[int]) -> int:
+    """How many tokens both begin with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
