@@ -35,12 +35,15 @@ def main(arguments: list[str]) -> int:
     from gptjax.report import console
 
     here = meeting.place(args.coordinator, args.processes, args.process, args.join_seconds)
+    if here is not None and args.seeds > 1:
+        raise ValueError(f"--seeds={args.seeds} is for one process: on several give each seed a run of its own, with --set seed=N and --run")
     out = console.Console(quiet=here is not None and here.process != 0)
     learning, config = prepared(recipe, args.init, out)
     directory, results = run.directory(args.run, config.name), []
     for number in range(args.seeds):
         one = dataclasses.replace(config, seed=config.seed + number)
         there = directory if args.seeds == 1 else directory / f"seed_{one.seed}"
+        learning.result = None
         status = finetuned(one, there, learning, args, here)
         if status or learning.result is None:
             return status
@@ -59,7 +62,6 @@ def prepared(recipe: finetuning.Finetuning, init: str, out: Any) -> tuple["Finet
 
     origin = weights.found(init)
     text = tokenizer.tokenizer(origin.config.data.tokenizer)
-    origin.check(origin.config.data.tokenizer, text)
     with out.working("reading examples") as progress:
         examples = reading.Examples(recipe.task, text, origin.config.model.n_ctx, out.say, progress)
     config = finetuning.resolved(recipe, origin.config, len(examples), examples.n_ctx)
@@ -97,6 +99,7 @@ class Finetuned:
         from gptjax.learn import step as pretraining
         from gptjax.tasks.finetune import transfer
 
+        self._origin.check(config.data.tokenizer, self._examples.tokenizer)
         origin = dataclasses.replace(self._origin.config, mesh=config.mesh)
         now = state.created(config, step.model, step.tx, mesh)
         built = pretraining.build(origin, jax.devices()[0].platform, mesh, end_of_text=0)

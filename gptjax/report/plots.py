@@ -48,7 +48,8 @@ def _figure(name: str, records: list[dict]):
     if losses:  # the limits are those of the smooth curves: a spike may leave the picture
         margin = 0.06 * (max(losses) - min(losses)) or 0.1
         upper.set_ylim(min(losses) - margin, max(losses) + margin)
-    _dress(figure, upper, lower)
+    scored = any(score in record for record in records for score in console.SCORES)
+    _dress(figure, upper, lower, "loss (nats)" if scored else "loss (nats per token)")
     _title(upper, name, records, train)
     return figure
 
@@ -58,11 +59,11 @@ def _line(axes, points, colour, label, width, alpha=1.0, dots=False):
         axes.plot(*zip(*points, strict=True), color=colour, label=label, lw=width, alpha=alpha, marker="o" if dots else "", ms=4)
 
 
-def _dress(figure, upper, lower):
+def _dress(figure, upper, lower, unit):
     """Labels, ticks, grid and legend."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-    upper.set_ylabel("loss (nats per token)", color=INK)
+    upper.set_ylabel(unit, color=INK)
     lower.set_ylabel("lr", color=INK)
     lower.set_xlabel("tokens", color=INK)
     lower.set_ylim(bottom=0)
@@ -88,6 +89,7 @@ def _title(axes, name, records, train):
     last = next((record for record in reversed(records) if "validation_loss" in record), None)
     if last is not None:
         facts = [f"validation loss {last['validation_loss']:.4f}"]
+        facts += [f"{score} {last[score]:.2f}%" for score in console.SCORES if score in last]
         facts += [f"perplexity {last['perplexity']:,.2f}"] if "perplexity" in last else []
         facts += [f"{last['bits_per_byte']:.3f} bits per byte"] if "bits_per_byte" in last else []
     else:
