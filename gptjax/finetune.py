@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
     here = meeting.place(args.coordinator, args.processes, args.process, args.join_seconds)
     if here is not None and args.seeds > 1:
-        raise ValueError(f"--seeds={args.seeds} is for one process: on several give each seed a run of its own, with --set seed=N and --run")
+        raise ValueError(f"--seeds={args.seeds} is for one process: on several give each seed its own run, with --set seed=N and --run")
     out = console.Console(quiet=here is not None and here.process != 0)
     learning, config = prepared(recipe, args.init, out)
     directory, results = run.directory(args.run, config.name), []
@@ -92,14 +92,14 @@ class Finetuned:
 
         return classifier.build(config, platform, mesh)
 
-    def state(self, config, step, mesh):
+    def state(self, config, step, mesh, reading, out):
         import jax
 
         from gptjax.learn import state
         from gptjax.learn import step as pretraining
         from gptjax.tasks.finetune import transfer
 
-        self._origin.check(config.data.tokenizer, self._examples.tokenizer)
+        self._origin.check(self._origin.config, self._examples.tokenizer)
         origin = dataclasses.replace(self._origin.config, mesh=config.mesh)
         now = state.created(config, step.model, step.tx, mesh)
         built = pretraining.build(origin, jax.devices()[0].platform, mesh, end_of_text=0)

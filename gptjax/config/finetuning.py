@@ -35,7 +35,7 @@ def resolved(recipe: Finetuning, origin: Config, n_examples: int, n_ctx: int) ->
     steps = n_examples // task.batch_examples
     if not steps:
         raise ValueError(
-            f"the training set has {n_examples} examples, fewer than task.batch_examples={task.batch_examples}; give more, or a smaller batch"
+            f"{n_examples} training examples are fewer than task.batch_examples={task.batch_examples}; give more, or a smaller batch"
         )
     batch_tokens = task.batch_examples * n_ctx
     total = task.epochs * steps * batch_tokens

@@ -31,7 +31,7 @@ class _Edit:
 
 
 def override(config: Root, *assignments: str) -> Root:
-    """The config, or other record, with every `path=value` applied; the last one wins. They are applied together and the result is validated once."""
+    """The record with every `path=value` applied; the last one wins. They are applied together and the result is validated once."""
     root = _Edit()
     for assignment in assignments:
         path, equals, text = assignment.partition("=")

@@ -30,7 +30,7 @@ class Example:
 def read(task: Task, split: str, say: Callable[[str], None]) -> list[Example]:
     """The examples of "train", "dev" or "test"; those of train and dev without a label are left out, and counted to `say`.
 
-    ValueError, in one line: no such data, a missing column, a label that is none of task.labels, an empty text, a train set of one class."""
+    ValueError, in one line: no such data, a missing column, a label that is none of task.labels, an empty text, one class only."""
     where, rows = _source(task, split)
     found = [example for number, row in enumerate(rows) for example in _examples(task, row, f"{where}, example {number + 1:,}", number)]
     if not found:

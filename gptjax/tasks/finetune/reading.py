@@ -39,7 +39,7 @@ class Examples:
         found = inputs.encoded(self.task, read, parts, self.tokenizer.n_vocab, self.n_ctx)
         if found.shortened:
             say(
-                f"{split}: {found.shortened:,} of {len(read):,} examples are longer than {self.n_ctx} tokens and lost {found.lost:,} in all, "
+                f"{split}: {found.shortened:,} of {len(read):,} examples are over {self.n_ctx} tokens long and lost {found.lost:,} in all, "
                 f"at the end of their longest text"
             )
         return found.rows
