@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from gptjax import pretraining
 from gptjax.config import command, count, overrides, run
 from gptjax.config.batches import Batches
 from gptjax.config.schema import Config
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
 
     here = meeting.place(args.coordinator, args.processes, args.process, args.join_seconds)
     with hosts.joined(here, config, args.join_seconds) as party:
-        return train(config, run.directory(args.run, config.name), bucket, party, args.profile, Pretraining(args.init))
+        return train(config, run.directory(args.run, config.name), bucket, party, args.profile, pretraining.Pretraining(args.init))
 
 
 def hosted(parser: argparse.ArgumentParser) -> None:
@@ -50,55 +51,23 @@ class Learning(Protocol):
 
     def reading(self, config: Config, directory: Path, say: Callable[[str], None]) -> Any:
         """What the run reads, open; what is not prepared yet is, below `directory`. As data.pipeline.Reading."""
+        ...
 
     def step(self, config: Config, platform: str, mesh: Any, reading: Any) -> Any:
         """The learn.step.Step."""
+        ...
 
     def state(self, config: Config, step: Any, mesh: Any, reading: Any, out: Any) -> Any:
         """The state before the first step, on the mesh. Where jax's mesh is set."""
+        ...
 
     def evaluation(self, session: "Session", put: Callable) -> Callable[[Any], dict[str, float]]:
         """What the held-out data say of parameters: validation_loss, and more."""
+        ...
 
     def said(self, session: "Session", now: Any, step: int, last: bool) -> list[str]:
         """What to show of the state, for people; `last`: at the end of the run."""
-
-
-class Pretraining:
-    """Learning of text: GPT-1 equation 1. A Learning."""
-
-    def __init__(self, init: str | None = None):
-        """init: where the weights lie that a run begins with; None: they are drawn from the seed."""
-        self._init = init
-
-    def reading(self, config, directory, say):
-        from gptjax.data import pipeline
-
-        return pipeline.reading(config, directory, say)
-
-    def step(self, config, platform, mesh, reading):
-        from gptjax.learn import step
-
-        return step.build(config, platform, mesh, reading.tokenizer.end_of_text)
-
-    def state(self, config, step, mesh, reading, out):
-        from gptjax.learn import state
-
-        now = state.created(config, step.model, step.tx, mesh)
-        return now if self._init is None else begun(now, self._init, config, reading.tokenizer, out)
-
-    def evaluation(self, session, put):
-        import jax
-
-        from gptjax.learn import metrics
-        from gptjax.mesh import xla
-
-        held_out, per_token = session.reading.validation(session.config.loop.eval_rows), session.reading.validation_bytes_per_token
-        nll = jax.jit(session.step.nll, compiler_options=xla.options(session.mesh.devices.flat[0]))
-        return lambda params: metrics.evaluation(nll, params, held_out, session.microbatch, put, per_token)
-
-    def said(self, session, now, step, last):
-        return [spoken(session, now, step, seed) for seed in range(3 if last else 1)]
+        ...
 
 
 @dataclasses.dataclass
@@ -127,7 +96,7 @@ class Session:
 
 def train(config: Config, directory: Path, bucket: str | None, party: Any, profiled: int, learning: Learning) -> int:
     """Train in `directory` from where its run stands, with the processes of `party`; `profiled` steps are traced. bucket: where checkpoints
-    go, and copies of the record. init: where the weights lie that a run begins with. ValueError, in one line, for what a user can mend."""
+    go, and copies of the record. ValueError, in one line, for what a user can mend."""
     import jax
 
     from gptjax.data import pieces, saving
@@ -180,22 +149,6 @@ def train(config: Config, directory: Path, bucket: str | None, party: Any, profi
                 out.say(f"continuing from step {start:,} of {batches.n_steps:,}")
             with party.watched(config.loop.hang_seconds):
                 return loop(session, now, start)
-
-
-def begun(now: Any, init: str, config: Config, text: Any, out: Any) -> Any:
-    """The state `now` with the parameters that lie at `init`."""
-    import jax
-
-    from gptjax.interop import weights
-
-    there = weights.found(init)
-    there.check(config, text)
-    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), now.params)
-    jax.tree.map(lambda x: x.delete(), now.params)  # room for those that come
-    with out.working(f"reading {init}") as show:
-        now = now.replace(params=there.params(wanted, lambda done, name: show(f"{done:4.0%} read: {name}")))
-    out.say(f"beginning with the weights of {init}: {there.kind}")
-    return now
 
 
 def memory(config: Config, mesh: Any) -> int:
@@ -394,23 +347,6 @@ def loop(session: Session, now: Any, start: int) -> int:
     else:
         out.say(f"stopped at step {step:,}; the same command continues")
     return 0
-
-
-def spoken(session: Session, now: Any, step: int, seed: int = 0) -> str:
-    """A continuation of loop.sample_prompt, with the prompt."""
-    import jax
-
-    from gptjax.generate import choose, decode
-    from gptjax.model import reading
-
-    text, asked = session.reading.tokenizer, session.config.loop
-    prompt = text.encode(asked.sample_prompt)
-    with jax.transfer_guard("allow"):
-        key = jax.random.fold_in(jax.random.key(seed), step)
-        sampling = choose.Sampling(temperature=0.8, top_k=40)
-        reader = reading.reader(session.step.model, now.params)
-        (new,) = decode.continuations(reader, [prompt], asked.sample_tokens, sampling, key, text.end_of_text)
-    return text.decode([*prompt, *new])
 
 
 if __name__ == "__main__":

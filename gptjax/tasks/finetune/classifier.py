@@ -1,6 +1,7 @@
 """The GPT with a linear layer on the state of its extract token: GPT-1 equations 3 to 5."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -66,7 +67,8 @@ class Step(step.Step):
         """(scores (B, classes), labels (B,) in classes, below 0 where unknown, states (B * C, T, D)) of rows of inputs.Encoded."""
         labels_B, extract_BC, tokens_BCT = self.parted(rows_BT)
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        y_BC, x_MTD = self.model.apply({"params": params}, tokens_BCT, extract_BC, dropout_key is not None, rngs=rngs)
+        made: Any = self.model.apply({"params": params}, tokens_BCT, extract_BC, dropout_key is not None, rngs=rngs)
+        y_BC, x_MTD = made
         return y_BC, labels_B.astype(jnp.float32) / inputs.PARTS, x_MTD
 
     def answers(self, params, rows_BT):

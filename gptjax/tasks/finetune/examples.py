@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import pathlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,9 +39,9 @@ def read(task: Task, split: str, say: Callable[[str], None]) -> list[Example]:
         return found
     if len(known) < len(found):
         say(f"{where}: {len(found) - len(known):,} of {len(found):,} examples have no label and are left out")
-    classes = Counter(example.label for example in known)
+    classes = {example.label for example in found if example.label is not None}
     if len(classes) < 2:
-        only = f"all of one class, {task.labels[int(next(iter(classes)))]}" if classes else "without a label"
+        only = f"all of one class, {task.labels[int(classes.pop())]}" if classes else "without a label"
         raise ValueError(f"{where}: its examples are {only}; there is nothing to learn or to score: give examples of several classes")
     return known
 

@@ -51,7 +51,7 @@ def _given(asked: list[tuple[str, str]], model: gpt.GPT, params: Any, text: Toke
 
     @jax.jit
     def log_probabilities(params, tokens_BT):
-        x_BTD = model.apply({"params": params}, tokens_BT[:, :-1])
+        x_BTD: Any = model.apply({"params": params}, tokens_BT[:, :-1])
         y_BTV = gpt.logits(x_BTD, params["token_VD"], model.config.n_vocab)
         return jnp.take_along_axis(jax.nn.log_softmax(y_BTV), tokens_BT[:, 1:, None], axis=-1)[..., 0]
 

@@ -25,7 +25,7 @@ def test_an_alias_finds_what_it_names():
 def test_an_unknown_name_says_the_nearest():
     with pytest.raises(ValueError, match="'nanoo'; did you mean nano"):
         registry.config("nanoo")
-    with pytest.raises(ValueError, match="'zzz'; there are smoke, nano, .*gpt3_175b "):
+    with pytest.raises(ValueError, match="'zzz'; there are smoke, nano, .*gpt3_175b, 117m, .* 175b \\(python -m gptjax.plan"):
         registry.config("zzz")
 
 
