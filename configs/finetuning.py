@@ -29,7 +29,7 @@ TASKS = {
                     splits=("train", "validation_mismatched", "test_mismatched"), submission="MNLI-mm", paper=81.4),
     "snli": Task(kind="entailment", fields=("premise", "hypothesis"), label="label", labels=NLI, metric="accuracy", tfds="snli",
                  paper=89.9),
-    "scitail": Task(kind="entailment", fields=("premise", "hypothesis"), label="label", labels=("entailment", "neutral"),
+    "scitail": Task(kind="entailment", fields=("premise", "hypothesis"), label="label", labels=("entails", "neutral"),
                     metric="accuracy", tfds="sci_tail", paper=88.3),
     "qnli": Task(kind="entailment", fields=("question", "sentence"), label="label", labels=("entailment", "not_entailment"),
                  metric="accuracy", tfds="glue/qnli", submission="QNLI", paper=88.1),

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import statistics
-from pathlib import Path
 from typing import Any
 
 from gptjax import train
@@ -30,6 +29,8 @@ def main(arguments: list[str]) -> int:
         raise ValueError("say which model with --init=PATH: a run's directory, or a folder of weights")
     if args.seeds < 1:
         raise ValueError(f"--seeds={args.seeds}: give 1 or more")
+    if args.profile < 0:
+        raise ValueError(f"--profile={args.profile}: give a number of steps above 0, or leave it out")
 
     from gptjax.mesh import meeting
     from gptjax.report import console
@@ -39,10 +40,10 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"--seeds={args.seeds} is for one process: on several give each seed its own run, with --set seed=N and --run")
     out = console.Console(quiet=here is not None and here.process != 0)
     learning, config = prepared(recipe, args.init, out)
-    directory, results = run.directory(args.run, config.name), []
+    directory, results = args.run or str(run.directory(None, config.name)), []
     for number in range(args.seeds):
         one = dataclasses.replace(config, seed=config.seed + number)
-        there = directory if args.seeds == 1 else directory / f"seed_{one.seed}"
+        there = directory if args.seeds == 1 else f"{directory}/seed_{one.seed}"
         learning.result = None
         status = finetuned(one, there, learning, args, here)
         if status or learning.result is None:
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> int:
         results.append(learning.result)
     if args.seeds > 1:
         told(out, results)
-        (directory / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        (run.directory(directory) / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     return 0
 
 
@@ -69,12 +70,12 @@ def prepared(recipe: finetuning.Finetuning, init: str, out: Any) -> tuple["Finet
     return Finetuned(origin, examples), config
 
 
-def finetuned(config: Config, directory: Path, learning: "Finetuned", args: Any, here: Any) -> int:
-    """One run, to its result. Exit status as train's."""
+def finetuned(config: Config, there: str, learning: "Finetuned", args: Any, here: Any) -> int:
+    """One run, which goes to `there`, given as --run is, to its result. Exit status as train's."""
     from gptjax.mesh import hosts
 
     with hosts.joined(here, config, args.join_seconds) as party:
-        return train.train(config, directory, run.bucket(args.run), party, args.profile, learning)
+        return train.train(config, run.directory(there), run.bucket(there), party, args.profile, learning)
 
 
 class Finetuned:
@@ -114,13 +115,15 @@ class Finetuned:
 
     def evaluation(self, session, put):
         import jax
+        from jax.sharding import NamedSharding, PartitionSpec
 
         from gptjax.mesh import xla
         from gptjax.tasks.finetune import inputs, scores
 
-        task, out = session.config.task, session.out
-        _, rows = self._examples.split("dev", out.say, lambda line: None)
-        asked = jax.jit(session.step.answers, compiler_options=xla.options(session.mesh.devices.flat[0]))
+        task = session.config.task
+        _, rows = self._examples.split("dev")
+        everywhere = NamedSharding(session.mesh, PartitionSpec())  # each host reads all answers
+        asked = jax.jit(session.step.answers, out_shardings=everywhere, compiler_options=xla.options(session.mesh.devices.flat[0]))
         labels = rows[:, 0] / inputs.PARTS
 
         def evaluated(params):
@@ -155,9 +158,8 @@ class Finetuned:
             params = restored[1]["params"]
             found = {"config": config.name, "seed": config.seed, "metric": task.metric, "paper": task.paper, "step": steps}
             found["epoch"] = steps * task.epochs // session.batches.n_steps
-            splits = ["dev", *(["test"] if task.test is not None or task.train is None else [])]
-            for name in splits:
-                examples, rows = self._examples.split(name, out.say, lambda line: None)
+            for name in task.given[1:]:
+                examples, rows = self._examples.split(name)
                 found |= submission.concluded(session, self._asked, self._put, params, name, examples, rows)
         if party.process == 0:
             (session.directory / "result.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -60,9 +60,8 @@ def rebuild(leaves: dict[str, Any]) -> Config:
 
 
 def difference(a: Config, b: Config) -> list[str]:
-    """One line "path: value of a -> value of b" for each leaf that differs; values are written as `--set` reads them."""
-    pairs = zip(_leaves(a, ""), _leaves(b, ""), strict=True)
-    return [f"{path}: {old!r} -> {new!r}" for (path, old), (_, new) in pairs if old != new]
+    """One line "path: value of a -> value of b" for each field that differs; values are written as `--set` reads them."""
+    return list(_differences(a, b, ""))
 
 
 def digest(config: Config) -> str:
@@ -95,6 +94,14 @@ def _paths(record: type, prefix: str):
 def _leaves(config: Config, prefix: str):
     for path, _ in _paths(type(config), prefix):
         yield path, functools.reduce(getattr, path.split("."), config)
+
+
+def _differences(a: Any, b: Any, path: str):
+    if dataclasses.is_dataclass(a) and type(a) is type(b):
+        for name in _hints(type(a)):
+            yield from _differences(getattr(a, name), getattr(b, name), f"{path}.{name}" if path else name)
+    elif a != b:
+        yield f"{path}: {a!r} -> {b!r}"
 
 
 def _rebuilt(record: type, leaves: dict[str, Any], prefix: str):

@@ -38,7 +38,7 @@ class Task:
     Data come from train, dev and test, each a local .tsv, .csv or .jsonl file; where train is None, from the TFDS data set `tfds`."""
 
     kind: Literal["classification", "entailment", "similarity", "choice"]
-    fields: tuple[str, ...]  # columns of the texts; several texts of a context are joined by a space
+    fields: tuple[str, ...]  # columns of the texts; of a choice, the texts of the context, which follow one another
     answers: tuple[str, ...] = ()  # of a choice: a column each, or one column that holds a list
     label: str  # its column; a label is one of `labels`, or its number
     labels: tuple[str, ...]  # in the order of classes
@@ -47,7 +47,7 @@ class Task:
     dev: str | None = None
     test: str | None = None
     tfds: str | None = None
-    splits: tuple[str, ...] = ("train", "validation", "test")  # of the TFDS data set: train, dev, test, and more of either after them
+    splits: tuple[str, ...] = ("train", "validation", "test")  # of the TFDS data set: train and dev, and test if there is one
     data_dir: str | None = None  # of TFDS; None: its own default
     submission: str | None = None  # GLUE's name of the file of predictions
     index: str = "idx"  # the column that numbers examples there; where it is absent, they are counted
@@ -69,10 +69,22 @@ class Task:
             raise ValueError(f"task.answers={self.answers}: name the columns of the answers where kind=choice, and only there")
         if len(set(self.labels)) < 2:
             raise ValueError(f"task.labels={self.labels}: give at least two different ones")
+        if self.metric in ("f1", "matthews") and len(self.labels) != 2:
+            raise ValueError(
+                f"task.metric={self.metric} is of two classes, and task.labels={self.labels}: give two labels, or another metric"
+            )
+        if len(self.splits) not in (2, 3):
+            raise ValueError(f"task.splits={self.splits}: name those of train and dev, and of test if there is one")
         if self.lm_weight < 0 or not 0 <= self.warmup < 1:
             raise ValueError(f"task.lm_weight={self.lm_weight} and task.warmup={self.warmup}: give 0 or more, and warmup below 1")
         fraction(self, "dropout")
         positive(self, "epochs", "batch_examples", "peak")
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Of train, dev and test those that there are; test need not be."""
+        tested = self.test is not None if self.train is not None or self.tfds is None else len(self.splits) > 2
+        return ("train", "dev", "test") if tested else ("train", "dev")
 
     @property
     def n_sequences(self) -> int:

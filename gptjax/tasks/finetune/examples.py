@@ -50,8 +50,9 @@ def _source(task: Task, split: str) -> tuple[str, Iterator[dict[str, Any]]]:
     path = {"train": task.train, "dev": task.dev, "test": task.test}[split]
     if path is not None:
         return path, _rows(pathlib.Path(path).expanduser())
-    if task.tfds is None:
-        raise ValueError(f"task.{split} is not given: a {' or '.join(FORMATS)} file with the columns {', '.join(columns(task))}")
+    if task.tfds is None or task.train is not None:  # files and a data set are not mixed
+        columns = ", ".join([*task.fields, *task.answers, task.label])
+        raise ValueError(f"task.{split} is not given: a {' or '.join(FORMATS)} file with the columns {columns}")
     name = task.splits[("train", "dev", "test").index(split)]
     source = data.Tfds(name=task.tfds, split=name, data_dir=task.data_dir)
     try:
@@ -59,10 +60,6 @@ def _source(task: Task, split: str) -> tuple[str, Iterator[dict[str, Any]]]:
     except ValueError as error:
         raise ValueError(f"{error}; or give a {' or '.join(FORMATS)} file with task.{split}=FILE") from None
     return f"{task.tfds} {name}", examples
-
-
-def columns(task: Task) -> list[str]:
-    return [*task.fields, *task.answers, task.label]
 
 
 def _rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
@@ -88,11 +85,15 @@ def _rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
         return
     plain = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == ".tsv" else {}
     lines = csv.DictReader(io.StringIO(text, newline=""), restkey="", **plain)  # type: ignore[arg-type]
-    for row in lines:
-        if "" in row or None in row.values():
-            given = sum(value is not None for key, value in row.items() if key) + len(row[""] if "" in row else [])
-            raise ValueError(f"{path} line {lines.line_num:,} has {given} columns, and the first line names {len(lines.fieldnames or ())}")
-        yield row
+    try:
+        for row in lines:
+            if "" in row or None in row.values():
+                given = sum(value is not None for key, value in row.items() if key) + len(row[""] if "" in row else [])
+                named = len(lines.fieldnames or ())
+                raise ValueError(f"{path} line {lines.line_num:,} has {given} columns, and the first line names {named}")
+            yield row
+    except csv.Error as error:
+        raise ValueError(f"{path} line {lines.line_num + 1:,} cannot be read: {error}; mend it, or give a .jsonl file") from None
 
 
 def _examples(task: Task, row: dict[str, Any], where: str, number: int) -> Iterator[Example]:
@@ -134,7 +135,10 @@ def _listed(value: Any) -> list | None:
 
 
 def _text(value: Any, where: str, name: str) -> str:
-    text = unicode.valid(files.utf8(value, where) if isinstance(value, bytes) else str(value)).strip()
+    if _listed(value) is not None:
+        raise ValueError(f"{where}: {name} holds a list, not a text; only the columns of a choice may, as many texts as there are labels")
+    text = "" if value is None else files.utf8(value, where) if isinstance(value, bytes) else str(value)
+    text = unicode.valid(text).strip()
     if not text:
         raise ValueError(f"{where}: {name} is empty; fill it, or leave the example out")
     return text

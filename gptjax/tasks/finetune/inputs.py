@@ -71,11 +71,11 @@ def _shortened(first, second, room: int) -> tuple[list[list[int]], list[list[int
         longest = max(lengths)
         those = [i for i, n in enumerate(lengths) if n == longest]
         floor = max([n for n in lengths if n < longest], default=0)
-        cut = min(longest - floor, -(-over // len(those)))
-        for i in those:
-            taken = min(cut, over)
-            lengths[i] -= taken
-            over -= taken
+        taken = min(over, (longest - floor) * len(those))
+        each, more = divmod(taken, len(those))
+        for turn, i in enumerate(those):
+            lengths[i] -= each + (turn < more)
+        over -= taken
     parts = [part[:n] for part, n in zip(parts, lengths, strict=True)]
     return parts[: len(first)], parts[len(first) :]
 
@@ -87,7 +87,8 @@ def tokenised(examples: list[Example], text: tokenizer.Tokenizer, progress: Call
     """The tokens of every example; progress is told, now and then, how far it is."""
     parts = []
     for number, example in enumerate(examples, 1):
-        parts.append((tuple(map(text.encode, example.texts)), tuple(map(text.encode, example.answers))))
+        joined = example.texts[:1] + tuple(f" {one}" if example.answers else one for one in example.texts[1:])
+        parts.append((tuple(map(text.encode, joined)), tuple(map(text.encode, example.answers))))
         if number % 1000 == 0:
             progress(f"reading examples: {number:,} of {len(examples):,}")
     return parts

@@ -12,30 +12,26 @@ from gptjax.tasks.finetune import examples, inputs
 
 
 class Examples:
-    """A task's train and dev examples, tokenised; n_ctx: of the longest of both, at most `limit`."""
+    """A task's examples, tokenised; n_ctx: of the longest of train and dev, at most `limit`."""
 
     def __init__(self, task: Task, text: tokenizer.Tokenizer, limit: int, say: Callable[[str], None], progress: Callable[[str], None]):
         """say: is told what was left out or shortened. ValueError, in one line, for anything wrong with the data."""
         self.task, self.tokenizer = task, text
-        self._read = {split: examples.read(task, split, say) for split in ("train", "dev")}
+        self._read = {split: examples.read(task, split, say) for split in task.given}
         parts = {split: inputs.tokenised(read, text, progress) for split, read in self._read.items()}
         self.n_ctx = inputs.longest(task, parts["train"] + parts["dev"], text.n_vocab, limit)
-        self._rows = {}
-        for split, read in self._read.items():
-            self._rows[split] = self._encoded(split, read, parts[split], say)
+        self._rows = {split: self._encoded(split, parts[split], say) for split in self._read}
 
     def __len__(self):
         """Training examples."""
         return len(self._rows["train"])
 
-    def split(self, name: str, say: Callable[[str], None], progress: Callable[[str], None]) -> tuple[list[examples.Example], np.ndarray]:
+    def split(self, name: str) -> tuple[list[examples.Example], np.ndarray]:
         """The examples of "dev" or "test", and their rows."""
-        if name not in self._read:
-            self._read[name] = examples.read(self.task, name, say)
-            self._rows[name] = self._encoded(name, self._read[name], inputs.tokenised(self._read[name], self.tokenizer, progress), say)
         return self._read[name], self._rows[name]
 
-    def _encoded(self, split, read, parts, say) -> np.ndarray:
+    def _encoded(self, split, parts, say) -> np.ndarray:
+        read = self._read[split]
         found = inputs.encoded(self.task, read, parts, self.tokenizer.n_vocab, self.n_ctx)
         if found.shortened:
             say(

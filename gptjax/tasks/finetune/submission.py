@@ -34,7 +34,8 @@ def written(folder: Path, task: Task, name: str, examples: list[Example], y_BC: 
     ]
     (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if name == "test" and task.submission:
-        table = "".join(f"{example.index}\t{answer}\n" for example, answer in zip(examples, answers, strict=True))
+        numbered = sorted(zip((int(example.index) for example in examples), answers, strict=True))  # TFDS has them shuffled
+        table = "".join(f"{index}\t{answer}\n" for index, answer in numbered)
         (folder / f"{task.submission}.tsv").write_text(f"index\tprediction\n{table}")
 
 
