@@ -26,14 +26,13 @@ def arrays(T, d_head, dtype):
     return [jax.random.normal(key, (2, T, 2, d_head), dtype) for key in k]
 
 
-def both(kernel, pattern, T, d_head=64, dtype=jnp.float32, segments_BS=None):
-    q, k, v, g = arrays(T, d_head, dtype)
-
-    def out_and_gradients(attend):
+def both(kernel, pattern, T, d_head=32, dtype=jnp.float32, segments_BS=None):
+    def out_and_gradients(attend, q, k, v, g):
         out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, pattern, segments_BS), q, k, v)
         return (out, *pull(g))
 
-    results = jax.jit(lambda: (out_and_gradients(kernel), out_and_gradients(attention.attend)))()
+    # As arguments: what is computed of constants alone XLA computes while it compiles, much slower.
+    results = jax.jit(lambda *x: [out_and_gradients(attend, *x) for attend in (kernel, attention.attend)])(*arrays(T, d_head, dtype))
     return jax.tree.map(lambda x: np.asarray(x, np.float32), results)
 
 
@@ -49,11 +48,11 @@ def test_equals_the_reference(kernel, pattern, T):
 def test_blocks_of_the_last_queries(pattern):
     """Fewer queries than keys: the reference's last rows."""
     q, k, v, _ = arrays(400, 64, jnp.float32)
-    found, expected = jax.jit(lambda: [a.attend(q[:, 150:], k, v, pattern) for a in (blocks, attention)])()
+    found, expected = jax.jit(lambda q, k, v: [a.attend(q[:, 150:], k, v, pattern) for a in (blocks, attention)])(q, k, v)
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("d_head", [80, 96, 128])
+@pytest.mark.parametrize("d_head", [64, 80, 96, 128])
 @pytest.mark.parametrize("dtype, atol", [(jnp.float32, 2e-5), (jnp.bfloat16, 0.06)])
 @KERNELS
 def test_head_sizes_and_types(kernel, d_head, dtype, atol):
@@ -84,11 +83,11 @@ def test_a_band_costs_less_than_half():
 
 
 def test_dropout_keeps_the_mean():
-    q, k, v, _ = arrays(300, 64, jnp.float32)
+    q, k, v, _ = arrays(150, 16, jnp.float32)
     dropped = jax.vmap(lambda key: blocks.attend(q, k, v, schema.Dense(), None, (key, 0.3)))(jax.random.split(jax.random.key(0), 200))
     plain = blocks.attend(q, k, v, schema.Dense())
-    late = np.abs(dropped.mean(0) - plain)[:, 150:]
-    assert late.mean() < 0.02 and np.abs(dropped[0] - plain).max() > 0.1
+    scale = (dropped.mean(0) * plain).sum() / (plain**2).sum()
+    assert abs(scale - 1) < 0.03 and np.abs(dropped[0] - plain).max() > 0.1
 
 
 def test_long_sequences_go_tile_by_tile():
