@@ -92,7 +92,7 @@ class Step(step.Step):
         M, T, _ = x_MTD.shape
         # Each token but the first is predicted, up to the extract token. The last column has no successor and weight 0.
         last_M1 = extract_BC.reshape(M, 1)
-        weights_MT = (jnp.arange(T)[None] < last_M1) / last_M1.astype(jnp.float32) / M
+        weights_MT = jnp.where(jnp.arange(T)[None] < last_M1, 1 / (M * last_M1.astype(jnp.float32)), 0)
         targets_MT = jnp.roll(tokens_BCT.reshape(M, T), -1, axis=1)
         model, table_VD = self.config.model, params["gpt"]["token_VD"]
         return total + lm_weight * loss.cross_entropy(x_MTD, table_VD, targets_MT, weights_MT, model.n_vocab, self.model.place)
@@ -101,7 +101,7 @@ class Step(step.Step):
 def task_loss(y_BC: jax.Array, label_B: jax.Array) -> jax.Array:
     """Cross-entropy (B,) with the label's class; with a score between two classes, in the share of its nearness to each (Tai et al.
     1503.00075 equation 18, as the released utils.py has it for STS-B). 0 where the label is unknown."""
-    target_BC = jnp.maximum(0, 1 - jnp.abs(label_B[:, None] - jnp.arange(y_BC.shape[1])[None]))
+    target_BC = jnp.maximum(0, 1 - jnp.abs(label_B[:, None] - jnp.arange(y_BC.shape[1], dtype=jnp.float32)[None]))
     return jnp.where(label_B < 0, 0, -jnp.sum(target_BC * jax.nn.log_softmax(y_BC), axis=-1))
 
 
