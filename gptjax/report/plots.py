@@ -33,7 +33,8 @@ def _figure(name: str, records: list[dict]):
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
     train, valid, rate = (_points(records, value) for value in ("loss", "validation_loss", "lr"))
     seen = [tokens for tokens, _ in train + valid if tokens > 0]
-    logarithmic = bool(seen) and max(seen) > 30 * min(seen)  # else the early fall would hide in the first pixels
+    scored = any(score in record for record in records for score in console.SCORES)  # fine-tuning: a few epochs, and no early fall
+    logarithmic = bool(seen) and max(seen) > 30 * min(seen) and not scored  # else the early fall would hide in the first pixels
     if logarithmic:
         valid = [point for point in valid if point[0] > 0]  # the evaluation before the first token has no place on this axis
         lower.set_xscale("log")
@@ -42,13 +43,12 @@ def _figure(name: str, records: list[dict]):
     _line(upper, _thinned(train, RAW_POINTS, logarithmic), TRAIN, "training", 1.8 if few else 0.8, alpha=1.0 if few else 0.4, dots=few)
     smooth = [] if few else _smoothed(train, logarithmic)
     _line(upper, smooth, TRAIN, "training, smoothed", 2)
-    _line(upper, valid, VALID, "validation", 1.8, dots=len(valid) <= 40)
+    _line(upper, valid, VALID, "validation, the classifier alone" if scored else "validation", 1.8, dots=len(valid) <= 40)
     _line(lower, _thinned(rate, RAW_POINTS, logarithmic), RATE, "learning rate", 1.5)
     losses = [loss for _, loss in (smooth or train) + valid]
     if losses:  # the limits are those of the smooth curves: a spike may leave the picture
         margin = 0.06 * (max(losses) - min(losses)) or 0.1
         upper.set_ylim(min(losses) - margin, max(losses) + margin)
-    scored = any(score in record for record in records for score in console.SCORES)
     _dress(figure, upper, lower, "loss (nats)" if scored else "loss (nats per token)")
     _title(upper, name, records, train)
     return figure

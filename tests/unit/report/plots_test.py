@@ -104,3 +104,14 @@ def test_no_text_overlaps_another(few):
     assert all(figure.bbox.contains(*box.min) and figure.bbox.contains(*box.max) for _, box in inside)
     clashes = [(a, b) for i, (a, box) in enumerate(inside) for b, other in inside[i + 1 :] if box.overlaps(other)]
     assert len(inside) > 10 and clashes == []
+
+
+def test_a_task_has_its_score_and_its_own_axis(tmp_path):
+    """Fine-tuning: no logarithm of tokens, the score in the title, and no unit per token."""
+    records = [{"step": i, "tokens": 2048 * i, "loss": 1.0 / i, "lr": 1e-4} for i in range(1, 101)]
+    figure = plots._figure("task", [*records, {"step": 100, "tokens": 204800, "validation_loss": 0.5, "accuracy": 91.3}])
+    upper, lower = figure.axes
+    assert lower.get_xscale() == "linear" and upper.get_ylabel() == "loss (nats)"
+    assert "accuracy 91.30%" in upper.texts[0].get_text()
+    plain = plots._figure("text", records).axes
+    assert plain[1].get_xscale() == "log" and plain[0].get_ylabel() == "loss (nats per token)"
