@@ -16,7 +16,7 @@ from gptjax.tasks.finetune.examples import Example
 PAIRS = Task(kind="entailment", fields=("a", "b"), label="gold", labels=("yes", "no"), metric="accuracy")
 QUIZ = Task(kind="choice", fields=("article", "questions"), answers=("options",), label="answers", labels=tuple("ABC"), metric="accuracy")
 ROWS = [
-    {"idx": "7", "a": 'He said "no".', "b": "caf\u00e9, or not", "gold": "yes"},
+    {"idx": "7", "a": '"no" was said.', "b": "caf\u00e9, or not", "gold": "yes"},
     {"idx": "8", "a": "two", "b": "three", "gold": "no"},
     {"idx": "9", "a": "four", "b": "five", "gold": "0"},
 ]
@@ -67,7 +67,7 @@ def refused(task, match, split="train"):
 def test_every_format_gives_the_same_examples(tmp_path, kind):
     found = read(dataclasses.replace(PAIRS, train=written(tmp_path, ROWS, kind)))
     assert found == [
-        Example(('He said "no".', "caf\u00e9, or not"), (), 0.0, "7"),
+        Example(('"no" was said.', "caf\u00e9, or not"), (), 0.0, "7"),
         Example(("two", "three"), (), 1.0, "8"),
         Example(("four", "five"), (), 0.0, "9"),
     ]
