@@ -30,8 +30,13 @@ def resolved(recipe: Finetuning, origin: Config, n_examples: int, n_ctx: int) ->
 
     As in the released code an epoch is n_examples // batch_examples steps, so up to a batch of examples is left out, others each time.
     A "token" of train.* is a position of an example's sequence, padding included: batch_tokens = batch_examples * n_ctx.
-    ValueError if there are fewer examples than a batch."""
+    ValueError if there are fewer examples than a batch, or if a period is given that the epoch is."""
     task, loop = recipe.task, recipe.loop
+    for name in ("every_eval", "every_save", "keep_last", "every_sample"):
+        if getattr(loop, name) != getattr(Loop(), name):
+            raise ValueError(
+                f"loop.{name}={getattr(loop, name)}: fine-tuning evaluates and saves each epoch, keeps all and samples none; leave it out"
+            )
     steps = n_examples // task.batch_examples
     if not steps:
         raise ValueError(

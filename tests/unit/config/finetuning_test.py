@@ -105,3 +105,10 @@ def test_names():
         registry.finetuning("gpt1_sst")
     with pytest.raises(ValueError, match="gpt1_rte is a fine-tuning recipe: python -m gptjax.finetune --config=gpt1_rte --init=RUN"):
         registry.config("gpt1_rte")
+
+
+@pytest.mark.parametrize("change", ["every_eval=7", "every_save=7", "keep_last=1", "every_sample=5"])
+def test_a_period_that_is_the_epoch_is_refused(change):
+    recipe = overrides.override(registry.finetuning("gpt1_sst2"), f"loop.{change}")
+    with pytest.raises(ValueError, match=f"loop.{change}: fine-tuning evaluates and saves each epoch"):
+        finetuning.resolved(recipe, registry.config("gpt1"), 100, 64)
