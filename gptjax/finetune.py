@@ -62,8 +62,6 @@ def prepared(recipe: finetuning.Finetuning, init: str, out: Any) -> tuple["Finet
     from gptjax.tasks.finetune import reading
 
     origin = weights.found(init)
-    if origin.config.task is not None:
-        raise ValueError(f"--init={init} is a model that was fine-tuned already; give the pre-trained one")
     text = tokenizer.tokenizer(origin.config.data.tokenizer)
     with out.working("reading examples") as progress:
         examples = reading.Examples(recipe.task, text, origin.config.model.n_ctx, out.say, progress)

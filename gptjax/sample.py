@@ -28,6 +28,10 @@ def main(arguments: list[str]) -> None:
     directory, bucket = run.directory(args.run), run.bucket(args.run)
     copies.Copies(directory, bucket).fetch()
     config = run.config(directory)
+    if config.task is not None:
+        raise ValueError(
+            f"{directory} was fine-tuned on {config.name}: it answers, in predictions/, and does not speak; give another --run"
+        )
 
     import jax
 

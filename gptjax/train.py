@@ -133,6 +133,8 @@ def train(config: Config, directory: Path, bucket: str | None, party: Any, profi
             restored = checkpoints.restore(state.abstract(config, built.model, built.tx, mesh)) if resumed else None
             if restored is not None:
                 start, now, about = restored
+                if "text" in about and about["text"] != reading.digest():  # earlier ones lack it
+                    raise ValueError(f"the data of {directory} have changed since it began: give back what it read, or another --run")
                 limit = about["microbatch_rows"]  # dropout masks and sums depend on it, so a resumed run keeps it
             else:
                 start, now = 0, learning.state(config, built, mesh, reading, out)
@@ -256,7 +258,8 @@ def loop(session: Session, now: Any, start: int) -> int:
 
     config, out, party, batches, reading = session.config, session.out, session.party, session.batches, session.reading
     activations = rules.PRESETS[config.mesh.sharding].activations
-    about = {"config": overrides.flat(config), "microbatch_rows": session.limit_rows, "tokenizer": reading.tokenizer.digest}
+    about = {"config": overrides.flat(config), "microbatch_rows": session.limit_rows}
+    about |= {"tokenizer": reading.tokenizer.digest, "text": reading.digest()}
     flops = count.train_flops_per_token(config.model) * sequences(config)
     pending: tuple[int, dict, float | None] | None = None  # and when it ended, where dispatching waits for that, as on CPU
     at_once, clock = session.mesh.devices.flat[0].platform == "cpu", time.perf_counter()

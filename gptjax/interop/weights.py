@@ -83,6 +83,8 @@ class Run:
     def __init__(self, where: Path, assignments: Sequence[str]):
         self.where = where
         self.config = overrides.override(run.config(where), *assignments)
+        if self.config.task is not None:
+            raise ValueError(f"{where} holds a model that was fine-tuned on a task: give the pre-trained one")
         if isinstance(self.config.data.tokenizer, data.SentencePiece):  # the run keeps the model that it was trained with
             spoken = data.SentencePiece(path=str(where / "tokenizer.model"), n_pieces=self.config.data.tokenizer.n_pieces)
             self.config = dataclasses.replace(self.config, data=dataclasses.replace(self.config.data, tokenizer=spoken))

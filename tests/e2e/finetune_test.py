@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from gptjax import finetune, train
+from gptjax import finetune, sample, train
 from gptjax.report import events
 from gptjax.tasks.finetune import scores
 
@@ -75,6 +75,20 @@ def test_the_same_command_again_repeats_the_result(there, tuned):
     assert ((tuned / "result.json").read_text(), curve(tuned)) == before
 
 
+def test_other_data_and_a_wish_to_speak_are_refused(there, tuned):
+    """What a run began with it goes on with; and its model has a head, not a voice."""
+    train_file = there / "train.jsonl"
+    text = train_file.read_text()
+    train_file.write_text(text.replace('"label": "positive"', '"label": "negative"', 1))
+    try:
+        with pytest.raises(ValueError, match="the data of .* have changed since it began: give back what it read, or another --run"):
+            finetune.main(arguments(there, tuned))
+    finally:
+        train_file.write_text(text)
+    with pytest.raises(ValueError, match="was fine-tuned on gpt1_sst2"):
+        sample.main([f"--run={tuned}"])
+
+
 def test_a_run_that_crashed_goes_on_to_the_identical_record(there, tuned, tmp_path, monkeypatch):
     score, calls = scores.score, []
 
@@ -125,7 +139,7 @@ def test_what_cannot_be_is_one_clear_line(there, tmp_path, name):
 def test_a_head_of_another_label_count_and_a_tuned_model_are_refused(there, tuned, tmp_path):
     with pytest.raises(ValueError, match="holds a run of another config .task.labels: .*; give another --run"):
         finetune.main(arguments(there, tuned, "task.labels=('negative', 'positive', 'neither')"))
-    with pytest.raises(ValueError, match="was fine-tuned already; give the pre-trained one"):
+    with pytest.raises(ValueError, match="was fine-tuned on a task: give the pre-trained one"):
         finetune.main([*arguments(there, tmp_path / "run"), f"--init={tuned}"])
 
 
