@@ -5,9 +5,9 @@ python -m bench.step [--size=laptop|gpt2_124m|sparse] [--rounds=9] [--without=NA
 
 Prints tokens per second of each, the median over rounds of its ratio to gptjax, and GFLOP/s by the model's formula (config/count.py).
 laptop: 6 layers, 384 wide, 6 heads, context 256, batch 16: what nanoGPT trains on a laptop. gpt2_124m: its shapes, context 1,024, batch 1.
-sparse: 12 layers 768 wide, GPT-3 small's alternating pattern at context 4,096, batch 1; the others know only dense attention, and two do
-not fit into 24 GiB beside one another (the system kills the process): ask each by itself, --without the others. Who finds out by itself
-that memory is short is named and leaves.
+sparse: 12 layers 768 wide, GPT-3 small's alternating pattern at context 4,096, batch 1, against the same with dense layers alone and the
+others, which know only those. The plain step and nanodo hold all scores and do not fit into 24 GiB: --without=plain. Who finds out by
+itself that memory is short is named and leaves.
 All in float32 with AdamW and gradient clipping, without dropout. The plain step is what one writes from the papers in an hour: a list of
 layers, jnp and einsum, one jit; it starts from the same parameters and its losses are compared, so that the same work is timed.
 git clone the peers beside the project; nanoGPT needs requirements-extra.txt.
@@ -115,6 +115,10 @@ def plain_params(ours, model: schema.Model):
 Contestant = Callable[[np.ndarray], float]
 
 
+def with_dense(config: schema.Config) -> schema.Config:
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, attention=(schema.Dense(),)))
+
+
 def ours(config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[Contestant, dict]:
     """gptjax's step, and its initial parameters."""
     built = step.build(config, jax.devices()[0].platform, mesh, None)
@@ -208,7 +212,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="laptop", help="shapes (default: laptop)")
     parser.add_argument("--rounds", type=int, default=9, help="timed steps of each (default: 9)")
-    parser.add_argument("--without", metavar="NAME,...", default="", help="of gptjax, plain: at --size=sparse two do not fit into 24 GiB")
+    parser.add_argument("--without", metavar="NAME,...", default="", help="of gptjax, plain, dense (at --size=sparse)")
     parser.add_argument("--nanogpt", metavar="DIR", help="a clone of karpathy/nanoGPT")
     parser.add_argument("--nanodo", metavar="DIR", help="a clone of google-deepmind/nanodo")
     args = parser.parse_args()
@@ -222,6 +226,9 @@ def main():
     with jax.set_mesh(mesh):
         contestants: dict[str, Contestant] = {}
         asked = {"gptjax", "plain"} - set(args.without.split(","))
+        if not dense and "dense" not in args.without.split(","):
+            contestants["all dense"], _ = ours(with_dense(config), mesh)
+            del _
         if asked:
             first, params = ours(config, mesh)
             contestants |= {"gptjax": first} if "gptjax" in asked else {}

@@ -17,7 +17,7 @@ from gptjax.mesh import topology
 # inside a loop they wait for each other for ever (jaxlib 0.10.2).
 ON_CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 ARENA_MAX, MMAP_MAX, TOP_PAD, TRIM_THRESHOLD = -8, -4, -2, -1  # of glibc's mallopt
-LARGEST = 2**31 - 1
+LARGEST, NEVER = 2**31 - 1, -1
 
 
 def options(device: Any) -> dict[str, str]:
@@ -51,8 +51,8 @@ def begin() -> None:
 
 def keep_memory() -> None:
     """Let malloc keep freed memory for the next step: XLA frees its scratch memory (1.4 GiB there) after each, and to map it anew costs a
-    page fault for every 4 KiB. Only for glibc, and best before threads start; up to 2 GiB are kept."""
+    page fault for every 4 KiB. Only for glibc, and best before threads start."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        for parameter, value in ((ARENA_MAX, 1), (MMAP_MAX, 0), (TOP_PAD, LARGEST), (TRIM_THRESHOLD, LARGEST)):
+        for parameter, value in ((ARENA_MAX, 1), (MMAP_MAX, 0), (TOP_PAD, LARGEST), (TRIM_THRESHOLD, NEVER)):
             libc.mallopt(parameter, value)

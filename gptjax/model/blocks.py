@@ -7,8 +7,13 @@ from gptjax.arrays.shapes import shaped
 from gptjax.config import schema
 from gptjax.model import attention, tiles
 
-LONGEST = 4096  # tokens: beyond, tiles take a fraction of the memory (dense at 4,096: 1/17) and for a sixth more time, a band's half more
+LONGEST = 512  # tokens: beyond, tiles take less time and a fraction of the memory (dense at 4,096: 1/17)
 SMALLEST, MOST = 128, 16  # rows of a block of queries, and blocks: each is a piece of the program, so many would be slow to compile
+
+
+def tiled(n_queries: int, n_keys: int, dropping: bool) -> bool:
+    """Whether tiles.py computes it: long sequences, unless there is dropout or are more keys than queries."""
+    return n_queries > LONGEST and n_queries == n_keys and not dropping
 
 
 @shaped
@@ -23,10 +28,9 @@ def attend(
     """The reference on one block of queries after another, each with just the keys between the first and the last that it can see: about
     half of the work for causal attention, and for a band of W keys W / T of it, with blocks as long as the band.
 
-    Sequences longer than LONGEST go tile by tile (tiles.py), unless there is dropout or are more keys than queries. Dropout masks are not
-    those of the reference, but as likely."""
+    Where `tiled`, tile by tile. Dropout masks are not those of the reference, but as likely."""
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
-    if T > LONGEST and T == S and dropout is None:
+    if tiled(T, S, dropout is not None):
         return tiles.attend(q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS)
     block = max(SMALLEST, -(-T // MOST), pattern.window if isinstance(pattern, schema.Banded) else -(-T // 8))
     parts = []

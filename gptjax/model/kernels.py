@@ -49,7 +49,9 @@ def chosen(
 
 
 def holds_scores(kernel: str, model: schema.Model, dtype, segmented: bool) -> bool:
-    """Whether the scores of some layer lie in memory in training: by the reference, and by CPU's kernels, a block of them."""
+    """Whether the scores of some layer lie in memory in training: by the reference, and by CPU's blocks of short sequences."""
+    if kernel == "blocks" and blocks.tiled(model.n_ctx, model.n_ctx, model.dropout.attention > 0):
+        return False
     return any(
         chosen(kernel, pattern, dtype, model.d_head, dropping=model.dropout.attention > 0, segmented=segmented)[0] not in ONLY_ON
         for pattern in model.attention
