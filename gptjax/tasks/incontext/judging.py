@@ -18,7 +18,7 @@ from gptjax.tasks.incontext.task import Item, Task
 
 TOGETHER = ("group_accuracy", "macro_f1", "f1a", "bleu", "bleu_mb", "perplexity", "bits_per_byte", "bits_per_character")  # no item's own
 SAID = {  # kind of method -> what it can tell
-    protocol.Choice: ("accuracy", "group_accuracy", "macro_f1", "f1a"),
+    protocol.Choice: ("accuracy", "group_accuracy", "macro_f1", "f1a", "f1"),
     protocol.LastWord: ("accuracy", "perplexity"),
     protocol.Writing: ("accuracy", "exact_match", "f1", "bleu", "bleu_mb", "rouge", "rouge_1", "rouge_2", "rouge_l"),
     protocol.Windows: ("perplexity", "bits_per_byte", "bits_per_character"),
@@ -88,7 +88,10 @@ def metrics(task: Task, how: protocol.Protocol) -> list[str]:
         kinds = ", ".join(one.__name__ for one in typing.get_args(kind) or [kind])
         raise ValueError(f"{task.name}: its items cannot be asked by {how.method}; give one of {kinds}")
     like = next((group for group in ALIKE if task.protocol.metric in group), ())
-    able = [metric for metric in SAID[kind] if kind is not protocol.Writing or metric in (task.protocol.metric, *like)]
+    if kind is protocol.Writing:
+        able = [metric for metric in SAID[kind] if metric in (task.protocol.metric, *like)]
+    else:  # F1 of words is a scorer's, as ReCoRD's
+        able = [metric for metric in SAID[kind] if metric != "f1" or task.score is not None]
     if how.metric not in able:
         raise ValueError(f"{task.name}: {how.method} cannot tell {how.metric}, but {', '.join(able)}; set another metric")
     also = [] if kind is protocol.Windows else [published.metric for published in task.published]

@@ -9,7 +9,7 @@ import pkgutil
 import pytest
 
 from gptjax.config.protocol import PerToken, Total, Unconditional
-from gptjax.tasks.incontext import rows, tasks
+from gptjax.tasks.incontext import judging, rows, tasks
 from gptjax.tasks.incontext.task import Task
 
 MODULES = "analogies anli arc hellaswag multirc openbookqa piqa record storycloze superglue winograd winogrande wsc".split()
@@ -241,6 +241,16 @@ def test_record_takes_every_right_name_and_each_name_once():
     row = TASKS["record"].example | {"entities": ["Lund", "Dahl", "Lund", "Per Dahl"], "answers": ["Per Dahl", "Dahl"]}
     (item,) = items("record", row)
     assert item.facts["names"] == ["Lund", "Dahl", "Per Dahl"] and item.right == (1, 2) and len(item.completions) == 3
+
+
+def test_record_has_the_f1_of_the_chosen_name():
+    row = TASKS["record"].example | {"entities": ["Lund", "Dahl", "Per Dahl"], "answers": ["Per Dahl"]}
+    (item,) = items("record", row)
+    how = TASKS["record"].protocol
+    for likeliest, f1 in [(0, 0.0), (1, 2 / 3), (2, 1.0)]:
+        outcome = dataclasses.asdict(item) | {"tokens": [1] * 3, "log_probabilities": [-float(i != likeliest) for i in range(3)]}
+        judged = judging.judged(TASKS["record"], how, outcome)
+        assert judged["scores"] == {"accuracy": float(likeliest == 2), "f1": pytest.approx(f1)}
 
 
 # --- TFDS ----------------------------------------------------------------------------------------------------------------------

@@ -135,6 +135,8 @@ def test_a_metric_that_a_method_cannot_tell_is_refused():
     asked = task(protocol.Total(), "bleu")
     with pytest.raises(ValueError, match="t: Total.. cannot tell bleu, but accuracy"):
         judging.metrics(asked, asked.protocol)
+    with pytest.raises(ValueError, match="t: Total.. cannot tell f1"):  # of a task without a scorer
+        judging.metrics(asked, dataclasses.replace(asked.protocol, metric="f1"))
     for own, metric, other in [
         (protocol.Total(), "accuracy", protocol.Word()),  # it would look whether the first completion is said, right or not
         (protocol.Greedy(n_tokens=3), "exact_match", protocol.PerToken()),  # it would choose the only completion there is
