@@ -2,12 +2,13 @@
 
 CONFIGS maps a name to a function that returns a whole Config, ALIASES another name to a name, and PRINTED a name to what its paper prints
 of it: (parameters, training compute in PF-days), None for what it does not print. FINETUNING maps a name to a function that returns a
-Finetuning.
+Finetuning, SWEEPS a name to one that returns a Sweep.
 """
 
-from configs import finetuning, ladder, small
+from configs import finetuning, ladder, small, sweeps
 
 CONFIGS = {**small.CONFIGS, **ladder.CONFIGS}
 ALIASES = ladder.ALIASES
 PRINTED = ladder.PRINTED
 FINETUNING = finetuning.FINETUNING
+SWEEPS = sweeps.SWEEPS

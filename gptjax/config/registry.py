@@ -3,6 +3,7 @@
 import difflib
 import importlib
 from types import ModuleType
+from typing import Any
 
 from gptjax.config.finetuning import Finetuning
 from gptjax.config.schema import Config
@@ -29,6 +30,18 @@ def finetuning(name: str) -> Finetuning:
 
 def finetunings() -> tuple[str, ...]:
     return tuple(_configs().FINETUNING)
+
+
+def sweep(name: str) -> Any:
+    """The config.sweep.Sweep of that name. Raises ValueError with the nearest names."""
+    known = _configs().SWEEPS
+    if name not in known:
+        raise ValueError(f"no sweep is called {name!r}; {_near(name, list(known))} (python -m gptjax.sweep --list shows all)")
+    return known[name]()
+
+
+def sweeps() -> tuple[str, ...]:
+    return tuple(_configs().SWEEPS)
 
 
 def _near(name: str, names: list[str]) -> str:

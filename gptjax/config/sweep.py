@@ -1,0 +1,160 @@
+"""What a sweep is: one recipe at many points, each a few `path=value` edits of it.
+
+    Sweep(recipe="nano", points=grid(each("model.attention", "Dense()", "(Banded(window=64), Dense())"), seeds(5)), about="...")
+
+Points whose configs differ in `seed` alone are one arm; the first point's arm is the baseline that the others are compared with.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from gptjax.config import overrides, registry
+from gptjax.config.batches import Batches
+from gptjax.config.record import record
+from gptjax.config.schema import Config
+
+Points = tuple[tuple[str, ...], ...]  # for each point, its edits
+
+
+def each(path: str, *values: Any) -> Points:
+    """A point for each value: numbers, text of the grammar, or records."""
+    return tuple((f"{path}={value}",) for value in values)
+
+
+def seeds(n: int) -> Points:
+    """Seeds 0 to n - 1: of the initial parameters, the order of the data, dropout."""
+    return each("seed", *range(n))
+
+
+def grid(*axes: Points) -> Points:
+    """Every combination of one point of each axis; the last axis varies first."""
+    return tuple(tuple(itertools.chain(*combined)) for combined in itertools.product(*axes))
+
+
+def together(*axes: Points) -> Points:
+    """The first points of all axes together, then the second ones ... ValueError if they are not equally many."""
+    if len({len(axis) for axis in axes}) > 1:
+        raise ValueError(f"axes that vary together have {', '.join(str(len(axis)) for axis in axes)} points: give equally many")
+    return tuple(tuple(itertools.chain(*combined)) for combined in zip(*axes, strict=True))
+
+
+def chain(*axes: Points) -> Points:
+    """The points of one axis after those of another."""
+    return tuple(itertools.chain(*axes))
+
+
+@record
+class Sweep:
+    """about: the question that it answers, a sentence. sets: edits for all points."""
+
+    about: str
+    recipe: str
+    points: Points
+    sets: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One run of a sweep. name: its directory's. config: None if the edits were refused, for the reason `refusal`."""
+
+    name: str
+    edits: tuple[str, ...]
+    config: Config | None
+    refusal: str = ""
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of gptjax.train, besides --config and --run."""
+        return [part for edit in self.edits for part in ("--set", edit)]
+
+
+def planned(sweep: Sweep) -> list[Point]:
+    """Every point with its config. A point that cannot be is kept with its refusal. ValueError for a recipe that is not known, a sweep of
+    no points, and two points that are the same run."""
+    recipe = registry.config(sweep.recipe)
+    if not sweep.points:
+        raise ValueError(f"the sweep of {sweep.recipe} has no points: give each axis a value or more")
+    planned, names = [], _names(sweep.points)
+    for name, edits in zip(names, sweep.points, strict=True):
+        try:
+            config = overrides.override(recipe, *sweep.sets, *edits)
+            Batches(config)
+            planned.append(Point(name, (*sweep.sets, *edits), config))
+        except ValueError as error:
+            planned.append(Point(name, (*sweep.sets, *edits), None, " ".join(str(error).split())))
+    first: dict[Config, Point] = {}
+    for point in planned:
+        if point.config is not None and first.setdefault(point.config, point) is not point:
+            raise ValueError(f"{first[point.config].name} and {point.name} are the same run: leave one of them out")
+    return planned
+
+
+def _names(points: Points) -> list[str]:
+    """Of directories: the last words of the paths with their values; as long as that is clear and not too long, else with a digest."""
+    plain = [",".join(_short(edit) for edit in edits) or "recipe" for edits in points]
+    digests = [hashlib.sha256(repr(edits).encode()).hexdigest()[:8] for edits in points]
+    return [
+        name if plain.count(name) == 1 and len(name) <= 80 else f"{name[:70]}-{digest}" for name, digest in zip(plain, digests, strict=True)
+    ]
+
+
+def _short(edit: str) -> str:
+    """Plain letters, since the name is a directory's."""
+    path, _, value = edit.partition("=")
+    return f"{path.strip().split('.')[-1]}={re.sub(r'[^A-Za-z0-9.+-]+', '-', value.strip(' ()')).rstrip('-')}"
+
+
+# --- arms ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """Points that differ in their seed alone. label: where the arm's config differs from those of others, as `path=value`."""
+
+    label: str
+    points: tuple[Point, ...]
+
+    @property
+    def config(self) -> Config:
+        """That of its first seed."""
+        config = self.points[0].config
+        assert config is not None
+        return config
+
+
+def arms(points: list[Point]) -> list[Arm]:
+    """The arms of those points that could be, in the order of their first points."""
+    gathered: dict[Config, list[Point]] = {}
+    for point in points:
+        if point.config is not None:
+            gathered.setdefault(dataclasses.replace(point.config, seed=0), []).append(point)
+    configs = list(gathered)
+    paths = list(dict.fromkeys(line.partition(":")[0] for config in configs for line in overrides.difference(configs[0], config)))
+    paths = [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
+    values = {path: [functools.reduce(getattr, path.split("."), config) for config in configs] for path in paths}
+    for path in _lengths(values):
+        del values[path]
+    labels = [", ".join(f"{_unambiguous(path, values)}={found[i]}" for path, found in values.items()) for i in range(len(configs))]
+    return [Arm(label or "recipe", tuple(points)) for label, points in zip(labels, gathered.values(), strict=True)]
+
+
+def _lengths(values: dict[str, list[Any]]) -> list[str]:
+    """The paths of lengths in tokens, where the others tell every arm from the rest: those of the schedule and the run follow from them."""
+    others = [found for path, found in values.items() if not path.endswith("_tokens")]
+    arms = {repr(arm) for arm in zip(*others, strict=True)}
+    return [path for path in values if path.endswith("_tokens")] if others and len(arms) == len(others[0]) else []
+
+
+def _unambiguous(path: str, paths: Iterable[str]) -> str:
+    """The shortest end of the path that no other of them has."""
+    parts = path.split(".")
+    for n in range(1, len(parts)):
+        end = ".".join(parts[-n:])
+        if sum(other == end or other.endswith(f".{end}") for other in paths) == 1:
+            return end
+    return path

@@ -1,0 +1,107 @@
+"""Sweeps and ablations: `python -m gptjax.sweep --sweep=NAME` runs a recipe at many points."""
+
+import argparse
+import dataclasses
+import shlex
+from pathlib import Path
+
+from gptjax.config import command, count, registry, sweep
+from gptjax.sweeps import display, local, standing
+
+EXAMPLE = """python -m gptjax.sweep --sweep=sparse_window --jobs=2
+  python -m gptjax.sweep --config=nano --grid "train.schedule.peak=1e-3|3e-3|1e-2" --seeds=3 --dry-run"""
+AGAIN = "the same command goes on"
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status 0 if every point is done, 1 if some failed, 130 if it was stopped."""
+    parser = command.parser("sweep", "Run a recipe at many points, each an ordinary run. What is done is not done again.", EXAMPLE)
+    parser.add_argument("--sweep", metavar="NAME", help="a sweep of configs/sweeps.py; --list shows all")
+    parser.add_argument(
+        "--grid", metavar="PATH=A|B", action="append", default=[], help="instead: an axis of a grid over --config; repeatable"
+    )
+    parser.add_argument("--seeds", metavar="N", type=int, help="another axis: seeds 0 to N - 1")
+    parser.add_argument("--dir", metavar="DIR", type=Path, help="where the runs go, or lie (default: runs/sweeps/NAME)")
+    parser.add_argument("--jobs", metavar="N", type=int, default=1, help="points at a time, each with its part of the cores (default: 1)")
+    parser.add_argument("--devices", metavar="K", type=int, help="accelerators for each of them (default: all for each)")
+    parser.add_argument("--retries", metavar="N", type=int, default=1, help="how often a point that dies is tried again (default: 1)")
+    parser.add_argument("--dry-run", action="store_true", help="show the points, what each costs, and nothing else")
+    parser.add_argument("--list", action="store_true", help="show the sweeps that there are")
+    args = parser.parse_args(arguments)
+    if args.list:
+        return listed()
+    name, asked = wanted(args)
+    points = sweep.planned(asked)
+    directory = args.dir or Path("runs/sweeps") / name
+    if args.dry_run:
+        return shown(name, asked, points, directory)
+    return ran(name, asked, points, directory, args)
+
+
+def wanted(args: argparse.Namespace) -> tuple[str, sweep.Sweep]:
+    """(name, the sweep) that the arguments describe: of configs/, or a grid."""
+    if (args.sweep is None) == (not args.grid and args.seeds is None):
+        raise ValueError('say which sweep: --sweep=NAME (--list shows all), or --config=RECIPE --grid "path=value|value" --seeds=N')
+    if args.sweep is not None:
+        found = registry.sweep(args.sweep)
+        return args.sweep, dataclasses.replace(found, recipe=args.config or found.recipe, sets=(*found.sets, *args.assignments))
+    if args.config is None:
+        raise ValueError(f"--grid varies a recipe: say which with --config=NAME: {', '.join(registry.names())}")
+    if args.seeds is not None and args.seeds < 1:
+        raise ValueError(f"--seeds={args.seeds}: give 1 or more")
+    axes = [axis(text) for text in args.grid] + ([sweep.seeds(args.seeds)] if args.seeds else [])
+    about = f"{args.config} by {' and '.join([text.partition('=')[0] for text in args.grid] or ['seed'])}"
+    return f"{args.config}_grid", sweep.Sweep(about=about, recipe=args.config, sets=tuple(args.assignments), points=sweep.grid(*axes))
+
+
+def axis(text: str) -> sweep.Points:
+    path, equals, values = text.partition("=")
+    if not equals or not all(value.strip() for value in values.split("|")):
+        raise ValueError(f"--grid {text}: give a path and its values, for example train.schedule.peak=1e-3|3e-3")
+    return sweep.each(path.strip(), *(value.strip() for value in values.split("|")))
+
+
+def listed() -> int:
+    for name in registry.sweeps():
+        found = registry.sweep(name)
+        print(f"{name:20} {len(found.points):4} points of {found.recipe:10} {found.about}")
+    return 0
+
+
+def shown(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Path) -> int:
+    """Every point with its command and its cost; 1 if some cannot be."""
+    print(f"{name}: {asked.about}\n{len(points)} points of {asked.recipe} in {directory}\n")
+    width, flops = max(len(point.name) for point in points), 0.0
+    for point in points:
+        if point.config is None:
+            print(f"{point.name:{width}}  refused: {point.refusal}")
+            continue
+        config, now = point.config, standing.standing(point, directory)
+        cost = count.train_flops_per_token(config.model) * now.n_steps * config.train.batch_tokens
+        flops += cost
+        size = f"{count.parameters(config.model):>13,} parameters {now.n_steps:>8,} steps {cost:9.2e} FLOPs"
+        print(f"{point.name:{width}}  {now.state:8} {size}")
+    print(f"\n{flops:.2e} FLOPs in all. A point by itself:")
+    print(f"  python -m gptjax.train --config={asked.recipe} --run={directory / points[0].name} {shlex.join(points[0].arguments)}")
+    return int(any(point.config is None for point in points))
+
+
+def ran(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Path, args: argparse.Namespace) -> int:
+    parts = local.slots(args.jobs, args.devices)
+    standing.write(directory, name, asked)
+    print(f"{name}: {asked.about}\n{len(points)} points of {asked.recipe} in {directory}", flush=True)
+    with display.Display(points, directory, len(parts)) as board:
+        progress, through = local.run(asked.recipe, points, directory, parts, args.retries, board.show)
+    for point in points:
+        if point.name in progress.failed:
+            print(f"failed: {point.name}: {progress.failed[point.name]}")
+    done = sum(standing.standing(point, directory).state == "done" for point in points)
+    if not through:
+        print(f"stopped with {done} of {len(points)} points done; {AGAIN}")
+        return 130
+    print(f"{done} of {len(points)} points done")
+    return int(bool(progress.failed))
+
+
+if __name__ == "__main__":
+    command.run(main)

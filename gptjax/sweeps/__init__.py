@@ -1,0 +1,1 @@
+"""How do many runs compare? The points of a sweep: where they stand, and running them."""

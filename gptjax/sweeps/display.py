@@ -1,0 +1,112 @@
+"""A sweep while it runs: on a terminal a live table, elsewhere a line when a point begins, ends or fails."""
+
+import time
+from pathlib import Path
+
+from gptjax.config.sweep import Point
+from gptjax.report import console
+from gptjax.sweeps import local, standing
+
+EVERY = 1.0  # seconds between two looks at the run directories
+MARKS = {"running": "cyan", "done": "green", "failed": "red", "refused": "red", "begun": "yellow", "waiting": "dim"}
+
+
+class Display:
+    """A context manager; `show` is called often."""
+
+    def __init__(self, points: list[Point], directory: Path, n_parts: int):
+        import rich.console
+        import rich.live
+
+        self._points, self._directory, self._n_parts = points, directory, n_parts
+        self._terminal = rich.console.Console(highlight=False)
+        self._live = rich.live.Live(console=self._terminal, auto_refresh=False) if self._terminal.is_terminal else None
+        self._looked, self._before = 0.0, {point.name: "waiting" for point in points}
+
+    def __enter__(self):
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error):
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, progress: local.Progress) -> None:
+        changed = any(
+            name not in self._before or self._before[name] != "running" for name in (r.point.name for r in progress.running.values())
+        )
+        if not changed and time.monotonic() - self._looked < EVERY:
+            return
+        self._looked = time.monotonic()
+        there = {point.name: standing.standing(point, self._directory) for point in self._points}
+        states = {name: _state(name, one, progress) for name, one in there.items()}
+        if self._live is not None:
+            self._live.update(self._table(there, states, progress), refresh=True)
+        else:
+            for name, state in states.items():
+                if state != self._before[name] and state in ("running", "done", "failed", "refused"):
+                    print(f"{state:8} {name}{_loss(there[name])}  ({summary(there, states, progress, self._n_parts)})", flush=True)
+        self._before = states
+
+    def _table(self, there: dict[str, standing.Standing], states: dict[str, str], progress: local.Progress):
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2))
+        for name in _shown(states, room=max(4, self._terminal.height - 6)):
+            one, state = there[name], states[name]
+            bar = f"{one.step:,} of {one.n_steps:,}" if one.n_steps else ""
+            said = progress.failed[name] if name in progress.failed else _loss(one)
+            table.add_row(
+                Text(state, MARKS[state]), Text(name, overflow="ellipsis", no_wrap=True), bar, Text(said, overflow="ellipsis", no_wrap=True)
+            )
+        return Group(Text(summary(there, states, progress, self._n_parts), "bold"), table)
+
+
+def summary(there: dict[str, standing.Standing], states: dict[str, str], progress: local.Progress, n_parts: int) -> str:
+    """One line: how many points are what, the best of those that are done, and the time left."""
+    counts = {state: sum(found in kinds for found in states.values()) for state, kinds in COUNTED.items()}
+    said = [f"{n} {state}" for state, n in counts.items() if n or state == "done"]
+    losses = {name: one.loss for name, one in there.items() if states[name] == "done" and one.loss is not None}
+    if losses:
+        best = min(losses, key=lambda name: losses[name])
+        said.append(f"best {losses[best]:.4f} {best}")
+    left = seconds_left(there, progress, n_parts)
+    if left is not None:
+        said.append(f"{console.duration(left)} left")
+    return ", ".join(said)
+
+
+COUNTED = {"done": ("done",), "running": ("running",), "waiting": ("waiting", "begun"), "failed": ("failed", "refused")}
+
+
+def seconds_left(there: dict[str, standing.Standing], progress: local.Progress, n_parts: int) -> float | None:
+    """As if every point took as long as those that are done have, or as those that run will; None while nothing is known."""
+    now = time.monotonic()
+    elapsed = {r.point.name: now - r.began for r in progress.running.values()}
+    expected = list(progress.seconds)
+    if not expected:
+        expected = [spent * there[name].n_steps / there[name].step for name, spent in elapsed.items() if there[name].step]
+    if not expected:
+        return None
+    each = sum(expected) / len(expected)
+    return (each * len(progress.waiting) + sum(max(0.0, each - spent) for spent in elapsed.values())) / n_parts
+
+
+def _state(name: str, one: standing.Standing, progress: local.Progress) -> str:
+    if any(running.point.name == name for running in progress.running.values()):
+        return "running"
+    return "failed" if name in progress.failed and one.state != "refused" else one.state
+
+
+def _shown(states: dict[str, str], room: int) -> list[str]:
+    """All points if there is room, else those that tell most, in their order."""
+    ranks = {"running": 0, "failed": 1, "refused": 1, "begun": 2, "waiting": 3, "done": 4}
+    telling = sorted(states, key=lambda name: ranks[states[name]])[:room]
+    return [name for name in states if name in telling]
+
+
+def _loss(one: standing.Standing) -> str:
+    return "" if one.loss is None else f"  loss {one.loss:.4f}"

@@ -1,0 +1,76 @@
+"""Points from axes, names of directories, arms from configs."""
+
+import pytest
+
+from gptjax.config import overrides, registry, sweep
+
+
+def made(*axes, sets=()):
+    return sweep.planned(sweep.Sweep(about="?", recipe="smoke", points=sweep.grid(*axes), sets=sets))
+
+
+def test_axes_combine():
+    a, b = sweep.each("seed", 0, 1), sweep.each("model.n_layers", 2, 4)
+    assert sweep.grid(a, b) == (
+        ("seed=0", "model.n_layers=2"),
+        ("seed=0", "model.n_layers=4"),
+        ("seed=1", "model.n_layers=2"),
+        ("seed=1", "model.n_layers=4"),
+    )
+    assert sweep.together(a, b) == (("seed=0", "model.n_layers=2"), ("seed=1", "model.n_layers=4"))
+    assert sweep.chain(a, b) == (*a, *b) and sweep.seeds(2) == a
+    with pytest.raises(ValueError, match="axes that vary together have 2, 3 points"):
+        sweep.together(a, sweep.seeds(3))
+
+
+def test_a_point_has_the_config_of_its_edits():
+    points = made(sweep.each("train.schedule.peak", 1e-3), sweep.seeds(2), sets=("train.steps=3",))
+    assert [point.name for point in points] == ["peak=0.001,seed=0", "peak=0.001,seed=1"]
+    assert points[1].config == overrides.override(registry.config("smoke"), "train.steps=3", "train.schedule.peak=0.001", "seed=1")
+    assert points[1].arguments == ["--set", "train.steps=3", "--set", "train.schedule.peak=0.001", "--set", "seed=1"]
+
+
+def test_a_point_that_cannot_be_is_kept_with_its_reason():
+    bad, good = made(sweep.each("train.schedule.peak", -3, 3))
+    assert bad.config is None and "Cosine.peak=-3.0: give a number above 0" in bad.refusal and bad.name == "peak=-3"
+    assert good.config is not None and not good.refusal
+
+
+def test_what_is_no_sweep_is_refused():
+    with pytest.raises(ValueError, match="the sweep of smoke has no points"):
+        made(sweep.each("seed"))
+    with pytest.raises(ValueError, match="seed=1 and seed=1.0 are the same run"):
+        made(sweep.each("seed", 1, 1.0))
+    with pytest.raises(ValueError, match="did you mean smoke_peak"):
+        registry.sweep("smoke_peaks")
+
+
+def test_names_are_of_directories_short_and_each_its_own():
+    points = made(sweep.each("model.attention", "Dense()", "(Banded(window=8), Dense())"), sweep.each("model.norm", "pre"))
+    assert [point.name for point in points] == ["attention=Dense,norm=pre", "attention=Banded-window-8-Dense,norm=pre"]
+    long = made(sweep.each("loop.sample_prompt", "a" * 200, "a" * 201))
+    assert all(len(point.name) < 90 for point in long) and len({point.name for point in long}) == 2
+
+
+def test_arms_are_points_that_differ_in_their_seed_alone():
+    points = made(sweep.each("train.schedule.peak", 1e-3, 3e-3), sweep.seeds(3))
+    arms = sweep.arms(points)
+    assert [arm.label for arm in arms] == ["peak=0.001", "peak=0.003"]
+    assert [len(arm.points) for arm in arms] == [3, 3]
+    assert [arm.label for arm in sweep.arms(made(sweep.seeds(2)))] == ["recipe"]
+
+
+def test_arms_are_told_by_what_they_were_asked_for():
+    """Lengths that follow another difference are left out; where two paths end alike, as much of them is said as is needed."""
+    axis = sweep.together(
+        sweep.each("model.n_layers", 2, 4),
+        sweep.each("train.total_tokens", 2560, 5120),
+        sweep.each("train.schedule.decay_tokens", 2560, 5120),
+    )
+    assert [arm.label for arm in sweep.arms(made(axis))] == ["n_layers=2", "n_layers=4"]
+    lengths = made(sweep.each("train.total_tokens", 2560, 5120))
+    assert [arm.label for arm in sweep.arms(lengths)] == ["total_tokens=2560", "total_tokens=5120"]
+    both = made(sweep.each("model.init.token", 0.1, 0.2), sweep.each("model.dropout.embedding", 0.0, 0.1))
+    assert set(sweep.arms(both)[1].label.split(", ")) == {"token=0.1", "embedding=0.1"}
+    ends = made(sweep.grid(sweep.each("model.dropout.embedding", 0.0, 0.1), sweep.each("model.dropout.residual", 0.0, 0.1)))
+    assert len({arm.label for arm in sweep.arms(ends)}) == 4

@@ -1,0 +1,125 @@
+"""Processes that stand in for training: what is started, tried again, given up, stopped."""
+
+import collections
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+from gptjax.config import sweep
+from gptjax.sweeps import local, standing
+
+DONE = """
+import json, os, pathlib, sys
+there = pathlib.Path(next(a for a in sys.argv if a.startswith("--run=")).removeprefix("--run="))
+(there / "data.json").write_text("{}")
+with (there / "starts").open("a") as file: file.write("x")
+(there / "cores").write_text(json.dumps(sorted(os.sched_getaffinity(0))))
+(there / "metrics.jsonl").write_text(json.dumps({"step": 40, "validation_loss": 3.0}) + "\\n")
+(there / "checkpoints/40").mkdir(parents=True, exist_ok=True)
+"""
+DIES_ONCE = DONE.replace('(there / "metrics', "\nif (there / 'starts').read_text() == 'x': os.kill(os.getpid(), 9)\n(there / \"metrics")
+REFUSED = DONE.split('(there / "metrics')[0] + "\nprint('error: no such thing'); sys.exit(2)"
+WAITS = DONE.split('(there / "metrics')[0] + "\nimport time\nprint('waiting', flush=True); time.sleep(60)"
+
+
+def points(n=2):
+    return sweep.planned(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(n)))
+
+
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path):
+    """Runs another program in place of gptjax.train."""
+
+    def put(source):
+        program = tmp_path / "program.py"
+        program.write_text(textwrap.dedent(source))
+        real = subprocess.Popen
+        monkeypatch.setattr(subprocess, "Popen", lambda command, **more: real([sys.executable, str(program), *command[3:]], **more))
+
+    return put
+
+
+def ran(directory, n=2, jobs=1, retries=1, show=lambda progress: None):
+    return local.run("smoke", points(n), directory, local.slots(jobs, None), retries, show)
+
+
+def test_every_point_is_run_once_and_not_again(stand_in, tmp_path):
+    stand_in(DONE)
+    progress, through = ran(tmp_path)
+    assert through and not progress.failed and len(progress.seconds) == 2
+    assert all(standing.standing(point, tmp_path).state == "done" for point in points())
+    progress, through = ran(tmp_path)
+    assert through and not progress.seconds
+    assert (tmp_path / "seed=0/starts").read_text() == "x"
+    assert (tmp_path / "seed=0/data").resolve() == (tmp_path / "seed=1/data").resolve() == tmp_path / "data"
+
+
+def test_a_point_that_dies_is_tried_again_and_one_that_is_refused_is_not(stand_in, tmp_path):
+    stand_in(DIES_ONCE)
+    progress, _ = ran(tmp_path / "dies")
+    assert not progress.failed and (tmp_path / "dies/seed=0/starts").read_text() == "xx"
+    progress, _ = ran(tmp_path / "never", retries=0)
+    assert "killed by signal 9" in progress.failed["seed=0"]
+    stand_in(REFUSED)
+    progress, through = ran(tmp_path / "refused")
+    assert through and progress.failed == {"seed=0": "no such thing", "seed=1": "no such thing"}
+    assert (tmp_path / "refused/seed=0/starts").read_text() == "x"
+
+
+def test_points_at_a_time_share_the_cores(stand_in, tmp_path):
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("one core")
+    stand_in(DONE.replace('(there / "metrics', '\nimport time; time.sleep(1)\n(there / "metrics'))
+    most = []
+    ran(tmp_path, jobs=2, show=lambda progress: most.append(len(progress.running)))
+    found = [json.loads((tmp_path / f"seed={i}/cores").read_text()) for i in range(2)]
+    assert sorted(found[0] + found[1]) == cores and max(most) == 2
+    with pytest.raises(ValueError, match=f"--jobs=999: give 1 to {len(cores)}"):
+        local.slots(999, None)
+
+
+def test_each_gets_its_devices():
+    parts = local.slots(1, 4)
+    assert parts[0].environment == {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "TPU_VISIBLE_CHIPS": "0,1,2,3"}
+    assert local.slots(1, None)[0].environment == {}
+
+
+def test_points_of_the_same_data_wait_for_the_first_to_prepare_it(tmp_path):
+    first, second = points()
+    progress = local.Progress(collections.deque([second]))
+    progress.running[local.slots(1, None)[0]] = local.Running(first, None, 0.0)  # pyright: ignore[reportArgumentType]
+    assert local._next(progress, tmp_path) is None
+    (tmp_path / first.name).mkdir()
+    (tmp_path / first.name / "data.json").write_text("{}")
+    assert local._next(progress, tmp_path) is second
+
+
+def test_ctrl_c_stops_every_run_and_begins_no_other(stand_in, tmp_path):
+    stand_in(WAITS)
+    began = time.monotonic()
+
+    def interrupt():
+        while not (tmp_path / "seed=0/cores").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    progress, through = ran(tmp_path)
+    assert not through and time.monotonic() - began < 50 and not progress.failed
+    assert [point.name for point in progress.waiting] == ["seed=1", "seed=0"] and not (tmp_path / "seed=1").exists()
+
+
+def test_why_a_process_ended(tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text("said\nerror: it is so\nmore\n")
+    assert local.reason(log, 2) == "it is so"
+    log.write_text("Traceback\nKeyError: 3\n")
+    assert local.reason(log, 1) == f"ended with 1: KeyError: 3; {log} has all"
