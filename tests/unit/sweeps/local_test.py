@@ -20,6 +20,7 @@ import json, os, pathlib, sys
 there = pathlib.Path(next(a for a in sys.argv if a.startswith("--run=")).removeprefix("--run="))
 (there / "data.json").write_text("{}")
 with (there / "starts").open("a") as file: file.write("x")
+(there / "group").write_text(str(os.getpgid(0)))
 (there / "cores").write_text(json.dumps(sorted(os.sched_getaffinity(0))))
 (there / "metrics.jsonl").write_text(json.dumps({"step": 40, "validation_loss": 3.0}) + "\\n")
 (there / "checkpoints/40").mkdir(parents=True, exist_ok=True)
@@ -55,6 +56,7 @@ def test_every_point_is_run_once_and_not_again(stand_in, tmp_path):
     progress, through = ran(tmp_path)
     assert through and not progress.failed and len(progress.seconds) == 2
     assert all(standing.standing(point, tmp_path).state == "done" for point in points())
+    assert (tmp_path / "seed=0/group").read_text() != str(os.getpgid(0))  # the terminal's Ctrl-C must not reach it twice
     progress, through = ran(tmp_path)
     assert through and not progress.seconds
     assert (tmp_path / "seed=0/starts").read_text() == "x"
@@ -112,7 +114,7 @@ def test_ctrl_c_stops_every_run_and_begins_no_other(stand_in, tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
-    progress, through = ran(tmp_path)
+    progress, through = ran(tmp_path, retries=0)
     assert not through and time.monotonic() - began < 50 and not progress.failed
     assert [point.name for point in progress.waiting] == ["seed=1", "seed=0"] and not (tmp_path / "seed=1").exists()
 
