@@ -1,0 +1,129 @@
+"""Scaling laws: the loss as a function of size, data or compute, fitted to runs, with intervals, and what it predicts for a larger model.
+
+Kaplan et al. 2020 (2001.08361): L(x) = (x0 / x)^a for each of N, D and C alone (equations 1.1 to 1.3), and L(N, D) (1.5). Hoffmann et al.
+2022 (2203.15556): L(N, D) = E + A / N^a + B / D^b (equation 2), and the same with one term.
+
+Fitted as Hoffmann et al. do (section 3.3): Huber's loss of the residuals of log L, delta 1e-3, by L-BFGS from many beginnings. Kaplan
+et al. do not say how they fit. Intervals [chosen: the papers give none]: 95% of a bootstrap of the arms' residuals, in which the seeds of
+an arm, which tell little of the law, count once; widened by sqrt(arms / (arms - parameters)), which is much for five arms. They are of
+the law, not of a single run, whose seed comes on top.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import scipy.optimize
+
+DELTA = 1e-3  # of Huber's loss: Hoffmann et al. section 3.3
+DRAWS = 200  # of the bootstrap
+GPT3 = (2.57, 0.048)  # L = 2.57 C^-0.048, C in PF-days: GPT-3 Figure 3.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """log_loss: (the parameters, each variable's array) -> log L. Parameters are positive, and fitted as their logarithms. starts: for each
+    parameter, where the search begins."""
+
+    formula: str
+    parameters: tuple[str, ...]
+    variables: tuple[str, ...]
+    log_loss: Callable[[np.ndarray, Sequence[np.ndarray]], np.ndarray]
+    starts: tuple[tuple[float, ...], ...]
+
+
+EXPONENTS = (0.05, 0.2, 0.5)
+SCALES = (1e3, 1e8, 1e13)
+AMOUNTS = (1.0, 30.0, 1000.0)
+FLOORS = (0.3, 1.0, 2.0)
+FORMS = {
+    "power": Form("(x0/x)^a", ("x0", "a"), ("x",), lambda p, x: p[1] * np.log(p[0] / x[0]), (SCALES, EXPONENTS)),
+    "offset": Form("E + A/x^a", ("E", "A", "a"), ("x",), lambda p, x: np.log(p[0] + p[1] * x[0] ** -p[2]), (FLOORS, AMOUNTS, EXPONENTS)),
+    "kaplan": Form(
+        "[(Nc/N)^(aN/aD) + Dc/D]^aD",
+        ("Nc", "aN", "Dc", "aD"),
+        ("N", "D"),
+        lambda p, x: p[3] * np.log((p[0] / x[0]) ** (p[1] / p[3]) + p[2] / x[1]),
+        (SCALES, EXPONENTS, SCALES, EXPONENTS),
+    ),
+    "chinchilla": Form(
+        "E + A/N^a + B/D^b",
+        ("E", "A", "a", "B", "b"),
+        ("N", "D"),
+        lambda p, x: np.log(p[0] + p[1] * x[0] ** -p[2] + p[3] * x[1] ** -p[4]),
+        (FLOORS, AMOUNTS, EXPONENTS, AMOUNTS, EXPONENTS),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """parameters: by name; draws: those of the bootstrap. error: the root mean square of the residuals of log L, so of L relative to L."""
+
+    form: Form
+    parameters: np.ndarray
+    draws: tuple[np.ndarray, ...]
+    error: float
+
+    def loss(self, *at: float) -> float:
+        return float(np.exp(self.form.log_loss(self.parameters, [np.float64(x) for x in at])))
+
+    def interval(self, *at: float) -> tuple[float, float]:
+        """95% of the draws' losses."""
+        low, high = np.quantile([np.exp(self.form.log_loss(p, [np.float64(x) for x in at])) for p in self.draws], [0.025, 0.975])
+        return float(low), float(high)
+
+    def intervals(self) -> dict[str, tuple[float, float, float]]:
+        """name -> (value, low, high) of each parameter."""
+        low, high = np.quantile(np.array(self.draws), [0.025, 0.975], axis=0)
+        return {
+            name: (float(v), float(a), float(b)) for name, v, a, b in zip(self.form.parameters, self.parameters, low, high, strict=True)
+        }
+
+
+def fit(form: Form, variables: Sequence[Sequence[float]], losses: Sequence[float], arms: Sequence[int], seed: int = 0) -> Fit:
+    """The law through runs: each variable's value and the loss of each run, and the number of its arm. ValueError for fewer arms than
+    parameters, which would be met exactly, and so say nothing."""
+    x, log_loss, arm = [np.asarray(v, float) for v in variables], np.log(np.asarray(losses, float)), np.asarray(arms)
+    names = np.unique(arm)
+    if len(names) <= len(form.parameters):
+        raise ValueError(
+            f"{form.formula} has {len(form.parameters)} parameters: give {len(form.parameters) + 1} arms or more, not {len(names)}"
+        )
+    found = _best(form, x, log_loss, itertools.product(*form.starts))
+    fitted = form.log_loss(found, x)
+    residuals = np.array([np.mean((log_loss - fitted)[arm == name]) for name in names])
+    residuals *= np.sqrt(len(names) / (len(names) - len(form.parameters)))
+    draw, where = np.random.default_rng(seed), np.searchsorted(names, arm)
+    draws = tuple(_best(form, x, fitted + draw.choice(residuals, len(names))[where], [found]) for _ in range(DRAWS))
+    return Fit(form, found, draws, float(np.sqrt(np.mean((fitted - log_loss) ** 2))))
+
+
+def _best(form: Form, x: list[np.ndarray], log_loss: np.ndarray, starts) -> np.ndarray:
+    """The parameters of the least loss that any beginning leads to."""
+
+    def cost(logs):
+        with np.errstate(all="ignore"):
+            residual = np.abs(form.log_loss(np.exp(logs), x) - log_loss)
+            huber = np.where(residual < DELTA, 0.5 * residual**2, DELTA * (residual - 0.5 * DELTA))
+        total = huber.sum()
+        return total / DELTA**2 if np.isfinite(total) else 1e12
+
+    tried = sorted((np.log(np.asarray(start, float)) for start in starts), key=cost)[:8]  # the rest are far off
+    ends = [scipy.optimize.minimize(cost, start, method="L-BFGS-B", options={"maxiter": 500}) for start in tried]
+    best = min(ends, key=lambda end: end.fun)
+    if len(tried) > 1:  # L-BFGS stops early where Huber's loss bends; a draw's law is not wanted as exactly
+        polished = scipy.optimize.minimize(cost, best.x, method="Nelder-Mead", options={"maxiter": 4000, "xatol": 1e-6, "fatol": 1e-9})
+        best = min(polished, best, key=lambda end: end.fun)
+    return np.exp(best.x)
+
+
+def frontier(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """Of (compute, loss) points of several runs, those that no cheaper one is as good as: GPT-3 Figure 3.1's envelope."""
+    best, kept = np.inf, []
+    for compute, loss in sorted(point for curve in curves for point in curve):
+        if loss < best:
+            best = loss
+            kept.append((compute, loss))
+    return kept
