@@ -1,4 +1,4 @@
-"""Sweeps and ablations: `python -m gptjax.sweep --sweep=NAME` runs a recipe at many points."""
+"""Sweeps and ablations: `python -m gptjax.sweep --sweep=NAME` runs a recipe at many points, `report DIR` tells what came out."""
 
 import argparse
 import dataclasses
@@ -9,12 +9,15 @@ from gptjax.config import command, count, registry, sweep
 from gptjax.sweeps import display, local, standing
 
 EXAMPLE = """python -m gptjax.sweep --sweep=sparse_window --jobs=2
-  python -m gptjax.sweep --config=nano --grid "train.schedule.peak=1e-3|3e-3|1e-2" --seeds=3 --dry-run"""
+  python -m gptjax.sweep --config=nano --grid "train.schedule.peak=1e-3|3e-3|1e-2" --seeds=3 --dry-run
+  python -m gptjax.sweep report runs/sweeps/sparse_window"""
 AGAIN = "the same command goes on"
 
 
 def main(arguments: list[str]) -> int:
     """Exit status 0 if every point is done, 1 if some failed, 130 if it was stopped."""
+    if arguments[:1] == ["report"]:
+        return reported(arguments[1:])
     parser = command.parser("sweep", "Run a recipe at many points, each an ordinary run. What is done is not done again.", EXAMPLE)
     parser.add_argument("--sweep", metavar="NAME", help="a sweep of configs/sweeps.py; --list shows all")
     parser.add_argument(
@@ -99,8 +102,29 @@ def ran(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Pat
     if not through:
         print(f"stopped with {done} of {len(points)} points done; {AGAIN}")
         return 130
-    print(f"{done} of {len(points)} points done")
+    print(f"{done} of {len(points)} points done; python -m gptjax.sweep report {directory}")
     return int(bool(progress.failed))
+
+
+def reported(arguments: list[str]) -> int:
+    """report.md, report.html and pictures in each directory; the table on the screen."""
+    parser = command.bare_parser("sweep report", "A page of what came out of a sweep, finished or not.", EXAMPLE.splitlines()[-1].strip())
+    parser.add_argument("directory", metavar="DIR", type=Path, help="of the sweep")
+    directory = parser.parse_args(arguments).directory
+    name, asked = standing.read(directory)
+    points = sweep.planned(asked)
+
+    from gptjax.sweeps import comparing, page
+
+    results = comparing.compared(sweep.arms(points), directory)
+    failed = [f"{point.name}: {point.refusal}" for point in points if point.config is None]
+    text = page.markdown(name, asked.about, results, failed)
+    pictures = [page.bars(results, directory / "arms.png"), page.curves(results, directory / "curves.png")]
+    (directory / "report.md").write_text(text)
+    (directory / "report.html").write_text(page.page(name, asked.about, results, failed, pictures))
+    print(text)
+    print(f"wrote report.html, report.md, {', '.join(picture.name for picture in pictures)} in {directory}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,110 @@
+"""What came out of a sweep: each arm's final loss with an interval over seeds, and its difference from the baseline, seed by seed."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from gptjax.config import count
+from gptjax.config.schema import Config
+from gptjax.config.sweep import Arm, Point
+from gptjax.report import events
+from gptjax.sweeps import standing
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with half the width of its 95% interval, by Student's t; nan for a single seed."""
+
+    mean: float
+    half: float
+    n: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return abs(self.mean) > self.half
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f}" + ("" if math.isnan(self.half) else f" \N{PLUS-MINUS SIGN} {self.half:.4f}")
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    import scipy.stats
+
+    n = len(values)
+    half = scipy.stats.t.ppf(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n) if n > 1 else math.nan
+    return Estimate(statistics.fmean(values), float(half), n)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One point as it is: curve: (tokens, validation loss) of each evaluation. losses of points that are not done are not final."""
+
+    point: Point
+    config: Config
+    state: standing.State
+    step: int
+    curve: tuple[tuple[float, float], ...]
+    tokens_per_s: float | None
+    seconds: float
+
+    @property
+    def final(self) -> float | None:
+        return self.curve[-1][1] if self.state == "done" and self.curve else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """An arm as it came out. difference: to the baseline, over the seeds that both have finished; None for the baseline itself, or where
+    there are none."""
+
+    label: str
+    runs: tuple[Run, ...]
+    loss: Estimate | None
+    difference: Estimate | None
+
+    @property
+    def config(self) -> Config:
+        return self.runs[0].config
+
+    @property
+    def flops(self) -> float:
+        """Of one run to its end."""
+        return count.train_flops_per_token(self.config.model) * self.config.train.total_tokens
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        found = [run.tokens_per_s for run in self.runs if run.tokens_per_s is not None]
+        return statistics.median(found) if found else None
+
+    @property
+    def unfinished(self) -> int:
+        return sum(run.final is None for run in self.runs)
+
+
+def measured(point: Point, directory: Path) -> Run:
+    """What lies in the run's directory."""
+    assert point.config is not None
+    now, records = standing.standing(point, directory), events.read(directory / point.name)
+    curve = tuple((r["tokens"], r["validation_loss"]) for r in records if "validation_loss" in r and math.isfinite(r["validation_loss"]))
+    speeds = [r["tokens_per_s"] for r in records if "tokens_per_s" in r]
+    seconds = sum(r["seconds"] for r in records if "seconds" in r)
+    # The first steps compile.
+    speed = statistics.median(speeds[len(speeds) // 10 :]) if speeds else None
+    return Run(point, point.config, now.state, now.step, curve, speed, seconds)
+
+
+def compared(arms: Sequence[Arm], directory: Path) -> list[Result]:
+    """Every arm, the baseline, which is the first, before the others."""
+    results: list[Result] = []
+    finals: list[dict[int, float]] = []
+    for arm in arms:
+        runs = tuple(measured(point, directory) for point in arm.points)
+        final = {run.config.seed: run.final for run in runs if run.final is not None}
+        pairs = [final[seed] - finals[0][seed] for seed in final if seed in finals[0]] if finals else []
+        loss = estimate(list(final.values())) if final else None
+        results.append(Result(arm.label, runs, loss, estimate(pairs) if pairs else None))
+        finals.append(final)
+    return results

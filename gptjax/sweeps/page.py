@@ -1,0 +1,150 @@
+"""The report of a sweep: report.md with the table, report.html with table and pictures in one file, and the pictures themselves."""
+
+import base64
+import html
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from gptjax.config import count
+from gptjax.report import console, plots
+from gptjax.sweeps import comparing
+
+COLOURS = ("#4C78A8", "#D1495B", "#59A14F", "#B07AA1", "#F28E2B", "#76B7B2", "#9C755F", "#1F2937")
+HEAD = ("arm", "seeds", "validation loss", "beside the baseline", "parameters", "FLOPs of a run", "tokens/s", "time of a run")
+
+
+def rows(results: Sequence[comparing.Result]) -> list[tuple[str, ...]]:
+    """The table's cells, a row an arm, under HEAD."""
+    made = []
+    for number, result in enumerate(results):
+        n = len(result.runs)
+        seeds = f"{n}" if not result.unfinished else f"{n - result.unfinished} of {n} finished"
+        difference = "baseline" if number == 0 else _difference(result.difference)
+        done = [run.seconds for run in result.runs if run.final is not None]
+        made.append(
+            (
+                result.label,
+                seeds,
+                str(result.loss) if result.loss else "not finished",
+                difference,
+                f"{count.parameters(result.config.model):,}",
+                f"{result.flops:.2e}",
+                f"{result.tokens_per_s:,.0f}" if result.tokens_per_s else "",
+                console.duration(statistics.fmean(done)) if done else "",
+            )
+        )
+    return made
+
+
+def _difference(found: comparing.Estimate | None) -> str:
+    if found is None:
+        return "no seed in common"
+    said = f"{found.mean:+.4f}" + ("" if math.isnan(found.half) else f" \N{PLUS-MINUS SIGN} {found.half:.4f}")
+    return said + ("" if math.isnan(found.half) else ", clear" if found.clear else ", not clear")
+
+
+def markdown(name: str, about: str, results: Sequence[comparing.Result], failed: Sequence[str]) -> str:
+    """Columns aligned, so that it is a table for people too."""
+    cells = [HEAD, *rows(results)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(HEAD))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    notes = [NOTE, *(f"Refused: {line}" for line in failed)]
+    return "\n".join([f"# {name}", "", about, "", *lines, "", *notes, ""])
+
+
+NOTE = (
+    "Mean and 95% interval over seeds, by Student's t; beside the baseline, of the differences seed by seed. FLOPs by the model's formula, "
+    "what a pattern does not show left out."
+)
+
+
+def curves(results: Sequence[comparing.Result], path: Path) -> Path:
+    """Validation loss of every arm against tokens and against FLOPs: the mean over seeds, and from the lowest to the highest."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for number, result in enumerate(results):
+        flops = count.train_flops_per_token(result.config.model)
+        points = _joined(result)
+        for axes, factor in ((left, 1.0), (right, flops)):
+            if points:
+                x, means, low, high = zip(*points, strict=True)
+                x = [tokens * factor for tokens in x]
+                colour = COLOURS[number % len(COLOURS)]
+                axes.plot(x, means, color=colour, lw=1.8, ls="-" if number < len(COLOURS) else "--", label=result.label)
+                axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+    for axes, unit in ((left, "tokens"), (right, "FLOPs")):
+        axes.set_xscale("log")
+        axes.set_xlabel(unit, color=plots.INK)
+        axes.grid(True, which="both", color=plots.FAINT, lw=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set_ylabel("validation loss (nats per token)", color=plots.INK)
+    if left.get_legend_handles_labels()[0]:
+        left.legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def _joined(result: comparing.Result) -> list[tuple[float, float, float, float]]:
+    """(tokens, mean, lowest, highest) where every run of the arm that has a curve was evaluated, after the first token."""
+    found = [dict(run.curve) for run in result.runs if run.curve]
+    shared = sorted(set.intersection(*(set(curve) for curve in found))) if found else []
+    return [
+        (tokens, statistics.fmean(losses), min(losses), max(losses))
+        for tokens in shared
+        if tokens > 0
+        for losses in [[curve[tokens] for curve in found]]
+    ]
+
+
+def bars(results: Sequence[comparing.Result], path: Path) -> Path:
+    """Every arm's final losses: each seed a dot, the mean with its interval."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.2 + 0.45 * len(results)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for number, result in enumerate(results):
+        finals = [run.final for run in result.runs if run.final is not None]
+        axes.plot(finals, [number] * len(finals), "o", ms=4, color=COLOURS[0], alpha=0.45)
+        if result.loss is not None:
+            half = 0.0 if math.isnan(result.loss.half) else result.loss.half
+            axes.errorbar([result.loss.mean], [number], xerr=[half], fmt="D", ms=5, color=COLOURS[1], capsize=4)
+    axes.set_yticks(range(len(results)), [result.label for result in results])
+    axes.set_ylim(len(results) - 0.4, -0.6)  # the first arm on top
+    axes.set_xlabel("validation loss (nats per token): seeds, mean and 95% interval", color=plots.INK)
+    axes.grid(True, axis="x", color=plots.FAINT, lw=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;color:#1F2937;max-width:1100px;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;font-size:14px}
+td,th{padding:.35rem .7rem;border-bottom:1px solid #E5E7EB;text-align:right;white-space:nowrap}
+td:first-child,th:first-child{text-align:left;font-family:ui-monospace,monospace}img{max-width:100%;margin:1rem 0}p{color:#4B5563}"""
+
+
+def page(name: str, about: str, results: Sequence[comparing.Result], failed: Sequence[str], pictures: Sequence[Path]) -> str:
+    """The whole report as one file of HTML, pictures within."""
+
+    def row(cells, tag):
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    table = "\n".join([row(HEAD, "th"), *(row(cells, "td") for cells in rows(results))])
+    images = "\n".join(
+        f'<img alt="{picture.stem}" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">' for picture in pictures
+    )
+    refused = "".join(f"<p>Refused: {html.escape(line)}</p>" for line in failed)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(name)}</title><style>{STYLE}</style>\n'
+        f'<h1>{html.escape(name)}</h1><p>{html.escape(about)}</p>\n<div style="overflow-x:auto"><table>{table}</table></div>\n'
+        f"<p>{html.escape(NOTE)}</p>{refused}\n{images}\n</html>\n"
+    )
