@@ -27,6 +27,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dir", metavar="DIR", type=Path, help="where the runs go, or lie (default: runs/sweeps/NAME)")
     parser.add_argument("--jobs", metavar="N", type=int, default=1, help="points at a time, each with its part of the cores (default: 1)")
     parser.add_argument("--devices", metavar="K", type=int, help="accelerators for each of them (default: all for each)")
+    parser.add_argument("--together", metavar="K", type=int, help="train up to K small points that differ in seed or rates as one program")
     parser.add_argument("--retries", metavar="N", type=int, default=1, help="how often a point that dies is tried again (default: 1)")
     parser.add_argument("--dry-run", action="store_true", help="show the points, what each costs, and nothing else")
     parser.add_argument("--list", action="store_true", help="show the sweeps that there are")
@@ -93,6 +94,9 @@ def ran(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Pat
     parts = local.slots(args.jobs, args.devices)
     standing.write(directory, name, asked)
     print(f"{name}: {asked.about}\n{len(points)} points of {asked.recipe} in {directory}", flush=True)
+    if args.together is not None and not as_one(points, directory, args.together):
+        print(f"stopped; {AGAIN}")
+        return 130
     with display.Display(points, directory, len(parts)) as board:
         progress, through = local.run(asked.recipe, points, directory, parts, args.retries, board.show)
     for point in points:
@@ -104,6 +108,29 @@ def ran(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Pat
         return 130
     print(f"{done} of {len(points)} points done; python -m gptjax.sweep report {directory}")
     return int(bool(progress.failed))
+
+
+def as_one(points: list[sweep.Point], directory: Path, most: int) -> bool:
+    """Train the points that have not begun in groups, one after the other; False if that was stopped. Points that are alone in their group
+    are left."""
+    from gptjax import together
+
+    fresh = [
+        p
+        for p in points
+        if p.config is not None and standing.standing(p, directory).state == "waiting" and not standing.claim(p, directory)
+    ]
+    groups = [group for group in together.groups(fresh, most) if len(group) > 1]
+    if groups:
+        from gptjax.mesh import xla
+
+        xla.begin()
+    with local.signals() as received:
+        for number, group in enumerate(groups):
+            print(f"{number + 1} of {len(groups)} groups: {', '.join(point.name for point in group)}", flush=True)
+            if not together.trained(group, directory, lambda line: print(line, flush=True), lambda: bool(received)):
+                return False
+    return True
 
 
 def reported(arguments: list[str]) -> int:

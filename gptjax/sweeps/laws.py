@@ -67,11 +67,11 @@ class Fit:
     error: float
 
     def loss(self, *at: float) -> float:
-        return float(np.exp(self.form.log_loss(self.parameters, [np.float64(x) for x in at])))
+        return float(np.exp(self.form.log_loss(self.parameters, [np.asarray(x, float) for x in at])))
 
     def interval(self, *at: float) -> tuple[float, float]:
         """95% of the draws' losses."""
-        low, high = np.quantile([np.exp(self.form.log_loss(p, [np.float64(x) for x in at])) for p in self.draws], [0.025, 0.975])
+        low, high = np.quantile([np.exp(self.form.log_loss(p, [np.asarray(x, float) for x in at])) for p in self.draws], [0.025, 0.975])
         return float(low), float(high)
 
     def intervals(self) -> dict[str, tuple[float, float, float]]:

@@ -73,27 +73,27 @@ def run(
             progress.waiting.remove(point)
             progress.failed[point.name] = why
     left = dict.fromkeys((point.name for point in points), retries)
-    with _signals() as signals:
+    with signals() as received:
         told = 0  # signals passed on
-        while progress.running or (progress.waiting and not signals):
-            if len(signals) > told:
-                told = len(signals)
+        while progress.running or (progress.waiting and not received):
+            if len(received) > told:
+                told = len(received)
                 for running in progress.running.values():
                     running.process.send_signal(signal.SIGTERM if told == 1 else signal.SIGKILL)
             for slot in parts:
                 if slot in progress.running and progress.running[slot].process.poll() is not None:
-                    _ended(progress, progress.running.pop(slot), directory, left, bool(signals))
-                if slot not in progress.running and not signals:
+                    _ended(progress, progress.running.pop(slot), directory, left, bool(received))
+                if slot not in progress.running and not received:
                     point = _next(progress, directory)
                     if point is not None:
                         progress.running[slot] = _started(recipe, point, directory, slot)
             show(progress)
             time.sleep(TICK)
-        return progress, not signals
+        return progress, not received
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """Ctrl-C and SIGTERM append to the list, and do nothing else, within it."""
     received: list[int] = []
     before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}

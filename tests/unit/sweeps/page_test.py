@@ -75,8 +75,10 @@ def test_the_report(directory, capsys):
 
 
 def test_the_curves_join_seeds_where_all_were_evaluated(directory):
+    with (directory / "peak=0.001,seed=1/metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 39, "tokens": 10000, "validation_loss": 3.3}) + "\n")
     baseline, _ = results(directory)
-    (first, second) = page._joined(baseline)
+    first, second = page._joined(baseline)
     assert first == (5120, pytest.approx(4.1), 4.0, 4.2) and second[0] == 10240
 
 
