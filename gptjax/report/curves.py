@@ -9,6 +9,7 @@ from typing import Any
 
 COLOURS = ("#9CC5E8", "#4C78A8", "#1F3A5F", "#D1495B", "#6B7280", "#E8A33D", "#3C8D5A", "#7B4FA3")
 SHOTS = {"zero-shot": min, "one-shot": lambda ks: 1 if 1 in ks else None, "few-shot": max}
+LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "bits_per_character")
 Record = dict[str, Any]
 
 
@@ -39,7 +40,8 @@ def draw(folders: Iterable[Path], path: Path) -> None:
     by_size(panels[len(tasks)], records)
     for axes in panels[len(tasks) + 1 :]:
         axes.remove()
-    panels[0].legend(frameon=False, fontsize=8)
+    lines = {label: line for axes in panels[: len(tasks)] for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=min(len(lines), wide), frameon=False, fontsize=9)
     panels[len(tasks)].legend(frameon=False, fontsize=8)
     for axes in panels[: len(tasks) + 1]:
         axes.spines[["top", "right"]].set_visible(False)
@@ -71,6 +73,9 @@ def by_shots(axes: Any, records: Sequence[Record], models: Sequence[tuple[int, s
     ks = {record["mean_shots"] for record in records}
     axes.set_xscale("symlog", linthresh=1, base=2) if max(ks) > 4 else None
     axes.xaxis.set_major_formatter(lambda k, _: f"{k:g}")
+    top = max(main_score(record)["value"] for record in records)
+    if all(main_score(record)["metric"] not in LOWER_IS_BETTER for record in records):
+        axes.set_ylim(0, max(1.08 * top, 5))  # or a task that nobody does would look like any other
     axes.set(title=records[0]["task"], xlabel="demonstrations (K)", ylabel=next(iter(records[0]["scores"])))
 
 
