@@ -211,7 +211,7 @@ def drawn(out: Path, layers: dict[str, list[float]], shots: dict[str, list[tuple
         capsize=3,
         color="#4C78A8",
     )
-    left.set_xticks(range(len(names)), names)
+    left.set_xticks(range(len(names)), [name.replace("1 layers", "1 layer") for name in names], fontsize=8)
     left.set(xlabel="transferred", ylabel="accuracy on movies, %", title="layers transferred (mean, range)")
     chance = {"movies": 50, "quiz": 25}
     for (task, points), colour in zip(shots.items(), ("#4C78A8", "#D1495B"), strict=True):
