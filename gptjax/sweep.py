@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import importlib
 import shlex
+import sys
 from pathlib import Path
 
 from gptjax.config import command, count, registry, sweep
@@ -24,21 +26,35 @@ def main(arguments: list[str]) -> int:
         "--grid", metavar="PATH=A|B", action="append", default=[], help="instead: an axis of a grid over --config; repeatable"
     )
     parser.add_argument("--seeds", metavar="N", type=int, help="another axis: seeds 0 to N - 1")
-    parser.add_argument("--dir", metavar="DIR", type=Path, help="where the runs go, or lie (default: runs/sweeps/NAME)")
+    parser.add_argument("--dir", metavar="DIR", help="where the runs go, or lie (default: runs/sweeps/NAME)")
     parser.add_argument("--jobs", metavar="N", type=int, default=1, help="points at a time, each with its part of the cores (default: 1)")
     parser.add_argument("--devices", metavar="K", type=int, help="accelerators for each of them (default: all for each)")
     parser.add_argument("--together", metavar="K", type=int, help="train up to K small points that differ in seed or rates as one program")
     parser.add_argument("--retries", metavar="N", type=int, default=1, help="how often a point that dies is tried again (default: 1)")
     parser.add_argument("--dry-run", action="store_true", help="show the points, what each costs, and nothing else")
     parser.add_argument("--list", action="store_true", help="show the sweeps that there are")
-    args = parser.parse_args(arguments)
+    parser.add_argument(
+        "--launch", choices=("local", "slurm", "jobset"), default="local", help="slurm, jobset: print what starts the points"
+    )
+    parser.add_argument("--point", metavar="I", type=int, help="run the point of that number alone, from 0, as an array job does")
+    own, theirs = command.passed_on(arguments)
+    args = parser.parse_args(own)
+    if theirs and args.launch == "local":
+        raise ValueError(f"{shlex.join(theirs)}: what stands after -- is for a launcher; say which with --launch=slurm or --launch=jobset")
     if args.list:
         return listed()
     name, asked = wanted(args)
     points = sweep.planned(asked)
-    directory = args.dir or Path("runs/sweeps") / name
+    there = args.dir or f"runs/sweeps/{name}"
+    if args.launch != "local":
+        return launched(args.launch, own if args.dir else [*own, f"--dir={there}"], points, there, asked.recipe, theirs)
+    if "://" in there:
+        raise ValueError(f"--dir={there}: a sweep on this machine goes to a directory; buckets are for --launch=jobset")
+    directory = Path(there)
     if args.dry_run:
         return shown(name, asked, points, directory)
+    if args.point is not None:
+        return one(args.point, name, asked, points, directory)
     return ran(name, asked, points, directory, args)
 
 
@@ -108,6 +124,53 @@ def ran(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Pat
         return 130
     print(f"{done} of {len(points)} points done; python -m gptjax.sweep report {directory}")
     return int(bool(progress.failed))
+
+
+def launched(kind: str, own: list[str], points: list[sweep.Point], there: str, recipe: str, theirs: list[str]) -> int:
+    """Print a Slurm array whose elements are the points, or a JobSet for each. own: this program's arguments; theirs: the launcher's."""
+    refused = [f"{point.name}: {point.refusal}" for point in points if point.config is None]
+    if refused:
+        raise ValueError(f"points that cannot be: {'; '.join(refused)}")
+    if kind == "slurm":
+        slurm = importlib.import_module("launch.slurm")  # launch/ stands on gptjax, and is not imported unless asked for
+        args = slurm.parser().parse_args(theirs)
+        args.sbatch.append(f"--array=0-{len(points) - 1}")
+        mine = shlex.join(without(own, "--launch"))
+        print(slurm.script("gptjax.sweep", f'{mine} --point="$SLURM_ARRAY_TASK_ID"', **vars(args)), end="")
+        return 0
+    import yaml
+
+    gke = importlib.import_module("launch.gke")
+    args = vars(gke.parser().parse_args(theirs))
+    jobsets = [
+        gke.jobset(**args | {"name": f"{args['name']}-{i}"}, arguments=[f"--config={recipe}", f"--run={there}/{p.name}", *p.arguments])
+        for i, p in enumerate(points)
+    ]
+    yaml.safe_dump_all(jobsets, sys.stdout, sort_keys=False)
+    return 0
+
+
+def without(arguments: list[str], flag: str) -> list[str]:
+    """The arguments but for `--flag=value` and `--flag value`."""
+    left = [part for part in arguments if not part.startswith(f"{flag}=")]
+    if flag in left:
+        at = left.index(flag)
+        del left[at : at + 2]
+    return left
+
+
+def one(number: int, name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Path) -> int:
+    """Train a point in this process, as `train` does: on many hosts if there are."""
+    if not 0 <= number < len(points):
+        raise ValueError(f"--point={number}: give 0 to {len(points) - 1}")
+    point = points[number]
+    if point.refusal:
+        raise ValueError(f"{point.name}: {point.refusal}")
+    if not (directory / "sweep.json").exists():
+        standing.write(directory, name, asked)
+    from gptjax import train
+
+    return train.main([f"--config={asked.recipe}", f"--run={directory / point.name}", *point.arguments])
 
 
 def as_one(points: list[sweep.Point], directory: Path, most: int) -> bool:

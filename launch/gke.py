@@ -1,5 +1,6 @@
 """Train on GKE: prints a JobSet for TPU slices or hosts of H100 GPUs, for `kubectl apply -f -`."""
 
+import argparse
 import math
 import re
 import shlex
@@ -23,6 +24,18 @@ GRACE_SECONDS = 600  # from SIGTERM to SIGKILL, for the checkpoint
 
 
 def main(arguments: list[str]) -> int:
+    own, theirs = command.passed_on(arguments)
+    args = parser().parse_args(own)
+    if not theirs:
+        raise ValueError("run what? give gptjax.train's arguments after --, as in -- --config=gpt3_small --run=gs://bucket/run")
+    import yaml
+
+    yaml.safe_dump(jobset(**vars(args), arguments=theirs), sys.stdout, sort_keys=False)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """What is asked of the cluster."""
     parser = command.bare_parser("gke", "Print a JobSet that runs gptjax.train with what stands after --.", EXAMPLE)
     parser.prog = "python -m launch.gke"
     parser.add_argument("--name", required=True, help="of the JobSet")
@@ -32,14 +45,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--restarts", metavar="N", type=int, default=100, help="how often all may start again when one fails (default: 100)"
     )
-    own, theirs = command.passed_on(arguments)
-    args = parser.parse_args(own)
-    if not theirs:
-        raise ValueError("run what? give gptjax.train's arguments after --, as in -- --config=gpt3_small --run=gs://bucket/run")
-    import yaml
-
-    yaml.safe_dump(jobset(args.name, args.image, args.accelerator, args.slices, args.restarts, theirs), sys.stdout, sort_keys=False)
-    return 0
+    return parser
 
 
 def jobset(name: str, image: str, accelerator: str, slices: int, restarts: int, arguments: list[str]) -> dict:

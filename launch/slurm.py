@@ -1,5 +1,6 @@
 """Train on a Slurm cluster of H100 nodes: prints an sbatch script with one process a GPU, as jax finds them under Slurm."""
 
+import argparse
 import shlex
 
 from gptjax.config import command
@@ -19,11 +20,21 @@ SCRIPT = """\
 # The tasks get SIGTERM so long before the end, for a checkpoint; a job that loses a node starts again, and continues the run.
 #SBATCH --signal=TERM@{grace}
 #SBATCH --requeue
-{more}srun --kill-on-bad-exit=1 --label {python} -m gptjax.train {arguments}
+{more}srun --kill-on-bad-exit=1 --label {python} -m {program} {arguments}
 """
 
 
 def main(arguments: list[str]) -> int:
+    own, theirs = command.passed_on(arguments)
+    args = parser().parse_args(own)
+    if not theirs:
+        raise ValueError("run what? give gptjax.train's arguments after --, as in -- --config=gpt3_xl --run=/shared/runs/xl")
+    print(script("gptjax.train", shlex.join(theirs), **vars(args)), end="")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """What is asked of sbatch."""
     parser = command.bare_parser("slurm", "Print an sbatch script that runs gptjax.train with what stands after --.", EXAMPLE)
     parser.prog = "python -m launch.slurm"
     parser.add_argument("--name", default="gptjax", help="of the job (default: gptjax)")
@@ -34,18 +45,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--grace", metavar="S", type=int, default=300, help="seconds before that end at which it stops with a checkpoint")
     parser.add_argument("--sbatch", metavar="FLAG", action="append", default=[], help="another of sbatch's, as --partition=gpu; repeatable")
     parser.add_argument("--python", default=".venv/bin/python", help="(default: .venv/bin/python)")
-    own, theirs = command.passed_on(arguments)
-    args = parser.parse_args(own)
-    if not theirs:
-        raise ValueError("run what? give gptjax.train's arguments after --, as in -- --config=gpt3_xl --run=/shared/runs/xl")
-    print(script(theirs, **vars(args)), end="")
-    return 0
+    return parser
 
 
-def script(arguments: list[str], sbatch: list[str], **values) -> str:
-    """The sbatch script; values: what main's flags are called."""
+def script(program: str, arguments: str, sbatch: list[str], **values) -> str:
+    """The sbatch script; arguments: of the program, as a shell reads them; values: what the parser's flags are called."""
     lines = "".join(f"#SBATCH {flag}\n" for flag in sbatch)
-    return SCRIPT.format(**values, more=lines, arguments=shlex.join(arguments))
+    return SCRIPT.format(program=program, arguments=arguments, more=lines, **values)
 
 
 if __name__ == "__main__":

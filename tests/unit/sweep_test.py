@@ -1,0 +1,74 @@
+"""The program's arguments: which sweep, what is printed for launchers, what is refused."""
+
+import json
+
+import pytest
+import yaml
+
+from gptjax import sweep, train
+from gptjax.sweeps import standing
+
+GRID = ["--config=smoke", "--grid", "train.schedule.peak=1e-3|3e-3"]
+
+
+def test_a_dry_run_shows_every_point_and_makes_nothing(tmp_path, capsys):
+    assert sweep.main([*GRID, "--seeds=2", f"--dir={tmp_path / 's'}", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("34,720 parameters") == 4 and "8.58e+09 FLOPs in all" in said and not (tmp_path / "s").exists()
+    assert sweep.main(["--config=smoke", "--grid", "model.n_heads=2|5", "--dry-run"]) == 1
+    assert "n_heads=5  refused: " in capsys.readouterr().out
+
+
+def test_the_sweeps_are_listed(capsys):
+    assert sweep.main(["--list"]) == 0
+    assert "smoke_peak" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        ([], "say which sweep: --sweep=NAME"),
+        (["--sweep=smoke_peak", "--grid", "seed=1|2"], "say which sweep: --sweep=NAME"),
+        (["--grid", "seed=1|2"], "--grid varies a recipe: say which with --config=NAME"),
+        (["--config=smoke", "--grid", "seed"], "--grid seed: give a path and its values"),
+        (["--config=smoke", "--grid", "seed=1|"], "--grid seed=1|: give a path and its values"),
+        (["--config=smoke", "--seeds=0"], "--seeds=0: give 1 or more"),
+        ([*GRID, "--jobs=0"], "--jobs=0: give 1 to"),
+        ([*GRID, "--point=2"], "--point=2: give 0 to 1"),
+        ([*GRID, "--", "--nodes=2"], "--nodes=2: what stands after -- is for a launcher"),
+        ([*GRID, "--dir=gs://b/s"], "--dir=gs://b/s: a sweep on this machine goes to a directory"),
+        (["--config=smoke", "--grid", "model.n_heads=2|5", "--launch=slurm"], "points that cannot be: n_heads=5"),
+    ],
+)
+def test_what_is_refused(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as refused:
+        sweep.main(arguments)
+    assert message in str(refused.value) and "\n" not in str(refused.value) and not list(tmp_path.iterdir())
+
+
+def test_a_slurm_array_has_an_element_a_point(capsys):
+    assert sweep.main([*GRID, "--seeds=2", "--launch=slurm", "--", "--nodes=2", "--sbatch=--partition=gpu"]) == 0
+    said = capsys.readouterr().out
+    assert "#SBATCH --array=0-3\n" in said and "#SBATCH --nodes=2\n" in said and "#SBATCH --partition=gpu\n" in said
+    line = said.splitlines()[-1]
+    assert line.startswith("srun ") and "-m gptjax.sweep --config=smoke --grid 'train.schedule.peak=1e-3|3e-3' --seeds=2" in line
+    assert line.endswith(' --dir=runs/sweeps/smoke_grid --point="$SLURM_ARRAY_TASK_ID"') and "--launch" not in line
+
+
+def test_a_jobset_for_each_point(capsys):
+    arguments = ["--launch", "jobset", "--dir=gs://b/s", "--", "--name=peaks", "--image=i", "--accelerator=v5p:2x2x2"]
+    assert sweep.main([*GRID, *arguments]) == 0
+    first, second = yaml.safe_load_all(capsys.readouterr().out)
+    assert [jobset["metadata"]["name"] for jobset in (first, second)] == ["peaks-0", "peaks-1"]
+    pod = second["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    command = pod["containers"][0]["command"][2]
+    assert command == "exec python -m gptjax.train --config=smoke --run=gs://b/s/peak=3e-3 --set train.schedule.peak=3e-3"
+
+
+def test_a_point_alone(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(train, "main", lambda arguments: told.append(arguments) or 0)
+    assert sweep.main([*GRID, f"--dir={tmp_path}", "--point=1"]) == 0
+    assert told == [["--config=smoke", f"--run={tmp_path}/peak=3e-3", "--set", "train.schedule.peak=3e-3"]]
+    assert standing.read(tmp_path)[0] == "smoke_grid" and json.loads((tmp_path / "sweep.json").read_text())["recipe"] == "smoke"
