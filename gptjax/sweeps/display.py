@@ -22,6 +22,7 @@ class Display:
         self._terminal = rich.console.Console(highlight=False)
         self._live = rich.live.Live(console=self._terminal, auto_refresh=False) if self._terminal.is_terminal else None
         self._looked, self._before = 0.0, {point.name: "waiting" for point in points}
+        self._progress: local.Progress | None = None
 
     def __enter__(self):
         if self._live is not None:
@@ -29,13 +30,15 @@ class Display:
         return self
 
     def __exit__(self, *error):
+        if self._progress is not None:  # as it was left
+            self._looked = 0.0
+            self.show(self._progress)
         if self._live is not None:
             self._live.stop()
 
     def show(self, progress: local.Progress) -> None:
-        changed = any(
-            name not in self._before or self._before[name] != "running" for name in (r.point.name for r in progress.running.values())
-        )
+        self._progress = progress
+        changed = any(self._before[running.point.name] != "running" for running in progress.running.values())
         if not changed and time.monotonic() - self._looked < EVERY:
             return
         self._looked = time.monotonic()

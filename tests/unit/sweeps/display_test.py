@@ -40,7 +40,9 @@ def test_where_there_is_little_room_what_tells_most_is_shown():
 def test_lines_where_there_is_no_terminal(tmp_path, capsys):
     points = sweep.planned(sweep.Sweep(about="?", recipe="smoke", points=(("seed=0",), ("model.n_layers=0",))))
     with display.Display(points, tmp_path, 1) as board:
-        board.show(local.Progress(collections.deque(points[:1])))
-        board._looked = 0.0
-        board.show(local.Progress(collections.deque(points[:1])))
-    assert capsys.readouterr().out.splitlines() == ["refused  n_layers=0  (0 done, 1 waiting, 1 failed)"]
+        board.show(progress := local.Progress(collections.deque(points[:1])))
+        progress.waiting.clear()
+        progress.failed["seed=0"] = "killed"
+        board.show(progress)  # too soon: it is said in the end
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["refused  n_layers=0  (0 done, 1 waiting, 1 failed)", "failed   seed=0  (0 done, 2 failed)"]
