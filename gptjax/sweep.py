@@ -23,7 +23,11 @@ def main(arguments: list[str]) -> int:
     parser = command.parser("sweep", "Run a recipe at many points, each an ordinary run. What is done is not done again.", EXAMPLE)
     parser.add_argument("--sweep", metavar="NAME", help="a sweep of configs/sweeps.py; --list shows all")
     parser.add_argument(
-        "--grid", metavar="PATH=A|B", action="append", default=[], help="instead: an axis of a grid over --config; repeatable"
+        "--grid",
+        metavar="PATH=A|B",
+        action="append",
+        default=[],
+        help="an axis of a grid, over --config or over the points of --sweep; repeatable",
     )
     parser.add_argument("--seeds", metavar="N", type=int, help="another axis: seeds 0 to N - 1")
     parser.add_argument("--dir", metavar="DIR", help="where the runs go, or lie (default: runs/sweeps/NAME)")
@@ -59,17 +63,18 @@ def main(arguments: list[str]) -> int:
 
 
 def wanted(args: argparse.Namespace) -> tuple[str, sweep.Sweep]:
-    """(name, the sweep) that the arguments describe: of configs/, or a grid."""
-    if (args.sweep is None) == (not args.grid and args.seeds is None):
-        raise ValueError('say which sweep: --sweep=NAME (--list shows all), or --config=RECIPE --grid "path=value|value" --seeds=N')
-    if args.sweep is not None:
-        found = registry.sweep(args.sweep)
-        return args.sweep, dataclasses.replace(found, recipe=args.config or found.recipe, sets=(*found.sets, *args.assignments))
-    if args.config is None:
-        raise ValueError(f"--grid varies a recipe: say which with --config=NAME: {', '.join(registry.names())}")
+    """(name, the sweep) that the arguments describe: of configs/, a grid, or both."""
     if args.seeds is not None and args.seeds < 1:
         raise ValueError(f"--seeds={args.seeds}: give 1 or more")
     axes = [axis(text) for text in args.grid] + ([sweep.seeds(args.seeds)] if args.seeds else [])
+    if args.sweep is not None:
+        found = registry.sweep(args.sweep)
+        points, sets = sweep.grid(found.points, *axes), (*found.sets, *args.assignments)
+        return args.sweep, dataclasses.replace(found, recipe=args.config or found.recipe, points=points, sets=sets)
+    if not axes:
+        raise ValueError('say which sweep: --sweep=NAME (--list shows all), or --config=RECIPE --grid "path=value|value" --seeds=N')
+    if args.config is None:
+        raise ValueError(f"--grid and --seeds vary a recipe: say which with --config=NAME: {', '.join(registry.names())}")
     about = f"{args.config} by {' and '.join([text.partition('=')[0] for text in args.grid] or ['seed'])}"
     return f"{args.config}_grid", sweep.Sweep(about=about, recipe=args.config, sets=tuple(args.assignments), points=sweep.grid(*axes))
 
@@ -202,7 +207,7 @@ def reported(arguments: list[str]) -> int:
     parser.add_argument("directory", metavar="DIR", type=Path, help="of the sweep")
     directory = parser.parse_args(arguments).directory
     name, asked = standing.read(directory)
-    points = sweep.planned(asked)
+    points = [standing.recorded(point, directory) for point in sweep.planned(asked)]
 
     from gptjax.sweeps import comparing, page
 

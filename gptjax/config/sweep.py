@@ -36,8 +36,8 @@ def grid(*axes: Points) -> Points:
     return tuple(tuple(itertools.chain(*combined)) for combined in itertools.product(*axes))
 
 
-def together(*axes: Points) -> Points:
-    """The first points of all axes together, then the second ones ... ValueError if they are not equally many."""
+def zipped(*axes: Points) -> Points:
+    """The first points of all axes, then the second ones ... ValueError if they are not equally many."""
     if len({len(axis) for axis in axes}) > 1:
         raise ValueError(f"axes that vary together have {', '.join(str(len(axis)) for axis in axes)} points: give equally many")
     return tuple(tuple(itertools.chain(*combined)) for combined in zip(*axes, strict=True))

@@ -51,7 +51,8 @@ def begin() -> None:
 
 def keep_memory() -> None:
     """Let malloc keep freed memory for the next step: XLA frees its scratch memory (1.4 GiB there) after each, and to map it anew costs a
-    page fault for every 4 KiB. Only for glibc, and best before threads start."""
+    page fault for every 4 KiB. Only for glibc, and best before threads start. The heap grows once or
+    twice by a step's scratch, where a small piece has taken its place, and then stays."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         for parameter, value in ((ARENA_MAX, 1), (MMAP_MAX, 0), (TOP_PAD, LARGEST), (TRIM_THRESHOLD, NEVER)):

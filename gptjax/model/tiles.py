@@ -15,8 +15,8 @@ from gptjax.config import schema
 from gptjax.model import patterns
 
 TILE = 256  # rows and columns: 128 was slower, 512 for bands (LOG.md, 2026-11-22)
-# Finite, and the second above the first, so that a row whose first tiles show nothing has weights of 0 and no NaN.
-UNSEEN, LOWEST = -1e30, -1e20
+# Finite: a row whose first tiles show nothing collects weights of 1, no NaN; its last tile, where it sees itself, shrinks these to 0.
+UNSEEN = -1e30
 
 
 @shaped
@@ -81,7 +81,7 @@ def _forward(pattern, q, k, v, segments):
             more = jnp.einsum("BNTS,BNSH->BNTH", weights, _cut(v, j))
             return o * shrink[..., None] + more, higher, total * shrink + weights.sum(-1)
 
-        nothing = jnp.zeros((B, N, TILE, H)), jnp.full((B, N, TILE), LOWEST), jnp.zeros((B, N, TILE))
+        nothing = jnp.zeros((B, N, TILE, H)), jnp.full((B, N, TILE), UNSEEN), jnp.zeros((B, N, TILE))
         o, top, total = _over_keys(pattern, i, tile, nothing)
         return o / total[..., None], top + jnp.log(total)
 

@@ -67,6 +67,12 @@ def read(directory: Path) -> tuple[str, Sweep]:
     return record["name"], Sweep(about=record["about"], recipe=record["recipe"], points=points, sets=tuple(record["sets"]))
 
 
+def recorded(point: Point, directory: Path) -> Point:
+    """The point with the config that its run was begun with, where there is one: a recipe may have changed since."""
+    there = directory / point.name
+    return dataclasses.replace(point, config=run.config(there), refusal="") if (there / "config.json").exists() else point
+
+
 def claim(point: Point, directory: Path) -> str:
     """Why the run that lies where `point` would go cannot be continued; "" if it can, or if there is none."""
     there = directory / point.name

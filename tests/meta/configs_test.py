@@ -1,4 +1,5 @@
-"""Every registered config builds, from the schedule of its batches to the shapes of the model; the 175B one included."""
+"""Every registered config and every point of a sweep builds, from the schedule of its batches to the shapes of the model; the 175B one
+included."""
 
 import json
 import math
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from gptjax import plan
-from gptjax.config import count, registry
+from gptjax.config import count, registry, sweep
 from gptjax.config.batches import Batches
 from gptjax.config.overrides import flat, rebuild
 from gptjax.config.schema import Config
@@ -55,3 +56,13 @@ def test_its_forward_pass_has_a_shape(config: Config):
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     hidden = jax.eval_shape(lambda tokens: net.init_with_output(keys, tokens, None, True)[0], tokens)
     assert hidden.shape == (1, config.model.n_ctx, config.model.d_model) and hidden.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("name", registry.sweeps())
+def test_every_point_of_a_sweep_builds(name):
+    points = sweep.planned(registry.sweep(name))
+    assert [point.refusal for point in points if point.config is None] == []
+    for model in {point.config.model for point in points if point.config is not None}:
+        net = gpt.GPT(model, gpt.manner(registry.config("smoke").compute, "tpu"))
+        shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))  # noqa: B023
+        assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == count.padded_parameters(model)

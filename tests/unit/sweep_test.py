@@ -17,6 +17,8 @@ def test_a_dry_run_shows_every_point_and_makes_nothing(tmp_path, capsys):
     assert said.count("34,720 parameters") == 4 and "8.58e+09 FLOPs in all" in said and not (tmp_path / "s").exists()
     assert sweep.main(["--config=smoke", "--grid", "model.n_heads=2|5", "--dry-run"]) == 1
     assert "n_heads=5  refused: " in capsys.readouterr().out
+    assert sweep.main(["--sweep=smoke_peak", "--grid", "model.n_layers=2|4", "--dry-run"]) == 0
+    assert "8 points of smoke in runs/sweeps/smoke_peak" in capsys.readouterr().out
 
 
 def test_the_sweeps_are_listed(capsys):
@@ -28,8 +30,8 @@ def test_the_sweeps_are_listed(capsys):
     "arguments,message",
     [
         ([], "say which sweep: --sweep=NAME"),
-        (["--sweep=smoke_peak", "--grid", "seed=1|2"], "say which sweep: --sweep=NAME"),
-        (["--grid", "seed=1|2"], "--grid varies a recipe: say which with --config=NAME"),
+        (["--sweep=smoke_peak", "--seeds=2"], "are the same run"),  # it has seeds of its own
+        (["--grid", "seed=1|2"], "--grid and --seeds vary a recipe: say which with --config=NAME"),
         (["--config=smoke", "--grid", "seed"], "--grid seed: give a path and its values"),
         (["--config=smoke", "--grid", "seed=1|"], "--grid seed=1|: give a path and its values"),
         (["--config=smoke", "--seeds=0"], "--seeds=0: give 1 or more"),

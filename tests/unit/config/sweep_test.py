@@ -17,10 +17,10 @@ def test_axes_combine():
         ("seed=1", "model.n_layers=2"),
         ("seed=1", "model.n_layers=4"),
     )
-    assert sweep.together(a, b) == (("seed=0", "model.n_layers=2"), ("seed=1", "model.n_layers=4"))
+    assert sweep.zipped(a, b) == (("seed=0", "model.n_layers=2"), ("seed=1", "model.n_layers=4"))
     assert sweep.chain(a, b) == (*a, *b) and sweep.seeds(2) == a
     with pytest.raises(ValueError, match="axes that vary together have 2, 3 points"):
-        sweep.together(a, sweep.seeds(3))
+        sweep.zipped(a, sweep.seeds(3))
 
 
 def test_a_point_has_the_config_of_its_edits():
@@ -62,7 +62,7 @@ def test_arms_are_points_that_differ_in_their_seed_alone():
 
 def test_arms_are_told_by_what_they_were_asked_for():
     """Lengths that follow another difference are left out; where two paths end alike, as much of them is said as is needed."""
-    axis = sweep.together(
+    axis = sweep.zipped(
         sweep.each("model.n_layers", 2, 4),
         sweep.each("train.total_tokens", 2560, 5120),
         sweep.each("train.schedule.decay_tokens", 2560, 5120),

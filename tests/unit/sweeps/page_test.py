@@ -6,7 +6,7 @@ import math
 import pytest
 
 from gptjax import sweep as program
-from gptjax.config import sweep
+from gptjax.config import overrides, sweep
 from gptjax.sweeps import comparing, page, standing
 
 FINALS = {1e-3: (3.0, 3.1, 3.2), 3e-3: (2.9, 3.01, 3.09)}  # by peak, three seeds
@@ -80,6 +80,18 @@ def test_the_curves_join_seeds_where_all_were_evaluated(directory):
     baseline, _ = results(directory)
     first, second = page._joined(baseline)
     assert first == (5120, pytest.approx(4.1), 4.0, 4.2) and second[0] == 10240
+
+
+def test_runs_are_reported_as_they_were_begun(directory):
+    """Though the recipe is another by now."""
+    name, asked = standing.read(directory)
+    points = sweep.planned(asked)
+    before = overrides.override(points[0].config, "model.d_model=64")
+    (directory / points[0].name / "config.json").write_text(json.dumps(overrides.flat(before)))
+    assert standing.recorded(points[0], directory).config == before
+    assert standing.recorded(points[1], directory) == points[1]
+    assert program.main(["report", str(directory)]) == 0
+    assert "d_model=64" in (directory / "report.md").read_text()
 
 
 def test_no_sweep_is_one_line(tmp_path):
