@@ -87,15 +87,12 @@ COUNTED = {"done": ("done",), "running": ("running",), "waiting": ("waiting", "b
 
 def seconds_left(there: dict[str, standing.Standing], progress: local.Progress, n_parts: int) -> float | None:
     """As if every point took as long as those that are done have, or as those that run will; None while nothing is known."""
-    now = time.monotonic()
-    elapsed = {r.point.name: now - r.began for r in progress.running.values()}
-    expected = list(progress.seconds)
-    if not expected:
-        expected = [spent * there[name].n_steps / there[name].step for name, spent in elapsed.items() if there[name].step]
+    expected = progress.seconds or [whole for r in progress.running.values() if (whole := r.whole(there[r.point.name])) is not None]
     if not expected:
         return None
-    each = sum(expected) / len(expected)
-    return (each * len(progress.waiting) + sum(max(0.0, each - spent) for spent in elapsed.values())) / n_parts
+    running = [there[r.point.name] for r in progress.running.values()]
+    left = len(progress.waiting) + sum(1 - one.step / one.n_steps for one in running)
+    return left * sum(expected) / len(expected) / n_parts
 
 
 def _state(name: str, one: standing.Standing, progress: local.Progress) -> str:

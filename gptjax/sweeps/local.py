@@ -49,6 +49,12 @@ class Running:
     point: Point
     process: subprocess.Popen
     began: float
+    first: int = 0  # steps that were done before
+
+    def whole(self, now: standing.Standing) -> float | None:
+        """Seconds that the whole point takes at this speed; None before its first step here."""
+        spent, steps = time.monotonic() - self.began, now.step - self.first
+        return spent * now.n_steps / steps if steps > 0 else None
 
 
 @dataclasses.dataclass
@@ -58,7 +64,7 @@ class Progress:
     waiting: collections.deque[Point]
     running: dict[Slot, Running] = dataclasses.field(default_factory=dict)
     failed: dict[str, str] = dataclasses.field(default_factory=dict)  # name of the point -> why
-    seconds: list[float] = dataclasses.field(default_factory=list)  # that points took which began and ended in this session
+    seconds: list[float] = dataclasses.field(default_factory=list)  # that the whole of each point took which ended in this session
 
 
 def run(
@@ -137,13 +143,15 @@ def _started(recipe: str, point: Point, directory: Path, slot: Slot) -> Running:
     if hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(process.pid, slot.cores)
-    return Running(point, process, time.monotonic())
+    return Running(point, process, time.monotonic(), standing.standing(point, directory).step)
 
 
 def _ended(progress: Progress, running: Running, directory: Path, left: dict[str, int], stopping: bool) -> None:
     point, status = running.point, running.process.returncode
-    if standing.standing(point, directory).state == "done":
-        progress.seconds.append(time.monotonic() - running.began)
+    now = standing.standing(point, directory)
+    if now.state == "done":
+        whole = running.whole(now)
+        progress.seconds += [] if whole is None else [whole]
     elif stopping:
         progress.waiting.append(point)
     elif status != REFUSED and left[point.name]:

@@ -28,8 +28,10 @@ def test_the_time_left_is_that_of_points_done_or_of_those_that_run():
     assert display.seconds_left(there, progress, 1) is None
     there = {point.name: standing.Standing("begun", 10, 40, None)}  # a quarter in 10 s: 40 s each
     assert abs(display.seconds_left(there, progress, 1) - 70) < 1
+    running.first = 5  # of the ten: so 80 s each
+    assert abs(display.seconds_left(there, progress, 1) - 140) < 1
     progress.seconds.append(20.0)
-    assert abs(display.seconds_left(there, progress, 1) - 30) < 1
+    assert abs(display.seconds_left(there, progress, 1) - 35) < 1
 
 
 def test_where_there_is_little_room_what_tells_most_is_shown():
