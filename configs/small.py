@@ -1,4 +1,5 @@
-"""Configs for a laptop: `nano`, the first command of the README; `shakespeare_char`, nanoGPT's published CPU run; `smoke`, for tests."""
+"""Configs for a laptop: `nano`, the first command of the README; `shakespeare_char`, nanoGPT's published CPU run; `micro`,
+for sweeps on a CPU; `smoke`, for tests."""
 
 from gptjax.config.data import Bytes, Data, Embedded, SentencePiece, Tail, Text
 from gptjax.config.schema import AdamW, Config, Cosine, Init, Loop, Model, Train
@@ -78,6 +79,24 @@ def gpt1_mini() -> Config:
     )
 
 
+def micro() -> Config:
+    """A minute on one CPU core, so that a question can have many arms and seeds: 4 layers, 64 wide, 300 steps of 8 rows of 256 tokens."""
+    n_ctx, n_vocab = 256, 1024
+    rows, steps, warmup_steps = 8, 300, 30
+    batch_tokens = rows * n_ctx
+    return Config(
+        name="micro",
+        model=Model(n_layers=4, n_heads=4, d_model=64, n_vocab=n_vocab, n_ctx=n_ctx),
+        data=Data(sources=(Embedded(),), tokenizer=SentencePiece(n_pieces=n_vocab)),
+        train=Train(
+            total_tokens=steps * batch_tokens,
+            batch_tokens=batch_tokens,
+            schedule=Cosine(peak=3e-3, warmup_tokens=warmup_steps * batch_tokens, decay_tokens=steps * batch_tokens, floor=0.1),
+        ),
+        loop=Loop(every_log=50, every_eval=30, eval_rows=128, every_save=300),
+    )
+
+
 def smoke() -> Config:
     """Seconds long, for tests: 2 layers, 32 wide, 40 steps of 8 rows of 32 bytes."""
     n_ctx, rows, steps = 32, 8, 40
@@ -95,4 +114,4 @@ def smoke() -> Config:
     )
 
 
-CONFIGS = {"smoke": smoke, "nano": nano, "shakespeare_char": shakespeare_char, "gpt1_mini": gpt1_mini}
+CONFIGS = {"smoke": smoke, "nano": nano, "shakespeare_char": shakespeare_char, "gpt1_mini": gpt1_mini, "micro": micro}

@@ -1,6 +1,14 @@
 """Named sweeps: a question each, over a small recipe. SWEEPS maps a name to a function that returns a Sweep."""
 
-from gptjax.config.sweep import Sweep, each, grid, seeds
+from gptjax.config import count
+from gptjax.config.overrides import override
+from gptjax.config.sweep import Points, Sweep, chain, each, grid, seeds, zipped
+
+from configs import small
+
+PEAK = "train.schedule.peak"
+LONG = ("model.n_ctx=512", "train.batch_tokens=2048")  # micro's batch in rows long enough for attention to cost something
+PATTERNS = ("Dense()", "(Dense(),Banded(window=32))", "(Dense(),Strided(stride=16))", "(Dense(),Fixed(block=32,summary=4))")
 
 
 def smoke_peak() -> Sweep:
@@ -8,18 +16,142 @@ def smoke_peak() -> Sweep:
     return Sweep(
         about="which peak learning rate is best for the smallest model?",
         recipe="smoke",
-        points=grid(each("train.schedule.peak", 1e-3, 3e-3), seeds(2)),
+        points=grid(each(PEAK, 1e-3, 3e-3), seeds(2)),
+    )
+
+
+# --- attention ----------------------------------------------------------------------------------------------------------
+
+
+def sparse_patterns() -> Sweep:
+    """GPT-3 section 2.1 alternates dense and locally banded layers; strided and fixed are Child et al.'s (1904.10509)."""
+    return Sweep(
+        about="what does a sparse pattern in every other layer cost, at equal steps?",
+        recipe="micro",
+        sets=LONG,
+        points=grid(each("model.attention", *PATTERNS), seeds(3)),
+    )
+
+
+def sparse_patterns_flops() -> Sweep:
+    """Every pattern trains for the FLOPs that the dense model has, as config/count.py counts them: a sparse one on more tokens."""
+    dense = override(small.micro(), *LONG)
+
+    def lasting(pattern: str) -> Points:
+        share = count.train_flops_per_token(dense.model) / count.train_flops_per_token(override(dense, f"model.attention={pattern}").model)
+        return lengths(round(dense.train.total_tokens * share / dense.train.batch_tokens) * dense.train.batch_tokens)
+
+    return Sweep(
+        about="is a sparse pattern in every other layer better, at equal FLOPs?",
+        recipe="micro",
+        sets=LONG,
+        points=grid(zipped(each("model.attention", *PATTERNS), chain(*map(lasting, PATTERNS))), seeds(3)),
     )
 
 
 def sparse_window() -> Sweep:
-    """GPT-3's banded layers at several windows, against dense layers alone, on the default recipe."""
-    banded = (f"(Banded(window={window}), Dense())" for window in (8, 16, 32, 64))
+    """GPT-3 does not tell its window."""
+    banded = (f"(Dense(),Banded(window={window}))" for window in (4, 16, 64, 256))
     return Sweep(
         about="what does a narrower band cost, in every other layer?",
-        recipe="nano",
+        recipe="micro",
+        sets=LONG,
         points=grid(each("model.attention", "Dense()", *banded), seeds(3)),
     )
 
 
-SWEEPS = {"smoke_peak": smoke_peak, "sparse_window": sparse_window}
+# --- GPT-1 to GPT-2 -----------------------------------------------------------------------------------------------------
+
+
+def norms() -> Sweep:
+    """GPT-1: post-LN. GPT-2 section 2.3: layer norm before each sub-layer and after the last, and residual weights scaled at initialisation.
+    At two learning rates, since it is at high ones that post-LN is said to fail."""
+    kinds = zipped(each("model.norm", "post", "pre", "pre"), each("model.init.residual", "flat", "flat", "depth_scaled"))
+    return Sweep(
+        about="what did GPT-2 gain by moving the layer norms and by scaling the residual weights with depth?",
+        recipe="micro",
+        sets=("model.n_layers=8", "model.d_model=48", "model.n_heads=3"),
+        points=grid(each(PEAK, 3e-3, 1e-2), kinds, seeds(3)),
+    )
+
+
+# --- learning rate, batch, data -----------------------------------------------------------------------------------------
+
+
+def peak_by_size() -> Sweep:
+    """GPT-3's Table 2.1 lowers the learning rate with size, from 6e-4 to 0.6e-4."""
+    return Sweep(
+        about="does a larger model want a lower learning rate?",
+        recipe="micro",
+        points=grid(shapes((2, 32), (4, 64), (5, 128)), each(PEAK, 1e-3, 3e-3, 1e-2, 3e-2)),
+    )
+
+
+def peak_by_batch() -> Sweep:
+    """All on the same tokens. Every batch is taken in two parts at least, for the gradient noise scale (McCandlish et al. 2018)."""
+    batches = (512, 2048, 8192, 32768)
+    evaluations = (max(1, 614_400 // batch // 20) for batch in batches)
+    axes = (
+        each("train.batch_tokens", *batches),
+        each("train.microbatch_rows", 1, 4, 8, 8),
+        each("loop.every_eval", *evaluations),
+    )
+    return Sweep(
+        about="how large a batch, and which learning rate for it?",
+        recipe="micro",
+        points=grid(zipped(*axes), each(PEAK, 1e-3, 3e-3, 1e-2)),
+    )
+
+
+def mixtures() -> Sweep:
+    """As GPT-3's Table 2.2 weighs its sources. Losses are per byte: a tokenizer would depend on the mixture."""
+    embedded, brown = "Embedded(weight={})", "Text(path='../shared/data/text/brown.txt.xz',weight={})"
+    mixed = (f"({embedded.format(1 - weight)},{brown.format(weight)})" for weight in (0.25, 0.5, 0.75))
+    return Sweep(
+        about="how much English must be in a mixture with Python, for another English text (speeches to Congress)?",
+        recipe="micro",
+        sets=("data.tokenizer=Bytes()", "model.n_vocab=257", "data.held_out=Separate(source=Text(path='../shared/data/text/sotu.jsonl.xz'))"),
+        points=grid(each("data.sources", embedded.format(1), *mixed, brown.format(1)), seeds(3)),
+    )
+
+
+# --- scaling ------------------------------------------------------------------------------------------------------------
+
+
+def sizes() -> Sweep:
+    """Five sizes on three lengths of text, and a sixth, twice as large as the largest, that the laws predict before it is trained."""
+    steps = (200, 400, 800)
+    return Sweep(
+        about="how does the loss fall with size, tokens and FLOPs, and does that tell it for a larger model?",
+        recipe="micro",
+        points=grid(shapes((2, 32), (3, 48), (4, 64), (4, 96), (5, 128)), lengths(*(n * 2048 for n in steps))),
+        check=grid(shapes((6, 160)), lengths(800 * 2048)),
+    )
+
+
+def shapes(*sizes: tuple[int, int]) -> Points:
+    """(layers, width) each; heads are 16 wide."""
+    layers, widths = zip(*sizes, strict=True)
+    return zipped(each("model.n_layers", *layers), each("model.d_model", *widths), each("model.n_heads", *(d // 16 for d in widths)))
+
+
+def lengths(*tokens: int) -> Points:
+    """The learning rate falls to its floor at the end of each."""
+    return zipped(
+        each("train.total_tokens", *tokens),
+        each("train.schedule.decay_tokens", *tokens),
+        each("train.schedule.warmup_tokens", *(n // 10 for n in tokens)),
+    )
+
+
+SWEEPS = {
+    "smoke_peak": smoke_peak,
+    "sparse_patterns": sparse_patterns,
+    "sparse_patterns_flops": sparse_patterns_flops,
+    "sparse_window": sparse_window,
+    "norms": norms,
+    "peak_by_size": peak_by_size,
+    "peak_by_batch": peak_by_batch,
+    "mixtures": mixtures,
+    "sizes": sizes,
+}

@@ -50,22 +50,25 @@ def chain(*axes: Points) -> Points:
 
 @record
 class Sweep:
-    """about: the question that it answers, a sentence. sets: edits for all points."""
+    """about: the question that it answers, a sentence. sets: edits for all points. check: points that scaling laws are not fitted to, but
+    predict; trained after the others."""
 
     about: str
     recipe: str
     points: Points
     sets: tuple[str, ...] = ()
+    check: Points = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One run of a sweep. name: its directory's. config: None if the edits were refused, for the reason `refusal`."""
+    """One run of a sweep. name: its directory's. config: None if the edits were refused, for the reason `refusal`. check: of Sweep.check."""
 
     name: str
     edits: tuple[str, ...]
     config: Config | None
     refusal: str = ""
+    check: bool = False
 
     @property
     def arguments(self) -> list[str]:
@@ -79,14 +82,15 @@ def planned(sweep: Sweep) -> list[Point]:
     recipe = registry.config(sweep.recipe)
     if not sweep.points:
         raise ValueError(f"the sweep of {sweep.recipe} has no points: give each axis a value or more")
-    planned, names = [], _names(sweep.points)
-    for name, edits in zip(names, sweep.points, strict=True):
+    planned, every = [], chain(sweep.points, sweep.check)
+    for number, (name, edits) in enumerate(zip(_names(every), every, strict=True)):
+        check = number >= len(sweep.points)
         try:
             config = overrides.override(recipe, *sweep.sets, *edits)
             Batches(config)
-            planned.append(Point(name, (*sweep.sets, *edits), config))
+            planned.append(Point(name, (*sweep.sets, *edits), config, check=check))
         except ValueError as error:
-            planned.append(Point(name, (*sweep.sets, *edits), None, " ".join(str(error).split())))
+            planned.append(Point(name, (*sweep.sets, *edits), None, " ".join(str(error).split()), check))
     first: dict[Config, Point] = {}
     for point in planned:
         if point.config is not None and first.setdefault(point.config, point) is not point:
@@ -95,8 +99,15 @@ def planned(sweep: Sweep) -> list[Point]:
 
 
 def _names(points: Points) -> list[str]:
-    """Of directories: the last words of the paths with their values; as long as that is clear and not too long, else with a digest."""
-    plain = [",".join(_short(edit) for edit in edits) or "recipe" for edits in points]
+    """Of directories: the last words of the paths with their values, but for paths that tell no points apart which those before do not; as
+    long as that is clear and not too long, else with a digest."""
+    values = [{edit.partition("=")[0].strip(): edit for edit in edits} for edits in points]
+    telling: list[str] = []
+    for path in dict.fromkeys(path for edits in values for path in edits):
+        if len({tuple(edits.get(p) for p in (*telling, path)) for edits in values}) > len({tuple(map(edits.get, telling)) for edits in values}):
+            telling.append(path)
+    told = [[edit for path, edit in edits.items() if path in telling] or list(edits.values()) for edits in values]
+    plain = [",".join(map(_short, edits)) or "recipe" for edits in told]
     digests = [hashlib.sha256(repr(edits).encode()).hexdigest()[:8] for edits in points]
     return [
         name if plain.count(name) == 1 and len(name) <= 80 else f"{name[:70]}-{digest}" for name, digest in zip(plain, digests, strict=True)
