@@ -1,10 +1,9 @@
 """Named sweeps: a question each, over a small recipe. SWEEPS maps a name to a function that returns a Sweep."""
 
+from configs import small
 from gptjax.config import count
 from gptjax.config.overrides import override
 from gptjax.config.sweep import Points, Sweep, chain, each, grid, seeds, zipped
-
-from configs import small
 
 PEAK = "train.schedule.peak"
 LONG = ("model.n_ctx=512", "train.batch_tokens=2048")  # micro's batch in rows long enough for attention to cost something
@@ -64,8 +63,8 @@ def sparse_window() -> Sweep:
 
 
 def norms() -> Sweep:
-    """GPT-1: post-LN. GPT-2 section 2.3: layer norm before each sub-layer and after the last, and residual weights scaled at initialisation.
-    At two learning rates, since it is at high ones that post-LN is said to fail."""
+    """GPT-1: post-LN. GPT-2 section 2.3: layer norm before each sub-layer and after the last, and residual weights scaled by depth at
+    initialisation. At two learning rates, since it is at high ones that post-LN is said to fail."""
     kinds = zipped(each("model.norm", "post", "pre", "pre"), each("model.init.residual", "flat", "flat", "depth_scaled"))
     return Sweep(
         about="what did GPT-2 gain by moving the layer norms and by scaling the residual weights with depth?",
@@ -110,7 +109,11 @@ def mixtures() -> Sweep:
     return Sweep(
         about="how much English must be in a mixture with Python, for another English text (speeches to Congress)?",
         recipe="micro",
-        sets=("data.tokenizer=Bytes()", "model.n_vocab=257", "data.held_out=Separate(source=Text(path='../shared/data/text/sotu.jsonl.xz'))"),
+        sets=(
+            "data.tokenizer=Bytes()",
+            "model.n_vocab=257",
+            "data.held_out=Separate(source=Text(path='../shared/data/text/sotu.jsonl.xz'))",
+        ),
         points=grid(each("data.sources", embedded.format(1), *mixed, brown.format(1)), seeds(3)),
     )
 

@@ -209,16 +209,23 @@ def reported(arguments: list[str]) -> int:
     name, asked = standing.read(directory)
     points = [standing.recorded(point, directory) for point in sweep.planned(asked)]
 
-    from gptjax.sweeps import comparing, page
+    from gptjax.sweeps import comparing, page, rates, scaling
 
     results = comparing.compared(sweep.arms(points), directory)
     failed = [f"{point.name}: {point.refusal}" for point in points if point.config is None]
-    text = page.markdown(name, asked.about, results, failed)
     pictures = [page.bars(results, directory / "arms.png"), page.curves(results, directory / "curves.png")]
+    drawn = (
+        rates.rates(results, directory / "rates.png"),
+        rates.batch_sizes(results, directory / "batches.png"),
+        scaling.section(results, directory / "scaling.png"),
+    )
+    sections = [section for section in drawn if section is not None]
+    text = page.markdown(name, asked.about, results, failed, sections)
     (directory / "report.md").write_text(text)
-    (directory / "report.html").write_text(page.page(name, asked.about, results, failed, pictures))
+    (directory / "report.html").write_text(page.page(name, asked.about, results, failed, pictures, sections))
     print(text)
-    print(f"wrote report.html, report.md, {', '.join(picture.name for picture in pictures)} in {directory}")
+    names = [picture.name for picture in (*pictures, *(section.picture for section in sections))]
+    print(f"wrote report.html, report.md, {', '.join(names)} in {directory}")
     return 0
 
 

@@ -62,7 +62,8 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One run of a sweep. name: its directory's. config: None if the edits were refused, for the reason `refusal`. check: of Sweep.check."""
+    """One run of a sweep. name: its directory's. config: None if the edits were refused, for the reason `refusal`. check: whether it is of
+    Sweep.check."""
 
     name: str
     edits: tuple[str, ...]
@@ -104,7 +105,9 @@ def _names(points: Points) -> list[str]:
     values = [{edit.partition("=")[0].strip(): edit for edit in edits} for edits in points]
     telling: list[str] = []
     for path in dict.fromkeys(path for edits in values for path in edits):
-        if len({tuple(edits.get(p) for p in (*telling, path)) for edits in values}) > len({tuple(map(edits.get, telling)) for edits in values}):
+        if len({tuple(edits.get(p) for p in (*telling, path)) for edits in values}) > len(
+            {tuple(map(edits.get, telling)) for edits in values}
+        ):
             telling.append(path)
     told = [[edit for path, edit in edits.items() if path in telling] or list(edits.values()) for edits in values]
     plain = [",".join(map(_short, edits)) or "recipe" for edits in told]
@@ -144,21 +147,38 @@ def arms(points: list[Point]) -> list[Arm]:
     for point in points:
         if point.config is not None:
             gathered.setdefault(dataclasses.replace(point.config, seed=0), []).append(point)
-    configs = list(gathered)
+    return [Arm(label or "recipe", tuple(points)) for label, points in zip(labels(list(gathered)), gathered.values(), strict=True)]
+
+
+def labels(configs: list[Config]) -> list[str]:
+    """Where each config differs from the others, as `path=value`; what does not change the model or follows from the rest is left out where
+    that still tells them apart."""
     paths = list(dict.fromkeys(line.partition(":")[0] for config in configs for line in overrides.difference(configs[0], config)))
     paths = [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
     values = {path: [functools.reduce(getattr, path.split("."), config) for config in configs] for path in paths}
-    for path in _lengths(values):
+    for path in _following(values):
         del values[path]
-    labels = [", ".join(f"{_unambiguous(path, values)}={found[i]}" for path, found in values.items()) for i in range(len(configs))]
-    return [Arm(label or "recipe", tuple(points)) for label, points in zip(labels, gathered.values(), strict=True)]
+    return [", ".join(f"{_unambiguous(path, values)}={found[i]}" for path, found in values.items()) for i in range(len(configs))]
 
 
-def _lengths(values: dict[str, list[Any]]) -> list[str]:
-    """The paths of lengths in tokens, where the others tell every arm from the rest: those of the schedule and the run follow from them."""
-    others = [found for path, found in values.items() if not path.endswith("_tokens")]
-    arms = {repr(arm) for arm in zip(*others, strict=True)}
-    return [path for path in values if path.endswith("_tokens")] if others and len(arms) == len(others[0]) else []
+def _following(values: dict[str, list[Any]]) -> list[str]:
+    """Of the paths of lengths in tokens, and of how a run is computed, those that tell no configs apart which other paths do not."""
+
+    def apart(paths: list[str]) -> int:
+        return len({repr([values[path][i] for path in paths]) for i in range(len(next(iter(values.values()))))}) if values else 0
+
+    def beside(path: str) -> bool:
+        return path.startswith(("loop.", "compute.", "mesh.", "train.microbatch_rows"))
+
+    lengths = [path for path in values if path.endswith("_tokens") and path != "train.batch_tokens"]
+    telling = [path for path in values if path not in lengths and not beside(path)]
+    following = []
+    for path in (*sorted(lengths, key="train.total_tokens".__ne__), *filter(beside, values)):
+        if apart([*telling, path]) > apart(telling):
+            telling.append(path)
+        else:
+            following.append(path)
+    return following
 
 
 def _unambiguous(path: str, paths: Iterable[str]) -> str:

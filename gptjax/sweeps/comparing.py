@@ -40,7 +40,8 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One point as it is: curve: (tokens, validation loss) of each evaluation. losses of points that are not done are not final."""
+    """One point as it is. curve: (tokens, validation loss) of each evaluation. noise_scale: in tokens, the median over the second half of
+    the steps; None where batches are of one microbatch. Losses of points that are not done are not final."""
 
     point: Point
     config: Config
@@ -49,6 +50,7 @@ class Run:
     curve: tuple[tuple[float, float], ...]
     tokens_per_s: float | None
     seconds: float
+    noise_scale: float | None = None
 
     @property
     def final(self) -> float | None:
@@ -68,6 +70,11 @@ class Result:
     @property
     def config(self) -> Config:
         return self.runs[0].config
+
+    @property
+    def check(self) -> bool:
+        """Of points that the sweep's laws are to predict."""
+        return self.runs[0].point.check
 
     @property
     def flops(self) -> float:
@@ -93,7 +100,9 @@ def measured(point: Point, directory: Path) -> Run:
     seconds = sum(r["seconds"] for r in records if "seconds" in r)
     # The first steps compile.
     speed = statistics.median(speeds[len(speeds) // 10 :]) if speeds else None
-    return Run(point, point.config, now.state, now.step, curve, speed, seconds)
+    scales = [r["noise_scale"] for r in records if "noise_scale" in r]
+    scales = [scale for scale in scales[len(scales) // 2 :] if math.isfinite(scale)]
+    return Run(point, point.config, now.state, now.step, curve, speed, seconds, statistics.median(scales) if scales else None)
 
 
 def compared(arms: Sequence[Arm], directory: Path) -> list[Result]:

@@ -1,6 +1,7 @@
 """The report of a sweep: report.md with the table, report.html with table and pictures in one file, and the pictures themselves."""
 
 import base64
+import dataclasses
 import html
 import math
 import statistics
@@ -15,17 +16,29 @@ COLOURS = ("#4C78A8", "#D1495B", "#59A14F", "#B07AA1", "#F28E2B", "#76B7B2", "#9
 HEAD = ("arm", "seeds", "validation loss", "beside the baseline", "parameters", "FLOPs of a run", "tokens/s", "time of a run")
 
 
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the report below the arms: a table, what must be known of it, and its picture."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str
+    picture: Path
+
+
 def rows(results: Sequence[comparing.Result]) -> list[tuple[str, ...]]:
     """The table's cells, a row an arm, under HEAD."""
     made = []
     for number, result in enumerate(results):
         n = len(result.runs)
+        label = f"{result.label} (to check the laws)" if result.check else result.label
         seeds = f"{n}" if not result.unfinished else f"{n - result.unfinished} of {n} finished"
         difference = "baseline" if number == 0 else _difference(result.difference)
         done = [run.seconds for run in result.runs if run.final is not None]
         made.append(
             (
-                result.label,
+                label,
                 seeds,
                 str(result.loss) if result.loss else "not finished",
                 difference,
@@ -45,14 +58,20 @@ def _difference(found: comparing.Estimate | None) -> str:
     return said + ("" if math.isnan(found.half) else ", clear" if found.clear else ", not clear")
 
 
-def markdown(name: str, about: str, results: Sequence[comparing.Result], failed: Sequence[str]) -> str:
+def markdown(name: str, about: str, results: Sequence[comparing.Result], failed: Sequence[str], sections: Sequence[Section]) -> str:
     """Columns aligned, so that it is a table for people too."""
-    cells = [HEAD, *rows(results)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(HEAD))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     notes = [NOTE, *(f"Refused: {line}" for line in failed)]
-    return "\n".join([f"# {name}", "", about, "", *lines, "", *notes, ""])
+    lines = [f"# {name}", "", about, "", *_table(HEAD, rows(results)), "", *notes]
+    for part in sections:
+        lines += ["", f"## {part.title}", "", *_table(part.head, part.rows), "", part.note]
+    return "\n".join([*lines, ""])
+
+
+def _table(head: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> list[str]:
+    cells = [head, *body]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 
 
 NOTE = (
@@ -80,15 +99,27 @@ def curves(results: Sequence[comparing.Result], path: Path) -> Path:
                 axes.plot(x, means, color=colour, lw=1.8, ls="-" if number < len(COLOURS) else "--", label=result.label)
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
     for axes, unit in ((left, "tokens"), (right, "FLOPs")):
-        axes.set_xscale("log")
         axes.set_xlabel(unit, color=plots.INK)
-        axes.grid(True, which="both", color=plots.FAINT, lw=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
+        dressed(axes)
     left.set_ylabel("validation loss (nats per token)", color=plots.INK)
     if left.get_legend_handles_labels()[0]:
         left.legend(frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
     return path
+
+
+def dressed(axes) -> None:
+    """A logarithmic axis of x with a grid; named at 1, 2 and 5 where it is shorter than two decades."""
+    import matplotlib.ticker
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    if high < 100 * low:
+        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: console.quantity(x) if 1 <= x < 1e15 else f"{x:.0e}"))
+        axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    axes.grid(True, which="both", color=plots.FAINT, lw=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _joined(result: comparing.Result) -> list[tuple[float, float, float, float]]:
@@ -132,19 +163,39 @@ td,th{padding:.35rem .7rem;border-bottom:1px solid #E5E7EB;text-align:right;whit
 td:first-child,th:first-child{text-align:left;font-family:ui-monospace,monospace}img{max-width:100%;margin:1rem 0}p{color:#4B5563}"""
 
 
-def page(name: str, about: str, results: Sequence[comparing.Result], failed: Sequence[str], pictures: Sequence[Path]) -> str:
+def page(
+    name: str,
+    about: str,
+    results: Sequence[comparing.Result],
+    failed: Sequence[str],
+    pictures: Sequence[Path],
+    sections: Sequence[Section],
+) -> str:
     """The whole report as one file of HTML, pictures within."""
 
     def row(cells, tag):
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    table = "\n".join([row(HEAD, "th"), *(row(cells, "td") for cells in rows(results))])
-    images = "\n".join(
-        f'<img alt="{picture.stem}" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">' for picture in pictures
-    )
+    def table(head, body):
+        lines = "\n".join([row(head, "th"), *(row(cells, "td") for cells in body)])
+        return f'<div style="overflow-x:auto"><table>{lines}</table></div>'
+
+    def image(picture):
+        return f'<img alt="{picture.stem}" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
+
     refused = "".join(f"<p>Refused: {html.escape(line)}</p>" for line in failed)
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(name)}</title><style>{STYLE}</style>\n'
-        f'<h1>{html.escape(name)}</h1><p>{html.escape(about)}</p>\n<div style="overflow-x:auto"><table>{table}</table></div>\n'
-        f"<p>{html.escape(NOTE)}</p>{refused}\n{images}\n</html>\n"
+    parts = [
+        f"<h2>{part.title}</h2>\n{table(part.head, part.rows)}\n<p>{html.escape(part.note)}</p>\n{image(part.picture)}" for part in sections
+    ]
+    return "\n".join(
+        [
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(name)}</title><style>{STYLE}</style>',
+            f"<h1>{html.escape(name)}</h1><p>{html.escape(about)}</p>",
+            table(HEAD, rows(results)),
+            f"<p>{html.escape(NOTE)}</p>{refused}",
+            *map(image, pictures),
+            *parts,
+            "</html>",
+            "",
+        ]
     )
