@@ -6,7 +6,7 @@ from gptjax.config.overrides import override
 from gptjax.config.sweep import Points, Sweep, chain, each, grid, seeds, zipped
 
 PEAK = "train.schedule.peak"
-LONG = ("model.n_ctx=512", "train.batch_tokens=2048")  # micro's batch in rows long enough for attention to cost something
+LONG = ("model.n_ctx=512",)  # micro's batch as one row, long enough for attention to cost something
 PATTERNS = ("Dense()", "(Dense(),Banded(window=32))", "(Dense(),Strided(stride=16))", "(Dense(),Fixed(block=32,summary=4))")
 
 
@@ -82,14 +82,14 @@ def peak_by_size() -> Sweep:
     return Sweep(
         about="does a larger model want a lower learning rate?",
         recipe="micro",
-        points=grid(shapes((2, 32), (4, 64), (5, 128)), each(PEAK, 1e-3, 3e-3, 1e-2, 3e-2)),
+        points=grid(shapes((2, 32), (4, 64), (5, 128)), each(PEAK, 1e-3, 3e-3, 1e-2)),
     )
 
 
 def peak_by_batch() -> Sweep:
     """All on the same tokens. Every batch is taken in two parts at least, for the gradient noise scale (McCandlish et al. 2018)."""
     batches = (512, 2048, 8192, 32768)
-    evaluations = (max(1, 614_400 // batch // 20) for batch in batches)
+    evaluations = (max(1, 512_000 // batch // 20) for batch in batches)
     axes = (
         each("train.batch_tokens", *batches),
         each("train.microbatch_rows", 1, 4, 8, 8),
@@ -123,12 +123,12 @@ def mixtures() -> Sweep:
 
 def sizes() -> Sweep:
     """Five sizes on three lengths of text, and a sixth, twice as large as the largest, that the laws predict before it is trained."""
-    steps = (200, 400, 800)
+    tokens = (256_000, 512_000, 1_024_000)
     return Sweep(
         about="how does the loss fall with size, tokens and FLOPs, and does that tell it for a larger model?",
         recipe="micro",
-        points=grid(shapes((2, 32), (3, 48), (4, 64), (4, 96), (5, 128)), lengths(*(n * 2048 for n in steps))),
-        check=grid(shapes((6, 160)), lengths(800 * 2048)),
+        points=grid(shapes((2, 32), (3, 48), (4, 64), (4, 96), (5, 128)), lengths(*tokens)),
+        check=grid(shapes((6, 160)), lengths(tokens[-1])),
     )
 
 
