@@ -1,5 +1,7 @@
 """Points from axes, names of directories, arms from configs."""
 
+import dataclasses
+
 import pytest
 
 from gptjax.config import overrides, registry, sweep
@@ -46,8 +48,12 @@ def test_what_is_no_sweep_is_refused():
 
 
 def test_names_are_of_directories_short_and_each_its_own():
-    points = made(sweep.each("model.attention", "Dense()", "(Banded(window=8), Dense())"), sweep.each("model.norm", "pre"))
-    assert [point.name for point in points] == ["attention=Dense,norm=pre", "attention=Banded-window-8-Dense,norm=pre"]
+    points = made(sweep.each("model.attention", "Dense()", "(Banded(window=8), Dense())"), sweep.each("model.norm", "pre", "post"))
+    assert [point.name for point in points][1:3] == ["attention=Dense,norm=post", "attention=Banded-window-8-Dense,norm=pre"]
+    follows = made(sweep.zipped(sweep.each("model.d_model", 16, 32), sweep.each("model.n_heads", 1, 2)), sweep.each("seed", 0))
+    assert [point.name for point in follows] == ["d_model=16", "d_model=32"]
+    chained = made(sweep.chain(sweep.each("seed", 1, 2), sweep.each("model.norm", "post")))
+    assert [point.name for point in chained] == ["seed=1", "seed=2", "norm=post"]
     long = made(sweep.each("loop.sample_prompt", "a" * 200, "a" * 201))
     assert all(len(point.name) < 90 for point in long) and len({point.name for point in long}) == 2
 
@@ -68,9 +74,20 @@ def test_arms_are_told_by_what_they_were_asked_for():
         sweep.each("train.schedule.decay_tokens", 2560, 5120),
     )
     assert [arm.label for arm in sweep.arms(made(axis))] == ["n_layers=2", "n_layers=4"]
+    apart = sweep.grid(sweep.each("train.microbatch_rows", 1, 2), axis)
+    assert [arm.label for arm in sweep.arms(made(apart))][-1] == "n_layers=4, microbatch_rows=2"
+    batches = sweep.zipped(sweep.each("train.batch_tokens", 128, 256), sweep.each("loop.every_eval", 20, 10))
+    assert [arm.label for arm in sweep.arms(made(batches))] == ["batch_tokens=128", "batch_tokens=256"]
     lengths = made(sweep.each("train.total_tokens", 2560, 5120))
     assert [arm.label for arm in sweep.arms(lengths)] == ["total_tokens=2560", "total_tokens=5120"]
     both = made(sweep.each("model.init.token", 0.1, 0.2), sweep.each("model.dropout.embedding", 0.0, 0.1))
     assert set(sweep.arms(both)[1].label.split(", ")) == {"token=0.1", "embedding=0.1"}
     ends = made(sweep.grid(sweep.each("model.dropout.embedding", 0.0, 0.1), sweep.each("model.dropout.residual", 0.0, 0.1)))
     assert len({arm.label for arm in sweep.arms(ends)}) == 4
+
+
+def test_points_to_check_come_last_and_are_marked():
+    asked = sweep.Sweep(about="a?", recipe="smoke", points=sweep.seeds(2), check=sweep.each("seed", 7))
+    assert [(point.name, point.check) for point in sweep.planned(asked)] == [("seed=0", False), ("seed=1", False), ("seed=7", True)]
+    with pytest.raises(ValueError, match="are the same run"):
+        sweep.planned(dataclasses.replace(asked, check=sweep.each("seed", 1)))
