@@ -122,13 +122,14 @@ def mixtures() -> Sweep:
 
 
 def sizes() -> Sweep:
-    """Five sizes on three lengths of text, and a sixth, twice as large as the largest, that the laws predict before it is trained."""
+    """Five sizes on three lengths of text, and a sixth, twice as large as the largest, that the laws predict before it is trained. Each at
+    the learning rate that `peak_by_size` found for it: 3e-3 (64 / d_model)^1.5."""
     tokens = (256_000, 512_000, 1_024_000)
     return Sweep(
         about="how does the loss fall with size, tokens and FLOPs, and does that tell it for a larger model?",
         recipe="micro",
-        points=grid(shapes((2, 32), (3, 48), (4, 64), (4, 96), (5, 128)), lengths(*tokens)),
-        check=grid(shapes((6, 160)), lengths(tokens[-1])),
+        points=grid(tuned((2, 32), (3, 48), (4, 64), (4, 96), (5, 128)), lengths(*tokens)),
+        check=grid(tuned((6, 160)), lengths(tokens[-1])),
     )
 
 
@@ -136,6 +137,10 @@ def shapes(*sizes: tuple[int, int]) -> Points:
     """(layers, width) each; heads are 16 wide."""
     layers, widths = zip(*sizes, strict=True)
     return zipped(each("model.n_layers", *layers), each("model.d_model", *widths), each("model.n_heads", *(d // 16 for d in widths)))
+
+
+def tuned(*sizes: tuple[int, int]) -> Points:
+    return zipped(shapes(*sizes), each(PEAK, *(f"{3e-3 * (64 / d) ** 1.5:.2g}" for _, d in sizes)))
 
 
 def lengths(*tokens: int) -> Points:
