@@ -1,4 +1,5 @@
-"""Sweeps and ablations: `python -m gptjax.sweep --sweep=NAME` runs a recipe at many points, `report DIR` tells what came out."""
+"""Sweeps and ablations: `python -m gptjax.sweep --sweep=NAME` runs a recipe at many points, `report DIR` tells what came out,
+`send DIR` sends that to Weights & Biases."""
 
 import argparse
 import dataclasses
@@ -13,13 +14,14 @@ from gptjax.sweeps import display, local, standing
 EXAMPLE = """python -m gptjax.sweep --sweep=sparse_window --jobs=2
   python -m gptjax.sweep --config=nano --grid "train.schedule.peak=1e-3|3e-3|1e-2" --seeds=3 --dry-run
   python -m gptjax.sweep report runs/sweeps/sparse_window"""
+SENDING = "WANDB_MODE=offline python -m gptjax.sweep send runs/sweeps/sparse_window --project=windows"
 AGAIN = "the same command goes on"
 
 
 def main(arguments: list[str]) -> int:
     """Exit status 0 if every point is done, 1 if some failed, 130 if it was stopped."""
-    if arguments[:1] == ["report"]:
-        return reported(arguments[1:])
+    if arguments[:1] in (["report"], ["send"]):
+        return {"report": reported, "send": sent}[arguments[0]](arguments[1:])
     parser = command.parser("sweep", "Run a recipe at many points, each an ordinary run. What is done is not done again.", EXAMPLE)
     parser.add_argument("--sweep", metavar="NAME", help="a sweep of configs/sweeps.py; --list shows all")
     parser.add_argument(
@@ -227,6 +229,22 @@ def reported(arguments: list[str]) -> int:
     names = [picture.name for picture in (*pictures, *(section.picture for section in sections))]
     print(f"wrote report.html, report.md, {', '.join(names)} in {directory}")
     return 0
+
+
+def sent(arguments: list[str]) -> int:
+    """Each run with all that it measured, to Weights & Biases."""
+    parser = command.bare_parser("sweep send", "Send a sweep's runs to Weights & Biases, finished or not; again for what is new.", SENDING)
+    parser.add_argument("directory", metavar="DIR", type=Path, help="of the sweep")
+    parser.add_argument("--project", metavar="NAME", default="gptjax", help="of Weights & Biases (default: gptjax)")
+    args = parser.parse_args(arguments)
+    name, asked = standing.read(args.directory)
+    points = [standing.recorded(point, args.directory) for point in sweep.planned(asked)]
+
+    from gptjax.sweeps import sending
+
+    n = sending.sent(name, points, args.directory, args.project, lambda line: print(line, flush=True))
+    print(f"{n} of {len(points)} runs sent to {args.project}")
+    return int(n == 0)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def dressed(axes) -> None:
     low, high = axes.get_xlim()
     if high < 100 * low:
         axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: console.quantity(x) if 1 <= x < 1e15 else f"{x:.0e}"))
+        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: console.quantity(x) if 1 <= x < 1e15 else f"{x:g}"))
         axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     axes.grid(True, which="both", color=plots.FAINT, lw=0.8)
     axes.spines[["top", "right"]].set_visible(False)

@@ -116,7 +116,9 @@ def found(arms: Sequence[Amounts]) -> list[Law]:
 
 
 def _rows(law: Law, wanted: Sequence[Amounts]) -> list[tuple[str, ...]]:
-    told = ", ".join(f"{name.replace('x', law.name[2])} = {v:.3g} ({low:.2g} to {high:.2g})" for name, (v, low, high) in law.fit.intervals().items())
+    told = ", ".join(
+        f"{name.replace('x', law.name[2])} = {v:.3g} ({low:.2g} to {high:.2g})" for name, (v, low, high) in law.fit.intervals().items()
+    )
     formula = law.fit.form.formula.replace("x", law.name[2]) if len(law.fit.form.variables) == 1 else law.fit.form.formula
     rows = []
     for arm in [arm for arm in wanted if law.applies(arm)] or [None]:

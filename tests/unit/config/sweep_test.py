@@ -78,6 +78,8 @@ def test_arms_are_told_by_what_they_were_asked_for():
     assert [arm.label for arm in sweep.arms(made(apart))][-1] == "n_layers=4, microbatch_rows=2"
     batches = sweep.zipped(sweep.each("train.batch_tokens", 128, 256), sweep.each("loop.every_eval", 20, 10))
     assert [arm.label for arm in sweep.arms(made(batches))] == ["batch_tokens=128", "batch_tokens=256"]
+    both = sweep.zipped(sweep.each("train.batch_tokens", 128, 256), sweep.each("model.n_layers", 2, 4))
+    assert [arm.label for arm in sweep.arms(made(both))][0] == "n_layers=2, batch_tokens=128"  # a batch follows from nothing
     lengths = made(sweep.each("train.total_tokens", 2560, 5120))
     assert [arm.label for arm in sweep.arms(lengths)] == ["total_tokens=2560", "total_tokens=5120"]
     both = made(sweep.each("model.init.token", 0.1, 0.2), sweep.each("model.dropout.embedding", 0.0, 0.1))

@@ -48,6 +48,15 @@ def test_laws_of_size_and_data(name):
     assert found.loss(1e9, 1e11) == pytest.approx(np.exp(form.log_loss(np.array(right), [np.float64(1e9), np.float64(1e11)])), rel=0.02)
 
 
+def test_the_search_gets_to_the_minimum_through_noise():
+    """A fit is no worse than the truth that the losses were made of."""
+    n, d = (a.ravel() for a in np.meshgrid(SIZES, [1e7, 1e8, 1e9, 1e10]))
+    noise = np.random.default_rng(0).normal(0, 3e-3, len(n))
+    form = laws.FORMS["chinchilla"]
+    log_losses = form.log_loss(np.array([1.69, 406.4, 0.34, 410.7, 0.28]), [n, d]) + noise
+    assert laws.fit(form, [n, d], np.exp(log_losses), range(len(n))).error < np.sqrt(np.mean(noise**2))
+
+
 def test_a_law_needs_more_arms_than_it_has_parameters():
     with pytest.raises(ValueError, match="has 2 parameters: give 3 arms or more, not 2"):
         laws.fit(laws.FORMS["power"], [[1, 1, 2, 2]], [3, 3, 2, 2], [0, 0, 1, 1])
