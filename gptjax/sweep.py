@@ -91,7 +91,7 @@ def axis(text: str) -> sweep.Points:
 def listed() -> int:
     for name in registry.sweeps():
         found = registry.sweep(name)
-        print(f"{name:20} {len(found.points):4} points of {found.recipe:10} {found.about}")
+        print(f"{name:20} {len(found.points + found.check):4} points of {found.recipe:10} {found.about}")
     return 0
 
 

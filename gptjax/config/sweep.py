@@ -95,7 +95,8 @@ def planned(sweep: Sweep) -> list[Point]:
     first: dict[Config, Point] = {}
     for point in planned:
         if point.config is not None and first.setdefault(point.config, point) is not point:
-            raise ValueError(f"{first[point.config].name} and {point.name} are the same run: leave one of them out")
+            same = [" ".join(other.edits) or sweep.recipe for other in (first[point.config], point)]
+            raise ValueError(f"{same[0]} and {same[1]} are the same run: leave one of them out")
     return planned
 
 
