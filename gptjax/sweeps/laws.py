@@ -101,12 +101,12 @@ def fit(form: Form, variables: Sequence[Sequence[float]], losses: Sequence[float
     return Fit(form, found, draws, float(np.sqrt(np.mean((fitted - log_loss) ** 2))))
 
 
+@np.errstate(all="ignore")  # far off, powers overflow
 def _best(form: Form, x: list[np.ndarray], log_loss: np.ndarray, starts) -> np.ndarray:
     """The parameters of the least loss that any beginning leads to."""
 
     def residuals(logs):
-        with np.errstate(all="ignore"):
-            return np.nan_to_num(form.log_loss(np.exp(logs), x) - log_loss, nan=FAR, posinf=FAR, neginf=-FAR)
+        return np.nan_to_num(form.log_loss(np.exp(logs), x) - log_loss, nan=FAR, posinf=FAR, neginf=-FAR)
 
     def squares(start):
         return scipy.optimize.least_squares(residuals, start, method="lm", max_nfev=1000)

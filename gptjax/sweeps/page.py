@@ -85,7 +85,8 @@ def curves(results: Sequence[comparing.Result], path: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    rows_of_names = -(-len(results) // 2)
+    figure = Figure(figsize=(12, 4.8 + 0.22 * rows_of_names), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
     for number, result in enumerate(results):
@@ -103,7 +104,7 @@ def curves(results: Sequence[comparing.Result], path: Path) -> Path:
         dressed(axes)
     left.set_ylabel("validation loss (nats per token)", color=plots.INK)
     if left.get_legend_handles_labels()[0]:
-        left.legend(frameon=False, fontsize=9)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
     return path
 
