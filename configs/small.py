@@ -82,7 +82,8 @@ def gpt1_mini() -> Config:
 def micro() -> Config:
     """A minute on one CPU core, so that a question can have many arms and seeds: 4 layers, 64 wide, 1,000 steps of 2 rows of 256 tokens.
 
-    So few rows because steps are what it lacks: after 410k tokens, 512 in a batch reach a loss of 4.59, 1,024 reach 4.82 (LOG.md)."""
+    So few rows because steps are what it lacks: after 410k tokens, 512 in a batch reach a loss of 4.59, 1,024 reach 4.82 (LOG.md).
+    On accelerators give each point one: `gptjax.sweep --devices=1`."""
     n_ctx, n_vocab = 256, 1024
     rows, steps, warmup_steps = 2, 1000, 100
     batch_tokens = rows * n_ctx

@@ -32,6 +32,7 @@ def test_it_is_planned(config: Config):
 @every_config
 @pytest.mark.parametrize("shards", [1, 4])
 def test_its_batches_cover_its_tokens(config: Config, shards):
+    shards = min(shards, config.batch_rows)  # micro's two rows are for a core, or a device or two
     batches = Batches(config, shards)
     last = batches.n_steps - 1
     assert batches.tokens(last) < config.train.total_tokens <= batches.tokens(last + 1)
@@ -66,3 +67,20 @@ def test_every_point_of_a_sweep_builds(name):
         net = gpt.GPT(model, gpt.manner(registry.config("smoke").compute, "tpu"))
         shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))  # noqa: B023
         assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == count.padded_parameters(model)
+
+
+def test_patterns_are_compared_at_equal_flops_and_at_equal_steps():
+    for name, unlike in (("sparse_patterns_flops", "flops"), ("sparse_patterns", "tokens")):
+        configs = [point.config for point in sweep.planned(registry.sweep(name))]
+        tokens = {config.train.total_tokens for config in configs}
+        assert (len(tokens) > 1) == (unlike == "flops") and len({config.model.attention for config in configs}) == 4
+        if unlike == "flops":
+            costs = [count.train_flops_per_token(config.model) * config.train.total_tokens for config in configs]
+            assert max(costs) / min(costs) < 1.002  # a batch is a thousandth of a run
+            assert all(config.train.schedule.decay_tokens == config.train.total_tokens for config in configs)
+
+
+def test_what_sizes_predicts_is_larger_than_what_it_is_told_from():
+    points = sweep.planned(registry.sweep("sizes"))
+    told, predicted = ([count.parameters(p.config.model) for p in points if p.check == check] for check in (False, True))
+    assert len(set(told)) == 5 and len(predicted) == 1 and predicted[0] > 1.5 * max(told)
