@@ -105,7 +105,7 @@ def peak_by_batch() -> Sweep:
 def mixtures() -> Sweep:
     """As GPT-3's Table 2.2 weighs its sources. Losses are per byte: a tokenizer would depend on the mixture."""
     embedded, brown = "Embedded(weight={})", "Text(path='../shared/data/text/brown.txt.xz',weight={})"
-    mixed = (f"({embedded.format(1 - weight)},{brown.format(weight)})" for weight in (0.25, 0.5, 0.75))
+    mixed = (f"({embedded.format(1 - weight)},{brown.format(weight)})" for weight in (0.25, 0.75))
     return Sweep(
         about="how much English must be in a mixture with Python, for another English text (speeches to Congress)?",
         recipe="micro",

@@ -14,6 +14,7 @@ from pathlib import Path
 from gptjax.config.sweep import Point
 from gptjax.sweeps import standing
 
+COMPILED = "JAX_COMPILATION_CACHE_DIR"  # the seeds of an arm are the same programs: starting micro takes half as long
 LOG = "log.txt"  # in the run's directory: all that it says
 TICK = 0.25  # seconds between two looks
 REFUSED = 2  # exit status of what a user can mend: to try it again would change nothing
@@ -137,7 +138,7 @@ def _started(recipe: str, point: Point, directory: Path, slot: Slot) -> Running:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ | slot.environment,
+            env={COMPILED: str((directory / "compiled").resolve())} | os.environ | slot.environment,
             start_new_session=True,
         )
     if hasattr(os, "sched_setaffinity"):

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,7 @@ there = pathlib.Path(next(a for a in sys.argv if a.startswith("--run=")).removep
 with (there / "starts").open("a") as file: file.write("x")
 (there / "group").write_text(str(os.getpgid(0)))
 (there / "cores").write_text(json.dumps(sorted(os.sched_getaffinity(0))))
+(there / "compiled").write_text(os.environ["JAX_COMPILATION_CACHE_DIR"])
 (there / "metrics.jsonl").write_text(json.dumps({"step": 40, "validation_loss": 3.0}) + "\\n")
 (there / "checkpoints/40").mkdir(parents=True, exist_ok=True)
 """
@@ -61,6 +63,17 @@ def test_every_point_is_run_once_and_not_again(stand_in, tmp_path):
     assert through and not progress.seconds
     assert (tmp_path / "seed=0/starts").read_text() == "x"
     assert (tmp_path / "seed=0/data").resolve() == (tmp_path / "seed=1/data").resolve() == tmp_path / "data"
+
+
+def test_points_share_what_is_compiled_unless_told_otherwise(stand_in, tmp_path, monkeypatch):
+    monkeypatch.delenv(local.COMPILED, raising=False)
+    monkeypatch.chdir(tmp_path)
+    stand_in(DONE)
+    ran(Path("mine"))
+    assert [(tmp_path / f"mine/seed={seed}/compiled").read_text() for seed in (0, 1)] == [str(tmp_path / "mine/compiled")] * 2
+    monkeypatch.setenv(local.COMPILED, "/theirs")
+    ran(Path("other"), n=1)
+    assert (tmp_path / "other/seed=0/compiled").read_text() == "/theirs"
 
 
 def test_a_point_that_dies_is_tried_again_and_one_that_is_refused_is_not(stand_in, tmp_path):
