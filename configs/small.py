@@ -96,7 +96,7 @@ def micro() -> Config:
             batch_tokens=batch_tokens,
             schedule=Cosine(peak=3e-3, warmup_tokens=warmup_steps * batch_tokens, decay_tokens=steps * batch_tokens, floor=0.1),
         ),
-        loop=Loop(every_log=100, every_eval=100, eval_rows=128, every_save=1000),
+        loop=Loop(every_log=100, every_eval=250, eval_rows=128, every_save=1000),
     )
 
 

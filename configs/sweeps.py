@@ -50,7 +50,7 @@ def sparse_patterns_flops() -> Sweep:
 
 def sparse_window() -> Sweep:
     """GPT-3 does not tell its window."""
-    banded = (f"(Dense(),Banded(window={window}))" for window in (4, 16, 64))
+    banded = (f"(Dense(),Banded(window={window}))" for window in (4, 32, 128))
     return Sweep(
         about="what does a narrower band cost, in every other layer?",
         recipe="micro",
