@@ -19,6 +19,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from gptjax.report import plots
+from gptjax.sweeps import comparing
+
 DATA = Path("../shared/data")
 CLASSES = {
     "movies": ("gpt1_sst2", []),
@@ -150,11 +153,9 @@ def tested(results: list[dict]) -> list[float]:
 
 
 def interval(found: list[float]) -> str:
-    """Mean and 95% interval of the mean, by Student's t."""
-    if len(found) < 2:
-        return f"{found[0]:.1f}"
-    t = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}[len(found)]
-    return f"{statistics.mean(found):.1f} +- {t * statistics.stdev(found) / math.sqrt(len(found)):.1f}"
+    """Mean and 95% interval of the mean."""
+    estimate = comparing.estimate(found)
+    return f"{estimate.mean:.1f}" + ("" if math.isnan(estimate.half) else f" +- {estimate.half:.1f}")
 
 
 def zero_shot(args: argparse.Namespace, files: dict[str, list[str]]) -> dict[str, list[tuple[int, float]]]:
@@ -192,11 +193,7 @@ def zero_shot(args: argparse.Namespace, files: dict[str, list[str]]) -> dict[str
 
 def drawn(out: Path, layers: dict[str, list[float]], shots: dict[str, list[tuple[int, float]]]) -> None:
     """GPT-1's Figure 2: left, accuracy by transferred layers; right, zero-shot accuracy over updates of pre-training."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = plots.canvas(9, 3.8)
     left, right = figure.subplots(1, 2)
     names = list(layers)
     means = [statistics.mean(found) for found in layers.values()]

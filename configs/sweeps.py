@@ -87,18 +87,12 @@ def peak_by_size() -> Sweep:
 
 
 def peak_by_batch() -> Sweep:
-    """All on the same tokens. Every batch is taken in two parts at least, for the gradient noise scale (McCandlish et al. 2018)."""
-    batches = (512, 2048, 8192, 32768)
-    evaluations = (max(1, 512_000 // batch // 20) for batch in batches)
-    axes = (
-        each("train.batch_tokens", *batches),
-        each("train.microbatch_rows", 1, 4, 8, 8),
-        each("loop.every_eval", *evaluations),
-    )
+    """All on the same tokens; row by row, for the gradient noise scale (McCandlish et al. 2018)."""
     return Sweep(
         about="how large a batch, and which learning rate for it?",
-        recipe="micro",
-        points=grid(zipped(*axes), each(PEAK, 1e-3, 3e-3, 1e-2)),
+        recipe="smoke",
+        sets=(*lengths(81_920)[0], "train.microbatch_rows=1", "loop.every_eval=5", "loop.eval_rows=32", "loop.every_save=2000"),
+        points=grid(each("train.batch_tokens", 64, 256, 1024, 4096), each(PEAK, 1e-3, 3e-3, 1e-2)),
     )
 
 
@@ -128,8 +122,8 @@ def sizes() -> Sweep:
     return Sweep(
         about="how does the loss fall with size, tokens and FLOPs, and does that tell it for a larger model?",
         recipe="micro",
-        points=grid(tuned((2, 32), (3, 48), (4, 64), (4, 96), (5, 128)), lengths(*tokens)),
-        check=grid(tuned((6, 160)), lengths(tokens[-1])),
+        points=grid(lengths(*tokens), tuned((2, 32), (3, 48), (4, 64), (4, 96), (5, 128))),
+        check=grid(lengths(tokens[-1]), tuned((6, 160))),
     )
 
 

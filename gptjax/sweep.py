@@ -71,8 +71,9 @@ def wanted(args: argparse.Namespace) -> tuple[str, sweep.Sweep]:
     axes = [axis(text) for text in args.grid] + ([sweep.seeds(args.seeds)] if args.seeds else [])
     if args.sweep is not None:
         found = registry.sweep(args.sweep)
-        points, sets = sweep.grid(found.points, *axes), (*found.sets, *args.assignments)
-        return args.sweep, dataclasses.replace(found, recipe=args.config or found.recipe, points=points, sets=sets)
+        points, check = (sweep.grid(points, *axes) for points in (found.points, found.check))
+        sets = (*found.sets, *args.assignments)
+        return args.sweep, dataclasses.replace(found, recipe=args.config or found.recipe, points=points, sets=sets, check=check)
     if not axes:
         raise ValueError('say which sweep: --sweep=NAME (--list shows all), or --config=RECIPE --grid "path=value|value" --seeds=N')
     if args.config is None:

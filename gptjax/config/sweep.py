@@ -101,21 +101,19 @@ def planned(sweep: Sweep) -> list[Point]:
 
 
 def _names(points: Points) -> list[str]:
-    """Of directories: the last words of the paths with their values, but for paths that tell no points apart which those before do not; as
-    long as that is clear and not too long, else with a digest."""
-    values = [{edit.partition("=")[0].strip(): edit for edit in edits} for edits in points]
-    telling: list[str] = []
-    for path in dict.fromkeys(path for edits in values for path in edits):
-        if len({tuple(edits.get(p) for p in (*telling, path)) for edits in values}) > len(
-            {tuple(map(edits.get, telling)) for edits in values}
-        ):
-            telling.append(path)
-    told = [[edit for path, edit in edits.items() if path in telling] or list(edits.values()) for edits in values]
-    plain = [",".join(map(_short, edits)) or "recipe" for edits in told]
+    """Of directories: the last words of the paths with their values; as long as that is clear and not too long, else with a digest. Of a
+    point's own edits alone, so that a sweep that has grown finds what it has done."""
+    plain = [",".join(_short(edit) for edit in _told(edits)) or "recipe" for edits in points]
     digests = [hashlib.sha256(repr(edits).encode()).hexdigest()[:8] for edits in points]
     return [
         name if plain.count(name) == 1 and len(name) <= 80 else f"{name[:70]}-{digest}" for name, digest in zip(plain, digests, strict=True)
     ]
+
+
+def _told(edits: tuple[str, ...]) -> list[str]:
+    """All but the schedule's lengths where the run's own is given."""
+    whole = any(edit.startswith("train.total_tokens=") for edit in edits)
+    return [edit for edit in edits if not (whole and re.match(r"train\.schedule\.\w+_tokens=", edit))]
 
 
 def _short(edit: str) -> str:

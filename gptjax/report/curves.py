@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gptjax.report import plots
+
 COLOURS = ("#9CC5E8", "#4C78A8", "#1F3A5F", "#D1495B", "#6B7280", "#E8A33D", "#3C8D5A", "#7B4FA3")
 SHOTS = {"zero-shot": min, "one-shot": lambda ks: 1 if 1 in ks else None, "few-shot": max}
 LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "bits_per_character")
@@ -24,16 +26,12 @@ def read(folders: Iterable[Path]) -> list[Record]:
 
 def draw(folders: Iterable[Path], path: Path) -> None:
     """A panel a task, and one of their mean against parameters, as a .png. ValueError if there is nothing to draw."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     records = read(folders)
     tasks = list(dict.fromkeys(record["task"] for record in records))
     models = sorted({(record["model"]["parameters"], record["model"]["name"]) for record in records})
     wide = min(3, len(tasks) + 1)
     high = -(-(len(tasks) + 1) // wide)
-    figure = Figure(figsize=(4.2 * wide, 3.4 * high), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = plots.canvas(4.2 * wide, 3.4 * high)
     panels = figure.subplots(high, wide, squeeze=False).flatten()
     for axes, task in zip(panels, tasks, strict=False):
         by_shots(axes, [record for record in records if record["task"] == task], models)

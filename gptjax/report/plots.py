@@ -23,13 +23,19 @@ def loss_curve(run: Path) -> Path:
     return picture
 
 
-def _figure(name: str, records: list[dict]):
-    """The matplotlib figure: losses above, learning rate in a slim panel below."""
+def canvas(width: float, height: float):
+    """An empty matplotlib figure of that many inches; no window system, no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-    FigureCanvasAgg(figure)  # no window system, no global state
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _figure(name: str, records: list[dict]):
+    """The matplotlib figure: losses above, learning rate in a slim panel below."""
+    figure = canvas(WIDTH, HEIGHT)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
     train, valid, rate = (_points(records, value) for value in ("loss", "validation_loss", "lr"))
     seen = [tokens for tokens, _ in train + valid if tokens > 0]

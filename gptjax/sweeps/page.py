@@ -82,12 +82,8 @@ NOTE = (
 
 def curves(results: Sequence[comparing.Result], path: Path) -> Path:
     """Validation loss of every arm against tokens and against FLOPs: the mean over seeds, and from the lowest to the highest."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows_of_names = -(-len(results) // 2)
-    figure = Figure(figsize=(12, 4.8 + 0.22 * rows_of_names), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = plots.canvas(12, 4.8 + 0.22 * rows_of_names)
     left, right = figure.subplots(1, 2, sharey=True)
     for number, result in enumerate(results):
         flops = count.train_flops_per_token(result.config.model)
@@ -137,11 +133,7 @@ def _joined(result: comparing.Result) -> list[tuple[float, float, float, float]]
 
 def bars(results: Sequence[comparing.Result], path: Path) -> Path:
     """Every arm's final losses: each seed a dot, the mean with its interval."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 1.2 + 0.45 * len(results)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = plots.canvas(9, 1.2 + 0.45 * len(results))
     axes = figure.subplots()
     for number, result in enumerate(results):
         finals = [run.final for run in result.runs if run.final is not None]

@@ -228,9 +228,5 @@ def _draw_batches(made: Sequence[Batch], target: float, noise: float | None, pat
 
 
 def _figure(n: int):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6 * n if n > 1 else 7.5, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = plots.canvas(6 * n if n > 1 else 7.5, 4.6)
     return figure, figure.subplots(1, n, squeeze=False)[0]

@@ -140,11 +140,8 @@ def drawn(fitted: Sequence[Law], arms: Sequence[Amounts], wanted: Sequence[Amoun
     """Left: loss by size, for each length, with the law of both that fits better. Right: by compute, with every run's curve, as GPT-3's
     Figure 3.1. A star is a run that was predicted; the bar through it, or in its place, is the prediction."""
     import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = plots.canvas(12, 4.8)
     left, right = figure.subplots(1, 2, sharey=True)
     both = min((law for law in fitted if len(law.fit.form.variables) == 2), key=lambda law: law.fit.error, default=None)
     alone = {law.name[:4]: law for law in fitted if len(law.fit.form.variables) == 1}

@@ -43,6 +43,6 @@ def sent(name: str, points: Sequence[Point], directory: Path, project: str, say:
             run.log(by_step[step], step=step)
         run.summary["state"] = standing.standing(point, directory).state
         run.finish()
-        say(f"{point.name}: steps {first:,} to {max(by_step):,}")
+        say(f"{point.name}: steps {first:,} to {max(by_step):,}" if first <= max(by_step) else f"{point.name}: all was there")
         n += 1
     return n

@@ -63,7 +63,7 @@ def read(directory: Path) -> tuple[str, Sweep]:
     if not path.is_file():
         raise ValueError(f"no sweep is in {directory}: it has no sweep.json; give the directory that gptjax.sweep made and printed")
     record = json.loads(path.read_text())
-    points, check = (tuple(tuple(edits) for edits in record[name]) for name in ("points", "check"))
+    points, check = (tuple(tuple(edits) for edits in record.get(name, ())) for name in ("points", "check"))  # older ones have no check
     return record["name"], Sweep(about=record["about"], recipe=record["recipe"], points=points, sets=tuple(record["sets"]), check=check)
 
 

@@ -19,11 +19,14 @@ def test_a_dry_run_shows_every_point_and_makes_nothing(tmp_path, capsys):
     assert "n_heads=5  refused: " in capsys.readouterr().out
     assert sweep.main(["--sweep=smoke_peak", "--grid", "model.n_layers=2|4", "--dry-run"]) == 0
     assert "8 points of smoke in runs/sweeps/smoke_peak" in capsys.readouterr().out
+    assert sweep.main(["--sweep=sizes", "--seeds=2", "--dry-run"]) == 0  # what is to check the laws, too
+    assert "32 points of micro" in capsys.readouterr().out
 
 
 def test_the_sweeps_are_listed(capsys):
     assert sweep.main(["--list"]) == 0
-    assert "smoke_peak" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "smoke_peak" in said and "16 points of micro" in said
 
 
 @pytest.mark.parametrize(

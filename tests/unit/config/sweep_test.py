@@ -27,7 +27,7 @@ def test_axes_combine():
 
 def test_a_point_has_the_config_of_its_edits():
     points = made(sweep.each("train.schedule.peak", 1e-3), sweep.seeds(2), sets=("train.steps=3",))
-    assert [point.name for point in points] == ["seed=0", "seed=1"]
+    assert [point.name for point in points] == ["peak=0.001,seed=0", "peak=0.001,seed=1"]
     assert points[1].config == overrides.override(registry.config("smoke"), "train.steps=3", "train.schedule.peak=0.001", "seed=1")
     assert points[1].arguments == ["--set", "train.steps=3", "--set", "train.schedule.peak=0.001", "--set", "seed=1"]
 
@@ -48,12 +48,11 @@ def test_what_is_no_sweep_is_refused():
 
 
 def test_names_are_of_directories_short_and_each_its_own():
-    points = made(sweep.each("model.attention", "Dense()", "(Banded(window=8), Dense())"), sweep.each("model.norm", "pre", "post"))
-    assert [point.name for point in points][1:3] == ["attention=Dense,norm=post", "attention=Banded-window-8-Dense,norm=pre"]
-    follows = made(sweep.zipped(sweep.each("model.d_model", 16, 32), sweep.each("model.n_heads", 1, 2)), sweep.each("seed", 0))
-    assert [point.name for point in follows] == ["d_model=16", "d_model=32"]
-    chained = made(sweep.chain(sweep.each("seed", 1, 2), sweep.each("model.norm", "post")))
-    assert [point.name for point in chained] == ["seed=1", "seed=2", "norm=post"]
+    points = made(sweep.each("model.attention", "Dense()", "(Banded(window=8), Dense())"), sweep.each("model.norm", "pre"))
+    assert [point.name for point in points] == ["attention=Dense,norm=pre", "attention=Banded-window-8-Dense,norm=pre"]
+    length = sweep.zipped(sweep.each("train.total_tokens", 2560), sweep.each("train.schedule.decay_tokens", 2560))
+    assert [point.name for point in made(length, sweep.seeds(2))] == ["total_tokens=2560,seed=0", "total_tokens=2560,seed=1"]
+    assert [point.name for point in made(sweep.each("train.schedule.decay_tokens", 2560))] == ["decay_tokens=2560"]
     long = made(sweep.each("loop.sample_prompt", "a" * 200, "a" * 201))
     assert all(len(point.name) < 90 for point in long) and len({point.name for point in long}) == 2
 
@@ -86,6 +85,13 @@ def test_arms_are_told_by_what_they_were_asked_for():
     assert set(sweep.arms(both)[1].label.split(", ")) == {"token=0.1", "embedding=0.1"}
     ends = made(sweep.grid(sweep.each("model.dropout.embedding", 0.0, 0.1), sweep.each("model.dropout.residual", 0.0, 0.1)))
     assert len({arm.label for arm in sweep.arms(ends)}) == 4
+
+
+def test_a_sweep_that_grows_finds_what_it_has_done():
+    """Its points keep their directories when an axis gets more values."""
+    axes = sweep.each("train.schedule.peak", 1e-3), sweep.each("model.norm", "pre")
+    few = {point.name for point in made(*axes, sweep.seeds(1))}
+    assert few < {point.name for point in made(sweep.each("train.schedule.peak", 1e-3, 3e-3), axes[1], sweep.seeds(3))}
 
 
 def test_points_to_check_come_last_and_are_marked():

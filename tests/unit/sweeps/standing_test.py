@@ -60,3 +60,13 @@ def test_a_run_of_another_config_is_not_taken_over(tmp_path, point):
     (tmp_path / point.name).mkdir()
     (tmp_path / point.name / "config.json").write_text(json.dumps(overrides.flat(other)))
     assert "holds a run of another config (model.n_layers: 4 -> 2)" in standing.claim(point, tmp_path)
+
+
+def test_a_sweep_is_read_as_it_was_written_and_older_ones_too(tmp_path):
+    asked = sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(2), sets=("train.steps=3",), check=sweep.each("seed", 7))
+    standing.write(tmp_path, "mine", asked)
+    assert standing.read(tmp_path) == ("mine", asked)
+    record = json.loads((tmp_path / "sweep.json").read_text())
+    del record["check"]
+    (tmp_path / "sweep.json").write_text(json.dumps(record))
+    assert standing.read(tmp_path)[1].check == () and standing.read(tmp_path)[1].points == sweep.seeds(2)
