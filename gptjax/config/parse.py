@@ -1,0 +1,133 @@
+"""What a user gives, read in one place: JSON, paths, numbers. Each fault is one line: what was given, what is allowed."""
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+LARGEST = 2**63 - 1  # of whole numbers on the command line, unless a flag has a closer bound
+
+
+def json_value(content: bytes | str, where: str) -> Any:
+    """The value that JSON text stands for. where: what holds it, for the error: a file, or a file and a line.
+
+    ValueError, in one line, for bytes that are not UTF-8, for what is not JSON, for nesting beyond Python's recursion limit and for
+    integers of more digits than Python reads (4,300). A byte order mark is passed over.
+    """
+    try:
+        return json.loads(content.decode("utf-8-sig") if isinstance(content, bytes) else content.removeprefix("\ufeff"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset {error.start:,}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is not JSON: {error.msg}, at line {error.lineno:,} column {error.colno:,}") from None
+    except RecursionError:
+        raise ValueError(f"{where} is JSON nested too deeply to be read") from None
+    except ValueError:
+        raise ValueError(f"{where} holds an integer of too many digits to be read") from None
+
+
+def json_object(content: bytes | str, where: str) -> dict[str, Any]:
+    """`json_value` that must be an object, {"name": value, ...}. ValueError for any other."""
+    value = json_value(content, where)
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} holds a JSON {type(value).__name__}, not an object with a name for each value")
+    return value
+
+
+def json_file(file: Path) -> dict[str, Any]:
+    """The JSON object in a file. ValueError, in one line, if the file is missing, cannot be read, or holds something else."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
+    return json_object(content, str(file))
+
+
+KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "an object"}
+
+
+def member(record: dict[str, Any], name: str, kind: type, where: str) -> Any:
+    """record[name], which must be of `kind`: int, float (an int will do), str, bool, list or dict. ValueError names `where` and `name`.
+
+    A bool is no int. A float must be finite, and comes as float."""
+    if name not in record:
+        raise ValueError(f"{where} has no {name!r}: it must hold {KINDS[kind]} of that name")
+    value = record[name]
+    if kind is float and type(value) is int and abs(value) < 2**1023:
+        value = float(value)
+    if type(value) is not kind or kind is float and not math.isfinite(value):
+        raise ValueError(f"{where}: {name!r} is {shown(value)}; it must be {KINDS[kind]}")
+    return value
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """A value as an error quotes it: one line of at most `limit` characters, however large or deep the value is."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of too many digits; nested too deeply
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def path(text: str) -> Path:
+    """A file or directory as a user names it; ~ is his home. ValueError: the empty text, an unknown ~user, a zero byte."""
+    if not text:
+        raise ValueError("an empty path: give the name of a file or directory, or . for the current directory")
+    if "\0" in text:
+        raise ValueError(f"{text!r} holds a zero byte, which no path can")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text}: there is no home directory of {text.split('/')[0]}; write the path in full") from None
+
+
+# --- types of command-line arguments: argparse shows their ArgumentTypeError after the flag's name ----------------------------
+
+
+def path_argument(text: str) -> Path:
+    """`path`, as the `type` of an argument."""
+    try:
+        return path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def whole_argument(low: int = 1, high: int = LARGEST) -> Callable[[str], int]:
+    """The `type` of an argument that is a whole number from low to high; 1e6 and 500_000 are whole numbers too."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text) if len(text) < 4000 else None
+        except ValueError:
+            try:
+                real = float(text)
+                value = int(real) if math.isfinite(real) and real.is_integer() else None
+            except ValueError:
+                value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{shown(text)}: give a whole number {_range(low, high)}")
+        return value
+
+    return read
+
+
+def number_argument(low: float, high: float = math.inf, above: bool = False) -> Callable[[str], float]:
+    """The `type` of an argument that is a finite number from low to high; above: low itself is not allowed."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and low <= value <= high) or (above and value == low):
+            raise argparse.ArgumentTypeError(f"{shown(text)}: give a number {_range(low, high, above)}")
+        return value
+
+    return read
+
+
+def _range(low: float, high: float, above: bool = False) -> str:
+    first = f"above {low:,}" if above else f"of {low:,} or more" if high in (math.inf, LARGEST) else f"from {low:,}"
+    return first if high in (math.inf, LARGEST) else f"{first} and at most {high:,}" if above else f"{first} to {high:,}"
