@@ -66,7 +66,7 @@ def spoken(session: Any, now: Any, step: int, seed: int = 0) -> str:
     from gptjax.model import reading
 
     text, asked = session.reading.tokenizer, session.config.loop
-    prompt = text.encode(asked.sample_prompt)
+    prompt = text.encode(asked.sample_prompt) or [text.begin]
     with jax.transfer_guard("allow"):
         key = jax.random.fold_in(jax.random.key(seed), step)
         sampling = choose.Sampling(temperature=0.8, top_k=40)

@@ -44,7 +44,7 @@ class Gpt1:
         model = models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", end_of_word_suffix="</w>")
         self.rust = tokenizers.Tokenizer(model)
         self.n_vocab = len(vocabulary)
-        self.newline = vocabulary["\n</w>"]
+        self.newline = self.begin = vocabulary["\n</w>"]  # a text of white space alone has no tokens: it begins with a newline
         self.symbols = {i: symbol for symbol, i in vocabulary.items()}
         versions = "tokenizers"
         if words == "basic":

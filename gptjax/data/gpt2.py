@@ -34,6 +34,7 @@ class Gpt2:
         self.rust.decoder = decoders.ByteLevel()
         self.n_vocab = len(vocabulary)
         self.end_of_text: int | None = vocabulary["<|endoftext|>"]
+        self.begin: int = vocabulary["<|endoftext|>"]
         self.digest = hashlib.sha256(("gpt2 " + " ".join(FILES.digests.values())).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:

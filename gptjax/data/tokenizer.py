@@ -14,10 +14,12 @@ from gptjax.data import gpt1, gpt2, pieces, saving, unicode
 
 
 class Tokenizer(Protocol):
-    """n_vocab: number of ids; end_of_text: the id between documents, or None; digest: equal for two tokenizers that encode alike."""
+    """n_vocab: number of ids; end_of_text: the id between documents, or None; begin: the id that a text without tokens begins with, which
+    is end_of_text where there is one, else the newline; digest: equal for two tokenizers that encode alike."""
 
     n_vocab: int
     end_of_text: int | None
+    begin: int
     digest: str
 
     def encode(self, text: str) -> list[int]: ...
@@ -32,6 +34,7 @@ class Bytes:
 
     n_vocab = 257
     end_of_text: int | None = 256
+    begin = 256
     digest = hashlib.sha256(b"bytes, end-of-text 256").hexdigest()
 
     def encode(self, text: str) -> list[int]:

@@ -81,7 +81,8 @@ def test_known_ids(directory):
     spoken = tokenizer.tokenizer(data.Gpt1Bpe(path=str(directory), words="basic"))
     ids = json.loads((directory / "encoder_bpe_40000.json").read_text(encoding="utf-8"))
     assert spoken.encode("The \u4e94") == [ids["the</w>"], 0]
-    assert spoken.newline == 40477
+    assert spoken.newline == spoken.begin == 40477
+    assert spoken.encode("\n") == spoken.encode(" ") == []  # what `begin` is for
 
 
 @pytest.mark.shared

@@ -9,6 +9,7 @@ import unicodedata
 
 import pytest
 import regex
+from sentencepiece import sentencepiece_model_pb2
 
 from gptjax.config import data
 from gptjax.data import gpt2, pieces, published, tokenizer, unicode
@@ -120,6 +121,22 @@ def test_round_trip(kind, name, request):
     assert all(0 <= i < spoken.n_vocab for i in ids)
     assert spoken.end_of_text not in ids
     assert spoken.encode_batch([text, "x", text]) == [ids, spoken.encode("x"), ids]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe", "sentencepiece"])
+def test_a_text_without_tokens_begins_with_end_of_text(kind, request):
+    spoken = tokenizer.Bytes() if kind == "bytes" else request.getfixturevalue(kind)
+    assert spoken.begin == spoken.end_of_text
+    assert spoken.encode("") == []
+
+
+def test_where_there_is_no_end_of_text_a_text_begins_with_a_newline(sentencepiece):
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(sentencepiece.model)
+    model.trainer_spec.eos_id = -1
+    model.pieces[1].piece, model.pieces[1].type = "other", model.pieces[0].NORMAL
+    spoken = pieces.Pieces(model.SerializeToString())
+    assert spoken.end_of_text is None and spoken.decode([spoken.begin]) == "\n"
 
 
 def test_lone_surrogates_become_replacement_characters_and_pairs_their_character():

@@ -76,7 +76,7 @@ def test_stops_are_where_find_finds_them(seed):
 class Letters:
     """61 ids, as many letters."""
 
-    n_vocab, end_of_text, digest = 61, None, ""
+    n_vocab, end_of_text, begin, digest = 61, None, 0, ""
 
     def encode(self, text):
         return [ord(c) - 60 for c in text]
