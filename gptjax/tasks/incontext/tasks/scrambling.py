@@ -1,10 +1,11 @@
 """GPT-3's five tasks of scrambled words (section 3.9.2). They are made from the seed and a list of words: protocol.words, or the system's.
 
-wording=paper: words of 5 to 14 letters ("more than 4 characters and less than 15"). wording=released: as OpenAI's files are
-(github.com/openai/gpt-3, data/, counted): 6 to 15 letters, and 5 to 15 in mid_word_1_anagrams. In both a cycled word and an A1 anagram
-are never the word itself (words of whose inner letters no other order exists are left out of A1), whereas an A2 anagram may be, and a
-word that reads the same backwards; a random insertion puts exactly one character of ` ./!` between every two letters. As many words as
-the list has, up to 10,000.
+wording=paper: words of 5 to 14 letters ("more than 4 characters and less than 15"), but 6 to 14 in mid_word_2_anagrams [chosen: of five
+letters the inner one has no other order, so each would be answered by a copy]. wording=released: as OpenAI's files are
+(github.com/openai/gpt-3, data/, counted): 6 to 15 letters, and 5 to 15 in mid_word_1_anagrams. In both what is put is never the word
+itself where another is possible. Where none is, the word is left out of CL and A1, and stays in A2, as 193 of OpenAI's 10,000 do, each of
+one inner letter ("cheese"): a model that copies gets 1.9% there. A word that reads the same backwards stays, too. A random insertion puts
+exactly one character of ` ./!` between every two letters. As many words as the list has, up to 10,000.
 
 Not said [chosen]: the answer is written by beam search up to the end of the line, and must be the word, without the space around it.
 Examples are joined by one newline, with which the released contexts begin; demonstrations come from the set itself, there being one."""
@@ -39,15 +40,15 @@ def cycled(word: str, chance: random.Random) -> str:
     return chance.choice([turn for turn in turns if turn != word] or [word])
 
 
-def shuffled(n_fixed: int, may_stay: bool) -> Scramble:
-    """All letters but the first and the last n_fixed in another order; in any order if it may stay."""
+def shuffled(n_fixed: int) -> Scramble:
+    """All letters but the first and the last n_fixed in another order; the word itself only where there is no other."""
 
     def scramble(word: str, chance: random.Random) -> str:
         inner = list(word[n_fixed:-n_fixed])
         while True:
             chance.shuffle(inner)
             found = word[:n_fixed] + "".join(inner) + word[-n_fixed:]
-            if may_stay or found != word or len(set(inner)) < 2:
+            if found != word or len(set(inner)) < 2:
                 return found
 
     return scramble
@@ -62,12 +63,12 @@ def backwards(word: str, chance: random.Random) -> str:
     return word[::-1]
 
 
-def task(name: str, about: str, scramble: Scramble, may_stay: bool, shortest: int, published: tuple[Published, ...]) -> Task:
-    """shortest: letters of a word of the released file."""
+def task(name: str, about: str, scramble: Scramble, may_stay: bool, shortest: tuple[int, int], published: tuple[Published, ...]) -> Task:
+    """may_stay: whether words stay that scrambling cannot change; shortest: letters of a word, by the paper and of the released file."""
 
     def made(protocol: Protocol, seed: int, split: str) -> Iterator[Row]:
         wording = worded(protocol, "paper", "released")
-        least, most = (5, 14) if wording == "paper" else (shortest, 15)
+        least, most = (shortest[0], 14) if wording == "paper" else (shortest[1], 15)
         chance = random.Random(f"{name} {wording} {split} {seed}")
         number = 0
         for word in words.listed(protocol.words, least, most, N, seed):
@@ -100,7 +101,7 @@ TASKS = (
         "a word whose letters are rotated (CL)",
         cycled,
         False,
-        6,
+        (5, 6),
         gpt3(
             "exact_match",
             ".62/.71/2.85/0/.63/1.35/2.58/3.66",
@@ -111,17 +112,17 @@ TASKS = (
     task(
         "mid_word_1_anagrams",
         "a word whose letters are shuffled, all but the first and the last (A1)",
-        shuffled(1, may_stay=False),
+        shuffled(1),
         False,
-        5,
+        (5, 5),
         gpt3("exact_match", "2.28", "8.62", ".50/1.27/2.13/3.05/3.81/5.49/8.38/15.1"),
     ),
     task(
         "mid_word_2_anagrams",
         "a word whose letters are shuffled, all but the first two and the last two (A2)",
-        shuffled(2, may_stay=True),
+        shuffled(2),
         True,
-        6,
+        (6, 6),
         gpt3("exact_match", "8.91", "25.9", "1.94/4.80/7.59/9.87/12.6/18.9/25.6/39.7"),
     ),
     task(
@@ -129,7 +130,7 @@ TASKS = (
         "a word with a space or a punctuation mark between every two letters (RI)",
         inserted,
         True,
-        6,
+        (5, 6),
         gpt3("exact_match", "8.26", "45.4", ".11/.28/2.19/4.18/6.61/11.0/27.3/67.2"),
     ),
     task(
@@ -137,7 +138,7 @@ TASKS = (
         "a word written backwards (RW)",
         backwards,
         True,
-        6,
+        (5, 6),
         gpt3("exact_match", ".09", ".48", "0/.05/0/.17/.24/.30/.42/.44"),
     ),
 )
