@@ -1,10 +1,11 @@
 """SuperGLUE's WSC: what does a pronoun refer to? GPT-3 Figure G.33: an exam with its answer key, the pronoun between stars.
 
 The data ask whether the pronoun refers to a given noun. The figure has the noun written, in small letters: so the answer is written here,
-and it says yes if all words of the given noun are in it, or all of its in the noun, without articles and owners' 's (as T5 scores WSC; how
-GPT-3 did is not said) [chosen]. Only rows whose answer is yes are demonstrations, one fixed set of 32 for all; a row whose answer is no
-has no right text. wording=choice asks as the data do, and compares the answers yes and no: it is the convention "choice". Examples
-follow each other on a new line [chosen]."""
+and scored as T5's wsc_simple scores it, how GPT-3 did not being said [chosen]. It says yes if all words of the given noun are in it, or
+all of its in the noun, in small letters and without 21 determiners, and if both or neither have an apostrophe ("Bob" is not "Bob's hat");
+marks stay, so "miller." is not "miller". An answer without words is wrong, whatever is asked. Only rows whose answer is yes are
+demonstrations, one fixed set of 32 for all; a row whose answer is no has no right text. wording=choice asks as the data do, and compares
+the answers yes and no: it is the convention "choice". Examples follow each other on a new line [chosen]."""
 
 import re
 
@@ -17,6 +18,7 @@ EXAM = (
     "For each passage, you must identify which noun the pronoun marked in *bold* refers to.\n"
     "====="
 )
+DETERMINERS = frozenset("a an each every few her his many much my our some that the their these this those which whose your".split())
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
@@ -45,15 +47,16 @@ def marked(text: str, number: int, pronoun: str) -> str:
     return f"{text[: found.start()]}*{found[0]}*{text[found.end() :]}"
 
 
-def bag(noun: str) -> set[str]:
-    plain = re.sub(r"'s\b|[^\w\s]", "", noun.lower())
-    return set(plain.split()) - {"a", "an", "the"}
+def undetermined(noun: str) -> str:
+    """In small letters, without determiners; words are what stands between single spaces."""
+    return " ".join(word for word in noun.strip().lower().split(" ") if word not in DETERMINERS)
 
 
 def score(metric: str, written: str, item: Item) -> float:
-    ours, theirs = bag(written), bag(item.facts["noun"])
-    says = bool(ours) and (ours <= theirs or theirs <= ours)
-    return float(says == bool(item.facts["label"]))
+    said, noun = undetermined(written), undetermined(item.facts["noun"])
+    ours, theirs = set(said.split(" ")), set(noun.split(" "))
+    says = ("'" in said) == ("'" in noun) and (ours <= theirs or theirs <= ours)
+    return float(bool(said) and says == bool(item.facts["label"]))
 
 
 TASKS = (
