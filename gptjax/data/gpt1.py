@@ -19,7 +19,8 @@ FILES = published.Published(
     carrier=None,
 )
 DASHES = str.maketrans({"\u2014": "-", "\u2013": "-", "\u2015": "-", "\u2026": "...", "\u00b4": "'"})
-RUNS = re.compile(r"""(-+|~+|!+|"+|;+|\?+|\++|,+|\)+|\(+|\\+|/+|\*+|\[+|\]+|}+|{+|\|+|_+)""")
+# No backslash: the code's pattern is no raw string, so that its `\\+`, too, means a plus.
+RUNS = re.compile(r"""(-+|~+|!+|"+|;+|\?+|\++|,+|\)+|\(+|/+|\*+|\[+|\]+|}+|{+|\|+|_+)""")
 NEWLINE = " \n "
 
 
@@ -54,6 +55,7 @@ class Gpt1:
         else:
             self.spacy = english()
             versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ftfy", "spacy"))
+            versions += " backslashes as they are"  # tokens made when they were spaced are others
         self.digest = hashlib.sha256(f"gpt1 {words} {versions} {' '.join(FILES.digests.values())}".encode()).hexdigest()
         self.remade = path, words
 
@@ -87,7 +89,8 @@ class Gpt1:
 
 
 def standardized(text: str) -> str:
-    """text_utils.py's text_standardize: plain dashes and dots, spaces around runs of punctuation, single spaces, ' \\n ' for newlines."""
+    """text_utils.py's text_standardize: plain dashes and dots, spaces around runs of one mark of punctuation (not of a backslash), single
+    spaces, ' \\n ' for newlines."""
     text = RUNS.sub(r" \1 ", text.translate(DASHES))
     text = re.sub(r"\s*\n\s*", NEWLINE, text)
     return re.sub(r"[^\S\n]+", " ", text).strip()
