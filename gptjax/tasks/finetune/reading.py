@@ -12,14 +12,14 @@ from gptjax.tasks.finetune import examples, inputs
 
 
 class Examples:
-    """A task's examples, tokenised; n_ctx: of the longest of train and dev, at most `limit`."""
+    """A task's examples, tokenised; n_ctx: of the longest of train, dev and test, at most `limit`: as GPT-1's released train.py."""
 
     def __init__(self, task: Task, text: tokenizer.Tokenizer, limit: int, say: Callable[[str], None], progress: Callable[[str], None]):
         """say: is told what was left out or shortened. ValueError, in one line, for anything wrong with the data."""
         self.task, self.tokenizer = task, text
         self._read = {split: examples.read(task, split, say) for split in task.given}
         parts = {split: inputs.tokenised(read, text, progress) for split, read in self._read.items()}
-        self.n_ctx = inputs.longest(task, parts["train"] + parts["dev"], text.n_vocab, limit)
+        self.n_ctx = inputs.longest(task, sum(parts.values(), []), text.n_vocab, limit)
         self._rows = {split: self._encoded(split, parts[split], say) for split in self._read}
 
     def __len__(self):

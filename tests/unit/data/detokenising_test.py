@@ -14,7 +14,10 @@ from gptjax.data import detokenising
         (" wait . . . what ? ! ; no : yes", " wait. .. what? !; no: yes"),
         (" James ' book , the boys ' club", " James'book, the boys' club"),
         (" U.S. : 3 , 4 : 5 ; 6", " U.S.: 3, 4: 5; 6"),
-        (" In 2 @,@ 000 a co @-@ op 's ( the ) \" play \" [ 1 ] { x } ' o ' 20 \u00b0 C", " In 2,000 a co-op's (the) \"play\" [1] {x}' o ' 20\u00b0C"),
+        (
+            " In 2 @,@ 000 a co @-@ op 's ( the ) \" play \" [ 1 ] { x } ' o ' 20 \u00b0 C",
+            " In 2,000 a co-op's (the) \"play\" [1] {x}' o ' 20\u00b0C",
+        ),
         ("a  \n  = = = = x = = = = \n y , . : z", "a \n ==== x ====\ny, .: z"),
         (" = = Career = = \n \n = = = N = = = \n N '90s 's /' 5/", " == Career ==\n\n=== 1 ===\nN '90s's /'[0-9]/"),
     ],

@@ -100,5 +100,5 @@ def test_standardized():
     assert gpt1.standardized("wait\u2014what\u2026  no!!  \n\n (a_b)") == "wait - what... no !! \n ( a _ b )"
     assert gpt1.standardized("C:\\dir a\\\\b\\\n+\\+") == "C:\\dir a\\\\b\\ \n + \\ +"  # the code's pattern has no backslash
     spaced = [mark for mark in string.punctuation if gpt1.standardized(f"a{mark * 2}b") == f"a {mark * 2} b"]
-    assert spaced == list("!\"()*+,-/;?[]_{|}~")
+    assert spaced == list('!"()*+,-/;?[]_{|}~')
     assert gpt1.standardized("it\u00b4s \t 5\u20136") == "it's 5 - 6"

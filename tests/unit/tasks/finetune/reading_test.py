@@ -16,10 +16,11 @@ from gptjax.tasks.finetune import reading
 N, BATCH = 21, 4
 
 
-def made(tmp_path, limit=64, **changes):
-    """(examples, config, what was said) of a task whose texts are numbers."""
+def made(tmp_path, limit=64, longest=None, **changes):
+    """(examples, config, what was said) of a task whose texts are numbers. longest: the split that has one of 50 bytes."""
     for split, n in (("train", N), ("dev", 6), ("test", 3)):
         lines = [json.dumps({"text": f"number {i:02d}", "even": "ny"[i % 2 == 0]}) + "\n" for i in range(n)]
+        lines += [json.dumps({"text": f"number {n}".ljust(50, "."), "even": "n"}) + "\n"] if split == longest else []
         (tmp_path / f"{split}.jsonl").write_text("".join(lines))
     files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "dev", "test")}
     usual = {"batch_examples": BATCH, "epochs": 3} | files | changes
@@ -75,7 +76,17 @@ def test_texts_over_the_context_are_counted_and_reported(tmp_path):
     assert [line.split(":")[0] for line in said] == ["train", "dev", "test"]
 
 
-def test_a_context_fits_train_and_dev_and_is_told(tmp_path):
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_a_context_holds_the_longest_of_each_split(tmp_path, split):
+    """As the released train.py, which takes train, validation and test together: no text is cut that the model could read."""
+    there, config, said = made(tmp_path, longest=split)
+    assert there.n_ctx == 64 == config.model.n_ctx and said == []  # 52 tokens, in sixteens
+    assert made(tmp_path, longest=split, limit=40)[0].n_ctx == 40
+    if split == "test":
+        assert there.split("test")[1][-1, 1] == 51 and made(tmp_path, test=None)[0].n_ctx == 16
+
+
+def test_a_context_that_fits_is_told(tmp_path):
     there, config, said = made(tmp_path)
     assert there.n_ctx == 16 == config.model.n_ctx and said == []
     assert there.summary() == "21 training examples and 6 to validate on, up to 16 tokens"
