@@ -1,6 +1,11 @@
 """What of a task counts as being in a corpus: GPT-3 Appendix C. Values only."""
 
-from gptjax.config.record import positive, record
+from typing import Annotated
+
+from gptjax.config.record import Bounds, record
+
+Words = Annotated[int, Bounds(1, 10**6)]
+Count = Annotated[int, Bounds(0, 10**15)]
 
 
 @record
@@ -9,17 +14,11 @@ class Filter:
     window around it") [chosen]. shortest: characters of a piece that stays. most_pieces: a document cut into more is dropped; pieces are
     counted before the short ones go [chosen]. most_documents: an n-gram that more documents have is left alone."""
 
-    n: int = 13
-    window: int = 200
-    shortest: int = 200
-    most_pieces: int = 10
-    most_documents: int = 10
-
-    def __post_init__(self):
-        positive(self, "n")
-        for name in ("window", "shortest", "most_pieces", "most_documents"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: give 0 or more")
+    n: Words = 13
+    window: Count = 200
+    shortest: Count = 200
+    most_pieces: Count = 10
+    most_documents: Count = 10
 
 
 @record
@@ -28,11 +27,10 @@ class Measure:
     lengths in words, at least `least` (of tasks that are made: 1) and at most `most`. An item of fewer words is compared whole, as GPT-3
     section 4 says, but below `least` never, as Appendix C says."""
 
-    n: int | None = None
-    least: int = 8
-    most: int = 13
+    n: Words | None = None
+    least: Words = 8
+    most: Words = 13
 
     def __post_init__(self):
-        positive(self, "least", "most", *(("n",) if self.n is not None else ()))
         if self.least > self.most:
             raise ValueError(f"least={self.least} and most={self.most}: give at least as much for most")

@@ -1,15 +1,17 @@
 """What a run reads: sources of text, tokenizers, and how a validation split is held out."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from gptjax.config.record import fraction, positive, record
+from gptjax.config.record import Bounds, Fraction, record
+
+Weight = Annotated[float, Bounds(1e-9, 1e9)]  # beside those of the other sources
 
 
 @record
 class Embedded:
     """The text that every CPython carries: its help topics, docstrings and standard library sources. Needs no file."""
 
-    weight: float = 1.0
+    weight: Weight = 1.0
 
 
 @record
@@ -18,7 +20,7 @@ class Text:
 
     path: str
     field: str = "text"  # of a .jsonl object or a .parquet column
-    weight: float = 1.0
+    weight: Weight = 1.0
 
 
 @record
@@ -29,7 +31,7 @@ class Tfds:
     split: str = "train"
     data_dir: str | None = None  # None: tfds' own default directory
     field: str = "text"
-    weight: float = 1.0
+    weight: Weight = 1.0
 
 
 @record
@@ -37,7 +39,7 @@ class Shards:
     """A directory that `python -m gptjax.prepare` wrote."""
 
     path: str
-    weight: float = 1.0
+    weight: Weight = 1.0
 
 
 Source = Embedded | Text | Tfds | Shards
@@ -69,12 +71,8 @@ class Gpt1Bpe:
 class SentencePiece:
     """A SentencePiece model file; path None: BPE with byte fallback, of `n_pieces`, trained on the run's own training text."""
 
-    n_pieces: int = 4096
+    n_pieces: Annotated[int, Bounds(300, 10**6)] = 4096  # the least: 256 bytes, the specials, and some pieces
     path: str | None = None
-
-    def __post_init__(self):
-        if self.n_pieces < 300:
-            raise ValueError(f"SentencePiece.n_pieces={self.n_pieces}: give at least 300 (256 bytes, the specials, and some pieces)")
 
 
 Tokenizer = Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece
@@ -84,20 +82,14 @@ Tokenizer = Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece
 class ByDocument:
     """Hold out whole documents, chosen by a digest of their text, so that copies of one document fall on the same side."""
 
-    fraction: float = 0.01
-
-    def __post_init__(self):
-        fraction(self, "fraction")
+    fraction: Fraction = 0.01
 
 
 @record
 class Tail:
     """Hold out the last part of every document: for a corpus that is one long text."""
 
-    fraction: float = 0.1
-
-    def __post_init__(self):
-        fraction(self, "fraction")
+    fraction: Fraction = 0.1
 
 
 @record
@@ -118,7 +110,3 @@ class Data:
     tokenizer: Tokenizer = Gpt2Bpe()
     held_out: HeldOut = ByDocument()
     across_documents: Literal["attend", "mask"] = "attend"  # GPT-3 section 2.2 and Appendix B: no mask between packed documents
-
-    def __post_init__(self):
-        for source in self.sources:
-            positive(source, "weight")

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from gptjax.config.record import record
+from gptjax.config.record import Seed, record
 from gptjax.config.schema import AdamW, Compute, Config, Dropout, Linear, Loop, Mesh, Train
 from gptjax.config.task import Task
 
@@ -22,7 +22,7 @@ class Finetuning:
     compute: Compute = Compute()
     mesh: Mesh = Mesh()
     loop: Loop = Loop()
-    seed: int = 0
+    seed: Seed = 0
 
 
 def resolved(recipe: Finetuning, origin: Config, n_examples: int, n_ctx: int) -> Config:

@@ -12,14 +12,33 @@ import difflib
 import functools
 import hashlib
 import json
-import math
+import re
+import sys
 import types
 import typing
+import warnings
 from typing import Any, TypeVar
 
+from gptjax.config import parse
 from gptjax.config.schema import Config
 
 Root = TypeVar("Root")
+DEEPEST = 50  # nodes above one another in the tree of a value: records within records, and room
+SHOWN = 200  # characters of a value in an error
+OTHER_NAMES = {  # of fields, elsewhere -> here
+    "lr": "train.schedule.peak",
+    "learning_rate": "train.schedule.peak",
+    "warmup_steps": "train.schedule.warmup_tokens",
+    "batch_size": "train.batch_tokens",
+    "max_steps": "train.steps",
+    "max_iters": "train.steps",
+    "n_embd": "model.d_model",
+    "block_size": "model.n_ctx",
+    "vocab_size": "model.n_vocab",
+    "beta1": "train.optimizer.b1",
+    "beta2": "train.optimizer.b2",
+    "grad_clip": "train.optimizer.clip_norm",
+}
 
 
 @dataclasses.dataclass
@@ -36,7 +55,7 @@ def override(config: Root, *assignments: str) -> Root:
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path.strip():
-            raise ValueError(f"{assignment!r} is not of the form path=value, for example train.steps=100")
+            raise ValueError(f"{parse.shown(assignment)} is not of the form path=value, for example train.steps=100")
         edit = root
         for key in path.strip().split("."):
             edit = edit.parts.setdefault(key, _Edit())
@@ -82,11 +101,14 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
-def _paths(record: type, prefix: str):
-    """Every leaf path below a record, with its type. A field of one record type is descended into; a union is a leaf."""
+def _paths(record: type, prefix: str, alternatives: bool = False):
+    """Every leaf path below a record, with its type. A field of one record type is descended into; a union is a leaf, unless the fields
+    of its `alternatives` are asked for."""
     for name, hint in _hints(record).items():
-        if dataclasses.is_dataclass(hint):
-            yield from _paths(typing.cast(type, hint), f"{prefix}{name}.")
+        records = [option for option in _options(hint) if dataclasses.is_dataclass(option)]
+        if records and (alternatives or dataclasses.is_dataclass(hint)):
+            for option in records:
+                yield from _paths(typing.cast(type, option), f"{prefix}{name}.", alternatives)
         else:
             yield prefix + name, hint
 
@@ -127,16 +149,20 @@ def _edited(value: Any, hint: Any, edit: _Edit, path: str) -> Any:
     if isinstance(value, tuple):
         elements = list(value)
         for key, part in edit.parts.items():
-            if not key.isdigit() or int(key) >= len(elements):
-                raise ValueError(f"{dot}{key}: {path} has {len(elements)} elements, numbered from 0; or give it whole, {path}=(..., ...)")
+            if not (key.isascii() and key.isdecimal() and len(key) < 10) or int(key) >= len(elements):
+                raise ValueError(
+                    f"{dot}{parse.line(key, 60)}: {path} has {len(elements)} elements, numbered from 0; or give it whole, {path}=(..., ...)"
+                )
             elements[int(key)] = _edited(elements[int(key)], typing.get_args(hint)[0], part, dot + key)
         return tuple(elements)
     if not dataclasses.is_dataclass(value):
-        raise ValueError(f"{dot}{next(iter(edit.parts))}: {path} is {value!r}, which has no fields; {_allowed(hint)}")
+        name = parse.line(next(iter(edit.parts)), 60)
+        raise ValueError(f"{dot}{name}: {path} is {parse.shown(value)}, which has no fields; {_allowed(hint)}")
     hints = _hints(type(value))
     for key in edit.parts:
         if key not in hints:
-            raise ValueError(f"{dot}{key}: {type(value).__name__} has no field {key!r}; {_nearest(key, list(hints), anywhere=True)}")
+            near = _nearest(key, list(hints), anywhere=True)
+            raise ValueError(f"{dot}{parse.line(key, 60)}: {type(value).__name__} has no field {parse.shown(key)}; {near}")
     return _built(type(value), _fields(value) | {k: _edited(getattr(value, k), hints[k], e, dot + k) for k, e in edit.parts.items()}, path)
 
 
@@ -166,11 +192,21 @@ def _read(text: str, hint: Any, path: str) -> Any:
 
 
 def _tree(text: str, hint: Any, path: str) -> ast.expr:
+    """The expression of a text, at most DEEPEST deep, so that what walks it cannot exhaust the stack."""
+    text = re.sub("[\ud800-\udfff]", lambda lone: f"\\u{ord(lone[0]):04x}", text)  # bytes of a path that are not UTF-8: in a string
     try:
-        return ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError):
-        quote = " (inside a call, quote strings: Text(path='a/b.txt'))" if "(" in text else ""
-        raise ValueError(f"{path}={text}: {_allowed(hint)}{quote}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's own, of odd escapes in strings
+            tree = ast.parse(text, mode="eval").body
+        level = [tree]
+        for _ in range(DEEPEST):
+            level = [below for node in level for below in ast.iter_child_nodes(node)]
+        if not level:
+            return tree
+    except (SyntaxError, ValueError, MemoryError, RecursionError):  # the last two: nested beyond what Python reads
+        pass
+    quote = " (inside a call, quote strings: Text(path='a/b.txt'))" if "(" in text else ""
+    raise ValueError(f"{path}={parse.line(text, SHOWN)}: {_allowed(hint)}{quote}")
 
 
 def _value(tree: ast.expr, hint: Any, path: str) -> Any:
@@ -190,7 +226,15 @@ def _value(tree: ast.expr, hint: Any, path: str) -> Any:
         fits, read = _scalar(value, option)
         if fits:
             return read
-    raise ValueError(f"{path}={ast.unparse(tree)}: {_allowed(hint)}")
+    raise ValueError(f"{path}={_written(tree)}: {_allowed(hint)}")
+
+
+def _written(tree: ast.expr) -> str:
+    """An expression as text, for an error."""
+    try:
+        return parse.line(ast.unparse(tree), SHOWN)
+    except ValueError:  # an integer of too many digits
+        return "a number of too many digits"
 
 
 def _constant(tree: ast.expr) -> Any:
@@ -210,7 +254,7 @@ def _scalar(value: Any, option: Any) -> tuple[bool, Any]:
         return (True, value in (True, "true")) if kind is bool or value in ("true", "false") else (False, None)
     if option is int and kind is float and value.is_integer():
         return True, int(value)
-    if option is float and kind in (int, float) and math.isfinite(value):
+    if option is float and kind in (int, float) and abs(value) <= sys.float_info.max:
         return True, float(value)
     return option is kind and kind in (int, str), value
 
@@ -219,20 +263,20 @@ def _record(tree: ast.expr, records: dict[str, type], hint: Any, path: str) -> A
     """One of several records, written `Name(field=value)`, `Name()` or `Name`."""
     call = tree if isinstance(tree, ast.Call) else ast.Call(func=tree, args=[], keywords=[])
     if not isinstance(call.func, ast.Name):
-        raise ValueError(f"{path}={ast.unparse(tree)}: {_allowed(hint)}")
+        raise ValueError(f"{path}={_written(tree)}: {_allowed(hint)}")
     name = call.func.id
     if name not in records:
-        raise ValueError(f"{path}={ast.unparse(tree)}: {_nearest(name, list(records), anywhere=False)}; {_allowed(hint)}")
+        raise ValueError(f"{path}={_written(tree)}: {_nearest(name, list(records), anywhere=False)}; {_allowed(hint)}")
     record, hints = records[name], _hints(records[name])
     if call.args or any(k.arg is None for k in call.keywords):
-        raise ValueError(f"{path}={ast.unparse(tree)}: name each field: {_signature(record)}")
+        raise ValueError(f"{path}={_written(tree)}: name each field: {_signature(record)}")
     given = {str(k.arg): k.value for k in call.keywords}
     for key in given:
         if key not in hints:
-            raise ValueError(f"{path}={ast.unparse(tree)}: {name} has no field {key!r}; {_nearest(key, list(hints), anywhere=False)}")
+            raise ValueError(f"{path}={_written(tree)}: {name} has no field {key!r}; {_nearest(key, list(hints), anywhere=False)}")
     missing = [f.name for f in dataclasses.fields(record) if f.default is dataclasses.MISSING and f.name not in given]
     if missing:
-        raise ValueError(f"{path}={ast.unparse(tree)}: {name} needs {', '.join(missing)}: {_signature(record)}")
+        raise ValueError(f"{path}={_written(tree)}: {name} needs {', '.join(missing)}: {_signature(record)}")
     return _built(record, {k: _value(v, hints[k], f"{path}.{k}") for k, v in given.items()}, path)
 
 
@@ -240,13 +284,17 @@ def _record(tree: ast.expr, records: dict[str, type], hint: Any, path: str) -> A
 
 
 def _nearest(name: str, known: list[str], anywhere: bool) -> str:
-    """A hint at the nearest known name; failing that and if `anywhere`, at the paths of the whole tree that end like it."""
+    """A hint at the nearest known name; failing that and if `anywhere`, at what others call so, or the paths of the whole tree that end
+    like it."""
+    name = name[:60]
+    if anywhere and name in OTHER_NAMES:
+        return f"did you mean {OTHER_NAMES[name]}?"
     near = difflib.get_close_matches(name, known, n=1)
     if near:
         return f"did you mean {near[0]}?"
-    leaves = [p for p, _ in _paths(Config, "")] if anywhere else []
+    leaves = [p for p, _ in _paths(Config, "", alternatives=True)] if anywhere else []
     near = difflib.get_close_matches(name, {p.split(".")[-1] for p in leaves}, n=1)
-    elsewhere = [p for p in leaves if p.split(".")[-1] in near]
+    elsewhere = list(dict.fromkeys(p for p in leaves if p.split(".")[-1] in near))
     return f"did you mean {' or '.join(elsewhere)}?" if elsewhere else f"there are {', '.join(known) or 'none'}"
 
 

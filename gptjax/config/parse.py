@@ -71,6 +71,12 @@ def shown(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def line(text: str, limit: int = 1000) -> str:
+    """A text as a line of an error: control characters and what no UTF-8 can carry as escapes, and cut at `limit` characters."""
+    cut = text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return "".join(c if c == " " or c.isprintable() else repr(c)[1:-1] for c in cut)
+
+
 def path(text: str) -> Path:
     """A file or directory as a user names it; ~ is his home. ValueError: the empty text, an unknown ~user, a zero byte."""
     if not text:
@@ -106,8 +112,8 @@ def whole_argument(low: int = 1, high: int = LARGEST) -> Callable[[str], int]:
                 value = int(real) if math.isfinite(real) and real.is_integer() else None
             except ValueError:
                 value = None
-        if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{shown(text)}: give a whole number {_range(low, high)}")
+        if value is None or not within(value, low, high):
+            raise argparse.ArgumentTypeError(f"{shown(text)}: give {range_words(int, low, high)}")
         return value
 
     return read
@@ -121,13 +127,36 @@ def number_argument(low: float, high: float = math.inf, above: bool = False) -> 
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (math.isfinite(value) and low <= value <= high) or (above and value == low):
-            raise argparse.ArgumentTypeError(f"{shown(text)}: give a number {_range(low, high, above)}")
+        if not (math.isfinite(value) and within(value, low, high, above)):
+            raise argparse.ArgumentTypeError(f"{shown(text)}: give {range_words(float, low, high, above)}")
         return value
 
     return read
 
 
-def _range(low: float, high: float, above: bool = False) -> str:
-    first = f"above {low:,}" if above else f"of {low:,} or more" if high in (math.inf, LARGEST) else f"from {low:,}"
-    return first if high in (math.inf, LARGEST) else f"{first} and at most {high:,}" if above else f"{first} to {high:,}"
+def seed_argument(text: str) -> int:
+    """The `type` of an argument that is a seed: jax's keys keep 32 bits of one."""
+    return whole_argument(0, 2**32 - 1)(text)
+
+
+def line_argument(text: str) -> str:
+    """The `type` of an argument that becomes part of a command or a script: one line without control characters, and not empty."""
+    if not text.strip() or line(text) != text:
+        raise argparse.ArgumentTypeError(f"{shown(text)}: give a text of one line, without control characters")
+    return text
+
+
+# --- bounds of numbers: of arguments here, of a config's fields in record.py -----------------------------------------------------
+
+
+def within(value: float, low: float, high: float, above: bool = False) -> bool:
+    """Is a number from low to high, low itself allowed unless `above`? NaN is not."""
+    return low <= value <= high and not (above and value == low)
+
+
+def range_words(kind: type, low: float, high: float, above: bool = False) -> str:
+    """What `within` allows, in words: "a whole number from 1 to 10"."""
+    least, most = (f"{x:,}" if isinstance(x, int) else f"{x:g}" for x in (low, high))
+    first, open_ended = f"above {least}" if above else f"from {least}", high in (math.inf, LARGEST)
+    rest = "" if open_ended else f" and at most {most}" if above else f" to {most}"
+    return f"{KINDS[kind]} {f'of {least} or more' if open_ended and not above else first + rest}"

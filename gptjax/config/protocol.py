@@ -3,9 +3,11 @@
 A method says how an answer is got. Methods of choice compare completions by log-likelihoods; of the last word, look whether the model says
 it; of writing, let it write; Windows reads a whole text."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from gptjax.config.record import positive, record
+from gptjax.config.record import Bounds, record
+
+Tokens = Annotated[int, Bounds(1, 2**24)]
 
 
 @record
@@ -56,43 +58,34 @@ class LastToken:
 class Beam:
     """The best text of a beam search: GPT-3's free-form answers, width 4, alpha 0.6. It ends before any of `stops`."""
 
-    n_tokens: int
-    width: int = 4
-    alpha: float = 0.6
+    n_tokens: Tokens
+    width: Annotated[int, Bounds(1, 1000)] = 4
+    alpha: Annotated[float, Bounds(0, 10)] = 0.6
     stops: tuple[str, ...] = ("\n",)
-
-    def __post_init__(self):
-        positive(self, "n_tokens", "width")
 
 
 @record
 class Greedy:
     """The likeliest token, one after the other."""
 
-    n_tokens: int
+    n_tokens: Tokens
     stops: tuple[str, ...] = ("\n",)
-
-    def __post_init__(self):
-        positive(self, "n_tokens")
 
 
 @record
 class TopK:
     """Sampled among the k likeliest: GPT-2's summaries, k=2 and 100 tokens."""
 
-    n_tokens: int
-    k: int = 2
+    n_tokens: Tokens
+    k: Annotated[int, Bounds(1, 10**8)] = 2
     stops: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        positive(self, "n_tokens", "k")
 
 
 @record
 class Windows:
     """Each token of a text after as many before it as the context holds. stride: tokens predicted a window; None: the whole context."""
 
-    stride: int | None = None
+    stride: Tokens | None = None
 
 
 Choice = PerToken | Total | PerByte | Unconditional | Calibrated
@@ -125,16 +118,12 @@ class Protocol:
     several; "": its first. words: of the tasks that scramble words, a file with a word a line, the most frequent first; None: the
     system's."""
 
-    shots: int
+    shots: Annotated[int, Bounds(0, 10**6)]
     method: Method
     metric: Metric
     description: str = ""
-    described_from: int = 0  # LAMBADA's stands only where there are demonstrations
+    described_from: Annotated[int, Bounds(0, 10**6)] = 0  # LAMBADA's stands only where there are demonstrations
     separator: str = "\n\n"
     wording: str = ""
     words: str | None = None
     fixed_shots: bool = False  # the same demonstrations for all items, as GPT-3's for WSC and MultiRC; else drawn anew for each
-
-    def __post_init__(self):
-        if self.shots < 0:
-            raise ValueError(f"shots={self.shots}: give 0 or more")

@@ -1,8 +1,8 @@
 """A supervised task and how a pre-trained model is fine-tuned on it: GPT-1 section 3.2 and 3.3."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from gptjax.config.record import fraction, positive, record
+from gptjax.config.record import Bounds, Fraction, Positive, Rows, record
 
 
 @record
@@ -14,11 +14,7 @@ class Everything:
 class Layers:
     """The embeddings and the first `n` layers alone; the others are drawn anew. GPT-1 Figure 2, left."""
 
-    n: int
-
-    def __post_init__(self):
-        if self.n < 0:
-            raise ValueError(f"Layers.n={self.n}: give 0 (embeddings alone) or more")
+    n: Annotated[int, Bounds(0, 10_000)]  # 0: the embeddings alone
 
 
 @record
@@ -51,15 +47,15 @@ class Task:
     data_dir: str | None = None  # of TFDS; None: its own default
     submission: str | None = None  # GLUE's name of the file of predictions
     index: str = "idx"  # the column that numbers examples there; where it is absent, they are counted
-    paper: float | None = None  # GPT-1's score, in percent: Tables 2 to 4
+    paper: Annotated[float, Bounds(0, 100)] | None = None  # GPT-1's score, in percent: Tables 2 to 4
     # How it is learnt.
     transfer: Transfer = Everything()
-    lm_weight: float = 0.5  # lambda of GPT-1 equation 5: the auxiliary language-modelling loss; 0: none
-    dropout: float = 0.1  # on the state that the classifier reads
-    epochs: int = 3
-    batch_examples: int = 32
-    peak: float = 6.25e-5  # learning rate: linear from 0 over the first `warmup` of all steps, then linear to 0
-    warmup: float = 0.002
+    lm_weight: Annotated[float, Bounds(0, 1e6)] = 0.5  # lambda of GPT-1 equation 5: the auxiliary language-modelling loss; 0: none
+    dropout: Fraction = 0.1  # on the state that the classifier reads
+    epochs: Annotated[int, Bounds(1, 10**6)] = 3
+    batch_examples: Rows = 32
+    peak: Positive = 6.25e-5  # learning rate: linear from 0 over the first `warmup` of all steps, then linear to 0
+    warmup: Fraction = 0.002
 
     def __post_init__(self):
         texts = {"classification": 1, "entailment": 2, "similarity": 2}
@@ -75,10 +71,6 @@ class Task:
             )
         if len(self.splits) not in (2, 3):
             raise ValueError(f"task.splits={self.splits}: name those of train and dev, and of test if there is one")
-        if self.lm_weight < 0 or not 0 <= self.warmup < 1:
-            raise ValueError(f"task.lm_weight={self.lm_weight} and task.warmup={self.warmup}: give 0 or more, and warmup below 1")
-        fraction(self, "dropout")
-        positive(self, "epochs", "batch_examples", "peak")
 
     @property
     def given(self) -> tuple[str, ...]:

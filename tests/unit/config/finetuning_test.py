@@ -78,12 +78,12 @@ def test_fewer_examples_than_a_batch_are_refused():
         ({"labels": ("0", "0")}, "give at least two different ones"),
         ({"metric": "f1", "labels": ("0", "1", "2")}, "task.metric=f1 is of two classes"),
         ({"splits": ("train",)}, "name those of train and dev, and of test if there is one"),
-        ({"lm_weight": -0.5}, "give 0 or more, and warmup below 1"),
-        ({"warmup": 1.0}, "give 0 or more, and warmup below 1"),
+        ({"lm_weight": -0.5}, "lm_weight=-0.5: give a number from 0 to 1e"),
+        ({"warmup": 1.0}, "warmup=1.0: give a number from 0 to 0.999999"),
         ({"dropout": 1.0}, "dropout=1.0"),
-        ({"epochs": 0}, "epochs=0: give a number above 0"),
-        ({"batch_examples": 0}, "batch_examples=0: give a number above 0"),
-        ({"peak": 0.0}, "peak=0.0: give a number above 0"),
+        ({"epochs": 0}, "epochs=0: give a whole number from 1 to 1,000,000"),
+        ({"batch_examples": 0}, "batch_examples=0: give a whole number from 1 to"),
+        ({"peak": 0.0}, "peak=0.0: give a number from 1e-30 to 1e"),
     ],
 )
 def test_a_task_that_cannot_be_is_refused(changes, said):

@@ -1,6 +1,7 @@
 """The grammar of `path=value`, the flat form and its inverse, and the sentence that each wrong input gets."""
 
 import json
+import random
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_numbers_are_read_by_declared_type():
     assert type(after("train.total_tokens=3.2e6").train.total_tokens) is int
     assert after("train.total_tokens=500_000").train.total_tokens == 500_000
     assert type(after("train.optimizer.eps=1").train.optimizer.eps) is float
-    assert after("seed=-3").seed == -3
+    assert after("mesh.fsdp=-1").mesh.fsdp == -1
     assert after("train.optimizer.clip_norm=None").train.optimizer.clip_norm is None
     assert after("train.steps=20").train.steps == 20 and after("train.steps=20", "train.steps=None").train.steps is None
 
@@ -80,7 +81,7 @@ def test_a_wrong_type_says_path_given_and_allowed(path, value, allowed):
 
 
 def test_strings_are_bare_or_quoted():
-    assert after("name=a b/c=d").name == "a b/c=d"
+    assert after("name=a b+c=d").name == "a b+c=d"
     assert after("name='a b'").name == "a b" and after('name="None"').name == "None" and after("name=None").name == "None"
     assert after("loop.sample_prompt='\\n'").loop.sample_prompt == "\n"
     assert after("data.tokenizer=Gpt2Bpe(path='None')").data.tokenizer == Gpt2Bpe(path="None")
@@ -147,8 +148,8 @@ def test_calls_that_say_too_little_or_too_much():
 
 
 def test_validation_names_the_path():
-    assert refused("model.attention=Banded(window=0)") == "model.attention: Banded.window=0: give a number above 0"
-    assert refused("train.schedule.peak=0") == "train.schedule: Cosine.peak=0.0: give a number above 0"
+    assert refused("model.attention=Banded(window=0)") == "model.attention: Banded.window=0: give a whole number from 1 to 16,777,216"
+    assert refused("train.schedule.peak=0") == "train.schedule: Cosine.peak=0.0: give a number from 1e-30 to 1e+30"
     assert "model.n_heads=3 does not divide" in refused("model.n_heads=3")
     assert "'dots' cannot be kept; give none, full, or what a layer keeps, of attention, qkv, mid, up" in refused("compute.remat=mid+dots")
     assert "'', 'full' cannot be kept" in refused("compute.remat=full+")
@@ -227,3 +228,99 @@ def test_every_record_can_be_written():
         Linear(peak=1.0, warmup_tokens=0, decay_tokens=1),
     ):
         assert eval(repr(record)) == record  # repr is the grammar
+
+
+# --- texts of all kinds: a value or one line ------------------------------------------------------------------------------
+
+
+def outcome(assignment):
+    """The config, or the one line that is said; any other exception fails the test."""
+    try:
+        return override(CONFIG, assignment)
+    except ValueError as error:
+        assert type(error) is ValueError, error
+        assert "\n" not in str(error) and len(str(error)) < 1500, str(error)[:2000]
+        return str(error)
+
+
+HOSTILE = {
+    "3,000 signs": "-" * 3000 + "1",
+    "100,000 signs": "-" * 100_000 + "1",
+    "a sum of 3,000": "1" + "+1" * 3000,
+    "a sum of 50,000": "1" + "+1" * 50_000,
+    "powers": "9**" * 3000 + "9",
+    "brackets": "(" * 50_000,
+    "brackets, closed": "(" * 190 + "1" + ")" * 190,
+    "calls of calls": "Dense" + "()" * 30_000,
+    "records in records": "Separate(source=" * 80 + "Embedded()" + ")" * 80,
+    "attributes": "a" + ".b" * 3000,
+    "not": "not " * 3000 + "1",
+    "lambdas": "lambda:" * 3000 + "1",
+    "comparisons": "1" + "<1" * 3000,
+    "an integer of 5,000 digits": "9" * 5000,
+    "an integer of 100,000 digits": "9" * 100_000,
+    "an integer of 4,000 digits": "9" * 4000,
+    "hexadecimal": "0x" + "f" * 50_000,
+    "a number without end": "1e999999999",
+    "a superscript": "²",
+    "Arabic digits": "٣",
+    "a zero byte": "a\0b",
+    "a lone surrogate": "\udce9",
+    "a lone surrogate in a string": "'\udce9'",
+    "an odd escape": "'\\d'",
+    "an escape of nothing": "'\\N{nothing}'",
+    "a line end": "1\n2",
+    "a long string": "'" + "x" * 99_000 + "'",
+    "many elements": "(" + "1," * 10_000 + ")",
+    "a comment": "1 #",
+    "bytes": "b'x'",
+    "an f-string": "f'{1}'",
+    "a complex number": "1j",
+    "a walrus": "(x := 1)",
+    "nothing": "",
+    "markup": "[/b]",
+    "terminal": "\x1b[31m",
+}
+FIELDS = ("model.n_layers", "train.optimizer.b1", "model.attention", "data.sources", "train.schedule", "train.ramp", "model.norm", "name")
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
+def test_a_hostile_value_is_read_or_refused_in_one_line(text):
+    for path in FIELDS:
+        outcome(f"{path}={text}")
+    outcome(f"data.sources=Text(path={text})")
+
+
+@pytest.mark.parametrize("key", ["²", "٣", "9" * 5000, "x" * 99_000, "a" + ".a" * 40_000, "\udce9", "a\0b", "a\nb", "-1", "", "0x0", "1_0"])
+def test_a_hostile_path_is_refused_in_one_line(key):
+    for path in ("data.sources.", "model.attention.", "model.n_layers.", "", "train."):
+        said = outcome(f"{path}{key}=1")
+        assert isinstance(said, str), (path, key[:20])
+
+
+def test_random_texts_of_the_grammars_own_characters_are_read_or_refused():
+    draw = random.Random(5)
+    words = (
+        "( ) [ ] , = . - + * ' \" \\ { } : # @ 1 9 0.5 1e308 1e-400 nan inf None True ² \0 \n \udc80 é Dense Banded window Text path".split(
+            " "
+        )
+    )
+    for _ in range(1500):
+        text = "".join(draw.choices(words, k=draw.randint(1, 12)))
+        outcome(f"{draw.choice(FIELDS)}={text}")
+        outcome(text)
+
+
+def test_bytes_of_a_path_that_are_not_utf8_are_kept():
+    config = after("data.sources=Text(path='caf\udce9.txt')")
+    assert config.data.sources[0].path == "caf\udce9.txt"
+    assert rebuild(json.loads(json.dumps(flat(config)))) == config and digest(config) != digest(CONFIG)
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [("train.lr", "train.schedule.peak"), ("lr", "train.schedule.peak")]
+    + [("model.n_embd", "model.d_model"), ("train.batch_size", "train.batch_tokens"), ("model.n_head", "n_heads")],
+)
+def test_names_that_others_use_lead_to_ours(given, meant):
+    assert refused(f"{given}=3").endswith(f"did you mean {meant}?")

@@ -59,7 +59,7 @@ def test_pieces_are_what_no_window_covers():
 
 
 def test_rules_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match="window=-1: give 0 or more"):
+    with pytest.raises(ValueError, match="window=-1: give a whole number from 0 to"):
         Filter(window=-1)
     with pytest.raises(ValueError, match="least=9 and most=8"):
         Measure(least=9, most=8)
