@@ -27,10 +27,10 @@ def test_an_unknown_role_is_an_error():
         optimizer.decayed({"scale_D": jnp.zeros(3)})
 
 
-@pytest.mark.parametrize("clip", [None, 0.5])
-def test_it_is_adam_with_decoupled_decay(clip):
+@pytest.mark.parametrize("clip, eps", [(None, 1e-8), (0.5, 0.1)])
+def test_it_is_adam_with_decoupled_decay(clip, eps):
     """Against the formulas of Adam (1412.6980, algorithm 1) and AdamW (1711.05101, algorithm 2), three steps, in float64 numpy."""
-    spec = schema.AdamW(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=clip)
+    spec = schema.AdamW(b1=0.9, b2=0.95, eps=eps, weight_decay=0.1, clip_norm=clip)
     tx = optimizer.adamw(spec)
     rng = np.random.default_rng(0)
     p = {"weight_DF": rng.normal(size=(4, 3)), "bias_F": rng.normal(size=3)}
@@ -46,6 +46,6 @@ def test_it_is_adam_with_decoupled_decay(clip):
             g = {k: x * min(1, clip / norm) if clip else x for k, x in g.items()}
             for k in p:
                 m[k], v[k] = 0.9 * m[k] + 0.1 * g[k], 0.95 * v[k] + 0.05 * g[k] ** 2
-                adam = m[k] / (1 - 0.9**t) / (np.sqrt(v[k] / (1 - 0.95**t)) + 1e-8)
+                adam = m[k] / (1 - 0.9**t) / (np.sqrt(v[k] / (1 - 0.95**t)) + eps)
                 p[k] = p[k] - 0.01 * (adam + (0.1 * p[k] if k == "weight_DF" else 0))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, p)

@@ -48,9 +48,78 @@ def test_dropout_masks_change_with_step_and_vanish_in_evaluation():
         _, b = jax.jit(built)(state.replace(step=state.step + 1), tiny.tokens(c, 1, 8), np.int32(1))
         _, same = jax.jit(built)(state, tiny.tokens(c, 1, 8), np.int32(1))
     assert float(a["loss"]) == float(same["loss"]) != float(b["loss"])
-    nll = jax.jit(built.nll)
-    ones = np.ones((8, c.model.n_ctx), np.float32)
-    assert float(nll(state.params, tiny.tokens(c, 8), ones)) == float(nll(state.params, tiny.tokens(c, 8), ones))
+    _, plain, _ = tiny.machine(tiny.config())
+    rows, ones = tiny.tokens(c, 8), np.ones((8, c.model.n_ctx), np.float32)
+    assert float(jax.jit(built.nll)(state.params, rows, ones)) == float(jax.jit(plain.nll)(state.params, rows, ones))
+
+
+class Keyed(step.Step):
+    """A step whose loss is a number drawn from the key that dropout would draw from."""
+
+    def mean(self, params, tokens_BT, dropout_key=None):
+        return jax.random.uniform(dropout_key) + 0 * params["bias_D"].sum()
+
+
+def test_dropout_masks_change_with_seed_step_and_microbatch():
+    c = tiny.config(dropout=schema.Dropout(residual=0.2))
+    _, built, _ = tiny.machine(c)
+    params, rows = {"bias_D": jnp.zeros(16)}, tiny.tokens(c, 2)
+
+    def drawn(seed, number, microbatch):
+        keyed = Keyed(dataclasses.replace(c, seed=seed), built.model, built.tx)
+        sums = keyed.zero(params).replace(count=jnp.int32(microbatch))
+        return float(keyed.accumulate(params, jnp.int32(number), sums, rows).loss)
+
+    assert drawn(0, 0, 0) == drawn(0, 0, 0)
+    assert len({drawn(*which) for which in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}) == 4
+
+
+def test_a_step_is_its_formulas():
+    """Four microbatches of two rows, against numpy and the gradient of -log p(next token) from plain logits: the mean gradient, its norm,
+    the rate after this step's own tokens, Adam's first step with an epsilon that is felt, decay of weights alone, and the noise scale."""
+    adam = schema.AdamW(b1=0.9, b2=0.95, eps=0.01, weight_decay=0.1, clip_norm=None)
+    c = tiny.varied(tiny.config(), train={"optimizer": adam})
+    mesh, built, state = tiny.machine(c)
+    rows = tiny.tokens(c, 4, 2)
+
+    def plain(params, tokens_BT):
+        y_BTV = gpt.logits(built.model.apply({"params": params}, tokens_BT[:, :-1]), params["token_VD"], c.model.n_vocab)
+        return -jnp.take_along_axis(jax.nn.log_softmax(y_BTV), tokens_BT[:, 1:, None], axis=2).mean()
+
+    losses, gradients = jax.device_get(jax.jit(jax.vmap(jax.value_and_grad(plain), (None, 0)))(state.params, rows))
+    with jax.set_mesh(mesh):
+        after, values = jax.device_get(jax.jit(built)(state, rows, np.int32(4)))
+    before = jax.device_get(state.params)
+
+    def squares(tree):
+        return sum(np.square(g, dtype=np.float64).sum() for g in jax.tree.leaves(tree))
+
+    mean = jax.tree.map(lambda g: g.mean(0), gradients)
+    small, big = np.mean([squares(jax.tree.map(lambda g, i=i: g[i], gradients)) for i in range(4)]), squares(mean)
+    g2, tr = (96 * big - 24 * small) / 72, (small - big) / (1 / 24 - 1 / 96)  # 96 tokens in microbatches of 24
+    rate = 1e-2 * 96 / 192  # half of the warm-up
+    assert values["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    assert values["grad_norm"] == pytest.approx(np.sqrt(big), rel=1e-4) and values["lr"] == pytest.approx(rate, rel=1e-6)
+    assert values["noise_scale"] == pytest.approx(tr / g2, rel=1e-2)
+    assert (after.noise_g2, after.noise_tr) == (pytest.approx(0.01 * g2, rel=1e-2), pytest.approx(0.01 * tr, rel=1e-2))
+
+    def expected(path, p, g):
+        decay = 0.1 * p if path[-1].key.startswith(("weight", "token", "position")) else 0
+        return -rate * (g / (np.abs(g) + 0.01) + decay)
+
+    moved = jax.tree.map(lambda new, old: new - old, after.params, before)
+    tiny.assert_near(moved, jax.tree_util.tree_map_with_path(expected, before, mean))
+
+
+@pytest.mark.parametrize("loss, gradient", [(jnp.inf, 1.0), (1.0, jnp.nan)])
+def test_loss_and_gradient_must_both_be_finite(loss, gradient):
+    c = tiny.config()
+    _, built, state = tiny.machine(c)
+    gradients = jax.tree.map(jnp.ones_like, state.params) | {"token_VD": jnp.full_like(state.params["token_VD"], gradient)}
+    sums = step.Sums(gradients, jnp.float32(loss), jnp.float32(1), jnp.int32(1))
+    after, values = jax.jit(built.update, static_argnums=2)(state, sums, 8)
+    jax.tree.map(np.testing.assert_array_equal, (after.params, after.opt_state), (state.params, state.opt_state))
+    assert int(values["skipped"]) == int(values["skipped_in_row"]) == 1
 
 
 def test_each_dropout_site_acts():

@@ -56,6 +56,19 @@ def test_post_norm_is_gpt1s():
     np.testing.assert_allclose(np.var(x_BTD, -1), 1, atol=1e-2)
 
 
+def test_a_loop_over_periods_is_the_scan():
+    """With weights of a size at which the order of layers matters."""
+    c = tiny.config()
+    _, built, state = tiny.machine(tiny.varied(c, compute={"layers": "scan"}))
+    params = state.params | {"periods": jax.tree.map(lambda x: 10 * x, state.params["periods"])}
+    models = [built.model.clone(manner=gpt.manner(schema.Compute(layers=layers), "cpu")) for layers in ("unroll", "scan")]
+    looped, scanned, turned = jax.jit(
+        lambda p, q, t: (models[0].apply({"params": p}, t), models[1].apply({"params": p}, t), models[1].apply({"params": q}, t))
+    )(params, params | {"periods": jax.tree.map(lambda x: x[::-1], params["periods"])}, tiny.tokens(c, 2)[:, :-1])
+    np.testing.assert_allclose(looped, scanned, atol=1e-4)
+    assert np.abs(looped - turned).max() > 0.1
+
+
 def test_gelu_forms_differ_as_stated():
     from gptjax.model.layers import gelu
 

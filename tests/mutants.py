@@ -1,0 +1,164 @@
+"""Does the suite notice wrong programs? Each wrong edit ("mutant") of a list is made in a copy of the tree, and tests run until one fails.
+
+    python -m tests.mutants LIST.py [--only=ID,ID or AREA] [--jobs=1] [--timeout=600] [--out=mutants.jsonl]
+
+LIST.py defines MUTANTS, a list of dicts: `id`, `area`, `what` (a line), `edits` ([(file, old text, new text)]; each old text must occur
+exactly once), `tiers` (pytest's arguments, run in order until one run fails; `likely`, where it is there, comes first). The tests that are
+named must pass on the tree as it is. What a mutant came to is a line of --out, and is not tried again: after a change of the tree, begin
+another file, or take lines out.
+
+    noticed         by a test, which is named
+    hangs           a run took longer than --timeout seconds; it counts as noticed
+    not noticed     every run passed: a test is missing, or the edit is no fault
+    does not apply  an old text is not there exactly once
+    no tests        a run found none (a name that is no more): mend the list
+
+A copy is of what git tracks or would; `../shared` of the tree lies beside it. Exit status 1: some were not noticed, or told nothing.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import contextlib
+import json
+import os
+import pathlib
+import queue
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parents[1]
+NOTICED = ("noticed", "hangs")
+
+
+def copied(place: pathlib.Path) -> pathlib.Path:
+    """A copy of the tree in `place`, its bytecode checked by hashes: an edit may be of the same size and in the same second."""
+    tree = place / ROOT.name
+    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tree / name)
+    if (ROOT.parent / "shared").exists():
+        (place / "shared").symlink_to((ROOT.parent / "shared").resolve())
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "--invalidation-mode=checked-hash", "."], cwd=tree, check=True)
+    return tree
+
+
+def tested(tree: pathlib.Path, arguments: list[str], timeout: float | None) -> tuple[str, str]:
+    """(result, which test) of one run of pytest in `tree`: noticed, not noticed, hangs or no tests."""
+    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider", "--tb=no", "-x", *arguments]
+    how = {"env": os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, "start_new_session": True, "text": True}
+    with subprocess.Popen(command, cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **how) as run:
+        try:
+            said, _ = run.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            return "hangs", " ".join(arguments)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)  # what it left behind, or all of it
+    if run.returncode in (0, 4, 5):
+        return {0: "not noticed", 4: "no tests", 5: "no tests"}[run.returncode], " ".join(arguments)
+    failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", said, re.MULTILINE)
+    return "noticed", ", ".join(failed) or said.strip().splitlines()[-1]
+
+
+def tried(tree: pathlib.Path, mutant: dict, timeout: float) -> dict:
+    """What one mutant comes to; the tree is as it was afterwards."""
+    began, before = time.monotonic(), {}
+    result, by = "not noticed", ""
+    try:
+        for name, old, new in mutant["edits"]:
+            file = tree / name
+            text = file.read_text() if file.exists() else ""
+            if text.count(old) != 1:
+                return {"result": "does not apply", "by": f"{name}: {text.count(old)} times {old!r}", "seconds": 0.0}
+            before.setdefault(file, text)
+            file.write_text(text.replace(old, new))
+        for arguments in filter(None, [mutant.get("likely"), *mutant["tiers"]]):
+            result, by = tested(tree, arguments, timeout)
+            if result != "not noticed":
+                break
+    finally:
+        for file, text in before.items():
+            file.write_text(text)
+    return {"result": result, "by": by, "seconds": round(time.monotonic() - began, 1)}
+
+
+def baseline(tree: pathlib.Path, mutants: list[dict], known: list[str]) -> list[str]:
+    """The files and folders of tests that the mutants name; those not `known` to pass are run, and must."""
+    named = (word for mutant in mutants for tier in [mutant.get("likely") or [], *mutant["tiers"]] for word in tier)
+    paths = sorted({word for word in named if word.startswith("tests")} - set(known))
+    result, by = tested(tree, paths, None) if paths else ("not noticed", "")
+    if result != "not noticed":
+        sys.exit(f"error: without any edit these tests do not pass, or are not there: {by}")
+    return [*known, *paths]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.splitlines()[0])
+    parser.add_argument("list", type=pathlib.Path)
+    parser.add_argument("--only", default="", help="identifiers or areas, separated by commas")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--timeout", type=float, default=600, help="seconds of one run of pytest")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("mutants.jsonl"))
+    args = parser.parse_args(argv)
+    every = runpy.run_path(str(args.list))["MUTANTS"]
+    wanted = set(filter(None, args.only.split(",")))
+    if lost := wanted - {m["id"] for m in every} - {m["area"] for m in every}:
+        parser.error(f"--only: neither an identifier nor an area of {args.list}: {', '.join(sorted(lost))}")
+    chosen = [m for m in every if not wanted or wanted & {m["id"], m["area"]}]
+    lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    done, known = {line["id"]: line for line in lines}, next((line["passing"] for line in reversed(lines) if "passing" in line), [])
+    left = [m for m in chosen if m["id"] not in done]
+
+    with tempfile.TemporaryDirectory(prefix="mutants-") as place, args.out.open("a") as out:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(place) / "compiled"))
+        trees = queue.SimpleQueue()
+        for number in range(max(1, args.jobs) if left else 0):
+            trees.put(copied(pathlib.Path(place) / str(number)))
+
+        def tell(line: dict):
+            done[line["id"]] = line
+            out.write(json.dumps(line) + "\n")
+            out.flush()
+
+        def work(mutant: dict):
+            tree = trees.get()
+            try:
+                tell({part: mutant[part] for part in ("id", "area", "what")} | tried(tree, mutant, args.timeout))
+            finally:
+                trees.put(tree)
+            print(*(done[mutant["id"]][part] for part in ("id", "result", "seconds", "by")), flush=True)
+
+        if left:
+            tell({"id": "the tree as it is", "passing": baseline(tree := trees.get(), left, known)})
+            trees.put(tree)
+        with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs)) as pool:
+            list(pool.map(work, left))
+    return told([done[m["id"]] for m in chosen])
+
+
+def told(lines: list[dict]) -> int:
+    """Prints how many of each area came to what, whatever was not noticed, and the rate; returns the exit status."""
+    counts = collections.Counter((line["area"], line["result"]) for line in lines)
+    results = sorted({line["result"] for line in lines})
+    print(f"\n{'area':<16}" + "".join(f"{result:>16}" for result in results))
+    for area in dict.fromkeys(line["area"] for line in lines):
+        print(f"{area:<16}" + "".join(f"{counts[area, result]:>16}" for result in results))
+    for line in (line for line in lines if line["result"] not in NOTICED):
+        print(f"{line['result']}: {line['id']} {line['what']}" + (f" ({line['by']})" if line["result"] != "not noticed" else ""))
+    counted = [line for line in lines if line["result"] in (*NOTICED, "not noticed")]
+    noticed = sum(line["result"] in NOTICED for line in counted)
+    print(f"noticed: {noticed} of {len(counted)}" + (f", {noticed / len(counted):.1%}" if counted else ""))
+    return 0 if noticed == len(lines) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
