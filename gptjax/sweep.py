@@ -6,9 +6,12 @@ import dataclasses
 import importlib
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from gptjax.config import command, count, registry, sweep
+from gptjax.config import command, count, parse, registry, sweep
+from gptjax.data import unicode
 from gptjax.sweeps import display, local, standing
 
 EXAMPLE = """python -m gptjax.sweep --sweep=sparse_window --jobs=2
@@ -22,6 +25,29 @@ def main(arguments: list[str]) -> int:
     """Exit status 0 if every point is done, 1 if some failed, 130 if it was stopped."""
     if arguments[:1] in (["report"], ["send"]):
         return {"report": reported, "send": sent}[arguments[0]](arguments[1:])
+    own, theirs = command.passed_on(arguments)
+    args = read(own)
+    if theirs and args.launch == "local":
+        raise ValueError(f"{shlex.join(theirs)}: what stands after -- is for a launcher; say which with --launch=slurm or --launch=jobset")
+    if args.list:
+        return listed()
+    name, asked = wanted(args)
+    points = sweep.planned(asked)
+    there = args.dir if args.dir is not None else f"runs/sweeps/{name}"
+    if args.launch != "local":
+        return launched(args.launch, own if args.dir else [*own, f"--dir={there}"], points, there, asked.recipe, theirs)
+    if "://" in there:
+        raise ValueError(f"--dir={there}: a sweep on this machine goes to a directory; buckets are for --launch=jobset")
+    directory = parse.path(there)
+    if args.dry_run:
+        return shown(name, asked, points, directory)
+    if args.point is not None:
+        return one(args.point, name, asked, points, directory)
+    return ran(name, asked, points, directory, args)
+
+
+def read(arguments: list[str]) -> argparse.Namespace:
+    whole = parse.whole_argument(1, sweep.MOST)
     parser = command.parser("sweep", "Run a recipe at many points, each an ordinary run. What is done is not done again.", EXAMPLE)
     parser.add_argument("--sweep", metavar="NAME", help="a sweep of configs/sweeps.py; --list shows all")
     parser.add_argument(
@@ -31,43 +57,33 @@ def main(arguments: list[str]) -> int:
         default=[],
         help="an axis of a grid, over --config or over the points of --sweep; repeatable",
     )
-    parser.add_argument("--seeds", metavar="N", type=int, help="another axis: seeds 0 to N - 1")
+    parser.add_argument("--seeds", metavar="N", type=whole, help="another axis: seeds 0 to N - 1")
     parser.add_argument("--dir", metavar="DIR", help="where the runs go, or lie (default: runs/sweeps/NAME)")
-    parser.add_argument("--jobs", metavar="N", type=int, default=1, help="points at a time, each with its part of the cores (default: 1)")
-    parser.add_argument("--devices", metavar="K", type=int, help="accelerators for each of them (default: all for each)")
-    parser.add_argument("--together", metavar="K", type=int, help="train up to K small points that differ in seed or rates as one program")
-    parser.add_argument("--retries", metavar="N", type=int, default=1, help="how often a point that dies is tried again (default: 1)")
+    parser.add_argument("--jobs", metavar="N", type=whole, default=1, help="points at a time, each with its part of the cores (default: 1)")
+    parser.add_argument("--devices", metavar="K", type=whole, help="accelerators for each of them (default: all for each)")
+    parser.add_argument(
+        "--together", metavar="K", type=whole, help="train up to K small points that differ in seed or rates as one program"
+    )
+    parser.add_argument(
+        "--retries",
+        metavar="N",
+        type=parse.whole_argument(0, sweep.MOST),
+        default=1,
+        help="how often a point that dies is tried again (default: 1)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the points, what each costs, and nothing else")
     parser.add_argument("--list", action="store_true", help="show the sweeps that there are")
     parser.add_argument(
         "--launch", choices=("local", "slurm", "jobset"), default="local", help="slurm, jobset: print what starts the points"
     )
-    parser.add_argument("--point", metavar="I", type=int, help="run the point of that number alone, from 0, as an array job does")
-    own, theirs = command.passed_on(arguments)
-    args = parser.parse_args(own)
-    if theirs and args.launch == "local":
-        raise ValueError(f"{shlex.join(theirs)}: what stands after -- is for a launcher; say which with --launch=slurm or --launch=jobset")
-    if args.list:
-        return listed()
-    name, asked = wanted(args)
-    points = sweep.planned(asked)
-    there = args.dir or f"runs/sweeps/{name}"
-    if args.launch != "local":
-        return launched(args.launch, own if args.dir else [*own, f"--dir={there}"], points, there, asked.recipe, theirs)
-    if "://" in there:
-        raise ValueError(f"--dir={there}: a sweep on this machine goes to a directory; buckets are for --launch=jobset")
-    directory = Path(there)
-    if args.dry_run:
-        return shown(name, asked, points, directory)
-    if args.point is not None:
-        return one(args.point, name, asked, points, directory)
-    return ran(name, asked, points, directory, args)
+    parser.add_argument(
+        "--point", metavar="I", type=parse.whole_argument(0), help="run the point of that number alone, from 0, as an array job does"
+    )
+    return parser.parse_args(arguments)
 
 
 def wanted(args: argparse.Namespace) -> tuple[str, sweep.Sweep]:
     """(name, the sweep) that the arguments describe: of configs/, a grid, or both."""
-    if args.seeds is not None and args.seeds < 1:
-        raise ValueError(f"--seeds={args.seeds}: give 1 or more")
     axes = [axis(text) for text in args.grid] + ([sweep.seeds(args.seeds)] if args.seeds else [])
     if args.sweep is not None:
         found = registry.sweep(args.sweep)
@@ -96,28 +112,33 @@ def listed() -> int:
     return 0
 
 
+def told(text: str) -> None:
+    """On standard output, at once, whatever a name or a value in it holds."""
+    print(unicode.valid(text), flush=True)
+
+
 def shown(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Path) -> int:
     """Every point with its command and its cost; 1 if some cannot be."""
-    print(f"{name}: {asked.about}\n{len(points)} points of {asked.recipe} in {directory}\n")
+    told(f"{name}: {asked.about}\n{len(points)} points of {asked.recipe} in {directory}\n")
     width, flops = max(len(point.name) for point in points), 0.0
     for point in points:
         if point.config is None:
-            print(f"{point.name:{width}}  refused: {point.refusal}")
+            told(f"{point.name:{width}}  refused: {point.refusal}")
             continue
         config, now = point.config, standing.standing(point, directory)
-        cost = count.train_flops_per_token(config.model) * now.n_steps * config.train.batch_tokens
+        cost = sweep.flops(config)
         flops += cost
         size = f"{count.parameters(config.model):>13,} parameters {now.n_steps:>8,} steps {cost:9.2e} FLOPs"
         print(f"{point.name:{width}}  {now.state:8} {size}")
     print(f"\n{flops:.2e} FLOPs in all. A point by itself:")
-    print(f"  python -m gptjax.train --config={asked.recipe} --run={directory / points[0].name} {shlex.join(points[0].arguments)}")
+    told(f"  python -m gptjax.train --config={asked.recipe} --run={directory / points[0].name} {shlex.join(points[0].arguments)}")
     return int(any(point.config is None for point in points))
 
 
 def ran(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Path, args: argparse.Namespace) -> int:
     parts = local.slots(args.jobs, args.devices)
     standing.write(directory, name, asked)
-    print(f"{name}: {asked.about}\n{len(points)} points of {asked.recipe} in {directory}", flush=True)
+    told(f"{name}: {asked.about}\n{len(points)} points of {asked.recipe} in {directory}")
     if args.together is not None and not as_one(points, directory, args.together):
         print(f"stopped; {AGAIN}")
         return 130
@@ -125,12 +146,12 @@ def ran(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Pat
         progress, through = local.run(asked.recipe, points, directory, parts, args.retries, board.show)
     for point in points:
         if point.name in progress.failed:
-            print(f"failed: {point.name}: {progress.failed[point.name]}")
+            told(f"failed: {point.name}: {progress.failed[point.name]}")
     done = sum(standing.standing(point, directory).state == "done" for point in points)
     if not through:
         print(f"stopped with {done} of {len(points)} points done; {AGAIN}")
         return 130
-    print(f"{done} of {len(points)} points done; python -m gptjax.sweep report {directory}")
+    told(f"{done} of {len(points)} points done; python -m gptjax.sweep report {directory}")
     return int(bool(progress.failed))
 
 
@@ -207,39 +228,44 @@ def as_one(points: list[sweep.Point], directory: Path, most: int) -> bool:
 def reported(arguments: list[str]) -> int:
     """report.md, report.html and pictures in each directory; the table on the screen."""
     parser = command.bare_parser("sweep report", "A page of what came out of a sweep, finished or not.", EXAMPLE.splitlines()[-1].strip())
-    parser.add_argument("directory", metavar="DIR", type=Path, help="of the sweep")
+    parser.add_argument("directory", metavar="DIR", type=parse.path_argument, help="of the sweep")
     directory = parser.parse_args(arguments).directory
-    name, asked = standing.read(directory)
-    points = [standing.recorded(point, directory) for point in sweep.planned(asked)]
+    name, asked, points = standing.planned(directory)
 
     from gptjax.sweeps import comparing, page, rates, scaling
 
     results = comparing.compared(sweep.arms(points), directory)
-    failed = [f"{point.name}: {point.refusal}" for point in points if point.config is None]
-    pictures = [page.bars(results, directory / "arms.png"), page.curves(results, directory / "curves.png")]
-    drawn = (
-        rates.rates(results, directory / "rates.png"),
-        rates.batch_sizes(results, directory / "batches.png"),
-        scaling.section(results, directory / "scaling.png"),
-    )
-    sections = [section for section in drawn if section is not None]
+    failed = [f"Refused: {point.name}: {point.refusal}" for point in points if point.config is None]
+    failed += [f"{run.state.capitalize()}: {run.point.name}: {run.why}" for result in results for run in result.runs if run.why]
+    pictures = [drawn(draw, results, directory / name) for draw, name in ((page.bars, "arms.png"), (page.curves, "curves.png"))]
+    pictures = [picture for picture in pictures if picture is not None]
+    parts = ((rates.rates, "rates.png"), (rates.batch_sizes, "batches.png"), (scaling.section, "scaling.png"))
+    sections = [section for draw, name in parts if (section := drawn(draw, results, directory / name)) is not None]
     text = page.markdown(name, asked.about, results, failed, sections)
-    (directory / "report.md").write_text(text)
-    (directory / "report.html").write_text(page.page(name, asked.about, results, failed, pictures, sections))
-    print(text)
+    (directory / "report.md").write_text(text, encoding="utf-8")
+    (directory / "report.html").write_text(page.page(name, asked.about, results, failed, pictures, sections), encoding="utf-8")
+    told(text)
     names = [picture.name for picture in (*pictures, *(section.picture for section in sections))]
-    print(f"wrote report.html, report.md, {', '.join(names)} in {directory}")
+    told(f"wrote report.html, report.md, {', '.join(names)} in {directory}")
     return 0
+
+
+def drawn(draw: Callable[[Any, Path], Any], results: Any, path: Path) -> Any:
+    """draw(results, path); of one that cannot be drawn a warning, and None, since the table tells the same."""
+    try:
+        return draw(results, path)
+    except Exception as error:
+        print(f"warning: no {path.name}: {type(error).__name__}: {command.first_line(error)}", file=sys.stderr)
+        return None
 
 
 def sent(arguments: list[str]) -> int:
     """Each run with all that it measured, to Weights & Biases."""
     parser = command.bare_parser("sweep send", "Send a sweep's runs to Weights & Biases, finished or not; again for what is new.", SENDING)
-    parser.add_argument("directory", metavar="DIR", type=Path, help="of the sweep")
+    parser.add_argument("directory", metavar="DIR", type=parse.path_argument, help="of the sweep")
     parser.add_argument("--project", metavar="NAME", default="gptjax", help="of Weights & Biases (default: gptjax)")
     args = parser.parse_args(arguments)
-    name, asked = standing.read(args.directory)
-    points = [standing.recorded(point, args.directory) for point in sweep.planned(asked)]
+    name, _, points = standing.planned(args.directory)
 
     from gptjax.sweeps import sending
 

@@ -4,7 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-from gptjax.config import overrides
+from gptjax.config import overrides, parse
 from gptjax.config.schema import Config
 
 # Fields that change speed, length or what is shown, but not the mathematics: a run may be continued with others.
@@ -40,9 +40,10 @@ def config(run: Path) -> Config:
     if not path.is_file():
         raise ValueError(f"no run is in {run}: it has no config.json; give the directory of a run, which gptjax.train makes and prints")
     try:
-        return overrides.rebuild(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); restore it from a copy, or start another run") from error
+        return overrides.rebuild(parse.json_file(path))
+    except ValueError as error:
+        said = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise ValueError(f"{said}; restore it from a copy, or start another run") from None
 
 
 def claim(run: Path, wanted: Config) -> bool:

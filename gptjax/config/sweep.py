@@ -5,19 +5,22 @@
 Points whose configs differ in `seed` alone are one arm; the first point's arm is the baseline that the others are compared with.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
 
-from gptjax.config import overrides, registry
+from gptjax.config import count, overrides, registry
 from gptjax.config.batches import Batches
 from gptjax.config.record import record
 from gptjax.config.schema import Config
 
+MOST = 10_000  # points: more is a slip
 Points = tuple[tuple[str, ...], ...]  # for each point, its edits
 
 
@@ -32,7 +35,9 @@ def seeds(n: int) -> Points:
 
 
 def grid(*axes: Points) -> Points:
-    """Every combination of one point of each axis; the last axis varies first."""
+    """Every combination of one point of each axis; the last axis varies first. ValueError for more than MOST."""
+    if math.prod(len(axis) for axis in axes) > MOST:
+        raise ValueError(f"axes of {' x '.join(f'{len(axis):,}' for axis in axes)} points: a sweep has at most {MOST:,}; give fewer values")
     return tuple(tuple(itertools.chain(*combined)) for combined in itertools.product(*axes))
 
 
@@ -84,6 +89,8 @@ def planned(sweep: Sweep) -> list[Point]:
     if not sweep.points:
         raise ValueError(f"the sweep of {sweep.recipe} has no points: give each axis a value or more")
     planned, every = [], chain(sweep.points, sweep.check)
+    if len(every) > MOST:
+        raise ValueError(f"a sweep of {len(every):,} points: it has at most {MOST:,}; give fewer values")
     for number, (name, edits) in enumerate(zip(_names(every), every, strict=True)):
         check = number >= len(sweep.points)
         try:
@@ -104,10 +111,9 @@ def _names(points: Points) -> list[str]:
     """Of directories: the last words of the paths with their values; as long as that is clear and not too long, else with a digest. Of a
     point's own edits alone, so that a sweep that has grown finds what it has done."""
     plain = [",".join(_short(edit) for edit in _told(edits)) or "recipe" for edits in points]
+    times = collections.Counter(plain)
     digests = [hashlib.sha256(repr(edits).encode()).hexdigest()[:8] for edits in points]
-    return [
-        name if plain.count(name) == 1 and len(name) <= 80 else f"{name[:70]}-{digest}" for name, digest in zip(plain, digests, strict=True)
-    ]
+    return [name if times[name] == 1 and len(name) <= 80 else f"{name[:70]}-{digest}" for name, digest in zip(plain, digests, strict=True)]
 
 
 def _told(edits: tuple[str, ...]) -> list[str]:
@@ -119,7 +125,19 @@ def _told(edits: tuple[str, ...]) -> list[str]:
 def _short(edit: str) -> str:
     """Plain letters, since the name is a directory's."""
     path, _, value = edit.partition("=")
-    return f"{path.strip().split('.')[-1]}={re.sub(r'[^A-Za-z0-9.+-]+', '-', value.strip(' ()')).rstrip('-')}"
+    last, value = (re.sub(r"[^A-Za-z0-9.+_-]+", "-", text) for text in (path.strip().split(".")[-1], value.strip(" ()")))
+    return f"{last}={value.replace('_', '-').rstrip('-')}"
+
+
+def tokens(config: Config) -> int:
+    """That a run reads: those of the steps that it takes, which train.steps, a ramp and the last batch's size decide with total_tokens."""
+    batches = Batches(config)
+    return batches.tokens(batches.n_steps)
+
+
+def flops(config: Config) -> float:
+    """Of a run to its end, by the model's formula."""
+    return count.train_flops_per_token(config.model) * tokens(config)
 
 
 # --- arms ---------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from gptjax.config import parse
+
 NAME = "metrics.jsonl"
 NOT_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -79,18 +81,20 @@ def read(run: Path) -> list[dict]:
 
 def _lines(file: Path) -> list[tuple[str, dict]]:
     """The whole lines of `file`, each with what it says: a JSON object that has a step. A torn last one is dropped."""
-    lines = file.read_text().splitlines() if file.exists() else []
+    lines = file.read_bytes().splitlines() if file.exists() else []
     found = []
     for i, line in enumerate(lines):
         try:
-            record = json.loads(line)
+            record = parse.json_value(line, "")
         except ValueError:
             if i == len(lines) - 1:
                 return found
             record = None
         if not isinstance(record, dict) or "step" not in record:
-            raise ValueError(f"{file}, line {i + 1}, is not a record of a step: {line[:60]!r}; remove that line")
-        found.append((line, record))
+            raise ValueError(
+                f"{file}, line {i + 1}, is not a record of a step: {parse.shown(line.decode(errors='replace'))}; remove that line"
+            )
+        found.append((line.decode(), record))
     return found
 
 

@@ -1,5 +1,6 @@
 """loss.png: the loss of a run against the tokens it has seen, drawn from metrics.jsonl."""
 
+import functools
 import json
 import math
 import statistics
@@ -10,6 +11,7 @@ from gptjax.report import console, events
 TRAIN, VALID, RATE, INK, FAINT = "#4C78A8", "#D1495B", "#6B7280", "#1F2937", "#E5E7EB"
 WIDTH, HEIGHT, DPI = 9.0, 6.0, 150  # inches: 1350 x 900 pixels, still legible when shown at 900 x 600
 RAW_POINTS, SMOOTH_POINTS = 3000, 400  # drawn at most: more cannot be told apart, and cost time
+LONGEST = 100  # characters of a name in a picture
 
 
 def loss_curve(run: Path) -> Path:
@@ -31,6 +33,22 @@ def canvas(width: float, height: float):
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def literal(text: str) -> str:
+    """A user's text as a picture shows it: no $ is mathematics, what the font lacks is U+FFFD, and it is one line of at most LONGEST."""
+    told = "".join(c if c in _glyphs() else " " if c.isspace() else "\ufffd" for c in text)
+    told = told if len(told) <= LONGEST else f"{told[: LONGEST - 3]}..."
+    return told.replace("$", r"\$")
+
+
+@functools.cache
+def _glyphs() -> frozenset[str]:
+    """The visible characters, and the space, that matplotlib's own font has in its two weights."""
+    from matplotlib import font_manager
+
+    faces = [font_manager.get_font(font_manager.findfont(f"DejaVu Sans:{weight}")) for weight in ("regular", "bold")]
+    return frozenset(c for code in set.intersection(*(set(face.get_charmap()) for face in faces)) if (c := chr(code)).isprintable())
 
 
 def _figure(name: str, records: list[dict]):
@@ -100,7 +118,7 @@ def _title(axes, name, records, train):
         facts += [f"{last['bits_per_byte']:.3f} bits per byte"] if "bits_per_byte" in last else []
     else:
         facts = [f"training loss {train[-1][1]:.4f}" if train else "no loss yet", "no validation yet"]
-    axes.set_title(name, loc="left", fontsize=15, fontweight="bold", color=INK, pad=28)
+    axes.set_title(literal(name), loc="left", fontsize=15, fontweight="bold", color=INK, pad=28)
     axes.text(0, 1.03, " \N{MIDDLE DOT} ".join(facts), transform=axes.transAxes, fontsize=11, color=INK)
 
 

@@ -6,10 +6,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from gptjax.config import count
+from gptjax.config import sweep
 from gptjax.config.schema import Config
 from gptjax.config.sweep import Arm, Point
-from gptjax.report import events
 from gptjax.sweeps import standing
 
 
@@ -41,7 +40,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One point as it is. curve: (tokens, validation loss) of each evaluation. noise_scale: in tokens, the median over the second half of
-    the steps; None where batches are of one microbatch. Losses of points that are not done are not final."""
+    the steps; None where batches are of one microbatch. Losses of points that are not done are not final. why: of standing.FAULTS."""
 
     point: Point
     config: Config
@@ -51,6 +50,7 @@ class Run:
     tokens_per_s: float | None
     seconds: float
     noise_scale: float | None = None
+    why: str = ""
 
     @property
     def final(self) -> float | None:
@@ -79,7 +79,7 @@ class Result:
     @property
     def flops(self) -> float:
         """Of one run to its end."""
-        return count.train_flops_per_token(self.config.model) * self.config.train.total_tokens
+        return sweep.flops(self.config)
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -92,17 +92,23 @@ class Result:
 
 
 def measured(point: Point, directory: Path) -> Run:
-    """What lies in the run's directory."""
+    """What lies in the run's directory; of a damaged one, that it is."""
     assert point.config is not None
-    now, records = standing.standing(point, directory), events.read(directory / point.name)
-    curve = tuple((r["tokens"], r["validation_loss"]) for r in records if "validation_loss" in r and math.isfinite(r["validation_loss"]))
+    now = standing.standing(point, directory)
+    try:
+        records = standing.records(directory / point.name)
+    except ValueError as error:
+        return Run(point, point.config, "damaged", 0, (), None, 0.0, why=str(error))
+    evaluated = [record for record in records if math.isfinite(record.get("validation_loss", math.nan)) and record.get("tokens", 0) > 0]
+    curve = tuple((record["tokens"], record["validation_loss"]) for record in evaluated)
     speeds = [r["tokens_per_s"] for r in records if "tokens_per_s" in r]
     seconds = sum(r["seconds"] for r in records if "seconds" in r)
     # The first steps compile.
     speed = statistics.median(speeds[len(speeds) // 10 :]) if speeds else None
     scales = [r["noise_scale"] for r in records if "noise_scale" in r]
     scales = [scale for scale in scales[len(scales) // 2 :] if math.isfinite(scale)]
-    return Run(point, point.config, now.state, now.step, curve, speed, seconds, statistics.median(scales) if scales else None)
+    noise = statistics.median(scales) if scales else 0.0  # an estimate, which may come out below 0, and then says nothing
+    return Run(point, point.config, now.state, now.step, curve, speed, seconds, noise if noise > 0 else None, now.why)
 
 
 def compared(arms: Sequence[Arm], directory: Path) -> list[Result]:

@@ -8,7 +8,16 @@ from gptjax.report import console
 from gptjax.sweeps import local, standing
 
 EVERY = 1.0  # seconds between two looks at the run directories
-MARKS = {"running": "cyan", "done": "green", "failed": "red", "refused": "red", "begun": "yellow", "waiting": "dim"}
+MARKS = {
+    "running": "cyan",
+    "done": "green",
+    "failed": "red",
+    "refused": "red",
+    "damaged": "red",
+    "given up": "red",
+    "begun": "yellow",
+    "waiting": "dim",
+}
 
 
 class Display:
@@ -48,7 +57,7 @@ class Display:
             self._live.update(self._table(there, states, progress), refresh=True)
         else:
             for name, state in states.items():
-                if state != self._before[name] and state in ("running", "done", "failed", "refused"):
+                if state != self._before[name] and state in ("running", "done", "failed", *standing.FAULTS):
                     print(f"{state:8} {name}{_loss(there[name])}  ({summary(there, states, progress, self._n_parts)})", flush=True)
         self._before = states
 
@@ -82,7 +91,7 @@ def summary(there: dict[str, standing.Standing], states: dict[str, str], progres
     return ", ".join(said)
 
 
-COUNTED = {"done": ("done",), "running": ("running",), "waiting": ("waiting", "begun"), "failed": ("failed", "refused")}
+COUNTED = {"done": ("done",), "running": ("running",), "waiting": ("waiting", "begun"), "failed": ("failed", *standing.FAULTS)}
 
 
 def seconds_left(there: dict[str, standing.Standing], progress: local.Progress, n_parts: int) -> float | None:
@@ -98,12 +107,12 @@ def seconds_left(there: dict[str, standing.Standing], progress: local.Progress, 
 def _state(name: str, one: standing.Standing, progress: local.Progress) -> str:
     if any(running.point.name == name for running in progress.running.values()):
         return "running"
-    return "failed" if name in progress.failed and one.state != "refused" else one.state
+    return "failed" if name in progress.failed and one.state not in standing.FAULTS else one.state
 
 
 def _shown(states: dict[str, str], room: int) -> list[str]:
     """All points if there is room, else those that tell most, in their order."""
-    ranks = {"running": 0, "failed": 1, "refused": 1, "begun": 2, "waiting": 3, "done": 4}
+    ranks = {"running": 0, "failed": 1, "begun": 2, "waiting": 3, "done": 4} | dict.fromkeys(standing.FAULTS, 1)
     telling = sorted(states, key=lambda name: ranks[states[name]])[:room]
     return [name for name in states if name in telling]
 

@@ -6,18 +6,17 @@ import dataclasses
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gptjax.config.sweep import Point
-from gptjax.sweeps import standing
+from gptjax.sweeps import bound, standing
 
 COMPILED = "JAX_COMPILATION_CACHE_DIR"  # the seeds of an arm are the same programs: starting micro takes half as long
 LOG = "log.txt"  # in the run's directory: all that it says
 TICK = 0.25  # seconds between two looks
-REFUSED = 2  # exit status of what a user can mend: to try it again would change nothing
+REFUSED, GAVE_UP = 2, 3  # exit status of what a user can mend, and of updates that are not finite: to try it again would change nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +70,19 @@ class Progress:
 def run(
     recipe: str, points: list[Point], directory: Path, parts: list[Slot], retries: int, show: Callable[[Progress], None]
 ) -> tuple[Progress, bool]:
-    """Run every point that is not done, the first ones first; (what became of them, whether all was gone through). Ctrl-C and SIGTERM
-    stop each run with a checkpoint, so the same sweep goes on from there; a second one kills them."""
-    progress = Progress(collections.deque(point for point in points if standing.standing(point, directory).state != "done"))
-    for point in list(progress.waiting):
-        why = point.refusal or standing.claim(point, directory)
+    """Run every point that is not done, the first ones first; (what became of them, whether all was gone through). Ctrl-C, SIGTERM and a
+    terminal that closes stop each run with a checkpoint, so the same sweep goes on from there; a second one kills them. However this
+    process ends, they end with it."""
+    progress = Progress(collections.deque())
+    for point in points:
+        now = standing.standing(point, directory)
+        why = now.why or standing.claim(point, directory)
+        if now.state == "done":
+            continue
         if why:
-            progress.waiting.remove(point)
             progress.failed[point.name] = why
+        else:
+            progress.waiting.append(point)
     left = dict.fromkeys((point.name for point in points), retries)
     with signals() as received:
         told = 0  # signals passed on
@@ -94,16 +98,19 @@ def run(
                     point = _next(progress, directory)
                     if point is not None:
                         progress.running[slot] = _started(recipe, point, directory, slot)
-            show(progress)
+            with contextlib.suppress(*[OSError] if received else []):  # the terminal may be gone
+                show(progress)
             time.sleep(TICK)
         return progress, not received
 
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM append to the list, and do nothing else, within it."""
+    """Ctrl-C, SIGTERM and SIGHUP append to the list, and do nothing else, within it; one that is ignored, as by nohup, stays so."""
     received: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in heard}
     try:
         yield received
     finally:
@@ -130,7 +137,7 @@ def _started(recipe: str, point: Point, directory: Path, slot: Slot) -> Running:
     (directory / "data").mkdir(exist_ok=True)
     if not (there / "data").exists():
         (there / "data").symlink_to("../data")
-    command = [sys.executable, "-m", "gptjax.train", f"--config={recipe}", f"--run={there}", *point.arguments]
+    command = bound.command(["-m", "gptjax.train", f"--config={recipe}", f"--run={there}", *point.arguments])
     with (there / LOG).open("a") as log:
         # A session of its own: the terminal's Ctrl-C is for this program alone, which passes it on.
         process = subprocess.Popen(
@@ -155,11 +162,11 @@ def _ended(progress: Progress, running: Running, directory: Path, left: dict[str
         progress.seconds += [] if whole is None else [whole]
     elif stopping:
         progress.waiting.append(point)
-    elif status != REFUSED and left[point.name]:
+    elif status not in (REFUSED, GAVE_UP) and left[point.name]:
         left[point.name] -= 1
         progress.waiting.append(point)
     else:
-        progress.failed[point.name] = reason(directory / point.name / LOG, status)
+        progress.failed[point.name] = now.why or reason(directory / point.name / LOG, status)
 
 
 def reason(log: Path, status: int) -> str:

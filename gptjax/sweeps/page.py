@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gptjax.config import count
+from gptjax.data import unicode
 from gptjax.report import console, plots
 from gptjax.sweeps import comparing
 
@@ -60,18 +61,23 @@ def _difference(found: comparing.Estimate | None) -> str:
 
 def markdown(name: str, about: str, results: Sequence[comparing.Result], failed: Sequence[str], sections: Sequence[Section]) -> str:
     """Columns aligned, so that it is a table for people too."""
-    notes = [NOTE, *(f"Refused: {line}" for line in failed)]
-    lines = [f"# {name}", "", about, "", *_table(HEAD, rows(results)), "", *notes]
+    notes = [NOTE, *failed]
+    lines = [f"# {_told(name)}", "", _told(about), "", *_table(HEAD, rows(results)), "", *map(_told, notes)]
     for part in sections:
         lines += ["", f"## {part.title}", "", *_table(part.head, part.rows), "", part.note]
     return "\n".join([*lines, ""])
 
 
 def _table(head: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> list[str]:
-    cells = [head, *body]
+    cells = [head, *([_told(cell).replace("|", "\\|") for cell in row] for row in body)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
+
+
+def _told(text: str) -> str:
+    """Text that a file can hold, in one line."""
+    return " ".join(unicode.valid(text).split())
 
 
 NOTE = (
@@ -93,7 +99,7 @@ def curves(results: Sequence[comparing.Result], path: Path) -> Path:
                 x, means, low, high = zip(*points, strict=True)
                 x = [tokens * factor for tokens in x]
                 colour = COLOURS[number % len(COLOURS)]
-                axes.plot(x, means, color=colour, lw=1.8, ls="-" if number < len(COLOURS) else "--", label=result.label)
+                axes.plot(x, means, color=colour, lw=1.8, ls="-" if number < len(COLOURS) else "--", label=plots.literal(result.label))
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
     for axes, unit in ((left, "tokens"), (right, "FLOPs")):
         axes.set_xlabel(unit, color=plots.INK)
@@ -141,7 +147,7 @@ def bars(results: Sequence[comparing.Result], path: Path) -> Path:
         if result.loss is not None:
             half = 0.0 if math.isnan(result.loss.half) else result.loss.half
             axes.errorbar([result.loss.mean], [number], xerr=[half], fmt="D", ms=5, color=COLOURS[1], capsize=4)
-    axes.set_yticks(range(len(results)), [result.label for result in results])
+    axes.set_yticks(range(len(results)), [plots.literal(result.label) for result in results])
     axes.set_ylim(len(results) - 0.4, -0.6)  # the first arm on top
     axes.set_xlabel("validation loss (nats per token): seeds, mean and 95% interval", color=plots.INK)
     axes.grid(True, axis="x", color=plots.FAINT, lw=0.8)
@@ -167,7 +173,7 @@ def page(
     """The whole report as one file of HTML, pictures within."""
 
     def row(cells, tag):
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}>{html.escape(unicode.valid(cell))}</{tag}>" for cell in cells) + "</tr>"
 
     def table(head, body):
         lines = "\n".join([row(head, "th"), *(row(cells, "td") for cells in body)])
@@ -176,14 +182,14 @@ def page(
     def image(picture):
         return f'<img alt="{picture.stem}" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
 
-    refused = "".join(f"<p>Refused: {html.escape(line)}</p>" for line in failed)
+    refused = "".join(f"<p>{html.escape(_told(line))}</p>" for line in failed)
     parts = [
         f"<h2>{part.title}</h2>\n{table(part.head, part.rows)}\n<p>{html.escape(part.note)}</p>\n{image(part.picture)}" for part in sections
     ]
     return "\n".join(
         [
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(name)}</title><style>{STYLE}</style>',
-            f"<h1>{html.escape(name)}</h1><p>{html.escape(about)}</p>",
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(_told(name))}</title><style>{STYLE}</style>',
+            f"<h1>{html.escape(_told(name))}</h1><p>{html.escape(_told(about))}</p>",
             table(HEAD, rows(results)),
             f"<p>{html.escape(NOTE)}</p>{refused}",
             *map(image, pictures),

@@ -108,7 +108,13 @@ def rates(results: Sequence[comparing.Result], path: Path) -> page.Section | Non
     figure, (axes,) = _figure(1)
     for number, search in enumerate(found):
         colour = page.COLOURS[number % len(page.COLOURS)]
-        axes.plot([peak(arm) for arm in search.arms], [_mean(arm) for arm in search.arms], "o-", color=colour, label=search.label or "loss")
+        axes.plot(
+            [peak(arm) for arm in search.arms],
+            [_mean(arm) for arm in search.arms],
+            "o-",
+            color=colour,
+            label=plots.literal(search.label or "loss"),
+        )
         axes.plot([peak(search.best)], [_mean(search.best)], "o", ms=11, mfc="none", color=colour)
     axes.set_xlabel("peak learning rate", color=plots.INK)
     axes.set_ylabel("final validation loss (nats per token)", color=plots.INK)

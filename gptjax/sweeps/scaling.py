@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gptjax.config import count
+from gptjax.config import count, sweep
 from gptjax.report import console, plots
 from gptjax.sweeps import comparing, laws, page
 
@@ -75,7 +75,7 @@ def amounts(results: Sequence[comparing.Result], finished: bool = True) -> list[
         ends = [run for run in result.runs if run.final is not None]
         if finished and not ends:
             continue
-        D = ends[0].curve[-1][0] if ends else result.config.train.total_tokens
+        D = ends[0].curve[-1][0] if ends else sweep.tokens(result.config)
         arm = Amounts(
             float(count.non_embedding_parameters(result.config.model)),
             float(D),

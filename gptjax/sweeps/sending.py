@@ -9,7 +9,6 @@ from typing import Any
 
 from gptjax.config import overrides
 from gptjax.config.sweep import Point
-from gptjax.report import events
 from gptjax.sweeps import standing
 
 
@@ -22,9 +21,13 @@ def sent(name: str, points: Sequence[Point], directory: Path, project: str, say:
     wandb: Any = importlib.import_module("wandb")
     n = 0
     for point in points:
-        records = events.read(directory / point.name)
+        try:
+            records = standing.records(directory / point.name)
+        except ValueError as error:
+            say(f"{point.name}: {error}")
+            continue
         if point.config is None or not records:
-            say(f"{point.name}: nothing to send")
+            say(f"{point.name}: {point.refusal or 'nothing to send'}")
             continue
         run = wandb.init(
             project=project,

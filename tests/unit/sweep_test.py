@@ -1,11 +1,14 @@
 """The program's arguments: which sweep, what is printed for launchers, what is refused."""
 
 import json
+import shlex
 
 import pytest
 import yaml
 
 from gptjax import sweep, train
+from gptjax.config import count, overrides, registry
+from gptjax.config.batches import Batches
 from gptjax.sweeps import standing
 
 GRID = ["--config=smoke", "--grid", "train.schedule.peak=1e-3|3e-3"]
@@ -23,6 +26,21 @@ def test_a_dry_run_shows_every_point_and_makes_nothing(tmp_path, capsys):
     assert "32 points of micro" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("sets", [["train.steps=20"], ["train.total_tokens=10_000"], ["train.ramp=Ramp(start_tokens=64,over_tokens=5000)"]])
+def test_a_dry_run_and_the_report_count_the_flops_of_the_steps_that_are_taken(sets, tmp_path, capsys):
+    config = overrides.override(registry.config("smoke"), *sets)
+    batches = Batches(config)
+    flops = count.train_flops_per_token(config.model) * sum(batches.rows(step) * config.model.n_ctx for step in range(batches.n_steps))
+    arguments = ["--config=smoke", "--seeds=2", f"--dir={tmp_path}", *(part for edit in sets for part in ("--set", edit))]
+    assert sweep.main([*arguments, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.count(f"{batches.n_steps} steps  {flops:.2e} FLOPs") == 2 and f"{2 * flops:.2e} FLOPs in all" in said
+    name, asked = sweep.wanted(sweep.read(arguments))
+    standing.write(tmp_path, name, asked)
+    assert sweep.main(["report", str(tmp_path)]) == 0
+    assert f"| {flops:.2e}" in capsys.readouterr().out
+
+
 def test_the_sweeps_are_listed(capsys):
     assert sweep.main(["--list"]) == 0
     said = capsys.readouterr().out
@@ -37,8 +55,12 @@ def test_the_sweeps_are_listed(capsys):
         (["--grid", "seed=1|2"], "--grid and --seeds vary a recipe: say which with --config=NAME"),
         (["--config=smoke", "--grid", "seed"], "--grid seed: give a path and its values"),
         (["--config=smoke", "--grid", "seed=1|"], "--grid seed=1|: give a path and its values"),
-        (["--config=smoke", "--seeds=0"], "--seeds=0: give 1 or more"),
-        ([*GRID, "--jobs=0"], "--jobs=0: give 1 to"),
+        (
+            [*GRID, *(f"--grid=model.n_layers={'|'.join(map(str, range(100)))}" for _ in range(2))],
+            "axes of 2 x 100 x 100 points: a sweep has",
+        ),
+        ([*GRID, "--jobs=9999"], "--jobs=9999: give 1 to"),
+        ([*GRID, "--dir="], "an empty path"),
         ([*GRID, "--point=2"], "--point=2: give 0 to 1"),
         ([*GRID, "--", "--nodes=2"], "--nodes=2: what stands after -- is for a launcher"),
         ([*GRID, "--dir=gs://b/s"], "--dir=gs://b/s: a sweep on this machine goes to a directory"),
@@ -50,6 +72,25 @@ def test_what_is_refused(arguments, message, tmp_path, monkeypatch):
     with pytest.raises(ValueError) as refused:
         sweep.main(arguments)
     assert message in str(refused.value) and "\n" not in str(refused.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flag", ["--seeds", "--jobs", "--devices", "--together", "--retries", "--point"])
+@pytest.mark.parametrize("value", ["-1", "0", "1.5", "nan", "1e19", "9" * 5000, "\u0662x", "", "True"])
+def test_numbers_are_whole_and_in_their_bounds(flag, value, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if value == "0" and flag in ("--retries", "--point"):
+        return
+    with pytest.raises(SystemExit) as refused:
+        sweep.main([*GRID, f"{flag}={value}"])
+    said = capsys.readouterr().err
+    assert refused.value.code == 2 and f"argument {flag}: " in said and said.count("\n") == 1 and len(said) < 300
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_value_that_no_terminal_can_show_is_shown_all_the_same(capsys):
+    assert sweep.main(["--config=smoke", "--grid", "name=a\udcff|$x^{$|[/b]", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "a\ufffd" in said and shlex.quote("name=a\ufffd") in said
 
 
 def test_a_slurm_array_has_an_element_a_point(capsys):

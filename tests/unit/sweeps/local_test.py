@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from gptjax.config import sweep
-from gptjax.sweeps import local, standing
+from gptjax.sweeps import bound, local, standing
+
+CHECKOUT = Path(__file__).parents[3]
 
 DONE = """
 import json, os, pathlib, sys
@@ -31,6 +33,16 @@ DIES_ONCE = DONE.replace('(there / "metrics', "\nif (there / 'starts').read_text
 REFUSED = DONE.split('(there / "metrics')[0] + "\nprint('error: no such thing'); sys.exit(2)"
 WAITS = DONE.split('(there / "metrics')[0] + "\nimport time\nprint('waiting', flush=True); time.sleep(60)"
 
+GIVES_UP = DONE.replace(
+    '(there / "metrics',
+    """
+if there.name == "seed=0":
+    lines = [{"step": n, "skipped_in_row": max(0, n - 2)} for n in range(1, 13)]
+    (there / "metrics.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in lines))
+    sys.exit(3)
+(there / "metrics""",
+)
+
 
 def points(n=2):
     return sweep.planned(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(n)))
@@ -44,7 +56,7 @@ def stand_in(monkeypatch, tmp_path):
         program = tmp_path / "program.py"
         program.write_text(textwrap.dedent(source))
         real = subprocess.Popen
-        monkeypatch.setattr(subprocess, "Popen", lambda command, **more: real([sys.executable, str(program), *command[3:]], **more))
+        monkeypatch.setattr(subprocess, "Popen", lambda command, **more: real([*command[:3], str(program), *command[5:]], **more))
 
     return put
 
@@ -86,6 +98,78 @@ def test_a_point_that_dies_is_tried_again_and_one_that_is_refused_is_not(stand_i
     progress, through = ran(tmp_path / "refused")
     assert through and progress.failed == {"seed=0": "no such thing", "seed=1": "no such thing"}
     assert (tmp_path / "refused/seed=0/starts").read_text() == "x"
+
+
+def test_a_point_that_gave_up_or_is_damaged_is_not_begun_again_and_the_others_go_on(stand_in, tmp_path):
+    stand_in(GIVES_UP)
+    progress, through = ran(tmp_path)
+    why = "gave up: 10 updates in a row were not finite, up to step 12"
+    assert through and progress.failed == {"seed=0": why} and standing.standing(points()[1], tmp_path).state == "done"
+    (tmp_path / "seed=1/metrics.jsonl").write_text('{"step": "40"}\n')
+    progress, through = ran(tmp_path, n=3)
+    assert through and progress.failed["seed=0"] == why and f"{tmp_path}/seed=1/metrics.jsonl: 'step' is '40'" in progress.failed["seed=1"]
+    assert [(tmp_path / f"seed={seed}/starts").read_text() for seed in range(3)] == ["x", "x", "x"]
+
+
+PARENT = """
+import pathlib, sys
+from gptjax.config import sweep
+from gptjax.sweeps import local
+import subprocess
+real = subprocess.Popen
+subprocess.Popen = lambda command, **more: real([*command[:3], sys.argv[2], *command[5:]], **more)
+points = sweep.planned(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(1)))
+local.run("smoke", points, pathlib.Path(sys.argv[1]), local.slots(1, None), 0, lambda progress: None)
+"""
+NEVER_HEEDS = WAITS.replace("import time", "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: None)")
+
+
+def alive(process_id):
+    try:
+        return "zombie" not in Path(f"/proc/{process_id}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_points_end_with_their_sweep_even_if_it_is_killed(tmp_path):
+    """By kill -9 at once; by a terminal that closes with the order to stop, as by Ctrl-C."""
+    for number, program in ((signal.SIGKILL, NEVER_HEEDS), (signal.SIGHUP, WAITS)):
+        there = tmp_path / number.name
+        there.mkdir()
+        (there / "program.py").write_text(textwrap.dedent(program))
+        began = subprocess.Popen([sys.executable, "-c", PARENT, str(there), str(there / "program.py")], cwd=CHECKOUT)
+        assert until(
+            lambda there=there: "waiting" in (there / "seed=0/log.txt").read_text() if (there / "seed=0/log.txt").exists() else False
+        )
+        (point,) = [int(p) for p in Path(f"/proc/{began.pid}/task/{began.pid}/children").read_text().split()]
+        assert alive(point)
+        began.send_signal(number)
+        assert until(lambda point=point: not alive(point)), number
+        began.wait(20)
+
+
+def test_a_bound_program_elsewhere_than_on_linux(tmp_path):
+    """By a thread that looks for the parent: the one that started it is gone before it begins, or while it runs."""
+    (tmp_path / "waits.py").write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)")
+    other = "import sys; sys.platform = 'darwin'; from gptjax.sweeps import bound; bound.main(int(sys.argv[1]), ['-m', 'waits'])"
+    parent = f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', {other!r}, str(os.getpid())]); input()"
+    environment = os.environ | {"PYTHONPATH": f"{CHECKOUT}:{tmp_path}"}
+    began = subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+    point = int(began.stdout.readline())
+    assert alive(point)
+    began.kill()
+    assert until(lambda: not alive(point))
+    began.communicate()
+    late = subprocess.run([sys.executable, bound.__file__, "1", "-c", "print('runs')"], env=environment, capture_output=True)
+    assert (late.returncode, late.stdout) == (1, b"")
 
 
 def test_points_at_a_time_share_the_cores(stand_in, tmp_path):

@@ -1,0 +1,44 @@
+"""A Python program that ends when the process that started it does, whatever ended that: kill -9, a closed terminal, want of memory.
+
+`python bound.py PID ARGUMENT ...` becomes `python ARGUMENT ...`, with the same process id. Linux kills it with its parent
+(prctl's PR_SET_PDEATHSIG, which outlives exec); elsewhere a thread of it looks for its parent a few times a second.
+"""
+
+import ctypes
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+LOOK = 0.25  # seconds
+
+
+def command(arguments: list[str]) -> list[str]:
+    """The command of `python ARGUMENTS`, bound to this process. To be started from the main thread: Linux watches the thread."""
+    return [sys.executable, __file__, str(os.getpid()), *arguments]
+
+
+def main(parent: int, arguments: list[str]) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before that
+        sys.exit(1)
+    if sys.platform == "linux":
+        os.execv(sys.executable, [sys.executable, *arguments])
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    assert arguments[0] == "-m", arguments
+    sys.argv, sys.path[0] = arguments[1:], os.getcwd()
+    runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+
+
+def _follow(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(LOOK)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])
