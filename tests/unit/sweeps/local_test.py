@@ -121,6 +121,9 @@ subprocess.Popen = lambda command, **more: real([*command[:3], sys.argv[2], *com
 points = sweep.planned(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(1)))
 local.run("smoke", points, pathlib.Path(sys.argv[1]), local.slots(1, None), 0, lambda progress: None)
 """
+HEEDS = WAITS.replace(
+    "import time", "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: ((there / 'saved').touch(), sys.exit()))"
+)
 NEVER_HEEDS = WAITS.replace("import time", "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: None)")
 
 
@@ -141,7 +144,7 @@ def until(condition, seconds=20):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_points_end_with_their_sweep_even_if_it_is_killed(tmp_path):
     """By kill -9 at once; by a terminal that closes with the order to stop, as by Ctrl-C."""
-    for number, program in ((signal.SIGKILL, NEVER_HEEDS), (signal.SIGHUP, WAITS)):
+    for number, program in ((signal.SIGKILL, NEVER_HEEDS), (signal.SIGHUP, HEEDS)):
         there = tmp_path / number.name
         there.mkdir()
         (there / "program.py").write_text(textwrap.dedent(program))
@@ -154,6 +157,7 @@ def test_points_end_with_their_sweep_even_if_it_is_killed(tmp_path):
         began.send_signal(number)
         assert until(lambda point=point: not alive(point)), number
         began.wait(20)
+        assert (there / "seed=0/saved").exists() == (number == signal.SIGHUP)
 
 
 def test_a_bound_program_elsewhere_than_on_linux(tmp_path):
