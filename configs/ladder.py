@@ -78,12 +78,15 @@ def gpt1(name: str, row: Row) -> Config:
     the last; tanh GELU; biases everywhere; output tied, without bias [code: train.py]. Every weight and both embeddings N(0, 0.02), not
     scaled by depth [paper; code]. Dropout 0.1 on embeddings, attention weights and residual branches [paper]. The code drops elements of
     the embedding table, this model drops the summed embeddings [chosen: as every port does]. BPE with 40,000 merges, 40,478 ids [code].
-    Optimizer. Adam, peak 2.5e-4, linear warm-up over 2,000 updates, cosine to 0 [paper]; b1 0.9, b2 0.999, eps 1e-8 [code: the defaults
-    of its fine-tuning]. Decoupled decay 0.01 on what is not bias or gain, so on the embeddings too [paper; code: opt.py]. Clipping is not
+    Optimizer. Adam, peak 2.5e-4, linear warm-up over 2,000 updates, cosine to 0 [paper]; b1 0.9, b2 0.999, eps 1e-8, bias correction as a
+    factor of the rate [code: fine-tuning's train.py and opt.py]. Decoupled decay 0.01 on what is not bias or gain, so on the embeddings
+    too [paper; code: opt.py]. Clipping is not
     stated for pre-training: norm 1.0 [chosen: as its fine-tuning code]. The code's cosine counts from the start of the warm-up, this one
-    from its end, as the paper's words have it; they differ by less than 0.2% of the peak.
+    from its end, as the paper's words have it; they differ by less than 0.2% of the peak. The last update has a rate of 0 (in the code the
+    first has, learn/schedule.py).
     Length. Batches of 64 rows of 512 tokens [paper]. 100 epochs of BooksCorpus [paper], whose token count is not published: 1e6 updates
-    [chosen: where Figure 2's axis ends]. Rows are contiguous text [paper], without a mask between books [chosen: as GPT-3].
+    [chosen: where Figure 2's axis ends]. Rows are contiguous text [paper], without a mask between books [chosen: as GPT-3] and without a
+    separator, the vocabulary having no end of text: the last word of a book stands before the first of the next.
     """
     tokens = 1_000_000 * row.batch_tokens
     return Config(
@@ -105,7 +108,7 @@ def gpt1(name: str, row: Row) -> Config:
             total_tokens=tokens,
             batch_tokens=row.batch_tokens,
             schedule=Cosine(peak=row.peak, warmup_tokens=2000 * row.batch_tokens, decay_tokens=tokens, floor=0.0),
-            optimizer=AdamW(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0),
+            optimizer=AdamW(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, bias_correction="rate"),
         ),
         compute=Compute(remat=row.remat),
         mesh=_mesh(row),
@@ -124,7 +127,7 @@ def gpt2(name: str, row: Row) -> Config:
     the same data, Kaplan et al. 2020, 2001.08361, section 2.2: Adam, 3,000 steps of linear warm-up, cosine to 0, 2.5e5 steps, and its
     Appendix D.6 for the peak, 0.003239 - 0.0001395 ln(non-embedding parameters), rounded in the table to three digits.] It used Adafactor
     above 1e9 parameters to save memory; here Adam serves all. b1 0.9, b2 0.95, eps 1e-8 and norm 1.0 [chosen: as GPT-3 stated a year
-    later]. Decay 0.01 [chosen: as GPT-1].
+    later]. Decay 0.01 [chosen: as GPT-1]. The last update has a rate of 0.
     Length. Batches of 512 rows of 1,024 tokens [paper]; 2.5e5 steps as above, 131e9 tokens: some 14 epochs of WebText's 40 GB.
     """
     tokens = 250_000 * row.batch_tokens

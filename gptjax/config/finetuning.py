@@ -12,12 +12,16 @@ START, DELIMITER, EXTRACT = range(SPECIALS)
 
 @record
 class Finetuning:
-    """GPT-1 section 4.1: "we reuse the hyperparameter settings from unsupervised pre-training" but for rate, batch and epochs. Adam's b2
-    and eps are those of its released code."""
+    """GPT-1 section 4.1: "we reuse the hyperparameter settings from unsupervised pre-training" but for rate, batch and epochs. Adam's b2,
+    eps and bias correction are those of its released code.
+
+    Otherwise than in that code [chosen]: it evaluates after 1,000, 2,000, 4,000 ... updates of the first epoch, too, and may keep one of
+    those; the softmax of its auxiliary loss is over the position rows of its table besides the vocabulary; its schedule counts from 0
+    (learn/schedule.py); and of texts that are too long it cuts others (tasks/finetune/inputs.py)."""
 
     name: str
     task: Task
-    optimizer: AdamW = AdamW(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
+    optimizer: AdamW = AdamW(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, bias_correction="rate")
     dropout: Dropout = Dropout(embedding=0.1, attention=0.1, residual=0.1)
     compute: Compute = Compute()
     mesh: Mesh = Mesh()

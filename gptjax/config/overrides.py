@@ -68,8 +68,12 @@ def flat(config: Config) -> dict[str, Any]:
     return {path: value if value is None or isinstance(value, int | float | str) else repr(value) for path, value in _leaves(config, "")}
 
 
+EARLIER = {"train.optimizer.bias_correction": "moments"}  # paths that older config.json lack, and what those runs did
+
+
 def rebuild(leaves: dict[str, Any]) -> Config:
     """The config of `flat`. Raises ValueError naming paths that are missing or unknown, as in the config.json of an older gptjax."""
+    leaves = EARLIER | leaves
     wanted = dict(_paths(Config, ""))
     unknown, missing = [p for p in leaves if p not in wanted], [p for p in wanted if p not in leaves]
     if unknown or missing:

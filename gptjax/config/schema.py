@@ -183,13 +183,17 @@ class Ramp:
 
 @record
 class AdamW:
-    """Adam with decoupled weight decay on weight matrices, embeddings and positions; biases and gains are exempt."""
+    """Adam with decoupled weight decay on weight matrices, embeddings and positions; biases and gains are exempt.
+
+    bias_correction: "moments" divides each moment by its own 1 - b^t (Adam's Algorithm 1, and AdamW's); "rate" multiplies the rate by
+    sqrt(1 - b2^t) / (1 - b1^t), and so the decay too, and adds eps to the moment as it is (GPT-1's released opt.py)."""
 
     b1: Fraction = 0.9
     b2: Fraction = 0.95
     eps: Positive = 1e-8
     weight_decay: Annotated[float, Bounds(0, 1e6)] = 0.1
     clip_norm: Positive | None = 1.0  # global norm of the gradient; None: no clipping
+    bias_correction: Literal["moments", "rate"] = "moments"
 
 
 @record

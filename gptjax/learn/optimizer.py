@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from gptjax.config import schema
@@ -28,5 +29,22 @@ def decayed(params: Any) -> Any:
 def adamw(spec: schema.AdamW) -> optax.GradientTransformation:
     """Clip the global norm, Adam with bias correction, add weight_decay * parameter. To be multiplied by minus the learning rate."""
     clip = [optax.clip_by_global_norm(spec.clip_norm)] if spec.clip_norm is not None else []
+    if spec.bias_correction == "rate":
+        return optax.chain(*clip, _by_rate(spec))
     adam = optax.scale_by_adam(b1=spec.b1, b2=spec.b2, eps=spec.eps)
     return optax.chain(*clip, adam, optax.add_decayed_weights(spec.weight_decay, mask=decayed))
+
+
+def _by_rate(spec: schema.AdamW) -> optax.GradientTransformation:
+    """As GPT-1's released opt.py: with c = sqrt(1 - b2^t) / (1 - b1^t), c * (m / (sqrt(v) + eps) + weight_decay * parameter). Over the 231
+    updates of GPT-1's fine-tuning on RTE it decays 0.27 of what "moments" would, over MNLI's 36,813 0.97."""
+
+    def update(gradients, now, params=None):
+        t = (now.count + 1).astype(jnp.float32)
+        root = jnp.sqrt(1 - spec.b2**t)
+        # c m / (sqrt(v) + eps) is Adam's own with eps / root.
+        updates, after = optax.scale_by_adam(b1=spec.b1, b2=spec.b2, eps=spec.eps / root).update(gradients, now)
+        decay = spec.weight_decay * root / (1 - spec.b1**t)
+        return jax.tree.map(lambda u, p, decays: u + decay * p if decays else u, updates, params, decayed(params)), after
+
+    return optax.GradientTransformation(optax.scale_by_adam().init, update)

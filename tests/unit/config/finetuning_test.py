@@ -38,7 +38,7 @@ def test_it_is_learnt_as_the_paper_says():
     assert config.task is not None and (config.task.lm_weight, config.task.dropout) == (0.5, 0.1)
     assert set(dataclasses.astuple(config.model.dropout)) == {0.1}
     adam = config.train.optimizer
-    assert (adam.b1, adam.b2, adam.eps, adam.weight_decay, adam.clip_norm) == (0.9, 0.999, 1e-8, 0.01, 1.0)
+    assert (adam.b1, adam.b2, adam.eps, adam.weight_decay, adam.clip_norm, adam.bias_correction) == (0.9, 0.999, 1e-8, 0.01, 1.0, "rate")
     assert config.model == dataclasses.replace(registry.config("gpt1").model, n_vocab=40_481, n_ctx=64, dropout=config.model.dropout)
 
 

@@ -56,7 +56,7 @@ def test_gpt1_is_its_paper():
     assert model.dropout == Dropout(embedding=0.1, attention=0.1, residual=0.1)
     assert train.batch_tokens == 64 * 512 and train.ramp is None and Batches(config).n_steps == 1_000_000
     assert train.schedule == Cosine(peak=2.5e-4, warmup_tokens=2000 * 64 * 512, decay_tokens=train.total_tokens)
-    assert train.optimizer == AdamW(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
+    assert train.optimizer == AdamW(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, bias_correction="rate")
     assert config.data.tokenizer == Gpt1Bpe()
 
 

@@ -191,6 +191,13 @@ def test_flat_reads_as_the_grammar():
     assert leaves["model.n_layers"] == 4 and leaves["train.ramp"] is None and leaves["train.optimizer.b2"] == 0.95
 
 
+def test_a_config_from_before_a_field_did_what_runs_did_then():
+    leaves = flat(after("train.optimizer.bias_correction=moments"))
+    del leaves["train.optimizer.bias_correction"]
+    assert rebuild(leaves) == after("train.optimizer.bias_correction=moments")
+    assert rebuild(flat(after("train.optimizer.bias_correction=rate"))).train.optimizer.bias_correction == "rate"
+
+
 def test_rebuild_names_what_is_unknown_and_missing():
     leaves = flat(CONFIG) | {"train.lr": 1.0}
     del leaves["train.skips_allowed"], leaves["mesh.data"]

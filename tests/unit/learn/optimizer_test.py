@@ -27,10 +27,22 @@ def test_an_unknown_role_is_an_error():
         optimizer.decayed({"scale_D": jnp.zeros(3)})
 
 
+def algorithm_2(p, m, v, t, lr, eps, decay):
+    """Adam (1412.6980, algorithm 1) with the decay of AdamW (1711.05101, algorithm 2)."""
+    return p - lr * (m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.95**t)) + eps) + decay * p)
+
+
+def opt_py(p, m, v, t, lr, eps, decay):
+    """GPT-1's released opt.py."""
+    lr_t = lr * np.sqrt(1 - 0.95**t) / (1 - 0.9**t)
+    return p - lr_t * (m / (np.sqrt(v) + eps) + decay * p)
+
+
+@pytest.mark.parametrize("correction,plain", [("moments", algorithm_2), ("rate", opt_py)])
 @pytest.mark.parametrize("clip, eps", [(None, 1e-8), (0.5, 0.1)])
-def test_it_is_adam_with_decoupled_decay(clip, eps):
-    """Against the formulas of Adam (1412.6980, algorithm 1) and AdamW (1711.05101, algorithm 2), three steps, in float64 numpy."""
-    spec = schema.AdamW(b1=0.9, b2=0.95, eps=eps, weight_decay=0.1, clip_norm=clip)
+def test_it_is_adam_with_decoupled_decay(clip, eps, correction, plain):
+    """Against the formulas, three steps, in float64 numpy; the larger eps tells where it is added."""
+    spec = schema.AdamW(b1=0.9, b2=0.95, eps=eps, weight_decay=0.1, clip_norm=clip, bias_correction=correction)
     tx = optimizer.adamw(spec)
     rng = np.random.default_rng(0)
     p = {"weight_DF": rng.normal(size=(4, 3)), "bias_F": rng.normal(size=3)}
@@ -46,6 +58,5 @@ def test_it_is_adam_with_decoupled_decay(clip, eps):
             g = {k: x * min(1, clip / norm) if clip else x for k, x in g.items()}
             for k in p:
                 m[k], v[k] = 0.9 * m[k] + 0.1 * g[k], 0.95 * v[k] + 0.05 * g[k] ** 2
-                adam = m[k] / (1 - 0.9**t) / (np.sqrt(v[k] / (1 - 0.95**t)) + eps)
-                p[k] = p[k] - 0.01 * (adam + (0.1 * p[k] if k == "weight_DF" else 0))
+                p[k] = plain(p[k], m[k], v[k], t, 0.01, eps, 0.1 if k == "weight_DF" else 0)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, p)
