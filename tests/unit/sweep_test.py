@@ -88,9 +88,9 @@ def test_numbers_are_whole_and_in_their_bounds(flag, value, tmp_path, monkeypatc
 
 
 def test_a_value_that_no_terminal_can_show_is_shown_all_the_same(capsys):
-    assert sweep.main(["--config=smoke", "--grid", "name=a\udcff|$x^{$|[/b]", "--dry-run"]) == 0
+    assert sweep.main(["--config=smoke", "--grid", "loop.sample_prompt=a\udcff|$x^{$|[/b]", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "a\ufffd" in said and shlex.quote("name=a\ufffd") in said
+    assert "a\ufffd" in said and shlex.quote("loop.sample_prompt=a\ufffd") in said
 
 
 def test_a_slurm_array_has_an_element_a_point(capsys):

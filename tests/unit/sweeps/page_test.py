@@ -180,7 +180,7 @@ NAMES = [
 
 def test_any_name_is_drawn_and_written_as_it_is(tmp_path, capsys):
     """Arms that differ in a text of theirs; each picture is drawn with all of them, and nothing warns."""
-    asked = sweep.Sweep(about="which $x^{$ \udcff | is best?\n# no", recipe="smoke", points=sweep.each("name", *NAMES))
+    asked = sweep.Sweep(about="which $x^{$ \udcff | is best?\n# no", recipe="smoke", points=sweep.each("loop.sample_prompt", *NAMES))
     standing.write(tmp_path, "a$b\udcff", asked)
     for number, point in enumerate(sweep.planned(asked)):
         recorded(
@@ -192,8 +192,8 @@ def test_any_name_is_drawn_and_written_as_it_is(tmp_path, capsys):
     said = capsys.readouterr()
     assert not said.err and (tmp_path / "arms.png").exists() and (tmp_path / "curves.png").exists()
     table = [line for line in (tmp_path / "report.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
-    assert len(table) == 2 + len(NAMES) and "name=$x^{$ " in table[2] and "\ufffd" in table[8]
-    assert "name=&lt;b&gt;&amp;" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert len(table) == 2 + len(NAMES) and "sample_prompt=$x^{$ " in table[2] and "\ufffd" in table[8]
+    assert "sample_prompt=&lt;b&gt;&amp;" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_report_of_nothing_is_a_report(tmp_path, capsys):
