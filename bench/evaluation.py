@@ -81,7 +81,7 @@ def harness(params, c: schema.Model, batch: int):
     from lm_eval.models.huggingface import HFLM
 
     with tempfile.TemporaryDirectory() as folder:
-        vocabulary.save(Path(folder), data.Gpt2Bpe(), tokenizer.tokenizer(data.Gpt2Bpe()))
+        vocabulary.save(Path(folder), data.Gpt2Bpe(), tokenizer.tokenizer(data.Gpt2Bpe()), 1024, print)
         text = transformers.GPT2TokenizerFast.from_pretrained(folder)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     return HFLM(pretrained=theirs(params, c, "float32"), tokenizer=text, batch_size=batch, max_length=c.n_ctx)

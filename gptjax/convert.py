@@ -3,13 +3,16 @@
 What --from is decides which. Weights bring their sizes; everything else of the run's config is the recipe's (--config, --set)."""
 
 import contextlib
+import dataclasses
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import command, count, figures, overrides
+from gptjax.config import command, count, figures, overrides, parse
 
 EXAMPLE = """python -m gptjax.convert --from=gpt2/ --to=runs/gpt2              # model.safetensors, or OpenAI's own files
   python -m gptjax.sample --run=runs/gpt2 --prompt='In the beginning'
@@ -19,9 +22,14 @@ EXAMPLE = """python -m gptjax.convert --from=gpt2/ --to=runs/gpt2              #
 def main(arguments: list[str]) -> None:
     parser = command.parser("convert", __doc__ or "", EXAMPLE)
     parser.add_argument(
-        "--from", metavar="DIR", dest="source", type=Path, required=True, help="a folder of weights, a .safetensors file, or a run"
+        "--from",
+        metavar="DIR",
+        dest="source",
+        type=parse.path_argument,
+        required=True,
+        help="a folder of weights, a .safetensors file, or a run",
     )
-    parser.add_argument("--to", metavar="DIR", type=Path, required=True, help="a directory that is not there yet, or empty")
+    parser.add_argument("--to", metavar="DIR", type=parse.path_argument, required=True, help="a directory that is not there yet, or empty")
     args = parser.parse_args(arguments)
     if args.to.exists() and (not args.to.is_dir() or any(args.to.iterdir())):
         raise ValueError(f"--to={args.to} is there already: give a directory that is not, or an empty one")
@@ -31,7 +39,7 @@ def main(arguments: list[str]) -> None:
     from gptjax.report import console
 
     out, began = console.Console(quiet=False), time.perf_counter()
-    there = weights.found(args.source, args.assignments, args.config)
+    there = weights.found(args.source, args.assignments, args.config, out.warn)
     exporting = isinstance(there, weights.Run)
     if exporting:
         architectures.written(there.config.model)  # refuses what cannot be said there, before anything is read
@@ -40,7 +48,7 @@ def main(arguments: list[str]) -> None:
     with whole(args.to) as folder, out.working(f"reading {args.source}") as show:
         params = read(there, text, lambda done, name: show(f"{done:4.0%} read: {name}"))
         if exporting:
-            kind = exported(there.config, params, text, folder, lambda done, name: show(f"{done:4.0%} written: {name}"))
+            kind = exported(there.config, params, text, folder, lambda done, name: show(f"{done:4.0%} written: {name}"), out.warn)
         else:
             show("writing the checkpoint of step 0")
             kind = imported(there.config, params, text, folder, out.warn)
@@ -51,17 +59,27 @@ def main(arguments: list[str]) -> None:
 
 @contextlib.contextmanager
 def whole(directory: Path) -> Iterator[Path]:
-    """A directory to write into, which becomes `directory` at the end, or goes if anything fails."""
-    partial = directory.with_name(f"{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    """A directory of its own to write into, which becomes `directory` at the end, or goes if anything fails."""
+    directory = directory.resolve()
+    made = [parent for parent in directory.parents if not parent.exists()]
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{directory.name[:100]}.", suffix=".partial", dir=directory.parent))
     try:
+        partial.chmod(0o777 & ~_umask())
         yield partial
-        if directory.exists():
-            directory.rmdir()
-        partial.rename(directory)
-    finally:
+        partial.rename(directory)  # an empty one that is there is replaced; one that was filled meanwhile is an OSError
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for parent in made:
+                parent.rmdir()
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def read(there: Any, text: Any, advance: Any) -> Any:
@@ -80,22 +98,22 @@ def read(there: Any, text: Any, advance: Any) -> Any:
 def imported(config: Any, params: Any, text: Any, folder: Path, warn: Any) -> str:
     """Write a run whose checkpoint of step 0 has the parameters, and no optimizer's moments."""
     from gptjax.config import run
-    from gptjax.data import pieces
+    from gptjax.data import tokenizer
     from gptjax.learn import checkpoint
 
+    tokenizer.keep(text, config.data.tokenizer, folder)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer.named(config.data.tokenizer)))
     run.claim(folder, config)
-    if isinstance(text, pieces.Pieces):
-        (folder / "tokenizer.model").write_bytes(text.model)
     about = {"config": overrides.flat(config), "microbatch_rows": None, "tokenizer": text.digest}
     with checkpoint.Checkpoints(folder / "checkpoints", 1, None, warn) as checkpoints:
         checkpoints.save(0, {"params": params}, about)
     return f"run of {config.name}"
 
 
-def exported(config: Any, params: Any, text: Any, folder: Path, advance: Any) -> str:
+def exported(config: Any, params: Any, text: Any, folder: Path, advance: Any, warn: Any) -> str:
     from gptjax.interop import export
 
-    return f"Hugging Face {export.save(folder, config, params, text, advance)}"
+    return f"Hugging Face {export.save(folder, config, params, text, advance, warn=warn)}"
 
 
 def facts(there: Any, to: Path, seconds: float) -> list[tuple[str, str]]:

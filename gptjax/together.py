@@ -66,6 +66,7 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
     import jax.numpy as jnp
     import numpy as np
 
+    from gptjax.data import tokenizer
     from gptjax.learn import checkpoint, optimizer, state, step
     from gptjax.mesh import devices, xla
     from gptjax.report import events, plots
@@ -80,6 +81,7 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
     readings = [learning.reading(config, directory / "data", say) for config in configs]
     for there, reading in zip(runs, readings, strict=True):
         (there / "data.json").write_text(json.dumps(reading.description(), indent=1) + "\n")
+        tokenizer.keep(reading.tokenizer, first.data.tokenizer, there)
     built: step.Step = learning.step(first, jax.devices()[0].platform, mesh, readings[0])
     limit = batches.largest_microbatch(first.train.microbatch_rows or max(1, train.CPU_TOKENS // first.model.n_ctx))
     varying = {path: jnp.array([numbers(config)[path] for config in configs]) for path in numbers(first)}

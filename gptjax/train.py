@@ -99,7 +99,7 @@ def train(config: Config, directory: Path, bucket: str | None, party: Any, profi
     go, and copies of the record. ValueError, in one line, for what a user can mend."""
     import jax
 
-    from gptjax.data import pieces, saving
+    from gptjax.data import tokenizer
     from gptjax.learn import checkpoint, state, step
     from gptjax.mesh import devices, rules, xla
     from gptjax.report import console, copies, profile
@@ -121,8 +121,7 @@ def train(config: Config, directory: Path, bucket: str | None, party: Any, profi
     party.agree({"text": reading.digest()}, "prepare it once with python -m gptjax.prepare, and give the shards to all")
     if party.process == 0:
         (directory / "data.json").write_text(json.dumps(reading.description(), indent=1) + "\n")
-        if isinstance(reading.tokenizer, pieces.Pieces):  # made of the run's own text, perhaps: sampling must not need that again
-            saving.save(directory / "tokenizer.model", reading.tokenizer.model)
+        tokenizer.keep(reading.tokenizer, config.data.tokenizer, directory)  # sampling must not need its files elsewhere again
 
     # --- state: of the newest good checkpoint, else as the learning begins
     built = learning.step(config, jax.devices()[0].platform, mesh, reading)

@@ -38,11 +38,28 @@ def json_object(content: bytes | str, where: str) -> dict[str, Any]:
 
 def json_file(file: Path) -> dict[str, Any]:
     """The JSON object in a file. ValueError, in one line, if the file is missing, cannot be read, or holds something else."""
+    return json_object(content(file), str(file))
+
+
+def content(file: Path) -> bytes:
+    """What a file holds. ValueError, in one line, if it is missing or cannot be read."""
     try:
-        content = file.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
-    return json_object(content, str(file))
+
+
+def text_file(file: Path) -> str:
+    """The UTF-8 text in a file. ValueError, in one line, if it is missing, cannot be read or is no such text."""
+    return utf8(content(file), str(file))
+
+
+def utf8(content: bytes, where: str) -> str:
+    """The text that these bytes are. ValueError, in one line, if they are not UTF-8."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset {error.start:,}") from None
 
 
 KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "an object"}

@@ -46,6 +46,17 @@ def config(run: Path) -> Config:
         raise ValueError(f"{said}; restore it from a copy, or start another run") from None
 
 
+def there(run: Path) -> bool:
+    """Does the directory hold a run's config.json, and not one of another program?"""
+    path = run / "config.json"
+    return path.is_file() and "model.n_layers" in parse.json_file(path)
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """overrides.difference in what decides a run's mathematics."""
+    return [line for line in overrides.difference(a, b) if not line.startswith(FREE)]
+
+
 def claim(run: Path, wanted: Config) -> bool:
     """Make `run` the directory of `wanted`: True if it continues a run that is there, which is one that has measured something.
 
@@ -53,7 +64,7 @@ def claim(run: Path, wanted: Config) -> bool:
     path = run / "config.json"
     there = path.exists() and (run / "metrics.jsonl").exists()
     if there:
-        lines = [line for line in overrides.difference(config(run), wanted) if not line.startswith(FREE)]
+        lines = differences(config(run), wanted)
         if lines:
             raise ValueError(f"{run} holds a run of another config ({'; '.join(lines)}); give another --run, or the config that began it")
     elif (run / "checkpoints" / "0").exists():

@@ -4,13 +4,14 @@ Every tokenizer takes any str: lone surrogates, which UTF-8 cannot carry, become
 end-of-text: that is put between documents when they are written to shards.
 """
 
+import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, assert_never
 
 from gptjax.config import data
-from gptjax.data import gpt1, gpt2, pieces, saving, unicode
+from gptjax.data import gpt1, gpt2, pieces, published, saving, unicode
 
 
 class Tokenizer(Protocol):
@@ -46,6 +47,34 @@ class Bytes:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD, end-of-text is shown as <|endoftext|>."""
         return b"".join(b"<|endoftext|>" if i == 256 else bytes([i]) for i in ids).decode(errors="replace")
+
+
+def keep(text: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) -> None:
+    """Write into a run the files of its tokenizer that its config names by a path, or that were made for it."""
+    match text, spec:
+        case pieces.Pieces(model=model), _:
+            saving.save(run / "tokenizer.model", model)
+        case _, data.Gpt1Bpe(path=str(path)) | data.Gpt2Bpe(path=str(path)):
+            for name, content in published.files(_files(spec), path).items():
+                saving.save(run / name, content)
+
+
+def kept(spec: data.Tokenizer, run: pathlib.Path) -> data.Tokenizer:
+    """The tokenizer whose files `keep` wrote into the run; as it was named, where there are none."""
+    if isinstance(spec, data.SentencePiece):
+        return dataclasses.replace(spec, path=str(run / "tokenizer.model"))
+    if isinstance(spec, data.Gpt1Bpe | data.Gpt2Bpe) and all((run / name).exists() for name in _files(spec).digests):
+        return dataclasses.replace(spec, path=str(run))
+    return spec
+
+
+def named(spec: data.Tokenizer) -> data.Tokenizer:
+    """How a directory's own config names a tokenizer whose files lie in that directory: without a path."""
+    return spec if isinstance(spec, data.Bytes) else dataclasses.replace(spec, path=None)
+
+
+def _files(spec: data.Gpt1Bpe | data.Gpt2Bpe) -> published.Published:
+    return gpt1.FILES if isinstance(spec, data.Gpt1Bpe) else gpt2.FILES
 
 
 def tokenizer(spec: data.Tokenizer, cached: pathlib.Path | None = None, texts: Callable[[], Iterable[str]] | None = None) -> Tokenizer:

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from typing import Any
 
-from gptjax.config import schema
+from gptjax.config import parse, schema
 from gptjax.interop import layouts
 
 
@@ -81,6 +81,7 @@ ARCHITECTURES = {
         recipe="gpt3_small",
     ),
 }
+LARGEST = {"n_layers": 1 << 16, "n_heads": 1 << 20, "d_model": 1 << 20, "n_vocab": 1 << 28, "n_ctx": 1 << 28}  # sizes that are read
 _WIDTHS = ("n_inner", "intermediate_size")  # of the MLP; null is four times the width
 
 
@@ -88,39 +89,57 @@ def read(settings: dict[str, Any], where: str) -> tuple[Architecture, schema.Mod
     """The architecture and the model of a config.json. where: how an error names it.
 
     ValueError for another model_type, and for settings that make it another function than any Model."""
-    kind = settings["model_type"] if "model_type" in settings else None
+    kind = parse.member(settings, "model_type", str, where)
     if kind not in ARCHITECTURES:
-        raise ValueError(f"{where}: model_type is {kind!r}; gptjax reads {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"{where}: model_type is {parse.shown(kind)}; gptjax reads {', '.join(ARCHITECTURES)}")
     a = ARCHITECTURES[kind]
     settings = a.defaults | settings
-    for name in (*a.names.values(), *(["attention_types"] if kind == "gpt_neo" else [])):
-        if name not in settings:
-            raise ValueError(f"{where}: it has no {name!r}, which a {kind} has; fetch the config.json of these weights again")
+    n = sizes(settings, a.names, where)
     for name, value in a.fixed.items():
         if name in settings and settings[name] != value:
-            raise ValueError(f"{where}: {name} is {settings[name]}, but gptjax's models have {value}: these weights cannot be read")
-    if settings[a.activation] not in a.activations:
-        raise ValueError(f"{where}: {a.activation} is {settings[a.activation]!r}; gptjax has {', '.join(a.activations)}")
-    width = settings[a.names["d_model"]]
+            raise ValueError(
+                f"{where}: {name} is {parse.shown(settings[name])}, but gptjax's models have {value}: these weights cannot be read"
+            )
+    activation = parse.member(settings, a.activation, str, where)
+    if activation not in a.activations:
+        raise ValueError(f"{where}: {a.activation} is {parse.shown(activation)}; gptjax has {', '.join(a.activations)}")
+    width = n["d_model"]
     for name in _WIDTHS:
         if name in a.defaults and settings[name] not in (None, 4 * width):
-            raise ValueError(f"{where}: {name} is {settings[name]}, but gptjax's MLPs are 4 x {width} = {4 * width} wide")
+            raise ValueError(f"{where}: {name} is {parse.shown(settings[name])}, but gptjax's MLPs are 4 x {width} = {4 * width} wide")
     model = schema.Model(
-        **{ours: settings[name] for ours, name in a.names.items()},
+        **n,
         attention=_attention(settings, where) if kind == "gpt_neo" else (schema.Dense(),),
         norm=a.norm,  # type: ignore[arg-type]
-        gelu=a.activations[settings[a.activation]],  # type: ignore[arg-type]
-        dropout=schema.Dropout(**{ours: float(settings[name]) for ours, name in a.dropout.items()}),
+        gelu=a.activations[activation],  # type: ignore[arg-type]
+        dropout=schema.Dropout(**{ours: parse.member(settings, name, float, where) for ours, name in a.dropout.items()}),
     )
     return a, model
 
 
+def sizes(settings: dict[str, Any], names: dict[str, str], where: str) -> dict[str, int]:
+    """Our field -> the size that its setting has. ValueError for what is missing, no whole number, or no size of any model."""
+    found = {}
+    for ours, name in names.items():
+        found[ours] = parse.member(settings, name, int, where)
+        if not 0 < found[ours] <= LARGEST[ours]:
+            raise ValueError(f"{where}: {name!r} is {parse.shown(found[ours])}; it must be from 1 to {LARGEST[ours]:,}")
+    return found
+
+
 def _attention(settings: dict[str, Any], where: str) -> tuple[schema.Attention, ...]:
     """The shortest period of GPT-Neo's layers, which attention_types lists as [[kinds, times], ...]."""
-    kinds = {"global": schema.Dense(), "local": schema.Banded(window=settings["window_size"])}
-    layers = [kind for names, times in settings["attention_types"] for _ in range(times) for kind in names]
-    if unknown := set(layers) - set(kinds):
-        raise ValueError(f"{where}: attention_types has {sorted(unknown)[0]!r}; gptjax reads global and local")
+    window = sizes(settings, {"n_ctx": "window_size"}, where)["n_ctx"]
+    kinds = {"global": schema.Dense(), "local": schema.Banded(window=window)}
+    layers = []
+    for part in parse.member(settings, "attention_types", list, where):
+        match part:
+            case [[*names], int(times)] if 0 <= times <= settings["num_layers"] and all(name in [*kinds] for name in names):
+                layers += names * times
+            case _:
+                raise ValueError(
+                    f"{where}: attention_types has {parse.shown(part)}; gptjax reads [[kinds, times], ...], each kind global or local"
+                )
     if len(layers) != settings["num_layers"]:
         raise ValueError(
             f"{where}: attention_types lists {len(layers)} layers and num_layers is {settings['num_layers']}: mend one of them"
@@ -128,7 +147,7 @@ def _attention(settings: dict[str, Any], where: str) -> tuple[schema.Attention, 
     for n in range(1, len(layers) + 1):
         if len(layers) % n == 0 and layers == list(itertools.islice(itertools.cycle(layers[:n]), len(layers))):
             return tuple(kinds[kind] for kind in layers[:n])
-    raise ValueError(f"{where}: num_layers is 0: give a model with layers")
+    raise AssertionError("a list is its own period")
 
 
 def written(model: schema.Model) -> tuple[Architecture, dict[str, Any]]:
@@ -152,6 +171,7 @@ def written(model: schema.Model) -> tuple[Architecture, dict[str, Any]]:
         )
     settings = {"model_type": a.model_type, "architectures": [a.class_name], "dtype": "float32"}
     settings |= {name: getattr(model, ours) for ours, name in a.names.items()} | {a.activation: activation}
+    settings["n_ctx"] = model.n_ctx  # transformers has n_positions alone; converters of others read this
     settings |= {name: getattr(model.dropout, ours) for ours, name in a.dropout.items()} | a.fixed
     if windows:
         period = ["local" if isinstance(p, schema.Banded) else "global" for p in model.attention]

@@ -6,6 +6,7 @@ empty key, is a BundleHeaderProto, the others are tensor name -> BundleEntryProt
 block is checked, and that of every tensor once, when it is first read.
 """
 
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from gptjax.interop import protobuf
 
 MAGIC = 0xDB4775248B80FB57
 FOOTER = 48  # bytes: two places of at most 20, padding, the magic number
@@ -29,30 +32,33 @@ class Bundle:
         """index: the file PREFIX.index."""
         self.where = index
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._entries: dict[str, dict[int, Any]] = {}
+        self._entries: dict[str, tuple[np.dtype, int, int, int, int]] = {}  # type, number of the file, offset, bytes, CRC
         self._arrays: dict[str, np.ndarray] = {}
         try:
             table = dict(_table(index.read_bytes()))
-            header = _fields(table.pop(b""))
-            self._n_files = header.get(1, 0)
-            if header.get(2, 0):
+            header = protobuf.Message(table.pop(b""))
+            self._n_files = header.integer(1)
+            if header.integer(2):
                 raise ValueError(f"{index}: a checkpoint of a big-endian machine cannot be read; save it again on another")
             for key, value in table.items():
-                self._add(key.decode(), _fields(value))
-        except (IndexError, KeyError, struct.error, UnicodeDecodeError, AssertionError) as error:
-            raise ValueError(f"{index} is damaged ({error or type(error).__name__}); fetch it again") from None
+                self._add(key.decode(), protobuf.Message(value))
+        except OSError as error:
+            raise ValueError(f"{index} cannot be read: {error.strerror}") from None
+        except (protobuf.Malformed, KeyError, struct.error, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{index} is damaged ({error if isinstance(error, protobuf.Malformed) else type(error).__name__}); fetch it again"
+            ) from None
 
-    def _add(self, full: str, entry: dict[int, Any]) -> None:
+    def _add(self, full: str, entry: protobuf.Message) -> None:
         name = full.removeprefix("model/")
         if OPTIMIZER.fullmatch(name):
             return
-        if entry[1] not in FLOATS or 7 in entry:
-            raise ValueError(
-                f"{self.where}: the tensor {full} is of DataType {entry[1]}, or saved in slices; allowed are whole float tensors"
-            )
-        shape = _fields(entry.get(2, b""), repeated=2)
-        self.shapes[name] = tuple(_fields(dim).get(1, 0) for dim in shape.get(2, []))
-        self._entries[name] = entry
+        kind, offset, size = (entry.integer(number) for number in (1, 4, 5))
+        if kind not in FLOATS or 7 in entry:
+            raise ValueError(f"{self.where}: the tensor {full} is of DataType {kind}, or saved in slices; allowed are whole float tensors")
+        shape = tuple(protobuf.Message(dim).integer(1) for dim in protobuf.Message(entry.content(2)).contents(2))
+        protobuf.need(size == FLOATS[kind].itemsize * math.prod(shape), f"the tensor {full} has {size} bytes, not those of its shape")
+        self.shapes[name], self._entries[name] = shape, (FLOATS[kind], entry.integer(3), offset, size, entry.integer(6))
 
     def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
         if name not in self._arrays:
@@ -60,15 +66,14 @@ class Bundle:
         return self._arrays[name][part].astype(np.float32)
 
     def _mapped(self, name: str) -> np.ndarray:
-        entry, shape = self._entries[name], self.shapes[name]
-        file = self.where.with_name(f"{self.where.stem}.data-{entry.get(3, 0):05}-of-{self._n_files:05}")
-        dtype, offset, size = FLOATS[entry[1]], entry.get(4, 0), entry.get(5, 0)
+        dtype, number, offset, size, crc = self._entries[name]
+        file = self.where.with_name(f"{self.where.stem}.data-{number:05}-of-{self._n_files:05}")
         if not file.exists():
             raise ValueError(f"{file} is missing; fetch it again")
-        if file.stat().st_size < offset + size or size != dtype.itemsize * int(np.prod(shape)):
+        if file.stat().st_size < offset + size:
             raise ValueError(f"{file} is damaged: {file.stat().st_size:,} bytes, too few for the tensor {name}; fetch it again")
-        array = np.memmap(file, dtype, "r", offset, shape)
-        if masked_crc(array) != entry[6]:
+        array = np.memmap(file, dtype, "r", offset, self.shapes[name])
+        if masked_crc(array) != crc:
             raise ValueError(f"{file} is damaged: the tensor {name} does not have its CRC; fetch it again")
         return array
 
@@ -83,7 +88,7 @@ def masked_crc(content: Any) -> int:
 
 def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The entries of a table."""
-    assert len(content) >= FOOTER and struct.unpack("<Q", content[-8:])[0] == MAGIC, "it does not end as a table does"
+    protobuf.need(len(content) >= FOOTER and struct.unpack("<Q", content[-8:])[0] == MAGIC, "it does not end as a table does")
     _, _, at = _place(content, len(content) - FOOTER)  # an index of blocks about the table itself, which is empty
     start, size, _ = _place(content, at)
     for _, place in _block(content, start, size):
@@ -93,56 +98,23 @@ def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _place(content: bytes, at: int) -> tuple[int, int, int]:
     """(start, size, where it goes on) of a block."""
-    start, at = _varint(content, at)
-    size, at = _varint(content, at)
+    start, at = protobuf.varint(content, at)
+    size, at = protobuf.varint(content, at)
     return start, size, at
 
 
 def _block(content: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     """The entries of a block: each key without what it shares with the one before."""
-    assert content[start + size] == 0, "a block is compressed, which TensorFlow does not do here"
+    protobuf.need(4 <= size <= len(content) - start - 5, "a block that does not lie in the file")
+    protobuf.need(content[start + size] == 0, "a block is compressed, which TensorFlow does not do here")
     (crc,) = struct.unpack_from("<I", content, start + size + 1)
-    assert masked_crc(content[start : start + size + 1]) == crc, "a block does not have its CRC"
+    protobuf.need(masked_crc(content[start : start + size + 1]) == crc, "a block does not have its CRC")
     (n_restarts,) = struct.unpack_from("<I", content, start + size - 4)
     at, end, key = start, start + size - 4 - 4 * n_restarts, b""
     while at < end:
-        shared, at = _varint(content, at)
-        own, at = _varint(content, at)
-        length, at = _varint(content, at)
+        shared, at = protobuf.varint(content, at)
+        own, at = protobuf.varint(content, at)
+        length, at = protobuf.varint(content, at)
         key = key[:shared] + content[at : at + own]
         yield key, content[at + own : at + own + length]
         at += own + length
-
-
-def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """(an integer in groups of 7 bits, where it goes on)."""
-    value = shift = 0
-    while True:
-        byte = content[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-
-
-def _fields(message: bytes, repeated: int | None = None) -> dict[int, Any]:
-    """A protocol buffer by field number: integers and bytes; of the field `repeated` a list."""
-    fields: dict[int, Any] = {}
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        number, kind = tag >> 3, tag & 7
-        if kind == 0:
-            value, at = _varint(message, at)
-        elif kind == 2:
-            size, at = _varint(message, at)
-            value, at = message[at : at + size], at + size
-        else:
-            size, form = (8, "<Q") if kind == 1 else (4, "<I")
-            assert kind in (1, 5), f"a protocol buffer of wire type {kind}"
-            (value,), at = struct.unpack_from(form, message, at), at + size
-        if number == repeated:
-            fields.setdefault(number, []).append(value)
-        else:
-            fields[number] = value
-    return fields

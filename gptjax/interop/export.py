@@ -22,10 +22,12 @@ def save(
     text: Tokenizer,
     advance: Callable[[float, str], None] = lambda done, tensor: None,
     file_bytes: int = tensors.FILE_BYTES,
+    warn: Callable[[str], None] = print,
 ) -> str:
     """Write config.json, safetensors (float32, in files of at most `file_bytes`) and the tokenizer; returns the architecture's model_type.
 
-    params: of any placement; one tensor after the other comes to the host. advance is told the fraction written, and a tensor's name.
+    params: of any placement; one tensor after the other comes to the host. advance is told the fraction written, and a tensor's name; warn
+    what of the tokenizer transformers has no form for.
     ValueError if transformers has no architecture that computes what this model does."""
     a, settings = architectures.written(config.model)
     leaves = dict(trees.named_leaves(params))
@@ -46,6 +48,6 @@ def save(
 
     tensors.save(folder, [making(*numbered) for numbered in enumerate(places)], file_bytes)
     ends = {"bos_token_id": text.end_of_text, "eos_token_id": text.end_of_text}
-    settings |= ends | vocabulary.save(folder, config.data.tokenizer, text)
+    settings |= ends | vocabulary.save(folder, config.data.tokenizer, text, config.model.n_ctx, warn)
     (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
     return a.model_type

@@ -113,8 +113,16 @@ def places(layout: Layout, model: schema.Model) -> Iterator[Place]:
 
 
 def check(tensors: Tensors, layout: Layout, model: schema.Model) -> None:
-    """ValueError, naming the first tensor that is missing, of another shape or not wanted, and how many there are."""
-    have, want = tensors.shapes, {place.name: place.shape(sizes(model)) for place in places(layout, model)}
+    """ValueError, naming the first tensor that is missing, of another shape or not wanted, and how many there are. The token table may have
+    more rows than the model has ids."""
+    if model.n_layers > len(tensors.shapes):
+        raise ValueError(
+            f"{tensors.where}: {len(tensors.shapes)} tensors are no {model.n_layers:,} layers: give weights and config that belong together"
+        )
+    have, want = dict(tensors.shapes), {place.name: place.shape(sizes(model)) for place in places(layout, model)}
+    table = token_table(layout)
+    if table in have and have[table][1:] == want[table][1:] and have[table][0] >= want[table][0]:
+        have[table] = want[table]
     wrong = [f"the tensor {name} is missing, expected {list(shape)}" for name, shape in want.items() if name not in have]
     both = [name for name in want if name in have]
     wrong += [f"the tensor {name} is {list(have[name])}, expected {list(want[name])}" for name in both if have[name] != want[name]]

@@ -20,9 +20,10 @@ from gptjax.mesh import devices, rules, xla
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """kind: what it was read from, in words."""
+    """kind: what it was read from, in words; said: which of it, the step of a run's checkpoint."""
 
     kind: str
+    said: str
     config: Config
     text: tokenizer.Tokenizer
     mesh: jax.sharding.Mesh
@@ -36,10 +37,17 @@ class Opened:
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def opened(path: Path | str, assignments: Sequence[str], show: Callable[[str], None]) -> Opened:
-    """What `weights.found` finds there, with its parameters placed on a mesh of all devices. ValueError, in one line, if it cannot be."""
+def opened(
+    path: Path | str,
+    assignments: Sequence[str],
+    show: Callable[[str], None],
+    say: Callable[[str], None] = print,
+    checkpoints: str | None = None,
+) -> Opened:
+    """What `weights.found` finds there, with its parameters placed on a mesh of all devices. show: is told how far it is; say and
+    checkpoints: as there. ValueError, in one line, if it cannot be."""
     xla.begin()
-    there = weights.found(path, assignments)
+    there = weights.found(path, assignments, None, say, checkpoints)
     config = there.config
     text = tokenizer.tokenizer(config.data.tokenizer)
     there.check(config, text)
@@ -48,4 +56,4 @@ def opened(path: Path | str, assignments: Sequence[str], show: Callable[[str], N
     built = step.build(config, jax.devices()[0].platform, mesh, text.end_of_text)
     wanted = state.abstract(config, built.model, built.tx, mesh).params
     params = there.params(wanted, lambda done, name: show(f"{done:4.0%} read: {name}"))
-    return Opened(there.kind, config, text, mesh, built, params)
+    return Opened(there.kind, there.said(), config, text, mesh, built, params)

@@ -1,6 +1,5 @@
 """OpenAI's own files: GPT-2 as a TensorFlow checkpoint with hparams.json, GPT-1 as numbered .npy files with params_shapes.json."""
 
-import json
 import math
 import re
 from pathlib import Path
@@ -8,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.config import schema
-from gptjax.interop import bundle, layouts, tensors
+from gptjax.config import parse, schema
+from gptjax.interop import architectures, bundle, layouts, tensors
 
 HPARAMS, SHAPES = "hparams.json", "params_shapes.json"
 PER_LAYER = len(layouts.OPENAI_GPT1.block)
@@ -22,7 +21,7 @@ class Numbered:
 
     def __init__(self, where: Path):
         self.where = where
-        listed = [tuple(shape) for shape in _json(where / SHAPES)]
+        listed = _shapes(where / SHAPES)
         n_layers, rest = divmod(len(listed) - 2, PER_LAYER)
         if n_layers < 1 or rest:
             raise ValueError(f"{where / SHAPES} lists {len(listed)} tensors, not two and {PER_LAYER} a layer: give GPT-1's own file")
@@ -33,6 +32,8 @@ class Numbered:
         if [file.name for file in files] != [f"params_{n}.npy" for n in range(len(files))]:
             absent = next(n for n in range(len(files) + 1) if not (where / f"params_{n}.npy").exists())
             raise ValueError(f"{where / f'params_{absent}.npy'} is missing; fetch it again")
+        if len(self.shapes["wte"]) != 2 or len(self.shapes["wpe"]) != 2:
+            raise ValueError(f"{where / SHAPES} lists no tables of tokens and positions: give GPT-1's own file")
         self._parts = [_vector(file) for file in files]
         need, have = sum(math.prod(shape) for shape in listed), sum(len(part) for part in self._parts)
         if need != have:
@@ -53,20 +54,26 @@ class Numbered:
 def _vector(file: Path) -> np.ndarray:
     try:
         part = np.load(file, mmap_mode="r")
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{file} is damaged ({error}); fetch it again") from None
-    if part.ndim != 1 or part.dtype.kind != "f":
-        raise ValueError(f"{file} holds {part.dtype}{list(part.shape)}, expected a vector of floats; fetch it again")
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # numpy parses the header as Python: a damaged one may raise anything that Python's parser does
+        raise ValueError(f"{file} is damaged ({(str(error).splitlines() or [type(error).__name__])[0]}); fetch it again") from None
+    if not isinstance(part, np.ndarray) or part.ndim != 1 or part.dtype.kind != "f":
+        what = f"{part.dtype}{list(part.shape)}" if isinstance(part, np.ndarray) else "several arrays"
+        raise ValueError(f"{file} holds {what}, expected a vector of floats; fetch it again")
     return part
 
 
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{file} is missing; fetch it with the weights") from None
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}); fetch it again") from None
+def _shapes(file: Path) -> list[tuple[int, ...]]:
+    """A list of lists of sizes."""
+    listed = parse.json_value(parse.content(file), str(file))
+    if not isinstance(listed, list) or not all(isinstance(shape, list) and all(map(_size, shape)) for shape in listed):
+        raise ValueError(f"{file} holds {parse.shown(listed)}, not a list of shapes; fetch it again")
+    return [tuple(shape) for shape in listed]
+
+
+def _size(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**31
 
 
 def found(where: Path) -> bool:
@@ -92,11 +99,10 @@ def opened(where: Path) -> tuple[tensors.Tensors, str, layouts.Layout, schema.Mo
     indices = sorted(where.glob("*.index"))
     if len(indices) > 1:
         raise ValueError(f"{where} has {len(indices)} checkpoints, {indices[0].name} and others: leave one in the folder")
-    h = _json(where / HPARAMS)
+    if not (where / HPARAMS).exists():
+        raise ValueError(f"{where / HPARAMS} is missing; fetch it with the weights")
+    settings = parse.json_file(where / HPARAMS)
     names = {"n_layers": "n_layer", "n_heads": "n_head", "d_model": "n_embd", "n_vocab": "n_vocab", "n_ctx": "n_ctx"}
-    if absent := [name for name in names.values() if name not in h]:
-        raise ValueError(f"{where / HPARAMS} has no {absent[0]!r}; fetch it again")
-    model = schema.Model(
-        **{ours: h[name] for ours, name in names.items()}, dropout=schema.Dropout(embedding=0.1, attention=0.1, residual=0.1)
-    )
+    sizes = architectures.sizes(settings, names, str(where / HPARAMS))
+    model = schema.Model(**sizes, dropout=schema.Dropout(embedding=0.1, attention=0.1, residual=0.1))
     return bundle.Bundle(indices[0]), "OpenAI's GPT-2", layouts.OPENAI_GPT2, model, "gpt2_124m"

@@ -9,9 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gptjax.config import parse
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 FILE_BYTES = 2 << 30  # of one file that is written: so much is in memory twice
+PLAIN = re.compile(r"[^/\\\x00-\x1f]+\.safetensors")  # what an index may call a file: a name, not a path
 PREFIX = "transformer."  # what Hugging Face puts before the names of a model that has a head
 BUFFERS = re.compile(r"h\.\d+\.attn\.(attention\.)?(masked_)?bias|position_ids")  # which older versions of transformers saved
 
@@ -54,6 +57,10 @@ class Safetensors:
         if absent := sorted({name.removeprefix(PREFIX) for name in listed} - {*self.shapes} - {n for n in listed if BUFFERS.search(n)}):
             raise ValueError(f"{where}: {INDEX} lists the tensor {absent[0]}, which is in none of its files; fetch them again")
 
+    def rename(self, name: str, wanted: str) -> None:
+        """Know a tensor by another name."""
+        self._files[wanted], self.shapes[wanted] = self._files.pop(name), self.shapes.pop(name)
+
     def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
         file, full = self._files[name]
         return np.asarray(self._open[file].get_slice(full)[part]).astype(np.float32, copy=False)
@@ -70,11 +77,14 @@ def _files(where: Path) -> tuple[list[Path], list[str]]:
         return [where], []
     if not (where / INDEX).exists():
         return [where / SINGLE], []
-    try:
-        index = json.loads((where / INDEX).read_text())["weight_map"]
-        return [where / name for name in sorted(set(index.values()))], list(index)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise ValueError(f"{where / INDEX} is damaged: it has no weight_map of tensors to files; fetch it again") from None
+    listed = parse.member(parse.json_file(where / INDEX), "weight_map", dict, str(where / INDEX))
+    for name, file in listed.items():
+        if not isinstance(file, str) or not PLAIN.fullmatch(file):
+            raise ValueError(
+                f"{where / INDEX}: the tensor {parse.shown(name)} lies in {parse.shown(file)}; it must be the name of a .safetensors file "
+                "of the same folder"
+            )
+    return [where / file for file in sorted(set(listed.values()))], list(listed)
 
 
 def _opened(file: Path):
@@ -84,6 +94,8 @@ def _opened(file: Path):
         return safetensors.safe_open(file, framework="numpy")
     except FileNotFoundError:
         raise ValueError(f"{file} is missing; fetch it again") from None
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
     except safetensors.SafetensorError as error:
         raise ValueError(f"{file} is damaged: {error}; fetch it again") from None
 

@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import data
-from gptjax.data import gpt1, gpt2, pieces, published
+from gptjax.config import data, parse
+from gptjax.data import gpt1, gpt2, pieces, published, tokenizer
 from gptjax.data.tokenizer import Tokenizer
+from gptjax.interop import tokenizer_json
 
-MODEL = "tokenizer.model"  # SentencePiece's
-NAMED = "gptjax_tokenizer"  # the setting of an exported config.json that names a tokenizer which Hugging Face has no files for
+MODEL, OTHER_MODEL = "tokenizer.model", "sentencepiece.model"  # SentencePiece's; and one that transformers has no form for
+NAMED = "gptjax_tokenizer"  # the setting of an exported config.json that names the tokenizer as a config does
+PUBLISHED = {data.Gpt2Bpe: 50_257, data.Gpt1Bpe: 40_478}  # ids
 # Vocabulary and merges, as Hugging Face and OpenAI call them.
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"), ("encoder_bpe_40000.json", "vocab_40000.bpe"))
 
@@ -26,83 +29,123 @@ class Own:
 
 def own(folder: Path) -> Own | None:
     """What lies in the folder, if anything does. ValueError if it is damaged, or no byte-pair encoding."""
-    file = folder
-    try:
-        for file, merges in ((folder / a, folder / b) for a, b in PAIRS):
-            if file.exists() and merges.exists():
-                lines = [line for line in merges.read_text(encoding="utf-8").split("\n") if line and not line.startswith("#version")]
-                return Own(file, json.loads(file.read_text(encoding="utf-8")), [_pair(line) for line in lines])
-        file = folder / "tokenizer.json"
-        if file.exists():
-            whole = json.loads(file.read_text(encoding="utf-8"))
-            if whole["model"]["type"] != "BPE":
-                raise ValueError(f"{file}: a tokenizer of type {whole['model']['type']}; gptjax reads BPE")
-            added = {token["content"]: token["id"] for token in whole["added_tokens"]}
-            return Own(file, whole["model"]["vocab"] | added, [_pair(merge) for merge in whole["model"]["merges"]])
-    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({type(error).__name__}: {error}); fetch it again") from None
-    return None
+    for file, merges in ((folder / a, folder / b) for a, b in PAIRS):
+        if file.exists() and merges.exists():
+            lines = [line for line in parse.text_file(merges).split("\n") if line and not line.startswith("#version")]
+            return Own(file, _symbols(parse.json_file(file), file), [_pair(line, merges) for line in lines])
+    file = folder / tokenizer_json.FILE
+    if not file.exists():
+        return None
+    whole = parse.json_file(file)
+    model = parse.member(whole, "model", dict, str(file))
+    kind = parse.member(model, "type", str, str(file)) if "type" in model else "BPE"  # versions before 0.9 do not say it
+    if kind != "BPE":
+        raise ValueError(f"{file}: a tokenizer of type {parse.shown(kind)}; gptjax reads BPE")
+    symbols = _symbols(parse.member(model, "vocab", dict, str(file)), file)
+    for token in parse.member(whole, "added_tokens", list, str(file)) if "added_tokens" in whole else []:
+        if not isinstance(token, dict):
+            raise ValueError(f"{file} is damaged: {parse.shown(token)} is no added token; fetch it again")
+        symbols |= {parse.member(token, "content", str, str(file)): parse.member(token, "id", int, str(file))}
+    return Own(file, symbols, [_pair(merge, file) for merge in parse.member(model, "merges", list, str(file))])
 
 
-def _pair(merge: Any) -> tuple[str, str]:
-    left, right = merge.split(" ") if isinstance(merge, str) else merge
-    return left, right
+def _symbols(found: dict[str, Any], file: Path) -> dict[str, int]:
+    wrong = next((symbol for symbol, i in found.items() if type(i) is not int), None)
+    if wrong is not None:
+        raise ValueError(f"{file} is damaged: the id of {parse.shown(wrong)} is {parse.shown(found[wrong])}; fetch it again")
+    return dict(found)
+
+
+def _pair(merge: Any, file: Path) -> tuple[str, str]:
+    match merge.split(" ") if isinstance(merge, str) else merge:
+        case [str(left), str(right)]:
+            return left, right
+    raise ValueError(f"{file} is damaged: {parse.shown(merge)} is no pair of symbols; fetch it again")
 
 
 def beside(folder: Path, usual: data.Tokenizer) -> data.Tokenizer:
     """The tokenizer of a folder of weights: SentencePiece's model in it, else `usual`, of the published files where they are in it."""
-    if (folder / MODEL).exists():
-        return data.SentencePiece(path=str(folder / MODEL))
+    for model in (folder / MODEL, folder / OTHER_MODEL):
+        if model.exists():
+            return data.SentencePiece(path=str(model))
     if isinstance(usual, data.Gpt1Bpe) and published.beside(gpt1.FILES, folder):
         return dataclasses.replace(usual, path=str(folder))
     return usual
 
 
-def check(folder: Path, n_vocab: int, named: data.Tokenizer, text: Tokenizer) -> None:
-    """ValueError unless the tokenizer `text`, which a config names so, is that of the weights in `folder`, which have n_vocab ids."""
-    there = own(folder)
+def size(folder: Path, named: data.Tokenizer) -> int | None:
+    """How many ids the published tokenizer that is `named` has, if its files are in the folder, perhaps with more symbols after its own."""
+    n = PUBLISHED[type(named)] if type(named) in PUBLISHED else None
+    there = own(folder) if n is not None else None
+    if n is None or there is None or {i for i in there.symbols.values() if i < n} != set(range(n)):
+        return None
+    return n
+
+
+def check(folder: Path, rows: int, named: data.Tokenizer, text: Tokenizer) -> list[str]:
+    """The symbols that were added in the folder, with ids after those of `text`: one for padding, perhaps.
+
+    ValueError unless the tokenizer `text`, which a config names so, is that of the weights in `folder`, of whose table `rows` are taken."""
     doing = "set data.tokenizer to the one that the weights were trained with"
-    if text.n_vocab != n_vocab:
-        raise ValueError(f"{folder}: the weights have {n_vocab:,} ids, but data.tokenizer={named} has {text.n_vocab:,}; {doing}")
+    if text.n_vocab != rows:
+        padded = f"; if the rest is padding, --set model.n_vocab={text.n_vocab}" if text.n_vocab < rows else ""
+        raise ValueError(f"{folder}: the weights have {rows:,} ids, but data.tokenizer={named} has {text.n_vocab:,}{padded}; {doing}")
+    model = next((folder / name for name in (MODEL, OTHER_MODEL) if (folder / name).exists()), None)
+    if model is not None and isinstance(text, pieces.Pieces):
+        if parse.content(model) != text.model:
+            raise ValueError(f"the weights' own tokenizer is {model}, but data.tokenizer={named}; {doing}")
+        return []
+    there, rust = own(folder), _rust(text)
     if there is None:
-        return
-    if not isinstance(text, gpt1.Gpt1 | gpt2.Gpt2):
+        return []
+    if rust is None:
         raise ValueError(f"the weights' own tokenizer is {there.file}, but data.tokenizer={named}; {doing}")
-    difference = _difference(there, text)
+    added = sorted((symbol for symbol, i in there.symbols.items() if i >= text.n_vocab), key=lambda symbol: there.symbols[symbol])
+    difference = _difference(dataclasses.replace(there, symbols={s: i for s, i in there.symbols.items() if i < text.n_vocab}), rust)
     if difference:
         raise ValueError(
             f"{there.file} is not data.tokenizer={named}: {difference}; weights of another vocabulary cannot be used with it: {doing} "
             "(Gpt2Bpe, Gpt1Bpe, Bytes, SentencePiece)"
         )
+    return added
 
 
-def _difference(there: Own, text: gpt1.Gpt1 | gpt2.Gpt2) -> str:
-    symbols = text.rust.get_vocab()
+def _rust(text: Tokenizer) -> Any:
+    return text.rust if isinstance(text, gpt1.Gpt1 | gpt2.Gpt2) else tokenizer_json.made(text)[0]
+
+
+def _difference(there: Own, rust: Any) -> str:
+    symbols = rust.get_vocab()
     if there.symbols != symbols:
         name = next((s for s in {**there.symbols, **symbols} if there.symbols.get(s) != symbols.get(s)), "")
         ours, its = (f"id {d[name]}" if name in d else "absent" for d in (symbols, there.symbols))
         return f"{len(there.symbols):,} symbols against {len(symbols):,}, for one {name!r} is {its} there and {ours} here"
-    merges = [_pair(merge) for merge in json.loads(text.rust.to_str())["model"]["merges"]]
+    merges = [_pair(merge, there.file) for merge in json.loads(rust.to_str())["model"]["merges"]]
     if there.merges != merges:
         at = next((i for i, (a, b) in enumerate(zip(there.merges, merges, strict=False)) if a != b), min(len(merges), len(there.merges)))
         return f"its merges differ from merge {at + 1:,} on"
     return ""
 
 
-def save(folder: Path, named: data.Tokenizer, text: Tokenizer) -> dict[str, Any]:
-    """Write what belongs to the tokenizer beside exported weights; returns what config.json is to say of it."""
+def save(folder: Path, named: data.Tokenizer, text: Tokenizer, n_ctx: int, warn: Callable[[str], None]) -> dict[str, Any]:
+    """Write what belongs to the tokenizer beside exported weights, for transformers and for gptjax; returns what config.json is to say of
+    it. warn is told what transformers has no form for: it then opens another tokenizer, or refuses to open one."""
+    rust, other = tokenizer_json.made(text)
+    if other:
+        and_so = "it refuses to open one" if rust is None else "of some texts it finds other ids"
+        warn(f"transformers has no tokenizer like {named}: {other}; {and_so}: encode with gptjax, or with what the tokenizer is of")
+    (folder / tokenizer_json.CONFIG).write_text(json.dumps(tokenizer_json.settings(text, n_ctx), indent=1) + "\n")
+    if rust is not None:
+        (folder / tokenizer_json.FILE).write_text(rust.to_str(pretty=True) + "\n", encoding="utf-8")
     match text:
         case pieces.Pieces(model=model):
-            (folder / MODEL).write_bytes(model)
+            # Where there is no tokenizer.json, transformers would take a tokenizer.model for one of its own kinds.
+            (folder / (MODEL if rust is not None else OTHER_MODEL)).write_bytes(model)
         case gpt1.Gpt1() | gpt2.Gpt2():
             files = gpt1.FILES if isinstance(text, gpt1.Gpt1) else gpt2.FILES
             for name, content in zip(PAIRS[0], _contents(files, named), strict=True):
                 (folder / name).write_bytes(content)
-            kind = "OpenAIGPTTokenizer" if isinstance(text, gpt1.Gpt1) else "GPT2Tokenizer"
-            (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}, indent=1) + "\n")
-        case _:
-            return {NAMED: repr(named)}
-    return {}
+    return {NAMED: repr(tokenizer.named(named))}
 
 
 def _contents(files: published.Published, named: Any) -> list[bytes]:

@@ -8,7 +8,6 @@ params = there.params(abstract.params)      # each leaf read and placed as learn
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +15,8 @@ from typing import Any, Protocol
 import jax
 
 from gptjax.arrays import trees
-from gptjax.config import data, overrides, registry, run, schema
+from gptjax.config import overrides, parse, registry, run, schema
+from gptjax.data import tokenizer
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.interop import architectures, layouts, openai, tensors, vocabulary
 from gptjax.learn import checkpoint
@@ -36,26 +36,39 @@ class Weights(Protocol):
         and its vocabulary larger, as far as the weights are a folder's."""
         ...
 
+    def said(self) -> str:
+        """What it is, for people: of a run whose parameters were read, the step of its checkpoint."""
+        ...
+
     def params(self, wanted: Any, advance: Advance = lambda done, leaf: None) -> Any:
         """The parameters, as the tree of ShapeDtypeStructs `wanted` places them: one leaf after the other, each device's part by itself.
         wanted's token table may have more rows than there are, which are zero, and its position table fewer."""
         ...
 
 
-def found(path: Path | str, assignments: Sequence[str] = (), recipe: str | None = None) -> Weights:
+def found(
+    path: Path | str,
+    assignments: Sequence[str] = (),
+    recipe: str | None = None,
+    say: Callable[[str], None] = print,
+    checkpoints: str | None = None,
+) -> Weights:
     """What lies at `path`: a run's directory, a folder of weights, or a .safetensors file with its config.json beside it.
 
     For weights that are not a run, the config is the registry's that has their model, else the one named `recipe` (default: the
-    architecture's) with their sizes; `assignments` change fields of it. ValueError, in one line, if nothing there can be read."""
-    path = Path(path)
-    if (path / "checkpoints").is_dir():
-        return Run(path, assignments)
+    architecture's) with their sizes; `assignments` change fields of it. say: is told what is passed over: a damaged checkpoint, rows of
+    padding. checkpoints: where a run's are, if not in it. ValueError, in one line, if nothing there can be read."""
+    path = parse.path(str(path))
+    if checkpoints is not None or (path / "checkpoints").is_dir():
+        return Run(path, assignments, checkpoints or path / "checkpoints", say)
     if not path.exists():
         raise ValueError(f"{path} does not exist: give a run, or a folder of weights")
     if tensors.found(path):
-        return _hugging_face(path, assignments, recipe)
+        return _hugging_face(path, assignments, recipe, say)
     if openai.found(path):
-        return _openai(path, assignments, recipe)
+        return _openai(path, assignments, recipe, say)
+    if run.there(path):
+        raise ValueError(f"{path} has no checkpoint yet; let python -m gptjax.train run until it saves one")
     if any((path / name).exists() for name in ("pytorch_model.bin", "pytorch_model.bin.index.json")):
         raise ValueError(f"{path} has PyTorch's pickle alone: load it with transformers and save_pretrained it, which writes safetensors")
     raise ValueError(
@@ -80,19 +93,34 @@ class Run:
 
     kind = "a run of gptjax"
 
-    def __init__(self, where: Path, assignments: Sequence[str]):
-        self.where = where
-        self.config = overrides.override(run.config(where), *assignments)
-        if self.config.task is not None:
-            raise ValueError(f"{where} holds a model that was fine-tuned on a task: give the pre-trained one")
-        if isinstance(self.config.data.tokenizer, data.SentencePiece):  # the run keeps the model that it was trained with
-            spoken = data.SentencePiece(path=str(where / "tokenizer.model"), n_pieces=self.config.data.tokenizer.n_pieces)
-            self.config = dataclasses.replace(self.config, data=dataclasses.replace(self.config.data, tokenizer=spoken))
-        self._saved = checkpoint.Saved(where / "checkpoints", print)
+    def __init__(self, where: Path, assignments: Sequence[str], checkpoints: Path | str, say: Callable[[str], None]):
+        self.where, self._written, self._step = where, run.config(where), None
+        if self._written.task is not None:
+            raise ValueError(
+                f"{where} was fine-tuned on {self._written.name}: it answers, in predictions/, and does not speak; give the pre-trained run"
+            )
+        spoken = tokenizer.kept(self._written.data.tokenizer, where)
+        config = dataclasses.replace(self._written, data=dataclasses.replace(self._written.data, tokenizer=spoken))
+        self.config = overrides.override(config, *assignments)
+        self._saved = checkpoint.Saved(checkpoints, say)
+
+    def said(self) -> str:
+        return self.kind if self._step is None else f"step {self._step:,}"
+
+    def _sealed(self, about: dict[str, Any]) -> None:
+        """ValueError unless config.json is what was saved with the checkpoint, as far as it decides what the parameters compute."""
+        lines = run.differences(overrides.rebuild(parse.member(about, "config", dict, f"the checkpoint in {self.where}")), self._written)
+        if lines:
+            raise ValueError(
+                f"{self.where / 'config.json'} is not the config that its checkpoint was saved with ({'; '.join(lines)}): put back the "
+                "file that it was"
+            )
 
     def check(self, config: schema.Config, text: Tokenizer) -> None:
         _same(self.where, self.config.model, config.model, exactly=True)
-        had = self._saved.about()["tokenizer"]
+        about = self._saved.about()
+        self._sealed(about)
+        had = about["tokenizer"]
         if had != text.digest:
             raise ValueError(
                 f"{self.where} was trained with a tokenizer of digest {had[:12]}, but {config.data.tokenizer} is {text.digest[:12]}: set "
@@ -103,22 +131,32 @@ class Run:
         restored = self._saved.restore({"params": wanted}, part="params/")
         if restored is None:
             raise ValueError(f"{self.where} has no checkpoint yet; let python -m gptjax.train run until it saves one")
+        self._step, found, about = restored
+        self._sealed(about)
         advance(1.0, "params")
-        return restored[1]["params"]
+        return found["params"]
 
 
 class Folder:
     """Weights in another's layout, read tensor by tensor. ValueError if a tensor is missing, not wanted or of another shape than `config`
-    asks for."""
+    asks for. Of a token table with more rows than `config` has ids the first are read, and say is told so."""
 
-    def __init__(self, there: tensors.Tensors, kind: str, layout: layouts.Layout, config: schema.Config):
+    def __init__(self, there: tensors.Tensors, kind: str, layout: layouts.Layout, config: schema.Config, say: Callable[[str], None]):
         self.where, self.kind, self.config = there.where, kind, config
-        self._tensors, self._layout = there, layout
+        self._tensors, self._layout, self._say = there, layout, say
         layouts.check(there, layout, config.model)
+        rows = there.shapes[layouts.token_table(layout)][0]
+        if rows > config.model.n_vocab:
+            say(f"{self.where}: of {rows:,} rows of its token table the first {config.model.n_vocab:,} are taken, the ids of its tokenizer")
+
+    def said(self) -> str:
+        return self.kind
 
     def check(self, config: schema.Config, text: Tokenizer) -> None:
         _same(self.where, self.config.model, config.model, exactly=False)
-        vocabulary.check(_folder(self.where), self.config.model.n_vocab, config.data.tokenizer, text)
+        added = vocabulary.check(_folder(self.where), self.config.model.n_vocab, config.data.tokenizer, text)
+        if added:
+            self._say(f"{self.where}: of its tokenizer {parse.shown(added)[1:-1]} is left out, which {config.data.tokenizer} does not have")
 
     def params(self, wanted: Any, advance: Advance = lambda done, leaf: None) -> Any:
         read, sizes = [], [leaf.size * 4 for leaf in jax.tree.leaves(wanted)]
@@ -138,32 +176,45 @@ def _folder(path: Path) -> Path:
     return path.parent if path.is_file() else path
 
 
-def _hugging_face(path: Path, assignments: Sequence[str], recipe: str | None) -> Folder:
+def _hugging_face(path: Path, assignments: Sequence[str], recipe: str | None, say: Callable[[str], None]) -> Folder:
     file = _folder(path) / "config.json"
-    try:
-        settings = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{file} is missing: it says which architecture the weights are of; fetch it with them") from None
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}); fetch it again") from None
+    if not file.exists():
+        raise ValueError(f"{file} is missing: it says which architecture the weights are of; fetch it with them")
+    settings = parse.json_file(file)
     a, model = architectures.read(settings, str(file))
-    config = _config(model, recipe or a.recipe, a.model_type.replace("-", "_"), _folder(path))
-    named = [f"data.tokenizer={settings[vocabulary.NAMED]}"] if vocabulary.NAMED in settings else []
-    config = overrides.override(config, *named, *assignments)
+    config = _config(model, recipe or a.recipe, a.model_type.replace("-", "_"))
+    if vocabulary.NAMED in settings:
+        config = overrides.override(config, f"data.tokenizer={parse.member(settings, vocabulary.NAMED, str, str(file))}")
+        spoken = tokenizer.named(config.data.tokenizer)  # its files are of the folder, and nowhere else
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=spoken))
     there = tensors.Safetensors(path)
     _tied(there, layouts.token_table(a.layout))
-    return Folder(there, f"Hugging Face {a.model_type}", a.layout, config)
+    return Folder(there, f"Hugging Face {a.model_type}", a.layout, _spoken(config, _folder(path), assignments), say)
 
 
-def _openai(path: Path, assignments: Sequence[str], recipe: str | None) -> Folder:
+def _openai(path: Path, assignments: Sequence[str], recipe: str | None, say: Callable[[str], None]) -> Folder:
     there, kind, layout, model, usual = openai.opened(path)
-    config = _config(model, recipe or usual, usual.partition("_")[0], path)
-    return Folder(there, kind, layout, overrides.override(config, *assignments))
+    config = _config(model, recipe or usual, usual.partition("_")[0])
+    return Folder(there, kind, layout, _spoken(config, path, assignments), say)
+
+
+def _spoken(config: schema.Config, folder: Path, assignments: Sequence[str]) -> schema.Config:
+    """The config with the tokenizer in the folder, `assignments`, and as many ids as that tokenizer has where the table has more rows."""
+    beside = vocabulary.beside(folder, config.data.tokenizer)
+    changed = overrides.override(dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=beside)), *assignments)
+    n = vocabulary.size(folder, changed.data.tokenizer)
+    if n is None or not n < changed.model.n_vocab == config.model.n_vocab:
+        return changed
+    return dataclasses.replace(changed, model=dataclasses.replace(changed.model, n_vocab=n))
 
 
 def _tied(there: tensors.Safetensors, table: str) -> None:
-    """Forget an output table that is the token table's copy. ValueError if it is another."""
-    if "lm_head.weight" not in there.shapes or table not in there.shapes:
+    """Forget an output table that is the token table's copy; take it where it is the only one, as safetensors' save_model keeps it.
+    ValueError if it is another."""
+    if "lm_head.weight" not in there.shapes:
+        return
+    if table not in there.shapes:
+        there.rename("lm_head.weight", table)
         return
     shape = there.shapes.pop("lm_head.weight")
     same = shape == there.shapes[table]
@@ -174,7 +225,7 @@ def _tied(there: tensors.Safetensors, table: str) -> None:
         raise ValueError(f"{there.where}: lm_head.weight is not {table}, but gptjax's output is tied to the token table: it cannot be read")
 
 
-def _config(model: schema.Model, recipe: str, name: str, folder: Path) -> schema.Config:
+def _config(model: schema.Model, recipe: str, name: str) -> schema.Config:
     """The registry's config that has this model; else `recipe` with its sizes, the batch having as many rows as there."""
     for other in registry.names():
         known = registry.config(other)
@@ -186,5 +237,4 @@ def _config(model: schema.Model, recipe: str, name: str, folder: Path) -> schema
         scaled = ramp and dataclasses.replace(ramp, start_tokens=ramp.start_tokens // rows * model.n_ctx)
         train = dataclasses.replace(known.train, batch_tokens=known.batch_rows * model.n_ctx, ramp=scaled)
         known = dataclasses.replace(known, name=name, model=dataclasses.replace(model, init=known.model.init), train=train)
-    spoken = vocabulary.beside(folder, known.data.tokenizer)
-    return dataclasses.replace(known, data=dataclasses.replace(known.data, tokenizer=spoken))
+    return known

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-NAMES = ("config.json", "data.json", "tokenizer.model", "metrics.jsonl", "loss.png")
+from gptjax.data import gpt1, gpt2
+
+NAMES = ("config.json", "data.json", "tokenizer.model", *gpt1.FILES.digests, *gpt2.FILES.digests, "metrics.jsonl", "loss.png")
 
 
 class Copies:

@@ -170,7 +170,7 @@ def test_what_cannot_be_is_one_clear_line(there, tmp_path, name):
 def test_a_head_of_another_label_count_and_a_tuned_model_are_refused(there, tuned, tmp_path):
     with pytest.raises(ValueError, match="holds a run of another config .task.labels: .*; give another --run"):
         finetune.main(arguments(there, tuned, "task.labels=('negative', 'positive', 'neither')"))
-    with pytest.raises(ValueError, match="was fine-tuned on a task: give the pre-trained one"):
+    with pytest.raises(ValueError, match="was fine-tuned on gpt1_sst2: .*give the pre-trained run"):
         finetune.main([*arguments(there, tmp_path / "run"), f"--init={tuned}"])
 
 

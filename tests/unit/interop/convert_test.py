@@ -65,7 +65,8 @@ def test_nothing_half_written_stays(folder, tmp_path, monkeypatch):
     "more,said",
     [
         (["--set", "data.tokenizer=Gpt2Bpe()"], "the weights have 257 ids, but data.tokenizer=Gpt2Bpe.path=None. has 50,257"),
-        (["--set", "model.n_vocab=256"], r"the tensor wte.weight is \[257, 16\], expected \[256, 16\]"),
+        (["--set", "model.n_vocab=256"], "the weights have 256 ids, but data.tokenizer=Bytes.. has 257; set data.tokenizer"),
+        (["--set", "model.n_vocab=258"], r"the tensor wte.weight is .257, 16., expected .258, 16."),
         (["--set", "model.n_layer=2"], "did you mean n_layers"),
         (["--config=gpt5"], "no config is called 'gpt5'"),
     ],
