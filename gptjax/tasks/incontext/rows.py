@@ -50,7 +50,7 @@ def found(task: Task, protocol: Protocol, split: str, folder: str | None = None,
         rows.append({**row, "id": key})
     if not rows:
         raise ValueError(f"{where} has no row; {_how(task)}")
-    return Found(where, tuple(rows))
+    return Found(where, tuple(task.linked(rows)))
 
 
 def checked(row: Row, schema: Mapping[str, str], place: str) -> Row:

@@ -65,7 +65,8 @@ class Published:
 class Task:
     """items: a row -> its items, put as for that number of shots (some tasks have another wording without demonstrations).
     Rows come from a local .jsonl file with the columns of `schema`, else from TFDS' `tfds`, whose features `from_tfds` maps to them, and
-    `gathered` puts those together that are one row; or they are `made`: (protocol, seed, split) -> rows; rows.py reads them. schema: column
+    `gathered` puts those together that are one row; or they are `made`: (protocol, seed, split) -> rows; rows.py reads them, and `linked`
+    gives each what it needs of the others. schema: column
     -> its type ("text", "number", "truth", a list of one: "[text]", "[[text]]") and, after a colon, what it holds; each row has an `id`
     besides, its number if the data have none. splits: (what is asked, what demonstrations are drawn from), equal where a task has one
     set. example: a made-up row, or the paper's own. get: how to get the data, a line. score: of a task that writes, (metric, what it
@@ -82,6 +83,7 @@ class Task:
     tfds: str | None = None
     from_tfds: Callable[[Row], Row] = dict
     gathered: Callable[[Iterable[Row]], Iterable[Row]] = iter
+    linked: Callable[[Iterable[Row]], Iterable[Row]] = iter
     made: Callable[[Protocol, int, str], Iterable[Row]] | None = None
     get: str = ""
     score: Callable[[str, str, Item], float] | None = None

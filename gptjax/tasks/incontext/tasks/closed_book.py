@@ -1,8 +1,10 @@
 """Questions answered from what the model knows: Natural Questions, WebQuestions, TriviaQA. GPT-3 section 3.2, Figures of Appendix G.
 
-`Q: ...\\n\\nA:` with all the right answers; a demonstration shows the first. TriviaQA: 7,993 questions are those of its Wikipedia part, so
-that is what is read; any alias is right. GPT-2 (section 3.7) asked Natural Questions after some pairs of question and answer, whose
-number and form it does not say: five, a line each, with a capital letter and a question mark as its Table 5 prints them [chosen]."""
+`Q: ...\\n\\nA:` with all the right answers; a demonstration shows the first. Natural Questions and WebQuestions begin with a capital letter
+and end with a question mark, as Figures G.24 and G.35 have them and the data do not; TriviaQA is as it is (G.34): 7,993 questions are
+those of its Wikipedia part, so that is what is read; any alias is right. GPT-2 (section 3.7) asked Natural Questions after some pairs of
+question and answer, whose number and form it does not say: five, a line each, with the letter and the mark as its Table 5 prints them
+[chosen]."""
 
 import functools
 from collections.abc import Mapping
@@ -14,9 +16,15 @@ from gptjax.tasks.incontext.task import Item, Row, Task, gpt2, gpt3, worded
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     question = row["question"].strip()
-    context = f"Q: {question}\n\nA:"
-    if worded(protocol, "gpt3", "gpt2") == "gpt2":
-        context = f"Q: {question[:1].upper()}{question[1:].rstrip('?')}?\nA:"
+    return put(row, f"{question[:1].upper()}{question[1:].rstrip(' ?')}?", protocol)
+
+
+def as_it_is(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    return put(row, row["question"].strip(), protocol)
+
+
+def put(row: Row, question: str, protocol: Protocol) -> list[Item]:
+    context = f"Q: {question}" + {"gpt3": "\n\nA:", "gpt2": "\nA:"}[worded(protocol, "gpt3", "gpt2")]
     right = tuple(row["answers"])
     return [
         Item(id=row["id"], contexts=(context,), completions=(f" {right[0]}" if right else "",), right=(0,) if right else (), answers=right)
@@ -81,6 +89,7 @@ TASKS = (
     ),
     family(
         name="trivia_qa",
+        items=as_it_is,
         about="quiz questions, any alias of the answer",
         example={
             "id": "0",

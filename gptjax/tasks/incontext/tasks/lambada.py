@@ -4,21 +4,31 @@ GPT-3 section 3.1.2: without demonstrations the text as it is; with them a blank
 wording=blank force one of them; the default, paper, goes by the number of demonstrations. The heading stands once, before the
 demonstrations, as headings do in Appendix G's other examples [chosen]. Demonstrations are drawn from the development set.
 
-GPT-2's Table 3 is of the last token, as others found on the released weights; its text says the last word, with a filter of stop words
-that is not published (facts/gpt2.md section 6)."""
+GPT-2's Table 3 says the last word, with a filter of stop words that is not published; its accuracies are those of the last token alone,
+as others found on the released weights (facts/gpt2.md section 6). So the convention "gpt2" has two units: accuracy is of the word's last
+token, the others before it given; perplexity is a word's, of all its tokens, as lm-evaluation-harness has it, while what the table's 35.13
+is of is not known. wording=gpt2, its text, is the preprocessing posted in openai/gpt-2 issue 131, as replications have it:
+quotation marks straight, a newline in front."""
+
+import functools
 
 from gptjax.config.protocol import LastToken, Protocol, Word
 from gptjax.tasks.incontext.task import Item, Row, Task, gpt2, gpt3, worded
 
+MARKS = ("\u201c", "\u201d", "''", "``")  # what issue 131 makes a straight quotation mark
+
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
-    wording = worded(protocol, "paper", "plain", "blank")
+    wording = worded(protocol, "paper", "plain", "blank", "gpt2")
     text = row["text"].strip()
+    if wording == "gpt2":
+        text = functools.reduce(lambda text, mark: text.replace(mark, '"'), MARKS, text)
     if len(text.split()) < 2:
         raise ValueError(f"lambada, row {row['id']}: a passage has two words or more")
     before, last = text.rsplit(maxsplit=1)
-    if wording == "plain" or (wording == "paper" and shots == 0):
-        return [Item(id=row["id"], contexts=(before,), completions=(text[len(before) :],))]
+    if wording in ("plain", "gpt2") or (wording == "paper" and shots == 0):
+        start = "\n" if wording == "gpt2" else ""
+        return [Item(id=row["id"], contexts=(start + before,), completions=(text[len(before) :],))]
     return [Item(id=row["id"], contexts=(f"{text[: len(text) - len(last)]}____. ->",), completions=(f" {last}",))]
 
 
@@ -55,7 +65,7 @@ TASKS = (
             ),
         ),
         conventions={
-            "gpt2": Protocol(shots=0, method=LastToken(), metric="accuracy", wording="plain"),
+            "gpt2": Protocol(shots=0, method=LastToken(), metric="accuracy", wording="gpt2"),
             "stop_words": Protocol(shots=0, method=Word(stop_words=True), metric="accuracy", wording="plain"),
             "plain": Protocol(shots=15, method=Word(), metric="accuracy", wording="plain"),  # GPT-3 Appendix C: 77.8 few-shot
         },

@@ -1,9 +1,8 @@
 """QuAC (Choi et al. 2018): a student asks about a section of Wikipedia that only the teacher sees. GPT-3 section 3.5.
 
-`TITLE:`, `PARAGRAPH:` and the questions with their answers so far. What a demonstration shows is the teacher's answer; where there is none
-it is CANNOTANSWER, the word that the data put at the end of each section."""
-
-from collections.abc import Iterable, Iterator
+`TITLE:`, `PARAGRAPH:` on the next line and, after blank lines, the questions with their answers so far (Figure G.25). What a demonstration
+shows is the teacher's answer; where there is none it is CANNOTANSWER, the word that the data put at the end of each section. TFDS has no
+order of a dialogue's questions, so it cannot be read from there."""
 
 from gptjax.config.protocol import Beam, Protocol
 from gptjax.tasks.incontext import answers
@@ -13,39 +12,12 @@ from gptjax.tasks.incontext.task import Item, Row, Task, gpt3
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     if not len(row["questions"]) == len(row["answers"]) or not all(row["answers"]):
         raise ValueError(f"quac, row {row['id']}: {len(row['questions'])} questions, {len(row['answers'])} lists of answers; give one each")
-    context, found = f"TITLE: {row['title']} - {row['section']}\n\nPARAGRAPH: {row['context']}", []
+    context, found = f"TITLE: {row['title']} - {row['section']}\nPARAGRAPH: {row['context']}", []
     for turn, (question, right) in enumerate(zip(row["questions"], row["answers"], strict=True)):
         context += f"\n\nQ: {question}\n\nA:"
         found.append(Item(id=f"{row['id']}-{turn}", contexts=(context,), completions=(f" {right[0]}",), answers=tuple(right[1:] or right)))
         context += f" {right[0]}"
     return found
-
-
-def from_tfds(row: Row) -> Row:
-    """A question; `gathered` puts a dialogue's together."""
-    right = [row["orig_answer"]["text"], *row["answers"]["text"]]
-    return {
-        "title": row["title"],
-        "section": row["section_title"],
-        "context": row["context"],
-        "questions": [row["question"]],
-        "answers": [right],
-    }
-
-
-def gathered(rows: Iterable[Row]) -> Iterator[Row]:
-    """Consecutive questions about one section are one dialogue."""
-    held: dict | None = None
-    for row in rows:
-        if held is not None and all(held[name] == row[name] for name in ("title", "section", "context")):
-            held["questions"] += row["questions"]
-            held["answers"] += row["answers"]
-            continue
-        if held is not None:
-            yield held
-        held = {name: list(value) if isinstance(value, list) else value for name, value in row.items()}
-    if held is not None:
-        yield held
 
 
 TASKS = (
@@ -69,10 +41,7 @@ TASKS = (
             "questions": ["When did she build her first bridge?", "Who paid for it?"],
             "answers": [["in 1891", "her first bridge in 1891", "1891"], ["CANNOTANSWER", "CANNOTANSWER", "CANNOTANSWER"]],
         },
-        tfds="quac",
-        from_tfds=from_tfds,
-        gathered=gathered,
-        get="val_v0.2.json of quac.ai, a dialogue a line",
+        get="val_v0.2.json of quac.ai, a dialogue a line: TFDS' quac has the questions in another order, and not their numbers",
         score=answers.quac,
         scorer="quac.ai scorer.py",
         published=gpt3(

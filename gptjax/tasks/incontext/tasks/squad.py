@@ -1,6 +1,10 @@
 """SQuAD 2.0 (Rajpurkar et al. 2018): questions about a paragraph of Wikipedia, some without an answer in it. GPT-3 section 3.5.
 
-Not said [chosen]: what is written where there is no answer, `unanswerable`."""
+Before the question stand the paragraph's earlier ones with their answers: Figure G.28 has one. Not said [chosen]: that it is all of them,
+in the order of the data (which TFDS shuffles); what is written where there is no answer, `unanswerable`."""
+
+import collections
+from collections.abc import Iterable, Iterator
 
 from gptjax.config.protocol import Beam, Protocol
 from gptjax.tasks.incontext import answers
@@ -9,10 +13,23 @@ from gptjax.tasks.incontext.task import Item, Row, Task, gpt3
 NONE = "unanswerable"
 
 
+def linked(rows: Iterable[Row]) -> Iterator[Row]:
+    """Each question with those before it about the same paragraph, as "earlier": of each the question and what is shown as its answer."""
+    asked: dict[tuple[str, str], list[list[str]]] = collections.defaultdict(list)
+    for row in rows:
+        earlier = asked[row["title"], row["context"]]
+        yield {**row, "earlier": list(earlier)}
+        earlier.append([row["question"], shown(row)])
+
+
+def shown(row: Row) -> str:
+    return next((answer for answer in row["answers"] if answer.strip()), NONE)
+
+
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
-    context = f"Title: {row['title']}\n\nBackground: {row['context']}\n\nQ: {row['question']}\n\nA:"
-    shown = row["answers"][0] if row["answers"] else NONE
-    return [Item(id=row["id"], contexts=(context,), completions=(f" {shown}",), answers=tuple(row["answers"]), facts={"none": NONE})]
+    earlier = "".join(f"Q: {question}\n\nA: {answer}\n\n" for question, answer in row.get("earlier", ()))
+    context = f"Title: {row['title']}\n\nBackground: {row['context']}\n\n{earlier}Q: {row['question']}\n\nA:"
+    return [Item(id=row["id"], contexts=(context,), completions=(f" {shown(row)}",), answers=tuple(row["answers"]), facts={"none": NONE})]
 
 
 TASKS = (
@@ -28,7 +45,9 @@ TASKS = (
             "context": "The bridge at Old Ferry has nine arches. Its bell weighs two tons.",
             "question": "How many arches does the bridge have?",
             "answers": ["nine", "nine arches"],
+            "earlier": [["What weighs two tons?", "Its bell"]],
         },
+        linked=linked,
         tfds="squad/v2.0",
         from_tfds=lambda row: {**row, "answers": row["answers"]["text"]},
         get="dev-v2.0.json of rajpurkar.github.io/SQuAD-explorer, a question a line",

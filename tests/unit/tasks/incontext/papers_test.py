@@ -1,6 +1,7 @@
 """How tasks that read and write put their rows, beyond what tests/golden/prompts.txt shows; rows from TFDS; bad rows."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -24,9 +25,17 @@ def test_lambadas_last_word_keeps_the_space_before_it():
     assert item.shown == "He said:\n____. -> yes"
 
 
+def test_gpt2s_lambada_is_prepared_as_in_its_issue_131():
+    """Its preprocess, run: four kinds of marks become straight ones, apostrophes stay, a newline stands in front."""
+    text = " \u201cIt\u2019s the dog's,\u201d said ``Ida'', and \"left\u201d\n"
+    (item,) = items("lambada", way="gpt2", text=text)
+    assert item.contexts[0] + item.completions[0] == '\n"It\u2019s the dog\'s," said "Ida", and "left"' and item.completions == (' "left"',)
+    assert items("lambada", way="plain", text=text)[0].contexts[0].startswith("\u201cIt")
+
+
 def test_a_wording_that_a_task_lacks_is_refused():
     task = registry.task("lambada")
-    with pytest.raises(ValueError, match="^wording=gpt9: this task has paper, plain, blank$"):
+    with pytest.raises(ValueError, match="^wording=gpt9: this task has paper, plain, blank, gpt2$"):
         list(task.items(task.example, dataclasses.replace(task.protocol, wording="gpt9"), 0))
 
 
@@ -50,8 +59,54 @@ def test_the_articles_other_questions_stand_before():
     assert (first.right, second.right) == ((1,), (2,))
 
 
+def test_questions_of_the_closed_book_are_written_as_sentences():
+    """Figures G.24, G.35 and, as it is, G.34; Natural Questions have neither capital nor mark, WebQuestions no capital."""
+    for name, put in (("natural_questions", "Who was he?"), ("web_questions", "Who was he?"), ("trivia_qa", "who was he")):
+        for shots in (0, 64):
+            assert items(name, shots, question="who was he")[0].contexts == (f"Q: {put}\n\nA:",)
+    for question, put in (
+        (" what is it? ", "What is it?"),
+        ("what is it ?", "What is it?"),
+        ("\u00e9a?", "\u00c9a?"),
+        ("is it 5", "Is it 5?"),
+    ):
+        for name in ("natural_questions", "web_questions"):
+            assert items(name, question=question)[0].contexts == (f"Q: {put}\n\nA:",)
+    assert items("natural_questions", way="gpt2", question="who was he")[0].contexts == ("Q: Who was he?\nA:",)
+    assert items("trivia_qa", question=" 'Nude' is by whom? ")[0].contexts == ("Q: 'Nude' is by whom?\n\nA:",)
+
+
+def test_the_earlier_questions_about_a_paragraph_stand_before(tmp_path):
+    """Figure G.28, from a file with a question a line, in which paragraphs may be mixed."""
+    blitz, other = {"title": "The_Blitz", "context": "From the German point of view."}, {"title": "The_Blitz", "context": "Other."}
+    lines = [
+        blitz | {"question": "How many sorties were flown in March 1941?", "answers": ["4,000", "4000"]},
+        other | {"question": "Who?", "answers": []},
+        blitz | {"question": "When did the Luftwaffe fly inland missions?", "answers": ["only on moonlit nights"]},
+        other | {"question": "Where?", "answers": ["there"]},
+        blitz | {"question": "And then?", "answers": []},
+    ]
+    (tmp_path / "squad2_validation.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    task = registry.task("squad2")
+    found = rows.found(task, task.protocol, "validation", str(tmp_path)).rows
+    first, who, second, where, third = [item for row in found for item in task.items(row, task.protocol, 16)]
+    head = "Title: The_Blitz\n\nBackground: From the German point of view.\n\n"
+    assert first.contexts == (head + "Q: How many sorties were flown in March 1941?\n\nA:",) and first.shown.endswith("A: 4,000")
+    assert second.contexts == (first.shown + "\n\nQ: When did the Luftwaffe fly inland missions?\n\nA:",)
+    assert third.contexts == (second.shown + "\n\nQ: And then?\n\nA:",) and third.answers == ()
+    assert "\n\nBackground: Other.\n\nQ: Who?\n\nA: unanswerable\n\nQ: Where?\n\nA:" in where.contexts[0]
+
+
+def test_quacs_paragraph_is_on_the_line_after_its_title():
+    first, second = items("quac")
+    assert first.contexts[0].startswith("TITLE: Anna Lind - Early work\nPARAGRAPH: Lind built") and second.contexts[0].startswith(
+        first.shown
+    )
+    assert registry.task("quac").tfds is None  # whose questions are shuffled
+
+
 def test_what_is_not_answered():
-    assert items("squad2", answers=[])[0].shown.endswith("A: unanswerable")
+    assert all(items("squad2", answers=none)[0].shown.endswith("A: unanswerable") for none in ([], [""]))
     assert items("natural_questions", answers=[])[0].right == () == items("drop", answers=[[""]])[0].right
     assert items("drop", answers=[["Lind", "Berg"]])[0].shown.endswith("Answer: Lind, Berg")
 
@@ -99,17 +154,6 @@ TFDS = {
         "questions": texts("a?", "b?"),
         "answers": {"input_text": texts("a", "b"), "answer_start": np.array([0, 1], np.int32), "answer_end": np.array([0, 1], np.int32)},
     },
-    "quac": {
-        "context": b"x",
-        "followup": b"n",
-        "yesno": b"x",
-        "question": b"a?",
-        "answers": {"text": texts("a", "b"), "answer_start": np.array([0, 1], np.int32)},
-        "orig_answer": {"text": b"a", "answer_start": np.int32(0)},
-        "section_title": b"s",
-        "background": b"",
-        "title": b"t",
-    },
     "squad2": {
         "id": b"q7",
         "title": b"t",
@@ -144,6 +188,6 @@ def test_tfds_examples_become_rows(name):
 
 def test_every_set_of_tfds_of_these_is_tried():
     pairs = {task.name for task in translation.TASKS} | {"race_m"}
-    families = {"lambada", "cbt", "language_modelling", "closed_book", "translation", "summaries", "coqa", "quac", "squad", "drop", "race"}
+    families = {"lambada", "cbt", "language_modelling", "closed_book", "translation", "summaries", "coqa", "squad", "drop", "race"}
     mine = {name for name, task in registry.every().items() if task.tfds and task.items.__module__.rsplit(".", 1)[-1] in families}
     assert mine - pairs == {*TFDS} - pairs

@@ -10,7 +10,6 @@ import pytest
 from gptjax.config.protocol import Protocol, Total, Windows
 from gptjax.tasks.incontext import rows
 from gptjax.tasks.incontext.task import Task
-from gptjax.tasks.incontext.tasks import quac
 from tests.unit.tasks.finetune import examples_test
 
 QUIZ = Task(
@@ -147,14 +146,3 @@ def test_values_of_numpy_become_pythons():
     assert rows.decoded(example, "here") == {"a": 3, "b": "caf\u00e9", "c": ["x", "y"], "d": {"e": True}, "f": 2.5}
     with pytest.raises(ValueError, match="^here is not UTF-8 text"):
         rows.decoded(b"\xff", "here")
-
-
-def test_questions_about_one_section_are_one_dialogue():
-    one = {"title": "t", "section": "s", "context": "c"}
-    given = [
-        {**one, "questions": ["1?"], "answers": [["a"]]},
-        {**one, "questions": ["2?"], "answers": [["b"]]},
-        {**one, "section": "u", "questions": ["3?"], "answers": [["c"]]},
-    ]
-    assert list(quac.gathered(given)) == [{**one, "questions": ["1?", "2?"], "answers": [["a"], ["b"]]}, given[2]]
-    assert given[0]["questions"] == ["1?"] and list(quac.gathered([])) == []
