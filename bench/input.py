@@ -1,6 +1,6 @@
 """How fast does the input side feed a run? Tokens per second of the whole pipeline, and how many times a consumer's rate that is.
 
-    python -m bench.input --config=nano --consumer-tokens-per-s=10000
+    python -m bench.input --config=nano --consumer_tokens_per_s=10000
 
 A run must never wait for its data: 20 times the consumer's rate is the least that is asked for (issue 2, section 4).
 """
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     parser.set_defaults(config="nano")
     parser.prog = "python -m bench.input"
     parser.add_argument(
-        "--consumer-tokens-per-s", type=float, default=10_000, help="what the model trains on (default: nano on 2 CPU cores)"
+        "--consumer_tokens_per_s", type=float, default=10_000, help="what the model trains on (default: nano on 2 CPU cores)"
     )
     parser.add_argument("--cache", type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()) / "gptjax-bench-input", help="for shards")
     parser.add_argument("--steps", type=int, default=200, help="steps timed in each repeat")

@@ -1,4 +1,4 @@
-"""Weights travel: a folder of Hugging Face's or OpenAI's weights becomes a run of gptjax, and a run becomes a folder for Hugging Face.
+"""Weights travel: a folder of Hugging Face's or OpenAI's becomes a run of gptjax, and a run a folder for Hugging Face.
 
 What --from is decides which. Weights bring their sizes; everything else of the run's config is the recipe's (--config, --set)."""
 

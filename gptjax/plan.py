@@ -1,5 +1,5 @@
-"""python -m gptjax.plan: what a config will cost, from the config alone; or, with --topology, from its compiled step. Nothing is allocated,
-and without --topology jax is not imported."""
+"""What a config will cost, from the config alone; or, with --topology, from its compiled step. Nothing is allocated, and without
+--topology jax is not imported."""
 
 import json
 import sys

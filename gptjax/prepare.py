@@ -27,14 +27,14 @@ def main(arguments: list[str]) -> None:
         "--workers", metavar="N", type=int, default=os.cpu_count() or 1, help="processes that tokenise (default: a core each)"
     )
     parser.add_argument(
-        "--characters-per-shard",
+        "--characters_per_shard",
         metavar="N",
         type=int,
         default=20_000_000,
         help="text in a shard, in whole documents (default: %(default)s)",
     )
     args = parser.parse_args(arguments)
-    for name, value in (("--workers", args.workers), ("--characters-per-shard", args.characters_per_shard)):
+    for name, value in (("--workers", args.workers), ("--characters_per_shard", args.characters_per_shard)):
         if value < 1:
             raise ValueError(f"{name}={value}: give 1 or more")
     config = command.resolved(args).data

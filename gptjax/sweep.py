@@ -15,7 +15,7 @@ from gptjax.data import unicode
 from gptjax.sweeps import display, local, standing
 
 EXAMPLE = """python -m gptjax.sweep --sweep=sparse_window --jobs=2
-  python -m gptjax.sweep --config=nano --grid "train.schedule.peak=1e-3|3e-3|1e-2" --seeds=3 --dry-run
+  python -m gptjax.sweep --config=nano --grid "train.schedule.peak=1e-3|3e-3|1e-2" --seeds=3 --dry_run
   python -m gptjax.sweep report runs/sweeps/sparse_window"""
 SENDING = "WANDB_MODE=offline python -m gptjax.sweep send runs/sweeps/sparse_window --project=windows"
 AGAIN = "the same command goes on"
@@ -71,7 +71,7 @@ def read(arguments: list[str]) -> argparse.Namespace:
         default=1,
         help="how often a point that dies is tried again (default: 1)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="show the points, what each costs, and nothing else")
+    parser.add_argument("--dry_run", action="store_true", help="show the points, what each costs, and nothing else")
     parser.add_argument("--list", action="store_true", help="show the sweeps that there are")
     parser.add_argument(
         "--launch", choices=("local", "slurm", "jobset"), default="local", help="slurm, jobset: print what starts the points"

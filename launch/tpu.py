@@ -1,6 +1,6 @@
 """Train on Cloud TPUs by queued resources: `create` a slice, `run` a config on all its hosts, follow its `logs`, `delete` it.
 
-Each action is a few gcloud commands; --dry-run prints them. TPU7x and clusters: launch/gke.py.
+Each action is a few gcloud commands; --dry_run prints them. TPU7x and clusters: launch/gke.py.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--accelerator", metavar="TYPE", help="to create: v4-128, v5litepod-16, v5p-1024, v6e-256, ...")
     parser.add_argument("--slices", metavar="N", type=int, default=1, help="how many of that type (default: 1)")
     parser.add_argument("--spot", action="store_true", help="create what may be taken away at any time; the same run command continues")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and run none")
+    parser.add_argument("--dry_run", action="store_true", help="print the commands and run none")
     own, theirs = command.passed_on(arguments)
     args = parser.parse_args(own, argparse.Namespace(arguments=theirs))
     steps = {"create": create, "run": run, "logs": logs, "delete": delete}[args.action](args)

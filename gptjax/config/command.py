@@ -1,22 +1,39 @@
 """What every program shares: its --help, how --config and --set become a Config, and how it speaks of an error."""
 
 import argparse
+import io
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
-from gptjax.config import overrides, registry
+from gptjax.config import overrides, parse, registry
 from gptjax.config.schema import Config
 
 CHECKOUT = Path(__file__).parents[2]
+OURS = ("gptjax", "launch", "configs", "bench")
+EXTRAS = ("gcsfs", "wandb", "lm_eval", "spacy", "tqdm")  # packages of requirements-extra.txt, and what comes with them
+LIMIT = 2000  # characters of an error
 
 
 class _Parser(argparse.ArgumentParser):
+    """Flags are written with underscores; dashes do as well: --dry-run is --dry_run."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):  # type: ignore[override]
+        words = sys.argv[1:] if args is None else list(args)
+        end = words.index("--") if "--" in words else len(words)
+        return super().parse_known_args([*map(self._spelt, words[:end]), *words[end:]], namespace)
+
+    def _spelt(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        flags = {option.replace("-", "_"): option for option in self._option_string_actions if option.startswith("--")}
+        spelt = name.replace("-", "_")
+        return flags[spelt] + equals + value if name.startswith("--") and spelt in flags else word
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; {self.prog} --help shows what there is\n")
+        self.exit(2, f"error: {_one_line(message)}; {self.prog} --help shows what there is\n")
 
 
 def bare_parser(program: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -61,21 +78,63 @@ def passed_on(arguments: list[str]) -> tuple[list[str], list[str]]:
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Call main(arguments) and exit with its status; None is 0.
 
-    What a user can cause (OSError, and ValueError raised by a `raise` of this checkout) becomes one line `error: ...` on stderr and
-    status 2; Ctrl-C becomes 130. Any other exception is a bug and keeps its trace, a ValueError from inside a library among them.
+    What a user can cause (OSError, a package that is not there, too little memory, and ValueError raised by a `raise` of this checkout)
+    becomes one line `error: ...` on stderr and status 2; Ctrl-C becomes 130. Any other exception is a bug and keeps its trace, a ValueError
+    from inside a library among them. Standard streams may be closed, full, or of an encoding that lacks a character.
     """
+    _open_streams()
+    line = ""
     try:
         status = main(sys.argv[1:])
-        sys.stdout.flush()
+    except SystemExit as left:
+        status = left.code
     except (Exception, KeyboardInterrupt) as error:
         status, line = verdict(error)
         if status == 1:
             raise
-        if status == 2:
-            print(f"error: {line}", file=sys.stderr)
-        if status == 141:  # nothing may be written on the way out
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if not status:
+            status, line = verdict(type(error)(error.errno, error.strerror, "standard output"))
+        _mute(sys.stdout)
+    if status == 2 and line:
+        _tell(line)
     sys.exit(status)
+
+
+def refuse(error: ImportError) -> NoReturn:
+    """End a program that cannot even begin, because of a package that its file imports."""
+    _open_streams()
+    _tell(verdict(error)[1])
+    sys.exit(2)
+
+
+def _tell(line: str) -> None:
+    try:
+        print(f"error: {line}", file=sys.stderr, flush=True)
+    except OSError:
+        _mute(sys.stderr)
+
+
+def _mute(stream: TextIO) -> None:
+    """What is still to be written leads nowhere: on the way out it would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _open_streams() -> None:
+    """Standard streams that a parent has closed lead nowhere: else the next file that is opened takes their number, and what is printed.
+    What an encoding lacks is printed as an escape."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def verdict(error: BaseException) -> tuple[int, str]:
@@ -87,16 +146,30 @@ def verdict(error: BaseException) -> tuple[int, str]:
         case BrokenPipeError():
             return 141, "nobody reads its output"
         case OSError():
-            return 2, " ".join(_sentence(error).split())
+            return 2, _one_line(_sentence(error))
+        case ImportError(name=str(name)) if name.split(".")[0] not in OURS:
+            package = name.split(".")[0]
+            file = "requirements-extra.txt" if package in EXTRAS else "requirements.txt"
+            return 2, f"the package {package} is not installed, or not whole ({first_line(error)}): pip install -r {file}"
+        case MemoryError():
+            return 2, f"there is not enough memory ({first_line(error)}): choose smaller sizes or batches, or another machine"
+        case RuntimeError() if "can't start new thread" in str(error):
+            return 2, "the machine lets this program start no more threads: raise its limits (ulimit -u, ulimit -v)"
+        case RuntimeError() if str(error).startswith("RESOURCE_EXHAUSTED"):  # of jax, which is not imported here
+            return 2, f"there is not enough memory of the device ({first_line(error)}): choose smaller sizes or batches"
         case ValueError() if _raised_here(error):
-            return 2, " ".join(str(error).split())
+            return 2, _one_line(str(error))
         case _:
             return 1, f"{type(error).__name__}: {first_line(error)}"
 
 
+def _one_line(text: str) -> str:
+    return parse.line(" ".join(text.split()), LIMIT)
+
+
 def first_line(error: BaseException) -> str:
     """What an error of a library says, as far as it fits in a line."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return parse.line((str(error).splitlines() or [type(error).__name__])[0], 200)
 
 
 def _sentence(error: OSError) -> str:

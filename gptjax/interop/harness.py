@@ -1,4 +1,4 @@
-"""gptjax as a model of lm-evaluation-harness (requirements-extra.txt), which knows its own models alone: so it is started from here.
+"""gptjax as a model of lm-evaluation-harness, which knows its own models alone: so it is started from here.
 
 python -m gptjax.interop.harness --model gptjax --model_args run=runs/gpt2 --tasks lambada_openai
 
@@ -9,11 +9,17 @@ module, and lm_eval.simple_evaluate(model="gptjax", ...) finds it."""
 from typing import Any
 
 import jax
-from lm_eval.api import model, registry  # pyright: ignore[reportMissingImports]
-from lm_eval.models import utils  # pyright: ignore[reportMissingImports]
-from tqdm import tqdm
 
 from gptjax.config import command
+
+try:
+    from lm_eval.api import model, registry  # pyright: ignore[reportMissingImports]
+    from lm_eval.models import utils  # pyright: ignore[reportMissingImports]
+    from tqdm import tqdm
+except ImportError as error:  # said in one line, also for --help
+    if __name__ == "__main__":
+        command.refuse(error)
+    raise
 from gptjax.generate import choose
 from gptjax.interop import models
 from gptjax.model import reading

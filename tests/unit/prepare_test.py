@@ -30,7 +30,7 @@ def arguments(text, out, *more):
         f"--set=data.sources={text}",
         "--set=data.tokenizer=Bytes()",
         f"--out={out}",
-        "--characters-per-shard=30000",
+        "--characters_per_shard=30000",
         *more,
     ]
 
@@ -105,7 +105,7 @@ def test_wrong_use_is_one_line_and_status_2(text, tmp_path):
 
 def test_help_is_answered_before_anything_slow_is_imported():
     ran = subprocess.run(program("--help"), cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0 and "--characters-per-shard" in ran.stdout
+    assert ran.returncode == 0 and "--characters_per_shard" in ran.stdout
     slow = "{'numpy', 'jax', 'grain', 'tokenizers', 'sentencepiece', 'pyarrow', 'rich', 'tensorflow_datasets'}"
     check = f"import sys, gptjax.prepare; sys.exit(str({slow} & set(sys.modules)) if {slow} & set(sys.modules) else 0)"
     ran = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)

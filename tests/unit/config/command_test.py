@@ -1,5 +1,7 @@
 """What the programs share: --help in under half a second, one line for what a user did, a trace for what we did."""
 
+import ast
+import os
 import resource
 import subprocess
 import sys
@@ -7,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from gptjax import __main__ as programs
 from gptjax.config import command, registry
 from gptjax.config.overrides import override
 
 ROOT = Path(__file__).parents[3]
-PROGRAMS = sorted(path.stem for path in (ROOT / "gptjax").glob("*.py") if '__name__ == "__main__"' in path.read_text())
+PROGRAMS = sorted(path.stem for path in (ROOT / "gptjax").glob("[!_]*.py") if '__name__ == "__main__"' in path.read_text())
 
 
 def exit_of(main, monkeypatch, *argv):
@@ -72,11 +75,20 @@ def raising(error):
         (PermissionError(13, "Permission denied"), "error: Permission denied\n"),
         (OSError("disk is full"), "error: disk is full\n"),
         (TimeoutError(), "error: TimeoutError\n"),
+        (FileNotFoundError(2, "No such file", "a\x1b[31m\udce9\n"), "error: a\\x1b[31m\\udce9 : No such file\n"),
+        (ModuleNotFoundError("No module named 'wandb.x'", name="wandb.x"), "the package wandb is not installed"),
+        (ModuleNotFoundError("No module named 'lm_eval'", name="lm_eval"), "pip install -r requirements-extra.txt"),
+        (ImportError("cannot import name 'x' from 'flax'", name="flax"), "pip install -r requirements.txt"),
+        (MemoryError("Unable to allocate 8 EiB"), "not enough memory (Unable to allocate 8 EiB)"),
+        (MemoryError(), "not enough memory (MemoryError)"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes"), "not enough memory of the device (RESOURCE_EXHAUSTED"),
+        (RuntimeError("can't start new thread"), "the machine lets this program start no more threads"),
     ],
 )
 def test_errors_with_a_message_are_one_line(error, said, monkeypatch, capsys):
     assert exit_of(raising(error), monkeypatch) == 2
-    assert capsys.readouterr().err == said
+    err = capsys.readouterr().err
+    assert said in err and err.startswith("error: ") and err.count("\n") == 1
 
 
 def test_ctrl_c_is_130(monkeypatch):
@@ -87,9 +99,13 @@ def test_a_status_is_handed_on(monkeypatch):
     assert exit_of(lambda argv: 3, monkeypatch) == 3
 
 
-@pytest.mark.parametrize("main", [raising(TypeError("bug")), lambda argv: int("a bug"), lambda argv: [].remove("a bug")])
+BUGS = [raising(TypeError("bug")), lambda argv: int("a bug"), lambda argv: [].remove("a bug"), raising(RuntimeError("bug"))]
+BUGS += [raising(ImportError("bug", name="gptjax.x")), raising(ImportError("bug"))]
+
+
+@pytest.mark.parametrize("main", BUGS, ids=range(len(BUGS)))
 def test_a_bug_keeps_its_trace(main, monkeypatch):
-    with pytest.raises((TypeError, ValueError), match="bug|remove"):
+    with pytest.raises((TypeError, ValueError, RuntimeError, ImportError), match="bug|remove"):
         exit_of(main, monkeypatch)
 
 
@@ -105,6 +121,78 @@ def test_a_reader_that_leaves_is_no_error():
     code = "from gptjax.config import command; command.run(lambda argv: print('x\\n' * 100_000))"
     found = subprocess.run(f'"{sys.executable}" -c "{code}" | head -n 1', shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert found.stdout == "x\n" and found.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "ending, status, out, err",
+    [
+        (">&-", 0, "", ""),
+        ("<&- >&- 2>&-", 0, "", ""),
+        (">/dev/full", 2, "", "error: standard output: No space left on device\n"),
+        (">/dev/full 2>&1", 2, "", ""),
+        ("", 0, "caf\\xe9 \\udc80\n", ""),
+    ],
+)
+def test_standard_streams_that_are_closed_full_or_ascii(ending, status, out, err, tmp_path):
+    """And a file that is opened meanwhile does not take the number of a closed one."""
+    code = f"from gptjax.config import command\ndef main(argv):\n    kept = open({str(tmp_path / 'kept')!r}, 'w')\n    kept.write('x')\n"
+    code += "    print('caf\\u00e9 \\udc80')\ncommand.run(main)"
+    environment = {
+        **os.environ,
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "",
+        "PYTHONUNBUFFERED": "",
+    }
+    found = subprocess.run(
+        ["bash", "-c", f'"$0" -c "$1" {ending}', sys.executable, code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (status, out, err)
+    assert (tmp_path / "kept").read_text() == "x"
+
+
+def test_flags_take_dashes_and_underscores():
+    parser = command.bare_parser("toy", "", "")
+    parser.add_argument("--top_k", type=int)
+    parser.add_argument("--dry_run", action="store_true")
+    parser.add_argument("words", nargs="*")
+    for words in (["--top-k=3", "--dry-run", "a-b"], ["--top_k", "3", "--dry_run", "a-b"]):
+        assert vars(parser.parse_args(words)) == {"top_k": 3, "dry_run": True, "words": ["a-b"]}
+    assert parser.parse_args(["--", "--top-k"]).words == ["--top-k"]
+
+
+def test_every_flag_is_written_with_underscores():
+    for folder in ("gptjax", "launch", "bench"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
+                    name = ast.literal_eval(node.args[0])
+                    assert "-" not in name.removeprefix("--"), (path, name)
+
+
+def test_an_unknown_argument_of_many_lines_is_one_line(monkeypatch, capsys):
+    assert exit_of(program, monkeypatch, "--config=nano", "--x=a\nb\x1b[31m" + "c" * 50_000) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "\x1b" not in err and len(err) < 3000
+
+
+def test_gptjax_lists_its_programs(monkeypatch, capsys):
+    assert exit_of(programs.main, monkeypatch) == 0
+    lines = capsys.readouterr().out.splitlines()
+    named = [line.split()[2] for line in lines if line.startswith("python -m ")]
+    assert named == [*(f"gptjax.{name}" for name in PROGRAMS if name < "i"), "gptjax.interop.harness"] + [
+        *(f"gptjax.{name}" for name in PROGRAMS if name > "i"),
+        *(f"launch.{name}" for name in ("gke", "rehearse", "slurm", "tpu")),
+    ]
+    assert all(10 < len(line.split("  ", 1)[1].strip()) < 120 for line in lines if line.startswith("python -m "))
+    assert exit_of(programs.main, monkeypatch, "train") == 2
+    assert capsys.readouterr().err.startswith("error: gptjax is several programs: python -m gptjax.train ...")
 
 
 def best_seconds(*argv):
