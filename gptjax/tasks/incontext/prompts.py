@@ -16,7 +16,8 @@ from gptjax.tasks.incontext.task import Item
 class Prompt:
     """An item as it is put. contexts: with description and demonstrations before them; shown: ids of the demonstrations, in order.
     context_tokens and completion_tokens: a pair for each completion; of a task that writes, one context and no completion.
-    cut: tokens of the contexts' begin that have no room, even without demonstrations."""
+    cut: tokens of the contexts' begin (of one with a hint, of what stands before the hint the end) that have no room, even without
+    demonstrations."""
 
     item: Item
     contexts: tuple[str, ...]
@@ -75,11 +76,12 @@ def fitted(item: Item, candidates: Sequence[Item], how: protocol.Protocol, text:
             if n > limit:
                 break
             k, prompt, length = k + 1, more, n
-    return prompt if length <= limit else _cut(prompt, how, limit)
+    return prompt if length <= limit else _cut(prompt, how, text, limit)
 
 
-def _cut(prompt: Prompt, how: protocol.Protocol, limit: int) -> Prompt:
-    """Without the contexts' begin: of all as many tokens, so that they still tell of the same."""
+def _cut(prompt: Prompt, how: protocol.Protocol, text: Tokenizer, limit: int) -> Prompt:
+    """Without the contexts' begin: of all as many tokens, so that they still tell of the same. Of an item with a hint, without the end of
+    what stands before it."""
     contexts = prompt.context_tokens
     if isinstance(how.method, protocol.Writing):
         room = limit - how.method.n_tokens
@@ -90,6 +92,11 @@ def _cut(prompt: Prompt, how: protocol.Protocol, limit: int) -> Prompt:
             f"item {prompt.item.id}: a completion leaves no room in the model's context for the item itself; use a model with a larger one"
         )
     cut = max(map(len, contexts)) - room
+    hint = prompt.item.facts["hint"] if "hint" in prompt.item.facts else ""
+    if hint:
+        last = text.encode(hint)[-room:]
+        leads = (text.encode(context.removesuffix(hint))[: room - len(last)] for context in prompt.contexts)
+        return dataclasses.replace(prompt, context_tokens=tuple((*lead, *last) for lead in leads), cut=cut)
     return dataclasses.replace(prompt, context_tokens=tuple(tokens[min(cut, len(tokens) - 1) :] for tokens in contexts), cut=cut)
 
 

@@ -18,7 +18,8 @@ class Item:
     demonstrations show; of a text that is read whole, the text. right: the numbers of those that are right; empty if not known, as in test
     sets, or if none is, which none_is_right then says. answers: of a task that writes, every text that is right. group: items that count
     together; one of them all is a demonstration. units: of a text that is read whole, what the log-likelihood is divided by; 0: its tokens.
-    facts: what the task's scorer needs besides; what can be written as JSON. demonstration: how it is shown, where that is more than a
+    facts: what else the task's scorer needs; and "hint", the end of a context that stays where the context is too long: then what stands
+    before it loses its end, not its beginning. What can be written as JSON. demonstration: how it is shown, where that is more than a
     context with its completion."""
 
     id: str

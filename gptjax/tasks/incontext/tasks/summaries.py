@@ -1,7 +1,8 @@
 """Summaries of CNN's and the Daily Mail's articles by `TL;DR:`. GPT-2 section 3.6, Table 4.
 
 100 tokens, each sampled among the two likeliest; their first three sentences are the summary. wording=no_hint asks with the article
-alone. Not said [chosen]: a line end before the hint; what is a sentence (answers.sentences)."""
+alone. Not said [chosen]: a line end before the hint; what is a sentence (answers.sentences); that an article which the context has no room
+for loses its end, since news tell first what they are about (OpenAI's later summaries, in lm-human-preferences, cut there too)."""
 
 from gptjax.config.protocol import Protocol, TopK
 from gptjax.tasks.incontext import answers
@@ -14,7 +15,8 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     hint = {"tldr": "\nTL;DR:", "no_hint": "\n"}[worded(protocol, "tldr", "no_hint")]
     summary = row["highlights"]
     shown = " ".join(summary.split())
-    return [Item(id=row["id"], contexts=(row["article"] + hint,), completions=(f" {shown}",), answers=(summary,), facts={"sentences": 3})]
+    facts = {"sentences": 3, "hint": hint}
+    return [Item(id=row["id"], contexts=(row["article"] + hint,), completions=(f" {shown}",), answers=(summary,), facts=facts)]
 
 
 TASKS = (

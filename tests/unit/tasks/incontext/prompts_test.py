@@ -6,7 +6,7 @@ import pytest
 
 from gptjax.config import protocol
 from gptjax.data.tokenizer import Bytes
-from gptjax.tasks.incontext import prompts
+from gptjax.tasks.incontext import prompts, registry
 from gptjax.tasks.incontext.task import Item
 
 HOW = protocol.Protocol(shots=4, method=protocol.PerToken(), metric="accuracy", description="Sums:", separator="\n")
@@ -73,6 +73,17 @@ def test_what_is_too_long_by_itself_loses_its_beginning():
     assert prompt.shown == () and bytes(prompt.context_tokens[0]) == b"+ 4 =" and prompt.cut == len("Sums:\n4 + 4 =") - 5
     with pytest.raises(ValueError, match="item x: a completion leaves no room"):
         prompts.fitted(ITEM, [], HOW, Bytes(), 1)
+
+
+def test_what_has_a_hint_loses_the_end_of_what_stands_before_it():
+    """As a news article, whose lead says what it is about."""
+    how = dataclasses.replace(HOW, method=protocol.Greedy(n_tokens=5), metric="exact_match", description="")
+    item = Item(id="x", contexts=("first, then last.\nTL;DR:",), completions=(" first",), facts={"hint": "\nTL;DR:"})
+    for n_ctx, kept in [(29, "first, then last.\nTL;DR:"), (28, "first, then last\nTL;DR:"), (18, "first,\nTL;DR:"), (9, ";DR:")]:
+        prompt = prompts.fitted(item, POOL[:2], how, Bytes(), n_ctx)
+        assert bytes(prompt.context_tokens[0]).decode() == kept and prompt.cut == 24 - len(kept)
+    (article,) = registry.task("cnn_dailymail").items({"id": "0", "article": "a " * 90, "highlights": "x"}, how, 0)
+    assert bytes(prompts.fitted(article, [], how, Bytes(), 45).context_tokens[0]).decode() == "a " * 16 + "\nTL;DR:"
 
 
 def test_a_task_that_writes_has_room_for_what_it_writes():
