@@ -83,7 +83,7 @@ def test_what_has_a_hint_loses_the_end_of_what_stands_before_it():
         prompt = prompts.fitted(item, POOL[:2], how, Bytes(), n_ctx)
         assert bytes(prompt.context_tokens[0]).decode() == kept and prompt.cut == 24 - len(kept)
     (article,) = registry.task("cnn_dailymail").items({"id": "0", "article": "a " * 90, "highlights": "x"}, how, 0)
-    assert bytes(prompts.fitted(article, [], how, Bytes(), 45).context_tokens[0]).decode() == "a " * 16 + "\nTL;DR:"
+    assert bytes(prompts.fitted(article, [], how, Bytes(), 45).context_tokens[0]).decode() == "a " * 16 + "a\nTL;DR:"
 
 
 def test_a_task_that_writes_has_room_for_what_it_writes():
