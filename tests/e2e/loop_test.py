@@ -55,6 +55,8 @@ def test_the_batch_ramp_reads_more_rows_step_by_step(text, tmp_path):
     rows = np.diff([0] + [line["rows"] for line in lines if "loss" in line])
     assert rows[0] == 8 and rows[-1] == 32 and all(np.diff(rows) >= 0) and set(rows) >= {8, 16, 24, 32}
     assert [line["tokens"] for line in lines if "loss" in line] == [32 * n for n in np.cumsum(rows)]
+    assert [line["tokens"] for line in lines if "validation_loss" in line] == [32 * rows.sum()]
+    np.testing.assert_allclose([line["tokens_per_s"] * line["seconds"] for line in lines if "loss" in line], 32 * rows)
     trained(text, tmp_path / "again", *ramp, "train.steps=5")
     again = trained(text, tmp_path / "again", *ramp, "train.steps=9")
     assert losses(again) == losses(lines)

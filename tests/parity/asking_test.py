@@ -1,6 +1,7 @@
 """What is asked in rows of forests is the forward pass: the same log-probabilities, for every pattern, on any devices."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -102,6 +103,17 @@ def test_banned_tokens_are_not_what_it_says_first():
     (second,) = [i for i, x in enumerate(found[1]) if x.greedy]
     assert second != likeliest and found[1][second].last_greedy and not found[1][likeliest].last_greedy
     assert_same(found, by_itself(built.model, state.params, asked, banned=[likeliest]))
+
+
+def test_a_banned_token_is_a_rival_of_every_token_but_the_first():
+    """Logits 3, 2, 1 of three tokens, of which 0 is banned: then 1 is what is said first, and 0 is said later."""
+    _, built, state = tiny.machine(tiny.config(d_model=4))
+    reader = reading.reader(built.model, state.params | {"token_VD": jnp.diag(jnp.array([3.0, 2.0, 1.0, 0.0]))})
+    wanted, first = np.array([0, 1, 2, 0, 1], np.int32), np.array([True, True, True, False, False])
+    allowed = np.array([False, True, True, True])
+    p_B, said_B = asking._probabilities(reader, jnp.ones((5, 1, 4)), wanted, first, allowed)
+    assert said_B.tolist() == [False, True, False, True, False]
+    np.testing.assert_allclose(p_B, jax.nn.log_softmax(jnp.array([3.0, 2.0, 1.0, 0.0]))[wanted], atol=1e-6)
 
 
 @pytest.mark.parametrize("stride", [None, 7])

@@ -71,6 +71,13 @@ def test_what_is_filtered_is_gone_and_the_rest_is_there(place, capsys):
     assert f"data.sources=Text(path='{place}/out/*.jsonl')" in said
 
 
+def test_an_n_gram_in_as_many_documents_as_allowed_is_cut(place):
+    run(place, "filter", "--set", "most_documents=11", "--compression=none")
+    assert json.loads((place / "out" / "report.json").read_text())["tasks"]["piqa"]["common"] == 0
+    goal = json.loads((place / "data" / "piqa.jsonl").read_text().splitlines()[1])["goal"]
+    assert not any(goal in text for text in texts(place / "out"))
+
+
 def test_processes_and_compression_change_nothing(place):
     run(place, "filter", "--compression=none")
     run(place, "filter", out="packed", workers=2)

@@ -66,6 +66,7 @@ def test_without_a_ramp_every_batch_is_full_and_the_last_step_is_whole():
     assert batches.first_row(4) == 32 and batches.tokens(4) == 1024
     assert Batches(config("train.total_tokens=1")).n_steps == 1
     assert Batches(config("train.total_tokens=1024")).n_steps == 4
+    assert Batches(config("train.total_tokens=1025")).n_steps == 5
 
 
 def test_steps_stop_early_and_never_late():

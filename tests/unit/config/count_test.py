@@ -150,14 +150,17 @@ def test_flops_are_those_of_the_model_that_is_built(remat):
     assert found == pytest.approx(count.hardware_flops_per_token(config) + passes * pairs_more + padding)
 
 
-@pytest.mark.parametrize("remat,dropout", [("none", 0.0), ("none", 0.1), ("full", 0.0), ("qkv+mid+up", 0.0)])
-def test_activations_are_near_what_xla_allots(remat, dropout):
+@pytest.mark.parametrize(
+    "remat,dropout,least,most",  # what jax 0.10.2 and 0.12.0 allot
+    [("none", 0.0, 0.77, 0.88), ("none", 0.1, 0.84, 0.94), ("full", 0.0, 1.0, 1.15), ("qkv+mid+up", 0.0, 1.25, 1.4)],
+)
+def test_activations_are_near_what_xla_allots(remat, dropout, least, most):
     config = small(remat, 256, dropout)
     step, arguments = gradient(config, rows=8)
     allotted = step.lower(*arguments).compile().memory_analysis()
     assert allotted is not None
     ratio = count.activation_bytes(config, 8) / allotted.temp_size_in_bytes
-    assert 0.6 < ratio < 1.4
+    assert least < ratio < most
 
 
 def test_activations_by_policy_and_type():

@@ -115,6 +115,11 @@ def test_every_format_and_compression(tmp_path, compression):
     assert texts(tmp_path) == TEXTS * 3  # sorted by name
 
 
+def test_a_parquet_file_of_several_batches_is_read_to_its_end(tmp_path):
+    (tmp_path / "long.parquet").write_bytes(as_parquet(values=[f"text {n}" for n in range(2500)]))
+    assert texts(tmp_path / "long.parquet") == [f"text {n}" for n in range(2500)]
+
+
 def test_directories_globs_and_fields(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "deep.jsonl").write_bytes(as_jsonl("body"))

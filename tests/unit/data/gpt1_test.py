@@ -4,6 +4,7 @@ import itertools
 import json
 import string
 import sys
+import types
 
 import ftfy
 import pytest
@@ -96,7 +97,19 @@ def test_without_spacy_the_line_says_what_to_do(directory, monkeypatch):
     assert "\n" not in str(error.value)
 
 
+def test_published_words_are_repaired_lowered_and_spaced_and_lines_end_with_a_token(monkeypatch):
+    """With a vocabulary of single characters, and words between spaces for spaCy's."""
+    symbols = ["<unk>", *(c + end for c in "abcdefghijklmnopqrstuvwxyz?!'\"[]{}" for end in ("", "</w>")), "\n</w>"]
+    files = {"encoder_bpe_40000.json": json.dumps({symbol: n for n, symbol in enumerate(symbols)}), "vocab_40000.bpe": "#version: 0.2\n"}
+    monkeypatch.setattr(gpt1.published, "files", lambda *_: {name: text.encode() for name, text in files.items()})
+    monkeypatch.setattr(gpt1, "english", lambda: lambda line: [types.SimpleNamespace(text=word) for word in line.split()])
+    monkeypatch.setattr(gpt1.importlib.metadata, "version", lambda name: "0")
+    spoken = gpt1.Gpt1(None, "spacy")
+    assert spoken.decode(spoken.encode("He\nSaid? \u201cIt isn\u00e2\u20ac\u2122t\u201d [So]")) == 'he \n said ? " it isn\'t " [ so ] '
+
+
 def test_standardized():
+    assert gpt1.standardized("(a)[b]{c}*d") == "( a ) [ b ] { c } * d"
     assert gpt1.standardized("wait\u2014what\u2026  no!!  \n\n (a_b)") == "wait - what... no !! \n ( a _ b )"
     assert gpt1.standardized("C:\\dir a\\\\b\\\n+\\+") == "C:\\dir a\\\\b\\ \n + \\ +"  # the code's pattern has no backslash
     spaced = [mark for mark in string.punctuation if gpt1.standardized(f"a{mark * 2}b") == f"a {mark * 2} b"]

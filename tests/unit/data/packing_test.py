@@ -53,6 +53,12 @@ def test_rows_are_the_stream_of_whole_documents_cut():
         np.testing.assert_array_equal(rows.row(rows.per_epoch + r), stream[at * 16 : at * 16 + 17])
 
 
+def test_rows_of_an_epoch_come_in_another_order_in_the_next():
+    rows = packing.Rows(Listed([16] * 50 + [1]), 16, "key")
+    first, second = ([rows.row(epoch * 50 + r).tolist() for r in range(50)] for epoch in (0, 1))
+    assert first != second
+
+
 def test_every_epoch_is_another_permutation_of_documents_and_of_rows():
     epochs = [packing.Epoch(np.ones(500, np.int64), 100, f"key {e}") for e in range(3)]
     for epoch in epochs:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -150,6 +151,7 @@ def test_mixtures_draw_by_weight(tmp_path):
     assert [s["weight"] for s in said] == [3.0, 1.0]
     tokens = said[0]["splits"]["train"]["tokens"]
     assert tokens == 3 * 321 and np.allclose([s["epochs"] for s in said], [0.75 * 10_000 / tokens, 0.25 * 10_000 / tokens])
+    assert {*map(ord, "ab")} <= set(read.validation(10**6).ravel().tolist()), "both sources are validated on"
 
 
 # --- held out ------------------------------------------------------------------------------------------------------------
@@ -234,6 +236,18 @@ def test_changed_text_is_tokenised_again(source, tmp_path):
     assert after["documents"] == before["documents"] + 1 and after["digest"] != before["digest"]
 
 
+def test_the_same_text_by_another_tokenizer_is_tokenised_again(source, tmp_path):
+    for name, texts in (("a", DOCUMENTS[:60]), ("b", DOCUMENTS[60:])):
+        (tmp_path / f"{name}.model").write_bytes(tokenizer.pieces.trained(texts, 300).model)
+    specs = [data.Bytes(), *(data.SentencePiece(path=str(tmp_path / f"{name}.model")) for name in "ab")]
+    readings = [reading(tmp_path, source, spec=spec, n_vocab=257 if spec == data.Bytes() else 300) for spec in specs]
+    for read in readings:
+        text = read.tokenizer.decode([token for row in read.validation(100) for token in row[:-1]])
+        assert re.search(r"document \d+ says", text), text
+    assert len({read.description()["sources"][0]["text"]["digest"] for read in readings}) == 1
+    assert len({read.digest() for read in readings}) == 3
+
+
 def test_sentencepiece_is_trained_on_training_text_only(tmp_path, monkeypatch):
     texts = [f"{chr(0x100 + n)} some words to learn pieces of " * 9 for n in range(40)]
     seen, trained = [], tokenizer.pieces.trained
@@ -284,6 +298,9 @@ def test_shards_of_another_tokenizer_or_split_are_refused(source, tmp_path):
     refused(
         r'was split by ByDocument\(fraction=0.2\).*--set "data.held_out=ByDocument', lambda: reading(tmp_path, there, held_out=data.Tail())
     )
+    other = tokenizer.pieces.trained([text[::-1] for text in DOCUMENTS], 300)  # as many ids
+    there_too = prepared(source, tmp_path / "too", spec, given=other)
+    refused(r"was tokenised by SentencePiece.* this run's is SentencePiece", lambda: reading(tmp_path, there_too, spec=spec, n_vocab=300))
     gone = data.Shards(path=str(tmp_path / "nowhere"))
     refused(r"is no shard directory", lambda: reading(tmp_path, gone))
     refused(r"there is no text here to train it on", lambda: reading(tmp_path, gone, spec=data.SentencePiece()))

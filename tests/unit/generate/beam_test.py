@@ -89,6 +89,20 @@ def test_prompts_are_searched_as_if_alone(small):
         assert [h.tokens for h in found] == [h.tokens for h in alone]
 
 
+def test_a_beginning_that_may_still_win_is_followed():
+    """A text of one token has ended at -1; one under way at -1.5 comes to -0.75 if it is 7 long: ((5 + 7) / 6) ** 1 = 2."""
+    for alpha, n_tokens, settled in [(1.0, 7, False), (1.0, 3, True), (0.0, 7, True)]:
+        group = beam._Group(n_tokens, at_end, 1, alpha)
+        group.advance([[(-1.0, END), (-1.5, 0)]])
+        assert [h.tokens for h in group.ended] == [(END,)] and group.done == settled, (alpha, n_tokens)
+
+
+def test_twice_the_width_is_looked_at_since_all_of_a_width_may_end():
+    group = beam._Group(7, lambda tokens: tokens[-1] >= 3, 2, 5.0)
+    assert group.advance([[(-0.1, 3), (-0.2, 4), (-0.3, 0), (-0.4, 1), (-0.5, 2)]]) == [0, 0]
+    assert [tokens for _, tokens in group.alive] == [(0,), (1,)] and not group.done
+
+
 def test_wu_et_als_length_penalty():
     assert beam.penalty(1, 0.6) == 1 and beam.penalty(7, 0.0) == 1
     assert beam.penalty(7, 0.6) == pytest.approx(2**0.6)

@@ -31,6 +31,11 @@ def test_top_p_keeps_the_token_that_crosses():
     assert alive(top_p=1.0) == [[True] * 4] * 2
 
 
+def test_top_p_is_taken_after_top_k():
+    assert alive(top_p=0.6)[0] == [True, True, False, False]
+    assert alive(top_p=0.6, top_k=2)[0] == [True, False, False, False]  # of 2/3 and 1/3
+
+
 def test_top_p_is_taken_after_temperature():
     assert alive(top_p=0.75, temperature=0.1)[0] == [True, False, False, False]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gptjax.data import tokenizer
-from gptjax.interop import bundle, layouts, weights
+from gptjax.interop import bundle, layouts, openai, weights
 from tests.unit.interop import weights_test as tools
 
 TEXT = tokenizer.Bytes()
@@ -65,6 +65,15 @@ def test_gpt1_is_read(gpt1):
     assert there.kind == "OpenAI's GPT-1" and there.config.model.norm == "post" and there.config.model.n_layers == c.model.n_layers
     tools.same(there.params(tools.wanted(c)), params)
     tools.same(there.params(tools.wanted(c, 8)), params)
+
+
+def test_gpt1s_heads_are_64_wide(tmp_path):
+    one = dataclasses.replace(tools.config("openai-gpt").model, n_layers=1, n_heads=12, d_model=768, n_vocab=300, n_ctx=8)
+    shapes = [p.shape(layouts.sizes(one)) for p in layouts.places(layouts.OPENAI_GPT1, one)]
+    np.save(tmp_path / "params_0.npy", np.zeros(sum(int(np.prod(shape)) for shape in shapes), np.float32))
+    (tmp_path / "params_shapes.json").write_text(json.dumps(shapes))
+    model = openai.opened(tmp_path)[3]
+    assert (model.n_layers, model.n_heads, model.d_head, model.n_vocab, model.n_ctx) == (1, 12, 64, 300, 8)
 
 
 def test_gpt1s_damage_is_named(gpt1):

@@ -11,7 +11,7 @@ import safetensors.numpy
 from gptjax.arrays import trees
 from gptjax.config import data, schema
 from gptjax.data import tokenizer
-from gptjax.interop import export, layouts, weights
+from gptjax.interop import architectures, export, layouts, weights
 from gptjax.learn import state, step
 from gptjax.mesh import devices
 from tests import tiny
@@ -72,6 +72,14 @@ def test_export_then_import_is_the_identity(exported):
     assert dataclasses.replace(there.config.model, init=c.model.init) == c.model
     assert there.config.data.tokenizer == data.Bytes()
     same(there.params(wanted(c)), params)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_rates_of_dropout_come_along(kind):
+    drop = schema.Dropout(embedding=0.1, attention=0.2, residual=0.3)
+    there, settings = architectures.written(dataclasses.replace(config(kind).model, dropout=drop))
+    assert [settings[there.dropout[name]] for name in ("embedding", "attention", "residual")] == [0.1, 0.2, 0.3]
+    assert architectures.read(settings, "config.json")[1].dropout == drop
 
 
 def test_onto_a_mesh_each_device_reads_its_part(exported):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -170,6 +171,13 @@ def test_one_flipped_byte_of_values_names_the_leaf(tmp_path, at):
     assert len(said) == 1 and "step 30 is damaged: params/w_DF is not what was saved" in said[0]
 
 
+def later(file):
+    """A change that leaves the file as long, and valid: only its CRC tells."""
+    text = file.read_text()
+    file.write_text(re.sub(r'(timestamp_nsecs": \d+)(\d)', lambda found: found[1] + str(9 - int(found[2])), text, count=1))
+    assert file.read_text() != text
+
+
 def damages():
     """Every way in which a file of a checkpoint may be hurt, by the file's name; the names hold random parts, so kinds are found first."""
     return [
@@ -178,6 +186,7 @@ def damages():
         ("flipped record", lambda d: d / "_CHECKPOINT_METADATA", lambda f: flip(f, 0.5)),
         ("truncated record", lambda d: d / "_CHECKPOINT_METADATA", lambda f: f.write_bytes(b"")),
         ("missing record", lambda d: d / "_CHECKPOINT_METADATA", Path.unlink),
+        ("another time in the record", lambda d: d / "_CHECKPOINT_METADATA", later),
         ("flipped listing", lambda d: d / "files.json", lambda f: flip(f, 0.5)),
         ("missing listing", lambda d: d / "files.json", Path.unlink),
         ("flipped manifest", lambda d: next(d.rglob("manifest.ocdbt")), lambda f: flip(f, 0.5)),

@@ -1,5 +1,6 @@
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 
@@ -91,6 +92,13 @@ def test_libtpu_is_quiet_and_jax_uses_the_cpu():
     program = "from gptjax.config import schema; from gptjax.mesh import devices; print(devices.mesh(schema.Mesh()).devices.ravel())"
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr, done.returncode) == ("[CpuDevice(id=0)]\n", "", 0)
+
+
+def test_an_h100_is_what_its_compiler_is_told():
+    told = {name: int(re.search(rf"{name}: (\d+)", topology.H100)[1]) for name in ("device_memory_size", "memory_bandwidth")}
+    chip = topology.CHIPS["h100"]
+    assert 0.9 < chip.hbm_bytes / told["device_memory_size"] <= 1
+    assert chip.hbm_bandwidth == pytest.approx(told["memory_bandwidth"], rel=0.01)
 
 
 def test_no_facts_of_a_cpu():

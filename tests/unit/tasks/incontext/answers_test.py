@@ -24,6 +24,7 @@ def test_normalised_text():
         ("the cat sat", "cat sat down", 0.8),  # 2 shared of 2 and 3
         ("a a cat", "The cat", 1.0),
         ("cat cat dog", "cat", 0.5),  # a word counts as often as both have it
+        ("cat cat dog", "cat cat", 0.8),
         ("", "", 1.0),
         ("the", "", 1.0),
         ("cat", "", 0.0),

@@ -110,6 +110,69 @@ def test_calibrated_divides_by_the_mean_after_items_without_content(there):
         assert before == pytest.approx(math.log(mean), abs=1e-3)
 
 
+def test_calibration_keeps_the_demonstrations(there, monkeypatch):
+    """What is asked without the item has the description and the demonstrations that the item has."""
+    asked = []
+    monkeypatch.setattr(examination.asking, "likelihoods", lambda reader, questions, *more: asked.extend(questions) or iter(()))
+
+    def put(row, how, shots):
+        return [Item(id=row["text"], contexts=(f"{row['text']}:",), completions=(" y", " n"))]
+
+    how = protocol.Protocol(shots=1, method=protocol.Calibrated(content_free=("N/A",)), metric="accuracy", description="D", separator="\n")
+    task = Task(name="t", about="", protocol=how, items=put, schema={}, example={"text": "x"})
+    (item,), (shown,) = put({"text": "q"}, how, 1), put({"text": "s"}, how, 1)
+    list(examination.asked(examination.Examination("t", task, how, 1, 0, None), there[1], [prompts.fitted(item, [shown], how, TEXT, 100)]))
+    assert {TEXT.decode(question.context) for question in asked} == {"D\ns: y\nq:", "D\ns: y\nN/A:"}
+
+
+def test_items_demonstrations_and_a_sample_of_them():
+    """Demonstrations are drawn from their own split, and from all of it where it is the one that is asked."""
+    how = protocol.Protocol(shots=1, method=protocol.Total(), metric="accuracy")
+
+    def drawn(splits, examples, shots=1, seed=0):
+        task = Task(name="t", about="", protocol=how, items=put, schema={}, example={}, splits=splits)
+        found = examination.Examination("t", task, how, shots, seed, examples).items(read)
+        return tuple([item.id for item in part] for part in found)
+
+    def put(row, how, shots):
+        return [Item(id=row["id"], contexts=("c",), completions=(" a",))]
+
+    def read(split):
+        return rows.Found(split, tuple({"id": f"{split} {n}"} for n in range(20)))
+
+    all_of = {split: [f"{split} {n}" for n in range(20)] for split in ("test", "train")}
+    assert drawn(("test", "train"), None) == (all_of["test"], all_of["train"])
+    asked, pool = drawn(("test", "test"), 5)
+    assert len(set(asked)) == 5 and set(asked) < set(all_of["test"]) and pool == all_of["test"]
+    assert asked != all_of["test"][:5] and asked != drawn(("test", "test"), 5, seed=1)[0] and asked == drawn(("test", "test"), 5)[0]
+
+
+def test_the_digest_tells_protocol_seed_model_and_prompts(there):
+    how = protocol.Protocol(shots=0, method=protocol.Total(), metric="accuracy")
+    item = Item(id="a", contexts=("c",), completions=(" a", " b"))
+
+    def digest(how=how, seed=0, model=there[1], item=item):
+        task = Task(name="t", about="", protocol=how, items=lambda *row: [], schema={}, example={})
+        return examination.Examination("t", task, how, 0, seed, None).digest(model, [prompts.fitted(item, [], how, TEXT, N_CTX)])
+
+    others = [
+        digest(how=dataclasses.replace(how, method=protocol.PerToken())),
+        digest(seed=1),
+        digest(model=dataclasses.replace(there[1], about=there[1].about | {"digest": "another"})),
+        digest(item=dataclasses.replace(item, completions=(" a", " c"))),
+    ]
+    assert digest() == digest() and len({digest(), *others}) == 5
+
+
+def test_a_models_digest_tells_its_parameters_and_its_tokenizer():
+    def digest(params, text):
+        return models.Opened("", None, text, None, None, params).digest
+
+    one, other = {"gain_D": jnp.ones(3)}, {"gain_D": jnp.ones(3).at[1].set(2)}
+    words = dataclasses.make_dataclass("Words", [("digest", str)])("w")
+    assert digest(one, TEXT) == digest(one, TEXT) and len({digest(one, TEXT), digest(other, TEXT), digest(one, words)}) == 3
+
+
 def test_the_last_word_is_said_or_not(there):
     _, model, after = there
     context, best = next((text, best) for text in "abcdefghijklmnop" if 33 <= (best := int(after(text.encode()).argmax())) < 127)

@@ -41,6 +41,18 @@ def test_each_method_chooses_its_own_way(method, number):
     assert judging.chosen(how, outcome(**LIKELY)) == number
 
 
+@pytest.mark.parametrize(
+    "texts,log_probabilities,number",
+    [
+        ((" a", " bbbb"), [-1.0, -3.0], 1),  # without the space that leads: -1 against -3/4
+        ((" \u00e9\u00e9", " bbb"), [-2.0, -2.4], 0),  # UTF-8: -2/4 against -2.4/3
+    ],
+)
+def test_per_byte_divides_by_the_bytes_of_the_words(texts, log_probabilities, number):
+    how = protocol.Protocol(shots=0, method=protocol.PerByte(), metric="accuracy")
+    assert judging.chosen(how, outcome(completions=texts, log_probabilities=log_probabilities)) == number
+
+
 def test_a_choice_is_right_if_it_is_one_of_the_right_ones():
     asked = task(protocol.Total(), "accuracy")
     for right, score in [((0,), 1.0), ((1,), 0.0), ((0, 1), 1.0)]:
@@ -91,6 +103,19 @@ def test_f1_of_classes():
     found = scored(asked, [outcome(n, **LIKELY, right=(int(n == 2),)) for n in range(3)])
     assert found["macro_f1"].value == pytest.approx(40.0) and found["f1a"].value == pytest.approx(80.0)
     assert found["f1a"].error > 0
+
+
+def test_f1_of_classes_is_of_those_that_are_right_somewhere():
+    # Chosen 0 every time; right: 0, 0, 1; nothing is 2. F1 of 0: 2*2/(3+2); of 1: 0.
+    asked, three = task(protocol.Total(), "macro_f1"), {"completions": (" a", " b", " c"), "log_probabilities": [-3.0, -4.0, -5.0]}
+    found = scored(asked, [outcome(n, **three, right=(int(n == 2),)) for n in range(3)])
+    assert found["macro_f1"].value == pytest.approx(40.0)
+
+
+def test_a_bootstrap_draws_as_many_items_as_there_are():
+    sizes, draw = [], random.Random(0)
+    judging._bootstrapped("f1a", [outcome(n) for n in range(17)], lambda some: sizes.append(len(some)) or draw.random(), 0)
+    assert len(sizes) > 100 and set(sizes) == {17}
 
 
 def test_the_last_word_by_all_its_tokens_or_the_last_and_its_perplexity():

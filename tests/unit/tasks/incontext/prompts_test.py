@@ -58,7 +58,7 @@ def test_as_many_demonstrations_as_fit():
     length = len(whole.contexts[0]) + 2
     for n_ctx, kept in [(length - 1, 4), (length - 2, 3), (length - 10, 3), (length - 12, 2), (18, 0)]:
         prompt = prompts.fitted(ITEM, POOL[:4], HOW, Bytes(), n_ctx)
-        assert len(prompt.shown) == kept and prompt.cut == 0
+        assert prompt.shown == whole.shown[:kept] and prompt.cut == 0
         assert len(prompt.context_tokens[0]) + 1 <= n_ctx
 
 
@@ -100,6 +100,12 @@ def test_contexts_of_their_own_share_an_ending():
     assert [bytes(tokens).decode() for tokens in prompt.context_tokens] == list(item.contexts)
     assert prompt.completion_tokens == (tuple(b" was soft."),) * 2
     assert item.shown == "the cat sat for the mat was soft."
+
+
+def test_contexts_of_their_own_lose_as_many_tokens_each():
+    item = Item(id="w", contexts=("the big cat", "the mat"), completions=(" was",))
+    prompt = prompts.fitted(item, [], dataclasses.replace(HOW, description=""), Bytes(), 11)  # 8 tokens before " was"
+    assert [bytes(tokens).decode() for tokens in prompt.context_tokens] == [" big cat", " mat"] and prompt.cut == 3
 
 
 def test_spaces_at_the_end_of_a_context_are_the_completions():
