@@ -278,7 +278,7 @@ def test_record_has_the_f1_of_the_chosen_name():
 
 # --- TFDS ----------------------------------------------------------------------------------------------------------------------
 
-TFDS = {  # (features of an example, what the item must be: its context's beginning and the right completion)
+TFDS = {  # (features of an example, what the item must be: the beginning of what is shown of it, and the right completion)
     "hellaswag": (
         {"context": "A man. he", "endings": ["a", "b", "c", "d"], "activity_label": "X", "label": 2, "split_type": "", "source_id": ""},
         ("X: A man. He", " c"),
@@ -297,9 +297,9 @@ TFDS = {  # (features of an example, what the item must be: its context's beginn
             "label": 1,
             "idx": 3,
         },
-        ("A hit B as the A", " did."),
+        ("A hit B as the B", " did."),
     ),
-    "winogrande": ({"sentence": "A _ b.", "option1": "x", "option2": "y", "label": 1}, ("A x", " b.")),
+    "winogrande": ({"sentence": "A _ b.", "option1": "x", "option2": "y", "label": 1}, ("A y", " b.")),
     "piqa": ({"id": "z", "goal": "G", "sol1": "a", "sol2": "b", "label": 1}, ("G", " b")),
     "arc_easy": (
         {"id": "Q1", "question": "W?", "choices": {"text": ["a", "b", "c"], "label": [0, 1, 2]}, "answerKey": 1},
@@ -342,7 +342,7 @@ def test_an_example_of_tfds_is_a_row(name):
     (row,) = task.gathered([task.from_tfds(features)])
     assert rows.checked(row, task.schema, name) and task.tfds
     (item,) = items(name, {"id": "0"} | row)
-    assert item.contexts[0].startswith(context) and item.completions[item.right[0]] == completion
+    assert item.shown.startswith(context) and item.completions[item.right[0]] == completion
 
 
 UNKNOWN = {"storycloze": -1, "hellaswag": -1, "piqa": -1, "winogrande": -1, "boolq": -1, "wic": -1, "anli_r1": -1, "wsc": -1}

@@ -9,16 +9,21 @@ import pytest
 from gptjax.config import protocol
 from gptjax.tasks.incontext import registry, rows
 from gptjax.tasks.incontext.task import GPT2, GPT3
-from tests.golden import prompts
+from tests.golden import prompts, published
 
-GOLDEN = Path(__file__).parents[3] / "golden" / "prompts.txt"
+GOLDEN = Path(__file__).parents[3] / "golden"
 TASKS = registry.every()
 
 
 def test_prompts_are_as_they_were():
     """A change of any prompt shows here: `python -m tests.golden.prompts > tests/golden/prompts.txt`, and look at what git says."""
     found = "\n".join(prompts.lines()) + "\n"
-    assert found == GOLDEN.read_text(), "a prompt has changed"
+    assert found == (GOLDEN / "prompts.txt").read_text(), "a prompt has changed"
+
+
+def test_published_scores_are_as_they_were():
+    """A change of any figure shows here; those of the two papers' tables were compared with a transcription of their own."""
+    assert "\n".join(published.lines()) + "\n" == (GOLDEN / "published.txt").read_text(), "a paper's score has changed"
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -55,10 +60,10 @@ def test_what_a_demonstration_shows_is_right(name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_published_scores_are_of_known_configs_and_in_range(name):
-    for published in TASKS[name].published:
-        assert set(published.scores) <= {*GPT2, *GPT3} and published.shots in ("zero", "one", "few")
-        assert published.metric in get_args(protocol.Metric)
-        assert all(0 <= score <= (200 if published.metric == "perplexity" else 100) for score in published.scores.values())
+    for one in TASKS[name].published:
+        assert set(one.scores) <= {*GPT2, *GPT3} and one.shots in ("zero", "one", "few")
+        assert one.metric in get_args(protocol.Metric)
+        assert all(0 <= score <= (200 if one.metric == "perplexity" else 100) for score in one.scores.values())
 
 
 def test_two_tasks_of_one_name_are_refused(monkeypatch):
