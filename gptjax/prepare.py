@@ -4,11 +4,9 @@ A kill loses only the shards in hand: the same command goes on from there. The l
 """
 
 import argparse
-import contextlib
 import os
 import pathlib
 import shlex
-from collections.abc import Callable, Iterator
 
 from gptjax.config import command, data
 from gptjax.data import corpora
@@ -43,16 +41,20 @@ def main(arguments: list[str]) -> None:
     held = {args.out / "held_out": untokenised(config.held_out.source)} if isinstance(config.held_out, data.Separate) else {}
 
     from gptjax.data import pipeline, tokenising  # not before --help has been answered
+    from gptjax.report import console
 
-    tokenizer = pipeline.spoken(config.tokenizer, sources, config.held_out, args.out, print)
+    out = console.Console(quiet=False)
+    tokenizer = pipeline.spoken(config.tokenizer, sources, config.held_out, args.out, out.say)
     for directory, source in (trained | held).items():
-        with progress(tokenising.named(source)) as advance:
+        with out.fraction(tokenising.named(source)) as advance:
             manifest = tokenising.write(
                 source, repr(config.tokenizer), tokenizer, config.held_out, directory, advance, args.workers, args.characters_per_shard
             )
         for split, counts in manifest["splits"].items():
-            print(f"{directory} {split}: {counts['tokens']:,} tokens in {counts['documents']:,} documents, {len(counts['shards'])} shards")
-    print(f"train on it:\n  python -m gptjax.train {how_to_train(args, trained, held, tokenizer.n_vocab)}")
+            out.say(
+                f"{directory} {split}: {counts['tokens']:,} tokens in {counts['documents']:,} documents, {len(counts['shards'])} shards"
+            )
+    out.say(f"train on it:\n  python -m gptjax.train {how_to_train(args, trained, held, tokenizer.n_vocab)}")
 
 
 def places(out: pathlib.Path, n: int) -> list[pathlib.Path]:
@@ -80,23 +82,6 @@ def how_to_train(args: argparse.Namespace, trained: Sources, held: Sources, n_vo
     settings = [*kept, *(f"{path}={value}" for path, value in now.items())]
     quoted = [shlex.quote(text) if any(c in text for c in '"$`\\') else f'"{text}"' for text in settings]
     return " ".join([f"--config={args.config}", *(f"--set {text}" for text in quoted)])
-
-
-@contextlib.contextmanager
-def progress(label: str) -> Iterator[Callable[[float], None]]:
-    """A bar with the fraction done and the time left; what it yields takes the fraction."""
-    from rich import progress as rich_progress
-    from rich.markup import escape
-
-    columns = (
-        rich_progress.TextColumn("{task.description}"),
-        rich_progress.BarColumn(),
-        rich_progress.TaskProgressColumn(),
-        rich_progress.TimeRemainingColumn(),
-    )
-    with rich_progress.Progress(*columns) as bar:
-        task = bar.add_task(escape(label), total=1.0)
-        yield lambda done: bar.update(task, completed=done)
 
 
 if __name__ == "__main__":

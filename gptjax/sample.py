@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     from gptjax.model import reading
     from gptjax.report import console
 
-    out = console.Console(quiet=False)
+    out = console.Console(quiet=False, vital=True)
     spec = config.data.tokenizer
     text = tokenizer.tokenizer(SentencePiece(path=str(directory / "tokenizer.model")) if isinstance(spec, SentencePiece) else spec)
     mesh = devices.mesh(config.mesh)

@@ -1,13 +1,14 @@
 """What every program shares: its --help, how --config and --set become a Config, and how it speaks of an error."""
 
 import argparse
+import contextlib
 import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import IO, NoReturn
 
 from gptjax.config import overrides, parse, registry
 from gptjax.config.schema import Config
@@ -97,7 +98,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     except OSError as error:
         if not status:
             status, line = verdict(type(error)(error.errno, error.strerror, "standard output"))
-        _mute(sys.stdout)
+        mute(sys.stdout)
     if status == 2 and line:
         _tell(line)
     sys.exit(status)
@@ -114,12 +115,13 @@ def _tell(line: str) -> None:
     try:
         print(f"error: {line}", file=sys.stderr, flush=True)
     except OSError:
-        _mute(sys.stderr)
+        mute(sys.stderr)
 
 
-def _mute(stream: TextIO) -> None:
+def mute(stream: IO[str]) -> None:
     """What is still to be written leads nowhere: on the way out it would fail once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    with contextlib.suppress(OSError):  # it has no number: a test's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _open_streams() -> None:

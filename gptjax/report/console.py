@@ -6,9 +6,12 @@ terminal training shows a bar; where there is none (a pipe, CI) it shows its lin
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
+
+from gptjax.config import command
 
 if TYPE_CHECKING:
     import rich.console
@@ -17,18 +20,63 @@ SCORES = ("accuracy", "f1", "matthews", "pearson")  # of tasks, in percent
 HALF_LIFE = 600.0  # seconds after which a measured speed counts half: long enough that an evaluation does not make the time left jump
 
 
+class Stream:
+    """Standard output as rich writes to it, so that what cannot be written (a full disk, a reader or a terminal that has gone) ends
+    nothing: it is said once on standard error, and what follows is not shown. vital: what is said is the program's work, so that it ends
+    by OSError. Of rich's own characters those that it cannot encode are "?"."""
+
+    def __init__(self, stream: TextIO | None, vital: bool = False):
+        self._stream, self._vital = stream, vital
+
+    @property
+    def encoding(self) -> str:
+        return (self._stream and self._stream.encoding) or "utf-8"
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def write(self, text: str) -> int:
+        self._try(lambda stream: stream.write(text.encode(self.encoding, "replace").decode(self.encoding)))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(lambda stream: stream.flush())
+
+    def _try(self, act: Callable[[TextIO], Any]) -> None:
+        if self._stream is None:
+            return
+        try:
+            act(self._stream)
+        except OSError as error:
+            if self._vital:
+                raise
+            command.mute(self._stream)
+            self._stream = None
+            with contextlib.suppress(OSError):
+                print(f"warning: standard output: {error.strerror}; nothing more is shown, the work goes on", file=sys.stderr, flush=True)
+
+
+def standard(vital: bool = False) -> "rich.console.Console":
+    """rich's console on standard output. vital: see Stream."""
+    import rich.console
+
+    class Standard(rich.console.Console):
+        def on_broken_pipe(self) -> None:
+            raise  # where rich would exit with status 1; noqa: PLE0704
+
+    return Standard(file=cast(IO[str], Stream(sys.stdout, vital)), highlight=False, markup=False, emoji=False)
+
+
 class Console:
-    """Speaks on standard output unless `quiet`; terminal: another rich console to speak on."""
+    """Speaks on standard output unless `quiet`; terminal: another rich console to speak on. vital: see Stream."""
 
-    def __init__(self, quiet: bool, terminal: "rich.console.Console | None" = None):
-        import rich.console
-
-        self._rich = terminal or rich.console.Console(highlight=False)
+    def __init__(self, quiet: bool, terminal: "rich.console.Console | None" = None, vital: bool = False):
+        self._rich = terminal or standard(vital)
         self._rich.quiet = quiet
 
     def say(self, line: str, style: str = "") -> None:
         """One line, as long as it is."""
-        self._rich.print(self._printable(line), style=style or None, markup=False, highlight=False, soft_wrap=True)
+        self._print(line, "\n", style)
 
     def warn(self, line: str) -> None:
         """One line that should not be overlooked."""
@@ -36,7 +84,10 @@ class Console:
 
     def part(self, text: str) -> None:
         """Text that goes on where the last part ended."""
-        self._rich.print(self._printable(text), end="", markup=False, highlight=False, soft_wrap=True)
+        self._print(text, "", "")
+
+    def _print(self, text: str, end: str, style: str) -> None:
+        self._rich.print(self._printable(text), end=end, style=style or None, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def table(self, title: str, rows: Iterable[tuple[str, Any]]) -> None:
         """Facts in two aligned columns under a title; long ones wrap within theirs."""
@@ -45,7 +96,7 @@ class Console:
 
         grid = Table.grid(padding=(0, 2))
         for name, fact in rows:
-            grid.add_row(Text(f"  {name}", "dim"), Text(self._printable(str(fact))))
+            grid.add_row(Text(f"  {self._printable(name)}", "dim"), Text(self._printable(str(fact))))
         self.say(title, "bold")
         self._rich.print(grid)
 
@@ -55,7 +106,7 @@ class Console:
         from rich.text import Text
 
         for i, text in enumerate(texts):
-            title = Text(f"sample {i + 1} of {len(texts)}" if titles is None else titles[i])
+            title = Text(f"sample {i + 1} of {len(texts)}" if titles is None else self._printable(titles[i]))
             self._rich.print(Panel(Text(self._printable(text)), title=title, title_align="left", border_style="dim"))
 
     @contextlib.contextmanager
@@ -64,8 +115,20 @@ class Console:
         if self._rich.quiet or not self._rich.is_terminal:
             yield lambda line: None
             return
-        with self._rich.status(line) as status:
-            yield status.update
+        from rich.text import Text
+
+        with self._rich.status(Text(self._printable(line))) as status:
+            yield lambda line: status.update(Text(self._printable(line)))
+
+    @contextlib.contextmanager
+    def fraction(self, label: str) -> Iterator[Callable[[float], None]]:
+        """A bar with the fraction done and the time left; what it yields takes the fraction."""
+        from rich import progress
+
+        columns = (progress.BarColumn(), progress.TaskProgressColumn(), progress.TimeRemainingColumn())
+        with progress.Progress(progress.TextColumn("{task.description}", markup=False), *columns, console=self._rich) as bar:
+            task = bar.add_task(self._printable(label), total=1.0)
+            yield lambda done: bar.update(task, completed=done)
 
     @contextlib.contextmanager
     def training(self, total_steps: int, first_step: int = 0, every_log: int = 1) -> Iterator["Training"]:
@@ -85,9 +148,10 @@ class Console:
             yield Training(self, bar, total_steps, first_step, every_log)
 
     def _printable(self, text: str) -> str:
-        """Control characters as their pictures, so that generated text cannot steer the terminal, and what it cannot encode as "?"."""
+        """Control characters as their pictures, so that no text can steer the terminal, and what it cannot encode as escapes, which --set
+        reads in quotes."""
         text = "".join(chr(0x2400 + ord(c)) if c < " " and c not in "\n\t" else "\u2421" if "\x7f" <= c < "\xa0" else c for c in text)
-        return text.encode(self._rich.encoding, "replace").decode(self._rich.encoding)
+        return text.encode(self._rich.encoding, "backslashreplace").decode(self._rich.encoding)
 
 
 class Training:

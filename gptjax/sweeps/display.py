@@ -24,11 +24,10 @@ class Display:
     """A context manager; `show` is called often."""
 
     def __init__(self, points: list[Point], directory: Path, n_parts: int):
-        import rich.console
         import rich.live
 
         self._points, self._directory, self._n_parts = points, directory, n_parts
-        self._terminal = rich.console.Console(highlight=False)
+        self._terminal = console.standard()
         self._live = rich.live.Live(console=self._terminal, auto_refresh=False) if self._terminal.is_terminal else None
         self._looked, self._before = 0.0, {point.name: "waiting" for point in points}
         self._progress: local.Progress | None = None
@@ -58,7 +57,8 @@ class Display:
         else:
             for name, state in states.items():
                 if state != self._before[name] and state in ("running", "done", "failed", *standing.FAULTS):
-                    print(f"{state:8} {name}{_loss(there[name])}  ({summary(there, states, progress, self._n_parts)})", flush=True)
+                    line = f"{state:8} {name}{_loss(there[name])}  ({summary(there, states, progress, self._n_parts)})"
+                    self._terminal.print(line, soft_wrap=True)
         self._before = states
 
     def _table(self, there: dict[str, standing.Standing], states: dict[str, str], progress: local.Progress):

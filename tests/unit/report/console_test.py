@@ -5,9 +5,13 @@ import math
 import re
 import subprocess
 import sys
+import types
+from pathlib import Path
 
 import pytest
 import rich.console
+import rich.live
+import rich.text
 
 from gptjax.report import console
 
@@ -66,6 +70,79 @@ def test_work_is_shown_on_a_terminal_alone_and_then_gone():
     assert pipe.text() == "" and "still thinking" in screen.text()
 
 
+ODD = ["[/b]", "[red]x", "[bold", "]", "[[]]", ":warning:", "\x1b[31m", "\udce9", "$x^{$", "a\\[b]", "[link=file:///x]y[/link]"]
+
+
+def spoken(screen, text):
+    """The text, as everything that is shown: lines, tables, titles, samples, statuses, bars."""
+    out = screen.console
+    out.say(text)
+    out.warn(text)
+    out.part(text + "\n")
+    out.table(text, [(text, text), (text, Path(text))])
+    out.samples([text], [text])
+    with out.working(text) as show:
+        show(text)
+    with out.fraction(text) as advance:
+        advance(0.5)
+    with out.training(3) as progress:
+        progress.update(1, STEP)
+        out.say(text)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("text", ODD)
+def test_no_text_is_markup_anywhere(text, terminal):
+    screen = Screen(terminal=terminal, width=100)
+    spoken(screen, text)
+    shown = text.replace("\x1b", "\u241b").replace("\udce9", "\\udce9")
+    assert screen.text().count(shown) >= (11 if terminal else 9), screen.text()
+    assert "\u26a0" not in screen.text() and "[31m" not in screen.text().replace(shown, "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_encoding_that_lacks_characters_cuts_nothing(encoding, monkeypatch):
+    """Even rich's own: an ellipsis where a long name is cut, bars, spinners, boxes."""
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", file)
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    out = console.standard()
+    spoken(types.SimpleNamespace(console=console.Console(False, out)), "caf\u00e9 \u4f60 " + "x" * 200)
+    with rich.live.Live(rich.text.Text("y" * 200, overflow="ellipsis", no_wrap=True), console=out):
+        pass
+    file.flush()
+    said = file.buffer.getvalue().decode(encoding)
+    assert "\\u4f60" in said and "y?" in said
+
+
+class Failing(io.StringIO):
+    """A standard output that cannot be written: a full disk, a reader or a terminal that is gone."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def flush(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), BrokenPipeError(32, "Broken pipe"), OSError(5, "I/O error")])
+def test_what_cannot_be_written_ends_nothing(error, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "stdout", Failing(error))
+    spoken(types.SimpleNamespace(console=console.Console(quiet=False)), "x")
+    assert capfd.readouterr().err == f"warning: standard output: {error.strerror}; nothing more is shown, the work goes on\n"
+    with pytest.raises(OSError) as caught:
+        console.Console(quiet=False, vital=True).say("x")
+    assert caught.value is error
+
+
+def test_no_standard_output_at_all(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    spoken(types.SimpleNamespace(console=console.Console(quiet=False)), "x")
+
+
 def test_a_quiet_console_says_nothing():
     screen = Screen(terminal=True, quiet=True)
     screen.console.say("x")
@@ -101,11 +178,11 @@ def test_samples_keep_their_text_and_cannot_steer_the_terminal():
     assert "    return [bold]1[/bold]\u241b[2J\u2407\u2421" in lines[2]
 
 
-def test_what_the_terminal_cannot_encode_is_a_question_mark():
+def test_what_the_terminal_cannot_encode_is_an_escape():
     screen = Screen(encoding="ascii", width=40)
     screen.console.say("caf\u00e9")
     screen.console.samples(["\u4f60\u597d"])
-    assert screen.lines()[0] == "caf?" and "| ??" in screen.text() and screen.text().isascii()
+    assert screen.lines()[0] == "caf\\xe9" and "| \\u4f60\\u597d" in screen.text() and screen.text().isascii()
 
 
 # --- training --------------------------------------------------------------------------------------------------------------
