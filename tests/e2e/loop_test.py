@@ -8,6 +8,7 @@ import pytest
 
 from gptjax import sample, train
 from gptjax.config import run
+from gptjax.generate import beam, choose
 from gptjax.report import events
 
 
@@ -126,6 +127,15 @@ def test_one_sample_streams_what_several_show_and_stops(whole, capsys):
     new = greedy.removeprefix("smoke, step 6\n7 and").removesuffix("\n")
     assert said("--temperature=0", f"--stop={new[2:4]}", "--stop=7 and") == f"smoke, step 6\n7 and{new[: new.index(new[2:4])]}\n"
     assert "score -" in said("--beams=2", "--n=2") and said("--beams=1").split() != []
+
+
+def test_without_flags_sample_has_what_its_help_says(whole, monkeypatch):
+    seen, sampling, search = [], choose.Sampling, beam.search
+    monkeypatch.setattr(choose, "Sampling", lambda **how: seen.append(how) or sampling(**how))
+    monkeypatch.setattr(beam, "search", lambda *given, **more: seen.append(more.get("alpha", given[-1])) or search(*given, **more))
+    for flags in ([], ["--beams=2"]):
+        sample.main([f"--run={whole[0]}", "--prompt=7 and", "--tokens=2", *flags])
+    assert seen[0] == {"temperature": 1.0, "top_k": None, "top_p": None} and seen[-1] == 0.6
 
 
 @pytest.mark.parametrize("flags, message", [

@@ -1,0 +1,26 @@
+from types import SimpleNamespace
+
+import pytest
+
+from gptjax import evaluate
+from gptjax.config import protocol
+from gptjax.tasks.incontext.task import gpt3
+
+
+@pytest.mark.parametrize(
+    "shots, parameters, said",
+    [
+        (0, 1.25e8, "1 (gpt3_small)"),
+        (1, 1.25e8, "11 (gpt3_small)"),
+        (50, 1.25e8, "21 (gpt3_small)"),
+        (3, 1.25e8, ""),  # of no such number of demonstrations
+        (0, 2.3e8, "2 (gpt3_medium)"),  # 1.55 times larger, though 1.84 times smaller is nearer by difference
+        (0, 1e13, "8 (gpt3_175b)"),
+    ],
+)
+def test_a_papers_score_is_of_as_many_demonstrations_and_the_nearest_size(shots, parameters, said):
+    published = gpt3("accuracy", "1/2/3/4/5/6/7/8", "11/12/13/14/15/16/17/18", "21/22/23/24/25/26/27/28")
+    how = protocol.Protocol(shots=50, method=protocol.Total(), metric="accuracy")
+    exam = SimpleNamespace(shots=shots, how=how, task=SimpleNamespace(published=published))
+    assert evaluate.published(exam, "accuracy", {"parameters": parameters}) == said
+    assert evaluate.published(exam, "perplexity", {"parameters": parameters}) == ""
