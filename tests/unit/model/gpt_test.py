@@ -51,7 +51,7 @@ def test_post_norm_is_gpt1s():
     c = tiny.config(norm="post")
     _, built, state = tiny.machine(c)
     assert "norm" not in state.params
-    x_BTD = built.model.apply({"params": state.params}, jnp.zeros((1, 5), jnp.int32))
+    x_BTD = jax.jit(built.model.apply)({"params": state.params}, jnp.zeros((1, 5), jnp.int32))
     np.testing.assert_allclose(np.mean(x_BTD, -1), 0, atol=1e-5)
     np.testing.assert_allclose(np.var(x_BTD, -1), 1, atol=1e-2)
 

@@ -50,14 +50,13 @@ def rows(c, n=8, labels=None, seed=0):
     return np.array(made, np.int32)
 
 
-def naive(c, built, params, row):
-    """(the loss of one example, its scores): each sequence by itself and without padding, every softmax in full."""
+def naive(c, apply, params, row):
+    """(the loss of one example, its scores): each sequence by itself and without padding, every softmax in full. apply: of the GPT."""
     label, extract, tokens = (part[0] for part in inputs.split(row[None], c.task.n_sequences, c.model.n_ctx))
     states, language = [], []
     for end, padded in zip(extract, tokens, strict=True):
         sequence = padded[: end + 1]
-        net = gpt.GPT(c.model, built.model.manner)
-        x_TD = jax.jit(net.apply)({"params": params["gpt"]}, sequence[None])[0]
+        x_TD = apply({"params": params["gpt"]}, sequence[None])[0]
         logits = np.asarray(x_TD, np.float64) @ np.asarray(params["gpt"]["token_VD"], np.float64)[: c.model.n_vocab].T
         shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         language.append(-np.mean([np.log(shares[t, sequence[t + 1]]) for t in range(end)]))
@@ -83,7 +82,8 @@ def test_the_loss_is_equation_5(kind):
     given = rows(c, 4, labels=[0, 1400, 5000, 3250] if kind == "similarity" else None)
     draw = np.random.default_rng(1)
     params = jax.tree.map(lambda x: np.asarray(x) + 0.1 * draw.normal(size=x.shape).astype(np.float32), now.params)  # no bias is 0
-    plain = [naive(c, built, params, row) for row in given]
+    apply = jax.jit(gpt.GPT(c.model, built.model.manner).apply)
+    plain = [naive(c, apply, params, row) for row in given]
     with jax.set_mesh(mesh):
         loss = jax.jit(built.mean)(params, given)
         y_BC, losses_B = jax.jit(built.answers)(params, given)
@@ -166,7 +166,7 @@ def curve(c, n_devices, kind, steps=3):
 @pytest.mark.parametrize("sharding", ["fsdp", pytest.param("fsdp_tensor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["similarity", pytest.param("choice", marks=pytest.mark.slow)])
 def test_eight_devices_learn_as_one(kind, sharding):
-    c = config(kind, n_ctx=16)
+    c = config(kind, n_ctx=16, n_layers=2)
     across = dataclasses.replace(c, mesh=schema.Mesh(tensor=2, fsdp=2, sharding="fsdp_tensor") if sharding != "fsdp" else c.mesh)
     one, eight = curve(c, 1, kind), curve(across, 8, kind)
     np.testing.assert_allclose(eight, one, rtol=1e-4)

@@ -24,14 +24,15 @@ def asked():
     params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     text = tokenizer.Bytes()
 
+    @jax.jit
+    def log_probabilities(tokens_BT):
+        return jax.nn.log_softmax(gpt.logits(model.apply({"params": params}, tokens_BT), params["token_VD"], MODEL.n_vocab))[0]
+
     def after(first, second):
-        """The log-probability of each byte of `second` after `first`, one by one."""
-        whole, found = text.encode(first + second), []
-        for place in range(max(1, len(text.encode(first))), len(whole)):
-            x_BTD = model.apply({"params": params}, jnp.array([whole[:place]]))
-            y_V = jax.nn.log_softmax(gpt.logits(x_BTD, params["token_VD"], MODEL.n_vocab)[0, -1])
-            found.append(float(y_V[whole[place]]))
-        return np.array(found)
+        """The log-probability of each byte of `second` after `first`."""
+        whole, start = text.encode(first + second), max(1, len(text.encode(first)))
+        y_TV = np.asarray(log_probabilities(np.array([[*whole, *[0] * (MODEL.n_ctx - len(whole))]], np.int32)))
+        return y_TV[np.arange(start, len(whole)) - 1, whole[start:]]
 
     return lambda task, examples: zeroshot.answered(task, examples, model, params, text), after
 

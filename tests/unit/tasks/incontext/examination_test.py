@@ -166,7 +166,8 @@ def test_the_digest_tells_protocol_seed_model_and_prompts(there):
 
 def test_a_models_digest_tells_its_parameters_and_its_tokenizer():
     def digest(params, text):
-        return models.Opened("", None, text, None, None, params).digest
+        nothing = {field.name: None for field in dataclasses.fields(models.Opened)}
+        return models.Opened(**nothing | {"text": text, "params": params}).digest
 
     one, other = {"gain_D": jnp.ones(3)}, {"gain_D": jnp.ones(3).at[1].set(2)}
     words = dataclasses.make_dataclass("Words", [("digest", str)])("w")
@@ -230,6 +231,7 @@ def test_every_task_is_put_asked_and_scored_by_each_of_its_conventions(there, tm
     task = registry.task(f"{name}:{convention}" if convention else name)
     monkeypatch.setattr(examination.asking, "likelihoods", Answers.likelihoods)
     monkeypatch.setattr(examination.asking, "written", Answers.written)
+    monkeypatch.setattr(examination.judging, "RESAMPLES", 20)
     model = there[1]
     long = model.reader.model.clone(config=dataclasses.replace(model.reader.model.config, n_ctx=4096))
     model = dataclasses.replace(model, reader=model.reader.replace(model=long))
