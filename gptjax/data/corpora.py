@@ -4,23 +4,26 @@ import hashlib
 import os
 import pathlib
 import platform
-from collections.abc import Iterator
+import re
+import shlex
+from collections.abc import Collection, Iterator
 from typing import Any, assert_never
 
-from gptjax.config import data
+from gptjax.config import data, finding, parse
 from gptjax.data import document, embedded, files, unicode
 from gptjax.data.document import Document
 
 Untokenised = data.Embedded | data.Text | data.Tfds
 
 
-def documents(source: Untokenised) -> Iterator[Document]:
-    """The documents of `source`, always in the same order. ValueError, in one line, for anything wrong with it."""
+def documents(source: Untokenised, skipped: files.Skipped | None = None) -> Iterator[Document]:
+    """The documents of `source`, always in the same order. skipped: counts what is passed over. ValueError, in one line, for anything wrong
+    with it."""
     match source:
         case data.Embedded():
             return embedded.documents()
         case data.Text(path=path, field=field):
-            return files.documents(path, field)
+            return files.documents(path, field, skipped)
         case data.Tfds():
             return tfds_documents(source)
         case _:
@@ -33,7 +36,7 @@ def fingerprint(source: Untokenised) -> str:
         case data.Embedded():
             return f"embedded in Python {platform.python_version()}"
         case data.Text(path=path, field=field):
-            state = [(str(file), *_state(file)) for file in files.found(path)]
+            state = [(str(file), *_state(file)) for file in finding.found(path).files]
         case data.Tfds(split=split, field=field):
             state = [split, *((str(file), *_state(file)) for file in sorted(prepared(source).iterdir()))]
         case _:
@@ -49,22 +52,77 @@ def _state(file: pathlib.Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def prepared(source: data.Tfds) -> pathlib.Path:
-    """The directory of a prepared data set's newest version. ValueError, at once and without network, if there is none.
+def check(source: Untokenised) -> list[str]:
+    """What people should know of a source before hours go by. ValueError, in one line, for what can be seen to be wrong at little cost."""
+    return files.check(source.path, source.field) if isinstance(source, data.Text) else []
 
+
+def one_document(source: Untokenised) -> bool:
+    """Is the source a single document? As far as can be told without reading all of it: a lone .txt file, a data set of one example."""
+    match source:
+        case data.Embedded():
+            return False
+        case data.Text(path=path):
+            found = finding.found(path).files
+            return len(found) == 1 and finding.kind(found[0])[0] == ".txt"
+        case data.Tfds():
+            return len(tfds_examples(source)) == 1
+        case _:
+            assert_never(source)
+
+
+VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+def prepared(source: data.Tfds) -> pathlib.Path:
+    """The directory of a prepared data set: of the named config, else the default one; of the named version, else the newest by number.
+
+    Names are those of tfds: NAME, NAME/CONFIG, NAME/CONFIG:VERSION; and paths below its directory, NAME/CONFIG/VERSION. ValueError, at once
+    and without network, if it is not prepared, or if no config is named, several could be meant and tfds did not note which is its default.
     Looked up by hand: asking tfds for an unprepared name sends it to the network.
     """
-    name, _, rest = source.name.partition("/")
-    default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")  # as in tfds
-    root = pathlib.Path(source.data_dir or default).expanduser()
-    pattern = f"{name}/{rest}" if rest else name
-    found = sorted((root / pattern).rglob("dataset_info.json"))
+    where = f"Tfds(name={source.name!r})"
+    path, _, version = source.name.partition(":")
+    name, *rest = path.rstrip("/").split("/")
+    if rest and not version and VERSION.fullmatch(rest[-1]):
+        version = rest.pop()
+    if len(rest) > 1 or not name or (version and not VERSION.fullmatch(version)):
+        raise ValueError(f"{where}: give NAME, NAME/CONFIG or NAME/CONFIG:VERSION, as c4/en:3.1.0")
+    try:
+        default = os.environ["TFDS_DATA_DIR"] if "TFDS_DATA_DIR" in os.environ else "~/tensorflow_datasets"  # as in tfds
+        root = parse.path(default if source.data_dir is None else source.data_dir)
+    except ValueError as error:
+        raise ValueError(f"{where}: data_dir: {error}") from None
+    there = [file.parent.relative_to(root / name).parts for file in (root / name).rglob("dataset_info.json")]
+    versions: dict[str, list[str]] = {}  # of each config; "" where a data set has none
+    for parts in there:
+        if len(parts) in (1, 2) and VERSION.fullmatch(parts[-1]):
+            versions.setdefault(parts[0] if len(parts) == 2 else "", []).append(parts[-1])
+    config = rest[0] if rest else _default_config(root / name, versions)
+    if config is None and versions:
+        named = ", ".join(f"{name}/{one}" for one in sorted(versions))
+        raise ValueError(f"{where} has configs of which none is known to be the default: name the one that is meant, of {named}")
+    found = [one for one in versions.get(config or "", []) if version in ("", one)]
     if not found:
+        asked = f"{name}{f'/{config}' if config else ''}{f':{version}' if version else ''}"
+        others = sorted("/".join(filter(None, (name, one))) + f":{v}" for one, each in versions.items() for v in each)
+        more = f" (prepared are {', '.join(others)})" if others else ""
+        whole = "" if config else "; where it has configs, name one as NAME/CONFIG, or tfds builds them all"
         raise ValueError(
-            f"Tfds(name={source.name!r}) is not prepared under {root}: on a machine with network run "
-            f"`tfds build {source.name} --file_format=array_record --data_dir={root}`"
+            f"{where} is not prepared under {root}{more}: on a machine with network run "
+            f"`tfds build {asked} --file_format=array_record --data_dir={shlex.quote(str(root))}`{whole}"
         )
-    return found[-1].parent
+    return root / name / (config or "") / max(found, key=lambda one: [int(part) for part in one.split(".")])
+
+
+def _default_config(directory: pathlib.Path, versions: Collection[str]) -> str | None:
+    """The config that a bare name means: none where a data set has none, else the one that tfds noted as it built any of them."""
+    noted = directory / ".config" / "metadata.json"
+    if noted.exists():
+        record = parse.json_file(noted)
+        if "default_config_name" in record:
+            return parse.member(record, "default_config_name", str, str(noted))
+    return "" if "" in versions else None
 
 
 def tfds_documents(source: data.Tfds) -> Iterator[Document]:

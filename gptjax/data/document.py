@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Document:
-    """text: valid Unicode. key: what decides its side of the held-out split. done: the fraction of the source read when it is finished."""
+    """text: valid Unicode. key: what decides its side of the held-out split. done: the fraction of the source read when it is finished.
+    file: the number of the file that it is of."""
 
     text: str
     key: str
     done: float
+    file: int = 0
 
 
 def key(text: str) -> str:

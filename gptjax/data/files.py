@@ -1,104 +1,80 @@
 """Documents from files: .txt, .jsonl and .parquet, each plain or .gz, .xz, .zst, streamed. Every error is one line that names the file."""
 
-import contextlib
-import glob
-import gzip
-import io
-import json
-import lzma
+import collections
+import itertools
 import pathlib
-import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from gptjax.data import document, unicode
+from gptjax.config import finding, parse
+from gptjax.data import compression, document, unicode
 from gptjax.data.document import Document
 
-FORMATS = (".txt", ".jsonl", ".parquet")
-COMPRESSIONS = (".gz", ".xz", ".zst")
-ALLOWED = "give .txt, .jsonl or .parquet, each plain or .gz, .xz or .zst"
+LONGEST = 2**31  # bytes of a document, or of a line: what has more is no text, and would fill the memory
+Skipped = collections.Counter[str]  # what was passed over -> how often
 
 
-def split(path: pathlib.Path) -> tuple[str, str]:
-    """The format and the compression that a file's name tells, each "" if none: ("jsonl", ".xz")."""
-    compression = path.suffix if path.suffix in COMPRESSIONS else ""
-    name = pathlib.Path(path.name.removesuffix(compression))
-    return (name.suffix if name.suffix in FORMATS else ""), compression
-
-
-def found(path: str) -> list[pathlib.Path]:
-    """The files that `path`, a file, a directory or a glob, names, sorted. ValueError if there are none, or one is of no known format."""
-    where = pathlib.Path(path).expanduser()
-    if where.is_dir():
-        files = sorted(file for file in where.rglob("*") if file.is_file() and split(file)[0])
-    elif where.exists() or where.is_symlink():
-        files = [where]
-    else:
-        files = sorted(map(pathlib.Path, glob.glob(str(where), recursive=True)))
-        files = [file for file in files if file.is_file()]
-    if not files:
-        what = "has no text file" if where.is_dir() else "matches no file" if glob.has_magic(path) else "does not exist"
-        raise ValueError(f"Text(path={path!r}) {what}; {ALLOWED}")
-    for file in files:
-        if not split(file)[0]:
-            raise ValueError(f"Text(path={path!r}): the name of {file} tells no known format; {ALLOWED}")
-    return files
-
-
-def documents(path: str, field: str) -> Iterator[Document]:
+def documents(path: str, field: str, skipped: Skipped | None = None) -> Iterator[Document]:
     """The documents of every file under `path`, in order of name. field: of .jsonl objects and .parquet columns.
 
-    ValueError, in one line, for what is missing, unreadable, empty, damaged, binary, or lacks the field.
+    skipped: counts the files without text, and the documents that are null or empty. ValueError, in one line, for what is missing,
+    unreadable, damaged, binary, or lacks the field; and if there is no text at all.
     """
-    files = found(path)
-    sizes = [file.stat().st_size if file.exists() else 0 for file in files]
-    total, before = max(1, sum(sizes)), 0
-    for file, size in zip(files, sizes, strict=True):
+    found = finding.found(path).files
+    sizes = [finding.regular(file).st_size for file in found]
+    skipped = collections.Counter() if skipped is None else skipped
+    total, before, any_text = max(1, sum(sizes)), 0, False
+    for number, (file, size) in enumerate(zip(found, sizes, strict=True)):
         empty = True
         try:
             with file.open("rb") as raw:
-                for text in filter(None, read(file, raw, field)):
+                for text in read(file, raw, field):
+                    if not text:
+                        skipped[f"documents whose {field} is null" if text is None else "empty documents"] += 1
+                        continue
                     empty, text = False, unicode.valid(text)
-                    yield Document(text, document.key(text), (before + min(size, raw.tell())) / total)
+                    yield Document(text, document.key(text), (before + min(size, raw.tell())) / total, number)
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
         before += size
-        if empty:
-            raise ValueError(f"{file} is empty: it holds no text; remove it or give another")
+        skipped["files without text"] += empty
+        any_text |= not empty
+    if not any_text:
+        what = f"{found[0]} is empty: it" if len(found) == 1 else f"Text(path={path!r}): none of its {len(found):,} files"
+        raise ValueError(f"{what} holds no text; give another")
 
 
-def read(file: pathlib.Path, raw: BinaryIO, field: str) -> Iterator[str]:
-    """The texts of one file, whose bytes `raw` yields."""
-    kind, compression = split(file)
-    with decompressed(raw, compression) as stream:
-        try:
-            match kind:
-                case ".txt":
-                    yield utf8(stream.read(), str(file))
-                case ".jsonl":
-                    yield from jsonl(stream, file, field)
-                case ".parquet":
-                    yield from parquet(stream, file, field)
-        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
-            raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from None
+def read(file: pathlib.Path, raw: BinaryIO, field: str) -> Iterator[str | None]:
+    """The texts of one file, whose bytes `raw` yields; None where the field is null."""
+    holds, packed = finding.kind(file)
+    if packed and finding.regular(file).st_size == 0:
+        return
+    try:
+        stream = compression.plain(raw, packed)
+        match holds:
+            case ".txt":
+                yield utf8(whole(stream, str(file)), str(file))
+            case ".jsonl":
+                yield from jsonl(stream, file, field)
+            case ".parquet":
+                yield from parquet(stream, file, field)
+    except compression.Damaged as error:
+        raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from None
 
 
-def decompressed(raw: BinaryIO, compression: str):
-    """`raw` as a readable stream of plain bytes."""
-    match compression:
-        case ".gz":
-            return gzip.open(raw)
-        case ".xz":
-            return lzma.open(raw)
-        case ".zst":
-            import pyarrow  # not zstandard: that takes a file cut short for a whole one
-
-            return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd"))
-        case _:
-            return contextlib.nullcontext(raw)
+def whole(stream: BinaryIO, where: str) -> bytearray:
+    """All that comes of a stream, up to a zero byte. ValueError if that is more than LONGEST."""
+    content = bytearray()
+    while part := stream.read(compression.PIECE):
+        content += part
+        if b"\0" in part:
+            break
+        if len(content) > LONGEST:
+            raise ValueError(f"{where} has over {LONGEST:,} bytes, too many for one document: cut it into several files")
+    return content
 
 
-def utf8(content: bytes, where: str) -> str:
+def utf8(content: bytes | bytearray, where: str) -> str:
     """`content` as text. ValueError, naming the first offending byte, if it is binary."""
     zero = content.find(0)
     if zero >= 0:
@@ -109,47 +85,137 @@ def utf8(content: bytes, where: str) -> str:
         raise ValueError(f"{where} is not UTF-8 text: byte 0x{content[error.start]:02x} at offset {error.start:,}; convert it") from None
 
 
-def jsonl(stream, file: pathlib.Path, field: str) -> Iterator[str]:
-    """The field of the object on each line."""
+def jsonl(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | None]:
+    """The field of the object on each line; None where it is null."""
     for number, value in objects(stream, file):
-        if not isinstance(value.get(field), str):
-            has = ", ".join(value)
+        if field not in value:
+            has = ", ".join(value) or "nothing"
             raise ValueError(f"{file} line {number:,} has no string field {field!r}: it has {has}; name the field with Text(field=...)")
-        yield value[field]
+        text = value[field]
+        if text is not None and not isinstance(text, str):
+            raise ValueError(
+                f"{file} line {number:,} has no string field {field!r}: that is {parse.shown(text)}; name another with Text(field=...)"
+            )
+        yield text
 
 
-def objects(stream, file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def objects(stream: BinaryIO, file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(the line's number, its object) of a .jsonl file; blank lines are skipped, and a byte order mark. ValueError, in one line, for
     anything else."""
-    for number, line in enumerate(stream, 1):
-        text = utf8(line, f"{file} line {number:,}").removeprefix("\ufeff")
-        if not text.strip():
-            continue
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file} line {number:,} is not JSON: {error.msg}") from None
-        if not isinstance(value, dict):
-            raise ValueError(f"{file} line {number:,} holds a {type(value).__name__}, not a JSON object with a key for each column")
-        yield number, value
+    for number in itertools.count(1):
+        line = stream.readline(LONGEST + 1)
+        if not line:
+            return
+        where = f"{file} line {number:,}"
+        if len(line) > LONGEST:
+            raise ValueError(f"{where} has over {LONGEST:,} bytes, too many for one document: give an object a line")
+        text = utf8(line, where).removeprefix("\ufeff")
+        if text.strip():
+            yield number, parse.json_object(text, where)
 
 
-def parquet(stream, file: pathlib.Path, field: str) -> Iterator[str]:
-    """The values of a string column, nulls skipped, a row group's batch at a time."""
+def parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | None]:
+    """The values of a string column, a row group's batch at a time; None where one is null."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.ParquetFile(stream if split(file)[1] == "" else pyarrow.BufferReader(stream.read()))
-        columns = table.schema_arrow.names
-        if field not in columns:
-            raise ValueError(f"{file} has no column {field!r}: it has {', '.join(columns)}; name the column with Text(field=...)")
-        kind = table.schema_arrow.field(field).type
-        if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-            raise ValueError(f"{file}: column {field!r} holds {kind}, not strings; name another with Text(field=...)")
+        packed = finding.kind(file)[1]
+        source = pyarrow.BufferReader(memoryview(_packed(stream, str(file)))) if packed else stream
+        table = pyarrow.parquet.ParquetFile(source, page_checksum_verification=True)
+        kind = _column(table.schema_arrow, file, field)
+        row = 0
         for batch in table.iter_batches(batch_size=1024, columns=[field]):
-            yield from (text for text in batch.column(0).to_pylist() if text is not None)
+            column = batch.column(0)
+            try:
+                yield from column.to_pylist()
+            except UnicodeDecodeError:
+                for n, value in enumerate(column.cast(pyarrow.large_binary() if kind == pyarrow.large_string() else pyarrow.binary())):
+                    utf8(value.as_py() or b"", f"{file} row {row + n + 1:,}")
+                raise
+            row += len(column)
     except pyarrow.ArrowException as error:
-        if isinstance(error, ValueError) and not isinstance(error, pyarrow.ArrowInvalid):
+        raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
+    except OSError as error:
+        if error.errno is not None:
             raise
         raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
+
+
+def _packed(stream: BinaryIO, where: str) -> bytearray:
+    """The plain bytes of a compressed parquet file."""
+    content = bytearray()
+    while part := stream.read(compression.PIECE):
+        content += part
+        if len(content) > LONGEST:
+            raise ValueError(f"{where} has over {LONGEST:,} plain bytes: decompress it (parquet is compressed within)")
+    return content
+
+
+def _column(schema: Any, file: pathlib.Path, field: str) -> Any:
+    """The type of a parquet column that holds strings. ValueError for any other."""
+    import pyarrow
+
+    if field not in schema.names:
+        raise ValueError(f"{file} has no column {field!r}: it has {', '.join(schema.names)}; name the column with Text(field=...)")
+    kind = schema.field(field).type
+    kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+    if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
+        raise ValueError(f"{file}: column {field!r} holds {kind}, not strings; name another with Text(field=...)")
+    return kind
+
+
+# --- before the work -----------------------------------------------------------------------------------------------------------
+
+
+def check(path: str, field: str) -> list[str]:
+    """What people should know of the files under `path` before hours go by: what is passed over, what has no checksums.
+
+    Little of each file is read: that it can be, that its first bytes are of its format, its first object or its columns. ValueError, in one
+    line, for a file that will not do.
+    """
+    found = finding.found(path)
+    unchecked = []
+    for file in found.files:
+        try:
+            if finding.regular(file).st_size:
+                if not _looks_right(file, field):
+                    unchecked.append(file.name)
+        except OSError as error:
+            raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
+    remark = found.remark()
+    said = [f"Text(path={path!r}): {len(found.files):,} files; {remark}"] if remark else []
+    if unchecked:
+        said.append(
+            f"Text(path={path!r}): {len(unchecked):,} of {len(found.files):,} files are compressed without checksums, as {unchecked[0]}: "
+            "damage to their text cannot be noticed; the program zstd writes some"
+        )
+    return said
+
+
+def _looks_right(file: pathlib.Path, field: str) -> bool:
+    """Has the file's compression, if any, checksums? ValueError if its beginning is not what its name tells."""
+    holds, packed = finding.kind(file)
+    with file.open("rb") as raw:
+        whole_ = True
+        if packed:
+            try:
+                whole_ = compression.checked(raw, packed)
+            except compression.Damaged as error:
+                raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from None
+            raw.seek(0)
+        if holds == ".jsonl":
+            next(filter(None, read(file, raw, field)), None)
+        elif holds == ".txt" and not packed:
+            begins = raw.read(4096)
+            if 0 in begins:
+                utf8(begins, str(file))
+        elif holds == ".parquet" and not packed:
+            import pyarrow
+            import pyarrow.parquet
+
+            try:
+                _column(pyarrow.parquet.ParquetFile(raw).schema_arrow, file, field)
+            except (pyarrow.ArrowException, OSError) as error:
+                raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
+    return whole_

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 LONGEST = 65_536  # rows in one period of the mixture
+TOLD, REFUSED = 1.01, 1.5  # times its weight, or a part of it, that rounding gives a source: said, and refused
 
 
 class Mixture:
@@ -26,6 +27,7 @@ class Mixture:
         self.schedule = chairmen(counts)  # the source of each row in a period
         self.n_rows = len(self.schedule)
         self.rank = np.empty(self.n_rows, np.int64)  # how many rows of the same source come before, in the period
+        self.shares = [count / self.n_rows for count in counts]  # of all rows, which each source has
         for source, count in enumerate(counts):
             self.rank[self.schedule == source] = np.arange(count)
 
@@ -49,6 +51,24 @@ def whole(weights: Sequence[float]) -> list[int]:
     rounded = [max(1, round(weight / total * LONGEST)) for weight in exact]
     divisor = math.gcd(*rounded)
     return [count // divisor for count in rounded]
+
+
+def check(weights: Sequence[float], names: Sequence[str]) -> list[str]:
+    """A line for each source whose share of the rows is not its weight to within 1%: rounding to 65,536ths has moved it. ValueError where it
+    has moved it by half: then that would be another mixture than was asked for."""
+    counts, lines = whole(weights), []
+    exact = [fractions.Fraction(repr(float(weight))) for weight in weights]
+    for count, weight, name in zip(counts, exact, names, strict=True):
+        asked = weight / sum(exact)
+        factor = float(fractions.Fraction(count, sum(counts)) / asked)
+        if max(factor, 1 / factor) >= REFUSED:
+            raise ValueError(
+                f"{name}: its weight is {float(asked):.3g} of all weights, and a mixture has no finer share than 1 row in {LONGEST:,}, "
+                f"{factor:.3g} times as much: raise its weight, or leave the source out"
+            )
+        if max(factor, 1 / factor) > TOLD:
+            lines.append(f"{name}: its weight of {float(asked):.4g} is rounded to 1 row in {sum(counts) / count:,.0f}, {factor:.3g} times as much")
+    return lines
 
 
 def chairmen(counts: Sequence[int]) -> np.ndarray:
@@ -78,5 +98,5 @@ def chairmen(counts: Sequence[int]) -> np.ndarray:
 
 
 def epochs(weights: Sequence[float], tokens: Sequence[int], total_tokens: int) -> list[float]:
-    """How often each source is read when total_tokens are drawn by weight: GPT-3 Table 2.2's last column."""
+    """weights: of any sum; a Mixture's `shares` for what is really read. How often each source is read when total_tokens are drawn by weight: GPT-3 Table 2.2's last column."""
     return [weight / sum(weights) * total_tokens / size for weight, size in zip(weights, tokens, strict=True)]

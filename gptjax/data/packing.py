@@ -6,6 +6,7 @@ Every quantity is a pure function of (lengths, n_ctx, key) and a row number, so 
 import functools
 import hashlib
 import threading
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -56,18 +57,27 @@ class Epoch:
         self.rows = Permutation(n_rows, key)
 
 
-def gather(documents: Documents, order: np.ndarray, ends: np.ndarray, position: int, out: np.ndarray) -> None:
-    """Fill `out` with the tokens from `position` on, of the stream of `documents` in `order`, where they end at `ends`."""
+def pieces(documents: Documents, order: np.ndarray, ends: np.ndarray, position: int, length: int) -> Iterator[tuple[int, int, int]]:
+    """(document, start, stop) of what `length` tokens from `position` on are made of, in the stream of `documents` in `order`, where they
+    end at `ends`."""
     place = int(np.searchsorted(ends, position, side="right"))
     filled = 0
-    while filled < len(out):
+    while filled < length:
         document = int(order[place])
-        length = int(documents.lengths[document])
-        start = position + filled - (int(ends[place]) - length)
-        stop = min(length, start + len(out) - filled)
-        out[filled : filled + stop - start] = documents.tokens(document, start, stop)
+        size = int(documents.lengths[document])
+        start = position + filled - (int(ends[place]) - size)
+        stop = min(size, start + length - filled)
+        yield document, start, stop
         filled += stop - start
         place += 1
+
+
+def gather(documents: Documents, order: np.ndarray, ends: np.ndarray, position: int, out: np.ndarray) -> None:
+    """Fill `out` with the tokens of `pieces`."""
+    filled = 0
+    for document, start, stop in pieces(documents, order, ends, position, len(out)):
+        out[filled : filled + stop - start] = documents.tokens(document, start, stop)
+        filled += stop - start
 
 
 class Rows:
@@ -94,10 +104,17 @@ class Rows:
 
     def fill(self, number: int, out: np.ndarray) -> None:
         """Write row `number` of the endless sequence of epochs into out, an integer array of shape (n_ctx + 1,)."""
+        gather(self.documents, *self._where(number), out)
+
+    def pieces(self, number: int) -> Iterator[tuple[int, int, int]]:
+        """(document, start, stop) of what row `number` is made of."""
+        return pieces(self.documents, *self._where(number), self.n_ctx + 1)
+
+    def _where(self, number: int) -> tuple[np.ndarray, np.ndarray, int]:
         epoch, row = divmod(number, self.per_epoch)
         with self._lock:
             order = self._epoch(epoch)
-        gather(self.documents, order.order, order.ends, order.rows(row) * self.n_ctx, out)
+        return order.order, order.ends, order.rows(row) * self.n_ctx
 
     def row(self, number: int) -> np.ndarray:
         """Row `number` as an int32 array of shape (n_ctx + 1,)."""

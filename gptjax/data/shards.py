@@ -2,86 +2,192 @@
 
     train-00000.tokens.npy       uint16, or uint32 above 65,536 ids: its documents end to end, each with end-of-text if there is one
     train-00000.ends.npy         uint64: where in it each document ends
+    train-00000.keys.npy         uint64: of each document's text, so that text which is also in another directory is found
     validation-00000.*           the same for what is held out
     tokenizer.model              where the tokenizer was trained on this text (SentencePiece)
     job.json, block-00000.json   only until it is complete: what is being written, and the blocks of text that are done
     manifest.json                written last: without it, the directory is unfinished
 
 Block k of the text gives shard k of each split. Blocks are cut by characters, so that a resumed run cuts the same ones.
+
+Nothing is read that was not compared with its digest: small files when the directory is opened, tokens then too if the directory is small, else
+shard by shard when one is first read, so that a run over terabytes begins at once. A run reads shards in random order, so a large one pays
+for this in its first batches: at 1 GB/s of SHA-256, 10 ms for a shard of five million tokens.
 """
 
 import bisect
 import hashlib
-import json
 import pathlib
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from gptjax.config import parse
+from gptjax.data import sealed
+
 FORMAT = 1
-VERIFIED = 2**30  # directories up to so many bytes of tokens are read whole when opened, to compare their digests
+VERIFIED = 2**30  # bytes of tokens up to which all shards are verified when their directory is opened
+PREPARED = {"format", "source", "fingerprint", "tokenizer", "held_out", "block", "python", "text", "splits"}  # what a manifest holds at least
 
 
 def shard_type(n_vocab: int) -> type[np.unsignedinteger]:
     return np.uint16 if n_vocab <= 2**16 else np.uint32
 
 
-def digest(tokens: np.ndarray, ends: np.ndarray) -> str:
-    """SHA-256 of a shard's content."""
-    content = hashlib.sha256(tokens.data)
-    content.update(ends.data)
+def digest(*arrays: np.ndarray) -> str:
+    """SHA-256 of a shard's content: its tokens, then its ends."""
+    content = hashlib.sha256()
+    for array in arrays:
+        content.update(array.data)
     return content.hexdigest()
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
-    """The manifest of a finished directory. ValueError, in one line, if there is none or it is damaged."""
-    try:
-        manifest = json.loads((directory / "manifest.json").read_bytes())
-    except OSError:
+    """The manifest of a finished directory. ValueError, in one line, if there is none or it is damaged.
+
+    It carries a seal; those of earlier versions have none and are taken if their names are the known ones and their sums are right."""
+    place = directory / "manifest.json"
+    if not place.exists():
         state = "is not finished: run the same gptjax.prepare again" if (directory / "job.json").exists() else "is no shard directory"
-        raise ValueError(f"Shards(path='{directory}') {state}; python -m gptjax.prepare writes one") from None
-    except ValueError:
-        raise ValueError(f"{directory / 'manifest.json'} is damaged; delete {directory} and prepare it again") from None
-    if manifest["format"] != FORMAT:
-        raise ValueError(f"{directory} has shard format {manifest['format']}, this is format {FORMAT}; prepare it again")
+        raise ValueError(f"Shards(path='{directory}') {state}; python -m gptjax.prepare writes one")
+    try:
+        manifest = parse.json_file(place)
+        if set(manifest) != PREPARED:
+            manifest = sealed.read(place)
+        if parse.member(manifest, "format", int, str(place)) != FORMAT:
+            raise _Other(f"{directory} has shard format {manifest['format']}, this is format {FORMAT}; prepare it again")
+        _checked(manifest, str(place))
+    except _Other:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{place} is damaged ({error}); delete {directory} and prepare it again") from None
     return manifest
+
+
+class _Other(ValueError):
+    """Of another version."""
+
+
+def _checked(manifest: dict[str, Any], where: str) -> None:
+    """ValueError unless the manifest has what is read of it, and its sums are right."""
+    spoken = parse.member(manifest, "tokenizer", dict, where)
+    for name, kind in (("description", str), ("digest", str), ("n_vocab", int)):
+        parse.member(spoken, name, kind, f"{where}, tokenizer")
+    if spoken["n_vocab"] < 1 or "end_of_text" not in spoken or type(spoken["end_of_text"]) not in (int, type(None)):
+        raise ValueError(f"{where}: the tokenizer has no ids, or no end_of_text")
+    parse.member(manifest, "held_out", str, where)
+    parse.member(parse.member(manifest, "text", dict, where), "digest", str, f"{where}, text")
+    splits = parse.member(manifest, "splits", dict, where)
+    for split in ("train", "validation"):
+        counts = parse.member(splits, split, dict, f"{where}, splits")
+        described = parse.member(counts, "shards", list, f"{where}, {split}")
+        for shard in described:
+            if not isinstance(shard, dict):
+                raise ValueError(f"{where}, {split}: {parse.shown(shard)} describes no shard")
+            for name, kind in (("name", str), ("digest", str), ("documents", int), ("tokens", int), ("bytes", int)):
+                parse.member(shard, name, kind, f"{where}, a shard of {split}")
+            if pathlib.PurePath(shard["name"]).name != shard["name"]:
+                raise ValueError(f"{where}: {parse.shown(shard['name'])} is no name of a shard")
+        for name in ("documents", "tokens", "bytes"):
+            if parse.member(counts, name, int, f"{where}, {split}") != sum(shard[name] for shard in described):
+                raise ValueError(f"{where}: the {name} of {split} are not those of its shards")
+
+
+class Shard:
+    """One shard, memory-mapped. tokens: verified when first asked for, if not when it was opened."""
+
+    def __init__(self, directory: pathlib.Path, described: dict[str, Any], n_vocab: int):
+        self.name, self.described, self._directory, self._n_vocab = described["name"], described, directory, n_vocab
+        kind = shard_type(n_vocab)
+        self._tokens, self.ends = (_mapped(directory, f"{self.name}.{part}.npy") for part in ("tokens", "ends"))
+        lengths = np.diff(self.ends.astype(np.int64), prepend=0) if self.ends.dtype == np.uint64 and self.ends.ndim == 1 else np.zeros(0)
+        fits = self._tokens.dtype == kind and self._tokens.shape == (described["tokens"],) and len(lengths) == described["documents"]
+        if not fits or (lengths < 0).any() or lengths.sum() != described["tokens"] or not self._same("ends", self.ends):
+            raise self._damaged()
+        self.lengths = lengths
+        self._verified = False
+
+    @property
+    def tokens(self) -> np.ndarray:
+        if not self._verified:
+            self.verify()
+        return self._tokens
+
+    def verify(self) -> None:
+        """ValueError, in one line, if the shard differs from its digest, or holds ids that the tokenizer has not."""
+        if digest(self._tokens, self.ends) != self.described["digest"]:
+            raise self._damaged()
+        if len(self._tokens) and int(self._tokens.max()) >= self._n_vocab:
+            raise self.outside(int(np.argmax(self._tokens >= self._n_vocab)))
+        self._verified = True
+
+    def keys(self) -> np.ndarray | None:
+        """Of each document, a number that its text decides; None in directories of earlier versions, and where documents were cut."""
+        if "keys" not in self.described:
+            return None
+        found = _mapped(self._directory, f"{self.name}.keys.npy")
+        if found.dtype != np.uint64 or not self._same("keys", found):
+            raise self._damaged()
+        return found
+
+    def outside(self, place: int) -> ValueError:
+        """What to say of the token at `place`, whose id the tokenizer has not."""
+        return ValueError(
+            f"{self._directory / self.name}.tokens.npy holds the id {int(self._tokens[place]):,} at token {place:,}, and the vocabulary has "
+            f"{self._n_vocab:,} ids; delete {self._directory} and prepare it again"
+        )
+
+    def _same(self, part: str, array: np.ndarray) -> bool:
+        return part not in self.described or digest(array) == self.described[part]
+
+    def _damaged(self) -> ValueError:
+        return ValueError(
+            f"{self._directory / self.name}.*.npy is damaged: it differs from the manifest; delete {self._directory} and prepare it again"
+        )
 
 
 class Split:
     """The documents of one or more splits of a directory, memory-mapped, in the order of the shards. A packing.Documents."""
 
     def __init__(self, directory: pathlib.Path, manifest: dict[str, Any], splits: Iterable[str]):
-        """ValueError, in one line, if a shard is missing, cut short or differs from its digest."""
+        """ValueError, in one line, if a shard is missing, cut short or, in a small directory, differs from its digest."""
         described = [shard for split in splits for shard in manifest["splits"][split]["shards"]]
-        kind = shard_type(manifest["tokenizer"]["n_vocab"])
-        verify = sum(shard["tokens"] for shard in described) * np.dtype(kind).itemsize <= VERIFIED
-        self._tokens, self._ends = [], []
-        for shard in described:
-            tokens, ends = (mapped(directory, f"{shard['name']}.{part}.npy", manifest) for part in ("tokens", "ends"))
-            whole = tokens.dtype == kind and len(tokens) == shard["tokens"] and len(ends) == shard["documents"] and ends[-1] == len(tokens)
-            if not whole or (verify and digest(tokens, ends) != shard["digest"]):
-                raise ValueError(
-                    f"{directory / shard['name']}.*.npy is damaged: it differs from the manifest; delete {directory} and prepare it again"
-                )
-            self._tokens.append(tokens)
-            self._ends.append(ends)
+        n_vocab = manifest["tokenizer"]["n_vocab"]
+        self.shards = [Shard(directory, shard, n_vocab) for shard in described]
+        if sum(shard["tokens"] for shard in described) * np.dtype(shard_type(n_vocab)).itemsize <= VERIFIED:
+            for shard in self.shards:
+                shard.verify()
+        self._ends = [shard.ends for shard in self.shards]
         self._first = np.cumsum([0, *map(len, self._ends)]).tolist()  # the number of each shard's first document
-        lengths = [np.diff(ends.astype(np.int64), prepend=0) for ends in self._ends]
-        self.lengths = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
+        self.lengths = np.concatenate([np.zeros(0, np.int64), *(shard.lengths for shard in self.shards)])
         self.n_tokens = int(self.lengths.sum())
         self.n_bytes = sum(shard["bytes"] for shard in described)  # of the text, in UTF-8
 
     def tokens(self, document: int, start: int, stop: int) -> np.ndarray:
-        """Tokens start..stop-1 of a document: a view of the file."""
-        shard = bisect.bisect_right(self._first, document) - 1
-        begin = int(self._ends[shard][document - self._first[shard]]) - int(self.lengths[document])
-        return self._tokens[shard][begin + start : begin + stop]
+        """Tokens start..stop-1 of a document: a view of the file. ValueError if its shard, read for the first time, is damaged."""
+        shard, begin = self._place(document)
+        return shard.tokens[begin + start : begin + stop]
+
+    def where(self, document: int, start: int) -> tuple[Shard, int]:
+        """The shard that holds token `start` of a document, and its place there."""
+        shard, begin = self._place(document)
+        return shard, begin + start
+
+    def _place(self, document: int) -> tuple[Shard, int]:
+        number = bisect.bisect_right(self._first, document) - 1
+        return self.shards[number], int(self._ends[number][document - self._first[number]]) - int(self.lengths[document])
 
 
-def mapped(directory: pathlib.Path, name: str, manifest: dict[str, Any]) -> np.ndarray:
+def _mapped(directory: pathlib.Path, name: str) -> np.ndarray:
+    """An array on disk. ValueError for all that NumPy may say of a damaged header: it evaluates it as Python's literals."""
     try:
-        return np.asarray(np.load(directory / name, mmap_mode="r"))  # a plain array over the map: slicing np.memmap is slow
-    except (OSError, ValueError, EOFError) as error:
+        mode = None if (directory / name).stat().st_size <= 128 else "r"  # a header alone cannot be mapped
+        with warnings.catch_warnings(action="error"):
+            return np.asarray(np.load(directory / name, mode, allow_pickle=False))  # a plain array over the map: slicing np.memmap is slow
+    except Exception as error:
+        if isinstance(error, PermissionError):
+            raise ValueError(f"{directory / name} cannot be read: {error.strerror}") from None
         reason = "is missing" if isinstance(error, FileNotFoundError) else "is damaged or cut short"
         raise ValueError(f"{directory / name} {reason}; delete {directory} and prepare it again") from None

@@ -1,10 +1,9 @@
 """From a source of text to a shard directory (shards.py describes it): in parallel processes, and resumable after a kill."""
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
-import io
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gptjax.config import data
-from gptjax.data import corpora, heldout, pieces, processes, saving, shards
+from gptjax.data import corpora, document, files, heldout, pieces, processes, saving, sealed, shards
 from gptjax.data.document import Document
 from gptjax.data.tokenizer import Tokenizer
 
@@ -32,11 +31,14 @@ def write(
     advance: Callable[[float], None],
     workers: int = 1,
     block: int = BLOCK,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Tokenise `source` into `directory`, or finish what was begun there, and return the manifest.
 
     description: of the tokenizer. advance(f) is called with the fraction of the source that is done. workers: processes; 1 works in this
-    one. ValueError if the directory is of another source, tokenizer or rule, or the source is bad; OSError if it cannot be written.
+    one. say: is told, a line at a time, what was passed over and what was found damaged and made again. Where only the text has changed
+    since an unfinished start, the blocks that it has still are kept. ValueError if the directory is of another source, tokenizer or rule,
+    or the source is bad; OSError if it cannot be written.
     """
     job = {
         "format": shards.FORMAT,
@@ -53,23 +55,43 @@ def write(
     }
     if (directory / "manifest.json").exists():
         manifest = shards.read_manifest(directory)
-        same(directory, {name: manifest[name] for name in job}, job)
+        same(directory, manifest, job)
         return manifest
     directory.mkdir(parents=True, exist_ok=True)
-    if (directory / "job.json").exists():
-        same(directory, json.loads((directory / "job.json").read_bytes()), job)
+    begun = directory / "job.json"
+    if begun.exists():
+        try:
+            earlier = sealed.read(begun)
+        except ValueError as error:  # each block says itself what it is of
+            say(f"{error}; it is written again")
+        else:
+            same(directory, earlier, {name: value for name, value in job.items() if name != "fingerprint"})
     elif any(directory.glob("*.npy")):
         raise ValueError(f"{directory} holds files of something else; give an empty directory")
-    saving.save(directory / "job.json", json.dumps(job, indent=1).encode())
+    sealed.save(begun, job)
     saving.sweep(directory)
-    done = run_blocks(source, tokenizer, rule, directory, advance, workers, block)
-    manifest = job | {"python": corpora.python_version(source)} | summed([done[number] for number in sorted(done)])
+    skipped: files.Skipped = collections.Counter()
+    blocks = run_blocks(source, tokenizer, rule, directory, advance, workers, block, skipped, say)
+    passed_over = {what: count for what, count in sorted(skipped.items()) if count}
+    manifest = job | {"python": corpora.python_version(source)} | summed(blocks) | {"passed_over": passed_over}
+    if passed_over:
+        say(f"passed over in {named(source)}: {', '.join(f'{count:,} {what}' for what, count in passed_over.items())}")
     if isinstance(tokenizer, pieces.Pieces):
         saving.save(directory / "tokenizer.model", tokenizer.model)
-    saving.save(directory / "manifest.json", json.dumps(manifest, indent=1).encode())
+    sealed.save(directory / "manifest.json", manifest)
+    clear(directory, manifest)
+    return manifest
+
+
+def clear(directory: pathlib.Path, manifest: dict[str, Any]) -> None:
+    """Remove what a finished directory needs no more: records of blocks, and shards of text that it was begun with and has no longer."""
+    kept = {shard["name"] for counts in manifest["splits"].values() for shard in counts["shards"]}
+    for split in heldout.SPLITS:
+        for left in directory.glob(f"{split}-*.npy"):
+            if left.name.partition(".")[0] not in kept:
+                left.unlink(missing_ok=True)
     for left in [*directory.glob("block-*.json"), directory / "job.json"]:
         left.unlink(missing_ok=True)
-    return manifest
 
 
 def named(source: data.Source) -> str:
@@ -77,18 +99,32 @@ def named(source: data.Source) -> str:
     return repr(dataclasses.replace(source, weight=1.0)).replace(", weight=1.0", "").replace("weight=1.0", "")
 
 
+WORDS = {"fingerprint": "state of its text (the files' names, sizes or times, or Python's version)", "block": "number of characters a shard"}
+
+
 def same(directory: pathlib.Path, there: dict[str, Any], job: dict[str, Any]) -> None:
-    """ValueError unless what is in the directory is what is to be written."""
+    """ValueError unless what is in the directory is what is to be written: it says in words what differs."""
     for name, value in job.items():
-        if there[name] != value:
-            raise ValueError(
-                f"{directory} was prepared with another {name}: it has {shortened(there[name])}, now it is {shortened(value)}; give an "
-                "empty directory or delete that one"
-            )
+        if name not in there or there[name] != value:
+            known = WORDS[name] if name in WORDS else name.replace("_", " ")
+            was, now = (difference(there[name], value) if name in there else ("none", shortened(value)))
+            told = f": it has {was}, now it is {now}" if name != "fingerprint" else ""
+            raise ValueError(f"{directory} was prepared with another {known}{told}; give an empty directory or delete that one")
+
+
+def difference(was: Any, now: Any) -> tuple[str, str]:
+    """Two values as a line shows them: of records, the fields in which they differ."""
+    if not isinstance(was, dict) or not isinstance(now, dict):
+        return shortened(was), shortened(now)
+    if "description" in was and "description" in now and was["description"] != now["description"]:
+        return shortened(was["description"]), shortened(now["description"])
+    fields = [name for name in (*was, *(name for name in now if name not in was)) if name not in was or name not in now or was[name] != now[name]]
+    left, right = (", ".join(f"{name} {shortened(held[name])}" if name in held else f"no {name}" for name in fields) for held in (was, now))
+    return left, right
 
 
 def shortened(value: Any) -> str:
-    return str(value["description"] if isinstance(value, dict) else value)[:80]
+    return str(value)[:80]
 
 
 def grouped(items: Iterable[Item], size: int, length: Callable[[Item], int]) -> Iterator[list[Item]]:
@@ -105,6 +141,21 @@ def grouped(items: Iterable[Item], size: int, length: Callable[[Item], int]) -> 
         yield held
 
 
+def blocks_of(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    """Consecutive documents in blocks of `size` characters, and what ends the last document. A file's end ends a block of half the size, so
+    that a change in one file leaves the blocks of others what they were."""
+    held: list[Document] = []
+    total = 0
+    for document in documents:
+        if total >= size or (held and document.file != held[-1].file and 2 * total >= size):
+            yield held
+            held, total = [], 0
+        held.append(document)
+        total += len(document.text)
+    if held:
+        yield held
+
+
 def run_blocks(
     source: corpora.Untokenised,
     tokenizer: Tokenizer,
@@ -113,38 +164,67 @@ def run_blocks(
     advance: Callable[[float], None],
     workers: int,
     size: int,
-) -> dict[int, dict[str, Any]]:
-    """Write every block that is not there yet; what each holds, by number."""
-    done: dict[int, dict[str, Any]] = {}
-    todo: list[tuple[int, float, Any]] = []  # number, fraction of the source, and the pending result
+    skipped: files.Skipped,
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Write every block that is not there yet; what each holds, in order."""
+    done: list[dict[str, Any]] = []
+    todo: list[tuple[float, Any]] = []  # fraction of the source, and the pending result
+    finished = records(directory, say)
+    taken = {block["name"] for block in finished.values()}
     with pool(tokenizer, rule, directory, workers) as submit:
 
         def collect(limit: int) -> None:
             while len(todo) > limit:
-                number, fraction, pending = todo.pop(0)
-                done[number] = pending()
+                fraction, pending = todo.pop(0)
+                block = pending()
+                if "was_damaged" in block:
+                    say(f"{directory}: block {block['name']} was damaged, and is made again")
+                    del block["was_damaged"]
+                done.append(block)
                 advance(fraction)
 
-        for number, documents in enumerate(grouped(corpora.documents(source), size, lambda document: len(document.text))):
-            finished = directory / f"block-{number:05d}.json"
-            if finished.exists():
-                block = json.loads(finished.read_bytes())
-                todo.append((number, documents[-1].done, lambda block=block: block))
-            else:
-                todo.append((number, documents[-1].done, submit(number, documents)))
+        for number, documents in enumerate(blocks_of(corpora.documents(source, skipped), size)):
+            content = content_digest(documents)
+            earlier = finished.pop(content, None)
+            name = earlier["name"] if earlier else f"{number:05d}"
+            if earlier is None and name in taken:  # by text that may yet come
+                name = f"{number:05d}-{content[:12]}"
+            todo.append((documents[-1].done, submit(name, documents, earlier)))
             collect(2 * workers if workers > 1 else 0)
         collect(0)
     return done
 
 
+def records(directory: pathlib.Path, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """The blocks that an earlier start finished, by the digest of their documents."""
+    found = {}
+    for path in sorted(directory.glob("block-*.json")):
+        try:
+            block = sealed.read(path)
+        except ValueError as error:
+            say(f"{error}; its block is made again")
+            continue
+        found[block["content"]] = block
+    return found
+
+
+def content_digest(documents: list[Document]) -> str:
+    """Of the texts of some documents, their order and their sides."""
+    content = hashlib.sha256()
+    for document in documents:
+        content.update(f"{document.key} {hashlib.sha256(document.text.encode()).hexdigest()} ".encode())
+    return content.hexdigest()
+
+
 @contextlib.contextmanager
 def pool(tokenizer: Tokenizer, rule: data.HeldOut, directory: pathlib.Path, workers: int):
-    """A function that starts write_block(number, documents) and returns a function that waits for its result."""
+    """A function that starts write_block(name, documents, earlier) and returns a function that waits for its result."""
     if workers == 1:
-        yield lambda number, documents: lambda: write_block(directory, number, documents, tokenizer, rule)
+        yield lambda *block: lambda: write_block(directory, *block, tokenizer, rule)
         return
     with processes.executor(workers, start_worker, (tokenizer, rule, directory)) as executor:
-        yield lambda number, documents: executor.submit(work, number, documents).result
+        yield lambda *block: executor.submit(work, *block).result
 
 
 _worker: list[Any] = []  # a worker process's tokenizer, rule and directory, sent once
@@ -156,43 +236,69 @@ def start_worker(*shared: Any) -> None:
     _worker[:] = shared
 
 
-def work(number: int, documents: list[Document]) -> dict[str, Any]:
+def work(name: str, documents: list[Document], earlier: dict[str, Any] | None) -> dict[str, Any]:
     tokenizer, rule, directory = _worker
-    return write_block(directory, number, documents, tokenizer, rule)
+    return write_block(directory, name, documents, earlier, tokenizer, rule)
 
 
 def write_block(
-    directory: pathlib.Path, number: int, documents: list[Document], tokenizer: Tokenizer, rule: data.HeldOut
+    directory: pathlib.Path,
+    name: str,
+    documents: list[Document],
+    earlier: dict[str, Any] | None,
+    tokenizer: Tokenizer,
+    rule: data.HeldOut,
 ) -> dict[str, Any]:
-    """Tokenise one block into a shard of each split; what it holds, which is also saved as its block file."""
-    held: dict[str, Any] = {"text": text_counts(documents), "splits": {}}
+    """Tokenise one block into a shard of each split; what it holds, which is also saved as its block file. earlier: what an earlier start
+    says of the same block; it stays if its shards are whole, else what is returned says `was_damaged` too."""
+    if earlier is not None and whole(directory, earlier, tokenizer.n_vocab):
+        return earlier
+    held: dict[str, Any] = {"name": name, "content": content_digest(documents), "text": text_counts(documents), "splits": {}}
     parts = [part for document in documents for part in heldout.parts(document, rule)]
     for split in heldout.SPLITS:
         texts = [text for side, text in parts if side == split]
-        if texts:
-            held["splits"][split] = write_shard(directory, f"{split}-{number:05d}", texts, tokenizer)
-    saving.save(directory / f"block-{number:05d}.json", json.dumps(held).encode())
-    return held
+        shard = write_shard(directory, f"{split}-{name}", texts, tokenizer, keyed=not isinstance(rule, data.Tail)) if texts else None
+        if shard is not None:
+            held["splits"][split] = shard
+    sealed.save(directory / f"block-{name}.json", held)
+    return held if earlier is None else held | {"was_damaged": True}
 
 
-def write_shard(directory: pathlib.Path, name: str, texts: list[str], tokenizer: Tokenizer) -> dict[str, Any]:
-    """The tokens of `texts` and where each ends, as two files; their counts and digest."""
+def whole(directory: pathlib.Path, block: dict[str, Any], n_vocab: int) -> bool:
+    """Are a finished block's shards what they were?"""
+    try:
+        for described in block["splits"].values():
+            shard = shards.Shard(directory, described, n_vocab)
+            shard.verify()
+            shard.keys()
+    except ValueError:
+        return False
+    return True
+
+
+def write_shard(directory: pathlib.Path, name: str, texts: list[str], tokenizer: Tokenizer, keyed: bool) -> dict[str, Any] | None:
+    """The tokens of `texts` and where each ends, as files, and, if `keyed`, their keys; counts and digests, or None if there are no tokens."""
     kind = shards.shard_type(tokenizer.n_vocab)
     end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     encoded: list[np.ndarray] = []
     for batch in grouped(texts, BATCH, len):
         encoded += [np.array(ids + end, kind) for ids in tokenizer.encode_batch(batch)]
     tokens = np.concatenate(encoded)
+    if not len(tokens):
+        return None
     ends = np.cumsum([len(ids) for ids in encoded], dtype=np.uint64)
-    save_array(directory / f"{name}.tokens.npy", tokens)
-    save_array(directory / f"{name}.ends.npy", ends)
+    arrays = {"tokens": tokens, "ends": ends}
+    if keyed:
+        arrays["keys"] = np.array([int(document.key(text)[:16], 16) for text in texts], np.uint64)
+    for part, array in arrays.items():
+        save_array(directory / f"{name}.{part}.npy", array)
     return {
         "name": name,
         "documents": len(ends),
         "tokens": len(tokens),
         "bytes": sum(len(text.encode()) for text in texts),
         "digest": shards.digest(tokens, ends),
-    }
+    } | {part: shards.digest(array) for part, array in arrays.items() if part != "tokens"}
 
 
 def text_counts(documents: list[Document]) -> dict[str, Any]:
@@ -216,6 +322,4 @@ def summed(held: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def save_array(path: pathlib.Path, array: np.ndarray) -> None:
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    saving.save(path, header.getvalue() + array.tobytes())
+    saving.save(path, sealed.npy(array))

@@ -1,0 +1,85 @@
+"""Is text that is validated on also trained on? By whatever name: another spelling, a glob, a link, a copy, shards made of it."""
+
+import hashlib
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from gptjax.config import data, finding
+from gptjax.data import corpora, shards
+
+SHARED = 0.5  # of the validation documents: where so many are trained on, they are no validation; fewer are told, as corpora have copies
+
+
+def check_sources(trained: Sequence[data.Source], held: data.Source) -> None:
+    """ValueError, before anything is read, if a source that is trained on has files of the one that is validated on."""
+    for source in trained:
+        there = _common(source, held)
+        if there is not None:
+            raise ValueError(
+                f"data.held_out=Separate(source={held}): {there} is also trained on, by {source}; validate on another, or use "
+                "data.held_out=Tail(fraction=0.1)"
+            )
+
+
+def _common(source: data.Source, held: data.Source) -> str | None:
+    """What both read, if anything."""
+    match source, held:
+        case data.Text(), data.Text():
+            return _common_file(source, held)
+        case data.Tfds(), data.Tfds():
+            same = corpora.prepared(source) == corpora.prepared(held) and (source.split, source.field) == (held.split, held.field)
+        case data.Shards(), data.Shards():
+            same = pathlib.Path(source.path).expanduser().resolve() == pathlib.Path(held.path).expanduser().resolve()
+        case data.Embedded(), data.Embedded():
+            same = True
+        case _:
+            return None
+    return "that source" if same else None
+
+
+def _common_file(source: data.Text, held: data.Text) -> str | None:
+    """A file that both read: the same one, or one of equal content. Files of objects may be read for two of their fields."""
+    by_size: dict[int, list[pathlib.Path]] = {}
+    for file in finding.found(source.path).files:
+        by_size.setdefault(finding.regular(file).st_size, []).append(file)
+    for file in finding.found(held.path).files:
+        size = finding.regular(file).st_size
+        if size and size in by_size and (source.field == held.field or finding.kind(file)[0] == ".txt"):
+            for other in by_size[size]:
+                if file.samefile(other) or _digest(file) == _digest(other):
+                    return str(file)
+    return None
+
+
+def _digest(file: pathlib.Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+
+
+def check_documents(trained: Sequence[shards.Split], held: shards.Split, say: Callable[[str], None]) -> None:
+    """Compare the documents themselves, by their keys; shards of earlier versions have none, and are compared whole.
+
+    ValueError if half of those that are validated on are trained on; fewer are said."""
+    theirs = [shard for split in trained for shard in split.shards]
+    whole = {shard.described["digest"] for shard in theirs}
+    n_common = n_held = 0
+    each = [(shard, shard.keys()) for shard in held.shards]
+    marks = {id(shard): np.zeros(len(shard.ends), bool) for shard, _ in each}
+    for other in theirs:
+        keys = other.keys() if len(other.ends) else None
+        for shard, mine in each:
+            if keys is not None and mine is not None:
+                marks[id(shard)] |= np.isin(mine, keys)
+    for shard, _ in each:
+        n_held += len(shard.ends)
+        n_common += len(shard.ends) if shard.described["digest"] in whole else int(marks[id(shard)].sum())
+    told = f"{n_common:,} of {n_held:,} documents that are validated on are also trained on"
+    if n_common and n_common >= SHARED * n_held:
+        raise ValueError(f"data.held_out=Separate(...): {told}; validate on other text, or use data.held_out=Tail(fraction=0.1)")
+    if n_common:
+        say(f"{told}: copies of one text")
