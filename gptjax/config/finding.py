@@ -1,4 +1,4 @@
-"""Which files of text a path names: a file, a directory or a glob. A directory and a glob follow one rule, and nothing is left out unsaid."""
+"""Which files of text a path names: a file, a directory or a glob, the last two by one rule, and nothing is left out unsaid."""
 
 import collections
 import dataclasses
@@ -13,8 +13,12 @@ from gptjax.config import parse
 
 FORMATS = {".txt": ".txt", ".jsonl": ".jsonl", ".ndjson": ".jsonl", ".json": ".jsonl", ".parquet": ".parquet"}  # ending -> what it holds
 COMPRESSIONS = (".gz", ".xz", ".zst")
-ALLOWED = "give .txt, .jsonl (or .ndjson, or .json with an object a line) or .parquet, each plain or .gz, .xz or .zst"
-LEFT_ALONE = {"checkpoints", "__pycache__", "__MACOSX"}  # folders that hold other things than text, beside those whose names begin with a dot
+ALLOWED = "give .txt, .jsonl or .parquet, each plain or .gz, .xz or .zst; .ndjson and .json are read as .jsonl is, an object a line"
+LEFT_ALONE = {
+    "checkpoints",
+    "__pycache__",
+    "__MACOSX",
+}  # folders that hold other things than text, beside those whose names begin with a dot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +30,9 @@ class Found:
 
     def remark(self) -> str | None:
         """What was passed over, in a line; None if nothing was."""
-        told = [f"{len(names):,} {why} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" for why, names in self.passed_over.items()]
+        told = [
+            f"{len(names):,} {why} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" for why, names in self.passed_over.items()
+        ]
         return f"passed over: {'; '.join(told)}" if told else None
 
 

@@ -1,4 +1,4 @@
-"""Compressed files as streams of plain bytes, whole or refused: .gz, .xz and .zst of any number of members; and .zst with checksums, written."""
+"""Compressed files as streams of plain bytes, whole or refused: .gz, .xz and .zst of any number of members; and .zst, written."""
 
 import gzip
 import io
@@ -13,7 +13,11 @@ PIECE = 2**20  # bytes read or handed on at once
 FREE, MOST_TIMES = 2**26, 300  # a file that gives more than FREE bytes and MOST_TIMES its own size is a bomb; text shrinks to a tenth or so
 LOOKED_AT = 2**24  # bytes of an .zst file whose frames are looked at beforehand: a program writes all alike
 DICTIONARY = 2**30  # bytes of memory that an .xz may ask for: xz -9 takes 65 MiB
-MAGIC = {".gz": (b"\x1f\x8b",), ".xz": (b"\xfd7zXZ\0",), ".zst": (b"\x28\xb5\x2f\xfd", *(bytes((n, 0x2A, 0x4D, 0x18)) for n in range(0x50, 0x60)))}
+MAGIC = {
+    ".gz": (b"\x1f\x8b",),
+    ".xz": (b"\xfd7zXZ\0",),
+    ".zst": (b"\x28\xb5\x2f\xfd", *(bytes((n, 0x2A, 0x4D, 0x18)) for n in range(0x50, 0x60))),
+}
 
 
 class Damaged(ValueError):
@@ -117,8 +121,7 @@ def checked(raw: BinaryIO, compression: str) -> bool:
 
 
 def _zst_flags(raw: BinaryIO) -> Iterator[bool]:
-    """Of each frame of a .zst file: has it a checksum? RFC 8878, section 3.1.1; blocks are passed by, and damage ends the walk: reading tells
-    of it."""
+    """Of each frame of a .zst file: has it a checksum? RFC 8878, section 3.1.1. Damage ends the walk: reading tells of it."""
     while raw.tell() < LOOKED_AT and len(head := raw.read(5)) == 5:
         if head[1:4] == b"\x2a\x4d\x18":  # a frame to be skipped: its length follows
             raw.seek(int.from_bytes(head[4:] + raw.read(3), "little"), io.SEEK_CUR)

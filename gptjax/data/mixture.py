@@ -54,8 +54,8 @@ def whole(weights: Sequence[float]) -> list[int]:
 
 
 def check(weights: Sequence[float], names: Sequence[str]) -> list[str]:
-    """A line for each source whose share of the rows is not its weight to within 1%: rounding to 65,536ths has moved it. ValueError where it
-    has moved it by half: then that would be another mixture than was asked for."""
+    """A line for each source whose share of the rows is not its weight to within 1%, since rounding to 65,536ths has moved it. ValueError
+    where it has moved it by half: that would be another mixture than was asked for."""
     counts, lines = whole(weights), []
     exact = [fractions.Fraction(repr(float(weight))) for weight in weights]
     for count, weight, name in zip(counts, exact, names, strict=True):
@@ -67,7 +67,9 @@ def check(weights: Sequence[float], names: Sequence[str]) -> list[str]:
                 f"{factor:.3g} times as much: raise its weight, or leave the source out"
             )
         if max(factor, 1 / factor) > TOLD:
-            lines.append(f"{name}: its weight of {float(asked):.4g} is rounded to 1 row in {sum(counts) / count:,.0f}, {factor:.3g} times as much")
+            lines.append(
+                f"{name}: its weight of {float(asked):.4g} is rounded to 1 row in {sum(counts) / count:,.0f}, {factor:.3g} times as much"
+            )
     return lines
 
 
@@ -98,5 +100,6 @@ def chairmen(counts: Sequence[int]) -> np.ndarray:
 
 
 def epochs(weights: Sequence[float], tokens: Sequence[int], total_tokens: int) -> list[float]:
-    """weights: of any sum; a Mixture's `shares` for what is really read. How often each source is read when total_tokens are drawn by weight: GPT-3 Table 2.2's last column."""
+    """How often each source is read when total_tokens are drawn by weight: GPT-3 Table 2.2's last column. weights: of any sum; a Mixture's
+    `shares` for what is really drawn."""
     return [weight / sum(weights) * total_tokens / size for weight, size in zip(weights, tokens, strict=True)]

@@ -92,11 +92,7 @@ class Rows:
         self.documents = documents
         self.n_ctx = n_ctx
         self.total = int(documents.lengths.sum())
-        if self.total < n_ctx + 1:
-            raise ValueError(
-                f"{name} has {self.total:,} tokens, fewer than one row of model.n_ctx={n_ctx:,} tokens and its next: give more text or "
-                f"--set model.n_ctx={max(1, self.total - 1)}"
-            )
+        check_size(self.total, n_ctx, name)
         self.per_epoch = (self.total - 1) // n_ctx
         self.key = key
         self._epoch = functools.lru_cache(maxsize=2)(lambda epoch: Epoch(documents.lengths, self.per_epoch, f"{key} epoch {epoch}"))
@@ -121,6 +117,15 @@ class Rows:
         out = np.empty(self.n_ctx + 1, np.int32)
         self.fill(number, out)
         return out
+
+
+def check_size(n_tokens: int, n_ctx: int, name: str) -> None:
+    """ValueError if so many tokens do not fill one row."""
+    if n_tokens < n_ctx + 1:
+        raise ValueError(
+            f"{name} has {n_tokens:,} tokens, fewer than one row of model.n_ctx={n_ctx:,} tokens and its next: give more text or "
+            f"--set model.n_ctx={max(1, n_tokens - 1)}"
+        )
 
 
 def in_order(documents: Documents, n_ctx: int, n_rows: int) -> np.ndarray:

@@ -42,7 +42,9 @@ class Reading:
         self.tokenizer = text
         self._config, self._sources, self._opened = config, sources, opened
         self._held = Joined([there.validation for there in held])
-        check_sizes(n_ctx, rule, [(source, there.train.n_tokens) for source, there in zip(sources, opened, strict=True)], self._held.n_tokens)
+        check_sizes(
+            n_ctx, rule, [(source, there.train.n_tokens) for source, there in zip(sources, opened, strict=True)], self._held.n_tokens
+        )
         self._rows = [
             packing.Rows(there.train, n_ctx, f"seed {config.seed} source {number}", tokenising.named(source))
             for number, (source, there) in enumerate(zip(sources, opened, strict=True))
@@ -65,7 +67,7 @@ class Reading:
         return out
 
     def _fill(self, number: int, out: np.ndarray) -> None:
-        """Write row `number` of the run into `out`. ValueError, which names file and place, if it has an id that is not in the vocabulary."""
+        """Write row `number` of the run into `out`. ValueError, with file and place, if it has an id that is not in the vocabulary."""
         source, place = self._mixture(number)
         rows = self._rows[source]
         rows.fill(place, out)
@@ -85,7 +87,8 @@ class Reading:
     def summary(self) -> str:
         """For people: how much there is to train on, of what."""
         names = ", ".join(map(tokenising.named, self._sources))
-        return f"{sum(there.train.n_tokens for there in self._opened):,} training tokens of {names if len(names) <= 100 else names[:97] + '...'}"
+        names = names if len(names) <= 100 else f"{names[:97]}..."
+        return f"{sum(there.train.n_tokens for there in self._opened):,} training tokens of {names}"
 
     def digest(self) -> str:
         """Of all tokens, in their order: equal on hosts that have prepared the same text for themselves."""
@@ -170,10 +173,11 @@ def outside(documents: Any, where: Iterable[tuple[int, int, int]], n_vocab: int)
 
 
 def check_sizes(n_ctx: int, rule: data.HeldOut, trained: Iterable[tuple[data.Source, int]], held: int) -> None:
-    """ValueError if a source has no tokens to train on, or all together too few that are held out. trained: with the tokens of each."""
+    """ValueError if a source has too few tokens to train on, or all too few that are held out. trained: with the tokens of each."""
     for source, n_tokens in trained:
         if not n_tokens:
             raise ValueError(f"{tokenising.named(source)}: no document is left to train on; {heldout.advice(rule, 'train')}")
+        packing.check_size(n_tokens, n_ctx, tokenising.named(source))
     if held < n_ctx + 1:
         raise ValueError(
             f"the validation split has {held:,} tokens, fewer than one row of model.n_ctx={n_ctx:,} and its next; "
@@ -239,7 +243,9 @@ def check(sources: Sequence[data.Source], separate: Sequence[data.Source], rule:
             if "train" not in splits:
                 raise ValueError(f"{tokenising.named(source)}: no document is left to train on; {heldout.advice(rule, 'train')}")
         if not any("validation" in splits for splits in held):
-            raise ValueError(f"no document of {', '.join(map(tokenising.named, raw))} is held out: the validation split has 0 tokens; {advice}")
+            raise ValueError(
+                f"no document of {', '.join(map(tokenising.named, raw))} is held out: the validation split has 0 tokens; {advice}"
+            )
 
 
 def model_place(spec: data.Tokenizer, sources: Sequence[data.Source], rule: data.HeldOut, directory: pathlib.Path) -> pathlib.Path | None:
@@ -333,249 +339,6 @@ def counted(manifest: dict[str, Any]) -> dict[str, Any]:
         split: counts | {"shards": [{name: shard[name] for name in names} for shard in counts["shards"]]}
         for split, counts in manifest["splits"].items()
     }
-
-
-def digest(self) -> str:
-        """Of all tokens, in their order: equal on hosts that have prepared the same text for themselves."""
-        names = [[there.manifest["text"], counted(there.manifest)] for there in self._opened]
-        return digest(self.tokenizer.digest, names, self._held.n_tokens)
-
-    def description(self) -> dict[str, Any]:
-        """What was read, for the run's record: sources with counts and digests, weights, the share of rows that each has, epochs over
-        train.total_tokens. JSON-able."""
-        sizes = [there.train.n_tokens for there in self._opened]
-        shares = self._mixture.shares
-        epochs = mixture.epochs(shares, sizes, self._config.train.total_tokens)
-        sources = [
-            {"source": repr(source), "weight": source.weight, "share": share, "epochs": epoch} | there.described
-            for source, share, epoch, there in zip(self._sources, shares, epochs, self._opened, strict=True)
-        ]
-        counts = {"documents": len(self._held.lengths), "tokens": self._held.n_tokens, "bytes": self._held.n_bytes}
-        spoken = {"spec": repr(self._config.data.tokenizer), "digest": self.tokenizer.digest, "n_vocab": self.tokenizer.n_vocab}
-        return {"tokenizer": spoken, "held_out": repr(self._config.data.held_out), "sources": sources, "validation": counts}
-
-
-def steps(plan: Plan, limit_rows: int, first_step: int, here: Callable[[int], Sequence[int]], width: int, fill: Callable):
-    """The iterator of Reading.batches, over rows of `width` integers: fill(number, array) writes row `number` of the run."""
-    import grain
-
-    def batch(step: int) -> dict[str, np.ndarray]:
-        first, size = plan.first_row(step), plan.microbatch(step, limit_rows)
-        count, none_left = divmod(plan.rows(step), size)
-        assert none_left == 0 and plan.max_rows % size == 0, (step, plan.rows(step), plan.max_rows, size)
-        numbers = here(size)
-        tokens = np.zeros((plan.max_rows // size, len(numbers), width), np.int32)
-        for microbatch in range(count):
-            for place, number in enumerate(numbers):
-                fill(first + microbatch * size + number, tokens[microbatch, place])
-        return {"tokens": tokens, "count": np.array(count, np.int32), "rows": np.array(size, np.int32)}
-
-    numbered = grain.MapDataset.range(first_step, plan.n_steps).map(batch)
-    # One thread reads ahead: rows are copied under Python's lock, so a second one would only take turns with it.
-    return iter(numbered.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)))
-
-
-class Joined:
-    """Several splits, one after the other. A packing.Documents."""
-
-    def __init__(self, splits: list[shards.Split]):
-        self._splits = splits
-        self._first = np.cumsum([0, *(len(split.lengths) for split in splits)])
-        self.lengths = np.concatenate([split.lengths for split in splits])
-        self.n_tokens, self.n_bytes = sum(split.n_tokens for split in splits), sum(split.n_bytes for split in splits)
-
-    def tokens(self, document: int, start: int, stop: int) -> np.ndarray:
-        number = int(np.searchsorted(self._first, document, side="right")) - 1
-        return self._splits[number].tokens(document - int(self._first[number]), start, stop)
-
-    def where(self, document: int, start: int) -> tuple[shards.Shard, int]:
-        number = int(np.searchsorted(self._first, document, side="right")) - 1
-        return self._splits[number].where(document - int(self._first[number]), start)
-
-
-class Opened:
-    """One shard directory: what of it is trained on, and what is validated on."""
-
-    def __init__(self, directory: pathlib.Path, rule: data.HeldOut):
-        manifest = shards.read_manifest(directory)
-        whole = isinstance(rule, data.Separate)  # each source is then used whole, for the one or the other
-        self.manifest = manifest
-        self.train = shards.Split(directory, manifest, heldout.SPLITS if whole else ("train",))
-        self.validation = self.train if whole else shards.Split(directory, manifest, ("validation",))
-        shown = {name: manifest[name] for name in ("text", "python", "fingerprint", "passed_over") if name in manifest}
-        splits = {split: {n: v for n, v in counts.items() if n != "shards"} for split, counts in manifest["splits"].items()}
-        self.described = shown | {"splits": splits}
-
-
-def outside(documents: Any, where: Iterable[tuple[int, int, int]], n_vocab: int) -> ValueError:
-    """What to say of a row with an id that is not in the vocabulary. where: (document, start, stop) of what the row is made of."""
-    for document, start, stop in where:
-        wrong = np.flatnonzero(documents.tokens(document, start, stop) >= n_vocab)
-        if len(wrong):
-            shard, place = documents.where(document, start + int(wrong[0]))
-            return shard.outside(place)
-    raise AssertionError("the row is right when it is read again")
-
-
-def check_sizes(n_ctx: int, rule: data.HeldOut, trained: Iterable[tuple[data.Source, int]], held: int) -> None:
-    """ValueError if a source has no tokens to train on, or all together too few that are held out. trained: with the tokens of each."""
-    for source, n_tokens in trained:
-        if not n_tokens:
-            raise ValueError(f"{tokenising.named(source)}: no document is left to train on; {heldout.advice(rule, 'train')}")
-    if held < n_ctx + 1:
-        raise ValueError(
-            f"the validation split has {held:,} tokens, fewer than one row of model.n_ctx={n_ctx:,} and its next; "
-            f"{heldout.advice(rule, 'validation')}"
-        )
-
-
-def reading(config: Config, directory: pathlib.Path, say: Callable[[str], None]) -> Reading:
-    """Open what the config reads; what is not tokenised yet is, into directories below `directory`, where the next run finds it.
-
-    say: is told, a line at a time, what a person would wait for or wonder about. ValueError, in one line, for anything wrong with a
-    source, the tokenizer or a split, as early as it can be seen; OSError if `directory` cannot be written.
-    """
-    sources, rule = config.data.sources, config.data.held_out
-    if not sources:
-        say("training on the embedded corpus, because data.sources names nothing else")
-        sources = (data.Embedded(),)
-    separate = (rule.source,) if isinstance(rule, data.Separate) else ()
-    check_weights(sources, say)
-    for source in separate:
-        apart.check_sources(sources, source)
-    spec = config.data.tokenizer
-    model = model_place(spec, sources, rule, directory)
-    if model is not None and not model.exists():
-        check(sources, separate, rule, say)
-    text = spoken(spec, sources, rule, model, say)
-    if text.n_vocab != config.model.n_vocab:
-        raise ValueError(
-            f"the tokenizer {spec} has {text.n_vocab:,} ids but model.n_vocab={config.model.n_vocab:,}: --set model.n_vocab={text.n_vocab}"
-        )
-    places = {source: shard_place(source, text, rule, directory) for source in (*sources, *separate)}
-    if model is None and any(not (place / "manifest.json").exists() for place in places.values()):
-        check(sources, separate, rule, say)
-    opened = [shard_directory(source, spec, text, rule, places[source], say) for source in (*sources, *separate)]
-    train, held = opened[: len(sources)], opened[len(sources) :]
-    for there in held:
-        apart.check_documents([one.train for one in train], there.validation, say)
-    return Reading(config, sources, text, train, held or train)
-
-
-def check_weights(sources: Sequence[data.Source], say: Callable[[str], None]) -> None:
-    """Say where a mixture gives a source another share than its weight. ValueError where that would be another mixture."""
-    names = [tokenising.named(source) for source in sources]
-    for line in mixture.check([source.weight for source in sources], names):
-        say(line)
-
-
-def check(sources: Sequence[data.Source], separate: Sequence[data.Source], rule: data.HeldOut, say: Callable[[str], None]) -> None:
-    """What can be seen of the sources before they are tokenised, at little cost: said, or a ValueError in one line."""
-    raw = [source for source in sources if not isinstance(source, data.Shards)]
-    for source in (*raw, *(source for source in separate if not isinstance(source, data.Shards))):
-        for line in corpora.check(source):
-            say(line)
-    if not isinstance(rule, data.ByDocument) or rule.fraction == 0 or len(raw) < len(sources):
-        return
-    advice = heldout.advice(rule, "validation")
-    if len(raw) == 1 and corpora.one_document(raw[0]):
-        raise ValueError(f"{tokenising.named(raw[0])} is one document, which cannot be both trained and validated on; {advice}")
-    files = [finding.regular(file).st_size for source in raw if isinstance(source, data.Text) for file in finding.found(source.path).files]
-    if all(isinstance(source, data.Text) for source in raw) and sum(files) <= LITTLE:
-        held = [{split for document in corpora.documents(source) for split, _ in heldout.parts(document, rule)} for source in raw]
-        for source, splits in zip(raw, held, strict=True):
-            if "train" not in splits:
-                raise ValueError(f"{tokenising.named(source)}: no document is left to train on; {heldout.advice(rule, 'train')}")
-        if not any("validation" in splits for splits in held):
-            raise ValueError(f"no document of {', '.join(map(tokenising.named, raw))} is held out: the validation split has 0 tokens; {advice}")
-
-
-def model_place(spec: data.Tokenizer, sources: Sequence[data.Source], rule: data.HeldOut, directory: pathlib.Path) -> pathlib.Path | None:
-    """Where the SentencePiece model lies, or will, that is trained on the run's own text; None where another tokenizer is asked for.
-
-    That is beside prepared shards, else below `directory`, under a name that tells what it is made of."""
-    if not isinstance(spec, data.SentencePiece) or spec.path is not None:
-        return None
-    for source in sources:
-        if isinstance(source, data.Shards) and (parse.path(source.path) / "tokenizer.model").exists():
-            return parse.path(source.path) / "tokenizer.model"
-    raw = [source for source in sources if not isinstance(source, data.Shards)]
-    if not raw:
-        return None
-    made_of = [corpora.fingerprint(source) for source in raw]
-    shares = [source.weight / sum(other.weight for other in raw) for source in raw]
-    earlier = directory / f"tokenizer-{digest(spec.n_pieces, made_of, heldout.written(rule))}.model"  # until 2026: not by weight
-    return earlier if earlier.exists() else directory / f"tokenizer-{digest(spec.n_pieces, made_of, shares, heldout.written(rule))}.model"
-
-
-def spoken(
-    spec: data.Tokenizer, sources: Sequence[data.Source], rule: data.HeldOut, model: pathlib.Path | None, say: Callable[[str], None]
-) -> tokenizer.Tokenizer:
-    """The run's tokenizer. model: of `model_place`."""
-    if model is None:
-        return tokenizer.tokenizer(spec)  # which says so if there is no text for it
-    if not model.exists():
-        assert isinstance(spec, data.SentencePiece)
-        say(f"training {spec.n_pieces:,} SentencePiece pieces on a sample of the training text, each source by its weight")
-    return tokenizer.tokenizer(spec, model, lambda: sample(sources, rule))
-
-
-def sample(sources: Sequence[data.Source], rule: data.HeldOut) -> list[str]:
-    """Of the text that is trained on, what a tokenizer is made from: pieces.SAMPLE characters at most, of each source its share by weight,
-    evenly spread over all of it. What a source is too short for it gives several times over, as in training."""
-    raw = [source for source in sources if not isinstance(source, data.Shards)]
-    shares = [source.weight / sum(other.weight for other in raw) for source in raw]
-    found = [pieces.spread(training_texts(source, rule), int(share * pieces.SAMPLE)) for source, share in zip(raw, shares, strict=True)]
-    sizes = [max(1, sum(map(len, parts))) for parts in found]
-    unit = max(size / share for size, share in zip(sizes, shares, strict=True))
-    times = [max(1, int(share * unit / size + 1e-9)) for size, share in zip(sizes, shares, strict=True)]
-    return [part for parts, n in zip(found, times, strict=True) for part in parts * n]
-
-
-def training_texts(source: corpora.Untokenised, rule: data.HeldOut) -> Iterable[str]:
-    """The text of `source` that is trained on."""
-    for document in corpora.documents(source):
-        yield from (text for split, text in heldout.parts(document, rule) if split == "train")
-
-
-def shard_place(source: data.Source, text: tokenizer.Tokenizer, rule: data.HeldOut, directory: pathlib.Path) -> pathlib.Path:
-    """The directory of `source` as shards: what it names, or one below `directory`."""
-    if isinstance(source, data.Shards):
-        return parse.path(source.path)
-    key = digest(tokenising.named(source), corpora.fingerprint(source), text.digest, heldout.written(rule))
-    return directory / f"{type(source).__name__.lower()}-{key}"
-
-
-def shard_directory(
-    source: data.Source,
-    spec: data.Tokenizer,
-    text: tokenizer.Tokenizer,
-    rule: data.HeldOut,
-    directory: pathlib.Path,
-    say: Callable[[str], None],
-) -> Opened:
-    """`source` as shards: those it names, or those below `directory`, which are written now if they are not there."""
-    if isinstance(source, data.Shards):
-        opened = Opened(pathlib.Path(source.path).expanduser(), rule)
-        there = opened.manifest["tokenizer"]
-        if there["digest"] != text.digest:
-            raise ValueError(
-                f"Shards(path={source.path!r}) was tokenised by {there['description']} (digest {there['digest'][:12]}), this run's is "
-                f"{spec} ({text.digest[:12]}): set data.tokenizer to the former, or prepare the shards again"
-            )
-        if not isinstance(rule, data.Separate) and opened.manifest["held_out"] != repr(rule):
-            raise ValueError(
-                f"Shards(path={source.path!r}) was split by {opened.manifest['held_out']}, the run asks for data.held_out={rule}: "
-                f'--set "data.held_out={opened.manifest["held_out"]}", or prepare the shards again'
-            )
-        return opened
-    key = digest(tokenising.named(source), corpora.fingerprint(source), text.digest, heldout.written(rule))
-    where = directory / f"{type(source).__name__.lower()}-{key}"
-    if not (where / "manifest.json").exists():
-        say(f"tokenising {tokenising.named(source)} with {spec}")
-        counts = tokenising.write(source, repr(spec), text, rule, where, lambda part: say(f"{part:.0%} tokenised"))["splits"]
-        say(f"{counts['train']['tokens']:,} tokens to train on, {counts['validation']['tokens']:,} held out")
-    return Opened(where, rule)
 
 
 def digest(*parts: object) -> str:

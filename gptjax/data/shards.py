@@ -10,9 +10,9 @@
 
 Block k of the text gives shard k of each split. Blocks are cut by characters, so that a resumed run cuts the same ones.
 
-Nothing is read that was not compared with its digest: small files when the directory is opened, tokens then too if the directory is small, else
-shard by shard when one is first read, so that a run over terabytes begins at once. A run reads shards in random order, so a large one pays
-for this in its first batches: at 1 GB/s of SHA-256, 10 ms for a shard of five million tokens.
+Nothing is read that was not compared with its digest: ends and keys when the directory is opened, tokens then too if the directory is
+small, else shard by shard when one is first read, so that a run over terabytes begins at once. A run reads shards in random order, so a
+large one pays for this in its first batches: at 1 GB/s of SHA-256, 10 ms for a shard of five million tokens.
 """
 
 import bisect
@@ -29,7 +29,17 @@ from gptjax.data import sealed
 
 FORMAT = 1
 VERIFIED = 2**30  # bytes of tokens up to which all shards are verified when their directory is opened
-PREPARED = {"format", "source", "fingerprint", "tokenizer", "held_out", "block", "python", "text", "splits"}  # what a manifest holds at least
+PREPARED = {
+    "format",
+    "source",
+    "fingerprint",
+    "tokenizer",
+    "held_out",
+    "block",
+    "python",
+    "text",
+    "splits",
+}  # what a manifest holds at least
 
 
 def shard_type(n_vocab: int) -> type[np.unsignedinteger]:
@@ -54,10 +64,10 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"Shards(path='{directory}') {state}; python -m gptjax.prepare writes one")
     try:
         manifest = parse.json_file(place)
-        if set(manifest) != PREPARED:
-            manifest = sealed.read(place)
         if parse.member(manifest, "format", int, str(place)) != FORMAT:
             raise _Other(f"{directory} has shard format {manifest['format']}, this is format {FORMAT}; prepare it again")
+        if set(manifest) != PREPARED:
+            manifest = sealed.read(place)
         _checked(manifest, str(place))
     except _Other:
         raise
@@ -96,7 +106,7 @@ def _checked(manifest: dict[str, Any], where: str) -> None:
 
 
 class Shard:
-    """One shard, memory-mapped. tokens: verified when first asked for, if not when it was opened."""
+    """One shard, memory-mapped. tokens: verified when they are first asked for, if not before."""
 
     def __init__(self, directory: pathlib.Path, described: dict[str, Any], n_vocab: int):
         self.name, self.described, self._directory, self._n_vocab = described["name"], described, directory, n_vocab
@@ -135,8 +145,8 @@ class Shard:
     def outside(self, place: int) -> ValueError:
         """What to say of the token at `place`, whose id the tokenizer has not."""
         return ValueError(
-            f"{self._directory / self.name}.tokens.npy holds the id {int(self._tokens[place]):,} at token {place:,}, and the vocabulary has "
-            f"{self._n_vocab:,} ids; delete {self._directory} and prepare it again"
+            f"{self._directory / self.name}.tokens.npy holds the id {int(self._tokens[place]):,} at token {place:,}, and the vocabulary "
+            f"has {self._n_vocab:,} ids; delete {self._directory} and prepare it again"
         )
 
     def _same(self, part: str, array: np.ndarray) -> bool:

@@ -99,15 +99,18 @@ def named(source: data.Source) -> str:
     return repr(dataclasses.replace(source, weight=1.0)).replace(", weight=1.0", "").replace("weight=1.0", "")
 
 
-WORDS = {"fingerprint": "state of its text (the files' names, sizes or times, or Python's version)", "block": "number of characters a shard"}
+WORDS = {
+    "fingerprint": "state of its text (the files' names, sizes or times, or Python's version)",
+    "block": "number of characters a shard",
+}
 
 
 def same(directory: pathlib.Path, there: dict[str, Any], job: dict[str, Any]) -> None:
     """ValueError unless what is in the directory is what is to be written: it says in words what differs."""
     for name, value in job.items():
         if name not in there or there[name] != value:
-            known = WORDS[name] if name in WORDS else name.replace("_", " ")
-            was, now = (difference(there[name], value) if name in there else ("none", shortened(value)))
+            known = WORDS[name] if name in WORDS else name
+            was, now = difference(there[name], value) if name in there else ("none", shortened(value))
             told = f": it has {was}, now it is {now}" if name != "fingerprint" else ""
             raise ValueError(f"{directory} was prepared with another {known}{told}; give an empty directory or delete that one")
 
@@ -118,7 +121,9 @@ def difference(was: Any, now: Any) -> tuple[str, str]:
         return shortened(was), shortened(now)
     if "description" in was and "description" in now and was["description"] != now["description"]:
         return shortened(was["description"]), shortened(now["description"])
-    fields = [name for name in (*was, *(name for name in now if name not in was)) if name not in was or name not in now or was[name] != now[name]]
+    fields = [
+        name for name in (*was, *(name for name in now if name not in was)) if name not in was or name not in now or was[name] != now[name]
+    ]
     left, right = (", ".join(f"{name} {shortened(held[name])}" if name in held else f"no {name}" for name in fields) for held in (was, now))
     return left, right
 
@@ -146,12 +151,12 @@ def blocks_of(documents: Iterable[Document], size: int) -> Iterator[list[Documen
     that a change in one file leaves the blocks of others what they were."""
     held: list[Document] = []
     total = 0
-    for document in documents:
-        if total >= size or (held and document.file != held[-1].file and 2 * total >= size):
+    for one in documents:
+        if total >= size or (held and one.file != held[-1].file and 2 * total >= size):
             yield held
             held, total = [], 0
-        held.append(document)
-        total += len(document.text)
+        held.append(one)
+        total += len(one.text)
     if held:
         yield held
 
@@ -168,6 +173,7 @@ def run_blocks(
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """Write every block that is not there yet; what each holds, in order."""
+    about = f"{tokenizer.digest} {heldout.written(rule)}"
     done: list[dict[str, Any]] = []
     todo: list[tuple[float, Any]] = []  # fraction of the source, and the pending result
     finished = records(directory, say)
@@ -185,12 +191,12 @@ def run_blocks(
                 advance(fraction)
 
         for number, documents in enumerate(blocks_of(corpora.documents(source, skipped), size)):
-            content = content_digest(documents)
+            content = content_digest(documents, about)
             earlier = finished.pop(content, None)
             name = earlier["name"] if earlier else f"{number:05d}"
             if earlier is None and name in taken:  # by text that may yet come
                 name = f"{number:05d}-{content[:12]}"
-            todo.append((documents[-1].done, submit(name, documents, earlier)))
+            todo.append((documents[-1].done, submit(name, documents, content, earlier)))
             collect(2 * workers if workers > 1 else 0)
         collect(0)
     return done
@@ -209,17 +215,17 @@ def records(directory: pathlib.Path, say: Callable[[str], None]) -> dict[str, di
     return found
 
 
-def content_digest(documents: list[Document]) -> str:
-    """Of the texts of some documents, their order and their sides."""
-    content = hashlib.sha256()
-    for document in documents:
-        content.update(f"{document.key} {hashlib.sha256(document.text.encode()).hexdigest()} ".encode())
+def content_digest(documents: list[Document], about: str) -> str:
+    """Of some documents: their texts, order and keys. about: of what else their shards depend on."""
+    content = hashlib.sha256(about.encode())
+    for one in documents:
+        content.update(f"{one.key} {hashlib.sha256(one.text.encode()).hexdigest()} ".encode())
     return content.hexdigest()
 
 
 @contextlib.contextmanager
 def pool(tokenizer: Tokenizer, rule: data.HeldOut, directory: pathlib.Path, workers: int):
-    """A function that starts write_block(name, documents, earlier) and returns a function that waits for its result."""
+    """A function that starts write_block(name, documents, content, earlier) and returns a function that waits for its result."""
     if workers == 1:
         yield lambda *block: lambda: write_block(directory, *block, tokenizer, rule)
         return
@@ -236,24 +242,26 @@ def start_worker(*shared: Any) -> None:
     _worker[:] = shared
 
 
-def work(name: str, documents: list[Document], earlier: dict[str, Any] | None) -> dict[str, Any]:
+def work(name: str, documents: list[Document], content: str, earlier: dict[str, Any] | None) -> dict[str, Any]:
     tokenizer, rule, directory = _worker
-    return write_block(directory, name, documents, earlier, tokenizer, rule)
+    return write_block(directory, name, documents, content, earlier, tokenizer, rule)
 
 
 def write_block(
     directory: pathlib.Path,
     name: str,
     documents: list[Document],
+    content: str,
     earlier: dict[str, Any] | None,
     tokenizer: Tokenizer,
     rule: data.HeldOut,
 ) -> dict[str, Any]:
-    """Tokenise one block into a shard of each split; what it holds, which is also saved as its block file. earlier: what an earlier start
-    says of the same block; it stays if its shards are whole, else what is returned says `was_damaged` too."""
+    """Tokenise one block into a shard of each split; what it holds, which is also saved as its block file. content: its digest.
+
+    earlier: what an earlier start says of the same block; it stays if its shards are whole, else what is returned has `was_damaged`."""
     if earlier is not None and whole(directory, earlier, tokenizer.n_vocab):
         return earlier
-    held: dict[str, Any] = {"name": name, "content": content_digest(documents), "text": text_counts(documents), "splits": {}}
+    held: dict[str, Any] = {"name": name, "content": content, "text": text_counts(documents), "splits": {}}
     parts = [part for document in documents for part in heldout.parts(document, rule)]
     for split in heldout.SPLITS:
         texts = [text for side, text in parts if side == split]
@@ -277,7 +285,7 @@ def whole(directory: pathlib.Path, block: dict[str, Any], n_vocab: int) -> bool:
 
 
 def write_shard(directory: pathlib.Path, name: str, texts: list[str], tokenizer: Tokenizer, keyed: bool) -> dict[str, Any] | None:
-    """The tokens of `texts` and where each ends, as files, and, if `keyed`, their keys; counts and digests, or None if there are no tokens."""
+    """The tokens of `texts`, where each ends and, if `keyed`, their keys, as files; counts and digests. None if there are no tokens."""
     kind = shards.shard_type(tokenizer.n_vocab)
     end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     encoded: list[np.ndarray] = []

@@ -162,7 +162,7 @@ BAD = [
     ("bad.jsonl", b'{"text": "a"}\n\n{"text": \n', r"bad.jsonl line 3 is not JSON"),
     ("field.jsonl", b'{"text": "a"}\n{"body": "b", "id": 1}\n', r"field.jsonl line 2 has no string field 'text': it has body, id"),
     ("number.jsonl", b'{"text": 3}\n', r"number.jsonl line 1 has no string field 'text'"),
-    ("list.jsonl", b"[1, 2]\n", r"list.jsonl line 1 holds a list, not a JSON object"),
+    ("list.jsonl", b"[1, 2]\n", r"list.jsonl line 1 holds a JSON list, not an object"),
     ("bad.parquet", b"PAR1 nothing", r"bad.parquet is not a readable parquet file"),
     ("column.parquet", as_parquet("body"), r"column.parquet has no column 'text': it has id, body; name the column with Text\(field"),
     ("number.parquet", as_parquet("text", [1, 2]), r"column 'text' holds int64, not strings"),
@@ -172,9 +172,9 @@ BAD = [
     ("garbled.txt.gz", gzip.compress(b"text")[:10] + b"\xff" * 20, r"garbled.txt.gz is damaged or cut short"),
     ("cut.jsonl.xz", lzma.compress(as_jsonl())[:-20], r"cut.jsonl.xz is damaged or cut short"),
     ("bad.txt.xz", b"no xz at all", r"bad.txt.xz is damaged or cut short"),
-    ("cut.txt.zst", compressed(b"some text" * 99, ".zst")[:-4], r"cut.txt.zst cannot be read: Truncated"),
-    ("bad.txt.zst", b"no zstd at all", r"bad.txt.zst cannot be read"),
-    ("notes.md", b"text", r"notes.md tells no known format; give .txt, .jsonl or .parquet"),
+    ("cut.txt.zst", compressed(b"some text" * 99, ".zst")[:-4], r"cut.txt.zst is damaged or cut short \(Truncated"),
+    ("bad.txt.zst", b"no zstd at all", r"bad.txt.zst is damaged or cut short"),
+    ("notes.md", b"text", r"notes.md'\): the name tells no known format; give .txt, .jsonl or .parquet"),
 ]
 
 
@@ -192,7 +192,7 @@ def test_absent_files_get_one_line(tmp_path):
 
 def test_unreadable_files_get_one_line(tmp_path):
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
-    refused(data.Text(path=str(tmp_path / "gone.txt")), r"gone.txt cannot be read: No such file")
+    refused(data.Text(path=str(tmp_path / "gone.txt")), r"gone.txt is a link to a file that is not there")
     if pathlib.Path("/proc/self/mem").exists():  # opens, but its first bytes are an input/output error: works for root, too
         (tmp_path / "mem.txt").symlink_to("/proc/self/mem")
         refused(data.Text(path=str(tmp_path / "mem.txt")), r"mem.txt cannot be read: Input/output error")

@@ -140,9 +140,12 @@ def test_a_directory_of_something_else_is_refused(source, tmp_path, finished):
     refused(
         r"prepared with another tokenizer: it has Bytes\(\), now it is Gpt2Bpe", lambda: write(source, tmp_path / "out", data.Gpt2Bpe())
     )
-    refused(r"prepared with another block", lambda: write(source, tmp_path / "out", block=999))
+    refused(r"prepared with another number of characters a shard: it has 1000", lambda: write(source, tmp_path / "out", block=999))
     (tmp_path / "text.jsonl").write_text('{"text": "other"}\n')
-    refused(r"prepared with another fingerprint", lambda: write(source, tmp_path / "out"))
+    if finished:
+        refused(r"prepared with another state of its text \(the files' names, sizes or times", lambda: write(source, tmp_path / "out"))
+    else:
+        assert write(source, tmp_path / "out")["text"]["documents"] == 1
 
 
 def test_foreign_arrays_are_not_mixed_with(source, tmp_path):
@@ -194,11 +197,24 @@ def test_damage_is_noticed(source, tmp_path):
     refused(r"train-00001.tokens.npy is missing", lambda: opened(tmp_path / "out"))
 
 
-def test_large_directories_are_checked_by_size_only(source, tmp_path, monkeypatch):
+def test_shards_of_a_large_directory_are_checked_when_one_is_first_read(source, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "VERIFIED", 0)
     write(source, tmp_path / "out")
-    monkeypatch.setattr(shards, "digest", lambda *a: pytest.fail("read whole"))
-    opened(tmp_path / "out")
+    tokens = tmp_path / "out" / "train-00002.tokens.npy"
+    content = bytearray(tokens.read_bytes())
+    content[-9] ^= 1
+    tokens.write_bytes(content)
+    there = opened(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        read = []
+        patch.setattr(shards.Shard, "verify", lambda shard: read.append(shard.name))
+        there.tokens(0, 0, 3)
+        assert read == ["train-00000"]
+    there.tokens(0, 0, 3)
+    (last,) = (len(shard.ends) for shard in there.shards if shard.name == "train-00000")
+    there.tokens(last, 0, 3)
+    number = sum(len(shard.ends) for shard in there.shards[:2])
+    refused(r"train-00002.\*.npy is damaged: it differs from the manifest", lambda: there.tokens(number, 0, 3))
 
 
 def test_no_directory_no_manifest_bad_manifest(source, tmp_path):

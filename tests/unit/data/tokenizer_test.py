@@ -167,15 +167,17 @@ def test_sentencepiece_is_deterministic_cached_and_shows_end_of_text(tmp_path):
     assert other.digest != first.digest
 
 
-def test_sample_reads_and_keeps_no_more_than_it_says(monkeypatch):
-    monkeypatch.setattr(pieces, "SAMPLE_READ", 100_000)
-    monkeypatch.setattr(pieces, "SAMPLE_KEPT", 20_000)
-    texts = (chr(65 + n) * 10_000 for n in range(20))
-    kept = list(pieces.sample(texts))
-    assert sum(map(len, kept)) <= 20_000
-    letters = {part[0] for part in kept}
-    assert min(letters) == "A" and "I" <= max(letters) <= "J" and len(letters) > 5
-    assert next(texts)[0] == "K"
+def test_a_sample_is_spread_over_all_of_the_text():
+    texts = [chr(65 + n) * 10_000 for n in range(20)]
+    kept = pieces.spread(iter(texts), 50_000)
+    assert 25_000 <= sum(map(len, kept)) <= 50_000 and {part[0] for part in kept} >= {chr(65 + n) for n in range(0, 20, 2)}
+    assert pieces.spread(iter(texts), 50_000) == kept and "".join(pieces.spread(texts, 10**6)) == "".join(texts)
+
+
+def test_a_sample_that_is_too_short_is_given_several_times():
+    parts = [letter * 10 for letter in "abcd"]
+    assert pieces.resized(parts, 40) == parts and pieces.resized(parts, 100) == [*parts, *parts, "a" * 10, "c" * 10]
+    assert pieces.resized(parts, 20) == ["a" * 10, "c" * 10] and pieces.resized([], 20) == []
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "sentencepiece"])
