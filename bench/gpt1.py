@@ -237,7 +237,9 @@ def main() -> None:
         raise SystemExit(f"{DATA.resolve()} is not here: the tasks are made from the developers' data folder")
     args.work.mkdir(parents=True, exist_ok=True)
     if not (Path(args.run) / "checkpoints").exists():
-        subprocess.run([sys.executable, "-m", "gptjax.train", "--config=gpt1_mini", f"--run={args.run}"], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "gptjax.train", "--config=gpt1_mini", f"--text={DATA}/text/*.xz", f"--run={args.run}"], check=True
+        )
     tasks = ["movies", *(task for task in args.tasks.split(",") if task != "movies")]  # Figure 2 is of movies
     files = {task: written(task, args.work) for task in {*tasks, "movies", "quiz"}}
     table: dict[str, dict[str, list[float]]] = {task: {} for task in tasks}

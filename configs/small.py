@@ -4,6 +4,18 @@ for sweeps on a CPU; `smoke`, for tests."""
 from gptjax.config.data import Bytes, Data, Embedded, SentencePiece, Tail, Text
 from gptjax.config.schema import AdamW, Config, Cosine, Init, Loop, Model, Train
 
+TEXTS = {
+    "shakespeare_char": (
+        "input.txt",
+        "get https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt, and give it with --text=input.txt",
+    ),
+    "gpt1_mini": (
+        "texts",
+        "give any English text, some 30 MB, with --text=FILES; README's figures are of NLTK's Brown corpus, Moby Dick, Shakespeare, "
+        "speeches to Congress and WordNet's glosses",
+    ),
+}
+
 
 def nano() -> Config:
     """Four layers on the text that every CPython carries, sized to train within 10 minutes on 2 CPU cores: `make train`.
@@ -33,6 +45,7 @@ def shakespeare_char() -> Config:
     config/train_shakespeare_char.py: peak 1e-3, floor 1e-4, 100 steps of warm-up, b2 0.99. From its train.py and model.py: decay 0.1 on
     tensors with more than one dimension, clip 1, exact GELU, standard deviation 0.02 and depth-scaled residuals, the last tenth held out.
     Two things differ: bytes stand for its 65 characters (the text is ASCII; 192 ids are never seen), and biases stay, which it leaves out.
+    TEXTS says where the text is to be had; any other is given with --text=FILE.
     """
     n_ctx = 64
     rows, steps, warmup_steps = 12, 2000, 100
@@ -41,7 +54,7 @@ def shakespeare_char() -> Config:
         name="shakespeare_char",
         model=Model(n_layers=4, n_heads=4, d_model=128, n_vocab=257, n_ctx=n_ctx, gelu="erf", init=Init(residual="depth_scaled")),
         data=Data(
-            sources=(Text(path="../shared/data/text/tinyshakespeare/input.txt"),),  # yours: --set "data.sources=Text(path='FILE')"
+            sources=(Text(path=TEXTS["shakespeare_char"][0]),),
             tokenizer=Bytes(),
             held_out=Tail(fraction=0.1),
         ),
@@ -56,8 +69,8 @@ def shakespeare_char() -> Config:
 
 
 def gpt1_mini() -> Config:
-    """GPT-1 in small, for the evidence of README's fine-tuning: 4 post-LN layers, 128 wide, on the corpora of ../shared/data/text within 20
-    minutes on 2 cores. No dropout, which GPT-1 has: every text is read once only."""
+    """GPT-1 in small, for the evidence of README's fine-tuning: 4 post-LN layers, 128 wide, on English text within 20 minutes on 2 cores.
+    No dropout, which GPT-1 has: every text is read once only."""
     n_ctx, n_vocab = 64, 4096
     rows, steps, warmup_steps = 32, 5000, 200
     batch_tokens = rows * n_ctx
@@ -65,7 +78,7 @@ def gpt1_mini() -> Config:
         name="gpt1_mini",
         model=Model(n_layers=4, n_heads=4, d_model=128, n_vocab=n_vocab, n_ctx=n_ctx, norm="post"),
         data=Data(
-            sources=(Text(path="../shared/data/text/*.xz"),),  # yours: --set "data.sources=Text(path='FILES')"
+            sources=(Text(path=TEXTS["gpt1_mini"][0]),),
             tokenizer=SentencePiece(n_pieces=n_vocab),
             held_out=Tail(fraction=0.01),
         ),

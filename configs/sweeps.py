@@ -97,16 +97,18 @@ def peak_by_batch() -> Sweep:
 
 
 def mixtures() -> Sweep:
-    """As GPT-3's Table 2.2 weighs its sources. Losses are per byte: a tokenizer would depend on the mixture."""
-    embedded, brown = "Embedded(weight={})", "Text(path='../shared/data/text/brown.txt.xz',weight={})"
+    """As GPT-3's Table 2.2 weighs its sources. Losses are per byte: a tokenizer would depend on the mixture.
+
+    Its texts are NLTK's Brown corpus and state_union, as brown.txt and state_union.jsonl where the sweep is begun."""
+    embedded, brown = "Embedded(weight={})", "Text(path='brown.txt',weight={})"
     mixed = (f"({embedded.format(1 - weight)},{brown.format(weight)})" for weight in (0.25, 0.75))
     return Sweep(
-        about="how much English must be in a mixture with Python, for another English text (speeches to Congress)?",
+        about="how much English (brown.txt) must be in a mixture with Python, for another English text (state_union.jsonl)?",
         recipe="micro",
         sets=(
             "data.tokenizer=Bytes()",
             "model.n_vocab=257",
-            "data.held_out=Separate(source=Text(path='../shared/data/text/sotu.jsonl.xz'))",
+            "data.held_out=Separate(source=Text(path='state_union.jsonl'))",
         ),
         points=grid(each("data.sources", embedded.format(1), *mixed, brown.format(1)), seeds(3)),
     )

@@ -8,7 +8,8 @@ import os
 import pathlib
 import shlex
 
-from gptjax.config import command, data
+from gptjax.config import command, data, parse
+from gptjax.config.schema import Config
 from gptjax.data import corpora
 
 EXAMPLE = """python -m gptjax.prepare --config=gpt2_124m --set "data.sources=Text(path='books/*.jsonl.zst')" --out=books --workers=8"""
@@ -17,44 +18,51 @@ Sources = dict[pathlib.Path, corpora.Untokenised]  # shard directory -> what it 
 
 
 def main(arguments: list[str]) -> None:
-    parser = command.parser("prepare", __doc__ or "", EXAMPLE)
+    parser = command.parser("prepare", __doc__ or "", EXAMPLE, text=True)
     parser.add_argument(
-        "--out", metavar="DIR", type=pathlib.Path, required=True, help="the shard directory; several sources: one in it each"
+        "--out", metavar="DIR", type=parse.path_argument, required=True, help="the shard directory; several sources: one each"
     )
     parser.add_argument(
-        "--workers", metavar="N", type=int, default=os.cpu_count() or 1, help="processes that tokenise (default: a core each)"
+        "--workers", metavar="N", type=parse.whole_argument(1, 1024), default=os.cpu_count() or 1, help="processes (default: a core each)"
     )
     parser.add_argument(
         "--characters_per_shard",
         metavar="N",
-        type=int,
+        type=parse.whole_argument(),
         default=20_000_000,
         help="text in a shard, in whole documents (default: %(default)s)",
     )
     args = parser.parse_args(arguments)
-    for name, value in (("--workers", args.workers), ("--characters_per_shard", args.characters_per_shard)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: give 1 or more")
-    config = command.resolved(args).data
-    sources = [untokenised(source) for source in config.sources or (data.Embedded(),)]
+    config = command.resolved(args)
+    spec, rule = config.data.tokenizer, config.data.held_out
+    sources = [untokenised(source) for source in config.data.sources or (data.Embedded(),)]
     trained = dict(zip(places(args.out, len(sources)), sources, strict=True))
-    held = {args.out / "held_out": untokenised(config.held_out.source)} if isinstance(config.held_out, data.Separate) else {}
+    separate = (untokenised(rule.source),) if isinstance(rule, data.Separate) else ()
+    held = dict.fromkeys([args.out / "held_out"], separate[0]) if separate else {}
 
-    from gptjax.data import pipeline, tokenising  # not before --help has been answered
+    from gptjax.data import apart, pipeline, tokenising  # not before --help has been answered
     from gptjax.report import console
 
     out = console.Console(quiet=False)
-    tokenizer = pipeline.spoken(config.tokenizer, sources, config.held_out, args.out, out.say)
+    pipeline.check_weights(sources, out.say)
+    for source in separate:
+        apart.check_sources(sources, source)
+    pipeline.check(sources, separate, rule, out.say)
+    tokenizer = pipeline.spoken(spec, sources, rule, pipeline.model_place(spec, sources, rule, args.out), out.say)
+    sizes: dict[pathlib.Path, dict[str, int]] = {}
     for directory, source in (trained | held).items():
         with out.fraction(tokenising.named(source)) as advance:
             manifest = tokenising.write(
-                source, repr(config.tokenizer), tokenizer, config.held_out, directory, advance, args.workers, args.characters_per_shard
+                source, repr(spec), tokenizer, rule, directory, advance, args.workers, args.characters_per_shard, out.say
             )
+        sizes[directory] = {split: counts["tokens"] for split, counts in manifest["splits"].items()}
         for split, counts in manifest["splits"].items():
             out.say(
                 f"{directory} {split}: {counts['tokens']:,} tokens in {counts['documents']:,} documents, {len(counts['shards'])} shards"
             )
-    out.say(f"train on it:\n  python -m gptjax.train {how_to_train(args, trained, held, tokenizer.n_vocab)}")
+    n_held = sum(sizes[directory]["train" if held else "validation"] for directory in held or trained)
+    pipeline.check_sizes(config.model.n_ctx, rule, [(source, sizes[place]["train"]) for place, source in trained.items()], n_held)
+    out.say(f"train on it:\n  python -m gptjax.train {how_to_train(args, config, trained, held, tokenizer.n_vocab)}")
 
 
 def places(out: pathlib.Path, n: int) -> list[pathlib.Path]:
@@ -69,16 +77,19 @@ def untokenised(source: data.Source) -> corpora.Untokenised:
     return source
 
 
-def how_to_train(args: argparse.Namespace, trained: Sources, held: Sources, n_vocab: int) -> str:
+def how_to_train(args: argparse.Namespace, config: Config, trained: Sources, held: Sources, n_vocab: int) -> str:
     """The arguments for a run of the same config on what was prepared."""
     shards = [data.Shards(path=str(directory), weight=source.weight) for directory, source in trained.items()]
     plain = len(shards) == 1 and shards[0].weight == 1
     now = {"data.sources": f"Shards(path={shards[0].path!r})" if plain else repr(tuple(shards))}
+    if args.text is not None:
+        now |= {"name": config.name, "data.held_out": repr(config.data.held_out)}
     for directory in held:
         now["data.held_out"] = f"Separate(source=Shards(path={str(directory)!r}))"
-    if command.resolved(args).model.n_vocab != n_vocab:
+    if config.model.n_vocab != n_vocab:
         now["model.n_vocab"] = str(n_vocab)
-    kept = [assignment for assignment in args.assignments if not assignment.startswith(tuple(now))]
+    said_again = tuple(f"{path}{end}" for path in now for end in ("=", "."))
+    kept = [assignment for assignment in args.assignments if not assignment.startswith(said_again)]
     settings = [*kept, *(f"{path}={value}" for path, value in now.items())]
     quoted = [shlex.quote(text) if any(c in text for c in '"$`\\') else f'"{text}"' for text in settings]
     return " ".join([f"--config={args.config}", *(f"--set {text}" for text in quoted)])

@@ -19,7 +19,7 @@ EXAMPLE = 'python -m gptjax.train --config=gpt3_small --set train.steps=100 --se
 
 def main(arguments: list[str]) -> int:
     """Exit status 0 at the end of the run or at an orderly stop, 3 if the run gave up on non-finite updates."""
-    parser = command.parser("train", "Train a GPT on text. The same command continues an interrupted run.", EXAMPLE)
+    parser = command.parser("train", "Train a GPT on text. The same command continues an interrupted run.", EXAMPLE, text=True)
     parser.add_argument("--run", metavar="DIR", help="where the run goes, or lies; or gs://BUCKET/FOLDER (default: runs/CONFIG)")
     parser.add_argument("--init", metavar="RUN_OR_WEIGHTS", help="begin with the weights of another run, or of a folder of weights")
     parser.add_argument("--profile", metavar="N", type=int, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")

@@ -2,15 +2,17 @@
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
-from gptjax.config import overrides, parse, registry
+from gptjax.config import data, finding, overrides, parse, registry
 from gptjax.config.schema import Config
 
 CHECKOUT = Path(__file__).parents[2]
@@ -48,8 +50,8 @@ def bare_parser(program: str, description: str, example: str) -> argparse.Argume
     )
 
 
-def parser(program: str, description: str, example: str) -> argparse.ArgumentParser:
-    """`bare_parser` with --config NAME and --set path=value, which `resolved` reads."""
+def parser(program: str, description: str, example: str, text: bool = False) -> argparse.ArgumentParser:
+    """`bare_parser` with --config NAME, --set path=value and, if `text`, --text FILE, which `resolved` reads."""
     made = bare_parser(program, description, example)
     made.add_argument("--config", metavar="NAME", help="a recipe of configs/; python -m gptjax.plan shows all")
     made.add_argument(
@@ -60,14 +62,47 @@ def parser(program: str, description: str, example: str) -> argparse.ArgumentPar
         dest="assignments",
         help="change one field, as in train.steps=100; repeatable",
     )
+    if text:
+        made.add_argument("--text", metavar="FILE", help="read this: a file, a directory or a glob of .txt, .jsonl or .parquet")
     return made
 
 
 def resolved(args: argparse.Namespace) -> Config:
-    """The config that --config names with every --set applied. Raises ValueError: no or an unknown name, or a wrong assignment."""
+    """The config that --config names, with the text that --text names, and every --set applied. Raises ValueError: no or an unknown name, a
+    wrong assignment, no such text, or none for a recipe that is of one."""
     if args.config is None:
         raise ValueError(f"say which config with --config=NAME: {', '.join(registry.names())}")
-    return overrides.override(registry.config(args.config), *args.assignments)
+    recipe = registry.config(args.config)
+    if "text" not in args:
+        return overrides.override(recipe, *args.assignments)
+    named = any(assignment.startswith("data.sources=") for assignment in args.assignments)
+    if args.text is None:
+        changed, hint = overrides.override(recipe, *args.assignments), registry.text(args.config)
+        if hint is not None and changed.data.sources == recipe.data.sources:
+            try:
+                finding.found(hint[0])
+            except ValueError as error:
+                raise ValueError(f"--config={args.config} is of a text that is not here ({error}): {hint[1]}") from None
+        return changed
+    if named:
+        raise ValueError("--text and --set data.sources both say what to read: give one of them")
+    return overrides.override(reading(recipe, args.text), *args.assignments)
+
+
+FEW = 100  # .txt files, of which hardly one would be held out as a whole
+
+
+def reading(recipe: Config, path: str) -> Config:
+    """`recipe` on the text that `path` names, and named after it. A lone file, and few .txt files, are held out by their ends: a hundredth
+    of the documents would be none."""
+    files = finding.found(path).files
+    read = dataclasses.replace(recipe.data, sources=(data.Text(path=path),))
+    if len(files) == 1 or (len(files) < FEW and all(finding.kind(file)[0] == ".txt" for file in files)):
+        read = dataclasses.replace(read, held_out=data.Tail(fraction=0.1))
+    where = parse.path(path)
+    called = where.resolve().name if where.is_dir() else finding.stem(files[0]) if len(files) == 1 else where.parent.resolve().name
+    name = f"{recipe.name}-{re.sub(r'[^A-Za-z0-9._-]+', '_', called)[:60]}"
+    return dataclasses.replace(recipe, name=name, data=read)
 
 
 def passed_on(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -65,6 +65,12 @@ def printed(name: str) -> tuple[str | None, float | None]:
     return found[name] if name in found else (None, None)
 
 
+def text(name: str) -> tuple[str, str] | None:
+    """(path, how to get it in a line) of the text that the config of that name is of; None for those that are of any text."""
+    found = _configs().TEXTS
+    return found[name] if name in found else None
+
+
 def _configs() -> ModuleType:
     """The package configs/, beside gptjax/ and so on the same import path."""
     try:

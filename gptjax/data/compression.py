@@ -7,8 +7,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-import numpy as np
-
 PIECE = 2**20  # bytes read or handed on at once
 FREE, MOST_TIMES = 2**26, 300  # a file that gives more than FREE bytes and MOST_TIMES its own size is a bomb; text shrinks to a tenth or so
 LOOKED_AT = 2**24  # bytes of an .zst file whose frames are looked at beforehand: a program writes all alike
@@ -183,6 +181,8 @@ MASK = 2**64 - 1
 
 def xxh64(texts: list[bytes]) -> list[int]:
     """XXH64 with seed 0 of each text: xxhash's doc/xxhash_spec.md. Those of one length go side by side, in NumPy."""
+    import numpy as np
+
     found: list[int] = [0] * len(texts)
     for length in {len(text) for text in texts}:
         places = [n for n, text in enumerate(texts) if len(text) == length]
