@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gptjax.config import command, contamination, data, overrides
+from gptjax.config import command, contamination, data, overrides, parse
 
 EXAMPLE = """python -m gptjax.decontaminate filter --text='corpus/*.jsonl.zst' --tasks=hellaswag,piqa --out=clean
   python -m gptjax.decontaminate check --text='corpus/*.jsonl.zst' --tasks=hellaswag,piqa --out=overlap
@@ -33,20 +33,20 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--data", metavar="DIR", help="where TASK_SPLIT.jsonl and TASK.jsonl lie")
     parser.add_argument("--tfds", metavar="DIR", help="where TFDS' prepared sets lie (default: its own directory)")
     parser.add_argument("--words", metavar="FILE", help="the list of the tasks that scramble words")
-    parser.add_argument("--seed", type=int, default=0, help="of tasks that are made (default: %(default)s)")
-    parser.add_argument("--out", metavar="DIR", type=pathlib.Path, help="where the result goes")
+    parser.add_argument("--seed", type=parse.whole_argument(0, 2**32 - 1), default=0, help="of tasks that are made (default: %(default)s)")
+    parser.add_argument("--out", metavar="DIR", type=parse.path_argument, help="where the result goes")
     parser.add_argument("--compression", choices=("zst", "none"), default="zst", help="of what filter writes (default: %(default)s)")
-    parser.add_argument("--workers", metavar="N", type=int, default=os.cpu_count() or 1, help="processes (default: a core each)")
-    parser.add_argument("--overlap", metavar="DIR", type=pathlib.Path, help="compare: what check wrote")
-    parser.add_argument("--results", metavar="DIR", type=pathlib.Path, help="compare: evaluations/ of a run")
+    parser.add_argument(
+        "--workers", metavar="N", type=parse.whole_argument(1, 1024), default=os.cpu_count() or 1, help="processes (default: a core each)"
+    )
+    parser.add_argument("--overlap", metavar="DIR", type=parse.path_argument, help="compare: what check wrote")
+    parser.add_argument("--results", metavar="DIR", type=parse.path_argument, help="compare: evaluations/ of a run")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], dest="assignments", help="change a rule, as window=100")
     args = parser.parse_args(arguments)
     needed = ("overlap", "results") if args.mode == "compare" else ("text", "out")
     for name in needed:
         if getattr(args, name) is None:
             raise ValueError(f"{args.mode} needs --{name}; --help shows an example")
-    if args.workers < 1:
-        raise ValueError(f"--workers={args.workers}: give 1 or more")
     if args.mode == "compare":
         return compare(args)
     rule = overrides.override(RULES[args.mode], *args.assignments)
@@ -61,20 +61,24 @@ def filtered(args: argparse.Namespace, rule: contamination.Filter) -> None:
 
     these = questions(args, overlap.tested)
     each = [overlap.hashes(one, np.full(len(one.texts), rule.n)) for one in these]
-    job = begun(args, rule, np.unique(np.concatenate(each)), [rule.n])
+    job = begun(args, rule, these, each, [rule.n])
     if not (args.out / "report.json").exists():
         counts, _, _ = counted(args, job)
         known = grams.Known(job.known.hashes[(counts > 0) & (counts <= rule.most_documents)])
         scanning.save(job.cut, known, [rule.n])
         work = cleaning.Cleaning(rule, args.out, "" if args.compression == "none" else ".zst")
-        done(job, cleaning.report, work, job.cut, args, "cleaning")
+        done(job, work.is_done, work, job.cut, args, "cleaning")
+        expected = {work.name(part) for part in job.parts}
+        for left in args.out.glob("[0-9][0-9][0-9][0-9][0-9]-*.jsonl*"):
+            if left.name not in expected:  # of a file that the corpus had when this was begun, and has no longer
+                left.unlink()
         report = {"counts": cleaning.counts(job.cut, job.parts), "tasks": {}}
         for one, mine in zip(these, each, strict=True):
             held = counts[np.searchsorted(job.known.hashes, mine)]
             common = int((held > rule.most_documents).sum())
             report["tasks"][one.name] = {"items": len(one.texts), "grams": len(mine), "seen": int((held > 0).sum()), "common": common}
         finish(args, job, report)
-    report = json.loads((args.out / "report.json").read_bytes())
+    report = concluded(args)
     rows = [(name, *(f"{found[key]:,}" for key in ("items", "grams", "seen", "common"))) for name, found in report["tasks"].items()]
     print(aligned([("task", "items", f"{rule.n}-grams", "in the corpus", f"in over {rule.most_documents} documents: left"), *rows]))
     print(aligned([(name.replace("_", " "), f"{count:,}") for name, count in report["counts"].items()]))
@@ -93,18 +97,20 @@ def check(args: argparse.Namespace, rule: contamination.Measure) -> None:
     compared = [overlap.compared(one, rule) for one in these]
     each = [overlap.hashes(one, matches) for one, (_, matches) in zip(these, compared, strict=True)]
     lengths = np.unique(np.concatenate([matches for _, matches in compared]))
-    job = begun(args, rule, np.unique(np.concatenate(each)), lengths[lengths > 0].tolist())
+    job = begun(args, rule, these, each, lengths[lengths > 0].tolist())
     if not (args.out / "report.json").exists():
         counts, n_documents, n_characters = counted(args, job)
         seen = grams.Known(job.known.hashes[counts > 0])
         report: dict[str, Any] = {"documents": n_documents, "characters": n_characters, "tasks": {}}
         for one, (n, matches) in zip(these, compared, strict=True):
             dirty, n_grams, n_seen = overlap.dirty(one, matches, seen)
-            saving.save(args.out / f"{one.name}.json", json.dumps(dirty, indent=0).encode())
+            marks = json.dumps(dirty, indent=0).encode()
+            saving.save(args.out / f"{one.name}.json", marks)
             n_dirty = len({one.items[item] for item, is_dirty in dirty.items() if is_dirty})
             report["tasks"][one.name] = {"n": n, "items": len(one.texts), "dirty": n_dirty, "grams": n_grams, "seen": n_seen}
+            report["tasks"][one.name]["marks"] = hashlib.sha256(marks).hexdigest()
         finish(args, job, report)
-    report = json.loads((args.out / "report.json").read_bytes())
+    report = concluded(args)
     print(f"{report['documents']:,} documents, {report['characters']:,} characters")
     rows = [("task", "N", "items", "dirty", "clean", "N-grams", "in the corpus")]
     for name, found in report["tasks"].items():
@@ -163,30 +169,47 @@ def questions(args: argparse.Namespace, splits: Callable[[Any], tuple[str, ...]]
     return found
 
 
-def begun(args: argparse.Namespace, rule: Any, hashes: Any, lengths: list[int]) -> Job:
-    """The job's folders, with what an earlier start of the same finished. ValueError if they are another's."""
-    from gptjax.data import corpora, saving, tokenising
+def begun(args: argparse.Namespace, rule: Any, these: list[Any], each: list[Any], lengths: list[int]) -> Job:
+    """The job's folders, with what an earlier start of the same finished. ValueError if they are another's. each: the n-grams of each task.
+
+    Where only files of the corpus have changed since an unfinished start, those that have not are not read again."""
+    import numpy as np
+
+    from gptjax.data import corpora, saving, sealed, tokenising
     from gptjax.tasks.incontext import grams, scanning
 
+    hashes = np.unique(np.concatenate(each))
     if not len(hashes):
         raise ValueError("the tasks have no text as long as a match: nothing is to be looked for; give other tasks, or a smaller n")
     source = data.Text(path=args.text, field=args.field)
-    these = scanning.parts(source)
+    sought = _digest(hashes, lengths)
     job = {
         "mode": args.mode,
         "corpus": tokenising.named(source),
         "fingerprint": corpora.fingerprint(source),
-        "tasks": hashlib.sha256(hashes.tobytes() + repr(lengths).encode()).hexdigest(),
-        "rule": f"{rule!r} {args.compression}" if args.mode == "filter" else repr(rule),
+        "tasks": {
+            one.name: f"{len(one.texts):,} texts, digest {_digest(mine, lengths)[:8]}" for one, mine in zip(these, each, strict=True)
+        },
+        "rule": dataclasses.asdict(rule) | ({"compression": args.compression} if args.mode == "filter" else {}),
     }
-    if (args.out / "job.json").exists():
-        tokenising.same(args.out, json.loads((args.out / "job.json").read_bytes()), job)
+    finished, there = (args.out / "report.json").exists(), args.out / "job.json"
+    if there.exists():
+        try:
+            earlier = sealed.read(there)
+        except ValueError as error:
+            if finished:
+                raise ValueError(f"{error}; delete {args.out} and run it again") from None
+            print(f"{error}; it is written again")
+        else:
+            tokenising.same(args.out, earlier, {name: value for name, value in job.items() if finished or name != "fingerprint"})
     elif args.out.is_dir() and any(args.out.iterdir()):
         raise ValueError(f"{args.out} holds files of something else; give an empty directory")
-    made = Job(grams.Known(hashes), these, args.out / "work" / "count", args.out / "work" / "cut")
-    if (args.out / "report.json").exists():
+    made = Job(grams.Known(hashes), scanning.parts(source, sought), args.out / "work" / "count", args.out / "work" / "cut")
+    if finished:
         return made
-    saving.save(args.out / "job.json", json.dumps(job, indent=1).encode())
+    for line in corpora.check(source):
+        print(line)
+    sealed.save(there, job)
     for folder in (args.out, made.work, made.cut):
         folder.mkdir(parents=True, exist_ok=True)
         saving.sweep(folder)
@@ -194,30 +217,44 @@ def begun(args: argparse.Namespace, rule: Any, hashes: Any, lengths: list[int]) 
     return made
 
 
+def _digest(hashes: Any, lengths: list[int]) -> str:
+    return hashlib.sha256(hashes.tobytes() + repr(lengths).encode()).hexdigest()
+
+
 def counted(args: argparse.Namespace, job: Job) -> tuple[Any, int, int]:
     """(how many documents have each n-gram, documents, characters)."""
     from gptjax.tasks.incontext import scanning
 
-    done(job, scanning.result, scanning.counted, job.work, args, "reading")
+    done(job, scanning.is_counted, scanning.counted, job.work, args, "reading")
     return scanning.totals(job.work, job.parts, len(job.known))
 
 
-def done(job: Job, result: Callable[[pathlib.Path, Any], pathlib.Path], work: Any, folder: pathlib.Path, args: Any, label: str) -> None:
-    """Do every part whose result is not there yet."""
+def done(job: Job, is_done: Callable[[pathlib.Path, Any], bool], work: Any, folder: pathlib.Path, args: Any, label: str) -> None:
+    """Do every part whose result is not there yet, or damaged."""
     from gptjax.prepare import progress
     from gptjax.tasks.incontext import scanning
 
-    todo = [part for part in job.parts if not result(folder, part).exists()]
+    todo = [part for part in job.parts if not is_done(folder, part)]
     if todo:
         with progress(f"{label} {args.text}") as advance:
             scanning.each(todo, work, folder, args.workers, advance)
 
 
 def finish(args: argparse.Namespace, job: Job, report: dict[str, Any]) -> None:
-    from gptjax.data import saving
+    from gptjax.data import sealed
 
-    saving.save(args.out / "report.json", json.dumps(report, indent=1).encode())
+    sealed.save(args.out / "report.json", report)
     shutil.rmtree(args.out / "work")
+
+
+def concluded(args: argparse.Namespace) -> dict[str, Any]:
+    """The report of a finished job. ValueError, in one line, if it is damaged."""
+    from gptjax.data import sealed
+
+    try:
+        return sealed.read(args.out / "report.json")
+    except ValueError as error:
+        raise ValueError(f"{error}; delete {args.out} and run it again") from None
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> str:

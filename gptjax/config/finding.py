@@ -55,8 +55,8 @@ def found(path: str) -> Found:
     """The files that `path` names: each real file once, links followed, cycles cut.
 
     Of a directory or a glob, hidden files and folders and those of LEFT_ALONE are passed over, unless the glob itself names them, and so is
-    what has no known format. ValueError, in one line: there is no file; the one that is named is of no known format; a folder cannot be
-    read; what has the name of a text is a pipe, a device, or a link to nothing.
+    what has no known format, or is JSON without an object a line. ValueError, in one line: there is no file; the one that is named is of
+    no known format; a folder cannot be read; what has the name of a text is a pipe, a device, or a link to nothing.
     """
     try:
         where = parse.path(path)
@@ -103,6 +103,9 @@ def _told(path: str, entries: Iterator[Path], passed: Passed, nothing: str) -> F
             passed["of no known format"].add(file)
             continue
         state = regular(file)
+        if _one_value(file):
+            passed["JSON that has not an object a line"].add(file)
+            continue
         first = known.setdefault((state.st_dev, state.st_ino), file)
         if first is not file:
             passed["there by another name"].add(file)
@@ -110,6 +113,17 @@ def _told(path: str, entries: Iterator[Path], passed: Passed, nothing: str) -> F
     if not known:
         raise ValueError(f"Text(path={path!r}) {nothing}{f' ({told.remark()})' if passed else ''}; {ALLOWED}")
     return told
+
+
+def _one_value(file: Path) -> bool:
+    """Is it a .json file whose value takes many lines, as a report or settings have it?"""
+    if not file.name.lower().endswith(".json"):
+        return False
+    try:
+        with file.open("rb") as stream:
+            return stream.readline(100).strip() in (b"{", b"[")
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
 
 
 def _folders(root: Path, passed: Passed) -> Iterator[tuple[Path, list[Path]]]:

@@ -102,6 +102,7 @@ def named(source: data.Source) -> str:
 WORDS = {
     "fingerprint": "state of its text (the files' names, sizes or times, or Python's version)",
     "block": "number of characters a shard",
+    "tasks": "set of tasks",
 }
 
 

@@ -157,7 +157,6 @@ BAD = {
     "no text": (["check", "--out=x"], "check needs --text"),
     "no out": (["filter", "--text=x"], "filter needs --out"),
     "no overlap": (["compare", "--results=x"], "compare needs --overlap"),
-    "workers": (["check", "--text=x", "--out=x", "--workers=0"], "--workers=0: give 1 or more"),
     "rule": (["check", "--text=x", "--out=x", "--set", "m=8"], "no field 'm'"),
     "another mode's rule": (["check", "--text=x", "--out=x", "--set", "window=8"], "no field 'window'"),
     "task": (["check", "--text=x", "--out=x", "--tasks=pika"], "no task is called 'pika'; did you mean piqa"),
@@ -184,7 +183,7 @@ def test_bad_corpora_and_folders(place, tmp_path):
     with pytest.raises(ValueError, match="out was prepared with another mode: it has check, now it is filter"):
         run(place, "filter")
     (place / "corpus" / "3.jsonl").write_text('{"body": "x"}')
-    with pytest.raises(ValueError, match="was prepared with another fingerprint"):
+    with pytest.raises(ValueError, match="was prepared with another state of its text"):
         run(place, "check")
     for workers in (1, 2):
         with pytest.raises(ValueError, match=r"3\.jsonl line 1 has no string field 'text': it has body"):

@@ -97,7 +97,7 @@ def test_wrong_use_is_one_line_and_status_2(text, tmp_path):
         return ran.stderr
 
     assert "does not exist" in refused(*arguments("Text(path='nowhere.txt')", tmp_path / "a"))
-    assert "--workers=0: give 1 or more" in refused(*arguments(text, tmp_path / "b", "--workers=0"))
+    assert "--workers: '0': give a whole number from 1" in refused(*arguments(text, tmp_path / "b", "--workers=0"))
     assert "is tokenised already" in refused(*arguments("Shards(path='x')", tmp_path / "c"))
     (tmp_path / "file").write_text("")
     assert "file" in refused(*arguments(text, tmp_path / "file", "--workers=2"))

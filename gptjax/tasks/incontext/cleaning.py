@@ -2,15 +2,16 @@
 
 import collections
 import contextlib
+import hashlib
 import itertools
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gptjax.config import data
+from gptjax.config import data, finding
 from gptjax.config.contamination import Filter
-from gptjax.data import corpora, files, saving, tokenising
+from gptjax.data import compression, saving, sealed
 from gptjax.tasks.incontext import grams, scanning
 
 COUNTS = (  # what is counted of every file
@@ -68,25 +69,35 @@ class Cleaning:
         count: collections.Counter = collections.Counter()
         texts = self.texts(part, known, lengths, tell, count)
         first = next(texts, None)
-        if first is not None:
-            with saving.saved(self.out / self.name(part)) as raw, compressed(raw, self.compression) as stream:
+        written, digest = self.out / self.name(part), None
+        if first is None:
+            written.unlink(missing_ok=True)  # of an earlier start, with other n-grams
+        else:
+            with saving.saved(written) as raw, compressed(raw, self.compression) as stream:
                 for text in itertools.chain([first], texts):
                     stream.write(line(text))
-        saving.save(report(folder, part), json.dumps(count).encode())
+            digest = _digest(written)
+        kept = {"counts": dict(count), "cut": _cut(folder), "file": written.name, "digest": digest}
+        sealed.save(report(folder, part), kept)
+
+    def is_done(self, folder: pathlib.Path, part: scanning.Part) -> bool:
+        """Is the file cleaned of these n-grams, and what was written whole?"""
+        try:
+            kept = sealed.read(report(folder, part))
+        except ValueError:
+            return False
+        written = self.out / self.name(part)
+        return (kept["cut"], kept["file"], kept["digest"]) == (_cut(folder), written.name, _digest(written))
 
     def name(self, part: scanning.Part) -> str:
         """Of the file that is written: the number keeps names apart, and in order."""
-        stem = "corpus"
-        if isinstance(part.source, data.Text):
-            file = pathlib.Path(part.source.path)
-            kind, packing = files.split(file)
-            stem = file.name.removesuffix(packing).removesuffix(kind)
+        stem = finding.stem(pathlib.Path(part.source.path)) if isinstance(part.source, data.Text) else "corpus"
         return f"{part.number:05d}-{stem}.jsonl{self.compression}"
 
     def texts(
         self, part: scanning.Part, known: grams.Known, lengths: Sequence[int], tell: scanning.Tell, count: collections.Counter
     ) -> Iterator[str]:
-        for batch in tokenising.grouped(corpora.documents(part.source), grams.CHUNK, lambda document: len(document.text)):
+        for batch in scanning.batches(part):
             found, firsts, ns, _ = scanning.matches(batch, known, lengths)
             spans = collections.defaultdict(list)
             for first, n in zip(firsts.tolist(), ns.tolist(), strict=True):
@@ -96,15 +107,28 @@ class Cleaning:
             tell(batch[-1].done)
 
 
+def _digest(file: pathlib.Path) -> str | None:
+    """SHA-256 of a file; None if there is none."""
+    if not file.exists():
+        return None
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _cut(folder: pathlib.Path) -> str:
+    """A digest of the n-grams that are cut out."""
+    return hashlib.sha256(scanning.opened(folder)[0].hashes.data).hexdigest()
+
+
 def report(folder: pathlib.Path, part: scanning.Part) -> pathlib.Path:
-    return folder / f"cleaned-{part.number:05d}.json"
+    return folder / f"cleaned-{part.key}.json"
 
 
 def counts(folder: pathlib.Path, these: list[scanning.Part]) -> dict[str, int]:
     """What was counted of all files together."""
     held: collections.Counter[str] = collections.Counter()
     for part in these:
-        held.update(json.loads(report(folder, part).read_bytes()))
+        held.update(sealed.read(report(folder, part))["counts"])
     return {name: held[name] for name in COUNTS}
 
 
@@ -112,10 +136,6 @@ def line(text: str) -> bytes:
     return json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
 
 
-def compressed(raw: Any, compression: str) -> Any:
+def compressed(raw: Any, compression_: str) -> Any:
     """`raw` as a stream that takes plain bytes."""
-    if compression == "":
-        return contextlib.nullcontext(raw)
-    import pyarrow
-
-    return pyarrow.CompressedOutputStream(pyarrow.PythonFile(raw, "w"), "zstd")
+    return contextlib.nullcontext(raw) if compression_ == "" else compression.ZstWriter(raw)

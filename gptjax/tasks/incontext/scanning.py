@@ -4,14 +4,15 @@ Memory: 12 to 16 bytes an n-gram, shared by the processes, 8 more in each, and t
 a file has is kept in a small file of its own, so that a kill loses the files in hand alone."""
 
 import dataclasses
+import hashlib
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from gptjax.config import command, data
-from gptjax.data import corpora, files, processes, tokenising
+from gptjax.config import command, data, finding
+from gptjax.data import corpora, processes, sealed, tokenising
 from gptjax.data.document import Document
 from gptjax.tasks.incontext import grams
 
@@ -21,18 +22,25 @@ Work = Callable[["Part", pathlib.Path, Tell], None]  # does a file; its results 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A file of the corpus, or a corpus that is no files. size: its share of the work."""
+    """A file of the corpus, or a corpus that is no files. size: its share of the work. key: of the text and of what is looked for in it, so
+    that a file that has not changed is not read again when others have."""
 
     number: int
     source: corpora.Untokenised
     size: int
+    key: str
 
 
-def parts(source: corpora.Untokenised) -> list[Part]:
+def parts(source: corpora.Untokenised, sought: str) -> list[Part]:
+    """sought: a digest of what is looked for."""
+
+    def part(number: int, source: corpora.Untokenised, size: int) -> Part:
+        return Part(number, source, size, hashlib.sha256(f"{corpora.fingerprint(source)} {sought}".encode()).hexdigest()[:24])
+
     if not isinstance(source, data.Text):
-        return [Part(0, source, 1)]
-    found = files.found(source.path)
-    return [Part(n, data.Text(path=str(file), field=source.field), max(1, file.stat().st_size)) for n, file in enumerate(found)]
+        return [part(0, source, 1)]
+    found = finding.found(source.path).files
+    return [part(n, data.Text(path=str(file), field=source.field), max(1, file.stat().st_size)) for n, file in enumerate(found)]
 
 
 def save(folder: pathlib.Path, known: grams.Known, lengths: Sequence[int]) -> None:
@@ -68,7 +76,7 @@ def counted(part: Part, folder: pathlib.Path, tell: Tell) -> None:
     known, lengths = opened(folder)
     counts = np.zeros(len(known), np.int64)
     n_documents = n_characters = 0
-    for batch in tokenising.grouped(corpora.documents(part.source), grams.CHUNK, lambda document: len(document.text)):
+    for batch in batches(part):
         found, firsts, _, numbers = matches(batch, known, lengths)
         pairs = np.unique(found.texts[firsts] * max(1, len(known)) + numbers)
         np.add.at(counts, pairs % max(1, len(known)), 1)
@@ -76,18 +84,34 @@ def counted(part: Part, folder: pathlib.Path, tell: Tell) -> None:
         n_characters += sum(len(document.text) for document in batch)
         tell(batch[-1].done)
     some = np.flatnonzero(counts)
-    tokenising.save_array(result(folder, part), np.concatenate([[n_documents, n_characters], some, counts[some]]))
+    sealed.save_array(result(folder, part), np.concatenate([[n_documents, n_characters], some, counts[some]]))
+
+
+def batches(part: Part) -> Iterator[list[Document]]:
+    """The documents of a file, many at once; none of an empty file."""
+    if isinstance(part.source, data.Text) and finding.regular(pathlib.Path(part.source.path)).st_size == 0:
+        return iter(())
+    return tokenising.grouped(corpora.documents(part.source), grams.CHUNK, lambda document: len(document.text))
 
 
 def result(folder: pathlib.Path, part: Part) -> pathlib.Path:
-    return folder / f"count-{part.number:05d}.npy"
+    return folder / f"count-{part.key}.npy"
+
+
+def is_counted(folder: pathlib.Path, part: Part) -> bool:
+    """Is the result of `counted` there, and whole?"""
+    try:
+        sealed.read_array(result(folder, part))
+    except ValueError:
+        return False
+    return True
 
 
 def totals(folder: pathlib.Path, these: list[Part], n_grams: int) -> tuple[Any, int, int]:
     """(how many documents of all files have each n-gram, documents, characters)."""
     counts, n_documents, n_characters = np.zeros(n_grams, np.int64), 0, 0
     for part in these:
-        held = np.load(result(folder, part))
+        held = sealed.read_array(result(folder, part))
         some, times = np.split(held[2:], 2)
         counts[some] += times
         n_documents, n_characters = n_documents + int(held[0]), n_characters + int(held[1])

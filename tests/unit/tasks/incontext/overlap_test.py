@@ -93,7 +93,7 @@ def test_counts_and_dirt_are_those_of_plain_python(tmp_path, monkeypatch, seed):
     n, matches = overlap.compared(these, rule)
     known = grams.Known(overlap.hashes(these, matches))
     scanning.save(tmp_path, known, sorted({*matches.tolist()} - {0}))
-    parts = scanning.parts(data.Text(path=str(tmp_path / "*.txt")))
+    parts = scanning.parts(data.Text(path=str(tmp_path / "*.txt")), "sought")
     scanning.each(parts, scanning.counted, tmp_path, 1, lambda done: None)
     counts, n_documents, n_characters = scanning.totals(tmp_path, parts, len(known))
     assert (n_documents, n_characters) == (30, sum(map(len, documents)))
@@ -121,7 +121,7 @@ def test_several_copies_in_a_document_count_once(tmp_path):
     matches = np.array([3, 3])
     known = grams.Known(overlap.hashes(these, matches))
     scanning.save(tmp_path, known, [3])
-    parts = scanning.parts(data.Text(path=str(tmp_path / "*.txt")))
+    parts = scanning.parts(data.Text(path=str(tmp_path / "*.txt")), "sought")
     scanning.each(parts, scanning.counted, tmp_path, 1, lambda done: None)
     assert sorted(scanning.totals(tmp_path, parts, 2)[0].tolist()) == [0, 2]
 

@@ -1,0 +1,122 @@
+"""A directory and its globs name one set of files, each real one once, whatever links and rubbish lie among them."""
+
+import os
+import random
+
+import pytest
+
+from gptjax.config import finding
+
+
+def put(path, content="text"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+def found(path):
+    return finding.found(str(path)).files
+
+
+def names(root, path):
+    return [str(file.relative_to(root)) for file in found(path)]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    root = tmp_path / "corpus"
+    for name in ("local/a.jsonl", "c4-train.00000.json.gz", "D.JSONL", "e.ndjson", "f.TXT.XZ"):
+        put(root / name)
+    for name in (".ipynb_checkpoints/a-checkpoint.jsonl", ".hidden.txt", "checkpoints/g.json", "README.md", "h.txt.bz2"):
+        put(root / name)
+    put(tmp_path / "disk2" / "part" / "b.jsonl")
+    (root / "part").symlink_to(tmp_path / "disk2" / "part", target_is_directory=True)
+    return root
+
+
+def test_a_directory_is_read_whole_and_says_what_it_passes_over(corpus):
+    assert names(corpus, corpus) == ["D.JSONL", "c4-train.00000.json.gz", "e.ndjson", "f.TXT.XZ", "local/a.jsonl", "part/b.jsonl"]
+    told = finding.found(str(corpus)).remark()
+    assert told is not None and told.startswith("passed over: ")
+    assert "3 hidden, or in a folder of other things (.hidden.txt, .ipynb_checkpoints, checkpoints)" in told
+    assert "2 of no known format (README.md, h.txt.bz2)" in told
+    assert finding.found(str(corpus / "local")).remark() is None
+    put(corpus / "local" / "settings.json", '{\n "a": 1\n}')
+    assert finding.found(str(corpus / "local")).remark() == "passed over: 1 JSON that has not an object a line (settings.json)"
+
+
+def test_each_real_file_is_read_once_and_cycles_end(corpus):
+    before = found(corpus)
+    (corpus / "self").symlink_to(".")
+    (corpus / "local" / "up").symlink_to("..")
+    (corpus / "again").symlink_to("local")
+    (corpus / "a-link.jsonl").symlink_to("local/a.jsonl")
+    os.link(corpus / "D.JSONL", corpus / "D2.JSONL")
+    assert found(corpus) == found(corpus / "**" / "*") == before
+    assert "there by another name" in str(finding.found(str(corpus)).remark())
+    assert names(corpus, corpus / "**" / "*.jsonl") == ["local/a.jsonl", "part/b.jsonl"]
+    assert names(corpus, corpus / "again" / "*.jsonl") == ["again/a.jsonl"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_directory_and_its_globs_read_the_same(tmp_path, seed):
+    chance = random.Random(seed)
+    folders = [tmp_path / "root"]
+    folders[0].mkdir()
+    for number in range(40):
+        here = chance.choice(folders)
+        name = f"{chance.choice(['', '', '.', 'x'])}{number}"
+        match chance.randrange(6):
+            case 0:
+                folders.append(here / name)
+                folders[-1].mkdir()
+            case 1:
+                (here / name).symlink_to(chance.choice(folders), target_is_directory=True)
+            case 2:
+                files = [file for folder in folders for file in folder.iterdir() if file.is_file()]
+                if files:
+                    (here / f"{name}.txt").symlink_to(chance.choice(files))
+            case _:
+                put(here / (name + chance.choice([".txt", ".JSON", ".jsonl.gz", ".parquet", ".md", ""])))
+    put(folders[0] / "always.txt")
+    root = folders[0]
+    whole = found(root)
+    assert whole == found(root / "**") == found(root / "**" / "*") == found(f"{root}/")
+    assert len({file.resolve() for file in whole}) == len(whole)
+    by_ending = [file for ending in ("txt", "JSON", "gz", "parquet") for file in globbed(root / "**" / f"*.{ending}")]
+    assert {file.resolve() for file in by_ending} == {file.resolve() for file in whole}
+
+
+def globbed(pattern):
+    try:
+        return found(pattern)
+    except ValueError:
+        return []
+
+
+def refused(path, match):
+    with pytest.raises(ValueError, match=match) as error:
+        finding.found(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
+    (tmp_path / "gone.txt.gz").symlink_to("nowhere")
+    (tmp_path / "a.txt").write_text("a")
+    refused(tmp_path / "pipe.txt", r"pipe.txt is a named pipe, no file")
+    refused(tmp_path / "zero.jsonl", r"zero.jsonl is a device, no file")
+    refused(tmp_path / "gone.txt.gz", r"gone.txt.gz is a link to a file that is not there")
+    for path in (tmp_path, tmp_path / "*", tmp_path / "**"):
+        refused(path, r"no file|not there")
+    refused("", r"an empty path")
+    refused("~nobody-of-that-name/x.txt", r"no home directory")
+    refused("a\0b.txt", r"zero byte")
+    refused(tmp_path / "no.txt", r"no.txt'\) does not exist; give .txt")
+    refused(tmp_path / "*.parquet", r"matches no file")
+
+
+def test_the_ending_of_a_name_tells_format_and_compression():
+    assert finding.kind(finding.Path("a.b.JSON.GZ")) == (".jsonl", ".gz") and finding.stem(finding.Path("a.b.JSON.GZ")) == "a.b"
+    assert finding.kind(finding.Path("a.txt.xz.gz")) == ("", ".gz") and finding.kind(finding.Path(".txt")) == ("", "")
+    assert finding.stem(finding.Path("plain")) == "plain"
