@@ -231,12 +231,12 @@ def counted(args: argparse.Namespace, job: Job) -> tuple[Any, int, int]:
 
 def done(job: Job, is_done: Callable[[pathlib.Path, Any], bool], work: Any, folder: pathlib.Path, args: Any, label: str) -> None:
     """Do every part whose result is not there yet, or damaged."""
-    from gptjax.prepare import progress
+    from gptjax.report import console
     from gptjax.tasks.incontext import scanning
 
     todo = [part for part in job.parts if not is_done(folder, part)]
     if todo:
-        with progress(f"{label} {args.text}") as advance:
+        with console.Console(quiet=False).fraction(f"{label} {args.text}") as advance:
             scanning.each(todo, work, folder, args.workers, advance)
 
 
