@@ -3,11 +3,10 @@
 --data holds any of: wikitext2.txt and wikitext103.txt (both wiki.test.raw), ptb.txt, text8.txt, enwik8.txt, lambada_test.jsonl. Runs and
 other weights are measured too. Exit status 1 if a figure is not within 2% of what others measured on the released weights."""
 
-from pathlib import Path
 from typing import Any
 
 from gptjax import evaluate
-from gptjax.config import command, overrides
+from gptjax.config import command, overrides, parse
 
 EXAMPLE = "python -m gptjax.calibrate --weights=gpt2/ --data=texts/"
 TASKS = ("wikitext2", "wikitext103", "ptb", "text8", "enwik8", "lambada", "lambada:gpt2")
@@ -25,15 +24,16 @@ OTHERS = {
 
 def main(arguments: list[str]) -> int:
     parser = command.bare_parser("calibrate", __doc__ or "", EXAMPLE)
-    parser.add_argument("--weights", metavar="DIR", type=Path, required=True, help="a folder of weights, or a run")
-    parser.add_argument("--data", metavar="DIR", type=Path, required=True, help="where the texts lie")
-    parser.add_argument("--stride", metavar="N", type=int, help="tokens predicted in each window (default: the context, no overlap)")
-    parser.add_argument("--examples", metavar="N", type=int, help="ask no more than N of LAMBADA's passages: no verdict then")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where results go (default: as gptjax.evaluate's)")
+    parser.add_argument("--weights", metavar="DIR", type=parse.path_argument, required=True, help="a folder of weights, or a run")
+    parser.add_argument("--data", metavar="DIR", type=parse.path_argument, required=True, help="where the texts lie")
+    parser.add_argument(
+        "--stride", metavar="N", type=parse.whole_argument(), help="tokens predicted in each window (default: the context, no overlap)"
+    )
+    parser.add_argument(
+        "--examples", metavar="N", type=parse.whole_argument(), help="ask no more than N of LAMBADA's passages: no verdict then"
+    )
+    parser.add_argument("--out", metavar="DIR", type=parse.path_argument, help="where results go (default: as gptjax.evaluate's)")
     args = parser.parse_args(arguments)
-    for name in ("stride", "examples"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"--{name}={getattr(args, name)}: give at least 1")
     if not args.data.is_dir():
         raise ValueError(f"--data={args.data} is no directory: give one with the texts that --help names")
 
@@ -80,7 +80,7 @@ def said(exam: Any, score: dict[str, Any], size: str, out: Any) -> bool | None:
 
 
 def line(name: str, metric: str, ours: str, error: str, paper: str, others: str, near: str) -> str:
-    return f"{name:<14}{metric:<20}{ours:>12}{error:>9}{paper:>9}{others:>9}  {near}".rstrip()
+    return f"{name:<13}{metric:<19}{ours:>12}{error:>9}{paper:>8}{others:>8}  {near}".rstrip()
 
 
 if __name__ == "__main__":

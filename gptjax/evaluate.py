@@ -1,17 +1,19 @@
 """Ask a model in context, as GPT-2's and GPT-3's papers did: `python -m gptjax.evaluate --run=DIR --tasks=lambada --shots=0,1,few`.
 
 Each task with each number of demonstrations leaves two files in DIR/evaluations: scores with their standard errors, and a line an item
-with prompt, answer and log-likelihoods. What is done is not done again."""
+with prompt, answer and log-likelihoods. What is done is not done again. `--text=FILE` instead of tasks: how well are these texts
+predicted, in nats a token and bits a byte?"""
 
 import argparse
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import command, count, overrides, registry
+from gptjax.config import command, count, overrides, parse, registry
 
 EXAMPLE = "python -m gptjax.evaluate --run=runs/gpt3_small --tasks=lambada,hellaswag,arithmetic --shots=0,1,few --examples=500"
 FEW = "few"  # the K of the task's paper
@@ -20,19 +22,28 @@ FEW = "few"  # the K of the task's paper
 def main(arguments: list[str]) -> int:
     """Exit status 1 if a task could not be asked."""
     parser = command.bare_parser("evaluate", "Score a model on tasks that it reads in its context, by the papers' protocols.", EXAMPLE)
-    parser.add_argument("--run", metavar="DIR", help="a run, or a folder of weights")
+    whole = parse.whole_argument
+    parser.add_argument("--run", metavar="DIR", type=parse.path_argument, help="a run, or a folder of weights")
     parser.add_argument("--tasks", metavar="NAMES", help="tasks or groups of them, commas between; --list shows all")
     parser.add_argument(
         "--shots", metavar="K", default=f"0,1,{FEW}", help=f"numbers of demonstrations (default: 0,1,{FEW}; {FEW}: the paper's)"
     )
-    parser.add_argument("--examples", metavar="N", type=int, help="ask N items of each task, drawn with the seed (default: all)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of what is drawn (default: 0)")
-    parser.add_argument("--data", metavar="DIR", type=Path, help="where TASK.jsonl files lie (default: TFDS, where prepared)")
+    parser.add_argument("--examples", metavar="N", type=whole(), help="ask N items of each task, drawn with the seed (default: all)")
+    parser.add_argument("--seed", metavar="N", type=whole(0, 2**32 - 1), default=0, help="of what is drawn (default: 0)")
+    parser.add_argument(
+        "--data", metavar="DIR", type=parse.path_argument, help="where TASK.jsonl files lie (default: TFDS, where prepared)"
+    )
     parser.add_argument("--data_dir", metavar="DIR", help="of TFDS (default: its own)")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where results go (default: evaluations/ in the run; of weights, in runs/)")
+    parser.add_argument(
+        "--out", metavar="DIR", type=parse.path_argument, help="where results go (default: evaluations/ in the run; of weights, in runs/)"
+    )
     parser.add_argument("--list", action="store_true", help="show the tasks, their protocols and what they need")
-    parser.add_argument("--curve", metavar="FILE.png", type=Path, help="draw the results of the runs that follow, or those in --out")
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="with --curve: whose results to draw")
+    parser.add_argument("--text", metavar="FILE", action="append", help="loss and bits per byte of a text, folder or glob; repeatable")
+    parser.add_argument("--stride", metavar="N", type=whole(), help="with --text: tokens predicted in each window (default: the context)")
+    parser.add_argument(
+        "--curve", metavar="FILE.png", type=parse.path_argument, help="draw the results of the runs that follow, or those in --out"
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN", type=parse.path_argument, help="with --curve: whose results to draw")
     parser.add_argument(
         "--set",
         metavar="TASK.FIELD=VALUE",
@@ -48,29 +59,59 @@ def main(arguments: list[str]) -> int:
     if args.list:
         return listed(out)
     if args.runs and args.curve is None:
-        raise ValueError(f"{' '.join(args.runs)}: runs alone are for --curve=FILE.png; whom to ask is --run=DIR")
+        raise ValueError(f"{' '.join(map(str, args.runs))}: runs alone are for --curve=FILE.png; whom to ask is --run=DIR")
     if args.curve is not None and not (args.runs or args.out):
         raise ValueError(f"--curve={args.curve}: say whose results to draw: runs, after it, or --out=DIR")
     if args.curve is not None:
         from gptjax.report import curves
 
-        curves.draw([folder(run) for run in args.runs] or [args.out], args.curve)
+        curves.draw([folder(run) for run in args.runs] or [args.out], args.curve, out.warn)
         out.say(f"wrote {args.curve}")
         return 0
-    if args.run is None or args.tasks is None:
-        raise ValueError("say whom to ask what: --run=DIR and --tasks=NAMES; --list shows the tasks")
+    if args.run is None or (args.tasks is None) == (args.text is None):
+        raise ValueError("say whom to ask what: --run=DIR with --tasks=NAMES, of which --list shows all, or with --text=FILE")
+    if args.stride is not None and args.text is None:
+        raise ValueError(f"--stride={args.stride} is of --text=FILE; of a task that reads texts it is --set TASK.method.stride=N")
+    directory = args.out or folder(args.run)
+    if args.text is not None:
+        return read(args, directory, out)
     exams = examinations(args)
     model = opened(args.run, out)
-    directory = args.out or folder(args.run)
-    out.say(line("task", "shots", "metric", "score", "error", "items", "papers"), "bold")
+    table = Table(exams, model.about, out.width)
+    table.head(out)
     found = []
     for exam, record in records(exams, model, args.data, args.data_dir, directory, out):
         found.append(record)
         if record is not None:
-            told(exam, record, model, out)
+            table.show(exam, record, out)
+            remarks(exam, record, model.about["n_ctx"], out)
     if any(found):
         out.say(f"each item, with prompt and answer: {directory}/*.jsonl")
     return 0 if all(found) else 1
+
+
+def read(args: argparse.Namespace, directory: Path, out: Any) -> int:
+    """--text: how well the model predicts texts, a line each."""
+    from gptjax.tasks.incontext import predicting
+
+    paths, model = predicting.found(args.text), opened(args.run, out)
+    n_ctx = model.about["n_ctx"]
+    stride = predicting.checked(args.stride, n_ctx)
+    out.say(
+        f"windows of {n_ctx:,} tokens, stride {stride:,}: each token after {n_ctx - stride + 1:,} to {n_ctx:,} before it, or all there are"
+    )
+    out.say("".join(f"{head:>11}" for head in predicting.HEAD) + "  text", "bold")
+    with out.working("reading") as show:
+        for record in predicting.predicted(model, paths, stride, show):
+            out.say("".join(f"{cell:>11}" for cell in predicting.cells(record)) + f"  {Path(record['text']).name}")
+            if "sha256" in record:
+                predicting.save(directory, record, out.warn)
+                if record["changed"]:
+                    out.say(
+                        "  its tokenizer writes this text otherwise: what was predicted is simpler than the bytes it is divided by", "dim"
+                    )
+    out.say(f"kept in {directory}/text-*.json")
+    return 0
 
 
 def folder(path: str | Path) -> Path:
@@ -84,9 +125,7 @@ def examinations(args: argparse.Namespace) -> list[Any]:
     from gptjax.tasks.incontext import examination, judging
     from gptjax.tasks.incontext import registry as tasks
 
-    if args.examples is not None and args.examples < 1:
-        raise ValueError(f"--examples={args.examples}: give at least 1, or leave it out for all")
-    found = tasks.named(args.tasks.split(","), args.data)
+    found = tasks.named([name.strip() for name in args.tasks.split(",")], args.data)
     changes: dict[str, list[str]] = {}
     for assignment in args.assignments:
         name, dot, change = assignment.partition(".")
@@ -95,19 +134,25 @@ def examinations(args: argparse.Namespace) -> list[Any]:
         if name not in ("all", *found):
             raise ValueError(f"--set {assignment}: {name} is not among --tasks={args.tasks}; give one of them, or all")
         changes.setdefault(name, []).append(change)
-    exams = []
+    exams, wanted = [], [(word.strip() == FEW, number(word.strip(), args.shots)) for word in args.shots.split(",")]
     for label, task in found.items():
         mine = [change for name in ("all", label) if name in changes for change in changes[name]]
         how = overrides.override(task.protocol, *mine)
         judging.metrics(task, how)
-        for word in args.shots.split(","):
-            if word != FEW and not word.strip().isdecimal():
-                raise ValueError(
-                    f"--shots={args.shots}: give numbers of demonstrations, 0 or more, commas between; {FEW} is the paper's own"
-                )
-            shots = how.shots if word == FEW else int(word)
-            exams.append(examination.Examination(label, task, how, shots, args.seed, args.examples))
+        for few, shots in wanted:
+            shots = how.shots if few else shots
+            exams.append(examination.Examination(label, task, how, shots, args.seed, args.examples, few))
     return list({(exam.label, exam.shots): exam for exam in exams}.values())  # the paper's K may be among the numbers that were given
+
+
+def number(word: str, given: str) -> int:
+    """A number of demonstrations; of FEW, 0."""
+    try:
+        return 0 if word == FEW else parse.whole_argument(0)(word)
+    except argparse.ArgumentTypeError:
+        raise ValueError(
+            f"--shots={parse.shown(given)[1:-1]}: give numbers of demonstrations, 0 or more, commas between; {FEW} is the paper's own"
+        ) from None
 
 
 def opened(path: str | Path, out: Any) -> Any:
@@ -132,15 +177,23 @@ def records(
     from gptjax.tasks.incontext import examination
 
     directory.mkdir(parents=True, exist_ok=True)
-    told: set[str] = set()
     for _, same in itertools.groupby(exams, lambda exam: exam.label):
+        told: set[str] = set()
+        asked: set[tuple[str, int]] = set()
         first, *others = same
         read = reader(first, data, data_dir)
         for exam in (first, *others):
             record = None
             try:
                 with out.working(exam.name) as show:
-                    record = examination.examined(exam, exam.put(*exam.items(read), model, show), model, directory, show)
+                    refused: dict[str, str] = {}
+                    items, pool = exam.items(read, refused)
+                    exam = exam.fitted(items, pool, model.text, model.about["n_ctx"])
+                    if (exam.label, exam.shots) in asked:
+                        continue
+                    asked.add((exam.label, exam.shots))
+                    made = exam.put(items, pool, model, show, refused)
+                    record = examination.examined(exam, made, model, directory, show, out.warn, refused)
             except ValueError as error:
                 status, why = command.verdict(error)
                 if status != 2:
@@ -158,17 +211,63 @@ def reader(exam: Any, data: Path | None, data_dir: str | None) -> Callable[[str]
     return functools.cache(lambda split: rows.found(exam.task, exam.how, split, None if data is None else str(data), data_dir, exam.seed))
 
 
-def told(exam: Any, record: dict[str, Any], model: Any, out: Any) -> None:
-    """Lines of the table: each metric of a task with so many shots, beside its papers'."""
-    for number, score in enumerate(record["scores"].values()):
-        name, shots = (exam.label, f"{exam.shots:,}") if number == 0 else ("", "")
-        paper = published(exam, score["metric"], model.about)
-        error = "" if score["error"] is None else f"{score['error']:.2f}"
-        out.say(line(name, shots, score["metric"], f"{score['value']:.2f}", error, f"{score['n']:,}", paper))
+class Table:
+    """Lines of scores beside the papers', in columns that fit the terminal: where it has no room for the tasks' names before them, each
+    stands above its lines."""
+
+    HEADS = ("task", "shots", "metric", "score", "error", "items", "papers")
+    LEFT = ("task", "metric", "papers")
+
+    def __init__(self, exams: Sequence[Any], about: dict[str, Any], width: int):
+        from gptjax.tasks.incontext import judging
+
+        names = [(exam, metric) for exam in exams for metric in judging.metrics(exam.task, exam.how)]
+        cells = [
+            (exam.label, f"{exam.shots:,}", metric, "1,234.56", "12.34", "10,000", published(exam, metric, about)) for exam, metric in names
+        ]
+        self._widths = [max(map(len, column)) for column in zip(self.HEADS, *cells, strict=True)]
+        self._about, self._above = about, ""
+        self._apart = sum(self._widths) + 2 * len(self.HEADS) > width
+
+    def head(self, out: Any) -> None:
+        out.say(self._line(*self.HEADS), "bold")
+
+    def show(self, exam: Any, record: dict[str, Any], out: Any) -> None:
+        """Each metric of a task with so many shots."""
+        if self._apart and self._above != exam.label:
+            out.say(exam.label)
+        self._above = exam.label
+        for position, score in enumerate(record["scores"].values()):
+            name, shots = (exam.label, f"{exam.shots:,}") if position == 0 else ("", "")
+            value, error = (figure(score[part]) for part in ("value", "error"))
+            paper = published(exam, score["metric"], self._about)
+            out.say(self._line(name, shots, score["metric"], value, error, f"{score['n']:,}", paper))
+
+    def _line(self, *cells: str) -> str:
+        columns = list(zip(self.HEADS, cells, self._widths, strict=True))[self._apart :]
+        told = (cell.ljust(width) if head in self.LEFT else cell.rjust(width) for head, cell, width in columns)
+        return (" " * self._apart + "  ".join(told)).rstrip()
+
+
+def figure(value: float | None) -> str:
+    return "" if value is None else f"{value:,.2f}" if abs(value) < 1e5 else f"{value:.2e}"
+
+
+def remarks(exam: Any, record: dict[str, Any], n_ctx: int, out: Any) -> None:
+    """What the reader of the scores has to know of the items."""
+    if record["refused"]:
+        why = "; ".join(list(record["refused"].values())[:3])
+        out.warn(f"{exam.label}: {len(record['refused']):,} items cannot be asked, and do not count: {why}")
+    if record["unwritable"]:
+        some = ", ".join(record["unwritable"][:3])
+        out.warn(
+            f"{exam.label}: no right answer of {len(record['unwritable']):,} items can be written in {exam.how.method.n_tokens} tokens and "
+            f"before {', '.join(map(repr, exam.how.method.stops)) or 'the end'}: item {some}; set {exam.label}.method.n_tokens or .stops"
+        )
     if record["fewer_shots"]:
         out.say(f"  {record['fewer_shots']:,} items had no room for {exam.shots}: {record['mean_shots']:.1f} on average", "dim")
     if record["cut"]:
-        out.say(f"  {record['cut']:,} items were longer than the context of {model.about['n_ctx']:,}: their beginning was left out", "dim")
+        out.say(f"  {record['cut']:,} items were longer than the context of {n_ctx:,}: their beginning was left out", "dim")
 
 
 def published(exam: Any, metric: str, about: dict[str, Any]) -> str:
@@ -182,22 +281,31 @@ def published(exam: Any, metric: str, about: dict[str, Any]) -> str:
     return f"{scores[nearest]:g} ({nearest})"
 
 
-def line(task: str, shots: str, metric: str, score: str, error: str, items: str, papers: str) -> str:
-    return f"{task:<26}{shots:>6}  {metric:<20}{score:>10}{error:>8}{items:>9}  {papers}".rstrip()
-
-
 def listed(out: Any) -> int:
     """All tasks: their papers' K, method and metric, and where their data come from."""
     from gptjax.tasks.incontext import registry as tasks
 
-    out.say(f"  {'task':<26}{'K':>4}  {'method':<14}{'metric':<20}data", "bold")
+    every = [task for members in tasks.families().values() for task in members]
+    name = max(len(task.name) for task in every)
+    form = f"  {{:<{name}}}  {{:>3}}  {{:<13}}  {{:<18}}  {{}}"
+    before = len(form.format("", "", "", "", ""))
+    room = out.width - before
+
+    def say(data: str, *cells: Any, style: str = "") -> None:
+        """A line; what has no room after the other columns stands in lines below them."""
+        lines = textwrap.wrap(data, max(room, 20)) if room >= 20 else ["", *textwrap.wrap(data, out.width - 6)]
+        out.say(form.format(*cells, lines[0]).rstrip(), style)
+        for more in lines[1:]:
+            out.say(" " * (before if room >= 20 else 6) + more, style)
+
+    say("data", "task", "K", "method", "metric", style="bold")
     for family, members in tasks.families().items():
         out.say(family, "bold")
         for task in members:
             how = task.protocol
             also = f"; conventions: {', '.join(task.conventions)}" if task.conventions else ""
             source = "made from the seed" if task.made else task.tfds or "a .jsonl file"
-            out.say(f"  {task.name:<26}{how.shots:>4}  {type(how.method).__name__:<14}{how.metric:<20}{source}{also}")
+            say(source + also, task.name, how.shots, type(how.method).__name__, how.metric)
     more = {name: len(members) for name, members in tasks.groups().items() if members != tasks.families().get(name)}
     out.say(f"groups: each heading; {', '.join(f'{name} ({n})' for name, n in more.items())}")
     return 0

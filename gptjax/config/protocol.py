@@ -94,6 +94,7 @@ Writing = Beam | Greedy | TopK
 Method = PerToken | Total | PerByte | Unconditional | Calibrated | Word | LastToken | Beam | Greedy | TopK | Windows
 Metric = Literal[
     "accuracy",  # the chosen completion is a right one; the last word is what the model says
+    "grade",  # of what is chosen, each completion having one, from 0 to 1: as BIG-bench's multiple_choice_grade
     "group_accuracy",  # all items of a group are right: MultiRC
     "exact_match",  # of normalised texts: what "normalised" means is the task's
     "f1",  # of words, likewise

@@ -74,6 +74,11 @@ class Console:
         self._rich = terminal or standard(vital)
         self._rich.quiet = quiet
 
+    @property
+    def width(self) -> int:
+        """Columns of the terminal; 80 where there is none."""
+        return self._rich.width
+
     def say(self, line: str, style: str = "") -> None:
         """One line, as long as it is."""
         self._print(line, "\n", style)

@@ -134,10 +134,9 @@ def test_the_list_shows_every_task(capsys):
 
 
 REFUSED = {
-    "nobody": (["--tasks=copy"], "say whom to ask what: --run=DIR and --tasks=NAMES"),
+    "nobody": (["--tasks=copy"], "say whom to ask what: --run=DIR with --tasks=NAMES"),
     "unknown": (["--run=x", "--tasks=helaswag"], "no task is called 'helaswag'; did you mean hellaswag"),
     "shots": (["--run=x", "--tasks=hellaswag", "--shots=-1"], "--shots=-1: give numbers of demonstrations, 0 or more"),
-    "examples": (["--run=x", "--tasks=hellaswag", "--examples=0"], "--examples=0: give at least 1"),
     "set": (["--run=x", "--tasks=hellaswag", "--set", "piqa.shots=3"], "piqa is not among --tasks=hellaswag"),
     "form": (["--run=x", "--tasks=hellaswag", "--set", "shots"], "is not of the form TASK.FIELD=VALUE"),
     "method": (["--run=x", "--tasks=hellaswag", "--set", "all.method=Best"], "Best"),

@@ -2,10 +2,14 @@
 
 import collections
 import functools
+import itertools
+import operator
 import re
 import string
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from gptjax.tasks.incontext.task import Item
 
@@ -98,10 +102,10 @@ CANNOT = "CANNOTANSWER"
 def quac(metric: str, written: str, item: Item) -> float:
     """left_out over the answers, of which those that say CANNOTANSWER are dropped if they are fewer than the others, and stand alone if
     not: QuAC, scorer.py, its unfiltered F1. Its F1 leaves out questions on which people agree too little; GPT-3 counts all 7,353."""
-    cannot = [answer == CANNOT for answer in item.answers]
-    if 2 * sum(cannot) >= len(cannot):
-        return float(written.strip() == CANNOT)
-    return left_out(metric, written, [answer for answer in item.answers if answer != CANNOT])
+    cannot = [answer for answer in item.answers if answer.casefold() == CANNOT.casefold()]  # some tokenizers have no capitals
+    if 2 * len(cannot) >= len(item.answers):
+        return float(written.strip() in (cannot or [CANNOT]))
+    return left_out(metric, written, [answer for answer in item.answers if answer not in cannot])
 
 
 # --- DROP ----------------------------------------------------------------------------------------------------------------------
@@ -147,10 +151,21 @@ def spans_score(metric: str, written: Sequence[str], right: Sequence[str]) -> fl
     return round(sum(table[i][j] for i, j in paired) / max(len(ours), len(theirs)), 2)
 
 
+def readings(written: str, n: int) -> list[list[str]]:
+    """The spans that a text may be, written with ", " between them as demonstrations show them [chosen], where spans may have commas of
+    their own ("Portland, Oregon"): one span, one from each comma to the next, and every way to make n of these parts."""
+    parts = written.strip().split(", ")
+    found = [[", ".join(parts)], parts]
+    if n < len(parts) <= 12:
+        for cuts in itertools.combinations(range(1, len(parts)), n - 1):
+            found.append([", ".join(parts[i:j]) for i, j in itertools.pairwise((0, *cuts, len(parts)))])
+    return found
+
+
 def drop(metric: str, written: str, item: Item) -> float:
-    """The best over the right answers of facts["spans"], each a list of spans. A text is as many spans as it has parts between ", ", as
-    demonstrations show them [chosen]."""
-    return max((spans_score(metric, written.strip().split(", "), spans) for spans in item.facts["spans"] if any(spans)), default=0.0)
+    """The best over the right answers of facts["spans"], each a list of spans, and over what spans the text may be (`readings`)."""
+    right = [spans for spans in item.facts["spans"] if any(spans)]
+    return max((spans_score(metric, ours, spans) for spans in right for ours in readings(written, len(spans))), default=0.0)
 
 
 # --- ROUGE and BLEU ------------------------------------------------------------------------------------------------------------
@@ -177,35 +192,87 @@ ROUGES = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeLsum"}
 
 
 def rouge(metric: str, written: str, item: Item) -> float:
-    """F1 of stemmed words, pairs, and longest common sequences sentence by sentence (ROUGE-1.5.5 -m by Google's rouge-score), against the
-    first of the right answers; "rouge": the mean of the three."""
+    """F1 of stemmed words, pairs, and longest common sequences sentence by sentence (ROUGE-1.5.5 -m by Google's rouge-score), the best over
+    the right answers; "rouge": the mean of the three. Two cases that it leaves at 0 [chosen]: a right answer of one word has no pairs, so
+    its words count; one without any letter of a to z or digit is taken by the words of its own script."""
     names = list(ROUGES) if metric == "rouge" else [metric]
-    found = _rouge().score("\n".join(sentences(item.answers[0])), kept(written, item))
-    return sum(found[ROUGES[name]].fmeasure for name in names) / len(names)
+    return max((sum(_rouge_f1(name, kept(written, item), right) for name in names) / len(names) for right in item.answers), default=0.0)
+
+
+def _rouge_f1(metric: str, written: str, right: str) -> float:
+    right = "\n".join(sentences(right))
+    cut = _rouge(bool(re.search("[a-z0-9]", right.lower())))
+    kind = "rouge1" if metric == "rouge_2" and len(cut._tokenizer.tokenize(right)) < 2 else ROUGES[metric]
+    return cut.score(right, written)[kind].fmeasure
 
 
 @functools.cache
-def _rouge() -> Any:
+def _rouge(latin: bool) -> Any:
     from rouge_score import rouge_scorer
 
-    return rouge_scorer.RougeScorer(list(ROUGES.values()), use_stemmer=True)
+    return rouge_scorer.RougeScorer(list(ROUGES.values()), use_stemmer=True, tokenizer=None if latin else _Scripts())
+
+
+class _Scripts:
+    """A tokenizer of rouge-score for other scripts than Latin."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return re.findall(r"\w+", text.lower())
+
+
+ORDERS = 4  # BLEU's n-grams have up to so many words
 
 
 def corpus(metric: str, written: Sequence[str], items: Sequence[Item]) -> float:
-    """The score of all that was written, of a metric that is no mean over items: BLEU.
+    """The score of all that was written, of a metric that is no mean over items: `bleu` of all their counts together."""
+    return bleu(metric, bleu_counts(metric, written, items).sum(0))
 
-    "bleu" is SacreBLEU's of tokenisation intl; "bleu_mb" is that of words as XLM's scripts cut them with Moses', without smoothing, as
-    multi-bleu.perl. Items have their reference in `answers`, of which the first counts, and facts["language"], "en", ..."""
+
+def bleu_counts(metric: str, written: Sequence[str], items: Sequence[Item]) -> np.ndarray:
+    """(texts, 2 + 3 * ORDERS): all that BLEU needs of each text: its words; those of the right answer nearest in length; n-grams of 1 to
+    ORDERS words that a right answer has too; all its n-grams; those of the longest right answer. Sums of rows are the counts of a corpus,
+    so texts are cut once.
+
+    "bleu" is of SacreBLEU's words by tokenisation intl; "bleu_mb" of words as XLM's scripts cut them with Moses', in the language
+    facts["language"], "en", ... Right answers are `answers`."""
+    counts = []
+    for text, item in zip(written, items, strict=True):
+        cut = _intl() if metric == "bleu" else words(item.facts["language"])
+        ours, *right = (cut(" ".join(one.split())).split() for one in (kept(text, item), *item.answers))
+        lengths = [len(answer) for answer in right] or [0]
+        matches, totals = [], []
+        for n in range(1, ORDERS + 1):
+            grams = _grams(ours, n)
+            most = functools.reduce(operator.or_, (_grams(answer, n) for answer in right), collections.Counter())
+            matches.append((grams & most).total())
+            totals.append(grams.total())
+        nearest = min(lengths, key=lambda length: (abs(length - len(ours)), length))
+        possible = [max(0, max(lengths) - n) for n in range(ORDERS)]
+        counts.append([len(ours), nearest, *matches, *totals, *possible])
+    return np.array(counts, np.int64).reshape(len(written), 2 + 3 * ORDERS)
+
+
+def _grams(words: Sequence[str], n: int) -> collections.Counter[tuple[str, ...]]:
+    return collections.Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+
+
+def bleu(metric: str, counts: np.ndarray) -> float:
+    """BLEU from summed `bleu_counts`: "bleu" smoothed as SacreBLEU's, "bleu_mb" not at all, as multi-bleu.perl's. Where no right answer of
+    all has four words, which leaves BLEU undefined, n-grams count up to the longest that one has [chosen]."""
     import sacrebleu
 
-    hypotheses = [" ".join(kept(text, item).split()) for text, item in zip(written, items, strict=True)]
-    references = [item.answers[0] for item in items]
-    if metric == "bleu":
-        return sacrebleu.corpus_bleu(hypotheses, [references], tokenize="intl").score / 100
-    assert metric == "bleu_mb", metric
-    cut = [words(item.facts["language"]) for item in items]
-    hypotheses, references = ([f(text) for f, text in zip(cut, texts, strict=True)] for texts in (hypotheses, references))
-    return sacrebleu.corpus_bleu(hypotheses, [references], tokenize="none", smooth_method="none", force=True).score / 100
+    ours, theirs, *grams = counts.tolist()
+    matches, totals, possible = (grams[i * ORDERS : (i + 1) * ORDERS] for i in range(3))
+    n = max(1, sum(map(bool, possible)))
+    smooth = "exp" if metric == "bleu" else "none"
+    return sacrebleu.BLEU.compute_bleu(matches[:n], totals[:n], ours, theirs, smooth, max_ngram_order=n).score / 100
+
+
+@functools.cache
+def _intl() -> Callable[[str], str]:
+    from sacrebleu.tokenizers import tokenizer_intl
+
+    return tokenizer_intl.TokenizerV14International()
 
 
 # XLM's normalize-romanian.py and remove-diacritics.py, one after the other: what is left of the letters.

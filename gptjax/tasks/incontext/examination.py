@@ -1,29 +1,29 @@
 """One task asked of one model with one number of demonstrations: prompts, questions, outcomes kept as they come, scores.
 
 NAME.jsonl holds a line an item (see judging.py), from which each number can be computed again; NAME.json the protocol, the seed, the model
-and the scores. NAME tells task, shots and a digest of all that the outcomes depend on, so what is done is not done again, and another
-protocol stands beside it. Where the method samples (TopK), what is written also depends on which prompts are written together: an
+and the scores (outcomes.py says how both are kept). NAME tells task, shots and a digest of all that the outcomes depend on, so what is
+done is not done again, and another protocol stands beside it. An item that cannot be asked is named with the reason, and the others go on.
+Where the method samples (TopK), what is written also depends on which prompts are written together: an
 evaluation that was resumed has sampled otherwise."""
 
 import collections
 import dataclasses
 import hashlib
-import json
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from gptjax.config import protocol
-from gptjax.data import saving
+from gptjax.config import command, protocol
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.mesh import rules
 from gptjax.model import reading
 from gptjax.tasks import asking
-from gptjax.tasks.incontext import judging, prompts, rows, stopwords
+from gptjax.tasks.incontext import judging, outcomes, prompts, rows, stopwords
 from gptjax.tasks.incontext.task import Item, Task
 
 
@@ -38,10 +38,13 @@ class Model:
     about: dict[str, Any]
 
 
+Refused = dict[str, str]  # of items that cannot be asked, by their ids: why
+
+
 @dataclasses.dataclass(frozen=True)
 class Examination:
     """A task with its protocol, as it is put. label: what it was asked for by; shots: demonstrations wanted; examples: so many items, drawn
-    with the seed; None: all."""
+    with the seed; None: all. few: shots are the protocol's own, which a task that is open about them (Task.open) fits to its data."""
 
     label: str
     task: Task
@@ -49,32 +52,77 @@ class Examination:
     shots: int
     seed: int
     examples: int | None
+    few: bool = False
 
-    def items(self, read: Callable[[str], rows.Found]) -> tuple[list[Item], list[Item]]:
-        """(what is asked, what demonstrations are drawn from). read: a split -> its rows. ValueError, in one line, for rows that are not as
-        they should be."""
+    def items(self, read: Callable[[str], rows.Found], refused: Refused | None = None) -> tuple[list[Item], list[Item]]:
+        """(what is asked, what demonstrations are drawn from). read: a split -> its rows. refused: is told of rows that cannot be asked,
+        and the others go on. ValueError, in one line, where none can, or where nothing is told."""
         asked, drawn = self.task.splits
-        found = self._read(read(asked))
-        pool = found if drawn == asked or not self.shots else self._read(read(drawn))
+        found = self._read(read(asked), refused)
+        pool = found if drawn == asked or not self.shots else self._read(read(drawn), None if refused is None else {})
         if self.examples is not None and self.examples < len(found):
             found = random.Random(f"{self.seed} {self.task.name}").sample(found, self.examples)
         return found, pool
 
-    def _read(self, read: rows.Found) -> list[Item]:
-        found = [item for row in read.rows for item in self.task.items(row, self.how, self.shots)]
+    def _read(self, read: rows.Found, refused: Refused | None) -> list[Item]:
+        found = []
+        for row in read.rows:
+            try:
+                found += list(self.task.items(row, self.how, self.shots))
+            except ValueError as error:
+                _refuse(row["id"], error, refused)
         twice = next((name for name, n in collections.Counter(item.id for item in found).items() if n > 1), None)
         if twice is not None:
             raise ValueError(f"{read.where}: two items have the id {twice!r}; give each its own")
+        _some(found, refused)
         return found
 
-    def put(self, asked: list[Item], pool: list[Item], model: Model, tell: Callable[[str], None]) -> list[prompts.Prompt]:
-        """Each item with as many demonstrations as fit."""
+    def fitted(self, asked: list[Item], pool: list[Item], text: Tokenizer, n_ctx: int) -> "Examination":
+        """With what the task is open about (Task.open) as its data want it: no more shots than there are demonstrations for each item; no
+        stop that stands in a right answer; and so many new tokens as the longest has, up to half of the context."""
+        how, shots = self.how, self.shots
+        if "shots" in self.task.open and self.few:
+            shots = min(len(self._drawn(item, pool)) for item in asked)
+        own = self.task.protocol.method
+        if isinstance(how.method, protocol.Writing) and isinstance(own, protocol.Writing):
+            right = [answer for item in asked for answer in judging.written_answers(item)]
+            texts = [text.decode(text.encode(answer)) for answer in right]
+            method = how.method
+            if "stops" in self.task.open and method.stops == own.stops:
+                stops = (*(stop for stop in method.stops if not any(stop in one for one in texts)),) or (
+                    (how.separator,) if how.separator and not any(how.separator in one for one in texts) else ()
+                )
+                method = dataclasses.replace(method, stops=stops)
+            if "n_tokens" in self.task.open and method.n_tokens == own.n_tokens:
+                longest = max((len(text.encode(answer)) for answer in right), default=0)
+                method = dataclasses.replace(method, n_tokens=max(method.n_tokens, min(longest, n_ctx // 2)))
+            how = dataclasses.replace(how, method=method)
+        return dataclasses.replace(self, how=how, shots=shots)
+
+    def _drawn(self, item: Item, pool: list[Item]) -> list[Item]:
+        return prompts.drawn(self.task.name, item, pool, self.shots, self.seed, self.how.fixed_shots)
+
+    def put(
+        self, asked: list[Item], pool: list[Item], model: Model, tell: Callable[[str], None], refused: Refused | None = None
+    ) -> list[prompts.Prompt]:
+        """Each item with as many demonstrations as fit. refused: is told of those that cannot be put, and the others go on. ValueError, in
+        one line, where none can, or where nothing is told."""
         n_ctx, made = model.reader.model.config.n_ctx, []
         for number, item in enumerate(asked):
-            shown = prompts.drawn(self.task.name, item, pool, self.shots, self.seed, self.how.fixed_shots)
-            made.append(prompts.fitted(item, shown, self.how, model.text, n_ctx))
+            try:
+                shown = self._drawn(item, pool)
+                if len(shown) < self.shots:
+                    raise ValueError(
+                        f"{self.task.name}: {self.shots} demonstrations were asked for, and there are {len(shown)} to draw from; "
+                        "give fewer --shots"
+                    )
+                prompt = prompts.fitted(item, shown, self.how, model.text, n_ctx)
+                made.append(dataclasses.replace(prompt, without=_without(self, model, prompt)))
+            except ValueError as error:
+                _refuse(item.id, error, refused)
             if number % 100 == 0:
                 tell(f"{self.name}: {number:,} of {len(asked):,} prompts")
+        _some(made, refused)
         return made
 
     @property
@@ -89,21 +137,41 @@ class Examination:
         return digest.hexdigest()[:16]
 
 
+def _refuse(item: str, error: ValueError, refused: Refused | None) -> None:
+    """Notes why an item cannot be asked. An error that no user causes, and one where nothing is noted, is raised again."""
+    status, why = command.verdict(error)
+    if status != 2 or refused is None:
+        raise error
+    refused[item] = why
+
+
+def _some(found: Sequence[Any], refused: Refused | None) -> None:
+    if not found and refused:
+        raise ValueError(next(iter(refused.values())))
+
+
 def examined(
-    exam: Examination, made: Sequence[prompts.Prompt], model: Model, directory: Path, tell: Callable[[str], None]
+    exam: Examination,
+    made: Sequence[prompts.Prompt],
+    model: Model,
+    directory: Path,
+    tell: Callable[[str], None],
+    warn: Callable[[str], None],
+    refused: Mapping[str, str] = types.MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The record that NAME.json holds; what of it was done before is taken from there."""
+    """The record that NAME.json holds; what of it was done before is taken from there. warn: is told of what was changed there since.
+    refused: why other items could not be asked."""
     name = f"{exam.label.replace(':', '-')}-{exam.shots}-{exam.digest(model, made)}"
     kept = directory / f"{name}.jsonl"
-    done = {outcome["id"]: outcome for outcome in _kept(kept)}
+    done = outcomes.read(kept, warn)
     left = [prompt for prompt in made if prompt.item.id not in done]
     with kept.open("a") as file:
         for outcome in asked(exam, model, left):
             done[outcome["id"]] = outcome
-            file.write(json.dumps(outcome) + "\n")
+            file.write(outcomes.line(outcome, name))
             file.flush()
             tell(f"{exam.name}: {len(done):,} of {len(made):,}")
-    outcomes = [judging.judged(exam.task, exam.how, done[prompt.item.id]) for prompt in made]
+    judged = [judging.judged(exam.task, exam.how, done[prompt.item.id]) for prompt in made]
     record = {
         "task": exam.label,
         "shots": exam.shots,
@@ -115,10 +183,12 @@ def examined(
         "fewer_shots": sum(len(prompt.shown) < exam.shots for prompt in made),
         "mean_shots": sum(len(prompt.shown) for prompt in made) / len(made),
         "cut": sum(prompt.cut > 0 for prompt in made),
-        "scores": {score.metric: judging.told(score) for score in judging.scored(exam.task, exam.how, outcomes, exam.seed)},
+        "refused": dict(refused),
+        "unwritable": [prompt.item.id for prompt in made if not judging.writable(exam.how, prompt.item, model.text)],
+        "scores": {score.metric: judging.told(score) for score in judging.scored(exam.task, exam.how, judged, exam.seed)},
         "outcomes": kept.name,
     }
-    saving.save(directory / f"{name}.json", (json.dumps(record, indent=1) + "\n").encode())
+    outcomes.save_record(directory / f"{name}.json", record, warn)
     return record
 
 
@@ -128,7 +198,7 @@ def asked(exam: Examination, model: Model, made: Sequence[prompts.Prompt]) -> It
     if isinstance(method, protocol.Writing):
         key = jax.random.key(exam.seed)
         for number, written in asking.written(model.reader, [prompt.context_tokens[0] for prompt in made], method, model.text, key):
-            yield _outcome(made[number]) | {"written": written}
+            yield _outcome(made[number]) | {"written": written, "spelling": judging.spelling(made[number].item, model.text)}
     elif isinstance(method, protocol.Windows):
         yield from _read(method, model, made)
     else:
@@ -160,12 +230,13 @@ def _read(method: protocol.Windows, model: Model, made: Sequence[prompts.Prompt]
 
 
 def _compared(exam: Examination, model: Model, made: Sequence[prompts.Prompt]) -> Iterator[judging.Outcome]:
-    """By likelihoods of completions: all questions of all prompts together, each outcome as soon as its last one is answered."""
+    """By likelihoods of completions: all questions of all prompts together, each outcome as soon as its last one is answered. What they are
+    compared with where the item is not there was put with the prompt."""
     questions: list[asking.Question] = []
     places: list[tuple[int, int, list[int]]] = []  # of each question: its prompt; 0 or, without the item, 1 ...; which completions
     found: list[dict[int, dict[int, asking.Likelihood]]] = [{} for _ in made]
     for number, prompt in enumerate(made):
-        sides = [list(zip(prompt.context_tokens, prompt.completion_tokens, strict=True)), *_without(exam, model, prompt)]
+        sides = [list(zip(prompt.context_tokens, prompt.completion_tokens, strict=True)), *prompt.without]
         for side, pairs in enumerate(sides):
             found[number][side] = {}
             for context in dict.fromkeys(context for context, _ in pairs):
@@ -181,8 +252,9 @@ def _compared(exam: Examination, model: Model, made: Sequence[prompts.Prompt]) -
             yield _outcome(made[number]) | _told(found[number])
 
 
-def _without(exam: Examination, model: Model, prompt: prompts.Prompt) -> list[list[tuple]]:
-    """What the completions are compared with where the item is not there: for each such context, pairs as of the prompt."""
+def _without(exam: Examination, model: Model, prompt: prompts.Prompt) -> tuple[list[prompts.Pair], ...]:
+    """What the completions are compared with where the item is not there: for each such context, pairs as of the prompt; of what is longer
+    than the model's context the beginning is left out."""
     item = prompt.item
     match exam.how.method:
         case protocol.Unconditional(answer_context=context):
@@ -191,8 +263,13 @@ def _without(exam: Examination, model: Model, prompt: prompts.Prompt) -> list[li
             before = prompt.contexts[0].removesuffix(item.contexts[0])
             contexts = [before + _content_free(exam, text) for text in texts]
         case _:
-            return []
-    return [prompts.paired(model.text, [(context, completion) for _, completion in item.pairs], item.id) for context in contexts]
+            return ()
+    sides = [prompts.paired(model.text, [(context, completion) for _, completion in item.pairs], item.id) for context in contexts]
+    most = model.reader.model.config.n_ctx + 1  # the last token of a completion is not read
+    cut = tuple([(before[max(0, len(before) + len(after) - most) :], after) for before, after in pairs] for pairs in sides)
+    if not all(before for pairs in cut for before, _ in pairs):
+        raise ValueError(f"item {item.id}: a completion leaves no room in the model's context; use a model with a larger one")
+    return cut
 
 
 def _content_free(exam: Examination, text: str) -> str:
@@ -235,16 +312,3 @@ def _banned(method: protocol.Method, text: Tokenizer) -> tuple[int, ...]:
         return ()
     encoded = [text.encode(f" {word}") for word in stopwords.WORDS]
     return tuple(tokens[0] for tokens in encoded if len(tokens) == 1)
-
-
-def _kept(path: Path) -> list[judging.Outcome]:
-    """The outcomes that are there. A last line that a kill cut short goes."""
-    if not path.exists():
-        return []
-    found, lines = [], path.read_text().splitlines(keepends=True)
-    for line in lines:
-        if line.endswith("\n"):
-            found.append(json.loads(line))
-    if len(found) < len(lines):
-        saving.save(path, "".join(lines[: len(found)]).encode())
-    return found

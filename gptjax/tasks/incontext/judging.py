@@ -2,23 +2,29 @@
 
 An outcome holds all that its score is made of: the fields of its Item; "asked" (its contexts with what stood before them), "shown" (ids of
 the demonstrations) and "cut"; and, by method, "log_probabilities" and "tokens" (of each completion, or window), "before" (log-probabilities
-without the item), "greedy", "last_greedy", "written". `judged` adds "chosen" and "scores"."""
+without the item), "greedy", "last_greedy", "written" with "spelling". `judged` adds "chosen" and "scores".
+
+A tokenizer that does not give back the text it was given, as GPT-1's, which has no capitals and puts a space after each word, cannot write
+most answers as they stand: then what was written is compared with the right answers as the tokenizer writes them ("spelling")."""
 
 import dataclasses
 import math
 import random
 import statistics
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from gptjax.config import protocol
+from gptjax.data.tokenizer import Tokenizer
 from gptjax.tasks.incontext import answers
-from gptjax.tasks.incontext.task import Item, Task
+from gptjax.tasks.incontext.task import GRADE, GRADES, Item, Task
 
 TOGETHER = ("group_accuracy", "macro_f1", "f1a", "bleu", "bleu_mb", "perplexity", "bits_per_byte", "bits_per_character")  # no item's own
 SAID = {  # kind of method -> what it can tell
-    protocol.Choice: ("accuracy", "group_accuracy", "macro_f1", "f1a", "f1"),
+    protocol.Choice: ("accuracy", GRADE, "group_accuracy", "macro_f1", "f1a", "f1"),
     protocol.LastWord: ("accuracy", "perplexity"),
     protocol.Writing: ("accuracy", "exact_match", "f1", "bleu", "bleu_mb", "rouge", "rouge_1", "rouge_2", "rouge_l"),
     protocol.Windows: ("perplexity", "bits_per_byte", "bits_per_character"),
@@ -61,6 +67,51 @@ def chosen(how: protocol.Protocol, outcome: Outcome) -> int:
     return max(range(len(found)), key=lambda number: found[number])
 
 
+def written_answers(item: Item) -> list[str]:
+    """What a model may write to be right, with the space that stands before it: each right answer, or what a demonstration shows."""
+    shown = [item.completions[0]] if item.completions and item.completions[0].strip() and item.known else []
+    return shown + [f" {answer.strip()}" for answer in item.answers if answer.strip()]
+
+
+def writable(how: protocol.Protocol, item: Item, text: Tokenizer) -> bool:
+    """Can the tokenizer write one of the right answers in the method's n_tokens and before its stops? True of what is not written."""
+    right = written_answers(item)
+    if not isinstance(how.method, protocol.Writing) or not right:
+        return True
+    for answer in right:
+        tokens = text.encode(answer)
+        if 0 < len(tokens) <= how.method.n_tokens and not any(stop in text.decode(tokens).rstrip() for stop in how.method.stops):
+            return True
+    return False
+
+
+def spelling(item: Item, text: Tokenizer) -> dict[str, str]:
+    """Each text of the item that a written answer is compared with -> how the tokenizer writes it, where that is another text."""
+    texts = [*item.answers, *_strings([fact for fact in item.facts.values() if not isinstance(fact, int)])]
+    written = {one: text.decode(text.encode(one)).strip() for one in texts}
+    return {one: as_written for one, as_written in written.items() if as_written != one.strip()}
+
+
+def _strings(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _strings(one)
+
+
+def spelt(item: Item, found: Mapping[str, str]) -> Item:
+    """The item with its right answers and facts as the tokenizer writes them."""
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, str):
+            return found[value] if value in found else value
+        return [replaced(one) for one in value] if isinstance(value, list | tuple) else value
+
+    facts = {name: replaced(value) for name, value in item.facts.items()}
+    return dataclasses.replace(item, answers=tuple(map(replaced, item.answers)), facts=facts)
+
+
 def judged(task: Task, how: protocol.Protocol, outcome: Outcome) -> Outcome:
     """The outcome with "chosen", where there was a choice, and "scores": 0 to 1 by metric, of those that are a mean over items."""
     own: dict[str, float] = {}
@@ -69,6 +120,8 @@ def judged(task: Task, how: protocol.Protocol, outcome: Outcome) -> Outcome:
         number = chosen(how, outcome)
         outcome = outcome | {"chosen": number}
         own = {"accuracy": float(number in outcome["right"])}
+        if GRADES in outcome["facts"]:
+            own[GRADE] = outcome["facts"][GRADES][number]
         said = outcome["completions"][number if len(outcome["completions"]) > 1 else 0].strip()
     elif isinstance(how.method, protocol.LastWord):
         own = {"accuracy": float(outcome["greedy" if isinstance(how.method, protocol.Word) else "last_greedy"][0])}
@@ -89,9 +142,10 @@ def metrics(task: Task, how: protocol.Protocol) -> list[str]:
         raise ValueError(f"{task.name}: its items cannot be asked by {how.method}; give one of {kinds}")
     like = next((group for group in ALIKE if task.protocol.metric in group), ())
     if kind is protocol.Writing:
-        able = [metric for metric in SAID[kind] if metric in (task.protocol.metric, *like)]
-    else:  # F1 of words is a scorer's, as ReCoRD's
-        able = [metric for metric in SAID[kind] if metric != "f1" or task.score is not None]
+        able = [metric for metric in SAID[kind] if metric in (task.protocol.metric, *like, *task.tells)]
+    else:  # F1 of words is a scorer's, as ReCoRD's; grades are of tasks that have them
+        lacks = [GRADE] * (GRADE not in task.tells) + ["f1"] * (task.score is None)
+        able = [metric for metric in SAID[kind] if metric not in lacks]
     if how.metric not in able:
         raise ValueError(f"{task.name}: {how.method} cannot tell {how.metric}, but {', '.join(able)}; set another metric")
     also = [] if kind is protocol.Windows else [published.metric for published in task.published]
@@ -123,15 +177,10 @@ def _score(task: Task, how: protocol.Protocol, metric: str, outcomes: Sequence[O
             value = nats / math.log(2) if bits else _exp(nats)
             return Score(metric, value, error / math.log(2) if bits else value * error, len(outcomes))
         case "macro_f1" | "f1a":
-            return _bootstrapped(metric, outcomes, {"macro_f1": macro_f1, "f1a": f1a}[metric], seed)
+            return _bootstrapped(metric, f1_counts(outcomes), {"macro_f1": macro_f1, "f1a": f1a}[metric], seed)
         case "bleu" | "bleu_mb":
-            items = {id(outcome): item(outcome) for outcome in outcomes}
-            return _bootstrapped(
-                metric,
-                outcomes,
-                lambda some: 100 * answers.corpus(metric, [o["written"] for o in some], [items[id(o)] for o in some]),
-                seed,
-            )
+            counts = answers.bleu_counts(metric, [outcome["written"] for outcome in outcomes], list(map(item, outcomes)))
+            return _bootstrapped(metric, counts, lambda total: 100 * answers.bleu(metric, total), seed)
         case _:
             raise AssertionError(f"{task.name} has no score for {metric}")
 
@@ -155,29 +204,39 @@ def _per_unit(outcomes: Sequence[Outcome]) -> tuple[float, float]:
     return sum(nats) / units, spread / units
 
 
-def f1(outcomes: Sequence[Outcome], number: int) -> float:
-    """Of choosing the completion of that number, in percent."""
-    hits = sum(outcome["chosen"] == number and number in outcome["right"] for outcome in outcomes)
-    told = sum((outcome["chosen"] == number) + (number in outcome["right"]) for outcome in outcomes)
-    return 200 * hits / told if told else 0.0
+def f1_counts(outcomes: Sequence[Outcome]) -> np.ndarray:
+    """(items, 3 C): of each completion number in turn whether it was chosen and right, whether it was chosen, whether it was right."""
+    n = 1 + max(number for outcome in outcomes for number in (outcome["chosen"], *outcome["right"], 0))
+    counts = np.zeros((len(outcomes), n, 3), np.int64)
+    for row, outcome in zip(counts, outcomes, strict=True):
+        right = list(outcome["right"])
+        row[outcome["chosen"], :2] = [outcome["chosen"] in right, 1]
+        row[right, 2] = 1
+    return counts.reshape(len(outcomes), -1)
 
 
-def macro_f1(outcomes: Sequence[Outcome]) -> float:
-    """The mean of `f1` over the completions that are right somewhere: CommitmentBank's."""
-    return statistics.fmean(f1(outcomes, number) for number in {number for outcome in outcomes for number in outcome["right"]})
+def macro_f1(total: np.ndarray) -> float:
+    """The mean of F1 of each completion over those that are right somewhere, in percent: CommitmentBank's. total: summed `f1_counts`."""
+    of_each = total.reshape(-1, 3)
+    return statistics.fmean(f1a(one) for one in of_each[of_each[:, 2] > 0])
 
 
-def f1a(outcomes: Sequence[Outcome]) -> float:
-    """`f1` of the first completion: MultiRC's, where it says that an answer is true."""
-    return f1(outcomes, 0)
+def f1a(total: np.ndarray) -> float:
+    """F1 of choosing the first completion, in percent: MultiRC's, where it says that an answer is true."""
+    hits, chosen, right = map(int, total[:3])
+    return 200 * hits / (chosen + right) if chosen + right else 0.0
 
 
 def item(outcome: Outcome) -> Item:
-    """The item that an outcome is of."""
-    return Item(**{field.name: outcome[field.name] for field in dataclasses.fields(Item)})
+    """The item that an outcome is of; what a written answer is compared with is spelt as the tokenizer writes it."""
+    found = Item(**{field.name: outcome[field.name] for field in dataclasses.fields(Item)})
+    return spelt(found, outcome["spelling"]) if "spelling" in outcome else found
 
 
-def _bootstrapped(metric: str, outcomes: Sequence[Outcome], measure: Callable[[Sequence[Outcome]], float], seed: int) -> Score:
-    draw = random.Random(f"{seed} bootstrap")
-    values = [measure(draw.choices(outcomes, k=len(outcomes))) for _ in range(RESAMPLES)]
-    return Score(metric, measure(outcomes), statistics.stdev(values), len(outcomes))
+def _bootstrapped(metric: str, counts: np.ndarray, measure: Callable[[np.ndarray], float], seed: int) -> Score:
+    """The score of a metric of sums, and its standard error. counts: (items, what is summed): each text is cut and counted once, and what
+    is drawn anew is its counts."""
+    draw, n = random.Random(f"{seed} bootstrap"), len(counts)
+    times = (np.bincount(draw.choices(range(n), k=n), minlength=n) for _ in range(RESAMPLES))
+    values = [measure(time @ counts) for time in times]
+    return Score(metric, measure(counts.sum(0)), statistics.stdev(values), n)

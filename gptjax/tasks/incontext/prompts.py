@@ -7,9 +7,11 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
-from gptjax.config import protocol
+from gptjax.config import parse, protocol
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.tasks.incontext.task import Item
+
+Pair = tuple[tuple[int, ...], tuple[int, ...]]  # tokens of a context, tokens of a completion after it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +19,8 @@ class Prompt:
     """An item as it is put. contexts: with description and demonstrations before them; shown: ids of the demonstrations, in order.
     context_tokens and completion_tokens: a pair for each completion; of a task that writes, one context and no completion.
     cut: tokens of the contexts' begin (of one with a hint, of what stands before the hint the end) that have no room, even without
-    demonstrations."""
+    demonstrations. without: the same completions where the item is not there, for methods that compare with that: the pairs of each such
+    context."""
 
     item: Item
     contexts: tuple[str, ...]
@@ -25,29 +28,25 @@ class Prompt:
     context_tokens: tuple[tuple[int, ...], ...]
     completion_tokens: tuple[tuple[int, ...], ...]
     cut: int = 0
+    without: tuple[list[Pair], ...] = ()
 
 
 def drawn(task: str, item: Item, pool: Sequence[Item], shots: int, seed: int, fixed: bool) -> list[Item]:
-    """`shots` demonstrations from `pool`, without repetition: never the item itself nor another of its group, nor one whose answer is not
-    known, nor two of a group. fixed: the same for all items (but for an item among them). ValueError if the pool has too few."""
+    """At most `shots` demonstrations from `pool`, without repetition: never the item itself, under this id or another, nor another of its
+    group, nor one whose answer is not known, nor two that are alike. Fewer where the pool has no more. fixed: the same for all items (but
+    for those that are like an item among them)."""
     draw = random.Random(f"{seed} {task}" if fixed else f"{seed} {task} {item.id}")
-    found, seen, taken = [], {_key(item)}, set()
-    while len(found) < shots:
-        if len(taken) == len(pool):
-            raise ValueError(f"{task}: {shots} demonstrations were asked for, and there are {len(found)} to draw from; give fewer --shots")
+    found: list[Item] = []
+    taken: set[int] = set()
+    while len(found) < shots and len(taken) < len(pool):
         number = draw.randrange(len(pool))
         if number in taken:
             continue
         taken.add(number)
         other = pool[number]
-        if (other.right or other.demonstration) and _key(other) not in seen:
-            seen.add(_key(other))
+        if (other.right or other.demonstration) and not any(other.tells(one) for one in (item, *found)):
             found.append(other)
     return found
-
-
-def _key(item: Item) -> str:
-    return item.group or item.id
 
 
 def put(item: Item, shown: Sequence[Item], how: protocol.Protocol) -> tuple[str, ...]:
@@ -59,7 +58,7 @@ def put(item: Item, shown: Sequence[Item], how: protocol.Protocol) -> tuple[str,
 
 def fitted(item: Item, candidates: Sequence[Item], how: protocol.Protocol, text: Tokenizer, n_ctx: int) -> Prompt:
     """The item after as many of the demonstrations as a text of n_ctx tokens has room for. ValueError for a completion without tokens, or
-    with more than the context has."""
+    with more than the context has, and for a right one that has the tokens of a wrong one."""
     if isinstance(how.method, protocol.Windows):  # it is read in parts
         return _prompt(item, [], how, text)[0]
     limit = n_ctx + (0 if isinstance(how.method, protocol.Writing) else 1)  # the last token of a completion is not read
@@ -109,6 +108,11 @@ def _prompt(item: Item, shown: Sequence[Item], how: protocol.Protocol, text: Tok
         prompt = Prompt(item=item, contexts=contexts, shown=ids, context_tokens=tokens, completion_tokens=())
         return prompt, len(tokens[0]) + how.method.n_tokens
     pairs = paired(text, dataclasses.replace(item, contexts=contexts).pairs, item.id)
+    right = {pair for number, pair in enumerate(pairs) if number in item.right}
+    if right & {pair for number, pair in enumerate(pairs) if number not in item.right}:
+        raise ValueError(
+            f"item {item.id}: a right completion and a wrong one have the same tokens in this tokenizer: they cannot be told apart"
+        )
     prompt = Prompt(
         item=item,
         contexts=contexts,
@@ -119,24 +123,54 @@ def _prompt(item: Item, shown: Sequence[Item], how: protocol.Protocol, text: Tok
     return prompt, max(len(context) + len(completion) for context, completion in pairs)
 
 
-def paired(text: Tokenizer, pairs: Sequence[tuple[str, str]], item: str) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """For each (context, completion) its (tokens of the context, tokens of the completion after it), as lm-evaluation-harness makes them:
-    spaces at the context's end are the completion's, and its tokens are what follows the context's in the tokens of both. ValueError for a
-    completion that has none."""
-    before = {context: tuple(text.encode(context.rstrip())) for context in dict.fromkeys(context for context, _ in pairs)}
-    found = []
-    for context, completion in pairs:
-        after = tuple(text.encode(context + completion)[len(before[context]) :])
-        if not after:
-            raise ValueError(f"item {item}: the completion {completion!r} has no tokens after its context: give it at least one character")
-        found.append((before[context] or _empty(text), after))
-    return found
+def paired(text: Tokenizer, pairs: Sequence[tuple[str, str]], item: str) -> list[Pair]:
+    """For each (context, completion) its (tokens of the context, tokens of the completion after it), which together decode to what the
+    tokens of both texts do: never another text.
+
+    Spaces at the context's end are the completion's, as in lm-evaluation-harness. Where the context's tokens begin those of both, the
+    completion's are the rest. Where a token spans the join ("dog" and "s" are "dogs"), the completion is encoded apart. Where that gives
+    another text (GPT-1 ends every word; some SentencePiece models begin every text with a space), all completions of the context are
+    told from the last token on that they share with it: what is compared then is the context's last word with the completion. ValueError
+    for a completion without tokens."""
+    found: dict[tuple[str, str], Pair] = {}
+    for context in dict.fromkeys(context for context, _ in pairs):
+        stripped = context.rstrip()
+        before, completions = tuple(text.encode(stripped)), [completion for other, completion in pairs if other == context]
+        wholes = [tuple(text.encode(context + completion)) for completion in completions]
+        for completion, whole in zip(completions, wholes, strict=True):
+            if whole == before or not whole:
+                raise ValueError(
+                    f"item {item}: the completion {parse.shown(completion)} has no tokens in this tokenizer: give it other text"
+                )
+        afters = [
+            _after(text, before, whole, (context + completion)[len(stripped) :])
+            for completion, whole in zip(completions, wholes, strict=True)
+        ]
+        if not all(afters):
+            shared = min(_shared(before, whole) for whole in wholes)
+            before, afters = before[:shared], [whole[shared:] for whole in wholes]
+        begun = before or (text.begin,)
+        found |= {(context, completion): (begun, after) for completion, after in zip(completions, afters, strict=True)}
+    return [found[pair] for pair in pairs]
+
+
+def _after(text: Tokenizer, before: tuple[int, ...], whole: tuple[int, ...], completion: str) -> tuple[int, ...]:
+    """The completion's tokens after those of its context; none if they would make another text than `whole`."""
+    if whole[: len(before)] == before:
+        return whole[len(before) :]
+    apart = tuple(text.encode(completion))
+    return apart if text.decode([*before, *apart]) == text.decode(whole) else ()
+
+
+def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens both begin with; fewer than either has, so that something is left to tell."""
+    most = min(len(a), len(b) - 1)
+    return next((n for n in range(most) if a[n] != b[n]), most)
 
 
 def _begun(text: Tokenizer, context: str) -> tuple[int, ...]:
-    return tuple(text.encode(context)) or _empty(text)
-
-
-def _empty(text: Tokenizer) -> tuple[int, ...]:
-    """What stands for a text without tokens: the model cannot be asked without one."""
-    return (text.end_of_text,) if text.end_of_text is not None else tuple(text.encode("\n"))
+    """The tokens of what is to be continued. GPT-1's, which leave line ends at a text's end out, get theirs, or the model would write it
+    first, where most methods stop."""
+    tokens = tuple(text.encode(context)) or (text.begin,)
+    leaves_out = context.rstrip(" ").endswith("\n") and text.begin in text.encode("a\na") and tokens[-1] != text.begin
+    return (*tokens, text.begin) if leaves_out else tokens

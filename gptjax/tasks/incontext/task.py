@@ -1,11 +1,14 @@
 """What a task of in-context learning is: items, how they are put and scored, and what the papers report. One file of tasks/ a task."""
 
 import dataclasses
+import functools
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gptjax.config.protocol import Protocol
 
+GRADES, GRADE = "grades", "grade"  # the fact of an item whose completions have grades; the metric of that
 Row = Mapping[str, Any]  # one line of a .jsonl file, or one example of TFDS, text decoded
 
 
@@ -50,6 +53,26 @@ class Item:
         """As a demonstration: the context with its first right completion. Items of which none is right cannot be shown."""
         return self.demonstration or "".join(self.pairs[self.right[0]])
 
+    @functools.cached_property
+    def plainly(self) -> tuple[tuple[str, ...], frozenset[str], str]:
+        """(contexts, completions, the demonstration), each without regard to case, spaces and Unicode's variants of a character."""
+        shown = self.shown if self.demonstration or self.right else ""
+        return tuple(map(_plain, self.contexts)), frozenset(map(_plain, self.completions)), _plain(shown)
+
+    def tells(self, other: "Item") -> bool:
+        """Would this one, as a demonstration, tell the answer of the other? It is the same item or of the same group; or asks the same
+        under another id: the same contexts, followed by a text of any kind or, where there is a choice, by one of the same; or it begins
+        with the whole of the other, as later questions about a story do."""
+        if (self.group or self.id) == (other.group or other.id):
+            return True
+        (contexts, completions, shown), (others, those, whole) = self.plainly, other.plainly
+        chooses = len(those) > 1 or not any(others)
+        return (contexts == others and (not chooses or bool(completions & those))) or bool(whole and shown.startswith(whole))
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Published:
@@ -72,7 +95,8 @@ class Task:
     besides, its number if the data have none. splits: (what is asked, what demonstrations are drawn from), equal where a task has one
     set. example: a made-up row, or the paper's own. get: how to get the data, a line. score: of a task that writes, (metric, what it
     wrote, item) -> 0 to 1; None: answers.corpus scores all together. scorer: the official scorer's source, where there is one.
-    conventions: other ways to ask this task, by name ("gpt2")."""
+    conventions: other ways to ask this task, by name ("gpt2"). tells: metrics that it can tell besides its protocol's and those like it.
+    open: of the protocol's shots, stops and n_tokens those that nobody chose, and that are fitted to the data (Examination.fitted)."""
 
     name: str
     about: str
@@ -91,6 +115,8 @@ class Task:
     scorer: str = ""
     published: tuple[Published, ...] = ()
     conventions: Mapping[str, Protocol] = dataclasses.field(default_factory=dict)
+    tells: tuple[str, ...] = ()
+    open: frozenset[str] = frozenset()
 
 
 def worded(protocol: Protocol, *known: str) -> str:

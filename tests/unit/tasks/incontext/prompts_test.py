@@ -8,6 +8,7 @@ from gptjax.config import protocol
 from gptjax.data.tokenizer import Bytes
 from gptjax.tasks.incontext import prompts, registry
 from gptjax.tasks.incontext.task import Item
+from tests import tokenizers
 
 HOW = protocol.Protocol(shots=4, method=protocol.PerToken(), metric="accuracy", description="Sums:", separator="\n")
 POOL = [Item(id=str(n), contexts=(f"{n} + 1 =",), completions=(f" {n + 1}",)) for n in range(10)]
@@ -40,8 +41,7 @@ def test_never_the_item_nor_its_group_nor_an_unknown_answer_nor_two_of_a_group()
     assert sorted(drawn(POOL[3], shots=9)) == [str(n) for n in range(10) if n != 3]
     grouped = [dataclasses.replace(one, group="ab"[number % 2]) for number, one in enumerate(POOL)]
     assert len(drawn(grouped[0], grouped, 1)) == 1 and drawn(grouped[0], grouped, 1)[0] in "13579"
-    with pytest.raises(ValueError, match="2 demonstrations were asked for, and there are 1"):
-        drawn(grouped[0], grouped, 2)
+    assert len(drawn(grouped[0], grouped, 2)) == 1  # there are no more
     unknown = [dataclasses.replace(one, right=()) for one in POOL[:9]] + POOL[9:]
     assert drawn(pool=unknown, shots=1) == ["9"]
 
@@ -113,3 +113,114 @@ def test_spaces_at_the_end_of_a_context_are_the_completions():
     assert found == [(tuple(b"A:"), tuple(b" yes")), ((256,), tuple(b"yes")), (tuple(b"A:"), tuple(b" no"))]
     with pytest.raises(ValueError, match="item 1: the completion '' has no tokens"):
         prompts.paired(Bytes(), [("A:", "")], "1")
+
+
+# --- completions after their contexts: nothing but context + completion is scored -------------------------------------------
+
+JOINS = [
+    ("Ans", ["wer", "ers", " was"]),
+    ("The sum is 1", ["2", "0", " or 2"]),
+    ("She is un", ["likely", "happy", "-"]),
+    ("The plural of dog is dog", ["s", "es", " s"]),
+    ("Answer: (", ["a)", "b)"]),
+    ("https:", ["//x", "/"]),
+    ("\u65e5\u672c\u306e", ["\u9b54\u6cd5", "\u5c71", "\U0001f600"]),
+    ("self.as", ["sertEqual", "_is"]),
+    ("wait..", [".", "!"]),
+    ("it ", [" is", "is", "\nis"]),
+    ("", ["s", " s"]),
+    (" \n", ["dogs", "Dogs ate"]),
+    ("U", [".S.", "S"]),
+    ("class Te", ["st:", "a"]),
+    ("\u00e9", ["\u0301e", "x"]),
+    ("f", ["i", "\ufb01"]),
+]
+
+
+@pytest.mark.parametrize("name", tokenizers.EVERY)
+def test_what_is_scored_is_the_context_and_the_completion_and_no_other_text(name):
+    text = tokenizers.made(name)
+    ragged = [(tokenizers.TEXT[:at], [tokenizers.TEXT[at : at + 9], tokenizers.TEXT[at + 1 : at + 7]]) for at in range(0, 130, 3)]
+    for context, completions in JOINS + ragged:
+        completions = [one for one in completions if text.encode(context + one) != text.encode(context.rstrip())]
+        pairs = [(context, one) for one in completions]
+        found = prompts.paired(text, pairs, "0")
+        assert len({before for before, _ in found}) <= 1  # after one text, or they cannot be compared
+        for (before, after), (_, completion) in zip(found, pairs, strict=True):
+            begun = (text.begin,) if before == (text.begin,) != tuple(text.encode(context)[:1]) else ()
+            said = text.decode((before + after)[len(begun) :])
+            assert said == text.decode(text.encode(context + completion))
+            assert after and before
+            if name in tokenizers.EXACT:
+                assert said == context + completion and text.decode(after).endswith(completion)
+                assert text.decode(before[len(begun) :]) == context.rstrip()
+
+
+def test_a_completion_that_a_token_joins_to_its_context_is_encoded_apart():
+    text = tokenizers.made("gpt2")
+    ((before, after), (_, other)) = prompts.paired(text, [("ques", "tion marks"), ("ques", " marks")], "0")
+    assert (list(before), list(after)) == (text.encode("ques"), text.encode("tion marks")) and list(other) == text.encode(" marks")
+
+
+def test_where_apart_is_another_text_all_are_told_from_the_last_shared_token():
+    text = tokenizers.made("words")
+    found = prompts.paired(text, [("The dog", "s"), ("The dog", "gy"), ("The dog", " ran")], "0")
+    assert [tuple(text.decode(part) for part in pair) for pair in found] == [("the ", "dogs "), ("the ", "doggy "), ("the ", "dog ran ")]
+
+
+@pytest.mark.parametrize("name", tokenizers.EVERY)
+def test_an_empty_context_is_what_the_tokenizer_begins_with(name):
+    text = tokenizers.made(name)
+    for context in ("", " ", "\n"):
+        ((before, after),) = prompts.paired(text, [(context, "dogs")], "0")
+        assert before == (text.begin,) and text.decode(after).strip() == "dogs"
+    how = dataclasses.replace(HOW, method=protocol.Greedy(n_tokens=5), metric="exact_match", description="")
+    assert prompts.fitted(Item(id="0", contexts=("",), completions=(" a",)), [], how, text, 20).context_tokens == ((text.begin,),)
+
+
+def test_what_has_no_tokens_or_those_of_another_is_an_error_of_its_item():
+    text = tokenizers.made("words")
+    with pytest.raises(ValueError, match=r"item 0: the completion ' ' has no tokens in this tokenizer"):
+        prompts.paired(text, [("Yes", " "), ("Yes", " no")], "0")
+    alike = Item(id="0", contexts=("It is",), completions=(" US", " us"), right=(1,))
+    with pytest.raises(ValueError, match="item 0: a right completion and a wrong one have the same tokens"):
+        prompts.fitted(alike, [], HOW, text, 100)
+    assert prompts.fitted(dataclasses.replace(alike, right=(0, 1)), [], HOW, text, 100)
+
+
+# --- what tells the answer is no demonstration ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"completions": (" 8", " 9")},
+        {"completions": (" 9", " 8"), "right": (1,)},  # in another order
+        {"contexts": (" 4 +  4\t=",), "completions": (" 8", " 1")},  # other spaces, another wrong one
+        {"contexts": ("\uff14 + 4 =",), "completions": (" 8", " 9")},  # another 4
+        {"completions": (" 8", " 9"), "right": (1,)},  # another opinion
+        {"contexts": ("4 + 4 = 8\n4 + 5 =",), "completions": (" 9", " 10")},  # the next question
+    ],
+)
+def test_the_item_under_another_id_is_no_demonstration(other):
+    same = Item(**{"id": "0", "contexts": ("4 + 4 =",), "completions": (" 8",)} | other)
+    others = [dataclasses.replace(one, contexts=(f"{one.id} + 2 =",)) for one in POOL[:5]]
+    assert sorted(drawn(pool=[same, *others], shots=6)) == ["0", "1", "2", "3", "4"] and same.id == "0"
+    assert drawn(pool=[same], shots=1) == []
+
+
+def test_items_that_only_look_alike_are_demonstrations():
+    def choice(name, *completions, context="Which is grammatical?"):
+        return Item(id=name, contexts=(context,), completions=completions)
+
+    pool = [choice(str(n), f" We go {n}.", f" We goes {n}.") for n in range(4)]
+    assert len(drawn(pool[0], pool, 3)) == 3  # one context for all, the choice is what differs
+    unconditional = [choice(str(n), f"{n} dogs", f"{n} dog", context="") for n in range(4)]
+    assert len(drawn(unconditional[0], unconditional, 3)) == 3
+    assert len(drawn(ITEM, [dataclasses.replace(ITEM, id="y", contexts=("14 + 4 =",))], 1)) == 1
+
+
+def test_no_two_demonstrations_are_alike():
+    twice = POOL + [dataclasses.replace(one, id=f"again {one.id}") for one in POOL]
+    found = drawn(pool=twice, shots=20)
+    assert len({one.removeprefix("again ") for one in found}) == len(found) == 10

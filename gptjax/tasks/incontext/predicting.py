@@ -1,0 +1,83 @@
+"""How well does a model predict texts of one's own? Nats a token, perplexity, bits a byte and perplexity by word, over all of each file.
+
+Each document is read by itself, after the token that a text without any begins with: a file is one, a line of .jsonl, a row of .parquet.
+Every token of it is predicted, once, after as many tokens as its window holds (asking.texts). Bytes are those of the text itself in UTF-8,
+whatever the tokenizer makes of it; words are what stands between spaces."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gptjax.config import parse
+from gptjax.data import files
+from gptjax.tasks import asking
+from gptjax.tasks.incontext import outcomes
+from gptjax.tasks.incontext.examination import Model
+
+HEAD = ("tokens", "bytes", "loss", "perplexity", "bits/byte", "by word")
+SUMS = ("documents", "tokens", "bytes", "words", "nats")
+
+
+def found(given: Iterable[str]) -> list[Path]:
+    """The files that these names, folders and globs stand for, each once. ValueError, in one line, if one stands for none."""
+    return list(dict.fromkeys(file for name in given for file in files.found(str(parse.path(name)))))
+
+
+def checked(stride: int | None, n_ctx: int) -> int:
+    """The stride; of None, the whole context. ValueError for one that is longer."""
+    if stride is not None and not 0 < stride <= n_ctx:
+        raise ValueError(f"--stride={stride}: give 1 to {n_ctx}, the model's context")
+    return n_ctx if stride is None else stride
+
+
+def predicted(model: Model, paths: Iterable[Path], stride: int, tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """What `told` makes of each file, and of all together where there are several. ValueError, in one line, for a file that cannot be read
+    or has no tokens."""
+    counts = []
+    for path in paths:
+        texts = [document.text for document in files.documents(str(path), "text")]
+        tokens = [model.text.encode(text) for text in texts]
+        nats = 0.0
+        for done, (_, more) in enumerate(asking.texts(model.reader, tokens, model.text.begin, model.place, stride), 1):
+            nats -= more
+            tell(f"{path}: {done:,} of {len(texts):,} documents")
+        numbers = (len(texts), sum(map(len, tokens)), sum(len(text.encode()) for text in texts), sum(len(text.split()) for text in texts))
+        if not numbers[1]:
+            raise ValueError(f"{path} has no tokens in this tokenizer: it holds {parse.shown(texts[0])}")
+        counts.append(dict(zip(SUMS, (*numbers, nats), strict=True)))
+        digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+        changed = any(model.text.decode(ids) != text for ids, text in zip(tokens, texts, strict=True))
+        yield told(counts[-1]) | {"text": str(path), "sha256": digest, "stride": stride, "changed": changed, "model": model.about}
+    if len(counts) > 1:
+        yield told({name: sum(one[name] for one in counts) for name in SUMS}) | {"text": f"all {len(counts)}"}
+
+
+def told(counts: dict[str, Any]) -> dict[str, Any]:
+    """Counts of a text with what they come to. loss: nats a token."""
+    nats, words = counts["nats"], counts["words"]
+    return counts | {
+        "loss": nats / counts["tokens"],
+        "perplexity": _exp(nats / counts["tokens"]),
+        "bits_per_byte": nats / math.log(2) / counts["bytes"],
+        "perplexity_by_word": _exp(nats / words) if words else None,
+    }
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 700 else math.inf
+
+
+def cells(record: dict[str, Any]) -> list[str]:
+    """What stands under HEAD."""
+    by_word = "" if record["perplexity_by_word"] is None else f"{record['perplexity_by_word']:.5g}"
+    counts = [f"{record[name]:,}" for name in ("tokens", "bytes")]
+    return [*counts, f"{record['loss']:.4f}", f"{record['perplexity']:.5g}", f"{record['bits_per_byte']:.4f}", by_word]
+
+
+def save(directory: Path, record: dict[str, Any], warn: outcomes.Warn) -> None:
+    """text-NAME-DIGEST.json: the record, sealed. The digest is of text, stride and model."""
+    digest = hashlib.sha256(repr((record["sha256"], record["stride"], record["model"])).encode()).hexdigest()[:16]
+    directory.mkdir(parents=True, exist_ok=True)
+    outcomes.save_record(directory / f"text-{Path(record['text']).name}-{digest}.json", record, warn)

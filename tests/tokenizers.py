@@ -1,0 +1,68 @@
+"""Tokenizers of every kind, small or published, for what must hold of all of them."""
+
+import functools
+import io
+import pathlib
+import re
+
+import pytest
+
+from gptjax.config import data
+from gptjax.data import gpt1, pieces, tokenizer
+
+TEXT = "The plural of dog is dogs. She is unlikely to answer: it's 1,000 or -42 (U.S.)\n\nclass Test(unittest.TestCase):\n    assertEqual\n"
+GPT1 = pathlib.Path(__file__).parents[2] / "shared" / "data" / "tokenizers" / "gpt1"
+
+
+class Words:
+    """As GPT-1's: no capitals, a space after each word, a newline that no text begins with; but it splits plainly, and needs no files."""
+
+    end_of_text = None
+    begin = 0
+    digest = "words"
+
+    def __init__(self):
+        self.words, self.n_vocab = ["\n "], 100_000
+
+    def encode(self, text):
+        found = re.findall(r"\n|\w+|[^\w\s]", re.sub(r"\s*\n\s*", "\n", text.lower()).strip())
+        written = [f"{word} " for word in found]
+        self.words += [word for word in dict.fromkeys(written) if word not in self.words]
+        return [self.words.index(word) for word in written]
+
+    def encode_batch(self, texts):
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids):
+        return "".join(self.words[i] for i in ids)
+
+
+def _prefixed():
+    """As SentencePiece trains by default: a space before each text, spaces and variants of characters made one."""
+    import sentencepiece
+
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([TEXT] * 50), model_writer=out, vocab_size=330, model_type="bpe", byte_fallback=True, minloglevel=3
+    )
+    return pieces.Pieces(out.getvalue())
+
+
+MADE = {
+    "bytes": tokenizer.Bytes,
+    "gpt2": lambda: tokenizer.tokenizer(data.Gpt2Bpe()),
+    "pieces": lambda: pieces.trained([TEXT] * 50, 400),
+    "prefixed": _prefixed,
+    "words": Words,
+    "gpt1": lambda: gpt1.Gpt1(str(GPT1), "basic"),
+    "gpt1 spacy": lambda: gpt1.Gpt1(str(GPT1), "spacy"),
+}
+EXACT = ("bytes", "gpt2", "pieces")  # decoding gives back the text
+EVERY = [pytest.param(name, marks=[pytest.mark.shared] * name.startswith("gpt1")) for name in MADE]
+
+
+@functools.cache
+def made(name):
+    if name == "gpt1 spacy":
+        pytest.importorskip("spacy", reason="spaCy is an extra: pip install -r requirements-extra.txt")
+    return MADE[name]()
