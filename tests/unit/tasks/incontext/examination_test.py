@@ -17,7 +17,7 @@ from gptjax.data import detokenising, tokenizer
 from gptjax.interop import export, models
 from gptjax.model import gpt, reading
 from gptjax.tasks.asking import Likelihood
-from gptjax.tasks.incontext import examination, registry, rows
+from gptjax.tasks.incontext import examination, prompts, registry, rows
 from gptjax.tasks.incontext.task import Item, Task
 from tests.unit.interop import weights_test as tools
 
@@ -125,7 +125,8 @@ def test_calibration_keeps_the_demonstrations(there, monkeypatch):
     how = protocol.Protocol(shots=1, method=protocol.Calibrated(content_free=("N/A",)), metric="accuracy", description="D", separator="\n")
     task = Task(name="t", about="", protocol=how, items=put, schema={}, example={"text": "x"})
     (item,), (shown,) = put({"text": "q"}, how, 1), put({"text": "s"}, how, 1)
-    list(examination.asked(examination.Examination("t", task, how, 1, 0, None), there[1], [prompts.fitted(item, [shown], how, TEXT, 100)]))
+    exam = examination.Examination("t", task, how, 1, 0, None)
+    list(examination.asked(exam, there[1], exam.put([item], [shown], there[1], silent)))
     assert {TEXT.decode(question.context) for question in asked} == {"D\ns: y\nq:", "D\ns: y\nN/A:"}
 
 

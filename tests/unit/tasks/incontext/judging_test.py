@@ -6,6 +6,7 @@ import random
 import statistics
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gptjax.config import protocol
@@ -114,7 +115,7 @@ def test_f1_of_classes_is_of_those_that_are_right_somewhere():
 
 def test_a_bootstrap_draws_as_many_items_as_there_are():
     sizes, draw = [], random.Random(0)
-    judging._bootstrapped("f1a", [outcome(n) for n in range(17)], lambda some: sizes.append(len(some)) or draw.random(), 0)
+    judging._bootstrapped("f1a", np.ones((17, 1), int), lambda total: sizes.append(int(total[0])) or draw.random(), 0)
     assert len(sizes) > 100 and set(sizes) == {17}
 
 
