@@ -98,12 +98,12 @@ def read(there: Any, text: Any, advance: Any) -> Any:
 def imported(config: Any, params: Any, text: Any, folder: Path, warn: Any) -> str:
     """Write a run whose checkpoint of step 0 has the parameters, and no optimizer's moments."""
     from gptjax.config import run
-    from gptjax.data import tokenizer
+    from gptjax.data import saving, tokenizer
     from gptjax.learn import checkpoint
 
     tokenizer.keep(text, config.data.tokenizer, folder)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer.named(config.data.tokenizer)))
-    run.claim(folder, config)
+    saving.save(folder / "config.json", run.written(config))
     about = {"config": overrides.flat(config), "microbatch_rows": None, "tokenizer": text.digest}
     with checkpoint.Checkpoints(folder / "checkpoints", 1, None, warn) as checkpoints:
         checkpoints.save(0, {"params": params}, about)

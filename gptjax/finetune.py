@@ -20,6 +20,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--run", metavar="DIR", help="where the run goes, or lies (default: runs/CONFIG)")
     parser.add_argument("--seeds", metavar="N", type=int, default=1, help="so many runs from seed on, below DIR; shows median and spread")
     parser.add_argument("--profile", metavar="N", type=int, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
+    train.recording(parser)
     train.hosted(parser)
     args = parser.parse_args(arguments)
     if args.config is None:
@@ -75,7 +76,7 @@ def finetuned(config: Config, there: str, learning: "Finetuned", args: Any, here
     from gptjax.mesh import hosts
 
     with hosts.joined(here, config, args.join_seconds) as party:
-        return train.train(config, run.directory(there), run.bucket(there), party, args.profile, learning)
+        return train.train(config, run.directory(there), run.bucket(there), party, args.profile, learning, new_record=args.new_record)
 
 
 class Finetuned:

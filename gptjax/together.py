@@ -6,15 +6,14 @@ import collections
 import contextlib
 import copy
 import functools
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax import pretraining, train
-from gptjax.config import overrides, run
+from gptjax import continuing, pretraining, train
+from gptjax.config import command, locking
 from gptjax.config.batches import Batches
 from gptjax.config.schema import Config
 from gptjax.config.sweep import Point
@@ -66,7 +65,6 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
     import jax.numpy as jnp
     import numpy as np
 
-    from gptjax.data import tokenizer
     from gptjax.learn import checkpoint, optimizer, state, step
     from gptjax.mesh import devices, xla
     from gptjax.report import events, plots
@@ -76,12 +74,7 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
     mesh = devices.mesh(first.mesh, jax.devices()[:1])
     batches, learning = Batches(first), pretraining.Pretraining()
     runs = [directory / point.name for point in points]
-    for there, config in zip(runs, configs, strict=True):
-        run.claim(there, config)
     readings = [learning.reading(config, directory / "data", say) for config in configs]
-    for there, reading in zip(runs, readings, strict=True):
-        (there / "data.json").write_text(json.dumps(reading.description(), indent=1) + "\n")
-        tokenizer.keep(reading.tokenizer, first.data.tokenizer, there)
     built: step.Step = learning.step(first, jax.devices()[0].platform, mesh, readings[0])
     limit = batches.largest_microbatch(first.train.microbatch_rows or max(1, train.CPU_TOKENS // first.model.n_ctx))
     varying = {path: jnp.array([numbers(config)[path] for config in configs]) for path in numbers(first)}
@@ -99,16 +92,21 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
         return built.nll(params, tokens_BT, weights_BT)
 
     with jax.set_mesh(mesh), contextlib.ExitStack() as open_:
+        saves = []
+        for there, config in zip(runs, configs, strict=True):
+            open_.enter_context(locking.locked(there, "run directory", say))
+            made = checkpoint.Checkpoints(there / "checkpoints", first.loop.keep_last, first.loop.every_keep, say)
+            saves.append(open_.enter_context(made))
+            if continuing.found(continuing.Asked(there, config, False, False), made, say):
+                raise ValueError(f"{there} holds a run that has begun: the same command goes on with it by itself")
+        for there, config, reading in zip(runs, configs, readings, strict=True):
+            continuing.write(there, config, reading)
         now = jax.jit(jax.vmap(lambda values: state.initial(its(values).config, built.model, built.tx)))(varying)
         run_step = jax.jit(jax.vmap(advance, in_axes=(0, 0, 0, None)), donate_argnums=1, compiler_options=options)
         run_nll = jax.jit(jax.vmap(summed, in_axes=(0, None, None)), compiler_options=options)
         held_out, per_token = readings[0].validation(first.loop.eval_rows), readings[0].validation_bytes_per_token
         feeds = [reading.batches(batches, limit) for reading in readings]
-        logs = [open_.enter_context(events.Events(there, 0)) for there in runs]
-        saves = [
-            open_.enter_context(checkpoint.Checkpoints(there / "checkpoints", first.loop.keep_last, first.loop.every_keep, say))
-            for there in runs
-        ]
+        logs = [open_.enter_context(events.Events(there, 0, warn=say)) for there in runs]
 
         def evaluate(at):
             totals = np.zeros(K)
@@ -123,9 +121,8 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
                 log.write(at, values | {"tokens": batches.tokens(at)})
 
         def save(at):
-            for number, (saved, config, reading) in enumerate(zip(saves, configs, readings, strict=True)):
-                about = {"config": overrides.flat(config), "microbatch_rows": limit}
-                about |= {"tokenizer": reading.tokenizer.digest, "text": reading.digest()}
+            for number, (saved, config, reading, log) in enumerate(zip(saves, configs, readings, logs, strict=True)):
+                about = continuing.about(config, batches, limit, reading, log.seal(at))
                 saved.save(at, jax.tree.map(lambda x: x[number], now), about)  # noqa: B023
 
         for at in range(1, batches.n_steps + 1):
@@ -150,5 +147,8 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
             if stopping and not last:
                 break
     for there in runs:
-        plots.loss_curve(there)
+        try:
+            plots.loss_curve(there)
+        except Exception as error:
+            say(f"loss.png of {there} is not drawn: {command.verdict(error)[1]}")
     return last

@@ -2,14 +2,13 @@
 
 import argparse
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from gptjax import pretraining
-from gptjax.config import command, count, overrides, run
+from gptjax import continuing, pretraining
+from gptjax.config import command, count, parse, run
 from gptjax.config.batches import Batches
 from gptjax.config.schema import Config
 
@@ -23,18 +22,30 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--run", metavar="DIR", help="where the run goes, or lies; or gs://BUCKET/FOLDER (default: runs/CONFIG)")
     parser.add_argument("--init", metavar="RUN_OR_WEIGHTS", help="begin with the weights of another run, or of a folder of weights")
     parser.add_argument("--profile", metavar="N", type=int, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
+    tokens = "the length: train.total_tokens, and the decay of its schedule in proportion; prolongs a run that is there, finished or not"
+    parser.add_argument("--tokens", metavar="N", type=parse.whole_argument(), help=tokens)
+    recording(parser)
     hosted(parser)
     args = parser.parse_args(arguments)
     if args.profile < 0:
         raise ValueError(f"--profile={args.profile}: give a number of steps above 0, or leave it out")
-    config, bucket = command.resolved(args), run.bucket(args.run)
+    config, bucket, longer = command.resolved(args), run.bucket(args.run), args.tokens is not None
+    if longer:
+        config = run.prolonged(config, args.tokens)
     Batches(config)  # what can be refused without devices is refused before jax is imported
 
     from gptjax.mesh import hosts, meeting
 
     here = meeting.place(args.coordinator, args.processes, args.process, args.join_seconds)
     with hosts.joined(here, config, args.join_seconds) as party:
-        return train(config, run.directory(args.run, config.name), bucket, party, args.profile, pretraining.Pretraining(args.init))
+        learning = pretraining.Pretraining(args.init)
+        return train(config, run.directory(args.run, config.name), bucket, party, args.profile, learning, longer, args.new_record)
+
+
+def recording(parser: argparse.ArgumentParser) -> None:
+    """The argument of a program that may have lost a run's record."""
+    lost = "go on from the checkpoints though config.json or metrics.jsonl is lost or damaged: the old one is set aside"
+    parser.add_argument("--new_record", action="store_true", help=lost)
 
 
 def hosted(parser: argparse.ArgumentParser) -> None:
@@ -77,78 +88,126 @@ class Session:
     config: Config
     directory: Path
     mesh: Any
-    batches: Batches
+    going: continuing.Going
     reading: Any  # data.pipeline.Reading
     step: Any  # learn.step.Step
-    limit_rows: int  # of a microbatch, over all processes; Batches.microbatch has what each step takes of it
     checkpoints: Any  # learn.checkpoint.Checkpoints
     copies: Any  # report.copies.Copies
     out: Any  # report.console.Console
     party: Any  # mesh.hosts.Hosts
     profile: Any  # report.profile.Profile
     learning: Learning
+    troubles: set[str] = dataclasses.field(default_factory=set)  # that were told
+
+    @property
+    def batches(self) -> Batches:
+        return self.going.plan
+
+    @property
+    def limit_rows(self) -> int:
+        """Of a microbatch, over all processes; Batches.microbatch has what each step takes of it."""
+        return self.going.limit_rows
 
     @property
     def microbatch(self) -> int:
         """Rows of the last batch's microbatches."""
         return self.batches.largest_microbatch(self.limit_rows)
 
+    def aside(self, what: str, act: Callable[[], Any]) -> None:
+        """act(), which the training does not need: what goes wrong with it is told, once, and the training goes on."""
+        try:
+            act()
+        except Exception as error:
+            if what not in self.troubles:
+                self.troubles.add(what)
+                self.out.warn(f"{what}: {command.verdict(error)[1]}; the training goes on")
 
-def train(config: Config, directory: Path, bucket: str | None, party: Any, profiled: int, learning: Learning) -> int:
+
+def train(
+    config: Config,
+    directory: Path,
+    bucket: str | None,
+    party: Any,
+    profiled: int,
+    learning: Learning,
+    longer: bool = False,
+    new_record: bool = False,
+) -> int:
     """Train in `directory` from where its run stands, with the processes of `party`; `profiled` steps are traced. bucket: where checkpoints
-    go, and copies of the record. ValueError, in one line, for what a user can mend."""
+    go, and copies of the record. longer, new_record: the config may have another length than the run; the record may begin anew.
+    ValueError, in one line, for what a user can mend: then the directory is as it was."""
     import jax
 
-    from gptjax.data import tokenizer
-    from gptjax.learn import checkpoint, state, step
+    from gptjax.learn import checkpoint, state
     from gptjax.mesh import devices, rules, xla
-    from gptjax.report import console, copies, profile
+    from gptjax.report import console, copies, events, facts, profile
 
     # --- mesh
     xla.begin()
     mesh = devices.mesh(config.mesh)
     rules.check(config, mesh)
-    batches = Batches(config, shards=mesh.shape["data"] * mesh.shape["fsdp"])
-    copied = copies.Copies(directory, bucket)
-    resumed = party.first(lambda: [copied.fetch(), run.claim(directory, config)])[1]
-    if bucket is None:
-        run.check_shared(directory, config)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
     out = console.Console(quiet=party.process != 0)
-
-    # --- data
-    party.doing("the preparation of its data")
-    reading = party.in_turn(lambda: learning.reading(config, directory / "data", out.say))
-    party.agree({"text": reading.digest()}, "prepare it once with python -m gptjax.prepare, and give the shards to all")
-    if party.process == 0:
-        (directory / "data.json").write_text(json.dumps(reading.description(), indent=1) + "\n")
-        tokenizer.keep(reading.tokenizer, config.data.tokenizer, directory)  # sampling must not need its files elsewhere again
-
-    # --- state: of the newest good checkpoint, else as the learning begins
-    built = learning.step(config, jax.devices()[0].platform, mesh, reading)
+    asked = continuing.Asked(directory, config, longer, new_record)
+    copied = copies.Copies(directory, bucket)
     stored = directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints"
-    with checkpoint.Checkpoints(stored, config.loop.keep_last, config.loop.every_keep, out.warn, party) as checkpoints:
+    with (
+        continuing.alone(directory, bucket is None, party, out.warn),
+        checkpoint.Checkpoints(stored, config.loop.keep_last, config.loop.every_keep, out.warn, party) as checkpoints,
+    ):
+        goes_on = party.first(lambda: [copied.fetch(), continuing.found(asked, checkpoints, out.warn)])[1]
+        plan = None if goes_on else Batches(config, shards)
+        with continuing.unspoilt(directory / "data", goes_on and party.process == 0):
+            # --- data
+            party.doing("the preparation of its data")
+            reading = party.in_turn(lambda: learning.reading(config, directory / "data", out.say))
+            party.agree({"text": reading.digest()}, "prepare it once with python -m gptjax.prepare, and give the shards to all")
+
+            # --- state: of the newest good checkpoint, else as the learning begins
+            built = learning.step(config, jax.devices()[0].platform, mesh, reading)
+            with jax.set_mesh(mesh):
+                if plan is None:
+                    wanted = state.abstract(config, built.model, built.tx, mesh)
+                    going = continuing.restored(asked, checkpoints, wanted, reading, shards, party)
+                else:
+                    now = learning.state(config, built, mesh, reading, out)
+                    going = continuing.Going(0, now, plan, microbatch_limit(config, mesh, built.model.manner, shards, party))
+
+        # --- nothing has been written until here
+        tracing = profile.Profile(directory / "profile", profiled if party.process == 0 else 0, out.say)
+        if going.step > going.plan.n_steps:
+            out.say(f"already at step {going.step:,}, and asked for {going.plan.n_steps:,}: nothing to do, and nothing is changed")
+            tracing.close()
+            return 0
+        if party.process == 0:
+            if going.kept is None:
+                events.set_aside(directory)
+            continuing.write(directory, config, reading)
+        checkpoints.begin()
         with jax.set_mesh(mesh):
-            restored = checkpoints.restore(state.abstract(config, built.model, built.tx, mesh)) if resumed else None
-            if restored is not None:
-                start, now, about = restored
-                if "text" in about and about["text"] != reading.digest():  # earlier ones lack it
-                    raise ValueError(f"the data of {directory} have changed since it began: give back what it read, or another --run")
-                limit = about["microbatch_rows"]  # dropout masks and sums depend on it, so a resumed run keeps it
-            else:
-                start, now = 0, learning.state(config, built, mesh, reading, out)
-                least = min(party.gathered(memory(config, mesh)))
-                fitting = step.rows_that_fit(config, built.model.manner, mesh, batches.shards, least)
-                if jax.devices()[0].platform == "cpu":
-                    fitting = min(fitting, CPU_TOKENS // config.model.n_ctx)
-                fitting = max(1, fitting // sequences(config))
-                limit = config.train.microbatch_rows or fitting
-            tracing = profile.Profile(directory / "profile", profiled if party.process == 0 else 0, out.say)
-            session = Session(config, directory, mesh, batches, reading, built, limit, checkpoints, copied, out, party, tracing, learning)
-            out.table(config.name, facts(session))
-            if start:
-                out.say(f"continuing from step {start:,} of {batches.n_steps:,}")
+            session = Session(config, directory, mesh, going, reading, built, checkpoints, copied, out, party, tracing, learning)
+            out.table(config.name, facts.facts(session))
+            for note in (*going.notes, *facts.warnings(session)):
+                out.warn(note)
+            if going.step:
+                out.say(f"continuing from step {going.step:,} of {going.plan.n_steps:,}")
             with party.watched(config.loop.hang_seconds):
-                return loop(session, now, start)
+                return loop(session)
+
+
+def microbatch_limit(config: Config, mesh: Any, manner: Any, shards: int, party: Any) -> int:
+    """The most rows of a microbatch of a run that begins: as asked for, or what fits the devices of all processes."""
+    import jax
+
+    from gptjax.learn import step
+
+    least = min(party.gathered(memory(config, mesh)))
+    if config.train.microbatch_rows is not None:
+        return config.train.microbatch_rows
+    fitting = step.rows_that_fit(config, manner, mesh, shards, least)
+    if jax.devices()[0].platform == "cpu":
+        fitting = min(fitting, CPU_TOKENS // config.model.n_ctx)
+    return max(1, fitting // sequences(config))
 
 
 def memory(config: Config, mesh: Any) -> int:
@@ -166,30 +225,6 @@ def memory(config: Config, mesh: Any) -> int:
 def sequences(config: Config) -> int:
     """Of a row: one, but for tasks that read several for an example."""
     return 1 if config.task is None else config.task.n_sequences
-
-
-def facts(session: Session) -> list[tuple[str, str]]:
-    """What a person wants to know before waiting for it."""
-    from gptjax.model import kernels
-    from gptjax.report.console import quantity
-
-    c, batches, devices = session.config, session.batches, session.mesh.devices.ravel()
-    manner, segmented = session.step.model.manner, c.data.across_documents == "mask"
-    sizes = " x ".join(f"{axis} {n}" for axis, n in session.mesh.shape.items() if n > 1)
-    parts = batches.max_rows // session.microbatch
-    shared = f" of {session.party.processes} processes" if session.party.processes > 1 else ""
-    return [
-        ("model", f"{count.parameters(c.model):,} parameters; {c.model.n_layers} layers, {c.model.n_heads} heads, {c.model.d_model} wide"),
-        ("attention", f"{kernels.account(manner.kernel, c.model, manner.dtype, segmented)}, over a context of {c.model.n_ctx:,}"),
-        ("data", session.reading.summary()),
-        ("batch", f"{c.train.batch_tokens:,} tokens: {parts} microbatch{'es' if parts > 1 else ''} of {session.microbatch} rows"),
-        ("steps", f"{batches.n_steps:,}, to {quantity(batches.tokens(batches.n_steps))} tokens"),
-        (
-            "devices",
-            f"{len(devices)} {devices[0].device_kind}{f' as {sizes}' if sizes else ''}{shared}, {manner.dtype.__name__}",
-        ),
-        ("run", str(session.directory)),
-    ]
 
 
 class GaveUp(Exception):
@@ -245,8 +280,8 @@ def driver(session: Session, put: Callable) -> Callable:
     return advance_by_parts
 
 
-def loop(session: Session, now: Any, start: int) -> int:
-    """Steps start .. n_steps. For each n, in this order: evaluate state n, save state n, next batch, step, report step n - 1. So what
+def loop(session: Session) -> int:
+    """Steps going.step .. n_steps. For each n, in this order: evaluate state n, save state n, next batch, step, report step n - 1. So what
     was saved was reported before, and nothing but reporting waits for the device."""
     import jax
 
@@ -256,8 +291,7 @@ def loop(session: Session, now: Any, start: int) -> int:
 
     config, out, party, batches, reading = session.config, session.out, session.party, session.batches, session.reading
     activations = rules.PRESETS[config.mesh.sharding].activations
-    about = {"config": overrides.flat(config), "microbatch_rows": session.limit_rows}
-    about |= {"tokenizer": reading.tokenizer.digest, "text": reading.digest()}
+    now, start = session.going.state, session.going.step
     flops = count.train_flops_per_token(config.model) * sequences(config)
     pending: tuple[int, dict, float | None] | None = None  # and when it ended, where dispatching waits for that, as on CPU
     at_once, clock = session.mesh.devices.flat[0].platform == "cpu", time.perf_counter()
@@ -294,10 +328,14 @@ def loop(session: Session, now: Any, start: int) -> int:
     advance, evaluated = driver(session, put), session.learning.evaluation(session, put)
     feed = reading.batches(batches, session.limit_rows, start, lambda n_rows: rules.rows_here(n_rows, activations, session.mesh))
     step, settled = start, start  # settled: evaluated and saved, as a restored state was before
-    log = events.Events(session.directory, start + 1 if start else 0) if party.process == 0 else events.Silent()
+    log = events.Silent()
+    if party.process == 0:
+        log = events.Events(session.directory, start + 1 if start else 0, session.going.kept or 0, out.warn)
     with stopping.Stop(out.warn, party, session.mesh) as stop, log:
         with out.training(batches.n_steps, start, config.loop.every_log) as progress, jax.transfer_guard("disallow"):
             try:
+                for note in session.going.notes:
+                    log.write(start, {"note": note})
                 while True:
                     last = step == batches.n_steps
                     ending = stop.agreed() or last  # asked once: a signal that comes after this waits for the next step
@@ -310,11 +348,13 @@ def loop(session: Session, now: Any, start: int) -> int:
                     if step != settled and (step % config.loop.every_save == 0 or ending):
                         report()
                         party.doing(f"the checkpoint of step {step:,}")
+                        record = log.seal(step)
                         if party.process == 0:
-                            session.copies.send()
+                            session.aside("the record is not copied", session.copies.send)
+                        about = continuing.about(config, batches, session.limit_rows, reading, record)
                         session.checkpoints.save(step, now, about)
                         if party.process == 0:
-                            plots.loss_curve(session.directory)
+                            session.aside("loss.png is not drawn", lambda: plots.loss_curve(session.directory))
                     settled = step
                     clock = clock if pending else time.perf_counter()  # evaluating and saving are no part of a step's time
                     if ending:
@@ -340,7 +380,7 @@ def loop(session: Session, now: Any, start: int) -> int:
                 session.profile.close()
     session.checkpoints.wait()
     if party.process == 0:
-        session.copies.send()
+        session.aside("the record is not copied", session.copies.send)
     if last:
         out.samples(session.learning.said(session, now, step, True))
         sampled = f"; python -m gptjax.sample --run={session.directory}" if config.task is None else ""

@@ -1,13 +1,18 @@
 """How many rows each step trains on: the batch, its ramp, and where the run ends. Whole numbers only, so every process agrees."""
 
 import bisect
+import dataclasses
+import functools
 import itertools
-from dataclasses import dataclass
+import math
 
 from gptjax.config.schema import Config
 
+MOST_ROWS = 2**31 - 1  # of a run: they are counted in 32 bits
+MOST_STAGES = 100_000  # of a ramp: more batch sizes than that are a slip of the pen
 
-@dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True)
 class _Stage:
     """Steps in a row with one batch size."""
 
@@ -17,17 +22,21 @@ class _Stage:
 
 
 class Batches:
-    """The batch of every step, as a function of the step alone. shards: the ways in which a batch is split over devices.
+    """The batch of every step from `step` on, which comes after `row` rows. shards: the ways in which a batch is split over devices.
 
     GPT-3 Appendix B: the batch grows linearly in tokens seen, from ramp.start_tokens to batch_tokens over ramp.over_tokens. It is rounded
-    down to a multiple of `quantum`: the ramp's start in rows, raised to what is a multiple of `shards` and divides the full batch.
-    Without a ramp the quantum is the batch. Changing `shards` in mid-run changes the ramp's steps, if it changes the quantum.
+    down to a multiple of `quantum`: given, or the ramp's start in rows, raised to what is a multiple of `shards` and divides the full
+    batch. Without a ramp the quantum is the batch. A run that goes on gives the quantum, step and row of its checkpoint: then it has the
+    rows that it would have had, on any mesh; one that cannot split the batches that are left is refused.
     A run ends with the step that reaches total_tokens, or after train.steps.
-    Raises ValueError if the batch cannot be split over the shards, or if train.microbatch_rows does not fit.
+    Raises ValueError if the batch cannot be split over the shards, if train.microbatch_rows does not fit, or if train.steps is more than
+    total_tokens gives.
     """
 
-    def __init__(self, config: Config, shards: int = 1):
+    def __init__(self, config: Config, shards: int = 1, quantum: int | None = None, step: int = 0, row: int = 0):
         self.n_ctx, self.full, self.shards = config.model.n_ctx, config.batch_rows, shards
+        if self.full > MOST_ROWS:
+            raise ValueError(f"train.batch_tokens={config.train.batch_tokens:,} is {self.full:,} rows; give less than {MOST_ROWS:,} rows")
         if self.full % shards:
             low = self.full // shards * shards
             near = " or ".join(f"{rows * self.n_ctx:,}" for rows in (low, low + shards) if rows)
@@ -35,16 +44,30 @@ class Batches:
                 f"train.batch_tokens={config.train.batch_tokens:,} is {self.full} rows, which {shards} devices cannot share evenly; "
                 f"give {near}, or change the mesh"
             )
-        start = self.full if config.train.ramp is None else -(-config.train.ramp.start_tokens // self.n_ctx)
-        self.quantum = next(rows for rows in range(shards, self.full + 1, shards) if rows >= start and self.full % rows == 0)
+        self.quantum = quantum or quanta(config, shards)[0]
         self._check_microbatch(config.train.microbatch_rows)
-        self._stages = list(self._ramp(config))
+        self._stages = list(self._ramp(config, step, row))
         self._steps, self._rows = [s.step for s in self._stages], [s.row for s in self._stages]
-        rows_needed = -(-config.train.total_tokens // self.n_ctx)
-        last = self._stages[bisect.bisect_left(self._rows, rows_needed) - 1]
-        to_the_end = last.step + -(-(rows_needed - last.row) // last.rows)
-        self.n_steps = to_the_end if config.train.steps is None else min(config.train.steps, to_the_end)
-        self.max_rows = self.rows(self.n_steps - 1)
+        if len(self._stages) > 1 and self.quantum % shards:
+            raise ValueError(
+                f"the batch ramp of this run grows in steps of {self.quantum} rows, which {shards} devices cannot share evenly: until it "
+                f"is over, at step {self._steps[-1]:,}, give so many devices, or a mesh, that data x fsdp is "
+                f"{' or '.join(map(str, divisors(self.quantum)))}"
+            )
+        to_the_end = self._end(-(-config.train.total_tokens // self.n_ctx))
+        if config.train.steps is not None and config.train.steps > to_the_end:
+            raise ValueError(
+                f"train.steps={config.train.steps:,} is more than the {to_the_end:,} steps that train.total_tokens="
+                f"{config.train.total_tokens:,} gives; raise train.total_tokens, and the schedule's decay_tokens with it (train --tokens=N "
+                f"does both), or leave out train.steps"
+            )
+        self.n_steps = to_the_end if config.train.steps is None else config.train.steps
+        if self.first_row(max(step, self.n_steps)) > MOST_ROWS:
+            raise ValueError(
+                f"train.total_tokens={config.train.total_tokens:,} is {self.first_row(self.n_steps):,} rows, which are counted in 32 bits; "
+                f"give at most {MOST_ROWS * self.n_ctx:,}, or a larger model.n_ctx"
+            )
+        self.max_rows = self.rows(max(step, self.n_steps - 1))
 
     def rows(self, step: int) -> int:
         """Rows in the batch of this step; steps count from 0."""
@@ -59,39 +82,80 @@ class Batches:
         """Tokens consumed before this step: what schedules count in."""
         return self.first_row(step) * self.n_ctx
 
-    def largest_microbatch(self, limit_rows: int) -> int:
-        """The most rows, up to limit_rows, that divide the run's last batch and split over the shards; `shards` if even that is over it."""
-        return self.microbatch(self.n_steps - 1, limit_rows)
+    def largest_microbatch(self, limit_rows: int, shards: int | None = None) -> int:
+        """The most rows, up to limit_rows, that divide the run's last batch and split over the shards (None: those that there are);
+        `shards` if even that is over it."""
+        return self._microbatch(self.max_rows, limit_rows, shards or self.shards)
 
     def microbatch(self, step: int, limit_rows: int) -> int:
         """As that, of this step: one size for the full batch, and one that divides all batches of the ramp, so two programs at most. A
         ramp begins with few rows, and microbatches as small would gather the weights for each few rows of the full batch, too."""
-        whole = self.full if self.rows(step) == self.full else self.quantum
-        fitting = [rows for rows in range(self.shards, min(limit_rows, whole) + 1, self.shards) if whole % rows == 0]
-        return fitting[-1] if fitting else self.shards
+        return self._microbatch(self.rows(step), limit_rows, self.shards)
+
+    def _microbatch(self, rows: int, limit_rows: int, shards: int) -> int:
+        whole = self.full if rows == self.full else self.quantum
+        fitting = [rows for rows in divisors(whole) if rows % shards == 0 and rows <= limit_rows]
+        return fitting[-1] if fitting else shards
 
     def _stage(self, step: int) -> _Stage:
-        assert step >= 0, step
+        assert step >= self._steps[0], (step, self._steps[0])
         return self._stages[bisect.bisect_right(self._steps, step) - 1]
+
+    def _end(self, rows_needed: int) -> int:
+        """The steps that bring the run to so many rows; where it has them, those that are done."""
+        last = self._stages[max(0, bisect.bisect_left(self._rows, rows_needed) - 1)]
+        return last.step + max(0, -(-(rows_needed - last.row) // last.rows))
 
     def _check_microbatch(self, rows: int | None) -> None:
         if rows is not None and (self.full % rows or rows % self.shards):
-            fitting = [n for n in range(self.shards, self.full + 1, self.shards) if self.full % n == 0]
+            fitting = [n for n in divisors(self.full) if n % self.shards == 0]
             raise ValueError(f"train.microbatch_rows={rows}: on this mesh it can be {', '.join(map(str, fitting))}")
 
-    def _ramp(self, config: Config):
-        """The stages, in order; the last has the full batch and no end."""
-        step = row = 0
+    def _ramp(self, config: Config, step: int, row: int):
+        """The stages from there on, in order; the last has the full batch and no end."""
         quantum_tokens, ramp = self.quantum * self.n_ctx, config.train.ramp
         if ramp is not None:
+            if self.full // self.quantum > MOST_STAGES:
+                raise ValueError(
+                    f"train.ramp: from {self.quantum:,} to {self.full:,} rows are {self.full // self.quantum:,} batch sizes; raise "
+                    f"ramp.start_tokens, so that they are at most {MOST_STAGES:,}"
+                )
             growth = config.train.batch_tokens - ramp.start_tokens
-            for quanta in itertools.count(1):
-                if quanta * self.quantum == self.full:
+            for sizes in itertools.count(1):
+                if sizes * self.quantum == self.full:
                     break
-                # The next size is due once start + growth * seen / over >= (quanta + 1) quanta of tokens.
-                due = -(-((quanta + 1) * quantum_tokens - ramp.start_tokens) * ramp.over_tokens // growth)
-                steps = max(0, -(-(due - row * self.n_ctx) // (quanta * quantum_tokens)))
+                # The next size is due once start + growth * seen / over >= (sizes + 1) quanta of tokens.
+                due = -(-((sizes + 1) * quantum_tokens - ramp.start_tokens) * ramp.over_tokens // growth)
+                steps = max(0, -(-(due - row * self.n_ctx) // (sizes * quantum_tokens)))
                 if steps:
-                    yield _Stage(step, row, quanta * self.quantum)
-                step, row = step + steps, row + steps * quanta * self.quantum
+                    yield _Stage(step, row, sizes * self.quantum)
+                step, row = step + steps, row + steps * sizes * self.quantum
         yield _Stage(step, row, self.full)
+
+
+def quanta(config: Config, shards: int = 1) -> list[int]:
+    """The rows in which a batch ramp may grow where batches are split in `shards`, the one that a new run takes first."""
+    full, ramp = config.batch_rows, config.train.ramp
+    start = full if ramp is None else -(-ramp.start_tokens // config.model.n_ctx)
+    return [rows for rows in divisors(full) if rows >= start and rows % shards == 0]
+
+
+@functools.cache
+def divisors(n: int) -> tuple[int, ...]:
+    """Smallest first."""
+    low = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return (*low, *(n // d for d in reversed(low) if d * d != n))
+
+
+def going_on(config: Config, shards: int, step: int, row: int, quantum: int | None) -> Batches:
+    """The batches of a run of which `step` steps on `row` rows are done. quantum: as its checkpoint has it; None for one of an earlier
+    version, whose quantum follows from step and row. ValueError as Batches'."""
+    if quantum is None:
+        known = [rows for rows in (*quanta(config, shards), *quanta(config)) if Batches(_bare(config), 1, rows).first_row(step) == row]
+        quantum = known[0] if known else None  # none: that version had continued it on another mesh, and lost its count
+    return Batches(config, shards, quantum, step, row)
+
+
+def _bare(config: Config) -> Config:
+    """Without what is refused for other reasons than the ramp."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=None, microbatch_rows=None))

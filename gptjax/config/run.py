@@ -2,14 +2,16 @@
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from gptjax.config import overrides, parse
-from gptjax.config.schema import Config
+from gptjax.config import locking, overrides, parse
+from gptjax.config.schema import Config, Constant
 
 # Fields that change speed, length or what is shown, but not the mathematics: a run may be continued with others.
 FREE = ("compute.", "mesh.", "loop.", "train.steps", "train.microbatch_rows")
-
+LENGTH = ("train.total_tokens", "train.schedule.decay_tokens")  # what train --tokens moves, in a run that is there too
+NEW_RECORD = "--new_record goes on from the checkpoints alone"
 
 BUCKETS = {"gs://": "gcsfs"}  # and the package that reads them
 
@@ -27,11 +29,12 @@ def bucket(given: str | None) -> str | None:
 
 
 def directory(given: str | None, name: str = "") -> Path:
-    """--run as given, else runs/NAME. For gs://BUCKET/FOLDER it is runs/BUCKET/FOLDER, from where the record is copied."""
+    """--run as given, else runs/NAME. For gs://BUCKET/FOLDER it is runs/BUCKET/FOLDER, from where the record is copied. ValueError as
+    parse.path's."""
     there = bucket(given)
     if there is not None:
         return Path("runs") / there.partition("://")[2]
-    return Path(given) if given is not None else Path("runs") / name
+    return parse.path(given) if given is not None else Path("runs") / name
 
 
 def config(run: Path) -> Config:
@@ -57,32 +60,64 @@ def differences(a: Config, b: Config) -> list[str]:
     return [line for line in overrides.difference(a, b) if not line.startswith(FREE)]
 
 
-def claim(run: Path, wanted: Config) -> bool:
-    """Make `run` the directory of `wanted`: True if it continues a run that is there, which is one that has measured something.
-
-    Raises ValueError if the run there has another config (its differences named), or if the directory cannot be written."""
-    path = run / "config.json"
-    there = path.exists() and (run / "metrics.jsonl").exists()
-    if there:
-        lines = differences(config(run), wanted)
-        if lines:
-            raise ValueError(f"{run} holds a run of another config ({'; '.join(lines)}); give another --run, or the config that began it")
-    elif (run / "checkpoints" / "0").exists():
-        raise ValueError(
-            f"{run} holds weights that gptjax.convert brought, and no run: begin one with them by --init={run} and another --run"
-        )
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".json.new")
-        fresh.write_text(json.dumps(overrides.flat(wanted), indent=1) + "\n")
-        fresh.rename(path)
-    except OSError as error:
-        raise ValueError(f"cannot write to the run directory {run}: {error.strerror}; make it writable or give another --run") from error
-    return there
+def written(config: Config) -> bytes:
+    """What config.json holds."""
+    return (json.dumps(overrides.flat(config), indent=1) + "\n").encode()
 
 
-def check_shared(run: Path, wanted: Config) -> None:
-    """ValueError where a process does not see the directory that process 0 has claimed."""
-    path = run / "config.json"
-    if not path.exists() or config(run) != wanted:
+def claim(run: Path, wanted: Config, checkpoints: Sequence[int], longer: bool = False, new_record: bool = False) -> bool:
+    """May the run of `wanted` be in `run`? True if it continues one that is there. Looks only, and writes nothing.
+
+    checkpoints: the steps of those that are there; where there are some, config.json and metrics.jsonl must be, too. longer: train --tokens
+    was given. new_record: both will be written anew, so what they say does not matter where there are checkpoints.
+    ValueError, in one line: the run there has another config (its differences named); files are missing (which, and what to do)."""
+    missing = [name for name in ("config.json", "metrics.jsonl") if not _holds(run / name)]
+    if checkpoints and missing:
+        if list(checkpoints) == [0]:
+            raise ValueError(
+                f"{run} holds weights that gptjax.convert brought, and no run: begin one with them by --init={run} and another --run"
+            )
+        if not new_record:
+            raise ValueError(
+                f"{run} has checkpoints (the newest of step {checkpoints[-1]:,}) but {' and '.join(missing)} {_state(run, missing)}: put "
+                f"{'it' if len(missing) == 1 else 'them'} back, give another --run, or {NEW_RECORD}"
+            )
+    if not missing and not (checkpoints and new_record):
+        check(config(run), wanted, f"{run} holds a run of another config", longer)
+    return bool(checkpoints) or not missing
+
+
+def check(there: Config, wanted: Config, what: str, longer: bool) -> list[str]:
+    """The differences in length, with which a run goes on if `longer`. ValueError, which begins with `what`, if there are others."""
+    lines = differences(there, wanted)
+    bad = [line for line in lines if not (longer and line.startswith(LENGTH))]
+    if bad:
+        only_longer = all(line.startswith(LENGTH) for line in bad)
+        advice = "--tokens=N changes its length; without that give the config that began it" if only_longer else "the config that began it"
+        raise ValueError(f"{what} ({'; '.join(bad)}); give another --run, or {advice}")
+    return lines
+
+
+def _holds(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _state(run: Path, names: list[str]) -> str:
+    gone = not any((run / name).exists() for name in names)
+    verb = "is" if len(names) == 1 else "are"
+    return f"{verb} missing" if gone else f"{verb} empty or no file"
+
+
+def check_shared(run: Path, sign: str) -> None:
+    """ValueError where a process does not see the directory that process 0 has locked, where it finds `sign`."""
+    if locking.sign(run) != sign:
         raise ValueError(f"{run} is not the directory that process 0 writes to: give a --run on a file system that all hosts share")
+
+
+def prolonged(config: Config, total_tokens: int) -> Config:
+    """The config with another length: train.total_tokens, and its schedule's decay in proportion, where it has one; the warm-up stays."""
+    edits = [f"train.total_tokens={total_tokens}"]
+    if not isinstance(config.train.schedule, Constant):
+        decay = max(1, config.train.schedule.decay_tokens * total_tokens // config.train.total_tokens)
+        edits.append(f"train.schedule.decay_tokens={decay}")
+    return overrides.override(config, *edits)

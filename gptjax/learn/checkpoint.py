@@ -52,13 +52,17 @@ class Saved:
 
         ValueError if there is none, or none that is readable.
         """
+        return self.newest(step)[1]
+
+    def newest(self, step: int | None = None) -> tuple[int, dict]:
+        """(step, `about` of it)."""
         steps = self.steps()
         if not steps or step is not None and step not in steps:
             raise ValueError(
                 f"no checkpoint {'' if step is None else f'of step {step} '}in {self._directory}; steps there: {_listed(steps)}"
             )
-        _, record = self._newest(steps if step is None else [step], self._record)
-        return record["about"]
+        found, record = self._newest(steps if step is None else [step], self._record)
+        return found, record["about"]
 
     def restore(self, abstract_state, part: str = "", step: int | None = None) -> tuple[int, Any, dict] | None:
         """(step, state, about) of the newest checkpoint that is whole, or of that of `step`; None if there is no checkpoint.
@@ -90,8 +94,9 @@ class Saved:
             try:
                 return step, read(step)
             except Damage as trouble:
+                if step not in self._damaged:
+                    self._say(f"the checkpoint of step {step:,} is damaged: {trouble}")
                 self._damaged.add(step)
-                self._say(f"the checkpoint of step {step:,} is damaged: {trouble}")
                 troubles.append(f"{step}: {trouble}")
         raise ValueError(
             f"every checkpoint in {self._directory} is damaged ({'; '.join(troubles)}); put back a copy, or start again in another --run"
@@ -173,8 +178,7 @@ class Saved:
 class Checkpoints(Saved):
     """Writes checkpoints too: keeps the newest `keep_last`, and for ever those at multiples of `every_keep` steps.
 
-    A context manager; leaving it waits for the save under way. Construction makes `directory` and removes what a kill left in it;
-    ValueError if that cannot be done.
+    A context manager; leaving it waits for the save under way. Until `begin` it only reads.
     """
 
     def __init__(
@@ -184,12 +188,19 @@ class Checkpoints(Saved):
         self._keep_last, self._every_keep = keep_last, every_keep
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: concurrent.futures.Future | None = None
+        self._begun = False
+        self._told: set[str] = set()
+
+    def begin(self) -> None:
+        """Make the directory, and remove what a kill left in it; `save` does so first. ValueError if nothing can be written there."""
         try:
-            self._party.first(lambda: [self._place.make(), self._place.clean()])
+            stuck = self._party.first(lambda: [self._place.make(), self._place.clean()][1])
         except OSError as error:
             raise ValueError(
                 f"cannot write checkpoints to {self._directory}: {error.strerror or error}; make it writable, or give another --run"
             ) from error
+        self._begun = True
+        self._tell(stuck)
 
     def __enter__(self):
         return self
@@ -212,6 +223,8 @@ class Checkpoints(Saved):
         `step` that this object restored or saved is left as it is; another one is replaced once the new one is whole.
         ValueError if the disk is too full, or if the save before this one failed.
         """
+        if not self._begun:
+            self.begin()
         self.wait()
         if step in self._good:
             return
@@ -241,19 +254,19 @@ class Checkpoints(Saved):
             pending.result()
 
     def _commit(self, step: int, response: ocp.AsyncResponse, needed: int) -> None:
-        """In the background: wait for Orbax, make the checkpoint valid by its rename, remove those no longer kept."""
+        """In the background: wait for Orbax, make the checkpoint valid by its rename, remove those no longer kept, as far as that goes."""
         try:
             response.result()
             if jax.process_index() == 0:
                 self._place.commit(step, json.dumps({name: list(entry) for name, entry in self._files(step)}, indent=0))
             self._good.add(step)
             self._damaged.discard(step)
-            self._prune()
         except Exception as error:  # whatever a background write raises must reach the loop as one line
             line = self._trouble(step, needed, _first_line(error))
             with contextlib.suppress(OSError):  # Orbax may be writing there still; the next writer removes what is left
                 self._place.clean()
             raise ValueError(line) from error
+        self._prune()
 
     def _files(self, step: int) -> Iterable[tuple[str, tuple[int, int | None]]]:
         """(name, (bytes, CRC)) of every file of a checkpoint; no CRC for Orbax's files of values, which the digests cover."""
@@ -261,14 +274,27 @@ class Checkpoints(Saved):
             yield name, (self._place.size(file), None if "/ocdbt.process_" in name else zlib.crc32(file.read_bytes()))
 
     def _prune(self) -> None:
-        """Remove every checkpoint that is damaged or not to be kept."""
+        """Remove every checkpoint that is damaged or not to be kept. What cannot be removed is told, once each, and stays."""
         if jax.process_index() != 0:
             return
-        whole = [step for step in self.steps() if step not in self._damaged]
-        kept = whole[-self._keep_last :] + [step for step in whole if self._every_keep and step % self._every_keep == 0]
-        for step in set(self.steps()) - set(kept):
-            self._place.remove(step)
-        self._place.clean()
+        try:
+            whole = [step for step in self.steps() if step not in self._damaged]
+            kept = whole[-self._keep_last :] + [step for step in whole if self._every_keep and step % self._every_keep == 0]
+            for step in sorted(set(self.steps()) - set(kept)):
+                try:
+                    self._place.remove(step)
+                except OSError as error:
+                    if step in self.steps():  # else it is out of the way, and clean tells
+                        self._tell([f"the checkpoint of step {step:,} cannot be removed: {error.strerror or error}"])
+            self._tell(self._place.clean())
+        except Exception as error:  # of an object store, too
+            self._tell([f"what is no longer kept in {self._directory} cannot be removed: {_first_line(error)}"])
+
+    def _tell(self, stuck: Iterable[str]) -> None:
+        for line in stuck:
+            if line not in self._told:
+                self._told.add(line)
+                self._say(f"{line}; the training goes on")
 
     def _free(self) -> int:
         """Bytes free where the checkpoints go."""

@@ -4,6 +4,7 @@ Both have DIR/<step> for each checkpoint, and in it files.json, which lists its 
 """
 
 import contextlib
+import itertools
 import shutil
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.config import run
+from gptjax.data import saving
 
 SAVING, REMOVED, LISTING = ".saving", ".removed", "files.json"
 
@@ -39,23 +41,41 @@ class Directory:
         return self.path / f"{step}{SAVING}"
 
     def commit(self, step: int, listing: str) -> None:
-        """Make what was written valid, in place of what was there."""
+        """Make what was written valid, in place of what was there, and bring it to the disk before that."""
         (self.writing(step) / LISTING).write_text(listing)
+        for _, file in self.files(self.writing(step)):
+            saving.sync(file)
         with contextlib.suppress(FileNotFoundError):
-            (self.path / str(step)).rename(self.path / f"{step}{REMOVED}")
+            self._aside(self.path / str(step), step)
         self.writing(step).rename(self.path / str(step))
+        saving.sync(self.path)
 
     def remove(self, step: int) -> None:
-        """One checkpoint; a kill amid the removal leaves rubbish and no half a checkpoint."""
-        (self.path / str(step)).rename(self.path / f"{step}{REMOVED}")
-        shutil.rmtree(self.path / f"{step}{REMOVED}")
+        """One checkpoint; a kill amid the removal leaves rubbish and no half a checkpoint. OSError if something of it stays."""
+        shutil.rmtree(self._aside(self.path / str(step), step))
 
-    def clean(self) -> None:
-        """Remove what is no checkpoint: names that are a step and a suffix of ours, and what Orbax may have added."""
+    def clean(self) -> list[str]:
+        """Remove what is no checkpoint: names that are a step and a suffix of ours, and what Orbax may have added. Returns a line for
+        each that cannot be removed, as one that another host has open on NFS: it is out of the way, and tried again the next time."""
+        stuck = []
         for entry in self.path.iterdir():
             step, dot, rest = entry.name.partition(".")
             if step.isdecimal() and (dot + rest).startswith((SAVING, REMOVED)):
-                shutil.rmtree(entry)
+                try:
+                    shutil.rmtree(entry)
+                except OSError as error:
+                    stuck.append(f"{entry} cannot be removed: {error.strerror or error}")
+                    if rest.startswith(SAVING[1:]):
+                        with contextlib.suppress(OSError):
+                            self._aside(entry, int(step))
+        return stuck
+
+    def _aside(self, path: Any, step: int) -> Any:
+        """Rename to what is no checkpoint, by a name that nothing has."""
+        for number in itertools.count():
+            there = self.path / f"{step}{REMOVED}{f'-{number}' if number else ''}"
+            if not there.exists():
+                return path.rename(there)
 
     def files(self, folder: Any) -> Iterator[tuple[str, Any]]:
         """(name, path) of every file below a folder, in order."""
@@ -98,10 +118,11 @@ class Bucket(Directory):
         (self.path / str(step) / LISTING).unlink()
         (self.path / str(step)).rmtree()
 
-    def clean(self) -> None:
+    def clean(self) -> list[str]:
         for step, valid in self._entries():
             if not valid:
                 (self.path / str(step)).rmtree()
+        return []
 
     def files(self, folder: Any) -> Iterator[tuple[str, Any]]:
         self._forget()

@@ -85,12 +85,17 @@ class Hosts:
 
     @contextlib.contextmanager
     def watched(self, seconds: float | None) -> Iterator[None]:
-        """While entered: all processes end, and say what this one was doing, if it does not call `doing` for so long. None: it may hang."""
+        """While entered: all processes end, and say what this one was doing, if it does not call `doing` for so long. None: it may hang.
+        Time in which the process was stopped (SIGSTOP, a suspended job, a machine asleep) does not count."""
         over = threading.Event()
 
         def watch(seconds: float) -> None:
-            while not over.wait(min(seconds / 4, 10)):
-                if time.monotonic() - self._since > seconds:
+            every = min(seconds / 4, 10)
+            woke = time.monotonic()
+            while not over.wait(every):
+                woke, before = time.monotonic(), woke
+                self._since = counted(self._since, before, woke, every)
+                if woke - self._since > seconds:
                     faulthandler.dump_traceback()
                     self._finish(LOST, f"{self._named(self.process)} has not moved for {seconds:g} s (loop.hang_seconds) in {self._doing}")
 
@@ -135,6 +140,13 @@ class Hosts:
 
     def _named(self, process: int) -> str:
         return "this process" if self.processes == 1 else f"process {process} of {self.processes}, on {self._names[process]},"
+
+
+def counted(since: float, before: float, now: float, every: float) -> float:
+    """`since`, later by the time in which this process was stopped: in which its watch, which should wake `every` seconds after `before`,
+    did not. A watch that is a little late is one on a busy machine."""
+    late = now - before - every
+    return min(since + late, now) if late > every else since
 
 
 def joined(here: meeting.Place | None, config: Config, seconds: float) -> Hosts:

@@ -4,36 +4,44 @@ A line of metrics.jsonl is {"step": n, name: value, ...}. The names that plots.p
 tokens (seen so far), loss (nats per token), lr, tokens_per_s, mfu (0 to 1), validation_loss (nats per token), perplexity and
 bits_per_byte; any others are kept too. Floats are written in full, so that two curves can be compared bit for bit. JSON has no NaN: the
 three values that are not numbers are the strings "NaN", "Infinity" and "-Infinity", and `read` turns them back.
+
+A checkpoint holds the length and the digest of the record up to it (`Events.seal`), so that a run goes on only after the record that it
+had (`whole`).
 """
 
+import contextlib
+import hashlib
+import itertools
 import json
 import logging
 import math
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from gptjax.config import parse
+from gptjax.config import parse, run
 
 NAME = "metrics.jsonl"
 NOT_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class Events:
-    """Writes the record of `run`, from `resume_step` on: the lines of that step and later are dropped first, as their steps will be
-    taken again. 0 starts a new record. A context manager; process 0 only."""
+    """Writes the record of a run, from `resume_step` on: what it holds beyond is dropped first, as those steps will be taken again. 0
+    starts a new record. A context manager; process 0 only. OSError that names the file and the step where the disk does not take it."""
 
-    def __init__(self, run: Path, resume_step: int):
-        from tensorboardX import SummaryWriter
-
-        logging.getLogger("tensorboardX").setLevel(logging.ERROR)  # or every NaN is a line on the console
-        file = Path(run) / NAME
-        kept = [line for line, record in _lines(file) if record["step"] < resume_step]
-        fresh = file.with_suffix(".tmp")
-        fresh.write_text("".join(f"{line}\n" for line in kept))
-        fresh.replace(file)
-        self._file = file.open("a")
-        # TensorBoard hides what earlier files hold at purge_step and later. Their names tell seconds only: hence the suffix.
-        self._board = SummaryWriter(str(Path(run) / "tensorboard"), purge_step=resume_step, filename_suffix=f".from{resume_step}")
+    def __init__(self, directory: Path, resume_step: int, kept: int | None = None, warn: Callable[[str], None] = lambda line: None):
+        """kept: the bytes that stay, as `whole` gives them; None: the lines of earlier steps. warn: is told where TensorBoard gets none."""
+        self._path = Path(directory) / NAME
+        if kept is None:
+            kept = resume_step and sum(len(line) + 1 for line, record in _lines(self._path) if record["step"] < resume_step)
+        self._file = self._path.open("ab", buffering=0)  # without a buffer no bytes are left to write when it is closed
+        self._file.truncate(kept)
+        content = self._path.read_bytes()
+        self._bytes, self._digest = len(content), hashlib.sha256(content)
+        self._board, self._warn = None, warn
+        self._attempt(lambda: Board(Path(directory) / "tensorboard", resume_step))
 
     def __enter__(self):
         return self
@@ -42,19 +50,52 @@ class Events:
         self.close()
 
     def write(self, step: int, values: Mapping[str, float | str | int]) -> None:
-        """Append one line, flushed to the operating system before returning: a kill of the process does not lose it."""
+        """Append one line, given to the operating system before returning: a kill of the process does not lose it."""
         values = {name: _plain(value) for name, value in values.items()}
-        self._file.write(json.dumps({"step": step} | {n: _spelled(v) for n, v in values.items()}, allow_nan=False) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if isinstance(value, str):
-                self._board.add_text(name, value, step)
-            else:
-                self._board.add_scalar(name, value, step)
+        line = json.dumps({"step": step} | {n: _spelled(v) for n, v in values.items()}, allow_nan=False).encode() + b"\n"
+        self._put(line, step)
+        self._bytes += len(line)
+        self._digest.update(line)
+        if self._board is not None:
+            board = self._board
+            self._attempt(lambda: board.write(step, values))
+
+    def seal(self, step: int) -> dict[str, Any]:
+        """Bring the record to the disk; its length and digest, for the checkpoint of `step`."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._named(error, step) from None
+        return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
 
     def close(self) -> None:
         self._file.close()
-        self._board.close()
+        if self._board is not None:
+            self._attempt(self._board.close)
+
+    def _put(self, line: bytes, step: int) -> None:
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise self._named(error, step) from None
+
+    def _named(self, error: OSError, step: int) -> OSError:
+        what = f"cannot be written at step {step:,} ({error.strerror or error}); mend that, and the same command continues"
+        return OSError(error.errno, what, str(self._path))
+
+    def _attempt(self, act: Callable[[], Any]) -> None:
+        """TensorBoard's files are a convenience: at the first trouble they end, with a line, and the training goes on."""
+        board, self._board = self._board, None
+        try:
+            made = act()
+        except Exception as error:
+            self._warn(f"TensorBoard gets no more of this run: {parse.shown(str(error), 200)}")
+            if board is not None:
+                with contextlib.suppress(Exception):
+                    board.close()
+        else:
+            self._board = board or made
 
 
 class Silent:
@@ -69,32 +110,103 @@ class Silent:
     def write(self, step: int, values: Mapping[str, float | str | int]) -> None:
         pass
 
+    def seal(self, step: int) -> dict[str, Any]:
+        return {}
 
-def read(run: Path) -> list[dict]:
+
+class Board:
+    """TensorBoard's file of a run's events; hides what earlier files hold at `step` and later. Written by the thread that calls: in
+    tensorboardX's own a full disk is a trace."""
+
+    def __init__(self, directory: Path, step: int):
+        from tensorboardX import event_file_writer
+        from tensorboardX.proto import event_pb2
+
+        logging.getLogger("tensorboardX").setLevel(logging.ERROR)  # or every NaN is a line on the console
+        directory.mkdir(exist_ok=True)
+        # Names of files tell seconds only: hence the suffix.
+        self._writer = event_file_writer.EventsWriter(str(directory / "events"), f".from{step}")
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._put(event_pb2.Event(wall_time=time.time(), step=step, session_log=start))
+
+    def write(self, step: int, values: Mapping[str, float | str | int]) -> None:
+        from tensorboardX import summary
+        from tensorboardX.proto import event_pb2
+
+        for name, value in values.items():
+            made = summary.text(name, value) if isinstance(value, str) else summary.scalar(name, value)
+            self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=step, summary=made))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _put(self, event: Any) -> None:
+        self._writer.write_event(event)
+        self._writer.flush()
+
+
+def read(directory: Path) -> list[dict]:
     """The lines of a run's metrics.jsonl, oldest first; [] if there is none yet. A last line that a kill tore is left out.
 
     ValueError names any other line that is not JSON.
     """
-    records = [record for _, record in _lines(Path(run) / NAME)]
+    records = [record for _, record in _lines(Path(directory) / NAME)]
     return [{n: NOT_NUMBERS.get(v, v) if isinstance(v, str) else v for n, v in record.items()} for record in records]
 
 
-def _lines(file: Path) -> list[tuple[str, dict]]:
-    """The whole lines of `file`, each with what it says: a JSON object that has a step. A torn last one is dropped."""
-    lines = file.read_bytes().splitlines() if file.exists() else []
+def whole(directory: Path, step: int, sealed: Mapping[str, Any] | None) -> int:
+    """The bytes of a run's record up to the checkpoint of `step`, which holds `sealed`; None: it is of an earlier version, and every step
+    must have its line. ValueError, in one line, if they are not what they were: what is wrong, and what to do."""
+    file = Path(directory) / NAME
+    content = file.read_bytes() if file.is_file() else b""
+    if sealed and hashlib.sha256(content[: sealed["bytes"]]).hexdigest() == sealed["sha256"]:
+        return sealed["bytes"]
+    wrong = ""
+    try:
+        lines = [(line, record) for line, record in _lines(file) if record["step"] <= step]
+        there = [record["step"] for _, record in lines if "loss" in record]
+        gap = next((n for n, found in enumerate([*there, 0], 1) if n <= step and found != n), None)
+        if gap is not None:
+            wrong = f"the line of step {gap:,} is not where it should be"
+        elif not sealed:
+            return sum(len(line) + 1 for line, _ in lines)
+    except ValueError as error:
+        wrong = str(error).removeprefix(f"{file}, ").partition(";")[0]
+    raise ValueError(
+        f"{file} is not what it was when step {step:,} was saved: {wrong or 'what some lines say was changed'}; put a copy of it back, "
+        f"give another --run, or {run.NEW_RECORD}"
+    )
+
+
+def set_aside(directory: Path) -> None:
+    """Rename a record that is not whole, so that another can begin in its place."""
+    file = Path(directory) / NAME
+    if file.exists():
+        names = (file.with_name(f"{NAME}.lost-{number}") for number in itertools.count(1))
+        file.rename(next(name for name in names if not name.exists()))
+
+
+def last_step(directory: Path) -> int:
+    """The last step of which the record says something, whatever else is wrong with it; 0 if there is none."""
+    found = 0
+    for line in (Path(directory) / NAME).read_bytes().split(b"\n") if (Path(directory) / NAME).is_file() else []:
+        with contextlib.suppress(ValueError):
+            found = max(found, parse.member(parse.json_object(line, NAME), "step", int, NAME))
+    return found
+
+
+def _lines(file: Path) -> list[tuple[bytes, dict]]:
+    """The whole lines of `file`, each with what it says: a JSON object that has a step. What follows the last line end was torn."""
     found = []
-    for i, line in enumerate(lines):
+    for number, line in enumerate(file.read_bytes().split(b"\n")[:-1] if file.exists() else [], 1):
         try:
-            record = parse.json_value(line, "")
+            record = parse.json_object(line, NAME)
+            parse.member(record, "step", int, NAME)
         except ValueError:
-            if i == len(lines) - 1:
-                return found
-            record = None
-        if not isinstance(record, dict) or "step" not in record:
-            raise ValueError(
-                f"{file}, line {i + 1}, is not a record of a step: {parse.shown(line.decode(errors='replace'))}; remove that line"
-            )
-        found.append((line.decode(), record))
+            shown = parse.shown(line[:100].decode(errors="replace"))
+            raise ValueError(f"{file}, line {number}, is not a record of a step: {shown}; remove that line") from None
+        found.append((line, record))
     return found
 
 

@@ -1,11 +1,11 @@
 """loss.png: the loss of a run against the tokens it has seen, drawn from metrics.jsonl."""
 
 import functools
-import json
 import math
 import statistics
 from pathlib import Path
 
+from gptjax.config import parse
 from gptjax.report import console, events
 
 TRAIN, VALID, RATE, INK, FAINT = "#4C78A8", "#D1495B", "#6B7280", "#1F2937", "#E5E7EB"
@@ -125,7 +125,7 @@ def _title(axes, name, records, train):
 def _name(run: Path) -> str:
     """The config's name, from the run's config.json; of a run without one, its directory's."""
     file = run / "config.json"
-    return json.loads(file.read_text())["name"] if file.exists() else run.absolute().name
+    return parse.member(parse.json_file(file), "name", str, str(file)) if file.exists() else run.absolute().name
 
 
 def _points(records, value):

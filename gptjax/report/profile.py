@@ -34,10 +34,15 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """End the trace if one is running, and say where it lies and what it shows."""
+        """End the trace if one is running, and say where it lies and what it shows; say so if none was begun."""
         import jax
 
         if not self._running:
+            if self._n_steps and self._steps < 3:
+                self._say(
+                    f"nothing was traced: {self._steps} steps were taken, and a trace begins with the third; give another --run, or "
+                    f"prolong this one (--tokens=N)"
+                )
             return
         self._running = False
         jax.profiler.stop_trace()

@@ -77,6 +77,7 @@ def test_a_save_that_is_cut_short_anywhere_leaves_the_one_before_or_itself_whole
         said = []
         with checkpoint.Checkpoints(copies / f"{number:03d}", 2, None, said.append) as checkpoints:
             step, state, about = checkpoints.restore(wanted)
+            checkpoints.begin()
             assert said == [] and about == {"row": step}
             assert (state["w"] == step).all()
             assert all(entry.name.isdecimal() for entry in (copies / f"{number:03d}").iterdir()), "the rubbish is gone"

@@ -291,6 +291,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
         said = []
         with opened(tmp_path, said, keep_last=2) as checkpoints:
             step, state, about = checkpoints.restore(wanted)
+            checkpoints.begin()
             assert said == [] and begun - 1 <= step <= begun + 1
             assert about == {"row": step} and all((state[f"w{i}"] == step + i).all() for i in range(8))
             assert all(entry.name.isdecimal() for entry in tmp_path.iterdir())
@@ -355,5 +356,5 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file" / "run", tmp_path / "file", Path("/proc/nowhere")):
         with pytest.raises(ValueError, match=f"cannot write checkpoints to {place}: .*; make it writable, or give another --run") as error:
-            opened(place)
+            opened(place).begin()
         assert "\n" not in str(error.value)

@@ -1,0 +1,139 @@
+"""How a run goes on: all of it is looked at first, and nothing is written before it is known to go on.
+
+A checkpoint decides the future of its run: its state (rows done among it), the ramp's quantum, its microbatches, the whole config, the
+digests of tokenizer and text, the record up to it. What is asked for is compared with that. Only run.FREE may be other, and the length,
+where train --tokens says so; what then is not as it was is told.
+"""
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gptjax.config import batches, locking, overrides, run
+from gptjax.config.schema import Config
+from gptjax.data import saving, tokenizer
+from gptjax.report import events
+
+
+@contextlib.contextmanager
+def alone(directory: Path, shared: bool, party: Any, warn: Callable[[str], None]) -> Iterator[None]:
+    """While entered, no other run is in the directory. party: a mesh.hosts.Hosts, whose process 0 holds the lock. shared: all see the
+    directory. ValueError if another program has it, or if it is not the same for all."""
+    with locking.locked(directory, "run directory", warn) if party.process == 0 else contextlib.nullcontext():
+        sign = party.first(lambda: locking.sign(directory))
+        if shared:
+            run.check_shared(directory, sign)
+        yield
+
+
+def about(config: Config, plan: batches.Batches, limit_rows: int, reading: Any, record: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint holds beside the state. record: the seal of what was measured up to it (report.events)."""
+    made = {"config": overrides.flat(config), "microbatch_rows": limit_rows, "shards": plan.shards, "quantum": plan.quantum}
+    return made | {"tokenizer": reading.tokenizer.digest, "text": reading.digest(), "record": record}
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a run is asked to be, and may be on the way. longer: train --tokens was given. new_record: train --new_record."""
+
+    directory: Path
+    config: Config
+    longer: bool
+    new_record: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Going:
+    """Where a run stands. kept: the bytes of its record that stay; None: it is set aside, and begins anew. notes: what is not as it was,
+    for people."""
+
+    step: int
+    state: Any
+    plan: batches.Batches
+    limit_rows: int  # of a microbatch
+    kept: int | None = 0
+    notes: tuple[str, ...] = ()
+
+
+def found(asked: Asked, checkpoints: Any, warn: Callable[[str], None]) -> bool:
+    """Is there a run that goes on? For process 0. ValueError if it cannot, as far as can be told before its data are read."""
+    steps = checkpoints.steps()
+    run.claim(asked.directory, asked.config, steps, asked.longer, asked.new_record)
+    if steps:
+        step, sealed = checkpoints.newest()
+        _compare(asked, step, sealed)
+        _record(asked, step, sealed)
+        return True
+    done = events.last_step(asked.directory)
+    if done and (asked.directory / "config.json").is_file():
+        # The save before is waited for at each: so after two periods the first is there.
+        if done > 2 * run.config(asked.directory).loop.every_save:
+            raise ValueError(
+                f"{asked.directory} has a record of {done:,} steps and no checkpoint: put checkpoints/ back, give another --run, or remove "
+                f"metrics.jsonl, and the run begins again"
+            )
+        warn(f"no checkpoint is in {asked.directory}: its record of {done:,} steps is dropped, and the run begins again")
+    return False
+
+
+def restored(asked: Asked, checkpoints: Any, abstract_state: Any, reading: Any, shards: int, party: Any) -> Going:
+    """The run as its newest checkpoint that is whole has it, from there on. ValueError if what is asked for cannot go on from it."""
+    import jax
+
+    data = f"the data of {asked.directory} have changed since it began: give back what it read, or another --run"
+    step, now, sealed = checkpoints.restore(abstract_state)
+    if sealed["tokenizer"] != reading.tokenizer.digest or sealed.get("text", reading.digest()) != reading.digest():  # earlier ones lack it
+        raise ValueError(data)
+    longer = _compare(asked, step, sealed)
+    kept = party.first(lambda: _record(asked, step, sealed))
+    plan = batches.going_on(asked.config, shards, step, int(jax.device_get(now.rows)), sealed.get("quantum"))
+    limit = asked.config.train.microbatch_rows or sealed["microbatch_rows"]
+    notes = [f"the run has another length from step {step:,} on: {'; '.join(longer)}"] if longer else []
+    notes += ["the record of the steps before is lost"] if kept is None else []
+    before, after = plan.largest_microbatch(sealed["microbatch_rows"], sealed.get("shards", shards)), plan.largest_microbatch(limit)
+    if before != after:
+        drops = any(dataclasses.astuple(asked.config.model.dropout))
+        other = "sums are rounded otherwise, and dropout draws other masks" if drops else "sums are rounded otherwise"
+        notes.append(f"microbatches have {after} rows from step {step:,} on, where they had {before}: {other}")
+    return Going(step, now, plan, limit, kept, tuple(notes))
+
+
+def write(directory: Path, config: Config, reading: Any) -> None:
+    """config.json, data.json, and the tokenizer's files: sampling must not need them elsewhere again. For process 0. OSError that names
+    what cannot be written."""
+    saving.save(directory / "config.json", run.written(config))
+    saving.save(directory / "data.json", saving.json_bytes(reading.description()))
+    tokenizer.keep(reading.tokenizer, config.data.tokenizer, directory)
+
+
+@contextlib.contextmanager
+def unspoilt(directory: Path, goes_on: bool) -> Iterator[None]:
+    """Where a run that goes on is refused within, what was prepared for it below `directory` is removed again."""
+    before = set(directory.iterdir()) if directory.is_dir() else set()
+    try:
+        yield
+    except ValueError:
+        if goes_on:
+            for path in set(directory.iterdir()) - before if directory.is_dir() else ():
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+            with contextlib.suppress(OSError):
+                directory.rmdir()  # where it is empty
+        raise
+
+
+def _compare(asked: Asked, step: int, sealed: dict[str, Any]) -> list[str]:
+    """What is other than in the checkpoint in length. ValueError if more is."""
+    there = overrides.rebuild(sealed["config"])
+    return run.check(there, asked.config, f"the checkpoint of step {step:,} in {asked.directory} is of another config", asked.longer)
+
+
+def _record(asked: Asked, step: int, sealed: dict[str, Any]) -> int | None:
+    try:
+        return events.whole(asked.directory, step, sealed.get("record"))
+    except ValueError:
+        if not asked.new_record:
+            raise
+        return None
