@@ -87,9 +87,12 @@ def restored(asked: Asked, checkpoints: Any, abstract_state: Any, reading: Any, 
     step, now, sealed = checkpoints.restore(abstract_state)
     if sealed["tokenizer"] != reading.tokenizer.digest or sealed.get("text", reading.digest()) != reading.digest():  # earlier ones lack it
         raise ValueError(data)
-    longer = _compare(asked, step, sealed)
+    rows, longer = int(jax.device_get(now.rows)), _compare(asked, step, sealed)
+    if longer and asked.config.train.total_tokens < min(rows * asked.config.model.n_ctx, sealed["config"]["train.total_tokens"]):
+        done = f"{rows * asked.config.model.n_ctx:,}"
+        raise ValueError(f"--tokens={asked.config.train.total_tokens:,}, but {done} tokens are done; give more, or another --run")
     kept = party.first(lambda: _record(asked, step, sealed))
-    plan = batches.going_on(asked.config, shards, step, int(jax.device_get(now.rows)), sealed.get("quantum"))
+    plan = batches.going_on(asked.config, shards, step, rows, sealed.get("quantum"))
     limit = asked.config.train.microbatch_rows or sealed["microbatch_rows"]
     notes = [f"the run has another length from step {step:,} on: {'; '.join(longer)}"] if longer else []
     notes += ["the record of the steps before is lost"] if kept is None else []
