@@ -8,8 +8,7 @@ import math
 
 from gptjax.config.schema import Config
 
-MOST_ROWS = 2**31 - 1  # of a run: they are counted in 32 bits
-MOST_STAGES = 100_000  # of a ramp: more batch sizes than that are a slip of the pen
+LAST_ROW = 2**31 - 1  # of a run, whose state counts them in 32 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +34,6 @@ class Batches:
 
     def __init__(self, config: Config, shards: int = 1, quantum: int | None = None, step: int = 0, row: int = 0):
         self.n_ctx, self.full, self.shards = config.model.n_ctx, config.batch_rows, shards
-        if self.full > MOST_ROWS:
-            raise ValueError(f"train.batch_tokens={config.train.batch_tokens:,} is {self.full:,} rows; give less than {MOST_ROWS:,} rows")
         if self.full % shards:
             low = self.full // shards * shards
             near = " or ".join(f"{rows * self.n_ctx:,}" for rows in (low, low + shards) if rows)
@@ -62,10 +59,10 @@ class Batches:
                 f"does both), or leave out train.steps"
             )
         self.n_steps = to_the_end if config.train.steps is None else config.train.steps
-        if self.first_row(max(step, self.n_steps)) > MOST_ROWS:
+        if self.first_row(max(step, self.n_steps)) > LAST_ROW:
             raise ValueError(
                 f"train.total_tokens={config.train.total_tokens:,} is {self.first_row(self.n_steps):,} rows, which are counted in 32 bits; "
-                f"give at most {MOST_ROWS * self.n_ctx:,}, or a larger model.n_ctx"
+                f"give at most {LAST_ROW * self.n_ctx:,}, or a larger model.n_ctx"
             )
         self.max_rows = self.rows(max(step, self.n_steps - 1))
 
@@ -115,11 +112,6 @@ class Batches:
         """The stages from there on, in order; the last has the full batch and no end."""
         quantum_tokens, ramp = self.quantum * self.n_ctx, config.train.ramp
         if ramp is not None:
-            if self.full // self.quantum > MOST_STAGES:
-                raise ValueError(
-                    f"train.ramp: from {self.quantum:,} to {self.full:,} rows are {self.full // self.quantum:,} batch sizes; raise "
-                    f"ramp.start_tokens, so that they are at most {MOST_STAGES:,}"
-                )
             growth = config.train.batch_tokens - ramp.start_tokens
             for sizes in itertools.count(1):
                 if sizes * self.quantum == self.full:

@@ -37,8 +37,11 @@ class Events:
         if kept is None:
             kept = resume_step and sum(len(line) + 1 for line, record in _lines(self._path) if record["step"] < resume_step)
         self._file = self._path.open("ab", buffering=0)  # without a buffer no bytes are left to write when it is closed
-        self._file.truncate(kept)
+        self._file.truncate(min(kept, self._path.stat().st_size))
         content = self._path.read_bytes()
+        if content and not content.endswith(b"\n"):  # as a kill may leave it, between a line and its end
+            self._file.write(b"\n")
+            content += b"\n"
         self._bytes, self._digest = len(content), hashlib.sha256(content)
         self._board, self._warn = None, warn
         self._attempt(lambda: Board(Path(directory) / "tensorboard", resume_step))
@@ -197,9 +200,13 @@ def last_step(directory: Path) -> int:
 
 
 def _lines(file: Path) -> list[tuple[bytes, dict]]:
-    """The whole lines of `file`, each with what it says: a JSON object that has a step. What follows the last line end was torn."""
+    """The whole lines of `file`, each with what it says: a JSON object that has a step. A torn last one is dropped."""
     found = []
-    for number, line in enumerate(file.read_bytes().split(b"\n")[:-1] if file.exists() else [], 1):
+    lines = file.read_bytes().split(b"\n") if file.exists() else [b""]
+    with contextlib.suppress(ValueError):
+        parse.json_value(lines[-1], NAME)
+        lines.append(b"")  # whole, but for its end
+    for number, line in enumerate(lines[:-1], 1):
         try:
             record = parse.json_object(line, NAME)
             parse.member(record, "step", int, NAME)

@@ -112,11 +112,13 @@ def test_the_largest_config_that_is_allowed_is_planned_at_once():
         "model.n_layers=10000",
         "model.n_vocab=1e8",
         f"train.batch_tokens={2**14}",
-        "train.total_tokens=1e18",
+        "train.total_tokens=2e9",
         "train.schedule=Constant(peak=1e-3)",
-        "train.ramp=Ramp(start_tokens=1, over_tokens=1e12)",
+        "train.ramp=Ramp(start_tokens=1, over_tokens=1e9)",
     )
     assert Batches(largest).rows(Batches(largest).n_steps - 1) == 2**14
+    with pytest.raises(ValueError, match="is 2,147,485,296 rows, which are counted in 32 bits; give at most 2,147,483,647, or a larger"):
+        Batches(override(largest, "train.total_tokens=2147483648"))
     with pytest.raises(ValueError, match="is 1,048,577 rows of model.n_ctx=1 tokens; give at most 1,048,576"):
         override(largest, "train.batch_tokens=1048577")
     with pytest.raises(ValueError, match="n_heads=65521 does not divide model.d_model=1048575; heads that do: "):
