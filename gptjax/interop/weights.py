@@ -145,9 +145,6 @@ class Folder:
         self.where, self.kind, self.config = there.where, kind, config
         self._tensors, self._layout, self._say = there, layout, say
         layouts.check(there, layout, config.model)
-        rows = there.shapes[layouts.token_table(layout)][0]
-        if rows > config.model.n_vocab:
-            say(f"{self.where}: of {rows:,} rows of its token table the first {config.model.n_vocab:,} are taken, the ids of its tokenizer")
 
     def said(self) -> str:
         return self.kind
@@ -155,6 +152,11 @@ class Folder:
     def check(self, config: schema.Config, text: Tokenizer) -> None:
         _same(self.where, self.config.model, config.model, exactly=False)
         added = vocabulary.check(_folder(self.where), self.config.model.n_vocab, config.data.tokenizer, text)
+        rows = self._tensors.shapes[layouts.token_table(self._layout)][0]
+        if rows > self.config.model.n_vocab:
+            self._say(
+                f"{self.where}: of the {rows:,} rows of its token table the first {self.config.model.n_vocab:,} are taken, not the rest"
+            )
         if added:
             self._say(f"{self.where}: of its tokenizer {parse.shown(added)[1:-1]} is left out, which {config.data.tokenizer} does not have")
 
