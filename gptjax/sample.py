@@ -1,80 +1,74 @@
-"""Let a trained run speak: `python -m gptjax.sample --run=DIR --prompt=TEXT`. One continuation is shown as it comes, several at the end."""
+"""Let a model speak: `python -m gptjax.sample --run=DIR --prompt=TEXT`. One continuation is shown as it comes, several at the end."""
 
 import argparse
-from typing import Any
+import io
+import sys
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
-from gptjax.config import command, run
-from gptjax.config.data import SentencePiece
+from gptjax.config import command, parse, run
 from gptjax.report import copies
 
 EXAMPLE = "python -m gptjax.sample --run=runs/nano --prompt='def ' --temperature=0.8 --top_k=40 --n=3"
+LONGEST_PROMPT = 1 << 26  # bytes of a file that is a prompt
+MOST_TEXTS, MOST_TOKENS = 1024, 1_000_000
 
 
 def main(arguments: list[str]) -> None:
-    parser = command.bare_parser("sample", "Continue a prompt with the newest checkpoint of a run.", EXAMPLE)
-    parser.add_argument("--run", metavar="DIR", required=True, help="the run's directory")
-    parser.add_argument("--prompt", metavar="TEXT", default="\n", help="the text to continue (default: a newline)")
-    parser.add_argument("--n", type=int, default=1, help="how many continuations (default: 1)")
-    parser.add_argument("--tokens", type=int, default=128, help="the most tokens of each (default: 128)")
+    parser = command.bare_parser("sample", "Continue a prompt with the newest checkpoint of a run, or with weights of others.", EXAMPLE)
+    several = parse.whole_argument(1, MOST_TEXTS)
+    parser.add_argument("--run", metavar="DIR", required=True, help="a run's directory, or a folder of weights")
+    parser.add_argument("--prompt", metavar="TEXT", default=None, help="the text to continue, '' for none (default: a newline)")
+    parser.add_argument("--prompt_file", metavar="FILE", default=None, help="a file whose text is the prompt, to its last byte; - is stdin")
+    parser.add_argument("--interactive", action="store_true", help="continue each line of standard input; Ctrl-D ends")
+    parser.add_argument("--n", type=several, default=1, help="how many continuations (default: 1)")
+    parser.add_argument("--tokens", type=parse.whole_argument(1, MOST_TOKENS), default=128, help="the most tokens of each (default: 128)")
     parser.add_argument("--stop", metavar="TEXT", action="append", default=[], help="end before this text; repeatable")
-    parser.add_argument("--temperature", type=float, default=None, help="0 is greedy (default: 1)")
-    parser.add_argument("--top_k", type=int, default=None, help="sample among the k likeliest tokens (default: all)")
-    parser.add_argument("--top_p", type=float, default=None, help="sample among the likeliest that make up this probability (default: all)")
-    parser.add_argument("--seed", type=int, default=None, help="same seed, same text (default: 0)")
-    parser.add_argument("--beams", type=int, default=None, help="do not sample: show the n best of a beam search of this width")
-    parser.add_argument("--alpha", type=float, default=None, help="the beam search's length penalty (default: 0.6, as GPT-3's)")
+    parser.add_argument("--temperature", type=parse.number_argument(0), default=None, help="0 is greedy (default: 1)")
+    parser.add_argument("--top_k", type=parse.whole_argument(1), default=None, help="sample among the k likeliest tokens (default: all)")
+    parser.add_argument(
+        "--top_p",
+        type=parse.number_argument(0, 1, above=True),
+        default=None,
+        help="sample among the likeliest that make up this probability (default: all)",
+    )
+    parser.add_argument("--seed", type=parse.seed_argument, default=None, help="same seed, same text (default: 0)")
+    parser.add_argument("--beams", type=several, default=None, help="do not sample: show the n best of a beam search of this width")
+    parser.add_argument("--alpha", type=parse.number_argument(0, 10), default=None, help="its length penalty (default: 0.6, as GPT-3's)")
     args = parser.parse_args(arguments)
     check(args)
-    directory, bucket = run.directory(args.run), run.bucket(args.run)
-    copies.Copies(directory, bucket).fetch()
-    config = run.config(directory)
-    if config.task is not None:
-        raise ValueError(
-            f"{directory} was fine-tuned on {config.name}: it answers, in predictions/, and does not speak; give another --run"
-        )
+    prompt = asked(args)
 
-    import jax
-
-    from gptjax.data import tokenizer
-    from gptjax.learn import checkpoint, state, step
-    from gptjax.mesh import devices
-    from gptjax.model import reading
+    from gptjax.generate import telling
     from gptjax.report import console
 
     out = console.Console(quiet=False, vital=True)
-    spec = config.data.tokenizer
-    text = tokenizer.tokenizer(SentencePiece(path=str(directory / "tokenizer.model")) if isinstance(spec, SentencePiece) else spec)
-    mesh = devices.mesh(config.mesh)
-    built = step.build(config, jax.devices()[0].platform, mesh, text.end_of_text)
-    wanted = {"params": state.abstract(config, built.model, built.tx, mesh).params}
-    stored = directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints"
-    restored = checkpoint.Saved(stored, out.warn).restore(wanted, part="params/")
-    if restored is None:
-        raise ValueError(f"{directory} has no checkpoint yet; let python -m gptjax.train run until it saves one")
-    at, saved, about = restored
-    if about["tokenizer"] != text.digest:
-        raise ValueError(
-            f"{directory} was trained with a tokenizer of digest {about['tokenizer'][:12]}, but {spec} is {text.digest[:12]} here; "
-            f"give it back the files that it had"
-        )
-    prompt = text.encode(args.prompt)
-    if not prompt:
-        raise ValueError("--prompt is empty: give at least one character")
-    reader = reading.reader(built.model, saved["params"])
-    out.say(f"{config.name}, step {at:,}")
-    if args.beams is None:
-        sampled(args, reader, text, prompt, out)
-    else:
-        searched(args, reader, text, prompt, out)
+    there = opened(args.run, out)
+    speaker = Speaker(args, there, telling.written(there.text, args.stop), out)
+    out.say(f"{there.config.name}, {there.said}")
+    if prompt is not None:
+        speaker.answer(prompt)
+        return
+    for number, line in enumerate(lines()):
+        try:
+            speaker.answer(line, number)
+        except ValueError as error:  # of this line; the next one may be shorter
+            if command.verdict(error)[0] != 2:
+                raise
+            out.warn(str(error))
+        except KeyboardInterrupt:  # enough of this one; a second one, at the prompt, ends the program
+            if not sys.stdin.isatty():
+                raise
+            out.say("")
 
 
 def check(args: argparse.Namespace) -> None:
     """Raises ValueError for what cannot be asked."""
-    for name in ("n", "tokens", "beams"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"--{name}={getattr(args, name)}: give at least 1")
     if "" in args.stop:
         raise ValueError("--stop= is in every text: give at least one character")
+    sources = [f"--{name}" for name in ("prompt", "prompt_file", "interactive") if getattr(args, name) not in (None, False)]
+    if len(sources) > 1:
+        raise ValueError(f"{' and '.join(sources)} each say what to continue: give one of them")
     others = ("temperature", "top_k", "top_p", "seed") if args.beams else ("alpha",)
     given = [f"--{name}" for name in others if getattr(args, name) is not None]
     if given and args.beams:
@@ -85,43 +79,135 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--beams={args.beams} finds {args.beams} texts and not --n={args.n}: widen the beam")
 
 
-def sampled(args: argparse.Namespace, reader: Any, text: Any, prompt: list[int], out: Any) -> None:
-    """n continuations: one as it comes, several at the end."""
-    import jax
+# --- what to continue ---------------------------------------------------------------------------------------------------
 
-    from gptjax.generate import choose, decode, telling
 
-    sampling = choose.Sampling(temperature=1.0 if args.temperature is None else args.temperature, top_k=args.top_k, top_p=args.top_p)
-    said, key = [args.prompt] * args.n, jax.random.key(args.seed or 0)
-    stream = telling.stream(reader, text, [prompt] * args.n, args.tokens, sampling, key, args.stop, 1 if args.n == 1 else decode.AT_ONCE)
-    if args.n == 1:
-        out.part(args.prompt)
-        for (new,) in stream:
-            out.part(new)
-        out.say("")
+def asked(args: argparse.Namespace) -> str | None:
+    """The prompt; None if lines are to be read one by one. ValueError for a file that cannot be one."""
+    if args.interactive:
+        return None
+    if args.prompt_file is None:
+        return "\n" if args.prompt is None else args.prompt
+    if args.prompt_file == "-":
+        return text(_standard().buffer, "standard input")
+    path = parse.path(args.prompt_file)
+    try:
+        with path.open("rb") as stream:
+            return text(stream, str(path))
+    except OSError as error:
+        raise ValueError(f"--prompt_file={path} cannot be read: {error.strerror or error}") from None
+
+
+def text(stream: BinaryIO, where: str) -> str:
+    """All of a stream as text. ValueError if it is no UTF-8, or longer than any prompt."""
+    content = stream.read(LONGEST_PROMPT + 1)
+    if len(content) > LONGEST_PROMPT:
+        raise ValueError(f"{where} is longer than {LONGEST_PROMPT:,} bytes: give less of it as a prompt")
+    return parse.utf8(content, where)
+
+
+def lines() -> Iterator[str]:
+    """The lines of standard input, asked for by "> " on a terminal, where they can be edited; bytes that are no UTF-8 are passed on."""
+    stream = _standard()
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    if not stream.isatty():
+        for line in stream:
+            yield line.rstrip("\n")
         return
-    with out.working("speaking") as show:
-        for new in stream:
-            said = [before + more for before, more in zip(said, new, strict=True)]
-            show(f"speaking: {max(map(len, said)) - len(args.prompt):,} characters")
-    out.samples(said)
+    import readline  # noqa: F401  input() then edits, and remembers what was typed
+
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return
 
 
-def searched(args: argparse.Namespace, reader: Any, text: Any, prompt: list[int], out: Any) -> None:
-    """The n best of a beam search, with their scores."""
-    from gptjax.generate import beam, telling
+def _standard() -> Any:
+    if sys.stdin is None:
+        raise ValueError("standard input is closed: give --prompt=TEXT or --prompt_file=FILE")
+    return sys.stdin
 
-    def ends(tokens):
-        return tokens[-1] == text.end_of_text or any(stop in text.decode(tokens) for stop in args.stop)
 
-    with out.working("searching"):
-        (found,) = beam.search(reader, [prompt], args.tokens, ends, args.beams, 0.6 if args.alpha is None else args.alpha)
-    texts = []
-    for best in found[: args.n]:
-        new = telling.Telling(text, prompt, args.stop)
-        texts.append(args.prompt + new.add([token for token in best.tokens if token != text.end_of_text]) + new.end())
-    facts = [f"score {x.score:.3f}, log-probability {x.log_probability:.2f} over {len(x.tokens)} tokens" for x in found[: args.n]]
-    out.samples(texts, facts)
+# --- who continues it ------------------------------------------------------------------------------------------------------
+
+
+def opened(given: str, out: Any) -> Any:
+    """What evaluate would open there, of a bucket too."""
+    from gptjax.interop import models
+
+    bucket = run.bucket(given)
+    path = run.directory(given) if bucket is not None else parse.path(given)
+    copies.Copies(path, bucket).fetch()
+    with out.working(f"reading {path}") as show:
+        return models.opened(path, [], show, out.warn, None if bucket is None else f"{bucket}/checkpoints")
+
+
+class Speaker:
+    """Continues prompts as `args` say. there: an interop.models.Opened; stops: as its tokenizer writes them."""
+
+    def __init__(self, args: argparse.Namespace, there: Any, stops: list[str], out: Any):
+        from gptjax.generate import choose
+        from gptjax.model import reading
+
+        self._args, self._text, self._stops, self._out = args, there.text, stops, out
+        self._reader = reading.reader(there.step.model, there.params)
+        temperature = 1.0 if args.temperature is None else args.temperature
+        self._sampling = choose.Sampling(temperature=temperature, top_k=args.top_k, top_p=args.top_p)
+
+    def answer(self, prompt: str, number: int = 0) -> None:
+        """Show continuations of a prompt, which is the `number`th: each is drawn anew. A prompt without tokens begins as texts do."""
+        tokens = self._text.encode(prompt) or [self._text.begin]
+        # What is shown is what was read: a tokenizer may lower-case or respace it. End-of-text stands before a text and is none of it.
+        shown = "" if tokens == [self._text.end_of_text] else self._text.decode(tokens)
+        if self._args.beams is None:
+            self._sampled(tokens, shown, number)
+        else:
+            self._searched(tokens, shown)
+
+    def _sampled(self, prompt: list[int], shown: str, number: int) -> None:
+        """n continuations: one as it comes, several at the end."""
+        import jax
+
+        from gptjax.generate import decode, telling
+
+        args, out = self._args, self._out
+        key = jax.random.key(args.seed or 0)
+        key = jax.random.fold_in(key, number) if number else key
+        at_once = 1 if args.n == 1 else decode.AT_ONCE
+        stream = telling.stream(self._reader, self._text, [prompt] * args.n, args.tokens, self._sampling, key, self._stops, at_once)
+        if args.n == 1:
+            out.part(shown)
+            for (new,) in stream:
+                out.part(new)
+            out.say("")
+            return
+        said = [shown] * args.n
+        with out.working("speaking") as show:
+            for new in stream:
+                said = [before + more for before, more in zip(said, new, strict=True)]
+                show(f"speaking: {max(map(len, said)) - len(shown):,} characters")
+        out.samples(said)
+
+    def _searched(self, prompt: list[int], shown: str) -> None:
+        """The n best of a beam search, with their scores."""
+        from gptjax.generate import beam, telling
+
+        args, text = self._args, self._text
+
+        def ends(tokens):
+            return tokens[-1] == text.end_of_text or any(stop in text.decode(tokens) for stop in self._stops)
+
+        with self._out.working("searching"):
+            (found,) = beam.search(self._reader, [prompt], args.tokens, ends, args.beams, 0.6 if args.alpha is None else args.alpha)
+        texts = []
+        for best in found[: args.n]:
+            new = telling.Telling(text, prompt, self._stops)
+            texts.append(shown + new.add([token for token in best.tokens if token != text.end_of_text]) + new.end())
+        facts = [f"score {x.score:.3f}, log-probability {x.log_probability:.2f} over {len(x.tokens)} tokens" for x in found[: args.n]]
+        self._out.samples(texts, facts)
 
 
 if __name__ == "__main__":

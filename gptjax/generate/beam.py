@@ -14,6 +14,8 @@ import numpy as np
 from gptjax.generate import decode
 from gptjax.model import cache, reading
 
+WIDEST, MOST_ALPHA = 1024, 10.0  # each beam is a row with a memory of its own; 0.6 is usual, and 10 prefers length to all else
+
 
 @dataclasses.dataclass(frozen=True)
 class Hypothesis:
@@ -44,8 +46,10 @@ def search(
 
     ends: given new tokens, whether the last one ends them. A prompt's search ends when no beginning can still beat its `width` hypotheses.
     Raises ValueError for an empty prompt and for texts longer than the context: what is read in another context cannot be compared."""
-    if width < 1 or alpha < 0:
-        raise ValueError(f"a beam of width {width} with alpha {alpha}: give a width of at least 1 and an alpha of at least 0")
+    if not (1 <= width <= WIDEST and 0 <= alpha <= MOST_ALPHA):
+        raise ValueError(
+            f"a beam of width {width} with alpha {alpha}: give a width from 1 to {WIDEST:,} and an alpha from 0 to {MOST_ALPHA:g}"
+        )
     n_ctx, longest = reader.model.config.n_ctx, max(map(len, prompts))
     if longest + n_tokens > n_ctx + 1:  # the last token is not read
         raise ValueError(f"a prompt of {longest} tokens and {n_tokens} new ones are more than the model's context of {n_ctx}: ask for less")

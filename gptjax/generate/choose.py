@@ -6,11 +6,15 @@ import jax.numpy as jnp
 from gptjax.arrays.shapes import shaped
 from gptjax.config.record import record
 
+LEAST, MOST = 2.0**-126, 2.0**127  # temperatures that a float32 holds without loss
+
 
 @record
 class Sampling:
-    """temperature 0 is greedy. top_k: only the k likeliest tokens; top_p: only the likeliest whose probabilities reach p (the one that
-    crosses p included), taken after temperature and top_k. Raises ValueError for values that leave no token."""
+    """temperature 0 is greedy; any other means what it says, however near to 0 or large.
+
+    top_k: only the k likeliest tokens; top_p: only the likeliest whose probabilities reach p (the one that crosses p included), taken after
+    temperature and top_k. Raises ValueError for values that leave no token."""
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -29,7 +33,9 @@ class Sampling:
 def kept(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
     """Logits after temperature, minus infinity where top-k or top-p rules a token out. Ties at the k-th place are all kept.
     Needs a temperature above 0."""
-    logits_BV = logits_BV / sampling.temperature
+    # The likeliest tokens are at 0, where no temperature moves them; the others go as far down as a float32 does.
+    logits_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
+    logits_BV = logits_BV / min(max(sampling.temperature, LEAST), MOST)
     if sampling.top_k is not None and sampling.top_k < logits_BV.shape[-1]:
         smallest_B1 = jax.lax.top_k(logits_BV, sampling.top_k)[0][:, -1:]
         logits_BV = jnp.where(logits_BV < smallest_B1, -jnp.inf, logits_BV)

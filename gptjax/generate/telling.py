@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
-from gptjax.data import tokenizer
+from gptjax.data import tokenizer, unicode
 from gptjax.generate import choose, decode
 from gptjax.model import reading
 
@@ -13,11 +13,12 @@ INCOMPLETE = 3  # the most bytes of a character that is not whole, so the most r
 
 
 class Telling:
-    """The new text of one row. A stop string counts only in the new text, so that a prompt may contain it; the text ends before it."""
+    """The new text of one row. A stop string, as `written` gives it, counts only in the new text, so that a prompt may contain it; the text
+    ends before it."""
 
     def __init__(self, tokens: tokenizer.Tokenizer, prompt: Sequence[int], stops: Sequence[str] = ()):
         self.stopped = False
-        self._decode, self._stops = tokens.decode, stops
+        self._decode, self._stops = tokens.decode, list(stops)
         self._before, self._new = list(prompt[-1:]), []  # the new ones are decoded after one before: some tokenizers trim a text's start
         self._shown = 0  # characters of the new ones
         self._held = ""  # whole characters that may be the beginning of a stop string
@@ -55,11 +56,31 @@ class Telling:
         return text[:certain]
 
 
-def checked(stops: Sequence[str]) -> Sequence[str]:
-    """The stop strings. Raises ValueError for one that is in every text."""
+def written(tokens: tokenizer.Tokenizer, stops: Sequence[str]) -> list[str]:
+    """The stop strings as the tokenizer writes them: GPT-1's writes "Q:" as "q :". Raises ValueError for one that it can never write, and
+    for one that is in every text."""
     if "" in stops:
         raise ValueError("an empty stop string would stop before the first character: give at least one")
-    return stops
+    return [_written(tokens, stop) for stop in stops]
+
+
+def _written(tokens: tokenizer.Tokenizer, stop: str) -> str:
+    if tokens.decode(tokens.encode(stop)) == stop:
+        return stop
+    between = _between(tokens, stop)
+    if between and _between(tokens, between) == between:
+        return between
+    if unicode.valid(stop) == stop and any(stop in tokens.decode([i]) for i in range(tokens.n_vocab)):
+        return stop  # no text is encoded so, as with a newline that the tokenizer drops, but a model may write it
+    raise ValueError(f"the stop string {stop!r} is nothing that the tokenizer of this model can write: leave it out, or give another")
+
+
+def _between(tokens: tokenizer.Tokenizer, stop: str) -> str:
+    """How a tokenizer writes `stop` between two words, with the spaces at its ends that it was given."""
+    text = tokens.decode(tokens.encode(f"a {stop} a")).strip()
+    inner = text[1:-1] if len(text) > 1 and text[0] == text[-1] == "a" else ""
+    inner = inner if stop.startswith(" ") else inner.lstrip(" ")
+    return inner if stop.endswith(" ") else inner.rstrip(" ")
 
 
 def stream(
@@ -73,8 +94,9 @@ def stream(
     at_once: int = decode.AT_ONCE,
 ) -> Iterator[list[str]]:
     """decode.stream as text: each time what is new in every row, "" where nothing is certain. A row ends before end-of-text and before the
-    first of the `stops`."""
-    telling, closed = [Telling(tokens, prompt, checked(stops)) for prompt in prompts], set()
+    first of the `stops`, as the tokenizer writes them."""
+    stops, closed = written(tokens, stops), set()
+    telling = [Telling(tokens, prompt, stops) for prompt in prompts]
     for new in decode.stream(reader, prompts, n_tokens, sampling, key, tokens.end_of_text, closed, at_once):
         yield [row.add(ids) for row, ids in zip(telling, new, strict=True)]
         closed |= {i for i, row in enumerate(telling) if row.stopped}

@@ -102,6 +102,9 @@ class Run:
         spoken = tokenizer.kept(self._written.data.tokenizer, where)
         config = dataclasses.replace(self._written, data=dataclasses.replace(self._written.data, tokenizer=spoken))
         self.config = overrides.override(config, *assignments)
+        lines = [line for line in run.differences(config, self.config) if not line.startswith("data.tokenizer")]
+        if lines:
+            raise ValueError(f"{'; '.join(lines)}: what the parameters of {where} compute is settled, leave it as it is")
         self._saved = checkpoint.Saved(checkpoints, say)
 
     def said(self) -> str:

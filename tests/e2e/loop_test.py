@@ -140,7 +140,6 @@ def test_without_flags_sample_has_what_its_help_says(whole, monkeypatch):
 
 @pytest.mark.parametrize("flags, message", [
     (["--stop="], "--stop= is in every text"),
-    (["--beams=0"], "--beams=0: give at least 1"),
     (["--beams=2", "--top_k=3", "--seed=1"], "does not sample: leave out --top_k, --seed"),
     (["--alpha=0.6"], "--alpha is for a beam search: give --beams too"),
     (["--beams=2", "--n=3"], "--beams=2 finds 2 texts and not --n=3"),

@@ -121,7 +121,7 @@ def test_padded_ids_are_never_said(small):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"width": 0}, "a beam of width 0 with alpha 0.6: give a width of at least 1"),
+    ({"width": 0}, "a beam of width 0 with alpha 0.6: give a width from 1 to 1,024"),
     ({"alpha": -1.0}, "with alpha -1.0"),
     ({"n_tokens": 12}, "a prompt of 2 tokens and 12 new ones are more than the model's context of 12"),
     ({"prompts": [[]]}, "an empty prompt"),
