@@ -1,12 +1,15 @@
 # make train   set up .venv and train the config nano on the embedded corpus
 # make test    set up .venv and pass the tests
+# make test-extra, test-gpu   those that need requirements-extra.txt (0.5 GB) or -gpu.txt (5 GB; compiled for a GPU, none is needed)
 # make docs    draw the pictures of docs/ again
 # PYTHON=python3.13 VENV=.venv313 chooses another Python.
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: train test test-slow check docs clean
+EXTRA = tests/unit/data/gpt1_test.py tests/parity/harness_test.py tests/e2e/bucket_test.py
+
+.PHONY: train test test-slow test-extra test-gpu check docs clean
 
 train: $(VENV)/installed
 	$(RUN) -m gptjax.train --config=nano
@@ -16,6 +19,12 @@ test: $(VENV)/installed-dev
 
 test-slow: $(VENV)/installed-dev
 	$(RUN) -m pytest -m slow
+
+test-extra: $(VENV)/installed-extra
+	$(RUN) -m pytest -m "slow or not slow" $(EXTRA)
+
+test-gpu: $(VENV)/installed-gpu
+	$(RUN) -m pytest tests/parity/accelerators_test.py
 
 check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/pyright --pythonpath $(RUN)
@@ -30,6 +39,10 @@ $(VENV)/installed: requirements.txt
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(VENV)/installed-extra $(VENV)/installed-gpu: $(VENV)/installed-%: $(VENV)/installed-dev requirements-%.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-$*.txt
 	touch $@
 
 clean:
