@@ -5,8 +5,10 @@ Kaplan et al. 2020 (2001.08361): L(x) = (x0 / x)^a for each of N, D and C alone 
 
 Fitted as Hoffmann et al. do (section 3.3): Huber's loss of the residuals of log L, delta 1e-3, from many beginnings; by SciPy's least
 squares where they have L-BFGS: the same minimum, 20 times sooner. Kaplan et al. do not say how they fit. Intervals [chosen: the papers give
-none]: 95% of a bootstrap of the arms' residuals, in which the seeds of an arm, which tell little of the law, count once; widened by
-sqrt(arms / (arms - parameters)), which is much for five arms. They are of the law, not of a single run, whose seed comes on top.
+none]: 95% by a studentised parametric bootstrap. Each draw moves every arm, with all its seeds, by a normal error as large as those of
+the arms around the law, fits again, and notes how far it has come in errors of its own: so few arms widen an interval as in Student's t.
+Of laws that are known they held 95% (160 fits through five arms of three seeds, 60 through eight) to 98% (40 of Kaplan's form). They are of
+the law, not of a single run, whose seed comes on top.
 """
 
 import dataclasses
@@ -18,6 +20,7 @@ import scipy.optimize
 
 DELTA = 1e-3  # of Huber's loss: Hoffmann et al. section 3.3
 DRAWS = 200  # of the bootstrap
+ROUNDING = 1e-12  # a spread below this is none
 FAR = 1e3  # of a log loss that is no number
 GPT3 = (2.57, 0.048)  # L = 2.57 C^-0.048, C in PF-days: GPT-3 Figure 3.1
 
@@ -60,27 +63,36 @@ FORMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """parameters: by name; draws: those of the bootstrap. error: the root mean square of the residuals of log L, so of L relative to L."""
+    """parameters: by name; spread: the deviation of arms from the law, in log L; draws: both, of each draw of the bootstrap.
+    error: the root mean square of the residuals of log L, so of L relative to L."""
 
     form: Form
     parameters: np.ndarray
-    draws: tuple[np.ndarray, ...]
+    spread: float
+    draws: tuple[tuple[np.ndarray, float], ...]
     error: float
 
     def loss(self, *at: float) -> float:
         return float(np.exp(self.form.log_loss(self.parameters, [np.asarray(x, float) for x in at])))
 
     def interval(self, *at: float) -> tuple[float, float]:
-        """95% of the draws' losses."""
-        low, high = np.quantile([np.exp(self.form.log_loss(p, [np.asarray(x, float) for x in at])) for p in self.draws], [0.025, 0.975])
+        """The 95% interval of the loss."""
+        low, high = self._interval(lambda p: self.form.log_loss(p, [np.asarray(x, float) for x in at]))
         return float(low), float(high)
 
     def intervals(self) -> dict[str, tuple[float, float, float]]:
         """name -> (value, low, high) of each parameter."""
-        low, high = np.quantile(np.array(self.draws), [0.025, 0.975], axis=0)
+        low, high = self._interval(np.log)
         return {
             name: (float(v), float(a), float(b)) for name, v, a, b in zip(self.form.parameters, self.parameters, low, high, strict=True)
         }
+
+    def _interval(self, log: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The 95% interval of what `log` gives the logarithm of, from the parameters."""
+        here = log(self.parameters)
+        errors = [(log(parameters) - here) / spread for parameters, spread in self.draws]
+        low, high = np.quantile(errors, [0.025, 0.975], axis=0, method="weibull")  # of any number of draws 95% lie between, on average
+        return np.exp(here - high * self.spread), np.exp(here - low * self.spread)
 
 
 def fit(form: Form, variables: Sequence[Sequence[float]], losses: Sequence[float], arms: Sequence[int], seed: int = 0) -> Fit:
@@ -93,12 +105,21 @@ def fit(form: Form, variables: Sequence[Sequence[float]], losses: Sequence[float
             f"{form.formula} has {len(form.parameters)} parameters: give {len(form.parameters) + 1} arms or more, not {len(names)}"
         )
     found = _best(form, x, log_loss, itertools.product(*form.starts))
-    fitted = form.log_loss(found, x)
-    residuals = np.array([np.mean((log_loss - fitted)[arm == name]) for name in names])
-    residuals *= np.sqrt(len(names) / (len(names) - len(form.parameters)))
-    draw, where = np.random.default_rng(seed), np.searchsorted(names, arm)
-    draws = tuple(_best(form, x, fitted + draw.choice(residuals, len(names))[where], [found]) for _ in range(DRAWS))
-    return Fit(form, found, draws, float(np.sqrt(np.mean((fitted - log_loss) ** 2))))
+    fitted, where = form.log_loss(found, x), np.searchsorted(names, arm)
+
+    def means(residuals):
+        return np.bincount(where, residuals) / np.bincount(where)
+
+    def spread(residuals):
+        return max(float(np.sqrt(np.sum(means(residuals) ** 2) / (len(names) - len(form.parameters)))), ROUNDING)
+
+    residuals, normal = log_loss - fitted, np.random.default_rng(seed).standard_normal((DRAWS, len(names)))
+    of_seeds, draws = residuals - means(residuals)[where], []
+    for errors in spread(residuals) * normal:
+        drawn = fitted + errors[where] + of_seeds
+        parameters = _best(form, x, drawn, [found])
+        draws.append((parameters, spread(drawn - form.log_loss(parameters, x))))
+    return Fit(form, found, spread(residuals), tuple(draws), float(np.sqrt(np.mean(residuals**2))))
 
 
 @np.errstate(all="ignore")  # far off, powers overflow
