@@ -4,15 +4,16 @@ Read are the records of `evaluate`, whose outcomes are scored again on each part
 TASK.jsonl with an object a line, of which `id` and `score` (0 to 1) count."""
 
 import dataclasses
-import json
+import hashlib
+import io
 import pathlib
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from gptjax.config import overrides
+from gptjax.config import overrides, parse
 from gptjax.config.protocol import Protocol
 from gptjax.config.record import record
-from gptjax.data import files
+from gptjax.data import files, sealed
 from gptjax.tasks.incontext import judging, registry
 
 HEAD = ("task", "shots", "metric", "all", "n", "dirty", "n", "clean", "n", "clean items", "clean to all")
@@ -43,11 +44,31 @@ def compared(overlap: pathlib.Path, results: pathlib.Path, data: pathlib.Path | 
     for place, what in ((overlap, "what `check` wrote"), (results, "what `evaluate` wrote, or TASK.jsonl")):
         if not place.is_dir():
             raise ValueError(f"{place} is no directory: give one with {what}")
-    marks = {path.stem: json.loads(path.read_bytes()) for path in overlap.glob("*.json") if path.stem not in ("job", "report")}
+    marks = marked(overlap)
     found = list(evaluations(results, set(marks), data))
     if not found:
         raise ValueError(f"{results} has nothing of the tasks that {overlap} has: {', '.join(sorted(marks)) or 'none'}")
     return [row for one in found for row in parted(one, marks[bare(one.task)])]
+
+
+def marked(overlap: pathlib.Path) -> dict[str, dict[str, bool]]:
+    """Of each task that was checked, which items are dirty: what `check` wrote, compared with the digests in its report."""
+    written: dict[str, Any] = {}
+    report = overlap / "report.json"
+    if report.exists():
+        written = parse.member(sealed.read(report), "tasks", dict, str(report))
+    marks = {}
+    for path in sorted(overlap.glob("*.json")):
+        if path.stem in ("job", "report"):
+            continue
+        found = parse.json_file(path)
+        known = (
+            parse.member(parse.member(written, path.stem, dict, str(report)), "marks", str, str(report)) if path.stem in written else None
+        )
+        if not all(type(dirty) is bool for dirty in found.values()) or known not in (None, hashlib.sha256(path.read_bytes()).hexdigest()):
+            raise ValueError(f"{path} is damaged: it is not what `check` wrote; delete {overlap} and check again")
+        marks[path.stem] = found
+    return marks
 
 
 def parted(one: Evaluation, marks: dict[str, bool]) -> Iterator[dict[str, Any]]:
@@ -55,8 +76,8 @@ def parted(one: Evaluation, marks: dict[str, bool]) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
     for number, line in enumerate(one.lines, 1):
         place = f"{one.place} line {number:,}"
-        if line["id"] not in marks:
-            raise ValueError(f"{place}: the id {line['id']!r} was not checked; check the split and the seed that were evaluated")
+        if not isinstance(line["id"], str) or line["id"] not in marks:
+            raise ValueError(f"{place}: the id {parse.shown(line['id'])} was not checked; check the split and the seed that were evaluated")
         if line["id"] in seen:
             raise ValueError(f"{place}: the id {line['id']!r} stands there twice; compare one evaluation at a time")
         seen.add(line["id"])
@@ -83,8 +104,12 @@ def evaluations(results: pathlib.Path, tasks: Collection[str], data: pathlib.Pat
     """Those of these tasks: of `evaluate`, by its records; then plain ones."""
     recorded = {}
     for path in sorted(results.glob("*.json")):
-        kept = json.loads(path.read_bytes())
+        kept = parse.json_value(_content(path), str(path))
         if isinstance(kept, dict) and {"task", "shots", "protocol", "seed", "outcomes"} <= set(kept):
+            for name, kind in (("task", str), ("protocol", str), ("seed", int), ("outcomes", str)):
+                parse.member(kept, name, kind, str(path))
+            if pathlib.PurePath(kept["outcomes"]).name != kept["outcomes"]:
+                raise ValueError(f"{path}: 'outcomes' is {parse.shown(kept['outcomes'])}; it must be the name of a file beside it")
             recorded[kept["outcomes"]] = kept
     for name, kept in recorded.items():
         if bare(kept["task"]) in tasks:
@@ -108,12 +133,20 @@ def plain(lines: list[Line]) -> list[judging.Score]:
 
 def _lines(path: pathlib.Path, wanted: str) -> list[Line]:
     lines = []
-    with path.open("rb") as stream:
-        for number, line in files.objects(stream, path):
-            if not {"id", wanted} <= set(line) or (wanted == "score" and not isinstance(line[wanted], int | float)):
-                raise ValueError(f"{path} line {number:,} has no id and {wanted}: it has {', '.join(line) or 'nothing'}")
-            lines.append(line)
+    for number, line in files.objects(io.BytesIO(_content(path)), path):
+        if not {"id", wanted} <= set(line):
+            raise ValueError(f"{path} line {number:,} has no id and {wanted}: it has {', '.join(line) or 'nothing'}")
+        if wanted == "score":
+            parse.member(line, wanted, float, f"{path} line {number:,}")
+        lines.append(line)
     return lines
+
+
+def _content(path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def row(found: dict[str, Any]) -> tuple[str, ...]:
