@@ -190,6 +190,80 @@ def test_bad_corpora_and_folders(place, tmp_path):
             run(place, "check", out="other", workers=workers)
 
 
+def damaged(path, how):
+    content = path.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    path.write_bytes({"flip": flipped, "half": content[:middle], "empty": b"", "other": b'{"a": 1}'}[how])
+
+
+@pytest.mark.parametrize("how", ["flip", "half", "empty", "other"])
+@pytest.mark.parametrize("mode", ["filter", "check"])
+def test_intermediates_that_are_damaged_are_made_again(place, monkeypatch, mode, how):
+    run(place, mode, out="whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(decontaminate, "finish", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(place, mode)
+    files = [path for path in (place / "out").rglob("*") if path.is_file()]
+    assert len(files) > 7
+    for path in files:
+        damaged(path, how)
+    run(place, mode)
+    assert contents(place / "out") == contents(place / "whole")
+
+
+def test_marks_and_reports_that_are_damaged_are_named(place):
+    run(place, "check")
+    (place / "results").mkdir()
+    (place / "results" / "piqa.jsonl").write_text('{"id": "i0", "score": 1}\n{"id": "i3", "score": 0}')
+    compare = ["compare", f"--overlap={place}/out", f"--results={place}/results"]
+    decontaminate.main(compare)
+    for name in ("piqa.json", "report.json"):
+        content = (place / "out" / name).read_text()
+        for wrong in (content.replace("true", "false", 1).replace("24", "25", 1), content[:-9], "[1]", '{"i0": 1}', ""):
+            (place / "out" / name).write_text(wrong)
+            with pytest.raises(ValueError, match=rf"{name}( is damaged| is not JSON| holds)") as error:
+                decontaminate.main(compare)
+            assert "\n" not in str(error.value)
+            if name == "report.json":
+                with pytest.raises(ValueError, match=r"report.json.*; delete .*out and run it again"):
+                    run(place, "check")
+        (place / "out" / name).write_text(content)
+
+
+def test_a_file_that_changes_costs_its_own_work(place, monkeypatch):
+    (place / "corpus" / "3.jsonl").write_text('{"text": "of a file"}\n{"text": 3}')
+    with pytest.raises(ValueError, match=r"3.jsonl line 2 has no string field 'text': that is 3"):
+        run(place, "filter")
+    counted, real = [], scanning.counted
+    monkeypatch.setattr(scanning, "counted", lambda part, folder, tell: [counted.append(part.number), real(part, folder, tell)])
+    (place / "corpus" / "3.jsonl").write_text('{"text": "of a file"}')
+    (place / "corpus" / "4.jsonl").write_text("")
+    run(place, "filter")
+    assert counted == [3, 4] and "of a file" in texts(place / "out")
+    (place / "out" / "report.json").unlink()
+    (place / "corpus" / "0.jsonl").unlink()
+    run(place, "filter")
+    run(place, "filter", out="anew")
+    assert texts(place / "out") == texts(place / "anew")
+    assert {path.name for path in (place / "out").iterdir()} == {path.name for path in (place / "anew").iterdir()}
+
+
+def test_a_used_folder_says_what_changed(place):
+    run(place, "filter")
+    with pytest.raises(ValueError, match=r"another rule: it has window 200, now it is window 100; give an empty"):
+        run(place, "filter", "--set=window=100")
+    with pytest.raises(ValueError, match=r"another rule: it has compression zst, now it is compression none"):
+        run(place, "filter", "--compression=none")
+    items = (place / "data" / "piqa.jsonl").read_text().splitlines()
+    (place / "data" / "piqa.jsonl").write_text("\n".join(items[:-1]))
+    with pytest.raises(
+        ValueError, match=r"another set of tasks: it has piqa 24 texts, digest \w{8}, now it is piqa 23 texts, digest \w{8};"
+    ):
+        run(place, "filter")
+
+
 def test_results_that_do_not_fit(place):
     run(place, "check")
     (place / "results").mkdir()

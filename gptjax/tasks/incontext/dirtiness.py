@@ -14,7 +14,7 @@ from gptjax.config import overrides, parse
 from gptjax.config.protocol import Protocol
 from gptjax.config.record import record
 from gptjax.data import files, sealed
-from gptjax.tasks.incontext import judging, registry
+from gptjax.tasks.incontext import judging, outcomes, registry
 
 HEAD = ("task", "shots", "metric", "all", "n", "dirty", "n", "clean", "n", "clean items", "clean to all")
 Line = dict[str, Any]
@@ -108,6 +108,8 @@ def evaluations(results: pathlib.Path, tasks: Collection[str], data: pathlib.Pat
         if isinstance(kept, dict) and {"task", "shots", "protocol", "seed", "outcomes"} <= set(kept):
             for name, kind in (("task", str), ("protocol", str), ("seed", int), ("outcomes", str)):
                 parse.member(kept, name, kind, str(path))
+            if outcomes.SEAL in kept and kept[outcomes.SEAL] != outcomes.seal(kept):
+                raise ValueError(f"{path} is not as `evaluate` wrote it: evaluate again")
             if pathlib.PurePath(kept["outcomes"]).name != kept["outcomes"]:
                 raise ValueError(f"{path}: 'outcomes' is {parse.shown(kept['outcomes'])}; it must be the name of a file beside it")
             recorded[kept["outcomes"]] = kept
@@ -123,8 +125,15 @@ def judged(kept: dict[str, Any], path: pathlib.Path, data: pathlib.Path | None) 
     """An evaluation whose outcomes are judged by what its record keeps."""
     task = registry.task(kept["task"], data)
     how = overrides.override(How(how=task.protocol), f"how={kept['protocol']}").how
-    lines = [judging.judged(task, how, line) for line in _lines(path, "right")]
+    lines = [judging.judged(task, how, _unsealed(line, path)) for line in _lines(path, "right")]
     return Evaluation(kept["task"], str(kept["shots"]), path, lines, lambda some: judging.scored(task, how, some, kept["seed"]))
+
+
+def _unsealed(line: Line, path: pathlib.Path) -> Line:
+    """A line of `evaluate` without its seal, which those of earlier versions lack."""
+    if outcomes.SEAL in line and line[outcomes.SEAL] != outcomes.seal(line, path.stem):
+        raise ValueError(f"{path}: the outcome of {parse.shown(line['id'])} is not as `evaluate` wrote it: evaluate again")
+    return {name: value for name, value in line.items() if name != outcomes.SEAL}
 
 
 def plain(lines: list[Line]) -> list[judging.Score]:

@@ -31,6 +31,16 @@ def test_awkward_weights_are_rounded_and_nobody_starves():
     assert mixture.whole([0.123456789, 0.7, 1e-9]) == [9825, 55711, 1] and mixture.whole([0.2, 0.3]) == [2, 3]
 
 
+def test_what_rounding_moves_is_said_and_what_it_makes_another_mixture_is_refused():
+    assert mixture.check([60, 22, 8, 8, 3], "abcde") == [] and mixture.check([1 / 3, 2 / 3], "ab") == []
+    (said,) = mixture.check([1.0, 3.73e-5], "ab")
+    assert said == "b: its weight of 3.73e-05 is rounded to 1 row in 32,768, 0.818 times as much"
+    with pytest.raises(ValueError, match=r"b: its weight is 1e-06 of all weights, .* 15.3 times as much: raise its weight, or leave"):
+        mixture.check([0.999999, 0.000001], "ab")
+    mixed = mixture.Mixture([1.0, 3.73e-5])
+    assert mixed.shares == [32767 / 32768, 1 / 32768] == [np.mean([mixed(n)[0] == s for n in range(mixed.n_rows)]) for s in (0, 1)]
+
+
 def test_gpt3s_table():
     # Table 2.2 divides by weights that sum to 101; its own column for 300B tokens is reproduced up to that (facts/gpt3.md section 4).
     weights, tokens = [60, 22, 8, 8, 3], [410, 19, 12, 55, 3]

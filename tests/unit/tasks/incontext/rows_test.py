@@ -81,7 +81,7 @@ def test_a_bad_row_is_one_line_with_file_line_and_column(tmp_path, name):
 def test_bad_files_are_one_line(tmp_path):
     broken = json.dumps(ROW).encode() + b'\n{"q": \n'
     refused(r"quiz.jsonl line 2 is not JSON: Expecting value", folder=written(tmp_path, broken))
-    refused(r"quiz.jsonl line 1 holds a list, not a JSON object", folder=written(tmp_path, b"[1]\n"))
+    refused(r"quiz.jsonl line 1 holds a JSON list, not an object", folder=written(tmp_path, b"[1]\n"))
     refused(r"quiz.jsonl line 1 is not UTF-8 text", folder=written(tmp_path, b'{"q": "\xff"}\n'))
     refused(
         r"quiz.jsonl has no row; give quiz_SPLIT.jsonl with the columns q \(text\), options \(\[text\]\)", folder=written(tmp_path, b"\n")
