@@ -51,6 +51,7 @@ def main(arguments: list[str]) -> int:
     if not found:
         raise ValueError(f"--data={args.data} has none of the texts that --help names")
     out.say("* as others measured it on the released weights (gptjax/calibrate.py)")
+    out.say(f"of lambada:gpt2: {evaluate.UNITS}")
     return 1 if differs and args.examples is None and args.stride is None else 0
 
 

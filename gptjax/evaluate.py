@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import command, count, overrides, parse, registry
+from gptjax.config import command, count, overrides, parse, protocol, registry
 
 EXAMPLE = "python -m gptjax.evaluate --run=runs/gpt3_small --tasks=lambada,hellaswag,arithmetic --shots=0,1,few --examples=500"
+UNITS = "its accuracy is of the last token of the word, its perplexity of the whole word"  # of protocol.LastToken
 FEW = "few"  # the K of the task's paper
 
 
@@ -267,7 +268,9 @@ def remarks(exam: Any, record: dict[str, Any], n_ctx: int, out: Any) -> None:
     if record["fewer_shots"]:
         out.say(f"  {record['fewer_shots']:,} items had no room for {exam.shots}: {record['mean_shots']:.1f} on average", "dim")
     if record["cut"]:
-        out.say(f"  {record['cut']:,} items were longer than the context of {n_ctx:,}: their beginning was left out", "dim")
+        out.say(f"  {record['cut']:,} items were longer than the context of {n_ctx:,}: their {record['cut_at']} was left out", "dim")
+    if isinstance(exam.how.method, protocol.LastToken):
+        out.say("  " + UNITS, "dim")
 
 
 def published(exam: Any, metric: str, about: dict[str, Any]) -> str:

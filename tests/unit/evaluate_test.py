@@ -24,3 +24,20 @@ def test_a_papers_score_is_of_as_many_demonstrations_and_the_nearest_size(shots,
     exam = SimpleNamespace(shots=shots, how=how, task=SimpleNamespace(published=published))
     assert evaluate.published(exam, "accuracy", {"parameters": parameters}) == said
     assert evaluate.published(exam, "perplexity", {"parameters": parameters}) == ""
+
+
+@pytest.mark.parametrize(
+    "method, record, told",
+    [
+        (protocol.Total(), {}, []),
+        (protocol.Total(), {"cut": 3, "cut_at": "beginning"}, ["3 items were longer than the context of 64: their beginning was left out"]),
+        (protocol.TopK(n_tokens=9), {"cut": 3, "cut_at": "end"}, ["3 items were longer than the context of 64: their end was left out"]),
+        (protocol.LastToken(), {}, ["its accuracy is of the last token of the word, its perplexity of the whole word"]),
+    ],
+)
+def test_what_the_reader_of_a_score_has_to_know_is_beside_it(method, record, told):
+    said = []
+    exam = SimpleNamespace(how=SimpleNamespace(method=method), label="x", shots=0)
+    record = {"refused": {}, "unwritable": [], "fewer_shots": 0, "cut": 0} | record
+    evaluate.remarks(exam, record, 64, SimpleNamespace(say=lambda text, style="": said.append(text.strip()), warn=pytest.fail))
+    assert said == told

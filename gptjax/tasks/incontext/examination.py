@@ -183,6 +183,7 @@ def examined(
         "fewer_shots": sum(len(prompt.shown) < exam.shots for prompt in made),
         "mean_shots": sum(len(prompt.shown) for prompt in made) / len(made),
         "cut": sum(prompt.cut > 0 for prompt in made),
+        "cut_at": "end" if any("hint" in prompt.item.facts for prompt in made) else "beginning",
         "refused": dict(refused),
         "unwritable": [prompt.item.id for prompt in made if not judging.writable(exam.how, prompt.item, model.text)],
         "scores": {score.metric: judging.told(score) for score in judging.scored(exam.task, exam.how, judged, exam.seed)},

@@ -253,6 +253,7 @@ def test_every_task_is_put_asked_and_scored_by_each_of_its_conventions(there, tm
         assert made and all(len(prompt.shown) == (0 if isinstance(task.protocol.method, protocol.Windows) else shots) for prompt in made)
         record = examination.examined(exam, made, model, tmp_path, silent, pytest.fail)
         assert record["scores"][task.protocol.metric]["n"] > 0
+        assert (record["cut"], record["cut_at"]) == (0, "end" if name == "cnn_dailymail" else "beginning")
         assert record == examination.examined(exam, made, model, tmp_path, silent, pytest.fail)
 
 
