@@ -179,11 +179,11 @@ def train(
             out.say(f"already at step {going.step:,}, and asked for {going.plan.n_steps:,}: nothing to do, and nothing is changed")
             tracing.close()
             return 0
+        checkpoints.begin()
         if party.process == 0:
             if going.kept is None:
                 events.set_aside(directory)
             continuing.write(directory, config, reading)
-        checkpoints.begin()
         with jax.set_mesh(mesh):
             session = Session(config, directory, mesh, going, reading, built, checkpoints, copied, out, party, tracing, learning)
             out.table(config.name, facts.facts(session))

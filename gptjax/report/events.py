@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import parse, run
+from gptjax.config import command, parse, run
 
 NAME = "metrics.jsonl"
 NOT_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -93,7 +93,7 @@ class Events:
         try:
             made = act()
         except Exception as error:
-            self._warn(f"TensorBoard gets no more of this run: {parse.shown(str(error), 200)}")
+            self._warn(f"TensorBoard gets no more of this run: {command.verdict(error)[1]}")
             if board is not None:
                 with contextlib.suppress(Exception):
                     board.close()

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -209,3 +210,34 @@ def test_a_hang_is_told_to_all():
     said = ended("import time\n    if party.process == 1:\n        with party.watched(0.5): time.sleep(100)\n    party.gathered(None)")
     assert [status for _, status in said] == [hosts.LOST] * 3
     assert all("process 1 of 3, on " in text and "has not moved for 0.5 s (loop.hang_seconds) in step 7" in text for text, _ in said)
+
+
+def test_time_in_which_a_process_was_stopped_is_no_hang():
+    """The watch looks every 10 s. What it sleeps beyond that, the process slept too; nobody moved since 3."""
+    since = 3.0
+    for before, now in ((10, 20.1), (20.1, 30.0), (30.0, 43.5)):  # a busy machine: 33.5 s since then, as they are
+        since = hosts.counted(since, before, now, every=10)
+    assert since == 3.0
+    since = hosts.counted(since, before=43.5, now=1053.5, every=10)  # stopped for 1,000 s
+    assert since == 1003.0 and 1053.5 - since == 50.5
+    since = hosts.counted(1053.4, before=1043.5, now=1053.5, every=10)  # it moved at once when it went on, before the watch woke
+    assert since == 1053.4
+    assert hosts.counted(1053.4, before=53.5, now=1053.5, every=10) == 1053.5  # never later than now, so that a hang is still found
+
+
+def test_a_watch_that_slept_does_not_end_the_program_and_one_that_waited_does(monkeypatch):
+    """A clock of its own: each wake-up of the watch is given with its time."""
+    party, ended, times = hosts.Hosts(), [], iter([0.0, 1.0, 2.0, 900.0, 901.0, 902.0, 903.0, 904.0, 905.0])
+    monkeypatch.setattr(hosts, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    monkeypatch.setattr(hosts.faulthandler, "dump_traceback", lambda: None)
+    monkeypatch.setattr(party, "_finish", lambda status, line: [ended.append((status, line)), 1 / 0])
+    threads: list = []
+    event = SimpleNamespace(wait=lambda seconds: False, set=lambda: None)
+    thread = lambda target, args, **more: SimpleNamespace(start=lambda: threads.append((target, args)))  # noqa: E731
+    monkeypatch.setattr(hosts, "threading", SimpleNamespace(Event=lambda: event, Thread=thread))
+    with party.watched(4.0):
+        ((watch, args),) = threads
+        with pytest.raises(ZeroDivisionError):
+            watch(*args)
+    ((status, line),) = ended
+    assert status == hosts.LOST and "has not moved for 4 s" in line and next(times) == 903.0  # 899 s of it were slept
