@@ -262,7 +262,7 @@ def driver(session: Session, put: Callable) -> Callable:
         return advance
 
     zero, add = jax.jit(step.zero), jax.jit(step.accumulate, donate_argnums=2, compiler_options=options)
-    update = jax.jit(step.update, donate_argnums=(0, 1), static_argnums=2)
+    update = jax.jit(step.update, donate_argnums=0, static_argnums=2)
 
     def advance_by_parts(now, batch, stop, progress):
         number, count, sums = jax.device_get(now.step).item() + 1, int(batch["count"]), zero(now.params)
