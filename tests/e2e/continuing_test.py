@@ -342,3 +342,19 @@ def test_a_profile_of_a_finished_run_says_that_there_is_none(text, copied, capsy
     assert go(text, copied, flags=["--profile=2"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "nothing was traced: 0 steps were taken, and a trace begins with the third; give another --run, or prolong this one" in said
+
+
+def test_what_is_read_again_is_said(text, tmp_path, monkeypatch, capsys):
+    """And of a mixture what is read so often that it is learnt by heart."""
+    small = tmp_path / "small.txt"
+    small.write_text(LINES[:700])
+    monkeypatch.setattr(train, "loop", lambda session: 0)
+    sources = f"data.sources=(Text(path='{text}'), Text(path='{small}'))"
+    assert go(text, tmp_path / "run", sources, "data.held_out=Tail(fraction=0.2)", "train.total_tokens=10240", "train.steps=36") == 0
+    said, times = " ".join(capsys.readouterr().out.split()), 9216 / 2 / 560
+    assert "read again Text(path='" in said and f"weight=1.0) {times:.1f} times batch" in said.replace("times; ", "times ")
+    assert f"weight=1.0) is read {times:.1f} times, which is more than 4: it is small for its weight" in said and said.count("warning") == 1
+    assert f"learning rate peak 3.00e-03, {3e-3 * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * 8192 / 9216))):.2e} at the last step" in said
+    assert go(text, tmp_path / "alone", f"data.sources=Text(path='{small}')", "data.held_out=Tail(fraction=0.2)") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "read again" in said and "warning" not in said

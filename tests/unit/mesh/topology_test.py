@@ -87,9 +87,15 @@ def test_hbm_is_what_the_compiler_allows():
 
 
 @needs_libtpu
-def test_libtpu_is_quiet_and_jax_uses_the_cpu():
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from gptjax.config import schema; from gptjax.mesh import devices; print(list(devices.mesh(schema.Mesh()).devices.ravel()))",
+        "import jax; from gptjax.mesh import xla; xla.begin(); print(jax.devices())",
+    ],
+)
+def test_libtpu_is_quiet_and_jax_uses_the_cpu(program):
     environment = {name: value for name, value in os.environ.items() if name not in (*topology.QUIET, "JAX_PLATFORMS", "XLA_FLAGS")}
-    program = "from gptjax.config import schema; from gptjax.mesh import devices; print(devices.mesh(schema.Mesh()).devices.ravel())"
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr, done.returncode) == ("[CpuDevice(id=0)]\n", "", 0)
 
