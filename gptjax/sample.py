@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--n", type=several, default=1, help="how many continuations (default: 1)")
     parser.add_argument("--tokens", type=parse.whole_argument(1, MOST_TOKENS), default=128, help="the most tokens of each (default: 128)")
     parser.add_argument("--stop", metavar="TEXT", action="append", default=[], help="end before this text; repeatable")
-    parser.add_argument("--temperature", type=parse.number_argument(0), default=None, help="0 is greedy (default: 1)")
+    parser.add_argument("--temperature", type=parse.number_argument(0, 1e300), default=None, help="0 is greedy (default: 1)")
     parser.add_argument("--top_k", type=parse.whole_argument(1), default=None, help="sample among the k likeliest tokens (default: all)")
     parser.add_argument(
         "--top_p",

@@ -1,12 +1,14 @@
 """From logits to a token: greedily, or by sampling with temperature, top-k and top-p."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 
 from gptjax.arrays.shapes import shaped
-from gptjax.config.record import record
+from gptjax.config.record import Bounds, record
 
-LEAST, MOST = 2.0**-126, 2.0**127  # temperatures that a float32 holds without loss
+LEAST, MOST = 2.0**-120, 2.0**120  # temperatures that a float32 holds, and their inverses, by which a compiler may multiply
 
 
 @record
@@ -16,17 +18,9 @@ class Sampling:
     top_k: only the k likeliest tokens; top_p: only the likeliest whose probabilities reach p (the one that crosses p included), taken after
     temperature and top_k. Raises ValueError for values that leave no token."""
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-
-    def __post_init__(self):
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature={self.temperature}: give 0 (greedy) or a number above 0")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k={self.top_k}: give at least 1, or leave it out")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}: give a probability above 0 and up to 1, or leave it out")
+    temperature: Annotated[float, Bounds(0, 1e300)] = 1.0
+    top_k: Annotated[int, Bounds(1, 2**63 - 1)] | None = None
+    top_p: Annotated[float, Bounds(0, 1, above=True)] | None = None
 
 
 @shaped

@@ -122,7 +122,10 @@ def test_padded_ids_are_never_said(small):
 
 @pytest.mark.parametrize("wrong, message", [
     ({"width": 0}, "a beam of width 0 with alpha 0.6: give a width from 1 to 1,024"),
+    ({"width": 10**6}, "a beam of width 1000000 with alpha 0.6: give a width from 1 to 1,024"),
     ({"alpha": -1.0}, "with alpha -1.0"),
+    ({"alpha": 1e308}, "an alpha from 0 to 10"),
+    ({"alpha": float("nan")}, "an alpha from 0 to 10"),
     ({"n_tokens": 12}, "a prompt of 2 tokens and 12 new ones are more than the model's context of 12"),
     ({"prompts": [[]]}, "an empty prompt"),
 ])  # fmt: skip

@@ -46,7 +46,29 @@ def test_frequencies_follow_the_distribution():
     np.testing.assert_allclose(np.bincount(draw[:, 0], minlength=4) / 20000, expected / expected.sum(), atol=0.012)
 
 
-@pytest.mark.parametrize("bad", [{"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}])
+@pytest.mark.parametrize("temperature", [1e-3, 1e-38, 5e-324])
+def test_next_to_no_temperature_is_greedy(temperature):
+    scores = jax.random.normal(jax.random.key(1), (3, 500)) * 3 + jnp.array([[0.0], [1e4], [-1e4]])
+    scores = scores.at[:, 400:].set(-jnp.inf)  # padding
+    for key in jax.random.split(jax.random.key(0), 2):
+        for more in ({}, {"top_k": 9}, {"top_p": 0.9}):
+            chosen = choose.choose(scores, Sampling(temperature=temperature, **more), key)
+            assert chosen.tolist() == jnp.argmax(scores, axis=-1).tolist()
+
+
+@pytest.mark.parametrize("temperature", [1e38, 1e300])
+def test_at_the_largest_temperatures_all_tokens_are_alike_but_for_padding(temperature):
+    scores = jnp.arange(8.0)[None].at[:, 5:].set(-jnp.inf)
+    for more in ({}, {"top_p": 1.0}, {"top_k": 10**18}):
+        kept = choose.kept(scores, Sampling(temperature=temperature, **more))
+        np.testing.assert_array_equal(np.isfinite(kept), [[True] * 5 + [False] * 3])
+        assert float(jax.nn.softmax(kept)[0, 0]) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"temperature": float("nan")}, {"temperature": float("inf")}, {"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}],
+)
 def test_values_that_leave_nothing(bad):
     with pytest.raises(ValueError, match=f"{next(iter(bad))}="):
         Sampling(**bad)

@@ -1,6 +1,7 @@
 """Text as it comes is the text at once, however its tokens are divided; stop strings end it wherever they fall."""
 
 import random
+import re
 
 import jax
 import pytest
@@ -86,6 +87,46 @@ class Letters:
 
     def decode(self, ids):
         return "".join(chr(60 + i) for i in ids)
+
+
+class Spaced(Letters):
+    """Words with a space after each, lower-cased, punctuation apart, newlines dropped, as GPT-1's; what it lacks is <unk>."""
+
+    symbols = ["<unk>", *(c + " " for c in "q:.aw-"), "the ", "\n "]
+
+    def __init__(self):
+        self.n_vocab = len(self.symbols)
+
+    def encode(self, text):
+        words = re.findall(r"the\b|\S", text.lower())
+        return [self.symbols.index(word + " ") if word + " " in self.symbols else 0 for word in words]
+
+    def decode(self, ids):
+        return "".join(self.symbols[i] for i in ids)
+
+
+@pytest.mark.parametrize("stop, written", [
+    ("Q:", "q :"), ("q", "q"), (".", "."), ("The", "the"), (" the", " the"), ("the ", "the "), ("-.", "- ."), ("\n", "\n"), (" ", " "),
+])  # fmt: skip
+def test_a_stop_is_as_the_tokenizer_writes_it(stop, written):
+    assert telling.written(Spaced(), [stop]) == [written] == telling.written(Spaced(), [written])
+    told = telling.Telling(Spaced(), [1], [written])
+    shown = told.add(Spaced().encode(f"a {stop} w") if stop != "\n" else [4, 8, 5])
+    assert told.stopped and "w" not in shown
+
+
+@pytest.mark.parametrize("stop", ["\u4e94", "Zebra", "\n\n", "\ud800", "q\u4e94"])
+def test_a_stop_that_the_tokenizer_cannot_write_is_one_line(stop):
+    with pytest.raises(ValueError, match="is nothing that the tokenizer of this model can write") as error:
+        telling.written(Spaced(), ["q", stop])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "sentencepiece"])
+def test_stops_of_a_reversible_tokenizer_are_themselves(kind, sentencepiece):
+    tokens = BYTES if kind == "bytes" else sentencepiece
+    stops = ["Q:", "\n", "\n\n", " ", "\u2581", "\u4e94", "\ufffd", "<|endoftext|>"]
+    assert telling.written(tokens, stops) == stops
 
 
 @pytest.mark.parametrize("at_once", [1, 16])
