@@ -6,8 +6,8 @@ from gptjax.arrays.shapes import shaped
 from gptjax.config import schema
 
 
-def refusal(pattern: schema.Attention, dtype, d_head: int, segmented: bool, aligned: bool) -> str:
-    """Why cuDNN cannot compute this, or "". aligned: there are as many queries as keys."""
+def refusal(pattern: schema.Attention, dtype, d_head: int, segmented: bool, aligned: bool, even: bool) -> str:
+    """Why cuDNN cannot compute this, or "". aligned: there are as many queries as keys; even: and their number is."""
     if not isinstance(pattern, schema.Dense | schema.Banded):
         return "cuDNN knows no such pattern"
     if dtype.itemsize != 2:
@@ -16,7 +16,9 @@ def refusal(pattern: schema.Attention, dtype, d_head: int, segmented: bool, alig
         return f"cuDNN wants heads of a multiple of 8 up to 128, not {d_head}"
     if segmented:
         return "cuDNN keeps no documents apart"
-    return "" if aligned else "cuDNN aligns the first query with the first key"
+    if not aligned:
+        return "cuDNN aligns the first query with the first key"
+    return "" if even else "jax asks cuDNN for no gradient of an odd number of tokens"
 
 
 @shaped

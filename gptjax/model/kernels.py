@@ -34,16 +34,24 @@ def named(asked: str, platform: str) -> str:
 
 
 def chosen(
-    kernel: str, pattern: schema.Attention, dtype, d_head: int, *, dropping: bool = False, segmented: bool = False, aligned: bool = True
+    kernel: str,
+    pattern: schema.Attention,
+    dtype,
+    d_head: int,
+    *,
+    dropping: bool = False,
+    segmented: bool = False,
+    aligned: bool = True,
+    even: bool = True,
 ) -> tuple[str, str]:
     """(the kernel that computes this, "" or why it is not `kernel`). dropping: with dropout on the attention weights; segmented: with
-    documents kept apart; aligned: with as many queries as keys."""
+    documents kept apart; aligned: with as many queries as keys; even: their number is."""
     if kernel not in ONLY_ON:
         return kernel, ""
     if dropping:
         return "reference", "attention dropout"
     if kernel == "cudnn":
-        refusal = cudnn.refusal(pattern, jnp.dtype(dtype), d_head, segmented, aligned)
+        refusal = cudnn.refusal(pattern, jnp.dtype(dtype), d_head, segmented, aligned, even)
         return ("flash" if refusal else kernel), refusal
     return kernel, ""
 
@@ -52,17 +60,20 @@ def holds_scores(kernel: str, model: schema.Model, dtype, segmented: bool) -> bo
     """Whether the scores of some layer lie in memory in training: by the reference, and by CPU's blocks of short sequences."""
     if kernel == "blocks" and blocks.tiled(model.n_ctx, model.n_ctx, model.dropout.attention > 0):
         return False
-    return any(
-        chosen(kernel, pattern, dtype, model.d_head, dropping=model.dropout.attention > 0, segmented=segmented)[0] not in ONLY_ON
-        for pattern in model.attention
-    )
+    return any(_trained(kernel, pattern, model, dtype, segmented)[0] not in ONLY_ON for pattern in model.attention)
+
+
+def _trained(kernel: str, pattern: schema.Attention, model: schema.Model, dtype, segmented: bool) -> tuple[str, str]:
+    """`chosen` for a layer of the model in training."""
+    dropping, even = model.dropout.attention > 0, model.n_ctx % 2 == 0
+    return chosen(kernel, pattern, dtype, model.d_head, dropping=dropping, segmented=segmented, even=even)
 
 
 def account(kernel: str, model: schema.Model, dtype, segmented: bool) -> str:
     """For people: what computes each of the layers in training."""
 
     def line(pattern):
-        name, why = chosen(kernel, pattern, dtype, model.d_head, dropping=model.dropout.attention > 0, segmented=segmented)
+        name, why = _trained(kernel, pattern, model, dtype, segmented)
         return f"{pattern} by {name}" + (f" ({why})" if why else "")
 
     return ", ".join(map(line, dict.fromkeys(model.attention)))
@@ -86,6 +97,7 @@ def local(
         dropping=dropout is not None,
         segmented=segments_BS is not None,
         aligned=q_BTNH.shape[1] == k_BSNH.shape[1],
+        even=q_BTNH.shape[1] % 2 == 0,
     )
     o_BTNH = KERNELS[name](q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS, dropout)
     return o_BTNH if name in ("splash", "flash") else checkpoint_name(o_BTNH, "attention")  # these two name what they need

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from gptjax import sample, train
-from gptjax.config import run
+from gptjax.config import count, run
 from gptjax.generate import beam, choose
+from gptjax.learn import checkpoint, metrics
+from gptjax.mesh import hosts
 from gptjax.report import events
 
 
@@ -43,7 +45,7 @@ def test_accumulation_gives_the_same_curve_and_a_noise_scale(text, whole, tmp_pa
     assert "noise_scale" not in whole[1][1]
 
 
-def test_the_batch_ramp_reads_more_rows_step_by_step(text, tmp_path):
+def test_the_batch_ramp_reads_more_rows_step_by_step(text, tmp_path, monkeypatch):
     """Linear from 256 to 1,024 tokens over 3,000: rows 8, 8, 16, 16 ... in one run, resumed in the middle without a change; the full
     batch's microbatches may be larger."""
     ramp = (
@@ -52,7 +54,10 @@ def test_the_batch_ramp_reads_more_rows_step_by_step(text, tmp_path):
         "loop.every_save=4",
         "loop.every_eval=100",
     )
-    lines = trained(text, tmp_path / "run", *ramp, "train.steps=9")
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics, "mfu", lambda flops_per_token, tokens_per_s, devices: flops_per_token)
+        lines = trained(text, tmp_path / "run", *ramp, "train.steps=9")
+    assert {line["mfu"] for line in lines if "loss" in line} == {count.train_flops_per_token(run.config(tmp_path / "run").model)}
     rows = np.diff([0] + [line["rows"] for line in lines if "loss" in line])
     assert rows[0] == 8 and rows[-1] == 32 and all(np.diff(rows) >= 0) and set(rows) >= {8, 16, 24, 32}
     assert [line["tokens"] for line in lines if "loss" in line] == [32 * n for n in np.cumsum(rows)]
@@ -90,9 +95,12 @@ def test_no_step_is_said_to_be_quicker_than_it_was(text, tmp_path, monkeypatch):
     assert all(line["seconds"] >= 0.05 for line in lines if "loss" in line)
 
 
-def test_a_finished_run_stays_as_it_is(text, whole):
+def test_a_finished_run_stays_as_it_is_and_its_data_must_be_those_of_all_hosts(text, whole, monkeypatch):
     directory, lines = whole
+    compared = []
+    monkeypatch.setattr(hosts.Hosts, "agree", lambda party, topics, advice: compared.append(topics))
     assert trained(text, directory) == lines
+    assert {"text": checkpoint.Saved(directory / "checkpoints", print).about()["text"]} in compared
 
 
 def test_what_a_run_leaves(whole):

@@ -20,6 +20,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gptjax.arrays import trees
 from gptjax.learn import checkpoint, places
+from gptjax.mesh import hosts
 
 
 @flax.struct.dataclass
@@ -156,6 +157,18 @@ def test_another_shape_names_the_first_leaf_and_does_not_walk_back(tmp_path):
         with pytest.raises(ValueError, match="key is .* and absent in this config"):
             checkpoints.restore(State(step=abstract(state_of(0)).step, params=abstract(state_of(0)).params, key=None))
     assert said == []
+
+
+def test_all_processes_take_the_checkpoints_that_process_0_sees(tmp_path):
+    """Also where another process sees one more."""
+
+    class Second(hosts.Hosts):
+        def first(self, act):
+            return [10, 20] if (found := act()) == [10, 20, 30] else found
+
+    saved_run(tmp_path)
+    with checkpoint.Checkpoints(tmp_path, 2, None, print, Second()) as checkpoints:
+        assert checkpoints.restore(abstract(state_of(0)))[0] == 20
 
 
 # --- damage --------------------------------------------------------------------------------------------------------------

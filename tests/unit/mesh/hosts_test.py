@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import pytest
 
+from gptjax.config import overrides, registry
 from gptjax.mesh import hosts, meeting
 from launch import rehearse
 
@@ -68,6 +70,30 @@ def test_the_one_that_differs_is_named():
     said = together(3, act)
     assert len(set(said)) == 1
     assert said[0].startswith("process 2 of 3, on ") and said[0].endswith("has another config than process 0: b is 3 and not 2; mend it")
+
+
+def test_config_code_and_jax_are_what_must_agree(monkeypatch):
+    told = []
+
+    def agree(party, topics, advice):
+        told.append(topics)
+        raise ValueError("before jax is started")
+
+    monkeypatch.setattr(meeting, "meet", lambda here, seconds: (["a"], {}))
+    monkeypatch.setattr(hosts.Hosts, "agree", agree)
+    c = registry.config("smoke")
+    hosts.joined(meeting.Place("localhost:1", 1, 0), c, 1.0)
+    assert told == [{"config": overrides.flat(c), "code": hosts.code(), "jax": jax.__version__}]
+
+
+def test_the_digest_of_code_is_of_names_and_contents(tmp_path, monkeypatch):
+    (tmp_path / "mesh").mkdir()
+    monkeypatch.setattr(hosts, "__file__", str(tmp_path / "mesh" / "hosts.py"))
+    found = []
+    for name, text in [("a.py", "x = 1"), ("a.py", "x = 2"), ("mesh/b.py", "x = 2"), ("notes.txt", "x")]:
+        (tmp_path / name).write_text(text)
+        found.append(hosts.code())
+    assert len(set(found)) == 3 and found[2] == found[3]
 
 
 def test_who_did_not_come_is_named():

@@ -3,6 +3,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gptjax.config import schema
@@ -67,6 +68,20 @@ def test_a_mesh_that_does_not_fit_the_model(mesh, model, message):
     c = tiny.varied(tiny.config(**model), mesh=mesh)
     with pytest.raises(ValueError, match=re.escape(message)):
         rules.check(c, devices.mesh(c.mesh))
+
+
+def test_rows_of_a_process_are_those_of_its_devices(mesh, monkeypatch):
+    """Of 8 rows over data x fsdp = 4, with the second half of the devices here."""
+
+    class Half:
+        def __init__(self, mesh, spec):
+            self.whole, self.here = NamedSharding(mesh, spec), mesh.devices.ravel()[4:]
+
+        def addressable_devices_indices_map(self, shape):
+            return {device: index for device, index in self.whole.devices_indices_map(shape).items() if device in self.here}
+
+    monkeypatch.setattr(rules, "NamedSharding", Half)
+    assert rules.rows_here(8, rules.PRESETS["fsdp_tensor"].activations, mesh) == [4, 5, 6, 7]
 
 
 def test_rows_are_placed_by_number(mesh):

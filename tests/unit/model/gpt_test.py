@@ -1,10 +1,12 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gptjax.config import schema
-from gptjax.model import gpt
+from gptjax.model import gpt, layers
 from tests import tiny
 
 
@@ -42,8 +44,10 @@ def test_initial_weights_have_the_configs_deviations():
         assert np.std(leaf) == pytest.approx(deviation, rel=0.03), name
         assert abs(np.mean(leaf)) < deviation / 20, name
     assert not np.any(block["mlp"]["up"]["bias_F"]) and np.all(np.asarray(state.params["norm"]["gain_D"]) == 1)
-    layers = block["mlp"]["up"]["weight_DF"]
-    assert np.any(np.asarray(layers[0]) != np.asarray(layers[1]))  # each period has its own draw
+    _, _, other = tiny.machine(dataclasses.replace(c, seed=1))
+    assert np.any(np.asarray(state.params["token_VD"]) != np.asarray(other.params["token_VD"]))
+    of_periods = block["mlp"]["up"]["weight_DF"]
+    assert np.any(np.asarray(of_periods[0]) != np.asarray(of_periods[1]))  # each period has its own draw
 
 
 def test_post_norm_is_gpt1s():
@@ -54,6 +58,22 @@ def test_post_norm_is_gpt1s():
     x_BTD = jax.jit(built.model.apply)({"params": state.params}, jnp.zeros((1, 5), jnp.int32))
     np.testing.assert_allclose(np.mean(x_BTD, -1), 0, atol=1e-5)
     np.testing.assert_allclose(np.var(x_BTD, -1), 1, atol=1e-2)
+
+
+def test_every_layer_has_dropout_masks_of_its_own(monkeypatch):
+    """By the keys that they come from."""
+    keys = []
+
+    def noted(module, x, rate, train):
+        if train:
+            keys.append(tuple(jax.random.key_data(module.make_rng("dropout")).tolist()))
+        return x
+
+    monkeypatch.setattr(layers, "dropped", noted)
+    c = tiny.config(n_layers=3, attention=(schema.Dense(),), dropout=schema.Dropout(residual=0.1))
+    _, built, state = tiny.machine(c)
+    built.model.apply({"params": state.params}, tiny.tokens(c, 1)[:, :-1], train=True, rngs={"dropout": jax.random.key(0)})
+    assert len(keys) == len(set(keys)) == 1 + 3 * 2
 
 
 def test_a_loop_over_periods_is_the_scan():

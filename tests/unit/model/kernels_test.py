@@ -35,6 +35,7 @@ def test_a_kernel_that_does_not_run_here(asked, platform, allowed):
         ("cudnn", BANDED, {"d_head": 60}, "flash", "cuDNN wants heads of a multiple of 8 up to 128, not 60"),
         ("cudnn", BANDED, {"segmented": True}, "flash", "cuDNN keeps no documents apart"),
         ("cudnn", BANDED, {"aligned": False}, "flash", "cuDNN aligns the first query with the first key"),
+        ("cudnn", DENSE, {"even": False}, "flash", "jax asks cuDNN for no gradient of an odd number of tokens"),
         ("cudnn", STRIDED, {}, "flash", "cuDNN knows no such pattern"),
     ],
 )
@@ -47,4 +48,6 @@ def test_the_account_names_each_layer_once():
     gpt3 = registry.config("gpt3_small").model
     assert kernels.account("splash", gpt3, jnp.bfloat16, False) == "Banded(window=256) by splash, Dense() by splash"
     dropping = dataclasses.replace(gpt3, dropout=schema.Dropout(attention=0.1))
+    odd = dataclasses.replace(gpt3, n_ctx=2047, attention=(DENSE,))
+    assert kernels.account("cudnn", odd, jnp.bfloat16, False).startswith("Dense() by flash (jax asks")
     assert kernels.account("splash", dropping, jnp.bfloat16, False).endswith("Dense() by reference (attention dropout)")
