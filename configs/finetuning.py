@@ -3,6 +3,10 @@
 Columns are those of TFDS, which local files may share: `--set task.train=FILE --set task.dev=FILE`, and `task.fields=...`, `task.label=...`
 where theirs differ. Scores are the paper's, on the test sets; CoLA, SST-2, MRPC, STS-B and QQP by the GLUE server.
 Epochs are 3 for all: the paper says so of "most cases" and names no exception.
+
+Story Cloze: the released code trains on 1,497 of the 1,871 stories of the 2016 validation file, which has labels, and validates on the
+other 374, drawn by scikit-learn's train_test_split with a seed from the order of the file, which TFDS does not keep. Here they are the
+first 80% and the rest [chosen]. Both test on the 2016 test file.
 """
 
 from gptjax.config.finetuning import Finetuning
@@ -39,9 +43,6 @@ TASKS = {
                         metric="accuracy", tfds="race/middle", splits=("train", "dev", "test"), paper=62.9),
     "race_high": Task(kind="choice", fields=("article", "questions"), answers=("options",), label="answers", labels=tuple("ABCD"),
                       metric="accuracy", tfds="race/high", splits=("train", "dev", "test"), paper=57.4),
-    # The released code trains on 1,497 of the 1,871 stories of the 2016 validation file, which has labels, and validates on the other 374,
-    # drawn by scikit-learn's train_test_split with a seed from the order of the file, which TFDS does not keep: here the first 80% and the
-    # rest. Both test on the 2016 test file.
     "story_cloze": Task(kind="choice", fields=("context",), answers=("endings",), label="label", labels=("1", "2"), metric="accuracy",
                         tfds="story_cloze/2016", splits=("validation[:80%]", "validation[80%:]", "test"), paper=86.5),
 }
