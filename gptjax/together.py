@@ -60,7 +60,8 @@ def substituted(record: Any, values: dict[str, Any]) -> Any:
 
 def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None], stop: Callable[[], bool]) -> bool:
     """Train the points, which are a group and of which none has begun, from their first step; whether they came to their end: stop() is
-    asked after each step, and a checkpoint of all is then saved, from which each goes on by itself."""
+    asked after each step, and a checkpoint of all is then saved, from which each goes on by itself. A point of too many updates in a row
+    that are not finite has come to its end, as in training by itself: nothing more is measured or saved of it, and the others go on."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -108,6 +109,8 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
         feeds = [reading.batches(batches, limit) for reading in readings]
         logs = [open_.enter_context(events.Events(there, 0, warn=say)) for there in runs]
 
+        going = list(range(K))  # the others have given up
+
         def evaluate(at):
             totals = np.zeros(K)
             for start in range(0, len(held_out), limit):
@@ -115,15 +118,16 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
                 missing = ((0, limit - len(part)), (0, 0))
                 weights = np.pad(np.ones((len(part), first.model.n_ctx), np.float32), missing)
                 totals += np.asarray(run_nll(now.params, np.pad(part, missing), weights), float)
-            for log, loss in zip(logs, totals / (len(held_out) * first.model.n_ctx), strict=True):
+            losses = totals / (len(held_out) * first.model.n_ctx)
+            for log, loss in [(logs[number], losses[number]) for number in going]:
                 bits = loss / math.log(2) / per_token
                 values = {"validation_loss": loss, "perplexity": math.exp(min(loss, 700)), "bits_per_byte": bits}
                 log.write(at, values | {"tokens": batches.tokens(at)})
 
         def save(at):
-            for number, (saved, config, reading, log) in enumerate(zip(saves, configs, readings, logs, strict=True)):
-                about = continuing.about(config, batches, limit, reading, log.seal(at))
-                saved.save(at, jax.tree.map(lambda x: x[number], now), about)  # noqa: B023
+            for number in going:
+                about = continuing.about(configs[number], batches, limit, readings[number], logs[number].seal(at))
+                saves[number].save(at, jax.tree.map(lambda x: x[number], now), about)  # noqa: B023
 
         for at in range(1, batches.n_steps + 1):
             began, parts = time.perf_counter(), [next(feed) for feed in feeds]
@@ -132,19 +136,23 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
             found = {name: np.asarray(values) for name, values in found.items()}
             seconds = time.perf_counter() - began
             speed = batches.rows(at - 1) * first.model.n_ctx / seconds
-            for number, log in enumerate(logs):
+            for number in list(going):
                 values = {
                     name: column[number].item() for name, column in found.items() if name != "noise_scale" or batches.max_rows != limit
                 }
-                log.write(at, values | {"tokens": batches.tokens(at), "seconds": seconds, "tokens_per_s": speed})
-            stopping, last = stop(), at == batches.n_steps
+                logs[number].write(at, values | {"tokens": batches.tokens(at), "seconds": seconds, "tokens_per_s": speed})
+                if values["skipped_in_row"] >= first.train.skips_allowed:
+                    going.remove(number)
+                    say(f"{points[number].name}: {values['skipped_in_row']} updates in a row were not finite, up to step {at:,}: given up")
+            stopping, last = stop(), at == batches.n_steps or not going
             if at % first.loop.every_eval == 0 or last:
                 evaluate(at)
             if at % first.loop.every_save == 0 or last or stopping:
                 save(at)
             if at % first.loop.every_log == 0 or last:
-                say(f"{K} points, step {at:,} of {batches.n_steps:,}: mean loss {float(np.mean(found['loss'])):.4f}")
-            if stopping and not last:
+                mean = float(np.mean(found["loss"][going])) if going else math.nan
+                say(f"{len(going)} points, step {at:,} of {batches.n_steps:,}: mean loss {mean:.4f}")
+            if stopping or last:
                 break
     for there in runs:
         try:

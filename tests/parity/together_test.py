@@ -10,7 +10,7 @@ from gptjax import together, train
 from gptjax.config import schema, sweep
 from gptjax.interop import weights
 from gptjax.report import events
-from gptjax.sweeps import standing
+from gptjax.sweeps import local, standing
 
 SETS = ("train.steps=4", "loop.every_eval=2", "loop.every_log=100", "model.dropout.residual=0.1")
 
@@ -58,6 +58,22 @@ def test_a_stop_leaves_runs_that_go_on_by_themselves(asked, tmp_path):
     assert [x[:2] for x in one] == [x[:2] for x in other]
     np.testing.assert_allclose([x[2] for x in one], [x[2] for x in other], rtol=2e-5)
     assert all(standing.standing(point, tmp_path).state == "done" for point in points)
+
+
+def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked, tmp_path):
+    asked = dataclasses.replace(asked, sets=(*asked.sets, "train.skips_allowed=2"))
+    for place, peak in (("well", 1e-3), ("ill", 1e30)):  # whose first update is finite, and after it nothing
+        edits = ("train.schedule.peak=1e-3", "seed=0"), (f"train.schedule.peak={peak}", "seed=1")
+        group = sweep.planned(dataclasses.replace(asked, points=edits))
+        assert together.trained(group, tmp_path / place, lambda line: None, lambda: False)
+    assert curve(tmp_path / "well" / group[0].name) == curve(tmp_path / "ill" / group[0].name)  # bit for bit
+    given_up = group[1]
+    assert standing.standing(group[0], tmp_path / "ill").state == "done"
+    found = standing.standing(given_up, tmp_path / "ill")
+    assert (found.state, found.step, found.why) == ("given up", 3, "gave up: 2 updates in a row were not finite, up to step 3")
+    assert sorted(path.name for path in (tmp_path / "ill" / given_up.name / "checkpoints").iterdir()) == []
+    progress, through = local.run("smoke", [given_up], tmp_path / "ill", local.slots(1, None), 1, lambda progress: None)
+    assert through and progress.failed == {given_up.name: found.why}  # and is not begun again
 
 
 def test_what_one_program_can_train():
