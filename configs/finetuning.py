@@ -1,7 +1,9 @@
-"""The twelve tasks of GPT-1 (section 4.2, Tables 2 to 4), one row each, and tasks of one's own.
+"""The twelve tasks of GPT-1 (section 4.2, Tables 2 to 4), one row each, and `own`: any labelled file.
 
 Columns are those of TFDS, which local files may share: `--set task.train=FILE --set task.dev=FILE`, and `task.fields=...`, `task.label=...`
-where theirs differ. Scores are the paper's, on the test sets; CoLA, SST-2, MRPC, STS-B and QQP by the GLUE server.
+where theirs differ. `own` reads the columns text and label and takes the labels that it finds; `task.kind=similarity` with two fields,
+`task.kind=choice` with answers and labels make it another task. It learns as GPT-1 does.
+Scores are the paper's, on the test sets; CoLA, SST-2, MRPC, STS-B and QQP by the GLUE server.
 Epochs are 3 for all: the paper says so of "most cases" and names no exception.
 
 Story Cloze: the released code trains on 1,497 of the 1,871 stories of the 2016 validation file, which has labels, and validates on the
@@ -53,4 +55,9 @@ def recipe(name: str) -> Finetuning:
     return Finetuning(name=f"gpt1_{name}", task=TASKS[name])
 
 
-FINETUNING = {f"gpt1_{name}": lambda name=name: recipe(name) for name in TASKS}
+def own() -> Finetuning:
+    """A task of no paper, of files of one's own."""
+    return Finetuning(name="own", task=Task(kind="classification", fields=("text",), label="label", labels=(), metric="accuracy"))
+
+
+FINETUNING = {"own": own} | {f"gpt1_{name}": lambda name=name: recipe(name) for name in TASKS}

@@ -3,14 +3,17 @@
 import dataclasses
 import json
 import statistics
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from gptjax import train
-from gptjax.config import command, finetuning, overrides, registry, run
+from gptjax.config import command, finetuning, overrides, parse, registry, run
 from gptjax.config.batches import Batches
 from gptjax.config.schema import Config
+from gptjax.data import saving
 
-EXAMPLE = "python -m gptjax.finetune --config=gpt1_sst2 --init=runs/gpt1 --set task.train=train.tsv --set task.dev=dev.tsv --seeds=5"
+EXAMPLE = "python -m gptjax.finetune --config=own --init=runs/gpt1 --set task.train=train.tsv --set task.dev=dev.tsv --seeds=5"
 
 
 def main(arguments: list[str]) -> int:
@@ -18,20 +21,17 @@ def main(arguments: list[str]) -> int:
     parser = command.parser("finetune", "Fine-tune a model on a task. The same command continues an interrupted run.", EXAMPLE)
     parser.add_argument("--init", metavar="PATH", help="the pre-trained model: a run's directory, or a folder of weights")
     parser.add_argument("--run", metavar="DIR", help="where the run goes, or lies (default: runs/CONFIG)")
-    parser.add_argument("--seeds", metavar="N", type=int, default=1, help="so many runs from seed on, below DIR; shows median and spread")
-    parser.add_argument("--profile", metavar="N", type=int, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
+    seeds, count = parse.whole_argument(1, 1000), parse.whole_argument(0)
+    parser.add_argument("--seeds", metavar="N", type=seeds, default=1, help="so many runs from seed on, below DIR; shows median and spread")
+    parser.add_argument("--profile", metavar="N", type=count, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
     train.recording(parser)
     train.hosted(parser)
     args = parser.parse_args(arguments)
     if args.config is None:
         raise ValueError(f"say which task with --config=NAME: {', '.join(registry.finetunings())}")
-    recipe = overrides.override(registry.finetuning(args.config), *args.assignments)
+    recipe = asked(args.config, args.assignments)
     if args.init is None:
         raise ValueError("say which model with --init=PATH: a run's directory, or a folder of weights")
-    if args.seeds < 1:
-        raise ValueError(f"--seeds={args.seeds}: give 1 or more")
-    if args.profile < 0:
-        raise ValueError(f"--profile={args.profile}: give a number of steps above 0, or leave it out")
 
     from gptjax.mesh import meeting
     from gptjax.report import console
@@ -52,29 +52,44 @@ def main(arguments: list[str]) -> int:
         results.append(learning.result)
     if args.seeds > 1:
         told(out, results)
-        (run.directory(directory) / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        saving.save(run.directory(directory) / "results.json", (json.dumps(results, indent=1) + "\n").encode())
     return 0
+
+
+def asked(name: str, assignments: Sequence[str]) -> finetuning.Finetuning:
+    """The recipe of that name with the assignments. Files of one's own are another test than a paper's and the GLUE server's: they are
+    neither compared with the one nor written for the other, unless an assignment says so."""
+    recipe = registry.finetuning(name)
+    made = overrides.override(recipe, *assignments)
+    if not made.task.files:
+        return made
+    plain = dataclasses.replace(recipe, task=dataclasses.replace(recipe.task, paper=None, submission=None))
+    return overrides.override(plain, *assignments)
 
 
 def prepared(recipe: finetuning.Finetuning, init: str, out: Any) -> tuple["Finetuned", Config]:
     """The examples, read, and the whole config. ValueError, in one line, for anything wrong with the model or the data."""
     from gptjax.data import tokenizer
     from gptjax.interop import weights
+    from gptjax.tasks.finetune import examples as labelled
     from gptjax.tasks.finetune import reading
 
     origin = weights.found(init)
+    labels_given = bool(recipe.task.labels)
+    recipe = dataclasses.replace(recipe, task=labelled.labelled(recipe.task))
     text = tokenizer.tokenizer(origin.config.data.tokenizer)
     with out.working("reading examples") as progress:
         examples = reading.Examples(recipe.task, text, origin.config.model.n_ctx, out.say, progress)
     config = finetuning.resolved(recipe, origin.config, len(examples), examples.n_ctx)
     Batches(config)
-    return Finetuned(origin, examples), config
+    return Finetuned(origin, examples, labels_given), config
 
 
 def finetuned(config: Config, there: str, learning: "Finetuned", args: Any, here: Any) -> int:
     """One run, which goes to `there`, given as --run is, to its result. Exit status as train's."""
     from gptjax.mesh import hosts
 
+    learning.check(config, run.directory(there))
     with hosts.joined(here, config, args.join_seconds) as party:
         return train.train(config, run.directory(there), run.bucket(there), party, args.profile, learning, new_record=args.new_record)
 
@@ -82,9 +97,26 @@ def finetuned(config: Config, there: str, learning: "Finetuned", args: Any, here
 class Finetuned:
     """Learning of a task: GPT-1 equation 5. A train.Learning; `result`: of the run that ended last."""
 
-    def __init__(self, origin: Any, examples: Any):
-        """origin: an interop.weights.Weights; examples: a tasks.finetune.reading.Examples."""
+    def __init__(self, origin: Any, examples: Any, labels_given: bool = True):
+        """origin: an interop.weights.Weights; examples: a tasks.finetune.reading.Examples; labels_given: not found in the examples."""
         self._origin, self._examples, self.result = origin, examples, None
+        self._reading = ("kind", "fields", "answers", "label", "metric", "train", "dev", "test", "tfds", *["labels"] * labels_given)
+
+    def check(self, config: Config, directory: Path) -> None:
+        """ValueError if a run lies there that read other examples of the same files; nothing is written."""
+        record = directory / "data.json"
+        if not (record.is_file() and (directory / "metrics.jsonl").exists()):
+            return
+        had, before = parse.json_file(record).get("splits"), run.config(directory).task
+        if not isinstance(had, dict) or before is None or config.task is None:  # an older run: its checkpoints have a digest of the whole
+            return
+        same = {name: getattr(config.task, name) for name in self._reading}
+        changed = [f"task.{split}" for split, digest in self._examples.digests().items() if had.get(split) != digest]
+        if changed and dataclasses.replace(before, **same) == before:
+            raise ValueError(
+                f"the data of {directory} have changed since it began: {' and '.join(changed)} holds other examples; give back what it "
+                f"read, or another --run"
+            )
 
     def reading(self, config, directory, say):
         return self._examples.reading(config)
@@ -146,26 +178,40 @@ class Finetuned:
 
         from gptjax.learn import state
         from gptjax.report import events
-        from gptjax.tasks.finetune import submission
+        from gptjax.tasks.finetune import scores, submission
 
         config, task, out, party = session.config, session.config.task, session.out, session.party
         session.checkpoints.wait()
-        there = set(session.checkpoints.steps())
-        lines = [line for line in events.read(session.directory) if task.metric in line and line["step"] in there]
-        steps = party.first(lambda: max(lines, key=lambda line: line[task.metric])["step"])
+        there = session.checkpoints.steps()
+        steps = party.first(lambda: scores.best(events.read(session.directory), task.metric, there))
         abstract = state.abstract(config, session.step.model, session.step.tx, session.mesh).params
         with jax.transfer_guard("allow"):
-            restored = session.checkpoints.restore({"params": abstract}, part="params/", step=steps)
-            params = restored[1]["params"]
-            found = {"config": config.name, "seed": config.seed, "metric": task.metric, "paper": task.paper, "step": steps}
-            found["epoch"] = steps * task.epochs // session.batches.n_steps
+            step, params, _ = restored(session.checkpoints, session.directory, steps, abstract)
+            found = {"config": config.name, "seed": config.seed, "metric": task.metric, "paper": task.paper, "step": step}
+            found["epoch"] = step * task.epochs // session.batches.n_steps
             for name in task.given[1:]:
                 examples, rows = self._examples.split(name)
                 found |= submission.concluded(session, self._asked, self._put, params, name, examples, rows)
         if party.process == 0:
-            (session.directory / "result.json").write_text(json.dumps(found, indent=1) + "\n")
+            saving.save(session.directory / "result.json", (json.dumps(found, indent=1) + "\n").encode())
         told(out, [found])
         return found
+
+
+def restored(saved: Any, directory: Path, steps: Sequence[int], abstract: Any) -> tuple[int, Any, dict]:
+    """(step, parameters, about) of the first of these checkpoints that is whole; saved: a learn.checkpoint.Saved, which names the others.
+    ValueError if none is."""
+    for step in steps:
+        try:
+            _, found, about = saved.restore({"params": abstract}, part="params/", step=step)
+        except ValueError:
+            if step == steps[-1]:
+                raise
+        else:
+            return step, found["params"], about
+    raise ValueError(
+        f"{directory} has no epoch that was evaluated and saved: let python -m gptjax.finetune go on, or begin again with --run"
+    )
 
 
 def told(out: Any, results: list[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from gptjax.config import locking, overrides, parse
 from gptjax.config.schema import Config, Constant
 
 # Fields that change speed, length or what is shown, but not the mathematics: a run may be continued with others.
-FREE = ("compute.", "mesh.", "loop.", "train.steps", "train.microbatch_rows")
+FREE = ("compute.", "mesh.", "loop.", "train.steps", "train.microbatch_rows", "task.submission", "task.index", "task.paper")
 LENGTH = ("train.total_tokens", "train.schedule.decay_tokens")  # what train --tokens moves, in a run that is there too
 NEW_RECORD = "--new_record goes on from the checkpoints alone"
 

@@ -1,5 +1,6 @@
 """A supervised task and how a pre-trained model is fine-tuned on it: GPT-1 section 3.2 and 3.3."""
 
+import re
 from typing import Annotated, Literal
 
 from gptjax.config.record import Bounds, Fraction, Positive, Rows, record
@@ -37,7 +38,7 @@ class Task:
     fields: tuple[str, ...]  # columns of the texts; of a choice, the texts of the context, which follow one another
     answers: tuple[str, ...] = ()  # of a choice: a column each, or one column that holds a list
     label: str  # its column; a label is one of `labels`, or its number
-    labels: tuple[str, ...]  # in the order of classes
+    labels: tuple[str, ...]  # in the order of classes; of finetune's recipes () stands for those that the training examples have
     metric: Literal["accuracy", "f1", "matthews", "pearson"]
     train: str | None = None
     dev: str | None = None
@@ -63,19 +64,34 @@ class Task:
             raise ValueError(f"task.fields={self.fields}: a task of kind {self.kind} reads {texts[self.kind]}; name as many columns")
         if (self.kind == "choice") != bool(self.answers) or not self.fields:
             raise ValueError(f"task.answers={self.answers}: name the columns of the answers where kind=choice, and only there")
-        if len(set(self.labels)) < 2:
-            raise ValueError(f"task.labels={self.labels}: give at least two different ones")
-        if self.metric in ("f1", "matthews") and len(self.labels) != 2:
+        if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"task.labels={self.labels}: give at least two different ones, each once, or () for those of the examples")
+        if self.metric == "pearson" and self.labels != tuple(map(str, range(max(2, len(self.labels))))):
+            raise ValueError(
+                f"task.labels={self.labels}: a label of metric=pearson is a number from 0 on: give 0, 1, 2, ... up to its highest"
+            )
+        if self.kind == "choice" and not self.labels:
+            raise ValueError("task.labels=(): name the answers of a choice, as task.label does, in the order of task.answers")
+        if self.metric in ("f1", "matthews") and len(self.labels) not in (0, 2):
             raise ValueError(
                 f"task.metric={self.metric} is of two classes, and task.labels={self.labels}: give two labels, or another metric"
             )
         if len(self.splits) not in (2, 3):
             raise ValueError(f"task.splits={self.splits}: name those of train and dev, and of test if there is one")
+        if self.submission is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.submission):
+            raise ValueError(
+                f"task.submission={self.submission!r}: it names a file of predictions/: give letters, digits, dots, - and _, or None"
+            )
+
+    @property
+    def files(self) -> bool:
+        """Whether some of the data are files of one's own."""
+        return any(path is not None for path in (self.train, self.dev, self.test))
 
     @property
     def given(self) -> tuple[str, ...]:
         """Of train, dev and test those that there are; test need not be."""
-        tested = self.test is not None if self.train is not None or self.tfds is None else len(self.splits) > 2
+        tested = self.test is not None or (self.train is None and self.tfds is not None and len(self.splits) > 2)
         return ("train", "dev", "test") if tested else ("train", "dev")
 
     @property

@@ -1,5 +1,6 @@
 """Fine-tuning as a user runs it, on a made-up task: it learns, repeats itself, goes on after a crash, and refuses what cannot be."""
 
+import io
 import json
 import os
 import pathlib
@@ -7,10 +8,14 @@ import random
 import subprocess
 import sys
 import time
+import types
 
+import numpy as np
 import pytest
 
-from gptjax import finetune, sample, train
+from gptjax import classify, finetune, sample, train
+from gptjax.config import count, registry, run
+from gptjax.learn import metrics
 from gptjax.report import events
 from gptjax.tasks.finetune import scores
 
@@ -40,8 +45,8 @@ def flags(sets):
 
 def arguments(there, run, *sets):
     files = [f"task.{split}={there / split}.jsonl" for split in ("train", "dev", "test")]
-    usual = [*files, "task.peak=1e-2", "task.batch_examples=16", "task.epochs=6"]
-    return ["--config=gpt1_sst2", f"--init={there / 'pre'}", f"--run={run}", *flags([*usual, *sets])]
+    usual = [*files, "task.fields=sentence", "task.peak=1e-2", "task.batch_examples=16", "task.epochs=6"]
+    return ["--config=own", f"--init={there / 'pre'}", f"--run={run}", *flags([*usual, *sets])]
 
 
 def curve(run):
@@ -58,11 +63,12 @@ def tuned(there, tmp_path_factory):
 def test_it_learns_and_leaves_what_it_should(there, tuned):
     result = json.loads((tuned / "result.json").read_text())
     assert result["dev"] > 90 and result["test"] > 90, result
-    assert (result["dev_examples"], result["test_examples"], result["paper"]) == (40, 20, 91.3)
+    assert (result["dev_examples"], result["test_examples"], result["paper"]) == (40, 20, None)
     evaluations = [line for line in curve(tuned) if "accuracy" in line]
     assert [line["step"] for line in evaluations] == [10, 20, 30, 40, 50, 60]
     assert result["dev"] == max(line["accuracy"] for line in evaluations) and result["step"] == 10 * result["epoch"]
-    assert {path.name for path in (tuned / "predictions").iterdir()} == {"dev.jsonl", "test.jsonl", "SST-2.tsv"}
+    assert {path.name for path in (tuned / "predictions").iterdir()} == {"dev.jsonl", "test.jsonl"}
+    assert "labels=('negative', 'positive')" in json.loads((tuned / "config.json").read_text())["task"]  # found, since none were named
     assert (tuned / "loss.png").stat().st_size > 1000 and (tuned / "config.json").exists()
     answers = [json.loads(line) for line in (tuned / "predictions" / "test.jsonl").read_text().splitlines()]
     right = sum(float(a["answer"]) == a["label"] for a in answers)
@@ -79,15 +85,160 @@ def test_the_same_command_again_repeats_the_result(there, tuned):
 def test_other_data_and_a_wish_to_speak_are_refused(there, tuned):
     """What a run began with it goes on with; and its model has a head, not a voice."""
     train_file = there / "train.jsonl"
-    text = train_file.read_text()
+    text, dev_file = train_file.read_text(), there / "dev.jsonl"
+    dev_text = dev_file.read_text()
     train_file.write_text(text.replace('"label": "positive"', '"label": "negative"', 1))
     try:
-        with pytest.raises(ValueError, match="the data of .* have changed since it began: give back what it read, or another --run"):
-            finetune.main(arguments(there, tuned))
+        before = {path: path.read_bytes() for path in tuned.rglob("*") if path.is_file()}
+        for file, other in (("train", train_file.read_text()), ("train", text + text), ("dev", "")):
+            train_file.write_text(other if file == "train" else text)
+            dev_file.write_text(dev_text.replace("up", "up and up", 1) if file == "dev" else dev_text)
+            with pytest.raises(
+                ValueError, match=f"the data of .* have changed since it began: task.{file} holds other examples; give back"
+            ):
+                finetune.main(arguments(there, tuned))
+        assert before == {path: path.read_bytes() for path in tuned.rglob("*") if path.is_file()}
     finally:
         train_file.write_text(text)
-    with pytest.raises(ValueError, match="was fine-tuned on gpt1_sst2"):
+        dev_file.write_text(dev_text)
+    with pytest.raises(ValueError, match="was fine-tuned on own"):
         sample.main([f"--run={tuned}"])
+
+
+def said_to(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_new_texts_get_the_labels_that_they_had_as_a_test_set(there, tuned, tmp_path, capsys, monkeypatch):
+    """In each format, from a file and from standard input; what is written to predictions/ is what is said."""
+    rows = [json.loads(line) for line in (there / "test.jsonl").read_text().splitlines()]
+    scored = [json.loads(line) for line in (tuned / "predictions/test.jsonl").read_text().splitlines()]
+    shares = [np.exp(line["scores"]) / np.sum(np.exp(line["scores"])) for line in scored]
+    names = ["negative", "positive"]
+    bare = [{"sentence": row["sentence"]} for row in rows]
+    contents = {
+        "new.txt": "\ufeff" + "".join(f"{row['sentence']}\r\n\n" for row in rows),
+        "new.jsonl": "".join(json.dumps(row | {"label": "?"}) + "\n" for row in rows),
+        "new.tsv": "sentence\n" + "".join(f"{row['sentence']}\n" for row in bare),
+        "new.csv": '"sentence"\n' + "".join(f'"{row["sentence"]}"\n' for row in bare),
+    }
+    (first, *others) = [tmp_path / name for name in contents]
+    for file in (first, *others):
+        file.write_text(contents[file.name])
+    capsys.readouterr()
+    assert classify.main([f"--run={tuned}", f"--text={first}"]) == 0
+    found = said_to(capsys)
+    assert [line["label"] for line in found] == [names[int(line["answer"])] for line in scored]
+    np.testing.assert_allclose([list(line["probabilities"].values()) for line in found], shares, atol=2e-6)
+    task = run.config(tuned).task
+    examples = classify.asked(task, str(first), None)
+    assert all(classify.asked(task, str(file), None) == examples for file in others[1:])
+    assert [(e.texts, e.index) for e in classify.asked(task, str(others[0]), None)] == [
+        (e.texts, str(row["idx"])) for e, row in zip(examples, rows, strict=True)
+    ]
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(contents["new.csv"].encode())))
+    assert classify.main([f"--run={tuned}", "--text=-", "--format=csv", "--as=tsv", f"--out={tmp_path / 'out' / 'said.tsv'}"]) == 0
+    head, *lines = [line.split("\t") for line in (tmp_path / "out/said.tsv").read_text().splitlines()]
+    assert head == ["index", "label", "negative", "positive"]
+    assert [line[:2] for line in lines] == [[str(n), line["label"]] for n, line in enumerate(found)]
+    long = "up RRR it " * 30
+    (tmp_path / "long.txt").write_text(long)
+    assert classify.main([f"--run={tuned}", f"--text={tmp_path / 'long.txt'}"]) == 0
+    said = capsys.readouterr()
+    assert "1 of 1 texts are over 16 tokens long and were cut" in said.err and len(said.out.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("empty.txt", b"", "holds no text to label"),
+        ("blank.txt", b"\n \n\r\n", "holds no text to label"),
+        ("binary.txt", b"\xff\x00", "is not text: a zero byte"),
+        ("other.jsonl", b'{"text": "x"}', "line 1 has no column 'sentence': it has text; name the one that is meant with task.fields"),
+        ("empty.csv", b"sentence\n\n", "holds no text to label"),
+        ("blank.csv", b'sentence,more\n" ",x\n', "line 2: sentence is empty"),
+        ("list.jsonl", b'{"sentence": ["x"]}', "line 1: sentence holds a list, not a text"),
+        (".", None, "cannot be read: Is a directory"),
+        ("no.txt", None, "cannot be read: No such file"),
+    ],
+)
+def test_what_cannot_be_labelled_is_one_line(tuned, tmp_path, name, content, said):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError) as refused:
+        classify.main([f"--run={tuned}", f"--text={tmp_path / name}"])
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_run_without_labels_has_none_to_give(there):
+    with pytest.raises(ValueError, match="pre was not fine-tuned: it has no labels to give"):
+        classify.main([f"--run={there / 'pre'}", f"--text={there / 'test.jsonl'}"])
+
+
+def test_a_task_of_pairs_counts_both_orders_and_labels_new_pairs(there, tmp_path, capsys, monkeypatch):
+    told = []
+    monkeypatch.setattr(metrics, "mfu", lambda flops, speed, devices: told.append(flops))
+    pairs = "sentence1\tsentence2\tlabel\n" + "up\tdo\tyes\ndo\tit\tno\n" * 8
+    (tmp_path / "pairs.tsv").write_text(pairs)
+    sets = [f"task.{split}={tmp_path / 'pairs.tsv'}" for split in ("train", "dev")] + ["task.labels=(no, yes)", "task.batch_examples=16"]
+    run_there = tmp_path / "run"
+    assert finetune.main(["--config=gpt1_mrpc", f"--init={there / 'pre'}", f"--run={run_there}", *flags([*sets, "task.epochs=1"])]) == 0
+    assert told == [2 * count.train_flops_per_token(run.config(run_there).model)]
+    capsys.readouterr()
+    assert classify.main([f"--run={run_there}", f"--text={tmp_path / 'pairs.tsv'}"]) == 0
+    answers = [json.loads(line) for line in (run_there / "predictions/dev.jsonl").read_text().splitlines()]
+    assert [line["label"] for line in said_to(capsys)] == [("no", "yes")[int(line["answer"])] for line in answers]
+    (tmp_path / "new.txt").write_text("up")
+    with pytest.raises(ValueError, match="has one text a line, and this task reads sentence1, sentence2: give a .tsv, .csv or .jsonl file"):
+        classify.main([f"--run={run_there}", f"--text={tmp_path / 'new.txt'}"])
+
+
+def test_files_of_ones_own_are_no_papers_test_and_no_submission_unless_asked_for():
+    recipe = registry.finetuning("gpt1_sst2")
+    assert finetune.asked("gpt1_sst2", []) == recipe and recipe.task.paper == 91.3
+    for split in ("train", "dev", "test"):
+        task = finetune.asked("gpt1_sst2", [f"task.{split}=x.tsv"]).task
+        assert (task.paper, task.submission, task.labels) == (None, None, recipe.task.labels)
+    task = finetune.asked("gpt1_sst2", ["task.train=x.tsv", "task.submission=SST-2"]).task
+    assert (task.paper, task.submission) == (None, "SST-2")
+
+
+def test_the_epoch_that_is_best_on_dev_is_taken_and_a_result_is_always_written(there, tuned, capsys):
+    """The curve is made to peak in the middle. A submission may be asked for afterwards; what cannot be written of answers is a warning."""
+    kept = {path: path.read_bytes() for path in (tuned / "metrics.jsonl", tuned / "result.json", *(tuned / "predictions").iterdir())}
+    peaks = {10: 50.0, 20: 70.0, 30: 90.0, 40: 90.0, 50: 60.0, 60: 40.0}
+    lines = [json.loads(line) for line in kept[tuned / "metrics.jsonl"].splitlines()]
+    try:
+        (tuned / "predictions").rename(tuned / "elsewhere")
+        (tuned / "predictions").write_text("in the way")
+        (tuned / "result.json").unlink()
+        assert finetune.main(arguments(there, tuned)) == 0
+        assert "warning: the answers of dev cannot be written" in capsys.readouterr().out
+        assert (tuned / "result.json").read_bytes() == kept[tuned / "result.json"]
+        (tuned / "predictions").unlink()
+        (tuned / "elsewhere").rename(tuned / "predictions")
+        changed = [line | {"accuracy": peaks[line["step"]]} if "accuracy" in line else line for line in lines]
+        (tuned / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed))
+        assert finetune.main(arguments(there, tuned, "task.submission=Mine")) == 0
+        assert json.loads((tuned / "result.json").read_text())["epoch"] == 3
+        assert (tuned / "predictions/Mine.tsv").read_text().startswith("index\tprediction\n0\t")
+    finally:
+        for path, content in kept.items():
+            path.write_bytes(content)
+
+
+def test_an_epoch_that_is_damaged_is_passed_over():
+    class Saved:
+        def restore(self, wanted, part, step):
+            if step in (30, 40):
+                raise ValueError(f"step {step} is damaged")
+            return step, {"params": wanted["params"] * step}, {"about": step}
+
+    assert finetune.restored(Saved(), "here", [30, 20, 10], 2) == (20, 40, {"about": 20})
+    with pytest.raises(ValueError, match="step 40 is damaged"):
+        finetune.restored(Saved(), "here", [30, 40], 2)
+    with pytest.raises(ValueError, match="here has no epoch that was evaluated and saved"):
+        finetune.restored(Saved(), "here", [], 2)
 
 
 def test_a_run_that_crashed_goes_on_to_the_identical_record(there, tuned, tmp_path, monkeypatch):
@@ -149,10 +300,10 @@ def test_several_seeds_show_their_median(there, tmp_path, capsys):
 
 REFUSED = {
     "unknown": (["--config=gpt1_sst"], "no fine-tuning recipe is called 'gpt1_sst'; did you mean gpt1_sst2"),
-    "seeds": (["--seeds=0"], "--seeds=0: give 1 or more"),
-    "profile": (["--profile=-1"], "--profile=-1: give a number of steps above 0"),
+    "a seed": (["--set", "seed=-1"], "seed=-1: give a whole number from 0 to"),
+    "a submission": (["--set", "task.submission=../../evil"], "task.submission='../../evil': it names a file of predictions/"),
     "no weights": (["--init=no/such"], "no/such does not exist: give a run, or a folder of weights"),
-    "labels": (["--set", "task.labels=('good', 'bad')"], "example 1: label is 'negative'; give good, bad, or a number from 0 to 1"),
+    "labels": (["--set", "task.labels=('good', 'bad')"], "line 1: label is 'negative'; give good, bad, or a number from 0 to 1"),
     "column": (["--set", "task.fields=(text,)"], "has no column 'text': it has idx, sentence, label"),
     "batch": (["--set", "task.batch_examples=999"], "160 training examples are fewer than task.batch_examples=999"),
     "layers": (["--set", "task.transfer=Layers(n=3)"], "task.transfer=Layers(n=3): the model has 2 layers; give as many or fewer"),
@@ -170,7 +321,7 @@ def test_what_cannot_be_is_one_clear_line(there, tmp_path, name):
 def test_a_head_of_another_label_count_and_a_tuned_model_are_refused(there, tuned, tmp_path):
     with pytest.raises(ValueError, match="holds a run of another config .task.labels: .*; give another --run"):
         finetune.main(arguments(there, tuned, "task.labels=('negative', 'positive', 'neither')"))
-    with pytest.raises(ValueError, match="was fine-tuned on gpt1_sst2: .*give the pre-trained run"):
+    with pytest.raises(ValueError, match="was fine-tuned on own: .*give the pre-trained run"):
         finetune.main([*arguments(there, tmp_path / "run"), f"--init={tuned}"])
 
 

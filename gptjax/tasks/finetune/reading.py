@@ -18,6 +18,10 @@ class Examples:
         """say: is told what was left out or shortened. ValueError, in one line, for anything wrong with the data."""
         self.task, self.tokenizer = task, text
         self._read = {split: examples.read(task, split, say) for split in task.given}
+        for split in task.given[1:]:
+            n = examples.repeated(self._read["train"], self._read[split])
+            if n:
+                say(f"warning: {n:,} of {len(self._read[split]):,} examples of {split} are those of train, so their score may flatter")
         parts = {split: inputs.tokenised(read, text, progress) for split, read in self._read.items()}
         self.n_ctx = inputs.longest(task, sum(parts.values(), []), text.n_vocab, limit)
         self._rows = {split: self._encoded(split, parts[split], say) for split in self._read}
@@ -29,6 +33,10 @@ class Examples:
     def split(self, name: str) -> tuple[list[examples.Example], np.ndarray]:
         """The examples of "dev" or "test", and their rows."""
         return self._read[name], self._rows[name]
+
+    def digests(self) -> dict[str, str]:
+        """Of what each split holds."""
+        return {split: examples.digest(self.task, read) for split, read in self._read.items()}
 
     def _encoded(self, split, parts, say) -> np.ndarray:
         read = self._read[split]
@@ -83,4 +91,10 @@ class Epochs:
     def description(self) -> dict:
         """For the run's record."""
         task = self._there.task
-        return {"task": repr(task), "tokenizer": self.tokenizer.digest, "digest": self.digest(), "summary": self.summary()}
+        return {
+            "task": repr(task),
+            "tokenizer": self.tokenizer.digest,
+            "digest": self.digest(),
+            "summary": self.summary(),
+            "splits": self._there.digests(),
+        }

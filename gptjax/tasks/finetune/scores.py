@@ -1,15 +1,21 @@
 """How answers are scored: GPT-1's metrics, each as its benchmark defines it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
 
+def best(records: Iterable[dict[str, Any]], metric: str, there: Container[int]) -> list[int]:
+    """The steps that were evaluated and are there, the best first; of equals the first."""
+    found = {record["step"]: record[metric] for record in records if metric in record and record["step"] in there}
+    return sorted(found, key=lambda step: (-found[step], step))
+
+
 def score(metric: str, y_BC: np.ndarray, labels_B: np.ndarray) -> float:
     """In percent, from scores of classes and labels (classes, or numbers between two). f1: of class 1, as GLUE has it for MRPC and QQP.
-    0 where a correlation or F1 is not defined, since all answers are one."""
+    0 where a correlation or F1 is not defined: all answers are one, or one is no number."""
     answers_B = answers(metric, y_BC)
     match metric:
         case "accuracy":
@@ -19,8 +25,8 @@ def score(metric: str, y_BC: np.ndarray, labels_B: np.ndarray) -> float:
             said = np.sum(answers_B == 1) + np.sum(labels_B == 1)
             return 100 * float(2 * right / said) if said else 0.0
         case "matthews" | "pearson":  # Matthews' is Pearson's of two binary variables; STS-B reports Pearson's
-            constant = np.ptp(answers_B) == 0 or np.ptp(labels_B) == 0
-            return 0.0 if constant else 100 * float(np.corrcoef(answers_B, labels_B)[0, 1])
+            defined = np.ptp(answers_B) > 0 and np.ptp(labels_B) > 0  # false of NaN, too
+            return 0.0 if not defined else 100 * float(np.corrcoef(answers_B, labels_B)[0, 1])
         case _:
             raise AssertionError(metric)
 

@@ -7,36 +7,45 @@ from typing import Any
 import numpy as np
 
 from gptjax.config.task import Task
+from gptjax.data import saving
 from gptjax.tasks.finetune import inputs, scores
 from gptjax.tasks.finetune.examples import Example
 
 
 def concluded(session, asked, put, params, name: str, examples: list[Example], rows: np.ndarray) -> dict[str, Any]:
-    """The score on the split `name` (None without labels), how many examples it has; its answers are written to predictions/."""
+    """The score on the split `name` (None without labels), how many examples it has; its answers are written to predictions/, or a warning
+    says why not."""
     task: Task = session.config.task
     y_BC, _ = scores.answered(asked, params, rows, session.microbatch, put)
     known = rows[:, 0] >= 0
     value = scores.score(task.metric, y_BC[known], rows[known, 0] / inputs.PARTS) if known.any() else None
     if session.party.process == 0:
         folder = session.directory / "predictions"
-        folder.mkdir(exist_ok=True)
-        written(folder, task, name, examples, y_BC)
+        try:
+            folder.mkdir(exist_ok=True)
+            written(folder, task, name, examples, y_BC)
+        except OSError as error:
+            session.out.warn(f"the answers of {name} cannot be written to {folder}: {error.strerror or error}")
     return {name: value, f"{name}_examples": len(rows)}
 
 
 def written(folder: Path, task: Task, name: str, examples: list[Example], y_BC: np.ndarray) -> None:
-    """NAME.jsonl: index, label, answer and scores of every example; of a test set also GLUE's TASK.tsv: index and prediction, which is a
-    label's name for entailment tasks, a number for others."""
+    """NAME.jsonl: index, label, answer and scores of every example, null for a score that is no number; of a test set also GLUE's TASK.tsv:
+    index and prediction, which is a label's name for entailment tasks, a number for others."""
     answers = [spelled(task, answer) for answer in scores.answers(task.metric, y_BC)]
     lines = [
-        {"index": example.index, "label": example.label, "answer": answer, "scores": [round(float(y), 6) for y in y_C]}
+        {"index": example.index, "label": example.label, "answer": answer, "scores": [rounded(float(y)) for y in y_C]}
         for example, answer, y_C in zip(examples, answers, y_BC, strict=True)
     ]
-    (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    saving.save(folder / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
     if name == "test" and task.submission:
         numbered = sorted(zip((int(example.index) for example in examples), answers, strict=True))  # TFDS has them shuffled
         table = "".join(f"{index}\t{answer}\n" for index, answer in numbered)
-        (folder / f"{task.submission}.tsv").write_text(f"index\tprediction\n{table}")
+        saving.save(folder / f"{task.submission}.tsv", f"index\tprediction\n{table}".encode())
+
+
+def rounded(value: float) -> float | None:
+    return round(value, 6) if np.isfinite(value) else None
 
 
 def spelled(task: Task, answer: float) -> str:

@@ -20,7 +20,7 @@ TEXT = Task(kind="classification", fields=("a",), label="y", labels=("0", "1"), 
 
 
 def test_the_tasks_are_the_papers():
-    assert set(registry.finetunings()) == {f"gpt1_{name}" for name in PAPER}
+    assert set(registry.finetunings()) == {"own"} | {f"gpt1_{name}" for name in PAPER}
     for name, (metric, paper) in PAPER.items():
         recipe = registry.finetuning(f"gpt1_{name}")
         assert (recipe.name, recipe.task.metric, recipe.task.paper) == (f"gpt1_{name}", metric, paper)
@@ -40,6 +40,12 @@ def test_it_is_learnt_as_the_paper_says():
     adam = config.train.optimizer
     assert (adam.b1, adam.b2, adam.eps, adam.weight_decay, adam.clip_norm, adam.bias_correction) == (0.9, 0.999, 1e-8, 0.01, 1.0, "rate")
     assert config.model == dataclasses.replace(registry.config("gpt1").model, n_vocab=40_481, n_ctx=64, dropout=config.model.dropout)
+
+
+def test_dropout_is_the_recipes_whatever_the_model_had():
+    recipe = overrides.override(registry.finetuning("own"), "dropout.attention=0.3", "task.labels=('0', '1')")
+    model = finetuning.resolved(recipe, registry.config("gpt3_small"), 100, 64).model
+    assert (model.dropout.embedding, model.dropout.attention, model.dropout.residual) == (0.1, 0.3, 0.1)
 
 
 def test_a_config_with_a_task_survives_its_json():
@@ -97,6 +103,7 @@ def test_which_splits_there_are():
     assert dataclasses.replace(TEXT, train="x", dev="y", test="z").given == ("train", "dev", "test")
     assert dataclasses.replace(TEXT, tfds="x").given == ("train", "dev", "test")
     assert dataclasses.replace(TEXT, tfds="x", train="y").given == ("train", "dev")
+    assert dataclasses.replace(TEXT, tfds="x", splits=("train", "dev"), test="z").given == ("train", "dev", "test")
     assert dataclasses.replace(TEXT, tfds="x", splits=("train", "dev")).given == ("train", "dev")
 
 

@@ -152,6 +152,19 @@ def test_the_answers_of_a_choice_are_dropped_out_alike():
     assert np.abs(first - second).min() > 0 and len(set(first[:, 0].tolist())) == len(first)
 
 
+def test_the_head_is_drawn_as_the_models_weights_are_and_what_it_reads_is_dropped_out_in_training():
+    """Released train.py: a normal distribution of standard deviation 0.02, and no bias."""
+    c = config("similarity", d_model=64)
+    c = dataclasses.replace(c, task=dataclasses.replace(c.task, dropout=0.5))
+    mesh, built, now = machine(c)
+    weight, given = np.asarray(now.params["head"]["weight_DC"]), rows(c)
+    assert weight.shape == (64, 6) and np.std(weight) == pytest.approx(0.02, rel=0.15) and not np.any(now.params["head"]["bias_C"])
+    with jax.set_mesh(mesh):
+        asked = jax.jit(built.scores)
+        plain, first, second = (np.asarray(asked(now.params, given, key)[0]) for key in (None, jax.random.key(0), jax.random.key(1)))
+    assert np.abs(first - plain).max() > 1e-3 and np.abs(first - second).max() > 1e-3
+
+
 def curve(c, n_devices, kind, steps=3):
     mesh, built, now = machine(c, n_devices)
     losses = []

@@ -23,11 +23,12 @@ def made(tmp_path, limit=64, longest=None, **changes):
         lines += [json.dumps({"text": f"number {n}".ljust(50, "."), "even": "n"}) + "\n"] if split == longest else []
         (tmp_path / f"{split}.jsonl").write_text("".join(lines))
     files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "dev", "test")}
-    usual = {"batch_examples": BATCH, "epochs": 3} | files | changes
-    task = Task(kind="classification", fields=("text",), label="even", labels=("n", "y"), metric="accuracy", **usual)
+    usual = {"batch_examples": BATCH, "epochs": 3, "labels": ("n", "y")} | files | changes
+    task = Task(kind="classification", fields=("text",), label="even", metric="accuracy", **usual)
     said = []
     there = reading.Examples(task, tokenizer.Bytes(), limit, said.append, said.append)
     recipe = finetuning.Finetuning(name="made", task=task)
+    said = [line for line in said if not line.startswith("warning: ")]  # dev and test repeat train
     return there, finetuning.resolved(recipe, small.smoke(), len(there), there.n_ctx), said
 
 
@@ -101,6 +102,26 @@ def test_the_digest_is_of_all_that_is_read(tmp_path):
     (tmp_path / "other").mkdir()
     there, _, _ = made(tmp_path / "other", limit=9)
     assert there.digest() != digest
+
+
+def test_each_split_has_a_digest_of_what_it_holds_however_it_is_read(tmp_path):
+    there, config, _ = made(tmp_path)
+    digests = there.digests()
+    assert there.reading(config).description()["splits"] == digests and set(digests) == {"train", "dev", "test"}
+    assert made(tmp_path, limit=9)[0].digests() == digests == made(tmp_path, labels=("y", "n"))[0].digests()
+    found = made(tmp_path, longest="dev")[0].digests()
+    assert found["dev"] != digests["dev"] and (found["train"], found["test"]) == (digests["train"], digests["test"])
+
+
+def test_examples_that_train_has_too_are_told(tmp_path):
+    said = []
+    task = made(tmp_path)[0].task
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    (tmp_path / "dev.jsonl").write_text(
+        "".join(json.dumps(row | {"text": row["text"] + "!" * (n > 1)}) + "\n" for n, row in enumerate(rows[:5]))
+    )
+    reading.Examples(dataclasses.replace(task, test=None), tokenizer.Bytes(), 64, said.append, said.append)
+    assert said == ["warning: 2 of 5 examples of dev are those of train, so their score may flatter"]
 
 
 def test_bad_test_examples_are_refused_before_training(tmp_path):

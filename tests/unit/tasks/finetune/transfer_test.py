@@ -75,5 +75,5 @@ def test_more_layers_than_there_are_are_refused():
     model, new, old = pair()
     with pytest.raises(ValueError, match=r"task.transfer=Layers\(n=5\): the model has 4 layers; give as many or fewer"):
         transfer.taken(new, old, model, N_VOCAB, Layers(n=5))
-    with pytest.raises(ValueError, match="Layers.n=-1: give 0"):
+    with pytest.raises(ValueError, match="Layers.n=-1: give a whole number from 0"):
         Layers(n=-1)

@@ -1,0 +1,139 @@
+"""Label new texts with a fine-tuned run: `python -m gptjax.classify --run=DIR --text=FILE`; a line each, with every label's probability."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gptjax import finetune
+from gptjax.config import command, finetuning, parse, run
+from gptjax.config.batches import Batches
+from gptjax.config.data import SentencePiece
+from gptjax.config.schema import Config
+from gptjax.config.task import Task
+from gptjax.data import saving, unicode
+
+FORMATS = ("txt", "tsv", "csv", "jsonl")
+EXAMPLE = """python -m gptjax.classify --run=runs/own --text=new.txt
+  grep -v '^#' reviews | python -m gptjax.classify --run=runs/own --text=- --as=tsv"""
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status 0."""
+    parser = command.bare_parser("classify", "Label new texts with a fine-tuned run, by its best epoch.", EXAMPLE)
+    parser.add_argument("--run", metavar="DIR", required=True, help="the run that gptjax.finetune made")
+    parser.add_argument(
+        "--text", metavar="FILE", required=True, help="a text a line (.txt), or the task's columns (.tsv, .csv, .jsonl); - reads"
+    )
+    parser.add_argument("--format", choices=FORMATS, help="what FILE holds (default: by its name; of - and other names a text a line)")
+    parser.add_argument("--as", choices=("jsonl", "tsv"), default="jsonl", dest="form", help="what is written (default: jsonl)")
+    parser.add_argument("--out", metavar="FILE", type=parse.path_argument, help="where to (default: standard output)")
+    args = parser.parse_args(arguments)
+    directory, bucket = run.directory(args.run), run.bucket(args.run)
+
+    import rich.console
+
+    from gptjax.report import console, copies
+
+    copies.Copies(directory, bucket).fetch()
+    config = run.config(directory)
+    if config.task is None:
+        raise ValueError(f"{directory} was not fine-tuned: it has no labels to give; make such a run with python -m gptjax.finetune")
+    examples = asked(config.task, args.text, args.format)
+    out = console.Console(quiet=False, terminal=rich.console.Console(stderr=True, highlight=False))
+    lines = answered(directory, bucket, config, examples, out)
+    text = "".join(f"{line}\n" for line in (jsonl(lines) if args.form == "jsonl" else tsv(config.task, lines)))
+    if args.out is not None:
+        saving.save(args.out, text.encode())
+    else:
+        print(text, end="", flush=True)
+    return 0
+
+
+def asked(task: Task, text: str, form: str | None) -> list[Any]:
+    """The examples in a file or, where `text` is -, in standard input. ValueError, in one line, for what holds none of this task's."""
+    from gptjax.tasks.finetune import examples
+
+    where = "standard input" if text == "-" else str(parse.path(text))
+    try:
+        content = sys.stdin.buffer.read() if text == "-" else parse.path(text).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{where} cannot be read: {error.strerror or error}") from None
+    suffix = Path(text).suffix.removeprefix(".")
+    form = form or (suffix if suffix in FORMATS else "txt")
+    if form != "txt":
+        found = examples.new(task, examples.rows_of(content, f".{form}", where))
+    else:
+        if task.kind != "classification":
+            columns = ", ".join([*task.fields, *task.answers])
+            raise ValueError(
+                f"{where} has one text a line, and this task reads {columns}: give a .tsv, .csv or .jsonl file with these columns"
+            )
+        found = examples.new(task, examples.lines(content, where, task.fields[0]))
+    if not found:
+        raise ValueError(f"{where} holds no text to label")
+    return found
+
+
+def answered(directory: Path, bucket: str | None, config: Config, examples: list[Any], out: Any) -> list[dict[str, Any]]:
+    """{"index", "label" or, of scores, "score", "probabilities": {label: p}} of each example."""
+    import jax
+    import numpy as np
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from gptjax.data import tokenizer
+    from gptjax.learn import checkpoint, state
+    from gptjax.mesh import devices, rules, xla
+    from gptjax.report import events
+    from gptjax.tasks.finetune import classifier, inputs, scores, submission
+
+    xla.begin()
+    assert config.task is not None
+    task, spec = config.task, config.data.tokenizer
+    text = tokenizer.tokenizer(SentencePiece(path=str(directory / "tokenizer.model")) if isinstance(spec, SentencePiece) else spec)
+    mesh = devices.mesh(config.mesh)
+    rules.check(config, mesh)
+    built = classifier.build(config, jax.devices()[0].platform, mesh)
+    saved = checkpoint.Saved(directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints", out.warn)
+    steps = scores.best(events.read(directory), task.metric, saved.steps())
+    step, params, about = finetune.restored(saved, directory, steps, state.abstract(config, built.model, built.tx, mesh).params)
+    if about["tokenizer"] != text.digest:
+        raise ValueError(f"{directory} was trained with another tokenizer than {spec} is here: give it back the files that it had")
+    parts = inputs.tokenised(examples, text, lambda line: None)
+    encoded = inputs.encoded(task, examples, parts, config.model.n_vocab - finetuning.SPECIALS, config.model.n_ctx)
+    if encoded.shortened:
+        out.warn(f"{encoded.shortened:,} of {len(examples):,} texts are over {config.model.n_ctx} tokens long and were cut")
+    activations = rules.PRESETS[config.mesh.sharding].activations
+    rows = Batches(config, mesh.shape["data"] * mesh.shape["fsdp"]).largest_microbatch(about["microbatch_rows"])  # as when it was scored
+    scored = jax.jit(built.answers, out_shardings=NamedSharding(mesh, PartitionSpec()), compiler_options=xla.options(mesh.devices.flat[0]))
+    with jax.set_mesh(mesh):
+        y_BC, _ = scores.answered(scored, params, encoded.rows, rows, lambda part, letters: rules.placed(part, letters, activations, mesh))
+    p_BC = np.exp(y_BC - y_BC.max(1, keepdims=True))
+    p_BC = p_BC / p_BC.sum(1, keepdims=True)
+    found = []
+    for example, answer, p_C in zip(examples, scores.answers(task.metric, y_BC), p_BC, strict=True):
+        said = {"score": submission.rounded(float(answer))} if task.metric == "pearson" else {"label": task.labels[int(answer)]}
+        shares = {label: submission.rounded(float(p)) for label, p in zip(task.labels, p_C, strict=True)}
+        found.append({"index": example.index, **said, "probabilities": shares})
+    return found
+
+
+def jsonl(lines: Iterable[dict[str, Any]]) -> Iterator[str]:
+    return map(json.dumps, lines)
+
+
+def tsv(task: Task, lines: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """index, label (or score), and a column of probabilities for each label."""
+
+    def row(cells: Iterable[Any]) -> str:
+        return "\t".join(" ".join(unicode.valid(str(cell)).split()) for cell in cells)
+
+    answer = "score" if task.metric == "pearson" else "label"
+    yield row(["index", answer, *task.labels])
+    for line in lines:
+        yield row([line["index"], line[answer], *line["probabilities"].values()])
+
+
+if __name__ == "__main__":
+    command.run(main)
