@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import command, count, parse, registry, sweep
+from gptjax.config import command, count, locking, parse, registry, sweep
 from gptjax.data import unicode
 from gptjax.sweeps import display, local, standing
 
@@ -137,6 +137,13 @@ def shown(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: P
 
 def ran(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Path, args: argparse.Namespace) -> int:
     parts = local.slots(args.jobs, args.devices)
+    with locking.locked(directory, "sweep's directory", told):
+        return ran_alone(name, asked, points, directory, parts, args)
+
+
+def ran_alone(
+    name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Path, parts: list[local.Slot], args: argparse.Namespace
+) -> int:
     standing.write(directory, name, asked)
     told(f"{name}: {asked.about}\n{len(points)} points of {asked.recipe} in {directory}")
     if args.together is not None and not as_one(points, directory, args.together):
@@ -220,8 +227,14 @@ def as_one(points: list[sweep.Point], directory: Path, most: int) -> bool:
     with local.signals() as received:
         for number, group in enumerate(groups):
             print(f"{number + 1} of {len(groups)} groups: {', '.join(point.name for point in group)}", flush=True)
-            if not together.trained(group, directory, lambda line: print(line, flush=True), lambda: bool(received)):
-                return False
+            try:
+                if not together.trained(group, directory, told, lambda: bool(received)):
+                    return False
+            except (OSError, ValueError) as error:
+                status, line = command.verdict(error)
+                if status != 2:
+                    raise
+                told(f"not as one program, but one by one: {line}")
     return True
 
 

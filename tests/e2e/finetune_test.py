@@ -203,11 +203,11 @@ def test_files_of_ones_own_are_no_papers_test_and_no_submission_unless_asked_for
     assert (task.paper, task.submission) == (None, "SST-2")
 
 
-def test_the_epoch_that_is_best_on_dev_is_taken_and_a_result_is_always_written(there, tuned, capsys):
+def test_the_epoch_that_is_best_on_dev_is_taken_and_a_result_is_always_written(there, tuned, capsys, monkeypatch):
     """The curve is made to peak in the middle. A submission may be asked for afterwards; what cannot be written of answers is a warning."""
-    kept = {path: path.read_bytes() for path in (tuned / "metrics.jsonl", tuned / "result.json", *(tuned / "predictions").iterdir())}
+    kept = {path: path.read_bytes() for path in (tuned / "config.json", tuned / "result.json", *(tuned / "predictions").iterdir())}
     peaks = {10: 50.0, 20: 70.0, 30: 90.0, 40: 90.0, 50: 60.0, 60: 40.0}
-    lines = [json.loads(line) for line in kept[tuned / "metrics.jsonl"].splitlines()]
+    lines = [line | {"accuracy": peaks[line["step"]]} if "accuracy" in line else line for line in events.read(tuned)]
     try:
         (tuned / "predictions").rename(tuned / "elsewhere")
         (tuned / "predictions").write_text("in the way")
@@ -217,14 +217,14 @@ def test_the_epoch_that_is_best_on_dev_is_taken_and_a_result_is_always_written(t
         assert (tuned / "result.json").read_bytes() == kept[tuned / "result.json"]
         (tuned / "predictions").unlink()
         (tuned / "elsewhere").rename(tuned / "predictions")
-        changed = [line | {"accuracy": peaks[line["step"]]} if "accuracy" in line else line for line in lines]
-        (tuned / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed))
+        monkeypatch.setattr(events, "read", lambda directory: lines)
         assert finetune.main(arguments(there, tuned, "task.submission=Mine")) == 0
         assert json.loads((tuned / "result.json").read_text())["epoch"] == 3
         assert (tuned / "predictions/Mine.tsv").read_text().startswith("index\tprediction\n0\t")
     finally:
         for path, content in kept.items():
             path.write_bytes(content)
+        (tuned / "predictions/Mine.tsv").unlink()
 
 
 def test_an_epoch_that_is_damaged_is_passed_over():

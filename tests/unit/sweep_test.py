@@ -1,13 +1,14 @@
 """The program's arguments: which sweep, what is printed for launchers, what is refused."""
 
 import json
+import os
 import shlex
 
 import pytest
 import yaml
 
 from gptjax import sweep, train
-from gptjax.config import count, overrides, registry
+from gptjax.config import count, locking, overrides, registry
 from gptjax.config.batches import Batches
 from gptjax.sweeps import standing
 
@@ -85,6 +86,16 @@ def test_numbers_are_whole_and_in_their_bounds(flag, value, tmp_path, monkeypatc
     said = capsys.readouterr().err
     assert refused.value.code == 2 and f"argument {flag}: " in said and said.count("\n") == 1 and len(said) < 300
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_that_runs_is_not_begun_a_second_time(tmp_path):
+    with locking.locked(tmp_path, "sweep's directory", print):
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        with pytest.raises(
+            ValueError, match=f"is in use: process {os.getpid()} on .* works there; wait until it ends, stop it, or give another"
+        ):
+            sweep.main([*GRID, f"--dir={tmp_path}"])
+        assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
 
 
 def test_a_value_that_no_terminal_can_show_is_shown_all_the_same(capsys):

@@ -132,7 +132,7 @@ BAD = {
     "one class": ([ROWS[0], ROWS[2]], "its examples are all of one class, yes; there is nothing to learn"),
     "nothing": ("", "has no example; give another file with task.train=FILE"),
     "not JSON": ('{"a": \n', "line 1 is not JSON"),
-    "not an object": ("[1]\n", "line 1 holds a list, not a JSON object"),
+    "not an object": ("[1]\n", "line 1 holds a JSON list, not an object"),
     "binary": (b"\x00\x01", "is not text: a zero byte at offset 0"),
     "not UTF-8": (b'{"a": "\xff"}', "is not UTF-8 text: byte 0xff at offset 7"),
 }  # fmt: skip

@@ -13,6 +13,16 @@ def said(classes, n=2):
     return np.eye(n, dtype=np.float32)[np.array(classes)]
 
 
+def test_the_best_epoch_is_the_first_of_the_highest_that_is_still_there():
+    lines = [{"step": n, "accuracy": score} for n, score in ((10, 50.0), (20, 70.0), (30, 90.0), (40, 90.0), (50, 95.0))]
+    assert scores.best([{"step": 1, "loss": 3.0}, *lines], "accuracy", [10, 20, 30, 40]) == [30, 40, 20, 10]
+    assert scores.best(lines, "f1", [10]) == []
+
+
+def test_scores_that_are_no_numbers_correlate_with_nothing():
+    assert scores.score("pearson", np.full((3, 2), np.nan, np.float32), np.array([0.0, 1.0, 0.5])) == 0
+
+
 def test_accuracy():
     assert scores.score("accuracy", said([0, 2, 1, 1], 3), np.array([0, 2, 2, 1])) == 75.0
 
