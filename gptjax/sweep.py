@@ -130,8 +130,9 @@ def shown(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: P
         flops += cost
         size = f"{count.parameters(config.model):>13,} parameters {now.n_steps:>8,} steps {cost:9.2e} FLOPs"
         print(f"{point.name:{width}}  {now.state:8} {size}")
+    first = next((point for point in points if point.config is not None), points[0])
     print(f"\n{flops:.2e} FLOPs in all. A point by itself:")
-    told(f"  python -m gptjax.train --config={asked.recipe} --run={directory / points[0].name} {shlex.join(points[0].arguments)}")
+    told(f"  python -m gptjax.train --config={asked.recipe} --run={directory / first.name} {shlex.join(first.arguments)}")
     return int(any(point.config is None for point in points))
 
 
