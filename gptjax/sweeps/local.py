@@ -97,7 +97,10 @@ def run(
                 if slot not in progress.running and not received:
                     point = _next(progress, directory)
                     if point is not None:
-                        progress.running[slot] = _started(recipe, point, directory, slot)
+                        try:
+                            progress.running[slot] = _started(recipe, point, directory, slot)
+                        except OSError as error:  # of this point's directory: the others may go on
+                            progress.failed[point.name] = f"cannot begin: {error.filename}: {error.strerror}"
             with contextlib.suppress(*[OSError] if received else []):  # the terminal may be gone
                 show(progress)
             time.sleep(TICK)
@@ -171,7 +174,8 @@ def _ended(progress: Progress, running: Running, directory: Path, left: dict[str
 
 def reason(log: Path, status: int) -> str:
     """Why a process ended: its error line, or the last line that it wrote."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    said = log.read_text(errors="replace") if log.is_file() else ""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     error = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
     if error is not None:
         return error

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from gptjax.config import overrides, parse, run, sweep
+from gptjax.config import parse, run, sweep
 from gptjax.config.batches import Batches
 from gptjax.config.sweep import Point, Sweep
 from gptjax.data import saving
@@ -154,7 +154,7 @@ def claim(point: Point, directory: Path) -> str:
     if point.config is None or not (there / "config.json").exists():
         return ""
     try:
-        lines = [line for line in overrides.difference(run.config(there), point.config) if not line.startswith(run.FREE)]
+        lines = run.differences(run.config(there), point.config)
     except (OSError, ValueError) as error:
         return _line(error)
     return f"{there} holds a run of another config ({'; '.join(lines)}); remove it, or give another --dir" if lines else ""

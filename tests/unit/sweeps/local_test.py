@@ -111,6 +111,15 @@ def test_a_point_that_gave_up_or_is_damaged_is_not_begun_again_and_the_others_go
     assert [(tmp_path / f"seed={seed}/starts").read_text() for seed in range(3)] == ["x", "x", "x"]
 
 
+def test_a_point_that_cannot_begin_is_told_and_the_others_go_on(stand_in, tmp_path):
+    stand_in(DONE)
+    (tmp_path / "seed=0").write_text("in the way")
+    progress, through = ran(tmp_path)
+    assert through and progress.failed == {"seed=0": f"cannot begin: {tmp_path}/seed=0: File exists"}
+    assert standing.standing(points()[1], tmp_path).state == "done"
+    assert local.reason(tmp_path / "no log", -9) == f"killed by signal 9: it said nothing; {tmp_path}/no log has all"
+
+
 PARENT = """
 import pathlib, sys
 from gptjax.config import sweep
