@@ -21,7 +21,7 @@ import scipy.optimize
 DELTA = 1e-3  # of Huber's loss: Hoffmann et al. section 3.3
 DRAWS = 200  # of the bootstrap
 ROUNDING = 1e-12  # a spread below this is none
-FAR = 1e3  # of a log loss that is no number
+FAR = 700.0  # of a log loss that is no number, and the largest logarithm of a parameter or a loss: exp has no more
 GPT3 = (2.57, 0.048)  # L = 2.57 C^-0.048, C in PF-days: GPT-3 Figure 3.1
 
 
@@ -35,6 +35,12 @@ class Form:
     variables: tuple[str, ...]
     log_loss: Callable[[np.ndarray, Sequence[np.ndarray]], np.ndarray]
     starts: tuple[tuple[float, ...], ...]
+
+    @np.errstate(all="ignore")  # far off, powers overflow
+    def at(self, parameters: np.ndarray, variables: Sequence) -> np.ndarray:
+        """log L of arms, given each variable's values; never more than FAR."""
+        found = self.log_loss(parameters, [np.asarray(x, float) for x in variables])
+        return np.clip(np.nan_to_num(found, nan=FAR), -FAR, FAR)
 
 
 EXPONENTS = (0.05, 0.2, 0.5)
@@ -73,11 +79,11 @@ class Fit:
     error: float
 
     def loss(self, *at: float) -> float:
-        return float(np.exp(self.form.log_loss(self.parameters, [np.asarray(x, float) for x in at])))
+        return float(np.exp(self.form.at(self.parameters, at)))
 
     def interval(self, *at: float) -> tuple[float, float]:
         """The 95% interval of the loss."""
-        low, high = self._interval(lambda p: self.form.log_loss(p, [np.asarray(x, float) for x in at]))
+        low, high = self._interval(lambda p: self.form.at(p, at))
         return float(low), float(high)
 
     def intervals(self) -> dict[str, tuple[float, float, float]]:
@@ -92,7 +98,8 @@ class Fit:
         here = log(self.parameters)
         errors = [(log(parameters) - here) / spread for parameters, spread in self.draws]
         low, high = np.quantile(errors, [0.025, 0.975], axis=0, method="weibull")  # of any number of draws 95% lie between, on average
-        return np.exp(here - high * self.spread), np.exp(here - low * self.spread)
+        ends = np.clip([here - high * self.spread, here - low * self.spread], -FAR, FAR)
+        return np.exp(ends[0]), np.exp(ends[1])
 
 
 def fit(form: Form, variables: Sequence[Sequence[float]], losses: Sequence[float], arms: Sequence[int], seed: int = 0) -> Fit:
@@ -105,7 +112,7 @@ def fit(form: Form, variables: Sequence[Sequence[float]], losses: Sequence[float
             f"{form.formula} has {len(form.parameters)} parameters: give {len(form.parameters) + 1} arms or more, not {len(names)}"
         )
     found = _best(form, x, log_loss, itertools.product(*form.starts))
-    fitted, where = form.log_loss(found, x), np.searchsorted(names, arm)
+    fitted, where = form.at(found, x), np.searchsorted(names, arm)
 
     def means(residuals):
         return np.bincount(where, residuals) / np.bincount(where)
@@ -118,16 +125,16 @@ def fit(form: Form, variables: Sequence[Sequence[float]], losses: Sequence[float
     for errors in spread(residuals) * normal:
         drawn = fitted + errors[where] + of_seeds
         parameters = _best(form, x, drawn, [found])
-        draws.append((parameters, spread(drawn - form.log_loss(parameters, x))))
+        draws.append((parameters, spread(drawn - form.at(parameters, x))))
     return Fit(form, found, spread(residuals), tuple(draws), float(np.sqrt(np.mean(residuals**2))))
 
 
-@np.errstate(all="ignore")  # far off, powers overflow
+@np.errstate(all="ignore")
 def _best(form: Form, x: list[np.ndarray], log_loss: np.ndarray, starts) -> np.ndarray:
     """The parameters of the least loss that any beginning leads to."""
 
     def residuals(logs):
-        return np.nan_to_num(form.log_loss(np.exp(logs), x) - log_loss, nan=FAR, posinf=FAR, neginf=-FAR)
+        return form.at(_parameters(logs), x) - log_loss
 
     def squares(start):
         return scipy.optimize.least_squares(residuals, start, method="lm", max_nfev=1000)
@@ -138,7 +145,11 @@ def _best(form: Form, x: list[np.ndarray], log_loss: np.ndarray, starts) -> np.n
     # Far from the minimum Huber's loss is flat, and its search stops: squares lead to it.
     tried = sorted((np.log(np.asarray(start, float)) for start in starts), key=lambda logs: np.abs(residuals(logs)).sum())[:16]
     near = sorted(map(squares, tried), key=lambda end: end.cost)[:3]
-    return np.exp(min((huber(end.x) for end in near), key=lambda end: end.cost).x)
+    return _parameters(min((huber(end.x) for end in near), key=lambda end: end.cost).x)
+
+
+def _parameters(logs: np.ndarray) -> np.ndarray:
+    return np.exp(np.clip(logs, -FAR, FAR))
 
 
 def frontier(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:

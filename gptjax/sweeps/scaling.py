@@ -176,7 +176,8 @@ def drawn(fitted: Sequence[Law], arms: Sequence[Amounts], wanted: Sequence[Amoun
                 axes.errorbar([getattr(arm, place)], [value], yerr=bar, fmt="_", color=plots.INK, capsize=5, label="predicted")
             if arm.losses:
                 axes.plot([getattr(arm, place)], [arm.mean], "*", ms=13, color=page.COLOURS[1], label="found")
-        axes.legend(frameon=False, fontsize=9)
+        if axes.get_legend_handles_labels()[0]:  # no law and no wanted arm: nothing to explain
+            axes.legend(frameon=False, fontsize=9)
         page.dressed(axes)
     left.set_xlabel("parameters without embeddings", color=plots.INK)
     right.set_xlabel("PF-days, 6 N D", color=plots.INK)
