@@ -44,7 +44,8 @@ def main(arguments: list[str]) -> None:
 
     out = console.Console(quiet=False, vital=True)
     there = opened(args.run, out)
-    speaker = Speaker(args, there, telling.written(there.text, args.stop), out)
+    telling.written(there.text, args.stop)  # refuses, before anything is said
+    speaker = Speaker(args, there, out)
     out.say(f"{there.config.name}, {there.said}")
     if prompt is not None:
         speaker.answer(prompt)
@@ -146,13 +147,13 @@ def opened(given: str, out: Any) -> Any:
 
 
 class Speaker:
-    """Continues prompts as `args` say. there: an interop.models.Opened; stops: as its tokenizer writes them."""
+    """Continues prompts as `args` say. there: an interop.models.Opened."""
 
-    def __init__(self, args: argparse.Namespace, there: Any, stops: list[str], out: Any):
+    def __init__(self, args: argparse.Namespace, there: Any, out: Any):
         from gptjax.generate import choose
         from gptjax.model import reading
 
-        self._args, self._text, self._stops, self._out = args, there.text, stops, out
+        self._args, self._text, self._out = args, there.text, out
         self._reader = reading.reader(there.step.model, there.params)
         temperature = 1.0 if args.temperature is None else args.temperature
         self._sampling = choose.Sampling(temperature=temperature, top_k=args.top_k, top_p=args.top_p)
@@ -177,7 +178,7 @@ class Speaker:
         key = jax.random.key(args.seed or 0)
         key = jax.random.fold_in(key, number) if number else key
         at_once = 1 if args.n == 1 else decode.AT_ONCE
-        stream = telling.stream(self._reader, self._text, [prompt] * args.n, args.tokens, self._sampling, key, self._stops, at_once)
+        stream = telling.stream(self._reader, self._text, [prompt] * args.n, args.tokens, self._sampling, key, args.stop, at_once)
         if args.n == 1:
             out.part(shown)
             for (new,) in stream:
@@ -196,15 +197,16 @@ class Speaker:
         from gptjax.generate import beam, telling
 
         args, text = self._args, self._text
+        stops = telling.written(text, args.stop)
 
         def ends(tokens):
-            return tokens[-1] == text.end_of_text or any(stop in text.decode(tokens) for stop in self._stops)
+            return tokens[-1] == text.end_of_text or any(stop in text.decode(tokens) for stop in stops)
 
         with self._out.working("searching"):
             (found,) = beam.search(self._reader, [prompt], args.tokens, ends, args.beams, 0.6 if args.alpha is None else args.alpha)
         texts = []
         for best in found[: args.n]:
-            new = telling.Telling(text, prompt, self._stops)
+            new = telling.Telling(text, prompt, stops)
             texts.append(shown + new.add([token for token in best.tokens if token != text.end_of_text]) + new.end())
         facts = [f"score {x.score:.3f}, log-probability {x.log_probability:.2f} over {len(x.tokens)} tokens" for x in found[: args.n]]
         self._out.samples(texts, facts)

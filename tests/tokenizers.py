@@ -18,7 +18,7 @@ class Words:
     """As GPT-1's: no capitals, a space after each word, a newline that no text begins with; but it splits plainly, and needs no files."""
 
     end_of_text = None
-    begin = 0
+    begin, unknown = 0, None
     digest = "words"
 
     def __init__(self):

@@ -33,6 +33,7 @@ class Gpt1:
     """
 
     end_of_text: int | None = None
+    unknown: int | None = 0
 
     def __init__(self, path: str | None, words: Literal["spacy", "basic"]):
         """path: the directory of the two files, or None to fetch them. ValueError if they, or spaCy, are missing."""

@@ -21,6 +21,8 @@ CHUNK = 200_000  # characters encoded at once: the Rust library needs some 100 b
 class Gpt2:
     """50,257 ids: 256 bytes, 50,000 merges, end-of-text. Exactly reversible. OpenAI's src/encoder.py, by the `tokenizers` library."""
 
+    unknown: int | None = None
+
     def __init__(self, path: str | None):
         """path: the directory of the two files, or None to find them. ValueError if they are missing or not OpenAI's."""
         import tokenizers

@@ -32,6 +32,7 @@ class Pieces:
             raise ValueError("the SentencePiece model is damaged: give a file that SentencePiece wrote")
         end = self.processor.eos_id()
         self.end_of_text: int | None = end if end >= 0 else None
+        self.unknown: int | None = self.processor.unk_id()
         self.begin: int = end if end >= 0 else (self.processor.encode("\n") or [self.processor.unk_id()])[-1]
         self.space = [self.processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
         self.digest = hashlib.sha256(b"sentencepiece " + model).hexdigest()

@@ -16,11 +16,13 @@ from gptjax.data import gpt1, gpt2, pieces, published, saving, unicode
 
 class Tokenizer(Protocol):
     """n_vocab: number of ids; end_of_text: the id between documents, or None; begin: the id that a text without tokens begins with, which
-    is end_of_text where there is one, else the newline; digest: equal for two tokenizers that encode alike."""
+    is end_of_text where there is one, else the newline; unknown: the id that stands for what has none, or None where all has one; digest:
+    equal for two tokenizers that encode alike."""
 
     n_vocab: int
     end_of_text: int | None
     begin: int
+    unknown: int | None
     digest: str
 
     def encode(self, text: str) -> list[int]: ...
@@ -36,6 +38,7 @@ class Bytes:
     n_vocab = 257
     end_of_text: int | None = 256
     begin = 256
+    unknown: int | None = None
     digest = hashlib.sha256(b"bytes, end-of-text 256").hexdigest()
 
     def encode(self, text: str) -> list[int]:

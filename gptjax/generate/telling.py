@@ -68,7 +68,7 @@ def _written(tokens: tokenizer.Tokenizer, stop: str) -> str:
     if tokens.decode(tokens.encode(stop)) == stop:
         return stop
     between = _between(tokens, stop)
-    if between and _between(tokens, between) == between:
+    if between:
         return between
     if unicode.valid(stop) == stop and any(stop in tokens.decode([i]) for i in range(tokens.n_vocab)):
         return stop  # no text is encoded so, as with a newline that the tokenizer drops, but a model may write it
@@ -76,8 +76,9 @@ def _written(tokens: tokenizer.Tokenizer, stop: str) -> str:
 
 
 def _between(tokens: tokenizer.Tokenizer, stop: str) -> str:
-    """How a tokenizer writes `stop` between two words, with the spaces at its ends that it was given."""
-    text = tokens.decode(tokens.encode(f"a {stop} a")).strip()
+    """How a tokenizer writes `stop` between two words, with the spaces at its ends that it was given; "" if it cannot."""
+    ids = tokens.encode(f"a {stop} a")
+    text = "" if tokens.unknown in ids or unicode.valid(stop) != stop else tokens.decode(ids).strip()
     inner = text[1:-1] if len(text) > 1 and text[0] == text[-1] == "a" else ""
     inner = inner if stop.startswith(" ") else inner.lstrip(" ")
     return inner if stop.endswith(" ") else inner.rstrip(" ")

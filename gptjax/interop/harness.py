@@ -6,11 +6,12 @@ Everything else is as lm_eval has it. model_args: run, a run of gptjax or a fold
 run=DIR,mesh.data=2. batch_size and device mean nothing: asking.py batches by length, on all devices of the mesh. In a program, import this
 module, and lm_eval.simple_evaluate(model="gptjax", ...) finds it."""
 
+import logging
 from typing import Any
 
 import jax
 
-from gptjax.config import command
+from gptjax.config import command, parse
 
 try:
     from lm_eval.api import model, registry  # pyright: ignore[reportMissingImports]
@@ -20,33 +21,44 @@ except ImportError as error:  # said in one line, also for --help
     if __name__ == "__main__":
         command.refuse(error)
     raise
-from gptjax.generate import choose
+from gptjax.generate import choose, telling
 from gptjax.interop import models
 from gptjax.model import reading
 from gptjax.tasks import asking
 
 MOST = 256  # tokens that are written where a task does not say how many: as its Hugging Face model has it
+# What other models' settings are called, with the values that change nothing.
+NOTHING = {
+    "num_beams": (1, None),
+    "num_beam_groups": (1, None),
+    "num_return_sequences": (1, None),
+    "early_stopping": (False, None),
+    "length_penalty": (1, None),
+    "diversity_penalty": (0, None),
+    "repetition_penalty": (1, None),
+    "no_repeat_ngram_size": (0, None),
+    "typical_p": (1, None),
+    "min_length": (0, None),
+    "use_cache": (True, False, None),
+}
 IGNORED = ("batch_size", "max_batch_size", "device")
 
 
 @registry.register_model("gptjax")
 class Harness(model.TemplateLM):
-    """What lm_eval asks of a model. ValueError for weights that cannot be read and for a tokenizer without end-of-text, which stands before
-    a text."""
+    """What lm_eval asks of a model. Before a text, and for one without tokens, stands what texts begin with: end-of-text, GPT-1's newline.
+    ValueError for weights that cannot be read."""
 
     def __init__(self, run: str, **settings: Any):
         super().__init__()
         assignments = [f"{path}={value}" for path, value in settings.items() if path not in IGNORED]
         there = models.opened(run, assignments, lambda done: None)
-        if (end := there.text.end_of_text) is None:
-            raise ValueError(f"{run}: its tokenizer {there.config.data.tokenizer} has no end-of-text, which lm_eval puts before a text")
-        self._end_of_text = end
         self.text, self.place, self.n_ctx = there.text, there.step.model.place, there.config.model.n_ctx
         self.reader = reading.reader(there.step.model, there.params)
 
     @property
     def eot_token_id(self) -> int:
-        return self._end_of_text
+        return self.text.begin
 
     @property
     def tokenizer_name(self) -> str:
@@ -59,7 +71,7 @@ class Harness(model.TemplateLM):
         """requests: (texts, context tokens, continuation tokens). Of what is too long the beginning is cut, as by Hugging Face's model."""
         asked: dict[tuple[int, ...], list[int]] = {}
         for number, (_, context, continuation) in enumerate(requests):
-            context = tuple(context)[max(0, len(context) + len(continuation) - self.n_ctx - 1) :]
+            context = (tuple(context) or (self.text.begin,))[max(0, len(context) + len(continuation) - self.n_ctx - 1) :]
             asked.setdefault(context, []).append(number)
         questions = [asking.Question(context, tuple(tuple(requests[i][2]) for i in numbers)) for context, numbers in asked.items()]
         numbers, found = list(asked.values()), {}
@@ -91,15 +103,24 @@ class Harness(model.TemplateLM):
         with tqdm(total=len(requests), desc="writing", disable=disable_tqdm) as progress:
             for numbers in groups.values():
                 most, stops, sampling = _manner(requests[numbers[0]].args[1])
+                stops = [stop for stop in stops if self._writes(stop)]
                 if not 0 < most < self.n_ctx:
                     raise ValueError(f"max_gen_toks={most} leaves no room for a prompt in a context of {self.n_ctx}: give fewer")
-                prompts = [self.text.encode(requests[i].args[0])[-(self.n_ctx - most) :] for i in numbers]
+                prompts = [(self.text.encode(requests[i].args[0]) or [self.text.begin])[-(self.n_ctx - most) :] for i in numbers]
                 key = jax.random.key(0)
                 for i, new in asking.said(self.reader, prompts, most, sampling, stops, self.text, key):
                     found[numbers[i]] = new
                     self.cache_hook.add_partial("generate_until", requests[numbers[i]].args, new)
                     progress.update(1)
         return [found[number] for number in range(len(requests))]
+
+    def _writes(self, stop: str) -> bool:
+        """Can the tokenizer write it? A task's other stops count all the same where it cannot, and a line says so."""
+        try:
+            return bool(telling.written(self.text, [stop]))
+        except ValueError as error:
+            logging.getLogger(__name__).warning(str(error))
+            return False
 
 
 def _manner(settings: dict[str, Any]) -> tuple[int, list[str], choose.Sampling]:
@@ -108,8 +129,11 @@ def _manner(settings: dict[str, Any]) -> tuple[int, list[str], choose.Sampling]:
     most, until = asked.pop("max_gen_toks"), [stop for stop in asked.pop("until", None) or [] if stop]
     sample, temperature = asked.pop("do_sample"), asked.pop("temperature", 1.0)
     top_k, top_p = asked.pop("top_k", None), asked.pop("top_p", None)
-    if asked:
-        raise ValueError(f"generation_kwargs {', '.join(asked)}: gptjax knows until, max_gen_toks, do_sample, temperature, top_k and top_p")
+    if unknown := [f"{name}={parse.shown(value)}" for name, value in asked.items() if name not in NOTHING or value not in NOTHING[name]]:
+        raise ValueError(
+            f"generation_kwargs {', '.join(unknown)}: gptjax knows until, max_gen_toks, do_sample, temperature, top_k and top_p"
+        )
+    top_k = None if top_k in (0, -1) else top_k  # transformers' and vLLM's words for all tokens
     return most, until, choose.Sampling(temperature=temperature, top_k=top_k, top_p=top_p) if sample else choose.Sampling(temperature=0)
 
 

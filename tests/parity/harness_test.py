@@ -10,9 +10,11 @@ import pytest
 
 from gptjax.config import data, schema
 from gptjax.data import tokenizer
+from gptjax.generate import choose
 from gptjax.interop import export
 from gptjax.learn import state, step
 from gptjax.mesh import devices
+from gptjax.tasks import asking
 from tests import tiny
 
 NEEDED = "needs lm_eval, torch and transformers: pip install -r requirements-extra.txt -r requirements-dev.txt, Python 3.11"
@@ -99,6 +101,47 @@ def asked(folder, tmp_path_factory):
             samples = result["samples"]
             found[name] = {task: [(x["arguments"], x["resps"]) for x in samples[f"local_{task}"]] for task in TASKS}
         return found
+
+
+@pytest.fixture(scope="module")
+def ours(folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("gptjax.interop.harness").Harness(str(folder / "weights"), **{"mesh.fsdp": 8})
+
+
+def request(kind: str, *arguments):
+    return importlib.import_module("lm_eval.api.instance").Instance(request_type=kind, doc={}, arguments=arguments, idx=0)
+
+
+def test_settings_that_change_nothing_end_nothing(ours):
+    plain = {"until": ["\n"], "max_gen_toks": 5}
+    more = [{"num_beams": 1}, {"num_beams": 1, "length_penalty": 1.0, "early_stopping": False}, {"repetition_penalty": 1.0}, {"top_k": 0}]
+    more += [{"do_sample": True, "temperature": 1e-38}, {"do_sample": True, "temperature": 1.0, "top_k": 1}]
+    said = ours.generate_until([request("generate_until", "the cat", plain | settings) for settings in [{}, *more]], True)
+    assert len(set(said)) == 1
+    assert isinstance(ours.generate_until([request("generate_until", "the cat", plain | {"do_sample": True, "top_k": -1})], True)[0], str)
+    for settings in ({"num_beams": 4}, {"repetition_penalty": 1.2}, {"best_of": 2}):
+        with pytest.raises(ValueError, match=f"generation_kwargs {next(iter(settings))}=.*: gptjax knows until"):
+            ours.generate_until([request("generate_until", "the cat", plain | settings)], True)
+    with pytest.raises(ValueError, match="Sampling.temperature"):
+        ours.generate_until([request("generate_until", "a", plain | {"do_sample": True, "temperature": 1e305})], True)
+
+
+def test_a_text_without_tokens_begins_with_end_of_text(ours):
+    end = ours.eot_token_id
+    (empty,) = ours.generate_until([request("generate_until", "", {"until": [], "max_gen_toks": 5})], True)
+    key = jax.random.key(0)
+    expected = dict(asking.said(ours.reader, [[end]], 5, choose.Sampling(temperature=0), [], ours.text, key))[0]
+    assert empty == expected
+    alone, spaced = ours.loglikelihood([request("loglikelihood", context, "hello") for context in ("", "\n")], True)
+    assert np.isfinite(alone[0]) and np.isfinite(spaced[0])
+
+
+def test_a_stop_that_the_tokenizer_cannot_write_leaves_the_others(ours, caplog):
+    plain = {"max_gen_toks": 8}
+    stopped, free = ours.generate_until([request("generate_until", "a", plain | {"until": until}) for until in (["\ud800"], [])], True)
+    assert stopped == free and "is nothing that the tokenizer of this model can write" in caplog.text
 
 
 def pairs(asked, task):

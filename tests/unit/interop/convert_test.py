@@ -51,6 +51,49 @@ def test_a_directory_that_holds_something_is_left_alone(folder, tmp_path):
     assert (tmp_path / "empty" / "config.json").exists()
 
 
+def test_what_stands_beside_is_left_alone_and_parents_of_a_refused_one_are_not_made(folder, tmp_path, monkeypatch):
+    (tmp_path / "run.partial").mkdir()
+    (tmp_path / "run.partial" / "mine.txt").write_text("mine")
+    converted(folder, tmp_path / "a" / "b" / "run")
+    converted(folder, tmp_path / "run")
+    assert (tmp_path / "run.partial" / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "run").stat().st_mode & 0o777 == (tmp_path / "theirs").stat().st_mode & 0o777
+    monkeypatch.setattr(convert, "imported", lambda *given: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    for to in (tmp_path / "x" / "y" / "run", tmp_path / "a" / "c" / "run"):
+        with pytest.raises(OSError, match="No space"):
+            converted(folder, to)
+    assert not (tmp_path / "x").exists() and [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
+def test_a_directory_that_is_filled_meanwhile_is_left_alone(folder, tmp_path, monkeypatch):
+    inner = convert.imported
+
+    def meanwhile(*given):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "theirs.txt").write_text("another's")
+        return inner(*given)
+
+    monkeypatch.setattr(convert, "imported", meanwhile)
+    with pytest.raises(OSError, match="not empty"):
+        converted(folder, tmp_path / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "theirs"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["theirs.txt"]
+
+
+def test_the_current_directory_a_link_and_home_are_places_too(folder, tmp_path, monkeypatch):
+    for name in ("here", "real", "home"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    for to, there in ((".", "here"), ("../link", "real"), ("~/run", "home/run")):
+        converted(folder, to)
+        assert (tmp_path / there / "config.json").exists(), to
+    for flag in ("--to=", "--from=", "--to=~nobody-here/x"):
+        with pytest.raises(SystemExit):
+            convert.main([f"--from={folder}", f"--to={tmp_path / 'x'}", flag])
+
+
 def test_nothing_half_written_stays(folder, tmp_path, monkeypatch):
     converted(folder, tmp_path / "run")
     monkeypatch.setattr(
