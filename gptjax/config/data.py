@@ -16,7 +16,10 @@ class Embedded:
 
 @record
 class Text:
-    """A file, a directory or a glob of .txt, .jsonl or .parquet, each optionally .gz, .xz or .zst. A .txt file is one document."""
+    """A file, a directory or a glob of .txt, .jsonl or .parquet, each optionally .gz, .xz or .zst. A .txt file is one document.
+
+    .ndjson and .json are read as .jsonl is. What of a directory or a glob is passed over (finding.py), and how many documents are null or
+    empty, is said and recorded."""
 
     path: str
     field: str = "text"  # of a .jsonl object or a .parquet column
@@ -27,7 +30,7 @@ class Text:
 class Tfds:
     """A TensorFlow Datasets name, prepared as array_record; read without TensorFlow."""
 
-    name: str
+    name: str  # NAME, of its default config; NAME/CONFIG; NAME/CONFIG:VERSION
     split: str = "train"
     data_dir: str | None = None  # None: tfds' own default directory
     field: str = "text"
@@ -69,7 +72,8 @@ class Gpt1Bpe:
 
 @record
 class SentencePiece:
-    """A SentencePiece model file; path None: BPE with byte fallback, of `n_pieces`, trained on the run's own training text."""
+    """A SentencePiece model file; path None: BPE with byte fallback, of `n_pieces`, trained on 12 million characters of the run's own training
+    text: of each source its share by weight, evenly from all of it."""
 
     n_pieces: Annotated[int, Bounds(300, 10**6)] = 4096  # the least: 256 bytes, the specials, and some pieces
     path: str | None = None

@@ -53,7 +53,8 @@ def read(file: pathlib.Path, raw: BinaryIO, field: str) -> Iterator[str | None]:
         stream = compression.plain(raw, packed)
         match holds:
             case ".txt":
-                yield utf8(whole(stream, str(file)), str(file))
+                if content := whole(stream, str(file)):
+                    yield utf8(content, str(file))
             case ".jsonl":
                 yield from jsonl(stream, file, field)
             case ".parquet":

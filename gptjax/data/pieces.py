@@ -75,27 +75,36 @@ def opened(path: pathlib.Path) -> Pieces:
         raise ValueError(f"{path}: {error}") from None
 
 
+def place(number: int) -> int:
+    """Of a numbered part, a place in 0 ... 2^64 - 1. Any successive numbers fill that evenly, and in no step with what repeats in a text,
+    such as two languages by turns: multiples of the golden ratio (Knuth, The Art of Computer Programming 3, section 6.4)."""
+    return number * 0x9E3779B97F4A7C15 % 2**64
+
+
 def spread(texts: Iterable[str], most: int) -> list[str]:
-    """At most `most` characters of `texts`, and half as many at least if there are: parts of SENTENCE characters, at equal distances."""
-    kept: list[str] = []
-    number, stride, size = 0, 1, 0
+    """At most `most` characters of `texts`, and nine tenths of that at least if they have as many: parts of SENTENCE characters, evenly from
+    all."""
+    kept: list[tuple[int, str]] = []
+    number, limit, size = 0, 2**64, 0
     for text in texts:
         for start in range(0, len(text), SENTENCE):
-            if number % stride == 0:
-                kept.append(text[start : start + SENTENCE])
-                size += len(kept[-1])
+            if place(number) < limit:
+                kept.append((number, text[start : start + SENTENCE]))
+                size += len(kept[-1][1])
                 while size > most and len(kept) > 1:
-                    kept, stride = kept[::2], 2 * stride
-                    size = sum(map(len, kept))
+                    limit = limit * 19 // 20
+                    kept = [(n, part) for n, part in kept if place(n) < limit]
+                    size = sum(len(part) for _, part in kept)
             number += 1
-    return kept
+    return [part for _, part in kept]
 
 
 def resized(parts: list[str], size: int) -> list[str]:
-    """`parts` as often as makes `size` characters, the last time only some of them, at equal distances."""
-    times, rest = divmod(size, max(1, sum(map(len, parts))))
-    some = len(parts) * rest // max(1, sum(map(len, parts)))
-    return parts * times + [parts[n * len(parts) // some] for n in range(some)]
+    """`parts` as often as makes `size` characters, the last time only some of them, evenly from all."""
+    whole = max(1, sum(map(len, parts)))
+    times, rest = divmod(size, whole)
+    some = sorted(sorted(range(len(parts)), key=place)[: len(parts) * rest // whole])
+    return parts * times + [parts[n] for n in some]
 
 
 def trained(texts: Iterable[str], n_pieces: int) -> Pieces:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gptjax import __main__ as programs
-from gptjax.config import command, registry
+from gptjax.config import command, data, registry
 from gptjax.config.overrides import override
 
 ROOT = Path(__file__).parents[3]
@@ -218,3 +218,59 @@ def test_help_of_every_program_comes_at_once(name):
     assert said.returncode == 0 and said.stdout.startswith(f"usage: python -m gptjax.{name}"), said.stderr
     assert "example:\n" in said.stdout
     assert seconds < 0.5
+
+
+# --- one's own text ----------------------------------------------------------------------------------------------------------
+
+
+def of_text(*argv):
+    return command.resolved(command.parser("toy", "", "", text=True).parse_args(argv))
+
+
+TEXTS = {
+    "book.txt": ("nano-book", True),
+    "two": ("nano-two", True),
+    "two/*.txt": ("nano-two", True),
+    "many.jsonl": ("nano-many", True),
+    "lines": ("nano-lines", False),
+    "lines/*.jsonl": ("nano-lines", False),
+    "./an odd  name.TXT.gz": ("nano-an_odd_name", True),
+}
+
+
+@pytest.mark.parametrize("path", TEXTS)
+def test_one_flag_reads_ones_own_text(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("book.txt", "two/a.txt", "two/b.txt", "many.jsonl", "lines/a.jsonl", "lines/b.jsonl", "an odd  name.TXT.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text")
+    name, tail = TEXTS[path]
+    config = of_text("--config=nano", f"--text={path}", "--set=seed=3")
+    assert config.data.sources == (data.Text(path=path),) and config.seed == 3
+    assert config.name == name
+    assert config.data.held_out == (data.Tail(fraction=0.1) if tail else data.ByDocument())
+    assert of_text("--config=nano", f"--text={path}", "--set=data.held_out.fraction=0.3").data.held_out.fraction == 0.3
+    assert of_text("--config=nano", f"--text={path}", "--set=name=mine").name == "mine"
+
+
+def test_a_text_that_is_not_there_and_two_of_them_are_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    for argv, match in (
+        (("--text=nowhere.txt",), r"Text\(path='nowhere.txt'\) does not exist"),
+        (("--text=",), "an empty path"),
+        ((f"--text={tmp_path}/a.txt", "--set=data.sources=Embedded()"), "--text and --set data.sources both say what to read"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            of_text("--config=nano", *argv)
+
+
+@pytest.mark.parametrize("name", ["shakespeare_char", "gpt1_mini"])
+def test_a_recipe_of_a_certain_text_says_how_to_get_it(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf"--config={name} is of a text that is not here .*: (get https://|give any).*--text=") as error:
+        of_text(f"--config={name}")
+    assert "\n" not in str(error.value)
+    (tmp_path / "input.txt").write_text("text")
+    assert of_text(f"--config={name}", "--text=input.txt").name == f"{name}-input"
+    assert of_text(f"--config={name}", "--set=data.sources=Embedded()").name == name
+    assert "../shared" not in (ROOT / "configs" / "small.py").read_text() + (ROOT / "configs" / "sweeps.py").read_text()

@@ -1,5 +1,6 @@
 """The embedded corpus; files of every format and compression; TFDS; and the sentence that each bad input gets."""
 
+import collections
 import gzip
 import hashlib
 import json
@@ -14,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from gptjax.config import data
-from gptjax.data import corpora, embedded
+from gptjax.data import corpora, embedded, files
 
 TEXTS = ["first document\n", "\u00e9l\u00e8ve \u6f22\u5b57 \U0001f600", "third\r\n  one"]
 
@@ -184,6 +185,84 @@ def test_bad_files_get_one_line(tmp_path, name, content, match):
     refused(data.Text(path=str(tmp_path / name)), match)
 
 
+def test_null_and_empty_texts_and_files_are_counted(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": null}\n{"text": ""}\n')
+    (tmp_path / "b.parquet").write_bytes(as_parquet("text", ["b", None, "", "c"]))
+    for name in ("c.jsonl", "d.txt.gz", "e.txt.xz", "f.jsonl.zst", "g.txt"):
+        (tmp_path / name).write_bytes(b"")
+    skipped = collections.Counter()
+    documents = list(files.documents(str(tmp_path), "text", skipped))
+    assert [document.text for document in documents] == ["a", "b", "c"] and [document.file for document in documents] == [0, 1, 1]
+    assert skipped == {"documents whose text is null": 2, "empty documents": 2, "files without text": 5}
+    refused(data.Text(path=str(tmp_path / "[c-g]*")), r"none of its 5 files holds no text|holds no text")
+
+
+def test_columns_of_strings_of_any_kind_are_read(tmp_path):
+    for name, kind in (("view", pyarrow.string_view()), ("large", pyarrow.large_string()), ("dictionary", None)):
+        column = pyarrow.array(TEXTS).dictionary_encode() if kind is None else pyarrow.array(TEXTS, kind)
+        pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / f"{name}.parquet")
+        assert texts(tmp_path / f"{name}.parquet") == TEXTS
+
+
+def latin_parquet():
+    raw = pyarrow.array([b"fine", b"caf\xe9"])
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.Array.from_buffers(pyarrow.string(), 2, raw.buffers())}), sink)
+    return sink.getvalue().to_pybytes()
+
+
+FINE = b'{"text": "a"}\n'
+WITH_LINE = {
+    "digits.jsonl": (FINE + b'{"text": "b", "n": ' + b"9" * 5000 + b"}\n", r"line 2 holds an integer of too many digits"),
+    "nested.jsonl": (FINE + b'{"text": "b", "m": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", r"line 2 is JSON nested too deeply"),
+    "latin.parquet": (latin_parquet(), r"latin.parquet row 2 is not UTF-8 text: byte 0xe9 at offset 3"),
+    "many.jsonl.gz": (gzip.compress(FINE * 3 + b'{"text": {}}'), r"line 4 has no string field 'text': that is \{\}"),
+    "pages.parquet.gz": (gzip.compress(as_parquet() + b"x"), r"is not a readable parquet file"),
+}
+
+
+@pytest.mark.parametrize("name", WITH_LINE)
+def test_what_a_parser_cannot_read_is_a_line_with_its_place(tmp_path, name):
+    content, match = WITH_LINE[name]
+    (tmp_path / name).write_bytes(content)
+    refused(data.Text(path=str(tmp_path / name)), match)
+
+
+def test_a_line_or_document_of_any_length_does_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LONGEST", 2**21)
+    for name, content in (("a.txt", b"a" * 2**23), ("a.jsonl", b" " * 2**23), ("a.txt.gz", gzip.compress(b"ab" * 2**22))):
+        (tmp_path / name).write_bytes(content)
+        refused(data.Text(path=str(tmp_path / name)), r"has over 2,097,152 bytes, too many for one document")
+
+
+BEFORE = [
+    "empty.txt",
+    "zero.txt",
+    "field.jsonl",
+    "bad.parquet",
+    "column.parquet",
+    "number.parquet",
+    "bad.txt.gz",
+    "bad.txt.xz",
+    "bad.txt.zst",
+]
+
+
+def test_files_are_looked_at_before_they_are_read(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(FINE)
+    (tmp_path / "b.jsonl.zst").write_bytes(compressed(FINE, ".zst"))
+    (tmp_path / "c.jsonl.xz").write_bytes(lzma.compress(FINE))
+    (said,) = files.check(str(tmp_path), "text")
+    assert "1 of 3 files are compressed without checksums, as b.jsonl.zst" in said
+    for name, content, match in BAD:
+        if name in BEFORE[1:]:
+            there = tmp_path / f"z{name}"
+            there.write_bytes(content.replace(b'{"text": "a"}\n', b""))
+            with pytest.raises(ValueError, match=match.replace("line 2", "line 1")):
+                files.check(str(tmp_path), "text")
+            there.unlink()
+
+
 def test_absent_files_get_one_line(tmp_path):
     refused(data.Text(path=str(tmp_path / "no.txt")), r"no.txt'\) does not exist")
     refused(data.Text(path=str(tmp_path / "*.txt")), r"matches no file")
@@ -240,3 +319,42 @@ def test_an_unprepared_tfds_name_is_refused_at_once(tmp_path):
     )
     refused(data.Tfds(name="nosuch/config:1.0.0", data_dir=str(tmp_path)), r"not prepared")
     assert time.monotonic() - start < 2
+
+
+def built(root, *names, default=None):
+    for name in names:
+        (root / name).mkdir(parents=True)
+        (root / name / "dataset_info.json").write_text("{}")
+    if default is not None:
+        (root / "set" / ".config").mkdir()
+        (root / "set" / ".config" / "metadata.json").write_text(json.dumps({"default_config_name": default}))
+
+
+PREPARED = {
+    "the newest by number": (["set/9.0.0", "set/10.0.0", "set/1.20.3"], None, "set", "set/10.0.0"),
+    "a version": (["set/9.0.0", "set/10.0.0"], None, "set:9.0.0", "set/9.0.0"),
+    "a version as a path": (["set/9.0.0", "set/10.0.0"], None, "set/9.0.0", "set/9.0.0"),
+    "the default": (["set/en/3.0.1", "set/web/3.1.0"], "en", "set", "set/en/3.0.1"),
+    "a config": (["set/en/3.0.1", "set/web/3.1.0", "set/web/3.0.9"], "en", "set/web", "set/web/3.1.0"),
+    "all three": (["set/web/3.1.0", "set/web/3.0.9"], "en", "set/web:3.0.9", "set/web/3.0.9"),
+    "all three as a path": (["set/web/3.1.0", "set/web/3.0.9"], "en", "set/web/3.0.9", "set/web/3.0.9"),
+    "no default is known": (["set/en/3.0.1", "set/web/3.0.1"], None, "set", "name the one that is meant, of set/en, set/web"),
+    "one, but is it the default?": (["set/web/3.0.1"], None, "set", "name the one that is meant, of set/web"),
+    "the default is not there": (["set/web/3.0.1"], "en", "set", r"\(prepared are set/web:3.0.1\).*`tfds build set/en --file_format"),
+    "no such version": (["set/web/3.0.1"], "en", "set/web:4.0.0", "`tfds build set/web:4.0.0 "),
+    "no such config": (["set/web/3.0.1"], "en", "set/de", "`tfds build set/de "),
+    "nothing": ([], None, "set", "`tfds build set --file_format.*where it has configs, name one as NAME/CONFIG, or tfds builds them all"),
+    "too much": ([], None, "set/a/b/c", "give NAME, NAME/CONFIG or NAME/CONFIG:VERSION"),
+    "no version": ([], None, "set:new", "give NAME, NAME/CONFIG or NAME/CONFIG:VERSION"),
+}
+
+
+@pytest.mark.parametrize("there, default, name, expected", PREPARED.values(), ids=PREPARED)
+def test_which_prepared_set_a_name_means(tmp_path, there, default, name, expected):
+    built(tmp_path, *there, default=default)
+    source = data.Tfds(name=name, data_dir=str(tmp_path))
+    if expected in there:
+        assert corpora.prepared(source) == tmp_path / expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            corpora.prepared(source)

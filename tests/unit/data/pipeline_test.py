@@ -9,7 +9,7 @@ import pytest
 
 from gptjax.config import data
 from gptjax.config.schema import Config, Constant, Model, Train
-from gptjax.data import pipeline, shards, tokenising, tokenizer
+from gptjax.data import corpora, pipeline, shards, tokenising, tokenizer
 
 N_CTX = 16
 DOCUMENTS = [f"document {n} says " + " ".join(str(n * k) for k in range(n % 30)) for n in range(120)]
@@ -262,6 +262,35 @@ def test_sentencepiece_is_trained_on_training_text_only(tmp_path, monkeypatch):
     assert 20 < len(seen) < 40 and set(seen) < set(texts)
 
 
+@pytest.mark.parametrize("weights, greek", [((1.0, 1.0), 0.5), ((9.0, 1.0), 0.1), ((1.0, 3.0), 0.75)])
+def test_sentencepiece_is_trained_on_all_sources_by_weight(tmp_path, monkeypatch, weights, greek):
+    monkeypatch.setattr("gptjax.data.pieces.SAMPLE", 60_000)
+    english = write(tmp_path / "english.jsonl", [f"{n % 10}" * 500 for n in range(400)], weight=weights[0])  # the first 60,000 are not all
+    other = write(tmp_path / "greek.jsonl", ["\u03b1\u03b2\u03b3" * 40 for _ in range(80)], weight=weights[1])
+    given = "".join(pipeline.sample((english, other), data.ByDocument(fraction=0)))
+    assert abs(given.count("\u03b1") * 3 / len(given) - greek) < 0.03 and 25_000 < len(given) <= 60_000
+    assert {str(n) for n in range(10)} <= set(given)
+    assert given == "".join(pipeline.sample((english, other), data.ByDocument(fraction=0)))
+
+
+def test_the_sample_of_one_small_source_is_all_of_it(source, tmp_path):
+    rule = data.ByDocument(fraction=0.2)
+    assert "".join(pipeline.sample((source,), rule)) == "".join(pipeline.training_texts(source, rule))
+
+
+def test_a_run_goes_on_with_the_pieces_that_it_began_with(source, tmp_path):
+    rule, spec = data.ByDocument(fraction=0.2), data.SentencePiece(n_pieces=300)
+    place = pipeline.model_place(spec, (source,), rule, tmp_path / "cache")
+    heavier = dataclasses.replace(source, weight=2.0)
+    assert place == pipeline.model_place(spec, (heavier,), rule, tmp_path / "cache")  # of one source the weight says nothing
+    both = [pipeline.model_place(spec, (source, other), rule, tmp_path / "cache") for other in (source, heavier)]
+    assert len({place, *both}) == 3
+    earlier = pipeline.digest(300, [corpora.fingerprint(source)] * 2, "ByDocument(fraction=0.2)")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / f"tokenizer-{earlier}.model").write_bytes(b"")
+    assert pipeline.model_place(spec, (source, heavier), rule, tmp_path / "cache").name == f"tokenizer-{earlier}.model"
+
+
 def prepared(source, directory, spec=None, rule=None, given=None):
     spec, rule = spec or data.Bytes(), rule or data.ByDocument(fraction=0.2)
     tokenising.write(source, repr(spec), given or tokenizer.tokenizer(spec), rule, directory, lambda done: None, block=500)
@@ -322,6 +351,78 @@ def test_empty_splits_say_which_value_to_change(tmp_path):
     refused(r"no document is left to train on; lower data.held_out.fraction=0.9999", lambda: reading(tmp_path, one, held_out=almost))
     little = data.Tail(fraction=0.001)
     refused(r"validation split has .*raise data.held_out.fraction=0.001", lambda: reading(tmp_path, one, held_out=little))
+
+
+def lone(tmp_path, name="book.txt", text="It is a truth universally acknowledged. " * 99):
+    (tmp_path / "alone").mkdir(exist_ok=True)
+    (tmp_path / "alone" / name).write_text(text)
+    return tmp_path / "alone"
+
+
+@pytest.mark.parametrize("spec", [None, data.SentencePiece(n_pieces=300)])
+@pytest.mark.parametrize("ending", ["", "/*.txt", "/book.txt"])
+def test_one_document_is_refused_before_it_is_tokenised(tmp_path, monkeypatch, ending, spec):
+    monkeypatch.setattr("gptjax.data.pieces.trained", lambda *given: pytest.fail("trained"))
+    monkeypatch.setattr("gptjax.data.tokenising.write", lambda *given: pytest.fail("tokenised"))
+    source = data.Text(path=str(lone(tmp_path)) + ending)
+    match = r"is one document, which cannot be both trained and validated on; .*Tail\(fraction=0.1\)"
+    refused(match, lambda: reading(tmp_path, source, spec=spec, n_vocab=300 if spec else 257, held_out=data.ByDocument(fraction=0.5)))
+
+
+def test_few_documents_of_which_none_is_held_out_are_refused_before(tmp_path, monkeypatch):
+    monkeypatch.setattr("gptjax.data.tokenising.write", lambda *given: pytest.fail("tokenised"))
+    few = write(tmp_path / "few.jsonl", ["one text " * 99, "another " * 99, "a third " * 99])
+    advice = r"the validation split has 0 tokens; raise data.held_out.fraction=0.01, or cut"
+    refused(r"no document of Text\(.*few.jsonl.* is held out: " + advice, lambda: reading(tmp_path, few, held_out=data.ByDocument()))
+
+
+def test_what_is_passed_over_is_said_and_recorded(tmp_path):
+    corpus = lone(tmp_path, "notes.md")
+    write(corpus / "a.jsonl", [*DOCUMENTS, None, "", None])
+    (corpus / "empty.txt").write_text("")
+    said = []
+    read = reading(tmp_path, data.Text(path=str(corpus)), say=said.append)
+    assert any("2 files; passed over: 1 of no known format (notes.md)" in line for line in said)
+    assert any("2 documents whose text is null, 1 empty documents, 1 files without text" in line for line in said)
+    (described,) = read.description()["sources"]
+    assert described["passed_over"] == {"documents whose text is null": 2, "empty documents": 1, "files without text": 1}
+
+
+def test_a_mixture_that_cannot_be_kept_is_refused_before_and_recorded_as_it_is(source, tmp_path, monkeypatch):
+    tiny = dataclasses.replace(source, weight=3.73e-5)
+    said = []
+    read = reading(tmp_path, source, tiny, say=said.append)
+    assert "is rounded to 1 row in 32,768, 0.818 times as much" in said[0]
+    small = read.description()["sources"][1]
+    tokens = small["splits"]["train"]["tokens"]
+    assert small["weight"] == 3.73e-5 and small["share"] == 1 / 32768 and small["epochs"] == pytest.approx(10_000 / 32768 / tokens)
+    monkeypatch.setattr("gptjax.data.tokenising.write", lambda *given: pytest.fail("tokenised"))
+    refused(r"1 row in 65,536", lambda: reading(tmp_path, source, dataclasses.replace(source, weight=1e-7)))
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_an_id_that_appears_while_the_run_reads_is_named(source, tmp_path, monkeypatch, held):
+    read = reading(tmp_path, prepared(source, tmp_path / "out"))
+    split = "validation" if held else "train"
+    for file in (tmp_path / "out").glob(f"{split}-*.tokens.npy"):
+        with file.open("r+b") as stream:
+            stream.seek(-4, 2)
+            stream.write(b"\xff\xff")
+    refused(
+        rf"{split}-000\d\d.tokens.npy holds the id 65,535 at token [\d,]+, and the vocabulary has 257 ids",
+        lambda: read.validation(10**6) if held else drawn(read.batches(Ramped(), 4)),
+    )
+
+
+def test_damage_to_a_large_directory_reaches_the_run(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "VERIFIED", 0)
+    there = prepared(source, tmp_path / "out")
+    file = tmp_path / "out" / "train-00002.tokens.npy"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    read = reading(tmp_path, there)
+    refused(r"train-00002.\*.npy is damaged: it differs from the manifest", lambda: drawn(read.batches(Ramped(), 4)))
 
 
 def test_a_corpus_smaller_than_one_row(tmp_path):

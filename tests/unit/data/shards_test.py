@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gptjax.config import data
-from gptjax.data import corpora, heldout, shards, tokenising, tokenizer
+from gptjax.data import corpora, heldout, sealed, shards, tokenising, tokenizer
 
 DOCUMENTS = [f"document {n}: " + "word " * (n % 7) + "\u00e9\u6f22"[: n % 3] for n in range(200)]
 BY_DOCUMENT = data.ByDocument(fraction=0.2)
@@ -226,6 +226,149 @@ def test_no_directory_no_manifest_bad_manifest(source, tmp_path):
     refused(r"manifest.json is damaged", lambda: shards.read_manifest(tmp_path / "out"))
     manifest.write_text(text.replace('"format": 1', '"format": 99'))
     refused(r"has shard format 99, this is format 1", lambda: shards.read_manifest(tmp_path / "out"))
+
+
+def changed(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("part", ["tokens", "ends", "keys"])
+def test_every_byte_of_a_shard_is_checked(tmp_path, part, large, monkeypatch):
+    monkeypatch.setattr(shards, "VERIFIED", 0 if large else 2**30)
+    (tmp_path / "text.jsonl").write_text('{"text": "one"}\n{"text": "and another"}\n')
+    write(data.Text(path=str(tmp_path / "text.jsonl")), tmp_path / "out", rule=data.Separate(source=data.Embedded()))
+    file = tmp_path / "out" / f"train-00000.{part}.npy"
+    whole = file.read_bytes()
+    all_of_it = texts(tmp_path / "out", "train"), [shard.keys().tolist() for shard in opened(tmp_path / "out").shards]
+    n_refused = 0
+    for at in range(0, len(whole), 1 if part == "tokens" else 3):
+        changed(file, at)
+        try:
+            there = opened(tmp_path / "out")
+            assert (texts(tmp_path / "out", "train"), [shard.keys().tolist() for shard in there.shards]) == all_of_it, at
+        except ValueError as error:
+            assert f"{'train-00000'}." in str(error) and "\n" not in str(error) and "prepare it again" in str(error)
+            n_refused += 1
+        file.write_bytes(whole)
+    assert n_refused > len(whole) * (0.3 if part == "tokens" else 0.1)
+
+
+def test_every_byte_of_the_manifest_is_checked(source, tmp_path):
+    write(source, tmp_path / "out", block=4000)
+    file = tmp_path / "out" / "manifest.json"
+    whole, known = file.read_bytes(), shards.read_manifest(tmp_path / "out")
+    for at in range(0, len(whole), 11):
+        for bit in (1, 32):
+            file.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
+            try:
+                assert shards.read_manifest(tmp_path / "out") == known, at
+            except ValueError as error:
+                assert "\n" not in str(error) and ("manifest.json" in str(error) or "shard format" in str(error))
+
+
+WRONG = {
+    "a byte count": lambda m: m["splits"]["train"].update(bytes=1),
+    "no splits": lambda m: m.pop("splits"),
+    "a path": lambda m: m["splits"]["train"]["shards"][0].update(name="../x"),
+    "tokens as text": lambda m: m["splits"]["train"]["shards"][0].update(tokens="many"),
+    "no ids": lambda m: m["tokenizer"].update(n_vocab=0),
+    "a list": lambda m: m.update(tokenizer=[]),
+    "a shard of numbers": lambda m: m["splits"]["train"].update(shards=[3]),
+    "another name": lambda m: m.update(sael="x"),
+}
+
+
+@pytest.mark.parametrize("spoil", WRONG.values(), ids=WRONG)
+def test_manifests_of_earlier_versions_are_read_and_their_sums_checked(source, tmp_path, spoil):
+    manifest = write(source, tmp_path / "out")
+    old = {name: value for name, value in manifest.items() if name in shards.PREPARED}
+    for counts in old["splits"].values():
+        counts["shards"] = [{k: v for k, v in shard.items() if k not in ("ends", "keys")} for shard in counts["shards"]]
+    place = tmp_path / "out" / "manifest.json"
+    place.write_text(json.dumps(old))
+    assert len(texts(tmp_path / "out", "train")) > 100 and opened(tmp_path / "out").shards[0].keys() is None
+    spoil(old)
+    place.write_text(json.dumps(old))
+    refused(r"manifest.json is damaged .*; delete .* and prepare it again", lambda: shards.read_manifest(tmp_path / "out"))
+
+
+def test_ids_outside_the_vocabulary_are_named(source, tmp_path):
+    manifest = write(source, tmp_path / "out", rule=data.Tail(fraction=0.1))
+    described = manifest["splits"]["train"]["shards"][1]
+    tokens = np.load(tmp_path / "out" / "train-00001.tokens.npy")
+    tokens[7] = 300
+    np.save(tmp_path / "out" / "train-00001.tokens.npy", tokens)
+    described["digest"] = shards.digest(tokens, np.load(tmp_path / "out" / "train-00001.ends.npy"))
+    sealed.save(tmp_path / "out" / "manifest.json", manifest)
+    refused(r"train-00001.tokens.npy holds the id 300 at token 7, and the vocabulary has 257 ids", lambda: opened(tmp_path / "out"))
+
+
+# --- resumed -----------------------------------------------------------------------------------------------------------------
+
+
+class Counting(tokenizer.Bytes):
+    """Keeps what it was given."""
+
+    def __init__(self):
+        self.given: list[str] = []
+
+    def encode_batch(self, texts):
+        self.given += texts
+        return super().encode_batch(texts)
+
+
+def stopped(source, directory, block=1000):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tokenising, "summed", lambda blocks: (_ for _ in ()).throw(KeyboardInterrupt))
+        write(source, directory, block=block)
+
+
+@pytest.mark.parametrize("how", ["flip", "half", "empty", "gone"])
+def test_damage_to_what_an_unfinished_preparation_has_is_mended(source, tmp_path, how):
+    write(source, tmp_path / "whole")
+    stopped(source, tmp_path / "out")
+    files = sorted((tmp_path / "out").iterdir())
+    assert len([file for file in files if file.suffix == ".npy"]) > 20 and len(files) > 30
+    for file in files[:: 1 if how == "flip" else 5]:
+        content = file.read_bytes()
+        middle = len(content) // 2
+        if how == "flip":
+            changed(file, middle)
+        elif how == "gone":
+            file.unlink()
+        else:
+            file.write_bytes(content[:middle] if how == "half" else b"")
+    said = []
+    tokenising.write(source, repr(data.Bytes()), tokenizer.Bytes(), BY_DOCUMENT, tmp_path / "out", lambda done: None, 1, 1000, said.append)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert said and all("again" in line for line in said)
+
+
+def test_blocks_of_files_that_have_not_changed_are_kept(tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(4):
+        (corpus / f"{number}.jsonl").write_text("".join(json.dumps({"text": f"{number} {n} " * 40}) + "\n" for n in range(20)))
+    source = data.Text(path=str(corpus))
+    (corpus / "4.jsonl").write_text('{"text": "last"}\n{"text": 3}\n')
+    refused(r"4.jsonl line 2 has no string field 'text': that is 3", lambda: write(source, tmp_path / "out"))
+    assert len(list((tmp_path / "out").glob("block-*.json"))) > 8
+    (corpus / "4.jsonl").write_text("")  # as Spark's writers leave such; and one vanishes, one is another, one is new
+    (corpus / "1.jsonl").unlink()
+    (corpus / "2.jsonl").write_text(json.dumps({"text": "other"}) + "\n")
+    (corpus / "5.jsonl").write_text(json.dumps({"text": "new"}) + "\n")
+    spoken, said = Counting(), []
+    tokenising.write(source, repr(data.Bytes()), spoken, BY_DOCUMENT, tmp_path / "out", lambda done: None, 1, 1000, said.append)
+    assert spoken.given and {text.split(" ")[0] for text in spoken.given} <= {"other", "new", "0", "3"} and len(spoken.given) < 10
+    assert said == [f"passed over in Text(path='{corpus}', field='text'): 1 files without text"]
+    write(source, tmp_path / "anew")
+    for split in heldout.SPLITS:
+        assert texts(tmp_path / "out", split) == texts(tmp_path / "anew", split)
+    assert len(list((tmp_path / "out").iterdir())) == len(list((tmp_path / "anew").iterdir()))
+    assert shards.read_manifest(tmp_path / "out")["passed_over"] == {"files without text": 1}
 
 
 # --- held out --------------------------------------------------------------------------------------------------------

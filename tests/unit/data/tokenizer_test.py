@@ -169,15 +169,24 @@ def test_sentencepiece_is_deterministic_cached_and_shows_end_of_text(tmp_path):
 
 def test_a_sample_is_spread_over_all_of_the_text():
     texts = [chr(65 + n) * 10_000 for n in range(20)]
-    kept = pieces.spread(iter(texts), 50_000)
-    assert 25_000 <= sum(map(len, kept)) <= 50_000 and {part[0] for part in kept} >= {chr(65 + n) for n in range(0, 20, 2)}
-    assert pieces.spread(iter(texts), 50_000) == kept and "".join(pieces.spread(texts, 10**6)) == "".join(texts)
+    kept = pieces.spread(iter(texts), 100_000)
+    assert 80_000 <= sum(map(len, kept)) <= 100_000 and len({part[0] for part in kept}) > 17
+    assert pieces.spread(iter(texts), 100_000) == kept and "".join(pieces.spread(texts, 10**6)) == "".join(texts)
+
+
+@pytest.mark.parametrize("period", [2, 3, 4, 5, 8])
+def test_a_sample_is_not_in_step_with_what_alternates(period):
+    texts = [chr(65 + n % period) * 100 for n in range(4000)]
+    for some in (pieces.spread(iter(texts), 100_000), pieces.resized(texts, 200_000), pieces.resized(texts, 40_000)):
+        shares = [sum(text[0] == chr(65 + n) for text in some) / len(some) for n in range(period)]
+        assert max(shares) - min(shares) < 0.02
 
 
 def test_a_sample_that_is_too_short_is_given_several_times():
     parts = [letter * 10 for letter in "abcd"]
-    assert pieces.resized(parts, 40) == parts and pieces.resized(parts, 100) == [*parts, *parts, "a" * 10, "c" * 10]
-    assert pieces.resized(parts, 20) == ["a" * 10, "c" * 10] and pieces.resized([], 20) == []
+    assert pieces.resized(parts, 40) == parts and pieces.resized(parts, 80) == parts * 2
+    assert pieces.resized(parts, 100)[:8] == parts * 2 and len(set(pieces.resized(parts, 100)[8:])) == 2
+    assert len(pieces.resized(parts, 20)) == 2 and pieces.resized([], 20) == []
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "sentencepiece"])
