@@ -72,8 +72,8 @@ class Gpt1Bpe:
 
 @record
 class SentencePiece:
-    """A SentencePiece model file; path None: BPE with byte fallback, of `n_pieces`, trained on 12 million characters of the run's own training
-    text: of each source its share by weight, evenly from all of it."""
+    """A SentencePiece model file; path None: BPE with byte fallback, of `n_pieces`, trained on 12 million characters of the run's own
+    training text: of each source its share by weight, evenly from all of it."""
 
     n_pieces: Annotated[int, Bounds(300, 10**6)] = 4096  # the least: 256 bytes, the specials, and some pieces
     path: str | None = None

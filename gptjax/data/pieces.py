@@ -82,8 +82,8 @@ def place(number: int) -> int:
 
 
 def spread(texts: Iterable[str], most: int) -> list[str]:
-    """At most `most` characters of `texts`, and nine tenths of that at least if they have as many: parts of SENTENCE characters, evenly from
-    all."""
+    """At most `most` characters of `texts`, and nine tenths of that at least if they have as many: parts of SENTENCE characters, from
+    all evenly."""
     kept: list[tuple[int, str]] = []
     number, limit, size = 0, 2**64, 0
     for text in texts:

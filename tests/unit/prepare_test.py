@@ -127,7 +127,7 @@ def test_what_no_run_could_train_on_is_no_success(tmp_path, capsys):
     (tmp_path / "small.jsonl").write_text("".join(json.dumps({"text": f"{n}"}) + "\n" for n in range(200)))
     for name, rule, match in (
         ("book.txt", "ByDocument(fraction=0.01)", "is one document, which cannot be both"),
-        ("small.jsonl", "ByDocument(fraction=0.05)", "the validation split has .* fewer than one row of model.n_ctx=32"),
+        ("small.jsonl", "ByDocument(fraction=0.02)", "the validation split has .* fewer than one row of model.n_ctx=32"),
         ("small.jsonl", "Tail(fraction=0.1)", "the validation split has 0 tokens"),
     ):
         held = f"--set=data.held_out={rule}"
