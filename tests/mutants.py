@@ -3,12 +3,13 @@
     python -m tests.mutants LIST.py [--only=ID,ID or AREA] [--jobs=1] [--timeout=600] [--out=mutants.jsonl]
 
 LIST.py defines MUTANTS, a list of dicts: `id`, `area`, `what` (a line), `edits` ([(file, old text, new text)]; each old text must occur
-exactly once), `tiers` (pytest's arguments, run in order until one run fails; `likely`, where it is there, comes first). The tests that are
-named must pass on the tree as it is. What a mutant came to is a line of --out, and is not tried again: after a change of the tree, begin
-another file, or take lines out.
+exactly once), `tiers` (pytest's arguments, run in order until one run fails; `likely`, where it is there, comes first). The test that
+failed must pass on the tree as it is, where it is run by itself. What a mutant came to is a line of --out, and is not tried again: after a
+change of the tree, begin another file, or take lines out.
 
     noticed         by a test, which is named
     hangs           a run took longer than --timeout seconds; it counts as noticed
+    fails anyway    the test that failed does so without the edit: mend it, and try again
     not noticed     every run passed: a test is missing, or the edit is no fault
     does not apply  an old text is not there exactly once
     no tests        a run found none (a name that is no more): mend the list
@@ -91,16 +92,6 @@ def tried(tree: pathlib.Path, mutant: dict, timeout: float) -> dict:
     return {"result": result, "by": by, "seconds": round(time.monotonic() - began, 1)}
 
 
-def baseline(tree: pathlib.Path, mutants: list[dict], known: list[str]) -> list[str]:
-    """The files and folders of tests that the mutants name; those not `known` to pass are run, and must."""
-    named = (word for mutant in mutants for tier in [mutant.get("likely") or [], *mutant["tiers"]] for word in tier)
-    paths = sorted({word for word in named if word.startswith("tests")} - set(known))
-    result, by = tested(tree, paths, None) if paths else ("not noticed", "")
-    if result != "not noticed":
-        sys.exit(f"error: without any edit these tests do not pass, or are not there: {by}")
-    return [*known, *paths]
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.splitlines()[0])
     parser.add_argument("list", type=pathlib.Path)
@@ -115,8 +106,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--only: neither an identifier nor an area of {args.list}: {', '.join(sorted(lost))}")
     chosen = [m for m in every if not wanted or wanted & {m["id"], m["area"]}]
     lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    done, known = {line["id"]: line for line in lines}, next((line["passing"] for line in reversed(lines) if "passing" in line), [])
-    left = [m for m in chosen if m["id"] not in done]
+    done = {line["id"]: line for line in lines}
+    left, passing = [m for m in chosen if m["id"] not in done], set()
 
     with tempfile.TemporaryDirectory(prefix="mutants-") as place, args.out.open("a") as out:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(place) / "compiled"))
@@ -124,22 +115,22 @@ def main(argv: list[str] | None = None) -> int:
         for number in range(max(1, args.jobs) if left else 0):
             trees.put(copied(pathlib.Path(place) / str(number)))
 
-        def tell(line: dict):
-            done[line["id"]] = line
-            out.write(json.dumps(line) + "\n")
-            out.flush()
-
         def work(mutant: dict):
             tree = trees.get()
             try:
-                tell({part: mutant[part] for part in ("id", "area", "what")} | tried(tree, mutant, args.timeout))
+                line = {part: mutant[part] for part in ("id", "area", "what")} | tried(tree, mutant, args.timeout)
+                if line["result"] == "noticed" and line["by"] not in passing:
+                    if tested(tree, [line["by"]], args.timeout)[0] == "not noticed":
+                        passing.add(line["by"])
+                    else:
+                        line["result"] = "fails anyway"
             finally:
                 trees.put(tree)
-            print(*(done[mutant["id"]][part] for part in ("id", "result", "seconds", "by")), flush=True)
+            done[mutant["id"]] = line
+            out.write(json.dumps(line) + "\n")
+            out.flush()
+            print(*(line[part] for part in ("id", "result", "seconds", "by")), flush=True)
 
-        if left:
-            tell({"id": "the tree as it is", "passing": baseline(tree := trees.get(), left, known)})
-            trees.put(tree)
         with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs)) as pool:
             list(pool.map(work, left))
     return told([done[m["id"]] for m in chosen])
