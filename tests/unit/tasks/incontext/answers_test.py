@@ -129,6 +129,12 @@ def test_bleu_by_hand():
     assert answers.corpus("bleu_mb", written, items) == pytest.approx((9 / 10 * 6 / 8 * 4 / 6 * 2 / 4) ** 0.25)
 
 
+def test_bleu_has_the_best_of_several_right_answers():
+    one = "the cat sat on a mat"
+    for right in ((one, "no such words at all"), ("no such words at all", one)):
+        assert answers.corpus("bleu", [one], [item(*right, language="en")]) == pytest.approx(1)
+
+
 def test_bleu_is_zero_without_four_words_in_a_row_unless_smoothed():
     written, items = ["a b x d e"], [item("a b c d e", language="en")]
     assert answers.corpus("bleu_mb", written, items) == 0
