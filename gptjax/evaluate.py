@@ -95,7 +95,7 @@ def read(args: argparse.Namespace, directory: Path, out: Any) -> int:
     """--text: how well the model predicts texts, a line each."""
     from gptjax.tasks.incontext import predicting
 
-    paths, model = predicting.found(args.text), opened(args.run, out)
+    paths, model = predicting.found(args.text, out.warn), opened(args.run, out)
     n_ctx = model.about["n_ctx"]
     stride = predicting.checked(args.stride, n_ctx)
     out.say(

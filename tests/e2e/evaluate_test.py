@@ -1,10 +1,18 @@
 """gptjax.evaluate as a user runs it, on a tiny model that nearly knows nothing: tables, records, resumption, refusals."""
 
+import argparse
+import contextlib
 import json
+import math
+import types
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from gptjax import evaluate, train
+from gptjax.model import gpt
 from gptjax.tasks.incontext import judging
 
 
@@ -55,10 +63,11 @@ def test_each_task_leaves_scores_and_all_they_are_made_of(there, done):
     assert first["asked"][0].endswith("\n\n0 is") and len(first["shown"]) == 2 and len(first["log_probabilities"]) == 2
 
 
-def parsed(there, tasks, shots="0"):
-    import argparse
+FLAGS = {"shots": "0", "examples": None, "seed": 0, "data": None, "assignments": []}
 
-    return argparse.Namespace(tasks=tasks, shots=shots, examples=None, seed=0, data=there / "data", assignments=[])
+
+def parsed(there, tasks):
+    return argparse.Namespace(**FLAGS | {"tasks": tasks, "data": there / "data"})
 
 
 def test_what_is_written_is_kept_with_its_prompt(there, done):
@@ -93,6 +102,19 @@ def test_what_is_done_is_not_done_again_and_a_kill_loses_one_item_at_most(there,
     assert now == before and records(there)["taste", 0] == record
 
 
+def test_changed_outcomes_are_named_and_asked_again(there, done, capsys):
+    record = done["taste", 2]
+    kept, file = there / "out" / record["outcomes"], (there / "out" / record["outcomes"]).with_suffix(".json")
+    lines = kept.read_bytes().splitlines(keepends=True)
+    kept.write_bytes(b"".join([*lines[:2], lines[2].replace(b'"right": [', b'"right": [1, '), b"\xff[[{\n", *lines[4:]]))
+    file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
+    assert asked(there, tasks="taste", shots="2") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "lines 3, 4 of 8 are not as they were written; those items are asked again" in said
+    assert f"{file.name} is not as gptjax.evaluate wrote it: its seal is another; it is written again" in said
+    assert records(there)["taste", 2]["scores"] == record["scores"]
+
+
 def evaluate_asking():
     from gptjax.tasks import asking
 
@@ -124,6 +146,115 @@ def test_too_long_a_prompt_gets_fewer_demonstrations_and_says_so(there, capsys):
     assert records(there, "long")["copy", 8]["mean_shots"] < 8
 
 
+def test_items_that_cannot_be_asked_are_named_and_so_is_the_second_task_that_fails_alike(there, capsys):
+    for name in ("one", "two"):
+        rows = [{"context": "1 + 1 =", "completions": [" 2", " 3"], "label": n % 2} for n in range(3)]
+        rows += [{"context": "x", "completions": [" a", " b"], "label": 5}, {"context": "", "completions": ["s" * 99, "es"], "label": 0}]
+        (there / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert asked(there, tasks="one,two", shots="0", out="some_items") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for name in ("one", "two"):
+        assert f"{name}: 2 items cannot be asked, and do not count: item 3 has label 5 and 2 completions" in said
+        assert records(there, "some_items")[name, 0]["scores"]["accuracy"]["n"] == 3
+    assert set(records(there, "some_items")["one", 0]["refused"]) == {"3", "4"}
+    for name in ("one", "two"):
+        (there / "data" / f"{name}.jsonl").write_text(json.dumps(rows[-2]) + "\n")
+    assert asked(there, tasks="one,two", shots="0,1", out="no_items") == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("one: item 0 has label 5") == said.count("two: item 0 has label 5") == 1
+
+
+def test_own_tasks_say_how_they_are_asked(there, capsys):
+    rows = [{"context": f"Q: {n}", "answers": [f"{n}", f"{n}\n{n}"]} for n in range(5)]
+    (there / "data" / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (there / "data" / "own.toml").write_text('metric = "bleu"\ndescription = "Again:"\nn_tokens = 4\n')
+    (there / "data" / "short.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (there / "data" / "short.toml").write_text("n_tokens = 1\n")
+    assert asked(there, tasks="own, short", shots="few,0", out="own") == 0
+    found = records(there, "own")
+    assert set(found) == {("own", 0), ("own", 4), ("short", 0), ("short", 4)}  # few is what there is
+    assert list(found["own", 4]["scores"]) == ["bleu"] and "Again:" in found["own", 4]["protocol"]
+    assert "stops=('\\n\\n',)" in found["own", 4]["protocol"] and not found["own", 4]["unwritable"]
+    assert found["short", 0]["unwritable"] == [str(n) for n in range(5)]
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "short: no right answer of 5 items can be written in 1 tokens and before '\\n\\n': item 0, 1, 2; set short.method.n_tokens" in said
+    )
+    (there / "data" / "own.toml").write_text("fewer = 3\n")
+    with pytest.raises(ValueError, match="own.toml: there is no key 'fewer'; did you mean few"):
+        asked(there, tasks="own", out="own")
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_tables_fit_the_terminal_and_align(there, columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert asked(there, tasks="copy,taste", shots="0,2", out=f"wide {columns}") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "items" in line or "copy" in line or "taste" in line]
+    head = next(line for line in lines if line.startswith("task"))
+    body = [line for line in lines if line.startswith(("copy ", "taste "))]
+    assert len(body) == 4 and max(map(len, [head, *body])) <= columns
+    assert len({line.index("100") if "100" in line else line.rindex(".") for line in body if "exact" in line}) == 1
+    assert all(line[head.index("metric")] in "ea" and line[head.index("metric") - 1] == " " for line in body)
+    assert evaluate.main(["--list"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines()[:-1])) <= columns
+
+
+def test_long_names_stand_above_their_scores():
+    exams = evaluate.examinations(
+        argparse.Namespace(**FLAGS | {"tasks": "random_insertion_in_word:released,lambada,wmt14_en_fr:gpt2,enwik8"})
+    )
+    said = []
+    out = types.SimpleNamespace(say=lambda line, style="": said.append(line), width=80)
+    table = evaluate.Table(exams, {"parameters": 10**8}, 80)
+    table.head(out)
+    for exam in exams:
+        metrics = judging.metrics(exam.task, exam.how)
+        table.show(exam, {"scores": {metric: {"metric": metric, "value": 99.5, "error": 1.0, "n": 10_000} for metric in metrics}}, out)
+    assert max(map(len, said)) <= 80 and said[1] == "random_insertion_in_word:released"
+    assert len({line.index("99.50") for line in said if "99.50" in line}) == 1
+    assert len({line.index("10,000") for line in said if "10,000" in line}) == 1
+
+
+def test_texts_are_predicted_as_by_a_plain_pass(there, capsys):
+    """Each token by a forward pass of its own, after what its window holds; bytes from the file."""
+    text, lines = "Caf\u00e9 is a word.\n\nAnd so on, to a second window, and to a third one that is not full." * 2, ["one", "two \u20ac"]
+    (there / "a.txt").write_text(text)
+    (there / "b.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    model = evaluate.opened(there / "pre", types.SimpleNamespace(working=lambda line: contextlib.nullcontext(str), say=print, warn=print))
+    for stride in (None, 10):
+        more = [] if stride is None else [f"--stride={stride}"]
+        given = [f"--text={there / 'a.txt'}", f"--text={there / 'b.jsonl'}", f"--out={there / f'texts {stride}'}"]
+        assert evaluate.main([f"--run={there / 'pre'}", *given, *more]) == 0
+        said = capsys.readouterr().out
+        assert f"windows of 64 tokens, stride {stride or 64}" in said and "all 2" in said
+        kept = {path.name.split("-")[1]: json.loads(path.read_text()) for path in (there / f"texts {stride}").glob("text-*.json")}
+        for name, documents in (("a.txt", [text]), ("b.jsonl", lines)):
+            tokens = [list(document.encode()) for document in documents]
+            nats = -sum(likely(model, ids, stride or 64) for ids in tokens)
+            n, n_words = sum(map(len, tokens)), sum(len(document.split()) for document in documents)
+            assert kept[name]["tokens"] == kept[name]["bytes"] == n and kept[name]["documents"] == len(documents)
+            assert kept[name]["loss"] == pytest.approx(nats / n, rel=1e-5)
+            assert kept[name]["perplexity"] == pytest.approx(math.exp(nats / n), rel=1e-4)
+            assert kept[name]["bits_per_byte"] == pytest.approx(nats / n / math.log(2), rel=1e-5)
+            assert kept[name]["perplexity_by_word"] == pytest.approx(math.exp(nats / n_words), rel=1e-3)
+            assert f"{kept[name]['loss']:.4f}" in said
+    with pytest.raises(ValueError, match="--stride=65: give 1 to 64, the model's context"):
+        evaluate.main([f"--run={there / 'pre'}", f"--text={there / 'a.txt'}", "--stride=65"])
+
+
+def likely(model, ids, stride):
+    """The log-probability of a text, window by window, each a plain forward pass."""
+    x, total = [256, *ids], 0.0
+    for start in range(0, len(ids), stride):
+        stop = min(start + stride, len(ids))
+        window = x[max(0, stop - 64) : stop]
+        hidden = model.reader.model.apply({"params": model.reader.params}, jnp.asarray([window + [0] * (64 - len(window))], jnp.int32))
+        logits = gpt.logits(hidden, model.reader.params["token_VD"], model.reader.model.config.n_vocab)
+        p = np.asarray(jax.nn.log_softmax(logits[0]))
+        total += sum(float(p[at - max(0, stop - 64), x[at + 1]]) for at in range(start, stop))
+    return total
+
+
 def test_the_curve_is_drawn_from_the_records(there, done):
     assert evaluate.main([f"--curve={there / 'curve.png'}", f"--out={there / 'out'}"]) == 0
     assert (there / "curve.png").stat().st_size > 5000
@@ -137,7 +268,16 @@ def test_the_list_shows_every_task(capsys):
 REFUSED = {
     "nobody": (["--tasks=copy"], "say whom to ask what: --run=DIR with --tasks=NAMES"),
     "unknown": (["--run=x", "--tasks=helaswag"], "no task is called 'helaswag'; did you mean hellaswag"),
-    "shots": (["--run=x", "--tasks=hellaswag", "--shots=-1"], "--shots=-1: give numbers of demonstrations, 0 or more"),
+    **{
+        f"shots {word[:9]}": (["--run=x", "--tasks=hellaswag", f"--shots={word}"], "give numbers of demonstrations, 0 or more")
+        for word in ("-1", "x", "", "1,,2", "9" * 5000, "1e300", "0.5")
+    },
+    "format": (["--curve=x.nope", "--out=."], "--curve=x.nope: a picture's name ends with .png, .pdf, .svg"),
+    "neither": (["--run=x"], "say whom to ask what"),
+    "both": (["--run=x", "--tasks=lambada", "--text=x"], "say whom to ask what"),
+    "stride": (["--run=x", "--tasks=lambada", "--stride=3"], "--stride=3 is of --text=FILE"),
+    "no text": (["--run=x", "--text=no/such"], "no/such"),
+    "empty name": (["--run=x", "--text="], "an empty path"),
     "set": (["--run=x", "--tasks=hellaswag", "--set", "piqa.shots=3"], "piqa is not among --tasks=hellaswag"),
     "form": (["--run=x", "--tasks=hellaswag", "--set", "shots"], "is not of the form TASK.FIELD=VALUE"),
     "method": (["--run=x", "--tasks=hellaswag", "--set", "all.method=Best"], "Best"),
@@ -156,6 +296,16 @@ def test_what_cannot_be_is_one_clear_line(name):
     with pytest.raises(ValueError) as refused:
         evaluate.main(given)
     assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "flag", ["seed=-1", f"seed={2**64}", "seed=x", "examples=0", f"examples={'9' * 30}", "stride=0", "run=", "out=", "data="]
+)
+def test_flags_have_bounds(flag, capsys):
+    with pytest.raises(SystemExit) as refused:
+        evaluate.main([f"--{flag}"])
+    said = capsys.readouterr().err
+    assert refused.value.code == 2 and said.startswith(f"error: argument --{flag.partition('=')[0]}: ") and said.count("\n") == 1
 
 
 def test_a_malformed_line_is_named(there, capsys):

@@ -114,11 +114,14 @@ def _beside(stem: pathlib.Path) -> tuple[pathlib.Path, Mapping[str, Any]]:
 
 def _toml(path: pathlib.Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(files.utf8(path.read_bytes(), str(path)).removeprefix("\ufeff"))
+        content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not TOML: {str(error).splitlines()[0]}") from None
+    text = files.utf8(content, str(path)).removeprefix("\ufeff")
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not TOML: {parse.shown(str(error).splitlines()[0])[1:-1]}") from None
 
 
 def _how(form: tuple[str, ...], path: pathlib.Path, said: Mapping[str, Any]) -> tuple[protocol.Protocol, set[str]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import parse
+from gptjax.config import finding, parse
 from gptjax.data import files
 from gptjax.tasks import asking
 from gptjax.tasks.incontext import outcomes
@@ -20,9 +20,16 @@ HEAD = ("tokens", "bytes", "loss", "perplexity", "bits/byte", "by word")
 SUMS = ("documents", "tokens", "bytes", "words", "nats")
 
 
-def found(given: Iterable[str]) -> list[Path]:
-    """The files that these names, folders and globs stand for, each once. ValueError, in one line, if one stands for none."""
-    return list(dict.fromkeys(file for name in given for file in files.found(str(parse.path(name)))))
+def found(given: Iterable[str], warn: Callable[[str], None]) -> list[Path]:
+    """The files that these names, folders and globs stand for, each once. warn: is told of what was passed over. ValueError, in one line, if
+    one stands for none."""
+    files = []
+    for name in given:
+        there = finding.found(name)
+        files += there.files
+        if remark := there.remark():
+            warn(remark)
+    return list(dict.fromkeys(files))
 
 
 def checked(stride: int | None, n_ctx: int) -> int:

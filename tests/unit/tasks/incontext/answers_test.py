@@ -161,3 +161,22 @@ def test_a_short_translation_is_penalised_and_the_first_sentence_kept():
 )
 def test_words_of_moses(language, text, words):
     assert answers.words(language)(text) == words
+
+
+def test_spans_with_commas_are_what_they_agree_with_best():
+    def drop(metric, written, *spans):
+        return answers.drop(metric, written, item(spans=list(spans)))
+
+    for right in (["Portland, Oregon"], ["March 5, 1862"], ["Berlin, Germany", "Paris, France"], ["a", "b, c", "d"], ["Lind", "Berg"]):
+        assert drop("exact_match", f" {', '.join(right)}", right) == drop("f1", f" {', '.join(right)}", right) == 1
+    assert drop("exact_match", "Berg, Lind", ["Lind", "Berg"]) == 1
+    assert drop("exact_match", "Portland, Oregon", ["Portland"]) == 0 and drop("f1", "Portland, Oregon", ["Portland"]) == 0.67
+    long = ", ".join(f"name{n}" for n in range(60))  # not every way to cut it is tried
+    assert drop("exact_match", long, [f"name{n}" for n in range(60)]) == 1 and drop("f1", long, ["name1", "name2"]) < 0.1
+
+
+def test_rouge_of_what_it_leaves_at_0():
+    assert answers.rouge("rouge", "Yes.", item("yes")) == 1 and answers.rouge("rouge_2", "no", item("yes")) == 0
+    assert answers.rouge("rouge", "\u0434\u0430 \u0438 \u043d\u0435\u0442", item("\u0434\u0430 \u0438 \u043d\u0435\u0442")) == 1
+    assert answers.rouge("rouge_1", "the dog", item("the cat", "a dog", "the dog")) == 1  # the best of several
+    assert answers.rouge("rouge", "x", item()) == 0

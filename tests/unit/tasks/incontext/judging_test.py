@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gptjax.config import protocol
-from gptjax.tasks.incontext import judging
+from gptjax.tasks.incontext import answers, judging
 from gptjax.tasks.incontext.task import Task, gpt3
 
 
@@ -177,3 +177,93 @@ def test_a_metric_that_a_method_cannot_tell_is_refused():
         judging.metrics(writes, dataclasses.replace(writes.protocol, metric="bleu"))
     also = dataclasses.replace(asked, protocol=dataclasses.replace(asked.protocol, metric="accuracy"), published=gpt3("perplexity", "3"))
     assert judging.metrics(also, also.protocol) == ["accuracy"]
+
+
+def test_the_bootstrap_of_counts_is_that_of_texts():
+    """The same draws of the same items: to the last digit what scoring each drawn set anew gives."""
+    draw, words = random.Random(1), "the cat sat on a mat , by day . in 1,000 U.S. houses".split()
+    for metric in ("bleu", "bleu_mb"):
+        asked = task(protocol.Greedy(n_tokens=3), metric)
+        pairs = [[" ".join(draw.choices(words, k=draw.randint(2, 9))) for _ in range(3)] for _ in range(12)]
+        outcomes = [outcome(n, written=w, answers=(a, b)[: 1 + n % 2], facts={"language": "en"}) for n, (w, a, b) in enumerate(pairs)]
+        found, again = scored(asked, outcomes)[metric], random.Random("0 bootstrap")
+        sets = [again.choices(outcomes, k=len(outcomes)) for _ in range(judging.RESAMPLES)]
+        values = [answers.corpus(metric, [o["written"] for o in some], list(map(judging.item, some))) for some in sets[:20]]
+        counts = answers.bleu_counts(metric, [o["written"] for o in outcomes], list(map(judging.item, outcomes)))
+        index = {id(o): n for n, o in enumerate(outcomes)}
+        quick = [answers.bleu(metric, counts[[index[id(o)] for o in some]].sum(0)) for some in sets]
+        assert quick[:20] == pytest.approx(values, abs=1e-12)
+        assert found.error == pytest.approx(100 * statistics.stdev(quick), rel=1e-12)
+
+
+def test_bleu_is_sacrebleus():
+    import sacrebleu
+
+    draw, words = random.Random(2), "the cat sat on a mat , by day . in 1,000 \u00abU.S.\u00bb d'un houses".split()
+    pairs = [[" ".join(draw.choices(words, k=draw.randint(5, 12))) for _ in range(2)] for _ in range(30)]
+    items = [judging.item(outcome(answers=(right,), facts={"language": "fr"})) for _, right in pairs]
+    written, right = zip(*pairs, strict=True)
+    theirs = sacrebleu.corpus_bleu(written, [right], tokenize="intl").score
+    assert 100 * answers.corpus("bleu", written, items) == pytest.approx(theirs, rel=1e-9) and theirs > 1
+    cut = answers.words("fr")
+    moses = sacrebleu.corpus_bleu(
+        [cut(text) for text in written], [[cut(text) for text in right]], tokenize="none", smooth_method="none", force=True
+    )
+    assert 100 * answers.corpus("bleu_mb", written, items) == pytest.approx(moses.score, rel=1e-9)
+
+
+def test_bleu_of_several_right_answers_and_of_short_ones():
+    def bleu(metric, written, *right):
+        return answers.corpus(metric, [written], [judging.item(outcome(answers=right, facts={"language": "en"}))])
+
+    import sacrebleu
+
+    one, other, said = "the cat sat on the mat today", "a cat was sitting on the mat", "the cat was sitting on the mat now"
+    theirs = sacrebleu.corpus_bleu([said], [[one], [other]], tokenize="intl").score / 100
+    assert bleu("bleu", said, one, other) == pytest.approx(theirs) and theirs > bleu("bleu", said, one)
+    for metric in ("bleu", "bleu_mb"):
+        assert [bleu(metric, text, text) for text in ("two words", "42")] == pytest.approx([1, 1])
+        assert bleu(metric, "two others", "two words") < 0.8 and bleu(metric, "", "42") == 0
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "f1a"])
+def test_the_bootstrap_of_classes_is_that_of_items(metric):
+    def plainly(outcomes):
+        """F1 by the definition, item by item."""
+
+        def of(number):
+            hits = sum(o["chosen"] == number and number in o["right"] for o in outcomes)
+            both = sum((o["chosen"] == number) + (number in o["right"]) for o in outcomes)
+            return 200 * hits / both if both else 0.0
+
+        classes = {number for o in outcomes for number in o["right"]}
+        return statistics.fmean(map(of, classes)) if metric == "macro_f1" else of(0)
+
+    draw, asked = random.Random(3), task(protocol.Total(), metric)
+    made = [
+        outcome(n, completions=("a", "b", "c"), log_probabilities=[draw.random() for _ in range(3)], right=(draw.randrange(3),))
+        for n in range(15)
+    ]
+    judged = [judging.judged(asked, asked.protocol, one) for one in made]
+    found, again = scored(asked, made)[metric], random.Random("0 bootstrap")
+    values = [plainly(again.choices(judged, k=15)) for _ in range(judging.RESAMPLES)]
+    assert found.value == pytest.approx(plainly(judged)) and found.error == pytest.approx(statistics.stdev(values), rel=1e-9)
+
+
+def test_grades_are_what_is_chosen_worth():
+    asked = task(protocol.Total(), "grade", tells=("grade",))
+    graded = [outcome(n, log_probabilities=[-1.0 - n, -1.5], facts={"grades": [0.25, 1.0]}, right=(1,)) for n in range(2)]
+    found = scored(asked, graded)
+    assert found["grade"].value == pytest.approx(62.5) and list(found) == ["grade"]
+    with pytest.raises(ValueError, match="cannot tell grade, but accuracy"):
+        judging.metrics(task(protocol.Total(), "grade"), asked.protocol)
+
+
+def test_a_written_answer_is_compared_as_the_tokenizer_writes_it():
+    asked = task(protocol.Greedy(n_tokens=3), "exact_match", score=answers.plain)
+    spelling = {"-42": "- 42", "U.S.": "u.s."}
+    for written, score in [(" - 42 ", 1), ("-42", 0), ("u.s.", 1), ("U.S.", 0), ("us", 0)]:
+        one = outcome(written=written, answers=("-42", "U.S."), spelling=spelling)
+        assert judging.judged(asked, asked.protocol, one)["scores"] == {"exact_match": score}
+    spans = judging.spelt(judging.item(outcome(facts={"spans": [["A, B"], ["C"]], "n": 3})), {"A, B": "a , b"})
+    assert spans.facts == {"spans": [["a , b"], ["C"]], "n": 3}
