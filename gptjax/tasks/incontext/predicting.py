@@ -21,8 +21,8 @@ SUMS = ("documents", "tokens", "bytes", "words", "nats")
 
 
 def found(given: Iterable[str], warn: Callable[[str], None]) -> list[Path]:
-    """The files that these names, folders and globs stand for, each once. warn: is told of what was passed over. ValueError, in one line, if
-    one stands for none."""
+    """The files that these names, folders and globs stand for, each once. warn: is told of what was passed over. ValueError, in one line,
+    if one stands for none."""
     files = []
     for name in given:
         there = finding.found(name)
