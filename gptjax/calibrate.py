@@ -73,15 +73,13 @@ def said(exam: Any, score: dict[str, Any], size: str, out: Any) -> bool | None:
     others = OTHERS[key][size] if key in OTHERS and size in OTHERS[key] else None
     paper = [p.scores[size] for p in exam.task.published if (p.paper, p.metric) == ("GPT-2", score["metric"]) and size in p.scores]
     near = None if others is None else abs(score["value"] / others - 1) <= NEAR
-    ours, error, printed, theirs = (
-        f"{x:,.2f}" if x is not None else "" for x in (score["value"], score["error"], *(paper or [None]), others)
-    )
+    ours, error, printed, theirs = map(evaluate.figure, (score["value"], score["error"], *(paper or [None]), others))
     out.say(line(*key, ours, error, printed, theirs, {None: "", True: "agrees", False: "differs"}[near]))
     return near
 
 
 def line(name: str, metric: str, ours: str, error: str, paper: str, others: str, near: str) -> str:
-    return f"{name:<13}{metric:<19}{ours:>12}{error:>9}{paper:>8}{others:>8}  {near}".rstrip()
+    return f"{name:<13}{metric:<19}{ours:>12}{error:>10}{paper:>8}{others:>8}  {near}".rstrip()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from gptjax.model import gpt, reading
 from gptjax.tasks.asking import Likelihood
 from gptjax.tasks.incontext import examination, prompts, registry, rows
 from gptjax.tasks.incontext.task import Item, Task
+from tests import tokenizers
 from tests.unit.interop import weights_test as tools
 
 TEXT = tokenizer.Bytes()
@@ -296,6 +297,28 @@ def test_calibrate_shows_what_is_there_and_names_what_is_not(there, texts, capsy
     whole = registry.task("wikitext103").items({"id": "0", "text": WIKI}, registry.task("wikitext103").protocol, 0)
     (item,) = whole
     assert item.units == len(WIKI.split()) and item.completions == (detokenising.joined(WIKI, detokenising.WIKITEXT),)
+
+
+def test_a_tokenizer_without_end_of_text_that_drops_lone_line_ends_is_measured_too(there, texts, monkeypatch, capsys):
+    """As GPT-1's: every text begins with its newline."""
+    place, model, after = there
+    words = tokenizers.Words()
+    monkeypatch.setattr(calibrate.evaluate, "opened", lambda path, out: dataclasses.replace(model, text=words))
+    (texts / "ptb.txt").write_text(WIKI)
+    assert calibrate.main([f"--weights={place}", f"--data={texts}", f"--out={texts / 'out'}"]) in (0, 1)
+    said = capsys.readouterr().out
+    rows = [line.split()[0] for line in said.splitlines()[1:] if not line.startswith("*")]
+    assert rows == ["wikitext2", "wikitext103", "ptb", "text8", "enwik8", "lambada", "lambada", "lambada:gpt2", "lambada:gpt2"]
+    assert max(map(len, said.splitlines())) <= 80
+    x = [0, *words.encode(WIKI)]
+    nats = -sum(
+        after(x[max(0, stop - 1 - N_CTX) : at])[x[at]]
+        for start in range(1, len(x), N_CTX)
+        for stop in [min(start + N_CTX, len(x))]
+        for at in range(start, stop)
+    )
+    (kept,) = (json.loads(path.read_text()) for path in (texts / "out").glob("wikitext2-0-*.json"))
+    assert kept["scores"]["perplexity"]["value"] == pytest.approx(math.exp(nats / (len(x) - 1)), rel=1e-3)
 
 
 def test_a_figure_that_differs_is_the_exit_status(there, texts, monkeypatch):
