@@ -1,5 +1,6 @@
 """From tokens to text as they come: no character is shown before it is whole, and nothing of a string that is to stop the text."""
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -64,6 +65,7 @@ def written(tokens: tokenizer.Tokenizer, stops: Sequence[str]) -> list[str]:
     return [_written(tokens, stop) for stop in stops]
 
 
+@functools.lru_cache(64)  # it may look at every token
 def _written(tokens: tokenizer.Tokenizer, stop: str) -> str:
     if tokens.decode(tokens.encode(stop)) == stop:
         return stop

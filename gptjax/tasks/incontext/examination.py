@@ -20,6 +20,7 @@ import jax
 
 from gptjax.config import command, protocol
 from gptjax.data.tokenizer import Tokenizer
+from gptjax.generate import telling
 from gptjax.mesh import rules
 from gptjax.model import reading
 from gptjax.tasks import asking
@@ -89,10 +90,9 @@ class Examination:
             texts = [text.decode(text.encode(answer)) for answer in right]
             method = how.method
             if "stops" in self.task.open and method.stops == own.stops:
-                stops = (*(stop for stop in method.stops if not any(stop in one for one in texts)),) or (
-                    (how.separator,) if how.separator and not any(how.separator in one for one in texts) else ()
-                )
-                method = dataclasses.replace(method, stops=stops)
+                apart = [stop for stop in method.stops if _in_none(stop, texts, text)]
+                apart = apart or [stop for stop in [how.separator] if stop and _in_none(stop, texts, text)]
+                method = dataclasses.replace(method, stops=tuple(apart))
             if "n_tokens" in self.task.open and method.n_tokens == own.n_tokens:
                 longest = max((len(text.encode(answer)) for answer in right), default=0)
                 method = dataclasses.replace(method, n_tokens=max(method.n_tokens, min(longest, n_ctx // 2)))
@@ -185,12 +185,26 @@ def examined(
         "cut": sum(prompt.cut > 0 for prompt in made),
         "cut_at": "end" if any("hint" in prompt.item.facts for prompt in made) else "beginning",
         "refused": dict(refused),
-        "unwritable": [prompt.item.id for prompt in made if not judging.writable(exam.how, prompt.item, model.text)],
+        "unwritable": _unwritable(exam.how, [prompt.item for prompt in made], model.text),
         "scores": {score.metric: judging.told(score) for score in judging.scored(exam.task, exam.how, judged, exam.seed)},
         "outcomes": kept.name,
     }
     outcomes.save_record(directory / f"{name}.json", record, warn)
     return record
+
+
+def _in_none(stop: str, texts: Sequence[str], text: Tokenizer) -> bool:
+    """Does the stop, as the tokenizer writes it, stand in none of the texts?"""
+    (written,) = telling.written(text, [stop])
+    return not any(written in one for one in texts)
+
+
+def _unwritable(how: protocol.Protocol, items: Sequence[Item], text: Tokenizer) -> list[str]:
+    """Of items none of whose right answers can be written, the ids."""
+    if not isinstance(how.method, protocol.Writing):
+        return []
+    stops = telling.written(text, how.method.stops)
+    return [item.id for item in items if not judging.writable(item, text, how.method.n_tokens, stops)]
 
 
 def asked(exam: Examination, model: Model, made: Sequence[prompts.Prompt]) -> Iterator[judging.Outcome]:

@@ -73,16 +73,15 @@ def written_answers(item: Item) -> list[str]:
     return shown + [f" {answer.strip()}" for answer in item.answers if answer.strip()]
 
 
-def writable(how: protocol.Protocol, item: Item, text: Tokenizer) -> bool:
-    """Can the tokenizer write one of the right answers in the method's n_tokens and before its stops? True of what is not written."""
+def writable(item: Item, text: Tokenizer, n_tokens: int, stops: Sequence[str]) -> bool:
+    """Can the tokenizer write one of the right answers in n_tokens and before the stops, given as it writes them? True where no answer is
+    known."""
     right = written_answers(item)
-    if not isinstance(how.method, protocol.Writing) or not right:
-        return True
     for answer in right:
         tokens = text.encode(answer)
-        if 0 < len(tokens) <= how.method.n_tokens and not any(stop in text.decode(tokens).rstrip() for stop in how.method.stops):
+        if 0 < len(tokens) <= n_tokens and not any(stop in text.decode(tokens).rstrip() for stop in stops):
             return True
-    return False
+    return not right
 
 
 def spelling(item: Item, text: Tokenizer) -> dict[str, str]:
