@@ -307,9 +307,10 @@ def test_a_tokenizer_without_end_of_text_that_drops_lone_line_ends_is_measured_t
     (texts / "ptb.txt").write_text(WIKI)
     assert calibrate.main([f"--weights={place}", f"--data={texts}", f"--out={texts / 'out'}"]) in (0, 1)
     said = capsys.readouterr().out
-    rows = [line.split()[0] for line in said.splitlines()[1:] if not line.startswith("*")]
+    table = [line for line in said.splitlines() if not line.startswith(("*", "of "))]
+    rows = [line.split()[0] for line in table[1:]]
     assert rows == ["wikitext2", "wikitext103", "ptb", "text8", "enwik8", "lambada", "lambada", "lambada:gpt2", "lambada:gpt2"]
-    assert max(map(len, said.splitlines())) <= 80
+    assert max(map(len, table)) <= 80
     x = [0, *words.encode(WIKI)]
     nats = -sum(
         after(x[max(0, stop - 1 - N_CTX) : at])[x[at]]
