@@ -75,12 +75,14 @@ class Examination:
         twice = next((name for name, n in collections.Counter(item.id for item in found).items() if n > 1), None)
         if twice is not None:
             raise ValueError(f"{read.where}: two items have the id {twice!r}; give each its own")
-        _some(found, refused)
+        _some(found, refused, read.where)
         return found
 
     def fitted(self, asked: list[Item], pool: list[Item], text: Tokenizer, n_ctx: int) -> "Examination":
         """With what the task is open about (Task.open) as its data want it: no more shots than there are demonstrations for each item; no
         stop that stands in a right answer; and so many new tokens as the longest has, up to half of the context."""
+        if not self.task.open:
+            return self
         how, shots = self.how, self.shots
         if "shots" in self.task.open and self.few:
             shots = min(len(self._drawn(item, pool)) for item in asked)
@@ -122,7 +124,7 @@ class Examination:
                 _refuse(item.id, error, refused)
             if number % 100 == 0:
                 tell(f"{self.name}: {number:,} of {len(asked):,} prompts")
-        _some(made, refused)
+        _some(made, refused, self.task.name)
         return made
 
     @property
@@ -145,9 +147,9 @@ def _refuse(item: str, error: ValueError, refused: Refused | None) -> None:
     refused[item] = why
 
 
-def _some(found: Sequence[Any], refused: Refused | None) -> None:
-    if not found and refused:
-        raise ValueError(next(iter(refused.values())))
+def _some(found: Sequence[Any], refused: Refused | None, where: str) -> None:
+    if not found:
+        raise ValueError(next(iter(refused.values())) if refused else f"{where} has no item that can be asked")
 
 
 def examined(

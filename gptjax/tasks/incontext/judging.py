@@ -59,7 +59,7 @@ def chosen(how: protocol.Protocol, outcome: Outcome) -> int:
             found = totals
         case protocol.PerByte():
             texts = outcome["completions"] * (len(totals) // len(outcome["completions"]))
-            found = [total / len(text.strip().encode()) for total, text in zip(totals, texts, strict=True)]
+            found = [total / max(1, len(text.strip().encode())) for total, text in zip(totals, texts, strict=True)]
         case protocol.Unconditional() | protocol.Calibrated():
             found = [total - before for total, before in zip(totals, outcome["before"], strict=True)]
         case _:
@@ -216,8 +216,8 @@ def f1_counts(outcomes: Sequence[Outcome]) -> np.ndarray:
 
 def macro_f1(total: np.ndarray) -> float:
     """The mean of F1 of each completion over those that are right somewhere, in percent: CommitmentBank's. total: summed `f1_counts`."""
-    of_each = total.reshape(-1, 3)
-    return statistics.fmean(f1a(one) for one in of_each[of_each[:, 2] > 0])
+    right = [one for one in total.reshape(-1, 3) if one[2]]
+    return statistics.fmean(map(f1a, right)) if right else 0.0
 
 
 def f1a(total: np.ndarray) -> float:

@@ -250,6 +250,13 @@ def test_the_bootstrap_of_classes_is_that_of_items(metric):
     assert found.value == pytest.approx(plainly(judged)) and found.error == pytest.approx(statistics.stdev(values), rel=1e-9)
 
 
+def test_what_has_no_letter_or_no_right_answer_is_no_error():
+    how = protocol.Protocol(shots=0, method=protocol.PerByte(), metric="accuracy")
+    assert judging.chosen(how, outcome(completions=(" ", " bb"), log_probabilities=[-1.0, -4.0])) == 0
+    asked = task(protocol.Total(), "macro_f1")
+    assert scored(asked, [outcome(n, **LIKELY, right=(), none_is_right=True) for n in range(2)])["macro_f1"].value == 0
+
+
 def test_grades_are_what_is_chosen_worth():
     asked = task(protocol.Total(), "grade", tells=("grade",))
     graded = [outcome(n, log_probabilities=[-1.0 - n, -1.5], facts={"grades": [0.25, 1.0]}, right=(1,)) for n in range(2)]

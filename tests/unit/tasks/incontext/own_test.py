@@ -1,5 +1,6 @@
 """Tasks of one's own: what rows may have, and what the file beside them says."""
 
+import dataclasses
 import json
 import types
 
@@ -92,6 +93,9 @@ def test_an_item_that_cannot_be_asked_leaves_the_others(tmp_path):
         exam.put(asked, pool, model, str)  # nobody to tell
     with pytest.raises(ValueError, match="leaves no room"):
         exam.put([asked[1]], pool, model, str, {})  # nothing left to ask
+    empty = dataclasses.replace(exam, task=dataclasses.replace(task, items=lambda *row: []))
+    with pytest.raises(ValueError, match="mine.jsonl has no item that can be asked"):
+        empty.items(lambda split: rows.found(task, task.protocol, split, str(tmp_path)), {})
 
 
 BESIDE = """
