@@ -8,6 +8,7 @@ import faulthandler
 import functools
 import hashlib
 import os
+import queue
 import sys
 import threading
 import time
@@ -43,15 +44,23 @@ class Hosts:
         for other, link in self._links.items():
             link.follow(self._finish, functools.partial(self._gone, other))
 
-    def gathered(self, value: Any, goodbye: bool = False) -> list:
-        """The JSON value of every process, in the order of their numbers, when all have given theirs."""
+    def gathered(self, value: Any, goodbye: bool = False, until: float | None = None) -> list:
+        """The JSON value of every process, in the order of their numbers, when all have given theirs. until: of time.monotonic, when all
+        must have, or ValueError; None: as long as they live and `watched` lets them, for some prepare their data meanwhile."""
         if self.process:
             self._links[0].send(value=value, goodbye=goodbye)
-            return self._links[0].values.get()
-        values = [value, *(self._links[process].values.get() for process in range(1, self.processes))]
+            values = self._heard(0, until)
+            return values if isinstance(values, list) and len(values) == self.processes else [values] * self.processes
+        values = [value, *(self._heard(process, until) for process in range(1, self.processes))]
         for link in self._links.values():
             link.send(value=values, goodbye=goodbye)
         return values
+
+    def _heard(self, process: int, until: float | None) -> Any:
+        try:
+            return self._links[process].values.get(timeout=None if until is None else max(0.001, until - time.monotonic()))
+        except queue.Empty:
+            raise ValueError(f"{self._named(process)} came, and has said nothing since; --join_seconds waits longer") from None
 
     def first(self, act: Callable[[], Any]) -> Any:
         """What act() returns, as JSON, on process 0, which alone does it; the others wait."""
@@ -69,14 +78,16 @@ class Hosts:
             self.gathered(None)
         return result
 
-    def agree(self, says: dict[str, Any], advice: str) -> None:
-        """Disagreement, on every process, if one says something else than process 0: which, about what, and the difference."""
-        every = self.gathered(says)
+    def agree(self, says: dict[str, Any], advice: str, until: float | None = None) -> None:
+        """Disagreement, on every process, if one says something else than process 0: which, about what, and the difference. until: see
+        `gathered`."""
+        every = self.gathered(says, until=until)
         for process, others in enumerate(every):
             for topic, expected in every[0].items():
-                if others[topic] != expected:
+                there = others[topic] if isinstance(others, dict) and topic in others else None
+                if there != expected:
                     raise Disagreement(
-                        f"{self._named(process)} has another {topic} than process 0: {_difference(expected, others[topic])}; {advice}"
+                        f"{self._named(process)} has another {topic} than process 0: {_difference(expected, there)}; {advice}"
                     )
 
     def doing(self, what: str) -> None:
@@ -155,6 +166,7 @@ def joined(here: meeting.Place | None, config: Config, seconds: float) -> Hosts:
     ValueError if some do not come within `seconds`; if one has another config, code or jax, all end in a line that says so."""
     if here is None:
         return Hosts()
+    until = time.monotonic() + seconds
     party = Hosts(here.process, *meeting.meet(here, seconds))
     try:
         import jax
@@ -162,6 +174,7 @@ def joined(here: meeting.Place | None, config: Config, seconds: float) -> Hosts:
         party.agree(
             {"config": overrides.flat(config), "code": code(), "jax": jax.__version__},
             "start the same command with the same installation everywhere",
+            until + meeting.PATIENCE,
         )
         jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
         jax.distributed.initialize(
@@ -187,7 +200,7 @@ def code() -> str:
 
 
 def _difference(expected: Any, there: Any) -> str:
-    if not isinstance(expected, dict):
+    if not isinstance(expected, dict) or not isinstance(there, dict):
         return f"{there} and not {expected}"
     names = [name for name in {**expected, **there} if expected.get(name) != there.get(name)]
     shown = ", ".join(f"{name} is {there.get(name)!r} and not {expected.get(name)!r}" for name in names[:3])

@@ -1,9 +1,13 @@
 """Processes meet, compare and take turns; here they are threads of this one."""
 
 import concurrent.futures
+import contextlib
+import json
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -120,26 +124,157 @@ def test_a_port_in_use_is_said():
             meeting.meet(meeting.Place(f"localhost:{port + 1}", 2, 0), 0.5)
 
 
-def test_a_stranger_is_ignored(monkeypatch):
-    monkeypatch.setattr(meeting, "PATIENCE", 1.0)
+def greeting(nonce="", **said):
+    """What a process 1 of 2 says first, with other words."""
+    known = {"process": 1, "processes": 2, "host": "x", "proof": meeting.Place("", 2, 1, nonce=nonce).proof(1)}
+    return json.dumps({name: value for name, value in (known | said).items() if value is not None}).encode() + b"\n"
+
+
+STRANGERS = {
+    "garbage": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "not UTF-8": b"\xff\xfe\x00\n",
+    "a list": b"[1,2]\n",
+    "deeply nested": b"[" * 60_000 + b"\n",
+    "a number of 10,000 digits": b"1" * 10_000 + b"\n",
+    "without proof": greeting(proof=None),
+    "an impostor": greeting(),
+    "an impostor with another word": greeting("guessed"),
+    "of another count": greeting(processes=3),
+    "text": greeting("secret", process="1"),
+    "a list for a number": greeting("secret", process=[1]),
+    "null for a number": greeting("secret", process=None),
+    "1.5": greeting("secret", process=1.5),
+    "true": greeting("secret", process=True),
+    "-1": greeting("secret", process=-1),
+    "10^30": greeting("secret", processes=10**30),
+    "a host of numbers": greeting("secret", host=7),
+    "more than is asked": greeting("secret", config={}),
+    "proof of another process": greeting("secret", process=0),
+    "a proof that is no text": greeting("secret", proof=3),
+    "an odd proof": greeting("secret", proof="\udc80\u00e9"),
+    "two lines": greeting("secret") * 2,
+    "silence": b"",
+    "no line end": b"x",
+    "a flood": b"x" * 2**20,
+}
+
+
+def met(port, process, nonce="secret", seconds=20.0):
+    return meeting.meet(meeting.Place(f"localhost:{port}", 2, process, nonce=nonce), seconds)
+
+
+def call(port):
+    """A connection to process 0, which may not listen yet."""
+    while True:
+        try:
+            return socket.create_connection(("localhost", port - 1), 5.0)
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("said", STRANGERS.values(), ids=list(STRANGERS))
+def test_a_stranger_is_told_nothing_and_does_not_disturb(said):
+    """100 of each at once, still there when the honest process comes, which waits for none of them."""
     port = rehearse.free_port()
-
-    def stranger():
-        while True:
-            try:
-                with socket.create_connection(("localhost", port - 1)) as connection:
-                    connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
-                    return connection.recv(10)
-            except ConnectionRefusedError:
-                pass
-
-    with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        first = pool.submit(meeting.meet, meeting.Place(f"localhost:{port}", 2, 0), 20.0)
-        pool.submit(stranger).result()
-        second = pool.submit(meeting.meet, meeting.Place(f"localhost:{port}", 2, 1), 20.0)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as opened:
+        first = pool.submit(met, port, 0)
+        strangers = [opened.enter_context(call(port)) for _ in range(100 if len(said) < 1000 else 2)]
+        for stranger in strangers:
+            with contextlib.suppress(OSError):  # it has been turned away
+                stranger.sendall(said)
+        second = pool.submit(met, port, 1)
         assert first.result()[0] == second.result()[0] == [socket.gethostname()] * 2
-        for link in (first.result()[1][1], second.result()[1][0]):
-            link.close()
+        for stranger in strangers:
+            with contextlib.suppress(OSError):
+                assert stranger.recv(10) == b""
+        first.result()[1][1].close()
+        second.result()[1][0].close()
+
+
+def test_slow_words_do_not_outlast_the_patience(monkeypatch):
+    monkeypatch.setattr(meeting, "PATIENCE", 0.2)
+    port = rehearse.free_port()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(met, port, 0, seconds=3.0)
+        with call(port) as stranger, pytest.raises(OSError):
+            for _ in range(100):
+                stranger.sendall(b" ")
+                time.sleep(0.02)
+        assert not first.done()
+        with pytest.raises(ValueError, match="of 2 processes 1 did not come to process 0 within 3 s"):
+            first.result()
+
+
+def test_without_a_word_who_knows_the_greeting_passes():
+    port = rehearse.free_port()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(met, port, 0, nonce="")
+        with call(port) as stranger:
+            stranger.sendall(greeting(host="evil\x1b[31m"))
+            names, links = first.result()
+            assert names == [socket.gethostname(), "evil\\x1b[31m"]
+            links[1].close()
+
+
+def test_a_process_of_another_run_is_turned_away(monkeypatch):
+    monkeypatch.setattr(meeting, "RETRY", 0.3)
+    port = rehearse.free_port()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(met, port, 0, seconds=1.0)
+        call(port).close()
+        with pytest.raises(
+            ValueError, match="process 0 at localhost, port .* or it is another run's, and GPTJAX_NONCE is not the same there"
+        ):
+            met(port, 1, nonce="another", seconds=1.0)
+        with pytest.raises(ValueError, match="processes 1 did not come"):
+            first.result()
+
+
+@pytest.mark.parametrize(
+    "said", [b"HTTP/1.1 400 Bad Request\r\n", b'{"names": ["a", "b"]}\n', b'{"names": ["a", "b"], "proof": "x"}\n', b"x" * 10**6]
+)
+def test_another_service_in_process_0s_place_is_said(said, monkeypatch):
+    monkeypatch.setattr(meeting, "RETRY", 0.0)
+    with socket.create_server(("", 0)) as server, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        port = server.getsockname()[1] + 1
+
+        def serve():
+            with server.accept()[0] as connection, contextlib.suppress(OSError):
+                connection.sendall(said)
+                connection.recv(1)
+
+        serving = pool.submit(serve)
+        with pytest.raises(
+            ValueError, match=r"(?s)^process 0 at localhost, port \d+, ended|^what answers as process 0 at .* is not process 0"
+        ):
+            met(port, 1, seconds=1.0)
+        serving.result()
+
+
+def test_a_process_that_came_and_says_nothing_is_not_waited_for_without_limit():
+    port = rehearse.free_port()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(met, port, 0)
+        names, links = met(port, 1)
+        party = hosts.Hosts(0, *first.result())
+        with pytest.raises(ValueError, match="process 1 of 2, on .*, came, and has said nothing since; --join_seconds waits longer"):
+            party.gathered(1, until=time.monotonic() + 0.2)
+        links[0].send(value=2, goodbye=True)
+        assert party.gathered(1) == [1, 2]
+        links[0].part()
+        links[0].close()
+
+
+@pytest.mark.parametrize(
+    "said", [b"[]\n", b'{"x": 1}\n', b'{"value": 1}\n', b'{"end": 3, "status": "x"}\n', b"\xff\n", b"1" * 6000 + b"\n"]
+)
+def test_nonsense_from_a_process_that_came_is_as_if_it_had_gone(said):
+    ours, theirs = socket.socketpair()
+    link, gone = meeting.Link(ours), threading.Event()
+    link.follow(lambda status, line: pytest.fail("not an end"), gone.set)
+    theirs.sendall(said)
+    assert gone.wait(10)
+    theirs.close()
 
 
 # --- who is there --------------------------------------------------------------------------------------------------------
@@ -147,7 +282,7 @@ def test_a_stranger_is_ignored(monkeypatch):
 
 @pytest.fixture
 def bare(monkeypatch):
-    for name in ("JAX_COORDINATOR_ADDRESS", "KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID", "TPU_WORKER_HOSTNAMES"):
+    for name in ("GPTJAX_NONCE", "JAX_COORDINATOR_ADDRESS", "KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID", "TPU_WORKER_HOSTNAMES"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -167,12 +302,33 @@ def test_flags_are_taken_and_nothing_is_alone(bare):
         (("h", 2, 1), "--coordinator=h: give HOST:PORT"),
         (("h:1", 2, 1), "--coordinator=h:1: give HOST:PORT"),
         (("h:80", 2, 2), "--process=2: with --processes=2 give one from 0 to 1"),
+        (("h:80", 2, -1), "--process=-1: with --processes=2 give one from 0 to 1"),
+        (("h:80", 10**12, 2), "give one from 0 to 99999"),
+        (("h:\u0663\u0663", 2, 1), "give HOST:PORT"),
+        (("h:" + "9" * 5000, 2, 1), "give HOST:PORT"),
+        (("h o:80", 2, 1), "give HOST:PORT"),
+        (("a..b:80", 2, 1), "give HOST:PORT"),
+        (("a" * 70 + ":80", 2, 1), "give HOST:PORT"),
+        (("\udc80\n:80", 2, 1), "give HOST:PORT"),
     ],
 )
 def test_half_of_it_is_refused(bare, given, said):
     with pytest.raises(ValueError) as refused:
         meeting.place(*given, 1.0)
-    assert said in str(refused.value)
+    assert said in str(refused.value) and "\n" not in str(refused.value) and len(str(refused.value)) < 300
+
+
+def test_odd_words_of_a_cluster_are_one_line(bare):
+    for name, value in {"JOB_ID": "7", "STEP_NODELIST": "node[03-04]", "NTASKS": "many", "PROCID": "9", "LOCALID": "1"}.items():
+        bare.setenv(f"SLURM_{name}", value)
+    with pytest.raises(ValueError, match="jax found a cluster here but not its processes .*many"):
+        meeting.place(None, None, None, 1.0)
+
+
+def test_the_launchers_word_is_taken_from_the_environment(bare):
+    bare.setenv(meeting.NONCE, "word")
+    assert meeting.place("h:80", 4, 3, 1.0) == meeting.Place("h:80", 4, 3, nonce="word")
+    assert meeting.place("[::1]:80", 4, 3, 1.0).proof(3) != meeting.Place("h:80", 4, 3).proof(3)
 
 
 def test_slurm_is_found(bare):
