@@ -18,21 +18,8 @@ EXAMPLE = 'python -m gptjax.train --config=gpt3_small --set train.steps=100 --se
 
 def main(arguments: list[str]) -> int:
     """Exit status 0 at the end of the run or at an orderly stop, 3 if the run gave up on non-finite updates."""
-    parser = command.parser("train", "Train a GPT on text. The same command continues an interrupted run.", EXAMPLE, text=True)
-    parser.add_argument("--run", metavar="DIR", help="where the run goes, or lies; or gs://BUCKET/FOLDER (default: runs/CONFIG)")
-    parser.add_argument("--init", metavar="RUN_OR_WEIGHTS", help="begin with the weights of another run, or of a folder of weights")
-    parser.add_argument("--profile", metavar="N", type=int, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
-    tokens = "the length: train.total_tokens, and the decay of its schedule in proportion; prolongs a run that is there, finished or not"
-    parser.add_argument("--tokens", metavar="N", type=parse.whole_argument(), help=tokens)
-    recording(parser)
-    hosted(parser)
-    args = parser.parse_args(arguments)
-    if args.profile < 0:
-        raise ValueError(f"--profile={args.profile}: give a number of steps above 0, or leave it out")
-    config, bucket, longer = command.resolved(args), run.bucket(args.run), args.tokens is not None
-    if longer:
-        config = run.prolonged(config, args.tokens)
-    Batches(config)  # what can be refused without devices is refused before jax is imported
+    args, config = asked(arguments)
+    bucket, longer = run.bucket(args.run), args.tokens is not None
 
     from gptjax.mesh import hosts, meeting
 
@@ -40,6 +27,28 @@ def main(arguments: list[str]) -> int:
     with hosts.joined(here, config, args.join_seconds) as party:
         learning = pretraining.Pretraining(args.init)
         return train(config, run.directory(args.run, config.name), bucket, party, args.profile, learning, longer, args.new_record)
+
+
+def asked(arguments: list[str], here: bool = True) -> tuple[argparse.Namespace, Config]:
+    """What main's arguments ask for, and ValueError for all that can be refused without devices and jax: launchers ask it before a job is
+    printed, which runs where files and packages are not those of this machine: not `here`."""
+    parser = command.parser("train", "Train a GPT on text. The same command continues an interrupted run.", EXAMPLE, text=True)
+    parser.add_argument("--run", metavar="DIR", help="where the run goes, or lies; or gs://BUCKET/FOLDER (default: runs/CONFIG)")
+    parser.add_argument("--init", metavar="RUN_OR_WEIGHTS", help="begin with the weights of another run, or of a folder of weights")
+    steps = parse.whole_argument(0, 10**6)
+    parser.add_argument("--profile", metavar="N", type=steps, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
+    tokens = "the length: train.total_tokens, and the decay of its schedule in proportion; prolongs a run that is there, finished or not"
+    parser.add_argument("--tokens", metavar="N", type=parse.whole_argument(), help=tokens)
+    recording(parser)
+    hosted(parser)
+    args = parser.parse_args(arguments)
+    config = command.resolved(args, here)
+    if args.tokens is not None:
+        config = run.prolonged(config, args.tokens)
+    Batches(config)
+    if here or args.run is not None and not args.run.startswith(tuple(run.BUCKETS)):
+        run.directory(args.run, config.name)
+    return args, config
 
 
 def recording(parser: argparse.ArgumentParser) -> None:
@@ -52,9 +61,10 @@ def hosted(parser: argparse.ArgumentParser) -> None:
     """The arguments of a program that may run on many hosts; meeting.place reads them."""
     many = parser.add_argument_group("many hosts", "Found by itself on TPU pods, GKE and Slurm; elsewhere each process is told.")
     many.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, on this port and the one below")
-    many.add_argument("--processes", metavar="N", type=int, help="how many there are; 1 asks no cluster")
-    many.add_argument("--process", metavar="I", type=int, help="which one this is, from 0")
-    many.add_argument("--join_seconds", metavar="S", type=float, default=300.0, help="how long they wait for each other (default: 300)")
+    many.add_argument("--processes", metavar="N", type=parse.whole_argument(1, 100_000), help="how many there are; 1 asks no cluster")
+    many.add_argument("--process", metavar="I", type=parse.whole_argument(0, 99_999), help="which one this is, from 0")
+    seconds = parse.number_argument(0, 1e7, above=True)
+    many.add_argument("--join_seconds", metavar="S", type=seconds, default=300.0, help="how long they wait for each other (default: 300)")
 
 
 class Learning(Protocol):

@@ -6,9 +6,11 @@ import re
 import shlex
 import sys
 
-from gptjax.config import command
+from gptjax.config import command, parse
+from launch import asking
 
-EXAMPLE = """python -m launch.gke --name=gpt3 --image=IMAGE --accelerator=v5p:8x8x8 -- --config=gpt3_175b --run=DIR | kubectl apply -f -
+EXAMPLE = """python -m launch.gke --name=gpt3 --image=IMAGE --accelerator=v5p:8x8x8 -- --config=gpt3_175b --run=gs://b/r \\
+      | kubectl apply -f -
   kubectl logs --follow --selector=jobset.sigs.k8s.io/jobset-name=gpt3,batch.kubernetes.io/job-completion-index=0
   kubectl delete jobset gpt3"""
 TPUS = {  # as GKE's node selector calls them, and how many dimensions their topologies have
@@ -24,13 +26,13 @@ GRACE_SECONDS = 600  # from SIGTERM to SIGKILL, for the checkpoint
 
 
 def main(arguments: list[str]) -> int:
-    own, theirs = command.passed_on(arguments)
-    args = parser().parse_args(own)
-    if not theirs:
-        raise ValueError("run what? give gptjax.train's arguments after --, as in -- --config=gpt3_small --run=gs://bucket/run")
+    own, theirs = asking.for_training(arguments, "gke", "--config=gpt3_small --run=gs://bucket/run")
+    made = jobset(**vars(parser().parse_args(own)), arguments=theirs)
+    if not any(word.startswith(("--run=gs://", "gs://")) for word in theirs):
+        print("warning: the run lies in the container, and goes with it: give --run=gs://BUCKET/FOLDER, or add a volume", file=sys.stderr)
     import yaml
 
-    yaml.safe_dump(jobset(**vars(args), arguments=theirs), sys.stdout, sort_keys=False)
+    yaml.safe_dump(made, sys.stdout, sort_keys=False)
     return 0
 
 
@@ -38,24 +40,31 @@ def parser() -> argparse.ArgumentParser:
     """What is asked of the cluster."""
     parser = command.bare_parser("gke", "Print a JobSet that runs gptjax.train with what stands after --.", EXAMPLE)
     parser.prog = "python -m launch.gke"
-    parser.add_argument("--name", required=True, help="of the JobSet")
+    parser.add_argument("--name", required=True, help="of the JobSet: letters a to z, digits and -, at most 40")
     parser.add_argument("--image", required=True, help="a container image with this checkout in its working directory, installed")
     parser.add_argument("--accelerator", metavar="KIND", required=True, help="FAMILY:TOPOLOGY, as v5p:8x8x8, or h100:HOSTS, as h100:4")
-    parser.add_argument("--slices", metavar="N", type=int, default=1, help="how many TPU slices (default: 1)")
     parser.add_argument(
-        "--restarts", metavar="N", type=int, default=100, help="how often all may start again when one fails (default: 100)"
+        "--slices", metavar="N", type=parse.whole_argument(1, asking.MOST), default=1, help="how many TPU slices (default: 1)"
+    )
+    often = parse.whole_argument(0, 10**6)
+    parser.add_argument(
+        "--restarts", metavar="N", type=often, default=100, help="how often all may start again when one fails (default: 100)"
     )
     return parser
 
 
 def jobset(name: str, image: str, accelerator: str, slices: int, restarts: int, arguments: list[str]) -> dict:
     """The JobSet as Kubernetes takes it: a job a slice, a pod a host (on GPUs a process of jax a host). ValueError for an accelerator that
-    is not known. A pod that fails restarts them all; the same command continues the run."""
+    is not known, and for names that Kubernetes would refuse. A pod that fails restarts them all; the same command continues the run."""
+    # Names of pods and hosts are made of it, NAME-hosts-0-0-xxxxx, of 63 characters at most.
+    asking.named(name, "[a-z]([a-z0-9-]{0,38}[a-z0-9])?", "--name", "at most 40 of a to z, 0 to 9 and -, a letter first and no - last")
+    asking.named(image, r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,499}", "--image", "the name of a container image, as REGISTRY/NAME:TAG")
     hosts, selector, resource, tail = wanted(name, accelerator, slices)
     container = {
         "name": "train",
         "image": image,
         "command": ["sh", "-c", f"exec python -m gptjax.train {shlex.join(arguments)}{tail}"],
+        "env": [{"name": asking.NONCE, "value": asking.nonce()}],
         "ports": [{"containerPort": port} for port in (8471, 8080, 8431)] if "google.com/tpu" in resource else [],
         "resources": {"requests": resource, "limits": resource},
     }
@@ -80,15 +89,15 @@ def jobset(name: str, image: str, accelerator: str, slices: int, restarts: int, 
 def wanted(name: str, accelerator: str, slices: int) -> tuple[int, dict, dict, str]:
     """(hosts of a slice, node selector, what each pod asks for, what is added to the command)."""
     family, _, size = accelerator.partition(":")
-    if family == "h100" and re.fullmatch(r"[1-9]\d*", size):
+    if family == "h100" and re.fullmatch(r"[1-9][0-9]{0,4}", size):
         if slices != 1:
             raise ValueError(f"--slices={slices} is for TPUs; give the hosts in --accelerator=h100:HOSTS")
         where = f" --coordinator={name}-hosts-0-0.{name}:{PORT} --processes={size} --process=$JOB_COMPLETION_INDEX"
         return int(size), {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}, {"nvidia.com/gpu": GPUS}, where
-    layout = [int(n) for n in size.split("x")] if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", size) else []
+    layout = [int(n) for n in size.split("x")] if re.fullmatch(r"[1-9][0-9]{0,2}(x[1-9][0-9]{0,2})+", size) else []
     if family not in TPUS or len(layout) != TPUS[family][1]:
         known = ", ".join(f"{other}:{'x'.join('ABC'[:dimensions])}" for other, (_, dimensions) in TPUS.items())
-        raise ValueError(f"--accelerator={accelerator}: give one of {known}, h100:HOSTS")
+        raise ValueError(f"--accelerator={parse.line(accelerator, 100)}: give one of {known}, h100:HOSTS")
     hosts, chips = max(1, math.prod(layout) // CHIPS), min(CHIPS, math.prod(layout))
     selector = {"cloud.google.com/gke-tpu-accelerator": TPUS[family][0], "cloud.google.com/gke-tpu-topology": size}
     return hosts, selector, {"google.com/tpu": chips}, ""

@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gptjax.config import command
+from gptjax.config import command, parse
+from launch import asking
 
 CHECKOUT = Path(__file__).parents[1]
 EXAMPLE = "python -m launch.rehearse --processes=2 --devices=4 -- --config=smoke --run=/tmp/rehearsal --set train.steps=20"
@@ -24,13 +25,11 @@ PATIENCE = 60.0  # seconds that the others have to end by themselves when one ha
 def main(arguments: list[str]) -> int:
     parser = command.bare_parser("rehearse", "Run gptjax.train, given what stands after --, as N processes of M devices.", EXAMPLE)
     parser.prog = "python -m launch.rehearse"
-    parser.add_argument("--processes", metavar="N", type=int, default=2, help="how many hosts (default: 2)")
-    parser.add_argument("--devices", metavar="M", type=int, default=4, help="devices of each (default: 4)")
-    own, theirs = command.passed_on(arguments)
+    few = parse.whole_argument(1, 64)  # each has its Python, its jax and its copy of the model
+    parser.add_argument("--processes", metavar="N", type=few, default=2, help="how many hosts (default: 2)")
+    parser.add_argument("--devices", metavar="M", type=few, default=4, help="devices of each (default: 4)")
+    own, theirs = asking.for_training(arguments, "rehearse", "--config=smoke --run=DIR")
     args = parser.parse_args(own)
-    for name in ("processes", "devices"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name}={getattr(args, name)}: give at least 1")
     flags = joining(args.processes)
     commands = [[sys.executable, "-m", "gptjax.train", *theirs, *flags[process]] for process in range(args.processes)]
     with started(commands, args.devices, lambda process, line: print(f"[{process}] {line}", flush=True)) as workers:
@@ -112,6 +111,7 @@ def started(commands: list[list[str]], devices: int, hear: Callable[[int, str], 
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"]),
         "PYTHONUNBUFFERED": "1",
+        asking.NONCE: asking.nonce(),
     }
     workers = Workers(commands, environment, hear)
     before = signal.signal(signal.SIGTERM, lambda number, frame: [process.terminate() for process in workers.processes])

@@ -3,7 +3,8 @@
 import argparse
 import shlex
 
-from gptjax.config import command
+from gptjax.config import command, parse
+from launch import asking
 
 EXAMPLE = """python -m launch.slurm --nodes=4 --time=3-00:00:00 -- --config=gpt3_xl --run=/shared/runs/xl | sbatch
   tail -F gptjax-JOB.log"""
@@ -20,16 +21,14 @@ SCRIPT = """\
 # The tasks get SIGTERM so long before the end, for a checkpoint; a job that loses a node starts again, and continues the run.
 #SBATCH --signal=TERM@{grace}
 #SBATCH --requeue
-{more}srun --kill-on-bad-exit=1 --label {python} -m {program} {arguments}
+{more}export {nonce}=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \\n')
+srun --kill-on-bad-exit=1 --label {python} -m {program} {arguments}
 """
 
 
 def main(arguments: list[str]) -> int:
-    own, theirs = command.passed_on(arguments)
-    args = parser().parse_args(own)
-    if not theirs:
-        raise ValueError("run what? give gptjax.train's arguments after --, as in -- --config=gpt3_xl --run=/shared/runs/xl")
-    print(script("gptjax.train", shlex.join(theirs), **vars(args)), end="")
+    own, theirs = asking.for_training(arguments, "slurm", "--config=gpt3_xl --run=/shared/runs/xl")
+    print(script("gptjax.train", shlex.join(theirs), **vars(parser().parse_args(own))), end="")
     return 0
 
 
@@ -38,20 +37,33 @@ def parser() -> argparse.ArgumentParser:
     parser = command.bare_parser("slurm", "Print an sbatch script that runs gptjax.train with what stands after --.", EXAMPLE)
     parser.prog = "python -m launch.slurm"
     parser.add_argument("--name", default="gptjax", help="of the job (default: gptjax)")
-    parser.add_argument("--nodes", metavar="N", type=int, default=1, help="(default: 1)")
-    parser.add_argument("--gpus", metavar="N", type=int, default=8, help="of each node (default: 8)")
-    parser.add_argument("--cpus", metavar="N", type=int, default=8, help="for each GPU (default: 8)")
+    few = parse.whole_argument(1, asking.MOST)
+    parser.add_argument("--nodes", metavar="N", type=few, default=1, help="(default: 1)")
+    parser.add_argument("--gpus", metavar="N", type=few, default=8, help="of each node (default: 8)")
+    parser.add_argument("--cpus", metavar="N", type=few, default=8, help="for each GPU (default: 8)")
     parser.add_argument("--time", default="1-00:00:00", help="the longest it may take (default: a day)")
-    parser.add_argument("--grace", metavar="S", type=int, default=300, help="seconds before that end at which it stops with a checkpoint")
-    parser.add_argument("--sbatch", metavar="FLAG", action="append", default=[], help="another of sbatch's, as --partition=gpu; repeatable")
-    parser.add_argument("--python", default=".venv/bin/python", help="(default: .venv/bin/python)")
+    seconds = parse.whole_argument(0, 65535)  # as sbatch has it
+    parser.add_argument(
+        "--grace", metavar="S", type=seconds, default=300, help="seconds before that end at which it stops with a checkpoint"
+    )
+    more = "another of sbatch's, as --partition=gpu; repeatable"
+    parser.add_argument("--sbatch", metavar="FLAG", type=parse.line_argument, action="append", default=[], help=more)
+    parser.add_argument("--python", type=parse.line_argument, default=".venv/bin/python", help="(default: .venv/bin/python)")
     return parser
 
 
-def script(program: str, arguments: str, sbatch: list[str], **values) -> str:
-    """The sbatch script; arguments: of the program, as a shell reads them; values: what the parser's flags are called."""
+def script(program: str, arguments: str, name: str, time: str, sbatch: list[str], python: str, **numbers: int) -> str:
+    """The sbatch script; arguments: of the program, as a shell reads them; the others: the parser's flags. ValueError for what sbatch would
+    refuse, or read as something else."""
+    asking.named(name, "[A-Za-z0-9._-]{1,100}", "--name", "up to 100 letters, digits, dots, - and _")
+    asking.named(
+        time, r"[0-9]{1,6}(-[0-9]{1,2})?(:[0-9]{1,2}){0,2}|UNLIMITED|INFINITE", "--time", "MINUTES, H:M:S, D-H, D-H:M:S or UNLIMITED"
+    )
+    for flag in sbatch:
+        asking.named(flag, "-[^#]+", "--sbatch", "a flag of sbatch, as --partition=gpu")
     lines = "".join(f"#SBATCH {flag}\n" for flag in sbatch)
-    return SCRIPT.format(program=program, arguments=arguments, more=lines, **values)
+    told = {"name": name, "time": time, "python": shlex.quote(python), "nonce": asking.NONCE}
+    return SCRIPT.format(program=program, arguments=arguments, more=lines, **told, **numbers)
 
 
 if __name__ == "__main__":

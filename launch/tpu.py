@@ -4,6 +4,7 @@ Each action is a few gcloud commands; --dry_run prints them. TPU7x and clusters:
 """
 
 import argparse
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,12 +13,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from gptjax.config import command
+from gptjax.config import command, parse
+from launch import asking
 
 EXAMPLE = """python -m launch.tpu create --name=pod --zone=us-east5-a --accelerator=v5p-1024
   python -m launch.tpu run --name=pod --zone=us-east5-a -- --config=gpt3_175b --run=gs://bucket/gpt3
   python -m launch.tpu logs --name=pod --zone=us-east5-a
   python -m launch.tpu delete --name=pod --zone=us-east5-a"""
+ID = "[a-z]([a-z0-9-]{0,60}[a-z0-9])?"  # of Google Cloud's resources
 RUNTIMES = {"v4-": "tpu-ubuntu2204-base", "v5litepod-": "v2-alpha-tpuv5-lite", "v5p-": "v2-alpha-tpuv5", "v6e-": "v2-alpha-tpuv6e"}
 FOLDER, ARCHIVE, LOG = "gptjax", "gptjax.tgz", "gptjax.log"
 # The image's own Python is too old: uv brings one.
@@ -36,11 +39,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--zone", required=True)
     parser.add_argument("--project", help="(default: gcloud's)")
     parser.add_argument("--accelerator", metavar="TYPE", help="to create: v4-128, v5litepod-16, v5p-1024, v6e-256, ...")
-    parser.add_argument("--slices", metavar="N", type=int, default=1, help="how many of that type (default: 1)")
+    few = parse.whole_argument(1, asking.MOST)
+    parser.add_argument("--slices", metavar="N", type=few, default=1, help="how many of that type (default: 1)")
     parser.add_argument("--spot", action="store_true", help="create what may be taken away at any time; the same run command continues")
     parser.add_argument("--dry_run", action="store_true", help="print the commands and run none")
-    own, theirs = command.passed_on(arguments)
-    args = parser.parse_args(own, argparse.Namespace(arguments=theirs))
+    running = "run" in command.passed_on(arguments)[0]
+    asked = asking.for_training(arguments, "tpu", "--config=gpt3_small --run=gs://bucket/run") if running else (arguments, [])
+    args = parser.parse_args(asked[0], argparse.Namespace(arguments=asked[1]))
+    for flag, pattern in (("name", ID), ("zone", ID), ("project", "[a-z][a-z0-9.:-]{0,100}")):
+        if vars(args)[flag] is not None:
+            asking.named(vars(args)[flag], pattern, f"--{flag}", "letters a to z, digits and -, a letter first and no - last, at most 62")
     steps = {"create": create, "run": run, "logs": logs, "delete": delete}[args.action](args)
     there = shutil.which("gcloud") is not None
     if args.dry_run or not there:
@@ -61,9 +69,11 @@ def gcloud(args: argparse.Namespace, *words: str) -> list[str]:
 
 def create(args: argparse.Namespace) -> list[list[str]]:
     """Ask for the slices, and wait for them."""
-    runtime = next((runtime for start, runtime in RUNTIMES.items() if (args.accelerator or "").startswith(start)), None)
-    if runtime is None:
-        raise ValueError(f"--accelerator={args.accelerator}: give one of {', '.join(f'{start}N' for start in RUNTIMES)}")
+    start, number = (args.accelerator or "").rpartition("-")[::2]
+    if f"{start}-" not in RUNTIMES or not re.fullmatch("[1-9][0-9]{0,5}", number):
+        given = "None" if args.accelerator is None else parse.line(args.accelerator, 100)
+        raise ValueError(f"--accelerator={given}: give one of {', '.join(f'{start}N' for start in RUNTIMES)}")
+    runtime = RUNTIMES[f"{start}-"]
     nodes = [f"--node-id={args.name}"] if args.slices == 1 else [f"--node-count={args.slices}", f"--node-prefix={args.name}"]
     asked = [f"--accelerator-type={args.accelerator}", f"--runtime-version={runtime}", *nodes, *(["--spot"] if args.spot else [])]
     return [
@@ -74,9 +84,8 @@ def create(args: argparse.Namespace) -> list[list[str]]:
 
 def run(args: argparse.Namespace) -> list[list[str]]:
     """Send this checkout to every host, install it, and start training on all; it goes on when this program ends."""
-    if not args.arguments:
-        raise ValueError("run what? give gptjax.train's arguments after --, as in -- --config=gpt3_small --run=gs://bucket/run")
-    train = f"cd {FOLDER} && nohup .venv/bin/python -m gptjax.train {shlex.join(args.arguments)} > ../{LOG} 2>&1 < /dev/null &"
+    word = f"{asking.NONCE}={asking.nonce()}"
+    train = f"cd {FOLDER} && {word} nohup .venv/bin/python -m gptjax.train {shlex.join(args.arguments)} > ../{LOG} 2>&1 < /dev/null &"
     archive = str(Path(tempfile.gettempdir()) / ARCHIVE)
     pack = ["sh", "-c", f"git ls-files -z | tar --null --files-from=- -czf {shlex.quote(archive)}"]
     send = [[*gcloud(args, "tpu-vm", "scp", archive, f"{node}:"), "--worker=all"] for node in nodes(args)]

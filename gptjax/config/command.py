@@ -67,13 +67,13 @@ def parser(program: str, description: str, example: str, text: bool = False) -> 
     return made
 
 
-def resolved(args: argparse.Namespace) -> Config:
-    """The config that --config names, with the text that --text names, and every --set applied. Raises ValueError: no or an unknown name, a
-    wrong assignment, no such text, or none for a recipe that is of one."""
+def resolved(args: argparse.Namespace, here: bool = True) -> Config:
+    """The config that --config names, with the text that --text names, and every --set applied. here: is the text on this machine? If not,
+    it is not looked at. Raises ValueError: no or an unknown name, a wrong assignment, no such text, or none for a recipe that is of one."""
     if args.config is None:
         raise ValueError(f"say which config with --config=NAME: {', '.join(registry.names())}")
     recipe = registry.config(args.config)
-    if "text" not in args:
+    if "text" not in args or not here:
         return overrides.override(recipe, *args.assignments)
     named = any(assignment.startswith("data.sources=") for assignment in args.assignments)
     if args.text is None:

@@ -5,6 +5,7 @@ import importlib
 from types import ModuleType
 from typing import Any
 
+from gptjax.config import parse
 from gptjax.config.finetuning import Finetuning
 from gptjax.config.schema import Config
 
@@ -16,7 +17,9 @@ def config(name: str) -> Config:
     if real in _configs().FINETUNING:
         raise ValueError(f"{name} is a fine-tuning recipe: python -m gptjax.finetune --config={name} --init=RUN")
     if real not in recipes:
-        raise ValueError(f"no config is called {name!r}; {_near(name, [*recipes, *other_names])} (python -m gptjax.plan shows all)")
+        raise ValueError(
+            f"no config is called {parse.shown(name)}; {_near(name, [*recipes, *other_names])} (python -m gptjax.plan shows all)"
+        )
     return recipes[real]()
 
 
@@ -24,7 +27,7 @@ def finetuning(name: str) -> Finetuning:
     """The fine-tuning recipe of that name. Raises ValueError with the nearest names."""
     recipes = _configs().FINETUNING
     if name not in recipes:
-        raise ValueError(f"no fine-tuning recipe is called {name!r}; {_near(name, list(recipes))}")
+        raise ValueError(f"no fine-tuning recipe is called {parse.shown(name)}; {_near(name, list(recipes))}")
     return recipes[name]()
 
 
@@ -36,7 +39,7 @@ def sweep(name: str) -> Any:
     """The config.sweep.Sweep of that name. Raises ValueError with the nearest names."""
     known = _configs().SWEEPS
     if name not in known:
-        raise ValueError(f"no sweep is called {name!r}; {_near(name, list(known))} (python -m gptjax.sweep --list shows all)")
+        raise ValueError(f"no sweep is called {parse.shown(name)}; {_near(name, list(known))} (python -m gptjax.sweep --list shows all)")
     return known[name]()
 
 
@@ -45,7 +48,9 @@ def sweeps() -> tuple[str, ...]:
 
 
 def _near(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    """Names that begin so, else the nearest, else all."""
+    name = name[:100]
+    near = [known for known in names if name and known.startswith(name)] or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
 
 

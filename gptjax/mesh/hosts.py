@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import queue
+import re
 import sys
 import threading
 import time
@@ -25,6 +26,8 @@ T = TypeVar("T")
 
 LOST = 4  # exit status of a process that ends because another died or nothing moves: the same command continues
 GRACE = 5.0  # seconds in which the word that another process is gone may overtake the error which that caused here
+# What jax's errors say when another process has not taken part in time: Gloo after 30 s, its coordinator, NCCL.
+APART = r"Gloo|gloo|DEADLINE_EXCEEDED|UNAVAILABLE|NCCL|Connection (reset|closed) by peer"
 
 
 class Disagreement(ValueError):
@@ -132,7 +135,10 @@ class Hosts:
         status, line = command.verdict(error)
         if status == 1:
             time.sleep(GRACE)  # the word that another is gone, if that is why, ends this process meanwhile
-            traceback.print_exception(error)
+            if isinstance(error, RuntimeError) and re.search(APART, str(error)):
+                status, line = LOST, f"the processes lost each other, or one was too late ({line}); the same command continues"
+            else:
+                traceback.print_exception(error)
         known = isinstance(error, Disagreement)
         self._finish(status, line if known else f"{self._named(self.process)} ended in {self._doing}: {line}")
 

@@ -32,7 +32,7 @@ NONCE = "GPTJAX_NONCE"  # the environment variable
 HELLO, LINE = 2**16, 2**26  # bytes of a line, at most: of one who is not known yet, and of a process
 STRANGERS = 64  # connections beside the processes' own that may be open before they have said anything: then the oldest is closed
 MOST_PROCESSES = 100_000
-HOST = r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}|[0-9A-Fa-f:.]{2,45}|\[[0-9A-Fa-f:.]{2,45}\]"
+HOST = r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}|\[?[0-9A-Fa-f.]*:[0-9A-Fa-f:.]{1,44}\]?"
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # seconds, and probes: a host without power is noticed after 30 s
 PATIENCE = 10.0  # seconds for a first message: whoever connects and says nothing is not one of us
 RETRY = 2.0  # seconds in which one whom process 0 has turned away tries again: it may have been taken for a stranger among many
@@ -187,8 +187,8 @@ def meet(here: Place, seconds: float) -> tuple[list[str], dict[int, Link]]:
 def _server(here: Place, port: int) -> socket.socket:
     try:
         if socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), backlog=here.processes, family=socket.AF_INET6, dualstack_ipv6=True)
-        return socket.create_server(("", port), backlog=here.processes)
+            return socket.create_server(("", port), backlog=here.processes + 2 * STRANGERS, family=socket.AF_INET6, dualstack_ipv6=True)
+        return socket.create_server(("", port), backlog=here.processes + 2 * STRANGERS)
     except OSError as error:
         raise ValueError(
             f"process 0 cannot listen on port {port}, below that of --coordinator={here.coordinator}: {error.strerror}; give another port"

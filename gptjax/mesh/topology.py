@@ -11,6 +11,8 @@ from typing import Any
 
 from jax.experimental import topologies
 
+from gptjax.config import parse
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
@@ -124,6 +126,7 @@ PER_CHIP = {"v4": 2, "v5p": 2, "tpu7x": 2, "v5e": 1, "v6e": 1, "h100": 1}  # wha
 FLAT = ("v5e", "v6e")  # tori of two dimensions; the other TPUs' have three
 LARGEST = {"v4": 4096, "v5p": 8960, "tpu7x": 9216, "v5e": 256, "v6e": 256}  # chips of a pod
 ALIASES = {"v5litepod": "v5e", "v5": "v5p"}
+MOST_SLICES = 1024
 GRAMMAR = re.compile(r"(?:(?P<slices>[1-9]\d*)x)?(?P<family>[a-z]\w*?)(?::(?P<layout>\d+(x\d+)*)|-(?P<size>\d+))")
 
 
@@ -164,12 +167,14 @@ def topology(name: str) -> Topology:
     from a layout of chips as libtpu writes it (v5p:2x2x1). 2x before either makes two slices; of GPUs, two hosts. Needs no compiler.
 
     Raises ValueError, with the nearest names, for any other."""
-    match = GRAMMAR.fullmatch(name.lower())
+    match = GRAMMAR.fullmatch(name.lower()) if name.isascii() and len(name) < 40 else None
     family = "" if match is None else ALIASES.get(match["family"], match["family"])
     if match is None or family not in PER_CHIP:
         known = [size for family in PER_CHIP for size in sizes(family)]
-        near = difflib.get_close_matches(name.lower(), known, n=3) or ["v5p-8", "v5litepod-16", "v6e-8", "tpu7x-16", "h100-8"]
-        raise ValueError(f"topology {name!r} is not known; give for example {', '.join(near)}, v5p:2x2x1, or two slices as 2xv5p-128")
+        near = difflib.get_close_matches(name[:40].lower(), known, n=3) or ["v5p-8", "v5litepod-16", "v6e-8", "tpu7x-16", "h100-8"]
+        raise ValueError(
+            f"topology {parse.shown(name)} is not known; give for example {', '.join(near)}, v5p:2x2x1, or two slices as 2xv5p-128"
+        )
     slices, known = int(match["slices"] or 1), sizes(family)
     if match["size"]:
         chips, layout = int(match["size"]) / PER_CHIP[family], known.get(f"{family}-{match['size']}")
@@ -177,6 +182,8 @@ def topology(name: str) -> Topology:
         layout = tuple(map(int, match["layout"].split("x")))
         chips = math.prod(layout)
         layout = layout if _buildable(family, layout) else None
+    if not 1 <= slices <= MOST_SLICES:
+        raise ValueError(f"topology {name!r}: give from 1 to {MOST_SLICES:,} slices")
     if layout is None:
         near = sorted(known, key=lambda size: abs(math.prod(known[size]) - chips))[:3]
         forms = "" if family == "h100" else f"; or give {family}:{'AxB' if family in FLAT else 'AxBxC'}, A and B even"

@@ -23,6 +23,8 @@ def test_an_alias_finds_what_it_names():
 
 
 def test_an_unknown_name_says_the_nearest():
+    with pytest.raises(ValueError, match="'gpt2'; did you mean gpt2_124m or gpt2_355m or gpt2_774m or gpt2_1558m\\?"):
+        registry.config("gpt2")
     with pytest.raises(ValueError, match="'nanoo'; did you mean nano"):
         registry.config("nanoo")
     with pytest.raises(ValueError, match="'zzz'; there are smoke, nano, .*gpt3_175b, 117m, .* 175b \\(python -m gptjax.plan"):

@@ -1,5 +1,6 @@
 """What the launchers print: commands, a JobSet and a batch script, each checked by what would read it."""
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import pytest
 import yaml
 
+from gptjax.mesh import meeting
 from launch import gke, rehearse, slurm, tpu
 
 TRAIN = ["--", "--config=gpt3_175b", "--run=gs://b/r", "--set", "model.attention=(Banded(window=128), Dense())"]
@@ -46,7 +48,9 @@ def test_the_same_program_runs_on_every_host_and_slice(capsys):
     said = commands(capsys, "run", "--slices=2", *TRAIN)
     ssh = [words for words in said if "ssh" in words]
     assert [words[5] for words in ssh] == ["pod-0", "pod-1", "pod-0", "pod-1"] and all("--worker=all" in words for words in ssh)
-    line = next(word for word in ssh[-1] if word.startswith("--command="))
+    lines = [word for words in ssh for word in words if word.startswith("--command=") and "gptjax.train" in word]
+    line = lines[0]
+    assert lines == [line] * 2 and re.search(r" && GPTJAX_NONCE=[0-9a-f]{32} nohup ", line), "one word for all hosts"
     assert shlex.split(line)[shlex.split(line).index("gptjax.train") + 1 :][: len(TRAIN) - 1] == TRAIN[1:]
     assert said[0][:2] == ["sh", "-c"] and subprocess.run(["sh", "-n", "-c", said[0][2]]).returncode == 0
     assert commands(capsys, "logs")[0][-2:] == ["--worker=0", "--command=tail -n +1 -F gptjax.log"]
@@ -109,6 +113,9 @@ def test_a_jobset_for_tpu_slices(capsys):
     assert (replicas, hosts, container["resources"]["limits"]) == (2, 128, {"google.com/tpu": 4})
     assert selector == {"cloud.google.com/gke-tpu-accelerator": "tpu-v5p-slice", "cloud.google.com/gke-tpu-topology": "8x8x8"}
     assert shlex.split(container["command"][2]) == ["exec", "python", "-m", "gptjax.train", *TRAIN[1:]]
+    ((name, word),) = [(one["name"], one["value"]) for one in container["env"]]
+    assert name == meeting.NONCE and re.fullmatch("[0-9a-f]{32}", word)
+    assert word not in printed(gke.main, capsys, "--name=j", "--image=i", "--accelerator=v5p:8x8x8", *TRAIN)[1], "a job has its own"
 
 
 def test_a_jobset_for_gpus_says_who_is_who(capsys):
@@ -124,7 +131,108 @@ def test_a_batch_script_for_slurm(capsys, tmp_path):
         *out.splitlines()
     }
     assert subprocess.run(["bash", "-n"], input=out, text=True).returncode == 0
-    (tmp_path / "srun").write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done\n')
+    (tmp_path / "srun").write_text('#!/bin/sh\necho $GPTJAX_NONCE\nfor word in "$@"; do echo "$word"; done\n')
     (tmp_path / "srun").chmod(0o755)
     ran = subprocess.run(["bash"], input=out, text=True, capture_output=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    assert re.fullmatch("[0-9a-f]{32}", ran.stdout.splitlines()[0])
     assert ran.stdout.splitlines()[-len(TRAIN) - 2 :] == [".venv/bin/python", "-m", "gptjax.train", *TRAIN[1:]]
+
+
+# --- what is refused before anything is printed ----------------------------------------------------------------------------
+
+GKE = ["--name=j", "--image=i", "--accelerator=v5p:8x8x8"]
+TPU = ["create", "--name=pod", "--zone=z", "--accelerator=v6e-8", "--dry_run"]
+OTHER_TRAINING = {
+    "a config that is not": (["--config=gpt3_xll"], "did you mean gpt3_xl"),
+    "a field that is not": (["--config=gpt3_xl", "--set", "train.stepz=3"], "did you mean steps?"),
+    "a flag that is not": (["--config=gpt3_xl", "--runn=x"], "--runn=x"),
+    "no config": (["--run=x"], "say which config with --config=NAME"),
+    "an empty run": (["--config=gpt3_xl", "--run="], "an empty path"),
+    "a line end": (["--config=gpt3_xl", "--run=a\n#SBATCH --x"], "holds a control character"),
+    "a terminal's control": (["--config=gpt3_xl", "--run=\x1b[31m"], "holds a control character"),
+    "a number of no end": (["--config=gpt3_xl", "--join_seconds=nan"], "--join_seconds"),
+}
+
+
+def refused(main, arguments, capsys):
+    """What is said, in one line, with nothing printed: by ValueError, or by argparse with status 2."""
+    try:
+        main([*arguments])
+    except ValueError as error:
+        said = str(error)
+    except SystemExit as left:
+        assert left.code == 2
+        out, said = capsys.readouterr()
+        assert out == "" and said.startswith("error: ") and said.endswith("\n")
+    else:
+        raise AssertionError(f"{arguments} was taken: {capsys.readouterr().out}")
+    assert "\n" not in said.rstrip("\n") and len(said) < 1500 and capsys.readouterr().out == ""
+    return said
+
+
+@pytest.mark.parametrize("name", OTHER_TRAINING)
+@pytest.mark.parametrize(
+    "main, own",
+    [(gke.main, GKE), (slurm.main, []), (tpu.main, ["run", "--name=pod", "--zone=z", "--dry_run"]), (rehearse.main, [])],
+    ids=["gke", "slurm", "tpu", "rehearse"],
+)
+def test_a_job_that_could_not_run_is_not_printed(main, own, name, capsys):
+    arguments, said = OTHER_TRAINING[name]
+    assert said in refused(main, [*own, "--", *arguments], capsys)
+
+
+COUNTS = ("0", "-1", "1.5", "1e9", "nan", "9" * 5000, "\u0662", "", "x")
+
+
+@pytest.mark.parametrize(
+    "main, own, flag, bad",
+    [(slurm.main, [], flag, bad) for flag in ("--nodes", "--gpus", "--cpus") for bad in COUNTS if bad != "\u0662"]
+    + [(slurm.main, [], "--grace", bad) for bad in ("-1", "1e9", "x")]
+    + [(slurm.main, [], "--time", bad) for bad in ("1:00\n#SBATCH --account=x", "", "a day", "1-", "1:2:3:4", "-1", "1 #", "$(id)")]
+    + [(slurm.main, [], "--name", bad) for bad in ("a\nb", "a b", "", "$(id)", "x" * 200, "../x", "\u00e9")]
+    + [(slurm.main, [], "--sbatch", bad) for bad in ("a=b", "", "--x\n#SBATCH --y", "--x #y", "\x1b")]
+    + [(slurm.main, [], "--python", bad) for bad in ("", "a\nb", "\0")]
+    + [(gke.main, GKE, "--slices", bad) for bad in ("0", "-1", "1e9")]
+    + [(gke.main, GKE, "--restarts", bad) for bad in ("-1", "1e9", "x")]
+    + [(gke.main, GKE, "--name", bad) for bad in ("X Y", "a b", "A", "-a", "a-", "1a", "", "a.b", "a\nb", "a" * 41, "a;b", "$(id)")]
+    + [(gke.main, GKE, "--image", bad) for bad in ("", "a b", "a\nb", "-a", "$(id)", "\u00e9")]
+    + [
+        (gke.main, GKE, "--accelerator", bad)
+        for bad in ("v5p:0x8x8", "v5p:8x8x8\n", "v5p:9999x9999x9999", "h100:0", "h100:999999", "h100:\u0664")
+    ]
+    + [(tpu.main, TPU, "--slices", bad) for bad in ("0", "-1", "1e9")]
+    + [(tpu.main, TPU, "--name", bad) for bad in ("X Y", "-a", "a-", "", "a\nb", "a" * 64, "$(id)", "--quiet")]
+    + [(tpu.main, TPU, "--zone", bad) for bad in ("", "a b", "--x", "a\nb")]
+    + [(tpu.main, TPU, "--project", bad) for bad in ("", "a b", "A", "a\nb")]
+    + [
+        (tpu.main, TPU, "--accelerator", bad)
+        for bad in ("v5p-", "v5p-x", "v5p-8 --spot", "v5p--8", "v5p-0", "v5p-9999999", "v5p-\u0668", "-8")
+    ]
+    + [(rehearse.main, [], flag, bad) for flag in ("--processes", "--devices") for bad in ("0", "-1", "1e9", "nan")],
+)
+def test_what_no_cluster_would_take(main, own, flag, bad, capsys):
+    rest = [] if main is tpu.main else ["--", "--config=smoke"]
+    said = refused(main, [*own, f"{flag}={bad}", *rest], capsys)
+    assert flag in said
+
+
+def test_a_name_for_pods_is_checked_for_sweeps_too():
+    with pytest.raises(ValueError, match="--name=a{39}-10: give at most 40"):
+        gke.jobset("a" * 39 + "-10", "i", "v5p:8x8x8", 1, 1, ["--config=smoke"])
+
+
+def test_a_run_in_the_container_is_warned_of(capsys):
+    assert gke.main([*GKE, "--", "--config=smoke", "--run=/runs/x"]) == 0
+    out, err = capsys.readouterr()
+    assert yaml.safe_load(out)["kind"] == "JobSet" and err.startswith("warning: the run lies in the container") and err.count("\n") == 1
+    assert gke.main([*GKE, "--", "--config=smoke", "--run", "gs://b/r"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_words_are_quoted_for_the_shell(capsys):
+    """Of the launched program, and the Python that runs it."""
+    odd = ["--config=smoke", "--run=a b;$(id)`id`'\"&|>x", "--set", "name=$HOME é"]
+    _, out = printed(slurm.main, capsys, "--python=/a b/$(id)/python", "--", *odd)
+    assert shlex.split(out.splitlines()[-1])[3:] == ["/a b/$(id)/python", "-m", "gptjax.train", *odd]
+    _, out = printed(gke.main, capsys, *GKE, "--", *odd)
+    assert shlex.split(pods(yaml.safe_load(out))[3]["command"][2])[4:] == odd
