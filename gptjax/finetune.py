@@ -12,6 +12,7 @@ from gptjax.config import command, finetuning, overrides, parse, registry, run
 from gptjax.config.batches import Batches
 from gptjax.config.schema import Config
 from gptjax.data import saving
+from gptjax.mesh import meeting
 
 EXAMPLE = "python -m gptjax.finetune --config=own --init=runs/gpt1 --set task.train=train.tsv --set task.dev=dev.tsv --seeds=5"
 
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", metavar="N", type=seeds, default=1, help="so many runs from seed on, below DIR; shows median and spread")
     parser.add_argument("--profile", metavar="N", type=count, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
     train.recording(parser)
-    train.hosted(parser)
+    meeting.flags(parser)
     args = parser.parse_args(arguments)
     if args.config is None:
         raise ValueError(f"say which task with --config=NAME: {', '.join(registry.finetunings())}")
@@ -33,7 +34,6 @@ def main(arguments: list[str]) -> int:
     if args.init is None:
         raise ValueError("say which model with --init=PATH: a run's directory, or a folder of weights")
 
-    from gptjax.mesh import meeting
     from gptjax.report import console
 
     here = meeting.place(args.coordinator, args.processes, args.process, args.join_seconds)

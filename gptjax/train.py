@@ -11,6 +11,7 @@ from gptjax import continuing, pretraining
 from gptjax.config import command, count, parse, run
 from gptjax.config.batches import Batches
 from gptjax.config.schema import Config
+from gptjax.mesh import meeting
 
 CPU_TOKENS = 4096  # of a microbatch on CPU: more is no faster there, and its progress would show after minutes
 EXAMPLE = 'python -m gptjax.train --config=gpt3_small --set train.steps=100 --set "model.attention=Dense()"'
@@ -21,7 +22,7 @@ def main(arguments: list[str]) -> int:
     args, config = asked(arguments)
     bucket, longer = run.bucket(args.run), args.tokens is not None
 
-    from gptjax.mesh import hosts, meeting
+    from gptjax.mesh import hosts
 
     here = meeting.place(args.coordinator, args.processes, args.process, args.join_seconds)
     with hosts.joined(here, config, args.join_seconds) as party:
@@ -40,7 +41,7 @@ def asked(arguments: list[str], here: bool = True) -> tuple[argparse.Namespace, 
     tokens = "the length: train.total_tokens, and the decay of its schedule in proportion; prolongs a run that is there, finished or not"
     parser.add_argument("--tokens", metavar="N", type=parse.whole_argument(), help=tokens)
     recording(parser)
-    hosted(parser)
+    meeting.flags(parser)
     args = parser.parse_args(arguments)
     config = command.resolved(args, here)
     if args.tokens is not None:
@@ -55,16 +56,6 @@ def recording(parser: argparse.ArgumentParser) -> None:
     """The argument of a program that may have lost a run's record."""
     lost = "go on from the checkpoints though config.json or metrics.jsonl is lost or damaged: the old one is set aside"
     parser.add_argument("--new_record", action="store_true", help=lost)
-
-
-def hosted(parser: argparse.ArgumentParser) -> None:
-    """The arguments of a program that may run on many hosts; meeting.place reads them."""
-    many = parser.add_argument_group("many hosts", "Found by itself on TPU pods, GKE and Slurm; elsewhere each process is told.")
-    many.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, on this port and the one below")
-    many.add_argument("--processes", metavar="N", type=parse.whole_argument(1, 100_000), help="how many there are; 1 asks no cluster")
-    many.add_argument("--process", metavar="I", type=parse.whole_argument(0, 99_999), help="which one this is, from 0")
-    seconds = parse.number_argument(0, 1e7, above=True)
-    many.add_argument("--join_seconds", metavar="S", type=seconds, default=300.0, help="how long they wait for each other (default: 300)")
 
 
 class Learning(Protocol):
@@ -156,6 +147,7 @@ def train(
     xla.begin()
     mesh = devices.mesh(config.mesh)
     rules.check(config, mesh)
+    devices.check_room(config.model, mesh)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     out = console.Console(quiet=party.process != 0)
     asked = continuing.Asked(directory, config, longer, new_record)

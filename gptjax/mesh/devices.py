@@ -4,9 +4,10 @@ import math
 
 import jax
 import numpy as np
+import psutil
 from jax.experimental import mesh_utils
 
-from gptjax.config import schema
+from gptjax.config import count, figures, schema
 from gptjax.mesh import topology
 
 AXES = ("data", "fsdp", "tensor", "context")
@@ -32,6 +33,18 @@ def mesh(sizes: schema.Mesh, devices: list | None = None) -> jax.sharding.Mesh:
         )
     # Auto: XLA propagates shardings; the default, Explicit, breaks Linen.
     return jax.sharding.Mesh(arranged(shape, devices), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+
+
+def check_room(model: schema.Model, mesh: jax.sharding.Mesh) -> None:
+    """ValueError where the state alone, parameters and Adam's moments, is more than a device holds: sizes that were not meant."""
+    stats = mesh.local_devices[0].memory_stats()
+    there = stats["bytes_limit"] if stats else psutil.virtual_memory().total // len(mesh.local_devices)  # CPU: simulated devices share it
+    needed = count.state_bytes(model) * mesh.shape["data"] // mesh.size
+    if needed > there:
+        raise ValueError(
+            f"the model's state takes {figures.in_bytes(needed)} of each device, which has {figures.in_bytes(there)}: choose smaller "
+            f"model.n_layers, model.d_model or model.n_vocab, or more devices along mesh.fsdp"
+        )
 
 
 def arranged(shape: list[int], devices: list) -> np.ndarray:

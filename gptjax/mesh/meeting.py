@@ -9,6 +9,7 @@ launcher hands all processes one secret word in the environment (NONCE), and eac
 processes greet one another may pass for one, as at jax's own coordinator, which asks for nothing: keep both ports within the cluster.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import hashlib
@@ -53,6 +54,18 @@ class Place:
     def proof(self, process: int) -> str:
         """What that process of this run says, and no stranger can."""
         return hmac.new(self.nonce.encode("utf-8", "replace"), f"gptjax {process} of a run".encode(), hashlib.sha256).hexdigest()
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """The arguments of a program that may run on many hosts; `place` reads them."""
+    many = parser.add_argument_group("many hosts", "Found by itself on TPU pods, GKE and Slurm; elsewhere each process is told.")
+    many.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, on this port and the one below")
+    many.add_argument(
+        "--processes", metavar="N", type=parse.whole_argument(1, MOST_PROCESSES), help="how many there are; 1 asks no cluster"
+    )
+    many.add_argument("--process", metavar="I", type=parse.whole_argument(0, MOST_PROCESSES - 1), help="which one this is, from 0")
+    seconds = parse.number_argument(0, 1e7, above=True)
+    many.add_argument("--join_seconds", metavar="S", type=seconds, default=300.0, help="how long they wait for each other (default: 300)")
 
 
 def place(coordinator: str | None, processes: int | None, process: int | None, seconds: float) -> Place | None:
