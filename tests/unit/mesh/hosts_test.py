@@ -79,7 +79,7 @@ def test_the_one_that_differs_is_named():
 def test_config_code_and_jax_are_what_must_agree(monkeypatch):
     told = []
 
-    def agree(party, topics, advice):
+    def agree(party, topics, advice, until):
         told.append(topics)
         raise ValueError("before jax is started")
 
