@@ -56,6 +56,8 @@ def asked(task: Task, text: str, form: str | None) -> list[Any]:
     from gptjax.tasks.finetune import examples
 
     where = "standard input" if text == "-" else str(parse.path(text))
+    if text != "-" and parse.path(text).exists() and not parse.path(text).is_file():
+        raise ValueError(f"{where} is no file: give one, or - to read standard input")
     try:
         content = sys.stdin.buffer.read() if text == "-" else parse.path(text).read_bytes()
     except OSError as error:

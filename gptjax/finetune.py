@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> int:
     if here is not None and args.seeds > 1:
         raise ValueError(f"--seeds={args.seeds} is for one process: on several give each seed its own run, with --set seed=N and --run")
     out = console.Console(quiet=here is not None and here.process != 0)
+    dataclasses.replace(recipe, seed=recipe.seed + args.seeds - 1)  # is refused here, not when the others are done
     learning, config = prepared(recipe, args.init, out)
     directory, results = args.run or str(run.directory(None, config.name)), []
     for number in range(args.seeds):

@@ -158,7 +158,7 @@ def test_new_texts_get_the_labels_that_they_had_as_a_test_set(there, tuned, tmp_
         ("empty.csv", b"sentence\n\n", "holds no text to label"),
         ("blank.csv", b'sentence,more\n" ",x\n', "line 2: sentence is empty"),
         ("list.jsonl", b'{"sentence": ["x"]}', "line 1: sentence holds a list, not a text"),
-        (".", None, "cannot be read: Is a directory"),
+        (".", None, "is no file: give one, or - to read standard input"),
         ("no.txt", None, "cannot be read: No such file"),
     ],
 )
@@ -301,6 +301,7 @@ def test_several_seeds_show_their_median(there, tmp_path, capsys):
 REFUSED = {
     "unknown": (["--config=gpt1_sst"], "no fine-tuning recipe is called 'gpt1_sst'; did you mean gpt1_sst2"),
     "a seed": (["--set", "seed=-1"], "seed=-1: give a whole number from 0 to"),
+    "the last seed": (["--seeds=2", "--set", "seed=4294967295"], "seed=4294967296: give a whole number from 0 to"),
     "a submission": (["--set", "task.submission=../../evil"], "task.submission='../../evil': it names a file of predictions/"),
     "no weights": (["--init=no/such"], "no/such does not exist: give a run, or a folder of weights"),
     "labels": (["--set", "task.labels=('good', 'bad')"], "line 1: label is 'negative'; give good, bad, or a number from 0 to 1"),

@@ -71,7 +71,7 @@ def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked,
     assert standing.standing(group[0], tmp_path / "ill").state == "done"
     found = standing.standing(given_up, tmp_path / "ill")
     assert (found.state, found.step, found.why) == ("given up", 3, "gave up: 2 updates in a row were not finite, up to step 3")
-    assert sorted(path.name for path in (tmp_path / "ill" / given_up.name / "checkpoints").iterdir()) == []
+    assert not list((tmp_path / "ill" / given_up.name).glob("checkpoints/*"))
     progress, through = local.run("smoke", [given_up], tmp_path / "ill", local.slots(1, None), 1, lambda progress: None)
     assert through and progress.failed == {given_up.name: found.why}  # and is not begun again
 
