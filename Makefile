@@ -7,7 +7,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-EXTRA = tests/unit/data/gpt1_test.py tests/parity/harness_test.py tests/e2e/bucket_test.py
+EXTRA = tests/unit/data/gpt1_test.py tests/unit/interop/tokenizer_json_test.py tests/parity/exported_test.py tests/parity/harness_test.py
+EXTRA += tests/e2e/bucket_test.py
 
 .PHONY: train test test-slow test-extra test-gpu check docs clean
 
