@@ -88,11 +88,6 @@ def named(records: Sequence[Record]) -> dict[str, str]:
     return found
 
 
-def plain(text: str) -> str:
-    """For matplotlib, which takes what is between two $ for mathematics, and cannot draw what no font has."""
-    return text.encode("utf-8", "replace").decode().replace("$", r"\$")
-
-
 def main_score(record: Record) -> dict[str, Any]:
     """The score of the protocol's own metric."""
     return next(iter(record["scores"].values()))
@@ -128,7 +123,7 @@ def by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str]) ->
             points = sorted((k, score["value"], score["error"] or 0.0) for k, score in points)
             ks, values, errors = zip(*points, strict=True)
             style = "--" if described and not with_it else "-"
-            label = plain(f"{name}{', no description' if style == '--' else ''}")
+            label = plots.literal(f"{name}{', no description' if style == '--' else ''}")
             axes.errorbar(ks, values, errors, color=colour, ls=style, marker="o", ms=3, lw=1.6, capsize=2, label=label)
     ks = {record["mean_shots"] for record in records}
     axes.set_xscale("symlog", linthresh=1, base=2) if max(ks) > 4 else None
@@ -140,7 +135,7 @@ def by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str]) ->
     task, metric = panel(records[0])
     if metric not in NO_PERCENT:  # from 0 to 5 at least, or a task that nobody does would look like any other
         axes.set_ylim(min(0.0, *(1.05 * (value - error) for value, error in spans)), max(5.0, *(1.05 * sum(span) for span in spans)))
-    axes.set(title=plain(task), xlabel="demonstrations (K)", ylabel=metric)
+    axes.set(title=plots.literal(task), xlabel="demonstrations (K)", ylabel=metric)
 
 
 def kinds(records: Sequence[Record]) -> dict[str, float]:
@@ -199,4 +194,4 @@ def _without(left_out: Sequence[str]) -> str:
         return ""
     lines = textwrap.wrap(f"without {', '.join(left_out)}", WIDE)
     lines = lines if len(lines) < 5 else [*lines[:4], f"... {len(left_out)} in all"]
-    return plain("\n" + "\n".join(lines))
+    return "\n" + "\n".join(map(plots.literal, lines))
