@@ -24,8 +24,9 @@ class Pieces:
         import sentencepiece
 
         try:
-            self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-            self.n_vocab = self.processor.vocab_size()
+            if model:  # of an empty one sentencepiece says a line of its own
+                self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+            self.n_vocab = self.processor.vocab_size() if model else 0
         except RuntimeError:
             self.n_vocab = 0
         if not self.n_vocab:

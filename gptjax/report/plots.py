@@ -20,8 +20,11 @@ def loss_curve(run: Path) -> Path:
     records = events.read(run)
     figure = _figure(_name(run), records)
     fresh, picture = run / "loss.tmp.png", run / "loss.png"
-    figure.savefig(fresh, dpi=DPI)
-    fresh.replace(picture)
+    try:
+        figure.savefig(fresh, dpi=DPI)
+        fresh.replace(picture)
+    finally:
+        fresh.unlink(missing_ok=True)
     return picture
 
 

@@ -62,6 +62,29 @@ def machine(monkeypatch):
     return lambda n: monkeypatch.setattr(devices, "mesh", lambda sizes, there=None: real(sizes, there or jax.devices()[:n]))
 
 
+@pytest.fixture
+def passed(monkeypatch):
+    """passed(n): from here on a training is a checkpoint and a record as though n steps were done, which need no compiling."""
+    sessions = []
+
+    def patch(n):
+        def loop(session):
+            now, plan = session.going.state, session.batches
+            sessions.append(session)
+            with events.Events(session.directory, 0) as log, jax.transfer_guard("allow"):
+                for step in range(1, n + 1):
+                    log.write(step, {"loss": 1.0})
+                now = now.replace(step=now.step * 0 + n, rows=now.rows * 0 + plan.first_row(n))
+                about = continuing.about(session.config, plan, session.limit_rows, session.reading, log.seal(n))
+                session.checkpoints.save(n, now, about)
+            return 0
+
+        monkeypatch.setattr(train, "loop", loop)
+        return sessions
+
+    return patch
+
+
 def bytes_of(directory):
     return {str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None for path in directory.rglob("*")}
 
@@ -129,11 +152,12 @@ def test_a_refusal_is_one_line_and_changes_no_byte(text, copied, name):
 
 
 @pytest.mark.parametrize("tokenizer, n_vocab", [("Bytes()", 257), ("SentencePiece(n_pieces=300)", 300)])
-def test_other_text_is_refused_and_changes_no_byte(tmp_path, tokenizer, n_vocab):
+def test_other_text_is_refused_and_changes_no_byte(tmp_path, passed, tokenizer, n_vocab):
     """Not even what was prepared of it stays."""
     text, draw = tmp_path / "text.txt", random.Random(0)
     text.write_text(words := " ".join("".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=5)) for _ in range(3000)))
-    spoken = (f"data.tokenizer={tokenizer}", f"model.n_vocab={n_vocab}", "train.steps=1")
+    spoken = (f"data.tokenizer={tokenizer}", f"model.n_vocab={n_vocab}")
+    passed(1)
     assert go(text, tmp_path / "run", *spoken) == 0
     before = bytes_of(tmp_path / "run")
     text.write_text(f"{words} and so on, he said, without end")
@@ -216,35 +240,40 @@ def test_a_record_without_a_checkpoint_begins_again_and_says_so(text, copied, fi
     assert losses(copied) == losses(finished)
 
 
-def test_checkpoints_of_earlier_versions_go_on(text, finished, tmp_path, monkeypatch):
+def test_checkpoints_of_earlier_versions_go_on(text, tmp_path, passed, monkeypatch):
     """They hold neither the record's digest nor the ramp's quantum."""
     with monkeypatch.context() as patch:
         now, old = continuing.about, ("config", "microbatch_rows", "tokenizer", "text")
         patch.setattr(continuing, "about", lambda *args: {name: value for name, value in now(*args).items() if name in old})
-        assert go(text, tmp_path / "run", "train.steps=4") == 0
+        passed(4)
+        assert go(text, tmp_path / "run") == 0
     shutil.copytree(tmp_path / "run", tmp_path / "torn")
     edited("metrics.jsonl", lambda b: b.split(b"\n", 1)[1])(tmp_path / "torn")
     with pytest.raises(ValueError, match="not what it was when step 4 was saved: the line of step 1 is not where it should be"):
         go(text, tmp_path / "torn")
     assert go(text, tmp_path / "run") == 0
-    assert losses(tmp_path / "run") == losses(finished)
+    session = passed(4)[-1]
+    assert session.going.step == 4 and session.going.kept == (tmp_path / "torn" / "metrics.jsonl").stat().st_size + 25
+    assert session.batches.first_row(4) == 32 and session.going.notes == ()
 
 
-def test_a_batch_ramp_goes_on_with_the_same_rows_on_other_devices(text, tmp_path, machine):
+def test_a_batch_ramp_goes_on_with_the_same_rows_on_other_devices(text, tmp_path, machine, passed):
     """Begun where batches are split in 4, so that it grows by 4 rows: in 2 it grows the same, in 8 it cannot."""
     ramp = ("train.batch_tokens=1024", "train.ramp=Ramp(start_tokens=128, over_tokens=2000)", "train.total_tokens=8192")
     machine(4)
-    assert go(text, tmp_path / "run", *ramp, "train.steps=5") == 0
+    passed(5)
+    assert go(text, tmp_path / "run", *ramp) == 0
     before = bytes_of(tmp_path / "run")
     machine(8)
     with pytest.raises(ValueError, match="the batch ramp of this run grows in steps of 4 rows, which 8 devices .* x fsdp is 1 or 2 or 4$"):
         go(text, tmp_path / "run", *ramp)
     assert bytes_of(tmp_path / "run") == before
     machine(2)
-    assert go(text, tmp_path / "run", *ramp, "train.steps=8") == 0
-    lines, whole = [x for x in events.read(tmp_path / "run") if "loss" in x], Batches(run.config(tmp_path / "run"), shards=4)
-    assert [x["rows"] for x in lines] == [whole.first_row(n) for n in range(1, 9)] and len({whole.rows(n) for n in range(8)}) > 2
-    assert [x["tokens"] for x in lines] == [32 * x["rows"] for x in lines]
+    assert go(text, tmp_path / "run", *ramp) == 0
+    now, whole = passed(5)[-1].batches, Batches(run.config(tmp_path / "run"), shards=4)
+    left = range(5, whole.n_steps + 1)
+    assert now.n_steps == whole.n_steps and [now.first_row(n) for n in left] == [whole.first_row(n) for n in left]
+    assert len({now.rows(n) for n in left}) > 3
 
 
 # --- fields that may be other ------------------------------------------------------------------------------------------------
