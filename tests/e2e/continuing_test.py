@@ -259,7 +259,7 @@ def test_checkpoints_of_earlier_versions_go_on(text, tmp_path, passed, monkeypat
 
 def test_a_batch_ramp_goes_on_with_the_same_rows_on_other_devices(text, tmp_path, machine, passed):
     """Begun where batches are split in 4, so that it grows by 4 rows: in 2 it grows the same, in 8 it cannot."""
-    ramp = ("train.batch_tokens=1024", "train.ramp=Ramp(start_tokens=128, over_tokens=2000)", "train.total_tokens=8192")
+    ramp = ("train.batch_tokens=1024", "train.ramp=Ramp(start_tokens=128, over_tokens=4000)", "train.total_tokens=8192")
     machine(4)
     passed(5)
     assert go(text, tmp_path / "run", *ramp) == 0
