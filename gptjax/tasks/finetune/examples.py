@@ -17,6 +17,7 @@ from gptjax.data import corpora, files, unicode
 
 FORMATS = (".tsv", ".csv", ".jsonl")
 MOST_CLASSES = 1000  # found in a file: more are rather texts or scores
+FEW = 20  # examples may each have a class of their own
 Row = tuple[str, dict[str, Any]]  # where it stands, for errors, and its columns
 UNLABELLED = ("-1", "-", "", "None")  # what data sets write where there is no gold label
 
@@ -91,7 +92,8 @@ def labelled(task: Task) -> Task:
         return task
     where, source = _source(task, "train")
     found: set[str] = set()
-    for place, row in source:
+    n_rows = 0
+    for n_rows, (place, row) in enumerate(source, 1):
         _check_label(task, row, place)
         found.add(_name(row[task.label], place, task.label))
     found -= set(UNLABELLED)
@@ -100,7 +102,7 @@ def labelled(task: Task) -> Task:
         labels = sorted(found)
     else:  # 1 and 1.0 are one class
         labels = [min((name for name in found if values[name] == value), key=len) for value in sorted(set(values.values()))]
-    if len(labels) > MOST_CLASSES:
+    if len(labels) > MOST_CLASSES or len(labels) == n_rows > FEW:
         raise ValueError(f"{where}: {task.label} has {len(labels):,} different labels; name the column of the classes with task.label")
     if len(labels) < 2:
         only = f"all of one class, {labels[0]}" if labels else "without a label"

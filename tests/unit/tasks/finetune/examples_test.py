@@ -212,7 +212,8 @@ def test_labels_are_found_where_none_are_named(tmp_path):
         (["a"], "data.jsonl: its examples are all of one class, a"),
         ([None], "data.jsonl: its examples are without a label"),
         ([["a"]], "data.jsonl line 1: gold holds a list"),
-        ([f"text {n}" for n in range(1001)], "gold has 1,001 different labels; name the column of the classes"),
+        ([f"text {n}" for n in range(21)], "gold has 21 different labels; name the column of the classes"),
+        ([f"text {n}" for n in range(1001)] * 2, "gold has 1,001 different labels; name the column of the classes"),
     ):
         with pytest.raises(ValueError, match=said):
             found(values)
