@@ -91,18 +91,17 @@ def labelled(task: Task) -> Task:
     if task.labels:
         return task
     where, source = _source(task, "train")
-    found: set[str] = set()
-    n_rows = 0
-    for n_rows, (place, row) in enumerate(source, 1):
+    names = []
+    for place, row in source:
         _check_label(task, row, place)
-        found.add(_name(row[task.label], place, task.label))
-    found -= set(UNLABELLED)
+        names.append(_name(row[task.label], place, task.label))
+    found = set(names) - set(UNLABELLED)
     values = _values(found)
     if values is None:
         labels = sorted(found)
     else:  # 1 and 1.0 are one class
         labels = [min((name for name in found if values[name] == value), key=len) for value in sorted(set(values.values()))]
-    if len(labels) > MOST_CLASSES or len(labels) == n_rows > FEW:
+    if len(labels) > MOST_CLASSES or len(labels) == len(names) > FEW:
         raise ValueError(f"{where}: {task.label} has {len(labels):,} different labels; name the column of the classes with task.label")
     if len(labels) < 2:
         only = f"all of one class, {labels[0]}" if labels else "without a label"
