@@ -1,10 +1,12 @@
 """GPT-1's Table 5 and Figure 2 in small: what pre-training and the auxiliary loss are worth, on data that is here.
 
-    python -m bench.gpt1 [--run=runs/gpt1_mini] [--out=docs/gpt1] [--seeds=5]
+    python -m bench.gpt1 --data=DIR [--run=runs/gpt1_mini] [--out=docs/gpt1] [--seeds=5]
 
-Pre-trains gpt1_mini (20 minutes on 2 cores) unless --run holds it, makes four small tasks from ../shared/data, fine-tunes each with both
-pre-training and auxiliary loss and without either, and movies with 0 to 4 layers transferred; each an ordinary `python -m gptjax.finetune`,
-below --work, where what is done is not done again. Prints the table, writes OUT.json and the picture OUT.png.
+DIR has text/ (brown.txt.xz, moby_dick.txt.xz, shakespeare.txt.xz, sotu.jsonl.xz and wordnet_glosses.txt.xz, all of NLTK and Project
+Gutenberg) and labelled/ (VADER's sentiment_vader, bsdgames' quiz_bsdgames). Pre-trains gpt1_mini on the former (20 minutes on 2 cores)
+unless --run holds it, makes four small tasks, fine-tunes each with both pre-training and auxiliary loss and without either, and movies with
+0 to 4 layers transferred; each an ordinary `python -m gptjax.finetune`, below --work, where what is done is not done again. Prints the
+table, writes OUT.json and the picture OUT.png.
 """
 
 import argparse
@@ -22,7 +24,6 @@ from pathlib import Path
 from gptjax.report import plots
 from gptjax.sweeps import comparing
 
-DATA = Path("../shared/data")
 CLASSES = {
     "movies": ("gpt1_sst2", []),
     "glosses": ("gpt1_rte", ["task.fields=(premise,hypothesis)", "task.labels=(entailment,not_entailment)"]),
@@ -45,16 +46,16 @@ TRAIN, DEV = 2000, 800
 # --- the tasks -----------------------------------------------------------------------------------------------------------
 
 
-def movies(draw: random.Random) -> list[dict]:
+def movies(draw: random.Random, there: Path) -> list[dict]:
     """Sentences of film reviews (Hutto and Gilbert 2014), positive where the mean of 20 ratings is above 0."""
-    lines = (DATA / "labelled/sentiment_vader/movieReviewSnippets_GroundTruth.txt").read_text(errors="replace").splitlines()
+    lines = (there / "labelled/sentiment_vader/movieReviewSnippets_GroundTruth.txt").read_text(errors="replace").splitlines()
     rated = [(float(rating), text) for _, rating, text in (line.split("\t") for line in lines)]
     return [{"sentence": text, "label": int(rating > 0)} for rating, text in rated if rating]
 
 
-def glosses(draw: random.Random) -> list[dict]:
+def glosses(draw: random.Random, there: Path) -> list[dict]:
     """Does WordNet's definition entail the word? Its own word, or another's."""
-    lines = [line.split(": ", 1) for line in _text("wordnet_glosses.txt").splitlines() if ": " in line]
+    lines = [line.split(": ", 1) for line in _text(there, "wordnet_glosses.txt").splitlines() if ": " in line]
     lines = [(word, gloss) for word, gloss in lines if len(gloss) < 120]
     made = []
     for word, gloss in draw.sample(lines, 2 * (TRAIN + DEV)):
@@ -64,10 +65,10 @@ def glosses(draw: random.Random) -> list[dict]:
     return made
 
 
-def sources(draw: random.Random) -> list[dict]:
+def sources(draw: random.Random, there: Path) -> list[dict]:
     """Are two passages of 25 words of the same source: Brown, Moby Dick, Shakespeare, State of the Union?"""
-    speeches = " ".join(json.loads(line)["text"] for line in _text("sotu.jsonl").splitlines())
-    words = [_text(f"{name}.txt").split() for name in ("brown", "moby_dick", "shakespeare")] + [speeches.split()]
+    speeches = " ".join(json.loads(line)["text"] for line in _text(there, "sotu.jsonl").splitlines())
+    words = [_text(there, f"{name}.txt").split() for name in ("brown", "moby_dick", "shakespeare")] + [speeches.split()]
 
     def passage(source):
         start = draw.randrange(len(source) - 25)
@@ -81,10 +82,10 @@ def sources(draw: random.Random) -> list[dict]:
     return made
 
 
-def quiz(draw: random.Random) -> list[dict]:
+def quiz(draw: random.Random, there: Path) -> list[dict]:
     """bsdgames' quiz: a question and four answers, the wrong ones of the same list."""
     made = []
-    for file in sorted((DATA / "labelled/quiz_bsdgames").iterdir()):
+    for file in sorted((there / "labelled/quiz_bsdgames").iterdir()):
         rows = [line.split(":") for line in file.read_text(errors="replace").splitlines() if line.count(":") >= 1]
         pairs = [(_plain(row[0]), _plain(row[1])) for row in rows]  # one direction: the other would tell the answers of the test set
         pairs = [(question, answer) for question, answer in pairs if question and answer]
@@ -101,15 +102,15 @@ def _plain(text: str) -> str:
     return re.sub(r"[\\{}\[\]]|.\x08", "", text.split("|")[0]).strip()
 
 
-def _text(name: str) -> str:
-    return lzma.open(DATA / "text" / f"{name}.xz", "rt", errors="replace").read()
+def _text(there: Path, name: str) -> str:
+    return lzma.open(there / "text" / f"{name}.xz", "rt", errors="replace").read()
 
 
-def written(task: str, folder: Path) -> list[str]:
+def written(task: str, there: Path, folder: Path) -> list[str]:
     """train, dev and test files of a task, equal for all runs; as arguments of gptjax.finetune."""
     arguments = []
     draw = random.Random(task)
-    examples = {"movies": movies, "glosses": glosses, "sources": sources, "quiz": quiz}[task](draw)
+    examples = {"movies": movies, "glosses": glosses, "sources": sources, "quiz": quiz}[task](draw, there)
     draw.shuffle(examples)
     n = min(DEV, len(examples) // 5)
     for split, part in {"dev": examples[:n], "test": examples[n : 2 * n], "train": examples[2 * n : 2 * n + TRAIN]}.items():
@@ -224,6 +225,7 @@ def drawn(out: Path, layers: dict[str, list[float]], shots: dict[str, list[tuple
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a folder with text/ and labelled/")
     parser.add_argument("--run", default="runs/gpt1_mini", help="the pre-trained model (default: runs/gpt1_mini; trained if absent)")
     parser.add_argument("--work", type=Path, default=Path("runs/gpt1_ablation"), help="where runs go (default: runs/gpt1_ablation)")
     parser.add_argument("--out", type=Path, default=Path("docs/gpt1"), help="of the figures (default: docs/gpt1)")
@@ -233,15 +235,13 @@ def main() -> None:
         "--peak", type=float, default=5e-4, help="learning rate (default: 5e-4; GPT-1's 6.25e-5 is for a model 100 x larger)"
     )
     args = parser.parse_args()
-    if not DATA.exists():
-        raise SystemExit(f"{DATA.resolve()} is not here: the tasks are made from the developers' data folder")
     args.work.mkdir(parents=True, exist_ok=True)
     if not (Path(args.run) / "checkpoints").exists():
         subprocess.run(
-            [sys.executable, "-m", "gptjax.train", "--config=gpt1_mini", f"--text={DATA}/text/*.xz", f"--run={args.run}"], check=True
+            [sys.executable, "-m", "gptjax.train", "--config=gpt1_mini", f"--text={args.data}/text/*.xz", f"--run={args.run}"], check=True
         )
     tasks = ["movies", *(task for task in args.tasks.split(",") if task != "movies")]  # Figure 2 is of movies
-    files = {task: written(task, args.work) for task in {*tasks, "movies", "quiz"}}
+    files = {task: written(task, args.data, args.work) for task in {*tasks, "movies", "quiz"}}
     table: dict[str, dict[str, list[float]]] = {task: {} for task in tasks}
     layers: dict[str, list[float]] = {}
     n_layers = json.loads((Path(args.run) / "config.json").read_text())["model.n_layers"]

@@ -1,10 +1,11 @@
 """GPT-3's Figures 1.2 and 1.3 in small: does accuracy rise with the number of demonstrations, and with the size of the model?
 
-    python -m bench.incontext [--work=runs/incontext] [--out=docs/incontext] [--tokens=10e6] [--items=200]
+    python -m bench.incontext [--work=runs/incontext] [--out=docs/incontext] [--tokens=10e6] [--items=200] [--text=FILE]
 
-Trains three sizes on documents of questions and answers, each document of one task and half of them with its description, mixed with text
-of ../shared/data where that is there; then asks them, by `python -m gptjax.evaluate`, questions that no document had, of those tasks and of
-two that none had either: to rotate the other way, and names in letters that were never named. Prints a table and draws OUT.png.
+Trains three sizes on documents of questions and answers, each document of one task and half of them with its description, mixed with a
+tenth of --text if it is given (README's figures: NLTK's Brown corpus); then asks them, by `python -m gptjax.evaluate`, questions that no
+document had, of those tasks and of two that none had either: to rotate the other way, and names in letters that were never named. Prints a
+table and draws OUT.png.
 """
 
 import argparse
@@ -16,7 +17,6 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-TEXT = Path("../shared/data/text/brown.txt.xz")
 LETTERS, NEW_LETTERS = "abcdefgh", "stuvwxyz"
 SIZES = {"small": (2, 64), "medium": (3, 96), "large": (4, 160)}  # layers, width
 SHOTS = (0, 1, 2, 4, 8)
@@ -130,12 +130,12 @@ def run(*arguments: str) -> None:
         raise SystemExit(f"python -m {' '.join(arguments)} ended with {done.returncode}")
 
 
-def trained(size: str, work: Path, tokens: float) -> Path:
+def trained(size: str, work: Path, tokens: float, text: Path | None) -> Path:
     there = work / size
     n_layers, d_model = SIZES[size]
     sources = f"Text(path='{work / 'documents.jsonl'}', weight=0.9)"
-    if TEXT.exists():
-        sources = f"({sources}, Text(path='{TEXT}', weight=0.1))"
+    if text is not None:
+        sources = f"({sources}, Text(path='{text}', weight=0.1))"
     steps = int(tokens / (ROWS * N_CTX))
     sets = [
         f"model.n_layers={n_layers}",
@@ -152,7 +152,7 @@ def trained(size: str, work: Path, tokens: float) -> Path:
         "loop.every_save=500",
         "loop.every_sample=None",
     ]
-    run("gptjax.train", "--config=smoke", f"--run={there}", *(part for text in sets for part in ("--set", text)))
+    run("gptjax.train", "--config=smoke", f"--run={there}", *(part for one in sets for part in ("--set", one)))
     return there
 
 
@@ -161,6 +161,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/incontext"), help="where all goes (default: runs/incontext)")
     parser.add_argument("--out", type=Path, default=Path("docs/incontext"), help="of the picture (default: docs/incontext)")
     parser.add_argument("--tokens", type=float, default=10e6, help="of each training (default: 10e6)")
+    parser.add_argument("--text", type=Path, help="mixed in, a tenth")
     parser.add_argument("--items", type=int, default=200, help="asked of each task (default: 200)")
     parser.add_argument("--sizes", default=",".join(SIZES), help="comma-separated (default: all)")
     args = parser.parse_args()
@@ -168,7 +169,7 @@ def main() -> None:
     if not (args.work / "documents.jsonl").exists():
         corpus(args.work / "documents.jsonl", int(0.9 * args.tokens))
     descriptions = asked(args.work, args.items)
-    runs = [trained(size, args.work, args.tokens) for size in args.sizes.split(",")]
+    runs = [trained(size, args.work, args.tokens, args.text) for size in args.sizes.split(",")]
     for there in runs:
         for described in (True, False):
             sets = [part for task, text in descriptions.items() if described for part in ("--set", f"{task}.description={text!r}")]

@@ -30,9 +30,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--text", metavar="PATH", help="the corpus: a file, a directory or a glob of .txt, .jsonl or .parquet")
     parser.add_argument("--field", default="text", help="of .jsonl objects and .parquet columns (default: %(default)s)")
     parser.add_argument("--tasks", metavar="A,B", help="tasks or families of them; default: all whose data are found")
-    parser.add_argument("--data", metavar="DIR", help="where TASK_SPLIT.jsonl and TASK.jsonl lie")
-    parser.add_argument("--tfds", metavar="DIR", help="where TFDS' prepared sets lie (default: its own directory)")
-    parser.add_argument("--words", metavar="FILE", help="the list of the tasks that scramble words")
+    parser.add_argument("--data", metavar="DIR", type=place, help="where TASK_SPLIT.jsonl and TASK.jsonl lie")
+    parser.add_argument("--tfds", metavar="DIR", type=place, help="where TFDS' prepared sets lie (default: its own directory)")
+    parser.add_argument("--words", metavar="FILE", type=place, help="the list of the tasks that scramble words")
     parser.add_argument("--seed", type=parse.whole_argument(0, 2**32 - 1), default=0, help="of tasks that are made (default: %(default)s)")
     parser.add_argument("--out", metavar="DIR", type=parse.path_argument, help="where the result goes")
     parser.add_argument("--compression", choices=("zst", "none"), default="zst", help="of what filter writes (default: %(default)s)")
@@ -51,6 +51,11 @@ def main(arguments: list[str]) -> None:
         return compare(args)
     rule = overrides.override(RULES[args.mode], *args.assignments)
     return filtered(args, rule) if args.mode == "filter" else check(args, rule)
+
+
+def place(text: str) -> str:
+    """`parse.path_argument`, as text."""
+    return str(parse.path_argument(text))
 
 
 def filtered(args: argparse.Namespace, rule: contamination.Filter) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from gptjax.config import data, finding
+from gptjax.config import data, finding, parse
 from gptjax.data import corpora, shards
 
 SHARED = 0.5  # of the validation documents: where so many are trained on, they are no validation; fewer are told, as corpora have copies
@@ -31,7 +31,7 @@ def _common(source: data.Source, held: data.Source) -> str | None:
         case data.Tfds(), data.Tfds():
             same = corpora.prepared(source) == corpora.prepared(held) and (source.split, source.field) == (held.split, held.field)
         case data.Shards(), data.Shards():
-            same = pathlib.Path(source.path).expanduser().resolve() == pathlib.Path(held.path).expanduser().resolve()
+            same = parse.path(source.path).resolve() == parse.path(held.path).resolve()
         case data.Embedded(), data.Embedded():
             same = True
         case _:

@@ -235,7 +235,10 @@ def check(sources: Sequence[data.Source], separate: Sequence[data.Source], rule:
         return
     advice = heldout.advice(rule, "validation")
     if len(raw) == 1 and corpora.one_document(raw[0]):
-        raise ValueError(f"{tokenising.named(raw[0])} is one document, which cannot be both trained and validated on; {advice}")
+        tail = '--set "data.held_out=Tail(fraction=0.1)"'
+        raise ValueError(
+            f"{tokenising.named(raw[0])} is one document, which cannot be both trained and validated on: hold out its end, {tail}"
+        )
     files = [finding.regular(file).st_size for source in raw if isinstance(source, data.Text) for file in finding.found(source.path).files]
     if all(isinstance(source, data.Text) for source in raw) and sum(files) <= LITTLE:
         held = [{split for document in corpora.documents(source) for split, _ in heldout.parts(document, rule)} for source in raw]

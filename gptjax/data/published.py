@@ -5,6 +5,7 @@ import importlib.metadata
 import pathlib
 import urllib.request
 
+from gptjax.config import parse
 from gptjax.config.record import record
 
 
@@ -27,7 +28,7 @@ def files(wanted: Published, path: str | None) -> dict[str, bytes]:
     ValueError, in one line, if one is missing or not the published file; without a network, within seconds.
     """
     if path is not None:
-        return verified(wanted, pathlib.Path(path))
+        return verified(wanted, parse.path(path))
     if wanted.carrier is not None:
         try:
             carried = importlib.metadata.distribution(wanted.carrier).files or []  # a distribution's list of files: nothing is imported

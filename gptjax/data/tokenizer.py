@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, assert_never
 
-from gptjax.config import data
+from gptjax.config import data, parse
 from gptjax.data import gpt1, gpt2, pieces, published, saving, unicode
 
 
@@ -94,7 +94,7 @@ def tokenizer(spec: data.Tokenizer, cached: pathlib.Path | None = None, texts: C
         case data.Gpt1Bpe(path=path, words=words):
             return gpt1.Gpt1(path, words)
         case data.SentencePiece(path=str(path)):
-            return pieces.opened(pathlib.Path(path))
+            return pieces.opened(parse.path(path))
         case data.SentencePiece(n_pieces=n_pieces):
             if cached is not None and cached.exists():
                 return pieces.opened(cached)

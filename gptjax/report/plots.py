@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 import statistics
 from pathlib import Path
 
@@ -126,9 +127,14 @@ def _title(axes, name, records, train):
 
 
 def _name(run: Path) -> str:
-    """The config's name, from the run's config.json; of a run without one, its directory's."""
+    """The config's name and the texts that it reads, from the run's config.json; of a run without one, its directory's."""
     file = run / "config.json"
-    return parse.member(parse.json_file(file), "name", str, str(file)) if file.exists() else run.absolute().name
+    if not file.exists():
+        return run.absolute().name
+    config = parse.json_file(file)
+    name = parse.member(config, "name", str, str(file))
+    texts = re.findall(r"path='([^']*)'", parse.member(config, "data.sources", str, str(file))) if "data.sources" in config else []
+    return f"{name} on {', '.join(texts)}" if texts else name
 
 
 def _points(records, value):

@@ -365,7 +365,7 @@ def test_one_document_is_refused_before_it_is_tokenised(tmp_path, monkeypatch, e
     monkeypatch.setattr("gptjax.data.pieces.trained", lambda *given: pytest.fail("trained"))
     monkeypatch.setattr("gptjax.data.tokenising.write", lambda *given: pytest.fail("tokenised"))
     source = data.Text(path=str(lone(tmp_path)) + ending)
-    match = r"is one document, which cannot be both trained and validated on; .*Tail\(fraction=0.1\)"
+    match = r"is one document, which cannot be both trained and validated on: hold out its end, .*Tail\(fraction=0.1\)"
     refused(match, lambda: reading(tmp_path, source, spec=spec, n_vocab=300 if spec else 257, held_out=data.ByDocument(fraction=0.5)))
 
 

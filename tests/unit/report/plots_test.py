@@ -45,6 +45,9 @@ def test_the_name_is_the_configs_else_the_directorys(tmp_path):
     assert plots._name(tmp_path) == tmp_path.name
     (tmp_path / "config.json").write_text(json.dumps({"name": "gpt3_small", "seed": 0}))
     assert plots._name(tmp_path) == "gpt3_small"
+    sources = "(Text(path='books/*.txt', field='text', weight=1.0), Embedded(weight=1.0))"
+    (tmp_path / "config.json").write_text(json.dumps({"name": "nano", "data.sources": sources}))
+    assert plots._name(tmp_path) == "nano on books/*.txt"
 
 
 def test_five_points_are_drawn_as_they_are():
