@@ -118,9 +118,8 @@ def microbatch(config: schema.Config, mesh: jax.sharding.Mesh, target: topology.
     """Rows of a microbatch at the full batch: train.microbatch_rows, or as many as train would take on such chips. ValueError if the batch
     does not split over the mesh."""
     table = rules.PRESETS[config.mesh.sharding].activations
-    batches = Batches(
-        dataclasses.replace(config, train=dataclasses.replace(config.train, ramp=None)), math.prod(mesh.shape[axis] for axis in table["B"])
-    )
+    full = dataclasses.replace(config, train=dataclasses.replace(config.train, ramp=None, steps=None))
+    batches = Batches(full, math.prod(mesh.shape[axis] for axis in table["B"]))
     if config.train.microbatch_rows:
         return config.train.microbatch_rows
     parts = mesh.size // mesh.shape["data"]

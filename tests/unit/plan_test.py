@@ -129,3 +129,10 @@ def test_chips_that_are_too_few(capsys):
 def test_what_cannot_be_compiled_for(arguments, message):
     with pytest.raises(ValueError, match=message):
         plan.main(arguments)
+
+
+def test_more_steps_than_the_length_gives_are_refused():
+    with pytest.raises(
+        ValueError, match="train.steps=3,000 is more than the 2,000 steps that train.total_tokens=1,536,000 gives; raise train"
+    ):
+        plan.main(["--config=shakespeare_char", "--set", "train.steps=3000"])

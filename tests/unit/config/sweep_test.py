@@ -99,3 +99,10 @@ def test_points_to_check_come_last_and_are_marked():
     assert [(point.name, point.check) for point in sweep.planned(asked)] == [("seed=0", False), ("seed=1", False), ("seed=7", True)]
     with pytest.raises(ValueError, match="are the same run"):
         sweep.planned(dataclasses.replace(asked, check=sweep.each("seed", 1)))
+
+
+def test_a_point_with_more_steps_than_its_length_gives_is_refused():
+    (point,) = sweep.planned(sweep.Sweep(about="?", recipe="smoke", points=(("train.steps=41",),)))
+    assert point.refusal.startswith(
+        "train.steps=41 is more than the 40 steps that train.total_tokens=10,240 gives; raise train.total_tokens"
+    )
