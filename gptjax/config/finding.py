@@ -72,7 +72,8 @@ def found(path: str) -> Found:
             raise ValueError(f"Text(path={path!r}): the name tells no known format; {ALLOWED}")
         regular(where)
         return Found([where], {})
-    parts = where.parts[1:] if where.is_absolute() else where.parts
+    every = where.parts[1:] if where.is_absolute() else where.parts
+    parts = tuple(part for part, after in zip(every, (*every[1:], ""), strict=True) if not part == after == "**")  # twice is as once
     return _told(path, _matching(Path(where.anchor), parts, passed), passed, "matches no file of text")
 
 

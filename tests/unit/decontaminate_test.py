@@ -84,6 +84,7 @@ def test_processes_and_compression_change_nothing(place):
     assert texts(place / "out") == texts(place / "packed")
     assert (place / "out" / "report.json").read_bytes() == (place / "packed" / "report.json").read_bytes()
     assert not (place / "packed" / "work").exists()
+    assert files.check(str(place / "packed" / "*.zst"), "text") == []  # each frame has its checksum
 
 
 def test_a_killed_job_goes_on(place, monkeypatch, capsys):

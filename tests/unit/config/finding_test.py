@@ -80,7 +80,7 @@ def test_a_directory_and_its_globs_read_the_same(tmp_path, seed):
     put(folders[0] / "always.txt")
     root = folders[0]
     whole = found(root)
-    assert whole == found(root / "**") == found(root / "**" / "*") == found(f"{root}/")
+    assert whole == found(root / "**") == found(root / "**" / "*") == found(f"{root}/") == found(root / "**" / "**" / "**")
     assert len({file.resolve() for file in whole}) == len(whole)
     by_ending = [file for ending in ("txt", "JSON", "gz", "parquet") for file in globbed(root / "**" / f"*.{ending}")]
     assert {file.resolve() for file in by_ending} == {file.resolve() for file in whole}
