@@ -9,6 +9,7 @@ import numpy as np
 from gptjax.config import data, finding, parse
 from gptjax.data import corpora, shards
 
+BEGINNING = 2**16  # bytes by which two files of one size are told apart before they are compared whole
 SHARED = 0.5  # of the validation documents: where so many are trained on, they are no validation; fewer are told, as corpora have copies
 
 
@@ -48,15 +49,16 @@ def _common_file(source: data.Text, held: data.Text) -> str | None:
         size = finding.regular(file).st_size
         if size and size in by_size and (source.field == held.field or finding.kind(file)[0] == ".txt"):
             for other in by_size[size]:
-                if file.samefile(other) or _digest(file) == _digest(other):
+                if file.samefile(other) or all(_digest(file, size) == _digest(other, size) for size in (BEGINNING, None)):
                     return str(file)
     return None
 
 
-def _digest(file: pathlib.Path) -> bytes:
+def _digest(file: pathlib.Path, size: int | None) -> bytes:
+    """SHA-256 of the first `size` bytes of a file, or of all."""
     try:
         with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").digest()
+            return hashlib.sha256(stream.read(size)).digest() if size else hashlib.file_digest(stream, "sha256").digest()
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from None
 
