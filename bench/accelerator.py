@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from gptjax.ahead import compiling
-from gptjax.config import count, registry, schema
+from gptjax.config import count, parse, registry, schema
 from gptjax.generate import choose, decode
 from gptjax.learn import metrics, state, step
 from gptjax.mesh import devices, rules, topology
@@ -137,7 +137,7 @@ def _compiled_row(what: str, config: schema.Config, target: topology.Topology) -
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", default=CONFIGS, help=f"comma-separated (default: {CONFIGS})")
-    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each (default: 5)")
+    parser.add_argument("--rounds", type=parse.whole_argument(), default=5, help="timed steps of each (default: 5)")
     parser.add_argument("--out", default="accelerator.json", help="where the figures go (default: accelerator.json)")
     args = parser.parse_args()
     names = args.configs.split(",")

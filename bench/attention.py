@@ -13,7 +13,7 @@ import time
 
 import jax
 
-from gptjax.config import count, schema
+from gptjax.config import count, parse, schema
 from gptjax.mesh import rules, xla
 from gptjax.model import gpt, kernels
 
@@ -33,10 +33,10 @@ def program(pattern: schema.Attention, n_ctx: int, n_heads: int):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--longest", type=int, default=32768, help="the longest context (default: 32768)")
-    parser.add_argument("--heads", type=int, default=4, help="heads (default: 4)")
-    parser.add_argument("--window", type=int, default=256, help="of the banded layer (default: 256)")
-    parser.add_argument("--rounds", type=int, default=3, help="timed runs of each (default: 3)")
+    parser.add_argument("--longest", type=parse.whole_argument(), default=32768, help="the longest context (default: 32768)")
+    parser.add_argument("--heads", type=parse.whole_argument(), default=4, help="heads (default: 4)")
+    parser.add_argument("--window", type=parse.whole_argument(), default=256, help="of the banded layer (default: 256)")
+    parser.add_argument("--rounds", type=parse.whole_argument(), default=3, help="timed runs of each (default: 3)")
     args = parser.parse_args()
     xla.keep_memory()
     patterns = {"dense": schema.Dense(), "banded": schema.Banded(window=args.window)}

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.generation import theirs
-from gptjax.config import data, registry, schema
+from gptjax.config import data, parse, registry, schema
 from gptjax.data import tokenizer
 from gptjax.interop import vocabulary
 from gptjax.mesh import rules, xla
@@ -123,8 +123,8 @@ def compared(name: str, questions: list[Question], reader: reading.Reader, model
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="timed rounds (default: 3)")
-    parser.add_argument("--batch", type=int, default=4, help="lm_eval's batch_size (default: 4)")
+    parser.add_argument("--rounds", type=parse.whole_argument(), default=3, help="timed rounds (default: 3)")
+    parser.add_argument("--batch", type=parse.whole_argument(), default=4, help="lm_eval's batch_size (default: 4)")
     parser.add_argument("--cpu_time", action="store_true", help="seconds of the processor, not of the clock on the wall")
     parser.add_argument("--kinds", metavar="NAME,...", help="only these")
     args = parser.parse_args()

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.config import registry, schema
+from gptjax.config import parse, registry, schema
 from gptjax.generate import choose, decode
 from gptjax.model import gpt, reading
 
@@ -130,9 +130,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", default="1,8", help="rows (default: 1,8)")
     parser.add_argument("--dtype", default="float32,bfloat16", help="types (default: float32,bfloat16)")
-    parser.add_argument("--prompt", type=int, default=128, help="tokens of each prompt (default: 128)")
-    parser.add_argument("--tokens", type=int, default=128, help="new tokens (default: 128)")
-    parser.add_argument("--rounds", type=int, default=3, help="timed rounds (default: 3)")
+    parser.add_argument("--prompt", type=parse.whole_argument(), default=128, help="tokens of each prompt (default: 128)")
+    parser.add_argument("--tokens", type=parse.whole_argument(), default=128, help="new tokens (default: 128)")
+    parser.add_argument("--rounds", type=parse.whole_argument(), default=3, help="timed rounds (default: 3)")
     args = parser.parse_args()
     try:
         import torch  # noqa: F401

@@ -21,6 +21,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from gptjax.config import parse
 from gptjax.report import plots
 from gptjax.sweeps import comparing
 
@@ -227,12 +228,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder with text/ and labelled/")
     parser.add_argument("--run", default="runs/gpt1_mini", help="the pre-trained model (default: runs/gpt1_mini; trained if absent)")
-    parser.add_argument("--work", type=Path, default=Path("runs/gpt1_ablation"), help="where runs go (default: runs/gpt1_ablation)")
-    parser.add_argument("--out", type=Path, default=Path("docs/gpt1"), help="of the figures (default: docs/gpt1)")
-    parser.add_argument("--tasks", default=",".join(CLASSES), help="comma-separated (default: all)")
-    parser.add_argument("--seeds", type=int, default=5, help="of each arm (default: 5)")
     parser.add_argument(
-        "--peak", type=float, default=5e-4, help="learning rate (default: 5e-4; GPT-1's 6.25e-5 is for a model 100 x larger)"
+        "--work", type=parse.path_argument, default=Path("runs/gpt1_ablation"), help="where runs go (default: runs/gpt1_ablation)"
+    )
+    parser.add_argument("--out", type=parse.path_argument, default=Path("docs/gpt1"), help="of the figures (default: docs/gpt1)")
+    parser.add_argument("--tasks", default=",".join(CLASSES), help="comma-separated (default: all)")
+    parser.add_argument("--seeds", type=parse.whole_argument(), default=5, help="of each arm (default: 5)")
+    parser.add_argument(
+        "--peak",
+        type=parse.number_argument(0, above=True),
+        default=5e-4,
+        help="learning rate (default: 5e-4; GPT-1's 6.25e-5 is for a model 100 x larger)",
     )
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

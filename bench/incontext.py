@@ -17,6 +17,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from gptjax.config import parse
+
 LETTERS, NEW_LETTERS = "abcdefgh", "stuvwxyz"
 SIZES = {"small": (2, 64), "medium": (3, 96), "large": (4, 160)}  # layers, width
 SHOTS = (0, 1, 2, 4, 8)
@@ -158,11 +160,11 @@ def trained(size: str, work: Path, tokens: float, text: Path | None) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("runs/incontext"), help="where all goes (default: runs/incontext)")
-    parser.add_argument("--out", type=Path, default=Path("docs/incontext"), help="of the picture (default: docs/incontext)")
-    parser.add_argument("--tokens", type=float, default=10e6, help="of each training (default: 10e6)")
-    parser.add_argument("--text", type=Path, help="mixed in, a tenth")
-    parser.add_argument("--items", type=int, default=200, help="asked of each task (default: 200)")
+    parser.add_argument("--work", type=parse.path_argument, default=Path("runs/incontext"), help="where all goes (default: runs/incontext)")
+    parser.add_argument("--out", type=parse.path_argument, default=Path("docs/incontext"), help="of the picture (default: docs/incontext)")
+    parser.add_argument("--tokens", type=parse.number_argument(0, above=True), default=10e6, help="of each training (default: 10e6)")
+    parser.add_argument("--text", type=parse.path_argument, help="mixed in, a tenth")
+    parser.add_argument("--items", type=parse.whole_argument(), default=200, help="asked of each task (default: 200)")
     parser.add_argument("--sizes", default=",".join(SIZES), help="comma-separated (default: all)")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

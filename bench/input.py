@@ -10,7 +10,7 @@ import statistics
 import tempfile
 import time
 
-from gptjax.config import command
+from gptjax.config import command, parse
 from gptjax.config.batches import Batches
 from gptjax.data import pipeline
 
@@ -20,11 +20,16 @@ def main(arguments: list[str]) -> int:
     parser.set_defaults(config="nano")
     parser.prog = "python -m bench.input"
     parser.add_argument(
-        "--consumer_tokens_per_s", type=float, default=10_000, help="what the model trains on (default: nano on 2 CPU cores)"
+        "--consumer_tokens_per_s",
+        type=parse.number_argument(0, above=True),
+        default=10_000,
+        help="what the model trains on (default: nano on 2 CPU cores)",
     )
-    parser.add_argument("--cache", type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()) / "gptjax-bench-input", help="for shards")
-    parser.add_argument("--steps", type=int, default=200, help="steps timed in each repeat")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument(
+        "--cache", type=parse.path_argument, default=pathlib.Path(tempfile.gettempdir()) / "gptjax-bench-input", help="for shards"
+    )
+    parser.add_argument("--steps", type=parse.whole_argument(), default=200, help="steps timed in each repeat")
+    parser.add_argument("--repeats", type=parse.whole_argument(), default=7)
     args = parser.parse_args(arguments)
     config = command.resolved(args)
     read = pipeline.reading(config, args.cache, print)

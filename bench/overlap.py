@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 
+from gptjax.config import parse
 from gptjax.data import files, tokenising
 from gptjax.tasks.incontext import grams
 
@@ -31,9 +32,9 @@ def hashed(batch: list[str]) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", required=True, help="a file, a directory or a glob")
-    parser.add_argument("--grams", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--piece", type=int, default=3000, help="characters of a document")
+    parser.add_argument("--grams", type=parse.whole_argument(), default=1_000_000)
+    parser.add_argument("--rounds", type=parse.whole_argument(), default=5)
+    parser.add_argument("--piece", type=parse.whole_argument(), default=3000, help="characters of a document")
     args = parser.parse_args()
     whole = [document.text for document in files.documents(args.text, "text")]
     documents = [text[i : i + args.piece] for text in whole for i in range(0, len(text), args.piece)]

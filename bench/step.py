@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gptjax.config import count, data, schema
+from gptjax.config import count, data, parse, schema
 from gptjax.learn import state, step
 from gptjax.mesh import devices, xla
 
@@ -211,7 +211,7 @@ def nanodo(config: schema.Config, directory: str) -> Contestant:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="laptop", help="shapes (default: laptop)")
-    parser.add_argument("--rounds", type=int, default=9, help="timed steps of each (default: 9)")
+    parser.add_argument("--rounds", type=parse.whole_argument(), default=9, help="timed steps of each (default: 9)")
     parser.add_argument("--without", metavar="NAME,...", default="", help="of gptjax, plain, dense (at --size=sparse)")
     parser.add_argument("--nanogpt", metavar="DIR", help="a clone of karpathy/nanoGPT")
     parser.add_argument("--nanodo", metavar="DIR", help="a clone of google-deepmind/nanodo")

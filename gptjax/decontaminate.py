@@ -129,7 +129,7 @@ def compare(args: argparse.Namespace) -> None:
     """The scores of all, of dirty and of clean items, as Table C.1 has them."""
     from gptjax.tasks.incontext import dirtiness
 
-    rows = dirtiness.compared(args.overlap, args.results, pathlib.Path(args.data) if args.data else None)
+    rows = dirtiness.compared(args.overlap, args.results, parse.path(args.data) if args.data is not None else None)
     print(aligned([dirtiness.HEAD, *map(dirtiness.row, rows)]))
     if args.out is not None:
         from gptjax.data import saving
@@ -154,7 +154,7 @@ def questions(args: argparse.Namespace, splits: Callable[[Any], tuple[str, ...]]
     """The tasks with their items; a line for each whose data are missing. ValueError if no task is left."""
     from gptjax.tasks.incontext import overlap, registry, rows
 
-    folder = pathlib.Path(args.data) if args.data else None
+    folder = parse.path(args.data) if args.data is not None else None
     named = registry.named([name.strip() for name in args.tasks.split(",")], folder) if args.tasks else registry.every()
     found = []
     for task in {task.name: task for task in named.values()}.values():

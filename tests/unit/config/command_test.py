@@ -167,13 +167,15 @@ def test_flags_take_dashes_and_underscores():
     assert parser.parse_args(["--", "--top-k"]).words == ["--top-k"]
 
 
-def test_every_flag_is_written_with_underscores():
+def test_every_flag_is_written_with_underscores_and_read_in_one_place():
     for folder in ("gptjax", "launch", "bench"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
                     name = ast.literal_eval(node.args[0])
                     assert "-" not in name.removeprefix("--"), (path, name)
+                    kinds = [ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg == "type"]
+                    assert not {"int", "float", "Path", "pathlib.Path"} & {*kinds}, (path, name, "config/parse.py has types with bounds")
 
 
 def test_an_unknown_argument_of_many_lines_is_one_line(monkeypatch, capsys):
