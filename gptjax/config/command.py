@@ -192,7 +192,7 @@ def verdict(error: BaseException) -> tuple[int, str]:
             return 2, f"there is not enough memory ({first_line(error)}): choose smaller sizes or batches, or another machine"
         case RuntimeError() if "can't start new thread" in str(error):
             return 2, "the machine lets this program start no more threads: raise its limits (ulimit -u, ulimit -v)"
-        case RuntimeError() if str(error).startswith("RESOURCE_EXHAUSTED"):  # of jax, which is not imported here
+        case RuntimeError() if re.search("^RESOURCE_EXHAUSTED|bad_alloc", str(error)):  # of jax, which is not imported here
             return 2, f"there is not enough memory of the device ({first_line(error)}): choose smaller sizes or batches"
         case ValueError() if _raised_here(error):
             return 2, _one_line(str(error))

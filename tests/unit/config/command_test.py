@@ -82,6 +82,7 @@ def raising(error):
         (MemoryError("Unable to allocate 8 EiB"), "not enough memory (Unable to allocate 8 EiB)"),
         (MemoryError(), "not enough memory (MemoryError)"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes"), "not enough memory of the device (RESOURCE_EXHAUSTED"),
+        (RuntimeError("Unable to initialize backend 'cpu': std::bad_alloc"), "not enough memory of the device (Unable to"),
         (RuntimeError("can't start new thread"), "the machine lets this program start no more threads"),
     ],
 )

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import math
 import types
@@ -6,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax.config import schema
+from gptjax.config import registry, schema
 from gptjax.mesh import devices, topology
 
 
@@ -80,3 +81,15 @@ def test_a_tpu_topology_whose_links_must_be_split_and_two_slices():
     assert mesh.devices.shape == (1, 8, 8, 1)
     two = devices.mesh(schema.Mesh(data=2, fsdp=4, tensor=2), topology.topology("2xv5p:2x2x2").devices())
     assert [{d.slice_index for d in half.ravel()} for half in two.devices] == [{0}, {1}]
+
+
+def test_too_few_addresses_and_a_model_too_large_are_refused(monkeypatch):
+    monkeypatch.setattr(devices.resource, "getrlimit", lambda which: (2**31, 2**31))
+    with pytest.raises(ValueError, match=r"2.00 GiB of addresses \(ulimit -v\), and jax needs 2.50 GiB: raise the limit"):
+        devices.mesh(schema.Mesh())
+    monkeypatch.undo()
+    there = devices.mesh(schema.Mesh())
+    small = registry.config("smoke").model
+    devices.check_room(small, there)
+    with pytest.raises(ValueError, match="the model's state takes .* TiB of each device, which has"):
+        devices.check_room(dataclasses.replace(small, n_layers=10_000, d_model=2**19), there)
