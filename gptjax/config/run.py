@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,8 +31,10 @@ def bucket(given: str | None) -> str | None:
 
 def directory(given: str | None, name: str = "") -> Path:
     """--run as given, else runs/NAME. For gs://BUCKET/FOLDER it is runs/BUCKET/FOLDER, from where the record is copied. ValueError as
-    parse.path's."""
+    parse.path's, and for a name that is not UTF-8: checkpoints cannot lie there."""
     there = bucket(given)
+    if given is not None and re.search("[\ud800-\udfff]", given):
+        raise ValueError(f"--run={parse.line(given, 300)}: the name of a run must be UTF-8 text; give another")
     if there is not None:
         return Path("runs") / there.partition("://")[2]
     return parse.path(given) if given is not None else Path("runs") / name

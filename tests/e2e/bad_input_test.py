@@ -85,6 +85,19 @@ def test_refused_before_a_run_has_begun(name, text, tmp_path):
         assert train.main(["--config=smoke", f"--run={tmp_path / 'run'}", *[p for c in usual for p in ("--set", c)]]) == 0
 
 
+@pytest.mark.parametrize("given", ["", "~nobody-of-this-name/x", "a\0b", "caf\udce9"], ids=range(4))
+def test_a_run_directory_that_cannot_be(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="an empty path|no home directory of ~nobody|holds a zero byte|must be UTF-8 text; give another"):
+        train.main(["--config=smoke", f"--run={given}"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_home_is_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run.directory("~/x") == tmp_path / "x"
+
+
 def test_a_run_directory_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
