@@ -237,8 +237,8 @@ def _written(tree: ast.expr) -> str:
     """An expression as text, for an error."""
     try:
         return parse.line(ast.unparse(tree), SHOWN)
-    except ValueError:  # an integer of too many digits
-        return "a number of too many digits"
+    except (ValueError, RecursionError):  # an integer of too many digits; in a config.json, lists within lists
+        return "a value of too many digits or parts"
 
 
 def _constant(tree: ast.expr) -> Any:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def directory(given: str | None, name: str = "") -> Path:
     parse.path's, and for a name that is not UTF-8: checkpoints cannot lie there."""
     there = bucket(given)
     if given is not None and re.search("[\ud800-\udfff]", given):
-        raise ValueError(f"--run={parse.line(given, 300)}: the name of a run must be UTF-8 text; give another")
+        ascii = f" (names are {sys.getfilesystemencoding()} here: PYTHONUTF8=1)" if sys.getfilesystemencoding() != "utf-8" else ""
+        raise ValueError(f"--run={parse.line(given, 300)}: the name of a run must be UTF-8 text; give another{ascii}")
     if there is not None:
         return Path("runs") / there.partition("://")[2]
     return parse.path(given) if given is not None else Path("runs") / name

@@ -239,9 +239,10 @@ class Compute:
 
     def __post_init__(self):
         if self.remat not in ("none", "full") and (unknown := set(self.remat.split("+")) - set(SAVED)):
+            named = ", ".join(map(parse.shown, sorted(unknown)[:3]))
             raise ValueError(
-                f"compute.remat={self.remat}: {', '.join(map(repr, sorted(unknown)))} cannot be kept; give none, full, or what a layer "
-                f"keeps, of {', '.join(SAVED)}, joined by +"
+                f"compute.remat={parse.line(self.remat, 100)}: {named} cannot be kept; give none, full, or what a layer keeps, of "
+                f"{', '.join(SAVED)}, joined by +"
             )
 
     @property

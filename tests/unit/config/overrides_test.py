@@ -1,6 +1,7 @@
 """The grammar of `path=value`, the flat form and its inverse, and the sentence that each wrong input gets."""
 
 import json
+import math
 import random
 
 import pytest
@@ -331,3 +332,38 @@ def test_bytes_of_a_path_that_are_not_utf8_are_kept():
 )
 def test_names_that_others_use_lead_to_ours(given, meant):
     assert refused(f"{given}=3").endswith(f"did you mean {meant}?")
+
+
+DEEP = [1]
+for _ in range(900):
+    DEEP = [DEEP]
+LEAVES = (
+    None,
+    True,
+    [],
+    {},
+    DEEP,
+    -1,
+    0.5,
+    10**400,
+    1e308,
+    math.nan,
+    "",
+    "x",
+    "(",
+    "-" * 3000 + "1",
+    "\0",
+    "\udc80",
+    "9" * 5000,
+    "Dense()",
+)
+
+
+def test_a_damaged_config_json_is_read_or_refused_in_one_line():
+    leaves = flat(CONFIG)
+    for path in leaves:
+        for value in LEAVES:
+            try:
+                assert isinstance(rebuild(leaves | {path: value}), Config)
+            except ValueError as error:
+                assert type(error) is ValueError and "\n" not in str(error) and len(str(error)) < 1500, (path, value)

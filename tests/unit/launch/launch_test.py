@@ -236,3 +236,8 @@ def test_words_are_quoted_for_the_shell(capsys):
     assert shlex.split(out.splitlines()[-1])[3:] == ["/a b/$(id)/python", "-m", "gptjax.train", *odd]
     _, out = printed(gke.main, capsys, *GKE, "--", *odd)
     assert shlex.split(pods(yaml.safe_load(out))[3]["command"][2])[4:] == odd
+
+
+def test_files_of_the_cluster_are_not_looked_for_here(capsys):
+    assert slurm.main(["--", "--config=smoke", "--text=/cluster/none.txt", "--run=~/x"]) == 0
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-2:] == ["--text=/cluster/none.txt", "--run=~/x"]
