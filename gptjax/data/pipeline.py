@@ -85,10 +85,17 @@ class Reading:
         return steps(plan, limit_rows, first_step, here, self._config.model.n_ctx + 1, self._fill)
 
     def summary(self) -> str:
-        """For people: how much there is to train on, of what."""
-        names = ", ".join(map(tokenising.named, self._sources))
+        """For people: how much there is to train on, of what, and how often it is read if that is more than once."""
+        names = ", ".join(map(tokenising.named, self._sources)).replace(", field='text'", "")
         names = names if len(names) <= 100 else f"{names[:97]}..."
-        return f"{sum(there.train.n_tokens for there in self._opened):,} training tokens of {names}"
+        times = self._epochs()
+        again = f", read {' and '.join(f'{n:,.1f}' for n in times)} times" if max(times) > 1 else ""
+        return f"{sum(there.train.n_tokens for there in self._opened):,} training tokens of {names}{again}"
+
+    def _epochs(self) -> list[float]:
+        """How often each source is read over train.total_tokens."""
+        sizes = [there.train.n_tokens for there in self._opened]
+        return mixture.epochs(self._mixture.shares, sizes, self._config.train.total_tokens)
 
     def digest(self) -> str:
         """Of all tokens, in their order: equal on hosts that have prepared the same text for themselves."""
@@ -98,9 +105,7 @@ class Reading:
     def description(self) -> dict[str, Any]:
         """What was read, for the run's record: sources with counts and digests, weights, the share of rows that each has, epochs over
         train.total_tokens. JSON-able."""
-        sizes = [there.train.n_tokens for there in self._opened]
-        shares = self._mixture.shares
-        epochs = mixture.epochs(shares, sizes, self._config.train.total_tokens)
+        shares, epochs = self._mixture.shares, self._epochs()
         sources = [
             {"source": repr(source), "weight": source.weight, "share": share, "epochs": epoch} | there.described
             for source, share, epoch, there in zip(self._sources, shares, epochs, self._opened, strict=True)

@@ -154,6 +154,14 @@ def test_mixtures_draw_by_weight(tmp_path):
     assert {*map(ord, "ab")} <= set(read.validation(10**6).ravel().tolist()), "both sources are validated on"
 
 
+def test_text_that_is_read_more_than_once_is_said_to_be(tmp_path):
+    small, large = write(tmp_path / "small.jsonl", ["a" * 600] * 2), write(tmp_path / "large.jsonl", ["b" * 30_000] * 2)
+    rule = data.Tail(fraction=0.2)
+    assert reading(tmp_path, small, held_out=rule).summary().endswith(", read 10.4 times")
+    assert reading(tmp_path, small, large, held_out=rule).summary().endswith(", read 5.2 and 0.1 times")
+    assert " read " not in reading(tmp_path, large, held_out=rule).summary()
+
+
 # --- held out ------------------------------------------------------------------------------------------------------------
 
 

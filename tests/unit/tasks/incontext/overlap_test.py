@@ -10,7 +10,7 @@ import pytest
 
 from gptjax.config import data
 from gptjax.config.contamination import Measure
-from gptjax.tasks.incontext import dirtiness, grams, overlap, registry, rows, scanning
+from gptjax.tasks.incontext import dirtiness, grams, outcomes, overlap, registry, rows, scanning
 
 
 def asked(texts, made=False):
@@ -154,10 +154,10 @@ def test_records_of_evaluate_are_scored_again_by_their_metric(tmp_path, label):
     """Three questions of three answers (true, false, true): the first wrong in one answer; it alone is dirty."""
     task = registry.task(label)
     items = [item for n in range(3) for item in task.items(task.example | {"id": str(n)}, task.protocol, 0)]
-    outcomes = [outcome(item, item.right[0] if item.id != "0-1" else 0) for item in items]
+    kept = [outcome(item, item.right[0] if item.id != "0-1" else 0) for item in items]
     record = {"task": label, "shots": 32, "seed": 0, "protocol": repr(task.protocol), "outcomes": "x.jsonl", "scores": {}}
     (tmp_path / "x.json").write_text(json.dumps(record))
-    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, outcomes)))
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, kept)))
     (tmp_path / "overlap").mkdir()
     (tmp_path / "overlap" / "multirc.json").write_text(json.dumps({item.id: item.group == "0" for item in items}))
     rows_ = {row["metric"]: row for row in dirtiness.compared(tmp_path / "overlap", tmp_path)}
@@ -167,6 +167,25 @@ def test_records_of_evaluate_are_scored_again_by_their_metric(tmp_path, label):
     assert (questions["task"], questions["shots"]) == (label, "32")
     if label.endswith("f1a"):
         assert rows_["f1a"]["all"]["value"] == pytest.approx(200 * 6 / 13) and rows_["f1a"]["clean"]["value"] == 100
+
+
+def test_what_evaluate_sealed_is_compared_with_its_seal(tmp_path):
+    task = registry.task("piqa")
+    (item,) = task.items(task.example | {"id": "0"}, task.protocol, 0)
+    record = {"task": "piqa", "shots": 0, "seed": 0, "protocol": repr(task.protocol), "outcomes": "x.jsonl", "scores": {}}
+    outcomes.save_record(tmp_path / "x.json", record, print)
+    (tmp_path / "x.jsonl").write_text(outcomes.line(outcome(item, item.right[0]), "x"))
+    (tmp_path / "overlap").mkdir()
+    (tmp_path / "overlap" / "piqa.json").write_text('{"0": false}')
+    (row,) = dirtiness.compared(tmp_path / "overlap", tmp_path)
+    assert row["all"]["value"] == 100
+    for name, old, new in (("x.jsonl", "-1.0", "-9.0"), ("x.json", '"seed": 0', '"seed": 1'), ("x.json", "x.jsonl", "../x")):
+        content = (tmp_path / name).read_text()
+        assert old in content
+        (tmp_path / name).write_text(content.replace(old, new))
+        with pytest.raises(ValueError, match=rf"{name}.* is not as `evaluate` wrote it: evaluate again"):
+            dirtiness.compared(tmp_path / "overlap", tmp_path)
+        (tmp_path / name).write_text(content)
 
 
 def test_ones_own_task_is_compared_where_its_file_is_and_ignored_where_it_was_not_checked(tmp_path):
