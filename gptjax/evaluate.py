@@ -209,7 +209,8 @@ def reader(exam: Any, data: Path | None, data_dir: str | None) -> Callable[[str]
     """A split -> its rows; each is read once for all numbers of shots."""
     from gptjax.tasks.incontext import rows
 
-    return functools.cache(lambda split: rows.found(exam.task, exam.how, split, None if data is None else str(data), data_dir, exam.seed))
+    folder = None if data is None else str(data)
+    return functools.cache(lambda split: rows.found(exam.task, exam.how, split, folder, data_dir, exam.seed, lenient=True))
 
 
 class Table:

@@ -150,15 +150,17 @@ def test_items_that_cannot_be_asked_are_named_and_so_is_the_second_task_that_fai
     for name in ("one", "two"):
         rows = [{"context": "1 + 1 =", "completions": [" 2", " 3"], "label": n % 2} for n in range(3)]
         rows += [{"context": "x", "completions": [" a", " b"], "label": 5}, {"context": "", "completions": ["s" * 99, "es"], "label": 0}]
+        rows += [{"context": "x", "completions": [" a", " b"], "label": None}]
         (there / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert asked(there, tasks="one,two", shots="0", out="some_items") == 0
     said = " ".join(capsys.readouterr().out.split())
     for name in ("one", "two"):
-        assert f"{name}: 2 items cannot be asked, and do not count: item 3 has label 5 and 2 completions" in said
+        assert f"{name}: 3 items cannot be asked, and do not count: {there}/data/{name}.jsonl line 6: label holds null, not number" in said
+        assert "; item 3 has label 5 and 2 completions" in said
         assert records(there, "some_items")[name, 0]["scores"]["accuracy"]["n"] == 3
-    assert set(records(there, "some_items")["one", 0]["refused"]) == {"3", "4"}
+    assert set(records(there, "some_items")["one", 0]["refused"]) == {"line 6", "3", "4"}
     for name in ("one", "two"):
-        (there / "data" / f"{name}.jsonl").write_text(json.dumps(rows[-2]) + "\n")
+        (there / "data" / f"{name}.jsonl").write_text(json.dumps(rows[-3]) + "\n")
     assert asked(there, tasks="one,two", shots="0,1", out="no_items") == 1
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("one: item 0 has label 5") == said.count("two: item 0 has label 5") == 1
@@ -244,6 +246,12 @@ def test_texts_are_predicted_as_by_a_plain_pass(there, capsys):
             assert kept[name]["bits_per_byte"] == pytest.approx(nats / n / math.log(2), rel=1e-5)
             assert kept[name]["perplexity_by_word"] == pytest.approx(math.exp(nats / n_words), rel=1e-3)
             assert f"{kept[name]['loss']:.4f}" in said
+    (there / "c.md").write_text("# any ending\n")
+    (there / "empty").write_text("")
+    assert evaluate.main([f"--run={there / 'pre'}", f"--text={there / 'c.md'}", f"--out={there / 'texts 10'}"]) == 0
+    assert "c.md" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="empty is empty"):
+        evaluate.main([f"--run={there / 'pre'}", f"--text={there / 'empty'}", f"--out={there / 'texts 10'}"])
     with pytest.raises(ValueError, match="--stride=65: give 1 to 64, the model's context"):
         evaluate.main([f"--run={there / 'pre'}", f"--text={there / 'a.txt'}", "--stride=65"])
 

@@ -67,6 +67,8 @@ class Examination:
 
     def _read(self, read: rows.Found, refused: Refused | None) -> list[Item]:
         found = []
+        if refused is not None:
+            refused |= read.refused
         for row in read.rows:
             try:
                 found += list(self.task.items(row, self.how, self.shots))

@@ -1,6 +1,7 @@
 """How well does a model predict texts of one's own? Nats a token, perplexity, bits a byte and perplexity by word, over all of each file.
 
-Each document is read by itself, after the token that a text without any begins with: a file is one, a line of .jsonl, a row of .parquet.
+Each document is read by itself, after the token that a text without any begins with: a file is one, a line of .jsonl, a row of .parquet. A
+file that is named may have any ending: where that tells no format it is text.
 Every token of it is predicted, once, after as many tokens as its window holds (asking.texts). Bytes are those of the text itself in UTF-8,
 whatever the tokenizer makes of it; words are what stands between spaces."""
 
@@ -23,13 +24,17 @@ SUMS = ("documents", "tokens", "bytes", "words", "nats")
 def found(given: Iterable[str], warn: Callable[[str], None]) -> list[Path]:
     """The files that these names, folders and globs stand for, each once. warn: is told of what was passed over. ValueError, in one line,
     if one stands for none."""
-    files = []
+    there: list[Path] = []
     for name in given:
-        there = finding.found(name)
-        files += there.files
-        if remark := there.remark():
+        path = parse.path(name)
+        if path.is_file() and not finding.kind(path)[0]:
+            there.append(path)
+            continue
+        more = finding.found(name)
+        there += more.files
+        if remark := more.remark():
             warn(remark)
-    return list(dict.fromkeys(files))
+    return list(dict.fromkeys(there))
 
 
 def checked(stride: int | None, n_ctx: int) -> int:
@@ -44,7 +49,7 @@ def predicted(model: Model, paths: Iterable[Path], stride: int, tell: Callable[[
     or has no tokens."""
     counts = []
     for path in paths:
-        texts = [document.text for document in files.documents(str(path), "text")]
+        texts = _texts(path)
         tokens = [model.text.encode(text) for text in texts]
         nats = 0.0
         for done, (_, more) in enumerate(asking.texts(model.reader, tokens, model.text.begin, model.place, stride), 1):
@@ -59,6 +64,19 @@ def predicted(model: Model, paths: Iterable[Path], stride: int, tell: Callable[[
         yield told(counts[-1]) | {"text": str(path), "sha256": digest, "stride": stride, "changed": changed, "model": model.about}
     if len(counts) > 1:
         yield told({name: sum(one[name] for one in counts) for name in SUMS}) | {"text": f"all {len(counts)}"}
+
+
+def _texts(path: Path) -> list[str]:
+    """The documents of a file."""
+    if finding.kind(path)[0]:
+        return [document.text for document in files.documents(str(path), "text")]
+    try:
+        text = files.utf8(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+    if not text:
+        raise ValueError(f"{path} is empty: give a file with some text")
+    return [text]
 
 
 def told(counts: dict[str, Any]) -> dict[str, Any]:

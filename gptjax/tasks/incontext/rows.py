@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import re
+import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,14 +18,25 @@ PLAIN = {str: "text", bool: "truth", int: "number", float: "number"}
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """where: the file or the data set that the rows were read from, for people."""
+    """where: the file or the data set that the rows were read from, for people. refused: of rows that are not as the schema says, by their
+    place, why."""
 
     where: str
     rows: tuple[Row, ...]
+    refused: Mapping[str, str] = types.MappingProxyType({})
 
 
-def found(task: Task, protocol: Protocol, split: str, folder: str | None = None, data_dir: str | None = None, seed: int = 0) -> Found:
-    """The rows of one of a task's splits, each with an `id`. protocol and seed: for tasks that make theirs.
+def found(
+    task: Task,
+    protocol: Protocol,
+    split: str,
+    folder: str | None = None,
+    data_dir: str | None = None,
+    seed: int = 0,
+    lenient: bool = False,
+) -> Found:
+    """The rows of one of a task's splits, each with an `id`. protocol and seed: for tasks that make theirs. lenient: a row that is not as
+    the schema says is left out and named, as long as another is.
 
     Looked for in this order: FOLDER/NAME_SPLIT.jsonl, one object a line with the columns of task.schema; FOLDER/NAME.jsonl, which then is
     every split; of a task that reads texts whole, the same names with .txt, a file being one row; what the task makes by itself, from the
@@ -39,18 +51,24 @@ def found(task: Task, protocol: Protocol, split: str, folder: str | None = None,
         where, numbered = f"{task.name}, made from seed {seed}", _numbered(task.made(protocol, seed, split))
     else:
         where, numbered = f"{task.tfds} {split}", _numbered(_from_tfds(task, split, folder, data_dir))
-    rows, seen = [], {}
+    rows, seen, refused = [], {}, {}
     for number, (line, row) in enumerate(numbered):
         place = f"{where} {line}".rstrip()
-        row = checked(row, task.schema, place)
+        try:
+            row = checked(row, task.schema, place)
+        except ValueError as error:
+            if not lenient:
+                raise
+            refused[line] = str(error)
+            continue
         key = str(row["id"] if "id" in row else number)
         if key in seen:
             raise ValueError(f"{place} has the id {key!r}, which {seen[key]} has too: give each its own")
         seen[key] = line
         rows.append({**row, "id": key})
     if not rows:
-        raise ValueError(f"{where} has no row; {_how(task)}")
-    return Found(where, tuple(task.linked(rows)))
+        raise ValueError(next(iter(refused.values())) if refused else f"{where} has no row; {_how(task)}")
+    return Found(where, tuple(task.linked(rows)), refused)
 
 
 def checked(row: Row, schema: Mapping[str, str], place: str) -> Row:
