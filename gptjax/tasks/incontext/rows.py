@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 import re
-import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,7 +22,7 @@ class Found:
 
     where: str
     rows: tuple[Row, ...]
-    refused: Mapping[str, str] = types.MappingProxyType({})
+    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def found(
