@@ -226,7 +226,7 @@ def drawn(out: Path, layers: dict[str, list[float]], shots: dict[str, list[tuple
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder with text/ and labelled/")
+    parser.add_argument("--data", type=parse.path_argument, required=True, help="a folder with text/ and labelled/")
     parser.add_argument("--run", default="runs/gpt1_mini", help="the pre-trained model (default: runs/gpt1_mini; trained if absent)")
     parser.add_argument(
         "--work", type=parse.path_argument, default=Path("runs/gpt1_ablation"), help="where runs go (default: runs/gpt1_ablation)"
