@@ -83,6 +83,8 @@ def restored(asked: Asked, checkpoints: Any, abstract_state: Any, reading: Any, 
     """The run as its newest checkpoint that is whole has it, from there on. ValueError if what is asked for cannot go on from it."""
     import jax
 
+    from gptjax.learn import schedule
+
     data = f"the data of {asked.directory} have changed since it began: give back what it read, or another --run"
     step, now, sealed = checkpoints.restore(abstract_state)
     if sealed["tokenizer"] != reading.tokenizer.digest or sealed.get("text", reading.digest()) != reading.digest():  # earlier ones lack it
@@ -94,7 +96,14 @@ def restored(asked: Asked, checkpoints: Any, abstract_state: Any, reading: Any, 
     kept = party.first(lambda: _record(asked, step, sealed))
     plan = batches.going_on(asked.config, shards, step, rows, sealed.get("quantum"))
     limit = asked.config.train.microbatch_rows or sealed["microbatch_rows"]
-    notes = [f"the run has another length from step {step:,} on: {'; '.join(longer)}"] if longer else []
+    notes = []
+    if longer:
+        seen = (rows + plan.rows(step)) * asked.config.model.n_ctx
+        now_rate, old_rate = (schedule.rate(config.train.schedule, seen) for config in (asked.config, overrides.rebuild(sealed["config"])))
+        notes.append(
+            f"the run has another length from step {step:,} on: {'; '.join(longer)}; its learning rate goes on at {now_rate:.2e}, where it "
+            f"would have been {old_rate:.2e}"
+        )
     notes += ["the record of the steps before is lost"] if kept is None else []
     before, after = plan.largest_microbatch(sealed["microbatch_rows"], sealed.get("shards", shards)), plan.largest_microbatch(limit)
     if before != after:

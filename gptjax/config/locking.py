@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-NAME = "lock"
+NAME = "gptjax.lock"
 WITHOUT = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # file systems that have no locks say one of these
 
 
 @contextlib.contextmanager
 def locked(directory: Path, what: str, warn: Callable[[str], None]) -> Iterator[None]:
-    """While entered, `directory`, which is made, is this program's alone; its file `lock` says whose. what: "run directory", for errors.
+    """While entered, `directory`, which is made, is this program's alone; gptjax.lock in it says whose. what: "run directory", for errors.
 
     ValueError, in one line, if another program has it (its host and pid named), or if it cannot be written. Where the file system has no
     locks, `warn` is told so, and two programs can meet."""

@@ -8,6 +8,11 @@ import jax.numpy as jnp
 from gptjax.config import schema
 
 
+def rate(schedule: schema.Schedule, tokens: int) -> float:
+    """`learning_rate` as a number, for people."""
+    return float(jax.device_get(learning_rate(schedule, jnp.float32(tokens))))
+
+
 def learning_rate(schedule: schema.Schedule, tokens: jax.Array) -> jax.Array:
     """float32 scalar. `tokens`: float32, the tokens seen before this step plus this step's own, so the first step's rate is above 0. A run
     whose rate falls to 0 at its last token (gpt1, gpt2, every fine-tuning) has exactly 0 in its last step, which moves nothing; GPT-1's

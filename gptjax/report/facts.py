@@ -10,6 +10,7 @@ MANY_EPOCHS = 4  # Muennighoff et al. (2305.16264): until then a repeated token 
 
 def facts(session: Any) -> list[tuple[str, str]]:
     """Names and facts. session: a train.Session."""
+    from gptjax.learn import schedule
     from gptjax.model import kernels
 
     c, batches, devices = session.config, session.batches, session.mesh.devices.ravel()
@@ -23,7 +24,10 @@ def facts(session: Any) -> list[tuple[str, str]]:
         ("data", session.reading.summary()),
         ("batch", f"{c.train.batch_tokens:,} tokens: {parts} microbatch{'es' if parts > 1 else ''} of {session.microbatch} rows"),
         ("steps", f"{batches.n_steps:,}, to {quantity(batches.tokens(batches.n_steps))} tokens"),
-        ("learning rate", f"peak {c.train.schedule.peak:.2e}, {last_rate(session):.2e} at the last step"),
+        (
+            "learning rate",
+            f"peak {c.train.schedule.peak:.2e}, {schedule.rate(c.train.schedule, batches.tokens(batches.n_steps)):.2e} at the last step",
+        ),
         (
             "devices",
             f"{len(devices)} {devices[0].device_kind}{f' as {sizes}' if sizes else ''}{shared}, {manner.dtype.__name__}",
@@ -52,14 +56,3 @@ def epochs(session: Any) -> list[tuple[str, float]]:
     share = session.batches.tokens(session.batches.n_steps) / session.config.train.total_tokens
     read = [(source["source"], source["epochs"] * share) for source in session.reading.description()["sources"]]
     return [(source, times) for source, times in read if times > 1]
-
-
-def last_rate(session: Any) -> float:
-    """The learning rate of the last step."""
-    import jax
-    import jax.numpy as jnp
-
-    from gptjax.learn import schedule
-
-    tokens = jnp.float32(session.batches.tokens(session.batches.n_steps))
-    return float(jax.device_get(schedule.learning_rate(session.config.train.schedule, tokens)))

@@ -172,8 +172,8 @@ def test_a_second_program_is_refused_by_the_name_of_the_first(text, copied, caps
         with pytest.raises(ValueError, match=f"run is in use: process {os.getpid()} on .* works there; wait until it ends, stop it, or"):
             go(text, copied)
         assert bytes_of(copied) == before
-    assert not (copied / "lock").exists()
-    assert go(text, copied) == 0 and not (copied / "lock").exists()
+    assert not (copied / "gptjax.lock").exists()
+    assert go(text, copied) == 0 and not (copied / "gptjax.lock").exists()
 
 
 def test_fewer_steps_than_are_done_are_nothing_to_do(text, copied, capsys):
@@ -190,7 +190,8 @@ def test_a_finished_run_is_prolonged_by_one_dial(text, finished, copied, capsys)
     """Length and schedule move together, and the record says where."""
     assert go(text, copied, flags=["--tokens=3072"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "another length from step 9 on: train.total_tokens: 2304 -> 3072; train.schedule.decay_tokens: 10240 -> 13653" in said
+    assert "another length from step 9 on: train.total_tokens: 2304 -> 3072; train.schedule.decay_tokens: 10240 -> 13653; its" in said
+    assert "its learning rate goes on at 2.90e-03, where it would have been 2.82e-03" in said
     assert "continuing from step 9 of 12" in said
     lines = [line for line in events.read(copied) if "loss" in line]
     assert losses(copied)[:9] == losses(finished) and [line["tokens"] for line in lines] == [256 * n for n in range(1, 13)]

@@ -45,7 +45,7 @@ def test_a_second_one_is_refused_by_name_until_the_first_is_killed(tmp_path):
 
 def test_what_was_made_for_the_lock_alone_goes_with_it(tmp_path):
     with held(tmp_path / "a" / "b"):
-        assert (tmp_path / "a" / "b" / "lock").exists()
+        assert (tmp_path / "a" / "b" / "gptjax.lock").exists()
     assert not (tmp_path / "a" / "b").exists()
     with held(tmp_path / "c"):
         (tmp_path / "c" / "work").write_text("")
@@ -62,7 +62,7 @@ def test_a_lock_that_its_holder_removed_meanwhile_is_not_taken_for_one(tmp_path,
 
     def late(file, how):
         if not calls:
-            (tmp_path / "lock").unlink()
+            (tmp_path / "gptjax.lock").unlink()
         calls.append(how)
         return real(file, how)
 
@@ -88,7 +88,7 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, num
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    (tmp_path / "run" / "lock").mkdir(parents=True)
+    (tmp_path / "run" / "gptjax.lock").mkdir(parents=True)
     for there in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / "run", Path("/proc/nowhere")):
         with pytest.raises(ValueError, match=f"cannot write to the run directory {there}: .*; make it writable or give another --run"):
             with held(there):
