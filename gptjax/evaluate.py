@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     from gptjax.report import console
 
-    out = console.Console(quiet=False)
+    out = console.Console(quiet=False, vital=args.list)
     if args.list:
         return listed(out)
     if args.runs and args.curve is None:

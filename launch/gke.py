@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 
+from gptjax import train
 from gptjax.config import command, parse
 from launch import asking
 
@@ -28,7 +29,7 @@ GRACE_SECONDS = 600  # from SIGTERM to SIGKILL, for the checkpoint
 def main(arguments: list[str]) -> int:
     own, theirs = asking.for_training(arguments, "gke", "--config=gpt3_small --run=gs://bucket/run")
     made = jobset(**vars(parser().parse_args(own)), arguments=theirs)
-    if not any(word.startswith(("--run=gs://", "gs://")) for word in theirs):
+    if not (train.asked(theirs, here=False)[0].run or "").startswith("gs://"):
         print("warning: the run lies in the container, and goes with it: give --run=gs://BUCKET/FOLDER, or add a volume", file=sys.stderr)
     import yaml
 

@@ -227,6 +227,10 @@ def test_a_run_in_the_container_is_warned_of(capsys):
     assert yaml.safe_load(out)["kind"] == "JobSet" and err.startswith("warning: the run lies in the container") and err.count("\n") == 1
     assert gke.main([*GKE, "--", "--config=smoke", "--run", "gs://b/r"]) == 0
     assert capsys.readouterr().err == ""
+    assert gke.main([*GKE, "--", "--config=smoke", "--init", "gs://b/r"]) == 0
+    assert capsys.readouterr().err.startswith("warning: the run lies in the container")
+    assert gke.main([*GKE, "--", "--config=smoke", "--run=gs://b/r"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_words_are_quoted_for_the_shell(capsys):
