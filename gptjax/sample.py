@@ -206,7 +206,7 @@ class Speaker:
             (found,) = beam.search(self._reader, [prompt], args.tokens, ends, args.beams, 0.6 if args.alpha is None else args.alpha)
         texts = []
         for best in found[: args.n]:
-            new = telling.Telling(text, prompt, stops)
+            new = telling.Telling(text, prompt, args.stop)
             texts.append(shown + new.add([token for token in best.tokens if token != text.end_of_text]) + new.end())
         facts = [f"score {x.score:.3f}, log-probability {x.log_probability:.2f} over {len(x.tokens)} tokens" for x in found[: args.n]]
         self._out.samples(texts, facts)

@@ -14,12 +14,12 @@ INCOMPLETE = 3  # the most bytes of a character that is not whole, so the most r
 
 
 class Telling:
-    """The new text of one row. A stop string, as `written` gives it, counts only in the new text, so that a prompt may contain it; the text
-    ends before it."""
+    """The new text of one row. A stop string, as the tokenizer writes it, counts only in the new text, so that a prompt may contain it; the
+    text ends before it."""
 
     def __init__(self, tokens: tokenizer.Tokenizer, prompt: Sequence[int], stops: Sequence[str] = ()):
         self.stopped = False
-        self._decode, self._stops = tokens.decode, list(stops)
+        self._decode, self._stops = tokens.decode, written(tokens, stops)
         self._before, self._new = list(prompt[-1:]), []  # the new ones are decoded after one before: some tokenizers trim a text's start
         self._shown = 0  # characters of the new ones
         self._held = ""  # whole characters that may be the beginning of a stop string
@@ -98,8 +98,7 @@ def stream(
 ) -> Iterator[list[str]]:
     """decode.stream as text: each time what is new in every row, "" where nothing is certain. A row ends before end-of-text and before the
     first of the `stops`, as the tokenizer writes them."""
-    stops, closed = written(tokens, stops), set()
-    telling = [Telling(tokens, prompt, stops) for prompt in prompts]
+    telling, closed = [Telling(tokens, prompt, stops) for prompt in prompts], set()
     for new in decode.stream(reader, prompts, n_tokens, sampling, key, tokens.end_of_text, closed, at_once):
         yield [row.add(ids) for row, ids in zip(telling, new, strict=True)]
         closed |= {i for i, row in enumerate(telling) if row.stopped}

@@ -71,6 +71,8 @@ class Harness(model.TemplateLM):
         """requests: (texts, context tokens, continuation tokens). Of what is too long the beginning is cut, as by Hugging Face's model."""
         asked: dict[tuple[int, ...], list[int]] = {}
         for number, (_, context, continuation) in enumerate(requests):
+            if len(continuation) > self.n_ctx:
+                raise ValueError(f"a continuation of {len(continuation):,} tokens is longer than the model's context of {self.n_ctx:,}")
             context = (tuple(context) or (self.text.begin,))[max(0, len(context) + len(continuation) - self.n_ctx - 1) :]
             asked.setdefault(context, []).append(number)
         questions = [asking.Question(context, tuple(tuple(requests[i][2]) for i in numbers)) for context, numbers in asked.items()]

@@ -151,7 +151,7 @@ def _sought(reader, prompts, method: protocol.Beam, text: Tokenizer) -> list[str
 
     found, new = beam.search(reader, prompts, method.n_tokens, ends, method.width, method.alpha), []
     for prompt, (best, *_) in zip(prompts, found, strict=True):
-        told = telling.Telling(text, prompt, stops)
+        told = telling.Telling(text, prompt, method.stops)
         new.append(told.add([token for token in best.tokens if token != text.end_of_text]) + told.end())
     return new
 

@@ -1,20 +1,18 @@
+"""What the loop learns from text: its samples, where a prompt has no tokens."""
+
 import types
 
-import jax.numpy as jnp
-import numpy as np
-import pytest
-
 from gptjax import pretraining
-from gptjax.config import registry
-from gptjax.mesh import devices
+from gptjax.config import schema
+from tests import tiny
+from tests.unit.generate.telling_test import Spaced
 
 
-def test_what_is_evaluated_is_what_was_held_out():
-    """A loss that is the token it is of: the mean of the validation rows' tokens."""
-    rows, asked = np.arange(24, dtype=np.int32).reshape(3, 8), []
-    reading = types.SimpleNamespace(validation=lambda n: asked.append(n) or rows, validation_bytes_per_token=2.0)
-    step = types.SimpleNamespace(nll=lambda params, tokens_BT, weights_BT: (weights_BT * tokens_BT[:, 1:].astype(jnp.float32)).sum())
-    c = registry.config("smoke")
-    session = types.SimpleNamespace(reading=reading, step=step, config=c, microbatch=2, mesh=devices.mesh(c.mesh))
-    found = pretraining.Pretraining().evaluation(session, lambda x, letters: jnp.asarray(x))({})
-    assert asked == [c.loop.eval_rows] and found["validation_loss"] == pytest.approx(rows[:, 1:].mean())
+def test_a_sample_whose_prompt_has_no_tokens_begins_as_texts_do():
+    tokens = Spaced()
+    assert tokens.encode("\n") == []
+    _, built, state = tiny.machine(tiny.config(n_vocab=tokens.n_vocab, n_layers=2))
+    config = types.SimpleNamespace(loop=schema.Loop(sample_tokens=4))  # whose prompt is a newline
+    session = types.SimpleNamespace(reading=types.SimpleNamespace(tokenizer=tokens), config=config, step=built)
+    said = pretraining.spoken(session, state, 1)
+    assert said.startswith("\n ") and len(said) > 4

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import pickle
+import shutil
 import sys
 import unicodedata
 
@@ -121,6 +122,25 @@ def test_round_trip(kind, name, request):
     assert all(0 <= i < spoken.n_vocab for i in ids)
     assert spoken.end_of_text not in ids
     assert spoken.encode_batch([text, "x", text]) == [ids, spoken.encode("x"), ids]
+
+
+def test_a_run_keeps_the_files_of_its_tokenizer(tmp_path, sentencepiece):
+    for part in ("files", "run", "other"):
+        (tmp_path / part).mkdir()
+    for name, content in published.files(gpt2.FILES, None).items():
+        (tmp_path / "files" / name).write_bytes(content)
+    (tmp_path / "files" / "its.model").write_bytes(sentencepiece.model)
+    specs = [data.Gpt2Bpe(path=str(tmp_path / "files")), data.SentencePiece(path=str(tmp_path / "files" / "its.model"))]
+    texts = [tokenizer.tokenizer(spec) for spec in specs]
+    for spec, text in zip(specs, texts, strict=True):
+        tokenizer.keep(text, spec, tmp_path / "run")
+    shutil.rmtree(tmp_path / "files")
+    for spec, text in zip(specs, texts, strict=True):
+        assert tokenizer.tokenizer(tokenizer.kept(spec, tmp_path / "run")).digest == text.digest
+    for spec in (data.Bytes(), data.Gpt2Bpe()):  # what every machine finds is not copied
+        tokenizer.keep(tokenizer.tokenizer(spec), spec, tmp_path / "other")
+        assert tokenizer.kept(spec, tmp_path / "other") == spec
+    assert not list((tmp_path / "other").iterdir())
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "sentencepiece"])

@@ -92,7 +92,7 @@ class Letters:
 class Spaced(Letters):
     """Words with a space after each, lower-cased, punctuation apart, newlines dropped, as GPT-1's; what it lacks is <unk>."""
 
-    symbols = ["<unk>", *(c + " " for c in "q:.aw-"), "the ", "\n "]
+    symbols, begin = ["<unk>", *(c + " " for c in "q:.aw-"), "the ", "\n "], 8
 
     def __init__(self):
         self.n_vocab = len(self.symbols)
@@ -110,7 +110,7 @@ class Spaced(Letters):
 ])  # fmt: skip
 def test_a_stop_is_as_the_tokenizer_writes_it(stop, written):
     assert telling.written(Spaced(), [stop]) == [written]
-    told = telling.Telling(Spaced(), [1], [written])
+    told = telling.Telling(Spaced(), [1], [stop])
     shown = told.add(Spaced().encode(f"a {stop} w") if stop != "\n" else [4, 8, 5])
     assert told.stopped and "w" not in shown
 
