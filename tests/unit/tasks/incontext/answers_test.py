@@ -75,6 +75,9 @@ def test_cannot_answer_counts_when_half_say_so():
     few = item(cannot, "in May", "in May 1901")
     assert answers.quac("f1", cannot, few) == 0
     assert answers.quac("f1", "in May", few) == pytest.approx((0.8 + 1) / 2)  # of the two that answer, each left out
+    lower = cannot.lower()  # as a tokenizer without capitals writes it, and so the right answers too
+    assert answers.quac("f1", f"{lower} ", item(lower, lower, "in may")) == 1
+    assert answers.quac("f1", "in may", item(lower, "in may", "in may 1901")) == pytest.approx((0.8 + 1) / 2)
 
 
 def test_drops_words():
