@@ -158,7 +158,8 @@ CHANGES = [
     ({"model.attention": "(Dense(), Banded(window=4), Banded(window=4), Dense())"}, "model.attention: .*window=3.* -> .*window=4"),
     ({"model.gelu": "erf"}, "model.gelu: 'tanh' -> 'erf'"),
     ({"seed": 5}, "seed: 0 -> 5"),
-    ({"train.total_tokens": 10**9}, "train.total_tokens: "),
+    ({"train.optimizer.weight_decay": 0.3}, "train.optimizer.weight_decay: "),
+    ({"train.total_tokens": 10**12}, None),
     ({"loop.every_eval": 3, "compute.remat": "full", "train.microbatch_rows": 4}, None),
 ]
 
