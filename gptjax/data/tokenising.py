@@ -228,7 +228,7 @@ def content_digest(documents: list[Document], about: str) -> str:
 def pool(tokenizer: Tokenizer, rule: data.HeldOut, directory: pathlib.Path, workers: int):
     """A function that starts write_block(name, documents, content, earlier) and returns a function that waits for its result."""
     if workers == 1:
-        yield lambda *block: lambda: write_block(directory, *block, tokenizer, rule)
+        yield lambda name, documents, content, earlier: lambda: write_block(directory, name, documents, content, earlier, tokenizer, rule)
         return
     with processes.executor(workers, start_worker, (tokenizer, rule, directory)) as executor:
         yield lambda *block: executor.submit(work, *block).result
