@@ -108,7 +108,7 @@ def read(settings: dict[str, Any], where: str) -> tuple[Architecture, schema.Mod
         if name in a.defaults and settings[name] not in (None, 4 * width):
             raise ValueError(f"{where}: {name} is {parse.shown(settings[name])}, but gptjax's MLPs are 4 x {width} = {4 * width} wide")
     model = schema.Model(
-        **n,
+        **n,  # type: ignore[arg-type]
         attention=_attention(settings, where) if kind == "gpt_neo" else (schema.Dense(),),
         norm=a.norm,  # type: ignore[arg-type]
         gelu=a.activations[activation],  # type: ignore[arg-type]

@@ -104,5 +104,6 @@ def opened(where: Path) -> tuple[tensors.Tensors, str, layouts.Layout, schema.Mo
     settings = parse.json_file(where / HPARAMS)
     names = {"n_layers": "n_layer", "n_heads": "n_head", "d_model": "n_embd", "n_vocab": "n_vocab", "n_ctx": "n_ctx"}
     sizes = architectures.sizes(settings, names, str(where / HPARAMS))
-    model = schema.Model(**sizes, dropout=schema.Dropout(embedding=0.1, attention=0.1, residual=0.1))
+    dropout = schema.Dropout(embedding=0.1, attention=0.1, residual=0.1)
+    model = schema.Model(**sizes, dropout=dropout)  # type: ignore[arg-type]
     return bundle.Bundle(indices[0]), "OpenAI's GPT-2", layouts.OPENAI_GPT2, model, "gpt2_124m"

@@ -52,7 +52,7 @@ def settings(text: Tokenizer, n_ctx: int) -> dict[str, Any]:
 
 def _end(text: Tokenizer) -> str:
     """What stands for end-of-text."""
-    return text.processor.id_to_piece(text.end_of_text) if isinstance(text, pieces.Pieces) else END_OF_TEXT
+    return text.processor.id_to_piece(text.end_of_text) if isinstance(text, pieces.Pieces) else END_OF_TEXT  # type: ignore[call-overload]
 
 
 def _bytes() -> Any:

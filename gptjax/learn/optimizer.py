@@ -39,11 +39,11 @@ def _by_rate(spec: schema.AdamW) -> optax.GradientTransformation:
     """As GPT-1's released opt.py: with c = sqrt(1 - b2^t) / (1 - b1^t), c * (m / (sqrt(v) + eps) + weight_decay * parameter). Over the 231
     updates of GPT-1's fine-tuning on RTE it decays 0.27 of what "moments" would, over MNLI's 36,813 0.97."""
 
-    def update(gradients, now, params=None):
-        t = (now.count + 1).astype(jnp.float32)
+    def update(updates, state, params=None):
+        t = (state.count + 1).astype(jnp.float32)
         root = jnp.sqrt(1 - spec.b2**t)
         # c m / (sqrt(v) + eps) is Adam's own with eps / root.
-        updates, after = optax.scale_by_adam(b1=spec.b1, b2=spec.b2, eps=spec.eps / root).update(gradients, now)
+        updates, after = optax.scale_by_adam(b1=spec.b1, b2=spec.b2, eps=spec.eps / root).update(updates, state)
         decay = spec.weight_decay * root / (1 - spec.b1**t)
         return jax.tree.map(lambda u, p, decays: u + decay * p if decays else u, updates, params, decayed(params)), after
 

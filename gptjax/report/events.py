@@ -117,28 +117,33 @@ class Silent:
         return {}
 
 
+def _messages() -> Any:
+    """TensorBoard's protocol messages. Type checkers cannot see into them."""
+    from tensorboardX.proto import event_pb2
+
+    return event_pb2
+
+
 class Board:
     """TensorBoard's file of a run's events; hides what earlier files hold at `step` and later. Written by the thread that calls: in
     tensorboardX's own a full disk is a trace."""
 
     def __init__(self, directory: Path, step: int):
         from tensorboardX import event_file_writer
-        from tensorboardX.proto import event_pb2
 
         logging.getLogger("tensorboardX").setLevel(logging.ERROR)  # or every NaN is a line on the console
         directory.mkdir(exist_ok=True)
         # Names of files tell seconds only: hence the suffix.
         self._writer = event_file_writer.EventsWriter(str(directory / "events"), f".from{step}")
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._put(event_pb2.Event(wall_time=time.time(), step=step, session_log=start))
+        start = _messages().SessionLog(status=_messages().SessionLog.START)
+        self._put(_messages().Event(wall_time=time.time(), step=step, session_log=start))
 
     def write(self, step: int, values: Mapping[str, float | str | int]) -> None:
         from tensorboardX import summary
-        from tensorboardX.proto import event_pb2
 
         for name, value in values.items():
             made = summary.text(name, value) if isinstance(value, str) else summary.scalar(name, value)
-            self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=step, summary=made))
+            self._writer.write_event(_messages().Event(wall_time=time.time(), step=step, summary=made))
         self._writer.flush()
 
     def close(self) -> None:

@@ -22,8 +22,8 @@ def seal(kept: Mapping[str, Any], name: str = "") -> str:
 
 def line(outcome: Mapping[str, Any], name: str) -> str:
     """An outcome as a line of NAME.jsonl."""
-    outcome = json.loads(json.dumps(outcome))  # tuples become lists, as they will be when the seal is compared
-    return json.dumps(outcome | {SEAL: seal(outcome, name)}) + "\n"
+    plain = json.loads(json.dumps(outcome))  # tuples become lists, as they will be when the seal is compared
+    return json.dumps(plain | {SEAL: seal(plain, name)}) + "\n"
 
 
 def read(path: Path, warn: Warn) -> dict[str, dict[str, Any]]:
