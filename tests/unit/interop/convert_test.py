@@ -85,8 +85,8 @@ def test_the_current_directory_a_link_and_home_are_places_too(folder, tmp_path, 
         (tmp_path / name).mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path / "here")
     for to, there in ((".", "here"), ("../link", "real"), ("~/run", "home/run")):
+        monkeypatch.chdir(tmp_path / "here")  # the first takes the place of the one that we were in
         converted(folder, to)
         assert (tmp_path / there / "config.json").exists(), to
     for flag in ("--to=", "--from=", "--to=~nobody-here/x"):
