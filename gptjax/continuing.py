@@ -87,6 +87,9 @@ def restored(asked: Asked, checkpoints: Any, abstract_state: Any, reading: Any, 
 
     data = f"the data of {asked.directory} have changed since it began: give back what it read, or another --run"
     step, now, sealed = checkpoints.restore(abstract_state)
+    named = int(jax.device_get(now.step))
+    if named != step:
+        raise ValueError(f"{asked.directory}/checkpoints/{step} is of step {named:,}: a folder was renamed or copied; remove it")
     if sealed["tokenizer"] != reading.tokenizer.digest or sealed.get("text", reading.digest()) != reading.digest():  # earlier ones lack it
         raise ValueError(data)
     rows, longer = int(jax.device_get(now.rows)), _compare(asked, step, sealed)

@@ -95,11 +95,13 @@ FEW = 100  # .txt files, of which hardly one would be held out as a whole
 def reading(recipe: Config, path: str) -> Config:
     """`recipe` on the text that `path` names, and named after it. A lone file, and few .txt files, are held out by their ends: a hundredth
     of the documents would be none."""
+    where = parse.path(path)
+    if where.is_dir() and any(where.glob("train-*.tokens.npy")):
+        raise ValueError(f'{path} is tokenised already: give it by --set "data.sources=Shards(path={path!r})" instead of --text')
     files = finding.found(path).files
     read = dataclasses.replace(recipe.data, sources=(data.Text(path=path),))
     if len(files) == 1 or (len(files) < FEW and all(finding.kind(file)[0] == ".txt" for file in files)):
         read = dataclasses.replace(read, held_out=data.Tail(fraction=0.1))
-    where = parse.path(path)
     called = where.resolve().name if where.is_dir() else finding.stem(files[0]) if len(files) == 1 else where.parent.resolve().name
     name = f"{recipe.name}-{re.sub(r'[^A-Za-z0-9._-]+', '_', called)[:60]}"
     return dataclasses.replace(recipe, name=name, data=read)

@@ -89,6 +89,8 @@ def claim(run: Path, wanted: Config, checkpoints: Sequence[int], longer: bool = 
             )
     if not missing and not (checkpoints and new_record):
         check(config(run), wanted, f"{run} holds a run of another config", longer)
+    if not checkpoints and "config.json" not in missing and not there(run):  # as of weights of others, which need it
+        raise ValueError(f"{run}/config.json is no run's: give another --run, or move that file away")
     return bool(checkpoints) or not missing
 
 
@@ -123,6 +125,13 @@ def prolonged(config: Config, total_tokens: int) -> Config:
     """The config with another length: train.total_tokens, and its schedule's decay in proportion, where it has one; the warm-up stays."""
     edits = [f"train.total_tokens={total_tokens}"]
     if not isinstance(config.train.schedule, Constant):
-        decay = max(1, config.train.schedule.decay_tokens * total_tokens // config.train.total_tokens)
+        schedule, before = config.train.schedule, config.train.total_tokens
+        decay = max(1, schedule.decay_tokens * total_tokens // before)
+        if decay <= schedule.warmup_tokens:
+            least = -(-(schedule.warmup_tokens + 1) * before // schedule.decay_tokens)
+            raise ValueError(
+                f"--tokens={total_tokens:,} ends within the warm-up of {schedule.warmup_tokens:,} tokens: give {least:,} or more, or a "
+                "smaller train.schedule.warmup_tokens"
+            )
         edits.append(f"train.schedule.decay_tokens={decay}")
     return overrides.override(config, *edits)

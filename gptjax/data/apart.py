@@ -71,15 +71,17 @@ def check_documents(trained: Sequence[shards.Split], held: shards.Split, say: Ca
     whole = {shard.described["digest"] for shard in theirs}
     n_common = n_held = 0
     each = [(shard, shard.keys()) for shard in held.shards]
-    marks = {id(shard): np.zeros(len(shard.ends), bool) for shard, _ in each}
-    for other in theirs:
-        keys = other.keys() if len(other.ends) else None
-        for shard, mine in each:
-            if keys is not None and mine is not None:
-                marks[id(shard)] |= np.isin(mine, keys)
-    for shard, _ in each:
+    mine = np.unique(np.concatenate([np.zeros(0, np.uint64), *(keys for _, keys in each if keys is not None)]))
+    common = np.zeros(len(mine), bool)
+    for other in theirs:  # thousands of shards at each start: sorted once, then looked up
+        keys = other.keys() if len(other.ends) and len(mine) else None
+        if keys is not None:
+            places = np.searchsorted(mine, keys)
+            common[places[mine.take(places, mode="clip") == keys]] = True
+    for shard, keys in each:
         n_held += len(shard.ends)
-        n_common += len(shard.ends) if shard.described["digest"] in whole else int(marks[id(shard)].sum())
+        known = 0 if keys is None else int(common[np.searchsorted(mine, keys)].sum())
+        n_common += len(shard.ends) if shard.described["digest"] in whole else known
     told = f"{n_common:,} of {n_held:,} documents that are validated on are also trained on"
     if n_common and n_common >= SHARED * n_held:
         raise ValueError(f"data.held_out=Separate(...): {told}; validate on other text, or use data.held_out=Tail(fraction=0.1)")

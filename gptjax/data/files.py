@@ -159,6 +159,8 @@ def _column(schema: Any, file: pathlib.Path, field: str) -> Any:
 
     if field not in schema.names:
         raise ValueError(f"{file} has no column {field!r}: it has {', '.join(schema.names)}; name the column with Text(field=...)")
+    if schema.names.count(field) > 1:
+        raise ValueError(f"{file} has {schema.names.count(field)} columns {field!r}; rename one, or name another with Text(field=...)")
     kind = schema.field(field).type
     kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
     if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):

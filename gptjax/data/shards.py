@@ -16,8 +16,11 @@ large one pays for this in its first batches: at 1 GB/s of SHA-256, 10 ms for a 
 """
 
 import bisect
+import contextlib
+import errno
 import hashlib
 import pathlib
+import resource
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -165,6 +168,7 @@ class Split:
         """ValueError, in one line, if a shard is missing, cut short or, in a small directory, differs from its digest."""
         described = [shard for split in splits for shard in manifest["splits"][split]["shards"]]
         n_vocab = manifest["tokenizer"]["n_vocab"]
+        _allow_files(2 * len(described))
         self.shards = [Shard(directory, shard, n_vocab) for shard in described]
         if sum(shard["tokens"] for shard in described) * np.dtype(shard_type(n_vocab)).itemsize <= VERIFIED:
             for shard in self.shards:
@@ -190,6 +194,13 @@ class Split:
         return self.shards[number], int(self._ends[number][document - self._first[number]]) - int(self.lengths[document])
 
 
+def _allow_files(n: int) -> None:
+    """Let this program have `n` more files open, as far as it may: each array that is mapped is one, and a shell allows 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # what then cannot be opened says so
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft + n if hard == resource.RLIM_INFINITY else min(soft + n, hard), hard))
+
+
 def _mapped(directory: pathlib.Path, name: str) -> np.ndarray:
     """An array on disk. ValueError for all that NumPy may say of a damaged header: it evaluates it as Python's literals."""
     try:
@@ -199,5 +210,8 @@ def _mapped(directory: pathlib.Path, name: str) -> np.ndarray:
     except Exception as error:
         if isinstance(error, PermissionError):
             raise ValueError(f"{directory / name} cannot be read: {error.strerror}") from None
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            limits = "raise the limit of this shell (ulimit -n), or of the machine (fs.file-max, vm.max_map_count)"
+            raise ValueError(f"{directory / name} cannot be opened: {error.strerror}; {limits}") from None
         reason = "is missing" if isinstance(error, FileNotFoundError) else "is damaged or cut short"
         raise ValueError(f"{directory / name} {reason}; delete {directory} and prepare it again") from None

@@ -105,6 +105,18 @@ def damage_all(directory):
         (directory / "checkpoints" / str(step) / "files.json").write_text("{")
 
 
+def of_another_program(directory):
+    for name in ("checkpoints", "tensorboard", "data"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    (directory / "metrics.jsonl").unlink()
+    (directory / "config.json").write_text('{"model_type": "gpt2", "n_layer": 2}')
+
+
+def of_another_step(directory):
+    shutil.rmtree(directory / "checkpoints" / "9")
+    shutil.copytree(directory / "checkpoints" / "8", directory / "checkpoints" / "9")
+
+
 def another_seed(directory):
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"seed": 5}))
@@ -125,6 +137,8 @@ REFUSED = {  # what happened to the directory; what is asked for; flags; what is
     "no config, another seed": (lambda d: (d / "config.json").unlink(), ["seed=5"], ["--new_record"], "step 9 in .* (seed: 0 -> 5)"),
     "empty config": (edited("config.json", lambda b: b""), [], [], f"but config.json is empty or no file: {LOST}"),
     "another's config": (another_seed, ["seed=5"], [], "the checkpoint of step 9 in .* is of another config (seed: 0 -> 5)"),
+    "another program's config": (of_another_program, [], [], "config.json is no run's: give another --run"),
+    "another step's checkpoint": (of_another_step, [], [], "checkpoints/9 is of step 8: a folder was renamed or copied; remove it"),
     "half a config": (edited("config.json", lambda b: b[: len(b) // 2]), [], [], "config.json is not JSON: "),
     "config of bytes": (edited("config.json", lambda b: b"\xff" + b), [], [], "config.json is not UTF-8 text: byte 0xff at offset 0"),
     "half a record": (edited("metrics.jsonl", lambda b: b[: len(b) // 2]), [], [], f"{CHANGED}the line of step 5 is not where"),
@@ -218,6 +232,14 @@ def test_the_dial_moves_each_schedule(schedule, decay):
     fields = {line.split(":")[0] for line in overrides.difference(config, longer)}
     assert longer.train.total_tokens == 2000 and (decay is None or longer.train.schedule.decay_tokens == decay)
     assert fields == {"train.total_tokens"} | ({"train.schedule.decay_tokens"} if decay else set())
+
+
+def test_a_dial_below_the_warm_up_says_the_least():
+    config = overrides.override(registry.config("smoke"), "train.schedule=Cosine(peak=1e-3, warmup_tokens=1000, decay_tokens=3000)")
+    config = overrides.override(config, "train.total_tokens=9001")
+    with pytest.raises(ValueError, match="--tokens=3,003 ends within the warm-up of 1,000 tokens: give 3,004 or more"):
+        run.prolonged(config, 3003)
+    assert run.prolonged(config, 3004).train.schedule.decay_tokens == 1001
 
 
 def test_a_lost_record_begins_anew_and_the_old_one_is_kept(text, finished, copied, capsys):

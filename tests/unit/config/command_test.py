@@ -257,10 +257,12 @@ def test_one_flag_reads_ones_own_text(tmp_path, monkeypatch, path):
 
 
 def test_a_text_that_is_not_there_and_two_of_them_are_refused(tmp_path):
+    (tmp_path / "train-00000.tokens.npy").touch()
     (tmp_path / "a.txt").write_text("text")
     for argv, match in (
         (("--text=nowhere.txt",), r"Text\(path='nowhere.txt'\) does not exist"),
         (("--text=",), "an empty path"),
+        ((f"--text={tmp_path}",), r"is tokenised already: give it by --set \"data.sources=Shards\(path='.*'\)\" instead of --text"),
         ((f"--text={tmp_path}/a.txt", "--set=data.sources=Embedded()"), "--text and --set data.sources both say what to read"),
     ):
         with pytest.raises(ValueError, match=match):

@@ -55,6 +55,12 @@ def as_parquet(field="text", values=TEXTS):
     return sink.getvalue().to_pybytes()
 
 
+def twice_parquet():
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(TEXTS)] * 2, names=["text", "text"]), sink)
+    return sink.getvalue().to_pybytes()
+
+
 # --- embedded --------------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +170,7 @@ BAD = [
     ("field.jsonl", b'{"text": "a"}\n{"body": "b", "id": 1}\n', r"field.jsonl line 2 has no string field 'text': it has body, id"),
     ("number.jsonl", b'{"text": 3}\n', r"number.jsonl line 1 has no string field 'text'"),
     ("list.jsonl", b"[1, 2]\n", r"list.jsonl line 1 holds a JSON list, not an object"),
+    ("twice.parquet", twice_parquet(), r"twice.parquet has 2 columns 'text'; rename one"),
     ("bad.parquet", b"PAR1 nothing", r"bad.parquet is not a readable parquet file"),
     ("column.parquet", as_parquet("body"), r"column.parquet has no column 'text': it has id, body; name the column with Text\(field"),
     ("number.parquet", as_parquet("text", [1, 2]), r"column 'text' holds int64, not strings"),

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import resource
 import signal
 import socket
 import time
@@ -215,6 +216,21 @@ def test_shards_of_a_large_directory_are_checked_when_one_is_first_read(source, 
     there.tokens(last, 0, 3)
     number = sum(len(shard.ends) for shard in there.shards[:2])
     refused(r"train-00002.\*.npy is damaged: it differs from the manifest", lambda: there.tokens(number, 0, 3))
+
+
+def test_more_shards_than_a_program_may_have_files_open(tmp_path, monkeypatch):
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": f"{n}" * 9}) + "\n" for n in range(40)))
+    write(data.Text(path=str(tmp_path / "text.jsonl")), tmp_path / "out", rule=data.Tail(), block=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len(os.listdir("/proc/self/fd")) + 20
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+        assert len(opened(tmp_path / "out").shards) > 40
+        monkeypatch.setattr(resource, "setrlimit", lambda *args: None)  # as where no more are allowed
+        resource.prlimit(0, resource.RLIMIT_NOFILE, (few, hard))
+        refused(r"tokens.npy cannot be opened: Too many open files; raise the limit of this shell", lambda: opened(tmp_path / "out"))
+    finally:
+        resource.prlimit(0, resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_no_directory_no_manifest_bad_manifest(source, tmp_path):
