@@ -16,7 +16,7 @@ from gptjax.config import command, count, figures, overrides, parse
 
 EXAMPLE = """python -m gptjax.convert --from=gpt2/ --to=runs/gpt2              # model.safetensors, or OpenAI's own files
   python -m gptjax.sample --run=runs/gpt2 --prompt='In the beginning'
-  python -m gptjax.convert --from=runs/gpt2 --to=exported              # for transformers' from_pretrained"""
+  python -m gptjax.convert --from=runs/gpt2 --to=exported           # for transformers' from_pretrained"""
 
 
 def main(arguments: list[str]) -> None:
@@ -42,6 +42,8 @@ def main(arguments: list[str]) -> None:
     there = weights.found(args.source, args.assignments, args.config, out.warn)
     exporting = isinstance(there, weights.Run)
     if exporting:
+        if args.config is not None:
+            raise ValueError(f"--config={args.config} is of weights that become a run: {args.source} is one, and has its config; leave it out")
         architectures.written(there.config.model)  # refuses what cannot be said there, before anything is read
     text = tokenizer.tokenizer(there.config.data.tokenizer)
     there.check(there.config, text)

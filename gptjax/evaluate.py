@@ -75,6 +75,9 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"--stride={args.stride} is of --text=FILE; of a task that reads texts it is --set TASK.method.stride=N")
     directory = args.out or folder(args.run)
     if args.text is not None:
+        given = {"--examples": args.examples, "--data": args.data, "--data_dir": args.data_dir, "--set": args.assignments or None}
+        if ignored := [name for name, value in given.items() if value is not None]:
+            raise ValueError(f"{', '.join(ignored)}: of --tasks=NAMES, and nothing for --text=FILE; leave it out")
         return read(args, directory, out)
     exams = examinations(args)
     model = opened(args.run, out)
@@ -103,7 +106,7 @@ def read(args: argparse.Namespace, directory: Path, out: Any) -> int:
     )
     out.say("".join(f"{head:>11}" for head in predicting.HEAD) + "  text", "bold")
     with out.working("reading") as show:
-        for record in predicting.predicted(model, paths, stride, show):
+        for record in predicting.predicted(model, paths, stride, show, out.warn):
             out.say("".join(f"{cell:>11}" for cell in predicting.cells(record)) + f"  {Path(record['text']).name}")
             if "sha256" in record:
                 predicting.save(directory, record, out.warn)
@@ -257,6 +260,8 @@ def figure(value: float | None) -> str:
 
 def remarks(exam: Any, record: dict[str, Any], n_ctx: int, out: Any) -> None:
     """What the reader of the scores has to know of the items."""
+    if not record["scores"]:
+        out.warn(f"{exam.label}, {exam.shots:,} shots: no right answer of its {record['examples']:,} items is known, so there is no score")
     if record["refused"]:
         why = "; ".join(list(record["refused"].values())[:3])
         out.warn(f"{exam.label}: {len(record['refused']):,} items cannot be asked, and do not count: {why}")

@@ -96,7 +96,8 @@ def wanted(name: str, accelerator: str, slices: int) -> tuple[int, dict, dict, s
         where = f" --coordinator={name}-hosts-0-0.{name}:{PORT} --processes={size} --process=$JOB_COMPLETION_INDEX"
         return int(size), {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}, {"nvidia.com/gpu": GPUS}, where
     layout = [int(n) for n in size.split("x")] if re.fullmatch(r"[1-9][0-9]{0,2}(x[1-9][0-9]{0,2})+", size) else []
-    if family not in TPUS or len(layout) != TPUS[family][1]:
+    whole = layout == [1, 1] or all(n % 2 == 0 for n in layout[:2])  # hosts of 2 x 2 chips, or one chip alone
+    if family not in TPUS or len(layout) != TPUS[family][1] or not whole:
         known = ", ".join(f"{other}:{'x'.join('ABC'[:dimensions])}" for other, (_, dimensions) in TPUS.items())
         raise ValueError(f"--accelerator={parse.line(accelerator, 100)}: give one of {known}, h100:HOSTS")
     hosts, chips = max(1, math.prod(layout) // CHIPS), min(CHIPS, math.prod(layout))

@@ -43,9 +43,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--slices", metavar="N", type=few, default=1, help="how many of that type (default: 1)")
     parser.add_argument("--spot", action="store_true", help="create what may be taken away at any time; the same run command continues")
     parser.add_argument("--dry_run", action="store_true", help="print the commands and run none")
-    running = "run" in command.passed_on(arguments)[0]
-    asked = asking.for_training(arguments, "tpu", "--config=gpt3_small --run=gs://bucket/run") if running else (arguments, [])
-    args = parser.parse_args(asked[0], argparse.Namespace(arguments=asked[1]))
+    own, theirs = command.passed_on(arguments)
+    args = parser.parse_args(own, argparse.Namespace(arguments=theirs))
+    if args.action == "run":
+        asking.for_training(arguments, "tpu", "--config=gpt3_small --run=gs://bucket/run")
+    elif theirs:
+        raise ValueError(f"{shlex.join(theirs)}: what stands after -- is for run, and not for {args.action}")
     for flag, pattern in (("name", ID), ("zone", ID), ("project", "[a-z][a-z0-9.:-]{0,100}")):
         if vars(args)[flag] is not None:
             asking.named(vars(args)[flag], pattern, f"--{flag}", "letters a to z, digits and -, a letter first and no - last, at most 62")

@@ -297,7 +297,7 @@ def _nearest(name: str, known: list[str], anywhere: bool) -> str:
     if near:
         return f"did you mean {near[0]}?"
     leaves = [p for p, _ in _paths(Config, "", alternatives=True)] if anywhere else []
-    near = difflib.get_close_matches(name, {p.split(".")[-1] for p in leaves}, n=1)
+    near = difflib.get_close_matches(name, {p.split(".")[-1] for p in leaves}, n=1, cutoff=0.75)
     elsewhere = list(dict.fromkeys(p for p in leaves if p.split(".")[-1] in near))
     return f"did you mean {' or '.join(elsewhere)}?" if elsewhere else f"there are {', '.join(known) or 'none'}"
 

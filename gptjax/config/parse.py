@@ -110,7 +110,9 @@ def path(text: str) -> Path:
 
 
 def path_argument(text: str) -> Path:
-    """`path`, as the `type` of an argument."""
+    """`path`, as the `type` of an argument; not of a bucket, which would become a folder called gs: here."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{shown(text)}: give a file or directory of this machine, and no bucket")
     try:
         return path(text)
     except ValueError as error:

@@ -107,14 +107,13 @@ def read(settings: dict[str, Any], where: str) -> tuple[Architecture, schema.Mod
     for name in _WIDTHS:
         if name in a.defaults and settings[name] not in (None, 4 * width):
             raise ValueError(f"{where}: {name} is {parse.shown(settings[name])}, but gptjax's MLPs are 4 x {width} = {4 * width} wide")
-    model = schema.Model(
-        **n,  # type: ignore[arg-type]
-        attention=_attention(settings, where) if kind == "gpt_neo" else (schema.Dense(),),
-        norm=a.norm,  # type: ignore[arg-type]
-        gelu=a.activations[activation],  # type: ignore[arg-type]
-        dropout=schema.Dropout(**{ours: parse.member(settings, name, float, where) for ours, name in a.dropout.items()}),
-    )
-    return a, model
+    attention = _attention(settings, where) if kind == "gpt_neo" else (schema.Dense(),)
+    dropout = {ours: parse.member(settings, name, float, where) for ours, name in a.dropout.items()}
+    form: dict[str, Any] = {"norm": a.norm, "gelu": a.activations[activation], "attention": attention}
+    try:
+        return a, schema.Model(**n, **form, dropout=schema.Dropout(**dropout))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def sizes(settings: dict[str, Any], names: dict[str, str], where: str) -> dict[str, int]:

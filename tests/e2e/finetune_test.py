@@ -133,6 +133,9 @@ def test_new_texts_get_the_labels_that_they_had_as_a_test_set(there, tuned, tmp_
     task = run.config(tuned).task
     examples = classify.asked(task, str(first), None)
     assert all(classify.asked(task, str(file), None) == examples for file in others[1:])
+    for name, same in (("UP.TSV", others[1]), ("lines.json", others[0]), ("lines.ndjson", others[0])):
+        (tmp_path / name).write_text(contents[same.name])
+        assert classify.asked(task, str(tmp_path / name), None) == classify.asked(task, str(same), None)
     assert [(e.texts, e.index) for e in classify.asked(task, str(others[0]), None)] == [
         (e.texts, str(row["idx"])) for e, row in zip(examples, rows, strict=True)
     ]

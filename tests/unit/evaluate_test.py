@@ -4,7 +4,26 @@ import pytest
 
 from gptjax import evaluate
 from gptjax.config import protocol
+from gptjax.data import tokenizer
+from gptjax.tasks.incontext import predicting
 from gptjax.tasks.incontext.task import gpt3
+
+
+@pytest.mark.parametrize("flag", ["--examples=3", "--data=x", "--set=all.shots=1"])
+def test_flags_of_tasks_are_not_passed_over_where_texts_are_read(flag, tmp_path):
+    with pytest.raises(ValueError, match=f"{flag.partition('=')[0]}: of --tasks=NAMES, and nothing for --text=FILE"):
+        evaluate.main([f"--run={tmp_path}", "--text=a.txt", flag])
+
+
+def test_a_text_without_any_among_others_is_passed_over(tmp_path, monkeypatch):
+    for name, content in (("a.txt", "ab"), ("b.txt", ""), ("c.txt", "")):
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(predicting.asking, "texts", lambda reader, tokens, *_: [(n, -1.0) for n in range(len(tokens))])
+    model, said = SimpleNamespace(reader=None, text=tokenizer.Bytes(), place=None, about={}), []
+    found = list(predicting.predicted(model, sorted(tmp_path.iterdir()), 4, str, said.append))
+    assert [(record["tokens"], record["nats"]) for record in found] == [(2, 1.0)] and len(said) == 2 and "b.txt is empty" in said[0]
+    with pytest.raises(ValueError, match="c.txt is empty"):
+        list(predicting.predicted(model, [tmp_path / "b.txt", tmp_path / "c.txt"], 4, str, said.append))
 
 
 @pytest.mark.parametrize(
@@ -32,12 +51,13 @@ def test_a_papers_score_is_of_as_many_demonstrations_and_the_nearest_size(shots,
         (protocol.Total(), {}, []),
         (protocol.Total(), {"cut": 3, "cut_at": "beginning"}, ["3 items were longer than the context of 64: their beginning was left out"]),
         (protocol.TopK(n_tokens=9), {"cut": 3, "cut_at": "end"}, ["3 items were longer than the context of 64: their end was left out"]),
+        (protocol.Total(), {"scores": {}, "examples": 4}, ["x, 0 shots: no right answer of its 4 items is known, so there is no score"]),
         (protocol.LastToken(), {}, ["its accuracy is of the last token of the word, its perplexity of the whole word"]),
     ],
 )
 def test_what_the_reader_of_a_score_has_to_know_is_beside_it(method, record, told):
     said = []
     exam = SimpleNamespace(how=SimpleNamespace(method=method), label="x", shots=0)
-    record = {"refused": {}, "unwritable": [], "fewer_shots": 0, "cut": 0} | record
-    evaluate.remarks(exam, record, 64, SimpleNamespace(say=lambda text, style="": said.append(text.strip()), warn=pytest.fail))
+    record = {"scores": {"accuracy": {}}, "refused": {}, "unwritable": [], "fewer_shots": 0, "cut": 0} | record
+    evaluate.remarks(exam, record, 64, SimpleNamespace(say=lambda text, style="": said.append(text.strip()), warn=said.append))
     assert said == told

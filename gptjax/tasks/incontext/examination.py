@@ -99,7 +99,7 @@ class Examination:
                 method = dataclasses.replace(method, stops=tuple(apart))
             if "n_tokens" in self.task.open and method.n_tokens == own.n_tokens:
                 longest = max((len(text.encode(answer)) for answer in right), default=0)
-                method = dataclasses.replace(method, n_tokens=max(method.n_tokens, min(longest, n_ctx // 2)))
+                method = dataclasses.replace(method, n_tokens=max(1, min(max(method.n_tokens, longest), n_ctx // 2)))
             how = dataclasses.replace(how, method=method)
         return dataclasses.replace(self, how=how, shots=shots)
 

@@ -75,5 +75,6 @@ def read_record(path: Path) -> dict[str, Any]:
     """The record in NAME.json. ValueError, in one line, if it cannot be read or is not as it was written."""
     record = parse.json_file(path)
     if SEAL not in record or record[SEAL] != seal(record):
-        raise ValueError(f"{path} is not as gptjax.evaluate wrote it: its seal is {'another' if SEAL in record else 'missing'}")
+        seal_is = "another" if SEAL in record else "missing, as in those of earlier versions"
+        raise ValueError(f"{path} is not as gptjax.evaluate writes it: its seal is {seal_is}")
     return record

@@ -57,6 +57,8 @@ def found(name: str, folder: pathlib.Path | None) -> Task | None:
     beside it that is not as it should be."""
     if folder is None:
         return None
+    if "/" in name:
+        raise ValueError(f"--tasks={name}: a task is called by its file's name alone; its folder is given by --data")
     given = [ending for ending in ENDINGS if (folder.expanduser() / f"{name}{ending}.jsonl").is_file()]
     if not given:
         return None

@@ -7,7 +7,7 @@ whatever the tokenizer makes of it; words are what stands between spaces."""
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,19 @@ def checked(stride: int | None, n_ctx: int) -> int:
     return n_ctx if stride is None else stride
 
 
-def predicted(model: Model, paths: Iterable[Path], stride: int, tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """What `told` makes of each file, and of all together where there are several. ValueError, in one line, for a file that cannot be read
-    or has no tokens."""
+def predicted(
+    model: Model, paths: Sequence[Path], stride: int, tell: Callable[[str], None], warn: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
+    """What `told` makes of each file, and of all together where there are several; of those, warn is told of one without text. ValueError,
+    in one line, for a file that cannot be read or has no tokens, and where none has text."""
     counts = []
-    for path in paths:
+    for number, path in enumerate(paths, 1):
         texts = _texts(path)
+        if not texts:
+            if not counts and number == len(paths):
+                raise ValueError(f"{path} is empty: it holds no text; give another")
+            warn(f"{path} is empty: it is passed over")
+            continue
         tokens = [model.text.encode(text) for text in texts]
         nats = 0.0
         for done, (_, more) in enumerate(asking.texts(model.reader, tokens, model.text.begin, model.place, stride), 1):
@@ -67,16 +74,20 @@ def predicted(model: Model, paths: Iterable[Path], stride: int, tell: Callable[[
 
 
 def _texts(path: Path) -> list[str]:
-    """The documents of a file."""
-    if finding.kind(path)[0]:
-        return [document.text for document in files.documents(str(path), "text")]
+    """The documents of a file; none if it has no text."""
+    if not finding.kind(path)[0]:
+        try:
+            text = files.utf8(path.read_bytes(), str(path))
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+        return [text] if text else []
+    skipped = files.Skipped()
     try:
-        text = files.utf8(path.read_bytes(), str(path))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
-    if not text:
-        raise ValueError(f"{path} is empty: give a file with some text")
-    return [text]
+        return [document.text for document in files.documents(str(path), "text", skipped)]
+    except ValueError:
+        if skipped["files without text"]:
+            return []
+        raise
 
 
 def told(counts: dict[str, Any]) -> dict[str, Any]:

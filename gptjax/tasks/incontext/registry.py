@@ -61,5 +61,7 @@ def named(names: Iterable[str], folder: pathlib.Path | None) -> dict[str, Task]:
     found: dict[str, Task] = {}
     for name in names:
         whole = name not in every() and name in groups()
+        if whole and own.found(name, folder) is not None:
+            raise ValueError(f"{name} is a group of tasks, and {folder} has a file of that name: rename the file, or give another --data")
         found |= {one.name: one for one in groups()[name]} if whole else {name: task(name, folder)}
     return found

@@ -332,6 +332,7 @@ def test_bytes_of_a_path_that_are_not_utf8_are_kept():
 )
 def test_names_that_others_use_lead_to_ours(given, meant):
     assert refused(f"{given}=3").endswith(f"did you mean {meant}?")
+    assert "did you mean" not in refused("model.attention=Dense", "model.attention.0.window=4")  # and not task.kind
 
 
 DEEP = [1]

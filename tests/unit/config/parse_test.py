@@ -74,6 +74,8 @@ def test_paths(monkeypatch):
             parse.path(bad)
         with pytest.raises(argparse.ArgumentTypeError):
             parse.path_argument(bad)
+    with pytest.raises(argparse.ArgumentTypeError, match="'gs://bucket/x': give a file or directory of this machine"):
+        parse.path_argument("gs://bucket/x")
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "11", "1.5", "nan", "inf", "", "x", "9" * 5000, "1e400", "²"], ids=range(11))

@@ -34,6 +34,8 @@ def test_there_and_back(folder, tmp_path, capsys):
     assert run.config(tmp_path / "run").model.n_layers == 1
     sample.main([f"--run={tmp_path / 'run'}", "--prompt=so", "--tokens=4", "--temperature=0"])
     assert "gpt2, step 0" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--config=gpt1 is of weights that become a run"):
+        converted(tmp_path / "run", tmp_path / "back", "--config=gpt1")
     converted(tmp_path / "run", tmp_path / "back")
     for name in ("model.safetensors", "config.json"):
         digests = [hashlib.sha256((place / name).read_bytes()).hexdigest() for place in (folder, tmp_path / "back")]

@@ -61,6 +61,8 @@ def test_a_config_json_of_wrong_types(kind, tmp_path):
     for name in said.keys() & good:
         file.write_text(json.dumps(good | {name: None}))
         assert said[name] in str(one_line(lambda: opened(tmp_path)))
+        file.write_text(json.dumps(good | {name: 1.0}))
+        assert str(one_line(lambda: opened(tmp_path))).startswith(f"{file}: Dropout.attention=1.0")
 
 
 def test_a_file_that_is_no_object(tmp_path):

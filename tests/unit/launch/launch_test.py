@@ -85,7 +85,7 @@ def test_gcloud_is_run_until_one_fails(capsys, monkeypatch, tmp_path):
 def test_an_accelerator_that_is_not_known_is_refused():
     with pytest.raises(ValueError, match="--accelerator=v9-8: give one of v4-N, v5litepod-N"):
         tpu.main(["create", "--name=pod", "--zone=z", "--accelerator=v9-8"])
-    for wrong in ("v5p", "v5p:8x8", "v9:2x2", "h100:", "v5e:4x4x4"):
+    for wrong in ("v5p", "v5p:8x8", "v9:2x2", "h100:", "v5e:4x4x4", "v5p:3x3x3", "v5e:1x2"):
         with pytest.raises(ValueError, match=f"--accelerator={wrong}: give one of v4:AxBxC"):
             gke.main(["--name=j", "--image=i", f"--accelerator={wrong}", *TRAIN])
     for program, flags in (
@@ -179,6 +179,12 @@ def refused(main, arguments, capsys):
 def test_a_job_that_could_not_run_is_not_printed(main, own, name, capsys):
     arguments, said = OTHER_TRAINING[name]
     assert said in refused(main, [*own, "--", *arguments], capsys)
+
+
+def test_a_slice_may_be_called_run(capsys):
+    assert tpu.main(["create", "--name", "run", "--zone=z", "--accelerator=v6e-8", "--dry_run"]) == 0
+    assert "queued-resources create run" in capsys.readouterr().out
+    assert "what stands after -- is for run, and not for logs" in refused(tpu.main, ["logs", "--name=a", "--zone=z", *TRAIN], capsys)
 
 
 COUNTS = ("0", "-1", "1.5", "1e9", "nan", "9" * 5000, "\u0662", "", "x")

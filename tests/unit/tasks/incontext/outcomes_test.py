@@ -75,7 +75,7 @@ def test_records(tmp_path):
     outcomes.save_record(path, {"task": "x", "scores": {"f1": 0.2}}, pytest.fail)
     for content, why in [
         (path.read_text().replace("0.2", "0.3"), "its seal is another"),
-        ("{}", "its seal is missing"),
+        ("{}", "its seal is missing, as in those of earlier versions"),
         ("", "is not JSON"),
         ("[1]", "holds a JSON list"),
     ]:

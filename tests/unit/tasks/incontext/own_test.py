@@ -76,6 +76,15 @@ def test_a_row_that_cannot_be_asked_says_why(row, said, tmp_path):
         only(tmp_path, {"context": "x"} | row)
 
 
+def test_a_name_that_means_something_else_too_is_refused(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name, said in (("arithmetic", "arithmetic is a group of tasks, and .* has a file of that name"), ("deep/x", "--tasks=deep/x: a task")):
+        written(tmp_path, name, {"context": "1 + 1 =", "completion": " 2"})
+        with pytest.raises(ValueError, match=said):
+            registry.named([name], tmp_path)
+    assert len(registry.named(["arithmetic"], tmp_path / "deep")) > 1
+
+
 def test_an_item_that_cannot_be_asked_leaves_the_others(tmp_path):
     lines = [{"context": f"{n} is", "completions": [" a", " b"], "label": n % 2} for n in range(5)]
     written(tmp_path, "mine", *lines, {"context": "x", "completions": [" a", " b"], "label": 7})
@@ -216,9 +225,9 @@ def test_few_is_what_there_is(tmp_path):
 
 def test_what_was_chosen_stays_and_long_answers_have_half_of_the_context(tmp_path):
     long = {"context": "Say:", "completion": " one\n" + "word " * 40}
-    for beside, n_tokens, stops in [("", 205, ()), ("n_tokens = 5", 5, ()), ('stops = ["\\n"]', 205, ("\n",)), ("", 50, ())]:
+    for beside, n_tokens, stops in [("", 205, ()), ("n_tokens = 5", 5, ()), ('stops = ["\\n"]', 205, ("\n",)), ("", 50, ()), ("", 16, ())]:
         written(tmp_path, "mine", long, beside=beside or "\n")
         task = registry.task("mine", tmp_path)
         exam, asked, pool = items(task, tmp_path)
-        method = exam.fitted(asked, pool, BYTES, 2 * n_tokens if n_tokens == 50 else 1000).how.method
+        method = exam.fitted(asked, pool, BYTES, 2 * n_tokens if n_tokens in (50, 16) else 1000).how.method
         assert method == protocol.Greedy(n_tokens=n_tokens, stops=stops or ("\n\n",))
