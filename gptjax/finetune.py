@@ -57,10 +57,16 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+AS_OF_A_RUN = {"train.optimizer.": "optimizer.", "model.dropout.": "dropout."}  # fields as a run's config calls them -> the recipe's
+
+
 def asked(name: str, assignments: Sequence[str]) -> finetuning.Finetuning:
-    """The recipe of that name with the assignments. Files of one's own are another test than a paper's and the GLUE server's: they are
-    neither compared with the one nor written for the other, unless an assignment says so."""
-    recipe = registry.finetuning(name)
+    """The recipe of that name with the assignments, which may name fields as the run's config, and a refusal to continue it, does. Files of
+    one's own are another test than a paper's and the GLUE server's: they are neither compared with the one nor written for the other,
+    unless an assignment says so."""
+    recipe, assignments = registry.finetuning(name), list(assignments)
+    for theirs, ours in AS_OF_A_RUN.items():
+        assignments = [ours + one.removeprefix(theirs) if one.startswith(theirs) else one for one in assignments]
     made = overrides.override(recipe, *assignments)
     if not made.task.files:
         return made

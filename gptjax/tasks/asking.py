@@ -54,7 +54,7 @@ def likelihoods(
     is not changed by it.
 
     ValueError for a question without a completion, for an empty context or completion, and for what the model's context does not hold:
-    all tokens but a completion's last are read."""
+    all tokens but a completion's last are read; and for a model that says NaN."""
     for number, question in enumerate(questions):
         _checked(number, question, reader.model.config.n_ctx)
     reader = reader.replace(model=reader.model.clone(place=place))
@@ -345,6 +345,10 @@ def _answers(questions, asked: _Asked, scores: list, found: dict) -> Iterator[tu
         said = said_M[begin:end]
         answers = found.setdefault(leaf.number, {})
         total = float(p_M[begin:end].astype(np.float64).sum())
+        if total != total:
+            raise ValueError(
+                "the model's probabilities are no numbers (NaN): its parameters are damaged, or went wrong in training; take others"
+            )
         answers[leaf.completion] = Likelihood(total, end - begin, bool(said.all()), bool(said[-1]))
         if len(answers) == len(questions[leaf.number].completions):
             del found[leaf.number]

@@ -196,6 +196,11 @@ def test_a_task_of_pairs_counts_both_orders_and_labels_new_pairs(there, tmp_path
         classify.main([f"--run={run_there}", f"--text={tmp_path / 'new.txt'}"])
 
 
+def test_a_field_may_be_named_as_the_runs_config_does():
+    made = finetune.asked("gpt1_sst2", ["train.optimizer.bias_correction=moments", "model.dropout.residual=0.2", "seed=3"])
+    assert (made.optimizer.bias_correction, made.dropout.residual, made.seed) == ("moments", 0.2, 3)
+
+
 def test_files_of_ones_own_are_no_papers_test_and_no_submission_unless_asked_for():
     recipe = registry.finetuning("gpt1_sst2")
     assert finetune.asked("gpt1_sst2", []) == recipe and recipe.task.paper == 91.3

@@ -116,6 +116,13 @@ def test_a_banned_token_is_a_rival_of_every_token_but_the_first():
     np.testing.assert_allclose(p_B, jax.nn.log_softmax(jnp.array([3.0, 2.0, 1.0, 0.0]))[wanted], atol=1e-6)
 
 
+def test_a_model_that_says_nan_is_refused():
+    _, built, state = tiny.machine(tiny.config(d_model=4))
+    broken = reading.reader(built.model, state.params | {"token_VD": state.params["token_VD"] * jnp.nan})
+    with pytest.raises(ValueError, match="probabilities are no numbers"):
+        list(asking.likelihoods(broken, [Question((1,), ((2,), (3,)))]))
+
+
 @pytest.mark.parametrize("stride", [None, 7])
 def test_whole_texts(stride):
     _, built, state = tiny.machine(tiny.config(n_ctx=T, n_layers=2))

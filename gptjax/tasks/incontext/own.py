@@ -152,6 +152,8 @@ def _how(form: tuple[str, ...], path: pathlib.Path, said: Mapping[str, Any]) -> 
     if not isinstance(how.method, kinds):
         names = ", ".join(kind.__name__ for kind in typing.get_args(kinds))
         raise ValueError(f"{path}: rows with {', '.join(form)} cannot be asked by method={how.method}; give one of {names}")
+    if isinstance(how.method, protocol.Writing) and how.metric not in WRITTEN:
+        raise ValueError(f"{path}: metric={how.metric} is not of what is written; give one of {', '.join(WRITTEN)}")
     return how, chosen
 
 

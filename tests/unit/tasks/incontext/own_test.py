@@ -175,6 +175,7 @@ WRITES, CHOOSES = {"context": "1", "completion": " 2"}, {"context": "1", "comple
         (WRITES, "n_tokens = 0", "toml", "mine.toml: .*n_tokens"),
         (WRITES, "about = 3", "toml", "mine.toml: 'about' is 3; it must be a text"),
         (WRITES, 'metric = "blue"', "toml", "mine.toml: metric=blue: give accuracy"),
+        (WRITES, 'metric = "accuracy"', "toml", "mine.toml: metric=accuracy is not of what is written; give one of exact_match, f1"),
         (WRITES, 'method = "Bean"', "toml", "mine.toml: method=Bean"),
         (WRITES, "method = 3", "toml", "mine.toml: method=3"),
         (WRITES, "method = {n = 3}", "toml", "mine.toml: "),
