@@ -43,7 +43,9 @@ def main(arguments: list[str]) -> None:
     exporting = isinstance(there, weights.Run)
     if exporting:
         if args.config is not None:
-            raise ValueError(f"--config={args.config} is of weights that become a run: {args.source} is one, and has its config; leave it out")
+            raise ValueError(
+                f"--config={args.config} is of weights that become a run: {args.source} is one, and has its config; leave it out"
+            )
         architectures.written(there.config.model)  # refuses what cannot be said there, before anything is read
     text = tokenizer.tokenizer(there.config.data.tokenizer)
     there.check(there.config, text)

@@ -78,7 +78,10 @@ def test_a_row_that_cannot_be_asked_says_why(row, said, tmp_path):
 
 def test_a_name_that_means_something_else_too_is_refused(tmp_path):
     (tmp_path / "deep").mkdir()
-    for name, said in (("arithmetic", "arithmetic is a group of tasks, and .* has a file of that name"), ("deep/x", "--tasks=deep/x: a task")):
+    for name, said in (
+        ("arithmetic", "arithmetic is a group of tasks, and .* has a file of that name"),
+        ("deep/x", "--tasks=deep/x: a task"),
+    ):
         written(tmp_path, name, {"context": "1 + 1 =", "completion": " 2"})
         with pytest.raises(ValueError, match=said):
             registry.named([name], tmp_path)
