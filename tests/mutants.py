@@ -12,7 +12,7 @@ change of the tree, begin another file, or take lines out.
     fails anyway    the test that failed does so without the edit: mend it, and try again
     not noticed     every run passed: a test is missing, or the edit is no fault
     does not apply  an old text is not there exactly once
-    no tests        a run found none (a name that is no more): mend the list
+    no tests        a run found none (a name that is no more), or ended before it could tell: mend the list, or try again
 
 A copy is of what git tracks or would; `../shared` of the tree lies beside it. Exit status 1: some were not noticed, or told nothing.
 """
@@ -64,10 +64,10 @@ def tested(tree: pathlib.Path, arguments: list[str], timeout: float | None) -> t
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(run.pid, signal.SIGKILL)  # what it left behind, or all of it
-    if run.returncode in (0, 4, 5):
-        return {0: "not noticed", 4: "no tests", 5: "no tests"}[run.returncode], " ".join(arguments)
+    if run.returncode == 0:
+        return "not noticed", " ".join(arguments)
     failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", said, re.MULTILINE)
-    return "noticed", ", ".join(failed) or said.strip().splitlines()[-1]
+    return ("noticed", failed[0]) if failed else ("no tests", f"{' '.join(arguments)}: exit status {run.returncode}")
 
 
 def tried(tree: pathlib.Path, mutant: dict, timeout: float) -> dict:

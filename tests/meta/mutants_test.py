@@ -47,7 +47,7 @@ def test_each_wrong_edit_comes_to_what_it_is(tree, tmp_path, capsys):
         "minus": ("noticed", "tests/sums_test.py::test_two"),
         "swapped": ("not noticed", "tests/sums_test.py"),
         "gone": ("does not apply", "sums.py: 0 times 'a * b'"),
-        "lost": ("no tests", "tests/sums_test.py -k nothing"),
+        "lost": ("no tests", "tests/sums_test.py -k nothing: exit status 5"),
     }
     said, before = capsys.readouterr().out, out.read_text()
     assert "not noticed: swapped wrong\n" in said and "noticed: 1 of 2, 50.0%" in said
