@@ -112,14 +112,13 @@ class Examination:
         """Each item with as many demonstrations as fit. refused: is told of those that cannot be put, and the others go on. ValueError, in
         one line, where none can, or where nothing is told."""
         n_ctx, made = model.reader.model.config.n_ctx, []
+        if self.shots > len(pool):  # of no item will there be enough, and to find that out for each takes pool x pool comparisons
+            raise ValueError(_too_few(self, len(pool)))
         for number, item in enumerate(asked):
             try:
                 shown = self._drawn(item, pool)
                 if len(shown) < self.shots:
-                    raise ValueError(
-                        f"{self.task.name}: {self.shots} demonstrations were asked for, and there are {len(shown)} to draw from; "
-                        "give fewer --shots"
-                    )
+                    raise ValueError(_too_few(self, len(shown)))
                 prompt = prompts.fitted(item, shown, self.how, model.text, n_ctx)
                 made.append(dataclasses.replace(prompt, without=_without(self, model, prompt)))
             except ValueError as error:
@@ -139,6 +138,10 @@ class Examination:
         for prompt in made:
             digest.update(repr((prompt.item, prompt.contexts, prompt.cut)).encode())
         return digest.hexdigest()[:16]
+
+
+def _too_few(exam: Examination, there: int) -> str:
+    return f"{exam.task.name}: {exam.shots} demonstrations were asked for, and there are {there} to draw from; give fewer --shots"
 
 
 def _refuse(item: str, error: ValueError, refused: Refused | None) -> None:

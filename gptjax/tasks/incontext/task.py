@@ -66,8 +66,11 @@ class Item:
         if (self.group or self.id) == (other.group or other.id):
             return True
         (contexts, completions, shown), (others, those, whole) = self.plainly, other.plainly
-        chooses = len(those) > 1 or not any(others)
-        return (contexts == others and (not chooses or bool(completions & those))) or bool(whole and shown.startswith(whole))
+        if contexts == others:
+            chooses = len(those) > 1 or not any(others)
+            if not chooses or completions & those:
+                return True
+        return bool(whole) and shown.startswith(whole)
 
 
 def _plain(text: str) -> str:

@@ -88,11 +88,14 @@ def test_a_name_that_means_something_else_too_is_refused(tmp_path):
     assert len(registry.named(["arithmetic"], tmp_path / "deep")) > 1
 
 
-def test_an_item_that_cannot_be_asked_leaves_the_others(tmp_path):
+def test_an_item_that_cannot_be_asked_leaves_the_others(tmp_path, monkeypatch):
+    real = examination.prompts.drawn
     lines = [{"context": f"{n} is", "completions": [" a", " b"], "label": n % 2} for n in range(5)]
     written(tmp_path, "mine", *lines, {"context": "x", "completions": [" a", " b"], "label": 7})
     task, refused = registry.task("mine", tmp_path), {}
     exam = examination.Examination("mine", task, task.protocol, 2, 0, None)
+    drawn = []
+    monkeypatch.setattr(examination.prompts, "drawn", lambda *given: drawn.append(given) or real(*given))
     asked, pool = exam.items(lambda split: rows.found(task, task.protocol, split, str(tmp_path)), refused)
     model = types.SimpleNamespace(
         text=BYTES, reader=types.SimpleNamespace(model=types.SimpleNamespace(config=types.SimpleNamespace(n_ctx=40)))
@@ -101,6 +104,10 @@ def test_an_item_that_cannot_be_asked_leaves_the_others(tmp_path):
     made = exam.put(asked, pool, model, str, refused)
     assert [prompt.item.id for prompt in made] == ["0", "2", "3", "4"]
     assert set(refused) == {"5", "long"} and "label 7" in refused["5"] and "leaves no room" in refused["long"]
+    drawn.clear()
+    with pytest.raises(ValueError, match="9999 demonstrations were asked for, and there are 5 to draw from"):
+        dataclasses.replace(exam, shots=9999).put(asked, pool, model, str, {})
+    assert not drawn  # at once: for each item it would take days
     with pytest.raises(ValueError, match="item long"):
         exam.put(asked, pool, model, str)  # nobody to tell
     with pytest.raises(ValueError, match="leaves no room"):
