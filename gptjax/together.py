@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax import continuing, pretraining, train
+from gptjax import pretraining, resume, train
 from gptjax.config import command, locking
 from gptjax.config.batches import Batches
 from gptjax.config.schema import Config
@@ -98,10 +98,10 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
             open_.enter_context(locking.locked(there, "run directory", say))
             made = checkpoint.Checkpoints(there / "checkpoints", first.loop.keep_last, first.loop.every_keep, say)
             saves.append(open_.enter_context(made))
-            if continuing.found(continuing.Asked(there, config, False, False), made, say):
+            if resume.find_run(resume.Request(there, config, False, False), made, say):
                 raise ValueError(f"{there} holds a run that has begun: the same command goes on with it by itself")
         for there, config, reading in zip(runs, configs, readings, strict=True):
-            continuing.write(there, config, reading)
+            resume.write_description(there, config, reading)
         now = jax.jit(jax.vmap(lambda values: state.initial(its(values).config, built.model, built.tx)))(varying)
         run_step = jax.jit(jax.vmap(advance, in_axes=(0, 0, 0, None)), donate_argnums=1, compiler_options=options)
         run_nll = jax.jit(jax.vmap(summed, in_axes=(0, None, None)), compiler_options=options)
@@ -126,7 +126,7 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
 
         def save(at):
             for number in going:
-                about = continuing.about(configs[number], batches, limit, readings[number], logs[number].seal(at))
+                about = resume.about(configs[number], batches, limit, readings[number], logs[number].seal(at))
                 saves[number].save(at, jax.tree.map(lambda x: x[number], now), about)  # noqa: B023
 
         for at in range(1, batches.n_steps + 1):

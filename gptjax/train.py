@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from gptjax import continuing, pretraining
+from gptjax import pretraining, resume
 from gptjax.config import command, count, parse, run
 from gptjax.config.batches import Batches
 from gptjax.config.schema import Config
@@ -89,7 +89,7 @@ class Session:
     config: Config
     directory: Path
     mesh: Any
-    going: continuing.Going
+    point: resume.ResumePoint
     reading: Any  # data.pipeline.Reading
     step: Any  # learn.step.Step
     checkpoints: Any  # learn.checkpoint.Checkpoints
@@ -102,12 +102,12 @@ class Session:
 
     @property
     def batches(self) -> Batches:
-        return self.going.plan
+        return self.point.plan
 
     @property
     def limit_rows(self) -> int:
         """Of a microbatch, over all processes; Batches.microbatch has what each step takes of it."""
-        return self.going.limit_rows
+        return self.point.limit_rows
 
     @property
     def microbatch(self) -> int:
@@ -150,16 +150,16 @@ def train(
     devices.check_room(config.model, mesh)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     out = console.Console(quiet=party.process != 0)
-    asked = continuing.Asked(directory, config, longer, new_record)
+    request = resume.Request(directory, config, longer, new_record)
     copied = copies.Copies(directory, bucket)
     stored = directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints"
     with (
-        continuing.alone(directory, bucket is None, party, out.warn),
+        resume.hold_lock(directory, bucket is None, party, out.warn),
         checkpoint.Checkpoints(stored, config.loop.keep_last, config.loop.every_keep, out.warn, party) as checkpoints,
     ):
-        goes_on = party.first(lambda: [copied.fetch(), continuing.found(asked, checkpoints, out.warn)])[1]
+        goes_on = party.first(lambda: [copied.fetch(), resume.find_run(request, checkpoints, out.warn)])[1]
         plan = None if goes_on else Batches(config, shards)
-        with continuing.unspoilt(directory / "data", goes_on and party.process == 0):
+        with resume.remove_new_data(directory / "data", goes_on and party.process == 0):
             # --- data
             party.doing("the preparation of its data")
             reading = party.in_turn(lambda: learning.reading(config, directory / "data", out.say))
@@ -170,29 +170,29 @@ def train(
             with jax.set_mesh(mesh):
                 if plan is None:
                     wanted = state.abstract(config, built.model, built.tx, mesh)
-                    going = continuing.restored(asked, checkpoints, wanted, reading, shards, party)
+                    point = resume.restore_run(request, checkpoints, wanted, reading, shards, party)
                 else:
                     now = learning.state(config, built, mesh, reading, out)
-                    going = continuing.Going(0, now, plan, microbatch_limit(config, mesh, built.model.manner, shards, party))
+                    point = resume.ResumePoint(0, now, plan, microbatch_limit(config, mesh, built.model.manner, shards, party))
 
         # --- nothing has been written until here
         tracing = profile.Profile(directory / "profile", profiled if party.process == 0 else 0, out.say)
-        if going.step > going.plan.n_steps:
-            out.say(f"already at step {going.step:,}, and asked for {going.plan.n_steps:,}: nothing to do, and nothing is changed")
+        if point.step > point.plan.n_steps:
+            out.say(f"already at step {point.step:,}, and asked for {point.plan.n_steps:,}: nothing to do, and nothing is changed")
             tracing.close()
             return 0
         checkpoints.begin()
         if party.process == 0:
-            if going.kept is None:
+            if point.kept is None:
                 events.set_aside(directory)
-            continuing.write(directory, config, reading)
+            resume.write_description(directory, config, reading)
         with jax.set_mesh(mesh):
-            session = Session(config, directory, mesh, going, reading, built, checkpoints, copied, out, party, tracing, learning)
+            session = Session(config, directory, mesh, point, reading, built, checkpoints, copied, out, party, tracing, learning)
             out.table(config.name, facts.facts(session))
-            for note in (*going.notes, *facts.warnings(session)):
+            for note in (*point.notes, *facts.warnings(session)):
                 out.warn(note)
-            if going.step:
-                out.say(f"continuing from step {going.step:,} of {going.plan.n_steps:,}")
+            if point.step:
+                out.say(f"continuing from step {point.step:,} of {point.plan.n_steps:,}")
             with party.watched(config.loop.hang_seconds):
                 return loop(session)
 
@@ -283,7 +283,7 @@ def driver(session: Session, put: Callable) -> Callable:
 
 
 def loop(session: Session) -> int:
-    """Steps going.step .. n_steps. For each n, in this order: evaluate state n, save state n, next batch, step, report step n - 1. So what
+    """Steps point.step .. n_steps. For each n, in this order: evaluate state n, save state n, next batch, step, report step n - 1. So what
     was saved was reported before, and nothing but reporting waits for the device."""
     import jax
 
@@ -293,7 +293,7 @@ def loop(session: Session) -> int:
 
     config, out, party, batches, reading = session.config, session.out, session.party, session.batches, session.reading
     activations = rules.PRESETS[config.mesh.sharding].activations
-    now, start = session.going.state, session.going.step
+    now, start = session.point.state, session.point.step
     flops = count.train_flops_per_token(config.model) * sequences(config)
     pending: tuple[int, dict, float | None] | None = None  # and when it ended, where dispatching waits for that, as on CPU
     at_once, clock = session.mesh.devices.flat[0].platform == "cpu", time.perf_counter()
@@ -332,11 +332,11 @@ def loop(session: Session) -> int:
     step, settled = start, start  # settled: evaluated and saved, as a restored state was before
     log = events.Silent()
     if party.process == 0:
-        log = events.Events(session.directory, start + 1 if start else 0, session.going.kept or 0, out.warn)
+        log = events.Events(session.directory, start + 1 if start else 0, session.point.kept or 0, out.warn)
     with stopping.Stop(out.warn, party, session.mesh) as stop, log:
         with out.training(batches.n_steps, start, config.loop.every_log) as progress, jax.transfer_guard("disallow"):
             try:
-                for note in session.going.notes:
+                for note in session.point.notes:
                     log.write(start, {"note": note})
                 while True:
                     last = step == batches.n_steps
@@ -353,7 +353,7 @@ def loop(session: Session) -> int:
                         record = log.seal(step)
                         if party.process == 0:
                             session.aside("the record is not copied", session.copies.send)
-                        about = continuing.about(config, batches, session.limit_rows, reading, record)
+                        about = resume.about(config, batches, session.limit_rows, reading, record)
                         session.checkpoints.save(step, now, about)
                         if party.process == 0:
                             session.aside("loss.png is not drawn", lambda: plots.loss_curve(session.directory))

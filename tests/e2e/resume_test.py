@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax import continuing, pretraining, train
+from gptjax import pretraining, resume, train
 from gptjax.config import locking, overrides, registry, run
 from gptjax.config.batches import Batches
 from gptjax.mesh import devices, hosts
@@ -69,13 +69,13 @@ def passed(monkeypatch):
 
     def patch(n):
         def loop(session):
-            now, plan = session.going.state, session.batches
+            now, plan = session.point.state, session.batches
             sessions.append(session)
             with events.Events(session.directory, 0) as log, jax.transfer_guard("allow"):
                 for step in range(1, n + 1):
                     log.write(step, {"loss": 1.0})
                 now = now.replace(step=now.step * 0 + n, rows=now.rows * 0 + plan.first_row(n))
-                about = continuing.about(session.config, plan, session.limit_rows, session.reading, log.seal(n))
+                about = resume.about(session.config, plan, session.limit_rows, session.reading, log.seal(n))
                 session.checkpoints.save(n, now, about)
             return 0
 
@@ -266,8 +266,8 @@ def test_a_record_without_a_checkpoint_begins_again_and_says_so(text, copied, fi
 def test_checkpoints_of_earlier_versions_go_on(text, tmp_path, passed, monkeypatch):
     """They hold neither the record's digest nor the ramp's quantum."""
     with monkeypatch.context() as patch:
-        now, old = continuing.about, ("config", "microbatch_rows", "tokenizer", "text")
-        patch.setattr(continuing, "about", lambda *args: {name: value for name, value in now(*args).items() if name in old})
+        now, old = resume.about, ("config", "microbatch_rows", "tokenizer", "text")
+        patch.setattr(resume, "about", lambda *args: {name: value for name, value in now(*args).items() if name in old})
         passed(4)
         assert go(text, tmp_path / "run") == 0
     shutil.copytree(tmp_path / "run", tmp_path / "torn")
@@ -276,8 +276,8 @@ def test_checkpoints_of_earlier_versions_go_on(text, tmp_path, passed, monkeypat
         go(text, tmp_path / "torn")
     assert go(text, tmp_path / "run") == 0
     session = passed(4)[-1]
-    assert session.going.step == 4 and session.going.kept == (tmp_path / "torn" / "metrics.jsonl").stat().st_size + 25
-    assert session.batches.first_row(4) == 32 and session.going.notes == ()
+    assert session.point.step == 4 and session.point.kept == (tmp_path / "torn" / "metrics.jsonl").stat().st_size + 25
+    assert session.batches.first_row(4) == 32 and session.point.notes == ()
 
 
 def test_a_batch_ramp_goes_on_with_the_same_rows_on_other_devices(text, tmp_path, machine, passed):
@@ -353,10 +353,10 @@ def test_what_the_loop_does_with_them(text, copied):
 def test_dropout_draws_other_masks_in_other_microbatches_and_that_is_said(finished, dropout):
     config = overrides.override(run.config(finished), f"model.dropout.residual={dropout}", "train.microbatch_rows=2")
     reading = SimpleNamespace(tokenizer=SimpleNamespace(digest="a"), digest=lambda: "b")
-    about = continuing.about(config, Batches(config), 8, reading, {})
-    checkpoints = SimpleNamespace(restore=lambda state: (1, SimpleNamespace(rows=np.int32(8)), about))
-    asked = continuing.Asked(finished, config, longer=False, new_record=True)
-    (note,) = continuing.restored(asked, checkpoints, None, reading, 1, hosts.Hosts()).notes
+    about = resume.about(config, Batches(config), 8, reading, {})
+    checkpoints = SimpleNamespace(restore=lambda state: (1, SimpleNamespace(step=np.int32(1), rows=np.int32(8)), about))
+    request = resume.Request(finished, config, longer=False, new_record=True)
+    (note,) = resume.restore_run(request, checkpoints, None, reading, 1, hosts.Hosts()).notes
     assert note.startswith("microbatches have 2 rows from step 1 on, where they had 8: sums are rounded otherwise")
     assert ("dropout draws other masks" in note) == bool(dropout)
 

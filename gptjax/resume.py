@@ -1,4 +1,4 @@
-"""How a run goes on: all of it is looked at first, and nothing is written before it is known to go on.
+"""Where an interrupted run resumes: all of it is looked at first, and nothing is written before it is known to go on.
 
 A checkpoint decides the future of its run: its state (rows done among it), the ramp's quantum, its microbatches, the whole config, the
 digests of tokenizer and text, the record up to it. What is asked for is compared with that. Only run.FREE may be other, and the length,
@@ -19,7 +19,7 @@ from gptjax.report import events
 
 
 @contextlib.contextmanager
-def alone(directory: Path, shared: bool, party: Any, warn: Callable[[str], None]) -> Iterator[None]:
+def hold_lock(directory: Path, shared: bool, party: Any, warn: Callable[[str], None]) -> Iterator[None]:
     """While entered, no other run is in the directory. party: a mesh.hosts.Hosts, whose process 0 holds the lock. shared: all see the
     directory. ValueError if another program has it, or if it is not the same for all."""
     with locking.locked(directory, "run directory", warn) if party.process == 0 else contextlib.nullcontext():
@@ -36,7 +36,7 @@ def about(config: Config, plan: batches.Batches, limit_rows: int, reading: Any, 
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class Request:
     """What a run is asked to be, and may be on the way. longer: train --tokens was given. new_record: train --new_record."""
 
     directory: Path
@@ -46,7 +46,7 @@ class Asked:
 
 
 @dataclasses.dataclass(frozen=True)
-class Going:
+class ResumePoint:
     """Where a run stands. kept: the bytes of its record that stay; None: it is set aside, and begins anew. notes: what is not as it was,
     for people."""
 
@@ -58,51 +58,53 @@ class Going:
     notes: tuple[str, ...] = ()
 
 
-def found(asked: Asked, checkpoints: Any, warn: Callable[[str], None]) -> bool:
+def find_run(request: Request, checkpoints: Any, warn: Callable[[str], None]) -> bool:
     """Is there a run that goes on? For process 0. ValueError if it cannot, as far as can be told before its data are read."""
     steps = checkpoints.steps()
-    run.claim(asked.directory, asked.config, steps, asked.longer, asked.new_record)
+    run.claim(request.directory, request.config, steps, request.longer, request.new_record)
     if steps:
         step, sealed = checkpoints.newest()
-        _compare(asked, step, sealed)
-        _record(asked, step, sealed)
+        _compare(request, step, sealed)
+        _record(request, step, sealed)
         return True
-    done = events.last_step(asked.directory)
-    if done and (asked.directory / "config.json").is_file():
+    done = events.last_step(request.directory)
+    if done and (request.directory / "config.json").is_file():
         # The save before is waited for at each: so after two periods the first is there.
-        if done > 2 * run.config(asked.directory).loop.every_save:
+        if done > 2 * run.config(request.directory).loop.every_save:
             raise ValueError(
-                f"{asked.directory} has a record of {done:,} steps and no checkpoint: put checkpoints/ back, give another --run, or remove "
-                f"metrics.jsonl, and the run begins again"
+                f"{request.directory} has a record of {done:,} steps and no checkpoint: put checkpoints/ back, give another --run, or "
+                f"remove metrics.jsonl, and the run begins again"
             )
-        warn(f"no checkpoint is in {asked.directory}: its record of {done:,} steps is dropped, and the run begins again")
+        warn(f"no checkpoint is in {request.directory}: its record of {done:,} steps is dropped, and the run begins again")
     return False
 
 
-def restored(asked: Asked, checkpoints: Any, abstract_state: Any, reading: Any, shards: int, party: Any) -> Going:
+def restore_run(request: Request, checkpoints: Any, abstract_state: Any, reading: Any, shards: int, party: Any) -> ResumePoint:
     """The run as its newest checkpoint that is whole has it, from there on. ValueError if what is asked for cannot go on from it."""
     import jax
 
     from gptjax.learn import schedule
 
-    data = f"the data of {asked.directory} have changed since it began: give back what it read, or another --run"
+    data = f"the data of {request.directory} have changed since it began: give back what it read, or another --run"
     step, now, sealed = checkpoints.restore(abstract_state)
     named = int(jax.device_get(now.step))
     if named != step:
-        raise ValueError(f"{asked.directory}/checkpoints/{step} is of step {named:,}: a folder was renamed or copied; remove it")
+        raise ValueError(f"{request.directory}/checkpoints/{step} is of step {named:,}: a folder was renamed or copied; remove it")
     if sealed["tokenizer"] != reading.tokenizer.digest or sealed.get("text", reading.digest()) != reading.digest():  # earlier ones lack it
         raise ValueError(data)
-    rows, longer = int(jax.device_get(now.rows)), _compare(asked, step, sealed)
-    if longer and asked.config.train.total_tokens < min(rows * asked.config.model.n_ctx, sealed["config"]["train.total_tokens"]):
-        done = f"{rows * asked.config.model.n_ctx:,}"
-        raise ValueError(f"--tokens={asked.config.train.total_tokens:,}, but {done} tokens are done; give more, or another --run")
-    kept = party.first(lambda: _record(asked, step, sealed))
-    plan = batches.going_on(asked.config, shards, step, rows, sealed.get("quantum"))
-    limit = asked.config.train.microbatch_rows or sealed["microbatch_rows"]
+    rows, longer = int(jax.device_get(now.rows)), _compare(request, step, sealed)
+    if longer and request.config.train.total_tokens < min(rows * request.config.model.n_ctx, sealed["config"]["train.total_tokens"]):
+        done = f"{rows * request.config.model.n_ctx:,}"
+        raise ValueError(f"--tokens={request.config.train.total_tokens:,}, but {done} tokens are done; give more, or another --run")
+    kept = party.first(lambda: _record(request, step, sealed))
+    plan = batches.going_on(request.config, shards, step, rows, sealed.get("quantum"))
+    limit = request.config.train.microbatch_rows or sealed["microbatch_rows"]
     notes = []
     if longer:
-        seen = (rows + plan.rows(step)) * asked.config.model.n_ctx
-        now_rate, old_rate = (schedule.rate(config.train.schedule, seen) for config in (asked.config, overrides.rebuild(sealed["config"])))
+        seen = (rows + plan.rows(step)) * request.config.model.n_ctx
+        now_rate, old_rate = (
+            schedule.rate(config.train.schedule, seen) for config in (request.config, overrides.rebuild(sealed["config"]))
+        )
         notes.append(
             f"the run has another length from step {step:,} on: {'; '.join(longer)}; its learning rate goes on at {now_rate:.2e}, where it "
             f"would have been {old_rate:.2e}"
@@ -110,13 +112,13 @@ def restored(asked: Asked, checkpoints: Any, abstract_state: Any, reading: Any, 
     notes += ["the record of the steps before is lost"] if kept is None else []
     before, after = plan.largest_microbatch(sealed["microbatch_rows"], sealed.get("shards", shards)), plan.largest_microbatch(limit)
     if before != after:
-        drops = any(dataclasses.astuple(asked.config.model.dropout))
+        drops = any(dataclasses.astuple(request.config.model.dropout))
         other = "sums are rounded otherwise, and dropout draws other masks" if drops else "sums are rounded otherwise"
         notes.append(f"microbatches have {after} rows from step {step:,} on, where they had {before}: {other}")
-    return Going(step, now, plan, limit, kept, tuple(notes))
+    return ResumePoint(step, now, plan, limit, kept, tuple(notes))
 
 
-def write(directory: Path, config: Config, reading: Any) -> None:
+def write_description(directory: Path, config: Config, reading: Any) -> None:
     """config.json, data.json, and the tokenizer's files: sampling must not need them elsewhere again. For process 0. OSError that names
     what cannot be written."""
     saving.save(directory / "config.json", run.written(config))
@@ -125,7 +127,7 @@ def write(directory: Path, config: Config, reading: Any) -> None:
 
 
 @contextlib.contextmanager
-def unspoilt(directory: Path, goes_on: bool) -> Iterator[None]:
+def remove_new_data(directory: Path, goes_on: bool) -> Iterator[None]:
     """Where a run that goes on is refused within, what was prepared for it below `directory` is removed again."""
     before = set(directory.iterdir()) if directory.is_dir() else set()
     try:
@@ -139,16 +141,16 @@ def unspoilt(directory: Path, goes_on: bool) -> Iterator[None]:
         raise
 
 
-def _compare(asked: Asked, step: int, sealed: dict[str, Any]) -> list[str]:
+def _compare(request: Request, step: int, sealed: dict[str, Any]) -> list[str]:
     """What is other than in the checkpoint in length. ValueError if more is."""
     there = overrides.rebuild(sealed["config"])
-    return run.check(there, asked.config, f"the checkpoint of step {step:,} in {asked.directory} is of another config", asked.longer)
+    return run.check(there, request.config, f"the checkpoint of step {step:,} in {request.directory} is of another config", request.longer)
 
 
-def _record(asked: Asked, step: int, sealed: dict[str, Any]) -> int | None:
+def _record(request: Request, step: int, sealed: dict[str, Any]) -> int | None:
     try:
-        return events.whole(asked.directory, step, sealed.get("record"))
+        return events.whole(request.directory, step, sealed.get("record"))
     except ValueError:
-        if not asked.new_record:
+        if not request.new_record:
             raise
         return None
