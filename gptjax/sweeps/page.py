@@ -99,7 +99,8 @@ def curves(results: Sequence[comparing.Result], path: Path) -> Path:
                 x, means, low, high = zip(*points, strict=True)
                 x = [tokens * factor for tokens in x]
                 colour = COLOURS[number % len(COLOURS)]
-                axes.plot(x, means, color=colour, lw=1.8, ls="-" if number < len(COLOURS) else "--", label=plots.literal(result.label))
+                look = {"color": colour, "ls": "-" if number < len(COLOURS) else "--", "marker": "o" if len(points) == 1 else ""}
+                axes.plot(x, means, lw=1.8, label=plots.literal(result.label), **look)  # a line of one point is not seen
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
     for axes, unit in ((left, "tokens"), (right, "FLOPs")):
         axes.set_xlabel(unit, color=plots.INK)

@@ -77,6 +77,15 @@ def test_the_report(directory, capsys):
     assert all((directory / name).read_bytes().startswith(b"\x89PNG") for name in ("arms.png", "curves.png"))
 
 
+@pytest.mark.parametrize("n, marker", [(1, "o"), (2, "")])
+def test_an_arm_that_was_evaluated_once_is_a_point_that_is_seen(n, marker, directory, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(page, "dressed", lambda axes: drawn.extend(axes.lines))
+    monkeypatch.setattr(page, "_joined", lambda result: [(1.0 + i, 3.0, 2.9, 3.1) for i in range(n)])
+    page.curves(results(directory), directory / "curves.png")
+    assert len(drawn) == 4 and {str(line.get_marker()) for line in drawn} == {marker}
+
+
 def test_the_curves_join_seeds_where_all_were_evaluated(directory):
     with (directory / "peak=0.001,seed=1/metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 39, "tokens": 10000, "validation_loss": 3.3}) + "\n")
