@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax import finetune
-from gptjax.config import command, finding, finetuning, parse, run
+from gptjax.config import command, find_files, finetuning, parse, run
 from gptjax.config.batches import Batches
 from gptjax.config.data import SentencePiece
 from gptjax.config.schema import Config
@@ -62,7 +62,7 @@ def asked(task: Task, text: str, form: str | None) -> list[Any]:
         content = sys.stdin.buffer.read() if text == "-" else parse.path(text).read_bytes()
     except OSError as error:
         raise ValueError(f"{where} cannot be read: {error.strerror or error}") from None
-    suffix = "jsonl" if finding.kind(Path(text)) == (".jsonl", "") else Path(text).suffix.removeprefix(".").lower()
+    suffix = "jsonl" if find_files.kind(Path(text)) == (".jsonl", "") else Path(text).suffix.removeprefix(".").lower()
     form = form or (suffix if suffix in FORMATS else "txt")
     if form != "txt":
         found = examples.new(task, examples.rows_of(content, f".{form}", where))

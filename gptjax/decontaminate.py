@@ -180,7 +180,7 @@ def begun(args: argparse.Namespace, rule: Any, these: list[Any], each: list[Any]
     Where only files of the corpus have changed since an unfinished start, those that have not are not read again."""
     import numpy as np
 
-    from gptjax.data import corpora, saving, sealed, tokenising
+    from gptjax.data import checksums, corpora, saving, tokenising
     from gptjax.tasks.incontext import grams, scanning
 
     hashes = np.unique(np.concatenate(each))
@@ -200,7 +200,7 @@ def begun(args: argparse.Namespace, rule: Any, these: list[Any], each: list[Any]
     finished, there = (args.out / "report.json").exists(), args.out / "job.json"
     if there.exists():
         try:
-            earlier = sealed.read(there)
+            earlier = checksums.read(there)
         except ValueError as error:
             if finished:
                 raise ValueError(f"{error}; delete {args.out} and run it again") from None
@@ -214,7 +214,7 @@ def begun(args: argparse.Namespace, rule: Any, these: list[Any], each: list[Any]
         return made
     for line in corpora.check(source):
         print(line)
-    sealed.save(there, job)
+    checksums.save(there, job)
     for folder in (args.out, made.work, made.cut):
         folder.mkdir(parents=True, exist_ok=True)
         saving.sweep(folder)
@@ -246,18 +246,18 @@ def done(job: Job, is_done: Callable[[pathlib.Path, Any], bool], work: Any, fold
 
 
 def finish(args: argparse.Namespace, job: Job, report: dict[str, Any]) -> None:
-    from gptjax.data import sealed
+    from gptjax.data import checksums
 
-    sealed.save(args.out / "report.json", report)
+    checksums.save(args.out / "report.json", report)
     shutil.rmtree(args.out / "work")
 
 
 def concluded(args: argparse.Namespace) -> dict[str, Any]:
     """The report of a finished job. ValueError, in one line, if it is damaged."""
-    from gptjax.data import sealed
+    from gptjax.data import checksums
 
     try:
-        return sealed.read(args.out / "report.json")
+        return checksums.read(args.out / "report.json")
     except ValueError as error:
         raise ValueError(f"{error}; delete {args.out} and run it again") from None
 

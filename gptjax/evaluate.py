@@ -96,20 +96,20 @@ def main(arguments: list[str]) -> int:
 
 def read(args: argparse.Namespace, directory: Path, out: Any) -> int:
     """--text: how well the model predicts texts, a line each."""
-    from gptjax.tasks.incontext import predicting
+    from gptjax.tasks.incontext import perplexity
 
-    paths, model = predicting.found(args.text, out.warn), opened(args.run, out)
+    paths, model = perplexity.found(args.text, out.warn), opened(args.run, out)
     n_ctx = model.about["n_ctx"]
-    stride = predicting.checked(args.stride, n_ctx)
+    stride = perplexity.checked(args.stride, n_ctx)
     out.say(
         f"windows of {n_ctx:,} tokens, stride {stride:,}: each token after {n_ctx - stride + 1:,} to {n_ctx:,} before it, or all there are"
     )
-    out.say("".join(f"{head:>11}" for head in predicting.HEAD) + "  text", "bold")
+    out.say("".join(f"{head:>11}" for head in perplexity.HEAD) + "  text", "bold")
     with out.working("reading") as show:
-        for record in predicting.predicted(model, paths, stride, show, out.warn):
-            out.say("".join(f"{cell:>11}" for cell in predicting.cells(record)) + f"  {Path(record['text']).name}")
+        for record in perplexity.predicted(model, paths, stride, show, out.warn):
+            out.say("".join(f"{cell:>11}" for cell in perplexity.cells(record)) + f"  {Path(record['text']).name}")
             if "sha256" in record:
-                predicting.save(directory, record, out.warn)
+                perplexity.save(directory, record, out.warn)
                 if record["changed"]:
                     out.say(
                         "  its tokenizer writes this text otherwise: what was predicted is simpler than the bytes it is divided by", "dim"

@@ -40,13 +40,13 @@ def main(arguments: list[str]) -> None:
     separate = (untokenised(rule.source),) if isinstance(rule, data.Separate) else ()
     held = dict.fromkeys([args.out / "held_out"], separate[0]) if separate else {}
 
-    from gptjax.data import apart, pipeline, tokenising  # not before --help has been answered
+    from gptjax.data import leakage, pipeline, tokenising  # not before --help has been answered
     from gptjax.report import console
 
     out = console.Console(quiet=False)
     pipeline.check_weights(sources, out.say)
     for source in separate:
-        apart.check_sources(sources, source)
+        leakage.check_sources(sources, source)
     pipeline.check(sources, separate, rule, out.say)
     tokenizer = pipeline.spoken(spec, sources, rule, pipeline.model_place(spec, sources, rule, args.out), out.say)
     sizes: dict[pathlib.Path, dict[str, int]] = {}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import batches, locking, overrides, run
+from gptjax.config import batches, lock, overrides, run
 from gptjax.config.schema import Config
 from gptjax.data import saving, tokenizer
 from gptjax.report import events
@@ -22,8 +22,8 @@ from gptjax.report import events
 def hold_lock(directory: Path, shared: bool, party: Any, warn: Callable[[str], None]) -> Iterator[None]:
     """While entered, no other run is in the directory. party: a mesh.hosts.Hosts, whose process 0 holds the lock. shared: all see the
     directory. ValueError if another program has it, or if it is not the same for all."""
-    with locking.locked(directory, "run directory", warn) if party.process == 0 else contextlib.nullcontext():
-        sign = party.first(lambda: locking.sign(directory))
+    with lock.locked(directory, "run directory", warn) if party.process == 0 else contextlib.nullcontext():
+        sign = party.first(lambda: lock.sign(directory))
         if shared:
             run.check_shared(directory, sign)
         yield

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import command, count, locking, parse, registry, sweep
+from gptjax.config import command, count, lock, parse, registry, sweep
 from gptjax.data import unicode
 from gptjax.sweeps import display, local, standing
 
@@ -138,7 +138,7 @@ def shown(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: P
 
 def ran(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Path, args: argparse.Namespace) -> int:
     parts = local.slots(args.jobs, args.devices)
-    with locking.locked(directory, "sweep's directory", told):
+    with lock.locked(directory, "sweep's directory", told):
         return ran_alone(name, asked, points, directory, parts, args)
 
 

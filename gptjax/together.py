@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax import pretraining, resume, train
-from gptjax.config import command, locking
+from gptjax.config import command, lock
 from gptjax.config.batches import Batches
 from gptjax.config.schema import Config
 from gptjax.config.sweep import Point
@@ -95,7 +95,7 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
     with jax.set_mesh(mesh), contextlib.ExitStack() as open_:
         saves = []
         for there, config in zip(runs, configs, strict=True):
-            open_.enter_context(locking.locked(there, "run directory", say))
+            open_.enter_context(lock.locked(there, "run directory", say))
             made = checkpoint.Checkpoints(there / "checkpoints", first.loop.keep_last, first.loop.every_keep, say)
             saves.append(open_.enter_context(made))
             if resume.find_run(resume.Request(there, config, False, False), made, say):

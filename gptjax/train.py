@@ -141,7 +141,7 @@ def train(
 
     from gptjax.learn import checkpoint, state
     from gptjax.mesh import devices, rules, xla
-    from gptjax.report import console, copies, events, facts, profile
+    from gptjax.report import console, copies, events, profile, run_summary
 
     # --- mesh
     xla.begin()
@@ -188,8 +188,8 @@ def train(
             resume.write_description(directory, config, reading)
         with jax.set_mesh(mesh):
             session = Session(config, directory, mesh, point, reading, built, checkpoints, copied, out, party, tracing, learning)
-            out.table(config.name, facts.facts(session))
-            for note in (*point.notes, *facts.warnings(session)):
+            out.table(config.name, run_summary.facts(session))
+            for note in (*point.notes, *run_summary.warnings(session)):
                 out.warn(note)
             if point.step:
                 out.say(f"continuing from step {point.step:,} of {point.plan.n_steps:,}")

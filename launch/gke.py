@@ -8,7 +8,7 @@ import sys
 
 from gptjax import train
 from gptjax.config import command, parse
-from launch import asking
+from launch import checks
 
 EXAMPLE = """python -m launch.gke --name=gpt3 --image=IMAGE --accelerator=v5p:8x8x8 -- --config=gpt3_175b --run=gs://b/r \\
       | kubectl apply -f -
@@ -27,7 +27,7 @@ GRACE_SECONDS = 600  # from SIGTERM to SIGKILL, for the checkpoint
 
 
 def main(arguments: list[str]) -> int:
-    own, theirs = asking.for_training(arguments, "gke", "--config=gpt3_small --run=gs://bucket/run")
+    own, theirs = checks.for_training(arguments, "gke", "--config=gpt3_small --run=gs://bucket/run")
     made = jobset(**vars(parser().parse_args(own)), arguments=theirs)
     if not (train.asked(theirs, here=False)[0].run or "").startswith("gs://"):
         print("warning: the run lies in the container, and goes with it: give --run=gs://BUCKET/FOLDER, or add a volume", file=sys.stderr)
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--image", required=True, help="a container image with this checkout in its working directory, installed")
     parser.add_argument("--accelerator", metavar="KIND", required=True, help="FAMILY:TOPOLOGY, as v5p:8x8x8, or h100:HOSTS, as h100:4")
     parser.add_argument(
-        "--slices", metavar="N", type=parse.whole_argument(1, asking.MOST), default=1, help="how many TPU slices (default: 1)"
+        "--slices", metavar="N", type=parse.whole_argument(1, checks.MOST), default=1, help="how many TPU slices (default: 1)"
     )
     often = parse.whole_argument(0, 10**6)
     parser.add_argument(
@@ -58,14 +58,14 @@ def jobset(name: str, image: str, accelerator: str, slices: int, restarts: int, 
     """The JobSet as Kubernetes takes it: a job a slice, a pod a host (on GPUs a process of jax a host). ValueError for an accelerator that
     is not known, and for names that Kubernetes would refuse. A pod that fails restarts them all; the same command continues the run."""
     # Names of pods and hosts are made of it, NAME-hosts-0-0-xxxxx, of 63 characters at most.
-    asking.named(name, "[a-z]([a-z0-9-]{0,38}[a-z0-9])?", "--name", "at most 40 of a to z, 0 to 9 and -, a letter first and no - last")
-    asking.named(image, r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,499}", "--image", "the name of a container image, as REGISTRY/NAME:TAG")
+    checks.named(name, "[a-z]([a-z0-9-]{0,38}[a-z0-9])?", "--name", "at most 40 of a to z, 0 to 9 and -, a letter first and no - last")
+    checks.named(image, r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,499}", "--image", "the name of a container image, as REGISTRY/NAME:TAG")
     hosts, selector, resource, tail = wanted(name, accelerator, slices)
     container = {
         "name": "train",
         "image": image,
         "command": ["sh", "-c", f"exec python -m gptjax.train {shlex.join(arguments)}{tail}"],
-        "env": [{"name": asking.NONCE, "value": asking.nonce()}],
+        "env": [{"name": checks.NONCE, "value": checks.nonce()}],
         "ports": [{"containerPort": port} for port in (8471, 8080, 8431)] if "google.com/tpu" in resource else [],
         "resources": {"requests": resource, "limits": resource},
     }

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from gptjax.config import command, parse
-from launch import asking
+from launch import checks
 
 EXAMPLE = """python -m launch.tpu create --name=pod --zone=us-east5-a --accelerator=v5p-1024
   python -m launch.tpu run --name=pod --zone=us-east5-a -- --config=gpt3_175b --run=gs://bucket/gpt3
@@ -39,19 +39,19 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--zone", required=True)
     parser.add_argument("--project", help="(default: gcloud's)")
     parser.add_argument("--accelerator", metavar="TYPE", help="to create: v4-128, v5litepod-16, v5p-1024, v6e-256, ...")
-    few = parse.whole_argument(1, asking.MOST)
+    few = parse.whole_argument(1, checks.MOST)
     parser.add_argument("--slices", metavar="N", type=few, default=1, help="how many of that type (default: 1)")
     parser.add_argument("--spot", action="store_true", help="create what may be taken away at any time; the same run command continues")
     parser.add_argument("--dry_run", action="store_true", help="print the commands and run none")
     own, theirs = command.passed_on(arguments)
     args = parser.parse_args(own, argparse.Namespace(arguments=theirs))
     if args.action == "run":
-        asking.for_training(arguments, "tpu", "--config=gpt3_small --run=gs://bucket/run")
+        checks.for_training(arguments, "tpu", "--config=gpt3_small --run=gs://bucket/run")
     elif theirs:
         raise ValueError(f"{shlex.join(theirs)}: what stands after -- is for run, and not for {args.action}")
     for flag, pattern in (("name", ID), ("zone", ID), ("project", "[a-z][a-z0-9.:-]{0,100}")):
         if vars(args)[flag] is not None:
-            asking.named(vars(args)[flag], pattern, f"--{flag}", "letters a to z, digits and -, a letter first and no - last, at most 62")
+            checks.named(vars(args)[flag], pattern, f"--{flag}", "letters a to z, digits and -, a letter first and no - last, at most 62")
     steps = {"create": create, "run": run, "logs": logs, "delete": delete}[args.action](args)
     there = shutil.which("gcloud") is not None
     if args.dry_run or not there:
@@ -87,7 +87,7 @@ def create(args: argparse.Namespace) -> list[list[str]]:
 
 def run(args: argparse.Namespace) -> list[list[str]]:
     """Send this checkout to every host, install it, and start training on all; it goes on when this program ends."""
-    word = f"{asking.NONCE}={asking.nonce()}"
+    word = f"{checks.NONCE}={checks.nonce()}"
     train = f"cd {FOLDER} && {word} nohup .venv/bin/python -m gptjax.train {shlex.join(args.arguments)} > ../{LOG} 2>&1 < /dev/null &"
     archive = str(Path(tempfile.gettempdir()) / ARCHIVE)
     pack = ["sh", "-c", f"git ls-files -z | tar --null --files-from=- -czf {shlex.quote(archive)}"]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
-from gptjax.config import data, finding, overrides, parse, registry
+from gptjax.config import data, find_files, overrides, parse, registry
 from gptjax.config.schema import Config
 
 CHECKOUT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ def resolved(args: argparse.Namespace, here: bool = True) -> Config:
         changed, hint = overrides.override(recipe, *args.assignments), registry.text(args.config)
         if hint is not None and changed.data.sources == recipe.data.sources:
             try:
-                finding.found(hint[0])
+                find_files.found(hint[0])
             except ValueError as error:
                 raise ValueError(f"--config={args.config} is of a text that is not here ({error}): {hint[1]}") from None
         return changed
@@ -98,11 +98,11 @@ def reading(recipe: Config, path: str) -> Config:
     where = parse.path(path)
     if where.is_dir() and any(where.glob("train-*.tokens.npy")):
         raise ValueError(f'{path} is tokenised already: give it by --set "data.sources=Shards(path={path!r})" instead of --text')
-    files = finding.found(path).files
+    files = find_files.found(path).files
     read = dataclasses.replace(recipe.data, sources=(data.Text(path=path),))
-    if len(files) == 1 or (len(files) < FEW and all(finding.kind(file)[0] == ".txt" for file in files)):
+    if len(files) == 1 or (len(files) < FEW and all(find_files.kind(file)[0] == ".txt" for file in files)):
         read = dataclasses.replace(read, held_out=data.Tail(fraction=0.1))
-    called = where.resolve().name if where.is_dir() else finding.stem(files[0]) if len(files) == 1 else where.parent.resolve().name
+    called = where.resolve().name if where.is_dir() else find_files.stem(files[0]) if len(files) == 1 else where.parent.resolve().name
     name = f"{recipe.name}-{re.sub(r'[^A-Za-z0-9._-]+', '_', called)[:60]}"
     return dataclasses.replace(recipe, name=name, data=read)
 

@@ -18,7 +18,7 @@ class Embedded:
 class Text:
     """A file, a directory or a glob of .txt, .jsonl or .parquet, each optionally .gz, .xz or .zst. A .txt file is one document.
 
-    .ndjson and .json are read as .jsonl is. What of a directory or a glob is passed over (finding.py), and how many documents are null or
+    .ndjson and .json are read as .jsonl is. What of a directory or a glob is passed over (config/find_files.py), and how many documents are null or
     empty, is said and recorded."""
 
     path: str

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gptjax.config import locking, overrides, parse
+from gptjax.config import lock, overrides, parse
 from gptjax.config.schema import Config, Constant
 
 # Fields that change speed, length or what is shown, but not the mathematics: a run may be continued with others.
@@ -117,7 +117,7 @@ def _state(run: Path, names: list[str]) -> str:
 
 def check_shared(run: Path, sign: str) -> None:
     """ValueError where a process does not see the directory that process 0 has locked, where it finds `sign`."""
-    if locking.sign(run) != sign:
+    if lock.sign(run) != sign:
         raise ValueError(f"{run} is not the directory that process 0 writes to: give a --run on a file system that all hosts share")
 
 

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Collection, Iterator
 from typing import Any, assert_never
 
-from gptjax.config import data, finding, parse
+from gptjax.config import data, find_files, parse
 from gptjax.data import document, embedded, files, unicode
 from gptjax.data.document import Document
 
@@ -36,7 +36,7 @@ def fingerprint(source: Untokenised) -> str:
         case data.Embedded():
             return f"embedded in Python {platform.python_version()}"
         case data.Text(path=path, field=field):
-            state = [(str(file), *_state(file)) for file in finding.found(path).files]
+            state = [(str(file), *_state(file)) for file in find_files.found(path).files]
         case data.Tfds(split=split, field=field):
             state = [split, *((str(file), *_state(file)) for file in sorted(prepared(source).iterdir()))]
         case _:
@@ -63,8 +63,8 @@ def one_document(source: Untokenised) -> bool:
         case data.Embedded():
             return False
         case data.Text(path=path):
-            found = finding.found(path).files
-            return len(found) == 1 and finding.kind(found[0])[0] == ".txt"
+            found = find_files.found(path).files
+            return len(found) == 1 and find_files.kind(found[0])[0] == ".txt"
         case data.Tfds():
             return len(tfds_examples(source)) == 1
         case _:

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from gptjax.config import finding, parse
+from gptjax.config import find_files, parse
 from gptjax.data import compression, document, unicode
 from gptjax.data.document import Document
 
@@ -20,8 +20,8 @@ def documents(path: str, field: str, skipped: Skipped | None = None) -> Iterator
     skipped: counts the files without text, and the documents that are null or empty. ValueError, in one line, for what is missing,
     unreadable, damaged, binary, or lacks the field; and if there is no text at all.
     """
-    found = finding.found(path).files
-    sizes = [finding.regular(file).st_size for file in found]
+    found = find_files.found(path).files
+    sizes = [find_files.regular(file).st_size for file in found]
     skipped = collections.Counter() if skipped is None else skipped
     total, before, any_text = max(1, sum(sizes)), 0, False
     for number, (file, size) in enumerate(zip(found, sizes, strict=True)):
@@ -46,8 +46,8 @@ def documents(path: str, field: str, skipped: Skipped | None = None) -> Iterator
 
 def read(file: pathlib.Path, raw: BinaryIO, field: str) -> Iterator[str | None]:
     """The texts of one file, whose bytes `raw` yields; None where the field is null."""
-    holds, packed = finding.kind(file)
-    if packed and finding.regular(file).st_size == 0:
+    holds, packed = find_files.kind(file)
+    if packed and find_files.regular(file).st_size == 0:
         return
     try:
         stream = compression.plain(raw, packed)
@@ -121,7 +121,7 @@ def parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | 
     import pyarrow.parquet
 
     try:
-        packed = finding.kind(file)[1]
+        packed = find_files.kind(file)[1]
         source = pyarrow.BufferReader(memoryview(_packed(stream, str(file)))) if packed else stream
         table = pyarrow.parquet.ParquetFile(source, page_checksum_verification=True)
         kind = _column(table.schema_arrow, file, field)
@@ -177,11 +177,11 @@ def check(path: str, field: str) -> list[str]:
     Little of each file is read: that it can be, that its first bytes are of its format, its first object or its columns. ValueError, in one
     line, for a file that will not do.
     """
-    found = finding.found(path)
+    found = find_files.found(path)
     unchecked = []
     for file in found.files:
         try:
-            if finding.regular(file).st_size:
+            if find_files.regular(file).st_size:
                 if not _looks_right(file, field):
                     unchecked.append(file.name)
         except OSError as error:
@@ -198,7 +198,7 @@ def check(path: str, field: str) -> list[str]:
 
 def _looks_right(file: pathlib.Path, field: str) -> bool:
     """Has the file's compression, if any, checksums? ValueError if its beginning is not what its name tells."""
-    holds, packed = finding.kind(file)
+    holds, packed = find_files.kind(file)
     with file.open("rb") as raw:
         whole_ = True
         if packed:

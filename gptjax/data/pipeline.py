@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gptjax.config import data, finding, parse
+from gptjax.config import data, find_files, parse
 from gptjax.config.schema import Config
-from gptjax.data import apart, corpora, heldout, mixture, packing, pieces, shards, tokenising, tokenizer
+from gptjax.data import corpora, heldout, leakage, mixture, packing, pieces, shards, tokenising, tokenizer
 
 READ_AHEAD = 4  # batches that wait in memory
 LITTLE = 2**26  # bytes of files up to which a corpus is read beforehand, to see whether both splits get a document
@@ -203,7 +203,7 @@ def reading(config: Config, directory: pathlib.Path, say: Callable[[str], None])
     separate = (rule.source,) if isinstance(rule, data.Separate) else ()
     check_weights(sources, say)
     for source in separate:
-        apart.check_sources(sources, source)
+        leakage.check_sources(sources, source)
     spec = config.data.tokenizer
     model = model_place(spec, sources, rule, directory)
     if model is not None and not model.exists():
@@ -219,7 +219,7 @@ def reading(config: Config, directory: pathlib.Path, say: Callable[[str], None])
     opened = [shard_directory(source, spec, text, rule, places[source], say) for source in (*sources, *separate)]
     train, held = opened[: len(sources)], opened[len(sources) :]
     for there in held:
-        apart.check_documents([one.train for one in train], there.validation, say)
+        leakage.check_documents([one.train for one in train], there.validation, say)
     return Reading(config, sources, text, train, held or train)
 
 
@@ -244,7 +244,9 @@ def check(sources: Sequence[data.Source], separate: Sequence[data.Source], rule:
         raise ValueError(
             f"{tokenising.named(raw[0])} is one document, which cannot be both trained and validated on: hold out its end, {tail}"
         )
-    files = [finding.regular(file).st_size for source in raw if isinstance(source, data.Text) for file in finding.found(source.path).files]
+    files = [
+        find_files.regular(file).st_size for source in raw if isinstance(source, data.Text) for file in find_files.found(source.path).files
+    ]
     if all(isinstance(source, data.Text) for source in raw) and sum(files) <= LITTLE:
         held = [{split for document in corpora.documents(source) for split, _ in heldout.parts(document, rule)} for source in raw]
         for source, splits in zip(raw, held, strict=True):

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.config import parse
-from gptjax.data import sealed
+from gptjax.data import checksums
 
 FORMAT = 1
 VERIFIED = 2**30  # bytes of tokens up to which all shards are verified when their directory is opened
@@ -70,7 +70,7 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
         if parse.member(manifest, "format", int, str(place)) != FORMAT:
             raise _Other(f"{directory} has shard format {manifest['format']}, this is format {FORMAT}; prepare it again")
         if set(manifest) != PREPARED:
-            manifest = sealed.read(place)
+            manifest = checksums.read(place)
         _checked(manifest, str(place))
     except _Other:
         raise

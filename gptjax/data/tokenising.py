@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gptjax.config import data
-from gptjax.data import corpora, document, files, heldout, pieces, processes, saving, sealed, shards
+from gptjax.data import checksums, corpora, document, files, heldout, pieces, processes, saving, shards
 from gptjax.data.document import Document
 from gptjax.data.tokenizer import Tokenizer
 
@@ -61,14 +61,14 @@ def write(
     begun = directory / "job.json"
     if begun.exists():
         try:
-            earlier = sealed.read(begun)
+            earlier = checksums.read(begun)
         except ValueError as error:  # each block says itself what it is of
             say(f"{error}; it is written again")
         else:
             same(directory, earlier, {name: value for name, value in job.items() if name != "fingerprint"})
     elif any(directory.glob("*.npy")):
         raise ValueError(f"{directory} holds files of something else; give an empty directory")
-    sealed.save(begun, job)
+    checksums.save(begun, job)
     saving.sweep(directory)
     skipped: files.Skipped = collections.Counter()
     blocks = run_blocks(source, tokenizer, rule, directory, advance, workers, block, skipped, say)
@@ -78,7 +78,7 @@ def write(
         say(f"passed over in {named(source)}: {', '.join(f'{count:,} {what}' for what, count in passed_over.items())}")
     if isinstance(tokenizer, pieces.Pieces):
         saving.save(directory / "tokenizer.model", tokenizer.model)
-    sealed.save(directory / "manifest.json", manifest)
+    checksums.save(directory / "manifest.json", manifest)
     clear(directory, manifest)
     return manifest
 
@@ -208,7 +208,7 @@ def records(directory: pathlib.Path, say: Callable[[str], None]) -> dict[str, di
     found = {}
     for path in sorted(directory.glob("block-*.json")):
         try:
-            block = sealed.read(path)
+            block = checksums.read(path)
         except ValueError as error:
             say(f"{error}; its block is made again")
             continue
@@ -269,7 +269,7 @@ def write_block(
         shard = write_shard(directory, f"{split}-{name}", texts, tokenizer, keyed=not isinstance(rule, data.Tail)) if texts else None
         if shard is not None:
             held["splits"][split] = shard
-    sealed.save(directory / f"block-{name}.json", held)
+    checksums.save(directory / f"block-{name}.json", held)
     return held if earlier is None else held | {"was_damaged": True}
 
 
@@ -331,4 +331,4 @@ def summed(held: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def save_array(path: pathlib.Path, array: np.ndarray) -> None:
-    saving.save(path, sealed.npy(array))
+    saving.save(path, checksums.npy(array))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gptjax.config.sweep import Point
-from gptjax.sweeps import bound, standing
+from gptjax.sweeps import child, standing
 
 COMPILED = "JAX_COMPILATION_CACHE_DIR"  # the seeds of an arm are the same programs: starting micro takes half as long
 LOG = "log.txt"  # in the run's directory: all that it says
@@ -140,7 +140,7 @@ def _started(recipe: str, point: Point, directory: Path, slot: Slot) -> Running:
     (directory / "data").mkdir(exist_ok=True)
     if not (there / "data").exists():
         (there / "data").symlink_to("../data")
-    command = bound.command(["-m", "gptjax.train", f"--config={recipe}", f"--run={there}", *point.arguments])
+    command = child.command(["-m", "gptjax.train", f"--config={recipe}", f"--run={there}", *point.arguments])
     with (there / LOG).open("a") as log:
         # A session of its own: the terminal's Ctrl-C is for this program alone, which passes it on.
         process = subprocess.Popen(

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from gptjax import sample, train
-from gptjax.config import locking, run
+from gptjax.config import lock, run
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
 
@@ -141,8 +141,8 @@ def test_a_run_in_a_bucket_that_is_not_known_or_not_installed(monkeypatch):
 
 
 def test_a_directory_that_hosts_do_not_share(tmp_path):
-    with locking.locked(tmp_path / "run", "run directory", print):
-        sign = locking.sign(tmp_path / "run")
+    with lock.locked(tmp_path / "run", "run directory", print):
+        sign = lock.sign(tmp_path / "run")
         run.check_shared(tmp_path / "run", sign)
         with pytest.raises(ValueError, match="is not the directory that process 0 writes to: give a --run on a file system that all"):
             run.check_shared(tmp_path, sign)

@@ -5,7 +5,7 @@ import pytest
 from gptjax import evaluate
 from gptjax.config import protocol
 from gptjax.data import tokenizer
-from gptjax.tasks.incontext import predicting
+from gptjax.tasks.incontext import perplexity
 from gptjax.tasks.incontext.task import gpt3
 
 
@@ -18,12 +18,12 @@ def test_flags_of_tasks_are_not_passed_over_where_texts_are_read(flag, tmp_path)
 def test_a_text_without_any_among_others_is_passed_over(tmp_path, monkeypatch):
     for name, content in (("a.txt", "ab"), ("b.txt", ""), ("c.txt", "")):
         (tmp_path / name).write_text(content)
-    monkeypatch.setattr(predicting.asking, "texts", lambda reader, tokens, *_: [(n, -1.0) for n in range(len(tokens))])
+    monkeypatch.setattr(perplexity.asking, "texts", lambda reader, tokens, *_: [(n, -1.0) for n in range(len(tokens))])
     model, said = SimpleNamespace(reader=None, text=tokenizer.Bytes(), place=None, about={}), []
-    found = list(predicting.predicted(model, sorted(tmp_path.iterdir()), 4, str, said.append))
+    found = list(perplexity.predicted(model, sorted(tmp_path.iterdir()), 4, str, said.append))
     assert [(record["tokens"], record["nats"]) for record in found] == [(2, 1.0)] and len(said) == 2 and "b.txt is empty" in said[0]
     with pytest.raises(ValueError, match="c.txt is empty"):
-        list(predicting.predicted(model, [tmp_path / "b.txt", tmp_path / "c.txt"], 4, str, said.append))
+        list(perplexity.predicted(model, [tmp_path / "b.txt", tmp_path / "c.txt"], 4, str, said.append))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from gptjax import sweep, train
-from gptjax.config import count, locking, overrides, registry
+from gptjax.config import count, lock, overrides, registry
 from gptjax.config.batches import Batches
 from gptjax.sweeps import standing
 
@@ -89,7 +89,7 @@ def test_numbers_are_whole_and_in_their_bounds(flag, value, tmp_path, monkeypatc
 
 
 def test_a_sweep_that_runs_is_not_begun_a_second_time(tmp_path):
-    with locking.locked(tmp_path, "sweep's directory", print):
+    with lock.locked(tmp_path, "sweep's directory", print):
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
         with pytest.raises(
             ValueError, match=f"is in use: process {os.getpid()} on .* works there; wait until it ends, stop it, or give another"

@@ -9,9 +9,9 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gptjax.config import data, finding
+from gptjax.config import data, find_files
 from gptjax.config.contamination import Filter
-from gptjax.data import compression, saving, sealed
+from gptjax.data import checksums, compression, saving
 from gptjax.tasks.incontext import grams, scanning
 
 COUNTS = (  # what is counted of every file
@@ -78,12 +78,12 @@ class Cleaning:
                     stream.write(line(text))
             digest = _digest(written)
         kept = {"counts": dict(count), "cut": _cut(folder), "file": written.name, "digest": digest}
-        sealed.save(report(folder, part), kept)
+        checksums.save(report(folder, part), kept)
 
     def is_done(self, folder: pathlib.Path, part: scanning.Part) -> bool:
         """Is the file cleaned of these n-grams, and what was written whole?"""
         try:
-            kept = sealed.read(report(folder, part))
+            kept = checksums.read(report(folder, part))
         except ValueError:
             return False
         written = self.out / self.name(part)
@@ -91,7 +91,7 @@ class Cleaning:
 
     def name(self, part: scanning.Part) -> str:
         """Of the file that is written: the number keeps names apart, and in order."""
-        stem = finding.stem(pathlib.Path(part.source.path)) if isinstance(part.source, data.Text) else "corpus"
+        stem = find_files.stem(pathlib.Path(part.source.path)) if isinstance(part.source, data.Text) else "corpus"
         return f"{part.number:05d}-{stem}.jsonl{self.compression}"
 
     def texts(
@@ -128,7 +128,7 @@ def counts(folder: pathlib.Path, these: list[scanning.Part]) -> dict[str, int]:
     """What was counted of all files together."""
     held: collections.Counter[str] = collections.Counter()
     for part in these:
-        held.update(sealed.read(report(folder, part))["counts"])
+        held.update(checksums.read(report(folder, part))["counts"])
     return {name: held[name] for name in COUNTS}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from gptjax.config import overrides, parse
 from gptjax.config.protocol import Protocol
 from gptjax.config.record import record
-from gptjax.data import files, sealed
+from gptjax.data import checksums, files
 from gptjax.tasks.incontext import judging, outcomes, registry
 
 HEAD = ("task", "shots", "metric", "all", "n", "dirty", "n", "clean", "n", "clean items", "clean to all")
@@ -56,7 +56,7 @@ def marked(overlap: pathlib.Path) -> dict[str, dict[str, bool]]:
     written: dict[str, Any] = {}
     report = overlap / "report.json"
     if report.exists():
-        written = parse.member(sealed.read(report), "tasks", dict, str(report))
+        written = parse.member(checksums.read(report), "tasks", dict, str(report))
     marks = {}
     for path in sorted(overlap.glob("*.json")):
         if path.stem in ("job", "report"):

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.config import command, data, finding
-from gptjax.data import corpora, processes, sealed, tokenising
+from gptjax.config import command, data, find_files
+from gptjax.data import checksums, corpora, processes, tokenising
 from gptjax.data.document import Document
 from gptjax.tasks.incontext import grams
 
@@ -39,7 +39,7 @@ def parts(source: corpora.Untokenised, sought: str) -> list[Part]:
 
     if not isinstance(source, data.Text):
         return [part(0, source, 1)]
-    found = finding.found(source.path).files
+    found = find_files.found(source.path).files
     return [part(n, data.Text(path=str(file), field=source.field), max(1, file.stat().st_size)) for n, file in enumerate(found)]
 
 
@@ -84,12 +84,12 @@ def counted(part: Part, folder: pathlib.Path, tell: Tell) -> None:
         n_characters += sum(len(document.text) for document in batch)
         tell(batch[-1].done)
     some = np.flatnonzero(counts)
-    sealed.save_array(result(folder, part), np.concatenate([[n_documents, n_characters], some, counts[some]]))
+    checksums.save_array(result(folder, part), np.concatenate([[n_documents, n_characters], some, counts[some]]))
 
 
 def batches(part: Part) -> Iterator[list[Document]]:
     """The documents of a file, many at once; none of an empty file."""
-    if isinstance(part.source, data.Text) and finding.regular(pathlib.Path(part.source.path)).st_size == 0:
+    if isinstance(part.source, data.Text) and find_files.regular(pathlib.Path(part.source.path)).st_size == 0:
         return iter(())
     return tokenising.grouped(corpora.documents(part.source), grams.CHUNK, lambda document: len(document.text))
 
@@ -101,7 +101,7 @@ def result(folder: pathlib.Path, part: Part) -> pathlib.Path:
 def is_counted(folder: pathlib.Path, part: Part) -> bool:
     """Is the result of `counted` there, and whole?"""
     try:
-        sealed.read_array(result(folder, part))
+        checksums.read_array(result(folder, part))
     except ValueError:
         return False
     return True
@@ -111,7 +111,7 @@ def totals(folder: pathlib.Path, these: list[Part], n_grams: int) -> tuple[Any, 
     """(how many documents of all files have each n-gram, documents, characters)."""
     counts, n_documents, n_characters = np.zeros(n_grams, np.int64), 0, 0
     for part in these:
-        held = sealed.read_array(result(folder, part))
+        held = checksums.read_array(result(folder, part))
         some, times = np.split(held[2:], 2)
         counts[some] += times
         n_documents, n_characters = n_documents + int(held[0]), n_characters + int(held[1])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gptjax.config import data
-from gptjax.data import corpora, heldout, sealed, shards, tokenising, tokenizer
+from gptjax.data import checksums, corpora, heldout, shards, tokenising, tokenizer
 
 DOCUMENTS = [f"document {n}: " + "word " * (n % 7) + "\u00e9\u6f22"[: n % 3] for n in range(200)]
 BY_DOCUMENT = data.ByDocument(fraction=0.2)
@@ -318,7 +318,7 @@ def test_ids_outside_the_vocabulary_are_named(source, tmp_path):
     tokens[7] = 300
     np.save(tmp_path / "out" / "train-00001.tokens.npy", tokens)
     described["digest"] = shards.digest(tokens, np.load(tmp_path / "out" / "train-00001.ends.npy"))
-    sealed.save(tmp_path / "out" / "manifest.json", manifest)
+    checksums.save(tmp_path / "out" / "manifest.json", manifest)
     refused(r"train-00001.tokens.npy holds the id 300 at token 7, and the vocabulary has 257 ids", lambda: opened(tmp_path / "out"))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gptjax.config import sweep
-from gptjax.sweeps import bound, local, standing
+from gptjax.sweeps import child, local, standing
 
 CHECKOUT = Path(__file__).parents[3]
 
@@ -172,7 +172,7 @@ def test_points_end_with_their_sweep_even_if_it_is_killed(tmp_path):
 def test_a_bound_program_elsewhere_than_on_linux(tmp_path):
     """By a thread that looks for the parent: the one that started it is gone before it begins, or while it runs."""
     (tmp_path / "waits.py").write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)")
-    other = "import sys; sys.platform = 'darwin'; from gptjax.sweeps import bound; bound.main(int(sys.argv[1]), ['-m', 'waits'])"
+    other = "import sys; sys.platform = 'darwin'; from gptjax.sweeps import bound; child.main(int(sys.argv[1]), ['-m', 'waits'])"
     parent = f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', {other!r}, str(os.getpid())]); input()"
     environment = os.environ | {"PYTHONPATH": f"{CHECKOUT}:{tmp_path}"}
     began = subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
@@ -181,7 +181,7 @@ def test_a_bound_program_elsewhere_than_on_linux(tmp_path):
     began.kill()
     assert until(lambda: not alive(point))
     began.communicate()
-    late = subprocess.run([sys.executable, bound.__file__, "1", "-c", "print('runs')"], env=environment, capture_output=True)
+    late = subprocess.run([sys.executable, child.__file__, "1", "-c", "print('runs')"], env=environment, capture_output=True)
     assert (late.returncode, late.stdout) == (1, b"")
 
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from gptjax.config import data
-from gptjax.data import apart, pipeline, tokenising, tokenizer
+from gptjax.data import leakage, pipeline, tokenising, tokenizer
 from tests.unit.data.pipeline_test import reading
 
 TRAIN = [f"a training document, number {n}. " * 5 for n in range(40)]
@@ -45,15 +45,15 @@ SPELLINGS = ["data", "data/*.jsonl", "./data/held.jsonl", "data/../data/held.jso
 def test_files_are_known_by_any_name(held, tmp_path, spelling):
     for one, other in ((data.Text(path=spelling), held), (held, data.Text(path=spelling))):
         with pytest.raises(ValueError, match=r"jsonl is also trained on, by Text\(path=.*; validate on another"):
-            apart.check_sources([data.Embedded(), one], other)
+            leakage.check_sources([data.Embedded(), one], other)
 
 
 def test_other_files_and_other_fields_are_no_leak(held, tmp_path):
-    apart.check_sources([data.Text(path="data/train.jsonl"), data.Embedded()], held)
-    apart.check_sources([data.Text(path="data", field="title")], held)
+    leakage.check_sources([data.Text(path="data/train.jsonl"), data.Embedded()], held)
+    leakage.check_sources([data.Text(path="data", field="title")], held)
     for same in (data.Embedded(), data.Shards(path="x")):
         with pytest.raises(ValueError, match="that source is also trained on"):
-            apart.check_sources([same], same)
+            leakage.check_sources([same], same)
 
 
 def test_shards_and_files_of_one_text_are_known_by_its_documents(held, tmp_path):

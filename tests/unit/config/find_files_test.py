@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from gptjax.config import finding
+from gptjax.config import find_files
 
 
 def put(path, content="text"):
@@ -14,7 +14,7 @@ def put(path, content="text"):
 
 
 def found(path):
-    return finding.found(str(path)).files
+    return find_files.found(str(path)).files
 
 
 def names(root, path):
@@ -35,13 +35,13 @@ def corpus(tmp_path):
 
 def test_a_directory_is_read_whole_and_says_what_it_passes_over(corpus):
     assert names(corpus, corpus) == ["D.JSONL", "c4-train.00000.json.gz", "e.ndjson", "f.TXT.XZ", "local/a.jsonl", "part/b.jsonl"]
-    told = finding.found(str(corpus)).remark()
+    told = find_files.found(str(corpus)).remark()
     assert told is not None and told.startswith("passed over: ")
     assert "3 hidden, or in a folder of other things (.hidden.txt, .ipynb_checkpoints, checkpoints)" in told
     assert "2 of no known format (README.md, h.txt.bz2)" in told
-    assert finding.found(str(corpus / "local")).remark() is None
+    assert find_files.found(str(corpus / "local")).remark() is None
     put(corpus / "local" / "settings.json", '{\n "a": 1\n}')
-    assert finding.found(str(corpus / "local")).remark() == "passed over: 1 JSON that has not an object a line (settings.json)"
+    assert find_files.found(str(corpus / "local")).remark() == "passed over: 1 JSON that has not an object a line (settings.json)"
 
 
 def test_each_real_file_is_read_once_and_cycles_end(corpus):
@@ -52,7 +52,7 @@ def test_each_real_file_is_read_once_and_cycles_end(corpus):
     (corpus / "a-link.jsonl").symlink_to("local/a.jsonl")
     os.link(corpus / "D.JSONL", corpus / "D2.JSONL")
     assert found(corpus) == found(corpus / "**" / "*") == before
-    assert "there by another name" in str(finding.found(str(corpus)).remark())
+    assert "there by another name" in str(find_files.found(str(corpus)).remark())
     assert names(corpus, corpus / "**" / "*.jsonl") == ["local/a.jsonl", "part/b.jsonl"]
     assert names(corpus, corpus / "again" / "*.jsonl") == ["again/a.jsonl"]
 
@@ -95,7 +95,7 @@ def globbed(pattern):
 
 def refused(path, match):
     with pytest.raises(ValueError, match=match) as error:
-        finding.found(str(path))
+        find_files.found(str(path))
     assert "\n" not in str(error.value)
 
 
@@ -117,6 +117,6 @@ def test_what_is_no_file_is_refused(tmp_path):
 
 
 def test_the_ending_of_a_name_tells_format_and_compression():
-    assert finding.kind(finding.Path("a.b.JSON.GZ")) == (".jsonl", ".gz") and finding.stem(finding.Path("a.b.JSON.GZ")) == "a.b"
-    assert finding.kind(finding.Path("a.txt.xz.gz")) == ("", ".gz") and finding.kind(finding.Path(".txt")) == ("", "")
-    assert finding.stem(finding.Path("plain")) == "plain"
+    assert find_files.kind(find_files.Path("a.b.JSON.GZ")) == (".jsonl", ".gz") and find_files.stem(find_files.Path("a.b.JSON.GZ")) == "a.b"
+    assert find_files.kind(find_files.Path("a.txt.xz.gz")) == ("", ".gz") and find_files.kind(find_files.Path(".txt")) == ("", "")
+    assert find_files.stem(find_files.Path("plain")) == "plain"

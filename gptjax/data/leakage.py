@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from gptjax.config import data, finding, parse
+from gptjax.config import data, find_files, parse
 from gptjax.data import corpora, shards
 
 BEGINNING = 2**16  # bytes by which two files of one size are told apart before they are compared whole
@@ -43,11 +43,11 @@ def _common(source: data.Source, held: data.Source) -> str | None:
 def _common_file(source: data.Text, held: data.Text) -> str | None:
     """A file that both read: the same one, or one of equal content. Files of objects may be read for two of their fields."""
     by_size: dict[int, list[pathlib.Path]] = {}
-    for file in finding.found(source.path).files:
-        by_size.setdefault(finding.regular(file).st_size, []).append(file)
-    for file in finding.found(held.path).files:
-        size = finding.regular(file).st_size
-        if size and size in by_size and (source.field == held.field or finding.kind(file)[0] == ".txt"):
+    for file in find_files.found(source.path).files:
+        by_size.setdefault(find_files.regular(file).st_size, []).append(file)
+    for file in find_files.found(held.path).files:
+        size = find_files.regular(file).st_size
+        if size and size in by_size and (source.field == held.field or find_files.kind(file)[0] == ".txt"):
             for other in by_size[size]:
                 if file.samefile(other) or all(_digest(file, size) == _digest(other, size) for size in (BEGINNING, None)):
                     return str(file)

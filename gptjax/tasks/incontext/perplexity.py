@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import finding, parse
+from gptjax.config import find_files, parse
 from gptjax.data import files
 from gptjax.tasks import asking
 from gptjax.tasks.incontext import outcomes
@@ -27,10 +27,10 @@ def found(given: Iterable[str], warn: Callable[[str], None]) -> list[Path]:
     there: list[Path] = []
     for name in given:
         path = parse.path(name)
-        if path.is_file() and not finding.kind(path)[0]:
+        if path.is_file() and not find_files.kind(path)[0]:
             there.append(path)
             continue
-        more = finding.found(name)
+        more = find_files.found(name)
         there += more.files
         if remark := more.remark():
             warn(remark)
@@ -75,7 +75,7 @@ def predicted(
 
 def _texts(path: Path) -> list[str]:
     """The documents of a file; none if it has no text."""
-    if not finding.kind(path)[0]:
+    if not find_files.kind(path)[0]:
         try:
             text = files.utf8(path.read_bytes(), str(path))
         except OSError as error:

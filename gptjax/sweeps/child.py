@@ -1,6 +1,6 @@
 """A Python program that ends when the process that started it does, whatever ended that: kill -9, a closed terminal, want of memory.
 
-`python bound.py PID ARGUMENT ...` becomes `python ARGUMENT ...`, with the same process id. Linux kills it with its parent
+`python child.py PID ARGUMENT ...` becomes `python ARGUMENT ...`, with the same process id. Linux kills it with its parent
 (prctl's PR_SET_PDEATHSIG, which outlives exec); elsewhere a thread of it looks for its parent a few times a second.
 """
 
