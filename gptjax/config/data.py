@@ -18,8 +18,8 @@ class Embedded:
 class Text:
     """A file, a directory or a glob of .txt, .jsonl or .parquet, each optionally .gz, .xz or .zst. A .txt file is one document.
 
-    .ndjson and .json are read as .jsonl is. What of a directory or a glob is passed over (config/find_files.py), and how many documents are null or
-    empty, is said and recorded."""
+    .ndjson and .json are read as .jsonl is. What is passed over of a directory or a glob (find_files.py), and how many documents are null
+    or empty, is said and recorded."""
 
     path: str
     field: str = "text"  # of a .jsonl object or a .parquet column
