@@ -306,6 +306,22 @@ def test_several_seeds_show_their_median(there, tmp_path, capsys):
         assert json.loads((tmp_path / "run" / f"seed_{one['seed']}" / "result.json").read_text()) == one
 
 
+def test_each_seed_is_a_run_of_its_own(there, tmp_path, monkeypatch):
+    seen = []
+
+    def stands_in(config, directory, learning, args, here):
+        seen.append((config.seed, directory))
+        learning.result = {"seed": config.seed}
+        return 0
+
+    monkeypatch.setattr(finetune, "finetuned", stands_in)
+    monkeypatch.setattr(finetune, "told", lambda out, results: None)
+    (tmp_path / "run").mkdir()
+    assert finetune.main([*arguments(there, tmp_path / "run", "seed=5"), "--seeds=2"]) == 0
+    assert seen == [(5, f"{tmp_path / 'run'}/seed_5"), (6, f"{tmp_path / 'run'}/seed_6")]
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == [{"seed": 5}, {"seed": 6}]
+
+
 REFUSED = {
     "unknown": (["--config=gpt1_sst"], "no fine-tuning recipe is called 'gpt1_sst'; did you mean gpt1_sst2"),
     "a seed": (["--set", "seed=-1"], "seed=-1: give a whole number from 0 to"),

@@ -173,6 +173,12 @@ def test_activations_by_policy_and_type():
     assert count.activation_bytes(replace(auto, compute=Compute(remat="full", dtype="bfloat16")), 4) == half
 
 
+def test_what_is_in_use_leaves_as_much_room_as_a_smaller_device():
+    model, gradients = registry.config("gpt3_small").model, count.gradient_bytes(registry.config("gpt3_small").model)
+    assert count.room(model, 70 * 2**30, 20 * 2**30, 4) == count.room(model, 50 * 2**30, 0, 4) < 50 * 2**30 - 2 * gradients // 4
+    assert count.room(model, 2**30, 2**30, 1) == -2 * gradients
+
+
 @pytest.mark.parametrize("name", ["smoke", "gpt3_small", "gpt3_175b"])
 def test_as_many_rows_as_fit(name):
     config = registry.config(name)
