@@ -105,7 +105,7 @@ def test_libtpu_is_quiet_and_jax_uses_the_cpu(program):
 
 
 def test_peaks_are_those_of_the_data_sheets():
-    """TFLOP/s in bfloat16 without sparsity, of a tpu7x its half that jax calls a device: docs.cloud.google.com/tpu, NVIDIA's data sheets."""
+    """TFLOP/s in bfloat16 without sparsity, of half a tpu7x, which jax calls a device: docs.cloud.google.com/tpu, NVIDIA's sheets."""
     peaks = {"v4": 275, "v5e": 197, "v5p": 459, "v6e": 918, "tpu7x": 2307 / 2, "h100": 989, "h200": 989, "a100": 312}
     assert {name: chip.flops for name, chip in topology.CHIPS.items()} == {
         name: pytest.approx(peaks[name] * 1e12) for name in topology.CHIPS
