@@ -172,10 +172,10 @@ def test_points_end_with_their_sweep_even_if_it_is_killed(tmp_path):
 def test_a_bound_program_elsewhere_than_on_linux(tmp_path):
     """By a thread that looks for the parent: the one that started it is gone before it begins, or while it runs."""
     (tmp_path / "waits.py").write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)")
-    other = "import sys; sys.platform = 'darwin'; from gptjax.sweeps import bound; child.main(int(sys.argv[1]), ['-m', 'waits'])"
-    parent = f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', {other!r}, str(os.getpid())]); input()"
+    other = "import sys; sys.platform = 'darwin'; from gptjax.sweeps import child; child.main(int(sys.argv[1]), ['-m', 'waits'])"
+    parent = f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', {other!r}, str(os.getpid())]).wait()"
     environment = os.environ | {"PYTHONPATH": f"{CHECKOUT}:{tmp_path}"}
-    began = subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+    began = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, env=environment, text=True)
     point = int(began.stdout.readline())
     assert alive(point)
     began.kill()
