@@ -121,7 +121,8 @@ def test_a_point_that_cannot_begin_is_told_and_the_others_go_on(stand_in, tmp_pa
 
 
 PARENT = """
-import pathlib, sys
+import pathlib, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, and rightly stay so
 from gptjax.config import sweep
 from gptjax.sweeps import local
 import subprocess
