@@ -25,6 +25,22 @@ def test_what_is_synchronous_is_added_and_the_rest_may_hide():
     assert long.exposed == 2.5
 
 
+def test_days_are_of_all_tokens():
+    config = registry.config("gpt3_small")
+    whole = estimate.Estimate(floor=1.0, compute=4.0, kernels=1.0, traffic=())
+    assert estimate.days(whole, config) == pytest.approx(5 * 300e9 / 2**19 / (24 * 3600))
+
+
+@pytest.mark.parametrize("kinds, products", [(("forward", "dkv", "dq"), 2 * 2 + 4 + 3), (("forward", "dkv"), 2 * 2 + 5)])
+def test_kernels_run_at_half_of_peak(monkeypatch, kinds, products):
+    """A thousand pairs of positions visited of each kind; heads of 64 are 128 wide there, forward runs twice where nothing is kept."""
+    monkeypatch.setattr(estimate.splash, "visited", lambda pattern, n_ctx: dict.fromkeys(kinds, 1000))
+    c = tiny.varied(registry.config("gpt3_small"), model={"attention": (schema.Dense(),)}, compute={"remat": "full"})
+    program, target = SimpleNamespace(kernels=lambda: {"kernel": 1}), topology.topology("v5p:2x2x1")
+    found = estimate.kernel_seconds(SimpleNamespace(config=c, program=program, mesh=SimpleNamespace(size=4), target=target))
+    assert found == pytest.approx(products * 2 * 1000 * 128 * (12 * 256 * 12 / 4) / 459e12 / 0.5)
+
+
 def chips(target, shape):
     """A mesh (data, fsdp, tensor, context) of stand-ins for chips, in the torus' own order."""
     places = list(np.ndindex(*target.layout))
