@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import lzma
+import os
 import pathlib
 import subprocess
 import sys
@@ -156,6 +157,9 @@ def test_the_fingerprint_follows_the_files(tmp_path):
     source = data.Text(path=str(tmp_path))
     before = corpora.fingerprint(source)
     assert before == corpora.fingerprint(source)
+    (tmp_path / "a.txt").write_text("two")  # as long
+    os.utime(tmp_path / "a.txt", ns=(0, 7))
+    assert corpora.fingerprint(source) != before
     (tmp_path / "a.txt").write_text("three")
     assert corpora.fingerprint(source) != before
 

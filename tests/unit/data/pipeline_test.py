@@ -142,6 +142,25 @@ def test_the_full_batch_may_have_larger_microbatches(source, tmp_path):
     np.testing.assert_array_equal(rows, [b["tokens"].reshape(-1, N_CTX + 1) for b in drawn(read.batches(Ramped(), 4))])
 
 
+def test_sources_of_as_many_documents_are_read_in_orders_of_their_own(tmp_path):
+    a, b = (write(tmp_path / f"{name}.jsonl", [f"{name}{n:02}" * 12 for n in range(40)]) for name in "ab")
+    read, orders = reading(tmp_path, a, b, held_out=data.Tail(fraction=0.1)), {"a": [], "b": []}
+    for n in range(100):
+        found = re.search(r"([ab])(\d\d)", read.tokenizer.decode(read.row(n)))
+        orders[found[1]].append(found[2])
+    assert len(orders["a"]) == len(orders["b"]) == 50 and orders["a"] != orders["b"]
+
+
+def test_another_split_or_content_is_another_run(source, tmp_path):
+    """The cache and the digest that a run is continued by."""
+    by_document, tail = (reading(tmp_path, source, held_out=rule) for rule in (data.ByDocument(fraction=0.2), data.Tail(fraction=0.2)))
+    first, second = (read.description()["sources"][0]["splits"]["train"] for read in (by_document, tail))
+    assert first["documents"] < second["documents"] == len(DOCUMENTS) and by_document.digest() != tail.digest()
+    before = tail.digest()
+    tail._opened[0].manifest["splits"]["train"]["shards"][0]["digest"] = "another"
+    assert tail.digest() != before
+
+
 def test_mixtures_draw_by_weight(tmp_path):
     a, b = write(tmp_path / "a.jsonl", ["a" * 400] * 3, weight=3.0), write(tmp_path / "b.jsonl", ["b" * 400] * 3)
     read = reading(tmp_path, a, b, held_out=data.Tail(fraction=0.2))

@@ -10,7 +10,7 @@ from gptjax import convert, sample, train
 from gptjax.arrays import trees
 from gptjax.config import data, registry, run
 from gptjax.data import tokenizer
-from gptjax.interop import export, weights
+from gptjax.interop import export, models, weights
 from tests.unit.interop import weights_test as tools
 
 
@@ -25,6 +25,17 @@ def folder(tmp_path):
 
 def converted(source, to, *more: str) -> None:
     convert.main([f"--from={source}", f"--to={to}", *more])
+
+
+def test_a_run_is_opened_with_its_own_tokenizer_alone(folder, tmp_path, monkeypatch):
+    converted(folder, tmp_path / "run")
+    there, asked = weights.found(str(tmp_path / "run")), []
+    there.check(there.config, tokenizer.Bytes())
+    with pytest.raises(ValueError, match="was trained with a tokenizer of digest .*: set data.tokenizer to Bytes"):
+        there.check(there.config, dataclasses.make_dataclass("Other", [("digest", str)])("0" * 64))
+    monkeypatch.setattr(weights.Run, "check", lambda run, config, text: asked.append(text.digest))
+    models.opened(str(tmp_path / "run"), [], lambda done: None)
+    assert asked == [tokenizer.Bytes().digest]
 
 
 def test_there_and_back(folder, tmp_path, capsys):
