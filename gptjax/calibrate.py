@@ -11,8 +11,9 @@ from gptjax.config import command, overrides, parse
 EXAMPLE = "python -m gptjax.calibrate --weights=gpt2/ --data=texts/"
 TASKS = ("wikitext2", "wikitext103", "ptb", "text8", "enwik8", "lambada", "lambada:gpt2")
 NEAR = 0.02
-# As others measured them on the released weights: facts/gpt2.md section 6 names the threads (transformers 13761, llm.c 276, lm-evaluation-
-# harness 2159, gpt-neo's README). OpenAI's own LAMBADA accuracy seems to be of the last token.
+# As others measured them on the released weights: WikiText in huggingface/transformers issue 13761 and karpathy/llm.c issue 276, LAMBADA in
+# EleutherAI/lm-evaluation-harness issue 2159 and EleutherAI/gpt-neo's README; of the last token, as OpenAI's own accuracy seems to be, in
+# lm-evaluation-harness issues 350 and 356.
 OTHERS = {
     ("wikitext2", "perplexity"): {"gpt2_124m": 29.9, "gpt2_774m": 19.44},
     ("wikitext103", "perplexity"): {"gpt2_124m": 37.37},

@@ -1,4 +1,4 @@
-"""GPT-1's lower-cased BPE, as in openai/finetune-transformer-lm's text_utils.py (facts/gpt1.md section 2)."""
+"""GPT-1's lower-cased BPE, as in openai/finetune-transformer-lm's text_utils.py."""
 
 import hashlib
 import importlib.metadata

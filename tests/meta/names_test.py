@@ -1,6 +1,7 @@
 """House rules that a reader could check with a ruler: names, sizes, and no reader of a config that supplies a default."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,13 @@ def axis_literals(text: str) -> list[str]:
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in AXES
     ]
+
+
+def test_nothing_cites_what_only_the_developers_have():
+    """A source is a paper, or a public repository or thread."""
+    tests = sorted(path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__))
+    private = re.compile(r"\bfacts/|shared/(facts|faults|house|design)\b")
+    assert [name(path) for path in [*SOURCES, *tests] if private.search(path.read_text())] == []
 
 
 def test_no_module_is_called_after_nothing():

@@ -139,7 +139,9 @@ def gpt2(metric: str, *scores: float) -> tuple[Published, ...]:
 
 
 def gpt3(metric: str, zero: str = "", one: str = "", few: str = "") -> tuple[Published, ...]:
-    """GPT-3's row of Table H.1, as printed: scores from Small to 175B, slashes between; one alone is 175B's."""
+    """GPT-3's row of Table H.1, as printed: scores from Small to 175B, slashes between; one alone is 175B's.
+
+    A row that its task calls "of lower confidence" is one of which no clean transcription was found: single digits may be wrong."""
     rows = {"zero": zero, "one": one, "few": few}
     numbers = {shots: [float(x) for x in row.split("/")] for shots, row in rows.items() if row}
     return tuple(

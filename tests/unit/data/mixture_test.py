@@ -42,6 +42,7 @@ def test_what_rounding_moves_is_said_and_what_it_makes_another_mixture_is_refuse
 
 
 def test_gpt3s_table():
-    # Table 2.2 divides by weights that sum to 101; its own column for 300B tokens is reproduced up to that (facts/gpt3.md section 4).
+    # Table 2.2's weights sum to 101. Its own column of epochs (0.44, 2.9, 1.9, 0.43, 3.4) is not what weights and tokens come to, which
+    # is expected here.
     weights, tokens = [60, 22, 8, 8, 3], [410, 19, 12, 55, 3]
     assert np.allclose(np.array(mixture.epochs(weights, tokens, 300)) * 1.01, [0.44, 3.47, 2.00, 0.44, 3.00], atol=0.005)

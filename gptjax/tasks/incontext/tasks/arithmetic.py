@@ -83,7 +83,7 @@ def task(name: str, about: str, draw: Draw, published: tuple[Published, ...]) ->
 
 
 def scores(zero: str, one: str, few: str) -> tuple[Published, ...]:
-    """Table H.1, of lower confidence (facts/gpt3.md section 11, L); the 175B column agrees with Tables 3.9 and 3.10."""
+    """Table H.1, of lower confidence (task.gpt3); the 175B column agrees with Tables 3.9 and 3.10."""
     return gpt3("exact_match", zero, one, few)
 
 

@@ -5,10 +5,10 @@ wording=blank force one of them; the default, paper, goes by the number of demon
 demonstrations, as headings do in Appendix G's other examples [chosen]. Demonstrations are drawn from the development set.
 
 GPT-2's Table 3 says the last word, with a filter of stop words that is not published; its accuracies are those of the last token alone,
-as others found on the released weights (facts/gpt2.md section 6). So the convention "gpt2" has two units: accuracy is of the word's last
-token, the others before it given; perplexity is a word's, of all its tokens, as lm-evaluation-harness has it, while what the table's 35.13
-is of is not known. wording=gpt2, its text, is the preprocessing posted in openai/gpt-2 issue 131, as replications have it:
-quotation marks straight, a newline in front."""
+as others found on the released weights (EleutherAI/lm-evaluation-harness issues 350 and 356). So the convention "gpt2" has two units:
+accuracy is of the word's last token, the others before it given; perplexity is a word's, of all its tokens, as lm-evaluation-harness has
+it, while what the table's 35.13 is of is not known. wording=gpt2, its text, is the preprocessing posted in openai/gpt-2 issue 131, as
+replications have it: quotation marks straight, a newline in front."""
 
 import functools
 

@@ -1,9 +1,10 @@
 """Texts that are read whole: perplexity by word or token, bits by byte or character. GPT-2 Table 3; Penn Treebank in GPT-3 section 3.1.1.
 
 The whole negative log-likelihood of the text, put together again from its words, over the number of its units as it was published
-(facts/gpt2.md section 6). What the window's stride was is not stated: Windows() predicts a whole context at once, which gives what others
-measured on the released weights. They also show that WikiText-2's column is of its raw text by token, WikiText-103's by word: the two
-test sets are one text. The Penn Treebank's line ends are words; so are those of the 1 Billion Words, a sentence a row [chosen]."""
+(openai/gpt-2 issue 78). What the window's stride was is not stated: Windows() predicts a whole context at once, which gives what others
+measured on the released weights (huggingface/transformers issue 13761, karpathy/llm.c issue 276). They also show that WikiText-2's column
+is of its raw text by token, WikiText-103's by word: the two test sets are one text. The Penn Treebank's line ends are words; so are those
+of the 1 Billion Words, a sentence a row [chosen]."""
 
 import functools
 from collections.abc import Callable

@@ -79,7 +79,7 @@ TASKS = (
         get="val.jsonl and train.jsonl of MultiRC, super.gluebenchmark.com/tasks, a line a question",
         scorer="exact match of questions, and F1a; cogcomp.seas.upenn.edu/multirc, multirc_measures.py",
         conventions={"f1a": dataclasses.replace(PROTOCOL, metric="f1a")},
-        published=gpt3(  # of lower confidence (facts/gpt3.md section 11, L)
+        published=gpt3(  # of lower confidence (task.gpt3)
             "group_accuracy",
             "4.72/9.65/12.3/13.6/14.3/18.4/24.2/27.6",
             "4.72/9.65/12.3/13.6/14.3/18.4/24.2/27.6",

@@ -94,7 +94,7 @@ def task(name: str, about: str, scramble: Scramble, may_stay: bool, shortest: tu
     )
 
 
-# Table H.1, of lower confidence (facts/gpt3.md section 11, L); the 175B column was checked.
+# Table H.1, of lower confidence (task.gpt3); the 175B column was checked.
 TASKS = (
     task(
         "cycle_letters_in_word",

@@ -1,4 +1,4 @@
-"""GPT-3's scrambled words, counted against section 3.9.2 of its paper and the released files (facts/gpt3.md section 9)."""
+"""GPT-3's scrambled words, counted against section 3.9.2 of its paper and the released files (openai/gpt-3, data/)."""
 
 import collections
 import dataclasses
