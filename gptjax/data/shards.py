@@ -70,7 +70,7 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
         if parse.member(manifest, "format", int, str(place)) != FORMAT:
             raise _Other(f"{directory} has shard format {manifest['format']}, this is format {FORMAT}; prepare it again")
         if set(manifest) != PREPARED:
-            manifest = checksums.read(place)
+            manifest = checksums.check_seal(manifest, str(place))
         _checked(manifest, str(place))
     except _Other:
         raise

@@ -8,7 +8,6 @@ are computed on the devices before saving, and again after restoring, so that no
 
 import concurrent.futures
 import contextlib
-import hashlib
 import json
 import logging
 import math
@@ -21,6 +20,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from gptjax.arrays import trees
+from gptjax.data import checksums
 from gptjax.learn import places
 from gptjax.mesh import hosts
 
@@ -123,7 +123,7 @@ class Saved:
             for name, (size, crc) in json.loads((directory / places.LISTING).read_text()).items():
                 self._check_file(directory / name, name, size, crc)
             sealed: Any = ocp.checkpointables_metadata(str(directory)).custom_metadata
-            if sealed["seal"] != _seal(sealed["record"]):
+            if sealed["seal"] != checksums.seal(sealed["record"]):
                 raise Damage("its record was changed")
             return sealed["record"]
         except FileNotFoundError as error:
@@ -241,7 +241,7 @@ class Checkpoints(Saved):
                     str(self._place.writing(step)),
                     leaves,
                     overwrite=True,
-                    custom_metadata={"record": record, "seal": _seal(record)},
+                    custom_metadata={"record": record, "seal": checksums.seal(record)},
                 )
             except (OSError, ValueError) as error:
                 raise ValueError(self._trouble(step, needed, _first_line(error))) from error
@@ -325,10 +325,6 @@ def _placed(leaf) -> jax.ShapeDtypeStruct:
 def _kind(leaf) -> str:
     """A leaf's dtype and shape, as in "float32[12,768]"."""
     return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-
-
-def _seal(record: dict) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

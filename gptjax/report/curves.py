@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gptjax.data import checksums
 from gptjax.report import plots
-from gptjax.tasks.incontext import outcomes
 
 COLOURS = ("#9CC5E8", "#4C78A8", "#1F3A5F", "#D1495B", "#6B7280", "#E8A33D", "#3C8D5A", "#7B4FA3")
 KINDS = ("zero-shot", "one-shot", "few-shot")
@@ -27,7 +27,7 @@ def read(folders: Iterable[Path], warn: Callable[[str], None]) -> list[Record]:
     folders, found = list(folders), []
     for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
         try:
-            record = outcomes.read_record(path)
+            record = checksums.read(path)
         except ValueError as error:
             warn(f"{error}; it is left out: let python -m gptjax.evaluate write it again")
             continue

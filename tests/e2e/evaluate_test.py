@@ -111,7 +111,7 @@ def test_changed_outcomes_are_named_and_asked_again(there, done, capsys):
     assert asked(there, tasks="taste", shots="2") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "lines 3, 4 of 8 are not as they were written; those items are asked again" in said
-    assert f"{file.name} is not as gptjax.evaluate writes it: its seal is another; it is written again" in said
+    assert f"{file.name} is damaged, or was changed by hand: its seal is another; it is written again" in said
     assert records(there)["taste", 2]["scores"] == record["scores"]
 
 

@@ -14,7 +14,7 @@ from gptjax.config import overrides, parse
 from gptjax.config.protocol import Protocol
 from gptjax.config.record import record
 from gptjax.data import checksums, files
-from gptjax.tasks.incontext import judging, outcomes, registry
+from gptjax.tasks.incontext import judging, registry
 
 HEAD = ("task", "shots", "metric", "all", "n", "dirty", "n", "clean", "n", "clean items", "clean to all")
 Line = dict[str, Any]
@@ -44,30 +44,28 @@ def compared(overlap: pathlib.Path, results: pathlib.Path, data: pathlib.Path | 
     for place, what in ((overlap, "what `check` wrote"), (results, "what `evaluate` wrote, or TASK.jsonl")):
         if not place.is_dir():
             raise ValueError(f"{place} is no directory: give one with {what}")
-    marks = marked(overlap)
+    marks = read_marks(overlap)
     found = list(evaluations(results, set(marks), data))
     if not found:
         raise ValueError(f"{results} has nothing of the tasks that {overlap} has: {', '.join(sorted(marks)) or 'none'}")
     return [row for one in found for row in parted(one, marks[bare(one.task)])]
 
 
-def marked(overlap: pathlib.Path) -> dict[str, dict[str, bool]]:
+def read_marks(overlap: pathlib.Path) -> dict[str, dict[str, bool]]:
     """Of each task that was checked, which items are dirty: what `check` wrote, compared with the digests in its report."""
-    written: dict[str, Any] = {}
+    tasks: dict[str, Any] = {}
     report = overlap / "report.json"
     if report.exists():
-        written = parse.member(checksums.read(report), "tasks", dict, str(report))
+        tasks = parse.member(checksums.read(report), "tasks", dict, str(report))
     marks = {}
     for path in sorted(overlap.glob("*.json")):
         if path.stem in ("job", "report"):
             continue
-        found = parse.json_file(path)
-        known = (
-            parse.member(parse.member(written, path.stem, dict, str(report)), "marks", str, str(report)) if path.stem in written else None
-        )
-        if not all(type(dirty) is bool for dirty in found.values()) or known not in (None, hashlib.sha256(path.read_bytes()).hexdigest()):
+        dirty, digest = parse.json_file(path), hashlib.sha256(parse.content(path)).hexdigest()
+        entry = parse.member(tasks, path.stem, dict, str(report)) if path.stem in tasks else {"marks": digest}
+        if parse.member(entry, "marks", str, str(report)) != digest or not all(type(value) is bool for value in dirty.values()):
             raise ValueError(f"{path} is damaged: it is not what `check` wrote; delete {overlap} and check again")
-        marks[path.stem] = found
+        marks[path.stem] = dirty
     return marks
 
 
@@ -104,12 +102,12 @@ def evaluations(results: pathlib.Path, tasks: Collection[str], data: pathlib.Pat
     """Those of these tasks: of `evaluate`, by its records; then plain ones."""
     recorded = {}
     for path in sorted(results.glob("*.json")):
-        kept = parse.json_value(_content(path), str(path))
+        kept = parse.json_value(parse.content(path), str(path))
         if isinstance(kept, dict) and {"task", "shots", "protocol", "seed", "outcomes"} <= set(kept):
             for name, kind in (("task", str), ("protocol", str), ("seed", int), ("outcomes", str)):
                 parse.member(kept, name, kind, str(path))
-            if outcomes.SEAL in kept and kept[outcomes.SEAL] != outcomes.seal(kept):
-                raise ValueError(f"{path} is not as `evaluate` wrote it: evaluate again")
+            if checksums.SEAL in kept:  # those of earlier versions have none
+                checksums.check_seal(kept, str(path))
             if pathlib.PurePath(kept["outcomes"]).name != kept["outcomes"]:
                 raise ValueError(f"{path}: 'outcomes' is {parse.shown(kept['outcomes'])}; it must be the name of a file beside it")
             recorded[kept["outcomes"]] = kept
@@ -125,15 +123,8 @@ def judged(kept: dict[str, Any], path: pathlib.Path, data: pathlib.Path | None) 
     """An evaluation whose outcomes are judged by what its record keeps."""
     task = registry.task(kept["task"], data)
     how = overrides.override(How(how=task.protocol), f"how={kept['protocol']}").how
-    lines = [judging.judged(task, how, _unsealed(line, path)) for line in _lines(path, "right")]
+    lines = [judging.judged(task, how, line) for line in _lines(path, "right")]
     return Evaluation(kept["task"], str(kept["shots"]), path, lines, lambda some: judging.scored(task, how, some, kept["seed"]))
-
-
-def _unsealed(line: Line, path: pathlib.Path) -> Line:
-    """A line of `evaluate` without its seal, which those of earlier versions lack."""
-    if outcomes.SEAL in line and line[outcomes.SEAL] != outcomes.seal(line, path.stem):
-        raise ValueError(f"{path}: the outcome of {parse.shown(line['id'])} is not as `evaluate` wrote it: evaluate again")
-    return {name: value for name, value in line.items() if name != outcomes.SEAL}
 
 
 def plain(lines: list[Line]) -> list[judging.Score]:
@@ -142,20 +133,16 @@ def plain(lines: list[Line]) -> list[judging.Score]:
 
 def _lines(path: pathlib.Path, wanted: str) -> list[Line]:
     lines = []
-    for number, line in files.objects(io.BytesIO(_content(path)), path):
+    for number, line in files.objects(io.BytesIO(parse.content(path)), path):
+        where = f"{path} line {number:,}"
         if not {"id", wanted} <= set(line):
-            raise ValueError(f"{path} line {number:,} has no id and {wanted}: it has {', '.join(line) or 'nothing'}")
+            raise ValueError(f"{where} has no id and {wanted}: it has {', '.join(line) or 'nothing'}")
         if wanted == "score":
-            parse.member(line, wanted, float, f"{path} line {number:,}")
+            parse.member(line, wanted, float, where)
+        elif checksums.SEAL in line:  # those of earlier versions have none
+            line = checksums.check_seal(line, where, owner=path.stem)
         lines.append(line)
     return lines
-
-
-def _content(path: pathlib.Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def row(found: dict[str, Any]) -> tuple[str, ...]:

@@ -1,29 +1,20 @@
 """Evaluations on disk: NAME.jsonl, an outcome a line, and NAME.json, the record of their scores. Each line and each record ends with a
-seal, a digest of the rest, so that one that was changed or damaged is noticed, and never taken for what the model said."""
+seal (data/checksums.py), so that one that was changed or damaged is noticed, and never taken for what the model said."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gptjax.config import parse
-from gptjax.data import saving
+from gptjax.data import checksums, saving
 
-SEAL = "seal"
 Warn = Callable[[str], None]
 
 
-def seal(kept: Mapping[str, Any], name: str = "") -> str:
-    """Sixteen hexadecimal digits of all that is kept but the seal itself. name: of the evaluation that an outcome belongs to."""
-    told = json.dumps({key: value for key, value in kept.items() if key != SEAL}, sort_keys=True)
-    return hashlib.sha256(f"{name} {told}".encode(errors="backslashreplace")).hexdigest()[:16]
-
-
 def line(outcome: Mapping[str, Any], name: str) -> str:
-    """An outcome as a line of NAME.jsonl."""
-    plain = json.loads(json.dumps(outcome))  # tuples become lists, as they will be when the seal is compared
-    return json.dumps(plain | {SEAL: seal(plain, name)}) + "\n"
+    """An outcome as a line of NAME.jsonl; its seal is of NAME, too."""
+    return json.dumps(checksums.add_seal(outcome, name)) + "\n"
 
 
 def read(path: Path, warn: Warn) -> dict[str, dict[str, Any]]:
@@ -36,7 +27,7 @@ def read(path: Path, warn: Warn) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     kept, damaged = [], []
     for number, text in enumerate(whole, 1):
-        outcome = _sealed(text, path.stem)
+        outcome = _outcome(text, path.stem)
         if outcome is None:
             damaged.append(number)
         else:
@@ -50,31 +41,20 @@ def read(path: Path, warn: Warn) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _sealed(content: bytes, name: str) -> dict[str, Any] | None:
-    """The outcome of a line; None if it has no seal, or another."""
+def _outcome(content: bytes, name: str) -> dict[str, Any] | None:
+    """The outcome of a line; None if it is damaged or has no id."""
     try:
-        outcome = parse.json_object(content, name)
+        outcome = checksums.check_seal(parse.json_object(content, name), name, owner=name)
     except ValueError:
         return None
-    whole = SEAL in outcome and outcome[SEAL] == seal(outcome, name) and isinstance(outcome.get("id"), str)
-    return {key: value for key, value in outcome.items() if key != SEAL} if whole else None
+    return outcome if "id" in outcome and isinstance(outcome["id"], str) else None
 
 
 def save_record(path: Path, record: Mapping[str, Any], warn: Warn) -> None:
     """Writes NAME.json. A record that stands there and was changed since is named by `warn`."""
     if path.exists():
         try:
-            read_record(path)
+            checksums.read(path)
         except ValueError as error:
             warn(f"{error}; it is written again, from the items' outcomes")
-    plain = json.loads(json.dumps(record))
-    saving.save(path, (json.dumps(plain | {SEAL: seal(plain)}, indent=1) + "\n").encode())
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """The record in NAME.json. ValueError, in one line, if it cannot be read or is not as it was written."""
-    record = parse.json_file(path)
-    if SEAL not in record or record[SEAL] != seal(record):
-        seal_is = "another" if SEAL in record else "missing, as in those of earlier versions"
-        raise ValueError(f"{path} is not as gptjax.evaluate writes it: its seal is {seal_is}")
-    return record
+    checksums.save(path, record)

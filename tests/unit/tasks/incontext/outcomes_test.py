@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from gptjax.data import checksums
 from gptjax.tasks.incontext import outcomes
 
 ONES = [{"id": str(n), "right": (n, 1), "log_probabilities": [-0.1 * n, float("-inf")], "written": "\u00e9\ud800\n"} for n in range(6)]
@@ -71,7 +72,7 @@ def test_another_evaluations_outcomes_are_not_its_own(kept):
 def test_records(tmp_path):
     path, said = tmp_path / "a.json", []
     outcomes.save_record(path, {"task": "x", "scores": {"f1": 0.1}, "pair": (1, 2)}, pytest.fail)
-    assert outcomes.read_record(path)["pair"] == [1, 2]
+    assert checksums.read(path)["pair"] == [1, 2]
     outcomes.save_record(path, {"task": "x", "scores": {"f1": 0.2}}, pytest.fail)
     for content, why in [
         (path.read_text().replace("0.2", "0.3"), "its seal is another"),
@@ -81,6 +82,6 @@ def test_records(tmp_path):
     ]:
         path.write_text(content)
         with pytest.raises(ValueError, match=why):
-            outcomes.read_record(path)
+            checksums.read(path)
     outcomes.save_record(path, {"task": "y"}, said.append)
-    assert "it is written again" in said[0] and outcomes.read_record(path)["task"] == "y"
+    assert "it is written again" in said[0] and checksums.read(path)["task"] == "y"

@@ -183,7 +183,7 @@ def test_what_evaluate_sealed_is_compared_with_its_seal(tmp_path):
         content = (tmp_path / name).read_text()
         assert old in content
         (tmp_path / name).write_text(content.replace(old, new))
-        with pytest.raises(ValueError, match=rf"{name}.* is not as `evaluate` wrote it: evaluate again"):
+        with pytest.raises(ValueError, match=rf"{name}.* is damaged, or was changed by hand: its seal is another"):
             dirtiness.compared(tmp_path / "overlap", tmp_path)
         (tmp_path / name).write_text(content)
 
