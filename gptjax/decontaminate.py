@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--words", metavar="FILE", type=place, help="the list of the tasks that scramble words")
     parser.add_argument("--seed", type=parse.whole_argument(0, 2**32 - 1), default=0, help="of tasks that are made (default: %(default)s)")
     parser.add_argument("--out", metavar="DIR", type=parse.path_argument, help="where the result goes")
-    parser.add_argument("--compression", choices=("zst", "none"), default="zst", help="of what filter writes (default: %(default)s)")
+    parser.add_argument("--compression", choices=("gz", "none"), default="gz", help="of what filter writes (default: %(default)s)")
     parser.add_argument(
         "--workers", metavar="N", type=parse.whole_argument(1, 1024), default=os.cpu_count() or 1, help="processes (default: a core each)"
     )
@@ -71,7 +71,7 @@ def filtered(args: argparse.Namespace, rule: contamination.Filter) -> None:
         counts, _, _ = counted(args, job)
         known = grams.Known(job.known.hashes[(counts > 0) & (counts <= rule.most_documents)])
         scanning.save(job.cut, known, [rule.n])
-        work = cleaning.Cleaning(rule, args.out, "" if args.compression == "none" else ".zst")
+        work = cleaning.Cleaning(rule, args.out, "" if args.compression == "none" else ".gz")
         done(job, work.is_done, work, job.cut, args, "cleaning")
         expected = {work.name(part) for part in job.parts}
         for left in args.out.glob("[0-9][0-9][0-9][0-9][0-9]-*.jsonl*"):
@@ -87,7 +87,7 @@ def filtered(args: argparse.Namespace, rule: contamination.Filter) -> None:
     rows = [(name, *(f"{found[key]:,}" for key in ("items", "grams", "seen", "common"))) for name, found in report["tasks"].items()]
     print(aligned([("task", "items", f"{rule.n}-grams", "in the corpus", f"in over {rule.most_documents} documents: left"), *rows]))
     print(aligned([(name.replace("_", " "), f"{count:,}") for name, count in report["counts"].items()]))
-    ending = "" if args.compression == "none" else ".zst"
+    ending = "" if args.compression == "none" else ".gz"
     print(f"""train on it:\n  --set "data.sources=Text(path='{args.out}/*.jsonl{ending}')\"""")
 
 

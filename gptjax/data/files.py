@@ -50,7 +50,7 @@ def read(file: pathlib.Path, raw: BinaryIO, field: str) -> Iterator[str | None]:
     if packed and find_files.regular(file).st_size == 0:
         return
     try:
-        stream = compression.plain(raw, packed)
+        stream = compression.decompress(raw, packed)
         match holds:
             case ".txt":
                 if content := whole(stream, str(file)):
@@ -59,14 +59,14 @@ def read(file: pathlib.Path, raw: BinaryIO, field: str) -> Iterator[str | None]:
                 yield from jsonl(stream, file, field)
             case ".parquet":
                 yield from parquet(stream, file, field)
-    except compression.Damaged as error:
+    except compression.CorruptFile as error:
         raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from None
 
 
 def whole(stream: BinaryIO, where: str) -> bytearray:
     """All that comes of a stream, up to a zero byte. ValueError if that is more than LONGEST."""
     content = bytearray()
-    while part := stream.read(compression.PIECE):
+    while part := stream.read(compression.BUFFER_BYTES):
         content += part
         if b"\0" in part:
             break
@@ -146,7 +146,7 @@ def parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | 
 def _packed(stream: BinaryIO, where: str) -> bytearray:
     """The plain bytes of a compressed parquet file."""
     content = bytearray()
-    while part := stream.read(compression.PIECE):
+    while part := stream.read(compression.BUFFER_BYTES):
         content += part
         if len(content) > LONGEST:
             raise ValueError(f"{where} has over {LONGEST:,} plain bytes: decompress it (parquet is compressed within)")
@@ -203,8 +203,8 @@ def _looks_right(file: pathlib.Path, field: str) -> bool:
         whole_ = True
         if packed:
             try:
-                whole_ = compression.checked(raw, packed)
-            except compression.Damaged as error:
+                whole_ = compression.has_checksums(raw, packed)
+            except compression.CorruptFile as error:
                 raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from None
             raw.seek(0)
         if holds == ".jsonl":

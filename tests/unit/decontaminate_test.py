@@ -84,7 +84,13 @@ def test_processes_and_compression_change_nothing(place):
     assert texts(place / "out") == texts(place / "packed")
     assert (place / "out" / "report.json").read_bytes() == (place / "packed" / "report.json").read_bytes()
     assert not (place / "packed" / "work").exists()
-    assert files.check(str(place / "packed" / "*.zst"), "text") == []  # each frame has its checksum
+    packed = sorted((place / "packed").glob("*.jsonl.gz"))
+    assert len(packed) == 3 and files.check(str(place / "packed" / "*.gz"), "text") == []
+    content = packed[0].read_bytes()
+    for at in range(10, len(content), 97):
+        packed[0].write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(ValueError, match="is damaged or cut short|is not JSON|is not UTF-8"):
+            texts(place / "packed")
 
 
 def test_a_killed_job_goes_on(place, monkeypatch, capsys):
@@ -255,7 +261,7 @@ def test_a_used_folder_says_what_changed(place):
     run(place, "filter")
     with pytest.raises(ValueError, match=r"another rule: it has window 200, now it is window 100; give an empty"):
         run(place, "filter", "--set=window=100")
-    with pytest.raises(ValueError, match=r"another rule: it has compression zst, now it is compression none"):
+    with pytest.raises(ValueError, match=r"another rule: it has compression gz, now it is compression none"):
         run(place, "filter", "--compression=none")
     items = (place / "data" / "piqa.jsonl").read_text().splitlines()
     (place / "data" / "piqa.jsonl").write_text("\n".join(items[:-1]))

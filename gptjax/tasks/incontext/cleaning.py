@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import gzip
 import hashlib
 import itertools
 import json
@@ -11,7 +12,7 @@ from typing import Any
 
 from gptjax.config import data, find_files
 from gptjax.config.contamination import Filter
-from gptjax.data import checksums, compression, saving
+from gptjax.data import checksums, saving
 from gptjax.tasks.incontext import grams, scanning
 
 COUNTS = (  # what is counted of every file
@@ -136,6 +137,6 @@ def line(text: str) -> bytes:
     return json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
 
 
-def compressed(raw: Any, compression_: str) -> Any:
-    """`raw` as a stream that takes plain bytes."""
-    return contextlib.nullcontext(raw) if compression_ == "" else compression.ZstWriter(raw)
+def compressed(raw: Any, compression: str) -> Any:
+    """`raw` as a stream that takes plain bytes. compression: "" or ".gz", whose every member has a checksum; pyarrow's .zst has none."""
+    return gzip.GzipFile("", "wb", 1, raw, mtime=0) if compression else contextlib.nullcontext(raw)
