@@ -185,7 +185,7 @@ def zero_shot(args: argparse.Namespace, files: dict[str, list[str]]) -> dict[str
         read = examples.read(spec, "dev", print)
         labels = np.array([example.label for example in read])
         for at in [0, *saved.steps()]:
-            restored = None if at == 0 else saved.restore({"params": abstract}, part="params/", step=at)
+            restored = None if at == 0 else saved.restore({"params": abstract}, part="params/", steps=[at])
             params = fresh if restored is None else restored[1]["params"]
             y_BC = zeroshot.answered(spec, read, built.model, params, text)
             found.setdefault(task, []).append((at, scores.score("accuracy", y_BC, labels)))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax import train
+from gptjax import resume, train
 from gptjax.config import command, finetuning, overrides, parse, registry, run
 from gptjax.config.batches import Batches
 from gptjax.config.schema import Config
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     seeds, count = parse.whole_argument(1, 1000), parse.whole_argument(0)
     parser.add_argument("--seeds", metavar="N", type=seeds, default=1, help="so many runs from seed on, below DIR; shows median and spread")
     parser.add_argument("--profile", metavar="N", type=count, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
-    train.recording(parser)
+    train.add_new_record(parser)
     meeting.flags(parser)
     args = parser.parse_args(arguments)
     if args.config is None:
@@ -97,8 +97,9 @@ def finetuned(config: Config, there: str, learning: "Finetuned", args: Any, here
     from gptjax.mesh import hosts
 
     learning.check(config, run.directory(there))
+    request = resume.Request(run.directory(there), config, new_record=args.new_record)
     with hosts.joined(here, config, args.join_seconds) as party:
-        return train.train(config, run.directory(there), run.bucket(there), party, args.profile, learning, new_record=args.new_record)
+        return train.train(request, run.bucket(there), party, args.profile, learning)
 
 
 class Finetuned:
@@ -208,17 +209,12 @@ class Finetuned:
 def restored(saved: Any, directory: Path, steps: Sequence[int], abstract: Any) -> tuple[int, Any, dict]:
     """(step, parameters, about) of the first of these checkpoints that is whole; saved: a learn.checkpoint.Saved, which names the others.
     ValueError if none is."""
-    for step in steps:
-        try:
-            _, found, about = saved.restore({"params": abstract}, part="params/", step=step)
-        except ValueError:
-            if step == steps[-1]:
-                raise
-        else:
-            return step, found["params"], about
-    raise ValueError(
-        f"{directory} has no epoch that was evaluated and saved: let python -m gptjax.finetune go on, or begin again with --run"
-    )
+    if not steps:
+        raise ValueError(
+            f"{directory} has no epoch that was evaluated and saved: let python -m gptjax.finetune go on, or begin again with --run"
+        )
+    step, state, about = saved.restore({"params": abstract}, part="params/", steps=steps[::-1])
+    return step, state["params"], about
 
 
 def told(out: Any, results: list[dict[str, Any]]) -> None:

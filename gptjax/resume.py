@@ -37,12 +37,14 @@ def about(config: Config, plan: batches.Batches, limit_rows: int, reading: Any, 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a run is asked to be, and may be on the way. longer: train --tokens was given. new_record: train --new_record."""
+    """What a run is asked to be. change_length: train --tokens was given. set_length: beside it --set train.total_tokens, which then is
+    the length of a run that is there. new_record: train --new_record."""
 
     directory: Path
     config: Config
-    longer: bool
-    new_record: bool
+    change_length: bool = False
+    set_length: int | None = None
+    new_record: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,12 @@ class ResumePoint:
 def find_run(request: Request, checkpoints: Any, warn: Callable[[str], None]) -> bool:
     """Is there a run that goes on? For process 0. ValueError if it cannot, as far as can be told before its data are read."""
     steps = checkpoints.steps()
-    run.claim(request.directory, request.config, steps, request.longer, request.new_record)
+    continues = run.claim(request.directory, request.config, steps, request.change_length, request.new_record)
+    if not continues and request.set_length is not None:
+        raise ValueError(
+            f"--tokens={request.config.train.total_tokens:,} and train.total_tokens={request.set_length:,} are two lengths of a new run: "
+            f"leave out one of them; --tokens moves the schedule's decay, too"
+        )
     if steps:
         step, sealed = checkpoints.newest()
         _compare(request, step, sealed)
@@ -87,9 +94,6 @@ def restore_run(request: Request, checkpoints: Any, abstract_state: Any, reading
 
     data = f"the data of {request.directory} have changed since it began: give back what it read, or another --run"
     step, now, sealed = checkpoints.restore(abstract_state)
-    named = int(jax.device_get(now.step))
-    if named != step:
-        raise ValueError(f"{request.directory}/checkpoints/{step} is of step {named:,}: a folder was renamed or copied; remove it")
     if sealed["tokenizer"] != reading.tokenizer.digest or sealed.get("text", reading.digest()) != reading.digest():  # earlier ones lack it
         raise ValueError(data)
     rows, longer = int(jax.device_get(now.rows)), _compare(request, step, sealed)
@@ -99,7 +103,7 @@ def restore_run(request: Request, checkpoints: Any, abstract_state: Any, reading
     kept = party.first(lambda: _record(request, step, sealed))
     plan = batches.going_on(request.config, shards, step, rows, sealed.get("quantum"))
     limit = request.config.train.microbatch_rows or sealed["microbatch_rows"]
-    notes = []
+    notes = [events.LOST] if kept is None else []
     if longer:
         seen = (rows + plan.rows(step)) * request.config.model.n_ctx
         now_rate, old_rate = (
@@ -109,7 +113,6 @@ def restore_run(request: Request, checkpoints: Any, abstract_state: Any, reading
             f"the run has another length from step {step:,} on: {'; '.join(longer)}; its learning rate goes on at {now_rate:.2e}, where it "
             f"would have been {old_rate:.2e}"
         )
-    notes += ["the record of the steps before is lost"] if kept is None else []
     before, after = plan.largest_microbatch(sealed["microbatch_rows"], sealed.get("shards", shards)), plan.largest_microbatch(limit)
     if before != after:
         drops = any(dataclasses.astuple(request.config.model.dropout))
@@ -144,13 +147,14 @@ def remove_new_data(directory: Path, goes_on: bool) -> Iterator[None]:
 def _compare(request: Request, step: int, sealed: dict[str, Any]) -> list[str]:
     """What is other than in the checkpoint in length. ValueError if more is."""
     there = overrides.rebuild(sealed["config"])
-    return run.check(there, request.config, f"the checkpoint of step {step:,} in {request.directory} is of another config", request.longer)
+    what = f"the checkpoint of step {step:,} in {request.directory} is of another config"
+    return run.check(there, request.config, what, request.change_length)
 
 
 def _record(request: Request, step: int, sealed: dict[str, Any]) -> int | None:
     try:
         return events.whole(request.directory, step, sealed.get("record"))
     except ValueError:
-        if not request.new_record:
+        if not request.new_record and not events.begins_anew(request.directory, step):
             raise
         return None

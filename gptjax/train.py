@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gptjax import pretraining, resume
-from gptjax.config import command, count, parse, run
+from gptjax.config import command, count, parse, registry, run
 from gptjax.config.batches import Batches
 from gptjax.config.schema import Config
 from gptjax.mesh import meeting
@@ -19,20 +19,22 @@ EXAMPLE = 'python -m gptjax.train --config=gpt3_small --set train.steps=100 --se
 
 def main(arguments: list[str]) -> int:
     """Exit status 0 at the end of the run or at an orderly stop, 3 if the run gave up on non-finite updates."""
-    args, config = asked(arguments)
-    bucket, longer = run.bucket(args.run), args.tokens is not None
+    args, given = read_arguments(arguments)
+    config, longer = run.scale_length(given, args.tokens), args.tokens is not None
+    beside = longer and given.train.total_tokens != registry.config(args.config).train.total_tokens
+    length = given.train.total_tokens if beside else None
+    request = resume.Request(run.directory(args.run, config.name), config, longer, length, args.new_record)
 
     from gptjax.mesh import hosts
 
     here = meeting.place(args.coordinator, args.processes, args.process, args.join_seconds)
     with hosts.joined(here, config, args.join_seconds) as party:
-        learning = pretraining.Pretraining(args.init)
-        return train(config, run.directory(args.run, config.name), bucket, party, args.profile, learning, longer, args.new_record)
+        return train(request, run.bucket(args.run), party, args.profile, pretraining.Pretraining(args.init))
 
 
-def asked(arguments: list[str], here: bool = True) -> tuple[argparse.Namespace, Config]:
-    """What main's arguments ask for, and ValueError for all that can be refused without devices and jax: launchers ask it before a job is
-    printed, which runs where files and packages are not those of this machine: not `here`."""
+def read_arguments(arguments: list[str], here: bool = True) -> tuple[argparse.Namespace, Config]:
+    """main's arguments and the config that they give before --tokens. ValueError for all that can be refused without devices and jax: the
+    launchers call it before they print a job, which runs where files and packages are not those of this machine: not `here`."""
     parser = command.parser("train", "Train a GPT on text. The same command continues an interrupted run.", EXAMPLE, text=True)
     parser.add_argument("--run", metavar="DIR", help="where the run goes, or lies; or gs://BUCKET/FOLDER (default: runs/CONFIG)")
     parser.add_argument("--init", metavar="RUN_OR_WEIGHTS", help="begin with the weights of another run, or of a folder of weights")
@@ -40,19 +42,17 @@ def asked(arguments: list[str], here: bool = True) -> tuple[argparse.Namespace, 
     parser.add_argument("--profile", metavar="N", type=steps, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
     tokens = "the length: train.total_tokens, and the decay of its schedule in proportion; prolongs a run that is there, finished or not"
     parser.add_argument("--tokens", metavar="N", type=parse.whole_argument(), help=tokens)
-    recording(parser)
+    add_new_record(parser)
     meeting.flags(parser)
     args = parser.parse_args(arguments)
     config = command.resolved(args, here)
-    if args.tokens is not None:
-        config = run.prolonged(config, args.tokens)
-    Batches(config)
+    Batches(run.scale_length(config, args.tokens))
     if here or args.run is not None and not args.run.startswith(tuple(run.BUCKETS)):
         run.directory(args.run, config.name)
     return args, config
 
 
-def recording(parser: argparse.ArgumentParser) -> None:
+def add_new_record(parser: argparse.ArgumentParser) -> None:
     """The argument of a program that may have lost a run's record."""
     lost = "go on from the checkpoints though config.json or metrics.jsonl is lost or damaged: the old one is set aside"
     parser.add_argument("--new_record", action="store_true", help=lost)
@@ -124,24 +124,16 @@ class Session:
                 self.out.warn(f"{what}: {command.verdict(error)[1]}; the training goes on")
 
 
-def train(
-    config: Config,
-    directory: Path,
-    bucket: str | None,
-    party: Any,
-    profiled: int,
-    learning: Learning,
-    longer: bool = False,
-    new_record: bool = False,
-) -> int:
-    """Train in `directory` from where its run stands, with the processes of `party`; `profiled` steps are traced. bucket: where checkpoints
-    go, and copies of the record. longer, new_record: the config may have another length than the run; the record may begin anew.
-    ValueError, in one line, for what a user can mend: then the directory is as it was."""
+def train(request: resume.Request, bucket: str | None, party: Any, profiled: int, learning: Learning) -> int:
+    """Train as asked for from where the run stands, with the processes of `party`; `profiled` steps are traced. bucket: where checkpoints
+    go, and copies of the record. ValueError, in one line, for what a user can mend: then the directory is as it was."""
     import jax
 
     from gptjax.learn import checkpoint, state
     from gptjax.mesh import devices, rules, xla
     from gptjax.report import console, copies, events, profile, run_summary
+
+    config, directory = request.config, request.directory
 
     # --- mesh
     xla.begin()
@@ -150,7 +142,6 @@ def train(
     devices.check_room(config.model, mesh)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     out = console.Console(quiet=party.process != 0)
-    request = resume.Request(directory, config, longer, new_record)
     copied = copies.Copies(directory, bucket)
     stored = directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints"
     with (
@@ -184,14 +175,16 @@ def train(
         checkpoints.begin()
         if party.process == 0:
             if point.kept is None:
-                events.set_aside(directory)
+                events.set_aside(directory, point.step)
             resume.write_description(directory, config, reading)
         with jax.set_mesh(mesh):
             session = Session(config, directory, mesh, point, reading, built, checkpoints, copied, out, party, tracing, learning)
             out.table(config.name, run_summary.facts(session))
             for note in (*point.notes, *run_summary.warnings(session)):
                 out.warn(note)
-            if point.step:
+            if point.step == point.plan.n_steps:
+                out.say(f"the run is finished: all of its {point.step:,} steps are done")
+            elif point.step:
                 out.say(f"continuing from step {point.step:,} of {point.plan.n_steps:,}")
             with party.watched(config.loop.hang_seconds):
                 return loop(session)
@@ -329,7 +322,8 @@ def loop(session: Session) -> int:
 
     advance, evaluated = driver(session, put), session.learning.evaluation(session, put)
     feed = reading.batches(batches, session.limit_rows, start, lambda n_rows: rules.rows_here(n_rows, activations, session.mesh))
-    step, settled = start, start  # settled: evaluated and saved, as a restored state was before
+    # settled: the step that was evaluated and saved, as a restored state was before; what was measured of it may be lost
+    step, settled = start, start if session.point.kept is not None else None
     log = events.Silent()
     if party.process == 0:
         log = events.Events(session.directory, start + 1 if start else 0, session.point.kept or 0, out.warn)

@@ -25,7 +25,7 @@ def for_training(arguments: list[str], program: str, example: str) -> tuple[list
             raise ValueError(
                 f"{parse.shown(word)} holds a control character: in a --set a string may be quoted, and then '\\n' stands for one"
             )
-    train.asked(theirs, here=program == "rehearse")
+    train.read_arguments(theirs, here=program == "rehearse")
     return own, theirs
 
 

@@ -121,8 +121,11 @@ def check_shared(run: Path, sign: str) -> None:
         raise ValueError(f"{run} is not the directory that process 0 writes to: give a --run on a file system that all hosts share")
 
 
-def prolonged(config: Config, total_tokens: int) -> Config:
-    """The config with another length: train.total_tokens, and its schedule's decay in proportion, where it has one; the warm-up stays."""
+def scale_length(config: Config, total_tokens: int | None) -> Config:
+    """The config with another length: train.total_tokens, and its schedule's decay in proportion, where it has one; the warm-up stays.
+    None: the config as it is."""
+    if total_tokens is None:
+        return config
     edits = [f"train.total_tokens={total_tokens}"]
     if not isinstance(config.train.schedule, Constant):
         schedule, before = config.train.schedule, config.train.total_tokens

@@ -2,7 +2,7 @@
 
 A checkpoint is a directory DIR/<step>. When Orbax has written it, files.json (the size of every file, and the CRC of those that hold no
 values) joins it, and it becomes valid at once (places.py). A kill at any moment so leaves whole checkpoints, and rubbish that the next
-writer removes. With the leaves goes a sealed record: `about`, and each leaf's dtype, shape and digest. The digests
+writer removes. With the leaves goes a sealed record: the step, `about`, and each leaf's dtype, shape and digest. The digests
 are computed on the devices before saving, and again after restoring, so that nothing on the way between goes unseen.
 """
 
@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Saved:
     def about(self, step: int | None = None) -> dict:
         """What was saved beside the state of `step`, by default of the newest checkpoint that is readable; reads no arrays.
 
-        ValueError if there is none, or none that is readable.
+        ValueError if there is none, none that is readable, or if its folder has the name of another step.
         """
         return self.newest(step)[1]
 
@@ -64,12 +64,12 @@ class Saved:
         found, record = self._newest(steps if step is None else [step], self._record)
         return found, record["about"]
 
-    def restore(self, abstract_state, part: str = "", step: int | None = None) -> tuple[int, Any, dict] | None:
-        """(step, state, about) of the newest checkpoint that is whole, or of that of `step`; None if there is no checkpoint.
+    def restore(self, abstract_state, part: str = "", steps: Sequence[int] | None = None) -> tuple[int, Any, dict] | None:
+        """(step, state, about) of the newest checkpoint that is whole, or of the last of `steps` that is; None if there is none to try.
 
         abstract_state: a pytree of jax.ShapeDtypeStruct; its shardings need not be those that were saved, and a leaf without one comes
         to the first device. part: restore the leaves whose names start so, for example "params/", which abstract_state then consists of.
-        ValueError if its leaves are not the checkpoint's, or if every checkpoint is damaged.
+        ValueError if its leaves are not the checkpoint's, if its folder has the name of another step, or if every checkpoint is damaged.
         """
         structure = jax.tree.structure(abstract_state)
         wanted = {name: _placed(leaf) for name, leaf in trees.named_leaves(abstract_state)}
@@ -80,14 +80,14 @@ class Saved:
             self._compare(step, saved, wanted)
             return self._leaves(step, saved, wanted), record["about"]
 
-        steps = self._party.first(self.steps) if step is None else [step]
-        if not steps:
+        tried = self._party.first(self.steps) if steps is None else steps
+        if not tried:
             return None
-        found, (leaves, about) = self._newest(steps, read)
+        found, (leaves, about) = self._newest(tried, read)
         self._good.add(found)
         return found, jax.tree.unflatten(structure, [leaves[name] for name in wanted]), about
 
-    def _newest(self, steps: list[int], read: Callable[[int], Any]) -> tuple[int, Any]:
+    def _newest(self, steps: Sequence[int], read: Callable[[int], Any]) -> tuple[int, Any]:
         """(step, read(step)) for the last of `steps` whose reading does not raise Damage."""
         troubles = []
         for step in reversed(steps):
@@ -117,7 +117,7 @@ class Saved:
         return answer["record"]
 
     def _record(self, step: int) -> dict:
-        """The sealed record of a checkpoint, after a look at its files."""
+        """The sealed record of a checkpoint, after a look at its files. ValueError if it is of another step than its folder's name says."""
         directory = self._directory / str(step)
         try:
             for name, (size, crc) in json.loads((directory / places.LISTING).read_text()).items():
@@ -125,11 +125,14 @@ class Saved:
             sealed: Any = ocp.checkpointables_metadata(str(directory)).custom_metadata
             if sealed["seal"] != checksums.seal(sealed["record"]):
                 raise Damage("its record was changed")
-            return sealed["record"]
         except FileNotFoundError as error:
             raise Damage(f"{places.LISTING} is missing") from error
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise Damage(f"its metadata is unreadable: {_first_line(error)}") from error
+        record = sealed["record"]
+        if record.get("step", step) != step:  # earlier versions did not record it
+            raise ValueError(f"{directory} is of step {record['step']:,}: a folder was renamed or copied; remove it")
+        return record
 
     def _check_file(self, file: Any, name: str, size: int, crc: int | None) -> None:
         """Damage if the file is missing, not as long as it was, or has another CRC."""
@@ -234,7 +237,7 @@ class Checkpoints(Saved):
             raise ValueError(self._trouble(step, needed, "the disk is full"))
         with _orbax():
             digests = trees.digests(leaves)
-            record = {"about": about, "leaves": {n: {"kind": _kind(x), "digest": digests[n]} for n, x in leaves.items()}}
+            record = {"step": step, "about": about, "leaves": {n: {"kind": _kind(x), "digest": digests[n]} for n, x in leaves.items()}}
             record = json.loads(json.dumps(record))  # as it will be read: lists for tuples
             try:
                 response = ocp.save_async(

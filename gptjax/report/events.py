@@ -24,6 +24,7 @@ from typing import Any
 from gptjax.config import command, parse, run
 
 NAME = "metrics.jsonl"
+LOST = "the record of the steps before is lost"  # the note with which a record begins that takes the place of another
 NOT_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -187,10 +188,19 @@ def whole(directory: Path, step: int, sealed: Mapping[str, Any] | None) -> int:
     )
 
 
-def set_aside(directory: Path) -> None:
-    """Rename a record that is not whole, so that another can begin in its place."""
+def begins_anew(directory: Path, step: int) -> bool:
+    """Does the record begin with LOST at the checkpoint of `step`? What it holds then is measured after that checkpoint, or of it, and can
+    be measured again; it is sealed by the checkpoints that come after."""
     file = Path(directory) / NAME
-    if file.exists():
+    with contextlib.suppress(ValueError):
+        return file.is_file() and parse.json_value(file.read_bytes().partition(b"\n")[0], NAME) == {"step": step, "note": LOST}
+    return False
+
+
+def set_aside(directory: Path, step: int) -> None:
+    """Rename a record that is not whole, so that another can begin in its place at the checkpoint of `step`."""
+    file = Path(directory) / NAME
+    if file.exists() and not begins_anew(directory, step):
         names = (file.with_name(f"{NAME}.lost-{number}") for number in itertools.count(1))
         file.rename(next(name for name in names if not name.exists()))
 

@@ -10,12 +10,14 @@ import sys
 import time
 import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gptjax import classify, finetune, sample, train
 from gptjax.config import count, registry, run
-from gptjax.learn import metrics
+from gptjax.learn import checkpoint, metrics
 from gptjax.report import events
 from gptjax.tasks.finetune import scores
 
@@ -235,18 +237,24 @@ def test_the_epoch_that_is_best_on_dev_is_taken_and_a_result_is_always_written(t
         (tuned / "predictions/Mine.tsv").unlink()
 
 
-def test_an_epoch_that_is_damaged_is_passed_over():
-    class Saved:
-        def restore(self, wanted, part, step):
-            if step in (30, 40):
-                raise ValueError(f"step {step} is damaged")
-            return step, {"params": wanted["params"] * step}, {"about": step}
-
-    assert finetune.restored(Saved(), "here", [30, 20, 10], 2) == (20, 40, {"about": 20})
-    with pytest.raises(ValueError, match="step 40 is damaged"):
-        finetune.restored(Saved(), "here", [30, 40], 2)
+def test_an_epoch_that_is_damaged_is_named_and_passed_over(tmp_path):
+    said, wanted = [], {"w": jax.ShapeDtypeStruct((), jnp.int32)}
+    with checkpoint.Checkpoints(tmp_path, 9, None, said.append) as checkpoints:
+        for step in (10, 20, 30, 40):
+            checkpoints.save(step, {"params": {"w": jnp.int32(step)}}, {"about": step})
+    saved = checkpoint.Saved(tmp_path, said.append)
+    for step in (30, 40):
+        (tmp_path / str(step) / "_CHECKPOINT_METADATA").unlink()
+    step, params, about = finetune.restored(saved, "here", [30, 20, 10], wanted)
+    assert (step, int(params["w"]), about) == (20, 20, {"about": 20})
+    assert len(said) == 1 and "the checkpoint of step 30 is damaged: _CHECKPOINT_METADATA is missing" in said[0]
+    with pytest.raises(ValueError, match="every checkpoint in .* is damaged .30: .*; 40: "):
+        finetune.restored(saved, "here", [30, 40], wanted)
     with pytest.raises(ValueError, match="here has no epoch that was evaluated and saved"):
-        finetune.restored(Saved(), "here", [], 2)
+        finetune.restored(saved, "here", [], wanted)
+    (tmp_path / "10").rename(tmp_path / "50")
+    with pytest.raises(ValueError, match="50 is of step 10: a folder was renamed or copied; remove it"):
+        finetune.restored(saved, "here", [50, 20], wanted)
 
 
 def test_a_run_that_crashed_goes_on_to_the_identical_record(there, tuned, tmp_path, monkeypatch):

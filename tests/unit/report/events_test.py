@@ -216,6 +216,6 @@ def test_a_disk_that_fills_is_one_line_and_no_more(tmp_path, capfd):
 def test_a_record_that_is_set_aside_is_never_overwritten(tmp_path):
     for content in ("a", "b"):
         (tmp_path / "metrics.jsonl").write_text(content)
-        events.set_aside(tmp_path)
+        events.set_aside(tmp_path, 8)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"metrics.jsonl.lost-1": "a", "metrics.jsonl.lost-2": "b"}
-    events.set_aside(tmp_path / "none")
+    events.set_aside(tmp_path / "none", 8)

@@ -1,0 +1,75 @@
+"""The run of tests/short_run.py, trained once, and machines on which it goes on."""
+
+import shutil
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from gptjax import pretraining, resume, train
+from gptjax.mesh import devices
+from gptjax.report import events, plots
+from tests import short_run
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(short_run.LINES)
+    return path
+
+
+def _without_samples_and_pictures(patch):
+    """They take longer than the rest."""
+    patch.setattr(pretraining.Pretraining, "said", lambda *args: [])
+    patch.setattr(plots, "_figure", lambda *args: SimpleNamespace(savefig=lambda path, dpi: path.write_bytes(b"")))
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    _without_samples_and_pictures(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def finished(text, tmp_path_factory):
+    """A run of 9 steps, with checkpoints of 4, 8 and 9."""
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        _without_samples_and_pictures(patch)
+        assert short_run.go(text, directory) == 0
+    return directory
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """machine(n): from here on this machine has n devices."""
+    real = devices.mesh
+    return lambda n: monkeypatch.setattr(devices, "mesh", lambda sizes, there=None: real(sizes, there or jax.devices()[:n]))
+
+
+@pytest.fixture
+def passed(monkeypatch):
+    """passed(n): from here on a training is a checkpoint and a record as though n steps were done, which need no compiling."""
+    sessions = []
+
+    def patch(n):
+        def loop(session):
+            now, plan = session.point.state, session.batches
+            sessions.append(session)
+            with events.Events(session.directory, 0) as log, jax.transfer_guard("allow"):
+                for step in range(1, n + 1):
+                    log.write(step, {"loss": 1.0})
+                now = now.replace(step=now.step * 0 + n, rows=now.rows * 0 + plan.first_row(n))
+                about = resume.about(session.config, plan, session.limit_rows, session.reading, log.seal(n))
+                session.checkpoints.save(n, now, about)
+            return 0
+
+        monkeypatch.setattr(train, "loop", loop)
+        return sessions
+
+    return patch
