@@ -27,7 +27,7 @@ T = TypeVar("T")
 LOST = 4  # exit status of a process that ends because another died or nothing moves: the same command continues
 GRACE = 5.0  # seconds in which the word that another process is gone may overtake the error which that caused here
 # What jax's errors say when another process has not taken part in time: Gloo after 30 s, its coordinator, NCCL.
-APART = r"Gloo|gloo|DEADLINE_EXCEEDED|UNAVAILABLE|NCCL|Connection (reset|closed) by peer"
+PEER_ERRORS = r"Gloo|gloo|DEADLINE_EXCEEDED|UNAVAILABLE|NCCL|Connection (reset|closed) by peer"
 
 
 class Disagreement(ValueError):
@@ -52,14 +52,16 @@ class Hosts:
         must have, or ValueError; None: as long as they live and `watched` lets them, for some prepare their data meanwhile."""
         if self.process:
             self._links[0].send(value=value, goodbye=goodbye)
-            values = self._heard(0, until)
-            return values if isinstance(values, list) and len(values) == self.processes else [values] * self.processes
-        values = [value, *(self._heard(process, until) for process in range(1, self.processes))]
+            values = self._receive(0, until)
+            if not isinstance(values, list) or len(values) != self.processes:
+                self._gone(0)  # as for other nonsense: see Link.follow
+            return values
+        values = [value, *(self._receive(process, until) for process in range(1, self.processes))]
         for link in self._links.values():
             link.send(value=values, goodbye=goodbye)
         return values
 
-    def _heard(self, process: int, until: float | None) -> Any:
+    def _receive(self, process: int, until: float | None) -> Any:
         try:
             return self._links[process].values.get(timeout=None if until is None else max(0.001, until - time.monotonic()))
         except queue.Empty:
@@ -108,7 +110,7 @@ class Hosts:
             woke = time.monotonic()
             while not over.wait(every):
                 woke, before = time.monotonic(), woke
-                self._since = counted(self._since, before, woke, every)
+                self._since = skip_pause(self._since, before, woke, every)
                 if woke - self._since > seconds:
                     faulthandler.dump_traceback()
                     self._finish(LOST, f"{self._named(self.process)} has not moved for {seconds:g} s (loop.hang_seconds) in {self._doing}")
@@ -135,7 +137,7 @@ class Hosts:
         status, line = command.verdict(error)
         if status == 1:
             time.sleep(GRACE)  # the word that another is gone, if that is why, ends this process meanwhile
-            if isinstance(error, RuntimeError) and re.search(APART, str(error)):
+            if isinstance(error, RuntimeError) and re.search(PEER_ERRORS, str(error)):
                 status, line = LOST, f"the processes lost each other, or one was too late ({line}); the same command continues"
             else:
                 traceback.print_exception(error)
@@ -159,9 +161,9 @@ class Hosts:
         return "this process" if self.processes == 1 else f"process {process} of {self.processes}, on {self._names[process]},"
 
 
-def counted(since: float, before: float, now: float, every: float) -> float:
-    """`since`, later by the time in which this process was stopped: in which its watch, which should wake `every` seconds after `before`,
-    did not. A watch that is a little late is one on a busy machine."""
+def skip_pause(since: float, before: float, now: float, every: float) -> float:
+    """Returns `since`, moved later by the time for which this process was stopped. The watch should wake `every` seconds after `before` and
+    woke at `now`: if it is later by more than `every`, the process was stopped; if by less, the machine is busy."""
     late = now - before - every
     return min(since + late, now) if late > every else since
 

@@ -32,12 +32,12 @@ from gptjax.config import command, parse
 NONCE = "GPTJAX_NONCE"  # the environment variable
 HELLO, LINE = 2**16, 2**26  # bytes of a line, at most: of one who is not known yet, and of a process
 STRANGERS = 64  # connections beside the processes' own that may be open before they have said anything: then the oldest is closed
-MOST_PROCESSES = 100_000
+MAX_PROCESSES = 100_000
 HOST = r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}|\[?[0-9A-Fa-f.]*:[0-9A-Fa-f:.]{1,44}\]?"
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # seconds, and probes: a host without power is noticed after 30 s
 PATIENCE = 10.0  # seconds for a first message: whoever connects and says nothing is not one of us
 RETRY = 2.0  # seconds in which one whom process 0 has turned away tries again: it may have been taken for a stranger among many
-SENDING = 30  # seconds until one who does not read any more counts as gone
+SEND_SECONDS = 30  # seconds until one who does not read any more counts as gone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +60,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
     """The arguments of a program that may run on many hosts; `place` reads them."""
     many = parser.add_argument_group("many hosts", "Found by itself on TPU pods, GKE and Slurm; elsewhere each process is told.")
     many.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, on this port and the one below")
-    many.add_argument(
-        "--processes", metavar="N", type=parse.whole_argument(1, MOST_PROCESSES), help="how many there are; 1 asks no cluster"
-    )
-    many.add_argument("--process", metavar="I", type=parse.whole_argument(0, MOST_PROCESSES - 1), help="which one this is, from 0")
+    many.add_argument("--processes", metavar="N", type=parse.whole_argument(1, MAX_PROCESSES), help="how many there are; 1 asks no cluster")
+    many.add_argument("--process", metavar="I", type=parse.whole_argument(0, MAX_PROCESSES - 1), help="which one this is, from 0")
     seconds = parse.number_argument(0, 1e7, above=True)
     many.add_argument("--join_seconds", metavar="S", type=seconds, default=300.0, help="how long they wait for each other (default: 300)")
 
@@ -89,8 +87,8 @@ def place(coordinator: str | None, processes: int | None, process: int | None, s
     host, _, port = coordinator.rpartition(":")
     if not re.fullmatch(HOST, host) or not re.fullmatch("[0-9]{1,5}", port) or not 2 <= int(port) < 65536:
         raise ValueError(f"--coordinator={parse.line(coordinator, 100)}: give HOST:PORT of process 0; the port below is used too")
-    if not 0 <= process < processes <= MOST_PROCESSES:
-        raise ValueError(f"--process={process}: with --processes={processes} give one from 0 to {min(processes, MOST_PROCESSES) - 1}")
+    if not 0 <= process < processes <= MAX_PROCESSES:
+        raise ValueError(f"--process={process}: with --processes={processes} give one from 0 to {min(processes, MAX_PROCESSES) - 1}")
     return Place(coordinator, processes, process, ids, os.environ[NONCE] if NONCE in os.environ else "")
 
 
@@ -116,12 +114,12 @@ class Link:
         for name, value in KEEPALIVE.items():
             if hasattr(socket, name):  # not on every system
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SENDING, 0))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_SECONDS, 0))
         self._connection, self._unread, self._sending = connection, bytearray(), threading.Lock()
         self.values: queue.Queue[Any] = queue.Queue()
 
     def send(self, **message) -> None:
-        """Does nothing if the other process is gone, or reads nothing for SENDING seconds: then it is taken for gone. `follow` says so."""
+        """Sends a line of JSON. Does nothing if the other process is gone, or has read nothing for SEND_SECONDS: `follow` says so."""
         with self._sending:
             try:
                 self._connection.sendall(json.dumps(message).encode() + b"\n")
@@ -208,7 +206,7 @@ def _server(here: Place, port: int) -> socket.socket:
         ) from error
 
 
-class _Door:
+class _Handshakes:
     """Process 0's port while the others come: connections whose first line is not whole yet, all at once, and none for long."""
 
     def __init__(self, server: socket.socket, most: int):
@@ -218,39 +216,39 @@ class _Door:
         server.setblocking(False)
         self._selector.register(server, selectors.EVENT_READ)
 
-    def heard(self, until: float) -> Iterator[tuple[socket.socket, bytes]]:
+    def first_lines(self, until: float) -> Iterator[tuple[socket.socket, bytes]]:
         """Each connection with its first line, as they come, up to the time `until`."""
         while (left := until - time.monotonic()) > 0:
             for key, _ in self._selector.select(min(left, 1.0)):
                 if key.fileobj is self._server:
-                    self._admit()
-                elif isinstance(key.fileobj, socket.socket) and (line := self._line(key.fileobj)) is not None:
-                    self._forget(key.fileobj)
+                    self._accept()
+                elif isinstance(key.fileobj, socket.socket) and (line := self._read(key.fileobj)) is not None:
+                    self._unregister(key.fileobj)
                     yield key.fileobj, line
             late = [connection for connection, (came, _) in self._waiting.items() if came + PATIENCE < time.monotonic()]
             for connection in late:
-                self._dismiss(connection)
+                self._drop(connection)
 
     def close(self) -> None:
         for connection in list(self._waiting):
-            self._dismiss(connection)
+            self._drop(connection)
         self._selector.close()
 
-    def _admit(self) -> None:
+    def _accept(self) -> None:
         if len(self._waiting) >= self._most:
-            self._dismiss(next(iter(self._waiting)))
+            self._drop(next(iter(self._waiting)))
         try:
             connection = self._server.accept()[0]
         except OSError:  # it has gone again; or this process may open no more files
             if self._waiting:
-                self._dismiss(next(iter(self._waiting)))
+                self._drop(next(iter(self._waiting)))
             time.sleep(0.01)
             return
         connection.setblocking(False)
         self._waiting[connection] = time.monotonic(), bytearray()
         self._selector.register(connection, selectors.EVENT_READ)
 
-    def _line(self, connection: socket.socket) -> bytes | None:
+    def _read(self, connection: socket.socket) -> bytes | None:
         """Its first line, once whole and as long as nothing follows; else it goes on waiting, or is dismissed."""
         if connection not in self._waiting:  # dismissed since the selector named it
             return None
@@ -264,14 +262,14 @@ class _Door:
             return None
         if part and said.find(b"\n") == len(said) - 1:
             return bytes(said)
-        self._dismiss(connection)
+        self._drop(connection)
         return None
 
-    def _dismiss(self, connection: socket.socket) -> None:
-        self._forget(connection)
+    def _drop(self, connection: socket.socket) -> None:
+        self._unregister(connection)
         connection.close()
 
-    def _forget(self, connection: socket.socket) -> None:
+    def _unregister(self, connection: socket.socket) -> None:
         self._selector.unregister(connection)
         del self._waiting[connection]
 
@@ -279,9 +277,9 @@ class _Door:
 def _awaited(here: Place, server: socket.socket, links: dict[int, Link], seconds: float, until: float) -> list[str]:
     """Process 0's part: the hosts of all, when all have come; each one's link goes into `links`."""
     names = {0: socket.gethostname()}
-    with contextlib.closing(_Door(server, here.processes + STRANGERS)) as door:
-        for connection, line in door.heard(until):
-            hello = _hello(here, line)
+    with contextlib.closing(_Handshakes(server, here.processes + STRANGERS)) as handshakes:
+        for connection, line in handshakes.first_lines(until):
+            hello = _parse_hello(here, line)
             if hello is None:
                 connection.close()
                 continue
@@ -304,13 +302,13 @@ def _awaited(here: Place, server: socket.socket, links: dict[int, Link], seconds
     )
 
 
-def _hello(here: Place, line: bytes) -> tuple[int, int, str] | None:
+def _parse_hello(here: Place, line: bytes) -> tuple[int, int, str] | None:
     """(process, processes, host) as a process of this run says them of itself; None for a stranger's line."""
     with contextlib.suppress(ValueError):
         match parse.json_value(line, "a greeting"):
             case {"process": int(process), "processes": int(processes), "host": str(host), "proof": str(proof), **more} if not more:
-                fits = 0 <= process < MOST_PROCESSES and 0 <= processes <= MOST_PROCESSES and bool not in (type(process), type(processes))
-                if fits and _same(proof, here.proof(process)):
+                fits = 0 <= process < MAX_PROCESSES and 0 <= processes <= MAX_PROCESSES and bool not in (type(process), type(processes))
+                if fits and _equal(proof, here.proof(process)):
                     return process, processes, parse.line(host, 100)
     return None
 
@@ -329,7 +327,7 @@ def _visited(here: Place, address: tuple[str, int], seconds: float, until: float
             answer = link.receive(until + PATIENCE - time.monotonic(), HELLO + 512 * here.processes)
             try:
                 if answer is not None:
-                    return _answered(here, answer, there), {0: link}
+                    return _parse_answer(here, answer, there), {0: link}
             except ValueError:
                 link.close()
                 raise
@@ -349,15 +347,15 @@ def _visited(here: Place, address: tuple[str, int], seconds: float, until: float
         time.sleep(0.2)
 
 
-def _answered(here: Place, answer: dict, there: str) -> list[str]:
+def _parse_answer(here: Place, answer: dict, there: str) -> list[str]:
     """The hosts of all, from process 0's answer. ValueError with the trouble that it tells, or if it is not process 0 who answers."""
     match answer:
-        case {"proof": str(proof), "names": list(names)} if _same(proof, here.proof(0)) and len(names) == here.processes:
+        case {"proof": str(proof), "names": list(names)} if _equal(proof, here.proof(0)) and len(names) == here.processes:
             return [parse.line(str(name), 100) for name in names]
-        case {"proof": str(proof), "trouble": str(trouble)} if _same(proof, here.proof(0)):
+        case {"proof": str(proof), "trouble": str(trouble)} if _equal(proof, here.proof(0)):
             raise ValueError(trouble)
     raise ValueError(f"what answers as {there} is not process 0 of this run; is --coordinator right, and {NONCE} the same everywhere?")
 
 
-def _same(proof: str, expected: str) -> bool:
+def _equal(proof: str, expected: str) -> bool:
     return hmac.compare_digest(proof.encode("utf-8", "replace"), expected.encode())
