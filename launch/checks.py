@@ -1,20 +1,17 @@
-"""What the launchers ask of their arguments: a job that is printed is one that can run, and says what it was told and nothing else."""
+"""Checks the arguments of the launchers, so that a job that is printed can run, and holds what was given and nothing else."""
 
 import re
 import secrets
 
 from gptjax import train
 from gptjax.config import command, parse
-from gptjax.mesh import meeting
 
-NONCE = meeting.NONCE
-
-MOST = 10_000  # nodes, slices, devices
+MAX_COUNT = 10_000  # nodes, slices, devices
 
 
-def for_training(arguments: list[str], program: str, example: str) -> tuple[list[str], list[str]]:
-    """(a launcher's own arguments, gptjax.train's, which stand after `--`). ValueError, in one line, if there are none of the latter, if
-    they are not arguments of gptjax.train (a name, a flag or a value that it would refuse after the queue), or hold a control character."""
+def split_arguments(arguments: list[str], program: str, example: str) -> tuple[list[str], list[str]]:
+    """Returns (a launcher's own arguments, gptjax.train's, which stand after `--`). ValueError, in one line, if the latter are none, hold a
+    control character, say which processes there are, or are such that gptjax.train would refuse them after the queue."""
     own, theirs = command.passed_on(arguments)
     if {"-h", "--help"} & {*own}:
         return own, theirs
@@ -23,19 +20,21 @@ def for_training(arguments: list[str], program: str, example: str) -> tuple[list
     for word in theirs:
         if parse.line(word, len(word)) != word:
             raise ValueError(
-                f"{parse.shown(word)} holds a control character: in a --set a string may be quoted, and then '\\n' stands for one"
+                f"{parse.quote(word)} holds a control character: in a --set a string may be quoted, and then '\\n' stands for one"
             )
-    train.read_arguments(theirs, here=program == "rehearse")
+    args, _ = train.read_arguments(theirs, here=program == "rehearse")
+    given = [f"--{name}={vars(args)[name]}" for name in ("coordinator", "processes", "process") if vars(args)[name] is not None]
+    if given:
+        raise ValueError(f"{' '.join(given)}: the processes of launch.{program} find one another by themselves; leave that out")
     return own, theirs
 
 
-def named(text: str, pattern: str, flag: str, words: str) -> str:
-    """A text that is all of `pattern`, else ValueError: `flag` must be `words`."""
+def check_match(text: str, pattern: str, flag: str, words: str) -> None:
+    """ValueError if not all of the text matches `pattern`: `flag` must be `words`."""
     if not re.fullmatch(pattern, text):
         raise ValueError(f"{flag}={parse.line(text, 100)}: give {words}")
-    return text
 
 
 def nonce() -> str:
-    """A new word for the processes of one job, by which they know one another: mesh/meeting.py."""
+    """Returns a new secret word for the processes of one job: see mesh/meeting.py."""
     return secrets.token_hex(16)

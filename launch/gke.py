@@ -8,6 +8,7 @@ import sys
 
 from gptjax import train
 from gptjax.config import command, parse
+from gptjax.mesh import meeting, topology
 from launch import checks
 
 EXAMPLE = """python -m launch.gke --name=gpt3 --image=IMAGE --accelerator=v5p:8x8x8 -- --config=gpt3_175b --run=gs://b/r \\
@@ -27,7 +28,7 @@ GRACE_SECONDS = 600  # from SIGTERM to SIGKILL, for the checkpoint
 
 
 def main(arguments: list[str]) -> int:
-    own, theirs = checks.for_training(arguments, "gke", "--config=gpt3_small --run=gs://bucket/run")
+    own, theirs = checks.split_arguments(arguments, "gke", "--config=gpt3_small --run=gs://bucket/run")
     made = jobset(**vars(parser().parse_args(own)), arguments=theirs)
     if not (train.read_arguments(theirs, here=False)[0].run or "").startswith("gs://"):
         print("warning: the run lies in the container, and goes with it: give --run=gs://BUCKET/FOLDER, or add a volume", file=sys.stderr)
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--image", required=True, help="a container image with this checkout in its working directory, installed")
     parser.add_argument("--accelerator", metavar="KIND", required=True, help="FAMILY:TOPOLOGY, as v5p:8x8x8, or h100:HOSTS, as h100:4")
     parser.add_argument(
-        "--slices", metavar="N", type=parse.whole_argument(1, checks.MOST), default=1, help="how many TPU slices (default: 1)"
+        "--slices", metavar="N", type=parse.whole_argument(1, checks.MAX_COUNT), default=1, help="how many TPU slices (default: 1)"
     )
     often = parse.whole_argument(0, 10**6)
     parser.add_argument(
@@ -58,14 +59,16 @@ def jobset(name: str, image: str, accelerator: str, slices: int, restarts: int, 
     """The JobSet as Kubernetes takes it: a job a slice, a pod a host (on GPUs a process of jax a host). ValueError for an accelerator that
     is not known, and for names that Kubernetes would refuse. A pod that fails restarts them all; the same command continues the run."""
     # Names of pods and hosts are made of it, NAME-hosts-0-0-xxxxx, of 63 characters at most.
-    checks.named(name, "[a-z]([a-z0-9-]{0,38}[a-z0-9])?", "--name", "at most 40 of a to z, 0 to 9 and -, a letter first and no - last")
-    checks.named(image, r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,499}", "--image", "the name of a container image, as REGISTRY/NAME:TAG")
+    checks.check_match(
+        name, "[a-z]([a-z0-9-]{0,38}[a-z0-9])?", "--name", "at most 40 of a to z, 0 to 9 and -, a letter first and no - last"
+    )
+    checks.check_match(image, r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,499}", "--image", "the name of a container image, as REGISTRY/NAME:TAG")
     hosts, selector, resource, tail = wanted(name, accelerator, slices)
     container = {
         "name": "train",
         "image": image,
         "command": ["sh", "-c", f"exec python -m gptjax.train {shlex.join(arguments)}{tail}"],
-        "env": [{"name": checks.NONCE, "value": checks.nonce()}],
+        "env": [{"name": meeting.NONCE, "value": checks.nonce()}],
         "ports": [{"containerPort": port} for port in (8471, 8080, 8431)] if "google.com/tpu" in resource else [],
         "resources": {"requests": resource, "limits": resource},
     }
@@ -97,7 +100,7 @@ def wanted(name: str, accelerator: str, slices: int) -> tuple[int, dict, dict, s
         return int(size), {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}, {"nvidia.com/gpu": GPUS}, where
     layout = [int(n) for n in size.split("x")] if re.fullmatch(r"[1-9][0-9]{0,2}(x[1-9][0-9]{0,2})+", size) else []
     whole = layout == [1, 1] or all(n % 2 == 0 for n in layout[:2])  # hosts of 2 x 2 chips, or one chip alone
-    if family not in TPUS or len(layout) != TPUS[family][1] or not whole:
+    if family not in TPUS or len(layout) != TPUS[family][1] or not whole or math.prod(layout) > topology.LARGEST[family]:
         known = ", ".join(f"{other}:{'x'.join('ABC'[:dimensions])}" for other, (_, dimensions) in TPUS.items())
         raise ValueError(f"--accelerator={parse.line(accelerator, 100)}: give one of {known}, h100:HOSTS")
     hosts, chips = max(1, math.prod(layout) // CHIPS), min(CHIPS, math.prod(layout))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gptjax.config import command, parse
+from gptjax.mesh import meeting
 from launch import checks
 
 CHECKOUT = Path(__file__).parents[1]
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> int:
     few = parse.whole_argument(1, 64)  # each has its Python, its jax and its copy of the model
     parser.add_argument("--processes", metavar="N", type=few, default=2, help="how many hosts (default: 2)")
     parser.add_argument("--devices", metavar="M", type=few, default=4, help="devices of each (default: 4)")
-    own, theirs = checks.for_training(arguments, "rehearse", "--config=smoke --run=DIR")
+    own, theirs = checks.split_arguments(arguments, "rehearse", "--config=smoke --run=DIR")
     args = parser.parse_args(own)
     flags = joining(args.processes)
     commands = [[sys.executable, "-m", "gptjax.train", *theirs, *flags[process]] for process in range(args.processes)]
@@ -111,7 +112,7 @@ def started(commands: list[list[str]], devices: int, hear: Callable[[int, str], 
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"]),
         "PYTHONUNBUFFERED": "1",
-        checks.NONCE: checks.nonce(),
+        meeting.NONCE: checks.nonce(),
     }
     workers = Workers(commands, environment, hear)
     before = signal.signal(signal.SIGTERM, lambda number, frame: [process.terminate() for process in workers.processes])

@@ -4,6 +4,7 @@ import argparse
 import shlex
 
 from gptjax.config import command, parse
+from gptjax.mesh import meeting
 from launch import checks
 
 EXAMPLE = """python -m launch.slurm --nodes=4 --time=3-00:00:00 -- --config=gpt3_xl --run=/shared/runs/xl | sbatch
@@ -27,7 +28,7 @@ srun --kill-on-bad-exit=1 --label {python} -m {program} {arguments}
 
 
 def main(arguments: list[str]) -> int:
-    own, theirs = checks.for_training(arguments, "slurm", "--config=gpt3_xl --run=/shared/runs/xl")
+    own, theirs = checks.split_arguments(arguments, "slurm", "--config=gpt3_xl --run=/shared/runs/xl")
     print(script("gptjax.train", shlex.join(theirs), **vars(parser().parse_args(own))), end="")
     return 0
 
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     parser = command.bare_parser("slurm", "Print an sbatch script that runs gptjax.train with what stands after --.", EXAMPLE)
     parser.prog = "python -m launch.slurm"
     parser.add_argument("--name", default="gptjax", help="of the job (default: gptjax)")
-    few = parse.whole_argument(1, checks.MOST)
+    few = parse.whole_argument(1, checks.MAX_COUNT)
     parser.add_argument("--nodes", metavar="N", type=few, default=1, help="(default: 1)")
     parser.add_argument("--gpus", metavar="N", type=few, default=8, help="of each node (default: 8)")
     parser.add_argument("--cpus", metavar="N", type=few, default=8, help="for each GPU (default: 8)")
@@ -55,14 +56,14 @@ def parser() -> argparse.ArgumentParser:
 def script(program: str, arguments: str, name: str, time: str, sbatch: list[str], python: str, **numbers: int) -> str:
     """The sbatch script; arguments: of the program, as a shell reads them; the others: the parser's flags. ValueError for what sbatch would
     refuse, or read as something else."""
-    checks.named(name, "[A-Za-z0-9._-]{1,100}", "--name", "up to 100 letters, digits, dots, - and _")
-    checks.named(
+    checks.check_match(name, "[A-Za-z0-9._-]{1,100}", "--name", "up to 100 letters, digits, dots, - and _")
+    checks.check_match(
         time, r"[0-9]{1,6}(-[0-9]{1,2})?(:[0-9]{1,2}){0,2}|UNLIMITED|INFINITE", "--time", "MINUTES, H:M:S, D-H, D-H:M:S or UNLIMITED"
     )
     for flag in sbatch:
-        checks.named(flag, "-[^#]+", "--sbatch", "a flag of sbatch, as --partition=gpu")
+        checks.check_match(flag, "-[^#]+", "--sbatch", "a flag of sbatch, as --partition=gpu")
     lines = "".join(f"#SBATCH {flag}\n" for flag in sbatch)
-    told = {"name": name, "time": time, "python": shlex.quote(python), "nonce": checks.NONCE}
+    told = {"name": name, "time": time, "python": shlex.quote(python), "nonce": meeting.NONCE}
     return SCRIPT.format(program=program, arguments=arguments, more=lines, **told, **numbers)
 
 

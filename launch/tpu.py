@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from gptjax.config import command, parse
+from gptjax.mesh import meeting, topology
 from launch import checks
 
 EXAMPLE = """python -m launch.tpu create --name=pod --zone=us-east5-a --accelerator=v5p-1024
@@ -39,19 +40,21 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--zone", required=True)
     parser.add_argument("--project", help="(default: gcloud's)")
     parser.add_argument("--accelerator", metavar="TYPE", help="to create: v4-128, v5litepod-16, v5p-1024, v6e-256, ...")
-    few = parse.whole_argument(1, checks.MOST)
+    few = parse.whole_argument(1, checks.MAX_COUNT)
     parser.add_argument("--slices", metavar="N", type=few, default=1, help="how many of that type (default: 1)")
     parser.add_argument("--spot", action="store_true", help="create what may be taken away at any time; the same run command continues")
     parser.add_argument("--dry_run", action="store_true", help="print the commands and run none")
     own, theirs = command.passed_on(arguments)
     args = parser.parse_args(own, argparse.Namespace(arguments=theirs))
     if args.action == "run":
-        checks.for_training(arguments, "tpu", "--config=gpt3_small --run=gs://bucket/run")
+        checks.split_arguments(arguments, "tpu", "--config=gpt3_small --run=gs://bucket/run")
     elif theirs:
         raise ValueError(f"{shlex.join(theirs)}: what stands after -- is for run, and not for {args.action}")
     for flag, pattern in (("name", ID), ("zone", ID), ("project", "[a-z][a-z0-9.:-]{0,100}")):
         if vars(args)[flag] is not None:
-            checks.named(vars(args)[flag], pattern, f"--{flag}", "letters a to z, digits and -, a letter first and no - last, at most 62")
+            checks.check_match(
+                vars(args)[flag], pattern, f"--{flag}", "letters a to z, digits and -, a letter first and no - last, at most 62"
+            )
     steps = {"create": create, "run": run, "logs": logs, "delete": delete}[args.action](args)
     there = shutil.which("gcloud") is not None
     if args.dry_run or not there:
@@ -73,9 +76,13 @@ def gcloud(args: argparse.Namespace, *words: str) -> list[str]:
 def create(args: argparse.Namespace) -> list[list[str]]:
     """Ask for the slices, and wait for them."""
     start, number = (args.accelerator or "").rpartition("-")[::2]
+    given = "None" if args.accelerator is None else parse.line(args.accelerator, 100)
     if f"{start}-" not in RUNTIMES or not re.fullmatch("[1-9][0-9]{0,5}", number):
-        given = "None" if args.accelerator is None else parse.line(args.accelerator, 100)
         raise ValueError(f"--accelerator={given}: give one of {', '.join(f'{start}N' for start in RUNTIMES)}")
+    sizes = [int(name.rpartition("-")[2]) for name in topology.sizes(topology.ALIASES.get(start, start))]
+    if int(number) not in sizes:
+        near = sorted(sorted(sizes, key=lambda size: abs(size - int(number)))[:3])
+        raise ValueError(f"--accelerator={given}: there is no such slice; nearest: {', '.join(f'{start}-{size}' for size in near)}")
     runtime = RUNTIMES[f"{start}-"]
     nodes = [f"--node-id={args.name}"] if args.slices == 1 else [f"--node-count={args.slices}", f"--node-prefix={args.name}"]
     asked = [f"--accelerator-type={args.accelerator}", f"--runtime-version={runtime}", *nodes, *(["--spot"] if args.spot else [])]
@@ -87,7 +94,7 @@ def create(args: argparse.Namespace) -> list[list[str]]:
 
 def run(args: argparse.Namespace) -> list[list[str]]:
     """Send this checkout to every host, install it, and start training on all; it goes on when this program ends."""
-    word = f"{checks.NONCE}={checks.nonce()}"
+    word = f"{meeting.NONCE}={checks.nonce()}"
     train = f"cd {FOLDER} && {word} nohup .venv/bin/python -m gptjax.train {shlex.join(args.arguments)} > ../{LOG} 2>&1 < /dev/null &"
     archive = str(Path(tempfile.gettempdir()) / ARCHIVE)
     pack = ["sh", "-c", f"git ls-files -z | tar --null --files-from=- -czf {shlex.quote(archive)}"]

@@ -1,5 +1,6 @@
-"""Accelerators by name: what each can do, and compile-only devices for machines that are not here."""
+"""Accelerators by name: what each can do, and compile-only devices for machines that are not here. jax is imported for those alone."""
 
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
@@ -7,9 +8,8 @@ import itertools
 import math
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
-
-from jax.experimental import topologies
 
 from gptjax.config import parse
 
@@ -126,7 +126,7 @@ PER_CHIP = {"v4": 2, "v5p": 2, "tpu7x": 2, "v5e": 1, "v6e": 1, "h100": 1}  # wha
 FLAT = ("v5e", "v6e")  # tori of two dimensions; the other TPUs' have three
 LARGEST = {"v4": 4096, "v5p": 8960, "tpu7x": 9216, "v5e": 256, "v6e": 256}  # chips of a pod
 ALIASES = {"v5litepod": "v5e", "v5": "v5p"}
-MOST_SLICES = 1024
+MAX_SLICES = 1024
 GRAMMAR = re.compile(r"(?:(?P<slices>[1-9]\d*)x)?(?P<family>[a-z]\w*?)(?::(?P<layout>\d+(x\d+)*)|-(?P<size>\d+))")
 
 
@@ -158,7 +158,8 @@ class Topology:
 
     def devices(self) -> list[Any]:
         """Compile-only devices, for a mesh under which nothing may run: `jax.jit(f).trace(...).lower(lowering_platforms=(self.platform,))
-        .compile()`, with arguments that are ShapeDtypeStructs with shardings. ValueError where the compiler is not installed."""
+        .compile()`, within `uncached`, with arguments that are ShapeDtypeStructs with shardings. ValueError where the compiler is not
+        installed."""
         return _gpus(self) if self.platform == "cuda" else _tpus(self)
 
 
@@ -173,7 +174,7 @@ def topology(name: str) -> Topology:
         known = [size for family in PER_CHIP for size in sizes(family)]
         near = difflib.get_close_matches(name[:40].lower(), known, n=3) or ["v5p-8", "v5litepod-16", "v6e-8", "tpu7x-16", "h100-8"]
         raise ValueError(
-            f"topology {parse.shown(name)} is not known; give for example {', '.join(near)}, v5p:2x2x1, or two slices as 2xv5p-128"
+            f"topology {parse.quote(name)} is not known; give for example {', '.join(near)}, v5p:2x2x1, or two slices as 2xv5p-128"
         )
     slices, known = int(match["slices"] or 1), sizes(family)
     if match["size"]:
@@ -182,8 +183,8 @@ def topology(name: str) -> Topology:
         layout = tuple(map(int, match["layout"].split("x")))
         chips = math.prod(layout)
         layout = layout if _buildable(family, layout) else None
-    if not 1 <= slices <= MOST_SLICES:
-        raise ValueError(f"topology {name!r}: give from 1 to {MOST_SLICES:,} slices")
+    if not 1 <= slices <= MAX_SLICES:
+        raise ValueError(f"topology {name!r}: give from 1 to {MAX_SLICES:,} slices")
     if layout is None:
         near = sorted(known, key=lambda size: abs(math.prod(known[size]) - chips))[:3]
         forms = "" if family == "h100" else f"; or give {family}:{'AxB' if family in FLAT else 'AxBxC'}, A and B even"
@@ -237,9 +238,28 @@ def without_tpus() -> None:
             os.environ.setdefault(name, value)
 
 
+@contextlib.contextmanager
+def uncached() -> Iterator[None]:
+    """Switches jax's persistent cache of compiled programs off while entered: it can write those for compile-only devices, and cannot read
+    them (jax 0.10.2 and 0.12.0: "PjRtCompiler must be constructed with a Client")."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # jax looks at the switch when it first compiles, and remembers
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
 def _tpus(target: Topology) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(f"compiling for {target} needs libtpu, which is not installed: pip install -r requirements-dev.txt")
+    from jax.experimental import topologies
+
     without_tpus()
     options: dict[str, Any] = {"num_slices": target.slices, "wrap": wrapped(target.layout)}
     if math.prod(target.layout) == 1:
@@ -261,6 +281,8 @@ def wrapped(layout: tuple[int, ...]) -> tuple[bool, bool, bool]:
 def _gpus(target: Topology) -> list[Any]:
     if not any(importlib.util.find_spec("jax_plugins") and importlib.util.find_spec(f"jax_plugins.xla_cuda{n}") for n in (12, 13)):
         raise ValueError(f"compiling for {target} needs jax's CUDA wheels, which are not installed: pip install -r requirements-gpu.txt")
+    from jax.experimental import topologies
+
     shape = f"{target.slices}x1x{target.layout[0]}"  # slices x hosts x GPUs
     return list(topologies.get_topology_desc("", "cuda", topology=shape, target_config=H100).devices)
 

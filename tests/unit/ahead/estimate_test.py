@@ -3,6 +3,7 @@
 import importlib.util
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -139,6 +140,21 @@ def test_a_misread_program_is_noticed(compiled, monkeypatch):
     monkeypatch.setattr(hlo.Program, "cycles", lambda self: 0)
     with pytest.raises(AssertionError, match="below the floor"):
         estimate.of(compiled)
+
+
+def test_a_step_for_chips_elsewhere_is_compiled_without_the_cache(monkeypatch):
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("needs libtpu, which requirements-dev.txt installs")
+    switches = []
+
+    def program(*arguments):
+        switches.append(jax.config.jax_enable_compilation_cache)
+        raise KeyError
+
+    monkeypatch.setattr(compiling, "program", program)
+    with pytest.raises(KeyError):
+        compiling.step_of(tiny.varied(tiny.config(), mesh={"fsdp": 4}), topology.topology("v5p:2x2x1"))
+    assert switches == [False] and jax.config.jax_enable_compilation_cache
 
 
 def test_a_mesh_that_does_not_fit_is_refused_before_compiling():

@@ -105,6 +105,16 @@ def pods(made):
     return job["replicas"], spec["parallelism"], spec["template"]["spec"]["nodeSelector"], container
 
 
+@pytest.mark.parametrize(
+    "wrong, near",
+    [("v5p-7", "v5p-8, v5p-16, v5p-32"), ("v5p-999999", "v5p-17664, v5p-17792, v5p-17920"), ("v4-12", "v4-8, v4-16, v4-32")]
+    + [("v5litepod-7", "v5litepod-1, v5litepod-4, v5litepod-8"), ("v6e-512", "v6e-64, v6e-128, v6e-256")],
+)
+def test_a_slice_of_no_such_size_is_refused(wrong, near):
+    with pytest.raises(ValueError, match=f"^--accelerator={wrong}: there is no such slice; nearest: {near}$"):
+        tpu.main(["create", "--name=pod", "--zone=z", f"--accelerator={wrong}", "--dry_run"])
+
+
 def test_a_jobset_for_tpu_slices(capsys):
     status, out = printed(gke.main, capsys, "--name=j", "--image=i", "--accelerator=v5p:8x8x8", "--slices=2", *TRAIN)
     made = yaml.safe_load(out)
@@ -151,6 +161,9 @@ OTHER_TRAINING = {
     "a line end": (["--config=gpt3_xl", "--run=a\n#SBATCH --x"], "holds a control character"),
     "a terminal's control": (["--config=gpt3_xl", "--run=\x1b[31m"], "holds a control character"),
     "a number of no end": (["--config=gpt3_xl", "--join_seconds=nan"], "--join_seconds"),
+    "how many processes": (["--config=gpt3_xl", "--processes=3"], "--processes=3: the processes of launch."),
+    "which process": (["--config=gpt3_xl", "--process", "0"], "--process=0: the processes of launch."),
+    "all of it": (["--config=gpt3_xl", "--coordinator=h:80", "--processes=1", "--process=0"], "h:80 --processes=1 --process=0: the"),
 }
 
 
@@ -204,7 +217,16 @@ COUNTS = ("0", "-1", "1.5", "1e9", "nan", "9" * 5000, "\u0662", "", "x")
     + [(gke.main, GKE, "--image", bad) for bad in ("", "a b", "a\nb", "-a", "$(id)", "\u00e9")]
     + [
         (gke.main, GKE, "--accelerator", bad)
-        for bad in ("v5p:0x8x8", "v5p:8x8x8\n", "v5p:9999x9999x9999", "h100:0", "h100:999999", "h100:\u0664")
+        for bad in (
+            "v5p:0x8x8",
+            "v5p:8x8x8\n",
+            "v5p:9999x9999x9999",
+            "v5p:998x998x998",
+            "v6e:16x32",
+            "h100:0",
+            "h100:999999",
+            "h100:\u0664",
+        )
     ]
     + [(tpu.main, TPU, "--slices", bad) for bad in ("0", "-1", "1e9")]
     + [(tpu.main, TPU, "--name", bad) for bad in ("X Y", "-a", "a-", "", "a\nb", "a" * 64, "$(id)", "--quiet")]

@@ -6,7 +6,9 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gptjax.mesh import topology
@@ -78,6 +80,28 @@ def test_tpus_that_are_not_here(name):
     assert {topology.chip(device) for device in devices} == {target.chip}
     if target.slices > 1:
         assert {device.slice_index for device in devices} == {0, 1}
+
+
+@needs_libtpu
+def test_programs_for_chips_elsewhere_stay_out_of_the_cache(tmp_path):
+    """Where jax would write them, and fail to read them. Programs for devices that are here are written again afterwards."""
+    settings = {"jax_compilation_cache_dir": str(tmp_path), "jax_persistent_cache_min_compile_time_secs": 0.0}
+    before = {name: getattr(jax.config, name) for name in settings}
+    mesh = jax.sharding.Mesh(topology.topology("v5e-1").devices(), "x")
+    x = jax.ShapeDtypeStruct((8,), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        for _ in range(2):
+            with topology.uncached():
+                jax.jit(lambda x: x + 1).trace(x).lower(lowering_platforms=("tpu",)).compile()
+        assert list(tmp_path.iterdir()) == []
+        jax.jit(lambda x: x + 1)(np.ones(8, np.float32))
+        assert list(tmp_path.iterdir()) != []
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 @needs_libtpu
