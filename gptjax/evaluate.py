@@ -155,7 +155,7 @@ def number(word: str, given: str) -> int:
         return 0 if word == FEW else parse.whole_argument(0)(word)
     except argparse.ArgumentTypeError:
         raise ValueError(
-            f"--shots={parse.shown(given)[1:-1]}: give numbers of demonstrations, 0 or more, commas between; {FEW} is the paper's own"
+            f"--shots={parse.quote(given)[1:-1]}: give numbers of demonstrations, 0 or more, commas between; {FEW} is the paper's own"
         ) from None
 
 

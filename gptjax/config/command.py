@@ -27,13 +27,13 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):  # type: ignore[override]
         words = sys.argv[1:] if args is None else list(args)
         end = words.index("--") if "--" in words else len(words)
-        return super().parse_known_args([*map(self._spelt, words[:end]), *words[end:]], namespace)
+        return super().parse_known_args([*map(self._canonical, words[:end]), *words[end:]], namespace)
 
-    def _spelt(self, word: str) -> str:
+    def _canonical(self, word: str) -> str:
         name, equals, value = word.partition("=")
         flags = {option.replace("-", "_"): option for option in self._option_string_actions if option.startswith("--")}
-        spelt = name.replace("-", "_")
-        return flags[spelt] + equals + value if name.startswith("--") and spelt in flags else word
+        underscored = name.replace("-", "_")
+        return flags[underscored] + equals + value if name.startswith("--") and underscored in flags else word
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {_one_line(message)}; {self.prog} --help shows what there is\n")
@@ -68,43 +68,43 @@ def parser(program: str, description: str, example: str, text: bool = False) -> 
 
 
 def resolved(args: argparse.Namespace, here: bool = True) -> Config:
-    """The config that --config names, with the text that --text names, and every --set applied. here: is the text on this machine? If not,
-    it is not looked at. Raises ValueError: no or an unknown name, a wrong assignment, no such text, or none for a recipe that is of one."""
+    """Returns the config that --config names, with the text that --text names and every --set applied. here: whether the text is on this
+    machine; if not, it is not looked for. ValueError for no or an unknown name, a wrong assignment, or a text that is not there."""
     if args.config is None:
         raise ValueError(f"say which config with --config=NAME: {', '.join(registry.names())}")
     recipe = registry.config(args.config)
     if "text" not in args or not here:
         return overrides.override(recipe, *args.assignments)
-    named = any(assignment.startswith("data.sources=") for assignment in args.assignments)
-    if args.text is None:
-        changed, hint = overrides.override(recipe, *args.assignments), registry.text(args.config)
-        if hint is not None and changed.data.sources == recipe.data.sources:
-            try:
-                find_files.found(hint[0])
-            except ValueError as error:
-                raise ValueError(f"--config={args.config} is of a text that is not here ({error}): {hint[1]}") from None
-        return changed
-    if named:
-        raise ValueError("--text and --set data.sources both say what to read: give one of them")
-    return overrides.override(reading(recipe, args.text), *args.assignments)
+    if args.text is not None:
+        if any(assignment.startswith("data.sources=") for assignment in args.assignments):
+            raise ValueError("--text and --set data.sources both say what to read: give one of them")
+        return overrides.override(with_text(recipe, args.text), *args.assignments)
+    config, source = overrides.override(recipe, *args.assignments), registry.text(args.config)
+    if source is not None and config.data.sources == recipe.data.sources:
+        path, advice = source
+        try:
+            find_files.found(path)
+        except ValueError as error:
+            raise ValueError(f"--config={args.config} is of a text that is not here ({error}): {advice}") from None
+    return config
 
 
 FEW = 100  # .txt files, of which hardly one would be held out as a whole
 
 
-def reading(recipe: Config, path: str) -> Config:
-    """`recipe` on the text that `path` names, and named after it. A lone file, and few .txt files, are held out by their ends: a hundredth
-    of the documents would be none."""
+def with_text(recipe: Config, path: str) -> Config:
+    """Returns the recipe with the text at `path` as its source and in its name. A lone file, and fewer than FEW .txt files, are held out by
+    their ends, because a hundredth of so few documents would be none."""
     where = parse.path(path)
     if where.is_dir() and any(where.glob("train-*.tokens.npy")):
         raise ValueError(f'{path} is tokenised already: give it by --set "data.sources=Shards(path={path!r})" instead of --text')
     files = find_files.found(path).files
-    read = dataclasses.replace(recipe.data, sources=(data.Text(path=path),))
+    source = dataclasses.replace(recipe.data, sources=(data.Text(path=path),))
     if len(files) == 1 or (len(files) < FEW and all(find_files.kind(file)[0] == ".txt" for file in files)):
-        read = dataclasses.replace(read, held_out=data.Tail(fraction=0.1))
-    called = where.resolve().name if where.is_dir() else find_files.stem(files[0]) if len(files) == 1 else where.parent.resolve().name
-    name = f"{recipe.name}-{re.sub(r'[^A-Za-z0-9._-]+', '_', called)[:60]}"
-    return dataclasses.replace(recipe, name=name, data=read)
+        source = dataclasses.replace(source, held_out=data.Tail(fraction=0.1))
+    stem = where.resolve().name if where.is_dir() else find_files.stem(files[0]) if len(files) == 1 else where.parent.resolve().name
+    name = f"{recipe.name}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stem)[:60]}"
+    return dataclasses.replace(recipe, name=name, data=source)
 
 
 def passed_on(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -137,18 +137,18 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
             status, line = verdict(type(error)(error.errno, error.strerror, "standard output"))
         mute(sys.stdout)
     if status == 2 and line:
-        _tell(line)
+        _print_error(line)
     sys.exit(status)
 
 
 def refuse(error: ImportError) -> NoReturn:
-    """End a program that cannot even begin, because of a package that its file imports."""
+    """Ends a program whose file cannot import a package: one line and status 2."""
     _open_streams()
-    _tell(verdict(error)[1])
+    _print_error(verdict(error)[1])
     sys.exit(2)
 
 
-def _tell(line: str) -> None:
+def _print_error(line: str) -> None:
     try:
         print(f"error: {line}", file=sys.stderr, flush=True)
     except OSError:
@@ -156,14 +156,14 @@ def _tell(line: str) -> None:
 
 
 def mute(stream: IO[str]) -> None:
-    """What is still to be written leads nowhere: on the way out it would fail once more."""
-    with contextlib.suppress(OSError):  # it has no number: a test's
+    """Points a stream that failed at /dev/null, so that flushing it at exit does not fail once more."""
+    with contextlib.suppress(OSError):  # a test's stream has no descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _open_streams() -> None:
-    """Standard streams that a parent has closed lead nowhere: else the next file that is opened takes their number, and what is printed.
-    What an encoding lacks is printed as an escape."""
+    """Opens /dev/null for standard streams that the parent has closed: else the next file that is opened takes their number, and with it
+    what is printed. What the encoding of standard output lacks is printed as an escape."""
     for number in range(3):
         try:
             os.fstat(number)

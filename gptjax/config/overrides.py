@@ -23,8 +23,8 @@ from gptjax.config import parse
 from gptjax.config.schema import Config
 
 Root = TypeVar("Root")
-DEEPEST = 50  # nodes above one another in the tree of a value: records within records, and room
-SHOWN = 200  # characters of a value in an error
+MAX_DEPTH = 50  # of nodes in the tree of a value: records within records, and room
+MAX_QUOTED = 200  # characters of a value in an error
 OTHER_NAMES = {  # of fields, elsewhere -> here
     "lr": "train.schedule.peak",
     "learning_rate": "train.schedule.peak",
@@ -55,7 +55,7 @@ def override(config: Root, *assignments: str) -> Root:
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path.strip():
-            raise ValueError(f"{parse.shown(assignment)} is not of the form path=value, for example train.steps=100")
+            raise ValueError(f"{parse.quote(assignment)} is not of the form path=value, for example train.steps=100")
         edit = root
         for key in path.strip().split("."):
             edit = edit.parts.setdefault(key, _Edit())
@@ -68,12 +68,12 @@ def flat(config: Config) -> dict[str, Any]:
     return {path: value if value is None or isinstance(value, int | float | str) else repr(value) for path, value in _leaves(config, "")}
 
 
-EARLIER = {"train.optimizer.bias_correction": "moments"}  # paths that older config.json lack, and what those runs did
+LEGACY_DEFAULTS = {"train.optimizer.bias_correction": "moments"}  # paths that older config.json lack, and what those runs did
 
 
 def rebuild(leaves: dict[str, Any]) -> Config:
     """The config of `flat`. Raises ValueError naming paths that are missing or unknown, as in the config.json of an older gptjax."""
-    leaves = EARLIER | leaves
+    leaves = LEGACY_DEFAULTS | leaves
     wanted = dict(_paths(Config, ""))
     unknown, missing = [p for p in leaves if p not in wanted], [p for p in wanted if p not in leaves]
     if unknown or missing:
@@ -161,12 +161,12 @@ def _edited(value: Any, hint: Any, edit: _Edit, path: str) -> Any:
         return tuple(elements)
     if not dataclasses.is_dataclass(value):
         name = parse.line(next(iter(edit.parts)), 60)
-        raise ValueError(f"{dot}{name}: {path} is {parse.shown(value)}, which has no fields; {_allowed(hint)}")
+        raise ValueError(f"{dot}{name}: {path} is {parse.quote(value)}, which has no fields; {_allowed(hint)}")
     hints = _hints(type(value))
     for key in edit.parts:
         if key not in hints:
             near = _nearest(key, list(hints), anywhere=True)
-            raise ValueError(f"{dot}{parse.line(key, 60)}: {type(value).__name__} has no field {parse.shown(key)}; {near}")
+            raise ValueError(f"{dot}{parse.line(key, 60)}: {type(value).__name__} has no field {parse.quote(key)}; {near}")
     return _built(type(value), _fields(value) | {k: _edited(getattr(value, k), hints[k], e, dot + k) for k, e in edit.parts.items()}, path)
 
 
@@ -196,21 +196,21 @@ def _read(text: str, hint: Any, path: str) -> Any:
 
 
 def _tree(text: str, hint: Any, path: str) -> ast.expr:
-    """The expression of a text, at most DEEPEST deep, so that what walks it cannot exhaust the stack."""
-    text = re.sub("[\ud800-\udfff]", lambda lone: f"\\u{ord(lone[0]):04x}", text)  # bytes of a path that are not UTF-8: in a string
+    """Parses a text as an expression at most MAX_DEPTH deep, so that what walks it cannot exhaust the stack."""
+    text = re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)  # a path's bytes that are not UTF-8: escapes, for ast
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's own, of odd escapes in strings
             tree = ast.parse(text, mode="eval").body
         level = [tree]
-        for _ in range(DEEPEST):
+        for _ in range(MAX_DEPTH):
             level = [below for node in level for below in ast.iter_child_nodes(node)]
         if not level:
             return tree
     except (SyntaxError, ValueError, MemoryError, RecursionError):  # the last two: nested beyond what Python reads
         pass
     quote = " (inside a call, quote strings: Text(path='a/b.txt'))" if "(" in text else ""
-    raise ValueError(f"{path}={parse.line(text, SHOWN)}: {_allowed(hint)}{quote}")
+    raise ValueError(f"{path}={parse.line(text, MAX_QUOTED)}: {_allowed(hint)}{quote}")
 
 
 def _value(tree: ast.expr, hint: Any, path: str) -> Any:
@@ -230,13 +230,13 @@ def _value(tree: ast.expr, hint: Any, path: str) -> Any:
         fits, read = _scalar(value, option)
         if fits:
             return read
-    raise ValueError(f"{path}={_written(tree)}: {_allowed(hint)}")
+    raise ValueError(f"{path}={_unparse(tree)}: {_allowed(hint)}")
 
 
-def _written(tree: ast.expr) -> str:
+def _unparse(tree: ast.expr) -> str:
     """An expression as text, for an error."""
     try:
-        return parse.line(ast.unparse(tree), SHOWN)
+        return parse.line(ast.unparse(tree), MAX_QUOTED)
     except (ValueError, RecursionError):  # an integer of too many digits; in a config.json, lists within lists
         return "a value of too many digits or parts"
 
@@ -267,20 +267,20 @@ def _record(tree: ast.expr, records: dict[str, type], hint: Any, path: str) -> A
     """One of several records, written `Name(field=value)`, `Name()` or `Name`."""
     call = tree if isinstance(tree, ast.Call) else ast.Call(func=tree, args=[], keywords=[])
     if not isinstance(call.func, ast.Name):
-        raise ValueError(f"{path}={_written(tree)}: {_allowed(hint)}")
+        raise ValueError(f"{path}={_unparse(tree)}: {_allowed(hint)}")
     name = call.func.id
     if name not in records:
-        raise ValueError(f"{path}={_written(tree)}: {_nearest(name, list(records), anywhere=False)}; {_allowed(hint)}")
+        raise ValueError(f"{path}={_unparse(tree)}: {_nearest(name, list(records), anywhere=False)}; {_allowed(hint)}")
     record, hints = records[name], _hints(records[name])
     if call.args or any(k.arg is None for k in call.keywords):
-        raise ValueError(f"{path}={_written(tree)}: name each field: {_signature(record)}")
+        raise ValueError(f"{path}={_unparse(tree)}: name each field: {_signature(record)}")
     given = {str(k.arg): k.value for k in call.keywords}
     for key in given:
         if key not in hints:
-            raise ValueError(f"{path}={_written(tree)}: {name} has no field {key!r}; {_nearest(key, list(hints), anywhere=False)}")
+            raise ValueError(f"{path}={_unparse(tree)}: {name} has no field {key!r}; {_nearest(key, list(hints), anywhere=False)}")
     missing = [f.name for f in dataclasses.fields(record) if f.default is dataclasses.MISSING and f.name not in given]
     if missing:
-        raise ValueError(f"{path}={_written(tree)}: {name} needs {', '.join(missing)}: {_signature(record)}")
+        raise ValueError(f"{path}={_unparse(tree)}: {name} needs {', '.join(missing)}: {_signature(record)}")
     return _built(record, {k: _value(v, hints[k], f"{path}.{k}") for k, v in given.items()}, path)
 
 

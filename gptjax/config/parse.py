@@ -1,4 +1,4 @@
-"""What a user gives, read in one place: JSON, paths, numbers. Each fault is one line: what was given, what is allowed."""
+"""Reads what a user gives: JSON, paths and numbers. Each error is one line: what was given, what is allowed."""
 
 import argparse
 import json
@@ -11,15 +11,14 @@ LARGEST = 2**63 - 1  # of whole numbers on the command line, unless a flag has a
 
 
 def json_value(content: bytes | str, where: str) -> Any:
-    """The value that JSON text stands for. where: what holds it, for the error: a file, or a file and a line.
+    """Parses JSON text. where: what holds it, for the error: a file, or a file and a line.
 
     ValueError, in one line, for bytes that are not UTF-8, for what is not JSON, for nesting beyond Python's recursion limit and for
     integers of more digits than Python reads (4,300). A byte order mark is passed over.
     """
+    text = utf8(content, where) if isinstance(content, bytes) else content
     try:
-        return json.loads(content.decode("utf-8-sig") if isinstance(content, bytes) else content.removeprefix("\ufeff"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset {error.start:,}") from None
+        return json.loads(text.removeprefix("\ufeff"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not JSON: {error.msg}, at line {error.lineno:,} column {error.colno:,}") from None
     except RecursionError:
@@ -29,7 +28,7 @@ def json_value(content: bytes | str, where: str) -> Any:
 
 
 def json_object(content: bytes | str, where: str) -> dict[str, Any]:
-    """`json_value` that must be an object, {"name": value, ...}. ValueError for any other."""
+    """Parses JSON text that must be an object, {"name": value, ...}. ValueError for any other: see `json_value`."""
     value = json_value(content, where)
     if not isinstance(value, dict):
         raise ValueError(f"{where} holds a JSON {type(value).__name__}, not an object with a name for each value")
@@ -37,12 +36,12 @@ def json_object(content: bytes | str, where: str) -> dict[str, Any]:
 
 
 def json_file(file: Path) -> dict[str, Any]:
-    """The JSON object in a file. ValueError, in one line, if the file is missing, cannot be read, or holds something else."""
+    """Reads the JSON object in a file. ValueError, in one line, if the file is missing, cannot be read, or holds something else."""
     return json_object(content(file), str(file))
 
 
 def content(file: Path) -> bytes:
-    """What a file holds. ValueError, in one line, if it is missing or cannot be read."""
+    """Reads the bytes of a file. ValueError, in one line, if it is missing or cannot be read."""
     try:
         return file.read_bytes()
     except OSError as error:
@@ -50,12 +49,12 @@ def content(file: Path) -> bytes:
 
 
 def text_file(file: Path) -> str:
-    """The UTF-8 text in a file. ValueError, in one line, if it is missing, cannot be read or is no such text."""
+    """Reads the UTF-8 text in a file. ValueError, in one line, if it is missing, cannot be read or is no such text."""
     return utf8(content(file), str(file))
 
 
 def utf8(content: bytes, where: str) -> str:
-    """The text that these bytes are. ValueError, in one line, if they are not UTF-8."""
+    """Decodes UTF-8. ValueError, in one line, if they are not UTF-8."""
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -66,21 +65,20 @@ KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or
 
 
 def member(record: dict[str, Any], name: str, kind: type, where: str) -> Any:
-    """record[name], which must be of `kind`: int, float (an int will do), str, bool, list or dict. ValueError names `where` and `name`.
-
-    A bool is no int. A float must be finite, and comes as float."""
+    """Returns record[name], checked to be of `kind`: int, float (an int will do), str, bool, list or dict. ValueError names `where` and
+    `name`. A bool is no int. A float must be finite, and comes as float."""
     if name not in record:
         raise ValueError(f"{where} has no {name!r}: it must hold {KINDS[kind]} of that name")
     value = record[name]
     if kind is float and type(value) is int and abs(value) < 2**1023:
         value = float(value)
     if type(value) is not kind or kind is float and not math.isfinite(value):
-        raise ValueError(f"{where}: {name!r} is {shown(value)}; it must be {KINDS[kind]}")
+        raise ValueError(f"{where}: {name!r} is {quote(value)}; it must be {KINDS[kind]}")
     return value
 
 
-def shown(value: Any, limit: int = 60) -> str:
-    """A value as an error quotes it: one line of at most `limit` characters, however large or deep the value is."""
+def quote(value: Any, limit: int = 60) -> str:
+    """Formats a value for an error: one line of at most `limit` characters, however large or deep the value is."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of too many digits; nested too deeply
@@ -89,13 +87,13 @@ def shown(value: Any, limit: int = 60) -> str:
 
 
 def line(text: str, limit: int = 1000) -> str:
-    """A text as a line of an error: control characters and what no UTF-8 can carry as escapes, and cut at `limit` characters."""
+    """Formats a text as a line of an error: control characters and lone surrogates as escapes, and cut at `limit` characters."""
     cut = text if len(text) <= limit else f"{text[: limit - 3]}..."
     return "".join(c if c == " " or c.isprintable() else repr(c)[1:-1] for c in cut)
 
 
 def path(text: str) -> Path:
-    """A file or directory as a user names it; ~ is his home. ValueError: the empty text, an unknown ~user, a zero byte."""
+    """Reads a path, with ~ as the home directory. ValueError for the empty text, an unknown ~user or a zero byte."""
     if not text:
         raise ValueError("an empty path: give the name of a file or directory, or . for the current directory")
     if "\0" in text:
@@ -110,9 +108,9 @@ def path(text: str) -> Path:
 
 
 def path_argument(text: str) -> Path:
-    """`path`, as the `type` of an argument; not of a bucket, which would become a folder called gs: here."""
+    """The `type` of an argument that is a `path`; not of a bucket, which would become a folder called gs: here."""
     if "://" in text:
-        raise argparse.ArgumentTypeError(f"{shown(text)}: give a file or directory of this machine, and no bucket")
+        raise argparse.ArgumentTypeError(f"{quote(text)}: give a file or directory of this machine, and no bucket")
     try:
         return path(text)
     except ValueError as error:
@@ -132,7 +130,7 @@ def whole_argument(low: int = 1, high: int = LARGEST) -> Callable[[str], int]:
             except ValueError:
                 value = None
         if value is None or not within(value, low, high):
-            raise argparse.ArgumentTypeError(f"{shown(text)}: give {range_words(int, low, high)}")
+            raise argparse.ArgumentTypeError(f"{quote(text)}: give {range_words(int, low, high)}")
         return value
 
     return read
@@ -147,7 +145,7 @@ def number_argument(low: float, high: float = math.inf, above: bool = False) -> 
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and within(value, low, high, above)):
-            raise argparse.ArgumentTypeError(f"{shown(text)}: give {range_words(float, low, high, above)}")
+            raise argparse.ArgumentTypeError(f"{quote(text)}: give {range_words(float, low, high, above)}")
         return value
 
     return read
@@ -161,7 +159,7 @@ def seed_argument(text: str) -> int:
 def line_argument(text: str) -> str:
     """The `type` of an argument that becomes part of a command or a script: one line without control characters, and not empty."""
     if not text.strip() or line(text) != text:
-        raise argparse.ArgumentTypeError(f"{shown(text)}: give a text of one line, without control characters")
+        raise argparse.ArgumentTypeError(f"{quote(text)}: give a text of one line, without control characters")
     return text
 
 
@@ -169,12 +167,12 @@ def line_argument(text: str) -> str:
 
 
 def within(value: float, low: float, high: float, above: bool = False) -> bool:
-    """Is a number from low to high, low itself allowed unless `above`? NaN is not."""
+    """Whether a number is from low to high; `above` excludes low itself. NaN is not."""
     return low <= value <= high and not (above and value == low)
 
 
 def range_words(kind: type, low: float, high: float, above: bool = False) -> str:
-    """What `within` allows, in words: "a whole number from 1 to 10"."""
+    """Says in words what `within` allows: "a whole number from 1 to 10"."""
     least, most = (f"{x:,}" if isinstance(x, int) else f"{x:g}" for x in (low, high))
     first, open_ended = f"above {least}" if above else f"from {least}", high in (math.inf, LARGEST)
     rest = "" if open_ended else f" and at most {most}" if above else f" to {most}"

@@ -25,14 +25,15 @@ class Bounds:
 Positive = Annotated[float, Bounds(1e-30, 1e30)]
 Fraction = Annotated[float, Bounds(0, 0.999999)]  # 1 less this is a divisor
 Seed = Annotated[int, Bounds(0, 2**32 - 1)]  # jax's keys keep 32 bits: beyond, two seeds would draw the same numbers
-Rows = Annotated[int, Bounds(1, 2**20)]
+MAX_ROWS = 2**20  # of a batch
+Rows = Annotated[int, Bounds(1, MAX_ROWS)]
 Steps = Annotated[int, Bounds(1, 10**15)]
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def record(cls: type[T]) -> type[T]:
-    """A frozen, keyword-only dataclass, said so that type checkers know it for one. Each number is checked when one is made, before the
-    class's own __post_init__: ValueError, in one line, for one that is of another type or outside its Bounds."""
+    """Decorates a class as a frozen, keyword-only dataclass whose numbers are checked when one is made, before the class's own
+    __post_init__: ValueError, in one line, for a number of another type or outside its Bounds."""
     own = cls.__dict__.get("__post_init__")
 
     def __post_init__(self) -> None:
@@ -45,24 +46,24 @@ def record(cls: type[T]) -> type[T]:
 
 
 @functools.cache
-def numbers_of(cls: type) -> dict[str, tuple[type, Bounds, bool]]:
+def number_fields(cls: type) -> dict[str, tuple[type, Bounds, bool]]:
     """The numbers of a record by name: int or float, their bounds, and whether None will do."""
-    found = {}
+    fields = {}
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         options = (hint,) if typing.get_origin(hint) is Annotated else typing.get_args(hint) or (hint,)
         for option in options:
             kind, *notes = typing.get_args(option) if typing.get_origin(option) is Annotated else (option,)
             if kind in (int, float) and typing.get_origin(hint) is not tuple:
                 bounds = notes[0] if notes else Bounds(-parse.LARGEST, parse.LARGEST) if kind is int else Bounds(-1e300, 1e300)
-                found[name] = kind, bounds, type(None) in options
-    return found
+                fields[name] = kind, bounds, type(None) in options
+    return fields
 
 
 def _check(node: Any) -> None:
-    for name, (kind, bounds, optional) in numbers_of(type(node)).items():
+    for name, (kind, bounds, optional) in number_fields(type(node)).items():
         value: Any = getattr(node, name)
         fits = isinstance(value, numbers.Integral if kind is int else numbers.Real) and type(value) is not bool
         if value is None and optional or fits and parse.within(typing.cast(float, value), bounds.low, bounds.high, bounds.above):
             continue
         words = parse.range_words(kind, bounds.low, bounds.high, bounds.above)
-        raise ValueError(f"{type(node).__name__}.{name}={parse.shown(value)}: give {words}{' or None' if optional else ''}")
+        raise ValueError(f"{type(node).__name__}.{name}={parse.quote(value)}: give {words}{' or None' if optional else ''}")

@@ -18,7 +18,7 @@ def config(name: str) -> Config:
         raise ValueError(f"{name} is a fine-tuning recipe: python -m gptjax.finetune --config={name} --init=RUN")
     if real not in recipes:
         raise ValueError(
-            f"no config is called {parse.shown(name)}; {_near(name, [*recipes, *other_names])} (python -m gptjax.plan shows all)"
+            f"no config is called {parse.quote(name)}; {_near(name, [*recipes, *other_names])} (python -m gptjax.plan shows all)"
         )
     return recipes[real]()
 
@@ -27,7 +27,7 @@ def finetuning(name: str) -> Finetuning:
     """The fine-tuning recipe of that name. Raises ValueError with the nearest names."""
     recipes = _configs().FINETUNING
     if name not in recipes:
-        raise ValueError(f"no fine-tuning recipe is called {parse.shown(name)}; {_near(name, list(recipes))}")
+        raise ValueError(f"no fine-tuning recipe is called {parse.quote(name)}; {_near(name, list(recipes))}")
     return recipes[name]()
 
 
@@ -39,7 +39,7 @@ def sweep(name: str) -> Any:
     """The config.sweep.Sweep of that name. Raises ValueError with the nearest names."""
     known = _configs().SWEEPS
     if name not in known:
-        raise ValueError(f"no sweep is called {parse.shown(name)}; {_near(name, list(known))} (python -m gptjax.sweep --list shows all)")
+        raise ValueError(f"no sweep is called {parse.quote(name)}; {_near(name, list(known))} (python -m gptjax.sweep --list shows all)")
     return known[name]()
 
 

@@ -11,10 +11,9 @@ from typing import Annotated, Literal
 
 from gptjax.config import parse
 from gptjax.config.data import Data
-from gptjax.config.record import Bounds, Fraction, Positive, Rows, Seed, Steps, record
+from gptjax.config.record import MAX_ROWS, Bounds, Fraction, Positive, Rows, Seed, Steps, record
 from gptjax.config.task import Task
 
-MOST_ROWS = 2**20  # of a batch
 Context = Annotated[int, Bounds(1, 2**24)]  # tokens of a row
 Tokens = Annotated[int, Bounds(1, 10**18)]
 WarmUp = Annotated[int, Bounds(0, 10**18)]
@@ -239,7 +238,7 @@ class Compute:
 
     def __post_init__(self):
         if self.remat not in ("none", "full") and (unknown := set(self.remat.split("+")) - set(SAVED)):
-            named = ", ".join(map(parse.shown, sorted(unknown)[:3]))
+            named = ", ".join(map(parse.quote, sorted(unknown)[:3]))
             raise ValueError(
                 f"compute.remat={parse.line(self.remat, 100)}: {named} cannot be kept; give none, full, or what a layer keeps, of "
                 f"{', '.join(SAVED)}, joined by +"
@@ -305,7 +304,7 @@ class Config:
     def __post_init__(self):
         if "/" in self.name or self.name in ("", ".", "..") or parse.line(self.name, 200) != self.name:
             raise ValueError(
-                f"name={parse.shown(self.name)}: it names a directory; give up to 200 characters, no / and no control characters among them"
+                f"name={parse.quote(self.name)}: it names a directory; give up to 200 characters, no / and no control characters among them"
             )
         if self.train.batch_tokens % self.model.n_ctx:
             near = max(1, round(self.train.batch_tokens / self.model.n_ctx)) * self.model.n_ctx
@@ -313,10 +312,10 @@ class Config:
                 f"train.batch_tokens={self.train.batch_tokens:,} is not a whole number of rows of model.n_ctx={self.model.n_ctx:,} tokens; "
                 f"the nearest that is: {near:,}"
             )
-        if self.batch_rows > MOST_ROWS:
+        if self.batch_rows > MAX_ROWS:
             raise ValueError(
                 f"train.batch_tokens={self.train.batch_tokens:,} is {self.batch_rows:,} rows of model.n_ctx={self.model.n_ctx:,} tokens; "
-                f"give at most {MOST_ROWS * self.model.n_ctx:,}"
+                f"give at most {MAX_ROWS * self.model.n_ctx:,}"
             )
         if self.train.microbatch_rows is not None and self.batch_rows % self.train.microbatch_rows:
             raise ValueError(f"train.microbatch_rows={self.train.microbatch_rows} does not divide the batch of {self.batch_rows} rows")

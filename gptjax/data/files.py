@@ -95,7 +95,7 @@ def jsonl(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | No
         text = value[field]
         if text is not None and not isinstance(text, str):
             raise ValueError(
-                f"{file} line {number:,} has no string field {field!r}: that is {parse.shown(text)}; name another with Text(field=...)"
+                f"{file} line {number:,} has no string field {field!r}: that is {parse.quote(text)}; name another with Text(field=...)"
             )
         yield text
 

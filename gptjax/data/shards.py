@@ -98,11 +98,11 @@ def _checked(manifest: dict[str, Any], where: str) -> None:
         described = parse.member(counts, "shards", list, f"{where}, {split}")
         for shard in described:
             if not isinstance(shard, dict):
-                raise ValueError(f"{where}, {split}: {parse.shown(shard)} describes no shard")
+                raise ValueError(f"{where}, {split}: {parse.quote(shard)} describes no shard")
             for name, kind in (("name", str), ("digest", str), ("documents", int), ("tokens", int), ("bytes", int)):
                 parse.member(shard, name, kind, f"{where}, a shard of {split}")
             if pathlib.PurePath(shard["name"]).name != shard["name"]:
-                raise ValueError(f"{where}: {parse.shown(shard['name'])} is no name of a shard")
+                raise ValueError(f"{where}: {parse.quote(shard['name'])} is no name of a shard")
         for name in ("documents", "tokens", "bytes"):
             if parse.member(counts, name, int, f"{where}, {split}") != sum(shard[name] for shard in described):
                 raise ValueError(f"{where}: the {name} of {split} are not those of its shards")

@@ -91,22 +91,22 @@ def read(settings: dict[str, Any], where: str) -> tuple[Architecture, schema.Mod
     ValueError for another model_type, and for settings that make it another function than any Model."""
     kind = parse.member(settings, "model_type", str, where)
     if kind not in ARCHITECTURES:
-        raise ValueError(f"{where}: model_type is {parse.shown(kind)}; gptjax reads {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"{where}: model_type is {parse.quote(kind)}; gptjax reads {', '.join(ARCHITECTURES)}")
     a = ARCHITECTURES[kind]
     settings = a.defaults | settings
     n = sizes(settings, a.names, where)
     for name, value in a.fixed.items():
         if name in settings and settings[name] != value:
             raise ValueError(
-                f"{where}: {name} is {parse.shown(settings[name])}, but gptjax's models have {value}: these weights cannot be read"
+                f"{where}: {name} is {parse.quote(settings[name])}, but gptjax's models have {value}: these weights cannot be read"
             )
     activation = parse.member(settings, a.activation, str, where)
     if activation not in a.activations:
-        raise ValueError(f"{where}: {a.activation} is {parse.shown(activation)}; gptjax has {', '.join(a.activations)}")
+        raise ValueError(f"{where}: {a.activation} is {parse.quote(activation)}; gptjax has {', '.join(a.activations)}")
     width = n["d_model"]
     for name in _WIDTHS:
         if name in a.defaults and settings[name] not in (None, 4 * width):
-            raise ValueError(f"{where}: {name} is {parse.shown(settings[name])}, but gptjax's MLPs are 4 x {width} = {4 * width} wide")
+            raise ValueError(f"{where}: {name} is {parse.quote(settings[name])}, but gptjax's MLPs are 4 x {width} = {4 * width} wide")
     attention = _attention(settings, where) if kind == "gpt_neo" else (schema.Dense(),)
     dropout = {ours: parse.member(settings, name, float, where) for ours, name in a.dropout.items()}
     form: dict[str, Any] = {"norm": a.norm, "gelu": a.activations[activation], "attention": attention}
@@ -122,7 +122,7 @@ def sizes(settings: dict[str, Any], names: dict[str, str], where: str) -> dict[s
     for ours, name in names.items():
         found[ours] = parse.member(settings, name, int, where)
         if not 0 < found[ours] <= LARGEST[ours]:
-            raise ValueError(f"{where}: {name!r} is {parse.shown(found[ours])}; it must be from 1 to {LARGEST[ours]:,}")
+            raise ValueError(f"{where}: {name!r} is {parse.quote(found[ours])}; it must be from 1 to {LARGEST[ours]:,}")
     return found
 
 
@@ -137,7 +137,7 @@ def _attention(settings: dict[str, Any], where: str) -> tuple[schema.Attention, 
                 layers += names * times
             case _:
                 raise ValueError(
-                    f"{where}: attention_types has {parse.shown(part)}; gptjax reads [[kinds, times], ...], each kind global or local"
+                    f"{where}: attention_types has {parse.quote(part)}; gptjax reads [[kinds, times], ...], each kind global or local"
                 )
     if len(layers) != settings["num_layers"]:
         raise ValueError(

@@ -131,7 +131,7 @@ def _manner(settings: dict[str, Any]) -> tuple[int, list[str], choose.Sampling]:
     most, until = asked.pop("max_gen_toks"), [stop for stop in asked.pop("until", None) or [] if stop]
     sample, temperature = asked.pop("do_sample"), asked.pop("temperature", 1.0)
     top_k, top_p = asked.pop("top_k", None), asked.pop("top_p", None)
-    if unknown := [f"{name}={parse.shown(value)}" for name, value in asked.items() if name not in NOTHING or value not in NOTHING[name]]:
+    if unknown := [f"{name}={parse.quote(value)}" for name, value in asked.items() if name not in NOTHING or value not in NOTHING[name]]:
         raise ValueError(
             f"generation_kwargs {', '.join(unknown)}: gptjax knows until, max_gen_toks, do_sample, temperature, top_k and top_p"
         )

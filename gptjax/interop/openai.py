@@ -68,7 +68,7 @@ def _shapes(file: Path) -> list[tuple[int, ...]]:
     """A list of lists of sizes."""
     listed = parse.json_value(parse.content(file), str(file))
     if not isinstance(listed, list) or not all(isinstance(shape, list) and all(map(_size, shape)) for shape in listed):
-        raise ValueError(f"{file} holds {parse.shown(listed)}, not a list of shapes; fetch it again")
+        raise ValueError(f"{file} holds {parse.quote(listed)}, not a list of shapes; fetch it again")
     return [tuple(shape) for shape in listed]
 
 

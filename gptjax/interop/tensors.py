@@ -81,7 +81,7 @@ def _files(where: Path) -> tuple[list[Path], list[str]]:
     for name, file in listed.items():
         if not isinstance(file, str) or not PLAIN.fullmatch(file):
             raise ValueError(
-                f"{where / INDEX}: the tensor {parse.shown(name)} lies in {parse.shown(file)}; it must be the name of a .safetensors file "
+                f"{where / INDEX}: the tensor {parse.quote(name)} lies in {parse.quote(file)}; it must be the name of a .safetensors file "
                 "of the same folder"
             )
     return [where / file for file in sorted(set(listed.values()))], list(listed)

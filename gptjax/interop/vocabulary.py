@@ -40,11 +40,11 @@ def own(folder: Path) -> Own | None:
     model = parse.member(whole, "model", dict, str(file))
     kind = parse.member(model, "type", str, str(file)) if "type" in model else "BPE"  # versions before 0.9 do not say it
     if kind != "BPE":
-        raise ValueError(f"{file}: a tokenizer of type {parse.shown(kind)}; gptjax reads BPE")
+        raise ValueError(f"{file}: a tokenizer of type {parse.quote(kind)}; gptjax reads BPE")
     symbols = _symbols(parse.member(model, "vocab", dict, str(file)), file)
     for token in parse.member(whole, "added_tokens", list, str(file)) if "added_tokens" in whole else []:
         if not isinstance(token, dict):
-            raise ValueError(f"{file} is damaged: {parse.shown(token)} is no added token; fetch it again")
+            raise ValueError(f"{file} is damaged: {parse.quote(token)} is no added token; fetch it again")
         symbols |= {parse.member(token, "content", str, str(file)): parse.member(token, "id", int, str(file))}
     return Own(file, symbols, [_pair(merge, file) for merge in parse.member(model, "merges", list, str(file))])
 
@@ -52,7 +52,7 @@ def own(folder: Path) -> Own | None:
 def _symbols(found: dict[str, Any], file: Path) -> dict[str, int]:
     wrong = next((symbol for symbol, i in found.items() if type(i) is not int), None)
     if wrong is not None:
-        raise ValueError(f"{file} is damaged: the id of {parse.shown(wrong)} is {parse.shown(found[wrong])}; fetch it again")
+        raise ValueError(f"{file} is damaged: the id of {parse.quote(wrong)} is {parse.quote(found[wrong])}; fetch it again")
     return dict(found)
 
 
@@ -60,7 +60,7 @@ def _pair(merge: Any, file: Path) -> tuple[str, str]:
     match merge.split(" ") if isinstance(merge, str) else merge:
         case [str(left), str(right)]:
             return left, right
-    raise ValueError(f"{file} is damaged: {parse.shown(merge)} is no pair of symbols; fetch it again")
+    raise ValueError(f"{file} is damaged: {parse.quote(merge)} is no pair of symbols; fetch it again")
 
 
 def beside(folder: Path, usual: data.Tokenizer) -> data.Tokenizer:

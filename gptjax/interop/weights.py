@@ -163,7 +163,7 @@ class Folder:
                 f"{self.where}: of the {rows:,} rows of its token table the first {self.config.model.n_vocab:,} are taken, not the rest"
             )
         if added:
-            self._say(f"{self.where}: of its tokenizer {parse.shown(added)[1:-1]} is left out, which {config.data.tokenizer} does not have")
+            self._say(f"{self.where}: of its tokenizer {parse.quote(added)[1:-1]} is left out, which {config.data.tokenizer} does not have")
 
     def params(self, wanted: Any, advance: Advance = lambda done, leaf: None) -> Any:
         read, sizes = [], [leaf.size * 4 for leaf in jax.tree.leaves(wanted)]

@@ -11,7 +11,7 @@ from jax.experimental import mesh_utils
 from gptjax.config import count, figures, schema
 from gptjax.mesh import topology
 
-LEAST_ADDRESSES = 5 * 2**29  # bytes: with 2 GiB jax cannot begin on CPU, with 3 GiB `smoke` trains
+MIN_ADDRESS_SPACE = 5 * 2**29  # bytes: with 2 GiB jax cannot begin on CPU, with 3 GiB `smoke` trains
 AXES = ("data", "fsdp", "tensor", "context")
 DEMANDING = ("tensor", "context")  # wait for each other in every layer: too often for the network between slices
 
@@ -41,10 +41,10 @@ def mesh(sizes: schema.Mesh, devices: list | None = None) -> jax.sharding.Mesh:
 def check_limits() -> None:
     """ValueError where the machine's limits leave too little address space for jax, which ends there in a trace or without a word."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESSES:
+    if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
         raise ValueError(
-            f"this program may use {figures.in_bytes(limit)} of addresses (ulimit -v), and jax needs {figures.in_bytes(LEAST_ADDRESSES)}: "
-            f"raise the limit"
+            f"this program may use {figures.in_bytes(limit)} of addresses (ulimit -v), and jax needs "
+            f"{figures.in_bytes(MIN_ADDRESS_SPACE)}: raise the limit"
         )
 
 

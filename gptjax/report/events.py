@@ -226,7 +226,7 @@ def _lines(file: Path) -> list[tuple[bytes, dict]]:
             record = parse.json_object(line, NAME)
             parse.member(record, "step", int, NAME)
         except ValueError:
-            shown = parse.shown(line[:100].decode(errors="replace"))
+            shown = parse.quote(line[:100].decode(errors="replace"))
             raise ValueError(f"{file}, line {number}, is not a record of a step: {shown}; remove that line") from None
         found.append((line, record))
     return found

@@ -85,13 +85,13 @@ def checked(record: dict[str, Any], where: str) -> dict[str, Any]:
     """The record. ValueError if one of the values that a sweep looks at is none that training writes."""
     step = parse.member(record, "step", int, where)
     if not 0 <= step < 2**63:
-        raise ValueError(f"{where}: 'step' is {parse.shown(step)}; it must be a count")
+        raise ValueError(f"{where}: 'step' is {parse.quote(step)}; it must be a count")
     for name in (*COUNTED, *MEASURED):
         value = record.get(name, 0)
         number = type(value) in (int, float) and abs(value) < 2**1000 or type(value) is float
         if not number or name in COUNTED and not (math.isfinite(value) and value >= 0):
             raise ValueError(
-                f"{where}, step {step:,}: {name!r} is {parse.shown(value)}, which is nothing that training writes; mend that line"
+                f"{where}, step {step:,}: {name!r} is {parse.quote(value)}, which is nothing that training writes; mend that line"
             )
     return record
 
@@ -122,7 +122,7 @@ def read(directory: Path) -> tuple[str, Sweep]:
 def _edits(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(edit, str) for edit in value):
         raise ValueError(
-            f"{where}: {parse.shown(value)} is no list of path=value edits; restore the file, or let the sweep's command write it"
+            f"{where}: {parse.quote(value)} is no list of path=value edits; restore the file, or let the sweep's command write it"
         )
     return tuple(value)
 

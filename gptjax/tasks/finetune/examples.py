@@ -72,7 +72,7 @@ def _check_numbers(task: Task, placed: list[tuple[str, Example]]) -> None:
     seen: dict[int, str] = {}
     for place, example in placed:
         if not re.fullmatch("[0-9]{1,18}", example.index):
-            wrong = f"{place}: {task.index} is {parse.shown(example.index)}, which is no number"
+            wrong = f"{place}: {task.index} is {parse.quote(example.index)}, which is no number"
         elif int(example.index) in seen:
             wrong = f"{place}: {task.index} is {example.index}, as in {seen[int(example.index)]}"
         else:
@@ -289,7 +289,7 @@ def _label(task: Task, value: Any, where: str) -> float | None:
         return number if values is None or task.metric == "pearson" else float(list(values.values()).index(number))
     if number == -1:
         return None
-    raise ValueError(f"{where}: {task.label} is {parse.shown(name)}; give {_cut(allowed)}, or other task.labels")
+    raise ValueError(f"{where}: {task.label} is {parse.quote(name)}; give {_cut(allowed)}, or other task.labels")
 
 
 def _cut(text: str) -> str:

@@ -75,7 +75,7 @@ def parted(one: Evaluation, marks: dict[str, bool]) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(one.lines, 1):
         place = f"{one.place} line {number:,}"
         if not isinstance(line["id"], str) or line["id"] not in marks:
-            raise ValueError(f"{place}: the id {parse.shown(line['id'])} was not checked; check the split and the seed that were evaluated")
+            raise ValueError(f"{place}: the id {parse.quote(line['id'])} was not checked; check the split and the seed that were evaluated")
         if line["id"] in seen:
             raise ValueError(f"{place}: the id {line['id']!r} stands there twice; compare one evaluation at a time")
         seen.add(line["id"])
@@ -109,7 +109,7 @@ def evaluations(results: pathlib.Path, tasks: Collection[str], data: pathlib.Pat
             if checksums.SEAL in kept:  # those of earlier versions have none
                 checksums.check_seal(kept, str(path))
             if pathlib.PurePath(kept["outcomes"]).name != kept["outcomes"]:
-                raise ValueError(f"{path}: 'outcomes' is {parse.shown(kept['outcomes'])}; it must be the name of a file beside it")
+                raise ValueError(f"{path}: 'outcomes' is {parse.quote(kept['outcomes'])}; it must be the name of a file beside it")
             recorded[kept["outcomes"]] = kept
     for name, kept in recorded.items():
         if bare(kept["task"]) in tasks:

@@ -110,7 +110,7 @@ def _beside(stem: pathlib.Path) -> tuple[pathlib.Path, Mapping[str, Any]]:
         if key not in KEYS:
             near = difflib.get_close_matches(key, KEYS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"give any of {', '.join(KEYS)}"
-            raise ValueError(f"{path}: there is no key {parse.shown(key)}; {hint}")
+            raise ValueError(f"{path}: there is no key {parse.quote(key)}; {hint}")
     return path, {key: parse.member(said, key, str, str(path)) if key in ("about", "language") else value for key, value in said.items()}
 
 
@@ -123,7 +123,7 @@ def _toml(path: pathlib.Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not TOML: {parse.shown(str(error).splitlines()[0])[1:-1]}") from None
+        raise ValueError(f"{path} is not TOML: {parse.quote(str(error).splitlines()[0])[1:-1]}") from None
 
 
 def _how(form: tuple[str, ...], path: pathlib.Path, said: Mapping[str, Any]) -> tuple[protocol.Protocol, set[str]]:
@@ -181,7 +181,7 @@ def choice(row: Row, how: protocol.Protocol, shots: int) -> list[Item]:
     n, grades = len(row["completions"]), row["grades"] if "grades" in row else []
     if "grades" in row:
         if len(grades) != n or not all(0 <= grade <= 1 for grade in grades):
-            raise ValueError(f"item {row['id']} has {n} completions and grades {parse.shown(grades)}: give each one from 0 to 1")
+            raise ValueError(f"item {row['id']} has {n} completions and grades {parse.quote(grades)}: give each one from 0 to 1")
         right = tuple(number for number, grade in enumerate(grades) if grade == max(grades) > 0)
     elif "labels" in row:
         right = tuple(dict.fromkeys(row["labels"]))

@@ -64,7 +64,7 @@ def predicted(
             tell(f"{path}: {done:,} of {len(texts):,} documents")
         numbers = (len(texts), sum(map(len, tokens)), sum(len(text.encode()) for text in texts), sum(len(text.split()) for text in texts))
         if not numbers[1]:
-            raise ValueError(f"{path} has no tokens in this tokenizer: it holds {parse.shown(texts[0])}")
+            raise ValueError(f"{path} has no tokens in this tokenizer: it holds {parse.quote(texts[0])}")
         counts.append(dict(zip(SUMS, (*numbers, nats), strict=True)))
         digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
         changed = any(model.text.decode(ids) != text for ids, text in zip(tokens, texts, strict=True))

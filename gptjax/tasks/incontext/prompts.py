@@ -140,7 +140,7 @@ def paired(text: Tokenizer, pairs: Sequence[tuple[str, str]], item: str) -> list
         for completion, whole in zip(completions, wholes, strict=True):
             if whole == before or not whole:
                 raise ValueError(
-                    f"item {item}: the completion {parse.shown(completion)} has no tokens in this tokenizer: give it other text"
+                    f"item {item}: the completion {parse.quote(completion)} has no tokens in this tokenizer: give it other text"
                 )
         afters = [
             _after(text, before, whole, (context + completion)[len(stripped) :])

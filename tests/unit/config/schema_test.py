@@ -9,7 +9,7 @@ import pytest
 from gptjax.config import contamination, data, finetuning, protocol, registry, schema, task
 from gptjax.config.batches import Batches
 from gptjax.config.overrides import override
-from gptjax.config.record import numbers_of, record
+from gptjax.config.record import number_fields, record
 
 ODD = (-1, 0, -0.5, 0.5, math.nan, math.inf, -math.inf, 1e19, 1e308, 5e-324, 10**18 + 3, 10**400, "1", [], True, None)
 HERE = {"path": "x", "name": "x", "source": data.Embedded(), "window": 4, "stride": 4, "block": 4, "summary": 1, "n_tokens": 5}
@@ -40,7 +40,7 @@ def allowed(kind, bounds, optional, value):
 
 @pytest.mark.parametrize("one", records(), ids=lambda one: type(one).__name__)
 def test_a_number_out_of_bounds_is_refused_and_one_within_is_computable(one):
-    for name, (kind, bounds, optional) in numbers_of(type(one)).items():
+    for name, (kind, bounds, optional) in number_fields(type(one)).items():
         assert math.isfinite(bounds.low) and math.isfinite(bounds.high), name
         for value in ODD:
             operations, refusal = counted(outcome, one, name, value)
@@ -103,7 +103,7 @@ def test_a_name_that_is_no_directorys(name):
 
 
 def test_the_largest_config_that_is_allowed_is_planned_at_once():
-    """The loops over rows and stages of the batch end: MOST_ROWS bounds them."""
+    """The loops over rows and stages of the batch end: MAX_ROWS bounds them."""
     largest = override(
         registry.config("smoke"),
         "model.n_ctx=1",
