@@ -14,7 +14,8 @@ change of the tree, begin another file, or take lines out.
     does not apply  an old text is not there exactly once
     no tests        a run found none (a name that is no more), or ended before it could tell: mend the list, or try again
 
-A copy is of what git tracks or would; `../shared` of the tree lies beside it. Exit status 1: some were not noticed, or told nothing.
+A copy is of what git tracks or would; `../shared` of the tree lies beside it. Exit status 1: some were not noticed, or told nothing. A
+run of pytest ends with this program, even if that is killed.
 """
 
 import argparse
@@ -34,12 +35,14 @@ import sys
 import tempfile
 import time
 
+from gptjax.sweeps import child
+
 ROOT = pathlib.Path(__file__).parents[1]
 NOTICED = ("noticed", "hangs")
 
 
-def copied(place: pathlib.Path) -> pathlib.Path:
-    """A copy of the tree in `place`, its bytecode checked by hashes: an edit may be of the same size and in the same second."""
+def copy_tree(place: pathlib.Path) -> pathlib.Path:
+    """Copies the tree into `place`, its bytecode checked by hashes: an edit may be of the same size and in the same second."""
     tree = place / ROOT.name
     listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True)
     for name in filter(None, listed.stdout.split("\0")):
@@ -52,9 +55,9 @@ def copied(place: pathlib.Path) -> pathlib.Path:
     return tree
 
 
-def tested(tree: pathlib.Path, arguments: list[str], timeout: float | None) -> tuple[str, str]:
-    """(result, which test) of one run of pytest in `tree`: noticed, not noticed, hangs or no tests."""
-    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider", "--tb=no", "-x", *arguments]
+def run_pytest(tree: pathlib.Path, arguments: list[str], timeout: float | None) -> tuple[str, str]:
+    """Runs pytest in `tree`. Returns (result, which test); the result is noticed, not noticed, hangs or no tests."""
+    command = child.command(["-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider", "--tb=no", "-x", *arguments])
     how = {"env": os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, "start_new_session": True, "text": True}
     with subprocess.Popen(command, cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **how) as run:
         try:
@@ -70,8 +73,8 @@ def tested(tree: pathlib.Path, arguments: list[str], timeout: float | None) -> t
     return ("noticed", failed[0]) if failed else ("no tests", f"{' '.join(arguments)}: exit status {run.returncode}")
 
 
-def tried(tree: pathlib.Path, mutant: dict, timeout: float) -> dict:
-    """What one mutant comes to; the tree is as it was afterwards."""
+def try_mutant(tree: pathlib.Path, mutant: dict, timeout: float) -> dict:
+    """Makes one mutant's edits, runs its tests and takes the edits back. Returns what it came to: result, by, seconds."""
     began, before = time.monotonic(), {}
     result, by = "not noticed", ""
     try:
@@ -83,7 +86,7 @@ def tried(tree: pathlib.Path, mutant: dict, timeout: float) -> dict:
             before.setdefault(file, text)
             file.write_text(text.replace(old, new))
         for arguments in filter(None, [mutant.get("likely"), *mutant["tiers"]]):
-            result, by = tested(tree, arguments, timeout)
+            result, by = run_pytest(tree, arguments, timeout)
             if result != "not noticed":
                 break
     finally:
@@ -113,14 +116,14 @@ def main(argv: list[str] | None = None) -> int:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(place) / "compiled"))
         trees = queue.SimpleQueue()
         for number in range(max(1, args.jobs) if left else 0):
-            trees.put(copied(pathlib.Path(place) / str(number)))
+            trees.put(copy_tree(pathlib.Path(place) / str(number)))
 
         def work(mutant: dict):
             tree = trees.get()
             try:
-                line = {part: mutant[part] for part in ("id", "area", "what")} | tried(tree, mutant, args.timeout)
+                line = {part: mutant[part] for part in ("id", "area", "what")} | try_mutant(tree, mutant, args.timeout)
                 if line["result"] == "noticed" and line["by"] not in passing:
-                    if tested(tree, [line["by"]], args.timeout)[0] == "not noticed":
+                    if run_pytest(tree, [line["by"]], args.timeout)[0] == "not noticed":
                         passing.add(line["by"])
                     else:
                         line["result"] = "fails anyway"
@@ -133,11 +136,11 @@ def main(argv: list[str] | None = None) -> int:
 
         with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs)) as pool:
             list(pool.map(work, left))
-    return told([done[m["id"]] for m in chosen])
+    return summarize([done[m["id"]] for m in chosen])
 
 
-def told(lines: list[dict]) -> int:
-    """Prints how many of each area came to what, whatever was not noticed, and the rate; returns the exit status."""
+def summarize(lines: list[dict]) -> int:
+    """Prints how many of each area came to what, what was not noticed, and the rate. Returns the exit status."""
     counts = collections.Counter((line["area"], line["result"]) for line in lines)
     results = sorted({line["result"] for line in lines})
     print(f"\n{'area':<16}" + "".join(f"{result:>16}" for result in results))

@@ -1,7 +1,11 @@
 """The runner of wrong programs, on a tree of one function and one test."""
 
 import json
+import os
+import pathlib
 import subprocess
+import sys
+import time
 
 import pytest
 
@@ -57,7 +61,7 @@ def test_each_wrong_edit_comes_to_what_it_is(tree, tmp_path, capsys):
 
 def test_too_long_counts_as_noticed(tree):
     mutant = {"edits": [("sums.py", "a + b", "b + a")], "tiers": [["tests/sums_test.py"]]}
-    assert mutants.tried(tree, mutant, 0.01)["result"] == "hangs" and "a + b" in (tree / "sums.py").read_text()
+    assert mutants.try_mutant(tree, mutant, 0.01)["result"] == "hangs" and "a + b" in (tree / "sums.py").read_text()
 
 
 def test_a_test_that_fails_anyway_notices_nothing(tree, tmp_path):
@@ -66,3 +70,28 @@ def test_a_test_that_fails_anyway_notices_nothing(tree, tmp_path):
     assert mutants.main([str(tree / "list.py"), "--only=swapped", f"--out={out}"]) == 1
     (line,) = map(json.loads, out.read_text().splitlines())
     assert (line["result"], line["by"]) == ("fails anyway", "tests/sums_test.py::test_two")
+
+
+RUNNER = "import pathlib, sys; from tests import mutants; mutants.ROOT = pathlib.Path(sys.argv[1]); mutants.main(sys.argv[2:])"
+SLEEPS = """
+import os, pathlib, time
+def test_zero():
+    pathlib.Path(os.environ["MUTANTS_TEST"]).write_text(str(os.getpid()))
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="needs /proc")
+def test_a_run_of_pytest_ends_with_the_runner_that_is_killed(tree, tmp_path):
+    (tree / "tests" / "sums_test.py").write_text(SLEEPS)
+    command = [sys.executable, "-c", RUNNER, str(tree), str(tree / "list.py"), "--only=swapped", f"--out={tmp_path / 'out.jsonl'}"]
+    environment = os.environ | {"MUTANTS_TEST": str(tmp_path / "pid"), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=pathlib.Path(__file__).parents[2], env=environment) as runner:
+        while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
+            assert runner.poll() is None
+            time.sleep(0.02)
+        runner.kill()
+    status, end = pathlib.Path(f"/proc/{(tmp_path / 'pid').read_text()}/status"), time.monotonic() + 20
+    while status.exists() and "zombie" not in status.read_text() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not status.exists() or "zombie" in status.read_text()
