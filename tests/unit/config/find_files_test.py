@@ -13,12 +13,12 @@ def put(path, content="text"):
     path.write_text(content)
 
 
-def found(path):
+def find(path):
     return find_files.found(str(path)).files
 
 
 def names(root, path):
-    return [str(file.relative_to(root)) for file in found(path)]
+    return [str(file.relative_to(root)) for file in find(path)]
 
 
 @pytest.fixture
@@ -35,23 +35,23 @@ def corpus(tmp_path):
 
 def test_a_directory_is_read_whole_and_says_what_it_passes_over(corpus):
     assert names(corpus, corpus) == ["D.JSONL", "c4-train.00000.json.gz", "e.ndjson", "f.TXT.XZ", "local/a.jsonl", "part/b.jsonl"]
-    told = find_files.found(str(corpus)).remark()
-    assert told is not None and told.startswith("passed over: ")
-    assert "3 hidden, or in a folder of other things (.hidden.txt, .ipynb_checkpoints, checkpoints)" in told
-    assert "2 of no known format (README.md, h.txt.bz2)" in told
+    remark = find_files.found(str(corpus)).remark()
+    assert remark is not None and remark.startswith("passed over: ")
+    assert "3 hidden, or in a folder of other things (.hidden.txt, .ipynb_checkpoints, checkpoints)" in remark
+    assert "2 of no known format (README.md, h.txt.bz2)" in remark
     assert find_files.found(str(corpus / "local")).remark() is None
     put(corpus / "local" / "settings.json", '{\n "a": 1\n}')
     assert find_files.found(str(corpus / "local")).remark() == "passed over: 1 JSON that has not an object a line (settings.json)"
 
 
 def test_each_real_file_is_read_once_and_cycles_end(corpus):
-    before = found(corpus)
+    before = find(corpus)
     (corpus / "self").symlink_to(".")
     (corpus / "local" / "up").symlink_to("..")
     (corpus / "again").symlink_to("local")
     (corpus / "a-link.jsonl").symlink_to("local/a.jsonl")
     os.link(corpus / "D.JSONL", corpus / "D2.JSONL")
-    assert found(corpus) == found(corpus / "**" / "*") == before
+    assert find(corpus) == find(corpus / "**" / "*") == before
     assert "there by another name" in str(find_files.found(str(corpus)).remark())
     assert names(corpus, corpus / "**" / "*.jsonl") == ["local/a.jsonl", "part/b.jsonl"]
     assert names(corpus, corpus / "again" / "*.jsonl") == ["again/a.jsonl"]
@@ -79,21 +79,21 @@ def test_a_directory_and_its_globs_read_the_same(tmp_path, seed):
                 put(here / (name + chance.choice([".txt", ".JSON", ".jsonl.gz", ".parquet", ".md", ""])))
     put(folders[0] / "always.txt")
     root = folders[0]
-    whole = found(root)
-    assert whole == found(root / "**") == found(root / "**" / "*") == found(f"{root}/") == found(root / "**" / "**" / "**")
+    whole = find(root)
+    assert whole == find(root / "**") == find(root / "**" / "*") == find(f"{root}/") == find(root / "**" / "**" / "**")
     assert len({file.resolve() for file in whole}) == len(whole)
-    by_ending = [file for ending in ("txt", "JSON", "gz", "parquet") for file in globbed(root / "**" / f"*.{ending}")]
+    by_ending = [file for ending in ("txt", "JSON", "gz", "parquet") for file in find_any(root / "**" / f"*.{ending}")]
     assert {file.resolve() for file in by_ending} == {file.resolve() for file in whole}
 
 
-def globbed(pattern):
+def find_any(pattern):
     try:
-        return found(pattern)
+        return find(pattern)
     except ValueError:
         return []
 
 
-def refused(path, match):
+def check_refusal(path, match):
     with pytest.raises(ValueError, match=match) as error:
         find_files.found(str(path))
     assert "\n" not in str(error.value)
@@ -104,16 +104,16 @@ def test_what_is_no_file_is_refused(tmp_path):
     (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
     (tmp_path / "gone.txt.gz").symlink_to("nowhere")
     (tmp_path / "a.txt").write_text("a")
-    refused(tmp_path / "pipe.txt", r"pipe.txt is a named pipe, no file")
-    refused(tmp_path / "zero.jsonl", r"zero.jsonl is a device, no file")
-    refused(tmp_path / "gone.txt.gz", r"gone.txt.gz is a link to a file that is not there")
+    check_refusal(tmp_path / "pipe.txt", r"pipe.txt is a named pipe, no file")
+    check_refusal(tmp_path / "zero.jsonl", r"zero.jsonl is a device, no file")
+    check_refusal(tmp_path / "gone.txt.gz", r"gone.txt.gz is a link to a file that is not there")
     for path in (tmp_path, tmp_path / "*", tmp_path / "**"):
-        refused(path, r"no file|not there")
-    refused("", r"an empty path")
-    refused("~nobody-of-that-name/x.txt", r"no home directory")
-    refused("a\0b.txt", r"zero byte")
-    refused(tmp_path / "no.txt", r"no.txt'\) does not exist; give .txt")
-    refused(tmp_path / "*.parquet", r"matches no file")
+        check_refusal(path, r"no file|not there")
+    check_refusal("", r"an empty path")
+    check_refusal("~nobody-of-that-name/x.txt", r"no home directory")
+    check_refusal("a\0b.txt", r"zero byte")
+    check_refusal(tmp_path / "no.txt", r"no.txt'\) does not exist; give .txt")
+    check_refusal(tmp_path / "*.parquet", r"matches no file")
 
 
 def test_the_ending_of_a_name_tells_format_and_compression():

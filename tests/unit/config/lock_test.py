@@ -23,7 +23,7 @@ with lock.locked(Path(sys.argv[1]), "run directory", print):
 """
 
 
-def held(directory):
+def hold(directory):
     return lock.locked(directory, "run directory", print)
 
 
@@ -33,26 +33,26 @@ def test_a_second_one_is_refused_by_name_until_the_first_is_killed(tmp_path):
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         who = f"process {holder.pid} on {socket.gethostname()} works there"
         with pytest.raises(ValueError, match=f"{tmp_path} is in use: {who}; wait until it ends, stop it, or give another --run"):
-            with held(tmp_path):
+            with hold(tmp_path):
                 pass
         assert lock.sign(tmp_path) == f"{socket.gethostname()} {holder.pid}"
         holder.send_signal(signal.SIGKILL)
     assert lock.sign(tmp_path)  # it stays, but holds nobody back
-    with held(tmp_path):
+    with hold(tmp_path):
         assert lock.sign(tmp_path) == f"{socket.gethostname()} {os.getpid()}"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_made_for_the_lock_alone_goes_with_it(tmp_path):
-    with held(tmp_path / "a" / "b"):
+    with hold(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b" / "gptjax.lock").exists()
     assert not (tmp_path / "a" / "b").exists()
-    with held(tmp_path / "c"):
+    with hold(tmp_path / "c"):
         (tmp_path / "c" / "work").write_text("")
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["work"]
-    with pytest.raises(KeyError), held(tmp_path / "c"):
+    with pytest.raises(KeyError), hold(tmp_path / "c"):
         raise KeyError
-    with held(tmp_path / "c"):
+    with hold(tmp_path / "c"):
         pass
 
 
@@ -67,9 +67,9 @@ def test_a_lock_that_its_holder_removed_meanwhile_is_not_taken_for_one(tmp_path,
         return real(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with held(tmp_path):
+    with hold(tmp_path):
         assert len(calls) == 2 and lock.sign(tmp_path).endswith(str(os.getpid()))
-        with pytest.raises(ValueError, match="is in use"), held(tmp_path):
+        with pytest.raises(ValueError, match="is in use"), hold(tmp_path):
             pass
 
 
@@ -91,5 +91,5 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "run" / "gptjax.lock").mkdir(parents=True)
     for there in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / "run", Path("/proc/nowhere")):
         with pytest.raises(ValueError, match=f"cannot write to the run directory {there}: .*; make it writable or give another --run"):
-            with held(there):
+            with hold(there):
                 pass

@@ -31,7 +31,7 @@ def records():
     return made.values()
 
 
-def allowed(kind, bounds, optional, value):
+def is_allowed(kind, bounds, optional, value):
     if value is None:
         return optional
     of_kind = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
@@ -43,9 +43,9 @@ def test_a_number_out_of_bounds_is_refused_and_one_within_is_computable(one):
     for name, (kind, bounds, optional) in number_fields(type(one)).items():
         assert math.isfinite(bounds.low) and math.isfinite(bounds.high), name
         for value in ODD:
-            operations, refusal = counted(outcome, one, name, value)
+            operations, refusal = count_lines(outcome, one, name, value)
             assert operations < 100_000, (name, value, operations)
-            if not allowed(kind, bounds, optional, value):
+            if not is_allowed(kind, bounds, optional, value):
                 assert refusal is not None and f"{type(one).__name__}.{name}=" in refusal and "give " in refusal, (name, value, refusal)
             if refusal is not None:
                 assert "\n" not in refusal and len(refusal) < 400, refusal
@@ -60,7 +60,7 @@ def outcome(one, name, value):
         return str(error)
 
 
-def counted(act, *arguments):
+def count_lines(act, *arguments):
     """(lines of Python that it ran, what it returned): bounded work, without a clock."""
     lines = 0
 

@@ -167,7 +167,7 @@ OTHER_TRAINING = {
 }
 
 
-def refused(main, arguments, capsys):
+def refusal(main, arguments, capsys):
     """What is said, in one line, with nothing printed: by ValueError, or by argparse with status 2."""
     try:
         main([*arguments])
@@ -191,13 +191,13 @@ def refused(main, arguments, capsys):
 )
 def test_a_job_that_could_not_run_is_not_printed(main, own, name, capsys):
     arguments, said = OTHER_TRAINING[name]
-    assert said in refused(main, [*own, "--", *arguments], capsys)
+    assert said in refusal(main, [*own, "--", *arguments], capsys)
 
 
 def test_a_slice_may_be_called_run(capsys):
     assert tpu.main(["create", "--name", "run", "--zone=z", "--accelerator=v6e-8", "--dry_run"]) == 0
     assert "queued-resources create run" in capsys.readouterr().out
-    assert "what stands after -- is for run, and not for logs" in refused(tpu.main, ["logs", "--name=a", "--zone=z", *TRAIN], capsys)
+    assert "what stands after -- is for run, and not for logs" in refusal(tpu.main, ["logs", "--name=a", "--zone=z", *TRAIN], capsys)
 
 
 COUNTS = ("0", "-1", "1.5", "1e9", "nan", "9" * 5000, "\u0662", "", "x")
@@ -240,7 +240,7 @@ COUNTS = ("0", "-1", "1.5", "1e9", "nan", "9" * 5000, "\u0662", "", "x")
 )
 def test_what_no_cluster_would_take(main, own, flag, bad, capsys):
     rest = [] if main is tpu.main else ["--", "--config=smoke"]
-    said = refused(main, [*own, f"{flag}={bad}", *rest], capsys)
+    said = refusal(main, [*own, f"{flag}={bad}", *rest], capsys)
     assert flag in said
 
 

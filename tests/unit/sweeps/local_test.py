@@ -215,7 +215,15 @@ def test_points_of_the_same_data_wait_for_the_first_to_prepare_it(tmp_path):
     assert local._next(progress, tmp_path) is second
 
 
-def test_ctrl_c_stops_every_run_and_begins_no_other(stand_in, tmp_path):
+@pytest.fixture
+def heeds_ctrl_c():
+    """As in a terminal. Where tests run in the background, SIGINT is ignored, and a sweep leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_stops_every_run_and_begins_no_other(stand_in, tmp_path, heeds_ctrl_c):
     stand_in(WAITS)
     began = time.monotonic()
 
