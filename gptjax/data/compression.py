@@ -102,15 +102,44 @@ class _Xz:
 
 
 def has_checksums(raw: BinaryIO, compression: str) -> bool:
-    """Has every part of the file a checksum, so that damage to it is noticed? CorruptFile if it is not of this compression at all. `raw` is
-    at its beginning, and can seek; little of it is read."""
-    first = raw.read(8)
-    if not first.startswith(MAGIC[compression]):
+    """Has every member of the file a checksum, so that damage to it is noticed? Of an .zst file, every frame that begins in its first
+    SCAN_BYTES. CorruptFile if it is not of this compression at all. `raw` is at its beginning, and can seek; little of it is read."""
+    if not raw.read(8).startswith(MAGIC[compression]):
         raise CorruptFile(f"its first bytes are not those of a {compression} file")
-    if compression == ".xz":
-        return len(first) == 8 and first[7] & 15 != 0
     raw.seek(0)
-    return compression == ".gz" or all(_zst_flags(raw))
+    return compression == ".gz" or all(_xz_flags(raw) if compression == ".xz" else _zst_flags(raw))
+
+
+def _xz_flags(raw: BinaryIO) -> Iterator[bool]:
+    """Of each stream of an .xz file, the last one first: has it checksums? The .xz file format, sections 2.1.2 and 4: a footer tells the
+    size of the index before it, and that the sizes of the blocks. Damage ends the walk: reading tells of it."""
+    end = raw.seek(0, io.SEEK_END)
+    for _ in range(SCAN_BYTES // 4):
+        if end < 12:
+            return
+        raw.seek(end - 12)
+        footer = raw.read(12)
+        if footer[8:] == bytes(4):  # padding
+            end -= 4
+            continue
+        index_end, index_size = end - 12, 4 * int.from_bytes(footer[4:8], "little") + 4
+        if footer[10:] != b"YZ" or index_size > min(index_end, SCAN_BYTES):
+            return
+        yield footer[9] & 15 != 0
+        raw.seek(index_end - index_size)
+        index = iter(raw.read(index_size)[1:])
+        sizes = [(_varint(index), _varint(index))[0] for _ in range(min(_varint(index), index_size))]
+        end = index_end - index_size - sum(-(-size // 4) * 4 for size in sizes) - 12
+
+
+def _varint(content: Iterator[int]) -> int:
+    """The .xz file format, section 1.2: seven bits a byte, the lowest first, the last byte below 128."""
+    value = shift = 0
+    for byte in content:
+        value, shift = value | (byte & 127) << shift, shift + 7
+        if byte < 128:
+            break
+    return value
 
 
 def _zst_flags(raw: BinaryIO) -> Iterator[bool]:

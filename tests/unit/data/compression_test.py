@@ -81,7 +81,10 @@ def test_files_without_checksums_are_known():
     bare = zst(b"text " * 9)
     skipped = b"\x50\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc"
     known = {".zst": [(zst(TEXTS[0]), True), (bare, False), (skipped + zst(TEXTS[0]), True), (zst(TEXTS[0]) + skipped + bare, False)]}
-    known[".xz"] = [(lzma.compress(b"x"), True), (lzma.compress(b"x", check=lzma.CHECK_NONE), False)]
+    checked, unchecked = (lzma.compress(b"x" * 10**5, check=check) for check in (lzma.CHECK_CRC32, lzma.CHECK_NONE))
+    streams = (checked, unchecked + checked, checked + bytes(8) + unchecked + bytes(4) + checked, checked + bytes(4) + checked + bytes(12))
+    known[".xz"] = [(unchecked, False), *zip(streams, (True, False, False, True), strict=True)]
+    known[".xz"] += [(checked[:-5], True), (checked[:-12], True), (checked[:8], True)]  # cut short: reading tells of it
     known[".gz"] = [(gzip.compress(b"x"), True)]
     for ending, files in known.items():
         for content, expected in files:
