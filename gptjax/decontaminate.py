@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gptjax.config import command, contamination, data, overrides, parse
+from gptjax.config import command, contamination, data, find_files, overrides, parse
 
 EXAMPLE = """python -m gptjax.decontaminate filter --text='corpus/*.jsonl.zst' --tasks=hellaswag,piqa --out=clean
   python -m gptjax.decontaminate check --text='corpus/*.jsonl.zst' --tasks=hellaswag,piqa --out=overlap
@@ -24,6 +24,7 @@ EXAMPLE = """python -m gptjax.decontaminate filter --text='corpus/*.jsonl.zst' -
 RULES = {"filter": contamination.Filter(), "check": contamination.Measure()}
 
 
+@find_files.list_once()
 def main(arguments: list[str]) -> None:
     parser = command.bare_parser("decontaminate", __doc__ or "", EXAMPLE)
     parser.add_argument("mode", choices=("filter", "check", "compare"), help="what to do")

@@ -8,7 +8,7 @@ import os
 import pathlib
 import shlex
 
-from gptjax.config import command, data, parse
+from gptjax.config import command, data, find_files, parse
 from gptjax.config.schema import Config
 from gptjax.data import corpora
 
@@ -17,6 +17,7 @@ EXAMPLE = """python -m gptjax.prepare --config=gpt2_124m --set "data.sources=Tex
 Sources = dict[pathlib.Path, corpora.Untokenised]  # shard directory -> what it is made of
 
 
+@find_files.list_once()
 def main(arguments: list[str]) -> None:
     parser = command.parser("prepare", __doc__ or "", EXAMPLE, text=True)
     parser.add_argument(

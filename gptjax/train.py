@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gptjax import pretraining, resume
-from gptjax.config import command, count, parse, registry, run
+from gptjax.config import command, count, find_files, parse, registry, run
 from gptjax.config.batches import Batches
 from gptjax.config.schema import Config
 from gptjax.mesh import meeting
@@ -17,6 +17,7 @@ CPU_TOKENS = 4096  # of a microbatch on CPU: more is no faster there, and its pr
 EXAMPLE = 'python -m gptjax.train --config=gpt3_small --set train.steps=100 --set "model.attention=Dense()"'
 
 
+@find_files.list_once()
 def main(arguments: list[str]) -> int:
     """Exit status 0 at the end of the run or at an orderly stop, 3 if the run gave up on non-finite updates."""
     args, given = read_arguments(arguments)

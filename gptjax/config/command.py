@@ -83,7 +83,7 @@ def resolved(args: argparse.Namespace, here: bool = True) -> Config:
     if source is not None and config.data.sources == recipe.data.sources:
         path, advice = source
         try:
-            find_files.found(path)
+            find_files.find(path)
         except ValueError as error:
             raise ValueError(f"--config={args.config} is of a text that is not here ({error}): {advice}") from None
     return config
@@ -98,7 +98,7 @@ def with_text(recipe: Config, path: str) -> Config:
     where = parse.path(path)
     if where.is_dir() and any(where.glob("train-*.tokens.npy")):
         raise ValueError(f'{path} is tokenised already: give it by --set "data.sources=Shards(path={path!r})" instead of --text')
-    files = find_files.found(path).files
+    files = find_files.find(path).files
     source = dataclasses.replace(recipe.data, sources=(data.Text(path=path),))
     if len(files) == 1 or (len(files) < FEW and all(find_files.kind(file)[0] == ".txt" for file in files)):
         source = dataclasses.replace(source, held_out=data.Tail(fraction=0.1))

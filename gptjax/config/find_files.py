@@ -1,6 +1,8 @@
 """Which files of text a path names: a file, a directory or a glob, the last two by one rule, and nothing is left out unsaid."""
 
 import collections
+import contextlib
+import contextvars
 import dataclasses
 import fnmatch
 import glob
@@ -14,26 +16,28 @@ from gptjax.config import parse
 FORMATS = {".txt": ".txt", ".jsonl": ".jsonl", ".ndjson": ".jsonl", ".json": ".jsonl", ".parquet": ".parquet"}  # ending -> what it holds
 COMPRESSIONS = (".gz", ".xz", ".zst")
 ALLOWED = "give .txt, .jsonl or .parquet, each plain or .gz, .xz or .zst; .ndjson and .json are read as .jsonl is, an object a line"
-LEFT_ALONE = {
-    "checkpoints",
-    "__pycache__",
-    "__MACOSX",
-}  # folders that hold other things than text, beside those whose names begin with a dot
+OTHER_FOLDERS = {"checkpoints", "__pycache__", "__MACOSX"}  # which hold no text, beside those whose names begin with a dot
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """files: sorted by name. passed_over: why -> the names of what was not taken, for people."""
+class Listing:
+    """states: each file, sorted by name, and its state when it was listed. skipped: why -> the names of what was not taken, for people."""
 
-    files: list[Path]
-    passed_over: dict[str, list[str]]
+    states: dict[Path, os.stat_result]
+    skipped: dict[str, list[str]]
+
+    @property
+    def files(self) -> list[Path]:
+        return list(self.states)
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(state.st_size for state in self.states.values())
 
     def remark(self) -> str | None:
         """What was passed over, in a line; None if nothing was."""
-        told = [
-            f"{len(names):,} {why} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" for why, names in self.passed_over.items()
-        ]
-        return f"passed over: {'; '.join(told)}" if told else None
+        lines = [f"{len(names):,} {why} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" for why, names in self.skipped.items()]
+        return f"passed over: {'; '.join(lines)}" if lines else None
 
 
 def kind(path: Path) -> tuple[str, str]:
@@ -51,30 +55,53 @@ def stem(path: Path) -> str:
     return name.rpartition(".")[0] if format_ else name
 
 
-def found(path: str) -> Found:
+_listings: contextvars.ContextVar[dict[str, Listing] | None] = contextvars.ContextVar("listings", default=None)
+
+
+@contextlib.contextmanager
+def list_once() -> Iterator[None]:
+    """Let `find` list each path once while this is entered, as all of a program's main is: what a path names is then what it named at
+    first, for all that ask. 20,000 files take half a second of a local disk, and minutes of some in a network."""
+    token = _listings.set({}) if _listings.get() is None else None
+    try:
+        yield
+    finally:
+        if token is not None:
+            _listings.reset(token)
+
+
+def find(path: str) -> Listing:
     """The files that `path` names: each real file once, links followed, cycles cut.
 
-    Of a directory or a glob, hidden files and folders and those of LEFT_ALONE are passed over, unless the glob itself names them, and so is
+    Of a directory or a glob, hidden files and folders and those of OTHER_FOLDERS are passed over, unless the glob itself names them, and so is
     what has no known format, or is JSON without an object a line. ValueError, in one line: there is no file; the one that is named is of
     no known format; a folder cannot be read; what has the name of a text is a pipe, a device, or a link to nothing.
     """
+    listings = _listings.get()
+    if listings is None:
+        return _list(path)
+    if path not in listings:
+        listings[path] = _list(path)
+    return listings[path]
+
+
+def _list(path: str) -> Listing:
     try:
         where = parse.path(path)
     except ValueError as error:
         raise ValueError(f"Text(path={path!r}): {error}") from None
-    passed: Passed = collections.defaultdict(set)
+    skipped: Skipped = collections.defaultdict(set)
     if where.is_dir():
-        return _told(path, (file for _, listed in _folders(where, passed) for file in listed), passed, "has no text file")
+        return _select(path, (entry for _, entries in _folders(where, skipped) for entry in entries), skipped, "has no text file")
     if where.exists() or where.is_symlink() or not glob.has_magic(path):
         if not where.exists() and not where.is_symlink():
             raise ValueError(f"Text(path={path!r}) does not exist; {ALLOWED}")
         if not kind(where)[0]:
             raise ValueError(f"Text(path={path!r}): the name tells no known format; {ALLOWED}")
-        regular(where)
-        return Found([where], {})
+        return Listing({where: regular(where)}, {})
     every = where.parts[1:] if where.is_absolute() else where.parts
     parts = tuple(part for part, after in zip(every, (*every[1:], ""), strict=True) if not part == after == "**")  # twice is as once
-    return _told(path, _matching(Path(where.anchor), parts, passed), passed, "matches no file of text")
+    return _select(path, _match(Path(where.anchor), parts, skipped), skipped, "matches no file of text")
 
 
 def regular(file: Path) -> os.stat_result:
@@ -91,29 +118,34 @@ def regular(file: Path) -> os.stat_result:
     return state
 
 
-Passed = collections.defaultdict[str, set[Path]]  # why -> what
+Skipped = collections.defaultdict[str, set[Path]]  # why -> what
 
 
-def _told(path: str, entries: Iterator[Path], passed: Passed, nothing: str) -> Found:
-    """Of the entries, each real file of a known format once; one that is no link goes before links to it."""
-    known: dict[tuple[int, int], Path] = {}
+def _select(path: str, entries: Iterator[Path], skipped: Skipped, nothing: str) -> Listing:
+    """Of the entries, each real file of a known format once; one that is no link goes before links to it. nothing: for the error where
+    there is none."""
+    files: dict[tuple[int, int], Path] = {}
+    states: dict[Path, os.stat_result] = {}
     for file in sorted(set(entries), key=lambda file: (file.is_symlink(), file)):
         if file.is_dir():
             continue
         if not kind(file)[0]:
-            passed["of no known format"].add(file)
+            skipped["of no known format"].add(file)
             continue
         state = regular(file)
         if _one_value(file):
-            passed["JSON that has not an object a line"].add(file)
+            skipped["JSON that has not an object a line"].add(file)
             continue
-        first = known.setdefault((state.st_dev, state.st_ino), file)
-        if first is not file:
-            passed["there by another name"].add(file)
-    told = Found(sorted(known.values()), {why: sorted(file.name for file in files) for why, files in passed.items()})
-    if not known:
-        raise ValueError(f"Text(path={path!r}) {nothing}{f' ({told.remark()})' if passed else ''}; {ALLOWED}")
-    return told
+        if files.setdefault((state.st_dev, state.st_ino), file) is not file:
+            skipped["there by another name"].add(file)
+        else:
+            states[file] = state
+    listing = Listing(
+        {file: states[file] for file in sorted(states)}, {why: sorted(file.name for file in each) for why, each in skipped.items()}
+    )
+    if not states:
+        raise ValueError(f"Text(path={path!r}) {nothing}{f' ({listing.remark()})' if skipped else ''}; {ALLOWED}")
+    return listing
 
 
 def _one_value(file: Path) -> bool:
@@ -127,30 +159,30 @@ def _one_value(file: Path) -> bool:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from None
 
 
-def _folders(root: Path, passed: Passed) -> Iterator[tuple[Path, list[Path]]]:
-    """`root` and the folders below it, with what is listed in them: each real one once, those that are no links first."""
+def _folders(root: Path, skipped: Skipped) -> Iterator[tuple[Path, list[Path]]]:
+    """`root` and the folders below it, with what is visible in them: each real one once, those that are no links first."""
     seen: set[tuple[int, int]] = set()
     left, linked = [root], collections.deque[Path]()
     while left or linked:
         folder = left.pop() if left else linked.popleft()
         state = folder.stat()
         if (state.st_dev, state.st_ino) in seen:
-            passed["there by another name"].add(folder)
+            skipped["there by another name"].add(folder)
             continue
         seen.add((state.st_dev, state.st_ino))
-        listed = _listed(folder, passed)
-        yield folder, listed
-        inner = [entry for entry in listed if entry.is_dir()]
+        entries = _visible(folder, skipped)
+        yield folder, entries
+        inner = [entry for entry in entries if entry.is_dir()]
         left += [entry for entry in reversed(inner) if not entry.is_symlink()]
         linked += [entry for entry in inner if entry.is_symlink()]
 
 
-def _listed(folder: Path, passed: Passed) -> list[Path]:
+def _visible(folder: Path, skipped: Skipped) -> list[Path]:
     """What lies in a folder, sorted, without what is passed over."""
     entries = []
     for entry in sorted(_entries(folder)):
-        if entry.name.startswith(".") or (entry.name in LEFT_ALONE and entry.is_dir()):
-            passed["hidden, or in a folder of other things"].add(entry)
+        if entry.name.startswith(".") or (entry.name in OTHER_FOLDERS and entry.is_dir()):
+            skipped["hidden, or in a folder of other things"].add(entry)
         else:
             entries.append(entry)
     return entries
@@ -163,20 +195,20 @@ def _entries(folder: Path) -> list[Path]:
         raise ValueError(f"{folder} cannot be read: {error.strerror}") from None
 
 
-def _matching(folder: Path, parts: tuple[str, ...], passed: Passed) -> Iterator[Path]:
+def _match(folder: Path, parts: tuple[str, ...], skipped: Skipped) -> Iterator[Path]:
     """What a glob's parts name below a folder. `**` is the folder and all below it, by the directory's rule."""
     part, rest = parts[0], parts[1:]
     if part == "**":
-        for below, listed in _folders(folder, passed):
-            yield from _matching(below, rest, passed) if rest else listed
+        for below, entries in _folders(folder, skipped):
+            yield from _match(below, rest, skipped) if rest else entries
         return
     if not glob.has_magic(part):
         inner = [folder / part]
     else:
-        listed = sorted(_entries(folder)) if part.startswith(".") else _listed(folder, passed)
-        inner = [entry for entry in listed if fnmatch.fnmatchcase(entry.name, part)]
+        entries = sorted(_entries(folder)) if part.startswith(".") else _visible(folder, skipped)
+        inner = [entry for entry in entries if fnmatch.fnmatchcase(entry.name, part)]
     for entry in inner:
         if rest and entry.is_dir():
-            yield from _matching(entry, rest, passed)
+            yield from _match(entry, rest, skipped)
         elif not rest and (entry.exists() or entry.is_symlink()):
             yield entry

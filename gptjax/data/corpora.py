@@ -36,7 +36,7 @@ def fingerprint(source: Untokenised) -> str:
         case data.Embedded():
             return f"embedded in Python {platform.python_version()}"
         case data.Text(path=path, field=field):
-            state = [(str(file), *_state(file)) for file in find_files.found(path).files]
+            state = [(str(file), state.st_size, state.st_mtime_ns) for file, state in find_files.find(path).states.items()]
         case data.Tfds(split=split, field=field):
             state = [split, *((str(file), *_state(file)) for file in sorted(prepared(source).iterdir()))]
         case _:
@@ -63,8 +63,8 @@ def one_document(source: Untokenised) -> bool:
         case data.Embedded():
             return False
         case data.Text(path=path):
-            found = find_files.found(path).files
-            return len(found) == 1 and find_files.kind(found[0])[0] == ".txt"
+            files = find_files.find(path).files
+            return len(files) == 1 and find_files.kind(files[0])[0] == ".txt"
         case data.Tfds():
             return len(tfds_examples(source)) == 1
         case _:

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -20,12 +21,11 @@ def documents(path: str, field: str, skipped: Skipped | None = None) -> Iterator
     skipped: counts the files without text, and the documents that are null or empty. ValueError, in one line, for what is missing,
     unreadable, damaged, binary, or lacks the field; and if there is no text at all.
     """
-    found = find_files.found(path).files
-    sizes = [find_files.regular(file).st_size for file in found]
+    listing = find_files.find(path)
     skipped = collections.Counter() if skipped is None else skipped
-    total, before, any_text = max(1, sum(sizes)), 0, False
-    for number, (file, size) in enumerate(zip(found, sizes, strict=True)):
-        empty = True
+    total, before, any_text = max(1, listing.n_bytes), 0, False
+    for number, (file, state) in enumerate(listing.states.items()):
+        empty, size = True, state.st_size
         try:
             with file.open("rb") as raw:
                 for text in read(file, raw, field):
@@ -40,14 +40,15 @@ def documents(path: str, field: str, skipped: Skipped | None = None) -> Iterator
         skipped["files without text"] += empty
         any_text |= not empty
     if not any_text:
-        what = f"{found[0]} is empty: it" if len(found) == 1 else f"Text(path={path!r}): none of its {len(found):,} files"
+        n_files = len(listing.files)
+        what = f"{file} is empty: it" if n_files == 1 else f"Text(path={path!r}): none of its {n_files:,} files"
         raise ValueError(f"{what} holds no text; give another")
 
 
 def read(file: pathlib.Path, raw: BinaryIO, field: str) -> Iterator[str | None]:
     """The texts of one file, whose bytes `raw` yields; None where the field is null."""
     holds, packed = find_files.kind(file)
-    if packed and find_files.regular(file).st_size == 0:
+    if packed and os.fstat(raw.fileno()).st_size == 0:
         return
     try:
         stream = compression.decompress(raw, packed)
@@ -177,23 +178,22 @@ def check(path: str, field: str) -> list[str]:
     Little of each file is read: that it can be, that its first bytes are of its format, its first object or its columns. ValueError, in one
     line, for a file that will not do.
     """
-    found = find_files.found(path)
+    listing = find_files.find(path)
     unchecked = []
-    for file in found.files:
+    for file, state in listing.states.items():
         try:
-            if find_files.regular(file).st_size:
-                if not _looks_right(file, field):
-                    unchecked.append(file.name)
+            if state.st_size and not _looks_right(file, field):
+                unchecked.append(file.name)
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
-    remark = found.remark()
-    said = [f"Text(path={path!r}): {len(found.files):,} files; {remark}"] if remark else []
+    remark, n_files = listing.remark(), len(listing.files)
+    lines = [f"Text(path={path!r}): {n_files:,} files; {remark}"] if remark else []
     if unchecked:
-        said.append(
-            f"Text(path={path!r}): {len(unchecked):,} of {len(found.files):,} files are compressed without checksums, as {unchecked[0]}: "
+        lines.append(
+            f"Text(path={path!r}): {len(unchecked):,} of {n_files:,} files are compressed without checksums, as {unchecked[0]}: "
             "damage to their text cannot be noticed; the program zstd writes some"
         )
-    return said
+    return lines
 
 
 def _looks_right(file: pathlib.Path, field: str) -> bool:

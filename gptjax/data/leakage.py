@@ -43,10 +43,10 @@ def _common(source: data.Source, held: data.Source) -> str | None:
 def _common_file(source: data.Text, held: data.Text) -> str | None:
     """A file that both read: the same one, or one of equal content. Files of objects may be read for two of their fields."""
     by_size: dict[int, list[pathlib.Path]] = {}
-    for file in find_files.found(source.path).files:
-        by_size.setdefault(find_files.regular(file).st_size, []).append(file)
-    for file in find_files.found(held.path).files:
-        size = find_files.regular(file).st_size
+    for file, state in find_files.find(source.path).states.items():
+        by_size.setdefault(state.st_size, []).append(file)
+    for file, state in find_files.find(held.path).states.items():
+        size = state.st_size
         if size and size in by_size and (source.field == held.field or find_files.kind(file)[0] == ".txt"):
             for other in by_size[size]:
                 if file.samefile(other) or all(_digest(file, size) == _digest(other, size) for size in (BEGINNING, None)):

@@ -190,6 +190,7 @@ def check_sizes(n_ctx: int, rule: data.HeldOut, trained: Iterable[tuple[data.Sou
         )
 
 
+@find_files.list_once()
 def reading(config: Config, directory: pathlib.Path, say: Callable[[str], None]) -> Reading:
     """Open what the config reads; what is not tokenised yet is, into directories below `directory`, where the next run finds it.
 
@@ -244,10 +245,8 @@ def check(sources: Sequence[data.Source], separate: Sequence[data.Source], rule:
         raise ValueError(
             f"{tokenising.named(raw[0])} is one document, which cannot be both trained and validated on: hold out its end, {tail}"
         )
-    files = [
-        find_files.regular(file).st_size for source in raw if isinstance(source, data.Text) for file in find_files.found(source.path).files
-    ]
-    if all(isinstance(source, data.Text) for source in raw) and sum(files) <= LITTLE:
+    texts = [source for source in raw if isinstance(source, data.Text)]
+    if len(texts) == len(raw) and sum(find_files.find(source.path).n_bytes for source in texts) <= LITTLE:
         held = [{split for document in corpora.documents(source) for split, _ in heldout.parts(document, rule)} for source in raw]
         for source, splits in zip(raw, held, strict=True):
             if "train" not in splits:

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from gptjax import prepare
-from gptjax.config import command, data
+from gptjax.config import command, data, find_files
 from gptjax.data import pipeline
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -120,6 +120,20 @@ def test_ones_own_text_is_prepared_and_the_last_line_trains_on_it(tmp_path, caps
     assert config.name == "smoke-book" and config.data.held_out == data.Tail(fraction=0.1)
     read = pipeline.reading(config, tmp_path / "cache", lambda line: pytest.fail(line))
     assert read.description()["validation"]["tokens"] == len("a book of many words, " * 90) + 1
+
+
+def test_a_corpus_is_listed_once(tmp_path, capsys, monkeypatch):
+    listed, list_path = [], find_files._list
+    monkeypatch.setattr(find_files, "_list", lambda path: listed.append(path) or list_path(path))
+    for number in range(9):
+        (tmp_path / f"{number}.txt").write_text("a book of many words, " * 90)
+    given = ["--config=smoke", f"--text={tmp_path}", "--set=data.tokenizer=SentencePiece(n_pieces=300)", "--set=model.n_vocab=300"]
+    prepare.main([*given, f"--out={tmp_path / 'out'}", "--workers=1"])
+    assert listed == [str(tmp_path)] and "train on it" in capsys.readouterr().out
+    (tmp_path / "out").rename(tmp_path / "shards")  # what the next program finds is listed anew
+    (tmp_path / "9.txt").write_text("one more " * 90)
+    prepare.main([*given, f"--out={tmp_path / 'out'}", "--workers=1"])
+    assert "10 documents" in capsys.readouterr().out and len(listed) == 2
 
 
 def test_what_no_run_could_train_on_is_no_success(tmp_path, capsys):

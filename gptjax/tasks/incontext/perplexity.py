@@ -30,7 +30,7 @@ def found(given: Iterable[str], warn: Callable[[str], None]) -> list[Path]:
         if path.is_file() and not find_files.kind(path)[0]:
             there.append(path)
             continue
-        more = find_files.found(name)
+        more = find_files.find(name)
         there += more.files
         if remark := more.remark():
             warn(remark)

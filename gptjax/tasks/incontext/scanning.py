@@ -39,8 +39,8 @@ def parts(source: corpora.Untokenised, sought: str) -> list[Part]:
 
     if not isinstance(source, data.Text):
         return [part(0, source, 1)]
-    found = find_files.found(source.path).files
-    return [part(n, data.Text(path=str(file), field=source.field), max(1, file.stat().st_size)) for n, file in enumerate(found)]
+    files = find_files.find(source.path).states.items()
+    return [part(n, data.Text(path=str(file), field=source.field), max(1, state.st_size)) for n, (file, state) in enumerate(files)]
 
 
 def save(folder: pathlib.Path, known: grams.Known, lengths: Sequence[int]) -> None:

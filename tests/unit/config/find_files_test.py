@@ -14,7 +14,7 @@ def put(path, content="text"):
 
 
 def find(path):
-    return find_files.found(str(path)).files
+    return find_files.find(str(path)).files
 
 
 def names(root, path):
@@ -35,13 +35,13 @@ def corpus(tmp_path):
 
 def test_a_directory_is_read_whole_and_says_what_it_passes_over(corpus):
     assert names(corpus, corpus) == ["D.JSONL", "c4-train.00000.json.gz", "e.ndjson", "f.TXT.XZ", "local/a.jsonl", "part/b.jsonl"]
-    remark = find_files.found(str(corpus)).remark()
+    remark = find_files.find(str(corpus)).remark()
     assert remark is not None and remark.startswith("passed over: ")
     assert "3 hidden, or in a folder of other things (.hidden.txt, .ipynb_checkpoints, checkpoints)" in remark
     assert "2 of no known format (README.md, h.txt.bz2)" in remark
-    assert find_files.found(str(corpus / "local")).remark() is None
+    assert find_files.find(str(corpus / "local")).remark() is None
     put(corpus / "local" / "settings.json", '{\n "a": 1\n}')
-    assert find_files.found(str(corpus / "local")).remark() == "passed over: 1 JSON that has not an object a line (settings.json)"
+    assert find_files.find(str(corpus / "local")).remark() == "passed over: 1 JSON that has not an object a line (settings.json)"
 
 
 def test_each_real_file_is_read_once_and_cycles_end(corpus):
@@ -52,7 +52,7 @@ def test_each_real_file_is_read_once_and_cycles_end(corpus):
     (corpus / "a-link.jsonl").symlink_to("local/a.jsonl")
     os.link(corpus / "D.JSONL", corpus / "D2.JSONL")
     assert find(corpus) == find(corpus / "**" / "*") == before
-    assert "there by another name" in str(find_files.found(str(corpus)).remark())
+    assert "there by another name" in str(find_files.find(str(corpus)).remark())
     assert names(corpus, corpus / "**" / "*.jsonl") == ["local/a.jsonl", "part/b.jsonl"]
     assert names(corpus, corpus / "again" / "*.jsonl") == ["again/a.jsonl"]
 
@@ -95,7 +95,7 @@ def find_any(pattern):
 
 def check_refusal(path, match):
     with pytest.raises(ValueError, match=match) as error:
-        find_files.found(str(path))
+        find_files.find(str(path))
     assert "\n" not in str(error.value)
 
 
