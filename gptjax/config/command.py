@@ -63,7 +63,8 @@ def parser(program: str, description: str, example: str, text: bool = False) -> 
         help="change one field, as in train.steps=100; repeatable",
     )
     if text:
-        made.add_argument("--text", metavar="FILE", help="read this: a file, a directory or a glob of .txt, .jsonl or .parquet")
+        text_help = "read this: a file, a directory or a glob of .txt, .jsonl or .parquet; a tenth of a lone file is validated on"
+        made.add_argument("--text", metavar="FILE", help=text_help)
     return made
 
 
@@ -89,19 +90,21 @@ def resolved(args: argparse.Namespace, here: bool = True) -> Config:
     return config
 
 
-FEW = 100  # .txt files, of which hardly one would be held out as a whole
+FEW = 100  # .txt files, of which a hundredth would be none
 
 
 def with_text(recipe: Config, path: str) -> Config:
-    """Returns the recipe with the text at `path` as its source and in its name. A lone file, and fewer than FEW .txt files, are held out by
-    their ends, because a hundredth of so few documents would be none."""
+    """Returns the recipe with the text at `path` as its source and in its name. A tenth is held out of what may be small: of fewer than FEW
+    .txt files, each a document, their ends; of a lone file of other documents, whole ones."""
     where = parse.path(path)
     if where.is_dir() and any(where.glob("train-*.tokens.npy")):
         raise ValueError(f'{path} is tokenised already: give it by --set "data.sources=Shards(path={path!r})" instead of --text')
     files = find_files.find(path).files
     source = dataclasses.replace(recipe.data, sources=(data.Text(path=path),))
-    if len(files) == 1 or (len(files) < FEW and all(find_files.kind(file)[0] == ".txt" for file in files)):
+    if len(files) < FEW and all(find_files.kind(file)[0] == ".txt" for file in files):
         source = dataclasses.replace(source, held_out=data.Tail(fraction=0.1))
+    elif len(files) == 1:
+        source = dataclasses.replace(source, held_out=data.ByDocument(fraction=0.1))
     stem = where.resolve().name if where.is_dir() else find_files.stem(files[0]) if len(files) == 1 else where.parent.resolve().name
     name = f"{recipe.name}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stem)[:60]}"
     return dataclasses.replace(recipe, name=name, data=source)

@@ -73,9 +73,9 @@ def list_once() -> Iterator[None]:
 def find(path: str) -> Listing:
     """The files that `path` names: each real file once, links followed, cycles cut.
 
-    Of a directory or a glob, hidden files and folders and those of OTHER_FOLDERS are passed over, unless the glob itself names them, and so is
-    what has no known format, or is JSON without an object a line. ValueError, in one line: there is no file; the one that is named is of
-    no known format; a folder cannot be read; what has the name of a text is a pipe, a device, or a link to nothing.
+    Of a directory or a glob, hidden files and folders and OTHER_FOLDERS are passed over, unless the glob itself names them, and so is what
+    has no known format, or is JSON without an object a line. ValueError, in one line: there is no file; the one that is named is of no
+    known format; a folder cannot be read; what has the name of a text is a pipe, a device, or a link to nothing.
     """
     listings = _listings.get()
     if listings is None:

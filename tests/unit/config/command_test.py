@@ -230,14 +230,16 @@ def of_text(*argv):
     return command.resolved(command.parser("toy", "", "", text=True).parse_args(argv))
 
 
+ENDS, WHOLE = data.Tail(fraction=0.1), data.ByDocument(fraction=0.1)
 TEXTS = {
-    "book.txt": ("nano-book", True),
-    "two": ("nano-two", True),
-    "two/*.txt": ("nano-two", True),
-    "many.jsonl": ("nano-many", True),
-    "lines": ("nano-lines", False),
-    "lines/*.jsonl": ("nano-lines", False),
-    "./an odd  name.TXT.gz": ("nano-an_odd_name", True),
+    "book.txt": ("nano-book", ENDS),
+    "two": ("nano-two", ENDS),
+    "two/*.txt": ("nano-two", ENDS),
+    "many.jsonl": ("nano-many", WHOLE),
+    "lines": ("nano-lines", data.ByDocument()),
+    "lines/*.jsonl": ("nano-lines", data.ByDocument()),
+    "lines/a.jsonl": ("nano-a", WHOLE),
+    "./an odd  name.TXT.gz": ("nano-an_odd_name", ENDS),
 }
 
 
@@ -247,11 +249,11 @@ def test_one_flag_reads_ones_own_text(tmp_path, monkeypatch, path):
     for name in ("book.txt", "two/a.txt", "two/b.txt", "many.jsonl", "lines/a.jsonl", "lines/b.jsonl", "an odd  name.TXT.gz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("text")
-    name, tail = TEXTS[path]
+    name, held_out = TEXTS[path]
     config = of_text("--config=nano", f"--text={path}", "--set=seed=3")
     assert config.data.sources == (data.Text(path=path),) and config.seed == 3
     assert config.name == name
-    assert config.data.held_out == (data.Tail(fraction=0.1) if tail else data.ByDocument())
+    assert config.data.held_out == held_out
     assert of_text("--config=nano", f"--text={path}", "--set=data.held_out.fraction=0.3").data.held_out.fraction == 0.3
     assert of_text("--config=nano", f"--text={path}", "--set=name=mine").name == "mine"
 
