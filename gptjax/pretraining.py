@@ -59,7 +59,7 @@ def begun(now: Any, init: str, config: Config, text: Any, out: Any) -> Any:
 
 
 def spoken(session: Any, now: Any, step: int, seed: int = 0) -> str:
-    """A continuation of loop.sample_prompt, with the prompt. session: a train.Session."""
+    """A continuation of loop.sample_prompt, with the prompt; of a model of NaN a line that says so. session: a train.Session."""
     import jax
 
     from gptjax.generate import choose, decode
@@ -71,5 +71,8 @@ def spoken(session: Any, now: Any, step: int, seed: int = 0) -> str:
         key = jax.random.fold_in(jax.random.key(seed), step)
         sampling = choose.Sampling(temperature=0.8, top_k=40)
         reader = reading.reader(session.step.model, now.params)
-        (new,) = decode.continuations(reader, [prompt], asked.sample_tokens, sampling, key, text.end_of_text)
+        try:
+            (new,) = decode.continuations(reader, [prompt], asked.sample_tokens, sampling, key, text.end_of_text)
+        except reading.NonFiniteLogits as error:  # the run goes on: whether it gives up is its own rule's to say
+            return f"no sample: {error}"
     return text.decode([*prompt, *new])

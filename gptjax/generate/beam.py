@@ -5,6 +5,7 @@ GPT-3's free-form tasks are scored so, with width 4 and alpha 0.6, as T5's (sect
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -45,7 +46,8 @@ def search(
     those that were under way when n_tokens were reached.
 
     ends: given new tokens, whether the last one ends them. A prompt's search ends when no beginning can still beat its `width` hypotheses.
-    Raises ValueError for an empty prompt and for texts longer than the context: what is read in another context cannot be compared."""
+    Raises ValueError for an empty prompt and for texts longer than the context: what is read in another context cannot be compared. Raises
+    reading.NonFiniteLogits where the model says NaN."""
     if not (1 <= width <= WIDEST and 0 <= alpha <= MOST_ALPHA):
         raise ValueError(
             f"a beam of width {width} with alpha {alpha}: give a width from 1 to {WIDEST:,} and an alpha from 0 to {MOST_ALPHA:g}"
@@ -82,6 +84,8 @@ class _Group:
         if self.done:
             return [row % len(likely) for row in range(self.width)]
         paths = [(p + more, row, (*tokens, token)) for row, (p, tokens) in enumerate(self.alive) for more, token in likely[row]]
+        if any(math.isnan(p) for p, _, _ in paths):
+            raise reading.NonFiniteLogits
         # Twice the width, so that `width` are left to go on with even if each of the beams ends.
         paths = sorted((path for path in paths if path[0] > -np.inf), key=lambda path: -path[0])[: 2 * self.width]
         ending = [self.ends(tokens) for _, _, tokens in paths]

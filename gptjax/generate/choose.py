@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gptjax.arrays.shapes import shaped
 from gptjax.config.record import Bounds, record
 
+NONE = -1  # in place of a token, where a row's logits give no probabilities
 LEAST, MOST = 2.0**-120, 2.0**120  # temperatures that a float32 holds, and their inverses, by which a compiler may multiply
 
 
@@ -44,7 +45,9 @@ def kept(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
 
 @shaped
 def choose(logits_BV: jax.Array, sampling: Sampling, key: jax.Array) -> jax.Array:
-    """int32 (B,): a token for each row."""
+    """int32 (B,): a token for each row; NONE where its logits are NaN or infinite."""
     if sampling.temperature == 0:
-        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-    return jax.random.categorical(key, kept(logits_BV, sampling), axis=-1).astype(jnp.int32)
+        token_B = jnp.argmax(logits_BV, axis=-1)
+    else:
+        token_B = jax.random.categorical(key, kept(logits_BV, sampling), axis=-1)
+    return jnp.where(jnp.isfinite(jnp.max(logits_BV, axis=-1)), token_B.astype(jnp.int32), NONE)

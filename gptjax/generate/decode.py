@@ -67,9 +67,9 @@ def stream(
 ) -> Iterator[list[list[int]]]:
     """The tokens that follow each prompt, as they come: each time the next few (at most `at_once`) of every row, n_tokens in all.
 
-    A row ends before end_of_text, and as soon as the caller puts its number into `closed`. Prompts may differ in length and must not be
-    empty (ValueError). Of a longer text the model reads the last n_ctx tokens; where these have no room for another, the last half of
-    them, and goes on from there: always as though the text began where the reading does."""
+    A row ends before end_of_text, and as soon as the caller puts its number into `closed`. Prompts may differ in length. Of a longer text
+    the model reads the last n_ctx tokens; where these have no room for another, the last half of them, and goes on from there: always as
+    though the text began where the reading does. ValueError for an empty prompt; reading.NonFiniteLogits where the model says NaN."""
     n_ctx, end = reader.model.config.n_ctx, jax.device_put(np.int32(-1 if end_of_text is None else end_of_text))
     closed = set() if closed is None else closed
     texts = [list(prompt) for prompt in prompts]
@@ -84,6 +84,8 @@ def stream(
         chosen_BT = jax.device_get(token_B)[:, None]
         while True:
             new = [[] if row in closed else _until(tokens, end_of_text) for row, tokens in enumerate(chosen_BT.tolist())]
+            if any(choose.NONE in tokens for tokens in new):
+                raise reading.NonFiniteLogits
             said += chosen_BT.shape[1]
             for row, tokens in enumerate(new):
                 texts[row] += tokens

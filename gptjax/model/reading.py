@@ -19,6 +19,15 @@ from gptjax.mesh import rules
 from gptjax.model import cache, forest, gpt, layers
 
 
+class NonFiniteLogits(ValueError):
+    """A model's logits are NaN or infinite, so that nothing it says means anything."""
+
+    def __init__(self):
+        super().__init__(
+            "the model's probabilities are no numbers (NaN): its parameters are damaged, or went wrong in training; take others"
+        )
+
+
 class Reader(flax.struct.PyTreeNode):
     """A model with its parameters laid out for reading: weights in the type of computation, each period by itself."""
 

@@ -54,7 +54,7 @@ def likelihoods(
     is not changed by it.
 
     ValueError for a question without a completion, for an empty context or completion, and for what the model's context does not hold:
-    all tokens but a completion's last are read; and for a model that says NaN."""
+    all tokens but a completion's last are read. reading.NonFiniteLogits where the model says NaN."""
     for number, question in enumerate(questions):
         _checked(number, question, reader.model.config.n_ctx)
     reader = reader.replace(model=reader.model.clone(place=place))
@@ -104,7 +104,7 @@ def written(
     method's `stops`. What is sampled depends on the key and on which prompts are there.
 
     ValueError for an empty prompt; and for a prompt that is with its new tokens longer than the model's context allows a beam search. Else
-    the model reads on from the text's last half, as in decode.stream."""
+    the model reads on from the text's last half, as in decode.stream. reading.NonFiniteLogits where the model says NaN."""
     match method:
         case protocol.Beam():
             return _batched(prompts, lambda asked, start: _sought(reader, asked, method, text))
@@ -346,9 +346,7 @@ def _answers(questions, asked: _Asked, scores: list, found: dict) -> Iterator[tu
         answers = found.setdefault(leaf.number, {})
         total = float(p_M[begin:end].astype(np.float64).sum())
         if total != total:
-            raise ValueError(
-                "the model's probabilities are no numbers (NaN): its parameters are damaged, or went wrong in training; take others"
-            )
+            raise reading.NonFiniteLogits
         answers[leaf.completion] = Likelihood(total, end - begin, bool(said.all()), bool(said[-1]))
         if len(answers) == len(questions[leaf.number].completions):
             del found[leaf.number]

@@ -2,13 +2,15 @@
 
 import types
 
+import jax
+
 from gptjax import pretraining
 from gptjax.config import schema
 from tests import tiny
 from tests.unit.generate.telling_test import Spaced
 
 
-def test_a_sample_whose_prompt_has_no_tokens_begins_as_texts_do():
+def test_a_sample_whose_prompt_has_no_tokens_begins_as_texts_do_and_one_of_nan_ends_no_run():
     tokens = Spaced()
     assert tokens.encode("\n") == []
     _, built, state = tiny.machine(tiny.config(n_vocab=tokens.n_vocab, n_layers=2))
@@ -16,3 +18,5 @@ def test_a_sample_whose_prompt_has_no_tokens_begins_as_texts_do():
     session = types.SimpleNamespace(reading=types.SimpleNamespace(tokenizer=tokens), config=config, step=built)
     said = pretraining.spoken(session, state, 1)
     assert said.startswith("\n ") and len(said) > 4
+    broken = state.replace(params=jax.tree.map(lambda x: x * float("nan"), state.params))
+    assert pretraining.spoken(session, broken, 1).startswith("no sample: the model's probabilities are no numbers")

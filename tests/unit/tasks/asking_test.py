@@ -105,3 +105,21 @@ def test_the_best_of_the_beam_is_written(reader):
     ((best, *_),) = beam.search(reader, [prompt], 6, lambda tokens: tokens[-1] == TEXT.end_of_text)
     ((_, found),) = asking.written(reader, [prompt], protocol.Beam(n_tokens=6, stops=()), TEXT, jax.random.key(0))
     assert found == TEXT.decode([token for token in best.tokens if token != TEXT.end_of_text])
+
+
+METHODS = [protocol.Greedy(n_tokens=14, stops=()), protocol.TopK(n_tokens=14), protocol.Beam(n_tokens=14, width=2, stops=())]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_that_says_nan_writes_nothing_also_where_it_begins_late_or_in_one_text_alone(reader, method):
+    def write(prompts, **broken):
+        return dict(asking.written(reader.replace(params=reader.params | broken), prompts, method, TEXT, jax.random.key(0)))
+
+    long, short = [1] * 30, [2] * 3
+    late = {"position_TD": reader.params["position_TD"].at[40].set(np.nan)}  # where the long one's eleventh new token is read
+    assert len(write([long, short])) == 2 and len(write([short], **late)) == 1
+    token_VD = reader.params["token_VD"]
+    broken = [([short], {"token_VD": token_VD * bad}) for bad in (np.nan, np.inf)]
+    for prompts, params in [*broken, ([short], {"token_VD": token_VD.at[5].set(np.nan)}), ([long], late), ([short, long], late)]:
+        with pytest.raises(reading.NonFiniteLogits, match="^the model's probabilities are no numbers"):
+            write(prompts, **params)
