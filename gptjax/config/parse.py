@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+BYTE_ORDER_MARK = "\ufeff"
 LARGEST = 2**63 - 1  # of whole numbers on the command line, unless a flag has a closer bound
 
 
@@ -16,9 +17,9 @@ def json_value(content: bytes | str, where: str) -> Any:
     ValueError, in one line, for bytes that are not UTF-8, for what is not JSON, for nesting beyond Python's recursion limit and for
     integers of more digits than Python reads (4,300). A byte order mark is passed over.
     """
-    text = utf8(content, where) if isinstance(content, bytes) else content
+    text = utf8(content, where) if isinstance(content, bytes) else content.removeprefix(BYTE_ORDER_MARK)
     try:
-        return json.loads(text.removeprefix("\ufeff"))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not JSON: {error.msg}, at line {error.lineno:,} column {error.colno:,}") from None
     except RecursionError:
@@ -49,16 +50,19 @@ def content(file: Path) -> bytes:
 
 
 def text_file(file: Path) -> str:
-    """Reads the UTF-8 text in a file. ValueError, in one line, if it is missing, cannot be read or is no such text."""
+    """Reads the UTF-8 text in a file, without a byte order mark. ValueError, in one line, if it is missing, cannot be read or is no such text."""
     return utf8(content(file), str(file))
 
 
-def utf8(content: bytes, where: str) -> str:
-    """Decodes UTF-8. ValueError, in one line, if they are not UTF-8."""
+def utf8(content: bytes | bytearray, where: str) -> str:
+    """Decodes UTF-8, without a byte order mark. ValueError, naming the first offending byte, if they are not UTF-8, or hold a zero
+    byte, as binary files and UTF-16 do."""
+    if (zero := content.find(0)) >= 0:
+        raise ValueError(f"{where} is not text: a zero byte at offset {zero:,}; give UTF-8 text")
     try:
-        return content.decode()
+        return content.decode().removeprefix(BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset {error.start:,}") from None
+        raise ValueError(f"{where} is not UTF-8 text: byte 0x{content[error.start]:02x} at offset {error.start:,}; convert it") from None
 
 
 KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "an object"}

@@ -134,7 +134,7 @@ def tfds_documents(source: data.Tfds) -> Iterator[Document]:
                 f"Tfds(name={source.name!r}) has no feature {source.field!r}: it has {', '.join(example)}; name one with field="
             )
         value = example[source.field]
-        text = unicode.valid(files.utf8(value, f"Tfds {source.name} example {number:,}") if isinstance(value, bytes) else str(value))
+        text = unicode.valid(parse.utf8(value, f"Tfds {source.name} example {number:,}") if isinstance(value, bytes) else str(value))
         if text:
             yield Document(text, document.key(text), (number + 1) / len(examples))
 

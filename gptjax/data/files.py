@@ -55,7 +55,7 @@ def read(file: pathlib.Path, raw: BinaryIO, field: str) -> Iterator[str | None]:
         match holds:
             case ".txt":
                 if content := whole(stream, str(file)):
-                    yield utf8(content, str(file))
+                    yield parse.utf8(content, str(file))
             case ".jsonl":
                 yield from jsonl(stream, file, field)
             case ".parquet":
@@ -74,17 +74,6 @@ def whole(stream: BinaryIO, where: str) -> bytearray:
         if len(content) > LONGEST:
             raise ValueError(f"{where} has over {LONGEST:,} bytes, too many for one document: cut it into several files")
     return content
-
-
-def utf8(content: bytes | bytearray, where: str) -> str:
-    """`content` as text. ValueError, naming the first offending byte, if it is binary."""
-    zero = content.find(0)
-    if zero >= 0:
-        raise ValueError(f"{where} is not text: a zero byte at offset {zero:,}; give UTF-8 text")
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8 text: byte 0x{content[error.start]:02x} at offset {error.start:,}; convert it") from None
 
 
 def jsonl(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | None]:
@@ -111,7 +100,7 @@ def objects(stream: BinaryIO, file: pathlib.Path) -> Iterator[tuple[int, dict[st
         where = f"{file} line {number:,}"
         if len(line) > LONGEST:
             raise ValueError(f"{where} has over {LONGEST:,} bytes, too many for one document: give an object a line")
-        text = utf8(line, where).removeprefix("\ufeff")
+        text = parse.utf8(line, where)
         if text.strip():
             yield number, parse.json_object(text, where)
 
@@ -133,7 +122,7 @@ def parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | 
                 yield from column.to_pylist()
             except UnicodeDecodeError:
                 for n, value in enumerate(column.cast(pyarrow.large_binary() if kind == pyarrow.large_string() else pyarrow.binary())):
-                    utf8(value.as_py() or b"", f"{file} row {row + n + 1:,}")
+                    parse.utf8(value.as_py() or b"", f"{file} row {row + n + 1:,}")
                 raise
             row += len(column)
     except pyarrow.ArrowException as error:
@@ -212,7 +201,7 @@ def _looks_right(file: pathlib.Path, field: str) -> bool:
         elif holds == ".txt" and not packed:
             begins = raw.read(4096)
             if 0 in begins:
-                utf8(begins, str(file))
+                parse.utf8(begins, str(file))
         elif holds == ".parquet" and not packed:
             import pyarrow
             import pyarrow.parquet

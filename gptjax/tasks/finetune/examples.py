@@ -173,7 +173,7 @@ def rows_of(content: bytes, kind: str, where: str) -> Iterator[Row]:
         for number, row in files.objects(io.BytesIO(content), pathlib.Path(where)):
             yield f"{where} line {number:,}", row
         return
-    text = files.utf8(content, where).removeprefix("\ufeff")
+    text = parse.utf8(content, where)
     how: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == ".tsv" else {"strict": True}
     lines, names, begins = csv.reader(io.StringIO(text, newline=""), **how), None, 1
     try:
@@ -196,7 +196,7 @@ def rows_of(content: bytes, kind: str, where: str) -> Iterator[Row]:
 
 def lines(content: bytes, where: str, column: str) -> Iterator[Row]:
     """The lines of a text that are not blank, each as a row of one column."""
-    text = files.utf8(content, where).removeprefix("\ufeff")
+    text = parse.utf8(content, where)
     return ((f"{where} line {number:,}", {column: line}) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
@@ -247,7 +247,7 @@ def _text(value: Any, where: str, name: str) -> str:
         raise ValueError(f"{where}: {name} holds a list, not a text; only the columns of a choice may, as many texts as there are labels")
     if isinstance(value, dict):
         raise ValueError(f"{where}: {name} holds an object, not a text")
-    text = "" if value is None else files.utf8(value, where) if isinstance(value, bytes) else str(value)
+    text = "" if value is None else parse.utf8(value, where) if isinstance(value, bytes) else str(value)
     text = unicode.valid(text).strip()
     if not text:
         raise ValueError(f"{where}: {name} is empty; fill it, or leave the example out")
@@ -258,7 +258,7 @@ def _name(value: Any, where: str, column: str) -> str:
     """A label as it is spelled."""
     if _listed(value) is not None or isinstance(value, dict):
         raise ValueError(f"{where}: {column} holds {'an object' if isinstance(value, dict) else 'a list'}, not a label")
-    return files.utf8(value, where) if isinstance(value, bytes) else str(value)
+    return parse.utf8(value, where) if isinstance(value, bytes) else str(value)
 
 
 def _values(labels: Iterable[str]) -> dict[str, float] | None:

@@ -115,11 +115,7 @@ def _beside(stem: pathlib.Path) -> tuple[pathlib.Path, Mapping[str, Any]]:
 
 
 def _toml(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
-    text = files.utf8(content, str(path)).removeprefix("\ufeff")
+    text = parse.text_file(path)
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:

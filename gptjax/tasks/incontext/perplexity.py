@@ -76,10 +76,7 @@ def predicted(
 def _texts(path: Path) -> list[str]:
     """The documents of a file; none if it has no text."""
     if not find_files.kind(path)[0]:
-        try:
-            text = files.utf8(path.read_bytes(), str(path))
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+        text = parse.text_file(path)
         return [text] if text else []
     skipped = files.Skipped()
     try:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gptjax.config import data
+from gptjax.config import data, parse
 from gptjax.config.protocol import Protocol, Windows
 from gptjax.data import corpora, files, unicode
 from gptjax.tasks.incontext.task import Row, Task
@@ -127,10 +127,7 @@ def _lines(path: pathlib.Path) -> Iterable[tuple[str, Row]]:
 
 
 def _whole(path: pathlib.Path) -> str:
-    try:
-        text = files.utf8(path.read_bytes(), str(path))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    text = parse.text_file(path)
     if not text.strip():
         raise ValueError(f"{path} is empty: give the text that is to be read")
     return text
@@ -166,7 +163,7 @@ def decoded(value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
         return {name: decoded(one, where) for name, one in value.items()}
     if isinstance(value, bytes):
-        return files.utf8(value, where)
+        return parse.utf8(value, where)
     if isinstance(value, str | bool | int | float) or value is None:
         return value
     if hasattr(value, "item") and not value.shape:  # one of NumPy's; it is not imported for this

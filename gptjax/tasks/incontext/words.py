@@ -4,7 +4,7 @@ import functools
 import pathlib
 import random
 
-from gptjax.data import files
+from gptjax.config import parse
 
 SYSTEM = pathlib.Path("/usr/share/dict/words")
 NORVIG = "Norvig's list is https://norvig.com/ngrams/count_1w.txt"
@@ -30,9 +30,5 @@ def listed(path: str | None, shortest: int, longest: int, n: int, seed: int) -> 
 
 @functools.lru_cache(maxsize=2)
 def _words(place: pathlib.Path) -> tuple[str, ...]:
-    try:
-        text = files.utf8(place.read_bytes(), str(place))
-    except OSError as error:
-        raise ValueError(f"{place} cannot be read: {error.strerror}") from None
-    firsts = (line.split(maxsplit=1)[0] for line in text.splitlines() if line.strip())
+    firsts = (line.split(maxsplit=1)[0] for line in parse.text_file(place).splitlines() if line.strip())
     return tuple(dict.fromkeys(word for word in firsts if word.isascii() and word.isalpha() and word.islower()))

@@ -33,6 +33,17 @@ def test_good_json_is_read():
     assert parse.json_value('\ufeff"text"', "x") == "text"
 
 
+def test_a_text_is_without_its_byte_order_mark(tmp_path):
+    (tmp_path / "x").write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9\xef\xbb\xbf\n")
+    assert parse.text_file(tmp_path / "x") == "caf\u00e9\ufeff\n" and parse.utf8(b"", "x") == ""
+    for content, line in [
+        (b"\xef\xbb\xbfa\xe9", "x is not UTF-8 text: byte 0xe9 at offset 4"),
+        ("ab".encode("utf-16-le"), "x is not text: a zero byte at offset 1; give UTF-8 text"),
+    ]:
+        with pytest.raises(ValueError, match=line):
+            parse.utf8(content, "x")
+
+
 @pytest.mark.parametrize("content", [b"[]", b"1", b'"a"', b"null"])
 def test_an_object_is_asked_for(content):
     with pytest.raises(ValueError, match="x holds a JSON .*, not an object"):
