@@ -104,6 +104,7 @@ def english():
     except ModuleNotFoundError:
         raise ValueError(
             "data.tokenizer=Gpt1Bpe(): GPT-1 splits words with spaCy, which is not installed: pip install -r requirements-extra.txt, "
-            "or take BERT's splitting with Gpt1Bpe(words='basic')"
+            "or take BERT's splitting with --set data.tokenizer.words=basic; weights that sample or evaluate shall read become a run "
+            "with it by python -m gptjax.convert"
         ) from None
     return spacy.blank("en").tokenizer
