@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import shutil
+import sys
 
 import jax
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from gptjax import convert, evaluate, sample
 from gptjax.config import command, data, schema
 from gptjax.data import tokenizer
-from gptjax.interop import export, layouts, models
+from gptjax.interop import export, layouts, models, vocabulary
 from gptjax.report import console
 from tests.unit.interop import openai_test
 from tests.unit.interop import weights_test as tools
@@ -76,6 +78,8 @@ def test_a_prompt_comes_from_a_file_or_standard_input_to_its_last_byte(places, t
     expected = said(places["run"], f"--prompt={text}", capsys=capsys)
     assert expected.startswith(text)
     assert said(places["run"], f"--prompt_file={tmp_path / 'prompt.txt'}", capsys=capsys) == expected
+    (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())  # as Windows' editors save it
+    assert said(places["run"], f"--prompt_file={tmp_path / 'marked.txt'}", capsys=capsys) == expected
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode()), encoding="ascii"))
     assert said(places["run"], "--prompt_file=-", capsys=capsys) == expected
 
@@ -182,6 +186,15 @@ def test_a_number_at_its_bounds_is_right(places, capsys):
     assert said(places["run"], "--prompt=so", *largest, capsys=capsys).startswith("so")
 
 
+@pytest.mark.parametrize("flags", [[], ["--n=2", "--temperature=0"], ["--beams=2"]])
+def test_a_model_of_nan_is_one_line(flags, places, capsys):
+    said(places["run"], "--prompt=so", capsys=capsys)
+    there = OPEN[places["run"]]
+    OPEN[places["run"].with_name("broken")] = dataclasses.replace(there, params=jax.tree.map(lambda x: x * float("nan"), there.params))
+    line = refused(f"--run={places['run'].with_name('broken')}", "--prompt=so", "--tokens=6", *flags, capsys=capsys)
+    assert line.startswith("the model's probabilities are no numbers (NaN)")
+
+
 # --- GPT-1 ---------------------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +232,22 @@ def test_gpt1_stops_where_its_tokenizer_writes_the_stop(first, capsys):
     stopped = said(first, "--prompt=go", f"--stop={word.upper()}", capsys=capsys)
     assert stopped.split() == ["go", *free[: free.index(word)].split()] and len(stopped) < len(free)
     assert "is nothing that the tokenizer of this model can write" in refused(f"--run={first}", "--stop=\u4e94", capsys=capsys)
+
+
+@pytest.mark.shared
+def test_gpt1_without_spacy_is_asked_after_the_command_that_the_line_says(first, tmp_path, monkeypatch, capsys):
+    """As weights of others come, whose config.json names no tokenizer of ours."""
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    shutil.copytree(first, tmp_path / "theirs")
+    settings = json.loads((first / "config.json").read_text())
+    del settings[vocabulary.NAMED]
+    (tmp_path / "theirs" / "config.json").write_text(json.dumps(settings))
+    line = refused(f"--run={tmp_path / 'theirs'}", "--prompt=go", capsys=capsys)
+    assert "--set data.tokenizer.words=basic" in line and "python -m gptjax.convert" in line
+    convert.main([f"--from={tmp_path / 'theirs'}", f"--to={tmp_path / 'run'}", "--set", "data.tokenizer.words=basic"])
+    greedy = ["--prompt=In the Beginning", "--temperature=0"]
+    sample.main([f"--run={tmp_path / 'run'}", "--tokens=6", *greedy])
+    assert capsys.readouterr().out.partition("step 0\n")[2] == said(first, *greedy, capsys=capsys)
 
 
 def test_openais_files_speak(tmp_path, capsys):
