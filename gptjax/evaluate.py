@@ -18,6 +18,12 @@ from gptjax.config import command, count, overrides, parse, protocol, registry
 EXAMPLE = "python -m gptjax.evaluate --run=runs/gpt3_small --tasks=lambada,hellaswag,arithmetic --shots=0,1,few --examples=500"
 UNITS = "its accuracy is of the last token of the word, its perplexity of the whole word"  # of protocol.LastToken
 FEW = "few"  # the K of the task's paper
+SHOTS = f"0,1,{FEW}"
+FLAGS = {  # of each thing that can be asked for, the flags that change something; --out always does
+    "--curve": ("runs",),
+    "--text": ("--run", "--stride"),
+    "--tasks": ("--run", "--shots", "--examples", "--seed", "--data", "--data_dir", "--set"),
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -26,11 +32,9 @@ def main(arguments: list[str]) -> int:
     whole = parse.whole_argument
     parser.add_argument("--run", metavar="DIR", type=parse.path_argument, help="a run, or a folder of weights")
     parser.add_argument("--tasks", metavar="NAMES", help="tasks or groups of them, commas between; --list shows all")
-    parser.add_argument(
-        "--shots", metavar="K", default=f"0,1,{FEW}", help=f"numbers of demonstrations (default: 0,1,{FEW}; {FEW}: the paper's)"
-    )
+    parser.add_argument("--shots", metavar="K", help=f"numbers of demonstrations (default: {SHOTS}; {FEW}: the paper's)")
     parser.add_argument("--examples", metavar="N", type=whole(), help="ask N items of each task, drawn with the seed (default: all)")
-    parser.add_argument("--seed", metavar="N", type=whole(0, 2**32 - 1), default=0, help="of what is drawn (default: 0)")
+    parser.add_argument("--seed", metavar="N", type=parse.seed_argument, help="of what is drawn (default: 0)")
     parser.add_argument(
         "--data", metavar="DIR", type=parse.path_argument, help="where TASK.jsonl files lie (default: TFDS, where prepared)"
     )
@@ -42,7 +46,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--text", metavar="FILE", action="append", help="loss and bits per byte of a text, folder or glob; repeatable")
     parser.add_argument("--stride", metavar="N", type=whole(), help="with --text: tokens predicted in each window (default: the context)")
     parser.add_argument(
-        "--curve", metavar="FILE.png", type=parse.path_argument, help="draw the results of the runs that follow, or those in --out"
+        "--curve", metavar="FILE.png", type=parse.path_argument, help="draw the results of the runs that follow, and those in --out"
     )
     parser.add_argument("runs", nargs="*", metavar="RUN", type=parse.path_argument, help="with --curve: whose results to draw")
     parser.add_argument(
@@ -59,25 +63,15 @@ def main(arguments: list[str]) -> int:
     out = console.Console(quiet=False, vital=args.list)
     if args.list:
         return listed(out)
-    if args.runs and args.curve is None:
-        raise ValueError(f"{' '.join(map(str, args.runs))}: runs alone are for --curve=FILE.png; whom to ask is --run=DIR")
-    if args.curve is not None and not (args.runs or args.out):
-        raise ValueError(f"--curve={args.curve}: say whose results to draw: runs, after it, or --out=DIR")
+    check(args)
     if args.curve is not None:
         from gptjax.report import curves
 
-        curves.draw([folder(run) for run in args.runs] or [args.out], args.curve, out.warn)
+        curves.draw([*map(folder, args.runs), *([args.out] if args.out else [])], args.curve, out.warn)
         out.say(f"wrote {args.curve}")
         return 0
-    if args.run is None or (args.tasks is None) == (args.text is None):
-        raise ValueError("say whom to ask what: --run=DIR with --tasks=NAMES, of which --list shows all, or with --text=FILE")
-    if args.stride is not None and args.text is None:
-        raise ValueError(f"--stride={args.stride} is of --text=FILE; of a task that reads texts it is --set TASK.method.stride=N")
     directory = args.out or folder(args.run)
     if args.text is not None:
-        given = {"--examples": args.examples, "--data": args.data, "--data_dir": args.data_dir, "--set": args.assignments or None}
-        if ignored := [name for name, value in given.items() if value is not None]:
-            raise ValueError(f"{', '.join(ignored)}: of --tasks=NAMES, and nothing for --text=FILE; leave it out")
         return read(args, directory, out)
     exams = examinations(args)
     model = opened(args.run, out)
@@ -92,6 +86,26 @@ def main(arguments: list[str]) -> int:
     if any(found):
         out.say(f"each item, with prompt and answer: {directory}/*.jsonl")
     return 0 if all(found) else 1
+
+
+def check(args: argparse.Namespace) -> None:
+    """ValueError unless one thing is asked for, with all that it needs, and with no flag that would change nothing."""
+    if args.curve is not None:
+        what = "--curve"
+        if not (args.runs or args.out):
+            raise ValueError(f"--curve={args.curve}: say whose results to draw: runs, after it, or --out=DIR")
+    elif args.runs:
+        raise ValueError(f"{' '.join(map(str, args.runs))}: runs alone are for --curve=FILE.png; whom to ask is --run=DIR")
+    elif args.run is None or (args.tasks is None) == (args.text is None):
+        raise ValueError("say whom to ask what: --run=DIR with --tasks=NAMES, of which --list shows all, or with --text=FILE")
+    else:
+        what = "--text" if args.tasks is None else "--tasks"
+    if what == "--tasks" and args.stride is not None:
+        raise ValueError(f"--stride={args.stride} is of --text=FILE; of a task that reads texts it is --set TASK.method.stride=N")
+    given = [name for name, value in vars(args).items() if name != "list" and value is not None and value != []]
+    flags = ["--set" if name == "assignments" else "runs" if name == "runs" else f"--{name}" for name in given]
+    if unused := [flag for flag in flags if flag not in (what, "--out", *FLAGS[what])]:
+        raise ValueError(f"{', '.join(unused)}: nothing for {what}; leave it out")
 
 
 def read(args: argparse.Namespace, directory: Path, out: Any) -> int:
@@ -138,14 +152,14 @@ def examinations(args: argparse.Namespace) -> list[Any]:
         if name not in ("all", *found):
             raise ValueError(f"--set {assignment}: {name} is not among --tasks={args.tasks}; give one of them, or all")
         changes.setdefault(name, []).append(change)
-    exams, wanted = [], [(word.strip() == FEW, number(word.strip(), args.shots)) for word in args.shots.split(",")]
+    shots, seed = SHOTS if args.shots is None else args.shots, args.seed or 0
+    exams, wanted = [], [(word.strip() == FEW, number(word.strip(), shots)) for word in shots.split(",")]
     for label, task in found.items():
         mine = [change for name in ("all", label) if name in changes for change in changes[name]]
         how = overrides.override(task.protocol, *mine)
         judging.metrics(task, how)
-        for few, shots in wanted:
-            shots = how.shots if few else shots
-            exams.append(examination.Examination(label, task, how, shots, args.seed, args.examples, few))
+        for few, n in wanted:
+            exams.append(examination.Examination(label, task, how, how.shots if few else n, seed, args.examples, few))
     return list({(exam.label, exam.shots): exam for exam in exams}.values())  # the paper's K may be among the numbers that were given
 
 

@@ -9,10 +9,24 @@ from gptjax.tasks.incontext import perplexity
 from gptjax.tasks.incontext.task import gpt3
 
 
-@pytest.mark.parametrize("flag", ["--examples=3", "--data=x", "--set=all.shots=1"])
-def test_flags_of_tasks_are_not_passed_over_where_texts_are_read(flag, tmp_path):
-    with pytest.raises(ValueError, match=f"{flag.partition('=')[0]}: of --tasks=NAMES, and nothing for --text=FILE"):
-        evaluate.main([f"--run={tmp_path}", "--text=a.txt", flag])
+@pytest.mark.parametrize("flags, line", [
+    (["--text=a.txt", "--run=a", "--examples=3"], "--examples: nothing for --text"),
+    (["--text=a.txt", "--run=a", "--data=x", "--data_dir=x"], "--data, --data_dir: nothing for --text"),
+    (["--text=a.txt", "--run=a", "--set=all.shots=1"], "--set: nothing for --text"),
+    (["--text=a.txt", "--run=a", "--shots=1", "--seed=0"], "--shots, --seed: nothing for --text"),
+    (["--curve=a.png", "run", "--run=a"], "--run: nothing for --curve"),
+    (["--curve=a.png", "--out=x", "--tasks=lambada", "--stride=1"], "--tasks, --stride: nothing for --curve"),
+])  # fmt: skip
+def test_no_flag_is_passed_over(flags, line):
+    with pytest.raises(ValueError, match=f"^{line}; leave it out$"):
+        evaluate.main(flags)
+
+
+def test_a_picture_is_of_the_runs_and_of_what_lies_in_out(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("gptjax.report.curves.draw", lambda folders, path, warn: drawn.extend(map(str, folders)))
+    evaluate.main(["--curve=a.png", "runs/x", "--out=y"])
+    assert drawn == ["runs/x/evaluations", "y"]
 
 
 def test_a_text_without_any_among_others_is_passed_over(tmp_path, monkeypatch):
