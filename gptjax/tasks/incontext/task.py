@@ -54,23 +54,10 @@ class Item:
         return self.demonstration or "".join(self.pairs[self.right[0]])
 
     @functools.cached_property
-    def plainly(self) -> tuple[tuple[str, ...], frozenset[str], str]:
+    def normalized(self) -> tuple[tuple[str, ...], frozenset[str], str]:
         """(contexts, completions, the demonstration), each without regard to case, spaces and Unicode's variants of a character."""
         shown = self.shown if self.demonstration or self.right else ""
         return tuple(map(_plain, self.contexts)), frozenset(map(_plain, self.completions)), _plain(shown)
-
-    def tells(self, other: "Item") -> bool:
-        """Would this one, as a demonstration, tell the answer of the other? It is the same item or of the same group; or asks the same
-        under another id: the same contexts, followed by a text of any kind or, where there is a choice, by one of the same; or it begins
-        with the whole of the other, as later questions about a story do."""
-        if (self.group or self.id) == (other.group or other.id):
-            return True
-        (contexts, completions, shown), (others, those, whole) = self.plainly, other.plainly
-        if contexts == others:
-            chooses = len(those) > 1 or not any(others)
-            if not chooses or completions & those:
-                return True
-        return bool(whole) and shown.startswith(whole)
 
 
 def _plain(text: str) -> str:
