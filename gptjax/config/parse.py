@@ -50,13 +50,13 @@ def content(file: Path) -> bytes:
 
 
 def text_file(file: Path) -> str:
-    """Reads the UTF-8 text in a file, without a byte order mark. ValueError, in one line, if it is missing, cannot be read or is no such text."""
+    """Reads the UTF-8 text in a file, without a byte order mark. ValueError, if it is missing, cannot be read or is not text."""
     return utf8(content(file), str(file))
 
 
 def utf8(content: bytes | bytearray, where: str) -> str:
-    """Decodes UTF-8, without a byte order mark. ValueError, naming the first offending byte, if they are not UTF-8, or hold a zero
-    byte, as binary files and UTF-16 do."""
+    """Decodes UTF-8, without a byte order mark. ValueError, naming the first offending byte, for what is not UTF-8 or holds a zero byte, as
+    binary files and UTF-16 do."""
     if (zero := content.find(0)) >= 0:
         raise ValueError(f"{where} is not text: a zero byte at offset {zero:,}; give UTF-8 text")
     try:

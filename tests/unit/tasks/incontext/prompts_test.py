@@ -200,7 +200,6 @@ def test_what_has_no_tokens_or_those_of_another_is_an_error_of_its_item():
         {"contexts": (" 4 +  4\t=",), "completions": (" 8", " 1")},  # other spaces, another wrong one
         {"contexts": ("\uff14 + 4 =",), "completions": (" 8", " 9")},  # another 4
         {"completions": (" 8", " 9"), "right": (1,)},  # another opinion
-        {"completions": (" eight",)},  # in other words
         {"contexts": ("4 + 4 = 8\n4 + 5 =",), "completions": (" 9", " 10")},  # the next question
     ],
 )
@@ -209,6 +208,11 @@ def test_the_item_under_another_id_is_no_demonstration(other):
     others = [dataclasses.replace(one, contexts=(f"{one.id} + 2 =",)) for one in POOL[:5]]
     assert sorted(drawn(pool=[same, *others], shots=6)) == ["0", "1", "2", "3", "4"] and same.id == "0"
     assert drawn(pool=[same], shots=1) == []
+
+
+def test_the_same_question_answered_in_other_words_is_no_demonstration():
+    one = dataclasses.replace(ITEM, completions=(" 8",))
+    assert drawn(one, [dataclasses.replace(one, id="y", completions=(" eight",))], shots=1) == []
 
 
 def test_items_that_only_look_alike_are_demonstrations():
