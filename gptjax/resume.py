@@ -7,6 +7,7 @@ where train --tokens says so; what then is not as it was is told.
 
 import contextlib
 import dataclasses
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,13 +38,13 @@ def about(config: Config, plan: batches.Batches, limit_rows: int, reading: Any, 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a run is asked to be. change_length: train --tokens was given. set_length: beside it --set train.total_tokens, which then is
-    the length of a run that is there. new_record: train --new_record."""
+    """What a run is asked to be. tokens: of train --tokens. set_length: --set gives the config another total_tokens or decay_tokens than
+    its recipe has. new_record: train --new_record."""
 
     directory: Path
     config: Config
-    change_length: bool = False
-    set_length: int | None = None
+    tokens: int | None = None
+    set_length: bool = False
     new_record: bool = False
 
 
@@ -60,20 +61,18 @@ class ResumePoint:
     notes: tuple[str, ...] = ()
 
 
-def find_run(request: Request, checkpoints: Any, warn: Callable[[str], None]) -> bool:
-    """Is there a run that goes on? For process 0. ValueError if it cannot, as far as can be told before its data are read."""
+def find_run(request: Request, checkpoints: Any, warn: Callable[[str], None]) -> tuple[bool, dict[str, Any]]:
+    """Whether there is a run that goes on, and the leaves (overrides.flat) of the config that it is to have, its length that of --tokens.
+    For process 0. ValueError if it cannot go on, as far as can be told before its data are read."""
     steps = checkpoints.steps()
-    continues = run.claim(request.directory, request.config, steps, request.change_length, request.new_record)
-    if not continues and request.set_length is not None:
-        raise ValueError(
-            f"--tokens={request.config.train.total_tokens:,} and train.total_tokens={request.set_length:,} are two lengths of a new run: "
-            f"leave out one of them; --tokens moves the schedule's decay, too"
-        )
+    exists = run.claim(request.directory, request.config, steps, request.tokens is not None, request.new_record)
     if steps:
         step, sealed = checkpoints.newest()
         _compare(request, step, sealed)
+        config = _set_length(request, overrides.rebuild(sealed["config"]))
         _record(request, step, sealed)
-        return True
+        return True, overrides.flat(config)
+    config = _set_length(request, run.config(request.directory) if exists else None)
     done = events.last_step(request.directory)
     if done and (request.directory / "config.json").is_file():
         # The save before is waited for at each: so after two periods the first is there.
@@ -83,7 +82,7 @@ def find_run(request: Request, checkpoints: Any, warn: Callable[[str], None]) ->
                 f"remove metrics.jsonl, and the run begins again"
             )
         warn(f"no checkpoint is in {request.directory}: its record of {done:,} steps is dropped, and the run begins again")
-    return False
+    return False, overrides.flat(config)
 
 
 def restore_run(request: Request, checkpoints: Any, abstract_state: Any, reading: Any, shards: int, party: Any) -> ResumePoint:
@@ -144,11 +143,34 @@ def remove_new_data(directory: Path, goes_on: bool) -> Iterator[None]:
         raise
 
 
+def _set_length(request: Request, there: Config | None) -> Config:
+    """The config that is asked for, with the length of --tokens: it scales the decay of the run that is there, or of the recipe, and no
+    decay of --set, which might be of the new length or of the old. ValueError if --set gives one that is not in proportion to the run's."""
+    if request.tokens is None:
+        return request.config
+    given, begun = ((c.train.total_tokens, run.decay(c)) for c in (request.config, there or request.config))
+    if request.set_length and there is None:
+        raise ValueError(
+            f"--tokens={request.tokens:,} moves the length and the decay of the recipe, and --set changes them, too "
+            f"(to {_length(*given)}); give one of the two"
+        )
+    if request.set_length and None not in (given[1], begun[1]) and not math.isclose(given[1] * begun[0], begun[1] * given[0], rel_tol=1e-3):
+        raise ValueError(
+            f"--tokens={request.tokens:,} moves the length and the decay of the run in {request.directory} ({_length(*begun)}), and --set "
+            f"gives others ({_length(*given)}): leave those out"
+        )
+    return run.scale_length(request.config, request.tokens, there)
+
+
+def _length(total_tokens: int, decay: int | None) -> str:
+    return f"train.total_tokens={total_tokens:,}" + (f", decay_tokens={decay:,}" if decay is not None else "")
+
+
 def _compare(request: Request, step: int, sealed: dict[str, Any]) -> list[str]:
     """What is other than in the checkpoint in length. ValueError if more is."""
     there = overrides.rebuild(sealed["config"])
     what = f"the checkpoint of step {step:,} in {request.directory} is of another config"
-    return run.check(there, request.config, what, request.change_length)
+    return run.check(there, request.config, what, request.tokens is not None)
 
 
 def _record(request: Request, step: int, sealed: dict[str, Any]) -> int | None:

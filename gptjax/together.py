@@ -98,7 +98,7 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
             open_.enter_context(lock.locked(there, "run directory", say))
             made = checkpoint.Checkpoints(there / "checkpoints", first.loop.keep_last, first.loop.every_keep, say)
             saves.append(open_.enter_context(made))
-            if resume.find_run(resume.Request(there, config), made, say):
+            if resume.find_run(resume.Request(there, config), made, say)[0]:
                 raise ValueError(f"{there} holds a run that has begun: the same command goes on with it by itself")
         for there, config, reading in zip(runs, configs, readings, strict=True):
             resume.write_description(there, config, reading)

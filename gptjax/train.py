@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gptjax import pretraining, resume
-from gptjax.config import command, count, find_files, parse, registry, run
+from gptjax.config import command, count, find_files, overrides, parse, registry, run
 from gptjax.config.batches import Batches
 from gptjax.config.schema import Config
 from gptjax.mesh import meeting
@@ -20,11 +20,10 @@ EXAMPLE = 'python -m gptjax.train --config=gpt3_small --set train.steps=100 --se
 @find_files.list_once()
 def main(arguments: list[str]) -> int:
     """Exit status 0 at the end of the run or at an orderly stop, 3 if the run gave up on non-finite updates."""
-    args, given = read_arguments(arguments)
-    config, longer = run.scale_length(given, args.tokens), args.tokens is not None
-    beside = longer and given.train.total_tokens != registry.config(args.config).train.total_tokens
-    length = given.train.total_tokens if beside else None
-    request = resume.Request(run.directory(args.run, config.name), config, longer, length, args.new_record)
+    args, config = read_arguments(arguments)
+    recipe = registry.config(args.config)
+    set_length = config.train.total_tokens != recipe.train.total_tokens or run.decay(config) not in (None, run.decay(recipe))
+    request = resume.Request(run.directory(args.run, config.name), config, args.tokens, set_length, args.new_record)
 
     from gptjax.mesh import hosts
 
@@ -34,20 +33,23 @@ def main(arguments: list[str]) -> int:
 
 
 def read_arguments(arguments: list[str], here: bool = True) -> tuple[argparse.Namespace, Config]:
-    """main's arguments and the config that they give before --tokens. ValueError for all that can be refused without devices and jax: the
-    launchers call it before they print a job, which runs where files and packages are not those of this machine: not `here`."""
+    """main's arguments, and the config that they give, the length of --tokens not in it. ValueError for all that can be refused without
+    devices and jax: the launchers call it before they print a job, which runs where files and packages are not those of this machine: not
+    `here`."""
     parser = command.parser("train", "Train a GPT on text. The same command continues an interrupted run.", EXAMPLE, text=True)
-    parser.add_argument("--run", metavar="DIR", help="where the run goes, or lies; or gs://BUCKET/FOLDER (default: runs/CONFIG)")
+    parser.add_argument(
+        "--run", metavar="DIR", help=f"where the run goes, or lies; or gs://BUCKET/FOLDER, {run.NO_LOCK} (default: runs/CONFIG)"
+    )
     parser.add_argument("--init", metavar="RUN_OR_WEIGHTS", help="begin with the weights of another run, or of a folder of weights")
     steps = parse.whole_argument(0, 10**6)
     parser.add_argument("--profile", metavar="N", type=steps, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
-    tokens = "the length: train.total_tokens, and the decay of its schedule in proportion; prolongs a run that is there, finished or not"
+    tokens = "the length: moves train.total_tokens and, in proportion, the schedule's decay of the recipe or of the run that is there"
     parser.add_argument("--tokens", metavar="N", type=parse.whole_argument(), help=tokens)
     add_new_record(parser)
     meeting.flags(parser)
     args = parser.parse_args(arguments)
     config = command.resolved(args, here)
-    Batches(run.scale_length(config, args.tokens))
+    Batches(config if args.tokens is None else overrides.override(config, f"train.total_tokens={args.tokens}"))
     if here or args.run is not None and not args.run.startswith(tuple(run.BUCKETS)):
         run.directory(args.run, config.name)
     return args, config
@@ -149,7 +151,9 @@ def train(request: resume.Request, bucket: str | None, party: Any, profiled: int
         resume.hold_lock(directory, bucket is None, party, out.warn),
         checkpoint.Checkpoints(stored, config.loop.keep_last, config.loop.every_keep, out.warn, party) as checkpoints,
     ):
-        goes_on = party.first(lambda: [copied.fetch(), resume.find_run(request, checkpoints, out.warn)])[1]
+        _, goes_on, leaves = party.first(lambda: [copied.fetch(), *resume.find_run(request, checkpoints, out.warn)])
+        config = overrides.rebuild(leaves)
+        request = dataclasses.replace(request, config=config)
         plan = None if goes_on else Batches(config, shards)
         with resume.remove_new_data(directory / "data", goes_on and party.process == 0):
             # --- data

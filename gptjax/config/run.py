@@ -16,6 +16,7 @@ LENGTH = ("train.total_tokens", "train.schedule.decay_tokens")  # what train --t
 NEW_RECORD = "--new_record goes on from the checkpoints alone"
 
 BUCKETS = {"gs://": "gcsfs"}  # and the package that reads them
+NO_LOCK = "which has no lock: see that one job at a time trains there"  # of a bucket: an object is no file that ends with its program
 
 
 def bucket(given: str | None) -> str | None:
@@ -121,20 +122,24 @@ def check_shared(run: Path, sign: str) -> None:
         raise ValueError(f"{run} is not the directory that process 0 writes to: give a --run on a file system that all hosts share")
 
 
-def scale_length(config: Config, total_tokens: int | None) -> Config:
-    """The config with another length: train.total_tokens, and its schedule's decay in proportion, where it has one; the warm-up stays.
-    None: the config as it is."""
-    if total_tokens is None:
-        return config
+def decay(config: Config) -> int | None:
+    """The tokens over which the schedule decays; None: it does not."""
+    return None if isinstance(config.train.schedule, Constant) else config.train.schedule.decay_tokens
+
+
+def scale_length(config: Config, total_tokens: int, there: Config | None = None) -> Config:
+    """The config with another length: train.total_tokens, and in proportion the tokens of its schedule's decay, where it has one; the
+    warm-up stays. there: the config of a run that goes on, whose decay and length are scaled in place of config's.
+    ValueError if the decay would end within the warm-up."""
     edits = [f"train.total_tokens={total_tokens}"]
+    origin = config if there is None or decay(there) is None else there
     if not isinstance(config.train.schedule, Constant):
-        schedule, before = config.train.schedule, config.train.total_tokens
-        decay = max(1, schedule.decay_tokens * total_tokens // before)
-        if decay <= schedule.warmup_tokens:
-            least = -(-(schedule.warmup_tokens + 1) * before // schedule.decay_tokens)
+        before, decays = origin.train.total_tokens, decay(origin)
+        now, warmup = max(1, decays * total_tokens // before), config.train.schedule.warmup_tokens
+        if now <= warmup:
             raise ValueError(
-                f"--tokens={total_tokens:,} ends within the warm-up of {schedule.warmup_tokens:,} tokens: give {least:,} or more, or a "
-                "smaller train.schedule.warmup_tokens"
+                f"--tokens={total_tokens:,} ends within the warm-up of {warmup:,} tokens: give {-(-(warmup + 1) * before // decays):,} or "
+                "more, or a smaller train.schedule.warmup_tokens"
             )
-        edits.append(f"train.schedule.decay_tokens={decay}")
+        edits.append(f"train.schedule.decay_tokens={now}")
     return overrides.override(config, *edits)

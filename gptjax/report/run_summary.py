@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gptjax.config import count
+from gptjax.config import count, run
 from gptjax.report.console import quantity
 
 MANY_EPOCHS = 4  # Muennighoff et al. (2305.16264): until then a repeated token is worth nearly a new one
@@ -32,7 +32,7 @@ def facts(session: Any) -> list[tuple[str, str]]:
             "devices",
             f"{len(devices)} {devices[0].device_kind}{f' as {sizes}' if sizes else ''}{shared}, {manner.dtype.__name__}",
         ),
-        ("run", str(session.directory)),
+        ("run", str(session.directory) if session.copies.bucket is None else f"{session.copies.bucket}, {run.NO_LOCK}"),
     ]
     often = "; ".join(f"{source} {times:,.1f} times" for source, times in epochs(session))
     return rows[:3] + [("read again", often)] * bool(often) + rows[3:]

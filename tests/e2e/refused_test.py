@@ -42,6 +42,8 @@ REFUSED = {  # what happened to the directory; what is asked for; flags; what is
     "seed": (None, ["seed=1"], [], "holds a run of another config (seed: 0 -> 1); give another --run, or the config that began it"),
     "length": (None, ["train.total_tokens=4096"], [], "train.total_tokens: 2304 -> 4096); give another --run, or --tokens=N changes its"),
     "shorter than done": (None, [], ["--tokens=1024"], "--tokens=1,024, but 2,304 tokens are done; give more, or another --run"),
+    "two lengths": (None, ["train.total_tokens=3000"], ["--tokens=3072"], "--set gives others (train.total_tokens=3,000, decay_"),
+    "a decay": (None, ["train.schedule.decay_tokens=3072"], ["--tokens=3072"], "2,304, decay_tokens=10,240), and --set gives others "),
     "too many steps": (None, ["train.steps=10"], [], "train.steps=10 is more than the 9 steps that train.total_tokens=2,304 gives; raise"),
     "microbatch": (None, ["train.microbatch_rows=4"], [], "train.microbatch_rows=4: on this mesh it can be 8"),
     "mesh": (None, ["mesh.fsdp=3"], [], "needs 3 devices, but there are 8"),
@@ -104,10 +106,16 @@ def test_a_second_program_is_refused_by_the_name_of_the_first(text, copied, caps
     assert go(text, copied) == 0 and not (copied / "gptjax.lock").exists()
 
 
-def test_two_lengths_of_a_new_run_are_refused(text, tmp_path):
-    """Of one that is there, total_tokens is the length that it had: resume_test.py."""
-    with pytest.raises(ValueError, match="--tokens=3,072 and train.total_tokens=2,304 are two lengths of a new run: leave out one of them"):
-        go(text, tmp_path / "run", flags=["--tokens=3072"])
+@pytest.mark.parametrize("change, length", [
+    ("train.total_tokens=2304", "train.total_tokens=2,304, decay_tokens=10,240"),
+    ("train.schedule.decay_tokens=3072", "train.total_tokens=10,240, decay_tokens=3,072"),
+    ("train.schedule=Linear(peak=1e-3, warmup_tokens=9, decay_tokens=3000)", "train.total_tokens=10,240, decay_tokens=3,000"),
+])  # fmt: skip
+def test_two_lengths_of_a_new_run_are_refused(text, tmp_path, change, length):
+    """A decay that is given for one of them, and scaled to the other, is of neither."""
+    with pytest.raises(ValueError) as refused:
+        train.main(["--config=smoke", f"--text={text}", f"--run={tmp_path / 'run'}", "--tokens=3072", "--set", change])
+    assert f"and --set changes them, too (to {length}); give one of the two" in str(refused.value)
     assert not (tmp_path / "run").exists()
 
 

@@ -31,7 +31,13 @@ def test_a_finished_run_is_prolonged_by_one_dial(text, finished, copied, capsys)
     assert lines[-1]["lr"] == pytest.approx(3e-3 * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * part))), rel=1e-5)
     assert [line["note"].split(":")[0] for line in events.read(copied) if "note" in line] == ["the run has another length from step 9 on"]
     before = bytes_of(copied / "checkpoints")
-    assert go(text, copied, flags=["--tokens=3072"]) == 0 and bytes_of(copied / "checkpoints") == before
+    for changes in (
+        (),
+        ("train.total_tokens=10240",),
+        ("train.total_tokens=3072", "train.schedule.decay_tokens=13653"),
+    ):  # smoke's; its own
+        assert go(text, copied, *changes, flags=["--tokens=3072"]) == 0 and bytes_of(copied / "checkpoints") == before
+        assert run.config(copied).train == asked.train
     with pytest.raises(
         ValueError, match=r"holds a run of another config \(train.total_tokens: 3072 -> 2304; .*--tokens=N changes its length"
     ):

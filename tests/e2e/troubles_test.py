@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gptjax import train
+from gptjax.report import copies, run_summary
 from tests.short_run import LINES, go, losses
 
 pytestmark = pytest.mark.usefixtures("brief")
@@ -41,6 +42,19 @@ def test_a_profile_of_a_finished_run_says_that_there_is_none(text, copied, capsy
     assert go(text, copied, flags=["--profile=2"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "nothing was traced: 0 steps were taken, and a trace begins with the third; give another --run, or prolong this one" in said
+
+
+def test_a_run_in_a_bucket_is_said_to_have_no_lock(text, copied, monkeypatch, capsys):
+    sessions = []
+    monkeypatch.setattr(train, "loop", lambda session: [sessions.append(session), 0][1])
+    assert go(text, copied) == 0
+    (session,) = sessions
+    assert ("run", str(copied)) in run_summary.facts(session)
+    session.copies = copies.Copies(copied, "gs://bucket/run")
+    assert ("run", "gs://bucket/run, which has no lock: see that one job at a time trains there") in run_summary.facts(session)
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    assert "gs://BUCKET/FOLDER, which has no lock: see" in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_is_read_again_is_said(text, tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,6 +158,18 @@ def test_another_shape_names_the_first_leaf_and_does_not_walk_back(tmp_path):
         with pytest.raises(ValueError, match="key is .* and absent in this config"):
             checkpoints.restore(State(step=abstract(state_of(0)).step, params=abstract(state_of(0)).params, key=None))
     assert said == []
+
+
+@pytest.mark.parametrize("move", [Path.rename, shutil.copytree])
+def test_a_checkpoint_by_the_name_of_another_step_is_refused_by_every_reader(tmp_path, move):
+    said = []
+    move(saved_run(tmp_path, steps=(12,)) / "12", tmp_path / "20")
+    saved, refusal = checkpoint.Saved(tmp_path, said.append), "/20 is of step 12: a folder was renamed or copied; remove it"
+    for read in (saved.about, saved.newest, lambda: saved.about(20), lambda: saved.restore(abstract(state_of(0))),
+                 lambda: saved.restore(abstract(state_of(0)), steps=[20])):  # fmt: skip
+        with pytest.raises(ValueError, match=refusal):
+            read()
+    assert said == [] and sorted(path.name for path in tmp_path.iterdir()) == (["20"] if move is Path.rename else ["12", "20"])
 
 
 def test_all_processes_take_the_checkpoints_that_process_0_sees(tmp_path):
