@@ -1,7 +1,8 @@
-"""A Python program that ends when the process that started it does, whatever ended that: kill -9, a closed terminal, want of memory.
+"""Run a Python module that is killed when the process that started it ends, whatever ended that: kill -9, a closed terminal, want of memory.
 
-`python child.py PID ARGUMENT ...` becomes `python ARGUMENT ...`, with the same process id. Linux kills it with its parent
-(prctl's PR_SET_PDEATHSIG, which outlives exec); elsewhere a thread of it looks for its parent a few times a second.
+`python child.py PID -m MODULE ARGUMENT ...`, started by the process PID, runs MODULE under its own process id. On Linux it becomes
+`python -m MODULE ARGUMENT ...`, which the kernel kills when the thread that started it ends (prctl's PR_SET_PDEATHSIG, which outlives
+exec). Elsewhere MODULE runs in it, beside a thread that looks four times a second whether PID is its parent still.
 """
 
 import ctypes
@@ -17,7 +18,7 @@ LOOK = 0.25  # seconds
 
 
 def command(arguments: list[str]) -> list[str]:
-    """The command of `python ARGUMENTS`, bound to this process. To be started from the main thread: Linux watches the thread."""
+    """The command of `python ARGUMENTS`, bound to this process; ARGUMENTS begin with -m. Start it from the main thread: see above."""
     return [sys.executable, __file__, str(os.getpid()), *arguments]
 
 
