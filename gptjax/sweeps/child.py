@@ -1,4 +1,4 @@
-"""Run a Python module that is killed when the process that started it ends, whatever ended that: kill -9, a closed terminal, want of memory.
+"""Run a Python module that is killed when the process that started it ends, however that ends: kill -9, a closed terminal, no memory.
 
 `python child.py PID -m MODULE ARGUMENT ...`, started by the process PID, runs MODULE under its own process id. On Linux it becomes
 `python -m MODULE ARGUMENT ...`, which the kernel kills when the thread that started it ends (prctl's PR_SET_PDEATHSIG, which outlives
