@@ -112,15 +112,15 @@ def read(args: argparse.Namespace, directory: Path, out: Any) -> int:
     """--text: how well the model predicts texts, a line each."""
     from gptjax.tasks.incontext import perplexity
 
-    paths, model = perplexity.found(args.text, out.warn), opened(args.run, out)
+    paths, model = perplexity.find_texts(args.text, out.warn), opened(args.run, out)
     n_ctx = model.about["n_ctx"]
-    stride = perplexity.checked(args.stride, n_ctx)
+    stride = perplexity.check_stride(args.stride, n_ctx)
     out.say(
         f"windows of {n_ctx:,} tokens, stride {stride:,}: each token after {n_ctx - stride + 1:,} to {n_ctx:,} before it, or all there are"
     )
     out.say("".join(f"{head:>11}" for head in perplexity.HEAD) + "  text", "bold")
     with out.working("reading") as show:
-        for record in perplexity.predicted(model, paths, stride, show, out.warn):
+        for record in perplexity.predict(model, paths, stride, show, out.warn):
             out.say("".join(f"{cell:>11}" for cell in perplexity.cells(record)) + f"  {Path(record['text']).name}")
             if "sha256" in record:
                 perplexity.save(directory, record, out.warn)
@@ -192,6 +192,7 @@ def records(
 ) -> Iterator[tuple[Any, Any]]:
     """(examination, its record) as they come; (examination, None) where it cannot be asked, which is told in a line, once of a task that
     has no data."""
+    from gptjax.model import reading
     from gptjax.tasks.incontext import examination
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -206,7 +207,7 @@ def records(
                 with out.working(exam.name) as show:
                     refused: dict[str, str] = {}
                     items, pool = exam.items(read, refused)
-                    exam = exam.fitted(items, pool, model.text, model.about["n_ctx"])
+                    exam = exam.fit_to_data(items, pool, model.text, model.about["n_ctx"])
                     if (exam.label, exam.shots) in asked:
                         continue
                     asked.add((exam.label, exam.shots))
@@ -214,7 +215,7 @@ def records(
                     record = examination.examined(exam, made, model, directory, show, out.warn, refused)
             except ValueError as error:
                 status, why = command.verdict(error)
-                if status != 2:
+                if status != 2 or isinstance(error, reading.NonFiniteLogits):  # no other task will do
                     raise
                 if why not in told:
                     out.warn(f"{exam.label}: {why.removeprefix(f'{exam.task.name}: ')}")

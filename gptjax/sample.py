@@ -6,12 +6,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from gptjax.config import command, parse, run
+from gptjax.config import command, parse, protocol, run
 from gptjax.report import copies
 
 EXAMPLE = "python -m gptjax.sample --run=runs/nano --prompt='def ' --temperature=0.8 --top_k=40 --n=3"
 LONGEST_PROMPT = 1 << 26  # bytes of a file that is a prompt
-MOST_TEXTS, MOST_TOKENS = 1024, 1_000_000
+MOST_TEXTS, MOST_TOKENS = protocol.WIDEST, 1_000_000
 
 
 def main(arguments: list[str]) -> None:
@@ -34,27 +34,30 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--seed", type=parse.seed_argument, default=None, help="same seed, same text (default: 0)")
     parser.add_argument("--beams", type=several, default=None, help="do not sample: show the n best of a beam search of this width")
-    parser.add_argument("--alpha", type=parse.number_argument(0, 10), default=None, help="its length penalty (default: 0.6, as GPT-3's)")
+    parser.add_argument(
+        "--alpha", type=parse.number_argument(0, protocol.MOST_ALPHA), default=None, help="its length penalty (default: 0.6, as GPT-3's)"
+    )
     args = parser.parse_args(arguments)
     check(args)
-    prompt = asked(args)
+    prompt = read_prompt(args)
 
     from gptjax.generate import telling
+    from gptjax.model import reading
     from gptjax.report import console
 
     out = console.Console(quiet=False, vital=True)
-    there = opened(args.run, out)
-    telling.written(there.text, args.stop)  # refuses, before anything is said
+    there = load_model(args.run, out)
+    telling.normalize_stops(there.text, args.stop)  # refuses, before anything is said
     speaker = Speaker(args, there, out)
-    out.say(f"{there.config.name}, {there.said}")
+    out.say(f"{there.config.name}, {there.description}")
     if prompt is not None:
         speaker.answer(prompt)
         return
     for number, line in enumerate(lines()):
         try:
             speaker.answer(line, number)
-        except ValueError as error:  # of this line; the next one may be shorter
-            if command.verdict(error)[0] != 2:
+        except ValueError as error:  # of this line, as too long a one for a beam; of the model none will do
+            if command.verdict(error)[0] != 2 or isinstance(error, reading.NonFiniteLogits):
                 raise
             out.warn(str(error))
         except KeyboardInterrupt:  # enough of this one; a second one, at the prompt, ends the program
@@ -83,23 +86,23 @@ def check(args: argparse.Namespace) -> None:
 # --- what to continue ---------------------------------------------------------------------------------------------------
 
 
-def asked(args: argparse.Namespace) -> str | None:
+def read_prompt(args: argparse.Namespace) -> str | None:
     """The prompt; None if lines are to be read one by one. ValueError for a file that cannot be one."""
     if args.interactive:
         return None
     if args.prompt_file is None:
         return "\n" if args.prompt is None else args.prompt
     if args.prompt_file == "-":
-        return text(_standard().buffer, "standard input")
+        return read_text(_stdin().buffer, "standard input")
     path = parse.path(args.prompt_file)
     try:
         with path.open("rb") as stream:
-            return text(stream, str(path))
+            return read_text(stream, str(path))
     except OSError as error:
         raise ValueError(f"--prompt_file={path} cannot be read: {error.strerror or error}") from None
 
 
-def text(stream: BinaryIO, where: str) -> str:
+def read_text(stream: BinaryIO, where: str) -> str:
     """All of a stream as text. ValueError if it is no UTF-8, or longer than any prompt."""
     content = stream.read(LONGEST_PROMPT + 1)
     if len(content) > LONGEST_PROMPT:
@@ -109,7 +112,7 @@ def text(stream: BinaryIO, where: str) -> str:
 
 def lines() -> Iterator[str]:
     """The lines of standard input, asked for by "> " on a terminal, where they can be edited; bytes that are no UTF-8 are passed on."""
-    stream = _standard()
+    stream = _stdin()
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     if not stream.isatty():
@@ -126,7 +129,7 @@ def lines() -> Iterator[str]:
             return
 
 
-def _standard() -> Any:
+def _stdin() -> Any:
     if sys.stdin is None:
         raise ValueError("standard input is closed: give --prompt=TEXT or --prompt_file=FILE")
     return sys.stdin
@@ -135,8 +138,8 @@ def _standard() -> Any:
 # --- who continues it ------------------------------------------------------------------------------------------------------
 
 
-def opened(given: str, out: Any) -> Any:
-    """What evaluate would open there, of a bucket too."""
+def load_model(given: str, out: Any) -> Any:
+    """Loads the model that lies there, or in a bucket."""
     from gptjax.interop import models
 
     bucket = run.bucket(given)
@@ -164,11 +167,11 @@ class Speaker:
         # What is shown is what was read: a tokenizer may lower-case or respace it. End-of-text stands before a text and is none of it.
         shown = "" if tokens == [self._text.end_of_text] else self._text.decode(tokens)
         if self._args.beams is None:
-            self._sampled(tokens, shown, number)
+            self._sample(tokens, shown, number)
         else:
-            self._searched(tokens, shown)
+            self._search(tokens, shown)
 
-    def _sampled(self, prompt: list[int], shown: str, number: int) -> None:
+    def _sample(self, prompt: list[int], shown: str, number: int) -> None:
         """n continuations: one as it comes, several at the end."""
         import jax
 
@@ -192,12 +195,12 @@ class Speaker:
                 show(f"speaking: {max(map(len, said)) - len(shown):,} characters")
         out.samples(said)
 
-    def _searched(self, prompt: list[int], shown: str) -> None:
+    def _search(self, prompt: list[int], shown: str) -> None:
         """The n best of a beam search, with their scores."""
         from gptjax.generate import beam, telling
 
         args, text = self._args, self._text
-        stops = telling.written(text, args.stop)
+        stops = telling.normalize_stops(text, args.stop)
 
         def ends(tokens):
             return tokens[-1] == text.end_of_text or any(stop in text.decode(tokens) for stop in stops)

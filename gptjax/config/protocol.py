@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from gptjax.config.record import Bounds, record
 
+# Of a beam search: each beam is a row with a memory of its own; an alpha of 0.6 is usual, and 10 prefers length to all else.
+WIDEST, MOST_ALPHA = 1024, 10.0
 Tokens = Annotated[int, Bounds(1, 2**24)]
 
 
@@ -59,8 +61,8 @@ class Beam:
     """The best text of a beam search: GPT-3's free-form answers, width 4, alpha 0.6. It ends before any of `stops`."""
 
     n_tokens: Tokens
-    width: Annotated[int, Bounds(1, 1000)] = 4
-    alpha: Annotated[float, Bounds(0, 10)] = 0.6
+    width: Annotated[int, Bounds(1, WIDEST)] = 4
+    alpha: Annotated[float, Bounds(0, MOST_ALPHA)] = 0.6
     stops: tuple[str, ...] = ("\n",)
 
 

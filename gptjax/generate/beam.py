@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptjax.config.protocol import MOST_ALPHA, WIDEST
 from gptjax.generate import decode
 from gptjax.model import cache, reading
-
-WIDEST, MOST_ALPHA = 1024, 10.0  # each beam is a row with a memory of its own; 0.6 is usual, and 10 prefers length to all else
 
 
 @dataclasses.dataclass(frozen=True)

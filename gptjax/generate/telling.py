@@ -19,7 +19,7 @@ class Telling:
 
     def __init__(self, tokens: tokenizer.Tokenizer, prompt: Sequence[int], stops: Sequence[str] = ()):
         self.stopped = False
-        self._decode, self._stops = tokens.decode, written(tokens, stops)
+        self._decode, self._stops = tokens.decode, normalize_stops(tokens, stops)
         self._before, self._new = list(prompt[-1:]), []  # the new ones are decoded after one before: some tokenizers trim a text's start
         self._shown = 0  # characters of the new ones
         self._held = ""  # whole characters that may be the beginning of a stop string
@@ -57,16 +57,16 @@ class Telling:
         return text[:certain]
 
 
-def written(tokens: tokenizer.Tokenizer, stops: Sequence[str]) -> list[str]:
+def normalize_stops(tokens: tokenizer.Tokenizer, stops: Sequence[str]) -> list[str]:
     """The stop strings as the tokenizer writes them: GPT-1's writes "Q:" as "q :". Raises ValueError for one that it can never write, and
     for one that is in every text."""
     if "" in stops:
         raise ValueError("an empty stop string would stop before the first character: give at least one")
-    return [_written(tokens, stop) for stop in stops]
+    return [_normalize_stop(tokens, stop) for stop in stops]
 
 
 @functools.lru_cache(64)  # it may look at every token
-def _written(tokens: tokenizer.Tokenizer, stop: str) -> str:
+def _normalize_stop(tokens: tokenizer.Tokenizer, stop: str) -> str:
     if tokens.decode(tokens.encode(stop)) == stop:
         return stop
     between = _between(tokens, stop)

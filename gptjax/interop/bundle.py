@@ -44,9 +44,9 @@ class Bundle:
                 self._add(key.decode(), protobuf.Message(value))
         except OSError as error:
             raise ValueError(f"{index} cannot be read: {error.strerror}") from None
-        except (protobuf.Malformed, KeyError, struct.error, UnicodeDecodeError) as error:
+        except (protobuf.MalformedMessage, KeyError, struct.error, UnicodeDecodeError) as error:
             raise ValueError(
-                f"{index} is damaged ({error if isinstance(error, protobuf.Malformed) else type(error).__name__}); fetch it again"
+                f"{index} is damaged ({error if isinstance(error, protobuf.MalformedMessage) else type(error).__name__}); fetch it again"
             ) from None
 
     def _add(self, full: str, entry: protobuf.Message) -> None:

@@ -105,7 +105,7 @@ class Harness(model.TemplateLM):
         with tqdm(total=len(requests), desc="writing", disable=disable_tqdm) as progress:
             for numbers in groups.values():
                 most, stops, sampling = _manner(requests[numbers[0]].args[1])
-                stops = [stop for stop in stops if self._writes(stop)]
+                stops = [stop for stop in stops if self._can_write(stop)]
                 if not 0 < most < self.n_ctx:
                     raise ValueError(f"max_gen_toks={most} leaves no room for a prompt in a context of {self.n_ctx}: give fewer")
                 prompts = [(self.text.encode(requests[i].args[0]) or [self.text.begin])[-(self.n_ctx - most) :] for i in numbers]
@@ -116,10 +116,10 @@ class Harness(model.TemplateLM):
                     progress.update(1)
         return [found[number] for number in range(len(requests))]
 
-    def _writes(self, stop: str) -> bool:
+    def _can_write(self, stop: str) -> bool:
         """Can the tokenizer write it? A task's other stops count all the same where it cannot, and a line says so."""
         try:
-            return bool(telling.written(self.text, [stop]))
+            return bool(telling.normalize_stops(self.text, [stop]))
         except ValueError as error:
             logging.getLogger(__name__).warning(str(error))
             return False

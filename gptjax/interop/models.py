@@ -20,7 +20,7 @@ from gptjax.mesh import devices, rules, xla
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """kind: what it was read from, in words; said: which of it, the step of a run's checkpoint."""
+    """kind: what it was read from, in words; description: which of it, the step of a run's checkpoint."""
 
     kind: str
     config: Config
@@ -28,7 +28,7 @@ class Opened:
     mesh: jax.sharding.Mesh
     step: step.Step
     params: Any
-    said: str = ""
+    description: str = ""
 
     @functools.cached_property
     def digest(self) -> str:
@@ -56,4 +56,4 @@ def opened(
     built = step.build(config, jax.devices()[0].platform, mesh, text.end_of_text)
     wanted = state.abstract(config, built.model, built.tx, mesh).params
     params = there.params(wanted, lambda done, name: show(f"{done:4.0%} read: {name}"))
-    return Opened(there.kind, config, text, mesh, built, params, there.said())
+    return Opened(there.kind, config, text, mesh, built, params, there.description())

@@ -4,17 +4,17 @@ import struct
 from typing import Any
 
 
-class Malformed(Exception):
+class MalformedMessage(Exception):
     """What is wrong with some bytes, in a few words."""
 
 
 def need(so: bool, otherwise: str) -> None:
     if not so:
-        raise Malformed(otherwise)
+        raise MalformedMessage(otherwise)
 
 
 def varint(content: bytes, at: int) -> tuple[int, int]:
-    """(an integer in groups of 7 bits, at most ten of them; where it goes on). Malformed if there is none."""
+    """(an integer in groups of 7 bits, at most ten of them; where it goes on). MalformedMessage if there is none."""
     value = shift = 0
     while True:
         need(at < len(content), "it ends in the middle of a number")
@@ -28,7 +28,7 @@ def varint(content: bytes, at: int) -> tuple[int, int]:
 
 class Message:
     """The fields of a message: integers, and bytes for texts and messages; of a number that comes again the last counts, or all.
-    Malformed for bytes that are no message, and for a field of the other kind."""
+    MalformedMessage for bytes that are no message, and for a field of the other kind."""
 
     def __init__(self, content: bytes):
         self._fields: dict[int, list[Any]] = {}

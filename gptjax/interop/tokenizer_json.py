@@ -14,7 +14,7 @@ END_OF_TEXT = "<|endoftext|>"
 BPE = 2  # TrainerSpec.ModelType of sentencepiece_model.proto
 
 
-def made(text: Tokenizer) -> tuple[Any, str]:
+def convert(text: Tokenizer) -> tuple[Any, str]:
     """(the tokenizers.Tokenizer that encodes and decodes as `text` does, what is other there: "" if nothing is). None if it has no form."""
     from tokenizers import AddedToken, Tokenizer, decoders
 
@@ -28,9 +28,9 @@ def made(text: Tokenizer) -> tuple[Any, str]:
             rust = Tokenizer.from_str(text.rust.to_str())
             rust.decoder = decoders.Sequence([decoders.Replace("</w>", " "), decoders.Fuse()])
         case gpt1.Gpt1(remade=(path, _)):
-            rust, other = made(gpt1.Gpt1(path, "basic"))[0], "words are split by BERT's rules there, and not by spaCy's"
+            rust, other = convert(gpt1.Gpt1(path, "basic"))[0], "words are split by BERT's rules there, and not by spaCy's"
         case pieces.Pieces():
-            other = _unlike(text)
+            other = _difference(text)
             rust = None if other else _pieces(text)
         case _:
             rust, other = None, f"nothing there is like {type(text).__name__}"
@@ -88,7 +88,7 @@ def _pieces(text: pieces.Pieces) -> Any:
     return rust
 
 
-def _unlike(text: pieces.Pieces) -> str:
+def _difference(text: pieces.Pieces) -> str:
     """What of a model is other than BPE with byte fallback of text as it is; "" if nothing is."""
     whole = protobuf.Message(text.model)
     trainer, normalizer = protobuf.Message(whole.content(2)), protobuf.Message(whole.content(3))

@@ -111,7 +111,7 @@ def check(folder: Path, rows: int, named: data.Tokenizer, text: Tokenizer) -> li
 
 
 def _rust(text: Tokenizer) -> Any:
-    return text.rust if isinstance(text, gpt1.Gpt1 | gpt2.Gpt2) else tokenizer_json.made(text)[0]
+    return text.rust if isinstance(text, gpt1.Gpt1 | gpt2.Gpt2) else tokenizer_json.convert(text)[0]
 
 
 def _difference(there: Own, rust: Any) -> str:
@@ -130,7 +130,7 @@ def _difference(there: Own, rust: Any) -> str:
 def save(folder: Path, named: data.Tokenizer, text: Tokenizer, n_ctx: int, warn: Callable[[str], None]) -> dict[str, Any]:
     """Write what belongs to the tokenizer beside exported weights, for transformers and for gptjax; returns what config.json is to say of
     it. warn is told what transformers has no form for: it then opens another tokenizer, or refuses to open one."""
-    rust, other = tokenizer_json.made(text)
+    rust, other = tokenizer_json.convert(text)
     if other:
         and_so = "it refuses to open one" if rust is None else "of some texts it finds other ids"
         warn(f"transformers has no tokenizer like {named}: {other}; {and_so}: encode with gptjax, or with what the tokenizer is of")

@@ -36,7 +36,7 @@ class Weights(Protocol):
         and its vocabulary larger, as far as the weights are a folder's."""
         ...
 
-    def said(self) -> str:
+    def description(self) -> str:
         """What it is, for people: of a run whose parameters were read, the step of its checkpoint."""
         ...
 
@@ -107,10 +107,10 @@ class Run:
             raise ValueError(f"{'; '.join(lines)}: what the parameters of {where} compute is settled, leave it as it is")
         self._saved = checkpoint.Saved(checkpoints, say)
 
-    def said(self) -> str:
+    def description(self) -> str:
         return self.kind if self._step is None else f"step {self._step:,}"
 
-    def _sealed(self, about: dict[str, Any]) -> None:
+    def _check_config(self, about: dict[str, Any]) -> None:
         """ValueError unless config.json is what was saved with the checkpoint, as far as it decides what the parameters compute."""
         sealed = overrides.rebuild(parse.member(about, "config", dict, f"the checkpoint in {self.where}"))
         # train --tokens moves the length before it saves the next checkpoint, and no parameter computes anything else by it.
@@ -124,7 +124,7 @@ class Run:
     def check(self, config: schema.Config, text: Tokenizer) -> None:
         _same(self.where, self.config.model, config.model, exactly=True)
         about = self._saved.about()
-        self._sealed(about)
+        self._check_config(about)
         had = about["tokenizer"]
         if had != text.digest:
             raise ValueError(
@@ -137,7 +137,7 @@ class Run:
         if restored is None:
             raise ValueError(f"{self.where} has no checkpoint yet; let python -m gptjax.train run until it saves one")
         self._step, found, about = restored
-        self._sealed(about)
+        self._check_config(about)
         advance(1.0, "params")
         return found["params"]
 
@@ -151,7 +151,7 @@ class Folder:
         self._tensors, self._layout, self._say = there, layout, say
         layouts.check(there, layout, config.model)
 
-    def said(self) -> str:
+    def description(self) -> str:
         return self.kind
 
     def check(self, config: schema.Config, text: Tokenizer) -> None:
@@ -196,16 +196,16 @@ def _hugging_face(path: Path, assignments: Sequence[str], recipe: str | None, sa
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=spoken))
     there = tensors.Safetensors(path)
     _tied(there, layouts.token_table(a.layout))
-    return Folder(there, f"Hugging Face {a.model_type}", a.layout, _spoken(config, _folder(path), assignments), say)
+    return Folder(there, f"Hugging Face {a.model_type}", a.layout, _with_tokenizer(config, _folder(path), assignments), say)
 
 
 def _openai(path: Path, assignments: Sequence[str], recipe: str | None, say: Callable[[str], None]) -> Folder:
     there, kind, layout, model, usual = openai.opened(path)
     config = _config(model, recipe or usual, usual.partition("_")[0])
-    return Folder(there, kind, layout, _spoken(config, path, assignments), say)
+    return Folder(there, kind, layout, _with_tokenizer(config, path, assignments), say)
 
 
-def _spoken(config: schema.Config, folder: Path, assignments: Sequence[str]) -> schema.Config:
+def _with_tokenizer(config: schema.Config, folder: Path, assignments: Sequence[str]) -> schema.Config:
     """The config with the tokenizer in the folder, `assignments`, and as many ids as that tokenizer has where the table has more rows."""
     beside = vocabulary.beside(folder, config.data.tokenizer)
     changed = overrides.override(dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=beside)), *assignments)

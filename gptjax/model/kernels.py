@@ -60,10 +60,10 @@ def holds_scores(kernel: str, model: schema.Model, dtype, segmented: bool) -> bo
     """Whether the scores of some layer lie in memory in training: by the reference, and by CPU's blocks of short sequences."""
     if kernel == "blocks" and blocks.tiled(model.n_ctx, model.n_ctx, model.dropout.attention > 0):
         return False
-    return any(_trained(kernel, pattern, model, dtype, segmented)[0] not in ONLY_ON for pattern in model.attention)
+    return any(_in_training(kernel, pattern, model, dtype, segmented)[0] not in ONLY_ON for pattern in model.attention)
 
 
-def _trained(kernel: str, pattern: schema.Attention, model: schema.Model, dtype, segmented: bool) -> tuple[str, str]:
+def _in_training(kernel: str, pattern: schema.Attention, model: schema.Model, dtype, segmented: bool) -> tuple[str, str]:
     """`chosen` for a layer of the model in training."""
     dropping, even = model.dropout.attention > 0, model.n_ctx % 2 == 0
     return chosen(kernel, pattern, dtype, model.d_head, dropping=dropping, segmented=segmented, even=even)
@@ -73,7 +73,7 @@ def account(kernel: str, model: schema.Model, dtype, segmented: bool) -> str:
     """For people: what computes each of the layers in training."""
 
     def line(pattern):
-        name, why = _trained(kernel, pattern, model, dtype, segmented)
+        name, why = _in_training(kernel, pattern, model, dtype, segmented)
         return f"{pattern} by {name}" + (f" ({why})" if why else "")
 
     return ", ".join(map(line, dict.fromkeys(model.attention)))

@@ -38,19 +38,18 @@ def read(folders: Iterable[Path], warn: Callable[[str], None]) -> list[Record]:
     return found
 
 
-def checked(path: Path) -> Path:
+def check_format(path: Path) -> None:
     """ValueError for the name of a picture that cannot be drawn."""
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"--curve={path}: a picture's name ends with {', '.join(FORMATS)}")
-    return path
 
 
 def draw(folders: Iterable[Path], path: Path, warn: Callable[[str], None]) -> None:
     """A panel a task, and one of their mean against parameters, as a picture. ValueError if there is nothing to draw."""
-    checked(path)
-    records = chosen(read(folders, warn), warn)
+    check_format(path)
+    records = select(read(folders, warn), warn)
     tasks = list(dict.fromkeys(panel(record) for record in records))
-    models = named(records)
+    models = labels(records)
     wide = min(3, len(tasks) + 1)
     high = -(-(len(tasks) + 1) // wide)
     figure = plots.canvas(4.2 * wide, 3.4 * high + 0.8)
@@ -71,7 +70,7 @@ def draw(folders: Iterable[Path], path: Path, warn: Callable[[str], None]) -> No
     figure.savefig(path, dpi=130)
 
 
-def named(records: Sequence[Record]) -> dict[str, str]:
+def labels(records: Sequence[Record]) -> dict[str, str]:
     """Digest of each model -> what it is called: its parameters, smallest first; where two have as many, their name too; where that is the
     same, the beginning of the digest."""
     from gptjax.report import console
@@ -98,7 +97,7 @@ def panel(record: Record) -> tuple[str, str]:
     return record["task"], main_score(record)["metric"]
 
 
-def chosen(records: Sequence[Record], warn: Callable[[str], None]) -> list[Record]:
+def select(records: Sequence[Record], warn: Callable[[str], None]) -> list[Record]:
     """One record of each model for a task with so many demonstrations, with its description or without: of several, as by other seeds or
     methods, the one of most items, which `warn` says."""
     found: dict[tuple, list[Record]] = {}

@@ -144,7 +144,7 @@ def _batched(prompts, new: Callable[[list, int], list[str]]) -> Iterator[tuple[i
 
 def _sought(reader, prompts, method: protocol.Beam, text: Tokenizer) -> list[str]:
     """The best text of a beam search after each prompt."""
-    stops = telling.written(text, method.stops)
+    stops = telling.normalize_stops(text, method.stops)
 
     def ends(tokens):
         return tokens[-1] == text.end_of_text or any(stop in text.decode(tokens) for stop in stops)

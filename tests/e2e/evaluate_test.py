@@ -1,6 +1,7 @@
 """gptjax.evaluate as a user runs it, on a tiny model that nearly knows nothing: tables, records, resumption, refusals."""
 
 import argparse
+import dataclasses
 import json
 import math
 import types
@@ -48,6 +49,21 @@ def records(there, out="out"):
 def done(there):
     assert asked(there, "--set", "copy.method=Greedy(n_tokens=4)", "--set", "copy.description='Write it again.'") == 0
     return records(there)
+
+
+def test_a_model_of_nan_is_refused_once_whatever_it_is_asked(there, done, monkeypatch, capsys):
+    opened = evaluate.opened
+
+    def broken(*given):
+        model = opened(*given)
+        params = jax.tree.map(lambda x: x * jnp.nan, model.reader.params)
+        return dataclasses.replace(model, reader=model.reader.replace(params=params))
+
+    monkeypatch.setattr(evaluate, "opened", broken)
+    for tasks, sets in [("copy,taste", ["--set", "copy.method=Greedy(n_tokens=4)"]), ("taste,copy", [])]:
+        with pytest.raises(ValueError, match="^the model's probabilities are no numbers"):
+            asked(there, *sets, tasks=tasks, out="broken")
+    assert "warning" not in capsys.readouterr().err and not list((there / "broken").glob("*.json"))
 
 
 def test_each_task_leaves_scores_and_all_they_are_made_of(there, done):

@@ -34,10 +34,10 @@ def test_a_text_without_any_among_others_is_passed_over(tmp_path, monkeypatch):
         (tmp_path / name).write_text(content)
     monkeypatch.setattr(perplexity.asking, "texts", lambda reader, tokens, *_: [(n, -1.0) for n in range(len(tokens))])
     model, said = SimpleNamespace(reader=None, text=tokenizer.Bytes(), place=None, about={}), []
-    found = list(perplexity.predicted(model, sorted(tmp_path.iterdir()), 4, str, said.append))
+    found = list(perplexity.predict(model, sorted(tmp_path.iterdir()), 4, str, said.append))
     assert [(record["tokens"], record["nats"]) for record in found] == [(2, 1.0)] and len(said) == 2 and "b.txt is empty" in said[0]
     with pytest.raises(ValueError, match="c.txt is empty"):
-        list(perplexity.predicted(model, [tmp_path / "b.txt", tmp_path / "c.txt"], 4, str, said.append))
+        list(perplexity.predict(model, [tmp_path / "b.txt", tmp_path / "c.txt"], 4, str, said.append))
 
 
 @pytest.mark.parametrize(

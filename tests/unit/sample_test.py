@@ -186,12 +186,13 @@ def test_a_number_at_its_bounds_is_right(places, capsys):
     assert said(places["run"], "--prompt=so", *largest, capsys=capsys).startswith("so")
 
 
-@pytest.mark.parametrize("flags", [[], ["--n=2", "--temperature=0"], ["--beams=2"]])
-def test_a_model_of_nan_is_one_line(flags, places, capsys):
+@pytest.mark.parametrize("flags", [["--prompt=so"], ["--n=2", "--temperature=0"], ["--prompt=so", "--beams=2"], ["--interactive"]])
+def test_a_model_of_nan_is_one_line(flags, places, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("so\nso\n"))
     said(places["run"], "--prompt=so", capsys=capsys)
     there = OPEN[places["run"]]
     OPEN[places["run"].with_name("broken")] = dataclasses.replace(there, params=jax.tree.map(lambda x: x * float("nan"), there.params))
-    line = refused(f"--run={places['run'].with_name('broken')}", "--prompt=so", "--tokens=6", *flags, capsys=capsys)
+    line = refused(f"--run={places['run'].with_name('broken')}", "--tokens=6", *flags, capsys=capsys)
     assert line.startswith("the model's probabilities are no numbers (NaN)")
 
 

@@ -80,14 +80,14 @@ class Examination:
         _some(found, refused, read.where)
         return found
 
-    def fitted(self, asked: list[Item], pool: list[Item], text: Tokenizer, n_ctx: int) -> "Examination":
+    def fit_to_data(self, asked: list[Item], pool: list[Item], text: Tokenizer, n_ctx: int) -> "Examination":
         """With what the task is open about (Task.open) as its data want it: no more shots than there are demonstrations for each item; no
         stop that stands in a right answer; and so many new tokens as the longest has, up to half of the context."""
         if not self.task.open:
             return self
         how, shots = self.how, self.shots
         if "shots" in self.task.open and self.few:
-            shots = min(len(self._drawn(item, pool)) for item in asked)
+            shots = min(len(self._draw(item, pool)) for item in asked)
         own = self.task.protocol.method
         if isinstance(how.method, protocol.Writing) and isinstance(own, protocol.Writing):
             right = [answer for item in asked for answer in judging.written_answers(item)]
@@ -103,7 +103,7 @@ class Examination:
             how = dataclasses.replace(how, method=method)
         return dataclasses.replace(self, how=how, shots=shots)
 
-    def _drawn(self, item: Item, pool: list[Item]) -> list[Item]:
+    def _draw(self, item: Item, pool: list[Item]) -> list[Item]:
         return prompts.drawn(self.task.name, item, pool, self.shots, self.seed, self.how.fixed_shots)
 
     def put(
@@ -116,7 +116,7 @@ class Examination:
             raise ValueError(_too_few(self, len(pool)))
         for number, item in enumerate(asked):
             try:
-                shown = self._drawn(item, pool)
+                shown = self._draw(item, pool)
                 if len(shown) < self.shots:
                     raise ValueError(_too_few(self, len(shown)))
                 prompt = prompts.fitted(item, shown, self.how, model.text, n_ctx)
@@ -202,7 +202,7 @@ def examined(
 
 def _in_none(stop: str, texts: Sequence[str], text: Tokenizer) -> bool:
     """Does the stop, as the tokenizer writes it, stand in none of the texts?"""
-    (written,) = telling.written(text, [stop])
+    (written,) = telling.normalize_stops(text, [stop])
     return not any(written in one for one in texts)
 
 
@@ -210,7 +210,7 @@ def _unwritable(how: protocol.Protocol, items: Sequence[Item], text: Tokenizer) 
     """Of items none of whose right answers can be written, the ids."""
     if not isinstance(how.method, protocol.Writing):
         return []
-    stops = telling.written(text, how.method.stops)
+    stops = telling.normalize_stops(text, how.method.stops)
     return [item.id for item in items if not judging.writable(item, text, how.method.n_tokens, stops)]
 
 

@@ -99,16 +99,16 @@ def _strings(value: Any) -> Iterable[str]:
             yield from _strings(one)
 
 
-def spelt(item: Item, found: Mapping[str, str]) -> Item:
+def respell(item: Item, found: Mapping[str, str]) -> Item:
     """The item with its right answers and facts as the tokenizer writes them."""
 
-    def replaced(value: Any) -> Any:
+    def respelled(value: Any) -> Any:
         if isinstance(value, str):
             return found[value] if value in found else value
-        return [replaced(one) for one in value] if isinstance(value, list | tuple) else value
+        return [respelled(one) for one in value] if isinstance(value, list | tuple) else value
 
-    facts = {name: replaced(value) for name, value in item.facts.items()}
-    return dataclasses.replace(item, answers=tuple(map(replaced, item.answers)), facts=facts)
+    facts = {name: respelled(value) for name, value in item.facts.items()}
+    return dataclasses.replace(item, answers=tuple(map(respelled, item.answers)), facts=facts)
 
 
 def judged(task: Task, how: protocol.Protocol, outcome: Outcome) -> Outcome:
@@ -229,7 +229,7 @@ def f1a(total: np.ndarray) -> float:
 def item(outcome: Outcome) -> Item:
     """The item that an outcome is of; what a written answer is compared with is spelt as the tokenizer writes it."""
     found = Item(**{field.name: outcome[field.name] for field in dataclasses.fields(Item)})
-    return spelt(found, outcome["spelling"]) if "spelling" in outcome else found
+    return respell(found, outcome["spelling"]) if "spelling" in outcome else found
 
 
 def _bootstrapped(metric: str, counts: np.ndarray, measure: Callable[[np.ndarray], float], seed: int) -> Score:

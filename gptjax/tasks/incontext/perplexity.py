@@ -21,9 +21,9 @@ HEAD = ("tokens", "bytes", "loss", "perplexity", "bits/byte", "by word")
 SUMS = ("documents", "tokens", "bytes", "words", "nats")
 
 
-def found(given: Iterable[str], warn: Callable[[str], None]) -> list[Path]:
-    """The files that these names, folders and globs stand for, each once. warn: is told of what was passed over. ValueError, in one line,
-    if one stands for none."""
+def find_texts(given: Iterable[str], warn: Callable[[str], None]) -> list[Path]:
+    """Finds the files that these names, folders and globs stand for, each once. warn: is told of what was passed over. ValueError, in
+    one line, if one stands for none."""
     there: list[Path] = []
     for name in given:
         path = parse.path(name)
@@ -37,18 +37,18 @@ def found(given: Iterable[str], warn: Callable[[str], None]) -> list[Path]:
     return list(dict.fromkeys(there))
 
 
-def checked(stride: int | None, n_ctx: int) -> int:
+def check_stride(stride: int | None, n_ctx: int) -> int:
     """The stride; of None, the whole context. ValueError for one that is longer."""
     if stride is not None and not 0 < stride <= n_ctx:
         raise ValueError(f"--stride={stride}: give 1 to {n_ctx}, the model's context")
     return n_ctx if stride is None else stride
 
 
-def predicted(
+def predict(
     model: Model, paths: Sequence[Path], stride: int, tell: Callable[[str], None], warn: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
-    """What `told` makes of each file, and of all together where there are several; of those, warn is told of one without text. ValueError,
-    in one line, for a file that cannot be read or has no tokens, and where none has text."""
+    """Predicts each file, and yields the `measures` of each, and of all together where there are several; of those, warn is told of one
+    without text. ValueError, in one line, for a file that cannot be read or has no tokens, and where none has text."""
     counts = []
     for number, path in enumerate(paths, 1):
         texts = _texts(path)
@@ -68,9 +68,9 @@ def predicted(
         counts.append(dict(zip(SUMS, (*numbers, nats), strict=True)))
         digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
         changed = any(model.text.decode(ids) != text for ids, text in zip(tokens, texts, strict=True))
-        yield told(counts[-1]) | {"text": str(path), "sha256": digest, "stride": stride, "changed": changed, "model": model.about}
+        yield measures(counts[-1]) | {"text": str(path), "sha256": digest, "stride": stride, "changed": changed, "model": model.about}
     if len(counts) > 1:
-        yield told({name: sum(one[name] for one in counts) for name in SUMS}) | {"text": f"all {len(counts)}"}
+        yield measures({name: sum(one[name] for one in counts) for name in SUMS}) | {"text": f"all {len(counts)}"}
 
 
 def _texts(path: Path) -> list[str]:
@@ -87,7 +87,7 @@ def _texts(path: Path) -> list[str]:
         raise
 
 
-def told(counts: dict[str, Any]) -> dict[str, Any]:
+def measures(counts: dict[str, Any]) -> dict[str, Any]:
     """Counts of a text with what they come to. loss: nats a token."""
     nats, words = counts["nats"], counts["words"]
     return counts | {

@@ -38,23 +38,23 @@ def drawn(task: str, item: Item, pool: Sequence[Item], shots: int, seed: int, fi
     draw = random.Random(f"{seed} {task}" if fixed else f"{seed} {task} {item.id}")
     found: list[Item] = []
     taken: set[int] = set()
-    seen = _Seen(item)
+    exclusion = _Exclusion(item)
     while len(found) < shots and len(taken) < len(pool):
         number = draw.randrange(len(pool))
         if number in taken:
             continue
         taken.add(number)
         other = pool[number]
-        if (other.right or other.demonstration) and seen.add(other):
+        if (other.right or other.demonstration) and exclusion.add(other):
             found.append(other)
     return found
 
 
-class _Seen:
+class _Exclusion:
     """An item and its demonstrations so far, kept so that the next one is compared with all of them at once."""
 
     def __init__(self, item: Item):
-        contexts, completions, text = item.normalized
+        contexts, completions, text = item.content_key
         self._groups = {item.group or item.id}
         self._completions = {contexts: [completions]}  # of all that have these contexts
         self._texts = (text,) if text else ()
@@ -63,7 +63,7 @@ class _Seen:
         """Add a demonstration, unless it would tell the answer of one of these (then False): it is the same item or of the same group; or
         asks the same under another id: the same contexts, followed by a text of any kind or, where there is a choice, by one of the same;
         or it begins with the whole of one, as later questions about a story do."""
-        contexts, completions, text = other.normalized
+        contexts, completions, text = other.content_key
         group = other.group or other.id
         if group in self._groups or text.startswith(self._texts):
             return False

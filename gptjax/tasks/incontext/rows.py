@@ -67,7 +67,7 @@ def found(
         rows.append({**row, "id": key})
     if not rows:
         raise ValueError(next(iter(refused.values())) if refused else f"{where} has no row; {_how(task)}")
-    return Found(where, tuple(task.linked(rows)), refused)
+    return Found(where, tuple(task.link(rows)), refused)
 
 
 def checked(row: Row, schema: Mapping[str, str], place: str) -> Row:

@@ -54,7 +54,7 @@ class Item:
         return self.demonstration or "".join(self.pairs[self.right[0]])
 
     @functools.cached_property
-    def normalized(self) -> tuple[tuple[str, ...], frozenset[str], str]:
+    def content_key(self) -> tuple[tuple[str, ...], frozenset[str], str]:
         """(contexts, completions, the demonstration), each without regard to case, spaces and Unicode's variants of a character."""
         shown = self.shown if self.demonstration or self.right else ""
         return tuple(map(_plain, self.contexts)), frozenset(map(_plain, self.completions)), _plain(shown)
@@ -79,14 +79,14 @@ class Published:
 class Task:
     """items: a row -> its items, put as for that number of shots (some tasks have another wording without demonstrations).
     Rows come from a local .jsonl file with the columns of `schema`, else from TFDS' `tfds`, whose features `from_tfds` maps to them, and
-    `gathered` puts those together that are one row; or they are `made`: (protocol, seed, split) -> rows; rows.py reads them, and `linked`
+    `gathered` puts those together that are one row; or they are `made`: (protocol, seed, split) -> rows; rows.py reads them, and `link`
     gives each what it needs of the others. schema: column
     -> its type ("text", "number", "truth", a list of one: "[text]", "[[text]]") and, after a colon, what it holds; each row has an `id`
     besides, its number if the data have none. splits: (what is asked, what demonstrations are drawn from), equal where a task has one
     set. example: a made-up row, or the paper's own. get: how to get the data, a line. score: of a task that writes, (metric, what it
     wrote, item) -> 0 to 1; None: answers.corpus scores all together. scorer: the official scorer's source, where there is one.
     conventions: other ways to ask this task, by name ("gpt2"). tells: metrics that it can tell besides its protocol's and those like it.
-    open: of the protocol's shots, stops and n_tokens those that nobody chose, and that are fitted to the data (Examination.fitted)."""
+    open: of the protocol's shots, stops and n_tokens those that nobody chose, and that are fitted to the data (Examination.fit_to_data)."""
 
     name: str
     about: str
@@ -98,7 +98,7 @@ class Task:
     tfds: str | None = None
     from_tfds: Callable[[Row], Row] = dict
     gathered: Callable[[Iterable[Row]], Iterable[Row]] = iter
-    linked: Callable[[Iterable[Row]], Iterable[Row]] = iter
+    link: Callable[[Iterable[Row]], Iterable[Row]] = iter
     made: Callable[[Protocol, int, str], Iterable[Row]] | None = None
     get: str = ""
     score: Callable[[str, str, Item], float] | None = None

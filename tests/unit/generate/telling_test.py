@@ -109,7 +109,7 @@ class Spaced(Letters):
     ("Q:", "q :"), ("q", "q"), (".", "."), ("The", "the"), (" the", " the"), ("the ", "the "), ("-.", "- ."), ("\n", "\n"), (" ", " "),
 ])  # fmt: skip
 def test_a_stop_is_as_the_tokenizer_writes_it(stop, written):
-    assert telling.written(Spaced(), [stop]) == [written]
+    assert telling.normalize_stops(Spaced(), [stop]) == [written]
     told = telling.Telling(Spaced(), [1], [stop])
     shown = told.add(Spaced().encode(f"a {stop} w") if stop != "\n" else [4, 8, 5])
     assert told.stopped and "w" not in shown
@@ -118,7 +118,7 @@ def test_a_stop_is_as_the_tokenizer_writes_it(stop, written):
 @pytest.mark.parametrize("stop", ["\u4e94", "Zebra", "\n\n", "\ud800", "q\u4e94"])
 def test_a_stop_that_the_tokenizer_cannot_write_is_one_line(stop):
     with pytest.raises(ValueError, match="is nothing that the tokenizer of this model can write") as error:
-        telling.written(Spaced(), ["q", stop])
+        telling.normalize_stops(Spaced(), ["q", stop])
     assert "\n" not in str(error.value)
 
 
@@ -126,7 +126,7 @@ def test_a_stop_that_the_tokenizer_cannot_write_is_one_line(stop):
 def test_stops_of_a_reversible_tokenizer_are_themselves(kind, sentencepiece):
     tokens = BYTES if kind == "bytes" else sentencepiece
     stops = ["Q:", "\n", "\n\n", " ", "\u2581", "\u4e94", "\ufffd", "<|endoftext|>"]
-    assert telling.written(tokens, stops) == stops
+    assert telling.normalize_stops(tokens, stops) == stops
 
 
 @pytest.mark.parametrize("at_once", [1, 16])

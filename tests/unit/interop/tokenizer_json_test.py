@@ -37,7 +37,7 @@ def texts(request):
 @pytest.mark.parametrize("kind", ["bytes", "gpt2", "sentencepiece", pytest.param("gpt1", marks=pytest.mark.shared)])
 def test_ids_and_text_are_ours(texts, kind):
     ours = texts[kind]
-    rust, other = tokenizer_json.made(ours)
+    rust, other = tokenizer_json.convert(ours)
     rust.encode_special_tokens = True  # what split_special_tokens of tokenizer_config.json sets
     assert other == ""
     for text in HARD:
@@ -50,7 +50,7 @@ def test_ids_and_text_are_ours(texts, kind):
 
 
 def test_bytes_that_are_no_text_are_shown_alike():
-    rust, _ = tokenizer_json.made(tokenizer.Bytes())
+    rust, _ = tokenizer_json.convert(tokenizer.Bytes())
     for ids in ([0xC3], [0x61, 0xE2, 0x82, 256, 0xAC], [0xF0, 0x9F, 0x98, 0x41, 0xFF, 0xFE], list(range(256))):
         assert rust.decode(ids, skip_special_tokens=False) == tokenizer.Bytes().decode(ids)
 
@@ -59,7 +59,7 @@ def test_bytes_that_are_no_text_are_shown_alike():
 def test_gpt1s_words_by_spacy_have_no_form_and_a_line_says_so(shared):
     pytest.importorskip("spacy", reason="spaCy is an extra: pip install -r requirements-extra.txt")
     folder = str(shared / "data" / "tokenizers" / "gpt1")
-    rust, other = tokenizer_json.made(gpt1.Gpt1(folder, "spacy"))
+    rust, other = tokenizer_json.convert(gpt1.Gpt1(folder, "spacy"))
     assert other == "words are split by BERT's rules there, and not by spaCy's"
     assert rust.encode("plain words", add_special_tokens=False).ids == gpt1.Gpt1(folder, "basic").encode("plain words")
 
@@ -83,12 +83,12 @@ def model(**changes) -> pieces.Pieces:
     ({"treat_whitespace_as_suffix": True}, "writes spaces after words"),
 ])  # fmt: skip
 def test_another_kind_of_sentencepiece_has_no_form_and_a_line_says_so(changes, said):
-    assert tokenizer_json.made(model(**changes)) == (None, f"its SentencePiece model {said}")
+    assert tokenizer_json.convert(model(**changes)) == (None, f"its SentencePiece model {said}")
 
 
 def test_the_end_of_text_of_another_is_called_as_there():
     text = model()
-    rust, other = tokenizer_json.made(text)
+    rust, other = tokenizer_json.convert(text)
     assert other == "" and rust.token_to_id("</s>") == 1 and tokenizer_json.settings(text, 8)["eos_token"] == "</s>"
     assert rust.encode("the cat", add_special_tokens=False).ids == text.encode("the cat")
 

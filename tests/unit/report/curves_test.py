@@ -51,7 +51,7 @@ def test_the_description_counts_where_there_are_both():
 
 def test_runs_are_told_apart_by_their_digest():
     copy, other = SMALL | {"digest": "c" * 16}, SMALL | {"digest": "d" * 16, "name": "other"}
-    told = curves.named([record("x", 0, 1.0, model) for model in (LARGE, SMALL, copy, other)])
+    told = curves.labels([record("x", 0, 1.0, model) for model in (LARGE, SMALL, copy, other)])
     assert list(told.values()) == ["1k parameters, other", "1k parameters, small aaaaaa", "1k parameters, small cccccc", "50k parameters"]
     axes = drawn([record("x", k, value, model) for k in (0, 1, 8) for model, value in ((SMALL, 10.0), (copy, 30.0))])
     assert [list(line.get_ydata()) for line in axes.lines if len(line.get_ydata()) == 3][:1] == [[10.0] * 3]
@@ -60,7 +60,7 @@ def test_runs_are_told_apart_by_their_digest():
 
 def drawn(records):
     axes = plots.canvas(4, 3).subplots()
-    curves.by_shots(axes, records, curves.named(records))
+    curves.by_shots(axes, records, curves.labels(records))
     return axes
 
 
@@ -74,7 +74,7 @@ def test_error_bars_are_whole():
 def test_of_several_results_of_one_kind_the_one_of_most_items_is_drawn():
     said = []
     both = [record("x", 0, 1.0, examples=5), record("x", 0, 2.0, examples=50), record("y", 0, 3.0)]
-    assert [one["scores"]["accuracy"]["value"] for one in curves.chosen(both, said.append)] == [2.0, 3.0]
+    assert [one["scores"]["accuracy"]["value"] for one in curves.select(both, said.append)] == [2.0, 3.0]
     assert said == ["x, 0 shots: 2 results of one model, by other seeds or protocols; the one of most items is drawn"]
 
 

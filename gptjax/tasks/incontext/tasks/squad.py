@@ -13,7 +13,7 @@ from gptjax.tasks.incontext.task import Item, Row, Task, gpt3
 NONE = "unanswerable"
 
 
-def linked(rows: Iterable[Row]) -> Iterator[Row]:
+def link(rows: Iterable[Row]) -> Iterator[Row]:
     """Each question with those before it about the same paragraph, as "earlier": of each the question and what is shown as its answer."""
     asked: dict[tuple[str, str], list[list[str]]] = collections.defaultdict(list)
     for row in rows:
@@ -47,7 +47,7 @@ TASKS = (
             "answers": ["nine", "nine arches"],
             "earlier": [["What weighs two tons?", "Its bell"]],
         },
-        linked=linked,
+        link=link,
         tfds="squad/v2.0",
         from_tfds=lambda row: {**row, "answers": row["answers"]["text"]},
         get="dev-v2.0.json of rajpurkar.github.io/SQuAD-explorer, a question a line",

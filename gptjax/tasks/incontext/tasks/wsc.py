@@ -47,13 +47,13 @@ def marked(text: str, number: int, pronoun: str) -> str:
     return f"{text[: found.start()]}*{found[0]}*{text[found.end() :]}"
 
 
-def undetermined(noun: str) -> str:
+def without_determiners(noun: str) -> str:
     """In small letters, without determiners; words are what stands between single spaces."""
     return " ".join(word for word in noun.strip().lower().split(" ") if word not in DETERMINERS)
 
 
 def score(metric: str, written: str, item: Item) -> float:
-    said, noun = undetermined(written), undetermined(item.facts["noun"])
+    said, noun = without_determiners(written), without_determiners(item.facts["noun"])
     ours, theirs = set(said.split(" ")), set(noun.split(" "))
     says = ("'" in said) == ("'" in noun) and (ours <= theirs or theirs <= ours)
     return float(bool(said) and says == bool(item.facts["label"]))

@@ -275,5 +275,5 @@ def test_a_written_answer_is_compared_as_the_tokenizer_writes_it():
     for written, score in [(" - 42 ", 1), ("-42", 0), ("u.s.", 1), ("U.S.", 0), ("us", 0)]:
         one = outcome(written=written, answers=("-42", "U.S."), spelling=spelling)
         assert judging.judged(asked, asked.protocol, one)["scores"] == {"exact_match": score}
-    spans = judging.spelt(judging.item(outcome(facts={"spans": [["A, B"], ["C"]], "n": 3})), {"A, B": "a , b"})
+    spans = judging.respell(judging.item(outcome(facts={"spans": [["A, B"], ["C"]], "n": 3})), {"A, B": "a , b"})
     assert spans.facts == {"spans": [["a , b"], ["C"]], "n": 3}

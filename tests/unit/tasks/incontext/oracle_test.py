@@ -45,7 +45,7 @@ def oracle(text, item, how):
     before = prompts._begun(text, item.contexts[0])
     whole = tuple(text.encode(item.contexts[0] + item.completions[0]))
     after = whole[len(before) :] if whole[: len(before)] == before else text.encode(item.completions[0])
-    told = telling.Telling(text, before, telling.written(text, how.method.stops))
+    told = telling.Telling(text, before, telling.normalize_stops(text, how.method.stops))
     return told.add(after[: how.method.n_tokens]) + told.end()
 
 
@@ -126,7 +126,7 @@ def test_own_tasks_fit_themselves_to_their_answers(speaker, metric, tmp_path):
         task = registry.task("mine", tmp_path)
         exam = examination.Examination("mine", task, task.protocol, 0, 0, None)
         items, pool = exam.items(lambda split: rows.found(task, task.protocol, split, str(tmp_path)))  # noqa: B023
-        exam = exam.fitted(items, pool, text, 1024)
+        exam = exam.fit_to_data(items, pool, text, 1024)
         assert not examination._unwritable(exam.how, items, text)
         outcomes = [judging.judged(task, exam.how, outcome(text, item, exam.how)) for item in items]
         for score in judging.scored(task, exam.how, outcomes, 0):

@@ -229,9 +229,9 @@ def test_few_is_what_there_is(tmp_path):
         written(tmp_path, name, *lines)
         task = registry.task(name, tmp_path)
         exam, asked, pool = items(task, tmp_path, task.protocol.shots)
-        assert task.protocol.shots == 32 and exam.fitted(asked, pool, BYTES, 64).shots == few, name
+        assert task.protocol.shots == 32 and exam.fit_to_data(asked, pool, BYTES, 64).shots == few, name
     told = examination.Examination("some", registry.task("some", tmp_path), task.protocol, 20, 0, None)
-    assert told.fitted(*items(told.task, tmp_path)[1:], BYTES, 64).shots == 20  # a number that was given is not changed
+    assert told.fit_to_data(*items(told.task, tmp_path)[1:], BYTES, 64).shots == 20  # a number that was given is not changed
 
 
 def test_what_was_chosen_stays_and_long_answers_have_half_of_the_context(tmp_path):
@@ -240,5 +240,5 @@ def test_what_was_chosen_stays_and_long_answers_have_half_of_the_context(tmp_pat
         written(tmp_path, "mine", long, beside=beside or "\n")
         task = registry.task("mine", tmp_path)
         exam, asked, pool = items(task, tmp_path)
-        method = exam.fitted(asked, pool, BYTES, 2 * n_tokens if n_tokens in (50, 16) else 1000).how.method
+        method = exam.fit_to_data(asked, pool, BYTES, 2 * n_tokens if n_tokens in (50, 16) else 1000).how.method
         assert method == protocol.Greedy(n_tokens=n_tokens, stops=stops or ("\n\n",))
