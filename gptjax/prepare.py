@@ -49,7 +49,10 @@ def main(arguments: list[str]) -> None:
     for source in separate:
         leakage.check_sources(sources, source)
     pipeline.check(sources, separate, rule, out.say)
-    tokenizer = pipeline.spoken(spec, sources, rule, pipeline.model_place(spec, sources, rule, args.out), out.say)
+    model = pipeline.model_place(spec, sources, rule, args.out)
+    if model is not None and all((place / "manifest.json").exists() for place in trained):  # of text that may have changed since
+        model = next(iter(trained)) / "tokenizer.model"
+    tokenizer = pipeline.spoken(spec, sources, rule, model, out.say)
     sizes: dict[pathlib.Path, dict[str, int]] = {}
     for directory, source in (trained | held).items():
         with out.fraction(tokenising.named(source)) as advance:

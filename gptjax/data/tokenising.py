@@ -37,8 +37,9 @@ def write(
 
     description: of the tokenizer. advance(f) is called with the fraction of the source that is done. workers: processes; 1 works in this
     one. say: is told, a line at a time, what was passed over and what was found damaged and made again. Where only the text has changed
-    since an unfinished start, the blocks that it has still are kept. ValueError if the directory is of another source, tokenizer or rule,
-    or the source is bad; OSError if it cannot be written.
+    since an unfinished start, the blocks that it has still are kept. Where files have changed since all was finished, their text is
+    compared. ValueError if the directory is of another source, text, tokenizer or rule, or the source is bad; OSError if it cannot be
+    written.
     """
     job = {
         "format": shards.FORMAT,
@@ -55,7 +56,10 @@ def write(
     }
     if (directory / "manifest.json").exists():
         manifest = shards.read_manifest(directory)
-        same(directory, manifest, job)
+        same(directory, manifest, {name: value for name, value in job.items() if name != "fingerprint"})
+        if manifest["fingerprint"] != job["fingerprint"]:
+            say(f"files of {named(source)} have other names, sizes or times than {directory} was prepared of: comparing their text")
+            same(directory, manifest, {"text": count_text(source, advance)})
         return manifest
     directory.mkdir(parents=True, exist_ok=True)
     begun = directory / "job.json"
@@ -318,11 +322,24 @@ def text_counts(documents: list[Document]) -> dict[str, Any]:
     return {"documents": len(raw), "characters": characters, "bytes": sum(map(len, raw)), "digest": f"{total:064x}"}
 
 
+def add_counts(texts: list[dict[str, Any]]) -> dict[str, Any]:
+    """`text_counts` of several lists of documents together."""
+    total = sum(int(text["digest"], 16) for text in texts) % 2**256
+    return {name: sum(text[name] for text in texts) for name in ("documents", "characters", "bytes")} | {"digest": f"{total:064x}"}
+
+
+def count_text(source: corpora.Untokenised, advance: Callable[[float], None]) -> dict[str, Any]:
+    """`text_counts` of all documents of `source`."""
+    counts = []
+    for documents in blocks_of(corpora.documents(source), BATCH):
+        counts.append(text_counts(documents))
+        advance(documents[-1].done)
+    return add_counts(counts)
+
+
 def summed(held: list[dict[str, Any]]) -> dict[str, Any]:
     """The counts of all blocks together, as the manifest has them."""
-    texts = [block["text"] for block in held]
-    total = sum(int(text["digest"], 16) for text in texts) % 2**256
-    text = {name: sum(t[name] for t in texts) for name in ("documents", "characters", "bytes")} | {"digest": f"{total:064x}"}
+    text = add_counts([block["text"] for block in held])
     splits = {}
     for split in heldout.SPLITS:
         shards = [block["splits"][split] for block in held if split in block["splits"]]

@@ -13,6 +13,7 @@ import pytest
 from gptjax import prepare
 from gptjax.config import command, data, find_files
 from gptjax.data import pipeline
+from tests import corpus
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -134,6 +135,21 @@ def test_a_corpus_is_listed_once(tmp_path, capsys, monkeypatch):
     (tmp_path / "9.txt").write_text("one more " * 90)
     prepare.main([*given, f"--out={tmp_path / 'out'}", "--workers=1"])
     assert "10 documents" in capsys.readouterr().out and len(listed) == 2
+
+
+def test_what_is_finished_stays_as_it_is(text, tmp_path, capsys):
+    """Also where the tokenizer is made of the text, which has another time, then another line."""
+    given = arguments(text, tmp_path / "out", "--workers=1", "--set=data.tokenizer=SentencePiece(n_pieces=300)", "--set=model.n_vocab=300")
+    prepare.main(given)
+    before = corpus.contents(tmp_path / "out")
+    (tmp_path / "text.jsonl").touch()
+    prepare.main(given)
+    assert "comparing their text" in capsys.readouterr().out and corpus.contents(tmp_path / "out") == before
+    with (tmp_path / "text.jsonl").open("a") as stream:
+        stream.write(json.dumps({"text": "and quite other words: " + "xyzzy " * 9999}))
+    with pytest.raises(ValueError, match="was prepared with another text: it has documents 2000, .*, now it is documents 2001, "):
+        prepare.main(given)
+    assert corpus.contents(tmp_path / "out") == before
 
 
 def test_what_no_run_could_train_on_is_no_success(tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 from gptjax.config import data
 from gptjax.data import leakage, pipeline, tokenising, tokenizer
-from tests.unit.data.pipeline_test import reading
+from tests.corpus import reading
 
 TRAIN = [f"a training document, number {n}. " * 5 for n in range(40)]
 HELD = [f"a document to validate on, number {n}. " * 5 for n in range(20)]
