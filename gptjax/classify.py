@@ -9,7 +9,6 @@ from typing import Any
 from gptjax import finetune
 from gptjax.config import command, find_files, finetuning, parse, run
 from gptjax.config.batches import Batches
-from gptjax.config.data import SentencePiece
 from gptjax.config.schema import Config
 from gptjax.config.task import Task
 from gptjax.data import saving, unicode
@@ -93,7 +92,7 @@ def answered(directory: Path, bucket: str | None, config: Config, examples: list
     xla.begin()
     assert config.task is not None
     task, spec = config.task, config.data.tokenizer
-    text = tokenizer.tokenizer(SentencePiece(path=str(directory / "tokenizer.model")) if isinstance(spec, SentencePiece) else spec)
+    text = tokenizer.tokenizer(tokenizer.kept(spec, directory))
     mesh = devices.mesh(config.mesh)
     rules.check(config, mesh)
     built = classifier.build(config, jax.devices()[0].platform, mesh)

@@ -100,6 +100,8 @@ def check(args: argparse.Namespace, rule: contamination.Measure) -> None:
     from gptjax.tasks.incontext import grams, overlap
 
     these = questions(args, lambda task: task.splits[:1])
+    if taken := sorted({one.name for one in these} & {"job", "report"}):
+        raise ValueError(f"a task cannot be called {taken[0]} here: its marks are written to {taken[0]}.json, which is this program's own")
     compared = [overlap.compared(one, rule) for one in these]
     each = [overlap.hashes(one, matches) for one, (_, matches) in zip(these, compared, strict=True)]
     lengths = np.unique(np.concatenate([matches for _, matches in compared]))

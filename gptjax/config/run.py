@@ -88,6 +88,12 @@ def claim(run: Path, wanted: Config, checkpoints: Sequence[int], longer: bool = 
                 f"{run} has checkpoints (the newest of step {checkpoints[-1]:,}) but {' and '.join(missing)} {_state(run, missing)}: put "
                 f"{'it' if len(missing) == 1 else 'them'} back, give another --run, or {NEW_RECORD}"
             )
+    others = [name for name in ("metrics.jsonl", "data.json") if _holds(run / name)]
+    if others and not checkpoints and "config.json" in missing:  # a run's config.json is written before them
+        raise ValueError(
+            f"{run} has {' and '.join(others)} but no config.json: another program's, or of a run that lost it; give another --run, or "
+            f"move {'it' if len(others) == 1 else 'them'} away"
+        )
     if not missing and not (checkpoints and new_record):
         check(config(run), wanted, f"{run} holds a run of another config", longer)
     if not checkpoints and "config.json" not in missing and not there(run):  # as of weights of others, which need it

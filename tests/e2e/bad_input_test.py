@@ -106,6 +106,15 @@ def test_a_run_directory_that_cannot_be_written(tmp_path):
         train.main(["--config=smoke", f"--run={tmp_path / 'file' / 'run'}"])
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "data.json"])
+def test_files_of_another_program_are_left_as_they_are(name, text, tmp_path):
+    (tmp_path / name).write_text('{"epoch": 1}\n')
+    flags = ["--set", f"data.sources=Text(path='{text}')", "--set", "data.held_out=Tail(fraction=0.1)", "--set", "train.steps=1"]
+    with pytest.raises(ValueError, match=f"{tmp_path} has {name} but no config.json: another program's, .*give another --run, or move it"):
+        train.main(["--config=smoke", f"--run={tmp_path}", *flags])
+    assert {path.name for path in tmp_path.iterdir()} == {name, "text.txt"} and (tmp_path / name).read_text() == '{"epoch": 1}\n'
+
+
 def test_sample_says_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match="nothing does not exist: give a run, or a folder of weights"):
         sample.main([f"--run={tmp_path / 'nothing'}"])

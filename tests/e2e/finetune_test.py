@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import subprocess
 import sys
 import time
@@ -16,7 +17,8 @@ import numpy as np
 import pytest
 
 from gptjax import classify, finetune, sample, train
-from gptjax.config import count, registry, run
+from gptjax.config import count, overrides, registry, run
+from gptjax.data import gpt2, tokenizer
 from gptjax.learn import checkpoint, metrics
 from gptjax.report import events
 from gptjax.tasks.finetune import scores
@@ -109,6 +111,20 @@ def test_other_data_and_a_wish_to_speak_are_refused(there, tuned):
 
 def said_to(capsys):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_new_texts_are_read_with_the_tokenizer_files_that_the_run_keeps(tuned, tmp_path, monkeypatch):
+    """Not with those of the folder that it began with, which may be gone."""
+    config = overrides.override(run.config(tuned), "data.tokenizer=Gpt2Bpe(path='/gone')")
+    for name in gpt2.FILES.digests:
+        (tmp_path / name).touch()
+
+    def opened(spec):
+        raise ValueError(repr(spec))
+
+    monkeypatch.setattr(tokenizer, "tokenizer", opened)
+    with pytest.raises(ValueError, match=re.escape(f"Gpt2Bpe(path={str(tmp_path)!r})")):
+        classify.answered(tmp_path, None, config, [], None)
 
 
 def test_new_texts_get_the_labels_that_they_had_as_a_test_set(there, tuned, tmp_path, capsys, monkeypatch):

@@ -186,6 +186,9 @@ def test_bad_corpora_and_folders(place, tmp_path):
     (place / "full" / "letter.txt").write_text("mine")
     with pytest.raises(ValueError, match="full holds files of something else"):
         run(place, "check", out="full")
+    (place / "data" / "report.jsonl").write_text('{"context": "a", "completion": " b"}')
+    with pytest.raises(ValueError, match="a task cannot be called report here: its marks are written to report.json, which is this"):
+        run(place, "check", tasks="report", out="other")
     run(place, "check")
     with pytest.raises(ValueError, match="out was prepared with another mode: it has check, now it is filter"):
         run(place, "filter")
