@@ -146,7 +146,7 @@ def test_what_is_finished_stays_as_it_is(text, tmp_path, capsys):
     prepare.main(given)
     assert "comparing their text" in capsys.readouterr().out and corpus.contents(tmp_path / "out") == before
     with (tmp_path / "text.jsonl").open("a") as stream:
-        stream.write(json.dumps({"text": "and quite other words: " + "xyzzy " * 9999}))
+        stream.write("\n" + json.dumps({"text": "and quite other words: " + "xyzzy " * 9999}))
     with pytest.raises(ValueError, match="was prepared with another text: it has documents 2000, .*, now it is documents 2001, "):
         prepare.main(given)
     assert corpus.contents(tmp_path / "out") == before
