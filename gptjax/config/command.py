@@ -189,6 +189,8 @@ def verdict(error: BaseException) -> tuple[int, str]:
             return 141, "nobody reads its output"
         case OSError():
             return 2, _one_line(_sentence(error))
+        case ImportError() if "failed to map segment" in str(error):  # of a library that is there
+            return 2, f"there is not enough memory ({first_line(error)}): raise the machine's limits (ulimit -v)"
         case ImportError(name=str(name)) if name.split(".")[0] not in OURS:
             package = name.split(".")[0]
             file = "requirements-extra.txt" if package in EXTRAS else "requirements.txt"

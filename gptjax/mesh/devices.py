@@ -1,7 +1,6 @@
 """From a config's axis sizes to a mesh of devices, neighbours on the mesh being neighbours in the machine."""
 
 import math
-import resource
 
 import jax
 import numpy as np
@@ -11,7 +10,6 @@ from jax.experimental import mesh_utils
 from gptjax.config import count, figures, schema
 from gptjax.mesh import topology
 
-MIN_ADDRESS_SPACE = 5 * 2**29  # bytes: with 2 GiB jax cannot begin on CPU, with 3 GiB `smoke` trains
 AXES = ("data", "fsdp", "tensor", "context")
 DEMANDING = ("tensor", "context")  # wait for each other in every layer: too often for the network between slices
 
@@ -21,8 +19,7 @@ def mesh(sizes: schema.Mesh, devices: list | None = None) -> jax.sharding.Mesh:
     left. Several TPU slices, or hosts of GPUs, lie along data first, then fsdp. Raises ValueError when the sizes do not use exactly the
     devices there are, or would cut tensor or context across TPU slices."""
     if devices is None:
-        check_limits()
-        topology.without_tpus()
+        topology.prepare_backends()
         devices = jax.devices()
     shape = [getattr(sizes, axis) for axis in AXES]
     known = math.prod(n for n in shape if n != -1)
@@ -36,16 +33,6 @@ def mesh(sizes: schema.Mesh, devices: list | None = None) -> jax.sharding.Mesh:
         )
     # Auto: XLA propagates shardings; the default, Explicit, breaks Linen.
     return jax.sharding.Mesh(arranged(shape, devices), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
-
-
-def check_limits() -> None:
-    """ValueError where the machine's limits leave too little address space for jax, which ends there in a trace or without a word."""
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
-        raise ValueError(
-            f"this program may use {figures.in_bytes(limit)} of addresses (ulimit -v), and jax needs "
-            f"{figures.in_bytes(MIN_ADDRESS_SPACE)}: raise the limit"
-        )
 
 
 def check_room(model: schema.Model, mesh: jax.sharding.Mesh) -> None:

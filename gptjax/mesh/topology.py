@@ -8,10 +8,11 @@ import itertools
 import math
 import os
 import re
+import resource
 from collections.abc import Iterator
 from typing import Any
 
-from gptjax.config import parse
+from gptjax.config import figures, parse
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,7 +220,7 @@ def _buildable(family: str, layout: tuple[int, ...]) -> bool:
     return n == 1 or (layout[0] % 2 == layout[1] % 2 == 0 < n <= LARGEST[family])
 
 
-# --- compilers -------------------------------------------------------------------------------------------------------------
+# --- backends and compilers ------------------------------------------------------------------------------------------------
 
 QUIET = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # or a second process that compiles is refused
@@ -229,10 +230,18 @@ QUIET = {
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
+MIN_ADDRESS_SPACE = 2**32  # bytes: with less, jax's or orbax' threads cannot all start, and they abort, print traces or wait for ever
 
 
-def without_tpus() -> None:
-    """On a machine without TPU chips that has libtpu, keep that from looking for chips. Call before the first use of jax's devices."""
+def prepare_backends() -> None:
+    """Does what must precede the first use of jax's devices, compile-only ones too: refuses limits that leave too little address space,
+    with a ValueError, and on a machine without TPU chips keeps an installed libtpu from looking for them."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
+        raise ValueError(
+            f"this program may use {figures.in_bytes(limit)} of addresses (ulimit -v), and jax needs "
+            f"{figures.in_bytes(MIN_ADDRESS_SPACE)}: raise the limit"
+        )
     if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":  # jax has found no chips, and set this when it was imported
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
@@ -260,7 +269,7 @@ def _tpus(target: Topology) -> list[Any]:
         raise ValueError(f"compiling for {target} needs libtpu, which is not installed: pip install -r requirements-dev.txt")
     from jax.experimental import topologies
 
-    without_tpus()
+    prepare_backends()
     options: dict[str, Any] = {"num_slices": target.slices, "wrap": wrapped(target.layout)}
     if math.prod(target.layout) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
@@ -283,6 +292,7 @@ def _gpus(target: Topology) -> list[Any]:
         raise ValueError(f"compiling for {target} needs jax's CUDA wheels, which are not installed: pip install -r requirements-gpu.txt")
     from jax.experimental import topologies
 
+    prepare_backends()
     shape = f"{target.slices}x1x{target.layout[0]}"  # slices x hosts x GPUs
     return list(topologies.get_topology_desc("", "cuda", topology=shape, target_config=H100).devices)
 

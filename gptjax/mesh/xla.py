@@ -44,8 +44,8 @@ def _on_cpu() -> dict[str, str]:
 
 def begin() -> None:
     """What a program that computes does first, before devices start their threads. Simulated devices share a few threads, of which programs
-    in flight together starve each other: so one ends before the next begins. An installed libtpu stays quiet where no TPU is."""
-    topology.without_tpus()
+    in flight together starve each other: so one ends before the next begins. ValueError where the machine's limits are too tight."""
+    topology.prepare_backends()
     keep_memory()
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 

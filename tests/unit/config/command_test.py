@@ -79,6 +79,7 @@ def raising(error):
         (ModuleNotFoundError("No module named 'wandb.x'", name="wandb.x"), "the package wandb is not installed"),
         (ModuleNotFoundError("No module named 'lm_eval'", name="lm_eval"), "pip install -r requirements-extra.txt"),
         (ImportError("cannot import name 'x' from 'flax'", name="flax"), "pip install -r requirements.txt"),
+        (ImportError("x.so: failed to map segment from shared object", name="resource"), "not enough memory (x.so: failed to map"),
         (MemoryError("Unable to allocate 8 EiB"), "not enough memory (Unable to allocate 8 EiB)"),
         (MemoryError(), "not enough memory (MemoryError)"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes"), "not enough memory of the device (RESOURCE_EXHAUSTED"),

@@ -83,11 +83,7 @@ def test_a_tpu_topology_whose_links_must_be_split_and_two_slices():
     assert [{d.slice_index for d in half.ravel()} for half in two.devices] == [{0}, {1}]
 
 
-def test_too_few_addresses_and_a_model_too_large_are_refused(monkeypatch):
-    monkeypatch.setattr(devices.resource, "getrlimit", lambda which: (2**31, 2**31))
-    with pytest.raises(ValueError, match=r"2.00 GiB of addresses \(ulimit -v\), and jax needs 2.50 GiB: raise the limit"):
-        devices.mesh(schema.Mesh())
-    monkeypatch.undo()
+def test_a_model_too_large_is_refused():
     there = devices.mesh(schema.Mesh())
     small = registry.config("smoke").model
     devices.check_room(small, there)

@@ -1,6 +1,7 @@
 import importlib.util
 import os
 import re
+import resource
 import subprocess
 import sys
 
@@ -11,7 +12,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gptjax.mesh import topology
+from gptjax.config import schema
+from gptjax.mesh import devices, topology, xla
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -r requirements-dev.txt")
 
@@ -75,11 +77,11 @@ def test_a_compiler_that_is_missing(monkeypatch, module, name, remedy):
 @pytest.mark.parametrize("name", ["v4-16", "v5p-8", "v5e-1", "v5litepod-8", "v6e-8", "tpu7x-8", "tpu7x-2", "2xv5e-4", "v6e:16x16"])
 def test_tpus_that_are_not_here(name):
     target = topology.topology(name)
-    devices = target.devices()
-    assert len(devices) == target.n_devices and devices[0].platform == target.platform
-    assert {topology.chip(device) for device in devices} == {target.chip}
+    there = target.devices()
+    assert len(there) == target.n_devices and there[0].platform == target.platform
+    assert {topology.chip(device) for device in there} == {target.chip}
     if target.slices > 1:
-        assert {device.slice_index for device in devices} == {0, 1}
+        assert {device.slice_index for device in there} == {0, 1}
 
 
 @needs_libtpu
@@ -126,6 +128,17 @@ def test_libtpu_is_quiet_and_jax_uses_the_cpu(program):
     environment = {name: value for name, value in os.environ.items() if name not in (*topology.QUIET, "JAX_PLATFORMS", "XLA_FLAGS")}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr, done.returncode) == ("[CpuDevice(id=0)]\n", "", 0)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [xla.begin, lambda: devices.mesh(schema.Mesh()), pytest.param(topology.topology("v5e-1").devices, marks=needs_libtpu)],
+    ids=["a program that computes", "a mesh", "chips elsewhere"],
+)
+def test_too_few_addresses_are_refused_before_jax_begins(monkeypatch, start):
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (2**31, 2**31))
+    with pytest.raises(ValueError, match=r"2.00 GiB of addresses \(ulimit -v\), and jax needs 4.00 GiB: raise the limit"):
+        start()
 
 
 def test_peaks_are_those_of_the_data_sheets():
