@@ -36,8 +36,10 @@ def main(arguments: list[str]) -> None:
 
     from gptjax.data import tokenizer
     from gptjax.interop import architectures, weights
+    from gptjax.mesh import xla
     from gptjax.report import console
 
+    xla.begin()
     out, began = console.Console(quiet=False), time.perf_counter()
     there = weights.found(args.source, args.assignments, args.config, out.warn)
     exporting = isinstance(there, weights.Run)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import resource
 
 import pytest
 import safetensors.numpy
@@ -175,3 +176,11 @@ def test_weights_say_whether_they_are_a_configs(folder, changes, said):
         return
     with pytest.raises(ValueError, match=said):
         there.check(c, text)
+
+
+def test_the_machines_limits_are_looked_at_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (2**31, 2**31))
+    monkeypatch.setattr(weights, "found", lambda *arguments: pytest.fail("read"))
+    for main, flags in ((convert.main, [f"--from={tmp_path}", f"--to={tmp_path / 'to'}"]), (sample.main, [f"--run={tmp_path}"])):
+        with pytest.raises(ValueError, match="ulimit -v"):
+            main(flags)
