@@ -47,16 +47,16 @@ TRAIN, DEV = 2000, 800
 # --- the tasks -----------------------------------------------------------------------------------------------------------
 
 
-def movies(draw: random.Random, there: Path) -> list[dict]:
+def movies(draw: random.Random, data: Path) -> list[dict]:
     """Sentences of film reviews (Hutto and Gilbert 2014), positive where the mean of 20 ratings is above 0."""
-    lines = (there / "labelled/sentiment_vader/movieReviewSnippets_GroundTruth.txt").read_text(errors="replace").splitlines()
+    lines = (data / "labelled/sentiment_vader/movieReviewSnippets_GroundTruth.txt").read_text(errors="replace").splitlines()
     rated = [(float(rating), text) for _, rating, text in (line.split("\t") for line in lines)]
     return [{"sentence": text, "label": int(rating > 0)} for rating, text in rated if rating]
 
 
-def glosses(draw: random.Random, there: Path) -> list[dict]:
+def glosses(draw: random.Random, data: Path) -> list[dict]:
     """Does WordNet's definition entail the word? Its own word, or another's."""
-    lines = [line.split(": ", 1) for line in _text(there, "wordnet_glosses.txt").splitlines() if ": " in line]
+    lines = [line.split(": ", 1) for line in _text(data, "wordnet_glosses.txt").splitlines() if ": " in line]
     lines = [(word, gloss) for word, gloss in lines if len(gloss) < 120]
     made = []
     for word, gloss in draw.sample(lines, 2 * (TRAIN + DEV)):
@@ -66,10 +66,10 @@ def glosses(draw: random.Random, there: Path) -> list[dict]:
     return made
 
 
-def sources(draw: random.Random, there: Path) -> list[dict]:
+def sources(draw: random.Random, data: Path) -> list[dict]:
     """Are two passages of 25 words of the same source: Brown, Moby Dick, Shakespeare, State of the Union?"""
-    speeches = " ".join(json.loads(line)["text"] for line in _text(there, "sotu.jsonl").splitlines())
-    words = [_text(there, f"{name}.txt").split() for name in ("brown", "moby_dick", "shakespeare")] + [speeches.split()]
+    speeches = " ".join(json.loads(line)["text"] for line in _text(data, "sotu.jsonl").splitlines())
+    words = [_text(data, f"{name}.txt").split() for name in ("brown", "moby_dick", "shakespeare")] + [speeches.split()]
 
     def passage(source):
         start = draw.randrange(len(source) - 25)
@@ -83,10 +83,10 @@ def sources(draw: random.Random, there: Path) -> list[dict]:
     return made
 
 
-def quiz(draw: random.Random, there: Path) -> list[dict]:
+def quiz(draw: random.Random, data: Path) -> list[dict]:
     """bsdgames' quiz: a question and four answers, the wrong ones of the same list."""
     made = []
-    for file in sorted((there / "labelled/quiz_bsdgames").iterdir()):
+    for file in sorted((data / "labelled/quiz_bsdgames").iterdir()):
         rows = [line.split(":") for line in file.read_text(errors="replace").splitlines() if line.count(":") >= 1]
         pairs = [(_plain(row[0]), _plain(row[1])) for row in rows]  # one direction: the other would tell the answers of the test set
         pairs = [(question, answer) for question, answer in pairs if question and answer]
@@ -103,15 +103,15 @@ def _plain(text: str) -> str:
     return re.sub(r"[\\{}\[\]]|.\x08", "", text.split("|")[0]).strip()
 
 
-def _text(there: Path, name: str) -> str:
-    return lzma.open(there / "text" / f"{name}.xz", "rt", errors="replace").read()
+def _text(data: Path, name: str) -> str:
+    return lzma.open(data / "text" / f"{name}.xz", "rt", errors="replace").read()
 
 
-def written(task: str, there: Path, folder: Path) -> list[str]:
+def written(task: str, data: Path, folder: Path) -> list[str]:
     """train, dev and test files of a task, equal for all runs; as arguments of gptjax.finetune."""
     arguments = []
     draw = random.Random(task)
-    examples = {"movies": movies, "glosses": glosses, "sources": sources, "quiz": quiz}[task](draw, there)
+    examples = {"movies": movies, "glosses": glosses, "sources": sources, "quiz": quiz}[task](draw, data)
     draw.shuffle(examples)
     n = min(DEV, len(examples) // 5)
     for split, part in {"dev": examples[:n], "test": examples[n : 2 * n], "train": examples[2 * n : 2 * n + TRAIN]}.items():

@@ -39,9 +39,9 @@ def main(arguments: list[str]) -> int:
     config = run.config(directory)
     if config.task is None:
         raise ValueError(f"{directory} was not fine-tuned: it has no labels to give; make such a run with python -m gptjax.finetune")
-    examples = asked(config.task, args.text, args.format)
+    examples = read_examples(config.task, args.text, args.format)
     out = console.Console(quiet=False, terminal=rich.console.Console(stderr=True, highlight=False))
-    lines = answered(directory, bucket, config, examples, out)
+    lines = label(directory, bucket, config, examples, out)
     text = "".join(f"{line}\n" for line in (jsonl(lines) if args.form == "jsonl" else tsv(config.task, lines)))
     if args.out is not None:
         saving.save(args.out, text.encode())
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def asked(task: Task, text: str, form: str | None) -> list[Any]:
+def read_examples(task: Task, text: str, form: str | None) -> list[Any]:
     """The examples in a file or, where `text` is -, in standard input. ValueError, in one line, for what holds none of this task's."""
     from gptjax.tasks.finetune import examples
 
@@ -77,7 +77,7 @@ def asked(task: Task, text: str, form: str | None) -> list[Any]:
     return found
 
 
-def answered(directory: Path, bucket: str | None, config: Config, examples: list[Any], out: Any) -> list[dict[str, Any]]:
+def label(directory: Path, bucket: str | None, config: Config, examples: list[Any], out: Any) -> list[dict[str, Any]]:
     """{"index", "label" or, of scores, "score", "probabilities": {label: p}} of each example."""
     import jax
     import numpy as np
@@ -96,9 +96,9 @@ def answered(directory: Path, bucket: str | None, config: Config, examples: list
     mesh = devices.mesh(config.mesh)
     rules.check(config, mesh)
     built = classifier.build(config, jax.devices()[0].platform, mesh)
-    saved = checkpoint.Saved(directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints", out.warn)
-    steps = scores.best(events.read(directory), task.metric, saved.steps())
-    step, params, about = finetune.restored(saved, directory, steps, state.abstract(config, built.model, built.tx, mesh).params)
+    checkpoints = checkpoint.Saved(directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints", out.warn)
+    steps = scores.best(events.read(directory), task.metric, checkpoints.steps())
+    step, params, about = finetune.restore_best(checkpoints, directory, steps, state.abstract(config, built.model, built.tx, mesh).params)
     if about["tokenizer"] != text.digest:
         raise ValueError(f"{directory} was trained with another tokenizer than {spec} is here: give it back the files that it had")
     parts = inputs.tokenised(examples, text, lambda line: None)
@@ -106,10 +106,12 @@ def answered(directory: Path, bucket: str | None, config: Config, examples: list
     if encoded.shortened:
         out.warn(f"{encoded.shortened:,} of {len(examples):,} texts are over {config.model.n_ctx} tokens long and were cut")
     activations = rules.PRESETS[config.mesh.sharding].activations
-    rows = Batches(config, mesh.shape["data"] * mesh.shape["fsdp"]).largest_microbatch(about["microbatch_rows"])  # as when it was scored
-    scored = jax.jit(built.answers, out_shardings=NamedSharding(mesh, PartitionSpec()), compiler_options=xla.options(mesh.devices.flat[0]))
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = Batches(config, shards).largest_microbatch(about["microbatch_rows"])  # as when it was scored
+    everywhere, options = NamedSharding(mesh, PartitionSpec()), xla.options(mesh.devices.flat[0])
+    compute = jax.jit(built.answers, out_shardings=everywhere, compiler_options=options)
     with jax.set_mesh(mesh):
-        y_BC, _ = scores.answered(scored, params, encoded.rows, rows, lambda part, letters: rules.placed(part, letters, activations, mesh))
+        y_BC, _ = scores.answered(compute, params, encoded.rows, rows, lambda part, letters: rules.placed(part, letters, activations, mesh))
     p_BC = np.exp(y_BC - y_BC.max(1, keepdims=True))
     p_BC = p_BC / p_BC.sum(1, keepdims=True)
     found = []

@@ -109,7 +109,7 @@ def imported(config: Any, params: Any, text: Any, folder: Path, warn: Any) -> st
 
     tokenizer.keep(text, config.data.tokenizer, folder)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer.named(config.data.tokenizer)))
-    saving.save(folder / "config.json", run.written(config))
+    saving.save(folder / "config.json", run.config_bytes(config))
     about = {"config": overrides.flat(config), "microbatch_rows": None, "tokenizer": text.digest}
     with checkpoint.Checkpoints(folder / "checkpoints", 1, None, warn) as checkpoints:
         checkpoints.save(0, {"params": params}, about)

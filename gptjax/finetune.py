@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     if args.config is None:
         raise ValueError(f"say which task with --config=NAME: {', '.join(registry.finetunings())}")
-    recipe = asked(args.config, args.assignments)
+    recipe = read_recipe(args.config, args.assignments)
     if args.init is None:
         raise ValueError("say which model with --init=PATH: a run's directory, or a folder of weights")
 
@@ -57,19 +57,19 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-AS_OF_A_RUN = {"train.optimizer.": "optimizer.", "model.dropout.": "dropout."}  # fields as a run's config calls them -> the recipe's
+RUN_FIELDS = {"train.optimizer.": "optimizer.", "model.dropout.": "dropout."}  # fields as a run's config calls them -> the recipe's
 
 
-def asked(name: str, assignments: Sequence[str]) -> finetuning.Finetuning:
+def read_recipe(name: str, assignments: Sequence[str]) -> finetuning.Finetuning:
     """The recipe of that name with the assignments, which may name fields as the run's config, and a refusal to continue it, does. Files of
     one's own are another test than a paper's and the GLUE server's: they are neither compared with the one nor written for the other,
     unless an assignment says so."""
     recipe, assignments = registry.finetuning(name), list(assignments)
-    for theirs, ours in AS_OF_A_RUN.items():
+    for theirs, ours in RUN_FIELDS.items():
         assignments = [ours + one.removeprefix(theirs) if one.startswith(theirs) else one for one in assignments]
-    made = overrides.override(recipe, *assignments)
-    if not made.task.files:
-        return made
+    result = overrides.override(recipe, *assignments)
+    if not result.task.files:
+        return result
     plain = dataclasses.replace(recipe, task=dataclasses.replace(recipe.task, paper=None, submission=None))
     return overrides.override(plain, *assignments)
 
@@ -82,14 +82,14 @@ def prepared(recipe: finetuning.Finetuning, init: str, out: Any) -> tuple["Finet
     from gptjax.tasks.finetune import reading
 
     origin = weights.found(init)
-    labels_given = bool(recipe.task.labels)
+    fixed_labels = bool(recipe.task.labels)
     recipe = dataclasses.replace(recipe, task=labelled.labelled(recipe.task))
     text = tokenizer.tokenizer(origin.config.data.tokenizer)
     with out.working("reading examples") as progress:
         examples = reading.Examples(recipe.task, text, origin.config.model.n_ctx, out.say, progress)
     config = finetuning.resolved(recipe, origin.config, len(examples), examples.n_ctx)
     Batches(config)
-    return Finetuned(origin, examples, labels_given), config
+    return Finetuned(origin, examples, fixed_labels), config
 
 
 def finetuned(config: Config, there: str, learning: "Finetuned", args: Any, here: Any) -> int:
@@ -105,22 +105,22 @@ def finetuned(config: Config, there: str, learning: "Finetuned", args: Any, here
 class Finetuned:
     """Learning of a task: GPT-1 equation 5. A train.Learning; `result`: of the run that ended last."""
 
-    def __init__(self, origin: Any, examples: Any, labels_given: bool = True):
-        """origin: an interop.weights.Weights; examples: a tasks.finetune.reading.Examples; labels_given: not found in the examples."""
+    def __init__(self, origin: Any, examples: Any, fixed_labels: bool = True):
+        """origin: an interop.weights.Weights; examples: a tasks.finetune.reading.Examples; fixed_labels: not found in the examples."""
         self._origin, self._examples, self.result = origin, examples, None
-        self._reading = ("kind", "fields", "answers", "label", "metric", "train", "dev", "test", "tfds", *["labels"] * labels_given)
+        self._data_fields = ("kind", "fields", "answers", "label", "metric", "train", "dev", "test", "tfds", *["labels"] * fixed_labels)
 
     def check(self, config: Config, directory: Path) -> None:
         """ValueError if a run lies there that read other examples of the same files; nothing is written."""
         record = directory / "data.json"
         if not (record.is_file() and (directory / "metrics.jsonl").exists()):
             return
-        had, before = parse.json_file(record).get("splits"), run.config(directory).task
-        if not isinstance(had, dict) or before is None or config.task is None:  # an older run: its checkpoints have a digest of the whole
-            return
-        same = {name: getattr(config.task, name) for name in self._reading}
-        changed = [f"task.{split}" for split, digest in self._examples.digests().items() if had.get(split) != digest]
-        if changed and dataclasses.replace(before, **same) == before:
+        old_digests, old_task = parse.json_file(record).get("splits"), run.config(directory).task
+        if not isinstance(old_digests, dict) or old_task is None or config.task is None:
+            return  # an older run: its checkpoints have a digest of the whole
+        same = {name: getattr(config.task, name) for name in self._data_fields}
+        changed = [f"task.{split}" for split, digest in self._examples.digests().items() if old_digests.get(split) != digest]
+        if changed and dataclasses.replace(old_task, **same) == old_task:
             raise ValueError(
                 f"the data of {directory} have changed since it began: {' and '.join(changed)} holds other examples; give back what it "
                 f"read, or another --run"
@@ -194,7 +194,7 @@ class Finetuned:
         steps = party.first(lambda: scores.best(events.read(session.directory), task.metric, there))
         abstract = state.abstract(config, session.step.model, session.step.tx, session.mesh).params
         with jax.transfer_guard("allow"):
-            step, params, _ = restored(session.checkpoints, session.directory, steps, abstract)
+            step, params, _ = restore_best(session.checkpoints, session.directory, steps, abstract)
             found = {"config": config.name, "seed": config.seed, "metric": task.metric, "paper": task.paper, "step": step}
             found["epoch"] = step * task.epochs // session.batches.n_steps
             for name in task.given[1:]:
@@ -206,7 +206,7 @@ class Finetuned:
         return found
 
 
-def restored(saved: Any, directory: Path, steps: Sequence[int], abstract: Any) -> tuple[int, Any, dict]:
+def restore_best(saved: Any, directory: Path, steps: Sequence[int], abstract: Any) -> tuple[int, Any, dict]:
     """(step, parameters, about) of the first of these checkpoints that is whole; saved: a learn.checkpoint.Saved, which names the others.
     ValueError if none is."""
     if not steps:

@@ -23,17 +23,17 @@ from gptjax.report import events
 def hold_lock(directory: Path, shared: bool, party: Any, warn: Callable[[str], None]) -> Iterator[None]:
     """While entered, no other run is in the directory. party: a mesh.hosts.Hosts, whose process 0 holds the lock. shared: all see the
     directory. ValueError if another program has it, or if it is not the same for all."""
-    with lock.locked(directory, "run directory", warn) if party.process == 0 else contextlib.nullcontext():
-        sign = party.first(lambda: lock.sign(directory))
+    with lock.hold(directory, "run directory", warn) if party.process == 0 else contextlib.nullcontext():
+        owner = party.first(lambda: lock.owner(directory))
         if shared:
-            run.check_shared(directory, sign)
+            run.check_shared(directory, owner)
         yield
 
 
 def about(config: Config, plan: batches.Batches, limit_rows: int, reading: Any, record: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint holds beside the state. record: the seal of what was measured up to it (report.events)."""
-    made = {"config": overrides.flat(config), "microbatch_rows": limit_rows, "shards": plan.shards, "quantum": plan.quantum}
-    return made | {"tokenizer": reading.tokenizer.digest, "text": reading.digest(), "record": record}
+    leaves = {"config": overrides.flat(config), "microbatch_rows": limit_rows, "shards": plan.shards, "quantum": plan.quantum}
+    return leaves | {"tokenizer": reading.tokenizer.digest, "text": reading.digest(), "record": record}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class ResumePoint:
-    """Where a run stands. kept: the bytes of its record that stay; None: it is set aside, and begins anew. notes: what is not as it was,
-    for people."""
+    """Where a run stands. record_bytes: so many bytes of its record stay; None: it is set aside, and begins anew. notes: what is not as it
+    was, for people."""
 
     step: int
     state: Any
     plan: batches.Batches
     limit_rows: int  # of a microbatch
-    kept: int | None = 0
+    record_bytes: int | None = 0
     notes: tuple[str, ...] = ()
 
 
@@ -67,10 +67,10 @@ def find_run(request: Request, checkpoints: Any, warn: Callable[[str], None]) ->
     steps = checkpoints.steps()
     exists = run.claim(request.directory, request.config, steps, request.tokens is not None, request.new_record)
     if steps:
-        step, sealed = checkpoints.newest()
-        _compare(request, step, sealed)
-        config = _set_length(request, overrides.rebuild(sealed["config"]))
-        _record(request, step, sealed)
+        step, meta = checkpoints.newest()
+        _compare(request, step, meta)
+        config = _set_length(request, overrides.rebuild(meta["config"]))
+        _check_record(request, step, meta)
         return True, overrides.flat(config)
     config = _set_length(request, run.config(request.directory) if exists else None)
     done = events.last_step(request.directory)
@@ -92,50 +92,48 @@ def restore_run(request: Request, checkpoints: Any, abstract_state: Any, reading
     from gptjax.learn import schedule
 
     data = f"the data of {request.directory} have changed since it began: give back what it read, or another --run"
-    step, now, sealed = checkpoints.restore(abstract_state)
-    if sealed["tokenizer"] != reading.tokenizer.digest or sealed.get("text", reading.digest()) != reading.digest():  # earlier ones lack it
+    step, now, meta = checkpoints.restore(abstract_state)
+    if meta["tokenizer"] != reading.tokenizer.digest or meta.get("text", reading.digest()) != reading.digest():  # earlier ones lack it
         raise ValueError(data)
-    rows, longer = int(jax.device_get(now.rows)), _compare(request, step, sealed)
-    if longer and request.config.train.total_tokens < min(rows * request.config.model.n_ctx, sealed["config"]["train.total_tokens"]):
+    rows, longer = int(jax.device_get(now.rows)), _compare(request, step, meta)
+    if longer and request.config.train.total_tokens < min(rows * request.config.model.n_ctx, meta["config"]["train.total_tokens"]):
         done = f"{rows * request.config.model.n_ctx:,}"
         raise ValueError(f"--tokens={request.config.train.total_tokens:,}, but {done} tokens are done; give more, or another --run")
-    kept = party.first(lambda: _record(request, step, sealed))
-    plan = batches.going_on(request.config, shards, step, rows, sealed.get("quantum"))
-    limit = request.config.train.microbatch_rows or sealed["microbatch_rows"]
-    notes = [events.LOST] if kept is None else []
+    record_bytes = party.first(lambda: _check_record(request, step, meta))
+    plan = batches.resume(request.config, shards, step, rows, meta.get("quantum"))
+    limit = request.config.train.microbatch_rows or meta["microbatch_rows"]
+    notes = [events.LOST_NOTE] if record_bytes is None else []
     if longer:
         seen = (rows + plan.rows(step)) * request.config.model.n_ctx
-        now_rate, old_rate = (
-            schedule.rate(config.train.schedule, seen) for config in (request.config, overrides.rebuild(sealed["config"]))
-        )
+        now_rate, old_rate = (schedule.rate(config.train.schedule, seen) for config in (request.config, overrides.rebuild(meta["config"])))
         notes.append(
             f"the run has another length from step {step:,} on: {'; '.join(longer)}; its learning rate goes on at {now_rate:.2e}, where it "
             f"would have been {old_rate:.2e}"
         )
-    before, after = plan.largest_microbatch(sealed["microbatch_rows"], sealed.get("shards", shards)), plan.largest_microbatch(limit)
+    before, after = plan.largest_microbatch(meta["microbatch_rows"], meta.get("shards", shards)), plan.largest_microbatch(limit)
     if before != after:
-        drops = any(dataclasses.astuple(request.config.model.dropout))
-        other = "sums are rounded otherwise, and dropout draws other masks" if drops else "sums are rounded otherwise"
+        has_dropout = any(dataclasses.astuple(request.config.model.dropout))
+        other = "sums are rounded otherwise, and dropout draws other masks" if has_dropout else "sums are rounded otherwise"
         notes.append(f"microbatches have {after} rows from step {step:,} on, where they had {before}: {other}")
-    return ResumePoint(step, now, plan, limit, kept, tuple(notes))
+    return ResumePoint(step, now, plan, limit, record_bytes, tuple(notes))
 
 
 def write_description(directory: Path, config: Config, reading: Any) -> None:
     """config.json, data.json, and the tokenizer's files: sampling must not need them elsewhere again. For process 0. OSError that names
     what cannot be written."""
-    saving.save(directory / "config.json", run.written(config))
+    saving.save(directory / "config.json", run.config_bytes(config))
     saving.save(directory / "data.json", saving.json_bytes(reading.description()))
     tokenizer.keep(reading.tokenizer, config.data.tokenizer, directory)
 
 
 @contextlib.contextmanager
-def remove_new_data(directory: Path, goes_on: bool) -> Iterator[None]:
+def remove_new_data(directory: Path, continues: bool) -> Iterator[None]:
     """Where a run that goes on is refused within, what was prepared for it below `directory` is removed again."""
     before = set(directory.iterdir()) if directory.is_dir() else set()
     try:
         yield
     except ValueError:
-        if goes_on:
+        if continues:
             for path in set(directory.iterdir()) - before if directory.is_dir() else ():
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
             with contextlib.suppress(OSError):
@@ -166,17 +164,17 @@ def _length(total_tokens: int, decay: int | None) -> str:
     return f"train.total_tokens={total_tokens:,}" + (f", decay_tokens={decay:,}" if decay is not None else "")
 
 
-def _compare(request: Request, step: int, sealed: dict[str, Any]) -> list[str]:
+def _compare(request: Request, step: int, meta: dict[str, Any]) -> list[str]:
     """What is other than in the checkpoint in length. ValueError if more is."""
-    there = overrides.rebuild(sealed["config"])
+    there = overrides.rebuild(meta["config"])
     what = f"the checkpoint of step {step:,} in {request.directory} is of another config"
     return run.check(there, request.config, what, request.tokens is not None)
 
 
-def _record(request: Request, step: int, sealed: dict[str, Any]) -> int | None:
+def _check_record(request: Request, step: int, meta: dict[str, Any]) -> int | None:
     try:
-        return events.whole(request.directory, step, sealed.get("record"))
+        return events.check(request.directory, step, meta.get("record"))
     except ValueError:
-        if not request.new_record and not events.begins_anew(request.directory, step):
+        if not request.new_record and not events.starts_at(request.directory, step):
             raise
         return None

@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] in (["report"], ["send"]):
         return {"report": reported, "send": sent}[arguments[0]](arguments[1:])
     own, theirs = command.passed_on(arguments)
-    args = read(own)
+    args = parse_arguments(own)
     if theirs and args.launch == "local":
         raise ValueError(f"{shlex.join(theirs)}: what stands after -- is for a launcher; say which with --launch=slurm or --launch=jobset")
     if args.list:
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     return ran(name, asked, points, directory, args)
 
 
-def read(arguments: list[str]) -> argparse.Namespace:
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     whole = parse.whole_argument(1, sweep.MOST)
     parser = command.parser("sweep", "Run a recipe at many points, each an ordinary run. What is done is not done again.", EXAMPLE)
     parser.add_argument("--sweep", metavar="NAME", help="a sweep of configs/sweeps.py; --list shows all")
@@ -112,18 +112,18 @@ def listed() -> int:
     return 0
 
 
-def told(text: str) -> None:
+def print_text(text: str) -> None:
     """On standard output, at once, whatever a name or a value in it holds."""
     print(unicode.valid(text), flush=True)
 
 
 def shown(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Path) -> int:
     """Every point with its command and its cost; 1 if some cannot be."""
-    told(f"{name}: {asked.about}\n{len(points)} points of {asked.recipe} in {directory}\n")
+    print_text(f"{name}: {asked.about}\n{len(points)} points of {asked.recipe} in {directory}\n")
     width, flops = max(len(point.name) for point in points), 0.0
     for point in points:
         if point.config is None:
-            told(f"{point.name:{width}}  refused: {point.refusal}")
+            print_text(f"{point.name:{width}}  refused: {point.refusal}")
             continue
         config, now = point.config, standing.standing(point, directory)
         cost = sweep.flops(config)
@@ -132,21 +132,21 @@ def shown(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: P
         print(f"{point.name:{width}}  {now.state:8} {size}")
     first = next((point for point in points if point.config is not None), points[0])
     print(f"\n{flops:.2e} FLOPs in all. A point by itself:")
-    told(f"  python -m gptjax.train --config={asked.recipe} --run={directory / first.name} {shlex.join(first.arguments)}")
+    print_text(f"  python -m gptjax.train --config={asked.recipe} --run={directory / first.name} {shlex.join(first.arguments)}")
     return int(any(point.config is None for point in points))
 
 
 def ran(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Path, args: argparse.Namespace) -> int:
     parts = local.slots(args.jobs, args.devices)
-    with lock.locked(directory, "sweep's directory", told):
-        return ran_alone(name, asked, points, directory, parts, args)
+    with lock.hold(directory, "sweep's directory", print_text):
+        return run_points(name, asked, points, directory, parts, args)
 
 
-def ran_alone(
+def run_points(
     name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Path, parts: list[local.Slot], args: argparse.Namespace
 ) -> int:
     standing.write(directory, name, asked)
-    told(f"{name}: {asked.about}\n{len(points)} points of {asked.recipe} in {directory}")
+    print_text(f"{name}: {asked.about}\n{len(points)} points of {asked.recipe} in {directory}")
     if args.together is not None and not as_one(points, directory, args.together):
         print(f"stopped; {AGAIN}")
         return 130
@@ -154,12 +154,12 @@ def ran_alone(
         progress, through = local.run(asked.recipe, points, directory, parts, args.retries, board.show)
     for point in points:
         if point.name in progress.failed:
-            told(f"failed: {point.name}: {progress.failed[point.name]}")
+            print_text(f"failed: {point.name}: {progress.failed[point.name]}")
     done = sum(standing.standing(point, directory).state == "done" for point in points)
     if not through:
         print(f"stopped with {done} of {len(points)} points done; {AGAIN}")
         return 130
-    told(f"{done} of {len(points)} points done; python -m gptjax.sweep report {directory}")
+    print_text(f"{done} of {len(points)} points done; python -m gptjax.sweep report {directory}")
     return int(bool(progress.failed))
 
 
@@ -229,13 +229,13 @@ def as_one(points: list[sweep.Point], directory: Path, most: int) -> bool:
         for number, group in enumerate(groups):
             print(f"{number + 1} of {len(groups)} groups: {', '.join(point.name for point in group)}", flush=True)
             try:
-                if not together.trained(group, directory, told, lambda: bool(received)):
+                if not together.trained(group, directory, print_text, lambda: bool(received)):
                     return False
             except (OSError, ValueError) as error:
                 status, line = command.verdict(error)
                 if status != 2:
                     raise
-                told(f"not as one program, but one by one: {line}")
+                print_text(f"not as one program, but one by one: {line}")
     return True
 
 
@@ -244,27 +244,27 @@ def reported(arguments: list[str]) -> int:
     parser = command.bare_parser("sweep report", "A page of what came out of a sweep, finished or not.", EXAMPLE.splitlines()[-1].strip())
     parser.add_argument("directory", metavar="DIR", type=parse.path_argument, help="of the sweep")
     directory = parser.parse_args(arguments).directory
-    name, asked, points = standing.planned(directory)
+    name, asked, points = standing.load(directory)
 
     from gptjax.sweeps import comparing, page, rates, scaling
 
     results = comparing.compared(sweep.arms(points), directory)
     failed = [f"Refused: {point.name}: {point.refusal}" for point in points if point.config is None]
     failed += [f"{run.state.capitalize()}: {run.point.name}: {run.why}" for result in results for run in result.runs if run.why]
-    pictures = [drawn(draw, results, directory / name) for draw, name in ((page.bars, "arms.png"), (page.curves, "curves.png"))]
+    pictures = [draw_or_warn(draw, results, directory / name) for draw, name in ((page.bars, "arms.png"), (page.curves, "curves.png"))]
     pictures = [picture for picture in pictures if picture is not None]
     parts = ((rates.rates, "rates.png"), (rates.batch_sizes, "batches.png"), (scaling.section, "scaling.png"))
-    sections = [section for draw, name in parts if (section := drawn(draw, results, directory / name)) is not None]
+    sections = [section for draw, name in parts if (section := draw_or_warn(draw, results, directory / name)) is not None]
     text = page.markdown(name, asked.about, results, failed, sections)
     (directory / "report.md").write_text(text, encoding="utf-8")
     (directory / "report.html").write_text(page.page(name, asked.about, results, failed, pictures, sections), encoding="utf-8")
-    told(text)
+    print_text(text)
     names = [picture.name for picture in (*pictures, *(section.picture for section in sections))]
-    told(f"wrote report.html, report.md, {', '.join(names)} in {directory}")
+    print_text(f"wrote report.html, report.md, {', '.join(names)} in {directory}")
     return 0
 
 
-def drawn(draw: Callable[[Any, Path], Any], results: Any, path: Path) -> Any:
+def draw_or_warn(draw: Callable[[Any, Path], Any], results: Any, path: Path) -> Any:
     """draw(results, path); of one that cannot be drawn a warning, and None, since the table tells the same."""
     try:
         return draw(results, path)
@@ -279,7 +279,7 @@ def sent(arguments: list[str]) -> int:
     parser.add_argument("directory", metavar="DIR", type=parse.path_argument, help="of the sweep")
     parser.add_argument("--project", metavar="NAME", default="gptjax", help="of Weights & Biases (default: gptjax)")
     args = parser.parse_args(arguments)
-    name, _, points = standing.planned(args.directory)
+    name, _, points = standing.load(args.directory)
 
     from gptjax.sweeps import sending
 

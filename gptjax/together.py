@@ -95,7 +95,7 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
     with jax.set_mesh(mesh), contextlib.ExitStack() as open_:
         saves = []
         for there, config in zip(runs, configs, strict=True):
-            open_.enter_context(lock.locked(there, "run directory", say))
+            open_.enter_context(lock.hold(there, "run directory", say))
             made = checkpoint.Checkpoints(there / "checkpoints", first.loop.keep_last, first.loop.every_keep, say)
             saves.append(open_.enter_context(made))
             if resume.find_run(resume.Request(there, config), made, say)[0]:
@@ -109,7 +109,7 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
         feeds = [reading.batches(batches, limit) for reading in readings]
         logs = [open_.enter_context(events.Events(there, 0, warn=say)) for there in runs]
 
-        going = list(range(K))  # the others have given up
+        active = list(range(K))  # the others have given up
 
         def evaluate(at):
             totals = np.zeros(K)
@@ -119,13 +119,13 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
                 weights = np.pad(np.ones((len(part), first.model.n_ctx), np.float32), missing)
                 totals += np.asarray(run_nll(now.params, np.pad(part, missing), weights), float)
             losses = totals / (len(held_out) * first.model.n_ctx)
-            for log, loss in [(logs[number], losses[number]) for number in going]:
+            for log, loss in [(logs[number], losses[number]) for number in active]:
                 bits = loss / math.log(2) / per_token
                 values = {"validation_loss": loss, "perplexity": math.exp(min(loss, 700)), "bits_per_byte": bits}
                 log.write(at, values | {"tokens": batches.tokens(at)})
 
         def save(at):
-            for number in going:
+            for number in active:
                 about = resume.about(configs[number], batches, limit, readings[number], logs[number].seal(at))
                 saves[number].save(at, jax.tree.map(lambda x: x[number], now), about)  # noqa: B023
 
@@ -136,22 +136,22 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
             found = {name: np.asarray(values) for name, values in found.items()}
             seconds = time.perf_counter() - began
             speed = batches.rows(at - 1) * first.model.n_ctx / seconds
-            for number in list(going):
+            for number in list(active):
                 values = {
                     name: column[number].item() for name, column in found.items() if name != "noise_scale" or batches.max_rows != limit
                 }
                 logs[number].write(at, values | {"tokens": batches.tokens(at), "seconds": seconds, "tokens_per_s": speed})
                 if values["skipped_in_row"] >= first.train.skips_allowed:
-                    going.remove(number)
+                    active.remove(number)
                     say(f"{points[number].name}: {values['skipped_in_row']} updates in a row were not finite, up to step {at:,}: given up")
-            stopping, last = stop(), at == batches.n_steps or not going
+            stopping, last = stop(), at == batches.n_steps or not active
             if at % first.loop.every_eval == 0 or last:
                 evaluate(at)
             if at % first.loop.every_save == 0 or last or stopping:
                 save(at)
             if at % first.loop.every_log == 0 or last:
-                mean = float(np.mean(found["loss"][going])) if going else math.nan
-                say(f"{len(going)} points, step {at:,} of {batches.n_steps:,}: mean loss {mean:.4f}")
+                mean = float(np.mean(found["loss"][active])) if active else math.nan
+                say(f"{len(active)} points, step {at:,} of {batches.n_steps:,}: mean loss {mean:.4f}")
             if stopping or last:
                 break
     for there in runs:

@@ -101,7 +101,7 @@ class Session:
     party: Any  # mesh.hosts.Hosts
     profile: Any  # report.profile.Profile
     learning: Learning
-    troubles: set[str] = dataclasses.field(default_factory=set)  # that were told
+    warnings: set[str] = dataclasses.field(default_factory=set)  # that were told
 
     @property
     def batches(self) -> Batches:
@@ -117,13 +117,13 @@ class Session:
         """Rows of the last batch's microbatches."""
         return self.batches.largest_microbatch(self.limit_rows)
 
-    def aside(self, what: str, act: Callable[[], Any]) -> None:
+    def try_optional(self, what: str, act: Callable[[], Any]) -> None:
         """act(), which the training does not need: what goes wrong with it is told, once, and the training goes on."""
         try:
             act()
         except Exception as error:
-            if what not in self.troubles:
-                self.troubles.add(what)
+            if what not in self.warnings:
+                self.warnings.add(what)
                 self.out.warn(f"{what}: {command.verdict(error)[1]}; the training goes on")
 
 
@@ -151,11 +151,11 @@ def train(request: resume.Request, bucket: str | None, party: Any, profiled: int
         resume.hold_lock(directory, bucket is None, party, out.warn),
         checkpoint.Checkpoints(stored, config.loop.keep_last, config.loop.every_keep, out.warn, party) as checkpoints,
     ):
-        _, goes_on, leaves = party.first(lambda: [copied.fetch(), *resume.find_run(request, checkpoints, out.warn)])
+        _, continues, leaves = party.first(lambda: [copied.fetch(), *resume.find_run(request, checkpoints, out.warn)])
         config = overrides.rebuild(leaves)
         request = dataclasses.replace(request, config=config)
-        plan = None if goes_on else Batches(config, shards)
-        with resume.remove_new_data(directory / "data", goes_on and party.process == 0):
+        plan = None if continues else Batches(config, shards)
+        with resume.remove_new_data(directory / "data", continues and party.process == 0):
             # --- data
             party.doing("the preparation of its data")
             reading = party.in_turn(lambda: learning.reading(config, directory / "data", out.say))
@@ -179,12 +179,12 @@ def train(request: resume.Request, bucket: str | None, party: Any, profiled: int
             return 0
         checkpoints.begin()
         if party.process == 0:
-            if point.kept is None:
+            if point.record_bytes is None:
                 events.set_aside(directory, point.step)
             resume.write_description(directory, config, reading)
         with jax.set_mesh(mesh):
             session = Session(config, directory, mesh, point, reading, built, checkpoints, copied, out, party, tracing, learning)
-            out.table(config.name, run_summary.facts(session))
+            out.table(config.name, run_summary.summarize(session))
             for note in (*point.notes, *run_summary.warnings(session)):
                 out.warn(note)
             if point.step == point.plan.n_steps:
@@ -328,10 +328,10 @@ def loop(session: Session) -> int:
     advance, evaluated = driver(session, put), session.learning.evaluation(session, put)
     feed = reading.batches(batches, session.limit_rows, start, lambda n_rows: rules.rows_here(n_rows, activations, session.mesh))
     # settled: the step that was evaluated and saved, as a restored state was before; what was measured of it may be lost
-    step, settled = start, start if session.point.kept is not None else None
+    step, settled = start, start if session.point.record_bytes is not None else None
     log = events.Silent()
     if party.process == 0:
-        log = events.Events(session.directory, start + 1 if start else 0, session.point.kept or 0, out.warn)
+        log = events.Events(session.directory, start + 1 if start else 0, session.point.record_bytes or 0, out.warn)
     with stopping.Stop(out.warn, party, session.mesh) as stop, log:
         with out.training(batches.n_steps, start, config.loop.every_log) as progress, jax.transfer_guard("disallow"):
             try:
@@ -351,11 +351,11 @@ def loop(session: Session) -> int:
                         party.doing(f"the checkpoint of step {step:,}")
                         record = log.seal(step)
                         if party.process == 0:
-                            session.aside("the record is not copied", session.copies.send)
+                            session.try_optional("the record is not copied", session.copies.send)
                         about = resume.about(config, batches, session.limit_rows, reading, record)
                         session.checkpoints.save(step, now, about)
                         if party.process == 0:
-                            session.aside("loss.png is not drawn", lambda: plots.loss_curve(session.directory))
+                            session.try_optional("loss.png is not drawn", lambda: plots.loss_curve(session.directory))
                     settled = step
                     clock = clock if pending else time.perf_counter()  # evaluating and saving are no part of a step's time
                     if ending:
@@ -381,7 +381,7 @@ def loop(session: Session) -> int:
                 session.profile.close()
     session.checkpoints.wait()
     if party.process == 0:
-        session.aside("the record is not copied", session.copies.send)
+        session.try_optional("the record is not copied", session.copies.send)
     if last:
         out.samples(session.learning.said(session, now, step, True))
         sampled = f"; python -m gptjax.sample --run={session.directory}" if config.task is None else ""

@@ -139,15 +139,17 @@ def divisors(n: int) -> tuple[int, ...]:
     return (*low, *(n // d for d in reversed(low) if d * d != n))
 
 
-def going_on(config: Config, shards: int, step: int, row: int, quantum: int | None) -> Batches:
+def resume(config: Config, shards: int, step: int, row: int, quantum: int | None) -> Batches:
     """The batches of a run of which `step` steps on `row` rows are done. quantum: as its checkpoint has it; None for one of an earlier
     version, whose quantum follows from step and row. ValueError as Batches'."""
     if quantum is None:
-        known = [rows for rows in (*quanta(config, shards), *quanta(config)) if Batches(_bare(config), 1, rows).first_row(step) == row]
-        quantum = known[0] if known else None  # none: that version had continued it on another mesh, and lost its count
+        quanta_of_row = [
+            rows for rows in (*quanta(config, shards), *quanta(config)) if Batches(_without_limits(config), 1, rows).first_row(step) == row
+        ]
+        quantum = quanta_of_row[0] if quanta_of_row else None  # none: that version had continued it on another mesh, and lost its count
     return Batches(config, shards, quantum, step, row)
 
 
-def _bare(config: Config) -> Config:
+def _without_limits(config: Config) -> Config:
     """Without what is refused for other reasons than the ramp."""
     return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=None, microbatch_rows=None))

@@ -14,7 +14,7 @@ WITHOUT = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # file s
 
 
 @contextlib.contextmanager
-def locked(directory: Path, what: str, warn: Callable[[str], None]) -> Iterator[None]:
+def hold(directory: Path, what: str, warn: Callable[[str], None]) -> Iterator[None]:
     """While entered, `directory`, which is made, is this program's alone; gptjax.lock in it says whose. what: "run directory", for errors.
 
     ValueError, in one line, if another program has it (its host and pid named), or if it cannot be written. Where the file system has no
@@ -22,7 +22,7 @@ def locked(directory: Path, what: str, warn: Callable[[str], None]) -> Iterator[
     made = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = _opened(directory / NAME, warn)
+        file = _open(directory / NAME, warn)
     except OSError as error:
         raise ValueError(
             f"cannot write to the {what} {directory}: {error.strerror}; make it writable or give another {_flag(what)}"
@@ -41,7 +41,7 @@ def locked(directory: Path, what: str, warn: Callable[[str], None]) -> Iterator[
         file.close()
 
 
-def _opened(path: Path, warn: Callable[[str], None]) -> Any:
+def _open(path: Path, warn: Callable[[str], None]) -> Any:
     """The file, locked, and saying that it is ours; None if another has it."""
     import fcntl
 
@@ -67,7 +67,7 @@ def _opened(path: Path, warn: Callable[[str], None]) -> Any:
         file.close()
 
 
-def sign(directory: Path) -> str:
+def owner(directory: Path) -> str:
     """What the lock of `directory` says, which is "HOST PID"; "" where there is none."""
     try:
         return (directory / NAME).read_text(errors="replace").strip()
@@ -78,7 +78,7 @@ def sign(directory: Path) -> str:
 def _holder(directory: Path) -> str:
     """Who has the lock: it writes that as soon as it has it."""
     for _ in range(20):
-        host, _, pid = sign(directory).partition(" ")
+        host, _, pid = owner(directory).partition(" ")
         if pid:
             return f"process {pid} on {host}"
         time.sleep(0.05)

@@ -66,16 +66,16 @@ def differences(a: Config, b: Config) -> list[str]:
     return [line for line in overrides.difference(a, b) if not line.startswith(FREE)]
 
 
-def written(config: Config) -> bytes:
+def config_bytes(config: Config) -> bytes:
     """What config.json holds."""
     return (json.dumps(overrides.flat(config), indent=1) + "\n").encode()
 
 
-def claim(run: Path, wanted: Config, checkpoints: Sequence[int], longer: bool = False, new_record: bool = False) -> bool:
+def claim(run: Path, wanted: Config, checkpoints: Sequence[int], change_length: bool = False, new_record: bool = False) -> bool:
     """May the run of `wanted` be in `run`? True if it continues one that is there. Looks only, and writes nothing.
 
-    checkpoints: the steps of those that are there; where there are some, config.json and metrics.jsonl must be, too. longer: train --tokens
-    was given. new_record: both will be written anew, so what they say does not matter where there are checkpoints.
+    checkpoints: the steps of those that are there; where there are some, config.json and metrics.jsonl must be, too. change_length: train
+    --tokens was given. new_record: both will be written anew, so what they say does not matter where there are checkpoints.
     ValueError, in one line: the run there has another config (its differences named); files are missing (which, and what to do)."""
     missing = [name for name in ("config.json", "metrics.jsonl") if not _holds(run / name)]
     if checkpoints and missing:
@@ -95,16 +95,16 @@ def claim(run: Path, wanted: Config, checkpoints: Sequence[int], longer: bool = 
             f"move {'it' if len(others) == 1 else 'them'} away"
         )
     if not missing and not (checkpoints and new_record):
-        check(config(run), wanted, f"{run} holds a run of another config", longer)
+        check(config(run), wanted, f"{run} holds a run of another config", change_length)
     if not checkpoints and "config.json" not in missing and not there(run):  # as of weights of others, which need it
         raise ValueError(f"{run}/config.json is no run's: give another --run, or move that file away")
     return bool(checkpoints) or not missing
 
 
-def check(there: Config, wanted: Config, what: str, longer: bool) -> list[str]:
-    """The differences in length, with which a run goes on if `longer`. ValueError, which begins with `what`, if there are others."""
+def check(there: Config, wanted: Config, what: str, change_length: bool) -> list[str]:
+    """The differences in length, with which a run goes on if `change_length`. ValueError, which begins with `what`, if there are others."""
     lines = differences(there, wanted)
-    bad = [line for line in lines if not (longer and line.startswith(LENGTH))]
+    bad = [line for line in lines if not (change_length and line.startswith(LENGTH))]
     if bad:
         only_longer = all(line.startswith(LENGTH) for line in bad)
         advice = "--tokens=N changes its length; without that give the config that began it" if only_longer else "the config that began it"
@@ -122,9 +122,9 @@ def _state(run: Path, names: list[str]) -> str:
     return f"{verb} missing" if gone else f"{verb} empty or no file"
 
 
-def check_shared(run: Path, sign: str) -> None:
-    """ValueError where a process does not see the directory that process 0 has locked, where it finds `sign`."""
-    if lock.sign(run) != sign:
+def check_shared(run: Path, owner: str) -> None:
+    """ValueError where a process does not see the directory that process 0 has locked, where it finds `owner`."""
+    if lock.owner(run) != owner:
         raise ValueError(f"{run} is not the directory that process 0 writes to: give a --run on a file system that all hosts share")
 
 

@@ -80,10 +80,10 @@ class Saved:
             self._compare(step, saved, wanted)
             return self._leaves(step, saved, wanted), record["about"]
 
-        tried = self._party.first(self.steps) if steps is None else steps
-        if not tried:
+        candidates = self._party.first(self.steps) if steps is None else steps
+        if not candidates:
             return None
-        found, (leaves, about) = self._newest(tried, read)
+        found, (leaves, about) = self._newest(candidates, read)
         self._good.add(found)
         return found, jax.tree.unflatten(structure, [leaves[name] for name in wanted]), about
 
@@ -191,19 +191,19 @@ class Checkpoints(Saved):
         self._keep_last, self._every_keep = keep_last, every_keep
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: concurrent.futures.Future | None = None
-        self._begun = False
-        self._told: set[str] = set()
+        self._ready = False
+        self._warnings: set[str] = set()
 
     def begin(self) -> None:
         """Make the directory, and remove what a kill left in it; `save` does so first. ValueError if nothing can be written there."""
         try:
-            stuck = self._party.first(lambda: [self._place.make(), self._place.clean()][1])
+            lines = self._party.first(lambda: [self._place.make(), self._place.clean()][1])
         except OSError as error:
             raise ValueError(
                 f"cannot write checkpoints to {self._directory}: {error.strerror or error}; make it writable, or give another --run"
             ) from error
-        self._begun = True
-        self._tell(stuck)
+        self._ready = True
+        self._warn_once(lines)
 
     def __enter__(self):
         return self
@@ -226,7 +226,7 @@ class Checkpoints(Saved):
         `step` that this object restored or saved is left as it is; another one is replaced once the new one is whole.
         ValueError if the disk is too full, or if the save before this one failed.
         """
-        if not self._begun:
+        if not self._ready:
             self.begin()
         self.wait()
         if step in self._good:
@@ -288,15 +288,15 @@ class Checkpoints(Saved):
                     self._place.remove(step)
                 except OSError as error:
                     if step in self.steps():  # else it is out of the way, and clean tells
-                        self._tell([f"the checkpoint of step {step:,} cannot be removed: {error.strerror or error}"])
-            self._tell(self._place.clean())
+                        self._warn_once([f"the checkpoint of step {step:,} cannot be removed: {error.strerror or error}"])
+            self._warn_once(self._place.clean())
         except Exception as error:  # of an object store, too
-            self._tell([f"what is no longer kept in {self._directory} cannot be removed: {_first_line(error)}"])
+            self._warn_once([f"what is no longer kept in {self._directory} cannot be removed: {_first_line(error)}"])
 
-    def _tell(self, stuck: Iterable[str]) -> None:
-        for line in stuck:
-            if line not in self._told:
-                self._told.add(line)
+    def _warn_once(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            if line not in self._warnings:
+                self._warnings.add(line)
                 self._say(f"{line}; the training goes on")
 
     def _free(self) -> int:

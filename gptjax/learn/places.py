@@ -46,31 +46,31 @@ class Directory:
         for _, file in self.files(self.writing(step)):
             saving.sync(file)
         with contextlib.suppress(FileNotFoundError):
-            self._aside(self.path / str(step), step)
+            self._move_aside(self.path / str(step), step)
         self.writing(step).rename(self.path / str(step))
         saving.sync(self.path)
 
     def remove(self, step: int) -> None:
         """One checkpoint; a kill amid the removal leaves rubbish and no half a checkpoint. OSError if something of it stays."""
-        shutil.rmtree(self._aside(self.path / str(step), step))
+        shutil.rmtree(self._move_aside(self.path / str(step), step))
 
     def clean(self) -> list[str]:
         """Remove what is no checkpoint: names that are a step and a suffix of ours, and what Orbax may have added. Returns a line for
         each that cannot be removed, as one that another host has open on NFS: it is out of the way, and tried again the next time."""
-        stuck = []
+        warnings = []
         for entry in self.path.iterdir():
             step, dot, rest = entry.name.partition(".")
             if step.isdecimal() and (dot + rest).startswith((SAVING, REMOVED)):
                 try:
                     shutil.rmtree(entry)
                 except OSError as error:
-                    stuck.append(f"{entry} cannot be removed: {error.strerror or error}")
+                    warnings.append(f"{entry} cannot be removed: {error.strerror or error}")
                     if rest.startswith(SAVING[1:]):
                         with contextlib.suppress(OSError):
-                            self._aside(entry, int(step))
-        return stuck
+                            self._move_aside(entry, int(step))
+        return warnings
 
-    def _aside(self, path: Any, step: int) -> Any:
+    def _move_aside(self, path: Any, step: int) -> Any:
         """Rename to what is no checkpoint, by a name that nothing has."""
         for number in itertools.count():
             there = self.path / f"{step}{REMOVED}{f'-{number}' if number else ''}"

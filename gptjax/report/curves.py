@@ -122,7 +122,7 @@ def by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str]) ->
             points = sorted((k, score["value"], score["error"] or 0.0) for k, score in points)
             ks, values, errors = zip(*points, strict=True)
             style = "--" if described and not with_it else "-"
-            label = plots.literal(f"{name}{', no description' if style == '--' else ''}")
+            label = plots.escape(f"{name}{', no description' if style == '--' else ''}")
             axes.errorbar(ks, values, errors, color=colour, ls=style, marker="o", ms=3, lw=1.6, capsize=2, label=label)
     ks = {record["mean_shots"] for record in records}
     axes.set_xscale("symlog", linthresh=1, base=2) if max(ks) > 4 else None
@@ -134,7 +134,7 @@ def by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str]) ->
     task, metric = panel(records[0])
     if metric not in NO_PERCENT:  # from 0 to 5 at least, or a task that nobody does would look like any other
         axes.set_ylim(min(0.0, *(1.05 * (value - error) for value, error in spans)), max(5.0, *(1.05 * sum(span) for span in spans)))
-    axes.set(title=plots.literal(task), xlabel="demonstrations (K)", ylabel=metric)
+    axes.set(title=plots.escape(task), xlabel="demonstrations (K)", ylabel=metric)
 
 
 def kinds(records: Sequence[Record]) -> dict[str, float]:
@@ -193,4 +193,4 @@ def _without(left_out: Sequence[str]) -> str:
         return ""
     lines = textwrap.wrap(f"without {', '.join(left_out)}", WIDE)
     lines = lines if len(lines) < 5 else [*lines[:4], f"... {len(left_out)} in all"]
-    return "\n" + "\n".join(map(plots.literal, lines))
+    return "\n" + "\n".join(map(plots.escape, lines))

@@ -6,7 +6,7 @@ bits_per_byte; any others are kept too. Floats are written in full, so that two 
 three values that are not numbers are the strings "NaN", "Infinity" and "-Infinity", and `read` turns them back.
 
 A checkpoint holds the length and the digest of the record up to it (`Events.seal`), so that a run goes on only after the record that it
-had (`whole`).
+had (`check`).
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from typing import Any
 from gptjax.config import command, parse, run
 
 NAME = "metrics.jsonl"
-LOST = "the record of the steps before is lost"  # the note with which a record begins that takes the place of another
+LOST_NOTE = "the record of the steps before is lost"  # the note with which a record begins that takes the place of another
 NOT_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -33,7 +33,7 @@ class Events:
     starts a new record. A context manager; process 0 only. OSError that names the file and the step where the disk does not take it."""
 
     def __init__(self, directory: Path, resume_step: int, kept: int | None = None, warn: Callable[[str], None] = lambda line: None):
-        """kept: the bytes that stay, as `whole` gives them; None: the lines of earlier steps. warn: is told where TensorBoard gets none."""
+        """kept: the bytes that stay, as `check` gives them; None: the lines of earlier steps. warn: is told where TensorBoard gets none."""
         self._path = Path(directory) / NAME
         if kept is None:
             kept = resume_step and sum(len(line) + 1 for line, record in _lines(self._path) if record["step"] < resume_step)
@@ -57,7 +57,7 @@ class Events:
         """Append one line, given to the operating system before returning: a kill of the process does not lose it."""
         values = {name: _plain(value) for name, value in values.items()}
         line = json.dumps({"step": step} | {n: _spelled(v) for n, v in values.items()}, allow_nan=False).encode() + b"\n"
-        self._put(line, step)
+        self._append(line, step)
         self._bytes += len(line)
         self._digest.update(line)
         if self._board is not None:
@@ -69,7 +69,7 @@ class Events:
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise self._named(error, step) from None
+            raise self._add_context(error, step) from None
         return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
 
     def close(self) -> None:
@@ -77,14 +77,14 @@ class Events:
         if self._board is not None:
             self._attempt(self._board.close)
 
-    def _put(self, line: bytes, step: int) -> None:
+    def _append(self, line: bytes, step: int) -> None:
         try:
             while line:
                 line = line[self._file.write(line) :]
         except OSError as error:
-            raise self._named(error, step) from None
+            raise self._add_context(error, step) from None
 
-    def _named(self, error: OSError, step: int) -> OSError:
+    def _add_context(self, error: OSError, step: int) -> OSError:
         what = f"cannot be written at step {step:,} ({error.strerror or error}); mend that, and the same command continues"
         return OSError(error.errno, what, str(self._path))
 
@@ -137,7 +137,7 @@ class Board:
         # Names of files tell seconds only: hence the suffix.
         self._writer = event_file_writer.EventsWriter(str(directory / "events"), f".from{step}")
         start = _messages().SessionLog(status=_messages().SessionLog.START)
-        self._put(_messages().Event(wall_time=time.time(), step=step, session_log=start))
+        self._write_event(_messages().Event(wall_time=time.time(), step=step, session_log=start))
 
     def write(self, step: int, values: Mapping[str, float | str | int]) -> None:
         from tensorboardX import summary
@@ -150,7 +150,7 @@ class Board:
     def close(self) -> None:
         self._writer.close()
 
-    def _put(self, event: Any) -> None:
+    def _write_event(self, event: Any) -> None:
         self._writer.write_event(event)
         self._writer.flush()
 
@@ -164,43 +164,43 @@ def read(directory: Path) -> list[dict]:
     return [{n: NOT_NUMBERS.get(v, v) if isinstance(v, str) else v for n, v in record.items()} for record in records]
 
 
-def whole(directory: Path, step: int, sealed: Mapping[str, Any] | None) -> int:
-    """The bytes of a run's record up to the checkpoint of `step`, which holds `sealed`; None: it is of an earlier version, and every step
+def check(directory: Path, step: int, seal: Mapping[str, Any] | None) -> int:
+    """The bytes of a run's record up to the checkpoint of `step`, which holds `seal`; None: it is of an earlier version, and every step
     must have its line. ValueError, in one line, if they are not what they were: what is wrong, and what to do."""
     file = Path(directory) / NAME
     content = file.read_bytes() if file.is_file() else b""
-    if sealed and hashlib.sha256(content[: sealed["bytes"]]).hexdigest() == sealed["sha256"]:
-        return sealed["bytes"]
-    wrong = ""
+    if seal and hashlib.sha256(content[: seal["bytes"]]).hexdigest() == seal["sha256"]:
+        return seal["bytes"]
+    fault = ""
     try:
         lines = [(line, record) for line, record in _lines(file) if record["step"] <= step]
         there = [record["step"] for _, record in lines if "loss" in record]
         gap = next((n for n, found in enumerate([*there, 0], 1) if n <= step and found != n), None)
         if gap is not None:
-            wrong = f"the line of step {gap:,} is not where it should be"
-        elif not sealed:
+            fault = f"the line of step {gap:,} is not where it should be"
+        elif not seal:
             return sum(len(line) + 1 for line, _ in lines)
     except ValueError as error:
-        wrong = str(error).removeprefix(f"{file}, ").partition(";")[0]
+        fault = str(error).removeprefix(f"{file}, ").partition(";")[0]
     raise ValueError(
-        f"{file} is not what it was when step {step:,} was saved: {wrong or 'what some lines say was changed'}; put a copy of it back, "
+        f"{file} is not what it was when step {step:,} was saved: {fault or 'what some lines say was changed'}; put a copy of it back, "
         f"give another --run, or {run.NEW_RECORD}"
     )
 
 
-def begins_anew(directory: Path, step: int) -> bool:
-    """Does the record begin with LOST at the checkpoint of `step`? What it holds then is measured after that checkpoint, or of it, and can
-    be measured again; it is sealed by the checkpoints that come after."""
+def starts_at(directory: Path, step: int) -> bool:
+    """Does the record begin with LOST_NOTE at the checkpoint of `step`? All that it holds is then measured after that checkpoint, or of it,
+    and can be measured again; the checkpoints that come after seal it."""
     file = Path(directory) / NAME
     with contextlib.suppress(ValueError):
-        return file.is_file() and parse.json_value(file.read_bytes().partition(b"\n")[0], NAME) == {"step": step, "note": LOST}
+        return file.is_file() and parse.json_value(file.read_bytes().partition(b"\n")[0], NAME) == {"step": step, "note": LOST_NOTE}
     return False
 
 
 def set_aside(directory: Path, step: int) -> None:
     """Rename a record that is not whole, so that another can begin in its place at the checkpoint of `step`."""
     file = Path(directory) / NAME
-    if file.exists() and not begins_anew(directory, step):
+    if file.exists() and not starts_at(directory, step):
         names = (file.with_name(f"{NAME}.lost-{number}") for number in itertools.count(1))
         file.rename(next(name for name in names if not name.exists()))
 

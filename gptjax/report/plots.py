@@ -39,11 +39,11 @@ def canvas(width: float, height: float):
     return figure
 
 
-def literal(text: str) -> str:
+def escape(text: str) -> str:
     """A user's text as a picture shows it: no $ is mathematics, what the font lacks is U+FFFD, and it is one line of at most LONGEST."""
-    told = "".join(c if c in _glyphs() else " " if c.isspace() else "\ufffd" for c in text)
-    told = told if len(told) <= LONGEST else f"{told[: LONGEST - 3]}..."
-    return told.replace("$", r"\$")
+    line = "".join(c if c in _glyphs() else " " if c.isspace() else "\ufffd" for c in text)
+    line = line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
+    return line.replace("$", r"\$")
 
 
 @functools.cache
@@ -122,7 +122,7 @@ def _title(axes, name, records, train):
         facts += [f"{last['bits_per_byte']:.3f} bits per byte"] if "bits_per_byte" in last else []
     else:
         facts = [f"training loss {train[-1][1]:.4f}" if train else "no loss yet", "no validation yet"]
-    axes.set_title(literal(name), loc="left", fontsize=15, fontweight="bold", color=INK, pad=28)
+    axes.set_title(escape(name), loc="left", fontsize=15, fontweight="bold", color=INK, pad=28)
     axes.text(0, 1.03, " \N{MIDDLE DOT} ".join(facts), transform=axes.transAxes, fontsize=11, color=INK)
 
 

@@ -8,7 +8,7 @@ from gptjax.report.console import quantity
 MANY_EPOCHS = 4  # Muennighoff et al. (2305.16264): until then a repeated token is worth nearly a new one
 
 
-def facts(session: Any) -> list[tuple[str, str]]:
+def summarize(session: Any) -> list[tuple[str, str]]:
     """Names and facts. session: a train.Session."""
     from gptjax.learn import schedule
     from gptjax.model import kernels
@@ -34,8 +34,8 @@ def facts(session: Any) -> list[tuple[str, str]]:
         ),
         ("run", str(session.directory) if session.copies.bucket is None else f"{session.copies.bucket}, {run.NO_LOCK}"),
     ]
-    often = "; ".join(f"{source} {times:,.1f} times" for source, times in epochs(session))
-    return rows[:3] + [("read again", often)] * bool(often) + rows[3:]
+    rereads = "; ".join(f"{source} {times:,.1f} times" for source, times in epochs(session))
+    return rows[:3] + [("read again", rereads)] * bool(rereads) + rows[3:]
 
 
 def warnings(session: Any) -> list[str]:

@@ -14,7 +14,7 @@ import threading
 import time
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-LOOK = 0.25  # seconds
+POLL_SECONDS = 0.25  # seconds
 
 
 def command(arguments: list[str]) -> list[str]:
@@ -29,15 +29,15 @@ def main(parent: int, arguments: list[str]) -> None:
         sys.exit(1)
     if sys.platform == "linux":
         os.execv(sys.executable, [sys.executable, *arguments])
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
     assert arguments[0] == "-m", arguments
     sys.argv, sys.path[0] = arguments[1:], os.getcwd()
     runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
 
 
-def _follow(parent: int) -> None:
+def _watch_parent(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(LOOK)
+        time.sleep(POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

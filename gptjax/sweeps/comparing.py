@@ -99,8 +99,8 @@ def measured(point: Point, directory: Path) -> Run:
         records = standing.records(directory / point.name)
     except ValueError as error:
         return Run(point, point.config, "damaged", 0, (), None, 0.0, why=str(error))
-    evaluated = [record for record in records if math.isfinite(record.get("validation_loss", math.nan)) and record.get("tokens", 0) > 0]
-    curve = tuple((record["tokens"], record["validation_loss"]) for record in evaluated)
+    evaluations = [record for record in records if math.isfinite(record.get("validation_loss", math.nan)) and record.get("tokens", 0) > 0]
+    curve = tuple((record["tokens"], record["validation_loss"]) for record in evaluations)
     speeds = [r["tokens_per_s"] for r in records if "tokens_per_s" in r]
     seconds = sum(r["seconds"] for r in records if "seconds" in r)
     # The first steps compile.

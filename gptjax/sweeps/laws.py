@@ -95,10 +95,10 @@ class Fit:
 
     def _interval(self, log: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """The 95% interval of what `log` gives the logarithm of, from the parameters."""
-        here = log(self.parameters)
-        errors = [(log(parameters) - here) / spread for parameters, spread in self.draws]
+        value = log(self.parameters)
+        errors = [(log(parameters) - value) / spread for parameters, spread in self.draws]
         low, high = np.quantile(errors, [0.025, 0.975], axis=0, method="weibull")  # of any number of draws 95% lie between, on average
-        ends = np.clip([here - high * self.spread, here - low * self.spread], -FAR, FAR)
+        ends = np.clip([value - high * self.spread, value - low * self.spread], -FAR, FAR)
         return np.exp(ends[0]), np.exp(ends[1])
 
 
@@ -121,11 +121,11 @@ def fit(form: Form, variables: Sequence[Sequence[float]], losses: Sequence[float
         return max(float(np.sqrt(np.sum(means(residuals) ** 2) / (len(names) - len(form.parameters)))), ROUNDING)
 
     residuals, normal = log_loss - fitted, np.random.default_rng(seed).standard_normal((DRAWS, len(names)))
-    of_seeds, draws = residuals - means(residuals)[where], []
+    seed_residuals, draws = residuals - means(residuals)[where], []
     for errors in spread(residuals) * normal:
-        drawn = fitted + errors[where] + of_seeds
-        parameters = _best(form, x, drawn, [found])
-        draws.append((parameters, spread(drawn - form.at(parameters, x))))
+        sample = fitted + errors[where] + seed_residuals
+        parameters = _best(form, x, sample, [found])
+        draws.append((parameters, spread(sample - form.at(parameters, x))))
     return Fit(form, found, spread(residuals), tuple(draws), float(np.sqrt(np.mean(residuals**2))))
 
 

@@ -62,20 +62,20 @@ def _difference(found: comparing.Estimate | None) -> str:
 def markdown(name: str, about: str, results: Sequence[comparing.Result], failed: Sequence[str], sections: Sequence[Section]) -> str:
     """Columns aligned, so that it is a table for people too."""
     notes = [NOTE, *failed]
-    lines = [f"# {_told(name)}", "", _told(about), "", *_table(HEAD, rows(results)), "", *map(_told, notes)]
+    lines = [f"# {_one_line(name)}", "", _one_line(about), "", *_table(HEAD, rows(results)), "", *map(_one_line, notes)]
     for part in sections:
         lines += ["", f"## {part.title}", "", *_table(part.head, part.rows), "", part.note]
     return "\n".join([*lines, ""])
 
 
 def _table(head: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> list[str]:
-    cells = [head, *([_told(cell).replace("|", "\\|") for cell in row] for row in body)]
+    cells = [head, *([_one_line(cell).replace("|", "\\|") for cell in row] for row in body)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 
 
-def _told(text: str) -> str:
+def _one_line(text: str) -> str:
     """Text that a file can hold, in one line."""
     return " ".join(unicode.valid(text).split())
 
@@ -99,8 +99,8 @@ def curves(results: Sequence[comparing.Result], path: Path) -> Path:
                 x, means, low, high = zip(*points, strict=True)
                 x = [tokens * factor for tokens in x]
                 colour = COLOURS[number % len(COLOURS)]
-                look = {"color": colour, "ls": "-" if number < len(COLOURS) else "--", "marker": "o" if len(points) == 1 else ""}
-                axes.plot(x, means, lw=1.8, label=plots.literal(result.label), **look)  # a line of one point is not seen
+                style = {"color": colour, "ls": "-" if number < len(COLOURS) else "--", "marker": "o" if len(points) == 1 else ""}
+                axes.plot(x, means, lw=1.8, label=plots.escape(result.label), **style)  # a line of one point is not seen
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
     for axes, unit in ((left, "tokens"), (right, "FLOPs")):
         axes.set_xlabel(unit, color=plots.INK)
@@ -148,7 +148,7 @@ def bars(results: Sequence[comparing.Result], path: Path) -> Path:
         if result.loss is not None:
             half = 0.0 if math.isnan(result.loss.half) else result.loss.half
             axes.errorbar([result.loss.mean], [number], xerr=[half], fmt="D", ms=5, color=COLOURS[1], capsize=4)
-    axes.set_yticks(range(len(results)), [plots.literal(result.label) for result in results])
+    axes.set_yticks(range(len(results)), [plots.escape(result.label) for result in results])
     axes.set_ylim(len(results) - 0.4, -0.6)  # the first arm on top
     axes.set_xlabel("validation loss (nats per token): seeds, mean and 95% interval", color=plots.INK)
     axes.grid(True, axis="x", color=plots.FAINT, lw=0.8)
@@ -183,14 +183,14 @@ def page(
     def image(picture):
         return f'<img alt="{picture.stem}" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
 
-    refused = "".join(f"<p>{html.escape(_told(line))}</p>" for line in failed)
+    refused = "".join(f"<p>{html.escape(_one_line(line))}</p>" for line in failed)
     parts = [
         f"<h2>{part.title}</h2>\n{table(part.head, part.rows)}\n<p>{html.escape(part.note)}</p>\n{image(part.picture)}" for part in sections
     ]
     return "\n".join(
         [
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(_told(name))}</title><style>{STYLE}</style>',
-            f"<h1>{html.escape(_told(name))}</h1><p>{html.escape(_told(about))}</p>",
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(_one_line(name))}</title><style>{STYLE}</style>',
+            f"<h1>{html.escape(_one_line(name))}</h1><p>{html.escape(_one_line(about))}</p>",
             table(HEAD, rows(results)),
             f"<p>{html.escape(NOTE)}</p>{refused}",
             *map(image, pictures),

@@ -113,7 +113,7 @@ def rates(results: Sequence[comparing.Result], path: Path) -> page.Section | Non
             [_mean(arm) for arm in search.arms],
             "o-",
             color=colour,
-            label=plots.literal(search.label or "loss"),
+            label=plots.escape(search.label or "loss"),
         )
         axes.plot([peak(search.best)], [_mean(search.best)], "o", ms=11, mfc="none", color=colour)
     axes.set_xlabel("peak learning rate", color=plots.INK)

@@ -14,8 +14,8 @@ from gptjax.report import events
 
 TAIL = 16_384  # bytes of metrics.jsonl that are looked at: the last evaluation lies in them, or a little before
 NAME = "sweep.json"
-COUNTED = ("tokens", "seconds", "tokens_per_s", "skipped_in_row")  # of a record, if there: finite, or not numbers that anything can use
-MEASURED = ("loss", "validation_loss", "noise_scale")  # numbers, that may be infinite or NaN
+COUNTS = ("tokens", "seconds", "tokens_per_s", "skipped_in_row")  # of a record, if there: finite, or not numbers that anything can use
+MEASUREMENTS = ("loss", "validation_loss", "noise_scale")  # numbers, that may be infinite or NaN
 State = Literal["refused", "damaged", "given up", "waiting", "begun", "done"]
 FAULTS = ("refused", "damaged", "given up")
 
@@ -40,7 +40,7 @@ def standing(point: Point, directory: Path) -> Standing:
     try:
         records = _last(there / events.NAME)
     except (OSError, ValueError) as error:
-        return Standing("damaged", 0, n_steps, None, _line(error))
+        return Standing("damaged", 0, n_steps, None, _one_line(error))
     step = max((record["step"] for record in records), default=0)
     losses = [record for record in records if "validation_loss" in record]
     loss = losses[-1]["validation_loss"] if losses else None
@@ -52,7 +52,7 @@ def standing(point: Point, directory: Path) -> Standing:
     return Standing("begun" if records else "waiting", step, n_steps, loss)
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
@@ -67,8 +67,8 @@ def _last(file: Path) -> list[dict[str, Any]]:
         lines = opened.read().split(b"\n")
     whole = lines[1 if size > TAIL else 0 : -1]
     found = [parse.json_object(line, f"{file}, a line near its end,") for line in whole]
-    spelled = [{name: events.NOT_NUMBERS.get(v, v) if isinstance(v, str) else v for name, v in record.items()} for record in found]
-    return [record for record in spelled if math.isfinite(checked(record, str(file)).get("validation_loss", 0))]
+    values = [{name: events.NOT_NUMBERS.get(v, v) if isinstance(v, str) else v for name, v in record.items()} for record in found]
+    return [record for record in values if math.isfinite(check(record, str(file)).get("validation_loss", 0))]
 
 
 def records(there: Path) -> list[dict[str, Any]]:
@@ -76,20 +76,20 @@ def records(there: Path) -> list[dict[str, Any]]:
     try:
         found = events.read(there)
     except (OSError, ValueError) as error:
-        said = _line(error)
+        said = _one_line(error)
         raise ValueError(said if events.NAME in said else f"{there / events.NAME} cannot be read: {said}") from None
-    return [checked(record, str(there / events.NAME)) for record in found]
+    return [check(record, str(there / events.NAME)) for record in found]
 
 
-def checked(record: dict[str, Any], where: str) -> dict[str, Any]:
+def check(record: dict[str, Any], where: str) -> dict[str, Any]:
     """The record. ValueError if one of the values that a sweep looks at is none that training writes."""
     step = parse.member(record, "step", int, where)
     if not 0 <= step < 2**63:
         raise ValueError(f"{where}: 'step' is {parse.quote(step)}; it must be a count")
-    for name in (*COUNTED, *MEASURED):
+    for name in (*COUNTS, *MEASUREMENTS):
         value = record.get(name, 0)
         number = type(value) in (int, float) and abs(value) < 2**1000 or type(value) is float
-        if not number or name in COUNTED and not (math.isfinite(value) and value >= 0):
+        if not number or name in COUNTS and not (math.isfinite(value) and value >= 0):
             raise ValueError(
                 f"{where}, step {step:,}: {name!r} is {parse.quote(value)}, which is nothing that training writes; mend that line"
             )
@@ -127,7 +127,7 @@ def _edits(value: Any, where: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def planned(directory: Path) -> tuple[str, Sweep, list[Point]]:
+def load(directory: Path) -> tuple[str, Sweep, list[Point]]:
     """(name, sweep, its points as they were begun) of a directory. ValueError, naming the file, if that cannot be."""
     name, asked = read(directory)
     try:
@@ -145,7 +145,7 @@ def recorded(point: Point, directory: Path) -> Point:
     try:
         return dataclasses.replace(point, config=run.config(there), refusal="")
     except (OSError, ValueError) as error:
-        return dataclasses.replace(point, config=None, refusal=_line(error))
+        return dataclasses.replace(point, config=None, refusal=_one_line(error))
 
 
 def claim(point: Point, directory: Path) -> str:
@@ -156,5 +156,5 @@ def claim(point: Point, directory: Path) -> str:
     try:
         lines = run.differences(run.config(there), point.config)
     except (OSError, ValueError) as error:
-        return _line(error)
+        return _one_line(error)
     return f"{there} holds a run of another config ({'; '.join(lines)}); remove it, or give another --dir" if lines else ""

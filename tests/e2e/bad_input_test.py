@@ -150,8 +150,8 @@ def test_a_run_in_a_bucket_that_is_not_known_or_not_installed(monkeypatch):
 
 
 def test_a_directory_that_hosts_do_not_share(tmp_path):
-    with lock.locked(tmp_path / "run", "run directory", print):
-        sign = lock.sign(tmp_path / "run")
-        run.check_shared(tmp_path / "run", sign)
+    with lock.hold(tmp_path / "run", "run directory", print):
+        owner = lock.owner(tmp_path / "run")
+        run.check_shared(tmp_path / "run", owner)
         with pytest.raises(ValueError, match="is not the directory that process 0 writes to: give a --run on a file system that all"):
-            run.check_shared(tmp_path, sign)
+            run.check_shared(tmp_path, owner)

@@ -149,12 +149,12 @@ def test_new_texts_get_the_labels_that_they_had_as_a_test_set(there, tuned, tmp_
     assert [line["label"] for line in found] == [names[int(line["answer"])] for line in scored]
     np.testing.assert_allclose([list(line["probabilities"].values()) for line in found], shares, atol=2e-6)
     task = run.config(tuned).task
-    examples = classify.asked(task, str(first), None)
-    assert all(classify.asked(task, str(file), None) == examples for file in others[1:])
+    examples = classify.read_examples(task, str(first), None)
+    assert all(classify.read_examples(task, str(file), None) == examples for file in others[1:])
     for name, same in (("UP.TSV", others[1]), ("lines.json", others[0]), ("lines.ndjson", others[0])):
         (tmp_path / name).write_text(contents[same.name])
-        assert classify.asked(task, str(tmp_path / name), None) == classify.asked(task, str(same), None)
-    assert [(e.texts, e.index) for e in classify.asked(task, str(others[0]), None)] == [
+        assert classify.read_examples(task, str(tmp_path / name), None) == classify.read_examples(task, str(same), None)
+    assert [(e.texts, e.index) for e in classify.read_examples(task, str(others[0]), None)] == [
         (e.texts, str(row["idx"])) for e, row in zip(examples, rows, strict=True)
     ]
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(contents["new.csv"].encode())))
@@ -215,17 +215,17 @@ def test_a_task_of_pairs_counts_both_orders_and_labels_new_pairs(there, tmp_path
 
 
 def test_a_field_may_be_named_as_the_runs_config_does():
-    made = finetune.asked("gpt1_sst2", ["train.optimizer.bias_correction=moments", "model.dropout.residual=0.2", "seed=3"])
+    made = finetune.read_recipe("gpt1_sst2", ["train.optimizer.bias_correction=moments", "model.dropout.residual=0.2", "seed=3"])
     assert (made.optimizer.bias_correction, made.dropout.residual, made.seed) == ("moments", 0.2, 3)
 
 
 def test_files_of_ones_own_are_no_papers_test_and_no_submission_unless_asked_for():
     recipe = registry.finetuning("gpt1_sst2")
-    assert finetune.asked("gpt1_sst2", []) == recipe and recipe.task.paper == 91.3
+    assert finetune.read_recipe("gpt1_sst2", []) == recipe and recipe.task.paper == 91.3
     for split in ("train", "dev", "test"):
-        task = finetune.asked("gpt1_sst2", [f"task.{split}=x.tsv"]).task
+        task = finetune.read_recipe("gpt1_sst2", [f"task.{split}=x.tsv"]).task
         assert (task.paper, task.submission, task.labels) == (None, None, recipe.task.labels)
-    task = finetune.asked("gpt1_sst2", ["task.train=x.tsv", "task.submission=SST-2"]).task
+    task = finetune.read_recipe("gpt1_sst2", ["task.train=x.tsv", "task.submission=SST-2"]).task
     assert (task.paper, task.submission) == (None, "SST-2")
 
 
@@ -261,16 +261,16 @@ def test_an_epoch_that_is_damaged_is_named_and_passed_over(tmp_path):
     saved = checkpoint.Saved(tmp_path, said.append)
     for step in (30, 40):
         (tmp_path / str(step) / "_CHECKPOINT_METADATA").unlink()
-    step, params, about = finetune.restored(saved, "here", [30, 20, 10], wanted)
+    step, params, about = finetune.restore_best(saved, "here", [30, 20, 10], wanted)
     assert (step, int(params["w"]), about) == (20, 20, {"about": 20})
     assert len(said) == 1 and "the checkpoint of step 30 is damaged: _CHECKPOINT_METADATA is missing" in said[0]
     with pytest.raises(ValueError, match="every checkpoint in .* is damaged .30: .*; 40: "):
-        finetune.restored(saved, "here", [30, 40], wanted)
+        finetune.restore_best(saved, "here", [30, 40], wanted)
     with pytest.raises(ValueError, match="here has no epoch that was evaluated and saved"):
-        finetune.restored(saved, "here", [], wanted)
+        finetune.restore_best(saved, "here", [], wanted)
     (tmp_path / "10").rename(tmp_path / "50")
     with pytest.raises(ValueError, match="50 is of step 10: a folder was renamed or copied; remove it"):
-        finetune.restored(saved, "here", [50, 20], wanted)
+        finetune.restore_best(saved, "here", [50, 20], wanted)
 
 
 def test_a_run_that_crashed_goes_on_to_the_identical_record(there, tuned, tmp_path, monkeypatch):

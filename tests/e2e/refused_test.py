@@ -97,7 +97,7 @@ def test_other_text_is_refused_and_changes_no_byte(tmp_path, passed, tokenizer, 
 
 
 def test_a_second_program_is_refused_by_the_name_of_the_first(text, copied, capsys):
-    with lock.locked(copied, "run directory", print):
+    with lock.hold(copied, "run directory", print):
         before = bytes_of(copied)
         with pytest.raises(ValueError, match=f"run is in use: process {os.getpid()} on .* works there; wait until it ends, stop it, or"):
             go(text, copied)

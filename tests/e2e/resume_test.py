@@ -112,7 +112,7 @@ def test_a_run_whose_record_was_lost_and_that_is_killed_at_once_goes_on_without_
 def test_the_record_goes_on_after_the_lines_that_its_checkpoint_knows(text, finished, copied, monkeypatch, earlier):
     """No line of a step that is taken again stays, and none before is lost; also for a checkpoint of an earlier version, without a seal."""
     if earlier:
-        monkeypatch.setattr(events, "whole", lambda directory, step, seal, real=events.whole: real(directory, step, None))
+        monkeypatch.setattr(events, "check", lambda directory, step, seal, real=events.check: real(directory, step, None))
     shutil.rmtree(copied / "checkpoints" / "9")
     assert go(text, copied) == 0
     assert curve(copied) == curve(finished)
@@ -139,7 +139,7 @@ def test_checkpoints_of_earlier_versions_go_on(text, tmp_path, passed, monkeypat
         go(text, tmp_path / "torn")
     assert go(text, tmp_path / "run") == 0
     session = passed(4)[-1]
-    assert session.point.step == 4 and session.point.kept == (tmp_path / "torn" / "metrics.jsonl").stat().st_size + 25
+    assert session.point.step == 4 and session.point.record_bytes == (tmp_path / "torn" / "metrics.jsonl").stat().st_size + 25
     assert session.batches.first_row(4) == 32 and session.point.notes == ()
 
 

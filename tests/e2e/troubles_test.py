@@ -49,9 +49,9 @@ def test_a_run_in_a_bucket_is_said_to_have_no_lock(text, copied, monkeypatch, ca
     monkeypatch.setattr(train, "loop", lambda session: [sessions.append(session), 0][1])
     assert go(text, copied) == 0
     (session,) = sessions
-    assert ("run", str(copied)) in run_summary.facts(session)
+    assert ("run", str(copied)) in run_summary.summarize(session)
     session.copies = copies.Copies(copied, "gs://bucket/run")
-    assert ("run", "gs://bucket/run, which has no lock: see that one job at a time trains there") in run_summary.facts(session)
+    assert ("run", "gs://bucket/run, which has no lock: see that one job at a time trains there") in run_summary.summarize(session)
     with pytest.raises(SystemExit):
         train.main(["--help"])
     assert "gs://BUCKET/FOLDER, which has no lock: see" in " ".join(capsys.readouterr().out.split())

@@ -36,7 +36,7 @@ def test_a_dry_run_and_the_report_count_the_flops_of_the_steps_that_are_taken(se
     assert sweep.main([*arguments, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert said.count(f"{batches.n_steps} steps  {flops:.2e} FLOPs") == 2 and f"{2 * flops:.2e} FLOPs in all" in said
-    name, asked = sweep.wanted(sweep.read(arguments))
+    name, asked = sweep.wanted(sweep.parse_arguments(arguments))
     standing.write(tmp_path, name, asked)
     assert sweep.main(["report", str(tmp_path)]) == 0
     assert f"| {flops:.2e}" in capsys.readouterr().out
@@ -89,7 +89,7 @@ def test_numbers_are_whole_and_in_their_bounds(flag, value, tmp_path, monkeypatc
 
 
 def test_a_sweep_that_runs_is_not_begun_a_second_time(tmp_path):
-    with lock.locked(tmp_path, "sweep's directory", print):
+    with lock.hold(tmp_path, "sweep's directory", print):
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
         with pytest.raises(
             ValueError, match=f"is in use: process {os.getpid()} on .* works there; wait until it ends, stop it, or give another"

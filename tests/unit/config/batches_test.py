@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from gptjax.config import registry
-from gptjax.config.batches import Batches, divisors, going_on
+from gptjax.config.batches import Batches, divisors, resume
 from gptjax.config.overrides import override
 
 SMOKE = registry.config("smoke")  # 8 rows of 32 tokens, 40 steps
@@ -130,10 +130,10 @@ def test_a_run_that_goes_on_has_the_rows_that_it_would_have_had():
     whole = Batches(it, shards=2)
     for step in (0, 1, 7, 20, whole.n_steps - 1, whole.n_steps):
         for shards in (1, 2):
-            rest = going_on(it, shards, step, whole.first_row(step), whole.quantum)
+            rest = resume(it, shards, step, whole.first_row(step), whole.quantum)
             assert rest.n_steps == whole.n_steps
             assert [rest.first_row(n) for n in range(step, whole.n_steps)] == [whole.first_row(n) for n in range(step, whole.n_steps)]
-    moved = going_on(it, 2, 20, whole.first_row(20) + 6, whole.quantum)  # three quanta further: those rows are done
+    moved = resume(it, 2, 20, whole.first_row(20) + 6, whole.quantum)  # three quanta further: those rows are done
     assert moved.first_row(20) == whole.first_row(20) + 6 and moved.rows(20) >= whole.rows(20)
 
 
@@ -142,8 +142,8 @@ def test_a_mesh_that_cannot_split_the_ramp_is_refused_until_that_is_over():
     whole = Batches(it, shards=2)
     over = next(step for step in range(whole.n_steps) if whole.rows(step) == 32)
     with pytest.raises(ValueError, match=rf"grows in steps of 2 rows, which 8 devices .* until it is over, at step {over}, .* is 1 or 2$"):
-        going_on(it, 8, over - 1, whole.first_row(over - 1), 2)
-    rest = going_on(it, 8, over, whole.first_row(over), 2)
+        resume(it, 8, over - 1, whole.first_row(over - 1), 2)
+    rest = resume(it, 8, over, whole.first_row(over), 2)
     assert [rest.first_row(n) for n in range(over, whole.n_steps)] == [whole.first_row(n) for n in range(over, whole.n_steps)]
     assert rest.largest_microbatch(16) == 16
 
@@ -152,15 +152,15 @@ def test_a_mesh_that_cannot_split_the_ramp_is_refused_until_that_is_over():
 def test_the_quantum_of_an_earlier_version_follows_from_what_was_done(begun, goes_on):
     it = ramped(32, 64, 20_480, 40_960)
     whole = Batches(it, shards=begun)
-    rest = going_on(it, goes_on, 12, whole.first_row(12), None)
+    rest = resume(it, goes_on, 12, whole.first_row(12), None)
     assert rest.quantum == whole.quantum and rest.n_steps == whole.n_steps
 
 
 def test_a_run_that_is_at_its_end_or_beyond_has_no_steps_left():
-    assert going_on(config("train.total_tokens=1000"), 1, 4, 32, 8).n_steps == 4
-    assert going_on(config("train.steps=3"), 1, 4, 32, 8).n_steps == 3
+    assert resume(config("train.total_tokens=1000"), 1, 4, 32, 8).n_steps == 4
+    assert resume(config("train.steps=3"), 1, 4, 32, 8).n_steps == 3
     with pytest.raises(ValueError, match="train.steps=41 is more than the 40 steps that train.total_tokens=10,240 gives"):
-        going_on(config("train.steps=41"), 1, 4, 32, 8)
+        resume(config("train.steps=41"), 1, 4, 32, 8)
 
 
 def test_divisors():

@@ -17,14 +17,14 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from gptjax.config import lock
-with lock.locked(Path(sys.argv[1]), "run directory", print):
+with lock.hold(Path(sys.argv[1]), "run directory", print):
     print("held", flush=True)
     time.sleep(60)
 """
 
 
 def hold(directory):
-    return lock.locked(directory, "run directory", print)
+    return lock.hold(directory, "run directory", print)
 
 
 def test_a_second_one_is_refused_by_name_until_the_first_is_killed(tmp_path):
@@ -35,11 +35,11 @@ def test_a_second_one_is_refused_by_name_until_the_first_is_killed(tmp_path):
         with pytest.raises(ValueError, match=f"{tmp_path} is in use: {who}; wait until it ends, stop it, or give another --run"):
             with hold(tmp_path):
                 pass
-        assert lock.sign(tmp_path) == f"{socket.gethostname()} {holder.pid}"
+        assert lock.owner(tmp_path) == f"{socket.gethostname()} {holder.pid}"
         holder.send_signal(signal.SIGKILL)
-    assert lock.sign(tmp_path)  # it stays, but holds nobody back
+    assert lock.owner(tmp_path)  # it stays, but holds nobody back
     with hold(tmp_path):
-        assert lock.sign(tmp_path) == f"{socket.gethostname()} {os.getpid()}"
+        assert lock.owner(tmp_path) == f"{socket.gethostname()} {os.getpid()}"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -68,7 +68,7 @@ def test_a_lock_that_its_holder_removed_meanwhile_is_not_taken_for_one(tmp_path,
 
     monkeypatch.setattr(fcntl, "flock", late)
     with hold(tmp_path):
-        assert len(calls) == 2 and lock.sign(tmp_path).endswith(str(os.getpid()))
+        assert len(calls) == 2 and lock.owner(tmp_path).endswith(str(os.getpid()))
         with pytest.raises(ValueError, match="is in use"), hold(tmp_path):
             pass
 
@@ -80,8 +80,8 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, num
 
     monkeypatch.setattr(fcntl, "flock", none)
     said = []
-    with lock.locked(tmp_path, "run directory", said.append):
-        assert lock.sign(tmp_path)
+    with lock.hold(tmp_path, "run directory", said.append):
+        assert lock.owner(tmp_path)
     (line,) = said
     assert line.startswith(f"{tmp_path} is on a file system without locks (") and "see that no other program works there" in line
 

@@ -125,8 +125,8 @@ def test_a_run_goes_on_after_the_bytes_that_its_checkpoint_knows(tmp_path):
     whole = file.read_bytes()
     for rest in (whole, whole[: seal["bytes"]], whole[:-5], whole[: seal["bytes"]] + b"\xff\x00\n{"):  # what follows does not matter
         file.write_bytes(rest)
-        assert events.whole(tmp_path, 4, seal) == seal["bytes"]
-    with events.Events(tmp_path, 5, events.whole(tmp_path, 4, seal)) as record:
+        assert events.check(tmp_path, 4, seal) == seal["bytes"]
+    with events.Events(tmp_path, 5, events.check(tmp_path, 4, seal)) as record:
         record.write(5, {"loss": 1 / 5})
         assert record.seal(5)["sha256"] == hashlib.sha256(b"".join(whole.splitlines(True)[:5])).hexdigest()
     assert file.read_bytes() == b"".join(whole.splitlines(True)[:5])
@@ -156,10 +156,10 @@ def test_a_record_that_is_not_what_it_was_is_named(tmp_path, name, known):
     if change:
         file.write_bytes(change(content))
     if name == "a digit" and not known:
-        assert events.whole(tmp_path, 4, None) == seal["bytes"]
+        assert events.check(tmp_path, 4, None) == seal["bytes"]
         return
     with pytest.raises(ValueError) as refused:
-        events.whole(tmp_path, 4, seal if known else None)
+        events.check(tmp_path, 4, seal if known else None)
     said = str(refused.value)
     assert said.startswith(f"{file} is not what it was when step 4 was saved: {message}") and "\n" not in said and "\ufffd" not in said[:99]
     assert said.endswith("put a copy of it back, give another --run, or --new_record goes on from the checkpoints alone")
@@ -171,7 +171,7 @@ def test_a_line_that_lost_only_its_end_is_whole(tmp_path):
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
     assert [line["step"] for line in events.read(tmp_path)] == [1, 2, 3, 4]
-    with events.Events(tmp_path, 5, events.whole(tmp_path, 4, None)) as record:
+    with events.Events(tmp_path, 5, events.check(tmp_path, 4, None)) as record:
         record.write(5, {"loss": 0.2})
     assert file.read_bytes() == whole + b'{"step": 5, "loss": 0.2}\n'
 

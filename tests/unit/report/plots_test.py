@@ -121,9 +121,9 @@ def test_a_task_has_its_score_and_its_own_axis(tmp_path):
 
 
 def test_a_users_text_is_drawn_as_it_is():
-    assert plots.literal("$x^{$ \u00e9") == "\\$x^{\\$ \u00e9"
-    assert plots.literal("a\nb\x1b\udcff\u4f60") == "a b\ufffd\ufffd\ufffd"
-    assert len(plots.literal("x" * 1000)) == plots.LONGEST
+    assert plots.escape("$x^{$ \u00e9") == "\\$x^{\\$ \u00e9"
+    assert plots.escape("a\nb\x1b\udcff\u4f60") == "a b\ufffd\ufffd\ufffd"
+    assert len(plots.escape("x" * 1000)) == plots.LONGEST
     figure = plots.canvas(3, 2)
-    figure.subplots().set_title(plots.literal("$x^{$ \u4f60 \udcff " * 3))
+    figure.subplots().set_title(plots.escape("$x^{$ \u4f60 \udcff " * 3))
     figure.canvas.draw()  # warns of nothing

@@ -138,7 +138,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("file", DAMAGES)
 def test_what_is_damaged_is_named_and_the_others_are_reported(directory, capsys, file, monkeypatch):
-    monkeypatch.setattr(program, "drawn", lambda *what: None)
+    monkeypatch.setattr(program, "draw_or_warn", lambda *what: None)
     there = directory / "peak=0.003,seed=1" / file
     for damage in DAMAGES[file]:
         if there.is_file():
