@@ -124,7 +124,7 @@ def test_new_texts_are_read_with_the_tokenizer_files_that_the_run_keeps(tuned, t
 
     monkeypatch.setattr(tokenizer, "tokenizer", opened)
     with pytest.raises(ValueError, match=re.escape(f"Gpt2Bpe(path={str(tmp_path)!r})")):
-        classify.answered(tmp_path, None, config, [], None)
+        classify.label(tmp_path, None, config, [], None)
 
 
 def test_new_texts_get_the_labels_that_they_had_as_a_test_set(there, tuned, tmp_path, capsys, monkeypatch):
