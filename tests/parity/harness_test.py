@@ -65,8 +65,13 @@ def folder(tmp_path_factory):
     def text(n):
         return " ".join(rng.choice(WORDS, n).tolist())
 
-    rows = [
-        {"question": text(3 + i), "choices": [text(1 + (i + j) % 4) for j in range(3)], "right": i % 3, "text": text(5 + 9 * i)}
+    rows = [  # the first question is longer than the context
+        {
+            "question": text(3 + i if i else 90),
+            "choices": [text(1 + (i + j) % 4) for j in range(3)],
+            "right": i % 3,
+            "text": text(5 + 9 * i),
+        }
         for i in range(8)
     ]
     (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
