@@ -1,6 +1,7 @@
 """Weights leave as safetensors and come back: the same bits; damage is named."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -25,6 +26,7 @@ MODELS = {
 }
 
 
+@functools.cache
 def random(model: schema.Model, seed: int = 0):
     """Parameters of a model, none of them zero or one but for the vocabulary's padding and, with bands, the biases of q, k and v."""
     rng, banded = np.random.default_rng(seed), any(isinstance(p, schema.Banded) for p in model.attention)
@@ -53,6 +55,7 @@ def exported(request, tmp_path):
     return tmp_path, c, params
 
 
+@functools.cache
 def wanted(c: schema.Config, n_devices: int = 1):
     mesh = devices.mesh(schema.Mesh(**({"tensor": 2, "sharding": "fsdp_tensor"} if n_devices > 1 else {})), jax.devices()[:n_devices])
     c = dataclasses.replace(c, mesh=schema.Mesh(tensor=2, sharding="fsdp_tensor")) if n_devices > 1 else c
