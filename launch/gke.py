@@ -29,12 +29,12 @@ GRACE_SECONDS = 600  # from SIGTERM to SIGKILL, for the checkpoint
 
 def main(arguments: list[str]) -> int:
     own, theirs = checks.split_arguments(arguments, "gke", "--config=gpt3_small --run=gs://bucket/run")
-    made = jobset(**vars(parser().parse_args(own)), arguments=theirs)
+    manifest = jobset(**vars(parser().parse_args(own)), arguments=theirs)
     if not (train.read_arguments(theirs, here=False)[0].run or "").startswith("gs://"):
         print("warning: the run lies in the container, and goes with it: give --run=gs://BUCKET/FOLDER, or add a volume", file=sys.stderr)
     import yaml
 
-    yaml.safe_dump(made, sys.stdout, sort_keys=False)
+    yaml.safe_dump(manifest, sys.stdout, sort_keys=False)
     return 0
 
 

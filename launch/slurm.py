@@ -63,8 +63,8 @@ def script(program: str, arguments: str, name: str, time: str, sbatch: list[str]
     for flag in sbatch:
         checks.check_match(flag, "-[^#]+", "--sbatch", "a flag of sbatch, as --partition=gpu")
     lines = "".join(f"#SBATCH {flag}\n" for flag in sbatch)
-    told = {"name": name, "time": time, "python": shlex.quote(python), "nonce": meeting.NONCE}
-    return SCRIPT.format(program=program, arguments=arguments, more=lines, **told, **numbers)
+    fields = {"name": name, "time": time, "python": shlex.quote(python), "nonce": meeting.NONCE}
+    return SCRIPT.format(program=program, arguments=arguments, more=lines, **fields, **numbers)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,8 @@ NOTICED = ("noticed", "hangs")
 def copy_tree(place: pathlib.Path) -> pathlib.Path:
     """Copies the tree into `place`, its bytecode checked by hashes: an edit may be of the same size and in the same second."""
     tree = place / ROOT.name
-    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True)
-    for name in filter(None, listed.stdout.split("\0")):
+    files = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True)
+    for name in filter(None, files.stdout.split("\0")):
         if (ROOT / name).is_file():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, tree / name)
@@ -61,7 +61,7 @@ def run_pytest(tree: pathlib.Path, arguments: list[str], timeout: float | None) 
     how = {"env": os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, "start_new_session": True, "text": True}
     with subprocess.Popen(command, cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **how) as run:
         try:
-            said, _ = run.communicate(timeout=timeout)
+            output, _ = run.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             return "hangs", " ".join(arguments)
         finally:
@@ -69,7 +69,7 @@ def run_pytest(tree: pathlib.Path, arguments: list[str], timeout: float | None) 
                 os.killpg(run.pid, signal.SIGKILL)  # what it left behind, or all of it
     if run.returncode == 0:
         return "not noticed", " ".join(arguments)
-    failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", said, re.MULTILINE)
+    failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", output, re.MULTILINE)
     return ("noticed", failed[0]) if failed else ("no tests", f"{' '.join(arguments)}: exit status {run.returncode}")
 
 
@@ -105,12 +105,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     every = runpy.run_path(str(args.list))["MUTANTS"]
     wanted = set(filter(None, args.only.split(",")))
-    if lost := wanted - {m["id"] for m in every} - {m["area"] for m in every}:
-        parser.error(f"--only: neither an identifier nor an area of {args.list}: {', '.join(sorted(lost))}")
-    chosen = [m for m in every if not wanted or wanted & {m["id"], m["area"]}]
+    if unknown := wanted - {m["id"] for m in every} - {m["area"] for m in every}:
+        parser.error(f"--only: neither an identifier nor an area of {args.list}: {', '.join(sorted(unknown))}")
+    selection = [m for m in every if not wanted or wanted & {m["id"], m["area"]}]
     lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
     done = {line["id"]: line for line in lines}
-    left, passing = [m for m in chosen if m["id"] not in done], set()
+    left, passing = [m for m in selection if m["id"] not in done], set()
 
     with tempfile.TemporaryDirectory(prefix="mutants-") as place, args.out.open("a") as out:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(place) / "compiled"))
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
 
         with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs)) as pool:
             list(pool.map(work, left))
-    return summarize([done[m["id"]] for m in chosen])
+    return summarize([done[m["id"]] for m in selection])
 
 
 def summarize(lines: list[dict]) -> int:
@@ -148,9 +148,9 @@ def summarize(lines: list[dict]) -> int:
         print(f"{area:<16}" + "".join(f"{counts[area, result]:>16}" for result in results))
     for line in (line for line in lines if line["result"] not in NOTICED):
         print(f"{line['result']}: {line['id']} {line['what']}" + (f" ({line['by']})" if line["result"] != "not noticed" else ""))
-    counted = [line for line in lines if line["result"] in (*NOTICED, "not noticed")]
-    noticed = sum(line["result"] in NOTICED for line in counted)
-    print(f"noticed: {noticed} of {len(counted)}" + (f", {noticed / len(counted):.1%}" if counted else ""))
+    valid = [line for line in lines if line["result"] in (*NOTICED, "not noticed")]
+    noticed = sum(line["result"] in NOTICED for line in valid)
+    print(f"noticed: {noticed} of {len(valid)}" + (f", {noticed / len(valid):.1%}" if valid else ""))
     return 0 if noticed == len(lines) else 1
 
 

@@ -25,10 +25,10 @@ class Words:
         self.words, self.n_vocab = ["\n "], 100_000
 
     def encode(self, text):
-        found = re.findall(r"\n|\w+|[^\w\s]", re.sub(r"\s*\n\s*", "\n", text.lower()).strip())
-        written = [f"{word} " for word in found]
-        self.words += [word for word in dict.fromkeys(written) if word not in self.words]
-        return [self.words.index(word) for word in written]
+        words = re.findall(r"\n|\w+|[^\w\s]", re.sub(r"\s*\n\s*", "\n", text.lower()).strip())
+        tokens = [f"{word} " for word in words]
+        self.words += [word for word in dict.fromkeys(tokens) if word not in self.words]
+        return [self.words.index(word) for word in tokens]
 
     def encode_batch(self, texts):
         return [self.encode(text) for text in texts]
@@ -37,7 +37,7 @@ class Words:
         return "".join(self.words[i] for i in ids)
 
 
-def _prefixed():
+def _train_prefixed():
     """As SentencePiece trains by default: a space before each text, spaces and variants of characters made one."""
     import sentencepiece
 
@@ -48,21 +48,21 @@ def _prefixed():
     return pieces.Pieces(out.getvalue())
 
 
-MADE = {
+BUILDERS = {
     "bytes": tokenizer.Bytes,
     "gpt2": lambda: tokenizer.tokenizer(data.Gpt2Bpe()),
     "pieces": lambda: pieces.trained([TEXT] * 50, 400),
-    "prefixed": _prefixed,
+    "prefixed": _train_prefixed,
     "words": Words,
     "gpt1": lambda: gpt1.Gpt1(str(GPT1), "basic"),
     "gpt1 spacy": lambda: gpt1.Gpt1(str(GPT1), "spacy"),
 }
 EXACT = ("bytes", "gpt2", "pieces")  # decoding gives back the text
-EVERY = [pytest.param(name, marks=[pytest.mark.shared] * name.startswith("gpt1")) for name in MADE]
+EVERY = [pytest.param(name, marks=[pytest.mark.shared] * name.startswith("gpt1")) for name in BUILDERS]
 
 
 @functools.cache
-def made(name):
+def build(name):
     if name == "gpt1 spacy":
         pytest.importorskip("spacy", reason="spaCy is an extra: pip install -r requirements-extra.txt")
-    return MADE[name]()
+    return BUILDERS[name]()

@@ -238,9 +238,9 @@ class Compute:
 
     def __post_init__(self):
         if self.remat not in ("none", "full") and (unknown := set(self.remat.split("+")) - set(SAVED)):
-            named = ", ".join(map(parse.quote, sorted(unknown)[:3]))
+            words = ", ".join(map(parse.quote, sorted(unknown)[:3]))
             raise ValueError(
-                f"compute.remat={parse.line(self.remat, 100)}: {named} cannot be kept; give none, full, or what a layer keeps, of "
+                f"compute.remat={parse.line(self.remat, 100)}: {words} cannot be kept; give none, full, or what a layer keeps, of "
                 f"{', '.join(SAVED)}, joined by +"
             )
 

@@ -249,19 +249,19 @@ class _Handshakes:
         self._selector.register(connection, selectors.EVENT_READ)
 
     def _read(self, connection: socket.socket) -> bytes | None:
-        """Its first line, once whole and as long as nothing follows; else it goes on waiting, or is dismissed."""
-        if connection not in self._waiting:  # dismissed since the selector named it
+        """Its first line, once whole and as long as nothing follows; else None: it goes on waiting, or is dropped."""
+        if connection not in self._waiting:  # dropped since the selector named it
             return None
-        said = self._waiting[connection][1]
+        buffer = self._waiting[connection][1]
         try:
             part = connection.recv(HELLO)
         except OSError:
             part = b""
-        said += part
-        if part and len(said) <= HELLO and b"\n" not in said:
+        buffer += part
+        if part and len(buffer) <= HELLO and b"\n" not in buffer:
             return None
-        if part and said.find(b"\n") == len(said) - 1:
-            return bytes(said)
+        if part and buffer.find(b"\n") == len(buffer) - 1:
+            return bytes(buffer)
         self._drop(connection)
         return None
 
@@ -315,7 +315,7 @@ def _parse_hello(here: Place, line: bytes) -> tuple[int, int, str] | None:
 
 def _visited(here: Place, address: tuple[str, int], seconds: float, until: float) -> tuple[list[str], dict[int, Link]]:
     """The others' part: go to process 0, and wait there until all have come."""
-    there, turned_away = f"process 0 at {address[0]}, port {address[1]},", None
+    there, first_refusal = f"process 0 at {address[0]}, port {address[1]},", None
     while True:
         try:
             link = Link(socket.create_connection(address, max(0.001, until - time.monotonic())))
@@ -332,9 +332,9 @@ def _visited(here: Place, address: tuple[str, int], seconds: float, until: float
                 link.close()
                 raise
             link.close()
-            turned_away, why = turned_away or time.monotonic(), "it closed the connection"
+            first_refusal, why = first_refusal or time.monotonic(), "it closed the connection"
         now = time.monotonic()
-        if turned_away is not None and now > min(until, turned_away + RETRY):
+        if first_refusal is not None and now > min(until, first_refusal + RETRY):
             raise ValueError(
                 f"{there} ended while the processes gathered: its own output says why; or it is another run's, and {NONCE} is not the same "
                 f"there; or not all came within {seconds:g} s"

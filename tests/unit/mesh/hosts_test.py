@@ -78,17 +78,17 @@ def test_nonsense_of_process_0_is_as_if_it_had_gone(values, monkeypatch):
 
 
 def test_config_code_and_jax_are_what_must_agree(monkeypatch):
-    told = []
+    calls = []
 
     def agree(party, topics, advice, until):
-        told.append(topics)
+        calls.append(topics)
         raise ValueError("before jax is started")
 
     monkeypatch.setattr(meeting, "meet", lambda here, seconds: (["a"], {}))
     monkeypatch.setattr(hosts.Hosts, "agree", agree)
     c = registry.config("smoke")
     hosts.joined(meeting.Place("localhost:1", 1, 0), c, 1.0)
-    assert told == [{"config": overrides.flat(c), "code": hosts.code(), "jax": jax.__version__}]
+    assert calls == [{"config": overrides.flat(c), "code": hosts.code(), "jax": jax.__version__}]
 
 
 def test_the_digest_of_code_is_of_names_and_contents(tmp_path, monkeypatch):

@@ -27,14 +27,14 @@ def refusals(places, seconds):
 
 
 def test_who_did_not_come_is_named():
-    said = refusals([(4, 0), (4, 2)], seconds=1.0)
-    assert all("of 4 processes 1, 3 did not come to process 0 within 1 s" in line for line in said)
+    errors = refusals([(4, 0), (4, 2)], seconds=1.0)
+    assert all("of 4 processes 1, 3 did not come to process 0 within 1 s" in line for line in errors)
 
 
 @pytest.mark.parametrize("places", [[(3, 0), (4, 1)], [(3, 0), (3, 1), (3, 1)]], ids=["counts otherwise", "comes twice"])
 def test_a_process_that_does_not_fit_is_refused(places):
-    said = refusals(places, seconds=5.0)
-    assert all(f"process 1 of {places[1][0]}, on " in line and "expects 3 processes, each once" in line for line in said)
+    errors = refusals(places, seconds=5.0)
+    assert all(f"process 1 of {places[1][0]}, on " in line and "expects 3 processes, each once" in line for line in errors)
 
 
 def test_process_0_that_is_not_there_is_said_in_time():
@@ -50,10 +50,10 @@ def test_a_port_in_use_is_said():
             meeting.meet(meeting.Place(f"localhost:{port + 1}", 2, 0), 0.5)
 
 
-def greeting(nonce="", **said):
+def greeting(nonce="", **changes):
     """What a process 1 of 2 says first, with other words."""
     known = {"process": 1, "processes": 2, "host": "x", "proof": meeting.Place("", 2, 1, nonce=nonce).proof(1)}
-    return json.dumps({name: value for name, value in (known | said).items() if value is not None}).encode() + b"\n"
+    return json.dumps({name: value for name, value in (known | changes).items() if value is not None}).encode() + b"\n"
 
 
 STRANGERS = {
@@ -98,16 +98,16 @@ def call(port):
             time.sleep(0.01)
 
 
-@pytest.mark.parametrize("said", STRANGERS.values(), ids=list(STRANGERS))
-def test_a_stranger_is_told_nothing_and_does_not_disturb(said):
+@pytest.mark.parametrize("message", STRANGERS.values(), ids=list(STRANGERS))
+def test_a_stranger_is_told_nothing_and_does_not_disturb(message):
     """100 of each at once, still there when the honest process comes, which waits for none of them."""
     port = rehearse.free_port()
     with concurrent.futures.ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as opened:
         first = pool.submit(meet, port, 0)
-        strangers = [opened.enter_context(call(port)) for _ in range(100 if len(said) < 1000 else 2)]
+        strangers = [opened.enter_context(call(port)) for _ in range(100 if len(message) < 1000 else 2)]
         for stranger in strangers:
             with contextlib.suppress(OSError):  # it has been turned away
-                stranger.sendall(said)
+                stranger.sendall(message)
         second = pool.submit(meet, port, 1)
         assert first.result()[0] == second.result()[0] == [socket.gethostname()] * 2
         for stranger in strangers:
@@ -157,16 +157,16 @@ def test_a_process_of_another_run_is_turned_away(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "said", [b"HTTP/1.1 400 Bad Request\r\n", b'{"names": ["a", "b"]}\n', b'{"names": ["a", "b"], "proof": "x"}\n', b"x" * 10**6]
+    "message", [b"HTTP/1.1 400 Bad Request\r\n", b'{"names": ["a", "b"]}\n', b'{"names": ["a", "b"], "proof": "x"}\n', b"x" * 10**6]
 )
-def test_another_service_in_process_0s_place_is_said(said, monkeypatch):
+def test_another_service_in_process_0s_place_is_said(message, monkeypatch):
     monkeypatch.setattr(meeting, "RETRY", 0.0)
     with socket.create_server(("", 0)) as server, concurrent.futures.ThreadPoolExecutor(1) as pool:
         port = server.getsockname()[1] + 1
 
         def serve():
             with server.accept()[0] as connection, contextlib.suppress(OSError):
-                connection.sendall(said)
+                connection.sendall(message)
                 connection.recv(1)
 
         serving = pool.submit(serve)
@@ -178,15 +178,15 @@ def test_another_service_in_process_0s_place_is_said(said, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "said", [b"[]\n", b'{"x": 1}\n', b'{"value": 1}\n', b'{"end": 3, "status": "x"}\n', b"\xff\n", b"1" * 6000 + b"\n"]
+    "message", [b"[]\n", b'{"x": 1}\n', b'{"value": 1}\n', b'{"end": 3, "status": "x"}\n', b"\xff\n", b"1" * 6000 + b"\n"]
 )
-def test_nonsense_from_a_process_that_came_is_as_if_it_had_gone(said):
+def test_nonsense_from_a_process_that_came_is_as_if_it_had_gone(message):
     with socket.create_server(("localhost", 0)) as server:
         theirs = socket.create_connection(server.getsockname())
         ours = server.accept()[0]
     link, gone = meeting.Link(ours), threading.Event()
     link.follow(lambda status, line: pytest.fail("not an end"), gone.set)
-    theirs.sendall(said)
+    theirs.sendall(message)
     assert gone.wait(10)
     link.close()
     theirs.close()

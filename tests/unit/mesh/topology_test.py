@@ -150,10 +150,10 @@ def test_peaks_are_those_of_the_data_sheets():
 
 
 def test_an_h100_is_what_its_compiler_is_told():
-    told = {name: int(re.search(rf"{name}: (\d+)", topology.H100)[1]) for name in ("device_memory_size", "memory_bandwidth")}
+    sizes = {name: int(re.search(rf"{name}: (\d+)", topology.H100)[1]) for name in ("device_memory_size", "memory_bandwidth")}
     chip = topology.CHIPS["h100"]
-    assert 0.9 < chip.hbm_bytes / told["device_memory_size"] <= 1
-    assert chip.hbm_bandwidth == pytest.approx(told["memory_bandwidth"], rel=0.01)
+    assert 0.9 < chip.hbm_bytes / sizes["device_memory_size"] <= 1
+    assert chip.hbm_bandwidth == pytest.approx(sizes["memory_bandwidth"], rel=0.01)
 
 
 def test_no_facts_of_a_cpu():

@@ -61,7 +61,7 @@ def rows_of(task):
 
 @pytest.mark.parametrize("speaker", tokenizers.EVERY)
 def test_who_writes_the_right_answer_is_right(speaker):
-    text = tokenizers.made(speaker)
+    text = tokenizers.build(speaker)
     for name, task in TASKS.items():
         items = [item for number, row in enumerate(rows_of(task)) for item in task.items({"id": str(number), **row}, task.protocol, 0)]
         known = [item for item in items if item.right]
@@ -79,7 +79,7 @@ def test_who_writes_the_right_answer_is_right(speaker):
 @pytest.mark.parametrize("speaker", tokenizers.EVERY)
 def test_other_answers_are_wrong(speaker):
     """The comparison in the tokenizer's spelling lets nothing else pass."""
-    text = tokenizers.made(speaker)
+    text = tokenizers.build(speaker)
     for name, task in TASKS.items():
         for item in task.items(task.example, task.protocol, 0):
             kept = outcome(text, item, task.protocol) | {"written": text.decode(text.encode(" something else entirely"))}
@@ -118,7 +118,7 @@ OWN = {
 @pytest.mark.parametrize("speaker", tokenizers.EVERY)
 @pytest.mark.parametrize("metric", ["exact_match", "f1", "bleu", "bleu_mb", "rouge"])
 def test_own_tasks_fit_themselves_to_their_answers(speaker, metric, tmp_path):
-    text = tokenizers.made(speaker)
+    text = tokenizers.build(speaker)
     for name, pairs in OWN.items():
         lines = [json.dumps({"context": context, "completion": completion}) + "\n" for context, completion in pairs]
         (tmp_path / "mine.jsonl").write_text("".join(lines))
@@ -134,7 +134,7 @@ def test_own_tasks_fit_themselves_to_their_answers(speaker, metric, tmp_path):
 
 
 def test_what_no_model_can_write_is_counted(tmp_path):
-    text = tokenizers.made("bytes")
+    text = tokenizers.build("bytes")
     how = protocol.Protocol(shots=0, method=protocol.Greedy(n_tokens=4), metric="exact_match")
     items = [prompts.Item(id=answer, contexts=("x",), completions=(f" {answer}",), answers=(answer,)) for answer in ("yes", "nine", "a\nb")]
     assert examination._unwritable(how, items, text) == ["nine", "a\nb"]
@@ -146,7 +146,7 @@ def test_what_no_model_can_write_is_counted(tmp_path):
 
 def test_stops_are_found_as_the_tokenizer_writes_them():
     """ "Q:" is "q :" to a tokenizer that puts spaces between words: an answer that has it cannot be written."""
-    text = tokenizers.made("words")
+    text = tokenizers.build("words")
     how = protocol.Protocol(shots=0, method=protocol.Greedy(n_tokens=9, stops=("Q:",)), metric="exact_match")
     items = [prompts.Item(id=answer, contexts=("x",), completions=(f" {answer}",), answers=(answer,)) for answer in ("yes Q: no", "yes")]
     assert examination._unwritable(how, items, text) == ["yes Q: no"]

@@ -140,7 +140,7 @@ JOINS = [
 
 @pytest.mark.parametrize("name", tokenizers.EVERY)
 def test_what_is_scored_is_the_context_and_the_completion_and_no_other_text(name):
-    text = tokenizers.made(name)
+    text = tokenizers.build(name)
     ragged = [(tokenizers.TEXT[:at], [tokenizers.TEXT[at : at + 9], tokenizers.TEXT[at + 1 : at + 7]]) for at in range(0, 130, 3)]
     for context, completions in JOINS + ragged:
         completions = [one for one in completions if text.encode(context + one) != text.encode(context.rstrip())]
@@ -158,20 +158,20 @@ def test_what_is_scored_is_the_context_and_the_completion_and_no_other_text(name
 
 
 def test_a_completion_that_a_token_joins_to_its_context_is_encoded_apart():
-    text = tokenizers.made("gpt2")
+    text = tokenizers.build("gpt2")
     ((before, after), (_, other)) = prompts.paired(text, [("ques", "tion marks"), ("ques", " marks")], "0")
     assert (list(before), list(after)) == (text.encode("ques"), text.encode("tion marks")) and list(other) == text.encode(" marks")
 
 
 def test_where_apart_is_another_text_all_are_told_from_the_last_shared_token():
-    text = tokenizers.made("words")
+    text = tokenizers.build("words")
     found = prompts.paired(text, [("The dog", "s"), ("The dog", "gy"), ("The dog", " ran")], "0")
     assert [tuple(text.decode(part) for part in pair) for pair in found] == [("the ", "dogs "), ("the ", "doggy "), ("the ", "dog ran ")]
 
 
 @pytest.mark.parametrize("name", tokenizers.EVERY)
 def test_an_empty_context_is_what_the_tokenizer_begins_with(name):
-    text = tokenizers.made(name)
+    text = tokenizers.build(name)
     for context in ("", " ", "\n"):
         ((before, after),) = prompts.paired(text, [(context, "dogs")], "0")
         assert before == (text.begin,) and text.decode(after).strip() == "dogs"
@@ -180,7 +180,7 @@ def test_an_empty_context_is_what_the_tokenizer_begins_with(name):
 
 
 def test_what_has_no_tokens_or_those_of_another_is_an_error_of_its_item():
-    text = tokenizers.made("words")
+    text = tokenizers.build("words")
     with pytest.raises(ValueError, match=r"item 0: the completion ' ' has no tokens in this tokenizer"):
         prompts.paired(text, [("Yes", " "), ("Yes", " no")], "0")
     alike = Item(id="0", contexts=("It is",), completions=(" US", " us"), right=(1,))
