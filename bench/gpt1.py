@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 
 from gptjax.config import parse
+from gptjax.data import saving
 from gptjax.report import plots
 from gptjax.sweeps import comparing
 
@@ -266,7 +267,7 @@ def main() -> None:
     print(f"\n| arm | {' | '.join(tasks)} |\n|---|{'---|' * len(tasks)}")
     for arm in [*ARMS, *LONGER]:
         print(f"| {arm} | {' | '.join(interval(table[task][arm]) if arm in table[task] else '' for task in tasks)} |")
-    args.out.with_suffix(".json").write_text(json.dumps({"table": table, "layers": layers, "zero_shot": shots}, indent=1) + "\n")
+    args.out.with_suffix(".json").write_bytes(saving.json_bytes({"table": table, "layers": layers, "zero_shot": shots}))
     drawn(args.out, layers, shots)
     print(f"\nwrote {args.out}.json and {args.out}.png")
 

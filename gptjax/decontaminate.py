@@ -9,7 +9,6 @@ filter and check read the corpus file by file in several processes; kill them at
 import argparse
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 import shutil
@@ -112,7 +111,7 @@ def check(args: argparse.Namespace, rule: contamination.Measure) -> None:
         report: dict[str, Any] = {"documents": n_documents, "characters": n_characters, "tasks": {}}
         for one, (n, matches) in zip(these, compared, strict=True):
             dirty, n_grams, n_seen = overlap.dirty(one, matches, seen)
-            marks = json.dumps(dirty, indent=0).encode()
+            marks = saving.json_bytes(dirty)
             saving.save(args.out / f"{one.name}.json", marks)
             n_dirty = len({one.items[item] for item, is_dirty in dirty.items() if is_dirty})
             report["tasks"][one.name] = {"n": n, "items": len(one.texts), "dirty": n_dirty, "grams": n_grams, "seen": n_seen}
@@ -137,7 +136,7 @@ def compare(args: argparse.Namespace) -> None:
     if args.out is not None:
         from gptjax.data import saving
 
-        saving.save(args.out / "comparison.json", json.dumps(rows, indent=1).encode())
+        saving.save(args.out / "comparison.json", saving.json_bytes(rows))
 
 
 # --- jobs ----------------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Fine-tune a pre-trained GPT on a labelled task: `python -m gptjax.finetune --config=gpt1_sst2 --init=RUN`. GPT-1 sections 3.2 and 3.3."""
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +52,7 @@ def main(arguments: list[str]) -> int:
         results.append(learning.result)
     if args.seeds > 1:
         told(out, results)
-        saving.save(run.directory(directory) / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+        saving.save(run.directory(directory) / "results.json", saving.json_bytes(results))
     return 0
 
 
@@ -201,7 +200,7 @@ class Finetuned:
                 examples, rows = self._examples.split(name)
                 found |= submission.concluded(session, self._asked, self._put, params, name, examples, rows)
         if party.process == 0:
-            saving.save(session.directory / "result.json", (json.dumps(found, indent=1) + "\n").encode())
+            saving.save(session.directory / "result.json", saving.json_bytes(found))
         told(out, [found])
         return found
 

@@ -1,6 +1,5 @@
 """A run's weights as a folder that Hugging Face transformers loads."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 
 from gptjax.arrays import trees
 from gptjax.config import schema
+from gptjax.data import saving
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.interop import architectures, layouts, tensors, vocabulary
 
@@ -49,5 +49,5 @@ def save(
     tensors.save(folder, [making(*numbered) for numbered in enumerate(places)], file_bytes)
     ends = {"bos_token_id": text.end_of_text, "eos_token_id": text.end_of_text}
     settings |= ends | vocabulary.save(folder, config.data.tokenizer, text, config.model.n_ctx, warn)
-    (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    (folder / "config.json").write_bytes(saving.json_bytes(settings))
     return a.model_type

@@ -1,6 +1,5 @@
 """Safetensors: read part by part, written in files of bounded size."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gptjax.config import parse
+from gptjax.data import saving
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -119,6 +119,6 @@ def save(folder: Path, tensors: Iterable[tuple[str, tuple[int, ...], Callable[[]
     if len(groups) > 1:
         total = sum(4 * math.prod(shape) for group in groups for _, shape, _ in group)
         index = {name: file for file, group in zip(names, groups, strict=True) for name, _, _ in group}
-        (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1) + "\n")
+        (folder / INDEX).write_bytes(saving.json_bytes({"metadata": {"total_size": total}, "weight_map": index}))
         names.append(INDEX)
     return names

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.config import data, parse
-from gptjax.data import gpt1, gpt2, pieces, published, tokenizer
+from gptjax.data import gpt1, gpt2, pieces, published, saving, tokenizer
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.interop import tokenizer_json
 
@@ -134,7 +134,7 @@ def save(folder: Path, named: data.Tokenizer, text: Tokenizer, n_ctx: int, warn:
     if other:
         and_so = "it refuses to open one" if rust is None else "of some texts it finds other ids"
         warn(f"transformers has no tokenizer like {named}: {other}; {and_so}: encode with gptjax, or with what the tokenizer is of")
-    (folder / tokenizer_json.CONFIG).write_text(json.dumps(tokenizer_json.settings(text, n_ctx), indent=1) + "\n")
+    (folder / tokenizer_json.CONFIG).write_bytes(saving.json_bytes(tokenizer_json.settings(text, n_ctx)))
     if rust is not None:
         (folder / tokenizer_json.FILE).write_text(rust.to_str(pretty=True) + "\n", encoding="utf-8")
     match text:

@@ -1,7 +1,6 @@
 """How far each point of a sweep is, from what lies in its run directory; and the record of the sweep, sweep.json."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -100,7 +99,7 @@ def write(directory: Path, name: str, sweep: Sweep) -> None:
     """sweep.json: what the directory holds, so that it can be reported without configs/."""
     directory.mkdir(parents=True, exist_ok=True)
     record = {"name": name} | {field.name: getattr(sweep, field.name) for field in dataclasses.fields(sweep)}
-    saving.save(directory / NAME, (json.dumps(record, indent=1) + "\n").encode())
+    saving.save(directory / NAME, saving.json_bytes(record))
 
 
 def read(directory: Path) -> tuple[str, Sweep]:
