@@ -92,7 +92,7 @@ def label(directory: Path, bucket: str | None, config: Config, examples: list[An
     xla.begin()
     assert config.task is not None
     task, spec = config.task, config.data.tokenizer
-    text = tokenizer.tokenizer(tokenizer.kept(spec, directory))
+    text = tokenizer.tokenizer(tokenizer.spec_in(spec, directory))
     mesh = devices.mesh(config.mesh)
     rules.check(config, mesh)
     built = classifier.build(config, jax.devices()[0].platform, mesh)

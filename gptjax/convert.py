@@ -107,8 +107,8 @@ def imported(config: Any, params: Any, text: Any, folder: Path, warn: Any) -> st
     from gptjax.data import saving, tokenizer
     from gptjax.learn import checkpoint
 
-    tokenizer.keep(text, config.data.tokenizer, folder)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer.named(config.data.tokenizer)))
+    tokenizer.save_files(text, config.data.tokenizer, folder)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer.without_path(config.data.tokenizer)))
     saving.save(folder / "config.json", run.config_bytes(config))
     about = {"config": overrides.flat(config), "microbatch_rows": None, "tokenizer": text.digest}
     with checkpoint.Checkpoints(folder / "checkpoints", 1, None, warn) as checkpoints:

@@ -83,7 +83,7 @@ def filtered(args: argparse.Namespace, rule: contamination.Filter) -> None:
             common = int((held > rule.most_documents).sum())
             report["tasks"][one.name] = {"items": len(one.texts), "grams": len(mine), "seen": int((held > 0).sum()), "common": common}
         finish(args, job, report)
-    report = concluded(args)
+    report = read_report(args)
     rows = [(name, *(f"{found[key]:,}" for key in ("items", "grams", "seen", "common"))) for name, found in report["tasks"].items()]
     print(aligned([("task", "items", f"{rule.n}-grams", "in the corpus", f"in over {rule.most_documents} documents: left"), *rows]))
     print(aligned([(name.replace("_", " "), f"{count:,}") for name, count in report["counts"].items()]))
@@ -117,7 +117,7 @@ def check(args: argparse.Namespace, rule: contamination.Measure) -> None:
             report["tasks"][one.name] = {"n": n, "items": len(one.texts), "dirty": n_dirty, "grams": n_grams, "seen": n_seen}
             report["tasks"][one.name]["marks"] = hashlib.sha256(marks).hexdigest()
         finish(args, job, report)
-    report = concluded(args)
+    report = read_report(args)
     print(f"{report['documents']:,} documents, {report['characters']:,} characters")
     rows = [("task", "N", "items", "dirty", "clean", "N-grams", "in the corpus")]
     for name, found in report["tasks"].items():
@@ -254,7 +254,7 @@ def finish(args: argparse.Namespace, job: Job, report: dict[str, Any]) -> None:
     shutil.rmtree(args.out / "work")
 
 
-def concluded(args: argparse.Namespace) -> dict[str, Any]:
+def read_report(args: argparse.Namespace) -> dict[str, Any]:
     """The report of a finished job. ValueError, in one line, if it is damaged."""
     from gptjax.data import checksums
 

@@ -123,7 +123,7 @@ def write_description(directory: Path, config: Config, reading: Any) -> None:
     what cannot be written."""
     saving.save(directory / "config.json", run.config_bytes(config))
     saving.save(directory / "data.json", saving.json_bytes(reading.description()))
-    tokenizer.keep(reading.tokenizer, config.data.tokenizer, directory)
+    tokenizer.save_files(reading.tokenizer, config.data.tokenizer, directory)
 
 
 @contextlib.contextmanager

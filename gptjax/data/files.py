@@ -54,7 +54,7 @@ def read(file: pathlib.Path, raw: BinaryIO, field: str) -> Iterator[str | None]:
         stream = compression.decompress(raw, packed)
         match holds:
             case ".txt":
-                if content := whole(stream, str(file)):
+                if content := read_whole(stream, str(file)):
                     yield parse.utf8(content, str(file))
             case ".jsonl":
                 yield from jsonl(stream, file, field)
@@ -64,7 +64,7 @@ def read(file: pathlib.Path, raw: BinaryIO, field: str) -> Iterator[str | None]:
         raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from None
 
 
-def whole(stream: BinaryIO, where: str) -> bytearray:
+def read_whole(stream: BinaryIO, where: str) -> bytearray:
     """All that comes of a stream, up to a zero byte. ValueError if that is more than LONGEST."""
     content = bytearray()
     while part := stream.read(compression.BUFFER_BYTES):
@@ -112,7 +112,7 @@ def parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | 
 
     try:
         packed = find_files.kind(file)[1]
-        source = pyarrow.BufferReader(memoryview(_packed(stream, str(file)))) if packed else stream
+        source = pyarrow.BufferReader(memoryview(_read_packed(stream, str(file)))) if packed else stream
         table = pyarrow.parquet.ParquetFile(source, page_checksum_verification=True)
         kind = _column(table.schema_arrow, file, field)
         row = 0
@@ -133,7 +133,7 @@ def parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | 
         raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
 
 
-def _packed(stream: BinaryIO, where: str) -> bytearray:
+def _read_packed(stream: BinaryIO, where: str) -> bytearray:
     """The plain bytes of a compressed parquet file."""
     content = bytearray()
     while part := stream.read(compression.BUFFER_BYTES):
@@ -171,7 +171,7 @@ def check(path: str, field: str) -> list[str]:
     unchecked = []
     for file, state in listing.states.items():
         try:
-            if state.st_size and not _looks_right(file, field):
+            if state.st_size and not _check_beginning(file, field):
                 unchecked.append(file.name)
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
@@ -185,14 +185,14 @@ def check(path: str, field: str) -> list[str]:
     return lines
 
 
-def _looks_right(file: pathlib.Path, field: str) -> bool:
+def _check_beginning(file: pathlib.Path, field: str) -> bool:
     """Has the file's compression, if any, checksums? ValueError if its beginning is not what its name tells."""
     holds, packed = find_files.kind(file)
     with file.open("rb") as raw:
-        whole_ = True
+        has_checksums = True
         if packed:
             try:
-                whole_ = compression.has_checksums(raw, packed)
+                has_checksums = compression.has_checksums(raw, packed)
             except compression.CorruptFile as error:
                 raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from None
             raw.seek(0)
@@ -210,4 +210,4 @@ def _looks_right(file: pathlib.Path, field: str) -> bool:
                 _column(pyarrow.parquet.ParquetFile(raw).schema_arrow, file, field)
             except (pyarrow.ArrowException, OSError) as error:
                 raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
-    return whole_
+    return has_checksums

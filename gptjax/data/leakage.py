@@ -10,7 +10,7 @@ from gptjax.config import data, find_files, parse
 from gptjax.data import corpora, shards
 
 BEGINNING = 2**16  # bytes by which two files of one size are told apart before they are compared whole
-SHARED = 0.5  # of the validation documents: where so many are trained on, they are no validation; fewer are told, as corpora have copies
+ERROR_SHARE = 0.5  # of validation documents that are trained on: no validation then; fewer are said, as corpora have copies
 
 
 def check_sources(trained: Sequence[data.Source], held: data.Source) -> None:
@@ -68,7 +68,7 @@ def check_documents(trained: Sequence[shards.Split], held: shards.Split, say: Ca
 
     ValueError if half of those that are validated on are trained on; fewer are said."""
     theirs = [shard for split in trained for shard in split.shards]
-    whole = {shard.described["digest"] for shard in theirs}
+    whole = {shard.record["digest"] for shard in theirs}
     n_common = n_held = 0
     each = [(shard, shard.keys()) for shard in held.shards]
     mine = np.unique(np.concatenate([np.zeros(0, np.uint64), *(keys for _, keys in each if keys is not None)]))
@@ -81,9 +81,9 @@ def check_documents(trained: Sequence[shards.Split], held: shards.Split, say: Ca
     for shard, keys in each:
         n_held += len(shard.ends)
         known = 0 if keys is None else int(common[np.searchsorted(mine, keys)].sum())
-        n_common += len(shard.ends) if shard.described["digest"] in whole else known
-    told = f"{n_common:,} of {n_held:,} documents that are validated on are also trained on"
-    if n_common and n_common >= SHARED * n_held:
-        raise ValueError(f"data.held_out=Separate(...): {told}; validate on other text, or use data.held_out=Tail(fraction=0.1)")
+        n_common += len(shard.ends) if shard.record["digest"] in whole else known
+    line = f"{n_common:,} of {n_held:,} documents that are validated on are also trained on"
+    if n_common and n_common >= ERROR_SHARE * n_held:
+        raise ValueError(f"data.held_out=Separate(...): {line}; validate on other text, or use data.held_out=Tail(fraction=0.1)")
     if n_common:
-        say(f"{told}: copies of one text")
+        say(f"{line}: copies of one text")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 LONGEST = 65_536  # rows in one period of the mixture
-TOLD, REFUSED = 1.01, 1.5  # times its weight, or a part of it, that rounding gives a source: said, and refused
+WARN_FACTOR, ERROR_FACTOR = 1.01, 1.5  # times its weight, or a part of it, that rounding gives a source
 
 
 class Mixture:
@@ -59,16 +59,16 @@ def check(weights: Sequence[float], names: Sequence[str]) -> list[str]:
     counts, lines = whole(weights), []
     exact = [fractions.Fraction(repr(float(weight))) for weight in weights]
     for count, weight, name in zip(counts, exact, names, strict=True):
-        asked = weight / sum(exact)
-        factor = float(fractions.Fraction(count, sum(counts)) / asked)
-        if max(factor, 1 / factor) >= REFUSED:
+        share = weight / sum(exact)
+        factor = float(fractions.Fraction(count, sum(counts)) / share)
+        if max(factor, 1 / factor) >= ERROR_FACTOR:
             raise ValueError(
-                f"{name}: its weight is {float(asked):.3g} of all weights, and a mixture has no finer share than 1 row in {LONGEST:,}, "
+                f"{name}: its weight is {float(share):.3g} of all weights, and a mixture has no finer share than 1 row in {LONGEST:,}, "
                 f"{factor:.3g} times as much: raise its weight, or leave the source out"
             )
-        if max(factor, 1 / factor) > TOLD:
+        if max(factor, 1 / factor) > WARN_FACTOR:
             lines.append(
-                f"{name}: its weight of {float(asked):.4g} is rounded to 1 row in {sum(counts) / count:,.0f}, {factor:.3g} times as much"
+                f"{name}: its weight of {float(share):.4g} is rounded to 1 row in {sum(counts) / count:,.0f}, {factor:.3g} times as much"
             )
     return lines
 

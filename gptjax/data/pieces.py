@@ -100,7 +100,7 @@ def spread(texts: Iterable[str], most: int) -> list[str]:
     return [part for _, part in kept]
 
 
-def resized(parts: list[str], size: int) -> list[str]:
+def resize(parts: list[str], size: int) -> list[str]:
     """`parts` as often as makes `size` characters, the last time only some of them, evenly from all."""
     whole = max(1, sum(map(len, parts)))
     times, rest = divmod(size, whole)

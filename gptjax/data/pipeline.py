@@ -57,7 +57,7 @@ class Reading:
         rows = packing.in_order(self._held, self._config.model.n_ctx, n_rows)
         if int(rows.view(np.uint32).max(initial=0)) >= self.tokenizer.n_vocab:
             whole = ((document, 0, length) for document, length in enumerate(self._held.lengths.tolist()))
-            raise outside(self._held, whole, self.tokenizer.n_vocab)
+            raise vocabulary_error(self._held, whole, self.tokenizer.n_vocab)
         return rows
 
     def row(self, number: int) -> np.ndarray:
@@ -72,7 +72,7 @@ class Reading:
         rows = self._rows[source]
         rows.fill(place, out)
         if int(out.view(np.uint32).max()) >= self.tokenizer.n_vocab:
-            raise outside(self._opened[source].train, rows.pieces(place), self.tokenizer.n_vocab)
+            raise vocabulary_error(self._opened[source].train, rows.pieces(place), self.tokenizer.n_vocab)
 
     def batches(self, plan: Plan, limit_rows: int, first_step: int = 0, here: Callable[[int], Sequence[int]] = range):
         """A grain iterator over the steps from first_step to plan.n_steps.
@@ -99,7 +99,7 @@ class Reading:
 
     def digest(self) -> str:
         """Of all tokens, in their order: equal on hosts that have prepared the same text for themselves."""
-        names = [[there.manifest["text"], counted(there.manifest)] for there in self._opened]
+        names = [[there.manifest["text"], digest_fields(there.manifest)] for there in self._opened]
         return digest(self.tokenizer.digest, names, self._held.n_tokens)
 
     def description(self) -> dict[str, Any]:
@@ -167,13 +167,13 @@ class Opened:
         self.described = shown | {"splits": splits}
 
 
-def outside(documents: Any, where: Iterable[tuple[int, int, int]], n_vocab: int) -> ValueError:
+def vocabulary_error(documents: Any, where: Iterable[tuple[int, int, int]], n_vocab: int) -> ValueError:
     """What to say of a row with an id that is not in the vocabulary. where: (document, start, stop) of what the row is made of."""
     for document, start, stop in where:
         wrong = np.flatnonzero(documents.tokens(document, start, stop) >= n_vocab)
         if len(wrong):
             shard, place = documents.where(document, start + int(wrong[0]))
-            return shard.outside(place)
+            return shard.vocabulary_error(place)
     raise AssertionError("the row is right when it is read again")
 
 
@@ -294,7 +294,7 @@ def sample(sources: Sequence[data.Source], rule: data.HeldOut) -> list[str]:
     shares = [source.weight / sum(other.weight for other in raw) for source in raw]
     found = [pieces.spread(training_texts(source, rule), int(share * pieces.SAMPLE)) for source, share in zip(raw, shares, strict=True)]
     unit = max(sum(map(len, parts)) / share for parts, share in zip(found, shares, strict=True))
-    return [part for parts, share in zip(found, shares, strict=True) for part in pieces.resized(parts, int(share * unit + 1e-3))]
+    return [part for parts, share in zip(found, shares, strict=True) for part in pieces.resize(parts, int(share * unit + 1e-3))]
 
 
 def training_texts(source: corpora.Untokenised, rule: data.HeldOut) -> Iterable[str]:
@@ -341,7 +341,7 @@ def shard_directory(
     return Opened(where, rule)
 
 
-def counted(manifest: dict[str, Any]) -> dict[str, Any]:
+def digest_fields(manifest: dict[str, Any]) -> dict[str, Any]:
     """The counts and digests of a directory's splits, without what only later versions write: what `Reading.digest` is made of."""
     names = ("name", "documents", "tokens", "bytes", "digest")
     return {

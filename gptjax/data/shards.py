@@ -32,7 +32,7 @@ from gptjax.data import checksums
 
 FORMAT = 1
 VERIFIED = 2**30  # bytes of tokens up to which all shards are verified when their directory is opened
-PREPARED = {
+FIELDS = {  # that a manifest holds at least
     "format",
     "source",
     "fingerprint",
@@ -42,7 +42,7 @@ PREPARED = {
     "python",
     "text",
     "splits",
-}  # what a manifest holds at least
+}
 
 
 def shard_type(n_vocab: int) -> type[np.unsignedinteger]:
@@ -68,22 +68,22 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
     try:
         manifest = parse.json_file(place)
         if parse.member(manifest, "format", int, str(place)) != FORMAT:
-            raise _Other(f"{directory} has shard format {manifest['format']}, this is format {FORMAT}; prepare it again")
-        if set(manifest) != PREPARED:
+            raise _OtherFormat(f"{directory} has shard format {manifest['format']}, this is format {FORMAT}; prepare it again")
+        if set(manifest) != FIELDS:
             manifest = checksums.check_seal(manifest, str(place))
-        _checked(manifest, str(place))
-    except _Other:
+        _check_manifest(manifest, str(place))
+    except _OtherFormat:
         raise
     except ValueError as error:
         raise ValueError(f"{place} is damaged ({error}); delete {directory} and prepare it again") from None
     return manifest
 
 
-class _Other(ValueError):
-    """Of another version."""
+class _OtherFormat(ValueError):
+    """A manifest of another version."""
 
 
-def _checked(manifest: dict[str, Any], where: str) -> None:
+def _check_manifest(manifest: dict[str, Any], where: str) -> None:
     """ValueError unless the manifest has what is read of it, and its sums are right."""
     spoken = parse.member(manifest, "tokenizer", dict, where)
     for name, kind in (("description", str), ("digest", str), ("n_vocab", int)):
@@ -111,14 +111,15 @@ def _checked(manifest: dict[str, Any], where: str) -> None:
 class Shard:
     """One shard, memory-mapped. tokens: verified when they are first asked for, if not before."""
 
-    def __init__(self, directory: pathlib.Path, described: dict[str, Any], n_vocab: int):
-        self.name, self.described, self._directory, self._n_vocab = described["name"], described, directory, n_vocab
+    def __init__(self, directory: pathlib.Path, record: dict[str, Any], n_vocab: int):
+        """record: what the manifest has of it. ValueError, in one line, if the files are not those."""
+        self.name, self.record, self._directory, self._n_vocab = record["name"], record, directory, n_vocab
         kind = shard_type(n_vocab)
-        self._tokens, self.ends = (_mapped(directory, f"{self.name}.{part}.npy") for part in ("tokens", "ends"))
+        self._tokens, self.ends = (_map(directory, f"{self.name}.{part}.npy") for part in ("tokens", "ends"))
         lengths = np.diff(self.ends.astype(np.int64), prepend=0) if self.ends.dtype == np.uint64 and self.ends.ndim == 1 else np.zeros(0)
-        fits = self._tokens.dtype == kind and self._tokens.shape == (described["tokens"],) and len(lengths) == described["documents"]
-        if not fits or (lengths < 0).any() or lengths.sum() != described["tokens"] or not self._same("ends", self.ends):
-            raise self._damaged()
+        fits = self._tokens.dtype == kind and self._tokens.shape == (record["tokens"],) and len(lengths) == record["documents"]
+        if not fits or (lengths < 0).any() or lengths.sum() != record["tokens"] or not self._matches("ends", self.ends):
+            raise self._damage()
         self.lengths = lengths
         self._verified = False
 
@@ -130,32 +131,32 @@ class Shard:
 
     def verify(self) -> None:
         """ValueError, in one line, if the shard differs from its digest, or holds ids that the tokenizer has not."""
-        if digest(self._tokens, self.ends) != self.described["digest"]:
-            raise self._damaged()
+        if digest(self._tokens, self.ends) != self.record["digest"]:
+            raise self._damage()
         if len(self._tokens) and int(self._tokens.max()) >= self._n_vocab:
-            raise self.outside(int(np.argmax(self._tokens >= self._n_vocab)))
+            raise self.vocabulary_error(int(np.argmax(self._tokens >= self._n_vocab)))
         self._verified = True
 
     def keys(self) -> np.ndarray | None:
         """Of each document, a number that its text decides; None in directories of earlier versions, and where documents were cut."""
-        if "keys" not in self.described:
+        if "keys" not in self.record:
             return None
-        found = _mapped(self._directory, f"{self.name}.keys.npy")
-        if found.dtype != np.uint64 or not self._same("keys", found):
-            raise self._damaged()
+        found = _map(self._directory, f"{self.name}.keys.npy")
+        if found.dtype != np.uint64 or not self._matches("keys", found):
+            raise self._damage()
         return found
 
-    def outside(self, place: int) -> ValueError:
+    def vocabulary_error(self, place: int) -> ValueError:
         """What to say of the token at `place`, whose id the tokenizer has not."""
         return ValueError(
             f"{self._directory / self.name}.tokens.npy holds the id {int(self._tokens[place]):,} at token {place:,}, and the vocabulary "
             f"has {self._n_vocab:,} ids; delete {self._directory} and prepare it again"
         )
 
-    def _same(self, part: str, array: np.ndarray) -> bool:
-        return part not in self.described or digest(array) == self.described[part]
+    def _matches(self, part: str, array: np.ndarray) -> bool:
+        return part not in self.record or digest(array) == self.record[part]
 
-    def _damaged(self) -> ValueError:
+    def _damage(self) -> ValueError:
         return ValueError(
             f"{self._directory / self.name}.*.npy is damaged: it differs from the manifest; delete {self._directory} and prepare it again"
         )
@@ -201,7 +202,7 @@ def _allow_files(n: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft + n if hard == resource.RLIM_INFINITY else min(soft + n, hard), hard))
 
 
-def _mapped(directory: pathlib.Path, name: str) -> np.ndarray:
+def _map(directory: pathlib.Path, name: str) -> np.ndarray:
     """An array on disk. ValueError for all that NumPy may say of a damaged header: it evaluates it as Python's literals."""
     try:
         mode = None if (directory / name).stat().st_size <= 128 else "r"  # a header alone cannot be mapped

@@ -103,7 +103,7 @@ def named(source: data.Source) -> str:
     return repr(dataclasses.replace(source, weight=1.0)).replace(", weight=1.0", "").replace("weight=1.0", "")
 
 
-WORDS = {
+FIELD_NAMES = {
     "fingerprint": "state of its text (the files' names, sizes or times, or Python's version)",
     "block": "number of characters a shard",
     "tasks": "set of tasks",
@@ -114,10 +114,10 @@ def same(directory: pathlib.Path, there: dict[str, Any], job: dict[str, Any]) ->
     """ValueError unless what is in the directory is what is to be written: it says in words what differs."""
     for name, value in job.items():
         if name not in there or there[name] != value:
-            known = WORDS[name] if name in WORDS else name
+            known = FIELD_NAMES[name] if name in FIELD_NAMES else name
             was, now = difference(there[name], value) if name in there else ("none", shortened(value))
-            told = f": it has {was}, now it is {now}" if name != "fingerprint" else ""
-            raise ValueError(f"{directory} was prepared with another {known}{told}; give an empty directory or delete that one")
+            detail = f": it has {was}, now it is {now}" if name != "fingerprint" else ""
+            raise ValueError(f"{directory} was prepared with another {known}{detail}; give an empty directory or delete that one")
 
 
 def difference(was: Any, now: Any) -> tuple[str, str]:
@@ -151,7 +151,7 @@ def grouped(items: Iterable[Item], size: int, length: Callable[[Item], int]) -> 
         yield held
 
 
-def blocks_of(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
+def cut_blocks(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
     """Consecutive documents in blocks of `size` characters, and what ends the last document. A file's end ends a block of half the size, so
     that a change in one file leaves the blocks of others what they were."""
     held: list[Document] = []
@@ -181,7 +181,7 @@ def run_blocks(
     about = f"{tokenizer.digest} {heldout.written(rule)}"
     done: list[dict[str, Any]] = []
     todo: list[tuple[float, Any]] = []  # fraction of the source, and the pending result
-    finished = records(directory, say)
+    finished = read_blocks(directory, say)
     taken = {block["name"] for block in finished.values()}
     with pool(tokenizer, rule, directory, workers) as submit:
 
@@ -195,7 +195,7 @@ def run_blocks(
                 done.append(block)
                 advance(fraction)
 
-        for number, documents in enumerate(blocks_of(corpora.documents(source, skipped), size)):
+        for number, documents in enumerate(cut_blocks(corpora.documents(source, skipped), size)):
             content = content_digest(documents, about)
             earlier = finished.pop(content, None)
             name = earlier["name"] if earlier else f"{number:05d}"
@@ -207,7 +207,7 @@ def run_blocks(
     return done
 
 
-def records(directory: pathlib.Path, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+def read_blocks(directory: pathlib.Path, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
     """The blocks that an earlier start finished, by the digest of their documents."""
     found = {}
     for path in sorted(directory.glob("block-*.json")):
@@ -264,7 +264,7 @@ def write_block(
     """Tokenise one block into a shard of each split; what it holds, which is also saved as its block file. content: its digest.
 
     earlier: what an earlier start says of the same block; it stays if its shards are whole, else what is returned has `was_damaged`."""
-    if earlier is not None and whole(directory, earlier, tokenizer.n_vocab):
+    if earlier is not None and is_whole(directory, earlier, tokenizer.n_vocab):
         return earlier
     held: dict[str, Any] = {"name": name, "content": content, "text": text_counts(documents), "splits": {}}
     parts = [part for document in documents for part in heldout.parts(document, rule)]
@@ -277,7 +277,7 @@ def write_block(
     return held if earlier is None else held | {"was_damaged": True}
 
 
-def whole(directory: pathlib.Path, block: dict[str, Any], n_vocab: int) -> bool:
+def is_whole(directory: pathlib.Path, block: dict[str, Any], n_vocab: int) -> bool:
     """Are a finished block's shards what they were?"""
     try:
         for described in block["splits"].values():
@@ -331,7 +331,7 @@ def add_counts(texts: list[dict[str, Any]]) -> dict[str, Any]:
 def count_text(source: corpora.Untokenised, advance: Callable[[float], None]) -> dict[str, Any]:
     """`text_counts` of all documents of `source`."""
     counts = []
-    for documents in blocks_of(corpora.documents(source), BATCH):
+    for documents in cut_blocks(corpora.documents(source), BATCH):
         counts.append(text_counts(documents))
         advance(documents[-1].done)
     return add_counts(counts)

@@ -52,7 +52,7 @@ class Bytes:
         return b"".join(b"<|endoftext|>" if i == 256 else bytes([i]) for i in ids).decode(errors="replace")
 
 
-def keep(text: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) -> None:
+def save_files(text: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) -> None:
     """Write into a run the files of its tokenizer that its config names by a path, or that were made for it."""
     match text, spec:
         case pieces.Pieces(model=model), _:
@@ -62,8 +62,8 @@ def keep(text: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) -> None:
                 saving.save(run / name, content)
 
 
-def kept(spec: data.Tokenizer, run: pathlib.Path) -> data.Tokenizer:
-    """The tokenizer whose files `keep` wrote into the run; as it was named, where there are none."""
+def spec_in(spec: data.Tokenizer, run: pathlib.Path) -> data.Tokenizer:
+    """The tokenizer whose files `save_files` wrote into the run; as it was given, where there are none."""
     if isinstance(spec, data.SentencePiece):
         return dataclasses.replace(spec, path=str(run / "tokenizer.model"))
     if isinstance(spec, data.Gpt1Bpe | data.Gpt2Bpe) and all((run / name).exists() for name in _files(spec).digests):
@@ -71,7 +71,7 @@ def kept(spec: data.Tokenizer, run: pathlib.Path) -> data.Tokenizer:
     return spec
 
 
-def named(spec: data.Tokenizer) -> data.Tokenizer:
+def without_path(spec: data.Tokenizer) -> data.Tokenizer:
     """How a directory's own config names a tokenizer whose files lie in that directory: without a path."""
     return spec if isinstance(spec, data.Bytes) else dataclasses.replace(spec, path=None)
 

@@ -145,7 +145,7 @@ def save(folder: Path, named: data.Tokenizer, text: Tokenizer, n_ctx: int, warn:
             files = gpt1.FILES if isinstance(text, gpt1.Gpt1) else gpt2.FILES
             for name, content in zip(PAIRS[0], _contents(files, named), strict=True):
                 (folder / name).write_bytes(content)
-    return {NAMED: repr(tokenizer.named(named))}
+    return {NAMED: repr(tokenizer.without_path(named))}
 
 
 def _contents(files: published.Published, named: Any) -> list[bytes]:

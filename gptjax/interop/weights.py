@@ -99,7 +99,7 @@ class Run:
             raise ValueError(
                 f"{where} was fine-tuned on {self._written.name}: it answers, in predictions/, and does not speak; give the pre-trained run"
             )
-        spoken = tokenizer.kept(self._written.data.tokenizer, where)
+        spoken = tokenizer.spec_in(self._written.data.tokenizer, where)
         config = dataclasses.replace(self._written, data=dataclasses.replace(self._written.data, tokenizer=spoken))
         self.config = overrides.override(config, *assignments)
         lines = [line for line in run.differences(config, self.config) if not line.startswith("data.tokenizer")]
@@ -192,7 +192,7 @@ def _hugging_face(path: Path, assignments: Sequence[str], recipe: str | None, sa
     config = _config(model, recipe or a.recipe, a.model_type.replace("-", "_"))
     if vocabulary.NAMED in settings:
         config = overrides.override(config, f"data.tokenizer={parse.member(settings, vocabulary.NAMED, str, str(file))}")
-        spoken = tokenizer.named(config.data.tokenizer)  # its files are of the folder, and nowhere else
+        spoken = tokenizer.without_path(config.data.tokenizer)  # its files are of the folder, and nowhere else
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=spoken))
     there = tensors.Safetensors(path)
     _tied(there, layouts.token_table(a.layout))

@@ -78,7 +78,7 @@ class Cleaning:
                 for text in itertools.chain([first], texts):
                     stream.write(line(text))
             digest = _digest(written)
-        kept = {"counts": dict(count), "cut": _cut(folder), "file": written.name, "digest": digest}
+        kept = {"counts": dict(count), "cut": _grams_digest(folder), "file": written.name, "digest": digest}
         checksums.save(report(folder, part), kept)
 
     def is_done(self, folder: pathlib.Path, part: scanning.Part) -> bool:
@@ -88,7 +88,7 @@ class Cleaning:
         except ValueError:
             return False
         written = self.out / self.name(part)
-        return (kept["cut"], kept["file"], kept["digest"]) == (_cut(folder), written.name, _digest(written))
+        return (kept["cut"], kept["file"], kept["digest"]) == (_grams_digest(folder), written.name, _digest(written))
 
     def name(self, part: scanning.Part) -> str:
         """Of the file that is written: the number keeps names apart, and in order."""
@@ -116,7 +116,7 @@ def _digest(file: pathlib.Path) -> str | None:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _cut(folder: pathlib.Path) -> str:
+def _grams_digest(folder: pathlib.Path) -> str:
     """A digest of the n-grams that are cut out."""
     return hashlib.sha256(scanning.opened(folder)[0].hashes.data).hexdigest()
 

@@ -133,13 +133,13 @@ def test_a_run_keeps_the_files_of_its_tokenizer(tmp_path, sentencepiece):
     specs = [data.Gpt2Bpe(path=str(tmp_path / "files")), data.SentencePiece(path=str(tmp_path / "files" / "its.model"))]
     texts = [tokenizer.tokenizer(spec) for spec in specs]
     for spec, text in zip(specs, texts, strict=True):
-        tokenizer.keep(text, spec, tmp_path / "run")
+        tokenizer.save_files(text, spec, tmp_path / "run")
     shutil.rmtree(tmp_path / "files")
     for spec, text in zip(specs, texts, strict=True):
-        assert tokenizer.tokenizer(tokenizer.kept(spec, tmp_path / "run")).digest == text.digest
+        assert tokenizer.tokenizer(tokenizer.spec_in(spec, tmp_path / "run")).digest == text.digest
     for spec in (data.Bytes(), data.Gpt2Bpe()):  # what every machine finds is not copied
-        tokenizer.keep(tokenizer.tokenizer(spec), spec, tmp_path / "other")
-        assert tokenizer.kept(spec, tmp_path / "other") == spec
+        tokenizer.save_files(tokenizer.tokenizer(spec), spec, tmp_path / "other")
+        assert tokenizer.spec_in(spec, tmp_path / "other") == spec
     assert not list((tmp_path / "other").iterdir())
 
 
@@ -197,16 +197,16 @@ def test_a_sample_is_spread_over_all_of_the_text():
 @pytest.mark.parametrize("period", [2, 3, 4, 5, 8])
 def test_a_sample_is_not_in_step_with_what_alternates(period):
     texts = [chr(65 + n % period) * 100 for n in range(4000)]
-    for some in (pieces.spread(iter(texts), 100_000), pieces.resized(texts, 200_000), pieces.resized(texts, 40_000)):
+    for some in (pieces.spread(iter(texts), 100_000), pieces.resize(texts, 200_000), pieces.resize(texts, 40_000)):
         shares = [sum(text[0] == chr(65 + n) for text in some) / len(some) for n in range(period)]
         assert max(shares) - min(shares) < 0.02
 
 
 def test_a_sample_that_is_too_short_is_given_several_times():
     parts = [letter * 10 for letter in "abcd"]
-    assert pieces.resized(parts, 40) == parts and pieces.resized(parts, 80) == parts * 2
-    assert pieces.resized(parts, 100)[:8] == parts * 2 and len(set(pieces.resized(parts, 100)[8:])) == 2
-    assert len(pieces.resized(parts, 20)) == 2 and pieces.resized([], 20) == []
+    assert pieces.resize(parts, 40) == parts and pieces.resize(parts, 80) == parts * 2
+    assert pieces.resize(parts, 100)[:8] == parts * 2 and len(set(pieces.resize(parts, 100)[8:])) == 2
+    assert len(pieces.resize(parts, 20)) == 2 and pieces.resize([], 20) == []
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "sentencepiece"])
