@@ -152,7 +152,8 @@ def _set_length(request: Request, there: Config | None) -> Config:
             f"--tokens={request.tokens:,} moves the length and the decay of the recipe, and --set changes them, too "
             f"(to {_length(*given)}); give one of the two"
         )
-    if request.set_length and None not in (given[1], begun[1]) and not math.isclose(given[1] * begun[0], begun[1] * given[0], rel_tol=1e-3):
+    rates = [decay / tokens for tokens, decay in (given, begun) if decay is not None]
+    if request.set_length and len(rates) == 2 and not math.isclose(*rates, rel_tol=1e-3):
         raise ValueError(
             f"--tokens={request.tokens:,} moves the length and the decay of the run in {request.directory} ({_length(*begun)}), and --set "
             f"gives others ({_length(*given)}): leave those out"

@@ -139,8 +139,8 @@ def scale_length(config: Config, total_tokens: int, there: Config | None = None)
     ValueError if the decay would end within the warm-up."""
     edits = [f"train.total_tokens={total_tokens}"]
     origin = config if there is None or decay(there) is None else there
-    if not isinstance(config.train.schedule, Constant):
-        before, decays = origin.train.total_tokens, decay(origin)
+    before, decays = origin.train.total_tokens, decay(origin)
+    if not isinstance(config.train.schedule, Constant) and decays is not None:
         now, warmup = max(1, decays * total_tokens // before), config.train.schedule.warmup_tokens
         if now <= warmup:
             raise ValueError(
