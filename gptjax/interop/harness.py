@@ -25,6 +25,7 @@ from gptjax.generate import choose, telling
 from gptjax.interop import models
 from gptjax.model import reading
 from gptjax.tasks import asking
+from gptjax.tasks.incontext import prompts
 
 MOST = 256  # tokens that are written where a task does not say how many: as its Hugging Face model has it
 # What other models' settings are called, with the values that change nothing.
@@ -66,6 +67,11 @@ class Harness(model.TemplateLM):
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
         return self.text.encode(string)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Where a token spans the join, lm_eval's own would score another text, or none (its pull request 4055)."""
+        ((before, after),) = prompts.paired(self.text, [(context, continuation)], parse.quote(context[-30:]))
+        return list(before), list(after)
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs) -> list[tuple[float, bool]]:
         """requests: (texts, context tokens, continuation tokens). Of what is too long the beginning is cut, as by Hugging Face's model."""

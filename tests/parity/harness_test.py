@@ -143,6 +143,16 @@ def test_a_text_without_tokens_begins_with_end_of_text(ours):
     assert np.isfinite(alone[0]) and np.isfinite(spaced[0])
 
 
+@pytest.mark.parametrize(
+    "context, continuation", [("ques", "tion marks"), ("Ans", "wer"), ("\u65e5\u672c\u306e", "\u9b54\u6cd5"), ("a ", "b")]
+)
+def test_a_token_over_the_join_is_scored_as_both_texts(ours, context, continuation):
+    before, after = ours._encode_pair(context, continuation)
+    assert after and ours.text.decode([*before, *after]) == context + continuation
+    ((log_likelihood, _),) = ours.loglikelihood([request("loglikelihood", context, continuation)], True)
+    assert -1000 < log_likelihood < 0
+
+
 def test_a_stop_that_the_tokenizer_cannot_write_leaves_the_others(ours, caplog):
     plain = {"max_gen_toks": 8}
     stopped, free = ours.generate_until([request("generate_until", "a", plain | {"until": until}) for until in (["\ud800"], [])], True)
