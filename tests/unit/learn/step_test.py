@@ -83,7 +83,7 @@ def test_a_step_is_its_formulas():
     adam = schema.AdamW(b1=0.9, b2=0.95, eps=0.1, weight_decay=0.1, clip_norm=None)
     c = tiny.varied(tiny.config(), train={"optimizer": adam})
     mesh, built, state = tiny.machine(c)
-    state, rows = state.replace(params=jax.tree.map(lambda x: 10 * x, state.params)), tiny.tokens(c, 4, 2)
+    state, rows = state.replace(params=jax.tree.map(lambda x: 4 * x, state.params)), tiny.tokens(c, 4, 2)
 
     def plain(params, tokens_BT):
         y_BTV = gpt.logits(built.model.apply({"params": params}, tokens_BT[:, :-1]), params["token_VD"], c.model.n_vocab)
@@ -102,7 +102,7 @@ def test_a_step_is_its_formulas():
     g2, tr = (96 * big - 24 * small) / 72, (small - big) / (1 / 24 - 1 / 96)  # 96 tokens in microbatches of 24
     rate = 1e-2 * 96 / 192  # half of the warm-up
     assert values["loss"] == pytest.approx(losses.mean(), rel=1e-5)
-    assert values["grad_norm"] == pytest.approx(np.sqrt(big), rel=1e-4) and big > 1 and values["lr"] == pytest.approx(rate, rel=1e-6)
+    assert values["grad_norm"] == pytest.approx(np.sqrt(big), rel=1e-5) and big > 1 and values["lr"] == pytest.approx(rate, rel=1e-6)
     assert values["noise_scale"] == pytest.approx(tr / g2, rel=1e-2)
     assert (after.noise_g2, after.noise_tr) == (pytest.approx(0.01 * g2, rel=1e-2), pytest.approx(0.01 * tr, rel=1e-2))
 
