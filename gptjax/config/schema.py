@@ -282,9 +282,7 @@ class Loop:
     every_sample: Steps | None = None
     sample_prompt: str = "\n"
     sample_tokens: Context = 64
-    hang_seconds: Annotated[float, Bounds(0.01, 1e9)] | None = (
-        3600.0  # without a step, a microbatch, an evaluation or a save: then the program ends
-    )
+    hang_seconds: Annotated[float, Bounds(0.01, 1e9)] | None = 3600.0  # without a step, microbatch, evaluation or save: then it ends
 
 
 @record
