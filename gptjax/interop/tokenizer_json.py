@@ -67,8 +67,8 @@ def _bytes() -> Any:
 
 def _symbol(byte: int) -> str:
     """GPT-2's character for a byte (src/encoder.py, bytes_to_unicode): its own where that is printable, else the next one from 256 on."""
-    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return chr(byte if byte in kept else 256 + byte - sum(other < byte for other in kept))
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return chr(byte if byte in printable else 256 + byte - sum(other < byte for other in printable))
 
 
 def _pieces(text: pieces.Pieces) -> Any:

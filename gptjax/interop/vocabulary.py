@@ -88,8 +88,8 @@ def check(folder: Path, rows: int, named: data.Tokenizer, text: Tokenizer) -> li
     ValueError unless the tokenizer `text`, which a config names so, is that of the weights in `folder`, of whose table `rows` are taken."""
     doing = "set data.tokenizer to the one that the weights were trained with"
     if text.n_vocab != rows:
-        padded = f"; if the rest is padding, --set model.n_vocab={text.n_vocab}" if text.n_vocab < rows else ""
-        raise ValueError(f"{folder}: the weights have {rows:,} ids, but data.tokenizer={named} has {text.n_vocab:,}{padded}; {doing}")
+        hint = f"; if the rest is padding, --set model.n_vocab={text.n_vocab}" if text.n_vocab < rows else ""
+        raise ValueError(f"{folder}: the weights have {rows:,} ids, but data.tokenizer={named} has {text.n_vocab:,}{hint}; {doing}")
     model = next((folder / name for name in (MODEL, OTHER_MODEL) if (folder / name).exists()), None)
     if model is not None and isinstance(text, pieces.Pieces):
         if parse.content(model) != text.model:
@@ -132,8 +132,8 @@ def save(folder: Path, named: data.Tokenizer, text: Tokenizer, n_ctx: int, warn:
     it. warn is told what transformers has no form for: it then opens another tokenizer, or refuses to open one."""
     rust, other = tokenizer_json.convert(text)
     if other:
-        and_so = "it refuses to open one" if rust is None else "of some texts it finds other ids"
-        warn(f"transformers has no tokenizer like {named}: {other}; {and_so}: encode with gptjax, or with what the tokenizer is of")
+        effect = "it refuses to open one" if rust is None else "of some texts it finds other ids"
+        warn(f"transformers has no tokenizer like {named}: {other}; {effect}: encode with gptjax, or with what the tokenizer is of")
     (folder / tokenizer_json.CONFIG).write_bytes(saving.json_bytes(tokenizer_json.settings(text, n_ctx)))
     if rust is not None:
         (folder / tokenizer_json.FILE).write_text(rust.to_str(pretty=True) + "\n", encoding="utf-8")

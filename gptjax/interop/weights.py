@@ -94,13 +94,14 @@ class Run:
     kind = "a run of gptjax"
 
     def __init__(self, where: Path, assignments: Sequence[str], checkpoints: Path | str, say: Callable[[str], None]):
-        self.where, self._written, self._step = where, run.config(where), None
-        if self._written.task is not None:
+        self.where, self._run_config, self._step = where, run.config(where), None
+        if self._run_config.task is not None:
             raise ValueError(
-                f"{where} was fine-tuned on {self._written.name}: it answers, in predictions/, and does not speak; give the pre-trained run"
+                f"{where} was fine-tuned on {self._run_config.name}: it answers, in predictions/, and does not speak; give the pre-trained "
+                "run"
             )
-        spoken = tokenizer.spec_in(self._written.data.tokenizer, where)
-        config = dataclasses.replace(self._written, data=dataclasses.replace(self._written.data, tokenizer=spoken))
+        spoken = tokenizer.spec_in(self._run_config.data.tokenizer, where)
+        config = dataclasses.replace(self._run_config, data=dataclasses.replace(self._run_config.data, tokenizer=spoken))
         self.config = overrides.override(config, *assignments)
         lines = [line for line in run.differences(config, self.config) if not line.startswith("data.tokenizer")]
         if lines:
@@ -112,9 +113,9 @@ class Run:
 
     def _check_config(self, about: dict[str, Any]) -> None:
         """ValueError unless config.json is what was saved with the checkpoint, as far as it decides what the parameters compute."""
-        sealed = overrides.rebuild(parse.member(about, "config", dict, f"the checkpoint in {self.where}"))
+        saved_config = overrides.rebuild(parse.member(about, "config", dict, f"the checkpoint in {self.where}"))
         # train --tokens moves the length before it saves the next checkpoint, and no parameter computes anything else by it.
-        lines = [line for line in run.differences(sealed, self._written) if not line.startswith(run.LENGTH)]
+        lines = [line for line in run.differences(saved_config, self._run_config) if not line.startswith(run.LENGTH)]
         if lines:
             raise ValueError(
                 f"{self.where / 'config.json'} is not the config that its checkpoint was saved with ({'; '.join(lines)}): put back the "

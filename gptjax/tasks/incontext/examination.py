@@ -39,7 +39,7 @@ class Model:
     about: dict[str, Any]
 
 
-Refused = dict[str, str]  # of items that cannot be asked, by their ids: why
+Refusals = dict[str, str]  # of items that cannot be asked, by their ids: why
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Examination:
     examples: int | None
     few: bool = False
 
-    def items(self, read: Callable[[str], rows.Found], refused: Refused | None = None) -> tuple[list[Item], list[Item]]:
+    def items(self, read: Callable[[str], rows.Found], refused: Refusals | None = None) -> tuple[list[Item], list[Item]]:
         """(what is asked, what demonstrations are drawn from). read: a split -> its rows. refused: is told of rows that cannot be asked,
         and the others go on. ValueError, in one line, where none can, or where nothing is told."""
         asked, drawn = self.task.splits
@@ -65,7 +65,7 @@ class Examination:
             found = random.Random(f"{self.seed} {self.task.name}").sample(found, self.examples)
         return found, pool
 
-    def _read(self, read: rows.Found, refused: Refused | None) -> list[Item]:
+    def _read(self, read: rows.Found, refused: Refusals | None) -> list[Item]:
         found = []
         if refused is not None:
             refused |= read.refused
@@ -107,7 +107,7 @@ class Examination:
         return prompts.drawn(self.task.name, item, pool, self.shots, self.seed, self.how.fixed_shots)
 
     def put(
-        self, asked: list[Item], pool: list[Item], model: Model, tell: Callable[[str], None], refused: Refused | None = None
+        self, asked: list[Item], pool: list[Item], model: Model, tell: Callable[[str], None], refused: Refusals | None = None
     ) -> list[prompts.Prompt]:
         """Each item with as many demonstrations as fit. refused: is told of those that cannot be put, and the others go on. ValueError, in
         one line, where none can, or where nothing is told."""
@@ -144,7 +144,7 @@ def _too_few(exam: Examination, there: int) -> str:
     return f"{exam.task.name}: {exam.shots} demonstrations were asked for, and there are {there} to draw from; give fewer --shots"
 
 
-def _refuse(item: str, error: ValueError, refused: Refused | None) -> None:
+def _refuse(item: str, error: ValueError, refused: Refusals | None) -> None:
     """Notes why an item cannot be asked. An error that no user causes, and one where nothing is noted, is raised again."""
     status, why = command.verdict(error)
     if status != 2 or refused is None:
@@ -152,7 +152,7 @@ def _refuse(item: str, error: ValueError, refused: Refused | None) -> None:
     refused[item] = why
 
 
-def _some(found: Sequence[Any], refused: Refused | None, where: str) -> None:
+def _some(found: Sequence[Any], refused: Refusals | None, where: str) -> None:
     if not found:
         raise ValueError(next(iter(refused.values())) if refused else f"{where} has no item that can be asked")
 

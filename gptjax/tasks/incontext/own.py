@@ -105,13 +105,15 @@ def _beside(stem: pathlib.Path) -> tuple[pathlib.Path, Mapping[str, Any]]:
     if len(there) > 1:
         raise ValueError(f"{there[0]} and {there[1]} both say how {stem.name} is asked: keep one")
     (path,) = there
-    said = parse.json_file(path) if path.suffix == ".json" else _toml(path)
-    for key in said:
+    settings = parse.json_file(path) if path.suffix == ".json" else _toml(path)
+    for key in settings:
         if key not in KEYS:
             near = difflib.get_close_matches(key, KEYS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"give any of {', '.join(KEYS)}"
             raise ValueError(f"{path}: there is no key {parse.quote(key)}; {hint}")
-    return path, {key: parse.member(said, key, str, str(path)) if key in ("about", "language") else value for key, value in said.items()}
+    return path, {
+        key: parse.member(settings, key, str, str(path)) if key in ("about", "language") else value for key, value in settings.items()
+    }
 
 
 def _toml(path: pathlib.Path) -> dict[str, Any]:
@@ -122,24 +124,21 @@ def _toml(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not TOML: {parse.quote(str(error).splitlines()[0])[1:-1]}") from None
 
 
-def _how(form: tuple[str, ...], path: pathlib.Path, said: Mapping[str, Any]) -> tuple[protocol.Protocol, set[str]]:
+def _how(form: tuple[str, ...], path: pathlib.Path, settings: Mapping[str, Any]) -> tuple[protocol.Protocol, set[str]]:
     """The protocol, and which of its shots, stops and n_tokens the file beside the data chose."""
     if "completions" in form:
         how = protocol.Protocol(shots=SHOTS, method=protocol.PerToken(), metric="grade" if "grades" in form else "accuracy")
     else:
         how = protocol.Protocol(shots=SHOTS, method=protocol.Greedy(n_tokens=TOKENS), metric="exact_match")
-    chosen = {MANNERS[key].removeprefix("method.") for key in said if key in MANNERS}
-    method = said["method"] if "method" in said else ""
+    chosen = {MANNERS[key].removeprefix("method.") for key in settings if key in MANNERS}
+    method = settings["method"] if "method" in settings else ""
     if isinstance(method, str) and "(" in method:
         chosen |= {field for field in ("n_tokens", "stops") if field in method}
     elif method in ("Beam", "Greedy", "TopK"):
-        said = dict(said) | {"method": f"{method}(n_tokens={TOKENS})"}
+        settings = dict(settings) | {"method": f"{method}(n_tokens={TOKENS})"}
     bare = ("method", "metric")  # other texts are quoted, and a list is a tuple, in the grammar of --set
-    edits = [
-        f"how.{MANNERS[key]}={said[key] if key in bare else tuple(said[key]) if isinstance(said[key], list) else repr(said[key])}"
-        for key in MANNERS
-        if key in said
-    ]
+    values = {key: tuple(settings[key]) if isinstance(settings[key], list) else settings[key] for key in MANNERS if key in settings}
+    edits = [f"how.{MANNERS[key]}={value if key in bare else repr(value)}" for key, value in values.items()]
     try:
         how = overrides.override(How(how=how), *edits).how
     except ValueError as error:
