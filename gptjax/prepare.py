@@ -92,8 +92,8 @@ def how_to_train(args: argparse.Namespace, config: Config, trained: Sources, hel
         now["data.held_out"] = f"Separate(source=Shards(path={str(directory)!r}))"
     if config.model.n_vocab != n_vocab:
         now["model.n_vocab"] = str(n_vocab)
-    said_again = tuple(f"{path}{end}" for path in now for end in ("=", "."))
-    kept = [assignment for assignment in args.assignments if not assignment.startswith(said_again)]
+    prefixes = tuple(f"{path}{end}" for path in now for end in ("=", "."))
+    kept = [assignment for assignment in args.assignments if not assignment.startswith(prefixes)]
     settings = [*kept, *(f"{path}={value}" for path, value in now.items())]
     quoted = [shlex.quote(text) if any(c in text for c in '"$`\\') else f'"{text}"' for text in settings]
     return " ".join([f"--config={args.config}", *(f"--set {text}" for text in quoted)])

@@ -100,28 +100,28 @@ def prepared(source: data.Tfds) -> pathlib.Path:
             versions.setdefault(parts[0] if len(parts) == 2 else "", []).append(parts[-1])
     config = rest[0] if rest else _default_config(root / name, versions)
     if config is None and versions:
-        named = ", ".join(f"{name}/{one}" for one in sorted(versions))
-        raise ValueError(f"{where} has configs of which none is known to be the default: name the one that is meant, of {named}")
+        names = ", ".join(f"{name}/{one}" for one in sorted(versions))
+        raise ValueError(f"{where} has configs of which none is known to be the default: name the one that is meant, of {names}")
     found = [one for one in versions.get(config or "", []) if version in ("", one)]
     if not found:
-        asked = f"{name}{f'/{config}' if config else ''}{f':{version}' if version else ''}"
+        full_name = f"{name}{f'/{config}' if config else ''}{f':{version}' if version else ''}"
         others = sorted("/".join(filter(None, (name, one))) + f":{v}" for one, each in versions.items() for v in each)
         more = f" (prepared are {', '.join(others)})" if others else ""
         whole = "" if config else "; where it has configs, name one as NAME/CONFIG, or tfds builds them all"
         raise ValueError(
             f"{where} is not prepared under {root}{more}: on a machine with network run "
-            f"`tfds build {asked} --file_format=array_record --data_dir={shlex.quote(str(root))}`{whole}"
+            f"`tfds build {full_name} --file_format=array_record --data_dir={shlex.quote(str(root))}`{whole}"
         )
     return root / name / (config or "") / max(found, key=lambda one: [int(part) for part in one.split(".")])
 
 
 def _default_config(directory: pathlib.Path, versions: Collection[str]) -> str | None:
     """The config that a bare name means: none where a data set has none, else the one that tfds noted as it built any of them."""
-    noted = directory / ".config" / "metadata.json"
-    if noted.exists():
-        record = parse.json_file(noted)
+    metadata = directory / ".config" / "metadata.json"
+    if metadata.exists():
+        record = parse.json_file(metadata)
         if "default_config_name" in record:
-            return parse.member(record, "default_config_name", str, str(noted))
+            return parse.member(record, "default_config_name", str, str(metadata))
     return "" if "" in versions else None
 
 

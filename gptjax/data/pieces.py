@@ -85,19 +85,19 @@ def place(number: int) -> int:
 def spread(texts: Iterable[str], most: int) -> list[str]:
     """At most `most` characters of `texts`, and nine tenths of that at least if they have as many: parts of SENTENCE characters, from
     all evenly."""
-    kept: list[tuple[int, str]] = []
+    parts: list[tuple[int, str]] = []
     number, limit, size = 0, 2**64, 0
     for text in texts:
         for start in range(0, len(text), SENTENCE):
             if place(number) < limit:
-                kept.append((number, text[start : start + SENTENCE]))
-                size += len(kept[-1][1])
-                while size > most and len(kept) > 1:
+                parts.append((number, text[start : start + SENTENCE]))
+                size += len(parts[-1][1])
+                while size > most and len(parts) > 1:
                     limit = limit * 19 // 20
-                    kept = [(n, part) for n, part in kept if place(n) < limit]
-                    size = sum(len(part) for _, part in kept)
+                    parts = [(n, part) for n, part in parts if place(n) < limit]
+                    size = sum(len(part) for _, part in parts)
             number += 1
-    return [part for _, part in kept]
+    return [part for _, part in parts]
 
 
 def resize(parts: list[str], size: int) -> list[str]:

@@ -62,17 +62,17 @@ def write(
             same(directory, manifest, {"text": count_text(source, advance)})
         return manifest
     directory.mkdir(parents=True, exist_ok=True)
-    begun = directory / "job.json"
-    if begun.exists():
+    job_file = directory / "job.json"
+    if job_file.exists():
         try:
-            earlier = checksums.read(begun)
+            earlier = checksums.read(job_file)
         except ValueError as error:  # each block says itself what it is of
             say(f"{error}; it is written again")
         else:
             same(directory, earlier, {name: value for name, value in job.items() if name != "fingerprint"})
     elif any(directory.glob("*.npy")):
         raise ValueError(f"{directory} holds files of something else; give an empty directory")
-    checksums.save(begun, job)
+    checksums.save(job_file, job)
     saving.sweep(directory)
     skipped: files.Skipped = collections.Counter()
     blocks = run_blocks(source, tokenizer, rule, directory, advance, workers, block, skipped, say)
@@ -182,7 +182,7 @@ def run_blocks(
     done: list[dict[str, Any]] = []
     todo: list[tuple[float, Any]] = []  # fraction of the source, and the pending result
     finished = read_blocks(directory, say)
-    taken = {block["name"] for block in finished.values()}
+    names = {block["name"] for block in finished.values()}
     with pool(tokenizer, rule, directory, workers) as submit:
 
         def collect(limit: int) -> None:
@@ -199,7 +199,7 @@ def run_blocks(
             content = content_digest(documents, about)
             earlier = finished.pop(content, None)
             name = earlier["name"] if earlier else f"{number:05d}"
-            if earlier is None and name in taken:  # by text that may yet come
+            if earlier is None and name in names:  # by text that may yet come
                 name = f"{number:05d}-{content[:12]}"
             todo.append((documents[-1].done, submit(name, documents, content, earlier)))
             collect(2 * workers if workers > 1 else 0)

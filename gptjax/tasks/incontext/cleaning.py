@@ -70,15 +70,15 @@ class Cleaning:
         count: collections.Counter = collections.Counter()
         texts = self.texts(part, known, lengths, tell, count)
         first = next(texts, None)
-        written, digest = self.out / self.name(part), None
+        path, digest = self.out / self.name(part), None
         if first is None:
-            written.unlink(missing_ok=True)  # of an earlier start, with other n-grams
+            path.unlink(missing_ok=True)  # of an earlier start, with other n-grams
         else:
-            with saving.saved(written) as raw, compressed(raw, self.compression) as stream:
+            with saving.saved(path) as raw, compressed(raw, self.compression) as stream:
                 for text in itertools.chain([first], texts):
                     stream.write(line(text))
-            digest = _digest(written)
-        kept = {"counts": dict(count), "cut": _grams_digest(folder), "file": written.name, "digest": digest}
+            digest = _digest(path)
+        kept = {"counts": dict(count), "cut": _grams_digest(folder), "file": path.name, "digest": digest}
         checksums.save(report(folder, part), kept)
 
     def is_done(self, folder: pathlib.Path, part: scanning.Part) -> bool:
@@ -87,8 +87,8 @@ class Cleaning:
             kept = checksums.read(report(folder, part))
         except ValueError:
             return False
-        written = self.out / self.name(part)
-        return (kept["cut"], kept["file"], kept["digest"]) == (_grams_digest(folder), written.name, _digest(written))
+        path = self.out / self.name(part)
+        return (kept["cut"], kept["file"], kept["digest"]) == (_grams_digest(folder), path.name, _digest(path))
 
     def name(self, part: scanning.Part) -> str:
         """Of the file that is written: the number keeps names apart, and in order."""
