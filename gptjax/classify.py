@@ -23,7 +23,10 @@ def main(arguments: list[str]) -> int:
     parser = command.bare_parser("classify", "Label new texts with a fine-tuned run, by its best epoch.", EXAMPLE)
     parser.add_argument("--run", metavar="DIR", required=True, help="the run that gptjax.finetune made")
     parser.add_argument(
-        "--text", metavar="FILE", required=True, help="a text a line (.txt), or the task's columns (.tsv, .csv, .jsonl); - reads"
+        "--text",
+        metavar="FILE",
+        required=True,
+        help="a text a line (.txt), or the task's columns (.tsv, .csv, .jsonl); - reads standard input",
     )
     parser.add_argument("--format", choices=FORMATS, help="what FILE holds (default: by its name; of - and other names a text a line)")
     parser.add_argument("--as", choices=("jsonl", "tsv"), default="jsonl", dest="form", help="what is written (default: jsonl)")

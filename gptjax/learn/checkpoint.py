@@ -20,6 +20,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from gptjax.arrays import trees
+from gptjax.config import command
 from gptjax.data import checksums
 from gptjax.learn import places
 from gptjax.mesh import hosts
@@ -131,7 +132,9 @@ class Saved:
             raise Damage(f"its metadata is unreadable: {_first_line(error)}") from error
         record = sealed["record"]
         if record.get("step", step) != step:  # earlier versions did not record it
-            raise ValueError(f"{directory} is of step {record['step']:,}: a folder was renamed or copied; remove it")
+            raise ValueError(
+                f"{directory} is of step {record['step']:,}: a folder was renamed or copied; name it {record['step']} again, or remove it"
+            )
         return record
 
     def _check_file(self, file: Any, name: str, size: int, crc: int | None) -> None:
@@ -331,9 +334,7 @@ def _kind(leaf) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    if "No space left on device" in str(error):
-        return "the disk is full"
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return "the disk is full" if "No space left on device" in str(error) else command.first_line(error)
 
 
 def _listed(steps: list[int]) -> str:

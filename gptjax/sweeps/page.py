@@ -11,7 +11,7 @@ from pathlib import Path
 from gptjax.config import count
 from gptjax.data import unicode
 from gptjax.report import console, plots
-from gptjax.sweeps import comparing
+from gptjax.sweeps import comparing, standing
 
 COLOURS = ("#4C78A8", "#D1495B", "#59A14F", "#B07AA1", "#F28E2B", "#76B7B2", "#9C755F", "#1F2937")
 HEAD = ("arm", "seeds", "validation loss", "beside the baseline", "parameters", "FLOPs of a run", "tokens/s", "time of a run")
@@ -62,22 +62,25 @@ def _difference(found: comparing.Estimate | None) -> str:
 def markdown(name: str, about: str, results: Sequence[comparing.Result], failed: Sequence[str], sections: Sequence[Section]) -> str:
     """Columns aligned, so that it is a table for people too."""
     notes = [NOTE, *failed]
-    lines = [f"# {_one_line(name)}", "", _one_line(about), "", *_table(HEAD, rows(results)), "", *map(_one_line, notes)]
+    lines = [
+        f"# {standing.one_line(name)}",
+        "",
+        standing.one_line(about),
+        "",
+        *_table(HEAD, rows(results)),
+        "",
+        *map(standing.one_line, notes),
+    ]
     for part in sections:
         lines += ["", f"## {part.title}", "", *_table(part.head, part.rows), "", part.note]
     return "\n".join([*lines, ""])
 
 
 def _table(head: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> list[str]:
-    cells = [head, *([_one_line(cell).replace("|", "\\|") for cell in row] for row in body)]
+    cells = [head, *([standing.one_line(cell).replace("|", "\\|") for cell in row] for row in body)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
-
-
-def _one_line(text: str) -> str:
-    """Text that a file can hold, in one line."""
-    return " ".join(unicode.valid(text).split())
 
 
 NOTE = (
@@ -183,14 +186,15 @@ def page(
     def image(picture):
         return f'<img alt="{picture.stem}" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
 
-    refused = "".join(f"<p>{html.escape(_one_line(line))}</p>" for line in failed)
+    title = html.escape(standing.one_line(name))
+    refused = "".join(f"<p>{html.escape(standing.one_line(line))}</p>" for line in failed)
     parts = [
         f"<h2>{part.title}</h2>\n{table(part.head, part.rows)}\n<p>{html.escape(part.note)}</p>\n{image(part.picture)}" for part in sections
     ]
     return "\n".join(
         [
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(_one_line(name))}</title><style>{STYLE}</style>',
-            f"<h1>{html.escape(_one_line(name))}</h1><p>{html.escape(_one_line(about))}</p>",
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>',
+            f"<h1>{title}</h1><p>{html.escape(standing.one_line(about))}</p>",
             table(HEAD, rows(results)),
             f"<p>{html.escape(NOTE)}</p>{refused}",
             *map(image, pictures),

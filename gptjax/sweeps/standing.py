@@ -8,7 +8,7 @@ from typing import Any, Literal
 from gptjax.config import parse, run, sweep
 from gptjax.config.batches import Batches
 from gptjax.config.sweep import Point, Sweep
-from gptjax.data import saving
+from gptjax.data import saving, unicode
 from gptjax.report import events
 
 TAIL = 16_384  # bytes of metrics.jsonl that are looked at: the last evaluation lies in them, or a little before
@@ -39,7 +39,7 @@ def standing(point: Point, directory: Path) -> Standing:
     try:
         records = _last(there / events.NAME)
     except (OSError, ValueError) as error:
-        return Standing("damaged", 0, n_steps, None, _one_line(error))
+        return Standing("damaged", 0, n_steps, None, one_line(error))
     step = max((record["step"] for record in records), default=0)
     losses = [record for record in records if "validation_loss" in record]
     loss = losses[-1]["validation_loss"] if losses else None
@@ -51,8 +51,9 @@ def standing(point: Point, directory: Path) -> Standing:
     return Standing("begun" if records else "waiting", step, n_steps, loss)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def one_line(text: object) -> str:
+    """What it says as a line that a file can hold."""
+    return " ".join(unicode.valid(str(text)).split())
 
 
 def _last(file: Path) -> list[dict[str, Any]]:
@@ -75,7 +76,7 @@ def records(there: Path) -> list[dict[str, Any]]:
     try:
         found = events.read(there)
     except (OSError, ValueError) as error:
-        said = _one_line(error)
+        said = one_line(error)
         raise ValueError(said if events.NAME in said else f"{there / events.NAME} cannot be read: {said}") from None
     return [check(record, str(there / events.NAME)) for record in found]
 
@@ -144,7 +145,7 @@ def recorded(point: Point, directory: Path) -> Point:
     try:
         return dataclasses.replace(point, config=run.config(there), refusal="")
     except (OSError, ValueError) as error:
-        return dataclasses.replace(point, config=None, refusal=_one_line(error))
+        return dataclasses.replace(point, config=None, refusal=one_line(error))
 
 
 def claim(point: Point, directory: Path) -> str:
@@ -155,5 +156,5 @@ def claim(point: Point, directory: Path) -> str:
     try:
         lines = run.differences(run.config(there), point.config)
     except (OSError, ValueError) as error:
-        return _one_line(error)
+        return one_line(error)
     return f"{there} holds a run of another config ({'; '.join(lines)}); remove it, or give another --dir" if lines else ""

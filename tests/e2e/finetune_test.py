@@ -269,7 +269,7 @@ def test_an_epoch_that_is_damaged_is_named_and_passed_over(tmp_path):
     with pytest.raises(ValueError, match="here has no epoch that was evaluated and saved"):
         finetune.restore_best(saved, "here", [], wanted)
     (tmp_path / "10").rename(tmp_path / "50")
-    with pytest.raises(ValueError, match="50 is of step 10: a folder was renamed or copied; remove it"):
+    with pytest.raises(ValueError, match="50 is of step 10: a folder was renamed or copied; name it 10 again, or remove it"):
         finetune.restore_best(saved, "here", [50, 20], wanted)
 
 

@@ -54,7 +54,7 @@ REFUSED = {  # what happened to the directory; what is asked for; flags; what is
     "empty config": (edited("config.json", lambda b: b""), [], [], f"but config.json is empty or no file: {LOST}"),
     "another's config": (another_seed, ["seed=5"], [], "the checkpoint of step 9 in .* is of another config (seed: 0 -> 5)"),
     "another program's config": (of_another_program, [], [], "config.json is no run's: give another --run"),
-    "another step's checkpoint": (of_another_step, [], [], "checkpoints/9 is of step 8: a folder was renamed or copied; remove it"),
+    "another step's checkpoint": (of_another_step, [], [], "checkpoints/9 is of step 8: a folder was renamed or copied; name it 8 again, or remove it"),
     "half a config": (edited("config.json", lambda b: b[: len(b) // 2]), [], [], "config.json is not JSON: "),
     "config of bytes": (edited("config.json", lambda b: b"\xff" + b), [], [], "config.json is not UTF-8 text: byte 0xff at offset 0"),
     "half a record": (edited("metrics.jsonl", lambda b: b[: len(b) // 2]), [], [], f"{CHANGED}the line of step 5 is not where"),
@@ -130,7 +130,7 @@ def test_two_lengths_of_a_new_run_are_refused(text, tmp_path, change, length):
 def test_every_program_refuses_a_checkpoint_by_the_name_of_another_step(copied, read):
     (copied.parent / "t.tsv").write_text("text\tlabel\n" + "a\tx\nb\ty\n" * 4)
     of_another_step(copied)
-    with pytest.raises(ValueError, match="checkpoints/9 is of step 8: a folder was renamed or copied; remove it"):
+    with pytest.raises(ValueError, match="checkpoints/9 is of step 8: a folder was renamed or copied; name it 8 again, or remove it"):
         read(copied)
 
 

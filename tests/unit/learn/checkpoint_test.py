@@ -164,7 +164,10 @@ def test_another_shape_names_the_first_leaf_and_does_not_walk_back(tmp_path):
 def test_a_checkpoint_by_the_name_of_another_step_is_refused_by_every_reader(tmp_path, move):
     said = []
     move(saved_run(tmp_path, steps=(12,)) / "12", tmp_path / "20")
-    saved, refusal = checkpoint.Saved(tmp_path, said.append), "/20 is of step 12: a folder was renamed or copied; remove it"
+    saved, refusal = (
+        checkpoint.Saved(tmp_path, said.append),
+        "/20 is of step 12: a folder was renamed or copied; name it 12 again, or remove it",
+    )
     for read in (saved.about, saved.newest, lambda: saved.about(20), lambda: saved.restore(abstract(state_of(0))),
                  lambda: saved.restore(abstract(state_of(0)), steps=[20])):  # fmt: skip
         with pytest.raises(ValueError, match=refusal):
