@@ -54,7 +54,7 @@ REFUSED = {  # what happened to the directory; what is asked for; flags; what is
     "empty config": (edited("config.json", lambda b: b""), [], [], f"but config.json is empty or no file: {LOST}"),
     "another's config": (another_seed, ["seed=5"], [], "the checkpoint of step 9 in .* is of another config (seed: 0 -> 5)"),
     "another program's config": (of_another_program, [], [], "config.json is no run's: give another --run"),
-    "another step's checkpoint": (of_another_step, [], [], "checkpoints/9 is of step 8: a folder was renamed or copied; name it 8 again, or remove it"),
+    "another step's checkpoint": (of_another_step, [], [], "9 is of step 8: a folder was renamed or copied; name it 8 again, or"),
     "half a config": (edited("config.json", lambda b: b[: len(b) // 2]), [], [], "config.json is not JSON: "),
     "config of bytes": (edited("config.json", lambda b: b"\xff" + b), [], [], "config.json is not UTF-8 text: byte 0xff at offset 0"),
     "half a record": (edited("metrics.jsonl", lambda b: b[: len(b) // 2]), [], [], f"{CHANGED}the line of step 5 is not where"),
