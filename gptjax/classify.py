@@ -119,8 +119,8 @@ def label(directory: Path, bucket: str | None, config: Config, examples: list[An
     p_BC = p_BC / p_BC.sum(1, keepdims=True)
     found = []
     for example, answer, p_C in zip(examples, scores.answers(task.metric, y_BC), p_BC, strict=True):
-        said = {"score": submission.rounded(float(answer))} if task.metric == "pearson" else {"label": task.labels[int(answer)]}
-        shares = {label: submission.rounded(float(p)) for label, p in zip(task.labels, p_C, strict=True)}
+        said = {"score": round(float(answer), 6)} if task.metric == "pearson" else {"label": task.labels[int(answer)]}
+        shares = {label: round(float(p), 6) for label, p in zip(task.labels, p_C, strict=True)}
         found.append({"index": example.index, **said, "probabilities": shares})
     return found
 

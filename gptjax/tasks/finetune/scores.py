@@ -8,14 +8,16 @@ import numpy as np
 
 
 def best(records: Iterable[dict[str, Any]], metric: str, there: Container[int]) -> list[int]:
-    """The steps that were evaluated and are there, the best first; of equals the first."""
-    found = {record["step"]: record[metric] for record in records if metric in record and record["step"] in there}
+    """The steps that were evaluated to a number and are there, the best first; of equals the first."""
+    found = {r["step"]: r[metric] for r in records if metric in r and r["step"] in there and np.isfinite(r[metric])}
     return sorted(found, key=lambda step: (-found[step], step))
 
 
 def score(metric: str, y_BC: np.ndarray, labels_B: np.ndarray) -> float:
     """In percent, from scores of classes and labels (classes, or numbers between two). f1: of class 1, as GLUE has it for MRPC and QQP.
-    0 where a correlation or F1 is not defined: all answers are one, or one is no number."""
+    0 where a correlation or F1 is not defined, since all answers are one; NaN where a score of a class is NaN or infinite."""
+    if not np.isfinite(y_BC).all():
+        return float("nan")
     answers_B = answers(metric, y_BC)
     match metric:
         case "accuracy":
@@ -25,14 +27,18 @@ def score(metric: str, y_BC: np.ndarray, labels_B: np.ndarray) -> float:
             said = np.sum(answers_B == 1) + np.sum(labels_B == 1)
             return 100 * float(2 * right / said) if said else 0.0
         case "matthews" | "pearson":  # Matthews' is Pearson's of two binary variables; STS-B reports Pearson's
-            defined = np.ptp(answers_B) > 0 and np.ptp(labels_B) > 0  # false of NaN, too
+            defined = np.ptp(answers_B) > 0 and np.ptp(labels_B) > 0
             return 0.0 if not defined else 100 * float(np.corrcoef(answers_B, labels_B)[0, 1])
         case _:
             raise AssertionError(metric)
 
 
 def answers(metric: str, y_BC: np.ndarray) -> np.ndarray:
-    """The class of the highest score; for pearson the expected one, as in Tai et al. (1503.00075) equation 18."""
+    """The class of the highest score; for pearson the expected one, as in Tai et al. (1503.00075) equation 18. ValueError for scores that
+    are NaN or infinite: argmax would take the first class."""
+    bad = int((~np.isfinite(y_BC)).any(1).sum())
+    if bad:
+        raise ValueError(f"the model's scores of {bad:,} of {len(y_BC):,} examples are NaN or infinite: it diverged, or is damaged")
     if metric != "pearson":
         return y_BC.argmax(1)
     weights_BC = np.exp(y_BC - y_BC.max(1, keepdims=True))

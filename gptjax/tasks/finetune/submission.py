@@ -14,9 +14,10 @@ from gptjax.tasks.finetune.examples import Example
 
 def concluded(session, asked, put, params, name: str, examples: list[Example], rows: np.ndarray) -> dict[str, Any]:
     """The score on the split `name` (None without labels), how many examples it has; its answers are written to predictions/, or a warning
-    says why not."""
+    says why not. ValueError for scores that are NaN or infinite."""
     task: Task = session.config.task
     y_BC, _ = scores.answered(asked, params, rows, session.microbatch, put)
+    scores.answers(task.metric, y_BC)  # on all processes alike, before one writes
     known = rows[:, 0] >= 0
     value = scores.score(task.metric, y_BC[known], rows[known, 0] / inputs.PARTS) if known.any() else None
     if session.party.process == 0:
@@ -30,11 +31,11 @@ def concluded(session, asked, put, params, name: str, examples: list[Example], r
 
 
 def written(folder: Path, task: Task, name: str, examples: list[Example], y_BC: np.ndarray) -> None:
-    """NAME.jsonl: index, label, answer and scores of every example, null for a score that is no number; of a test set also GLUE's TASK.tsv:
+    """NAME.jsonl: index, label, answer and scores of every example; of a test set also GLUE's TASK.tsv:
     index and prediction, which is a label's name for entailment tasks, a number for others."""
     answers = [spelled(task, answer) for answer in scores.answers(task.metric, y_BC)]
     lines = [
-        {"index": example.index, "label": example.label, "answer": answer, "scores": [rounded(float(y)) for y in y_C]}
+        {"index": example.index, "label": example.label, "answer": answer, "scores": [round(float(y), 6) for y in y_C]}
         for example, answer, y_C in zip(examples, answers, y_BC, strict=True)
     ]
     saving.save(folder / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
@@ -42,10 +43,6 @@ def written(folder: Path, task: Task, name: str, examples: list[Example], y_BC: 
         numbered = sorted(zip((int(example.index) for example in examples), answers, strict=True))  # TFDS has them shuffled
         table = "".join(f"{index}\t{answer}\n" for index, answer in numbered)
         saving.save(folder / f"{task.submission}.tsv", f"index\tprediction\n{table}".encode())
-
-
-def rounded(value: float) -> float | None:
-    return round(value, 6) if np.isfinite(value) else None
 
 
 def spelled(task: Task, answer: float) -> str:

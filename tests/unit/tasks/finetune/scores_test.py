@@ -19,8 +19,19 @@ def test_the_best_epoch_is_the_first_of_the_highest_that_is_still_there():
     assert scores.best(lines, "f1", [10]) == []
 
 
-def test_scores_that_are_no_numbers_correlate_with_nothing():
-    assert scores.score("pearson", np.full((3, 2), np.nan, np.float32), np.array([0.0, 1.0, 0.5])) == 0
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews", "pearson"])
+def test_scores_that_are_no_numbers_are_no_answers(metric):
+    """argmax of NaN is 0: a model of NaN would be right wherever class 0 is."""
+    y_BC = said([0, 1, 0])
+    y_BC[2] = np.nan
+    assert np.isnan(scores.score(metric, y_BC, np.array([0.0, 1.0, 0.0])))
+    with pytest.raises(ValueError, match="scores of 1 of 3 examples are NaN or infinite"):
+        scores.answers(metric, y_BC)
+
+
+def test_an_epoch_that_came_to_no_number_is_not_the_best():
+    lines = [{"step": n, "accuracy": score} for n, score in ((10, 50.0), (20, float("nan")), (30, 40.0))]
+    assert scores.best(lines, "accuracy", [10, 20, 30]) == [10, 30]
 
 
 def test_accuracy():

@@ -38,9 +38,10 @@ def test_each_task_is_written_as_glue_has_it(name, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {f"{file}.tsv", "test.jsonl", "dev.jsonl"}
 
 
-def test_a_score_that_is_no_number_is_null(tmp_path):
-    submission.written(tmp_path, finetuning.TASKS["sst2"], "dev", [Example(("x",), (), 0.0, "0")], np.array([[np.nan, np.inf]], np.float32))
-    assert json.loads((tmp_path / "dev.jsonl").read_text(), parse_constant=pytest.fail)["scores"] == [None, None]
+def test_scores_that_are_no_numbers_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        submission.written(tmp_path, finetuning.TASKS["sst2"], "dev", [Example(("x",), (), 0.0, "0")], np.array([[np.nan, np.inf]], np.float32))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_glue_task_of_the_paper_is_there_and_no_other_is_submitted():
