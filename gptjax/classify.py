@@ -90,7 +90,7 @@ def label(directory: Path, bucket: str | None, config: Config, examples: list[An
     from gptjax.learn import checkpoint, state
     from gptjax.mesh import devices, rules, xla
     from gptjax.report import events
-    from gptjax.tasks.finetune import classifier, inputs, scores, submission
+    from gptjax.tasks.finetune import classifier, inputs, scores
 
     xla.begin()
     assert config.task is not None

@@ -40,7 +40,9 @@ def test_each_task_is_written_as_glue_has_it(name, tmp_path):
 
 def test_scores_that_are_no_numbers_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="NaN or infinite"):
-        submission.written(tmp_path, finetuning.TASKS["sst2"], "dev", [Example(("x",), (), 0.0, "0")], np.array([[np.nan, np.inf]], np.float32))
+        submission.written(
+            tmp_path, finetuning.TASKS["sst2"], "dev", [Example(("x",), (), 0.0, "0")], np.array([[np.nan, np.inf]], np.float32)
+        )
     assert list(tmp_path.iterdir()) == []
 
 
