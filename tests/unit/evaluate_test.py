@@ -22,11 +22,12 @@ def test_no_flag_is_passed_over(flags, line):
         evaluate.main(flags)
 
 
-def test_a_picture_is_of_the_runs_and_of_what_lies_in_out(monkeypatch):
+def test_a_picture_is_of_the_runs_and_of_what_lies_in_out(monkeypatch, tmp_path):
+    (tmp_path / "a" / "checkpoints").mkdir(parents=True)
     drawn = []
     monkeypatch.setattr("gptjax.report.curves.draw", lambda folders, path, warn: drawn.extend(map(str, folders)))
-    evaluate.main(["--curve=a.png", "runs/x", "--out=y"])
-    assert drawn == ["runs/x/evaluations", "y"]
+    evaluate.main(["--curve=a.png", f"{tmp_path}/a", f"{tmp_path}/weights", "--out=y"])
+    assert drawn == [f"{tmp_path}/a/evaluations", "runs/weights/evaluations", "y"]
 
 
 def test_a_text_without_any_among_others_is_passed_over(tmp_path, monkeypatch):
