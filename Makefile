@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-EXTRA = tests/unit/data/gpt1_test.py tests/unit/interop/tokenizer_json_test.py tests/parity/exported_test.py tests/parity/harness_test.py
+EXTRA = tests/unit/data/gpt1_test.py tests/unit/weights/tokenizer_json_test.py tests/parity/exported_test.py tests/parity/harness_test.py
 EXTRA += tests/e2e/bucket_test.py
 
 .PHONY: train test test-slow test-extra test-gpu check docs clean
@@ -31,7 +31,7 @@ check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/pyright --pythonpath $(RUN)
 
 docs: $(VENV)/installed
-	$(RUN) -m gptjax.report.pictures docs/patterns.png
+	$(RUN) -m gptjax.report.pattern_plot docs/patterns.png
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -20,12 +20,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from gptjax.ahead import compiling
+from gptjax.aot import compile
 from gptjax.config import count, parse, registry, schema
-from gptjax.generate import choose, decode
-from gptjax.learn import metrics, state, step
-from gptjax.mesh import devices, rules, topology
-from gptjax.model import kernels, reading
+from gptjax.generate import decode, sampling
+from gptjax.model import inference
+from gptjax.model.attention import dispatch
+from gptjax.sharding import device_mesh, rules, topology
+from gptjax.training import metrics, state, step
 
 CONFIGS = "gpt2_124m,gpt3_small,gpt3_medium,gpt3_xl"
 ABSENT = ("h100-1", "v5p:2x2x1")  # compiled for where no accelerator is at hand
@@ -50,7 +51,7 @@ def arms(config: schema.Config) -> dict[str, tuple[tuple, str]]:
 
 def trained(name: str, config: schema.Config, n_ctx: int, rows: int, rounds: int) -> list[Row]:
     """A row for each arm that fits."""
-    mesh = devices.mesh(config.mesh)
+    mesh = device_mesh.mesh(config.mesh)
     platform = mesh.devices.flat[0].platform
     seconds: dict[str, list[float]] = {}
     tokens = np.random.default_rng(0).integers(0, config.model.n_vocab, (1, rows, n_ctx + 1), dtype=np.int32)
@@ -58,7 +59,7 @@ def trained(name: str, config: schema.Config, n_ctx: int, rows: int, rounds: int
     for arm, (attention, kernel) in arms(config).items():  # one state at a time: two of the larger models do not fit
         varied_config = varied(config, n_ctx, rows, attention, kernel)
         try:
-            built, program, shape = compiling.program(varied_config, mesh, platform, rows)
+            built, program, shape = compile.program(varied_config, mesh, platform, rows)
             with jax.set_mesh(mesh):
                 now = state.created(varied_config, built.model, built.tx, mesh)
                 batch = jax.device_put(tokens, shape.sharding)
@@ -70,7 +71,7 @@ def trained(name: str, config: schema.Config, n_ctx: int, rows: int, rounds: int
                     if i >= 2:
                         seconds[arm].append(time.perf_counter() - began)
         except jax.errors.JaxRuntimeError as error:
-            if not compiling.out_of_memory(error):
+            if not compile.out_of_memory(error):
                 raise
             seconds.pop(arm, None)
             print(f"{name:12} {n_ctx:6,} {rows:5} {arm:18} out of memory", flush=True)
@@ -88,16 +89,16 @@ def trained(name: str, config: schema.Config, n_ctx: int, rows: int, rounds: int
 
 def spoken(name: str, config: schema.Config, batch: int, rounds: int) -> Row:
     """Tokens/s of greedy decoding, prompts of 64 tokens and 64 new ones, prefill included."""
-    mesh = devices.mesh(dataclasses.replace(config.mesh, fsdp=1), jax.devices()[:1])
+    mesh = device_mesh.mesh(dataclasses.replace(config.mesh, fsdp=1), jax.devices()[:1])
     built = step.build(config, mesh.devices.flat[0].platform, mesh, None)
     model = built.model.clone(place=rules.NOWHERE)
     params = jax.jit(lambda: state.initial(config, model, built.tx).params)()
-    reader = reading.reader(model, params)
+    reader = inference.reader(model, params)
     prompts = np.random.default_rng(0).integers(0, config.model.n_vocab, (batch, 64)).tolist()
     seconds = []
     for i in range(rounds + 1):
         began = time.perf_counter()
-        decode.continuations(reader, prompts, 64, choose.Sampling(temperature=0.0), jax.random.key(0))
+        decode.continuations(reader, prompts, 64, sampling.Sampling(temperature=0.0), jax.random.key(0))
         if i:
             seconds.append(time.perf_counter() - began)
     speed = 64 * batch / statistics.median(seconds)
@@ -108,13 +109,13 @@ def spoken(name: str, config: schema.Config, batch: int, rounds: int) -> Row:
 def ahead_of_time(target: topology.Topology, names: list[str]) -> list[Row]:
     """Each kernel of the platform, forward and backward, and each config's step, compiled for chips that are not here."""
     results, n = [], target.n_devices
-    kernel = kernels.named("auto", target.platform)
+    kernel = dispatch.named("auto", target.platform)
     for pattern in PATTERNS:
         one = dataclasses.replace(
             registry.config("gpt3_small").model, n_layers=1, attention=(pattern,), n_ctx=2048, d_model=256, n_heads=4, n_vocab=256
         )
         config = varied(dataclasses.replace(registry.config("gpt3_small"), model=one), 2048, n, (pattern,), "auto")
-        by, why = kernels.chosen(kernel, pattern, np.dtype("bfloat16"), 64)
+        by, why = dispatch.chosen(kernel, pattern, np.dtype("bfloat16"), 64)
         results.append(_compiled_row(f"{pattern} by {by}{f' ({why})' if why else ''}", config, target))
     for name in names:
         config = registry.config(name)
@@ -124,7 +125,7 @@ def ahead_of_time(target: topology.Topology, names: list[str]) -> list[Row]:
 
 
 def _compiled_row(what: str, config: schema.Config, target: topology.Topology) -> Row:
-    found = compiling.step_of(config, target)
+    found = compile.step_of(config, target)
     kernel_names = ", ".join(found.program.kernels()) or "none of a library's"
     verdict = "fits" if found.peak <= found.limit else "does not fit"
     print(

@@ -14,8 +14,9 @@ import time
 import jax
 
 from gptjax.config import count, parse, schema
-from gptjax.mesh import rules, xla
-from gptjax.model import gpt, kernels
+from gptjax.model import gpt
+from gptjax.model.attention import dispatch
+from gptjax.sharding import rules, xla_options
 
 
 def program(pattern: schema.Attention, n_ctx: int, n_heads: int):
@@ -25,10 +26,10 @@ def program(pattern: schema.Attention, n_ctx: int, n_heads: int):
     q, k, v, g = (jax.random.normal(key, (1, n_ctx, n_heads, 64), manner.dtype) for key in jax.random.split(jax.random.key(0), 4))
 
     def run(q, k, v, g):
-        out, pull = jax.vjp(lambda q, k, v: kernels.attend(manner.kernel, rules.NOWHERE, q, k, v, pattern), q, k, v)
+        out, pull = jax.vjp(lambda q, k, v: dispatch.attend(manner.kernel, rules.NOWHERE, q, k, v, pattern), q, k, v)
         return out, pull(g)
 
-    return jax.jit(run, compiler_options=xla.options(jax.devices()[0])).lower(q, k, v, g).compile(), (q, k, v, g)
+    return jax.jit(run, compiler_options=xla_options.options(jax.devices()[0])).lower(q, k, v, g).compile(), (q, k, v, g)
 
 
 def main():
@@ -38,7 +39,7 @@ def main():
     parser.add_argument("--window", type=parse.whole_argument(), default=256, help="of the banded layer (default: 256)")
     parser.add_argument("--rounds", type=parse.whole_argument(), default=3, help="timed runs of each (default: 3)")
     args = parser.parse_args()
-    xla.keep_memory()
+    xla_options.keep_memory()
     patterns = {"dense": schema.Dense(), "banded": schema.Banded(window=args.window)}
     before: dict[str, tuple[float, int]] = {}
     print(f"{'context':>8} {'layer':8} {'ms':>9} {'x':>5} {'scratch MiB':>12} {'x':>5} {'GFLOP/s':>8} {'banded is':>10}")

@@ -22,12 +22,12 @@ import numpy as np
 
 from bench.generation import theirs
 from gptjax.config import data, parse, registry, schema
-from gptjax.data import tokenizer
-from gptjax.interop import vocabulary
-from gptjax.mesh import rules, xla
-from gptjax.model import gpt, reading
-from gptjax.tasks import asking
-from gptjax.tasks.asking import Question
+from gptjax.data.tokenizers import build
+from gptjax.evals import loglikelihood
+from gptjax.evals.loglikelihood import Question
+from gptjax.model import gpt, inference
+from gptjax.sharding import rules, xla_options
+from gptjax.weights import tokenizer_files
 
 
 def kinds(n_vocab: int) -> dict[str, list[Question]]:
@@ -55,7 +55,7 @@ def kinds(n_vocab: int) -> dict[str, list[Question]]:
 def n_read(questions: list[Question]) -> tuple[int, int, int]:
     """Tokens that have to be read, each shared beginning once; that are read here, padding too; and whose probability is asked for."""
     beginnings = {(*q.context, *c[:-1])[:n] for q in questions for c in q.completions for n in range(1, len(q.context) + len(c))}
-    batches = asking._batches(asking._rows(asking._units(questions), rules.NOWHERE), rules.NOWHERE)
+    batches = loglikelihood._batches(loglikelihood._rows(loglikelihood._units(questions), rules.NOWHERE), rules.NOWHERE)
     return len(beginnings), sum(n * length for n, length, _ in batches), sum(len(c) for q in questions for c in q.completions)
 
 
@@ -65,7 +65,7 @@ def speed(clock) -> float:
 
     n, best = 1024, 0.0
     a = np.random.default_rng(0).normal(size=(n, n)).astype(np.float32)
-    x, product = jax.device_put(a), jax.jit(jnp.matmul, compiler_options=xla.options(jax.devices()[0]))
+    x, product = jax.device_put(a), jax.jit(jnp.matmul, compiler_options=xla_options.options(jax.devices()[0]))
     t = torch.from_numpy(a)
     for _ in range(5):
         for run in (lambda: product(x, x).block_until_ready(), lambda: t @ t):
@@ -81,18 +81,18 @@ def harness(params, c: schema.Model, batch: int):
     from lm_eval.models.huggingface import HFLM
 
     with tempfile.TemporaryDirectory() as folder:
-        vocabulary.save(Path(folder), data.Gpt2Bpe(), tokenizer.tokenizer(data.Gpt2Bpe()), 1024, print)
+        tokenizer_files.save(Path(folder), data.Gpt2Bpe(), build.tokenizer(data.Gpt2Bpe()), 1024, print)
         text = transformers.GPT2TokenizerFast.from_pretrained(folder)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     return HFLM(pretrained=theirs(params, c, "float32"), tokenizer=text, batch_size=batch, max_length=c.n_ctx)
 
 
-def compared(name: str, questions: list[Question], reader: reading.Reader, model, rounds: int, peak: float, clock) -> tuple[float, float]:
+def compared(name: str, questions: list[Question], reader: inference.Reader, model, rounds: int, peak: float, clock) -> tuple[float, float]:
     """Prints a line; returns the medians, ours and lm_eval's."""
     requests = [(("", ""), list(q.context), list(c)) for q in questions for c in q.completions]
 
     def ours():
-        found = dict(asking.likelihoods(reader, questions))
+        found = dict(loglikelihood.likelihoods(reader, questions))
         return [x.log_probability for number in range(len(questions)) for x in found[number]]
 
     def lm_eval():
@@ -135,7 +135,7 @@ def main() -> int:
     except ModuleNotFoundError as error:
         print(f"{error.name} is not installed: pip install -r requirements-dev.txt -r requirements-extra.txt", file=sys.stderr)
         return 2
-    xla.keep_memory()
+    xla_options.keep_memory()
     c = registry.config("gpt2_124m").model
     all_kinds = kinds(c.n_vocab)
     chosen = args.kinds.split(",") if args.kinds else list(all_kinds)
@@ -145,7 +145,7 @@ def main() -> int:
     model = gpt.GPT(c, gpt.manner(schema.Compute(), "cpu"))
     params = jax.jit(lambda key: model.init(key, jnp.zeros((1, 1), jnp.int32))["params"])(jax.random.key(0))
     clock = time.process_time if args.cpu_time else time.perf_counter
-    reader, their, peak = reading.reader(model, params), harness(params, c, args.batch), speed(clock)
+    reader, their, peak = inference.reader(model, params), harness(params, c, args.batch), speed(clock)
     print(
         f"gpt2_124m, float32, {peak / 1e9:.0f} GFLOP/s of a large product; lm_eval with {args.batch} sequences at once; medians in ", end=""
     )

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.config import parse, registry, schema
-from gptjax.generate import choose, decode
-from gptjax.model import gpt, reading
+from gptjax.generate import decode, sampling
+from gptjax.model import gpt, inference
 
 TIE = {"float32": 1e-3, "bfloat16": 0.25}  # of logits
-GREEDY = choose.Sampling(temperature=0)
+GREEDY = sampling.Sampling(temperature=0)
 
 
 def theirs(params, c: schema.Model, dtype: str):
@@ -69,8 +69,8 @@ def gap(reader, prompts, said) -> float:
 
     @jax.jit
     def gaps(reader, tokens_BT):
-        _, x_BTD = reading.prefill(reader, tokens_BT, jnp.full(len(prompts), tokens_BT.shape[1]), tokens_BT.shape[1])
-        y_BTV = reading.predictions(reader, x_BTD[:, prompts.shape[1] - 1 : -1])
+        _, x_BTD = inference.prefill(reader, tokens_BT, jnp.full(len(prompts), tokens_BT.shape[1]), tokens_BT.shape[1])
+        y_BTV = inference.predictions(reader, x_BTD[:, prompts.shape[1] - 1 : -1])
         of_said_BT1 = jnp.take_along_axis(y_BTV, tokens_BT[:, prompts.shape[1] :, None], axis=2)
         return jnp.max(y_BTV.max(axis=2, keepdims=True) - of_said_BT1)
 
@@ -103,7 +103,7 @@ def measured(reader, model, prompts, n_tokens: int, rounds: int) -> dict[str, li
 
 def compared(c, params, batch, dtype, args, speed) -> None:
     manner = gpt.manner(schema.Compute(dtype=dtype), jax.default_backend())
-    reader = reading.reader(gpt.GPT(c, manner), params)
+    reader = inference.reader(gpt.GPT(c, manner), params)
     model = theirs(params, c, dtype)
     prompts = np.random.default_rng(batch).integers(0, c.n_vocab, (batch, args.prompt), dtype=np.int32)
     ours, said = we_say(reader, prompts, args.tokens), they_say(model, prompts, args.tokens)

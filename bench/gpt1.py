@@ -22,9 +22,9 @@ import sys
 from pathlib import Path
 
 from gptjax.config import parse
-from gptjax.data import saving
-from gptjax.report import plots
-from gptjax.sweeps import comparing
+from gptjax.report import loss_plot
+from gptjax.runtime import atomic
+from gptjax.sweeps import comparison
 
 CLASSES = {
     "movies": ("gpt1_sst2", []),
@@ -157,7 +157,7 @@ def tested(results: list[dict]) -> list[float]:
 
 def interval(found: list[float]) -> str:
     """Mean and 95% interval of the mean."""
-    estimate = comparing.estimate(found)
+    estimate = comparison.estimate(found)
     return f"{estimate.mean:.1f}" + ("" if math.isnan(estimate.half) else f" +- {estimate.half:.1f}")
 
 
@@ -167,14 +167,14 @@ def zero_shot(args: argparse.Namespace, files: dict[str, list[str]]) -> dict[str
     import numpy as np
 
     from gptjax.config import overrides, registry
-    from gptjax.data import tokenizer
-    from gptjax.interop import weights
-    from gptjax.learn import checkpoint, state, step
-    from gptjax.mesh import devices
-    from gptjax.tasks.finetune import examples, scores, zeroshot
+    from gptjax.data.tokenizers import build
+    from gptjax.sharding import device_mesh
+    from gptjax.training import checkpoint, state, step
+    from gptjax.training.classification import examples, metrics, zero_shot
+    from gptjax.weights import load
 
-    origin = weights.found(args.run)
-    text, mesh = tokenizer.tokenizer(origin.config.data.tokenizer), devices.mesh(origin.config.mesh)
+    origin = load.found(args.run)
+    text, mesh = build.tokenizer(origin.config.data.tokenizer), device_mesh.mesh(origin.config.mesh)
     built = step.build(origin.config, jax.devices()[0].platform, mesh, text.end_of_text)
     saved = checkpoint.Saved(Path(args.run) / "checkpoints", print)
     abstract = state.abstract(origin.config, built.model, built.tx, mesh).params
@@ -188,15 +188,15 @@ def zero_shot(args: argparse.Namespace, files: dict[str, list[str]]) -> dict[str
         for at in [0, *saved.steps()]:
             restored = None if at == 0 else saved.restore({"params": abstract}, part="params/", steps=[at])
             params = fresh if restored is None else restored[1]["params"]
-            y_BC = zeroshot.answered(spec, read, built.model, params, text)
-            found.setdefault(task, []).append((at, scores.score("accuracy", y_BC, labels)))
+            y_BC = zero_shot.answered(spec, read, built.model, params, text)
+            found.setdefault(task, []).append((at, metrics.score("accuracy", y_BC, labels)))
             print(f"zero-shot {task:8} after {at:6,} updates {found[task][-1][1]:5.1f}", flush=True)
     return found
 
 
 def drawn(out: Path, layers: dict[str, list[float]], shots: dict[str, list[tuple[int, float]]]) -> None:
     """GPT-1's Figure 2: left, accuracy by transferred layers; right, zero-shot accuracy over updates of pre-training."""
-    figure = plots.canvas(9, 3.8)
+    figure = loss_plot.canvas(9, 3.8)
     left, right = figure.subplots(1, 2)
     names = list(layers)
     means = [statistics.mean(found) for found in layers.values()]
@@ -267,7 +267,7 @@ def main() -> None:
     print(f"\n| arm | {' | '.join(tasks)} |\n|---|{'---|' * len(tasks)}")
     for arm in [*ARMS, *LONGER]:
         print(f"| {arm} | {' | '.join(interval(table[task][arm]) if arm in table[task] else '' for task in tasks)} |")
-    args.out.with_suffix(".json").write_bytes(saving.json_bytes({"table": table, "layers": layers, "zero_shot": shots}))
+    args.out.with_suffix(".json").write_bytes(atomic.json_bytes({"table": table, "layers": layers, "zero_shot": shots}))
     drawn(args.out, layers, shots)
     print(f"\nwrote {args.out}.json and {args.out}.png")
 

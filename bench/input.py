@@ -11,8 +11,8 @@ import tempfile
 import time
 
 from gptjax.config import command, parse
-from gptjax.config.batches import Batches
-from gptjax.data import pipeline
+from gptjax.config.batch_schedule import Batches
+from gptjax.data import loader
 
 
 def main(arguments: list[str]) -> int:
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--repeats", type=parse.whole_argument(), default=7)
     args = parser.parse_args(arguments)
     config = command.resolved(args)
-    read = pipeline.reading(config, args.cache, print)
+    read = loader.reading(config, args.cache, print)
     plan = Batches(config)
     rates = [rate(read, plan, config.train.microbatch_rows or plan.quantum, args.steps) for _ in range(args.repeats)]
     middle = statistics.median(rates)
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     return 0 if ratio >= 20 else 1
 
 
-def rate(read: pipeline.Reading, plan: Batches, microbatch_rows: int, n_steps: int) -> float:
+def rate(read: loader.Reading, plan: Batches, microbatch_rows: int, n_steps: int) -> float:
     """Tokens per second over n_steps batches, the first epoch's shuffle and the thread's start not counted."""
     batches = read.batches(plan, microbatch_rows)
     next(batches)

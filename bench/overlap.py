@@ -13,8 +13,9 @@ import time
 import numpy as np
 
 from gptjax.config import parse
-from gptjax.data import files, tokenising
-from gptjax.tasks.incontext import grams
+from gptjax.curate import ngrams
+from gptjax.data import tokenize
+from gptjax.data.sources import files
 
 N = 13
 WORD = re.compile(r"[^\W_]+")
@@ -26,7 +27,7 @@ def plain(document: str) -> list[tuple[str, ...]]:
 
 
 def hashed(batch: list[str]) -> np.ndarray:
-    return next(iter(grams.grams(grams.words(batch), [N])), (N, np.zeros(0, np.uint64), None))[1]
+    return next(iter(ngrams.grams(ngrams.words(batch), [N])), (N, np.zeros(0, np.uint64), None))[1]
 
 
 def main() -> None:
@@ -38,13 +39,13 @@ def main() -> None:
     args = parser.parse_args()
     whole = [document.text for document in files.documents(args.text, "text")]
     documents = [text[i : i + args.piece] for text in whole for i in range(0, len(text), args.piece)]
-    batches = list(tokenising.grouped(documents, grams.CHUNK, len))
+    batches = list(tokenize.grouped(documents, ngrams.CHUNK, len))
     megabytes = sum(len(document.encode()) for document in documents) / 1e6
 
     mine = {gram for document in documents[::50] for gram in plain(document)}
     theirs = {tuple(f"x{n}y{k}" for k in range(N)) for n in range(max(0, args.grams - len(mine)))}
     wanted = mine | theirs
-    known = grams.Known(np.unique(np.concatenate([hashed([" ".join(gram)]) for gram in wanted])))
+    known = ngrams.Known(np.unique(np.concatenate([hashed([" ".join(gram)]) for gram in wanted])))
     print(f"{megabytes:.1f} MB, {len(documents):,} documents; {len(wanted):,} n-grams, {len(known):,} hashes")
 
     def ours() -> int:

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 
-from gptjax.config.figures import figure, in_bytes
+from gptjax.runtime.units import figure, in_bytes
 
 SLICES = {
     "gpt3_small": "v5p-8",

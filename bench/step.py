@@ -26,8 +26,8 @@ import numpy as np
 import optax
 
 from gptjax.config import count, data, parse, schema
-from gptjax.learn import state, step
-from gptjax.mesh import devices, xla
+from gptjax.sharding import device_mesh, xla_options
+from gptjax.training import state, step
 
 LR = 1e-4
 
@@ -124,7 +124,7 @@ def ours(config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[Contestant, di
     built = step.build(config, jax.devices()[0].platform, mesh, None)
     now = state.created(config, built.model, built.tx, mesh)
     first = jax.tree.map(jnp.array, now.params)
-    run = jax.jit(built, donate_argnums=0, static_argnums=2, compiler_options=xla.options(jax.devices()[0]))
+    run = jax.jit(built, donate_argnums=0, static_argnums=2, compiler_options=xla_options.options(jax.devices()[0]))
 
     def advance(tokens):
         nonlocal now
@@ -216,11 +216,11 @@ def main():
     parser.add_argument("--nanogpt", metavar="DIR", help="a clone of karpathy/nanoGPT")
     parser.add_argument("--nanodo", metavar="DIR", help="a clone of google-deepmind/nanodo")
     args = parser.parse_args()
-    xla.keep_memory()  # before devices start their threads, as train.py does
+    xla_options.keep_memory()  # before devices start their threads, as train.py does
     config = SIZES[args.size]
     c, batch = config.model, config.train.batch_tokens // config.model.n_ctx
     dense = c.attention == (schema.Dense(),)
-    mesh = devices.mesh(config.mesh, jax.devices()[:1])
+    mesh = device_mesh.mesh(config.mesh, jax.devices()[:1])
     tokens = np.random.default_rng(0).integers(0, c.n_vocab, (batch, c.n_ctx + 1), dtype=np.int32)
     seconds: dict[str, list[float]] = {}
     with jax.set_mesh(mesh):

@@ -11,8 +11,8 @@ other 374, drawn by scikit-learn's train_test_split with a seed from the order o
 first 80% and the rest [chosen]. Both test on the 2016 test file.
 """
 
+from gptjax.config.classification import Task
 from gptjax.config.finetuning import Finetuning
-from gptjax.config.task import Task
 
 NLI = ("entailment", "neutral", "contradiction")
 YES_NO = ("no", "yes")

@@ -83,7 +83,7 @@ def gpt1(name: str, row: Row) -> Config:
     too [paper; code: opt.py]. Clipping is not
     stated for pre-training: norm 1.0 [chosen: as its fine-tuning code]. The code's cosine counts from the start of the warm-up, this one
     from its end, as the paper's words have it; they differ by less than 0.2% of the peak. The last update has a rate of 0 (in the code the
-    first has, learn/schedule.py).
+    first has, training/schedule.py).
     Length. Batches of 64 rows of 512 tokens [paper]. 100 epochs of BooksCorpus [paper], whose token count is not published: 1e6 updates
     [chosen: where Figure 2's axis ends]. Rows are contiguous text [paper], without a mask between books [chosen: as GPT-3] and without a
     separator, the vocabulary having no end of text: the last word of a book stands before the first of the next.

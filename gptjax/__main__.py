@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
 
 def programs() -> dict[str, str]:
     """Module -> what it does, for every one that can be run: gptjax's own, and those that bring it onto machines."""
-    files = sorted([*command.CHECKOUT.glob("gptjax/[!_]*.py"), *command.CHECKOUT.glob("gptjax/interop/harness.py")])
+    files = sorted([*command.CHECKOUT.glob("gptjax/[!_]*.py"), *command.CHECKOUT.glob("gptjax/lm_eval.py")])
     files += sorted(command.CHECKOUT.glob("launch/[!_]*.py"))
     texts = {file: file.read_text() for file in files}
     return {_module(file): _about(text) for file, text in texts.items() if '\nif __name__ == "__main__":\n' in text}

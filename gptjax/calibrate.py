@@ -57,14 +57,14 @@ def main(arguments: list[str]) -> int:
 
 
 def examinations(args: Any) -> list[Any]:
-    from gptjax.tasks.incontext import examination, registry
+    from gptjax.evals import registry, runner
 
     exams = []
     for label, task in registry.named(TASKS, args.data).items():
         how = task.protocol
         if args.stride is not None and "lambada" not in label:
             how = overrides.override(how, f"method.stride={args.stride}")
-        exams.append(examination.Examination(label, task, how, 0, 0, args.examples))
+        exams.append(runner.Examination(label, task, how, 0, 0, args.examples))
     return exams
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from gptjax import finetune
-from gptjax.config import command, find_files, finetuning, parse, run
-from gptjax.config.batches import Batches
+from gptjax.config import command, find_files, finetuning, parse
+from gptjax.config.batch_schedule import Batches
+from gptjax.config.classification import Task
 from gptjax.config.schema import Config
-from gptjax.config.task import Task
-from gptjax.data import saving, unicode
+from gptjax.data import unicode
+from gptjax.runtime import atomic, run_dir
 
 FORMATS = ("txt", "tsv", "csv", "jsonl")
 EXAMPLE = """python -m gptjax.classify --run=runs/own --text=new.txt
@@ -32,14 +33,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--as", choices=("jsonl", "tsv"), default="jsonl", dest="form", help="what is written (default: jsonl)")
     parser.add_argument("--out", metavar="FILE", type=parse.path_argument, help="where to (default: standard output)")
     args = parser.parse_args(arguments)
-    directory, bucket = run.directory(args.run), run.bucket(args.run)
+    directory, bucket = run_dir.directory(args.run), run_dir.bucket(args.run)
 
     import rich.console
 
-    from gptjax.report import console, copies
+    from gptjax.report import console, sync
 
-    copies.Copies(directory, bucket).fetch()
-    config = run.config(directory)
+    sync.Copies(directory, bucket).fetch()
+    config = run_dir.config(directory)
     if config.task is None:
         raise ValueError(f"{directory} was not fine-tuned: it has no labels to give; make such a run with python -m gptjax.finetune")
     examples = read_examples(config.task, args.text, args.format)
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> int:
     lines = label(directory, bucket, config, examples, out)
     text = "".join(f"{line}\n" for line in (jsonl(lines) if args.form == "jsonl" else tsv(config.task, lines)))
     if args.out is not None:
-        saving.save(args.out, text.encode())
+        atomic.save(args.out, text.encode())
     else:
         print(text, end="", flush=True)
     return 0
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> int:
 
 def read_examples(task: Task, text: str, form: str | None) -> list[Any]:
     """The examples in a file or, where `text` is -, in standard input. ValueError, in one line, for what holds none of this task's."""
-    from gptjax.tasks.finetune import examples
+    from gptjax.training.classification import examples
 
     where = "standard input" if text == "-" else str(parse.path(text))
     if text != "-" and parse.path(text).exists() and not parse.path(text).is_file():
@@ -86,39 +87,41 @@ def label(directory: Path, bucket: str | None, config: Config, examples: list[An
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from gptjax.data import tokenizer
-    from gptjax.learn import checkpoint, state
-    from gptjax.mesh import devices, rules, xla
+    from gptjax.data.tokenizers import build
     from gptjax.report import events
-    from gptjax.tasks.finetune import classifier, inputs, scores
+    from gptjax.sharding import device_mesh, rules, xla_options
+    from gptjax.training import checkpoint, state
+    from gptjax.training.classification import metrics, model, transformations
 
-    xla.begin()
+    xla_options.begin()
     assert config.task is not None
     task, spec = config.task, config.data.tokenizer
-    text = tokenizer.tokenizer(tokenizer.spec_in(spec, directory))
-    mesh = devices.mesh(config.mesh)
+    text = build.tokenizer(build.spec_in(spec, directory))
+    mesh = device_mesh.mesh(config.mesh)
     rules.check(config, mesh)
-    built = classifier.build(config, jax.devices()[0].platform, mesh)
+    built = model.build(config, jax.devices()[0].platform, mesh)
     checkpoints = checkpoint.Saved(directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints", out.warn)
-    steps = scores.best(events.read(directory), task.metric, checkpoints.steps())
+    steps = metrics.best(events.read(directory), task.metric, checkpoints.steps())
     step, params, about = finetune.restore_best(checkpoints, directory, steps, state.abstract(config, built.model, built.tx, mesh).params)
     if about["tokenizer"] != text.digest:
         raise ValueError(f"{directory} was trained with another tokenizer than {spec} is here: give it back the files that it had")
-    parts = inputs.tokenised(examples, text, lambda line: None)
-    encoded = inputs.encoded(task, examples, parts, config.model.n_vocab - finetuning.SPECIALS, config.model.n_ctx)
+    parts = transformations.tokenised(examples, text, lambda line: None)
+    encoded = transformations.encoded(task, examples, parts, config.model.n_vocab - finetuning.SPECIALS, config.model.n_ctx)
     if encoded.shortened:
         out.warn(f"{encoded.shortened:,} of {len(examples):,} texts are over {config.model.n_ctx} tokens long and were cut")
     activations = rules.PRESETS[config.mesh.sharding].activations
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     rows = Batches(config, shards).largest_microbatch(about["microbatch_rows"])  # as when it was scored
-    everywhere, options = NamedSharding(mesh, PartitionSpec()), xla.options(mesh.devices.flat[0])
+    everywhere, options = NamedSharding(mesh, PartitionSpec()), xla_options.options(mesh.devices.flat[0])
     compute = jax.jit(built.answers, out_shardings=everywhere, compiler_options=options)
     with jax.set_mesh(mesh):
-        y_BC, _ = scores.answered(compute, params, encoded.rows, rows, lambda part, letters: rules.placed(part, letters, activations, mesh))
+        y_BC, _ = metrics.answered(
+            compute, params, encoded.rows, rows, lambda part, letters: rules.placed(part, letters, activations, mesh)
+        )
     p_BC = np.exp(y_BC - y_BC.max(1, keepdims=True))
     p_BC = p_BC / p_BC.sum(1, keepdims=True)
     found = []
-    for example, answer, p_C in zip(examples, scores.answers(task.metric, y_BC), p_BC, strict=True):
+    for example, answer, p_C in zip(examples, metrics.answers(task.metric, y_BC), p_BC, strict=True):
         said = {"score": round(float(answer), 6)} if task.metric == "pearson" else {"label": task.labels[int(answer)]}
         shares = {label: round(float(p), 6) for label, p in zip(task.labels, p_C, strict=True)}
         found.append({"index": example.index, **said, "probabilities": shares})

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import command, count, figures, overrides, parse
+from gptjax.config import command, count, overrides, parse
+from gptjax.runtime import units
 
 EXAMPLE = """python -m gptjax.convert --from=gpt2/ --to=runs/gpt2              # model.safetensors, or OpenAI's own files
   python -m gptjax.sample --run=runs/gpt2 --prompt='In the beginning'
@@ -34,22 +35,22 @@ def main(arguments: list[str]) -> None:
     if args.to.exists() and (not args.to.is_dir() or any(args.to.iterdir())):
         raise ValueError(f"--to={args.to} is there already: give a directory that is not, or an empty one")
 
-    from gptjax.data import tokenizer
-    from gptjax.interop import architectures, weights
-    from gptjax.mesh import xla
+    from gptjax.data.tokenizers import build
     from gptjax.report import console
+    from gptjax.sharding import xla_options
+    from gptjax.weights import hf_config, load
 
-    xla.begin()
+    xla_options.begin()
     out, began = console.Console(quiet=False), time.perf_counter()
-    there = weights.found(args.source, args.assignments, args.config, out.warn)
-    exporting = isinstance(there, weights.Run)
+    there = load.found(args.source, args.assignments, args.config, out.warn)
+    exporting = isinstance(there, load.Run)
     if exporting:
         if args.config is not None:
             raise ValueError(
                 f"--config={args.config} is of weights that become a run: {args.source} is one, and has its config; leave it out"
             )
-        architectures.written(there.config.model)  # refuses what cannot be said there, before anything is read
-    text = tokenizer.tokenizer(there.config.data.tokenizer)
+        hf_config.written(there.config.model)  # refuses what cannot be said there, before anything is read
+    text = build.tokenizer(there.config.data.tokenizer)
     there.check(there.config, text)
     with whole(args.to) as folder, out.working(f"reading {args.source}") as show:
         params = read(there, text, lambda done, name: show(f"{done:4.0%} read: {name}"))
@@ -92,10 +93,10 @@ def read(there: Any, text: Any, advance: Any) -> Any:
     """The parameters on the mesh of the weights' config."""
     import jax
 
-    from gptjax.learn import state, step
-    from gptjax.mesh import devices, rules
+    from gptjax.sharding import device_mesh, rules
+    from gptjax.training import state, step
 
-    mesh = devices.mesh(there.config.mesh)
+    mesh = device_mesh.mesh(there.config.mesh)
     rules.check(there.config, mesh)
     built = step.build(there.config, jax.devices()[0].platform, mesh, text.end_of_text)
     return there.params(state.abstract(there.config, built.model, built.tx, mesh).params, advance)
@@ -103,13 +104,13 @@ def read(there: Any, text: Any, advance: Any) -> Any:
 
 def imported(config: Any, params: Any, text: Any, folder: Path, warn: Any) -> str:
     """Write a run whose checkpoint of step 0 has the parameters, and no optimizer's moments."""
-    from gptjax.config import run
-    from gptjax.data import saving, tokenizer
-    from gptjax.learn import checkpoint
+    from gptjax.data.tokenizers import build
+    from gptjax.runtime import atomic, run_dir
+    from gptjax.training import checkpoint
 
-    tokenizer.save_files(text, config.data.tokenizer, folder)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer.without_path(config.data.tokenizer)))
-    saving.save(folder / "config.json", run.config_bytes(config))
+    build.save_files(text, config.data.tokenizer, folder)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=build.without_path(config.data.tokenizer)))
+    atomic.save(folder / "config.json", run_dir.config_bytes(config))
     about = {"config": overrides.flat(config), "microbatch_rows": None, "tokenizer": text.digest}
     with checkpoint.Checkpoints(folder / "checkpoints", 1, None, warn) as checkpoints:
         checkpoints.save(0, {"params": params}, about)
@@ -117,9 +118,9 @@ def imported(config: Any, params: Any, text: Any, folder: Path, warn: Any) -> st
 
 
 def exported(config: Any, params: Any, text: Any, folder: Path, advance: Any, warn: Any) -> str:
-    from gptjax.interop import export
+    from gptjax.weights import export_hf
 
-    return f"Hugging Face {export.save(folder, config, params, text, advance, warn=warn)}"
+    return f"Hugging Face {export_hf.save(folder, config, params, text, advance, warn=warn)}"
 
 
 def facts(there: Any, to: Path, seconds: float) -> list[tuple[str, str]]:
@@ -130,7 +131,7 @@ def facts(there: Any, to: Path, seconds: float) -> list[tuple[str, str]]:
         ("model", f"{count.parameters(model):,} parameters; {model.n_layers} layers, {model.n_heads} heads, {model.d_model} wide"),
         ("context", f"{model.n_ctx:,} tokens of {model.n_vocab:,} ids"),
         ("tokenizer", str(there.config.data.tokenizer)),
-        ("written", f"{to}: {figures.in_bytes(size)} in {seconds:.1f} s"),
+        ("written", f"{to}: {units.in_bytes(size)} in {seconds:.1f} s"),
     ]
 
 

@@ -15,12 +15,12 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gptjax.config import command, contamination, data, find_files, overrides, parse
+from gptjax.config import command, data, decontamination, find_files, overrides, parse
 
 EXAMPLE = """python -m gptjax.decontaminate filter --text='corpus/*.jsonl.zst' --tasks=hellaswag,piqa --out=clean
   python -m gptjax.decontaminate check --text='corpus/*.jsonl.zst' --tasks=hellaswag,piqa --out=overlap
   python -m gptjax.decontaminate compare --overlap=overlap --results=runs/gpt3_small/evaluations"""
-RULES = {"filter": contamination.Filter(), "check": contamination.Measure()}
+RULES = {"filter": decontamination.Filter(), "check": decontamination.Measure()}
 
 
 @find_files.list_once()
@@ -58,26 +58,27 @@ def place(text: str) -> str:
     return str(parse.path_argument(text))
 
 
-def filtered(args: argparse.Namespace, rule: contamination.Filter) -> None:
+def filtered(args: argparse.Namespace, rule: decontamination.Filter) -> None:
     """Count in how many documents each n-gram is, then write the corpus without those that are in few."""
     import numpy as np
 
-    from gptjax.tasks.incontext import cleaning, grams, overlap, scanning
+    from gptjax.curate import count_ngrams, ngrams, remove_ngrams
+    from gptjax.evals import contamination
 
-    these = questions(args, overlap.tested)
-    each = [overlap.hashes(one, np.full(len(one.texts), rule.n)) for one in these]
+    these = questions(args, contamination.tested)
+    each = [contamination.hashes(one, np.full(len(one.texts), rule.n)) for one in these]
     job = begun(args, rule, these, each, [rule.n])
     if not (args.out / "report.json").exists():
         counts, _, _ = counted(args, job)
-        known = grams.Known(job.known.hashes[(counts > 0) & (counts <= rule.most_documents)])
-        scanning.save(job.cut, known, [rule.n])
-        work = cleaning.Cleaning(rule, args.out, "" if args.compression == "none" else ".gz")
+        known = ngrams.Known(job.known.hashes[(counts > 0) & (counts <= rule.most_documents)])
+        count_ngrams.save(job.cut, known, [rule.n])
+        work = remove_ngrams.Cleaning(rule, args.out, "" if args.compression == "none" else ".gz")
         done(job, work.is_done, work, job.cut, args, "cleaning")
         expected = {work.name(part) for part in job.parts}
         for left in args.out.glob("[0-9][0-9][0-9][0-9][0-9]-*.jsonl*"):
             if left.name not in expected:  # of a file that the corpus had when this was begun, and has no longer
                 left.unlink()
-        report = {"counts": cleaning.counts(job.cut, job.parts), "tasks": {}}
+        report = {"counts": remove_ngrams.counts(job.cut, job.parts), "tasks": {}}
         for one, mine in zip(these, each, strict=True):
             held = counts[np.searchsorted(job.known.hashes, mine)]
             common = int((held > rule.most_documents).sum())
@@ -91,28 +92,29 @@ def filtered(args: argparse.Namespace, rule: contamination.Filter) -> None:
     print(f"""train on it:\n  --set "data.sources=Text(path='{args.out}/*.jsonl{ending}')\"""")
 
 
-def check(args: argparse.Namespace, rule: contamination.Measure) -> None:
+def check(args: argparse.Namespace, rule: decontamination.Measure) -> None:
     """Look for each task's n-grams in the corpus; write which items have one that is there."""
     import numpy as np
 
-    from gptjax.data import saving
-    from gptjax.tasks.incontext import grams, overlap
+    from gptjax.curate import ngrams
+    from gptjax.evals import contamination
+    from gptjax.runtime import atomic
 
     these = questions(args, lambda task: task.splits[:1])
     if taken := sorted({one.name for one in these} & {"job", "report"}):
         raise ValueError(f"a task cannot be called {taken[0]} here: its marks are written to {taken[0]}.json, which is this program's own")
-    compared = [overlap.compared(one, rule) for one in these]
-    each = [overlap.hashes(one, matches) for one, (_, matches) in zip(these, compared, strict=True)]
+    compared = [contamination.compared(one, rule) for one in these]
+    each = [contamination.hashes(one, matches) for one, (_, matches) in zip(these, compared, strict=True)]
     lengths = np.unique(np.concatenate([matches for _, matches in compared]))
     job = begun(args, rule, these, each, lengths[lengths > 0].tolist())
     if not (args.out / "report.json").exists():
         counts, n_documents, n_characters = counted(args, job)
-        seen = grams.Known(job.known.hashes[counts > 0])
+        seen = ngrams.Known(job.known.hashes[counts > 0])
         report: dict[str, Any] = {"documents": n_documents, "characters": n_characters, "tasks": {}}
         for one, (n, matches) in zip(these, compared, strict=True):
-            dirty, n_grams, n_seen = overlap.dirty(one, matches, seen)
-            marks = saving.json_bytes(dirty)
-            saving.save(args.out / f"{one.name}.json", marks)
+            dirty, n_grams, n_seen = contamination.dirty(one, matches, seen)
+            marks = atomic.json_bytes(dirty)
+            atomic.save(args.out / f"{one.name}.json", marks)
             n_dirty = len({one.items[item] for item, is_dirty in dirty.items() if is_dirty})
             report["tasks"][one.name] = {"n": n, "items": len(one.texts), "dirty": n_dirty, "grams": n_grams, "seen": n_seen}
             report["tasks"][one.name]["marks"] = hashlib.sha256(marks).hexdigest()
@@ -129,14 +131,14 @@ def check(args: argparse.Namespace, rule: contamination.Measure) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     """The scores of all, of dirty and of clean items, as Table C.1 has them."""
-    from gptjax.tasks.incontext import dirtiness
+    from gptjax.evals import clean_scores
 
-    rows = dirtiness.compared(args.overlap, args.results, parse.path(args.data) if args.data is not None else None)
-    print(aligned([dirtiness.HEAD, *map(dirtiness.row, rows)]))
+    rows = clean_scores.compared(args.overlap, args.results, parse.path(args.data) if args.data is not None else None)
+    print(aligned([clean_scores.HEAD, *map(clean_scores.row, rows)]))
     if args.out is not None:
-        from gptjax.data import saving
+        from gptjax.runtime import atomic
 
-        saving.save(args.out / "comparison.json", saving.json_bytes(rows))
+        atomic.save(args.out / "comparison.json", atomic.json_bytes(rows))
 
 
 # --- jobs ----------------------------------------------------------------------------------------------------------------------
@@ -154,7 +156,7 @@ class Job:
 
 def questions(args: argparse.Namespace, splits: Callable[[Any], tuple[str, ...]]) -> list[Any]:
     """The tasks with their items; a line for each whose data are missing. ValueError if no task is left."""
-    from gptjax.tasks.incontext import overlap, registry, rows
+    from gptjax.evals import contamination, registry, task_data
 
     folder = parse.path(args.data) if args.data is not None else None
     named = registry.named([name.strip() for name in args.tasks.split(",")], folder) if args.tasks else registry.every()
@@ -165,7 +167,7 @@ def questions(args: argparse.Namespace, splits: Callable[[Any], tuple[str, ...]]
         if not wanted or (args.mode == "filter" and task.made is not None and not args.tasks):
             continue  # what is made from a seed is in no corpus
         try:
-            found.append(overlap.asked(task, wanted, lambda t, p, s: rows.found(t, p, s, args.data, args.tfds, args.seed)))
+            found.append(contamination.asked(task, wanted, lambda t, p, s: task_data.found(t, p, s, args.data, args.tfds, args.seed)))
         except ValueError as error:
             status, line = command.verdict(error)
             if status != 2:
@@ -182,8 +184,10 @@ def begun(args: argparse.Namespace, rule: Any, these: list[Any], each: list[Any]
     Where only files of the corpus have changed since an unfinished start, those that have not are not read again."""
     import numpy as np
 
-    from gptjax.data import checksums, corpora, saving, tokenising
-    from gptjax.tasks.incontext import grams, scanning
+    from gptjax.curate import count_ngrams, ngrams
+    from gptjax.data import tokenize
+    from gptjax.data.sources import open
+    from gptjax.runtime import atomic, checksums
 
     hashes = np.unique(np.concatenate(each))
     if not len(hashes):
@@ -192,8 +196,8 @@ def begun(args: argparse.Namespace, rule: Any, these: list[Any], each: list[Any]
     sought = _digest(hashes, lengths)
     job = {
         "mode": args.mode,
-        "corpus": tokenising.named(source),
-        "fingerprint": corpora.fingerprint(source),
+        "corpus": tokenize.named(source),
+        "fingerprint": open.fingerprint(source),
         "tasks": {
             one.name: f"{len(one.texts):,} texts, digest {_digest(mine, lengths)[:8]}" for one, mine in zip(these, each, strict=True)
         },
@@ -208,19 +212,19 @@ def begun(args: argparse.Namespace, rule: Any, these: list[Any], each: list[Any]
                 raise ValueError(f"{error}; delete {args.out} and run it again") from None
             print(f"{error}; it is written again")
         else:
-            tokenising.same(args.out, earlier, {name: value for name, value in job.items() if finished or name != "fingerprint"})
+            tokenize.same(args.out, earlier, {name: value for name, value in job.items() if finished or name != "fingerprint"})
     elif args.out.is_dir() and any(args.out.iterdir()):
         raise ValueError(f"{args.out} holds files of something else; give an empty directory")
-    made = Job(grams.Known(hashes), scanning.parts(source, sought), args.out / "work" / "count", args.out / "work" / "cut")
+    made = Job(ngrams.Known(hashes), count_ngrams.parts(source, sought), args.out / "work" / "count", args.out / "work" / "cut")
     if finished:
         return made
-    for line in corpora.check(source):
+    for line in open.check(source):
         print(line)
     checksums.save(there, job)
     for folder in (args.out, made.work, made.cut):
         folder.mkdir(parents=True, exist_ok=True)
-        saving.sweep(folder)
-    scanning.save(made.work, made.known, lengths)
+        atomic.sweep(folder)
+    count_ngrams.save(made.work, made.known, lengths)
     return made
 
 
@@ -230,25 +234,25 @@ def _digest(hashes: Any, lengths: list[int]) -> str:
 
 def counted(args: argparse.Namespace, job: Job) -> tuple[Any, int, int]:
     """(how many documents have each n-gram, documents, characters)."""
-    from gptjax.tasks.incontext import scanning
+    from gptjax.curate import count_ngrams
 
-    done(job, scanning.is_counted, scanning.counted, job.work, args, "reading")
-    return scanning.totals(job.work, job.parts, len(job.known))
+    done(job, count_ngrams.is_counted, count_ngrams.counted, job.work, args, "reading")
+    return count_ngrams.totals(job.work, job.parts, len(job.known))
 
 
 def done(job: Job, is_done: Callable[[pathlib.Path, Any], bool], work: Any, folder: pathlib.Path, args: Any, label: str) -> None:
     """Do every part whose result is not there yet, or damaged."""
+    from gptjax.curate import count_ngrams
     from gptjax.report import console
-    from gptjax.tasks.incontext import scanning
 
     todo = [part for part in job.parts if not is_done(folder, part)]
     if todo:
         with console.Console(quiet=False).fraction(f"{label} {args.text}") as advance:
-            scanning.each(todo, work, folder, args.workers, advance)
+            count_ngrams.each(todo, work, folder, args.workers, advance)
 
 
 def finish(args: argparse.Namespace, job: Job, report: dict[str, Any]) -> None:
-    from gptjax.data import checksums
+    from gptjax.runtime import checksums
 
     checksums.save(args.out / "report.json", report)
     shutil.rmtree(args.out / "work")
@@ -256,7 +260,7 @@ def finish(args: argparse.Namespace, job: Job, report: dict[str, Any]) -> None:
 
 def read_report(args: argparse.Namespace) -> dict[str, Any]:
     """The report of a finished job. ValueError, in one line, if it is damaged."""
-    from gptjax.data import checksums
+    from gptjax.runtime import checksums
 
     try:
         return checksums.read(args.out / "report.json")

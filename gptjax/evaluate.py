@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import command, count, overrides, parse, protocol, registry
+from gptjax.config import command, count, evaluation, overrides, parse, registry
 
 EXAMPLE = "python -m gptjax.evaluate --run=runs/gpt3_small --tasks=lambada,hellaswag,arithmetic --shots=0,1,few --examples=500"
 UNITS = "its accuracy is of the last token of the word, its perplexity of the whole word"  # of protocol.LastToken
@@ -65,9 +65,9 @@ def main(arguments: list[str]) -> int:
         return listed(out)
     check(args)
     if args.curve is not None:
-        from gptjax.report import curves
+        from gptjax.evals import icl_plot
 
-        curves.draw([*map(folder, args.runs), *([args.out] if args.out else [])], args.curve, out.warn)
+        icl_plot.draw([*map(folder, args.runs), *([args.out] if args.out else [])], args.curve, out.warn)
         out.say(f"wrote {args.curve}")
         return 0
     directory = args.out or folder(args.run)
@@ -110,7 +110,7 @@ def check(args: argparse.Namespace) -> None:
 
 def read(args: argparse.Namespace, directory: Path, out: Any) -> int:
     """--text: how well the model predicts texts, a line each."""
-    from gptjax.tasks.incontext import perplexity
+    from gptjax.evals import perplexity
 
     paths, model = perplexity.find_texts(args.text, out.warn), opened(args.run, out)
     n_ctx = model.about["n_ctx"]
@@ -140,8 +140,8 @@ def folder(path: str | Path) -> Path:
 
 def examinations(args: argparse.Namespace) -> list[Any]:
     """Every task with every number of shots, in order. ValueError for names, numbers and protocols that there are not."""
-    from gptjax.tasks.incontext import examination, judging
-    from gptjax.tasks.incontext import registry as tasks
+    from gptjax.evals import metrics, runner
+    from gptjax.evals import registry as tasks
 
     found = tasks.named([name.strip() for name in args.tasks.split(",")], args.data)
     changes: dict[str, list[str]] = {}
@@ -157,9 +157,9 @@ def examinations(args: argparse.Namespace) -> list[Any]:
     for label, task in found.items():
         mine = [change for name in ("all", label) if name in changes for change in changes[name]]
         how = overrides.override(task.protocol, *mine)
-        judging.metrics(task, how)
+        metrics.metrics(task, how)
         for few, n in wanted:
-            exams.append(examination.Examination(label, task, how, how.shots if few else n, seed, args.examples, few))
+            exams.append(runner.Examination(label, task, how, how.shots if few else n, seed, args.examples, few))
     return list({(exam.label, exam.shots): exam for exam in exams}.values())  # the paper's K may be among the numbers that were given
 
 
@@ -175,16 +175,16 @@ def number(word: str, given: str) -> int:
 
 def opened(path: str | Path, out: Any) -> Any:
     """The model that lies there, with its tokenizer."""
-    from gptjax.interop import models
-    from gptjax.model import reading
-    from gptjax.tasks.incontext import examination
+    from gptjax.evals import runner
+    from gptjax.model import inference
+    from gptjax.weights import open_model
 
     with out.working(f"reading {path}") as show:
-        there = models.opened(path, [], show)
+        there = open_model.opened(path, [], show)
     parameters = count.parameters(there.config.model)
     out.say(f"{path}: {there.kind}, {there.config.name}, {parameters:,} parameters")
     about = {"name": there.config.name, "parameters": parameters, "n_ctx": there.config.model.n_ctx, "digest": there.digest}
-    return examination.Model(reading.reader(there.step.model, there.params), there.text, there.step.model.place, about)
+    return runner.Model(inference.reader(there.step.model, there.params), there.text, there.step.model.place, about)
 
 
 def records(
@@ -192,8 +192,8 @@ def records(
 ) -> Iterator[tuple[Any, Any]]:
     """(examination, its record) as they come; (examination, None) where it cannot be asked, which is told in a line, once of a task that
     has no data."""
-    from gptjax.model import reading
-    from gptjax.tasks.incontext import examination
+    from gptjax.evals import runner
+    from gptjax.model import inference
 
     directory.mkdir(parents=True, exist_ok=True)
     for _, same in itertools.groupby(exams, lambda exam: exam.label):
@@ -212,10 +212,10 @@ def records(
                         continue
                     asked.add((exam.label, exam.shots))
                     made = exam.put(items, pool, model, show, refused)
-                    record = examination.examined(exam, made, model, directory, show, out.warn, refused)
+                    record = runner.examined(exam, made, model, directory, show, out.warn, refused)
             except ValueError as error:
                 status, why = command.verdict(error)
-                if status != 2 or isinstance(error, reading.NonFiniteLogits):  # no other task will do
+                if status != 2 or isinstance(error, inference.NonFiniteLogits):  # no other task will do
                     raise
                 if why not in told:
                     out.warn(f"{exam.label}: {why.removeprefix(f'{exam.task.name}: ')}")
@@ -225,10 +225,10 @@ def records(
 
 def reader(exam: Any, data: Path | None, data_dir: str | None) -> Callable[[str], Any]:
     """A split -> its rows; each is read once for all numbers of shots."""
-    from gptjax.tasks.incontext import rows
+    from gptjax.evals import task_data
 
     folder = None if data is None else str(data)
-    return functools.cache(lambda split: rows.found(exam.task, exam.how, split, folder, data_dir, exam.seed, lenient=True))
+    return functools.cache(lambda split: task_data.found(exam.task, exam.how, split, folder, data_dir, exam.seed, lenient=True))
 
 
 class Table:
@@ -239,9 +239,9 @@ class Table:
     LEFT = ("task", "metric", "papers")
 
     def __init__(self, exams: Sequence[Any], about: dict[str, Any], width: int):
-        from gptjax.tasks.incontext import judging
+        from gptjax.evals import metrics
 
-        names = [(exam, metric) for exam in exams for metric in judging.metrics(exam.task, exam.how)]
+        names = [(exam, metric) for exam in exams for metric in metrics.metrics(exam.task, exam.how)]
         cells = [
             (exam.label, f"{exam.shots:,}", metric, "1,234.56", "12.34", "10,000", published(exam, metric, about)) for exam, metric in names
         ]
@@ -290,7 +290,7 @@ def remarks(exam: Any, record: dict[str, Any], n_ctx: int, out: Any) -> None:
         out.say(f"  {record['fewer_shots']:,} items had no room for {exam.shots}: {record['mean_shots']:.1f} on average", "dim")
     if record["cut"]:
         out.say(f"  {record['cut']:,} items were longer than the context of {n_ctx:,}: their {record['cut_at']} was left out", "dim")
-    if isinstance(exam.how.method, protocol.LastToken):
+    if isinstance(exam.how.method, evaluation.LastToken):
         out.say("  " + UNITS, "dim")
 
 
@@ -307,7 +307,7 @@ def published(exam: Any, metric: str, about: dict[str, Any]) -> str:
 
 def listed(out: Any) -> int:
     """All tasks: their papers' K, method and metric, and where their data come from."""
-    from gptjax.tasks.incontext import registry as tasks
+    from gptjax.evals import registry as tasks
 
     every = [task for members in tasks.families().values() for task in members]
     name = max(len(task.name) for task in every)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax import resume, train
-from gptjax.config import command, finetuning, overrides, parse, registry, run
-from gptjax.config.batches import Batches
+from gptjax import train
+from gptjax.config import command, finetuning, overrides, parse, registry
+from gptjax.config.batch_schedule import Batches
 from gptjax.config.schema import Config
-from gptjax.data import saving
-from gptjax.mesh import meeting
+from gptjax.distributed import rendezvous
+from gptjax.runtime import atomic, run_dir
+from gptjax.training import resume
 
 EXAMPLE = "python -m gptjax.finetune --config=own --init=runs/gpt1 --set task.train=train.tsv --set task.dev=dev.tsv --seeds=5"
 
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", metavar="N", type=seeds, default=1, help="so many runs from seed on, below DIR; shows median and spread")
     parser.add_argument("--profile", metavar="N", type=count, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
     train.add_new_record(parser)
-    meeting.flags(parser)
+    rendezvous.flags(parser)
     args = parser.parse_args(arguments)
     if args.config is None:
         raise ValueError(f"say which task with --config=NAME: {', '.join(registry.finetunings())}")
@@ -35,13 +36,13 @@ def main(arguments: list[str]) -> int:
 
     from gptjax.report import console
 
-    here = meeting.place(args.coordinator, args.processes, args.process, args.join_seconds)
+    here = rendezvous.place(args.coordinator, args.processes, args.process, args.join_seconds)
     if here is not None and args.seeds > 1:
         raise ValueError(f"--seeds={args.seeds} is for one process: on several give each seed its own run, with --set seed=N and --run")
     out = console.Console(quiet=here is not None and here.process != 0)
     dataclasses.replace(recipe, seed=recipe.seed + args.seeds - 1)  # is refused here, not when the others are done
     learning, config = prepared(recipe, args.init, out)
-    directory, results = args.run or str(run.directory(None, config.name)), []
+    directory, results = args.run or str(run_dir.directory(None, config.name)), []
     for number in range(args.seeds):
         one = dataclasses.replace(config, seed=config.seed + number)
         there = directory if args.seeds == 1 else f"{directory}/seed_{one.seed}"
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> int:
         results.append(learning.result)
     if args.seeds > 1:
         told(out, results)
-        saving.save(run.directory(directory) / "results.json", saving.json_bytes(results))
+        atomic.save(run_dir.directory(directory) / "results.json", atomic.json_bytes(results))
     return 0
 
 
@@ -75,17 +76,17 @@ def read_recipe(name: str, assignments: Sequence[str]) -> finetuning.Finetuning:
 
 def prepared(recipe: finetuning.Finetuning, init: str, out: Any) -> tuple["Finetuned", Config]:
     """The examples, read, and the whole config. ValueError, in one line, for anything wrong with the model or the data."""
-    from gptjax.data import tokenizer
-    from gptjax.interop import weights
-    from gptjax.tasks.finetune import examples as labelled
-    from gptjax.tasks.finetune import reading
+    from gptjax.data.tokenizers import build
+    from gptjax.training.classification import batches
+    from gptjax.training.classification import examples as labelled
+    from gptjax.weights import load
 
-    origin = weights.found(init)
+    origin = load.found(init)
     fixed_labels = bool(recipe.task.labels)
     recipe = dataclasses.replace(recipe, task=labelled.labelled(recipe.task))
-    text = tokenizer.tokenizer(origin.config.data.tokenizer)
+    text = build.tokenizer(origin.config.data.tokenizer)
     with out.working("reading examples") as progress:
-        examples = reading.Examples(recipe.task, text, origin.config.model.n_ctx, out.say, progress)
+        examples = batches.Examples(recipe.task, text, origin.config.model.n_ctx, out.say, progress)
     config = finetuning.resolved(recipe, origin.config, len(examples), examples.n_ctx)
     Batches(config)
     return Finetuned(origin, examples, fixed_labels), config
@@ -93,19 +94,19 @@ def prepared(recipe: finetuning.Finetuning, init: str, out: Any) -> tuple["Finet
 
 def finetuned(config: Config, there: str, learning: "Finetuned", args: Any, here: Any) -> int:
     """One run, which goes to `there`, given as --run is, to its result. Exit status as train's."""
-    from gptjax.mesh import hosts
+    from gptjax.distributed import processes
 
-    learning.check(config, run.directory(there))
-    request = resume.Request(run.directory(there), config, new_record=args.new_record)
-    with hosts.joined(here, config, args.join_seconds) as party:
-        return train.train(request, run.bucket(there), party, args.profile, learning)
+    learning.check(config, run_dir.directory(there))
+    request = resume.Request(run_dir.directory(there), config, new_record=args.new_record)
+    with processes.joined(here, config, args.join_seconds) as party:
+        return train.train(request, run_dir.bucket(there), party, args.profile, learning)
 
 
 class Finetuned:
     """Learning of a task: GPT-1 equation 5. A train.Learning; `result`: of the run that ended last."""
 
     def __init__(self, origin: Any, examples: Any, fixed_labels: bool = True):
-        """origin: an interop.weights.Weights; examples: a tasks.finetune.reading.Examples; fixed_labels: not found in the examples."""
+        """origin: a weights.load.Weights; examples: a training.classification.batches.Examples; fixed_labels: not found in them."""
         self._origin, self._examples, self.result = origin, examples, None
         self._data_fields = ("kind", "fields", "answers", "label", "metric", "train", "dev", "test", "tfds", *["labels"] * fixed_labels)
 
@@ -114,7 +115,7 @@ class Finetuned:
         record = directory / "data.json"
         if not (record.is_file() and (directory / "metrics.jsonl").exists()):
             return
-        old_digests, old_task = parse.json_file(record).get("splits"), run.config(directory).task
+        old_digests, old_task = parse.json_file(record).get("splits"), run_dir.config(directory).task
         if not isinstance(old_digests, dict) or old_task is None or config.task is None:
             return  # an older run: its checkpoints have a digest of the whole
         same = {name: getattr(config.task, name) for name in self._data_fields}
@@ -129,16 +130,16 @@ class Finetuned:
         return self._examples.reading(config)
 
     def step(self, config, platform, mesh, reading):
-        from gptjax.tasks.finetune import classifier
+        from gptjax.training.classification import model
 
-        return classifier.build(config, platform, mesh)
+        return model.build(config, platform, mesh)
 
     def state(self, config, step, mesh, reading, out):
         import jax
 
-        from gptjax.learn import state
-        from gptjax.learn import step as pretraining
-        from gptjax.tasks.finetune import transfer
+        from gptjax.training import state
+        from gptjax.training import step as pretraining
+        from gptjax.training.classification import transfer
 
         self._origin.check(self._origin.config, self._examples.tokenizer)
         origin = dataclasses.replace(self._origin.config, mesh=config.mesh)
@@ -157,18 +158,18 @@ class Finetuned:
         import jax
         from jax.sharding import NamedSharding, PartitionSpec
 
-        from gptjax.mesh import xla
-        from gptjax.tasks.finetune import inputs, scores
+        from gptjax.sharding import xla_options
+        from gptjax.training.classification import metrics, transformations
 
         task = session.config.task
         _, rows = self._examples.split("dev")
         everywhere = NamedSharding(session.mesh, PartitionSpec())  # each host reads all answers
-        asked = jax.jit(session.step.answers, out_shardings=everywhere, compiler_options=xla.options(session.mesh.devices.flat[0]))
-        labels = rows[:, 0] / inputs.PARTS
+        asked = jax.jit(session.step.answers, out_shardings=everywhere, compiler_options=xla_options.options(session.mesh.devices.flat[0]))
+        labels = rows[:, 0] / transformations.PARTS
 
         def evaluated(params):
-            y_BC, loss = scores.answered(asked, params, rows, session.microbatch, put)
-            return {"validation_loss": loss, task.metric: scores.score(task.metric, y_BC, labels)}
+            y_BC, loss = metrics.answered(asked, params, rows, session.microbatch, put)
+            return {"validation_loss": loss, task.metric: metrics.score(task.metric, y_BC, labels)}
 
         self._asked, self._put = asked, put
         return evaluated
@@ -183,14 +184,14 @@ class Finetuned:
         """Restores the best epoch, answers, writes predictions/ and result.json, and shows a table."""
         import jax
 
-        from gptjax.learn import state
         from gptjax.report import events
-        from gptjax.tasks.finetune import scores, submission
+        from gptjax.training import state
+        from gptjax.training.classification import metrics, predictions
 
         config, task, out, party = session.config, session.config.task, session.out, session.party
         session.checkpoints.wait()
         there = session.checkpoints.steps()
-        steps = party.first(lambda: scores.best(events.read(session.directory), task.metric, there))
+        steps = party.first(lambda: metrics.best(events.read(session.directory), task.metric, there))
         abstract = state.abstract(config, session.step.model, session.step.tx, session.mesh).params
         with jax.transfer_guard("allow"):
             step, params, _ = restore_best(session.checkpoints, session.directory, steps, abstract)
@@ -198,15 +199,15 @@ class Finetuned:
             found["epoch"] = step * task.epochs // session.batches.n_steps
             for name in task.given[1:]:
                 examples, rows = self._examples.split(name)
-                found |= submission.concluded(session, self._asked, self._put, params, name, examples, rows)
+                found |= predictions.concluded(session, self._asked, self._put, params, name, examples, rows)
         if party.process == 0:
-            saving.save(session.directory / "result.json", saving.json_bytes(found))
+            atomic.save(session.directory / "result.json", atomic.json_bytes(found))
         told(out, [found])
         return found
 
 
 def restore_best(saved: Any, directory: Path, steps: Sequence[int], abstract: Any) -> tuple[int, Any, dict]:
-    """(step, parameters, about) of the first of these checkpoints that is whole; saved: a learn.checkpoint.Saved, which names the others.
+    """(step, parameters, about) of the first of these checkpoints that is whole; saved: a training.checkpoint.Saved, which names others.
     ValueError if none is."""
     if not steps:
         raise ValueError(

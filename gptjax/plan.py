@@ -6,9 +6,9 @@ import sys
 from typing import Any
 
 from gptjax.config import command, count, registry
-from gptjax.config.batches import Batches
-from gptjax.config.figures import figure, in_bytes, short
+from gptjax.config.batch_schedule import Batches
 from gptjax.config.schema import Attention, Config
+from gptjax.runtime.units import figure, in_bytes, short
 
 DESCRIPTION = """\
 What a config will cost: parameters, FLOPs per token by kind of layer, bytes,
@@ -61,15 +61,15 @@ def ahead(config: Config, name: str, search: list[str] | None, as_json: bool) ->
     import os
 
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here, and a TPU or GPU that is present is left to others
-    from gptjax.ahead import compiling, estimate, text
-    from gptjax.ahead import search as searching
-    from gptjax.mesh import topology
+    from gptjax.aot import compile, report, step_time
+    from gptjax.aot import search as searching
+    from gptjax.sharding import topology
 
     target = topology.topology(name)
 
     def found(config: Config) -> dict[str, Any]:
-        compiled = compiling.step_of(config, target)
-        return estimate.summary(compiled, estimate.of(compiled))
+        compiled = compile.step_of(config, target)
+        return step_time.summary(compiled, step_time.of(compiled))
 
     if search is None:
         try:
@@ -77,7 +77,7 @@ def ahead(config: Config, name: str, search: list[str] | None, as_json: bool) ->
         except MemoryError as why:
             print(why, file=sys.stderr)
             return 1
-        print(json.dumps(one, indent=1) if as_json else text.report(one))
+        print(json.dumps(one, indent=1) if as_json else report.report(one))
         return 0 if one["fits"] else 1
     rows: list[tuple[str, Any]] = []
     choices = list(searching.candidates(config, target, search))
@@ -89,7 +89,7 @@ def ahead(config: Config, name: str, search: list[str] | None, as_json: bool) ->
             if command.verdict(why)[0] == 1 and not isinstance(why, MemoryError):
                 raise  # a bug
             rows.append((assignments, str(why)))
-    print(json.dumps(dict(rows), indent=1) if as_json else text.ranking(rows))
+    print(json.dumps(dict(rows), indent=1) if as_json else report.ranking(rows))
     return 0 if any(isinstance(row, dict) and row["fits"] for _, row in rows) else 1
 
 

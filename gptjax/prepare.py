@@ -10,11 +10,11 @@ import shlex
 
 from gptjax.config import command, data, find_files, parse
 from gptjax.config.schema import Config
-from gptjax.data import corpora
+from gptjax.data.sources import open
 
 EXAMPLE = """python -m gptjax.prepare --config=gpt2_124m --set "data.sources=Text(path='books/*.jsonl.zst')" --out=books --workers=8"""
 
-Sources = dict[pathlib.Path, corpora.Untokenised]  # shard directory -> what it is made of
+Sources = dict[pathlib.Path, open.Untokenised]  # shard directory -> what it is made of
 
 
 @find_files.list_once()
@@ -41,22 +41,22 @@ def main(arguments: list[str]) -> None:
     separate = (untokenised(rule.source),) if isinstance(rule, data.Separate) else ()
     held = dict.fromkeys([args.out / "held_out"], separate[0]) if separate else {}
 
-    from gptjax.data import leakage, pipeline, tokenising  # not before --help has been answered
+    from gptjax.data import leakage, loader, tokenize  # not before --help has been answered
     from gptjax.report import console
 
     out = console.Console(quiet=False)
-    pipeline.check_weights(sources, out.say)
+    loader.check_weights(sources, out.say)
     for source in separate:
         leakage.check_sources(sources, source)
-    pipeline.check(sources, separate, rule, out.say)
-    model = pipeline.model_place(spec, sources, rule, args.out)
+    loader.check(sources, separate, rule, out.say)
+    model = loader.model_place(spec, sources, rule, args.out)
     if model is not None and all((place / "manifest.json").exists() for place in trained):  # of text that may have changed since
         model = next(iter(trained)) / "tokenizer.model"
-    tokenizer = pipeline.spoken(spec, sources, rule, model, out.say)
+    tokenizer = loader.spoken(spec, sources, rule, model, out.say)
     sizes: dict[pathlib.Path, dict[str, int]] = {}
     for directory, source in (trained | held).items():
-        with out.fraction(tokenising.named(source)) as advance:
-            manifest = tokenising.write(
+        with out.fraction(tokenize.named(source)) as advance:
+            manifest = tokenize.write(
                 source, repr(spec), tokenizer, rule, directory, advance, args.workers, args.characters_per_shard, out.say
             )
         sizes[directory] = {split: counts["tokens"] for split, counts in manifest["splits"].items()}
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
                 f"{directory} {split}: {counts['tokens']:,} tokens in {counts['documents']:,} documents, {len(counts['shards'])} shards"
             )
     n_held = sum(sizes[directory]["train" if held else "validation"] for directory in held or trained)
-    pipeline.check_sizes(config.model.n_ctx, rule, [(source, sizes[place]["train"]) for place, source in trained.items()], n_held)
+    loader.check_sizes(config.model.n_ctx, rule, [(source, sizes[place]["train"]) for place, source in trained.items()], n_held)
     out.say(f"train on it:\n  python -m gptjax.train {how_to_train(args, config, trained, held, tokenizer.n_vocab)}")
 
 
@@ -74,7 +74,7 @@ def places(out: pathlib.Path, n: int) -> list[pathlib.Path]:
     return [out] if n == 1 else [out / f"source-{number}" for number in range(n)]
 
 
-def untokenised(source: data.Source) -> corpora.Untokenised:
+def untokenised(source: data.Source) -> open.Untokenised:
     """`source`, which must not be prepared already."""
     if isinstance(source, data.Shards):
         raise ValueError(f"{source} is tokenised already; name in data.sources only what is to be prepared")

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from gptjax.config import command, parse, protocol, run
-from gptjax.report import copies
+from gptjax.config import command, evaluation, parse
+from gptjax.report import sync
+from gptjax.runtime import run_dir
 
 EXAMPLE = "python -m gptjax.sample --run=runs/nano --prompt='def ' --temperature=0.8 --top_k=40 --n=3"
 LONGEST_PROMPT = 1 << 26  # bytes of a file that is a prompt
-MOST_TEXTS, MOST_TOKENS = protocol.WIDEST, 1_000_000
+MOST_TEXTS, MOST_TOKENS = evaluation.WIDEST, 1_000_000
 
 
 def main(arguments: list[str]) -> None:
@@ -35,19 +36,19 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=parse.seed_argument, default=None, help="same seed, same text (default: 0)")
     parser.add_argument("--beams", type=several, default=None, help="do not sample: show the n best of a beam search of this width")
     parser.add_argument(
-        "--alpha", type=parse.number_argument(0, protocol.MOST_ALPHA), default=None, help="its length penalty (default: 0.6, as GPT-3's)"
+        "--alpha", type=parse.number_argument(0, evaluation.MOST_ALPHA), default=None, help="its length penalty (default: 0.6, as GPT-3's)"
     )
     args = parser.parse_args(arguments)
     check(args)
     prompt = read_prompt(args)
 
-    from gptjax.generate import telling
-    from gptjax.model import reading
+    from gptjax.generate import streaming
+    from gptjax.model import inference
     from gptjax.report import console
 
     out = console.Console(quiet=False, vital=True)
     there = load_model(args.run, out)
-    telling.normalize_stops(there.text, args.stop)  # refuses, before anything is said
+    streaming.normalize_stops(there.text, args.stop)  # refuses, before anything is said
     speaker = Speaker(args, there, out)
     out.say(f"{there.config.name}, {there.description}")
     if prompt is not None:
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> None:
         try:
             speaker.answer(line, number)
         except ValueError as error:  # of this line, as too long a one for a beam; of the model none will do
-            if command.verdict(error)[0] != 2 or isinstance(error, reading.NonFiniteLogits):
+            if command.verdict(error)[0] != 2 or isinstance(error, inference.NonFiniteLogits):
                 raise
             out.warn(str(error))
         except KeyboardInterrupt:  # enough of this one; a second one, at the prompt, ends the program
@@ -140,26 +141,26 @@ def _stdin() -> Any:
 
 def load_model(given: str, out: Any) -> Any:
     """Loads the model that lies there, or in a bucket."""
-    from gptjax.interop import models
+    from gptjax.weights import open_model
 
-    bucket = run.bucket(given)
-    path = run.directory(given) if bucket is not None else parse.path(given)
-    copies.Copies(path, bucket).fetch()
+    bucket = run_dir.bucket(given)
+    path = run_dir.directory(given) if bucket is not None else parse.path(given)
+    sync.Copies(path, bucket).fetch()
     with out.working(f"reading {path}") as show:
-        return models.opened(path, [], show, out.warn, None if bucket is None else f"{bucket}/checkpoints")
+        return open_model.opened(path, [], show, out.warn, None if bucket is None else f"{bucket}/checkpoints")
 
 
 class Speaker:
-    """Continues prompts as `args` say. there: an interop.models.Opened."""
+    """Continues prompts as `args` say. there: an weights.open_model.Opened."""
 
     def __init__(self, args: argparse.Namespace, there: Any, out: Any):
-        from gptjax.generate import choose
-        from gptjax.model import reading
+        from gptjax.generate import sampling
+        from gptjax.model import inference
 
         self._args, self._text, self._out = args, there.text, out
-        self._reader = reading.reader(there.step.model, there.params)
+        self._reader = inference.reader(there.step.model, there.params)
         temperature = 1.0 if args.temperature is None else args.temperature
-        self._sampling = choose.Sampling(temperature=temperature, top_k=args.top_k, top_p=args.top_p)
+        self._sampling = sampling.Sampling(temperature=temperature, top_k=args.top_k, top_p=args.top_p)
 
     def answer(self, prompt: str, number: int = 0) -> None:
         """Show continuations of a prompt, which is the `number`th: each is drawn anew. A prompt without tokens begins as texts do."""
@@ -175,13 +176,13 @@ class Speaker:
         """n continuations: one as it comes, several at the end."""
         import jax
 
-        from gptjax.generate import decode, telling
+        from gptjax.generate import decode, streaming
 
         args, out = self._args, self._out
         key = jax.random.key(args.seed or 0)
         key = jax.random.fold_in(key, number) if number else key
         at_once = 1 if args.n == 1 else decode.AT_ONCE
-        stream = telling.stream(self._reader, self._text, [prompt] * args.n, args.tokens, self._sampling, key, args.stop, at_once)
+        stream = streaming.stream(self._reader, self._text, [prompt] * args.n, args.tokens, self._sampling, key, args.stop, at_once)
         if args.n == 1:
             out.part(shown)
             for (new,) in stream:
@@ -197,10 +198,10 @@ class Speaker:
 
     def _search(self, prompt: list[int], shown: str) -> None:
         """The n best of a beam search, with their scores."""
-        from gptjax.generate import beam, telling
+        from gptjax.generate import beam, streaming
 
         args, text = self._args, self._text
-        stops = telling.normalize_stops(text, args.stop)
+        stops = streaming.normalize_stops(text, args.stop)
 
         def ends(tokens):
             return tokens[-1] == text.end_of_text or any(stop in text.decode(tokens) for stop in stops)
@@ -209,7 +210,7 @@ class Speaker:
             (found,) = beam.search(self._reader, [prompt], args.tokens, ends, args.beams, 0.6 if args.alpha is None else args.alpha)
         texts = []
         for best in found[: args.n]:
-            new = telling.Telling(text, prompt, args.stop)
+            new = streaming.Telling(text, prompt, args.stop)
             texts.append(shown + new.add([token for token in best.tokens if token != text.end_of_text]) + new.end())
         facts = [f"score {x.score:.3f}, log-probability {x.log_probability:.2f} over {len(x.tokens)} tokens" for x in found[: args.n]]
         self._out.samples(texts, facts)

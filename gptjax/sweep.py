@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import command, count, lock, parse, registry, sweep
+from gptjax.config import command, count, parse, registry, sweep
 from gptjax.data import unicode
-from gptjax.sweeps import display, local, standing
+from gptjax.runtime import lock
+from gptjax.sweeps import live_table, local_runner, run_status
 
 EXAMPLE = """python -m gptjax.sweep --sweep=sparse_window --jobs=2
   python -m gptjax.sweep --config=nano --grid "train.schedule.peak=1e-3|3e-3|1e-2" --seeds=3 --dry_run
@@ -125,7 +126,7 @@ def shown(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: P
         if point.config is None:
             print_text(f"{point.name:{width}}  refused: {point.refusal}")
             continue
-        config, now = point.config, standing.standing(point, directory)
+        config, now = point.config, run_status.standing(point, directory)
         cost = sweep.flops(config)
         flops += cost
         size = f"{count.parameters(config.model):>13,} parameters {now.n_steps:>8,} steps {cost:9.2e} FLOPs"
@@ -137,25 +138,25 @@ def shown(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: P
 
 
 def ran(name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Path, args: argparse.Namespace) -> int:
-    parts = local.slots(args.jobs, args.devices)
+    parts = local_runner.slots(args.jobs, args.devices)
     with lock.hold(directory, "sweep's directory", print_text):
         return run_points(name, asked, points, directory, parts, args)
 
 
 def run_points(
-    name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Path, parts: list[local.Slot], args: argparse.Namespace
+    name: str, asked: sweep.Sweep, points: list[sweep.Point], directory: Path, parts: list[local_runner.Slot], args: argparse.Namespace
 ) -> int:
-    standing.write(directory, name, asked)
+    run_status.write(directory, name, asked)
     print_text(f"{name}: {asked.about}\n{len(points)} points of {asked.recipe} in {directory}")
     if args.together is not None and not as_one(points, directory, args.together):
         print(f"stopped; {AGAIN}")
         return 130
-    with display.Display(points, directory, len(parts)) as board:
-        progress, through = local.run(asked.recipe, points, directory, parts, args.retries, board.show)
+    with live_table.Display(points, directory, len(parts)) as board:
+        progress, through = local_runner.run(asked.recipe, points, directory, parts, args.retries, board.show)
     for point in points:
         if point.name in progress.failed:
             print_text(f"failed: {point.name}: {progress.failed[point.name]}")
-    done = sum(standing.standing(point, directory).state == "done" for point in points)
+    done = sum(run_status.standing(point, directory).state == "done" for point in points)
     if not through:
         print(f"stopped with {done} of {len(points)} points done; {AGAIN}")
         return 130
@@ -204,7 +205,7 @@ def one(number: int, name: str, asked: sweep.Sweep, points: list[sweep.Point], d
     if point.refusal:
         raise ValueError(f"{point.name}: {point.refusal}")
     if not (directory / "sweep.json").exists():
-        standing.write(directory, name, asked)
+        run_status.write(directory, name, asked)
     from gptjax import train
 
     return train.main([f"--config={asked.recipe}", f"--run={directory / point.name}", *point.arguments])
@@ -218,14 +219,14 @@ def as_one(points: list[sweep.Point], directory: Path, most: int) -> bool:
     fresh = [
         p
         for p in points
-        if p.config is not None and standing.standing(p, directory).state == "waiting" and not standing.claim(p, directory)
+        if p.config is not None and run_status.standing(p, directory).state == "waiting" and not run_status.claim(p, directory)
     ]
     groups = [group for group in together.groups(fresh, most) if len(group) > 1]
     if groups:
-        from gptjax.mesh import xla
+        from gptjax.sharding import xla_options
 
-        xla.begin()
-    with local.signals() as received:
+        xla_options.begin()
+    with local_runner.signals() as received:
         for number, group in enumerate(groups):
             print(f"{number + 1} of {len(groups)} groups: {', '.join(point.name for point in group)}", flush=True)
             try:
@@ -244,20 +245,22 @@ def reported(arguments: list[str]) -> int:
     parser = command.bare_parser("sweep report", "A page of what came out of a sweep, finished or not.", EXAMPLE.splitlines()[-1].strip())
     parser.add_argument("directory", metavar="DIR", type=parse.path_argument, help="of the sweep")
     directory = parser.parse_args(arguments).directory
-    name, asked, points = standing.load(directory)
+    name, asked, points = run_status.load(directory)
 
-    from gptjax.sweeps import comparing, page, rates, scaling
+    from gptjax.sweeps import comparison, lr_and_batch, report_page, scaling_report
 
-    results = comparing.compared(sweep.arms(points), directory)
+    results = comparison.compared(sweep.arms(points), directory)
     failed = [f"Refused: {point.name}: {point.refusal}" for point in points if point.config is None]
     failed += [f"{run.state.capitalize()}: {run.point.name}: {run.why}" for result in results for run in result.runs if run.why]
-    pictures = [draw_or_warn(draw, results, directory / name) for draw, name in ((page.bars, "arms.png"), (page.curves, "curves.png"))]
+    pictures = [
+        draw_or_warn(draw, results, directory / name) for draw, name in ((report_page.bars, "arms.png"), (report_page.curves, "curves.png"))
+    ]
     pictures = [picture for picture in pictures if picture is not None]
-    parts = ((rates.rates, "rates.png"), (rates.batch_sizes, "batches.png"), (scaling.section, "scaling.png"))
+    parts = ((lr_and_batch.rates, "rates.png"), (lr_and_batch.batch_sizes, "batches.png"), (scaling_report.section, "scaling.png"))
     sections = [section for draw, name in parts if (section := draw_or_warn(draw, results, directory / name)) is not None]
-    text = page.markdown(name, asked.about, results, failed, sections)
+    text = report_page.markdown(name, asked.about, results, failed, sections)
     (directory / "report.md").write_text(text, encoding="utf-8")
-    (directory / "report.html").write_text(page.page(name, asked.about, results, failed, pictures, sections), encoding="utf-8")
+    (directory / "report.html").write_text(report_page.page(name, asked.about, results, failed, pictures, sections), encoding="utf-8")
     print_text(text)
     names = [picture.name for picture in (*pictures, *(section.picture for section in sections))]
     print_text(f"wrote report.html, report.md, {', '.join(names)} in {directory}")
@@ -279,11 +282,11 @@ def sent(arguments: list[str]) -> int:
     parser.add_argument("directory", metavar="DIR", type=parse.path_argument, help="of the sweep")
     parser.add_argument("--project", metavar="NAME", default="gptjax", help="of Weights & Biases (default: gptjax)")
     args = parser.parse_args(arguments)
-    name, _, points = standing.load(args.directory)
+    name, _, points = run_status.load(args.directory)
 
-    from gptjax.sweeps import sending
+    from gptjax.sweeps import wandb
 
-    n = sending.sent(name, points, args.directory, args.project, lambda line: print(line, flush=True))
+    n = wandb.sent(name, points, args.directory, args.project, lambda line: print(line, flush=True))
     print(f"{n} of {len(points)} runs sent to {args.project}")
     return int(n == 0)
 

@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax import pretraining, resume, train
-from gptjax.config import command, lock
-from gptjax.config.batches import Batches
+from gptjax import pretraining, train
+from gptjax.config import command
+from gptjax.config.batch_schedule import Batches
 from gptjax.config.schema import Config
 from gptjax.config.sweep import Point
+from gptjax.runtime import lock
+from gptjax.training import resume
 
 VARYING = (  # fields that may differ: numbers that the step multiplies with
     "seed",
@@ -66,20 +68,20 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
     import jax.numpy as jnp
     import numpy as np
 
-    from gptjax.learn import checkpoint, optimizer, state, step
-    from gptjax.mesh import devices, xla
-    from gptjax.report import events, plots
+    from gptjax.report import events, loss_plot
+    from gptjax.sharding import device_mesh, xla_options
+    from gptjax.training import checkpoint, optimizer, state, step
 
     configs = [point.config for point in points if point.config is not None]
     first, K = configs[0], len(points)
-    mesh = devices.mesh(first.mesh, jax.devices()[:1])
+    mesh = device_mesh.mesh(first.mesh, jax.devices()[:1])
     batches, learning = Batches(first), pretraining.Pretraining()
     runs = [directory / point.name for point in points]
     readings = [learning.reading(config, directory / "data", say) for config in configs]
     built: step.Step = learning.step(first, jax.devices()[0].platform, mesh, readings[0])
     limit = batches.largest_microbatch(first.train.microbatch_rows or max(1, train.CPU_TOKENS // first.model.n_ctx))
     varying = {path: jnp.array([numbers(config)[path] for config in configs]) for path in numbers(first)}
-    options = xla.options(jax.devices()[0])
+    options = xla_options.options(jax.devices()[0])
 
     def its(values):
         """The step of a point whose numbers are traced."""
@@ -156,7 +158,7 @@ def trained(points: Sequence[Point], directory: Path, say: Callable[[str], None]
                 break
     for there in runs:
         try:
-            plots.loss_curve(there)
+            loss_plot.loss_curve(there)
         except Exception as error:
             say(f"loss.png of {there} is not drawn: {command.verdict(error)[1]}")
     return last

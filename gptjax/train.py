@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from gptjax import pretraining, resume
-from gptjax.config import command, count, find_files, overrides, parse, registry, run
-from gptjax.config.batches import Batches
+from gptjax import pretraining
+from gptjax.config import command, count, find_files, overrides, parse, registry
+from gptjax.config.batch_schedule import Batches
 from gptjax.config.schema import Config
-from gptjax.mesh import meeting
+from gptjax.distributed import rendezvous
+from gptjax.runtime import run_dir
+from gptjax.training import resume
 
 CPU_TOKENS = 4096  # of a microbatch on CPU: more is no faster there, and its progress would show after minutes
 EXAMPLE = 'python -m gptjax.train --config=gpt3_small --set train.steps=100 --set "model.attention=Dense()"'
@@ -22,14 +24,14 @@ def main(arguments: list[str]) -> int:
     """Exit status 0 at the end of the run or at an orderly stop, 3 if the run gave up on non-finite updates."""
     args, config = read_arguments(arguments)
     recipe = registry.config(args.config)
-    set_length = config.train.total_tokens != recipe.train.total_tokens or run.decay(config) not in (None, run.decay(recipe))
-    request = resume.Request(run.directory(args.run, config.name), config, args.tokens, set_length, args.new_record)
+    set_length = config.train.total_tokens != recipe.train.total_tokens or run_dir.decay(config) not in (None, run_dir.decay(recipe))
+    request = resume.Request(run_dir.directory(args.run, config.name), config, args.tokens, set_length, args.new_record)
 
-    from gptjax.mesh import hosts
+    from gptjax.distributed import processes
 
-    here = meeting.place(args.coordinator, args.processes, args.process, args.join_seconds)
-    with hosts.joined(here, config, args.join_seconds) as party:
-        return train(request, run.bucket(args.run), party, args.profile, pretraining.Pretraining(args.init))
+    here = rendezvous.place(args.coordinator, args.processes, args.process, args.join_seconds)
+    with processes.joined(here, config, args.join_seconds) as party:
+        return train(request, run_dir.bucket(args.run), party, args.profile, pretraining.Pretraining(args.init))
 
 
 def read_arguments(arguments: list[str], here: bool = True) -> tuple[argparse.Namespace, Config]:
@@ -38,7 +40,7 @@ def read_arguments(arguments: list[str], here: bool = True) -> tuple[argparse.Na
     `here`."""
     parser = command.parser("train", "Train a GPT on text. The same command continues an interrupted run.", EXAMPLE, text=True)
     parser.add_argument(
-        "--run", metavar="DIR", help=f"where the run goes, or lies; or gs://BUCKET/FOLDER, {run.NO_LOCK} (default: runs/CONFIG)"
+        "--run", metavar="DIR", help=f"where the run goes, or lies; or gs://BUCKET/FOLDER, {run_dir.NO_LOCK} (default: runs/CONFIG)"
     )
     parser.add_argument("--init", metavar="RUN_OR_WEIGHTS", help="begin with the weights of another run, or of a folder of weights")
     steps = parse.whole_argument(0, 10**6)
@@ -46,12 +48,12 @@ def read_arguments(arguments: list[str], here: bool = True) -> tuple[argparse.Na
     tokens = "the length: moves train.total_tokens and, in proportion, the schedule's decay of the recipe or of the run that is there"
     parser.add_argument("--tokens", metavar="N", type=parse.whole_argument(), help=tokens)
     add_new_record(parser)
-    meeting.flags(parser)
+    rendezvous.flags(parser)
     args = parser.parse_args(arguments)
     config = command.resolved(args, here)
     Batches(config if args.tokens is None else overrides.override(config, f"train.total_tokens={args.tokens}"))
-    if here or args.run is not None and not args.run.startswith(tuple(run.BUCKETS)):
-        run.directory(args.run, config.name)
+    if here or args.run is not None and not args.run.startswith(tuple(run_dir.BUCKETS)):
+        run_dir.directory(args.run, config.name)
     return args, config
 
 
@@ -65,11 +67,11 @@ class Learning(Protocol):
     """What is learnt: all in which pre-training and fine-tuning differ."""
 
     def reading(self, config: Config, directory: Path, say: Callable[[str], None]) -> Any:
-        """What the run reads, open; what is not prepared yet is, below `directory`. As data.pipeline.Reading."""
+        """What the run reads, open; what is not prepared yet is, below `directory`. As data.loader.Reading."""
         ...
 
     def step(self, config: Config, platform: str, mesh: Any, reading: Any) -> Any:
-        """The learn.step.Step."""
+        """The training.step.Step."""
         ...
 
     def state(self, config: Config, step: Any, mesh: Any, reading: Any, out: Any) -> Any:
@@ -93,12 +95,12 @@ class Session:
     directory: Path
     mesh: Any
     point: resume.ResumePoint
-    reading: Any  # data.pipeline.Reading
-    step: Any  # learn.step.Step
-    checkpoints: Any  # learn.checkpoint.Checkpoints
-    copies: Any  # report.copies.Copies
+    reading: Any  # data.loader.Reading
+    step: Any  # training.step.Step
+    checkpoints: Any  # training.checkpoint.Checkpoints
+    copies: Any  # report.sync.Copies
     out: Any  # report.console.Console
-    party: Any  # mesh.hosts.Hosts
+    party: Any  # distributed.processes.Hosts
     profile: Any  # report.profile.Profile
     learning: Learning
     warnings: set[str] = dataclasses.field(default_factory=set)  # that were told
@@ -132,20 +134,20 @@ def train(request: resume.Request, bucket: str | None, party: Any, profiled: int
     go, and copies of the record. ValueError, in one line, for what a user can mend: then the directory is as it was."""
     import jax
 
-    from gptjax.learn import checkpoint, state
-    from gptjax.mesh import devices, rules, xla
-    from gptjax.report import console, copies, events, profile, run_summary
+    from gptjax.report import console, events, profile, sync
+    from gptjax.sharding import device_mesh, rules, xla_options
+    from gptjax.training import checkpoint, run_summary, state
 
     config, directory = request.config, request.directory
 
     # --- mesh
-    xla.begin()
-    mesh = devices.mesh(config.mesh)
+    xla_options.begin()
+    mesh = device_mesh.mesh(config.mesh)
     rules.check(config, mesh)
-    devices.check_room(config.model, mesh)
+    device_mesh.check_room(config.model, mesh)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     out = console.Console(quiet=party.process != 0)
-    copied = copies.Copies(directory, bucket)
+    copied = sync.Copies(directory, bucket)
     stored = directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints"
     with (
         resume.hold_lock(directory, bucket is None, party, out.warn),
@@ -199,7 +201,7 @@ def microbatch_limit(config: Config, mesh: Any, manner: Any, shards: int, party:
     """The most rows of a microbatch of a run that begins: as asked for, or what fits the devices of all processes."""
     import jax
 
-    from gptjax.learn import step
+    from gptjax.training import step
 
     least = min(party.gathered(memory(config, mesh)))
     if config.train.microbatch_rows is not None:
@@ -239,12 +241,12 @@ def driver(session: Session, put: Callable) -> Callable:
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from gptjax.mesh import xla
+    from gptjax.sharding import xla_options
 
     step, parts = session.step, session.batches.max_rows // session.microbatch
     party = session.party
     platform = session.mesh.devices.flat[0].platform
-    options = xla.options(session.mesh.devices.flat[0])
+    options = xla_options.options(session.mesh.devices.flat[0])
     ramp = session.config.train.ramp is not None  # while it lasts a batch may have many microbatches, though the full one has not
     if platform != "cpu" or (parts == 1 and not ramp):
         # Without a ramp the count is a constant of the program, with one it is an argument: one program serves the whole ramp, and one
@@ -285,9 +287,10 @@ def loop(session: Session) -> int:
     was saved was reported before, and nothing but reporting waits for the device."""
     import jax
 
-    from gptjax.learn import metrics
-    from gptjax.mesh import rules, stopping
-    from gptjax.report import events, plots
+    from gptjax.distributed import preemption
+    from gptjax.report import events, loss_plot
+    from gptjax.sharding import rules
+    from gptjax.training import metrics
 
     config, out, party, batches, reading = session.config, session.out, session.party, session.batches, session.reading
     activations = rules.PRESETS[config.mesh.sharding].activations
@@ -332,7 +335,7 @@ def loop(session: Session) -> int:
     log = events.Silent()
     if party.process == 0:
         log = events.Events(session.directory, start + 1 if start else 0, session.point.record_bytes or 0, out.warn)
-    with stopping.Stop(out.warn, party, session.mesh) as stop, log:
+    with preemption.Stop(out.warn, party, session.mesh) as stop, log:
         with out.training(batches.n_steps, start, config.loop.every_log) as progress, jax.transfer_guard("disallow"):
             try:
                 for note in session.point.notes:
@@ -355,7 +358,7 @@ def loop(session: Session) -> int:
                         about = resume.about(config, batches, session.limit_rows, reading, record)
                         session.checkpoints.save(step, now, about)
                         if party.process == 0:
-                            session.try_optional("loss.png is not drawn", lambda: plots.loss_curve(session.directory))
+                            session.try_optional("loss.png is not drawn", lambda: loss_plot.loss_curve(session.directory))
                     settled = step
                     clock = clock if pending else time.perf_counter()  # evaluating and saving are no part of a step's time
                     if ending:

@@ -36,5 +36,5 @@ def check_match(text: str, pattern: str, flag: str, words: str) -> None:
 
 
 def nonce() -> str:
-    """Returns a new secret word for the processes of one job: see mesh/meeting.py."""
+    """Returns a new secret word for the processes of one job: see distributed/rendezvous.py."""
     return secrets.token_hex(16)

@@ -8,7 +8,8 @@ import sys
 
 from gptjax import train
 from gptjax.config import command, parse
-from gptjax.mesh import meeting, topology
+from gptjax.distributed import rendezvous
+from gptjax.sharding import topology
 from launch import checks
 
 EXAMPLE = """python -m launch.gke --name=gpt3 --image=IMAGE --accelerator=v5p:8x8x8 -- --config=gpt3_175b --run=gs://b/r \\
@@ -68,7 +69,7 @@ def jobset(name: str, image: str, accelerator: str, slices: int, restarts: int, 
         "name": "train",
         "image": image,
         "command": ["sh", "-c", f"exec python -m gptjax.train {shlex.join(arguments)}{tail}"],
-        "env": [{"name": meeting.NONCE, "value": checks.nonce()}],
+        "env": [{"name": rendezvous.NONCE, "value": checks.nonce()}],
         "ports": [{"containerPort": port} for port in (8471, 8080, 8431)] if "google.com/tpu" in resource else [],
         "resources": {"requests": resource, "limits": resource},
     }

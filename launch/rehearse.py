@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gptjax.config import command, parse
-from gptjax.mesh import meeting
+from gptjax.distributed import rendezvous
 from launch import checks
 
 CHECKOUT = Path(__file__).parents[1]
@@ -112,7 +112,7 @@ def started(commands: list[list[str]], devices: int, hear: Callable[[int, str], 
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"]),
         "PYTHONUNBUFFERED": "1",
-        meeting.NONCE: checks.nonce(),
+        rendezvous.NONCE: checks.nonce(),
     }
     workers = Workers(commands, environment, hear)
     before = signal.signal(signal.SIGTERM, lambda number, frame: [process.terminate() for process in workers.processes])

@@ -4,7 +4,7 @@ import argparse
 import shlex
 
 from gptjax.config import command, parse
-from gptjax.mesh import meeting
+from gptjax.distributed import rendezvous
 from launch import checks
 
 EXAMPLE = """python -m launch.slurm --nodes=4 --time=3-00:00:00 -- --config=gpt3_xl --run=/shared/runs/xl | sbatch
@@ -63,7 +63,7 @@ def script(program: str, arguments: str, name: str, time: str, sbatch: list[str]
     for flag in sbatch:
         checks.check_match(flag, "-[^#]+", "--sbatch", "a flag of sbatch, as --partition=gpu")
     lines = "".join(f"#SBATCH {flag}\n" for flag in sbatch)
-    fields = {"name": name, "time": time, "python": shlex.quote(python), "nonce": meeting.NONCE}
+    fields = {"name": name, "time": time, "python": shlex.quote(python), "nonce": rendezvous.NONCE}
     return SCRIPT.format(program=program, arguments=arguments, more=lines, **fields, **numbers)
 
 

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from gptjax.config import command, parse
-from gptjax.mesh import meeting, topology
+from gptjax.distributed import rendezvous
+from gptjax.sharding import topology
 from launch import checks
 
 EXAMPLE = """python -m launch.tpu create --name=pod --zone=us-east5-a --accelerator=v5p-1024
@@ -94,7 +95,7 @@ def create(args: argparse.Namespace) -> list[list[str]]:
 
 def run(args: argparse.Namespace) -> list[list[str]]:
     """Send this checkout to every host, install it, and start training on all; it goes on when this program ends."""
-    word = f"{meeting.NONCE}={checks.nonce()}"
+    word = f"{rendezvous.NONCE}={checks.nonce()}"
     train = f"cd {FOLDER} && {word} nohup .venv/bin/python -m gptjax.train {shlex.join(args.arguments)} > ../{LOG} 2>&1 < /dev/null &"
     archive = str(Path(tempfile.gettempdir()) / ARCHIVE)
     pack = ["sh", "-c", f"git ls-files -z | tar --null --files-from=- -czf {shlex.quote(archive)}"]

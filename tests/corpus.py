@@ -6,7 +6,8 @@ import pytest
 
 from gptjax.config import data
 from gptjax.config.schema import Config, Constant, Model, Train
-from gptjax.data import pipeline, shards, tokenising, tokenizer
+from gptjax.data import loader, shards, tokenize
+from gptjax.data.tokenizers import build
 
 N_CTX = 16
 DOCUMENTS = [f"document {n} says " + " ".join(str(n * k) for k in range(n % 30)) for n in range(120)]
@@ -21,7 +22,7 @@ def write(path, texts, **more):
 
 def tokenise(source, directory, spec=None, rule=BY_DOCUMENT, workers=1, block=1000, advance=lambda done: None):
     spec = spec or data.Bytes()
-    return tokenising.write(source, repr(spec), tokenizer.tokenizer(spec), rule, directory, advance, workers, block)
+    return tokenize.write(source, repr(spec), build.tokenizer(spec), rule, directory, advance, workers, block)
 
 
 def decode(directory, split):
@@ -30,7 +31,7 @@ def decode(directory, split):
     ends = manifest["tokenizer"]["end_of_text"]
     documents = [there.tokens(d, 0, length).tolist() for d, length in enumerate(there.lengths.tolist())]
     assert all(ids[-1] == ends for ids in documents)
-    return [tokenizer.Bytes().decode(ids[:-1]) for ids in documents]
+    return [build.Bytes().decode(ids[:-1]) for ids in documents]
 
 
 def contents(directory):
@@ -46,7 +47,7 @@ def flip(path, at):
 
 def prepared(source, directory, spec=None, rule=None, given=None):
     spec, rule = spec or data.Bytes(), rule or data.ByDocument(fraction=0.2)
-    tokenising.write(source, repr(spec), given or tokenizer.tokenizer(spec), rule, directory, lambda done: None, block=500)
+    tokenize.write(source, repr(spec), given or build.tokenizer(spec), rule, directory, lambda done: None, block=500)
     return data.Shards(path=str(directory))
 
 
@@ -61,7 +62,7 @@ def config(*sources, n_vocab=257, n_ctx=N_CTX, spec=None, held_out=None, seed=0)
 
 
 def reading(tmp_path, *sources, say=lambda line: None, **options):
-    return pipeline.reading(config(*sources, **options), tmp_path / "cache", say)
+    return loader.reading(config(*sources, **options), tmp_path / "cache", say)
 
 
 def refused(match, call):

@@ -35,7 +35,7 @@ import sys
 import tempfile
 import time
 
-from gptjax.sweeps import child
+from gptjax.runtime import child
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTICED = ("noticed", "hangs")

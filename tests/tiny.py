@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from gptjax.config import data, schema
-from gptjax.learn import state, step
-from gptjax.mesh import devices
+from gptjax.sharding import device_mesh
+from gptjax.training import state, step
 
 PATTERNS = (schema.Dense(), schema.Banded(window=3), schema.Strided(stride=4), schema.Fixed(block=4, summary=1))
 GPT3 = (schema.Banded(window=3), schema.Dense())
@@ -27,7 +27,7 @@ def config(rows: int = 8, **changes) -> schema.Config:
 
 def machine(c: schema.Config, n_devices: int = 1, end_of_text: int | None = None, platform: str = "cpu"):
     """(mesh, step, initial state) of a config on some of the simulated devices. platform: whose kernels, which must be interpreted."""
-    mesh = devices.mesh(c.mesh, jax.devices()[:n_devices])
+    mesh = device_mesh.mesh(c.mesh, jax.devices()[:n_devices])
     built = step.build(c, platform, mesh, end_of_text)
     with jax.set_mesh(mesh):
         return mesh, built, state.created(c, built.model, built.tx, mesh)

@@ -8,7 +8,8 @@ import re
 import pytest
 
 from gptjax.config import data
-from gptjax.data import gpt1, pieces, tokenizer
+from gptjax.data.tokenizers import build as tokenizer
+from gptjax.data.tokenizers import gpt1_bpe, sentencepiece_tokenizer
 
 TEXT = "The plural of dog is dogs. She is unlikely to answer: it's 1,000 or -42 (U.S.)\n\nclass Test(unittest.TestCase):\n    assertEqual\n"
 GPT1 = pathlib.Path(__file__).parents[2] / "shared" / "data" / "tokenizers" / "gpt1"
@@ -45,17 +46,17 @@ def _train_prefixed():
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([TEXT] * 50), model_writer=out, vocab_size=330, model_type="bpe", byte_fallback=True, minloglevel=3
     )
-    return pieces.Pieces(out.getvalue())
+    return sentencepiece_tokenizer.Pieces(out.getvalue())
 
 
 BUILDERS = {
     "bytes": tokenizer.Bytes,
     "gpt2": lambda: tokenizer.tokenizer(data.Gpt2Bpe()),
-    "pieces": lambda: pieces.trained([TEXT] * 50, 400),
+    "pieces": lambda: sentencepiece_tokenizer.trained([TEXT] * 50, 400),
     "prefixed": _train_prefixed,
     "words": Words,
-    "gpt1": lambda: gpt1.Gpt1(str(GPT1), "basic"),
-    "gpt1 spacy": lambda: gpt1.Gpt1(str(GPT1), "spacy"),
+    "gpt1": lambda: gpt1_bpe.Gpt1(str(GPT1), "basic"),
+    "gpt1 spacy": lambda: gpt1_bpe.Gpt1(str(GPT1), "spacy"),
 }
 EXACT = ("bytes", "gpt2", "pieces")  # decoding gives back the text
 EVERY = [pytest.param(name, marks=[pytest.mark.shared] * name.startswith("gpt1")) for name in BUILDERS]

@@ -11,7 +11,7 @@ from typing import Literal, assert_never
 from gptjax.config.schema import SAVED, Attention, Banded, Config, Dense, Fixed, Model, Strided
 
 PF_DAY = 8.64e19  # FLOPs: 1e15 a second for a day (GPT-3 Appendix D)
-LOSS_CHUNK_BYTES = 256 * 2**20  # of logits held at a time: learn/loss.py
+LOSS_CHUNK_BYTES = 256 * 2**20  # of logits held at a time: training/loss.py
 
 
 # --- parameters ---------------------------------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 import dataclasses
 
+from gptjax.config.classification import Task
 from gptjax.config.record import Seed, record
 from gptjax.config.schema import AdamW, Compute, Config, Dropout, Linear, Loop, Mesh, Train
-from gptjax.config.task import Task
 
 SPECIALS = 3  # start, delimiter, extract: ids n_vocab, n_vocab + 1, n_vocab + 2 of the pre-trained model's (GPT-1's released train.py)
 START, DELIMITER, EXTRACT = range(SPECIALS)
@@ -17,7 +17,7 @@ class Finetuning:
 
     Otherwise than in that code [chosen]: it evaluates after 1,000, 2,000, 4,000 ... updates of the first epoch, too, and may keep one of
     those; the softmax of its auxiliary loss is over the position rows of its table besides the vocabulary; its schedule counts from 0
-    (learn/schedule.py); and of texts that are too long it cuts others (tasks/finetune/inputs.py)."""
+    (training/schedule.py); and of texts that are too long it cuts others (training/classification/transformations.py)."""
 
     name: str
     task: Task

@@ -10,16 +10,16 @@ Every ValueError says what was given, what is allowed and what to do.
 from typing import Annotated, Literal
 
 from gptjax.config import parse
+from gptjax.config.classification import Task
 from gptjax.config.data import Data
 from gptjax.config.record import MAX_ROWS, Bounds, Fraction, Positive, Rows, Seed, Steps, record
-from gptjax.config.task import Task
 
 Context = Annotated[int, Bounds(1, 2**24)]  # tokens of a row
 Tokens = Annotated[int, Bounds(1, 10**18)]
 WarmUp = Annotated[int, Bounds(0, 10**18)]
 Devices = Annotated[int, Bounds(-1, 10**6)]
 
-# --- attention patterns: which keys may a query see? The predicates are in model/patterns.py --------------------------
+# --- attention patterns: which keys may a query see? The predicates are in model/attention/patterns.py --------------------------
 
 
 @record
@@ -233,7 +233,9 @@ class Compute:
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of activations; auto: bfloat16 on TPU and GPU, float32 on CPU
     remat: str = "none"  # full: a layer's backward pass computes it again from its input; none: nothing; else what it need not: see SAVED
-    attention: Literal["auto", "reference", "blocks", "splash", "cudnn", "flash"] = "auto"  # of model/kernels.py; auto: by platform
+    attention: Literal["auto", "reference", "blocks", "splash", "cudnn", "flash"] = (
+        "auto"  # of model/attention/dispatch.py; auto: by platform
+    )
     layers: Literal["auto", "scan", "unroll"] = "auto"  # auto: scan, but unroll on CPU where nothing is rematerialised
 
     def __post_init__(self):
@@ -258,7 +260,7 @@ class Mesh:
     fsdp: Devices = -1  # each has its rows, and a part of the state
     tensor: Devices = 1  # share heads, MLP and vocabulary, with sharding=fsdp_tensor
     context: Devices = 1  # each has its part of every row, for long ones
-    sharding: Literal["fsdp", "fsdp_tensor"] = "fsdp"  # of mesh/rules.py: which dimension lies along which axis
+    sharding: Literal["fsdp", "fsdp_tensor"] = "fsdp"  # of sharding/rules.py: which dimension lies along which axis
 
     def __post_init__(self):
         sizes = {a: getattr(self, a) for a in ("data", "fsdp", "tensor", "context")}

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gptjax.config import count, overrides, registry
-from gptjax.config.batches import Batches
+from gptjax.config.batch_schedule import Batches
 from gptjax.config.record import record
 from gptjax.config.schema import Config
 

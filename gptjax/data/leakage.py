@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gptjax.config import data, find_files, parse
-from gptjax.data import corpora, shards
+from gptjax.data import shards
+from gptjax.data.sources import open
 
 BEGINNING = 2**16  # bytes by which two files of one size are told apart before they are compared whole
 ERROR_SHARE = 0.5  # of validation documents that are trained on: no validation then; fewer are said, as corpora have copies
@@ -30,7 +31,7 @@ def _common(source: data.Source, held: data.Source) -> str | None:
         case data.Text(), data.Text():
             return _common_file(source, held)
         case data.Tfds(), data.Tfds():
-            same = corpora.prepared(source) == corpora.prepared(held) and (source.split, source.field) == (held.split, held.field)
+            same = open.prepared(source) == open.prepared(held) and (source.split, source.field) == (held.split, held.field)
         case data.Shards(), data.Shards():
             same = parse.path(source.path).resolve() == parse.path(held.path).resolve()
         case data.Embedded(), data.Embedded():

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.config import parse
-from gptjax.data import checksums
+from gptjax.runtime import checksums
 
 FORMAT = 1
 VERIFIED = 2**30  # bytes of tokens up to which all shards are verified when their directory is opened

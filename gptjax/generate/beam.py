@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.config.protocol import MOST_ALPHA, WIDEST
+from gptjax.config.evaluation import MOST_ALPHA, WIDEST
 from gptjax.generate import decode
-from gptjax.model import cache, reading
+from gptjax.model import inference, kv_cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ def penalty(length: int, alpha: float) -> float:
 
 
 def search(
-    reader: reading.Reader,
+    reader: inference.Reader,
     prompts: Sequence[Sequence[int]],
     n_tokens: int,
     ends: Callable[[tuple[int, ...]], bool],
@@ -84,7 +84,7 @@ class _Group:
             return [row % len(likely) for row in range(self.width)]
         paths = [(p + more, row, (*tokens, token)) for row, (p, tokens) in enumerate(self.alive) for more, token in likely[row]]
         if any(math.isnan(p) for p, _, _ in paths):
-            raise reading.NonFiniteLogits
+            raise inference.NonFiniteLogits
         # Twice the width, so that `width` are left to go on with even if each of the beams ends.
         paths = sorted((path for path in paths if path[0] > -np.inf), key=lambda path: -path[0])[: 2 * self.width]
         ending = [self.ends(tokens) for _, _, tokens in paths]
@@ -117,19 +117,19 @@ def _rows(likely, first, n):
 
 @functools.partial(jax.jit, static_argnames=("capacity", "n_likely"))
 def _begin(reader, tokens_BT, counts_B, capacity, n_likely):
-    memory, x_BTD = reading.prefill(reader, tokens_BT, counts_B, capacity)
-    return memory, _likely(reader, reading.last(x_BTD, counts_B), n_likely)
+    memory, x_BTD = inference.prefill(reader, tokens_BT, counts_B, capacity)
+    return memory, _likely(reader, inference.last(x_BTD, counts_B), n_likely)
 
 
 @functools.partial(jax.jit, static_argnames="n_likely", donate_argnames="memory")
 def _go_on(reader, memory, token_B, n_likely):
-    memory, x_BTD = reading.extend(reader, memory, token_B[:, None], jnp.ones_like(token_B))
+    memory, x_BTD = inference.extend(reader, memory, token_B[:, None], jnp.ones_like(token_B))
     return memory, _likely(reader, x_BTD, n_likely)
 
 
 def _likely(reader, x_B1D, n_likely):
     """(log-probabilities, tokens), both (B, n_likely)."""
-    return jax.lax.top_k(jax.nn.log_softmax(reading.predictions(reader, x_B1D)[:, 0], axis=-1), n_likely)
+    return jax.lax.top_k(jax.nn.log_softmax(inference.predictions(reader, x_B1D)[:, 0], axis=-1), n_likely)
 
 
-_selected = jax.jit(cache.selected)
+_selected = jax.jit(kv_cache.selected)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.generate import choose
-from gptjax.model import cache, reading
+from gptjax.generate import sampling as choose
+from gptjax.model import inference, kv_cache
 
 SHORTEST = 32  # lengths are padded to powers of two from here up to the context, so that few programs are compiled
 AT_ONCE = 16  # the most tokens that one call of a program chooses
@@ -31,22 +31,22 @@ def padded(texts: Sequence[Sequence[int]], n_ctx: int) -> tuple[np.ndarray, np.n
 
 
 @functools.partial(jax.jit, static_argnames=("capacity", "sampling"))
-def _begin(reader: reading.Reader, tokens_BT, counts_B, number, key, capacity: int, sampling: choose.Sampling):
+def _begin(reader: inference.Reader, tokens_BT, counts_B, number, key, capacity: int, sampling: choose.Sampling):
     """(cache, the token after each row)."""
-    memory, x_BTD = reading.prefill(reader, tokens_BT, counts_B, capacity)
-    y_BTV = reading.predictions(reader, reading.last(x_BTD, counts_B))
+    memory, x_BTD = inference.prefill(reader, tokens_BT, counts_B, capacity)
+    y_BTV = inference.predictions(reader, inference.last(x_BTD, counts_B))
     return memory, choose.choose(y_BTV[:, 0], sampling, jax.random.fold_in(key, number))
 
 
 @functools.partial(jax.jit, static_argnames="sampling", donate_argnames="memory")
-def _go_on(reader: reading.Reader, memory: cache.Cache, token_B, open_B, number, n, end_of_text, key, sampling: choose.Sampling):
+def _go_on(reader: inference.Reader, memory: kv_cache.Cache, token_B, open_B, number, n, end_of_text, key, sampling: choose.Sampling):
     """(cache, tokens (B, AT_ONCE)): n times read a token of each open row and choose its next; fewer if no row stays open. A row closes
     after end_of_text. number: how many tokens were chosen before."""
 
     def one(state):
         i, memory, token_B, open_B, said_BT = state
-        memory, x_BTD = reading.extend(reader, memory, token_B[:, None], open_B.astype(jnp.int32))
-        token_B = choose.choose(reading.predictions(reader, x_BTD)[:, 0], sampling, jax.random.fold_in(key, number + i))
+        memory, x_BTD = inference.extend(reader, memory, token_B[:, None], open_B.astype(jnp.int32))
+        token_B = choose.choose(inference.predictions(reader, x_BTD)[:, 0], sampling, jax.random.fold_in(key, number + i))
         return i + 1, memory, token_B, open_B & (token_B != end_of_text), said_BT.at[:, i].set(token_B)
 
     said_BT = jnp.zeros((token_B.shape[0], AT_ONCE), jnp.int32)
@@ -56,7 +56,7 @@ def _go_on(reader: reading.Reader, memory: cache.Cache, token_B, open_B, number,
 
 
 def stream(
-    reader: reading.Reader,
+    reader: inference.Reader,
     prompts: Sequence[Sequence[int]],
     n_tokens: int,
     sampling: choose.Sampling,
@@ -85,7 +85,7 @@ def stream(
         while True:
             new = [[] if row in closed else _until(tokens, end_of_text) for row, tokens in enumerate(chosen_BT.tolist())]
             if any(choose.NONE in tokens for tokens in new):
-                raise reading.NonFiniteLogits
+                raise inference.NonFiniteLogits
             said += chosen_BT.shape[1]
             for row, tokens in enumerate(new):
                 texts[row] += tokens
@@ -110,7 +110,7 @@ def _until(tokens, end_of_text):
 
 
 def continuations(
-    reader: reading.Reader,
+    reader: inference.Reader,
     prompts: Sequence[Sequence[int]],
     n_tokens: int,
     sampling: choose.Sampling,

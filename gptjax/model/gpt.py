@@ -7,10 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gptjax.arrays.shapes import shaped
 from gptjax.config import schema
-from gptjax.mesh import rules
-from gptjax.model import kernels, layers, lookup
+from gptjax.model import embedding, layers
+from gptjax.model.attention import dispatch
+from gptjax.sharding import rules
+from gptjax.sharding.shapes import shaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Manner:
 
     dtype: Any
     kept: tuple[str, ...] | None  # what the layers keep for their backward pass, of schema.SAVED; None: everything
-    kernel: str  # of model/kernels.py
+    kernel: str  # of model/attention/dispatch.py
     unroll: bool  # a Python loop over periods (quicker on CPU), else lax.scan (compile time does not grow with depth)
 
 
@@ -30,7 +31,7 @@ def manner(compute: schema.Compute, platform: str) -> Manner:
     Raises ValueError for a kernel that does not run on the platform."""
     cpu = platform == "cpu"
     dtype = {"auto": jnp.float32 if cpu else jnp.bfloat16, "float32": jnp.float32, "bfloat16": jnp.bfloat16}[compute.dtype]
-    kernel = kernels.named(compute.attention, platform)
+    kernel = dispatch.named(compute.attention, platform)
     kept = None if compute.remat == "none" else compute.kept
     return Manner(dtype, kept, kernel, {"auto": cpu and kept is None, "scan": False, "unroll": True}[compute.layers])
 
@@ -96,7 +97,7 @@ class GPT(nn.Module):
             raise ValueError(f"{T} tokens are more than the model's context of {c.n_ctx}: give at most {c.n_ctx}")
         token_VD = self.param("token_VD", nn.initializers.normal(c.init.token), (c.n_vocab_padded, c.d_model))
         position_TD = self.param("position_TD", nn.initializers.normal(c.init.position), (c.n_ctx, c.d_model))
-        x_BTD = lookup.rows(token_VD, tokens_BT, dtype, self.place) + position_TD[None, :T].astype(dtype)
+        x_BTD = embedding.rows(token_VD, tokens_BT, dtype, self.place) + position_TD[None, :T].astype(dtype)
         # The released GPT-1 code drops elements of the embedding table itself; activations are dropped here, as GPT-2's OpenAI copy does.
         x_BTD = layers.dropped(self, self.place(x_BTD, "BPD"), c.dropout.embedding, train)
 

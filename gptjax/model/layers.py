@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.config import schema
-from gptjax.mesh import rules
-from gptjax.model import cache, forest, kernels
+from gptjax.model import kv_cache
+from gptjax.model.attention import dispatch, tree
+from gptjax.sharding import rules
 
 
 def gelu(x: jax.Array, form: str) -> jax.Array:
@@ -107,7 +108,7 @@ class Attention(nn.Module):
 
     config: schema.Model
     pattern: schema.Attention
-    kernel: str  # of model/kernels.py
+    kernel: str  # of model/attention/dispatch.py
     out_std: float
     place: rules.Placement
 
@@ -118,14 +119,14 @@ class Attention(nn.Module):
         parts = Heads(sizes, c.init.weight, self.place, name="qkv")(x_BTD)
         q_BTNH, k_BTNH, v_BTNH = (checkpoint_name(self.place(y_BTNH, "BTNH"), "qkv") for y_BTNH in parts)  # names: schema.SAVED
         dropout = (self.make_rng("dropout"), c.dropout.attention) if train and c.dropout.attention else None
-        if self.has_variable("memory", "turn"):  # put there by model/reading.py
+        if self.has_variable("memory", "turn"):  # put there by model/inference.py
             turn = self.get_variable("memory", "turn")
-            o_BTNH, layer = cache.attend(turn, self.kernel, self.place, q_BTNH, k_BTNH, v_BTNH, self.pattern)
+            o_BTNH, layer = kv_cache.attend(turn, self.kernel, self.place, q_BTNH, k_BTNH, v_BTNH, self.pattern)
             self.put_variable("memory", "turn", layer)
         elif self.has_variable("memory", "forest"):  # likewise
-            o_BTNH = forest.attend(self.get_variable("memory", "forest"), q_BTNH, k_BTNH, v_BTNH, self.pattern)
+            o_BTNH = tree.attend(self.get_variable("memory", "forest"), q_BTNH, k_BTNH, v_BTNH, self.pattern)
         else:
-            o_BTNH = kernels.attend(self.kernel, self.place, q_BTNH, k_BTNH, v_BTNH, self.pattern, segments_BT, dropout)
+            o_BTNH = dispatch.attend(self.kernel, self.place, q_BTNH, k_BTNH, v_BTNH, self.pattern, segments_BT, dropout)
         return Linear("BTNH,DNH->BPD", sizes, self.out_std, self.place, name="out")(self.place(o_BTNH, "BTNH"))
 
 

@@ -21,7 +21,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import command, parse, run
+from gptjax.config import command, parse
+from gptjax.runtime import run_dir
 
 NAME = "metrics.jsonl"
 LOST_NOTE = "the record of the steps before is lost"  # the note with which a record begins that takes the place of another
@@ -184,7 +185,7 @@ def check(directory: Path, step: int, seal: Mapping[str, Any] | None) -> int:
         fault = str(error).removeprefix(f"{file}, ").partition(";")[0]
     raise ValueError(
         f"{file} is not what it was when step {step:,} was saved: {fault or 'what some lines say was changed'}; put a copy of it back, "
-        f"give another --run, or {run.NEW_RECORD}"
+        f"give another --run, or {run_dir.NEW_RECORD}"
     )
 
 

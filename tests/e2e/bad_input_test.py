@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from gptjax import sample, train
-from gptjax.config import lock, run
+from gptjax.runtime import lock, run_dir
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
 
@@ -95,7 +95,7 @@ def test_a_run_directory_that_cannot_be(given, tmp_path, monkeypatch):
 
 def test_home_is_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert run.directory("~/x") == tmp_path / "x"
+    assert run_dir.directory("~/x") == tmp_path / "x"
 
 
 def test_a_run_directory_that_cannot_be_written(tmp_path):
@@ -144,7 +144,7 @@ def test_the_program_says_it_in_one_line_with_status_2(tmp_path):
 def test_a_run_in_a_bucket_that_is_not_known_or_not_installed(monkeypatch):
     with pytest.raises(ValueError, match="--run=ftp://x/y: give a directory, or a folder of a bucket that starts with gs://"):
         train.main(["--config=smoke", "--run=ftp://x/y"])
-    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(run_dir.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="gs://x/y needs the package gcsfs: pip install -r requirements-extra.txt"):
         sample.main(["--run=gs://x/y"])
 
@@ -152,6 +152,6 @@ def test_a_run_in_a_bucket_that_is_not_known_or_not_installed(monkeypatch):
 def test_a_directory_that_hosts_do_not_share(tmp_path):
     with lock.hold(tmp_path / "run", "run directory", print):
         owner = lock.owner(tmp_path / "run")
-        run.check_shared(tmp_path / "run", owner)
+        run_dir.check_shared(tmp_path / "run", owner)
         with pytest.raises(ValueError, match="is not the directory that process 0 writes to: give a --run on a file system that all"):
-            run.check_shared(tmp_path, owner)
+            run_dir.check_shared(tmp_path, owner)

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from gptjax import pretraining, resume, train
-from gptjax.mesh import devices
-from gptjax.report import events, plots
+from gptjax import pretraining, train
+from gptjax.report import events, loss_plot
+from gptjax.sharding import device_mesh
+from gptjax.training import resume
 from tests import short_run
 
 
@@ -22,7 +23,7 @@ def text(tmp_path_factory):
 def _without_samples_and_pictures(patch):
     """They take longer than the rest."""
     patch.setattr(pretraining.Pretraining, "said", lambda *args: [])
-    patch.setattr(plots, "_figure", lambda *args: SimpleNamespace(savefig=lambda path, dpi: path.write_bytes(b"")))
+    patch.setattr(loss_plot, "_figure", lambda *args: SimpleNamespace(savefig=lambda path, dpi: path.write_bytes(b"")))
 
 
 @pytest.fixture
@@ -48,8 +49,8 @@ def copied(finished, tmp_path):
 @pytest.fixture
 def machine(monkeypatch):
     """machine(n): from here on this machine has n devices."""
-    real = devices.mesh
-    return lambda n: monkeypatch.setattr(devices, "mesh", lambda sizes, there=None: real(sizes, there or jax.devices()[:n]))
+    real = device_mesh.mesh
+    return lambda n: monkeypatch.setattr(device_mesh, "mesh", lambda sizes, there=None: real(sizes, there or jax.devices()[:n]))
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from gptjax import evaluate, train
-from gptjax.interop import models
+from gptjax.evals import metrics as judging
 from gptjax.model import gpt
-from gptjax.tasks.incontext import judging
+from gptjax.weights import open_model
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +132,9 @@ def test_changed_outcomes_are_named_and_asked_again(there, done, capsys):
 
 
 def evaluate_asking():
-    from gptjax.tasks import asking
+    from gptjax.evals import loglikelihood
 
-    return asking
+    return loglikelihood
 
 
 def test_another_protocol_and_fewer_items_stand_beside(there, done):
@@ -238,7 +238,7 @@ def test_texts_are_predicted_as_by_a_plain_pass(there, capsys):
     text, lines = "Caf\u00e9 is a word.\n\nAnd so on, to a second window, and to a third one that is not full." * 2, ["one", "two \u20ac"]
     (there / "a.txt").write_text(text)
     (there / "b.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
-    model = models.opened(there / "pre", [], str)
+    model = open_model.opened(there / "pre", [], str)
 
     @jax.jit
     def forward(tokens_BT):

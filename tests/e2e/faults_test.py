@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax import train
-from gptjax.learn import checkpoint
+from gptjax.training import checkpoint
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
 
@@ -19,7 +19,7 @@ CHECKOUT = pathlib.Path(__file__).parents[2]
 SAVER = """
 import os, sys, threading
 import jax, jax.numpy as jnp
-from gptjax.learn import checkpoint
+from gptjax.training import checkpoint
 
 directory, copies = sys.argv[1:]
 copying, lock, moments = threading.local(), threading.Lock(), []

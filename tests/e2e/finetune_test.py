@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 from gptjax import classify, finetune, sample, train
-from gptjax.config import count, overrides, registry, run
-from gptjax.data import gpt2, tokenizer
-from gptjax.learn import checkpoint, metrics
+from gptjax.config import count, overrides, registry
+from gptjax.data.tokenizers import build, gpt2_bpe
 from gptjax.report import events
-from gptjax.tasks.finetune import scores
+from gptjax.runtime import run_dir
+from gptjax.training import checkpoint, metrics
+from gptjax.training.classification import metrics as scores
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
 
@@ -115,14 +116,14 @@ def said_to(capsys):
 
 def test_new_texts_are_read_with_the_tokenizer_files_that_the_run_keeps(tuned, tmp_path, monkeypatch):
     """Not with those of the folder that it began with, which may be gone."""
-    config = overrides.override(run.config(tuned), "data.tokenizer=Gpt2Bpe(path='/gone')")
-    for name in gpt2.FILES.digests:
+    config = overrides.override(run_dir.config(tuned), "data.tokenizer=Gpt2Bpe(path='/gone')")
+    for name in gpt2_bpe.FILES.digests:
         (tmp_path / name).touch()
 
     def opened(spec):
         raise ValueError(repr(spec))
 
-    monkeypatch.setattr(tokenizer, "tokenizer", opened)
+    monkeypatch.setattr(build, "tokenizer", opened)
     with pytest.raises(ValueError, match=re.escape(f"Gpt2Bpe(path={str(tmp_path)!r})")):
         classify.label(tmp_path, None, config, [], None)
 
@@ -148,7 +149,7 @@ def test_new_texts_get_the_labels_that_they_had_as_a_test_set(there, tuned, tmp_
     found = said_to(capsys)
     assert [line["label"] for line in found] == [names[int(line["answer"])] for line in scored]
     np.testing.assert_allclose([list(line["probabilities"].values()) for line in found], shares, atol=2e-6)
-    task = run.config(tuned).task
+    task = run_dir.config(tuned).task
     examples = classify.read_examples(task, str(first), None)
     assert all(classify.read_examples(task, str(file), None) == examples for file in others[1:])
     for name, same in (("UP.TSV", others[1]), ("lines.json", others[0]), ("lines.ndjson", others[0])):
@@ -204,7 +205,7 @@ def test_a_task_of_pairs_counts_both_orders_and_labels_new_pairs(there, tmp_path
     sets = [f"task.{split}={tmp_path / 'pairs.tsv'}" for split in ("train", "dev")] + ["task.labels=(no, yes)", "task.batch_examples=16"]
     run_there = tmp_path / "run"
     assert finetune.main(["--config=gpt1_mrpc", f"--init={there / 'pre'}", f"--run={run_there}", *flags([*sets, "task.epochs=1"])]) == 0
-    assert told == [2 * count.train_flops_per_token(run.config(run_there).model)]
+    assert told == [2 * count.train_flops_per_token(run_dir.config(run_there).model)]
     capsys.readouterr()
     assert classify.main([f"--run={run_there}", f"--text={tmp_path / 'pairs.tsv'}"]) == 0
     answers = [json.loads(line) for line in (run_there / "predictions/dev.jsonl").read_text().splitlines()]

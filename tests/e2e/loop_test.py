@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from gptjax import sample, train
-from gptjax.config import count, run
-from gptjax.generate import beam, choose
-from gptjax.learn import checkpoint, metrics
-from gptjax.mesh import hosts
+from gptjax.config import count
+from gptjax.distributed import processes
+from gptjax.generate import beam
+from gptjax.generate import sampling as choose
 from gptjax.report import events
+from gptjax.runtime import run_dir
+from gptjax.training import checkpoint, metrics
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_the_batch_ramp_reads_more_rows_step_by_step(text, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(metrics, "mfu", lambda flops_per_token, tokens_per_s, devices: flops_per_token)
         lines = trained(text, tmp_path / "run", *ramp, "train.steps=9")
-    assert {line["mfu"] for line in lines if "loss" in line} == {count.train_flops_per_token(run.config(tmp_path / "run").model)}
+    assert {line["mfu"] for line in lines if "loss" in line} == {count.train_flops_per_token(run_dir.config(tmp_path / "run").model)}
     rows = np.diff([0] + [line["rows"] for line in lines if "loss" in line])
     assert rows[0] == 8 and rows[-1] == 32 and all(np.diff(rows) >= 0) and set(rows) >= {8, 16, 24, 32}
     assert [line["tokens"] for line in lines if "loss" in line] == [32 * n for n in np.cumsum(rows)]
@@ -72,7 +74,7 @@ def test_a_run_goes_on_when_only_its_length_changes_and_its_mesh(text, whole, tm
     trained(text, tmp_path / "run", "train.steps=3", "mesh.fsdp=4", "mesh.data=2")
     lines = trained(text, tmp_path / "run", "mesh.fsdp=2", "mesh.tensor=2", "mesh.data=2", "mesh.sharding=fsdp_tensor")
     np.testing.assert_allclose(losses(lines), losses(whole[1]), rtol=1e-4)
-    assert run.config(tmp_path / "run").mesh.tensor == 2
+    assert run_dir.config(tmp_path / "run").mesh.tensor == 2
 
 
 def test_no_step_is_said_to_be_quicker_than_it_was(text, tmp_path, monkeypatch):
@@ -98,7 +100,7 @@ def test_no_step_is_said_to_be_quicker_than_it_was(text, tmp_path, monkeypatch):
 def test_a_finished_run_stays_as_it_is_and_its_data_must_be_those_of_all_hosts(text, whole, monkeypatch):
     directory, lines = whole
     compared = []
-    monkeypatch.setattr(hosts.Hosts, "agree", lambda party, topics, advice: compared.append(topics))
+    monkeypatch.setattr(processes.Hosts, "agree", lambda party, topics, advice: compared.append(topics))
     assert trained(text, directory) == lines
     assert {"text": checkpoint.Saved(directory / "checkpoints", print).about()["text"]} in compared
 

@@ -15,13 +15,13 @@ WORKER = """
 import json, sys
 import jax, numpy as np
 from gptjax.config import schema
-from gptjax.mesh import devices, rules
+from gptjax.sharding import device_mesh, rules
 
 process, port = int(sys.argv[1]), sys.argv[2]
 jax.distributed.initialize(f"localhost:{port}", 2, process, initialization_timeout=60)
 said = {}
 for sizes in ({"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 1, "tensor": 4, "context": 2}):
-    mesh = devices.mesh(schema.Mesh(sharding="fsdp_tensor", **sizes))
+    mesh = device_mesh.mesh(schema.Mesh(sharding="fsdp_tensor", **sizes))
     table = rules.PRESETS["fsdp_tensor"].activations
     host = np.arange(2 * 16 * 5, dtype=np.int32).reshape(2, 16, 5)
     here = rules.rows_here(16, table, mesh)

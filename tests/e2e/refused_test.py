@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from gptjax import convert, evaluate, finetune, sample, train
-from gptjax.config import lock
+from gptjax.runtime import lock
 from tests.short_run import bytes_of, edited, go
 
 pytestmark = pytest.mark.usefixtures("brief")

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gptjax import resume, train
-from gptjax.config import overrides, registry, run
-from gptjax.config.batches import Batches
-from gptjax.mesh import hosts
-from gptjax.report import events, plots
+from gptjax import train
+from gptjax.config import overrides, registry
+from gptjax.config.batch_schedule import Batches
+from gptjax.distributed import processes
+from gptjax.report import events, loss_plot
+from gptjax.runtime import run_dir
+from gptjax.training import resume
 from tests.short_run import bytes_of, curve, edited, go, losses
 
 pytestmark = pytest.mark.usefixtures("brief")
@@ -25,8 +27,8 @@ def test_a_finished_run_is_prolonged_by_one_dial(text, finished, copied, capsys)
     assert "continuing from step 9 of 12" in said
     lines = [line for line in events.read(copied) if "loss" in line]
     assert losses(copied)[:9] == losses(finished) and [line["tokens"] for line in lines] == [256 * n for n in range(1, 13)]
-    asked = run.scale_length(run.config(finished), 3072)
-    assert run.config(copied).train == asked.train and asked.train.schedule.warmup_tokens == 1024
+    asked = run_dir.scale_length(run_dir.config(finished), 3072)
+    assert run_dir.config(copied).train == asked.train and asked.train.schedule.warmup_tokens == 1024
     part = (3072 - 1024) / (13653 - 1024)
     assert lines[-1]["lr"] == pytest.approx(3e-3 * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * part))), rel=1e-5)
     assert [line["note"].split(":")[0] for line in events.read(copied) if "note" in line] == ["the run has another length from step 9 on"]
@@ -37,7 +39,7 @@ def test_a_finished_run_is_prolonged_by_one_dial(text, finished, copied, capsys)
         ("train.total_tokens=3072", "train.schedule.decay_tokens=13653"),
     ):  # smoke's; its own
         assert go(text, copied, *changes, flags=["--tokens=3072"]) == 0 and bytes_of(copied / "checkpoints") == before
-        assert run.config(copied).train == asked.train
+        assert run_dir.config(copied).train == asked.train
     with pytest.raises(
         ValueError, match=r"holds a run of another config \(train.total_tokens: 3072 -> 2304; .*--tokens=N changes its length"
     ):
@@ -50,7 +52,7 @@ def test_a_finished_run_is_prolonged_by_one_dial(text, finished, copied, capsys)
 ])  # fmt: skip
 def test_the_dial_moves_each_schedule(schedule, decay):
     config = overrides.override(registry.config("smoke"), f"train.schedule={schedule}", "train.total_tokens=1000")
-    longer = run.scale_length(config, 2000)
+    longer = run_dir.scale_length(config, 2000)
     fields = {line.split(":")[0] for line in overrides.difference(config, longer)}
     assert longer.train.total_tokens == 2000 and (decay is None or longer.train.schedule.decay_tokens == decay)
     assert fields == {"train.total_tokens"} | ({"train.schedule.decay_tokens"} if decay else set())
@@ -60,8 +62,8 @@ def test_a_dial_below_the_warm_up_says_the_least():
     config = overrides.override(registry.config("smoke"), "train.schedule=Cosine(peak=1e-3, warmup_tokens=1000, decay_tokens=3000)")
     config = overrides.override(config, "train.total_tokens=9001")
     with pytest.raises(ValueError, match="--tokens=3,003 ends within the warm-up of 1,000 tokens: give 3,004 or more"):
-        run.scale_length(config, 3003)
-    assert run.scale_length(config, 3004).train.schedule.decay_tokens == 1001
+        run_dir.scale_length(config, 3003)
+    assert run_dir.scale_length(config, 3004).train.schedule.decay_tokens == 1001
 
 
 def test_a_lost_record_begins_anew_and_the_old_one_is_kept(text, finished, copied, capsys):
@@ -73,7 +75,7 @@ def test_a_lost_record_begins_anew_and_the_old_one_is_kept(text, finished, copie
     assert "the record of the steps before is lost" in capsys.readouterr().out
     assert (copied / "metrics.jsonl.lost-1").read_bytes() == half
     assert events.read(copied)[0] == {"step": 8, "note": "the record of the steps before is lost"}
-    assert losses(copied) == losses(finished)[8:] and run.config(copied) == run.config(finished)
+    assert losses(copied) == losses(finished)[8:] and run_dir.config(copied) == run_dir.config(finished)
     assert go(text, copied) == 0  # and from here on as any other
 
 
@@ -97,7 +99,7 @@ def test_a_run_whose_record_was_lost_and_that_is_killed_at_once_goes_on_without_
     shutil.rmtree(copied / "checkpoints" / "9")
     (copied / "metrics.jsonl").unlink()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(plots, "loss_curve", lambda directory: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(loss_plot, "loss_curve", lambda directory: (_ for _ in ()).throw(KeyboardInterrupt))
         go(text, copied, flags=["--new_record"])
     assert curve(copied) == [{"step": 8, "note": "the record of the steps before is lost"}]
     assert go(text, copied) == 0
@@ -156,7 +158,7 @@ def test_a_batch_ramp_goes_on_with_the_same_rows_on_other_devices(text, tmp_path
     assert bytes_of(tmp_path / "run") == before
     machine(2)
     assert go(text, tmp_path / "run", *ramp) == 0
-    now, whole = passed(5)[-1].batches, Batches(run.config(tmp_path / "run"), shards=4)
+    now, whole = passed(5)[-1].batches, Batches(run_dir.config(tmp_path / "run"), shards=4)
     left = range(5, whole.n_steps + 1)
     assert now.n_steps == whole.n_steps and [now.first_row(n) for n in left] == [whole.first_row(n) for n in left]
     assert len({now.rows(n) for n in left}) > 3
@@ -190,7 +192,7 @@ OTHER = {  # another value of each, and where the run has it
 
 
 def test_each_field_that_may_be_other_takes_effect(text, copied, monkeypatch, capsys):
-    free = {path for path in overrides.flat(registry.config("smoke")) if path.startswith(run.FREE)}
+    free = {path for path in overrides.flat(registry.config("smoke")) if path.startswith(run_dir.FREE)}
     assert free == set(OTHER)
     shutil.rmtree(copied / "checkpoints" / "9")
     seen = []
@@ -198,7 +200,7 @@ def test_each_field_that_may_be_other_takes_effect(text, copied, monkeypatch, ca
     assert go(text, copied, "model.dropout.residual=0.0", *[f"{path}={value}" for path, (value, _) in OTHER.items()]) == 0
     (session,) = seen
     assert {path: have(session) for path, (_, have) in OTHER.items()} == {path: value for path, (value, _) in OTHER.items()}
-    assert run.config(copied) == session.config
+    assert run_dir.config(copied) == session.config
     said = " ".join(capsys.readouterr().out.split())
     assert "microbatches have 4 rows from step 8 on, where they had 8: sums are rounded otherwise" in said and "dropout" not in said
 
@@ -214,11 +216,11 @@ def test_what_the_loop_does_with_them(text, copied):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_dropout_draws_other_masks_in_other_microbatches_and_that_is_said(finished, dropout):
-    config = overrides.override(run.config(finished), f"model.dropout.residual={dropout}", "train.microbatch_rows=2")
+    config = overrides.override(run_dir.config(finished), f"model.dropout.residual={dropout}", "train.microbatch_rows=2")
     reading = SimpleNamespace(tokenizer=SimpleNamespace(digest="a"), digest=lambda: "b")
     about = resume.about(config, Batches(config), 8, reading, {})
     checkpoints = SimpleNamespace(restore=lambda state: (1, SimpleNamespace(step=np.int32(1), rows=np.int32(8)), about))
     request = resume.Request(finished, config, new_record=True)
-    (note,) = resume.restore_run(request, checkpoints, None, reading, 1, hosts.Hosts()).notes
+    (note,) = resume.restore_run(request, checkpoints, None, reading, 1, processes.Hosts()).notes
     assert note.startswith("microbatches have 2 rows from step 1 on, where they had 8: sums are rounded otherwise")
     assert ("dropout draws other masks" in note) == bool(dropout)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gptjax import train
-from gptjax.report import copies, run_summary
+from gptjax.report import sync
+from gptjax.training import run_summary
 from tests.short_run import LINES, go, losses
 
 pytestmark = pytest.mark.usefixtures("brief")
@@ -50,7 +51,7 @@ def test_a_run_in_a_bucket_is_said_to_have_no_lock(text, copied, monkeypatch, ca
     assert go(text, copied) == 0
     (session,) = sessions
     assert ("run", str(copied)) in run_summary.summarize(session)
-    session.copies = copies.Copies(copied, "gs://bucket/run")
+    session.copies = sync.Copies(copied, "gs://bucket/run")
     assert ("run", "gs://bucket/run, which has no lock: see that one job at a time trains there") in run_summary.summarize(session)
     with pytest.raises(SystemExit):
         train.main(["--help"])

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from gptjax.config.protocol import Protocol
-from gptjax.tasks.incontext import registry
-from gptjax.tasks.incontext.task import Item, Task
+from gptjax.config.evaluation import Protocol
+from gptjax.evals import registry
+from gptjax.evals.task import Item, Task
 
 
 def lines() -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gptjax.tasks.incontext import registry
+from gptjax.evals import registry
 
 
 def lines() -> Iterator[str]:

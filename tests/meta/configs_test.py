@@ -10,7 +10,7 @@ import pytest
 
 from gptjax import plan
 from gptjax.config import count, registry, sweep
-from gptjax.config.batches import Batches
+from gptjax.config.batch_schedule import Batches
 from gptjax.config.overrides import flat, rebuild
 from gptjax.config.schema import Config
 from gptjax.model import gpt

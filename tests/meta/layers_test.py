@@ -1,6 +1,6 @@
-"""The law of the house: a file imports only from what stands above it in the README's listing, and the listing is complete.
+"""The import law: a file imports only from what stands above it in the listing of docs/contributing/architecture.md, which is complete.
 
-The listing is the first fenced block of README.md with a line that starts with `gptjax/`. Below that line, a line's leading words that end
+The listing is the first fenced block with a line that starts with `gptjax/`. Below that line, a line's leading words that end
 in `/` or `.py` are folders and files, placed by indentation; any other line is prose. Their order is the order of the law.
 """
 
@@ -14,14 +14,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def listing(readme: str) -> list[str]:
+def listing(page: str) -> list[str]:
     """The files of the listing, as paths relative to the folder of gptjax, in order."""
-    for block in readme.split("```")[1::2]:
+    for block in page.split("```")[1::2]:
         lines = block.splitlines()[1:]
         starts = [i for i, line in enumerate(lines) if line.startswith("gptjax/")]
         if starts:
             return _files(lines[starts[0] + 1 :])
-    raise AssertionError("README.md has no fenced block with a line that starts with gptjax/")
+    raise AssertionError("no fenced block has a line that starts with gptjax/")
 
 
 def _files(lines: list[str]) -> list[str]:
@@ -69,8 +69,8 @@ def imports(root: Path, path: str) -> tuple[list[str], list[str]]:
 def faults(root: Path, listed: list[str]) -> list[str]:
     """Every break of the law in the package at `root`, a sentence each."""
     files = sorted(str(path.relative_to(root)) for path in root.rglob("*.py"))
-    said = [f"{path} is not in the README's listing" for path in files if path not in listed and not path.endswith("__init__.py")]
-    said += [f"{path} is in the README's listing and does not exist" for path in listed if path not in files]
+    said = [f"{path} is not in the listing" for path in files if path not in listed and not path.endswith("__init__.py")]
+    said += [f"{path} is in the listing and does not exist" for path in listed if path not in files]
     said += [f"{path} is listed twice" for path in dict.fromkeys(listed) if listed.count(path) > 1]
     edges = {}
     for path in files:
@@ -89,9 +89,8 @@ def faults(root: Path, listed: list[str]) -> list[str]:
 
 
 def test_gptjax_keeps_the_law():
-    readme = ROOT / "README.md"
-    assert readme.is_file(), "README.md is missing: it carries the listing that this test reads"
-    assert faults(ROOT / "gptjax", listing(readme.read_text())) == []
+    page = ROOT / "docs" / "contributing" / "architecture.md"
+    assert faults(ROOT / "gptjax", listing(page.read_text())) == []
 
 
 def outsiders(path: Path) -> set[str]:
@@ -122,7 +121,7 @@ def test_recipes_import_only_config():
 
 # --- the test's own tests: a small house, whole and with each fault ------------------------------------------------------------
 
-README = """
+PAGE = """
 ```
 make train
 ```
@@ -155,11 +154,11 @@ def built(tmp_path: Path, changes: dict[str, str]) -> list[str]:
     for path, text in (HOUSE | changes).items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
-    return faults(root, listing(README))
+    return faults(root, listing(PAGE))
 
 
 def test_the_listing_is_read_in_order():
-    assert listing(README) == ["config/schema.py", "config/count.py", "tasks/finetune/glue.py", "train.py", "plan.py"]
+    assert listing(PAGE) == ["config/schema.py", "config/count.py", "tasks/finetune/glue.py", "train.py", "plan.py"]
     with pytest.raises(AssertionError, match="no fenced block"):
         listing("gptjax/\n```\nelse\n```")
 
@@ -176,7 +175,7 @@ def test_the_listing_is_read_in_order():
         ({"train.py": "from gptjax import plan"}, "train.py imports plan.py, which stands below it"),
         ({"plan.py": "from gptjax.config import nothing"}, "plan.py imports gptjax.config.nothing, which is relative or does not exist"),
         ({"plan.py": "from .config import count"}, "plan.py imports .config, which is relative"),
-        ({"tasks/extra.py": ""}, "tasks/extra.py is not in the README's listing"),
+        ({"tasks/extra.py": ""}, "tasks/extra.py is not in the listing"),
         ({"tasks/__init__.py": "from gptjax.config import count"}, "tasks/__init__.py imports config/count.py: an __init__"),
     ],
 )
@@ -190,6 +189,6 @@ def test_a_listed_file_that_is_not_there_is_found(tmp_path):
     root.mkdir()
     (root / "plan.py").write_text("")
     assert faults(root, ["train.py", "plan.py", "plan.py"]) == [
-        "train.py is in the README's listing and does not exist",
+        "train.py is in the listing and does not exist",
         "plan.py is listed twice",
     ]

@@ -80,7 +80,7 @@ def test_no_reader_supplies_a_default(path):
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.parent == ROOT / "gptjax" / "model"], ids=name)
 def test_the_model_names_letters_and_no_mesh_axis(path):
-    assert axis_literals(path.read_text()) == [], "mesh/rules.py maps letters to mesh axes"
+    assert axis_literals(path.read_text()) == [], "sharding/rules.py maps letters to mesh axes"
 
 
 def test_the_rulers_themselves():

@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gptjax.config import schema
-from gptjax.mesh import devices, rules, topology
-from gptjax.model import attention, cudnn, flash, kernels, splash
+from gptjax.model.attention import dispatch, gpu_cudnn, gpu_flash, reference, tpu_splash
+from gptjax.sharding import device_mesh, rules, topology
 
 PATTERNS = [
     schema.Dense(),
@@ -21,7 +21,7 @@ PATTERNS = [
     schema.Strided(stride=17),
     schema.Fixed(block=32, summary=4),
 ]
-PALLAS = {"splash": splash.attend, "flash": flash.attend}
+PALLAS = {"splash": tpu_splash.attend, "flash": gpu_flash.attend}
 
 
 def installed(module):
@@ -38,10 +38,10 @@ needs_cuda = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """So that a short text has several."""
-    monkeypatch.setattr(splash, "BLOCKS", (128,))
-    splash._kernel.cache_clear()
+    monkeypatch.setattr(tpu_splash, "BLOCKS", (128,))
+    tpu_splash._kernel.cache_clear()
     yield
-    splash._kernel.cache_clear()
+    tpu_splash._kernel.cache_clear()
 
 
 def out_and_gradients(attend, q, k, v, g):
@@ -59,7 +59,7 @@ def compare(attend, pattern, T, d_head=64, dtype=jnp.float32, segments_BS=None, 
     def found(f):
         return out_and_gradients(lambda q, k, v: f(q, k, v, pattern, segments_BS), q, k, v, g)
 
-    for x, y in zip(*jax.tree.map(lambda x: np.asarray(x, np.float32), (found(attend), found(attention.attend))), strict=True):
+    for x, y in zip(*jax.tree.map(lambda x: np.asarray(x, np.float32), (found(attend), found(reference.attend))), strict=True):
         np.testing.assert_allclose(x, y, atol=2e-5 if dtype == jnp.float32 else 0.06)
 
 
@@ -92,7 +92,7 @@ def test_documents_kept_apart(kernel, pattern):
 @pytest.mark.parametrize("pattern", [schema.Banded(window=100), schema.Fixed(block=100, summary=3)], ids=str)
 def test_splashs_backward_pass_in_two_kernels(pattern, monkeypatch):
     """As where there are many keys."""
-    monkeypatch.setattr(splash, "COPIES", 0)
+    monkeypatch.setattr(tpu_splash, "COPIES", 0)
     compare(interpreted("splash"), pattern, 300, segments_BS=documents(300))
 
 
@@ -105,10 +105,10 @@ def test_few_queries(kernel, pattern, T, S):
 @pytest.mark.parametrize("kernel", PALLAS)
 def test_on_a_mesh(kernel, monkeypatch):
     """Rows over data, heads over tensor."""
-    monkeypatch.setitem(kernels.KERNELS, kernel, interpreted(kernel))
-    mesh = devices.mesh(schema.Mesh(data=2, fsdp=1, tensor=2), jax.devices()[:4])
+    monkeypatch.setitem(dispatch.KERNELS, kernel, interpreted(kernel))
+    mesh = device_mesh.mesh(schema.Mesh(data=2, fsdp=1, tensor=2), jax.devices()[:4])
     place = rules.Placement(rules.PRESETS["fsdp_tensor"], mesh)
-    attend = functools.partial(kernels.attend, kernel, place)
+    attend = functools.partial(dispatch.attend, kernel, place)
     compare(attend, schema.Banded(window=50), 140, segments_BS=documents(140, B=2), B=2, N=2)
 
 
@@ -118,16 +118,16 @@ def test_on_a_mesh(kernel, monkeypatch):
 @pytest.mark.parametrize("pattern, least, most", [(schema.Banded(window=256), 2, 2.2), (schema.Dense(), 3.5, 4)], ids=str)
 def test_twice_the_tokens(pattern, least, most):
     """Twice the blocks of a band, nearly four times those of dense attention; in each kernel."""
-    for few, many in zip(splash.visited(pattern, 1024).values(), splash.visited(pattern, 2048).values(), strict=True):
+    for few, many in zip(tpu_splash.visited(pattern, 1024).values(), tpu_splash.visited(pattern, 2048).values(), strict=True):
         assert least <= many / few <= most
-    few, many = (flash.visited(flash.Plan(pattern, T, T, 0, 64, False)).sum() for T in (1024, 2048))
+    few, many = (gpu_flash.visited(gpu_flash.Plan(pattern, T, T, 0, 64, False)).sum() for T in (1024, 2048))
     assert least <= many / few <= most
 
 
 @pytest.mark.parametrize("pattern", [schema.Strided(stride=128), schema.Fixed(block=128, summary=8)], ids=str)
 def test_small_tiles_leave_most_of_sparse_patterns_out(pattern):
     """A quarter of the past's tiles, and the four or five that end with the query's own."""
-    dense, sparse = (flash.visited(flash.Plan(p, 4096, 4096, 0, 32, False)).sum() for p in (schema.Dense(), pattern))
+    dense, sparse = (gpu_flash.visited(gpu_flash.Plan(p, 4096, 4096, 0, 32, False)).sum() for p in (schema.Dense(), pattern))
     assert 0.25 < sparse / dense < 0.25 + 5 * 128 / dense
 
 
@@ -159,7 +159,7 @@ def ahead(name, attend, pattern, T, d_head, dtype, segmented=False):
     ids=str,
 )
 def test_splash_compiled_for_v5e(pattern, T, d_head, dtype, segmented):
-    program = ahead("v5e-1", splash.attend, pattern, T, d_head, dtype, segmented)
+    program = ahead("v5e-1", tpu_splash.attend, pattern, T, d_head, dtype, segmented)
     assert "splash_mha_fwd" in program and "splash_mha_dkv" in program
 
 
@@ -174,15 +174,15 @@ SHAPES = [(2048, 64, jnp.bfloat16), (1001, 80, jnp.float32), (8192, 128, jnp.flo
 @pytest.mark.parametrize("T, d_head, dtype", SHAPES)
 @pytest.mark.parametrize("segmented", [False, True])
 def test_splash_compiled_for_many(name, pattern, T, d_head, dtype, segmented, monkeypatch):
-    monkeypatch.setattr(splash, "BLOCKS", (128, 256, 384, 512))
-    ahead(name, splash.attend, pattern, T, d_head, dtype, segmented)
+    monkeypatch.setattr(tpu_splash, "BLOCKS", (128, 256, 384, 512))
+    ahead(name, tpu_splash.attend, pattern, T, d_head, dtype, segmented)
 
 
 @needs_cuda
 @pytest.mark.parametrize("pattern", [schema.Dense(), schema.Banded(window=256), schema.Banded(window=1)], ids=str)
 @pytest.mark.parametrize("T, d_head", [(2048, 64), (1000, 80), (300, 96), (2048, 128)])
 def test_cudnn_compiled_for_h100(pattern, T, d_head):
-    program = ahead("h100-1", cudnn.attend, pattern, T, d_head, jnp.bfloat16)
+    program = ahead("h100-1", gpu_cudnn.attend, pattern, T, d_head, jnp.bfloat16)
     assert "__cudnn$fmhaSoftmax" in program and "__cudnn$fmhaSoftmaxBackward" in program
 
 
@@ -192,4 +192,4 @@ def test_cudnn_compiled_for_h100(pattern, T, d_head):
 @pytest.mark.parametrize("T, d_head, dtype", SHAPES[:3])
 @pytest.mark.parametrize("segmented", [False, True])
 def test_flash_compiled_for_h100(pattern, T, d_head, dtype, segmented):
-    assert "triton" in ahead("h100-1", flash.attend, pattern, T, d_head, dtype, segmented)
+    assert "triton" in ahead("h100-1", gpu_flash.attend, pattern, T, d_head, dtype, segmented)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from gptjax.config import schema
-from gptjax.model import gpt, reading
-from gptjax.tasks import asking
-from gptjax.tasks.asking import Likelihood, Question
+from gptjax.evals import loglikelihood
+from gptjax.evals.loglikelihood import Likelihood, Question
+from gptjax.model import gpt, inference
 from tests import tiny
 
 T = 24  # the context
@@ -68,7 +68,7 @@ PATTERNS = (schema.Dense(),), (schema.Banded(window=3),), tiny.GPT3, tiny.PATTER
 def test_of_every_pattern(attention, norm):
     _, built, state = tiny.machine(tiny.config(attention=attention, norm=norm, n_ctx=T, n_layers=len(attention)))
     questions = drawn(30)
-    found = dict(asking.likelihoods(reading.reader(built.model, state.params), questions, built.model.place))
+    found = dict(loglikelihood.likelihoods(inference.reader(built.model, state.params), questions, built.model.place))
     assert_same(found, by_itself(built.model, state.params, questions))
 
 
@@ -78,28 +78,28 @@ def test_on_many_devices(sharding, sizes):
     _, one, alone = tiny.machine(tiny.config(n_ctx=T, n_layers=2))
     _, built, state = tiny.machine(c, 8)
     questions = drawn(30)
-    found = dict(asking.likelihoods(reading.reader(built.model, state.params), questions, built.model.place))
+    found = dict(loglikelihood.likelihoods(inference.reader(built.model, state.params), questions, built.model.place))
     assert_same(found, by_itself(one.model, alone.params, questions))
 
 
 def test_several_programs_rows_and_parts(monkeypatch):
     """Rows of 32 tokens, two at once, logits of 4 to 8 tokens."""
     for name, value in {"ROW": 32, "AT_ONCE": 64, "SCORED": (4, 8)}.items():
-        monkeypatch.setattr(asking, name, value)
+        monkeypatch.setattr(loglikelihood, name, value)
     _, built, state = tiny.machine(tiny.config(n_ctx=T, n_layers=2))
-    reader, questions = reading.reader(built.model, state.params), drawn(60)
-    order, found = zip(*asking.likelihoods(reader, questions), strict=True)
+    reader, questions = inference.reader(built.model, state.params), drawn(60)
+    order, found = zip(*loglikelihood.likelihoods(reader, questions), strict=True)
     assert list(order) != sorted(order)
     assert_same(dict(zip(order, found, strict=True)), by_itself(built.model, state.params, questions))
 
 
 def test_banned_tokens_are_not_what_it_says_first():
     _, built, state = tiny.machine(tiny.config(n_ctx=T, n_layers=2))
-    reader = reading.reader(built.model, state.params)
+    reader = inference.reader(built.model, state.params)
     asked = [Question((7, 8), tuple((i, j) for i in range(61) for j in (0, 1))), Question((9,), tuple((i,) for i in range(61)))]
-    plain = dict(asking.likelihoods(reader, asked))
+    plain = dict(loglikelihood.likelihoods(reader, asked))
     (likeliest,) = [i for i, x in enumerate(plain[1]) if x.greedy]
-    found = dict(asking.likelihoods(reader, asked, banned=[likeliest]))
+    found = dict(loglikelihood.likelihoods(reader, asked, banned=[likeliest]))
     (second,) = [i for i, x in enumerate(found[1]) if x.greedy]
     assert second != likeliest and found[1][second].last_greedy and not found[1][likeliest].last_greedy
     assert_same(found, by_itself(built.model, state.params, asked, banned=[likeliest]))
@@ -108,19 +108,19 @@ def test_banned_tokens_are_not_what_it_says_first():
 def test_a_banned_token_is_a_rival_of_every_token_but_the_first():
     """Logits 3, 2, 1 of three tokens, of which 0 is banned: then 1 is what is said first, and 0 is said later."""
     _, built, state = tiny.machine(tiny.config(d_model=4))
-    reader = reading.reader(built.model, state.params | {"token_VD": jnp.diag(jnp.array([3.0, 2.0, 1.0, 0.0]))})
+    reader = inference.reader(built.model, state.params | {"token_VD": jnp.diag(jnp.array([3.0, 2.0, 1.0, 0.0]))})
     wanted, first = np.array([0, 1, 2, 0, 1], np.int32), np.array([True, True, True, False, False])
     allowed = np.array([False, True, True, True])
-    p_B, said_B = asking._probabilities(reader, jnp.ones((5, 1, 4)), wanted, first, allowed)
+    p_B, said_B = loglikelihood._probabilities(reader, jnp.ones((5, 1, 4)), wanted, first, allowed)
     assert said_B.tolist() == [False, True, False, True, False]
     np.testing.assert_allclose(p_B, jax.nn.log_softmax(jnp.array([3.0, 2.0, 1.0, 0.0]))[wanted], atol=1e-6)
 
 
 def test_a_model_that_says_nan_is_refused():
     _, built, state = tiny.machine(tiny.config(d_model=4))
-    broken = reading.reader(built.model, state.params | {"token_VD": state.params["token_VD"] * jnp.nan})
+    broken = inference.reader(built.model, state.params | {"token_VD": state.params["token_VD"] * jnp.nan})
     with pytest.raises(ValueError, match="probabilities are no numbers"):
-        list(asking.likelihoods(broken, [Question((1,), ((2,), (3,)))]))
+        list(loglikelihood.likelihoods(broken, [Question((1,), ((2,), (3,)))]))
 
 
 @pytest.mark.parametrize("stride", [None, 7])
@@ -128,7 +128,7 @@ def test_whole_texts(stride):
     _, built, state = tiny.machine(tiny.config(n_ctx=T, n_layers=2))
     rng = np.random.default_rng(3)
     texts = [rng.integers(0, 61, n).tolist() for n in (60, 0, 1, T, T + 1)]
-    found = dict(asking.texts(reading.reader(built.model, state.params), texts, 60, stride=stride))
+    found = dict(loglikelihood.texts(inference.reader(built.model, state.params), texts, 60, stride=stride))
     for number, text in enumerate(texts):
         x, step, questions = [60, *text], stride or T, []
         for start in range(0, len(text), step):

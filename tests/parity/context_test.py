@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from gptjax.ahead import hlo
+from gptjax.aot import hlo_cost
 from gptjax.config import schema
-from gptjax.mesh import devices, rules
-from gptjax.model import attention, kernels
+from gptjax.model.attention import dispatch, reference
+from gptjax.sharding import device_mesh, rules
 
 DENSE, BAND = schema.Dense(), schema.Banded(window=7)
 T = 48  # on 8 devices a part has 6 positions
@@ -20,7 +20,7 @@ SEGMENTS = jnp.cumsum((jnp.arange(T) % 11 == 7).astype(jnp.int32))[None].repeat(
 
 def place(**sizes):
     sizes = {"fsdp": 1} | sizes
-    mesh = devices.mesh(schema.Mesh(**sizes), jax.devices()[: math.prod(sizes.values())])
+    mesh = device_mesh.mesh(schema.Mesh(**sizes), jax.devices()[: math.prod(sizes.values())])
     return rules.Placement(rules.PRESETS["fsdp_tensor"], mesh)
 
 
@@ -39,8 +39,8 @@ def out_and_gradients(attend, patterns, dtype):
 
 
 def assert_is_reference(where, patterns, segments=None, dtype=jnp.float32, atol=2e-5):
-    found = out_and_gradients(lambda q, k, v, p: kernels.attend("reference", where, q, k, v, p, segments), patterns, dtype)
-    expected = out_and_gradients(lambda q, k, v, p: attention.attend(q, k, v, p, segments), patterns, dtype)
+    found = out_and_gradients(lambda q, k, v, p: dispatch.attend("reference", where, q, k, v, p, segments), patterns, dtype)
+    expected = out_and_gradients(lambda q, k, v, p: reference.attend(q, k, v, p, segments), patterns, dtype)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), found, expected)
 
 
@@ -81,7 +81,7 @@ def test_dropout_masks_differ_by_device_and_keep_the_mean():
     where, (q, k, v, _) = place(fsdp=2, context=4), arrays(jnp.float32)
     q, k, v = (jnp.broadcast_to(x[:1], x.shape) for x in (q, k, v))  # all rows alike
     for pattern in (DENSE, BAND):
-        attend = jax.jit(lambda key: kernels.attend("reference", where, q, k, v, pattern, None, key if key is None else (key, 0.3)))  # noqa: B023
+        attend = jax.jit(lambda key: dispatch.attend("reference", where, q, k, v, pattern, None, key if key is None else (key, 0.3)))  # noqa: B023
         plain, drawn = attend(None), np.stack([attend(jax.random.key(i)) for i in range(60)])
         assert np.abs(drawn.mean(0) - plain)[:, 10:].mean() < 0.08 and np.abs(drawn[0] - plain).max() > 0.1
         assert np.abs(drawn[0, 0] - drawn[0, 2]).max() > 0.1  # rows of different devices
@@ -92,13 +92,13 @@ def sent(where, pattern, segments, backward):
     """(kind, elements) of every collective of the compiled program, on one device of `where`."""
 
     def attend(q, k, v):
-        return kernels.attend("reference", where, q, k, v, pattern, segments)
+        return dispatch.attend("reference", where, q, k, v, pattern, segments)
 
     cut = NamedSharding(where.mesh, where.spec("BTNH", (4, T, 2, 8)))
     q, k, v, g = (jax.device_put(x, cut) for x in arrays(jnp.float32))
     program = jax.jit(lambda q, k, v, g: jax.vjp(attend, q, k, v)[1](g) if backward else attend(q, k, v), out_shardings=cut)
     text = program.lower(q, k, v, g).compile().as_text()
-    return sorted((c.kind, sum(math.prod(size) for _, size in c.shapes)) for c in hlo.Program(text).collectives())
+    return sorted((c.kind, sum(math.prod(size) for _, size in c.shapes)) for c in hlo_cost.Program(text).collectives())
 
 
 @pytest.mark.parametrize("window, hops", [(1, []), (7, [6]), (12, [5, 6]), (42, [5, 6, 6, 6, 6, 6, 6])])

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from gptjax.config import data, schema
-from gptjax.data import pieces, tokenizer
-from gptjax.interop import export, weights
-from gptjax.learn import state, step
-from gptjax.mesh import devices
+from gptjax.data.tokenizers import build, sentencepiece_tokenizer
 from gptjax.model import gpt
+from gptjax.sharding import device_mesh
+from gptjax.training import state, step
+from gptjax.weights import export_hf, load
 from tests import tiny
-from tests.unit.interop.tokenizer_json_test import HARD, TRAINED
+from tests.unit.weights.tokenizer_json_test import HARD, TRAINED
 
 NEEDED = "needs torch and transformers, which make test installs for Python 3.11 (requirements-dev.txt)"
 torch = pytest.importorskip("torch", reason=NEEDED)
@@ -36,7 +36,7 @@ def transformers():
         yield module
 
 
-def spoken(kind: str, shared, tmp_path) -> tuple[data.Tokenizer, tokenizer.Tokenizer]:
+def spoken(kind: str, shared, tmp_path) -> tuple[data.Tokenizer, build.Tokenizer]:
     gpt1 = str(shared / "data" / "tokenizers" / "gpt1")
     match kind:
         case "spacy":
@@ -45,13 +45,13 @@ def spoken(kind: str, shared, tmp_path) -> tuple[data.Tokenizer, tokenizer.Token
         case "gpt1":
             spec = data.Gpt1Bpe(path=gpt1, words="basic")
         case "sentencepiece" | "neo":
-            (tmp_path / "its.model").write_bytes(pieces.trained(TRAINED, 330).model)
+            (tmp_path / "its.model").write_bytes(sentencepiece_tokenizer.trained(TRAINED, 330).model)
             spec = data.SentencePiece(path=str(tmp_path / "its.model"))
         case "gpt2":
             spec = data.Gpt2Bpe()
         case _:
             spec = data.Bytes()
-    return spec, tokenizer.tokenizer(spec)
+    return spec, build.tokenizer(spec)
 
 
 def made(kind: str, n_vocab: int, spec: data.Tokenizer):
@@ -60,7 +60,7 @@ def made(kind: str, n_vocab: int, spec: data.Tokenizer):
     post = {"norm": "post"} if kind in ("gpt1", "spacy") else {}
     c = tiny.config(n_vocab=n_vocab, n_layers=2, attention=attention, **post)
     c = dataclasses.replace(c, data=data.Data(tokenizer=spec))
-    mesh = devices.mesh(c.mesh, jax.devices()[:1])
+    mesh = device_mesh.mesh(c.mesh, jax.devices()[:1])
     built = step.build(c, "cpu", mesh, None)
     with jax.set_mesh(mesh):
         params = state.created(c, built.model, built.tx, mesh).params
@@ -73,7 +73,7 @@ def test_an_exported_folder_opens_as_what_it_is(transformers, kind, shared, tmp_
     c, built, params = made(kind, text.n_vocab, spec)
     folder, warned = tmp_path / "exported", []
     folder.mkdir()
-    export.save(folder, c, params, text, warn=warned.append)
+    export_hf.save(folder, c, params, text, warn=warned.append)
 
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     assert len(theirs) == text.n_vocab and theirs.eos_token_id == text.end_of_text and theirs.model_max_length == c.model.n_ctx
@@ -95,24 +95,24 @@ def test_an_exported_folder_opens_as_what_it_is(transformers, kind, shared, tmp_
     np.testing.assert_allclose(np.asarray(ours)[..., : text.n_vocab], expected, atol=1e-4, rtol=0)
     assert hidden.shape == (1, c.model.n_ctx, 16)
 
-    again = weights.found(folder, say=pytest.fail)  # and comes back as what it was
-    its = tokenizer.tokenizer(again.config.data.tokenizer)
+    again = load.found(folder, say=pytest.fail)  # and comes back as what it was
+    its = build.tokenizer(again.config.data.tokenizer)
     again.check(again.config, its)
     assert its.digest == text.digest
 
 
 def test_a_tokenizer_without_a_form_there_is_refused_there_not_taken_for_another(transformers, tmp_path):
-    from tests.unit.interop.tokenizer_json_test import model
+    from tests.unit.weights.tokenizer_json_test import model
 
     (tmp_path / "its.model").write_bytes(model(add_dummy_prefix=True).model)
     spec = data.SentencePiece(path=str(tmp_path / "its.model"))
     c, _, params = made("other", 320, spec)
-    folder, warned, text = tmp_path / "exported", [], tokenizer.tokenizer(spec)
+    folder, warned, text = tmp_path / "exported", [], build.tokenizer(spec)
     folder.mkdir()
-    export.save(folder, c, params, text, warn=warned.append)
+    export_hf.save(folder, c, params, text, warn=warned.append)
     assert len(warned) == 1 and "adds a space before a text; it refuses to open one" in warned[0]
     with pytest.raises(ValueError, match="instantiate the backend tokenizer"):
         transformers.AutoTokenizer.from_pretrained(folder)
-    again = weights.found(folder, say=pytest.fail)
+    again = load.found(folder, say=pytest.fail)
     again.check(again.config, text)
-    assert tokenizer.tokenizer(again.config.data.tokenizer).digest == text.digest
+    assert build.tokenizer(again.config.data.tokenizer).digest == text.digest

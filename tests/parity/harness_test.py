@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from gptjax.config import data, schema
-from gptjax.data import tokenizer
-from gptjax.generate import choose
-from gptjax.interop import export
-from gptjax.learn import state, step
-from gptjax.mesh import devices
-from gptjax.tasks import asking
+from gptjax.data.tokenizers import build
+from gptjax.evals import loglikelihood
+from gptjax.generate import sampling
+from gptjax.sharding import device_mesh
+from gptjax.training import state, step
+from gptjax.weights import export_hf
 from tests import tiny
 
 NEEDED = "needs lm_eval, torch and transformers: pip install -r requirements-extra.txt -r requirements-dev.txt, Python 3.11"
@@ -54,12 +54,12 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("harness")
     c = tiny.config(n_vocab=50257, n_ctx=64, n_layers=2, d_model=16, attention=(schema.Dense(),), init=schema.Init())
     c = tiny.varied(c, data={"tokenizer": data.Gpt2Bpe()})
-    mesh = devices.mesh(c.mesh, jax.devices()[:1])
+    mesh = device_mesh.mesh(c.mesh, jax.devices()[:1])
     built = step.build(c, "cpu", mesh, None)
     with jax.set_mesh(mesh):
         params = state.created(c, built.model, built.tx, mesh).params
     (place / "weights").mkdir()
-    export.save(place / "weights", c, jax.tree.map(lambda x: 4 * x, params), tokenizer.tokenizer(c.data.tokenizer))
+    export_hf.save(place / "weights", c, jax.tree.map(lambda x: 4 * x, params), build.tokenizer(c.data.tokenizer))
     rng = np.random.default_rng(0)
 
     def text(n):
@@ -91,7 +91,7 @@ def asked(folder, tmp_path_factory):
         patch.setenv("HF_DATASETS_OFFLINE", "1")
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
-        importlib.import_module("gptjax.interop.harness")
+        importlib.import_module("gptjax.lm_eval")
         tasks = importlib.import_module("lm_eval.tasks").TaskManager(include_path=str(folder), include_defaults=False)
         found = {}
         models = {
@@ -112,7 +112,7 @@ def asked(folder, tmp_path_factory):
 def ours(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return importlib.import_module("gptjax.interop.harness").Harness(str(folder / "weights"), **{"mesh.fsdp": 8})
+        return importlib.import_module("gptjax.lm_eval").Harness(str(folder / "weights"), **{"mesh.fsdp": 8})
 
 
 def request(kind: str, *arguments):
@@ -137,7 +137,7 @@ def test_a_text_without_tokens_begins_with_end_of_text(ours):
     end = ours.eot_token_id
     (empty,) = ours.generate_until([request("generate_until", "", {"until": [], "max_gen_toks": 5})], True)
     key = jax.random.key(0)
-    expected = dict(asking.said(ours.reader, [[end]], 5, choose.Sampling(temperature=0), [], ours.text, key))[0]
+    expected = dict(loglikelihood.said(ours.reader, [[end]], 5, sampling.Sampling(temperature=0), [], ours.text, key))[0]
     assert empty == expected
     alone, spaced = ours.loglikelihood([request("loglikelihood", context, "hello") for context in ("", "\n")], True)
     assert np.isfinite(alone[0]) and np.isfinite(spaced[0])

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from gptjax.config import schema
-from gptjax.data import tokenizer
-from gptjax.generate import choose, decode
-from gptjax.interop import export, weights
-from gptjax.learn import state, step
-from gptjax.mesh import devices
-from gptjax.model import gpt, reading
+from gptjax.data.tokenizers import build
+from gptjax.generate import decode, sampling
+from gptjax.model import gpt, inference
+from gptjax.sharding import device_mesh
+from gptjax.training import state, step
+from gptjax.weights import export_hf, load
 
 NEEDED = "needs torch and transformers, which make test installs for Python 3.11 (requirements-dev.txt)"
 torch = pytest.importorskip("torch", reason=NEEDED)
@@ -62,7 +62,7 @@ def made(transformers, kind: str):
 def placed(there, n_devices: int = 1, **mesh):
     """(step, parameters) of weights on some of the simulated devices."""
     c = dataclasses.replace(there.config, mesh=schema.Mesh(**mesh))
-    where = devices.mesh(c.mesh, jax.devices()[:n_devices])
+    where = device_mesh.mesh(c.mesh, jax.devices()[:n_devices])
     built = step.build(c, "cpu", where, None)
     return where, built, there.params(state.abstract(c, built.model, built.tx, where).params)
 
@@ -80,7 +80,7 @@ def logits(model, tokens_BT) -> np.ndarray:
 def test_logits_are_theirs(theirs, tmp_path, kind):
     model = made(theirs, kind)
     model.save_pretrained(tmp_path)
-    _, built, params = placed(weights.found(tmp_path, ["data.tokenizer=Bytes()"]))
+    _, built, params = placed(load.found(tmp_path, ["data.tokenizer=Bytes()"]))
     tokens_BT = tokens(model)
     x_BTD = built.model.apply({"params": params}, jnp.asarray(tokens_BT))
     ours = np.asarray(gpt.logits(x_BTD, params["token_VD"], model.config.vocab_size))[..., : model.config.vocab_size]
@@ -93,7 +93,7 @@ def test_logits_on_a_mesh_from_several_files(theirs, tmp_path):
     model = made(theirs, "gpt2")
     model.save_pretrained(tmp_path, max_shard_size="50KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
-    where, built, params = placed(weights.found(tmp_path), 8, fsdp=2, tensor=2, data=2, sharding="fsdp_tensor")
+    where, built, params = placed(load.found(tmp_path), 8, fsdp=2, tensor=2, data=2, sharding="fsdp_tensor")
     tokens_BT = tokens(model, rows=4)
     with jax.set_mesh(where):
         run = jax.jit(lambda p, t: gpt.logits(built.model.apply({"params": p}, t), p["token_VD"], 257))
@@ -105,15 +105,15 @@ def test_logits_on_a_mesh_from_several_files(theirs, tmp_path):
 def test_an_exported_model_says_the_same(theirs, tmp_path, kind):
     """Greedily, from weights that transformers made, we imported and exported, and transformers loads."""
     made(theirs, kind).save_pretrained(tmp_path / "theirs")
-    there = weights.found(tmp_path / "theirs", ["data.tokenizer=Bytes()"])
+    there = load.found(tmp_path / "theirs", ["data.tokenizer=Bytes()"])
     _, built, params = placed(there)
     (tmp_path / "ours").mkdir()
-    assert export.save(tmp_path / "ours", there.config, params, tokenizer.Bytes()) == kind
+    assert export_hf.save(tmp_path / "ours", there.config, params, build.Bytes()) == kind
     model, report = theirs.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert type(model).__name__ == MODELS[kind][1] and not any(report.values()), report
     prompt = list(b"In the beg")
     (ours,) = decode.continuations(
-        reading.reader(built.model, params), [prompt], 14, choose.Sampling(temperature=0), jax.random.key(0), end_of_text=256
+        inference.reader(built.model, params), [prompt], 14, sampling.Sampling(temperature=0), jax.random.key(0), end_of_text=256
     )
     said = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=14, attention_mask=torch.ones(1, len(prompt)))
     assert said[0, len(prompt) :].tolist()[: len(ours)] == ours and len(set(ours)) > 3

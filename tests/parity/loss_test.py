@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from gptjax.config import schema
-from gptjax.learn import loss
-from gptjax.mesh import devices, rules
-from gptjax.model import lookup
+from gptjax.model import embedding
+from gptjax.sharding import device_mesh, rules
+from gptjax.training import loss
 
 
 def arrays(T, V=256, n_vocab=200, dtype=jnp.float32, B=3):
@@ -50,7 +50,7 @@ def test_padded_vocabulary_gets_no_probability_and_no_gradient():
 
 @pytest.fixture
 def place():
-    return rules.Placement(rules.PRESETS["fsdp_tensor"], devices.mesh(schema.Mesh(fsdp=2, tensor=2, context=2)))
+    return rules.Placement(rules.PRESETS["fsdp_tensor"], device_mesh.mesh(schema.Mesh(fsdp=2, tensor=2, context=2)))
 
 
 @pytest.mark.parametrize("chunk_bytes", [2**30, 2 * 128 * 4 * 3])  # of a device's 2 rows of 8 positions and 128 ids: one chunk, and three
@@ -80,7 +80,7 @@ def test_rows_looked_up_in_a_table_that_is_cut(place, dtype):
     for where in (place, rules.NOWHERE):
 
         def out_and_gradient(table):
-            out, pull = jax.vjp(lambda table: lookup.rows(table, tokens, dtype, where), table)  # noqa: B023
+            out, pull = jax.vjp(lambda table: embedding.rows(table, tokens, dtype, where), table)  # noqa: B023
             return out, *pull(g)
 
         out, found = jax.jit(out_and_gradient)(table)

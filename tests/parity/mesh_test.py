@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from gptjax.ahead import hlo
+from gptjax.aot import hlo_cost
 from gptjax.config import schema
-from gptjax.learn import state, step
-from gptjax.mesh import devices, topology
+from gptjax.sharding import device_mesh, topology
+from gptjax.training import state, step
 from tests import tiny
 
 COUNTS = (1, 2, 2, 1, 2)  # microbatches of each step, as in a batch ramp
@@ -69,7 +69,7 @@ def test_a_device_has_its_shards_and_no_more():
     assert "f32[64,16]" in text and "f32[128,16]" not in text, "the table is gathered along its width only"
     assert "f32[2,16,64]" in text and "f32[2,16,128]" not in text, "logits are cut along the vocabulary"
     assert "f32[3,4,32]" in text and "f32[3,16,32]" not in text, "stacked gradients are shards"
-    kinds = {c.kind for c in hlo.Program(text).collectives()}
+    kinds = {c.kind for c in hlo_cost.Program(text).collectives()}
     assert kinds <= {"all-gather", "all-reduce", "reduce-scatter"}, "a reshuffle (all-to-all, permute) is a place that was not named"
 
 
@@ -81,14 +81,14 @@ def test_what_a_tpu_compiler_makes_of_it():
     Gradients of matrices are reduced into shards, never whole: newer libtpu passes them around a ring, by collective-permutes."""
     c = tiny.config(rows=16, n_ctx=512, n_vocab=4000, n_layers=4, n_heads=4, d_model=512, attention=(schema.Dense(),))
     c = tiny.varied(c, mesh=MESHES["tensor"], compute={"remat": "full", "attention": "reference"})
-    mesh = devices.mesh(c.mesh, topology.topology("v5p:2x2x2").devices())
+    mesh = device_mesh.mesh(c.mesh, topology.topology("v5p:2x2x2").devices())
     built = step.build(c, "tpu", mesh, None)
     now = state.abstract(c, built.model, built.tx, mesh)
     shape = (1, 16, c.model.n_ctx + 1)
     rows = jax.ShapeDtypeStruct(shape, np.int32, sharding=NamedSharding(mesh, built.model.place.spec("MB1", shape)))
     with topology.uncached():
         compiled = jax.jit(built, donate_argnums=0, static_argnums=2).trace(now, rows, 1).lower(lowering_platforms=("tpu",)).compile()
-    found = hlo.Program(compiled.as_text()).collectives()
+    found = hlo_cost.Program(compiled.as_text()).collectives()
 
     def number(kind, shape):
         return sum(one.shapes.count(("bf16", shape)) for one in found if one.kind == kind)

@@ -8,9 +8,9 @@ import pytest
 from gptjax import sweep as program
 from gptjax import together, train
 from gptjax.config import schema, sweep
-from gptjax.interop import weights
 from gptjax.report import events
-from gptjax.sweeps import local, standing
+from gptjax.sweeps import local_runner, run_status
+from gptjax.weights import load
 
 SETS = ("train.steps=4", "loop.every_eval=2", "loop.every_log=100", "model.dropout.residual=0.1")
 
@@ -33,14 +33,14 @@ def test_each_comes_out_as_a_run_by_itself(asked, tmp_path):
     points = sweep.planned(asked)
     (group,) = together.groups(points, 8)
     assert together.trained(group, tmp_path / "all", lambda line: None, lambda: False)
-    assert all(standing.standing(point, tmp_path / "all").state == "done" for point in points)
+    assert all(run_status.standing(point, tmp_path / "all").state == "done" for point in points)
     for point in (points[0], points[7]):  # differ in all that varies
         alone = tmp_path / "alone" / point.name
         assert train.main(["--config=smoke", f"--run={alone}", *point.arguments]) == 0
         one, other = curve(tmp_path / "all" / point.name), curve(alone)
         assert [x[:2] for x in one] == [x[:2] for x in other] and len(one) == 14
         np.testing.assert_allclose([x[2] for x in one], [x[2] for x in other], rtol=2e-5)
-        mine, its = (weights.found(str(run)).config for run in (tmp_path / "all" / point.name, alone))
+        mine, its = (load.found(str(run)).config for run in (tmp_path / "all" / point.name, alone))
         assert mine == its == point.config
 
 
@@ -49,7 +49,7 @@ def test_a_stop_leaves_runs_that_go_on_by_themselves(asked, tmp_path):
     (group,) = together.groups(points, 8)
     steps = iter([False, True])
     assert not together.trained(group, tmp_path, lambda line: None, lambda: next(steps))
-    assert [standing.standing(point, tmp_path).step for point in points] == [2, 2]
+    assert [run_status.standing(point, tmp_path).step for point in points] == [2, 2]
     for point in points:
         assert train.main(["--config=smoke", f"--run={tmp_path / point.name}", *point.arguments]) == 0
     alone = tmp_path / "alone"
@@ -57,7 +57,7 @@ def test_a_stop_leaves_runs_that_go_on_by_themselves(asked, tmp_path):
     one, other = curve(tmp_path / points[1].name), curve(alone)
     assert [x[:2] for x in one] == [x[:2] for x in other]
     np.testing.assert_allclose([x[2] for x in one], [x[2] for x in other], rtol=2e-5)
-    assert all(standing.standing(point, tmp_path).state == "done" for point in points)
+    assert all(run_status.standing(point, tmp_path).state == "done" for point in points)
 
 
 def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked, tmp_path):
@@ -68,11 +68,11 @@ def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked,
         assert together.trained(group, tmp_path / place, lambda line: None, lambda: False)
     assert curve(tmp_path / "well" / group[0].name) == curve(tmp_path / "ill" / group[0].name)  # bit for bit
     given_up = group[1]
-    assert standing.standing(group[0], tmp_path / "ill").state == "done"
-    found = standing.standing(given_up, tmp_path / "ill")
+    assert run_status.standing(group[0], tmp_path / "ill").state == "done"
+    found = run_status.standing(given_up, tmp_path / "ill")
     assert (found.state, found.step, found.why) == ("given up", 3, "gave up: 2 updates in a row were not finite, up to step 3")
     assert not list((tmp_path / "ill" / given_up.name).glob("checkpoints/*"))
-    progress, through = local.run("smoke", [given_up], tmp_path / "ill", local.slots(1, None), 1, lambda progress: None)
+    progress, through = local_runner.run("smoke", [given_up], tmp_path / "ill", local_runner.slots(1, None), 1, lambda progress: None)
     assert through and progress.failed == {given_up.name: found.why}  # and is not begun again
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax.model import gpt, kernels, patterns, reading, splash
+from gptjax.model import gpt, inference
+from gptjax.model.attention import dispatch, patterns, tpu_splash
 from tests import tiny
 
 
@@ -35,7 +36,7 @@ def test_one_layer_sees_just_its_pattern(name, norm):
 
 @pytest.mark.parametrize("name", tiny.EVERY_PATTERN)
 def test_splash_sees_just_its_pattern(name, monkeypatch):
-    monkeypatch.setitem(kernels.KERNELS, "splash", functools.partial(splash.attend, interpret=True))
+    monkeypatch.setitem(dispatch.KERNELS, "splash", functools.partial(tpu_splash.attend, interpret=True))
     pattern = tiny.EVERY_PATTERN[name]
     c = tiny.varied(tiny.config(n_layers=1, attention=(pattern,)), compute={"dtype": "float32"})
     moved = sensitivity(c, platform="tpu") > 1e-7
@@ -62,11 +63,11 @@ def test_no_future_through_the_cache(name):
     tokens_BT = np.arange(12, dtype=np.int32)[None]
 
     def hidden(table):
-        reader = reading.reader(step.model, state.params | {"token_VD": table})
-        memory, x_BTD = reading.prefill(reader, tokens_BT[:, :5], np.array([5]), 12)
+        reader = inference.reader(step.model, state.params | {"token_VD": table})
+        memory, x_BTD = inference.prefill(reader, tokens_BT[:, :5], np.array([5]), 12)
         parts = [x_BTD]
         for start, n in ((5, 4), (9, 1), (10, 1), (11, 1)):
-            memory, x_BTD = reading.extend(reader, memory, tokens_BT[:, start : start + n], np.array([n]))
+            memory, x_BTD = inference.extend(reader, memory, tokens_BT[:, start : start + n], np.array([n]))
             parts.append(x_BTD)
         return jnp.concatenate(parts, axis=1)[0] @ jnp.arange(1.0, 17)
 

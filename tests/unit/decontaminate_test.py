@@ -7,8 +7,8 @@ import re
 import pytest
 
 from gptjax import decontaminate
-from gptjax.data import files
-from gptjax.tasks.incontext import cleaning, scanning
+from gptjax.curate import count_ngrams, remove_ngrams
+from gptjax.data.sources import files
 
 VOCABULARY = [f"{a}{b}" for a in ("ba", "do", "ki", "lu", "me") for b in ("ra", "sto", "ti", "vun", "we", "zo")]
 
@@ -95,7 +95,7 @@ def test_processes_and_compression_change_nothing(place):
 
 def test_a_killed_job_goes_on(place, monkeypatch, capsys):
     run(place, "filter", out="whole")
-    done, real = [], cleaning.Cleaning.__call__
+    done, real = [], remove_ngrams.Cleaning.__call__
 
     def stop(after):
         def work(self, part, folder, tell):
@@ -107,15 +107,15 @@ def test_a_killed_job_goes_on(place, monkeypatch, capsys):
         return work
 
     with monkeypatch.context() as patch:
-        patch.setattr(cleaning.Cleaning, "__call__", stop(2))
+        patch.setattr(remove_ngrams.Cleaning, "__call__", stop(2))
         with pytest.raises(KeyboardInterrupt):
             run(place, "filter")
-        patch.setattr(cleaning.Cleaning, "__call__", stop(9))
-        patch.setattr(scanning, "counted", None)  # the first pass is not done again
+        patch.setattr(remove_ngrams.Cleaning, "__call__", stop(9))
+        patch.setattr(count_ngrams, "counted", None)  # the first pass is not done again
         run(place, "filter")
     assert done == [0, 1, 2] and contents(place / "out") == contents(place / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(scanning, "each", None)  # nor is anything else, once it is finished
+        patch.setattr(count_ngrams, "each", None)  # nor is anything else, once it is finished
         capsys.readouterr()
         run(place, "filter")
     assert re.search("documents cut +12\n", capsys.readouterr().out)
@@ -125,7 +125,7 @@ def test_what_is_cut_short_is_not_there(place, monkeypatch):
     def full(text):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cleaning, "line", full)
+    monkeypatch.setattr(remove_ngrams, "line", full)
     with pytest.raises(OSError, match="cannot be written"):
         run(place, "filter")
     assert sorted(path.name for path in (place / "out").iterdir()) == ["job.json", "work"]
@@ -246,8 +246,8 @@ def test_a_file_that_changes_costs_its_own_work(place, monkeypatch):
     (place / "corpus" / "3.jsonl").write_text('{"text": "of a file"}\n{"text": 3}')
     with pytest.raises(ValueError, match=r"3.jsonl line 2 has no string field 'text': that is 3"):
         run(place, "filter")
-    counted, real = [], scanning.counted
-    monkeypatch.setattr(scanning, "counted", lambda part, folder, tell: [counted.append(part.number), real(part, folder, tell)])
+    counted, real = [], count_ngrams.counted
+    monkeypatch.setattr(count_ngrams, "counted", lambda part, folder, tell: [counted.append(part.number), real(part, folder, tell)])
     (place / "corpus" / "3.jsonl").write_text('{"text": "of a file"}')
     (place / "corpus" / "4.jsonl").write_text("")
     run(place, "filter")

@@ -3,10 +3,10 @@ from types import SimpleNamespace
 import pytest
 
 from gptjax import evaluate
-from gptjax.config import protocol
-from gptjax.data import tokenizer
-from gptjax.tasks.incontext import perplexity
-from gptjax.tasks.incontext.task import gpt3
+from gptjax.config import evaluation
+from gptjax.data.tokenizers import build
+from gptjax.evals import perplexity
+from gptjax.evals.task import gpt3
 
 
 @pytest.mark.parametrize("flags, line", [
@@ -25,7 +25,7 @@ def test_no_flag_is_passed_over(flags, line):
 def test_a_picture_is_of_the_runs_and_of_what_lies_in_out(monkeypatch, tmp_path):
     (tmp_path / "a" / "checkpoints").mkdir(parents=True)
     drawn = []
-    monkeypatch.setattr("gptjax.report.curves.draw", lambda folders, path, warn: drawn.extend(map(str, folders)))
+    monkeypatch.setattr("gptjax.evals.icl_plot.draw", lambda folders, path, warn: drawn.extend(map(str, folders)))
     evaluate.main(["--curve=a.png", f"{tmp_path}/a", f"{tmp_path}/weights", "--out=y"])
     assert drawn == [f"{tmp_path}/a/evaluations", "runs/weights/evaluations", "y"]
 
@@ -34,7 +34,7 @@ def test_a_text_without_any_among_others_is_passed_over(tmp_path, monkeypatch):
     for name, content in (("a.txt", "ab"), ("b.txt", ""), ("c.txt", "")):
         (tmp_path / name).write_text(content)
     monkeypatch.setattr(perplexity.asking, "texts", lambda reader, tokens, *_: [(n, -1.0) for n in range(len(tokens))])
-    model, said = SimpleNamespace(reader=None, text=tokenizer.Bytes(), place=None, about={}), []
+    model, said = SimpleNamespace(reader=None, text=build.Bytes(), place=None, about={}), []
     found = list(perplexity.predict(model, sorted(tmp_path.iterdir()), 4, str, said.append))
     assert [(record["tokens"], record["nats"]) for record in found] == [(2, 1.0)] and len(said) == 2 and "b.txt is empty" in said[0]
     with pytest.raises(ValueError, match="c.txt is empty"):
@@ -54,7 +54,7 @@ def test_a_text_without_any_among_others_is_passed_over(tmp_path, monkeypatch):
 )
 def test_a_papers_score_is_of_as_many_demonstrations_and_the_nearest_size(shots, parameters, said):
     published = gpt3("accuracy", "1/2/3/4/5/6/7/8", "11/12/13/14/15/16/17/18", "21/22/23/24/25/26/27/28")
-    how = protocol.Protocol(shots=50, method=protocol.Total(), metric="accuracy")
+    how = evaluation.Protocol(shots=50, method=evaluation.Total(), metric="accuracy")
     exam = SimpleNamespace(shots=shots, how=how, task=SimpleNamespace(published=published))
     assert evaluate.published(exam, "accuracy", {"parameters": parameters}) == said
     assert evaluate.published(exam, "perplexity", {"parameters": parameters}) == ""
@@ -63,11 +63,15 @@ def test_a_papers_score_is_of_as_many_demonstrations_and_the_nearest_size(shots,
 @pytest.mark.parametrize(
     "method, record, told",
     [
-        (protocol.Total(), {}, []),
-        (protocol.Total(), {"cut": 3, "cut_at": "beginning"}, ["3 items were longer than the context of 64: their beginning was left out"]),
-        (protocol.TopK(n_tokens=9), {"cut": 3, "cut_at": "end"}, ["3 items were longer than the context of 64: their end was left out"]),
-        (protocol.Total(), {"scores": {}, "examples": 4}, ["x, 0 shots: no right answer of its 4 items is known, so there is no score"]),
-        (protocol.LastToken(), {}, ["its accuracy is of the last token of the word, its perplexity of the whole word"]),
+        (evaluation.Total(), {}, []),
+        (
+            evaluation.Total(),
+            {"cut": 3, "cut_at": "beginning"},
+            ["3 items were longer than the context of 64: their beginning was left out"],
+        ),
+        (evaluation.TopK(n_tokens=9), {"cut": 3, "cut_at": "end"}, ["3 items were longer than the context of 64: their end was left out"]),
+        (evaluation.Total(), {"scores": {}, "examples": 4}, ["x, 0 shots: no right answer of its 4 items is known, so there is no score"]),
+        (evaluation.LastToken(), {}, ["its accuracy is of the last token of the word, its perplexity of the whole word"]),
     ],
 )
 def test_what_the_reader_of_a_score_has_to_know_is_beside_it(method, record, told):

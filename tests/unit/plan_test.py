@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from gptjax import plan
-from gptjax.config import figures, registry
+from gptjax.config import registry
 from gptjax.config.overrides import override
+from gptjax.runtime import units
 
 ROOT = Path(__file__).parents[2]
 KEYS = {"params", "train_flops_per_token", "state_bytes", "tokens_per_step", "steps", "pf_days"}
@@ -75,7 +76,7 @@ def test_overrides_without_a_config_are_refused():
     [(0, "0"), (2.604, "2.60"), (999.6, "1.00k"), (811_117_440, "811M"), (1.0563e12, "1.06T"), (12e9, "12.0B"), (2.5e-11, "2.5e-11")],
 )
 def test_numbers_have_three_digits(number, text):
-    assert figures.short(number) == text
+    assert units.short(number) == text
 
 
 def test_it_takes_under_two_seconds_and_no_jax():

@@ -7,7 +7,7 @@ import jax
 from gptjax import pretraining
 from gptjax.config import schema
 from tests import tiny
-from tests.unit.generate.telling_test import Spaced
+from tests.unit.generate.streaming_test import Spaced
 
 
 def test_a_sample_whose_prompt_has_no_tokens_begins_as_texts_do_and_one_of_nan_ends_no_run():

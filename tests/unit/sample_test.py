@@ -11,11 +11,11 @@ import pytest
 
 from gptjax import convert, evaluate, sample
 from gptjax.config import command, data, schema
-from gptjax.data import tokenizer
-from gptjax.interop import export, layouts, models, vocabulary
+from gptjax.data.tokenizers import build
 from gptjax.report import console
-from tests.unit.interop import openai_test
-from tests.unit.interop import weights_test as tools
+from gptjax.weights import export_hf, name_maps, open_model, tokenizer_files
+from tests.unit.weights import load_test as tools
+from tests.unit.weights import openai_test
 
 OPEN = {}
 
@@ -27,7 +27,7 @@ def places(tmp_path_factory):
     c = tools.config("gpt2")
     params = jax.tree.map(lambda x: x / 4, tools.random(c.model))
     (place / "theirs").mkdir()
-    export.save(place / "theirs", c, params, tools.TEXT)
+    export_hf.save(place / "theirs", c, params, tools.TEXT)
     convert.main([f"--from={place / 'theirs'}", f"--to={place / 'run'}"])
     return {"folder": place / "theirs", "file": place / "theirs" / "model.safetensors", "run": place / "run"}
 
@@ -35,14 +35,14 @@ def places(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def once(monkeypatch):
     """Each place is opened once for all tests."""
-    opened = models.opened
+    opened = open_model.opened
 
     def first(path, *given):
         if path not in OPEN:
             OPEN[path] = opened(path, *given)
         return OPEN[path]
 
-    monkeypatch.setattr(models, "opened", first)
+    monkeypatch.setattr(open_model, "opened", first)
 
 
 def said(place, *flags: str, capsys) -> str:
@@ -61,7 +61,7 @@ def test_a_run_and_weights_of_others_say_the_same(places, capsys):
 
 def test_what_evaluate_opens_is_opened_by_the_same_function(places, capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr(models, "opened", lambda path, *given: asked.append(str(path)) or (_ for _ in ()).throw(ValueError("seen")))
+    monkeypatch.setattr(open_model, "opened", lambda path, *given: asked.append(str(path)) or (_ for _ in ()).throw(ValueError("seen")))
     for place in places.values():
         for ask in (lambda p: sample.main([f"--run={p}"]), lambda p: evaluate.opened(p, console.Console(quiet=True))):
             with pytest.raises(ValueError, match="seen"):
@@ -85,11 +85,11 @@ def test_a_prompt_comes_from_a_file_or_standard_input_to_its_last_byte(places, t
 
 
 def test_no_prompt_begins_as_texts_do(places, capsys, monkeypatch):
-    from gptjax.generate import telling
+    from gptjax.generate import streaming
 
-    read, stream = [], telling.stream
+    read, stream = [], streaming.stream
     monkeypatch.setattr(
-        telling, "stream", lambda reader, text, prompts, *more: read.append(prompts[0]) or stream(reader, text, prompts, *more)
+        streaming, "stream", lambda reader, text, prompts, *more: read.append(prompts[0]) or stream(reader, text, prompts, *more)
     )
     alone = said(places["run"], "--prompt=", "--temperature=0", capsys=capsys)
     newline = said(places["run"], "--temperature=0", capsys=capsys)
@@ -208,7 +208,7 @@ def first(request, tmp_path_factory):
     model = schema.Model(n_layers=1, n_heads=2, d_model=8, n_vocab=40_478, n_ctx=24, norm="post")
     c = dataclasses.replace(tools.config("openai-gpt"), model=model, data=data.Data(tokenizer=spec))
     (place / "theirs").mkdir()
-    export.save(place / "theirs", c, tools.random(model), tokenizer.tokenizer(spec))
+    export_hf.save(place / "theirs", c, tools.random(model), build.tokenizer(spec))
     return place / "theirs"
 
 
@@ -241,7 +241,7 @@ def test_gpt1_without_spacy_is_asked_after_the_command_that_the_line_says(first,
     monkeypatch.setitem(sys.modules, "spacy", None)
     shutil.copytree(first, tmp_path / "theirs")
     settings = json.loads((first / "config.json").read_text())
-    del settings[vocabulary.NAMED]
+    del settings[tokenizer_files.NAMED]
     (tmp_path / "theirs" / "config.json").write_text(json.dumps(settings))
     line = refused(f"--run={tmp_path / 'theirs'}", "--prompt=go", capsys=capsys)
     assert "--set data.tokenizer.words=basic" in line and "python -m gptjax.convert" in line
@@ -252,7 +252,7 @@ def test_gpt1_without_spacy_is_asked_after_the_command_that_the_line_says(first,
 
 
 def test_openais_files_speak(tmp_path, capsys):
-    c, _, tensors = openai_test.stored("gpt2", layouts.OPENAI_GPT2)
+    c, _, tensors = openai_test.stored("gpt2", name_maps.OPENAI_GPT2)
     openai_test.save(tmp_path, {f"model/{name}": x for name, x in tensors.items()})
     m = c.model
     (tmp_path / "hparams.json").write_text(

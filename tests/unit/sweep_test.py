@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from gptjax import sweep, train
-from gptjax.config import count, lock, overrides, registry
-from gptjax.config.batches import Batches
-from gptjax.sweeps import standing
+from gptjax.config import count, overrides, registry
+from gptjax.config.batch_schedule import Batches
+from gptjax.runtime import lock
+from gptjax.sweeps import run_status
 
 GRID = ["--config=smoke", "--grid", "train.schedule.peak=1e-3|3e-3"]
 
@@ -37,7 +38,7 @@ def test_a_dry_run_and_the_report_count_the_flops_of_the_steps_that_are_taken(se
     said = capsys.readouterr().out
     assert said.count(f"{batches.n_steps} steps  {flops:.2e} FLOPs") == 2 and f"{2 * flops:.2e} FLOPs in all" in said
     name, asked = sweep.wanted(sweep.parse_arguments(arguments))
-    standing.write(tmp_path, name, asked)
+    run_status.write(tmp_path, name, asked)
     assert sweep.main(["report", str(tmp_path)]) == 0
     assert f"| {flops:.2e}" in capsys.readouterr().out
 
@@ -128,4 +129,4 @@ def test_a_point_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "main", lambda arguments: told.append(arguments) or 0)
     assert sweep.main([*GRID, f"--dir={tmp_path}", "--point=1"]) == 0
     assert told == [["--config=smoke", f"--run={tmp_path}/peak=3e-3", "--set", "train.schedule.peak=3e-3"]]
-    assert standing.read(tmp_path)[0] == "smoke_grid" and json.loads((tmp_path / "sweep.json").read_text())["recipe"] == "smoke"
+    assert run_status.read(tmp_path)[0] == "smoke_grid" and json.loads((tmp_path / "sweep.json").read_text())["recipe"] == "smoke"

@@ -4,13 +4,13 @@ import jax
 
 from gptjax import train
 from gptjax.config import registry
-from gptjax.mesh import devices
 from gptjax.model import gpt
+from gptjax.sharding import device_mesh
 
 
 def test_the_process_with_the_least_memory_decides_the_microbatch():
     c = registry.config("smoke")
-    mesh, manner = devices.mesh(c.mesh, jax.devices()[:1]), gpt.manner(c.compute, "cpu")
+    mesh, manner = device_mesh.mesh(c.mesh, jax.devices()[:1]), gpt.manner(c.compute, "cpu")
 
     def limit(others):
         return train.microbatch_limit(c, mesh, manner, 1, types.SimpleNamespace(gathered=lambda mine: [mine, *others]))

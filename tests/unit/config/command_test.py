@@ -190,7 +190,7 @@ def test_gptjax_lists_its_programs(monkeypatch, capsys):
     assert exit_of(programs.main, monkeypatch) == 0
     lines = capsys.readouterr().out.splitlines()
     named = [line.split()[2] for line in lines if line.startswith("python -m ")]
-    assert named == [*(f"gptjax.{name}" for name in PROGRAMS if name < "i"), "gptjax.interop.harness"] + [
+    assert named == [*(f"gptjax.{name}" for name in PROGRAMS if name < "i"), "gptjax.lm_eval"] + [
         *(f"gptjax.{name}" for name in PROGRAMS if name > "i"),
         *(f"launch.{name}" for name in ("gke", "rehearse", "slurm", "tpu")),
     ]

@@ -106,8 +106,8 @@ def gradient(config: Config, rows: int):
     import jax
     import jax.numpy as jnp
 
-    from gptjax.learn import loss
     from gptjax.model import gpt
+    from gptjax.training import loss
 
     net = gpt.GPT(config.model, gpt.manner(config.compute, "cpu"))
     params = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))

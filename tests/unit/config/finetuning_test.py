@@ -6,9 +6,9 @@ import json
 import pytest
 
 from gptjax.config import finetuning, overrides, registry
-from gptjax.config.batches import Batches
+from gptjax.config.batch_schedule import Batches
+from gptjax.config.classification import Layers, Task
 from gptjax.config.schema import Linear
-from gptjax.config.task import Layers, Task
 
 PAPER = {  # GPT-1 Tables 2, 3 and 4
     "sst2": ("accuracy", 91.3), "cola": ("matthews", 45.4), "mrpc": ("f1", 82.3), "stsb": ("pearson", 82.0), "qqp": ("f1", 70.3),

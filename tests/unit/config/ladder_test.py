@@ -9,7 +9,7 @@ import pytest
 
 from configs import ladder
 from gptjax.config import count, registry
-from gptjax.config.batches import Batches
+from gptjax.config.batch_schedule import Batches
 from gptjax.config.data import Gpt1Bpe, Gpt2Bpe, Shards
 from gptjax.config.overrides import flat
 from gptjax.config.schema import AdamW, Banded, Compute, Cosine, Dense, Dropout, Init, Ramp

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from gptjax.config import contamination, data, finetuning, protocol, registry, schema, task
-from gptjax.config.batches import Batches
+from gptjax.config import classification, data, decontamination, evaluation, finetuning, registry, schema
+from gptjax.config.batch_schedule import Batches
 from gptjax.config.overrides import override
 from gptjax.config.record import number_fields, record
 
@@ -21,9 +21,13 @@ def records():
     whole = registry.config("smoke")
     parts = [whole, whole.model, whole.model.init, whole.model.dropout, whole.data, whole.train, whole.train.optimizer, whole.compute]
     parts += [whole.mesh, whole.loop, registry.finetuning("gpt1_sst2"), registry.finetuning("gpt1_sst2").task]
-    parts += [protocol.Protocol(shots=3, method=protocol.Total(), metric="accuracy"), contamination.Filter(), contamination.Measure()]
+    parts += [
+        evaluation.Protocol(shots=3, method=evaluation.Total(), metric="accuracy"),
+        decontamination.Filter(),
+        decontamination.Measure(),
+    ]
     made = {type(part): part for part in parts}
-    for module in (schema, data, task, protocol, contamination, finetuning):
+    for module in (schema, data, classification, evaluation, decontamination, finetuning):
         for cls in vars(module).values():
             if isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__ and cls not in made:
                 needed = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]

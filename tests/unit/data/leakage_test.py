@@ -6,7 +6,8 @@ import os
 import pytest
 
 from gptjax.config import data
-from gptjax.data import leakage, pipeline, tokenising, tokenizer
+from gptjax.data import leakage, loader, tokenize
+from gptjax.data.tokenizers import build
 from tests.corpus import reading
 
 TRAIN = [f"a training document, number {n}. " * 5 for n in range(40)]
@@ -21,7 +22,7 @@ def write(path, texts, field="text"):
 
 def prepared(source, directory):
     rule = data.Separate(source=data.Embedded())
-    tokenising.write(source, repr(data.Bytes()), tokenizer.Bytes(), rule, directory, lambda done: None, block=1500)
+    tokenize.write(source, repr(data.Bytes()), build.Bytes(), rule, directory, lambda done: None, block=1500)
     return data.Shards(path=str(directory))
 
 
@@ -70,4 +71,4 @@ def test_a_few_copies_are_said(held, tmp_path):
     train = data.Text(path="data/train.jsonl")
     read = reading(tmp_path, train, held_out=data.Separate(source=some), say=said.append)
     assert "3 of 23 documents that are validated on are also trained on: copies of one text" in said
-    assert isinstance(read, pipeline.Reading)
+    assert isinstance(read, loader.Reading)

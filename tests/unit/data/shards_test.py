@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gptjax.config import data
-from gptjax.data import checksums, heldout, shards
+from gptjax.data import shards, validation_split
+from gptjax.runtime import checksums
 from tests import corpus
 from tests.corpus import SHORT_DOCUMENTS as DOCUMENTS
 from tests.corpus import decode, flip, refused, tokenise
@@ -20,7 +21,7 @@ def source(tmp_path):
 
 
 def read_split(directory):
-    return shards.Split(directory, shards.read_manifest(directory), heldout.SPLITS)
+    return shards.Split(directory, shards.read_manifest(directory), validation_split.SPLITS)
 
 
 def test_damage_is_noticed(source, tmp_path):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from gptjax.config import data
-from gptjax.data import corpora, pipeline, shards, tokenizer
+from gptjax.data import loader, shards
+from gptjax.data.sources import open
+from gptjax.data.tokenizers import build
 from tests.corpus import DOCUMENTS, prepared, reading, refused, write
 
 
@@ -18,9 +20,9 @@ def source(tmp_path):
 
 
 def test_nothing_named_means_the_embedded_corpus_and_is_said(tmp_path, monkeypatch):
-    from gptjax.data.document import Document
+    from gptjax.data.sources.document import Document
 
-    monkeypatch.setattr("gptjax.data.embedded.documents", lambda: (Document(t, t, 0.0) for t in DOCUMENTS))
+    monkeypatch.setattr("gptjax.data.sources.stdlib_corpus.documents", lambda: (Document(t, t, 0.0) for t in DOCUMENTS))
     said = []
     read = reading(tmp_path, say=said.append)
     assert said[0] == "training on the embedded corpus, because data.sources names nothing else"
@@ -39,7 +41,7 @@ def test_the_second_reading_finds_what_the_first_made(source, tmp_path, monkeypa
         and said[2] == "100% tokenised"
         and "tokens to train on" in said[3]
     )
-    monkeypatch.setattr("gptjax.data.corpora.documents", lambda source: pytest.fail("read again"))
+    monkeypatch.setattr("gptjax.data.sources.open.documents", lambda source: pytest.fail("read again"))
     said.clear()
     again = reading(tmp_path, dataclasses.replace(source, weight=7.0), spec=spec, n_vocab=300, say=said.append)
     assert not said and again.tokenizer.digest == first.tokenizer.digest
@@ -55,7 +57,7 @@ def test_changed_text_is_tokenised_again(source, tmp_path):
 
 def test_the_same_text_by_another_tokenizer_is_tokenised_again(source, tmp_path):
     for name, texts in (("a", DOCUMENTS[:60]), ("b", DOCUMENTS[60:])):
-        (tmp_path / f"{name}.model").write_bytes(tokenizer.pieces.trained(texts, 300).model)
+        (tmp_path / f"{name}.model").write_bytes(build.pieces.trained(texts, 300).model)
     specs = [data.Bytes(), *(data.SentencePiece(path=str(tmp_path / f"{name}.model")) for name in "ab")]
     readings = [reading(tmp_path, source, spec=spec, n_vocab=257 if spec == data.Bytes() else 300) for spec in specs]
     for read in readings:
@@ -67,13 +69,13 @@ def test_the_same_text_by_another_tokenizer_is_tokenised_again(source, tmp_path)
 
 def test_sentencepiece_is_trained_on_training_text_only(tmp_path, monkeypatch):
     texts = [f"{chr(0x100 + n)} some words to learn pieces of " * 9 for n in range(40)]
-    seen, trained = [], tokenizer.pieces.trained
+    seen, trained = [], build.pieces.trained
 
     def watched(given, n):
         seen.extend(given)
         return trained(seen, n)
 
-    monkeypatch.setattr("gptjax.data.pieces.trained", watched)
+    monkeypatch.setattr("gptjax.data.tokenizers.sentencepiece_tokenizer.trained", watched)
     read = reading(tmp_path, write(tmp_path / "a.jsonl", texts), spec=data.SentencePiece(n_pieces=330), n_vocab=330)
     assert read.tokenizer.n_vocab == 330
     assert 20 < len(seen) < 40 and set(seen) < set(texts)
@@ -81,35 +83,35 @@ def test_sentencepiece_is_trained_on_training_text_only(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("weights, greek", [((1.0, 1.0), 0.5), ((9.0, 1.0), 0.1), ((1.0, 3.0), 0.75)])
 def test_sentencepiece_is_trained_on_all_sources_by_weight(tmp_path, monkeypatch, weights, greek):
-    monkeypatch.setattr("gptjax.data.pieces.SAMPLE", 60_000)
+    monkeypatch.setattr("gptjax.data.tokenizers.sentencepiece_tokenizer.SAMPLE", 60_000)
     english = write(tmp_path / "english.jsonl", [f"{n % 10}" * 500 for n in range(400)], weight=weights[0])  # the first 60,000 are not all
     other = write(tmp_path / "greek.jsonl", ["\u03b1\u03b2\u03b3" * 40 for _ in range(80)], weight=weights[1])
-    given = "".join(pipeline.sample((english, other), data.ByDocument(fraction=0)))
+    given = "".join(loader.sample((english, other), data.ByDocument(fraction=0)))
     assert abs(given.count("\u03b1") * 3 / len(given) - greek) < 0.03 and 25_000 < len(given) <= 60_000
     assert {str(n) for n in range(10)} <= set(given)
-    assert given == "".join(pipeline.sample((english, other), data.ByDocument(fraction=0)))
+    assert given == "".join(loader.sample((english, other), data.ByDocument(fraction=0)))
 
 
 def test_the_sample_of_one_small_source_is_all_of_it(source, tmp_path):
     rule = data.ByDocument(fraction=0.2)
-    assert "".join(pipeline.sample((source,), rule)) == "".join(pipeline.training_texts(source, rule))
+    assert "".join(loader.sample((source,), rule)) == "".join(loader.training_texts(source, rule))
 
 
 def test_a_run_goes_on_with_the_pieces_that_it_began_with(source, tmp_path):
     rule, spec = data.ByDocument(fraction=0.2), data.SentencePiece(n_pieces=300)
-    place = pipeline.model_place(spec, (source,), rule, tmp_path / "cache")
+    place = loader.model_place(spec, (source,), rule, tmp_path / "cache")
     heavier = dataclasses.replace(source, weight=2.0)
-    assert place == pipeline.model_place(spec, (heavier,), rule, tmp_path / "cache")  # of one source the weight says nothing
-    both = [pipeline.model_place(spec, (source, other), rule, tmp_path / "cache") for other in (source, heavier)]
+    assert place == loader.model_place(spec, (heavier,), rule, tmp_path / "cache")  # of one source the weight says nothing
+    both = [loader.model_place(spec, (source, other), rule, tmp_path / "cache") for other in (source, heavier)]
     assert len({place, *both}) == 3
-    earlier = pipeline.digest(300, [corpora.fingerprint(source)] * 2, "ByDocument(fraction=0.2)")
+    earlier = loader.digest(300, [open.fingerprint(source)] * 2, "ByDocument(fraction=0.2)")
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / f"tokenizer-{earlier}.model").write_bytes(b"")
-    assert pipeline.model_place(spec, (source, heavier), rule, tmp_path / "cache").name == f"tokenizer-{earlier}.model"
+    assert loader.model_place(spec, (source, heavier), rule, tmp_path / "cache").name == f"tokenizer-{earlier}.model"
 
 
 def test_prepared_shards_bring_their_sentencepiece(source, tmp_path):
-    model = tokenizer.pieces.trained(DOCUMENTS, 300)
+    model = build.pieces.trained(DOCUMENTS, 300)
     there = prepared(source, tmp_path / "out", data.SentencePiece(n_pieces=300), given=model)
     read = reading(tmp_path, there, spec=data.SentencePiece(n_pieces=300), n_vocab=300)
     assert read.tokenizer.digest == model.digest
@@ -124,14 +126,14 @@ def test_wrong_vocabulary_names_both_and_the_way_out(source, tmp_path):
 
 def test_shards_of_another_tokenizer_or_split_are_refused(source, tmp_path):
     there = prepared(source, tmp_path / "out")
-    model = tokenizer.pieces.trained(DOCUMENTS, 300)
+    model = build.pieces.trained(DOCUMENTS, 300)
     (tmp_path / "x.model").write_bytes(model.model)
     spec = data.SentencePiece(path=str(tmp_path / "x.model"))
     refused(r"was tokenised by Bytes\(\) .* this run's is SentencePiece", lambda: reading(tmp_path, there, spec=spec, n_vocab=300))
     refused(
         r'was split by ByDocument\(fraction=0.2\).*--set "data.held_out=ByDocument', lambda: reading(tmp_path, there, held_out=data.Tail())
     )
-    other = tokenizer.pieces.trained([text[::-1] for text in DOCUMENTS], 300)  # as many ids
+    other = build.pieces.trained([text[::-1] for text in DOCUMENTS], 300)  # as many ids
     there_too = prepared(source, tmp_path / "too", spec, given=other)
     refused(r"was tokenised by SentencePiece.* this run's is SentencePiece", lambda: reading(tmp_path, there_too, spec=spec, n_vocab=300))
     gone = data.Shards(path=str(tmp_path / "nowhere"))
@@ -166,15 +168,15 @@ def lone(tmp_path, name="book.txt", text="It is a truth universally acknowledged
 @pytest.mark.parametrize("spec", [None, data.SentencePiece(n_pieces=300)])
 @pytest.mark.parametrize("ending", ["", "/*.txt", "/book.txt"])
 def test_one_document_is_refused_before_it_is_tokenised(tmp_path, monkeypatch, ending, spec):
-    monkeypatch.setattr("gptjax.data.pieces.trained", lambda *given: pytest.fail("trained"))
-    monkeypatch.setattr("gptjax.data.tokenising.write", lambda *given: pytest.fail("tokenised"))
+    monkeypatch.setattr("gptjax.data.tokenizers.sentencepiece_tokenizer.trained", lambda *given: pytest.fail("trained"))
+    monkeypatch.setattr("gptjax.data.tokenize.write", lambda *given: pytest.fail("tokenised"))
     source = data.Text(path=str(lone(tmp_path)) + ending)
     match = r"is one document, which cannot be both trained and validated on: hold out its end, .*Tail\(fraction=0.1\)"
     refused(match, lambda: reading(tmp_path, source, spec=spec, n_vocab=300 if spec else 257, held_out=data.ByDocument(fraction=0.5)))
 
 
 def test_few_documents_of_which_none_is_held_out_are_refused_before(tmp_path, monkeypatch):
-    monkeypatch.setattr("gptjax.data.tokenising.write", lambda *given: pytest.fail("tokenised"))
+    monkeypatch.setattr("gptjax.data.tokenize.write", lambda *given: pytest.fail("tokenised"))
     few = write(tmp_path / "few.jsonl", ["one text " * 99, "another " * 99, "a third " * 99])
     advice = r"the validation split has 0 tokens; raise data.held_out.fraction=0.01, or cut"
     refused(r"no document of Text\(.*few.jsonl.* is held out: " + advice, lambda: reading(tmp_path, few, held_out=data.ByDocument()))
@@ -200,7 +202,7 @@ def test_a_mixture_that_cannot_be_kept_is_refused_before_and_recorded_as_it_is(s
     small = read.description()["sources"][1]
     tokens = small["splits"]["train"]["tokens"]
     assert small["weight"] == 3.73e-5 and small["share"] == 1 / 32768 and small["epochs"] == pytest.approx(10_000 / 32768 / tokens)
-    monkeypatch.setattr("gptjax.data.tokenising.write", lambda *given: pytest.fail("tokenised"))
+    monkeypatch.setattr("gptjax.data.tokenize.write", lambda *given: pytest.fail("tokenised"))
     refused(r"1 row in 65,536", lambda: reading(tmp_path, source, dataclasses.replace(source, weight=1e-7)))
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gptjax.generate import beam, decode
-from gptjax.generate.choose import Sampling
-from gptjax.model import gpt, reading
+from gptjax.generate.sampling import Sampling
+from gptjax.model import gpt, inference
 from tests import tiny
 
 V, END, N = 5, 4, 4
@@ -24,7 +24,7 @@ def small():
         return LOUD * x if "weight" in jax.tree_util.keystr(path[-1:]) or "token" in jax.tree_util.keystr(path[-1:]) else x
 
     params = jax.tree_util.tree_map_with_path(louder, state.params)
-    return built.model, params, reading.reader(built.model, params)
+    return built.model, params, inference.reader(built.model, params)
 
 
 def never(tokens):
@@ -115,7 +115,7 @@ def test_a_longer_text_wins_under_a_larger_alpha(small):
 
 def test_padded_ids_are_never_said(small):
     model, params, _ = small
-    loud = reading.reader(model, params | {"token_VD": params["token_VD"].at[V:].set(100.0)})
+    loud = inference.reader(model, params | {"token_VD": params["token_VD"].at[V:].set(100.0)})
     (found,) = beam.search(loud, [[1]], 3, never, width=4)
     assert max(token for h in found for token in h.tokens) < V
 

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from gptjax.generate import decode
-from gptjax.generate.choose import Sampling
-from gptjax.model import gpt, reading
+from gptjax.generate.sampling import Sampling
+from gptjax.model import gpt, inference
 from tests import tiny
 
 
@@ -16,7 +16,7 @@ def speaker():
 
 @pytest.fixture(scope="module")
 def reader(speaker):
-    return reading.reader(*speaker)
+    return inference.reader(*speaker)
 
 
 def greedy_by_hand(model, params, prompt, n):
@@ -64,15 +64,15 @@ def test_programs_are_compiled_once_for_all_lengths(monkeypatch):
     """Prompts of 1 to 40 tokens and up to 60 new ones: buckets of 32 and 64 for the prompt, 64 and 128 in all."""
     traced = []
     for name in ("prefill", "extend"):
-        original = getattr(reading, name)
+        original = getattr(inference, name)
 
         def counted(*args, name=name, original=original):
             traced.append(name)
             return original(*args)
 
-        monkeypatch.setattr(reading, name, counted)
+        monkeypatch.setattr(inference, name, counted)
     _, built, state = tiny.machine(tiny.config(n_ctx=128, n_layers=2))
-    reader = reading.reader(built.model, state.params)
+    reader = inference.reader(built.model, state.params)
     for n_prompt, n_new in [(1, 60), (2, 40), (17, 33), (32, 31), (33, 30), (40, 60), (33, 90), (5, 59)]:
         decode.continuations(reader, [[3] * n_prompt], n_new, Sampling(temperature=0), jax.random.key(0))
     assert sorted(traced) == ["extend"] * 2 + ["prefill"] * 3
@@ -89,7 +89,7 @@ def test_a_row_stops_at_end_of_text_and_others_go_on(reader):
 def test_padded_ids_are_never_said(speaker):
     model, params = speaker
     loud = params | {"token_VD": params["token_VD"].at[61:].set(100.0)}
-    said = decode.continuations(reading.reader(model, loud), [[1]] * 8, 8, Sampling(temperature=5.0), jax.random.key(0))
+    said = decode.continuations(inference.reader(model, loud), [[1]] * 8, 8, Sampling(temperature=5.0), jax.random.key(0))
     assert max(map(max, said)) < 61
 
 

@@ -292,7 +292,7 @@ def test_quantities_have_three_digits(n, text):
 
 
 def test_importing_the_reports_imports_nothing_slow():
-    code = "import sys, gptjax.report.console, gptjax.report.events, gptjax.report.plots; print(*sys.modules)"
+    code = "import sys, gptjax.report.console, gptjax.report.events, gptjax.report.loss_plot; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "gptjax.report.plots" in loaded
+    assert "gptjax.report.loss_plot" in loaded
     assert not {"rich", "matplotlib", "tensorboardX", "jax", "numpy"} & set(loaded)

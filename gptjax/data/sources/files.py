@@ -1,0 +1,214 @@
+"""Documents from files: .txt, .jsonl and .parquet, each plain or .gz, .xz, .zst, streamed. Every error is one line that names the file."""
+
+import collections
+import itertools
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from gptjax.config import find_files, parse
+from gptjax.data import unicode
+from gptjax.data.sources import compression, document
+from gptjax.data.sources.document import Document
+
+LONGEST = 2**31  # bytes of a document, or of a line: what has more is no text, and would fill the memory
+Skipped = collections.Counter[str]  # what was passed over -> how often
+
+
+def documents(path: str, field: str, skipped: Skipped | None = None) -> Iterator[Document]:
+    """The documents of every file under `path`, in order of name. field: of .jsonl objects and .parquet columns.
+
+    skipped: counts the files without text, and the documents that are null or empty. ValueError, in one line, for what is missing,
+    unreadable, damaged, binary, or lacks the field; and if there is no text at all.
+    """
+    listing = find_files.find(path)
+    skipped = collections.Counter() if skipped is None else skipped
+    total, before, any_text = max(1, listing.n_bytes), 0, False
+    for number, (file, state) in enumerate(listing.states.items()):
+        empty, size = True, state.st_size
+        try:
+            with file.open("rb") as raw:
+                for text in read(file, raw, field):
+                    if not text:
+                        skipped[f"documents whose {field} is null" if text is None else "empty documents"] += 1
+                        continue
+                    empty, text = False, unicode.valid(text)
+                    yield Document(text, document.key(text), (before + min(size, raw.tell())) / total, number)
+        except OSError as error:
+            raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
+        before += size
+        skipped["files without text"] += empty
+        any_text |= not empty
+    if not any_text:
+        n_files = len(listing.files)
+        what = f"{file} is empty: it" if n_files == 1 else f"Text(path={path!r}): none of its {n_files:,} files"
+        raise ValueError(f"{what} holds no text; give another")
+
+
+def read(file: pathlib.Path, raw: BinaryIO, field: str) -> Iterator[str | None]:
+    """The texts of one file, whose bytes `raw` yields; None where the field is null."""
+    holds, packed = find_files.kind(file)
+    if packed and os.fstat(raw.fileno()).st_size == 0:
+        return
+    try:
+        stream = compression.decompress(raw, packed)
+        match holds:
+            case ".txt":
+                if content := read_whole(stream, str(file)):
+                    yield parse.utf8(content, str(file))
+            case ".jsonl":
+                yield from jsonl(stream, file, field)
+            case ".parquet":
+                yield from parquet(stream, file, field)
+    except compression.CorruptFile as error:
+        raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from None
+
+
+def read_whole(stream: BinaryIO, where: str) -> bytearray:
+    """All that comes of a stream, up to a zero byte. ValueError if that is more than LONGEST."""
+    content = bytearray()
+    while part := stream.read(compression.BUFFER_BYTES):
+        content += part
+        if b"\0" in part:
+            break
+        if len(content) > LONGEST:
+            raise ValueError(f"{where} has over {LONGEST:,} bytes, too many for one document: cut it into several files")
+    return content
+
+
+def jsonl(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | None]:
+    """The field of the object on each line; None where it is null."""
+    for number, value in objects(stream, file):
+        if field not in value:
+            has = ", ".join(value) or "nothing"
+            raise ValueError(f"{file} line {number:,} has no string field {field!r}: it has {has}; name the field with Text(field=...)")
+        text = value[field]
+        if text is not None and not isinstance(text, str):
+            raise ValueError(
+                f"{file} line {number:,} has no string field {field!r}: that is {parse.quote(text)}; name another with Text(field=...)"
+            )
+        yield text
+
+
+def objects(stream: BinaryIO, file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(the line's number, its object) of a .jsonl file; blank lines are skipped, and a byte order mark. ValueError, in one line, for
+    anything else."""
+    for number in itertools.count(1):
+        line = stream.readline(LONGEST + 1)
+        if not line:
+            return
+        where = f"{file} line {number:,}"
+        if len(line) > LONGEST:
+            raise ValueError(f"{where} has over {LONGEST:,} bytes, too many for one document: give an object a line")
+        text = parse.utf8(line, where)
+        if text.strip():
+            yield number, parse.json_object(text, where)
+
+
+def parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | None]:
+    """The values of a string column, a row group's batch at a time; None where one is null."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        packed = find_files.kind(file)[1]
+        source = pyarrow.BufferReader(memoryview(_read_packed(stream, str(file)))) if packed else stream
+        table = pyarrow.parquet.ParquetFile(source, page_checksum_verification=True)
+        kind = _column(table.schema_arrow, file, field)
+        row = 0
+        for batch in table.iter_batches(batch_size=1024, columns=[field]):
+            column = batch.column(0)
+            try:
+                yield from column.to_pylist()
+            except UnicodeDecodeError:
+                for n, value in enumerate(column.cast(pyarrow.large_binary() if kind == pyarrow.large_string() else pyarrow.binary())):
+                    parse.utf8(value.as_py() or b"", f"{file} row {row + n + 1:,}")
+                raise
+            row += len(column)
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
+
+
+def _read_packed(stream: BinaryIO, where: str) -> bytearray:
+    """The plain bytes of a compressed parquet file."""
+    content = bytearray()
+    while part := stream.read(compression.BUFFER_BYTES):
+        content += part
+        if len(content) > LONGEST:
+            raise ValueError(f"{where} has over {LONGEST:,} plain bytes: decompress it (parquet is compressed within)")
+    return content
+
+
+def _column(schema: Any, file: pathlib.Path, field: str) -> Any:
+    """The type of a parquet column that holds strings. ValueError for any other."""
+    import pyarrow
+
+    if field not in schema.names:
+        raise ValueError(f"{file} has no column {field!r}: it has {', '.join(schema.names)}; name the column with Text(field=...)")
+    if schema.names.count(field) > 1:
+        raise ValueError(f"{file} has {schema.names.count(field)} columns {field!r}; rename one, or name another with Text(field=...)")
+    kind = schema.field(field).type
+    kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+    if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
+        raise ValueError(f"{file}: column {field!r} holds {kind}, not strings; name another with Text(field=...)")
+    return kind
+
+
+# --- before the work -----------------------------------------------------------------------------------------------------------
+
+
+def check(path: str, field: str) -> list[str]:
+    """What people should know of the files under `path` before hours go by: what is passed over, what has no checksums.
+
+    Little of each file is read: that it can be, that its first bytes are of its format, its first object or its columns. ValueError, in one
+    line, for a file that will not do.
+    """
+    listing = find_files.find(path)
+    unchecked = []
+    for file, state in listing.states.items():
+        try:
+            if state.st_size and not _check_beginning(file, field):
+                unchecked.append(file.name)
+        except OSError as error:
+            raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
+    remark, n_files = listing.remark(), len(listing.files)
+    lines = [f"Text(path={path!r}): {n_files:,} files; {remark}"] if remark else []
+    if unchecked:
+        lines.append(
+            f"Text(path={path!r}): {len(unchecked):,} of {n_files:,} files are compressed without checksums, as {unchecked[0]}: "
+            "damage to their text cannot be noticed; the program zstd writes some"
+        )
+    return lines
+
+
+def _check_beginning(file: pathlib.Path, field: str) -> bool:
+    """Has the file's compression, if any, checksums? ValueError if its beginning is not what its name tells."""
+    holds, packed = find_files.kind(file)
+    with file.open("rb") as raw:
+        has_checksums = True
+        if packed:
+            try:
+                has_checksums = compression.has_checksums(raw, packed)
+            except compression.CorruptFile as error:
+                raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from None
+            raw.seek(0)
+        if holds == ".jsonl":
+            next(filter(None, read(file, raw, field)), None)
+        elif holds == ".txt" and not packed:
+            begins = raw.read(4096)
+            if 0 in begins:
+                parse.utf8(begins, str(file))
+        elif holds == ".parquet" and not packed:
+            import pyarrow
+            import pyarrow.parquet
+
+            try:
+                _column(pyarrow.parquet.ParquetFile(raw).schema_arrow, file, field)
+            except (pyarrow.ArrowException, OSError) as error:
+                raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
+    return has_checksums

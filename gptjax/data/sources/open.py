@@ -1,0 +1,161 @@
+"""Every source of text as one stream of documents."""
+
+import hashlib
+import os
+import pathlib
+import platform
+import re
+import shlex
+from collections.abc import Collection, Iterator
+from typing import Any, assert_never
+
+from gptjax.config import data, find_files, parse
+from gptjax.data import unicode
+from gptjax.data.sources import document, files, stdlib_corpus
+from gptjax.data.sources.document import Document
+
+Untokenised = data.Embedded | data.Text | data.Tfds
+
+
+def documents(source: Untokenised, skipped: files.Skipped | None = None) -> Iterator[Document]:
+    """The documents of `source`, always in the same order. skipped: counts what is passed over. ValueError, in one line, for anything wrong
+    with it."""
+    match source:
+        case data.Embedded():
+            return stdlib_corpus.documents()
+        case data.Text(path=path, field=field):
+            return files.documents(path, field, skipped)
+        case data.Tfds():
+            return tfds_documents(source)
+        case _:
+            assert_never(source)
+
+
+def fingerprint(source: Untokenised) -> str:
+    """Changes when the text may have: names, sizes and times of files, Python's version. Cheap: nothing is read."""
+    match source:
+        case data.Embedded():
+            return f"embedded in Python {platform.python_version()}"
+        case data.Text(path=path, field=field):
+            state = [(str(file), state.st_size, state.st_mtime_ns) for file, state in find_files.find(path).states.items()]
+        case data.Tfds(split=split, field=field):
+            state = [split, *((str(file), *_state(file)) for file in sorted(prepared(source).iterdir()))]
+        case _:
+            assert_never(source)
+    return hashlib.sha256(repr((state, field)).encode()).hexdigest()
+
+
+def _state(file: pathlib.Path) -> tuple[int, int]:
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    return status.st_size, status.st_mtime_ns
+
+
+def check(source: Untokenised) -> list[str]:
+    """What people should know of a source before hours go by. ValueError, in one line, for what can be seen to be wrong at little cost."""
+    return files.check(source.path, source.field) if isinstance(source, data.Text) else []
+
+
+def one_document(source: Untokenised) -> bool:
+    """Is the source a single document? As far as can be told without reading all of it: a lone .txt file, a data set of one example."""
+    match source:
+        case data.Embedded():
+            return False
+        case data.Text(path=path):
+            files = find_files.find(path).files
+            return len(files) == 1 and find_files.kind(files[0])[0] == ".txt"
+        case data.Tfds():
+            return len(tfds_examples(source)) == 1
+        case _:
+            assert_never(source)
+
+
+VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+def prepared(source: data.Tfds) -> pathlib.Path:
+    """The directory of a prepared data set: of the named config, else the default one; of the named version, else the newest by number.
+
+    Names are those of tfds: NAME, NAME/CONFIG, NAME/CONFIG:VERSION; and paths below its directory, NAME/CONFIG/VERSION. ValueError, at once
+    and without network, if it is not prepared, or if no config is named, several could be meant and tfds did not note which is its default.
+    Looked up by hand: asking tfds for an unprepared name sends it to the network.
+    """
+    where = f"Tfds(name={source.name!r})"
+    path, _, version = source.name.partition(":")
+    name, *rest = path.rstrip("/").split("/")
+    if rest and not version and VERSION.fullmatch(rest[-1]):
+        version = rest.pop()
+    if len(rest) > 1 or not name or (version and not VERSION.fullmatch(version)):
+        raise ValueError(f"{where}: give NAME, NAME/CONFIG or NAME/CONFIG:VERSION, as c4/en:3.1.0")
+    try:
+        default = os.environ["TFDS_DATA_DIR"] if "TFDS_DATA_DIR" in os.environ else "~/tensorflow_datasets"  # as in tfds
+        root = parse.path(default if source.data_dir is None else source.data_dir)
+    except ValueError as error:
+        raise ValueError(f"{where}: data_dir: {error}") from None
+    there = [file.parent.relative_to(root / name).parts for file in (root / name).rglob("dataset_info.json")]
+    versions: dict[str, list[str]] = {}  # of each config; "" where a data set has none
+    for parts in there:
+        if len(parts) in (1, 2) and VERSION.fullmatch(parts[-1]):
+            versions.setdefault(parts[0] if len(parts) == 2 else "", []).append(parts[-1])
+    config = rest[0] if rest else _default_config(root / name, versions)
+    if config is None and versions:
+        names = ", ".join(f"{name}/{one}" for one in sorted(versions))
+        raise ValueError(f"{where} has configs of which none is known to be the default: name the one that is meant, of {names}")
+    found = [one for one in versions.get(config or "", []) if version in ("", one)]
+    if not found:
+        full_name = f"{name}{f'/{config}' if config else ''}{f':{version}' if version else ''}"
+        others = sorted("/".join(filter(None, (name, one))) + f":{v}" for one, each in versions.items() for v in each)
+        more = f" (prepared are {', '.join(others)})" if others else ""
+        whole = "" if config else "; where it has configs, name one as NAME/CONFIG, or tfds builds them all"
+        raise ValueError(
+            f"{where} is not prepared under {root}{more}: on a machine with network run "
+            f"`tfds build {full_name} --file_format=array_record --data_dir={shlex.quote(str(root))}`{whole}"
+        )
+    return root / name / (config or "") / max(found, key=lambda one: [int(part) for part in one.split(".")])
+
+
+def _default_config(directory: pathlib.Path, versions: Collection[str]) -> str | None:
+    """The config that a bare name means: none where a data set has none, else the one that tfds noted as it built any of them."""
+    metadata = directory / ".config" / "metadata.json"
+    if metadata.exists():
+        record = parse.json_file(metadata)
+        if "default_config_name" in record:
+            return parse.member(record, "default_config_name", str, str(metadata))
+    return "" if "" in versions else None
+
+
+def tfds_documents(source: data.Tfds) -> Iterator[Document]:
+    """The field of every example of a prepared array_record data set, read without TensorFlow."""
+    examples = tfds_examples(source)
+    for number, example in enumerate(examples):
+        if source.field not in example:
+            raise ValueError(
+                f"Tfds(name={source.name!r}) has no feature {source.field!r}: it has {', '.join(example)}; name one with field="
+            )
+        value = example[source.field]
+        text = unicode.valid(parse.utf8(value, f"Tfds {source.name} example {number:,}") if isinstance(value, bytes) else str(value))
+        if text:
+            yield Document(text, document.key(text), (number + 1) / len(examples))
+
+
+def tfds_examples(source: data.Tfds) -> Any:
+    """The examples of a prepared array_record data set, a sequence of dicts of NumPy values, read without TensorFlow. ValueError if it is
+    not prepared, or not so."""
+    directory = prepared(source)
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(directory)
+    stored = builder.info.file_format.value  # type: ignore[union-attr]
+    if stored != "array_record":
+        raise ValueError(f"{directory} is prepared as {stored}, which needs TensorFlow: prepare it with --file_format=array_record")
+    try:
+        return builder.as_data_source(split=source.split)  # type: ignore[call-arg]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"Tfds(name={source.name!r}, split={source.split!r}): {str(error).splitlines()[0]}") from None
+
+
+def python_version(source: Untokenised) -> str | None:
+    """The Python whose text this is, for the embedded corpus."""
+    return platform.python_version() if isinstance(source, data.Embedded) else None

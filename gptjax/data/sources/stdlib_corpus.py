@@ -1,0 +1,109 @@
+"""The corpus that every CPython carries: its help topics, the sources of its standard library, and its built-in modules' docstrings.
+
+It is there so that training works on a machine with no data, and so that a small model has something coherent to learn: Python and how its
+documentation speaks. Hence what is left out: tests (a third of all source, and mostly data), the encodings' character tables and
+pydoc_data/topics.py (the topics are documents of their own). About 10 million characters with 3.11 and 3.13. The text differs between
+Python versions, so a run records version, size and digest.
+"""
+
+import importlib
+import importlib.machinery
+import importlib.util
+import inspect
+import pathlib
+import re
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterator
+
+from gptjax.data import unicode
+from gptjax.data.sources.document import Document
+
+LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "pydoc_data", "__phello__"}
+CHARACTER_TABLE = re.compile(r"^(decoding_table|decoding_map|codec = _codecs_)", re.MULTILINE)
+# Not imported: readline writes to the terminal, the others exist to be tested.
+NOT_IMPORTED = re.compile(r"readline|xx|_test|_ctypes_test|_xx|_interp")
+
+
+def documents() -> Iterator[Document]:
+    """Every document, in an order and with keys that do not depend on the machine. No standard library module is run to read it."""
+    found = [*topics(), *sources(), *docstrings()]
+    total = sum(len(text) for _, text in found)
+    seen: set[str] = set()
+    read = 0
+    for name, text in found:
+        read += len(text)
+        if text.strip() and text not in seen:
+            seen.add(text)
+            yield Document(unicode.valid(text), subject(name), read / total)
+
+
+def subject(name: str) -> str:
+    """The key of a document: its module's name without the prefix that tells a twin in C or in Python (_pydecimal, _decimal: decimal)."""
+    return re.sub(r"^(_py|_)(?=[a-z])", "", name)
+
+
+def topics() -> Iterator[tuple[str, str]]:
+    """The help topics, as (name, text)."""
+    from pydoc_data.topics import topics as texts
+
+    for name in sorted(texts):
+        yield f"help({name})", texts[name]
+
+
+def sources() -> Iterator[tuple[str, str]]:
+    """The standard library's sources, as (module name, text)."""
+    root = pathlib.Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        if LEFT_OUT.isdisjoint(parts) and not parts[0].startswith(("config-", "_sysconfigdata")):  # how this machine's Python was built
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if parts[0] != "encodings" or not CHARACTER_TABLE.search(text):
+                yield ".".join(part for part in parts if part != "__init__") or "__init__", text
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    """The documentation of the modules that have no Python source, as (module name, text)."""
+    for name in sorted(sys.stdlib_module_names):
+        if name in sys.builtin_module_names or is_extension(name):
+            if not NOT_IMPORTED.match(name):
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # some are deprecated, and say so on import
+                        module = importlib.import_module(name)
+                except ImportError:  # its shared library is not on this machine
+                    continue
+                yield name, "\n\n".join(entries(module))
+
+
+def is_extension(name: str) -> bool:
+    """Is this a module of the standard library that is compiled from C? Found without importing it."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and isinstance(spec.loader, importlib.machinery.ExtensionFileLoader)
+
+
+def entries(module) -> Iterator[str]:
+    """The docstrings of a module, its functions, its classes and their methods, each under its signature."""
+    if module.__doc__:
+        yield f'"""{module.__doc__.strip()}"""'
+    names = vars(module)
+    for name in sorted(name for name in names if not name.startswith("__")):
+        value = names.get(f"__{name}__", names[name])  # sys keeps the originals of hooks that a program has replaced
+        if getattr(value, "__module__", None) != module.__name__:  # values, and names that other code put here
+            continue
+        if inspect.isclass(value):
+            if isinstance(value.__doc__, str):
+                yield entry("class", name, value, value.__doc__)
+            for method, member in sorted(vars(value).items()):
+                if inspect.isroutine(member) and not method.startswith("__") and isinstance(member.__doc__, str):
+                    yield entry("def", f"{name}.{method}", member, member.__doc__)
+        elif inspect.isbuiltin(value) and isinstance(value.__doc__, str):
+            yield entry("def", name, value, value.__doc__)
+
+
+def entry(word: str, name: str, value, doc: str) -> str:
+    """One function or class as text: `def name(signature):` and its indented docstring."""
+    signature = re.sub(r"\$(module|type)(, /)?(, )?", "", getattr(value, "__text_signature__", None) or "(...)").replace("$", "")
+    lines = inspect.cleandoc(doc).split("\n")
+    return f"{word} {name}{signature}:\n" + "\n".join(f"    {line}".rstrip() for line in ['"""' + lines[0], *lines[1:]]) + '\n    """'

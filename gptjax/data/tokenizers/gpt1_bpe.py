@@ -1,0 +1,111 @@
+"""GPT-1's lower-cased BPE, as in openai/finetune-transformer-lm's text_utils.py."""
+
+import hashlib
+import importlib.metadata
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+from gptjax.data import unicode
+from gptjax.data.tokenizers import openai_files
+
+FILES = openai_files.Published(
+    config="Gpt1Bpe",
+    digests={
+        "encoder_bpe_40000.json": "fdf49b19e7de236852091da09b84a7a3cd5e7b0e79916376cf45f6b8127b8078",
+        "vocab_40000.bpe": "0ea9b51ae695073cd871e0358f7016311d671a7ff3963e367d5236522f294725",
+    },
+    url="https://raw.githubusercontent.com/openai/finetune-transformer-lm/master/model",
+    carrier=None,
+)
+DASHES = str.maketrans({"\u2014": "-", "\u2013": "-", "\u2015": "-", "\u2026": "...", "\u00b4": "'"})
+# No backslash: the code's pattern is no raw string, so that its `\\+`, too, means a plus.
+RUNS = re.compile(r"""(-+|~+|!+|"+|;+|\?+|\++|,+|\)+|\(+|/+|\*+|\[+|\]+|}+|{+|\|+|_+)""")
+NEWLINE = " \n "
+
+
+class Gpt1:
+    """40,478 ids: <unk>, 476 symbols, 40,000 merges, newline. Lower-cases and respaces, so decoding gives readable text, not the original.
+
+    words: how a line is split before BPE. "spacy": by spaCy's English tokenizer, as published (spaCy's rules have changed a little since
+    2018; its version is part of the digest). "basic": by BERT's rules, accents and newlines dropped, without `ftfy`: what Hugging Face's
+    OpenAIGPTTokenizer does where spaCy is not installed.
+    """
+
+    end_of_text: int | None = None
+    unknown: int | None = 0
+
+    def __init__(self, path: str | None, words: Literal["spacy", "basic"]):
+        """path: the directory of the two files, or None to fetch them. ValueError if they, or spaCy, are missing."""
+        import tokenizers
+        from tokenizers import models, normalizers, pre_tokenizers
+
+        contents = openai_files.files(FILES, path)
+        vocabulary = json.loads(contents["encoder_bpe_40000.json"])
+        merges = openai_files.merges(contents["vocab_40000.bpe"])
+        model = models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", end_of_word_suffix="</w>")
+        self.rust = tokenizers.Tokenizer(model)
+        self.n_vocab = len(vocabulary)
+        self.newline = self.begin = vocabulary["\n</w>"]  # a text of white space alone has no tokens: it begins with a newline
+        self.symbols = {i: symbol for symbol, i in vocabulary.items()}
+        versions = "tokenizers"
+        if words == "basic":
+            self.spacy = None
+            self.rust.normalizer = normalizers.BertNormalizer(lowercase=True)
+            self.rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        else:
+            self.spacy = english()
+            versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ftfy", "spacy"))
+            versions += " backslashes as they are"  # tokens made when they were spaced are others
+        self.digest = hashlib.sha256(f"gpt1 {words} {versions} {' '.join(FILES.digests.values())}".encode()).hexdigest()
+        self.remade = path, words
+
+    def __reduce__(self):
+        return Gpt1, self.remade
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`; a symbol outside the vocabulary is 0, <unk>."""
+        text = unicode.valid(text)
+        if self.spacy is None:
+            return self.rust.encode(text, add_special_tokens=False).ids
+        return list(self._published(text))
+
+    def _published(self, text: str) -> Iterator[int]:
+        import ftfy
+
+        assert self.spacy is not None
+        # spaCy splits at whitespace first, so line by line is exact; the newline between is the token that text_utils.py patches in.
+        for number, line in enumerate(standardized(ftfy.fix_text(text)).split(NEWLINE)):
+            if number:
+                yield self.newline
+            words = [word.text.lower() for word in self.spacy(line)]
+            yield from self.rust.encode(words, is_pretokenized=True, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, lower-case, a space after every word."""
+        return "".join(self.symbols[int(i)] for i in ids).replace("</w>", " ")
+
+
+def standardized(text: str) -> str:
+    """text_utils.py's text_standardize: plain dashes and dots, spaces around runs of one mark of punctuation (not of a backslash), single
+    spaces, ' \\n ' for newlines."""
+    text = RUNS.sub(r" \1 ", text.translate(DASHES))
+    text = re.sub(r"\s*\n\s*", NEWLINE, text)
+    return re.sub(r"[^\S\n]+", " ", text).strip()
+
+
+def english():
+    """spaCy's English tokenizer. ValueError, with what to do, if spaCy is not installed."""
+    try:
+        import spacy  # type: ignore[import-not-found]
+    except ModuleNotFoundError:
+        raise ValueError(
+            "data.tokenizer=Gpt1Bpe(): GPT-1 splits words with spaCy, which is not installed: pip install -r requirements-extra.txt, "
+            "or take BERT's splitting with --set data.tokenizer.words=basic; weights that sample or evaluate shall read become a run "
+            "with it by python -m gptjax.convert"
+        ) from None
+    return spacy.blank("en").tokenizer

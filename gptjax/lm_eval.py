@@ -1,0 +1,154 @@
+"""gptjax as a model of lm-evaluation-harness, which knows its own models alone: so it is started from here.
+
+python -m gptjax.lm_eval --model gptjax --model_args run=runs/gpt2 --tasks lambada_openai
+
+Everything else is as lm_eval has it. model_args: run, a run of gptjax or a folder of weights; any field of its config, as
+run=DIR,mesh.data=2. batch_size and device mean nothing: asking.py batches by length, on all devices of the mesh. In a program, import this
+module, and lm_eval.simple_evaluate(model="gptjax", ...) finds it."""
+
+import logging
+from typing import Any
+
+import jax
+
+from gptjax.config import command, parse
+
+try:
+    from lm_eval.api import model, registry  # pyright: ignore[reportMissingImports]
+    from lm_eval.models import utils  # pyright: ignore[reportMissingImports]
+    from tqdm import tqdm
+except ImportError as error:  # said in one line, also for --help
+    if __name__ == "__main__":
+        command.refuse(error)
+    raise
+from gptjax.evals import loglikelihood, prompts
+from gptjax.generate import sampling, streaming
+from gptjax.model import inference
+from gptjax.weights import open_model
+
+MOST = 256  # tokens that are written where a task does not say how many: as its Hugging Face model has it
+# What other models' settings are called, with the values that change nothing.
+NOTHING = {
+    "num_beams": (1, None),
+    "num_beam_groups": (1, None),
+    "num_return_sequences": (1, None),
+    "early_stopping": (False, None),
+    "length_penalty": (1, None),
+    "diversity_penalty": (0, None),
+    "repetition_penalty": (1, None),
+    "no_repeat_ngram_size": (0, None),
+    "typical_p": (1, None),
+    "min_length": (0, None),
+    "use_cache": (True, False, None),
+}
+IGNORED = ("batch_size", "max_batch_size", "device")
+
+
+@registry.register_model("gptjax")
+class Harness(model.TemplateLM):
+    """What lm_eval asks of a model. Before a text, and for one without tokens, stands what texts begin with: end-of-text, GPT-1's newline.
+    ValueError for weights that cannot be read."""
+
+    def __init__(self, run: str, **settings: Any):
+        super().__init__()
+        assignments = [f"{path}={value}" for path, value in settings.items() if path not in IGNORED]
+        there = open_model.opened(run, assignments, lambda done: None)
+        self.text, self.place, self.n_ctx = there.text, there.step.model.place, there.config.model.n_ctx
+        self.reader = inference.reader(there.step.model, there.params)
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.text.begin
+
+    @property
+    def tokenizer_name(self) -> str:
+        return f"gptjax-{self.text.digest}"
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
+        return self.text.encode(string)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Where a token spans the join, lm_eval's own would score another text, or none (its pull request 4055)."""
+        ((before, after),) = prompts.paired(self.text, [(context, continuation)], parse.quote(context[-30:]))
+        return list(before), list(after)
+
+    def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs) -> list[tuple[float, bool]]:
+        """requests: (texts, context tokens, continuation tokens). Of what is too long the beginning is cut, as by Hugging Face's model."""
+        asked: dict[tuple[int, ...], list[int]] = {}
+        for number, (_, context, continuation) in enumerate(requests):
+            if len(continuation) > self.n_ctx:
+                raise ValueError(f"a continuation of {len(continuation):,} tokens is longer than the model's context of {self.n_ctx:,}")
+            context = (tuple(context) or (self.text.begin,))[max(0, len(context) + len(continuation) - self.n_ctx - 1) :]
+            asked.setdefault(context, []).append(number)
+        questions = [loglikelihood.Question(context, tuple(tuple(requests[i][2]) for i in numbers)) for context, numbers in asked.items()]
+        numbers, found = list(asked.values()), {}
+        with tqdm(total=len(requests), desc="log-likelihoods", disable=disable_tqdm) as progress:
+            for question, answers in loglikelihood.likelihoods(self.reader, questions, self.place):
+                for number, answer in zip(numbers[question], answers, strict=True):
+                    found[number] = answer.log_probability, answer.greedy
+                    if requests[number][0] is not None:
+                        self.cache_hook.add_partial("loglikelihood", requests[number][0], found[number])
+                progress.update(len(answers))
+        return [found[number] for number in range(len(requests))]
+
+    def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
+        texts, found = [request.args[0] for request in requests], {}
+        tokens = self.text.encode_batch(texts)
+        with tqdm(total=len(texts), desc="whole texts", disable=disable_tqdm) as progress:
+            for number, nats in loglikelihood.texts(self.reader, tokens, self.eot_token_id, self.place):
+                found[number] = nats
+                self.cache_hook.add_partial("loglikelihood_rolling", (texts[number],), nats)
+                progress.update(1)
+        return [found[number] for number in range(len(texts))]
+
+    def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
+        """Greedy, or sampled with temperature, top_k and top_p. Of a prompt that leaves no room for the new tokens the beginning is cut."""
+        groups: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            groups.setdefault(repr(request.args[1]), []).append(number)
+        found = {}
+        with tqdm(total=len(requests), desc="writing", disable=disable_tqdm) as progress:
+            for numbers in groups.values():
+                most, stops, sampling = _manner(requests[numbers[0]].args[1])
+                stops = [stop for stop in stops if self._can_write(stop)]
+                if not 0 < most < self.n_ctx:
+                    raise ValueError(f"max_gen_toks={most} leaves no room for a prompt in a context of {self.n_ctx}: give fewer")
+                prompts = [(self.text.encode(requests[i].args[0]) or [self.text.begin])[-(self.n_ctx - most) :] for i in numbers]
+                key = jax.random.key(0)
+                for i, new in loglikelihood.said(self.reader, prompts, most, sampling, stops, self.text, key):
+                    found[numbers[i]] = new
+                    self.cache_hook.add_partial("generate_until", requests[numbers[i]].args, new)
+                    progress.update(1)
+        return [found[number] for number in range(len(requests))]
+
+    def _can_write(self, stop: str) -> bool:
+        """Can the tokenizer write it? A task's other stops count all the same where it cannot, and a line says so."""
+        try:
+            return bool(streaming.normalize_stops(self.text, [stop]))
+        except ValueError as error:
+            logging.getLogger(__name__).warning(str(error))
+            return False
+
+
+def _manner(settings: dict[str, Any]) -> tuple[int, list[str], sampling.Sampling]:
+    """(the most tokens, stop strings, how a token is chosen) of a task's gen_kwargs. ValueError for settings that are not known here."""
+    asked: dict[str, Any] = dict(utils.normalize_gen_kwargs(settings, MOST))
+    most, until = asked.pop("max_gen_toks"), [stop for stop in asked.pop("until", None) or [] if stop]
+    sample, temperature = asked.pop("do_sample"), asked.pop("temperature", 1.0)
+    top_k, top_p = asked.pop("top_k", None), asked.pop("top_p", None)
+    if unknown := [f"{name}={parse.quote(value)}" for name, value in asked.items() if name not in NOTHING or value not in NOTHING[name]]:
+        raise ValueError(
+            f"generation_kwargs {', '.join(unknown)}: gptjax knows until, max_gen_toks, do_sample, temperature, top_k and top_p"
+        )
+    top_k = None if top_k in (0, -1) else top_k  # transformers' and vLLM's words for all tokens
+    return most, until, sampling.Sampling(temperature=temperature, top_k=top_k, top_p=top_p) if sample else sampling.Sampling(temperature=0)
+
+
+def main(arguments: list[str]) -> None:
+    from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
+
+    cli_evaluate()
+
+
+if __name__ == "__main__":
+    command.run(main)

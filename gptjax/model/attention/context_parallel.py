@@ -1,0 +1,118 @@
+"""Attention on sequences that are cut over devices: each has its part of the queries, keys and values, and fetches the keys it lacks.
+
+A band fetches its halo alone: the window's keys before its own first query, from the parts before it.
+
+Other patterns see keys from the row's start on, so all keys and values are gathered, as Llama 3 does (2407.21783, section 3.3.2), and not
+passed around a ring: one exchange that any kernel and any document mask can follow, with no merging of partial softmaxes; what it costs in
+memory, a row's keys and values of one layer, is less than a row's hidden units. Work grows along the row, so the device with its end would
+keep all others waiting: device i of n hands the second half of its queries to device n - 1 - i and takes that one's, after which all have
+as many keys to look at. The stream itself stays in order, which the halo needs: only these queries and their results move, 1 / (2 (n - 1))
+of what is gathered.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from gptjax.config import schema
+from gptjax.sharding import rules
+
+
+def attend(
+    kernel: Callable,
+    place: rules.Placement,
+    q_BTNH: jax.Array,
+    k_BTNH: jax.Array,
+    v_BTNH: jax.Array,
+    pattern: schema.Attention,
+    segments_BT: jax.Array | None = None,
+    dropout: tuple[jax.Array, float] | None = None,
+) -> jax.Array:
+    """The reference's result (see attention.attend), where `place` cuts T over a mesh axis.
+
+    kernel: with the reference's signature, on one device's arrays; it must take fewer queries than keys. Dropout masks are not those of
+    the reference, but as likely. ValueError if T is not a multiple of the devices along its axis."""
+    (axis,) = place.axes("T")
+    n, T = place.parts("T"), q_BTNH.shape[1]
+    key, rate = dropout if dropout is not None else (None, 0.0)
+
+    def local(q_BTNH, k_BTNH, v_BTNH, segments_BT, key):
+        if key is not None:  # each device draws for itself
+            key = jax.random.fold_in(key, jax.lax.axis_index((*place.axes("B"), axis, *place.axes("N"))))
+        # Where the last part needs the first, a halo would be all that is gathered.
+        banded = isinstance(pattern, schema.Banded) and pattern.window <= T - T // n
+        return (_banded if banded else _gathered)(kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, segments_BT, key)
+
+    heads, row = place.spec("BTNH", q_BTNH.shape), place.spec("BT", q_BTNH.shape[:2])
+    return place.mapped(local, (heads, heads, heads, row, PartitionSpec()), heads)(q_BTNH, k_BTNH, v_BTNH, segments_BT, key)
+
+
+def _banded(kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, segments_BT, key):
+    T, reach = q_BTNH.shape[1], pattern.window - 1
+
+    def with_halo(x):
+        """The last `reach` keys of the parts before, then x. Zeros stand for those before the row's start."""
+        parts = [x]
+        for hop, have in enumerate(range(0, reach, T), 1):
+            parts.insert(0, jax.lax.ppermute(x[:, -min(T, reach - have) :], axis, [(i, i + hop) for i in range(n - hop)]))
+        return jnp.concatenate(parts, axis=1)
+
+    dropout = None if key is None else (key, rate)
+    if not reach:
+        return kernel(q_BTNH, k_BTNH, v_BTNH, pattern, segments_BT, dropout)
+    exists_1S = (jax.lax.axis_index(axis) * T + jnp.arange(-reach, T) >= 0)[None]
+    segments_BS = jnp.where(exists_1S, jnp.zeros((q_BTNH.shape[0], 1), jnp.int32) if segments_BT is None else with_halo(segments_BT), -1)
+    return kernel(q_BTNH, with_halo(k_BTNH), with_halo(v_BTNH), pattern, segments_BS, dropout)
+
+
+def _gathered(kernel, axis, n, pattern, rate, *arrays):
+    """arrays: q, k, v (B, T, N, H), segments (B, T) or None, key or None. Its backward pass gathers again: nothing whole is kept."""
+    T = arrays[0].shape[1]
+    half = T // 2
+
+    def gathered(x):
+        return jax.lax.all_gather(x, axis, axis=1, tiled=True)
+
+    def swapped(x):
+        """The second half of device i's positions is that of device n - 1 - i."""
+        other = jax.lax.ppermute(x[:, half:], axis, [(i, n - 1 - i) for i in range(n)])
+        return jnp.concatenate([x[:, :half], other], axis=1)
+
+    def share(i, q_BTNH, k_BSNH, v_BSNH, segments_BS, key):
+        """Device i's queries: its own first half, and the second half of device n - 1 - i."""
+        parts = []
+        for number, (queries, end) in enumerate(((q_BTNH[:, :half], i * T + half), (q_BTNH[:, half:], (n - i) * T))):
+            if not queries.size:
+                continue
+            segments = None if segments_BS is None else segments_BS[:, :end]
+            dropout = None if key is None else (jax.random.fold_in(key, number), rate)
+            parts.append(kernel(queries, k_BSNH[:, :end], v_BSNH[:, :end], pattern, segments, dropout))
+        return jnp.concatenate(parts, axis=1)
+
+    def exchanged(q, k, v, segments, key):
+        return swapped(q), gathered(k), gathered(v), None if segments is None else gathered(segments), key
+
+    def by_device(fn, *operands):
+        """fn(i, *operands) on device i: a program a device, each with the keys that it needs and no others."""
+        return jax.lax.switch(jax.lax.axis_index(axis), [functools.partial(fn, i) for i in range(n)], *operands)
+
+    @jax.custom_vjp
+    def attend(*arrays):
+        return swapped(by_device(share, *exchanged(*arrays)))
+
+    def forward(*arrays):
+        return attend(*arrays), arrays
+
+    def backward(arrays, g):
+        def pull(i, g, q, k, v, segments, key):
+            return jax.vjp(lambda q, k, v: share(i, q, k, v, segments, key), q, k, v)[1](g)
+
+        dq, dk, dv = by_device(pull, swapped(g), *exchanged(*arrays))
+        dk, dv = (jax.lax.psum_scatter(x, axis, scatter_dimension=1, tiled=True) for x in (dk, dv))
+        return swapped(dq), dk, dv, None, None
+
+    attend.defvjp(forward, backward)
+    return attend(*arrays)

@@ -1,0 +1,224 @@
+"""Block-sparse flash attention for NVIDIA GPUs, in Pallas, for what cuDNN has no kernel for: the reference with its signature and its
+result, but scores stay in the chip, and tiles of queries and keys that the pattern empties are skipped.
+
+Forward and backward passes as in FlashAttention-2 (Dao 2023, 2307.08691). Which tiles are visited is a table, made from patterns.visible.
+Tiles are small where that empties more of them, as those of OpenAI's released sparse_attention (8 to 64)."""
+
+import dataclasses
+import functools
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+from gptjax.config import schema
+from gptjax.model.attention import patterns
+from gptjax.sharding.shapes import shaped
+
+TILES = (64, 32)  # queries and keys of a tile
+UNSEEN = -1e30  # finite, so that a row whose first tiles show nothing stays free of NaN
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the three kernels are specialised for. T and S are multiples of the tile; the first query stands at position `offset`."""
+
+    pattern: schema.Attention
+    T: int
+    S: int
+    offset: int
+    tile: int
+    interpret: bool
+
+
+@shaped
+def attend(
+    q_BTNH: jax.Array,
+    k_BSNH: jax.Array,
+    v_BSNH: jax.Array,
+    pattern: schema.Attention,
+    segments_BS: jax.Array | None = None,
+    dropout: None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """As attention.attend, without dropout. On the arrays of one device. interpret: run on CPU, slowly, for tests."""
+    assert dropout is None
+    T, S = q_BTNH.shape[1], k_BSNH.shape[1]
+    # A tile of 32 is taken to cost half of one of 64, not a quarter: worth it where fewer than twice as many are visited.
+    plans = [Plan(pattern, T + -T % tile, S + -S % tile, S - T, tile, interpret) for tile in TILES]
+    plan = min(plans, key=lambda plan: plan.tile * visited(plan).sum())
+    q_BTNH = q_BTNH * jnp.asarray(q_BTNH.shape[-1] ** -0.5, q_BTNH.dtype)
+    queries_BT, keys_BS = (None, None) if segments_BS is None else (segments_BS[:, S - T :], segments_BS)
+    # Keys that pad come last, where causality hides them.
+    q, k, v, queries, keys = (_padded(x, plan.tile) for x in (q_BTNH, k_BSNH, v_BSNH, queries_BT, keys_BS))
+    return cast(jax.Array, _flash(plan, q, k, v, queries, keys))[:, :T]
+
+
+def _padded(x, tile):
+    return None if x is None else jnp.pad(x, [(0, 0), (0, -x.shape[1] % tile), *[(0, 0)] * (x.ndim - 2)])
+
+
+@functools.lru_cache(maxsize=64)
+def visited(plan: Plan) -> np.ndarray:
+    """bool (tiles of queries, tiles of keys): whether the pattern shows anything in a tile."""
+    keys, within = np.arange(plan.S, dtype=np.int32)[None], np.arange(plan.tile, dtype=np.int32)[:, None]
+    rows = (patterns.visible(plan.pattern, first + within + plan.offset, keys) for first in range(0, plan.T, plan.tile))
+    return np.stack([row.reshape(plan.tile, -1, plan.tile).any((0, 2)) for row in rows])
+
+
+def _table(seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row: its visited columns, and how many they are."""
+    counts = seen.sum(1).astype(np.int32)
+    return np.argsort(~seen, axis=1, kind="stable")[:, : counts.max()].astype(np.int32), counts
+
+
+# --- the kernels: one program for a tile of queries (forward, dq) or of keys (dkv) of a row and a head ------------------------
+
+
+def _loaded(ref, at, d_head):
+    """(tile, H), with zeros beyond d_head: the kernel's H is a power of two."""
+    return triton.load(ref.at[at, :], mask=(jnp.arange(ref.shape[-1]) < d_head)[None], other=0.0)
+
+
+def _stored(ref, x, d_head):
+    triton.store(ref, x.astype(ref.dtype), mask=(jnp.arange(ref.shape[-1]) < d_head)[None])
+
+
+def _dot(a, b):
+    return jnp.dot(a, b, preferred_element_type=jnp.float32)
+
+
+def _seen(plan, i, j, queries_ref, keys_ref):
+    """bool (T, S): what is seen in tile (i, j)."""
+    within = jnp.arange(plan.tile)
+    seen = patterns.visible(plan.pattern, (plan.offset + i * plan.tile + within)[:, None], (j * plan.tile + within)[None])
+    if queries_ref is None:
+        return seen
+    i, j = (pl.ds(n * plan.tile, plan.tile) for n in (i, j))
+    return seen & (queries_ref[i][:, None] == keys_ref[j][None])
+
+
+def _forward_kernel(table_ref, counts_ref, q_ref, k_ref, v_ref, queries_ref, keys_ref, o_ref, norm_ref, *, plan, d_head):
+    i = pl.program_id(0)
+    q = _loaded(q_ref, pl.ds(i * plan.tile, plan.tile), d_head)
+
+    def tile(step, carry):
+        o, top, total = carry
+        j = table_ref[i, step]
+        at = pl.ds(j * plan.tile, plan.tile)
+        scores = jnp.where(_seen(plan, i, j, queries_ref, keys_ref), _dot(q, _loaded(k_ref, at, d_head).T), UNSEEN)
+        higher = jnp.maximum(top, scores.max(1))
+        weights, shrink = jnp.exp(scores - higher[:, None]), jnp.exp(top - higher)
+        more = _dot(weights.astype(v_ref.dtype), _loaded(v_ref, at, d_head))
+        return o * shrink[:, None] + more, higher, total * shrink + weights.sum(1)
+
+    nothing = jnp.zeros(q.shape, jnp.float32), jnp.full(plan.tile, UNSEEN), jnp.zeros(plan.tile)
+    o, top, total = jax.lax.fori_loop(0, counts_ref[i], tile, nothing)
+    _stored(o_ref, o / total[:, None], d_head)
+    norm_ref[...] = top + jnp.log(total)
+
+
+def _dq_kernel(table_ref, counts_ref, q_ref, k_ref, v_ref, queries_ref, keys_ref, do_ref, norm_ref, delta_ref, dq_ref, *, plan, d_head):
+    i = pl.program_id(0)
+    here = pl.ds(i * plan.tile, plan.tile)
+    q, do, norm, delta = _loaded(q_ref, here, d_head), _loaded(do_ref, here, d_head), norm_ref[here], delta_ref[here]
+
+    def tile(step, dq):
+        j = table_ref[i, step]
+        at = pl.ds(j * plan.tile, plan.tile)
+        k, v = _loaded(k_ref, at, d_head), _loaded(v_ref, at, d_head)
+        weights = jnp.exp(jnp.where(_seen(plan, i, j, queries_ref, keys_ref), _dot(q, k.T), UNSEEN) - norm[:, None])
+        dscores = weights * (_dot(do, v.T) - delta[:, None])
+        return dq + _dot(dscores.astype(k.dtype), k)
+
+    _stored(dq_ref, jax.lax.fori_loop(0, counts_ref[i], tile, jnp.zeros(q.shape, jnp.float32)), d_head)
+
+
+def _dkv_kernel(
+    table_ref, counts_ref, q_ref, k_ref, v_ref, queries_ref, keys_ref, do_ref, norm_ref, delta_ref, dk_ref, dv_ref, *, plan, d_head
+):
+    j = pl.program_id(0)
+    here = pl.ds(j * plan.tile, plan.tile)
+    k, v = _loaded(k_ref, here, d_head), _loaded(v_ref, here, d_head)
+
+    def tile(step, carry):
+        dk, dv = carry
+        i = table_ref[j, step]
+        at = pl.ds(i * plan.tile, plan.tile)
+        q, do = _loaded(q_ref, at, d_head), _loaded(do_ref, at, d_head)
+        weights = jnp.exp(jnp.where(_seen(plan, i, j, queries_ref, keys_ref), _dot(q, k.T), UNSEEN) - norm_ref[at][:, None])
+        dscores = weights * (_dot(do, v.T) - delta_ref[at][:, None])
+        return dk + _dot(dscores.astype(q.dtype).T, q), dv + _dot(weights.astype(do.dtype).T, do)
+
+    nothing = jnp.zeros(k.shape, jnp.float32), jnp.zeros(k.shape, jnp.float32)
+    dk, dv = jax.lax.fori_loop(0, counts_ref[j], tile, nothing)
+    _stored(dk_ref, dk, d_head)
+    _stored(dv_ref, dv, d_head)
+
+
+# --- their calls ------------------------------------------------------------------------------------------------------------
+
+
+def _called(kernel, plan, seen, whole, outputs, name):
+    """The kernel over all rows of `seen`, on the table of what they visit and on `whole` arrays; `outputs` are cut into tiles."""
+    B, _, N, H = whole[0].shape
+    power = pl.next_power_of_2(H)
+    table = _table(seen)
+
+    def spec(x):
+        """A row and a head of an array: (B, T, N, H), (B, N, T) or (B, T)."""
+        match x.ndim:
+            case 4:
+                return pl.BlockSpec((None, x.shape[1], None, power), lambda i, b, n: (b, 0, n, 0))
+            case 3:
+                return pl.BlockSpec((None, None, x.shape[2]), lambda i, b, n: (b, n, 0))
+            case _:
+                return pl.BlockSpec((None, x.shape[1]), lambda i, b, n: (b, 0))
+
+    def cut(x):
+        if x.ndim == 4:
+            return pl.BlockSpec((None, plan.tile, None, power), lambda i, b, n: (b, i, n, 0))
+        return pl.BlockSpec((None, None, plan.tile), lambda i, b, n: (b, n, i))
+
+    return pl.pallas_call(
+        functools.partial(kernel, plan=plan, d_head=H),
+        grid=(len(seen), B, N),
+        in_specs=[pl.BlockSpec(x.shape, lambda i, b, n, rank=x.ndim: (0,) * rank) for x in table]
+        + [None if x is None else spec(x) for x in whole],
+        out_specs=jax.tree.map(cut, outputs),
+        out_shape=outputs,
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
+        interpret=plan.interpret,
+        name=f"flash_{name}",
+    )(*table, *whole)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _flash(plan, q, k, v, queries, keys):
+    return _forward(plan, q, k, v, queries, keys)[0]
+
+
+def _forward(plan, q, k, v, queries, keys):
+    B, T, N, _ = q.shape
+    outputs = jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((B, N, T), jnp.float32)
+    o, norm = _called(_forward_kernel, plan, visited(plan), (q, k, v, queries, keys), outputs, "forward")
+    # Of gpt.POLICIES: kept, they spare the backward pass this kernel.
+    o, norm = checkpoint_name(o, "attention"), checkpoint_name(norm, "attention")
+    return o, (q, k, v, queries, keys, o, norm)
+
+
+def _backward(plan, saved, do):
+    q, k, v, queries, keys, o, norm = saved
+    delta = jnp.einsum("BTNH,BTNH->BNT", do, o, preferred_element_type=jnp.float32)
+    whole, seen = (q, k, v, queries, keys, do, norm, delta), visited(plan)
+    like = jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct(k.shape, k.dtype)
+    dq = _called(_dq_kernel, plan, seen, whole, like[0], "dq")
+    dk, dv = _called(_dkv_kernel, plan, seen.T, whole, (like[1], like[1]), "dkv")
+    return dq, dk, dv, None, None
+
+
+_flash.defvjp(_forward, _backward)

@@ -1,0 +1,38 @@
+"""The reference attention: the definition that every faster kernel must equal."""
+
+import jax
+import jax.numpy as jnp
+
+from gptjax.config import schema
+from gptjax.model.attention import patterns
+from gptjax.sharding.shapes import shaped
+
+
+@shaped
+def attend(
+    q_BTNH: jax.Array,
+    k_BSNH: jax.Array,
+    v_BSNH: jax.Array,
+    pattern: schema.Attention,
+    segments_BS: jax.Array | None = None,
+    dropout: tuple[jax.Array, float] | None = None,
+) -> jax.Array:
+    """softmax(q k^T / sqrt(d_head)) v over the keys that `pattern` shows; the last query aligns with the last key. Returns (B, T, N, H).
+    Here and in every kernel the factor has q's type: exact for d_head 64, in bfloat16 off by 1.1e-4 of itself for 80, 96, 128.
+
+    segments_BS: document numbers; where given, a query sees its own document only. dropout: (key, probability), on the attention weights.
+    Scores and softmax are float32 whatever the inputs are."""
+    T, S = q_BTNH.shape[1], k_BSNH.shape[1]
+    scale = q_BTNH.shape[-1] ** -0.5
+    scores_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH * jnp.asarray(scale, q_BTNH.dtype), k_BSNH, preferred_element_type=jnp.float32)
+    seen_11TS = patterns.mask(pattern, T, S)[None, None]
+    if segments_BS is not None:
+        seen_11TS = seen_11TS & (segments_BS[:, None, S - T :, None] == segments_BS[:, None, None, :])
+    # A query always sees itself, so no row is empty and the finite minimum is safe.
+    scores_BNTS = jnp.where(seen_11TS, scores_BNTS, jnp.finfo(jnp.float32).min)
+    weights_BNTS = jax.nn.softmax(scores_BNTS, axis=-1)
+    if dropout is not None:
+        key, rate = dropout
+        kept_BNTS = jax.random.bernoulli(key, 1 - rate, weights_BNTS.shape)
+        weights_BNTS = jnp.where(kept_BNTS, weights_BNTS / (1 - rate), 0.0)
+    return jnp.einsum("BNTS,BSNH->BTNH", weights_BNTS.astype(v_BSNH.dtype), v_BSNH)

@@ -1,0 +1,151 @@
+"""Splash attention for TPU, Pallas' block-sparse flash attention: the reference with its signature and its result, but scores stay in the
+chip's vector memory, one block of queries and keys at a time, and blocks that the pattern empties cost nothing.
+
+Dense and Banded masks are computed in the kernel; those of Strided and Fixed are read, from the few blocks that differ, since integer
+division is slow on the vector unit. A stride or a summary leaves no block of the past empty, so those two cost what Dense does."""
+
+import functools
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as mask_info
+
+from gptjax.config import schema
+from gptjax.model.attention import patterns
+from gptjax.sharding.shapes import shaped
+
+BLOCKS = (128, 256, 384, 512)  # rows or keys of a block; the kernel wants multiples of 128
+LONG = 4096  # from this many keys on, blocks of dense attention may be twice as large: fewer steps, and little more above the diagonal
+COPIES = 1  # of dq that the fused backward pass may hold, one for each block of keys: to sum them costs more than a kernel for dq
+
+
+@shaped
+def attend(
+    q_BTNH: jax.Array,
+    k_BSNH: jax.Array,
+    v_BSNH: jax.Array,
+    pattern: schema.Attention,
+    segments_BS: jax.Array | None = None,
+    dropout: None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """As attention.attend, without dropout. On the arrays of one device: under a mesh, inside jax.shard_map(..., check_vma=False).
+
+    interpret: run on CPU, slowly, for tests."""
+    assert dropout is None
+    T, S = q_BTNH.shape[1], k_BSNH.shape[1]
+    kernel, blocks = _kernel(pattern, T, S, q_BTNH.shape[-1], interpret)
+    # Queries that pad share their block with real ones, so that it is visited and they are numbers; keys that pad causality hides.
+    q_BNTH = _padded(q_BTNH * jnp.asarray(q_BTNH.shape[-1] ** -0.5, q_BTNH.dtype), blocks.block_q).swapaxes(1, 2)
+    k_BNSH, v_BNSH = (_padded(x, blocks.block_kv).swapaxes(1, 2) for x in (k_BSNH, v_BSNH))
+    segments = None
+    if segments_BS is not None:
+        segments = splash.SegmentIds(_padded(segments_BS[:, S - T :], blocks.block_q), _padded(segments_BS, blocks.block_kv))
+    o_BNTH = cast(jax.Array, jax.vmap(kernel)(q_BNTH, k_BNSH, v_BNSH, segments))
+    return o_BNTH.swapaxes(1, 2)[:, :T]
+
+
+def visited(pattern: schema.Attention, T: int) -> dict[str, int]:
+    """(query, key) pairs in the blocks that each kernel visits for a head of T tokens, of whatever size: its cost."""
+    kernel, blocks = _kernel(pattern, T, T, 128, False)
+    infos = {"forward": kernel.fwd_mask_info, "dq": kernel.dq_mask_info, "dkv": kernel.dkv_mask_info}
+    area = blocks.block_q * blocks.block_kv
+    return {name: area * int(np.count_nonzero(info.block_mask)) for name, info in infos.items() if info is not None}
+
+
+def _padded(x, block: int):
+    """With zeros at the end of axis 1, to a multiple of `block`."""
+    return jnp.pad(x, [(0, 0), (0, -x.shape[1] % block), *[(0, 0)] * (x.ndim - 2)])
+
+
+class StoredMask(masks.Mask):
+    """The pattern on given query positions (T,) and keys 0 to S - 1. A block is evaluated when it is asked for, and equal ones once."""
+
+    def __init__(self, pattern: schema.Attention, queries: np.ndarray, S: int):
+        self.pattern, self.queries, self.S = pattern, queries, S
+        self.period = pattern.block if isinstance(pattern, schema.Fixed) else 1  # a shift of both sides by this changes nothing
+        self.seen: dict[tuple[bytes, int, int], np.ndarray] = {}
+
+    @property
+    def shape(self):
+        return len(self.queries), self.S
+
+    def __getitem__(self, index):
+        rows, columns = index
+        base = columns.start - columns.start % self.period
+        queries, first, end = self.queries[rows] - base, columns.start - base, columns.stop - base
+        key = queries.tobytes(), first, end
+        if key not in self.seen:
+            self.seen[key] = patterns.visible(self.pattern, queries[:, None], np.arange(first, end, dtype=np.int32)[None])
+        return self.seen[key]
+
+
+class ComputedMask(StoredMask):
+    """One that the kernel computes anew instead of reading it: splash knows it by these two attributes."""
+
+    @property
+    def q_sequence(self):
+        return self.queries
+
+    def mask_function(self, queries, keys):
+        return patterns.visible(self.pattern, queries, keys)
+
+
+@functools.lru_cache(maxsize=64)
+def _kernel(
+    pattern: schema.Attention, T: int, S: int, d_head: int, interpret: bool
+) -> tuple[splash.SplashAttentionKernel, splash.BlockSizes]:
+    """The kernel for T queries on S keys and any number of heads, and its block sizes. Its arrays are NumPy's, so that it may be kept from
+    one trace to the next."""
+    blocks = _blocks(pattern, T, S, d_head)
+    queries = np.arange(S - T, S + -T % blocks.block_q, dtype=np.int32)
+    kind = ComputedMask if isinstance(pattern, schema.Dense | schema.Banded) else StoredMask
+    mask = masks.MultiHeadMask([kind(pattern, queries, S + -S % blocks.block_kv)])
+    sizes = blocks.block_q, blocks.block_kv
+    forward, mask_function = mask_info.process_mask(mask, sizes)
+    dkv, _ = mask_info.process_mask_dkv(mask, sizes, shrink_grid=not blocks.use_fused_bwd_kernel)
+    kernel = splash.SplashAttentionKernel(
+        forward,
+        None if blocks.use_fused_bwd_kernel else forward,
+        dkv,
+        block_sizes=blocks,
+        is_mqa=False,
+        save_residuals=False,
+        mask_value=splash.DEFAULT_MASK_VALUE,
+        attn_logits_soft_cap=None,
+        residual_checkpoint_name="attention",  # of gpt.POLICIES: kept, it spares the backward pass this kernel's forward pass
+        mask_function=mask_function,
+        interpret=interpret,
+    )
+    return kernel, blocks
+
+
+def _blocks(pattern: schema.Attention, T: int, S: int, d_head: int) -> splash.BlockSizes:
+    """Blocks of up to 512 queries and keys, larger where there are many to see: a step of the kernel costs some 0.35 us before it computes,
+    as long as the products of 128 rows take.
+
+    Small heads come with the sequence last: with the head last they are padded to 128, in memory and in the product that makes them."""
+    narrow = isinstance(pattern, schema.Banded) and pattern.window <= 1024
+    candidates = BLOCKS if narrow or S < LONG else (*BLOCKS, 1024)
+    q, kv = (min(candidates, key=lambda block: -(-n // block) * (block + 128)) for n in (T, S))
+    compute = min(kv, 512)
+    fused = -(-S // kv) <= COPIES
+    layout = splash.QKVLayout.SEQ_MINOR if d_head <= 64 else splash.QKVLayout.HEAD_DIM_MINOR
+    return splash.BlockSizes(
+        block_q=q,
+        block_kv=kv,
+        block_kv_compute=compute,
+        block_q_dkv=q,
+        block_kv_dkv=kv,
+        block_kv_dkv_compute=compute,
+        block_q_dq=None if fused else q,
+        block_kv_dq=None if fused else kv,
+        use_fused_bwd_kernel=fused,
+        q_layout=layout,
+        k_layout=layout,
+        v_layout=layout,
+    )

@@ -1,0 +1,116 @@
+"""The GPT with a memory: it reads tokens, keeps their keys and values, and reads on from there.
+
+Make a `reader` once, then `prefill` the beginnings of a batch of texts and `extend` them by one or more tokens at a time. These are pure
+functions, to be jitted by who uses them: with the cache donated where it is not needed again; else a prefix that was read once serves
+many continuations (`cache.selected` repeats its rows). Where all is known beforehand, `branches` reads texts that share their beginnings
+in one pass, without a cache."""
+
+import dataclasses
+import functools
+from typing import Any, cast
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from gptjax.model import gpt, kv_cache, layers
+from gptjax.model.attention import tree
+from gptjax.sharding import rules, trees
+from gptjax.sharding.shapes import shaped
+
+
+class NonFiniteLogits(ValueError):
+    """A model's logits are NaN or infinite, so that nothing it says means anything."""
+
+    def __init__(self):
+        super().__init__(
+            "the model's probabilities are no numbers (NaN): its parameters are damaged, or went wrong in training; take others"
+        )
+
+
+class Reader(flax.struct.PyTreeNode):
+    """A model with its parameters laid out for reading: weights in the type of computation, each period by itself."""
+
+    params: Any
+    model: gpt.GPT = flax.struct.field(pytree_node=False)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def reader(model: gpt.GPT, params: Any) -> Reader:
+    """Parameters as GPT has them -> Reader: a copy, made once so that no token pays for a cast or a slice of the weights. Where the
+    activations lie is left to the compiler: one token does not divide over devices. bfloat16 on CPU, where XLA's products of it take 40
+    times as long as those of float32: the weights are rounded to it, and the rest is float32."""
+    manner, dtype = model.manner, model.manner.dtype
+    if dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
+        manner = dataclasses.replace(manner, dtype=jnp.float32)
+
+    def cast_weight(path, x):  # layer norms are computed in float32 whatever the rest is
+        if trees.path(path).rpartition("/")[2].startswith(("gain", "bias")):
+            return x
+        # Two casts, there and back, XLA would leave out.
+        return x.astype(dtype) if dtype == manner.dtype else jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+
+    params = jax.tree_util.tree_map_with_path(cast_weight, params)
+    return Reader(params | {"periods": gpt.unstacked(params["periods"])}, model.clone(place=rules.NOWHERE, manner=manner))
+
+
+@shaped
+def prefill(reader: Reader, tokens_BT: jax.Array, counts_B: jax.Array, capacity: int) -> tuple[kv_cache.Cache, jax.Array]:
+    """Read the beginnings of texts: of row b its first counts_B[b] tokens, the rest is padding. Returns the cache, with room for texts of
+    `capacity` tokens (at least T, at most n_ctx), and the final hidden states (B, T, D); padding's mean nothing."""
+    nothing = (None,) * reader.model.config.n_layers
+    return _read(reader, nothing, jnp.zeros_like(counts_B), capacity, tokens_BT, counts_B)
+
+
+@shaped
+def extend(reader: Reader, memory: kv_cache.Cache, tokens_BT: jax.Array, counts_B: jax.Array) -> tuple[kv_cache.Cache, jax.Array]:
+    """Read on: of row b counts_B[b] more tokens, perhaps none, the rest is padding. No row may exceed the capacity (see `cache.grown`):
+    what exceeds it overwrites. Returns the cache and the final hidden states (B, T, D) of the new tokens; padding's mean nothing."""
+    return _read(reader, memory.layers, memory.lengths_B, memory.capacity, tokens_BT, counts_B)
+
+
+@shaped
+def branches(reader: Reader, tokens_BT: jax.Array, positions_BT: jax.Array, ends_BT: jax.Array) -> jax.Array:
+    """Read rows of forests (model/attention/tree.py), a row perhaps longer than the context, no position beyond it. Returns the final
+    hidden states (B, T, D): of each node, as though its ancestors were the text before it. Activations lie where the reader's model
+    places them."""
+    found = ({"forest": tree.Forest(positions_BT, ends_BT)},) * reader.model.config.n_layers
+    return _layers(reader, tokens_BT, positions_BT, found)[0]
+
+
+def _read(reader, remembered, starts_B, capacity, tokens_BT, counts_B):
+    T, n_ctx = tokens_BT.shape[1], reader.model.config.n_ctx
+    if not T <= capacity <= n_ctx:
+        raise ValueError(f"a cache of {capacity} tokens for {T} new ones: give {T} to {n_ctx}, the model's context")
+    turns = [{"turn": kv_cache.Turn(layer, starts_B, counts_B, capacity)} for layer in remembered]
+    x_BTD, after = _layers(reader, tokens_BT, starts_B[:, None] + jnp.arange(T)[None], turns)
+    return kv_cache.Cache(tuple(found["turn"] for found in after), starts_B + counts_B, capacity), x_BTD
+
+
+def _layers(reader, tokens_BT, positions_BT, memories):
+    """(final hidden states, what each layer left of what it found in its memory)."""
+    model, params = reader.model, reader.params
+    c = model.config
+    x_BTD = jnp.take(params["token_VD"], tokens_BT, axis=0) + jnp.take(params["position_TD"], positions_BT, axis=0, mode="clip")
+    x_BTD, after = model.place(x_BTD, "BPD"), []
+    for i, memory in enumerate(memories):
+        period, block = divmod(i, len(c.attention))
+        module = layers.Block(c, c.attention[block], model.manner.kernel, model.place, parent=None)
+        variables = {"params": params["periods"][period][f"block_{block}"], "memory": {"attention": memory}}
+        x_BTD, changed = cast(Any, module.apply(variables, x_BTD, None, False, mutable="memory"))
+        after.append(changed["memory"]["attention"])
+    if c.norm == "pre":
+        x_BTD = cast(jax.Array, layers.LayerNorm(parent=None).apply({"params": params["norm"]}, x_BTD))
+    return x_BTD, after
+
+
+@shaped
+def predictions(reader: Reader, x_BTD: jax.Array) -> jax.Array:
+    """float32 (B, T, V): the logits of the token after each hidden state."""
+    return gpt.logits(x_BTD, reader.params["token_VD"], reader.model.config.n_vocab)
+
+
+@shaped
+def last(x_BTD: jax.Array, counts_B: jax.Array) -> jax.Array:
+    """(B, 1, D): the hidden state of each row's last own token."""
+    return jnp.take_along_axis(x_BTD, jnp.maximum(counts_B - 1, 0)[:, None, None], axis=1)

@@ -1,0 +1,158 @@
+"""Where checkpoints lie, and what makes one valid there: a rename in a directory, the last object in a bucket.
+
+Both have DIR/<step> for each checkpoint, and in it files.json, which lists its files.
+"""
+
+import contextlib
+import itertools
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gptjax.runtime import atomic, run_dir
+
+SAVING, REMOVED, LISTING = ".saving", ".removed", "files.json"
+
+
+class Directory:
+    """On a file system. A checkpoint is written as <step>.saving, and one rename makes it <step>."""
+
+    def __init__(self, path: Path):
+        self.path: Any = Path(path).absolute()
+
+    def make(self) -> None:
+        """Make it, and see that it can be written; OSError if not."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.path):
+            pass
+
+    def steps(self) -> list[int]:
+        """Those that have a checkpoint, good or damaged, oldest first."""
+        if not self.path.is_dir():
+            return []
+        return sorted(int(entry.name) for entry in self.path.iterdir() if entry.name.isdecimal())
+
+    def writing(self, step: int) -> Any:
+        """Where to write a checkpoint before it is valid."""
+        return self.path / f"{step}{SAVING}"
+
+    def commit(self, step: int, listing: str) -> None:
+        """Make what was written valid, in place of what was there, and bring it to the disk before that."""
+        (self.writing(step) / LISTING).write_text(listing)
+        for _, file in self.files(self.writing(step)):
+            atomic.sync(file)
+        with contextlib.suppress(FileNotFoundError):
+            self._move_aside(self.path / str(step), step)
+        self.writing(step).rename(self.path / str(step))
+        atomic.sync(self.path)
+
+    def remove(self, step: int) -> None:
+        """One checkpoint; a kill amid the removal leaves rubbish and no half a checkpoint. OSError if something of it stays."""
+        shutil.rmtree(self._move_aside(self.path / str(step), step))
+
+    def clean(self) -> list[str]:
+        """Remove what is no checkpoint: names that are a step and a suffix of ours, and what Orbax may have added. Returns a line for
+        each that cannot be removed, as one that another host has open on NFS: it is out of the way, and tried again the next time."""
+        warnings = []
+        for entry in self.path.iterdir():
+            step, dot, rest = entry.name.partition(".")
+            if step.isdecimal() and (dot + rest).startswith((SAVING, REMOVED)):
+                try:
+                    shutil.rmtree(entry)
+                except OSError as error:
+                    warnings.append(f"{entry} cannot be removed: {error.strerror or error}")
+                    if rest.startswith(SAVING[1:]):
+                        with contextlib.suppress(OSError):
+                            self._move_aside(entry, int(step))
+        return warnings
+
+    def _move_aside(self, path: Any, step: int) -> Any:
+        """Rename to what is no checkpoint, by a name that nothing has."""
+        for number in itertools.count():
+            there = self.path / f"{step}{REMOVED}{f'-{number}' if number else ''}"
+            if not there.exists():
+                return path.rename(there)
+
+    def files(self, folder: Any) -> Iterator[tuple[str, Any]]:
+        """(name, path) of every file below a folder, in order."""
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                yield file.relative_to(folder).as_posix(), file
+
+    def size(self, file: Any) -> int:
+        return file.stat().st_size
+
+    def free(self) -> int:
+        """Bytes that still fit."""
+        return shutil.disk_usage(self.path).free
+
+
+class Bucket(Directory):
+    """Of an object store, where nothing is renamed: a checkpoint is written in its place, and valid when its listing is there, the last
+    object to be written and the first to be removed."""
+
+    def __init__(self, path: str):
+        from etils import epath
+
+        self.path = epath.Path(path)
+
+    def make(self) -> None:
+        probe = self.path / "probe"
+        probe.write_text("")
+        probe.unlink()
+
+    def steps(self) -> list[int]:
+        return [step for step, valid in self._entries() if valid]
+
+    def writing(self, step: int) -> Any:
+        return self.path / str(step)
+
+    def commit(self, step: int, listing: str) -> None:
+        (self.path / str(step) / LISTING).write_text(listing)
+
+    def remove(self, step: int) -> None:
+        (self.path / str(step) / LISTING).unlink()
+        (self.path / str(step)).rmtree()
+
+    def clean(self) -> list[str]:
+        for step, valid in self._entries():
+            if not valid:
+                (self.path / str(step)).rmtree()
+        return []
+
+    def files(self, folder: Any) -> Iterator[tuple[str, Any]]:
+        self._forget()
+        pending = [folder]
+        while pending:
+            for entry in sorted(pending.pop().iterdir()):
+                if entry.is_dir():
+                    pending.append(entry)
+                else:
+                    yield entry.relative_to(folder).as_posix(), entry
+
+    def size(self, file: Any) -> int:
+        return file.stat().length
+
+    def free(self) -> int:
+        return sys.maxsize
+
+    def _entries(self) -> list[tuple[int, bool]]:
+        """(step, whether it is valid) of every checkpoint, begun ones too."""
+        self._forget()
+        if not self.path.exists():
+            return []
+        there = sorted(int(entry.name) for entry in self.path.iterdir() if entry.name.isdecimal())
+        return [(step, (self.path / str(step) / LISTING).exists()) for step in there]
+
+    def _forget(self) -> None:
+        """fsspec remembers listings, and does not see what Orbax writes without it."""
+        from etils.epath import backend
+
+        backend.fsspec_backend.fs(str(self.path)).invalidate_cache()
+
+
+def place(path: Path | str) -> Directory:
+    return Directory(Path(path)) if run_dir.bucket(str(path)) is None else Bucket(str(path))

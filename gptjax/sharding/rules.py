@@ -1,0 +1,217 @@
+"""Which dimension lies along which mesh axis: three tables a preset, keyed by the letters of sharding/shapes.py.
+
+`params` and `vectors` place the state (parameters, and Adam's moments, whose leaves have the same names), `activations` what flows. Model
+code names letters and never a mesh axis.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gptjax.config import schema
+from gptjax.sharding import shapes
+
+Table = dict[str, tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Letters to mesh axes; a letter that is not listed is not sharded."""
+
+    params: Table
+    activations: Table
+    vectors: Table  # parameters of one dimension: to gather one costs more than to keep it
+
+
+# Both cut a sequence over context (model/attention/context_parallel.py), which for the parameters is more of fsdp.
+PRESETS = {
+    # ZeRO-3: every matrix is cut along d_model over fsdp and gathered where it is used; the batch is cut over data and fsdp.
+    "fsdp": Rules(
+        params={"D": ("fsdp", "context")},
+        activations={"B": ("data", "fsdp"), "T": ("context",), "P": ("context",)},
+        vectors={},
+    ),
+    # On top of it, Megatron's cut of heads, MLP and vocabulary over tensor. The residual stream, where tensor has no heads to cut, is cut
+    # along its sequence instead (Korthikanti et al. 2205.05198): hence a second letter for length, since one axis cuts one dimension.
+    "fsdp_tensor": Rules(
+        params={"D": ("fsdp", "context"), "N": ("tensor",), "F": ("tensor",), "V": ("tensor",)},
+        activations={
+            "B": ("data", "fsdp"),
+            "T": ("context",),
+            "P": ("context", "tensor"),
+            "N": ("tensor",),
+            "F": ("tensor",),
+            "V": ("tensor",),
+        },
+        vectors={"F": ("tensor",)},
+    ),
+}
+
+
+def spec(letters: str, shape: tuple[int, ...], table: Table, mesh: jax.sharding.Mesh, where: str) -> PartitionSpec:
+    """The placement of one array, by axes of more than one device. `shape` may have more leading dimensions than letters (stacked layers):
+    those stay whole.
+
+    Raises ValueError, naming `where`, when a size does not divide over its axes or an axis is claimed twice."""
+    letters = "L" * (len(shape) - len(letters)) + letters
+    axes = [tuple(a for a in table[c] if mesh.shape[a] > 1) if c in table else () for c in letters]
+    used = [a for group in axes for a in group]
+    if len(used) != len(set(used)):
+        raise ValueError(f"{where} {letters}{shape}: its dimensions claim a mesh axis twice: {', '.join(used)}; change mesh.sharding")
+    for letter, size, group in zip(letters, shape, axes, strict=True):
+        n = math.prod(mesh.shape[a] for a in group)
+        if size % n:
+            raise ValueError(
+                f"{where} {letters}{shape}: {letter}={size} does not divide over {n} devices of mesh {' x '.join(group)}; "
+                f"choose mesh sizes that divide {size}"
+            )
+    return PartitionSpec(*(group if len(group) > 1 else group[0] if group else None for group in axes))
+
+
+def shardings(tree: Any, rules: Rules, mesh: jax.sharding.Mesh) -> Any:
+    """A NamedSharding for each leaf of `tree` (arrays or ShapeDtypeStructs), from the letters in the last named part of its path; leaves
+    without letters (counts, scalars) are replicated."""
+
+    def place(path, leaf):
+        names = [k.key if isinstance(k, jax.tree_util.DictKey) else k.name for k in path if hasattr(k, "key") or hasattr(k, "name")]
+        letters = shapes.letters(str(names[-1])) if names else ""
+        table = rules.params if len(letters) > 1 else rules.vectors
+        return NamedSharding(mesh, spec(letters, leaf.shape, table, mesh, jax.tree_util.keystr(path)) if letters else PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where activations and parameters lie: the tables of a preset on a mesh, or NOWHERE in particular, which leaves it to the compiler."""
+
+    rules: Rules = dataclasses.field(hash=False)
+    mesh: jax.sharding.Mesh | None
+
+    def __call__(self, x: jax.Array, letters: str) -> jax.Array:
+        """The activation `x` pinned to its place, inside jit."""
+        return x if self.mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, self.spec(letters, x.shape)))
+
+    def gradient(self, x: jax.Array, letters: str) -> jax.Array:
+        """`x`, whose gradient is pinned to its place."""
+
+        @jax.custom_vjp
+        def same(x):
+            return x
+
+        same.defvjp(lambda x: (x, None), lambda _, g: (self(g, letters),))
+        return same(x)
+
+    def product(self, fn: Callable, x: jax.Array, weight: jax.Array, letters: str) -> jax.Array:
+        """fn(x, weight), with the parameter gathered for it: whole, but for what tensor cuts. It is gathered again for the backward pass
+        (unless layers are unrolled), and its gradient goes back to where it is stored. Left to itself, libtpu may pass the pieces around
+        instead and add up narrow products, which takes nearly twice as long where a chip has many rows."""
+        if (mesh := self.mesh) is None:
+            return fn(x, weight)
+        home = NamedSharding(mesh, self.spec(letters, weight.shape, self.rules.params))
+
+        @jax.custom_vjp
+        def whole(w):
+            return self(w, letters)
+
+        whole.defvjp(lambda w: (whole(w), None), lambda _, g: (jax.lax.with_sharding_constraint(g, home),))
+        return jax.checkpoint(lambda x, w: fn(x, whole(w)), prevent_cse=False)(x, weight)
+
+    def stored(self, tree: Any) -> Any:
+        """A tree of parameters, gradients or moments, or the whole state, each leaf pinned to where the state has it, inside jit. The
+        gradient of a pinned leaf is pinned too: so it is reduced into its shards, and no device holds the whole sum."""
+        return tree if self.mesh is None else jax.lax.with_sharding_constraint(tree, shardings(tree, self.rules, self.mesh))
+
+    def spec(self, letters: str, shape: tuple[int, ...], table: Table | None = None) -> PartitionSpec:
+        """The mesh axes of each dimension of an activation, or by another table, for `mapped`; all whole when there is no mesh."""
+        table = self.rules.activations if table is None else table
+        return PartitionSpec() if self.mesh is None else spec(letters, shape, table, self.mesh, "array")
+
+    def mapped(self, fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
+        """jax.shard_map of `fn` over the whole mesh; `fn` itself where there is but one device. Its check of what varies is off: it knows
+        neither Pallas kernels nor sums over no axis."""
+        if self.mesh is None or self.mesh.size == 1:
+            return fn
+        return jax.shard_map(fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+    def axes(self, letter: str, table: Table | None = None) -> tuple[str, ...]:
+        """The mesh axes of more than one device that a dimension of an activation lies along; of a parameter with rules.params."""
+        table = self.rules.activations if table is None else table
+        return tuple(axis for axis in table[letter] if self.size(axis) > 1) if letter in table else ()
+
+    def parts(self, letters: str) -> int:
+        """Into how many parts an activation with these dimensions is cut."""
+        return math.prod(self.size(axis) for letter in letters for axis in self.axes(letter))
+
+    def reduced(self, partial: jax.Array, letters: str) -> jax.Array:
+        """Inside jax.shard_map: the gradient of a parameter, from what each device has summed over its own rows and positions (B and T).
+        Each device receives its shard of the sum, laid out as `stored` has it, and no device the whole."""
+        summed = [*self.axes("B"), *self.axes("T")]
+        for dimension, letter in enumerate(letters):
+            for axis in self.axes(letter, self.rules.params):
+                if axis in summed:
+                    partial = jax.lax.psum_scatter(partial, axis, scatter_dimension=dimension, tiled=True)
+                    summed.remove(axis)
+        return jax.lax.psum(partial, tuple(summed))
+
+    def size(self, axis: str) -> int:
+        """Devices along a mesh axis; 1 when there is no mesh."""
+        return 1 if self.mesh is None else self.mesh.shape[axis]
+
+
+NOWHERE = Placement(Rules({}, {}, {}), None)
+
+
+def rows_here(n_rows: int, table: Table, mesh: jax.sharding.Mesh) -> list[int]:
+    """Which of n_rows rows (B) the devices of this process hold, in order. Where tensor or context spans processes, several hold a row."""
+    place = NamedSharding(mesh, spec("B", (n_rows,), table, mesh, "batch"))
+    parts = place.addressable_devices_indices_map((n_rows,)).values()
+    return sorted({row for part in parts if part is not None for row in range(n_rows)[part[0]]})
+
+
+def placed(host: np.ndarray, letters: str, table: Table, mesh: jax.sharding.Mesh, n_rows: int | None = None) -> jax.Array:
+    """A host array on the mesh. `host` is the same whole array on every process; or, with n_rows, those of so many rows (B) that
+    `rows_here` names for this process."""
+    dimension, here = letters.index("B"), range(host.shape[letters.index("B")])
+    if n_rows is not None:
+        here = rows_here(n_rows, table, mesh)
+        assert len(here) == host.shape[dimension], (len(here), host.shape)
+    shape = tuple(n_rows if n_rows is not None and c == "B" else n for c, n in zip(letters, host.shape, strict=True))
+    place = NamedSharding(mesh, spec(letters, shape, table, mesh, "batch"))
+
+    def part(index):
+        rows = range(shape[dimension])[index[dimension]]
+        start = here.index(rows[0])
+        return host[(*index[:dimension], slice(start, start + len(rows)), *index[dimension + 1 :])]
+
+    with jax.transfer_guard_host_to_device("allow"):  # the loop forbids transfers that nobody asked for; this one is asked for
+        return jax.make_array_from_callback(shape, place, part)
+
+
+# What a config calls the dimension of a letter.
+FIELDS = {"D": "model.d_model", "N": "model.n_heads", "F": "4 x model.d_model", "V": "the padded model.n_vocab", "T": "model.n_ctx"}
+
+
+def check(config: schema.Config, mesh: jax.sharding.Mesh) -> None:
+    """ValueError, naming the fields to change, if a mesh has an axis that the preset leaves idle or that does not divide the model."""
+    model, preset = config.model, PRESETS[config.mesh.sharding]
+    sizes = {"D": model.d_model, "N": model.n_heads, "F": model.d_ff, "V": model.n_vocab_padded, "T": model.n_ctx, "P": model.n_ctx}
+    tables = (preset.params, preset.activations)
+    for axis, n in mesh.shape.items():
+        if n > 1 and not any(axis in axes for table in tables for axes in table.values()):
+            others = [name for name, other in PRESETS.items() if any(axis in axes for axes in other.activations.values())]
+            raise ValueError(
+                f"mesh.{axis}={n}, but mesh.sharding={config.mesh.sharding} does not use it; set it to 1, or sharding={others[0]}"
+            )
+    for letter, axes in (item for table in tables for item in table.items() if item[0] in sizes):
+        used = [axis for axis in axes if mesh.shape[axis] > 1]
+        n, size = math.prod(mesh.shape[axis] for axis in used), sizes[letter]
+        if size % n:
+            fitting = ", ".join(str(m) for m in range(1, min(size, mesh.size) + 1) if size % m == 0)
+            given = " x ".join(f"mesh.{axis}" for axis in used)
+            raise ValueError(f"{given} = {n} does not divide {FIELDS[letter.replace('P', 'T')]} = {size:,}; choose one of {fitting}")

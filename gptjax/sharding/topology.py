@@ -1,0 +1,320 @@
+"""Accelerators by name: what each can do, and compile-only devices for machines that are not here. jax is imported for those alone."""
+
+import contextlib
+import dataclasses
+import difflib
+import importlib.util
+import itertools
+import math
+import os
+import re
+import resource
+from collections.abc import Iterator
+from typing import Any
+
+from gptjax.config import parse
+from gptjax.runtime import units
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chip:
+    """One device as jax counts devices: half a chip for TPU7x, a whole one for the others. Bandwidths are bytes/s in one direction."""
+
+    kinds: tuple[str, ...]  # parts of jax's device_kind
+    flops: float  # dense bfloat16 peak, FLOP/s
+    clock: float | None = None  # Hz, in which libtpu counts cycles: peak over what the matrix units do in one (128 or 256 squared each)
+    fusion_kib: int | None = None  # of a TPU's vector memory that one fusion may use; None: as its compiler has it
+    hbm_bytes: int  # what a program may use; for TPUs as their compiler says when a program is too big
+    hbm_bandwidth: float
+    link_bandwidth: float  # of all links to neighbours (ICI, NVLink) together
+    links: int  # how many those are: 2 for each dimension of a TPU's torus; 1 for NVLink, whose switch reaches all of its host
+    network_bandwidth: float | None  # to other slices or hosts; None: not published
+
+
+# Sources, read 2026-11: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, whose ICI figures count both directions; for v4's ICI the
+# paper "TPU v4" (2304.01433: 6 links of 50 GB/s); NVIDIA's data sheets of the SXM boards (NVLink's 900 and 600 GB/s count both directions)
+# and of the DGX H100 and A100 (a 400 or 200 Gb/s network card for each GPU). hbm_bytes of TPUs: measured, libtpu 0.0.42.1 and 0.0.52.
+# Kinds are looked up in this order: v5e says "TPU v5 lite", v5p "TPU v5".
+CHIPS = {
+    "v4": Chip(
+        kinds=("TPU v4",),
+        flops=275e12,
+        clock=275e12 / (2 * 4 * 2 * 128**2),
+        hbm_bytes=int(31.75 * 2**30),
+        hbm_bandwidth=1200e9,
+        link_bandwidth=300e9,
+        links=6,
+        network_bandwidth=None,
+    ),
+    "v5e": Chip(
+        kinds=("TPU v5 lite", "TPU v5e"),
+        flops=197e12,
+        clock=197e12 / (4 * 2 * 128**2),
+        hbm_bytes=int(15.75 * 2**30),
+        hbm_bandwidth=819e9,
+        link_bandwidth=200e9,
+        links=4,
+        network_bandwidth=3.125e9,
+    ),
+    "v5p": Chip(
+        kinds=("TPU v5",),
+        flops=459e12,
+        clock=459e12 / (2 * 4 * 2 * 128**2),
+        fusion_kib=32 * 1024,
+        hbm_bytes=int(95.73 * 2**30),
+        hbm_bandwidth=2765e9,
+        link_bandwidth=600e9,
+        links=6,
+        network_bandwidth=6.25e9,
+    ),
+    "v6e": Chip(
+        kinds=("TPU v6 lite", "TPU v6e"),
+        flops=918e12,
+        clock=918e12 / (4 * 2 * 256**2),
+        hbm_bytes=int(31.24 * 2**30),
+        hbm_bandwidth=1638e9,
+        link_bandwidth=400e9,
+        links=4,
+        network_bandwidth=12.5e9,
+    ),
+    "tpu7x": Chip(
+        kinds=("TPU7x",),
+        flops=1153.5e12,
+        clock=1153.5e12 / (4 * 2 * 256**2),
+        hbm_bytes=int(94.74 * 2**30),
+        hbm_bandwidth=3690e9,
+        link_bandwidth=300e9,
+        links=6,
+        network_bandwidth=6.25e9,
+    ),
+    "h100": Chip(
+        kinds=("H100",),
+        flops=989e12,
+        hbm_bytes=80 * 10**9,
+        hbm_bandwidth=3350e9,
+        link_bandwidth=450e9,
+        links=1,
+        network_bandwidth=50e9,
+    ),
+    "h200": Chip(
+        kinds=("H200",),
+        flops=989e12,
+        hbm_bytes=141 * 10**9,
+        hbm_bandwidth=4800e9,
+        link_bandwidth=450e9,
+        links=1,
+        network_bandwidth=50e9,
+    ),
+    "a100": Chip(
+        kinds=("A100",),
+        flops=312e12,
+        hbm_bytes=80 * 10**9,
+        hbm_bandwidth=2039e9,
+        link_bandwidth=300e9,
+        links=1,
+        network_bandwidth=25e9,
+    ),
+}
+
+
+def chip(device: Any) -> Chip | None:
+    """The facts of a device, present or compile-only, or None where they are not known (every CPU)."""
+    return next((found for found in CHIPS.values() if any(kind in device.device_kind for kind in found.kinds)), None)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------------
+
+PER_CHIP = {"v4": 2, "v5p": 2, "tpu7x": 2, "v5e": 1, "v6e": 1, "h100": 1}  # what N in FAMILY-N counts: TensorCores, chips, GPUs
+FLAT = ("v5e", "v6e")  # tori of two dimensions; the other TPUs' have three
+LARGEST = {"v4": 4096, "v5p": 8960, "tpu7x": 9216, "v5e": 256, "v6e": 256}  # chips of a pod
+ALIASES = {"v5litepod": "v5e", "v5": "v5p"}
+MAX_SLICES = 1024
+GRAMMAR = re.compile(r"(?:(?P<slices>[1-9]\d*)x)?(?P<family>[a-z]\w*?)(?::(?P<layout>\d+(x\d+)*)|-(?P<size>\d+))")
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Slices of one family of chips. `layout`: the chips of a slice along each dimension of its torus; for GPUs, (those of a host,)."""
+
+    family: str  # a key of CHIPS and of PER_CHIP
+    layout: tuple[int, ...]
+    slices: int = 1
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.family]
+
+    @property
+    def platform(self) -> str:
+        """As jax's device.platform, and as .lower(lowering_platforms=) takes it."""
+        return "cuda" if self.family == "h100" else "tpu"
+
+    @property
+    def n_devices(self) -> int:
+        """As jax counts them."""
+        return self.slices * math.prod(self.layout) * (2 if self.family == "tpu7x" else 1)
+
+    def __str__(self) -> str:
+        one = f"h100-{self.layout[0]}" if self.family == "h100" else f"{self.family}:{'x'.join(map(str, self.layout))}"
+        return one if self.slices == 1 else f"{self.slices}x{one}"
+
+    def devices(self) -> list[Any]:
+        """Compile-only devices, for a mesh under which nothing may run: `jax.jit(f).trace(...).lower(lowering_platforms=(self.platform,))
+        .compile()`, within `uncached`, with arguments that are ShapeDtypeStructs with shardings. ValueError where the compiler is not
+        installed."""
+        return _gpus(self) if self.platform == "cuda" else _tpus(self)
+
+
+def topology(name: str) -> Topology:
+    """From a user name, whose number counts TensorCores (v4-8, v5p-8, tpu7x-8), chips (v5litepod-16, v5e-16, v6e-8) or GPUs (h100-8); or
+    from a layout of chips as libtpu writes it (v5p:2x2x1). 2x before either makes two slices; of GPUs, two hosts. Needs no compiler.
+
+    Raises ValueError, with the nearest names, for any other."""
+    match = GRAMMAR.fullmatch(name.lower()) if name.isascii() and len(name) < 40 else None
+    family = "" if match is None else ALIASES.get(match["family"], match["family"])
+    if match is None or family not in PER_CHIP:
+        known = [size for family in PER_CHIP for size in sizes(family)]
+        near = difflib.get_close_matches(name[:40].lower(), known, n=3) or ["v5p-8", "v5litepod-16", "v6e-8", "tpu7x-16", "h100-8"]
+        raise ValueError(
+            f"topology {parse.quote(name)} is not known; give for example {', '.join(near)}, v5p:2x2x1, or two slices as 2xv5p-128"
+        )
+    slices, known = int(match["slices"] or 1), sizes(family)
+    if match["size"]:
+        chips, layout = int(match["size"]) / PER_CHIP[family], known.get(f"{family}-{match['size']}")
+    else:
+        layout = tuple(map(int, match["layout"].split("x")))
+        chips = math.prod(layout)
+        layout = layout if _buildable(family, layout) else None
+    if not 1 <= slices <= MAX_SLICES:
+        raise ValueError(f"topology {name!r}: give from 1 to {MAX_SLICES:,} slices")
+    if layout is None:
+        near = sorted(known, key=lambda size: abs(math.prod(known[size]) - chips))[:3]
+        forms = "" if family == "h100" else f"; or give {family}:{'AxB' if family in FLAT else 'AxBxC'}, A and B even"
+        raise ValueError(f"topology {name!r}: there is no such {family}; nearest: {', '.join(near)}{forms}")
+    return Topology(family, layout, slices)
+
+
+def sizes(family: str) -> dict[str, tuple[int, ...]]:
+    """User names of one slice of a family and their layouts, smallest first. Large ones are made of cubes of 4 x 4 x 4 chips, put together
+    as compactly as possible."""
+    cubes: dict[int, tuple[int, ...]] = {}
+    if family == "h100":
+        layouts = [(1,), (2,), (4,), (8,)]
+    elif family in FLAT:
+        layouts = [(1, 1), *((2 ** (k // 2), 2 ** (k - k // 2)) for k in range(2, 9))]
+    else:
+        for shape in itertools.combinations_with_replacement(range(4, LARGEST[family] // 16 + 1, 4), 3):
+            n = math.prod(shape)
+            if n <= LARGEST[family] and (n not in cubes or sum(shape) < sum(cubes[n])):
+                cubes[n] = shape
+        layouts = [(2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), *(cubes[n] for n in sorted(cubes))]
+        if family == "tpu7x":
+            layouts.insert(0, (1, 1, 1))
+    return {f"{family}-{math.prod(layout) * PER_CHIP[family]}": layout for layout in layouts}
+
+
+def _buildable(family: str, layout: tuple[int, ...]) -> bool:
+    """Whether libtpu knows the layout: whole hosts of 2 x 2 chips, or one chip alone."""
+    if family == "h100" or len(layout) != (2 if family in FLAT else 3):
+        return False
+    n = math.prod(layout)
+    return n == 1 or (layout[0] % 2 == layout[1] % 2 == 0 < n <= LARGEST[family])
+
+
+# --- backends and compilers ------------------------------------------------------------------------------------------------
+
+QUIET = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # or a second process that compiles is refused
+    "TPU_WORKER_HOSTNAMES": "localhost",  # with the next: or it looks for them, and prints a page on finding none
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "TPU_LOG_DIR": "disabled",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+}
+MIN_ADDRESS_SPACE = 2**32  # bytes: with less, jax's or orbax' threads cannot all start, and they abort, print traces or wait for ever
+
+
+def prepare_backends() -> None:
+    """Does what must precede the first use of jax's devices, compile-only ones too: refuses limits that leave too little address space,
+    with a ValueError, and on a machine without TPU chips keeps an installed libtpu from looking for them."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
+        raise ValueError(
+            f"this program may use {units.in_bytes(limit)} of addresses (ulimit -v), and jax needs "
+            f"{units.in_bytes(MIN_ADDRESS_SPACE)}: raise the limit"
+        )
+    if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":  # jax has found no chips, and set this when it was imported
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def uncached() -> Iterator[None]:
+    """Switches jax's persistent cache of compiled programs off while entered: it can write those for compile-only devices, and cannot read
+    them (jax 0.10.2 and 0.12.0: "PjRtCompiler must be constructed with a Client")."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # jax looks at the switch when it first compiles, and remembers
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+def _tpus(target: Topology) -> list[Any]:
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(f"compiling for {target} needs libtpu, which is not installed: pip install -r requirements-dev.txt")
+    from jax.experimental import topologies
+
+    prepare_backends()
+    options: dict[str, Any] = {"num_slices": target.slices, "wrap": wrapped(target.layout)}
+    if math.prod(target.layout) == 1:
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    if target.family == "v4":
+        options["chip_config_name"] = "megacore_dense"  # or its two cores are two devices
+    name = f"{target.family}:{'x'.join(map(str, target.layout))}"
+    return list(topologies.get_topology_desc(name, "tpu", **options).devices)
+
+
+def wrapped(layout: tuple[int, ...]) -> tuple[bool, bool, bool]:
+    """Of a TPU slice: along which dimensions a slice closes to a ring: those of 16 chips of a flat pod; all of a slice made of cubes."""
+    if len(layout) == 2:
+        return layout[0] == 16, layout[1] == 16, False
+    ring = all(n % 4 == 0 for n in layout)
+    return ring, ring, ring
+
+
+def _gpus(target: Topology) -> list[Any]:
+    if not any(importlib.util.find_spec("jax_plugins") and importlib.util.find_spec(f"jax_plugins.xla_cuda{n}") for n in (12, 13)):
+        raise ValueError(f"compiling for {target} needs jax's CUDA wheels, which are not installed: pip install -r requirements-gpu.txt")
+    from jax.experimental import topologies
+
+    prepare_backends()
+    shape = f"{target.slices}x1x{target.layout[0]}"  # slices x hosts x GPUs
+    return list(topologies.get_topology_desc("", "cuda", topology=shape, target_config=H100).devices)
+
+
+# NVIDIA's H100 SXM5 as XLA's GpuTargetConfigProto: the limits of compute capability 9.0 (CUDA C++ Programming Guide, table of technical
+# specifications) and this board's counts and clocks.
+H100 = """
+platform_name: "CUDA"
+device_description_str: "NVIDIA H100 80GB HBM3"
+dnn_version_info { major: 9 minor: 10 patch: 0 }
+gpu_device_info {
+  name: "NVIDIA H100 80GB HBM3" device_vendor: "NVIDIA Corporation" platform_version: "Compute Capability 9.0a"
+  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
+  driver_version: "13.0.0" runtime_version: "12.8.0" compile_time_toolkit_version: "12.8.0" dnn_version: "9.10.0"
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  device_memory_size: 84942979072 memory_bandwidth: 3352320000000 l2_cache_size: 52428800 ecc_enabled: true
+  device_address_bits: 64 pcie_bandwidth: 34359738368 device_interconnect_info { active_links: 18 }
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 shared_memory_per_core: 233472
+}
+"""

@@ -1,0 +1,205 @@
+"""The report of a sweep: report.md with the table, report.html with table and pictures in one file, and the pictures themselves."""
+
+import base64
+import dataclasses
+import html
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from gptjax.config import count
+from gptjax.data import unicode
+from gptjax.report import console, loss_plot
+from gptjax.sweeps import comparison, run_status
+
+COLOURS = ("#4C78A8", "#D1495B", "#59A14F", "#B07AA1", "#F28E2B", "#76B7B2", "#9C755F", "#1F2937")
+HEAD = ("arm", "seeds", "validation loss", "beside the baseline", "parameters", "FLOPs of a run", "tokens/s", "time of a run")
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the report below the arms: a table, what must be known of it, and its picture."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str
+    picture: Path
+
+
+def rows(results: Sequence[comparison.Result]) -> list[tuple[str, ...]]:
+    """The table's cells, a row an arm, under HEAD."""
+    made = []
+    for number, result in enumerate(results):
+        n = len(result.runs)
+        label = f"{result.label} (to check the laws)" if result.check else result.label
+        seeds = f"{n}" if not result.unfinished else f"{n - result.unfinished} of {n} finished"
+        difference = "baseline" if number == 0 else _difference(result.difference)
+        done = [run.seconds for run in result.runs if run.final is not None]
+        made.append(
+            (
+                label,
+                seeds,
+                str(result.loss) if result.loss else "not finished",
+                difference,
+                f"{count.parameters(result.config.model):,}",
+                f"{result.flops:.2e}",
+                f"{result.tokens_per_s:,.0f}" if result.tokens_per_s else "",
+                console.duration(statistics.fmean(done)) if done else "",
+            )
+        )
+    return made
+
+
+def _difference(found: comparison.Estimate | None) -> str:
+    if found is None:
+        return "no seed in common"
+    said = f"{found.mean:+.4f}" + ("" if math.isnan(found.half) else f" \N{PLUS-MINUS SIGN} {found.half:.4f}")
+    return said + ("" if math.isnan(found.half) else ", clear" if found.clear else ", not clear")
+
+
+def markdown(name: str, about: str, results: Sequence[comparison.Result], failed: Sequence[str], sections: Sequence[Section]) -> str:
+    """Columns aligned, so that it is a table for people too."""
+    notes = [NOTE, *failed]
+    lines = [
+        f"# {run_status.one_line(name)}",
+        "",
+        run_status.one_line(about),
+        "",
+        *_table(HEAD, rows(results)),
+        "",
+        *map(run_status.one_line, notes),
+    ]
+    for part in sections:
+        lines += ["", f"## {part.title}", "", *_table(part.head, part.rows), "", part.note]
+    return "\n".join([*lines, ""])
+
+
+def _table(head: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> list[str]:
+    cells = [head, *([run_status.one_line(cell).replace("|", "\\|") for cell in row] for row in body)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
+
+
+NOTE = (
+    "Mean and 95% interval over seeds, by Student's t; beside the baseline, of the differences seed by seed. FLOPs by the model's formula, "
+    "what a pattern does not show left out."
+)
+
+
+def curves(results: Sequence[comparison.Result], path: Path) -> Path:
+    """Validation loss of every arm against tokens and against FLOPs: the mean over seeds, and from the lowest to the highest."""
+    rows_of_names = -(-len(results) // 2)
+    figure = loss_plot.canvas(12, 4.8 + 0.22 * rows_of_names)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for number, result in enumerate(results):
+        flops = count.train_flops_per_token(result.config.model)
+        points = _joined(result)
+        for axes, factor in ((left, 1.0), (right, flops)):
+            if points:
+                x, means, low, high = zip(*points, strict=True)
+                x = [tokens * factor for tokens in x]
+                colour = COLOURS[number % len(COLOURS)]
+                style = {"color": colour, "ls": "-" if number < len(COLOURS) else "--", "marker": "o" if len(points) == 1 else ""}
+                axes.plot(x, means, lw=1.8, label=loss_plot.escape(result.label), **style)  # a line of one point is not seen
+                axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+    for axes, unit in ((left, "tokens"), (right, "FLOPs")):
+        axes.set_xlabel(unit, color=loss_plot.INK)
+        dressed(axes)
+    left.set_ylabel("validation loss (nats per token)", color=loss_plot.INK)
+    if left.get_legend_handles_labels()[0]:
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def dressed(axes) -> None:
+    """A logarithmic axis of x with a grid; named at 1, 2 and 5 where it is shorter than two decades."""
+    import matplotlib.ticker
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    if high < 100 * low:
+        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: console.quantity(x) if 1 <= x < 1e15 else f"{x:g}"))
+        axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    axes.grid(True, which="both", color=loss_plot.FAINT, lw=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _joined(result: comparison.Result) -> list[tuple[float, float, float, float]]:
+    """(tokens, mean, lowest, highest) where every run of the arm that has a curve was evaluated, after the first token."""
+    found = [dict(run.curve) for run in result.runs if run.curve]
+    shared = sorted(set.intersection(*(set(curve) for curve in found))) if found else []
+    return [
+        (tokens, statistics.fmean(losses), min(losses), max(losses))
+        for tokens in shared
+        if tokens > 0
+        for losses in [[curve[tokens] for curve in found]]
+    ]
+
+
+def bars(results: Sequence[comparison.Result], path: Path) -> Path:
+    """Every arm's final losses: each seed a dot, the mean with its interval."""
+    figure = loss_plot.canvas(9, 1.2 + 0.45 * len(results))
+    axes = figure.subplots()
+    for number, result in enumerate(results):
+        finals = [run.final for run in result.runs if run.final is not None]
+        axes.plot(finals, [number] * len(finals), "o", ms=4, color=COLOURS[0], alpha=0.45)
+        if result.loss is not None:
+            half = 0.0 if math.isnan(result.loss.half) else result.loss.half
+            axes.errorbar([result.loss.mean], [number], xerr=[half], fmt="D", ms=5, color=COLOURS[1], capsize=4)
+    axes.set_yticks(range(len(results)), [loss_plot.escape(result.label) for result in results])
+    axes.set_ylim(len(results) - 0.4, -0.6)  # the first arm on top
+    axes.set_xlabel("validation loss (nats per token): seeds, mean and 95% interval", color=loss_plot.INK)
+    axes.grid(True, axis="x", color=loss_plot.FAINT, lw=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;color:#1F2937;max-width:1100px;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;font-size:14px}
+td,th{padding:.35rem .7rem;border-bottom:1px solid #E5E7EB;text-align:right;white-space:nowrap}
+td:first-child,th:first-child{text-align:left;font-family:ui-monospace,monospace}img{max-width:100%;margin:1rem 0}p{color:#4B5563}"""
+
+
+def page(
+    name: str,
+    about: str,
+    results: Sequence[comparison.Result],
+    failed: Sequence[str],
+    pictures: Sequence[Path],
+    sections: Sequence[Section],
+) -> str:
+    """The whole report as one file of HTML, pictures within."""
+
+    def row(cells, tag):
+        return "<tr>" + "".join(f"<{tag}>{html.escape(unicode.valid(cell))}</{tag}>" for cell in cells) + "</tr>"
+
+    def table(head, body):
+        lines = "\n".join([row(head, "th"), *(row(cells, "td") for cells in body)])
+        return f'<div style="overflow-x:auto"><table>{lines}</table></div>'
+
+    def image(picture):
+        return f'<img alt="{picture.stem}" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
+
+    title = html.escape(run_status.one_line(name))
+    refused = "".join(f"<p>{html.escape(run_status.one_line(line))}</p>" for line in failed)
+    parts = [
+        f"<h2>{part.title}</h2>\n{table(part.head, part.rows)}\n<p>{html.escape(part.note)}</p>\n{image(part.picture)}" for part in sections
+    ]
+    return "\n".join(
+        [
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>',
+            f"<h1>{title}</h1><p>{html.escape(run_status.one_line(about))}</p>",
+            table(HEAD, rows(results)),
+            f"<p>{html.escape(NOTE)}</p>{refused}",
+            *map(image, pictures),
+            *parts,
+            "</html>",
+            "",
+        ]
+    )

@@ -1,0 +1,51 @@
+"""The runs of a sweep on Weights & Biases, from what they have written: training needs neither the package nor a network."""
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gptjax.config import overrides
+from gptjax.config.sweep import Point
+from gptjax.sweeps import run_status
+
+
+def sent(name: str, points: Sequence[Point], directory: Path, project: str, say: Callable[[str], None]) -> int:
+    """Each run that has measured something becomes one of `project`, in the group `name`; how many. To send again adds what is new: a run's
+    id follows from its config, and steps that are there already are skipped. WANDB_MODE=offline writes to DIR/wandb, for `wandb sync`.
+    ValueError if the package is not there."""
+    if importlib.util.find_spec("wandb") is None:
+        raise ValueError("sending runs to Weights & Biases needs the package wandb: pip install -r requirements-extra.txt")
+    wandb: Any = importlib.import_module("wandb")
+    n = 0
+    for point in points:
+        try:
+            records = run_status.records(directory / point.name)
+        except ValueError as error:
+            say(f"{point.name}: {error}")
+            continue
+        if point.config is None or not records:
+            say(f"{point.name}: {point.refusal or 'nothing to send'}")
+            continue
+        run = wandb.init(
+            project=project,
+            group=name,
+            name=point.name,
+            id=f"{name}-{overrides.digest(point.config)}",
+            config=overrides.flat(point.config),
+            dir=directory,
+            resume="allow",
+        )
+        first, by_step = run.step, {}
+        for record in records:  # an evaluation's line has the step of a training's
+            values = {key: value for key, value in record.items() if not isinstance(value, float) or math.isfinite(value)}
+            by_step.setdefault(values.pop("step"), {}).update(values)
+        for step in sorted(step for step in by_step if step >= first):
+            run.log(by_step[step], step=step)
+        run.summary["state"] = run_status.standing(point, directory).state
+        run.finish()
+        say(f"{point.name}: steps {first:,} to {max(by_step):,}" if first <= max(by_step) else f"{point.name}: all was there")
+        n += 1
+    return n

@@ -1,0 +1,113 @@
+"""The GPT with a linear layer on the state of its extract token: GPT-1 equations 3 to 5."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gptjax.config import schema
+from gptjax.config.classification import Task
+from gptjax.model import gpt, layers
+from gptjax.sharding import rules
+from gptjax.training import loss, optimizer, step
+from gptjax.training.classification import transformations
+
+
+class Head(nn.Module):
+    """A linear layer, drawn with the standard deviation 0.02 of the model's weights (released train.py)."""
+
+    n_outputs: int
+    std: float
+
+    @nn.compact
+    def __call__(self, x_BD):
+        weight_DC = self.param("weight_DC", nn.initializers.normal(self.std), (x_BD.shape[-1], self.n_outputs))
+        bias_C = self.param("bias_C", nn.initializers.zeros, (self.n_outputs,))
+        return x_BD.astype(jnp.float32) @ weight_DC + bias_C[None]
+
+
+class Classifier(nn.Module):
+    """Parameters: those of the GPT under "gpt", and of the linear layer under "head"."""
+
+    config: schema.Model
+    manner: gpt.Manner
+    place: rules.Placement
+    task: Task
+
+    @nn.compact
+    def __call__(self, tokens_BCT: jax.Array, extract_BC: jax.Array | None = None, train: bool = False):
+        """(scores (B, classes) float32, states (B * C, T, D)). extract_BC: where in each sequence its extract token stands.
+
+        The states of a similarity's two orders are added; the answers of a choice are scored one by one, under one dropout mask as in the
+        released code."""
+        if tokens_BCT.ndim == 2:  # as training/state.py asks for parameters
+            tokens_BCT, extract_BC = tokens_BCT[:, None], jnp.zeros((tokens_BCT.shape[0], 1), jnp.int32)
+        assert extract_BC is not None
+        B, C, T = tokens_BCT.shape
+        x_MTD = gpt.GPT(self.config, self.manner, self.place, name="gpt")(tokens_BCT.reshape(B * C, T), None, train)
+        picked = jax.nn.one_hot(extract_BC.reshape(B * C), T, dtype=x_MTD.dtype)  # not a gather, which a sharded batch would not like
+        state_BCD = jnp.einsum("MT,MTD->MD", picked, x_MTD).reshape(B, C, -1)
+        head = Head(self.task.n_outputs, self.config.init.weight, name="head")
+        if self.task.kind == "choice":
+            if train and self.task.dropout:
+                kept_B1D = layers.dropped(self, jnp.ones_like(state_BCD[:, :1]), self.task.dropout, train)
+                state_BCD = state_BCD * kept_B1D
+            return head(state_BCD.reshape(B * C, -1)).reshape(B, C), x_MTD
+        state_BD = layers.dropped(self, state_BCD.sum(1), self.task.dropout, train)
+        return head(state_BD), x_MTD
+
+
+@dataclasses.dataclass(frozen=True)
+class Step(step.Step):
+    """The training step of a task: that of pre-training with another loss, on rows of training/classification/transformations.py."""
+
+    def scores(self, params, rows_BT, dropout_key=None):
+        """(scores (B, classes), labels (B,) in classes, below 0 where unknown, states (B * C, T, D)) of rows of inputs.Encoded."""
+        labels_B, extract_BC, tokens_BCT = self.parted(rows_BT)
+        rngs = {} if dropout_key is None else {"dropout": dropout_key}
+        made: Any = self.model.apply({"params": params}, tokens_BCT, extract_BC, dropout_key is not None, rngs=rngs)
+        y_BC, x_MTD = made
+        return y_BC, labels_B.astype(jnp.float32) / transformations.PARTS, x_MTD
+
+    def answers(self, params, rows_BT):
+        """(scores (B, classes), the classifier's losses (B,), 0 where the label is unknown): for evaluation, so without dropout."""
+        y_BC, labels_B, _ = self.scores(params, rows_BT)
+        return y_BC, task_loss(y_BC, labels_B)
+
+    def parted(self, rows_BT):
+        assert self.config.task is not None
+        return transformations.split(rows_BT, self.config.task.n_sequences, self.config.model.n_ctx)
+
+    def mean(self, params, tokens_BT, dropout_key=None):
+        """L3 of equation 5, of rows of inputs.Encoded: the classifier's cross-entropy plus lm_weight times the language model's, the latter
+        a mean over the tokens of each sequence first (released train.py). Nats, averaged over examples."""
+        assert self.config.task is not None
+        y_BC, labels_B, x_MTD = self.scores(params, tokens_BT, dropout_key)
+        total, lm_weight = jnp.mean(task_loss(y_BC, labels_B)), self.config.task.lm_weight
+        if lm_weight == 0:
+            return total
+        _, extract_BC, tokens_BCT = self.parted(tokens_BT)
+        M, T, _ = x_MTD.shape
+        # Each token but the first is predicted, up to the extract token. The last column has no successor and weight 0.
+        last_M1 = extract_BC.reshape(M, 1)
+        weights_MT = jnp.where(jnp.arange(T)[None] < last_M1, 1 / (M * last_M1.astype(jnp.float32)), 0)
+        targets_MT = jnp.roll(tokens_BCT.reshape(M, T), -1, axis=1)
+        model, table_VD = self.config.model, params["gpt"]["token_VD"]
+        return total + lm_weight * loss.cross_entropy(x_MTD, table_VD, targets_MT, weights_MT, model.n_vocab, self.model.place)
+
+
+def task_loss(y_BC: jax.Array, label_B: jax.Array) -> jax.Array:
+    """Cross-entropy (B,) with the label's class; with a score between two classes, in the share of its nearness to each (Tai et al.
+    1503.00075 equation 18, as the released utils.py has it for STS-B). 0 where the label is unknown."""
+    target_BC = jnp.maximum(0, 1 - jnp.abs(label_B[:, None] - jnp.arange(y_BC.shape[1], dtype=jnp.float32)[None]))
+    return jnp.where(label_B < 0, 0, -jnp.sum(target_BC * jax.nn.log_softmax(y_BC), axis=-1))
+
+
+def build(config: schema.Config, platform: str, mesh: jax.sharding.Mesh) -> Step:
+    """The step of a config with a task, on a mesh."""
+    assert config.task is not None
+    place = rules.Placement(rules.PRESETS[config.mesh.sharding], mesh)
+    model = Classifier(config.model, gpt.manner(config.compute, platform), place, config.task)
+    return Step(config, model, optimizer.adamw(config.train.optimizer))  # type: ignore[arg-type]

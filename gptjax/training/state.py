@@ -1,0 +1,50 @@
+"""What training carries from step to step, created sharded."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from gptjax.config import schema
+from gptjax.model import gpt
+from gptjax.sharding import rules
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """step and rows count what was done: rows of n_ctx tokens read, also by skipped steps, so they are the data position too.
+
+    noise_g2, noise_tr: running means of |G|^2 and tr(Sigma) for the gradient noise scale. skipped, skipped_in_row: non-finite updates."""
+
+    step: jax.Array
+    rows: jax.Array
+    params: Any
+    opt_state: Any
+    noise_g2: jax.Array
+    noise_tr: jax.Array
+    skipped: jax.Array
+    skipped_in_row: jax.Array
+
+
+def initial(config: schema.Config, model: gpt.GPT, tx: optax.GradientTransformation) -> TrainState:
+    """The state before step 0, drawn from config.seed. Pure: run it under jit with out_shardings, or eval_shape."""
+    # One token is enough for the shapes, and too few to place on a mesh.
+    params = model.clone(place=rules.NOWHERE).init(jax.random.key(config.seed), jnp.zeros((1, 1), jnp.int32))["params"]
+    # Distinct arrays: the step donates them, and one buffer cannot be donated twice.
+    counts = {k: jnp.zeros((), jnp.int32) for k in ("step", "rows", "skipped", "skipped_in_row")}
+    noise = {k: jnp.zeros((), jnp.float32) for k in ("noise_g2", "noise_tr")}
+    return TrainState(params=params, opt_state=tx.init(params), **counts, **noise)
+
+
+def abstract(config: schema.Config, model: gpt.GPT, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+    """Shapes, types and shardings of the state; allocates nothing."""
+    shapes = jax.eval_shape(lambda: initial(config, model, tx))
+    places = rules.shardings(shapes, rules.PRESETS[config.mesh.sharding], mesh)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places)
+
+
+def created(config: schema.Config, model: gpt.GPT, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+    """The state before step 0, each leaf made on the devices that hold it."""
+    places = jax.tree.map(lambda x: x.sharding, abstract(config, model, tx, mesh))
+    return jax.jit(lambda: initial(config, model, tx), out_shardings=places)()

@@ -1,0 +1,128 @@
+"""A program as XLA prints it: loops, cycles, kernels, and what is sent."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gptjax.aot import hlo_cost
+from gptjax.config import schema
+from gptjax.sharding import device_mesh
+
+TEXT = """HloModule jit_step, is_scheduled=true
+
+%fused_computation (param_0: f32[8,4]) -> f32[8,4] {
+  %param_0 = f32[8,4]{1,0} parameter(0)
+  ROOT %negate.1 = f32[8,4]{1,0} negate(%param_0), backend_config={"estimated_cycles":"1000"}
+}
+
+%all-reduce-scatter.1 (input: bf16[8,64]) -> bf16[8,16] {
+  %input = bf16[8,64]{1,0} parameter(0)
+  ROOT %all-reduce.3 = bf16[8,64]{1,0} all-reduce(%input), replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add, metadata={op_name="rs"}
+}
+
+%body (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %p = (s32[], f32[8,4]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = f32[8,4]{1,0} get-tuple-element(%p), index=1
+  %two = s32[] constant(2)
+  %next = s32[] add(%i, %two)
+  %fusion.1 = f32[8,4]{1,0} fusion(%x), kind=kLoop, calls=%fused_computation, backend_config={"estimated_cycles":"10"}
+  %splash_mha_fwd.7 = f32[8,4]{1,0} custom-call(%fusion.1), custom_call_target="tpu_custom_call"
+  %all-gather-start.1 = (f32[2,4]{1,0}, f32[8,4]{1,0}) all-gather-start(%x), replica_groups=[2,4]<=[8], dimensions={0}
+  %scatter = bf16[8,16]{1,0} fusion(%splash_mha_fwd.7), kind=kCustom, calls=%all-reduce-scatter.1
+  ROOT %tuple.1 = (s32[], f32[8,4]{1,0}) tuple(%next, %splash_mha_fwd.7)
+}
+
+%condition (p.1: (s32[], f32[8,4])) -> pred[] {
+  %p.1 = (s32[], f32[8,4]{1,0}) parameter(0)
+  %i.1 = s32[] get-tuple-element(%p.1), index=0
+  %bound = s32[] constant(11)
+  ROOT %less = pred[] compare(%i.1, %bound), direction=LT
+}
+
+ENTRY %main (a: f32[8,4]) -> f32[8,4] {
+  %a = f32[8,4]{1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %start = (s32[], f32[8,4]{1,0}) tuple(%zero, %a)
+  %while.1 = (s32[], f32[8,4]{1,0}) while(%start), condition=%condition, body=%body
+  %y = f32[8,4]{1,0} get-tuple-element(%while.1), index=1
+  %all-reduce.9 = f32[8,4]{1,0} all-reduce(%y), replica_groups=mesh['a'=2,'b'=4] {'a'}, to_apply=%add
+  %lone = f32[8,4]{1,0} all-reduce(%y), replica_groups={{0},{1},{2},{3}}, to_apply=%add
+  ROOT %copy.1 = f32[8,4]{1,0} copy(%all-reduce.9), frontend_attributes={kernel_metadata={
+"xprof_metadata":"{}"
+}}, backend_config={"estimated_cycles":"5"}
+}
+"""
+
+
+def test_loops_are_counted_by_their_step():
+    """0, 2, ... 10: six turns; what lies within a fusion is in its estimate already; an instruction may have several lines."""
+    program = hlo_cost.Program(TEXT)
+    assert program.cycles() == 6 * 10 + 5
+    assert program.kernels() == {"splash_mha_fwd": 6}
+
+
+def test_bytes_that_are_moved():
+    """In a turn, 8 x 4 floats through a fusion and a kernel, then gathered and scattered; and the counter. A tuple moves nothing.
+    Of an array of as many slices as there are turns, one: two turns and f32[2,4]."""
+    six, five, two = (hlo_cost.Program(TEXT.replace("constant(11)", f"constant({n})")).moved() for n in (11, 9, 3))
+    gathered, scattered = 128 + (32 + 128), 128 + 2 * 8 * 16  # reads x, holds a pair; reads floats, writes bfloat16s
+    turn = 2 * 128 + 2 * 128 + gathered + scattered + 3 * 4
+    assert six - five == turn and five - two == 3 * turn + 2 * 32 / 2
+
+
+def test_a_loop_that_cannot_be_counted_is_an_error():
+    with pytest.raises(AssertionError, match="cannot count the loop while.1"):
+        hlo_cost.Program(TEXT.replace("%bound = s32[] constant(11)", "%bound = s32[] negate(%i.1)")).cycles()
+
+
+def test_what_is_sent():
+    """A gather of 8 x 4 floats sends what a device has not got itself; a reduce-scatter is written as an all-reduce with a whole result."""
+    found = {one.kind: one for one in hlo_cost.Program(TEXT).collectives()}
+    assert set(found) == {"all-gather", "all-reduce", "reduce-scatter"}
+    gather, scatter, reduce = found["all-gather"], found["reduce-scatter"], found["all-reduce"]
+    assert (gather.times, gather.group, gather.asynchronous, gather.sent) == (6, (0, 1, 2, 3), True, 8 * 4 * 4 * 3 / 4)
+    assert (scatter.times, scatter.group, scatter.asynchronous, scatter.sent) == (6, (0, 1, 2, 3), False, 8 * 64 * 2 * 3 / 4)
+    assert (reduce.times, reduce.group, reduce.sent) == (1, (0, 4), 8 * 4 * 4)
+
+
+def test_what_leaves_a_slice():
+    """Between slices libtpu sends by the hosts; 4 x 8 bfloat16s, of which each chip has its own."""
+    handler = '_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"'
+    send = f"  %s = (bf16[4,8]{{1,0}}, u32[], token[]) send(%y, %t), channel_id=9, frontend_attributes={{{handler}}}\n  ROOT %copy.1"
+    (one,) = [c for c in hlo_cost.Program(TEXT.replace("  ROOT %copy.1", send)).collectives() if not c.group]
+    assert (one.kind, one.sent, one.times, one.asynchronous) == ("all-reduce", 4 * 8 * 2, 1, True)
+
+
+@pytest.mark.parametrize("written, group", [
+    ("replica_groups={{0,2},{1,3}}", (0, 2)),
+    ("replica_groups=[2,4]<=[8]", (0, 1, 2, 3)),
+    ("replica_groups=[4,2]<=[2,4]T(1,0)", (0, 4)),
+    ("replica_groups=mesh['a'=4,'b'=2] {'b'}", (0, 1)),
+    ("replica_groups=mesh['a'=4,'b'=2] {'a'}", (0, 2, 4, 6)),
+    ("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'a','c'}", (0, 1, 4, 5)),
+    ("replica_groups=mesh['a'=8,'b'=2] {'a':(2)4}", (0, 2, 4, 6)),
+    ("source_target_pairs={{0,2},{2,4},{4,0},{1,3}}", (0, 2, 4)),
+])  # fmt: skip
+def test_groups(written, group):
+    assert hlo_cost._group(f"%x), channel_id=1, {written}, dimensions={{0}}") == group
+
+
+def test_a_group_that_is_written_in_another_way_is_an_error():
+    with pytest.raises(AssertionError, match="cannot read the devices of"):
+        hlo_cost.Program(TEXT.replace("replica_groups=[2,4]<=[8]", "replica_groups={}")).collectives()
+
+
+def test_of_a_program_that_is_compiled_here():
+    """Seven turns of a loop that gathers 16 x 16 floats, cut over four devices."""
+    mesh = device_mesh.mesh(schema.Mesh(fsdp=4), jax.devices()[:4])
+
+    def step(x, ws):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, ws)[0]
+
+    rows, weights = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in (("fsdp", None), (None, "fsdp", None)))
+    arguments = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=rows), jax.ShapeDtypeStruct((7, 16, 16), jnp.float32, sharding=weights)
+    program = hlo_cost.Program(jax.jit(step, out_shardings=rows).lower(*arguments).compile().as_text() or "")
+    sent = sum(one.times * one.sent for one in program.collectives() if one.kind == "all-gather")
+    assert sent == 7 * 16 * 16 * 4 * 3 / 4

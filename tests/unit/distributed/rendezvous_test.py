@@ -1,0 +1,206 @@
+"""Processes find each other, here as threads of this one, and are not disturbed by strangers."""
+
+import concurrent.futures
+import contextlib
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from gptjax.distributed import processes, rendezvous
+from launch import rehearse
+
+
+def refusals(places, seconds):
+    """The ValueErrors of processes that are told these (processes, process)."""
+    port = rehearse.free_port()
+
+    def one(place):
+        with pytest.raises(ValueError) as caught:
+            rendezvous.meet(rendezvous.Place(f"localhost:{port}", *place), seconds)
+        return str(caught.value)
+
+    with concurrent.futures.ThreadPoolExecutor(len(places)) as pool:
+        return list(pool.map(one, places))
+
+
+def test_who_did_not_come_is_named():
+    errors = refusals([(4, 0), (4, 2)], seconds=1.0)
+    assert all("of 4 processes 1, 3 did not come to process 0 within 1 s" in line for line in errors)
+
+
+@pytest.mark.parametrize("places", [[(3, 0), (4, 1)], [(3, 0), (3, 1), (3, 1)]], ids=["counts otherwise", "comes twice"])
+def test_a_process_that_does_not_fit_is_refused(places):
+    errors = refusals(places, seconds=5.0)
+    assert all(f"process 1 of {places[1][0]}, on " in line and "expects 3 processes, each once" in line for line in errors)
+
+
+def test_process_0_that_is_not_there_is_said_in_time():
+    port = rehearse.free_port()
+    with pytest.raises(ValueError, match=rf"process 1 did not reach process 0 at localhost, port {port - 1}, within 0.5 s .*refused"):
+        rendezvous.meet(rendezvous.Place(f"localhost:{port}", 2, 1), 0.5)
+
+
+def test_a_port_in_use_is_said():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"process 0 cannot listen on port {port}, .*give another port"):
+            rendezvous.meet(rendezvous.Place(f"localhost:{port + 1}", 2, 0), 0.5)
+
+
+def greeting(nonce="", **changes):
+    """What a process 1 of 2 says first, with other words."""
+    known = {"process": 1, "processes": 2, "host": "x", "proof": rendezvous.Place("", 2, 1, nonce=nonce).proof(1)}
+    return json.dumps({name: value for name, value in (known | changes).items() if value is not None}).encode() + b"\n"
+
+
+STRANGERS = {
+    "garbage": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "not UTF-8": b"\xff\xfe\x00\n",
+    "a list": b"[1,2]\n",
+    "deeply nested": b"[" * 60_000 + b"\n",
+    "a number of 10,000 digits": b"1" * 10_000 + b"\n",
+    "without proof": greeting(proof=None),
+    "an impostor": greeting(),
+    "an impostor with another word": greeting("guessed"),
+    "of another count": greeting(processes=3),
+    "text": greeting("secret", process="1"),
+    "a list for a number": greeting("secret", process=[1]),
+    "null for a number": greeting("secret", process=None),
+    "1.5": greeting("secret", process=1.5),
+    "true": greeting("secret", process=True),
+    "-1": greeting("secret", process=-1),
+    "10^30": greeting("secret", processes=10**30),
+    "a host of numbers": greeting("secret", host=7),
+    "more than is asked": greeting("secret", config={}),
+    "proof of another process": greeting("secret", process=0),
+    "a proof that is no text": greeting("secret", proof=3),
+    "an odd proof": greeting("secret", proof="\udc80\u00e9"),
+    "two lines": greeting("secret") * 2,
+    "silence": b"",
+    "no line end": b"x",
+    "a flood": b"x" * 2**20,
+}
+
+
+def meet(port, process, nonce="secret", seconds=20.0):
+    return rendezvous.meet(rendezvous.Place(f"localhost:{port}", 2, process, nonce=nonce), seconds)
+
+
+def call(port):
+    """A connection to process 0, which may not listen yet."""
+    while True:
+        try:
+            return socket.create_connection(("localhost", port - 1), 5.0)
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("message", STRANGERS.values(), ids=list(STRANGERS))
+def test_a_stranger_is_told_nothing_and_does_not_disturb(message):
+    """100 of each at once, still there when the honest process comes, which waits for none of them."""
+    port = rehearse.free_port()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as opened:
+        first = pool.submit(meet, port, 0)
+        strangers = [opened.enter_context(call(port)) for _ in range(100 if len(message) < 1000 else 2)]
+        for stranger in strangers:
+            with contextlib.suppress(OSError):  # it has been turned away
+                stranger.sendall(message)
+        second = pool.submit(meet, port, 1)
+        assert first.result()[0] == second.result()[0] == [socket.gethostname()] * 2
+        for stranger in strangers:
+            with contextlib.suppress(OSError):
+                assert stranger.recv(10) == b""
+        first.result()[1][1].close()
+        second.result()[1][0].close()
+
+
+def test_slow_words_do_not_outlast_the_patience(monkeypatch):
+    monkeypatch.setattr(rendezvous, "PATIENCE", 0.2)
+    port = rehearse.free_port()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(meet, port, 0, seconds=1.5)
+        with call(port) as stranger, pytest.raises(OSError):
+            for _ in range(100):
+                stranger.sendall(b" ")
+                time.sleep(0.02)
+        assert not first.done()
+        with pytest.raises(ValueError, match="of 2 processes 1 did not come to process 0 within 1.5 s"):
+            first.result()
+
+
+def test_without_a_word_who_knows_the_greeting_passes():
+    port = rehearse.free_port()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(meet, port, 0, nonce="")
+        with call(port) as stranger:
+            stranger.sendall(greeting(host="evil\x1b[31m"))
+            names, links = first.result()
+            assert names == [socket.gethostname(), "evil\\x1b[31m"]
+            links[1].close()
+
+
+def test_a_process_of_another_run_is_turned_away(monkeypatch):
+    monkeypatch.setattr(rendezvous, "RETRY", 0.3)
+    port = rehearse.free_port()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(meet, port, 0, seconds=1.0)
+        call(port).close()
+        with pytest.raises(
+            ValueError, match="process 0 at localhost, port .* or it is another run's, and GPTJAX_NONCE is not the same there"
+        ):
+            meet(port, 1, nonce="another", seconds=1.0)
+        with pytest.raises(ValueError, match="processes 1 did not come"):
+            first.result()
+
+
+@pytest.mark.parametrize(
+    "message", [b"HTTP/1.1 400 Bad Request\r\n", b'{"names": ["a", "b"]}\n', b'{"names": ["a", "b"], "proof": "x"}\n', b"x" * 10**6]
+)
+def test_another_service_in_process_0s_place_is_said(message, monkeypatch):
+    monkeypatch.setattr(rendezvous, "RETRY", 0.0)
+    with socket.create_server(("", 0)) as server, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        port = server.getsockname()[1] + 1
+
+        def serve():
+            with server.accept()[0] as connection, contextlib.suppress(OSError):
+                connection.sendall(message)
+                connection.recv(1)
+
+        serving = pool.submit(serve)
+        with pytest.raises(
+            ValueError, match=r"(?s)^process 0 at localhost, port \d+, ended|^what answers as process 0 at .* is not process 0"
+        ):
+            meet(port, 1, seconds=1.0)
+        serving.result()
+
+
+@pytest.mark.parametrize(
+    "message", [b"[]\n", b'{"x": 1}\n', b'{"value": 1}\n', b'{"end": 3, "status": "x"}\n', b"\xff\n", b"1" * 6000 + b"\n"]
+)
+def test_nonsense_from_a_process_that_came_is_as_if_it_had_gone(message):
+    with socket.create_server(("localhost", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours = server.accept()[0]
+    link, gone = rendezvous.Link(ours), threading.Event()
+    link.follow(lambda status, line: pytest.fail("not an end"), gone.set)
+    theirs.sendall(message)
+    assert gone.wait(10)
+    link.close()
+    theirs.close()
+
+
+def test_a_process_that_came_and_says_nothing_is_not_waited_for_without_limit():
+    port = rehearse.free_port()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(meet, port, 0)
+        names, links = meet(port, 1)
+        party = processes.Hosts(0, *first.result())
+        with pytest.raises(ValueError, match="process 1 of 2, on .*, came, and has said nothing since; --join_seconds waits longer"):
+            party.gathered(1, until=time.monotonic() + 0.2)
+        links[0].send(value=2, goodbye=True)
+        assert party.gathered(1) == [1, 2]
+        links[0].part()
+        links[0].close()

@@ -1,0 +1,74 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptjax.generate import sampling
+from gptjax.generate.sampling import Sampling
+
+LOGITS = jnp.log(jnp.array([[0.5, 0.25, 0.15, 0.1], [0.1, 0.1, 0.2, 0.6]]))
+
+
+def alive(**kw):
+    return np.isfinite(sampling.kept(LOGITS, Sampling(**kw))).tolist()
+
+
+def test_greedy_and_top_1_agree():
+    key = jax.random.key(0)
+    assert sampling.choose(LOGITS, Sampling(temperature=0), key).tolist() == [0, 3]
+    assert sampling.choose(LOGITS, Sampling(top_k=1), key).tolist() == [0, 3]
+    assert sampling.choose(LOGITS, Sampling(top_p=1e-6), key).tolist() == [0, 3]
+
+
+def test_top_k():
+    assert alive(top_k=2) == [[True, True, False, False], [False, False, True, True]]
+    assert alive(top_k=9) == [[True] * 4] * 2
+
+
+def test_top_p_keeps_the_token_that_crosses():
+    assert alive(top_p=0.6) == [[True, True, False, False], [False, False, False, True]]
+    assert alive(top_p=0.75) == [[True, True, False, False], [False, False, True, True]]
+    assert alive(top_p=1.0) == [[True] * 4] * 2
+
+
+def test_top_p_is_taken_after_top_k():
+    assert alive(top_p=0.6)[0] == [True, True, False, False]
+    assert alive(top_p=0.6, top_k=2)[0] == [True, False, False, False]  # of 2/3 and 1/3
+
+
+def test_top_p_is_taken_after_temperature():
+    assert alive(top_p=0.75, temperature=0.1)[0] == [True, False, False, False]
+
+
+def test_frequencies_follow_the_distribution():
+    draw = jax.vmap(lambda k: sampling.choose(LOGITS, Sampling(temperature=2.0), k))(jax.random.split(jax.random.key(0), 20000))
+    expected = np.sqrt([0.5, 0.25, 0.15, 0.1])
+    np.testing.assert_allclose(np.bincount(draw[:, 0], minlength=4) / 20000, expected / expected.sum(), atol=0.012)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-38, 5e-324])
+def test_next_to_no_temperature_is_greedy(temperature):
+    scores = jax.random.normal(jax.random.key(1), (3, 500)) * 3 + jnp.array([[0.0], [1e4], [-1e4]])
+    scores = scores.at[:, 400:].set(-jnp.inf)  # padding
+    for key in jax.random.split(jax.random.key(0), 2):
+        for more in ({}, {"top_k": 9}, {"top_p": 0.9}):
+            chosen = sampling.choose(scores, Sampling(temperature=temperature, **more), key)
+            assert chosen.tolist() == jnp.argmax(scores, axis=-1).tolist()
+
+
+@pytest.mark.parametrize("temperature", [1e38, 1e300])
+def test_at_the_largest_temperatures_all_tokens_are_alike_but_for_padding(temperature):
+    scores = jnp.arange(8.0)[None].at[:, 5:].set(-jnp.inf)
+    for more in ({}, {"top_p": 1.0}, {"top_k": 10**18}):
+        kept = sampling.kept(scores, Sampling(temperature=temperature, **more))
+        np.testing.assert_array_equal(np.isfinite(kept), [[True] * 5 + [False] * 3])
+        assert float(jax.nn.softmax(kept)[0, 0]) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"temperature": float("nan")}, {"temperature": float("inf")}, {"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}],
+)
+def test_values_that_leave_nothing(bad):
+    with pytest.raises(ValueError, match=f"{next(iter(bad))}="):
+        Sampling(**bad)

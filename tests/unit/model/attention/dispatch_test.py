@@ -1,0 +1,53 @@
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+
+from gptjax.config import registry, schema
+from gptjax.model.attention import dispatch
+
+DENSE, BANDED, STRIDED = schema.Dense(), schema.Banded(window=256), schema.Strided(stride=128)
+
+
+@pytest.mark.parametrize("platform, name", [("cpu", "blocks"), ("tpu", "splash"), ("gpu", "cudnn"), ("cuda", "cudnn")])
+def test_auto_is_the_platforms_own(platform, name):
+    assert dispatch.named("auto", platform) == name == dispatch.named(name, platform)
+    assert dispatch.named("reference", platform) == "reference"
+
+
+@pytest.mark.parametrize(
+    "asked, platform, allowed", [("splash", "cpu", "reference, blocks"), ("flash", "tpu", "reference, blocks, splash")]
+)
+def test_a_kernel_that_does_not_run_here(asked, platform, allowed):
+    with pytest.raises(ValueError, match=f"compute.attention={asked} does not run on {platform}; set it to auto, {allowed}$"):
+        dispatch.named(asked, platform)
+
+
+@pytest.mark.parametrize(
+    "kernel, pattern, facts, name, why",
+    [
+        ("splash", STRIDED, {"segmented": True, "aligned": False}, "splash", ""),
+        ("splash", DENSE, {"dropping": True}, "reference", "attention dropout"),
+        ("blocks", DENSE, {"dropping": True}, "blocks", ""),
+        ("cudnn", BANDED, {}, "cudnn", ""),
+        ("cudnn", BANDED, {"dropping": True}, "reference", "attention dropout"),
+        ("cudnn", BANDED, {"dtype": jnp.float32}, "flash", "cuDNN computes in 16 bits, not float32"),
+        ("cudnn", BANDED, {"d_head": 60}, "flash", "cuDNN wants heads of a multiple of 8 up to 128, not 60"),
+        ("cudnn", BANDED, {"segmented": True}, "flash", "cuDNN keeps no documents apart"),
+        ("cudnn", BANDED, {"aligned": False}, "flash", "cuDNN aligns the first query with the first key"),
+        ("cudnn", DENSE, {"even": False}, "flash", "jax asks cuDNN for no gradient of an odd number of tokens"),
+        ("cudnn", STRIDED, {}, "flash", "cuDNN knows no such pattern"),
+    ],
+)
+def test_who_computes_what(kernel, pattern, facts, name, why):
+    facts = {"dtype": jnp.bfloat16, "d_head": 64} | facts
+    assert dispatch.chosen(kernel, pattern, **facts) == (name, why)
+
+
+def test_the_account_names_each_layer_once():
+    gpt3 = registry.config("gpt3_small").model
+    assert dispatch.account("splash", gpt3, jnp.bfloat16, False) == "Banded(window=256) by splash, Dense() by splash"
+    dropping = dataclasses.replace(gpt3, dropout=schema.Dropout(attention=0.1))
+    odd = dataclasses.replace(gpt3, n_ctx=2047, attention=(DENSE,))
+    assert dispatch.account("cudnn", odd, jnp.bfloat16, False).startswith("Dense() by flash (jax asks")
+    assert dispatch.account("splash", dropping, jnp.bfloat16, False).endswith("Dense() by reference (attention dropout)")

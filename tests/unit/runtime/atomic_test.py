@@ -1,0 +1,52 @@
+"""A file that is saved is whole, and on the disk before its name is: a power cut leaves the old one or the new one."""
+
+import os
+
+import pytest
+
+from gptjax.runtime import atomic, storage
+
+
+@pytest.fixture
+def moments(monkeypatch):
+    """What is brought to the disk and what is renamed, by name, in order."""
+    seen, fsync, replace, rename = [], os.fsync, os.replace, os.rename
+
+    def synced(number):
+        seen.append(f"sync {os.path.basename(os.readlink(f'/proc/self/fd/{number}'))}")
+        fsync(number)
+
+    def moved(act):
+        return lambda a, b, **more: [act(a, b, **more), seen.append(f"rename {os.path.basename(b)}")][0]
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", moved(replace))
+    monkeypatch.setattr(os, "rename", moved(rename))
+    return seen
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_we_go_on(tmp_path, moments):
+    atomic.save(tmp_path / "config.json", b"new")
+    assert (tmp_path / "config.json").read_bytes() == b"new"
+    assert moments == [f"sync config.json.{os.uname().nodename}-{os.getpid()}.partial", "rename config.json", f"sync {tmp_path.name}"]
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_is_valid(tmp_path, moments):
+    place = storage.Directory(tmp_path)
+    (tmp_path / "5.saving" / "d").mkdir(parents=True)
+    (tmp_path / "5.saving" / "d" / "values").write_bytes(b"1")
+    place.commit(5, "{}")
+    assert moments == ["sync values", "sync files.json", "rename 5", f"sync {tmp_path.name}"] and place.steps() == [5]
+
+
+def test_a_file_system_that_cannot_sync_directories_is_left_to_itself(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def refused(number):
+        if os.path.isdir(f"/proc/self/fd/{number}"):
+            raise OSError(22, "Invalid argument")
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    atomic.save(tmp_path / "a", b"1")
+    assert (tmp_path / "a").read_bytes() == b"1"

@@ -1,0 +1,41 @@
+"""Where the numbers of a leaf lie in another's tensor: by the code that reads these, not by our own table."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from gptjax.config import schema
+from gptjax.weights import name_maps
+from tests.unit.weights import load_test as tools
+
+N, H, D = 4, 4, 16  # heads, their width, d_model
+
+
+def stored(kind, layout, leaf):
+    """The tensor of layer 0 that holds our leaf, in which number i stands in the leaf's place i."""
+    c = tools.config(kind).model
+    (place,) = [p for p in name_maps.places(layout, dataclasses.replace(c, n_layers=1, attention=c.attention[:1])) if p.leaf.endswith(leaf)]
+    shape = {"weight_DQNH": (D, 3, N, H), "bias_QNH": (3, N, H), "weight_DNH": (D, N, H)}[leaf.split("/")[-1]]
+    ours = np.arange(np.prod(shape), dtype=np.float32).reshape(1, *shape)
+    return ours[0], name_maps.theirs(layout, c, place, ours)
+
+
+@pytest.mark.parametrize("kind, layout", [("gpt2", name_maps.OPENAI_GPT2), ("openai-gpt", name_maps.OPENAI_GPT1), ("gpt2", name_maps.GPT2)])
+def test_queries_keys_and_values_are_split_first_and_then_their_heads(kind, layout):
+    """GPT-2's src/model.py: tf.split(conv1d(x, 'c_attn', n_state * 3), 3, axis=2), then split_heads; merge_heads before c_proj."""
+    w_DQNH, c_attn = stored(kind, layout, "qkv/weight_DQNH")
+    for q, part in enumerate(np.split(c_attn.reshape(D, 3 * D), 3, axis=1)):
+        np.testing.assert_array_equal(part.reshape(D, N, H), w_DQNH[:, q])
+    b_QNH, bias = stored(kind, layout, "qkv/bias_QNH")
+    np.testing.assert_array_equal([part.reshape(N, H) for part in np.split(bias, 3)], b_QNH)
+    w_DNH, c_proj = stored(kind, layout, "out/weight_DNH")
+    np.testing.assert_array_equal(c_proj.reshape(N, H, D), w_DNH.transpose(1, 2, 0))
+
+
+def test_layers_follow_each_other_through_the_periods():
+    model = dataclasses.replace(tools.config("gpt2").model, n_layers=6, attention=(schema.Dense(), schema.Banded(window=3)))
+    found = {
+        p.name.split(".")[1]: (p.period, p.leaf.split("/")[1]) for p in name_maps.places(name_maps.GPT2, model) if p.period is not None
+    }
+    assert found == {str(n): (n // 2, f"block_{n % 2}") for n in range(6)}
