@@ -44,40 +44,44 @@ def varied(config: schema.Config, n_ctx: int, rows: int, attention: tuple, kerne
 
 def arms(config: schema.Config) -> dict[str, tuple[tuple, str]]:
     """What is compared: name -> (attention, kernel). The first is the baseline."""
-    dense, own = (schema.Dense(),), config.model.attention
-    both = {"dense, auto": (dense, "auto"), "dense, reference": (dense, "reference")}
-    return both if own == dense else both | {"own, auto": (own, "auto"), "own, reference": (own, "reference")}
+    dense, config_attention = (schema.Dense(),), config.model.attention
+    dense_arms = {"dense, auto": (dense, "auto"), "dense, reference": (dense, "reference")}
+    return (
+        dense_arms
+        if config_attention == dense
+        else dense_arms | {"own, auto": (config_attention, "auto"), "own, reference": (config_attention, "reference")}
+    )
 
 
 def trained(name: str, config: schema.Config, n_ctx: int, rows: int, rounds: int) -> list[Row]:
     """A row for each arm that fits."""
-    mesh = device_mesh.mesh(config.mesh)
+    mesh = device_mesh.make_mesh(config.mesh)
     platform = mesh.devices.flat[0].platform
     seconds: dict[str, list[float]] = {}
     tokens = np.random.default_rng(0).integers(0, config.model.n_vocab, (1, rows, n_ctx + 1), dtype=np.int32)
     results = []
     for arm, (attention, kernel) in arms(config).items():  # one state at a time: two of the larger models do not fit
-        varied_config = varied(config, n_ctx, rows, attention, kernel)
+        arm_config = varied(config, n_ctx, rows, attention, kernel)
         try:
-            built, program, shape = compile.program(varied_config, mesh, platform, rows)
+            train_step, program, shape = compile.compile_program(arm_config, mesh, platform, rows)
             with jax.set_mesh(mesh):
-                now = state.created(varied_config, built.model, built.tx, mesh)
+                train_state = state.init_sharded(arm_config, train_step.model, train_step.tx, mesh)
                 batch = jax.device_put(tokens, shape.sharding)
                 seconds[arm] = []
                 for i in range(rounds + 2):  # two rounds settle
-                    began = time.perf_counter()
-                    now, measured = program(now, batch)
-                    jax.block_until_ready(measured)
+                    start_time = time.perf_counter()
+                    train_state, step_metrics = program(train_state, batch)
+                    jax.block_until_ready(step_metrics)
                     if i >= 2:
-                        seconds[arm].append(time.perf_counter() - began)
+                        seconds[arm].append(time.perf_counter() - start_time)
         except jax.errors.JaxRuntimeError as error:
-            if not compile.out_of_memory(error):
+            if not compile.is_out_of_memory(error):
                 raise
             seconds.pop(arm, None)
             print(f"{name:12} {n_ctx:6,} {rows:5} {arm:18} out of memory", flush=True)
             continue
         speed = rows * n_ctx / statistics.median(seconds[arm])
-        mfu = metrics.mfu(count.train_flops_per_token(varied_config.model), speed, mesh.devices.ravel())
+        mfu = metrics.mfu(count.train_flops_per_token(arm_config.model), speed, mesh.devices.ravel())
         baseline = statistics.median(seconds["dense, auto"]) / statistics.median(seconds[arm]) if "dense, auto" in seconds else None
         row = {"config": name, "n_ctx": n_ctx, "rows": rows, "arm": arm, "tokens_per_s": speed, "mfu": mfu, "to_dense": baseline}
         results.append(row)
@@ -89,18 +93,18 @@ def trained(name: str, config: schema.Config, n_ctx: int, rows: int, rounds: int
 
 def spoken(name: str, config: schema.Config, batch: int, rounds: int) -> Row:
     """Tokens/s of greedy decoding, prompts of 64 tokens and 64 new ones, prefill included."""
-    mesh = device_mesh.mesh(dataclasses.replace(config.mesh, fsdp=1), jax.devices()[:1])
-    built = step.build(config, mesh.devices.flat[0].platform, mesh, None)
-    model = built.model.clone(place=rules.NOWHERE)
-    params = jax.jit(lambda: state.initial(config, model, built.tx).params)()
-    reader = inference.reader(model, params)
+    mesh = device_mesh.make_mesh(dataclasses.replace(config.mesh, fsdp=1), jax.devices()[:1])
+    train_step = step.build(config, mesh.devices.flat[0].platform, mesh, None)
+    model = train_step.model.clone(place=rules.UNSHARDED)
+    params = jax.jit(lambda: state.init_state(config, model, train_step.tx).params)()
+    inference_model = inference.prepare(model, params)
     prompts = np.random.default_rng(0).integers(0, config.model.n_vocab, (batch, 64)).tolist()
     seconds = []
     for i in range(rounds + 1):
-        began = time.perf_counter()
-        decode.continuations(reader, prompts, 64, sampling.Sampling(temperature=0.0), jax.random.key(0))
+        start_time = time.perf_counter()
+        decode.generate(inference_model, prompts, 64, sampling.SamplingParams(temperature=0.0), jax.random.key(0))
         if i:
-            seconds.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - start_time)
     speed = 64 * batch / statistics.median(seconds)
     print(f"{name:12} generation, batch {batch}: {speed:,.0f} tokens/s", flush=True)
     return {"config": name, "generation_batch": batch, "tokens_per_s": speed}
@@ -109,14 +113,14 @@ def spoken(name: str, config: schema.Config, batch: int, rounds: int) -> Row:
 def ahead_of_time(target: topology.Topology, names: list[str]) -> list[Row]:
     """Each kernel of the platform, forward and backward, and each config's step, compiled for chips that are not here."""
     results, n = [], target.n_devices
-    kernel = dispatch.named("auto", target.platform)
+    kernel = dispatch.resolve_name("auto", target.platform)
     for pattern in PATTERNS:
-        one = dataclasses.replace(
+        model = dataclasses.replace(
             registry.config("gpt3_small").model, n_layers=1, attention=(pattern,), n_ctx=2048, d_model=256, n_heads=4, n_vocab=256
         )
-        config = varied(dataclasses.replace(registry.config("gpt3_small"), model=one), 2048, n, (pattern,), "auto")
-        by, why = dispatch.chosen(kernel, pattern, np.dtype("bfloat16"), 64)
-        results.append(_compiled_row(f"{pattern} by {by}{f' ({why})' if why else ''}", config, target))
+        config = varied(dataclasses.replace(registry.config("gpt3_small"), model=model), 2048, n, (pattern,), "auto")
+        kernel_name, reason = dispatch.select(kernel, pattern, np.dtype("bfloat16"), 64)
+        results.append(_compiled_row(f"{pattern} by {kernel_name}{f' ({reason})' if reason else ''}", config, target))
     for name in names:
         config = registry.config(name)
         config = varied(dataclasses.replace(config, mesh=schema.Mesh()), config.model.n_ctx, n, config.model.attention, "auto")
@@ -124,21 +128,27 @@ def ahead_of_time(target: topology.Topology, names: list[str]) -> list[Row]:
     return results
 
 
-def _compiled_row(what: str, config: schema.Config, target: topology.Topology) -> Row:
-    found = compile.step_of(config, target)
-    kernel_names = ", ".join(found.program.kernels()) or "none of a library's"
-    verdict = "fits" if found.peak <= found.limit else "does not fit"
+def _compiled_row(label: str, config: schema.Config, target: topology.Topology) -> Row:
+    compiled = compile.compile_step(config, target)
+    kernel_names = ", ".join(compiled.program.kernel_counts()) or "none of a library's"
+    verdict = "fits" if compiled.peak_bytes <= compiled.memory_limit else "does not fit"
     print(
-        f"{target!s:10} {what:40} compiled in {found.seconds:5.1f} s; {found.peak / 2**30:6.2f} GiB a chip, {verdict}; {kernel_names}",
+        f"{target!s:10} {label:40} compiled in {compiled.compile_seconds:5.1f} s; {compiled.peak_bytes / 2**30:6.2f} GiB a chip, {verdict}; {kernel_names}",
         flush=True,
     )
-    return {"target": str(target), "what": what, "compile_seconds": found.seconds, "peak_bytes": found.peak, "kernels": kernel_names}
+    return {
+        "target": str(target),
+        "what": label,
+        "compile_seconds": compiled.compile_seconds,
+        "peak_bytes": compiled.peak_bytes,
+        "kernels": kernel_names,
+    }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", default=CONFIGS, help=f"comma-separated (default: {CONFIGS})")
-    parser.add_argument("--rounds", type=parse.whole_argument(), default=5, help="timed steps of each (default: 5)")
+    parser.add_argument("--rounds", type=parse.int_argument(), default=5, help="timed steps of each (default: 5)")
     parser.add_argument("--out", default="accelerator.json", help="where the figures go (default: accelerator.json)")
     args = parser.parse_args()
     names = args.configs.split(",")
@@ -146,7 +156,7 @@ def main():
     results: list[Row] = []
     if device.platform == "cpu":
         print("no accelerator here: each kernel and step is compiled ahead of time instead, and nothing is timed", flush=True)
-        for target in map(topology.topology, ABSENT):
+        for target in map(topology.from_name, ABSENT):
             try:
                 results += ahead_of_time(target, names)
             except ValueError as missing:  # its compiler is not installed
@@ -156,8 +166,8 @@ def main():
             config = registry.config(name)
             for n_ctx in (config.model.n_ctx, 4 * config.model.n_ctx):
                 rows = len(jax.devices())
-                while fitted := trained(name, config, n_ctx, rows, args.rounds):
-                    results += fitted
+                while rows_that_fit := trained(name, config, n_ctx, rows, args.rounds):
+                    results += rows_that_fit
                     rows *= 2
             results += [spoken(name, config, batch, args.rounds) for batch in (1, 8)]
     with open(args.out, "w") as file:

@@ -22,26 +22,26 @@ from gptjax.sharding import rules, xla_options
 def program(pattern: schema.Attention, n_ctx: int, n_heads: int):
     """(compiled forward and backward of attention, its arguments)."""
     platform = jax.devices()[0].platform
-    manner = gpt.manner(schema.Compute(), platform)
-    q, k, v, g = (jax.random.normal(key, (1, n_ctx, n_heads, 64), manner.dtype) for key in jax.random.split(jax.random.key(0), 4))
+    execution_policy = gpt.execution_policy(schema.Compute(), platform)
+    q, k, v, g = (jax.random.normal(key, (1, n_ctx, n_heads, 64), execution_policy.dtype) for key in jax.random.split(jax.random.key(0), 4))
 
     def run(q, k, v, g):
-        out, pull = jax.vjp(lambda q, k, v: dispatch.attend(manner.kernel, rules.NOWHERE, q, k, v, pattern), q, k, v)
-        return out, pull(g)
+        out, vjp_fn = jax.vjp(lambda q, k, v: dispatch.attend(execution_policy.kernel, rules.UNSHARDED, q, k, v, pattern), q, k, v)
+        return out, vjp_fn(g)
 
     return jax.jit(run, compiler_options=xla_options.options(jax.devices()[0])).lower(q, k, v, g).compile(), (q, k, v, g)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--longest", type=parse.whole_argument(), default=32768, help="the longest context (default: 32768)")
-    parser.add_argument("--heads", type=parse.whole_argument(), default=4, help="heads (default: 4)")
-    parser.add_argument("--window", type=parse.whole_argument(), default=256, help="of the banded layer (default: 256)")
-    parser.add_argument("--rounds", type=parse.whole_argument(), default=3, help="timed runs of each (default: 3)")
+    parser.add_argument("--longest", type=parse.int_argument(), default=32768, help="the longest context (default: 32768)")
+    parser.add_argument("--heads", type=parse.int_argument(), default=4, help="heads (default: 4)")
+    parser.add_argument("--window", type=parse.int_argument(), default=256, help="of the banded layer (default: 256)")
+    parser.add_argument("--rounds", type=parse.int_argument(), default=3, help="timed runs of each (default: 3)")
     args = parser.parse_args()
-    xla_options.keep_memory()
+    xla_options.tune_malloc()
     patterns = {"dense": schema.Dense(), "banded": schema.Banded(window=args.window)}
-    before: dict[str, tuple[float, int]] = {}
+    last: dict[str, tuple[float, int]] = {}
     print(f"{'context':>8} {'layer':8} {'ms':>9} {'x':>5} {'scratch MiB':>12} {'x':>5} {'GFLOP/s':>8} {'banded is':>10}")
     n_ctx = 1024
     while n_ctx <= args.longest:
@@ -49,23 +49,23 @@ def main():
         seconds: dict[str, list[float]] = {name: [] for name in patterns}
         for i in range(args.rounds + 1):  # the first settles
             for name, (run, arrays) in compiled.items():
-                began = time.perf_counter()
+                start_time = time.perf_counter()
                 jax.block_until_ready(run(*arrays))
                 if i:
-                    seconds[name].append(time.perf_counter() - began)
+                    seconds[name].append(time.perf_counter() - start_time)
         for name, pattern in patterns.items():
-            middle, scratch = statistics.median(seconds[name]), compiled[name][0].memory_analysis().temp_size_in_bytes
+            median, scratch = statistics.median(seconds[name]), compiled[name][0].memory_analysis().temp_size_in_bytes
             growth = (
-                [f"{now / old:5.1f}" for now, old in zip((middle, scratch), before[name], strict=True)] if name in before else ["    -"] * 2
+                [f"{new / old:5.1f}" for new, old in zip((median, scratch), last[name], strict=True)] if name in last else ["    -"] * 2
             )
-            flops = 3 * 4 * 64 * args.heads * count.keys_seen(pattern, n_ctx)
-            ratio = f"{statistics.median(seconds['dense']) / middle:8.1f} x" if name == "banded" else ""
+            flops = 3 * 4 * 64 * args.heads * count.attention_pairs(pattern, n_ctx)
+            ratio = f"{statistics.median(seconds['dense']) / median:8.1f} x" if name == "banded" else ""
             print(
-                f"{n_ctx:8,} {name:8} {middle * 1e3:9.1f} {growth[0]} {scratch / 2**20:12,.0f} {growth[1]} "
-                f"{flops / middle / 1e9:8.1f} {ratio:>10}",
+                f"{n_ctx:8,} {name:8} {median * 1e3:9.1f} {growth[0]} {scratch / 2**20:12,.0f} {growth[1]} "
+                f"{flops / median / 1e9:8.1f} {ratio:>10}",
                 flush=True,
             )
-            before[name] = middle, scratch
+            last[name] = median, scratch
         n_ctx *= 2
 
 

@@ -48,45 +48,45 @@ TRAIN, DEV = 2000, 800
 # --- the tasks -----------------------------------------------------------------------------------------------------------
 
 
-def movies(draw: random.Random, data: Path) -> list[dict]:
+def movies(rng: random.Random, data: Path) -> list[dict]:
     """Sentences of film reviews (Hutto and Gilbert 2014), positive where the mean of 20 ratings is above 0."""
     lines = (data / "labelled/sentiment_vader/movieReviewSnippets_GroundTruth.txt").read_text(errors="replace").splitlines()
     rated = [(float(rating), text) for _, rating, text in (line.split("\t") for line in lines)]
     return [{"sentence": text, "label": int(rating > 0)} for rating, text in rated if rating]
 
 
-def glosses(draw: random.Random, data: Path) -> list[dict]:
+def glosses(rng: random.Random, data: Path) -> list[dict]:
     """Does WordNet's definition entail the word? Its own word, or another's."""
     lines = [line.split(": ", 1) for line in _text(data, "wordnet_glosses.txt").splitlines() if ": " in line]
     lines = [(word, gloss) for word, gloss in lines if len(gloss) < 120]
-    made = []
-    for word, gloss in draw.sample(lines, 2 * (TRAIN + DEV)):
-        other = draw.random() < 0.5
-        said = draw.choice(lines)[0] if other else word
-        made.append({"premise": gloss, "hypothesis": said, "label": "not_entailment" if other else "entailment"})
-    return made
+    examples = []
+    for word, gloss in rng.sample(lines, 2 * (TRAIN + DEV)):
+        other = rng.random() < 0.5
+        hypothesis = rng.choice(lines)[0] if other else word
+        examples.append({"premise": gloss, "hypothesis": hypothesis, "label": "not_entailment" if other else "entailment"})
+    return examples
 
 
-def sources(draw: random.Random, data: Path) -> list[dict]:
+def sources(rng: random.Random, data: Path) -> list[dict]:
     """Are two passages of 25 words of the same source: Brown, Moby Dick, Shakespeare, State of the Union?"""
     speeches = " ".join(json.loads(line)["text"] for line in _text(data, "sotu.jsonl").splitlines())
     words = [_text(data, f"{name}.txt").split() for name in ("brown", "moby_dick", "shakespeare")] + [speeches.split()]
 
     def passage(source):
-        start = draw.randrange(len(source) - 25)
+        start = rng.randrange(len(source) - 25)
         return " ".join(source[start : start + 25])
 
-    made = []
+    examples = []
     for _ in range(2 * (TRAIN + DEV)):
-        same = draw.random() < 0.5
-        one, other = [draw.choice(words)] * 2 if same else draw.sample(words, 2)
-        made.append({"one": passage(one), "other": passage(other), "label": int(same)})
-    return made
+        same = rng.random() < 0.5
+        one, other = [rng.choice(words)] * 2 if same else rng.sample(words, 2)
+        examples.append({"one": passage(one), "other": passage(other), "label": int(same)})
+    return examples
 
 
-def quiz(draw: random.Random, data: Path) -> list[dict]:
+def quiz(rng: random.Random, data: Path) -> list[dict]:
     """bsdgames' quiz: a question and four answers, the wrong ones of the same list."""
-    made = []
+    examples = []
     for file in sorted((data / "labelled/quiz_bsdgames").iterdir()):
         rows = [line.split(":") for line in file.read_text(errors="replace").splitlines() if line.count(":") >= 1]
         pairs = [(_plain(row[0]), _plain(row[1])) for row in rows]  # one direction: the other would tell the answers of the test set
@@ -94,10 +94,10 @@ def quiz(draw: random.Random, data: Path) -> list[dict]:
         answers = sorted({answer for _, answer in pairs})
         for question, answer in pairs if len(answers) > 8 else []:
             others = [other for other in answers if other != answer and (question, other) not in pairs]
-            options = [answer, *draw.sample(others, 3)]
-            draw.shuffle(options)
-            made.append({"question": question, "answers": options, "label": "ABCD"[options.index(answer)]})
-    return made
+            options = [answer, *rng.sample(others, 3)]
+            rng.shuffle(options)
+            examples.append({"question": question, "answers": options, "label": "ABCD"[options.index(answer)]})
+    return examples
 
 
 def _plain(text: str) -> str:
@@ -111,13 +111,13 @@ def _text(data: Path, name: str) -> str:
 def written(task: str, data: Path, folder: Path) -> list[str]:
     """train, dev and test files of a task, equal for all runs; as arguments of gptjax.finetune."""
     arguments = []
-    draw = random.Random(task)
-    examples = {"movies": movies, "glosses": glosses, "sources": sources, "quiz": quiz}[task](draw, data)
-    draw.shuffle(examples)
-    n = min(DEV, len(examples) // 5)
-    for split, part in {"dev": examples[:n], "test": examples[n : 2 * n], "train": examples[2 * n : 2 * n + TRAIN]}.items():
+    rng = random.Random(task)
+    rows = {"movies": movies, "glosses": glosses, "sources": sources, "quiz": quiz}[task](rng, data)
+    rng.shuffle(rows)
+    n = min(DEV, len(rows) // 5)
+    for split, split_rows in {"dev": rows[:n], "test": rows[n : 2 * n], "train": rows[2 * n : 2 * n + TRAIN]}.items():
         path = folder / f"{task}_{split}.jsonl"
-        path.write_text("".join(json.dumps(example) + "\n" for example in part))
+        path.write_text("".join(json.dumps(example) + "\n" for example in split_rows))
         arguments += ["--set", f"task.{split}={path}"]
     return arguments
 
@@ -125,40 +125,40 @@ def written(task: str, data: Path, folder: Path) -> list[str]:
 # --- runs ----------------------------------------------------------------------------------------------------------------
 
 
-def finetuned(task: str, arm: str, more: list[str], args: argparse.Namespace, files: list[str], seeds: int) -> list[dict]:
+def finetuned(task: str, arm: str, edits: list[str], args: argparse.Namespace, files: list[str], seeds: int) -> list[dict]:
     """The result of each seed: accuracy on dev and test, by the epoch that was best on dev."""
     run = args.work / f"{task} {arm}".replace(" ", "_")
     results = run / ("results.json" if seeds > 1 else "result.json")
     if not results.exists():
         config, sets = CLASSES[task]
-        flags = [part for text in [*sets, f"task.peak={args.peak}", "loop.every_log=1000000", *more] for part in ("--set", text)]
+        flags = [part for text in [*sets, f"task.peak={args.peak}", "loop.every_log=1000000", *edits] for part in ("--set", text)]
         program = [sys.executable, "-m", "gptjax.finetune", f"--config={config}", f"--init={args.run}", f"--run={run}", f"--seeds={seeds}"]
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(args.work / "compiled")}
-        done = subprocess.run([*program, *files, *flags], capture_output=True, text=True, env=environment)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(program)}: {done.stderr[-2000:]}")
-    found = json.loads(results.read_text())
-    found = found if seeds > 1 else [found]
-    print(f"{task:8} {arm:44} {interval(tested(found))}", flush=True)
-    return found
+        process = subprocess.run([*program, *files, *flags], capture_output=True, text=True, env=environment)
+        if process.returncode:
+            raise SystemExit(f"{' '.join(program)}: {process.stderr[-2000:]}")
+    seed_results = json.loads(results.read_text())
+    seed_results = seed_results if seeds > 1 else [seed_results]
+    print(f"{task:8} {arm:44} {interval(tested(seed_results))}", flush=True)
+    return seed_results
 
 
 def longer(arm: str, args: argparse.Namespace, files: list[str]) -> list[dict]:
     """An arm of LONGER on movies: the rate that is best on dev for the first seed, then all seeds with it."""
-    more, rates = LONGER[arm]
-    trials = [(rate, finetuned("movies", f"{arm} {rate:g}", [*more, f"task.peak={rate}"], args, files, 1)) for rate in rates]
+    edits, rates = LONGER[arm]
+    trials = [(rate, finetuned("movies", f"{arm} {rate:g}", [*edits, f"task.peak={rate}"], args, files, 1)) for rate in rates]
     best, _ = max(trials, key=lambda trial: trial[1][0]["dev"])
-    return finetuned("movies", arm, [*more, f"task.peak={best}"], args, files, args.seeds)
+    return finetuned("movies", arm, [*edits, f"task.peak={best}"], args, files, args.seeds)
 
 
 def tested(results: list[dict]) -> list[float]:
     return [result["test"] for result in results]
 
 
-def interval(found: list[float]) -> str:
+def interval(values: list[float]) -> str:
     """Mean and 95% interval of the mean."""
-    estimate = comparison.estimate(found)
-    return f"{estimate.mean:.1f}" + ("" if math.isnan(estimate.half) else f" +- {estimate.half:.1f}")
+    estimate = comparison.mean_interval(values)
+    return f"{estimate.mean:.1f}" + ("" if math.isnan(estimate.half_width) else f" +- {estimate.half_width:.1f}")
 
 
 def zero_shot(args: argparse.Namespace, files: dict[str, list[str]]) -> dict[str, list[tuple[int, float]]]:
@@ -173,33 +173,35 @@ def zero_shot(args: argparse.Namespace, files: dict[str, list[str]]) -> dict[str
     from gptjax.training.classification import examples, metrics, zero_shot
     from gptjax.weights import load
 
-    origin = load.found(args.run)
-    text, mesh = build.tokenizer(origin.config.data.tokenizer), device_mesh.mesh(origin.config.mesh)
-    built = step.build(origin.config, jax.devices()[0].platform, mesh, text.end_of_text)
-    saved = checkpoint.Saved(Path(args.run) / "checkpoints", print)
-    abstract = state.abstract(origin.config, built.model, built.tx, mesh).params
-    fresh = state.created(origin.config, built.model, built.tx, mesh).params
-    found: dict[str, list[tuple[int, float]]] = {}
+    weights = load.load(args.run)
+    tokenizer, mesh = build.build(weights.config.data.tokenizer), device_mesh.make_mesh(weights.config.mesh)
+    train_step = step.build(weights.config, jax.devices()[0].platform, mesh, tokenizer.end_of_text)
+    checkpoint_reader = checkpoint.CheckpointReader(Path(args.run) / "checkpoints", print)
+    abstract_params = state.abstract_state(weights.config, train_step.model, train_step.tx, mesh).params
+    init_params = state.init_sharded(weights.config, train_step.model, train_step.tx, mesh).params
+    scores: dict[str, list[tuple[int, float]]] = {}
     for task in ("movies", "quiz"):
         config, sets = CLASSES[task]
         spec = overrides.override(registry.finetuning(config), *sets, *files[task][1::2]).task
-        read = examples.read(spec, "dev", print)
-        labels = np.array([example.label for example in read])
-        for at in [0, *saved.steps()]:
-            restored = None if at == 0 else saved.restore({"params": abstract}, part="params/", steps=[at])
-            params = fresh if restored is None else restored[1]["params"]
-            y_BC = zero_shot.answered(spec, read, built.model, params, text)
-            found.setdefault(task, []).append((at, metrics.score("accuracy", y_BC, labels)))
-            print(f"zero-shot {task:8} after {at:6,} updates {found[task][-1][1]:5.1f}", flush=True)
-    return found
+        dev_examples = examples.read(spec, "dev", print)
+        labels = np.array([example.label for example in dev_examples])
+        for step_number in [0, *checkpoint_reader.steps()]:
+            loaded = (
+                None if step_number == 0 else checkpoint_reader.restore({"params": abstract_params}, prefix="params/", steps=[step_number])
+            )
+            params = init_params if loaded is None else loaded[1]["params"]
+            y_BC = zero_shot.predict(spec, dev_examples, train_step.model, params, tokenizer)
+            scores.setdefault(task, []).append((step_number, metrics.score("accuracy", y_BC, labels)))
+            print(f"zero-shot {task:8} after {step_number:6,} updates {scores[task][-1][1]:5.1f}", flush=True)
+    return scores
 
 
 def drawn(out: Path, layers: dict[str, list[float]], shots: dict[str, list[tuple[int, float]]]) -> None:
     """GPT-1's Figure 2: left, accuracy by transferred layers; right, zero-shot accuracy over updates of pre-training."""
-    figure = loss_plot.canvas(9, 3.8)
+    figure = loss_plot.new_figure(9, 3.8)
     left, right = figure.subplots(1, 2)
     names = list(layers)
-    means = [statistics.mean(found) for found in layers.values()]
+    means = [statistics.mean(values) for values in layers.values()]
     left.errorbar(
         range(len(names)),
         means,
@@ -214,9 +216,9 @@ def drawn(out: Path, layers: dict[str, list[float]], shots: dict[str, list[tuple
     left.set_xticks(range(len(names)), [name.replace("1 layers", "1 layer") for name in names], fontsize=8)
     left.set(xlabel="transferred", ylabel="accuracy on movies, %", title="layers transferred (mean, range)")
     chance = {"movies": 50, "quiz": 25}
-    for (task, points), colour in zip(shots.items(), ("#4C78A8", "#D1495B"), strict=True):
-        right.plot(*zip(*points, strict=True), marker="o", color=colour, label=task)
-        right.axhline(chance[task], color=colour, lw=0.8, ls=":")
+    for (task, points), color in zip(shots.items(), ("#4C78A8", "#D1495B"), strict=True):
+        right.plot(*zip(*points, strict=True), marker="o", color=color, label=task)
+        right.axhline(chance[task], color=color, lw=0.8, ls=":")
     right.set(xlabel="updates of pre-training", ylabel="accuracy, %", title="zero-shot (dotted: chance)")
     right.legend(frameon=False)
     for axes in (left, right):
@@ -234,10 +236,10 @@ def main() -> None:
     )
     parser.add_argument("--out", type=parse.path_argument, default=Path("docs/gpt1"), help="of the figures (default: docs/gpt1)")
     parser.add_argument("--tasks", default=",".join(CLASSES), help="comma-separated (default: all)")
-    parser.add_argument("--seeds", type=parse.whole_argument(), default=5, help="of each arm (default: 5)")
+    parser.add_argument("--seeds", type=parse.int_argument(), default=5, help="of each arm (default: 5)")
     parser.add_argument(
         "--peak",
-        type=parse.number_argument(0, above=True),
+        type=parse.float_argument(0, above=True),
         default=5e-4,
         help="learning rate (default: 5e-4; GPT-1's 6.25e-5 is for a model 100 x larger)",
     )
@@ -253,8 +255,8 @@ def main() -> None:
     layers: dict[str, list[float]] = {}
     n_layers = json.loads((Path(args.run) / "config.json").read_text())["model.n_layers"]
     for task in tasks:
-        for arm, more in ARMS.items():
-            table[task][arm] = tested(finetuned(task, arm, more, args, files[task], args.seeds))
+        for arm, edits in ARMS.items():
+            table[task][arm] = tested(finetuned(task, arm, edits, args, files[task], args.seeds))
         if task != "movies":
             continue
         table[task] |= {arm: tested(longer(arm, args, files[task])) for arm in LONGER}

@@ -36,33 +36,33 @@ DESCRIPTIONS = {
 HELD_OUT = {"rotate_back": "Move the last letter to the front.", "new_naming": "Say the name of the thing."}
 
 
-def changed(how: Callable[[str], str]) -> Callable[[random.Random], Maker]:
+def changed(transform: Callable[[str], str]) -> Callable[[random.Random], Maker]:
     """A task on four letters: the same in every document."""
 
-    def maker(draw):
-        text = "".join(draw.choices(LETTERS, k=4))
-        return text, how(text)
+    def make_item(rng):
+        text = "".join(rng.choices(LETTERS, k=4))
+        return text, transform(text)
 
-    return lambda draw: maker
+    return lambda rng: make_item
 
 
-def summed(draw: random.Random) -> Maker:
-    def maker(draw):
-        a, b = draw.randrange(20), draw.randrange(20)
+def summed(rng: random.Random) -> Maker:
+    def make_item(rng):
+        a, b = rng.randrange(20), rng.randrange(20)
         return f"{a}+{b}", str(a + b)
 
-    return maker
+    return make_item
 
 
 def named(letters: str) -> Callable[[random.Random], Maker]:
     """Five things, each with a name of its own, of two letters: others in each document."""
 
-    def begun(draw):
-        word = lambda: "".join(draw.choices(letters, k=2))  # noqa: E731
+    def make_world(rng):
+        word = lambda: "".join(rng.choices(letters, k=2))  # noqa: E731
         pairs = list({word(): word() for _ in range(5)}.items())
-        return lambda draw: draw.choice(pairs)
+        return lambda rng: rng.choice(pairs)
 
-    return begun
+    return make_world
 
 
 TASKS: dict[str, Callable[[random.Random], Maker]] = {
@@ -82,30 +82,30 @@ def held_out(question: str) -> bool:
     return zlib.crc32(question.encode()) % 8 == 0
 
 
-def item(task: str, maker: Maker, draw: random.Random, tested: bool) -> tuple[str, str]:
+def item(task: str, make_item: Maker, rng: random.Random, is_test: bool) -> tuple[str, str]:
     while True:
-        question, answer = maker(draw)
-        if held_out(question) == tested or "naming" in task:
+        question, answer = make_item(rng)
+        if held_out(question) == is_test or "naming" in task:
             return question, answer
 
 
-def document(draw: random.Random) -> str:
+def document(rng: random.Random) -> str:
     """Questions and answers of one task, up to a row."""
-    task = draw.choice(list(DESCRIPTIONS))
-    maker = TASKS[task](draw)
-    parts = [DESCRIPTIONS[task]] if draw.random() < 0.5 else []
-    for _ in range(draw.randint(4, 16)):
-        question, answer = item(task, maker, draw, tested=False)
+    task = rng.choice(list(DESCRIPTIONS))
+    make_item = TASKS[task](rng)
+    parts = [DESCRIPTIONS[task]] if rng.random() < 0.5 else []
+    for _ in range(rng.randint(4, 16)):
+        question, answer = item(task, make_item, rng, is_test=False)
         parts.append(f"Q: {question}\nA: {answer}")
     return "\n\n".join(parts)[: N_CTX - 1]
 
 
 def corpus(path: Path, n_bytes: int) -> None:
     """Documents for training."""
-    draw, size = random.Random("documents"), 0
+    rng, size = random.Random("documents"), 0
     with path.open("w") as file:
         while size < n_bytes:
-            text = document(draw)
+            text = document(rng)
             size += len(text) + 1
             file.write(json.dumps({"text": text}) + "\n")
 
@@ -116,24 +116,24 @@ def asked(folder: Path, items: int) -> dict[str, str]:
     for task, text in (DESCRIPTIONS | HELD_OUT).items():
         for name in [f"{task}_{i + 1}" for i in range(WORLDS)] if "naming" in task else [task]:
             descriptions[name] = text
-            draw = random.Random(f"items of {name}")
-            maker = TASKS[task](draw)
+            rng = random.Random(f"items of {name}")
+            make_item = TASKS[task](rng)
             for split, n in (("train", 400), ("test", items)):
-                made = [item(task, maker, draw, tested=split == "test") for _ in range(n)]
-                made = made if "naming" in task else list(dict.fromkeys(made))
-                lines = (json.dumps({"context": f"Q: {question}\nA:", "completion": f" {answer}"}) for question, answer in made)
+                pairs = [item(task, make_item, rng, is_test=split == "test") for _ in range(n)]
+                pairs = pairs if "naming" in task else list(dict.fromkeys(pairs))
+                lines = (json.dumps({"context": f"Q: {question}\nA:", "completion": f" {answer}"}) for question, answer in pairs)
                 (folder / f"{name}_{split}.jsonl").write_text("".join(line + "\n" for line in lines))
     return descriptions
 
 
 def run(*arguments: str) -> None:
-    done = subprocess.run([sys.executable, "-m", *arguments])
-    if done.returncode:
-        raise SystemExit(f"python -m {' '.join(arguments)} ended with {done.returncode}")
+    process = subprocess.run([sys.executable, "-m", *arguments])
+    if process.returncode:
+        raise SystemExit(f"python -m {' '.join(arguments)} ended with {process.returncode}")
 
 
 def trained(size: str, work: Path, tokens: float, text: Path | None) -> Path:
-    there = work / size
+    run_path = work / size
     n_layers, d_model = SIZES[size]
     sources = f"Text(path='{work / 'documents.jsonl'}', weight=0.9)"
     if text is not None:
@@ -154,17 +154,17 @@ def trained(size: str, work: Path, tokens: float, text: Path | None) -> Path:
         "loop.every_save=500",
         "loop.every_sample=None",
     ]
-    run("gptjax.train", "--config=smoke", f"--run={there}", *(part for one in sets for part in ("--set", one)))
-    return there
+    run("gptjax.train", "--config=smoke", f"--run={run_path}", *(part for edit in sets for part in ("--set", edit)))
+    return run_path
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=parse.path_argument, default=Path("runs/incontext"), help="where all goes (default: runs/incontext)")
     parser.add_argument("--out", type=parse.path_argument, default=Path("docs/incontext"), help="of the picture (default: docs/incontext)")
-    parser.add_argument("--tokens", type=parse.number_argument(0, above=True), default=10e6, help="of each training (default: 10e6)")
+    parser.add_argument("--tokens", type=parse.float_argument(0, above=True), default=10e6, help="of each training (default: 10e6)")
     parser.add_argument("--text", type=parse.path_argument, help="mixed in, a tenth")
-    parser.add_argument("--items", type=parse.whole_argument(), default=200, help="asked of each task (default: 200)")
+    parser.add_argument("--items", type=parse.int_argument(), default=200, help="asked of each task (default: 200)")
     parser.add_argument("--sizes", default=",".join(SIZES), help="comma-separated (default: all)")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -172,12 +172,19 @@ def main() -> None:
         corpus(args.work / "documents.jsonl", int(0.9 * args.tokens))
     descriptions = asked(args.work, args.items)
     runs = [trained(size, args.work, args.tokens, args.text) for size in args.sizes.split(",")]
-    for there in runs:
-        for described in (True, False):
-            sets = [part for task, text in descriptions.items() if described for part in ("--set", f"{task}.description={text!r}")]
+    for run_path in runs:
+        for with_description in (True, False):
+            sets = [part for task, text in descriptions.items() if with_description for part in ("--set", f"{task}.description={text!r}")]
             sets += ["--set", "all.method=Greedy(n_tokens=12)"]
             shots = ",".join(map(str, SHOTS))
-            run("gptjax.evaluate", f"--run={there}", f"--tasks={','.join(descriptions)}", f"--shots={shots}", f"--data={args.work}", *sets)
+            run(
+                "gptjax.evaluate",
+                f"--run={run_path}",
+                f"--tasks={','.join(descriptions)}",
+                f"--shots={shots}",
+                f"--data={args.work}",
+                *sets,
+            )
     run("gptjax.evaluate", f"--curve={args.out.with_suffix('.png')}", *map(str, runs))
 
 

@@ -27,37 +27,37 @@ def plain(document: str) -> list[tuple[str, ...]]:
 
 
 def hashed(batch: list[str]) -> np.ndarray:
-    return next(iter(ngrams.grams(ngrams.words(batch), [N])), (N, np.zeros(0, np.uint64), None))[1]
+    return next(iter(ngrams.hash_ngrams(ngrams.hash_words(batch), [N])), (N, np.zeros(0, np.uint64), None))[1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", required=True, help="a file, a directory or a glob")
-    parser.add_argument("--grams", type=parse.whole_argument(), default=1_000_000)
-    parser.add_argument("--rounds", type=parse.whole_argument(), default=5)
-    parser.add_argument("--piece", type=parse.whole_argument(), default=3000, help="characters of a document")
+    parser.add_argument("--grams", type=parse.int_argument(), default=1_000_000)
+    parser.add_argument("--rounds", type=parse.int_argument(), default=5)
+    parser.add_argument("--piece", type=parse.int_argument(), default=3000, help="characters of a document")
     args = parser.parse_args()
-    whole = [document.text for document in files.documents(args.text, "text")]
-    documents = [text[i : i + args.piece] for text in whole for i in range(0, len(text), args.piece)]
-    batches = list(tokenize.grouped(documents, ngrams.CHUNK, len))
+    texts = [document.text for document in files.documents(args.text, "text")]
+    documents = [text[i : i + args.piece] for text in texts for i in range(0, len(text), args.piece)]
+    batches = list(tokenize.group_by_length(documents, ngrams.CHUNK_CHARS, len))
     megabytes = sum(len(document.encode()) for document in documents) / 1e6
 
-    mine = {gram for document in documents[::50] for gram in plain(document)}
-    theirs = {tuple(f"x{n}y{k}" for k in range(N)) for n in range(max(0, args.grams - len(mine)))}
-    wanted = mine | theirs
-    known = ngrams.Known(np.unique(np.concatenate([hashed([" ".join(gram)]) for gram in wanted])))
-    print(f"{megabytes:.1f} MB, {len(documents):,} documents; {len(wanted):,} n-grams, {len(known):,} hashes")
+    corpus_ngrams = {gram for document in documents[::50] for gram in plain(document)}
+    other_ngrams = {tuple(f"x{n}y{k}" for k in range(N)) for n in range(max(0, args.grams - len(corpus_ngrams)))}
+    ngram_set = corpus_ngrams | other_ngrams
+    hash_set = ngrams.HashSet(np.unique(np.concatenate([hashed([" ".join(gram)]) for gram in ngram_set])))
+    print(f"{megabytes:.1f} MB, {len(documents):,} documents; {len(ngram_set):,} n-grams, {len(hash_set):,} hashes")
 
-    def ours() -> int:
-        return sum(len(known.found(hashed(batch))[0]) for batch in batches)
+    def count_hashed() -> int:
+        return sum(len(hash_set.lookup(hashed(batch))[0]) for batch in batches)
 
-    def baseline() -> int:
-        return sum(gram in wanted for document in documents for gram in plain(document))
+    def count_tuples() -> int:
+        return sum(gram in ngram_set for document in documents for gram in plain(document))
 
     seconds: dict[str, list[float]] = {"ours": [], "a set of tuples": []}
     for _ in range(args.rounds):
         counts = []
-        for name, run in zip(seconds, (ours, baseline), strict=True):
+        for name, run in zip(seconds, (count_hashed, count_tuples), strict=True):
             start = time.process_time()
             counts.append(run())
             seconds[name].append(time.process_time() - start)
@@ -66,7 +66,7 @@ def main() -> None:
         print(f"{name:16} {megabytes / statistics.median(times):6.1f} MB/s")
     ratios = sorted(b / a for a, b in zip(*seconds.values(), strict=True))
     print(f"{counts[0]:,} matches each; {statistics.median(ratios):.1f} x as fast ({ratios[0]:.1f} to {ratios[-1]:.1f})")
-    print(f"memory of the n-grams: {(known.hashes.nbytes + known.bits.nbytes) / len(known):.1f} bytes each")
+    print(f"memory of the n-grams: {(hash_set.hashes.nbytes + hash_set.bits.nbytes) / len(hash_set):.1f} bytes each")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 
-from gptjax.runtime.units import figure, in_bytes
+from gptjax.runtime.units import human_bytes, sig3
 
 SLICES = {
     "gpt3_small": "v5p-8",
@@ -27,29 +27,29 @@ HEAD = ("config", "slice", "mesh", "remat", "peak / memory of a chip", "compute 
 
 def planned(config: str, topology: str) -> dict:
     command = [sys.executable, "-m", "gptjax.plan", f"--config={config}", f"--topology={topology}", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode not in (0, 1):
-        raise SystemExit(f"{' '.join(command)}: {done.stderr.strip()}")
-    return json.loads(done.stdout)
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode not in (0, 1):
+        raise SystemExit(f"{' '.join(command)}: {process.stderr.strip()}")
+    return json.loads(process.stdout)
 
 
-def row(found: dict) -> str:
-    mesh = " x ".join(f"{axis} {n}" for axis, n in found["mesh"].items())
-    memory = f"{in_bytes(found['peak_bytes'])} / {in_bytes(found['memory_bytes'])}{'' if found['fits'] else ': does not fit'}"
-    parts = " + ".join(figure(found[f"{name}_seconds"]) for name in ("compute", "kernel", "exposed"))
+def row(plan: dict) -> str:
+    mesh = " x ".join(f"{axis} {n}" for axis, n in plan["mesh"].items())
+    memory_text = f"{human_bytes(plan['peak_bytes'])} / {human_bytes(plan['memory_bytes'])}{'' if plan['fits'] else ': does not fit'}"
+    parts = " + ".join(sig3(plan[f"{name}_seconds"]) for name in ("compute", "kernel", "exposed"))
     cells = [
-        found["config"],
-        f"{found['topology']}, {found['chips']} chips",
-        f"{mesh}, {found['microbatches']} x {found['microbatch_rows']} rows",
+        plan["config"],
+        f"{plan['topology']}, {plan['chips']} chips",
+        f"{mesh}, {plan['microbatches']} x {plan['microbatch_rows']} rows",
     ]
     cells += [
-        found["remat"],
-        memory,
-        f"{parts} = {figure(found['step_seconds'])} s",
-        f"{found['mfu']:.0%}",
-        f"{figure(found['days'])} days",
+        plan["remat"],
+        memory_text,
+        f"{parts} = {sig3(plan['step_seconds'])} s",
+        f"{plan['mfu']:.0%}",
+        f"{sig3(plan['days'])} days",
     ]
-    return "| " + " | ".join([*cells, f"{found['compile_seconds']:.0f} s"]) + " |"
+    return "| " + " | ".join([*cells, f"{plan['compile_seconds']:.0f} s"]) + " |"
 
 
 def main() -> None:
@@ -58,13 +58,13 @@ def main() -> None:
     parser.add_argument("--out", help="write all figures to this JSON file, too")
     args = parser.parse_args()
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}", flush=True)
-    found = []
+    plans = []
     for name in args.configs.split(","):
-        found.append(planned(name, SLICES[name]))
-        print(row(found[-1]), flush=True)
+        plans.append(planned(name, SLICES[name]))
+        print(row(plans[-1]), flush=True)
     if args.out:
         with open(args.out, "w") as file:
-            json.dump(found, file, indent=1)
+            json.dump(plans, file, indent=1)
 
 
 if __name__ == "__main__":

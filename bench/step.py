@@ -81,15 +81,15 @@ def plain_step(carry, tokens, n_heads, lr=LR, b1=0.9, b2=0.95, decay=0.1):
     m = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, m, g)
     v = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, v, g)
 
-    def moved(p, m, v):
+    def new_param(p, m, v):
         return p - lr * (m / (1 - b1**t) / (jnp.sqrt(v / (1 - b2**t)) + 1e-8) + (decay * p if p.ndim > 1 else 0))
 
-    return (jax.tree.map(moved, params, m, v), m, v, t), loss
+    return (jax.tree.map(new_param, params, m, v), m, v, t), loss
 
 
-def plain_params(ours, model: schema.Model):
+def plain_params(params, model: schema.Model):
     """Our parameters in the plain step's layout."""
-    D, blocks = model.d_model, [ours["periods"][f"block_{i}"] for i in range(len(model.attention))]
+    D, blocks = model.d_model, [params["periods"][f"block_{i}"] for i in range(len(model.attention))]
 
     def layer(i):
         b = jax.tree.map(lambda x: x[i // len(blocks)], blocks[i % len(blocks)])
@@ -106,9 +106,9 @@ def plain_params(ours, model: schema.Model):
             "down_b": f["down"]["bias_D"],
         }
 
-    final = {"g": ours["norm"]["gain_D"], "b": ours["norm"]["bias_D"]}
+    final = {"g": params["norm"]["gain_D"], "b": params["norm"]["bias_D"]}
     layers = [layer(i) for i in range(model.n_layers)]
-    return jax.tree.map(jnp.array, {"wte": ours["token_VD"], "wpe": ours["position_TD"], "layers": layers, "ln_f": final})
+    return jax.tree.map(jnp.array, {"wte": params["token_VD"], "wpe": params["position_TD"], "layers": layers, "ln_f": final})
 
 
 # A contestant: one training step on tokens (B, T + 1), done when it returns. Returns the loss.
@@ -121,23 +121,23 @@ def with_dense(config: schema.Config) -> schema.Config:
 
 def ours(config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[Contestant, dict]:
     """gptjax's step, and its initial parameters."""
-    built = step.build(config, jax.devices()[0].platform, mesh, None)
-    now = state.created(config, built.model, built.tx, mesh)
-    first = jax.tree.map(jnp.array, now.params)
-    run = jax.jit(built, donate_argnums=0, static_argnums=2, compiler_options=xla_options.options(jax.devices()[0]))
+    train_step = step.build(config, jax.devices()[0].platform, mesh, None)
+    train_state = state.init_sharded(config, train_step.model, train_step.tx, mesh)
+    init_params = jax.tree.map(jnp.array, train_state.params)
+    run = jax.jit(train_step, donate_argnums=0, static_argnums=2, compiler_options=xla_options.options(jax.devices()[0]))
 
     def advance(tokens):
         nonlocal now
-        now, metrics = run(now, jax.device_put(tokens)[None], 1)
-        jax.block_until_ready(now)
+        train_state, metrics = run(train_state, jax.device_put(tokens)[None], 1)
+        jax.block_until_ready(train_state)
         return metrics["loss"].item()
 
-    return advance, first
+    return advance, init_params
 
 
-def plain(config: schema.Config, ours: dict) -> Contestant:
+def plain(config: schema.Config, init_params: dict) -> Contestant:
     """The hand-written step, from our parameters. Dense attention, whatever the config's."""
-    params = plain_params(ours, config.model)
+    params = plain_params(init_params, config.model)
     carry = (params, jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params), jnp.int32(0))
     run = jax.jit(plain_step, donate_argnums=0, static_argnums=2)
 
@@ -211,56 +211,56 @@ def nanodo(config: schema.Config, directory: str) -> Contestant:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="laptop", help="shapes (default: laptop)")
-    parser.add_argument("--rounds", type=parse.whole_argument(), default=9, help="timed steps of each (default: 9)")
+    parser.add_argument("--rounds", type=parse.int_argument(), default=9, help="timed steps of each (default: 9)")
     parser.add_argument("--without", metavar="NAME,...", default="", help="of gptjax, plain, dense (at --size=sparse)")
     parser.add_argument("--nanogpt", metavar="DIR", help="a clone of karpathy/nanoGPT")
     parser.add_argument("--nanodo", metavar="DIR", help="a clone of google-deepmind/nanodo")
     args = parser.parse_args()
-    xla_options.keep_memory()  # before devices start their threads, as train.py does
+    xla_options.tune_malloc()  # before devices start their threads, as train.py does
     config = SIZES[args.size]
     c, batch = config.model, config.train.batch_tokens // config.model.n_ctx
     dense = c.attention == (schema.Dense(),)
-    mesh = device_mesh.mesh(config.mesh, jax.devices()[:1])
+    mesh = device_mesh.make_mesh(config.mesh, jax.devices()[:1])
     tokens = np.random.default_rng(0).integers(0, c.n_vocab, (batch, c.n_ctx + 1), dtype=np.int32)
     seconds: dict[str, list[float]] = {}
     with jax.set_mesh(mesh):
-        contestants: dict[str, Contestant] = {}
-        asked = {"gptjax", "plain"} - set(args.without.split(","))
+        step_fns: dict[str, Contestant] = {}
+        selected = {"gptjax", "plain"} - set(args.without.split(","))
         if not dense and "dense" not in args.without.split(","):
-            contestants["all dense"], _ = ours(with_dense(config), mesh)
+            step_fns["all dense"], _ = ours(with_dense(config), mesh)
             del _
-        if asked:
-            first, params = ours(config, mesh)
-            contestants |= {"gptjax": first} if "gptjax" in asked else {}
-            contestants |= {"plain JAX": plain(config, params)} if "plain" in asked else {}
-            del first, params
+        if selected:
+            gptjax_fn, params = ours(config, mesh)
+            step_fns |= {"gptjax": gptjax_fn} if "gptjax" in selected else {}
+            step_fns |= {"plain JAX": plain(config, params)} if "plain" in selected else {}
+            del gptjax_fn, params
         if args.nanogpt:
-            contestants["nanoGPT"] = nanogpt(config, args.nanogpt)
+            step_fns["nanoGPT"] = nanogpt(config, args.nanogpt)
         if args.nanodo:
-            contestants["nanodo"] = nanodo(config, args.nanodo)
+            step_fns["nanodo"] = nanodo(config, args.nanodo)
         for i in range(args.rounds + 2):  # two rounds to compile and settle
             losses = {}
-            for name, advance in list(contestants.items()):
-                began = time.perf_counter()
+            for name, advance in list(step_fns.items()):
+                start_time = time.perf_counter()
                 try:
                     losses[name] = advance(tokens)
                 except jax.errors.JaxRuntimeError as error:
                     if "RESOURCE_EXHAUSTED" not in str(error):
                         raise
                     print(f"{name}: {str(error).splitlines()[0]}")
-                    del contestants[name]
+                    del step_fns[name]
                     continue
                 if i >= 2:
-                    seconds.setdefault(name, []).append(time.perf_counter() - began)
+                    seconds.setdefault(name, []).append(time.perf_counter() - start_time)
             if dense and {"gptjax", "plain JAX"} <= set(losses):  # the same work: equal at first, and close while rounding errors grow
                 assert abs(losses["gptjax"] - losses["plain JAX"]) < (1e-2 if i else 1e-4), (i, losses)
     flops = count.train_flops_per_token(c) * config.train.batch_tokens
     print(f"{args.size}: {c.n_layers} layers, {c.d_model} wide, context {c.n_ctx}, batch {batch}; medians of {args.rounds} rounds")
     for name, s in seconds.items():
-        middle = statistics.median(s)
-        line = f"{name:9} {middle:7.3f} s a step {config.train.batch_tokens / middle:8,.0f} tokens/s"
+        median = statistics.median(s)
+        line = f"{name:9} {median:7.3f} s a step {config.train.batch_tokens / median:8,.0f} tokens/s"
         if name == "gptjax" or dense:
-            line += f" {flops / middle / 1e9:6.1f} GFLOP/s"
+            line += f" {flops / median / 1e9:6.1f} GFLOP/s"
         if name != "gptjax" and "gptjax" in seconds:
             ratios = sorted(t / o for t, o in zip(s, seconds["gptjax"], strict=True))
             line += f"  gptjax is {statistics.median(ratios):.2f} x as fast ({ratios[0]:.2f} to {ratios[-1]:.2f})"

@@ -18,12 +18,12 @@ class Row(NamedTuple):
     n_heads: int
     d_model: int
     batch_tokens: int
-    peak: float  # learning rate
+    peak_lr: float  # learning rate
     ramp_tokens: int | None  # tokens over which the batch grows
     remat: str  # MATMULS where a row would keep over 5 GiB (count.py)
     tensor: int  # devices that share each matrix product and each row of tokens; 1: none, the others share the parameters alone
-    printed: str | None  # parameters, as the paper prints them
-    pf_days: float | None  # training compute, as the paper prints it
+    paper_params: str | None  # parameters, as the paper prints them
+    paper_pf_days: float | None  # training compute, as the paper prints it
 
 
 M, B = 10**6, 10**9
@@ -107,7 +107,7 @@ def gpt1(name: str, row: Row) -> Config:
         train=Train(
             total_tokens=tokens,
             batch_tokens=row.batch_tokens,
-            schedule=Cosine(peak=row.peak, warmup_tokens=2000 * row.batch_tokens, decay_tokens=tokens, floor=0.0),
+            schedule=Cosine(peak=row.peak_lr, warmup_tokens=2000 * row.batch_tokens, decay_tokens=tokens, floor=0.0),
             optimizer=AdamW(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, bias_correction="rate"),
         ),
         compute=Compute(remat=row.remat),
@@ -149,7 +149,7 @@ def gpt2(name: str, row: Row) -> Config:
         train=Train(
             total_tokens=tokens,
             batch_tokens=row.batch_tokens,
-            schedule=Cosine(peak=row.peak, warmup_tokens=3000 * row.batch_tokens, decay_tokens=tokens, floor=0.0),
+            schedule=Cosine(peak=row.peak_lr, warmup_tokens=3000 * row.batch_tokens, decay_tokens=tokens, floor=0.0),
             optimizer=AdamW(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.01, clip_norm=1.0),
         ),
         compute=Compute(remat=row.remat),
@@ -194,7 +194,7 @@ def gpt3(name: str, row: Row) -> Config:
         train=Train(
             total_tokens=300 * B,
             batch_tokens=row.batch_tokens,
-            schedule=Cosine(peak=row.peak, warmup_tokens=375 * M, decay_tokens=260 * B, floor=0.1),
+            schedule=Cosine(peak=row.peak_lr, warmup_tokens=375 * M, decay_tokens=260 * B, floor=0.1),
             optimizer=AdamW(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0),
             ramp=None if row.ramp_tokens is None else Ramp(start_tokens=2**15, over_tokens=row.ramp_tokens),
         ),
@@ -219,4 +219,4 @@ def _mesh(row: Row) -> Mesh:
 _RECIPES = {"gpt1": gpt1, "gpt2": gpt2, "gpt3": gpt3}
 
 CONFIGS = {name: functools.partial(_RECIPES[name.split("_")[0]], name, row) for name, row in LADDER.items()}
-PRINTED = {name: (row.printed, row.pf_days) for name, row in LADDER.items()}
+PRINTED = {name: (row.paper_params, row.paper_pf_days) for name, row in LADDER.items()}

@@ -3,7 +3,7 @@
 from configs import small
 from gptjax.config import count
 from gptjax.config.overrides import override
-from gptjax.config.sweep import Points, Sweep, chain, each, grid, seeds, zipped
+from gptjax.config.sweep import Points, Sweep, chain, each, grid, seeds, zip_axes
 
 PEAK = "train.schedule.peak"
 LONG = ("model.n_ctx=512",)  # micro's batch as one row, long enough for attention to cost something
@@ -36,7 +36,7 @@ def sparse_patterns_flops() -> Sweep:
     """Every pattern trains for the FLOPs that the dense model has, as config/count.py counts them: a sparse one on more tokens."""
     dense = override(small.micro(), *LONG)
 
-    def lasting(pattern: str) -> Points:
+    def equal_flops(pattern: str) -> Points:
         share = count.train_flops_per_token(dense.model) / count.train_flops_per_token(override(dense, f"model.attention={pattern}").model)
         return lengths(round(dense.train.total_tokens * share / dense.train.batch_tokens) * dense.train.batch_tokens)
 
@@ -44,18 +44,18 @@ def sparse_patterns_flops() -> Sweep:
         about="is a sparse pattern in every other layer better, at equal FLOPs?",
         recipe="micro",
         sets=LONG,
-        points=grid(zipped(each("model.attention", *PATTERNS), chain(*map(lasting, PATTERNS))), seeds(3)),
+        points=grid(zip_axes(each("model.attention", *PATTERNS), chain(*map(equal_flops, PATTERNS))), seeds(3)),
     )
 
 
 def sparse_window() -> Sweep:
     """GPT-3 does not tell its window."""
-    banded = (f"(Dense(),Banded(window={window}))" for window in (4, 32, 128))
+    patterns = (f"(Dense(),Banded(window={window}))" for window in (4, 32, 128))
     return Sweep(
         about="what does a narrower band cost, in every other layer?",
         recipe="micro",
         sets=LONG,
-        points=grid(each("model.attention", "Dense()", *banded), seeds(3)),
+        points=grid(each("model.attention", "Dense()", *patterns), seeds(3)),
     )
 
 
@@ -65,7 +65,7 @@ def sparse_window() -> Sweep:
 def norms() -> Sweep:
     """GPT-1: post-LN. GPT-2 section 2.3: layer norm before each sub-layer and after the last, and residual weights scaled by depth at
     initialisation. At two learning rates, since it is at high ones that post-LN is said to fail."""
-    kinds = zipped(each("model.norm", "post", "pre", "pre"), each("model.init.residual", "flat", "flat", "depth_scaled"))
+    kinds = zip_axes(each("model.norm", "post", "pre", "pre"), each("model.init.residual", "flat", "flat", "depth_scaled"))
     return Sweep(
         about="what did GPT-2 gain by moving the layer norms and by scaling the residual weights with depth?",
         recipe="micro",
@@ -101,7 +101,7 @@ def mixtures() -> Sweep:
 
     Its texts are NLTK's Brown corpus and state_union, as brown.txt and state_union.jsonl where the sweep is begun."""
     embedded, brown = "Embedded(weight={})", "Text(path='brown.txt',weight={})"
-    mixed = (f"({embedded.format(1 - weight)},{brown.format(weight)})" for weight in (0.25, 0.75))
+    mixes = (f"({embedded.format(1 - weight)},{brown.format(weight)})" for weight in (0.25, 0.75))
     return Sweep(
         about="how much English (brown.txt) must be in a mixture with Python, for another English text (state_union.jsonl)?",
         recipe="micro",
@@ -110,7 +110,7 @@ def mixtures() -> Sweep:
             "model.n_vocab=257",
             "data.held_out=Separate(source=Text(path='state_union.jsonl'))",
         ),
-        points=grid(each("data.sources", embedded.format(1), *mixed, brown.format(1)), seeds(3)),
+        points=grid(each("data.sources", embedded.format(1), *mixes, brown.format(1)), seeds(3)),
     )
 
 
@@ -132,16 +132,16 @@ def sizes() -> Sweep:
 def shapes(*sizes: tuple[int, int]) -> Points:
     """(layers, width) each; heads are 16 wide."""
     layers, widths = zip(*sizes, strict=True)
-    return zipped(each("model.n_layers", *layers), each("model.d_model", *widths), each("model.n_heads", *(d // 16 for d in widths)))
+    return zip_axes(each("model.n_layers", *layers), each("model.d_model", *widths), each("model.n_heads", *(d // 16 for d in widths)))
 
 
 def tuned(*sizes: tuple[int, int]) -> Points:
-    return zipped(shapes(*sizes), each(PEAK, *(f"{3e-3 * (64 / d) ** 1.5:.2g}" for _, d in sizes)))
+    return zip_axes(shapes(*sizes), each(PEAK, *(f"{3e-3 * (64 / d) ** 1.5:.2g}" for _, d in sizes)))
 
 
 def lengths(*tokens: int) -> Points:
     """The learning rate falls to its floor at the end of each."""
-    return zipped(
+    return zip_axes(
         each("train.total_tokens", *tokens),
         each("train.schedule.decay_tokens", *tokens),
         each("train.schedule.warmup_tokens", *(n // 10 for n in tokens)),

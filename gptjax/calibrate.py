@@ -10,11 +10,11 @@ from gptjax.config import command, overrides, parse
 
 EXAMPLE = "python -m gptjax.calibrate --weights=gpt2/ --data=texts/"
 TASKS = ("wikitext2", "wikitext103", "ptb", "text8", "enwik8", "lambada", "lambada:gpt2")
-NEAR = 0.02
+TOLERANCE = 0.02
 # As others measured them on the released weights: WikiText in huggingface/transformers issue 13761 and karpathy/llm.c issue 276, LAMBADA in
 # EleutherAI/lm-evaluation-harness issue 2159 and EleutherAI/gpt-neo's README; of the last token, as OpenAI's own accuracy seems to be, in
 # lm-evaluation-harness issues 350 and 356.
-OTHERS = {
+REFERENCE_SCORES = {
     ("wikitext2", "perplexity"): {"gpt2_124m": 29.9, "gpt2_774m": 19.44},
     ("wikitext103", "perplexity"): {"gpt2_124m": 37.37},
     ("lambada", "accuracy"): {"gpt2_124m": 32.56, "gpt2_1558m": 51.21},
@@ -24,14 +24,14 @@ OTHERS = {
 
 
 def main(arguments: list[str]) -> int:
-    parser = command.bare_parser("calibrate", __doc__ or "", EXAMPLE)
+    parser = command.make_parser("calibrate", __doc__ or "", EXAMPLE)
     parser.add_argument("--weights", metavar="DIR", type=parse.path_argument, required=True, help="a folder of weights, or a run")
     parser.add_argument("--data", metavar="DIR", type=parse.path_argument, required=True, help="where the texts lie")
     parser.add_argument(
-        "--stride", metavar="N", type=parse.whole_argument(), help="tokens predicted in each window (default: the context, no overlap)"
+        "--stride", metavar="N", type=parse.int_argument(), help="tokens predicted in each window (default: the context, no overlap)"
     )
     parser.add_argument(
-        "--examples", metavar="N", type=parse.whole_argument(), help="ask no more than N of LAMBADA's passages: no verdict then"
+        "--examples", metavar="N", type=parse.int_argument(), help="ask no more than N of LAMBADA's passages: no verdict then"
     )
     parser.add_argument("--out", metavar="DIR", type=parse.path_argument, help="where results go (default: as gptjax.evaluate's)")
     args = parser.parse_args(arguments)
@@ -41,46 +41,48 @@ def main(arguments: list[str]) -> int:
     from gptjax.report import console
 
     out = console.Console(quiet=False)
-    model = evaluate.opened(args.weights, out)
-    out.say(line("", "", "ours", "error", "paper", "others*", ""), "bold")
-    differs, found = False, False
-    directory = args.out or evaluate.folder(args.weights)
-    for exam, record in evaluate.records(examinations(args), model, args.data, None, directory, out):
+    model = evaluate.load_model(args.weights, out)
+    out.print(format_row("", "", "ours", "error", "paper", "others*", ""), "bold")
+    differs, any_score = False, False
+    directory = args.out or evaluate.results_dir(args.weights)
+    for task_run, record in evaluate.run_all(build_runs(args), model, args.data, None, directory, out):
         for score in record["scores"].values() if record else ():
-            found, near = True, said(exam, score, model.about["name"], out)
-            differs = differs or near is False
-    if not found:
+            any_score, agrees = True, print_score(task_run, score, model.metadata["name"], out)
+            differs = differs or agrees is False
+    if not any_score:
         raise ValueError(f"--data={args.data} has none of the texts that --help names")
-    out.say("* as others measured it on the released weights (gptjax/calibrate.py)")
-    out.say(f"of lambada:gpt2: {evaluate.UNITS}")
+    out.print("* as others measured it on the released weights (gptjax/calibrate.py)")
+    out.print(f"of lambada:gpt2: {evaluate.LAST_TOKEN_NOTE}")
     return 1 if differs and args.examples is None and args.stride is None else 0
 
 
-def examinations(args: Any) -> list[Any]:
+def build_runs(args: Any) -> list[Any]:
     from gptjax.evals import registry, runner
 
-    exams = []
-    for label, task in registry.named(TASKS, args.data).items():
-        how = task.protocol
+    task_runs = []
+    for label, task in registry.get_tasks(TASKS, args.data).items():
+        protocol = task.protocol
         if args.stride is not None and "lambada" not in label:
-            how = overrides.override(how, f"method.stride={args.stride}")
-        exams.append(runner.Examination(label, task, how, 0, 0, args.examples))
-    return exams
+            protocol = overrides.override(protocol, f"method.stride={args.stride}")
+        task_runs.append(runner.TaskRun(label, task, protocol, 0, 0, args.examples))
+    return task_runs
 
 
-def said(exam: Any, score: dict[str, Any], size: str, out: Any) -> bool | None:
+def print_score(task_run: Any, score: dict[str, Any], size: str, out: Any) -> bool | None:
     """Shows a figure; whether it is what others measured, if they did."""
-    key = exam.label, score["metric"]
-    others = OTHERS[key][size] if key in OTHERS and size in OTHERS[key] else None
-    paper = [p.scores[size] for p in exam.task.published if (p.paper, p.metric) == ("GPT-2", score["metric"]) and size in p.scores]
-    near = None if others is None else abs(score["value"] / others - 1) <= NEAR
-    ours, error, printed, theirs = map(evaluate.figure, (score["value"], score["error"], *(paper or [None]), others))
-    out.say(line(*key, ours, error, printed, theirs, {None: "", True: "agrees", False: "differs"}[near]))
-    return near
+    key = task_run.label, score["metric"]
+    reference = REFERENCE_SCORES[key][size] if key in REFERENCE_SCORES and size in REFERENCE_SCORES[key] else None
+    paper = [p.scores[size] for p in task_run.task.paper_scores if (p.paper, p.metric) == ("GPT-2", score["metric"]) and size in p.scores]
+    agrees = None if reference is None else abs(score["value"] / reference - 1) <= TOLERANCE
+    our_text, error, paper_text, reference_text = map(
+        evaluate.format_score, (score["value"], score["error"], *(paper or [None]), reference)
+    )
+    out.print(format_row(*key, our_text, error, paper_text, reference_text, {None: "", True: "agrees", False: "differs"}[agrees]))
+    return agrees
 
 
-def line(name: str, metric: str, ours: str, error: str, paper: str, others: str, near: str) -> str:
-    return f"{name:<13}{metric:<19}{ours:>12}{error:>10}{paper:>8}{others:>8}  {near}".rstrip()
+def format_row(name: str, metric: str, our_score: str, error: str, paper: str, reference: str, verdict: str) -> str:
+    return f"{name:<13}{metric:<19}{our_score:>12}{error:>10}{paper:>8}{reference:>8}  {verdict}".rstrip()
 
 
 if __name__ == "__main__":

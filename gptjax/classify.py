@@ -8,7 +8,7 @@ from typing import Any
 
 from gptjax import finetune
 from gptjax.config import command, find_files, finetuning, parse
-from gptjax.config.batch_schedule import Batches
+from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.classification import Task
 from gptjax.config.schema import Config
 from gptjax.data import unicode
@@ -21,7 +21,7 @@ EXAMPLE = """python -m gptjax.classify --run=runs/own --text=new.txt
 
 def main(arguments: list[str]) -> int:
     """Exit status 0."""
-    parser = command.bare_parser("classify", "Label new texts with a fine-tuned run, by its best epoch.", EXAMPLE)
+    parser = command.make_parser("classify", "Label new texts with a fine-tuned run, by its best epoch.", EXAMPLE)
     parser.add_argument("--run", metavar="DIR", required=True, help="the run that gptjax.finetune made")
     parser.add_argument(
         "--text",
@@ -33,24 +33,24 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--as", choices=("jsonl", "tsv"), default="jsonl", dest="form", help="what is written (default: jsonl)")
     parser.add_argument("--out", metavar="FILE", type=parse.path_argument, help="where to (default: standard output)")
     args = parser.parse_args(arguments)
-    directory, bucket = run_dir.directory(args.run), run_dir.bucket(args.run)
+    directory, bucket = run_dir.directory(args.run), run_dir.bucket_url(args.run)
 
     import rich.console
 
     from gptjax.report import console, sync
 
-    sync.Copies(directory, bucket).fetch()
-    config = run_dir.config(directory)
+    sync.BucketSync(directory, bucket).download()
+    config = run_dir.load_config(directory)
     if config.task is None:
         raise ValueError(f"{directory} was not fine-tuned: it has no labels to give; make such a run with python -m gptjax.finetune")
     examples = read_examples(config.task, args.text, args.format)
     out = console.Console(quiet=False, terminal=rich.console.Console(stderr=True, highlight=False))
     lines = label(directory, bucket, config, examples, out)
-    text = "".join(f"{line}\n" for line in (jsonl(lines) if args.form == "jsonl" else tsv(config.task, lines)))
+    output = "".join(f"{line}\n" for line in (to_jsonl(lines) if args.form == "jsonl" else to_tsv(config.task, lines)))
     if args.out is not None:
-        atomic.save(args.out, text.encode())
+        atomic.save(args.out, output.encode())
     else:
-        print(text, end="", flush=True)
+        print(output, end="", flush=True)
     return 0
 
 
@@ -65,17 +65,17 @@ def read_examples(task: Task, text: str, form: str | None) -> list[Any]:
         content = sys.stdin.buffer.read() if text == "-" else parse.path(text).read_bytes()
     except OSError as error:
         raise ValueError(f"{where} cannot be read: {error.strerror or error}") from None
-    suffix = "jsonl" if find_files.kind(Path(text)) == (".jsonl", "") else Path(text).suffix.removeprefix(".").lower()
+    suffix = "jsonl" if find_files.file_type(Path(text)) == (".jsonl", "") else Path(text).suffix.removeprefix(".").lower()
     form = form or (suffix if suffix in FORMATS else "txt")
     if form != "txt":
-        found = examples.new(task, examples.rows_of(content, f".{form}", where))
+        found = examples.parse_unlabeled(task, examples.parse_rows(content, f".{form}", where))
     else:
         if task.kind != "classification":
             columns = ", ".join([*task.fields, *task.answers])
             raise ValueError(
                 f"{where} has one text a line, and this task reads {columns}: give a .tsv, .csv or .jsonl file with these columns"
             )
-        found = examples.new(task, examples.lines(content, where, task.fields[0]))
+        found = examples.parse_unlabeled(task, examples.text_lines(content, where, task.fields[0]))
     if not found:
         raise ValueError(f"{where} holds no text to label")
     return found
@@ -93,50 +93,52 @@ def label(directory: Path, bucket: str | None, config: Config, examples: list[An
     from gptjax.training import checkpoint, state
     from gptjax.training.classification import metrics, model, transformations
 
-    xla_options.begin()
+    xla_options.configure_runtime()
     assert config.task is not None
     task, spec = config.task, config.data.tokenizer
-    text = build.tokenizer(build.spec_in(spec, directory))
-    mesh = device_mesh.mesh(config.mesh)
+    text = build.build(build.spec_in(spec, directory))
+    mesh = device_mesh.make_mesh(config.mesh)
     rules.check(config, mesh)
     built = model.build(config, jax.devices()[0].platform, mesh)
-    checkpoints = checkpoint.Saved(directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints", out.warn)
-    steps = metrics.best(events.read(directory), task.metric, checkpoints.steps())
-    step, params, about = finetune.restore_best(checkpoints, directory, steps, state.abstract(config, built.model, built.tx, mesh).params)
+    checkpoints = checkpoint.CheckpointReader(directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints", out.warn)
+    steps = metrics.best_steps(events.read(directory), task.metric, checkpoints.steps())
+    step, params, about = finetune.restore_best(
+        checkpoints, directory, steps, state.abstract_state(config, built.model, built.tx, mesh).params
+    )
     if about["tokenizer"] != text.digest:
         raise ValueError(f"{directory} was trained with another tokenizer than {spec} is here: give it back the files that it had")
-    parts = transformations.tokenised(examples, text, lambda line: None)
-    encoded = transformations.encoded(task, examples, parts, config.model.n_vocab - finetuning.SPECIALS, config.model.n_ctx)
-    if encoded.shortened:
-        out.warn(f"{encoded.shortened:,} of {len(examples):,} texts are over {config.model.n_ctx} tokens long and were cut")
+    parts = transformations.tokenize_examples(examples, text, lambda line: None)
+    encoded = transformations.encode_examples(task, examples, parts, config.model.n_vocab - finetuning.N_SPECIAL_TOKENS, config.model.n_ctx)
+    if encoded.n_truncated:
+        out.warn(f"{encoded.n_truncated:,} of {len(examples):,} texts are over {config.model.n_ctx} tokens long and were cut")
     activations = rules.PRESETS[config.mesh.sharding].activations
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    rows = Batches(config, shards).largest_microbatch(about["microbatch_rows"])  # as when it was scored
+    rows = BatchSchedule(config, shards).largest_microbatch(about["microbatch_rows"])  # as when it was scored
     everywhere, options = NamedSharding(mesh, PartitionSpec()), xla_options.options(mesh.devices.flat[0])
-    compute = jax.jit(built.answers, out_shardings=everywhere, compiler_options=options)
+    compute = jax.jit(built.scores_and_losses, out_shardings=everywhere, compiler_options=options)
     with jax.set_mesh(mesh):
-        y_BC, _ = metrics.answered(
-            compute, params, encoded.rows, rows, lambda part, letters: rules.placed(part, letters, activations, mesh)
+        y_BC, _ = metrics.predict(
+            compute, params, encoded.rows, rows, lambda part, letters: rules.put_on_mesh(part, letters, activations, mesh)
         )
     p_BC = np.exp(y_BC - y_BC.max(1, keepdims=True))
     p_BC = p_BC / p_BC.sum(1, keepdims=True)
     found = []
-    for example, answer, p_C in zip(examples, metrics.answers(task.metric, y_BC), p_BC, strict=True):
+    for example, answer, p_C in zip(examples, metrics.predicted_classes(task.metric, y_BC), p_BC, strict=True):
         said = {"score": round(float(answer), 6)} if task.metric == "pearson" else {"label": task.labels[int(answer)]}
         shares = {label: round(float(p), 6) for label, p in zip(task.labels, p_C, strict=True)}
         found.append({"index": example.index, **said, "probabilities": shares})
     return found
 
 
-def jsonl(lines: Iterable[dict[str, Any]]) -> Iterator[str]:
+def to_jsonl(lines: Iterable[dict[str, Any]]) -> Iterator[str]:
     return map(json.dumps, lines)
 
 
-def tsv(task: Task, lines: Iterable[dict[str, Any]]) -> Iterator[str]:
+def to_tsv(task: Task, lines: Iterable[dict[str, Any]]) -> Iterator[str]:
     """index, label (or score), and a column of probabilities for each label."""
 
     def row(cells: Iterable[Any]) -> str:
-        return "\t".join(" ".join(unicode.valid(str(cell)).split()) for cell in cells)
+        return "\t".join(" ".join(unicode.replace_surrogates(str(cell)).split()) for cell in cells)
 
     answer = "score" if task.metric == "pearson" else "label"
     yield row(["index", answer, *task.labels])

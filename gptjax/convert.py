@@ -21,7 +21,7 @@ EXAMPLE = """python -m gptjax.convert --from=gpt2/ --to=runs/gpt2              #
 
 
 def main(arguments: list[str]) -> None:
-    parser = command.parser("convert", __doc__ or "", EXAMPLE)
+    parser = command.make_config_parser("convert", __doc__ or "", EXAMPLE)
     parser.add_argument(
         "--from",
         metavar="DIR",
@@ -40,35 +40,37 @@ def main(arguments: list[str]) -> None:
     from gptjax.sharding import xla_options
     from gptjax.weights import hf_config, load
 
-    xla_options.begin()
-    out, began = console.Console(quiet=False), time.perf_counter()
-    there = load.found(args.source, args.assignments, args.config, out.warn)
-    exporting = isinstance(there, load.Run)
-    if exporting:
+    xla_options.configure_runtime()
+    out, start_time = console.Console(quiet=False), time.perf_counter()
+    weights = load.load(args.source, args.assignments, args.config, out.warn)
+    is_export = isinstance(weights, load.RunWeights)
+    if is_export:
         if args.config is not None:
             raise ValueError(
                 f"--config={args.config} is of weights that become a run: {args.source} is one, and has its config; leave it out"
             )
-        hf_config.written(there.config.model)  # refuses what cannot be said there, before anything is read
-    text = build.tokenizer(there.config.data.tokenizer)
-    there.check(there.config, text)
-    with whole(args.to) as folder, out.working(f"reading {args.source}") as show:
-        params = read(there, text, lambda done, name: show(f"{done:4.0%} read: {name}"))
-        if exporting:
-            kind = exported(there.config, params, text, folder, lambda done, name: show(f"{done:4.0%} written: {name}"), out.warn)
+        hf_config.to_hf(weights.config.model)  # refuses what cannot be said there, before anything is read
+    tokenizer = build.build(weights.config.data.tokenizer)
+    weights.check(weights.config, tokenizer)
+    with atomic_dir(args.to) as folder, out.status(f"reading {args.source}") as progress:
+        params = read_params(weights, tokenizer, lambda done, name: progress(f"{done:4.0%} read: {name}"))
+        if is_export:
+            kind = write_hf(
+                weights.config, params, tokenizer, folder, lambda done, name: progress(f"{done:4.0%} written: {name}"), out.warn
+            )
         else:
-            show("writing the checkpoint of step 0")
-            kind = imported(there.config, params, text, folder, out.warn)
-    out.table(f"{there.kind} -> {kind}", facts(there, args.to, time.perf_counter() - began))
-    if not exporting:
-        out.say(f"let it speak: python -m gptjax.sample --run={args.to} --prompt='...'")
+            progress("writing the checkpoint of step 0")
+            kind = write_run(weights.config, params, tokenizer, folder, out.warn)
+    out.print_table(f"{weights.kind} -> {kind}", summary_rows(weights, args.to, time.perf_counter() - start_time))
+    if not is_export:
+        out.print(f"let it speak: python -m gptjax.sample --run={args.to} --prompt='...'")
 
 
 @contextlib.contextmanager
-def whole(directory: Path) -> Iterator[Path]:
+def atomic_dir(directory: Path) -> Iterator[Path]:
     """A directory of its own to write into, which becomes `directory` at the end, or goes if anything fails."""
     directory = directory.resolve()
-    made = [parent for parent in directory.parents if not parent.exists()]
+    created_dirs = [parent for parent in directory.parents if not parent.exists()]
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{directory.name[:100]}.", suffix=".partial", dir=directory.parent))
     try:
@@ -78,7 +80,7 @@ def whole(directory: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         with contextlib.suppress(OSError):
-            for parent in made:
+            for parent in created_dirs:
                 parent.rmdir()
         raise
 
@@ -89,49 +91,49 @@ def _umask() -> int:
     return mask
 
 
-def read(there: Any, text: Any, advance: Any) -> Any:
+def read_params(weights: Any, tokenizer: Any, advance: Any) -> Any:
     """The parameters on the mesh of the weights' config."""
     import jax
 
     from gptjax.sharding import device_mesh, rules
     from gptjax.training import state, step
 
-    mesh = device_mesh.mesh(there.config.mesh)
-    rules.check(there.config, mesh)
-    built = step.build(there.config, jax.devices()[0].platform, mesh, text.end_of_text)
-    return there.params(state.abstract(there.config, built.model, built.tx, mesh).params, advance)
+    mesh = device_mesh.make_mesh(weights.config.mesh)
+    rules.check(weights.config, mesh)
+    train_step = step.build(weights.config, jax.devices()[0].platform, mesh, tokenizer.end_of_text)
+    return weights.load_params(state.abstract_state(weights.config, train_step.model, train_step.tx, mesh).params, advance)
 
 
-def imported(config: Any, params: Any, text: Any, folder: Path, warn: Any) -> str:
+def write_run(config: Any, params: Any, tokenizer: Any, folder: Path, warn: Any) -> str:
     """Write a run whose checkpoint of step 0 has the parameters, and no optimizer's moments."""
     from gptjax.data.tokenizers import build
     from gptjax.runtime import atomic, run_dir
     from gptjax.training import checkpoint
 
-    build.save_files(text, config.data.tokenizer, folder)
+    build.save_files(tokenizer, config.data.tokenizer, folder)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=build.without_path(config.data.tokenizer)))
     atomic.save(folder / "config.json", run_dir.config_bytes(config))
-    about = {"config": overrides.flat(config), "microbatch_rows": None, "tokenizer": text.digest}
-    with checkpoint.Checkpoints(folder / "checkpoints", 1, None, warn) as checkpoints:
-        checkpoints.save(0, {"params": params}, about)
+    metadata = {"config": overrides.flatten(config), "microbatch_rows": None, "tokenizer": tokenizer.digest}
+    with checkpoint.CheckpointManager(folder / "checkpoints", 1, None, warn) as checkpoints:
+        checkpoints.save(0, {"params": params}, metadata)
     return f"run of {config.name}"
 
 
-def exported(config: Any, params: Any, text: Any, folder: Path, advance: Any, warn: Any) -> str:
+def write_hf(config: Any, params: Any, tokenizer: Any, folder: Path, advance: Any, warn: Any) -> str:
     from gptjax.weights import export_hf
 
-    return f"Hugging Face {export_hf.save(folder, config, params, text, advance, warn=warn)}"
+    return f"Hugging Face {export_hf.save(folder, config, params, tokenizer, advance, warn=warn)}"
 
 
-def facts(there: Any, to: Path, seconds: float) -> list[tuple[str, str]]:
+def summary_rows(weights: Any, to: Path, seconds: float) -> list[tuple[str, str]]:
     """What was converted, and what it came to."""
-    model = there.config.model
+    model = weights.config.model
     size = sum(file.stat().st_size for file in to.rglob("*") if file.is_file())
     return [
         ("model", f"{count.parameters(model):,} parameters; {model.n_layers} layers, {model.n_heads} heads, {model.d_model} wide"),
         ("context", f"{model.n_ctx:,} tokens of {model.n_vocab:,} ids"),
-        ("tokenizer", str(there.config.data.tokenizer)),
-        ("written", f"{to}: {units.in_bytes(size)} in {seconds:.1f} s"),
+        ("tokenizer", str(weights.config.data.tokenizer)),
+        ("written", f"{to}: {units.human_bytes(size)} in {seconds:.1f} s"),
     ]
 
 

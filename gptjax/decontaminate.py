@@ -20,79 +20,84 @@ from gptjax.config import command, data, decontamination, find_files, overrides,
 EXAMPLE = """python -m gptjax.decontaminate filter --text='corpus/*.jsonl.zst' --tasks=hellaswag,piqa --out=clean
   python -m gptjax.decontaminate check --text='corpus/*.jsonl.zst' --tasks=hellaswag,piqa --out=overlap
   python -m gptjax.decontaminate compare --overlap=overlap --results=runs/gpt3_small/evaluations"""
-RULES = {"filter": decontamination.Filter(), "check": decontamination.Measure()}
+RULES = {"filter": decontamination.Filter(), "check": decontamination.OverlapRule()}
 
 
 @find_files.list_once()
 def main(arguments: list[str]) -> None:
-    parser = command.bare_parser("decontaminate", __doc__ or "", EXAMPLE)
+    parser = command.make_parser("decontaminate", __doc__ or "", EXAMPLE)
     parser.add_argument("mode", choices=("filter", "check", "compare"), help="what to do")
     parser.add_argument("--text", metavar="PATH", help="the corpus: a file, a directory or a glob of .txt, .jsonl or .parquet")
     parser.add_argument("--field", default="text", help="of .jsonl objects and .parquet columns (default: %(default)s)")
     parser.add_argument("--tasks", metavar="A,B", help="tasks or families of them; default: all whose data are found")
-    parser.add_argument("--data", metavar="DIR", type=place, help="where TASK_SPLIT.jsonl and TASK.jsonl lie")
-    parser.add_argument("--tfds", metavar="DIR", type=place, help="where TFDS' prepared sets lie (default: its own directory)")
-    parser.add_argument("--words", metavar="FILE", type=place, help="the list of the tasks that scramble words")
-    parser.add_argument("--seed", type=parse.whole_argument(0, 2**32 - 1), default=0, help="of tasks that are made (default: %(default)s)")
+    parser.add_argument("--data", metavar="DIR", type=path_string, help="where TASK_SPLIT.jsonl and TASK.jsonl lie")
+    parser.add_argument("--tfds", metavar="DIR", type=path_string, help="where TFDS' prepared sets lie (default: its own directory)")
+    parser.add_argument("--words", metavar="FILE", type=path_string, help="the list of the tasks that scramble words")
+    parser.add_argument("--seed", type=parse.int_argument(0, 2**32 - 1), default=0, help="of tasks that are made (default: %(default)s)")
     parser.add_argument("--out", metavar="DIR", type=parse.path_argument, help="where the result goes")
     parser.add_argument("--compression", choices=("gz", "none"), default="gz", help="of what filter writes (default: %(default)s)")
     parser.add_argument(
-        "--workers", metavar="N", type=parse.whole_argument(1, 1024), default=os.cpu_count() or 1, help="processes (default: a core each)"
+        "--workers", metavar="N", type=parse.int_argument(1, 1024), default=os.cpu_count() or 1, help="processes (default: a core each)"
     )
     parser.add_argument("--overlap", metavar="DIR", type=parse.path_argument, help="compare: what check wrote")
     parser.add_argument("--results", metavar="DIR", type=parse.path_argument, help="compare: evaluations/ of a run")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], dest="assignments", help="change a rule, as window=100")
     args = parser.parse_args(arguments)
-    needed = ("overlap", "results") if args.mode == "compare" else ("text", "out")
-    for name in needed:
+    required = ("overlap", "results") if args.mode == "compare" else ("text", "out")
+    for name in required:
         if getattr(args, name) is None:
             raise ValueError(f"{args.mode} needs --{name}; --help shows an example")
     if args.mode == "compare":
-        return compare(args)
+        return compare_scores(args)
     rule = overrides.override(RULES[args.mode], *args.assignments)
-    return filtered(args, rule) if args.mode == "filter" else check(args, rule)
+    return filter_corpus(args, rule) if args.mode == "filter" else check_tasks(args, rule)
 
 
-def place(text: str) -> str:
+def path_string(text: str) -> str:
     """`parse.path_argument`, as text."""
     return str(parse.path_argument(text))
 
 
-def filtered(args: argparse.Namespace, rule: decontamination.Filter) -> None:
+def filter_corpus(args: argparse.Namespace, rule: decontamination.Filter) -> None:
     """Count in how many documents each n-gram is, then write the corpus without those that are in few."""
     import numpy as np
 
     from gptjax.curate import count_ngrams, ngrams, remove_ngrams
     from gptjax.evals import contamination
 
-    these = questions(args, contamination.tested)
-    each = [contamination.hashes(one, np.full(len(one.texts), rule.n)) for one in these]
-    job = begun(args, rule, these, each, [rule.n])
+    tasks = load_tasks(args, contamination.test_splits)
+    hashes_by_task = [contamination.ngram_hashes(task, np.full(len(task.texts), rule.n)) for task in tasks]
+    job = open_job(args, rule, tasks, hashes_by_task, [rule.n])
     if not (args.out / "report.json").exists():
-        counts, _, _ = counted(args, job)
-        known = ngrams.Known(job.known.hashes[(counts > 0) & (counts <= rule.most_documents)])
-        count_ngrams.save(job.cut, known, [rule.n])
-        work = remove_ngrams.Cleaning(rule, args.out, "" if args.compression == "none" else ".gz")
-        done(job, work.is_done, work, job.cut, args, "cleaning")
-        expected = {work.name(part) for part in job.parts}
-        for left in args.out.glob("[0-9][0-9][0-9][0-9][0-9]-*.jsonl*"):
-            if left.name not in expected:  # of a file that the corpus had when this was begun, and has no longer
-                left.unlink()
-        report = {"counts": remove_ngrams.counts(job.cut, job.parts), "tasks": {}}
-        for one, mine in zip(these, each, strict=True):
-            held = counts[np.searchsorted(job.known.hashes, mine)]
-            common = int((held > rule.most_documents).sum())
-            report["tasks"][one.name] = {"items": len(one.texts), "grams": len(mine), "seen": int((held > 0).sum()), "common": common}
-        finish(args, job, report)
+        counts, _, _ = count_documents(args, job)
+        hash_set = ngrams.HashSet(job.hash_set.hashes[(counts > 0) & (counts <= rule.most_documents)])
+        count_ngrams.save_ngrams(job.clean_dir, hash_set, [rule.n])
+        clean_part = remove_ngrams.PartCleaner(rule, args.out, "" if args.compression == "none" else ".gz")
+        run_parts(job, clean_part.is_done, clean_part, job.clean_dir, args, "cleaning")
+        output_names = {clean_part.output_name(part) for part in job.parts}
+        for stale in args.out.glob("[0-9][0-9][0-9][0-9][0-9]-*.jsonl*"):
+            if stale.name not in output_names:  # of a file that the corpus had when this was begun, and has no longer
+                stale.unlink()
+        report = {"counts": remove_ngrams.sum_counts(job.clean_dir, job.parts), "tasks": {}}
+        for task, task_hashes in zip(tasks, hashes_by_task, strict=True):
+            task_counts = counts[np.searchsorted(job.hash_set.hashes, task_hashes)]
+            common = int((task_counts > rule.most_documents).sum())
+            report["tasks"][task.name] = {
+                "items": len(task.texts),
+                "grams": len(task_hashes),
+                "seen": int((task_counts > 0).sum()),
+                "common": common,
+            }
+        finish_job(args, job, report)
     report = read_report(args)
-    rows = [(name, *(f"{found[key]:,}" for key in ("items", "grams", "seen", "common"))) for name, found in report["tasks"].items()]
-    print(aligned([("task", "items", f"{rule.n}-grams", "in the corpus", f"in over {rule.most_documents} documents: left"), *rows]))
-    print(aligned([(name.replace("_", " "), f"{count:,}") for name, count in report["counts"].items()]))
-    ending = "" if args.compression == "none" else ".gz"
-    print(f"""train on it:\n  --set "data.sources=Text(path='{args.out}/*.jsonl{ending}')\"""")
+    rows = [(name, *(f"{entry[key]:,}" for key in ("items", "grams", "seen", "common"))) for name, entry in report["tasks"].items()]
+    print(format_table([("task", "items", f"{rule.n}-grams", "in the corpus", f"in over {rule.most_documents} documents: left"), *rows]))
+    print(format_table([(name.replace("_", " "), f"{count:,}") for name, count in report["counts"].items()]))
+    suffix = "" if args.compression == "none" else ".gz"
+    print(f"""train on it:\n  --set "data.sources=Text(path='{args.out}/*.jsonl{suffix}')\"""")
 
 
-def check(args: argparse.Namespace, rule: decontamination.Measure) -> None:
+def check_tasks(args: argparse.Namespace, rule: decontamination.OverlapRule) -> None:
     """Look for each task's n-grams in the corpus; write which items have one that is there."""
     import numpy as np
 
@@ -100,41 +105,43 @@ def check(args: argparse.Namespace, rule: decontamination.Measure) -> None:
     from gptjax.evals import contamination
     from gptjax.runtime import atomic
 
-    these = questions(args, lambda task: task.splits[:1])
-    if taken := sorted({one.name for one in these} & {"job", "report"}):
+    tasks = load_tasks(args, lambda task: task.splits[:1])
+    if taken := sorted({task_texts.name for task_texts in tasks} & {"job", "report"}):
         raise ValueError(f"a task cannot be called {taken[0]} here: its marks are written to {taken[0]}.json, which is this program's own")
-    compared = [contamination.compared(one, rule) for one in these]
-    each = [contamination.hashes(one, matches) for one, (_, matches) in zip(these, compared, strict=True)]
-    lengths = np.unique(np.concatenate([matches for _, matches in compared]))
-    job = begun(args, rule, these, each, lengths[lengths > 0].tolist())
+    match_lengths = [contamination.match_length(task_texts, rule) for task_texts in tasks]
+    hashes_by_task = [
+        contamination.ngram_hashes(task_texts, matches) for task_texts, (_, matches) in zip(tasks, match_lengths, strict=True)
+    ]
+    lengths = np.unique(np.concatenate([matches for _, matches in match_lengths]))
+    job = open_job(args, rule, tasks, hashes_by_task, lengths[lengths > 0].tolist())
     if not (args.out / "report.json").exists():
-        counts, n_documents, n_characters = counted(args, job)
-        seen = ngrams.Known(job.known.hashes[counts > 0])
+        counts, n_documents, n_characters = count_documents(args, job)
+        hash_set = ngrams.HashSet(job.hash_set.hashes[counts > 0])
         report: dict[str, Any] = {"documents": n_documents, "characters": n_characters, "tasks": {}}
-        for one, (n, matches) in zip(these, compared, strict=True):
-            dirty, n_grams, n_seen = contamination.dirty(one, matches, seen)
-            marks = atomic.json_bytes(dirty)
-            atomic.save(args.out / f"{one.name}.json", marks)
-            n_dirty = len({one.items[item] for item, is_dirty in dirty.items() if is_dirty})
-            report["tasks"][one.name] = {"n": n, "items": len(one.texts), "dirty": n_dirty, "grams": n_grams, "seen": n_seen}
-            report["tasks"][one.name]["marks"] = hashlib.sha256(marks).hexdigest()
-        finish(args, job, report)
+        for task_texts, (n, matches) in zip(tasks, match_lengths, strict=True):
+            dirty, n_grams, n_seen = contamination.find_dirty_items(task_texts, matches, hash_set)
+            dirty_json = atomic.json_bytes(dirty)
+            atomic.save(args.out / f"{task_texts.name}.json", dirty_json)
+            n_dirty = len({task_texts.items[item] for item, is_dirty in dirty.items() if is_dirty})
+            report["tasks"][task_texts.name] = {"n": n, "items": len(task_texts.texts), "dirty": n_dirty, "grams": n_grams, "seen": n_seen}
+            report["tasks"][task_texts.name]["marks"] = hashlib.sha256(dirty_json).hexdigest()
+        finish_job(args, job, report)
     report = read_report(args)
     print(f"{report['documents']:,} documents, {report['characters']:,} characters")
     rows = [("task", "N", "items", "dirty", "clean", "N-grams", "in the corpus")]
-    for name, found in report["tasks"].items():
-        clean = f"{100 * (1 - found['dirty'] / found['items']):.0f}%"
-        share = f"{100 * found['seen'] / max(1, found['grams']):.2f}%"
-        rows.append((name, str(found["n"]), f"{found['items']:,}", f"{found['dirty']:,}", clean, f"{found['grams']:,}", share))
-    print(aligned(rows))
+    for name, entry in report["tasks"].items():
+        clean = f"{100 * (1 - entry['dirty'] / entry['items']):.0f}%"
+        share = f"{100 * entry['seen'] / max(1, entry['grams']):.2f}%"
+        rows.append((name, str(entry["n"]), f"{entry['items']:,}", f"{entry['dirty']:,}", clean, f"{entry['grams']:,}", share))
+    print(format_table(rows))
 
 
-def compare(args: argparse.Namespace) -> None:
+def compare_scores(args: argparse.Namespace) -> None:
     """The scores of all, of dirty and of clean items, as Table C.1 has them."""
     from gptjax.evals import clean_scores
 
-    rows = clean_scores.compared(args.overlap, args.results, parse.path(args.data) if args.data is not None else None)
-    print(aligned([clean_scores.HEAD, *map(clean_scores.row, rows)]))
+    rows = clean_scores.compare(args.overlap, args.results, parse.path(args.data) if args.data is not None else None)
+    print(format_table([clean_scores.COLUMNS, *map(clean_scores.format_row, rows)]))
     if args.out is not None:
         from gptjax.runtime import atomic
 
@@ -148,37 +155,41 @@ def compare(args: argparse.Namespace) -> None:
 class Job:
     """A corpus and n-grams to look for. work and cut: folders of what is finished of the two passes, until all is."""
 
-    known: Any
+    hash_set: Any
     parts: list[Any]
-    work: pathlib.Path
-    cut: pathlib.Path
+    count_dir: pathlib.Path
+    clean_dir: pathlib.Path
 
 
-def questions(args: argparse.Namespace, splits: Callable[[Any], tuple[str, ...]]) -> list[Any]:
+def load_tasks(args: argparse.Namespace, select_splits: Callable[[Any], tuple[str, ...]]) -> list[Any]:
     """The tasks with their items; a line for each whose data are missing. ValueError if no task is left."""
     from gptjax.evals import contamination, registry, task_data
 
     folder = parse.path(args.data) if args.data is not None else None
-    named = registry.named([name.strip() for name in args.tasks.split(",")], folder) if args.tasks else registry.every()
-    found = []
-    for task in {task.name: task for task in named.values()}.values():
+    by_name = registry.get_tasks([name.strip() for name in args.tasks.split(",")], folder) if args.tasks else registry.all_tasks()
+    task_texts = []
+    for task in {task.name: task for task in by_name.values()}.values():
         task = dataclasses.replace(task, protocol=dataclasses.replace(task.protocol, words=args.words))
-        wanted = splits(task)
-        if not wanted or (args.mode == "filter" and task.made is not None and not args.tasks):
+        task_splits = select_splits(task)
+        if not task_splits or (args.mode == "filter" and task.make_rows is not None and not args.tasks):
             continue  # what is made from a seed is in no corpus
         try:
-            found.append(contamination.asked(task, wanted, lambda t, p, s: task_data.found(t, p, s, args.data, args.tfds, args.seed)))
+            task_texts.append(
+                contamination.collect_texts(
+                    task, task_splits, lambda t, p, s: task_data.load_rows(t, p, s, args.data, args.tfds, args.seed)
+                )
+            )
         except ValueError as error:
-            status, line = command.verdict(error)
+            status, line = command.classify_error(error)
             if status != 2:
                 raise
             print(f"left out: {line}")
-    if not found:
+    if not task_texts:
         raise ValueError("no task has data: give --data=DIR with TASK.jsonl, or --tfds=DIR")
-    return found
+    return task_texts
 
 
-def begun(args: argparse.Namespace, rule: Any, these: list[Any], each: list[Any], lengths: list[int]) -> Job:
+def open_job(args: argparse.Namespace, rule: Any, tasks: list[Any], hashes_by_task: list[Any], lengths: list[int]) -> Job:
     """The job's folders, with what an earlier start of the same finished. ValueError if they are another's. each: the n-grams of each task.
 
     Where only files of the corpus have changed since an unfinished start, those that have not are not read again."""
@@ -189,69 +200,72 @@ def begun(args: argparse.Namespace, rule: Any, these: list[Any], each: list[Any]
     from gptjax.data.sources import open
     from gptjax.runtime import atomic, checksums
 
-    hashes = np.unique(np.concatenate(each))
+    hashes = np.unique(np.concatenate(hashes_by_task))
     if not len(hashes):
         raise ValueError("the tasks have no text as long as a match: nothing is to be looked for; give other tasks, or a smaller n")
     source = data.Text(path=args.text, field=args.field)
-    sought = _digest(hashes, lengths)
+    ngrams_digest = _digest(hashes, lengths)
     job = {
         "mode": args.mode,
-        "corpus": tokenize.named(source),
+        "corpus": tokenize.describe(source),
         "fingerprint": open.fingerprint(source),
         "tasks": {
-            one.name: f"{len(one.texts):,} texts, digest {_digest(mine, lengths)[:8]}" for one, mine in zip(these, each, strict=True)
+            task.name: f"{len(task.texts):,} texts, digest {_digest(task_hashes, lengths)[:8]}"
+            for task, task_hashes in zip(tasks, hashes_by_task, strict=True)
         },
         "rule": dataclasses.asdict(rule) | ({"compression": args.compression} if args.mode == "filter" else {}),
     }
-    finished, there = (args.out / "report.json").exists(), args.out / "job.json"
-    if there.exists():
+    is_finished, job_file = (args.out / "report.json").exists(), args.out / "job.json"
+    if job_file.exists():
         try:
-            earlier = checksums.read(there)
+            old_job = checksums.read(job_file)
         except ValueError as error:
-            if finished:
+            if is_finished:
                 raise ValueError(f"{error}; delete {args.out} and run it again") from None
             print(f"{error}; it is written again")
         else:
-            tokenize.same(args.out, earlier, {name: value for name, value in job.items() if finished or name != "fingerprint"})
+            tokenize.check_same_job(args.out, old_job, {name: value for name, value in job.items() if is_finished or name != "fingerprint"})
     elif args.out.is_dir() and any(args.out.iterdir()):
         raise ValueError(f"{args.out} holds files of something else; give an empty directory")
-    made = Job(ngrams.Known(hashes), count_ngrams.parts(source, sought), args.out / "work" / "count", args.out / "work" / "cut")
-    if finished:
-        return made
+    opened_job = Job(
+        ngrams.HashSet(hashes), count_ngrams.split_corpus(source, ngrams_digest), args.out / "work" / "count", args.out / "work" / "cut"
+    )
+    if is_finished:
+        return opened_job
     for line in open.check(source):
         print(line)
-    checksums.save(there, job)
-    for folder in (args.out, made.work, made.cut):
+    checksums.save(job_file, job)
+    for folder in (args.out, opened_job.count_dir, opened_job.clean_dir):
         folder.mkdir(parents=True, exist_ok=True)
-        atomic.sweep(folder)
-    count_ngrams.save(made.work, made.known, lengths)
-    return made
+        atomic.remove_partial(folder)
+    count_ngrams.save_ngrams(opened_job.count_dir, opened_job.hash_set, lengths)
+    return opened_job
 
 
 def _digest(hashes: Any, lengths: list[int]) -> str:
     return hashlib.sha256(hashes.tobytes() + repr(lengths).encode()).hexdigest()
 
 
-def counted(args: argparse.Namespace, job: Job) -> tuple[Any, int, int]:
+def count_documents(args: argparse.Namespace, job: Job) -> tuple[Any, int, int]:
     """(how many documents have each n-gram, documents, characters)."""
     from gptjax.curate import count_ngrams
 
-    done(job, count_ngrams.is_counted, count_ngrams.counted, job.work, args, "reading")
-    return count_ngrams.totals(job.work, job.parts, len(job.known))
+    run_parts(job, count_ngrams.is_counted, count_ngrams.count_part, job.count_dir, args, "reading")
+    return count_ngrams.sum_counts(job.count_dir, job.parts, len(job.hash_set))
 
 
-def done(job: Job, is_done: Callable[[pathlib.Path, Any], bool], work: Any, folder: pathlib.Path, args: Any, label: str) -> None:
+def run_parts(job: Job, is_done: Callable[[pathlib.Path, Any], bool], part_fn: Any, folder: pathlib.Path, args: Any, label: str) -> None:
     """Do every part whose result is not there yet, or damaged."""
     from gptjax.curate import count_ngrams
     from gptjax.report import console
 
     todo = [part for part in job.parts if not is_done(folder, part)]
     if todo:
-        with console.Console(quiet=False).fraction(f"{label} {args.text}") as advance:
-            count_ngrams.each(todo, work, folder, args.workers, advance)
+        with console.Console(quiet=False).progress_bar(f"{label} {args.text}") as advance:
+            count_ngrams.run_parallel(todo, part_fn, folder, args.workers, advance)
 
 
-def finish(args: argparse.Namespace, job: Job, report: dict[str, Any]) -> None:
+def finish_job(args: argparse.Namespace, job: Job, report: dict[str, Any]) -> None:
     from gptjax.runtime import checksums
 
     checksums.save(args.out / "report.json", report)
@@ -268,7 +282,7 @@ def read_report(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"{error}; delete {args.out} and run it again") from None
 
 
-def aligned(rows: Sequence[tuple[str, ...]]) -> str:
+def format_table(rows: Sequence[tuple[str, ...]]) -> str:
     """A table: the first column to the left, the others to the right, an empty line after it."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]) for row in rows)

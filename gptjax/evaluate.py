@@ -16,7 +16,7 @@ from typing import Any
 from gptjax.config import command, count, evaluation, overrides, parse, registry
 
 EXAMPLE = "python -m gptjax.evaluate --run=runs/gpt3_small --tasks=lambada,hellaswag,arithmetic --shots=0,1,few --examples=500"
-UNITS = "its accuracy is of the last token of the word, its perplexity of the whole word"  # of protocol.LastToken
+LAST_TOKEN_NOTE = "its accuracy is of the last token of the word, its perplexity of the whole word"  # of protocol.LastToken
 FEW = "few"  # the K of the task's paper
 SHOTS = f"0,1,{FEW}"
 FLAGS = {  # of each thing that can be asked for, the flags that change something; --out always does
@@ -28,12 +28,12 @@ FLAGS = {  # of each thing that can be asked for, the flags that change somethin
 
 def main(arguments: list[str]) -> int:
     """Exit status 1 if a task could not be asked."""
-    parser = command.bare_parser("evaluate", "Score a model on tasks that it reads in its context, by the papers' protocols.", EXAMPLE)
-    whole = parse.whole_argument
+    parser = command.make_parser("evaluate", "Score a model on tasks that it reads in its context, by the papers' protocols.", EXAMPLE)
+    int_argument = parse.int_argument
     parser.add_argument("--run", metavar="DIR", type=parse.path_argument, help="a run, or a folder of weights")
     parser.add_argument("--tasks", metavar="NAMES", help="tasks or groups of them, commas between; --list shows all")
     parser.add_argument("--shots", metavar="K", help=f"numbers of demonstrations (default: {SHOTS}; {FEW}: the paper's)")
-    parser.add_argument("--examples", metavar="N", type=whole(), help="ask N items of each task, drawn with the seed (default: all)")
+    parser.add_argument("--examples", metavar="N", type=int_argument(), help="ask N items of each task, drawn with the seed (default: all)")
     parser.add_argument("--seed", metavar="N", type=parse.seed_argument, help="of what is drawn (default: 0)")
     parser.add_argument(
         "--data", metavar="DIR", type=parse.path_argument, help="where TASK.jsonl files lie (default: TFDS, where prepared)"
@@ -44,7 +44,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--list", action="store_true", help="show the tasks, their protocols and what they need")
     parser.add_argument("--text", metavar="FILE", action="append", help="loss and bits per byte of a text, folder or glob; repeatable")
-    parser.add_argument("--stride", metavar="N", type=whole(), help="with --text: tokens predicted in each window (default: the context)")
+    parser.add_argument(
+        "--stride", metavar="N", type=int_argument(), help="with --text: tokens predicted in each window (default: the context)"
+    )
     parser.add_argument(
         "--curve", metavar="FILE.png", type=parse.path_argument, help="draw the results of the runs that follow, and those in --out"
     )
@@ -62,30 +64,30 @@ def main(arguments: list[str]) -> int:
 
     out = console.Console(quiet=False, vital=args.list)
     if args.list:
-        return listed(out)
+        return print_tasks(out)
     check(args)
     if args.curve is not None:
         from gptjax.evals import icl_plot
 
-        icl_plot.draw([*map(folder, args.runs), *([args.out] if args.out else [])], args.curve, out.warn)
-        out.say(f"wrote {args.curve}")
+        icl_plot.draw([*map(results_dir, args.runs), *([args.out] if args.out else [])], args.curve, out.warn)
+        out.print(f"wrote {args.curve}")
         return 0
-    directory = args.out or folder(args.run)
+    directory = args.out or results_dir(args.run)
     if args.text is not None:
-        return read(args, directory, out)
-    exams = examinations(args)
-    model = opened(args.run, out)
-    table = Table(exams, model.about, out.width)
-    table.head(out)
-    found = []
-    for exam, record in records(exams, model, args.data, args.data_dir, directory, out):
-        found.append(record)
+        return evaluate_texts(args, directory, out)
+    task_runs = build_runs(args)
+    model = load_model(args.run, out)
+    table = ScoreTable(task_runs, model.metadata, out.width)
+    table.print_header(out)
+    all_records = []
+    for task_run, record in run_all(task_runs, model, args.data, args.data_dir, directory, out):
+        all_records.append(record)
         if record is not None:
-            table.show(exam, record, out)
-            remarks(exam, record, model.about["n_ctx"], out)
-    if any(found):
-        out.say(f"each item, with prompt and answer: {directory}/*.jsonl")
-    return 0 if all(found) else 1
+            table.print_scores(task_run, record, out)
+            print_remarks(task_run, record, model.metadata["n_ctx"], out)
+    if any(all_records):
+        out.print(f"each item, with prompt and answer: {directory}/*.jsonl")
+    return 0 if all(all_records) else 1
 
 
 def check(args: argparse.Namespace) -> None:
@@ -108,87 +110,91 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"{', '.join(unused)}: nothing for {what}; leave it out")
 
 
-def read(args: argparse.Namespace, directory: Path, out: Any) -> int:
+def evaluate_texts(args: argparse.Namespace, directory: Path, out: Any) -> int:
     """--text: how well the model predicts texts, a line each."""
     from gptjax.evals import perplexity
 
-    paths, model = perplexity.find_texts(args.text, out.warn), opened(args.run, out)
-    n_ctx = model.about["n_ctx"]
+    paths, model = perplexity.find_texts(args.text, out.warn), load_model(args.run, out)
+    n_ctx = model.metadata["n_ctx"]
     stride = perplexity.check_stride(args.stride, n_ctx)
-    out.say(
+    out.print(
         f"windows of {n_ctx:,} tokens, stride {stride:,}: each token after {n_ctx - stride + 1:,} to {n_ctx:,} before it, or all there are"
     )
-    out.say("".join(f"{head:>11}" for head in perplexity.HEAD) + "  text", "bold")
-    with out.working("reading") as show:
-        for record in perplexity.predict(model, paths, stride, show, out.warn):
-            out.say("".join(f"{cell:>11}" for cell in perplexity.cells(record)) + f"  {Path(record['text']).name}")
+    out.print("".join(f"{head:>11}" for head in perplexity.COLUMNS) + "  text", "bold")
+    with out.status("reading") as progress:
+        for record in perplexity.predict(model, paths, stride, progress, out.warn):
+            out.print("".join(f"{cell:>11}" for cell in perplexity.format_cells(record)) + f"  {Path(record['text']).name}")
             if "sha256" in record:
                 perplexity.save(directory, record, out.warn)
                 if record["changed"]:
-                    out.say(
+                    out.print(
                         "  its tokenizer writes this text otherwise: what was predicted is simpler than the bytes it is divided by", "dim"
                     )
-    out.say(f"kept in {directory}/text-*.json")
+    out.print(f"kept in {directory}/text-*.json")
     return 0
 
 
-def folder(path: str | Path) -> Path:
+def results_dir(path: str | Path) -> Path:
     """Where results go unless told: into a run; beside runs, of weights of others."""
     inside = (Path(path) / "checkpoints").is_dir()
     return Path(path) / "evaluations" if inside else Path("runs") / Path(path).resolve().name / "evaluations"
 
 
-def examinations(args: argparse.Namespace) -> list[Any]:
+def build_runs(args: argparse.Namespace) -> list[Any]:
     """Every task with every number of shots, in order. ValueError for names, numbers and protocols that there are not."""
     from gptjax.evals import metrics, runner
     from gptjax.evals import registry as tasks
 
-    found = tasks.named([name.strip() for name in args.tasks.split(",")], args.data)
+    by_label = tasks.get_tasks([name.strip() for name in args.tasks.split(",")], args.data)
     changes: dict[str, list[str]] = {}
     for assignment in args.assignments:
         name, dot, change = assignment.partition(".")
         if not dot or "=" not in change:
             raise ValueError(f"--set {assignment!r} is not of the form TASK.FIELD=VALUE, for example hellaswag.method=Total")
-        if name not in ("all", *found):
+        if name not in ("all", *by_label):
             raise ValueError(f"--set {assignment}: {name} is not among --tasks={args.tasks}; give one of them, or all")
         changes.setdefault(name, []).append(change)
     shots, seed = SHOTS if args.shots is None else args.shots, args.seed or 0
-    exams, wanted = [], [(word.strip() == FEW, number(word.strip(), shots)) for word in shots.split(",")]
-    for label, task in found.items():
-        mine = [change for name in ("all", label) if name in changes for change in changes[name]]
-        how = overrides.override(task.protocol, *mine)
-        metrics.metrics(task, how)
-        for few, n in wanted:
-            exams.append(runner.Examination(label, task, how, how.shots if few else n, seed, args.examples, few))
-    return list({(exam.label, exam.shots): exam for exam in exams}.values())  # the paper's K may be among the numbers that were given
+    task_runs, shot_settings = [], [(word.strip() == FEW, parse_shots(word.strip(), shots)) for word in shots.split(",")]
+    for label, task in by_label.items():
+        edits = [change for name in ("all", label) if name in changes for change in changes[name]]
+        protocol = overrides.override(task.protocol, *edits)
+        metrics.metric_names(task, protocol)
+        for use_paper_shots, n in shot_settings:
+            task_runs.append(
+                runner.TaskRun(label, task, protocol, protocol.shots if use_paper_shots else n, seed, args.examples, use_paper_shots)
+            )
+    return list(
+        {(task_run.label, task_run.shots): task_run for task_run in task_runs}.values()
+    )  # the paper's K may be among the numbers that were given
 
 
-def number(word: str, given: str) -> int:
+def parse_shots(word: str, argument: str) -> int:
     """A number of demonstrations; of FEW, 0."""
     try:
-        return 0 if word == FEW else parse.whole_argument(0)(word)
+        return 0 if word == FEW else parse.int_argument(0)(word)
     except argparse.ArgumentTypeError:
         raise ValueError(
-            f"--shots={parse.quote(given)[1:-1]}: give numbers of demonstrations, 0 or more, commas between; {FEW} is the paper's own"
+            f"--shots={parse.quote(argument)[1:-1]}: give numbers of demonstrations, 0 or more, commas between; {FEW} is the paper's own"
         ) from None
 
 
-def opened(path: str | Path, out: Any) -> Any:
+def load_model(path: str | Path, out: Any) -> Any:
     """The model that lies there, with its tokenizer."""
     from gptjax.evals import runner
     from gptjax.model import inference
     from gptjax.weights import open_model
 
-    with out.working(f"reading {path}") as show:
-        there = open_model.opened(path, [], show)
-    parameters = count.parameters(there.config.model)
-    out.say(f"{path}: {there.kind}, {there.config.name}, {parameters:,} parameters")
-    about = {"name": there.config.name, "parameters": parameters, "n_ctx": there.config.model.n_ctx, "digest": there.digest}
-    return runner.Model(inference.reader(there.step.model, there.params), there.text, there.step.model.place, about)
+    with out.status(f"reading {path}") as progress:
+        loaded = open_model.open_model(path, [], progress)
+    parameters = count.parameters(loaded.config.model)
+    out.print(f"{path}: {loaded.kind}, {loaded.config.name}, {parameters:,} parameters")
+    metadata = {"name": loaded.config.name, "parameters": parameters, "n_ctx": loaded.config.model.n_ctx, "digest": loaded.digest}
+    return runner.EvalModel(inference.prepare(loaded.step.model, loaded.params), loaded.tokenizer, loaded.step.model.place, metadata)
 
 
-def records(
-    exams: Iterable[Any], model: Any, data: Path | None, data_dir: str | None, directory: Path, out: Any
+def run_all(
+    task_runs: Iterable[Any], model: Any, data: Path | None, data_dir: str | None, directory: Path, out: Any
 ) -> Iterator[tuple[Any, Any]]:
     """(examination, its record) as they come; (examination, None) where it cannot be asked, which is told in a line, once of a task that
     has no data."""
@@ -196,142 +202,152 @@ def records(
     from gptjax.model import inference
 
     directory.mkdir(parents=True, exist_ok=True)
-    for _, same in itertools.groupby(exams, lambda exam: exam.label):
-        told: set[str] = set()
-        asked: set[tuple[str, int]] = set()
-        first, *others = same
-        read = reader(first, data, data_dir)
-        for exam in (first, *others):
+    for _, group in itertools.groupby(task_runs, lambda task_run: task_run.label):
+        seen_errors: set[str] = set()
+        done: set[tuple[str, int]] = set()
+        first, *others = group
+        load_rows = row_reader(first, data, data_dir)
+        for task_run in (first, *others):
             record = None
             try:
-                with out.working(exam.name) as show:
-                    refused: dict[str, str] = {}
-                    items, pool = exam.items(read, refused)
-                    exam = exam.fit_to_data(items, pool, model.text, model.about["n_ctx"])
-                    if (exam.label, exam.shots) in asked:
+                with out.status(task_run.name) as progress:
+                    errors: dict[str, str] = {}
+                    items, pool = task_run.items(load_rows, errors)
+                    task_run = task_run.fit_to_data(items, pool, model.tokenizer, model.metadata["n_ctx"])
+                    if (task_run.label, task_run.shots) in done:
                         continue
-                    asked.add((exam.label, exam.shots))
-                    made = exam.put(items, pool, model, show, refused)
-                    record = runner.examined(exam, made, model, directory, show, out.warn, refused)
+                    done.add((task_run.label, task_run.shots))
+                    prompt_list = task_run.put(items, pool, model, progress, errors)
+                    record = runner.run_task(task_run, prompt_list, model, directory, progress, out.warn, errors)
             except ValueError as error:
-                status, why = command.verdict(error)
+                status, reason = command.classify_error(error)
                 if status != 2 or isinstance(error, inference.NonFiniteLogits):  # no other task will do
                     raise
-                if why not in told:
-                    out.warn(f"{exam.label}: {why.removeprefix(f'{exam.task.name}: ')}")
-                told.add(why)
-            yield exam, record
+                if reason not in seen_errors:
+                    out.warn(f"{task_run.label}: {reason.removeprefix(f'{task_run.task.name}: ')}")
+                seen_errors.add(reason)
+            yield task_run, record
 
 
-def reader(exam: Any, data: Path | None, data_dir: str | None) -> Callable[[str], Any]:
+def row_reader(task_run: Any, data: Path | None, data_dir: str | None) -> Callable[[str], Any]:
     """A split -> its rows; each is read once for all numbers of shots."""
     from gptjax.evals import task_data
 
     folder = None if data is None else str(data)
-    return functools.cache(lambda split: task_data.found(exam.task, exam.how, split, folder, data_dir, exam.seed, lenient=True))
+    return functools.cache(
+        lambda split: task_data.load_rows(task_run.task, task_run.protocol, split, folder, data_dir, task_run.seed, lenient=True)
+    )
 
 
-class Table:
+class ScoreTable:
     """Lines of scores beside the papers', in columns that fit the terminal: where it has no room for the tasks' names before them, each
     stands above its lines."""
 
-    HEADS = ("task", "shots", "metric", "score", "error", "items", "papers")
-    LEFT = ("task", "metric", "papers")
+    COLUMNS = ("task", "shots", "metric", "score", "error", "items", "papers")
+    LEFT_ALIGNED = ("task", "metric", "papers")
 
-    def __init__(self, exams: Sequence[Any], about: dict[str, Any], width: int):
+    def __init__(self, task_runs: Sequence[Any], metadata: dict[str, Any], width: int):
         from gptjax.evals import metrics
 
-        names = [(exam, metric) for exam in exams for metric in metrics.metrics(exam.task, exam.how)]
+        names = [(task_run, metric) for task_run in task_runs for metric in metrics.metric_names(task_run.task, task_run.protocol)]
         cells = [
-            (exam.label, f"{exam.shots:,}", metric, "1,234.56", "12.34", "10,000", published(exam, metric, about)) for exam, metric in names
+            (task_run.label, f"{task_run.shots:,}", metric, "1,234.56", "12.34", "10,000", paper_score(task_run, metric, metadata))
+            for task_run, metric in names
         ]
-        self._widths = [max(map(len, column)) for column in zip(self.HEADS, *cells, strict=True)]
-        self._about, self._above = about, ""
-        self._apart = sum(self._widths) + 2 * len(self.HEADS) > width
+        self._widths = [max(map(len, column)) for column in zip(self.COLUMNS, *cells, strict=True)]
+        self._metadata, self._last_label = metadata, ""
+        self._label_on_own_line = sum(self._widths) + 2 * len(self.COLUMNS) > width
 
-    def head(self, out: Any) -> None:
-        out.say(self._line(*self.HEADS), "bold")
+    def print_header(self, out: Any) -> None:
+        out.print(self._row(*self.COLUMNS), "bold")
 
-    def show(self, exam: Any, record: dict[str, Any], out: Any) -> None:
+    def print_scores(self, task_run: Any, record: dict[str, Any], out: Any) -> None:
         """Each metric of a task with so many shots."""
-        if self._apart and self._above != exam.label:
-            out.say(exam.label)
-        self._above = exam.label
+        if self._label_on_own_line and self._last_label != task_run.label:
+            out.print(task_run.label)
+        self._last_label = task_run.label
         for position, score in enumerate(record["scores"].values()):
-            name, shots = (exam.label, f"{exam.shots:,}") if position == 0 else ("", "")
-            value, error = (figure(score[part]) for part in ("value", "error"))
-            paper = published(exam, score["metric"], self._about)
-            out.say(self._line(name, shots, score["metric"], value, error, f"{score['n']:,}", paper))
+            name, shots = (task_run.label, f"{task_run.shots:,}") if position == 0 else ("", "")
+            value, error = (format_score(score[part]) for part in ("value", "error"))
+            paper = paper_score(task_run, score["metric"], self._metadata)
+            out.print(self._row(name, shots, score["metric"], value, error, f"{score['n']:,}", paper))
 
-    def _line(self, *cells: str) -> str:
-        columns = list(zip(self.HEADS, cells, self._widths, strict=True))[self._apart :]
-        told = (cell.ljust(width) if head in self.LEFT else cell.rjust(width) for head, cell, width in columns)
-        return (" " * self._apart + "  ".join(told)).rstrip()
+    def _row(self, *cells: str) -> str:
+        columns = list(zip(self.COLUMNS, cells, self._widths, strict=True))[self._label_on_own_line :]
+        padded_cells = (cell.ljust(width) if head in self.LEFT_ALIGNED else cell.rjust(width) for head, cell, width in columns)
+        return (" " * self._label_on_own_line + "  ".join(padded_cells)).rstrip()
 
 
-def figure(value: float | None) -> str:
+def format_score(value: float | None) -> str:
     return "" if value is None else f"{value:,.2f}" if abs(value) < 1e5 else f"{value:.2e}"
 
 
-def remarks(exam: Any, record: dict[str, Any], n_ctx: int, out: Any) -> None:
+def print_remarks(task_run: Any, record: dict[str, Any], n_ctx: int, out: Any) -> None:
     """What the reader of the scores has to know of the items."""
     if not record["scores"]:
-        out.warn(f"{exam.label}, {exam.shots:,} shots: no right answer of its {record['examples']:,} items is known, so there is no score")
-    if record["refused"]:
-        why = "; ".join(list(record["refused"].values())[:3])
-        out.warn(f"{exam.label}: {len(record['refused']):,} items cannot be asked, and do not count: {why}")
-    if record["unwritable"]:
-        some = ", ".join(record["unwritable"][:3])
         out.warn(
-            f"{exam.label}: no right answer of {len(record['unwritable']):,} items can be written in {exam.how.method.n_tokens} tokens and "
-            f"before {', '.join(map(repr, exam.how.method.stops)) or 'the end'}: item {some}; set {exam.label}.method.n_tokens or .stops"
+            f"{task_run.label}, {task_run.shots:,} shots: no right answer of its {record['examples']:,} items is known, so there is no score"
+        )
+    if record["refused"]:
+        reasons = "; ".join(list(record["refused"].values())[:3])
+        out.warn(f"{task_run.label}: {len(record['refused']):,} items cannot be asked, and do not count: {reasons}")
+    if record["unwritable"]:
+        examples = ", ".join(record["unwritable"][:3])
+        out.warn(
+            f"{task_run.label}: no right answer of {len(record['unwritable']):,} items can be written in {task_run.protocol.method.n_tokens} tokens and "
+            f"before {', '.join(map(repr, task_run.protocol.method.stops)) or 'the end'}: item {examples}; set {task_run.label}.method.n_tokens or .stops"
         )
     if record["fewer_shots"]:
-        out.say(f"  {record['fewer_shots']:,} items had no room for {exam.shots}: {record['mean_shots']:.1f} on average", "dim")
+        out.print(f"  {record['fewer_shots']:,} items had no room for {task_run.shots}: {record['mean_shots']:.1f} on average", "dim")
     if record["cut"]:
-        out.say(f"  {record['cut']:,} items were longer than the context of {n_ctx:,}: their {record['cut_at']} was left out", "dim")
-    if isinstance(exam.how.method, evaluation.LastToken):
-        out.say("  " + UNITS, "dim")
+        out.print(f"  {record['cut']:,} items were longer than the context of {n_ctx:,}: their {record['cut_at']} was left out", "dim")
+    if isinstance(task_run.protocol.method, evaluation.LastToken):
+        out.print("  " + LAST_TOKEN_NOTE, "dim")
 
 
-def published(exam: Any, metric: str, about: dict[str, Any]) -> str:
+def paper_score(task_run: Any, metric: str, metadata: dict[str, Any]) -> str:
     """What a paper reports for the model nearest in parameters, as "33.7 (gpt3_small)"; "" if it reports nothing of the kind."""
-    kind = "zero" if exam.shots == 0 else "one" if exam.shots == 1 else "few" if exam.shots == exam.how.shots else None
-    scores = {name: value for one in exam.task.published if (one.metric, one.shots) == (metric, kind) for name, value in one.scores.items()}
+    kind = "zero" if task_run.shots == 0 else "one" if task_run.shots == 1 else "few" if task_run.shots == task_run.protocol.shots else None
+    scores = {
+        name: value
+        for paper in task_run.task.paper_scores
+        if (paper.metric, paper.shots) == (metric, kind)
+        for name, value in paper.scores.items()
+    }
     if not scores:
         return ""
     size = {name: count.parameters(registry.config(name).model) for name in scores}
-    nearest = min(scores, key=lambda name: abs(math.log(size[name] / about["parameters"])))
+    nearest = min(scores, key=lambda name: abs(math.log(size[name] / metadata["parameters"])))
     return f"{scores[nearest]:g} ({nearest})"
 
 
-def listed(out: Any) -> int:
+def print_tasks(out: Any) -> int:
     """All tasks: their papers' K, method and metric, and where their data come from."""
     from gptjax.evals import registry as tasks
 
-    every = [task for members in tasks.families().values() for task in members]
-    name = max(len(task.name) for task in every)
+    all_tasks = [task for members in tasks.families().values() for task in members]
+    name = max(len(task.name) for task in all_tasks)
     form = f"  {{:<{name}}}  {{:>3}}  {{:<13}}  {{:<18}}  {{}}"
-    before = len(form.format("", "", "", "", ""))
-    room = out.width - before
+    indent = len(form.format("", "", "", "", ""))
+    data_width = out.width - indent
 
-    def say(data: str, *cells: Any, style: str = "") -> None:
+    def print_row(data: str, *cells: Any, style: str = "") -> None:
         """A line; what has no room after the other columns stands in lines below them."""
-        lines = textwrap.wrap(data, max(room, 20)) if room >= 20 else ["", *textwrap.wrap(data, out.width - 6)]
-        out.say(form.format(*cells, lines[0]).rstrip(), style)
-        for more in lines[1:]:
-            out.say(" " * (before if room >= 20 else 6) + more, style)
+        lines = textwrap.wrap(data, max(data_width, 20)) if data_width >= 20 else ["", *textwrap.wrap(data, out.width - 6)]
+        out.print(form.format(*cells, lines[0]).rstrip(), style)
+        for extra_groups in lines[1:]:
+            out.print(" " * (indent if data_width >= 20 else 6) + extra_groups, style)
 
-    say("data", "task", "K", "method", "metric", style="bold")
+    print_row("data", "task", "K", "method", "metric", style="bold")
     for family, members in tasks.families().items():
-        out.say(family, "bold")
+        out.print(family, "bold")
         for task in members:
-            how = task.protocol
+            protocol = task.protocol
             also = f"; conventions: {', '.join(task.conventions)}" if task.conventions else ""
-            source = "made from the seed" if task.made else task.tfds or "a .jsonl file"
-            say(source + also, task.name, how.shots, type(how.method).__name__, how.metric)
-    more = {name: len(members) for name, members in tasks.groups().items() if members != tasks.families().get(name)}
-    out.say(f"groups: each heading; {', '.join(f'{name} ({n})' for name, n in more.items())}")
+            source = "made from the seed" if task.make_rows else task.tfds or "a .jsonl file"
+            print_row(source + also, task.name, protocol.shots, type(protocol.method).__name__, protocol.metric)
+    extra_groups = {name: len(members) for name, members in tasks.groups().items() if members != tasks.families().get(name)}
+    out.print(f"groups: each heading; {', '.join(f'{name} ({n})' for name, n in extra_groups.items())}")
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gptjax import train
 from gptjax.config import command, finetuning, overrides, parse, registry
-from gptjax.config.batch_schedule import Batches
+from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Config
 from gptjax.distributed import rendezvous
 from gptjax.runtime import atomic, run_dir
@@ -19,40 +19,40 @@ EXAMPLE = "python -m gptjax.finetune --config=own --init=runs/gpt1 --set task.tr
 
 def main(arguments: list[str]) -> int:
     """Exit status as gptjax.train's."""
-    parser = command.parser("finetune", "Fine-tune a model on a task. The same command continues an interrupted run.", EXAMPLE)
+    parser = command.make_config_parser("finetune", "Fine-tune a model on a task. The same command continues an interrupted run.", EXAMPLE)
     parser.add_argument("--init", metavar="PATH", help="the pre-trained model: a run's directory, or a folder of weights")
     parser.add_argument("--run", metavar="DIR", help="where the run goes, or lies (default: runs/CONFIG)")
-    seeds, count = parse.whole_argument(1, 1000), parse.whole_argument(0)
+    seeds, count = parse.int_argument(1, 1000), parse.int_argument(0)
     parser.add_argument("--seeds", metavar="N", type=seeds, default=1, help="so many runs from seed on, below DIR; shows median and spread")
     parser.add_argument("--profile", metavar="N", type=count, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
     train.add_new_record(parser)
-    rendezvous.flags(parser)
+    rendezvous.add_distributed_flags(parser)
     args = parser.parse_args(arguments)
     if args.config is None:
-        raise ValueError(f"say which task with --config=NAME: {', '.join(registry.finetunings())}")
+        raise ValueError(f"say which task with --config=NAME: {', '.join(registry.finetuning_names())}")
     recipe = read_recipe(args.config, args.assignments)
     if args.init is None:
         raise ValueError("say which model with --init=PATH: a run's directory, or a folder of weights")
 
     from gptjax.report import console
 
-    here = rendezvous.place(args.coordinator, args.processes, args.process, args.join_seconds)
-    if here is not None and args.seeds > 1:
+    process_info = rendezvous.detect(args.coordinator, args.processes, args.process, args.join_seconds)
+    if process_info is not None and args.seeds > 1:
         raise ValueError(f"--seeds={args.seeds} is for one process: on several give each seed its own run, with --set seed=N and --run")
-    out = console.Console(quiet=here is not None and here.process != 0)
+    out = console.Console(quiet=process_info is not None and process_info.process_id != 0)
     dataclasses.replace(recipe, seed=recipe.seed + args.seeds - 1)  # is refused here, not when the others are done
-    learning, config = prepared(recipe, args.init, out)
+    objective, config = load_examples(recipe, args.init, out)
     directory, results = args.run or str(run_dir.directory(None, config.name)), []
-    for number in range(args.seeds):
-        one = dataclasses.replace(config, seed=config.seed + number)
-        there = directory if args.seeds == 1 else f"{directory}/seed_{one.seed}"
-        learning.result = None
-        status = finetuned(one, there, learning, args, here)
-        if status or learning.result is None:
+    for index in range(args.seeds):
+        seed_config = dataclasses.replace(config, seed=config.seed + index)
+        run_path = directory if args.seeds == 1 else f"{directory}/seed_{seed_config.seed}"
+        objective.result = None
+        status = run_seed(seed_config, run_path, objective, args, process_info)
+        if status or objective.result is None:
             return status
-        results.append(learning.result)
+        results.append(objective.result)
     if args.seeds > 1:
-        told(out, results)
+        print_results(out, results)
         atomic.save(run_dir.directory(directory) / "results.json", atomic.json_bytes(results))
     return 0
 
@@ -68,46 +68,46 @@ def read_recipe(name: str, assignments: Sequence[str]) -> finetuning.Finetuning:
     for theirs, ours in RUN_FIELDS.items():
         assignments = [ours + one.removeprefix(theirs) if one.startswith(theirs) else one for one in assignments]
     result = overrides.override(recipe, *assignments)
-    if not result.task.files:
+    if not result.task.has_files:
         return result
     plain = dataclasses.replace(recipe, task=dataclasses.replace(recipe.task, paper=None, submission=None))
     return overrides.override(plain, *assignments)
 
 
-def prepared(recipe: finetuning.Finetuning, init: str, out: Any) -> tuple["Finetuned", Config]:
+def load_examples(recipe: finetuning.Finetuning, init: str, out: Any) -> tuple["ClassificationObjective", Config]:
     """The examples, read, and the whole config. ValueError, in one line, for anything wrong with the model or the data."""
     from gptjax.data.tokenizers import build
     from gptjax.training.classification import batches
     from gptjax.training.classification import examples as labelled
     from gptjax.weights import load
 
-    origin = load.found(init)
+    init_weights = load.load(init)
     fixed_labels = bool(recipe.task.labels)
-    recipe = dataclasses.replace(recipe, task=labelled.labelled(recipe.task))
-    text = build.tokenizer(origin.config.data.tokenizer)
-    with out.working("reading examples") as progress:
-        examples = batches.Examples(recipe.task, text, origin.config.model.n_ctx, out.say, progress)
-    config = finetuning.resolved(recipe, origin.config, len(examples), examples.n_ctx)
-    Batches(config)
-    return Finetuned(origin, examples, fixed_labels), config
+    recipe = dataclasses.replace(recipe, task=labelled.infer_labels(recipe.task))
+    tokenizer = build.build(init_weights.config.data.tokenizer)
+    with out.status("reading examples") as progress:
+        examples = batches.Examples(recipe.task, tokenizer, init_weights.config.model.n_ctx, out.print, progress)
+    config = finetuning.resolve_config(recipe, init_weights.config, len(examples), examples.n_ctx)
+    BatchSchedule(config)
+    return ClassificationObjective(init_weights, examples, fixed_labels), config
 
 
-def finetuned(config: Config, there: str, learning: "Finetuned", args: Any, here: Any) -> int:
+def run_seed(config: Config, run_path: str, objective: "ClassificationObjective", args: Any, process_info: Any) -> int:
     """One run, which goes to `there`, given as --run is, to its result. Exit status as train's."""
     from gptjax.distributed import processes
 
-    learning.check(config, run_dir.directory(there))
-    request = resume.Request(run_dir.directory(there), config, new_record=args.new_record)
-    with processes.joined(here, config, args.join_seconds) as party:
-        return train.train(request, run_dir.bucket(there), party, args.profile, learning)
+    objective.check(config, run_dir.directory(run_path))
+    request = resume.Request(run_dir.directory(run_path), config, new_record=args.new_record)
+    with processes.initialize(process_info, config, args.join_seconds) as process_group:
+        return train.train(request, run_dir.bucket_url(run_path), process_group, args.profile, objective)
 
 
-class Finetuned:
+class ClassificationObjective:
     """Learning of a task: GPT-1 equation 5. A train.Learning; `result`: of the run that ended last."""
 
-    def __init__(self, origin: Any, examples: Any, fixed_labels: bool = True):
+    def __init__(self, init_weights: Any, examples: Any, fixed_labels: bool = True):
         """origin: a weights.load.Weights; examples: a training.classification.batches.Examples; fixed_labels: not found in them."""
-        self._origin, self._examples, self.result = origin, examples, None
+        self._init_weights, self._examples, self.result = init_weights, examples, None
         self._data_fields = ("kind", "fields", "answers", "label", "metric", "train", "dev", "test", "tfds", *["labels"] * fixed_labels)
 
     def check(self, config: Config, directory: Path) -> None:
@@ -115,72 +115,74 @@ class Finetuned:
         record = directory / "data.json"
         if not (record.is_file() and (directory / "metrics.jsonl").exists()):
             return
-        old_digests, old_task = parse.json_file(record).get("splits"), run_dir.config(directory).task
+        old_digests, old_task = parse.read_json(record).get("splits"), run_dir.load_config(directory).task
         if not isinstance(old_digests, dict) or old_task is None or config.task is None:
             return  # an older run: its checkpoints have a digest of the whole
-        same = {name: getattr(config.task, name) for name in self._data_fields}
-        changed = [f"task.{split}" for split, digest in self._examples.digests().items() if old_digests.get(split) != digest]
-        if changed and dataclasses.replace(old_task, **same) == old_task:
+        unchanged = {name: getattr(config.task, name) for name in self._data_fields}
+        changed_splits = [f"task.{split}" for split, digest in self._examples.digests().items() if old_digests.get(split) != digest]
+        if changed_splits and dataclasses.replace(old_task, **unchanged) == old_task:
             raise ValueError(
-                f"the data of {directory} have changed since it began: {' and '.join(changed)} holds other examples; give back what it "
+                f"the data of {directory} have changed since it began: {' and '.join(changed_splits)} holds other examples; give back what it "
                 f"read, or another --run"
             )
 
-    def reading(self, config, directory, say):
-        return self._examples.reading(config)
+    def load_dataset(self, config, directory, log):
+        return self._examples.make_dataset(config)
 
-    def step(self, config, platform, mesh, reading):
+    def build_step(self, config, platform, mesh, dataset):
         from gptjax.training.classification import model
 
         return model.build(config, platform, mesh)
 
-    def state(self, config, step, mesh, reading, out):
+    def init_state(self, config, step, mesh, dataset, out):
         import jax
 
         from gptjax.training import state
         from gptjax.training import step as pretraining
         from gptjax.training.classification import transfer
 
-        self._origin.check(self._origin.config, self._examples.tokenizer)
-        origin = dataclasses.replace(self._origin.config, mesh=config.mesh)
-        now = state.created(config, step.model, step.tx, mesh)
-        built = pretraining.build(origin, jax.devices()[0].platform, mesh, end_of_text=0)
-        wanted = state.abstract(origin, built.model, built.tx, mesh).params
-        given = self._origin.params(wanted)
+        self._init_weights.check(self._init_weights.config, self._examples.tokenizer)
+        pretrained_config = dataclasses.replace(self._init_weights.config, mesh=config.mesh)
+        init_state = state.init_sharded(config, step.model, step.tx, mesh)
+        pretrained_step = pretraining.build(pretrained_config, jax.devices()[0].platform, mesh, end_of_text=0)
+        abstract_params = state.abstract_state(pretrained_config, pretrained_step.model, pretrained_step.tx, mesh).params
+        pretrained_params = self._init_weights.load_params(abstract_params)
 
-        def begun(new, old):
-            gpt = transfer.taken(new["gpt"], old, config.model, origin.model.n_vocab, config.task.transfer)
-            return step.model.place.stored(new | {"gpt": gpt})
+        def transfer_params(new, old):
+            gpt = transfer.transfer_params(new["gpt"], old, config.model, pretrained_config.model.n_vocab, config.task.transfer)
+            return step.model.place.shard_like_params(new | {"gpt": gpt})
 
-        return now.replace(params=jax.jit(begun, donate_argnums=0)(now.params, given))
+        return init_state.replace(params=jax.jit(transfer_params, donate_argnums=0)(init_state.params, pretrained_params))
 
-    def evaluation(self, session, put):
+    def make_eval_fn(self, context, put_on_mesh):
         import jax
         from jax.sharding import NamedSharding, PartitionSpec
 
         from gptjax.sharding import xla_options
         from gptjax.training.classification import metrics, transformations
 
-        task = session.config.task
+        task = context.config.task
         _, rows = self._examples.split("dev")
-        everywhere = NamedSharding(session.mesh, PartitionSpec())  # each host reads all answers
-        asked = jax.jit(session.step.answers, out_shardings=everywhere, compiler_options=xla_options.options(session.mesh.devices.flat[0]))
-        labels = rows[:, 0] / transformations.PARTS
+        replicated = NamedSharding(context.mesh, PartitionSpec())  # each host reads all answers
+        score_fn = jax.jit(
+            context.step.answers, out_shardings=replicated, compiler_options=xla_options.options(context.mesh.devices.flat[0])
+        )
+        labels = rows[:, 0] / transformations.LABEL_SCALE
 
-        def evaluated(params):
-            y_BC, loss = metrics.answered(asked, params, rows, session.microbatch, put)
+        def eval_fn(params):
+            y_BC, loss = metrics.predict(score_fn, params, rows, context.microbatch, put_on_mesh)
             return {"validation_loss": loss, task.metric: metrics.score(task.metric, y_BC, labels)}
 
-        self._asked, self._put = asked, put
-        return evaluated
+        self._score_fn, self._put_on_mesh = score_fn, put_on_mesh
+        return eval_fn
 
-    def said(self, session, now, step, last):
+    def samples(self, context, state, step, is_last):
         """At the end: the result on dev and test, by the epoch that was best on dev."""
-        if last:
-            self.result = self._concluded(session)
+        if is_last:
+            self.result = self._finish(context)
         return []
 
-    def _concluded(self, session) -> dict[str, Any]:
+    def _finish(self, context) -> dict[str, Any]:
         """Restores the best epoch, answers, writes predictions/ and result.json, and shows a table."""
         import jax
 
@@ -188,22 +190,22 @@ class Finetuned:
         from gptjax.training import state
         from gptjax.training.classification import metrics, predictions
 
-        config, task, out, party = session.config, session.config.task, session.out, session.party
-        session.checkpoints.wait()
-        there = session.checkpoints.steps()
-        steps = party.first(lambda: metrics.best(events.read(session.directory), task.metric, there))
-        abstract = state.abstract(config, session.step.model, session.step.tx, session.mesh).params
+        config, task, out, processes = context.config, context.config.task, context.out, context.processes
+        context.checkpoints.wait()
+        saved_steps = context.checkpoints.steps()
+        steps = processes.first(lambda: metrics.best_steps(events.read(context.directory), task.metric, saved_steps))
+        abstract_params = state.abstract_state(config, context.step.model, context.step.tx, context.mesh).params
         with jax.transfer_guard("allow"):
-            step, params, _ = restore_best(session.checkpoints, session.directory, steps, abstract)
-            found = {"config": config.name, "seed": config.seed, "metric": task.metric, "paper": task.paper, "step": step}
-            found["epoch"] = step * task.epochs // session.batches.n_steps
+            step, params, _ = restore_best(context.checkpoints, context.directory, steps, abstract_params)
+            result = {"config": config.name, "seed": config.seed, "metric": task.metric, "paper": task.paper, "step": step}
+            result["epoch"] = step * task.epochs // context.batches.n_steps
             for name in task.given[1:]:
                 examples, rows = self._examples.split(name)
-                found |= predictions.concluded(session, self._asked, self._put, params, name, examples, rows)
-        if party.process == 0:
-            atomic.save(session.directory / "result.json", atomic.json_bytes(found))
-        told(out, [found])
-        return found
+                result |= predictions.final_scores(context, self._score_fn, self._put_on_mesh, params, name, examples, rows)
+        if processes.process == 0:
+            atomic.save(context.directory / "result.json", atomic.json_bytes(result))
+        print_results(out, [result])
+        return result
 
 
 def restore_best(saved: Any, directory: Path, steps: Sequence[int], abstract: Any) -> tuple[int, Any, dict]:
@@ -213,21 +215,21 @@ def restore_best(saved: Any, directory: Path, steps: Sequence[int], abstract: An
         raise ValueError(
             f"{directory} has no epoch that was evaluated and saved: let python -m gptjax.finetune go on, or begin again with --run"
         )
-    step, state, about = saved.restore({"params": abstract}, part="params/", steps=steps[::-1])
+    step, state, about = saved.restore({"params": abstract}, prefix="params/", steps=steps[::-1])
     return step, state["params"], about
 
 
-def told(out: Any, results: list[dict[str, Any]]) -> None:
+def print_results(out: Any, results: list[dict[str, Any]]) -> None:
     """A table of results; of several, median, lowest and highest, as the released code reports its runs."""
     rows = []
     for name in ("dev", "test"):
-        found = [result[name] for result in results if name in result and result[name] is not None]
-        if found:
-            spread = f"  ({min(found):.2f} to {max(found):.2f}, {len(found)} seeds)" if len(found) > 1 else ""
-            rows.append((name, f"{statistics.median(found):.2f}{spread}"))
+        values = [result[name] for result in results if name in result and result[name] is not None]
+        if values:
+            range_text = f"  ({min(values):.2f} to {max(values):.2f}, {len(values)} seeds)" if len(values) > 1 else ""
+            rows.append((name, f"{statistics.median(values):.2f}{range_text}"))
     if results[0]["paper"] is not None:
         rows.append(("GPT-1, the paper", f"{results[0]['paper']:.2f}  (test, pre-trained on BooksCorpus)"))
-    out.table(f"{results[0]['config']}: {results[0]['metric']}, in percent", rows)
+    out.print_table(f"{results[0]['config']}: {results[0]['metric']}, in percent", rows)
 
 
 if __name__ == "__main__":

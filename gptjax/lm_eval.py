@@ -19,16 +19,16 @@ try:
     from tqdm import tqdm
 except ImportError as error:  # said in one line, also for --help
     if __name__ == "__main__":
-        command.refuse(error)
+        command.exit_with_error(error)
     raise
 from gptjax.evals import loglikelihood, prompts
 from gptjax.generate import sampling, streaming
 from gptjax.model import inference
 from gptjax.weights import open_model
 
-MOST = 256  # tokens that are written where a task does not say how many: as its Hugging Face model has it
+DEFAULT_MAX_TOKENS = 256  # tokens that are written where a task does not say how many: as its Hugging Face model has it
 # What other models' settings are called, with the values that change nothing.
-NOTHING = {
+NEUTRAL_SETTINGS = {
     "num_beams": (1, None),
     "num_beam_groups": (1, None),
     "num_return_sequences": (1, None),
@@ -41,107 +41,122 @@ NOTHING = {
     "min_length": (0, None),
     "use_cache": (True, False, None),
 }
-IGNORED = ("batch_size", "max_batch_size", "device")
+IGNORED_SETTINGS = ("batch_size", "max_batch_size", "device")
 
 
 @registry.register_model("gptjax")
-class Harness(model.TemplateLM):
+class GptJaxLM(model.TemplateLM):
     """What lm_eval asks of a model. Before a text, and for one without tokens, stands what texts begin with: end-of-text, GPT-1's newline.
     ValueError for weights that cannot be read."""
 
     def __init__(self, run: str, **settings: Any):
         super().__init__()
-        assignments = [f"{path}={value}" for path, value in settings.items() if path not in IGNORED]
-        there = open_model.opened(run, assignments, lambda done: None)
-        self.text, self.place, self.n_ctx = there.text, there.step.model.place, there.config.model.n_ctx
-        self.reader = inference.reader(there.step.model, there.params)
+        assignments = [f"{path}={value}" for path, value in settings.items() if path not in IGNORED_SETTINGS]
+        loaded = open_model.open_model(run, assignments, lambda done: None)
+        self._tokenizer, self.sharding, self.n_ctx = loaded.tokenizer, loaded.step.model.place, loaded.config.model.n_ctx
+        self.inference_model = inference.prepare(loaded.step.model, loaded.params)
 
     @property
     def eot_token_id(self) -> int:
-        return self.text.begin
+        return self._tokenizer.start_of_text
 
     @property
     def tokenizer_name(self) -> str:
-        return f"gptjax-{self.text.digest}"
+        return f"gptjax-{self._tokenizer.digest}"
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
-        return self.text.encode(string)
+        return self._tokenizer.encode(string)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Where a token spans the join, lm_eval's own would score another text, or none (its pull request 4055)."""
-        ((before, after),) = prompts.paired(self.text, [(context, continuation)], parse.quote(context[-30:]))
+        ((before, after),) = prompts.encode_pairs(self._tokenizer, [(context, continuation)], parse.quote(context[-30:]))
         return list(before), list(after)
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs) -> list[tuple[float, bool]]:
         """requests: (texts, context tokens, continuation tokens). Of what is too long the beginning is cut, as by Hugging Face's model."""
-        asked: dict[tuple[int, ...], list[int]] = {}
-        for number, (_, context, continuation) in enumerate(requests):
+        by_context: dict[tuple[int, ...], list[int]] = {}
+        for index, (_, context, continuation) in enumerate(requests):
             if len(continuation) > self.n_ctx:
                 raise ValueError(f"a continuation of {len(continuation):,} tokens is longer than the model's context of {self.n_ctx:,}")
-            context = (tuple(context) or (self.text.begin,))[max(0, len(context) + len(continuation) - self.n_ctx - 1) :]
-            asked.setdefault(context, []).append(number)
-        questions = [loglikelihood.Question(context, tuple(tuple(requests[i][2]) for i in numbers)) for context, numbers in asked.items()]
-        numbers, found = list(asked.values()), {}
+            context = (tuple(context) or (self._tokenizer.start_of_text,))[max(0, len(context) + len(continuation) - self.n_ctx - 1) :]
+            by_context.setdefault(context, []).append(index)
+        scoring_requests = [
+            loglikelihood.Request(context, tuple(tuple(requests[i][2]) for i in numbers)) for context, numbers in by_context.items()
+        ]
+        numbers, results = list(by_context.values()), {}
         with tqdm(total=len(requests), desc="log-likelihoods", disable=disable_tqdm) as progress:
-            for question, answers in loglikelihood.likelihoods(self.reader, questions, self.place):
-                for number, answer in zip(numbers[question], answers, strict=True):
-                    found[number] = answer.log_probability, answer.greedy
-                    if requests[number][0] is not None:
-                        self.cache_hook.add_partial("loglikelihood", requests[number][0], found[number])
-                progress.update(len(answers))
-        return [found[number] for number in range(len(requests))]
+            for request_index, request_results in loglikelihood.loglikelihood(self.inference_model, scoring_requests, self.sharding):
+                for index, result in zip(numbers[request_index], request_results, strict=True):
+                    results[index] = result.log_prob, result.is_greedy
+                    if requests[index][0] is not None:
+                        self.cache_hook.add_partial("loglikelihood", requests[index][0], results[index])
+                progress.update(len(request_results))
+        return [results[index] for index in range(len(requests))]
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
-        texts, found = [request.args[0] for request in requests], {}
-        tokens = self.text.encode_batch(texts)
+        texts, results = [request.args[0] for request in requests], {}
+        tokens = self._tokenizer.encode_batch(texts)
         with tqdm(total=len(texts), desc="whole texts", disable=disable_tqdm) as progress:
-            for number, nats in loglikelihood.texts(self.reader, tokens, self.eot_token_id, self.place):
-                found[number] = nats
-                self.cache_hook.add_partial("loglikelihood_rolling", (texts[number],), nats)
+            for index, nats in loglikelihood.loglikelihood_rolling(self.inference_model, tokens, self.eot_token_id, self.sharding):
+                results[index] = nats
+                self.cache_hook.add_partial("loglikelihood_rolling", (texts[index],), nats)
                 progress.update(1)
-        return [found[number] for number in range(len(texts))]
+        return [results[index] for index in range(len(texts))]
 
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
         """Greedy, or sampled with temperature, top_k and top_p. Of a prompt that leaves no room for the new tokens the beginning is cut."""
         groups: dict[str, list[int]] = {}
-        for number, request in enumerate(requests):
-            groups.setdefault(repr(request.args[1]), []).append(number)
-        found = {}
+        for index, request in enumerate(requests):
+            groups.setdefault(repr(request.args[1]), []).append(index)
+        results = {}
         with tqdm(total=len(requests), desc="writing", disable=disable_tqdm) as progress:
             for numbers in groups.values():
-                most, stops, sampling = _manner(requests[numbers[0]].args[1])
+                max_tokens, stops, sampling_params = _parse_generation_settings(requests[numbers[0]].args[1])
                 stops = [stop for stop in stops if self._can_write(stop)]
-                if not 0 < most < self.n_ctx:
-                    raise ValueError(f"max_gen_toks={most} leaves no room for a prompt in a context of {self.n_ctx}: give fewer")
-                prompts = [(self.text.encode(requests[i].args[0]) or [self.text.begin])[-(self.n_ctx - most) :] for i in numbers]
+                if not 0 < max_tokens < self.n_ctx:
+                    raise ValueError(f"max_gen_toks={max_tokens} leaves no room for a prompt in a context of {self.n_ctx}: give fewer")
+                prompts = [
+                    (self._tokenizer.encode(requests[i].args[0]) or [self._tokenizer.start_of_text])[-(self.n_ctx - max_tokens) :]
+                    for i in numbers
+                ]
                 key = jax.random.key(0)
-                for i, new in loglikelihood.said(self.reader, prompts, most, sampling, stops, self.text, key):
-                    found[numbers[i]] = new
+                for i, new in loglikelihood.sample_until(
+                    self.inference_model, prompts, max_tokens, sampling_params, stops, self._tokenizer, key
+                ):
+                    results[numbers[i]] = new
                     self.cache_hook.add_partial("generate_until", requests[numbers[i]].args, new)
                     progress.update(1)
-        return [found[number] for number in range(len(requests))]
+        return [results[index] for index in range(len(requests))]
 
     def _can_write(self, stop: str) -> bool:
         """Can the tokenizer write it? A task's other stops count all the same where it cannot, and a line says so."""
         try:
-            return bool(streaming.normalize_stops(self.text, [stop]))
+            return bool(streaming.normalize_stops(self._tokenizer, [stop]))
         except ValueError as error:
             logging.getLogger(__name__).warning(str(error))
             return False
 
 
-def _manner(settings: dict[str, Any]) -> tuple[int, list[str], sampling.Sampling]:
+def _parse_generation_settings(settings: dict[str, Any]) -> tuple[int, list[str], sampling.SamplingParams]:
     """(the most tokens, stop strings, how a token is chosen) of a task's gen_kwargs. ValueError for settings that are not known here."""
-    asked: dict[str, Any] = dict(utils.normalize_gen_kwargs(settings, MOST))
-    most, until = asked.pop("max_gen_toks"), [stop for stop in asked.pop("until", None) or [] if stop]
-    sample, temperature = asked.pop("do_sample"), asked.pop("temperature", 1.0)
-    top_k, top_p = asked.pop("top_k", None), asked.pop("top_p", None)
-    if unknown := [f"{name}={parse.quote(value)}" for name, value in asked.items() if name not in NOTHING or value not in NOTHING[name]]:
+    remaining: dict[str, Any] = dict(utils.normalize_gen_kwargs(settings, DEFAULT_MAX_TOKENS))
+    max_tokens, until = remaining.pop("max_gen_toks"), [stop for stop in remaining.pop("until", None) or [] if stop]
+    do_sample, temperature = remaining.pop("do_sample"), remaining.pop("temperature", 1.0)
+    top_k, top_p = remaining.pop("top_k", None), remaining.pop("top_p", None)
+    if unknown := [
+        f"{name}={parse.quote(value)}"
+        for name, value in remaining.items()
+        if name not in NEUTRAL_SETTINGS or value not in NEUTRAL_SETTINGS[name]
+    ]:
         raise ValueError(
             f"generation_kwargs {', '.join(unknown)}: gptjax knows until, max_gen_toks, do_sample, temperature, top_k and top_p"
         )
     top_k = None if top_k in (0, -1) else top_k  # transformers' and vLLM's words for all tokens
-    return most, until, sampling.Sampling(temperature=temperature, top_k=top_k, top_p=top_p) if sample else sampling.Sampling(temperature=0)
+    return (
+        max_tokens,
+        until,
+        sampling.SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p) if do_sample else sampling.SamplingParams(temperature=0),
+    )
 
 
 def main(arguments: list[str]) -> None:

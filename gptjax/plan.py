@@ -6,9 +6,9 @@ import sys
 from typing import Any
 
 from gptjax.config import command, count, registry
-from gptjax.config.batch_schedule import Batches
+from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Attention, Config
-from gptjax.runtime.units import figure, in_bytes, short
+from gptjax.runtime.units import human_bytes, si, sig3
 
 DESCRIPTION = """\
 What a config will cost: parameters, FLOPs per token by kind of layer, bytes,
@@ -34,7 +34,7 @@ python -m gptjax.plan --config=gpt3_small --set "model.attention=Dense()"
 
 
 def main(argv: list[str]) -> int | None:
-    parser = command.parser("plan", DESCRIPTION, EXAMPLE)
+    parser = command.make_config_parser("plan", DESCRIPTION, EXAMPLE)
     parser.add_argument("--json", action="store_true", help="print JSON, numbers in plain units")
     parser.add_argument("--topology", metavar="NAME", help="chips to compile for: v5p-1024 or v5p:8x8x8, v6e-8, 2xv5p-128, h100-8")
     parser.add_argument(
@@ -45,18 +45,18 @@ def main(argv: list[str]) -> int | None:
     )
     args = parser.parse_args(argv)
     if args.topology is not None:
-        return ahead(command.resolved(args), args.topology, args.search, args.json)
+        return compile_and_report(command.resolve_config(args), args.topology, args.search, args.json)
     if args.search is not None:
         raise ValueError("--search compiles for chips: say which with --topology=NAME, for example --topology=v5p:8x8x8")
     if args.config is None and not args.assignments:
-        plans = [plan(registry.config(name)) for name in registry.names()]
-        print(json.dumps(plans, indent=1) if args.json else listing(plans))
+        plans = [plan_config(registry.config(name)) for name in registry.config_names()]
+        print(json.dumps(plans, indent=1) if args.json else render_list(plans))
         return
-    found = plan(command.resolved(args))
-    print(json.dumps(found, indent=1) if args.json else report(found))
+    figures = plan_config(command.resolve_config(args))
+    print(json.dumps(figures, indent=1) if args.json else render_plan(figures))
 
 
-def ahead(config: Config, name: str, search: list[str] | None, as_json: bool) -> int:
+def compile_and_report(config: Config, name: str, search: list[str] | None, as_json: bool) -> int:
     """Compile, and tell; 0 if it fits, or a candidate of the search does."""
     import os
 
@@ -65,39 +65,39 @@ def ahead(config: Config, name: str, search: list[str] | None, as_json: bool) ->
     from gptjax.aot import search as searching
     from gptjax.sharding import topology
 
-    target = topology.topology(name)
+    target = topology.from_name(name)
 
-    def found(config: Config) -> dict[str, Any]:
-        compiled = compile.step_of(config, target)
-        return step_time.summary(compiled, step_time.of(compiled))
+    def summarize(config: Config) -> dict[str, Any]:
+        compiled = compile.compile_step(config, target)
+        return step_time.summarize(compiled, step_time.estimate(compiled))
 
     if search is None:
         try:
-            one = found(config)
-        except MemoryError as why:
-            print(why, file=sys.stderr)
+            summary = summarize(config)
+        except MemoryError as error:
+            print(error, file=sys.stderr)
             return 1
-        print(json.dumps(one, indent=1) if as_json else report.report(one))
-        return 0 if one["fits"] else 1
+        print(json.dumps(summary, indent=1) if as_json else report.render(summary))
+        return 0 if summary["fits"] else 1
     rows: list[tuple[str, Any]] = []
     choices = list(searching.candidates(config, target, search))
-    for i, (assignments, changed) in enumerate(choices):
+    for i, (assignments, candidate) in enumerate(choices):
         print(f"{i + 1} of {len(choices)}: {assignments}", file=sys.stderr, flush=True)
         try:
-            rows.append((assignments, found(changed)))
-        except (ValueError, MemoryError) as why:
-            if command.verdict(why)[0] == 1 and not isinstance(why, MemoryError):
+            rows.append((assignments, summarize(candidate)))
+        except (ValueError, MemoryError) as error:
+            if command.classify_error(error)[0] == 1 and not isinstance(error, MemoryError):
                 raise  # a bug
-            rows.append((assignments, str(why)))
-    print(json.dumps(dict(rows), indent=1) if as_json else report.ranking(rows))
+            rows.append((assignments, str(error)))
+    print(json.dumps(dict(rows), indent=1) if as_json else report.render_ranking(rows))
     return 0 if any(isinstance(row, dict) and row["fits"] for _, row in rows) else 1
 
 
-def plan(config: Config) -> dict[str, Any]:
+def plan_config(config: Config) -> dict[str, Any]:
     """Every figure by name. Bytes are over all devices; tokens, steps and PF-days end where train.steps does."""
-    model, batches = config.model, Batches(config)
+    model, batches = config.model, BatchSchedule(config)
     tokens = min(config.train.total_tokens, batches.tokens(batches.n_steps))
-    printed_params, printed_pf_days = _printed(config)
+    printed_params, printed_pf_days = _paper_figures(config)
     return {
         "name": config.name,
         "n_layers": model.n_layers,
@@ -108,7 +108,7 @@ def plan(config: Config) -> dict[str, Any]:
         "params": count.parameters(model),
         "params_non_embedding": count.non_embedding_parameters(model),
         "params_paper": printed_params,
-        "flops_by_kind": [_kind(config, pattern) for pattern in dict.fromkeys(model.attention)]
+        "flops_by_kind": [_pattern_flops(config, pattern) for pattern in dict.fromkeys(model.attention)]
         + [{"kind": "output", "layers": None, "forward": count.logits_flops(model)}],
         "forward_flops_per_token": count.forward_flops_per_token(model),
         "train_flops_per_token": count.train_flops_per_token(model),
@@ -129,17 +129,17 @@ def plan(config: Config) -> dict[str, Any]:
     }
 
 
-def _kind(config: Config, pattern: Attention) -> dict[str, Any]:
+def _pattern_flops(config: Config, pattern: Attention) -> dict[str, Any]:
     layers = config.model.attention.count(pattern) * config.model.n_periods
     return {"kind": repr(pattern), "layers": layers, "forward": layers * count.layer_flops(config.model, pattern)}
 
 
-def _printed(config: Config) -> tuple[str | None, float | None]:
+def _paper_figures(config: Config) -> tuple[str | None, float | None]:
     """What the paper prints, as long as the config still has the paper's model and, for the compute, its length."""
-    if config.name not in registry.names():
+    if config.name not in registry.config_names():
         return None, None
     original = registry.config(config.name)
-    params, pf_days = registry.printed(config.name)
+    params, pf_days = registry.paper_figures(config.name)
     same_model = config.model == original.model
     same_length = (config.train.total_tokens, config.train.steps) == (original.train.total_tokens, original.train.steps)
     return params if same_model else None, pf_days if same_model and same_length else None
@@ -148,30 +148,30 @@ def _printed(config: Config) -> tuple[str | None, float | None]:
 # --- as text, at most 80 columns wide --------------------------------------------------------------------------------------
 
 
-def report(p: dict[str, Any]) -> str:
+def render_plan(p: dict[str, Any]) -> str:
     printed = "" if p["params_paper"] is None else f"paper {p['params_paper']}"
-    printed_pf_days = "" if p["pf_days_paper"] is None else f"paper {figure(p['pf_days_paper'])}"
-    ramp = "" if p["ramp_tokens"] is None else f"from {p['first_tokens_per_step']:,} over {short(p['ramp_tokens'])}"
+    printed_pf_days = "" if p["pf_days_paper"] is None else f"paper {sig3(p['pf_days_paper'])}"
+    ramp = "" if p["ramp_tokens"] is None else f"from {p['first_tokens_per_step']:,} over {si(p['ramp_tokens'])}"
     rows = [
         ("parameters", f"{p['params']:,}", printed),
         ("  without embeddings", f"{p['params_non_embedding']:,}", ""),
         (),
         ("FLOPs per token", "forward", "training"),
-        *((_layers(k), short(k["forward"]), short(3 * k["forward"])) for k in p["flops_by_kind"]),
-        ("  all", short(p["forward_flops_per_token"]), short(p["train_flops_per_token"])),
-        (f"  in all, remat {p['remat']}", "", short(p["hardware_flops_per_token"])),
+        *((_layers_label(k), si(k["forward"]), si(3 * k["forward"])) for k in p["flops_by_kind"]),
+        ("  all", si(p["forward_flops_per_token"]), si(p["train_flops_per_token"])),
+        (f"  in all, remat {p['remat']}", "", si(p["hardware_flops_per_token"])),
         (),
         ("memory, over all devices", "", ""),
-        ("  state: parameters, Adam", in_bytes(p["state_bytes"]), ""),
-        ("  gradients, in a step", in_bytes(p["gradient_bytes"]), ""),
-        ("  activations of a row", in_bytes(p["row_bytes_float32"]), f"{in_bytes(p['row_bytes_bfloat16'])} in bfloat16"),
+        ("  state: parameters, Adam", human_bytes(p["state_bytes"]), ""),
+        ("  gradients, in a step", human_bytes(p["gradient_bytes"]), ""),
+        ("  activations of a row", human_bytes(p["row_bytes_float32"]), f"{human_bytes(p['row_bytes_bfloat16'])} in bfloat16"),
         (),
         ("tokens per step", f"{p['tokens_per_step']:,}", ramp),
         ("steps", f"{p['steps']:,}", ""),
         ("tokens", f"{p['tokens']:,}", ""),
         (),
-        ("PF-days, attention counted", figure(p["pf_days"]), ""),
-        ("  as 6 x parameters x tokens", figure(p["pf_days_6nd"]), printed_pf_days),
+        ("PF-days, attention counted", sig3(p["pf_days"]), ""),
+        ("  as 6 x parameters x tokens", sig3(p["pf_days_6nd"]), printed_pf_days),
     ]
     shape = f"{p['n_layers']} layers, {p['d_model']:,} wide, {p['n_heads']} heads, context {p['n_ctx']:,}, vocabulary {p['n_vocab']:,}"
     return "\n".join(
@@ -179,11 +179,11 @@ def report(p: dict[str, Any]) -> str:
     )
 
 
-def listing(plans: list[dict[str, Any]]) -> str:
+def render_list(plans: list[dict[str, Any]]) -> str:
     head = f"{'config':<17}{'parameters':>15}{'context':>9}{'batch':>11}{'tokens':>8}{'steps':>11}{'PF-days':>9}"
     lines = [
-        f"{p['name']:<17}{p['params']:>15,}{p['n_ctx']:>9,}{p['tokens_per_step']:>11,}{short(p['tokens']):>8}{p['steps']:>11,}"
-        f"{figure(p['pf_days']):>9}"
+        f"{p['name']:<17}{p['params']:>15,}{p['n_ctx']:>9,}{p['tokens_per_step']:>11,}{si(p['tokens']):>8}{p['steps']:>11,}"
+        f"{sig3(p['pf_days']):>9}"
         for p in plans
     ]
     return "\n".join(
@@ -191,7 +191,7 @@ def listing(plans: list[dict[str, Any]]) -> str:
     )
 
 
-def _layers(kind: dict[str, Any]) -> str:
+def _layers_label(kind: dict[str, Any]) -> str:
     return f"  {kind['kind']}" if kind["layers"] is None else f"  {kind['layers']} x {kind['kind']}"
 
 

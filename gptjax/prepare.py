@@ -14,89 +14,95 @@ from gptjax.data.sources import open
 
 EXAMPLE = """python -m gptjax.prepare --config=gpt2_124m --set "data.sources=Text(path='books/*.jsonl.zst')" --out=books --workers=8"""
 
-Sources = dict[pathlib.Path, open.Untokenised]  # shard directory -> what it is made of
+SourcesByDir = dict[pathlib.Path, open.TextSource]  # shard directory -> what it is made of
 
 
 @find_files.list_once()
 def main(arguments: list[str]) -> None:
-    parser = command.parser("prepare", __doc__ or "", EXAMPLE, text=True)
+    parser = command.make_config_parser("prepare", __doc__ or "", EXAMPLE, text=True)
     parser.add_argument(
         "--out", metavar="DIR", type=parse.path_argument, required=True, help="the shard directory; several sources: one each"
     )
     parser.add_argument(
-        "--workers", metavar="N", type=parse.whole_argument(1, 1024), default=os.cpu_count() or 1, help="processes (default: a core each)"
+        "--workers", metavar="N", type=parse.int_argument(1, 1024), default=os.cpu_count() or 1, help="processes (default: a core each)"
     )
     parser.add_argument(
         "--characters_per_shard",
         metavar="N",
-        type=parse.whole_argument(),
+        type=parse.int_argument(),
         default=20_000_000,
         help="text in a shard, in whole documents (default: %(default)s)",
     )
     args = parser.parse_args(arguments)
-    config = command.resolved(args)
-    spec, rule = config.data.tokenizer, config.data.held_out
-    sources = [untokenised(source) for source in config.data.sources or (data.Embedded(),)]
-    trained = dict(zip(places(args.out, len(sources)), sources, strict=True))
-    separate = (untokenised(rule.source),) if isinstance(rule, data.Separate) else ()
-    held = dict.fromkeys([args.out / "held_out"], separate[0]) if separate else {}
+    config = command.resolve_config(args)
+    spec, validation_rule = config.data.tokenizer, config.data.held_out
+    sources = [check_untokenized(source) for source in config.data.sources or (data.Embedded(),)]
+    train_sources = dict(zip(shard_dirs(args.out, len(sources)), sources, strict=True))
+    separate = (check_untokenized(validation_rule.source),) if isinstance(validation_rule, data.Separate) else ()
+    validation_sources = dict.fromkeys([args.out / "held_out"], separate[0]) if separate else {}
 
     from gptjax.data import leakage, loader, tokenize  # not before --help has been answered
     from gptjax.report import console
 
     out = console.Console(quiet=False)
-    loader.check_weights(sources, out.say)
+    loader.check_weights(sources, out.print)
     for source in separate:
         leakage.check_sources(sources, source)
-    loader.check(sources, separate, rule, out.say)
-    model = loader.model_place(spec, sources, rule, args.out)
-    if model is not None and all((place / "manifest.json").exists() for place in trained):  # of text that may have changed since
-        model = next(iter(trained)) / "tokenizer.model"
-    tokenizer = loader.spoken(spec, sources, rule, model, out.say)
+    loader.check_sources(sources, separate, validation_rule, out.print)
+    model = loader.tokenizer_model_path(spec, sources, validation_rule, args.out)
+    if model is not None and all((path / "manifest.json").exists() for path in train_sources):  # of text that may have changed since
+        model = next(iter(train_sources)) / "tokenizer.model"
+    tokenizer = loader.resolve_tokenizer(spec, sources, validation_rule, model, out.print)
     sizes: dict[pathlib.Path, dict[str, int]] = {}
-    for directory, source in (trained | held).items():
-        with out.fraction(tokenize.named(source)) as advance:
-            manifest = tokenize.write(
-                source, repr(spec), tokenizer, rule, directory, advance, args.workers, args.characters_per_shard, out.say
+    for directory, source in (train_sources | validation_sources).items():
+        with out.progress_bar(tokenize.describe(source)) as advance:
+            manifest = tokenize.tokenize_corpus(
+                source, repr(spec), tokenizer, validation_rule, directory, advance, args.workers, args.characters_per_shard, out.print
             )
         sizes[directory] = {split: counts["tokens"] for split, counts in manifest["splits"].items()}
         for split, counts in manifest["splits"].items():
-            out.say(
+            out.print(
                 f"{directory} {split}: {counts['tokens']:,} tokens in {counts['documents']:,} documents, {len(counts['shards'])} shards"
             )
-    n_held = sum(sizes[directory]["train" if held else "validation"] for directory in held or trained)
-    loader.check_sizes(config.model.n_ctx, rule, [(source, sizes[place]["train"]) for place, source in trained.items()], n_held)
-    out.say(f"train on it:\n  python -m gptjax.train {how_to_train(args, config, trained, held, tokenizer.n_vocab)}")
+    n_validation = sum(
+        sizes[directory]["train" if validation_sources else "validation"] for directory in validation_sources or train_sources
+    )
+    loader.check_sizes(
+        config.model.n_ctx, validation_rule, [(source, sizes[path]["train"]) for path, source in train_sources.items()], n_validation
+    )
+    out.print(f"train on it:\n  python -m gptjax.train {how_to_train(args, config, train_sources, validation_sources, tokenizer.n_vocab)}")
 
 
-def places(out: pathlib.Path, n: int) -> list[pathlib.Path]:
+def shard_dirs(out: pathlib.Path, n: int) -> list[pathlib.Path]:
     """The directory of each of n sources."""
     return [out] if n == 1 else [out / f"source-{number}" for number in range(n)]
 
 
-def untokenised(source: data.Source) -> open.Untokenised:
+def check_untokenized(source: data.Source) -> open.TextSource:
     """`source`, which must not be prepared already."""
     if isinstance(source, data.Shards):
         raise ValueError(f"{source} is tokenised already; name in data.sources only what is to be prepared")
     return source
 
 
-def how_to_train(args: argparse.Namespace, config: Config, trained: Sources, held: Sources, n_vocab: int) -> str:
+def how_to_train(
+    args: argparse.Namespace, config: Config, train_sources: SourcesByDir, validation_sources: SourcesByDir, n_vocab: int
+) -> str:
     """The arguments for a run of the same config on what was prepared."""
-    shards = [data.Shards(path=str(directory), weight=source.weight) for directory, source in trained.items()]
-    plain = len(shards) == 1 and shards[0].weight == 1
-    now = {"data.sources": f"Shards(path={shards[0].path!r})" if plain else repr(tuple(shards))}
+    shards = [data.Shards(path=str(directory), weight=source.weight) for directory, source in train_sources.items()]
+    is_single = len(shards) == 1 and shards[0].weight == 1
+    new_settings = {"data.sources": f"Shards(path={shards[0].path!r})" if is_single else repr(tuple(shards))}
     if args.text is not None:
-        now |= {"name": config.name, "data.held_out": repr(config.data.held_out)}
-    for directory in held:
-        now["data.held_out"] = f"Separate(source=Shards(path={str(directory)!r}))"
+        new_settings |= {"name": config.name, "data.held_out": repr(config.data.held_out)}
+    for directory in validation_sources:
+        new_settings["data.held_out"] = f"Separate(source=Shards(path={str(directory)!r}))"
     if config.model.n_vocab != n_vocab:
-        now["model.n_vocab"] = str(n_vocab)
-    prefixes = tuple(f"{path}{end}" for path in now for end in ("=", "."))
-    kept = [assignment for assignment in args.assignments if not assignment.startswith(prefixes)]
-    settings = [*kept, *(f"{path}={value}" for path, value in now.items())]
-    quoted = [shlex.quote(text) if any(c in text for c in '"$`\\') else f'"{text}"' for text in settings]
-    return " ".join([f"--config={args.config}", *(f"--set {text}" for text in quoted)])
+        new_settings["model.n_vocab"] = str(n_vocab)
+    prefixes = tuple(f"{path}{end}" for path in new_settings for end in ("=", "."))
+    kept_assignments = [assignment for assignment in args.assignments if not assignment.startswith(prefixes)]
+    settings = [*kept_assignments, *(f"{path}={value}" for path, value in new_settings.items())]
+    quoted = [shlex.quote(setting) if any(c in setting for c in '"$`\\') else f'"{setting}"' for setting in settings]
+    return " ".join([f"--config={args.config}", *(f"--set {setting}" for setting in quoted)])
 
 
 if __name__ == "__main__":

@@ -5,75 +5,77 @@ from typing import Any
 from gptjax.config.schema import Config
 
 
-class Pretraining:
+class PretrainingObjective:
     """Learning of text: GPT-1 equation 1. A Learning."""
 
     def __init__(self, init: str | None = None):
         """init: where the weights lie that a run begins with; None: they are drawn from the seed."""
         self._init = init
 
-    def reading(self, config, directory, say):
+    def open_dataset(self, config, directory, print_line):
         from gptjax.data import loader
 
-        return loader.reading(config, directory, say)
+        return loader.open_dataset(config, directory, print_line)
 
-    def step(self, config, platform, mesh, reading):
+    def build_step(self, config, platform, mesh, dataset):
         from gptjax.training import step
 
-        return step.build(config, platform, mesh, reading.tokenizer.end_of_text)
+        return step.build(config, platform, mesh, dataset.tokenizer.end_of_text)
 
-    def state(self, config, step, mesh, reading, out):
+    def init_state(self, config, step, mesh, dataset, out):
         from gptjax.training import state
 
-        now = state.created(config, step.model, step.tx, mesh)
-        return now if self._init is None else begun(now, self._init, config, reading.tokenizer, out)
+        init_state = state.init_sharded(config, step.model, step.tx, mesh)
+        return init_state if self._init is None else load_init_weights(init_state, self._init, config, dataset.tokenizer, out)
 
-    def evaluation(self, session, put):
+    def make_eval_fn(self, context, put_on_mesh):
         import jax
 
         from gptjax.sharding import xla_options
         from gptjax.training import metrics
 
-        held_out, per_token = session.reading.validation(session.config.loop.eval_rows), session.reading.validation_bytes_per_token
-        nll = jax.jit(session.step.nll, compiler_options=xla_options.options(session.mesh.devices.flat[0]))
-        return lambda params: metrics.evaluation(nll, params, held_out, session.microbatch, put, per_token)
+        validation_rows, bytes_per_token = (
+            context.reading.validation(context.config.loop.eval_rows),
+            context.reading.validation_bytes_per_token,
+        )
+        nll = jax.jit(context.step.nll, compiler_options=xla_options.options(context.mesh.devices.flat[0]))
+        return lambda params: metrics.evaluate(nll, params, validation_rows, context.microbatch, put_on_mesh, bytes_per_token)
 
-    def said(self, session, now, step, last):
-        return [spoken(session, now, step, seed) for seed in range(3 if last else 1)]
+    def generate_samples(self, context, state, step, is_last):
+        return [sample_text(context, state, step, seed) for seed in range(3 if is_last else 1)]
 
 
-def begun(now: Any, init: str, config: Config, text: Any, out: Any) -> Any:
+def load_init_weights(state: Any, init: str, config: Config, tokenizer: Any, out: Any) -> Any:
     """The state `now` with the parameters that lie at `init`."""
     import jax
 
     from gptjax.weights import load
 
-    there = load.found(init)
-    there.check(config, text)
-    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), now.params)
-    jax.tree.map(lambda x: x.delete(), now.params)  # room for those that come
-    with out.working(f"reading {init}") as show:
-        now = now.replace(params=there.params(wanted, lambda done, name: show(f"{done:4.0%} read: {name}")))
-    out.say(f"beginning with the weights of {init}: {there.kind}")
-    return now
+    weights = load.load(init)
+    weights.check(config, tokenizer)
+    abstract_params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params)
+    jax.tree.map(lambda x: x.delete(), state.params)  # room for those that come
+    with out.status(f"reading {init}") as progress:
+        state = state.replace(params=weights.load_params(abstract_params, lambda done, name: progress(f"{done:4.0%} read: {name}")))
+    out.print(f"beginning with the weights of {init}: {weights.kind}")
+    return state
 
 
-def spoken(session: Any, now: Any, step: int, seed: int = 0) -> str:
+def sample_text(context: Any, state: Any, step: int, seed: int = 0) -> str:
     """A continuation of loop.sample_prompt, with the prompt; of a model of NaN a line that says so. session: a train.Session."""
     import jax
 
-    from gptjax.generate import decode
-    from gptjax.generate import sampling as choose
+    from gptjax.generate import decode, sampling
     from gptjax.model import inference
 
-    text, asked = session.reading.tokenizer, session.config.loop
-    prompt = text.encode(asked.sample_prompt) or [text.begin]
+    tokenizer, loop = context.reading.tokenizer, context.config.loop
+    prompt = tokenizer.encode(loop.sample_prompt) or [tokenizer.begin]
     with jax.transfer_guard("allow"):
         key = jax.random.fold_in(jax.random.key(seed), step)
-        sampling = choose.Sampling(temperature=0.8, top_k=40)
-        reader = inference.reader(session.step.model, now.params)
+        sampling_params = sampling.SamplingParams(temperature=0.8, top_k=40)
+        lm = inference.prepare(context.step.model, state.params)
         try:
-            (new,) = decode.continuations(reader, [prompt], asked.sample_tokens, sampling, key, text.end_of_text)
+            (new_tokens,) = decode.generate(lm, [prompt], loop.sample_tokens, sampling_params, key, tokenizer.end_of_text)
         except inference.NonFiniteLogits as error:  # the run goes on: whether it gives up is its own rule's to say
             return f"no sample: {error}"
-    return text.decode([*prompt, *new])
+    return tokenizer.decode([*prompt, *new_tokens])

@@ -11,35 +11,35 @@ from gptjax.report import sync
 from gptjax.runtime import run_dir
 
 EXAMPLE = "python -m gptjax.sample --run=runs/nano --prompt='def ' --temperature=0.8 --top_k=40 --n=3"
-LONGEST_PROMPT = 1 << 26  # bytes of a file that is a prompt
-MOST_TEXTS, MOST_TOKENS = evaluation.WIDEST, 1_000_000
+MAX_PROMPT_BYTES = 1 << 26  # bytes of a file that is a prompt
+MAX_SAMPLES, MAX_TOKENS = evaluation.WIDEST, 1_000_000
 
 
 def main(arguments: list[str]) -> None:
-    parser = command.bare_parser("sample", "Continue a prompt with the newest checkpoint of a run, or with weights of others.", EXAMPLE)
-    several = parse.whole_argument(1, MOST_TEXTS)
+    parser = command.make_parser("sample", "Continue a prompt with the newest checkpoint of a run, or with weights of others.", EXAMPLE)
+    sample_count = parse.int_argument(1, MAX_SAMPLES)
     parser.add_argument("--run", metavar="DIR", required=True, help="a run's directory, or a folder of weights")
     parser.add_argument("--prompt", metavar="TEXT", default=None, help="the text to continue, '' for none (default: a newline)")
     parser.add_argument("--prompt_file", metavar="FILE", default=None, help="a file whose text is the prompt, to its last byte; - is stdin")
     parser.add_argument("--interactive", action="store_true", help="continue each line of standard input; Ctrl-D ends")
-    parser.add_argument("--n", type=several, default=1, help="how many continuations (default: 1)")
-    parser.add_argument("--tokens", type=parse.whole_argument(1, MOST_TOKENS), default=128, help="the most tokens of each (default: 128)")
+    parser.add_argument("--n", type=sample_count, default=1, help="how many continuations (default: 1)")
+    parser.add_argument("--tokens", type=parse.int_argument(1, MAX_TOKENS), default=128, help="the most tokens of each (default: 128)")
     parser.add_argument("--stop", metavar="TEXT", action="append", default=[], help="end before this text; repeatable")
-    parser.add_argument("--temperature", type=parse.number_argument(0, 1e300), default=None, help="0 is greedy (default: 1)")
-    parser.add_argument("--top_k", type=parse.whole_argument(1), default=None, help="sample among the k likeliest tokens (default: all)")
+    parser.add_argument("--temperature", type=parse.float_argument(0, 1e300), default=None, help="0 is greedy (default: 1)")
+    parser.add_argument("--top_k", type=parse.int_argument(1), default=None, help="sample among the k likeliest tokens (default: all)")
     parser.add_argument(
         "--top_p",
-        type=parse.number_argument(0, 1, above=True),
+        type=parse.float_argument(0, 1, above=True),
         default=None,
         help="sample among the likeliest that make up this probability (default: all)",
     )
     parser.add_argument("--seed", type=parse.seed_argument, default=None, help="same seed, same text (default: 0)")
-    parser.add_argument("--beams", type=several, default=None, help="do not sample: show the n best of a beam search of this width")
+    parser.add_argument("--beams", type=sample_count, default=None, help="do not sample: show the n best of a beam search of this width")
     parser.add_argument(
-        "--alpha", type=parse.number_argument(0, evaluation.MOST_ALPHA), default=None, help="its length penalty (default: 0.6, as GPT-3's)"
+        "--alpha", type=parse.float_argument(0, evaluation.MOST_ALPHA), default=None, help="its length penalty (default: 0.6, as GPT-3's)"
     )
     args = parser.parse_args(arguments)
-    check(args)
+    check_args(args)
     prompt = read_prompt(args)
 
     from gptjax.generate import streaming
@@ -47,27 +47,27 @@ def main(arguments: list[str]) -> None:
     from gptjax.report import console
 
     out = console.Console(quiet=False, vital=True)
-    there = load_model(args.run, out)
-    streaming.normalize_stops(there.text, args.stop)  # refuses, before anything is said
-    speaker = Speaker(args, there, out)
-    out.say(f"{there.config.name}, {there.description}")
+    loaded = load_model(args.run, out)
+    streaming.normalize_stops(loaded.tokenizer, args.stop)  # refuses, before anything is said
+    sampler = Sampler(args, loaded, out)
+    out.print(f"{loaded.config.name}, {loaded.description}")
     if prompt is not None:
-        speaker.answer(prompt)
+        sampler.generate(prompt)
         return
-    for number, line in enumerate(lines()):
+    for number, line in enumerate(read_lines()):
         try:
-            speaker.answer(line, number)
+            sampler.generate(line, number)
         except ValueError as error:  # of this line, as too long a one for a beam; of the model none will do
-            if command.verdict(error)[0] != 2 or isinstance(error, inference.NonFiniteLogits):
+            if command.classify_error(error)[0] != 2 or isinstance(error, inference.NonFiniteLogits):
                 raise
             out.warn(str(error))
         except KeyboardInterrupt:  # enough of this one; a second one, at the prompt, ends the program
             if not sys.stdin.isatty():
                 raise
-            out.say("")
+            out.print("")
 
 
-def check(args: argparse.Namespace) -> None:
+def check_args(args: argparse.Namespace) -> None:
     """Raises ValueError for what cannot be asked."""
     if "" in args.stop:
         raise ValueError("--stop= is in every text: give at least one character")
@@ -75,10 +75,10 @@ def check(args: argparse.Namespace) -> None:
     if len(sources) > 1:
         raise ValueError(f"{' and '.join(sources)} each say what to continue: give one of them")
     others = ("temperature", "top_k", "top_p", "seed") if args.beams else ("alpha",)
-    given = [f"--{name}" for name in others if getattr(args, name) is not None]
-    if given and args.beams:
-        raise ValueError(f"--beams searches for the likeliest text and does not sample: leave out {', '.join(given)}")
-    if given:
+    given_flags = [f"--{name}" for name in others if getattr(args, name) is not None]
+    if given_flags and args.beams:
+        raise ValueError(f"--beams searches for the likeliest text and does not sample: leave out {', '.join(given_flags)}")
+    if given_flags:
         raise ValueError("--alpha is for a beam search: give --beams too")
     if args.beams and args.n > args.beams:
         raise ValueError(f"--beams={args.beams} finds {args.beams} texts and not --n={args.n}: widen the beam")
@@ -105,13 +105,13 @@ def read_prompt(args: argparse.Namespace) -> str | None:
 
 def read_text(stream: BinaryIO, where: str) -> str:
     """All of a stream as text. ValueError if it is no UTF-8, or longer than any prompt."""
-    content = stream.read(LONGEST_PROMPT + 1)
-    if len(content) > LONGEST_PROMPT:
-        raise ValueError(f"{where} is longer than {LONGEST_PROMPT:,} bytes: give less of it as a prompt")
+    content = stream.read(MAX_PROMPT_BYTES + 1)
+    if len(content) > MAX_PROMPT_BYTES:
+        raise ValueError(f"{where} is longer than {MAX_PROMPT_BYTES:,} bytes: give less of it as a prompt")
     return parse.utf8(content, where)
 
 
-def lines() -> Iterator[str]:
+def read_lines() -> Iterator[str]:
     """The lines of standard input, asked for by "> " on a terminal, where they can be edited; bytes that are no UTF-8 are passed on."""
     stream = _stdin()
     if isinstance(stream, io.TextIOWrapper):
@@ -143,34 +143,34 @@ def load_model(given: str, out: Any) -> Any:
     """Loads the model that lies there, or in a bucket."""
     from gptjax.weights import open_model
 
-    bucket = run_dir.bucket(given)
+    bucket = run_dir.bucket_url(given)
     path = run_dir.directory(given) if bucket is not None else parse.path(given)
-    sync.Copies(path, bucket).fetch()
-    with out.working(f"reading {path}") as show:
-        return open_model.opened(path, [], show, out.warn, None if bucket is None else f"{bucket}/checkpoints")
+    sync.BucketSync(path, bucket).download()
+    with out.status(f"reading {path}") as show:
+        return open_model.open_model(path, [], show, out.warn, None if bucket is None else f"{bucket}/checkpoints")
 
 
-class Speaker:
+class Sampler:
     """Continues prompts as `args` say. there: an weights.open_model.Opened."""
 
-    def __init__(self, args: argparse.Namespace, there: Any, out: Any):
+    def __init__(self, args: argparse.Namespace, loaded: Any, out: Any):
         from gptjax.generate import sampling
         from gptjax.model import inference
 
-        self._args, self._text, self._out = args, there.text, out
-        self._reader = inference.reader(there.step.model, there.params)
+        self._args, self._tokenizer, self._out = args, loaded.tokenizer, out
+        self._inference_model = inference.prepare(loaded.step.model, loaded.params)
         temperature = 1.0 if args.temperature is None else args.temperature
-        self._sampling = sampling.Sampling(temperature=temperature, top_k=args.top_k, top_p=args.top_p)
+        self._sampling_params = sampling.SamplingParams(temperature=temperature, top_k=args.top_k, top_p=args.top_p)
 
-    def answer(self, prompt: str, number: int = 0) -> None:
+    def generate(self, prompt: str, index: int = 0) -> None:
         """Show continuations of a prompt, which is the `number`th: each is drawn anew. A prompt without tokens begins as texts do."""
-        tokens = self._text.encode(prompt) or [self._text.begin]
+        tokens = self._tokenizer.encode(prompt) or [self._tokenizer.start_of_text]
         # What is shown is what was read: a tokenizer may lower-case or respace it. End-of-text stands before a text and is none of it.
-        shown = "" if tokens == [self._text.end_of_text] else self._text.decode(tokens)
+        prefix = "" if tokens == [self._tokenizer.end_of_text] else self._tokenizer.decode(tokens)
         if self._args.beams is None:
-            self._sample(tokens, shown, number)
+            self._sample(tokens, prefix, index)
         else:
-            self._search(tokens, shown)
+            self._search(tokens, prefix)
 
     def _sample(self, prompt: list[int], shown: str, number: int) -> None:
         """n continuations: one as it comes, several at the end."""
@@ -181,39 +181,43 @@ class Speaker:
         args, out = self._args, self._out
         key = jax.random.key(args.seed or 0)
         key = jax.random.fold_in(key, number) if number else key
-        at_once = 1 if args.n == 1 else decode.AT_ONCE
-        stream = streaming.stream(self._reader, self._text, [prompt] * args.n, args.tokens, self._sampling, key, args.stop, at_once)
+        at_once = 1 if args.n == 1 else decode.STEPS_PER_CALL
+        stream = streaming.stream(
+            self._inference_model, self._tokenizer, [prompt] * args.n, args.tokens, self._sampling_params, key, args.stop, at_once
+        )
         if args.n == 1:
-            out.part(shown)
+            out.write(shown)
             for (new,) in stream:
-                out.part(new)
-            out.say("")
+                out.write(new)
+            out.print("")
             return
         said = [shown] * args.n
-        with out.working("speaking") as show:
+        with out.status("speaking") as show:
             for new in stream:
                 said = [before + more for before, more in zip(said, new, strict=True)]
                 show(f"speaking: {max(map(len, said)) - len(shown):,} characters")
-        out.samples(said)
+        out.print_samples(said)
 
     def _search(self, prompt: list[int], shown: str) -> None:
         """The n best of a beam search, with their scores."""
         from gptjax.generate import beam, streaming
 
-        args, text = self._args, self._text
+        args, text = self._args, self._tokenizer
         stops = streaming.normalize_stops(text, args.stop)
 
         def ends(tokens):
             return tokens[-1] == text.end_of_text or any(stop in text.decode(tokens) for stop in stops)
 
-        with self._out.working("searching"):
-            (found,) = beam.search(self._reader, [prompt], args.tokens, ends, args.beams, 0.6 if args.alpha is None else args.alpha)
+        with self._out.status("searching"):
+            (found,) = beam.search(
+                self._inference_model, [prompt], args.tokens, ends, args.beams, 0.6 if args.alpha is None else args.alpha
+            )
         texts = []
         for best in found[: args.n]:
-            new = streaming.Telling(text, prompt, args.stop)
+            new = streaming.StreamingDetokenizer(text, prompt, args.stop)
             texts.append(shown + new.add([token for token in best.tokens if token != text.end_of_text]) + new.end())
-        facts = [f"score {x.score:.3f}, log-probability {x.log_probability:.2f} over {len(x.tokens)} tokens" for x in found[: args.n]]
-        self._out.samples(texts, facts)
+        facts = [f"score {x.score:.3f}, log-probability {x.log_prob:.2f} over {len(x.tokens)} tokens" for x in found[: args.n]]
+        self._out.print_samples(texts, facts)
 
 
 if __name__ == "__main__":

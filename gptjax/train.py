@@ -9,13 +9,13 @@ from typing import Any, Protocol
 
 from gptjax import pretraining
 from gptjax.config import command, count, find_files, overrides, parse, registry
-from gptjax.config.batch_schedule import Batches
+from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Config
 from gptjax.distributed import rendezvous
 from gptjax.runtime import run_dir
 from gptjax.training import resume
 
-CPU_TOKENS = 4096  # of a microbatch on CPU: more is no faster there, and its progress would show after minutes
+CPU_MICROBATCH_TOKENS = 4096  # of a microbatch on CPU: more is no faster there, and its progress would show after minutes
 EXAMPLE = 'python -m gptjax.train --config=gpt3_small --set train.steps=100 --set "model.attention=Dense()"'
 
 
@@ -29,29 +29,29 @@ def main(arguments: list[str]) -> int:
 
     from gptjax.distributed import processes
 
-    here = rendezvous.place(args.coordinator, args.processes, args.process, args.join_seconds)
-    with processes.joined(here, config, args.join_seconds) as party:
-        return train(request, run_dir.bucket(args.run), party, args.profile, pretraining.Pretraining(args.init))
+    process_info = rendezvous.detect(args.coordinator, args.processes, args.process, args.join_seconds)
+    with processes.initialize(process_info, config, args.join_seconds) as process_group:
+        return train(request, run_dir.bucket_url(args.run), process_group, args.profile, pretraining.PretrainingObjective(args.init))
 
 
 def read_arguments(arguments: list[str], here: bool = True) -> tuple[argparse.Namespace, Config]:
     """main's arguments, and the config that they give, the length of --tokens not in it. ValueError for all that can be refused without
     devices and jax: the launchers call it before they print a job, which runs where files and packages are not those of this machine: not
     `here`."""
-    parser = command.parser("train", "Train a GPT on text. The same command continues an interrupted run.", EXAMPLE, text=True)
+    parser = command.make_config_parser("train", "Train a GPT on text. The same command continues an interrupted run.", EXAMPLE, text=True)
     parser.add_argument(
         "--run", metavar="DIR", help=f"where the run goes, or lies; or gs://BUCKET/FOLDER, {run_dir.NO_LOCK} (default: runs/CONFIG)"
     )
     parser.add_argument("--init", metavar="RUN_OR_WEIGHTS", help="begin with the weights of another run, or of a folder of weights")
-    steps = parse.whole_argument(0, 10**6)
+    steps = parse.int_argument(0, 10**6)
     parser.add_argument("--profile", metavar="N", type=steps, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
     tokens = "the length: moves train.total_tokens and, in proportion, the schedule's decay of the recipe or of the run that is there"
-    parser.add_argument("--tokens", metavar="N", type=parse.whole_argument(), help=tokens)
+    parser.add_argument("--tokens", metavar="N", type=parse.int_argument(), help=tokens)
     add_new_record(parser)
-    rendezvous.flags(parser)
+    rendezvous.add_distributed_flags(parser)
     args = parser.parse_args(arguments)
-    config = command.resolved(args, here)
-    Batches(config if args.tokens is None else overrides.override(config, f"train.total_tokens={args.tokens}"))
+    config = command.resolve_config(args, here)
+    BatchSchedule(config if args.tokens is None else overrides.override(config, f"train.total_tokens={args.tokens}"))
     if here or args.run is not None and not args.run.startswith(tuple(run_dir.BUCKETS)):
         run_dir.directory(args.run, config.name)
     return args, config
@@ -63,61 +63,61 @@ def add_new_record(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--new_record", action="store_true", help=lost)
 
 
-class Learning(Protocol):
+class Objective(Protocol):
     """What is learnt: all in which pre-training and fine-tuning differ."""
 
-    def reading(self, config: Config, directory: Path, say: Callable[[str], None]) -> Any:
+    def load_dataset(self, config: Config, directory: Path, log: Callable[[str], None]) -> Any:
         """What the run reads, open; what is not prepared yet is, below `directory`. As data.loader.Reading."""
         ...
 
-    def step(self, config: Config, platform: str, mesh: Any, reading: Any) -> Any:
+    def build_step(self, config: Config, platform: str, mesh: Any, dataset: Any) -> Any:
         """The training.step.Step."""
         ...
 
-    def state(self, config: Config, step: Any, mesh: Any, reading: Any, out: Any) -> Any:
+    def init_state(self, config: Config, step: Any, mesh: Any, dataset: Any, out: Any) -> Any:
         """The state before the first step, on the mesh. Where jax's mesh is set."""
         ...
 
-    def evaluation(self, session: "Session", put: Callable) -> Callable[[Any], dict[str, float]]:
+    def make_eval_fn(self, context: "TrainContext", put_on_mesh: Callable) -> Callable[[Any], dict[str, float]]:
         """What the held-out data say of parameters: validation_loss, and more."""
         ...
 
-    def said(self, session: "Session", now: Any, step: int, last: bool) -> list[str]:
+    def samples(self, context: "TrainContext", state: Any, step: int, is_last: bool) -> list[str]:
         """What to show of the state, for people; `last`: at the end of the run."""
         ...
 
 
 @dataclasses.dataclass
-class Session:
+class TrainContext:
     """What the loop works with: made once, by `train`."""
 
     config: Config
     directory: Path
     mesh: Any
-    point: resume.ResumePoint
-    reading: Any  # data.loader.Reading
+    resume_point: resume.ResumePoint
+    dataset: Any  # data.loader.Reading
     step: Any  # training.step.Step
     checkpoints: Any  # training.checkpoint.Checkpoints
-    copies: Any  # report.sync.Copies
+    bucket_sync: Any  # report.sync.Copies
     out: Any  # report.console.Console
-    party: Any  # distributed.processes.Hosts
-    profile: Any  # report.profile.Profile
-    learning: Learning
+    processes: Any  # distributed.processes.Hosts
+    profiler: Any  # report.profile.Profile
+    objective: Objective
     warnings: set[str] = dataclasses.field(default_factory=set)  # that were told
 
     @property
-    def batches(self) -> Batches:
-        return self.point.plan
+    def batch_schedule(self) -> BatchSchedule:
+        return self.resume_point.plan
 
     @property
-    def limit_rows(self) -> int:
+    def max_microbatch_rows(self) -> int:
         """Of a microbatch, over all processes; Batches.microbatch has what each step takes of it."""
-        return self.point.limit_rows
+        return self.resume_point.max_microbatch_rows
 
     @property
-    def microbatch(self) -> int:
+    def microbatch_rows(self) -> int:
         """Rows of the last batch's microbatches."""
-        return self.batches.largest_microbatch(self.limit_rows)
+        return self.batch_schedule.largest_microbatch(self.max_microbatch_rows)
 
     def try_optional(self, what: str, act: Callable[[], Any]) -> None:
         """act(), which the training does not need: what goes wrong with it is told, once, and the training goes on."""
@@ -126,10 +126,10 @@ class Session:
         except Exception as error:
             if what not in self.warnings:
                 self.warnings.add(what)
-                self.out.warn(f"{what}: {command.verdict(error)[1]}; the training goes on")
+                self.out.warn(f"{what}: {command.classify_error(error)[1]}; the training goes on")
 
 
-def train(request: resume.Request, bucket: str | None, party: Any, profiled: int, learning: Learning) -> int:
+def train(request: resume.Request, bucket: str | None, processes: Any, n_profile_steps: int, objective: Objective) -> int:
     """Train as asked for from where the run stands, with the processes of `party`; `profiled` steps are traced. bucket: where checkpoints
     go, and copies of the record. ValueError, in one line, for what a user can mend: then the directory is as it was."""
     import jax
@@ -141,99 +141,107 @@ def train(request: resume.Request, bucket: str | None, party: Any, profiled: int
     config, directory = request.config, request.directory
 
     # --- mesh
-    xla_options.begin()
-    mesh = device_mesh.mesh(config.mesh)
+    xla_options.configure_runtime()
+    mesh = device_mesh.make_mesh(config.mesh)
     rules.check(config, mesh)
-    device_mesh.check_room(config.model, mesh)
+    device_mesh.check_state_fits(config.model, mesh)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    out = console.Console(quiet=party.process != 0)
-    copied = sync.Copies(directory, bucket)
-    stored = directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints"
+    out = console.Console(quiet=processes.process != 0)
+    bucket_sync = sync.BucketSync(directory, bucket)
+    checkpoint_dir = directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints"
     with (
-        resume.hold_lock(directory, bucket is None, party, out.warn),
-        checkpoint.Checkpoints(stored, config.loop.keep_last, config.loop.every_keep, out.warn, party) as checkpoints,
+        resume.hold_lock(directory, bucket is None, processes, out.warn),
+        checkpoint.CheckpointManager(checkpoint_dir, config.loop.keep_last, config.loop.every_keep, out.warn, processes) as checkpoints,
     ):
-        _, continues, leaves = party.first(lambda: [copied.fetch(), *resume.find_run(request, checkpoints, out.warn)])
-        config = overrides.rebuild(leaves)
+        _, continues, leaves = processes.broadcast_from_zero(
+            lambda: [bucket_sync.download(), *resume.find_run(request, checkpoints, out.warn)]
+        )
+        config = overrides.unflatten(leaves)
         request = dataclasses.replace(request, config=config)
-        plan = None if continues else Batches(config, shards)
-        with resume.remove_new_data(directory / "data", continues and party.process == 0):
+        batch_schedule = None if continues else BatchSchedule(config, shards)
+        with resume.remove_new_data(directory / "data", continues and processes.process == 0):
             # --- data
-            party.doing("the preparation of its data")
-            reading = party.in_turn(lambda: learning.reading(config, directory / "data", out.say))
-            party.agree({"text": reading.digest()}, "prepare it once with python -m gptjax.prepare, and give the shards to all")
+            processes.heartbeat("the preparation of its data")
+            dataset = processes.zero_first(lambda: objective.load_dataset(config, directory / "data", out.print))
+            processes.assert_equal({"text": dataset.digest()}, "prepare it once with python -m gptjax.prepare, and give the shards to all")
 
             # --- state: of the newest good checkpoint, else as the learning begins
-            built = learning.step(config, jax.devices()[0].platform, mesh, reading)
+            train_step = objective.build_step(config, jax.devices()[0].platform, mesh, dataset)
             with jax.set_mesh(mesh):
-                if plan is None:
-                    wanted = state.abstract(config, built.model, built.tx, mesh)
-                    point = resume.restore_run(request, checkpoints, wanted, reading, shards, party)
+                if batch_schedule is None:
+                    abstract_state = state.abstract_state(config, train_step.model, train_step.tx, mesh)
+                    resume_point = resume.restore_run(request, checkpoints, abstract_state, dataset, shards, processes)
                 else:
-                    now = learning.state(config, built, mesh, reading, out)
-                    point = resume.ResumePoint(0, now, plan, microbatch_limit(config, mesh, built.model.manner, shards, party))
+                    init_state = objective.init_state(config, train_step, mesh, dataset, out)
+                    resume_point = resume.ResumePoint(
+                        0, init_state, batch_schedule, microbatch_limit(config, mesh, train_step.model.execution_policy, shards, processes)
+                    )
 
         # --- nothing has been written until here
-        tracing = profile.Profile(directory / "profile", profiled if party.process == 0 else 0, out.say)
-        if point.step > point.plan.n_steps:
-            out.say(f"already at step {point.step:,}, and asked for {point.plan.n_steps:,}: nothing to do, and nothing is changed")
-            tracing.close()
+        profiler = profile.Profiler(directory / "profile", n_profile_steps if processes.process == 0 else 0, out.print)
+        if resume_point.step > resume_point.plan.n_steps:
+            out.print(
+                f"already at step {resume_point.step:,}, and asked for {resume_point.plan.n_steps:,}: nothing to do, and nothing is changed"
+            )
+            profiler.close()
             return 0
         checkpoints.begin()
-        if party.process == 0:
-            if point.record_bytes is None:
-                events.set_aside(directory, point.step)
-            resume.write_description(directory, config, reading)
+        if processes.process == 0:
+            if resume_point.record_bytes is None:
+                events.move_aside(directory, resume_point.step)
+            resume.write_description(directory, config, dataset)
         with jax.set_mesh(mesh):
-            session = Session(config, directory, mesh, point, reading, built, checkpoints, copied, out, party, tracing, learning)
-            out.table(config.name, run_summary.summarize(session))
-            for note in (*point.notes, *run_summary.warnings(session)):
+            context = TrainContext(
+                config, directory, mesh, resume_point, dataset, train_step, checkpoints, bucket_sync, out, processes, profiler, objective
+            )
+            out.print_table(config.name, run_summary.summarize(context))
+            for note in (*resume_point.notes, *run_summary.warnings(context)):
                 out.warn(note)
-            if point.step == point.plan.n_steps:
-                out.say(f"the run is finished: all of its {point.step:,} steps are done")
-            elif point.step:
-                out.say(f"continuing from step {point.step:,} of {point.plan.n_steps:,}")
-            with party.watched(config.loop.hang_seconds):
-                return loop(session)
+            if resume_point.step == resume_point.plan.n_steps:
+                out.print(f"the run is finished: all of its {resume_point.step:,} steps are done")
+            elif resume_point.step:
+                out.print(f"continuing from step {resume_point.step:,} of {resume_point.plan.n_steps:,}")
+            with processes.watchdog(config.loop.hang_seconds):
+                return loop(context)
 
 
-def microbatch_limit(config: Config, mesh: Any, manner: Any, shards: int, party: Any) -> int:
+def microbatch_limit(config: Config, mesh: Any, execution_policy: Any, shards: int, processes: Any) -> int:
     """The most rows of a microbatch of a run that begins: as asked for, or what fits the devices of all processes."""
     import jax
 
     from gptjax.training import step
 
-    least = min(party.gathered(memory(config, mesh)))
+    min_free_bytes = min(processes.all_gather(free_device_memory(config, mesh)))
     if config.train.microbatch_rows is not None:
         return config.train.microbatch_rows
-    fitting = step.rows_that_fit(config, manner, mesh, shards, least)
+    max_rows = step.max_microbatch_rows(config, execution_policy, mesh, shards, min_free_bytes)
     if jax.devices()[0].platform == "cpu":
-        fitting = min(fitting, CPU_TOKENS // config.model.n_ctx)
-    return max(1, fitting // sequences(config))
+        max_rows = min(max_rows, CPU_MICROBATCH_TOKENS // config.model.n_ctx)
+    return max(1, max_rows // sequences_per_row(config))
 
 
-def memory(config: Config, mesh: Any) -> int:
+def free_device_memory(config: Config, mesh: Any) -> int:
     """Bytes that one device has for activations: what is free now, with the state in place, less two copies of the gradients. On CPU
     half of what the machine has available, shared by the devices that are simulated on it."""
     import psutil
 
-    parts = mesh.size // mesh.shape["data"]
+    n_shards = mesh.size // mesh.shape["data"]
     stats = mesh.local_devices[0].memory_stats()
     if stats is None:
-        return psutil.virtual_memory().available // 2 // len(mesh.local_devices) - 2 * count.gradient_bytes(config.model) // parts
-    return count.room(config.model, stats["bytes_limit"], stats["bytes_in_use"], parts)
+        return psutil.virtual_memory().available // 2 // len(mesh.local_devices) - 2 * count.gradient_bytes(config.model) // n_shards
+    return count.activation_budget(config.model, stats["bytes_limit"], stats["bytes_in_use"], n_shards)
 
 
-def sequences(config: Config) -> int:
+def sequences_per_row(config: Config) -> int:
     """Of a row: one, but for tasks that read several for an example."""
     return 1 if config.task is None else config.task.n_sequences
 
 
-class GaveUp(Exception):
+class TooManyNonFiniteSteps(Exception):
     """(step, updates in a row that were not finite)."""
 
 
-def driver(session: Session, put: Callable) -> Callable:
+def make_step_fn(context: TrainContext, put_on_mesh: Callable) -> Callable:
     """advance(state, batch, stop, progress) -> (state, metrics), or None if asked to stop before the step was whole; it consumes the state.
 
     One program a step, microbatches within it; but on CPU one a microbatch, since a step of half a million tokens takes an hour there:
@@ -243,46 +251,46 @@ def driver(session: Session, put: Callable) -> Callable:
 
     from gptjax.sharding import xla_options
 
-    step, parts = session.step, session.batches.max_rows // session.microbatch
-    party = session.party
-    platform = session.mesh.devices.flat[0].platform
-    options = xla_options.options(session.mesh.devices.flat[0])
-    ramp = session.config.train.ramp is not None  # while it lasts a batch may have many microbatches, though the full one has not
-    if platform != "cpu" or (parts == 1 and not ramp):
+    step, n_microbatches = context.step, context.batch_schedule.max_rows // context.microbatch_rows
+    processes = context.processes
+    platform = context.mesh.devices.flat[0].platform
+    options = xla_options.options(context.mesh.devices.flat[0])
+    ramp = context.config.train.ramp is not None  # while it lasts a batch may have many microbatches, though the full one has not
+    if platform != "cpu" or (n_microbatches == 1 and not ramp):
         # Without a ramp the count is a constant of the program, with one it is an argument: one program serves the whole ramp, and one
         # the full batch, whose microbatches may be larger.
-        everywhere = NamedSharding(session.mesh, PartitionSpec())
-        whole = jax.jit(step, donate_argnums=0, static_argnums=() if ramp else 2, compiler_options=options)
+        replicated = NamedSharding(context.mesh, PartitionSpec())
+        step_fn = jax.jit(step, donate_argnums=0, static_argnums=() if ramp else 2, compiler_options=options)
 
-        def advance(now, batch, stop, progress):
+        def advance(state, batch, guard, progress):
             count = int(batch["count"])
             if ramp:
                 with jax.transfer_guard("allow"):
-                    count = jax.make_array_from_callback((), everywhere, lambda _: batch["count"])
-            return whole(now, put(batch["tokens"], "MB1", int(batch["rows"])), count)
+                    count = jax.make_array_from_callback((), replicated, lambda _: batch["count"])
+            return step_fn(state, put_on_mesh(batch["tokens"], "MB1", int(batch["rows"])), count)
 
         return advance
 
-    zero, add = jax.jit(step.zero), jax.jit(step.accumulate, donate_argnums=2, compiler_options=options)
-    update = jax.jit(step.update, donate_argnums=0, static_argnums=2)
+    zero_fn, accumulate_fn = jax.jit(step.init_accumulator), jax.jit(step.accumulate, donate_argnums=2, compiler_options=options)
+    update_fn = jax.jit(step.update, donate_argnums=0, static_argnums=2)
 
-    def advance_by_parts(now, batch, stop, progress):
-        number, count, sums = jax.device_get(now.step).item() + 1, int(batch["count"]), zero(now.params)
-        microbatch = int(batch["rows"])
+    def advance_by_microbatch(state, batch, guard, progress):
+        step_number, count, accumulator = jax.device_get(state.step).item() + 1, int(batch["count"]), zero_fn(state.params)
+        microbatch_rows = int(batch["rows"])
         for i in range(count):
-            if stop.at_once:
+            if guard.may_stop_mid_step:
                 return None
-            party.doing(f"step {number}, microbatch {i + 1} of {count}")
-            began = time.perf_counter()
-            sums = add(now.params, now.step, sums, put(batch["tokens"][i], "B1", microbatch))
-            sums.count.block_until_ready()
-            progress.part(number, (i + 1) / count, microbatch * session.config.model.n_ctx / (time.perf_counter() - began))
-        return update(now, sums, microbatch)
+            processes.heartbeat(f"step {step_number}, microbatch {i + 1} of {count}")
+            start_time = time.perf_counter()
+            accumulator = accumulate_fn(state.params, state.step, accumulator, put_on_mesh(batch["tokens"][i], "B1", microbatch_rows))
+            accumulator.count.block_until_ready()
+            progress.part(step_number, (i + 1) / count, microbatch_rows * context.config.model.n_ctx / (time.perf_counter() - start_time))
+        return update_fn(state, accumulator, microbatch_rows)
 
-    return advance_by_parts
+    return advance_by_microbatch
 
 
-def loop(session: Session) -> int:
+def loop(context: TrainContext) -> int:
     """Steps point.step .. n_steps. For each n, in this order: evaluate state n, save state n, next batch, step, report step n - 1. So what
     was saved was reported before, and nothing but reporting waits for the device."""
     import jax
@@ -292,105 +300,113 @@ def loop(session: Session) -> int:
     from gptjax.sharding import rules
     from gptjax.training import metrics
 
-    config, out, party, batches, reading = session.config, session.out, session.party, session.batches, session.reading
+    config, out, processes, batch_schedule, dataset = (
+        context.config,
+        context.out,
+        context.processes,
+        context.batch_schedule,
+        context.dataset,
+    )
     activations = rules.PRESETS[config.mesh.sharding].activations
-    now, start = session.point.state, session.point.step
-    flops = count.train_flops_per_token(config.model) * sequences(config)
+    state, start = context.resume_point.state, context.resume_point.step
+    flops = count.train_flops_per_token(config.model) * sequences_per_row(config)
     pending: tuple[int, dict, float | None] | None = None  # and when it ended, where dispatching waits for that, as on CPU
-    at_once, clock = session.mesh.devices.flat[0].platform == "cpu", time.perf_counter()
+    is_synchronous, clock = context.mesh.devices.flat[0].platform == "cpu", time.perf_counter()
 
-    def put(rows, letters, n_rows=None):
-        return rules.placed(rows, letters, activations, session.mesh, n_rows)
+    def put_on_mesh(rows, letters, n_rows=None):
+        return rules.put_on_mesh(rows, letters, activations, context.mesh, n_rows)
 
     def report():
         """Write and show the step that was dispatched last, once."""
         nonlocal pending, clock
         if pending is None:
             return
-        with session.profile.span("wait"):
+        with context.profiler.span("wait"):
             step, values = pending[0], {name: value.item() for name, value in jax.device_get(pending[1]).items()}
-        ended = pending[2] or time.perf_counter()
-        pending, seconds, clock = None, ended - clock, ended
-        if batches.max_rows == session.microbatch:
+        end_time = pending[2] or time.perf_counter()
+        pending, seconds, clock = None, end_time - clock, end_time
+        if batch_schedule.max_rows == context.microbatch_rows:
             del values["noise_scale"]  # needs gradients of two batch sizes
-        speed = batches.rows(step - 1) * config.model.n_ctx / seconds
-        values |= {"tokens": batches.tokens(step), "seconds": seconds, "tokens_per_s": speed}
-        share = metrics.mfu(flops, speed, session.mesh.devices.ravel())
-        values |= {} if share is None else {"mfu": share}
-        with session.profile.span("log"):
+        speed = batch_schedule.rows(step - 1) * config.model.n_ctx / seconds
+        values |= {"tokens": batch_schedule.tokens(step), "seconds": seconds, "tokens_per_s": speed}
+        mfu = metrics.mfu(flops, speed, context.mesh.devices.ravel())
+        values |= {} if mfu is None else {"mfu": mfu}
+        with context.profiler.span("log"):
             log.write(step, values)
             progress.update(step, values)
         if values["skipped_in_row"] >= config.train.skips_allowed:
-            raise GaveUp(step, values["skipped_in_row"])
+            raise TooManyNonFiniteSteps(step, values["skipped_in_row"])
 
     def evaluate(step):
-        values = evaluated(now.params) | {"tokens": batches.tokens(step)}
+        values = eval_fn(state.params) | {"tokens": batch_schedule.tokens(step)}
         log.write(step, values)
         progress.update(step, values)
 
-    advance, evaluated = driver(session, put), session.learning.evaluation(session, put)
-    feed = reading.batches(batches, session.limit_rows, start, lambda n_rows: rules.rows_here(n_rows, activations, session.mesh))
+    advance, eval_fn = make_step_fn(context, put_on_mesh), context.objective.make_eval_fn(context, put_on_mesh)
+    batch_iterator = dataset.batches(
+        batch_schedule, context.max_microbatch_rows, start, lambda n_rows: rules.local_rows(n_rows, activations, context.mesh)
+    )
     # settled: the step that was evaluated and saved, as a restored state was before; what was measured of it may be lost
-    step, settled = start, start if session.point.record_bytes is not None else None
-    log = events.Silent()
-    if party.process == 0:
-        log = events.Events(session.directory, start + 1 if start else 0, session.point.record_bytes or 0, out.warn)
-    with preemption.Stop(out.warn, party, session.mesh) as stop, log:
-        with out.training(batches.n_steps, start, config.loop.every_log) as progress, jax.transfer_guard("disallow"):
+    step, last_saved = start, start if context.resume_point.record_bytes is not None else None
+    log = events.NullEvents()
+    if processes.process == 0:
+        log = events.Events(context.directory, start + 1 if start else 0, context.resume_point.record_bytes or 0, out.warn)
+    with preemption.PreemptionGuard(out.warn, processes, context.mesh) as guard, log:
+        with out.training(batch_schedule.n_steps, start, config.loop.every_log) as progress, jax.transfer_guard("disallow"):
             try:
-                for note in session.point.notes:
+                for note in context.resume_point.notes:
                     log.write(start, {"note": note})
                 while True:
-                    last = step == batches.n_steps
-                    ending = stop.agreed() or last  # asked once: a signal that comes after this waits for the next step
-                    if step != settled and (step % config.loop.every_eval == 0 or last):
+                    is_last = step == batch_schedule.n_steps
+                    is_ending = guard.should_stop() or is_last  # asked once: a signal that comes after this waits for the next step
+                    if step != last_saved and (step % config.loop.every_eval == 0 or is_last):
                         report()
-                        party.doing(f"the evaluation of step {step:,}")
+                        processes.heartbeat(f"the evaluation of step {step:,}")
                         evaluate(step)
-                    if step != settled and not last and config.loop.every_sample and step % config.loop.every_sample == 0:
-                        out.samples(session.learning.said(session, now, step, False))
-                    if step != settled and (step % config.loop.every_save == 0 or ending):
+                    if step != last_saved and not is_last and config.loop.every_sample and step % config.loop.every_sample == 0:
+                        out.print_samples(context.objective.samples(context, state, step, False))
+                    if step != last_saved and (step % config.loop.every_save == 0 or is_ending):
                         report()
-                        party.doing(f"the checkpoint of step {step:,}")
+                        processes.heartbeat(f"the checkpoint of step {step:,}")
                         record = log.seal(step)
-                        if party.process == 0:
-                            session.try_optional("the record is not copied", session.copies.send)
-                        about = resume.about(config, batches, session.limit_rows, reading, record)
-                        session.checkpoints.save(step, now, about)
-                        if party.process == 0:
-                            session.try_optional("loss.png is not drawn", lambda: loss_plot.loss_curve(session.directory))
-                    settled = step
+                        if processes.process == 0:
+                            context.try_optional("the record is not copied", context.bucket_sync.send)
+                        metadata = resume.metadata(config, batch_schedule, context.max_microbatch_rows, dataset, record)
+                        context.checkpoints.save(step, state, metadata)
+                        if processes.process == 0:
+                            context.try_optional("loss.png is not drawn", lambda: loss_plot.draw(context.directory))
+                    last_saved = step
                     clock = clock if pending else time.perf_counter()  # evaluating and saving are no part of a step's time
-                    if ending:
+                    if is_ending:
                         break
-                    party.doing(f"step {step + 1:,}")
-                    stop.vote()
-                    session.profile.before_step()
-                    with session.profile.span("data"):
-                        batch = next(feed)
-                    with session.profile.span("step"):
-                        after = advance(now, batch, stop, progress)
-                    if after is not None:
-                        now, step, ended = after[0], step + 1, time.perf_counter() if at_once else None
+                    processes.heartbeat(f"step {step + 1:,}")
+                    guard.vote()
+                    context.profiler.before_step()
+                    with context.profiler.span("data"):
+                        batch = next(batch_iterator)
+                    with context.profiler.span("step"):
+                        outputs = advance(state, batch, guard, progress)
+                    if outputs is not None:
+                        state, step, end_time = outputs[0], step + 1, time.perf_counter() if is_synchronous else None
                         report()
-                        pending = step, after[1], ended
-            except GaveUp as end:
-                out.warn(f"{end.args[1]} updates in a row were not finite, up to step {end.args[0]:,}: stopping")
-                session.checkpoints.wait()
-                steps = session.checkpoints.steps()
+                        pending = step, outputs[1], end_time
+            except TooManyNonFiniteSteps as error:
+                out.warn(f"{error.args[1]} updates in a row were not finite, up to step {error.args[0]:,}: stopping")
+                context.checkpoints.wait()
+                steps = context.checkpoints.steps()
                 out.warn(f"the last good checkpoint is of step {steps[-1]:,}" if steps else "there is no checkpoint yet")
                 return 3
             finally:
-                session.profile.close()
-    session.checkpoints.wait()
-    if party.process == 0:
-        session.try_optional("the record is not copied", session.copies.send)
-    if last:
-        out.samples(session.learning.said(session, now, step, True))
-        sampled = f"; python -m gptjax.sample --run={session.directory}" if config.task is None else ""
-        out.say(f"the run lies in {session.directory}: loss.png, metrics.jsonl, checkpoints{sampled}")
+                context.profiler.close()
+    context.checkpoints.wait()
+    if processes.process == 0:
+        context.try_optional("the record is not copied", context.bucket_sync.send)
+    if is_last:
+        out.print_samples(context.objective.samples(context, state, step, True))
+        sample_hint = f"; python -m gptjax.sample --run={context.directory}" if config.task is None else ""
+        out.print(f"the run lies in {context.directory}: loss.png, metrics.jsonl, checkpoints{sample_hint}")
     else:
-        out.say(f"stopped at step {step:,}; the same command continues")
+        out.print(f"stopped at step {step:,}; the same command continues")
     return 0
 
 

@@ -29,9 +29,9 @@ GRACE_SECONDS = 600  # from SIGTERM to SIGKILL, for the checkpoint
 
 
 def main(arguments: list[str]) -> int:
-    own, theirs = checks.split_arguments(arguments, "gke", "--config=gpt3_small --run=gs://bucket/run")
-    manifest = jobset(**vars(parser().parse_args(own)), arguments=theirs)
-    if not (train.read_arguments(theirs, here=False)[0].run or "").startswith("gs://"):
+    own_args, train_args = checks.split_arguments(arguments, "gke", "--config=gpt3_small --run=gs://bucket/run")
+    manifest = jobset(**vars(parser().parse_args(own_args)), arguments=train_args)
+    if not (train.read_arguments(train_args, here=False)[0].run or "").startswith("gs://"):
         print("warning: the run lies in the container, and goes with it: give --run=gs://BUCKET/FOLDER, or add a volume", file=sys.stderr)
     import yaml
 
@@ -41,17 +41,17 @@ def main(arguments: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """What is asked of the cluster."""
-    parser = command.bare_parser("gke", "Print a JobSet that runs gptjax.train with what stands after --.", EXAMPLE)
+    parser = command.make_parser("gke", "Print a JobSet that runs gptjax.train with what stands after --.", EXAMPLE)
     parser.prog = "python -m launch.gke"
     parser.add_argument("--name", required=True, help="of the JobSet: letters a to z, digits and -, at most 40")
     parser.add_argument("--image", required=True, help="a container image with this checkout in its working directory, installed")
     parser.add_argument("--accelerator", metavar="KIND", required=True, help="FAMILY:TOPOLOGY, as v5p:8x8x8, or h100:HOSTS, as h100:4")
     parser.add_argument(
-        "--slices", metavar="N", type=parse.whole_argument(1, checks.MAX_COUNT), default=1, help="how many TPU slices (default: 1)"
+        "--slices", metavar="N", type=parse.int_argument(1, checks.MAX_COUNT), default=1, help="how many TPU slices (default: 1)"
     )
-    often = parse.whole_argument(0, 10**6)
+    restart_count = parse.int_argument(0, 10**6)
     parser.add_argument(
-        "--restarts", metavar="N", type=often, default=100, help="how often all may start again when one fails (default: 100)"
+        "--restarts", metavar="N", type=restart_count, default=100, help="how often all may start again when one fails (default: 100)"
     )
     return parser
 
@@ -69,7 +69,7 @@ def jobset(name: str, image: str, accelerator: str, slices: int, restarts: int, 
         "name": "train",
         "image": image,
         "command": ["sh", "-c", f"exec python -m gptjax.train {shlex.join(arguments)}{tail}"],
-        "env": [{"name": rendezvous.NONCE, "value": checks.nonce()}],
+        "env": [{"name": rendezvous.NONCE_ENV, "value": checks.nonce()}],
         "ports": [{"containerPort": port} for port in (8471, 8080, 8431)] if "google.com/tpu" in resource else [],
         "resources": {"requests": resource, "limits": resource},
     }
@@ -97,13 +97,13 @@ def wanted(name: str, accelerator: str, slices: int) -> tuple[int, dict, dict, s
     if family == "h100" and re.fullmatch(r"[1-9][0-9]{0,4}", size):
         if slices != 1:
             raise ValueError(f"--slices={slices} is for TPUs; give the hosts in --accelerator=h100:HOSTS")
-        where = f" --coordinator={name}-hosts-0-0.{name}:{PORT} --processes={size} --process=$JOB_COMPLETION_INDEX"
-        return int(size), {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}, {"nvidia.com/gpu": GPUS}, where
+        flags = f" --coordinator={name}-hosts-0-0.{name}:{PORT} --processes={size} --process=$JOB_COMPLETION_INDEX"
+        return int(size), {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}, {"nvidia.com/gpu": GPUS}, flags
     layout = [int(n) for n in size.split("x")] if re.fullmatch(r"[1-9][0-9]{0,2}(x[1-9][0-9]{0,2})+", size) else []
-    whole = layout == [1, 1] or all(n % 2 == 0 for n in layout[:2])  # hosts of 2 x 2 chips, or one chip alone
-    if family not in TPUS or len(layout) != TPUS[family][1] or not whole or math.prod(layout) > topology.LARGEST[family]:
+    is_valid = layout == [1, 1] or all(n % 2 == 0 for n in layout[:2])  # hosts of 2 x 2 chips, or one chip alone
+    if family not in TPUS or len(layout) != TPUS[family][1] or not is_valid or math.prod(layout) > topology.MAX_POD_CHIPS[family]:
         known = ", ".join(f"{other}:{'x'.join('ABC'[:dimensions])}" for other, (_, dimensions) in TPUS.items())
-        raise ValueError(f"--accelerator={parse.line(accelerator, 100)}: give one of {known}, h100:HOSTS")
+        raise ValueError(f"--accelerator={parse.one_line(accelerator, 100)}: give one of {known}, h100:HOSTS")
     hosts, chips = max(1, math.prod(layout) // CHIPS), min(CHIPS, math.prod(layout))
     selector = {"cloud.google.com/gke-tpu-accelerator": TPUS[family][0], "cloud.google.com/gke-tpu-topology": size}
     return hosts, selector, {"google.com/tpu": chips}, ""

@@ -24,15 +24,15 @@ PATIENCE = 60.0  # seconds that the others have to end by themselves when one ha
 
 
 def main(arguments: list[str]) -> int:
-    parser = command.bare_parser("rehearse", "Run gptjax.train, given what stands after --, as N processes of M devices.", EXAMPLE)
+    parser = command.make_parser("rehearse", "Run gptjax.train, given what stands after --, as N processes of M devices.", EXAMPLE)
     parser.prog = "python -m launch.rehearse"
-    few = parse.whole_argument(1, 64)  # each has its Python, its jax and its copy of the model
-    parser.add_argument("--processes", metavar="N", type=few, default=2, help="how many hosts (default: 2)")
-    parser.add_argument("--devices", metavar="M", type=few, default=4, help="devices of each (default: 4)")
-    own, theirs = checks.split_arguments(arguments, "rehearse", "--config=smoke --run=DIR")
-    args = parser.parse_args(own)
+    count = parse.int_argument(1, 64)  # each has its Python, its jax and its copy of the model
+    parser.add_argument("--processes", metavar="N", type=count, default=2, help="how many hosts (default: 2)")
+    parser.add_argument("--devices", metavar="M", type=count, default=4, help="devices of each (default: 4)")
+    own_args, train_args = checks.split_arguments(arguments, "rehearse", "--config=smoke --run=DIR")
+    args = parser.parse_args(own_args)
     flags = joining(args.processes)
-    commands = [[sys.executable, "-m", "gptjax.train", *theirs, *flags[process]] for process in range(args.processes)]
+    commands = [[sys.executable, "-m", "gptjax.train", *train_args, *flags[process]] for process in range(args.processes)]
     with started(commands, args.devices, lambda process, line: print(f"[{process}] {line}", flush=True)) as workers:
         return status(workers.wait())
 
@@ -57,45 +57,45 @@ def free_port() -> int:
 class Workers:
     """Processes that run, and what they have said. Made by `started`."""
 
-    def __init__(self, commands: list[list[str]], environment: dict[str, str], hear: Callable[[int, str], None]):
+    def __init__(self, commands: list[list[str]], environment: dict[str, str], on_line: Callable[[int, str], None]):
         self.processes = [
             subprocess.Popen(
-                words, env=environment, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+                command_line, env=environment, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
             )
-            for words in commands
+            for command_line in commands
         ]
-        self._said: list[list[str]] = [[] for _ in commands]
-        self._listeners = [threading.Thread(target=self._listen, args=(i, hear), daemon=True) for i in range(len(commands))]
+        self._output: list[list[str]] = [[] for _ in commands]
+        self._listeners = [threading.Thread(target=self._listen, args=(i, on_line), daemon=True) for i in range(len(commands))]
         for listener in self._listeners:
             listener.start()
 
-    def _listen(self, number: int, hear: Callable[[int, str], None]) -> None:
+    def _listen(self, number: int, on_line: Callable[[int, str], None]) -> None:
         stdout = self.processes[number].stdout
         assert stdout is not None
         with stdout:
             for line in stdout:
                 if not line.startswith("[Gloo]"):  # which narrates on standard output
-                    self._said[number].append(line)
-                    hear(number, line.rstrip("\n"))
+                    self._output[number].append(line)
+                    on_line(number, line.rstrip("\n"))
 
-    def said(self, number: int) -> str:
+    def output(self, number: int) -> str:
         """All lines of one process so far."""
-        return "".join(self._said[number])
+        return "".join(self._output[number])
 
     def wait(self, seconds: float | None = None) -> list[int]:
         """Each one's exit status, when all have ended. When one fails, the others have PATIENCE to follow before they are killed; after
         `seconds`, all are. A negative status is the signal that killed it."""
-        until = None if seconds is None else time.monotonic() + seconds
+        deadline = None if seconds is None else time.monotonic() + seconds
         while any(process.poll() is None for process in self.processes):
             if any(process.poll() for process in self.processes):
-                until = min(until or float("inf"), time.monotonic() + PATIENCE)
+                deadline = min(deadline or float("inf"), time.monotonic() + PATIENCE)
                 break
-            if until is not None and time.monotonic() > until:
+            if deadline is not None and time.monotonic() > deadline:
                 break
             time.sleep(0.05)
         for process in self.processes:
             try:
-                process.wait(None if until is None else max(0.0, until - time.monotonic()))
+                process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
         for listener in self._listeners:
@@ -104,7 +104,7 @@ class Workers:
 
 
 @contextlib.contextmanager
-def started(commands: list[list[str]], devices: int, hear: Callable[[int, str], None] = lambda number, line: None) -> Iterator[Workers]:
+def started(commands: list[list[str]], devices: int, on_line: Callable[[int, str], None] = lambda number, line: None) -> Iterator[Workers]:
     """The commands, running on so many simulated devices each; hear(number, line) is told what they say. Leaving kills what still runs."""
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
     environment = {
@@ -112,17 +112,17 @@ def started(commands: list[list[str]], devices: int, hear: Callable[[int, str], 
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"]),
         "PYTHONUNBUFFERED": "1",
-        rendezvous.NONCE: checks.nonce(),
+        rendezvous.NONCE_ENV: checks.nonce(),
     }
-    workers = Workers(commands, environment, hear)
-    before = signal.signal(signal.SIGTERM, lambda number, frame: [process.terminate() for process in workers.processes])
+    workers = Workers(commands, environment, on_line)
+    old_handler = signal.signal(signal.SIGTERM, lambda number, frame: [process.terminate() for process in workers.processes])
     try:
         yield workers
     except KeyboardInterrupt:  # a terminal has sent it to the processes too
         workers.wait()
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, old_handler)
         for process in workers.processes:
             if process.poll() is None:
                 process.kill()
@@ -131,8 +131,8 @@ def started(commands: list[list[str]], devices: int, hear: Callable[[int, str], 
 
 def status(statuses: list[int]) -> int:
     """Of all: the first that is no success, as a shell would say it."""
-    failed = next((status for status in statuses if status), 0)
-    return 128 - failed if failed < 0 else failed
+    first_failure = next((status for status in statuses if status), 0)
+    return 128 - first_failure if first_failure < 0 else first_failure
 
 
 if __name__ == "__main__":

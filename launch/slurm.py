@@ -28,27 +28,27 @@ srun --kill-on-bad-exit=1 --label {python} -m {program} {arguments}
 
 
 def main(arguments: list[str]) -> int:
-    own, theirs = checks.split_arguments(arguments, "slurm", "--config=gpt3_xl --run=/shared/runs/xl")
-    print(script("gptjax.train", shlex.join(theirs), **vars(parser().parse_args(own))), end="")
+    own_args, train_args = checks.split_arguments(arguments, "slurm", "--config=gpt3_xl --run=/shared/runs/xl")
+    print(script("gptjax.train", shlex.join(train_args), **vars(parser().parse_args(own_args))), end="")
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """What is asked of sbatch."""
-    parser = command.bare_parser("slurm", "Print an sbatch script that runs gptjax.train with what stands after --.", EXAMPLE)
+    parser = command.make_parser("slurm", "Print an sbatch script that runs gptjax.train with what stands after --.", EXAMPLE)
     parser.prog = "python -m launch.slurm"
     parser.add_argument("--name", default="gptjax", help="of the job (default: gptjax)")
-    few = parse.whole_argument(1, checks.MAX_COUNT)
-    parser.add_argument("--nodes", metavar="N", type=few, default=1, help="(default: 1)")
-    parser.add_argument("--gpus", metavar="N", type=few, default=8, help="of each node (default: 8)")
-    parser.add_argument("--cpus", metavar="N", type=few, default=8, help="for each GPU (default: 8)")
+    count = parse.int_argument(1, checks.MAX_COUNT)
+    parser.add_argument("--nodes", metavar="N", type=count, default=1, help="(default: 1)")
+    parser.add_argument("--gpus", metavar="N", type=count, default=8, help="of each node (default: 8)")
+    parser.add_argument("--cpus", metavar="N", type=count, default=8, help="for each GPU (default: 8)")
     parser.add_argument("--time", default="1-00:00:00", help="the longest it may take (default: a day)")
-    seconds = parse.whole_argument(0, 65535)  # as sbatch has it
+    seconds = parse.int_argument(0, 65535)  # as sbatch has it
     parser.add_argument(
         "--grace", metavar="S", type=seconds, default=300, help="seconds before that end at which it stops with a checkpoint"
     )
-    more = "another of sbatch's, as --partition=gpu; repeatable"
-    parser.add_argument("--sbatch", metavar="FLAG", type=parse.line_argument, action="append", default=[], help=more)
+    sbatch_help = "another of sbatch's, as --partition=gpu; repeatable"
+    parser.add_argument("--sbatch", metavar="FLAG", type=parse.line_argument, action="append", default=[], help=sbatch_help)
     parser.add_argument("--python", type=parse.line_argument, default=".venv/bin/python", help="(default: .venv/bin/python)")
     return parser
 
@@ -63,7 +63,7 @@ def script(program: str, arguments: str, name: str, time: str, sbatch: list[str]
     for flag in sbatch:
         checks.check_match(flag, "-[^#]+", "--sbatch", "a flag of sbatch, as --partition=gpu")
     lines = "".join(f"#SBATCH {flag}\n" for flag in sbatch)
-    fields = {"name": name, "time": time, "python": shlex.quote(python), "nonce": rendezvous.NONCE}
+    fields = {"name": name, "time": time, "python": shlex.quote(python), "nonce": rendezvous.NONCE_ENV}
     return SCRIPT.format(program=program, arguments=arguments, more=lines, **fields, **numbers)
 
 

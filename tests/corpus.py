@@ -22,7 +22,7 @@ def write(path, texts, **more):
 
 def tokenise(source, directory, spec=None, rule=BY_DOCUMENT, workers=1, block=1000, advance=lambda done: None):
     spec = spec or data.Bytes()
-    return tokenize.write(source, repr(spec), build.tokenizer(spec), rule, directory, advance, workers, block)
+    return tokenize.tokenize_corpus(source, repr(spec), build.build(spec), rule, directory, advance, workers, block)
 
 
 def decode(directory, split):
@@ -31,7 +31,7 @@ def decode(directory, split):
     ends = manifest["tokenizer"]["end_of_text"]
     documents = [there.tokens(d, 0, length).tolist() for d, length in enumerate(there.lengths.tolist())]
     assert all(ids[-1] == ends for ids in documents)
-    return [build.Bytes().decode(ids[:-1]) for ids in documents]
+    return [build.ByteTokenizer().decode(ids[:-1]) for ids in documents]
 
 
 def contents(directory):
@@ -47,7 +47,7 @@ def flip(path, at):
 
 def prepared(source, directory, spec=None, rule=None, given=None):
     spec, rule = spec or data.Bytes(), rule or data.ByDocument(fraction=0.2)
-    tokenize.write(source, repr(spec), given or build.tokenizer(spec), rule, directory, lambda done: None, block=500)
+    tokenize.tokenize_corpus(source, repr(spec), given or build.build(spec), rule, directory, lambda done: None, block=500)
     return data.Shards(path=str(directory))
 
 
@@ -62,7 +62,7 @@ def config(*sources, n_vocab=257, n_ctx=N_CTX, spec=None, held_out=None, seed=0)
 
 
 def reading(tmp_path, *sources, say=lambda line: None, **options):
-    return loader.reading(config(*sources, **options), tmp_path / "cache", say)
+    return loader.open_dataset(config(*sources, **options), tmp_path / "cache", say)
 
 
 def refused(match, call):

@@ -103,28 +103,28 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=600, help="seconds of one run of pytest")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("mutants.jsonl"))
     args = parser.parse_args(argv)
-    every = runpy.run_path(str(args.list))["MUTANTS"]
-    wanted = set(filter(None, args.only.split(",")))
-    if unknown := wanted - {m["id"] for m in every} - {m["area"] for m in every}:
+    all_mutants = runpy.run_path(str(args.list))["MUTANTS"]
+    only = set(filter(None, args.only.split(",")))
+    if unknown := only - {m["id"] for m in all_mutants} - {m["area"] for m in all_mutants}:
         parser.error(f"--only: neither an identifier nor an area of {args.list}: {', '.join(sorted(unknown))}")
-    selection = [m for m in every if not wanted or wanted & {m["id"], m["area"]}]
+    selection = [m for m in all_mutants if not only or only & {m["id"], m["area"]}]
     lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
     done = {line["id"]: line for line in lines}
-    left, passing = [m for m in selection if m["id"] not in done], set()
+    remaining, known_passing = [m for m in selection if m["id"] not in done], set()
 
-    with tempfile.TemporaryDirectory(prefix="mutants-") as place, args.out.open("a") as out:
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(place) / "compiled"))
+    with tempfile.TemporaryDirectory(prefix="mutants-") as temporary, args.out.open("a") as out:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(temporary) / "compiled"))
         trees = queue.SimpleQueue()
-        for number in range(max(1, args.jobs) if left else 0):
-            trees.put(copy_tree(pathlib.Path(place) / str(number)))
+        for number in range(max(1, args.jobs) if remaining else 0):
+            trees.put(copy_tree(pathlib.Path(temporary) / str(number)))
 
-        def work(mutant: dict):
+        def run_one(mutant: dict):
             tree = trees.get()
             try:
                 line = {part: mutant[part] for part in ("id", "area", "what")} | try_mutant(tree, mutant, args.timeout)
-                if line["result"] == "noticed" and line["by"] not in passing:
+                if line["result"] == "noticed" and line["by"] not in known_passing:
                     if run_pytest(tree, [line["by"]], args.timeout)[0] == "not noticed":
-                        passing.add(line["by"])
+                        known_passing.add(line["by"])
                     else:
                         line["result"] = "fails anyway"
             finally:
@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
             print(*(line[part] for part in ("id", "result", "seconds", "by")), flush=True)
 
         with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs)) as pool:
-            list(pool.map(work, left))
+            list(pool.map(run_one, remaining))
     return summarize([done[m["id"]] for m in selection])
 
 

@@ -27,10 +27,10 @@ def config(rows: int = 8, **changes) -> schema.Config:
 
 def machine(c: schema.Config, n_devices: int = 1, end_of_text: int | None = None, platform: str = "cpu"):
     """(mesh, step, initial state) of a config on some of the simulated devices. platform: whose kernels, which must be interpreted."""
-    mesh = device_mesh.mesh(c.mesh, jax.devices()[:n_devices])
-    built = step.build(c, platform, mesh, end_of_text)
+    mesh = device_mesh.make_mesh(c.mesh, jax.devices()[:n_devices])
+    train_step = step.build(c, platform, mesh, end_of_text)
     with jax.set_mesh(mesh):
-        return mesh, built, state.created(c, built.model, built.tx, mesh)
+        return mesh, train_step, state.init_sharded(c, train_step.model, train_step.tx, mesh)
 
 
 def tokens(c: schema.Config, *shape: int, seed: int = 0) -> np.ndarray:

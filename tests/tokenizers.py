@@ -46,17 +46,17 @@ def _train_prefixed():
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([TEXT] * 50), model_writer=out, vocab_size=330, model_type="bpe", byte_fallback=True, minloglevel=3
     )
-    return sentencepiece_tokenizer.Pieces(out.getvalue())
+    return sentencepiece_tokenizer.SentencePieceTokenizer(out.getvalue())
 
 
 BUILDERS = {
-    "bytes": tokenizer.Bytes,
-    "gpt2": lambda: tokenizer.tokenizer(data.Gpt2Bpe()),
-    "pieces": lambda: sentencepiece_tokenizer.trained([TEXT] * 50, 400),
+    "bytes": tokenizer.ByteTokenizer,
+    "gpt2": lambda: tokenizer.build(data.Gpt2Bpe()),
+    "pieces": lambda: sentencepiece_tokenizer.train([TEXT] * 50, 400),
     "prefixed": _train_prefixed,
     "words": Words,
-    "gpt1": lambda: gpt1_bpe.Gpt1(str(GPT1), "basic"),
-    "gpt1 spacy": lambda: gpt1_bpe.Gpt1(str(GPT1), "spacy"),
+    "gpt1": lambda: gpt1_bpe.Gpt1Tokenizer(str(GPT1), "basic"),
+    "gpt1 spacy": lambda: gpt1_bpe.Gpt1Tokenizer(str(GPT1), "spacy"),
 }
 EXACT = ("bytes", "gpt2", "pieces")  # decoding gives back the text
 EVERY = [pytest.param(name, marks=[pytest.mark.shared] * name.startswith("gpt1")) for name in BUILDERS]

@@ -11,9 +11,9 @@ from jax.sharding import NamedSharding
 
 from gptjax.aot import hlo_cost
 from gptjax.config import command, count, schema
-from gptjax.config.batch_schedule import Batches
+from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.model import gpt
-from gptjax.runtime.units import in_bytes
+from gptjax.runtime.units import human_bytes
 from gptjax.sharding import device_mesh, rules, topology, xla_options
 from gptjax.training import state, step
 
@@ -21,7 +21,7 @@ END_OF_TEXT = 0  # of a tokenizer that plan does not need: any id compiles to th
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Compiled:
+class CompiledStep:
     """A step at the full batch. Bytes are of one chip; `peak` is the compiler's, which reuses what is free, or arguments and temporaries
     together where it gives none."""
 
@@ -29,10 +29,10 @@ class Compiled:
     target: topology.Topology
     mesh: jax.sharding.Mesh
     microbatch_rows: int
-    arguments: int
-    temporaries: int
-    peak: int
-    seconds: float  # to compile
+    argument_bytes: int
+    temporary_bytes: int
+    peak_bytes: int
+    compile_seconds: float  # to compile
     program: hlo_cost.Program
 
     @property
@@ -40,90 +40,92 @@ class Compiled:
         return self.config.batch_rows // self.microbatch_rows
 
     @property
-    def limit(self) -> int:
+    def memory_limit(self) -> int:
         """Bytes of memory that a program may use."""
         return self.target.chip.hbm_bytes
 
 
-def step_of(config: schema.Config, target: topology.Topology) -> Compiled:
+def compile_step(config: schema.Config, target: topology.Topology) -> CompiledStep:
     """Raises ValueError where the mesh does not fit model, batch or chips, or the compiler is not installed; MemoryError, with advice,
     where the state alone is too large or the compiler refuses the program for its size."""
-    if why := too_small(config, target):
-        raise MemoryError(why)
-    mesh = device_mesh.mesh(config.mesh, target.devices())
+    if reason := state_too_large(config, target):
+        raise MemoryError(reason)
+    mesh = device_mesh.make_mesh(config.mesh, target.devices())
     rules.check(config, mesh)
-    rows = microbatch(config, mesh, target)
-    began = time.perf_counter()
+    rows = choose_microbatch_rows(config, mesh, target)
+    start_time = time.perf_counter()
     try:
         with topology.uncached():
-            _, executable, _ = program(config, mesh, target.platform, rows)
+            _, executable, _ = compile_program(config, mesh, target.platform, rows)
     except jax.errors.JaxRuntimeError as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        raise MemoryError(f"does not fit, says the compiler: {command.first_line(error)}; {advice(config, target)}") from error
-    memory: Any = executable.memory_analysis()
-    both = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    return Compiled(
+        raise MemoryError(f"does not fit, says the compiler: {command.first_line(error)}; {suggest_slice(config, target)}") from error
+    memory_stats: Any = executable.memory_analysis()
+    total_bytes = memory_stats.argument_size_in_bytes + memory_stats.temp_size_in_bytes
+    return CompiledStep(
         config=config,
         target=target,
         mesh=mesh,
         microbatch_rows=rows,
-        arguments=memory.argument_size_in_bytes,
-        temporaries=memory.temp_size_in_bytes,
-        peak=memory.peak_memory_in_bytes or both,
-        seconds=time.perf_counter() - began,
+        argument_bytes=memory_stats.argument_size_in_bytes,
+        temporary_bytes=memory_stats.temp_size_in_bytes,
+        peak_bytes=memory_stats.peak_memory_in_bytes or total_bytes,
+        compile_seconds=time.perf_counter() - start_time,
         program=hlo_cost.Program(executable.as_text() or ""),
     )
 
 
-def program(
+def compile_program(
     config: schema.Config, mesh: jax.sharding.Mesh, platform: str, rows: int
-) -> tuple[step.Step, jax.stages.Compiled, jax.ShapeDtypeStruct]:
+) -> tuple[step.TrainStep, jax.stages.Compiled, jax.ShapeDtypeStruct]:
     """(the step, the program of its full batch in microbatches of `rows`, the tokens that it takes), compiled for a mesh of devices, which
     may be absent."""
     with jax.set_mesh(mesh):
-        built = step.build(config, platform, mesh, END_OF_TEXT)
-        now = state.abstract(config, built.model, built.tx, mesh)
+        train_step = step.build(config, platform, mesh, END_OF_TEXT)
+        abstract_state = state.abstract_state(config, train_step.model, train_step.tx, mesh)
         shape = (config.batch_rows // rows, rows, config.model.n_ctx + 1)
-        tokens = jax.ShapeDtypeStruct(shape, np.int32, sharding=NamedSharding(mesh, built.model.place.spec("MB1", shape)))
+        tokens = jax.ShapeDtypeStruct(shape, np.int32, sharding=NamedSharding(mesh, train_step.model.sharding.spec("MB1", shape)))
         options = xla_options.options(mesh.devices.flat[0])
-        traced = jax.jit(built, donate_argnums=0, static_argnums=2, compiler_options=options).trace(now, tokens, shape[0])
-        return built, traced.lower(lowering_platforms=(platform,)).compile(), tokens
+        traced = jax.jit(train_step, donate_argnums=0, static_argnums=2, compiler_options=options).trace(abstract_state, tokens, shape[0])
+        return train_step, traced.lower(lowering_platforms=(platform,)).compile(), tokens
 
 
-def out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether a compiler or a device says so."""
     return any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory", "Ran out of memory"))
 
 
-def too_small(config: schema.Config, target: topology.Topology) -> str:
+def state_too_large(config: schema.Config, target: topology.Topology) -> str:
     """Why this cannot fit, whatever the mesh: "" if the state alone would."""
-    over = count.state_bytes(config.model) // target.n_devices - target.chip.hbm_bytes
-    if over <= 0:
+    excess = count.state_bytes(config.model) // target.n_devices - target.chip.hbm_bytes
+    if excess <= 0:
         return ""
-    return f"the state of {config.name} alone is {in_bytes(over)} over the memory of each chip of {target}; {advice(config, target)}"
+    return f"the state of {config.name} alone is {human_bytes(excess)} over the memory of each chip of {target}; {suggest_slice(config, target)}"
 
 
-def advice(config: schema.Config, target: topology.Topology) -> str:
+def suggest_slice(config: schema.Config, target: topology.Topology) -> str:
     """The smallest slice of the family that should do, by config/count.py: state, two copies of the gradients, and a row."""
     row = count.activation_bytes(config, 1, "bfloat16", scores=False) // (max(1, config.mesh.tensor) * max(1, config.mesh.context))
-    for name in topology.sizes(target.family):
-        size = topology.topology(name)
+    for name in topology.slice_layouts(target.family):
+        size = topology.from_name(name)
         if 20 * count.padded_parameters(config.model) // size.n_devices + row <= 0.9 * size.chip.hbm_bytes:
-            larger = size.n_devices > target.n_devices
-            return f"the smallest {target.family} that should do: {name}" if larger else "change mesh or compute.remat"
+            is_larger = size.n_devices > target.n_devices
+            return f"the smallest {target.family} that should do: {name}" if is_larger else "change mesh or compute.remat"
     return f"no {target.family} slice is large enough: give several, as in 2x{name}"
 
 
-def microbatch(config: schema.Config, mesh: jax.sharding.Mesh, target: topology.Topology) -> int:
+def choose_microbatch_rows(config: schema.Config, mesh: jax.sharding.Mesh, target: topology.Topology) -> int:
     """Rows of a microbatch at the full batch: train.microbatch_rows, or as many as train would take on such chips. ValueError if the batch
     does not split over the mesh."""
     table = rules.PRESETS[config.mesh.sharding].activations
-    full = dataclasses.replace(config, train=dataclasses.replace(config.train, ramp=None, steps=None))
-    batches = Batches(full, math.prod(mesh.shape[axis] for axis in table["B"]))
+    full_config = dataclasses.replace(config, train=dataclasses.replace(config.train, ramp=None, steps=None))
+    batch_schedule = BatchSchedule(full_config, math.prod(mesh.shape[axis] for axis in table["B"]))
     if config.train.microbatch_rows:
         return config.train.microbatch_rows
-    parts = mesh.size // mesh.shape["data"]
-    room = count.room(config.model, target.chip.hbm_bytes, count.state_bytes(config.model) // parts, parts)
-    fitting = step.rows_that_fit(config, gpt.manner(config.compute, target.platform), mesh, batches.shards, room)
-    return batches.largest_microbatch(fitting)
+    n_shards = mesh.size // mesh.shape["data"]
+    activation_bytes = count.activation_budget(config.model, target.chip.hbm_bytes, count.state_bytes(config.model) // n_shards, n_shards)
+    max_rows = step.max_microbatch_rows(
+        config, gpt.execution_policy(config.compute, target.platform), mesh, batch_schedule.shards, activation_bytes
+    )
+    return batch_schedule.largest_microbatch(max_rows)

@@ -3,54 +3,54 @@
 import re
 from typing import Any
 
-from gptjax.runtime.units import figure, in_bytes, short
+from gptjax.runtime.units import human_bytes, si, sig3
 
-COMPUTE = {
+COMPUTE_SOURCES = {
     "cycles": "the compiler's cycles, loops counted out",
     "roofline": "products at peak, or memory traffic: the larger",
 }
 
 
-def report(found: dict[str, Any]) -> str:
+def render(summary: dict[str, Any]) -> str:
     """`found`: estimate.summary."""
-    chips, mesh = found["chips"], " x ".join(f"{axis} {n}" for axis, n in found["mesh"].items()) or "one device"
-    parts = f"{found['microbatches']} x {found['microbatch_rows']} rows"
+    chips, mesh = summary["chips"], " x ".join(f"{axis} {n}" for axis, n in summary["mesh"].items()) or "one device"
+    microbatches = f"{summary['microbatches']} x {summary['microbatch_rows']} rows"
     rows = [
-        ("mesh", mesh, f"sharding {found['sharding']}, remat {found['remat']}"),
-        ("batch", f"{found['tokens_per_step']:,} tokens", parts),
-        ("compiled in", f"{found['compile_seconds']:.0f} s", ""),
+        ("mesh", mesh, f"sharding {summary['sharding']}, remat {summary['remat']}"),
+        ("batch", f"{summary['tokens_per_step']:,} tokens", microbatches),
+        ("compiled in", f"{summary['compile_seconds']:.0f} s", ""),
         (),
-        ("memory of a chip", in_bytes(found["memory_bytes"]), ""),
-        ("  arguments: state and batch", in_bytes(found["argument_bytes"]), ""),
-        ("  temporaries", in_bytes(found["temporary_bytes"]), ""),
-        ("  peak, by the compiler", in_bytes(found["peak_bytes"]), verdict(found)),
+        ("memory of a chip", human_bytes(summary["memory_bytes"]), ""),
+        ("  arguments: state and batch", human_bytes(summary["argument_bytes"]), ""),
+        ("  temporaries", human_bytes(summary["temporary_bytes"]), ""),
+        ("  peak, by the compiler", human_bytes(summary["peak_bytes"]), memory_verdict(summary)),
         (),
         ("time of a step: all estimates", "", ""),
-        ("  floor: FLOPs at peak", seconds(found["floor_seconds"]), f"{short(found['flops_per_chip'])} FLOPs a chip, by formula"),
-        ("  compute", seconds(found["compute_seconds"]), COMPUTE[found["compute_by"]]),
-        *_kernels(found),
+        ("  floor: FLOPs at peak", format_seconds(summary["floor_seconds"]), f"{si(summary['flops_per_chip'])} FLOPs a chip, by formula"),
+        ("  compute", format_seconds(summary["compute_seconds"]), COMPUTE_SOURCES[summary["compute_by"]]),
+        *_kernel_rows(summary),
         *(
-            (f"  {row['kind']}", seconds(row["seconds"]), _sent(row))
-            for row in found["traffic"]
-            if row["seconds"] >= 1e-3 * found["step_seconds"]
+            (f"  {row['kind']}", format_seconds(row["seconds"]), _format_traffic(row))
+            for row in summary["traffic"]
+            if row["seconds"] >= 1e-3 * summary["step_seconds"]
         ),
-        ("  not hidden of these", seconds(found["exposed_seconds"]), "what is synchronous, or longer than the rest"),
-        ("  step", seconds(found["step_seconds"]), "compute + kernels + not hidden"),
+        ("  not hidden of these", format_seconds(summary["exposed_seconds"]), "what is synchronous, or longer than the rest"),
+        ("  step", format_seconds(summary["step_seconds"]), "compute + kernels + not hidden"),
         (),
-        ("MFU", f"{found['mfu']:.1%}", "floor / step" + (", an upper bound" if found["compute_by"] == "roofline" else "")),
-        ("all tokens of the config", f"{figure(found['days'])} days", ""),
+        ("MFU", f"{summary['mfu']:.1%}", "floor / step" + (", an upper bound" if summary["compute_by"] == "roofline" else "")),
+        ("all tokens of the config", f"{sig3(summary['days'])} days", ""),
     ]
-    head = f"{found['config']} on {found['topology']}, {chips} {'chips' if chips > 1 else 'chip'}"
+    head = f"{summary['config']} on {summary['topology']}, {chips} {'chips' if chips > 1 else 'chip'}"
     return "\n".join([head, "", *(f"{a:<32}{b:>14}  {c}".rstrip() for a, b, c in (row or ("", "", "") for row in rows))])
 
 
-def verdict(found: dict[str, Any]) -> str:
-    if found["fits"]:
-        return f"fits: {in_bytes(found['memory_bytes'] - found['peak_bytes'])} to spare"
-    return f"DOES NOT FIT: {in_bytes(found['over_bytes'])} over; {found['advice']}"
+def memory_verdict(summary: dict[str, Any]) -> str:
+    if summary["fits"]:
+        return f"fits: {human_bytes(summary['memory_bytes'] - summary['peak_bytes'])} to spare"
+    return f"DOES NOT FIT: {human_bytes(summary['over_bytes'])} over; {summary['advice']}"
 
 
-def ranking(rows: list[tuple[str, dict[str, Any] | str]]) -> str:
+def render_ranking(rows: list[tuple[str, dict[str, Any] | str]]) -> str:
     """(assignments, summary or why there is none) of each candidate: those that fit first, then by predicted step."""
 
     def order(row):
@@ -59,28 +59,28 @@ def ranking(rows: list[tuple[str, dict[str, Any] | str]]) -> str:
     width = max(len(name) for name, _ in rows)
     columns = ("step", "compute", "kernels", "sending", "peak", "sent")
     lines = [f"{'':<{width}}" + "".join(f"{column:>10}" for column in columns) + f"{'MFU':>8}"]
-    for name, found in sorted(rows, key=order):
-        if isinstance(found, str):
-            lines.append(f"{name:<{width}}  {found}")
+    for name, summary in sorted(rows, key=order):
+        if isinstance(summary, str):
+            lines.append(f"{name:<{width}}  {summary}")
             continue
-        figures = [seconds(found[f"{part}_seconds"]) for part in ("step", "compute", "kernel", "exposed")]
-        figures += [in_bytes(found[f"{part}_bytes"]) for part in ("peak", "sent")]
-        end = "" if found["fits"] else f"  over by {in_bytes(found['over_bytes'])}"
-        lines.append(f"{name:<{width}}" + "".join(f"{figure:>10}" for figure in figures) + f"{found['mfu']:>8.1%}{end}")
+        cells = [format_seconds(summary[f"{part}_seconds"]) for part in ("step", "compute", "kernel", "exposed")]
+        cells += [human_bytes(summary[f"{part}_bytes"]) for part in ("peak", "sent")]
+        suffix = "" if summary["fits"] else f"  over by {human_bytes(summary['over_bytes'])}"
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>10}" for cell in cells) + f"{summary['mfu']:>8.1%}{suffix}")
     return "\n".join(lines)
 
 
-def seconds(value: float) -> str:
-    return f"{figure(value)} s" if value >= 1 else f"{figure(value * 1e3)} ms" if value else "0 s"
+def format_seconds(value: float) -> str:
+    return f"{sig3(value)} s" if value >= 1 else f"{sig3(value * 1e3)} ms" if value else "0 s"
 
 
-def _kernels(found: dict[str, Any]):
-    if not found["kernel_runs"]:
+def _kernel_rows(summary: dict[str, Any]):
+    if not summary["kernel_runs"]:
         return []
-    runs = ", ".join(f"{times:,} x {re.sub('^splash_mha_|(_no)?_residuals$', '', name)}" for name, times in found["kernel_runs"].items())
-    time = seconds(found["kernel_seconds"]) if found["kernel_seconds"] else "in compute"
-    return [("  kernels", time, runs + ("; at half of peak, assumed" if found["kernel_seconds"] else ""))]
+    runs = ", ".join(f"{times:,} x {re.sub('^splash_mha_|(_no)?_residuals$', '', name)}" for name, times in summary["kernel_runs"].items())
+    time = format_seconds(summary["kernel_seconds"]) if summary["kernel_seconds"] else "in compute"
+    return [("  kernels", time, runs + ("; at half of peak, assumed" if summary["kernel_seconds"] else ""))]
 
 
-def _sent(row: dict[str, Any]) -> str:
-    return f"{in_bytes(row['n_bytes'])} over {row['axes']}{', may hide' if row['asynchronous'] else ''}"
+def _format_traffic(row: dict[str, Any]) -> str:
+    return f"{human_bytes(row['n_bytes'])} over {row['axes']}{', may hide' if row['asynchronous'] else ''}"

@@ -14,19 +14,19 @@ def candidates(config: schema.Config, target: topology.Topology, choices: list[s
     and leaves as many shards as divide the batch, by what a layer may keep.
 
     Raises ValueError for a choice that cannot be read or made."""
-    for assignments in itertools.product(*(split(choice) for choice in choices)) if choices else _own(config, target):
+    for assignments in itertools.product(*(split_choice(choice) for choice in choices)) if choices else _default_choices(config, target):
         yield " ".join(assignments), overrides.override(config, *assignments)
 
 
-def split(choice: str) -> list[str]:
+def split_choice(choice: str) -> list[str]:
     """["path=a", "path=b"] of "path=a|b"."""
-    path, given, values = choice.partition("=")
-    if not given or not values:
+    path, equals, values = choice.partition("=")
+    if not equals or not values:
         raise ValueError(f"--search {choice}: give a path and its values, for example mesh.tensor=2|4|8")
     return [f"{path}={value}" for value in values.split("|")]
 
 
-def _own(config: schema.Config, target: topology.Topology) -> Iterator[tuple[str, ...]]:
+def _default_choices(config: schema.Config, target: topology.Topology) -> Iterator[tuple[str, ...]]:
     for tensor in (1, 2, 4, 8, 16):
         rows = target.n_devices // tensor
         if target.n_devices % tensor == 0 and config.model.n_heads % tensor == 0 and config.batch_rows % rows == 0:

@@ -48,8 +48,8 @@ class Estimate:
     @property
     def exposed(self) -> float:
         """Of sending: what is synchronous, and of the rest what is longer than all that could hide it."""
-        together = sum(t.seconds for t in self.traffic if t.asynchronous)
-        return sum(t.seconds for t in self.traffic if not t.asynchronous) + max(0.0, together - self.compute - self.kernels)
+        hideable = sum(t.seconds for t in self.traffic if t.asynchronous)
+        return sum(t.seconds for t in self.traffic if not t.asynchronous) + max(0.0, hideable - self.compute - self.kernels)
 
     @property
     def step(self) -> float:
@@ -60,38 +60,38 @@ class Estimate:
         return self.floor / self.step
 
 
-def of(compiled: compile.Compiled) -> Estimate:
+def estimate(compiled: compile.CompiledStep) -> Estimate:
     """AssertionError if an estimate came out below the floor: then the program was misread."""
     chip, config = compiled.target.chip, compiled.config
     tokens = config.train.batch_tokens / compiled.mesh.size
     floor = count.train_flops_per_token(config.model) * tokens / chip.flops
     if compiled.target.platform == "cuda":
         products = count.hardware_flops_per_token(config) * tokens / chip.flops
-        compute, kernels = max(products, compiled.program.moved() / chip.hbm_bandwidth), 0.0
+        compute, kernels = max(products, compiled.program.bytes_accessed() / chip.hbm_bandwidth), 0.0
     else:
         assert chip.clock is not None, chip.kinds
         compute, kernels = compiled.program.cycles() / chip.clock, kernel_seconds(compiled)
-    found = Estimate(floor=floor, compute=compute, kernels=kernels, traffic=traffic(compiled))
+    result = Estimate(floor=floor, compute=compute, kernels=kernels, traffic=traffic(compiled))
     assert compute + kernels >= floor, f"an estimate of {compute + kernels:.3g} s is below the floor of {floor:.3g} s"
-    return found
+    return result
 
 
 # --- attention kernels ---------------------------------------------------------------------------------------------------------
 
 
-def kernel_seconds(compiled: compile.Compiled) -> float:
+def kernel_seconds(compiled: compile.CompiledStep) -> float:
     """Of splash attention, forward twice where it is not kept: 2 products of a block forward, 4 for dk and dv or 5 with dq, 3 for dq. None
     where the program has no kernels, as with attention dropout: then attention is in the cycles. On sequences that are cut, those of whole
     ones shared equally."""
     config, model = compiled.config, compiled.config.model
-    if not compiled.program.kernels():
+    if not compiled.program.kernel_counts():
         return 0.0
-    forward = 1 if "attention" in config.compute.kept else 2
+    forward = 1 if "attention" in config.compute.saved_names else 2
     flops = 0.0
     for pattern in model.attention:
-        visited = tpu_splash.visited(pattern, model.n_ctx)
-        products = {"forward": 2 * forward, "dkv": 4 if "dq" in visited else 5, "dq": 3}
-        flops += sum(products[kind] * 2 * pairs for kind, pairs in visited.items()) * -(-model.d_head // LANES) * LANES
+        visited_pairs = tpu_splash.pairs_by_kernel(pattern, model.n_ctx)
+        products = {"forward": 2 * forward, "dkv": 4 if "dq" in visited_pairs else 5, "dq": 3}
+        flops += sum(products[kind] * 2 * pairs for kind, pairs in visited_pairs.items()) * -(-model.d_head // LANES) * LANES
     heads = model.n_periods * config.batch_rows * model.n_heads / compiled.mesh.size
     return flops * heads / compiled.target.chip.flops / KERNEL_SHARE
 
@@ -99,15 +99,15 @@ def kernel_seconds(compiled: compile.Compiled) -> float:
 # --- what is sent --------------------------------------------------------------------------------------------------------------
 
 
-def traffic(compiled: compile.Compiled) -> tuple[Traffic, ...]:
+def traffic(compiled: compile.CompiledStep) -> tuple[Traffic, ...]:
     """By kind, part of the mesh, and whether it may hide; longest first."""
     sums: dict[tuple, list[float]] = collections.defaultdict(lambda: [0, 0.0, 0.0])
-    for one in compiled.program.collectives():
-        axes = along(one.group, compiled.mesh) if one.group else "slices"
-        total = sums[one.kind, axes, len(one.group) or compiled.target.slices, one.asynchronous]
-        total[0] += one.times
-        total[1] += one.times * one.sent
-        total[2] += one.times * one.sent / bandwidth(one, compiled.mesh, compiled.target)
+    for collective in compiled.program.collectives():
+        axes = group_axes(collective.group, compiled.mesh) if collective.group else "slices"
+        total = sums[collective.kind, axes, len(collective.group) or compiled.target.slices, collective.asynchronous]
+        total[0] += collective.times
+        total[1] += collective.times * collective.bytes_sent
+        total[2] += collective.times * collective.bytes_sent / bandwidth(collective, compiled.mesh, compiled.target)
     rows = [
         Traffic(kind=kind, axes=axes, n_devices=n, times=int(times), n_bytes=n_bytes, seconds=seconds, asynchronous=asynchronous)
         for (kind, axes, n, asynchronous), (times, n_bytes, seconds) in sums.items()
@@ -115,40 +115,40 @@ def traffic(compiled: compile.Compiled) -> tuple[Traffic, ...]:
     return tuple(sorted(rows, key=lambda row: -row.seconds))
 
 
-def along(group: tuple[int, ...], mesh: jax.sharding.Mesh) -> str:
+def group_axes(group: tuple[int, ...], mesh: jax.sharding.Mesh) -> str:
     """The mesh axes in which the devices of a group differ."""
-    places = np.array(np.unravel_index(group, mesh.devices.shape))
-    return " x ".join(axis for axis, row in zip(mesh.axis_names, places, strict=True) if len(set(row.tolist())) > 1)
+    coordinates = np.array(np.unravel_index(group, mesh.devices.shape))
+    return " x ".join(axis for axis, row in zip(mesh.axis_names, coordinates, strict=True) if len(set(row.tolist())) > 1)
 
 
-def bandwidth(one: hlo_cost.Collective, mesh: jax.sharding.Mesh, target: topology.Topology) -> float:
+def bandwidth(collective: hlo_cost.Collective, mesh: jax.sharding.Mesh, target: topology.Topology) -> float:
     """Bytes/s that a chip can send to its group. A torus has two links in each dimension that the group fills, if it closes to a ring, one
     if it does not; a permute goes over one. Between slices or hosts, the network."""
-    chip, devices = target.chip, [mesh.devices.flat[i] for i in one.group]
+    chip, devices = target.chip, [mesh.devices.flat[i] for i in collective.group]
     if target.platform == "cuda":
         return chip.link_bandwidth if len({d.process_index for d in devices}) == 1 else chip.network_bandwidth or UNKNOWN_NETWORK
-    if not one.group:
+    if not collective.group:
         return chip.network_bandwidth or UNKNOWN_NETWORK
     link = chip.link_bandwidth / chip.links
-    if one.kind == "collective-permute":
+    if collective.kind == "collective-permute":
         return link
-    places = np.array([d.coords for d in devices])
-    ways, rings = 0, topology.wrapped(target.layout)
+    coordinates = np.array([d.coords for d in devices])
+    n_links, rings = 0, topology.wraparound(target.layout)
     for dimension, n in enumerate(target.layout):
-        filled = len(set(places[:, dimension].tolist()))
-        ways += 0 if filled == 1 else 2 if filled == n and rings[dimension] else 1
-    return link * max(ways, 1)
+        extent = len(set(coordinates[:, dimension].tolist()))
+        n_links += 0 if extent == 1 else 2 if extent == n and rings[dimension] else 1
+    return link * max(n_links, 1)
 
 
-def days(estimate: Estimate, config: schema.Config) -> float:
+def run_days(estimate: Estimate, config: schema.Config) -> float:
     """Of the whole run, the ramp's tokens at the same speed."""
     return estimate.step * config.train.total_tokens / config.train.batch_tokens / 86400
 
 
-def summary(compiled: compile.Compiled, estimate: Estimate) -> dict[str, Any]:
+def summarize(compiled: compile.CompiledStep, estimate: Estimate) -> dict[str, Any]:
     """Every figure by name, in plain units."""
     config, chip = compiled.config, compiled.target.chip
-    over = max(compiled.peak - compiled.limit, 0)
+    excess = max(compiled.peak_bytes - compiled.memory_limit, 0)
     return {
         "config": config.name,
         "topology": str(compiled.target),
@@ -159,24 +159,24 @@ def summary(compiled: compile.Compiled, estimate: Estimate) -> dict[str, Any]:
         "tokens_per_step": config.train.batch_tokens,
         "microbatches": compiled.n_microbatches,
         "microbatch_rows": compiled.microbatch_rows,
-        "compile_seconds": compiled.seconds,
-        "argument_bytes": compiled.arguments,
-        "temporary_bytes": compiled.temporaries,
-        "peak_bytes": compiled.peak,
+        "compile_seconds": compiled.compile_seconds,
+        "argument_bytes": compiled.argument_bytes,
+        "temporary_bytes": compiled.temporary_bytes,
+        "peak_bytes": compiled.peak_bytes,
         "memory_bytes": chip.hbm_bytes,
-        "fits": over == 0,
-        "over_bytes": over,
-        "advice": compile.advice(config, compiled.target) if over else None,
+        "fits": excess == 0,
+        "over_bytes": excess,
+        "advice": compile.suggest_slice(config, compiled.target) if excess else None,
         "flops_per_chip": estimate.floor * chip.flops,
         "floor_seconds": estimate.floor,
         "compute_by": "cycles" if compiled.target.platform == "tpu" else "roofline",
         "compute_seconds": estimate.compute,
-        "kernel_runs": compiled.program.kernels(),
+        "kernel_runs": compiled.program.kernel_counts(),
         "kernel_seconds": estimate.kernels,
         "traffic": [dataclasses.asdict(row) for row in estimate.traffic],
         "sent_bytes": math.fsum(row.n_bytes for row in estimate.traffic),
         "exposed_seconds": estimate.exposed,
         "step_seconds": estimate.step,
         "mfu": estimate.mfu,
-        "days": days(estimate, config),
+        "days": run_days(estimate, config),
     }

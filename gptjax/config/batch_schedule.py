@@ -8,7 +8,7 @@ import math
 
 from gptjax.config.schema import Config
 
-LAST_ROW = 2**31 - 1  # of a run, whose state counts them in 32 bits
+MAX_RUN_ROWS = 2**31 - 1  # of a run, whose state counts them in 32 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class _Stage:
     rows: int  # of each batch
 
 
-class Batches:
+class BatchSchedule:
     """The batch of every step from `step` on, which comes after `row` rows. shards: the ways in which a batch is split over devices.
 
     GPT-3 Appendix B: the batch grows linearly in tokens seen, from ramp.start_tokens to batch_tokens over ramp.over_tokens. It is rounded
@@ -33,36 +33,36 @@ class Batches:
     """
 
     def __init__(self, config: Config, shards: int = 1, quantum: int | None = None, step: int = 0, row: int = 0):
-        self.n_ctx, self.full, self.shards = config.model.n_ctx, config.batch_rows, shards
-        if self.full % shards:
-            low = self.full // shards * shards
-            near = " or ".join(f"{rows * self.n_ctx:,}" for rows in (low, low + shards) if rows)
+        self.n_ctx, self.full_rows, self.shards = config.model.n_ctx, config.batch_rows, shards
+        if self.full_rows % shards:
+            low = self.full_rows // shards * shards
+            nearest = " or ".join(f"{rows * self.n_ctx:,}" for rows in (low, low + shards) if rows)
             raise ValueError(
-                f"train.batch_tokens={config.train.batch_tokens:,} is {self.full} rows, which {shards} devices cannot share evenly; "
-                f"give {near}, or change the mesh"
+                f"train.batch_tokens={config.train.batch_tokens:,} is {self.full_rows} rows, which {shards} devices cannot share evenly; "
+                f"give {nearest}, or change the mesh"
             )
         self.quantum = quantum or quanta(config, shards)[0]
         self._check_microbatch(config.train.microbatch_rows)
-        self._stages = list(self._ramp(config, step, row))
-        self._steps, self._rows = [s.step for s in self._stages], [s.row for s in self._stages]
+        self._stages = list(self._ramp_stages(config, step, row))
+        self._stage_steps, self._stage_rows = [s.step for s in self._stages], [s.row for s in self._stages]
         if len(self._stages) > 1 and self.quantum % shards:
             raise ValueError(
                 f"the batch ramp of this run grows in steps of {self.quantum} rows, which {shards} devices cannot share evenly: until it "
-                f"is over, at step {self._steps[-1]:,}, give so many devices, or a mesh, that data x fsdp is "
+                f"is over, at step {self._stage_steps[-1]:,}, give so many devices, or a mesh, that data x fsdp is "
                 f"{' or '.join(map(str, divisors(self.quantum)))}"
             )
-        to_the_end = self._end(-(-config.train.total_tokens // self.n_ctx))
-        if config.train.steps is not None and config.train.steps > to_the_end:
+        max_steps = self._end_step(-(-config.train.total_tokens // self.n_ctx))
+        if config.train.steps is not None and config.train.steps > max_steps:
             raise ValueError(
-                f"train.steps={config.train.steps:,} is more than the {to_the_end:,} steps that train.total_tokens="
+                f"train.steps={config.train.steps:,} is more than the {max_steps:,} steps that train.total_tokens="
                 f"{config.train.total_tokens:,} gives; raise train.total_tokens, and the schedule's decay_tokens with it (train --tokens=N "
                 f"does both), or leave out train.steps"
             )
-        self.n_steps = to_the_end if config.train.steps is None else config.train.steps
-        if self.first_row(max(step, self.n_steps)) > LAST_ROW:
+        self.n_steps = max_steps if config.train.steps is None else config.train.steps
+        if self.first_row(max(step, self.n_steps)) > MAX_RUN_ROWS:
             raise ValueError(
                 f"train.total_tokens={config.train.total_tokens:,} is {self.first_row(self.n_steps):,} rows, which are counted in 32 bits; "
-                f"give at most {LAST_ROW * self.n_ctx:,}, or a larger model.n_ctx"
+                f"give at most {MAX_RUN_ROWS * self.n_ctx:,}, or a larger model.n_ctx"
             )
         self.max_rows = self.rows(max(step, self.n_steps - 1))
 
@@ -79,50 +79,50 @@ class Batches:
         """Tokens consumed before this step: what schedules count in."""
         return self.first_row(step) * self.n_ctx
 
-    def largest_microbatch(self, limit_rows: int, shards: int | None = None) -> int:
+    def largest_microbatch(self, max_microbatch_rows: int, shards: int | None = None) -> int:
         """The most rows, up to limit_rows, that divide the run's last batch and split over the shards (None: those that there are);
         `shards` if even that is over it."""
-        return self._microbatch(self.max_rows, limit_rows, shards or self.shards)
+        return self._microbatch(self.max_rows, max_microbatch_rows, shards or self.shards)
 
-    def microbatch(self, step: int, limit_rows: int) -> int:
+    def microbatch(self, step: int, max_microbatch_rows: int) -> int:
         """As that, of this step: one size for the full batch, and one that divides all batches of the ramp, so two programs at most. A
         ramp begins with few rows, and microbatches as small would gather the weights for each few rows of the full batch, too."""
-        return self._microbatch(self.rows(step), limit_rows, self.shards)
+        return self._microbatch(self.rows(step), max_microbatch_rows, self.shards)
 
-    def _microbatch(self, rows: int, limit_rows: int, shards: int) -> int:
-        whole = self.full if rows == self.full else self.quantum
-        fitting = [rows for rows in divisors(whole) if rows % shards == 0 and rows <= limit_rows]
-        return fitting[-1] if fitting else shards
+    def _microbatch(self, rows: int, max_microbatch_rows: int, shards: int) -> int:
+        total_rows = self.full_rows if rows == self.full_rows else self.quantum
+        candidates = [rows for rows in divisors(total_rows) if rows % shards == 0 and rows <= max_microbatch_rows]
+        return candidates[-1] if candidates else shards
 
     def _stage(self, step: int) -> _Stage:
-        assert step >= self._steps[0], (step, self._steps[0])
-        return self._stages[bisect.bisect_right(self._steps, step) - 1]
+        assert step >= self._stage_steps[0], (step, self._stage_steps[0])
+        return self._stages[bisect.bisect_right(self._stage_steps, step) - 1]
 
-    def _end(self, rows_needed: int) -> int:
+    def _end_step(self, rows_needed: int) -> int:
         """The steps that bring the run to so many rows; where it has them, those that are done."""
-        last = self._stages[max(0, bisect.bisect_left(self._rows, rows_needed) - 1)]
+        last = self._stages[max(0, bisect.bisect_left(self._stage_rows, rows_needed) - 1)]
         return last.step + max(0, -(-(rows_needed - last.row) // last.rows))
 
     def _check_microbatch(self, rows: int | None) -> None:
-        if rows is not None and (self.full % rows or rows % self.shards):
-            fitting = [n for n in divisors(self.full) if n % self.shards == 0]
-            raise ValueError(f"train.microbatch_rows={rows}: on this mesh it can be {', '.join(map(str, fitting))}")
+        if rows is not None and (self.full_rows % rows or rows % self.shards):
+            candidates = [n for n in divisors(self.full_rows) if n % self.shards == 0]
+            raise ValueError(f"train.microbatch_rows={rows}: on this mesh it can be {', '.join(map(str, candidates))}")
 
-    def _ramp(self, config: Config, step: int, row: int):
+    def _ramp_stages(self, config: Config, step: int, row: int):
         """The stages from there on, in order; the last has the full batch and no end."""
         quantum_tokens, ramp = self.quantum * self.n_ctx, config.train.ramp
         if ramp is not None:
             growth = config.train.batch_tokens - ramp.start_tokens
             for sizes in itertools.count(1):
-                if sizes * self.quantum == self.full:
+                if sizes * self.quantum == self.full_rows:
                     break
                 # The next size is due once start + growth * seen / over >= (sizes + 1) quanta of tokens.
-                due = -(-((sizes + 1) * quantum_tokens - ramp.start_tokens) * ramp.over_tokens // growth)
-                steps = max(0, -(-(due - row * self.n_ctx) // (sizes * quantum_tokens)))
+                due_tokens = -(-((sizes + 1) * quantum_tokens - ramp.start_tokens) * ramp.over_tokens // growth)
+                steps = max(0, -(-(due_tokens - row * self.n_ctx) // (sizes * quantum_tokens)))
                 if steps:
                     yield _Stage(step, row, sizes * self.quantum)
                 step, row = step + steps, row + steps * sizes * self.quantum
-        yield _Stage(step, row, self.full)
+        yield _Stage(step, row, self.full_rows)
 
 
 def quanta(config: Config, shards: int = 1) -> list[int]:
@@ -139,15 +139,17 @@ def divisors(n: int) -> tuple[int, ...]:
     return (*low, *(n // d for d in reversed(low) if d * d != n))
 
 
-def resume(config: Config, shards: int, step: int, row: int, quantum: int | None) -> Batches:
+def resume(config: Config, shards: int, step: int, row: int, quantum: int | None) -> BatchSchedule:
     """The batches of a run of which `step` steps on `row` rows are done. quantum: as its checkpoint has it; None for one of an earlier
     version, whose quantum follows from step and row. ValueError as Batches'."""
     if quantum is None:
         quanta_of_row = [
-            rows for rows in (*quanta(config, shards), *quanta(config)) if Batches(_without_limits(config), 1, rows).first_row(step) == row
+            rows
+            for rows in (*quanta(config, shards), *quanta(config))
+            if BatchSchedule(_without_limits(config), 1, rows).first_row(step) == row
         ]
         quantum = quanta_of_row[0] if quanta_of_row else None  # none: that version had continued it on another mesh, and lost its count
-    return Batches(config, shards, quantum, step, row)
+    return BatchSchedule(config, shards, quantum, step, row)
 
 
 def _without_limits(config: Config) -> Config:

@@ -84,15 +84,15 @@ class Task:
             )
 
     @property
-    def files(self) -> bool:
+    def has_files(self) -> bool:
         """Whether some of the data are files of one's own."""
         return any(path is not None for path in (self.train, self.dev, self.test))
 
     @property
-    def given(self) -> tuple[str, ...]:
+    def available_splits(self) -> tuple[str, ...]:
         """Of train, dev and test those that there are; test need not be."""
-        tested = self.test is not None or (self.train is None and self.tfds is not None and len(self.splits) > 2)
-        return ("train", "dev", "test") if tested else ("train", "dev")
+        has_test = self.test is not None or (self.train is None and self.tfds is not None and len(self.splits) > 2)
+        return ("train", "dev", "test") if has_test else ("train", "dev")
 
     @property
     def n_sequences(self) -> int:

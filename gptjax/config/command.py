@@ -15,10 +15,10 @@ from typing import IO, NoReturn
 from gptjax.config import data, find_files, overrides, parse, registry
 from gptjax.config.schema import Config
 
-CHECKOUT = Path(__file__).parents[2]
-OURS = ("gptjax", "launch", "configs", "bench")
-EXTRAS = ("gcsfs", "wandb", "lm_eval", "spacy", "tqdm")  # packages of requirements-extra.txt, and what comes with them
-LIMIT = 2000  # characters of an error
+REPO_ROOT = Path(__file__).parents[2]
+OWN_PACKAGES = ("gptjax", "launch", "configs", "bench")
+EXTRA_PACKAGES = ("gcsfs", "wandb", "lm_eval", "spacy", "tqdm")  # packages of requirements-extra.txt, and what comes with them
+MAX_ERROR_CHARS = 2000  # characters of an error
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,7 +39,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {_one_line(message)}; {self.prog} --help shows what there is\n")
 
 
-def bare_parser(program: str, description: str, example: str) -> argparse.ArgumentParser:
+def make_parser(program: str, description: str, example: str) -> argparse.ArgumentParser:
     """A parser for `python -m gptjax.PROGRAM` whose --help ends with `example` and whose errors are one line."""
     return _Parser(
         prog=f"python -m gptjax.{program}",
@@ -50,11 +50,11 @@ def bare_parser(program: str, description: str, example: str) -> argparse.Argume
     )
 
 
-def parser(program: str, description: str, example: str, text: bool = False) -> argparse.ArgumentParser:
+def make_config_parser(program: str, description: str, example: str, text: bool = False) -> argparse.ArgumentParser:
     """`bare_parser` with --config NAME, --set path=value and, if `text`, --text FILE, which `resolved` reads."""
-    made = bare_parser(program, description, example)
-    made.add_argument("--config", metavar="NAME", help="a recipe of configs/; python -m gptjax.plan shows all")
-    made.add_argument(
+    parser = make_parser(program, description, example)
+    parser.add_argument("--config", metavar="NAME", help="a recipe of configs/; python -m gptjax.plan shows all")
+    parser.add_argument(
         "--set",
         metavar="PATH=VALUE",
         action="append",
@@ -64,23 +64,23 @@ def parser(program: str, description: str, example: str, text: bool = False) -> 
     )
     if text:
         text_help = "read this: a file, a directory or a glob of .txt, .jsonl or .parquet; a tenth of a lone file is validated on"
-        made.add_argument("--text", metavar="FILE", help=text_help)
-    return made
+        parser.add_argument("--text", metavar="FILE", help=text_help)
+    return parser
 
 
-def resolved(args: argparse.Namespace, here: bool = True) -> Config:
+def resolve_config(args: argparse.Namespace, local: bool = True) -> Config:
     """Returns the config that --config names, with the text that --text names and every --set applied. here: whether the text is on this
     machine; if not, it is not looked for. ValueError for no or an unknown name, a wrong assignment, or a text that is not there."""
     if args.config is None:
-        raise ValueError(f"say which config with --config=NAME: {', '.join(registry.names())}")
+        raise ValueError(f"say which config with --config=NAME: {', '.join(registry.config_names())}")
     recipe = registry.config(args.config)
-    if "text" not in args or not here:
+    if "text" not in args or not local:
         return overrides.override(recipe, *args.assignments)
     if args.text is not None:
         if any(assignment.startswith("data.sources=") for assignment in args.assignments):
             raise ValueError("--text and --set data.sources both say what to read: give one of them")
         return overrides.override(with_text(recipe, args.text), *args.assignments)
-    config, source = overrides.override(recipe, *args.assignments), registry.text(args.config)
+    config, source = overrides.override(recipe, *args.assignments), registry.text_source(args.config)
     if source is not None and config.data.sources == recipe.data.sources:
         path, advice = source
         try:
@@ -90,7 +90,7 @@ def resolved(args: argparse.Namespace, here: bool = True) -> Config:
     return config
 
 
-FEW = 100  # .txt files, of which a hundredth would be none
+MIN_FILES_FOR_DOCUMENT_SPLIT = 100  # .txt files, of which a hundredth would be none
 
 
 def with_text(recipe: Config, path: str) -> Config:
@@ -101,7 +101,7 @@ def with_text(recipe: Config, path: str) -> Config:
         raise ValueError(f'{path} is tokenised already: give it by --set "data.sources=Shards(path={path!r})" instead of --text')
     files = find_files.find(path).files
     source = dataclasses.replace(recipe.data, sources=(data.Text(path=path),))
-    if len(files) < FEW and all(find_files.kind(file)[0] == ".txt" for file in files):
+    if len(files) < MIN_FILES_FOR_DOCUMENT_SPLIT and all(find_files.file_type(file)[0] == ".txt" for file in files):
         source = dataclasses.replace(source, held_out=data.Tail(fraction=0.1))
     elif len(files) == 1:
         source = dataclasses.replace(source, held_out=data.ByDocument(fraction=0.1))
@@ -110,10 +110,10 @@ def with_text(recipe: Config, path: str) -> Config:
     return dataclasses.replace(recipe, name=name, data=source)
 
 
-def passed_on(arguments: list[str]) -> tuple[list[str], list[str]]:
+def split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
     """What stands before and after `--`: a launcher's own arguments, and those of the program that it launches."""
-    at = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:at], arguments[at + 1 :]
+    index = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:index], arguments[index + 1 :]
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
@@ -127,27 +127,27 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     line = ""
     try:
         status = main(sys.argv[1:])
-    except SystemExit as left:
-        status = left.code
+    except SystemExit as system_exit:
+        status = system_exit.code
     except (Exception, KeyboardInterrupt) as error:
-        status, line = verdict(error)
+        status, line = classify_error(error)
         if status == 1:
             raise
     try:
         sys.stdout.flush()
     except OSError as error:
         if not status:
-            status, line = verdict(type(error)(error.errno, error.strerror, "standard output"))
+            status, line = classify_error(type(error)(error.errno, error.strerror, "standard output"))
         mute(sys.stdout)
     if status == 2 and line:
         _print_error(line)
     sys.exit(status)
 
 
-def refuse(error: ImportError) -> NoReturn:
+def exit_with_error(error: ImportError) -> NoReturn:
     """Ends a program whose file cannot import a package: one line and status 2."""
     _open_streams()
-    _print_error(verdict(error)[1])
+    _print_error(classify_error(error)[1])
     sys.exit(2)
 
 
@@ -179,7 +179,7 @@ def _open_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def verdict(error: BaseException) -> tuple[int, str]:
+def classify_error(error: BaseException) -> tuple[int, str]:
     """(exit status, what is wrong in one line): 2 for what a user can mend, 130 for Ctrl-C, 141 where the reader has gone, as in `| head`;
     1 for a bug."""
     match error:
@@ -188,12 +188,12 @@ def verdict(error: BaseException) -> tuple[int, str]:
         case BrokenPipeError():
             return 141, "nobody reads its output"
         case OSError():
-            return 2, _one_line(_sentence(error))
+            return 2, _one_line(_os_error_message(error))
         case ImportError() if "failed to map segment" in str(error):  # of a library that is there
             return 2, f"there is not enough memory ({first_line(error)}): raise the machine's limits (ulimit -v)"
-        case ImportError(name=str(name)) if name.split(".")[0] not in OURS:
+        case ImportError(name=str(name)) if name.split(".")[0] not in OWN_PACKAGES:
             package = name.split(".")[0]
-            file = "requirements-extra.txt" if package in EXTRAS else "requirements.txt"
+            file = "requirements-extra.txt" if package in EXTRA_PACKAGES else "requirements.txt"
             return 2, f"the package {package} is not installed, or not whole ({first_line(error)}): pip install -r {file}"
         case MemoryError():
             return 2, f"there is not enough memory ({first_line(error)}): choose smaller sizes or batches, or another machine"
@@ -201,28 +201,28 @@ def verdict(error: BaseException) -> tuple[int, str]:
             return 2, "the machine lets this program start no more threads: raise its limits (ulimit -u, ulimit -v)"
         case RuntimeError() if re.search("^RESOURCE_EXHAUSTED|bad_alloc", str(error)):  # of jax, which is not imported here
             return 2, f"there is not enough memory of the device ({first_line(error)}): choose smaller sizes or batches"
-        case ValueError() if _raised_here(error):
+        case ValueError() if _is_own_error(error):
             return 2, _one_line(str(error))
         case _:
             return 1, f"{type(error).__name__}: {first_line(error)}"
 
 
 def _one_line(text: str) -> str:
-    return parse.line(" ".join(text.split()), LIMIT)
+    return parse.one_line(" ".join(text.split()), MAX_ERROR_CHARS)
 
 
 def first_line(error: BaseException) -> str:
     """What an error of a library says, as far as it fits in a line."""
-    return parse.line((str(error).splitlines() or [type(error).__name__])[0], 200)
+    return parse.one_line((str(error).splitlines() or [type(error).__name__])[0], 200)
 
 
-def _sentence(error: OSError) -> str:
+def _os_error_message(error: OSError) -> str:
     if error.strerror is None:
         return str(error) or type(error).__name__
     return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
 
 
-def _raised_here(error: ValueError) -> bool:
+def _is_own_error(error: ValueError) -> bool:
     """Did a raise statement of this checkout raise it? jax drops its own frames from traces, so the last frame alone does not tell."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(last.filename).is_relative_to(CHECKOUT) and "site-packages" not in last.filename and (last.line or "").startswith("raise")
+    return Path(last.filename).is_relative_to(REPO_ROOT) and "site-packages" not in last.filename and (last.line or "").startswith("raise")

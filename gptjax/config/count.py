@@ -8,7 +8,7 @@ MFU = train_flops_per_token x tokens per second / (devices x peak FLOPs per seco
 
 from typing import Literal, assert_never
 
-from gptjax.config.schema import SAVED, Attention, Banded, Config, Dense, Fixed, Model, Strided
+from gptjax.config.schema import REMAT_NAMES, Attention, Banded, Config, Dense, Fixed, Model, Strided
 
 PF_DAY = 8.64e19  # FLOPs: 1e15 a second for a day (GPT-3 Appendix D)
 LOSS_CHUNK_BYTES = 256 * 2**20  # of logits held at a time: training/loss.py
@@ -36,7 +36,7 @@ def padded_parameters(model: Model) -> int:
 # --- FLOPs --------------------------------------------------------------------------------------------------------------
 
 
-def keys_seen(pattern: Attention, n_ctx: int) -> int:
+def attention_pairs(pattern: Attention, n_ctx: int) -> int:
     """(query, key) pairs that attend in a row of n_ctx tokens, exactly; a pattern's definition is in the schema."""
     match pattern:
         case Dense():
@@ -46,7 +46,7 @@ def keys_seen(pattern: Attention, n_ctx: int) -> int:
             return w * n_ctx - w * (w - 1) // 2
         case Strided(stride=s):  # the last s keys, and q // s multiples of s before them
             blocks, rest = divmod(n_ctx, s)
-            return keys_seen(Banded(window=s), n_ctx) + s * (blocks * (blocks - 1) // 2) + rest * blocks
+            return attention_pairs(Banded(window=s), n_ctx) + s * (blocks * (blocks - 1) // 2) + rest * blocks
         case Fixed(block=b, summary=c):  # the query's own block so far, and c keys of each block before it
             blocks, rest = divmod(n_ctx, b)
             return blocks * (b * (b + 1) // 2) + rest * (rest + 1) // 2 + c * (b * (blocks * (blocks - 1) // 2) + rest * blocks)
@@ -56,7 +56,7 @@ def keys_seen(pattern: Attention, n_ctx: int) -> int:
 
 def layer_flops(model: Model, pattern: Attention) -> float:
     """Forward FLOPs per token of one layer whose attention has this pattern."""
-    return 2 * 12 * model.d_model**2 + 4 * model.d_model * keys_seen(pattern, model.n_ctx) / model.n_ctx
+    return 2 * 12 * model.d_model**2 + 4 * model.d_model * attention_pairs(pattern, model.n_ctx) / model.n_ctx
 
 
 def logits_flops(model: Model) -> float:
@@ -77,12 +77,16 @@ def hardware_flops_per_token(config: Config) -> float:
     """`train_flops_per_token` and what the remat policy computes again."""
     model, d = config.model, config.model.d_model
 
-    def again(pattern: Attention) -> float:
-        scores = 2 * d * keys_seen(pattern, model.n_ctx) / model.n_ctx  # never kept; nor is the last matmul computed again
+    def recompute_flops(pattern: Attention) -> float:
+        scores = 2 * d * attention_pairs(pattern, model.n_ctx) / model.n_ctx  # never kept; nor is the last matmul computed again
         flops = {"attention": scores, "qkv": 6 * d * d, "mid": 2 * d * d, "up": 8 * d * d}
-        return 0.0 if config.compute.remat == "none" else scores + sum(flops[name] for name in SAVED if name not in config.compute.kept)
+        return (
+            0.0
+            if config.compute.remat == "none"
+            else scores + sum(flops[name] for name in REMAT_NAMES if name not in config.compute.saved_names)
+        )
 
-    return train_flops_per_token(model) + model.n_periods * sum(again(pattern) for pattern in model.attention)
+    return train_flops_per_token(model) + model.n_periods * sum(recompute_flops(pattern) for pattern in model.attention)
 
 
 def pf_days(model: Model, tokens: int) -> float:
@@ -119,23 +123,23 @@ def activation_bytes(config: Config, rows: int, dtype: Literal["float32", "bfloa
     Dropout adds random bits and a copy. To this come 6 a d_model a token for the two ends, and a chunk of logits with its gradient.
     dtype None: that of the config, "auto" as float32, the larger. Fitted to what XLA allots on CPU: see tests/unit/config/count_test.py.
     """
-    model, remat, drop = config.model, config.compute.remat, config.model.dropout
+    model, remat, dropout = config.model, config.compute.remat, config.model.dropout
     dtype = dtype or ("bfloat16" if config.compute.dtype == "bfloat16" else "float32")
     width = {"float32": 4, "bfloat16": 2}[dtype]
     pairs = model.n_heads * model.n_ctx if scores else 0
     layer = 24 * width * model.d_model + 12 * pairs
-    layer += (4 + width) * ((2 * model.d_model if drop.residual else 0) + (pairs if drop.attention else 0))
-    kept = layer if remat == "none" else width * model.d_model * (1 + sum(SAVED[name] for name in config.compute.kept))
-    at_work = 0 if remat == "none" else layer
+    layer += (4 + width) * ((2 * model.d_model if dropout.residual else 0) + (pairs if dropout.attention else 0))
+    saved_bytes = layer if remat == "none" else width * model.d_model * (1 + sum(REMAT_NAMES[name] for name in config.compute.saved_names))
+    active_bytes = 0 if remat == "none" else layer
     tokens = rows * model.n_ctx
     loss = 2 * min(LOSS_CHUNK_BYTES, 4 * tokens * model.n_vocab_padded)
-    return tokens * (model.n_layers * kept + at_work + 6 * width * model.d_model) + loss
+    return tokens * (model.n_layers * saved_bytes + active_bytes + 6 * width * model.d_model) + loss
 
 
-def room(model: Model, limit: int, in_use: int, parts: int) -> int:
+def activation_budget(model: Model, limit: int, in_use: int, n_shards: int) -> int:
     """Bytes that a device of `limit` has for activations, with `in_use` of them taken by the state: nine tenths of the rest, less two
     copies of the gradients, which lie in `parts` parts. Negative where there is none."""
-    return int(0.9 * (limit - in_use)) - 2 * gradient_bytes(model) // parts
+    return int(0.9 * (limit - in_use)) - 2 * gradient_bytes(model) // n_shards
 
 
 def microbatch_rows(

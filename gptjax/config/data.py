@@ -103,7 +103,7 @@ class Separate:
     source: Source
 
 
-HeldOut = ByDocument | Tail | Separate
+ValidationSplit = ByDocument | Tail | Separate
 
 
 @record
@@ -112,5 +112,5 @@ class Data:
 
     sources: tuple[Source, ...] = ()  # empty: the embedded corpus, and the run says so
     tokenizer: Tokenizer = Gpt2Bpe()
-    held_out: HeldOut = ByDocument()
+    held_out: ValidationSplit = ByDocument()
     across_documents: Literal["attend", "mask"] = "attend"  # GPT-3 section 2.2 and Appendix B: no mask between packed documents

@@ -22,7 +22,7 @@ class Filter:
 
 
 @record
-class Measure:
+class OverlapRule:
     """When an item is dirty. n: words of a match, of every task (GPT-2's overlaps: 8); None: a task's own, the 5th percentile of its items'
     lengths in words, at least `least` (of tasks that are made: 1) and at most `most`. An item of fewer words is compared whole, as GPT-3
     section 4 says, but below `least` never, as Appendix C says."""

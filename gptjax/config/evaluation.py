@@ -90,9 +90,9 @@ class Windows:
     stride: Tokens | None = None
 
 
-Choice = PerToken | Total | PerByte | Unconditional | Calibrated
+ChoiceMethod = PerToken | Total | PerByte | Unconditional | Calibrated
 LastWord = Word | LastToken
-Writing = Beam | Greedy | TopK
+GenerationMethod = Beam | Greedy | TopK
 Method = PerToken | Total | PerByte | Unconditional | Calibrated | Word | LastToken | Beam | Greedy | TopK | Windows
 Metric = Literal[
     "accuracy",  # the chosen completion is a right one; the last word is what the model says

@@ -15,7 +15,7 @@ from gptjax.config import parse
 
 FORMATS = {".txt": ".txt", ".jsonl": ".jsonl", ".ndjson": ".jsonl", ".json": ".jsonl", ".parquet": ".parquet"}  # ending -> what it holds
 COMPRESSIONS = (".gz", ".xz", ".zst")
-ALLOWED = "give .txt, .jsonl or .parquet, each plain or .gz, .xz or .zst; .ndjson and .json are read as .jsonl is, an object a line"
+FORMAT_HINT = "give .txt, .jsonl or .parquet, each plain or .gz, .xz or .zst; .ndjson and .json are read as .jsonl is, an object a line"
 OTHER_FOLDERS = {"checkpoints", "__pycache__", "__MACOSX"}  # which hold no text, beside those whose names begin with a dot
 
 
@@ -40,7 +40,7 @@ class Listing:
         return f"passed over: {'; '.join(lines)}" if lines else None
 
 
-def kind(path: Path) -> tuple[str, str]:
+def file_type(path: Path) -> tuple[str, str]:
     """The format and the compression that a file's name tells, each "" if none, in any case of letters: (".jsonl", ".xz")."""
     name = path.name.lower()
     compression = next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")
@@ -50,7 +50,7 @@ def kind(path: Path) -> tuple[str, str]:
 
 def stem(path: Path) -> str:
     """A file's name without the endings that `kind` reads."""
-    format_, compression = kind(path)
+    format_, compression = file_type(path)
     name = path.name[: len(path.name) - len(compression)]
     return name.rpartition(".")[0] if format_ else name
 
@@ -92,30 +92,30 @@ def _list(path: str) -> Listing:
         raise ValueError(f"Text(path={path!r}): {error}") from None
     skipped: Skipped = collections.defaultdict(set)
     if where.is_dir():
-        return _select(path, (entry for _, entries in _folders(where, skipped) for entry in entries), skipped, "has no text file")
+        return _select(path, (entry for _, entries in _walk_folders(where, skipped) for entry in entries), skipped, "has no text file")
     if where.exists() or where.is_symlink() or not glob.has_magic(path):
         if not where.exists() and not where.is_symlink():
-            raise ValueError(f"Text(path={path!r}) does not exist; {ALLOWED}")
-        if not kind(where)[0]:
-            raise ValueError(f"Text(path={path!r}): the name tells no known format; {ALLOWED}")
-        return Listing({where: regular(where)}, {})
+            raise ValueError(f"Text(path={path!r}) does not exist; {FORMAT_HINT}")
+        if not file_type(where)[0]:
+            raise ValueError(f"Text(path={path!r}): the name tells no known format; {FORMAT_HINT}")
+        return Listing({where: stat_regular(where)}, {})
     every = where.parts[1:] if where.is_absolute() else where.parts
     parts = tuple(part for part, after in zip(every, (*every[1:], ""), strict=True) if not part == after == "**")  # twice is as once
     return _select(path, _match(Path(where.anchor), parts, skipped), skipped, "matches no file of text")
 
 
-def regular(file: Path) -> os.stat_result:
+def stat_regular(file: Path) -> os.stat_result:
     """The state of a file. ValueError, in one line, if it is none: a pipe or a device would be read for ever."""
     try:
-        state = file.stat()
+        status = file.stat()
     except OSError as error:
         what = "is a link to a file that is not there: mend or remove it" if file.is_symlink() else f"cannot be read: {error.strerror}"
         raise ValueError(f"{file} {what}") from None
-    if not stat.S_ISREG(state.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
-        what = kinds[stat.S_IFMT(state.st_mode)] if stat.S_IFMT(state.st_mode) in kinds else "a directory"
+        what = kinds[stat.S_IFMT(status.st_mode)] if stat.S_IFMT(status.st_mode) in kinds else "a directory"
         raise ValueError(f"{file} is {what}, no file: give text that lies on a disk")
-    return state
+    return status
 
 
 Skipped = collections.defaultdict[str, set[Path]]  # why -> what
@@ -129,11 +129,11 @@ def _select(path: str, entries: Iterator[Path], skipped: Skipped, nothing: str) 
     for file in sorted(set(entries), key=lambda file: (file.is_symlink(), file)):
         if file.is_dir():
             continue
-        if not kind(file)[0]:
+        if not file_type(file)[0]:
             skipped["of no known format"].add(file)
             continue
-        state = regular(file)
-        if _one_value(file):
+        state = stat_regular(file)
+        if _is_single_json_value(file):
             skipped["JSON that has not an object a line"].add(file)
             continue
         if files.setdefault((state.st_dev, state.st_ino), file) is not file:
@@ -144,11 +144,11 @@ def _select(path: str, entries: Iterator[Path], skipped: Skipped, nothing: str) 
         {file: states[file] for file in sorted(states)}, {why: sorted(file.name for file in each) for why, each in skipped.items()}
     )
     if not states:
-        raise ValueError(f"Text(path={path!r}) {nothing}{f' ({listing.remark()})' if skipped else ''}; {ALLOWED}")
+        raise ValueError(f"Text(path={path!r}) {nothing}{f' ({listing.remark()})' if skipped else ''}; {FORMAT_HINT}")
     return listing
 
 
-def _one_value(file: Path) -> bool:
+def _is_single_json_value(file: Path) -> bool:
     """Is it a .json file whose value takes many lines, as a report or settings have it?"""
     if not file.name.lower().endswith(".json"):
         return False
@@ -159,28 +159,28 @@ def _one_value(file: Path) -> bool:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from None
 
 
-def _folders(root: Path, skipped: Skipped) -> Iterator[tuple[Path, list[Path]]]:
+def _walk_folders(root: Path, skipped: Skipped) -> Iterator[tuple[Path, list[Path]]]:
     """`root` and the folders below it, with what is visible in them: each real one once, those that are no links first."""
     seen: set[tuple[int, int]] = set()
-    left, linked = [root], collections.deque[Path]()
-    while left or linked:
-        folder = left.pop() if left else linked.popleft()
-        state = folder.stat()
-        if (state.st_dev, state.st_ino) in seen:
+    stack, links = [root], collections.deque[Path]()
+    while stack or links:
+        folder = stack.pop() if stack else links.popleft()
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
             skipped["there by another name"].add(folder)
             continue
-        seen.add((state.st_dev, state.st_ino))
+        seen.add((status.st_dev, status.st_ino))
         entries = _visible(folder, skipped)
         yield folder, entries
         inner = [entry for entry in entries if entry.is_dir()]
-        left += [entry for entry in reversed(inner) if not entry.is_symlink()]
-        linked += [entry for entry in inner if entry.is_symlink()]
+        stack += [entry for entry in reversed(inner) if not entry.is_symlink()]
+        links += [entry for entry in inner if entry.is_symlink()]
 
 
 def _visible(folder: Path, skipped: Skipped) -> list[Path]:
     """What lies in a folder, sorted, without what is passed over."""
     entries = []
-    for entry in sorted(_entries(folder)):
+    for entry in sorted(_list_folder(folder)):
         if entry.name.startswith(".") or (entry.name in OTHER_FOLDERS and entry.is_dir()):
             skipped["hidden, or in a folder of other things"].add(entry)
         else:
@@ -188,7 +188,7 @@ def _visible(folder: Path, skipped: Skipped) -> list[Path]:
     return entries
 
 
-def _entries(folder: Path) -> list[Path]:
+def _list_folder(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
     except OSError as error:
@@ -199,13 +199,13 @@ def _match(folder: Path, parts: tuple[str, ...], skipped: Skipped) -> Iterator[P
     """What a glob's parts name below a folder. `**` is the folder and all below it, by the directory's rule."""
     part, rest = parts[0], parts[1:]
     if part == "**":
-        for below, entries in _folders(folder, skipped):
+        for below, entries in _walk_folders(folder, skipped):
             yield from _match(below, rest, skipped) if rest else entries
         return
     if not glob.has_magic(part):
         inner = [folder / part]
     else:
-        entries = sorted(_entries(folder)) if part.startswith(".") else _visible(folder, skipped)
+        entries = sorted(_list_folder(folder)) if part.startswith(".") else _visible(folder, skipped)
         inner = [entry for entry in entries if fnmatch.fnmatchcase(entry.name, part)]
     for entry in inner:
         if rest and entry.is_dir():

@@ -6,8 +6,10 @@ from gptjax.config.classification import Task
 from gptjax.config.record import Seed, record
 from gptjax.config.schema import AdamW, Compute, Config, Dropout, Linear, Loop, Mesh, Train
 
-SPECIALS = 3  # start, delimiter, extract: ids n_vocab, n_vocab + 1, n_vocab + 2 of the pre-trained model's (GPT-1's released train.py)
-START, DELIMITER, EXTRACT = range(SPECIALS)
+N_SPECIAL_TOKENS = (
+    3  # start, delimiter, extract: ids n_vocab, n_vocab + 1, n_vocab + 2 of the pre-trained model's (GPT-1's released train.py)
+)
+START, DELIMITER, EXTRACT = range(N_SPECIAL_TOKENS)
 
 
 @record
@@ -29,7 +31,7 @@ class Finetuning:
     seed: Seed = 0
 
 
-def resolved(recipe: Finetuning, origin: Config, n_examples: int, n_ctx: int) -> Config:
+def resolve_config(recipe: Finetuning, pretrained_config: Config, n_examples: int, n_ctx: int) -> Config:
     """The whole run: `origin` is the pre-trained model's config, n_ctx the longest sequence of the task's.
 
     As in the released code an epoch is n_examples // batch_examples steps, so up to a batch of examples is left out, others each time.
@@ -47,15 +49,17 @@ def resolved(recipe: Finetuning, origin: Config, n_examples: int, n_ctx: int) ->
             f"{n_examples} training examples are fewer than task.batch_examples={task.batch_examples}; give more, or a smaller batch"
         )
     batch_tokens = task.batch_examples * n_ctx
-    total = task.epochs * steps * batch_tokens
+    total_tokens = task.epochs * steps * batch_tokens
     return Config(
         name=recipe.name,
-        model=dataclasses.replace(origin.model, n_vocab=origin.model.n_vocab + SPECIALS, n_ctx=n_ctx, dropout=recipe.dropout),
-        data=origin.data,
+        model=dataclasses.replace(
+            pretrained_config.model, n_vocab=pretrained_config.model.n_vocab + N_SPECIAL_TOKENS, n_ctx=n_ctx, dropout=recipe.dropout
+        ),
+        data=pretrained_config.data,
         train=Train(
-            total_tokens=total,
+            total_tokens=total_tokens,
             batch_tokens=batch_tokens,
-            schedule=Linear(peak=task.peak, warmup_tokens=int(task.warmup * total), decay_tokens=total),
+            schedule=Linear(peak=task.peak, warmup_tokens=int(task.warmup * total_tokens), decay_tokens=total_tokens),
             optimizer=recipe.optimizer,
         ),
         compute=recipe.compute,

@@ -25,7 +25,7 @@ from gptjax.config.schema import Config
 Root = TypeVar("Root")
 MAX_DEPTH = 50  # of nodes in the tree of a value: records within records, and room
 MAX_QUOTED = 200  # characters of a value in an error
-OTHER_NAMES = {  # of fields, elsewhere -> here
+SYNONYMS = {  # of fields, elsewhere -> here
     "lr": "train.schedule.peak",
     "learning_rate": "train.schedule.peak",
     "warmup_steps": "train.schedule.warmup_tokens",
@@ -46,7 +46,7 @@ class _Edit:
     """What to do at one path: take a new value, written as text, and then change parts of it."""
 
     text: str | None = None
-    parts: dict[str, "_Edit"] = dataclasses.field(default_factory=dict)
+    children: dict[str, "_Edit"] = dataclasses.field(default_factory=dict)
 
 
 def override(config: Root, *assignments: str) -> Root:
@@ -58,12 +58,12 @@ def override(config: Root, *assignments: str) -> Root:
             raise ValueError(f"{parse.quote(assignment)} is not of the form path=value, for example train.steps=100")
         edit = root
         for key in path.strip().split("."):
-            edit = edit.parts.setdefault(key, _Edit())
-        edit.text, edit.parts = text.strip(), {}
-    return _edited(config, type(config), root, "")
+            edit = edit.children.setdefault(key, _Edit())
+        edit.text, edit.children = text.strip(), {}
+    return _apply_edit(config, type(config), root, "")
 
 
-def flat(config: Config) -> dict[str, Any]:
+def flatten(config: Config) -> dict[str, Any]:
     """Every leaf path with its number, string or None; alternatives and tuples as text of the grammar above. JSON keeps it exactly."""
     return {path: value if value is None or isinstance(value, int | float | str) else repr(value) for path, value in _leaves(config, "")}
 
@@ -71,110 +71,114 @@ def flat(config: Config) -> dict[str, Any]:
 LEGACY_DEFAULTS = {"train.optimizer.bias_correction": "moments"}  # paths that older config.json lack, and what those runs did
 
 
-def rebuild(leaves: dict[str, Any]) -> Config:
+def unflatten(leaves: dict[str, Any]) -> Config:
     """The config of `flat`. Raises ValueError naming paths that are missing or unknown, as in the config.json of an older gptjax."""
     leaves = LEGACY_DEFAULTS | leaves
-    wanted = dict(_paths(Config, ""))
-    unknown, missing = [p for p in leaves if p not in wanted], [p for p in wanted if p not in leaves]
+    expected = dict(_leaf_paths(Config, ""))
+    unknown, missing = [p for p in leaves if p not in expected], [p for p in expected if p not in leaves]
     if unknown or missing:
-        said = [f"unknown: {', '.join(unknown)}"] * bool(unknown) + [f"missing: {', '.join(missing)}"] * bool(missing)
-        raise ValueError(f"this config was written by another version of gptjax ({'; '.join(said)}); use that version, or edit the file")
-    return _rebuilt(Config, leaves, "")
+        problems = [f"unknown: {', '.join(unknown)}"] * bool(unknown) + [f"missing: {', '.join(missing)}"] * bool(missing)
+        raise ValueError(
+            f"this config was written by another version of gptjax ({'; '.join(problems)}); use that version, or edit the file"
+        )
+    return _unflatten_record(Config, leaves, "")
 
 
-def difference(a: Config, b: Config) -> list[str]:
+def diff(a: Config, b: Config) -> list[str]:
     """One line "path: value of a -> value of b" for each field that differs; values are written as `--set` reads them."""
-    return list(_differences(a, b, ""))
+    return list(_iter_diff(a, b, ""))
 
 
 def digest(config: Config) -> str:
     """Sixteen hexadecimal digits that two configs share only if they are equal."""
-    return hashlib.sha256(json.dumps(flat(config), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(flatten(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
 # --- the tree of records ------------------------------------------------------------------------------------------------
 
 
 @functools.cache
-def _hints(record: type) -> dict[str, Any]:
+def _type_hints(record: type) -> dict[str, Any]:
     return typing.get_type_hints(record)
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
+def _union_members(hint: Any) -> tuple[Any, ...]:
     """The members of a union; any other type is its own only member."""
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
-def _paths(record: type, prefix: str, alternatives: bool = False):
+def _leaf_paths(record: type, prefix: str, alternatives: bool = False):
     """Every leaf path below a record, with its type. A field of one record type is descended into; a union is a leaf, unless the fields
     of its `alternatives` are asked for."""
-    for name, hint in _hints(record).items():
-        records = [option for option in _options(hint) if dataclasses.is_dataclass(option)]
+    for name, hint in _type_hints(record).items():
+        records = [option for option in _union_members(hint) if dataclasses.is_dataclass(option)]
         if records and (alternatives or dataclasses.is_dataclass(hint)):
             for option in records:
-                yield from _paths(typing.cast(type, option), f"{prefix}{name}.", alternatives)
+                yield from _leaf_paths(typing.cast(type, option), f"{prefix}{name}.", alternatives)
         else:
             yield prefix + name, hint
 
 
 def _leaves(config: Config, prefix: str):
-    for path, _ in _paths(type(config), prefix):
+    for path, _ in _leaf_paths(type(config), prefix):
         yield path, functools.reduce(getattr, path.split("."), config)
 
 
-def _differences(a: Any, b: Any, path: str):
+def _iter_diff(a: Any, b: Any, path: str):
     if dataclasses.is_dataclass(a) and type(a) is type(b):
-        for name in _hints(type(a)):
-            yield from _differences(getattr(a, name), getattr(b, name), f"{path}.{name}" if path else name)
+        for name in _type_hints(type(a)):
+            yield from _iter_diff(getattr(a, name), getattr(b, name), f"{path}.{name}" if path else name)
     elif a != b:
         yield f"{path}: {a!r} -> {b!r}"
 
 
-def _rebuilt(record: type, leaves: dict[str, Any], prefix: str):
+def _unflatten_record(record: type, leaves: dict[str, Any], prefix: str):
     values = {}
-    for name, hint in _hints(record).items():
+    for name, hint in _type_hints(record).items():
         path = prefix + name
         if dataclasses.is_dataclass(hint):
-            values[name] = _rebuilt(typing.cast(type, hint), leaves, path + ".")
-        elif isinstance(leaves[path], str) and not any(o is str or typing.get_origin(o) is typing.Literal for o in _options(hint)):
-            values[name] = _value(_tree(leaves[path], hint, path), hint, path)
+            values[name] = _unflatten_record(typing.cast(type, hint), leaves, path + ".")
+        elif isinstance(leaves[path], str) and not any(o is str or typing.get_origin(o) is typing.Literal for o in _union_members(hint)):
+            values[name] = _convert(_parse_expression(leaves[path], hint, path), hint, path)
         else:
-            values[name] = _value(ast.Constant(leaves[path]), hint, path)
-    return _built(record, values, prefix[:-1])
+            values[name] = _convert(ast.Constant(leaves[path]), hint, path)
+    return _construct(record, values, prefix[:-1])
 
 
-def _edited(value: Any, hint: Any, edit: _Edit, path: str) -> Any:
+def _apply_edit(value: Any, hint: Any, edit: _Edit, path: str) -> Any:
     """`value`, of declared type `hint`, with `edit` applied from the leaves up, so that each record is validated once."""
     if edit.text is not None:
-        value = _read(edit.text, hint, path)
-    if not edit.parts:
+        value = _parse_text(edit.text, hint, path)
+    if not edit.children:
         return value
     dot = f"{path}." if path else ""
     if isinstance(value, tuple):
         elements = list(value)
-        for key, part in edit.parts.items():
+        for key, part in edit.children.items():
             if not (key.isascii() and key.isdecimal() and len(key) < 10) or int(key) >= len(elements):
                 raise ValueError(
-                    f"{dot}{parse.line(key, 60)}: {path} has {len(elements)} elements, numbered from 0; or give it whole, {path}=(..., ...)"
+                    f"{dot}{parse.one_line(key, 60)}: {path} has {len(elements)} elements, numbered from 0; or give it whole, {path}=(..., ...)"
                 )
-            elements[int(key)] = _edited(elements[int(key)], typing.get_args(hint)[0], part, dot + key)
+            elements[int(key)] = _apply_edit(elements[int(key)], typing.get_args(hint)[0], part, dot + key)
         return tuple(elements)
     if not dataclasses.is_dataclass(value):
-        name = parse.line(next(iter(edit.parts)), 60)
-        raise ValueError(f"{dot}{name}: {path} is {parse.quote(value)}, which has no fields; {_allowed(hint)}")
-    hints = _hints(type(value))
-    for key in edit.parts:
+        name = parse.one_line(next(iter(edit.children)), 60)
+        raise ValueError(f"{dot}{name}: {path} is {parse.quote(value)}, which has no fields; {_describe_type(hint)}")
+    hints = _type_hints(type(value))
+    for key in edit.children:
         if key not in hints:
-            near = _nearest(key, list(hints), anywhere=True)
-            raise ValueError(f"{dot}{parse.line(key, 60)}: {type(value).__name__} has no field {parse.quote(key)}; {near}")
-    return _built(type(value), _fields(value) | {k: _edited(getattr(value, k), hints[k], e, dot + k) for k, e in edit.parts.items()}, path)
+            hint_text = _suggest(key, list(hints), anywhere=True)
+            raise ValueError(f"{dot}{parse.one_line(key, 60)}: {type(value).__name__} has no field {parse.quote(key)}; {hint_text}")
+    return _construct(
+        type(value), _fields(value) | {k: _apply_edit(getattr(value, k), hints[k], e, dot + k) for k, e in edit.children.items()}, path
+    )
 
 
 def _fields(value: Any) -> dict[str, Any]:
     return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
 
 
-def _built(record: type, values: dict[str, Any], path: str) -> Any:
+def _construct(record: type, values: dict[str, Any], path: str) -> Any:
     try:
         return record(**values)
     except ValueError as error:
@@ -184,18 +188,18 @@ def _built(record: type, values: dict[str, Any], path: str) -> Any:
 # --- values -------------------------------------------------------------------------------------------------------------
 
 
-def _read(text: str, hint: Any, path: str) -> Any:
+def _parse_text(text: str, hint: Any, path: str) -> Any:
     """The value that `text` stands for. Only here may a string be bare; inside a call it may be so if it is one word."""
-    options = _options(hint)
-    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    if str in options and not quoted and not (text == "None" and type(None) in options):
+    options = _union_members(hint)
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    if str in options and not is_quoted and not (text == "None" and type(None) in options):
         return text
-    if not quoted and any(typing.get_origin(o) is typing.Literal for o in options):
-        return _value(ast.Name(text), hint, path)
-    return _value(_tree(text, hint, path), hint, path)
+    if not is_quoted and any(typing.get_origin(o) is typing.Literal for o in options):
+        return _convert(ast.Name(text), hint, path)
+    return _convert(_parse_expression(text, hint, path), hint, path)
 
 
-def _tree(text: str, hint: Any, path: str) -> ast.expr:
+def _parse_expression(text: str, hint: Any, path: str) -> ast.expr:
     """Parses a text as an expression at most MAX_DEPTH deep, so that what walks it cannot exhaust the stack."""
     text = re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)  # a path's bytes that are not UTF-8: escapes, for ast
     try:
@@ -210,38 +214,38 @@ def _tree(text: str, hint: Any, path: str) -> ast.expr:
     except (SyntaxError, ValueError, MemoryError, RecursionError):  # the last two: nested beyond what Python reads
         pass
     quote = " (inside a call, quote strings: Text(path='a/b.txt'))" if "(" in text else ""
-    raise ValueError(f"{path}={parse.line(text, MAX_QUOTED)}: {_allowed(hint)}{quote}")
+    raise ValueError(f"{path}={parse.one_line(text, MAX_QUOTED)}: {_describe_type(hint)}{quote}")
 
 
-def _value(tree: ast.expr, hint: Any, path: str) -> Any:
+def _convert(tree: ast.expr, hint: Any, path: str) -> Any:
     """The value of a parsed expression, or of a constant, where type `hint` is declared."""
-    options = _options(hint)
+    options = _union_members(hint)
     if isinstance(tree, ast.Constant) and tree.value is None and type(None) in options:
         return None
     for option in options:
         if typing.get_origin(option) is tuple:
             parts = tree.elts if isinstance(tree, ast.Tuple | ast.List) else [tree]
-            return tuple(_value(part, typing.get_args(option)[0], path) for part in parts)
+            return tuple(_convert(part, typing.get_args(option)[0], path) for part in parts)
     records = {option.__name__: option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)}
     if records:
-        return _record(tree, records, hint, path)
-    value = tree.id if isinstance(tree, ast.Name) else _constant(tree)
+        return _convert_record(tree, records, hint, path)
+    value = tree.id if isinstance(tree, ast.Name) else _literal(tree)
     for option in options:
-        fits, read = _scalar(value, option)
+        fits, converted = _convert_scalar(value, option)
         if fits:
-            return read
-    raise ValueError(f"{path}={_unparse(tree)}: {_allowed(hint)}")
+            return converted
+    raise ValueError(f"{path}={_unparse(tree)}: {_describe_type(hint)}")
 
 
 def _unparse(tree: ast.expr) -> str:
     """An expression as text, for an error."""
     try:
-        return parse.line(ast.unparse(tree), MAX_QUOTED)
+        return parse.one_line(ast.unparse(tree), MAX_QUOTED)
     except (ValueError, RecursionError):  # an integer of too many digits; in a config.json, lists within lists
         return "a value of too many digits or parts"
 
 
-def _constant(tree: ast.expr) -> Any:
+def _literal(tree: ast.expr) -> Any:
     """A number or a string; for any other expression the expression itself, which fits no type."""
     try:
         return ast.literal_eval(tree)
@@ -249,7 +253,7 @@ def _constant(tree: ast.expr) -> Any:
         return tree
 
 
-def _scalar(value: Any, option: Any) -> tuple[bool, Any]:
+def _convert_scalar(value: Any, option: Any) -> tuple[bool, Any]:
     """(does `value` fit the type, the value as that type). bool is no int; an int is a float; a whole float is an int."""
     kind = type(value)
     if typing.get_origin(option) is typing.Literal:
@@ -263,59 +267,59 @@ def _scalar(value: Any, option: Any) -> tuple[bool, Any]:
     return option is kind and kind in (int, str), value
 
 
-def _record(tree: ast.expr, records: dict[str, type], hint: Any, path: str) -> Any:
+def _convert_record(tree: ast.expr, records: dict[str, type], hint: Any, path: str) -> Any:
     """One of several records, written `Name(field=value)`, `Name()` or `Name`."""
     call = tree if isinstance(tree, ast.Call) else ast.Call(func=tree, args=[], keywords=[])
     if not isinstance(call.func, ast.Name):
-        raise ValueError(f"{path}={_unparse(tree)}: {_allowed(hint)}")
+        raise ValueError(f"{path}={_unparse(tree)}: {_describe_type(hint)}")
     name = call.func.id
     if name not in records:
-        raise ValueError(f"{path}={_unparse(tree)}: {_nearest(name, list(records), anywhere=False)}; {_allowed(hint)}")
-    record, hints = records[name], _hints(records[name])
+        raise ValueError(f"{path}={_unparse(tree)}: {_suggest(name, list(records), anywhere=False)}; {_describe_type(hint)}")
+    record, hints = records[name], _type_hints(records[name])
     if call.args or any(k.arg is None for k in call.keywords):
         raise ValueError(f"{path}={_unparse(tree)}: name each field: {_signature(record)}")
-    given = {str(k.arg): k.value for k in call.keywords}
-    for key in given:
+    arguments = {str(k.arg): k.value for k in call.keywords}
+    for key in arguments:
         if key not in hints:
-            raise ValueError(f"{path}={_unparse(tree)}: {name} has no field {key!r}; {_nearest(key, list(hints), anywhere=False)}")
-    missing = [f.name for f in dataclasses.fields(record) if f.default is dataclasses.MISSING and f.name not in given]
+            raise ValueError(f"{path}={_unparse(tree)}: {name} has no field {key!r}; {_suggest(key, list(hints), anywhere=False)}")
+    missing = [f.name for f in dataclasses.fields(record) if f.default is dataclasses.MISSING and f.name not in arguments]
     if missing:
         raise ValueError(f"{path}={_unparse(tree)}: {name} needs {', '.join(missing)}: {_signature(record)}")
-    return _built(record, {k: _value(v, hints[k], f"{path}.{k}") for k, v in given.items()}, path)
+    return _construct(record, {k: _convert(v, hints[k], f"{path}.{k}") for k, v in arguments.items()}, path)
 
 
 # --- what to say --------------------------------------------------------------------------------------------------------
 
 
-def _nearest(name: str, known: list[str], anywhere: bool) -> str:
+def _suggest(name: str, known: list[str], anywhere: bool) -> str:
     """A hint at the nearest known name; failing that and if `anywhere`, at what others call so, or the paths of the whole tree that end
     like it."""
     name = name[:60]
-    if anywhere and name in OTHER_NAMES:
-        return f"did you mean {OTHER_NAMES[name]}?"
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        return f"did you mean {near[0]}?"
-    leaves = [p for p, _ in _paths(Config, "", alternatives=True)] if anywhere else []
-    near = difflib.get_close_matches(name, {p.split(".")[-1] for p in leaves}, n=1, cutoff=0.75)
-    elsewhere = list(dict.fromkeys(p for p in leaves if p.split(".")[-1] in near))
-    return f"did you mean {' or '.join(elsewhere)}?" if elsewhere else f"there are {', '.join(known) or 'none'}"
+    if anywhere and name in SYNONYMS:
+        return f"did you mean {SYNONYMS[name]}?"
+    matches = difflib.get_close_matches(name, known, n=1)
+    if matches:
+        return f"did you mean {matches[0]}?"
+    leaves = [p for p, _ in _leaf_paths(Config, "", alternatives=True)] if anywhere else []
+    matches = difflib.get_close_matches(name, {p.split(".")[-1] for p in leaves}, n=1, cutoff=0.75)
+    other_paths = list(dict.fromkeys(p for p in leaves if p.split(".")[-1] in matches))
+    return f"did you mean {' or '.join(other_paths)}?" if other_paths else f"there are {', '.join(known) or 'none'}"
 
 
 def _signature(record: Any) -> str:
     return f"{record.__name__}({', '.join(f'{f.name}=...' for f in dataclasses.fields(record))})"
 
 
-def _allowed(hint: Any) -> str:
+def _describe_type(hint: Any) -> str:
     """What may be given where `hint` is declared, in words."""
     words = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", type(None): "None"}
-    said = []
-    for option in _options(hint):
+    choices = []
+    for option in _union_members(hint):
         if typing.get_origin(option) is typing.Literal:
-            said += [str(a) for a in typing.get_args(option)]
+            choices += [str(a) for a in typing.get_args(option)]
         elif typing.get_origin(option) is tuple:
-            inner = _allowed(typing.get_args(option)[0]).removeprefix("give ")
-            said += [f"a tuple, ({inner}, ...)"]
+            inner = _describe_type(typing.get_args(option)[0]).removeprefix("give ")
+            choices += [f"a tuple, ({inner}, ...)"]
         else:
-            said += [words[option] if option in words else _signature(option)]
-    return f"give {' or '.join(said)}"
+            choices += [words[option] if option in words else _signature(option)]
+    return f"give {' or '.join(choices)}"

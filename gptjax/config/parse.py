@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 BYTE_ORDER_MARK = "\ufeff"
-LARGEST = 2**63 - 1  # of whole numbers on the command line, unless a flag has a closer bound
+MAX_INT = 2**63 - 1  # of whole numbers on the command line, unless a flag has a closer bound
 
 
 def json_value(content: bytes | str, where: str) -> Any:
@@ -36,12 +36,12 @@ def json_object(content: bytes | str, where: str) -> dict[str, Any]:
     return value
 
 
-def json_file(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     """Reads the JSON object in a file. ValueError, in one line, if the file is missing, cannot be read, or holds something else."""
-    return json_object(content(file), str(file))
+    return json_object(read_bytes(file), str(file))
 
 
-def content(file: Path) -> bytes:
+def read_bytes(file: Path) -> bytes:
     """Reads the bytes of a file. ValueError, in one line, if it is missing or cannot be read."""
     try:
         return file.read_bytes()
@@ -49,9 +49,9 @@ def content(file: Path) -> bytes:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
 
 
-def text_file(file: Path) -> str:
+def read_text(file: Path) -> str:
     """Reads the UTF-8 text in a file, without a byte order mark. ValueError, if it is missing, cannot be read or is not text."""
-    return utf8(content(file), str(file))
+    return utf8(read_bytes(file), str(file))
 
 
 def utf8(content: bytes | bytearray, where: str) -> str:
@@ -65,19 +65,19 @@ def utf8(content: bytes | bytearray, where: str) -> str:
         raise ValueError(f"{where} is not UTF-8 text: byte 0x{content[error.start]:02x} at offset {error.start:,}; convert it") from None
 
 
-KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "an object"}
+TYPE_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "an object"}
 
 
 def member(record: dict[str, Any], name: str, kind: type, where: str) -> Any:
     """Returns record[name], checked to be of `kind`: int, float (an int will do), str, bool, list or dict. ValueError names `where` and
     `name`. A bool is no int. A float must be finite, and comes as float."""
     if name not in record:
-        raise ValueError(f"{where} has no {name!r}: it must hold {KINDS[kind]} of that name")
+        raise ValueError(f"{where} has no {name!r}: it must hold {TYPE_WORDS[kind]} of that name")
     value = record[name]
     if kind is float and type(value) is int and abs(value) < 2**1023:
         value = float(value)
     if type(value) is not kind or kind is float and not math.isfinite(value):
-        raise ValueError(f"{where}: {name!r} is {quote(value)}; it must be {KINDS[kind]}")
+        raise ValueError(f"{where}: {name!r} is {quote(value)}; it must be {TYPE_WORDS[kind]}")
     return value
 
 
@@ -90,10 +90,10 @@ def quote(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def line(text: str, limit: int = 1000) -> str:
+def one_line(text: str, limit: int = 1000) -> str:
     """Formats a text as a line of an error: control characters and lone surrogates as escapes, and cut at `limit` characters."""
-    cut = text if len(text) <= limit else f"{text[: limit - 3]}..."
-    return "".join(c if c == " " or c.isprintable() else repr(c)[1:-1] for c in cut)
+    clipped = text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return "".join(c if c == " " or c.isprintable() else repr(c)[1:-1] for c in clipped)
 
 
 def path(text: str) -> Path:
@@ -121,7 +121,7 @@ def path_argument(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def whole_argument(low: int = 1, high: int = LARGEST) -> Callable[[str], int]:
+def int_argument(low: int = 1, high: int = MAX_INT) -> Callable[[str], int]:
     """The `type` of an argument that is a whole number from low to high; 1e6 and 500_000 are whole numbers too."""
 
     def read(text: str) -> int:
@@ -133,14 +133,14 @@ def whole_argument(low: int = 1, high: int = LARGEST) -> Callable[[str], int]:
                 value = int(real) if math.isfinite(real) and real.is_integer() else None
             except ValueError:
                 value = None
-        if value is None or not within(value, low, high):
-            raise argparse.ArgumentTypeError(f"{quote(text)}: give {range_words(int, low, high)}")
+        if value is None or not in_range(value, low, high):
+            raise argparse.ArgumentTypeError(f"{quote(text)}: give {describe_range(int, low, high)}")
         return value
 
     return read
 
 
-def number_argument(low: float, high: float = math.inf, above: bool = False) -> Callable[[str], float]:
+def float_argument(low: float, high: float = math.inf, above: bool = False) -> Callable[[str], float]:
     """The `type` of an argument that is a finite number from low to high; above: low itself is not allowed."""
 
     def read(text: str) -> float:
@@ -148,8 +148,8 @@ def number_argument(low: float, high: float = math.inf, above: bool = False) -> 
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (math.isfinite(value) and within(value, low, high, above)):
-            raise argparse.ArgumentTypeError(f"{quote(text)}: give {range_words(float, low, high, above)}")
+        if not (math.isfinite(value) and in_range(value, low, high, above)):
+            raise argparse.ArgumentTypeError(f"{quote(text)}: give {describe_range(float, low, high, above)}")
         return value
 
     return read
@@ -157,12 +157,12 @@ def number_argument(low: float, high: float = math.inf, above: bool = False) -> 
 
 def seed_argument(text: str) -> int:
     """The `type` of an argument that is a seed: jax's keys keep 32 bits of one."""
-    return whole_argument(0, 2**32 - 1)(text)
+    return int_argument(0, 2**32 - 1)(text)
 
 
 def line_argument(text: str) -> str:
     """The `type` of an argument that becomes part of a command or a script: one line without control characters, and not empty."""
-    if not text.strip() or line(text) != text:
+    if not text.strip() or one_line(text) != text:
         raise argparse.ArgumentTypeError(f"{quote(text)}: give a text of one line, without control characters")
     return text
 
@@ -170,14 +170,14 @@ def line_argument(text: str) -> str:
 # --- bounds of numbers: of arguments here, of a config's fields in record.py -----------------------------------------------------
 
 
-def within(value: float, low: float, high: float, above: bool = False) -> bool:
+def in_range(value: float, low: float, high: float, above: bool = False) -> bool:
     """Whether a number is from low to high; `above` excludes low itself. NaN is not."""
     return low <= value <= high and not (above and value == low)
 
 
-def range_words(kind: type, low: float, high: float, above: bool = False) -> str:
+def describe_range(kind: type, low: float, high: float, above: bool = False) -> str:
     """Says in words what `within` allows: "a whole number from 1 to 10"."""
-    least, most = (f"{x:,}" if isinstance(x, int) else f"{x:g}" for x in (low, high))
-    first, open_ended = f"above {least}" if above else f"from {least}", high in (math.inf, LARGEST)
-    rest = "" if open_ended else f" and at most {most}" if above else f" to {most}"
-    return f"{KINDS[kind]} {f'of {least} or more' if open_ended and not above else first + rest}"
+    low_text, high_text = (f"{x:,}" if isinstance(x, int) else f"{x:g}" for x in (low, high))
+    first, open_ended = f"above {low_text}" if above else f"from {low_text}", high in (math.inf, MAX_INT)
+    rest = "" if open_ended else f" and at most {high_text}" if above else f" to {high_text}"
+    return f"{TYPE_WORDS[kind]} {f'of {low_text} or more' if open_ended and not above else first + rest}"

@@ -34,12 +34,12 @@ Steps = Annotated[int, Bounds(1, 10**15)]
 def record(cls: type[T]) -> type[T]:
     """Decorates a class as a frozen, keyword-only dataclass whose numbers are checked when one is made, before the class's own
     __post_init__: ValueError, in one line, for a number of another type or outside its Bounds."""
-    own = cls.__dict__.get("__post_init__")
+    post_init = cls.__dict__.get("__post_init__")
 
     def __post_init__(self) -> None:
         _check(self)
-        if own is not None:
-            own(self)
+        if post_init is not None:
+            post_init(self)
 
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
@@ -54,7 +54,7 @@ def number_fields(cls: type) -> dict[str, tuple[type, Bounds, bool]]:
         for option in options:
             kind, *notes = typing.get_args(option) if typing.get_origin(option) is Annotated else (option,)
             if kind in (int, float) and typing.get_origin(hint) is not tuple:
-                bounds = notes[0] if notes else Bounds(-parse.LARGEST, parse.LARGEST) if kind is int else Bounds(-1e300, 1e300)
+                bounds = notes[0] if notes else Bounds(-parse.MAX_INT, parse.MAX_INT) if kind is int else Bounds(-1e300, 1e300)
                 fields[name] = kind, bounds, type(None) in options
     return fields
 
@@ -63,7 +63,7 @@ def _check(node: Any) -> None:
     for name, (kind, bounds, optional) in number_fields(type(node)).items():
         value: Any = getattr(node, name)
         fits = isinstance(value, numbers.Integral if kind is int else numbers.Real) and type(value) is not bool
-        if value is None and optional or fits and parse.within(typing.cast(float, value), bounds.low, bounds.high, bounds.above):
+        if value is None and optional or fits and parse.in_range(typing.cast(float, value), bounds.low, bounds.high, bounds.above):
             continue
-        words = parse.range_words(kind, bounds.low, bounds.high, bounds.above)
-        raise ValueError(f"{type(node).__name__}.{name}={parse.quote(value)}: give {words}{' or None' if optional else ''}")
+        allowed = parse.describe_range(kind, bounds.low, bounds.high, bounds.above)
+        raise ValueError(f"{type(node).__name__}.{name}={parse.quote(value)}: give {allowed}{' or None' if optional else ''}")

@@ -12,71 +12,71 @@ from gptjax.config.schema import Config
 
 def config(name: str) -> Config:
     """The config of that name or alias. Raises ValueError with the nearest names."""
-    recipes, other_names = _configs().CONFIGS, aliases()
-    real = other_names[name] if name in other_names else name
-    if real in _configs().FINETUNING:
+    recipes, alias_table = _configs_package().CONFIGS, aliases()
+    real = alias_table[name] if name in alias_table else name
+    if real in _configs_package().FINETUNING:
         raise ValueError(f"{name} is a fine-tuning recipe: python -m gptjax.finetune --config={name} --init=RUN")
     if real not in recipes:
         raise ValueError(
-            f"no config is called {parse.quote(name)}; {_near(name, [*recipes, *other_names])} (python -m gptjax.plan shows all)"
+            f"no config is called {parse.quote(name)}; {_suggest(name, [*recipes, *alias_table])} (python -m gptjax.plan shows all)"
         )
     return recipes[real]()
 
 
 def finetuning(name: str) -> Finetuning:
     """The fine-tuning recipe of that name. Raises ValueError with the nearest names."""
-    recipes = _configs().FINETUNING
+    recipes = _configs_package().FINETUNING
     if name not in recipes:
-        raise ValueError(f"no fine-tuning recipe is called {parse.quote(name)}; {_near(name, list(recipes))}")
+        raise ValueError(f"no fine-tuning recipe is called {parse.quote(name)}; {_suggest(name, list(recipes))}")
     return recipes[name]()
 
 
-def finetunings() -> tuple[str, ...]:
-    return tuple(_configs().FINETUNING)
+def finetuning_names() -> tuple[str, ...]:
+    return tuple(_configs_package().FINETUNING)
 
 
 def sweep(name: str) -> Any:
     """The config.sweep.Sweep of that name. Raises ValueError with the nearest names."""
-    known = _configs().SWEEPS
+    known = _configs_package().SWEEPS
     if name not in known:
-        raise ValueError(f"no sweep is called {parse.quote(name)}; {_near(name, list(known))} (python -m gptjax.sweep --list shows all)")
+        raise ValueError(f"no sweep is called {parse.quote(name)}; {_suggest(name, list(known))} (python -m gptjax.sweep --list shows all)")
     return known[name]()
 
 
-def sweeps() -> tuple[str, ...]:
-    return tuple(_configs().SWEEPS)
+def sweep_names() -> tuple[str, ...]:
+    return tuple(_configs_package().SWEEPS)
 
 
-def _near(name: str, names: list[str]) -> str:
+def _suggest(name: str, names: list[str]) -> str:
     """Names that begin so, else the nearest, else all."""
     name = name[:100]
-    near = [known for known in names if name and known.startswith(name)] or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+    matches = [known for known in names if name and known.startswith(name)] or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(matches)}?" if matches else f"there are {', '.join(names)}"
 
 
-def names() -> tuple[str, ...]:
+def config_names() -> tuple[str, ...]:
     """Every config's own name, the smallest first within a family."""
-    return tuple(_configs().CONFIGS)
+    return tuple(_configs_package().CONFIGS)
 
 
 def aliases() -> dict[str, str]:
     """Other name -> name: what a paper calls a model that has another name here."""
-    return dict(_configs().ALIASES)
+    return dict(_configs_package().ALIASES)
 
 
-def printed(name: str) -> tuple[str | None, float | None]:
+def paper_figures(name: str) -> tuple[str | None, float | None]:
     """(parameters, training compute in PF-days) as the paper of the config of that name prints them; None for what it does not print."""
-    found = _configs().PRINTED
-    return found[name] if name in found else (None, None)
+    table = _configs_package().PRINTED
+    return table[name] if name in table else (None, None)
 
 
-def text(name: str) -> tuple[str, str] | None:
+def text_source(name: str) -> tuple[str, str] | None:
     """(path, how to get it in a line) of the text that the config of that name is of; None for those that are of any text."""
-    found = _configs().TEXTS
-    return found[name] if name in found else None
+    table = _configs_package().TEXTS
+    return table[name] if name in table else None
 
 
-def _configs() -> ModuleType:
+def _configs_package() -> ModuleType:
     """The package configs/, beside gptjax/ and so on the same import path."""
     try:
         return importlib.import_module("configs")

@@ -95,10 +95,10 @@ class Model:
 
     def __post_init__(self):
         if self.d_model % self.n_heads:
-            near = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
-            near = sorted(sorted(near, key=lambda n: abs(n - self.n_heads))[:4])
+            nearest = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
+            nearest = sorted(sorted(nearest, key=lambda n: abs(n - self.n_heads))[:4])
             raise ValueError(
-                f"model.n_heads={self.n_heads} does not divide model.d_model={self.d_model}; heads that do: {', '.join(map(str, near))}"
+                f"model.n_heads={self.n_heads} does not divide model.d_model={self.d_model}; heads that do: {', '.join(map(str, nearest))}"
             )
         if not self.attention:
             raise ValueError("model.attention=(): give at least one pattern, for example Dense()")
@@ -219,7 +219,7 @@ class Train:
 
 
 # What a rematerialised layer may keep, beside its input, and in how many d_model a token; names are joined by "+" in compute.remat.
-SAVED = {
+REMAT_NAMES = {
     "attention": 1,  # what the heads have read, before the output projection
     "qkv": 3,  # queries, keys and values
     "mid": 1,  # the residual stream between attention and MLP
@@ -239,17 +239,17 @@ class Compute:
     layers: Literal["auto", "scan", "unroll"] = "auto"  # auto: scan, but unroll on CPU where nothing is rematerialised
 
     def __post_init__(self):
-        if self.remat not in ("none", "full") and (unknown := set(self.remat.split("+")) - set(SAVED)):
+        if self.remat not in ("none", "full") and (unknown := set(self.remat.split("+")) - set(REMAT_NAMES)):
             words = ", ".join(map(parse.quote, sorted(unknown)[:3]))
             raise ValueError(
-                f"compute.remat={parse.line(self.remat, 100)}: {words} cannot be kept; give none, full, or what a layer keeps, of "
-                f"{', '.join(SAVED)}, joined by +"
+                f"compute.remat={parse.one_line(self.remat, 100)}: {words} cannot be kept; give none, full, or what a layer keeps, of "
+                f"{', '.join(REMAT_NAMES)}, joined by +"
             )
 
     @property
-    def kept(self) -> tuple[str, ...]:
+    def saved_names(self) -> tuple[str, ...]:
         """Of SAVED, what a rematerialised layer keeps."""
-        return tuple(name for name in SAVED if self.remat == "none" or name in self.remat.split("+"))
+        return tuple(name for name in REMAT_NAMES if self.remat == "none" or name in self.remat.split("+"))
 
 
 @record
@@ -302,15 +302,15 @@ class Config:
     task: Task | None = None  # fine-tuning: a row is then an example of it, padded to n_ctx
 
     def __post_init__(self):
-        if "/" in self.name or self.name in ("", ".", "..") or parse.line(self.name, 200) != self.name:
+        if "/" in self.name or self.name in ("", ".", "..") or parse.one_line(self.name, 200) != self.name:
             raise ValueError(
                 f"name={parse.quote(self.name)}: it names a directory; give up to 200 characters, no / and no control characters among them"
             )
         if self.train.batch_tokens % self.model.n_ctx:
-            near = max(1, round(self.train.batch_tokens / self.model.n_ctx)) * self.model.n_ctx
+            nearest = max(1, round(self.train.batch_tokens / self.model.n_ctx)) * self.model.n_ctx
             raise ValueError(
                 f"train.batch_tokens={self.train.batch_tokens:,} is not a whole number of rows of model.n_ctx={self.model.n_ctx:,} tokens; "
-                f"the nearest that is: {near:,}"
+                f"the nearest that is: {nearest:,}"
             )
         if self.batch_rows > MAX_ROWS:
             raise ValueError(

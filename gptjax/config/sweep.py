@@ -16,11 +16,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from gptjax.config import count, overrides, registry
-from gptjax.config.batch_schedule import Batches
+from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.record import record
 from gptjax.config.schema import Config
 
-MOST = 10_000  # points: more is a slip
+MAX_POINTS = 10_000  # points: more is a slip
 Points = tuple[tuple[str, ...], ...]  # for each point, its edits
 
 
@@ -36,16 +36,18 @@ def seeds(n: int) -> Points:
 
 def grid(*axes: Points) -> Points:
     """Every combination of one point of each axis; the last axis varies first. ValueError for more than MOST."""
-    if math.prod(len(axis) for axis in axes) > MOST:
-        raise ValueError(f"axes of {' x '.join(f'{len(axis):,}' for axis in axes)} points: a sweep has at most {MOST:,}; give fewer values")
-    return tuple(tuple(itertools.chain(*combined)) for combined in itertools.product(*axes))
+    if math.prod(len(axis) for axis in axes) > MAX_POINTS:
+        raise ValueError(
+            f"axes of {' x '.join(f'{len(axis):,}' for axis in axes)} points: a sweep has at most {MAX_POINTS:,}; give fewer values"
+        )
+    return tuple(tuple(itertools.chain(*combination)) for combination in itertools.product(*axes))
 
 
-def zipped(*axes: Points) -> Points:
+def zip_axes(*axes: Points) -> Points:
     """The first points of all axes, then the second ones ... ValueError if they are not equally many."""
     if len({len(axis) for axis in axes}) > 1:
         raise ValueError(f"axes that vary together have {', '.join(str(len(axis)) for axis in axes)} points: give equally many")
-    return tuple(tuple(itertools.chain(*combined)) for combined in zip(*axes, strict=True))
+    return tuple(tuple(itertools.chain(*combination)) for combination in zip(*axes, strict=True))
 
 
 def chain(*axes: Points) -> Points:
@@ -73,8 +75,8 @@ class Point:
     name: str
     edits: tuple[str, ...]
     config: Config | None
-    refusal: str = ""
-    check: bool = False
+    error: str = ""
+    holdout: bool = False
 
     @property
     def arguments(self) -> list[str]:
@@ -82,62 +84,62 @@ class Point:
         return [part for edit in self.edits for part in ("--set", edit)]
 
 
-def planned(sweep: Sweep) -> list[Point]:
+def expand(sweep: Sweep) -> list[Point]:
     """Every point with its config. A point that cannot be is kept with its refusal. ValueError for a recipe that is not known, a sweep of
     no points, and two points that are the same run."""
     recipe = registry.config(sweep.recipe)
     if not sweep.points:
         raise ValueError(f"the sweep of {sweep.recipe} has no points: give each axis a value or more")
-    planned, every = [], chain(sweep.points, sweep.check)
-    if len(every) > MOST:
-        raise ValueError(f"a sweep of {len(every):,} points: it has at most {MOST:,}; give fewer values")
-    for number, (name, edits) in enumerate(zip(_names(every), every, strict=True)):
-        check = number >= len(sweep.points)
+    points, all_points = [], chain(sweep.points, sweep.check)
+    if len(all_points) > MAX_POINTS:
+        raise ValueError(f"a sweep of {len(all_points):,} points: it has at most {MAX_POINTS:,}; give fewer values")
+    for number, (name, edits) in enumerate(zip(_directory_names(all_points), all_points, strict=True)):
+        holdout = number >= len(sweep.points)
         try:
             config = overrides.override(recipe, *sweep.sets, *edits)
-            Batches(config)
-            planned.append(Point(name, (*sweep.sets, *edits), config, check=check))
+            BatchSchedule(config)
+            points.append(Point(name, (*sweep.sets, *edits), config, holdout=holdout))
         except ValueError as error:
-            planned.append(Point(name, (*sweep.sets, *edits), None, " ".join(str(error).split()), check))
+            points.append(Point(name, (*sweep.sets, *edits), None, " ".join(str(error).split()), holdout))
     first: dict[Config, Point] = {}
-    for point in planned:
+    for point in points:
         if point.config is not None and first.setdefault(point.config, point) is not point:
-            same = [" ".join(other.edits) or sweep.recipe for other in (first[point.config], point)]
-            raise ValueError(f"{same[0]} and {same[1]} are the same run: leave one of them out")
-    return planned
+            labels_of_pair = [" ".join(other.edits) or sweep.recipe for other in (first[point.config], point)]
+            raise ValueError(f"{labels_of_pair[0]} and {labels_of_pair[1]} are the same run: leave one of them out")
+    return points
 
 
-def _names(points: Points) -> list[str]:
+def _directory_names(points: Points) -> list[str]:
     """Of directories: the last words of the paths with their values; as long as that is clear and not too long, else with a digest. Of a
     point's own edits alone, so that a sweep that has grown finds what it has done."""
-    plain = [",".join(_short(edit) for edit in _told(edits)) or "recipe" for edits in points]
-    times = collections.Counter(plain)
+    names = [",".join(_short_label(edit) for edit in _drop_schedule_lengths(edits)) or "recipe" for edits in points]
+    counts = collections.Counter(names)
     digests = [hashlib.sha256(repr(edits).encode()).hexdigest()[:8] for edits in points]
-    return [name if times[name] == 1 and len(name) <= 80 else f"{name[:70]}-{digest}" for name, digest in zip(plain, digests, strict=True)]
+    return [name if counts[name] == 1 and len(name) <= 80 else f"{name[:70]}-{digest}" for name, digest in zip(names, digests, strict=True)]
 
 
-def _told(edits: tuple[str, ...]) -> list[str]:
+def _drop_schedule_lengths(edits: tuple[str, ...]) -> list[str]:
     """All but the schedule's lengths where the run's own is given."""
-    whole = any(edit.startswith("train.total_tokens=") for edit in edits)
-    return [edit for edit in edits if not (whole and re.match(r"train\.schedule\.\w+_tokens=", edit))]
+    sets_total = any(edit.startswith("train.total_tokens=") for edit in edits)
+    return [edit for edit in edits if not (sets_total and re.match(r"train\.schedule\.\w+_tokens=", edit))]
 
 
-def _short(edit: str) -> str:
+def _short_label(edit: str) -> str:
     """Plain letters, since the name is a directory's."""
     path, _, value = edit.partition("=")
     last, value = (re.sub(r"[^A-Za-z0-9.+_-]+", "-", text) for text in (path.strip().split(".")[-1], value.strip(" ()")))
     return f"{last}={value.replace('_', '-').rstrip('-')}"
 
 
-def tokens(config: Config) -> int:
+def run_tokens(config: Config) -> int:
     """That a run reads: those of the steps that it takes, which train.steps, a ramp and the last batch's size decide with total_tokens."""
-    batches = Batches(config)
+    batches = BatchSchedule(config)
     return batches.tokens(batches.n_steps)
 
 
-def flops(config: Config) -> float:
+def run_flops(config: Config) -> float:
     """Of a run to its end, by the model's formula."""
-    return count.train_flops_per_token(config.model) * tokens(config)
+    return count.train_flops_per_token(config.model) * run_tokens(config)
 
 
 # --- arms ---------------------------------------------------------------------------------------------------------------
@@ -160,45 +162,45 @@ class Arm:
 
 def arms(points: list[Point]) -> list[Arm]:
     """The arms of those points that could be, in the order of their first points."""
-    gathered: dict[Config, list[Point]] = {}
+    by_config: dict[Config, list[Point]] = {}
     for point in points:
         if point.config is not None:
-            gathered.setdefault(dataclasses.replace(point.config, seed=0), []).append(point)
-    return [Arm(label or "recipe", tuple(points)) for label, points in zip(labels(list(gathered)), gathered.values(), strict=True)]
+            by_config.setdefault(dataclasses.replace(point.config, seed=0), []).append(point)
+    return [Arm(label or "recipe", tuple(points)) for label, points in zip(labels(list(by_config)), by_config.values(), strict=True)]
 
 
 def labels(configs: list[Config]) -> list[str]:
     """Where each config differs from the others, as `path=value`; what does not change the model or follows from the rest is left out where
     that still tells them apart."""
-    paths = list(dict.fromkeys(line.partition(":")[0] for config in configs for line in overrides.difference(configs[0], config)))
+    paths = list(dict.fromkeys(line.partition(":")[0] for config in configs for line in overrides.diff(configs[0], config)))
     paths = [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
     values = {path: [functools.reduce(getattr, path.split("."), config) for config in configs] for path in paths}
-    for path in _following(values):
+    for path in _redundant_paths(values):
         del values[path]
-    return [", ".join(f"{_unambiguous(path, values)}={found[i]}" for path, found in values.items()) for i in range(len(configs))]
+    return [", ".join(f"{_shortest_suffix(path, values)}={column[i]}" for path, column in values.items()) for i in range(len(configs))]
 
 
-def _following(values: dict[str, list[Any]]) -> list[str]:
+def _redundant_paths(values: dict[str, list[Any]]) -> list[str]:
     """Of the paths of lengths in tokens, and of how a run is computed, those that tell no configs apart which other paths do not."""
 
-    def apart(paths: list[str]) -> int:
+    def n_distinct(paths: list[str]) -> int:
         return len({repr([values[path][i] for path in paths]) for i in range(len(next(iter(values.values()))))}) if values else 0
 
-    def beside(path: str) -> bool:
+    def is_runtime_only(path: str) -> bool:
         return path.startswith(("loop.", "compute.", "mesh.", "train.microbatch_rows"))
 
     lengths = [path for path in values if path.endswith("_tokens") and path != "train.batch_tokens"]
-    telling = [path for path in values if path not in lengths and not beside(path)]
-    following = []
-    for path in (*sorted(lengths, key="train.total_tokens".__ne__), *filter(beside, values)):
-        if apart([*telling, path]) > apart(telling):
-            telling.append(path)
+    informative = [path for path in values if path not in lengths and not is_runtime_only(path)]
+    redundant = []
+    for path in (*sorted(lengths, key="train.total_tokens".__ne__), *filter(is_runtime_only, values)):
+        if n_distinct([*informative, path]) > n_distinct(informative):
+            informative.append(path)
         else:
-            following.append(path)
-    return following
+            redundant.append(path)
+    return redundant
 
 
-def _unambiguous(path: str, paths: Iterable[str]) -> str:
+def _shortest_suffix(path: str, paths: Iterable[str]) -> str:
     """The shortest end of the path that no other of them has."""
     parts = path.split(".")
     for n in range(1, len(parts)):

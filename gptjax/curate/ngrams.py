@@ -16,10 +16,10 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 Array = np.ndarray
-ODD = np.uint64(0x9E3779B97F4A7C15)  # of letters in a word; 5 modulo 8, so that its powers go all the way round
-WORD_ODD = np.uint64(0xD1342543DE82EF95)  # of words in an n-gram
-LETTERS = 0x32400  # no letter's code point is above
-CHUNK = 2**18  # characters worked on at once: what the caches hold
+LETTER_BASE = np.uint64(0x9E3779B97F4A7C15)  # of letters in a word; 5 modulo 8, so that its powers go all the way round
+WORD_BASE = np.uint64(0xD1342543DE82EF95)  # of words in an n-gram
+N_CODE_POINTS = 0x32400  # no letter's code point is above
+CHUNK_CHARS = 2**18  # characters worked on at once: what the caches hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,29 +32,29 @@ class Words:
     texts: Array
 
 
-def words(texts: Sequence[str]) -> Words:
+def hash_words(texts: Sequence[str]) -> Words:
     """The words of `texts`."""
     codes = np.frombuffer("\n".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
-    parts = [_chunk(codes[start:end], start) for start, end in _chunks(codes)]
+    parts = [_hash_chunk(codes[start:end], start) for start, end in _chunk_bounds(codes)]
     hashes, starts, ends = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else (np.zeros(0, np.int64),) * 3
     offsets = np.cumsum([0, *(len(text) + 1 for text in texts)])
     counts = np.diff(np.searchsorted(starts, offsets))
-    before = np.repeat(offsets[:-1], counts)
-    return Words(hashes.astype(np.uint64, copy=False), starts - before, ends - before, np.repeat(np.arange(len(texts)), counts))
+    text_starts = np.repeat(offsets[:-1], counts)
+    return Words(hashes.astype(np.uint64, copy=False), starts - text_starts, ends - text_starts, np.repeat(np.arange(len(texts)), counts))
 
 
-def grams(found: Words, lengths: Collection[int]) -> Iterator[tuple[int, Array, Array]]:
+def hash_ngrams(words: Words, lengths: Collection[int]) -> Iterator[tuple[int, Array, Array]]:
     """For each n of `lengths`, the least first: n, the hashes of all n-grams that lie in one text, and the number of each's first word."""
-    hashes = np.zeros(len(found.hashes), np.uint64)
-    for n in range(1, min(max(lengths, default=0), len(found.hashes)) + 1):
-        hashes = hashes[: len(found.hashes) - n + 1] * WORD_ODD
-        hashes += found.hashes[n - 1 :]
+    hashes = np.zeros(len(words.hashes), np.uint64)
+    for n in range(1, min(max(lengths, default=0), len(words.hashes)) + 1):
+        hashes = hashes[: len(words.hashes) - n + 1] * WORD_BASE
+        hashes += words.hashes[n - 1 :]
         if n in lengths:
-            first = np.flatnonzero(found.texts[: len(hashes)] == found.texts[n - 1 :])
-            yield n, mixed(hashes[first] + np.uint64(n)), first
+            first = np.flatnonzero(words.texts[: len(hashes)] == words.texts[n - 1 :])
+            yield n, mix(hashes[first] + np.uint64(n)), first
 
 
-def mixed(x: Array) -> Array:
+def mix(x: Array) -> Array:
     """Each 64-bit number as another that looks like chance: splitmix64's last steps. In place."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x ^= x >> np.uint64(shift)
@@ -63,7 +63,7 @@ def mixed(x: Array) -> Array:
     return x
 
 
-class Known:
+class HashSet:
     """A sorted array of hashes, none twice, and a table of bits that says of most others that they are not among them.
 
     Memory: 8 bytes a hash, and 4 to 8 more."""
@@ -71,80 +71,80 @@ class Known:
     def __init__(self, hashes: Array, bits: Array | None = None):
         self.hashes = hashes
         self.shift = np.uint64(64 - max(16, int(32 * len(hashes)).bit_length()))
-        self.bits = self._table() if bits is None else bits
+        self.bits = self._build_bits() if bits is None else bits
 
-    def _table(self) -> Array:
+    def _build_bits(self) -> Array:
         bits = np.zeros(2 ** (64 - int(self.shift) - 3), np.uint8)
-        place = self.hashes >> self.shift
-        np.bitwise_or.at(bits, place >> np.uint64(3), np.left_shift(1, place & np.uint64(7)).astype(np.uint8))
+        position = self.hashes >> self.shift
+        np.bitwise_or.at(bits, position >> np.uint64(3), np.left_shift(1, position & np.uint64(7)).astype(np.uint8))
         return bits
 
     def __len__(self) -> int:
         return len(self.hashes)
 
-    def found(self, hashes: Array) -> tuple[Array, Array]:
+    def lookup(self, hashes: Array) -> tuple[Array, Array]:
         """(which of `hashes` are known, and the number of each among the known ones)."""
-        place = hashes >> self.shift
-        table = self.bits[place >> np.uint64(3)] >> (place & np.uint64(7)).astype(np.uint8)
-        likely = np.flatnonzero(table & np.uint8(1))
-        if not len(self.hashes) or not len(likely):
-            return likely[:0], likely[:0]
-        number = np.minimum(np.searchsorted(self.hashes, hashes[likely]), len(self.hashes) - 1)
-        right = self.hashes[number] == hashes[likely]
-        return likely[right], number[right]
+        position = hashes >> self.shift
+        table = self.bits[position >> np.uint64(3)] >> (position & np.uint64(7)).astype(np.uint8)
+        candidates = np.flatnonzero(table & np.uint8(1))
+        if not len(self.hashes) or not len(candidates):
+            return candidates[:0], candidates[:0]
+        index = np.minimum(np.searchsorted(self.hashes, hashes[candidates]), len(self.hashes) - 1)
+        is_match = self.hashes[index] == hashes[candidates]
+        return candidates[is_match], index[is_match]
 
 
 # --- letters -------------------------------------------------------------------------------------------------------------------
 
 
-def _chunks(codes: Array) -> Iterator[tuple[int, int]]:
+def _chunk_bounds(codes: Array) -> Iterator[tuple[int, int]]:
     """Parts of about CHUNK characters that cut no word."""
     start, total = 0, len(codes)
     while start < total:
-        end = min(start + CHUNK, total)
-        while end < total and _values(codes[end : end + 1])[0]:
-            rest = _values(codes[end : end + CHUNK]) == 0
+        end = min(start + CHUNK_CHARS, total)
+        while end < total and _letter_values(codes[end : end + 1])[0]:
+            rest = _letter_values(codes[end : end + CHUNK_CHARS]) == 0
             end += int(np.argmax(rest)) if rest.any() else len(rest)
         yield start, end
         start = end
 
 
-def _chunk(codes: Array, offset: int) -> tuple[Array, Array, Array]:
+def _hash_chunk(codes: Array, offset: int) -> tuple[Array, Array, Array]:
     """The words of a chunk: hash, start, end."""
-    values = _values(codes)
-    inside = np.zeros(len(codes) + 2, np.int8)
-    inside[1:-1] = values != 0
-    edges = np.flatnonzero(inside[1:] != inside[:-1])
+    values = _letter_values(codes)
+    in_word = np.zeros(len(codes) + 2, np.int8)
+    in_word[1:-1] = values != 0
+    edges = np.flatnonzero(in_word[1:] != in_word[:-1])
     starts, ends = edges[::2], edges[1::2]
     powers, inverses = _powers(len(codes))
     sums = np.zeros(len(codes) + 1, np.uint64)
     np.cumsum(values * powers[: len(codes)], out=sums[1:])
-    hashes = mixed((sums[ends] - sums[starts]) * inverses[starts])
+    hashes = mix((sums[ends] - sums[starts]) * inverses[starts])
     return hashes, starts + offset, ends + offset
 
 
-def _values(codes: Array) -> Array:
-    return _table().take(codes, mode="clip")
+def _letter_values(codes: Array) -> Array:
+    return _letter_table().take(codes, mode="clip")
 
 
 @functools.cache
-def _table() -> Array:
+def _letter_table() -> Array:
     """A random number for each code point that words are made of, the same for capital and small letters; 0 for all others."""
-    lower = np.zeros(LETTERS + 1, np.uint64)
-    for code in range(LETTERS):
+    letters = np.zeros(N_CODE_POINTS + 1, np.uint64)
+    for code in range(N_CODE_POINTS):
         letter = chr(code)
         if letter.isalnum() or unicodedata.category(letter)[0] == "M":
-            lower[code] = ord(letter.lower()[0])
-    return np.where(lower > 0, mixed(lower * ODD), np.uint64(0))
+            letters[code] = ord(letter.lower()[0])
+    return np.where(letters > 0, mix(letters * LETTER_BASE), np.uint64(0))
 
 
-_cached = [np.ones(1, np.uint64), np.ones(1, np.uint64)]
+_power_cache = [np.ones(1, np.uint64), np.ones(1, np.uint64)]
 
 
 def _powers(n: int) -> tuple[Array, Array]:
     """ODD to the powers 0 ... n - 1 or more, and their inverses modulo 2^64."""
-    if len(_cached[0]) < n:
-        inverse = np.uint64(pow(int(ODD), -1, 2**64))
-        for number, base in enumerate((ODD, inverse)):
-            _cached[number] = np.cumprod(np.concatenate([np.ones(1, np.uint64), np.full(n - 1, base, np.uint64)]))
-    return _cached[0], _cached[1]
+    if len(_power_cache[0]) < n:
+        inverse = np.uint64(pow(int(LETTER_BASE), -1, 2**64))
+        for number, base in enumerate((LETTER_BASE, inverse)):
+            _power_cache[number] = np.cumprod(np.concatenate([np.ones(1, np.uint64), np.full(n - 1, base, np.uint64)]))
+    return _power_cache[0], _power_cache[1]

@@ -15,7 +15,7 @@ from gptjax.config.decontamination import Filter
 from gptjax.curate import count_ngrams, ngrams
 from gptjax.runtime import atomic, checksums
 
-COUNTS = (  # what is counted of every file
+COUNT_NAMES = (  # what is counted of every file
     "documents",
     "documents_untouched",
     "documents_cut",
@@ -28,87 +28,92 @@ COUNTS = (  # what is counted of every file
 )
 
 
-def pieces(length: int, spans: Sequence[tuple[int, int]], rule: Filter) -> list[tuple[int, int]]:
+def remaining_spans(length: int, spans: Sequence[tuple[int, int]], rule: Filter) -> list[tuple[int, int]]:
     """What is left of a text of that many characters around the spans of its matches, with their windows: starts and ends."""
-    left, at = [], 0
+    spans_left, position = [], 0
     for start, end in sorted(spans):
-        if start - rule.window > at:
-            left.append((at, start - rule.window))
-        at = max(at, end + rule.window)
-    return [*left, (at, length)] if at < length else left
+        if start - rule.window > position:
+            spans_left.append((position, start - rule.window))
+        position = max(position, end + rule.window)
+    return [*spans_left, (position, length)] if position < length else spans_left
 
 
-def cleaned(text: str, spans: Sequence[tuple[int, int]], rule: Filter, count: collections.Counter) -> list[str]:
+def clean_text(text: str, spans: Sequence[tuple[int, int]], rule: Filter, counts: collections.Counter) -> list[str]:
     """The texts that stay of one; what happened to it goes to `count`."""
-    count["documents"] += 1
-    count["characters"] += len(text)
+    counts["documents"] += 1
+    counts["characters"] += len(text)
     if not spans:
-        count["documents_untouched"] += 1
-        count["characters_kept"] += len(text)
+        counts["documents_untouched"] += 1
+        counts["characters_kept"] += len(text)
         return [text]
-    left = pieces(len(text), spans, rule)
-    if len(left) > rule.most_pieces:
-        count["documents_dropped"] += 1
+    spans_left = remaining_spans(len(text), spans, rule)
+    if len(spans_left) > rule.most_pieces:
+        counts["documents_dropped"] += 1
         return []
-    kept = [text[start:end] for start, end in left if end - start >= rule.shortest]
-    count["pieces"] += len(kept)
-    count["pieces_short"] += len(left) - len(kept)
-    count["documents_cut" if kept else "documents_lost"] += 1
-    count["characters_kept"] += sum(map(len, kept))
-    return kept
+    texts = [text[start:end] for start, end in spans_left if end - start >= rule.shortest]
+    counts["pieces"] += len(texts)
+    counts["pieces_short"] += len(spans_left) - len(texts)
+    counts["documents_cut" if texts else "documents_lost"] += 1
+    counts["characters_kept"] += sum(map(len, texts))
+    return texts
 
 
-class Cleaning:
+class PartCleaner:
     """The work on a file of a corpus: its cleaned text as .jsonl in `out`, and what was counted beside the n-grams. A file of which
     nothing stays is not written."""
 
     def __init__(self, rule: Filter, out: pathlib.Path, compression: str):
         self.rule, self.out, self.compression = rule, out, compression
 
-    def __call__(self, part: count_ngrams.Part, folder: pathlib.Path, tell: count_ngrams.Tell) -> None:
-        known, lengths = count_ngrams.opened(folder)
-        count: collections.Counter = collections.Counter()
-        texts = self.texts(part, known, lengths, tell, count)
+    def __call__(self, part: count_ngrams.Part, folder: pathlib.Path, report_progress: count_ngrams.ProgressFn) -> None:
+        hash_set, lengths = count_ngrams.load_ngrams(folder)
+        counts: collections.Counter = collections.Counter()
+        texts = self.clean_texts(part, hash_set, lengths, report_progress, counts)
         first = next(texts, None)
-        path, digest = self.out / self.name(part), None
+        path, digest = self.out / self.output_name(part), None
         if first is None:
             path.unlink(missing_ok=True)  # of an earlier start, with other n-grams
         else:
-            with atomic.saved(path) as raw, compressed(raw, self.compression) as stream:
+            with atomic.atomic_write(path) as raw, open_compressed(raw, self.compression) as stream:
                 for text in itertools.chain([first], texts):
-                    stream.write(line(text))
-            digest = _digest(path)
-        kept = {"counts": dict(count), "cut": _grams_digest(folder), "file": path.name, "digest": digest}
-        checksums.save(report(folder, part), kept)
+                    stream.write(json_line(text))
+            digest = _file_digest(path)
+        record = {"counts": dict(counts), "cut": _grams_digest(folder), "file": path.name, "digest": digest}
+        checksums.save(report_path(folder, part), record)
 
     def is_done(self, folder: pathlib.Path, part: count_ngrams.Part) -> bool:
         """Is the file cleaned of these n-grams, and what was written whole?"""
         try:
-            kept = checksums.read(report(folder, part))
+            record = checksums.read(report_path(folder, part))
         except ValueError:
             return False
-        path = self.out / self.name(part)
-        return (kept["cut"], kept["file"], kept["digest"]) == (_grams_digest(folder), path.name, _digest(path))
+        path = self.out / self.output_name(part)
+        return (record["cut"], record["file"], record["digest"]) == (_grams_digest(folder), path.name, _file_digest(path))
 
-    def name(self, part: count_ngrams.Part) -> str:
+    def output_name(self, part: count_ngrams.Part) -> str:
         """Of the file that is written: the number keeps names apart, and in order."""
         stem = find_files.stem(pathlib.Path(part.source.path)) if isinstance(part.source, data.Text) else "corpus"
         return f"{part.number:05d}-{stem}.jsonl{self.compression}"
 
-    def texts(
-        self, part: count_ngrams.Part, known: ngrams.Known, lengths: Sequence[int], tell: count_ngrams.Tell, count: collections.Counter
+    def clean_texts(
+        self,
+        part: count_ngrams.Part,
+        hash_set: ngrams.HashSet,
+        lengths: Sequence[int],
+        report_progress: count_ngrams.ProgressFn,
+        counts: collections.Counter,
     ) -> Iterator[str]:
-        for batch in count_ngrams.batches(part):
-            found, firsts, ns, _ = count_ngrams.matches(batch, known, lengths)
+        for batch in count_ngrams.read_batches(part):
+            words, firsts, ns, _ = count_ngrams.find_matches(batch, hash_set, lengths)
             spans = collections.defaultdict(list)
             for first, n in zip(firsts.tolist(), ns.tolist(), strict=True):
-                spans[int(found.texts[first])].append((int(found.starts[first]), int(found.ends[first + n - 1])))
+                spans[int(words.texts[first])].append((int(words.starts[first]), int(words.ends[first + n - 1])))
             for number, document in enumerate(batch):
-                yield from cleaned(document.text, spans.get(number, ()), self.rule, count)
-            tell(batch[-1].done)
+                yield from clean_text(document.text, spans.get(number, ()), self.rule, counts)
+            report_progress(batch[-1].progress)
 
 
-def _digest(file: pathlib.Path) -> str | None:
+def _file_digest(file: pathlib.Path) -> str | None:
     """SHA-256 of a file; None if there is none."""
     if not file.exists():
         return None
@@ -118,25 +123,25 @@ def _digest(file: pathlib.Path) -> str | None:
 
 def _grams_digest(folder: pathlib.Path) -> str:
     """A digest of the n-grams that are cut out."""
-    return hashlib.sha256(count_ngrams.opened(folder)[0].hashes.data).hexdigest()
+    return hashlib.sha256(count_ngrams.load_ngrams(folder)[0].hashes.data).hexdigest()
 
 
-def report(folder: pathlib.Path, part: count_ngrams.Part) -> pathlib.Path:
+def report_path(folder: pathlib.Path, part: count_ngrams.Part) -> pathlib.Path:
     return folder / f"cleaned-{part.key}.json"
 
 
-def counts(folder: pathlib.Path, these: list[count_ngrams.Part]) -> dict[str, int]:
+def sum_counts(folder: pathlib.Path, parts: list[count_ngrams.Part]) -> dict[str, int]:
     """What was counted of all files together."""
-    held: collections.Counter[str] = collections.Counter()
-    for part in these:
-        held.update(checksums.read(report(folder, part))["counts"])
-    return {name: held[name] for name in COUNTS}
+    totals: collections.Counter[str] = collections.Counter()
+    for part in parts:
+        totals.update(checksums.read(report_path(folder, part))["counts"])
+    return {name: totals[name] for name in COUNT_NAMES}
 
 
-def line(text: str) -> bytes:
+def json_line(text: str) -> bytes:
     return json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
 
 
-def compressed(raw: Any, compression: str) -> Any:
+def open_compressed(raw: Any, compression: str) -> Any:
     """`raw` as a stream that takes plain bytes. compression: "" or ".gz", whose every member has a checksum; pyarrow's .zst has none."""
     return gzip.GzipFile("", "wb", 1, raw, mtime=0) if compression else contextlib.nullcontext(raw)

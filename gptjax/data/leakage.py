@@ -10,30 +10,33 @@ from gptjax.config import data, find_files, parse
 from gptjax.data import shards
 from gptjax.data.sources import open
 
-BEGINNING = 2**16  # bytes by which two files of one size are told apart before they are compared whole
+PREFIX_BYTES = 2**16  # bytes by which two files of one size are told apart before they are compared whole
 ERROR_SHARE = 0.5  # of validation documents that are trained on: no validation then; fewer are said, as corpora have copies
 
 
-def check_sources(trained: Sequence[data.Source], held: data.Source) -> None:
+def check_sources(train: Sequence[data.Source], validation: data.Source) -> None:
     """ValueError, before anything is read, if a source that is trained on has files of the one that is validated on."""
-    for source in trained:
-        there = _common(source, held)
-        if there is not None:
+    for source in train:
+        common = _common_source(source, validation)
+        if common is not None:
             raise ValueError(
-                f"data.held_out=Separate(source={held}): {there} is also trained on, by {source}; validate on another, or use "
+                f"data.held_out=Separate(source={validation}): {common} is also trained on, by {source}; validate on another, or use "
                 "data.held_out=Tail(fraction=0.1)"
             )
 
 
-def _common(source: data.Source, held: data.Source) -> str | None:
+def _common_source(source: data.Source, validation: data.Source) -> str | None:
     """What both read, if anything."""
-    match source, held:
+    match source, validation:
         case data.Text(), data.Text():
-            return _common_file(source, held)
+            return _common_file(source, validation)
         case data.Tfds(), data.Tfds():
-            same = open.prepared(source) == open.prepared(held) and (source.split, source.field) == (held.split, held.field)
+            same = open.tfds_directory(source) == open.tfds_directory(validation) and (source.split, source.field) == (
+                validation.split,
+                validation.field,
+            )
         case data.Shards(), data.Shards():
-            same = parse.path(source.path).resolve() == parse.path(held.path).resolve()
+            same = parse.path(source.path).resolve() == parse.path(validation.path).resolve()
         case data.Embedded(), data.Embedded():
             same = True
         case _:
@@ -41,16 +44,16 @@ def _common(source: data.Source, held: data.Source) -> str | None:
     return "that source" if same else None
 
 
-def _common_file(source: data.Text, held: data.Text) -> str | None:
+def _common_file(source: data.Text, validation: data.Text) -> str | None:
     """A file that both read: the same one, or one of equal content. Files of objects may be read for two of their fields."""
     by_size: dict[int, list[pathlib.Path]] = {}
     for file, state in find_files.find(source.path).states.items():
         by_size.setdefault(state.st_size, []).append(file)
-    for file, state in find_files.find(held.path).states.items():
+    for file, state in find_files.find(validation.path).states.items():
         size = state.st_size
-        if size and size in by_size and (source.field == held.field or find_files.kind(file)[0] == ".txt"):
+        if size and size in by_size and (source.field == validation.field or find_files.file_type(file)[0] == ".txt"):
             for other in by_size[size]:
-                if file.samefile(other) or all(_digest(file, size) == _digest(other, size) for size in (BEGINNING, None)):
+                if file.samefile(other) or all(_digest(file, size) == _digest(other, size) for size in (PREFIX_BYTES, None)):
                     return str(file)
     return None
 
@@ -64,27 +67,27 @@ def _digest(file: pathlib.Path, size: int | None) -> bytes:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from None
 
 
-def check_documents(trained: Sequence[shards.Split], held: shards.Split, say: Callable[[str], None]) -> None:
+def check_documents(train: Sequence[shards.Split], validation: shards.Split, print_line: Callable[[str], None]) -> None:
     """Compare the documents themselves, by their keys; shards of earlier versions have none, and are compared whole.
 
     ValueError if half of those that are validated on are trained on; fewer are said."""
-    theirs = [shard for split in trained for shard in split.shards]
-    whole = {shard.record["digest"] for shard in theirs}
-    n_common = n_held = 0
-    each = [(shard, shard.keys()) for shard in held.shards]
-    mine = np.unique(np.concatenate([np.zeros(0, np.uint64), *(keys for _, keys in each if keys is not None)]))
-    common = np.zeros(len(mine), bool)
-    for other in theirs:  # thousands of shards at each start: sorted once, then looked up
-        keys = other.keys() if len(other.ends) and len(mine) else None
+    train_shards = [shard for split in train for shard in split.shards]
+    train_digests = {shard.record["digest"] for shard in train_shards}
+    n_common = n_validation = 0
+    shards_with_keys = [(shard, shard.keys()) for shard in validation.shards]
+    validation_keys = np.unique(np.concatenate([np.zeros(0, np.uint64), *(keys for _, keys in shards_with_keys if keys is not None)]))
+    common = np.zeros(len(validation_keys), bool)
+    for other in train_shards:  # thousands of shards at each start: sorted once, then looked up
+        keys = other.keys() if len(other.ends) and len(validation_keys) else None
         if keys is not None:
-            places = np.searchsorted(mine, keys)
-            common[places[mine.take(places, mode="clip") == keys]] = True
-    for shard, keys in each:
-        n_held += len(shard.ends)
-        known = 0 if keys is None else int(common[np.searchsorted(mine, keys)].sum())
-        n_common += len(shard.ends) if shard.record["digest"] in whole else known
-    line = f"{n_common:,} of {n_held:,} documents that are validated on are also trained on"
-    if n_common and n_common >= ERROR_SHARE * n_held:
+            positions = np.searchsorted(validation_keys, keys)
+            common[positions[validation_keys.take(positions, mode="clip") == keys]] = True
+    for shard, keys in shards_with_keys:
+        n_validation += len(shard.ends)
+        n_known = 0 if keys is None else int(common[np.searchsorted(validation_keys, keys)].sum())
+        n_common += len(shard.ends) if shard.record["digest"] in train_digests else n_known
+    line = f"{n_common:,} of {n_validation:,} documents that are validated on are also trained on"
+    if n_common and n_common >= ERROR_SHARE * n_validation:
         raise ValueError(f"data.held_out=Separate(...): {line}; validate on other text, or use data.held_out=Tail(fraction=0.1)")
     if n_common:
-        say(f"{line}: copies of one text")
+        print_line(f"{line}: copies of one text")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-LONGEST = 65_536  # rows in one period of the mixture
+MAX_PERIOD = 65_536  # rows in one period of the mixture
 WARN_FACTOR, ERROR_FACTOR = 1.01, 1.5  # times its weight, or a part of it, that rounding gives a source
 
 
@@ -22,9 +22,9 @@ class Mixture:
 
     def __init__(self, weights: Sequence[float]):
         """weights: positive, of any sum."""
-        counts = whole(weights)
+        counts = integer_weights(weights)
         self.counts = np.array(counts, np.int64)  # rows of each source in a period
-        self.schedule = chairmen(counts)  # the source of each row in a period
+        self.schedule = chairman_schedule(counts)  # the source of each row in a period
         self.n_rows = len(self.schedule)
         self.rank = np.empty(self.n_rows, np.int64)  # how many rows of the same source come before, in the period
         self.shares = [count / self.n_rows for count in counts]  # of all rows, which each source has
@@ -33,22 +33,22 @@ class Mixture:
 
     def __call__(self, row: int) -> tuple[int, int]:
         """The source of row `row` of the run, and the number of rows of that source before it."""
-        period, place = divmod(row, self.n_rows)
-        source = int(self.schedule[place])
-        return source, period * int(self.counts[source]) + int(self.rank[place])
+        period, offset = divmod(row, self.n_rows)
+        source = int(self.schedule[offset])
+        return source, period * int(self.counts[source]) + int(self.rank[offset])
 
 
-def whole(weights: Sequence[float]) -> list[int]:
+def integer_weights(weights: Sequence[float]) -> list[int]:
     """The weights as whole numbers of rows a period, in lowest terms; each source gets at least one."""
     exact = [fractions.Fraction(repr(float(weight))) for weight in weights]
     scale = math.lcm(*(weight.denominator for weight in exact))
     counts = [int(weight * scale) for weight in exact]
     divisor = math.gcd(*counts)
     counts = [count // divisor for count in counts]
-    if sum(counts) <= LONGEST:
+    if sum(counts) <= MAX_PERIOD:
         return counts
     total = sum(exact)
-    rounded = [max(1, round(weight / total * LONGEST)) for weight in exact]
+    rounded = [max(1, round(weight / total * MAX_PERIOD)) for weight in exact]
     divisor = math.gcd(*rounded)
     return [count // divisor for count in rounded]
 
@@ -56,14 +56,14 @@ def whole(weights: Sequence[float]) -> list[int]:
 def check(weights: Sequence[float], names: Sequence[str]) -> list[str]:
     """A line for each source whose share of the rows is not its weight to within 1%, since rounding to 65,536ths has moved it. ValueError
     where it has moved it by half: that would be another mixture than was asked for."""
-    counts, lines = whole(weights), []
+    counts, lines = integer_weights(weights), []
     exact = [fractions.Fraction(repr(float(weight))) for weight in weights]
     for count, weight, name in zip(counts, exact, names, strict=True):
         share = weight / sum(exact)
         factor = float(fractions.Fraction(count, sum(counts)) / share)
         if max(factor, 1 / factor) >= ERROR_FACTOR:
             raise ValueError(
-                f"{name}: its weight is {float(share):.3g} of all weights, and a mixture has no finer share than 1 row in {LONGEST:,}, "
+                f"{name}: its weight is {float(share):.3g} of all weights, and a mixture has no finer share than 1 row in {MAX_PERIOD:,}, "
                 f"{factor:.3g} times as much: raise its weight, or leave the source out"
             )
         if max(factor, 1 / factor) > WARN_FACTOR:
@@ -73,7 +73,7 @@ def check(weights: Sequence[float], names: Sequence[str]) -> list[str]:
     return lines
 
 
-def chairmen(counts: Sequence[int]) -> np.ndarray:
+def chairman_schedule(counts: Sequence[int]) -> np.ndarray:
     """A period in which source i appears counts[i] times, no prefix being off its share by more than 1 - 1 / (2 n - 2) rows.
 
     Tijdeman, "The chairman assignment problem", Discrete Mathematics 32 (1980): of the sources that are due, the one with the earliest

@@ -51,31 +51,31 @@ class Epoch:
 
     def __init__(self, lengths: np.ndarray, n_rows: int, key: str):
         seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")
-        small = np.uint32 if len(lengths) < 2**32 else np.uint64
-        self.order = np.random.Generator(np.random.PCG64(seed)).permutation(len(lengths)).astype(small)
+        dtype = np.uint32 if len(lengths) < 2**32 else np.uint64
+        self.order = np.random.Generator(np.random.PCG64(seed)).permutation(len(lengths)).astype(dtype)
         self.ends = np.cumsum(lengths[self.order])  # where each document ends in the epoch's stream
         self.rows = Permutation(n_rows, key)
 
 
-def pieces(documents: Documents, order: np.ndarray, ends: np.ndarray, position: int, length: int) -> Iterator[tuple[int, int, int]]:
+def iter_spans(documents: Documents, order: np.ndarray, ends: np.ndarray, position: int, length: int) -> Iterator[tuple[int, int, int]]:
     """(document, start, stop) of what `length` tokens from `position` on are made of, in the stream of `documents` in `order`, where they
     end at `ends`."""
-    place = int(np.searchsorted(ends, position, side="right"))
+    index = int(np.searchsorted(ends, position, side="right"))
     filled = 0
     while filled < length:
-        document = int(order[place])
+        document = int(order[index])
         size = int(documents.lengths[document])
-        start = position + filled - (int(ends[place]) - size)
+        start = position + filled - (int(ends[index]) - size)
         stop = min(size, start + length - filled)
         yield document, start, stop
         filled += stop - start
-        place += 1
+        index += 1
 
 
 def gather(documents: Documents, order: np.ndarray, ends: np.ndarray, position: int, out: np.ndarray) -> None:
     """Fill `out` with the tokens of `pieces`."""
     filled = 0
-    for document, start, stop in pieces(documents, order, ends, position, len(out)):
+    for document, start, stop in iter_spans(documents, order, ends, position, len(out)):
         out[filled : filled + stop - start] = documents.tokens(document, start, stop)
         filled += stop - start
 
@@ -100,13 +100,13 @@ class Rows:
 
     def fill(self, number: int, out: np.ndarray) -> None:
         """Write row `number` of the endless sequence of epochs into out, an integer array of shape (n_ctx + 1,)."""
-        gather(self.documents, *self._where(number), out)
+        gather(self.documents, *self._locate(number), out)
 
-    def pieces(self, number: int) -> Iterator[tuple[int, int, int]]:
+    def spans(self, number: int) -> Iterator[tuple[int, int, int]]:
         """(document, start, stop) of what row `number` is made of."""
-        return pieces(self.documents, *self._where(number), self.n_ctx + 1)
+        return iter_spans(self.documents, *self._locate(number), self.n_ctx + 1)
 
-    def _where(self, number: int) -> tuple[np.ndarray, np.ndarray, int]:
+    def _locate(self, number: int) -> tuple[np.ndarray, np.ndarray, int]:
         epoch, row = divmod(number, self.per_epoch)
         with self._lock:
             order = self._epoch(epoch)
@@ -128,7 +128,7 @@ def check_size(n_tokens: int, n_ctx: int, name: str) -> None:
         )
 
 
-def in_order(documents: Documents, n_ctx: int, n_rows: int) -> np.ndarray:
+def evenly_spaced_rows(documents: Documents, n_ctx: int, n_rows: int) -> np.ndarray:
     """At most n_rows rows, evenly spread over the documents in their own order, as int32 of shape (rows, n_ctx + 1)."""
     ends = np.cumsum(documents.lengths)
     available = max(0, (int(ends[-1]) - 1) // n_ctx) if len(ends) else 0

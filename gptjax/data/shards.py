@@ -31,7 +31,7 @@ from gptjax.config import parse
 from gptjax.runtime import checksums
 
 FORMAT = 1
-VERIFIED = 2**30  # bytes of tokens up to which all shards are verified when their directory is opened
+VERIFY_AT_OPEN_BYTES = 2**30  # bytes of tokens up to which all shards are verified when their directory is opened
 FIELDS = {  # that a manifest holds at least
     "format",
     "source",
@@ -45,7 +45,7 @@ FIELDS = {  # that a manifest holds at least
 }
 
 
-def shard_type(n_vocab: int) -> type[np.unsignedinteger]:
+def token_dtype(n_vocab: int) -> type[np.unsignedinteger]:
     return np.uint16 if n_vocab <= 2**16 else np.uint32
 
 
@@ -61,21 +61,21 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
     """The manifest of a finished directory. ValueError, in one line, if there is none or it is damaged.
 
     It carries a seal; those of earlier versions have none and are taken if their names are the known ones and their sums are right."""
-    place = directory / "manifest.json"
-    if not place.exists():
-        state = "is not finished: run the same gptjax.prepare again" if (directory / "job.json").exists() else "is no shard directory"
-        raise ValueError(f"Shards(path='{directory}') {state}; python -m gptjax.prepare writes one")
+    path = directory / "manifest.json"
+    if not path.exists():
+        problem = "is not finished: run the same gptjax.prepare again" if (directory / "job.json").exists() else "is no shard directory"
+        raise ValueError(f"Shards(path='{directory}') {problem}; python -m gptjax.prepare writes one")
     try:
-        manifest = parse.json_file(place)
-        if parse.member(manifest, "format", int, str(place)) != FORMAT:
+        manifest = parse.read_json(path)
+        if parse.member(manifest, "format", int, str(path)) != FORMAT:
             raise _OtherFormat(f"{directory} has shard format {manifest['format']}, this is format {FORMAT}; prepare it again")
         if set(manifest) != FIELDS:
-            manifest = checksums.check_seal(manifest, str(place))
-        _check_manifest(manifest, str(place))
+            manifest = checksums.check_seal(manifest, str(path))
+        _check_manifest(manifest, str(path))
     except _OtherFormat:
         raise
     except ValueError as error:
-        raise ValueError(f"{place} is damaged ({error}); delete {directory} and prepare it again") from None
+        raise ValueError(f"{path} is damaged ({error}); delete {directory} and prepare it again") from None
     return manifest
 
 
@@ -95,8 +95,8 @@ def _check_manifest(manifest: dict[str, Any], where: str) -> None:
     splits = parse.member(manifest, "splits", dict, where)
     for split in ("train", "validation"):
         counts = parse.member(splits, split, dict, f"{where}, splits")
-        described = parse.member(counts, "shards", list, f"{where}, {split}")
-        for shard in described:
+        entries = parse.member(counts, "shards", list, f"{where}, {split}")
+        for shard in entries:
             if not isinstance(shard, dict):
                 raise ValueError(f"{where}, {split}: {parse.quote(shard)} describes no shard")
             for name, kind in (("name", str), ("digest", str), ("documents", int), ("tokens", int), ("bytes", int)):
@@ -104,7 +104,7 @@ def _check_manifest(manifest: dict[str, Any], where: str) -> None:
             if pathlib.PurePath(shard["name"]).name != shard["name"]:
                 raise ValueError(f"{where}: {parse.quote(shard['name'])} is no name of a shard")
         for name in ("documents", "tokens", "bytes"):
-            if parse.member(counts, name, int, f"{where}, {split}") != sum(shard[name] for shard in described):
+            if parse.member(counts, name, int, f"{where}, {split}") != sum(shard[name] for shard in entries):
                 raise ValueError(f"{where}: the {name} of {split} are not those of its shards")
 
 
@@ -114,18 +114,18 @@ class Shard:
     def __init__(self, directory: pathlib.Path, record: dict[str, Any], n_vocab: int):
         """record: what the manifest has of it. ValueError, in one line, if the files are not those."""
         self.name, self.record, self._directory, self._n_vocab = record["name"], record, directory, n_vocab
-        kind = shard_type(n_vocab)
+        kind = token_dtype(n_vocab)
         self._tokens, self.ends = (_map(directory, f"{self.name}.{part}.npy") for part in ("tokens", "ends"))
         lengths = np.diff(self.ends.astype(np.int64), prepend=0) if self.ends.dtype == np.uint64 and self.ends.ndim == 1 else np.zeros(0)
         fits = self._tokens.dtype == kind and self._tokens.shape == (record["tokens"],) and len(lengths) == record["documents"]
         if not fits or (lengths < 0).any() or lengths.sum() != record["tokens"] or not self._matches("ends", self.ends):
             raise self._damage()
         self.lengths = lengths
-        self._verified = False
+        self._is_verified = False
 
     @property
     def tokens(self) -> np.ndarray:
-        if not self._verified:
+        if not self._is_verified:
             self.verify()
         return self._tokens
 
@@ -135,16 +135,16 @@ class Shard:
             raise self._damage()
         if len(self._tokens) and int(self._tokens.max()) >= self._n_vocab:
             raise self.vocabulary_error(int(np.argmax(self._tokens >= self._n_vocab)))
-        self._verified = True
+        self._is_verified = True
 
     def keys(self) -> np.ndarray | None:
         """Of each document, a number that its text decides; None in directories of earlier versions, and where documents were cut."""
         if "keys" not in self.record:
             return None
-        found = _map(self._directory, f"{self.name}.keys.npy")
-        if found.dtype != np.uint64 or not self._matches("keys", found):
+        array = _map(self._directory, f"{self.name}.keys.npy")
+        if array.dtype != np.uint64 or not self._matches("keys", array):
             raise self._damage()
-        return found
+        return array
 
     def vocabulary_error(self, place: int) -> ValueError:
         """What to say of the token at `place`, whose id the tokenizer has not."""
@@ -167,35 +167,35 @@ class Split:
 
     def __init__(self, directory: pathlib.Path, manifest: dict[str, Any], splits: Iterable[str]):
         """ValueError, in one line, if a shard is missing, cut short or, in a small directory, differs from its digest."""
-        described = [shard for split in splits for shard in manifest["splits"][split]["shards"]]
+        entries = [shard for split in splits for shard in manifest["splits"][split]["shards"]]
         n_vocab = manifest["tokenizer"]["n_vocab"]
-        _allow_files(2 * len(described))
-        self.shards = [Shard(directory, shard, n_vocab) for shard in described]
-        if sum(shard["tokens"] for shard in described) * np.dtype(shard_type(n_vocab)).itemsize <= VERIFIED:
+        _raise_file_limit(2 * len(entries))
+        self.shards = [Shard(directory, shard, n_vocab) for shard in entries]
+        if sum(shard["tokens"] for shard in entries) * np.dtype(token_dtype(n_vocab)).itemsize <= VERIFY_AT_OPEN_BYTES:
             for shard in self.shards:
                 shard.verify()
         self._ends = [shard.ends for shard in self.shards]
         self._first = np.cumsum([0, *map(len, self._ends)]).tolist()  # the number of each shard's first document
         self.lengths = np.concatenate([np.zeros(0, np.int64), *(shard.lengths for shard in self.shards)])
         self.n_tokens = int(self.lengths.sum())
-        self.n_bytes = sum(shard["bytes"] for shard in described)  # of the text, in UTF-8
+        self.n_bytes = sum(shard["bytes"] for shard in entries)  # of the text, in UTF-8
 
     def tokens(self, document: int, start: int, stop: int) -> np.ndarray:
         """Tokens start..stop-1 of a document: a view of the file. ValueError if its shard, read for the first time, is damaged."""
-        shard, begin = self._place(document)
+        shard, begin = self._locate_document(document)
         return shard.tokens[begin + start : begin + stop]
 
-    def where(self, document: int, start: int) -> tuple[Shard, int]:
+    def locate(self, document: int, start: int) -> tuple[Shard, int]:
         """The shard that holds token `start` of a document, and its place there."""
-        shard, begin = self._place(document)
+        shard, begin = self._locate_document(document)
         return shard, begin + start
 
-    def _place(self, document: int) -> tuple[Shard, int]:
+    def _locate_document(self, document: int) -> tuple[Shard, int]:
         number = bisect.bisect_right(self._first, document) - 1
         return self.shards[number], int(self._ends[number][document - self._first[number]]) - int(self.lengths[document])
 
 
-def _allow_files(n: int) -> None:
+def _raise_file_limit(n: int) -> None:
     """Let this program have `n` more files open, as far as it may: each array that is mapped is one, and a shell allows 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # what then cannot be opened says so

@@ -7,7 +7,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 SPACE_AFTER_TEXT = re.compile(r"(?<=\S)(?=[ \n])")
 
 
-def valid(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """`text` with every lone surrogate replaced by U+FFFD; a pair of surrogates becomes the one character that it spells.
 
     A str may hold surrogates (from JSON's escapes, or file names), UTF-8 may not: OpenAI's encoder raises on them. Going through UTF-16

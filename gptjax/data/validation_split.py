@@ -10,28 +10,28 @@ SPLITS = ("train", "validation")
 Split = Literal["train", "validation"]
 
 
-def parts(document: Document, rule: data.HeldOut) -> list[tuple[Split, str]]:
+def split_document(document: Document, rule: data.ValidationSplit) -> list[tuple[Split, str]]:
     """The parts of a document and the split that each belongs to. Together they are its text, and none is empty."""
     match rule:
         case data.ByDocument(fraction=fraction):
-            place = int.from_bytes(hashlib.sha256(document.key.encode()).digest()[:8], "big") / 2**64
-            return [("validation" if place < fraction else "train", document.text)]
+            hash_fraction = int.from_bytes(hashlib.sha256(document.key.encode()).digest()[:8], "big") / 2**64
+            return [("validation" if hash_fraction < fraction else "train", document.text)]
         case data.Tail(fraction=fraction):
             cut = len(document.text) - int(len(document.text) * fraction)
-            both: list[tuple[Split, str]] = [("train", document.text[:cut]), ("validation", document.text[cut:])]
-            return [(split, text) for split, text in both if text]
+            halves: list[tuple[Split, str]] = [("train", document.text[:cut]), ("validation", document.text[cut:])]
+            return [(split, text) for split, text in halves if text]
         case data.Separate():
             return [("train", document.text)]
         case _:
             assert_never(rule)
 
 
-def written(rule: data.HeldOut) -> str:
+def describe(rule: data.ValidationSplit) -> str:
     """The rule as a shard directory records it. Separate leaves the directory whole, whatever the other source is."""
     return "Separate(source=...)" if isinstance(rule, data.Separate) else repr(rule)
 
 
-def advice(rule: data.HeldOut, split: Split) -> str:
+def advice(rule: data.ValidationSplit, split: Split) -> str:
     """What to change where `split` came out empty."""
     match rule:
         case data.ByDocument(fraction=fraction):

@@ -17,14 +17,14 @@ from gptjax.data.sources import files
 from gptjax.evals import metrics, registry
 from gptjax.runtime import checksums
 
-HEAD = ("task", "shots", "metric", "all", "n", "dirty", "n", "clean", "n", "clean items", "clean to all")
-Line = dict[str, Any]
-Score = Callable[[list[Line]], list[metrics.Score]]
+COLUMNS = ("task", "shots", "metric", "all", "n", "dirty", "n", "clean", "n", "clean items", "clean to all")
+Outcome = dict[str, Any]
+ScoreFn = Callable[[list[Outcome]], list[metrics.Score]]
 
 
 @record
-class How:
-    how: Protocol
+class ProtocolBox:
+    protocol: Protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,128 +33,138 @@ class Evaluation:
 
     task: str
     shots: str
-    place: pathlib.Path
-    lines: list[Line]
-    score: Score
+    path: pathlib.Path
+    outcomes: list[Outcome]
+    score: ScoreFn
 
 
-def compared(overlap: pathlib.Path, results: pathlib.Path, data: pathlib.Path | None = None) -> list[dict[str, Any]]:
+def compare(overlap_dir: pathlib.Path, results_dir: pathlib.Path, data_dir: pathlib.Path | None = None) -> list[dict[str, Any]]:
     """For each evaluation of a task that was checked, and each metric: score (in percent, but perplexities and the like), its error and the
     number of items, of all, dirty and clean ones; and by how much, in percent of it, clean differs from all. data: where files of one's own
     tasks lie. ValueError, in one line, for what does not fit together."""
-    for place, what in ((overlap, "what `check` wrote"), (results, "what `evaluate` wrote, or TASK.jsonl")):
-        if not place.is_dir():
-            raise ValueError(f"{place} is no directory: give one with {what}")
-    marks = read_marks(overlap)
-    found = list(evaluations(results, set(marks), data))
+    for folder, contents in ((overlap_dir, "what `check` wrote"), (results_dir, "what `evaluate` wrote, or TASK.jsonl")):
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is no directory: give one with {contents}")
+    dirty_items = read_dirty_items(overlap_dir)
+    found = list(find_evaluations(results_dir, set(dirty_items), data_dir))
     if not found:
-        raise ValueError(f"{results} has nothing of the tasks that {overlap} has: {', '.join(sorted(marks)) or 'none'}")
-    return [row for one in found for row in parted(one, marks[bare(one.task)])]
+        raise ValueError(f"{results_dir} has nothing of the tasks that {overlap_dir} has: {', '.join(sorted(dirty_items)) or 'none'}")
+    return [row for evaluation in found for row in rows_by_subset(evaluation, dirty_items[task_name(evaluation.task)])]
 
 
-def read_marks(overlap: pathlib.Path) -> dict[str, dict[str, bool]]:
+def read_dirty_items(overlap_dir: pathlib.Path) -> dict[str, dict[str, bool]]:
     """Of each task that was checked, which items are dirty: what `check` wrote, compared with the digests in its report."""
     tasks: dict[str, Any] = {}
-    report = overlap / "report.json"
+    report = overlap_dir / "report.json"
     if report.exists():
         tasks = parse.member(checksums.read(report), "tasks", dict, str(report))
-    marks = {}
-    for path in sorted(overlap.glob("*.json")):
+    dirty_items = {}
+    for path in sorted(overlap_dir.glob("*.json")):
         if path.stem in ("job", "report"):
             continue
-        dirty, digest = parse.json_file(path), hashlib.sha256(parse.content(path)).hexdigest()
+        dirty, digest = parse.read_json(path), hashlib.sha256(parse.read_bytes(path)).hexdigest()
         entry = parse.member(tasks, path.stem, dict, str(report)) if path.stem in tasks else {"marks": digest}
         if parse.member(entry, "marks", str, str(report)) != digest or not all(type(value) is bool for value in dirty.values()):
-            raise ValueError(f"{path} is damaged: it is not what `check` wrote; delete {overlap} and check again")
-        marks[path.stem] = dirty
-    return marks
+            raise ValueError(f"{path} is damaged: it is not what `check` wrote; delete {overlap_dir} and check again")
+        dirty_items[path.stem] = dirty
+    return dirty_items
 
 
-def parted(one: Evaluation, marks: dict[str, bool]) -> Iterator[dict[str, Any]]:
+def rows_by_subset(evaluation: Evaluation, is_dirty: dict[str, bool]) -> Iterator[dict[str, Any]]:
     """A row for each metric."""
     seen: set[str] = set()
-    for number, line in enumerate(one.lines, 1):
-        place = f"{one.place} line {number:,}"
-        if not isinstance(line["id"], str) or line["id"] not in marks:
-            raise ValueError(f"{place}: the id {parse.quote(line['id'])} was not checked; check the split and the seed that were evaluated")
-        if line["id"] in seen:
-            raise ValueError(f"{place}: the id {line['id']!r} stands there twice; compare one evaluation at a time")
-        seen.add(line["id"])
-    parts = {
-        "all": one.lines,
-        "dirty": [line for line in one.lines if marks[line["id"]]],
-        "clean": [line for line in one.lines if not marks[line["id"]]],
+    for number, outcome in enumerate(evaluation.outcomes, 1):
+        location = f"{evaluation.path} line {number:,}"
+        if not isinstance(outcome["id"], str) or outcome["id"] not in is_dirty:
+            raise ValueError(
+                f"{location}: the id {parse.quote(outcome['id'])} was not checked; check the split and the seed that were evaluated"
+            )
+        if outcome["id"] in seen:
+            raise ValueError(f"{location}: the id {outcome['id']!r} stands there twice; compare one evaluation at a time")
+        seen.add(outcome["id"])
+    subsets = {
+        "all": evaluation.outcomes,
+        "dirty": [outcome for outcome in evaluation.outcomes if is_dirty[outcome["id"]]],
+        "clean": [outcome for outcome in evaluation.outcomes if not is_dirty[outcome["id"]]],
     }
-    scores = {part: {score.metric: score for score in one.score(lines)} if lines else {} for part, lines in parts.items()}
-    for metric, whole in scores["all"].items():
-        row: dict[str, Any] = {"task": one.task, "shots": one.shots, "metric": metric}
-        for part, found in scores.items():
-            row[part] = metrics.told(found[metric]) if metric in found else {"n": 0, "value": None, "error": None}
+    scores = {
+        subset: {score.metric: score for score in evaluation.score(outcomes)} if outcomes else {} for subset, outcomes in subsets.items()
+    }
+    for metric, score_all in scores["all"].items():
+        row: dict[str, Any] = {"task": evaluation.task, "shots": evaluation.shots, "metric": metric}
+        for subset, by_metric in scores.items():
+            row[subset] = metrics.to_json(by_metric[metric]) if metric in by_metric else {"n": 0, "value": None, "error": None}
         clean = row["clean"]["value"]
-        yield row | {"relative": 100 * (clean - whole.value) / whole.value if whole.value and clean is not None else None}
+        yield row | {"relative": 100 * (clean - score_all.value) / score_all.value if score_all.value and clean is not None else None}
 
 
-def bare(task: str) -> str:
+def task_name(task: str) -> str:
     """The task's name without the convention that it was asked by."""
     return task.partition(":")[0]
 
 
-def evaluations(results: pathlib.Path, tasks: Collection[str], data: pathlib.Path | None) -> Iterator[Evaluation]:
+def find_evaluations(results_dir: pathlib.Path, tasks: Collection[str], data_dir: pathlib.Path | None) -> Iterator[Evaluation]:
     """Those of these tasks: of `evaluate`, by its records; then plain ones."""
-    recorded = {}
-    for path in sorted(results.glob("*.json")):
-        kept = parse.json_value(parse.content(path), str(path))
-        if isinstance(kept, dict) and {"task", "shots", "protocol", "seed", "outcomes"} <= set(kept):
+    by_file = {}
+    for path in sorted(results_dir.glob("*.json")):
+        record_json = parse.json_value(parse.read_bytes(path), str(path))
+        if isinstance(record_json, dict) and {"task", "shots", "protocol", "seed", "outcomes"} <= set(record_json):
             for name, kind in (("task", str), ("protocol", str), ("seed", int), ("outcomes", str)):
-                parse.member(kept, name, kind, str(path))
-            if checksums.SEAL in kept:  # those of earlier versions have none
-                checksums.check_seal(kept, str(path))
-            if pathlib.PurePath(kept["outcomes"]).name != kept["outcomes"]:
-                raise ValueError(f"{path}: 'outcomes' is {parse.quote(kept['outcomes'])}; it must be the name of a file beside it")
-            recorded[kept["outcomes"]] = kept
-    for name, kept in recorded.items():
-        if bare(kept["task"]) in tasks:
-            yield judged(kept, results / name, data)
-    for path in sorted(results.glob("*.jsonl")):
-        if path.name not in recorded and path.stem in tasks:
-            yield Evaluation(path.stem, "", path, _lines(path, "score"), plain)
+                parse.member(record_json, name, kind, str(path))
+            if checksums.SEAL in record_json:  # those of earlier versions have none
+                checksums.check_seal(record_json, str(path))
+            if pathlib.PurePath(record_json["outcomes"]).name != record_json["outcomes"]:
+                raise ValueError(f"{path}: 'outcomes' is {parse.quote(record_json['outcomes'])}; it must be the name of a file beside it")
+            by_file[record_json["outcomes"]] = record_json
+    for name, record_json in by_file.items():
+        if task_name(record_json["task"]) in tasks:
+            yield load_evaluation(record_json, results_dir / name, data_dir)
+    for path in sorted(results_dir.glob("*.jsonl")):
+        if path.name not in by_file and path.stem in tasks:
+            yield Evaluation(path.stem, "", path, _read_lines(path, "score"), mean_score)
 
 
-def judged(kept: dict[str, Any], path: pathlib.Path, data: pathlib.Path | None) -> Evaluation:
+def load_evaluation(record_json: dict[str, Any], path: pathlib.Path, data_dir: pathlib.Path | None) -> Evaluation:
     """An evaluation whose outcomes are judged by what its record keeps."""
-    task = registry.task(kept["task"], data)
-    how = overrides.override(How(how=task.protocol), f"how={kept['protocol']}").how
-    lines = [metrics.judged(task, how, line) for line in _lines(path, "right")]
-    return Evaluation(kept["task"], str(kept["shots"]), path, lines, lambda some: metrics.scored(task, how, some, kept["seed"]))
+    task = registry.get_task(record_json["task"], data_dir)
+    protocol = overrides.override(ProtocolBox(protocol=task.protocol), f"how={record_json['protocol']}").protocol
+    outcomes = [metrics.score_item(task, protocol, outcome) for outcome in _read_lines(path, "right")]
+    return Evaluation(
+        record_json["task"],
+        str(record_json["shots"]),
+        path,
+        outcomes,
+        lambda subset: metrics.aggregate(task, protocol, subset, record_json["seed"]),
+    )
 
 
-def plain(lines: list[Line]) -> list[metrics.Score]:
-    return [metrics.Score("score", *metrics.mean([100.0 * line["score"] for line in lines]), len(lines))]
+def mean_score(outcomes: list[Outcome]) -> list[metrics.Score]:
+    return [metrics.Score("score", *metrics.mean_and_error([100.0 * outcome["score"] for outcome in outcomes]), len(outcomes))]
 
 
-def _lines(path: pathlib.Path, wanted: str) -> list[Line]:
-    lines = []
-    for number, line in files.objects(io.BytesIO(parse.content(path)), path):
+def _read_lines(path: pathlib.Path, key: str) -> list[Outcome]:
+    outcomes = []
+    for number, outcome in files.read_objects(io.BytesIO(parse.read_bytes(path)), path):
         where = f"{path} line {number:,}"
-        if not {"id", wanted} <= set(line):
-            raise ValueError(f"{where} has no id and {wanted}: it has {', '.join(line) or 'nothing'}")
-        if wanted == "score":
-            parse.member(line, wanted, float, where)
-        elif checksums.SEAL in line:  # those of earlier versions have none
-            line = checksums.check_seal(line, where, owner=path.stem)
-        lines.append(line)
-    return lines
+        if not {"id", key} <= set(outcome):
+            raise ValueError(f"{where} has no id and {key}: it has {', '.join(outcome) or 'nothing'}")
+        if key == "score":
+            parse.member(outcome, key, float, where)
+        elif checksums.SEAL in outcome:  # those of earlier versions have none
+            outcome = checksums.check_seal(outcome, where, owner=path.stem)
+        outcomes.append(outcome)
+    return outcomes
 
 
-def row(found: dict[str, Any]) -> tuple[str, ...]:
+def format_row(row: dict[str, Any]) -> tuple[str, ...]:
     """A line of the table."""
-    cells = [cell for part in ("all", "dirty", "clean") for cell in (shown(found[part]), f"{found[part]['n']:,}")]
-    share = f"{100 * found['clean']['n'] / found['all']['n']:.0f}%"
-    relative = "-" if found["relative"] is None else f"{found['relative']:+.0f}%"
-    return (found["task"], found["shots"], found["metric"], *cells, share, relative)
+    cells = [text for subset in ("all", "dirty", "clean") for text in (format_score(row[subset]), f"{row[subset]['n']:,}")]
+    share = f"{100 * row['clean']['n'] / row['all']['n']:.0f}%"
+    relative = "-" if row["relative"] is None else f"{row['relative']:+.0f}%"
+    return (row["task"], row["shots"], row["metric"], *cells, share, relative)
 
 
-def shown(part: dict[str, Any]) -> str:
-    if part["value"] is None:
+def format_score(score: dict[str, Any]) -> str:
+    if score["value"] is None:
         return "-"
-    return f"{part['value']:.1f}" + ("" if part["error"] is None else f" +- {part['error']:.1f}")
+    return f"{score['value']:.1f}" + ("" if score["error"] is None else f" +- {score['error']:.1f}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from gptjax.config.decontamination import Measure
+from gptjax.config.decontamination import OverlapRule
 from gptjax.config.evaluation import Protocol
 from gptjax.curate import ngrams
 from gptjax.data import tokenize
@@ -17,85 +17,85 @@ from gptjax.evals import task_data
 from gptjax.evals.task import Item, Task
 
 Array = np.ndarray
-Read = Callable[[Task, Protocol, str], task_data.Found]  # the rows of a task's split
+ReadRows = Callable[[Task, Protocol, str], task_data.Rows]  # the rows of a task's split
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class TaskTexts:
     """A task's texts; items of one group (the answers of a question) share one. texts: by key. items: id of an item -> key. made: is it
     made from a seed, so that short texts are no chance hits?"""
 
     name: str
     texts: dict[str, str]
     items: dict[str, str]
-    made: bool
+    is_generated: bool
 
 
-def asked(task: Task, splits: Iterable[str], read: Read) -> Asked:
+def collect_texts(task: Task, splits: Iterable[str], read_rows: ReadRows) -> TaskTexts:
     """The items of some splits of a task, all together; keys of a second split begin with its name."""
     texts, items = {}, {}
     for number, split in enumerate(splits):
         prefix = f"{split} " if number else ""
-        for row in read(task, task.protocol, split).rows:
+        for row in read_rows(task, task.protocol, split).rows:
             for item in task.items(row, task.protocol, 1):
                 key = prefix + (item.group or item.id)
                 items[prefix + item.id] = key
                 texts[key] = item_text(item)
-    return Asked(task.name, texts, items, task.made is not None)
+    return TaskTexts(task.name, texts, items, task.make_rows is not None)
 
 
 def item_text(item: Item) -> str:
     if item.right or item.demonstration:
-        return item.shown
+        return item.as_demonstration
     return "\n".join(context + completion for context, completion in item.pairs) or item.contexts[0]
 
 
-def tested(task: Task) -> tuple[str, ...]:
+def test_splits(task: Task) -> tuple[str, ...]:
     """The splits that no corpus should have: all but those for training."""
     return tuple(dict.fromkeys(split for split in task.splits if not split.startswith("train")))
 
 
-def compared(these: Asked, rule: Measure) -> tuple[int, Array]:
+def match_length(texts: TaskTexts, rule: OverlapRule) -> tuple[int, Array]:
     """(N of the task, how many words of each text are a match: N, or all its words where it has fewer, or 0 if it is not compared)."""
-    counts = np.concatenate([np.bincount(found.texts, minlength=n) for _, n, found in _batches(these)] or [np.zeros(0, np.int64)])
-    least = 1 if these.made else rule.least
+    counts = np.concatenate([np.bincount(words.texts, minlength=n) for _, n, words in _hash_batches(texts)] or [np.zeros(0, np.int64)])
+    min_length = 1 if texts.is_generated else rule.least
     n = rule.n
     if n is None:
-        n = int(np.clip(np.percentile(counts, 5), least, max(least, rule.most))) if len(counts) else rule.most
-    return n, np.where(counts >= n, n, np.where(counts >= min(least, n), counts, 0))
+        n = int(np.clip(np.percentile(counts, 5), min_length, max(min_length, rule.most))) if len(counts) else rule.most
+    return n, np.where(counts >= n, n, np.where(counts >= min(min_length, n), counts, 0))
 
 
-def occurrences(these: Asked, matches: Array) -> Iterator[tuple[Array, Array]]:
+def occurrences(texts: TaskTexts, matches: Array) -> Iterator[tuple[Array, Array]]:
     """The numbers of texts, and as many hashes of n-grams in them, n being matches[number]; batch after batch."""
-    for before, n_texts, found in _batches(these):
-        mine = matches[before : before + n_texts]
-        for n, hashes, first in ngrams.grams(found, set(mine[mine > 0].tolist())):
-            owners = found.texts[first]
-            right = mine[owners] == n
-            yield owners[right] + before, hashes[right]
+    for offset, n_texts, words in _hash_batches(texts):
+        lengths = matches[offset : offset + n_texts]
+        for n, hashes, first in ngrams.hash_ngrams(words, set(lengths[lengths > 0].tolist())):
+            owners = words.texts[first]
+            is_match = lengths[owners] == n
+            yield owners[is_match] + offset, hashes[is_match]
 
 
-def hashes(these: Asked, matches: Array) -> Array:
+def ngram_hashes(texts: TaskTexts, matches: Array) -> Array:
     """All n-grams of `occurrences`, sorted, none twice."""
-    parts = [np.unique(found) for _, found in occurrences(these, matches)]
+    parts = [np.unique(batch) for _, batch in occurrences(texts, matches)]
     return np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.uint64)
 
 
-def dirty(these: Asked, matches: Array, seen: ngrams.Known) -> tuple[dict[str, bool], int, int]:
+def find_dirty_items(texts: TaskTexts, matches: Array, hash_set: ngrams.HashSet) -> tuple[dict[str, bool], int, int]:
     """(id of an item -> has it an n-gram that was seen, how many n-grams the task has, how many of them were seen), each as often as it
     stands there."""
-    marks, n, n_seen = np.zeros(len(these.texts), bool), 0, 0
-    for owners, found in occurrences(these, matches):
-        at, _ = seen.found(found)
-        marks[owners[at]] = True
-        n, n_seen = n + len(found), n_seen + len(at)
-    of_text = dict(zip(these.texts, marks.tolist(), strict=True))
-    return {item: of_text[key] for item, key in these.items.items()}, n, n_seen
+    is_dirty, n, n_seen = np.zeros(len(texts.texts), bool), 0, 0
+    for owners, batch in occurrences(texts, matches):
+        hits, _ = hash_set.lookup(batch)
+        is_dirty[owners[hits]] = True
+        n, n_seen = n + len(batch), n_seen + len(hits)
+    by_key = dict(zip(texts.texts, is_dirty.tolist(), strict=True))
+    return {item: by_key[key] for item, key in texts.items.items()}, n, n_seen
 
 
-def _batches(these: Asked) -> Iterator[tuple[int, int, ngrams.Words]]:
+def _hash_batches(texts: TaskTexts) -> Iterator[tuple[int, int, ngrams.Words]]:
     """(texts before, texts, their words)."""
-    before = 0
-    for batch in tokenize.grouped(these.texts.values(), ngrams.CHUNK, len):
-        yield before, len(batch), ngrams.words(batch)
-        before += len(batch)
+    offset = 0
+    for batch in tokenize.group_by_length(texts.texts.values(), ngrams.CHUNK_CHARS, len):
+        yield offset, len(batch), ngrams.hash_words(batch)
+        offset += len(batch)

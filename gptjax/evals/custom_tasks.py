@@ -29,10 +29,10 @@ COLUMNS = {
     "labels": "[number]: of all right ones, from 0; empty if not known",
     "grades": "[number]: what choosing each is worth, from 0 to 1",
 }
-FORMS = (("completions", "grades"), ("completions", "labels"), ("completions", "label"), ("completion", "answers"), ("answers",))
-ENDINGS = ("_test", "_validation", "", "_train")  # of files' names: the first that is there is asked; demonstrations are of _train
-SHOTS, TOKENS = 32, 32  # at most, and at least, unless the file beside the data says another number
-MANNERS = {  # key of the file beside the data -> the path of the protocol that it sets
+COLUMN_SETS = (("completions", "grades"), ("completions", "labels"), ("completions", "label"), ("completion", "answers"), ("answers",))
+SPLIT_SUFFIXES = ("_test", "_validation", "", "_train")  # of files' names: the first that is there is asked; demonstrations are of _train
+MAX_SHOTS, MIN_TOKENS = 32, 32  # at most, and at least, unless the file beside the data says another number
+PROTOCOL_PATHS = {  # key of the file beside the data -> the path of the protocol that it sets
     "description": "description",
     "described_from": "described_from",
     "separator": "separator",
@@ -43,69 +43,69 @@ MANNERS = {  # key of the file beside the data -> the path of the protocol that 
     "few": "shots",
     "fixed_shots": "fixed_shots",
 }
-KEYS = ("about", "language", *MANNERS)
-WRITTEN = ("exact_match", "f1", "bleu", "bleu_mb", "rouge", "rouge_1", "rouge_2", "rouge_l")
+KEYS = ("about", "language", *PROTOCOL_PATHS)
+GENERATION_METRICS = ("exact_match", "f1", "bleu", "bleu_mb", "rouge", "rouge_1", "rouge_2", "rouge_l")
 
 
 @record
-class How:
-    how: evaluation.Protocol
+class ProtocolBox:
+    protocol: evaluation.Protocol
 
 
-def found(name: str, folder: pathlib.Path | None) -> Task | None:
+def find_task(name: str, folder: pathlib.Path | None) -> Task | None:
     """The task of FOLDER/NAME_test.jsonl (or one of the other ENDINGS), None if there is no such file. ValueError, in one line, for a file
     beside it that is not as it should be."""
     if folder is None:
         return None
     if "/" in name:
         raise ValueError(f"--tasks={name}: a task is called by its file's name alone; its folder is given by --data")
-    given = [ending for ending in ENDINGS if (folder.expanduser() / f"{name}{ending}.jsonl").is_file()]
-    if not given:
+    suffixes = [suffix for suffix in SPLIT_SUFFIXES if (folder.expanduser() / f"{name}{suffix}.jsonl").is_file()]
+    if not suffixes:
         return None
-    asked, drawn = given[0], "_train" if "_train" in given else given[0]
-    path = folder.expanduser() / f"{name}{asked}.jsonl"
-    form = _form(path)
-    beside, manner = _beside(path.with_name(name))
-    how, chosen = _how(form, beside, manner)
-    language = manner["language"] if "language" in manner else "en"
+    eval_suffix, fewshot_suffix = suffixes[0], "_train" if "_train" in suffixes else suffixes[0]
+    path = folder.expanduser() / f"{name}{eval_suffix}.jsonl"
+    columns = _detect_columns(path)
+    settings_path, settings = _read_settings(path.with_name(name))
+    protocol, set_fields = _build_protocol(columns, settings_path, settings)
+    language = settings["language"] if "language" in settings else "en"
     return Task(
         name=name,
-        about=manner["about"] if "about" in manner else f"your own, of {path}",
-        protocol=how,
-        items=choice if "completions" in form else lambda row, how, shots: writing(row, language),
-        schema={column: COLUMNS[column] for column in ("context", *form)},
+        summary=settings["about"] if "about" in settings else f"your own, of {path}",
+        protocol=protocol,
+        items=choice_items if "completions" in columns else lambda row, protocol, shots: generation_items(row, language),
+        schema={column: COLUMNS[column] for column in ("context", *columns)},
         example={"id": "0", "context": "1 + 1 =", "completions": [" 2", " 3"], "label": 0, "labels": [0], "grades": [1, 0]}
         | {"completion": " 2", "answers": ["2", "two"]},
-        splits=(asked.removeprefix("_") or "test", drawn.removeprefix("_") or "test"),
-        score=None if "completions" in form else score,
-        tells=WRITTEN if "completions" not in form else (GRADE,) if "grades" in form else (),
-        open=frozenset({"shots", "n_tokens", "stops"} - chosen),
+        splits=(eval_suffix.removeprefix("_") or "test", fewshot_suffix.removeprefix("_") or "test"),
+        score=None if "completions" in columns else score,
+        extra_metrics=GENERATION_METRICS if "completions" not in columns else (GRADE,) if "grades" in columns else (),
+        auto_fields=frozenset({"shots", "n_tokens", "stops"} - set_fields),
     )
 
 
-def _form(path: pathlib.Path) -> tuple[str, ...]:
+def _detect_columns(path: pathlib.Path) -> tuple[str, ...]:
     """The columns beside `context`. A first row that cannot be read is refused when all are."""
     try:
         with path.open("rb") as stream:
-            _, row = next(files.objects(stream, path))
+            _, row = next(files.read_objects(stream, path))
     except (ValueError, StopIteration):
         row = {}
     return next(
-        (form for form in FORMS if all(column in row for column in form)),
+        (columns for columns in COLUMN_SETS if all(column in row for column in columns)),
         ("completions", "label") if "completions" in row else ("completion",),
     )
 
 
-def _beside(stem: pathlib.Path) -> tuple[pathlib.Path, Mapping[str, Any]]:
+def _read_settings(stem: pathlib.Path) -> tuple[pathlib.Path, Mapping[str, Any]]:
     """(the file that says how the task is asked, what it says): NAME.toml or NAME.json; nothing if there is neither. ValueError for one
     that cannot be read, or has a key that means nothing."""
-    there = [path for path in (stem.with_name(f"{stem.name}.toml"), stem.with_name(f"{stem.name}.json")) if path.is_file()]
-    if not there:
+    paths = [path for path in (stem.with_name(f"{stem.name}.toml"), stem.with_name(f"{stem.name}.json")) if path.is_file()]
+    if not paths:
         return stem, {}
-    if len(there) > 1:
-        raise ValueError(f"{there[0]} and {there[1]} both say how {stem.name} is asked: keep one")
-    (path,) = there
-    settings = parse.json_file(path) if path.suffix == ".json" else _toml(path)
+    if len(paths) > 1:
+        raise ValueError(f"{paths[0]} and {paths[1]} both say how {stem.name} is asked: keep one")
+    (path,) = paths
+    settings = parse.read_json(path) if path.suffix == ".json" else _read_toml(path)
     for key in settings:
         if key not in KEYS:
             near = difflib.get_close_matches(key, KEYS, n=1)
@@ -116,63 +116,61 @@ def _beside(stem: pathlib.Path) -> tuple[pathlib.Path, Mapping[str, Any]]:
     }
 
 
-def _toml(path: pathlib.Path) -> dict[str, Any]:
-    text = parse.text_file(path)
+def _read_toml(path: pathlib.Path) -> dict[str, Any]:
+    text = parse.read_text(path)
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not TOML: {parse.quote(str(error).splitlines()[0])[1:-1]}") from None
 
 
-def _how(form: tuple[str, ...], path: pathlib.Path, settings: Mapping[str, Any]) -> tuple[evaluation.Protocol, set[str]]:
+def _build_protocol(columns: tuple[str, ...], path: pathlib.Path, settings: Mapping[str, Any]) -> tuple[evaluation.Protocol, set[str]]:
     """The protocol, and which of its shots, stops and n_tokens the file beside the data chose."""
-    if "completions" in form:
-        how = evaluation.Protocol(shots=SHOTS, method=evaluation.PerToken(), metric="grade" if "grades" in form else "accuracy")
+    if "completions" in columns:
+        protocol = evaluation.Protocol(shots=MAX_SHOTS, method=evaluation.PerToken(), metric="grade" if "grades" in columns else "accuracy")
     else:
-        how = evaluation.Protocol(shots=SHOTS, method=evaluation.Greedy(n_tokens=TOKENS), metric="exact_match")
-    chosen = {MANNERS[key].removeprefix("method.") for key in settings if key in MANNERS}
+        protocol = evaluation.Protocol(shots=MAX_SHOTS, method=evaluation.Greedy(n_tokens=MIN_TOKENS), metric="exact_match")
+    set_fields = {PROTOCOL_PATHS[key].removeprefix("method.") for key in settings if key in PROTOCOL_PATHS}
     method = settings["method"] if "method" in settings else ""
     if isinstance(method, str) and "(" in method:
-        chosen |= {field for field in ("n_tokens", "stops") if field in method}
+        set_fields |= {field for field in ("n_tokens", "stops") if field in method}
     elif method in ("Beam", "Greedy", "TopK"):
-        settings = dict(settings) | {"method": f"{method}(n_tokens={TOKENS})"}
-    bare = ("method", "metric")  # other texts are quoted, and a list is a tuple, in the grammar of --set
-    values = {key: tuple(settings[key]) if isinstance(settings[key], list) else settings[key] for key in MANNERS if key in settings}
-    edits = [f"how.{MANNERS[key]}={value if key in bare else repr(value)}" for key, value in values.items()]
+        settings = dict(settings) | {"method": f"{method}(n_tokens={MIN_TOKENS})"}
+    unquoted = ("method", "metric")  # other texts are quoted, and a list is a tuple, in the grammar of --set
+    values = {key: tuple(settings[key]) if isinstance(settings[key], list) else settings[key] for key in PROTOCOL_PATHS if key in settings}
+    edits = [f"how.{PROTOCOL_PATHS[key]}={value if key in unquoted else repr(value)}" for key, value in values.items()]
     try:
-        how = overrides.override(How(how=how), *edits).how
+        protocol = overrides.override(ProtocolBox(protocol=protocol), *edits).protocol
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).removeprefix('how.')}") from None
-    kinds = evaluation.Choice if "completions" in form else evaluation.Writing | evaluation.LastWord
-    if not isinstance(how.method, kinds):
+    kinds = evaluation.ChoiceMethod if "completions" in columns else evaluation.GenerationMethod | evaluation.LastWord
+    if not isinstance(protocol.method, kinds):
         names = ", ".join(kind.__name__ for kind in typing.get_args(kinds))
-        raise ValueError(f"{path}: rows with {', '.join(form)} cannot be asked by method={how.method}; give one of {names}")
-    if isinstance(how.method, evaluation.Writing) and how.metric not in WRITTEN:
-        raise ValueError(f"{path}: metric={how.metric} is not of what is written; give one of {', '.join(WRITTEN)}")
-    return how, chosen
+        raise ValueError(f"{path}: rows with {', '.join(columns)} cannot be asked by method={protocol.method}; give one of {names}")
+    if isinstance(protocol.method, evaluation.GenerationMethod) and protocol.metric not in GENERATION_METRICS:
+        raise ValueError(f"{path}: metric={protocol.metric} is not of what is written; give one of {', '.join(GENERATION_METRICS)}")
+    return protocol, set_fields
 
 
-def writing(row: Row, language: str) -> list[Item]:
+def generation_items(row: Row, language: str) -> list[Item]:
     """Line ends that a completion begins with are put before it: they are the form of the question, and no answer."""
-    right = (
-        [row["completion"]] if "completion" in row else [answer if answer[:1].isspace() else f" {answer}" for answer in row["answers"][:1]]
-    )
-    right += row["answers"] if "answers" in row else []
-    if not any(answer.strip() for answer in right[:1]):
+    answers = [row["completion"]] if "completion" in row else [text if text[:1].isspace() else f" {text}" for text in row["answers"][:1]]
+    answers += row["answers"] if "answers" in row else []
+    if not any(text.strip() for text in answers[:1]):
         raise ValueError(f"item {row['id']} has no right answer, or an empty one: give it some text")
-    shown = right[0].lstrip()
-    before, end, space = right[0][: len(right[0]) - len(shown)].rpartition("\n")
+    answer = answers[0].lstrip()
+    line_ends, end, space = answers[0][: len(answers[0]) - len(answer)].rpartition("\n")
     item = Item(
         id=row["id"],
-        contexts=(row["context"] + before + end,),
-        completions=(space + shown,),
-        answers=tuple(dict.fromkeys(answer.strip() for answer in right if answer.strip())),
+        contexts=(row["context"] + line_ends + end,),
+        completions=(space + answer,),
+        answers=tuple(dict.fromkeys(text.strip() for text in answers if text.strip())),
         facts={"language": language},
     )
     return [item]
 
 
-def choice(row: Row, how: evaluation.Protocol, shots: int) -> list[Item]:
+def choice_items(row: Row, protocol: evaluation.Protocol, shots: int) -> list[Item]:
     n, grades = len(row["completions"]), row["grades"] if "grades" in row else []
     if "grades" in row:
         if len(grades) != n or not all(0 <= grade <= 1 for grade in grades):
@@ -195,6 +193,6 @@ def choice(row: Row, how: evaluation.Protocol, shots: int) -> list[Item]:
     return [item]
 
 
-def score(metric: str, written: str, item: Item) -> float:
+def score(metric: str, prediction: str, item: Item) -> float:
     """What was written, as it is (exact_match), by words (f1) or by ROUGE, the best over the right answers; BLEU is of all together."""
-    return scorers.rouge(metric, written, item) if metric.startswith("rouge") else scorers.plain(metric, written, item)
+    return scorers.rouge(metric, prediction, item) if metric.startswith("rouge") else scorers.plain_text(metric, prediction, item)

@@ -56,8 +56,8 @@ CBT = [
 ]
 
 
-def joined(text: str, rules: list[tuple[str, str]]) -> str:
+def apply(text: str, rules: list[tuple[str, str]]) -> str:
     """`text` after all the rules."""
-    for there, becomes in rules:
-        text = re.sub(there, becomes, text)
+    for pattern, replacement in rules:
+        text = re.sub(pattern, replacement, text)
     return text

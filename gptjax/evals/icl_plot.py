@@ -13,18 +13,18 @@ from typing import Any
 from gptjax.report import loss_plot
 from gptjax.runtime import checksums
 
-COLOURS = ("#9CC5E8", "#4C78A8", "#1F3A5F", "#D1495B", "#6B7280", "#E8A33D", "#3C8D5A", "#7B4FA3")
-KINDS = ("zero-shot", "one-shot", "few-shot")
-NO_PERCENT = ("perplexity", "bits_per_byte", "bits_per_character")
+COLORS = ("#9CC5E8", "#4C78A8", "#1F3A5F", "#D1495B", "#6B7280", "#E8A33D", "#3C8D5A", "#7B4FA3")
+SHOT_KINDS = ("zero-shot", "one-shot", "few-shot")
+NON_PERCENT_METRICS = ("perplexity", "bits_per_byte", "bits_per_character")
 FORMATS = (".png", ".pdf", ".svg")
-WIDE = 42  # characters of a line below the panel of the mean
+WRAP_WIDTH = 42  # characters of a line below the panel of the mean
 Record = dict[str, Any]
 
 
-def read(folders: Iterable[Path], warn: Callable[[str], None]) -> list[Record]:
+def read_records(folders: Iterable[Path], warn: Callable[[str], None]) -> list[Record]:
     """All records of scores in these folders; one that is not as it was written is left out, and named by `warn`. ValueError if there are
     none."""
-    folders, found = list(folders), []
+    folders, records = list(folders), []
     for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
         try:
             record = checksums.read(path)
@@ -32,10 +32,10 @@ def read(folders: Iterable[Path], warn: Callable[[str], None]) -> list[Record]:
             warn(f"{error}; it is left out: let python -m gptjax.evaluate write it again")
             continue
         if "scores" in record and record["scores"]:
-            found.append(record)
-    if not found:
+            records.append(record)
+    if not records:
         raise ValueError(f"no results are in {', '.join(map(str, folders))}: let python -m gptjax.evaluate make some")
-    return found
+    return records
 
 
 def check_format(path: Path) -> None:
@@ -47,20 +47,20 @@ def check_format(path: Path) -> None:
 def draw(folders: Iterable[Path], path: Path, warn: Callable[[str], None]) -> None:
     """A panel a task, and one of their mean against parameters, as a picture. ValueError if there is nothing to draw."""
     check_format(path)
-    records = select(read(folders, warn), warn)
-    tasks = list(dict.fromkeys(panel(record) for record in records))
+    records = select(read_records(folders, warn), warn)
+    tasks = list(dict.fromkeys(panel_key(record) for record in records))
     models = labels(records)
-    wide = min(3, len(tasks) + 1)
-    high = -(-(len(tasks) + 1) // wide)
-    figure = loss_plot.canvas(4.2 * wide, 3.4 * high + 0.8)
-    panels = figure.subplots(high, wide, squeeze=False).flatten()
+    n_columns = min(3, len(tasks) + 1)
+    n_rows = -(-(len(tasks) + 1) // n_columns)
+    figure = loss_plot.new_figure(4.2 * n_columns, 3.4 * n_rows + 0.8)
+    panels = figure.subplots(n_rows, n_columns, squeeze=False).flatten()
     for axes, task in zip(panels, tasks, strict=False):
-        by_shots(axes, [record for record in records if panel(record) == task], models)
-    by_size(panels[len(tasks)], records)
+        plot_by_shots(axes, [record for record in records if panel_key(record) == task], models)
+    plot_by_size(panels[len(tasks)], records)
     for axes in panels[len(tasks) + 1 :]:
         axes.remove()
     lines = {label: line for axes in panels[: len(tasks)] for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(lines.values(), lines, loc="outside lower center", ncols=min(len(lines), wide), frameon=False, fontsize=9)
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=min(len(lines), n_columns), frameon=False, fontsize=9)
     if panels[len(tasks)].get_legend_handles_labels()[1]:
         panels[len(tasks)].legend(frameon=False, fontsize=8)
     for axes in panels[: len(tasks) + 1]:
@@ -80,7 +80,7 @@ def labels(records: Sequence[Record]) -> dict[str, str]:
     found: dict[str, str] = {}
     for digest, model in models.items():
         alike = [other for other in models.values() if other["parameters"] == model["parameters"]]
-        name = f"{console.quantity(model['parameters'])} parameters"
+        name = f"{console.si(model['parameters'])} parameters"
         name += f", {model['name']}" if len(alike) > 1 else ""
         name += f" {digest[:6]}" if sum(other["name"] == model["name"] for other in alike) > 1 else ""
         found[digest] = name
@@ -92,7 +92,7 @@ def main_score(record: Record) -> dict[str, Any]:
     return next(iter(record["scores"].values()))
 
 
-def panel(record: Record) -> tuple[str, str]:
+def panel_key(record: Record) -> tuple[str, str]:
     """What has a panel of its own: a task and its metric."""
     return record["task"], main_score(record)["metric"]
 
@@ -102,28 +102,30 @@ def select(records: Sequence[Record], warn: Callable[[str], None]) -> list[Recor
     methods, the one of most items, which `warn` says."""
     found: dict[tuple, list[Record]] = {}
     for record in records:
-        key = record["model"]["digest"], *panel(record), record["described"], record["shots"]
+        key = record["model"]["digest"], *panel_key(record), record["described"], record["shots"]
         found.setdefault(key, []).append(record)
-    for (_, task, _, _, shots), mine in found.items():
-        if len(mine) > 1:
-            warn(f"{task}, {shots} shots: {len(mine)} results of one model, by other seeds or protocols; the one of most items is drawn")
-    return [max(mine, key=lambda record: record["examples"]) for mine in found.values()]
+    for (_, task, _, _, shots), own_records in found.items():
+        if len(own_records) > 1:
+            warn(
+                f"{task}, {shots} shots: {len(own_records)} results of one model, by other seeds or protocols; the one of most items is drawn"
+            )
+    return [max(own_records, key=lambda record: record["examples"]) for own_records in found.values()]
 
 
-def by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str]) -> None:
+def plot_by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str]) -> None:
     """Figure 1.2: a line a model; dashed where there was no description though others of the task had one."""
-    described = any(record["described"] for record in records)
-    for (digest, name), colour in zip(models.items(), COLOURS * len(models), strict=False):
-        for with_it in (True, False):
-            mine = [record for record in records if record["model"]["digest"] == digest and record["described"] == with_it]
-            points = [(record["mean_shots"], main_score(record)) for record in mine]
+    has_descriptions = any(record["described"] for record in records)
+    for (digest, name), color in zip(models.items(), COLORS * len(models), strict=False):
+        for with_description in (True, False):
+            own_records = [record for record in records if record["model"]["digest"] == digest and record["described"] == with_description]
+            points = [(record["mean_shots"], main_score(record)) for record in own_records]
             if not points:
                 continue
             points = sorted((k, score["value"], score["error"] or 0.0) for k, score in points)
             ks, values, errors = zip(*points, strict=True)
-            style = "--" if described and not with_it else "-"
+            style = "--" if has_descriptions and not with_description else "-"
             label = loss_plot.escape(f"{name}{', no description' if style == '--' else ''}")
-            axes.errorbar(ks, values, errors, color=colour, ls=style, marker="o", ms=3, lw=1.6, capsize=2, label=label)
+            axes.errorbar(ks, values, errors, color=color, ls=style, marker="o", ms=3, lw=1.6, capsize=2, label=label)
     ks = {record["mean_shots"] for record in records}
     axes.set_xscale("symlog", linthresh=1, base=2) if max(ks) > 4 else None
     axes.minorticks_off()
@@ -131,66 +133,77 @@ def by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str]) ->
     if len(ks) == 1:
         axes.set_xlim(min(ks) - 1, max(ks) + 1)
     spans = [(score["value"], score["error"] or 0.0) for score in map(main_score, records)]
-    task, metric = panel(records[0])
-    if metric not in NO_PERCENT:  # from 0 to 5 at least, or a task that nobody does would look like any other
+    task, metric = panel_key(records[0])
+    if metric not in NON_PERCENT_METRICS:  # from 0 to 5 at least, or a task that nobody does would look like any other
         axes.set_ylim(min(0.0, *(1.05 * (value - error) for value, error in spans)), max(5.0, *(1.05 * sum(span) for span in spans)))
     axes.set(title=loss_plot.escape(task), xlabel="demonstrations (K)", ylabel=metric)
 
 
-def kinds(records: Sequence[Record]) -> dict[str, float]:
+def scores_by_kind(records: Sequence[Record]) -> dict[str, float]:
     """The scores of one model on one task zero-shot, one-shot and with most demonstrations, as far as it was asked so: with the task's
     description where it was asked both with it and without."""
-    mine = {record["shots"]: main_score(record)["value"] for record in sorted(records, key=lambda record: record["described"])}
-    wanted = {"zero-shot": 0, "one-shot": 1, "few-shot": max([k for k in mine if k > 1], default=None)}
-    return {kind: mine[k] for kind, k in wanted.items() if k in mine}
+    by_shots = {record["shots"]: main_score(record)["value"] for record in sorted(records, key=lambda record: record["described"])}
+    kinds = {"zero-shot": 0, "one-shot": 1, "few-shot": max([k for k in by_shots if k > 1], default=None)}
+    return {kind: by_shots[k] for kind, k in kinds.items() if k in by_shots}
 
 
-def means(records: Sequence[Record]) -> tuple[dict[str, dict[str, float]], list[str], list[str]]:
+def mean_scores(records: Sequence[Record]) -> tuple[dict[str, dict[str, float]], list[str], list[str]]:
     """(kind of K -> digest of a model -> its mean score; the tasks that are in each mean; those that are not). Kinds are those by which
     each model was asked something; tasks are those in percent that were asked of each model by each of the kinds."""
     models = list(dict.fromkeys(record["model"]["digest"] for record in records))
     tasks: dict[tuple[str, str], dict[str, list[Record]]] = {}
     for record in records:
-        tasks.setdefault(panel(record), {model: [] for model in models})[record["model"]["digest"]].append(record)
-    found = {
-        task: {model: kinds(mine) for model, mine in of_model.items()}
-        for (task, metric), of_model in tasks.items()
-        if metric not in NO_PERCENT
+        tasks.setdefault(panel_key(record), {model: [] for model in models})[record["model"]["digest"]].append(record)
+    scores_by_task = {
+        task: {model: scores_by_kind(own_records) for model, own_records in by_model.items()}
+        for (task, metric), by_model in tasks.items()
+        if metric not in NON_PERCENT_METRICS
     }
-    asked = [kind for kind in KINDS if all(any(kind in scores[model] for scores in found.values()) for model in models)]
-    whole = [task for task, scores in found.items() if all(kind in scores[model] for kind in asked for model in models)] if asked else []
-    of_all = asked if whole else []
-    mean = {kind: {model: statistics.fmean(found[task][model][kind] for task in whole) for model in models} for kind in of_all}
-    return mean, whole, list(dict.fromkeys(task for task, _ in tasks if task not in whole))
+    shared_kinds = [
+        kind for kind in SHOT_KINDS if all(any(kind in scores[model] for scores in scores_by_task.values()) for model in models)
+    ]
+    complete_tasks = (
+        [task for task, scores in scores_by_task.items() if all(kind in scores[model] for kind in shared_kinds for model in models)]
+        if shared_kinds
+        else []
+    )
+    used_kinds = shared_kinds if complete_tasks else []
+    mean = {
+        kind: {model: statistics.fmean(scores_by_task[task][model][kind] for task in complete_tasks) for model in models}
+        for kind in used_kinds
+    }
+    return mean, complete_tasks, list(dict.fromkeys(task for task, _ in tasks if task not in complete_tasks))
 
 
-def by_size(axes: Any, records: Sequence[Record]) -> None:
+def plot_by_size(axes: Any, records: Sequence[Record]) -> None:
     """Figure 1.3: the mean over those tasks that every model was asked with every kind of K, against parameters; a point a model."""
     from gptjax.report import console
 
-    found, inside, left_out = means(records)
+    mean, included, excluded = mean_scores(records)
     parameters = {record["model"]["digest"]: record["model"]["parameters"] for record in records}
     sizes = sorted(set(parameters.values()))
-    for kind, colour in zip(KINDS, COLOURS[::2], strict=False):
-        if kind not in found:
+    for kind, color in zip(SHOT_KINDS, COLORS[::2], strict=False):
+        if kind not in mean:
             continue
-        points = [(parameters[model], value) for model, value in found[kind].items()]
-        middle = [statistics.fmean(value for size, value in points if size == one) for one in sizes]  # of runs of one size, their mean
-        axes.plot(*zip(*points, strict=True), ls="", marker="o", ms=4, color=colour)
-        axes.plot(sizes, middle, color=colour, label=kind)
+        points = [(parameters[model], value) for model, value in mean[kind].items()]
+        middle = [
+            statistics.fmean(value for size, value in points if size == n_params) for n_params in sizes
+        ]  # of runs of one size, their mean
+        axes.plot(*zip(*points, strict=True), ls="", marker="o", ms=4, color=color)
+        axes.plot(sizes, middle, color=color, label=kind)
     axes.set_xscale("log")
     axes.minorticks_off()
-    axes.set_xticks(sizes, [console.quantity(size) for size in sizes])
-    if not inside:
+    axes.set_xticks(sizes, [console.si(size) for size in sizes])
+    if not included:
         axes.text(0.5, 0.5, "no task was asked of all models\nand by all numbers of demonstrations", transform=axes.transAxes, ha="center")
-    title = f"mean of {len(inside)} task{'s' * (len(inside) != 1)}" if left_out else "all tasks"
-    axes.set(title=title, xlabel="parameters" + _without(left_out), ylabel="mean score (%)")
+    title = f"mean of {len(included)} task{'s' * (len(included) != 1)}" if excluded else "all tasks"
+    axes.set(title=title, xlabel="parameters" + _excluded_note(excluded), ylabel="mean score (%)")
 
 
-def _without(left_out: Sequence[str]) -> str:
+def _excluded_note(excluded: Sequence[str]) -> str:
     """The lines below the axis that name the tasks which are not in the mean."""
-    if not left_out:
+    if not excluded:
         return ""
-    lines = textwrap.wrap(f"without {', '.join(left_out)}", WIDE)
-    lines = lines if len(lines) < 5 else [*lines[:4], f"... {len(left_out)} in all"]
+    lines = textwrap.wrap(f"without {', '.join(excluded)}", WRAP_WIDTH)
+    lines = lines if len(lines) < 5 else [*lines[:4], f"... {len(excluded)} in all"]
     return "\n" + "\n".join(map(loss_plot.escape, lines))

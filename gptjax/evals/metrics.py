@@ -22,15 +22,24 @@ from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.evals import scorers
 from gptjax.evals.task import GRADE, GRADES, Item, Task
 
-TOGETHER = ("group_accuracy", "macro_f1", "f1a", "bleu", "bleu_mb", "perplexity", "bits_per_byte", "bits_per_character")  # no item's own
-SAID = {  # kind of method -> what it can tell
-    evaluation.Choice: ("accuracy", GRADE, "group_accuracy", "macro_f1", "f1a", "f1"),
+CORPUS_METRICS = (
+    "group_accuracy",
+    "macro_f1",
+    "f1a",
+    "bleu",
+    "bleu_mb",
+    "perplexity",
+    "bits_per_byte",
+    "bits_per_character",
+)  # no item's own
+METHOD_METRICS = {  # kind of method -> what it can tell
+    evaluation.ChoiceMethod: ("accuracy", GRADE, "group_accuracy", "macro_f1", "f1a", "f1"),
     evaluation.LastWord: ("accuracy", "perplexity"),
-    evaluation.Writing: ("accuracy", "exact_match", "f1", "bleu", "bleu_mb", "rouge", "rouge_1", "rouge_2", "rouge_l"),
+    evaluation.GenerationMethod: ("accuracy", "exact_match", "f1", "bleu", "bleu_mb", "rouge", "rouge_1", "rouge_2", "rouge_l"),
     evaluation.Windows: ("perplexity", "bits_per_byte", "bits_per_character"),
 }
-ALIKE = (("exact_match", "f1"), ("bleu", "bleu_mb"), ("rouge", "rouge_1", "rouge_2", "rouge_l"))  # scored by the same scorer
-RESAMPLES = 1000  # of the bootstrap, for metrics that are no mean of items'
+METRIC_GROUPS = (("exact_match", "f1"), ("bleu", "bleu_mb"), ("rouge", "rouge_1", "rouge_2", "rouge_l"))  # scored by the same scorer
+N_RESAMPLES = 1000  # of the bootstrap, for metrics that are no mean of items'
 Outcome = dict[str, Any]
 
 
@@ -44,59 +53,59 @@ class Score:
     n: int
 
 
-def told(score: Score) -> dict[str, Any]:
+def to_json(score: Score) -> dict[str, Any]:
     """As JSON has it: no error of a single item."""
     return dataclasses.asdict(score) | {"error": None if math.isnan(score.error) else score.error}
 
 
-def chosen(how: evaluation.Protocol, outcome: Outcome) -> int:
+def choose_completion(protocol: evaluation.Protocol, outcome: Outcome) -> int:
     """The number of the completion that the method chooses; the first of equals."""
     totals, tokens = outcome["log_probabilities"], outcome["tokens"]
-    match how.method:
+    match protocol.method:
         case evaluation.PerToken():
-            found = [total / n for total, n in zip(totals, tokens, strict=True)]
+            scores = [total / n for total, n in zip(totals, tokens, strict=True)]
         case evaluation.Total():
-            found = totals
+            scores = totals
         case evaluation.PerByte():
             texts = outcome["completions"] * (len(totals) // len(outcome["completions"]))
-            found = [total / max(1, len(text.strip().encode())) for total, text in zip(totals, texts, strict=True)]
+            scores = [total / max(1, len(text.strip().encode())) for total, text in zip(totals, texts, strict=True)]
         case evaluation.Unconditional() | evaluation.Calibrated():
-            found = [total - before for total, before in zip(totals, outcome["before"], strict=True)]
+            scores = [total - before for total, before in zip(totals, outcome["before"], strict=True)]
         case _:
-            raise AssertionError(f"{how.method} does not choose")
-    return max(range(len(found)), key=lambda number: found[number])
+            raise AssertionError(f"{protocol.method} does not choose")
+    return max(range(len(scores)), key=lambda number: scores[number])
 
 
-def written_answers(item: Item) -> list[str]:
+def target_texts(item: Item) -> list[str]:
     """What a model may write to be right, with the space that stands before it: each right answer, or what a demonstration shows."""
-    shown = [item.completions[0]] if item.completions and item.completions[0].strip() and item.known else []
-    return shown + [f" {answer.strip()}" for answer in item.answers if answer.strip()]
+    demonstrated = [item.completions[0]] if item.completions and item.completions[0].strip() and item.has_answer else []
+    return demonstrated + [f" {answer.strip()}" for answer in item.answers if answer.strip()]
 
 
-def writable(item: Item, text: Tokenizer, n_tokens: int, stops: Sequence[str]) -> bool:
+def can_generate_answer(item: Item, tokenizer: Tokenizer, n_tokens: int, stops: Sequence[str]) -> bool:
     """Can the tokenizer write one of the right answers in n_tokens and before the stops, given as it writes them? True where no answer is
     known."""
-    right = written_answers(item)
-    for answer in right:
-        tokens = text.encode(answer)
-        if 0 < len(tokens) <= n_tokens and not any(stop in text.decode(tokens).rstrip() for stop in stops):
+    targets = target_texts(item)
+    for answer in targets:
+        tokens = tokenizer.encode(answer)
+        if 0 < len(tokens) <= n_tokens and not any(stop in tokenizer.decode(tokens).rstrip() for stop in stops):
             return True
-    return not right
+    return not targets
 
 
-def spelling(item: Item, text: Tokenizer) -> dict[str, str]:
+def tokenizer_forms(item: Item, tokenizer: Tokenizer) -> dict[str, str]:
     """Each text of the item that a written answer is compared with -> how the tokenizer writes it, where that is another text."""
-    texts = [*item.answers, *_strings([fact for fact in item.facts.values() if not isinstance(fact, int)])]
-    written = {one: text.decode(text.encode(one)).strip() for one in texts}
-    return {one: as_written for one, as_written in written.items() if as_written != one.strip()}
+    texts = [*item.answers, *_iter_strings([fact for fact in item.facts.values() if not isinstance(fact, int)])]
+    forms = {one: tokenizer.decode(tokenizer.encode(one)).strip() for one in texts}
+    return {text: form for text, form in forms.items() if form != text.strip()}
 
 
-def _strings(value: Any) -> Iterable[str]:
+def _iter_strings(value: Any) -> Iterable[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _strings(one)
+        for element in value:
+            yield from _iter_strings(element)
 
 
 def respell(item: Item, found: Mapping[str, str]) -> Item:
@@ -111,96 +120,96 @@ def respell(item: Item, found: Mapping[str, str]) -> Item:
     return dataclasses.replace(item, answers=tuple(map(respelled, item.answers)), facts=facts)
 
 
-def judged(task: Task, how: evaluation.Protocol, outcome: Outcome) -> Outcome:
+def score_item(task: Task, protocol: evaluation.Protocol, outcome: Outcome) -> Outcome:
     """The outcome with "chosen", where there was a choice, and "scores": 0 to 1 by metric, of those that are a mean over items."""
-    own: dict[str, float] = {}
-    said = ""
-    if isinstance(how.method, evaluation.Choice):
-        number = chosen(how, outcome)
-        outcome = outcome | {"chosen": number}
-        own = {"accuracy": float(number in outcome["right"])}
+    scores: dict[str, float] = {}
+    prediction = ""
+    if isinstance(protocol.method, evaluation.ChoiceMethod):
+        choice = choose_completion(protocol, outcome)
+        outcome = outcome | {"chosen": choice}
+        scores = {"accuracy": float(choice in outcome["right"])}
         if GRADES in outcome["facts"]:
-            own[GRADE] = outcome["facts"][GRADES][number]
-        said = outcome["completions"][number if len(outcome["completions"]) > 1 else 0].strip()
-    elif isinstance(how.method, evaluation.LastWord):
-        own = {"accuracy": float(outcome["greedy" if isinstance(how.method, evaluation.Word) else "last_greedy"][0])}
-    elif isinstance(how.method, evaluation.Writing):
-        said = outcome["written"]
+            scores[GRADE] = outcome["facts"][GRADES][choice]
+        prediction = outcome["completions"][choice if len(outcome["completions"]) > 1 else 0].strip()
+    elif isinstance(protocol.method, evaluation.LastWord):
+        scores = {"accuracy": float(outcome["greedy" if isinstance(protocol.method, evaluation.Word) else "last_greedy"][0])}
+    elif isinstance(protocol.method, evaluation.GenerationMethod):
+        prediction = outcome["written"]
     if task.score is not None:
-        left = [metric for metric in metrics(task, how) if metric not in (*TOGETHER, *own)]
-        own |= {metric: task.score(metric, said, item(outcome)) for metric in left}
-    return outcome | {"scores": own}
+        remaining = [metric for metric in metric_names(task, protocol) if metric not in (*CORPUS_METRICS, *scores)]
+        scores |= {metric: task.score(metric, prediction, item_from_outcome(outcome)) for metric in remaining}
+    return outcome | {"scores": scores}
 
 
-def metrics(task: Task, how: evaluation.Protocol) -> list[str]:
+def metric_names(task: Task, protocol: evaluation.Protocol) -> list[str]:
     """The protocol's metric, then others that papers report of the task and that its method can tell. ValueError for a method of another
     kind than the task's own, whose items it cannot score, and for a metric that is not of that kind."""
-    (kind,) = [kind for kind in SAID if isinstance(task.protocol.method, kind)]
-    if not isinstance(how.method, kind):
-        kinds = ", ".join(one.__name__ for one in typing.get_args(kind) or [kind])
-        raise ValueError(f"{task.name}: its items cannot be asked by {how.method}; give one of {kinds}")
-    like = next((group for group in ALIKE if task.protocol.metric in group), ())
-    if kind is evaluation.Writing:
-        able = [metric for metric in SAID[kind] if metric in (task.protocol.metric, *like, *task.tells)]
+    (kind,) = [kind for kind in METHOD_METRICS if isinstance(task.protocol.method, kind)]
+    if not isinstance(protocol.method, kind):
+        kinds = ", ".join(method.__name__ for method in typing.get_args(kind) or [kind])
+        raise ValueError(f"{task.name}: its items cannot be asked by {protocol.method}; give one of {kinds}")
+    similar = next((group for group in METRIC_GROUPS if task.protocol.metric in group), ())
+    if kind is evaluation.GenerationMethod:
+        supported = [metric for metric in METHOD_METRICS[kind] if metric in (task.protocol.metric, *similar, *task.extra_metrics)]
     else:  # F1 of words is a scorer's, as ReCoRD's; grades are of tasks that have them
-        lacks = [GRADE] * (GRADE not in task.tells) + ["f1"] * (task.score is None)
-        able = [metric for metric in SAID[kind] if metric not in lacks]
-    if how.metric not in able:
-        raise ValueError(f"{task.name}: {how.method} cannot tell {how.metric}, but {', '.join(able)}; set another metric")
-    also = [] if kind is evaluation.Windows else [published.metric for published in task.published]
-    return list(dict.fromkeys([how.metric, *(metric for metric in also if metric in able)]))
+        missing = [GRADE] * (GRADE not in task.extra_metrics) + ["f1"] * (task.score is None)
+        supported = [metric for metric in METHOD_METRICS[kind] if metric not in missing]
+    if protocol.metric not in supported:
+        raise ValueError(f"{task.name}: {protocol.method} cannot tell {protocol.metric}, but {', '.join(supported)}; set another metric")
+    paper_metrics = [] if kind is evaluation.Windows else [paper.metric for paper in task.paper_scores]
+    return list(dict.fromkeys([protocol.metric, *(metric for metric in paper_metrics if metric in supported)]))
 
 
-def scored(task: Task, how: evaluation.Protocol, outcomes: Sequence[Outcome], seed: int) -> list[Score]:
+def aggregate(task: Task, protocol: evaluation.Protocol, outcomes: Sequence[Outcome], seed: int) -> list[Score]:
     """A Score for each of `metrics`. Standard errors: of a mean, from the items' spread; of a perplexity likewise, carried over; of what is
     no mean (f1 of classes, BLEU), by a bootstrap over items with `seed`. Items whose answer is not known do not count."""
-    known = [outcome for outcome in outcomes if item(outcome).known]
-    return [_score(task, how, metric, known, seed) for metric in (metrics(task, how) if known else [])]
+    known = [outcome for outcome in outcomes if item_from_outcome(outcome).has_answer]
+    return [_aggregate_metric(task, protocol, metric, known, seed) for metric in (metric_names(task, protocol) if known else [])]
 
 
-def _score(task: Task, how: evaluation.Protocol, metric: str, outcomes: Sequence[Outcome], seed: int) -> Score:
+def _aggregate_metric(task: Task, protocol: evaluation.Protocol, metric: str, outcomes: Sequence[Outcome], seed: int) -> Score:
     if metric in outcomes[0]["scores"]:
-        return Score(metric, *mean([100 * outcome["scores"][metric] for outcome in outcomes]), len(outcomes))
+        return Score(metric, *mean_and_error([100 * outcome["scores"][metric] for outcome in outcomes]), len(outcomes))
     match metric:
         case "group_accuracy":
             groups: dict[str, list[float]] = {}
             for outcome in outcomes:
                 groups.setdefault(outcome["group"], []).append(outcome["scores"]["accuracy"])
-            return Score(metric, *mean([100.0 * all(found) for found in groups.values()]), len(groups))
-        case "perplexity" if isinstance(how.method, evaluation.LastWord):
-            nats, error = mean([-outcome["log_probabilities"][0] for outcome in outcomes])
-            return Score(metric, _exp(nats), _exp(nats) * error, len(outcomes))
+            return Score(metric, *mean_and_error([100.0 * all(accuracies) for accuracies in groups.values()]), len(groups))
+        case "perplexity" if isinstance(protocol.method, evaluation.LastWord):
+            nats, error = mean_and_error([-outcome["log_probabilities"][0] for outcome in outcomes])
+            return Score(metric, _safe_exp(nats), _safe_exp(nats) * error, len(outcomes))
         case "perplexity" | "bits_per_byte" | "bits_per_character":
-            nats, error = _per_unit(outcomes)
+            nats, error = _nats_per_unit(outcomes)
             bits = metric != "perplexity"
-            value = nats / math.log(2) if bits else _exp(nats)
+            value = nats / math.log(2) if bits else _safe_exp(nats)
             return Score(metric, value, error / math.log(2) if bits else value * error, len(outcomes))
         case "macro_f1" | "f1a":
-            return _bootstrapped(metric, f1_counts(outcomes), {"macro_f1": macro_f1, "f1a": f1a}[metric], seed)
+            return _bootstrap(metric, f1_counts(outcomes), {"macro_f1": macro_f1, "f1a": f1a}[metric], seed)
         case "bleu" | "bleu_mb":
-            counts = scorers.bleu_counts(metric, [outcome["written"] for outcome in outcomes], list(map(item, outcomes)))
-            return _bootstrapped(metric, counts, lambda total: 100 * scorers.bleu(metric, total), seed)
+            counts = scorers.bleu_counts(metric, [outcome["written"] for outcome in outcomes], list(map(item_from_outcome, outcomes)))
+            return _bootstrap(metric, counts, lambda total: 100 * scorers.bleu(metric, total), seed)
         case _:
             raise AssertionError(f"{task.name} has no score for {metric}")
 
 
-def mean(values: Sequence[float]) -> tuple[float, float]:
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """The mean, and its standard error; of a single value, not a number."""
     return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
-def _exp(x: float) -> float:
+def _safe_exp(x: float) -> float:
     return math.exp(min(x, 700.0))
 
 
-def _per_unit(outcomes: Sequence[Outcome]) -> tuple[float, float]:
+def _nats_per_unit(outcomes: Sequence[Outcome]) -> tuple[float, float]:
     """Nats a unit, and the standard error, windows being what varies."""
     nats = [-x for outcome in outcomes for x in outcome["log_probabilities"]]
     tokens = [n for outcome in outcomes for n in outcome["tokens"]]
     units = sum(outcome["units"] or sum(outcome["tokens"]) for outcome in outcomes)
     rate, n = sum(nats) / sum(tokens), len(nats)
-    spread = math.sqrt(sum((x - rate * t) ** 2 for x, t in zip(nats, tokens, strict=True)) * n / (n - 1)) if n > 1 else math.nan
-    return sum(nats) / units, spread / units
+    deviation = math.sqrt(sum((x - rate * t) ** 2 for x, t in zip(nats, tokens, strict=True)) * n / (n - 1)) if n > 1 else math.nan
+    return sum(nats) / units, deviation / units
 
 
 def f1_counts(outcomes: Sequence[Outcome]) -> np.ndarray:
@@ -216,26 +225,26 @@ def f1_counts(outcomes: Sequence[Outcome]) -> np.ndarray:
 
 def macro_f1(total: np.ndarray) -> float:
     """The mean of F1 of each completion over those that are right somewhere, in percent: CommitmentBank's. total: summed `f1_counts`."""
-    right = [one for one in total.reshape(-1, 3) if one[2]]
-    return statistics.fmean(map(f1a, right)) if right else 0.0
+    present = [counts for counts in total.reshape(-1, 3) if counts[2]]
+    return statistics.fmean(map(f1a, present)) if present else 0.0
 
 
 def f1a(total: np.ndarray) -> float:
     """F1 of choosing the first completion, in percent: MultiRC's, where it says that an answer is true."""
-    hits, chosen, right = map(int, total[:3])
-    return 200 * hits / (chosen + right) if chosen + right else 0.0
+    hits, n_chosen, n_right = map(int, total[:3])
+    return 200 * hits / (n_chosen + n_right) if n_chosen + n_right else 0.0
 
 
-def item(outcome: Outcome) -> Item:
+def item_from_outcome(outcome: Outcome) -> Item:
     """The item that an outcome is of; what a written answer is compared with is spelt as the tokenizer writes it."""
-    found = Item(**{field.name: outcome[field.name] for field in dataclasses.fields(Item)})
-    return respell(found, outcome["spelling"]) if "spelling" in outcome else found
+    item = Item(**{field.name: outcome[field.name] for field in dataclasses.fields(Item)})
+    return respell(item, outcome["spelling"]) if "spelling" in outcome else item
 
 
-def _bootstrapped(metric: str, counts: np.ndarray, measure: Callable[[np.ndarray], float], seed: int) -> Score:
+def _bootstrap(metric: str, counts: np.ndarray, measure: Callable[[np.ndarray], float], seed: int) -> Score:
     """The score of a metric of sums, and its standard error. counts: (items, what is summed): each text is cut and counted once, and what
     is drawn anew is its counts."""
-    draw, n = random.Random(f"{seed} bootstrap"), len(counts)
-    times = (np.bincount(draw.choices(range(n), k=n), minlength=n) for _ in range(RESAMPLES))
-    values = [measure(time @ counts) for time in times]
+    rng, n = random.Random(f"{seed} bootstrap"), len(counts)
+    multiplicities = (np.bincount(rng.choices(range(n), k=n), minlength=n) for _ in range(N_RESAMPLES))
+    values = [measure(multiplicity @ counts) for multiplicity in multiplicities]
     return Score(metric, measure(counts.sum(0)), statistics.stdev(values), n)

@@ -9,39 +9,41 @@ from typing import Any
 from gptjax.config import parse
 from gptjax.runtime import atomic, checksums
 
-Warn = Callable[[str], None]
+WarnFn = Callable[[str], None]
 
 
-def line(outcome: Mapping[str, Any], name: str) -> str:
+def encode_line(outcome: Mapping[str, Any], name: str) -> str:
     """An outcome as a line of NAME.jsonl; its seal is of NAME, too."""
     return json.dumps(checksums.add_seal(outcome, name)) + "\n"
 
 
-def read(path: Path, warn: Warn) -> dict[str, dict[str, Any]]:
+def read(path: Path, warn: WarnFn) -> dict[str, dict[str, Any]]:
     """The outcomes in NAME.jsonl by their items' ids; none if there is no file. A last line that a kill cut short goes. Others that are not
     as they were written are named by `warn` and go too, so that those items are asked again."""
     if not path.exists():
         return {}
     content = path.read_bytes()
-    *whole, cut = content.split(b"\n")
-    found: dict[str, dict[str, Any]] = {}
-    kept, damaged = [], []
-    for number, text in enumerate(whole, 1):
-        outcome = _outcome(text, path.stem)
+    *whole, torn = content.split(b"\n")
+    outcomes: dict[str, dict[str, Any]] = {}
+    intact, damaged = [], []
+    for number, line in enumerate(whole, 1):
+        outcome = _decode_line(line, path.stem)
         if outcome is None:
             damaged.append(number)
         else:
-            kept.append(text)
-            found[outcome["id"]] = outcome
+            intact.append(line)
+            outcomes[outcome["id"]] = outcome
     if damaged:
-        lines = f"{'lines' if len(damaged) > 1 else 'line'} {', '.join(f'{n:,}' for n in damaged[:5])}{' ...' if len(damaged) > 5 else ''}"
-        warn(f"{path}: {lines} of {len(whole):,} are not as they were written; those items are asked again")
-    if damaged or cut:
-        atomic.save(path, b"".join(text + b"\n" for text in kept))
-    return found
+        numbers = (
+            f"{'lines' if len(damaged) > 1 else 'line'} {', '.join(f'{n:,}' for n in damaged[:5])}{' ...' if len(damaged) > 5 else ''}"
+        )
+        warn(f"{path}: {numbers} of {len(whole):,} are not as they were written; those items are asked again")
+    if damaged or torn:
+        atomic.save(path, b"".join(line + b"\n" for line in intact))
+    return outcomes
 
 
-def _outcome(content: bytes, name: str) -> dict[str, Any] | None:
+def _decode_line(content: bytes, name: str) -> dict[str, Any] | None:
     """The outcome of a line; None if it is damaged or has no id."""
     try:
         outcome = checksums.check_seal(parse.json_object(content, name), name, owner=name)
@@ -50,7 +52,7 @@ def _outcome(content: bytes, name: str) -> dict[str, Any] | None:
     return outcome if "id" in outcome and isinstance(outcome["id"], str) else None
 
 
-def save_record(path: Path, record: Mapping[str, Any], warn: Warn) -> None:
+def save_record(path: Path, record: Mapping[str, Any], warn: WarnFn) -> None:
     """Writes NAME.json. A record that stands there and was changed since is named by `warn`."""
     if path.exists():
         try:

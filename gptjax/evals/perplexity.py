@@ -14,10 +14,10 @@ from typing import Any
 from gptjax.config import find_files, parse
 from gptjax.data.sources import files
 from gptjax.evals import loglikelihood, outcomes
-from gptjax.evals.runner import Model
+from gptjax.evals.runner import EvalModel
 
-HEAD = ("tokens", "bytes", "loss", "perplexity", "bits/byte", "by word")
-SUMS = ("documents", "tokens", "bytes", "words", "nats")
+COLUMNS = ("tokens", "bytes", "loss", "perplexity", "bits/byte", "by word")
+COUNT_NAMES = ("documents", "tokens", "bytes", "words", "nats")
 
 
 def find_texts(given: Iterable[str], warn: Callable[[str], None]) -> list[Path]:
@@ -26,7 +26,7 @@ def find_texts(given: Iterable[str], warn: Callable[[str], None]) -> list[Path]:
     there: list[Path] = []
     for name in given:
         path = parse.path(name)
-        if path.is_file() and not find_files.kind(path)[0]:
+        if path.is_file() and not find_files.file_type(path)[0]:
             there.append(path)
             continue
         more = find_files.find(name)
@@ -44,38 +44,40 @@ def check_stride(stride: int | None, n_ctx: int) -> int:
 
 
 def predict(
-    model: Model, paths: Sequence[Path], stride: int, tell: Callable[[str], None], warn: Callable[[str], None]
+    model: EvalModel, paths: Sequence[Path], stride: int, tell: Callable[[str], None], warn: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
     """Predicts each file, and yields the `measures` of each, and of all together where there are several; of those, warn is told of one
     without text. ValueError, in one line, for a file that cannot be read or has no tokens, and where none has text."""
     counts = []
     for number, path in enumerate(paths, 1):
-        texts = _texts(path)
+        texts = _read_documents(path)
         if not texts:
             if not counts and number == len(paths):
                 raise ValueError(f"{path} is empty: it holds no text; give another")
             warn(f"{path} is empty: it is passed over")
             continue
-        tokens = [model.text.encode(text) for text in texts]
+        tokens = [model.tokenizer.encode(text) for text in texts]
         nats = 0.0
-        for done, (_, more) in enumerate(loglikelihood.texts(model.reader, tokens, model.text.begin, model.place, stride), 1):
+        for done, (_, more) in enumerate(
+            loglikelihood.loglikelihood_rolling(model.inference_model, tokens, model.tokenizer.start_of_text, model.sharding, stride), 1
+        ):
             nats -= more
             tell(f"{path}: {done:,} of {len(texts):,} documents")
         numbers = (len(texts), sum(map(len, tokens)), sum(len(text.encode()) for text in texts), sum(len(text.split()) for text in texts))
         if not numbers[1]:
             raise ValueError(f"{path} has no tokens in this tokenizer: it holds {parse.quote(texts[0])}")
-        counts.append(dict(zip(SUMS, (*numbers, nats), strict=True)))
+        counts.append(dict(zip(COUNT_NAMES, (*numbers, nats), strict=True)))
         digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-        changed = any(model.text.decode(ids) != text for ids, text in zip(tokens, texts, strict=True))
-        yield measures(counts[-1]) | {"text": str(path), "sha256": digest, "stride": stride, "changed": changed, "model": model.about}
+        changed = any(model.tokenizer.decode(ids) != text for ids, text in zip(tokens, texts, strict=True))
+        yield measures(counts[-1]) | {"text": str(path), "sha256": digest, "stride": stride, "changed": changed, "model": model.metadata}
     if len(counts) > 1:
-        yield measures({name: sum(one[name] for one in counts) for name in SUMS}) | {"text": f"all {len(counts)}"}
+        yield measures({name: sum(one[name] for one in counts) for name in COUNT_NAMES}) | {"text": f"all {len(counts)}"}
 
 
-def _texts(path: Path) -> list[str]:
+def _read_documents(path: Path) -> list[str]:
     """The documents of a file; none if it has no text."""
-    if not find_files.kind(path)[0]:
-        text = parse.text_file(path)
+    if not find_files.file_type(path)[0]:
+        text = parse.read_text(path)
         return [text] if text else []
     skipped = files.Skipped()
     try:
@@ -91,24 +93,24 @@ def measures(counts: dict[str, Any]) -> dict[str, Any]:
     nats, words = counts["nats"], counts["words"]
     return counts | {
         "loss": nats / counts["tokens"],
-        "perplexity": _exp(nats / counts["tokens"]),
+        "perplexity": _safe_exp(nats / counts["tokens"]),
         "bits_per_byte": nats / math.log(2) / counts["bytes"],
-        "perplexity_by_word": _exp(nats / words) if words else None,
+        "perplexity_by_word": _safe_exp(nats / words) if words else None,
     }
 
 
-def _exp(x: float) -> float:
+def _safe_exp(x: float) -> float:
     return math.exp(x) if x < 700 else math.inf
 
 
-def cells(record: dict[str, Any]) -> list[str]:
+def format_cells(record: dict[str, Any]) -> list[str]:
     """What stands under HEAD."""
     by_word = "" if record["perplexity_by_word"] is None else f"{record['perplexity_by_word']:.5g}"
     counts = [f"{record[name]:,}" for name in ("tokens", "bytes")]
     return [*counts, f"{record['loss']:.4f}", f"{record['perplexity']:.5g}", f"{record['bits_per_byte']:.4f}", by_word]
 
 
-def save(directory: Path, record: dict[str, Any], warn: outcomes.Warn) -> None:
+def save(directory: Path, record: dict[str, Any], warn: outcomes.WarnFn) -> None:
     """text-NAME-DIGEST.json: the record, sealed. The digest is of text, stride and model."""
     digest = hashlib.sha256(repr((record["sha256"], record["stride"], record["model"])).encode()).hexdigest()[:16]
     directory.mkdir(parents=True, exist_ok=True)

@@ -24,30 +24,30 @@ class Prompt:
 
     item: Item
     contexts: tuple[str, ...]
-    shown: tuple[str, ...]
+    demonstration_ids: tuple[str, ...]
     context_tokens: tuple[tuple[int, ...], ...]
     completion_tokens: tuple[tuple[int, ...], ...]
-    cut: int = 0
-    without: tuple[list[Pair], ...] = ()
+    n_cut: int = 0
+    baseline_pairs: tuple[list[Pair], ...] = ()
 
 
-def drawn(task: str, item: Item, pool: Sequence[Item], shots: int, seed: int, fixed: bool) -> list[Item]:
+def sample_fewshot(task: str, item: Item, pool: Sequence[Item], shots: int, seed: int, same_for_all: bool) -> list[Item]:
     """At most `shots` demonstrations from `pool`, without repetition: never the item itself, under this id or another, nor another of its
     group, nor one whose answer is not known, nor two that are alike. Fewer where the pool has no more. fixed: the same for all items (but
     for those that are like an item among them)."""
-    draw = random.Random(f"{seed} {task}" if fixed else f"{seed} {task} {item.id}")
-    found: list[Item] = []
-    taken: set[int] = set()
+    rng = random.Random(f"{seed} {task}" if same_for_all else f"{seed} {task} {item.id}")
+    demonstrations: list[Item] = []
+    tried: set[int] = set()
     exclusion = _Exclusion(item)
-    while len(found) < shots and len(taken) < len(pool):
-        number = draw.randrange(len(pool))
-        if number in taken:
+    while len(demonstrations) < shots and len(tried) < len(pool):
+        number = rng.randrange(len(pool))
+        if number in tried:
             continue
-        taken.add(number)
+        tried.add(number)
         other = pool[number]
         if (other.right or other.demonstration) and exclusion.add(other):
-            found.append(other)
-    return found
+            demonstrations.append(other)
+    return demonstrations
 
 
 class _Exclusion:
@@ -78,65 +78,67 @@ class _Exclusion:
         return True
 
 
-def put(item: Item, shown: Sequence[Item], how: evaluation.Protocol) -> tuple[str, ...]:
+def render(item: Item, demonstrations: Sequence[Item], protocol: evaluation.Protocol) -> tuple[str, ...]:
     """The item's contexts after the description and these demonstrations."""
-    described = [how.description] if how.description and len(shown) >= how.described_from else []
-    before = "".join(part + how.separator for part in described + [one.shown for one in shown])
-    return tuple(before + context for context in item.contexts)
+    description = [protocol.description] if protocol.description and len(demonstrations) >= protocol.described_from else []
+    prefix = "".join(
+        part + protocol.separator for part in description + [demonstration.as_demonstration for demonstration in demonstrations]
+    )
+    return tuple(prefix + context for context in item.contexts)
 
 
-def fitted(item: Item, candidates: Sequence[Item], how: evaluation.Protocol, text: Tokenizer, n_ctx: int) -> Prompt:
+def fit_context(item: Item, candidates: Sequence[Item], protocol: evaluation.Protocol, tokenizer: Tokenizer, n_ctx: int) -> Prompt:
     """The item after as many of the demonstrations as a text of n_ctx tokens has room for. ValueError for a completion without tokens, or
     with more than the context has, and for a right one that has the tokens of a wrong one."""
-    if isinstance(how.method, evaluation.Windows):  # it is read in parts
-        return _prompt(item, [], how, text)[0]
-    limit = n_ctx + (0 if isinstance(how.method, evaluation.Writing) else 1)  # the last token of a completion is not read
+    if isinstance(protocol.method, evaluation.Windows):  # it is read in parts
+        return _build_prompt(item, [], protocol, tokenizer)[0]
+    limit = n_ctx + (0 if isinstance(protocol.method, evaluation.GenerationMethod) else 1)  # the last token of a completion is not read
     k = len(candidates)
-    prompt, length = _prompt(item, candidates, how, text)
+    prompt, length = _build_prompt(item, candidates, protocol, tokenizer)
     if length > limit and k:  # by a guess, and then one by one: encoding is what takes time
         k = min(k - 1, k * limit // length)
-        prompt, length = _prompt(item, candidates[:k], how, text)
+        prompt, length = _build_prompt(item, candidates[:k], protocol, tokenizer)
         while length > limit and k:
             k -= 1
-            prompt, length = _prompt(item, candidates[:k], how, text)
+            prompt, length = _build_prompt(item, candidates[:k], protocol, tokenizer)
         while length <= limit and k + 1 < len(candidates):
-            more, n = _prompt(item, candidates[: k + 1], how, text)
+            more, n = _build_prompt(item, candidates[: k + 1], protocol, tokenizer)
             if n > limit:
                 break
             k, prompt, length = k + 1, more, n
-    return prompt if length <= limit else _cut(prompt, how, text, limit)
+    return prompt if length <= limit else _truncate(prompt, protocol, tokenizer, limit)
 
 
-def _cut(prompt: Prompt, how: evaluation.Protocol, text: Tokenizer, limit: int) -> Prompt:
+def _truncate(prompt: Prompt, protocol: evaluation.Protocol, tokenizer: Tokenizer, limit: int) -> Prompt:
     """Without the contexts' begin: of all as many tokens, so that they still tell of the same. Of an item with a hint, without the end of
     what stands before it."""
     contexts = prompt.context_tokens
-    if isinstance(how.method, evaluation.Writing):
-        room = limit - how.method.n_tokens
+    if isinstance(protocol.method, evaluation.GenerationMethod):
+        n_free = limit - protocol.method.n_tokens
     else:
-        room = limit - max(map(len, prompt.completion_tokens))
-    if room < 1:
+        n_free = limit - max(map(len, prompt.completion_tokens))
+    if n_free < 1:
         raise ValueError(
             f"item {prompt.item.id}: a completion leaves no room in the model's context for the item itself; use a model with a larger one"
         )
-    cut = max(map(len, contexts)) - room
+    n_cut = max(map(len, contexts)) - n_free
     hint = prompt.item.facts["hint"] if "hint" in prompt.item.facts else ""
     if hint:
-        last = text.encode(hint)[-room:]
-        leads = (text.encode(context.removesuffix(hint))[: room - len(last)] for context in prompt.contexts)
-        return dataclasses.replace(prompt, context_tokens=tuple((*lead, *last) for lead in leads), cut=cut)
-    return dataclasses.replace(prompt, context_tokens=tuple(tokens[min(cut, len(tokens) - 1) :] for tokens in contexts), cut=cut)
+        last = tokenizer.encode(hint)[-n_free:]
+        leads = (tokenizer.encode(context.removesuffix(hint))[: n_free - len(last)] for context in prompt.contexts)
+        return dataclasses.replace(prompt, context_tokens=tuple((*lead, *last) for lead in leads), cut=n_cut)
+    return dataclasses.replace(prompt, context_tokens=tuple(tokens[min(n_cut, len(tokens) - 1) :] for tokens in contexts), cut=n_cut)
 
 
-def _prompt(item: Item, shown: Sequence[Item], how: evaluation.Protocol, text: Tokenizer) -> tuple[Prompt, int]:
+def _build_prompt(item: Item, demonstrations: Sequence[Item], protocol: evaluation.Protocol, tokenizer: Tokenizer) -> tuple[Prompt, int]:
     """The prompt, and the tokens of its longest text."""
-    contexts = put(item, shown, how)
-    ids = tuple(one.id for one in shown)
-    if isinstance(how.method, evaluation.Writing):
-        tokens = tuple(_begun(text, context) for context in contexts)
-        prompt = Prompt(item=item, contexts=contexts, shown=ids, context_tokens=tokens, completion_tokens=())
-        return prompt, len(tokens[0]) + how.method.n_tokens
-    pairs = paired(text, dataclasses.replace(item, contexts=contexts).pairs, item.id)
+    contexts = render(item, demonstrations, protocol)
+    ids = tuple(demonstration.id for demonstration in demonstrations)
+    if isinstance(protocol.method, evaluation.GenerationMethod):
+        tokens = tuple(_encode_context(tokenizer, context) for context in contexts)
+        prompt = Prompt(item=item, contexts=contexts, demonstration_ids=ids, context_tokens=tokens, completion_tokens=())
+        return prompt, len(tokens[0]) + protocol.method.n_tokens
+    pairs = encode_pairs(tokenizer, dataclasses.replace(item, contexts=contexts).pairs, item.id)
     right = {pair for number, pair in enumerate(pairs) if number in item.right}
     if right & {pair for number, pair in enumerate(pairs) if number not in item.right}:
         raise ValueError(
@@ -145,14 +147,14 @@ def _prompt(item: Item, shown: Sequence[Item], how: evaluation.Protocol, text: T
     prompt = Prompt(
         item=item,
         contexts=contexts,
-        shown=ids,
+        demonstration_ids=ids,
         context_tokens=tuple(context for context, _ in pairs),
         completion_tokens=tuple(completion for _, completion in pairs),
     )
     return prompt, max(len(context) + len(completion) for context, completion in pairs)
 
 
-def paired(text: Tokenizer, pairs: Sequence[tuple[str, str]], item: str) -> list[Pair]:
+def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], item_id: str) -> list[Pair]:
     """For each (context, completion) its (tokens of the context, tokens of the completion after it), which together decode to what the
     tokens of both texts do: never another text.
 
@@ -161,45 +163,47 @@ def paired(text: Tokenizer, pairs: Sequence[tuple[str, str]], item: str) -> list
     another text (GPT-1 ends every word; some SentencePiece models begin every text with a space), all completions of the context are
     told from the last token on that they share with it: what is compared then is the context's last word with the completion. ValueError
     for a completion without tokens."""
-    found: dict[tuple[str, str], Pair] = {}
+    encoded: dict[tuple[str, str], Pair] = {}
     for context in dict.fromkeys(context for context, _ in pairs):
         stripped = context.rstrip()
-        before, completions = tuple(text.encode(stripped)), [completion for other, completion in pairs if other == context]
-        wholes = [tuple(text.encode(context + completion)) for completion in completions]
-        for completion, whole in zip(completions, wholes, strict=True):
-            if whole == before or not whole:
+        context_ids, completions = tuple(tokenizer.encode(stripped)), [completion for other, completion in pairs if other == context]
+        all_full_ids = [tuple(tokenizer.encode(context + completion)) for completion in completions]
+        for completion, full_ids in zip(completions, all_full_ids, strict=True):
+            if full_ids == context_ids or not full_ids:
                 raise ValueError(
-                    f"item {item}: the completion {parse.quote(completion)} has no tokens in this tokenizer: give it other text"
+                    f"item {item_id}: the completion {parse.quote(completion)} has no tokens in this tokenizer: give it other text"
                 )
-        afters = [
-            _after(text, before, whole, (context + completion)[len(stripped) :])
-            for completion, whole in zip(completions, wholes, strict=True)
+        completion_ids = [
+            _encode_completion(tokenizer, context_ids, full_ids, (context + completion)[len(stripped) :])
+            for completion, full_ids in zip(completions, all_full_ids, strict=True)
         ]
-        if not all(afters):
-            shared = min(_shared(before, whole) for whole in wholes)
-            before, afters = before[:shared], [whole[shared:] for whole in wholes]
-        begun = before or (text.begin,)
-        found |= {(context, completion): (begun, after) for completion, after in zip(completions, afters, strict=True)}
-    return [found[pair] for pair in pairs]
+        if not all(completion_ids):
+            n_shared = min(_n_shared_tokens(context_ids, full_ids) for full_ids in all_full_ids)
+            context_ids, completion_ids = context_ids[:n_shared], [full_ids[n_shared:] for full_ids in all_full_ids]
+        start_ids = context_ids or (tokenizer.start_of_text,)
+        encoded |= {(context, completion): (start_ids, ids) for completion, ids in zip(completions, completion_ids, strict=True)}
+    return [encoded[pair] for pair in pairs]
 
 
-def _after(text: Tokenizer, before: tuple[int, ...], whole: tuple[int, ...], completion: str) -> tuple[int, ...]:
+def _encode_completion(tokenizer: Tokenizer, context_ids: tuple[int, ...], full_ids: tuple[int, ...], completion: str) -> tuple[int, ...]:
     """The completion's tokens after those of its context; none if they would make another text than `whole`."""
-    if whole[: len(before)] == before:
-        return whole[len(before) :]
-    apart = tuple(text.encode(completion))
-    return apart if text.decode([*before, *apart]) == text.decode(whole) else ()
+    if full_ids[: len(context_ids)] == context_ids:
+        return full_ids[len(context_ids) :]
+    own_ids = tuple(tokenizer.encode(completion))
+    return own_ids if tokenizer.decode([*context_ids, *own_ids]) == tokenizer.decode(full_ids) else ()
 
 
-def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+def _n_shared_tokens(a: Sequence[int], b: Sequence[int]) -> int:
     """How many tokens both begin with; fewer than either has, so that something is left to tell."""
-    most = min(len(a), len(b) - 1)
-    return next((n for n in range(most) if a[n] != b[n]), most)
+    limit = min(len(a), len(b) - 1)
+    return next((n for n in range(limit) if a[n] != b[n]), limit)
 
 
-def _begun(text: Tokenizer, context: str) -> tuple[int, ...]:
+def _encode_context(tokenizer: Tokenizer, context: str) -> tuple[int, ...]:
     """The tokens of what is to be continued. GPT-1's, which leave line ends at a text's end out, get theirs, or the model would write it
     first, where most methods stop."""
-    tokens = tuple(text.encode(context)) or (text.begin,)
-    leaves_out = context.rstrip(" ").endswith("\n") and text.begin in text.encode("a\na") and tokens[-1] != text.begin
-    return (*tokens, text.begin) if leaves_out else tokens
+    tokens = tuple(tokenizer.encode(context)) or (tokenizer.start_of_text,)
+    drops_newline = (
+        context.rstrip(" ").endswith("\n") and tokenizer.start_of_text in tokenizer.encode("a\na") and tokens[-1] != tokenizer.start_of_text
+    )
+    return (*tokens, tokenizer.start_of_text) if drops_newline else tokens

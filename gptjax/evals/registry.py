@@ -23,45 +23,45 @@ def families() -> Mapping[str, tuple[Task, ...]]:
 
 
 @functools.cache
-def every() -> Mapping[str, Task]:
+def all_tasks() -> Mapping[str, Task]:
     """All tasks by name, in the order of their modules' names."""
-    found: dict[str, Task] = {}
+    tasks: dict[str, Task] = {}
     for task in (task for members in families().values() for task in members):
-        assert task.name not in found, f"two tasks are called {task.name}"
-        found[task.name] = task
-    return found
+        assert task.name not in tasks, f"two tasks are called {task.name}"
+        tasks[task.name] = task
+    return tasks
 
 
 @functools.cache
 def groups() -> Mapping[str, tuple[Task, ...]]:
     """Families, and what papers treat together: SuperGLUE's eight tasks, all of GPT-2's, all of GPT-3's."""
     papers = {
-        name: tuple(task for task in every().values() if any(one.paper == paper for one in task.published))
+        name: tuple(task for task in all_tasks().values() if any(score.paper == paper for score in task.paper_scores))
         for name, paper in (("gpt2", "GPT-2"), ("gpt3", "GPT-3"))
     }
-    return {**families(), "superglue": tuple(every()[name] for name in SUPERGLUE), **papers}
+    return {**families(), "superglue": tuple(all_tasks()[name] for name in SUPERGLUE), **papers}
 
 
-def task(name: str, folder: pathlib.Path | None = None) -> Task:
+def get_task(name: str, folder: pathlib.Path | None = None) -> Task:
     """The task of that name, else that of its file in `folder`; NAME:CONVENTION: with that convention as its protocol. Raises ValueError
     with the nearest names."""
-    bare, _, convention = name.partition(":")
-    one = every()[bare] if bare in every() else custom_tasks.found(bare, folder)
-    if one is None:
-        near = difflib.get_close_matches(bare, [*every(), *groups()], n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(every())}"
-        raise ValueError(f"no task is called {bare!r}; {hint}; a task of your own is a file {bare}_test.jsonl in --data=DIR")
-    if convention and convention not in one.conventions:
-        raise ValueError(f"{bare} has no convention {convention!r}; it has {', '.join(one.conventions) or 'none but its own'}")
-    return dataclasses.replace(one, protocol=one.conventions[convention]) if convention else one
+    base_name, _, convention = name.partition(":")
+    task = all_tasks()[base_name] if base_name in all_tasks() else custom_tasks.find_task(base_name, folder)
+    if task is None:
+        near = difflib.get_close_matches(base_name, [*all_tasks(), *groups()], n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(all_tasks())}"
+        raise ValueError(f"no task is called {base_name!r}; {hint}; a task of your own is a file {base_name}_test.jsonl in --data=DIR")
+    if convention and convention not in task.conventions:
+        raise ValueError(f"{base_name} has no convention {convention!r}; it has {', '.join(task.conventions) or 'none but its own'}")
+    return dataclasses.replace(task, protocol=task.conventions[convention]) if convention else task
 
 
-def named(names: Iterable[str], folder: pathlib.Path | None) -> dict[str, Task]:
+def get_tasks(names: Iterable[str], folder: pathlib.Path | None) -> dict[str, Task]:
     """The tasks of these names, and all of a group where it is named. Raises ValueError with the nearest names."""
-    found: dict[str, Task] = {}
+    tasks: dict[str, Task] = {}
     for name in names:
-        whole = name not in every() and name in groups()
-        if whole and custom_tasks.found(name, folder) is not None:
+        is_group = name not in all_tasks() and name in groups()
+        if is_group and custom_tasks.find_task(name, folder) is not None:
             raise ValueError(f"{name} is a group of tasks, and {folder} has a file of that name: rename the file, or give another --data")
-        found |= {one.name: one for one in groups()[name]} if whole else {name: task(name, folder)}
-    return found
+        tasks |= {task.name: task for task in groups()[name]} if is_group else {name: get_task(name, folder)}
+    return tasks

@@ -13,7 +13,7 @@ import numpy as np
 
 from gptjax.evals.task import Item
 
-Score = Callable[[str, str, Item], float]  # (metric, what was written, item): a task's `score`
+ScoreFn = Callable[[str, str, Item], float]  # (metric, what was written, item): a task's `score`
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = frozenset(string.punctuation)
 QUOTES = "\u2018\u2019\u00b4`"
@@ -22,96 +22,100 @@ QUOTES = "\u2018\u2019\u00b4`"
 # --- texts ---------------------------------------------------------------------------------------------------------------------
 
 
-def normalised(text: str) -> str:
+def normalize(text: str) -> str:
     """Lower case, without punctuation and articles, one space between words: SQuAD, evaluate-v2.0.py; CoQA's and QuAC's are the same."""
-    plain = "".join(character for character in text.lower() if character not in PUNCTUATION)
-    return " ".join(ARTICLES.sub(" ", plain).split())
+    letters = "".join(character for character in text.lower() if character not in PUNCTUATION)
+    return " ".join(ARTICLES.sub(" ", letters).split())
 
 
-def trivia_normalised(text: str) -> str:
+def normalize_trivia(text: str) -> str:
     """The same, but punctuation and some quotation marks become spaces: TriviaQA, utils/triviaqa_evaluation.py. ("U.S." is "u s".)"""
-    plain = "".join(" " if character in PUNCTUATION or character in QUOTES else character for character in text.lower())
-    return " ".join(ARTICLES.sub(" ", plain).split())
+    letters = "".join(" " if character in PUNCTUATION or character in QUOTES else character for character in text.lower())
+    return " ".join(ARTICLES.sub(" ", letters).split())
 
 
-def word_f1(written: str, right: str) -> float:
+def word_f1(prediction: str, reference: str) -> float:
     """F1 of the two bags of normalised words: SQuAD, compute_f1."""
-    return shared_f1(normalised(written).split(), normalised(right).split())
+    return token_f1(normalize(prediction).split(), normalize(reference).split())
 
 
-def shared_f1(ours: Sequence[str], theirs: Sequence[str]) -> float:
+def token_f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
     """Where one has no words, whether both have none."""
-    if not ours or not theirs:
-        return float(ours == theirs)
-    shared = (collections.Counter(ours) & collections.Counter(theirs)).total()
-    return 2 * shared / (len(ours) + len(theirs))
+    if not prediction or not reference:
+        return float(prediction == reference)
+    n_shared = (collections.Counter(prediction) & collections.Counter(reference)).total()
+    return 2 * n_shared / (len(prediction) + len(reference))
 
 
-def same(written: str, right: str) -> float:
-    return float(normalised(written) == normalised(right))
+def exact_match(prediction: str, reference: str) -> float:
+    return float(normalize(prediction) == normalize(reference))
 
 
-PAIRED = {"exact_match": same, "f1": word_f1}
+ANSWER_METRICS = {"exact_match": exact_match, "f1": word_f1}
 
 
 # --- scores of an item ---------------------------------------------------------------------------------------------------------
 
 
-def plain(metric: str, written: str, item: Item) -> float:
+def plain_text(metric: str, prediction: str, item: Item) -> float:
     """exact_match: the text itself, without the space around it, as of tasks that ask for a number or a word; f1: of words."""
-    return float(written.strip() in item.answers) if metric == "exact_match" else closed_book(metric, written, item)
+    return float(prediction.strip() in item.answers) if metric == "exact_match" else closed_book(metric, prediction, item)
 
 
-def closed_book(metric: str, written: str, item: Item) -> float:
+def closed_book(metric: str, prediction: str, item: Item) -> float:
     """The best over the right answers, normalised as SQuAD's: Natural Questions and WebQuestions, as Lee et al. 2019 (1906.00300) and
     Roberts et al. 2020 (2002.08910) score them."""
-    return max((PAIRED[metric](written, right) for right in item.answers), default=0.0)
+    return max((ANSWER_METRICS[metric](prediction, reference) for reference in item.answers), default=0.0)
 
 
-def trivia(metric: str, written: str, item: Item) -> float:
+def trivia_qa(metric: str, prediction: str, item: Item) -> float:
     """Is it one of the aliases, or what is the best F1 of words with one? TriviaQA, utils/triviaqa_evaluation.py."""
-    said, right = trivia_normalised(written), {trivia_normalised(right) for right in item.answers}
-    return float(said in right) if metric == "exact_match" else max((shared_f1(said.split(), one.split()) for one in right), default=0.0)
+    answer, references = normalize_trivia(prediction), {normalize_trivia(references) for references in item.answers}
+    return (
+        float(answer in references)
+        if metric == "exact_match"
+        else max((token_f1(answer.split(), reference.split()) for reference in references), default=0.0)
+    )
 
 
-def squad(metric: str, written: str, item: Item) -> float:
+def squad(metric: str, prediction: str, item: Item) -> float:
     """The best over the right answers; a question without one is answered by nothing, or by `item.facts["none"]`: SQuAD,
     evaluate-v2.0.py, where the model's own word for no answer has become the empty text before."""
-    said = "" if normalised(written) == normalised(item.facts["none"]) else written
-    right = [answer for answer in item.answers if normalised(answer)] or [""]
-    return max(PAIRED[metric](said, answer) for answer in right)
+    answer = "" if normalize(prediction) == normalize(item.facts["none"]) else prediction
+    references = [reference for reference in item.answers if normalize(reference)] or [""]
+    return max(ANSWER_METRICS[metric](answer, reference) for reference in references)
 
 
-def left_out(metric: str, written: str, right: Sequence[str]) -> float:
+def leave_one_out(metric: str, prediction: str, references: Sequence[str]) -> float:
     """The mean, over each reference left out in turn, of the best over the others, so that people, who cannot be compared with
     themselves, are measured alike: CoQA's evaluate-v1.0.py, QuAC's scorer.py."""
-    scores = [PAIRED[metric](written, answer) for answer in right]
+    scores = [ANSWER_METRICS[metric](prediction, reference) for reference in references]
     if len(scores) < 2:
         return max(scores, default=0.0)
     return sum(max(scores[:i] + scores[i + 1 :]) for i in range(len(scores))) / len(scores)
 
 
-def coqa(metric: str, written: str, item: Item) -> float:
+def coqa(metric: str, prediction: str, item: Item) -> float:
     """left_out over the answers of all the people who were asked: CoQA, evaluate-v1.0.py."""
-    return left_out(metric, written, item.answers)
+    return leave_one_out(metric, prediction, item.answers)
 
 
-CANNOT = "CANNOTANSWER"
+CANNOT_ANSWER = "CANNOTANSWER"
 
 
-def quac(metric: str, written: str, item: Item) -> float:
+def quac(metric: str, prediction: str, item: Item) -> float:
     """left_out over the answers, of which those that say CANNOTANSWER are dropped if they are fewer than the others, and stand alone if
     not: QuAC, scorer.py, its unfiltered F1. Its F1 leaves out questions on which people agree too little; GPT-3 counts all 7,353."""
-    cannot = [answer for answer in item.answers if answer.casefold() == CANNOT.casefold()]  # some tokenizers have no capitals
+    cannot = [answer for answer in item.answers if answer.casefold() == CANNOT_ANSWER.casefold()]  # some tokenizers have no capitals
     if 2 * len(cannot) >= len(item.answers):
-        return float(written.strip() in (cannot or [CANNOT]))
-    return left_out(metric, written, [answer for answer in item.answers if answer not in cannot])
+        return float(prediction.strip() in (cannot or [CANNOT_ANSWER]))
+    return leave_one_out(metric, prediction, [answer for answer in item.answers if answer not in cannot])
 
 
 # --- DROP ----------------------------------------------------------------------------------------------------------------------
 
 
-def _number(word: str) -> bool:
+def _is_number(word: str) -> bool:
     try:
         float(word)
     except ValueError:
@@ -119,53 +123,58 @@ def _number(word: str) -> bool:
     return True
 
 
-def drop_words(text: str) -> list[str]:
+def drop_tokens(text: str) -> list[str]:
     """A span's normalised words; words are split at hyphens too, and numbers are all of one form ("5" and "5.0"): DROP's drop_eval.py."""
     words = []
     for word in re.split(" |-", text.lower()):
-        plain = word if _number(word) else "".join(character for character in word if character not in PUNCTUATION)
-        plain = str(float(plain)) if _number(plain) else plain
-        words += ARTICLES.sub(" ", plain).split()
+        token = word if _is_number(word) else "".join(character for character in word if character not in PUNCTUATION)
+        token = str(float(token)) if _is_number(token) else token
+        words += ARTICLES.sub(" ", token).split()
     return words
 
 
-def _bag_f1(ours: set[str], theirs: set[str]) -> float:
+def _drop_f1(prediction: set[str], reference: set[str]) -> float:
     """0 where the right answer has numbers and the other has none of them."""
-    numbers = {word for word in theirs if _number(word)}
-    if numbers and not numbers & ours:
+    numbers = {word for word in reference if _is_number(word)}
+    if numbers and not numbers & prediction:
         return 0.0
-    shared = len(ours & theirs)
-    precision, recall = (shared / len(ours) if ours else 1.0), (shared / len(theirs) if theirs else 1.0)
+    n_shared = len(prediction & reference)
+    precision, recall = (n_shared / len(prediction) if prediction else 1.0), (n_shared / len(reference) if reference else 1.0)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def spans_score(metric: str, written: Sequence[str], right: Sequence[str]) -> float:
+def score_spans(metric: str, prediction: Sequence[str], references: Sequence[str]) -> float:
     """Exact match, or the mean F1 of spans paired as well as can be, over as many as the longer list has: DROP's drop_eval.py."""
-    ours, theirs = [drop_words(span) for span in written], [drop_words(span) for span in right]
+    predicted_spans, reference_spans = [drop_tokens(span) for span in prediction], [drop_tokens(span) for span in references]
     if metric == "exact_match":
-        return float(len(ours) == len(theirs) and {" ".join(x) for x in ours} == {" ".join(x) for x in theirs})
+        return float(
+            len(predicted_spans) == len(reference_spans)
+            and {" ".join(x) for x in predicted_spans} == {" ".join(x) for x in reference_spans}
+        )
     import scipy.optimize
 
-    table = [[_bag_f1(set(one), set(other)) for one in ours] for other in theirs]
-    paired = zip(*scipy.optimize.linear_sum_assignment(table, maximize=True), strict=True)
-    return round(sum(table[i][j] for i, j in paired) / max(len(ours), len(theirs)), 2)
+    table = [[_drop_f1(set(one), set(other)) for one in predicted_spans] for other in reference_spans]
+    matching = zip(*scipy.optimize.linear_sum_assignment(table, maximize=True), strict=True)
+    return round(sum(table[i][j] for i, j in matching) / max(len(predicted_spans), len(reference_spans)), 2)
 
 
-def readings(written: str, n: int) -> list[list[str]]:
+def possible_spans(prediction: str, n: int) -> list[list[str]]:
     """The spans that a text may be, written with ", " between them as demonstrations show them [chosen], where spans may have commas of
     their own ("Portland, Oregon"): one span, one from each comma to the next, and every way to make n of these parts."""
-    parts = written.strip().split(", ")
-    found = [[", ".join(parts)], parts]
+    parts = prediction.strip().split(", ")
+    readings = [[", ".join(parts)], parts]
     if n < len(parts) <= 12:
         for cuts in itertools.combinations(range(1, len(parts)), n - 1):
-            found.append([", ".join(parts[i:j]) for i, j in itertools.pairwise((0, *cuts, len(parts)))])
-    return found
+            readings.append([", ".join(parts[i:j]) for i, j in itertools.pairwise((0, *cuts, len(parts)))])
+    return readings
 
 
-def drop(metric: str, written: str, item: Item) -> float:
+def drop(metric: str, prediction: str, item: Item) -> float:
     """The best over the right answers of facts["spans"], each a list of spans, and over what spans the text may be (`readings`)."""
-    right = [spans for spans in item.facts["spans"] if any(spans)]
-    return max((spans_score(metric, ours, spans) for spans in right for ours in readings(written, len(spans))), default=0.0)
+    references = [spans for spans in item.facts["spans"] if any(spans)]
+    return max(
+        (score_spans(metric, predicted, spans) for spans in references for predicted in possible_spans(prediction, len(spans))), default=0.0
+    )
 
 
 # --- ROUGE and BLEU ------------------------------------------------------------------------------------------------------------
@@ -173,7 +182,7 @@ def drop(metric: str, written: str, item: Item) -> float:
 SENTENCE = re.compile(r"(?<=[.!?])[\"')\u2019\u201d]*\s+")
 
 
-def sentences(text: str) -> list[str]:
+def split_sentences(text: str) -> list[str]:
     """A plain cut after . ! ? and what closes a quotation, and at line ends: for what models write, of which papers keep the first few."""
     parts, start = [], 0
     for match in SENTENCE.finditer(text):
@@ -183,52 +192,55 @@ def sentences(text: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def kept(written: str, item: Item) -> str:
+def first_sentences(prediction: str, item: Item) -> str:
     """The first facts["sentences"] sentences, a line each; all, as it is, if that says nothing."""
-    return "\n".join(sentences(written)[: item.facts["sentences"]]) if "sentences" in item.facts else written
+    return "\n".join(split_sentences(prediction)[: item.facts["sentences"]]) if "sentences" in item.facts else prediction
 
 
-ROUGES = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeLsum"}
+ROUGE_TYPES = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeLsum"}
 
 
-def rouge(metric: str, written: str, item: Item) -> float:
+def rouge(metric: str, prediction: str, item: Item) -> float:
     """F1 of stemmed words, pairs, and longest common sequences sentence by sentence (ROUGE-1.5.5 -m by Google's rouge-score), the best over
     the right answers; "rouge": the mean of the three. Two cases that it leaves at 0 [chosen]: a right answer of one word has no pairs, so
     its words count; one without any letter of a to z or digit is taken by the words of its own script."""
-    names = list(ROUGES) if metric == "rouge" else [metric]
-    return max((sum(_rouge_f1(name, kept(written, item), right) for name in names) / len(names) for right in item.answers), default=0.0)
+    names = list(ROUGE_TYPES) if metric == "rouge" else [metric]
+    return max(
+        (sum(_rouge_f1(name, first_sentences(prediction, item), reference) for name in names) / len(names) for reference in item.answers),
+        default=0.0,
+    )
 
 
-def _rouge_f1(metric: str, written: str, right: str) -> float:
-    right = "\n".join(sentences(right))
-    cut = _rouge(bool(re.search("[a-z0-9]", right.lower())))
-    kind = "rouge1" if metric == "rouge_2" and len(cut._tokenizer.tokenize(right)) < 2 else ROUGES[metric]
-    return cut.score(right, written)[kind].fmeasure
+def _rouge_f1(metric: str, prediction: str, reference: str) -> float:
+    reference = "\n".join(split_sentences(reference))
+    scorer = _rouge_scorer(bool(re.search("[a-z0-9]", reference.lower())))
+    rouge_type = "rouge1" if metric == "rouge_2" and len(scorer._tokenizer.tokenize(reference)) < 2 else ROUGE_TYPES[metric]
+    return scorer.score(reference, prediction)[rouge_type].fmeasure
 
 
 @functools.cache
-def _rouge(latin: bool) -> Any:
+def _rouge_scorer(latin: bool) -> Any:
     from rouge_score import rouge_scorer
 
-    return rouge_scorer.RougeScorer(list(ROUGES.values()), use_stemmer=True, tokenizer=None if latin else _Scripts())
+    return rouge_scorer.RougeScorer(list(ROUGE_TYPES.values()), use_stemmer=True, tokenizer=None if latin else _UnicodeTokenizer())
 
 
-class _Scripts:
+class _UnicodeTokenizer:
     """A tokenizer of rouge-score for other scripts than Latin."""
 
     def tokenize(self, text: str) -> list[str]:
         return re.findall(r"\w+", text.lower())
 
 
-ORDERS = 4  # BLEU's n-grams have up to so many words
+MAX_ORDER = 4  # BLEU's n-grams have up to so many words
 
 
-def corpus(metric: str, written: Sequence[str], items: Sequence[Item]) -> float:
+def corpus_bleu(metric: str, predictions: Sequence[str], items: Sequence[Item]) -> float:
     """The score of all that was written, of a metric that is no mean over items: `bleu` of all their counts together."""
-    return bleu(metric, bleu_counts(metric, written, items).sum(0))
+    return bleu(metric, bleu_counts(metric, predictions, items).sum(0))
 
 
-def bleu_counts(metric: str, written: Sequence[str], items: Sequence[Item]) -> np.ndarray:
+def bleu_counts(metric: str, predictions: Sequence[str], items: Sequence[Item]) -> np.ndarray:
     """(texts, 2 + 3 * ORDERS): all that BLEU needs of each text: its words; those of the right answer nearest in length; n-grams of 1 to
     ORDERS words that a right answer has too; all its n-grams; those of the longest right answer. Sums of rows are the counts of a corpus,
     so texts are cut once.
@@ -236,23 +248,25 @@ def bleu_counts(metric: str, written: Sequence[str], items: Sequence[Item]) -> n
     "bleu" is of SacreBLEU's words by tokenisation intl; "bleu_mb" of words as XLM's scripts cut them with Moses', in the language
     facts["language"], "en", ... Right answers are `answers`."""
     counts = []
-    for text, item in zip(written, items, strict=True):
-        cut = _intl() if metric == "bleu" else words(item.facts["language"])
-        ours, *right = (cut(" ".join(one.split())).split() for one in (kept(text, item), *item.answers))
-        lengths = [len(answer) for answer in right] or [0]
+    for text, item in zip(predictions, items, strict=True):
+        tokenize = _intl_tokenizer() if metric == "bleu" else moses_tokenizer(item.facts["language"])
+        predicted, *references = (
+            tokenize(" ".join(candidate.split())).split() for candidate in (first_sentences(text, item), *item.answers)
+        )
+        lengths = [len(answer) for answer in references] or [0]
         matches, totals = [], []
-        for n in range(1, ORDERS + 1):
-            grams = _grams(ours, n)
-            most = functools.reduce(operator.or_, (_grams(answer, n) for answer in right), collections.Counter())
-            matches.append((grams & most).total())
+        for n in range(1, MAX_ORDER + 1):
+            grams = _ngrams(predicted, n)
+            reference_max = functools.reduce(operator.or_, (_ngrams(answer, n) for answer in references), collections.Counter())
+            matches.append((grams & reference_max).total())
             totals.append(grams.total())
-        nearest = min(lengths, key=lambda length: (abs(length - len(ours)), length))
-        possible = [max(0, max(lengths) - n) for n in range(ORDERS)]
-        counts.append([len(ours), nearest, *matches, *totals, *possible])
-    return np.array(counts, np.int64).reshape(len(written), 2 + 3 * ORDERS)
+        nearest = min(lengths, key=lambda length: (abs(length - len(predicted)), length))
+        possible = [max(0, max(lengths) - n) for n in range(MAX_ORDER)]
+        counts.append([len(predicted), nearest, *matches, *totals, *possible])
+    return np.array(counts, np.int64).reshape(len(predictions), 2 + 3 * MAX_ORDER)
 
 
-def _grams(words: Sequence[str], n: int) -> collections.Counter[tuple[str, ...]]:
+def _ngrams(words: Sequence[str], n: int) -> collections.Counter[tuple[str, ...]]:
     return collections.Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
 
 
@@ -261,35 +275,35 @@ def bleu(metric: str, counts: np.ndarray) -> float:
     all has four words, which leaves BLEU undefined, n-grams count up to the longest that one has [chosen]."""
     import sacrebleu
 
-    ours, theirs, *grams = counts.tolist()
-    matches, totals, possible = (grams[i * ORDERS : (i + 1) * ORDERS] for i in range(3))
+    predicted_length, reference_length, *grams = counts.tolist()
+    matches, totals, possible = (grams[i * MAX_ORDER : (i + 1) * MAX_ORDER] for i in range(3))
     n = max(1, sum(map(bool, possible)))
     smooth = "exp" if metric == "bleu" else "none"
-    return sacrebleu.BLEU.compute_bleu(matches[:n], totals[:n], ours, theirs, smooth, max_ngram_order=n).score / 100
+    return sacrebleu.BLEU.compute_bleu(matches[:n], totals[:n], predicted_length, reference_length, smooth, max_ngram_order=n).score / 100
 
 
 @functools.cache
-def _intl() -> Callable[[str], str]:
+def _intl_tokenizer() -> Callable[[str], str]:
     from sacrebleu.tokenizers import tokenizer_intl
 
     return tokenizer_intl.TokenizerV14International()
 
 
 # XLM's normalize-romanian.py and remove-diacritics.py, one after the other: what is left of the letters.
-ROMANIAN = str.maketrans("\u0218\u0219\u015e\u015f\u021a\u021b\u0162\u0163\u0102\u0103\u00c2\u00e2\u00ce\u00ee", "SsSsTtTtAaAaIi")
+ROMANIAN_LETTERS = str.maketrans("\u0218\u0219\u015e\u015f\u021a\u021b\u0162\u0163\u0102\u0103\u00c2\u00e2\u00ce\u00ee", "SsSsTtTtAaAaIi")
 
 
 @functools.cache
-def words(language: str) -> Callable[[str], str]:
+def moses_tokenizer(language: str) -> Callable[[str], str]:
     """A text -> its words by Moses, a space between them, as XLM's tools/tokenize.sh: punctuation made plain, nothing escaped; of Romanian,
     letters without their marks."""
     import sacremoses
 
-    plain = sacremoses.MosesPunctNormalizer(language, pre_replace_unicode_punct=True, post_remove_control_chars=True)
-    tokens = sacremoses.MosesTokenizer(language)
+    normalizer = sacremoses.MosesPunctNormalizer(language, pre_replace_unicode_punct=True, post_remove_control_chars=True)
+    tokenizer = sacremoses.MosesTokenizer(language)
 
-    def cut(text: str) -> str:
-        found = " ".join(tokens.tokenize(plain.normalize(text), escape=False))
-        return found.translate(ROMANIAN) if language == "ro" else found
+    def tokenize(text: str) -> str:
+        tokenized = " ".join(tokenizer.tokenize(normalizer.normalize(text), escape=False))
+        return tokenized.translate(ROMANIAN_LETTERS) if language == "ro" else tokenized
 
-    return cut
+    return tokenize

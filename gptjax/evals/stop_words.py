@@ -1,6 +1,6 @@
 """English function words, which GPT-2's LAMBADA figures leave out as answers (section 3.3). OpenAI's own list is not published."""
 
-WORDS = (
+STOP_WORDS = (
     "a about above after again against all also am an and any are as at be because been before being below between both but by can "
     "could did do does doing down during each even ever every few for from further get go got had has have having he her here hers "
     "herself him himself his how i if in into is it its itself just like may me might more most much must my myself no nor not now "

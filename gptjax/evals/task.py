@@ -37,7 +37,7 @@ class Item:
     none_is_right: bool = False
 
     @property
-    def known(self) -> bool:
+    def has_answer(self) -> bool:
         """Whether what is right is known, so that an answer can be scored."""
         return bool(self.right or self.answers or self.none_is_right)
 
@@ -49,23 +49,23 @@ class Item:
         return list(zip(contexts, completions, strict=True))
 
     @property
-    def shown(self) -> str:
+    def as_demonstration(self) -> str:
         """As a demonstration: the context with its first right completion. Items of which none is right cannot be shown."""
         return self.demonstration or "".join(self.pairs[self.right[0]])
 
     @functools.cached_property
     def content_key(self) -> tuple[tuple[str, ...], frozenset[str], str]:
         """(contexts, completions, the demonstration), each without regard to case, spaces and Unicode's variants of a character."""
-        shown = self.shown if self.demonstration or self.right else ""
-        return tuple(map(_plain, self.contexts)), frozenset(map(_plain, self.completions)), _plain(shown)
+        shown = self.as_demonstration if self.demonstration or self.right else ""
+        return tuple(map(_normal_form, self.contexts)), frozenset(map(_normal_form, self.completions)), _normal_form(shown)
 
 
-def _plain(text: str) -> str:
+def _normal_form(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Published:
+class PaperScores:
     """A paper's scores in percent (perplexities as they are), by config: gpt3_small ... or gpt2_124m ...; metric, and which number of
     shots: "zero", "one", "few" (protocol.shots)."""
 
@@ -89,7 +89,7 @@ class Task:
     open: of the protocol's shots, stops and n_tokens those that nobody chose, and that are fitted to the data (Examination.fit_to_data)."""
 
     name: str
-    about: str
+    summary: str
     protocol: Protocol
     items: Callable[[Row, Protocol, int], Iterable[Item]]
     schema: Mapping[str, str]
@@ -97,41 +97,41 @@ class Task:
     splits: tuple[str, str] = ("validation", "train")
     tfds: str | None = None
     from_tfds: Callable[[Row], Row] = dict
-    gathered: Callable[[Iterable[Row]], Iterable[Row]] = iter
+    merge_rows: Callable[[Iterable[Row]], Iterable[Row]] = iter
     link: Callable[[Iterable[Row]], Iterable[Row]] = iter
-    made: Callable[[Protocol, int, str], Iterable[Row]] | None = None
-    get: str = ""
+    make_rows: Callable[[Protocol, int, str], Iterable[Row]] | None = None
+    data_hint: str = ""
     score: Callable[[str, str, Item], float] | None = None
-    scorer: str = ""
-    published: tuple[Published, ...] = ()
+    scorer_source: str = ""
+    paper_scores: tuple[PaperScores, ...] = ()
     conventions: Mapping[str, Protocol] = dataclasses.field(default_factory=dict)
-    tells: tuple[str, ...] = ()
-    open: frozenset[str] = frozenset()
+    extra_metrics: tuple[str, ...] = ()
+    auto_fields: frozenset[str] = frozenset()
 
 
-def worded(protocol: Protocol, *known: str) -> str:
+def prompt_variant(protocol: Protocol, *variants: str) -> str:
     """Which of a task's wordings is asked for; the first unless told. Raises ValueError with those that there are."""
-    if protocol.wording not in ("", *known):
-        raise ValueError(f"wording={protocol.wording}: this task has {', '.join(known)}")
-    return protocol.wording or known[0]
+    if protocol.wording not in ("", *variants):
+        raise ValueError(f"wording={protocol.wording}: this task has {', '.join(variants)}")
+    return protocol.wording or variants[0]
 
 
-GPT2 = ("gpt2_124m", "gpt2_355m", "gpt2_774m", "gpt2_1558m")
-GPT3 = ("gpt3_small", "gpt3_medium", "gpt3_large", "gpt3_xl", "gpt3_2b7", "gpt3_6b7", "gpt3_13b", "gpt3_175b")
+GPT2_CONFIGS = ("gpt2_124m", "gpt2_355m", "gpt2_774m", "gpt2_1558m")
+GPT3_CONFIGS = ("gpt3_small", "gpt3_medium", "gpt3_large", "gpt3_xl", "gpt3_2b7", "gpt3_6b7", "gpt3_13b", "gpt3_175b")
 
 
-def gpt2(metric: str, *scores: float) -> tuple[Published, ...]:
+def gpt2_scores(metric: str, *scores: float) -> tuple[PaperScores, ...]:
     """GPT-2's row of Table 3, or of another: smallest model first; a single score is the largest's."""
-    return (Published(paper="GPT-2", metric=metric, shots="zero", scores=dict(zip(GPT2[-len(scores) :], scores, strict=True))),)
+    return (PaperScores(paper="GPT-2", metric=metric, shots="zero", scores=dict(zip(GPT2_CONFIGS[-len(scores) :], scores, strict=True))),)
 
 
-def gpt3(metric: str, zero: str = "", one: str = "", few: str = "") -> tuple[Published, ...]:
+def gpt3_scores(metric: str, zero: str = "", one: str = "", few: str = "") -> tuple[PaperScores, ...]:
     """GPT-3's row of Table H.1, as printed: scores from Small to 175B, slashes between; one alone is 175B's.
 
     A row that its task calls "of lower confidence" is one of which no clean transcription was found: single digits may be wrong."""
     rows = {"zero": zero, "one": one, "few": few}
     numbers = {shots: [float(x) for x in row.split("/")] for shots, row in rows.items() if row}
     return tuple(
-        Published(paper="GPT-3", metric=metric, shots=shots, scores=dict(zip(GPT3[-len(found) :], found, strict=True)))
-        for shots, found in numbers.items()
+        PaperScores(paper="GPT-3", metric=metric, shots=shots, scores=dict(zip(GPT3_CONFIGS[-len(values) :], values, strict=True)))
+        for shots, values in numbers.items()
     )

@@ -9,11 +9,14 @@ from gptjax.config.record import Bounds, record
 from gptjax.sharding.shapes import shaped
 
 NONE = -1  # in place of a token, where a row's logits give no probabilities
-LEAST, MOST = 2.0**-120, 2.0**120  # temperatures that a float32 holds, and their inverses, by which a compiler may multiply
+MIN_TEMPERATURE, MAX_TEMPERATURE = (
+    2.0**-120,
+    2.0**120,
+)  # temperatures that a float32 holds, and their inverses, by which a compiler may multiply
 
 
 @record
-class Sampling:
+class SamplingParams:
     """temperature 0 is greedy; any other means what it says, however near to 0 or large.
 
     top_k: only the k likeliest tokens; top_p: only the likeliest whose probabilities reach p (the one that crosses p included), taken after
@@ -25,29 +28,29 @@ class Sampling:
 
 
 @shaped
-def kept(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
+def filter_logits(logits_BV: jax.Array, params: SamplingParams) -> jax.Array:
     """Logits after temperature, minus infinity where top-k or top-p rules a token out. Ties at the k-th place are all kept.
     Needs a temperature above 0."""
     # The likeliest tokens are at 0, where no temperature moves them; the others go as far down as a float32 does.
     logits_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
-    logits_BV = logits_BV / min(max(sampling.temperature, LEAST), MOST)
-    if sampling.top_k is not None and sampling.top_k < logits_BV.shape[-1]:
-        smallest_B1 = jax.lax.top_k(logits_BV, sampling.top_k)[0][:, -1:]
+    logits_BV = logits_BV / min(max(params.temperature, MIN_TEMPERATURE), MAX_TEMPERATURE)
+    if params.top_k is not None and params.top_k < logits_BV.shape[-1]:
+        smallest_B1 = jax.lax.top_k(logits_BV, params.top_k)[0][:, -1:]
         logits_BV = jnp.where(logits_BV < smallest_B1, -jnp.inf, logits_BV)
-    if sampling.top_p is not None:
+    if params.top_p is not None:
         order_BV = jnp.argsort(-logits_BV, axis=-1)
         sorted_BV = jax.nn.softmax(jnp.take_along_axis(logits_BV, order_BV, axis=-1), axis=-1)
         likelier_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV  # the mass before each token
-        out_BV = jnp.take_along_axis(likelier_BV >= sampling.top_p, jnp.argsort(order_BV, axis=-1), axis=-1)
+        out_BV = jnp.take_along_axis(likelier_BV >= params.top_p, jnp.argsort(order_BV, axis=-1), axis=-1)
         logits_BV = jnp.where(out_BV, -jnp.inf, logits_BV)
     return logits_BV
 
 
 @shaped
-def choose(logits_BV: jax.Array, sampling: Sampling, key: jax.Array) -> jax.Array:
+def sample(logits_BV: jax.Array, params: SamplingParams, key: jax.Array) -> jax.Array:
     """int32 (B,): a token for each row; NONE where its logits are NaN or infinite."""
-    if sampling.temperature == 0:
+    if params.temperature == 0:
         token_B = jnp.argmax(logits_BV, axis=-1)
     else:
-        token_B = jax.random.categorical(key, kept(logits_BV, sampling), axis=-1)
+        token_B = jax.random.categorical(key, filter_logits(logits_BV, params), axis=-1)
     return jnp.where(jnp.isfinite(jnp.max(logits_BV, axis=-1)), token_B.astype(jnp.int32), NONE)

@@ -15,67 +15,69 @@ from gptjax.sharding.shapes import shaped
 
 
 @dataclasses.dataclass(frozen=True)
-class Manner:
+class ExecutionPolicy:
     """How the layers run, resolved for a platform: changes speed and memory, not the mathematics."""
 
     dtype: Any
-    kept: tuple[str, ...] | None  # what the layers keep for their backward pass, of schema.SAVED; None: everything
+    saved_names: tuple[str, ...] | None  # what the layers keep for their backward pass, of schema.SAVED; None: everything
     kernel: str  # of model/attention/dispatch.py
     unroll: bool  # a Python loop over periods (quicker on CPU), else lax.scan (compile time does not grow with depth)
 
 
-def manner(compute: schema.Compute, platform: str) -> Manner:
+def execution_policy(compute: schema.Compute, platform: str) -> ExecutionPolicy:
     """Resolve each "auto" for `platform` ("cpu", "gpu", "tpu"). CPU: XLA is slow there in bfloat16 and in loop bodies; but where layers are
     rematerialised they are scanned, since jax 0.10.2's CPU compiler undoes the rematerialisation of unrolled ones.
 
     Raises ValueError for a kernel that does not run on the platform."""
-    cpu = platform == "cpu"
-    dtype = {"auto": jnp.float32 if cpu else jnp.bfloat16, "float32": jnp.float32, "bfloat16": jnp.bfloat16}[compute.dtype]
-    kernel = dispatch.named(compute.attention, platform)
-    kept = None if compute.remat == "none" else compute.kept
-    return Manner(dtype, kept, kernel, {"auto": cpu and kept is None, "scan": False, "unroll": True}[compute.layers])
+    on_cpu = platform == "cpu"
+    dtype = {"auto": jnp.float32 if on_cpu else jnp.bfloat16, "float32": jnp.float32, "bfloat16": jnp.bfloat16}[compute.dtype]
+    kernel = dispatch.resolve_name(compute.attention, platform)
+    saved_names = None if compute.remat == "none" else compute.saved_names
+    return ExecutionPolicy(
+        dtype, saved_names, kernel, {"auto": on_cpu and saved_names is None, "scan": False, "unroll": True}[compute.layers]
+    )
 
 
-def kept(names: tuple[str, ...]):
+def checkpoint_policy(names: tuple[str, ...]):
     """The policy of jax.checkpoint that keeps what has these names; with attention among them also what cuDNN's own backward pass needs,
     which jax.nn leaves without a name."""
-    named = jax.checkpoint_policies.save_only_these_names(*names)
+    policy = jax.checkpoint_policies.save_only_these_names(*names)
     if "attention" not in names:
-        return named
-    return jax.checkpoint_policies.save_from_both_policies(named, lambda prim, *_, **__: prim.name.startswith("dot_product_attention_fwd"))
+        return policy
+    return jax.checkpoint_policies.save_from_both_policies(policy, lambda prim, *_, **__: prim.name.startswith("dot_product_attention_fwd"))
 
 
 class Period(nn.Module):
     """One period of the layer pattern, for GPT-3 a banded and a dense layer: the body that is scanned over depth."""
 
     config: schema.Model
-    manner: Manner
-    place: rules.Placement
+    execution_policy: ExecutionPolicy
+    sharding: rules.Sharding
 
     @nn.compact
     def __call__(self, x_BTD, segments_BT, train):
         block = layers.Block
-        if self.place.mesh is not None:
+        if self.sharding.mesh is not None:
             # Pinned layer by layer: so each layer's gradient is reduced into its shards within the loop. And within what is rematerialised:
             # else the pinned parameters are results of the loop, which libtpu copies whole in each turn.
-            block = nn.map_variables(block, "params", self.place.stored)
-        if self.manner.kept is not None:
-            policy = kept(self.manner.kept)
+            block = nn.map_variables(block, "params", self.sharding.shard_like_params)
+        if self.execution_policy.saved_names is not None:
+            policy = checkpoint_policy(self.execution_policy.saved_names)
             # Each layer on its own, not the period: one remat over two layers recomputes more. static_argnums counts self.
-            block = nn.remat(block, policy=policy, prevent_cse=self.manner.unroll, static_argnums=(3,))
+            block = nn.remat(block, policy=policy, prevent_cse=self.execution_policy.unroll, static_argnums=(3,))
         for i, pattern in enumerate(self.config.attention):
-            x_BTD = block(self.config, pattern, self.manner.kernel, self.place, name=f"block_{i}")(x_BTD, segments_BT, train)
+            x_BTD = block(self.config, pattern, self.execution_policy.kernel, self.sharding, name=f"block_{i}")(x_BTD, segments_BT, train)
         return x_BTD
 
 
 @jax.custom_vjp
-def unstacked(tree):
+def unstack_layers(tree):
     """The slices of each leaf along its first dimension, as a list of trees. Its gradient is one stack, where JAX adds n padded copies."""
     n = jax.tree.leaves(tree)[0].shape[0]
     return [jax.tree.map(lambda x: x[i], tree) for i in range(n)]  # noqa: B023
 
 
-unstacked.defvjp(lambda tree: (unstacked(tree), None), lambda _, parts: (jax.tree.map(lambda *xs: jnp.stack(xs), *parts),))
+unstack_layers.defvjp(lambda tree: (unstack_layers(tree), None), lambda _, parts: (jax.tree.map(lambda *xs: jnp.stack(xs), *parts),))
 
 
 class GPT(nn.Module):
@@ -85,42 +87,42 @@ class GPT(nn.Module):
     scanned or unrolled, so a checkpoint serves both), norm for pre-LN models."""
 
     config: schema.Model
-    manner: Manner
-    place: rules.Placement = rules.NOWHERE
+    execution_policy: ExecutionPolicy
+    sharding: rules.Sharding = rules.UNSHARDED
 
     @nn.compact
     def __call__(self, tokens_BT: jax.Array, segments_BT: jax.Array | None = None, train: bool = False) -> jax.Array:
         """segments_BT: document numbers, to keep attention within documents; None: across. train: dropout on, from the rng "dropout"."""
-        c, dtype = self.config, self.manner.dtype
+        c, dtype = self.config, self.execution_policy.dtype
         T = tokens_BT.shape[1]
         if T > c.n_ctx:
             raise ValueError(f"{T} tokens are more than the model's context of {c.n_ctx}: give at most {c.n_ctx}")
         token_VD = self.param("token_VD", nn.initializers.normal(c.init.token), (c.n_vocab_padded, c.d_model))
         position_TD = self.param("position_TD", nn.initializers.normal(c.init.position), (c.n_ctx, c.d_model))
-        x_BTD = embedding.rows(token_VD, tokens_BT, dtype, self.place) + position_TD[None, :T].astype(dtype)
+        x_BTD = embedding.embed(token_VD, tokens_BT, dtype, self.sharding) + position_TD[None, :T].astype(dtype)
         # The released GPT-1 code drops elements of the embedding table itself; activations are dropped here, as GPT-2's OpenAI copy does.
-        x_BTD = layers.dropped(self, self.place(x_BTD, "BPD"), c.dropout.embedding, train)
+        x_BTD = layers.dropout(self, self.sharding(x_BTD, "BPD"), c.dropout.embedding, train)
 
-        period = Period(c, self.manner, self.place, parent=None)
-        stacked = self.param("periods", lambda key: _stacked(period, key, c))
-        dropping = train and c.dropout != schema.Dropout()
-        keys = jax.random.split(self.make_rng("dropout"), c.n_periods) if dropping else None
+        period = Period(c, self.execution_policy, self.sharding, parent=None)
+        stacked_params = self.param("periods", lambda key: _init_periods(period, key, c))
+        has_dropout = train and c.dropout != schema.Dropout()
+        keys = jax.random.split(self.make_rng("dropout"), c.n_periods) if has_dropout else None
 
         def apply(x_BTD, params, key):
             rngs = None if key is None else {"dropout": key}
             return cast(jax.Array, period.apply({"params": params}, x_BTD, segments_BT, train, rngs=rngs))
 
-        if self.manner.unroll:
-            for i, params in enumerate(unstacked(stacked)):
+        if self.execution_policy.unroll:
+            for i, params in enumerate(unstack_layers(stacked_params)):
                 x_BTD = apply(x_BTD, params, None if keys is None else keys[i])
         else:
-            x_BTD, _ = jax.lax.scan(lambda x, pk: (apply(x, *pk), None), x_BTD, (stacked, keys))
+            x_BTD, _ = jax.lax.scan(lambda x, pk: (apply(x, *pk), None), x_BTD, (stacked_params, keys))
         return layers.LayerNorm(name="norm")(x_BTD) if c.norm == "pre" else x_BTD
 
 
-def _stacked(period, key, config):
+def _init_periods(period, key, config):
     """Initial parameters of all periods, stacked: each period draws from its own key."""
-    period = period.clone(place=rules.NOWHERE)  # one token is too few to place on a mesh
+    period = period.clone(place=rules.UNSHARDED)  # one token is too few to place on a mesh
     x_BTD = jnp.zeros((1, 1, config.d_model))
     return jax.vmap(lambda k: period.init(k, x_BTD, None, False)["params"])(jax.random.split(key, config.n_periods))
 
@@ -134,7 +136,7 @@ def logits(x_BTD: jax.Array, token_VD: jax.Array, n_vocab: int, first: int | jax
     return jnp.where((first + jnp.arange(token_VD.shape[0]))[None, None] < n_vocab, y_BTV, -jnp.inf)
 
 
-def segments(tokens_BT: jax.Array, end_of_text: int) -> jax.Array:
+def segment_ids(tokens_BT: jax.Array, end_of_text: int) -> jax.Array:
     """int32 (B, T): how many documents ended before each token of its row; an end-of-text token belongs to the text it ends."""
     ends_BT = (tokens_BT == end_of_text).astype(jnp.int32)
     return jnp.cumsum(ends_BT, axis=1) - ends_BT

@@ -31,12 +31,12 @@ def gelu(x: jax.Array, form: str) -> jax.Array:
             raise AssertionError(form)
 
 
-def dropped(module: nn.Module, x: jax.Array, rate: float, train: bool) -> jax.Array:
+def dropout(module: nn.Module, x: jax.Array, rate: float, train: bool) -> jax.Array:
     """`x` with elements zeroed at probability `rate` and the rest scaled up; `x` itself outside training or at rate 0."""
     if not train or rate == 0:
         return x
-    kept = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, x.shape)
-    return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
+    keep_mask = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, x.shape)
+    return jnp.where(keep_mask, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
 class LayerNorm(nn.Module):
@@ -47,9 +47,9 @@ class LayerNorm(nn.Module):
         gain_D = self.param("gain_D", nn.initializers.ones, x_BTD.shape[-1:])
         bias_D = self.param("bias_D", nn.initializers.zeros, x_BTD.shape[-1:])
         x = x_BTD.astype(jnp.float32)
-        centred = x - x.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        return (centred * jax.lax.rsqrt(variance + 1e-5) * gain_D[None, None] + bias_D[None, None]).astype(x_BTD.dtype)
+        centered = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centered).mean(-1, keepdims=True)
+        return (centered * jax.lax.rsqrt(variance + 1e-5) * gain_D[None, None] + bias_D[None, None]).astype(x_BTD.dtype)
 
 
 class Linear(nn.Module):
@@ -62,33 +62,33 @@ class Linear(nn.Module):
     equation: str
     sizes: dict[str, int]
     std: float
-    place: rules.Placement
+    sharding: rules.Sharding
 
     @nn.compact
     def __call__(self, x):
         terms, out = self.equation.split("->")
         inputs, dims = terms.split(",")
-        free = "".join(c for c in out.replace("P", "T") if c not in inputs)
+        free_dims = "".join(c for c in out.replace("P", "T") if c not in inputs)
         weight = self.param(f"weight_{dims}", nn.initializers.normal(self.std), [self.sizes[c] for c in dims])
-        bias = self.param(f"bias_{free}", nn.initializers.zeros, [self.sizes[c] for c in free])
+        bias = self.param(f"bias_{free_dims}", nn.initializers.zeros, [self.sizes[c] for c in free_dims])
         # Not einsum, which contracts N and H in alphabetical order: on CPU XLA then transposes the weight first.
-        contracted = [c for c in dims if c in inputs]
-        pairs = [inputs.index(c) for c in contracted], [dims.index(c) for c in contracted]
-        y = self.place.product(lambda x, w: jax.lax.dot_general(x, w, (pairs, ((), ()))), x, weight.astype(x.dtype), dims)
+        contract_dims = [c for c in dims if c in inputs]
+        pairs = [inputs.index(c) for c in contract_dims], [dims.index(c) for c in contract_dims]
+        y = self.sharding.matmul_gathered(lambda x, w: jax.lax.dot_general(x, w, (pairs, ((), ()))), x, weight.astype(x.dtype), dims)
         if "P" in out:
             # Before the bias: so the sum is never whole, and the gradient of the bias is one over pieces. That of the product is put
             # together once, for both matmuls that need it.
-            y = self.place(self.place.gradient(y, "BTD"), "BPD")
+            y = self.sharding(self.sharding.shard_gradient(y, "BTD"), "BPD")
         return y + bias.astype(x.dtype).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
-class Heads(nn.Module):
+class QKVProjection(nn.Module):
     """Queries, keys and values (B, T, N, H), three products with one parameter: one product would have to be cut in three, and a TPU pads
     the heads of it twice."""
 
     sizes: dict[str, int]
     std: float
-    place: rules.Placement
+    sharding: rules.Sharding
 
     @nn.compact
     def __call__(self, x_BTD):
@@ -96,11 +96,11 @@ class Heads(nn.Module):
         bias_QNH = self.param("bias_QNH", nn.initializers.zeros, [self.sizes[c] for c in "QNH"])
         bias_QNH = bias_QNH.astype(x_BTD.dtype)
 
-        def product(i):
+        def project(i):
             weight_DNH = weight_DQNH[:, i].astype(x_BTD.dtype)
-            return self.place.product(functools.partial(jnp.einsum, "BTD,DNH->BTNH"), x_BTD, weight_DNH, "DNH")
+            return self.sharding.matmul_gathered(functools.partial(jnp.einsum, "BTD,DNH->BTNH"), x_BTD, weight_DNH, "DNH")
 
-        return [product(i) + bias_QNH[i][None, None] for i in range(3)]
+        return [project(i) + bias_QNH[i][None, None] for i in range(3)]
 
 
 class Attention(nn.Module):
@@ -110,40 +110,40 @@ class Attention(nn.Module):
     pattern: schema.Attention
     kernel: str  # of model/attention/dispatch.py
     out_std: float
-    place: rules.Placement
+    sharding: rules.Sharding
 
     @nn.compact
     def __call__(self, x_BTD, segments_BT, train):
         c = self.config
         sizes = {"D": c.d_model, "Q": 3, "N": c.n_heads, "H": c.d_head}
-        parts = Heads(sizes, c.init.weight, self.place, name="qkv")(x_BTD)
-        q_BTNH, k_BTNH, v_BTNH = (checkpoint_name(self.place(y_BTNH, "BTNH"), "qkv") for y_BTNH in parts)  # names: schema.SAVED
+        qkv = QKVProjection(sizes, c.init.weight, self.sharding, name="qkv")(x_BTD)
+        q_BTNH, k_BTNH, v_BTNH = (checkpoint_name(self.sharding(y_BTNH, "BTNH"), "qkv") for y_BTNH in qkv)  # names: schema.SAVED
         dropout = (self.make_rng("dropout"), c.dropout.attention) if train and c.dropout.attention else None
         if self.has_variable("memory", "turn"):  # put there by model/inference.py
-            turn = self.get_variable("memory", "turn")
-            o_BTNH, layer = kv_cache.attend(turn, self.kernel, self.place, q_BTNH, k_BTNH, v_BTNH, self.pattern)
+            update = self.get_variable("memory", "turn")
+            o_BTNH, layer = kv_cache.attend(update, self.kernel, self.sharding, q_BTNH, k_BTNH, v_BTNH, self.pattern)
             self.put_variable("memory", "turn", layer)
         elif self.has_variable("memory", "forest"):  # likewise
             o_BTNH = tree.attend(self.get_variable("memory", "forest"), q_BTNH, k_BTNH, v_BTNH, self.pattern)
         else:
-            o_BTNH = dispatch.attend(self.kernel, self.place, q_BTNH, k_BTNH, v_BTNH, self.pattern, segments_BT, dropout)
-        return Linear("BTNH,DNH->BPD", sizes, self.out_std, self.place, name="out")(self.place(o_BTNH, "BTNH"))
+            o_BTNH = dispatch.attend(self.kernel, self.sharding, q_BTNH, k_BTNH, v_BTNH, self.pattern, segments_BT, dropout)
+        return Linear("BTNH,DNH->BPD", sizes, self.out_std, self.sharding, name="out")(self.sharding(o_BTNH, "BTNH"))
 
 
-class Mlp(nn.Module):
+class MLP(nn.Module):
     """d_model -> d_ff -> d_model with a GELU between."""
 
     config: schema.Model
     out_std: float
-    place: rules.Placement
+    sharding: rules.Sharding
 
     @nn.compact
     def __call__(self, x_BTD):
         c = self.config
         sizes = {"D": c.d_model, "F": c.d_ff}
-        h_BTF = Linear("BTD,DF->BTF", sizes, c.init.weight, self.place, name="up")(x_BTD)
-        h_BTF = gelu(checkpoint_name(self.place(h_BTF, "BTF"), "up"), c.gelu)
-        return Linear("BTF,DF->BPD", sizes, self.out_std, self.place, name="down")(h_BTF)
+        h_BTF = Linear("BTD,DF->BTF", sizes, c.init.weight, self.sharding, name="up")(x_BTD)
+        h_BTF = gelu(checkpoint_name(self.sharding(h_BTF, "BTF"), "up"), c.gelu)
+        return Linear("BTF,DF->BPD", sizes, self.out_std, self.sharding, name="down")(h_BTF)
 
 
 class Block(nn.Module):
@@ -152,31 +152,31 @@ class Block(nn.Module):
     config: schema.Model
     pattern: schema.Attention
     kernel: str
-    place: rules.Placement
+    sharding: rules.Sharding
 
     @nn.compact
     def __call__(self, x_BTD, segments_BT, train):
         c = self.config
         # GPT-2 section 2.3: residual layers scaled by 1/sqrt(N), N the residual layers: two a layer, as Sparse Transformer's 1/sqrt(2N).
         out_std = c.init.weight / (2 * c.n_layers) ** 0.5 if c.init.residual == "depth_scaled" else c.init.weight
-        attend = Attention(c, self.pattern, self.kernel, out_std, self.place, name="attention")
-        mlp = Mlp(c, out_std, self.place, name="mlp")
+        attention = Attention(c, self.pattern, self.kernel, out_std, self.sharding, name="attention")
+        mlp = MLP(c, out_std, self.sharding, name="mlp")
         norm_1, norm_2 = LayerNorm(name="norm_1"), LayerNorm(name="norm_2")
 
         def residual(x, branch):
-            return self.place(x + dropped(self, branch, c.dropout.residual, train), "BPD")
+            return self.sharding(x + dropout(self, branch, c.dropout.residual, train), "BPD")
 
-        def normed(norm, x):
+        def apply_norm(norm, x):
             """The norm on each piece of the sequence, then the pieces together."""
-            return self.place(self.place(norm(x), "BPD"), "BTD")
+            return self.sharding(self.sharding(norm(x), "BPD"), "BTD")
 
         match c.norm:
             case "pre":
-                x_BTD = checkpoint_name(residual(x_BTD, attend(normed(norm_1, x_BTD), segments_BT, train)), "mid")
-                return residual(x_BTD, mlp(normed(norm_2, x_BTD)))
+                x_BTD = checkpoint_name(residual(x_BTD, attention(apply_norm(norm_1, x_BTD), segments_BT, train)), "mid")
+                return residual(x_BTD, mlp(apply_norm(norm_2, x_BTD)))
             case "post":
-                sum_BTD = checkpoint_name(residual(x_BTD, attend(self.place(x_BTD, "BTD"), segments_BT, train)), "mid")
-                x_BTD = self.place(norm_1(sum_BTD), "BPD")
-                return self.place(norm_2(residual(x_BTD, mlp(self.place(x_BTD, "BTD")))), "BPD")
+                sum_BTD = checkpoint_name(residual(x_BTD, attention(self.sharding(x_BTD, "BTD"), segments_BT, train)), "mid")
+                x_BTD = self.sharding(norm_1(sum_BTD), "BPD")
+                return self.sharding(norm_2(residual(x_BTD, mlp(self.sharding(x_BTD, "BTD")))), "BPD")
             case _:
                 assert_never(c.norm)

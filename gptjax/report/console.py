@@ -16,8 +16,8 @@ from gptjax.config import command
 if TYPE_CHECKING:
     import rich.console
 
-SCORES = ("accuracy", "f1", "matthews", "pearson")  # of tasks, in percent
-HALF_LIFE = 600.0  # seconds after which a measured speed counts half: long enough that an evaluation does not make the time left jump
+TASK_METRICS = ("accuracy", "f1", "matthews", "pearson")  # of tasks, in percent
+SPEED_HALF_LIFE = 600.0  # seconds after which a measured speed counts half: long enough that an evaluation does not make the time left jump
 
 
 class Stream:
@@ -42,11 +42,11 @@ class Stream:
     def flush(self) -> None:
         self._try(lambda stream: stream.flush())
 
-    def _try(self, act: Callable[[TextIO], Any]) -> None:
+    def _try(self, fn: Callable[[TextIO], Any]) -> None:
         if self._stream is None:
             return
         try:
-            act(self._stream)
+            fn(self._stream)
         except OSError as error:
             if self._vital:
                 raise
@@ -56,7 +56,7 @@ class Stream:
                 print(f"warning: standard output: {error.strerror}; nothing more is shown, the work goes on", file=sys.stderr, flush=True)
 
 
-def standard(vital: bool = False) -> "rich.console.Console":
+def stdout_console(vital: bool = False) -> "rich.console.Console":
     """rich's console on standard output. vital: see Stream."""
     import rich.console
 
@@ -71,7 +71,7 @@ class Console:
     """Speaks on standard output unless `quiet`; terminal: another rich console to speak on. vital: see Stream."""
 
     def __init__(self, quiet: bool, terminal: "rich.console.Console | None" = None, vital: bool = False):
-        self._rich = terminal or standard(vital)
+        self._rich = terminal or stdout_console(vital)
         self._rich.quiet = quiet
 
     @property
@@ -79,64 +79,64 @@ class Console:
         """Columns of the terminal; 80 where there is none."""
         return self._rich.width
 
-    def say(self, line: str, style: str = "") -> None:
+    def print(self, line: str, style: str = "") -> None:
         """One line, as long as it is."""
         self._print(line, "\n", style)
 
     def warn(self, line: str) -> None:
         """One line that should not be overlooked."""
-        self.say(f"warning: {line}", "yellow")
+        self.print(f"warning: {line}", "yellow")
 
-    def part(self, text: str) -> None:
+    def write(self, text: str) -> None:
         """Text that goes on where the last part ended."""
         self._print(text, "", "")
 
     def _print(self, text: str, end: str, style: str) -> None:
-        self._rich.print(self._printable(text), end=end, style=style or None, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        self._rich.print(self._escape(text), end=end, style=style or None, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
-    def table(self, title: str, rows: Iterable[tuple[str, Any]]) -> None:
+    def print_table(self, title: str, rows: Iterable[tuple[str, Any]]) -> None:
         """Facts in two aligned columns under a title; long ones wrap within theirs."""
         from rich.table import Table
         from rich.text import Text
 
         grid = Table.grid(padding=(0, 2))
-        for name, fact in rows:
-            grid.add_row(Text(f"  {self._printable(name)}", "dim"), Text(self._printable(str(fact))))
-        self.say(title, "bold")
+        for name, value in rows:
+            grid.add_row(Text(f"  {self._escape(name)}", "dim"), Text(self._escape(str(value))))
+        self.print(title, "bold")
         self._rich.print(grid)
 
-    def samples(self, texts: list[str], titles: list[str] | None = None) -> None:
+    def print_samples(self, texts: list[str], titles: list[str] | None = None) -> None:
         """Generated texts, each in a panel; titles: what stands over each (default: its number)."""
         from rich.panel import Panel
         from rich.text import Text
 
         for i, text in enumerate(texts):
-            title = Text(f"sample {i + 1} of {len(texts)}" if titles is None else self._printable(titles[i]))
-            self._rich.print(Panel(Text(self._printable(text)), title=title, title_align="left", border_style="dim"))
+            title = Text(f"sample {i + 1} of {len(texts)}" if titles is None else self._escape(titles[i]))
+            self._rich.print(Panel(Text(self._escape(text)), title=title, title_align="left", border_style="dim"))
 
     @contextlib.contextmanager
-    def working(self, line: str) -> Iterator[Callable[[str], None]]:
+    def status(self, line: str) -> Iterator[Callable[[str], None]]:
         """Shows `line`, and what is given to the function it yields, while something takes its time: on a terminal only, and then gone."""
         if self._rich.quiet or not self._rich.is_terminal:
             yield lambda line: None
             return
         from rich.text import Text
 
-        with self._rich.status(Text(self._printable(line))) as status:
-            yield lambda line: status.update(Text(self._printable(line)))
+        with self._rich.status(Text(self._escape(line))) as status:
+            yield lambda line: status.update(Text(self._escape(line)))
 
     @contextlib.contextmanager
-    def fraction(self, label: str) -> Iterator[Callable[[float], None]]:
+    def progress_bar(self, label: str) -> Iterator[Callable[[float], None]]:
         """A bar with the fraction done and the time left; what it yields takes the fraction."""
         from rich import progress
 
         columns = (progress.BarColumn(), progress.TaskProgressColumn(), progress.TimeRemainingColumn())
         with progress.Progress(progress.TextColumn("{task.description}", markup=False), *columns, console=self._rich) as bar:
-            task = bar.add_task(self._printable(label), total=1.0)
+            task = bar.add_task(self._escape(label), total=1.0)
             yield lambda done: bar.update(task, completed=done)
 
     @contextlib.contextmanager
-    def training(self, total_steps: int, first_step: int = 0, every_log: int = 1) -> Iterator["Training"]:
+    def training_display(self, total_steps: int, first_step: int = 0, every_log: int = 1) -> Iterator["TrainingDisplay"]:
         """The live display of steps first_step .. total_steps, with a permanent line every `every_log` steps and each evaluation."""
         from rich import progress
 
@@ -150,115 +150,119 @@ class Console:
             disable=self._rich.quiet or not self._rich.is_terminal,
         )
         with bar:
-            yield Training(self, bar, total_steps, first_step, every_log)
+            yield TrainingDisplay(self, bar, total_steps, first_step, every_log)
 
-    def _printable(self, text: str) -> str:
+    def _escape(self, text: str) -> str:
         """Control characters as their pictures, so that no text can steer the terminal, and what it cannot encode as escapes, which --set
         reads in quotes."""
         text = "".join(chr(0x2400 + ord(c)) if c < " " and c not in "\n\t" else "\u2421" if "\x7f" <= c < "\xa0" else c for c in text)
         return text.encode(self._rich.encoding, "backslashreplace").decode(self._rich.encoding)
 
 
-class Training:
+class TrainingDisplay:
     """What Console.training yields."""
 
     def __init__(self, console: Console, bar, total_steps: int, first_step: int, every_log: int):
         self._console, self._bar, self._every_log = console, bar, every_log
-        self._total, self._position = total_steps, float(first_step)
-        self._clock: float | None = None  # when _position was reached; None until the first report, so that compiling does not count
-        self._moved = self._elapsed = 0.0  # steps and seconds, the old ones fading
-        self._shown = {"state": "compiling"}
-        self._task = bar.add_task(self._line(), total=total_steps, completed=first_step)
+        self._n_steps, self._position = total_steps, float(first_step)
+        self._last_time: float | None = None  # when _position was reached; None until the first report, so that compiling does not count
+        self._recent_steps = self._recent_seconds = 0.0  # steps and seconds, the old ones fading
+        self._values = {"state": "compiling"}
+        self._task = bar.add_task(self._description(), total=total_steps, completed=first_step)
 
     def update(self, step: int, values: dict[str, Any]) -> None:
         """Show what step number `step` (from 1) reported: of `values` tokens, loss, lr, tokens_per_s, mfu and skipped_in_row; or, of an
         evaluation, tokens, validation_loss, perplexity and bits_per_byte."""
         if "validation_loss" in values:
-            self._console.say(self._validation(step, values), "bold cyan")
+            self._console.print(self._format_validation(step, values), "bold cyan")
             return
-        self._reach(step)
-        self._shown = _words(values)
+        self._update_speed(step)
+        self._values = _format_values(values)
         self._draw()
         skipped = bool(values.get("skipped_in_row"))
-        if skipped or step % self._every_log == 0 or step == self._total:
-            line = f"{self._step(step)}  {'  '.join(_words(values, aligned=True).values())}"
+        if skipped or step % self._every_log == 0 or step == self._n_steps:
+            line = f"{self._format_step(step)}  {'  '.join(_format_values(values, aligned=True).values())}"
             line += "  not finite: update skipped" if skipped else ""
-            line += f"  {self._left()}" if self._bar.disable and self._left() else ""
-            self._console.say(line, "yellow" if skipped else "")
+            line += f"  {self._time_left()}" if self._bar.disable and self._time_left() else ""
+            self._console.print(line, "yellow" if skipped else "")
 
-    def part(self, step: int, done: float, tokens_per_s: float | None = None) -> None:
+    def update_fraction(self, step: int, done: float, tokens_per_s: float | None = None) -> None:
         """Show that the fraction `done` of step number `step` is computed: for steps that take minutes. Only a terminal shows it."""
-        self._reach(step - 1 + done)
-        self._shown.pop("state", None)
+        self._update_speed(step - 1 + done)
+        self._values.pop("state", None)
         if tokens_per_s is not None:
-            self._shown |= _words({"tokens_per_s": tokens_per_s})
+            self._values |= _format_values({"tokens_per_s": tokens_per_s})
         self._draw()
 
-    def _reach(self, position: float) -> None:
+    def _update_speed(self, position: float) -> None:
         now = time.perf_counter()
-        if self._clock is not None and position > self._position:
-            seconds = now - self._clock
-            fade = 0.5 ** (seconds / HALF_LIFE)
-            self._elapsed = fade * self._elapsed + seconds
-            self._moved = fade * self._moved + position - self._position
-        self._clock, self._position = now, position
+        if self._last_time is not None and position > self._position:
+            seconds = now - self._last_time
+            decay = 0.5 ** (seconds / SPEED_HALF_LIFE)
+            self._recent_seconds = decay * self._recent_seconds + seconds
+            self._recent_steps = decay * self._recent_steps + position - self._position
+        self._last_time, self._position = now, position
 
     def _draw(self) -> None:
-        self._bar.update(self._task, completed=self._position, description=self._line())
+        self._bar.update(self._task, completed=self._position, description=self._description())
 
-    def _line(self) -> str:
-        words = [f"{math.ceil(self._position):,}/{self._total:,}", *self._shown.values(), self._left()]
+    def _description(self) -> str:
+        words = [f"{math.ceil(self._position):,}/{self._n_steps:,}", *self._values.values(), self._time_left()]
         return "  ".join(word for word in words if word)
 
-    def _left(self) -> str:
-        if not self._moved or self._position >= self._total:
+    def _time_left(self) -> str:
+        if not self._recent_steps or self._position >= self._n_steps:
             return ""
-        return f"{duration((self._total - self._position) * self._elapsed / self._moved)} left"
+        return f"{human_duration((self._n_steps - self._position) * self._recent_seconds / self._recent_steps)} left"
 
-    def _step(self, step: int) -> str:
-        return f"step {step:>{len(f'{self._total:,}')},}"
+    def _format_step(self, step: int) -> str:
+        return f"step {step:>{len(f'{self._n_steps:,}')},}"
 
-    def _validation(self, step: int, values: dict[str, Any]) -> str:
+    def _format_validation(self, step: int, values: dict[str, Any]) -> str:
         tokens = {name: value for name, value in values.items() if name == "tokens"}
-        words = [self._step(step), *_words(tokens, aligned=True).values(), f"validation loss {values['validation_loss']:.4f}"]
-        words += [f"{name} {values[name]:.2f}" for name in SCORES if name in values]
+        words = [
+            self._format_step(step),
+            *_format_values(tokens, aligned=True).values(),
+            f"validation loss {values['validation_loss']:.4f}",
+        ]
+        words += [f"{name} {values[name]:.2f}" for name in TASK_METRICS if name in values]
         words += [f"perplexity {values['perplexity']:,.2f}"] if "perplexity" in values else []
         words += [f"bits per byte {values['bits_per_byte']:.4f}"] if "bits_per_byte" in values else []
         return "  ".join(words)
 
 
-def _words(values: dict[str, Any], aligned: bool = False) -> dict[str, str]:
+def _format_values(values: dict[str, Any], aligned: bool = False) -> dict[str, str]:
     """How each value is written; aligned: in a fixed width and with the lr, for lines that stand under one another."""
     if aligned:
-        forms = {
-            "tokens": lambda n: f"tokens {quantity(n):>5}",
+        formatters = {
+            "tokens": lambda n: f"tokens {si(n):>5}",
             "loss": lambda x: f"loss {x:7.4f}",
             "lr": lambda x: f"lr {x:.2e}",
-            "tokens_per_s": lambda x: f"{_speed(x):>7} tok/s",
+            "tokens_per_s": lambda x: f"{_format_speed(x):>7} tok/s",
             "mfu": lambda x: f"MFU {x:5.1%}",
         }
     else:
-        forms = {
-            "tokens": lambda n: f"{quantity(n)} tokens",
+        formatters = {
+            "tokens": lambda n: f"{si(n)} tokens",
             "loss": lambda x: f"loss {x:.3f}",
-            "tokens_per_s": lambda x: f"{_speed(x)} tok/s",
+            "tokens_per_s": lambda x: f"{_format_speed(x)} tok/s",
             "mfu": lambda x: f"MFU {x:.0%}",
         }
-    return {name: form(values[name]) for name, form in forms.items() if values.get(name) is not None}
+    return {name: formatter(values[name]) for name, formatter in formatters.items() if values.get(name) is not None}
 
 
-def _speed(x: float) -> str:
-    return f"{x:.1f}" if x < 10 else f"{x:,.0f}" if x < 100_000 else quantity(x)
+def _format_speed(x: float) -> str:
+    return f"{x:.1f}" if x < 10 else f"{x:,.0f}" if x < 100_000 else si(x)
 
 
-def duration(seconds: float) -> str:
+def human_duration(seconds: float) -> str:
     """A length of time in the units in which one thinks of it: "12 s", "3 min 20 s", "5.1 h", "12 days", "3.2 years"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    hours = whole / 3600
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60} s"
+    hours = rounded / 3600
     if hours < 48:
         return f"{hours:.1f} h"
     if hours < 2 * 365.25 * 24:
@@ -267,8 +271,8 @@ def duration(seconds: float) -> str:
     return f"{years:.1f} years" if years < 100 else f"{years:,.0f} years"
 
 
-def quantity(n: float) -> str:
+def si(n: float) -> str:
     """A count in three digits: 512, 12.3k, 4.1M, 300B, 1.2T."""
-    rounded = float(f"{n:.3g}")
-    size, unit = next((pair for pair in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if abs(rounded) >= pair[0]), (1.0, ""))
-    return f"{rounded / size:g}{unit}"
+    value = float(f"{n:.3g}")
+    size, unit = next((pair for pair in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if abs(value) >= pair[0]), (1.0, ""))
+    return f"{value / size:g}{unit}"

@@ -24,29 +24,29 @@ from typing import Any
 from gptjax.config import command, parse
 from gptjax.runtime import run_dir
 
-NAME = "metrics.jsonl"
+FILE_NAME = "metrics.jsonl"
 LOST_NOTE = "the record of the steps before is lost"  # the note with which a record begins that takes the place of another
-NOT_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class Events:
     """Writes the record of a run, from `resume_step` on: what it holds beyond is dropped first, as those steps will be taken again. 0
     starts a new record. A context manager; process 0 only. OSError that names the file and the step where the disk does not take it."""
 
-    def __init__(self, directory: Path, resume_step: int, kept: int | None = None, warn: Callable[[str], None] = lambda line: None):
+    def __init__(self, directory: Path, resume_step: int, record_bytes: int | None = None, warn: Callable[[str], None] = lambda line: None):
         """kept: the bytes that stay, as `check` gives them; None: the lines of earlier steps. warn: is told where TensorBoard gets none."""
-        self._path = Path(directory) / NAME
-        if kept is None:
-            kept = resume_step and sum(len(line) + 1 for line, record in _lines(self._path) if record["step"] < resume_step)
+        self._path = Path(directory) / FILE_NAME
+        if record_bytes is None:
+            record_bytes = resume_step and sum(len(line) + 1 for line, record in _read_lines(self._path) if record["step"] < resume_step)
         self._file = self._path.open("ab", buffering=0)  # without a buffer no bytes are left to write when it is closed
-        self._file.truncate(min(kept, self._path.stat().st_size))
+        self._file.truncate(min(record_bytes, self._path.stat().st_size))
         content = self._path.read_bytes()
         if content and not content.endswith(b"\n"):  # as a kill may leave it, between a line and its end
             self._file.write(b"\n")
             content += b"\n"
-        self._bytes, self._digest = len(content), hashlib.sha256(content)
+        self._n_bytes, self._digest = len(content), hashlib.sha256(content)
         self._board, self._warn = None, warn
-        self._attempt(lambda: Board(Path(directory) / "tensorboard", resume_step))
+        self._try_board(lambda: TensorBoardWriter(Path(directory) / "tensorboard", resume_step))
 
     def __enter__(self):
         return self
@@ -56,14 +56,14 @@ class Events:
 
     def write(self, step: int, values: Mapping[str, float | str | int]) -> None:
         """Append one line, given to the operating system before returning: a kill of the process does not lose it."""
-        values = {name: _plain(value) for name, value in values.items()}
-        line = json.dumps({"step": step} | {n: _spelled(v) for n, v in values.items()}, allow_nan=False).encode() + b"\n"
+        values = {name: _to_python(value) for name, value in values.items()}
+        line = json.dumps({"step": step} | {n: _encode_float(v) for n, v in values.items()}, allow_nan=False).encode() + b"\n"
         self._append(line, step)
-        self._bytes += len(line)
+        self._n_bytes += len(line)
         self._digest.update(line)
         if self._board is not None:
             board = self._board
-            self._attempt(lambda: board.write(step, values))
+            self._try_board(lambda: board.write(step, values))
 
     def seal(self, step: int) -> dict[str, Any]:
         """Bring the record to the disk; its length and digest, for the checkpoint of `step`."""
@@ -71,12 +71,12 @@ class Events:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise self._add_context(error, step) from None
-        return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
+        return {"bytes": self._n_bytes, "sha256": self._digest.hexdigest()}
 
     def close(self) -> None:
         self._file.close()
         if self._board is not None:
-            self._attempt(self._board.close)
+            self._try_board(self._board.close)
 
     def _append(self, line: bytes, step: int) -> None:
         try:
@@ -89,21 +89,21 @@ class Events:
         what = f"cannot be written at step {step:,} ({error.strerror or error}); mend that, and the same command continues"
         return OSError(error.errno, what, str(self._path))
 
-    def _attempt(self, act: Callable[[], Any]) -> None:
+    def _try_board(self, fn: Callable[[], Any]) -> None:
         """TensorBoard's files are a convenience: at the first trouble they end, with a line, and the training goes on."""
         board, self._board = self._board, None
         try:
-            made = act()
+            result = fn()
         except Exception as error:
-            self._warn(f"TensorBoard gets no more of this run: {command.verdict(error)[1]}")
+            self._warn(f"TensorBoard gets no more of this run: {command.classify_error(error)[1]}")
             if board is not None:
                 with contextlib.suppress(Exception):
                     board.close()
         else:
-            self._board = board or made
+            self._board = board or result
 
 
-class Silent:
+class NullEvents:
     """The record that every process but 0 keeps: none."""
 
     def __enter__(self):
@@ -119,14 +119,14 @@ class Silent:
         return {}
 
 
-def _messages() -> Any:
+def _event_proto() -> Any:
     """TensorBoard's protocol messages. Type checkers cannot see into them."""
     from tensorboardX.proto import event_pb2
 
     return event_pb2
 
 
-class Board:
+class TensorBoardWriter:
     """TensorBoard's file of a run's events; hides what earlier files hold at `step` and later. Written by the thread that calls: in
     tensorboardX's own a full disk is a trace."""
 
@@ -137,15 +137,15 @@ class Board:
         directory.mkdir(exist_ok=True)
         # Names of files tell seconds only: hence the suffix.
         self._writer = event_file_writer.EventsWriter(str(directory / "events"), f".from{step}")
-        start = _messages().SessionLog(status=_messages().SessionLog.START)
-        self._write_event(_messages().Event(wall_time=time.time(), step=step, session_log=start))
+        start = _event_proto().SessionLog(status=_event_proto().SessionLog.START)
+        self._write_event(_event_proto().Event(wall_time=time.time(), step=step, session_log=start))
 
     def write(self, step: int, values: Mapping[str, float | str | int]) -> None:
         from tensorboardX import summary
 
         for name, value in values.items():
-            made = summary.text(name, value) if isinstance(value, str) else summary.scalar(name, value)
-            self._writer.write_event(_messages().Event(wall_time=time.time(), step=step, summary=made))
+            summary_proto = summary.text(name, value) if isinstance(value, str) else summary.scalar(name, value)
+            self._writer.write_event(_event_proto().Event(wall_time=time.time(), step=step, summary=summary_proto))
         self._writer.flush()
 
     def close(self) -> None:
@@ -161,20 +161,20 @@ def read(directory: Path) -> list[dict]:
 
     ValueError names any other line that is not JSON.
     """
-    records = [record for _, record in _lines(Path(directory) / NAME)]
-    return [{n: NOT_NUMBERS.get(v, v) if isinstance(v, str) else v for n, v in record.items()} for record in records]
+    records = [record for _, record in _read_lines(Path(directory) / FILE_NAME)]
+    return [{n: NON_FINITE.get(v, v) if isinstance(v, str) else v for n, v in record.items()} for record in records]
 
 
 def check(directory: Path, step: int, seal: Mapping[str, Any] | None) -> int:
     """The bytes of a run's record up to the checkpoint of `step`, which holds `seal`; None: it is of an earlier version, and every step
     must have its line. ValueError, in one line, if they are not what they were: what is wrong, and what to do."""
-    file = Path(directory) / NAME
+    file = Path(directory) / FILE_NAME
     content = file.read_bytes() if file.is_file() else b""
     if seal and hashlib.sha256(content[: seal["bytes"]]).hexdigest() == seal["sha256"]:
         return seal["bytes"]
     fault = ""
     try:
-        lines = [(line, record) for line, record in _lines(file) if record["step"] <= step]
+        lines = [(line, record) for line, record in _read_lines(file) if record["step"] <= step]
         there = [record["step"] for _, record in lines if "loss" in record]
         gap = next((n for n, found in enumerate([*there, 0], 1) if n <= step and found != n), None)
         if gap is not None:
@@ -185,60 +185,60 @@ def check(directory: Path, step: int, seal: Mapping[str, Any] | None) -> int:
         fault = str(error).removeprefix(f"{file}, ").partition(";")[0]
     raise ValueError(
         f"{file} is not what it was when step {step:,} was saved: {fault or 'what some lines say was changed'}; put a copy of it back, "
-        f"give another --run, or {run_dir.NEW_RECORD}"
+        f"give another --run, or {run_dir.NEW_RECORD_HINT}"
     )
 
 
 def starts_at(directory: Path, step: int) -> bool:
     """Does the record begin with LOST_NOTE at the checkpoint of `step`? All that it holds is then measured after that checkpoint, or of it,
     and can be measured again; the checkpoints that come after seal it."""
-    file = Path(directory) / NAME
+    file = Path(directory) / FILE_NAME
     with contextlib.suppress(ValueError):
-        return file.is_file() and parse.json_value(file.read_bytes().partition(b"\n")[0], NAME) == {"step": step, "note": LOST_NOTE}
+        return file.is_file() and parse.json_value(file.read_bytes().partition(b"\n")[0], FILE_NAME) == {"step": step, "note": LOST_NOTE}
     return False
 
 
-def set_aside(directory: Path, step: int) -> None:
+def move_aside(directory: Path, step: int) -> None:
     """Rename a record that is not whole, so that another can begin in its place at the checkpoint of `step`."""
-    file = Path(directory) / NAME
+    file = Path(directory) / FILE_NAME
     if file.exists() and not starts_at(directory, step):
-        names = (file.with_name(f"{NAME}.lost-{number}") for number in itertools.count(1))
+        names = (file.with_name(f"{FILE_NAME}.lost-{number}") for number in itertools.count(1))
         file.rename(next(name for name in names if not name.exists()))
 
 
 def last_step(directory: Path) -> int:
     """The last step of which the record says something, whatever else is wrong with it; 0 if there is none."""
-    found = 0
-    for line in (Path(directory) / NAME).read_bytes().split(b"\n") if (Path(directory) / NAME).is_file() else []:
+    last = 0
+    for line in (Path(directory) / FILE_NAME).read_bytes().split(b"\n") if (Path(directory) / FILE_NAME).is_file() else []:
         with contextlib.suppress(ValueError):
-            found = max(found, parse.member(parse.json_object(line, NAME), "step", int, NAME))
-    return found
+            last = max(last, parse.member(parse.json_object(line, FILE_NAME), "step", int, FILE_NAME))
+    return last
 
 
-def _lines(file: Path) -> list[tuple[bytes, dict]]:
+def _read_lines(file: Path) -> list[tuple[bytes, dict]]:
     """The whole lines of `file`, each with what it says: a JSON object that has a step. A torn last one is dropped."""
-    found = []
+    records = []
     lines = file.read_bytes().split(b"\n") if file.exists() else [b""]
     with contextlib.suppress(ValueError):
-        parse.json_value(lines[-1], NAME)
+        parse.json_value(lines[-1], FILE_NAME)
         lines.append(b"")  # whole, but for its end
     for number, line in enumerate(lines[:-1], 1):
         try:
-            record = parse.json_object(line, NAME)
-            parse.member(record, "step", int, NAME)
+            record = parse.json_object(line, FILE_NAME)
+            parse.member(record, "step", int, FILE_NAME)
         except ValueError:
-            shown = parse.quote(line[:100].decode(errors="replace"))
-            raise ValueError(f"{file}, line {number}, is not a record of a step: {shown}; remove that line") from None
-        found.append((line, record))
-    return found
+            excerpt = parse.quote(line[:100].decode(errors="replace"))
+            raise ValueError(f"{file}, line {number}, is not a record of a step: {excerpt}; remove that line") from None
+        records.append((line, record))
+    return records
 
 
-def _plain(value):
+def _to_python(value):
     """A Python number or string; arrays of one element become floats."""
     return value if isinstance(value, (str, int, float)) else float(value)
 
 
-def _spelled(value):
+def _encode_float(value):
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -11,12 +11,12 @@ from typing import Any, BinaryIO
 
 def save(path: pathlib.Path, content: bytes) -> None:
     """Write a file so that a kill leaves it whole or absent, and processes that write the same one do not meet. OSError names the file."""
-    with saved(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(content)
 
 
 @contextlib.contextmanager
-def saved(path: pathlib.Path) -> Iterator[BinaryIO]:
+def atomic_write(path: pathlib.Path) -> Iterator[BinaryIO]:
     """`save` for what is written bit by bit: the file is there, and on the disk, when the block is done, and never if it fails."""
     partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     try:
@@ -42,15 +42,15 @@ def json_bytes(value: Any) -> bytes:
 def sync(path: pathlib.Path) -> None:
     """Wait until a file, or the names in a directory, are on the disk: what a rename promises else is lost with the power. Some file
     systems cannot for directories: then it is left to them."""
-    opened = os.open(path, os.O_RDONLY)
+    fd = os.open(path, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
-            os.fsync(opened)
+            os.fsync(fd)
     finally:
-        os.close(opened)
+        os.close(fd)
 
 
-def sweep(directory: pathlib.Path) -> None:
+def remove_partial(directory: pathlib.Path) -> None:
     """Remove the parts of files that killed processes of this machine left in `directory`."""
     for path in directory.glob(f"*.{socket.gethostname()}-*.partial"):
         try:

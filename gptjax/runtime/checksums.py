@@ -17,7 +17,7 @@ from gptjax.config import parse
 from gptjax.runtime import atomic
 
 SEAL = "seal"
-MARK = b"gptjax SHA-256: "
+DIGEST_MARK = b"gptjax SHA-256: "
 
 
 def seal(record: Mapping[str, Any], owner: str = "") -> str:
@@ -28,15 +28,15 @@ def seal(record: Mapping[str, Any], owner: str = "") -> str:
 
 def add_seal(record: Mapping[str, Any], owner: str = "") -> dict[str, Any]:
     """The record as JSON will give it back (lists for tuples), and its seal."""
-    plain = json.loads(json.dumps(record))
-    return plain | {SEAL: seal(plain, owner)}
+    as_json = json.loads(json.dumps(record))
+    return as_json | {SEAL: seal(as_json, owner)}
 
 
 def check_seal(record: Mapping[str, Any], where: str, owner: str = "") -> dict[str, Any]:
     """The record without its seal. ValueError, which begins with `where`, if that is missing or does not fit."""
     if SEAL not in record or record[SEAL] != seal(record, owner):
-        state = "another" if SEAL in record else "missing, as in those of earlier versions"
-        raise ValueError(f"{where} is damaged, or was changed by hand: its seal is {state}")
+        problem = "another" if SEAL in record else "missing, as in those of earlier versions"
+        raise ValueError(f"{where} is damaged, or was changed by hand: its seal is {problem}")
     return {name: value for name, value in record.items() if name != SEAL}
 
 
@@ -47,25 +47,25 @@ def save(path: pathlib.Path, record: Mapping[str, Any]) -> None:
 
 def read(path: pathlib.Path) -> dict[str, Any]:
     """What `save` wrote, without the seal. ValueError, in one line, if it is missing, damaged or not sealed."""
-    return check_seal(parse.json_file(path), str(path))
+    return check_seal(parse.read_json(path), str(path))
 
 
 def save_array(path: pathlib.Path, array: np.ndarray) -> None:
     """Write an array as .npy, followed by the digest of all that."""
-    content = npy(array)
-    atomic.save(path, content + MARK + hashlib.sha256(content).digest())
+    content = npy_bytes(array)
+    atomic.save(path, content + DIGEST_MARK + hashlib.sha256(content).digest())
 
 
 def read_array(path: pathlib.Path) -> np.ndarray:
     """What `save_array` wrote. ValueError, in one line, if it is missing or damaged."""
-    content = parse.content(path)
-    end = len(MARK) + hashlib.sha256().digest_size
-    if content[-end:] != MARK + hashlib.sha256(content[:-end]).digest():
+    content = parse.read_bytes(path)
+    end = len(DIGEST_MARK) + hashlib.sha256().digest_size
+    if content[-end:] != DIGEST_MARK + hashlib.sha256(content[:-end]).digest():
         raise ValueError(f"{path} is damaged: its content does not fit its digest")
     return np.load(io.BytesIO(content[:-end]), allow_pickle=False)
 
 
-def npy(array: np.ndarray) -> bytes:
+def npy_bytes(array: np.ndarray) -> bytes:
     """An array as an .npy file."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))

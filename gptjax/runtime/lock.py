@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-NAME = "gptjax.lock"
-WITHOUT = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # file systems that have no locks say one of these
+LOCK_FILE = "gptjax.lock"
+NO_LOCK_ERRNOS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # file systems that have no locks say one of these
 
 
 @contextlib.contextmanager
@@ -22,20 +22,22 @@ def hold(directory: Path, what: str, warn: Callable[[str], None]) -> Iterator[No
     made = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = _open(directory / NAME, warn)
+        file = _open(directory / LOCK_FILE, warn)
     except OSError as error:
         raise ValueError(
-            f"cannot write to the {what} {directory}: {error.strerror}; make it writable or give another {_flag(what)}"
+            f"cannot write to the {what} {directory}: {error.strerror}; make it writable or give another {_flag_name(what)}"
         ) from error
     if file is None:
         raise ValueError(
-            f"{directory} is in use: {_holder(directory)} works there; wait until it ends, stop it, or give another {_flag(what)}"
+            f"{directory} is in use: {_describe_owner(directory)} works there; wait until it ends, stop it, or give another {_flag_name(what)}"
         )
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            (directory / NAME).unlink()  # before the lock is given back: who has opened it meanwhile sees that it is gone, and tries again
+            (
+                directory / LOCK_FILE
+            ).unlink()  # before the lock is given back: who has opened it meanwhile sees that it is gone, and tries again
             if made:
                 directory.rmdir()  # where nothing was put there
         file.close()
@@ -50,7 +52,7 @@ def _open(path: Path, warn: Callable[[str], None]) -> Any:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in WITHOUT:
+            if error.errno not in NO_LOCK_ERRNOS:
                 file.close()
                 if error.errno in (errno.EAGAIN, errno.EACCES):
                     return None
@@ -70,12 +72,12 @@ def _open(path: Path, warn: Callable[[str], None]) -> Any:
 def owner(directory: Path) -> str:
     """What the lock of `directory` says, which is "HOST PID"; "" where there is none."""
     try:
-        return (directory / NAME).read_text(errors="replace").strip()
+        return (directory / LOCK_FILE).read_text(errors="replace").strip()
     except OSError:
         return ""
 
 
-def _holder(directory: Path) -> str:
+def _describe_owner(directory: Path) -> str:
     """Who has the lock: it writes that as soon as it has it."""
     for _ in range(20):
         host, _, pid = owner(directory).partition(" ")
@@ -85,5 +87,5 @@ def _holder(directory: Path) -> str:
     return "another program"
 
 
-def _flag(what: str) -> str:
+def _flag_name(what: str) -> str:
     return "--run" if what == "run directory" else "directory"

@@ -12,73 +12,73 @@ from gptjax.config.schema import Config, Constant
 from gptjax.runtime import lock
 
 # Fields that change speed, length or what is shown, but not the mathematics: a run may be continued with others.
-FREE = ("compute.", "mesh.", "loop.", "train.steps", "train.microbatch_rows", "task.submission", "task.index", "task.paper")
-LENGTH = ("train.total_tokens", "train.schedule.decay_tokens")  # what train --tokens moves, in a run that is there too
-NEW_RECORD = "--new_record goes on from the checkpoints alone"
+MAY_CHANGE = ("compute.", "mesh.", "loop.", "train.steps", "train.microbatch_rows", "task.submission", "task.index", "task.paper")
+LENGTH_FIELDS = ("train.total_tokens", "train.schedule.decay_tokens")  # what train --tokens moves, in a run that is there too
+NEW_RECORD_HINT = "--new_record goes on from the checkpoints alone"
 
 BUCKETS = {"gs://": "gcsfs"}  # and the package that reads them
 NO_LOCK = "which has no lock: see that one job at a time trains there"  # of a bucket: an object is no file that ends with its program
 
 
-def bucket(given: str | None) -> str | None:
+def bucket_url(run: str | None) -> str | None:
     """--run if it names a bucket's folder. ValueError if such buckets are not known, or need a package that is not there."""
-    scheme, separator, _ = (given or "").partition("://")
-    if given is None or not separator:
+    scheme, separator, _ = (run or "").partition("://")
+    if run is None or not separator:
         return None
     if scheme + separator not in BUCKETS:
-        raise ValueError(f"--run={given}: give a directory, or a folder of a bucket that starts with {' or '.join(BUCKETS)}")
+        raise ValueError(f"--run={run}: give a directory, or a folder of a bucket that starts with {' or '.join(BUCKETS)}")
     if importlib.util.find_spec(BUCKETS[scheme + separator]) is None:
-        raise ValueError(f"{given} needs the package {BUCKETS[scheme + separator]}: pip install -r requirements-extra.txt")
-    return given.rstrip("/")
+        raise ValueError(f"{run} needs the package {BUCKETS[scheme + separator]}: pip install -r requirements-extra.txt")
+    return run.rstrip("/")
 
 
-def directory(given: str | None, name: str = "") -> Path:
+def directory(run: str | None, name: str = "") -> Path:
     """--run as given, else runs/NAME. For gs://BUCKET/FOLDER it is runs/BUCKET/FOLDER, from where the record is copied. ValueError as
     parse.path's, and for a name that is not UTF-8: checkpoints cannot lie there."""
-    there = bucket(given)
-    if given is not None and re.search("[\ud800-\udfff]", given):
-        ascii = f" (names are {sys.getfilesystemencoding()} here: PYTHONUTF8=1)" if sys.getfilesystemencoding() != "utf-8" else ""
-        raise ValueError(f"--run={parse.line(given, 300)}: the name of a run must be UTF-8 text; give another{ascii}")
-    if there is not None:
-        return Path("runs") / there.partition("://")[2]
-    return parse.path(given) if given is not None else Path("runs") / name
+    url = bucket_url(run)
+    if run is not None and re.search("[\ud800-\udfff]", run):
+        encoding_hint = f" (names are {sys.getfilesystemencoding()} here: PYTHONUTF8=1)" if sys.getfilesystemencoding() != "utf-8" else ""
+        raise ValueError(f"--run={parse.one_line(run, 300)}: the name of a run must be UTF-8 text; give another{encoding_hint}")
+    if url is not None:
+        return Path("runs") / url.partition("://")[2]
+    return parse.path(run) if run is not None else Path("runs") / name
 
 
-def config(run: Path) -> Config:
+def load_config(run: Path) -> Config:
     """The config of an existing run. Raises ValueError if `run` holds none."""
     path = run / "config.json"
     if not path.is_file():
         raise ValueError(f"no run is in {run}: it has no config.json; give the directory of a run, which gptjax.train makes and prints")
     try:
-        return overrides.rebuild(parse.json_file(path))
+        return overrides.unflatten(parse.read_json(path))
     except ValueError as error:
-        said = str(error) if str(path) in str(error) else f"{path}: {error}"
-        raise ValueError(f"{said}; restore it from a copy, or start another run") from None
+        message = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise ValueError(f"{message}; restore it from a copy, or start another run") from None
 
 
-def there(run: Path) -> bool:
+def exists(run: Path) -> bool:
     """Does the directory hold a run's config.json, and not one of another program?"""
     path = run / "config.json"
-    return path.is_file() and "model.n_layers" in parse.json_file(path)
+    return path.is_file() and "model.n_layers" in parse.read_json(path)
 
 
-def differences(a: Config, b: Config) -> list[str]:
+def diff(a: Config, b: Config) -> list[str]:
     """overrides.difference in what decides a run's mathematics."""
-    return [line for line in overrides.difference(a, b) if not line.startswith(FREE)]
+    return [line for line in overrides.diff(a, b) if not line.startswith(MAY_CHANGE)]
 
 
 def config_bytes(config: Config) -> bytes:
     """What config.json holds."""
-    return (json.dumps(overrides.flat(config), indent=1) + "\n").encode()
+    return (json.dumps(overrides.flatten(config), indent=1) + "\n").encode()
 
 
-def claim(run: Path, wanted: Config, checkpoints: Sequence[int], change_length: bool = False, new_record: bool = False) -> bool:
+def claim_run_dir(run: Path, new_config: Config, checkpoints: Sequence[int], change_length: bool = False, new_record: bool = False) -> bool:
     """May the run of `wanted` be in `run`? True if it continues one that is there. Looks only, and writes nothing.
 
     checkpoints: the steps of those that are there; where there are some, config.json and metrics.jsonl must be, too. change_length: train
     --tokens was given. new_record: both will be written anew, so what they say does not matter where there are checkpoints.
     ValueError, in one line: the run there has another config (its differences named); files are missing (which, and what to do)."""
-    missing = [name for name in ("config.json", "metrics.jsonl") if not _holds(run / name)]
+    missing = [name for name in ("config.json", "metrics.jsonl") if not _is_nonempty(run / name)]
     if checkpoints and missing:
         if list(checkpoints) == [0]:
             raise ValueError(
@@ -86,41 +86,41 @@ def claim(run: Path, wanted: Config, checkpoints: Sequence[int], change_length: 
             )
         if not new_record:
             raise ValueError(
-                f"{run} has checkpoints (the newest of step {checkpoints[-1]:,}) but {' and '.join(missing)} {_state(run, missing)}: put "
-                f"{'it' if len(missing) == 1 else 'them'} back, give another --run, or {NEW_RECORD}"
+                f"{run} has checkpoints (the newest of step {checkpoints[-1]:,}) but {' and '.join(missing)} {_describe_missing(run, missing)}: put "
+                f"{'it' if len(missing) == 1 else 'them'} back, give another --run, or {NEW_RECORD_HINT}"
             )
-    others = [name for name in ("metrics.jsonl", "data.json") if _holds(run / name)]
+    others = [name for name in ("metrics.jsonl", "data.json") if _is_nonempty(run / name)]
     if others and not checkpoints and "config.json" in missing:  # a run's config.json is written before them
         raise ValueError(
             f"{run} has {' and '.join(others)} but no config.json: another program's, or of a run that lost it; give another --run, or "
             f"move {'it' if len(others) == 1 else 'them'} away"
         )
     if not missing and not (checkpoints and new_record):
-        check(config(run), wanted, f"{run} holds a run of another config", change_length)
-    if not checkpoints and "config.json" not in missing and not there(run):  # as of weights of others, which need it
+        check_same_config(load_config(run), new_config, f"{run} holds a run of another config", change_length)
+    if not checkpoints and "config.json" not in missing and not exists(run):  # as of weights of others, which need it
         raise ValueError(f"{run}/config.json is no run's: give another --run, or move that file away")
     return bool(checkpoints) or not missing
 
 
-def check(there: Config, wanted: Config, what: str, change_length: bool) -> list[str]:
+def check_same_config(old: Config, new: Config, what: str, change_length: bool) -> list[str]:
     """The differences in length, with which a run goes on if `change_length`. ValueError, which begins with `what`, if there are others."""
-    lines = differences(there, wanted)
-    bad = [line for line in lines if not (change_length and line.startswith(LENGTH))]
-    if bad:
-        only_longer = all(line.startswith(LENGTH) for line in bad)
+    lines = diff(old, new)
+    forbidden = [line for line in lines if not (change_length and line.startswith(LENGTH_FIELDS))]
+    if forbidden:
+        only_longer = all(line.startswith(LENGTH_FIELDS) for line in forbidden)
         advice = "--tokens=N changes its length; without that give the config that began it" if only_longer else "the config that began it"
-        raise ValueError(f"{what} ({'; '.join(bad)}); give another --run, or {advice}")
+        raise ValueError(f"{what} ({'; '.join(forbidden)}); give another --run, or {advice}")
     return lines
 
 
-def _holds(path: Path) -> bool:
+def _is_nonempty(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _state(run: Path, names: list[str]) -> str:
-    gone = not any((run / name).exists() for name in names)
+def _describe_missing(run: Path, names: list[str]) -> str:
+    all_absent = not any((run / name).exists() for name in names)
     verb = "is" if len(names) == 1 else "are"
-    return f"{verb} missing" if gone else f"{verb} empty or no file"
+    return f"{verb} missing" if all_absent else f"{verb} empty or no file"
 
 
 def check_shared(run: Path, owner: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gptjax.runtime import atomic, run_dir
 
-SAVING, REMOVED, LISTING = ".saving", ".removed", "files.json"
+SAVING_SUFFIX, REMOVED_SUFFIX, LISTING = ".saving", ".removed", "files.json"
 
 
 class Directory:
@@ -23,7 +23,7 @@ class Directory:
     def __init__(self, path: Path):
         self.path: Any = Path(path).absolute()
 
-    def make(self) -> None:
+    def create(self) -> None:
         """Make it, and see that it can be written; OSError if not."""
         self.path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self.path):
@@ -35,18 +35,18 @@ class Directory:
             return []
         return sorted(int(entry.name) for entry in self.path.iterdir() if entry.name.isdecimal())
 
-    def writing(self, step: int) -> Any:
+    def staging_path(self, step: int) -> Any:
         """Where to write a checkpoint before it is valid."""
-        return self.path / f"{step}{SAVING}"
+        return self.path / f"{step}{SAVING_SUFFIX}"
 
     def commit(self, step: int, listing: str) -> None:
         """Make what was written valid, in place of what was there, and bring it to the disk before that."""
-        (self.writing(step) / LISTING).write_text(listing)
-        for _, file in self.files(self.writing(step)):
+        (self.staging_path(step) / LISTING).write_text(listing)
+        for _, file in self.list_files(self.staging_path(step)):
             atomic.sync(file)
         with contextlib.suppress(FileNotFoundError):
             self._move_aside(self.path / str(step), step)
-        self.writing(step).rename(self.path / str(step))
+        self.staging_path(step).rename(self.path / str(step))
         atomic.sync(self.path)
 
     def remove(self, step: int) -> None:
@@ -59,12 +59,12 @@ class Directory:
         warnings = []
         for entry in self.path.iterdir():
             step, dot, rest = entry.name.partition(".")
-            if step.isdecimal() and (dot + rest).startswith((SAVING, REMOVED)):
+            if step.isdecimal() and (dot + rest).startswith((SAVING_SUFFIX, REMOVED_SUFFIX)):
                 try:
                     shutil.rmtree(entry)
                 except OSError as error:
                     warnings.append(f"{entry} cannot be removed: {error.strerror or error}")
-                    if rest.startswith(SAVING[1:]):
+                    if rest.startswith(SAVING_SUFFIX[1:]):
                         with contextlib.suppress(OSError):
                             self._move_aside(entry, int(step))
         return warnings
@@ -72,20 +72,20 @@ class Directory:
     def _move_aside(self, path: Any, step: int) -> Any:
         """Rename to what is no checkpoint, by a name that nothing has."""
         for number in itertools.count():
-            there = self.path / f"{step}{REMOVED}{f'-{number}' if number else ''}"
+            there = self.path / f"{step}{REMOVED_SUFFIX}{f'-{number}' if number else ''}"
             if not there.exists():
                 return path.rename(there)
 
-    def files(self, folder: Any) -> Iterator[tuple[str, Any]]:
+    def list_files(self, folder: Any) -> Iterator[tuple[str, Any]]:
         """(name, path) of every file below a folder, in order."""
         for file in sorted(folder.rglob("*")):
             if file.is_file():
                 yield file.relative_to(folder).as_posix(), file
 
-    def size(self, file: Any) -> int:
+    def file_size(self, file: Any) -> int:
         return file.stat().st_size
 
-    def free(self) -> int:
+    def free_bytes(self) -> int:
         """Bytes that still fit."""
         return shutil.disk_usage(self.path).free
 
@@ -99,15 +99,15 @@ class Bucket(Directory):
 
         self.path = epath.Path(path)
 
-    def make(self) -> None:
+    def create(self) -> None:
         probe = self.path / "probe"
         probe.write_text("")
         probe.unlink()
 
     def steps(self) -> list[int]:
-        return [step for step, valid in self._entries() if valid]
+        return [step for step, valid in self._list_checkpoints() if valid]
 
-    def writing(self, step: int) -> Any:
+    def staging_path(self, step: int) -> Any:
         return self.path / str(step)
 
     def commit(self, step: int, listing: str) -> None:
@@ -118,13 +118,13 @@ class Bucket(Directory):
         (self.path / str(step)).rmtree()
 
     def clean(self) -> list[str]:
-        for step, valid in self._entries():
+        for step, valid in self._list_checkpoints():
             if not valid:
                 (self.path / str(step)).rmtree()
         return []
 
-    def files(self, folder: Any) -> Iterator[tuple[str, Any]]:
-        self._forget()
+    def list_files(self, folder: Any) -> Iterator[tuple[str, Any]]:
+        self._clear_listing_cache()
         pending = [folder]
         while pending:
             for entry in sorted(pending.pop().iterdir()):
@@ -133,26 +133,26 @@ class Bucket(Directory):
                 else:
                     yield entry.relative_to(folder).as_posix(), entry
 
-    def size(self, file: Any) -> int:
+    def file_size(self, file: Any) -> int:
         return file.stat().length
 
-    def free(self) -> int:
+    def free_bytes(self) -> int:
         return sys.maxsize
 
-    def _entries(self) -> list[tuple[int, bool]]:
+    def _list_checkpoints(self) -> list[tuple[int, bool]]:
         """(step, whether it is valid) of every checkpoint, begun ones too."""
-        self._forget()
+        self._clear_listing_cache()
         if not self.path.exists():
             return []
-        there = sorted(int(entry.name) for entry in self.path.iterdir() if entry.name.isdecimal())
-        return [(step, (self.path / str(step) / LISTING).exists()) for step in there]
+        steps = sorted(int(entry.name) for entry in self.path.iterdir() if entry.name.isdecimal())
+        return [(step, (self.path / str(step) / LISTING).exists()) for step in steps]
 
-    def _forget(self) -> None:
+    def _clear_listing_cache(self) -> None:
         """fsspec remembers listings, and does not see what Orbax writes without it."""
         from etils.epath import backend
 
         backend.fsspec_backend.fs(str(self.path)).invalidate_cache()
 
 
-def place(path: Path | str) -> Directory:
-    return Directory(Path(path)) if run_dir.bucket(str(path)) is None else Bucket(str(path))
+def open_storage(path: Path | str) -> Directory:
+    return Directory(Path(path)) if run_dir.bucket_url(str(path)) is None else Bucket(str(path))

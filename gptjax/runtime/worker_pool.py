@@ -8,26 +8,26 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def executor(workers: int, begin: Callable[..., None], shared: tuple[Any, ...]) -> Iterator[ProcessPoolExecutor]:
+def executor(workers: int, initializer: Callable[..., None], shared: tuple[Any, ...]) -> Iterator[ProcessPoolExecutor]:
     """So many processes, each of which calls begin(*shared) first. Spawned, not forked: this process may run jax's threads. ValueError if
     one is killed; what was asked for and not begun is dropped at any error."""
     import concurrent.futures.process
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_begun, initargs=(begin, shared)) as made:
+    with ProcessPoolExecutor(workers, context, initializer=_initialize, initargs=(initializer, shared)) as pool:
         try:
-            yield made
+            yield pool
         except concurrent.futures.process.BrokenProcessPool:
             raise ValueError(
                 "a worker process was killed, perhaps for want of memory; what is finished is kept: run it again, with fewer --workers"
             ) from None
         except BaseException:
-            made.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _begun(begin: Callable[..., None], shared: tuple[Any, ...]) -> None:
+def _initialize(initializer: Callable[..., None], shared: tuple[Any, ...]) -> None:
     """Ctrl-C is for the parent, and a worker ends with it even if that was killed."""
     import multiprocessing
     import multiprocessing.connection
@@ -38,9 +38,9 @@ def _begun(begin: Callable[..., None], shared: tuple[Any, ...]) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def follow() -> None:
+    def watch_parent() -> None:
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
-    begin(*shared)
+    threading.Thread(target=watch_parent, daemon=True).start()
+    initializer(*shared)

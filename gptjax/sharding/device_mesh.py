@@ -12,10 +12,10 @@ from gptjax.runtime import units
 from gptjax.sharding import topology
 
 AXES = ("data", "fsdp", "tensor", "context")
-DEMANDING = ("tensor", "context")  # wait for each other in every layer: too often for the network between slices
+INTRA_SLICE_AXES = ("tensor", "context")  # wait for each other in every layer: too often for the network between slices
 
 
-def mesh(sizes: schema.Mesh, devices: list | None = None) -> jax.sharding.Mesh:
+def make_mesh(sizes: schema.Mesh, devices: list | None = None) -> jax.sharding.Mesh:
     """A mesh with the axes data, fsdp, tensor, context over all `devices` (default: all that jax sees). The axis of size -1 takes what is
     left. Several TPU slices, or hosts of GPUs, lie along data first, then fsdp. Raises ValueError when the sizes do not use exactly the
     devices there are, or would cut tensor or context across TPU slices."""
@@ -23,42 +23,44 @@ def mesh(sizes: schema.Mesh, devices: list | None = None) -> jax.sharding.Mesh:
         topology.prepare_backends()
         devices = jax.devices()
     shape = [getattr(sizes, axis) for axis in AXES]
-    known = math.prod(n for n in shape if n != -1)
-    given = " x ".join(f"{axis} {n}" for axis, n in zip(AXES, shape, strict=True))
-    if -1 in shape and len(devices) % known == 0:
-        shape[shape.index(-1)] = len(devices) // known
-    elif known != len(devices):
+    n_known = math.prod(n for n in shape if n != -1)
+    sizes_text = " x ".join(f"{axis} {n}" for axis, n in zip(AXES, shape, strict=True))
+    if -1 in shape and len(devices) % n_known == 0:
+        shape[shape.index(-1)] = len(devices) // n_known
+    elif n_known != len(devices):
         raise ValueError(
-            f"mesh {given} needs {'a multiple of ' if -1 in shape else ''}{known} devices, but there are {len(devices)}; "
+            f"mesh {sizes_text} needs {'a multiple of ' if -1 in shape else ''}{n_known} devices, but there are {len(devices)}; "
             f"set mesh.data, mesh.fsdp, mesh.tensor and mesh.context to divide {len(devices)}, or one of them to -1"
         )
     # Auto: XLA propagates shardings; the default, Explicit, breaks Linen.
-    return jax.sharding.Mesh(arranged(shape, devices), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+    return jax.sharding.Mesh(device_array(shape, devices), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
-def check_room(model: schema.Model, mesh: jax.sharding.Mesh) -> None:
+def check_state_fits(model: schema.Model, mesh: jax.sharding.Mesh) -> None:
     """ValueError where the state alone, parameters and Adam's moments, is more than a device holds: sizes that were not meant."""
     stats = mesh.local_devices[0].memory_stats()
-    there = stats["bytes_limit"] if stats else psutil.virtual_memory().total // len(mesh.local_devices)  # CPU: simulated devices share it
+    available = (
+        stats["bytes_limit"] if stats else psutil.virtual_memory().total // len(mesh.local_devices)
+    )  # CPU: simulated devices share it
     needed = count.state_bytes(model) * mesh.shape["data"] // mesh.size
-    if needed > there:
+    if needed > available:
         raise ValueError(
-            f"the model's state takes {units.in_bytes(needed)} of each device, which has {units.in_bytes(there)}: choose smaller "
+            f"the model's state takes {units.human_bytes(needed)} of each device, which has {units.human_bytes(available)}: choose smaller "
             f"model.n_layers, model.d_model or model.n_vocab, or more devices along mesh.fsdp"
         )
 
 
-def arranged(shape: list[int], devices: list) -> np.ndarray:
+def device_array(shape: list[int], devices: list) -> np.ndarray:
     """The devices in that shape. jax.make_mesh would do on one slice, but cannot split a physical axis (8 x 8 of 4 x 4 x 4 chips)."""
     tpu = devices[0].platform == "tpu"
     unit = ("slice_index" if hasattr(devices[0], "slice_index") else None) if tpu else "process_index"
     n_units = 1 if unit is None else len({getattr(d, unit) for d in devices})
     if n_units == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    within, across = split(shape, n_units)
-    if tpu and any(n > 1 for axis, n in zip(AXES, across, strict=True) if axis in DEMANDING):
+    within, across = split_axes(shape, n_units)
+    if tpu and any(n > 1 for axis, n in zip(AXES, across, strict=True) if axis in INTRA_SLICE_AXES):
         raise ValueError(
-            f"{n_units} slices do not divide mesh.data x mesh.fsdp = {shape[0]} x {shape[1]}, and {' and '.join(DEMANDING)} must stay "
+            f"{n_units} slices do not divide mesh.data x mesh.fsdp = {shape[0]} x {shape[1]}, and {' and '.join(INTRA_SLICE_AXES)} must stay "
             f"within a slice; set mesh.data to a multiple of {n_units}"
         )
     return mesh_utils.create_hybrid_device_mesh(
@@ -66,12 +68,12 @@ def arranged(shape: list[int], devices: list) -> np.ndarray:
     )
 
 
-def split(shape: list[int], n_units: int) -> tuple[list[int], list[int]]:
+def split_axes(shape: list[int], n_units: int) -> tuple[list[int], list[int]]:
     """(sizes within a unit, sizes across units) of a mesh over units of equally many devices, joined by a slow network: across as early
     an axis as can be. Their product is `shape`."""
-    across, left = [], n_units
+    across, remaining = [], n_units
     for size in shape:
-        across.append(math.gcd(size, left))
-        left //= across[-1]
-    assert left == 1, (shape, n_units)
+        across.append(math.gcd(size, remaining))
+        remaining //= across[-1]
+    assert remaining == 1, (shape, n_units)
     return [size // n for size, n in zip(shape, across, strict=True)], across

@@ -77,17 +77,17 @@ def shardings(tree: Any, rules: Rules, mesh: jax.sharding.Mesh) -> Any:
     """A NamedSharding for each leaf of `tree` (arrays or ShapeDtypeStructs), from the letters in the last named part of its path; leaves
     without letters (counts, scalars) are replicated."""
 
-    def place(path, leaf):
+    def leaf_sharding(path, leaf):
         names = [k.key if isinstance(k, jax.tree_util.DictKey) else k.name for k in path if hasattr(k, "key") or hasattr(k, "name")]
         letters = shapes.letters(str(names[-1])) if names else ""
         table = rules.params if len(letters) > 1 else rules.vectors
         return NamedSharding(mesh, spec(letters, leaf.shape, table, mesh, jax.tree_util.keystr(path)) if letters else PartitionSpec())
 
-    return jax.tree_util.tree_map_with_path(place, tree)
+    return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement:
+class Sharding:
     """Where activations and parameters lie: the tables of a preset on a mesh, or NOWHERE in particular, which leaves it to the compiler."""
 
     rules: Rules = dataclasses.field(hash=False)
@@ -97,32 +97,32 @@ class Placement:
         """The activation `x` pinned to its place, inside jit."""
         return x if self.mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, self.spec(letters, x.shape)))
 
-    def gradient(self, x: jax.Array, letters: str) -> jax.Array:
+    def shard_gradient(self, x: jax.Array, letters: str) -> jax.Array:
         """`x`, whose gradient is pinned to its place."""
 
         @jax.custom_vjp
-        def same(x):
+        def identity(x):
             return x
 
-        same.defvjp(lambda x: (x, None), lambda _, g: (self(g, letters),))
-        return same(x)
+        identity.defvjp(lambda x: (x, None), lambda _, g: (self(g, letters),))
+        return identity(x)
 
-    def product(self, fn: Callable, x: jax.Array, weight: jax.Array, letters: str) -> jax.Array:
+    def matmul_gathered(self, fn: Callable, x: jax.Array, weight: jax.Array, letters: str) -> jax.Array:
         """fn(x, weight), with the parameter gathered for it: whole, but for what tensor cuts. It is gathered again for the backward pass
         (unless layers are unrolled), and its gradient goes back to where it is stored. Left to itself, libtpu may pass the pieces around
         instead and add up narrow products, which takes nearly twice as long where a chip has many rows."""
         if (mesh := self.mesh) is None:
             return fn(x, weight)
-        home = NamedSharding(mesh, self.spec(letters, weight.shape, self.rules.params))
+        param_sharding = NamedSharding(mesh, self.spec(letters, weight.shape, self.rules.params))
 
         @jax.custom_vjp
-        def whole(w):
+        def gather(w):
             return self(w, letters)
 
-        whole.defvjp(lambda w: (whole(w), None), lambda _, g: (jax.lax.with_sharding_constraint(g, home),))
-        return jax.checkpoint(lambda x, w: fn(x, whole(w)), prevent_cse=False)(x, weight)
+        gather.defvjp(lambda w: (gather(w), None), lambda _, g: (jax.lax.with_sharding_constraint(g, param_sharding),))
+        return jax.checkpoint(lambda x, w: fn(x, gather(w)), prevent_cse=False)(x, weight)
 
-    def stored(self, tree: Any) -> Any:
+    def shard_like_params(self, tree: Any) -> Any:
         """A tree of parameters, gradients or moments, or the whole state, each leaf pinned to where the state has it, inside jit. The
         gradient of a pinned leaf is pinned too: so it is reduced into its shards, and no device holds the whole sum."""
         return tree if self.mesh is None else jax.lax.with_sharding_constraint(tree, shardings(tree, self.rules, self.mesh))
@@ -132,7 +132,7 @@ class Placement:
         table = self.rules.activations if table is None else table
         return PartitionSpec() if self.mesh is None else spec(letters, shape, table, self.mesh, "array")
 
-    def mapped(self, fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
+    def shard_map(self, fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
         """jax.shard_map of `fn` over the whole mesh; `fn` itself where there is but one device. Its check of what varies is off: it knows
         neither Pallas kernels nor sums over no axis."""
         if self.mesh is None or self.mesh.size == 1:
@@ -142,59 +142,59 @@ class Placement:
     def axes(self, letter: str, table: Table | None = None) -> tuple[str, ...]:
         """The mesh axes of more than one device that a dimension of an activation lies along; of a parameter with rules.params."""
         table = self.rules.activations if table is None else table
-        return tuple(axis for axis in table[letter] if self.size(axis) > 1) if letter in table else ()
+        return tuple(axis for axis in table[letter] if self.axis_size(axis) > 1) if letter in table else ()
 
-    def parts(self, letters: str) -> int:
+    def n_shards(self, letters: str) -> int:
         """Into how many parts an activation with these dimensions is cut."""
-        return math.prod(self.size(axis) for letter in letters for axis in self.axes(letter))
+        return math.prod(self.axis_size(axis) for letter in letters for axis in self.axes(letter))
 
-    def reduced(self, partial: jax.Array, letters: str) -> jax.Array:
+    def reduce_scatter_grad(self, partial: jax.Array, letters: str) -> jax.Array:
         """Inside jax.shard_map: the gradient of a parameter, from what each device has summed over its own rows and positions (B and T).
         Each device receives its shard of the sum, laid out as `stored` has it, and no device the whole."""
-        summed = [*self.axes("B"), *self.axes("T")]
+        sum_axes = [*self.axes("B"), *self.axes("T")]
         for dimension, letter in enumerate(letters):
             for axis in self.axes(letter, self.rules.params):
-                if axis in summed:
+                if axis in sum_axes:
                     partial = jax.lax.psum_scatter(partial, axis, scatter_dimension=dimension, tiled=True)
-                    summed.remove(axis)
-        return jax.lax.psum(partial, tuple(summed))
+                    sum_axes.remove(axis)
+        return jax.lax.psum(partial, tuple(sum_axes))
 
-    def size(self, axis: str) -> int:
+    def axis_size(self, axis: str) -> int:
         """Devices along a mesh axis; 1 when there is no mesh."""
         return 1 if self.mesh is None else self.mesh.shape[axis]
 
 
-NOWHERE = Placement(Rules({}, {}, {}), None)
+UNSHARDED = Sharding(Rules({}, {}, {}), None)
 
 
-def rows_here(n_rows: int, table: Table, mesh: jax.sharding.Mesh) -> list[int]:
+def local_rows(n_rows: int, table: Table, mesh: jax.sharding.Mesh) -> list[int]:
     """Which of n_rows rows (B) the devices of this process hold, in order. Where tensor or context spans processes, several hold a row."""
-    place = NamedSharding(mesh, spec("B", (n_rows,), table, mesh, "batch"))
-    parts = place.addressable_devices_indices_map((n_rows,)).values()
-    return sorted({row for part in parts if part is not None for row in range(n_rows)[part[0]]})
+    sharding = NamedSharding(mesh, spec("B", (n_rows,), table, mesh, "batch"))
+    indices = sharding.addressable_devices_indices_map((n_rows,)).values()
+    return sorted({row for index in indices if index is not None for row in range(n_rows)[index[0]]})
 
 
-def placed(host: np.ndarray, letters: str, table: Table, mesh: jax.sharding.Mesh, n_rows: int | None = None) -> jax.Array:
+def put_on_mesh(host: np.ndarray, letters: str, table: Table, mesh: jax.sharding.Mesh, n_rows: int | None = None) -> jax.Array:
     """A host array on the mesh. `host` is the same whole array on every process; or, with n_rows, those of so many rows (B) that
     `rows_here` names for this process."""
-    dimension, here = letters.index("B"), range(host.shape[letters.index("B")])
+    dimension, local = letters.index("B"), range(host.shape[letters.index("B")])
     if n_rows is not None:
-        here = rows_here(n_rows, table, mesh)
-        assert len(here) == host.shape[dimension], (len(here), host.shape)
+        local = local_rows(n_rows, table, mesh)
+        assert len(local) == host.shape[dimension], (len(local), host.shape)
     shape = tuple(n_rows if n_rows is not None and c == "B" else n for c, n in zip(letters, host.shape, strict=True))
-    place = NamedSharding(mesh, spec(letters, shape, table, mesh, "batch"))
+    sharding = NamedSharding(mesh, spec(letters, shape, table, mesh, "batch"))
 
-    def part(index):
+    def read_shard(index):
         rows = range(shape[dimension])[index[dimension]]
-        start = here.index(rows[0])
+        start = local.index(rows[0])
         return host[(*index[:dimension], slice(start, start + len(rows)), *index[dimension + 1 :])]
 
     with jax.transfer_guard_host_to_device("allow"):  # the loop forbids transfers that nobody asked for; this one is asked for
-        return jax.make_array_from_callback(shape, place, part)
+        return jax.make_array_from_callback(shape, sharding, read_shard)
 
 
 # What a config calls the dimension of a letter.
-FIELDS = {"D": "model.d_model", "N": "model.n_heads", "F": "4 x model.d_model", "V": "the padded model.n_vocab", "T": "model.n_ctx"}
+CONFIG_FIELDS = {"D": "model.d_model", "N": "model.n_heads", "F": "4 x model.d_model", "V": "the padded model.n_vocab", "T": "model.n_ctx"}
 
 
 def check(config: schema.Config, mesh: jax.sharding.Mesh) -> None:
@@ -212,6 +212,8 @@ def check(config: schema.Config, mesh: jax.sharding.Mesh) -> None:
         used = [axis for axis in axes if mesh.shape[axis] > 1]
         n, size = math.prod(mesh.shape[axis] for axis in used), sizes[letter]
         if size % n:
-            fitting = ", ".join(str(m) for m in range(1, min(size, mesh.size) + 1) if size % m == 0)
-            given = " x ".join(f"mesh.{axis}" for axis in used)
-            raise ValueError(f"{given} = {n} does not divide {FIELDS[letter.replace('P', 'T')]} = {size:,}; choose one of {fitting}")
+            choices = ", ".join(str(m) for m in range(1, min(size, mesh.size) + 1) if size % m == 0)
+            fields = " x ".join(f"mesh.{axis}" for axis in used)
+            raise ValueError(
+                f"{fields} = {n} does not divide {CONFIG_FIELDS[letter.replace('P', 'T')]} = {size:,}; choose one of {choices}"
+            )

@@ -27,7 +27,7 @@ def shaped(fn):
     signature = inspect.signature(fn)
 
     @functools.wraps(fn)
-    def checked(*args, **kwargs):
+    def wrapper(*args, **kwargs):
         sizes = {}
         for name, x in signature.bind(*args, **kwargs).arguments.items():
             dims = letters(name)
@@ -41,4 +41,4 @@ def shaped(fn):
                     raise ValueError(f"{fn.__qualname__}: {letter}={size} in {name} {x.shape}, but {letter}={expected} in {where}")
         return fn(*args, **kwargs)
 
-    return checked
+    return wrapper

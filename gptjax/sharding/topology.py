@@ -119,17 +119,17 @@ CHIPS = {
 
 def chip(device: Any) -> Chip | None:
     """The facts of a device, present or compile-only, or None where they are not known (every CPU)."""
-    return next((found for found in CHIPS.values() if any(kind in device.device_kind for kind in found.kinds)), None)
+    return next((candidate for candidate in CHIPS.values() if any(kind in device.device_kind for kind in candidate.kinds)), None)
 
 
 # --- names -----------------------------------------------------------------------------------------------------------------
 
 PER_CHIP = {"v4": 2, "v5p": 2, "tpu7x": 2, "v5e": 1, "v6e": 1, "h100": 1}  # what N in FAMILY-N counts: TensorCores, chips, GPUs
-FLAT = ("v5e", "v6e")  # tori of two dimensions; the other TPUs' have three
-LARGEST = {"v4": 4096, "v5p": 8960, "tpu7x": 9216, "v5e": 256, "v6e": 256}  # chips of a pod
+FLAT_FAMILIES = ("v5e", "v6e")  # tori of two dimensions; the other TPUs' have three
+MAX_POD_CHIPS = {"v4": 4096, "v5p": 8960, "tpu7x": 9216, "v5e": 256, "v6e": 256}  # chips of a pod
 ALIASES = {"v5litepod": "v5e", "v5": "v5p"}
 MAX_SLICES = 1024
-GRAMMAR = re.compile(r"(?:(?P<slices>[1-9]\d*)x)?(?P<family>[a-z]\w*?)(?::(?P<layout>\d+(x\d+)*)|-(?P<size>\d+))")
+NAME_PATTERN = re.compile(r"(?:(?P<slices>[1-9]\d*)x)?(?P<family>[a-z]\w*?)(?::(?P<layout>\d+(x\d+)*)|-(?P<size>\d+))")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,50 +162,50 @@ class Topology:
         """Compile-only devices, for a mesh under which nothing may run: `jax.jit(f).trace(...).lower(lowering_platforms=(self.platform,))
         .compile()`, within `uncached`, with arguments that are ShapeDtypeStructs with shardings. ValueError where the compiler is not
         installed."""
-        return _gpus(self) if self.platform == "cuda" else _tpus(self)
+        return _gpu_devices(self) if self.platform == "cuda" else _tpu_devices(self)
 
 
-def topology(name: str) -> Topology:
+def from_name(name: str) -> Topology:
     """From a user name, whose number counts TensorCores (v4-8, v5p-8, tpu7x-8), chips (v5litepod-16, v5e-16, v6e-8) or GPUs (h100-8); or
     from a layout of chips as libtpu writes it (v5p:2x2x1). 2x before either makes two slices; of GPUs, two hosts. Needs no compiler.
 
     Raises ValueError, with the nearest names, for any other."""
-    match = GRAMMAR.fullmatch(name.lower()) if name.isascii() and len(name) < 40 else None
+    match = NAME_PATTERN.fullmatch(name.lower()) if name.isascii() and len(name) < 40 else None
     family = "" if match is None else ALIASES.get(match["family"], match["family"])
     if match is None or family not in PER_CHIP:
-        known = [size for family in PER_CHIP for size in sizes(family)]
-        near = difflib.get_close_matches(name[:40].lower(), known, n=3) or ["v5p-8", "v5litepod-16", "v6e-8", "tpu7x-16", "h100-8"]
+        known = [size for family in PER_CHIP for size in slice_layouts(family)]
+        nearest = difflib.get_close_matches(name[:40].lower(), known, n=3) or ["v5p-8", "v5litepod-16", "v6e-8", "tpu7x-16", "h100-8"]
         raise ValueError(
-            f"topology {parse.quote(name)} is not known; give for example {', '.join(near)}, v5p:2x2x1, or two slices as 2xv5p-128"
+            f"topology {parse.quote(name)} is not known; give for example {', '.join(nearest)}, v5p:2x2x1, or two slices as 2xv5p-128"
         )
-    slices, known = int(match["slices"] or 1), sizes(family)
+    slices, known = int(match["slices"] or 1), slice_layouts(family)
     if match["size"]:
         chips, layout = int(match["size"]) / PER_CHIP[family], known.get(f"{family}-{match['size']}")
     else:
         layout = tuple(map(int, match["layout"].split("x")))
         chips = math.prod(layout)
-        layout = layout if _buildable(family, layout) else None
+        layout = layout if _is_valid_layout(family, layout) else None
     if not 1 <= slices <= MAX_SLICES:
         raise ValueError(f"topology {name!r}: give from 1 to {MAX_SLICES:,} slices")
     if layout is None:
-        near = sorted(known, key=lambda size: abs(math.prod(known[size]) - chips))[:3]
-        forms = "" if family == "h100" else f"; or give {family}:{'AxB' if family in FLAT else 'AxBxC'}, A and B even"
-        raise ValueError(f"topology {name!r}: there is no such {family}; nearest: {', '.join(near)}{forms}")
+        nearest = sorted(known, key=lambda size: abs(math.prod(known[size]) - chips))[:3]
+        forms = "" if family == "h100" else f"; or give {family}:{'AxB' if family in FLAT_FAMILIES else 'AxBxC'}, A and B even"
+        raise ValueError(f"topology {name!r}: there is no such {family}; nearest: {', '.join(nearest)}{forms}")
     return Topology(family, layout, slices)
 
 
-def sizes(family: str) -> dict[str, tuple[int, ...]]:
+def slice_layouts(family: str) -> dict[str, tuple[int, ...]]:
     """User names of one slice of a family and their layouts, smallest first. Large ones are made of cubes of 4 x 4 x 4 chips, put together
     as compactly as possible."""
     cubes: dict[int, tuple[int, ...]] = {}
     if family == "h100":
         layouts = [(1,), (2,), (4,), (8,)]
-    elif family in FLAT:
+    elif family in FLAT_FAMILIES:
         layouts = [(1, 1), *((2 ** (k // 2), 2 ** (k - k // 2)) for k in range(2, 9))]
     else:
-        for shape in itertools.combinations_with_replacement(range(4, LARGEST[family] // 16 + 1, 4), 3):
+        for shape in itertools.combinations_with_replacement(range(4, MAX_POD_CHIPS[family] // 16 + 1, 4), 3):
             n = math.prod(shape)
-            if n <= LARGEST[family] and (n not in cubes or sum(shape) < sum(cubes[n])):
+            if n <= MAX_POD_CHIPS[family] and (n not in cubes or sum(shape) < sum(cubes[n])):
                 cubes[n] = shape
         layouts = [(2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), *(cubes[n] for n in sorted(cubes))]
         if family == "tpu7x":
@@ -213,17 +213,17 @@ def sizes(family: str) -> dict[str, tuple[int, ...]]:
     return {f"{family}-{math.prod(layout) * PER_CHIP[family]}": layout for layout in layouts}
 
 
-def _buildable(family: str, layout: tuple[int, ...]) -> bool:
+def _is_valid_layout(family: str, layout: tuple[int, ...]) -> bool:
     """Whether libtpu knows the layout: whole hosts of 2 x 2 chips, or one chip alone."""
-    if family == "h100" or len(layout) != (2 if family in FLAT else 3):
+    if family == "h100" or len(layout) != (2 if family in FLAT_FAMILIES else 3):
         return False
     n = math.prod(layout)
-    return n == 1 or (layout[0] % 2 == layout[1] % 2 == 0 < n <= LARGEST[family])
+    return n == 1 or (layout[0] % 2 == layout[1] % 2 == 0 < n <= MAX_POD_CHIPS[family])
 
 
 # --- backends and compilers ------------------------------------------------------------------------------------------------
 
-QUIET = {
+QUIET_ENV = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # or a second process that compiles is refused
     "TPU_WORKER_HOSTNAMES": "localhost",  # with the next: or it looks for them, and prints a page on finding none
     "TPU_ACCELERATOR_TYPE": "v5p-8",
@@ -240,11 +240,11 @@ def prepare_backends() -> None:
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
         raise ValueError(
-            f"this program may use {units.in_bytes(limit)} of addresses (ulimit -v), and jax needs "
-            f"{units.in_bytes(MIN_ADDRESS_SPACE)}: raise the limit"
+            f"this program may use {units.human_bytes(limit)} of addresses (ulimit -v), and jax needs "
+            f"{units.human_bytes(MIN_ADDRESS_SPACE)}: raise the limit"
         )
     if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":  # jax has found no chips, and set this when it was imported
-        for name, value in QUIET.items():
+        for name, value in QUIET_ENV.items():
             os.environ.setdefault(name, value)
 
 
@@ -265,13 +265,13 @@ def uncached() -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
-def _tpus(target: Topology) -> list[Any]:
+def _tpu_devices(target: Topology) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(f"compiling for {target} needs libtpu, which is not installed: pip install -r requirements-dev.txt")
     from jax.experimental import topologies
 
     prepare_backends()
-    options: dict[str, Any] = {"num_slices": target.slices, "wrap": wrapped(target.layout)}
+    options: dict[str, Any] = {"num_slices": target.slices, "wrap": wraparound(target.layout)}
     if math.prod(target.layout) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     if target.family == "v4":
@@ -280,7 +280,7 @@ def _tpus(target: Topology) -> list[Any]:
     return list(topologies.get_topology_desc(name, "tpu", **options).devices)
 
 
-def wrapped(layout: tuple[int, ...]) -> tuple[bool, bool, bool]:
+def wraparound(layout: tuple[int, ...]) -> tuple[bool, bool, bool]:
     """Of a TPU slice: along which dimensions a slice closes to a ring: those of 16 chips of a flat pod; all of a slice made of cubes."""
     if len(layout) == 2:
         return layout[0] == 16, layout[1] == 16, False
@@ -288,19 +288,19 @@ def wrapped(layout: tuple[int, ...]) -> tuple[bool, bool, bool]:
     return ring, ring, ring
 
 
-def _gpus(target: Topology) -> list[Any]:
+def _gpu_devices(target: Topology) -> list[Any]:
     if not any(importlib.util.find_spec("jax_plugins") and importlib.util.find_spec(f"jax_plugins.xla_cuda{n}") for n in (12, 13)):
         raise ValueError(f"compiling for {target} needs jax's CUDA wheels, which are not installed: pip install -r requirements-gpu.txt")
     from jax.experimental import topologies
 
     prepare_backends()
     shape = f"{target.slices}x1x{target.layout[0]}"  # slices x hosts x GPUs
-    return list(topologies.get_topology_desc("", "cuda", topology=shape, target_config=H100).devices)
+    return list(topologies.get_topology_desc("", "cuda", topology=shape, target_config=H100_TARGET_CONFIG).devices)
 
 
 # NVIDIA's H100 SXM5 as XLA's GpuTargetConfigProto: the limits of compute capability 9.0 (CUDA C++ Programming Guide, table of technical
 # specifications) and this board's counts and clocks.
-H100 = """
+H100_TARGET_CONFIG = """
 platform_name: "CUDA"
 device_description_str: "NVIDIA H100 80GB HBM3"
 dnn_version_info { major: 9 minor: 10 patch: 0 }

@@ -10,14 +10,14 @@ from jax import lax
 WEYL, FIRST, SECOND = 0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35
 
 
-def path(key_path) -> str:
+def leaf_name(key_path) -> str:
     """A leaf's name from its jax key path: "params/layers/0/qkv_D3NH" for attributes, dict keys and indices alike."""
     return jax.tree_util.keystr(key_path, simple=True, separator="/")
 
 
 def named_leaves(tree) -> list[tuple[str, Any]]:
     """(name, leaf) for every leaf of any pytree, in jax's order."""
-    return [(path(key_path), leaf) for key_path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    return [(leaf_name(key_path), leaf) for key_path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def digests(tree) -> dict[str, int]:

@@ -13,32 +13,32 @@ from gptjax.sweeps import run_status
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
+class MeanInterval:
     """A mean over seeds with half the width of its 95% interval, by Student's t; nan for a single seed."""
 
     mean: float
-    half: float
+    half_width: float
     n: int
 
     @property
-    def clear(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the interval leaves out 0."""
-        return abs(self.mean) > self.half
+        return abs(self.mean) > self.half_width
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f}" + ("" if math.isnan(self.half) else f" \N{PLUS-MINUS SIGN} {self.half:.4f}")
+        return f"{self.mean:.4f}" + ("" if math.isnan(self.half_width) else f" \N{PLUS-MINUS SIGN} {self.half_width:.4f}")
 
 
-def estimate(values: Sequence[float]) -> Estimate:
+def mean_interval(values: Sequence[float]) -> MeanInterval:
     import scipy.stats
 
     n = len(values)
-    half = scipy.stats.t.ppf(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n) if n > 1 else math.nan
-    return Estimate(statistics.fmean(values), float(half), n)
+    half_width = scipy.stats.t.ppf(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n) if n > 1 else math.nan
+    return MeanInterval(statistics.fmean(values), float(half_width), n)
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunResult:
     """One point as it is. curve: (tokens, validation loss) of each evaluation. noise_scale: in tokens, the median over the second half of
     the steps; None where batches are of one microbatch. Losses of points that are not done are not final. why: of standing.FAULTS."""
 
@@ -50,55 +50,55 @@ class Run:
     tokens_per_s: float | None
     seconds: float
     noise_scale: float | None = None
-    why: str = ""
+    reason: str = ""
 
     @property
-    def final(self) -> float | None:
+    def final_loss(self) -> float | None:
         return self.curve[-1][1] if self.state == "done" and self.curve else None
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class ArmResult:
     """An arm as it came out. difference: to the baseline, over the seeds that both have finished; None for the baseline itself, or where
     there are none."""
 
     label: str
-    runs: tuple[Run, ...]
-    loss: Estimate | None
-    difference: Estimate | None
+    runs: tuple[RunResult, ...]
+    loss: MeanInterval | None
+    difference: MeanInterval | None
 
     @property
     def config(self) -> Config:
         return self.runs[0].config
 
     @property
-    def check(self) -> bool:
+    def holdout(self) -> bool:
         """Of points that the sweep's laws are to predict."""
         return self.runs[0].point.check
 
     @property
     def flops(self) -> float:
         """Of one run to its end."""
-        return sweep.flops(self.config)
+        return sweep.run_flops(self.config)
 
     @property
     def tokens_per_s(self) -> float | None:
-        found = [run.tokens_per_s for run in self.runs if run.tokens_per_s is not None]
-        return statistics.median(found) if found else None
+        speeds = [run.tokens_per_s for run in self.runs if run.tokens_per_s is not None]
+        return statistics.median(speeds) if speeds else None
 
     @property
-    def unfinished(self) -> int:
-        return sum(run.final is None for run in self.runs)
+    def n_unfinished(self) -> int:
+        return sum(run.final_loss is None for run in self.runs)
 
 
-def measured(point: Point, directory: Path) -> Run:
+def load_run(point: Point, directory: Path) -> RunResult:
     """What lies in the run's directory; of a damaged one, that it is."""
     assert point.config is not None
-    now = run_status.standing(point, directory)
+    status = run_status.read_status(point, directory)
     try:
-        records = run_status.records(directory / point.name)
+        records = run_status.read_records(directory / point.name)
     except ValueError as error:
-        return Run(point, point.config, "damaged", 0, (), None, 0.0, why=str(error))
+        return RunResult(point, point.config, "damaged", 0, (), None, 0.0, reason=str(error))
     evaluations = [record for record in records if math.isfinite(record.get("validation_loss", math.nan)) and record.get("tokens", 0) > 0]
     curve = tuple((record["tokens"], record["validation_loss"]) for record in evaluations)
     speeds = [r["tokens_per_s"] for r in records if "tokens_per_s" in r]
@@ -107,19 +107,25 @@ def measured(point: Point, directory: Path) -> Run:
     speed = statistics.median(speeds[len(speeds) // 10 :]) if speeds else None
     scales = [r["noise_scale"] for r in records if "noise_scale" in r]
     scales = [scale for scale in scales[len(scales) // 2 :] if math.isfinite(scale)]
-    noise = statistics.median(scales) if scales else 0.0  # an estimate, which may come out below 0, and then says nothing
-    return Run(point, point.config, now.state, now.step, curve, speed, seconds, noise if noise > 0 else None, now.why)
+    noise_scale = statistics.median(scales) if scales else 0.0  # an estimate, which may come out below 0, and then says nothing
+    return RunResult(
+        point, point.config, status.state, status.step, curve, speed, seconds, noise_scale if noise_scale > 0 else None, status.reason
+    )
 
 
-def compared(arms: Sequence[Arm], directory: Path) -> list[Result]:
+def compare_arms(arms: Sequence[Arm], directory: Path) -> list[ArmResult]:
     """Every arm, the baseline, which is the first, before the others."""
-    results: list[Result] = []
-    finals: list[dict[int, float]] = []
+    results: list[ArmResult] = []
+    all_final_losses: list[dict[int, float]] = []
     for arm in arms:
-        runs = tuple(measured(point, directory) for point in arm.points)
-        final = {run.config.seed: run.final for run in runs if run.final is not None}
-        pairs = [final[seed] - finals[0][seed] for seed in final if seed in finals[0]] if finals else []
-        loss = estimate(list(final.values())) if final else None
-        results.append(Result(arm.label, runs, loss, estimate(pairs) if pairs else None))
-        finals.append(final)
+        runs = tuple(load_run(point, directory) for point in arm.points)
+        final_losses = {run.config.seed: run.final_loss for run in runs if run.final_loss is not None}
+        differences = (
+            [final_losses[seed] - all_final_losses[0][seed] for seed in final_losses if seed in all_final_losses[0]]
+            if all_final_losses
+            else []
+        )
+        loss = mean_interval(list(final_losses.values())) if final_losses else None
+        results.append(ArmResult(arm.label, runs, loss, mean_interval(differences) if differences else None))
+        all_final_losses.append(final_losses)
     return results

@@ -7,8 +7,8 @@ from gptjax.config.sweep import Point
 from gptjax.report import console
 from gptjax.sweeps import local_runner, run_status
 
-EVERY = 1.0  # seconds between two looks at the run directories
-MARKS = {
+REFRESH_SECONDS = 1.0  # seconds between two looks at the run directories
+STATE_STYLES = {
     "running": "cyan",
     "done": "green",
     "failed": "red",
@@ -20,16 +20,16 @@ MARKS = {
 }
 
 
-class Display:
+class LiveTable:
     """A context manager; `show` is called often."""
 
     def __init__(self, points: list[Point], directory: Path, n_parts: int):
         import rich.live
 
         self._points, self._directory, self._n_parts = points, directory, n_parts
-        self._terminal = console.standard()
+        self._terminal = console.stdout_console()
         self._live = rich.live.Live(console=self._terminal, auto_refresh=False) if self._terminal.is_terminal else None
-        self._looked, self._before = 0.0, {point.name: "waiting" for point in points}
+        self._last_update, self._last_states = 0.0, {point.name: "waiting" for point in points}
         self._progress: local_runner.Progress | None = None
 
     def __enter__(self):
@@ -39,83 +39,93 @@ class Display:
 
     def __exit__(self, *error):
         if self._progress is not None:  # as it was left
-            self._looked = 0.0
+            self._last_update = 0.0
             self.show(self._progress)
         if self._live is not None:
             self._live.stop()
 
     def show(self, progress: local_runner.Progress) -> None:
         self._progress = progress
-        changed = any(self._before[running.point.name] != "running" for running in progress.running.values())
-        if not changed and time.monotonic() - self._looked < EVERY:
+        has_new_points = any(self._last_states[running_point.point.name] != "running" for running_point in progress.active.values())
+        if not has_new_points and time.monotonic() - self._last_update < REFRESH_SECONDS:
             return
-        self._looked = time.monotonic()
-        there = {point.name: run_status.standing(point, self._directory) for point in self._points}
-        states = {name: _state(name, one, progress) for name, one in there.items()}
+        self._last_update = time.monotonic()
+        statuses = {point.name: run_status.read_status(point, self._directory) for point in self._points}
+        states = {name: _display_state(name, status, progress) for name, status in statuses.items()}
         if self._live is not None:
-            self._live.update(self._table(there, states, progress), refresh=True)
+            self._live.update(self._render(statuses, states, progress), refresh=True)
         else:
             for name, state in states.items():
-                if state != self._before[name] and state in ("running", "done", "failed", *run_status.FAULTS):
-                    line = f"{state:8} {name}{_loss(there[name])}  ({summary(there, states, progress, self._n_parts)})"
+                if state != self._last_states[name] and state in ("running", "done", "failed", *run_status.ERROR_STATES):
+                    line = f"{state:8} {name}{_format_loss(statuses[name])}  ({summarize(statuses, states, progress, self._n_parts)})"
                     self._terminal.print(line, soft_wrap=True)
-        self._before = states
+        self._last_states = states
 
-    def _table(self, there: dict[str, run_status.Standing], states: dict[str, str], progress: local_runner.Progress):
+    def _render(self, statuses: dict[str, run_status.RunStatus], states: dict[str, str], progress: local_runner.Progress):
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
         table = Table.grid(padding=(0, 2))
-        for name in _shown(states, room=max(4, self._terminal.height - 6)):
-            one, state = there[name], states[name]
-            bar = f"{one.step:,} of {one.n_steps:,}" if one.n_steps else ""
-            said = progress.failed[name] if name in progress.failed else _loss(one)
+        for name in _visible_points(states, n_rows=max(4, self._terminal.height - 6)):
+            status, state = statuses[name], states[name]
+            bar = f"{status.step:,} of {status.n_steps:,}" if status.n_steps else ""
+            note = progress.failures[name] if name in progress.failures else _format_loss(status)
             table.add_row(
-                Text(state, MARKS[state]), Text(name, overflow="ellipsis", no_wrap=True), bar, Text(said, overflow="ellipsis", no_wrap=True)
+                Text(state, STATE_STYLES[state]),
+                Text(name, overflow="ellipsis", no_wrap=True),
+                bar,
+                Text(note, overflow="ellipsis", no_wrap=True),
             )
-        return Group(Text(summary(there, states, progress, self._n_parts), "bold"), table)
+        return Group(Text(summarize(statuses, states, progress, self._n_parts), "bold"), table)
 
 
-def summary(there: dict[str, run_status.Standing], states: dict[str, str], progress: local_runner.Progress, n_parts: int) -> str:
+def summarize(statuses: dict[str, run_status.RunStatus], states: dict[str, str], progress: local_runner.Progress, n_parts: int) -> str:
     """One line: how many points are what, the best of those that are done, and the time left."""
-    counts = {state: sum(found in kinds for found in states.values()) for state, kinds in COUNTED.items()}
-    said = [f"{n} {state}" for state, n in counts.items() if n or state == "done"]
-    losses = {name: one.loss for name, one in there.items() if states[name] == "done" and one.loss is not None}
+    counts = {state: sum(shown_state in kinds for shown_state in states.values()) for state, kinds in SUMMARY_STATES.items()}
+    parts = [f"{n} {state}" for state, n in counts.items() if n or state == "done"]
+    losses = {name: status.loss for name, status in statuses.items() if states[name] == "done" and status.loss is not None}
     if losses:
         best = min(losses, key=lambda name: losses[name])
-        said.append(f"best {losses[best]:.4f} {best}")
-    left = seconds_left(there, progress, n_parts)
-    if left is not None:
-        said.append(f"{console.duration(left)} left")
-    return ", ".join(said)
+        parts.append(f"best {losses[best]:.4f} {best}")
+    remaining = seconds_left(statuses, progress, n_parts)
+    if remaining is not None:
+        parts.append(f"{console.human_duration(remaining)} left")
+    return ", ".join(parts)
 
 
-COUNTED = {"done": ("done",), "running": ("running",), "waiting": ("waiting", "begun"), "failed": ("failed", *run_status.FAULTS)}
+SUMMARY_STATES = {
+    "done": ("done",),
+    "running": ("running",),
+    "waiting": ("waiting", "begun"),
+    "failed": ("failed", *run_status.ERROR_STATES),
+}
 
 
-def seconds_left(there: dict[str, run_status.Standing], progress: local_runner.Progress, n_parts: int) -> float | None:
+def seconds_left(statuses: dict[str, run_status.RunStatus], progress: local_runner.Progress, n_parts: int) -> float | None:
     """As if every point took as long as those that are done have, or as those that run will; None while nothing is known."""
-    expected = progress.seconds or [whole for r in progress.running.values() if (whole := r.whole(there[r.point.name])) is not None]
-    if not expected:
+    durations = progress.point_seconds or [
+        total for r in progress.active.values() if (total := r.whole(statuses[r.point.name])) is not None
+    ]
+    if not durations:
         return None
-    running = [there[r.point.name] for r in progress.running.values()]
-    left = len(progress.waiting) + sum(1 - one.step / one.n_steps for one in running)
-    return left * sum(expected) / len(expected) / n_parts
+    active_statuses = [statuses[r.point.name] for r in progress.active.values()]
+    remaining = len(progress.queue) + sum(1 - status.step / status.n_steps for status in active_statuses)
+    return remaining * sum(durations) / len(durations) / n_parts
 
 
-def _state(name: str, one: run_status.Standing, progress: local_runner.Progress) -> str:
-    if any(running.point.name == name for running in progress.running.values()):
+def _display_state(name: str, status: run_status.RunStatus, progress: local_runner.Progress) -> str:
+    if any(running_point.point.name == name for running_point in progress.active.values()):
         return "running"
-    return "failed" if name in progress.failed and one.state not in run_status.FAULTS else one.state
+    return "failed" if name in progress.failures and status.state not in run_status.ERROR_STATES else status.state
 
 
-def _shown(states: dict[str, str], room: int) -> list[str]:
+def _visible_points(states: dict[str, str], n_rows: int) -> list[str]:
     """All points if there is room, else those that tell most, in their order."""
-    ranks = {"running": 0, "failed": 1, "begun": 2, "waiting": 3, "done": 4} | dict.fromkeys(run_status.FAULTS, 1)
-    telling = sorted(states, key=lambda name: ranks[states[name]])[:room]
-    return [name for name in states if name in telling]
+    ranks = {"running": 0, "failed": 1, "begun": 2, "waiting": 3, "done": 4} | dict.fromkeys(run_status.ERROR_STATES, 1)
+    visible = sorted(states, key=lambda name: ranks[states[name]])[:n_rows]
+    return [name for name in states if name in visible]
 
 
-def _loss(one: run_status.Standing) -> str:
-    return "" if one.loss is None else f"  loss {one.loss:.4f}"
+def _format_loss(status: run_status.RunStatus) -> str:
+    return "" if status.loss is None else f"  loss {status.loss:.4f}"

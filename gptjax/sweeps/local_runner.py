@@ -14,10 +14,13 @@ from gptjax.config.sweep import Point
 from gptjax.runtime import child
 from gptjax.sweeps import run_status
 
-COMPILED = "JAX_COMPILATION_CACHE_DIR"  # the seeds of an arm are the same programs: starting micro takes half as long
-LOG = "log.txt"  # in the run's directory: all that it says
-TICK = 0.25  # seconds between two looks
-REFUSED, GAVE_UP = 2, 3  # exit status of what a user can mend, and of updates that are not finite: to try it again would change nothing
+COMPILE_CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # the seeds of an arm are the same programs: starting micro takes half as long
+LOG_FILE = "log.txt"  # in the run's directory: all that it says
+POLL_SECONDS = 0.25  # seconds between two looks
+USER_ERROR_STATUS, NON_FINITE_STATUS = (
+    2,
+    3,
+)  # exit status of what a user can mend, and of updates that are not finite: to try it again would change nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,150 +38,150 @@ class Slot:
         return {"CUDA_VISIBLE_DEVICES": numbers, "TPU_VISIBLE_CHIPS": numbers}
 
 
-def slots(jobs: int, devices: int | None) -> list[Slot]:
+def make_slots(jobs: int, devices: int | None) -> list[Slot]:
     """The machine in `jobs` equal parts, each with `devices` accelerators. ValueError if a part would have no core."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     if not 1 <= jobs <= len(cores):
         raise ValueError(f"--jobs={jobs}: give 1 to {len(cores)}, the cores of this machine")
     parts = [frozenset(cores[i * len(cores) // jobs : (i + 1) * len(cores) // jobs]) for i in range(jobs)]
-    taken = [None if devices is None else tuple(range(i * devices, (i + 1) * devices)) for i in range(jobs)]
-    return [Slot(part, mine) for part, mine in zip(parts, taken, strict=True)]
+    device_groups = [None if devices is None else tuple(range(i * devices, (i + 1) * devices)) for i in range(jobs)]
+    return [Slot(part, group) for part, group in zip(parts, device_groups, strict=True)]
 
 
 @dataclasses.dataclass
-class Running:
+class RunningPoint:
     point: Point
     process: subprocess.Popen
-    began: float
-    first: int = 0  # steps that were done before
+    start_time: float
+    first_step: int = 0  # steps that were done before
 
-    def whole(self, now: run_status.Standing) -> float | None:
+    def total_seconds(self, status: run_status.RunStatus) -> float | None:
         """Seconds that the whole point takes at this speed; None before its first step here."""
-        spent, steps = time.monotonic() - self.began, now.step - self.first
-        return spent * now.n_steps / steps if steps > 0 else None
+        elapsed, steps = time.monotonic() - self.start_time, status.step - self.first_step
+        return elapsed * status.n_steps / steps if steps > 0 else None
 
 
 @dataclasses.dataclass
 class Progress:
     """What is known of the points besides what lies on disk; `run` keeps it up to date."""
 
-    waiting: collections.deque[Point]
-    running: dict[Slot, Running] = dataclasses.field(default_factory=dict)
-    failed: dict[str, str] = dataclasses.field(default_factory=dict)  # name of the point -> why
-    seconds: list[float] = dataclasses.field(default_factory=list)  # that the whole of each point took which ended in this session
+    queue: collections.deque[Point]
+    active: dict[Slot, RunningPoint] = dataclasses.field(default_factory=dict)
+    failures: dict[str, str] = dataclasses.field(default_factory=dict)  # name of the point -> why
+    point_seconds: list[float] = dataclasses.field(default_factory=list)  # that the whole of each point took which ended in this session
 
 
 def run(
-    recipe: str, points: list[Point], directory: Path, parts: list[Slot], retries: int, show: Callable[[Progress], None]
+    recipe: str, points: list[Point], directory: Path, slots: list[Slot], retries: int, show: Callable[[Progress], None]
 ) -> tuple[Progress, bool]:
     """Run every point that is not done, the first ones first; (what became of them, whether all was gone through). Ctrl-C, SIGTERM and a
     terminal that closes stop each run with a checkpoint, so the same sweep goes on from there; a second one kills them. However this
     process ends, they end with it."""
     progress = Progress(collections.deque())
     for point in points:
-        now = run_status.standing(point, directory)
-        why = now.why or run_status.claim(point, directory)
-        if now.state == "done":
+        status = run_status.read_status(point, directory)
+        reason = status.reason or run_status.find_conflict(point, directory)
+        if status.state == "done":
             continue
-        if why:
-            progress.failed[point.name] = why
+        if reason:
+            progress.failures[point.name] = reason
         else:
-            progress.waiting.append(point)
-    left = dict.fromkeys((point.name for point in points), retries)
-    with signals() as received:
-        told = 0  # signals passed on
-        while progress.running or (progress.waiting and not received):
-            if len(received) > told:
-                told = len(received)
-                for running in progress.running.values():
-                    running.process.send_signal(signal.SIGTERM if told == 1 else signal.SIGKILL)
-            for slot in parts:
-                if slot in progress.running and progress.running[slot].process.poll() is not None:
-                    _ended(progress, progress.running.pop(slot), directory, left, bool(received))
-                if slot not in progress.running and not received:
-                    point = _next(progress, directory)
+            progress.queue.append(point)
+    retries_left = dict.fromkeys((point.name for point in points), retries)
+    with catch_signals() as received:
+        n_forwarded = 0  # signals passed on
+        while progress.active or (progress.queue and not received):
+            if len(received) > n_forwarded:
+                n_forwarded = len(received)
+                for running_point in progress.active.values():
+                    running_point.process.send_signal(signal.SIGTERM if n_forwarded == 1 else signal.SIGKILL)
+            for slot in slots:
+                if slot in progress.active and progress.active[slot].process.poll() is not None:
+                    _finish(progress, progress.active.pop(slot), directory, retries_left, bool(received))
+                if slot not in progress.active and not received:
+                    point = _next_point(progress, directory)
                     if point is not None:
                         try:
-                            progress.running[slot] = _started(recipe, point, directory, slot)
+                            progress.active[slot] = _start(recipe, point, directory, slot)
                         except OSError as error:  # of this point's directory: the others may go on
-                            progress.failed[point.name] = f"cannot begin: {error.filename}: {error.strerror}"
+                            progress.failures[point.name] = f"cannot begin: {error.filename}: {error.strerror}"
             with contextlib.suppress(*[OSError] if received else []):  # the terminal may be gone
                 show(progress)
-            time.sleep(TICK)
+            time.sleep(POLL_SECONDS)
         return progress, not received
 
 
 @contextlib.contextmanager
-def signals() -> Iterator[list[int]]:
+def catch_signals() -> Iterator[list[int]]:
     """Ctrl-C, SIGTERM and SIGHUP append to the list, and do nothing else, within it; one that is ignored, as by nohup, stays so."""
-    received: list[int] = []
+    signals: list[int] = []
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in heard}
+    handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    old_handlers = {number: signal.signal(number, lambda number, _: signals.append(number)) for number in handled}
     try:
-        yield received
+        yield signals
     finally:
-        for number, handler in before.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)
 
 
-def _next(progress: Progress, directory: Path) -> Point | None:
+def _next_point(progress: Progress, directory: Path) -> Point | None:
     """The first point whose data nobody is preparing: points of the same data share what is prepared."""
-    busy = {data(r.point) for r in progress.running.values() if not (directory / r.point.name / "data.json").exists()}
-    point = next((point for point in progress.waiting if data(point) not in busy), None)
+    busy_data = {data_key(r.point) for r in progress.active.values() if not (directory / r.point.name / "data.json").exists()}
+    point = next((point for point in progress.queue if data_key(point) not in busy_data), None)
     if point is not None:
-        progress.waiting.remove(point)
+        progress.queue.remove(point)
     return point
 
 
-def data(point: Point) -> str:
+def data_key(point: Point) -> str:
     return repr(point.config and point.config.data)
 
 
-def _started(recipe: str, point: Point, directory: Path, slot: Slot) -> Running:
-    there = directory / point.name
-    there.mkdir(parents=True, exist_ok=True)
+def _start(recipe: str, point: Point, directory: Path, slot: Slot) -> RunningPoint:
+    run_path = directory / point.name
+    run_path.mkdir(parents=True, exist_ok=True)
     (directory / "data").mkdir(exist_ok=True)
-    if not (there / "data").exists():
-        (there / "data").symlink_to("../data")
-    command = child.command(["-m", "gptjax.train", f"--config={recipe}", f"--run={there}", *point.arguments])
-    with (there / LOG).open("a") as log:
+    if not (run_path / "data").exists():
+        (run_path / "data").symlink_to("../data")
+    command = child.command(["-m", "gptjax.train", f"--config={recipe}", f"--run={run_path}", *point.arguments])
+    with (run_path / LOG_FILE).open("a") as log:
         # A session of its own: the terminal's Ctrl-C is for this program alone, which passes it on.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={COMPILED: str((directory / "compiled").resolve())} | os.environ | slot.environment,
+            env={COMPILE_CACHE_VARIABLE: str((directory / "compiled").resolve())} | os.environ | slot.environment,
             start_new_session=True,
         )
     if hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(process.pid, slot.cores)
-    return Running(point, process, time.monotonic(), run_status.standing(point, directory).step)
+    return RunningPoint(point, process, time.monotonic(), run_status.read_status(point, directory).step)
 
 
-def _ended(progress: Progress, running: Running, directory: Path, left: dict[str, int], stopping: bool) -> None:
-    point, status = running.point, running.process.returncode
-    now = run_status.standing(point, directory)
+def _finish(progress: Progress, running_point: RunningPoint, directory: Path, retries_left: dict[str, int], is_stopping: bool) -> None:
+    point, exit_status = running_point.point, running_point.process.returncode
+    now = run_status.read_status(point, directory)
     if now.state == "done":
-        whole = running.whole(now)
-        progress.seconds += [] if whole is None else [whole]
-    elif stopping:
-        progress.waiting.append(point)
-    elif status not in (REFUSED, GAVE_UP) and left[point.name]:
-        left[point.name] -= 1
-        progress.waiting.append(point)
+        total = running_point.total_seconds(now)
+        progress.point_seconds += [] if total is None else [total]
+    elif is_stopping:
+        progress.queue.append(point)
+    elif exit_status not in (USER_ERROR_STATUS, NON_FINITE_STATUS) and retries_left[point.name]:
+        retries_left[point.name] -= 1
+        progress.queue.append(point)
     else:
-        progress.failed[point.name] = now.why or reason(directory / point.name / LOG, status)
+        progress.failures[point.name] = now.reason or failure_reason(directory / point.name / LOG_FILE, exit_status)
 
 
-def reason(log: Path, status: int) -> str:
+def failure_reason(log: Path, exit_status: int) -> str:
     """Why a process ended: its error line, or the last line that it wrote."""
-    said = log.read_text(errors="replace") if log.is_file() else ""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     error = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
     if error is not None:
         return error
-    ended = f"killed by signal {-status}" if status < 0 else f"ended with {status}"
-    return f"{ended}: {lines[-1][:200] if lines else 'it said nothing'}; {log} has all"
+    outcome = f"killed by signal {-exit_status}" if exit_status < 0 else f"ended with {exit_status}"
+    return f"{outcome}: {lines[-1][:200] if lines else 'it said nothing'}; {log} has all"

@@ -13,8 +13,8 @@ from gptjax.data import unicode
 from gptjax.report import console, loss_plot
 from gptjax.sweeps import comparison, run_status
 
-COLOURS = ("#4C78A8", "#D1495B", "#59A14F", "#B07AA1", "#F28E2B", "#76B7B2", "#9C755F", "#1F2937")
-HEAD = ("arm", "seeds", "validation loss", "beside the baseline", "parameters", "FLOPs of a run", "tokens/s", "time of a run")
+COLORS = ("#4C78A8", "#D1495B", "#59A14F", "#B07AA1", "#F28E2B", "#76B7B2", "#9C755F", "#1F2937")
+COLUMNS = ("arm", "seeds", "validation loss", "beside the baseline", "parameters", "FLOPs of a run", "tokens/s", "time of a run")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,22 +22,22 @@ class Section:
     """A part of the report below the arms: a table, what must be known of it, and its picture."""
 
     title: str
-    head: tuple[str, ...]
+    columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str
     picture: Path
 
 
-def rows(results: Sequence[comparison.Result]) -> list[tuple[str, ...]]:
+def table_rows(results: Sequence[comparison.ArmResult]) -> list[tuple[str, ...]]:
     """The table's cells, a row an arm, under HEAD."""
-    made = []
+    rows = []
     for number, result in enumerate(results):
         n = len(result.runs)
-        label = f"{result.label} (to check the laws)" if result.check else result.label
-        seeds = f"{n}" if not result.unfinished else f"{n - result.unfinished} of {n} finished"
-        difference = "baseline" if number == 0 else _difference(result.difference)
-        done = [run.seconds for run in result.runs if run.final is not None]
-        made.append(
+        label = f"{result.label} (to check the laws)" if result.holdout else result.label
+        seeds = f"{n}" if not result.n_unfinished else f"{n - result.n_unfinished} of {n} finished"
+        difference = "baseline" if number == 0 else _format_difference(result.difference)
+        durations = [run.seconds for run in result.runs if run.final_loss is not None]
+        rows.append(
             (
                 label,
                 seeds,
@@ -46,37 +46,39 @@ def rows(results: Sequence[comparison.Result]) -> list[tuple[str, ...]]:
                 f"{count.parameters(result.config.model):,}",
                 f"{result.flops:.2e}",
                 f"{result.tokens_per_s:,.0f}" if result.tokens_per_s else "",
-                console.duration(statistics.fmean(done)) if done else "",
+                console.human_duration(statistics.fmean(durations)) if durations else "",
             )
         )
-    return made
+    return rows
 
 
-def _difference(found: comparison.Estimate | None) -> str:
-    if found is None:
+def _format_difference(interval: comparison.MeanInterval | None) -> str:
+    if interval is None:
         return "no seed in common"
-    said = f"{found.mean:+.4f}" + ("" if math.isnan(found.half) else f" \N{PLUS-MINUS SIGN} {found.half:.4f}")
-    return said + ("" if math.isnan(found.half) else ", clear" if found.clear else ", not clear")
+    text = f"{interval.mean:+.4f}" + ("" if math.isnan(interval.half_width) else f" \N{PLUS-MINUS SIGN} {interval.half_width:.4f}")
+    return text + ("" if math.isnan(interval.half_width) else ", clear" if interval.is_significant else ", not clear")
 
 
-def markdown(name: str, about: str, results: Sequence[comparison.Result], failed: Sequence[str], sections: Sequence[Section]) -> str:
+def render_markdown(
+    name: str, description: str, results: Sequence[comparison.ArmResult], failures: Sequence[str], sections: Sequence[Section]
+) -> str:
     """Columns aligned, so that it is a table for people too."""
-    notes = [NOTE, *failed]
+    notes = [NOTE, *failures]
     lines = [
         f"# {run_status.one_line(name)}",
         "",
-        run_status.one_line(about),
+        run_status.one_line(description),
         "",
-        *_table(HEAD, rows(results)),
+        *_markdown_table(COLUMNS, table_rows(results)),
         "",
         *map(run_status.one_line, notes),
     ]
     for part in sections:
-        lines += ["", f"## {part.title}", "", *_table(part.head, part.rows), "", part.note]
+        lines += ["", f"## {part.title}", "", *_markdown_table(part.columns, part.rows), "", part.note]
     return "\n".join([*lines, ""])
 
 
-def _table(head: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> list[str]:
+def _markdown_table(head: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> list[str]:
     cells = [head, *([run_status.one_line(cell).replace("|", "\\|") for cell in row] for row in body)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
@@ -89,25 +91,25 @@ NOTE = (
 )
 
 
-def curves(results: Sequence[comparison.Result], path: Path) -> Path:
+def plot_curves(results: Sequence[comparison.ArmResult], path: Path) -> Path:
     """Validation loss of every arm against tokens and against FLOPs: the mean over seeds, and from the lowest to the highest."""
-    rows_of_names = -(-len(results) // 2)
-    figure = loss_plot.canvas(12, 4.8 + 0.22 * rows_of_names)
+    n_legend_rows = -(-len(results) // 2)
+    figure = loss_plot.new_figure(12, 4.8 + 0.22 * n_legend_rows)
     left, right = figure.subplots(1, 2, sharey=True)
     for number, result in enumerate(results):
         flops = count.train_flops_per_token(result.config.model)
-        points = _joined(result)
+        points = _mean_curve(result)
         for axes, factor in ((left, 1.0), (right, flops)):
             if points:
                 x, means, low, high = zip(*points, strict=True)
                 x = [tokens * factor for tokens in x]
-                colour = COLOURS[number % len(COLOURS)]
-                style = {"color": colour, "ls": "-" if number < len(COLOURS) else "--", "marker": "o" if len(points) == 1 else ""}
+                color = COLORS[number % len(COLORS)]
+                style = {"color": color, "ls": "-" if number < len(COLORS) else "--", "marker": "o" if len(points) == 1 else ""}
                 axes.plot(x, means, lw=1.8, label=loss_plot.escape(result.label), **style)  # a line of one point is not seen
-                axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+                axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
     for axes, unit in ((left, "tokens"), (right, "FLOPs")):
         axes.set_xlabel(unit, color=loss_plot.INK)
-        dressed(axes)
+        style_axes(axes)
     left.set_ylabel("validation loss (nats per token)", color=loss_plot.INK)
     if left.get_legend_handles_labels()[0]:
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
@@ -115,7 +117,7 @@ def curves(results: Sequence[comparison.Result], path: Path) -> Path:
     return path
 
 
-def dressed(axes) -> None:
+def style_axes(axes) -> None:
     """A logarithmic axis of x with a grid; named at 1, 2 and 5 where it is shorter than two decades."""
     import matplotlib.ticker
 
@@ -123,34 +125,34 @@ def dressed(axes) -> None:
     low, high = axes.get_xlim()
     if high < 100 * low:
         axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: console.quantity(x) if 1 <= x < 1e15 else f"{x:g}"))
+        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: console.si(x) if 1 <= x < 1e15 else f"{x:g}"))
         axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     axes.grid(True, which="both", color=loss_plot.FAINT, lw=0.8)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _joined(result: comparison.Result) -> list[tuple[float, float, float, float]]:
+def _mean_curve(result: comparison.ArmResult) -> list[tuple[float, float, float, float]]:
     """(tokens, mean, lowest, highest) where every run of the arm that has a curve was evaluated, after the first token."""
-    found = [dict(run.curve) for run in result.runs if run.curve]
-    shared = sorted(set.intersection(*(set(curve) for curve in found))) if found else []
+    curves = [dict(run.curve) for run in result.runs if run.curve]
+    common_tokens = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
     return [
         (tokens, statistics.fmean(losses), min(losses), max(losses))
-        for tokens in shared
+        for tokens in common_tokens
         if tokens > 0
-        for losses in [[curve[tokens] for curve in found]]
+        for losses in [[curve[tokens] for curve in curves]]
     ]
 
 
-def bars(results: Sequence[comparison.Result], path: Path) -> Path:
+def plot_bars(results: Sequence[comparison.ArmResult], path: Path) -> Path:
     """Every arm's final losses: each seed a dot, the mean with its interval."""
-    figure = loss_plot.canvas(9, 1.2 + 0.45 * len(results))
+    figure = loss_plot.new_figure(9, 1.2 + 0.45 * len(results))
     axes = figure.subplots()
     for number, result in enumerate(results):
-        finals = [run.final for run in result.runs if run.final is not None]
-        axes.plot(finals, [number] * len(finals), "o", ms=4, color=COLOURS[0], alpha=0.45)
+        finals = [run.final_loss for run in result.runs if run.final_loss is not None]
+        axes.plot(finals, [number] * len(finals), "o", ms=4, color=COLORS[0], alpha=0.45)
         if result.loss is not None:
-            half = 0.0 if math.isnan(result.loss.half) else result.loss.half
-            axes.errorbar([result.loss.mean], [number], xerr=[half], fmt="D", ms=5, color=COLOURS[1], capsize=4)
+            half = 0.0 if math.isnan(result.loss.half_width) else result.loss.half_width
+            axes.errorbar([result.loss.mean], [number], xerr=[half], fmt="D", ms=5, color=COLORS[1], capsize=4)
     axes.set_yticks(range(len(results)), [loss_plot.escape(result.label) for result in results])
     axes.set_ylim(len(results) - 0.4, -0.6)  # the first arm on top
     axes.set_xlabel("validation loss (nats per token): seeds, mean and 95% interval", color=loss_plot.INK)
@@ -160,24 +162,24 @@ def bars(results: Sequence[comparison.Result], path: Path) -> Path:
     return path
 
 
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;color:#1F2937;max-width:1100px;margin:2rem auto;padding:0 1rem}
+CSS = """body{font:16px/1.5 system-ui,sans-serif;color:#1F2937;max-width:1100px;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;font-size:14px}
 td,th{padding:.35rem .7rem;border-bottom:1px solid #E5E7EB;text-align:right;white-space:nowrap}
 td:first-child,th:first-child{text-align:left;font-family:ui-monospace,monospace}img{max-width:100%;margin:1rem 0}p{color:#4B5563}"""
 
 
-def page(
+def render_html(
     name: str,
-    about: str,
-    results: Sequence[comparison.Result],
-    failed: Sequence[str],
+    description: str,
+    results: Sequence[comparison.ArmResult],
+    failures: Sequence[str],
     pictures: Sequence[Path],
     sections: Sequence[Section],
 ) -> str:
     """The whole report as one file of HTML, pictures within."""
 
     def row(cells, tag):
-        return "<tr>" + "".join(f"<{tag}>{html.escape(unicode.valid(cell))}</{tag}>" for cell in cells) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}>{html.escape(unicode.replace_surrogates(cell))}</{tag}>" for cell in cells) + "</tr>"
 
     def table(head, body):
         lines = "\n".join([row(head, "th"), *(row(cells, "td") for cells in body)])
@@ -187,16 +189,17 @@ def page(
         return f'<img alt="{picture.stem}" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
 
     title = html.escape(run_status.one_line(name))
-    refused = "".join(f"<p>{html.escape(run_status.one_line(line))}</p>" for line in failed)
+    failure_html = "".join(f"<p>{html.escape(run_status.one_line(line))}</p>" for line in failures)
     parts = [
-        f"<h2>{part.title}</h2>\n{table(part.head, part.rows)}\n<p>{html.escape(part.note)}</p>\n{image(part.picture)}" for part in sections
+        f"<h2>{part.title}</h2>\n{table(part.columns, part.rows)}\n<p>{html.escape(part.note)}</p>\n{image(part.picture)}"
+        for part in sections
     ]
     return "\n".join(
         [
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>',
-            f"<h1>{title}</h1><p>{html.escape(run_status.one_line(about))}</p>",
-            table(HEAD, rows(results)),
-            f"<p>{html.escape(NOTE)}</p>{refused}",
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{CSS}</style>',
+            f"<h1>{title}</h1><p>{html.escape(run_status.one_line(description))}</p>",
+            table(COLUMNS, table_rows(results)),
+            f"<p>{html.escape(NOTE)}</p>{failure_html}",
             *map(image, pictures),
             *parts,
             "</html>",

@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gptjax.config import parse, sweep
-from gptjax.config.batch_schedule import Batches
+from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.sweep import Point, Sweep
 from gptjax.data import unicode
 from gptjax.report import events
 from gptjax.runtime import atomic, run_dir
 
-TAIL = 16_384  # bytes of metrics.jsonl that are looked at: the last evaluation lies in them, or a little before
-NAME = "sweep.json"
+TAIL_BYTES = 16_384  # bytes of metrics.jsonl that are looked at: the last evaluation lies in them, or a little before
+FILE_NAME = "sweep.json"
 COUNTS = ("tokens", "seconds", "tokens_per_s", "skipped_in_row")  # of a record, if there: finite, or not numbers that anything can use
 MEASUREMENTS = ("loss", "validation_loss", "noise_scale")  # numbers, that may be infinite or NaN
 State = Literal["refused", "damaged", "given up", "waiting", "begun", "done"]
-FAULTS = ("refused", "damaged", "given up")
+ERROR_STATES = ("refused", "damaged", "given up")
 
 
 @dataclasses.dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """state: "begun" has measured something, and may be running; "given up" ended on updates that were not finite; of a "damaged" run the
     record cannot be read. loss: the last validation loss; None: there is none yet. why: one line, of FAULTS."""
 
@@ -29,57 +29,57 @@ class Standing:
     step: int
     n_steps: int
     loss: float | None
-    why: str = ""
+    reason: str = ""
 
 
-def standing(point: Point, directory: Path) -> Standing:
+def read_status(point: Point, directory: Path) -> RunStatus:
     """Of the run of `point` below the sweep's directory. Done is a run that was evaluated after its last step, and saved."""
     if point.config is None:
-        return Standing("refused", 0, 0, None, point.refusal)
-    there, n_steps = directory / point.name, Batches(point.config).n_steps
+        return RunStatus("refused", 0, 0, None, point.error)
+    run_path, n_steps = directory / point.name, BatchSchedule(point.config).n_steps
     try:
-        records = _last(there / events.NAME)
+        records = _read_tail(run_path / events.FILE_NAME)
     except (OSError, ValueError) as error:
-        return Standing("damaged", 0, n_steps, None, one_line(error))
+        return RunStatus("damaged", 0, n_steps, None, one_line(error))
     step = max((record["step"] for record in records), default=0)
     losses = [record for record in records if "validation_loss" in record]
     loss = losses[-1]["validation_loss"] if losses else None
-    if losses and losses[-1]["step"] == n_steps and (there / "checkpoints" / str(n_steps)).exists():
-        return Standing("done", step, n_steps, loss)
+    if losses and losses[-1]["step"] == n_steps and (run_path / "checkpoints" / str(n_steps)).exists():
+        return RunStatus("done", step, n_steps, loss)
     skipped = records[-1].get("skipped_in_row", 0) if records else 0
     if skipped >= point.config.train.skips_allowed:
-        return Standing("given up", step, n_steps, loss, f"gave up: {skipped:,.0f} updates in a row were not finite, up to step {step:,}")
-    return Standing("begun" if records else "waiting", step, n_steps, loss)
+        return RunStatus("given up", step, n_steps, loss, f"gave up: {skipped:,.0f} updates in a row were not finite, up to step {step:,}")
+    return RunStatus("begun" if records else "waiting", step, n_steps, loss)
 
 
 def one_line(text: object) -> str:
     """What it says as a line that a file can hold."""
-    return " ".join(unicode.valid(str(text)).split())
+    return " ".join(unicode.replace_surrogates(str(text)).split())
 
 
-def _last(file: Path) -> list[dict[str, Any]]:
+def _read_tail(file: Path) -> list[dict[str, Any]]:
     """The records in the last TAIL bytes, those whose validation loss is no number left out. ValueError, naming the file, for a line that
     is none; what follows the last line end was torn, or is nothing."""
     if not file.exists():
         return []
-    with file.open("rb") as opened:
-        size = opened.seek(0, 2)
-        opened.seek(max(0, size - TAIL))
-        lines = opened.read().split(b"\n")
-    whole = lines[1 if size > TAIL else 0 : -1]
-    found = [parse.json_object(line, f"{file}, a line near its end,") for line in whole]
-    values = [{name: events.NOT_NUMBERS.get(v, v) if isinstance(v, str) else v for name, v in record.items()} for record in found]
+    with file.open("rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(max(0, size - TAIL_BYTES))
+        lines = stream.read().split(b"\n")
+    whole_lines = lines[1 if size > TAIL_BYTES else 0 : -1]
+    raw_records = [parse.json_object(line, f"{file}, a line near its end,") for line in whole_lines]
+    values = [{name: events.NON_FINITE.get(v, v) if isinstance(v, str) else v for name, v in record.items()} for record in raw_records]
     return [record for record in values if math.isfinite(check(record, str(file)).get("validation_loss", 0))]
 
 
-def records(there: Path) -> list[dict[str, Any]]:
+def read_records(run_path: Path) -> list[dict[str, Any]]:
     """All that a run has measured, oldest first. ValueError, naming the file, if it is damaged."""
     try:
-        found = events.read(there)
+        records = events.read(run_path)
     except (OSError, ValueError) as error:
-        said = one_line(error)
-        raise ValueError(said if events.NAME in said else f"{there / events.NAME} cannot be read: {said}") from None
-    return [check(record, str(there / events.NAME)) for record in found]
+        message = one_line(error)
+        raise ValueError(message if events.FILE_NAME in message else f"{run_path / events.FILE_NAME} cannot be read: {message}") from None
+    return [check(record, str(run_path / events.FILE_NAME)) for record in records]
 
 
 def check(record: dict[str, Any], where: str) -> dict[str, Any]:
@@ -97,30 +97,30 @@ def check(record: dict[str, Any], where: str) -> dict[str, Any]:
     return record
 
 
-def write(directory: Path, name: str, sweep: Sweep) -> None:
+def write_sweep(directory: Path, name: str, sweep: Sweep) -> None:
     """sweep.json: what the directory holds, so that it can be reported without configs/."""
     directory.mkdir(parents=True, exist_ok=True)
     record = {"name": name} | {field.name: getattr(sweep, field.name) for field in dataclasses.fields(sweep)}
-    atomic.save(directory / NAME, atomic.json_bytes(record))
+    atomic.save(directory / FILE_NAME, atomic.json_bytes(record))
 
 
-def read(directory: Path) -> tuple[str, Sweep]:
+def read_sweep(directory: Path) -> tuple[str, Sweep]:
     """(name, sweep) of a directory. ValueError, naming the file, if there is none or it is damaged."""
-    path = directory / NAME
+    path = directory / FILE_NAME
     if not path.is_file():
         raise ValueError(f"no sweep is in {directory}: it has no sweep.json; give the directory that gptjax.sweep made and printed")
-    record, where = parse.json_file(path), str(path)
-    name, about, recipe = (parse.member(record, field, str, where) for field in ("name", "about", "recipe"))
-    points, check = (
-        tuple(_edits(edits, where) for edits in parse.member({"check": []} | record, field, list, where))  # older ones have no check
+    record, where = parse.read_json(path), str(path)
+    name, description, recipe = (parse.member(record, field, str, where) for field in ("name", "about", "recipe"))
+    points, holdout = (
+        tuple(_check_edits(edits, where) for edits in parse.member({"check": []} | record, field, list, where))  # older ones have no check
         for field in ("points", "check")
     )
     return name, Sweep(
-        about=about, recipe=recipe, points=points, sets=_edits(parse.member(record, "sets", list, where), where), check=check
+        about=description, recipe=recipe, points=points, sets=_check_edits(parse.member(record, "sets", list, where), where), check=holdout
     )
 
 
-def _edits(value: Any, where: str) -> tuple[str, ...]:
+def _check_edits(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(edit, str) for edit in value):
         raise ValueError(
             f"{where}: {parse.quote(value)} is no list of path=value edits; restore the file, or let the sweep's command write it"
@@ -130,32 +130,32 @@ def _edits(value: Any, where: str) -> tuple[str, ...]:
 
 def load(directory: Path) -> tuple[str, Sweep, list[Point]]:
     """(name, sweep, its points as they were begun) of a directory. ValueError, naming the file, if that cannot be."""
-    name, asked = read(directory)
+    name, asked = read_sweep(directory)
     try:
-        points = sweep.planned(asked)
+        points = sweep.expand(asked)
     except ValueError as error:
-        raise ValueError(f"{directory / NAME}: {error}") from None
-    return name, asked, [recorded(point, directory) for point in points]
+        raise ValueError(f"{directory / FILE_NAME}: {error}") from None
+    return name, asked, [with_saved_config(point, directory) for point in points]
 
 
-def recorded(point: Point, directory: Path) -> Point:
+def with_saved_config(point: Point, directory: Path) -> Point:
     """The point with the config that its run was begun with, where there is one: a recipe may have changed since."""
-    there = directory / point.name
-    if not (there / "config.json").exists():
+    run_path = directory / point.name
+    if not (run_path / "config.json").exists():
         return point
     try:
-        return dataclasses.replace(point, config=run_dir.config(there), refusal="")
+        return dataclasses.replace(point, config=run_dir.load_config(run_path), error="")
     except (OSError, ValueError) as error:
-        return dataclasses.replace(point, config=None, refusal=one_line(error))
+        return dataclasses.replace(point, config=None, error=one_line(error))
 
 
-def claim(point: Point, directory: Path) -> str:
+def find_conflict(point: Point, directory: Path) -> str:
     """Why the run that lies where `point` would go cannot be continued; "" if it can, or if there is none."""
-    there = directory / point.name
-    if point.config is None or not (there / "config.json").exists():
+    run_path = directory / point.name
+    if point.config is None or not (run_path / "config.json").exists():
         return ""
     try:
-        lines = run_dir.differences(run_dir.config(there), point.config)
+        lines = run_dir.diff(run_dir.load_config(run_path), point.config)
     except (OSError, ValueError) as error:
         return one_line(error)
-    return f"{there} holds a run of another config ({'; '.join(lines)}); remove it, or give another --dir" if lines else ""
+    return f"{run_path} holds a run of another config ({'; '.join(lines)}); remove it, or give another --dir" if lines else ""

@@ -18,11 +18,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import scipy.optimize
 
-DELTA = 1e-3  # of Huber's loss: Hoffmann et al. section 3.3
-DRAWS = 200  # of the bootstrap
-ROUNDING = 1e-12  # a spread below this is none
-FAR = 700.0  # of a log loss that is no number, and the largest logarithm of a parameter or a loss: exp has no more
-GPT3 = (2.57, 0.048)  # L = 2.57 C^-0.048, C in PF-days: GPT-3 Figure 3.1
+HUBER_DELTA = 1e-3  # of Huber's loss: Hoffmann et al. section 3.3
+N_DRAWS = 200  # of the bootstrap
+MIN_SPREAD = 1e-12  # a spread below this is none
+MAX_LOG = 700.0  # of a log loss that is no number, and the largest logarithm of a parameter or a loss: exp has no more
+GPT3_LAW = (2.57, 0.048)  # L = 2.57 C^-0.048, C in PF-days: GPT-3 Figure 3.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,32 +37,38 @@ class Form:
     starts: tuple[tuple[float, ...], ...]
 
     @np.errstate(all="ignore")  # far off, powers overflow
-    def at(self, parameters: np.ndarray, variables: Sequence) -> np.ndarray:
+    def predict_log(self, parameters: np.ndarray, variables: Sequence) -> np.ndarray:
         """log L of arms, given each variable's values; never more than FAR."""
-        found = self.log_loss(parameters, [np.asarray(x, float) for x in variables])
-        return np.clip(np.nan_to_num(found, nan=FAR), -FAR, FAR)
+        log_losses = self.log_loss(parameters, [np.asarray(x, float) for x in variables])
+        return np.clip(np.nan_to_num(log_losses, nan=MAX_LOG), -MAX_LOG, MAX_LOG)
 
 
-EXPONENTS = (0.05, 0.2, 0.5)
-SCALES = (1e3, 1e8, 1e13)
-AMOUNTS = (1.0, 30.0, 1000.0)
-FLOORS = (0.3, 1.0, 2.0)
+EXPONENT_STARTS = (0.05, 0.2, 0.5)
+SCALE_STARTS = (1e3, 1e8, 1e13)
+COEFFICIENT_STARTS = (1.0, 30.0, 1000.0)
+FLOOR_STARTS = (0.3, 1.0, 2.0)
 FORMS = {
-    "power": Form("(x0/x)^a", ("x0", "a"), ("x",), lambda p, x: p[1] * np.log(p[0] / x[0]), (SCALES, EXPONENTS)),
-    "offset": Form("E + A/x^a", ("E", "A", "a"), ("x",), lambda p, x: np.log(p[0] + p[1] * x[0] ** -p[2]), (FLOORS, AMOUNTS, EXPONENTS)),
+    "power": Form("(x0/x)^a", ("x0", "a"), ("x",), lambda p, x: p[1] * np.log(p[0] / x[0]), (SCALE_STARTS, EXPONENT_STARTS)),
+    "offset": Form(
+        "E + A/x^a",
+        ("E", "A", "a"),
+        ("x",),
+        lambda p, x: np.log(p[0] + p[1] * x[0] ** -p[2]),
+        (FLOOR_STARTS, COEFFICIENT_STARTS, EXPONENT_STARTS),
+    ),
     "kaplan": Form(
         "[(Nc/N)^(aN/aD) + Dc/D]^aD",
         ("Nc", "aN", "Dc", "aD"),
         ("N", "D"),
         lambda p, x: p[3] * np.log((p[0] / x[0]) ** (p[1] / p[3]) + p[2] / x[1]),
-        (SCALES, EXPONENTS, SCALES, EXPONENTS),
+        (SCALE_STARTS, EXPONENT_STARTS, SCALE_STARTS, EXPONENT_STARTS),
     ),
     "chinchilla": Form(
         "E + A/N^a + B/D^b",
         ("E", "A", "a", "B", "b"),
         ("N", "D"),
         lambda p, x: np.log(p[0] + p[1] * x[0] ** -p[2] + p[3] * x[1] ** -p[4]),
-        (FLOORS, AMOUNTS, EXPONENTS, AMOUNTS, EXPONENTS),
+        (FLOOR_STARTS, COEFFICIENT_STARTS, EXPONENT_STARTS, COEFFICIENT_STARTS, EXPONENT_STARTS),
     ),
 }
 
@@ -75,31 +81,31 @@ class Fit:
     form: Form
     parameters: np.ndarray
     spread: float
-    draws: tuple[tuple[np.ndarray, float], ...]
-    error: float
+    bootstrap: tuple[tuple[np.ndarray, float], ...]
+    relative_error: float
 
-    def loss(self, *at: float) -> float:
-        return float(np.exp(self.form.at(self.parameters, at)))
+    def predict(self, *inputs: float) -> float:
+        return float(np.exp(self.form.predict_log(self.parameters, inputs)))
 
-    def interval(self, *at: float) -> tuple[float, float]:
+    def predict_interval(self, *inputs: float) -> tuple[float, float]:
         """The 95% interval of the loss."""
-        low, high = self._interval(lambda p: self.form.at(p, at))
+        low, high = self._bootstrap_interval(lambda p: self.form.predict_log(p, inputs))
         return float(low), float(high)
 
-    def intervals(self) -> dict[str, tuple[float, float, float]]:
+    def parameter_intervals(self) -> dict[str, tuple[float, float, float]]:
         """name -> (value, low, high) of each parameter."""
-        low, high = self._interval(np.log)
+        low, high = self._bootstrap_interval(np.log)
         return {
             name: (float(v), float(a), float(b)) for name, v, a, b in zip(self.form.parameters, self.parameters, low, high, strict=True)
         }
 
-    def _interval(self, log: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def _bootstrap_interval(self, log_value: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """The 95% interval of what `log` gives the logarithm of, from the parameters."""
-        value = log(self.parameters)
-        errors = [(log(parameters) - value) / spread for parameters, spread in self.draws]
+        value = log_value(self.parameters)
+        errors = [(log_value(parameters) - value) / spread for parameters, spread in self.bootstrap]
         low, high = np.quantile(errors, [0.025, 0.975], axis=0, method="weibull")  # of any number of draws 95% lie between, on average
-        ends = np.clip([value - high * self.spread, value - low * self.spread], -FAR, FAR)
-        return np.exp(ends[0]), np.exp(ends[1])
+        bounds = np.clip([value - high * self.spread, value - low * self.spread], -MAX_LOG, MAX_LOG)
+        return np.exp(bounds[0]), np.exp(bounds[1])
 
 
 def fit(form: Form, variables: Sequence[Sequence[float]], losses: Sequence[float], arms: Sequence[int], seed: int = 0) -> Fit:
@@ -111,52 +117,52 @@ def fit(form: Form, variables: Sequence[Sequence[float]], losses: Sequence[float
         raise ValueError(
             f"{form.formula} has {len(form.parameters)} parameters: give {len(form.parameters) + 1} arms or more, not {len(names)}"
         )
-    found = _best(form, x, log_loss, itertools.product(*form.starts))
-    fitted, where = form.at(found, x), np.searchsorted(names, arm)
+    found = _minimize(form, x, log_loss, itertools.product(*form.starts))
+    predicted, arm_index = form.predict_log(found, x), np.searchsorted(names, arm)
 
     def means(residuals):
-        return np.bincount(where, residuals) / np.bincount(where)
+        return np.bincount(arm_index, residuals) / np.bincount(arm_index)
 
-    def spread(residuals):
-        return max(float(np.sqrt(np.sum(means(residuals) ** 2) / (len(names) - len(form.parameters)))), ROUNDING)
+    def deviation(residuals):
+        return max(float(np.sqrt(np.sum(means(residuals) ** 2) / (len(names) - len(form.parameters)))), MIN_SPREAD)
 
-    residuals, normal = log_loss - fitted, np.random.default_rng(seed).standard_normal((DRAWS, len(names)))
-    seed_residuals, draws = residuals - means(residuals)[where], []
-    for errors in spread(residuals) * normal:
-        sample = fitted + errors[where] + seed_residuals
-        parameters = _best(form, x, sample, [found])
-        draws.append((parameters, spread(sample - form.at(parameters, x))))
-    return Fit(form, found, spread(residuals), tuple(draws), float(np.sqrt(np.mean(residuals**2))))
+    residuals, noise = log_loss - predicted, np.random.default_rng(seed).standard_normal((N_DRAWS, len(names)))
+    seed_residuals, draws = residuals - means(residuals)[arm_index], []
+    for errors in deviation(residuals) * noise:
+        sample = predicted + errors[arm_index] + seed_residuals
+        draw = _minimize(form, x, sample, [found])
+        draws.append((draw, deviation(sample - form.predict_log(draw, x))))
+    return Fit(form, found, deviation(residuals), tuple(draws), float(np.sqrt(np.mean(residuals**2))))
 
 
 @np.errstate(all="ignore")
-def _best(form: Form, x: list[np.ndarray], log_loss: np.ndarray, starts) -> np.ndarray:
+def _minimize(form: Form, x: list[np.ndarray], log_loss: np.ndarray, starts) -> np.ndarray:
     """The parameters of the least loss that any beginning leads to."""
 
     def residuals(logs):
-        return form.at(_parameters(logs), x) - log_loss
+        return form.predict_log(_exp_parameters(logs), x) - log_loss
 
     def squares(start):
         return scipy.optimize.least_squares(residuals, start, method="lm", max_nfev=1000)
 
     def huber(start):
-        return scipy.optimize.least_squares(residuals, start, loss="huber", f_scale=DELTA, max_nfev=200)
+        return scipy.optimize.least_squares(residuals, start, loss="huber", f_scale=HUBER_DELTA, max_nfev=200)
 
     # Far from the minimum Huber's loss is flat, and its search stops: squares lead to it.
-    tried = sorted((np.log(np.asarray(start, float)) for start in starts), key=lambda logs: np.abs(residuals(logs)).sum())[:16]
-    near = sorted(map(squares, tried), key=lambda end: end.cost)[:3]
-    return _parameters(min((huber(end.x) for end in near), key=lambda end: end.cost).x)
+    candidates = sorted((np.log(np.asarray(start, float)) for start in starts), key=lambda logs: np.abs(residuals(logs)).sum())[:16]
+    minima = sorted(map(squares, candidates), key=lambda minimum: minimum.cost)[:3]
+    return _exp_parameters(min((huber(minimum.x) for minimum in minima), key=lambda minimum: minimum.cost).x)
 
 
-def _parameters(logs: np.ndarray) -> np.ndarray:
-    return np.exp(np.clip(logs, -FAR, FAR))
+def _exp_parameters(logs: np.ndarray) -> np.ndarray:
+    return np.exp(np.clip(logs, -MAX_LOG, MAX_LOG))
 
 
-def frontier(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+def pareto_frontier(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
     """Of (compute, loss) points of several runs, those that no cheaper one is as good as: GPT-3 Figure 3.1's envelope."""
-    best, kept = np.inf, []
+    best, points = np.inf, []
     for compute, loss in sorted(point for curve in curves for point in curve):
         if loss < best:
             best = loss
-            kept.append((compute, loss))
-    return kept
+            points.append((compute, loss))
+    return points

@@ -14,11 +14,11 @@ from gptjax.config import count, sweep
 from gptjax.report import console, loss_plot
 from gptjax.sweeps import comparison, report_page, scaling_fit
 
-LARGER = 2.0  # times the largest size: what is predicted where the sweep has no points to check
+EXTRAPOLATION_FACTOR = 2.0  # times the largest size: what is predicted where the sweep has no points to check
 
 
 @dataclasses.dataclass(frozen=True)
-class Amounts:
+class ScalePoint:
     """Where an arm lies, and the final loss of each of its runs; losses is empty for what has not been trained."""
 
     N: float
@@ -31,7 +31,7 @@ class Amounts:
         return 6 * self.N * self.D / count.PF_DAY
 
     @property
-    def mean(self) -> float:
+    def mean_loss(self) -> float:
         return sum(self.losses) / len(self.losses)
 
 
@@ -41,154 +41,155 @@ class Law:
 
     name: str
     fit: scaling_fit.Fit
-    arms: tuple[Amounts, ...]
-    at: Callable[[Amounts], tuple[float, ...]]
-    applies: Callable[[Amounts], bool]
+    arms: tuple[ScalePoint, ...]
+    inputs: Callable[[ScalePoint], tuple[float, ...]]
+    applies_to: Callable[[ScalePoint], bool]
 
 
-def section(results: Sequence[comparison.Result], path: Path) -> report_page.Section | None:
+def scaling_section(results: Sequence[comparison.ArmResult], path: Path) -> report_page.Section | None:
     """Laws and predictions with their picture at `path`; None for a sweep of fewer than three sizes."""
-    arms = amounts([result for result in results if not result.check])
+    arms = scale_points([result for result in results if not result.check])
     if len({arm.N for arm in arms}) < 3:
         return None
-    wanted = amounts([result for result in results if result.check], finished=False)
-    wanted = wanted or [Amounts(LARGER * max(arm.N for arm in arms), max(arm.D for arm in arms))]
-    fitted = found(arms)
-    drawn(fitted, arms, wanted, path)
-    rows = [row for law in fitted for row in _rows(law, wanted)]
-    scale, exponent = scaling_fit.GPT3
-    rows += [(f"GPT-3's own: {scale} C^-{exponent}", "", "", *_where(arm), f"{scale * arm.C**-exponent:.3f}", "") for arm in wanted]
-    return report_page.Section("Scaling laws", HEAD, tuple(rows), NOTE, path)
+    targets = scale_points([result for result in results if result.check], only_finished=False)
+    targets = targets or [ScalePoint(EXTRAPOLATION_FACTOR * max(arm.N for arm in arms), max(arm.D for arm in arms))]
+    laws = fit_all(arms)
+    plot_laws(laws, arms, targets, path)
+    rows = [row for law in laws for row in _law_rows(law, targets)]
+    scale, exponent = scaling_fit.GPT3_LAW
+    rows += [(f"GPT-3's own: {scale} C^-{exponent}", "", "", *_format_scale(arm), f"{scale * arm.C**-exponent:.3f}", "") for arm in targets]
+    return report_page.Section("Scaling laws", COLUMNS, tuple(rows), NOTE, path)
 
 
-HEAD = ("law", "fitted, with 95% intervals", "error", "N", "D", "predicted, with 95% interval", "found")
+COLUMNS = ("law", "fitted, with 95% intervals", "error", "N", "D", "predicted, with 95% interval", "found")
 NOTE = (
     "N: parameters without embeddings; D: tokens; C = 6 N D in PF-days. error: root mean square, relative to the loss. Intervals are of "
     "the law; a run's seed comes on top. GPT-3's own law is of its vocabulary and its text: compare its slope, not its level."
 )
 
 
-def amounts(results: Sequence[comparison.Result], finished: bool = True) -> list[Amounts]:
+def scale_points(results: Sequence[comparison.ArmResult], only_finished: bool = True) -> list[ScalePoint]:
     """Arms by N and D, smallest first, the best of equals; finished: only those that have a final loss."""
-    best: dict[tuple[float, float], Amounts] = {}
+    best: dict[tuple[float, float], ScalePoint] = {}
     for result in results:
-        ends = [run for run in result.runs if run.final is not None]
-        if finished and not ends:
+        finished_runs = [run for run in result.runs if run.final_loss is not None]
+        if only_finished and not finished_runs:
             continue
-        D = ends[0].curve[-1][0] if ends else sweep.tokens(result.config)
-        arm = Amounts(
+        D = finished_runs[0].curve[-1][0] if finished_runs else sweep.run_tokens(result.config)
+        arm = ScalePoint(
             float(count.non_embedding_parameters(result.config.model)),
             float(D),
-            tuple(run.final for run in ends if run.final is not None),
-            tuple(run.curve for run in ends),
+            tuple(run.final_loss for run in finished_runs if run.final_loss is not None),
+            tuple(run.curve for run in finished_runs),
         )
         other = best.setdefault((arm.N, arm.D), arm)
-        if arm.losses and (not other.losses or arm.mean < other.mean):
+        if arm.losses and (not other.losses or arm.mean_loss < other.mean_loss):
             best[arm.N, arm.D] = arm
     return [best[key] for key in sorted(best)]
 
 
-def found(arms: Sequence[Amounts]) -> list[Law]:
+def fit_all(arms: Sequence[ScalePoint]) -> list[Law]:
     """Every law that these arms are enough for."""
     sizes, lengths = sorted({arm.N for arm in arms}), sorted({arm.D for arm in arms})
     longest = next((D for D in reversed(lengths) if sum(arm.D == D for arm in arms) >= 3), None)
     largest = next((N for N in reversed(sizes) if sum(arm.N == N for arm in arms) >= 3), None)
-    cheapest = scaling_fit.frontier([[(arm.C, arm.mean)] for arm in arms])
-    tried = [
-        (f"L(N) at D = {console.quantity(longest or 0)}", "power", [a for a in arms if a.D == longest], "N", lambda a: a.D == longest),
-        (f"L(D) at N = {console.quantity(largest or 0)}", "power", [a for a in arms if a.N == largest], "D", lambda a: a.N == largest),
+    cheapest = scaling_fit.pareto_frontier([[(arm.C, arm.mean_loss)] for arm in arms])
+    candidates = [
+        (f"L(N) at D = {console.si(longest or 0)}", "power", [a for a in arms if a.D == longest], "N", lambda a: a.D == longest),
+        (f"L(D) at N = {console.si(largest or 0)}", "power", [a for a in arms if a.N == largest], "D", lambda a: a.N == largest),
         ("L(C)", "power", [a for a in arms if (a.C, a.mean) in cheapest], "C", lambda a: True),
         ("L(N, D), Kaplan et al.", "kaplan", arms if len(lengths) > 1 else [], "ND", lambda a: True),
         ("L(N, D), Hoffmann et al.", "chinchilla", arms if len(lengths) > 2 else [], "ND", lambda a: True),
     ]
-    made = []
-    for name, form, through, variables, applies in tried:
-        if len(through) <= len(scaling_fit.FORMS[form].parameters):
+    laws = []
+    for name, form, points, variables, applies in candidates:
+        if len(points) <= len(scaling_fit.FORMS[form].parameters):
             continue
 
-        def at(arm, variables=variables):
+        def inputs(arm, variables=variables):
             return tuple(getattr(arm, name) for name in variables)
 
-        runs = [(at(arm), loss, number) for number, arm in enumerate(through) for loss in arm.losses]
-        places, losses, numbers = zip(*runs, strict=True)
-        made.append(
+        runs = [(inputs(arm), loss, number) for number, arm in enumerate(points) for loss in arm.losses]
+        coordinates, losses, numbers = zip(*runs, strict=True)
+        laws.append(
             Law(
                 name,
-                scaling_fit.fit(scaling_fit.FORMS[form], list(zip(*places, strict=True)), losses, numbers),
-                tuple(through),
-                at,
+                scaling_fit.fit(scaling_fit.FORMS[form], list(zip(*coordinates, strict=True)), losses, numbers),
+                tuple(points),
+                inputs,
                 applies,
             )
         )
-    return made
+    return laws
 
 
-def _rows(law: Law, wanted: Sequence[Amounts]) -> list[tuple[str, ...]]:
-    told = ", ".join(
-        f"{name.replace('x', law.name[2])} = {v:.3g} ({low:.2g} to {high:.2g})" for name, (v, low, high) in law.fit.intervals().items()
+def _law_rows(law: Law, targets: Sequence[ScalePoint]) -> list[tuple[str, ...]]:
+    parameters = ", ".join(
+        f"{name.replace('x', law.name[2])} = {v:.3g} ({low:.2g} to {high:.2g})"
+        for name, (v, low, high) in law.fit.parameter_intervals().items()
     )
     formula = law.fit.form.formula.replace("x", law.name[2]) if len(law.fit.form.variables) == 1 else law.fit.form.formula
     rows = []
-    for arm in [arm for arm in wanted if law.applies(arm)] or [None]:
-        said = (f"{law.name}: {formula}", told, f"{100 * law.fit.error:.2f}%") if not rows else ("", "", "")
+    for arm in [arm for arm in targets if law.applies_to(arm)] or [None]:
+        head_cells = (f"{law.name}: {formula}", parameters, f"{100 * law.fit.relative_error:.2f}%") if not rows else ("", "", "")
         if arm is None:
-            rows.append((*said, "", "", "", ""))
+            rows.append((*head_cells, "", "", "", ""))
             continue
-        value, (low, high) = law.fit.loss(*law.at(arm)), law.fit.interval(*law.at(arm))
-        outcome = f"{arm.mean:.3f} ({100 * (arm.mean / value - 1):+.1f}%)" if arm.losses else "not trained"
-        rows.append((*said, *_where(arm), f"{value:.3f} ({low:.3f} to {high:.3f})", outcome))
+        value, (low, high) = law.fit.predict(*law.inputs(arm)), law.fit.predict_interval(*law.inputs(arm))
+        found = f"{arm.mean_loss:.3f} ({100 * (arm.mean_loss / value - 1):+.1f}%)" if arm.losses else "not trained"
+        rows.append((*head_cells, *_format_scale(arm), f"{value:.3f} ({low:.3f} to {high:.3f})", found))
     return rows
 
 
-def _where(arm: Amounts) -> tuple[str, str]:
-    return console.quantity(arm.N), console.quantity(arm.D)
+def _format_scale(arm: ScalePoint) -> tuple[str, str]:
+    return console.si(arm.N), console.si(arm.D)
 
 
-def drawn(fitted: Sequence[Law], arms: Sequence[Amounts], wanted: Sequence[Amounts], path: Path) -> None:
+def plot_laws(laws: Sequence[Law], arms: Sequence[ScalePoint], targets: Sequence[ScalePoint], path: Path) -> None:
     """Left: loss by size, for each length, with the law of both that fits better. Right: by compute, with every run's curve, as GPT-3's
     Figure 3.1. A star is a run that was predicted; the bar through it, or in its place, is the prediction."""
     import numpy as np
 
-    figure = loss_plot.canvas(12, 4.8)
+    figure = loss_plot.new_figure(12, 4.8)
     left, right = figure.subplots(1, 2, sharey=True)
-    both = min((law for law in fitted if len(law.fit.form.variables) == 2), key=lambda law: law.fit.error, default=None)
-    alone = {law.name[:4]: law for law in fitted if len(law.fit.form.variables) == 1}
-    by_size = both or alone.get("L(N)")
-    sizes = np.geomspace(min(arm.N for arm in arms), max(arm.N for arm in [*arms, *wanted]))
+    joint_law = min((law for law in laws if len(law.fit.form.variables) == 2), key=lambda law: law.fit.error, default=None)
+    single_laws = {law.name[:4]: law for law in laws if len(law.fit.form.variables) == 1}
+    by_size = joint_law or single_laws.get("L(N)")
+    sizes = np.geomspace(min(arm.N for arm in arms), max(arm.N for arm in [*arms, *targets]))
     for number, D in enumerate(sorted({arm.D for arm in arms})):
-        colour = report_page.COLOURS[number % len(report_page.COLOURS)]
-        mine = [arm for arm in arms if arm.D == D]
-        left.plot([arm.N for arm in mine], [arm.mean for arm in mine], "o", color=colour, label=f"{console.quantity(D)} tokens")
-        if by_size and by_size.applies(mine[0]):
-            left.plot(sizes, [by_size.fit.loss(*by_size.at(Amounts(N, D))) for N in sizes], color=colour, lw=1.2)
+        color = report_page.COLORS[number % len(report_page.COLORS)]
+        own_points = [arm for arm in arms if arm.D == D]
+        left.plot([arm.N for arm in own_points], [arm.mean_loss for arm in own_points], "o", color=color, label=f"{console.si(D)} tokens")
+        if by_size and by_size.applies_to(own_points[0]):
+            left.plot(sizes, [by_size.fit.predict(*by_size.inputs(ScalePoint(N, D))) for N in sizes], color=color, lw=1.2)
     for arm in arms:
         for curve in arm.curves:
             points = [(6 * arm.N * tokens / count.PF_DAY, loss) for tokens, loss in curve if tokens > 0]
             right.plot(*zip(*points, strict=True), color="#9CA3AF", lw=0.9)
-    if "L(C)" in alone:
-        law = alone["L(C)"]
-        costs = np.geomspace(min(arm.C for arm in law.arms), max(arm.C for arm in [*law.arms, *wanted]))
-        lows, highs = zip(*(law.fit.interval(C) for C in costs), strict=True)
-        right.plot([arm.C for arm in law.arms], [arm.mean for arm in law.arms], "o", color=report_page.COLOURS[0])
+    if "L(C)" in single_laws:
+        law = single_laws["L(C)"]
+        costs = np.geomspace(min(arm.C for arm in law.arms), max(arm.C for arm in [*law.arms, *targets]))
+        lows, highs = zip(*(law.fit.predict_interval(C) for C in costs), strict=True)
+        right.plot([arm.C for arm in law.arms], [arm.mean for arm in law.arms], "o", color=report_page.COLORS[0])
         right.plot(
-            costs, [law.fit.loss(C) for C in costs], color=report_page.COLOURS[0], label=f"L(C), exponent {law.fit.parameters[1]:.3f}"
+            costs, [law.fit.predict(C) for C in costs], color=report_page.COLORS[0], label=f"L(C), exponent {law.fit.parameters[1]:.3f}"
         )
-        right.fill_between(costs, lows, highs, color=report_page.COLOURS[0], alpha=0.15, lw=0)
-        scale, exponent = scaling_fit.GPT3
-        level = law.fit.loss(costs[0]) / (scale * costs[0] ** -exponent)
+        right.fill_between(costs, lows, highs, color=report_page.COLORS[0], alpha=0.15, lw=0)
+        scale, exponent = scaling_fit.GPT3_LAW
+        level = law.fit.predict(costs[0]) / (scale * costs[0] ** -exponent)
         slope = [level * scale * C**-exponent for C in costs]
         right.plot(costs, slope, "--", color=loss_plot.INK, lw=1.2, label=f"GPT-3's slope, {exponent}, from the same start")
-    for axes, law, place in ((left, by_size, "N"), (right, alone.get("L(C)"), "C")):
-        for arm in wanted:
-            if law and law.applies(arm):
-                value, (low, high) = law.fit.loss(*law.at(arm)), law.fit.interval(*law.at(arm))
+    for axes, law, quantity in ((left, by_size, "N"), (right, single_laws.get("L(C)"), "C")):
+        for arm in targets:
+            if law and law.applies_to(arm):
+                value, (low, high) = law.fit.predict(*law.inputs(arm)), law.fit.predict_interval(*law.inputs(arm))
                 bar = [[value - min(low, value)], [max(high, value) - value]]
-                axes.errorbar([getattr(arm, place)], [value], yerr=bar, fmt="_", color=loss_plot.INK, capsize=5, label="predicted")
+                axes.errorbar([getattr(arm, quantity)], [value], yerr=bar, fmt="_", color=loss_plot.INK, capsize=5, label="predicted")
             if arm.losses:
-                axes.plot([getattr(arm, place)], [arm.mean], "*", ms=13, color=report_page.COLOURS[1], label="found")
+                axes.plot([getattr(arm, quantity)], [arm.mean_loss], "*", ms=13, color=report_page.COLORS[1], label="found")
         if axes.get_legend_handles_labels()[0]:  # no law and no wanted arm: nothing to explain
             axes.legend(frameon=False, fontsize=9)
-        report_page.dressed(axes)
+        report_page.style_axes(axes)
     left.set_xlabel("parameters without embeddings", color=loss_plot.INK)
     right.set_xlabel("PF-days, 6 N D", color=loss_plot.INK)
     left.set_ylabel("validation loss (nats per token)", color=loss_plot.INK)

@@ -12,7 +12,7 @@ from gptjax.config.sweep import Point
 from gptjax.sweeps import run_status
 
 
-def sent(name: str, points: Sequence[Point], directory: Path, project: str, say: Callable[[str], None]) -> int:
+def log_runs(name: str, points: Sequence[Point], directory: Path, project: str, log: Callable[[str], None]) -> int:
     """Each run that has measured something becomes one of `project`, in the group `name`; how many. To send again adds what is new: a run's
     id follows from its config, and steps that are there already are skipped. WANDB_MODE=offline writes to DIR/wandb, for `wandb sync`.
     ValueError if the package is not there."""
@@ -22,19 +22,19 @@ def sent(name: str, points: Sequence[Point], directory: Path, project: str, say:
     n = 0
     for point in points:
         try:
-            records = run_status.records(directory / point.name)
+            records = run_status.read_records(directory / point.name)
         except ValueError as error:
-            say(f"{point.name}: {error}")
+            log(f"{point.name}: {error}")
             continue
         if point.config is None or not records:
-            say(f"{point.name}: {point.refusal or 'nothing to send'}")
+            log(f"{point.name}: {point.error or 'nothing to send'}")
             continue
         run = wandb.init(
             project=project,
             group=name,
             name=point.name,
             id=f"{name}-{overrides.digest(point.config)}",
-            config=overrides.flat(point.config),
+            config=overrides.flatten(point.config),
             dir=directory,
             resume="allow",
         )
@@ -44,8 +44,8 @@ def sent(name: str, points: Sequence[Point], directory: Path, project: str, say:
             by_step.setdefault(values.pop("step"), {}).update(values)
         for step in sorted(step for step in by_step if step >= first):
             run.log(by_step[step], step=step)
-        run.summary["state"] = run_status.standing(point, directory).state
+        run.summary["state"] = run_status.read_status(point, directory).state
         run.finish()
-        say(f"{point.name}: steps {first:,} to {max(by_step):,}" if first <= max(by_step) else f"{point.name}: all was there")
+        log(f"{point.name}: steps {first:,} to {max(by_step):,}" if first <= max(by_step) else f"{point.name}: all was there")
         n += 1
     return n

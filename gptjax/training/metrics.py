@@ -17,18 +17,18 @@ def mfu(flops_per_token: float, tokens_per_s: float, devices: Any) -> float | No
     return None if chip is None else flops_per_token * tokens_per_s / (chip.flops * len(devices))
 
 
-def evaluation(
-    nll: Callable, params: Any, rows: np.ndarray, microbatch_rows: int, put: Callable, bytes_per_token: float
+def evaluate(
+    nll: Callable, params: Any, rows: np.ndarray, microbatch_rows: int, put_on_mesh: Callable, bytes_per_token: float
 ) -> dict[str, float]:
     """Loss (nats a token), perplexity and bits per byte over `rows` (R, n_ctx + 1), every token once, in microbatches padded with rows of
     weight 0. nll: jitted (params, tokens_BT, weights_BT) -> sum; put(array, letters): places a host array on the mesh; bytes_per_token: of
     the text."""
     total = 0.0
     for first in range(0, len(rows), microbatch_rows):
-        part = rows[first : first + microbatch_rows]
-        missing = ((0, microbatch_rows - len(part)), (0, 0))
-        weights = np.pad(np.ones((len(part), rows.shape[1] - 1), np.float32), missing)
-        total += float(jax.device_get(nll(params, put(np.pad(part, missing), "B1"), put(weights, "B1"))))
+        batch = rows[first : first + microbatch_rows]
+        padding = ((0, microbatch_rows - len(batch)), (0, 0))
+        weights = np.pad(np.ones((len(batch), rows.shape[1] - 1), np.float32), padding)
+        total += float(jax.device_get(nll(params, put_on_mesh(np.pad(batch, padding), "B1"), put_on_mesh(weights, "B1"))))
     loss = total / (len(rows) * (rows.shape[1] - 1))
     bits_per_byte = loss / math.log(2) / bytes_per_token
     return {"validation_loss": loss, "perplexity": math.exp(min(loss, 700)), "bits_per_byte": bits_per_byte}

@@ -21,20 +21,22 @@ from gptjax.runtime import atomic, lock, run_dir
 
 
 @contextlib.contextmanager
-def hold_lock(directory: Path, shared: bool, party: Any, warn: Callable[[str], None]) -> Iterator[None]:
+def hold_lock(directory: Path, shared: bool, processes: Any, warn: Callable[[str], None]) -> Iterator[None]:
     """While entered, no other run is in the directory. party: a distributed.processes.Hosts, whose process 0 holds the lock. shared: all
     see the directory. ValueError if another program has it, or if it is not the same for all."""
-    with lock.hold(directory, "run directory", warn) if party.process == 0 else contextlib.nullcontext():
-        owner = party.first(lambda: lock.owner(directory))
+    with lock.hold(directory, "run directory", warn) if processes.process == 0 else contextlib.nullcontext():
+        owner = processes.first(lambda: lock.owner(directory))
         if shared:
             run_dir.check_shared(directory, owner)
         yield
 
 
-def about(config: Config, plan: batch_schedule.Batches, limit_rows: int, reading: Any, record: dict[str, Any]) -> dict[str, Any]:
+def metadata(
+    config: Config, plan: batch_schedule.BatchSchedule, max_microbatch_rows: int, dataset: Any, record: dict[str, Any]
+) -> dict[str, Any]:
     """What a checkpoint holds beside the state. record: the seal of what was measured up to it (report.events)."""
-    leaves = {"config": overrides.flat(config), "microbatch_rows": limit_rows, "shards": plan.shards, "quantum": plan.quantum}
-    return leaves | {"tokenizer": reading.tokenizer.digest, "text": reading.digest(), "record": record}
+    leaves = {"config": overrides.flatten(config), "microbatch_rows": max_microbatch_rows, "shards": plan.shards, "quantum": plan.quantum}
+    return leaves | {"tokenizer": dataset.tokenizer.digest, "text": dataset.digest(), "record": record}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +58,8 @@ class ResumePoint:
 
     step: int
     state: Any
-    plan: batch_schedule.Batches
-    limit_rows: int  # of a microbatch
+    plan: batch_schedule.BatchSchedule
+    max_microbatch_rows: int  # of a microbatch
     record_bytes: int | None = 0
     notes: tuple[str, ...] = ()
 
@@ -66,89 +68,94 @@ def find_run(request: Request, checkpoints: Any, warn: Callable[[str], None]) ->
     """Whether there is a run that goes on, and the leaves (overrides.flat) of the config that it is to have, its length that of --tokens.
     For process 0. ValueError if it cannot go on, as far as can be told before its data are read."""
     steps = checkpoints.steps()
-    exists = run_dir.claim(request.directory, request.config, steps, request.tokens is not None, request.new_record)
+    exists = run_dir.claim_run_dir(request.directory, request.config, steps, request.tokens is not None, request.new_record)
     if steps:
-        step, meta = checkpoints.newest()
-        _compare(request, step, meta)
-        config = _set_length(request, overrides.rebuild(meta["config"]))
+        step, meta = checkpoints.latest()
+        _check_config(request, step, meta)
+        config = _set_length(request, overrides.unflatten(meta["config"]))
         _check_record(request, step, meta)
-        return True, overrides.flat(config)
-    config = _set_length(request, run_dir.config(request.directory) if exists else None)
-    done = events.last_step(request.directory)
-    if done and (request.directory / "config.json").is_file():
+        return True, overrides.flatten(config)
+    config = _set_length(request, run_dir.load_config(request.directory) if exists else None)
+    steps_done = events.last_step(request.directory)
+    if steps_done and (request.directory / "config.json").is_file():
         # The save before is waited for at each: so after two periods the first is there.
-        if done > 2 * run_dir.config(request.directory).loop.every_save:
+        if steps_done > 2 * run_dir.load_config(request.directory).loop.every_save:
             raise ValueError(
-                f"{request.directory} has a record of {done:,} steps and no checkpoint: put checkpoints/ back, give another --run, or "
+                f"{request.directory} has a record of {steps_done:,} steps and no checkpoint: put checkpoints/ back, give another --run, or "
                 f"remove metrics.jsonl, and the run begins again"
             )
-        warn(f"no checkpoint is in {request.directory}: its record of {done:,} steps is dropped, and the run begins again")
-    return False, overrides.flat(config)
+        warn(f"no checkpoint is in {request.directory}: its record of {steps_done:,} steps is dropped, and the run begins again")
+    return False, overrides.flatten(config)
 
 
-def restore_run(request: Request, checkpoints: Any, abstract_state: Any, reading: Any, shards: int, party: Any) -> ResumePoint:
+def restore_run(request: Request, checkpoints: Any, abstract_state: Any, dataset: Any, shards: int, processes: Any) -> ResumePoint:
     """The run as its newest checkpoint that is whole has it, from there on. ValueError if what is asked for cannot go on from it."""
     import jax
 
     from gptjax.training import schedule
 
-    data = f"the data of {request.directory} have changed since it began: give back what it read, or another --run"
-    step, now, meta = checkpoints.restore(abstract_state)
-    if meta["tokenizer"] != reading.tokenizer.digest or meta.get("text", reading.digest()) != reading.digest():  # earlier ones lack it
-        raise ValueError(data)
-    rows, longer = int(jax.device_get(now.rows)), _compare(request, step, meta)
-    if longer and request.config.train.total_tokens < min(rows * request.config.model.n_ctx, meta["config"]["train.total_tokens"]):
-        done = f"{rows * request.config.model.n_ctx:,}"
-        raise ValueError(f"--tokens={request.config.train.total_tokens:,}, but {done} tokens are done; give more, or another --run")
-    record_bytes = party.first(lambda: _check_record(request, step, meta))
+    data_error = f"the data of {request.directory} have changed since it began: give back what it read, or another --run"
+    step, state, meta = checkpoints.restore(abstract_state)
+    if meta["tokenizer"] != dataset.tokenizer.digest or meta.get("text", dataset.digest()) != dataset.digest():  # earlier ones lack it
+        raise ValueError(data_error)
+    rows, length_changes = int(jax.device_get(state.rows)), _check_config(request, step, meta)
+    if length_changes and request.config.train.total_tokens < min(rows * request.config.model.n_ctx, meta["config"]["train.total_tokens"]):
+        tokens_done = f"{rows * request.config.model.n_ctx:,}"
+        raise ValueError(f"--tokens={request.config.train.total_tokens:,}, but {tokens_done} tokens are done; give more, or another --run")
+    record_bytes = processes.broadcast_from_zero(lambda: _check_record(request, step, meta))
     plan = batch_schedule.resume(request.config, shards, step, rows, meta.get("quantum"))
     limit = request.config.train.microbatch_rows or meta["microbatch_rows"]
     notes = [events.LOST_NOTE] if record_bytes is None else []
-    if longer:
-        seen = (rows + plan.rows(step)) * request.config.model.n_ctx
-        now_rate, old_rate = (schedule.rate(config.train.schedule, seen) for config in (request.config, overrides.rebuild(meta["config"])))
-        notes.append(
-            f"the run has another length from step {step:,} on: {'; '.join(longer)}; its learning rate goes on at {now_rate:.2e}, where it "
-            f"would have been {old_rate:.2e}"
+    if length_changes:
+        tokens_seen = (rows + plan.rows(step)) * request.config.model.n_ctx
+        new_lr, old_lr = (
+            schedule.lr_at(config.train.schedule, tokens_seen) for config in (request.config, overrides.unflatten(meta["config"]))
         )
-    before, after = plan.largest_microbatch(meta["microbatch_rows"], meta.get("shards", shards)), plan.largest_microbatch(limit)
-    if before != after:
+        notes.append(
+            f"the run has another length from step {step:,} on: {'; '.join(length_changes)}; its learning rate goes on at {new_lr:.2e}, where it "
+            f"would have been {old_lr:.2e}"
+        )
+    old_microbatch, new_microbatch = (
+        plan.largest_microbatch(meta["microbatch_rows"], meta.get("shards", shards)),
+        plan.largest_microbatch(limit),
+    )
+    if old_microbatch != new_microbatch:
         has_dropout = any(dataclasses.astuple(request.config.model.dropout))
-        other = "sums are rounded otherwise, and dropout draws other masks" if has_dropout else "sums are rounded otherwise"
-        notes.append(f"microbatches have {after} rows from step {step:,} on, where they had {before}: {other}")
-    return ResumePoint(step, now, plan, limit, record_bytes, tuple(notes))
+        effect = "sums are rounded otherwise, and dropout draws other masks" if has_dropout else "sums are rounded otherwise"
+        notes.append(f"microbatches have {new_microbatch} rows from step {step:,} on, where they had {old_microbatch}: {effect}")
+    return ResumePoint(step, state, plan, limit, record_bytes, tuple(notes))
 
 
-def write_description(directory: Path, config: Config, reading: Any) -> None:
+def write_description(directory: Path, config: Config, dataset: Any) -> None:
     """config.json, data.json, and the tokenizer's files: sampling must not need them elsewhere again. For process 0. OSError that names
     what cannot be written."""
     atomic.save(directory / "config.json", run_dir.config_bytes(config))
-    atomic.save(directory / "data.json", atomic.json_bytes(reading.description()))
-    build.save_files(reading.tokenizer, config.data.tokenizer, directory)
+    atomic.save(directory / "data.json", atomic.json_bytes(dataset.description()))
+    build.save_files(dataset.tokenizer, config.data.tokenizer, directory)
 
 
 @contextlib.contextmanager
 def remove_new_data(directory: Path, continues: bool) -> Iterator[None]:
     """Where a run that goes on is refused within, what was prepared for it below `directory` is removed again."""
-    before = set(directory.iterdir()) if directory.is_dir() else set()
+    old_paths = set(directory.iterdir()) if directory.is_dir() else set()
     try:
         yield
     except ValueError:
         if continues:
-            for path in set(directory.iterdir()) - before if directory.is_dir() else ():
+            for path in set(directory.iterdir()) - old_paths if directory.is_dir() else ():
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
             with contextlib.suppress(OSError):
                 directory.rmdir()  # where it is empty
         raise
 
 
-def _set_length(request: Request, there: Config | None) -> Config:
+def _set_length(request: Request, saved_config: Config | None) -> Config:
     """The config that is asked for, with the length of --tokens: it scales the decay of the run that is there, or of the recipe, and no
     decay of --set, which might be of the new length or of the old. ValueError if --set gives one that is not in proportion to the run's."""
     if request.tokens is None:
         return request.config
-    given, begun = ((c.train.total_tokens, run_dir.decay(c)) for c in (request.config, there or request.config))
-    if request.set_length and there is None:
+    given, begun = ((c.train.total_tokens, run_dir.decay(c)) for c in (request.config, saved_config or request.config))
+    if request.set_length and saved_config is None:
         raise ValueError(
             f"--tokens={request.tokens:,} moves the length and the decay of the recipe, and --set changes them, too "
             f"(to {_length(*given)}); give one of the two"
@@ -159,18 +166,18 @@ def _set_length(request: Request, there: Config | None) -> Config:
             f"--tokens={request.tokens:,} moves the length and the decay of the run in {request.directory} ({_length(*begun)}), and --set "
             f"gives others ({_length(*given)}): leave those out"
         )
-    return run_dir.scale_length(request.config, request.tokens, there)
+    return run_dir.scale_length(request.config, request.tokens, saved_config)
 
 
 def _length(total_tokens: int, decay: int | None) -> str:
     return f"train.total_tokens={total_tokens:,}" + (f", decay_tokens={decay:,}" if decay is not None else "")
 
 
-def _compare(request: Request, step: int, meta: dict[str, Any]) -> list[str]:
+def _check_config(request: Request, step: int, meta: dict[str, Any]) -> list[str]:
     """What is other than in the checkpoint in length. ValueError if more is."""
-    there = overrides.rebuild(meta["config"])
+    saved_config = overrides.unflatten(meta["config"])
     what = f"the checkpoint of step {step:,} in {request.directory} is of another config"
-    return run_dir.check(there, request.config, what, request.tokens is not None)
+    return run_dir.check_same_config(saved_config, request.config, what, request.tokens is not None)
 
 
 def _check_record(request: Request, step: int, meta: dict[str, Any]) -> int | None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gptjax.config import schema
 
 
-def rate(schedule: schema.Schedule, tokens: int) -> float:
+def lr_at(schedule: schema.Schedule, tokens: int) -> float:
     """`learning_rate` as a number, for people."""
     return float(jax.device_get(learning_rate(schedule, jnp.float32(tokens))))
 
@@ -21,15 +21,15 @@ def learning_rate(schedule: schema.Schedule, tokens: jax.Array) -> jax.Array:
     Cosine is measured from the end of the warm-up to decay_tokens. GPT-3's Appendix B gives "cosine decay ... over 260 billion tokens"
     without its origin; the warm-up is 0.14% of that."""
     # float(): 260e9 is too large for JAX's integers.
-    warm = jnp.minimum(tokens / float(schedule.warmup_tokens), 1.0) if schedule.warmup_tokens else jnp.float32(1)
+    warmup = jnp.minimum(tokens / float(schedule.warmup_tokens), 1.0) if schedule.warmup_tokens else jnp.float32(1)
     match schedule:
         case schema.Constant(peak=peak):
-            return peak * warm
+            return peak * warmup
         case schema.Linear(peak=peak, decay_tokens=end):
             # GPT-1's released fine-tuning code: (x / w if x <= w else 1) * (1 - x).
-            return peak * warm * jnp.clip(1 - tokens / float(end), 0, 1)
+            return peak * warmup * jnp.clip(1 - tokens / float(end), 0, 1)
         case schema.Cosine(peak=peak, warmup_tokens=start, decay_tokens=end, floor=floor):
             x = jnp.clip((tokens - float(start)) / float(end - start), 0, 1)
-            return peak * warm * (floor + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * x)))
+            return peak * warmup * (floor + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * x)))
         case _:
             assert_never(schedule)

@@ -17,11 +17,11 @@ class Architecture:
     class_name: str
     layout: name_maps.Layout
     norm: str
-    names: dict[str, str]
+    size_names: dict[str, str]
     dropout: dict[str, str]
     activation: str
     activations: dict[str, str]
-    fixed: dict[str, Any]
+    constants: dict[str, Any]
     defaults: dict[str, Any]  # for settings that older files lack
     recipe: str
 
@@ -37,7 +37,7 @@ _NEO_NAMES = {
 }
 _GPT_DROPOUT = {"embedding": "embd_pdrop", "attention": "attn_pdrop", "residual": "resid_pdrop"}
 _NEO_DROPOUT = {"embedding": "embed_dropout", "attention": "attention_dropout", "residual": "resid_dropout"}
-_FIXED = {"layer_norm_epsilon": 1e-5, "tie_word_embeddings": True}
+_CONSTANTS = {"layer_norm_epsilon": 1e-5, "tie_word_embeddings": True}
 
 ARCHITECTURES = {
     "openai-gpt": Architecture(
@@ -45,11 +45,11 @@ ARCHITECTURES = {
         class_name="OpenAIGPTLMHeadModel",
         layout=name_maps.GPT1,
         norm="post",
-        names=_GPT_NAMES,
+        size_names=_GPT_NAMES,
         dropout=_GPT_DROPOUT,
         activation="afn",
         activations={"gelu": "tanh"},  # its modeling_openai.py calls the tanh form so
-        fixed=_FIXED,
+        constants=_CONSTANTS,
         defaults=dict.fromkeys(_GPT_DROPOUT.values(), 0.1) | {"afn": "gelu"},
         recipe="gpt1",
     ),
@@ -58,11 +58,11 @@ ARCHITECTURES = {
         class_name="GPT2LMHeadModel",
         layout=name_maps.GPT2,
         norm="pre",
-        names=_GPT_NAMES,
+        size_names=_GPT_NAMES,
         dropout=_GPT_DROPOUT,
         activation="activation_function",
         activations=_GELUS,
-        fixed=_FIXED | {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
+        constants=_CONSTANTS | {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
         defaults=dict.fromkeys(_GPT_DROPOUT.values(), 0.1) | {"activation_function": "gelu_new", "n_inner": None},
         recipe="gpt2_124m",
     ),
@@ -71,64 +71,66 @@ ARCHITECTURES = {
         class_name="GPTNeoForCausalLM",
         layout=name_maps.NEO,
         norm="pre",
-        names=_NEO_NAMES,
+        size_names=_NEO_NAMES,
         dropout=_NEO_DROPOUT,
         activation="activation_function",
         activations=_GELUS,
-        fixed=_FIXED,
+        constants=_CONSTANTS,
         defaults=dict.fromkeys(_NEO_DROPOUT.values(), 0.0)
         | {"activation_function": "gelu_new", "intermediate_size": None, "window_size": 256},
         recipe="gpt3_small",
     ),
 }
-LARGEST = {"n_layers": 1 << 16, "n_heads": 1 << 20, "d_model": 1 << 20, "n_vocab": 1 << 28, "n_ctx": 1 << 28}  # sizes that are read
+MAX_SIZES = {"n_layers": 1 << 16, "n_heads": 1 << 20, "d_model": 1 << 20, "n_vocab": 1 << 28, "n_ctx": 1 << 28}  # sizes that are read
 _WIDTHS = ("n_inner", "intermediate_size")  # of the MLP; null is four times the width
 
 
-def read(settings: dict[str, Any], where: str) -> tuple[Architecture, schema.Model]:
+def from_hf(settings: dict[str, Any], where: str) -> tuple[Architecture, schema.Model]:
     """The architecture and the model of a config.json. where: how an error names it.
 
     ValueError for another model_type, and for settings that make it another function than any Model."""
     kind = parse.member(settings, "model_type", str, where)
     if kind not in ARCHITECTURES:
         raise ValueError(f"{where}: model_type is {parse.quote(kind)}; gptjax reads {', '.join(ARCHITECTURES)}")
-    a = ARCHITECTURES[kind]
-    settings = a.defaults | settings
-    n = sizes(settings, a.names, where)
-    for name, value in a.fixed.items():
+    architecture = ARCHITECTURES[kind]
+    settings = architecture.defaults | settings
+    n = read_sizes(settings, architecture.size_names, where)
+    for name, value in architecture.constants.items():
         if name in settings and settings[name] != value:
             raise ValueError(
                 f"{where}: {name} is {parse.quote(settings[name])}, but gptjax's models have {value}: these weights cannot be read"
             )
-    activation = parse.member(settings, a.activation, str, where)
-    if activation not in a.activations:
-        raise ValueError(f"{where}: {a.activation} is {parse.quote(activation)}; gptjax has {', '.join(a.activations)}")
+    activation = parse.member(settings, architecture.activation, str, where)
+    if activation not in architecture.activations:
+        raise ValueError(
+            f"{where}: {architecture.activation} is {parse.quote(activation)}; gptjax has {', '.join(architecture.activations)}"
+        )
     width = n["d_model"]
     for name in _WIDTHS:
-        if name in a.defaults and settings[name] not in (None, 4 * width):
+        if name in architecture.defaults and settings[name] not in (None, 4 * width):
             raise ValueError(f"{where}: {name} is {parse.quote(settings[name])}, but gptjax's MLPs are 4 x {width} = {4 * width} wide")
-    attention = _attention(settings, where) if kind == "gpt_neo" else (schema.Dense(),)
-    dropout = {ours: parse.member(settings, name, float, where) for ours, name in a.dropout.items()}
-    form: dict[str, Any] = {"norm": a.norm, "gelu": a.activations[activation], "attention": attention}
+    attention = _read_attention(settings, where) if kind == "gpt_neo" else (schema.Dense(),)
+    dropout = {field: parse.member(settings, name, float, where) for field, name in architecture.dropout.items()}
+    options: dict[str, Any] = {"norm": architecture.norm, "gelu": architecture.activations[activation], "attention": attention}
     try:
-        return a, schema.Model(**n, **form, dropout=schema.Dropout(**dropout))
+        return architecture, schema.Model(**n, **options, dropout=schema.Dropout(**dropout))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
 
-def sizes(settings: dict[str, Any], names: dict[str, str], where: str) -> dict[str, int]:
+def read_sizes(settings: dict[str, Any], names: dict[str, str], where: str) -> dict[str, int]:
     """Our field -> the size that its setting has. ValueError for what is missing, no whole number, or no size of any model."""
-    found = {}
-    for ours, name in names.items():
-        found[ours] = parse.member(settings, name, int, where)
-        if not 0 < found[ours] <= LARGEST[ours]:
-            raise ValueError(f"{where}: {name!r} is {parse.quote(found[ours])}; it must be from 1 to {LARGEST[ours]:,}")
-    return found
+    sizes = {}
+    for field, name in names.items():
+        sizes[field] = parse.member(settings, name, int, where)
+        if not 0 < sizes[field] <= MAX_SIZES[field]:
+            raise ValueError(f"{where}: {name!r} is {parse.quote(sizes[field])}; it must be from 1 to {MAX_SIZES[field]:,}")
+    return sizes
 
 
-def _attention(settings: dict[str, Any], where: str) -> tuple[schema.Attention, ...]:
+def _read_attention(settings: dict[str, Any], where: str) -> tuple[schema.Attention, ...]:
     """The shortest period of GPT-Neo's layers, which attention_types lists as [[kinds, times], ...]."""
-    window = sizes(settings, {"n_ctx": "window_size"}, where)["n_ctx"]
+    window = read_sizes(settings, {"n_ctx": "window_size"}, where)["n_ctx"]
     kinds = {"global": schema.Dense(), "local": schema.Banded(window=window)}
     layers = []
     for part in parse.member(settings, "attention_types", list, where):
@@ -149,7 +151,7 @@ def _attention(settings: dict[str, Any], where: str) -> tuple[schema.Attention, 
     raise AssertionError("a list is its own period")
 
 
-def written(model: schema.Model) -> tuple[Architecture, dict[str, Any]]:
+def to_hf(model: schema.Model) -> tuple[Architecture, dict[str, Any]]:
     """The architecture that computes what `model` does, and its config.json. ValueError if transformers has none."""
     patterns = sorted({type(p).__name__ for p in model.attention} - {"Dense", "Banded"})
     windows = sorted({p.window for p in model.attention if isinstance(p, schema.Banded)})
@@ -161,17 +163,17 @@ def written(model: schema.Model) -> tuple[Architecture, dict[str, Any]]:
         raise ValueError(f"model.attention has bands of {' and '.join(map(str, windows))}; Hugging Face's gpt_neo has one window_size")
     if model.norm == "post" and windows:
         raise ValueError("model.norm=post with a Banded layer: Hugging Face's openai-gpt is Dense throughout, so this cannot be exported")
-    a = ARCHITECTURES["openai-gpt" if model.norm == "post" else "gpt_neo" if windows else "gpt2"]
-    activation = next((name for name, gelu in a.activations.items() if gelu == model.gelu), None)
+    architecture = ARCHITECTURES["openai-gpt" if model.norm == "post" else "gpt_neo" if windows else "gpt2"]
+    activation = next((name for name, gelu in architecture.activations.items() if gelu == model.gelu), None)
     if activation is None:
         raise ValueError(
-            f"model.gelu={model.gelu}: Hugging Face's {a.model_type} has the form {', '.join(a.activations.values())} alone, so this "
+            f"model.gelu={model.gelu}: Hugging Face's {architecture.model_type} has the form {', '.join(architecture.activations.values())} alone, so this "
             "cannot be exported"
         )
-    settings = {"model_type": a.model_type, "architectures": [a.class_name], "dtype": "float32"}
-    settings |= {name: getattr(model, ours) for ours, name in a.names.items()} | {a.activation: activation}
+    settings = {"model_type": architecture.model_type, "architectures": [architecture.class_name], "dtype": "float32"}
+    settings |= {name: getattr(model, field) for field, name in architecture.size_names.items()} | {architecture.activation: activation}
     settings["n_ctx"] = model.n_ctx  # transformers has n_positions alone; converters of others read this
-    settings |= {name: getattr(model.dropout, ours) for ours, name in a.dropout.items()} | a.fixed
+    settings |= {name: getattr(model.dropout, field) for field, name in architecture.dropout.items()} | architecture.constants
     if windows:
         period = ["local" if isinstance(p, schema.Banded) else "global" for p in model.attention]
         settings |= {
@@ -179,4 +181,4 @@ def written(model: schema.Model) -> tuple[Architecture, dict[str, Any]]:
             "attention_layers": period * model.n_periods,
             "window_size": windows[0],
         }
-    return a, settings
+    return architecture, settings

@@ -24,7 +24,7 @@ class Layout:
 
     leaves: dict[str, str]
     block: dict[str, str]
-    unscaled: bool = False
+    unscaled_attention: bool = False
 
 
 _BLOCK = {
@@ -53,7 +53,9 @@ _NEO = {
     "mlp/up/weight_DF": "h.{}.mlp.c_fc.weight F,D",  # torch's Linear stores (out, in), its Conv1D above (in, out)
     "mlp/down/weight_DF": "h.{}.mlp.c_proj.weight D,F",
 }
-NEO = Layout(GPT2.leaves, {leaf: where for leaf, where in (_BLOCK | _NEO).items() if leaf != "attention/qkv/bias_QNH"}, unscaled=True)
+NEO = Layout(
+    GPT2.leaves, {leaf: where for leaf, where in (_BLOCK | _NEO).items() if leaf != "attention/qkv/bias_QNH"}, unscaled_attention=True
+)
 # OpenAI's own, as src/model.py of GPT-2 and train.py of GPT-1 name them; convolutions of width 1.
 _OPENAI_BLOCK = {
     "attention/qkv/weight_DQNH": "h{}/attn/c_attn/w 1,D,QNH",
@@ -74,42 +76,42 @@ OPENAI_GPT2 = Layout({"token_VD": "wte V,D", "position_TD": "wpe T,D", "norm/gai
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class TensorSlot:
     """A stored tensor, and where it lies in our leaf: in which period of layers, and whether it is q, k or v, 0 to 2, of one for all."""
 
     name: str
     dims: str
     leaf: str
     period: int | None
-    q: int | None
+    qkv_index: int | None
 
     def shape(self, sizes: dict[str, int]) -> tuple[int, ...]:
         return tuple(math.prod(sizes[c] for c in group) for group in self.dims.split(","))
 
 
-def token_table(layout: Layout) -> str:
+def token_table_name(layout: Layout) -> str:
     """The name of the tensor with the token embeddings."""
     return layout.leaves["token_VD"].split()[0]
 
 
-def sizes(model: schema.Model) -> dict[str, int]:
+def letter_sizes(model: schema.Model) -> dict[str, int]:
     """What each letter of a table means for this model."""
     widths = {"D": model.d_model, "N": model.n_heads, "H": model.d_head, "F": model.d_ff}
     return widths | {"V": model.n_vocab, "T": model.n_ctx, "Q": 3, "1": 1}
 
 
-def places(layout: Layout, model: schema.Model) -> Iterator[Place]:
+def tensor_slots(layout: Layout, model: schema.Model) -> Iterator[TensorSlot]:
     """Every tensor that the other side has for this model, in the order of the tables."""
     for leaf, where in layout.leaves.items():
         name, dims = where.split()
-        yield Place(name, dims, leaf, None, None)
+        yield TensorSlot(name, dims, leaf, None, None)
     for layer in range(model.n_layers):
         period, block = divmod(layer, len(model.attention))
         for leaf, where in layout.block.items():
             name, dims = where.replace("{}", str(layer)).split()
             for q in range(3) if "*" in name else [None]:
-                one = name if q is None else name.replace("*", "qkv"[q])
-                yield Place(one, dims, f"periods/block_{block}/{leaf}", period, q)
+                full_name = name if q is None else name.replace("*", "qkv"[q])
+                yield TensorSlot(full_name, dims, f"periods/block_{block}/{leaf}", period, q)
 
 
 def check(tensors: Tensors, layout: Layout, model: schema.Model) -> None:
@@ -117,74 +119,78 @@ def check(tensors: Tensors, layout: Layout, model: schema.Model) -> None:
     more rows than the model has ids."""
     if model.n_layers > len(tensors.shapes):
         raise ValueError(
-            f"{tensors.where}: {len(tensors.shapes)} tensors are no {model.n_layers:,} layers: give weights and config that belong together"
+            f"{tensors.path}: {len(tensors.shapes)} tensors are no {model.n_layers:,} layers: give weights and config that belong together"
         )
-    have, want = dict(tensors.shapes), {place.name: place.shape(sizes(model)) for place in places(layout, model)}
-    table = token_table(layout)
-    if table in have and have[table][1:] == want[table][1:] and have[table][0] >= want[table][0]:
-        have[table] = want[table]
-    wrong = [f"the tensor {name} is missing, expected {list(shape)}" for name, shape in want.items() if name not in have]
-    both = [name for name in want if name in have]
-    wrong += [f"the tensor {name} is {list(have[name])}, expected {list(want[name])}" for name in both if have[name] != want[name]]
-    wrong += [f"the tensor {name}, {list(shape)}, is none of this architecture's" for name, shape in have.items() if name not in want]
-    if wrong:
-        count = f" ({len(wrong)} are wrong in all)" if len(wrong) > 1 else ""
+    actual, expected = dict(tensors.shapes), {slot.name: slot.shape(letter_sizes(model)) for slot in tensor_slots(layout, model)}
+    table = token_table_name(layout)
+    if table in actual and actual[table][1:] == expected[table][1:] and actual[table][0] >= expected[table][0]:
+        actual[table] = expected[table]
+    errors = [f"the tensor {name} is missing, expected {list(shape)}" for name, shape in expected.items() if name not in actual]
+    common = [name for name in expected if name in actual]
+    errors += [
+        f"the tensor {name} is {list(actual[name])}, expected {list(expected[name])}" for name in common if actual[name] != expected[name]
+    ]
+    errors += [
+        f"the tensor {name}, {list(shape)}, is none of this architecture's" for name, shape in actual.items() if name not in expected
+    ]
+    if errors:
+        count = f" ({len(errors)} are wrong in all)" if len(errors) > 1 else ""
         m = model
-        said = f"{m.n_layers} layers, {m.n_heads} heads, {m.d_model} wide, {m.n_vocab:,} ids, context {m.n_ctx:,}"
-        raise ValueError(f"{tensors.where}: {wrong[0]}{count}; its config says {said}: give weights and config that belong together")
+        summary = f"{m.n_layers} layers, {m.n_heads} heads, {m.d_model} wide, {m.n_vocab:,} ids, context {m.n_ctx:,}"
+        raise ValueError(f"{tensors.path}: {errors[0]}{count}; its config says {summary}: give weights and config that belong together")
 
 
-def part(tensors: Tensors, layout: Layout, model: schema.Model, leaf: str, index: tuple[slice, ...]) -> np.ndarray:
+def read_part(tensors: Tensors, layout: Layout, model: schema.Model, leaf: str, index: tuple[slice, ...]) -> np.ndarray:
     """float32: the part of our leaf that `index`, a slice with start and stop for each dimension, cuts out. Of each tensor little more is
     read than lies in it. What the other side lacks is zero: the padding of the vocabulary, biases."""
-    out = np.zeros([cut.stop - cut.start for cut in index], np.float32)
-    for place in places(layout, model):
-        if place.leaf != leaf:
+    out = np.zeros([index_slice.stop - index_slice.start for index_slice in index], np.float32)
+    for slot in tensor_slots(layout, model):
+        if slot.leaf != leaf:
             continue
-        view, cuts, letters = out, index, shapes.letters(leaf)
-        if place.period is not None:
-            if not cuts[0].start <= place.period < cuts[0].stop:
+        view, slices, letters = out, index, shapes.letters(leaf)
+        if slot.period is not None:
+            if not slices[0].start <= slot.period < slices[0].stop:
                 continue
-            view, cuts = view[place.period - cuts[0].start], cuts[1:]
-        by_letter = dict(zip(letters, cuts, strict=True))
-        if place.q is not None:
-            cut, at = by_letter.pop("Q"), letters.index("Q")
-            if not cut.start <= place.q < cut.stop:
+            view, slices = view[slot.period - slices[0].start], slices[1:]
+        by_letter = dict(zip(letters, slices, strict=True))
+        if slot.qkv_index is not None:
+            index_slice, axis = by_letter.pop("Q"), letters.index("Q")
+            if not index_slice.start <= slot.qkv_index < index_slice.stop:
                 continue
-            view, letters = np.moveaxis(view, at, 0)[place.q - cut.start], letters.replace("Q", "")
-        ours = _read(tensors, place, sizes(model), letters, by_letter)
-        if layout.unscaled and place.q == 0:
-            ours = ours * np.float32(model.d_head**0.5)
-        view[tuple(slice(n) for n in ours.shape)] = ours
+            view, letters = np.moveaxis(view, axis, 0)[slot.qkv_index - index_slice.start], letters.replace("Q", "")
+        block = _read_slot(tensors, slot, letter_sizes(model), letters, by_letter)
+        if layout.unscaled_attention and slot.qkv_index == 0:
+            block = block * np.float32(model.d_head**0.5)
+        view[tuple(slice(n) for n in block.shape)] = block
     return out
 
 
-def _read(tensors: Tensors, place: Place, n: dict[str, int], letters: str, cuts: dict[str, slice]) -> np.ndarray:
+def _read_slot(tensors: Tensors, slot: TensorSlot, n: dict[str, int], letters: str, slices: dict[str, slice]) -> np.ndarray:
     """A part of a stored tensor with the dimensions `letters`, cut by `cuts`; ids beyond the vocabulary are left out."""
-    groups = place.dims.split(",")
-    stored, dims = [], []
+    groups = slot.dims.split(",")
+    stored_slices, dims = [], []
     for group in groups:  # along the first letter of a group a cut is one piece of what is stored; the others are cut when it is here
-        start, stop, _ = cuts.get(group[0], slice(None)).indices(n[group[0]])
+        start, stop, _ = slices.get(group[0], slice(None)).indices(n[group[0]])
         inner = math.prod(n[c] for c in group[1:])
-        stored.append(slice(start * inner, max(start, stop) * inner))
+        stored_slices.append(slice(start * inner, max(start, stop) * inner))
         dims += [max(start, stop) - start, *(n[c] for c in group[1:])]
     order = "".join(groups)
-    x = tensors.read(place.name, tuple(stored)).reshape(dims)
+    x = tensors.read(slot.name, tuple(stored_slices)).reshape(dims)
     x = x.reshape([size for c, size in zip(order, dims, strict=True) if c != "1"]).transpose(
         [order.replace("1", "").index(c) for c in letters]
     )
     first = [group[0] for group in groups]
-    return x[tuple(slice(None) if c in first else cuts[c] for c in letters)]
+    return x[tuple(slice(None) if c in first else slices[c] for c in letters)]
 
 
-def theirs(layout: Layout, model: schema.Model, place: Place, leaf: Any) -> np.ndarray:
+def to_stored(layout: Layout, model: schema.Model, slot: TensorSlot, leaf: Any) -> np.ndarray:
     """The tensor that is stored at `place`, of our leaf (an array of any placement), as float32 on the host."""
-    letters, n = shapes.letters(place.leaf), sizes(model)
-    ours = np.asarray(leaf if place.period is None else leaf[place.period])
-    if place.q is not None:
-        ours, letters = ours.take(place.q, letters.index("Q")), letters.replace("Q", "")
-    if layout.unscaled and place.q == 0:
-        ours = ours / np.float32(model.d_head**0.5)
-    ours = ours[tuple(slice(n[c]) for c in letters)]  # without the padding of the vocabulary
-    order = place.dims.replace(",", "").replace("1", "")
-    return np.ascontiguousarray(ours.transpose([letters.index(c) for c in order]).reshape(place.shape(n)))
+    letters, n = shapes.letters(slot.leaf), letter_sizes(model)
+    array = np.asarray(leaf if slot.period is None else leaf[slot.period])
+    if slot.qkv_index is not None:
+        array, letters = array.take(slot.qkv_index, letters.index("Q")), letters.replace("Q", "")
+    if layout.unscaled_attention and slot.qkv_index == 0:
+        array = array / np.float32(model.d_head**0.5)
+    array = array[tuple(slice(n[c]) for c in letters)]  # without the padding of the vocabulary
+    order = slot.dims.replace(",", "").replace("1", "")
+    return np.ascontiguousarray(array.transpose([letters.index(c) for c in order]).reshape(slot.shape(n)))

@@ -18,41 +18,41 @@ from gptjax.weights import load
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
+class LoadedModel:
     """kind: what it was read from, in words; description: which of it, the step of a run's checkpoint."""
 
     kind: str
     config: Config
-    text: build.Tokenizer
+    tokenizer: build.Tokenizer
     mesh: jax.sharding.Mesh
-    step: step.Step
+    step: step.TrainStep
     params: Any
     description: str = ""
 
     @functools.cached_property
     def digest(self) -> str:
         """Sixteen hexadecimal digits of parameters and tokenizer, wherever they were read from."""
-        told = trees.digests(self.params) | {"tokenizer": self.text.digest}
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        digests = trees.digests(self.params) | {"tokenizer": self.tokenizer.digest}
+        return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def opened(
+def open_model(
     path: Path | str,
     assignments: Sequence[str],
-    show: Callable[[str], None],
-    say: Callable[[str], None] = print,
+    progress: Callable[[str], None],
+    log: Callable[[str], None] = print,
     checkpoints: str | None = None,
-) -> Opened:
+) -> LoadedModel:
     """What `weights.found` finds there, with its parameters placed on a mesh of all devices. show: is told how far it is; say and
     checkpoints: as there. ValueError, in one line, if it cannot be."""
-    xla_options.begin()
-    there = load.found(path, assignments, None, say, checkpoints)
-    config = there.config
-    text = build.tokenizer(config.data.tokenizer)
-    there.check(config, text)
-    mesh = device_mesh.mesh(config.mesh)
+    xla_options.configure_runtime()
+    weights = load.load(path, assignments, None, log, checkpoints)
+    config = weights.config
+    tokenizer = build.build(config.data.tokenizer)
+    weights.check(config, tokenizer)
+    mesh = device_mesh.make_mesh(config.mesh)
     rules.check(config, mesh)
-    built = step.build(config, jax.devices()[0].platform, mesh, text.end_of_text)
-    wanted = state.abstract(config, built.model, built.tx, mesh).params
-    params = there.params(wanted, lambda done, name: show(f"{done:4.0%} read: {name}"))
-    return Opened(there.kind, config, text, mesh, built, params, there.description())
+    train_step = step.build(config, jax.devices()[0].platform, mesh, tokenizer.end_of_text)
+    abstract_params = state.abstract_state(config, train_step.model, train_step.tx, mesh).params
+    params = weights.load_params(abstract_params, lambda done, name: progress(f"{done:4.0%} read: {name}"))
+    return LoadedModel(weights.kind, config, tokenizer, mesh, train_step, params, weights.description())

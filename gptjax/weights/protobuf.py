@@ -8,22 +8,22 @@ class MalformedMessage(Exception):
     """What is wrong with some bytes, in a few words."""
 
 
-def need(so: bool, otherwise: str) -> None:
-    if not so:
-        raise MalformedMessage(otherwise)
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise MalformedMessage(message)
 
 
-def varint(content: bytes, at: int) -> tuple[int, int]:
+def read_varint(content: bytes, offset: int) -> tuple[int, int]:
     """(an integer in groups of 7 bits, at most ten of them; where it goes on). MalformedMessage if there is none."""
     value = shift = 0
     while True:
-        need(at < len(content), "it ends in the middle of a number")
-        byte = content[at]
+        require(offset < len(content), "it ends in the middle of a number")
+        byte = content[offset]
         value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
+        offset, shift = offset + 1, shift + 7
         if byte < 128:
-            return value, at
-        need(shift < 70, "an integer of more than ten bytes")
+            return value, offset
+        require(shift < 70, "an integer of more than ten bytes")
 
 
 class Message:
@@ -32,21 +32,21 @@ class Message:
 
     def __init__(self, content: bytes):
         self._fields: dict[int, list[Any]] = {}
-        at = 0
-        while at < len(content):
-            tag, at = varint(content, at)
+        offset = 0
+        while offset < len(content):
+            tag, offset = read_varint(content, offset)
             number, kind = tag >> 3, tag & 7
             if kind == 0:
-                value, at = varint(content, at)
+                value, offset = read_varint(content, offset)
             elif kind == 2:
-                size, at = varint(content, at)
-                need(at + size <= len(content), "a field that is longer than its message")
-                value, at = content[at : at + size], at + size
+                size, offset = read_varint(content, offset)
+                require(offset + size <= len(content), "a field that is longer than its message")
+                value, offset = content[offset : offset + size], offset + size
             else:
-                need(kind in (1, 5), f"a protocol buffer of wire type {kind}")
+                require(kind in (1, 5), f"a protocol buffer of wire type {kind}")
                 size, form = (8, "<Q") if kind == 1 else (4, "<I")
-                need(at + size <= len(content), "a field that is longer than its message")
-                (value,), at = struct.unpack_from(form, content, at), at + size
+                require(offset + size <= len(content), "a field that is longer than its message")
+                (value,), offset = struct.unpack_from(form, content, offset), offset + size
             self._fields.setdefault(number, []).append(value)
 
     def __contains__(self, number: int) -> bool:
@@ -54,7 +54,7 @@ class Message:
 
     def integer(self, number: int, default: int = 0) -> int:
         value = self._fields.get(number, [default])[-1]
-        need(isinstance(value, int), f"field {number} is no integer")
+        require(isinstance(value, int), f"field {number} is no integer")
         return value
 
     def content(self, number: int) -> bytes:
@@ -62,5 +62,5 @@ class Message:
 
     def contents(self, number: int) -> list[bytes]:
         values = self._fields.get(number, [])
-        need(all(isinstance(value, bytes) for value in values), f"field {number} is no bytes")
+        require(all(isinstance(value, bytes) for value in values), f"field {number} is no bytes")
         return values

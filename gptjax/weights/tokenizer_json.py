@@ -6,42 +6,45 @@ U+2581 is no space; its merges are all pairs of pieces that make a piece, the pi
 from typing import Any
 
 from gptjax.data.tokenizers import gpt1_bpe, gpt2_bpe, sentencepiece_tokenizer
-from gptjax.data.tokenizers.build import Bytes, Tokenizer
+from gptjax.data.tokenizers.build import ByteTokenizer, Tokenizer
 from gptjax.weights import protobuf
 
-FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
+TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 END_OF_TEXT = "<|endoftext|>"
 BPE = 2  # TrainerSpec.ModelType of sentencepiece_model.proto
 
 
-def convert(text: Tokenizer) -> tuple[Any, str]:
+def convert(tokenizer: Tokenizer) -> tuple[Any, str]:
     """(the tokenizers.Tokenizer that encodes and decodes as `text` does, what is other there: "" if nothing is). None if it has no form."""
     from tokenizers import AddedToken, Tokenizer, decoders
 
     other = ""
-    match text:
-        case Bytes():
-            rust = _bytes()
-        case gpt2_bpe.Gpt2():
-            rust = Tokenizer.from_str(text.rust.to_str())
-        case gpt1_bpe.Gpt1(spacy=None):
-            rust = Tokenizer.from_str(text.rust.to_str())
-            rust.decoder = decoders.Sequence([decoders.Replace("</w>", " "), decoders.Fuse()])
-        case gpt1_bpe.Gpt1(remade=(path, _)):
-            rust, other = convert(gpt1_bpe.Gpt1(path, "basic"))[0], "words are split by BERT's rules there, and not by spaCy's"
-        case sentencepiece_tokenizer.Pieces():
-            other = _difference(text)
-            rust = None if other else _pieces(text)
+    match tokenizer:
+        case ByteTokenizer():
+            fast_tokenizer = _convert_bytes()
+        case gpt2_bpe.Gpt2Tokenizer():
+            fast_tokenizer = Tokenizer.from_str(tokenizer.rust.to_str())
+        case gpt1_bpe.Gpt1Tokenizer(spacy=None):
+            fast_tokenizer = Tokenizer.from_str(tokenizer.rust.to_str())
+            fast_tokenizer.decoder = decoders.Sequence([decoders.Replace("</w>", " "), decoders.Fuse()])
+        case gpt1_bpe.Gpt1Tokenizer(remade=(path, _)):
+            fast_tokenizer, other = (
+                convert(gpt1_bpe.Gpt1Tokenizer(path, "basic"))[0],
+                "words are split by BERT's rules there, and not by spaCy's",
+            )
+        case sentencepiece_tokenizer.SentencePieceTokenizer():
+            other = _difference(tokenizer)
+            fast_tokenizer = None if other else _convert_sentencepiece(tokenizer)
         case _:
-            rust, other = None, f"nothing there is like {type(text).__name__}"
-    if rust is not None and text.end_of_text is not None:
-        rust.add_special_tokens([AddedToken(_end(text), normalized=False)])
-    return rust, other
+            fast_tokenizer, other = None, f"nothing there is like {type(tokenizer).__name__}"
+    if fast_tokenizer is not None and tokenizer.end_of_text is not None:
+        fast_tokenizer.add_special_tokens([AddedToken(_end_of_text_token(tokenizer), normalized=False)])
+    return fast_tokenizer, other
 
 
-def settings(text: Tokenizer, n_ctx: int) -> dict[str, Any]:
+def tokenizer_config(tokenizer: Tokenizer, n_ctx: int) -> dict[str, Any]:
     """tokenizer_config.json. The texts of special tokens, typed, are text here as they are with us."""
-    ends = {} if text.end_of_text is None else {"bos_token": _end(text), "eos_token": _end(text)}
+    ends = {} if tokenizer.end_of_text is None else {"bos_token": _end_of_text_token(tokenizer), "eos_token": _end_of_text_token(tokenizer)}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
@@ -50,52 +53,64 @@ def settings(text: Tokenizer, n_ctx: int) -> dict[str, Any]:
     } | ends
 
 
-def _end(text: Tokenizer) -> str:
+def _end_of_text_token(tokenizer: Tokenizer) -> str:
     """What stands for end-of-text."""
-    return text.processor.id_to_piece(text.end_of_text) if isinstance(text, sentencepiece_tokenizer.Pieces) else END_OF_TEXT  # type: ignore[call-overload]
+    return (
+        tokenizer.processor.id_to_piece(tokenizer.end_of_text)
+        if isinstance(tokenizer, sentencepiece_tokenizer.SentencePieceTokenizer)
+        else END_OF_TEXT
+    )  # type: ignore[call-overload]
 
 
-def _bytes() -> Any:
+def _convert_bytes() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    symbols = {_symbol(byte): byte for byte in range(256)} | {END_OF_TEXT: 256}
-    rust = Tokenizer(models.BPE(vocab=symbols, merges=[]))
-    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    rust.decoder = decoders.ByteLevel()
-    return rust
+    vocab = {_byte_symbol(byte): byte for byte in range(256)} | {END_OF_TEXT: 256}
+    fast_tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    fast_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    fast_tokenizer.decoder = decoders.ByteLevel()
+    return fast_tokenizer
 
 
-def _symbol(byte: int) -> str:
+def _byte_symbol(byte: int) -> str:
     """GPT-2's character for a byte (src/encoder.py, bytes_to_unicode): its own where that is printable, else the next one from 256 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return chr(byte if byte in printable else 256 + byte - sum(other < byte for other in printable))
 
 
-def _pieces(text: sentencepiece_tokenizer.Pieces) -> Any:
+def _convert_sentencepiece(tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer) -> Any:
     from tokenizers import Tokenizer, decoders, models
 
-    ids = range(text.n_vocab)
-    plain = {i for i in ids if not (text.processor.is_byte(i) or text.processor.is_control(i) or text.processor.is_unknown(i))}
-    written = [
-        text.processor.id_to_piece(i).replace(sentencepiece_tokenizer.SPACE, " ") if i in plain else text.processor.id_to_piece(i)
+    ids = range(tokenizer.n_vocab)
+    ordinary = {
+        i for i in ids if not (tokenizer.processor.is_byte(i) or tokenizer.processor.is_control(i) or tokenizer.processor.is_unknown(i))
+    }
+    pieces = [
+        tokenizer.processor.id_to_piece(i).replace(sentencepiece_tokenizer.SPACE, " ")
+        if i in ordinary
+        else tokenizer.processor.id_to_piece(i)
         for i in ids
     ]
-    known = {written[i] for i in plain}
+    known_pieces = {pieces[i] for i in ordinary}
     merges = []
-    for i in sorted(plain, key=lambda i: (-text.processor.get_score(i), i)):
-        whole = written[i]
-        merges += [(whole[:at], whole[at:]) for at in range(1, len(whole)) if whole[:at] in known and whole[at:] in known]
-    symbols = {symbol: i for i, symbol in enumerate(written)}
-    rust = Tokenizer(models.BPE(vocab=symbols, merges=merges, unk_token=written[text.processor.unk_id()], byte_fallback=True))
-    rust.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    return rust
+    for i in sorted(ordinary, key=lambda i: (-tokenizer.processor.get_score(i), i)):
+        piece = pieces[i]
+        merges += [
+            (piece[:split], piece[split:])
+            for split in range(1, len(piece))
+            if piece[:split] in known_pieces and piece[split:] in known_pieces
+        ]
+    vocab = {symbol: i for i, symbol in enumerate(pieces)}
+    fast_tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token=pieces[tokenizer.processor.unk_id()], byte_fallback=True))
+    fast_tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return fast_tokenizer
 
 
-def _difference(text: sentencepiece_tokenizer.Pieces) -> str:
+def _difference(tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer) -> str:
     """What of a model is other than BPE with byte fallback of text as it is; "" if nothing is."""
-    whole = protobuf.Message(text.model)
+    whole = protobuf.Message(tokenizer.model)
     trainer, normalizer = protobuf.Message(whole.content(2)), protobuf.Message(whole.content(3))
-    n, ids = text.processor, range(text.n_vocab)
+    n, ids = tokenizer.processor, range(tokenizer.n_vocab)
     found = {
         "is no BPE": trainer.integer(3, 1) != BPE,
         "normalises text": bool(normalizer.content(2)),

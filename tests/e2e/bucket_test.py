@@ -42,8 +42,8 @@ def test_a_run_in_a_bucket_goes_on_on_other_machines(bucket, tmp_path, monkeypat
         ]
         with rehearse.started(commands, 2) as workers:
             statuses = workers.wait(300)
-            assert statuses == [0, 0], workers.said(0) + workers.said(1)
-            return workers.said(0)
+            assert statuses == [0, 0], workers.output(0) + workers.output(1)
+            return workers.output(0)
 
     try:
         trained("train.steps=6")

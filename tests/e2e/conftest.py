@@ -22,8 +22,8 @@ def text(tmp_path_factory):
 
 def _without_samples_and_pictures(patch):
     """They take longer than the rest."""
-    patch.setattr(pretraining.Pretraining, "said", lambda *args: [])
-    patch.setattr(loss_plot, "_figure", lambda *args: SimpleNamespace(savefig=lambda path, dpi: path.write_bytes(b"")))
+    patch.setattr(pretraining.PretrainingObjective, "said", lambda *args: [])
+    patch.setattr(loss_plot, "_make_figure", lambda *args: SimpleNamespace(savefig=lambda path, dpi: path.write_bytes(b"")))
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def copied(finished, tmp_path):
 @pytest.fixture
 def machine(monkeypatch):
     """machine(n): from here on this machine has n devices."""
-    real = device_mesh.mesh
-    return lambda n: monkeypatch.setattr(device_mesh, "mesh", lambda sizes, there=None: real(sizes, there or jax.devices()[:n]))
+    real = device_mesh.make_mesh
+    return lambda n: monkeypatch.setattr(device_mesh, "make_mesh", lambda sizes, there=None: real(sizes, there or jax.devices()[:n]))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def passed(monkeypatch):
                 for step in range(1, n + 1):
                     log.write(step, {"loss": 1.0})
                 now = now.replace(step=now.step * 0 + n, rows=now.rows * 0 + plan.first_row(n))
-                about = resume.about(session.config, plan, session.limit_rows, session.reading, log.seal(n))
+                about = resume.metadata(session.config, plan, session.max_microbatch_rows, session.reading, log.seal(n))
                 session.checkpoints.save(n, now, about)
             return 0
 

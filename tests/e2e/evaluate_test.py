@@ -52,14 +52,14 @@ def done(there):
 
 
 def test_a_model_of_nan_is_refused_once_whatever_it_is_asked(there, done, monkeypatch, capsys):
-    opened = evaluate.opened
+    opened = evaluate.load_model
 
     def broken(*given):
         model = opened(*given)
-        params = jax.tree.map(lambda x: x * jnp.nan, model.reader.params)
-        return dataclasses.replace(model, reader=model.reader.replace(params=params))
+        params = jax.tree.map(lambda x: x * jnp.nan, model.inference_model.params)
+        return dataclasses.replace(model, inference_model=model.inference_model.replace(params=params))
 
-    monkeypatch.setattr(evaluate, "opened", broken)
+    monkeypatch.setattr(evaluate, "load_model", broken)
     for tasks, sets in [("copy,taste", ["--set", "copy.method=Greedy(n_tokens=4)"]), ("taste,copy", [])]:
         with pytest.raises(ValueError, match="^the model's probabilities are no numbers"):
             asked(there, *sets, tasks=tasks, out="broken")
@@ -72,8 +72,8 @@ def test_each_task_leaves_scores_and_all_they_are_made_of(there, done):
     assert record["scores"]["accuracy"]["n"] == 8 and record["mean_shots"] == 2 and record["seed"] == 0
     lines = [json.loads(line) for line in (there / "out" / record["outcomes"]).read_text().splitlines()]
     assert sorted(line["id"] for line in lines) == [str(n) for n in range(8)]
-    task = evaluate.examinations(parsed(there, "taste"))[0].task
-    right = [judging.judged(task, task.protocol, line)["scores"]["accuracy"] for line in lines]
+    task = evaluate.build_runs(parsed(there, "taste"))[0].task
+    right = [judging.score_item(task, task.protocol, line)["scores"]["accuracy"] for line in lines]
     assert record["scores"]["accuracy"]["value"] == pytest.approx(100 * sum(right) / 8)
     first = next(line for line in lines if line["id"] == "0")
     assert first["asked"][0].endswith("\n\n0 is") and len(first["shown"]) == 2 and len(first["log_probabilities"]) == 2
@@ -218,16 +218,18 @@ def test_tables_fit_the_terminal_and_align(there, columns, monkeypatch, capsys):
 
 
 def test_long_names_stand_above_their_scores():
-    exams = evaluate.examinations(
+    exams = evaluate.build_runs(
         argparse.Namespace(**FLAGS | {"tasks": "random_insertion_in_word:released,lambada,wmt14_en_fr:gpt2,enwik8"})
     )
     said = []
     out = types.SimpleNamespace(say=lambda line, style="": said.append(line), width=80)
-    table = evaluate.Table(exams, {"parameters": 10**8}, 80)
-    table.head(out)
+    table = evaluate.ScoreTable(exams, {"parameters": 10**8}, 80)
+    table.print_header(out)
     for exam in exams:
-        metrics = judging.metrics(exam.task, exam.how)
-        table.show(exam, {"scores": {metric: {"metric": metric, "value": 99.5, "error": 1.0, "n": 10_000} for metric in metrics}}, out)
+        metrics = judging.metric_names(exam.task, exam.protocol)
+        table.print_scores(
+            exam, {"scores": {metric: {"metric": metric, "value": 99.5, "error": 1.0, "n": 10_000} for metric in metrics}}, out
+        )
     assert max(map(len, said)) <= 80 and said[1] == "random_insertion_in_word:released"
     assert len({line.index("99.50") for line in said if "99.50" in line}) == 1
     assert len({line.index("10,000") for line in said if "10,000" in line}) == 1
@@ -238,7 +240,7 @@ def test_texts_are_predicted_as_by_a_plain_pass(there, capsys):
     text, lines = "Caf\u00e9 is a word.\n\nAnd so on, to a second window, and to a third one that is not full." * 2, ["one", "two \u20ac"]
     (there / "a.txt").write_text(text)
     (there / "b.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
-    model = open_model.opened(there / "pre", [], str)
+    model = open_model.open_model(there / "pre", [], str)
 
     @jax.jit
     def forward(tokens_BT):

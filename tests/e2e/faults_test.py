@@ -75,9 +75,9 @@ def test_a_save_that_is_cut_short_anywhere_leaves_the_one_before_or_itself_whole
     whole = []
     for number in range(len(moments)):
         said = []
-        with checkpoint.Checkpoints(copies / f"{number:03d}", 2, None, said.append) as checkpoints:
+        with checkpoint.CheckpointManager(copies / f"{number:03d}", 2, None, said.append) as checkpoints:
             step, state, about = checkpoints.restore(wanted)
-            checkpoints.begin()
+            checkpoints.prepare()
             assert said == [] and about == {"row": step}
             assert (state["w"] == step).all()
             assert all(entry.name.isdecimal() for entry in (copies / f"{number:03d}").iterdir()), "the rubbish is gone"
@@ -90,7 +90,7 @@ def test_slow_storage_does_not_hold_up_the_steps(tmp_path, monkeypatch):
     """Each save takes until three more steps have been reported: if steps waited for saves, this would never end."""
     (tmp_path / "text.txt").write_text("".join(f"{n} and {n + 1} make {2 * n + 1}. " for n in range(2000)))
     run, steps, late = tmp_path / "run", 12, []
-    commit = checkpoint.Checkpoints._commit
+    commit = checkpoint.CheckpointManager._commit
 
     def slow(self, step, response, needed):
         until = time.monotonic() + 60
@@ -101,7 +101,7 @@ def test_slow_storage_does_not_hold_up_the_steps(tmp_path, monkeypatch):
             time.sleep(0.01)
         return commit(self, step, response, needed)
 
-    monkeypatch.setattr(checkpoint.Checkpoints, "_commit", slow)
+    monkeypatch.setattr(checkpoint.CheckpointManager, "_commit", slow)
     changes = [f"data.sources=Text(path='{tmp_path / 'text.txt'}')", "data.held_out=Tail(fraction=0.1)", f"train.steps={steps}"]
     changes += ["loop.every_save=5", "loop.every_eval=100", "model.n_layers=1", "loop.sample_tokens=1"]
     assert train.main(["--config=smoke", f"--run={run}", *[part for change in changes for part in ("--set", change)]]) == 0

@@ -116,14 +116,14 @@ def said_to(capsys):
 
 def test_new_texts_are_read_with_the_tokenizer_files_that_the_run_keeps(tuned, tmp_path, monkeypatch):
     """Not with those of the folder that it began with, which may be gone."""
-    config = overrides.override(run_dir.config(tuned), "data.tokenizer=Gpt2Bpe(path='/gone')")
+    config = overrides.override(run_dir.load_config(tuned), "data.tokenizer=Gpt2Bpe(path='/gone')")
     for name in gpt2_bpe.FILES.digests:
         (tmp_path / name).touch()
 
     def opened(spec):
         raise ValueError(repr(spec))
 
-    monkeypatch.setattr(build, "tokenizer", opened)
+    monkeypatch.setattr(build, "build", opened)
     with pytest.raises(ValueError, match=re.escape(f"Gpt2Bpe(path={str(tmp_path)!r})")):
         classify.label(tmp_path, None, config, [], None)
 
@@ -149,7 +149,7 @@ def test_new_texts_get_the_labels_that_they_had_as_a_test_set(there, tuned, tmp_
     found = said_to(capsys)
     assert [line["label"] for line in found] == [names[int(line["answer"])] for line in scored]
     np.testing.assert_allclose([list(line["probabilities"].values()) for line in found], shares, atol=2e-6)
-    task = run_dir.config(tuned).task
+    task = run_dir.load_config(tuned).task
     examples = classify.read_examples(task, str(first), None)
     assert all(classify.read_examples(task, str(file), None) == examples for file in others[1:])
     for name, same in (("UP.TSV", others[1]), ("lines.json", others[0]), ("lines.ndjson", others[0])):
@@ -205,7 +205,7 @@ def test_a_task_of_pairs_counts_both_orders_and_labels_new_pairs(there, tmp_path
     sets = [f"task.{split}={tmp_path / 'pairs.tsv'}" for split in ("train", "dev")] + ["task.labels=(no, yes)", "task.batch_examples=16"]
     run_there = tmp_path / "run"
     assert finetune.main(["--config=gpt1_mrpc", f"--init={there / 'pre'}", f"--run={run_there}", *flags([*sets, "task.epochs=1"])]) == 0
-    assert told == [2 * count.train_flops_per_token(run_dir.config(run_there).model)]
+    assert told == [2 * count.train_flops_per_token(run_dir.load_config(run_there).model)]
     capsys.readouterr()
     assert classify.main([f"--run={run_there}", f"--text={tmp_path / 'pairs.tsv'}"]) == 0
     answers = [json.loads(line) for line in (run_there / "predictions/dev.jsonl").read_text().splitlines()]
@@ -256,10 +256,10 @@ def test_the_epoch_that_is_best_on_dev_is_taken_and_a_result_is_always_written(t
 
 def test_an_epoch_that_is_damaged_is_named_and_passed_over(tmp_path):
     said, wanted = [], {"w": jax.ShapeDtypeStruct((), jnp.int32)}
-    with checkpoint.Checkpoints(tmp_path, 9, None, said.append) as checkpoints:
+    with checkpoint.CheckpointManager(tmp_path, 9, None, said.append) as checkpoints:
         for step in (10, 20, 30, 40):
             checkpoints.save(step, {"params": {"w": jnp.int32(step)}}, {"about": step})
-    saved = checkpoint.Saved(tmp_path, said.append)
+    saved = checkpoint.CheckpointReader(tmp_path, said.append)
     for step in (30, 40):
         (tmp_path / str(step) / "_CHECKPOINT_METADATA").unlink()
     step, params, about = finetune.restore_best(saved, "here", [30, 20, 10], wanted)
@@ -339,8 +339,8 @@ def test_each_seed_is_a_run_of_its_own(there, tmp_path, monkeypatch):
         learning.result = {"seed": config.seed}
         return 0
 
-    monkeypatch.setattr(finetune, "finetuned", stands_in)
-    monkeypatch.setattr(finetune, "told", lambda out, results: None)
+    monkeypatch.setattr(finetune, "run_seed", stands_in)
+    monkeypatch.setattr(finetune, "print_results", lambda out, results: None)
     (tmp_path / "run").mkdir()
     assert finetune.main([*arguments(there, tmp_path / "run", "seed=5"), "--seeds=2"]) == 0
     assert seen == [(5, f"{tmp_path / 'run'}/seed_5"), (6, f"{tmp_path / 'run'}/seed_6")]

@@ -66,7 +66,7 @@ def until(workers, run, step):
 def completed(started):
     with started as workers:
         statuses = workers.wait(600)
-        said = [workers.said(number) for number in range(len(statuses))]
+        said = [workers.output(number) for number in range(len(statuses))]
     assert not any(statuses), said
     return said
 
@@ -112,7 +112,7 @@ def test_a_killed_process_ends_the_others_and_the_rerun_passes_over_a_damaged_ch
         until(workers, run, 13)
         workers.processes[1].kill()
         began = time.monotonic()
-        assert workers.wait(300) == [processes.LOST, -signal.SIGKILL]
+        assert workers.wait(300) == [processes.EXIT_LOST, -signal.SIGKILL]
         assert time.monotonic() - began < 60
         last = [line for line in workers.said(0).splitlines() if line.startswith("error: ")]
     assert len(last) == 1 and "process 1 of 2, on " in last[0] and "is gone without a word" in last[0], last
@@ -197,7 +197,7 @@ def test_what_never_moves_again_ends(start, tmp_path):
     """One process stops for ever, so the other waits in a collective."""
     program = {1: ["-c", FAILS_AT_STEP_3.replace("ACT", "import time; time.sleep(1e6)")]}
     with start(tmp_path / "run", 2, "loop.hang_seconds=12", program=program) as workers:
-        assert workers.wait(300) == [processes.LOST, processes.LOST]
+        assert workers.wait(300) == [processes.EXIT_LOST, processes.EXIT_LOST]
         last = {line for number in (0, 1) for line in workers.said(number).splitlines() if line.startswith("error: ")}
     assert len(last) == 1 and "has not moved for 12 s (loop.hang_seconds) in step " in last.pop()
 
@@ -228,7 +228,7 @@ def test_other_code_on_one_host_is_refused_by_all(start, tmp_path):
         file.write("# a change\n")
     other = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from gptjax import train; train.command.run(train.main)"
     said = refused(start(tmp_path / "run", 2, program={1: ["-c", other]}))
-    assert said[0] == said[1] and "has another code than process 0: " in said[0] and f"and not {processes.code()}; " in said[0]
+    assert said[0] == said[1] and "has another code than process 0: " in said[0] and f"and not {processes.source_digest()}; " in said[0]
 
 
 def test_a_coordinator_that_is_not_there_is_one_line_in_the_time_given(tmp_path):
@@ -237,7 +237,7 @@ def test_a_coordinator_that_is_not_there_is_one_line_in_the_time_given(tmp_path)
     began = time.monotonic()
     with rehearse.started([[sys.executable, *PROGRAM, "--config=smoke", *flags]], 1) as workers:
         assert workers.wait(60) == [2]
-        said = workers.said(0)
+        said = workers.output(0)
     assert time.monotonic() - began < 15
     assert (
         said.startswith("error: process 1 did not reach process 0 at localhost, port ") and said.count("\n") == 1 and "within 1 s" in said

@@ -9,8 +9,7 @@ import pytest
 from gptjax import sample, train
 from gptjax.config import count
 from gptjax.distributed import processes
-from gptjax.generate import beam
-from gptjax.generate import sampling as choose
+from gptjax.generate import beam, sampling
 from gptjax.report import events
 from gptjax.runtime import run_dir
 from gptjax.training import checkpoint, metrics
@@ -59,7 +58,7 @@ def test_the_batch_ramp_reads_more_rows_step_by_step(text, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(metrics, "mfu", lambda flops_per_token, tokens_per_s, devices: flops_per_token)
         lines = trained(text, tmp_path / "run", *ramp, "train.steps=9")
-    assert {line["mfu"] for line in lines if "loss" in line} == {count.train_flops_per_token(run_dir.config(tmp_path / "run").model)}
+    assert {line["mfu"] for line in lines if "loss" in line} == {count.train_flops_per_token(run_dir.load_config(tmp_path / "run").model)}
     rows = np.diff([0] + [line["rows"] for line in lines if "loss" in line])
     assert rows[0] == 8 and rows[-1] == 32 and all(np.diff(rows) >= 0) and set(rows) >= {8, 16, 24, 32}
     assert [line["tokens"] for line in lines if "loss" in line] == [32 * n for n in np.cumsum(rows)]
@@ -74,7 +73,7 @@ def test_a_run_goes_on_when_only_its_length_changes_and_its_mesh(text, whole, tm
     trained(text, tmp_path / "run", "train.steps=3", "mesh.fsdp=4", "mesh.data=2")
     lines = trained(text, tmp_path / "run", "mesh.fsdp=2", "mesh.tensor=2", "mesh.data=2", "mesh.sharding=fsdp_tensor")
     np.testing.assert_allclose(losses(lines), losses(whole[1]), rtol=1e-4)
-    assert run_dir.config(tmp_path / "run").mesh.tensor == 2
+    assert run_dir.load_config(tmp_path / "run").mesh.tensor == 2
 
 
 def test_no_step_is_said_to_be_quicker_than_it_was(text, tmp_path, monkeypatch):
@@ -90,8 +89,8 @@ def test_no_step_is_said_to_be_quicker_than_it_was(text, tmp_path, monkeypatch):
 
         return slower
 
-    driver = train.driver
-    monkeypatch.setattr(train, "driver", slow)
+    driver = train.make_step_fn
+    monkeypatch.setattr(train, "make_step_fn", slow)
     lines = trained(text, tmp_path / "run", "loop.every_eval=2", "train.steps=5")
     assert [line["step"] for line in lines if "validation_loss" in line] == [2, 4, 5]
     assert all(line["seconds"] >= 0.05 for line in lines if "loss" in line)
@@ -100,9 +99,9 @@ def test_no_step_is_said_to_be_quicker_than_it_was(text, tmp_path, monkeypatch):
 def test_a_finished_run_stays_as_it_is_and_its_data_must_be_those_of_all_hosts(text, whole, monkeypatch):
     directory, lines = whole
     compared = []
-    monkeypatch.setattr(processes.Hosts, "agree", lambda party, topics, advice: compared.append(topics))
+    monkeypatch.setattr(processes.ProcessGroup, "agree", lambda party, topics, advice: compared.append(topics))
     assert trained(text, directory) == lines
-    assert {"text": checkpoint.Saved(directory / "checkpoints", print).about()["text"]} in compared
+    assert {"text": checkpoint.CheckpointReader(directory / "checkpoints", print).metadata()["text"]} in compared
 
 
 def test_what_a_run_leaves(whole):
@@ -140,8 +139,8 @@ def test_one_sample_streams_what_several_show_and_stops(whole, capsys):
 
 
 def test_without_flags_sample_has_what_its_help_says(whole, monkeypatch):
-    seen, sampling, search = [], choose.Sampling, beam.search
-    monkeypatch.setattr(choose, "Sampling", lambda **how: seen.append(how) or sampling(**how))
+    seen, real, search = [], sampling.SamplingParams, beam.search
+    monkeypatch.setattr(choose, "Sampling", lambda **how: seen.append(how) or real(**how))
     monkeypatch.setattr(beam, "search", lambda *given, **more: seen.append(more.get("alpha", given[-1])) or search(*given, **more))
     for flags in ([], ["--beams=2"]):
         sample.main([f"--run={whole[0]}", "--prompt=7 and", "--tokens=2", *flags])

@@ -51,7 +51,7 @@ def test_nothing_is_compiled_after_the_first_step(profiled):
 
 
 def test_data_and_logging_are_no_bottleneck(profiled):
-    parts = profile.shares(profiled[0] / "profile")
+    parts = profile.time_shares(profiled[0] / "profile")
     assert set(parts) == set(profile.SPANS) and parts["step"] > 0
     assert parts["data"] + parts["log"] < 0.2 * (parts["step"] + parts["wait"]), parts
 

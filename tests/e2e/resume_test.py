@@ -8,7 +8,7 @@ import pytest
 
 from gptjax import train
 from gptjax.config import overrides, registry
-from gptjax.config.batch_schedule import Batches
+from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.distributed import processes
 from gptjax.report import events, loss_plot
 from gptjax.runtime import run_dir
@@ -27,8 +27,8 @@ def test_a_finished_run_is_prolonged_by_one_dial(text, finished, copied, capsys)
     assert "continuing from step 9 of 12" in said
     lines = [line for line in events.read(copied) if "loss" in line]
     assert losses(copied)[:9] == losses(finished) and [line["tokens"] for line in lines] == [256 * n for n in range(1, 13)]
-    asked = run_dir.scale_length(run_dir.config(finished), 3072)
-    assert run_dir.config(copied).train == asked.train and asked.train.schedule.warmup_tokens == 1024
+    asked = run_dir.scale_length(run_dir.load_config(finished), 3072)
+    assert run_dir.load_config(copied).train == asked.train and asked.train.schedule.warmup_tokens == 1024
     part = (3072 - 1024) / (13653 - 1024)
     assert lines[-1]["lr"] == pytest.approx(3e-3 * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * part))), rel=1e-5)
     assert [line["note"].split(":")[0] for line in events.read(copied) if "note" in line] == ["the run has another length from step 9 on"]
@@ -39,7 +39,7 @@ def test_a_finished_run_is_prolonged_by_one_dial(text, finished, copied, capsys)
         ("train.total_tokens=3072", "train.schedule.decay_tokens=13653"),
     ):  # smoke's; its own
         assert go(text, copied, *changes, flags=["--tokens=3072"]) == 0 and bytes_of(copied / "checkpoints") == before
-        assert run_dir.config(copied).train == asked.train
+        assert run_dir.load_config(copied).train == asked.train
     with pytest.raises(
         ValueError, match=r"holds a run of another config \(train.total_tokens: 3072 -> 2304; .*--tokens=N changes its length"
     ):
@@ -53,7 +53,7 @@ def test_a_finished_run_is_prolonged_by_one_dial(text, finished, copied, capsys)
 def test_the_dial_moves_each_schedule(schedule, decay):
     config = overrides.override(registry.config("smoke"), f"train.schedule={schedule}", "train.total_tokens=1000")
     longer = run_dir.scale_length(config, 2000)
-    fields = {line.split(":")[0] for line in overrides.difference(config, longer)}
+    fields = {line.split(":")[0] for line in overrides.diff(config, longer)}
     assert longer.train.total_tokens == 2000 and (decay is None or longer.train.schedule.decay_tokens == decay)
     assert fields == {"train.total_tokens"} | ({"train.schedule.decay_tokens"} if decay else set())
 
@@ -75,7 +75,7 @@ def test_a_lost_record_begins_anew_and_the_old_one_is_kept(text, finished, copie
     assert "the record of the steps before is lost" in capsys.readouterr().out
     assert (copied / "metrics.jsonl.lost-1").read_bytes() == half
     assert events.read(copied)[0] == {"step": 8, "note": "the record of the steps before is lost"}
-    assert losses(copied) == losses(finished)[8:] and run_dir.config(copied) == run_dir.config(finished)
+    assert losses(copied) == losses(finished)[8:] and run_dir.load_config(copied) == run_dir.load_config(finished)
     assert go(text, copied) == 0  # and from here on as any other
 
 
@@ -99,7 +99,7 @@ def test_a_run_whose_record_was_lost_and_that_is_killed_at_once_goes_on_without_
     shutil.rmtree(copied / "checkpoints" / "9")
     (copied / "metrics.jsonl").unlink()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loss_plot, "loss_curve", lambda directory: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(loss_plot, "draw", lambda directory: (_ for _ in ()).throw(KeyboardInterrupt))
         go(text, copied, flags=["--new_record"])
     assert curve(copied) == [{"step": 8, "note": "the record of the steps before is lost"}]
     assert go(text, copied) == 0
@@ -131,8 +131,8 @@ def test_a_record_without_a_checkpoint_begins_again_and_says_so(text, copied, fi
 def test_checkpoints_of_earlier_versions_go_on(text, tmp_path, passed, monkeypatch):
     """They hold neither the record's digest nor the ramp's quantum."""
     with monkeypatch.context() as patch:
-        now, old = resume.about, ("config", "microbatch_rows", "tokenizer", "text")
-        patch.setattr(resume, "about", lambda *args: {name: value for name, value in now(*args).items() if name in old})
+        now, old = resume.metadata, ("config", "microbatch_rows", "tokenizer", "text")
+        patch.setattr(resume, "metadata", lambda *args: {name: value for name, value in now(*args).items() if name in old})
         passed(4)
         assert go(text, tmp_path / "run") == 0
     shutil.copytree(tmp_path / "run", tmp_path / "torn")
@@ -158,7 +158,7 @@ def test_a_batch_ramp_goes_on_with_the_same_rows_on_other_devices(text, tmp_path
     assert bytes_of(tmp_path / "run") == before
     machine(2)
     assert go(text, tmp_path / "run", *ramp) == 0
-    now, whole = passed(5)[-1].batches, Batches(run_dir.config(tmp_path / "run"), shards=4)
+    now, whole = passed(5)[-1].batches, BatchSchedule(run_dir.load_config(tmp_path / "run"), shards=4)
     left = range(5, whole.n_steps + 1)
     assert now.n_steps == whole.n_steps and [now.first_row(n) for n in left] == [whole.first_row(n) for n in left]
     assert len({now.rows(n) for n in left}) > 3
@@ -167,9 +167,9 @@ def test_a_batch_ramp_goes_on_with_the_same_rows_on_other_devices(text, tmp_path
 # --- fields that may be other ------------------------------------------------------------------------------------------------
 
 OTHER = {  # another value of each, and where the run has it
-    "compute.dtype": ("bfloat16", lambda s: s.step.model.manner.dtype.__name__),
+    "compute.dtype": ("bfloat16", lambda s: s.step.model.execution_policy.dtype.__name__),
     "compute.remat": ("full", lambda s: s.config.compute.remat),
-    "compute.attention": ("reference", lambda s: s.step.model.manner.kernel),
+    "compute.attention": ("reference", lambda s: s.step.model.execution_policy.kernel),
     "compute.layers": ("scan", lambda s: s.config.compute.layers),
     "mesh.data": (2, lambda s: s.mesh.shape["data"]),
     "mesh.fsdp": (2, lambda s: s.mesh.shape["fsdp"]),
@@ -192,7 +192,7 @@ OTHER = {  # another value of each, and where the run has it
 
 
 def test_each_field_that_may_be_other_takes_effect(text, copied, monkeypatch, capsys):
-    free = {path for path in overrides.flat(registry.config("smoke")) if path.startswith(run_dir.FREE)}
+    free = {path for path in overrides.flatten(registry.config("smoke")) if path.startswith(run_dir.MAY_CHANGE)}
     assert free == set(OTHER)
     shutil.rmtree(copied / "checkpoints" / "9")
     seen = []
@@ -200,7 +200,7 @@ def test_each_field_that_may_be_other_takes_effect(text, copied, monkeypatch, ca
     assert go(text, copied, "model.dropout.residual=0.0", *[f"{path}={value}" for path, (value, _) in OTHER.items()]) == 0
     (session,) = seen
     assert {path: have(session) for path, (_, have) in OTHER.items()} == {path: value for path, (value, _) in OTHER.items()}
-    assert run_dir.config(copied) == session.config
+    assert run_dir.load_config(copied) == session.config
     said = " ".join(capsys.readouterr().out.split())
     assert "microbatches have 4 rows from step 8 on, where they had 8: sums are rounded otherwise" in said and "dropout" not in said
 
@@ -216,11 +216,11 @@ def test_what_the_loop_does_with_them(text, copied):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_dropout_draws_other_masks_in_other_microbatches_and_that_is_said(finished, dropout):
-    config = overrides.override(run_dir.config(finished), f"model.dropout.residual={dropout}", "train.microbatch_rows=2")
+    config = overrides.override(run_dir.load_config(finished), f"model.dropout.residual={dropout}", "train.microbatch_rows=2")
     reading = SimpleNamespace(tokenizer=SimpleNamespace(digest="a"), digest=lambda: "b")
-    about = resume.about(config, Batches(config), 8, reading, {})
+    about = resume.metadata(config, BatchSchedule(config), 8, reading, {})
     checkpoints = SimpleNamespace(restore=lambda state: (1, SimpleNamespace(step=np.int32(1), rows=np.int32(8)), about))
     request = resume.Request(finished, config, new_record=True)
-    (note,) = resume.restore_run(request, checkpoints, None, reading, 1, processes.Hosts()).notes
+    (note,) = resume.restore_run(request, checkpoints, None, reading, 1, processes.ProcessGroup()).notes
     assert note.startswith("microbatches have 2 rows from step 1 on, where they had 8: sums are rounded otherwise")
     assert ("dropout draws other masks" in note) == bool(dropout)

@@ -51,7 +51,7 @@ def test_a_run_in_a_bucket_is_said_to_have_no_lock(text, copied, monkeypatch, ca
     assert go(text, copied) == 0
     (session,) = sessions
     assert ("run", str(copied)) in run_summary.summarize(session)
-    session.copies = sync.Copies(copied, "gs://bucket/run")
+    session.bucket_sync = sync.BucketSync(copied, "gs://bucket/run")
     assert ("run", "gs://bucket/run, which has no lock: see that one job at a time trains there") in run_summary.summarize(session)
     with pytest.raises(SystemExit):
         train.main(["--help"])

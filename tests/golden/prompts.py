@@ -8,8 +8,8 @@ from gptjax.evals.task import Item, Task
 
 
 def lines() -> Iterator[str]:
-    for task in registry.every().values():
-        yield f"{task.name}: {task.about}"
+    for task in registry.all_tasks().values():
+        yield f"{task.name}: {task.summary}"
         yield from block("", task, task.protocol, sorted({0, task.protocol.shots}))
         for name, protocol in task.conventions.items():
             yield from block(f"{name}: ", task, protocol, [protocol.shots])
@@ -20,11 +20,11 @@ def block(name: str, task: Task, protocol: Protocol, shots: list[int]) -> Iterat
     """A protocol, and the example's items as they are put; once where the number of demonstrations changes nothing."""
     words = f", description {protocol.description!a} from {protocol.described_from} shots on" if protocol.description else ""
     yield f"  {name}{protocol.method}, {protocol.metric}, {protocol.shots} shots, separator {protocol.separator!a}{words}"
-    ways = {k: list(task.items(task.example, protocol, k)) for k in shots}
-    alike = all(items == ways[shots[0]] for items in ways.values())
-    for k in shots[:1] if alike else shots:
-        for item in ways[k]:
-            yield from put("" if alike else f"{k} shots", item)
+    items_by_shots = {k: list(task.items(task.example, protocol, k)) for k in shots}
+    is_same = all(items == items_by_shots[shots[0]] for items in items_by_shots.values())
+    for k in shots[:1] if is_same else shots:
+        for item in items_by_shots[k]:
+            yield from put("" if is_same else f"{k} shots", item)
 
 
 def put(title: str, item: Item) -> Iterator[str]:

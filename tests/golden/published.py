@@ -7,9 +7,9 @@ from gptjax.evals import registry
 
 def lines() -> Iterator[str]:
     """Smallest model first; fewer scores than models are of the largest."""
-    for task in registry.every().values():
-        for one in task.published:
-            yield f"{task.name} {one.paper} {one.metric} {one.shots} {'/'.join(f'{score:g}' for score in one.scores.values())}"
+    for task in registry.all_tasks().values():
+        for paper in task.paper_scores:
+            yield f"{task.name} {paper.paper} {paper.metric} {paper.shots} {'/'.join(f'{score:g}' for score in paper.scores.values())}"
 
 
 if __name__ == "__main__":

@@ -10,22 +10,22 @@ import pytest
 
 from gptjax import plan
 from gptjax.config import count, registry, sweep
-from gptjax.config.batch_schedule import Batches
-from gptjax.config.overrides import flat, rebuild
+from gptjax.config.batch_schedule import BatchSchedule
+from gptjax.config.overrides import flatten, unflatten
 from gptjax.config.schema import Config
 from gptjax.model import gpt
 
-every_config = pytest.mark.parametrize("config", [registry.config(name) for name in registry.names()], ids=registry.names())
+every_config = pytest.mark.parametrize("config", [registry.config(name) for name in registry.config_names()], ids=registry.config_names())
 
 
 @every_config
 def test_it_survives_its_json(config: Config):
-    assert rebuild(json.loads(json.dumps(flat(config)))) == config
+    assert unflatten(json.loads(json.dumps(flatten(config)))) == config
 
 
 @every_config
 def test_it_is_planned(config: Config):
-    found = json.loads(json.dumps(plan.plan(config)))
+    found = json.loads(json.dumps(plan.plan_config(config)))
     assert found["params"] > 0 and found["steps"] > 0 and all(v != "" for v in found.values())
 
 
@@ -33,7 +33,7 @@ def test_it_is_planned(config: Config):
 @pytest.mark.parametrize("shards", [1, 4])
 def test_its_batches_cover_its_tokens(config: Config, shards):
     shards = min(shards, config.batch_rows)  # micro's two rows are for a core, or a device or two
-    batches = Batches(config, shards)
+    batches = BatchSchedule(config, shards)
     last = batches.n_steps - 1
     assert batches.tokens(last) < config.train.total_tokens <= batches.tokens(last + 1)
     assert batches.rows(last) == batches.max_rows == config.batch_rows
@@ -45,33 +45,33 @@ def test_its_batches_cover_its_tokens(config: Config, shards):
 
 @every_config
 def test_its_model_has_the_parameters_that_are_counted(config: Config):
-    net = gpt.GPT(config.model, gpt.manner(config.compute, "tpu"))
+    net = gpt.GPT(config.model, gpt.execution_policy(config.compute, "tpu"))
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == count.padded_parameters(config.model)
 
 
 @every_config
 def test_its_forward_pass_has_a_shape(config: Config):
-    net = gpt.GPT(config.model, gpt.manner(config.compute, "tpu"))
+    net = gpt.GPT(config.model, gpt.execution_policy(config.compute, "tpu"))
     tokens = jax.ShapeDtypeStruct((1, config.model.n_ctx), jnp.int32)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     hidden = jax.eval_shape(lambda tokens: net.init_with_output(keys, tokens, None, True)[0], tokens)
     assert hidden.shape == (1, config.model.n_ctx, config.model.d_model) and hidden.dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("name", registry.sweeps())
+@pytest.mark.parametrize("name", registry.sweep_names())
 def test_every_point_of_a_sweep_builds(name):
-    points = sweep.planned(registry.sweep(name))
-    assert [point.refusal for point in points if point.config is None] == []
+    points = sweep.expand(registry.sweep(name))
+    assert [point.error for point in points if point.config is None] == []
     for model in {point.config.model for point in points if point.config is not None}:
-        net = gpt.GPT(model, gpt.manner(registry.config("smoke").compute, "tpu"))
+        net = gpt.GPT(model, gpt.execution_policy(registry.config("smoke").compute, "tpu"))
         shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))  # noqa: B023
         assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == count.padded_parameters(model)
 
 
 def test_patterns_are_compared_at_equal_flops_and_at_equal_steps():
     for name, unlike in (("sparse_patterns_flops", "flops"), ("sparse_patterns", "tokens")):
-        configs = [point.config for point in sweep.planned(registry.sweep(name))]
+        configs = [point.config for point in sweep.expand(registry.sweep(name))]
         tokens = {config.train.total_tokens for config in configs}
         assert (len(tokens) > 1) == (unlike == "flops") and len({config.model.attention for config in configs}) == 4
         if unlike == "flops":
@@ -81,6 +81,6 @@ def test_patterns_are_compared_at_equal_flops_and_at_equal_steps():
 
 
 def test_what_sizes_predicts_is_larger_than_what_it_is_told_from():
-    points = sweep.planned(registry.sweep("sizes"))
+    points = sweep.expand(registry.sweep("sizes"))
     told, predicted = ([count.parameters(p.config.model) for p in points if p.check == check] for check in (False, True))
     assert len(set(told)) == 5 and len(predicted) == 1 and predicted[0] > 1.5 * max(told)

@@ -34,5 +34,5 @@ def test_programs_exist(readme):
 
 
 def test_configs_exist(readme):
-    known = {*registry.names(), *registry.aliases(), *registry.finetunings(), "NAME"}
+    known = {*registry.config_names(), *registry.aliases(), *registry.finetuning_names(), "NAME"}
     assert [n for n in re.findall(r"--config[= ]([A-Za-z0-9_.]+)", readme) if n.rstrip(".") not in known] == []

@@ -38,10 +38,10 @@ needs_cuda = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """So that a short text has several."""
-    monkeypatch.setattr(tpu_splash, "BLOCKS", (128,))
-    tpu_splash._kernel.cache_clear()
+    monkeypatch.setattr(tpu_splash, "BLOCK_SIZES", (128,))
+    tpu_splash._make_kernel.cache_clear()
     yield
-    tpu_splash._kernel.cache_clear()
+    tpu_splash._make_kernel.cache_clear()
 
 
 def out_and_gradients(attend, q, k, v, g):
@@ -92,7 +92,7 @@ def test_documents_kept_apart(kernel, pattern):
 @pytest.mark.parametrize("pattern", [schema.Banded(window=100), schema.Fixed(block=100, summary=3)], ids=str)
 def test_splashs_backward_pass_in_two_kernels(pattern, monkeypatch):
     """As where there are many keys."""
-    monkeypatch.setattr(tpu_splash, "COPIES", 0)
+    monkeypatch.setattr(tpu_splash, "MAX_DQ_COPIES", 0)
     compare(interpreted("splash"), pattern, 300, segments_BS=documents(300))
 
 
@@ -106,8 +106,8 @@ def test_few_queries(kernel, pattern, T, S):
 def test_on_a_mesh(kernel, monkeypatch):
     """Rows over data, heads over tensor."""
     monkeypatch.setitem(dispatch.KERNELS, kernel, interpreted(kernel))
-    mesh = device_mesh.mesh(schema.Mesh(data=2, fsdp=1, tensor=2), jax.devices()[:4])
-    place = rules.Placement(rules.PRESETS["fsdp_tensor"], mesh)
+    mesh = device_mesh.make_mesh(schema.Mesh(data=2, fsdp=1, tensor=2), jax.devices()[:4])
+    place = rules.Sharding(rules.PRESETS["fsdp_tensor"], mesh)
     attend = functools.partial(dispatch.attend, kernel, place)
     compare(attend, schema.Banded(window=50), 140, segments_BS=documents(140, B=2), B=2, N=2)
 
@@ -118,16 +118,18 @@ def test_on_a_mesh(kernel, monkeypatch):
 @pytest.mark.parametrize("pattern, least, most", [(schema.Banded(window=256), 2, 2.2), (schema.Dense(), 3.5, 4)], ids=str)
 def test_twice_the_tokens(pattern, least, most):
     """Twice the blocks of a band, nearly four times those of dense attention; in each kernel."""
-    for few, many in zip(tpu_splash.visited(pattern, 1024).values(), tpu_splash.visited(pattern, 2048).values(), strict=True):
+    for few, many in zip(
+        tpu_splash.pairs_by_kernel(pattern, 1024).values(), tpu_splash.pairs_by_kernel(pattern, 2048).values(), strict=True
+    ):
         assert least <= many / few <= most
-    few, many = (gpu_flash.visited(gpu_flash.Plan(pattern, T, T, 0, 64, False)).sum() for T in (1024, 2048))
+    few, many = (gpu_flash.tile_mask(gpu_flash.KernelPlan(pattern, T, T, 0, 64, False)).sum() for T in (1024, 2048))
     assert least <= many / few <= most
 
 
 @pytest.mark.parametrize("pattern", [schema.Strided(stride=128), schema.Fixed(block=128, summary=8)], ids=str)
 def test_small_tiles_leave_most_of_sparse_patterns_out(pattern):
     """A quarter of the past's tiles, and the four or five that end with the query's own."""
-    dense, sparse = (gpu_flash.visited(gpu_flash.Plan(p, 4096, 4096, 0, 32, False)).sum() for p in (schema.Dense(), pattern))
+    dense, sparse = (gpu_flash.tile_mask(gpu_flash.KernelPlan(p, 4096, 4096, 0, 32, False)).sum() for p in (schema.Dense(), pattern))
     assert 0.25 < sparse / dense < 0.25 + 5 * 128 / dense
 
 
@@ -136,7 +138,7 @@ def test_small_tiles_leave_most_of_sparse_patterns_out(pattern):
 
 def ahead(name, attend, pattern, T, d_head, dtype, segmented=False):
     """Forward and backward passes as text, compiled for one device of a topology."""
-    target = topology.topology(name)
+    target = topology.from_name(name)
     whole = NamedSharding(jax.sharding.Mesh(target.devices()[:1], "x"), PartitionSpec())
     x = jax.ShapeDtypeStruct((1, T, 2, d_head), dtype, sharding=whole)
     segments_BS = jax.ShapeDtypeStruct((1, T), jnp.int32, sharding=whole) if segmented else None
@@ -174,7 +176,7 @@ SHAPES = [(2048, 64, jnp.bfloat16), (1001, 80, jnp.float32), (8192, 128, jnp.flo
 @pytest.mark.parametrize("T, d_head, dtype", SHAPES)
 @pytest.mark.parametrize("segmented", [False, True])
 def test_splash_compiled_for_many(name, pattern, T, d_head, dtype, segmented, monkeypatch):
-    monkeypatch.setattr(tpu_splash, "BLOCKS", (128, 256, 384, 512))
+    monkeypatch.setattr(tpu_splash, "BLOCK_SIZES", (128, 256, 384, 512))
     ahead(name, tpu_splash.attend, pattern, T, d_head, dtype, segmented)
 
 

@@ -7,14 +7,14 @@ import pytest
 
 from gptjax.config import schema
 from gptjax.evals import loglikelihood
-from gptjax.evals.loglikelihood import Likelihood, Question
+from gptjax.evals.loglikelihood import LogLikelihood, Request
 from gptjax.model import gpt, inference
 from tests import tiny
 
 T = 24  # the context
 
 
-def drawn(n: int, seed: int = 0) -> list[Question]:
+def drawn(n: int, seed: int = 0) -> list[Request]:
     """Questions of one to four completions, one to five tokens each, of few different ones, so that they begin alike; every second context
     begins with the same ten tokens; a context that is another's beginning, the same question twice, one that fills the context."""
     rng = np.random.default_rng(seed)
@@ -24,13 +24,13 @@ def drawn(n: int, seed: int = 0) -> list[Question]:
 
     shared = tokens(10)
     found = [
-        Question((shared if i % 2 else ()) + tokens(rng.integers(1, 8)), tuple(tokens(rng.integers(1, 6), 3) for _ in range(1 + i % 4)))
+        Request((shared if i % 2 else ()) + tokens(rng.integers(1, 8)), tuple(tokens(rng.integers(1, 6), 3) for _ in range(1 + i % 4)))
         for i in range(n)
     ]
-    return [*found, found[0], Question(shared[:6], ((1,), (1, 2))), Question(tokens(1), (tokens(T),)), Question(tokens(T), ((5,), (6,)))]
+    return [*found, found[0], Request(shared[:6], ((1,), (1, 2))), Request(tokens(1), (tokens(T),)), Request(tokens(T), ((5,), (6,)))]
 
 
-def by_itself(model, params, questions, banned=()) -> list[tuple[Likelihood, ...]]:
+def by_itself(model, params, questions, banned=()) -> list[tuple[LogLikelihood, ...]]:
     """Each completion by a forward pass of its own."""
 
     texts = [(question, completion) for question in questions for completion in question.completions]
@@ -49,7 +49,7 @@ def by_itself(model, params, questions, banned=()) -> list[tuple[Likelihood, ...
         total = p_TV[np.arange(len(completion)), completion].sum()
         p_TV[0, list(banned)] = -np.inf
         said = p_TV.argmax(axis=1) == completion
-        found.append(Likelihood(total, len(completion), bool(said.all()), bool(said[-1])))
+        found.append(LogLikelihood(total, len(completion), bool(said.all()), bool(said[-1])))
     return [tuple(found.pop(0) for _ in question.completions) for question in questions]
 
 
@@ -57,8 +57,8 @@ def assert_same(found, expected):
     assert sorted(found) == list(range(len(expected)))
     for number, answers in enumerate(expected):
         for here, there in zip(found[number], answers, strict=True):
-            assert here.log_probability == pytest.approx(there.log_probability, abs=1e-4)
-            assert (here.n_tokens, here.greedy, here.last_greedy) == (there.n_tokens, there.greedy, there.last_greedy)
+            assert here.log_prob == pytest.approx(there.log_prob, abs=1e-4)
+            assert (here.n_tokens, here.is_greedy, here.last_is_greedy) == (there.n_tokens, there.is_greedy, there.last_is_greedy)
 
 
 PATTERNS = (schema.Dense(),), (schema.Banded(window=3),), tiny.GPT3, tiny.PATTERNS
@@ -68,7 +68,7 @@ PATTERNS = (schema.Dense(),), (schema.Banded(window=3),), tiny.GPT3, tiny.PATTER
 def test_of_every_pattern(attention, norm):
     _, built, state = tiny.machine(tiny.config(attention=attention, norm=norm, n_ctx=T, n_layers=len(attention)))
     questions = drawn(30)
-    found = dict(loglikelihood.likelihoods(inference.reader(built.model, state.params), questions, built.model.place))
+    found = dict(loglikelihood.loglikelihood(inference.prepare(built.model, state.params), questions, built.model.sharding))
     assert_same(found, by_itself(built.model, state.params, questions))
 
 
@@ -78,7 +78,7 @@ def test_on_many_devices(sharding, sizes):
     _, one, alone = tiny.machine(tiny.config(n_ctx=T, n_layers=2))
     _, built, state = tiny.machine(c, 8)
     questions = drawn(30)
-    found = dict(loglikelihood.likelihoods(inference.reader(built.model, state.params), questions, built.model.place))
+    found = dict(loglikelihood.loglikelihood(inference.prepare(built.model, state.params), questions, built.model.sharding))
     assert_same(found, by_itself(one.model, alone.params, questions))
 
 
@@ -87,40 +87,40 @@ def test_several_programs_rows_and_parts(monkeypatch):
     for name, value in {"ROW": 32, "AT_ONCE": 64, "SCORED": (4, 8)}.items():
         monkeypatch.setattr(loglikelihood, name, value)
     _, built, state = tiny.machine(tiny.config(n_ctx=T, n_layers=2))
-    reader, questions = inference.reader(built.model, state.params), drawn(60)
-    order, found = zip(*loglikelihood.likelihoods(reader, questions), strict=True)
+    reader, questions = inference.prepare(built.model, state.params), drawn(60)
+    order, found = zip(*loglikelihood.loglikelihood(reader, questions), strict=True)
     assert list(order) != sorted(order)
     assert_same(dict(zip(order, found, strict=True)), by_itself(built.model, state.params, questions))
 
 
 def test_banned_tokens_are_not_what_it_says_first():
     _, built, state = tiny.machine(tiny.config(n_ctx=T, n_layers=2))
-    reader = inference.reader(built.model, state.params)
-    asked = [Question((7, 8), tuple((i, j) for i in range(61) for j in (0, 1))), Question((9,), tuple((i,) for i in range(61)))]
-    plain = dict(loglikelihood.likelihoods(reader, asked))
-    (likeliest,) = [i for i, x in enumerate(plain[1]) if x.greedy]
-    found = dict(loglikelihood.likelihoods(reader, asked, banned=[likeliest]))
-    (second,) = [i for i, x in enumerate(found[1]) if x.greedy]
-    assert second != likeliest and found[1][second].last_greedy and not found[1][likeliest].last_greedy
+    reader = inference.prepare(built.model, state.params)
+    asked = [Request((7, 8), tuple((i, j) for i in range(61) for j in (0, 1))), Request((9,), tuple((i,) for i in range(61)))]
+    plain = dict(loglikelihood.loglikelihood(reader, asked))
+    (likeliest,) = [i for i, x in enumerate(plain[1]) if x.is_greedy]
+    found = dict(loglikelihood.loglikelihood(reader, asked, banned=[likeliest]))
+    (second,) = [i for i, x in enumerate(found[1]) if x.is_greedy]
+    assert second != likeliest and found[1][second].last_is_greedy and not found[1][likeliest].last_is_greedy
     assert_same(found, by_itself(built.model, state.params, asked, banned=[likeliest]))
 
 
 def test_a_banned_token_is_a_rival_of_every_token_but_the_first():
     """Logits 3, 2, 1 of three tokens, of which 0 is banned: then 1 is what is said first, and 0 is said later."""
     _, built, state = tiny.machine(tiny.config(d_model=4))
-    reader = inference.reader(built.model, state.params | {"token_VD": jnp.diag(jnp.array([3.0, 2.0, 1.0, 0.0]))})
+    reader = inference.prepare(built.model, state.params | {"token_VD": jnp.diag(jnp.array([3.0, 2.0, 1.0, 0.0]))})
     wanted, first = np.array([0, 1, 2, 0, 1], np.int32), np.array([True, True, True, False, False])
     allowed = np.array([False, True, True, True])
-    p_B, said_B = loglikelihood._probabilities(reader, jnp.ones((5, 1, 4)), wanted, first, allowed)
+    p_B, said_B = loglikelihood._log_probs(reader, jnp.ones((5, 1, 4)), wanted, first, allowed)
     assert said_B.tolist() == [False, True, False, True, False]
     np.testing.assert_allclose(p_B, jax.nn.log_softmax(jnp.array([3.0, 2.0, 1.0, 0.0]))[wanted], atol=1e-6)
 
 
 def test_a_model_that_says_nan_is_refused():
     _, built, state = tiny.machine(tiny.config(d_model=4))
-    broken = inference.reader(built.model, state.params | {"token_VD": state.params["token_VD"] * jnp.nan})
+    broken = inference.prepare(built.model, state.params | {"token_VD": state.params["token_VD"] * jnp.nan})
     with pytest.raises(ValueError, match="probabilities are no numbers"):
-        list(loglikelihood.likelihoods(broken, [Question((1,), ((2,), (3,)))]))
+        list(loglikelihood.loglikelihood(broken, [Request((1,), ((2,), (3,)))]))
 
 
 @pytest.mark.parametrize("stride", [None, 7])
@@ -128,12 +128,12 @@ def test_whole_texts(stride):
     _, built, state = tiny.machine(tiny.config(n_ctx=T, n_layers=2))
     rng = np.random.default_rng(3)
     texts = [rng.integers(0, 61, n).tolist() for n in (60, 0, 1, T, T + 1)]
-    found = dict(loglikelihood.texts(inference.reader(built.model, state.params), texts, 60, stride=stride))
+    found = dict(loglikelihood.loglikelihood_rolling(inference.prepare(built.model, state.params), texts, 60, stride=stride))
     for number, text in enumerate(texts):
         x, step, questions = [60, *text], stride or T, []
         for start in range(0, len(text), step):
             stop = min(start + step, len(text))
             begin = max(0, stop - T)
-            questions += [Question(tuple(x[begin : at + 1]), ((x[at + 1],),)) for at in range(start, stop)]
-        expected = sum(answer.log_probability for (answer,) in by_itself(built.model, state.params, questions))
+            questions += [Request(tuple(x[begin : at + 1]), ((x[at + 1],),)) for at in range(start, stop)]
+        expected = sum(answer.log_prob for (answer,) in by_itself(built.model, state.params, questions))
         assert found[number] == pytest.approx(expected, abs=1e-4)

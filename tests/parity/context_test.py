@@ -20,8 +20,8 @@ SEGMENTS = jnp.cumsum((jnp.arange(T) % 11 == 7).astype(jnp.int32))[None].repeat(
 
 def place(**sizes):
     sizes = {"fsdp": 1} | sizes
-    mesh = device_mesh.mesh(schema.Mesh(**sizes), jax.devices()[: math.prod(sizes.values())])
-    return rules.Placement(rules.PRESETS["fsdp_tensor"], mesh)
+    mesh = device_mesh.make_mesh(schema.Mesh(**sizes), jax.devices()[: math.prod(sizes.values())])
+    return rules.Sharding(rules.PRESETS["fsdp_tensor"], mesh)
 
 
 def arrays(dtype, B=4, N=2):

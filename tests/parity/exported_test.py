@@ -45,13 +45,13 @@ def spoken(kind: str, shared, tmp_path) -> tuple[data.Tokenizer, build.Tokenizer
         case "gpt1":
             spec = data.Gpt1Bpe(path=gpt1, words="basic")
         case "sentencepiece" | "neo":
-            (tmp_path / "its.model").write_bytes(sentencepiece_tokenizer.trained(TRAINED, 330).model)
+            (tmp_path / "its.model").write_bytes(sentencepiece_tokenizer.train(TRAINED, 330).model)
             spec = data.SentencePiece(path=str(tmp_path / "its.model"))
         case "gpt2":
             spec = data.Gpt2Bpe()
         case _:
             spec = data.Bytes()
-    return spec, build.tokenizer(spec)
+    return spec, build.build(spec)
 
 
 def made(kind: str, n_vocab: int, spec: data.Tokenizer):
@@ -60,10 +60,10 @@ def made(kind: str, n_vocab: int, spec: data.Tokenizer):
     post = {"norm": "post"} if kind in ("gpt1", "spacy") else {}
     c = tiny.config(n_vocab=n_vocab, n_layers=2, attention=attention, **post)
     c = dataclasses.replace(c, data=data.Data(tokenizer=spec))
-    mesh = device_mesh.mesh(c.mesh, jax.devices()[:1])
+    mesh = device_mesh.make_mesh(c.mesh, jax.devices()[:1])
     built = step.build(c, "cpu", mesh, None)
     with jax.set_mesh(mesh):
-        params = state.created(c, built.model, built.tx, mesh).params
+        params = state.init_sharded(c, built.model, built.tx, mesh).params
     return c, built, jax.tree.map(lambda x: 4 * x, params)
 
 
@@ -95,8 +95,8 @@ def test_an_exported_folder_opens_as_what_it_is(transformers, kind, shared, tmp_
     np.testing.assert_allclose(np.asarray(ours)[..., : text.n_vocab], expected, atol=1e-4, rtol=0)
     assert hidden.shape == (1, c.model.n_ctx, 16)
 
-    again = load.found(folder, say=pytest.fail)  # and comes back as what it was
-    its = build.tokenizer(again.config.data.tokenizer)
+    again = load.load(folder, log=pytest.fail)  # and comes back as what it was
+    its = build.build(again.config.data.tokenizer)
     again.check(again.config, its)
     assert its.digest == text.digest
 
@@ -107,12 +107,12 @@ def test_a_tokenizer_without_a_form_there_is_refused_there_not_taken_for_another
     (tmp_path / "its.model").write_bytes(model(add_dummy_prefix=True).model)
     spec = data.SentencePiece(path=str(tmp_path / "its.model"))
     c, _, params = made("other", 320, spec)
-    folder, warned, text = tmp_path / "exported", [], build.tokenizer(spec)
+    folder, warned, text = tmp_path / "exported", [], build.build(spec)
     folder.mkdir()
     export_hf.save(folder, c, params, text, warn=warned.append)
     assert len(warned) == 1 and "adds a space before a text; it refuses to open one" in warned[0]
     with pytest.raises(ValueError, match="instantiate the backend tokenizer"):
         transformers.AutoTokenizer.from_pretrained(folder)
-    again = load.found(folder, say=pytest.fail)
+    again = load.load(folder, log=pytest.fail)
     again.check(again.config, text)
-    assert build.tokenizer(again.config.data.tokenizer).digest == text.digest
+    assert build.build(again.config.data.tokenizer).digest == text.digest

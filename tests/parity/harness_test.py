@@ -54,12 +54,12 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("harness")
     c = tiny.config(n_vocab=50257, n_ctx=64, n_layers=2, d_model=16, attention=(schema.Dense(),), init=schema.Init())
     c = tiny.varied(c, data={"tokenizer": data.Gpt2Bpe()})
-    mesh = device_mesh.mesh(c.mesh, jax.devices()[:1])
+    mesh = device_mesh.make_mesh(c.mesh, jax.devices()[:1])
     built = step.build(c, "cpu", mesh, None)
     with jax.set_mesh(mesh):
-        params = state.created(c, built.model, built.tx, mesh).params
+        params = state.init_sharded(c, built.model, built.tx, mesh).params
     (place / "weights").mkdir()
-    export_hf.save(place / "weights", c, jax.tree.map(lambda x: 4 * x, params), build.tokenizer(c.data.tokenizer))
+    export_hf.save(place / "weights", c, jax.tree.map(lambda x: 4 * x, params), build.build(c.data.tokenizer))
     rng = np.random.default_rng(0)
 
     def text(n):
@@ -137,7 +137,9 @@ def test_a_text_without_tokens_begins_with_end_of_text(ours):
     end = ours.eot_token_id
     (empty,) = ours.generate_until([request("generate_until", "", {"until": [], "max_gen_toks": 5})], True)
     key = jax.random.key(0)
-    expected = dict(loglikelihood.said(ours.reader, [[end]], 5, sampling.Sampling(temperature=0), [], ours.text, key))[0]
+    expected = dict(
+        loglikelihood.sample_until(ours.inference_model, [[end]], 5, sampling.SamplingParams(temperature=0), [], ours.text, key)
+    )[0]
     assert empty == expected
     alone, spaced = ours.loglikelihood([request("loglikelihood", context, "hello") for context in ("", "\n")], True)
     assert np.isfinite(alone[0]) and np.isfinite(spaced[0])

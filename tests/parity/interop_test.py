@@ -62,9 +62,9 @@ def made(transformers, kind: str):
 def placed(there, n_devices: int = 1, **mesh):
     """(step, parameters) of weights on some of the simulated devices."""
     c = dataclasses.replace(there.config, mesh=schema.Mesh(**mesh))
-    where = device_mesh.mesh(c.mesh, jax.devices()[:n_devices])
+    where = device_mesh.make_mesh(c.mesh, jax.devices()[:n_devices])
     built = step.build(c, "cpu", where, None)
-    return where, built, there.params(state.abstract(c, built.model, built.tx, where).params)
+    return where, built, there.load_params(state.abstract_state(c, built.model, built.tx, where).params)
 
 
 def tokens(model, rows: int = 2) -> np.ndarray:
@@ -80,7 +80,7 @@ def logits(model, tokens_BT) -> np.ndarray:
 def test_logits_are_theirs(theirs, tmp_path, kind):
     model = made(theirs, kind)
     model.save_pretrained(tmp_path)
-    _, built, params = placed(load.found(tmp_path, ["data.tokenizer=Bytes()"]))
+    _, built, params = placed(load.load(tmp_path, ["data.tokenizer=Bytes()"]))
     tokens_BT = tokens(model)
     x_BTD = built.model.apply({"params": params}, jnp.asarray(tokens_BT))
     ours = np.asarray(gpt.logits(x_BTD, params["token_VD"], model.config.vocab_size))[..., : model.config.vocab_size]
@@ -93,7 +93,7 @@ def test_logits_on_a_mesh_from_several_files(theirs, tmp_path):
     model = made(theirs, "gpt2")
     model.save_pretrained(tmp_path, max_shard_size="50KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
-    where, built, params = placed(load.found(tmp_path), 8, fsdp=2, tensor=2, data=2, sharding="fsdp_tensor")
+    where, built, params = placed(load.load(tmp_path), 8, fsdp=2, tensor=2, data=2, sharding="fsdp_tensor")
     tokens_BT = tokens(model, rows=4)
     with jax.set_mesh(where):
         run = jax.jit(lambda p, t: gpt.logits(built.model.apply({"params": p}, t), p["token_VD"], 257))
@@ -105,15 +105,15 @@ def test_logits_on_a_mesh_from_several_files(theirs, tmp_path):
 def test_an_exported_model_says_the_same(theirs, tmp_path, kind):
     """Greedily, from weights that transformers made, we imported and exported, and transformers loads."""
     made(theirs, kind).save_pretrained(tmp_path / "theirs")
-    there = load.found(tmp_path / "theirs", ["data.tokenizer=Bytes()"])
+    there = load.load(tmp_path / "theirs", ["data.tokenizer=Bytes()"])
     _, built, params = placed(there)
     (tmp_path / "ours").mkdir()
-    assert export_hf.save(tmp_path / "ours", there.config, params, build.Bytes()) == kind
+    assert export_hf.save(tmp_path / "ours", there.config, params, build.ByteTokenizer()) == kind
     model, report = theirs.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert type(model).__name__ == MODELS[kind][1] and not any(report.values()), report
     prompt = list(b"In the beg")
-    (ours,) = decode.continuations(
-        inference.reader(built.model, params), [prompt], 14, sampling.Sampling(temperature=0), jax.random.key(0), end_of_text=256
+    (ours,) = decode.generate(
+        inference.prepare(built.model, params), [prompt], 14, sampling.SamplingParams(temperature=0), jax.random.key(0), end_of_text=256
     )
     said = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=14, attention_mask=torch.ones(1, len(prompt)))
     assert said[0, len(prompt) :].tolist()[: len(ours)] == ours and len(set(ours)) > 3

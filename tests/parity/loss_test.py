@@ -24,7 +24,7 @@ def arrays(T, V=256, n_vocab=200, dtype=jnp.float32, B=3):
 def test_chunks_change_nothing(monkeypatch, T, chunk_bytes):
     monkeypatch.setattr(loss, "CHUNK_BYTES", chunk_bytes)
     x, w, t, weights, n_vocab = arrays(T)
-    expected = jax.value_and_grad(loss.plain, (0, 1))(x, w, t, weights, n_vocab)
+    expected = jax.value_and_grad(loss.cross_entropy_reference, (0, 1))(x, w, t, weights, n_vocab)
     found = jax.value_and_grad(lambda x, w: 3.0 * loss.cross_entropy(x, w, t, weights, n_vocab), (0, 1))(x, w)
     found = jax.tree.map(lambda a: a / 3.0, found)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-6), found, expected)
@@ -37,7 +37,9 @@ def test_logits_of_a_chunk_are_all_that_lives(monkeypatch):
     x, w, t, weights, n_vocab = arrays(64)
     text = jax.jit(jax.grad(loss.cross_entropy, (0, 1)), static_argnums=4).lower(x, w, t, weights, n_vocab).as_text()
     assert "3x8x256" in text and "3x64x256" not in text
-    assert "3x64x256" in jax.jit(jax.grad(loss.plain, (0, 1)), static_argnums=4).lower(x, w, t, weights, n_vocab).as_text()
+    assert (
+        "3x64x256" in jax.jit(jax.grad(loss.cross_entropy_reference, (0, 1)), static_argnums=4).lower(x, w, t, weights, n_vocab).as_text()
+    )
 
 
 def test_padded_vocabulary_gets_no_probability_and_no_gradient():
@@ -50,7 +52,7 @@ def test_padded_vocabulary_gets_no_probability_and_no_gradient():
 
 @pytest.fixture
 def place():
-    return rules.Placement(rules.PRESETS["fsdp_tensor"], device_mesh.mesh(schema.Mesh(fsdp=2, tensor=2, context=2)))
+    return rules.Sharding(rules.PRESETS["fsdp_tensor"], device_mesh.make_mesh(schema.Mesh(fsdp=2, tensor=2, context=2)))
 
 
 @pytest.mark.parametrize("chunk_bytes", [2**30, 2 * 128 * 4 * 3])  # of a device's 2 rows of 8 positions and 128 ids: one chunk, and three
@@ -58,7 +60,7 @@ def test_cut_over_devices(monkeypatch, place, chunk_bytes):
     """Value and gradients, with the vocabulary, the rows and the sequence cut in two; the value alone too, which is what evaluates."""
     monkeypatch.setattr(loss, "CHUNK_BYTES", chunk_bytes)
     x, w, t, weights, n_vocab = arrays(16, B=4)
-    expected = jax.value_and_grad(loss.plain, (0, 1))(x, w, t, weights, n_vocab)
+    expected = jax.value_and_grad(loss.cross_entropy_reference, (0, 1))(x, w, t, weights, n_vocab)
     value, found = jax.jit(
         lambda x, w: (
             loss.cross_entropy(x, w, t, weights, n_vocab, place),
@@ -77,10 +79,10 @@ def test_rows_looked_up_in_a_table_that_is_cut(place, dtype):
     tokens = jnp.where(jnp.arange(64)[None] % 2 == 0, 7, tokens)
     g = jax.random.normal(jax.random.key(2), (4, 64, 8), dtype)
     expected = jnp.zeros((256, 8)).at[tokens].add(g.astype(jnp.float32))
-    for where in (place, rules.NOWHERE):
+    for where in (place, rules.UNSHARDED):
 
         def out_and_gradient(table):
-            out, pull = jax.vjp(lambda table: embedding.rows(table, tokens, dtype, where), table)  # noqa: B023
+            out, pull = jax.vjp(lambda table: embedding.embed(table, tokens, dtype, where), table)  # noqa: B023
             return out, *pull(g)
 
         out, found = jax.jit(out_and_gradient)(table)

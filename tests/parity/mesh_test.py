@@ -81,11 +81,11 @@ def test_what_a_tpu_compiler_makes_of_it():
     Gradients of matrices are reduced into shards, never whole: newer libtpu passes them around a ring, by collective-permutes."""
     c = tiny.config(rows=16, n_ctx=512, n_vocab=4000, n_layers=4, n_heads=4, d_model=512, attention=(schema.Dense(),))
     c = tiny.varied(c, mesh=MESHES["tensor"], compute={"remat": "full", "attention": "reference"})
-    mesh = device_mesh.mesh(c.mesh, topology.topology("v5p:2x2x2").devices())
+    mesh = device_mesh.make_mesh(c.mesh, topology.from_name("v5p:2x2x2").devices())
     built = step.build(c, "tpu", mesh, None)
-    now = state.abstract(c, built.model, built.tx, mesh)
+    now = state.abstract_state(c, built.model, built.tx, mesh)
     shape = (1, 16, c.model.n_ctx + 1)
-    rows = jax.ShapeDtypeStruct(shape, np.int32, sharding=NamedSharding(mesh, built.model.place.spec("MB1", shape)))
+    rows = jax.ShapeDtypeStruct(shape, np.int32, sharding=NamedSharding(mesh, built.model.sharding.spec("MB1", shape)))
     with topology.uncached():
         compiled = jax.jit(built, donate_argnums=0, static_argnums=2).trace(now, rows, 1).lower(lowering_platforms=("tpu",)).compile()
     found = hlo_cost.Program(compiled.as_text()).collectives()

@@ -14,7 +14,7 @@ from tests import tiny
 
 T = 24  # the context: eight times round the ring of a band of 3
 prefill = jax.jit(inference.prefill, static_argnames="capacity")
-extend = jax.jit(inference.extend)
+extend = jax.jit(inference.decode_step)
 
 
 def machine(attention, norm="pre"):
@@ -27,7 +27,7 @@ def machine(attention, norm="pre"):
 def all_patterns():
     """(model, parameters, reader) of a layer of every pattern."""
     model, params = machine(tiny.PATTERNS)
-    return model, params, inference.reader(model, params)
+    return model, params, inference.prepare(model, params)
 
 
 def texts(*lengths, width=T):
@@ -55,7 +55,7 @@ def read_to_the_end(reader, tokens, counts, memory, expected, atol, step=1):
 @pytest.mark.parametrize("attention, norm", [((p,), "pre") for p in tiny.PATTERNS] + [(tiny.PATTERNS, "post")], ids=str)
 def test_rows_of_different_lengths_read_on_one_by_one(attention, norm):
     model, params = machine(attention, norm)
-    reader, (tokens, counts) = inference.reader(model, params), texts(1, 5, 9)
+    reader, (tokens, counts) = inference.prepare(model, params), texts(1, 5, 9)
     expected = whole(model, params, tokens)
     memory, x = prefill(reader, tokens[:, :12], counts, capacity=T)
     for row, n in enumerate(counts):
@@ -79,7 +79,7 @@ def test_one_row_alone(all_patterns):
 
 def test_a_ring_has_as_many_slots_as_its_window():
     model, params = machine((schema.Banded(window=5), schema.Dense()))
-    memory, _ = prefill(inference.reader(model, params), *texts(3, 9, width=16), capacity=T)
+    memory, _ = prefill(inference.prepare(model, params), *texts(3, 9, width=16), capacity=T)
     assert [layer.k_BNHS.shape for layer in memory.layers] == [(2, 4, 4, 5), (2, 4, 4, T)]
     assert [layer.v_BNSH.shape for layer in memory.layers] == [(2, 4, 5, 4), (2, 4, T, 4)]
 
@@ -88,9 +88,9 @@ def test_a_cache_that_grows(all_patterns):
     model, params, reader = all_patterns
     tokens, counts = texts(4, 2)
     memory, _ = prefill(reader, tokens[:, :4], counts, capacity=4)
-    memory = kv_cache.grown(memory, model.config.attention, 9)
+    memory = kv_cache.resize(memory, model.config.attention, 9)
     memory, _ = extend(reader, memory, tokens[np.arange(2)[:, None], counts[:, None] + np.arange(5)], np.array([5, 5], np.int32))
-    memory = kv_cache.grown(memory, model.config.attention, T)
+    memory = kv_cache.resize(memory, model.config.attention, T)
     read_to_the_end(reader, tokens, counts + 5, memory, whole(model, params, tokens), 2e-5)
 
 
@@ -101,18 +101,18 @@ def test_a_prefix_that_is_read_once_serves_several_continuations(all_patterns):
     memory, _ = prefill(reader, prefixes, np.array([10, 10], np.int32), capacity=T)
     rows = np.array([1, 0, 0], np.int32)
     tokens[:, :10] = prefixes[rows]
-    read_to_the_end(reader, tokens, np.full(3, 10, np.int32), kv_cache.selected(memory, rows), whole(model, params, tokens), 2e-5)
+    read_to_the_end(reader, tokens, np.full(3, 10, np.int32), kv_cache.take_rows(memory, rows), whole(model, params, tokens), 2e-5)
 
 
 def test_bfloat16():
     """On CPU the reader computes in float32 with weights of bfloat16, elsewhere in bfloat16: near what the forward pass does with both."""
     c = tiny.varied(tiny.config(n_ctx=T), compute={"dtype": "bfloat16"})
     _, built, state = tiny.machine(c)
-    reader, (tokens, counts) = inference.reader(built.model, state.params), texts(3, 8)
+    reader, (tokens, counts) = inference.prepare(built.model, state.params), texts(3, 8)
     memory, _ = prefill(reader, tokens[:, :8], counts, capacity=T)
     read_to_the_end(reader, tokens, counts, memory, whole(built.model, state.params, tokens), 0.1)
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), state.params)
-    same = inference.reader(built.model.clone(manner=gpt.manner(schema.Compute(), "cpu")), rounded)
+    same = inference.prepare(built.model.clone(manner=gpt.execution_policy(schema.Compute(), "cpu")), rounded)
     np.testing.assert_array_equal(reader.params["token_VD"], same.params["token_VD"])
     assert np.any(np.asarray(same.params["token_VD"]) != np.asarray(state.params["token_VD"]))
 
@@ -120,8 +120,8 @@ def test_bfloat16():
 def test_an_accelerators_reader_has_weights_of_bfloat16(monkeypatch):
     model, params = machine((schema.Dense(),))
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    model = model.clone(manner=gpt.manner(schema.Compute(dtype="bfloat16", attention="reference"), "tpu"))
-    reader, (tokens, counts) = inference.reader(model, params), texts(3, 8)
+    model = model.clone(manner=gpt.execution_policy(schema.Compute(dtype="bfloat16", attention="reference"), "tpu"))
+    reader, (tokens, counts) = inference.prepare(model, params), texts(3, 8)
     kinds = {x.dtype.name for x in jax.tree.leaves(reader.params) if x.ndim > 1}
     assert "bfloat16" in kinds and reader.params["norm"]["gain_D"].dtype == jnp.float32
     memory, _ = prefill(reader, tokens[:, :8], counts, capacity=T)
@@ -133,10 +133,10 @@ def test_an_accelerators_reader_has_weights_of_bfloat16(monkeypatch):
 def test_the_cache_is_written_in_place(lengths):
     """The compiled step copies no array of the size of a layer's keys, and its result lies where the donated cache lay."""
     model, params = machine((schema.Banded(window=20), schema.Dense()))
-    reader = inference.reader(model, params)
+    reader = inference.prepare(model, params)
     memory, _ = prefill(reader, *texts(*lengths, width=4), capacity=T)
     tokens, ones = np.zeros((len(lengths), 1), np.int32), np.ones(len(lengths), np.int32)
-    compiled = jax.jit(inference.extend, donate_argnums=1).lower(reader, memory, tokens, ones).compile()
+    compiled = jax.jit(inference.decode_step, donate_argnums=1).lower(reader, memory, tokens, ones).compile()
     stored = jax.tree.leaves(memory.layers)
     copies = [math.prod(map(int, dims.split(","))) for dims in re.findall(r"= \w+\[([\d,]+)\]\S* copy\(", compiled.as_text())]
     assert not set(copies) & {x.size for x in stored}
@@ -146,4 +146,4 @@ def test_the_cache_is_written_in_place(lengths):
 def test_more_tokens_than_the_cache_takes():
     model, params = machine((schema.Dense(),))
     with pytest.raises(ValueError, match="a cache of 4 tokens for 8 new ones: give 8 to 24, the model's context"):
-        inference.prefill(inference.reader(model, params), *texts(8, width=8), 4)
+        inference.prefill(inference.prepare(model, params), *texts(8, width=8), 4)

@@ -57,7 +57,7 @@ def test_host_driven_microbatches_are_the_step():
     rows = tiny.tokens(c, 4, 2)
     with jax.set_mesh(mesh):
         whole, _ = jax.jit(step)(state, rows, np.int32(4))
-        sums, add = step.zero(state.params), jax.jit(step.accumulate)
+        sums, add = step.init_accumulator(state.params), jax.jit(step.accumulate)
         for row in rows:
             sums = add(state.params, state.step, sums, row)
         halves, _ = jax.jit(step.update, static_argnums=2)(state, sums, 2)

@@ -30,26 +30,26 @@ def curve(run):
 
 
 def test_each_comes_out_as_a_run_by_itself(asked, tmp_path):
-    points = sweep.planned(asked)
-    (group,) = together.groups(points, 8)
-    assert together.trained(group, tmp_path / "all", lambda line: None, lambda: False)
-    assert all(run_status.standing(point, tmp_path / "all").state == "done" for point in points)
+    points = sweep.expand(asked)
+    (group,) = together.batchable_groups(points, 8)
+    assert together.train_vmapped(group, tmp_path / "all", lambda line: None, lambda: False)
+    assert all(run_status.read_status(point, tmp_path / "all").state == "done" for point in points)
     for point in (points[0], points[7]):  # differ in all that varies
         alone = tmp_path / "alone" / point.name
         assert train.main(["--config=smoke", f"--run={alone}", *point.arguments]) == 0
         one, other = curve(tmp_path / "all" / point.name), curve(alone)
         assert [x[:2] for x in one] == [x[:2] for x in other] and len(one) == 14
         np.testing.assert_allclose([x[2] for x in one], [x[2] for x in other], rtol=2e-5)
-        mine, its = (load.found(str(run)).config for run in (tmp_path / "all" / point.name, alone))
+        mine, its = (load.load(str(run)).config for run in (tmp_path / "all" / point.name, alone))
         assert mine == its == point.config
 
 
 def test_a_stop_leaves_runs_that_go_on_by_themselves(asked, tmp_path):
-    points = sweep.planned(dataclasses.replace(asked, points=asked.points[:2]))
-    (group,) = together.groups(points, 8)
+    points = sweep.expand(dataclasses.replace(asked, points=asked.points[:2]))
+    (group,) = together.batchable_groups(points, 8)
     steps = iter([False, True])
-    assert not together.trained(group, tmp_path, lambda line: None, lambda: next(steps))
-    assert [run_status.standing(point, tmp_path).step for point in points] == [2, 2]
+    assert not together.train_vmapped(group, tmp_path, lambda line: None, lambda: next(steps))
+    assert [run_status.read_status(point, tmp_path).step for point in points] == [2, 2]
     for point in points:
         assert train.main(["--config=smoke", f"--run={tmp_path / point.name}", *point.arguments]) == 0
     alone = tmp_path / "alone"
@@ -57,39 +57,39 @@ def test_a_stop_leaves_runs_that_go_on_by_themselves(asked, tmp_path):
     one, other = curve(tmp_path / points[1].name), curve(alone)
     assert [x[:2] for x in one] == [x[:2] for x in other]
     np.testing.assert_allclose([x[2] for x in one], [x[2] for x in other], rtol=2e-5)
-    assert all(run_status.standing(point, tmp_path).state == "done" for point in points)
+    assert all(run_status.read_status(point, tmp_path).state == "done" for point in points)
 
 
 def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked, tmp_path):
     asked = dataclasses.replace(asked, sets=(*asked.sets, "train.skips_allowed=2"))
     for place, peak in (("well", 1e-3), ("ill", 1e30)):  # whose first update is finite, and after it nothing
         edits = ("train.schedule.peak=1e-3", "seed=0"), (f"train.schedule.peak={peak}", "seed=1")
-        group = sweep.planned(dataclasses.replace(asked, points=edits))
-        assert together.trained(group, tmp_path / place, lambda line: None, lambda: False)
+        group = sweep.expand(dataclasses.replace(asked, points=edits))
+        assert together.train_vmapped(group, tmp_path / place, lambda line: None, lambda: False)
     assert curve(tmp_path / "well" / group[0].name) == curve(tmp_path / "ill" / group[0].name)  # bit for bit
     given_up = group[1]
-    assert run_status.standing(group[0], tmp_path / "ill").state == "done"
-    found = run_status.standing(given_up, tmp_path / "ill")
-    assert (found.state, found.step, found.why) == ("given up", 3, "gave up: 2 updates in a row were not finite, up to step 3")
+    assert run_status.read_status(group[0], tmp_path / "ill").state == "done"
+    found = run_status.read_status(given_up, tmp_path / "ill")
+    assert (found.state, found.step, found.reason) == ("given up", 3, "gave up: 2 updates in a row were not finite, up to step 3")
     assert not list((tmp_path / "ill" / given_up.name).glob("checkpoints/*"))
-    progress, through = local_runner.run("smoke", [given_up], tmp_path / "ill", local_runner.slots(1, None), 1, lambda progress: None)
-    assert through and progress.failed == {given_up.name: found.why}  # and is not begun again
+    progress, through = local_runner.run("smoke", [given_up], tmp_path / "ill", local_runner.make_slots(1, None), 1, lambda progress: None)
+    assert through and progress.failures == {given_up.name: found.reason}  # and is not begun again
 
 
 def test_what_one_program_can_train():
-    of = lambda *axes: sweep.planned(sweep.Sweep(about="?", recipe="smoke", points=sweep.grid(*axes)))  # noqa: E731
+    of = lambda *axes: sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.grid(*axes)))  # noqa: E731
     seeds = of(sweep.seeds(5))
-    assert [len(group) for group in together.groups(seeds, 2)] == [2, 2, 1]
-    assert [len(g) for g in together.groups(of(sweep.each("model.n_layers", 2, 4), sweep.seeds(2)), 8)] == [2, 2]
+    assert [len(group) for group in together.batchable_groups(seeds, 2)] == [2, 2, 1]
+    assert [len(g) for g in together.batchable_groups(of(sweep.each("model.n_layers", 2, 4), sweep.seeds(2)), 8)] == [2, 2]
     clipped = of(sweep.each("train.optimizer.clip_norm", "1.0", "None"))
-    assert len(together.groups(clipped, 8)) == 2
+    assert len(together.batchable_groups(clipped, 8)) == 2
     with pytest.raises(ValueError, match="--together=0"):
-        together.groups(seeds, 0)
+        together.batchable_groups(seeds, 0)
 
 
 def test_a_record_with_other_values_leaves_the_first_as_it_was():
     config = schema.AdamW(weight_decay=0.1)
-    made = together.substituted(config, {"weight_decay": "traced"})
+    made = together.replace_unchecked(config, {"weight_decay": "traced"})
     assert made.weight_decay == "traced" and config.weight_decay == 0.1 and made.b1 == config.b1
 
 

@@ -16,7 +16,7 @@ def sensitivity(c, T=12, end_of_text=None, platform="cpu"):
     """(T, T): how much hidden state t moves with the embedding of token s; rows of the Jacobian through the token table."""
     _, step, state = tiny.machine(c, end_of_text=end_of_text, platform=platform)
     tokens_BT = jnp.arange(T)[None]  # each token once, so a row of the table is a position
-    segments_BT = None if end_of_text is None else gpt.segments(tokens_BT, end_of_text)
+    segments_BT = None if end_of_text is None else gpt.segment_ids(tokens_BT, end_of_text)
 
     def hidden(table):
         x_BTD = step.model.apply({"params": state.params | {"token_VD": table}}, tokens_BT, segments_BT)
@@ -63,11 +63,11 @@ def test_no_future_through_the_cache(name):
     tokens_BT = np.arange(12, dtype=np.int32)[None]
 
     def hidden(table):
-        reader = inference.reader(step.model, state.params | {"token_VD": table})
+        reader = inference.prepare(step.model, state.params | {"token_VD": table})
         memory, x_BTD = inference.prefill(reader, tokens_BT[:, :5], np.array([5]), 12)
         parts = [x_BTD]
         for start, n in ((5, 4), (9, 1), (10, 1), (11, 1)):
-            memory, x_BTD = inference.extend(reader, memory, tokens_BT[:, start : start + n], np.array([n]))
+            memory, x_BTD = inference.decode_step(reader, memory, tokens_BT[:, start : start + n], np.array([n]))
             parts.append(x_BTD)
         return jnp.concatenate(parts, axis=1)[0] @ jnp.arange(1.0, 17)
 

@@ -95,7 +95,7 @@ def test_processes_and_compression_change_nothing(place):
 
 def test_a_killed_job_goes_on(place, monkeypatch, capsys):
     run(place, "filter", out="whole")
-    done, real = [], remove_ngrams.Cleaning.__call__
+    done, real = [], remove_ngrams.PartCleaner.__call__
 
     def stop(after):
         def work(self, part, folder, tell):
@@ -107,15 +107,15 @@ def test_a_killed_job_goes_on(place, monkeypatch, capsys):
         return work
 
     with monkeypatch.context() as patch:
-        patch.setattr(remove_ngrams.Cleaning, "__call__", stop(2))
+        patch.setattr(remove_ngrams.PartCleaner, "__call__", stop(2))
         with pytest.raises(KeyboardInterrupt):
             run(place, "filter")
-        patch.setattr(remove_ngrams.Cleaning, "__call__", stop(9))
-        patch.setattr(count_ngrams, "counted", None)  # the first pass is not done again
+        patch.setattr(remove_ngrams.PartCleaner, "__call__", stop(9))
+        patch.setattr(count_ngrams, "count_part", None)  # the first pass is not done again
         run(place, "filter")
     assert done == [0, 1, 2] and contents(place / "out") == contents(place / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(count_ngrams, "each", None)  # nor is anything else, once it is finished
+        patch.setattr(count_ngrams, "run_parallel", None)  # nor is anything else, once it is finished
         capsys.readouterr()
         run(place, "filter")
     assert re.search("documents cut +12\n", capsys.readouterr().out)
@@ -125,7 +125,7 @@ def test_what_is_cut_short_is_not_there(place, monkeypatch):
     def full(text):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(remove_ngrams, "line", full)
+    monkeypatch.setattr(remove_ngrams, "json_line", full)
     with pytest.raises(OSError, match="cannot be written"):
         run(place, "filter")
     assert sorted(path.name for path in (place / "out").iterdir()) == ["job.json", "work"]
@@ -212,7 +212,7 @@ def damaged(path, how):
 def test_intermediates_that_are_damaged_are_made_again(place, monkeypatch, mode, how):
     run(place, mode, out="whole")
     with monkeypatch.context() as patch:
-        patch.setattr(decontaminate, "finish", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(decontaminate, "finish_job", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(place, mode)
     files = [path for path in (place / "out").rglob("*") if path.is_file()]
@@ -246,8 +246,8 @@ def test_a_file_that_changes_costs_its_own_work(place, monkeypatch):
     (place / "corpus" / "3.jsonl").write_text('{"text": "of a file"}\n{"text": 3}')
     with pytest.raises(ValueError, match=r"3.jsonl line 2 has no string field 'text': that is 3"):
         run(place, "filter")
-    counted, real = [], count_ngrams.counted
-    monkeypatch.setattr(count_ngrams, "counted", lambda part, folder, tell: [counted.append(part.number), real(part, folder, tell)])
+    counted, real = [], count_ngrams.count_part
+    monkeypatch.setattr(count_ngrams, "count_part", lambda part, folder, tell: [counted.append(part.number), real(part, folder, tell)])
     (place / "corpus" / "3.jsonl").write_text('{"text": "of a file"}')
     (place / "corpus" / "4.jsonl").write_text("")
     run(place, "filter")

@@ -46,23 +46,23 @@ def test_text_stands_beside_the_paper(capsys):
 
 def test_every_config_fits_80_columns(capsys):
     listed = said(capsys)
-    for name in registry.names():
+    for name in registry.config_names():
         assert f"\n{name} " in listed
         text = said(capsys, f"--config={name}")
         assert max(map(len, text.splitlines())) <= 80 and not any(line != line.rstrip() for line in text.splitlines())
     assert max(map(len, listed.splitlines())) <= 80
-    assert len(json.loads(said(capsys, "--json"))) == len(registry.names())
+    assert len(json.loads(said(capsys, "--json"))) == len(registry.config_names())
 
 
 def test_the_papers_figures_go_when_the_model_does():
     config = registry.config("gpt3_small")
-    assert plan.plan(config)["params_paper"] == "125M" and plan.plan(config)["pf_days_paper"] == 2.6
-    shorter = plan.plan(override(config, "train.steps=10"))
+    assert plan.plan_config(config)["params_paper"] == "125M" and plan.plan_config(config)["pf_days_paper"] == 2.6
+    shorter = plan.plan_config(override(config, "train.steps=10"))
     assert (shorter["params_paper"], shorter["pf_days_paper"]) == ("125M", None)
     assert shorter["steps"] == 10 and shorter["tokens"] == 10 * 2**15
-    assert shorter["pf_days"] == pytest.approx(plan.plan(config)["pf_days"] * 10 * 2**15 / 300e9)
+    assert shorter["pf_days"] == pytest.approx(plan.plan_config(config)["pf_days"] * 10 * 2**15 / 300e9)
     for change in ("model.n_layers=14", "name=mine"):
-        other = plan.plan(override(config, change))
+        other = plan.plan_config(override(config, change))
         assert (other["params_paper"], other["pf_days_paper"]) == (None, None)
 
 
@@ -76,7 +76,7 @@ def test_overrides_without_a_config_are_refused():
     [(0, "0"), (2.604, "2.60"), (999.6, "1.00k"), (811_117_440, "811M"), (1.0563e12, "1.06T"), (12e9, "12.0B"), (2.5e-11, "2.5e-11")],
 )
 def test_numbers_have_three_digits(number, text):
-    assert units.short(number) == text
+    assert units.si(number) == text
 
 
 def test_it_takes_under_two_seconds_and_no_jax():

@@ -44,8 +44,8 @@ def config_of(printed: str):
     """The config of the line `python -m gptjax.train ...` that was printed last."""
     words = shlex.split(printed.strip().splitlines()[-1])
     assert words[:3] == ["python", "-m", "gptjax.train"]
-    parser = command.parser("train", "", "")
-    return command.resolved(parser.parse_args(words[3:]))
+    parser = command.make_config_parser("train", "", "")
+    return command.resolve_config(parser.parse_args(words[3:]))
 
 
 def test_the_last_line_trains(text, tmp_path, capsys):
@@ -53,7 +53,7 @@ def test_the_last_line_trains(text, tmp_path, capsys):
     out = capsys.readouterr().out
     assert f"{tmp_path / 'out'} train: " in out and "documents" in out
     assert f"--set \"data.sources=Shards(path='{tmp_path / 'out'}')\"" in out and '--set "model.n_vocab=257"' in out
-    read = loader.reading(config_of(out), tmp_path / "cache", lambda line: pytest.fail(f"tokenised again: {line}"))
+    read = loader.open_dataset(config_of(out), tmp_path / "cache", lambda line: pytest.fail(f"tokenised again: {line}"))
     assert read.row(0).shape == (config_of(out).model.n_ctx + 1,)
 
 
@@ -65,13 +65,13 @@ def test_several_sources_and_a_separate_one(text, tmp_path, capsys):
     prepare.main(arguments(both, tmp_path / "out", held, "--workers=1"))
     config = config_of(capsys.readouterr().out)
     assert [type(source) for source in config.data.sources] == [data.Shards] * 2 and config.data.sources[0].weight == 3
-    read = loader.reading(config, tmp_path / "cache", lambda line: None)
+    read = loader.open_dataset(config, tmp_path / "cache", lambda line: None)
     assert read.description()["validation"]["tokens"] == 14 * 500 + 1
 
 
 def test_sentencepiece_travels_with_the_shards(text, tmp_path, capsys):
     prepare.main(arguments(text, tmp_path / "out", "--set=data.tokenizer=SentencePiece(n_pieces=310)", "--workers=1"))
-    read = loader.reading(config_of(capsys.readouterr().out), tmp_path / "cache", lambda line: pytest.fail(line))
+    read = loader.open_dataset(config_of(capsys.readouterr().out), tmp_path / "cache", lambda line: pytest.fail(line))
     assert read.tokenizer.n_vocab == 310
 
 
@@ -119,7 +119,7 @@ def test_ones_own_text_is_prepared_and_the_last_line_trains_on_it(tmp_path, caps
     prepare.main(given)
     config = config_of(capsys.readouterr().out)
     assert config.name == "smoke-book" and config.data.held_out == data.Tail(fraction=0.1)
-    read = loader.reading(config, tmp_path / "cache", lambda line: pytest.fail(line))
+    read = loader.open_dataset(config, tmp_path / "cache", lambda line: pytest.fail(line))
     assert read.description()["validation"]["tokens"] == len("a book of many words, " * 90) + 1
 
 

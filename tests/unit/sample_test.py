@@ -35,14 +35,14 @@ def places(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def once(monkeypatch):
     """Each place is opened once for all tests."""
-    opened = open_model.opened
+    opened = open_model.open_model
 
     def first(path, *given):
         if path not in OPEN:
             OPEN[path] = opened(path, *given)
         return OPEN[path]
 
-    monkeypatch.setattr(open_model, "opened", first)
+    monkeypatch.setattr(open_model, "open_model", first)
 
 
 def said(place, *flags: str, capsys) -> str:
@@ -61,9 +61,9 @@ def test_a_run_and_weights_of_others_say_the_same(places, capsys):
 
 def test_what_evaluate_opens_is_opened_by_the_same_function(places, capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr(open_model, "opened", lambda path, *given: asked.append(str(path)) or (_ for _ in ()).throw(ValueError("seen")))
+    monkeypatch.setattr(open_model, "open_model", lambda path, *given: asked.append(str(path)) or (_ for _ in ()).throw(ValueError("seen")))
     for place in places.values():
-        for ask in (lambda p: sample.main([f"--run={p}"]), lambda p: evaluate.opened(p, console.Console(quiet=True))):
+        for ask in (lambda p: sample.main([f"--run={p}"]), lambda p: evaluate.load_model(p, console.Console(quiet=True))):
             with pytest.raises(ValueError, match="seen"):
                 ask(str(place))
     assert asked == [str(place) for place in places.values() for _ in range(2)]
@@ -126,7 +126,7 @@ def refused(*flags: str, capsys) -> str:
         assert line.startswith("error: ") and line.count("\n") == 1
         return line
     except Exception as error:
-        assert command.verdict(error)[0] == 2 and "\n" not in str(error), error
+        assert command.classify_error(error)[0] == 2 and "\n" not in str(error), error
         return str(error)
     raise AssertionError("not refused")
 
@@ -208,7 +208,7 @@ def first(request, tmp_path_factory):
     model = schema.Model(n_layers=1, n_heads=2, d_model=8, n_vocab=40_478, n_ctx=24, norm="post")
     c = dataclasses.replace(tools.config("openai-gpt"), model=model, data=data.Data(tokenizer=spec))
     (place / "theirs").mkdir()
-    export_hf.save(place / "theirs", c, tools.random(model), build.tokenizer(spec))
+    export_hf.save(place / "theirs", c, tools.random(model), build.build(spec))
     return place / "theirs"
 
 
@@ -241,7 +241,7 @@ def test_gpt1_without_spacy_is_asked_after_the_command_that_the_line_says(first,
     monkeypatch.setitem(sys.modules, "spacy", None)
     shutil.copytree(first, tmp_path / "theirs")
     settings = json.loads((first / "config.json").read_text())
-    del settings[tokenizer_files.NAMED]
+    del settings[tokenizer_files.TOKENIZER_KEY]
     (tmp_path / "theirs" / "config.json").write_text(json.dumps(settings))
     line = refused(f"--run={tmp_path / 'theirs'}", "--prompt=go", capsys=capsys)
     assert "--set data.tokenizer.words=basic" in line and "python -m gptjax.convert" in line

@@ -9,7 +9,7 @@ import yaml
 
 from gptjax import sweep, train
 from gptjax.config import count, overrides, registry
-from gptjax.config.batch_schedule import Batches
+from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.runtime import lock
 from gptjax.sweeps import run_status
 
@@ -31,14 +31,14 @@ def test_a_dry_run_shows_every_point_and_makes_nothing(tmp_path, capsys):
 @pytest.mark.parametrize("sets", [["train.steps=20"], ["train.total_tokens=10_000"], ["train.ramp=Ramp(start_tokens=64,over_tokens=5000)"]])
 def test_a_dry_run_and_the_report_count_the_flops_of_the_steps_that_are_taken(sets, tmp_path, capsys):
     config = overrides.override(registry.config("smoke"), *sets)
-    batches = Batches(config)
+    batches = BatchSchedule(config)
     flops = count.train_flops_per_token(config.model) * sum(batches.rows(step) * config.model.n_ctx for step in range(batches.n_steps))
     arguments = ["--config=smoke", "--seeds=2", f"--dir={tmp_path}", *(part for edit in sets for part in ("--set", edit))]
     assert sweep.main([*arguments, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert said.count(f"{batches.n_steps} steps  {flops:.2e} FLOPs") == 2 and f"{2 * flops:.2e} FLOPs in all" in said
-    name, asked = sweep.wanted(sweep.parse_arguments(arguments))
-    run_status.write(tmp_path, name, asked)
+    name, asked = sweep.parse_sweep(sweep.parse_arguments(arguments))
+    run_status.write_sweep(tmp_path, name, asked)
     assert sweep.main(["report", str(tmp_path)]) == 0
     assert f"| {flops:.2e}" in capsys.readouterr().out
 
@@ -129,4 +129,4 @@ def test_a_point_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "main", lambda arguments: told.append(arguments) or 0)
     assert sweep.main([*GRID, f"--dir={tmp_path}", "--point=1"]) == 0
     assert told == [["--config=smoke", f"--run={tmp_path}/peak=3e-3", "--set", "train.schedule.peak=3e-3"]]
-    assert run_status.read(tmp_path)[0] == "smoke_grid" and json.loads((tmp_path / "sweep.json").read_text())["recipe"] == "smoke"
+    assert run_status.read_sweep(tmp_path)[0] == "smoke_grid" and json.loads((tmp_path / "sweep.json").read_text())["recipe"] == "smoke"

@@ -10,7 +10,7 @@ from gptjax.sharding import device_mesh
 
 def test_the_process_with_the_least_memory_decides_the_microbatch():
     c = registry.config("smoke")
-    mesh, manner = device_mesh.mesh(c.mesh, jax.devices()[:1]), gpt.manner(c.compute, "cpu")
+    mesh, manner = device_mesh.make_mesh(c.mesh, jax.devices()[:1]), gpt.execution_policy(c.compute, "cpu")
 
     def limit(others):
         return train.microbatch_limit(c, mesh, manner, 1, types.SimpleNamespace(gathered=lambda mine: [mine, *others]))

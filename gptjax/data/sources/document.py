@@ -11,10 +11,10 @@ class Document:
 
     text: str
     key: str
-    done: float
-    file: int = 0
+    progress: float
+    file_index: int = 0
 
 
-def key(text: str) -> str:
+def text_key(text: str) -> str:
     """The key of a text that has no better one: its SHA-256, so that exact copies fall on the same side."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -12,7 +12,7 @@ from gptjax.data import unicode
 from gptjax.data.sources import compression, document
 from gptjax.data.sources.document import Document
 
-LONGEST = 2**31  # bytes of a document, or of a line: what has more is no text, and would fill the memory
+MAX_DOCUMENT_BYTES = 2**31  # bytes of a document, or of a line: what has more is no text, and would fill the memory
 Skipped = collections.Counter[str]  # what was passed over -> how often
 
 
@@ -24,7 +24,7 @@ def documents(path: str, field: str, skipped: Skipped | None = None) -> Iterator
     """
     listing = find_files.find(path)
     skipped = collections.Counter() if skipped is None else skipped
-    total, before, any_text = max(1, listing.n_bytes), 0, False
+    total, bytes_before, any_text = max(1, listing.n_bytes), 0, False
     for number, (file, state) in enumerate(listing.states.items()):
         empty, size = True, state.st_size
         try:
@@ -33,11 +33,11 @@ def documents(path: str, field: str, skipped: Skipped | None = None) -> Iterator
                     if not text:
                         skipped[f"documents whose {field} is null" if text is None else "empty documents"] += 1
                         continue
-                    empty, text = False, unicode.valid(text)
-                    yield Document(text, document.key(text), (before + min(size, raw.tell())) / total, number)
+                    empty, text = False, unicode.replace_surrogates(text)
+                    yield Document(text, document.text_key(text), (bytes_before + min(size, raw.tell())) / total, number)
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
-        before += size
+        bytes_before += size
         skipped["files without text"] += empty
         any_text |= not empty
     if not any_text:
@@ -48,19 +48,19 @@ def documents(path: str, field: str, skipped: Skipped | None = None) -> Iterator
 
 def read(file: pathlib.Path, raw: BinaryIO, field: str) -> Iterator[str | None]:
     """The texts of one file, whose bytes `raw` yields; None where the field is null."""
-    holds, packed = find_files.kind(file)
-    if packed and os.fstat(raw.fileno()).st_size == 0:
+    file_format, compression_suffix = find_files.file_type(file)
+    if compression_suffix and os.fstat(raw.fileno()).st_size == 0:
         return
     try:
-        stream = compression.decompress(raw, packed)
-        match holds:
+        stream = compression.decompress(raw, compression_suffix)
+        match file_format:
             case ".txt":
                 if content := read_whole(stream, str(file)):
                     yield parse.utf8(content, str(file))
             case ".jsonl":
-                yield from jsonl(stream, file, field)
+                yield from read_jsonl(stream, file, field)
             case ".parquet":
-                yield from parquet(stream, file, field)
+                yield from read_parquet(stream, file, field)
     except compression.CorruptFile as error:
         raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from None
 
@@ -72,14 +72,14 @@ def read_whole(stream: BinaryIO, where: str) -> bytearray:
         content += part
         if b"\0" in part:
             break
-        if len(content) > LONGEST:
-            raise ValueError(f"{where} has over {LONGEST:,} bytes, too many for one document: cut it into several files")
+        if len(content) > MAX_DOCUMENT_BYTES:
+            raise ValueError(f"{where} has over {MAX_DOCUMENT_BYTES:,} bytes, too many for one document: cut it into several files")
     return content
 
 
-def jsonl(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | None]:
+def read_jsonl(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | None]:
     """The field of the object on each line; None where it is null."""
-    for number, value in objects(stream, file):
+    for number, value in read_objects(stream, file):
         if field not in value:
             has = ", ".join(value) or "nothing"
             raise ValueError(f"{file} line {number:,} has no string field {field!r}: it has {has}; name the field with Text(field=...)")
@@ -91,31 +91,31 @@ def jsonl(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | No
         yield text
 
 
-def objects(stream: BinaryIO, file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_objects(stream: BinaryIO, file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(the line's number, its object) of a .jsonl file; blank lines are skipped, and a byte order mark. ValueError, in one line, for
     anything else."""
     for number in itertools.count(1):
-        line = stream.readline(LONGEST + 1)
+        line = stream.readline(MAX_DOCUMENT_BYTES + 1)
         if not line:
             return
         where = f"{file} line {number:,}"
-        if len(line) > LONGEST:
-            raise ValueError(f"{where} has over {LONGEST:,} bytes, too many for one document: give an object a line")
+        if len(line) > MAX_DOCUMENT_BYTES:
+            raise ValueError(f"{where} has over {MAX_DOCUMENT_BYTES:,} bytes, too many for one document: give an object a line")
         text = parse.utf8(line, where)
         if text.strip():
             yield number, parse.json_object(text, where)
 
 
-def parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | None]:
+def read_parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | None]:
     """The values of a string column, a row group's batch at a time; None where one is null."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        packed = find_files.kind(file)[1]
-        source = pyarrow.BufferReader(memoryview(_read_packed(stream, str(file)))) if packed else stream
+        compression_suffix = find_files.file_type(file)[1]
+        source = pyarrow.BufferReader(memoryview(_read_packed(stream, str(file)))) if compression_suffix else stream
         table = pyarrow.parquet.ParquetFile(source, page_checksum_verification=True)
-        kind = _column(table.schema_arrow, file, field)
+        kind = _string_column_type(table.schema_arrow, file, field)
         row = 0
         for batch in table.iter_batches(batch_size=1024, columns=[field]):
             column = batch.column(0)
@@ -139,19 +139,19 @@ def _read_packed(stream: BinaryIO, where: str) -> bytearray:
     content = bytearray()
     while part := stream.read(compression.BUFFER_BYTES):
         content += part
-        if len(content) > LONGEST:
-            raise ValueError(f"{where} has over {LONGEST:,} plain bytes: decompress it (parquet is compressed within)")
+        if len(content) > MAX_DOCUMENT_BYTES:
+            raise ValueError(f"{where} has over {MAX_DOCUMENT_BYTES:,} plain bytes: decompress it (parquet is compressed within)")
     return content
 
 
-def _column(schema: Any, file: pathlib.Path, field: str) -> Any:
+def _string_column_type(schema: Any, file: pathlib.Path, field: str) -> Any:
     """The type of a parquet column that holds strings. ValueError for any other."""
     import pyarrow
 
-    if field not in schema.names:
-        raise ValueError(f"{file} has no column {field!r}: it has {', '.join(schema.names)}; name the column with Text(field=...)")
-    if schema.names.count(field) > 1:
-        raise ValueError(f"{file} has {schema.names.count(field)} columns {field!r}; rename one, or name another with Text(field=...)")
+    if field not in schema.size_names:
+        raise ValueError(f"{file} has no column {field!r}: it has {', '.join(schema.size_names)}; name the column with Text(field=...)")
+    if schema.size_names.count(field) > 1:
+        raise ValueError(f"{file} has {schema.size_names.count(field)} columns {field!r}; rename one, or name another with Text(field=...)")
     kind = schema.field(field).type
     kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
     if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
@@ -169,18 +169,18 @@ def check(path: str, field: str) -> list[str]:
     line, for a file that will not do.
     """
     listing = find_files.find(path)
-    unchecked = []
+    without_checksums = []
     for file, state in listing.states.items():
         try:
             if state.st_size and not _check_beginning(file, field):
-                unchecked.append(file.name)
+                without_checksums.append(file.name)
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
-    remark, n_files = listing.remark(), len(listing.files)
-    lines = [f"Text(path={path!r}): {n_files:,} files; {remark}"] if remark else []
-    if unchecked:
+    skip_message, n_files = listing.remark(), len(listing.files)
+    lines = [f"Text(path={path!r}): {n_files:,} files; {skip_message}"] if skip_message else []
+    if without_checksums:
         lines.append(
-            f"Text(path={path!r}): {len(unchecked):,} of {n_files:,} files are compressed without checksums, as {unchecked[0]}: "
+            f"Text(path={path!r}): {len(without_checksums):,} of {n_files:,} files are compressed without checksums, as {without_checksums[0]}: "
             "damage to their text cannot be noticed; the program zstd writes some"
         )
     return lines
@@ -188,27 +188,27 @@ def check(path: str, field: str) -> list[str]:
 
 def _check_beginning(file: pathlib.Path, field: str) -> bool:
     """Has the file's compression, if any, checksums? ValueError if its beginning is not what its name tells."""
-    holds, packed = find_files.kind(file)
+    file_format, compression_suffix = find_files.file_type(file)
     with file.open("rb") as raw:
         has_checksums = True
-        if packed:
+        if compression_suffix:
             try:
-                has_checksums = compression.has_checksums(raw, packed)
+                has_checksums = compression.has_checksums(raw, compression_suffix)
             except compression.CorruptFile as error:
                 raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from None
             raw.seek(0)
-        if holds == ".jsonl":
+        if file_format == ".jsonl":
             next(filter(None, read(file, raw, field)), None)
-        elif holds == ".txt" and not packed:
+        elif file_format == ".txt" and not compression_suffix:
             begins = raw.read(4096)
             if 0 in begins:
                 parse.utf8(begins, str(file))
-        elif holds == ".parquet" and not packed:
+        elif file_format == ".parquet" and not compression_suffix:
             import pyarrow
             import pyarrow.parquet
 
             try:
-                _column(pyarrow.parquet.ParquetFile(raw).schema_arrow, file, field)
+                _string_column_type(pyarrow.parquet.ParquetFile(raw).schema_arrow, file, field)
             except (pyarrow.ArrowException, OSError) as error:
                 raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
     return has_checksums

@@ -14,10 +14,10 @@ from gptjax.data import unicode
 from gptjax.data.sources import document, files, stdlib_corpus
 from gptjax.data.sources.document import Document
 
-Untokenised = data.Embedded | data.Text | data.Tfds
+TextSource = data.Embedded | data.Text | data.Tfds
 
 
-def documents(source: Untokenised, skipped: files.Skipped | None = None) -> Iterator[Document]:
+def documents(source: TextSource, skipped: files.Skipped | None = None) -> Iterator[Document]:
     """The documents of `source`, always in the same order. skipped: counts what is passed over. ValueError, in one line, for anything wrong
     with it."""
     match source:
@@ -31,21 +31,21 @@ def documents(source: Untokenised, skipped: files.Skipped | None = None) -> Iter
             assert_never(source)
 
 
-def fingerprint(source: Untokenised) -> str:
+def fingerprint(source: TextSource) -> str:
     """Changes when the text may have: names, sizes and times of files, Python's version. Cheap: nothing is read."""
     match source:
         case data.Embedded():
             return f"embedded in Python {platform.python_version()}"
         case data.Text(path=path, field=field):
-            state = [(str(file), state.st_size, state.st_mtime_ns) for file, state in find_files.find(path).states.items()]
+            states = [(str(file), states.st_size, states.st_mtime_ns) for file, states in find_files.find(path).states.items()]
         case data.Tfds(split=split, field=field):
-            state = [split, *((str(file), *_state(file)) for file in sorted(prepared(source).iterdir()))]
+            states = [split, *((str(file), *_file_state(file)) for file in sorted(tfds_directory(source).iterdir()))]
         case _:
             assert_never(source)
-    return hashlib.sha256(repr((state, field)).encode()).hexdigest()
+    return hashlib.sha256(repr((states, field)).encode()).hexdigest()
 
 
-def _state(file: pathlib.Path) -> tuple[int, int]:
+def _file_state(file: pathlib.Path) -> tuple[int, int]:
     try:
         status = file.stat()
     except OSError as error:
@@ -53,29 +53,29 @@ def _state(file: pathlib.Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def check(source: Untokenised) -> list[str]:
+def check(source: TextSource) -> list[str]:
     """What people should know of a source before hours go by. ValueError, in one line, for what can be seen to be wrong at little cost."""
     return files.check(source.path, source.field) if isinstance(source, data.Text) else []
 
 
-def one_document(source: Untokenised) -> bool:
+def is_one_document(source: TextSource) -> bool:
     """Is the source a single document? As far as can be told without reading all of it: a lone .txt file, a data set of one example."""
     match source:
         case data.Embedded():
             return False
         case data.Text(path=path):
             files = find_files.find(path).files
-            return len(files) == 1 and find_files.kind(files[0])[0] == ".txt"
+            return len(files) == 1 and find_files.file_type(files[0])[0] == ".txt"
         case data.Tfds():
             return len(tfds_examples(source)) == 1
         case _:
             assert_never(source)
 
 
-VERSION = re.compile(r"\d+\.\d+\.\d+")
+VERSION_PATTERN = re.compile(r"\d+\.\d+\.\d+")
 
 
-def prepared(source: data.Tfds) -> pathlib.Path:
+def tfds_directory(source: data.Tfds) -> pathlib.Path:
     """The directory of a prepared data set: of the named config, else the default one; of the named version, else the newest by number.
 
     Names are those of tfds: NAME, NAME/CONFIG, NAME/CONFIG:VERSION; and paths below its directory, NAME/CONFIG/VERSION. ValueError, at once
@@ -85,42 +85,42 @@ def prepared(source: data.Tfds) -> pathlib.Path:
     where = f"Tfds(name={source.name!r})"
     path, _, version = source.name.partition(":")
     name, *rest = path.rstrip("/").split("/")
-    if rest and not version and VERSION.fullmatch(rest[-1]):
+    if rest and not version and VERSION_PATTERN.fullmatch(rest[-1]):
         version = rest.pop()
-    if len(rest) > 1 or not name or (version and not VERSION.fullmatch(version)):
+    if len(rest) > 1 or not name or (version and not VERSION_PATTERN.fullmatch(version)):
         raise ValueError(f"{where}: give NAME, NAME/CONFIG or NAME/CONFIG:VERSION, as c4/en:3.1.0")
     try:
         default = os.environ["TFDS_DATA_DIR"] if "TFDS_DATA_DIR" in os.environ else "~/tensorflow_datasets"  # as in tfds
         root = parse.path(default if source.data_dir is None else source.data_dir)
     except ValueError as error:
         raise ValueError(f"{where}: data_dir: {error}") from None
-    there = [file.parent.relative_to(root / name).parts for file in (root / name).rglob("dataset_info.json")]
+    relative_paths = [file.parent.relative_to(root / name).parts for file in (root / name).rglob("dataset_info.json")]
     versions: dict[str, list[str]] = {}  # of each config; "" where a data set has none
-    for parts in there:
-        if len(parts) in (1, 2) and VERSION.fullmatch(parts[-1]):
+    for parts in relative_paths:
+        if len(parts) in (1, 2) and VERSION_PATTERN.fullmatch(parts[-1]):
             versions.setdefault(parts[0] if len(parts) == 2 else "", []).append(parts[-1])
     config = rest[0] if rest else _default_config(root / name, versions)
     if config is None and versions:
         names = ", ".join(f"{name}/{one}" for one in sorted(versions))
         raise ValueError(f"{where} has configs of which none is known to be the default: name the one that is meant, of {names}")
-    found = [one for one in versions.get(config or "", []) if version in ("", one)]
-    if not found:
+    matches = [one for one in versions.get(config or "", []) if version in ("", one)]
+    if not matches:
         full_name = f"{name}{f'/{config}' if config else ''}{f':{version}' if version else ''}"
         others = sorted("/".join(filter(None, (name, one))) + f":{v}" for one, each in versions.items() for v in each)
-        more = f" (prepared are {', '.join(others)})" if others else ""
-        whole = "" if config else "; where it has configs, name one as NAME/CONFIG, or tfds builds them all"
+        others_hint = f" (prepared are {', '.join(others)})" if others else ""
+        config_hint = "" if config else "; where it has configs, name one as NAME/CONFIG, or tfds builds them all"
         raise ValueError(
-            f"{where} is not prepared under {root}{more}: on a machine with network run "
-            f"`tfds build {full_name} --file_format=array_record --data_dir={shlex.quote(str(root))}`{whole}"
+            f"{where} is not prepared under {root}{others_hint}: on a machine with network run "
+            f"`tfds build {full_name} --file_format=array_record --data_dir={shlex.quote(str(root))}`{config_hint}"
         )
-    return root / name / (config or "") / max(found, key=lambda one: [int(part) for part in one.split(".")])
+    return root / name / (config or "") / max(matches, key=lambda one: [int(part) for part in one.split(".")])
 
 
 def _default_config(directory: pathlib.Path, versions: Collection[str]) -> str | None:
     """The config that a bare name means: none where a data set has none, else the one that tfds noted as it built any of them."""
     metadata = directory / ".config" / "metadata.json"
     if metadata.exists():
-        record = parse.json_file(metadata)
+        record = parse.read_json(metadata)
         if "default_config_name" in record:
             return parse.member(record, "default_config_name", str, str(metadata))
     return "" if "" in versions else None
@@ -135,27 +135,29 @@ def tfds_documents(source: data.Tfds) -> Iterator[Document]:
                 f"Tfds(name={source.name!r}) has no feature {source.field!r}: it has {', '.join(example)}; name one with field="
             )
         value = example[source.field]
-        text = unicode.valid(parse.utf8(value, f"Tfds {source.name} example {number:,}") if isinstance(value, bytes) else str(value))
+        text = unicode.replace_surrogates(
+            parse.utf8(value, f"Tfds {source.name} example {number:,}") if isinstance(value, bytes) else str(value)
+        )
         if text:
-            yield Document(text, document.key(text), (number + 1) / len(examples))
+            yield Document(text, document.text_key(text), (number + 1) / len(examples))
 
 
 def tfds_examples(source: data.Tfds) -> Any:
     """The examples of a prepared array_record data set, a sequence of dicts of NumPy values, read without TensorFlow. ValueError if it is
     not prepared, or not so."""
-    directory = prepared(source)
+    directory = tfds_directory(source)
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(directory)
-    stored = builder.info.file_format.value  # type: ignore[union-attr]
-    if stored != "array_record":
-        raise ValueError(f"{directory} is prepared as {stored}, which needs TensorFlow: prepare it with --file_format=array_record")
+    file_format = builder.info.file_format.value  # type: ignore[union-attr]
+    if file_format != "array_record":
+        raise ValueError(f"{directory} is prepared as {file_format}, which needs TensorFlow: prepare it with --file_format=array_record")
     try:
         return builder.as_data_source(split=source.split)  # type: ignore[call-arg]
     except (ValueError, KeyError) as error:
         raise ValueError(f"Tfds(name={source.name!r}, split={source.split!r}): {str(error).splitlines()[0]}") from None
 
 
-def python_version(source: Untokenised) -> str | None:
+def python_version(source: TextSource) -> str | None:
     """The Python whose text this is, for the embedded corpus."""
     return platform.python_version() if isinstance(source, data.Embedded) else None

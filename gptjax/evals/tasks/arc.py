@@ -5,7 +5,7 @@ that "Answer:" stands before it. Table C.1 counts 2,268 and 1,144 of the 2,376 a
 by two newlines [chosen]."""
 
 from gptjax.config.evaluation import Protocol, Unconditional
-from gptjax.evals.task import Item, Published, Row, Task, gpt3
+from gptjax.evals.task import Item, PaperScores, Row, Task, gpt3_scores
 
 PROTOCOL = Protocol(shots=50, method=Unconditional(answer_context="Answer:"), metric="accuracy")
 SCHEMA = {
@@ -16,7 +16,7 @@ SCHEMA = {
 }
 
 
-def chosen(row: Row, context: str) -> Item:
+def choice_item(row: Row, context: str) -> Item:
     """A question with its choices after `context`."""
     completions = tuple(f" {choice.strip()}" for choice in row["choices"])
     right = tuple(number for number, label in enumerate(row["labels"]) if label == row["answer"])
@@ -24,26 +24,26 @@ def chosen(row: Row, context: str) -> Item:
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
-    return [chosen(row, f"Question: {row['question'].strip()}\nAnswer:")]
+    return [choice_item(row, f"Question: {row['question'].strip()}\nAnswer:")]
 
 
 def from_tfds(row: Row) -> Row:
     number = row["answerKey"]
     choices = row["choices"]
     answer = "ABCDE"[number] if number >= 0 else ""
-    labels = [letter(label) for label in choices["label"]]
+    labels = [answer_letter(label) for label in choices["label"]]
     return {"id": row["id"], "question": row["question"], "choices": choices["text"], "labels": labels, "answer": answer}
 
 
-def letter(label: str | int) -> str:
+def answer_letter(label: str | int) -> str:
     """TFDS' label of a choice, which is the number of its letter."""
     return label if isinstance(label, str) else "ABCDE"[label]
 
 
-def task(name: str, part: str, about: str, published: tuple[Published, ...]) -> Task:
+def make_task(name: str, part: str, summary: str, paper_scores: tuple[PaperScores, ...]) -> Task:
     return Task(
         name=name,
-        about=about,
+        summary=summary,
         protocol=PROTOCOL,
         items=items,
         schema=SCHEMA,
@@ -57,29 +57,29 @@ def task(name: str, part: str, about: str, published: tuple[Published, ...]) -> 
         splits=("test", "train"),
         tfds=f"ai2_arc/{part}",
         from_tfds=from_tfds,
-        get=f"{part}-Test.jsonl and {part}-Train.jsonl of ARC-V1-Feb2018, allenai.org/data/arc, question.stem and choices made columns",
-        scorer="accuracy; github.com/allenai/arc-solvers (a tie of k answers with the right one counts 1/k there)",
-        published=published,
+        data_hint=f"{part}-Test.jsonl and {part}-Train.jsonl of ARC-V1-Feb2018, allenai.org/data/arc, question.stem and choices made columns",
+        scorer_source="accuracy; github.com/allenai/arc-solvers (a tie of k answers with the right one counts 1/k there)",
+        paper_scores=paper_scores,
     )
 
 
 TASKS = (
-    task(
+    make_task(
         "arc_easy",
         "ARC-Easy",
         "school science, what simple methods can answer",
-        gpt3(
+        gpt3_scores(
             "accuracy",
             "43.6/46.5/53.0/53.8/58.2/60.2/63.8/68.8",
             "42.7/48.2/54.6/55.9/60.3/62.6/66.8/71.2",
             "42.7/51.0/58.1/59.1/62.1/65.8/69.1/70.1",
         ),
     ),
-    task(
+    make_task(
         "arc_challenge",
         "ARC-Challenge",
         "school science, what simple methods cannot answer",
-        gpt3(
+        gpt3_scores(
             "accuracy",
             "26.6/29.5/31.8/35.5/38.0/41.4/43.7/51.4",
             "25.5/30.2/31.6/36.4/38.4/41.5/43.1/53.2",

@@ -15,118 +15,120 @@ from collections.abc import Callable, Iterator
 
 from gptjax.config.evaluation import Beam, Protocol
 from gptjax.evals import scorers
-from gptjax.evals.task import Item, Published, Row, Task, gpt3, worded
+from gptjax.evals.task import Item, PaperScores, Row, Task, gpt3_scores, prompt_variant
 
-N = 2000
+N_ITEMS = 2000
 PROTOCOL = Protocol(shots=50, method=Beam(n_tokens=12), metric="exact_match")
-SIGNS = {"plus": operator.add, "minus": operator.sub, "times": operator.mul}
-SYMBOLS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
-Draw = Callable[[random.Random, str], tuple[str, int]]  # (source of chance, wording) -> what is asked, the answer
+WORD_OPERATORS = {"plus": operator.add, "minus": operator.sub, "times": operator.mul}
+SYMBOL_OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+DrawFn = Callable[[random.Random, str], tuple[str, int]]  # (source of chance, wording) -> what is asked, the answer
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
-    before = protocol.separator if shots == 0 and worded(protocol, "paper", "released") == "released" else ""
+    prefix = protocol.separator if shots == 0 and prompt_variant(protocol, "paper", "released") == "released" else ""
     answer = str(row["answer"])
-    return [Item(id=row["id"], contexts=(f"{before}Q: What is {row['question']}?\n\nA:",), completions=(f" {answer}",), answers=(answer,))]
+    return [Item(id=row["id"], contexts=(f"{prefix}Q: What is {row['question']}?\n\nA:",), completions=(f" {answer}",), answers=(answer,))]
 
 
-def two(n_digits: int, word: str) -> Draw:
+def two_numbers(n_digits: int, word: str) -> DrawFn:
     """Two numbers, each uniform below 10 to the number of digits."""
 
-    def draw(chance: random.Random, wording: str) -> tuple[str, int]:
-        a, b = chance.randrange(10**n_digits), chance.randrange(10**n_digits)
-        return f"{a} {word} {b}", SIGNS[word](a, b)
+    def draw(rng: random.Random, variant: str) -> tuple[str, int]:
+        a, b = rng.randrange(10**n_digits), rng.randrange(10**n_digits)
+        return f"{a} {word} {b}", WORD_OPERATORS[word](a, b)
 
     return draw
 
 
-def composite(chance: random.Random, wording: str) -> tuple[str, int]:
+def composite(rng: random.Random, variant: str) -> tuple[str, int]:
     """Three digits and two operations, two digits of them in brackets."""
-    first, second = chance.choice("+-*"), chance.choice("+-*")
-    a, b, c = (chance.randrange(1 if wording == "released" else 0, 10) for _ in range(3))
-    if wording == "released":
-        return f"({a} {first} {b}) {second} {c}", SYMBOLS[second](SYMBOLS[first](a, b), c)
-    return f"{a}{first}({b}{second}{c})", SYMBOLS[first](a, SYMBOLS[second](b, c))
+    first, second = rng.choice("+-*"), rng.choice("+-*")
+    a, b, c = (rng.randrange(1 if variant == "released" else 0, 10) for _ in range(3))
+    if variant == "released":
+        return f"({a} {first} {b}) {second} {c}", SYMBOL_OPERATORS[second](SYMBOL_OPERATORS[first](a, b), c)
+    return f"{a}{first}({b}{second}{c})", SYMBOL_OPERATORS[first](a, SYMBOL_OPERATORS[second](b, c))
 
 
-def digit_sum(chance: random.Random, wording: str) -> tuple[str, int]:
-    number = chance.randrange(10_000)
+def digit_sum(rng: random.Random, variant: str) -> tuple[str, int]:
+    number = rng.randrange(10_000)
     return f"the sum of the digits of the number {number}", sum(map(int, str(number)))
 
 
-def task(name: str, about: str, draw: Draw, published: tuple[Published, ...]) -> Task:
-    def made(protocol: Protocol, seed: int, split: str) -> Iterator[Row]:
-        wording = worded(protocol, "paper", "released")
-        chance = random.Random(f"{name} {wording} {split} {seed}")
+def make_task(name: str, summary: str, draw: DrawFn, paper_scores: tuple[PaperScores, ...]) -> Task:
+    def make_rows(protocol: Protocol, seed: int, split: str) -> Iterator[Row]:
+        variant = prompt_variant(protocol, "paper", "released")
+        rng = random.Random(f"{name} {variant} {split} {seed}")
         seen: set[str] = set()
-        while len(seen) < N:
-            question, answer = draw(chance, wording)
+        while len(seen) < N_ITEMS:
+            question, answer = draw(rng, variant)
             if question not in seen:
                 yield {"id": str(len(seen)), "question": question, "answer": answer}
                 seen.add(question)
 
     return Task(
         name=name,
-        about=about,
+        summary=summary,
         protocol=PROTOCOL,
         items=items,
         schema={"question": "text: what stands after `Q: What is` and before the question mark", "answer": "number"},
-        example=next(made(PROTOCOL, 0, "test")),
+        example=next(make_rows(PROTOCOL, 0, "test")),
         splits=("test", "test"),
-        made=made,
-        get="it is made from the seed; OpenAI's own instances are data/ of github.com/openai/gpt-3",
-        score=scorers.plain,
-        scorer="GPT-3 section 3.9.1: the answer must be generated exactly",
-        published=published,
+        make_rows=make_rows,
+        data_hint="it is made from the seed; OpenAI's own instances are data/ of github.com/openai/gpt-3",
+        score=scorers.plain_text,
+        scorer_source="GPT-3 section 3.9.1: the answer must be generated exactly",
+        paper_scores=paper_scores,
         conventions={"released": dataclasses.replace(PROTOCOL, wording="released")},
     )
 
 
-def scores(zero: str, one: str, few: str) -> tuple[Published, ...]:
+def table_scores(zero: str, one: str, few: str) -> tuple[PaperScores, ...]:
     """Table H.1, of lower confidence (task.gpt3); the 175B column agrees with Tables 3.9 and 3.10."""
-    return gpt3("exact_match", zero, one, few)
+    return gpt3_scores("exact_match", zero, one, few)
 
 
 NUMBERS = ("one", "two", "three", "four", "five", "six")
-PUBLISHED = {
-    ("two", "plus"): scores(
+PAPER_SCORES = {
+    ("two", "plus"): table_scores(
         ".70/.65/.70/.85/1.10/2.54/15.4/76.9", "2.00/.55/3.15/4.00/12.1/19.6/73.0/99.6", "2.00/4.10/3.50/4.50/8.90/11.9/55.5/100.0"
     ),
-    ("two", "minus"): scores(
+    ("two", "minus"): table_scores(
         "1.25/1.25/1.25/1.25/1.60/7.60/12.6/58.0", "1.15/.95/1.45/1.95/3.85/11.5/44.6/86.4", "1.15/1.45/2.25/2.70/7.35/13.6/52.4/98.9"
     ),
-    ("three", "plus"): scores(".10/.10/.05/.10/.10/.25/1.40/34.2", ".15/0/.10/.30/.45/.95/15.4/65.5", ".15/.45/.30/.55/.75/.90/8.40/80.4"),
-    ("three", "minus"): scores(
+    ("three", "plus"): table_scores(
+        ".10/.10/.05/.10/.10/.25/1.40/34.2", ".15/0/.10/.30/.45/.95/15.4/65.5", ".15/.45/.30/.55/.75/.90/8.40/80.4"
+    ),
+    ("three", "minus"): table_scores(
         ".05/.05/.05/.05/.05/.45/1.35/48.3", ".05/.15/.25/.30/.55/1.60/6.15/78.7", ".05/.10/.15/.35/.65/1.05/9.20/94.2"
     ),
-    ("four", "plus"): scores("4.0", "14.0", "25.5"),
-    ("four", "minus"): scores("7.5", "14.0", "26.8"),
-    ("five", "plus"): scores("0.7", "3.5", "9.3"),
-    ("five", "minus"): scores("0.8", "3.8", "9.9"),
-    ("two", "times"): scores(
+    ("four", "plus"): table_scores("4.0", "14.0", "25.5"),
+    ("four", "minus"): table_scores("7.5", "14.0", "26.8"),
+    ("five", "plus"): table_scores("0.7", "3.5", "9.3"),
+    ("five", "minus"): table_scores("0.8", "3.8", "9.9"),
+    ("two", "times"): table_scores(
         "2.20/2.25/2.65/2.10/2.55/5.80/6.15/19.8", "1.35/2.35/3.35/2.35/4.75/9.15/11.0/27.4", "1.35/2.90/2.70/2.85/4.25/6.10/7.05/29.2"
     ),
     ("six", "plus"): (),
     ("six", "minus"): (),
 }
-KINDS = {"plus": "addition", "minus": "subtraction", "times": "multiplication"}
+OPERATION_NAMES = {"plus": "addition", "minus": "subtraction", "times": "multiplication"}
 TASKS = (
     *(
-        task(
-            f"{number}_digit_{KINDS[word]}",
-            f"{KINDS[word]} of two numbers of up to {number} digits",
-            two(NUMBERS.index(number) + 1, word),
+        make_task(
+            f"{number}_digit_{OPERATION_NAMES[word]}",
+            f"{OPERATION_NAMES[word]} of two numbers of up to {number} digits",
+            two_numbers(NUMBERS.index(number) + 1, word),
             published,
         )
-        for (number, word), published in PUBLISHED.items()
+        for (number, word), published in PAPER_SCORES.items()
     ),
-    task(
+    make_task(
         "single_digit_three_ops",
         "three digits and two operations, two of the digits in brackets",
         composite,
-        scores(
+        table_scores(
             "1.25/2.95/2.75/.05/.30/2.35/.75/9.75", "1.90/2.80/2.85/3.65/6.45/9.15/8.20/14.3", "1.70/2.15/3.90/5.75/6.20/7.60/9.95/21.3"
         ),
     ),
-    task("sum_of_digits", "the sum of the digits of a number below 10,000", digit_sum, ()),
+    make_task("sum_of_digits", "the sum of the digits of a number below 10,000", digit_sum, ()),
 )

@@ -6,7 +6,7 @@ space before it."""
 
 from gptjax.config.evaluation import Protocol, Total
 from gptjax.evals import detokenizers
-from gptjax.evals.task import Item, Row, Task, gpt2
+from gptjax.evals.task import Item, Row, Task, gpt2_scores
 
 BLANK = "XXXXX"
 MARK = "\x00"  # stands where the candidate begins, while spaces are put right; it is in no text
@@ -17,21 +17,21 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     if row["question"].split().count(BLANK) != 1 or candidates.count(row["answer"]) != 1:
         raise ValueError(f"cbt, row {row['id']}: a question has one {BLANK}, and the answer is one of the candidates")
     words = row["question"].split()
-    at = words.index(BLANK)
+    blank_index = words.index(BLANK)
     halves = []
     for candidate in candidates:
-        text = " ".join([*row["sentences"], *words[:at], MARK + candidate, *words[at + 1 :]])
-        halves.append(detokenizers.joined(text, detokenizers.CBT).split(MARK))
+        text = " ".join([*row["sentences"], *words[:blank_index], MARK + candidate, *words[blank_index + 1 :]])
+        halves.append(detokenizers.apply(text, detokenizers.CBT).split(MARK))
     context = halves[0][0].rstrip()
     gap = halves[0][0][len(context) :]
     right = candidates.index(row["answer"])
     return [Item(id=row["id"], contexts=(context,), completions=tuple(gap + rest for _, rest in halves), right=(right,))]
 
 
-def task(name: str, about: str, example: Row, *scores: float) -> Task:
+def make_task(name: str, summary: str, example: Row, *scores: float) -> Task:
     return Task(
         name=name,
-        about=f"which of ten {about} stood in a blank",
+        summary=f"which of ten {summary} stood in a blank",
         protocol=Protocol(shots=0, method=Total(), metric="accuracy"),
         items=items,
         schema={
@@ -41,9 +41,9 @@ def task(name: str, about: str, example: Row, *scores: float) -> Task:
             "answer": "text: one of them",
         },
         example=example,
-        get=f"cbtest_{name[-2:].upper()}_valid_2000ex.txt of CBTest.tgz (research.facebook.com, bAbI), a line of numbers, sentences, "
+        data_hint=f"cbtest_{name[-2:].upper()}_valid_2000ex.txt of CBTest.tgz (research.facebook.com, bAbI), a line of numbers, sentences, "
         "question, answer and candidates made an object",
-        published=gpt2("accuracy", *scores),
+        paper_scores=gpt2_scores("accuracy", *scores),
     )
 
 
@@ -63,6 +63,6 @@ NAMES = {
     "answer": "Greta",
 }
 TASKS = (
-    task("cbt_cn", "common nouns", NOUNS, 87.65, 92.35, 93.45, 93.30),
-    task("cbt_ne", "names", NAMES, 83.4, 87.1, 88.0, 89.05),
+    make_task("cbt_cn", "common nouns", NOUNS, 87.65, 92.35, 93.45, 93.30),
+    make_task("cbt_ne", "names", NAMES, 83.4, 87.1, 88.0, 89.05),
 )

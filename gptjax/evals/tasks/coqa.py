@@ -6,29 +6,29 @@ them, and is written greedily."""
 
 from gptjax.config.evaluation import Beam, Greedy, Protocol
 from gptjax.evals import scorers
-from gptjax.evals.task import Item, Row, Task, gpt2, gpt3, worded
+from gptjax.evals.task import Item, Row, Task, gpt2_scores, gpt3_scores, prompt_variant
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
-    gap = {"gpt3": "\n\n", "gpt2": "\n"}[worded(protocol, "gpt3", "gpt2")]
+    gap = {"gpt3": "\n\n", "gpt2": "\n"}[prompt_variant(protocol, "gpt3", "gpt2")]
     if not len(row["questions"]) == len(row["answers"]) or not all(row["answers"]):
         raise ValueError(f"coqa, row {row['id']}: {len(row['questions'])} questions, {len(row['answers'])} lists of answers; give one each")
-    context, found = row["story"], []
+    context, result = row["story"], []
     for turn, (question, right) in enumerate(zip(row["questions"], row["answers"], strict=True)):
         context += f"\n\nQ: {question}{gap}A:"
-        found.append(Item(id=f"{row['id']}-{turn}", contexts=(context,), completions=(f" {right[0]}",), answers=tuple(right)))
+        result.append(Item(id=f"{row['id']}-{turn}", contexts=(context,), completions=(f" {right[0]}",), answers=tuple(right)))
         context += f" {right[0]}"
-    return found
+    return result
 
 
 def from_tfds(row: Row) -> Row:
-    return {"story": row["story"], "questions": row["questions"], "answers": [[one] for one in row["answers"]["input_text"]]}
+    return {"story": row["story"], "questions": row["questions"], "answers": [[answer] for answer in row["answers"]["input_text"]]}
 
 
 TASKS = (
     Task(
         name="coqa",
-        about="a conversation about a story",
+        summary="a conversation about a story",
         protocol=Protocol(shots=5, method=Beam(n_tokens=48), metric="f1"),
         items=items,
         schema={"story": "text", "questions": "[text]", "answers": "[[text]]: of each question, every person's; the first is shown"},
@@ -41,13 +41,13 @@ TASKS = (
         splits=("test", "train"),
         tfds="coqa",
         from_tfds=from_tfds,
-        get="coqa-dev-v1.0.json of stanfordnlp.github.io/coqa, its answers and additional_answers: the paper's score needs the latter, "
+        data_hint="coqa-dev-v1.0.json of stanfordnlp.github.io/coqa, its answers and additional_answers: the paper's score needs the latter, "
         "which TFDS lacks",
         score=scorers.coqa,
-        scorer="stanfordnlp.github.io/coqa evaluate-v1.0.py",
-        published=(
-            *gpt2("f1", 55),
-            *gpt3(
+        scorer_source="stanfordnlp.github.io/coqa evaluate-v1.0.py",
+        paper_scores=(
+            *gpt2_scores("f1", 55),
+            *gpt3_scores(
                 "f1",
                 "34.5/55.0/61.8/65.3/71.1/72.8/76.3/81.5",
                 "30.6/52.1/61.6/66.1/71.8/75.1/77.9/84.0",

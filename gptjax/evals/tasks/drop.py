@@ -4,7 +4,7 @@ Not said [chosen]: a blank line between passage, question and answer; an answer 
 
 from gptjax.config.evaluation import Beam, Protocol
 from gptjax.evals import scorers
-from gptjax.evals.task import Item, Row, Task, gpt3
+from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
@@ -35,7 +35,7 @@ def from_tfds(row: Row) -> Row:
 TASKS = (
     Task(
         name="drop",
-        about="questions about a passage that need counting and sums",
+        summary="questions about a passage that need counting and sums",
         protocol=Protocol(shots=20, method=Beam(n_tokens=32), metric="f1"),
         items=items,
         schema={
@@ -52,11 +52,11 @@ TASKS = (
         splits=("dev", "train"),
         tfds="drop",
         from_tfds=from_tfds,
-        get="drop_dataset_dev.json of allenai.org/data/drop, its answer and validated_answers; the official score needs all spans, "
+        data_hint="drop_dataset_dev.json of allenai.org/data/drop, its answer and validated_answers; the official score needs all spans, "
         "of which TFDS has the first",
         score=scorers.drop,
-        scorer="allenai/allennlp-models allennlp_models/rc/tools/drop.py (drop_eval.py)",
-        published=gpt3(
+        scorer_source="allenai/allennlp-models allennlp_models/rc/tools/drop.py (drop_eval.py)",
+        paper_scores=gpt3_scores(
             "f1",
             "9.40/13.6/14.4/16.4/19.7/17.0/24.0/23.6",
             "11.7/18.1/20.9/23.0/26.4/27.3/29.2/34.3",

@@ -8,19 +8,19 @@ H.1 is of the development set."""
 import re
 
 from gptjax.config.evaluation import PerByte, PerToken, Protocol
-from gptjax.evals.task import Item, Row, Task, gpt3, worded
+from gptjax.evals.task import Item, Row, Task, gpt3_scores, prompt_variant
 
-BEGUN = re.compile(r"(?<=[.!?] )[a-z](?=[^.!?]*$)")
+LAST_SENTENCE_START = re.compile(r"(?<=[.!?] )[a-z](?=[^.!?]*$)")
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
-    clean = cleaned if worded(protocol, "plain", "cleaned") == "cleaned" else str.strip
-    context = f"{row['activity_label']}: {BEGUN.sub(lambda match: match[0].upper(), row['context'].strip())}"
+    clean = remove_marks if prompt_variant(protocol, "plain", "cleaned") == "cleaned" else str.strip
+    context = f"{row['activity_label']}: {LAST_SENTENCE_START.sub(lambda match: match[0].upper(), row['context'].strip())}"
     endings = tuple(f" {clean(ending)}" for ending in row["endings"])
     return [Item(id=row["id"], contexts=(clean(context),), completions=endings, right=(row["label"],) if row["label"] >= 0 else ())]
 
 
-def cleaned(text: str) -> str:
+def remove_marks(text: str) -> str:
     return " ".join(re.sub(r"\[.*?\]", " ", text.replace(" [title]", ". ")).split())
 
 
@@ -31,7 +31,7 @@ def from_tfds(row: Row) -> Row:
 TASKS = (
     Task(
         name="hellaswag",
-        about="which of four endings goes on with what someone does",
+        summary="which of four endings goes on with what someone does",
         protocol=Protocol(shots=20, method=PerToken(), metric="accuracy"),
         items=items,
         schema={
@@ -54,10 +54,10 @@ TASKS = (
         },
         tfds="hellaswag",
         from_tfds=from_tfds,
-        get="hellaswag_val.jsonl and hellaswag_train.jsonl of github.com/rowanz/hellaswag, data/, with ctx called context",
-        scorer="accuracy; github.com/rowanz/hellaswag, hellaswag_models/",
+        data_hint="hellaswag_val.jsonl and hellaswag_train.jsonl of github.com/rowanz/hellaswag, data/, with ctx called context",
+        scorer_source="accuracy; github.com/rowanz/hellaswag, hellaswag_models/",
         conventions={"cleaned": Protocol(shots=20, method=PerByte(), metric="accuracy", wording="cleaned")},
-        published=gpt3(
+        paper_scores=gpt3_scores(
             "accuracy",
             "33.7/43.6/51.0/54.7/62.8/67.4/70.9/78.9",
             "33.0/42.9/50.5/53.5/61.9/66.5/70.0/78.1",

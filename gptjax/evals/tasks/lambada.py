@@ -13,21 +13,21 @@ replications have it: quotation marks straight, a newline in front."""
 import functools
 
 from gptjax.config.evaluation import LastToken, Protocol, Word
-from gptjax.evals.task import Item, Row, Task, gpt2, gpt3, worded
+from gptjax.evals.task import Item, Row, Task, gpt2_scores, gpt3_scores, prompt_variant
 
-MARKS = ("\u201c", "\u201d", "''", "``")  # what issue 131 makes a straight quotation mark
+QUOTE_MARKS = ("\u201c", "\u201d", "''", "``")  # what issue 131 makes a straight quotation mark
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
-    wording = worded(protocol, "paper", "plain", "blank", "gpt2")
+    variant = prompt_variant(protocol, "paper", "plain", "blank", "gpt2")
     text = row["text"].strip()
-    if wording == "gpt2":
-        text = functools.reduce(lambda text, mark: text.replace(mark, '"'), MARKS, text)
+    if variant == "gpt2":
+        text = functools.reduce(lambda text, mark: text.replace(mark, '"'), QUOTE_MARKS, text)
     if len(text.split()) < 2:
         raise ValueError(f"lambada, row {row['id']}: a passage has two words or more")
     before, last = text.rsplit(maxsplit=1)
-    if wording in ("plain", "gpt2") or (wording == "paper" and shots == 0):
-        start = "\n" if wording == "gpt2" else ""
+    if variant in ("plain", "gpt2") or (variant == "paper" and shots == 0):
+        start = "\n" if variant == "gpt2" else ""
         return [Item(id=row["id"], contexts=(start + before,), completions=(text[len(before) :],))]
     return [Item(id=row["id"], contexts=(f"{text[: len(text) - len(last)]}____. ->",), completions=(f" {last}",))]
 
@@ -35,7 +35,7 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
 TASKS = (
     Task(
         name="lambada",
-        about="the last word of a passage",
+        summary="the last word of a passage",
         protocol=Protocol(shots=15, method=Word(), metric="accuracy", description="Fill in blank:", described_from=1),
         items=items,
         schema={"text": "text: a passage, its last word included"},
@@ -46,18 +46,18 @@ TASKS = (
         splits=("test", "train"),
         tfds="lambada",
         from_tfds=lambda row: {"text": row["passage"].strip()},
-        get="OpenAI's openaipublic.blob.core.windows.net/gpt-2/data/lambada_test.jsonl is what the papers read, its natural text; TFDS has "
+        data_hint="OpenAI's openaipublic.blob.core.windows.net/gpt-2/data/lambada_test.jsonl is what the papers read, its natural text; TFDS has "
         "the lower-cased one, its train split being the development set",
-        published=(
-            *gpt2("accuracy", 45.99, 55.48, 60.12, 63.24),
-            *gpt2("perplexity", 35.13, 15.60, 10.87, 8.63),
-            *gpt3(
+        paper_scores=(
+            *gpt2_scores("accuracy", 45.99, 55.48, 60.12, 63.24),
+            *gpt2_scores("perplexity", 35.13, 15.60, 10.87, 8.63),
+            *gpt3_scores(
                 "accuracy",
                 "42.7/54.3/60.4/63.6/67.1/70.3/72.5/76.2",
                 "22.0/47.1/52.6/58.3/61.1/65.4/69.0/72.5",
                 "22.0/40.4/63.2/57.0/78.1/79.1/81.3/86.4",
             ),
-            *gpt3(
+            *gpt3_scores(
                 "perplexity",
                 "18.6/9.09/6.53/5.44/4.60/4.00/3.56/3.00",
                 "165/11.6/8.29/6.46/5.53/4.61/4.06/3.35",

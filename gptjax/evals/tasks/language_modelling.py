@@ -11,109 +11,109 @@ from collections.abc import Callable
 
 from gptjax.config.evaluation import Metric, Protocol, Windows
 from gptjax.evals import detokenizers
-from gptjax.evals.task import Item, Published, Row, Task, gpt2, gpt3
+from gptjax.evals.task import Item, PaperScores, Row, Task, gpt2_scores, gpt3_scores
 
 
-def words(text: str) -> int:
+def count_words(text: str) -> int:
     return len(text.split())
 
 
-def words_and_lines(text: str) -> int:
+def count_words_and_lines(text: str) -> int:
     """A text's last line end counts whether it is there or not."""
     return len(text.split()) + len(text.rstrip("\n").split("\n"))
 
 
-def task(
+def make_task(
     name: str,
-    about: str,
+    summary: str,
     metric: Metric,
     units: Callable[[str], int],
     rules: list[tuple[str, str]],
     example: str,
-    published: tuple[Published, ...],
-    get: str,
+    paper_scores: tuple[PaperScores, ...],
+    data_hint: str,
     tfds: str | None = None,
 ) -> Task:
     """units: of the text as it was published."""
 
     def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
         text = row["text"]
-        whole = detokenizers.joined(text, rules)
-        return [Item(id=row["id"], contexts=("",), completions=(whole,), units=units(text))]
+        clean_text = detokenizers.apply(text, rules)
+        return [Item(id=row["id"], contexts=("",), completions=(clean_text,), units=units(text))]
 
     return Task(
         name=name,
-        about=about,
+        summary=summary,
         protocol=Protocol(shots=0, method=Windows(), metric=metric),
         items=items,
         schema={"text": "text: all of it, as it was published"},
         example={"id": "0", "text": example},
         splits=("test", "test"),
         tfds=tfds,
-        get=get,
-        published=published,
+        data_hint=data_hint,
+        paper_scores=paper_scores,
     )
 
 
-WIKITEXT = "wiki.test.raw of wikitext-2-raw-v1 (Hugging Face datasets: Salesforce/wikitext) as wikitext2.txt or wikitext103.txt"
-WIKI = ' \n = A bridge = \n \n It cost 2 @,@ 000 crowns ( about 3 @.@ 5 a stone ) ; " cheap " , he said . \n'
-MATTMAHONEY = "the last 5,000,000 bytes of {0} (mattmahoney.net/dc/{0}.zip) as {0}.txt"
-by_word = functools.partial(task, metric="perplexity", units=words)
+WIKITEXT_HINT = "wiki.test.raw of wikitext-2-raw-v1 (Hugging Face datasets: Salesforce/wikitext) as wikitext2.txt or wikitext103.txt"
+WIKI_EXAMPLE = ' \n = A bridge = \n \n It cost 2 @,@ 000 crowns ( about 3 @.@ 5 a stone ) ; " cheap " , he said . \n'
+MATTMAHONEY_HINT = "the last 5,000,000 bytes of {0} (mattmahoney.net/dc/{0}.zip) as {0}.txt"
+per_word_task = functools.partial(make_task, metric="perplexity", units=count_words)
 TASKS = (
-    by_word(
+    per_word_task(
         name="ptb",
         about="Penn Treebank, perplexity by word",
-        units=words_and_lines,
+        units=count_words_and_lines,
         rules=detokenizers.PTB,
         example=" the bank 's chairman did n't say more than N % \n it was a quiet day \n",
-        published=(*gpt2("perplexity", 65.85, 47.33, 40.31, 35.76), *gpt3("perplexity", zero="20.5")),
+        published=(*gpt2_scores("perplexity", 65.85, 47.33, 40.31, 35.76), *gpt3_scores("perplexity", zero="20.5")),
         get="ptb.test.txt of www.fit.vutbr.cz/~imikolov/rnnlm/simple-examples.tgz as ptb.txt",
     ),
-    task(
+    make_task(
         name="wikitext2",
-        about="WikiText-2, perplexity by token of the raw text",
+        summary="WikiText-2, perplexity by token of the raw text",
         metric="perplexity",
         units=lambda text: 0,
         rules=[],
-        example=WIKI,
-        published=gpt2("perplexity", 29.41, 22.76, 19.93, 18.34),
-        get=WIKITEXT,
+        example=WIKI_EXAMPLE,
+        paper_scores=gpt2_scores("perplexity", 29.41, 22.76, 19.93, 18.34),
+        data_hint=WIKITEXT_HINT,
     ),
-    by_word(
+    per_word_task(
         name="wikitext103",
         about="WikiText-103, perplexity by word",
         rules=detokenizers.WIKITEXT,
-        example=WIKI,
-        published=gpt2("perplexity", 37.50, 26.37, 22.05, 17.48),
-        get=WIKITEXT,
+        example=WIKI_EXAMPLE,
+        published=gpt2_scores("perplexity", 37.50, 26.37, 22.05, 17.48),
+        get=WIKITEXT_HINT,
     ),
-    task(
+    make_task(
         name="enwik8",
-        about="Wikipedia's XML, bits by byte",
+        summary="Wikipedia's XML, bits by byte",
         metric="bits_per_byte",
         units=lambda text: len(text.encode()),
         rules=[],
         example="<page>\n  <title>Caf\u00e9</title>\n</page>\n",
-        published=gpt2("bits_per_byte", 1.16, 1.01, 0.97, 0.93),
-        get=MATTMAHONEY.format("enwik8"),
+        paper_scores=gpt2_scores("bits_per_byte", 1.16, 1.01, 0.97, 0.93),
+        data_hint=MATTMAHONEY_HINT.format("enwik8"),
     ),
-    task(
+    make_task(
         name="text8",
-        about="Wikipedia in lower-case letters, bits by character",
+        summary="Wikipedia in lower-case letters, bits by character",
         metric="bits_per_character",
         units=len,
         rules=[],
         example="a bridge over the river was built in one nine zero two",
-        published=gpt2("bits_per_character", 1.17, 1.06, 1.02, 0.98),
-        get=MATTMAHONEY.format("text8"),
+        paper_scores=gpt2_scores("bits_per_character", 1.17, 1.06, 1.02, 0.98),
+        data_hint=MATTMAHONEY_HINT.format("text8"),
     ),
-    by_word(
+    per_word_task(
         name="lm1b",
         about="1 Billion Words, shuffled sentences, perplexity by word",
-        units=words_and_lines,
+        units=count_words_and_lines,
         rules=detokenizers.LM1B,
         example='" I \'m not sure , " she said ( in May ) , " that it \'s 5 % . "',
-        published=gpt2("perplexity", 75.20, 55.72, 44.575, 42.16),
+        published=gpt2_scores("perplexity", 75.20, 55.72, 44.575, 42.16),
         get="news.en.heldout-00000-of-00050 of statmt.org/lm-benchmark, a row a sentence",
         tfds="lm1b",
     ),

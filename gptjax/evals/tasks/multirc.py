@@ -8,22 +8,24 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 from gptjax.config.evaluation import PerToken, Protocol
-from gptjax.evals.task import Item, Row, Task, gpt3
+from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
 PROTOCOL = Protocol(shots=32, method=PerToken(), metric="group_accuracy", description="READING COMPREHENSION ANSWER KEY", fixed_shots=True)
-MARKS = ("[True]", "[False]")
+TRUTH_MARKS = ("[True]", "[False]")
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> Iterator[Item]:
     context = f"{row['paragraph'].strip()}\n\n{row['question'].strip()}"
-    known = all(label >= 0 for label in row["labels"])
-    marked = (f"\n- {MARKS[1 - label]} {answer.strip()}" for answer, label in zip(row["answers"], row["labels"], strict=True))
-    demonstration = context + "".join(marked) if known else ""
+    is_labeled = all(label >= 0 for label in row["labels"])
+    labeled_answers = (
+        f"\n- {TRUTH_MARKS[1 - label]} {answer.strip()}" for answer, label in zip(row["answers"], row["labels"], strict=True)
+    )
+    demonstration = context + "".join(labeled_answers) if is_labeled else ""
     for number, (answer, label) in enumerate(zip(row["answers"], row["labels"], strict=True)):
         yield Item(
             id=f"{row['id']}-{number}",
             contexts=(context,),
-            completions=tuple(f"\n- {mark} {answer.strip()}" for mark in MARKS),
+            completions=tuple(f"\n- {mark} {answer.strip()}" for mark in TRUTH_MARKS),
             right=(1 - label,) if label >= 0 else (),
             group=row["id"],
             demonstration=demonstration,
@@ -32,16 +34,16 @@ def items(row: Row, protocol: Protocol, shots: int) -> Iterator[Item]:
 
 def from_tfds(row: Row) -> Row:
     """An answer, as TFDS has it: a question of one answer, which `gathered` puts together with the others."""
-    at = row["idx"]
+    index = row["idx"]
     return {
-        "id": f"{at['paragraph']}-{at['question']}",
+        "id": f"{index['paragraph']}-{index['question']}",
         "paragraph": row["paragraph"],
         "question": row["question"],
-        "answers": [(at["answer"], row["answer"], row["label"])],
+        "answers": [(index["answer"], row["answer"], row["label"])],
     }
 
 
-def gathered(rows: Iterable[Row]) -> Iterator[Row]:
+def merge_rows(rows: Iterable[Row]) -> Iterator[Row]:
     """Questions with all their answers, in the order of their numbers; TFDS shuffles them."""
     questions: dict[str, Row] = {}
     for row in rows:
@@ -57,7 +59,7 @@ def gathered(rows: Iterable[Row]) -> Iterator[Row]:
 TASKS = (
     Task(
         name="multirc",
-        about="which answers to a question about a passage are true (the test server: 30.5; F1a 75.4)",
+        summary="which answers to a question about a passage are true (the test server: 30.5; F1a 75.4)",
         protocol=PROTOCOL,
         items=items,
         schema={
@@ -75,11 +77,11 @@ TASKS = (
         },
         tfds="super_glue/multirc",
         from_tfds=from_tfds,
-        gathered=gathered,
-        get="val.jsonl and train.jsonl of MultiRC, super.gluebenchmark.com/tasks, a line a question",
-        scorer="exact match of questions, and F1a; cogcomp.seas.upenn.edu/multirc, multirc_measures.py",
+        merge_rows=merge_rows,
+        data_hint="val.jsonl and train.jsonl of MultiRC, super.gluebenchmark.com/tasks, a line a question",
+        scorer_source="exact match of questions, and F1a; cogcomp.seas.upenn.edu/multirc, multirc_measures.py",
         conventions={"f1a": dataclasses.replace(PROTOCOL, metric="f1a")},
-        published=gpt3(  # of lower confidence (task.gpt3)
+        paper_scores=gpt3_scores(  # of lower confidence (task.gpt3)
             "group_accuracy",
             "4.72/9.65/12.3/13.6/14.3/18.4/24.2/27.6",
             "4.72/9.65/12.3/13.6/14.3/18.4/24.2/27.6",

@@ -2,12 +2,12 @@
 answer, scored as ARC's are; the 500 of the test set. Examples are joined by two newlines [chosen]."""
 
 from gptjax.config.evaluation import Protocol, Unconditional
-from gptjax.evals.task import Item, Row, Task, gpt3
+from gptjax.evals.task import Item, Row, Task, gpt3_scores
 from gptjax.evals.tasks import arc
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
-    return [arc.chosen(row, row["question"].strip())]
+    return [arc.choice_item(row, row["question"].strip())]
 
 
 def from_tfds(row: Row) -> Row:
@@ -19,7 +19,7 @@ def from_tfds(row: Row) -> Row:
 TASKS = (
     Task(
         name="openbookqa",
-        about="school science without the book",
+        summary="school science without the book",
         protocol=Protocol(shots=100, method=Unconditional(answer_context="Answer:"), metric="accuracy"),
         items=items,
         schema=arc.SCHEMA,
@@ -33,9 +33,9 @@ TASKS = (
         splits=("test", "train"),
         tfds="openbookqa",
         from_tfds=from_tfds,
-        get="Data/Main/test.jsonl and train.jsonl of OpenBookQA-V1-Sep2018.zip, allenai.org/data/open-book-qa, choices made columns",
-        scorer="accuracy; github.com/allenai/OpenBookQA",
-        published=gpt3(
+        data_hint="Data/Main/test.jsonl and train.jsonl of OpenBookQA-V1-Sep2018.zip, allenai.org/data/open-book-qa, choices made columns",
+        scorer_source="accuracy; github.com/allenai/OpenBookQA",
+        paper_scores=gpt3_scores(
             "accuracy",
             "35.6/43.2/45.2/46.8/53.0/50.4/55.6/57.6",
             "37.0/39.8/46.2/46.4/53.4/53.0/55.8/58.8",

@@ -3,7 +3,7 @@ development set. The test server gave 82.8 (few-shot, 175B). Zero-shot of 175B i
 Not said [chosen]: examples are joined by two newlines."""
 
 from gptjax.config.evaluation import PerToken, Protocol
-from gptjax.evals.task import Item, Row, Task, gpt3
+from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
@@ -19,7 +19,7 @@ def from_tfds(row: Row) -> Row:
 TASKS = (
     Task(
         name="piqa",
-        about="which of two ways leads to an everyday goal",
+        summary="which of two ways leads to an everyday goal",
         protocol=Protocol(shots=50, method=PerToken(), metric="accuracy"),
         items=items,
         schema={"goal": "text", "sol1": "text", "sol2": "text", "label": "number: 0 or 1; -1 if not known"},
@@ -32,9 +32,9 @@ TASKS = (
         },
         tfds="piqa",
         from_tfds=from_tfds,
-        get="valid.jsonl and train.jsonl of physicaliqa-train-dev.zip, yonatanbisk.com/piqa, with the labels of their .lst files",
-        scorer="accuracy; github.com/ybisk/ybisk.github.io, piqa/",
-        published=gpt3(
+        data_hint="valid.jsonl and train.jsonl of physicaliqa-train-dev.zip, yonatanbisk.com/piqa, with the labels of their .lst files",
+        scorer_source="accuracy; github.com/ybisk/ybisk.github.io, piqa/",
+        paper_scores=gpt3_scores(
             "accuracy",
             "64.6/70.2/72.9/75.1/75.6/78.0/78.5/81.0",
             "64.3/69.3/71.8/74.4/74.3/76.3/77.8/80.5",

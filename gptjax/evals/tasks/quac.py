@@ -6,24 +6,24 @@ order of a dialogue's questions, so it cannot be read from there."""
 
 from gptjax.config.evaluation import Beam, Protocol
 from gptjax.evals import scorers
-from gptjax.evals.task import Item, Row, Task, gpt3
+from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     if not len(row["questions"]) == len(row["answers"]) or not all(row["answers"]):
         raise ValueError(f"quac, row {row['id']}: {len(row['questions'])} questions, {len(row['answers'])} lists of answers; give one each")
-    context, found = f"TITLE: {row['title']} - {row['section']}\nPARAGRAPH: {row['context']}", []
+    context, result = f"TITLE: {row['title']} - {row['section']}\nPARAGRAPH: {row['context']}", []
     for turn, (question, right) in enumerate(zip(row["questions"], row["answers"], strict=True)):
         context += f"\n\nQ: {question}\n\nA:"
-        found.append(Item(id=f"{row['id']}-{turn}", contexts=(context,), completions=(f" {right[0]}",), answers=tuple(right[1:] or right)))
+        result.append(Item(id=f"{row['id']}-{turn}", contexts=(context,), completions=(f" {right[0]}",), answers=tuple(right[1:] or right)))
         context += f" {right[0]}"
-    return found
+    return result
 
 
 TASKS = (
     Task(
         name="quac",
-        about="a conversation about a section of Wikipedia",
+        summary="a conversation about a section of Wikipedia",
         protocol=Protocol(shots=5, method=Beam(n_tokens=64), metric="f1"),
         items=items,
         schema={
@@ -41,10 +41,10 @@ TASKS = (
             "questions": ["When did she build her first bridge?", "Who paid for it?"],
             "answers": [["in 1891", "her first bridge in 1891", "1891"], ["CANNOTANSWER", "CANNOTANSWER", "CANNOTANSWER"]],
         },
-        get="val_v0.2.json of quac.ai, a dialogue a line: TFDS' quac has the questions in another order, and not their numbers",
+        data_hint="val_v0.2.json of quac.ai, a dialogue a line: TFDS' quac has the questions in another order, and not their numbers",
         score=scorers.quac,
-        scorer="quac.ai scorer.py",
-        published=gpt3(
+        scorer_source="quac.ai scorer.py",
+        paper_scores=gpt3_scores(
             "f1",
             "21.2/26.8/31.0/30.1/34.7/36.1/38.4/41.5",
             "21.1/26.9/31.9/32.3/37.4/39.0/40.6/43.4",

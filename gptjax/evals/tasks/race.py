@@ -5,7 +5,7 @@ option has the space before it, so the answer context ends without one. Which of
 [chosen]. An article is a row."""
 
 from gptjax.config.evaluation import Protocol, Unconditional
-from gptjax.evals.task import Item, Published, Row, Task, gpt3
+from gptjax.evals.task import Item, PaperScores, Row, Task, gpt3_scores
 
 LETTERS = "ABCD"
 
@@ -17,19 +17,19 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     ):
         raise ValueError(f"race, row {row['id']}: give each question its options and the letter of the right one")
     right = [LETTERS.index(letter) for letter in letters]
-    pairs = [f"Q: {question}\n\nA: {some[number]}" for question, some, number in zip(questions, options, right, strict=True)]
-    found = []
-    for turn, (question, some) in enumerate(zip(questions, options, strict=True)):
+    pairs = [f"Q: {question}\n\nA: {choices[number]}" for question, choices, number in zip(questions, options, right, strict=True)]
+    result = []
+    for turn, (question, choices) in enumerate(zip(questions, options, strict=True)):
         context = "\n\n".join([f"Article:\n{row['article']}", *pairs[:turn], *pairs[turn + 1 :], f"Q: {question}\n\nA:"])
-        completions = tuple(f" {option}" for option in some)
-        found.append(Item(id=f"{row['id']}-{turn}", contexts=(context,), completions=completions, right=(right[turn],)))
-    return found
+        completions = tuple(f" {option}" for option in choices)
+        result.append(Item(id=f"{row['id']}-{turn}", contexts=(context,), completions=completions, right=(right[turn],)))
+    return result
 
 
-def task(name: str, config: str, about: str, published: tuple[Published, ...]) -> Task:
+def make_task(name: str, config: str, summary: str, paper_scores: tuple[PaperScores, ...]) -> Task:
     return Task(
         name=name,
-        about=f"questions of {about} exams about an article",
+        summary=f"questions of {summary} exams about an article",
         protocol=Protocol(shots=10, method=Unconditional(answer_context="A:"), metric="accuracy"),
         items=items,
         schema={
@@ -48,28 +48,28 @@ def task(name: str, config: str, about: str, published: tuple[Published, ...]) -
         splits=("test", "train"),
         tfds=f"race/{config}",
         from_tfds=lambda row: {**row, "id": row["example_id"]},
-        get=f"RACE.tar.gz of cs.cmu.edu/~glai1/data/race, the files of its {config} folder, one a line",
-        published=published,
+        data_hint=f"RACE.tar.gz of cs.cmu.edu/~glai1/data/race, the files of its {config} folder, one a line",
+        paper_scores=paper_scores,
     )
 
 
 TASKS = (
-    task(
+    make_task(
         "race_h",
         "high",
         "high school",
-        gpt3(
+        gpt3_scores(
             "accuracy",
             "35.2/37.9/40.1/40.9/42.4/44.1/44.6/45.5",
             "34.3/37.7/40.0/42.0/43.8/44.3/44.6/45.9",
             "34.3/37.0/40.4/41.4/42.3/44.7/45.1/46.8",
         ),
     ),
-    task(
+    make_task(
         "race_m",
         "middle",
         "middle school",
-        gpt3(
+        gpt3_scores(
             "accuracy",
             "42.1/47.2/52.1/52.3/54.7/54.4/56.7/58.4",
             "42.3/47.3/51.7/55.2/56.1/54.7/56.9/57.4",

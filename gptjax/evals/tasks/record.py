@@ -5,7 +5,7 @@ Not said [chosen]: examples are joined by two newlines. The 10,000 problems of t
 
 from gptjax.config.evaluation import PerToken, Protocol
 from gptjax.evals import scorers
-from gptjax.evals.task import Item, Row, Task, gpt3
+from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
 GAP = "@placeholder"
 
@@ -19,22 +19,22 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     return [Item(id=row["id"], contexts=(context.rstrip(),), completions=completions, right=right, facts={"names": names})]
 
 
-def score(metric: str, written: str, item: Item) -> float:
+def score(metric: str, prediction: str, item: Item) -> float:
     """F1 of words with the best of the right names, of the name that was chosen; evaluate.py."""
-    chosen = [completion.strip() for completion in item.completions].index(written)
-    return max((scorers.word_f1(item.facts["names"][chosen], item.facts["names"][right]) for right in item.right), default=0.0)
+    choice = [completion.strip() for completion in item.completions].index(prediction)
+    return max((scorers.word_f1(item.facts["names"][choice], item.facts["names"][right]) for right in item.right), default=0.0)
 
 
 def from_tfds(row: Row) -> Row:
-    at = row["idx"]
+    index = row["idx"]
     columns = {name: row[name] for name in ("passage", "query", "entities", "answers")}
-    return {"id": f"{at['passage']}-{at['query']}"} | columns
+    return {"id": f"{index['passage']}-{index['query']}"} | columns
 
 
 TASKS = (
     Task(
         name="record",
-        about="which name of an article fills a gap (the test server: 90.2)",
+        summary="which name of an article fills a gap (the test server: 90.2)",
         protocol=Protocol(shots=32, method=PerToken(), metric="accuracy"),
         items=items,
         schema={
@@ -53,15 +53,15 @@ TASKS = (
         },
         tfds="super_glue/record",
         from_tfds=from_tfds,
-        get="val.jsonl and train.jsonl of ReCoRD, super.gluebenchmark.com/tasks, a line a query, with the texts of the entities",
+        data_hint="val.jsonl and train.jsonl of ReCoRD, super.gluebenchmark.com/tasks, a line a query, with the texts of the entities",
         score=score,
-        scorer="exact match with any of the right names; sheng-z.github.io/ReCoRD-explorer, evaluate.py",
-        published=gpt3(  # of lower confidence (task.gpt3)
+        scorer_source="exact match with any of the right names; sheng-z.github.io/ReCoRD-explorer, evaluate.py",
+        paper_scores=gpt3_scores(  # of lower confidence (task.gpt3)
             "accuracy",
             "70.8/78.5/82.1/84.1/86.2/88.6/89.0/90.2",
             "69.8/77.0/80.7/83.0/85.9/88.0/88.8/90.2",
             "69.8/77.2/81.3/83.1/86.6/87.9/88.9/89.0",
         )
-        + gpt3("f1", few="91.1"),  # the test server's
+        + gpt3_scores("f1", few="91.1"),  # the test server's
     ),
 )

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 
 from gptjax.config.evaluation import Beam, Protocol
 from gptjax.evals import scorers, word_list
-from gptjax.evals.task import Item, Published, Row, Task, gpt3, worded
+from gptjax.evals.task import Item, PaperScores, Row, Task, gpt3_scores, prompt_variant
 
-N = 10_000
+MAX_WORDS = 10_000
 PROTOCOL = Protocol(
     shots=100,
     method=Beam(n_tokens=20),
@@ -26,7 +26,7 @@ PROTOCOL = Protocol(
     description="Please unscramble the letters into a word, and write that word:",
     separator="\n",
 )
-Scramble = Callable[[str, random.Random], str]
+ScrambleFn = Callable[[str, random.Random], str]
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
@@ -34,111 +34,113 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     return [Item(id=row["id"], contexts=(f"{row['scrambled']} =",), completions=(f" {word}",), answers=(word,))]
 
 
-def cycled(word: str, chance: random.Random) -> str:
+def cycle_letters(word: str, rng: random.Random) -> str:
     """Rotated by 1 to len - 1 letters, to something else: never a word of one letter alone."""
-    turns = [word[i:] + word[:i] for i in range(1, len(word))]
-    return chance.choice([turn for turn in turns if turn != word] or [word])
+    rotations = [word[i:] + word[:i] for i in range(1, len(word))]
+    return rng.choice([rotation for rotation in rotations if rotation != word] or [word])
 
 
-def shuffled(n_fixed: int) -> Scramble:
+def shuffle_middle(n_fixed: int) -> ScrambleFn:
     """All letters but the first and the last n_fixed in another order; the word itself only where there is no other."""
 
-    def scramble(word: str, chance: random.Random) -> str:
+    def scramble(word: str, rng: random.Random) -> str:
         inner = list(word[n_fixed:-n_fixed])
         while True:
-            chance.shuffle(inner)
-            found = word[:n_fixed] + "".join(inner) + word[-n_fixed:]
-            if found != word or len(set(inner)) < 2:
-                return found
+            rng.shuffle(inner)
+            result = word[:n_fixed] + "".join(inner) + word[-n_fixed:]
+            if result != word or len(set(inner)) < 2:
+                return result
 
     return scramble
 
 
-def inserted(word: str, chance: random.Random) -> str:
+def insert_characters(word: str, rng: random.Random) -> str:
     """One of space . / ! between every two letters."""
-    return "".join(letter + chance.choice(" ./!") for letter in word[:-1]) + word[-1]
+    return "".join(letter + rng.choice(" ./!") for letter in word[:-1]) + word[-1]
 
 
-def backwards(word: str, chance: random.Random) -> str:
+def reverse(word: str, rng: random.Random) -> str:
     return word[::-1]
 
 
-def task(name: str, about: str, scramble: Scramble, may_stay: bool, shortest: tuple[int, int], published: tuple[Published, ...]) -> Task:
+def make_task(
+    name: str, summary: str, scramble: ScrambleFn, keep_unchanged: bool, min_lengths: tuple[int, int], paper_scores: tuple[PaperScores, ...]
+) -> Task:
     """may_stay: whether words stay that scrambling cannot change; shortest: letters of a word, by the paper and of the released file."""
 
-    def made(protocol: Protocol, seed: int, split: str) -> Iterator[Row]:
-        wording = worded(protocol, "paper", "released")
-        least, most = (shortest[0], 14) if wording == "paper" else (shortest[1], 15)
-        chance = random.Random(f"{name} {wording} {split} {seed}")
+    def make_rows(protocol: Protocol, seed: int, split: str) -> Iterator[Row]:
+        variant = prompt_variant(protocol, "paper", "released")
+        min_length, max_length = (min_lengths[0], 14) if variant == "paper" else (min_lengths[1], 15)
+        rng = random.Random(f"{name} {variant} {split} {seed}")
         number = 0
-        for word in word_list.listed(protocol.words, least, most, N, seed):
-            scrambled = scramble(word, chance)
-            if may_stay or scrambled != word:
+        for word in word_list.load_words(protocol.words, min_length, max_length, MAX_WORDS, seed):
+            scrambled = scramble(word, rng)
+            if keep_unchanged or scrambled != word:
                 yield {"id": str(number), "word": word, "scrambled": scrambled}
                 number += 1
 
     return Task(
         name=name,
-        about=about,
+        summary=summary,
         protocol=PROTOCOL,
         items=items,
         schema={"scrambled": "text", "word": "text"},
         example={"id": "0", "word": "casino", "scrambled": scramble("casino", random.Random(2))},
         splits=("test", "test"),
-        made=made,
-        get=f"it is made from a list of words, words=FILE; {word_list.NORVIG}; OpenAI's own instances are data/ of github.com/openai/gpt-3",
-        score=scorers.plain,
-        scorer="GPT-3 section 3.9.2: the word must be written",
-        published=published,
+        make_rows=make_rows,
+        data_hint=f"it is made from a list of words, words=FILE; {word_list.NORVIG_HINT}; OpenAI's own instances are data/ of github.com/openai/gpt-3",
+        score=scorers.plain_text,
+        scorer_source="GPT-3 section 3.9.2: the word must be written",
+        paper_scores=paper_scores,
         conventions={"released": dataclasses.replace(PROTOCOL, wording="released")},
     )
 
 
 # Table H.1, of lower confidence (task.gpt3); the 175B column was checked.
 TASKS = (
-    task(
+    make_task(
         "cycle_letters_in_word",
         "a word whose letters are rotated (CL)",
-        cycled,
+        cycle_letters,
         False,
         (5, 6),
-        gpt3(
+        gpt3_scores(
             "exact_match",
             ".62/.71/2.85/0/.63/1.35/2.58/3.66",
             "1.67/4.36/5.68/6.46/6.25/9.41/15.1/21.7",
             "4.63/9.27/10.7/14.5/16.7/21.9/27.7/37.9",
         ),
     ),
-    task(
+    make_task(
         "mid_word_1_anagrams",
         "a word whose letters are shuffled, all but the first and the last (A1)",
-        shuffled(1),
+        shuffle_middle(1),
         False,
         (5, 5),
-        gpt3("exact_match", "2.28", "8.62", ".50/1.27/2.13/3.05/3.81/5.49/8.38/15.1"),
+        gpt3_scores("exact_match", "2.28", "8.62", ".50/1.27/2.13/3.05/3.81/5.49/8.38/15.1"),
     ),
-    task(
+    make_task(
         "mid_word_2_anagrams",
         "a word whose letters are shuffled, all but the first two and the last two (A2)",
-        shuffled(2),
+        shuffle_middle(2),
         True,
         (6, 6),
-        gpt3("exact_match", "8.91", "25.9", "1.94/4.80/7.59/9.87/12.6/18.9/25.6/39.7"),
+        gpt3_scores("exact_match", "8.91", "25.9", "1.94/4.80/7.59/9.87/12.6/18.9/25.6/39.7"),
     ),
-    task(
+    make_task(
         "random_insertion_in_word",
         "a word with a space or a punctuation mark between every two letters (RI)",
-        inserted,
+        insert_characters,
         True,
         (5, 6),
-        gpt3("exact_match", "8.26", "45.4", ".11/.28/2.19/4.18/6.61/11.0/27.3/67.2"),
+        gpt3_scores("exact_match", "8.26", "45.4", ".11/.28/2.19/4.18/6.61/11.0/27.3/67.2"),
     ),
-    task(
+    make_task(
         "reversed_words",
         "a word written backwards (RW)",
-        backwards,
+        reverse,
         True,
         (5, 6),
-        gpt3("exact_match", ".09", ".48", "0/.05/0/.17/.24/.30/.42/.44"),
+        gpt3_scores("exact_match", ".09", ".48", "0/.05/0/.17/.24/.30/.42/.44"),
     ),
 )

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 
 from gptjax.config.evaluation import Beam, Protocol
 from gptjax.evals import scorers
-from gptjax.evals.task import Item, Row, Task, gpt3
+from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
-NONE = "unanswerable"
+NO_ANSWER = "unanswerable"
 
 
 def link(rows: Iterable[Row]) -> Iterator[Row]:
@@ -19,23 +19,31 @@ def link(rows: Iterable[Row]) -> Iterator[Row]:
     for row in rows:
         earlier = asked[row["title"], row["context"]]
         yield {**row, "earlier": list(earlier)}
-        earlier.append([row["question"], shown(row)])
+        earlier.append([row["question"], first_answer(row)])
 
 
-def shown(row: Row) -> str:
-    return next((answer for answer in row["answers"] if answer.strip()), NONE)
+def first_answer(row: Row) -> str:
+    return next((answer for answer in row["answers"] if answer.strip()), NO_ANSWER)
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     earlier = "".join(f"Q: {question}\n\nA: {answer}\n\n" for question, answer in row.get("earlier", ()))
     context = f"Title: {row['title']}\n\nBackground: {row['context']}\n\n{earlier}Q: {row['question']}\n\nA:"
-    return [Item(id=row["id"], contexts=(context,), completions=(f" {shown(row)}",), answers=tuple(row["answers"]), facts={"none": NONE})]
+    return [
+        Item(
+            id=row["id"],
+            contexts=(context,),
+            completions=(f" {first_answer(row)}",),
+            answers=tuple(row["answers"]),
+            facts={"none": NO_ANSWER},
+        )
+    ]
 
 
 TASKS = (
     Task(
         name="squad2",
-        about="questions about a paragraph, some without an answer",
+        summary="questions about a paragraph, some without an answer",
         protocol=Protocol(shots=16, method=Beam(n_tokens=48), metric="f1"),
         items=items,
         schema={"title": "text", "context": "text", "question": "text", "answers": "[text]: every right one; none if there is none"},
@@ -50,17 +58,17 @@ TASKS = (
         link=link,
         tfds="squad/v2.0",
         from_tfds=lambda row: {**row, "answers": row["answers"]["text"]},
-        get="dev-v2.0.json of rajpurkar.github.io/SQuAD-explorer, a question a line",
+        data_hint="dev-v2.0.json of rajpurkar.github.io/SQuAD-explorer, a question a line",
         score=scorers.squad,
-        scorer="rajpurkar.github.io/SQuAD-explorer evaluate-v2.0.py",
-        published=(
-            *gpt3(
+        scorer_source="rajpurkar.github.io/SQuAD-explorer evaluate-v2.0.py",
+        paper_scores=(
+            *gpt3_scores(
                 "f1",
                 "28.3/40.2/41.4/50.3/51.0/52.7/56.3/59.5",
                 "30.1/43.6/44.1/54.0/54.1/57.1/61.8/65.4",
                 "32.1/45.5/44.9/58.7/55.9/62.1/67.7/69.8",
             ),
-            *gpt3("exact_match", few="64.9"),
+            *gpt3_scores("exact_match", few="64.9"),
         ),
     ),
 )

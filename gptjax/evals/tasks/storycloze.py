@@ -2,7 +2,7 @@
 demonstrations from the development set (section 2.4). Not said [chosen]: examples are joined by two newlines."""
 
 from gptjax.config.evaluation import PerToken, Protocol
-from gptjax.evals.task import Item, Row, Task, gpt3
+from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
@@ -20,7 +20,7 @@ def from_tfds(row: Row) -> Row:
 TASKS = (
     Task(
         name="storycloze",
-        about="which of two sentences ends a story",
+        summary="which of two sentences ends a story",
         protocol=Protocol(shots=70, method=PerToken(), metric="accuracy"),
         items=items,
         schema={"context": "text: four sentences", "endings": "[text]: two", "label": "number: 0 or 1; -1 if not known"},
@@ -33,9 +33,9 @@ TASKS = (
         splits=("test", "validation"),
         tfds="story_cloze/2016",
         from_tfds=from_tfds,
-        get="asked for at cs.rochester.edu/nlp/rocstories, then tfds build story_cloze/2016 --file_format=array_record",
-        scorer="accuracy; cs.rochester.edu/nlp/rocstories",
-        published=gpt3(
+        data_hint="asked for at cs.rochester.edu/nlp/rocstories, then tfds build story_cloze/2016 --file_format=array_record",
+        scorer_source="accuracy; cs.rochester.edu/nlp/rocstories",
+        paper_scores=gpt3_scores(
             "accuracy",
             "63.3/68.5/72.4/73.4/77.2/77.7/79.5/83.2",
             "62.3/68.7/72.3/74.2/77.3/78.7/79.7/84.7",

@@ -6,23 +6,23 @@ for loses its end, since news tell first what they are about (OpenAI's later sum
 
 from gptjax.config.evaluation import Protocol, TopK
 from gptjax.evals import scorers
-from gptjax.evals.task import Item, Row, Task, gpt2, worded
+from gptjax.evals.task import Item, Row, Task, gpt2_scores, prompt_variant
 
 PROTOCOL = Protocol(shots=0, method=TopK(n_tokens=100, k=2), metric="rouge")
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
-    hint = {"tldr": "\nTL;DR:", "no_hint": "\n"}[worded(protocol, "tldr", "no_hint")]
+    hint = {"tldr": "\nTL;DR:", "no_hint": "\n"}[prompt_variant(protocol, "tldr", "no_hint")]
     summary = row["highlights"]
-    shown = " ".join(summary.split())
+    one_line = " ".join(summary.split())
     facts = {"sentences": 3, "hint": hint}
-    return [Item(id=row["id"], contexts=(row["article"] + hint,), completions=(f" {shown}",), answers=(summary,), facts=facts)]
+    return [Item(id=row["id"], contexts=(row["article"] + hint,), completions=(f" {one_line}",), answers=(summary,), facts=facts)]
 
 
 TASKS = (
     Task(
         name="cnn_dailymail",
-        about="summaries of news by TL;DR:, ROUGE",
+        summary="summaries of news by TL;DR:, ROUGE",
         protocol=PROTOCOL,
         items=items,
         schema={"article": "text", "highlights": "text: the summary, a sentence a line"},
@@ -33,10 +33,15 @@ TASKS = (
         },
         splits=("test", "train"),
         tfds="cnn_dailymail",
-        get="the non-anonymised test set of github.com/abisee/cnn-dailymail (Hugging Face datasets: abisee/cnn_dailymail 3.0.0)",
+        data_hint="the non-anonymised test set of github.com/abisee/cnn-dailymail (Hugging Face datasets: abisee/cnn_dailymail 3.0.0)",
         score=scorers.rouge,
-        scorer="ROUGE-1.5.5 -m, by google-research rouge-score",
-        published=(*gpt2("rouge_1", 29.34), *gpt2("rouge_2", 8.27), *gpt2("rouge_l", 26.58), *gpt2("rouge", 21.40)),
+        scorer_source="ROUGE-1.5.5 -m, by google-research rouge-score",
+        paper_scores=(
+            *gpt2_scores("rouge_1", 29.34),
+            *gpt2_scores("rouge_2", 8.27),
+            *gpt2_scores("rouge_l", 26.58),
+            *gpt2_scores("rouge", 21.40),
+        ),
         conventions={"no_hint": Protocol(shots=0, method=TopK(n_tokens=100, k=2), metric="rouge", wording="no_hint")},  # 15.03
     ),
 )

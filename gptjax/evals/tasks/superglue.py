@@ -10,9 +10,9 @@ import dataclasses
 from collections.abc import Callable
 
 from gptjax.config.evaluation import PerToken, Protocol
-from gptjax.evals.task import Item, Published, Row, Task, gpt3
+from gptjax.evals.task import Item, PaperScores, Row, Task, gpt3_scores
 
-Put = Callable[[Row], tuple[str, tuple[str, ...]]]  # a row -> its context and completions, in the order of the labels
+Template = Callable[[Row], tuple[str, tuple[str, ...]]]  # a row -> its context and completions, in the order of the labels
 
 
 def boolq(row: Row) -> tuple[str, tuple[str, ...]]:
@@ -36,15 +36,15 @@ def rte(row: Row) -> tuple[str, tuple[str, ...]]:
 
 
 def wic(row: Row) -> tuple[str, tuple[str, ...]]:
-    asked = f"question: Is the word '{row['word']}' used in the same way in the two sentences above?"
-    return f"{row['sentence1'].strip()}\n{row['sentence2'].strip()}\n{asked}\nanswer:", (" no", " yes")
+    question = f"question: Is the word '{row['word']}' used in the same way in the two sentences above?"
+    return f"{row['sentence1'].strip()}\n{row['sentence2'].strip()}\n{question}\nanswer:", (" no", " yes")
 
 
-def task(name: str, about: str, put: Put, labels: str, example: Row, published: tuple[Published, ...]) -> Task:
+def make_task(name: str, summary: str, template: Template, labels: str, example: Row, paper_scores: tuple[PaperScores, ...]) -> Task:
     """labels: what the numbers of the label mean."""
 
     def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
-        context, completions = put(row)
+        context, completions = template(row)
         right = (row["label"],) if row["label"] >= 0 else ()
         return [Item(id=row["id"], contexts=(context,), completions=completions, right=right)]
 
@@ -55,22 +55,22 @@ def task(name: str, about: str, put: Put, labels: str, example: Row, published: 
     columns = [column for column in example if column not in ("id", "label")]
     return Task(
         name=name,
-        about=about,
+        summary=summary,
         protocol=protocol,
         items=items,
         schema={column: "text" for column in columns} | {"label": f"number: {labels}; -1 if not known"},
         example=example,
         tfds=f"super_glue/{name}",
         from_tfds=from_tfds,
-        get=f"val.jsonl and train.jsonl of {name}, super.gluebenchmark.com/tasks, with a number for the label",
-        scorer="accuracy; github.com/nyu-mll/jiant, SuperGLUE's own (CB: the mean of accuracy and macro-F1 there)",
-        published=published,
+        data_hint=f"val.jsonl and train.jsonl of {name}, super.gluebenchmark.com/tasks, with a number for the label",
+        scorer_source="accuracy; github.com/nyu-mll/jiant, SuperGLUE's own (CB: the mean of accuracy and macro-F1 there)",
+        paper_scores=paper_scores,
         conventions={"macro_f1": dataclasses.replace(protocol, metric="macro_f1")} if name == "cb" else {},
     )
 
 
 TASKS = (
-    task(
+    make_task(
         "boolq",
         "yes or no, from a passage (the test server: 76.4)",
         boolq,
@@ -81,14 +81,14 @@ TASKS = (
             "question": "can you walk to a tidal island",
             "label": 1,
         },
-        gpt3(
+        gpt3_scores(
             "accuracy",
             "49.7/60.3/58.9/62.4/67.1/65.4/66.2/60.5",
             "52.6/61.7/60.4/63.7/68.4/68.7/69.0/76.7",
             "43.1/60.6/62.0/64.1/70.3/70.0/70.2/77.5",
         ),
     ),
-    task(
+    make_task(
         "cb",
         "CommitmentBank: does who wrote a text hold a sentence for true (the test server: 75.6)",
         cb,
@@ -99,14 +99,14 @@ TASKS = (
             "hypothesis": "the bridge had fallen",
             "label": 1,
         },
-        gpt3(
+        gpt3_scores(
             "accuracy",
             "0.0/32.1/8.93/19.6/19.6/28.6/19.6/46.4",
             "55.4/53.6/53.6/48.2/57.1/33.9/55.4/64.3",
             "42.9/58.9/53.6/69.6/67.9/60.7/66.1/82.1",
         ),
     ),
-    task(
+    make_task(
         "copa",
         "which of two sentences is the cause, or the effect, of another (the test server: 92)",
         copa,
@@ -119,9 +119,9 @@ TASKS = (
             "question": "cause",
             "label": 0,
         },
-        gpt3("accuracy", "66/68/73/77/76/80/84/91", "62/64/66/74/76/82/86/87", "67/64/72/77/83/83/86/92"),
+        gpt3_scores("accuracy", "66/68/73/77/76/80/84/91", "62/64/66/74/76/82/86/87", "67/64/72/77/83/83/86/92"),
     ),
-    task(
+    make_task(
         "rte",
         "does a text say that a sentence is true (the test server: 69.0)",
         rte,
@@ -132,14 +132,14 @@ TASKS = (
             "hypothesis": "The ferry sailed on Monday.",
             "label": 1,
         },
-        gpt3(
+        gpt3_scores(
             "accuracy",
             "47.7/49.8/48.4/56.0/46.6/55.2/62.8/63.5",
             "53.1/47.3/49.5/49.5/54.9/54.9/56.3/70.4",
             "52.3/48.4/46.9/50.9/56.3/49.5/60.6/72.9",
         ),
     ),
-    task(
+    make_task(
         "wic",
         "has a word the same meaning in two sentences (the test server: 49.4)",
         wic,
@@ -151,7 +151,7 @@ TASKS = (
             "sentence2": "The bank closes at four.",
             "label": 0,
         },
-        gpt3(  # of lower confidence (task.gpt3)
+        gpt3_scores(  # of lower confidence (task.gpt3)
             "accuracy",
             "0.0/0.0/0.0/0.0/0.0/0.0/0.0/0.0",
             "50.0/50.3/50.3/49.2/49.4/50.3/50.0/48.6",

@@ -10,28 +10,30 @@ conjunction or a mark follows); demonstrations, drawn from the only set, are joi
 import re
 
 from gptjax.config.evaluation import Protocol, Total
-from gptjax.evals.task import Item, Row, Task, gpt2, gpt3, worded
+from gptjax.evals.task import Item, Row, Task, gpt2_scores, gpt3_scores, prompt_variant
 
 POSSESSIVE = ("my", "his", "its", "our", "their")
-NO_NOUN = re.compile(r"\W*$|[^\w\s]|\s+(?:a|an|and|as|at|because|but|by|for|from|if|in|of|off|on|so|that|the|to|until|up|when|with)\b")
+NOT_BEFORE_NOUN = re.compile(
+    r"\W*$|[^\w\s]|\s+(?:a|an|and|as|at|because|but|by|for|from|if|in|of|off|on|so|that|the|to|until|up|when|with)\b"
+)
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     before, after = row["text"][: row["pronoun_start"]], row["text"][row["pronoun_end"] :]
     pronoun = row["text"][row["pronoun_start"] : row["pronoun_end"]]
-    nouns = [inflected(row[name], pronoun, after) for name in ("option1", "option2")]
+    nouns = [inflect(row[name], pronoun, after) for name in ("option1", "option2")]
     right = (row["label"],)
-    if worded(protocol, "partial", "full") == "full":
+    if prompt_variant(protocol, "partial", "full") == "full":
         shared = before.rstrip()
         completions = tuple(before[len(shared) :] + noun + after for noun in nouns)
         return [Item(id=row["id"], contexts=(shared,), completions=completions, right=right)]
     return [Item(id=row["id"], contexts=tuple(before + noun for noun in nouns), completions=(after, after), right=right)]
 
 
-def inflected(noun: str, pronoun: str, after: str) -> str:
+def inflect(noun: str, pronoun: str, after: str) -> str:
     """`noun` as it stands in the place of `pronoun`, before `after`."""
     word = pronoun.lower()
-    possessive = word in POSSESSIVE or (word == "her" and not NO_NOUN.match(after))
+    possessive = word in POSSESSIVE or (word == "her" and not NOT_BEFORE_NOUN.match(after))
     if not possessive or noun.endswith(("'s", "s'")):
         return noun
     return noun + ("'" if word == "their" and noun.endswith("s") else "'s")
@@ -51,7 +53,7 @@ def from_tfds(row: Row) -> Row:
 TASKS = (
     Task(
         name="winograd",
-        about="which of two nouns a pronoun means",
+        summary="which of two nouns a pronoun means",
         protocol=Protocol(shots=7, method=Total(), metric="accuracy"),
         items=items,
         schema={
@@ -74,15 +76,15 @@ TASKS = (
         splits=("test", "test"),
         tfds="wsc273",
         from_tfds=from_tfds,
-        get="WSCollection.xml of cs.nyu.edu/~davise/papers/WinogradSchemas, as tfds build wsc273 reads it",
-        scorer="accuracy; Trinh and Le 2018 (1806.02847), github.com/tensorflow/models, research/lm_commonsense",
+        data_hint="WSCollection.xml of cs.nyu.edu/~davise/papers/WinogradSchemas, as tfds build wsc273 reads it",
+        scorer_source="accuracy; Trinh and Le 2018 (1806.02847), github.com/tensorflow/models, research/lm_commonsense",
         conventions={
             "gpt2": Protocol(shots=0, method=Total(), metric="accuracy"),
             "full": Protocol(shots=7, method=Total(), metric="accuracy", wording="full"),
         },
-        published=(
-            *gpt2("accuracy", 70.70),
-            *gpt3(
+        paper_scores=(
+            *gpt2_scores("accuracy", 70.70),
+            *gpt3_scores(
                 "accuracy",
                 "66.3/72.9/74.7/76.9/82.4/85.7/87.9/88.3",
                 "63.4/68.5/72.9/76.9/82.4/84.6/86.1/89.7",

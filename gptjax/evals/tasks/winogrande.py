@@ -2,7 +2,7 @@
 1,267 of the development set. Not said [chosen]: demonstrations are of the largest training set, joined by two newlines."""
 
 from gptjax.config.evaluation import Protocol, Total
-from gptjax.evals.task import Item, Row, Task, gpt3
+from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
@@ -20,7 +20,7 @@ def from_tfds(row: Row) -> Row:
 TASKS = (
     Task(
         name="winogrande",
-        about="which of two nouns fits a gap",
+        summary="which of two nouns fits a gap",
         protocol=Protocol(shots=50, method=Total(), metric="accuracy"),
         items=items,
         schema={
@@ -39,9 +39,9 @@ TASKS = (
         splits=("validation", "train_xl"),
         tfds="winogrande",
         from_tfds=from_tfds,
-        get="dev.jsonl and train_xl.jsonl of winogrande_1.1.zip, winogrande.allenai.org",
-        scorer="accuracy; github.com/allenai/winogrande",
-        published=gpt3(
+        data_hint="dev.jsonl and train_xl.jsonl of winogrande_1.1.zip, winogrande.allenai.org",
+        scorer_source="accuracy; github.com/allenai/winogrande",
+        paper_scores=gpt3_scores(
             "accuracy",
             "52.0/52.1/57.4/58.7/62.3/64.5/67.9/70.2",
             "51.3/53.0/58.3/59.1/61.7/65.8/66.9/73.2",

@@ -10,9 +10,9 @@ the answers yes and no: it is the convention "choice". Examples follow each othe
 import re
 
 from gptjax.config.evaluation import Beam, PerToken, Protocol
-from gptjax.evals.task import Item, Row, Task, gpt3, worded
+from gptjax.evals.task import Item, Row, Task, gpt3_scores, prompt_variant
 
-EXAM = (
+EXAM_HEADER = (
     "Final Exam with Answer Key\n"
     "Instructions: Please carefully read the following passages. "
     "For each passage, you must identify which noun the pronoun marked in *bold* refers to.\n"
@@ -23,28 +23,28 @@ DETERMINERS = frozenset("a an each every few her his many much my our some that 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     noun, pronoun, label = row["span1_text"].strip(), row["span2_text"].strip(), row["label"]
-    passage = marked(row["text"], row["span2_index"], pronoun)
-    if worded(protocol, "written", "choice") == "choice":
-        asked = f'Question: In the passage above, does the pronoun "*{pronoun}*" refer to "{noun}"?'
+    passage = mark_pronoun(row["text"], row["span2_index"], pronoun)
+    if prompt_variant(protocol, "written", "choice") == "choice":
+        question = f'Question: In the passage above, does the pronoun "*{pronoun}*" refer to "{noun}"?'
         completions, right = (" no", " yes"), (label,) if label >= 0 else ()
     else:
-        asked = f'Question: In the passage above, what does the pronoun "*{pronoun}*" refer to?'
+        question = f'Question: In the passage above, what does the pronoun "*{pronoun}*" refer to?'
         completions, right = (f" {noun.lower()}",), (0,) if label == 1 else ()
     facts = {"noun": noun, "label": label}
     answers = (noun.lower(),) if label == 1 else ()
-    context = f"Passage: {passage}\n{asked}\nAnswer:"
+    context = f"Passage: {passage}\n{question}\nAnswer:"
     none = label == 0 and not right
     return [Item(id=row["id"], contexts=(context,), completions=completions, right=right, answers=answers, facts=facts, none_is_right=none)]
 
 
-def marked(text: str, number: int, pronoun: str) -> str:
+def mark_pronoun(text: str, number: int, pronoun: str) -> str:
     """`text` with stars around the pronoun, the word of that number; ValueError if it is not there."""
     words = list(re.finditer(r"\S+", text))
     start = words[number].start() if number < len(words) else len(text)
-    found = re.compile(re.escape(pronoun), re.IGNORECASE).search(text, max(0, start - 1))
-    if found is None:
+    match = re.compile(re.escape(pronoun), re.IGNORECASE).search(text, max(0, start - 1))
+    if match is None:
         raise ValueError(f"span2_text is {pronoun!r}, which the text does not have at its word {number}: {text!r}")
-    return f"{text[: found.start()]}*{found[0]}*{text[found.end() :]}"
+    return f"{text[: match.start()]}*{match[0]}*{text[match.end() :]}"
 
 
 def without_determiners(noun: str) -> str:
@@ -52,18 +52,18 @@ def without_determiners(noun: str) -> str:
     return " ".join(word for word in noun.strip().lower().split(" ") if word not in DETERMINERS)
 
 
-def score(metric: str, written: str, item: Item) -> float:
-    said, noun = without_determiners(written), without_determiners(item.facts["noun"])
-    ours, theirs = set(said.split(" ")), set(noun.split(" "))
-    says = ("'" in said) == ("'" in noun) and (ours <= theirs or theirs <= ours)
-    return float(bool(said) and says == bool(item.facts["label"]))
+def score(metric: str, prediction: str, item: Item) -> float:
+    answer, noun = without_determiners(prediction), without_determiners(item.facts["noun"])
+    answer_words, noun_words = set(answer.split(" ")), set(noun.split(" "))
+    agrees = ("'" in answer) == ("'" in noun) and (answer_words <= noun_words or noun_words <= answer_words)
+    return float(bool(answer) and agrees == bool(item.facts["label"]))
 
 
 TASKS = (
     Task(
         name="wsc",
-        about="does a pronoun refer to a noun (the test server: 80.1)",
-        protocol=Protocol(shots=32, method=Beam(n_tokens=20), metric="accuracy", description=EXAM, separator="\n", fixed_shots=True),
+        summary="does a pronoun refer to a noun (the test server: 80.1)",
+        protocol=Protocol(shots=32, method=Beam(n_tokens=20), metric="accuracy", description=EXAM_HEADER, separator="\n", fixed_shots=True),
         items=items,
         schema={
             "text": "text",
@@ -82,15 +82,15 @@ TASKS = (
         },
         tfds="super_glue/wsc.fixed",
         from_tfds=lambda row: {"id": str(row["idx"])} | {name: row[name] for name in TASKS[0].schema},
-        get="val.jsonl and train.jsonl of WSC, super.gluebenchmark.com/tasks, target's entries made columns, a number for the label",
+        data_hint="val.jsonl and train.jsonl of WSC, super.gluebenchmark.com/tasks, target's entries made columns, a number for the label",
         score=score,
-        scorer="accuracy; github.com/google-research/text-to-text-transfer-transformer, t5/data/postprocessors.py, wsc_simple",
+        scorer_source="accuracy; github.com/google-research/text-to-text-transfer-transformer, t5/data/postprocessors.py, wsc_simple",
         conventions={
             "choice": Protocol(
-                shots=32, method=PerToken(), metric="accuracy", description=EXAM, separator="\n", fixed_shots=True, wording="choice"
+                shots=32, method=PerToken(), metric="accuracy", description=EXAM_HEADER, separator="\n", fixed_shots=True, wording="choice"
             )
         },
-        published=gpt3(  # of lower confidence (task.gpt3)
+        paper_scores=gpt3_scores(  # of lower confidence (task.gpt3)
             "accuracy",
             "59.6/56.7/65.4/61.5/66.3/60.6/64.4/65.4",
             "58.7/58.7/60.6/62.5/66.3/60.6/66.3/69.2",

@@ -23,7 +23,7 @@ from gptjax.sharding import rules
 
 def attend(
     kernel: Callable,
-    place: rules.Placement,
+    sharding: rules.Sharding,
     q_BTNH: jax.Array,
     k_BTNH: jax.Array,
     v_BTNH: jax.Array,
@@ -35,29 +35,31 @@ def attend(
 
     kernel: with the reference's signature, on one device's arrays; it must take fewer queries than keys. Dropout masks are not those of
     the reference, but as likely. ValueError if T is not a multiple of the devices along its axis."""
-    (axis,) = place.axes("T")
-    n, T = place.parts("T"), q_BTNH.shape[1]
+    (axis,) = sharding.axes("T")
+    n, T = sharding.n_shards("T"), q_BTNH.shape[1]
     key, rate = dropout if dropout is not None else (None, 0.0)
 
-    def local(q_BTNH, k_BTNH, v_BTNH, segments_BT, key):
+    def attend_shard(q_BTNH, k_BTNH, v_BTNH, segments_BT, key):
         if key is not None:  # each device draws for itself
-            key = jax.random.fold_in(key, jax.lax.axis_index((*place.axes("B"), axis, *place.axes("N"))))
+            key = jax.random.fold_in(key, jax.lax.axis_index((*sharding.axes("B"), axis, *sharding.axes("N"))))
         # Where the last part needs the first, a halo would be all that is gathered.
-        banded = isinstance(pattern, schema.Banded) and pattern.window <= T - T // n
-        return (_banded if banded else _gathered)(kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, segments_BT, key)
+        fits_halo = isinstance(pattern, schema.Banded) and pattern.window <= T - T // n
+        return (_attend_with_halo if fits_halo else _attend_all_gather)(
+            kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, segments_BT, key
+        )
 
-    heads, row = place.spec("BTNH", q_BTNH.shape), place.spec("BT", q_BTNH.shape[:2])
-    return place.mapped(local, (heads, heads, heads, row, PartitionSpec()), heads)(q_BTNH, k_BTNH, v_BTNH, segments_BT, key)
+    heads, row = sharding.spec("BTNH", q_BTNH.shape), sharding.spec("BT", q_BTNH.shape[:2])
+    return sharding.shard_map(attend_shard, (heads, heads, heads, row, PartitionSpec()), heads)(q_BTNH, k_BTNH, v_BTNH, segments_BT, key)
 
 
-def _banded(kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, segments_BT, key):
+def _attend_with_halo(kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, segments_BT, key):
     T, reach = q_BTNH.shape[1], pattern.window - 1
 
     def with_halo(x):
         """The last `reach` keys of the parts before, then x. Zeros stand for those before the row's start."""
         parts = [x]
-        for hop, have in enumerate(range(0, reach, T), 1):
-            parts.insert(0, jax.lax.ppermute(x[:, -min(T, reach - have) :], axis, [(i, i + hop) for i in range(n - hop)]))
+        for hop, n_fetched in enumerate(range(0, reach, T), 1):
+            parts.insert(0, jax.lax.ppermute(x[:, -min(T, reach - n_fetched) :], axis, [(i, i + hop) for i in range(n - hop)]))
         return jnp.concatenate(parts, axis=1)
 
     dropout = None if key is None else (key, rate)
@@ -68,20 +70,20 @@ def _banded(kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, segments_BT,
     return kernel(q_BTNH, with_halo(k_BTNH), with_halo(v_BTNH), pattern, segments_BS, dropout)
 
 
-def _gathered(kernel, axis, n, pattern, rate, *arrays):
+def _attend_all_gather(kernel, axis, n, pattern, rate, *arrays):
     """arrays: q, k, v (B, T, N, H), segments (B, T) or None, key or None. Its backward pass gathers again: nothing whole is kept."""
     T = arrays[0].shape[1]
     half = T // 2
 
-    def gathered(x):
+    def all_gather(x):
         return jax.lax.all_gather(x, axis, axis=1, tiled=True)
 
-    def swapped(x):
+    def swap_halves(x):
         """The second half of device i's positions is that of device n - 1 - i."""
         other = jax.lax.ppermute(x[:, half:], axis, [(i, n - 1 - i) for i in range(n)])
         return jnp.concatenate([x[:, :half], other], axis=1)
 
-    def share(i, q_BTNH, k_BSNH, v_BSNH, segments_BS, key):
+    def attend_share(i, q_BTNH, k_BSNH, v_BSNH, segments_BS, key):
         """Device i's queries: its own first half, and the second half of device n - 1 - i."""
         parts = []
         for number, (queries, end) in enumerate(((q_BTNH[:, :half], i * T + half), (q_BTNH[:, half:], (n - i) * T))):
@@ -92,27 +94,27 @@ def _gathered(kernel, axis, n, pattern, rate, *arrays):
             parts.append(kernel(queries, k_BSNH[:, :end], v_BSNH[:, :end], pattern, segments, dropout))
         return jnp.concatenate(parts, axis=1)
 
-    def exchanged(q, k, v, segments, key):
-        return swapped(q), gathered(k), gathered(v), None if segments is None else gathered(segments), key
+    def exchange(q, k, v, segments, key):
+        return swap_halves(q), all_gather(k), all_gather(v), None if segments is None else all_gather(segments), key
 
-    def by_device(fn, *operands):
+    def switch_by_device(fn, *operands):
         """fn(i, *operands) on device i: a program a device, each with the keys that it needs and no others."""
         return jax.lax.switch(jax.lax.axis_index(axis), [functools.partial(fn, i) for i in range(n)], *operands)
 
     @jax.custom_vjp
     def attend(*arrays):
-        return swapped(by_device(share, *exchanged(*arrays)))
+        return swap_halves(switch_by_device(attend_share, *exchange(*arrays)))
 
     def forward(*arrays):
         return attend(*arrays), arrays
 
     def backward(arrays, g):
         def pull(i, g, q, k, v, segments, key):
-            return jax.vjp(lambda q, k, v: share(i, q, k, v, segments, key), q, k, v)[1](g)
+            return jax.vjp(lambda q, k, v: attend_share(i, q, k, v, segments, key), q, k, v)[1](g)
 
-        dq, dk, dv = by_device(pull, swapped(g), *exchanged(*arrays))
+        dq, dk, dv = switch_by_device(pull, swap_halves(g), *exchange(*arrays))
         dk, dv = (jax.lax.psum_scatter(x, axis, scatter_dimension=1, tiled=True) for x in (dk, dv))
-        return swapped(dq), dk, dv, None, None
+        return swap_halves(dq), dk, dv, None, None
 
     attend.defvjp(forward, backward)
     return attend(*arrays)

@@ -7,13 +7,13 @@ from gptjax.config import schema
 from gptjax.model.attention import cpu_tiles, reference
 from gptjax.sharding.shapes import shaped
 
-LONGEST = 512  # tokens: beyond, tiles take less time and a fraction of the memory (dense at 4,096: 1/17)
-SMALLEST, MOST = 128, 16  # rows of a block of queries, and blocks: each is a piece of the program, so many would be slow to compile
+MAX_BLOCKS_TOKENS = 512  # tokens: beyond, tiles take less time and a fraction of the memory (dense at 4,096: 1/17)
+MIN_BLOCK, MAX_BLOCKS = 128, 16  # rows of a block of queries, and blocks: each is a piece of the program, so many would be slow to compile
 
 
-def tiled(n_queries: int, n_keys: int, dropping: bool) -> bool:
+def uses_tiles(n_queries: int, n_keys: int, has_dropout: bool) -> bool:
     """Whether tiles.py computes it: long sequences, unless there is dropout or are more keys than queries."""
-    return n_queries > LONGEST and n_queries == n_keys and not dropping
+    return n_queries > MAX_BLOCKS_TOKENS and n_queries == n_keys and not has_dropout
 
 
 @shaped
@@ -30,9 +30,9 @@ def attend(
 
     Where `tiled`, tile by tile. Dropout masks are not those of the reference, but as likely."""
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
-    if tiled(T, S, dropout is not None):
+    if uses_tiles(T, S, dropout is not None):
         return cpu_tiles.attend(q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS)
-    block = max(SMALLEST, -(-T // MOST), pattern.window if isinstance(pattern, schema.Banded) else -(-T // 8))
+    block = max(MIN_BLOCK, -(-T // MAX_BLOCKS), pattern.window if isinstance(pattern, schema.Banded) else -(-T // 8))
     parts = []
     for number, start in enumerate(range(0, T, block)):
         end = min(start + block, T)

@@ -16,7 +16,7 @@ from gptjax.sharding.shapes import shaped
 
 TILE = 256  # rows and columns: 128 was slower, 512 for bands (LOG.md, 2026-11-22)
 # Finite: a row whose first tiles show nothing collects weights of 1, no NaN; its last tile, where it sees itself, shrinks these to 0.
-UNSEEN = -1e30
+MASK_VALUE = -1e30
 
 
 @shaped
@@ -30,15 +30,15 @@ def attend(
     if segments_BS is not None:
         segments_BS = jnp.pad(segments_BS, ((0, 0), (0, pad)))
     q, k, v = (jnp.swapaxes(jnp.pad(x.astype(jnp.float32), ((0, 0), (0, pad), (0, 0), (0, 0))), 1, 2) for x in (q_BTNH, k_BSNH, v_BSNH))
-    o_BNTH = cast(jax.Array, _tiled(pattern, q * H**-0.5, k, v, segments_BS))
+    o_BNTH = cast(jax.Array, _attend_tiles(pattern, q * H**-0.5, k, v, segments_BS))
     return jnp.swapaxes(o_BNTH, 1, 2)[:, :T].astype(q_BTNH.dtype)
 
 
-def _cut(x, i, axis=2):
+def _slice_tile(x, i, axis=2):
     return jax.lax.dynamic_slice_in_dim(x, i * TILE, TILE, axis)
 
 
-def _over_keys(pattern, i, tile, carry):
+def _loop_over_keys(pattern, i, tile, carry):
     """carry = tile(j, carry, shown) for every tile j of keys that the queries of tile i see something of. shown: the pattern, or None
     where it shows all of the tile."""
     first = jnp.maximum(0, (i * TILE - pattern.window + 1) // TILE) if isinstance(pattern, schema.Banded) else jnp.int32(0)
@@ -48,21 +48,21 @@ def _over_keys(pattern, i, tile, carry):
     return jax.lax.fori_loop(first, i + 1, lambda j, carry: tile(j, carry, pattern), carry)
 
 
-def _scores(shown, q_BNTH, k_BNSH, segments_BS, i, j):
+def _scores(tile_pattern, q_BNTH, k_BNSH, segments_BS, i, j):
     """(B, N, T, S) of tile (i, j), UNSEEN where nothing is seen."""
     scores_BNTS = jnp.einsum("BNTH,BNSH->BNTS", q_BNTH, k_BNSH)
-    within = jnp.arange(TILE)
-    if shown is not None:
-        seen_TS = patterns.visible(shown, (i * TILE + within)[:, None], (j * TILE + within)[None])
-        scores_BNTS = jnp.where(seen_TS[None, None], scores_BNTS, UNSEEN)
+    offsets = jnp.arange(TILE)
+    if tile_pattern is not None:
+        visible_TS = patterns.mask_fn(tile_pattern, (i * TILE + offsets)[:, None], (j * TILE + offsets)[None])
+        scores_BNTS = jnp.where(visible_TS[None, None], scores_BNTS, MASK_VALUE)
     if segments_BS is not None:
-        same_BTS = _cut(segments_BS, i, 1)[:, :, None] == _cut(segments_BS, j, 1)[:, None]
-        scores_BNTS = jnp.where(same_BTS[:, None], scores_BNTS, UNSEEN)
+        same_BTS = _slice_tile(segments_BS, i, 1)[:, :, None] == _slice_tile(segments_BS, j, 1)[:, None]
+        scores_BNTS = jnp.where(same_BTS[:, None], scores_BNTS, MASK_VALUE)
     return scores_BNTS
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tiled(pattern, q, k, v, segments):
+def _attend_tiles(pattern, q, k, v, segments):
     return _forward(pattern, q, k, v, segments)[0]
 
 
@@ -70,28 +70,28 @@ def _forward(pattern, q, k, v, segments):
     B, N, T, H = q.shape
 
     def rows(i):
-        q_i = _cut(q, i)
+        q_i = _slice_tile(q, i)
 
-        def tile(j, carry, shown):
-            o, top, total = carry
-            scores = _scores(shown, q_i, _cut(k, j), segments, i, j)
-            higher = jnp.maximum(top, scores.max(-1))
-            weights = jnp.exp(scores - higher[..., None])
-            shrink = jnp.exp(top - higher)
-            more = jnp.einsum("BNTS,BNSH->BNTH", weights, _cut(v, j))
-            return o * shrink[..., None] + more, higher, total * shrink + weights.sum(-1)
+        def tile(j, carry, tile_pattern):
+            o, row_max, row_sum = carry
+            scores = _scores(tile_pattern, q_i, _slice_tile(k, j), segments, i, j)
+            new_max = jnp.maximum(row_max, scores.max(-1))
+            weights = jnp.exp(scores - new_max[..., None])
+            rescale = jnp.exp(row_max - new_max)
+            increment = jnp.einsum("BNTS,BNSH->BNTH", weights, _slice_tile(v, j))
+            return o * rescale[..., None] + increment, new_max, row_sum * rescale + weights.sum(-1)
 
-        nothing = jnp.zeros((B, N, TILE, H)), jnp.full((B, N, TILE), UNSEEN), jnp.zeros((B, N, TILE))
-        o, top, total = _over_keys(pattern, i, tile, nothing)
-        return o / total[..., None], top + jnp.log(total)
+        init = jnp.zeros((B, N, TILE, H)), jnp.full((B, N, TILE), MASK_VALUE), jnp.zeros((B, N, TILE))
+        o, row_max, row_sum = _loop_over_keys(pattern, i, tile, init)
+        return o / row_sum[..., None], row_max + jnp.log(row_sum)
 
-    o, norm = jax.lax.map(rows, jnp.arange(T // TILE))
-    o, norm = (jnp.moveaxis(x, 0, 2).reshape(B, N, T, *x.shape[4:]) for x in (o, norm))
-    return o, (q, k, v, segments, o, norm)
+    o, lse = jax.lax.map(rows, jnp.arange(T // TILE))
+    o, lse = (jnp.moveaxis(x, 0, 2).reshape(B, N, T, *x.shape[4:]) for x in (o, lse))
+    return o, (q, k, v, segments, o, lse)
 
 
-def _backward(pattern, saved, do):
-    q, k, v, segments, o, norm = saved
+def _backward(pattern, residuals, do):
+    q, k, v, segments, o, lse = residuals
     B, N, T, H = q.shape
     delta = jnp.sum(do * o, -1)  # FlashAttention's D, Algorithm 4
     # The gradients of keys and values are summed with H before T: "HT,TS->HS" is a product as XLA has it on CPU, where "TS,TH->SH" would
@@ -100,19 +100,19 @@ def _backward(pattern, saved, do):
 
     def rows(i, carry):
         dq, dk_H, dv_H = carry
-        q_i, do_i, norm_i, delta_i = (_cut(x, i) for x in (q, do, norm, delta))
-        q_Hi, do_Hi = _cut(q_H, i, 3), _cut(do_H, i, 3)
+        q_i, do_i, lse_i, delta_i = (_slice_tile(x, i) for x in (q, do, lse, delta))
+        q_Hi, do_Hi = _slice_tile(q_H, i, 3), _slice_tile(do_H, i, 3)
 
-        def tile(j, carry, shown):
+        def tile(j, carry, tile_pattern):
             dq_i, dk_H, dv_H = carry
-            k_j, v_j = _cut(k, j), _cut(v, j)
-            weights = jnp.exp(_scores(shown, q_i, k_j, segments, i, j) - norm_i[..., None])
+            k_j, v_j = _slice_tile(k, j), _slice_tile(v, j)
+            weights = jnp.exp(_scores(tile_pattern, q_i, k_j, segments, i, j) - lse_i[..., None])
             dscores = weights * (jnp.einsum("BNTH,BNSH->BNTS", do_i, v_j) - delta_i[..., None])
             dk_H = dk_H.at[j].add(jnp.einsum("BNHT,BNTS->BNHS", q_Hi, dscores))
             dv_H = dv_H.at[j].add(jnp.einsum("BNHT,BNTS->BNHS", do_Hi, weights))
             return dq_i + jnp.einsum("BNTS,BNSH->BNTH", dscores, k_j), dk_H, dv_H
 
-        dq_i, dk_H, dv_H = _over_keys(pattern, i, tile, (jnp.zeros(q_i.shape), dk_H, dv_H))
+        dq_i, dk_H, dv_H = _loop_over_keys(pattern, i, tile, (jnp.zeros(q_i.shape), dk_H, dv_H))
         return jax.lax.dynamic_update_slice_in_dim(dq, dq_i, i * TILE, 2), dk_H, dv_H
 
     tiles = jnp.zeros((T // TILE, B, N, H, TILE))
@@ -121,4 +121,4 @@ def _backward(pattern, saved, do):
     return dq, dk, dv, None
 
 
-_tiled.defvjp(_forward, _backward)
+_attend_tiles.defvjp(_forward, _backward)

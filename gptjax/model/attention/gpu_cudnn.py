@@ -6,7 +6,7 @@ from gptjax.config import schema
 from gptjax.sharding.shapes import shaped
 
 
-def refusal(pattern: schema.Attention, dtype, d_head: int, segmented: bool, aligned: bool, even: bool) -> str:
+def unsupported_reason(pattern: schema.Attention, dtype, d_head: int, has_segments: bool, is_aligned: bool, is_even: bool) -> str:
     """Why cuDNN cannot compute this, or "". aligned: there are as many queries as keys; even: and their number is."""
     if not isinstance(pattern, schema.Dense | schema.Banded):
         return "cuDNN knows no such pattern"
@@ -14,11 +14,11 @@ def refusal(pattern: schema.Attention, dtype, d_head: int, segmented: bool, alig
         return f"cuDNN computes in 16 bits, not {dtype}"
     if d_head % 8 or d_head > 128:
         return f"cuDNN wants heads of a multiple of 8 up to 128, not {d_head}"
-    if segmented:
+    if has_segments:
         return "cuDNN keeps no documents apart"
-    if not aligned:
+    if not is_aligned:
         return "cuDNN aligns the first query with the first key"
-    return "" if even else "jax asks cuDNN for no gradient of an odd number of tokens"
+    return "" if is_even else "jax asks cuDNN for no gradient of an odd number of tokens"
 
 
 @shaped

@@ -19,12 +19,12 @@ from gptjax.config import schema
 from gptjax.model.attention import patterns
 from gptjax.sharding.shapes import shaped
 
-TILES = (64, 32)  # queries and keys of a tile
-UNSEEN = -1e30  # finite, so that a row whose first tiles show nothing stays free of NaN
+TILE_SIZES = (64, 32)  # queries and keys of a tile
+MASK_VALUE = -1e30  # finite, so that a row whose first tiles show nothing stays free of NaN
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class KernelPlan:
     """What the three kernels are specialised for. T and S are multiples of the tile; the first query stands at position `offset`."""
 
     pattern: schema.Attention
@@ -49,42 +49,42 @@ def attend(
     assert dropout is None
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
     # A tile of 32 is taken to cost half of one of 64, not a quarter: worth it where fewer than twice as many are visited.
-    plans = [Plan(pattern, T + -T % tile, S + -S % tile, S - T, tile, interpret) for tile in TILES]
-    plan = min(plans, key=lambda plan: plan.tile * visited(plan).sum())
+    plans = [KernelPlan(pattern, T + -T % tile, S + -S % tile, S - T, tile, interpret) for tile in TILE_SIZES]
+    plan = min(plans, key=lambda plan: plan.tile * tile_mask(plan).sum())
     q_BTNH = q_BTNH * jnp.asarray(q_BTNH.shape[-1] ** -0.5, q_BTNH.dtype)
     queries_BT, keys_BS = (None, None) if segments_BS is None else (segments_BS[:, S - T :], segments_BS)
     # Keys that pad come last, where causality hides them.
-    q, k, v, queries, keys = (_padded(x, plan.tile) for x in (q_BTNH, k_BSNH, v_BSNH, queries_BT, keys_BS))
+    q, k, v, queries, keys = (_pad_to_tile(x, plan.tile) for x in (q_BTNH, k_BSNH, v_BSNH, queries_BT, keys_BS))
     return cast(jax.Array, _flash(plan, q, k, v, queries, keys))[:, :T]
 
 
-def _padded(x, tile):
+def _pad_to_tile(x, tile):
     return None if x is None else jnp.pad(x, [(0, 0), (0, -x.shape[1] % tile), *[(0, 0)] * (x.ndim - 2)])
 
 
 @functools.lru_cache(maxsize=64)
-def visited(plan: Plan) -> np.ndarray:
+def tile_mask(plan: KernelPlan) -> np.ndarray:
     """bool (tiles of queries, tiles of keys): whether the pattern shows anything in a tile."""
-    keys, within = np.arange(plan.S, dtype=np.int32)[None], np.arange(plan.tile, dtype=np.int32)[:, None]
-    rows = (patterns.visible(plan.pattern, first + within + plan.offset, keys) for first in range(0, plan.T, plan.tile))
+    keys, offsets = np.arange(plan.S, dtype=np.int32)[None], np.arange(plan.tile, dtype=np.int32)[:, None]
+    rows = (patterns.mask_fn(plan.pattern, first + offsets + plan.offset, keys) for first in range(0, plan.T, plan.tile))
     return np.stack([row.reshape(plan.tile, -1, plan.tile).any((0, 2)) for row in rows])
 
 
-def _table(seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _visit_table(visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each row: its visited columns, and how many they are."""
-    counts = seen.sum(1).astype(np.int32)
-    return np.argsort(~seen, axis=1, kind="stable")[:, : counts.max()].astype(np.int32), counts
+    counts = visible.sum(1).astype(np.int32)
+    return np.argsort(~visible, axis=1, kind="stable")[:, : counts.max()].astype(np.int32), counts
 
 
 # --- the kernels: one program for a tile of queries (forward, dq) or of keys (dkv) of a row and a head ------------------------
 
 
-def _loaded(ref, at, d_head):
+def _load(ref, rows, d_head):
     """(tile, H), with zeros beyond d_head: the kernel's H is a power of two."""
-    return triton.load(ref.at[at, :], mask=(jnp.arange(ref.shape[-1]) < d_head)[None], other=0.0)
+    return triton.load(ref.at[rows, :], mask=(jnp.arange(ref.shape[-1]) < d_head)[None], other=0.0)
 
 
-def _stored(ref, x, d_head):
+def _store(ref, x, d_head):
     triton.store(ref, x.astype(ref.dtype), mask=(jnp.arange(ref.shape[-1]) < d_head)[None])
 
 
@@ -92,109 +92,111 @@ def _dot(a, b):
     return jnp.dot(a, b, preferred_element_type=jnp.float32)
 
 
-def _seen(plan, i, j, queries_ref, keys_ref):
+def _tile_visibility(plan, i, j, queries_ref, keys_ref):
     """bool (T, S): what is seen in tile (i, j)."""
-    within = jnp.arange(plan.tile)
-    seen = patterns.visible(plan.pattern, (plan.offset + i * plan.tile + within)[:, None], (j * plan.tile + within)[None])
+    offsets = jnp.arange(plan.tile)
+    visible = patterns.mask_fn(plan.pattern, (plan.offset + i * plan.tile + offsets)[:, None], (j * plan.tile + offsets)[None])
     if queries_ref is None:
-        return seen
+        return visible
     i, j = (pl.ds(n * plan.tile, plan.tile) for n in (i, j))
-    return seen & (queries_ref[i][:, None] == keys_ref[j][None])
+    return visible & (queries_ref[i][:, None] == keys_ref[j][None])
 
 
-def _forward_kernel(table_ref, counts_ref, q_ref, k_ref, v_ref, queries_ref, keys_ref, o_ref, norm_ref, *, plan, d_head):
+def _forward_kernel(table_ref, counts_ref, q_ref, k_ref, v_ref, queries_ref, keys_ref, o_ref, lse_ref, *, plan, d_head):
     i = pl.program_id(0)
-    q = _loaded(q_ref, pl.ds(i * plan.tile, plan.tile), d_head)
+    q = _load(q_ref, pl.ds(i * plan.tile, plan.tile), d_head)
 
     def tile(step, carry):
-        o, top, total = carry
+        o, row_max, row_sum = carry
         j = table_ref[i, step]
-        at = pl.ds(j * plan.tile, plan.tile)
-        scores = jnp.where(_seen(plan, i, j, queries_ref, keys_ref), _dot(q, _loaded(k_ref, at, d_head).T), UNSEEN)
-        higher = jnp.maximum(top, scores.max(1))
-        weights, shrink = jnp.exp(scores - higher[:, None]), jnp.exp(top - higher)
-        more = _dot(weights.astype(v_ref.dtype), _loaded(v_ref, at, d_head))
-        return o * shrink[:, None] + more, higher, total * shrink + weights.sum(1)
+        tile_rows = pl.ds(j * plan.tile, plan.tile)
+        scores = jnp.where(_tile_visibility(plan, i, j, queries_ref, keys_ref), _dot(q, _load(k_ref, tile_rows, d_head).T), MASK_VALUE)
+        new_max = jnp.maximum(row_max, scores.max(1))
+        weights, rescale = jnp.exp(scores - new_max[:, None]), jnp.exp(row_max - new_max)
+        increment = _dot(weights.astype(v_ref.dtype), _load(v_ref, tile_rows, d_head))
+        return o * rescale[:, None] + increment, new_max, row_sum * rescale + weights.sum(1)
 
-    nothing = jnp.zeros(q.shape, jnp.float32), jnp.full(plan.tile, UNSEEN), jnp.zeros(plan.tile)
-    o, top, total = jax.lax.fori_loop(0, counts_ref[i], tile, nothing)
-    _stored(o_ref, o / total[:, None], d_head)
-    norm_ref[...] = top + jnp.log(total)
+    init = jnp.zeros(q.shape, jnp.float32), jnp.full(plan.tile, MASK_VALUE), jnp.zeros(plan.tile)
+    o, row_max, row_sum = jax.lax.fori_loop(0, counts_ref[i], tile, init)
+    _store(o_ref, o / row_sum[:, None], d_head)
+    lse_ref[...] = row_max + jnp.log(row_sum)
 
 
-def _dq_kernel(table_ref, counts_ref, q_ref, k_ref, v_ref, queries_ref, keys_ref, do_ref, norm_ref, delta_ref, dq_ref, *, plan, d_head):
+def _dq_kernel(table_ref, counts_ref, q_ref, k_ref, v_ref, queries_ref, keys_ref, do_ref, lse_ref, delta_ref, dq_ref, *, plan, d_head):
     i = pl.program_id(0)
-    here = pl.ds(i * plan.tile, plan.tile)
-    q, do, norm, delta = _loaded(q_ref, here, d_head), _loaded(do_ref, here, d_head), norm_ref[here], delta_ref[here]
+    own_rows = pl.ds(i * plan.tile, plan.tile)
+    q, do, lse, delta = _load(q_ref, own_rows, d_head), _load(do_ref, own_rows, d_head), lse_ref[own_rows], delta_ref[own_rows]
 
     def tile(step, dq):
         j = table_ref[i, step]
-        at = pl.ds(j * plan.tile, plan.tile)
-        k, v = _loaded(k_ref, at, d_head), _loaded(v_ref, at, d_head)
-        weights = jnp.exp(jnp.where(_seen(plan, i, j, queries_ref, keys_ref), _dot(q, k.T), UNSEEN) - norm[:, None])
+        tile_rows = pl.ds(j * plan.tile, plan.tile)
+        k, v = _load(k_ref, tile_rows, d_head), _load(v_ref, tile_rows, d_head)
+        weights = jnp.exp(jnp.where(_tile_visibility(plan, i, j, queries_ref, keys_ref), _dot(q, k.T), MASK_VALUE) - lse[:, None])
         dscores = weights * (_dot(do, v.T) - delta[:, None])
         return dq + _dot(dscores.astype(k.dtype), k)
 
-    _stored(dq_ref, jax.lax.fori_loop(0, counts_ref[i], tile, jnp.zeros(q.shape, jnp.float32)), d_head)
+    _store(dq_ref, jax.lax.fori_loop(0, counts_ref[i], tile, jnp.zeros(q.shape, jnp.float32)), d_head)
 
 
 def _dkv_kernel(
-    table_ref, counts_ref, q_ref, k_ref, v_ref, queries_ref, keys_ref, do_ref, norm_ref, delta_ref, dk_ref, dv_ref, *, plan, d_head
+    table_ref, counts_ref, q_ref, k_ref, v_ref, queries_ref, keys_ref, do_ref, lse_ref, delta_ref, dk_ref, dv_ref, *, plan, d_head
 ):
     j = pl.program_id(0)
-    here = pl.ds(j * plan.tile, plan.tile)
-    k, v = _loaded(k_ref, here, d_head), _loaded(v_ref, here, d_head)
+    own_rows = pl.ds(j * plan.tile, plan.tile)
+    k, v = _load(k_ref, own_rows, d_head), _load(v_ref, own_rows, d_head)
 
     def tile(step, carry):
         dk, dv = carry
         i = table_ref[j, step]
-        at = pl.ds(i * plan.tile, plan.tile)
-        q, do = _loaded(q_ref, at, d_head), _loaded(do_ref, at, d_head)
-        weights = jnp.exp(jnp.where(_seen(plan, i, j, queries_ref, keys_ref), _dot(q, k.T), UNSEEN) - norm_ref[at][:, None])
-        dscores = weights * (_dot(do, v.T) - delta_ref[at][:, None])
+        tile_rows = pl.ds(i * plan.tile, plan.tile)
+        q, do = _load(q_ref, tile_rows, d_head), _load(do_ref, tile_rows, d_head)
+        weights = jnp.exp(
+            jnp.where(_tile_visibility(plan, i, j, queries_ref, keys_ref), _dot(q, k.T), MASK_VALUE) - lse_ref[tile_rows][:, None]
+        )
+        dscores = weights * (_dot(do, v.T) - delta_ref[tile_rows][:, None])
         return dk + _dot(dscores.astype(q.dtype).T, q), dv + _dot(weights.astype(do.dtype).T, do)
 
-    nothing = jnp.zeros(k.shape, jnp.float32), jnp.zeros(k.shape, jnp.float32)
-    dk, dv = jax.lax.fori_loop(0, counts_ref[j], tile, nothing)
-    _stored(dk_ref, dk, d_head)
-    _stored(dv_ref, dv, d_head)
+    init = jnp.zeros(k.shape, jnp.float32), jnp.zeros(k.shape, jnp.float32)
+    dk, dv = jax.lax.fori_loop(0, counts_ref[j], tile, init)
+    _store(dk_ref, dk, d_head)
+    _store(dv_ref, dv, d_head)
 
 
 # --- their calls ------------------------------------------------------------------------------------------------------------
 
 
-def _called(kernel, plan, seen, whole, outputs, name):
+def _call_kernel(kernel, plan, visible, operands, outputs, name):
     """The kernel over all rows of `seen`, on the table of what they visit and on `whole` arrays; `outputs` are cut into tiles."""
-    B, _, N, H = whole[0].shape
-    power = pl.next_power_of_2(H)
-    table = _table(seen)
+    B, _, N, H = operands[0].shape
+    padded_d_head = pl.next_power_of_2(H)
+    table = _visit_table(visible)
 
     def spec(x):
         """A row and a head of an array: (B, T, N, H), (B, N, T) or (B, T)."""
         match x.ndim:
             case 4:
-                return pl.BlockSpec((None, x.shape[1], None, power), lambda i, b, n: (b, 0, n, 0))
+                return pl.BlockSpec((None, x.shape[1], None, padded_d_head), lambda i, b, n: (b, 0, n, 0))
             case 3:
                 return pl.BlockSpec((None, None, x.shape[2]), lambda i, b, n: (b, n, 0))
             case _:
                 return pl.BlockSpec((None, x.shape[1]), lambda i, b, n: (b, 0))
 
-    def cut(x):
+    def tile_spec(x):
         if x.ndim == 4:
-            return pl.BlockSpec((None, plan.tile, None, power), lambda i, b, n: (b, i, n, 0))
+            return pl.BlockSpec((None, plan.tile, None, padded_d_head), lambda i, b, n: (b, i, n, 0))
         return pl.BlockSpec((None, None, plan.tile), lambda i, b, n: (b, n, i))
 
     return pl.pallas_call(
         functools.partial(kernel, plan=plan, d_head=H),
-        grid=(len(seen), B, N),
+        grid=(len(visible), B, N),
         in_specs=[pl.BlockSpec(x.shape, lambda i, b, n, rank=x.ndim: (0,) * rank) for x in table]
-        + [None if x is None else spec(x) for x in whole],
-        out_specs=jax.tree.map(cut, outputs),
+        + [None if x is None else spec(x) for x in operands],
+        out_specs=jax.tree.map(tile_spec, outputs),
         out_shape=outputs,
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
         interpret=plan.interpret,
         name=f"flash_{name}",
-    )(*table, *whole)
+    )(*table, *operands)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -205,19 +207,19 @@ def _flash(plan, q, k, v, queries, keys):
 def _forward(plan, q, k, v, queries, keys):
     B, T, N, _ = q.shape
     outputs = jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((B, N, T), jnp.float32)
-    o, norm = _called(_forward_kernel, plan, visited(plan), (q, k, v, queries, keys), outputs, "forward")
+    o, lse = _call_kernel(_forward_kernel, plan, tile_mask(plan), (q, k, v, queries, keys), outputs, "forward")
     # Of gpt.POLICIES: kept, they spare the backward pass this kernel.
-    o, norm = checkpoint_name(o, "attention"), checkpoint_name(norm, "attention")
-    return o, (q, k, v, queries, keys, o, norm)
+    o, lse = checkpoint_name(o, "attention"), checkpoint_name(lse, "attention")
+    return o, (q, k, v, queries, keys, o, lse)
 
 
-def _backward(plan, saved, do):
-    q, k, v, queries, keys, o, norm = saved
+def _backward(plan, residuals, do):
+    q, k, v, queries, keys, o, lse = residuals
     delta = jnp.einsum("BTNH,BTNH->BNT", do, o, preferred_element_type=jnp.float32)
-    whole, seen = (q, k, v, queries, keys, do, norm, delta), visited(plan)
-    like = jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct(k.shape, k.dtype)
-    dq = _called(_dq_kernel, plan, seen, whole, like[0], "dq")
-    dk, dv = _called(_dkv_kernel, plan, seen.T, whole, (like[1], like[1]), "dkv")
+    operands, visible = (q, k, v, queries, keys, do, lse, delta), tile_mask(plan)
+    out_shapes = jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct(k.shape, k.dtype)
+    dq = _call_kernel(_dq_kernel, plan, visible, operands, out_shapes[0], "dq")
+    dk, dv = _call_kernel(_dkv_kernel, plan, visible.T, operands, (out_shapes[1], out_shapes[1]), "dkv")
     return dq, dk, dv, None, None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from gptjax.config import schema
 
 
-def visible(pattern: schema.Attention, queries, keys):
+def mask_fn(pattern: schema.Attention, queries, keys):
     """True where a query at position `queries` may see a key at position `keys` (int arrays that broadcast). Always causal.
 
     Dense: k <= q. Banded: also q - k < window (OpenAI's released `local` mode, self included). Strided and Fixed are the two heads of
@@ -31,10 +31,10 @@ def visible(pattern: schema.Attention, queries, keys):
 def mask(pattern: schema.Attention, n_queries: int, n_keys: int) -> jax.Array:
     """bool (T, S): row t is the query at position n_keys - n_queries + t, so that the last query sees the last key."""
     queries = jnp.arange(n_queries)[:, None] + (n_keys - n_queries)
-    return visible(pattern, queries, jnp.arange(n_keys)[None, :])
+    return mask_fn(pattern, queries, jnp.arange(n_keys)[None, :])
 
 
 def picture(pattern: schema.Attention, n: int) -> str:
     """`n` lines of `n` characters, a query a line: # is a key it sees."""
-    rows = visible(pattern, np.arange(n)[:, None], np.arange(n)[None, :])
-    return "\n".join("".join("#" if seen else "." for seen in row) for row in rows)
+    rows = mask_fn(pattern, np.arange(n)[:, None], np.arange(n)[None, :])
+    return "\n".join("".join("#" if is_visible else "." for is_visible in row) for row in rows)

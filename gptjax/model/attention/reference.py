@@ -25,14 +25,14 @@ def attend(
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
     scale = q_BTNH.shape[-1] ** -0.5
     scores_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH * jnp.asarray(scale, q_BTNH.dtype), k_BSNH, preferred_element_type=jnp.float32)
-    seen_11TS = patterns.mask(pattern, T, S)[None, None]
+    visible_11TS = patterns.mask(pattern, T, S)[None, None]
     if segments_BS is not None:
-        seen_11TS = seen_11TS & (segments_BS[:, None, S - T :, None] == segments_BS[:, None, None, :])
+        visible_11TS = visible_11TS & (segments_BS[:, None, S - T :, None] == segments_BS[:, None, None, :])
     # A query always sees itself, so no row is empty and the finite minimum is safe.
-    scores_BNTS = jnp.where(seen_11TS, scores_BNTS, jnp.finfo(jnp.float32).min)
+    scores_BNTS = jnp.where(visible_11TS, scores_BNTS, jnp.finfo(jnp.float32).min)
     weights_BNTS = jax.nn.softmax(scores_BNTS, axis=-1)
     if dropout is not None:
         key, rate = dropout
-        kept_BNTS = jax.random.bernoulli(key, 1 - rate, weights_BNTS.shape)
-        weights_BNTS = jnp.where(kept_BNTS, weights_BNTS / (1 - rate), 0.0)
+        keep_BNTS = jax.random.bernoulli(key, 1 - rate, weights_BNTS.shape)
+        weights_BNTS = jnp.where(keep_BNTS, weights_BNTS / (1 - rate), 0.0)
     return jnp.einsum("BNTS,BSNH->BTNH", weights_BNTS.astype(v_BSNH.dtype), v_BSNH)

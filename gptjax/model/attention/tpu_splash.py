@@ -18,9 +18,11 @@ from gptjax.config import schema
 from gptjax.model.attention import patterns
 from gptjax.sharding.shapes import shaped
 
-BLOCKS = (128, 256, 384, 512)  # rows or keys of a block; the kernel wants multiples of 128
-LONG = 4096  # from this many keys on, blocks of dense attention may be twice as large: fewer steps, and little more above the diagonal
-COPIES = 1  # of dq that the fused backward pass may hold, one for each block of keys: to sum them costs more than a kernel for dq
+BLOCK_SIZES = (128, 256, 384, 512)  # rows or keys of a block; the kernel wants multiples of 128
+LONG_SEQUENCE = (
+    4096  # from this many keys on, blocks of dense attention may be twice as large: fewer steps, and little more above the diagonal
+)
+MAX_DQ_COPIES = 1  # of dq that the fused backward pass may hold, one for each block of keys: to sum them costs more than a kernel for dq
 
 
 @shaped
@@ -38,26 +40,26 @@ def attend(
     interpret: run on CPU, slowly, for tests."""
     assert dropout is None
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
-    kernel, blocks = _kernel(pattern, T, S, q_BTNH.shape[-1], interpret)
+    kernel, blocks = _make_kernel(pattern, T, S, q_BTNH.shape[-1], interpret)
     # Queries that pad share their block with real ones, so that it is visited and they are numbers; keys that pad causality hides.
-    q_BNTH = _padded(q_BTNH * jnp.asarray(q_BTNH.shape[-1] ** -0.5, q_BTNH.dtype), blocks.block_q).swapaxes(1, 2)
-    k_BNSH, v_BNSH = (_padded(x, blocks.block_kv).swapaxes(1, 2) for x in (k_BSNH, v_BSNH))
+    q_BNTH = _pad_to_block(q_BTNH * jnp.asarray(q_BTNH.shape[-1] ** -0.5, q_BTNH.dtype), blocks.block_q).swapaxes(1, 2)
+    k_BNSH, v_BNSH = (_pad_to_block(x, blocks.block_kv).swapaxes(1, 2) for x in (k_BSNH, v_BSNH))
     segments = None
     if segments_BS is not None:
-        segments = splash.SegmentIds(_padded(segments_BS[:, S - T :], blocks.block_q), _padded(segments_BS, blocks.block_kv))
+        segments = splash.SegmentIds(_pad_to_block(segments_BS[:, S - T :], blocks.block_q), _pad_to_block(segments_BS, blocks.block_kv))
     o_BNTH = cast(jax.Array, jax.vmap(kernel)(q_BNTH, k_BNSH, v_BNSH, segments))
     return o_BNTH.swapaxes(1, 2)[:, :T]
 
 
-def visited(pattern: schema.Attention, T: int) -> dict[str, int]:
+def pairs_by_kernel(pattern: schema.Attention, T: int) -> dict[str, int]:
     """(query, key) pairs in the blocks that each kernel visits for a head of T tokens, of whatever size: its cost."""
-    kernel, blocks = _kernel(pattern, T, T, 128, False)
+    kernel, blocks = _make_kernel(pattern, T, T, 128, False)
     infos = {"forward": kernel.fwd_mask_info, "dq": kernel.dq_mask_info, "dkv": kernel.dkv_mask_info}
     area = blocks.block_q * blocks.block_kv
     return {name: area * int(np.count_nonzero(info.block_mask)) for name, info in infos.items() if info is not None}
 
 
-def _padded(x, block: int):
+def _pad_to_block(x, block: int):
     """With zeros at the end of axis 1, to a multiple of `block`."""
     return jnp.pad(x, [(0, 0), (0, -x.shape[1] % block), *[(0, 0)] * (x.ndim - 2)])
 
@@ -68,7 +70,7 @@ class StoredMask(masks.Mask):
     def __init__(self, pattern: schema.Attention, queries: np.ndarray, S: int):
         self.pattern, self.queries, self.S = pattern, queries, S
         self.period = pattern.block if isinstance(pattern, schema.Fixed) else 1  # a shift of both sides by this changes nothing
-        self.seen: dict[tuple[bytes, int, int], np.ndarray] = {}
+        self.block_cache: dict[tuple[bytes, int, int], np.ndarray] = {}
 
     @property
     def shape(self):
@@ -79,9 +81,9 @@ class StoredMask(masks.Mask):
         base = columns.start - columns.start % self.period
         queries, first, end = self.queries[rows] - base, columns.start - base, columns.stop - base
         key = queries.tobytes(), first, end
-        if key not in self.seen:
-            self.seen[key] = patterns.visible(self.pattern, queries[:, None], np.arange(first, end, dtype=np.int32)[None])
-        return self.seen[key]
+        if key not in self.block_cache:
+            self.block_cache[key] = patterns.mask_fn(self.pattern, queries[:, None], np.arange(first, end, dtype=np.int32)[None])
+        return self.block_cache[key]
 
 
 class ComputedMask(StoredMask):
@@ -92,16 +94,16 @@ class ComputedMask(StoredMask):
         return self.queries
 
     def mask_function(self, queries, keys):
-        return patterns.visible(self.pattern, queries, keys)
+        return patterns.mask_fn(self.pattern, queries, keys)
 
 
 @functools.lru_cache(maxsize=64)
-def _kernel(
+def _make_kernel(
     pattern: schema.Attention, T: int, S: int, d_head: int, interpret: bool
 ) -> tuple[splash.SplashAttentionKernel, splash.BlockSizes]:
     """The kernel for T queries on S keys and any number of heads, and its block sizes. Its arrays are NumPy's, so that it may be kept from
     one trace to the next."""
-    blocks = _blocks(pattern, T, S, d_head)
+    blocks = _block_sizes(pattern, T, S, d_head)
     queries = np.arange(S - T, S + -T % blocks.block_q, dtype=np.int32)
     kind = ComputedMask if isinstance(pattern, schema.Dense | schema.Banded) else StoredMask
     mask = masks.MultiHeadMask([kind(pattern, queries, S + -S % blocks.block_kv)])
@@ -124,16 +126,16 @@ def _kernel(
     return kernel, blocks
 
 
-def _blocks(pattern: schema.Attention, T: int, S: int, d_head: int) -> splash.BlockSizes:
+def _block_sizes(pattern: schema.Attention, T: int, S: int, d_head: int) -> splash.BlockSizes:
     """Blocks of up to 512 queries and keys, larger where there are many to see: a step of the kernel costs some 0.35 us before it computes,
     as long as the products of 128 rows take.
 
     Small heads come with the sequence last: with the head last they are padded to 128, in memory and in the product that makes them."""
     narrow = isinstance(pattern, schema.Banded) and pattern.window <= 1024
-    candidates = BLOCKS if narrow or S < LONG else (*BLOCKS, 1024)
+    candidates = BLOCK_SIZES if narrow or S < LONG_SEQUENCE else (*BLOCK_SIZES, 1024)
     q, kv = (min(candidates, key=lambda block: -(-n // block) * (block + 128)) for n in (T, S))
     compute = min(kv, 512)
-    fused = -(-S // kv) <= COPIES
+    fused = -(-S // kv) <= MAX_DQ_COPIES
     layout = splash.QKVLayout.SEQ_MINOR if d_head <= 64 else splash.QKVLayout.HEAD_DIM_MINOR
     return splash.BlockSizes(
         block_q=q,

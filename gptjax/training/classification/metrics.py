@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 
-def best(records: Iterable[dict[str, Any]], metric: str, there: Container[int]) -> list[int]:
+def best_steps(records: Iterable[dict[str, Any]], metric: str, saved_steps: Container[int]) -> list[int]:
     """The steps that were evaluated to a number and are there, the best first; of equals the first."""
-    found = {r["step"]: r[metric] for r in records if metric in r and r["step"] in there and np.isfinite(r[metric])}
-    return sorted(found, key=lambda step: (-found[step], step))
+    score_by_step = {r["step"]: r[metric] for r in records if metric in r and r["step"] in saved_steps and np.isfinite(r[metric])}
+    return sorted(score_by_step, key=lambda step: (-score_by_step[step], step))
 
 
 def score(metric: str, y_BC: np.ndarray, labels_B: np.ndarray) -> float:
@@ -18,22 +18,22 @@ def score(metric: str, y_BC: np.ndarray, labels_B: np.ndarray) -> float:
     0 where a correlation or F1 is not defined, since all answers are one; NaN where a score of a class is NaN or infinite."""
     if not np.isfinite(y_BC).all():
         return float("nan")
-    answers_B = answers(metric, y_BC)
+    answers_B = predicted_classes(metric, y_BC)
     match metric:
         case "accuracy":
             return 100 * float(np.mean(answers_B == labels_B))
         case "f1":
-            right = np.sum((answers_B == 1) & (labels_B == 1))
-            said = np.sum(answers_B == 1) + np.sum(labels_B == 1)
-            return 100 * float(2 * right / said) if said else 0.0
+            true_positives = np.sum((answers_B == 1) & (labels_B == 1))
+            n_positives = np.sum(answers_B == 1) + np.sum(labels_B == 1)
+            return 100 * float(2 * true_positives / n_positives) if n_positives else 0.0
         case "matthews" | "pearson":  # Matthews' is Pearson's of two binary variables; STS-B reports Pearson's
-            defined = np.ptp(answers_B) > 0 and np.ptp(labels_B) > 0
-            return 0.0 if not defined else 100 * float(np.corrcoef(answers_B, labels_B)[0, 1])
+            is_defined = np.ptp(answers_B) > 0 and np.ptp(labels_B) > 0
+            return 0.0 if not is_defined else 100 * float(np.corrcoef(answers_B, labels_B)[0, 1])
         case _:
             raise AssertionError(metric)
 
 
-def answers(metric: str, y_BC: np.ndarray) -> np.ndarray:
+def predicted_classes(metric: str, y_BC: np.ndarray) -> np.ndarray:
     """The class of the highest score; for pearson the expected one, as in Tai et al. (1503.00075) equation 18. ValueError for scores that
     are NaN or infinite: argmax would take the first class."""
     bad = int((~np.isfinite(y_BC)).any(1).sum())
@@ -45,15 +45,15 @@ def answers(metric: str, y_BC: np.ndarray) -> np.ndarray:
     return (weights_BC @ np.arange(y_BC.shape[1])) / weights_BC.sum(1)
 
 
-def answered(scores: Callable, params: Any, rows: np.ndarray, microbatch_rows: int, put: Callable) -> tuple[np.ndarray, float]:
+def predict(score_fn: Callable, params: Any, rows: np.ndarray, microbatch_rows: int, put_on_mesh: Callable) -> tuple[np.ndarray, float]:
     """(scores (B, classes), mean loss in nats of those with a label) of rows of inputs.Encoded, in microbatches padded with copies.
     scores: jitted (params, rows) -> (scores (B, classes), losses (B,)); put(array, letters) places a host array on the mesh."""
-    given, losses = [], []
+    score_batches, losses = [], []
     for first in range(0, len(rows), microbatch_rows):
-        part = rows[first : first + microbatch_rows]
-        padded = np.concatenate([part, np.repeat(part[:1], microbatch_rows - len(part), axis=0)])
-        y_BC, loss_B = jax.device_get(scores(params, put(padded, "B1")))
-        given.append(y_BC[: len(part)])
-        losses.append(loss_B[: len(part)])
-    known = rows[:, 0] >= 0
-    return np.concatenate(given), float(np.concatenate(losses)[known].mean()) if known.any() else float("nan")
+        batch = rows[first : first + microbatch_rows]
+        padded = np.concatenate([batch, np.repeat(batch[:1], microbatch_rows - len(batch), axis=0)])
+        y_BC, loss_B = jax.device_get(score_fn(params, put_on_mesh(padded, "B1")))
+        score_batches.append(y_BC[: len(batch)])
+        losses.append(loss_B[: len(batch)])
+    is_labeled = rows[:, 0] >= 0
+    return np.concatenate(score_batches), float(np.concatenate(losses)[is_labeled].mean()) if is_labeled.any() else float("nan")

@@ -32,8 +32,8 @@ class Classifier(nn.Module):
     """Parameters: those of the GPT under "gpt", and of the linear layer under "head"."""
 
     config: schema.Model
-    manner: gpt.Manner
-    place: rules.Placement
+    execution_policy: gpt.ExecutionPolicy
+    sharding: rules.Sharding
     task: Task
 
     @nn.compact
@@ -46,41 +46,41 @@ class Classifier(nn.Module):
             tokens_BCT, extract_BC = tokens_BCT[:, None], jnp.zeros((tokens_BCT.shape[0], 1), jnp.int32)
         assert extract_BC is not None
         B, C, T = tokens_BCT.shape
-        x_MTD = gpt.GPT(self.config, self.manner, self.place, name="gpt")(tokens_BCT.reshape(B * C, T), None, train)
-        picked = jax.nn.one_hot(extract_BC.reshape(B * C), T, dtype=x_MTD.dtype)  # not a gather, which a sharded batch would not like
-        state_BCD = jnp.einsum("MT,MTD->MD", picked, x_MTD).reshape(B, C, -1)
+        x_MTD = gpt.GPT(self.config, self.execution_policy, self.sharding, name="gpt")(tokens_BCT.reshape(B * C, T), None, train)
+        extract_MT = jax.nn.one_hot(extract_BC.reshape(B * C), T, dtype=x_MTD.dtype)  # not a gather, which a sharded batch would not like
+        state_BCD = jnp.einsum("MT,MTD->MD", extract_MT, x_MTD).reshape(B, C, -1)
         head = Head(self.task.n_outputs, self.config.init.weight, name="head")
         if self.task.kind == "choice":
             if train and self.task.dropout:
-                kept_B1D = layers.dropped(self, jnp.ones_like(state_BCD[:, :1]), self.task.dropout, train)
-                state_BCD = state_BCD * kept_B1D
+                keep_B1D = layers.dropout(self, jnp.ones_like(state_BCD[:, :1]), self.task.dropout, train)
+                state_BCD = state_BCD * keep_B1D
             return head(state_BCD.reshape(B * C, -1)).reshape(B, C), x_MTD
-        state_BD = layers.dropped(self, state_BCD.sum(1), self.task.dropout, train)
+        state_BD = layers.dropout(self, state_BCD.sum(1), self.task.dropout, train)
         return head(state_BD), x_MTD
 
 
 @dataclasses.dataclass(frozen=True)
-class Step(step.Step):
+class ClassificationStep(step.TrainStep):
     """The training step of a task: that of pre-training with another loss, on rows of training/classification/transformations.py."""
 
     def scores(self, params, rows_BT, dropout_key=None):
         """(scores (B, classes), labels (B,) in classes, below 0 where unknown, states (B * C, T, D)) of rows of inputs.Encoded."""
-        labels_B, extract_BC, tokens_BCT = self.parted(rows_BT)
+        labels_B, extract_BC, tokens_BCT = self.split_rows(rows_BT)
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        made: Any = self.model.apply({"params": params}, tokens_BCT, extract_BC, dropout_key is not None, rngs=rngs)
-        y_BC, x_MTD = made
-        return y_BC, labels_B.astype(jnp.float32) / transformations.PARTS, x_MTD
+        outputs: Any = self.model.apply({"params": params}, tokens_BCT, extract_BC, dropout_key is not None, rngs=rngs)
+        y_BC, x_MTD = outputs
+        return y_BC, labels_B.astype(jnp.float32) / transformations.LABEL_SCALE, x_MTD
 
-    def answers(self, params, rows_BT):
+    def scores_and_losses(self, params, rows_BT):
         """(scores (B, classes), the classifier's losses (B,), 0 where the label is unknown): for evaluation, so without dropout."""
         y_BC, labels_B, _ = self.scores(params, rows_BT)
         return y_BC, task_loss(y_BC, labels_B)
 
-    def parted(self, rows_BT):
+    def split_rows(self, rows_BT):
         assert self.config.task is not None
-        return transformations.split(rows_BT, self.config.task.n_sequences, self.config.model.n_ctx)
+        return transformations.split_rows(rows_BT, self.config.task.n_sequences, self.config.model.n_ctx)
 
-    def mean(self, params, tokens_BT, dropout_key=None):
+    def loss_fn(self, params, tokens_BT, dropout_key=None):
         """L3 of equation 5, of rows of inputs.Encoded: the classifier's cross-entropy plus lm_weight times the language model's, the latter
         a mean over the tokens of each sequence first (released train.py). Nats, averaged over examples."""
         assert self.config.task is not None
@@ -88,14 +88,14 @@ class Step(step.Step):
         total, lm_weight = jnp.mean(task_loss(y_BC, labels_B)), self.config.task.lm_weight
         if lm_weight == 0:
             return total
-        _, extract_BC, tokens_BCT = self.parted(tokens_BT)
+        _, extract_BC, tokens_BCT = self.split_rows(tokens_BT)
         M, T, _ = x_MTD.shape
         # Each token but the first is predicted, up to the extract token. The last column has no successor and weight 0.
         last_M1 = extract_BC.reshape(M, 1)
         weights_MT = jnp.where(jnp.arange(T)[None] < last_M1, 1 / (M * last_M1.astype(jnp.float32)), 0)
         targets_MT = jnp.roll(tokens_BCT.reshape(M, T), -1, axis=1)
         model, table_VD = self.config.model, params["gpt"]["token_VD"]
-        return total + lm_weight * loss.cross_entropy(x_MTD, table_VD, targets_MT, weights_MT, model.n_vocab, self.model.place)
+        return total + lm_weight * loss.cross_entropy(x_MTD, table_VD, targets_MT, weights_MT, model.n_vocab, self.model.sharding)
 
 
 def task_loss(y_BC: jax.Array, label_B: jax.Array) -> jax.Array:
@@ -105,9 +105,9 @@ def task_loss(y_BC: jax.Array, label_B: jax.Array) -> jax.Array:
     return jnp.where(label_B < 0, 0, -jnp.sum(target_BC * jax.nn.log_softmax(y_BC), axis=-1))
 
 
-def build(config: schema.Config, platform: str, mesh: jax.sharding.Mesh) -> Step:
+def build(config: schema.Config, platform: str, mesh: jax.sharding.Mesh) -> ClassificationStep:
     """The step of a config with a task, on a mesh."""
     assert config.task is not None
-    place = rules.Placement(rules.PRESETS[config.mesh.sharding], mesh)
-    model = Classifier(config.model, gpt.manner(config.compute, platform), place, config.task)
-    return Step(config, model, optimizer.adamw(config.train.optimizer))  # type: ignore[arg-type]
+    sharding = rules.Sharding(rules.PRESETS[config.mesh.sharding], mesh)
+    model = Classifier(config.model, gpt.execution_policy(config.compute, platform), sharding, config.task)
+    return ClassificationStep(config, model, optimizer.adamw(config.train.optimizer))  # type: ignore[arg-type]

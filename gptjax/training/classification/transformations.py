@@ -10,34 +10,34 @@ from gptjax.config.finetuning import DELIMITER, EXTRACT, START
 from gptjax.data.tokenizers import build
 from gptjax.training.classification.examples import Example
 
-PARTS = 1000  # of a class, in which a label is kept: STS-B's scores have three decimals at most
-UNKNOWN = -1
-ROUND = 16  # sequences are padded to a multiple of this
+LABEL_SCALE = 1000  # of a class, in which a label is kept: STS-B's scores have three decimals at most
+UNKNOWN_LABEL = -1
+PAD_MULTIPLE = 16  # sequences are padded to a multiple of this
 NO_LIMIT = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoded:
+class EncodedExamples:
     """Examples as one int32 array (examples, width), a row being: the label in thousandths of a class or UNKNOWN; of each of C sequences
     the place of its extract token; and the C sequences of n_ctx tokens."""
 
     rows: np.ndarray
     n_ctx: int
-    shortened: int  # examples that had to lose tokens
-    lost: int  # those tokens
+    n_truncated: int  # examples that had to lose tokens
+    n_tokens_lost: int  # those tokens
 
 
-def width(n_sequences: int, n_ctx: int) -> int:
+def row_width(n_sequences: int, n_ctx: int) -> int:
     """Integers of a row of Encoded."""
     return 1 + n_sequences + n_sequences * n_ctx
 
 
-def split(rows, n_sequences: int, n_ctx: int):
+def split_rows(rows, n_sequences: int, n_ctx: int):
     """(labels (B,), extract (B, C), tokens (B, C, n_ctx)) of rows of Encoded, NumPy's or jax's."""
     return rows[:, 0], rows[:, 1 : 1 + n_sequences], rows[:, 1 + n_sequences :].reshape(-1, n_sequences, n_ctx)
 
 
-def sequences(task: Task, texts: tuple[list[int], ...], answers: tuple[list[int], ...], n_vocab: int, limit: int) -> list[list[int]]:
+def build_sequences(task: Task, texts: tuple[list[int], ...], answers: tuple[list[int], ...], n_vocab: int, limit: int) -> list[list[int]]:
     """The sequences of one example, each at most `limit` tokens: where one would be longer, its longest text loses tokens at the end,
     again and again. The paper does not say what was cut; its released code halves the context between two texts, which this does where
     both are long. n_vocab: of the pre-trained model, whose next ids are the special tokens.
@@ -54,61 +54,66 @@ def sequences(task: Task, texts: tuple[list[int], ...], answers: tuple[list[int]
             pairs = [(texts[:1], texts[1:]), (texts[1:], texts[:1])]
         case "choice":
             pairs = [(texts, (answer,)) for answer in answers]
-    made = []
+    sequences = []
     for first, second in pairs:
         specials = 3 if second else 2
-        first, second = _shortened(first, second, limit - specials)
-        made.append([s, *sum(first, []), *([delimiter, *sum(second, [])] if second else []), e])
-    return made
+        first, second = _truncate(first, second, limit - specials)
+        sequences.append([s, *sum(first, []), *([delimiter, *sum(second, [])] if second else []), e])
+    return sequences
 
 
-def _shortened(first, second, room: int) -> tuple[list[list[int]], list[list[int]]]:
+def _truncate(first, second, max_tokens: int) -> tuple[list[list[int]], list[list[int]]]:
     parts = [list(part) for part in (*first, *second)]
-    assert room >= 0, room
-    over = sum(map(len, parts)) - room
+    assert max_tokens >= 0, max_tokens
+    excess = sum(map(len, parts)) - max_tokens
     lengths = [len(part) for part in parts]
-    while over > 0:  # to the length of the next longest, all of the longest at once
+    while excess > 0:  # to the length of the next longest, all of the longest at once
         longest = max(lengths)
-        those = [i for i, n in enumerate(lengths) if n == longest]
-        floor = max([n for n in lengths if n < longest], default=0)
-        taken = min(over, (longest - floor) * len(those))
-        each, more = divmod(taken, len(those))
-        for turn, i in enumerate(those):
-            lengths[i] -= each + (turn < more)
-        over -= taken
+        longest_indices = [i for i, n in enumerate(lengths) if n == longest]
+        next_longest = max([n for n in lengths if n < longest], default=0)
+        n_cut = min(excess, (longest - next_longest) * len(longest_indices))
+        per_text, remainder = divmod(n_cut, len(longest_indices))
+        for rank, i in enumerate(longest_indices):
+            lengths[i] -= per_text + (rank < remainder)
+        excess -= n_cut
     parts = [part[:n] for part, n in zip(parts, lengths, strict=True)]
     return parts[: len(first)], parts[len(first) :]
 
 
-Parts = tuple[tuple[list[int], ...], tuple[list[int], ...]]  # of an example: the tokens of each text, and of each answer
+ExampleTokens = tuple[tuple[list[int], ...], tuple[list[int], ...]]  # of an example: the tokens of each text, and of each answer
 
 
-def tokenised(examples: list[Example], text: build.Tokenizer, progress: Callable[[str], None]) -> list[Parts]:
+def tokenize_examples(examples: list[Example], tokenizer: build.Tokenizer, progress: Callable[[str], None]) -> list[ExampleTokens]:
     """The tokens of every example; progress is told, now and then, how far it is."""
     parts = []
     for number, example in enumerate(examples, 1):
-        joined = example.texts[:1] + tuple(f" {one}" if example.answers else one for one in example.texts[1:])
-        parts.append((tuple(map(text.encode, joined)), tuple(map(text.encode, example.answers))))
+        texts = example.texts[:1] + tuple(f" {part}" if example.answers else part for part in example.texts[1:])
+        parts.append((tuple(map(tokenizer.encode, texts)), tuple(map(tokenizer.encode, example.answers))))
         if number % 1000 == 0:
             progress(f"reading examples: {number:,} of {len(examples):,}")
     return parts
 
 
-def longest(task: Task, parts: list[Parts], n_vocab: int, limit: int) -> int:
+def fit_n_ctx(task: Task, parts: list[ExampleTokens], n_vocab: int, limit: int) -> int:
     """The n_ctx that holds every sequence, up to `limit`: as in the released code, no longer than it need be, but for rounding."""
-    lengths = (len(one) for each in parts for one in sequences(task, *each, n_vocab, NO_LIMIT))
-    return min(limit, -(-max(lengths) // ROUND) * ROUND)
+    lengths = (len(sequence) for tokens in parts for sequence in build_sequences(task, *tokens, n_vocab, NO_LIMIT))
+    return min(limit, -(-max(lengths) // PAD_MULTIPLE) * PAD_MULTIPLE)
 
 
-def encoded(task: Task, examples: list[Example], parts: list[Parts], n_vocab: int, n_ctx: int) -> Encoded:
+def encode_examples(task: Task, examples: list[Example], parts: list[ExampleTokens], n_vocab: int, n_ctx: int) -> EncodedExamples:
     """The examples, whose tokens are `parts`, as arrays."""
-    rows, lost = [], 0
-    shortened = 0
-    for example, each in zip(examples, parts, strict=True):
-        made, whole = sequences(task, *each, n_vocab, n_ctx), sequences(task, *each, n_vocab, NO_LIMIT)
-        missing = sum(map(len, whole)) - sum(map(len, made))
-        shortened, lost = shortened + (missing > 0), lost + missing
-        label = UNKNOWN if example.label is None else round(example.label * PARTS)
-        padded = [token for one in made for token in one + [0] * (n_ctx - len(one))]
-        rows.append([label, *(len(one) - 1 for one in made), *padded])
-    return Encoded(np.array(rows, np.int32).reshape(len(rows), width(task.n_sequences, n_ctx)), n_ctx, shortened, lost)
+    rows, n_tokens_lost = [], 0
+    n_truncated = 0
+    for example, tokens in zip(examples, parts, strict=True):
+        example_sequences, full_sequences = (
+            build_sequences(task, *tokens, n_vocab, n_ctx),
+            build_sequences(task, *tokens, n_vocab, NO_LIMIT),
+        )
+        n_missing = sum(map(len, full_sequences)) - sum(map(len, example_sequences))
+        n_truncated, n_tokens_lost = n_truncated + (n_missing > 0), n_tokens_lost + n_missing
+        label = UNKNOWN_LABEL if example.label is None else round(example.label * LABEL_SCALE)
+        padded = [token for sequence in example_sequences for token in sequence + [0] * (n_ctx - len(sequence))]
+        rows.append([label, *(len(sequence) - 1 for sequence in example_sequences), *padded])
+    return EncodedExamples(
+        np.array(rows, np.int32).reshape(len(rows), row_width(task.n_sequences, n_ctx)), n_ctx, n_truncated, n_tokens_lost
+    )

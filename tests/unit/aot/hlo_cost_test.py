@@ -60,13 +60,13 @@ def test_loops_are_counted_by_their_step():
     """0, 2, ... 10: six turns; what lies within a fusion is in its estimate already; an instruction may have several lines."""
     program = hlo_cost.Program(TEXT)
     assert program.cycles() == 6 * 10 + 5
-    assert program.kernels() == {"splash_mha_fwd": 6}
+    assert program.kernel_counts() == {"splash_mha_fwd": 6}
 
 
 def test_bytes_that_are_moved():
     """In a turn, 8 x 4 floats through a fusion and a kernel, then gathered and scattered; and the counter. A tuple moves nothing.
     Of an array of as many slices as there are turns, one: two turns and f32[2,4]."""
-    six, five, two = (hlo_cost.Program(TEXT.replace("constant(11)", f"constant({n})")).moved() for n in (11, 9, 3))
+    six, five, two = (hlo_cost.Program(TEXT.replace("constant(11)", f"constant({n})")).bytes_accessed() for n in (11, 9, 3))
     gathered, scattered = 128 + (32 + 128), 128 + 2 * 8 * 16  # reads x, holds a pair; reads floats, writes bfloat16s
     turn = 2 * 128 + 2 * 128 + gathered + scattered + 3 * 4
     assert six - five == turn and five - two == 3 * turn + 2 * 32 / 2
@@ -82,9 +82,9 @@ def test_what_is_sent():
     found = {one.kind: one for one in hlo_cost.Program(TEXT).collectives()}
     assert set(found) == {"all-gather", "all-reduce", "reduce-scatter"}
     gather, scatter, reduce = found["all-gather"], found["reduce-scatter"], found["all-reduce"]
-    assert (gather.times, gather.group, gather.asynchronous, gather.sent) == (6, (0, 1, 2, 3), True, 8 * 4 * 4 * 3 / 4)
-    assert (scatter.times, scatter.group, scatter.asynchronous, scatter.sent) == (6, (0, 1, 2, 3), False, 8 * 64 * 2 * 3 / 4)
-    assert (reduce.times, reduce.group, reduce.sent) == (1, (0, 4), 8 * 4 * 4)
+    assert (gather.times, gather.group, gather.asynchronous, gather.bytes_sent) == (6, (0, 1, 2, 3), True, 8 * 4 * 4 * 3 / 4)
+    assert (scatter.times, scatter.group, scatter.asynchronous, scatter.bytes_sent) == (6, (0, 1, 2, 3), False, 8 * 64 * 2 * 3 / 4)
+    assert (reduce.times, reduce.group, reduce.bytes_sent) == (1, (0, 4), 8 * 4 * 4)
 
 
 def test_what_leaves_a_slice():
@@ -92,7 +92,7 @@ def test_what_leaves_a_slice():
     handler = '_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"'
     send = f"  %s = (bf16[4,8]{{1,0}}, u32[], token[]) send(%y, %t), channel_id=9, frontend_attributes={{{handler}}}\n  ROOT %copy.1"
     (one,) = [c for c in hlo_cost.Program(TEXT.replace("  ROOT %copy.1", send)).collectives() if not c.group]
-    assert (one.kind, one.sent, one.times, one.asynchronous) == ("all-reduce", 4 * 8 * 2, 1, True)
+    assert (one.kind, one.bytes_sent, one.times, one.asynchronous) == ("all-reduce", 4 * 8 * 2, 1, True)
 
 
 @pytest.mark.parametrize("written, group", [
@@ -106,7 +106,7 @@ def test_what_leaves_a_slice():
     ("source_target_pairs={{0,2},{2,4},{4,0},{1,3}}", (0, 2, 4)),
 ])  # fmt: skip
 def test_groups(written, group):
-    assert hlo_cost._group(f"%x), channel_id=1, {written}, dimensions={{0}}") == group
+    assert hlo_cost._first_group(f"%x), channel_id=1, {written}, dimensions={{0}}") == group
 
 
 def test_a_group_that_is_written_in_another_way_is_an_error():
@@ -116,7 +116,7 @@ def test_a_group_that_is_written_in_another_way_is_an_error():
 
 def test_of_a_program_that_is_compiled_here():
     """Seven turns of a loop that gathers 16 x 16 floats, cut over four devices."""
-    mesh = device_mesh.mesh(schema.Mesh(fsdp=4), jax.devices()[:4])
+    mesh = device_mesh.make_mesh(schema.Mesh(fsdp=4), jax.devices()[:4])
 
     def step(x, ws):
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, ws)[0]
@@ -124,5 +124,5 @@ def test_of_a_program_that_is_compiled_here():
     rows, weights = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in (("fsdp", None), (None, "fsdp", None)))
     arguments = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=rows), jax.ShapeDtypeStruct((7, 16, 16), jnp.float32, sharding=weights)
     program = hlo_cost.Program(jax.jit(step, out_shardings=rows).lower(*arguments).compile().as_text() or "")
-    sent = sum(one.times * one.sent for one in program.collectives() if one.kind == "all-gather")
+    sent = sum(one.times * one.bytes_sent for one in program.collectives() if one.kind == "all-gather")
     assert sent == 7 * 16 * 16 * 4 * 3 / 4

@@ -29,7 +29,7 @@ def test_what_is_synchronous_is_added_and_the_rest_may_hide():
 def test_days_are_of_all_tokens():
     config = registry.config("gpt3_small")
     whole = step_time.Estimate(floor=1.0, compute=4.0, kernels=1.0, traffic=())
-    assert step_time.days(whole, config) == pytest.approx(5 * 300e9 / 2**19 / (24 * 3600))
+    assert step_time.run_days(whole, config) == pytest.approx(5 * 300e9 / 2**19 / (24 * 3600))
 
 
 @pytest.mark.parametrize("kinds, products", [(("forward", "dkv", "dq"), 2 * 2 + 4 + 3), (("forward", "dkv"), 2 * 2 + 5)])
@@ -37,7 +37,7 @@ def test_kernels_run_at_half_of_peak(monkeypatch, kinds, products):
     """A thousand pairs of positions visited of each kind; heads of 64 are 128 wide there, forward runs twice where nothing is kept."""
     monkeypatch.setattr(step_time.splash, "visited", lambda pattern, n_ctx: dict.fromkeys(kinds, 1000))
     c = tiny.varied(registry.config("gpt3_small"), model={"attention": (schema.Dense(),)}, compute={"remat": "full"})
-    program, target = SimpleNamespace(kernels=lambda: {"kernel": 1}), topology.topology("v5p:2x2x1")
+    program, target = SimpleNamespace(kernels=lambda: {"kernel": 1}), topology.from_name("v5p:2x2x1")
     found = step_time.kernel_seconds(SimpleNamespace(config=c, program=program, mesh=SimpleNamespace(size=4), target=target))
     assert found == pytest.approx(products * 2 * 1000 * 128 * (12 * 256 * 12 / 4) / 459e12 / 0.5)
 
@@ -52,22 +52,22 @@ def chips(target, shape):
 
 
 def sends(kind, group):
-    return hlo_cost.Collective(kind=kind, shapes=(), group=group, times=1, sent=1.0, asynchronous=False, where="")
+    return hlo_cost.Collective(kind=kind, shapes=(), group=group, times=1, bytes_sent=1.0, asynchronous=False, op_name="")
 
 
 def test_links_of_a_group():
     """8 x 8 x 8 closes to rings, 2 x 2 x 1 does not: two links a dimension, or one; between slices, the network."""
-    pod = topology.topology("v5p:8x8x8")
+    pod = topology.from_name("v5p:8x8x8")
     mesh = chips(pod, (1, 64, 8, 1))
     line, plane, part = tuple(range(8)), tuple(range(0, 512, 8)), tuple(range(4))
-    assert step_time.along(line, mesh) == "tensor" and step_time.along(plane, mesh) == "fsdp"
+    assert step_time.group_axes(line, mesh) == "tensor" and step_time.group_axes(plane, mesh) == "fsdp"
     assert step_time.bandwidth(sends("all-gather", line), mesh, pod) == 2 * LINK
     assert step_time.bandwidth(sends("all-gather", plane), mesh, pod) == 4 * LINK
     assert step_time.bandwidth(sends("all-gather", part), mesh, pod) == LINK, "half a ring is a line"
     assert step_time.bandwidth(sends("collective-permute", line), mesh, pod) == LINK
-    host = topology.topology("v5p:2x2x1")
+    host = topology.from_name("v5p:2x2x1")
     assert step_time.bandwidth(sends("all-gather", (0, 1, 2, 3)), chips(host, (1, 4, 1, 1)), host) == 2 * LINK
-    two = topology.topology("2xv5p:2x2x1")
+    two = topology.from_name("2xv5p:2x2x1")
     assert step_time.bandwidth(sends("all-reduce", ()), chips(two, (2, 4, 1, 1)), two) == topology.CHIPS["v5p"].network_bandwidth
 
 
@@ -78,12 +78,12 @@ def compiled():
         pytest.skip("needs libtpu, which requirements-dev.txt installs")
     c = tiny.config(rows=16, n_ctx=256, n_vocab=500, n_layers=4, n_heads=2, d_model=256)
     c = tiny.varied(c, compute={"remat": "full"}, train={"microbatch_rows": 8}, mesh={"fsdp": 4})
-    return compile.step_of(c, topology.topology("v5p:2x2x1"))
+    return compile.compile_step(c, topology.from_name("v5p:2x2x1"))
 
 
 def test_of_a_compiled_step(compiled):
     """Four layers, two microbatches: each kernel 8 times, and once more forward, since nothing is kept."""
-    found = step_time.of(compiled)
+    found = step_time.estimate(compiled)
     runs = compiled.program.kernels()
     assert sum(times for name, times in runs.items() if "fwd" in name) == 16
     assert sum(times for name, times in runs.items() if "dkv" in name) == 8
@@ -96,25 +96,25 @@ def test_of_a_compiled_step(compiled):
 
 
 def test_it_is_told(compiled):
-    found = step_time.summary(compiled, step_time.of(compiled))
-    said = report.report(found)
+    found = step_time.summarize(compiled, step_time.estimate(compiled))
+    said = report.render(found)
     assert found["fits"] and "fits:" in said and "2 x 8 rows" in said and max(map(len, said.splitlines())) <= 100
     small = found | {"fits": False, "over_bytes": 3 * 2**30, "advice": "take more"}
-    assert "DOES NOT FIT: 3.00 GiB over; take more" in report.report(small)
-    rows = report.ranking([("a", "no room"), ("b", small), ("c", found)]).splitlines()
+    assert "DOES NOT FIT: 3.00 GiB over; take more" in report.render(small)
+    rows = report.render_ranking([("a", "no room"), ("b", small), ("c", found)]).splitlines()
     assert [row.split()[0] for row in rows[1:]] == ["c", "b", "a"], "those that fit, those that do not, those that were not compiled"
 
 
 def test_chips_that_are_too_few_are_refused_before_compiling():
     """175B's state is 1.9 TiB: 0.48 TiB for each of four chips, of which each has 95.7 GiB."""
-    config, four = registry.config("gpt3_175b"), topology.topology("v5p:2x2x1")
+    config, four = registry.config("gpt3_175b"), topology.from_name("v5p:2x2x1")
     over = 12 * count.padded_parameters(config.model) // 4 - four.chip.hbm_bytes
-    said = compile.too_small(config, four)
+    said = compile.state_too_large(config, four)
     assert f"{over / 2**30:.0f} GiB over the memory of each chip of v5p:2x2x1; the smallest v5p that should do: v5p-" in said
-    enough = topology.topology(said.rsplit(" ", 1)[1])
+    enough = topology.from_name(said.rsplit(" ", 1)[1])
     assert 20 * count.parameters(config.model) / enough.n_devices < enough.chip.hbm_bytes
-    assert compile.too_small(config, enough) == "" and compile.too_small(registry.config("gpt3_small"), four) == ""
-    assert "no v6e slice is large enough" not in compile.too_small(registry.config("gpt3_13b"), topology.topology("v6e-1"))
+    assert compile.state_too_large(config, enough) == "" and compile.state_too_large(registry.config("gpt3_small"), four) == ""
+    assert "no v6e slice is large enough" not in compile.state_too_large(registry.config("gpt3_13b"), topology.from_name("v6e-1"))
 
 
 def test_attention_that_no_kernel_computes_is_in_the_cycles(compiled):
@@ -125,21 +125,22 @@ def test_attention_that_no_kernel_computes_is_in_the_cycles(compiled):
 
 def test_plan_takes_the_microbatch_that_train_takes():
     """GPT-2 has attention dropout, so that its scores lie in memory, and fewer rows fit than without."""
-    target, mesh = topology.topology("v5e-4"), SimpleNamespace(size=4, shape={"data": 1, "fsdp": 4, "tensor": 1, "context": 1})
+    target, mesh = topology.from_name("v5e-4"), SimpleNamespace(size=4, shape={"data": 1, "fsdp": 4, "tensor": 1, "context": 1})
     gpt2 = registry.config("gpt2_355m")
     dropping, free = (
-        compile.microbatch(tiny.varied(gpt2, model={"dropout": d}), mesh, target) for d in (gpt2.model.dropout, schema.Dropout())
+        compile.choose_microbatch_rows(tiny.varied(gpt2, model={"dropout": d}), mesh, target)
+        for d in (gpt2.model.dropout, schema.Dropout())
     )
     assert dropping < free
     state = count.state_bytes(gpt2.model) // 4
-    least = count.microbatch_rows(gpt2, count.room(gpt2.model, target.chip.hbm_bytes, state, 4), 4, "bfloat16", scores=True)
+    least = count.microbatch_rows(gpt2, count.activation_budget(gpt2.model, target.chip.hbm_bytes, state, 4), 4, "bfloat16", scores=True)
     assert dropping <= least < 2 * dropping, "the largest power of two, of a batch of 512"
 
 
 def test_a_misread_program_is_noticed(compiled, monkeypatch):
     monkeypatch.setattr(hlo_cost.Program, "cycles", lambda self: 0)
     with pytest.raises(AssertionError, match="below the floor"):
-        step_time.of(compiled)
+        step_time.estimate(compiled)
 
 
 def test_a_step_for_chips_elsewhere_is_compiled_without_the_cache(monkeypatch):
@@ -151,9 +152,9 @@ def test_a_step_for_chips_elsewhere_is_compiled_without_the_cache(monkeypatch):
         switches.append(jax.config.jax_enable_compilation_cache)
         raise KeyError
 
-    monkeypatch.setattr(compile, "program", program)
+    monkeypatch.setattr(compile, "compile_program", program)
     with pytest.raises(KeyError):
-        compile.step_of(tiny.varied(tiny.config(), mesh={"fsdp": 4}), topology.topology("v5p:2x2x1"))
+        compile.compile_step(tiny.varied(tiny.config(), mesh={"fsdp": 4}), topology.from_name("v5p:2x2x1"))
     assert switches == [False] and jax.config.jax_enable_compilation_cache
 
 
@@ -162,4 +163,4 @@ def test_a_mesh_that_does_not_fit_is_refused_before_compiling():
         pytest.skip("needs libtpu, which requirements-dev.txt installs")
     c = tiny.varied(tiny.config(), mesh={"fsdp": 3})
     with pytest.raises(ValueError, match="needs 3 devices, but there are 4"):
-        compile.step_of(c, topology.topology("v5p:2x2x1"))
+        compile.compile_step(c, topology.from_name("v5p:2x2x1"))

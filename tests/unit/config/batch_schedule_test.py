@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from gptjax.config import registry
-from gptjax.config.batch_schedule import Batches, divisors, resume
+from gptjax.config.batch_schedule import BatchSchedule, divisors, resume
 from gptjax.config.overrides import override
 
 SMOKE = registry.config("smoke")  # 8 rows of 32 tokens, 40 steps
@@ -50,7 +50,7 @@ def simulated(config, quantum):
 )
 def test_the_ramp_is_its_definition(rows, start, over, total, shards, quantum):
     it = ramped(rows, start, over, total)
-    batches = Batches(it, shards)
+    batches = BatchSchedule(it, shards)
     sizes = simulated(it, quantum)
     assert batches.quantum == quantum
     assert batches.n_steps == len(sizes)
@@ -61,42 +61,42 @@ def test_the_ramp_is_its_definition(rows, start, over, total, shards, quantum):
 
 
 def test_without_a_ramp_every_batch_is_full_and_the_last_step_is_whole():
-    batches = Batches(config("train.total_tokens=1000"))
+    batches = BatchSchedule(config("train.total_tokens=1000"))
     assert (batches.n_steps, batches.rows(0), batches.rows(9**9), batches.quantum) == (4, 8, 8, 8)  # 1000 tokens are 3.9 batches of 256
     assert batches.first_row(4) == 32 and batches.tokens(4) == 1024
-    assert Batches(config("train.total_tokens=1")).n_steps == 1
-    assert Batches(config("train.total_tokens=1024")).n_steps == 4
-    assert Batches(config("train.total_tokens=1025")).n_steps == 5
+    assert BatchSchedule(config("train.total_tokens=1")).n_steps == 1
+    assert BatchSchedule(config("train.total_tokens=1024")).n_steps == 4
+    assert BatchSchedule(config("train.total_tokens=1025")).n_steps == 5
 
 
 def test_steps_stop_early_and_never_late():
-    assert Batches(config("train.steps=7")).n_steps == 7
-    assert Batches(config("train.steps=40")).n_steps == 40
+    assert BatchSchedule(config("train.steps=7")).n_steps == 7
+    assert BatchSchedule(config("train.steps=40")).n_steps == 40
     with pytest.raises(
         ValueError, match="train.steps=41 is more than the 40 steps that train.total_tokens=10,240 gives; raise train.total"
     ):
-        Batches(config("train.steps=41"))
-    assert Batches(ramped(100, 32, 320_000, 1_000_000, "train.steps=3")).max_rows == 1
+        BatchSchedule(config("train.steps=41"))
+    assert BatchSchedule(ramped(100, 32, 320_000, 1_000_000, "train.steps=3")).max_rows == 1
 
 
 def test_a_batch_that_does_not_split_says_what_does():
     with pytest.raises(
         ValueError, match=r"batch_tokens=256 is 8 rows, which 3 devices cannot share evenly; give 192 or 288, or change the mesh"
     ):
-        Batches(SMOKE, shards=3)
+        BatchSchedule(SMOKE, shards=3)
     with pytest.raises(ValueError, match=r"which 16 devices cannot share evenly; give 512, or"):
-        Batches(SMOKE, shards=16)
+        BatchSchedule(SMOKE, shards=16)
 
 
 def test_a_microbatch_of_the_config_must_fit():
-    assert Batches(config("train.microbatch_rows=4"), shards=2).quantum == 8
+    assert BatchSchedule(config("train.microbatch_rows=4"), shards=2).quantum == 8
     with pytest.raises(ValueError, match="train.microbatch_rows=2: on this mesh it can be 4, 8$"):
-        Batches(config("train.microbatch_rows=2"), shards=4)
+        BatchSchedule(config("train.microbatch_rows=2"), shards=4)
 
 
 def test_while_the_batch_grows_microbatches_are_as_small_as_it_began():
     """32,768 tokens are 16 rows, the full batch is 1,600: on 64 shards the ramp goes by 64 rows, and so do its microbatches."""
-    batches = Batches(registry.config("gpt3_175b"), shards=64)
+    batches = BatchSchedule(registry.config("gpt3_175b"), shards=64)
     last = batches.n_steps - 1
     assert batches.quantum == 64 and batches.rows(last) == 1600
     sizes = {(batches.rows(step) == 1600, batches.microbatch(step, 400)) for step in range(0, last, 7)}
@@ -105,7 +105,7 @@ def test_while_the_batch_grows_microbatches_are_as_small_as_it_began():
 
 @pytest.mark.parametrize("limit,rows", [(0, 2), (1, 2), (2, 2), (3, 2), (5, 4), (7, 6), (11, 6), (12, 12), (999, 12)])
 def test_the_largest_microbatch_divides_every_batch(limit, rows):
-    assert Batches(replace_batch(12), shards=2).largest_microbatch(limit) == rows
+    assert BatchSchedule(replace_batch(12), shards=2).largest_microbatch(limit) == rows
 
 
 def replace_batch(rows):
@@ -115,7 +115,7 @@ def replace_batch(rows):
 def test_a_run_of_years_is_set_up_and_asked_at_once():
     huge = ramped(2**14, 32, 10**10, 6 * 10**10)
     start = time.perf_counter()
-    batches = Batches(huge)
+    batches = BatchSchedule(huge)
     assert time.perf_counter() - start < 1
     assert batches.quantum == 1 and batches.max_rows == 2**14
     start = time.perf_counter()
@@ -127,7 +127,7 @@ def test_a_run_of_years_is_set_up_and_asked_at_once():
 def test_a_run_that_goes_on_has_the_rows_that_it_would_have_had():
     """From any step, on any mesh that can split them, from the row that was done and not from the step's number."""
     it = ramped(32, 64, 20_480, 40_960)
-    whole = Batches(it, shards=2)
+    whole = BatchSchedule(it, shards=2)
     for step in (0, 1, 7, 20, whole.n_steps - 1, whole.n_steps):
         for shards in (1, 2):
             rest = resume(it, shards, step, whole.first_row(step), whole.quantum)
@@ -139,7 +139,7 @@ def test_a_run_that_goes_on_has_the_rows_that_it_would_have_had():
 
 def test_a_mesh_that_cannot_split_the_ramp_is_refused_until_that_is_over():
     it = ramped(32, 64, 20_480, 40_960)
-    whole = Batches(it, shards=2)
+    whole = BatchSchedule(it, shards=2)
     over = next(step for step in range(whole.n_steps) if whole.rows(step) == 32)
     with pytest.raises(ValueError, match=rf"grows in steps of 2 rows, which 8 devices .* until it is over, at step {over}, .* is 1 or 2$"):
         resume(it, 8, over - 1, whole.first_row(over - 1), 2)
@@ -151,7 +151,7 @@ def test_a_mesh_that_cannot_split_the_ramp_is_refused_until_that_is_over():
 @pytest.mark.parametrize("begun, goes_on", [(1, 2), (2, 1), (4, 1), (8, 4), (8, 8)])
 def test_the_quantum_of_an_earlier_version_follows_from_what_was_done(begun, goes_on):
     it = ramped(32, 64, 20_480, 40_960)
-    whole = Batches(it, shards=begun)
+    whole = BatchSchedule(it, shards=begun)
     rest = resume(it, goes_on, 12, whole.first_row(12), None)
     assert rest.quantum == whole.quantum and rest.n_steps == whole.n_steps
 

@@ -26,14 +26,14 @@ def exit_of(main, monkeypatch, *argv):
 
 def program(argv):
     """Reads a config and says its name: the smallest program."""
-    print(command.resolved(command.parser("toy", "A toy.", "python -m gptjax.toy --config=nano").parse_args(argv)).name)
+    print(command.resolve_config(command.make_config_parser("toy", "A toy.", "python -m gptjax.toy --config=nano").parse_args(argv)).name)
 
 
 def test_a_config_is_resolved(monkeypatch, capsys):
     assert exit_of(program, monkeypatch, "--config=nano", "--set", "name=mine", "--set", "seed=3") is None
     assert capsys.readouterr().out == "mine\n"
-    args = command.parser("toy", "", "").parse_args(["--config=nano", "--set=seed=3"])
-    assert command.resolved(args) == override(registry.config("nano"), "seed=3")
+    args = command.make_config_parser("toy", "", "").parse_args(["--config=nano", "--set=seed=3"])
+    assert command.resolve_config(args) == override(registry.config("nano"), "seed=3")
 
 
 def test_help_ends_with_the_example(monkeypatch, capsys):
@@ -160,7 +160,7 @@ def test_standard_streams_that_are_closed_full_or_ascii(ending, status, out, err
 
 
 def test_flags_take_dashes_and_underscores():
-    parser = command.bare_parser("toy", "", "")
+    parser = command.make_parser("toy", "", "")
     parser.add_argument("--top_k", type=int)
     parser.add_argument("--dry_run", action="store_true")
     parser.add_argument("words", nargs="*")
@@ -228,7 +228,7 @@ def test_help_of_every_program_comes_at_once(name):
 
 
 def of_text(*argv):
-    return command.resolved(command.parser("toy", "", "", text=True).parse_args(argv))
+    return command.resolve_config(command.make_config_parser("toy", "", "", text=True).parse_args(argv))
 
 
 ENDS, WHOLE = data.Tail(fraction=0.1), data.ByDocument(fraction=0.1)

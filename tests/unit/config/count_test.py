@@ -27,7 +27,7 @@ def sees(pattern, q, k) -> bool:
 @pytest.mark.parametrize("pattern", PATTERNS, ids=repr)
 @pytest.mark.parametrize("n_ctx", [1, 4, 7, 23, 32])
 def test_keys_seen_are_the_pairs_of_the_definition(pattern, n_ctx):
-    assert count.keys_seen(pattern, n_ctx) == sum(sees(pattern, q, k) for q in range(n_ctx) for k in range(n_ctx))
+    assert count.attention_pairs(pattern, n_ctx) == sum(sees(pattern, q, k) for q in range(n_ctx) for k in range(n_ctx))
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,10 @@ def test_tiny_model_by_hand():
     assert count.forward_flops_per_token(model) == 2 * 48 + 4 * 2 * 2 + 2 * 2 * 5
 
 
-@pytest.mark.parametrize("name", [n for n in registry.names() if n.startswith("gpt3")])
+@pytest.mark.parametrize("name", [n for n in registry.config_names() if n.startswith("gpt3")])
 def test_pf_days_are_those_of_table_d1(name):
     config = registry.config(name)
-    printed = registry.printed(name)[1]
+    printed = registry.paper_figures(name)[1]
     assert float(f"{count.paper_pf_days(config.model, config.train.total_tokens):.3g}") == printed
 
 
@@ -109,13 +109,13 @@ def gradient(config: Config, rows: int):
     from gptjax.model import gpt
     from gptjax.training import loss
 
-    net = gpt.GPT(config.model, gpt.manner(config.compute, "cpu"))
+    net = gpt.GPT(config.model, gpt.execution_policy(config.compute, "cpu"))
     params = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
     tokens = jax.ShapeDtypeStruct((rows, config.model.n_ctx), jnp.int32)
 
     def total(params, tokens):
         x_BTD = net.apply(params, tokens, None, True, rngs={"dropout": jax.random.key(1)})
-        return loss.plain(x_BTD, params["params"]["token_VD"], tokens, jnp.ones(tokens.shape), config.model.n_vocab)
+        return loss.cross_entropy_reference(x_BTD, params["params"]["token_VD"], tokens, jnp.ones(tokens.shape), config.model.n_vocab)
 
     return jax.jit(jax.grad(total)), (params, tokens)
 
@@ -144,7 +144,7 @@ def test_flops_are_those_of_the_model_that_is_built(remat):
     model, rows = config.model, 2
     step, arguments = gradient(replace(config, compute=replace(config.compute, layers="unroll")), rows)  # a scan's body counts once
     found = dot_flops(step.trace(*arguments).jaxpr.jaxpr) / (rows * model.n_ctx)
-    pairs_more = 4 * model.d_model * (model.n_ctx - count.keys_seen(Dense(), model.n_ctx) / model.n_ctx) * model.n_layers
+    pairs_more = 4 * model.d_model * (model.n_ctx - count.attention_pairs(Dense(), model.n_ctx) / model.n_ctx) * model.n_layers
     passes = 3 if remat == "none" else 3.5 if "attention" in remat else 4
     padding = 3 * 2 * model.d_model * (model.n_vocab_padded - model.n_vocab)
     assert found == pytest.approx(count.hardware_flops_per_token(config) + passes * pairs_more + padding)
@@ -175,8 +175,12 @@ def test_activations_by_policy_and_type():
 
 def test_what_is_in_use_leaves_as_much_room_as_a_smaller_device():
     model, gradients = registry.config("gpt3_small").model, count.gradient_bytes(registry.config("gpt3_small").model)
-    assert count.room(model, 70 * 2**30, 20 * 2**30, 4) == count.room(model, 50 * 2**30, 0, 4) < 50 * 2**30 - 2 * gradients // 4
-    assert count.room(model, 2**30, 2**30, 1) == -2 * gradients
+    assert (
+        count.activation_budget(model, 70 * 2**30, 20 * 2**30, 4)
+        == count.activation_budget(model, 50 * 2**30, 0, 4)
+        < 50 * 2**30 - 2 * gradients // 4
+    )
+    assert count.activation_budget(model, 2**30, 2**30, 1) == -2 * gradients
 
 
 @pytest.mark.parametrize("name", ["smoke", "gpt3_small", "gpt3_175b"])

@@ -117,6 +117,9 @@ def test_what_is_no_file_is_refused(tmp_path):
 
 
 def test_the_ending_of_a_name_tells_format_and_compression():
-    assert find_files.kind(find_files.Path("a.b.JSON.GZ")) == (".jsonl", ".gz") and find_files.stem(find_files.Path("a.b.JSON.GZ")) == "a.b"
-    assert find_files.kind(find_files.Path("a.txt.xz.gz")) == ("", ".gz") and find_files.kind(find_files.Path(".txt")) == ("", "")
+    assert (
+        find_files.file_type(find_files.Path("a.b.JSON.GZ")) == (".jsonl", ".gz")
+        and find_files.stem(find_files.Path("a.b.JSON.GZ")) == "a.b"
+    )
+    assert find_files.file_type(find_files.Path("a.txt.xz.gz")) == ("", ".gz") and find_files.file_type(find_files.Path(".txt")) == ("", "")
     assert find_files.stem(find_files.Path("plain")) == "plain"

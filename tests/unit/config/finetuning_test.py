@@ -6,7 +6,7 @@ import json
 import pytest
 
 from gptjax.config import finetuning, overrides, registry
-from gptjax.config.batch_schedule import Batches
+from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.classification import Layers, Task
 from gptjax.config.schema import Linear
 
@@ -20,7 +20,7 @@ TEXT = Task(kind="classification", fields=("a",), label="y", labels=("0", "1"), 
 
 
 def test_the_tasks_are_the_papers():
-    assert set(registry.finetunings()) == {"own"} | {f"gpt1_{name}" for name in PAPER}
+    assert set(registry.finetuning_names()) == {"own"} | {f"gpt1_{name}" for name in PAPER}
     for name, (metric, paper) in PAPER.items():
         recipe = registry.finetuning(f"gpt1_{name}")
         assert (recipe.name, recipe.task.metric, recipe.task.paper) == (f"gpt1_{name}", metric, paper)
@@ -29,9 +29,11 @@ def test_the_tasks_are_the_papers():
 def test_it_is_learnt_as_the_paper_says():
     """Section 4.1: rate 6.25e-5, batches of 32, 3 epochs, warm-up over 0.2% and linear decay, lambda 0.5, dropout 0.1; clipping at 1, L2 of
     0.01 and Adam's moments by the released code."""
-    config = finetuning.resolved(registry.finetuning("gpt1_sst2"), registry.config("gpt1"), 32_010, 64)
+    config = finetuning.resolve_config(registry.finetuning("gpt1_sst2"), registry.config("gpt1"), 32_010, 64)
     steps = 32_010 // 32
-    assert config.batch_rows == 32 and Batches(config).n_steps == 3 * steps and config.loop.every_eval == config.loop.every_save == steps
+    assert (
+        config.batch_rows == 32 and BatchSchedule(config).n_steps == 3 * steps and config.loop.every_eval == config.loop.every_save == steps
+    )
     schedule = config.train.schedule
     assert isinstance(schedule, Linear) and schedule.peak == 6.25e-5 and schedule.decay_tokens == config.train.total_tokens
     assert schedule.warmup_tokens / config.train.total_tokens == pytest.approx(0.002, rel=1e-3)
@@ -44,22 +46,22 @@ def test_it_is_learnt_as_the_paper_says():
 
 def test_dropout_is_the_recipes_whatever_the_model_had():
     recipe = overrides.override(registry.finetuning("own"), "dropout.attention=0.3", "task.labels=('0', '1')")
-    model = finetuning.resolved(recipe, registry.config("gpt3_small"), 100, 64).model
+    model = finetuning.resolve_config(recipe, registry.config("gpt3_small"), 100, 64).model
     assert (model.dropout.embedding, model.dropout.attention, model.dropout.residual) == (0.1, 0.3, 0.1)
 
 
 def test_a_config_with_a_task_survives_its_json():
-    for name in registry.finetunings():
+    for name in registry.finetuning_names():
         recipe = overrides.override(registry.finetuning(name), "task.transfer=Layers(n=3)", "task.train=a b.tsv")
-        config = finetuning.resolved(recipe, registry.config("gpt1"), 100, 64)
+        config = finetuning.resolve_config(recipe, registry.config("gpt1"), 100, 64)
         assert config.task is not None and config.task.transfer == Layers(n=3) and config.task.train == "a b.tsv"
-        assert overrides.rebuild(json.loads(json.dumps(overrides.flat(config)))) == config
+        assert overrides.unflatten(json.loads(json.dumps(overrides.flatten(config)))) == config
 
 
 def test_a_difference_names_the_field_of_the_task():
-    config = finetuning.resolved(registry.finetuning("gpt1_sst2"), registry.config("gpt1"), 100, 64)
+    config = finetuning.resolve_config(registry.finetuning("gpt1_sst2"), registry.config("gpt1"), 100, 64)
     other = dataclasses.replace(config, task=dataclasses.replace(config.task, labels=("a", "b", "c")))
-    assert overrides.difference(config, other) == ["task.labels: ('negative', 'positive') -> ('a', 'b', 'c')"]
+    assert overrides.diff(config, other) == ["task.labels: ('negative', 'positive') -> ('a', 'b', 'c')"]
 
 
 def test_a_column_mapping_can_be_set():
@@ -70,7 +72,7 @@ def test_a_column_mapping_can_be_set():
 
 def test_fewer_examples_than_a_batch_are_refused():
     with pytest.raises(ValueError, match="31 training examples are fewer than task.batch_examples=32; give more, or a smaller batch"):
-        finetuning.resolved(registry.finetuning("gpt1_sst2"), registry.config("gpt1"), 31, 64)
+        finetuning.resolve_config(registry.finetuning("gpt1_sst2"), registry.config("gpt1"), 31, 64)
 
 
 @pytest.mark.parametrize(
@@ -99,12 +101,12 @@ def test_a_task_that_cannot_be_is_refused(changes, said):
 
 
 def test_which_splits_there_are():
-    assert TEXT.given == ("train", "dev")
-    assert dataclasses.replace(TEXT, train="x", dev="y", test="z").given == ("train", "dev", "test")
-    assert dataclasses.replace(TEXT, tfds="x").given == ("train", "dev", "test")
-    assert dataclasses.replace(TEXT, tfds="x", train="y").given == ("train", "dev")
-    assert dataclasses.replace(TEXT, tfds="x", splits=("train", "dev"), test="z").given == ("train", "dev", "test")
-    assert dataclasses.replace(TEXT, tfds="x", splits=("train", "dev")).given == ("train", "dev")
+    assert TEXT.available_splits == ("train", "dev")
+    assert dataclasses.replace(TEXT, train="x", dev="y", test="z").available_splits == ("train", "dev", "test")
+    assert dataclasses.replace(TEXT, tfds="x").available_splits == ("train", "dev", "test")
+    assert dataclasses.replace(TEXT, tfds="x", train="y").available_splits == ("train", "dev")
+    assert dataclasses.replace(TEXT, tfds="x", splits=("train", "dev"), test="z").available_splits == ("train", "dev", "test")
+    assert dataclasses.replace(TEXT, tfds="x", splits=("train", "dev")).available_splits == ("train", "dev")
 
 
 def test_names():
@@ -118,4 +120,4 @@ def test_names():
 def test_a_period_that_is_the_epoch_is_refused(change):
     recipe = overrides.override(registry.finetuning("gpt1_sst2"), f"loop.{change}")
     with pytest.raises(ValueError, match=f"loop.{change}: fine-tuning evaluates and saves each epoch"):
-        finetuning.resolved(recipe, registry.config("gpt1"), 100, 64)
+        finetuning.resolve_config(recipe, registry.config("gpt1"), 100, 64)

@@ -9,9 +9,9 @@ import pytest
 
 from configs import ladder
 from gptjax.config import count, registry
-from gptjax.config.batch_schedule import Batches
+from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.data import Gpt1Bpe, Gpt2Bpe, Shards
-from gptjax.config.overrides import flat
+from gptjax.config.overrides import flatten
 from gptjax.config.schema import AdamW, Banded, Compute, Cosine, Dense, Dropout, Init, Ramp
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "ladder.txt"
@@ -30,7 +30,7 @@ TABLE_2_1 = {  # name: layers, width, heads, head width, batch, peak; misprints 
 def golden_line(name: str) -> str:
     config = registry.config(name)
     forward, train = count.forward_flops_per_token(config.model), count.train_flops_per_token(config.model)
-    batches = Batches(config)
+    batches = BatchSchedule(config)
     return (
         f"{name:12}{count.parameters(config.model):>16,} parameters {forward:>18,.0f} forward {train:>20,.0f} train FLOPs/token "
         f"{batches.n_steps:>9,} steps {config.train.total_tokens:>15,} tokens"
@@ -54,7 +54,7 @@ def test_gpt1_is_its_paper():
     assert (model.norm, model.gelu, model.attention) == ("post", "tanh", (Dense(),))
     assert model.init == Init(weight=0.02, token=0.02, position=0.02, residual="flat")
     assert model.dropout == Dropout(embedding=0.1, attention=0.1, residual=0.1)
-    assert train.batch_tokens == 64 * 512 and train.ramp is None and Batches(config).n_steps == 1_000_000
+    assert train.batch_tokens == 64 * 512 and train.ramp is None and BatchSchedule(config).n_steps == 1_000_000
     assert train.schedule == Cosine(peak=2.5e-4, warmup_tokens=2000 * 64 * 512, decay_tokens=train.total_tokens)
     assert train.optimizer == AdamW(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, bias_correction="rate")
     assert config.data.tokenizer == Gpt1Bpe()
@@ -70,7 +70,7 @@ def test_gpt2_is_its_paper(name, layers, width, heads):
     assert (model.n_ctx, model.n_vocab, model.norm, model.gelu, model.attention) == (1024, 50_257, "pre", "tanh", (Dense(),))
     assert model.init == Init(weight=0.02, token=0.02, position=0.01, residual="depth_scaled")
     assert model.dropout == Dropout(embedding=0.1, attention=0.1, residual=0.1)
-    assert train.batch_tokens == 512 * 1024 and train.ramp is None and Batches(config).n_steps == 250_000
+    assert train.batch_tokens == 512 * 1024 and train.ramp is None and BatchSchedule(config).n_steps == 250_000
     rule = 0.003239 - 0.0001395 * math.log(count.non_embedding_parameters(model))  # Kaplan et al. 2020, Appendix D.6
     assert isinstance(train.schedule, Cosine) and train.schedule.peak == pytest.approx(rule, abs=5e-7)
     assert (train.schedule.warmup_tokens, train.schedule.decay_tokens, train.schedule.floor) == (3000 * 2**19, train.total_tokens, 0)
@@ -93,7 +93,7 @@ def test_gpt3_is_its_paper(name):
     assert train.optimizer == AdamW(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0)
     assert train.ramp == Ramp(start_tokens=2**15, over_tokens={0.5e6: 4, 1e6: 7, 2e6: 10, 3.2e6: 12}[batch] * 10**9)
     assert config.data.tokenizer == Gpt2Bpe() and config.data.across_documents == "attend"
-    batches = Batches(config, shards=8)
+    batches = BatchSchedule(config, shards=8)
     assert batches.rows(0) == 16 and batches.max_rows == config.batch_rows
 
 
@@ -120,13 +120,13 @@ def test_a_row_that_keeps_much_is_rematerialised():
 
 
 def test_names_and_aliases_do_not_clash():
-    assert len({*registry.names(), *registry.aliases()}) == len(registry.names()) + len(registry.aliases())
-    assert set(registry.names()) >= set(ladder.LADDER) | {"nano", "shakespeare_char", "smoke"}
-    assert registry.printed("gpt3_small") == ("125M", 2.6) and registry.printed("nano") == (None, None)
+    assert len({*registry.config_names(), *registry.aliases()}) == len(registry.config_names()) + len(registry.aliases())
+    assert set(registry.config_names()) >= set(ladder.LADDER) | {"nano", "shakespeare_char", "smoke"}
+    assert registry.paper_figures("gpt3_small") == ("125M", 2.6) and registry.paper_figures("nano") == (None, None)
 
 
 def test_shakespeare_char_is_nanogpts_cpu_run():
-    leaves = flat(registry.config("shakespeare_char"))
+    leaves = flatten(registry.config("shakespeare_char"))
     wanted = {"n_layers": 4, "n_heads": 4, "d_model": 128, "n_ctx": 64, "gelu": "erf"}
     assert {key: leaves[f"model.{key}"] for key in wanted} == wanted
     assert leaves["train.batch_tokens"] == 12 * 64 and leaves["train.total_tokens"] == 2000 * 12 * 64

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from gptjax.config.data import ByDocument, Bytes, Data, Embedded, Gpt2Bpe, SentencePiece, Separate, Shards, Tail, Text, Tfds
-from gptjax.config.overrides import difference, digest, flat, override, rebuild
+from gptjax.config.overrides import diff, digest, flatten, override, unflatten
 from gptjax.config.schema import (
     AdamW,
     Banded,
@@ -180,42 +180,42 @@ VARIANTS = [
 @pytest.mark.parametrize("assignments", VARIANTS)
 def test_flat_goes_through_json_and_back(assignments):
     config = after(*assignments)
-    leaves = json.loads(json.dumps(flat(config)))
+    leaves = json.loads(json.dumps(flatten(config)))
     assert all(value is None or isinstance(value, int | float | str) for value in leaves.values())
-    assert rebuild(leaves) == config
-    assert digest(rebuild(leaves)) == digest(config)
+    assert unflatten(leaves) == config
+    assert digest(unflatten(leaves)) == digest(config)
 
 
 def test_flat_reads_as_the_grammar():
-    leaves = flat(after("train.schedule=Constant(peak=1)", "model.attention=Dense"))
+    leaves = flatten(after("train.schedule=Constant(peak=1)", "model.attention=Dense"))
     assert leaves["model.attention"] == "(Dense(),)" and leaves["train.schedule"] == "Constant(peak=1.0, warmup_tokens=0)"
     assert leaves["model.n_layers"] == 4 and leaves["train.ramp"] is None and leaves["train.optimizer.b2"] == 0.95
 
 
 def test_a_config_from_before_a_field_did_what_runs_did_then():
-    leaves = flat(after("train.optimizer.bias_correction=moments"))
+    leaves = flatten(after("train.optimizer.bias_correction=moments"))
     del leaves["train.optimizer.bias_correction"]
-    assert rebuild(leaves) == after("train.optimizer.bias_correction=moments")
-    assert rebuild(flat(after("train.optimizer.bias_correction=rate"))).train.optimizer.bias_correction == "rate"
+    assert unflatten(leaves) == after("train.optimizer.bias_correction=moments")
+    assert unflatten(flatten(after("train.optimizer.bias_correction=rate"))).train.optimizer.bias_correction == "rate"
 
 
 def test_rebuild_names_what_is_unknown_and_missing():
-    leaves = flat(CONFIG) | {"train.lr": 1.0}
+    leaves = flatten(CONFIG) | {"train.lr": 1.0}
     del leaves["train.skips_allowed"], leaves["mesh.data"]
     with pytest.raises(ValueError, match=r"unknown: train.lr; missing: train.skips_allowed, mesh.data"):
-        rebuild(leaves)
+        unflatten(leaves)
     with pytest.raises(ValueError, match="model.n_layers='x': give a whole number"):
-        rebuild(flat(CONFIG) | {"model.n_layers": "'x'"})
+        unflatten(flatten(CONFIG) | {"model.n_layers": "'x'"})
     with pytest.raises(ValueError, match="periods"):
-        rebuild(flat(CONFIG) | {"model.n_layers": 3})
+        unflatten(flatten(CONFIG) | {"model.n_layers": 3})
 
 
 def test_difference_can_be_pasted_back():
     other = after("seed=4", "train.schedule.peak=2e-3", "data.held_out=Tail", "name=x")
-    lines = difference(CONFIG, other)
+    lines = diff(CONFIG, other)
     assert lines[0] == "name: 'base' -> 'x'" and "seed: 0 -> 4" in lines and len(lines) == 4
     assert override(CONFIG, *(line.split(" -> ")[0].split(":")[0] + "=" + line.split(" -> ")[1] for line in lines)) == other
-    assert difference(CONFIG, CONFIG) == []
+    assert diff(CONFIG, CONFIG) == []
 
 
 def test_digest_tells_configs_apart():
@@ -322,7 +322,7 @@ def test_random_texts_of_the_grammars_own_characters_are_read_or_refused():
 def test_bytes_of_a_path_that_are_not_utf8_are_kept():
     config = after("data.sources=Text(path='caf\udce9.txt')")
     assert config.data.sources[0].path == "caf\udce9.txt"
-    assert rebuild(json.loads(json.dumps(flat(config)))) == config and digest(config) != digest(CONFIG)
+    assert unflatten(json.loads(json.dumps(flatten(config)))) == config and digest(config) != digest(CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -361,10 +361,10 @@ LEAVES = (
 
 
 def test_a_damaged_config_json_is_read_or_refused_in_one_line():
-    leaves = flat(CONFIG)
+    leaves = flatten(CONFIG)
     for path in leaves:
         for value in LEAVES:
             try:
-                assert isinstance(rebuild(leaves | {path: value}), Config)
+                assert isinstance(unflatten(leaves | {path: value}), Config)
             except ValueError as error:
                 assert type(error) is ValueError and "\n" not in str(error) and len(str(error)) < 1500, (path, value)

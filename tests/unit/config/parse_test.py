@@ -35,7 +35,7 @@ def test_good_json_is_read():
 
 def test_a_text_is_without_its_byte_order_mark(tmp_path):
     (tmp_path / "x").write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9\xef\xbb\xbf\n")
-    assert parse.text_file(tmp_path / "x") == "caf\u00e9\ufeff\n" and parse.utf8(b"", "x") == ""
+    assert parse.read_text(tmp_path / "x") == "caf\u00e9\ufeff\n" and parse.utf8(b"", "x") == ""
     for content, line in [
         (b"\xef\xbb\xbfa\xe9", "x is not UTF-8 text: byte 0xe9 at offset 4"),
         ("ab".encode("utf-16-le"), "x is not text: a zero byte at offset 1; give UTF-8 text"),
@@ -52,11 +52,11 @@ def test_an_object_is_asked_for(content):
 
 def test_a_file_is_read_or_named(tmp_path):
     with pytest.raises(ValueError, match="none.json cannot be read: No such file"):
-        parse.json_file(tmp_path / "none.json")
+        parse.read_json(tmp_path / "none.json")
     with pytest.raises(ValueError, match="cannot be read: Is a directory"):
-        parse.json_file(tmp_path)
+        parse.read_json(tmp_path)
     (tmp_path / "a.json").write_text(json.dumps({"a": 1}))
-    assert parse.json_file(tmp_path / "a.json") == {"a": 1}
+    assert parse.read_json(tmp_path / "a.json") == {"a": 1}
 
 
 @pytest.mark.parametrize(
@@ -92,12 +92,12 @@ def test_paths(monkeypatch):
 @pytest.mark.parametrize("text", ["0", "-1", "11", "1.5", "nan", "inf", "", "x", "9" * 5000, "1e400", "²"], ids=range(11))
 def test_whole_numbers_out_of_range_are_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="give a whole number from 1 to 10") as caught:
-        parse.whole_argument(1, 10)(text)
+        parse.int_argument(1, 10)(text)
     assert len(str(caught.value)) < 200
 
 
 def test_whole_numbers_are_read():
-    read = parse.whole_argument()
+    read = parse.int_argument()
     assert (read("7"), read("1e6"), read("500_000")) == (7, 1_000_000, 500_000)
     with pytest.raises(argparse.ArgumentTypeError, match="give a whole number of 1 or more"):
         read("1e19")
@@ -106,8 +106,8 @@ def test_whole_numbers_are_read():
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "", "x", "1e308", "101"])
 def test_numbers_out_of_range_are_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="give a number above 0 and at most 100"):
-        parse.number_argument(0, 100, above=True)(text)
+        parse.float_argument(0, 100, above=True)(text)
 
 
 def test_numbers_are_read():
-    assert parse.number_argument(0, 1)("0.5") == 0.5 and parse.number_argument(0, 1)("0") == 0
+    assert parse.float_argument(0, 1)("0.5") == 0.5 and parse.float_argument(0, 1)("0") == 0

@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_a_name_finds_the_config_that_carries_it():
-    for name in registry.names():
+    for name in registry.config_names():
         assert registry.config(name).name == name
 
 
 def test_an_alias_finds_what_it_names():
     for alias, name in registry.aliases().items():
-        assert alias not in registry.names()
+        assert alias not in registry.config_names()
         assert registry.config(alias) == registry.config(name)
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from gptjax.config import classification, data, decontamination, evaluation, finetuning, registry, schema
-from gptjax.config.batch_schedule import Batches
+from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.overrides import override
 from gptjax.config.record import number_fields, record
 
@@ -24,7 +24,7 @@ def records():
     parts += [
         evaluation.Protocol(shots=3, method=evaluation.Total(), metric="accuracy"),
         decontamination.Filter(),
-        decontamination.Measure(),
+        decontamination.OverlapRule(),
     ]
     made = {type(part): part for part in parts}
     for module in (schema, data, classification, evaluation, decontamination, finetuning):
@@ -120,9 +120,9 @@ def test_the_largest_config_that_is_allowed_is_planned_at_once():
         "train.schedule=Constant(peak=1e-3)",
         "train.ramp=Ramp(start_tokens=1, over_tokens=1e9)",
     )
-    assert Batches(largest).rows(Batches(largest).n_steps - 1) == 2**14
+    assert BatchSchedule(largest).rows(BatchSchedule(largest).n_steps - 1) == 2**14
     with pytest.raises(ValueError, match="is 2,147,485,296 rows, which are counted in 32 bits; give at most 2,147,483,647, or a larger"):
-        Batches(override(largest, "train.total_tokens=2147483648"))
+        BatchSchedule(override(largest, "train.total_tokens=2147483648"))
     with pytest.raises(ValueError, match="is 1,048,577 rows of model.n_ctx=1 tokens; give at most 1,048,576"):
         override(largest, "train.batch_tokens=1048577")
     with pytest.raises(ValueError, match="n_heads=65521 does not divide model.d_model=1048575; heads that do: "):

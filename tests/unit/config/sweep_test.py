@@ -8,7 +8,7 @@ from gptjax.config import overrides, registry, sweep
 
 
 def made(*axes, sets=()):
-    return sweep.planned(sweep.Sweep(about="?", recipe="smoke", points=sweep.grid(*axes), sets=sets))
+    return sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.grid(*axes), sets=sets))
 
 
 def test_axes_combine():
@@ -19,10 +19,10 @@ def test_axes_combine():
         ("seed=1", "model.n_layers=2"),
         ("seed=1", "model.n_layers=4"),
     )
-    assert sweep.zipped(a, b) == (("seed=0", "model.n_layers=2"), ("seed=1", "model.n_layers=4"))
+    assert sweep.zip_axes(a, b) == (("seed=0", "model.n_layers=2"), ("seed=1", "model.n_layers=4"))
     assert sweep.chain(a, b) == (*a, *b) and sweep.seeds(2) == a
     with pytest.raises(ValueError, match="axes that vary together have 2, 3 points"):
-        sweep.zipped(a, sweep.seeds(3))
+        sweep.zip_axes(a, sweep.seeds(3))
 
 
 def test_a_point_has_the_config_of_its_edits():
@@ -34,8 +34,8 @@ def test_a_point_has_the_config_of_its_edits():
 
 def test_a_point_that_cannot_be_is_kept_with_its_reason():
     bad, good = made(sweep.each("train.schedule.peak", -3, 3))
-    assert bad.config is None and "Cosine.peak=-3.0: give a number from 1e-30 to 1e+30" in bad.refusal and bad.name == "peak=-3"
-    assert good.config is not None and not good.refusal
+    assert bad.config is None and "Cosine.peak=-3.0: give a number from 1e-30 to 1e+30" in bad.error and bad.name == "peak=-3"
+    assert good.config is not None and not good.error
 
 
 def test_what_is_no_sweep_is_refused():
@@ -50,7 +50,7 @@ def test_what_is_no_sweep_is_refused():
 def test_names_are_of_directories_short_and_each_its_own():
     points = made(sweep.each("model.attention", "Dense()", "(Banded(window=8), Dense())"), sweep.each("model.norm", "pre"))
     assert [point.name for point in points] == ["attention=Dense,norm=pre", "attention=Banded-window-8-Dense,norm=pre"]
-    length = sweep.zipped(sweep.each("train.total_tokens", 2560), sweep.each("train.schedule.decay_tokens", 2560))
+    length = sweep.zip_axes(sweep.each("train.total_tokens", 2560), sweep.each("train.schedule.decay_tokens", 2560))
     assert [point.name for point in made(length, sweep.seeds(2))] == ["total_tokens=2560,seed=0", "total_tokens=2560,seed=1"]
     assert [point.name for point in made(sweep.each("train.schedule.decay_tokens", 2560))] == ["decay_tokens=2560"]
     long = made(sweep.each("loop.sample_prompt", "a" * 200, "a" * 201))
@@ -67,7 +67,7 @@ def test_arms_are_points_that_differ_in_their_seed_alone():
 
 def test_arms_are_told_by_what_they_were_asked_for():
     """Lengths that follow another difference are left out; where two paths end alike, as much of them is said as is needed."""
-    axis = sweep.zipped(
+    axis = sweep.zip_axes(
         sweep.each("model.n_layers", 2, 4),
         sweep.each("train.total_tokens", 2560, 5120),
         sweep.each("train.schedule.decay_tokens", 2560, 5120),
@@ -75,9 +75,9 @@ def test_arms_are_told_by_what_they_were_asked_for():
     assert [arm.label for arm in sweep.arms(made(axis))] == ["n_layers=2", "n_layers=4"]
     apart = sweep.grid(sweep.each("train.microbatch_rows", 1, 2), axis)
     assert [arm.label for arm in sweep.arms(made(apart))][-1] == "n_layers=4, microbatch_rows=2"
-    batches = sweep.zipped(sweep.each("train.batch_tokens", 128, 256), sweep.each("loop.every_eval", 20, 10))
+    batches = sweep.zip_axes(sweep.each("train.batch_tokens", 128, 256), sweep.each("loop.every_eval", 20, 10))
     assert [arm.label for arm in sweep.arms(made(batches))] == ["batch_tokens=128", "batch_tokens=256"]
-    both = sweep.zipped(sweep.each("train.batch_tokens", 128, 256), sweep.each("model.n_layers", 2, 4))
+    both = sweep.zip_axes(sweep.each("train.batch_tokens", 128, 256), sweep.each("model.n_layers", 2, 4))
     assert [arm.label for arm in sweep.arms(made(both))][0] == "n_layers=2, batch_tokens=128"  # a batch follows from nothing
     lengths = made(sweep.each("train.total_tokens", 2560, 5120))
     assert [arm.label for arm in sweep.arms(lengths)] == ["total_tokens=2560", "total_tokens=5120"]
@@ -96,13 +96,11 @@ def test_a_sweep_that_grows_finds_what_it_has_done():
 
 def test_points_to_check_come_last_and_are_marked():
     asked = sweep.Sweep(about="a?", recipe="smoke", points=sweep.seeds(2), check=sweep.each("seed", 7))
-    assert [(point.name, point.check) for point in sweep.planned(asked)] == [("seed=0", False), ("seed=1", False), ("seed=7", True)]
+    assert [(point.name, point.holdout) for point in sweep.expand(asked)] == [("seed=0", False), ("seed=1", False), ("seed=7", True)]
     with pytest.raises(ValueError, match="are the same run"):
-        sweep.planned(dataclasses.replace(asked, check=sweep.each("seed", 1)))
+        sweep.expand(dataclasses.replace(asked, check=sweep.each("seed", 1)))
 
 
 def test_a_point_with_more_steps_than_its_length_gives_is_refused():
-    (point,) = sweep.planned(sweep.Sweep(about="?", recipe="smoke", points=(("train.steps=41",),)))
-    assert point.refusal.startswith(
-        "train.steps=41 is more than the 40 steps that train.total_tokens=10,240 gives; raise train.total_tokens"
-    )
+    (point,) = sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=(("train.steps=41",),)))
+    assert point.error.startswith("train.steps=41 is more than the 40 steps that train.total_tokens=10,240 gives; raise train.total_tokens")

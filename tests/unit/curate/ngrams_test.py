@@ -48,12 +48,12 @@ def plain(one: str) -> list[tuple[str, int, int]]:
 
 @pytest.mark.parametrize("chunk", [2**18, 3])
 def test_words_and_their_places_are_those_of_a_plain_loop(monkeypatch, chunk):
-    monkeypatch.setattr(ngrams, "CHUNK", chunk)
+    monkeypatch.setattr(ngrams, "CHUNK_CHARS", chunk)
     chance = random.Random(0)
     seen = {}
     for _ in range(60):
         texts = [text(chance) for _ in range(chance.randrange(6))]
-        found = ngrams.words(texts)
+        found = ngrams.hash_words(texts)
         wanted = [(word, start, end, number) for number, one in enumerate(texts) for word, start, end in plain(one)]
         places = [(start, end, number) for _, start, end, number in wanted]
         assert list(zip(found.starts.tolist(), found.ends.tolist(), found.texts.tolist(), strict=True)) == places
@@ -69,7 +69,7 @@ def test_grams_are_equal_when_their_words_are():
         texts = [" ".join(chance.choice("abc") for _ in range(chance.randrange(30))) for _ in range(4)]
         words = [[word for word, _, _ in plain(one)] for one in texts]
         before = np.cumsum([0, *map(len, words)])
-        for n, hashes, first in ngrams.grams(ngrams.words(texts), [1, 2, 5, 13]):
+        for n, hashes, first in ngrams.hash_ngrams(ngrams.hash_words(texts), [1, 2, 5, 13]):
             wanted = [(int(before[t] + i), tuple(w[i : i + n])) for t, w in enumerate(words) for i in range(len(w) - n + 1)]
             assert first.tolist() == [at for at, _ in wanted]
             for (_, gram), value in zip(wanted, hashes.tolist(), strict=True):
@@ -79,10 +79,10 @@ def test_grams_are_equal_when_their_words_are():
 
 def test_anagrams_and_repeated_words_differ():
     """A weak hash would take these for the same."""
-    words = ngrams.words([" ".join("".join(c) for c in __import__("itertools").permutations("abcdefg"))])
+    words = ngrams.hash_words([" ".join("".join(c) for c in __import__("itertools").permutations("abcdefg"))])
     assert len(set(words.hashes.tolist())) == 5040
     rows = [" ".join(order) for order in __import__("itertools").permutations("abcdefg")]
-    ((_, hashes, _),) = ngrams.grams(ngrams.words(rows), [7])
+    ((_, hashes, _),) = ngrams.hash_ngrams(ngrams.hash_words(rows), [7])
     assert len(set(hashes.tolist())) == 5040
 
 
@@ -90,15 +90,15 @@ def test_anagrams_and_repeated_words_differ():
 def test_known_finds_what_is_there_and_nothing_else(n):
     chance = np.random.default_rng(0)
     hashes = np.unique(chance.integers(0, 2**64, n, np.uint64))
-    known = ngrams.Known(hashes)
+    known = ngrams.HashSet(hashes)
     others = chance.integers(0, 2**64, 20_000, np.uint64)
     asked = chance.permutation(np.concatenate([hashes, hashes, others]))
-    at, number = known.found(asked)
+    at, number = known.lookup(asked)
     assert (hashes[number] == asked[at]).all() and len(at) == 2 * len(hashes) == np.isin(asked, hashes).sum()
 
 
 def test_no_text_has_no_words():
     for texts in ([], [""], ["", " .,"]):
-        found = ngrams.words(texts)
+        found = ngrams.hash_words(texts)
         assert len(found.hashes) == len(found.starts) == len(found.texts) == 0
-        assert list(ngrams.grams(found, [3])) == []
+        assert list(ngrams.hash_ngrams(found, [3])) == []

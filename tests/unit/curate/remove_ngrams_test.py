@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from gptjax.config.decontamination import Filter, Measure
+from gptjax.config.decontamination import Filter, OverlapRule
 from gptjax.curate import remove_ngrams
 
 RULE = Filter()
@@ -13,7 +13,7 @@ RULE = Filter()
 
 def kept(text, spans, rule=RULE):
     count = collections.Counter()
-    return remove_ngrams.cleaned(text, spans, rule, count), count
+    return remove_ngrams.clean_text(text, spans, rule, count), count
 
 
 def test_a_document_without_a_match_stays_as_it_is():
@@ -43,8 +43,8 @@ def test_documents_in_more_than_ten_pieces_go():
 
 
 def test_matches_that_overlap_are_one_cut():
-    assert remove_ngrams.pieces(3000, [(1500, 1560), (1505, 1570), (1700, 1710)], RULE) == [(0, 1300), (1910, 3000)]
-    assert remove_ngrams.pieces(100, [(0, 100)], RULE) == []
+    assert remove_ngrams.remaining_spans(3000, [(1500, 1560), (1505, 1570), (1700, 1710)], RULE) == [(0, 1300), (1910, 3000)]
+    assert remove_ngrams.remaining_spans(100, [(0, 100)], RULE) == []
 
 
 def test_pieces_are_what_no_window_covers():
@@ -54,7 +54,7 @@ def test_pieces_are_what_no_window_covers():
         starts = [chance.randrange(length) for _ in range(chance.randrange(1, 6))]
         spans = [(start, min(length, start + chance.randrange(1, 15))) for start in starts]
         covered = {at for start, end in spans for at in range(start - rule.window, end + rule.window)}
-        left = [at for start, end in remove_ngrams.pieces(length, spans, rule) for at in range(start, end)]
+        left = [at for start, end in remove_ngrams.remaining_spans(length, spans, rule) for at in range(start, end)]
         assert left == [at for at in range(length) if at not in covered]
 
 
@@ -62,6 +62,6 @@ def test_rules_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="window=-1: give a whole number from 0 to"):
         Filter(window=-1)
     with pytest.raises(ValueError, match="least=9 and most=8"):
-        Measure(least=9, most=8)
+        OverlapRule(least=9, most=8)
     with pytest.raises(ValueError, match="n=0"):
         Filter(n=0)

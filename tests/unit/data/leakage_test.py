@@ -22,7 +22,7 @@ def write(path, texts, field="text"):
 
 def prepared(source, directory):
     rule = data.Separate(source=data.Embedded())
-    tokenize.write(source, repr(data.Bytes()), build.Bytes(), rule, directory, lambda done: None, block=1500)
+    tokenize.tokenize_corpus(source, repr(data.Bytes()), build.ByteTokenizer(), rule, directory, lambda done: None, block=1500)
     return data.Shards(path=str(directory))
 
 
@@ -71,4 +71,4 @@ def test_a_few_copies_are_said(held, tmp_path):
     train = data.Text(path="data/train.jsonl")
     read = reading(tmp_path, train, held_out=data.Separate(source=some), say=said.append)
     assert "3 of 23 documents that are validated on are also trained on: copies of one text" in said
-    assert isinstance(read, loader.Reading)
+    assert isinstance(read, loader.Dataset)

@@ -64,7 +64,7 @@ def test_batches_have_one_shape_and_hold_the_plans_rows(source, tmp_path):
 def test_one_process_or_four_give_the_same_global_batch(source, tmp_path):
     read = reading(tmp_path, source)
     whole = drawn(read.batches(Ramped(), 8))
-    parts = [drawn(read.batches(Ramped(), 8, here=lambda n_rows, p=p: range(n_rows)[2 * p : 2 * p + 2])) for p in range(4)]
+    parts = [drawn(read.batches(Ramped(), 8, local_rows=lambda n_rows, p=p: range(n_rows)[2 * p : 2 * p + 2])) for p in range(4)]
     assert parts[0][0]["tokens"].shape == (2, 2, N_CTX + 1)
     joined = [parts[0][step] | {"tokens": np.concatenate([part[step]["tokens"] for part in parts], axis=1)} for step in range(12)]
     same(joined, whole)
@@ -93,7 +93,7 @@ def test_resume_anywhere_is_the_uninterrupted_run(source, tmp_path, step):
 
 def test_the_seed_decides_the_order(source, tmp_path):
     a, b = (reading(tmp_path, source, seed=seed) for seed in (0, 1))
-    assert not np.array_equal(a.row(0), b.row(0)) and np.array_equal(a.validation(5), b.validation(5))
+    assert not np.array_equal(a.row(0), b.row(0)) and np.array_equal(a.validation_rows(5), b.validation_rows(5))
 
 
 def test_a_batch_that_is_no_whole_number_of_microbatches_is_a_bug(source, tmp_path):
@@ -129,7 +129,7 @@ def test_another_split_or_content_is_another_run(source, tmp_path):
     first, second = (read.description()["sources"][0]["splits"]["train"] for read in (by_document, tail))
     assert first["documents"] < second["documents"] == len(DOCUMENTS) and by_document.digest() != tail.digest()
     before = tail.digest()
-    tail._opened[0].manifest["splits"]["train"]["shards"][0]["digest"] = "another"
+    tail._train_shards[0].manifest["splits"]["train"]["shards"][0]["digest"] = "another"
     assert tail.digest() != before
 
 
@@ -142,7 +142,7 @@ def test_mixtures_draw_by_weight(tmp_path):
     assert [s["weight"] for s in said] == [3.0, 1.0]
     tokens = said[0]["splits"]["train"]["tokens"]
     assert tokens == 3 * 321 and np.allclose([s["epochs"] for s in said], [0.75 * 10_000 / tokens, 0.25 * 10_000 / tokens])
-    assert {*map(ord, "ab")} <= set(read.validation(10**6).ravel().tolist()), "both sources are validated on"
+    assert {*map(ord, "ab")} <= set(read.validation_rows(10**6).ravel().tolist()), "both sources are validated on"
 
 
 def test_text_that_is_read_more_than_once_is_said_to_be(tmp_path):
@@ -159,7 +159,7 @@ def test_text_that_is_read_more_than_once_is_said_to_be(tmp_path):
 def sides(read, n_rows):
     """Every training row of an epoch and every validation row, as text."""
     text = read.tokenizer.decode
-    return "|".join(text(read.row(n)) for n in range(n_rows)), "|".join(text(row) for row in read.validation(10**6))
+    return "|".join(text(read.row(n)) for n in range(n_rows)), "|".join(text(row) for row in read.validation_rows(10**6))
 
 
 def test_no_token_of_validation_is_trained_on(tmp_path):
@@ -189,9 +189,9 @@ def test_separate_validates_on_the_other_source_whole(tmp_path):
 
 def test_validation_is_the_same_every_time_and_counts_bytes(source, tmp_path):
     read = reading(tmp_path, source)
-    rows = read.validation(5)
+    rows = read.validation_rows(5)
     assert rows.shape == (5, N_CTX + 1) and rows.dtype == np.int32
-    np.testing.assert_array_equal(rows, reading(tmp_path, source).validation(5))
+    np.testing.assert_array_equal(rows, reading(tmp_path, source).validation_rows(5))
     held = read.description()["validation"]
     assert read.validation_bytes_per_token == held["bytes"] / held["tokens"] == (held["tokens"] - held["documents"]) / held["tokens"]
 
@@ -221,7 +221,7 @@ def test_an_id_that_appears_while_the_run_reads_is_named(source, tmp_path, monke
 
 
 def test_damage_to_a_large_directory_reaches_the_run(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "VERIFIED", 0)
+    monkeypatch.setattr(shards, "VERIFY_AT_OPEN_BYTES", 0)
     there = prepared(source, tmp_path / "out")
     file = tmp_path / "out" / "train-00002.tokens.npy"
     content = bytearray(file.read_bytes())

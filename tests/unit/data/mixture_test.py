@@ -28,7 +28,7 @@ def test_far_rows_need_nothing_before_them():
 
 
 def test_awkward_weights_are_rounded_and_nobody_starves():
-    assert mixture.whole([0.123456789, 0.7, 1e-9]) == [9825, 55711, 1] and mixture.whole([0.2, 0.3]) == [2, 3]
+    assert mixture.integer_weights([0.123456789, 0.7, 1e-9]) == [9825, 55711, 1] and mixture.integer_weights([0.2, 0.3]) == [2, 3]
 
 
 def test_what_rounding_moves_is_said_and_what_it_makes_another_mixture_is_refused():

@@ -97,10 +97,10 @@ def test_the_key_decides_the_order():
 def test_validation_rows_are_spread_evenly_and_in_order():
     documents = Listed(SHAPES["mixed"])
     available = (int(documents.lengths.sum()) - 1) // 10
-    every = packing.in_order(documents, 10, 10**6)
+    every = packing.evenly_spaced_rows(documents, 10, 10**6)
     np.testing.assert_array_equal(every[:, 0], np.arange(available) * 10)
     np.testing.assert_array_equal(every[:, -1], np.arange(available) * 10 + 10)
-    few = packing.in_order(documents, 10, 7)
+    few = packing.evenly_spaced_rows(documents, 10, 7)
     assert few.shape == (7, 11) and few.dtype == np.int32
     gaps = np.diff(few[:, 0])
     assert gaps.min() >= available // 7 * 10 and gaps.max() <= (available // 7 + 1) * 10

@@ -43,7 +43,7 @@ def test_damage_is_noticed(source, tmp_path):
 
 
 def test_shards_of_a_large_directory_are_checked_when_one_is_first_read(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "VERIFIED", 0)
+    monkeypatch.setattr(shards, "VERIFY_AT_OPEN_BYTES", 0)
     tokenise(source, tmp_path / "out")
     tokens = tmp_path / "out" / "train-00002.tokens.npy"
     content = bytearray(tokens.read_bytes())
@@ -93,7 +93,7 @@ def test_no_directory_no_manifest_bad_manifest(source, tmp_path):
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("part", ["tokens", "ends", "keys"])
 def test_every_byte_of_a_shard_is_checked(tmp_path, part, large, monkeypatch):
-    monkeypatch.setattr(shards, "VERIFIED", 0 if large else 2**30)
+    monkeypatch.setattr(shards, "VERIFY_AT_OPEN_BYTES", 0 if large else 2**30)
     (tmp_path / "text.jsonl").write_text('{"text": "one"}\n{"text": "and another"}\n')
     tokenise(data.Text(path=str(tmp_path / "text.jsonl")), tmp_path / "out", rule=data.Separate(source=data.Embedded()))
     file = tmp_path / "out" / f"train-00000.{part}.npy"

@@ -61,7 +61,7 @@ def test_the_same_text_by_another_tokenizer_is_tokenised_again(source, tmp_path)
     specs = [data.Bytes(), *(data.SentencePiece(path=str(tmp_path / f"{name}.model")) for name in "ab")]
     readings = [reading(tmp_path, source, spec=spec, n_vocab=257 if spec == data.Bytes() else 300) for spec in specs]
     for read in readings:
-        text = read.tokenizer.decode([token for row in read.validation(100) for token in row[:-1]])
+        text = read.tokenizer.decode([token for row in read.validation_rows(100) for token in row[:-1]])
         assert re.search(r"document \d+ says", text), text
     assert len({read.description()["sources"][0]["text"]["digest"] for read in readings}) == 1
     assert len({read.digest() for read in readings}) == 3
@@ -86,28 +86,28 @@ def test_sentencepiece_is_trained_on_all_sources_by_weight(tmp_path, monkeypatch
     monkeypatch.setattr("gptjax.data.tokenizers.sentencepiece_tokenizer.SAMPLE", 60_000)
     english = write(tmp_path / "english.jsonl", [f"{n % 10}" * 500 for n in range(400)], weight=weights[0])  # the first 60,000 are not all
     other = write(tmp_path / "greek.jsonl", ["\u03b1\u03b2\u03b3" * 40 for _ in range(80)], weight=weights[1])
-    given = "".join(loader.sample((english, other), data.ByDocument(fraction=0)))
+    given = "".join(loader.sample_texts((english, other), data.ByDocument(fraction=0)))
     assert abs(given.count("\u03b1") * 3 / len(given) - greek) < 0.03 and 25_000 < len(given) <= 60_000
     assert {str(n) for n in range(10)} <= set(given)
-    assert given == "".join(loader.sample((english, other), data.ByDocument(fraction=0)))
+    assert given == "".join(loader.sample_texts((english, other), data.ByDocument(fraction=0)))
 
 
 def test_the_sample_of_one_small_source_is_all_of_it(source, tmp_path):
     rule = data.ByDocument(fraction=0.2)
-    assert "".join(loader.sample((source,), rule)) == "".join(loader.training_texts(source, rule))
+    assert "".join(loader.sample_texts((source,), rule)) == "".join(loader.training_texts(source, rule))
 
 
 def test_a_run_goes_on_with_the_pieces_that_it_began_with(source, tmp_path):
     rule, spec = data.ByDocument(fraction=0.2), data.SentencePiece(n_pieces=300)
-    place = loader.model_place(spec, (source,), rule, tmp_path / "cache")
+    place = loader.tokenizer_model_path(spec, (source,), rule, tmp_path / "cache")
     heavier = dataclasses.replace(source, weight=2.0)
-    assert place == loader.model_place(spec, (heavier,), rule, tmp_path / "cache")  # of one source the weight says nothing
-    both = [loader.model_place(spec, (source, other), rule, tmp_path / "cache") for other in (source, heavier)]
+    assert place == loader.tokenizer_model_path(spec, (heavier,), rule, tmp_path / "cache")  # of one source the weight says nothing
+    both = [loader.tokenizer_model_path(spec, (source, other), rule, tmp_path / "cache") for other in (source, heavier)]
     assert len({place, *both}) == 3
     earlier = loader.digest(300, [open.fingerprint(source)] * 2, "ByDocument(fraction=0.2)")
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / f"tokenizer-{earlier}.model").write_bytes(b"")
-    assert loader.model_place(spec, (source, heavier), rule, tmp_path / "cache").name == f"tokenizer-{earlier}.model"
+    assert loader.tokenizer_model_path(spec, (source, heavier), rule, tmp_path / "cache").name == f"tokenizer-{earlier}.model"
 
 
 def test_prepared_shards_bring_their_sentencepiece(source, tmp_path):

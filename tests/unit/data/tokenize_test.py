@@ -53,10 +53,10 @@ def test_workers_write_the_same_files(source, tmp_path):
 
 
 def test_wide_ids_take_four_bytes(tmp_path):
-    assert shards.shard_type(65_536) == np.uint16 and shards.shard_type(65_537) == np.uint32
+    assert shards.token_dtype(65_536) == np.uint16 and shards.token_dtype(65_537) == np.uint32
 
 
-class Deadly(build.Bytes):
+class Deadly(build.ByteTokenizer):
     """Kills its process, as kill -9 does, at the fourth batch of texts."""
 
     left = 4
@@ -69,7 +69,7 @@ class Deadly(build.Bytes):
 
 
 def killed(source, directory, workers=1):
-    tokenize.write(source, repr(data.Bytes()), Deadly(), BY_DOCUMENT, directory, lambda done: None, workers, 1000)
+    tokenize.tokenize_corpus(source, repr(data.Bytes()), Deadly(), BY_DOCUMENT, directory, lambda done: None, workers, 1000)
 
 
 def test_a_worker_that_is_killed_is_one_line_and_loses_nothing(source, tmp_path):
@@ -154,11 +154,14 @@ def test_a_finished_directory_is_refused_for_another_text_alone(tmp_path, change
     before = contents(tmp_path / "out")
     alter, is_other = CHANGES[change]
     alter(tmp_path / "text")
-    arguments = (source, repr(data.Bytes()), build.Bytes(), BY_DOCUMENT, tmp_path / "out", lambda done: None, 1, 1000, lines.append)
+    arguments = (source, repr(data.Bytes()), build.ByteTokenizer(), BY_DOCUMENT, tmp_path / "out", lambda done: None, 1, 1000, lines.append)
     if is_other:
-        refused("was prepared with another text: it has .* give an empty directory or delete that one", lambda: tokenize.write(*arguments))
+        refused(
+            "was prepared with another text: it has .* give an empty directory or delete that one",
+            lambda: tokenize.tokenize_corpus(*arguments),
+        )
     else:
-        assert tokenize.write(*arguments) == shards.read_manifest(tmp_path / "out")
+        assert tokenize.tokenize_corpus(*arguments) == shards.read_manifest(tmp_path / "out")
     assert contents(tmp_path / "out") == before and "comparing their text" in lines[0] and len(lines) == 1
 
 
@@ -189,7 +192,7 @@ def test_a_full_disk_or_read_only_directory_is_named(source, tmp_path, monkeypat
 # --- resumed -----------------------------------------------------------------------------------------------------------------
 
 
-class Counting(build.Bytes):
+class Counting(build.ByteTokenizer):
     """Keeps what it was given."""
 
     def __init__(self):
@@ -202,7 +205,7 @@ class Counting(build.Bytes):
 
 def stopped(source, directory, block=1000):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tokenize, "summed", lambda blocks: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(tokenize, "sum_counts", lambda blocks: (_ for _ in ()).throw(KeyboardInterrupt))
         tokenise(source, directory, block=block)
 
 
@@ -222,7 +225,9 @@ def test_damage_to_what_an_unfinished_preparation_has_is_mended(source, tmp_path
         else:
             file.write_bytes(content[:middle] if how == "half" else b"")
     said = []
-    tokenize.write(source, repr(data.Bytes()), build.Bytes(), BY_DOCUMENT, tmp_path / "out", lambda done: None, 1, 1000, said.append)
+    tokenize.tokenize_corpus(
+        source, repr(data.Bytes()), build.ByteTokenizer(), BY_DOCUMENT, tmp_path / "out", lambda done: None, 1, 1000, said.append
+    )
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert said and all("again" in line for line in said)
 
@@ -241,7 +246,7 @@ def test_blocks_of_files_that_have_not_changed_are_kept(tmp_path):
     (corpus / "2.jsonl").write_text(json.dumps({"text": "other"}) + "\n")
     (corpus / "5.jsonl").write_text(json.dumps({"text": "new"}) + "\n")
     spoken, said = Counting(), []
-    tokenize.write(source, repr(data.Bytes()), spoken, BY_DOCUMENT, tmp_path / "out", lambda done: None, 1, 1000, said.append)
+    tokenize.tokenize_corpus(source, repr(data.Bytes()), spoken, BY_DOCUMENT, tmp_path / "out", lambda done: None, 1, 1000, said.append)
     assert spoken.given and {text.split(" ")[0] for text in spoken.given} <= {"other", "new", "0", "3"} and len(spoken.given) < 10
     assert said == [f"passed over in Text(path='{corpus}', field='text'): 1 files without text"]
     tokenise(source, tmp_path / "anew")
@@ -270,8 +275,12 @@ def test_separate_trains_on_everything(source, tmp_path):
 def test_by_document_is_by_key_alone_and_of_the_right_size():
     from gptjax.data.sources.document import Document
 
-    sides = [validation_split.parts(Document(f"text {n}", f"key {n}", 0.0), data.ByDocument(fraction=0.1))[0][0] for n in range(5000)]
+    sides = [
+        validation_split.split_document(Document(f"text {n}", f"key {n}", 0.0), data.ByDocument(fraction=0.1))[0][0] for n in range(5000)
+    ]
     assert 0.085 < sides.count("validation") / 5000 < 0.115
-    again = [validation_split.parts(Document("another text", f"key {n}", 0.0), data.ByDocument(fraction=0.1))[0][0] for n in range(5000)]
+    again = [
+        validation_split.split_document(Document("another text", f"key {n}", 0.0), data.ByDocument(fraction=0.1))[0][0] for n in range(5000)
+    ]
     assert sides == again
-    assert validation_split.parts(Document("t", "k", 0.0), data.ByDocument(fraction=0)) == [("train", "t")]
+    assert validation_split.split_document(Document("t", "k", 0.0), data.ByDocument(fraction=0)) == [("train", "t")]

@@ -22,8 +22,8 @@ def together(n, act):
     port = rehearse.free_port()
 
     def one(process):
-        names, links = rendezvous.meet(rendezvous.Place(f"localhost:{port}", n, process), 20.0)
-        with processes.Hosts(process, names, links) as party:
+        names, links = rendezvous.connect(rendezvous.ProcessInfo(f"localhost:{port}", n, process), 20.0)
+        with processes.ProcessGroup(process, names, links) as party:
             try:
                 return act(party)
             except (Exception, pytest.fail.Exception) as error:
@@ -46,21 +46,21 @@ def test_turns_are_taken_process_0_one_of_each_host_the_rest(monkeypatch):
     order = []
 
     def act(party):
-        party._names = ["a", "a", "b", "b", "c"]
-        party.in_turn(lambda: order.append(party.process))
+        party._host_names = ["a", "a", "b", "b", "c"]
+        party.zero_first(lambda: order.append(party.process))
 
     together(5, act)
     assert order[0] == 0 and {*order[1:3]} == {2, 4} and {*order[3:]} == {1, 3}
 
 
 def test_alone_everything_returns_at_once():
-    with processes.Hosts() as party:
-        assert (party.gathered(1), party.first(lambda: 2), party.in_turn(lambda: 3)) == ([1], 2, 3)
-        party.agree({"x": 1}, "")
+    with processes.ProcessGroup() as party:
+        assert (party.all_gather(1), party.broadcast_from_zero(lambda: 2), party.zero_first(lambda: 3)) == ([1], 2, 3)
+        party.assert_equal({"x": 1}, "")
 
 
 def test_the_one_that_differs_is_named():
-    said = together(3, lambda party: party.agree({"jax": "1", "config": {"a": 1, "b": 2 + (party.process == 2)}}, "mend it"))
+    said = together(3, lambda party: party.assert_equal({"jax": "1", "config": {"a": 1, "b": 2 + (party.process == 2)}}, "mend it"))
     assert [type(error) for error in said] == [processes.Disagreement] * 3 and len({str(error) for error in said}) == 1
     assert str(said[0]).startswith("process 2 of 3, on ")
     assert str(said[0]).endswith("has another config than process 0: b is 3 and not 2; mend it")
@@ -70,11 +70,11 @@ def test_the_one_that_differs_is_named():
 def test_nonsense_of_process_0_is_as_if_it_had_gone(values, monkeypatch):
     link = SimpleNamespace(follow=lambda *heard: None, send=lambda **said: None, values=queue.SimpleQueue())
     link.values.put(values)
-    party, ends = processes.Hosts(1, ["a", "b"], {0: link}), []
+    party, ends = processes.ProcessGroup(1, ["a", "b"], {0: link}), []
     monkeypatch.setattr(party, "_finish", lambda status, line: [ends.append((status, line)), 1 / 0])
     with pytest.raises(ZeroDivisionError):
-        party.gathered(3)
-    assert [status for status, _ in ends] == [processes.LOST] and "process 0 of 2, on a, is gone" in ends[0][1]
+        party.all_gather(3)
+    assert [status for status, _ in ends] == [processes.EXIT_LOST] and "process 0 of 2, on a, is gone" in ends[0][1]
 
 
 def test_config_code_and_jax_are_what_must_agree(monkeypatch):
@@ -84,11 +84,11 @@ def test_config_code_and_jax_are_what_must_agree(monkeypatch):
         calls.append(topics)
         raise ValueError("before jax is started")
 
-    monkeypatch.setattr(rendezvous, "meet", lambda here, seconds: (["a"], {}))
-    monkeypatch.setattr(processes.Hosts, "agree", agree)
+    monkeypatch.setattr(rendezvous, "connect", lambda here, seconds: (["a"], {}))
+    monkeypatch.setattr(processes.ProcessGroup, "agree", agree)
     c = registry.config("smoke")
-    processes.joined(rendezvous.Place("localhost:1", 1, 0), c, 1.0)
-    assert calls == [{"config": overrides.flat(c), "code": processes.code(), "jax": jax.__version__}]
+    processes.initialize(rendezvous.ProcessInfo("localhost:1", 1, 0), c, 1.0)
+    assert calls == [{"config": overrides.flatten(c), "code": processes.source_digest(), "jax": jax.__version__}]
 
 
 def test_the_digest_of_code_is_of_names_and_contents(tmp_path, monkeypatch):
@@ -97,7 +97,7 @@ def test_the_digest_of_code_is_of_names_and_contents(tmp_path, monkeypatch):
     found = []
     for name, text in [("a.py", "x = 1"), ("a.py", "x = 2"), ("mesh/b.py", "x = 2"), ("notes.txt", "x")]:
         (tmp_path / name).write_text(text)
-        found.append(processes.code())
+        found.append(processes.source_digest())
     assert len(set(found)) == 3 and found[2] == found[3]
 
 
@@ -132,13 +132,13 @@ def test_a_process_that_gloo_waited_for_in_vain_is_a_line_and_no_trace():
     act = 'party_late = RuntimeError("DEADLINE_EXCEEDED: Gloo all-reduce failed: Timed out waiting 30000ms\\nmore")\n'
     act += "    processes.GRACE = 0.1\n    if party.process == 2: raise party_late\n    party.gathered(None)"
     (said, status), *others = ended(act)
-    assert others == [(said, status)] * 2 and status == processes.LOST and said.count("\n") == 1
+    assert others == [(said, status)] * 2 and status == processes.EXIT_LOST and said.count("\n") == 1
     assert "ended in step 7: the processes lost each other, or one was too late (RuntimeError: DEADLINE_EXCEEDED: Gloo" in said
 
 
 def test_a_death_is_told_to_all():
     said = ended("import os, signal\n    if party.process == 2: os.kill(os.getpid(), signal.SIGKILL)\n    party.gathered(None)")
-    assert [status for _, status in said] == [processes.LOST, processes.LOST, -9]
+    assert [status for _, status in said] == [processes.EXIT_LOST, processes.EXIT_LOST, -9]
     assert (
         said[0][0] == said[1][0]
         and "process 2 of 3, on " in said[0][0]
@@ -148,7 +148,7 @@ def test_a_death_is_told_to_all():
 
 def test_a_hang_is_told_to_all():
     said = ended("import time\n    if party.process == 1:\n        with party.watched(0.5): time.sleep(100)\n    party.gathered(None)")
-    assert [status for _, status in said] == [processes.LOST] * 3
+    assert [status for _, status in said] == [processes.EXIT_LOST] * 3
     assert all("process 1 of 3, on " in text and "has not moved for 0.5 s (loop.hang_seconds) in step 7" in text for text, _ in said)
 
 
@@ -156,18 +156,20 @@ def test_time_in_which_a_process_was_stopped_is_no_hang():
     """The watch looks every 10 s. What it sleeps beyond that, the process slept too; nobody moved since 3."""
     since = 3.0
     for before, now in ((10, 20.1), (20.1, 30.0), (30.0, 43.5)):  # a busy machine: 33.5 s since then, as they are
-        since = processes.skip_pause(since, before, now, every=10)
+        since = processes.skip_pause(since, before, now, interval=10)
     assert since == 3.0
-    since = processes.skip_pause(since, before=43.5, now=1053.5, every=10)  # stopped for 1,000 s
+    since = processes.skip_pause(since, before=43.5, now=1053.5, interval=10)  # stopped for 1,000 s
     assert since == 1003.0 and 1053.5 - since == 50.5
-    since = processes.skip_pause(1053.4, before=1043.5, now=1053.5, every=10)  # it moved at once when it went on, before the watch woke
+    since = processes.skip_pause(1053.4, before=1043.5, now=1053.5, interval=10)  # it moved at once when it went on, before the watch woke
     assert since == 1053.4
-    assert processes.skip_pause(1053.4, before=53.5, now=1053.5, every=10) == 1053.5  # never later than now, so that a hang is still found
+    assert (
+        processes.skip_pause(1053.4, before=53.5, now=1053.5, interval=10) == 1053.5
+    )  # never later than now, so that a hang is still found
 
 
 def test_a_watch_that_slept_does_not_end_the_program_and_one_that_waited_does(monkeypatch):
     """A clock of its own: each wake-up of the watch is given with its time."""
-    party, ended, times = processes.Hosts(), [], iter([0.0, 1.0, 2.0, 900.0, 901.0, 902.0, 903.0, 904.0, 905.0])
+    party, ended, times = processes.ProcessGroup(), [], iter([0.0, 1.0, 2.0, 900.0, 901.0, 902.0, 903.0, 904.0, 905.0])
     monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: next(times)))
     monkeypatch.setattr(processes.faulthandler, "dump_traceback", lambda: None)
     monkeypatch.setattr(party, "_finish", lambda status, line: [ended.append((status, line)), 1 / 0])
@@ -175,9 +177,9 @@ def test_a_watch_that_slept_does_not_end_the_program_and_one_that_waited_does(mo
     event = SimpleNamespace(wait=lambda seconds: False, set=lambda: None)
     thread = lambda target, args, **more: SimpleNamespace(start=lambda: threads.append((target, args)))  # noqa: E731
     monkeypatch.setattr(processes, "threading", SimpleNamespace(Event=lambda: event, Thread=thread))
-    with party.watched(4.0):
+    with party.watchdog(4.0):
         ((watch, args),) = threads
         with pytest.raises(ZeroDivisionError):
             watch(*args)
     ((status, line),) = ended
-    assert status == processes.LOST and "has not moved for 4 s" in line and next(times) == 903.0  # 899 s of it were slept
+    assert status == processes.EXIT_LOST and "has not moved for 4 s" in line and next(times) == 903.0  # 899 s of it were slept

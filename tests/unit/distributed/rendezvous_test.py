@@ -19,7 +19,7 @@ def refusals(places, seconds):
 
     def one(place):
         with pytest.raises(ValueError) as caught:
-            rendezvous.meet(rendezvous.Place(f"localhost:{port}", *place), seconds)
+            rendezvous.connect(rendezvous.ProcessInfo(f"localhost:{port}", *place), seconds)
         return str(caught.value)
 
     with concurrent.futures.ThreadPoolExecutor(len(places)) as pool:
@@ -40,19 +40,19 @@ def test_a_process_that_does_not_fit_is_refused(places):
 def test_process_0_that_is_not_there_is_said_in_time():
     port = rehearse.free_port()
     with pytest.raises(ValueError, match=rf"process 1 did not reach process 0 at localhost, port {port - 1}, within 0.5 s .*refused"):
-        rendezvous.meet(rendezvous.Place(f"localhost:{port}", 2, 1), 0.5)
+        rendezvous.connect(rendezvous.ProcessInfo(f"localhost:{port}", 2, 1), 0.5)
 
 
 def test_a_port_in_use_is_said():
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ValueError, match=f"process 0 cannot listen on port {port}, .*give another port"):
-            rendezvous.meet(rendezvous.Place(f"localhost:{port + 1}", 2, 0), 0.5)
+            rendezvous.connect(rendezvous.ProcessInfo(f"localhost:{port + 1}", 2, 0), 0.5)
 
 
 def greeting(nonce="", **changes):
     """What a process 1 of 2 says first, with other words."""
-    known = {"process": 1, "processes": 2, "host": "x", "proof": rendezvous.Place("", 2, 1, nonce=nonce).proof(1)}
+    known = {"process": 1, "processes": 2, "host": "x", "proof": rendezvous.ProcessInfo("", 2, 1, nonce=nonce).proof(1)}
     return json.dumps({name: value for name, value in (known | changes).items() if value is not None}).encode() + b"\n"
 
 
@@ -86,7 +86,7 @@ STRANGERS = {
 
 
 def meet(port, process, nonce="secret", seconds=20.0):
-    return rendezvous.meet(rendezvous.Place(f"localhost:{port}", 2, process, nonce=nonce), seconds)
+    return rendezvous.connect(rendezvous.ProcessInfo(f"localhost:{port}", 2, process, nonce=nonce), seconds)
 
 
 def call(port):
@@ -118,7 +118,7 @@ def test_a_stranger_is_told_nothing_and_does_not_disturb(message):
 
 
 def test_slow_words_do_not_outlast_the_patience(monkeypatch):
-    monkeypatch.setattr(rendezvous, "PATIENCE", 0.2)
+    monkeypatch.setattr(rendezvous, "HELLO_TIMEOUT", 0.2)
     port = rehearse.free_port()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         first = pool.submit(meet, port, 0, seconds=1.5)
@@ -143,7 +143,7 @@ def test_without_a_word_who_knows_the_greeting_passes():
 
 
 def test_a_process_of_another_run_is_turned_away(monkeypatch):
-    monkeypatch.setattr(rendezvous, "RETRY", 0.3)
+    monkeypatch.setattr(rendezvous, "RETRY_SECONDS", 0.3)
     port = rehearse.free_port()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         first = pool.submit(meet, port, 0, seconds=1.0)
@@ -160,7 +160,7 @@ def test_a_process_of_another_run_is_turned_away(monkeypatch):
     "message", [b"HTTP/1.1 400 Bad Request\r\n", b'{"names": ["a", "b"]}\n', b'{"names": ["a", "b"], "proof": "x"}\n', b"x" * 10**6]
 )
 def test_another_service_in_process_0s_place_is_said(message, monkeypatch):
-    monkeypatch.setattr(rendezvous, "RETRY", 0.0)
+    monkeypatch.setattr(rendezvous, "RETRY_SECONDS", 0.0)
     with socket.create_server(("", 0)) as server, concurrent.futures.ThreadPoolExecutor(1) as pool:
         port = server.getsockname()[1] + 1
 
@@ -184,8 +184,8 @@ def test_nonsense_from_a_process_that_came_is_as_if_it_had_gone(message):
     with socket.create_server(("localhost", 0)) as server:
         theirs = socket.create_connection(server.getsockname())
         ours = server.accept()[0]
-    link, gone = rendezvous.Link(ours), threading.Event()
-    link.follow(lambda status, line: pytest.fail("not an end"), gone.set)
+    link, gone = rendezvous.Connection(ours), threading.Event()
+    link.start_reader(lambda status, line: pytest.fail("not an end"), gone.set)
     theirs.sendall(message)
     assert gone.wait(10)
     link.close()
@@ -197,10 +197,10 @@ def test_a_process_that_came_and_says_nothing_is_not_waited_for_without_limit():
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         first = pool.submit(meet, port, 0)
         names, links = meet(port, 1)
-        party = processes.Hosts(0, *first.result())
+        party = processes.ProcessGroup(0, *first.result())
         with pytest.raises(ValueError, match="process 1 of 2, on .*, came, and has said nothing since; --join_seconds waits longer"):
-            party.gathered(1, until=time.monotonic() + 0.2)
+            party.all_gather(1, deadline=time.monotonic() + 0.2)
         links[0].send(value=2, goodbye=True)
-        assert party.gathered(1) == [1, 2]
+        assert party.all_gather(1) == [1, 2]
         links[0].part()
         links[0].close()

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from gptjax.config import data
-from gptjax.config.decontamination import Measure
+from gptjax.config.decontamination import OverlapRule
 from gptjax.curate import count_ngrams, ngrams
 from gptjax.evals import clean_scores, contamination, outcomes, registry, task_data
 
 
 def asked(texts, made=False):
     keys = [str(number) for number in range(len(texts))]
-    return contamination.Asked("t", dict(zip(keys, texts, strict=True)), dict(zip(keys, keys, strict=True)), made)
+    return contamination.TaskTexts("t", dict(zip(keys, texts, strict=True)), dict(zip(keys, keys, strict=True)), made)
 
 
 def lengths(*n_words, made=False, rule=None):
-    n, matches = contamination.compared(asked([" ".join(["w"] * count) for count in n_words], made), rule or Measure())
+    n, matches = contamination.match_length(asked([" ".join(["w"] * count) for count in n_words], made), rule or OverlapRule())
     return n, matches.tolist()
 
 
@@ -34,20 +34,20 @@ def test_n_is_the_5th_percentile_from_8_to_13_words():
 
 def test_shorter_items_are_compared_whole_but_not_below_8_words():
     assert lengths(7, 8, 12, *[20] * 97) == (13, [0, 8, 12, *[13] * 97])
-    assert lengths(3, 20, rule=Measure(n=8)) == (8, [0, 8])
-    assert lengths(3, 20, rule=Measure(n=5)) == (5, [0, 5])
+    assert lengths(3, 20, rule=OverlapRule(n=8)) == (8, [0, 8])
+    assert lengths(3, 20, rule=OverlapRule(n=5)) == (5, [0, 5])
 
 
 def item(name, **changes):
-    return list(registry.task(name).items(registry.task(name).example | changes, registry.task(name).protocol, 1))
+    return list(registry.get_task(name).items(registry.get_task(name).example | changes, registry.get_task(name).protocol, 1))
 
 
 def test_texts_are_as_long_as_table_c1_says():
     (analogy,) = item("sat_analogies")
-    words = [len(ngrams.words([contamination.item_text(one)]).hashes) for one in (analogy, item("cycle_letters_in_word")[0])]
+    words = [len(ngrams.hash_words([contamination.item_text(one)]).hashes) for one in (analogy, item("cycle_letters_in_word")[0])]
     assert words == [9, 2]
     (insertion,) = item("random_insertion_in_word", word="casino", scrambled="c.a/s!i n.o")
-    assert len(ngrams.words([contamination.item_text(insertion)]).hashes) == 7
+    assert len(ngrams.hash_words([contamination.item_text(insertion)]).hashes) == 7
 
 
 def test_items_without_an_answer_have_all_of_them_as_text():
@@ -61,14 +61,14 @@ def test_items_without_an_answer_have_all_of_them_as_text():
 
 
 def test_answers_of_a_question_are_one_text():
-    task = registry.task("multirc")
-    found = contamination.asked(task, ["validation"], lambda t, p, s: task_data.Found("here", (t.example,)))
+    task = registry.get_task("multirc")
+    found = contamination.collect_texts(task, ["validation"], lambda t, p, s: task_data.Rows("here", (t.example,)))
     assert list(found.texts) == ["0"] and found.items == {"0-0": "0", "0-1": "0", "0-2": "0"}
 
 
 def test_splits_for_training_may_be_in_a_corpus():
-    assert contamination.tested(registry.task("storycloze")) == ("test", "validation")
-    assert contamination.tested(registry.task("winogrande")) == ("validation",)
+    assert contamination.test_splits(registry.get_task("storycloze")) == ("test", "validation")
+    assert contamination.test_splits(registry.get_task("winogrande")) == ("validation",)
 
 
 def naive_words(text):
@@ -77,7 +77,7 @@ def naive_words(text):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_counts_and_dirt_are_those_of_plain_python(tmp_path, monkeypatch, seed):
-    monkeypatch.setattr(ngrams, "CHUNK", 40 if seed % 2 else 2**18)  # items in many batches, or in one
+    monkeypatch.setattr(ngrams, "CHUNK_CHARS", 40 if seed % 2 else 2**18)  # items in many batches, or in one
     chance = random.Random(seed)
     vocabulary = [f"w{number}" for number in range(7)]
 
@@ -89,14 +89,14 @@ def test_counts_and_dirt_are_those_of_plain_python(tmp_path, monkeypatch, seed):
         documents[number % 30] += f" {items[number].upper().replace(',', ';')} "
     for number, document in enumerate(documents):
         (tmp_path / f"{number:02d}.txt").write_text(document)
-    rule = Measure(n=4, least=2)
+    rule = OverlapRule(n=4, least=2)
     these = asked(items)
-    n, matches = contamination.compared(these, rule)
-    known = ngrams.Known(contamination.hashes(these, matches))
-    count_ngrams.save(tmp_path, known, sorted({*matches.tolist()} - {0}))
-    parts = count_ngrams.parts(data.Text(path=str(tmp_path / "*.txt")), "sought")
-    count_ngrams.each(parts, count_ngrams.counted, tmp_path, 1, lambda done: None)
-    counts, n_documents, n_characters = count_ngrams.totals(tmp_path, parts, len(known))
+    n, matches = contamination.match_length(these, rule)
+    known = ngrams.HashSet(contamination.ngram_hashes(these, matches))
+    count_ngrams.save_ngrams(tmp_path, known, sorted({*matches.tolist()} - {0}))
+    parts = count_ngrams.split_corpus(data.Text(path=str(tmp_path / "*.txt")), "sought")
+    count_ngrams.run_parallel(parts, count_ngrams.count_part, tmp_path, 1, lambda done: None)
+    counts, n_documents, n_characters = count_ngrams.sum_counts(tmp_path, parts, len(known))
     assert (n_documents, n_characters) == (30, sum(map(len, documents)))
 
     def has(document, gram):
@@ -109,7 +109,7 @@ def test_counts_and_dirt_are_those_of_plain_python(tmp_path, monkeypatch, seed):
     wanted = {tuple(gram) for grams_of_item in of_items for gram in grams_of_item}
     in_documents = sorted(sum(has(document, list(gram)) for document in documents) for gram in wanted)
     assert sorted(counts.tolist()) == in_documents and 0 in in_documents and max(in_documents) > 1
-    marks, total, seen = contamination.dirty(these, matches, ngrams.Known(known.hashes[counts > 0]))
+    marks, total, seen = contamination.find_dirty_items(these, matches, ngrams.HashSet(known.hashes[counts > 0]))
     for number, mine in enumerate(of_items):
         assert marks[str(number)] == any(has(document, gram) for gram in mine for document in documents)
     assert total == sum(map(len, of_items)) and 0 < seen < total
@@ -120,11 +120,11 @@ def test_several_copies_in_a_document_count_once(tmp_path):
     (tmp_path / "b.txt").write_text("one two three")
     these = asked(["one two three", "four five six"])
     matches = np.array([3, 3])
-    known = ngrams.Known(contamination.hashes(these, matches))
-    count_ngrams.save(tmp_path, known, [3])
-    parts = count_ngrams.parts(data.Text(path=str(tmp_path / "*.txt")), "sought")
-    count_ngrams.each(parts, count_ngrams.counted, tmp_path, 1, lambda done: None)
-    assert sorted(count_ngrams.totals(tmp_path, parts, 2)[0].tolist()) == [0, 2]
+    known = ngrams.HashSet(contamination.ngram_hashes(these, matches))
+    count_ngrams.save_ngrams(tmp_path, known, [3])
+    parts = count_ngrams.split_corpus(data.Text(path=str(tmp_path / "*.txt")), "sought")
+    count_ngrams.run_parallel(parts, count_ngrams.count_part, tmp_path, 1, lambda done: None)
+    assert sorted(count_ngrams.sum_counts(tmp_path, parts, 2)[0].tolist()) == [0, 2]
 
 
 # --- the table -----------------------------------------------------------------------------------------------------------------
@@ -134,14 +134,14 @@ def test_clean_beside_all_of_plain_scores(tmp_path):
     (tmp_path / "overlap").mkdir()
     (tmp_path / "overlap" / "piqa.json").write_text(json.dumps({str(number): number < 4 for number in range(10)}))
     (tmp_path / "piqa.jsonl").write_text("\n".join(f'{{"id": "{number}", "score": {int(number < 6)}}}' for number in range(10)))
-    (found,) = clean_scores.compared(tmp_path / "overlap", tmp_path)
+    (found,) = clean_scores.compare(tmp_path / "overlap", tmp_path)
     assert (found["all"]["value"], found["dirty"]["value"], found["dirty"]["n"]) == (60, 100, 4)
     assert found["clean"]["value"] == pytest.approx(100 / 3) and found["relative"] == pytest.approx(-100 * 4 / 9)
     line = ("piqa", "", "score", "60.0 +- 16.3", "10", "100.0 +- 0.0", "4", "33.3 +- 21.1", "6", "60%", "-44%")
-    assert clean_scores.row(found) == line and len(line) == len(clean_scores.HEAD)
+    assert clean_scores.format_row(found) == line and len(line) == len(clean_scores.COLUMNS)
     (tmp_path / "overlap" / "piqa.json").write_text(json.dumps({str(number): True for number in range(10)}))
-    (nothing,) = clean_scores.compared(tmp_path / "overlap", tmp_path)
-    assert clean_scores.row(nothing)[7:] == ("-", "0", "0%", "-")
+    (nothing,) = clean_scores.compare(tmp_path / "overlap", tmp_path)
+    assert clean_scores.format_row(nothing)[7:] == ("-", "0", "0%", "-")
 
 
 def outcome(item, likelier):
@@ -153,7 +153,7 @@ def outcome(item, likelier):
 @pytest.mark.parametrize("label", ["multirc", "multirc:f1a"])
 def test_records_of_evaluate_are_scored_again_by_their_metric(tmp_path, label):
     """Three questions of three answers (true, false, true): the first wrong in one answer; it alone is dirty."""
-    task = registry.task(label)
+    task = registry.get_task(label)
     items = [item for n in range(3) for item in task.items(task.example | {"id": str(n)}, task.protocol, 0)]
     kept = [outcome(item, item.right[0] if item.id != "0-1" else 0) for item in items]
     record = {"task": label, "shots": 32, "seed": 0, "protocol": repr(task.protocol), "outcomes": "x.jsonl", "scores": {}}
@@ -161,7 +161,7 @@ def test_records_of_evaluate_are_scored_again_by_their_metric(tmp_path, label):
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, kept)))
     (tmp_path / "overlap").mkdir()
     (tmp_path / "overlap" / "multirc.json").write_text(json.dumps({item.id: item.group == "0" for item in items}))
-    rows_ = {row["metric"]: row for row in clean_scores.compared(tmp_path / "overlap", tmp_path)}
+    rows_ = {row["metric"]: row for row in clean_scores.compare(tmp_path / "overlap", tmp_path)}
     questions = rows_["group_accuracy"]
     assert [round(questions[part]["value"], 1) for part in ("all", "dirty", "clean")] == [66.7, 0.0, 100.0]
     assert [questions[part]["n"] for part in ("all", "dirty", "clean")] == [3, 1, 2] and questions["relative"] == pytest.approx(50)
@@ -171,27 +171,27 @@ def test_records_of_evaluate_are_scored_again_by_their_metric(tmp_path, label):
 
 
 def test_what_evaluate_sealed_is_compared_with_its_seal(tmp_path):
-    task = registry.task("piqa")
+    task = registry.get_task("piqa")
     (item,) = task.items(task.example | {"id": "0"}, task.protocol, 0)
     record = {"task": "piqa", "shots": 0, "seed": 0, "protocol": repr(task.protocol), "outcomes": "x.jsonl", "scores": {}}
     outcomes.save_record(tmp_path / "x.json", record, print)
-    (tmp_path / "x.jsonl").write_text(outcomes.line(outcome(item, item.right[0]), "x"))
+    (tmp_path / "x.jsonl").write_text(outcomes.encode_line(outcome(item, item.right[0]), "x"))
     (tmp_path / "overlap").mkdir()
     (tmp_path / "overlap" / "piqa.json").write_text('{"0": false}')
-    (row,) = clean_scores.compared(tmp_path / "overlap", tmp_path)
+    (row,) = clean_scores.compare(tmp_path / "overlap", tmp_path)
     assert row["all"]["value"] == 100
     for name, old, new in (("x.jsonl", "-1.0", "-9.0"), ("x.json", '"seed": 0', '"seed": 1'), ("x.json", "x.jsonl", "../x")):
         content = (tmp_path / name).read_text()
         assert old in content
         (tmp_path / name).write_text(content.replace(old, new))
         with pytest.raises(ValueError, match=rf"{name}.* is damaged, or was changed by hand: its seal is another"):
-            clean_scores.compared(tmp_path / "overlap", tmp_path)
+            clean_scores.compare(tmp_path / "overlap", tmp_path)
         (tmp_path / name).write_text(content)
 
 
 def test_ones_own_task_is_compared_where_its_file_is_and_ignored_where_it_was_not_checked(tmp_path):
     (tmp_path / "taste_test.jsonl").write_text('{"context": "Sugar is", "completions": [" sweet", " sour"], "label": 0}\n')
-    task = registry.task("taste", tmp_path)
+    task = registry.get_task("taste", tmp_path)
     (item,) = task.items({"id": "0", **json.loads((tmp_path / "taste_test.jsonl").read_text())}, task.protocol, 0)
     record = {"task": "taste", "shots": 0, "seed": 0, "protocol": repr(task.protocol), "outcomes": "x.jsonl", "scores": {}}
     (tmp_path / "results").mkdir()
@@ -202,5 +202,5 @@ def test_ones_own_task_is_compared_where_its_file_is_and_ignored_where_it_was_no
         overlap = tmp_path / f"overlap of {name}"
         overlap.mkdir()
         (overlap / f"{name}.json").write_text('{"0": false}')
-        (row,) = clean_scores.compared(overlap, tmp_path / "results", folder)
+        (row,) = clean_scores.compare(overlap, tmp_path / "results", folder)
         assert (row["task"], row["all"]["value"]) == (name, 100)

@@ -10,7 +10,7 @@ from gptjax.config import evaluation
 from gptjax.data.tokenizers import build
 from gptjax.evals import metrics, registry, runner, task_data
 
-BYTES = build.Bytes()
+BYTES = build.ByteTokenizer()
 
 
 def written(folder, name, *lines, beside="", ending="toml"):
@@ -20,14 +20,14 @@ def written(folder, name, *lines, beside="", ending="toml"):
 
 
 def items(task, folder, shots=0):
-    exam = runner.Examination(task.name, task, task.protocol, shots, 0, None, few=True)
-    asked, pool = exam.items(lambda split: task_data.found(task, task.protocol, split, str(folder)))
+    exam = runner.TaskRun(task.name, task, task.protocol, shots, 0, None, use_paper_shots=True)
+    asked, pool = exam.load_items(lambda split: task_data.load_rows(task, task.protocol, split, str(folder)))
     return exam, asked, pool
 
 
 def only(folder, row):
     written(folder, "mine", row)
-    task = registry.task("mine", folder)
+    task = registry.get_task("mine", folder)
     _, (item,), _ = items(task, folder)
     return task, item
 
@@ -41,19 +41,19 @@ def test_several_right_answers(tmp_path):
         task, item = only(tmp_path, {"context": "Capital?"} | row)
         assert item.completions == (shown,) and item.answers == right and item.right == (0,)
         assert [task.score("exact_match", text, item) for text in (*right, "Rome")] == [1.0] * len(right) + [0.0]
-    assert item.contexts == ("Capital?\n",) and item.shown == "Capital?\nParis"  # a line end is the question's form
+    assert item.contexts == ("Capital?\n",) and item.as_demonstration == "Capital?\nParis"  # a line end is the question's form
 
 
 def test_several_right_choices_and_graded_ones(tmp_path):
     two = {"context": "Sugar is", "completions": [" sweet", " sour", " white"]}
     task, item = only(tmp_path, two | {"labels": [0, 2]})
-    assert item.right == (0, 2) and item.shown == "Sugar is sweet" and metrics.metrics(task, task.protocol) == ["accuracy"]
+    assert item.right == (0, 2) and item.as_demonstration == "Sugar is sweet" and metrics.metric_names(task, task.protocol) == ["accuracy"]
     task, item = only(tmp_path, two | {"labels": []})
-    assert not item.known
+    assert not item.has_answer
     task, item = only(tmp_path, two | {"grades": [0.5, 0, 1]})
-    assert item.right == (2,) and item.facts == {"grades": [0.5, 0.0, 1.0]} and metrics.metrics(task, task.protocol) == ["grade"]
+    assert item.right == (2,) and item.facts == {"grades": [0.5, 0.0, 1.0]} and metrics.metric_names(task, task.protocol) == ["grade"]
     task, item = only(tmp_path, two | {"grades": [0, 0, 0]})
-    assert item.right == () and item.known  # whatever is chosen is worth nothing, which is known
+    assert item.right == () and item.has_answer  # whatever is chosen is worth nothing, which is known
 
 
 @pytest.mark.parametrize(
@@ -84,42 +84,42 @@ def test_a_name_that_means_something_else_too_is_refused(tmp_path):
     ):
         written(tmp_path, name, {"context": "1 + 1 =", "completion": " 2"})
         with pytest.raises(ValueError, match=said):
-            registry.named([name], tmp_path)
-    assert len(registry.named(["arithmetic"], tmp_path / "deep")) > 1
+            registry.get_tasks([name], tmp_path)
+    assert len(registry.get_tasks(["arithmetic"], tmp_path / "deep")) > 1
 
 
 def test_an_item_that_cannot_be_asked_leaves_the_others(tmp_path, monkeypatch):
     real = runner.prompts.drawn
     lines = [{"context": f"{n} is", "completions": [" a", " b"], "label": n % 2} for n in range(5)]
     written(tmp_path, "mine", *lines, {"context": "x", "completions": [" a", " b"], "label": 7})
-    task, refused = registry.task("mine", tmp_path), {}
-    exam = runner.Examination("mine", task, task.protocol, 2, 0, None)
+    task, refused = registry.get_task("mine", tmp_path), {}
+    exam = runner.TaskRun("mine", task, task.protocol, 2, 0, None)
     drawn = []
     monkeypatch.setattr(runner.prompts, "drawn", lambda *given: drawn.append(given) or real(*given))
-    asked, pool = exam.items(lambda split: task_data.found(task, task.protocol, split, str(tmp_path)), refused)
+    asked, pool = exam.load_items(lambda split: task_data.load_rows(task, task.protocol, split, str(tmp_path)), refused)
     model = types.SimpleNamespace(
         text=BYTES, reader=types.SimpleNamespace(model=types.SimpleNamespace(config=types.SimpleNamespace(n_ctx=40)))
     )
     asked[1] = type(asked[1])(id="long", contexts=("x",), completions=(" a" * 40, " b"))
-    made = exam.put(asked, pool, model, str, refused)
+    made = exam.build_prompts(asked, pool, model, str, refused)
     assert [prompt.item.id for prompt in made] == ["0", "2", "3", "4"]
     assert set(refused) == {"5", "long"} and "label 7" in refused["5"] and "leaves no room" in refused["long"]
     drawn.clear()
     with pytest.raises(ValueError, match="9999 demonstrations were asked for, and there are 5 to draw from"):
-        dataclasses.replace(exam, shots=9999).put(asked, pool, model, str, {})
+        dataclasses.replace(exam, shots=9999).build_prompts(asked, pool, model, str, {})
     assert not drawn  # at once: for each item it would take days
     with pytest.raises(ValueError, match="item long"):
-        exam.put(asked, pool, model, str)  # nobody to tell
+        exam.build_prompts(asked, pool, model, str)  # nobody to tell
     with pytest.raises(ValueError, match="leaves no room"):
-        exam.put([asked[1]], pool, model, str, {})  # nothing left to ask
+        exam.build_prompts([asked[1]], pool, model, str, {})  # nothing left to ask
     broken = dataclasses.replace(
         exam, task=dataclasses.replace(task, items=lambda row, *how: [int("x")] if row["id"] == "1" else task.items(row, *how))
     )
     with pytest.raises(ValueError, match="invalid literal"):
-        broken.items(lambda split: task_data.found(task, task.protocol, split, str(tmp_path)), {})  # a bug is none of the data's
+        broken.load_items(lambda split: task_data.load_rows(task, task.protocol, split, str(tmp_path)), {})  # a bug is none of the data's
     empty = dataclasses.replace(exam, task=dataclasses.replace(task, items=lambda *row: []))
     with pytest.raises(ValueError, match="mine.jsonl has no item that can be asked"):
-        empty.items(lambda split: task_data.found(task, task.protocol, split, str(tmp_path)), {})
+        empty.load_items(lambda split: task_data.load_rows(task, task.protocol, split, str(tmp_path)), {})
 
 
 BESIDE = """
@@ -143,8 +143,8 @@ def test_the_file_beside_says_how_it_is_asked(ending, tmp_path):
 
     beside = BESIDE if ending == "toml" else json.dumps(tomllib.loads(BESIDE))
     written(tmp_path, "sums_test", {"context": "1 + 1 =", "completion": " 2"}, beside=beside, ending=ending)
-    task = registry.task("sums", tmp_path)
-    assert task.about == "sums" and task.open == frozenset()
+    task = registry.get_task("sums", tmp_path)
+    assert task.summary == "sums" and task.auto_fields == frozenset()
     assert task.protocol == evaluation.Protocol(
         shots=3,
         method=evaluation.Beam(n_tokens=9, stops=(";", "\n\n")),
@@ -155,7 +155,7 @@ def test_the_file_beside_says_how_it_is_asked(ending, tmp_path):
         fixed_shots=True,
     )
     _, (item,), _ = items(task, tmp_path)
-    assert item.facts == {"language": "de"} and metrics.metrics(task, task.protocol) == ["rouge_l"]
+    assert item.facts == {"language": "de"} and metrics.metric_names(task, task.protocol) == ["rouge_l"]
 
 
 def test_methods_and_stops_are_written_as_on_the_command_line(tmp_path):
@@ -167,9 +167,9 @@ def test_methods_and_stops_are_written_as_on_the_command_line(tmp_path):
         ('method = "Word"\nmetric = "accuracy"', evaluation.Word(), {"shots", "n_tokens", "stops"}),
     ]:
         written(tmp_path, "mine", {"context": "1", "completion": " 2"}, beside=beside or "\n")
-        task = registry.task("mine", tmp_path)
-        assert task.protocol.method == method and task.open == still_open
-        assert metrics.metrics(task, task.protocol)
+        task = registry.get_task("mine", tmp_path)
+        assert task.protocol.method == method and task.auto_fields == still_open
+        assert metrics.metric_names(task, task.protocol)
 
 
 WRITES, CHOOSES = {"context": "1", "completion": " 2"}, {"context": "1", "completions": [" 2", " 3"], "label": 0}
@@ -203,7 +203,7 @@ WRITES, CHOOSES = {"context": "1", "completion": " 2"}, {"context": "1", "comple
 def test_a_file_beside_that_means_nothing_is_one_line(row, beside, ending, said, tmp_path):
     written(tmp_path, "mine", row, beside=beside, ending=ending)
     with pytest.raises(ValueError, match=said) as refused:
-        registry.task("mine", tmp_path)
+        registry.get_task("mine", tmp_path)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 6000
 
 
@@ -211,11 +211,11 @@ def test_two_files_beside_or_bytes_that_are_no_text(tmp_path):
     written(tmp_path, "mine", WRITES, beside="few = 1")
     (tmp_path / "mine.json").write_text("{}")
     with pytest.raises(ValueError, match=r"mine.toml and .*mine.json both say how mine is asked: keep one"):
-        registry.task("mine", tmp_path)
+        registry.get_task("mine", tmp_path)
     (tmp_path / "mine.json").unlink()
     (tmp_path / "mine.toml").write_bytes(b"few = 1 # \xff")
     with pytest.raises(ValueError, match="mine.toml is not UTF-8 text"):
-        registry.task("mine", tmp_path)
+        registry.get_task("mine", tmp_path)
 
 
 def test_few_is_what_there_is(tmp_path):
@@ -227,10 +227,10 @@ def test_few_is_what_there_is(tmp_path):
         ("one", [{"context": "1 + 1 =", "completion": " 2"}], 0),
     ]:
         written(tmp_path, name, *lines)
-        task = registry.task(name, tmp_path)
+        task = registry.get_task(name, tmp_path)
         exam, asked, pool = items(task, tmp_path, task.protocol.shots)
         assert task.protocol.shots == 32 and exam.fit_to_data(asked, pool, BYTES, 64).shots == few, name
-    told = runner.Examination("some", registry.task("some", tmp_path), task.protocol, 20, 0, None)
+    told = runner.TaskRun("some", registry.get_task("some", tmp_path), task.protocol, 20, 0, None)
     assert told.fit_to_data(*items(told.task, tmp_path)[1:], BYTES, 64).shots == 20  # a number that was given is not changed
 
 
@@ -238,7 +238,7 @@ def test_what_was_chosen_stays_and_long_answers_have_half_of_the_context(tmp_pat
     long = {"context": "Say:", "completion": " one\n" + "word " * 40}
     for beside, n_tokens, stops in [("", 205, ()), ("n_tokens = 5", 5, ()), ('stops = ["\\n"]', 205, ("\n",)), ("", 50, ()), ("", 16, ())]:
         written(tmp_path, "mine", long, beside=beside or "\n")
-        task = registry.task("mine", tmp_path)
+        task = registry.get_task("mine", tmp_path)
         exam, asked, pool = items(task, tmp_path)
-        method = exam.fit_to_data(asked, pool, BYTES, 2 * n_tokens if n_tokens in (50, 16) else 1000).how.method
+        method = exam.fit_to_data(asked, pool, BYTES, 2 * n_tokens if n_tokens in (50, 16) else 1000).protocol.method
         assert method == evaluation.Greedy(n_tokens=n_tokens, stops=stops or ("\n\n",))

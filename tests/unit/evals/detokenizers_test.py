@@ -24,7 +24,7 @@ from gptjax.evals import detokenizers
 )
 def test_wikitext(cut, whole):
     """The right column by running lm-evaluation-harness' preprocess_wikitext.py."""
-    assert detokenizers.joined(cut, detokenizers.WIKITEXT) == whole
+    assert detokenizers.apply(cut, detokenizers.WIKITEXT) == whole
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_wikitext(cut, whole):
     ],
 )
 def test_childrens_books(cut, whole):
-    assert detokenizers.joined(cut, detokenizers.CBT) == whole
+    assert detokenizers.apply(cut, detokenizers.CBT) == whole
 
 
 @pytest.mark.parametrize(
@@ -51,4 +51,4 @@ def test_childrens_books(cut, whole):
     ],
 )  # fmt: skip
 def test_one_billion_words(cut, whole):
-    assert detokenizers.joined(cut, detokenizers.LM1B) == whole
+    assert detokenizers.apply(cut, detokenizers.LM1B) == whole

@@ -25,28 +25,28 @@ ALIKE = [record(task, shots, value) for task, value in (("hard", 10.0), ("easy",
 
 
 def test_the_mean_is_of_one_set_of_tasks_for_all_numbers_of_demonstrations():
-    found, inside, left_out = icl_plot.means([*ALIKE, record("zero", 0, 2.0), record("zero", 1, 2.0)])
-    assert {kind: of_model[SMALL["digest"]] for kind, of_model in found.items()} == dict.fromkeys(icl_plot.KINDS, 20.0)
+    found, inside, left_out = icl_plot.mean_scores([*ALIKE, record("zero", 0, 2.0), record("zero", 1, 2.0)])
+    assert {kind: of_model[SMALL["digest"]] for kind, of_model in found.items()} == dict.fromkeys(icl_plot.SHOT_KINDS, 20.0)
     assert inside == ["hard", "easy"] and left_out == ["zero"]
 
 
 def test_only_percents_are_in_it_and_only_what_every_model_was_asked():
     more = [record("bits", k, 2.7, metric="bits_per_byte") for k in (0, 1, 8)]
-    found, inside, left_out = icl_plot.means([*ALIKE, *more, *(record("easy", k, 50.0, LARGE) for k in (0, 1, 8))])
+    found, inside, left_out = icl_plot.mean_scores([*ALIKE, *more, *(record("easy", k, 50.0, LARGE) for k in (0, 1, 8))])
     assert (inside, left_out) == (["easy"], ["hard", "bits"])
     assert found["few-shot"] == {SMALL["digest"]: 30.0, LARGE["digest"]: 50.0}
 
 
 def test_a_kind_that_a_model_was_never_asked_by_is_not_drawn():
-    found, inside, left_out = icl_plot.means([*ALIKE, *(record(task, 0, 50.0, LARGE) for task in ("easy", "hard"))])
+    found, inside, left_out = icl_plot.mean_scores([*ALIKE, *(record(task, 0, 50.0, LARGE) for task in ("easy", "hard"))])
     assert list(found) == ["zero-shot"] and inside == ["hard", "easy"] and left_out == []
-    assert icl_plot.means([record("bits", 0, 2.7, metric="bits_per_byte")]) == ({}, [], ["bits"])
-    assert icl_plot.means([record("x", 0, 2.0), record("y", 0, 2.0, LARGE)]) == ({}, [], ["x", "y"])
+    assert icl_plot.mean_scores([record("bits", 0, 2.7, metric="bits_per_byte")]) == ({}, [], ["bits"])
+    assert icl_plot.mean_scores([record("x", 0, 2.0), record("y", 0, 2.0, LARGE)]) == ({}, [], ["x", "y"])
 
 
 def test_the_description_counts_where_there_are_both():
     both = [record("x", k, value, described=described) for k in (0, 1) for value, described in ((9.0, True), (5.0, False))]
-    assert icl_plot.kinds([*both, record("x", 4, 7.0)]) == {"zero-shot": 9.0, "one-shot": 9.0, "few-shot": 7.0}
+    assert icl_plot.scores_by_kind([*both, record("x", 4, 7.0)]) == {"zero-shot": 9.0, "one-shot": 9.0, "few-shot": 7.0}
 
 
 def test_runs_are_told_apart_by_their_digest():
@@ -59,8 +59,8 @@ def test_runs_are_told_apart_by_their_digest():
 
 
 def drawn(records):
-    axes = loss_plot.canvas(4, 3).subplots()
-    icl_plot.by_shots(axes, records, icl_plot.labels(records))
+    axes = loss_plot.new_figure(4, 3).subplots()
+    icl_plot.plot_by_shots(axes, records, icl_plot.labels(records))
     return axes
 
 
@@ -87,7 +87,7 @@ def test_what_was_changed_is_named_and_left_out_and_odd_names_are_drawn(tmp_path
     (tmp_path / "3.json").write_bytes(b"\xff")
     (tmp_path / "4.json").write_text("{}")
     said = []
-    assert [one["task"] for one in icl_plot.read([tmp_path], said.append)] == [odd, odd]
+    assert [one["task"] for one in icl_plot.read_records([tmp_path], said.append)] == [odd, odd]
     assert len(said) == 3 and all(f"{number}.json" in line for number, line in zip((2, 3, 4), said, strict=True))
     icl_plot.draw([tmp_path], tmp_path / "all.png", said.append)
     assert (tmp_path / "all.png").stat().st_size > 5000

@@ -10,52 +10,54 @@ import pytest
 from gptjax.config import evaluation
 from gptjax.data.tokenizers import build
 from gptjax.evals import loglikelihood
-from gptjax.evals.loglikelihood import Question
+from gptjax.evals.loglikelihood import Request
 from gptjax.generate import beam, decode, sampling
 from gptjax.model import inference
 from gptjax.sharding import rules
 from tests import tiny
 
-TEXT = build.Bytes()
+TEXT = build.ByteTokenizer()
 
 
 @pytest.fixture(scope="module")
 def reader():
     _, built, state = tiny.machine(tiny.config(n_ctx=64, n_layers=2, n_vocab=257))
-    return inference.reader(built.model, jax.tree.map(lambda x: 8 * x, state.params))
+    return inference.prepare(built.model, jax.tree.map(lambda x: 8 * x, state.params))
 
 
 def laid_out(questions):
-    return list(loglikelihood._batches(loglikelihood._rows(loglikelihood._units(questions), rules.NOWHERE), rules.NOWHERE))
+    return list(
+        loglikelihood._split_batches(loglikelihood._pack_rows(loglikelihood._build_units(questions), rules.UNSHARDED), rules.UNSHARDED)
+    )
 
 
 def n_read(questions):
-    return sum(leaf.n_new for _, _, rows in laid_out(questions) for units in rows for unit in units for leaf in unit)
+    return sum(leaf.n_own for _, _, rows in laid_out(questions) for units in rows for unit in units for leaf in unit)
 
 
 def test_a_context_is_read_once():
     context = tuple(range(100))
-    assert n_read([Question(context, ((1,), (2,), (3,)))]) == 100
-    assert n_read([Question(context, ((1, 2, 9), (3,), (1, 2, 4), (1, 5)))]) == 100 + 2  # 1, 2
-    assert n_read([Question(context + (7,), ((1,),)), Question(context + (8,), ((1,), (2,)))]) == 102
+    assert n_read([Request(context, ((1,), (2,), (3,)))]) == 100
+    assert n_read([Request(context, ((1, 2, 9), (3,), (1, 2, 4), (1, 5)))]) == 100 + 2  # 1, 2
+    assert n_read([Request(context + (7,), ((1,),)), Request(context + (8,), ((1,), (2,)))]) == 102
 
 
 def test_contexts_that_share_little_are_read_by_themselves():
     shared = tuple(range(40))
-    assert n_read([Question(shared + (i,) * 50, ((1,),)) for i in (100, 101)]) == 180
+    assert n_read([Request(shared + (i,) * 50, ((1,),)) for i in (100, 101)]) == 180
 
 
 def test_a_long_shared_beginning_is_read_again_where_the_row_would_be_too_long():
     shared = tuple(range(400))
-    questions = [Question((*shared, *(1000 + i,) * 50), ((1,),)) for i in range(60)]
-    units = loglikelihood._units(questions)
-    assert all(sum(leaf.n_new for leaf in unit) <= 3 * 450 for unit in units)
+    questions = [Request((*shared, *(1000 + i,) * 50), ((1,),)) for i in range(60)]
+    units = loglikelihood._build_units(questions)
+    assert all(sum(leaf.n_own for leaf in unit) <= 3 * 450 for unit in units)
     assert n_read(questions) == 400 * len(units) + 50 * 60 and len(units) == 4
 
 
 def test_little_is_padding():
     rng = np.random.default_rng(0)
-    questions = [Question((i, *rng.integers(0, 9, rng.integers(20, 700)).tolist()), ((1, 2), (3,))) for i in range(400)]
+    questions = [Request((i, *rng.integers(0, 9, rng.integers(20, 700)).tolist()), ((1, 2), (3,))) for i in range(400)]
     read = sum(n * length for n, length, _ in laid_out(questions))
     assert read < 1.06 * n_read(questions)
     assert len({(n, length) for n, length, _ in laid_out(questions)}) <= 8
@@ -64,48 +66,48 @@ def test_little_is_padding():
 @pytest.mark.parametrize(
     "question, message",
     [
-        (Question((), ((1,),)), "question 1 has an empty context"),
-        (Question((1,), ()), "question 1 has an empty context, no completion"),
-        (Question((1,), ((1,), ())), "question 1 has an empty context, no completion or an empty one"),
-        (Question((1,) * 60, ((1,), (2,) * 6)), "question 1: a context of 60 tokens with its completion is 66, and the model reads 64"),
+        (Request((), ((1,),)), "question 1 has an empty context"),
+        (Request((1,), ()), "question 1 has an empty context, no completion"),
+        (Request((1,), ((1,), ())), "question 1 has an empty context, no completion or an empty one"),
+        (Request((1,) * 60, ((1,), (2,) * 6)), "question 1: a context of 60 tokens with its completion is 66, and the model reads 64"),
     ],
 )
 def test_what_cannot_be_asked(reader, question, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        next(loglikelihood.likelihoods(reader, [Question((1,) * 60, ((1,) * 5,)), question]))
+        next(loglikelihood.loglikelihood(reader, [Request((1,) * 60, ((1,) * 5,)), question]))
 
 
 def test_nothing_is_asked(reader):
-    assert list(loglikelihood.likelihoods(reader, [])) == []
+    assert list(loglikelihood.loglikelihood(reader, [])) == []
 
 
 @pytest.mark.parametrize(
     "method", [evaluation.Greedy(n_tokens=12, stops=()), evaluation.TopK(n_tokens=12, k=3), evaluation.Beam(n_tokens=12)]
 )
 def test_every_prompt_is_answered(reader, method, monkeypatch):
-    monkeypatch.setattr(loglikelihood, "WRITING", 2)
+    monkeypatch.setattr(loglikelihood, "GENERATION_BATCH", 2)
     prompts = [TEXT.encode(text) for text in ("a", "four", "three", "seven of", "x y")]
-    found = dict(loglikelihood.written(reader, prompts, method, TEXT, jax.random.key(0)))
+    found = dict(loglikelihood.generate_until(reader, prompts, method, TEXT, jax.random.key(0)))
     assert sorted(found) == list(range(5)) and len(set(found.values())) > 1
     if isinstance(method, evaluation.Greedy):
-        said = decode.continuations(reader, prompts, 12, sampling.Sampling(temperature=0), jax.random.key(0), TEXT.end_of_text)
+        said = decode.generate(reader, prompts, 12, sampling.SamplingParams(temperature=0), jax.random.key(0), TEXT.end_of_text)
         assert found == {i: TEXT.decode(tokens) for i, tokens in enumerate(said)}
 
 
 def test_writing_ends_before_a_stop(reader):
     prompt = TEXT.encode("seven of")
     for plain in (evaluation.Greedy(n_tokens=12, stops=()), evaluation.Beam(n_tokens=12, width=1, alpha=0, stops=())):
-        ((_, whole),) = loglikelihood.written(reader, [prompt], plain, TEXT, jax.random.key(0))
+        ((_, whole),) = loglikelihood.generate_until(reader, [prompt], plain, TEXT, jax.random.key(0))
         stop = next(whole[i] for i in range(2, len(whole)) if whole[i] not in whole[:2])
         stopped = dataclasses.replace(plain, stops=(stop,))
-        ((_, found),) = loglikelihood.written(reader, [prompt], stopped, TEXT, jax.random.key(0))
+        ((_, found),) = loglikelihood.generate_until(reader, [prompt], stopped, TEXT, jax.random.key(0))
         assert found == whole[: whole.index(stop)]
 
 
 def test_the_best_of_the_beam_is_written(reader):
     prompt = TEXT.encode("four")
     ((best, *_),) = beam.search(reader, [prompt], 6, lambda tokens: tokens[-1] == TEXT.end_of_text)
-    ((_, found),) = loglikelihood.written(reader, [prompt], evaluation.Beam(n_tokens=6, stops=()), TEXT, jax.random.key(0))
+    ((_, found),) = loglikelihood.generate_until(reader, [prompt], evaluation.Beam(n_tokens=6, stops=()), TEXT, jax.random.key(0))
     assert found == TEXT.decode([token for token in best.tokens if token != TEXT.end_of_text])
 
 
@@ -115,7 +117,7 @@ METHODS = [evaluation.Greedy(n_tokens=14, stops=()), evaluation.TopK(n_tokens=14
 @pytest.mark.parametrize("method", METHODS)
 def test_a_model_that_says_nan_writes_nothing_also_where_it_begins_late_or_in_one_text_alone(reader, method):
     def write(prompts, **broken):
-        return dict(loglikelihood.written(reader.replace(params=reader.params | broken), prompts, method, TEXT, jax.random.key(0)))
+        return dict(loglikelihood.generate_until(reader.replace(params=reader.params | broken), prompts, method, TEXT, jax.random.key(0)))
 
     long, short = [1] * 30, [2] * 3
     late = {"position_TD": reader.params["position_TD"].at[40].set(np.nan)}  # where the long one's eleventh new token is read

@@ -11,12 +11,12 @@ import pytest
 
 from gptjax.config import evaluation
 from gptjax.evals import metrics, scorers
-from gptjax.evals.task import Task, gpt3
+from gptjax.evals.task import Task, gpt3_scores
 
 
 def task(method, metric, **more):
     how = evaluation.Protocol(shots=0, method=method, metric=metric)
-    return Task(name="t", about="", protocol=how, items=lambda *given: [], schema={}, example={}, **more)
+    return Task(name="t", summary="", protocol=how, items=lambda *given: [], schema={}, example={}, **more)
 
 
 def outcome(number=0, **more):
@@ -39,7 +39,7 @@ LIKELY: dict[str, Any] = {"log_probabilities": [-3.0, -4.0], "before": [-1.0, -3
 )
 def test_each_method_chooses_its_own_way(method, number):
     how = evaluation.Protocol(shots=0, method=method, metric="accuracy")
-    assert metrics.chosen(how, outcome(**LIKELY)) == number
+    assert metrics.choose_completion(how, outcome(**LIKELY)) == number
 
 
 @pytest.mark.parametrize(
@@ -51,25 +51,25 @@ def test_each_method_chooses_its_own_way(method, number):
 )
 def test_per_byte_divides_by_the_bytes_of_the_words(texts, log_probabilities, number):
     how = evaluation.Protocol(shots=0, method=evaluation.PerByte(), metric="accuracy")
-    assert metrics.chosen(how, outcome(completions=texts, log_probabilities=log_probabilities)) == number
+    assert metrics.choose_completion(how, outcome(completions=texts, log_probabilities=log_probabilities)) == number
 
 
 def test_a_choice_is_right_if_it_is_one_of_the_right_ones():
     asked = task(evaluation.Total(), "accuracy")
     for right, score in [((0,), 1.0), ((1,), 0.0), ((0, 1), 1.0)]:
-        judged = metrics.judged(asked, asked.protocol, outcome(**LIKELY, right=right))
+        judged = metrics.score_item(asked, asked.protocol, outcome(**LIKELY, right=right))
         assert judged["chosen"] == 0 and judged["scores"] == {"accuracy": score}
 
 
 def test_partial_evaluation_compares_one_ending_after_each_context():
     asked = task(evaluation.PerByte(), "accuracy")
-    judged = metrics.judged(asked, asked.protocol, outcome(**LIKELY, contexts=("c", "d"), completions=(" end",), right=(0,)))
+    judged = metrics.score_item(asked, asked.protocol, outcome(**LIKELY, contexts=("c", "d"), completions=(" end",), right=(0,)))
     assert judged["chosen"] == 0 and judged["scores"]["accuracy"] == 1
 
 
 def scored(asked, outcomes):
-    judged = [metrics.judged(asked, asked.protocol, one) for one in outcomes]
-    return {score.metric: score for score in metrics.scored(asked, asked.protocol, judged, seed=0)}
+    judged = [metrics.score_item(asked, asked.protocol, one) for one in outcomes]
+    return {score.metric: score for score in metrics.aggregate(asked, asked.protocol, judged, seed=0)}
 
 
 def test_accuracy_has_the_standard_error_of_a_mean():
@@ -100,7 +100,7 @@ def test_a_group_is_right_if_all_its_items_are():
 
 def test_f1_of_classes():
     # Chosen 0 every time; right: 0, 0, 1. F1 of 0: 2*2/(3+2); of 1: 0.
-    asked = task(evaluation.Total(), "macro_f1", published=gpt3("f1a", "1"))
+    asked = task(evaluation.Total(), "macro_f1", paper_scores=gpt3_scores("f1a", "1"))
     found = scored(asked, [outcome(n, **LIKELY, right=(int(n == 2),)) for n in range(3)])
     assert found["macro_f1"].value == pytest.approx(40.0) and found["f1a"].value == pytest.approx(80.0)
     assert found["f1a"].error > 0
@@ -115,7 +115,7 @@ def test_f1_of_classes_is_of_those_that_are_right_somewhere():
 
 def test_a_bootstrap_draws_as_many_items_as_there_are():
     sizes, draw = [], random.Random(0)
-    metrics._bootstrapped("f1a", np.ones((17, 1), int), lambda total: sizes.append(int(total[0])) or draw.random(), 0)
+    metrics._bootstrap("f1a", np.ones((17, 1), int), lambda total: sizes.append(int(total[0])) or draw.random(), 0)
     assert len(sizes) > 100 and set(sizes) == {17}
 
 
@@ -124,7 +124,7 @@ def test_the_last_word_by_all_its_tokens_or_the_last_and_its_perplexity():
         outcome(n, log_probabilities=[-float(n)], tokens=[2], greedy=[n == 0], last_greedy=[n < 2], completions=(" w",)) for n in range(4)
     ]
     for method, value in [(evaluation.Word(), 25), (evaluation.LastToken(), 50)]:
-        found = scored(task(method, "accuracy", published=gpt3("perplexity", "3")), outcomes)
+        found = scored(task(method, "accuracy", paper_scores=gpt3_scores("perplexity", "3")), outcomes)
         assert found["accuracy"].value == value
         assert found["perplexity"].value == pytest.approx(math.exp(1.5))
         assert found["perplexity"].error == pytest.approx(math.exp(1.5) * statistics.stdev(range(4)) / 2)
@@ -160,9 +160,9 @@ def test_a_text_read_whole_is_divided_by_its_units():
 def test_a_metric_that_a_method_cannot_tell_is_refused():
     asked = task(evaluation.Total(), "bleu")
     with pytest.raises(ValueError, match="t: Total.. cannot tell bleu, but accuracy"):
-        metrics.metrics(asked, asked.protocol)
+        metrics.metric_names(asked, asked.protocol)
     with pytest.raises(ValueError, match="t: Total.. cannot tell f1"):  # of a task without a scorer
-        metrics.metrics(asked, dataclasses.replace(asked.protocol, metric="f1"))
+        metrics.metric_names(asked, dataclasses.replace(asked.protocol, metric="f1"))
     for own, metric, other in [
         (evaluation.Total(), "accuracy", evaluation.Word()),  # it would look whether the first completion is said, right or not
         (evaluation.Greedy(n_tokens=3), "exact_match", evaluation.PerToken()),  # it would choose the only completion there is
@@ -170,13 +170,15 @@ def test_a_metric_that_a_method_cannot_tell_is_refused():
     ]:
         one = task(own, metric)
         with pytest.raises(ValueError, match="t: its items cannot be asked by"):
-            metrics.metrics(one, dataclasses.replace(one.protocol, method=other))
+            metrics.metric_names(one, dataclasses.replace(one.protocol, method=other))
     writes = task(evaluation.Greedy(n_tokens=3), "exact_match")
-    assert metrics.metrics(writes, dataclasses.replace(writes.protocol, metric="f1")) == ["f1"]
+    assert metrics.metric_names(writes, dataclasses.replace(writes.protocol, metric="f1")) == ["f1"]
     with pytest.raises(ValueError, match="cannot tell bleu, but exact_match, f1"):
-        metrics.metrics(writes, dataclasses.replace(writes.protocol, metric="bleu"))
-    also = dataclasses.replace(asked, protocol=dataclasses.replace(asked.protocol, metric="accuracy"), published=gpt3("perplexity", "3"))
-    assert metrics.metrics(also, also.protocol) == ["accuracy"]
+        metrics.metric_names(writes, dataclasses.replace(writes.protocol, metric="bleu"))
+    also = dataclasses.replace(
+        asked, protocol=dataclasses.replace(asked.protocol, metric="accuracy"), paper_scores=gpt3_scores("perplexity", "3")
+    )
+    assert metrics.metric_names(also, also.protocol) == ["accuracy"]
 
 
 def test_the_bootstrap_of_counts_is_that_of_texts():
@@ -187,9 +189,11 @@ def test_the_bootstrap_of_counts_is_that_of_texts():
         pairs = [[" ".join(draw.choices(words, k=draw.randint(2, 9))) for _ in range(3)] for _ in range(12)]
         outcomes = [outcome(n, written=w, answers=(a, b)[: 1 + n % 2], facts={"language": "en"}) for n, (w, a, b) in enumerate(pairs)]
         found, again = scored(asked, outcomes)[metric], random.Random("0 bootstrap")
-        sets = [again.choices(outcomes, k=len(outcomes)) for _ in range(metrics.RESAMPLES)]
-        values = [scorers.corpus(metric, [o["written"] for o in some], list(map(metrics.item, some))) for some in sets[:20]]
-        counts = scorers.bleu_counts(metric, [o["written"] for o in outcomes], list(map(metrics.item, outcomes)))
+        sets = [again.choices(outcomes, k=len(outcomes)) for _ in range(metrics.N_RESAMPLES)]
+        values = [
+            scorers.corpus_bleu(metric, [o["written"] for o in some], list(map(metrics.item_from_outcome, some))) for some in sets[:20]
+        ]
+        counts = scorers.bleu_counts(metric, [o["written"] for o in outcomes], list(map(metrics.item_from_outcome, outcomes)))
         index = {id(o): n for n, o in enumerate(outcomes)}
         quick = [scorers.bleu(metric, counts[[index[id(o)] for o in some]].sum(0)) for some in sets]
         assert quick[:20] == pytest.approx(values, abs=1e-12)
@@ -201,20 +205,20 @@ def test_bleu_is_sacrebleus():
 
     draw, words = random.Random(2), "the cat sat on a mat , by day . in 1,000 \u00abU.S.\u00bb d'un houses".split()
     pairs = [[" ".join(draw.choices(words, k=draw.randint(5, 12))) for _ in range(2)] for _ in range(30)]
-    items = [metrics.item(outcome(answers=(right,), facts={"language": "fr"})) for _, right in pairs]
+    items = [metrics.item_from_outcome(outcome(answers=(right,), facts={"language": "fr"})) for _, right in pairs]
     written, right = zip(*pairs, strict=True)
     theirs = sacrebleu.corpus_bleu(written, [right], tokenize="intl").score
-    assert 100 * scorers.corpus("bleu", written, items) == pytest.approx(theirs, rel=1e-9) and theirs > 1
-    cut = scorers.words("fr")
+    assert 100 * scorers.corpus_bleu("bleu", written, items) == pytest.approx(theirs, rel=1e-9) and theirs > 1
+    cut = scorers.moses_tokenizer("fr")
     moses = sacrebleu.corpus_bleu(
         [cut(text) for text in written], [[cut(text) for text in right]], tokenize="none", smooth_method="none", force=True
     )
-    assert 100 * scorers.corpus("bleu_mb", written, items) == pytest.approx(moses.score, rel=1e-9)
+    assert 100 * scorers.corpus_bleu("bleu_mb", written, items) == pytest.approx(moses.score, rel=1e-9)
 
 
 def test_bleu_of_several_right_answers_and_of_short_ones():
     def bleu(metric, written, *right):
-        return scorers.corpus(metric, [written], [metrics.item(outcome(answers=right, facts={"language": "en"}))])
+        return scorers.corpus_bleu(metric, [written], [metrics.item_from_outcome(outcome(answers=right, facts={"language": "en"}))])
 
     import sacrebleu
 
@@ -247,15 +251,15 @@ def test_the_bootstrap_of_classes_is_that_of_items(metric):
         outcome(n, completions=("a", "b", "c"), log_probabilities=[draw.random() for _ in range(3)], right=(draw.randrange(3),))
         for n in range(15)
     ]
-    judged = [metrics.judged(asked, asked.protocol, one) for one in made]
+    judged = [metrics.score_item(asked, asked.protocol, one) for one in made]
     found, again = scored(asked, made)[metric], random.Random("0 bootstrap")
-    values = [plainly(again.choices(judged, k=15)) for _ in range(metrics.RESAMPLES)]
+    values = [plainly(again.choices(judged, k=15)) for _ in range(metrics.N_RESAMPLES)]
     assert found.value == pytest.approx(plainly(judged)) and found.error == pytest.approx(statistics.stdev(values), rel=1e-9)
 
 
 def test_what_has_no_letter_or_no_right_answer_is_no_error():
     how = evaluation.Protocol(shots=0, method=evaluation.PerByte(), metric="accuracy")
-    assert metrics.chosen(how, outcome(completions=(" ", " bb"), log_probabilities=[-1.0, -4.0])) == 0
+    assert metrics.choose_completion(how, outcome(completions=(" ", " bb"), log_probabilities=[-1.0, -4.0])) == 0
     asked = task(evaluation.Total(), "macro_f1")
     assert scored(asked, [outcome(n, **LIKELY, right=(), none_is_right=True) for n in range(2)])["macro_f1"].value == 0
 
@@ -266,14 +270,14 @@ def test_grades_are_what_is_chosen_worth():
     found = scored(asked, graded)
     assert found["grade"].value == pytest.approx(62.5) and list(found) == ["grade"]
     with pytest.raises(ValueError, match="cannot tell grade, but accuracy"):
-        metrics.metrics(task(evaluation.Total(), "grade"), asked.protocol)
+        metrics.metric_names(task(evaluation.Total(), "grade"), asked.protocol)
 
 
 def test_a_written_answer_is_compared_as_the_tokenizer_writes_it():
-    asked = task(evaluation.Greedy(n_tokens=3), "exact_match", score=scorers.plain)
+    asked = task(evaluation.Greedy(n_tokens=3), "exact_match", score=scorers.plain_text)
     spelling = {"-42": "- 42", "U.S.": "u.s."}
     for written, score in [(" - 42 ", 1), ("-42", 0), ("u.s.", 1), ("U.S.", 0), ("us", 0)]:
         one = outcome(written=written, answers=("-42", "U.S."), spelling=spelling)
-        assert metrics.judged(asked, asked.protocol, one)["scores"] == {"exact_match": score}
-    spans = metrics.respell(metrics.item(outcome(facts={"spans": [["A, B"], ["C"]], "n": 3})), {"A, B": "a , b"})
+        assert metrics.score_item(asked, asked.protocol, one)["scores"] == {"exact_match": score}
+    spans = metrics.respell(metrics.item_from_outcome(outcome(facts={"spans": [["A, B"], ["C"]], "n": 3})), {"A, B": "a , b"})
     assert spans.facts == {"spans": [["a , b"], ["C"]], "n": 3}

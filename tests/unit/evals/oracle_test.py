@@ -32,30 +32,30 @@ ROWS = {  # beside each task's example
     ],
     "cnn_dailymail": [{"article": "a", "highlights": "They won't pay 1,000 .\nIt said so ."}],
 }
-TASKS = {name: task for name, task in registry.every().items() if isinstance(task.protocol.method, evaluation.Writing)}
+TASKS = {name: task for name, task in registry.all_tasks().items() if isinstance(task.protocol.method, evaluation.GenerationMethod)}
 
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
-    monkeypatch.setattr(metrics, "RESAMPLES", 2)
+    monkeypatch.setattr(metrics, "N_RESAMPLES", 2)
 
 
 def oracle(text, item, how):
     """What a model writes that is sure of the right answer."""
-    before = prompts._begun(text, item.contexts[0])
+    before = prompts._encode_context(text, item.contexts[0])
     whole = tuple(text.encode(item.contexts[0] + item.completions[0]))
     after = whole[len(before) :] if whole[: len(before)] == before else text.encode(item.completions[0])
-    told = streaming.Telling(text, before, streaming.normalize_stops(text, how.method.stops))
+    told = streaming.StreamingDetokenizer(text, before, streaming.normalize_stops(text, how.method.stops))
     return told.add(after[: how.method.n_tokens]) + told.end()
 
 
 def outcome(text, item, how):
-    kept = dataclasses.asdict(item) | {"written": oracle(text, item, how), "spelling": metrics.spelling(item, text)}
+    kept = dataclasses.asdict(item) | {"written": oracle(text, item, how), "spelling": metrics.tokenizer_forms(item, text)}
     return json.loads(json.dumps(kept))
 
 
 def rows_of(task):
-    made = task.made(task.protocol, 0, "test") if task.made and "digit" in task.name else [task.example]
+    made = task.make_rows(task.protocol, 0, "test") if task.make_rows and "digit" in task.name else [task.example]
     return [row for row, _ in zip(made, range(30), strict=False)] + (ROWS[task.name] if task.name in ROWS else [])
 
 
@@ -65,11 +65,11 @@ def test_who_writes_the_right_answer_is_right(speaker):
     for name, task in TASKS.items():
         items = [item for number, row in enumerate(rows_of(task)) for item in task.items({"id": str(number), **row}, task.protocol, 0)]
         known = [item for item in items if item.right]
-        lost = runner._unwritable(task.protocol, known, text)
+        lost = runner._unreachable_items(task.protocol, known, text)
         able = [item for item in known if item.id not in lost]
         assert len(able) == len(known) or speaker == "bytes", name
-        outcomes = [metrics.judged(task, task.protocol, outcome(text, item, task.protocol)) for item in able]
-        for score in metrics.scored(task, task.protocol, outcomes, 0):
+        outcomes = [metrics.score_item(task, task.protocol, outcome(text, item, task.protocol)) for item in able]
+        for score in metrics.aggregate(task, task.protocol, outcomes, 0):
             best = 100.0
             if name in ("coqa", "quac"):  # a reference is left out in turn: the shown answer itself may have less
                 best = 100 * sum(task.score(score.metric, item.completions[0], item) for item in able) / len(able)
@@ -83,22 +83,22 @@ def test_other_answers_are_wrong(speaker):
     for name, task in TASKS.items():
         for item in task.items(task.example, task.protocol, 0):
             kept = outcome(text, item, task.protocol) | {"written": text.decode(text.encode(" something else entirely"))}
-            found = metrics.judged(task, task.protocol, kept)["scores"]
+            found = metrics.score_item(task, task.protocol, kept)["scores"]
             assert all(value < 0.5 for value in found.values()) or name == "wsc" and not item.right, name
 
 
 def test_who_finds_the_right_completion_likeliest_is_right():
-    for name, task in registry.every().items():
+    for name, task in registry.all_tasks().items():
         for how in (task.protocol, *task.conventions.values()):
-            if not isinstance(how.method, evaluation.Choice):
+            if not isinstance(how.method, evaluation.ChoiceMethod):
                 continue
             likely = []
             for item in task.items(task.example, how, 0):
                 n = len(item.pairs)
                 logs = [-1.0 if number in item.right else -50.0 for number in range(n)]
                 kept = dataclasses.asdict(item) | {"log_probabilities": logs, "tokens": [1] * n, "before": [-1.0] * n}
-                likely.append(metrics.judged(dataclasses.replace(task, protocol=how), how, kept))
-            found = metrics.scored(dataclasses.replace(task, protocol=how), how, likely, 0)
+                likely.append(metrics.score_item(dataclasses.replace(task, protocol=how), how, kept))
+            found = metrics.aggregate(dataclasses.replace(task, protocol=how), how, likely, 0)
             assert found and all(score.value == pytest.approx(100) for score in found), name
 
 
@@ -123,13 +123,13 @@ def test_own_tasks_fit_themselves_to_their_answers(speaker, metric, tmp_path):
         lines = [json.dumps({"context": context, "completion": completion}) + "\n" for context, completion in pairs]
         (tmp_path / "mine.jsonl").write_text("".join(lines))
         (tmp_path / "mine.toml").write_text(f'metric = "{metric}"')
-        task = registry.task("mine", tmp_path)
-        exam = runner.Examination("mine", task, task.protocol, 0, 0, None)
-        items, pool = exam.items(lambda split: task_data.found(task, task.protocol, split, str(tmp_path)))  # noqa: B023
+        task = registry.get_task("mine", tmp_path)
+        exam = runner.TaskRun("mine", task, task.protocol, 0, 0, None)
+        items, pool = exam.load_items(lambda split: task_data.load_rows(task, task.protocol, split, str(tmp_path)))  # noqa: B023
         exam = exam.fit_to_data(items, pool, text, 1024)
-        assert not runner._unwritable(exam.how, items, text)
-        outcomes = [metrics.judged(task, exam.how, outcome(text, item, exam.how)) for item in items]
-        for score in metrics.scored(task, exam.how, outcomes, 0):
+        assert not runner._unreachable_items(exam.protocol, items, text)
+        outcomes = [metrics.score_item(task, exam.protocol, outcome(text, item, exam.protocol)) for item in items]
+        for score in metrics.aggregate(task, exam.protocol, outcomes, 0):
             assert score.value == pytest.approx(100), (name, score, outcomes)
 
 
@@ -137,11 +137,11 @@ def test_what_no_model_can_write_is_counted(tmp_path):
     text = tokenizers.build("bytes")
     how = evaluation.Protocol(shots=0, method=evaluation.Greedy(n_tokens=4), metric="exact_match")
     items = [prompts.Item(id=answer, contexts=("x",), completions=(f" {answer}",), answers=(answer,)) for answer in ("yes", "nine", "a\nb")]
-    assert runner._unwritable(how, items, text) == ["nine", "a\nb"]
-    assert runner._unwritable(how, [dataclasses.replace(items[1], answers=("nine", "9"))], text) == []
-    assert runner._unwritable(dataclasses.replace(how, method=evaluation.PerToken(), metric="accuracy"), items, text) == []
+    assert runner._unreachable_items(how, items, text) == ["nine", "a\nb"]
+    assert runner._unreachable_items(how, [dataclasses.replace(items[1], answers=("nine", "9"))], text) == []
+    assert runner._unreachable_items(dataclasses.replace(how, method=evaluation.PerToken(), metric="accuracy"), items, text) == []
     unknown = prompts.Item(id="u", contexts=("x",), completions=("",), right=())
-    assert runner._unwritable(how, [unknown], text) == []
+    assert runner._unreachable_items(how, [unknown], text) == []
 
 
 def test_stops_are_found_as_the_tokenizer_writes_them():
@@ -149,4 +149,4 @@ def test_stops_are_found_as_the_tokenizer_writes_them():
     text = tokenizers.build("words")
     how = evaluation.Protocol(shots=0, method=evaluation.Greedy(n_tokens=9, stops=("Q:",)), metric="exact_match")
     items = [prompts.Item(id=answer, contexts=("x",), completions=(f" {answer}",), answers=(answer,)) for answer in ("yes Q: no", "yes")]
-    assert runner._unwritable(how, items, text) == ["yes Q: no"]
+    assert runner._unreachable_items(how, items, text) == ["yes Q: no"]

@@ -14,7 +14,7 @@ ONES = [{"id": str(n), "right": (n, 1), "log_probabilities": [-0.1 * n, float("-
 @pytest.fixture
 def kept(tmp_path):
     path = tmp_path / "task-0-abc.jsonl"
-    path.write_text("".join(outcomes.line(one, path.stem) for one in ONES))
+    path.write_text("".join(outcomes.encode_line(one, path.stem) for one in ONES))
     return path
 
 

@@ -11,7 +11,7 @@ from gptjax.evals.tasks import translation
 
 
 def items(name, shots=0, way=None, **change):
-    task = registry.task(name)
+    task = registry.get_task(name)
     protocol = task.conventions[way] if way else task.protocol
     return list(task.items({**task.example, **change}, protocol, shots))
 
@@ -22,7 +22,7 @@ def test_lambadas_last_word_keeps_the_space_before_it():
     (item,) = items("lambada", text="He said:\nyes")
     assert (item.contexts, item.completions) == (("He said:",), ("\nyes",))
     (item,) = items("lambada", shots=1, text="He said:\nyes")
-    assert item.shown == "He said:\n____. -> yes"
+    assert item.as_demonstration == "He said:\n____. -> yes"
 
 
 def test_gpt2s_lambada_is_prepared_as_in_its_issue_131():
@@ -34,7 +34,7 @@ def test_gpt2s_lambada_is_prepared_as_in_its_issue_131():
 
 
 def test_a_wording_that_a_task_lacks_is_refused():
-    task = registry.task("lambada")
+    task = registry.get_task("lambada")
     with pytest.raises(ValueError, match="^wording=gpt9: this task has paper, plain, blank, gpt2$"):
         list(task.items(task.example, dataclasses.replace(task.protocol, wording="gpt9"), 0))
 
@@ -87,28 +87,28 @@ def test_the_earlier_questions_about_a_paragraph_stand_before(tmp_path):
         blitz | {"question": "And then?", "answers": []},
     ]
     (tmp_path / "squad2_validation.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    task = registry.task("squad2")
-    found = task_data.found(task, task.protocol, "validation", str(tmp_path)).rows
+    task = registry.get_task("squad2")
+    found = task_data.load_rows(task, task.protocol, "validation", str(tmp_path)).rows
     first, who, second, where, third = [item for row in found for item in task.items(row, task.protocol, 16)]
     head = "Title: The_Blitz\n\nBackground: From the German point of view.\n\n"
-    assert first.contexts == (head + "Q: How many sorties were flown in March 1941?\n\nA:",) and first.shown.endswith("A: 4,000")
-    assert second.contexts == (first.shown + "\n\nQ: When did the Luftwaffe fly inland missions?\n\nA:",)
-    assert third.contexts == (second.shown + "\n\nQ: And then?\n\nA:",) and third.answers == ()
+    assert first.contexts == (head + "Q: How many sorties were flown in March 1941?\n\nA:",) and first.as_demonstration.endswith("A: 4,000")
+    assert second.contexts == (first.as_demonstration + "\n\nQ: When did the Luftwaffe fly inland missions?\n\nA:",)
+    assert third.contexts == (second.as_demonstration + "\n\nQ: And then?\n\nA:",) and third.answers == ()
     assert "\n\nBackground: Other.\n\nQ: Who?\n\nA: unanswerable\n\nQ: Where?\n\nA:" in where.contexts[0]
 
 
 def test_quacs_paragraph_is_on_the_line_after_its_title():
     first, second = items("quac")
     assert first.contexts[0].startswith("TITLE: Anna Lind - Early work\nPARAGRAPH: Lind built") and second.contexts[0].startswith(
-        first.shown
+        first.as_demonstration
     )
-    assert registry.task("quac").tfds is None  # whose questions are shuffled
+    assert registry.get_task("quac").tfds is None  # whose questions are shuffled
 
 
 def test_what_is_not_answered():
-    assert all(items("squad2", answers=none)[0].shown.endswith("A: unanswerable") for none in ([], [""]))
+    assert all(items("squad2", answers=none)[0].as_demonstration.endswith("A: unanswerable") for none in ([], [""]))
     assert items("natural_questions", answers=[])[0].right == () == items("drop", answers=[[""]])[0].right
-    assert items("drop", answers=[["Lind", "Berg"]])[0].shown.endswith("Answer: Lind, Berg")
+    assert items("drop", answers=[["Lind", "Berg"]])[0].as_demonstration.endswith("Answer: Lind, Berg")
 
 
 def test_gpt2s_translations_are_cut_to_a_sentence():
@@ -176,9 +176,9 @@ TFDS = {
 
 @pytest.mark.parametrize("name", TFDS)
 def test_tfds_examples_become_rows(name):
-    task = registry.task(name)
-    row = {"id": "0", **task.from_tfds(task_data.decoded(TFDS[name], name))}
-    assert task_data.checked(row, task.schema, name) == row and task.tfds
+    task = registry.get_task(name)
+    row = {"id": "0", **task.from_tfds(task_data.decode_example(TFDS[name], name))}
+    assert task_data.check_row(row, task.schema, name) == row and task.tfds
     assert list(task.items(row, task.protocol, 0))
     if name in ("trivia_qa", "squad2", "drop"):
         assert row["id"] == "q7"
@@ -189,5 +189,5 @@ def test_tfds_examples_become_rows(name):
 def test_every_set_of_tfds_of_these_is_tried():
     pairs = {task.name for task in translation.TASKS} | {"race_m"}
     families = {"lambada", "cbt", "language_modelling", "closed_book", "translation", "summaries", "coqa", "squad", "drop", "race"}
-    mine = {name for name, task in registry.every().items() if task.tfds and task.items.__module__.rsplit(".", 1)[-1] in families}
+    mine = {name for name, task in registry.all_tasks().items() if task.tfds and task.items.__module__.rsplit(".", 1)[-1] in families}
     assert mine - pairs == {*TFDS} - pairs

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from gptjax.config import evaluation
-from gptjax.data.tokenizers.build import Bytes
+from gptjax.data.tokenizers.build import ByteTokenizer
 from gptjax.evals import prompts, registry
 from gptjax.evals.task import Item
 from tests import tokenizers
@@ -17,7 +17,7 @@ ITEM = Item(id="x", contexts=("4 + 4 =",), completions=(" 8", " 9"))
 
 
 def drawn(item=ITEM, pool=POOL, shots=4, seed=0, fixed=False):
-    return [one.id for one in prompts.drawn("sums", item, pool, shots, seed, fixed)]
+    return [one.id for one in prompts.sample_fewshot("sums", item, pool, shots, seed, fixed)]
 
 
 def test_demonstrations_are_drawn_anew_for_each_item_by_the_seed():
@@ -32,9 +32,9 @@ def test_a_smaller_number_is_the_beginning_of_a_larger_one():
 
 
 def test_fixed_ones_are_the_same_for_all_items_but_for_one_among_them():
-    one, other = drawn(fixed=True), drawn(dataclasses.replace(ITEM, id="y"), fixed=True)
+    one, other = drawn(same_for_all=True), drawn(dataclasses.replace(ITEM, id="y"), same_for_all=True)
     assert one == other
-    mine = drawn(dataclasses.replace(ITEM, id=one[1]), fixed=True)
+    mine = drawn(dataclasses.replace(ITEM, id=one[1]), same_for_all=True)
     assert one[1] not in mine and mine[:1] == one[:1] and len(mine) == 4
 
 
@@ -48,32 +48,32 @@ def test_never_the_item_nor_its_group_nor_an_unknown_answer_nor_two_of_a_group()
 
 
 def test_a_prompt_is_description_demonstrations_and_item():
-    assert prompts.put(ITEM, POOL[:2], HOW) == ("Sums:\n0 + 1 = 1\n1 + 1 = 2\n4 + 4 =",)
-    assert prompts.put(ITEM, [], dataclasses.replace(HOW, description="")) == ("4 + 4 =",)
+    assert prompts.render(ITEM, POOL[:2], HOW) == ("Sums:\n0 + 1 = 1\n1 + 1 = 2\n4 + 4 =",)
+    assert prompts.render(ITEM, [], dataclasses.replace(HOW, description="")) == ("4 + 4 =",)
 
 
 def test_as_many_demonstrations_as_fit():
-    whole = prompts.fitted(ITEM, POOL[:4], HOW, Bytes(), 1000)
-    assert whole.shown == ("0", "1", "2", "3") and whole.completion_tokens == (tuple(b" 8"), tuple(b" 9"))
+    whole = prompts.fit_context(ITEM, POOL[:4], HOW, ByteTokenizer(), 1000)
+    assert whole.demonstration_ids == ("0", "1", "2", "3") and whole.completion_tokens == (tuple(b" 8"), tuple(b" 9"))
     assert bytes(whole.context_tokens[0]).decode() == whole.contexts[0]
     length = len(whole.contexts[0]) + 2
     for n_ctx, kept in [(length - 1, 4), (length - 2, 3), (length - 10, 3), (length - 12, 2), (18, 0)]:
-        prompt = prompts.fitted(ITEM, POOL[:4], HOW, Bytes(), n_ctx)
-        assert prompt.shown == whole.shown[:kept] and prompt.cut == 0
+        prompt = prompts.fit_context(ITEM, POOL[:4], HOW, ByteTokenizer(), n_ctx)
+        assert prompt.demonstration_ids == whole.demonstration_ids[:kept] and prompt.n_cut == 0
         assert len(prompt.context_tokens[0]) + 1 <= n_ctx
 
 
 def test_long_first_demonstrations_do_not_keep_the_short_ones_out():
     long = dataclasses.replace(POOL[0], contexts=("0" * 60,))
-    prompt = prompts.fitted(ITEM, [POOL[1], POOL[2], long, POOL[3]], HOW, Bytes(), 60)
-    assert prompt.shown == ("1", "2")
+    prompt = prompts.fit_context(ITEM, [POOL[1], POOL[2], long, POOL[3]], HOW, ByteTokenizer(), 60)
+    assert prompt.demonstration_ids == ("1", "2")
 
 
 def test_what_is_too_long_by_itself_loses_its_beginning():
-    prompt = prompts.fitted(ITEM, POOL[:4], HOW, Bytes(), 6)
-    assert prompt.shown == () and bytes(prompt.context_tokens[0]) == b"+ 4 =" and prompt.cut == len("Sums:\n4 + 4 =") - 5
+    prompt = prompts.fit_context(ITEM, POOL[:4], HOW, ByteTokenizer(), 6)
+    assert prompt.demonstration_ids == () and bytes(prompt.context_tokens[0]) == b"+ 4 =" and prompt.n_cut == len("Sums:\n4 + 4 =") - 5
     with pytest.raises(ValueError, match="item x: a completion leaves no room"):
-        prompts.fitted(ITEM, [], HOW, Bytes(), 1)
+        prompts.fit_context(ITEM, [], HOW, ByteTokenizer(), 1)
 
 
 def test_what_has_a_hint_loses_the_end_of_what_stands_before_it():
@@ -81,39 +81,39 @@ def test_what_has_a_hint_loses_the_end_of_what_stands_before_it():
     how = dataclasses.replace(HOW, method=evaluation.Greedy(n_tokens=5), metric="exact_match", description="")
     item = Item(id="x", contexts=("first, then last.\nTL;DR:",), completions=(" first",), facts={"hint": "\nTL;DR:"})
     for n_ctx, kept in [(29, "first, then last.\nTL;DR:"), (28, "first, then last\nTL;DR:"), (18, "first,\nTL;DR:"), (9, ";DR:")]:
-        prompt = prompts.fitted(item, POOL[:2], how, Bytes(), n_ctx)
-        assert bytes(prompt.context_tokens[0]).decode() == kept and prompt.cut == 24 - len(kept)
-    (article,) = registry.task("cnn_dailymail").items({"id": "0", "article": "a " * 90, "highlights": "x"}, how, 0)
-    assert bytes(prompts.fitted(article, [], how, Bytes(), 45).context_tokens[0]).decode() == "a " * 16 + "a\nTL;DR:"
+        prompt = prompts.fit_context(item, POOL[:2], how, ByteTokenizer(), n_ctx)
+        assert bytes(prompt.context_tokens[0]).decode() == kept and prompt.n_cut == 24 - len(kept)
+    (article,) = registry.get_task("cnn_dailymail").items({"id": "0", "article": "a " * 90, "highlights": "x"}, how, 0)
+    assert bytes(prompts.fit_context(article, [], how, ByteTokenizer(), 45).context_tokens[0]).decode() == "a " * 16 + "a\nTL;DR:"
 
 
 def test_a_task_that_writes_has_room_for_what_it_writes():
     how = dataclasses.replace(HOW, method=evaluation.Greedy(n_tokens=5), metric="exact_match")
-    whole = len(prompts.put(ITEM, POOL[:4], how)[0])
-    assert len(prompts.fitted(ITEM, POOL[:4], how, Bytes(), whole + 5).shown) == 4
-    short = prompts.fitted(ITEM, POOL[:4], how, Bytes(), whole + 4)
-    assert len(short.shown) == 3 and short.completion_tokens == () and len(short.context_tokens) == 1
+    whole = len(prompts.render(ITEM, POOL[:4], how)[0])
+    assert len(prompts.fit_context(ITEM, POOL[:4], how, ByteTokenizer(), whole + 5).demonstration_ids) == 4
+    short = prompts.fit_context(ITEM, POOL[:4], how, ByteTokenizer(), whole + 4)
+    assert len(short.demonstration_ids) == 3 and short.completion_tokens == () and len(short.context_tokens) == 1
 
 
 def test_contexts_of_their_own_share_an_ending():
     item = Item(id="w", contexts=("the cat sat for the cat", "the cat sat for the mat"), completions=(" was soft.",), right=(1,))
-    prompt = prompts.fitted(item, [], dataclasses.replace(HOW, description=""), Bytes(), 100)
+    prompt = prompts.fit_context(item, [], dataclasses.replace(HOW, description=""), ByteTokenizer(), 100)
     assert [bytes(tokens).decode() for tokens in prompt.context_tokens] == list(item.contexts)
     assert prompt.completion_tokens == (tuple(b" was soft."),) * 2
-    assert item.shown == "the cat sat for the mat was soft."
+    assert item.as_demonstration == "the cat sat for the mat was soft."
 
 
 def test_contexts_of_their_own_lose_as_many_tokens_each():
     item = Item(id="w", contexts=("the big cat", "the mat"), completions=(" was",))
-    prompt = prompts.fitted(item, [], dataclasses.replace(HOW, description=""), Bytes(), 11)  # 8 tokens before " was"
-    assert [bytes(tokens).decode() for tokens in prompt.context_tokens] == [" big cat", " mat"] and prompt.cut == 3
+    prompt = prompts.fit_context(item, [], dataclasses.replace(HOW, description=""), ByteTokenizer(), 11)  # 8 tokens before " was"
+    assert [bytes(tokens).decode() for tokens in prompt.context_tokens] == [" big cat", " mat"] and prompt.n_cut == 3
 
 
 def test_spaces_at_the_end_of_a_context_are_the_completions():
-    found = prompts.paired(Bytes(), [("A: ", "yes"), ("", "yes"), ("A: ", "no")], "1")
+    found = prompts.encode_pairs(ByteTokenizer(), [("A: ", "yes"), ("", "yes"), ("A: ", "no")], "1")
     assert found == [(tuple(b"A:"), tuple(b" yes")), ((256,), tuple(b"yes")), (tuple(b"A:"), tuple(b" no"))]
     with pytest.raises(ValueError, match="item 1: the completion '' has no tokens"):
-        prompts.paired(Bytes(), [("A:", "")], "1")
+        prompts.encode_pairs(ByteTokenizer(), [("A:", "")], "1")
 
 
 # --- completions after their contexts: nothing but context + completion is scored -------------------------------------------
@@ -145,10 +145,10 @@ def test_what_is_scored_is_the_context_and_the_completion_and_no_other_text(name
     for context, completions in JOINS + ragged:
         completions = [one for one in completions if text.encode(context + one) != text.encode(context.rstrip())]
         pairs = [(context, one) for one in completions]
-        found = prompts.paired(text, pairs, "0")
+        found = prompts.encode_pairs(text, pairs, "0")
         assert len({before for before, _ in found}) <= 1  # after one text, or they cannot be compared
         for (before, after), (_, completion) in zip(found, pairs, strict=True):
-            begun = (text.begin,) if before == (text.begin,) != tuple(text.encode(context)[:1]) else ()
+            begun = (text.start_of_text,) if before == (text.start_of_text,) != tuple(text.encode(context)[:1]) else ()
             said = text.decode((before + after)[len(begun) :])
             assert said == text.decode(text.encode(context + completion))
             assert after and before
@@ -159,13 +159,13 @@ def test_what_is_scored_is_the_context_and_the_completion_and_no_other_text(name
 
 def test_a_completion_that_a_token_joins_to_its_context_is_encoded_apart():
     text = tokenizers.build("gpt2")
-    ((before, after), (_, other)) = prompts.paired(text, [("ques", "tion marks"), ("ques", " marks")], "0")
+    ((before, after), (_, other)) = prompts.encode_pairs(text, [("ques", "tion marks"), ("ques", " marks")], "0")
     assert (list(before), list(after)) == (text.encode("ques"), text.encode("tion marks")) and list(other) == text.encode(" marks")
 
 
 def test_where_apart_is_another_text_all_are_told_from_the_last_shared_token():
     text = tokenizers.build("words")
-    found = prompts.paired(text, [("The dog", "s"), ("The dog", "gy"), ("The dog", " ran")], "0")
+    found = prompts.encode_pairs(text, [("The dog", "s"), ("The dog", "gy"), ("The dog", " ran")], "0")
     assert [tuple(text.decode(part) for part in pair) for pair in found] == [("the ", "dogs "), ("the ", "doggy "), ("the ", "dog ran ")]
 
 
@@ -173,20 +173,22 @@ def test_where_apart_is_another_text_all_are_told_from_the_last_shared_token():
 def test_an_empty_context_is_what_the_tokenizer_begins_with(name):
     text = tokenizers.build(name)
     for context in ("", " ", "\n"):
-        ((before, after),) = prompts.paired(text, [(context, "dogs")], "0")
-        assert before == (text.begin,) and text.decode(after).strip() == "dogs"
+        ((before, after),) = prompts.encode_pairs(text, [(context, "dogs")], "0")
+        assert before == (text.start_of_text,) and text.decode(after).strip() == "dogs"
     how = dataclasses.replace(HOW, method=evaluation.Greedy(n_tokens=5), metric="exact_match", description="")
-    assert prompts.fitted(Item(id="0", contexts=("",), completions=(" a",)), [], how, text, 20).context_tokens == ((text.begin,),)
+    assert prompts.fit_context(Item(id="0", contexts=("",), completions=(" a",)), [], how, text, 20).context_tokens == (
+        (text.start_of_text,),
+    )
 
 
 def test_what_has_no_tokens_or_those_of_another_is_an_error_of_its_item():
     text = tokenizers.build("words")
     with pytest.raises(ValueError, match=r"item 0: the completion ' ' has no tokens in this tokenizer"):
-        prompts.paired(text, [("Yes", " "), ("Yes", " no")], "0")
+        prompts.encode_pairs(text, [("Yes", " "), ("Yes", " no")], "0")
     alike = Item(id="0", contexts=("It is",), completions=(" US", " us"), right=(1,))
     with pytest.raises(ValueError, match="item 0: a right completion and a wrong one have the same tokens"):
-        prompts.fitted(alike, [], HOW, text, 100)
-    assert prompts.fitted(dataclasses.replace(alike, right=(0, 1)), [], HOW, text, 100)
+        prompts.fit_context(alike, [], HOW, text, 100)
+    assert prompts.fit_context(dataclasses.replace(alike, right=(0, 1)), [], HOW, text, 100)
 
 
 # --- what tells the answer is no demonstration ------------------------------------------------------------------------------

@@ -15,14 +15,14 @@ from gptjax import calibrate
 from gptjax.config import data, evaluation
 from gptjax.data.tokenizers import build
 from gptjax.evals import detokenizers, prompts, registry, runner, task_data
-from gptjax.evals.loglikelihood import Likelihood
+from gptjax.evals.loglikelihood import LogLikelihood
 from gptjax.evals.task import Item, Task
 from gptjax.model import gpt, inference
 from gptjax.weights import export_hf, open_model
 from tests import tokenizers
 from tests.unit.weights import load_test as tools
 
-TEXT = build.Bytes()
+TEXT = build.ByteTokenizer()
 WIKI = ' \n = Robert @-@ Boulter = \n \n It cost 1 @,@ 000 ( about 3 @.@ 5 ) ; he \'s " an actor " . It rains . \n'
 N_CTX = 12
 
@@ -35,9 +35,9 @@ def there(tmp_path_factory):
     assert c.model.n_ctx == N_CTX
     params = jax.tree.map(lambda x: 0.3 * x, tools.random(c.model))
     export_hf.save(place, c, params, TEXT)
-    opened = open_model.opened(place, [], lambda said: None)
+    opened = open_model.open_model(place, [], lambda said: None)
     about = {"name": "gpt2_124m", "parameters": 1, "n_ctx": N_CTX, "digest": opened.digest}
-    model = runner.Model(inference.reader(opened.step.model, opened.params), TEXT, opened.step.model.place, about)
+    model = runner.EvalModel(inference.prepare(opened.step.model, opened.params), TEXT, opened.step.model.place, about)
     plain = tools.step.build(c, "cpu", tools.devices.mesh(c.mesh, jax.devices()[:1]), None).model
 
     @jax.jit
@@ -60,10 +60,10 @@ def likely(after, context, completion):
 
 def outcomes(model, method, *items, metric: evaluation.Metric = "accuracy", example=None, put=None):
     how = evaluation.Protocol(shots=0, method=method, metric=metric)
-    task = Task(name="t", about="", protocol=how, items=put or (lambda *row: []), schema={}, example=example or {})
-    exam = runner.Examination("t", task, how, 0, 0, None)
-    made = exam.put(list(items), [], model, silent)
-    return {outcome["id"]: outcome for outcome in runner.asked(exam, model, made)}
+    task = Task(name="t", summary="", protocol=how, items=put or (lambda *row: []), schema={}, example=example or {})
+    exam = runner.TaskRun("t", task, how, 0, 0, None)
+    made = exam.build_prompts(list(items), [], model, silent)
+    return {outcome["id"]: outcome for outcome in runner.generate_outcomes(exam, model, made)}
 
 
 def silent(said):
@@ -126,10 +126,10 @@ def test_calibration_keeps_the_demonstrations(there, monkeypatch):
     how = evaluation.Protocol(
         shots=1, method=evaluation.Calibrated(content_free=("N/A",)), metric="accuracy", description="D", separator="\n"
     )
-    task = Task(name="t", about="", protocol=how, items=put, schema={}, example={"text": "x"})
+    task = Task(name="t", summary="", protocol=how, items=put, schema={}, example={"text": "x"})
     (item,), (shown,) = put({"text": "q"}, how, 1), put({"text": "s"}, how, 1)
-    exam = runner.Examination("t", task, how, 1, 0, None)
-    list(runner.asked(exam, there[1], exam.put([item], [shown], there[1], silent)))
+    exam = runner.TaskRun("t", task, how, 1, 0, None)
+    list(runner.generate_outcomes(exam, there[1], exam.build_prompts([item], [shown], there[1], silent)))
     assert {TEXT.decode(question.context) for question in asked} == {"D\ns: y\nq:", "D\ns: y\nN/A:"}
 
 
@@ -138,15 +138,15 @@ def test_items_demonstrations_and_a_sample_of_them():
     how = evaluation.Protocol(shots=1, method=evaluation.Total(), metric="accuracy")
 
     def drawn(splits, examples, shots=1, seed=0):
-        task = Task(name="t", about="", protocol=how, items=put, schema={}, example={}, splits=splits)
-        found = runner.Examination("t", task, how, shots, seed, examples).items(read)
+        task = Task(name="t", summary="", protocol=how, items=put, schema={}, example={}, splits=splits)
+        found = runner.TaskRun("t", task, how, shots, seed, examples).load_items(read)
         return tuple([item.id for item in part] for part in found)
 
     def put(row, how, shots):
         return [Item(id=row["id"], contexts=("c",), completions=(" a",))]
 
     def read(split):
-        return task_data.Found(split, tuple({"id": f"{split} {n}"} for n in range(20)))
+        return task_data.Rows(split, tuple({"id": f"{split} {n}"} for n in range(20)))
 
     all_of = {split: [f"{split} {n}" for n in range(20)] for split in ("test", "train")}
     assert drawn(("test", "train"), None) == (all_of["test"], all_of["train"])
@@ -160,8 +160,8 @@ def test_the_digest_tells_protocol_seed_model_and_prompts(there):
     item = Item(id="a", contexts=("c",), completions=(" a", " b"))
 
     def digest(how=how, seed=0, model=there[1], item=item):
-        task = Task(name="t", about="", protocol=how, items=lambda *row: [], schema={}, example={})
-        return runner.Examination("t", task, how, 0, seed, None).digest(model, [prompts.fitted(item, [], how, TEXT, N_CTX)])
+        task = Task(name="t", summary="", protocol=how, items=lambda *row: [], schema={}, example={})
+        return runner.TaskRun("t", task, how, 0, seed, None).digest(model, [prompts.fit_context(item, [], how, TEXT, N_CTX)])
 
     others = [
         digest(how=dataclasses.replace(how, method=evaluation.PerToken())),
@@ -174,8 +174,8 @@ def test_the_digest_tells_protocol_seed_model_and_prompts(there):
 
 def test_a_models_digest_tells_its_parameters_and_its_tokenizer():
     def digest(params, text):
-        nothing = {field.name: None for field in dataclasses.fields(open_model.Opened)}
-        return open_model.Opened(**nothing | {"text": text, "params": params}).digest
+        nothing = {field.name: None for field in dataclasses.fields(open_model.LoadedModel)}
+        return open_model.LoadedModel(**nothing | {"text": text, "params": params}).digest
 
     one, other = {"gain_D": jnp.ones(3)}, {"gain_D": jnp.ones(3).at[1].set(2)}
     words = dataclasses.make_dataclass("Words", [("digest", str)])("w")
@@ -191,10 +191,10 @@ def test_the_last_word_is_said_or_not(there):
 
 
 def test_stop_words_are_tokens_that_are_not_said():
-    words = build.tokenizer(data.Gpt2Bpe())
-    banned = runner._banned(evaluation.Word(stop_words=True), words)
+    words = build.build(data.Gpt2Bpe())
+    banned = runner._banned_tokens(evaluation.Word(stop_words=True), words)
     assert {words.decode([token]) for token in banned} >= {" the", " and", " it"} and len(banned) > 100
-    assert runner._banned(evaluation.Word(), words) == () == runner._banned(evaluation.Total(), words)
+    assert runner._banned_tokens(evaluation.Word(), words) == () == runner._banned_tokens(evaluation.Total(), words)
 
 
 @pytest.mark.parametrize("stride", [None, 5])
@@ -222,7 +222,7 @@ class Answers:
     def likelihoods(reader, questions, place, banned=()):
         draw = random.Random(0)
         for number, question in enumerate(questions):
-            told = [Likelihood(-draw.random(), len(tokens), draw.random() < 0.5, draw.random() < 0.5) for tokens in question.completions]
+            told = [LogLikelihood(-draw.random(), len(tokens), draw.random() < 0.5, draw.random() < 0.5) for tokens in question.completions]
             yield number, tuple(told)
 
     @staticmethod
@@ -230,20 +230,20 @@ class Answers:
         yield from ((number, " a lamp") for number in range(len(asked)))
 
 
-WAYS = [(name, how) for name, task in registry.every().items() for how in (None, *task.conventions)]
+WAYS = [(name, how) for name, task in registry.all_tasks().items() for how in (None, *task.conventions)]
 
 
 @pytest.mark.parametrize("name,convention", WAYS)
 def test_every_task_is_put_asked_and_scored_by_each_of_its_conventions(there, tmp_path, monkeypatch, name, convention):
     """From a row to a record; what a second reading makes of the outcomes on disk is the same."""
-    task = registry.task(f"{name}:{convention}" if convention else name)
+    task = registry.get_task(f"{name}:{convention}" if convention else name)
     monkeypatch.setattr(runner.asking, "likelihoods", Answers.likelihoods)
     monkeypatch.setattr(runner.asking, "written", Answers.written)
     monkeypatch.setattr(runner.judging, "RESAMPLES", 20)
     model = there[1]
-    long = model.reader.model.clone(config=dataclasses.replace(model.reader.model.config, n_ctx=4096))
-    model = dataclasses.replace(model, reader=model.reader.replace(model=long))
-    rows_of = task_data.Found("here", tuple({**task.example, "id": str(n)} for n in range(3)))
+    long = model.inference_model.model.clone(config=dataclasses.replace(model.inference_model.model.config, n_ctx=4096))
+    model = dataclasses.replace(model, inference_model=model.inference_model.replace(model=long))
+    rows_of = task_data.Rows("here", tuple({**task.example, "id": str(n)} for n in range(3)))
 
     def numbered(row, how, shots):  # or each would be the same item as the others, and none of them a demonstration
         for item in task.items(row, how, shots):
@@ -251,13 +251,15 @@ def test_every_task_is_put_asked_and_scored_by_each_of_its_conventions(there, tm
             yield dataclasses.replace(item, contexts=texts, demonstration=item.demonstration and f"{row['id']}. {item.demonstration}")
 
     for shots in (0, 1):
-        exam = runner.Examination(name, dataclasses.replace(task, items=numbered), task.protocol, shots, 0, None)
-        made = exam.put(*exam.items(lambda split: rows_of), model, silent)
-        assert made and all(len(prompt.shown) == (0 if isinstance(task.protocol.method, evaluation.Windows) else shots) for prompt in made)
-        record = runner.examined(exam, made, model, tmp_path, silent, pytest.fail)
+        exam = runner.TaskRun(name, dataclasses.replace(task, items=numbered), task.protocol, shots, 0, None)
+        made = exam.build_prompts(*exam.load_items(lambda split: rows_of), model, silent)
+        assert made and all(
+            len(prompt.demonstration_ids) == (0 if isinstance(task.protocol.method, evaluation.Windows) else shots) for prompt in made
+        )
+        record = runner.run_task(exam, made, model, tmp_path, silent, pytest.fail)
         assert record["scores"][task.protocol.metric]["n"] > 0
         assert (record["cut"], record["cut_at"]) == (0, "end" if name == "cnn_dailymail" else "beginning")
-        assert record == runner.examined(exam, made, model, tmp_path, silent, pytest.fail)
+        assert record == runner.run_task(exam, made, model, tmp_path, silent, pytest.fail)
 
 
 # --- calibrate --------------------------------------------------------------------------------------------------------------
@@ -296,9 +298,9 @@ def test_calibrate_shows_what_is_there_and_names_what_is_not(there, texts, capsy
     )
     assert float(rows["wikitext2", "perplexity"][2].replace(",", "")) == pytest.approx(math.exp(nats / len(WIKI)), rel=1e-3)
     assert float(rows["text8", "bits_per_character"][2]) == pytest.approx(nats / len(WIKI) / math.log(2), abs=6e-3)
-    whole = registry.task("wikitext103").items({"id": "0", "text": WIKI}, registry.task("wikitext103").protocol, 0)
+    whole = registry.get_task("wikitext103").items({"id": "0", "text": WIKI}, registry.get_task("wikitext103").protocol, 0)
     (item,) = whole
-    assert item.units == len(WIKI.split()) and item.completions == (detokenizers.joined(WIKI, detokenizers.WIKITEXT),)
+    assert item.units == len(WIKI.split()) and item.completions == (detokenizers.apply(WIKI, detokenizers.WIKITEXT),)
 
 
 def test_a_tokenizer_without_end_of_text_that_drops_lone_line_ends_is_measured_too(there, texts, monkeypatch, capsys):

@@ -14,18 +14,18 @@ from tests.unit.training.classification import examples_test
 
 QUIZ = Task(
     name="quiz",
-    about="questions",
+    summary="questions",
     protocol=Protocol(shots=1, method=Total(), metric="accuracy"),
     items=lambda row, protocol, shots: [],
     schema={"q": "text: what is asked", "options": "[text]", "right": "number: of the right one", "hard": "truth", "more": "[[text]]"},
     example={},
-    get="quiz.tgz of example.org",
+    data_hint="quiz.tgz of example.org",
 )
 ROW = {"q": "one?", "options": ["a", "b"], "right": 0, "hard": False, "more": [["x"], []]}
 
 
 def found(task=QUIZ, split="validation", folder=None, **kw):
-    return task_data.found(task, task.protocol, split, folder, **kw)
+    return task_data.load_rows(task, task.protocol, split, folder, **kw)
 
 
 def written(tmp_path, content, name="quiz.jsonl"):
@@ -45,7 +45,7 @@ def test_a_files_rows_have_ids_and_the_splits_file_comes_first(tmp_path):
     assert [row["id"] for row in found(folder=folder).rows] == ["0", "1"]
     written(tmp_path, [{**ROW, "id": 7, "extra": 1}], "quiz_validation.jsonl")
     there = found(folder=folder)
-    assert there.where.endswith("quiz_validation.jsonl") and there.rows == ({**ROW, "id": "7", "extra": 1},)
+    assert there.source.endswith("quiz_validation.jsonl") and there.rows == ({**ROW, "id": "7", "extra": 1},)
     assert len(found(split="train", folder=folder).rows) == 2  # quiz.jsonl is what has no file of its own
     assert len(found(split="validation[:3]", folder=folder).rows) == 1
 
@@ -119,8 +119,8 @@ def test_a_text_that_is_read_whole_may_be_a_plain_file(tmp_path):
 def test_made_rows_come_from_the_seed(tmp_path):
     task = dataclasses.replace(QUIZ, made=lambda protocol, seed, split: [{**ROW, "q": f"{protocol.shots} {seed} {split}"}])
     there = found(task, seed=5)
-    assert there.where == "quiz, made from seed 5" and there.rows == ({**ROW, "q": "1 5 validation", "id": "0"},)
-    assert found(task, folder=written(tmp_path, [ROW])).where.endswith("quiz.jsonl")  # a file, OpenAI's own for one, comes before
+    assert there.source == "quiz, made from seed 5" and there.rows == ({**ROW, "q": "1 5 validation", "id": "0"},)
+    assert found(task, folder=written(tmp_path, [ROW])).source.endswith("quiz.jsonl")  # a file, OpenAI's own for one, comes before
     broken = dataclasses.replace(QUIZ, made=lambda protocol, seed, split: [{"q": "x"}])
     refused("quiz, made from seed 0 example 1 has no column 'options'", broken)
 
@@ -130,7 +130,7 @@ def test_a_prepared_data_set_is_read_as_pythons_own_values(tmp_path):
     schema = {"article": "text", "questions": "[text]", "options": "[[text]]", "answers": "[text]", "class": "number"}
     task = dataclasses.replace(QUIZ, tfds="race", schema=schema)
     there = found(task, "train", data_dir=str(tmp_path))
-    assert there.where == "race train" and len(there.rows) == 4
+    assert there.source == "race train" and len(there.rows) == 4
     assert [row["id"] for row in there.rows] == ["0", "1", "2", "3"]
     assert there.rows[0]["options"] == [["x", "y", "z"], ["u", "v", "w"]] and there.rows[0]["article"].startswith("caf\u00e9 ")
     assert json.dumps(there.rows)  # nothing of NumPy's is left
@@ -143,6 +143,6 @@ def test_a_prepared_data_set_is_read_as_pythons_own_values(tmp_path):
 
 def test_values_of_numpy_become_pythons():
     example = {"a": np.int32(3), "b": b"caf\xc3\xa9", "c": np.array([b"x", b"y"], object), "d": {"e": np.bool_(True)}, "f": np.array(2.5)}
-    assert task_data.decoded(example, "here") == {"a": 3, "b": "caf\u00e9", "c": ["x", "y"], "d": {"e": True}, "f": 2.5}
+    assert task_data.decode_example(example, "here") == {"a": 3, "b": "caf\u00e9", "c": ["x", "y"], "d": {"e": True}, "f": 2.5}
     with pytest.raises(ValueError, match="^here is not UTF-8 text"):
-        task_data.decoded(b"\xff", "here")
+        task_data.decode_example(b"\xff", "here")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gptjax.generate import beam, decode
-from gptjax.generate.sampling import Sampling
+from gptjax.generate.sampling import SamplingParams
 from gptjax.model import gpt, inference
 from tests import tiny
 
@@ -24,7 +24,7 @@ def small():
         return LOUD * x if "weight" in jax.tree_util.keystr(path[-1:]) or "token" in jax.tree_util.keystr(path[-1:]) else x
 
     params = jax.tree_util.tree_map_with_path(louder, state.params)
-    return built.model, params, inference.reader(built.model, params)
+    return built.model, params, inference.prepare(built.model, params)
 
 
 def never(tokens):
@@ -46,7 +46,7 @@ def all_of(small, prompt, ends, alpha):
     for path, steps in zip(paths.tolist(), logp, strict=True):
         lengths = [n for n in range(1, N + 1) if ends(tuple(path[:n]))][:1] or ([N] if ends is never else [])
         for n in lengths:
-            found[tuple(path[:n])] = steps[:n].sum() / beam.penalty(n, alpha)
+            found[tuple(path[:n])] = steps[:n].sum() / beam.length_penalty(n, alpha)
     return sorted(((score, tokens) for tokens, score in found.items()), reverse=True)
 
 
@@ -65,7 +65,7 @@ def test_a_beam_as_wide_as_all_there_is_finds_the_best(small, ends, alpha):
 
 def test_a_beam_of_one_is_greedy(small):
     prompts = [[1], [2, 3, 1], [0, 0]]
-    greedy = decode.continuations(small[2], prompts, 9, Sampling(temperature=0), jax.random.key(0))
+    greedy = decode.generate(small[2], prompts, 9, SamplingParams(temperature=0), jax.random.key(0))
     assert [list(h.tokens) for (h,) in beam.search(small[2], prompts, 9, never, width=1)] == greedy
 
 
@@ -92,20 +92,20 @@ def test_prompts_are_searched_as_if_alone(small):
 def test_a_beginning_that_may_still_win_is_followed():
     """A text of one token has ended at -1; one under way at -1.5 comes to -0.75 if it is 7 long: ((5 + 7) / 6) ** 1 = 2."""
     for alpha, n_tokens, settled in [(1.0, 7, False), (1.0, 3, True), (0.0, 7, True)]:
-        group = beam._Group(n_tokens, at_end, 1, alpha)
+        group = beam._BeamGroup(n_tokens, at_end, 1, alpha)
         group.advance([[(-1.0, END), (-1.5, 0)]])
         assert [h.tokens for h in group.ended] == [(END,)] and group.done == settled, (alpha, n_tokens)
 
 
 def test_twice_the_width_is_looked_at_since_all_of_a_width_may_end():
-    group = beam._Group(7, lambda tokens: tokens[-1] >= 3, 2, 5.0)
+    group = beam._BeamGroup(7, lambda tokens: tokens[-1] >= 3, 2, 5.0)
     assert group.advance([[(-0.1, 3), (-0.2, 4), (-0.3, 0), (-0.4, 1), (-0.5, 2)]]) == [0, 0]
-    assert [tokens for _, tokens in group.alive] == [(0,), (1,)] and not group.done
+    assert [tokens for _, tokens in group.active] == [(0,), (1,)] and not group.done
 
 
 def test_wu_et_als_length_penalty():
-    assert beam.penalty(1, 0.6) == 1 and beam.penalty(7, 0.0) == 1
-    assert beam.penalty(7, 0.6) == pytest.approx(2**0.6)
+    assert beam.length_penalty(1, 0.6) == 1 and beam.length_penalty(7, 0.0) == 1
+    assert beam.length_penalty(7, 0.6) == pytest.approx(2**0.6)
 
 
 def test_a_longer_text_wins_under_a_larger_alpha(small):
@@ -115,7 +115,7 @@ def test_a_longer_text_wins_under_a_larger_alpha(small):
 
 def test_padded_ids_are_never_said(small):
     model, params, _ = small
-    loud = inference.reader(model, params | {"token_VD": params["token_VD"].at[V:].set(100.0)})
+    loud = inference.prepare(model, params | {"token_VD": params["token_VD"].at[V:].set(100.0)})
     (found,) = beam.search(loud, [[1]], 3, never, width=4)
     assert max(token for h in found for token in h.tokens) < V
 

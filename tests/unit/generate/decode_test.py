@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from gptjax.generate import decode
-from gptjax.generate.sampling import Sampling
+from gptjax.generate.sampling import SamplingParams
 from gptjax.model import gpt, inference
 from tests import tiny
 
@@ -16,7 +16,7 @@ def speaker():
 
 @pytest.fixture(scope="module")
 def reader(speaker):
-    return inference.reader(*speaker)
+    return inference.prepare(*speaker)
 
 
 def greedy_by_hand(model, params, prompt, n):
@@ -33,11 +33,11 @@ def greedy_by_hand(model, params, prompt, n):
     return text[len(prompt) :]
 
 
-@pytest.mark.parametrize("at_once", [1, 5, decode.AT_ONCE])
+@pytest.mark.parametrize("at_once", [1, 5, decode.STEPS_PER_CALL])
 def test_rows_of_different_lengths_each_get_their_own_continuation_past_the_context(speaker, reader, at_once):
     prompts = [[1], [2, 3, 4, 5, 6], list(range(20))]  # the context is 12
     said = [[], [], []]
-    for new in decode.stream(reader, prompts, 30, Sampling(temperature=0), jax.random.key(0), at_once=at_once):
+    for new in decode.stream(reader, prompts, 30, SamplingParams(temperature=0), jax.random.key(0), steps_per_call=at_once):
         said = [before + more for before, more in zip(said, new, strict=True)]
         assert max(map(len, new)) <= at_once
     assert said == [greedy_by_hand(*speaker, p, 30) for p in prompts]
@@ -45,15 +45,19 @@ def test_rows_of_different_lengths_each_get_their_own_continuation_past_the_cont
 
 def test_how_many_come_at_once_changes_no_sample(reader):
     def said(at_once):
-        return [row for new in decode.stream(reader, [[1, 2]], 20, Sampling(), jax.random.key(5), at_once=at_once) for row in new[0]]
+        return [
+            row
+            for new in decode.stream(reader, [[1, 2]], 20, SamplingParams(), jax.random.key(5), steps_per_call=at_once)
+            for row in new[0]
+        ]
 
-    assert said(1) == said(7) == said(decode.AT_ONCE)
+    assert said(1) == said(7) == said(decode.STEPS_PER_CALL)
 
 
 def test_a_row_that_the_caller_closes_says_no_more_and_changes_no_other(reader):
-    free = decode.continuations(reader, [[1], [2]], 10, Sampling(temperature=0), jax.random.key(0))
+    free = decode.generate(reader, [[1], [2]], 10, SamplingParams(temperature=0), jax.random.key(0))
     closed, said = set(), [[], []]
-    for new in decode.stream(reader, [[1], [2]], 10, Sampling(temperature=0), jax.random.key(0), closed=closed, at_once=1):
+    for new in decode.stream(reader, [[1], [2]], 10, SamplingParams(temperature=0), jax.random.key(0), done_rows=closed, steps_per_call=1):
         said = [before + more for before, more in zip(said, new, strict=True)]
         if len(said[0]) == 4:
             closed.add(0)
@@ -72,16 +76,16 @@ def test_programs_are_compiled_once_for_all_lengths(monkeypatch):
 
         monkeypatch.setattr(inference, name, counted)
     _, built, state = tiny.machine(tiny.config(n_ctx=128, n_layers=2))
-    reader = inference.reader(built.model, state.params)
+    reader = inference.prepare(built.model, state.params)
     for n_prompt, n_new in [(1, 60), (2, 40), (17, 33), (32, 31), (33, 30), (40, 60), (33, 90), (5, 59)]:
-        decode.continuations(reader, [[3] * n_prompt], n_new, Sampling(temperature=0), jax.random.key(0))
+        decode.generate(reader, [[3] * n_prompt], n_new, SamplingParams(temperature=0), jax.random.key(0))
     assert sorted(traced) == ["extend"] * 2 + ["prefill"] * 3
 
 
 def test_a_row_stops_at_end_of_text_and_others_go_on(reader):
-    free = decode.continuations(reader, [[1], [2]], 6, Sampling(), jax.random.key(3))
+    free = decode.generate(reader, [[1], [2]], 6, SamplingParams(), jax.random.key(3))
     stop = free[0][2]
-    said = decode.continuations(reader, [[1], [2]], 6, Sampling(), jax.random.key(3), end_of_text=stop)
+    said = decode.generate(reader, [[1], [2]], 6, SamplingParams(), jax.random.key(3), end_of_text=stop)
     assert said[0] == free[0][: free[0].index(stop)]
     assert said[1] == (free[1][: free[1].index(stop)] if stop in free[1] else free[1])
 
@@ -89,10 +93,10 @@ def test_a_row_stops_at_end_of_text_and_others_go_on(reader):
 def test_padded_ids_are_never_said(speaker):
     model, params = speaker
     loud = params | {"token_VD": params["token_VD"].at[61:].set(100.0)}
-    said = decode.continuations(inference.reader(model, loud), [[1]] * 8, 8, Sampling(temperature=5.0), jax.random.key(0))
+    said = decode.generate(inference.prepare(model, loud), [[1]] * 8, 8, SamplingParams(temperature=5.0), jax.random.key(0))
     assert max(map(max, said)) < 61
 
 
 def test_an_empty_prompt(reader):
     with pytest.raises(ValueError, match="an empty prompt"):
-        decode.continuations(reader, [[1], []], 3, Sampling(), jax.random.key(0))
+        decode.generate(reader, [[1], []], 3, SamplingParams(), jax.random.key(0))

@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 
 from gptjax.generate import sampling
-from gptjax.generate.sampling import Sampling
+from gptjax.generate.sampling import SamplingParams
 
 LOGITS = jnp.log(jnp.array([[0.5, 0.25, 0.15, 0.1], [0.1, 0.1, 0.2, 0.6]]))
 
 
 def alive(**kw):
-    return np.isfinite(sampling.kept(LOGITS, Sampling(**kw))).tolist()
+    return np.isfinite(sampling.filter_logits(LOGITS, SamplingParams(**kw))).tolist()
 
 
 def test_greedy_and_top_1_agree():
     key = jax.random.key(0)
-    assert sampling.choose(LOGITS, Sampling(temperature=0), key).tolist() == [0, 3]
-    assert sampling.choose(LOGITS, Sampling(top_k=1), key).tolist() == [0, 3]
-    assert sampling.choose(LOGITS, Sampling(top_p=1e-6), key).tolist() == [0, 3]
+    assert sampling.sample(LOGITS, SamplingParams(temperature=0), key).tolist() == [0, 3]
+    assert sampling.sample(LOGITS, SamplingParams(top_k=1), key).tolist() == [0, 3]
+    assert sampling.sample(LOGITS, SamplingParams(top_p=1e-6), key).tolist() == [0, 3]
 
 
 def test_top_k():
@@ -41,7 +41,7 @@ def test_top_p_is_taken_after_temperature():
 
 
 def test_frequencies_follow_the_distribution():
-    draw = jax.vmap(lambda k: sampling.choose(LOGITS, Sampling(temperature=2.0), k))(jax.random.split(jax.random.key(0), 20000))
+    draw = jax.vmap(lambda k: sampling.sample(LOGITS, SamplingParams(temperature=2.0), k))(jax.random.split(jax.random.key(0), 20000))
     expected = np.sqrt([0.5, 0.25, 0.15, 0.1])
     np.testing.assert_allclose(np.bincount(draw[:, 0], minlength=4) / 20000, expected / expected.sum(), atol=0.012)
 
@@ -52,7 +52,7 @@ def test_next_to_no_temperature_is_greedy(temperature):
     scores = scores.at[:, 400:].set(-jnp.inf)  # padding
     for key in jax.random.split(jax.random.key(0), 2):
         for more in ({}, {"top_k": 9}, {"top_p": 0.9}):
-            chosen = sampling.choose(scores, Sampling(temperature=temperature, **more), key)
+            chosen = sampling.sample(scores, SamplingParams(temperature=temperature, **more), key)
             assert chosen.tolist() == jnp.argmax(scores, axis=-1).tolist()
 
 
@@ -60,7 +60,7 @@ def test_next_to_no_temperature_is_greedy(temperature):
 def test_at_the_largest_temperatures_all_tokens_are_alike_but_for_padding(temperature):
     scores = jnp.arange(8.0)[None].at[:, 5:].set(-jnp.inf)
     for more in ({}, {"top_p": 1.0}, {"top_k": 10**18}):
-        kept = sampling.kept(scores, Sampling(temperature=temperature, **more))
+        kept = sampling.filter_logits(scores, SamplingParams(temperature=temperature, **more))
         np.testing.assert_array_equal(np.isfinite(kept), [[True] * 5 + [False] * 3])
         assert float(jax.nn.softmax(kept)[0, 0]) == pytest.approx(0.2)
 
@@ -71,4 +71,4 @@ def test_at_the_largest_temperatures_all_tokens_are_alike_but_for_padding(temper
 )
 def test_values_that_leave_nothing(bad):
     with pytest.raises(ValueError, match=f"{next(iter(bad))}="):
-        Sampling(**bad)
+        SamplingParams(**bad)

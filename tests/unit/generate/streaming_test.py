@@ -8,22 +8,22 @@ import pytest
 
 from gptjax.data.tokenizers import build, sentencepiece_tokenizer
 from gptjax.generate import streaming
-from gptjax.generate.sampling import Sampling
+from gptjax.generate.sampling import SamplingParams
 from gptjax.model import inference
 from tests import tiny
 
 TEXT = "na\u00efve \u20ac5 \U0001f600\U0001f468\u200d\U0001f469 plain \ufffd end\n"
-BYTES = build.Bytes()
+BYTES = build.ByteTokenizer()
 
 
 @pytest.fixture(scope="module")
 def sentencepiece():
-    return sentencepiece_tokenizer.trained(["plain words of a small text, and more of them " + c for c in "abcdefghij" * 20], 300)
+    return sentencepiece_tokenizer.train(["plain words of a small text, and more of them " + c for c in "abcdefghij" * 20], 300)
 
 
 def told(tokens, ids, divided, stops=()):
     """What is shown at each step, and at the end."""
-    row, ids = streaming.Telling(tokens, tokens.encode("x \u00e9"), stops), list(ids)
+    row, ids = streaming.StreamingDetokenizer(tokens, tokens.encode("x \u00e9"), stops), list(ids)
     shown = []
     for n in divided:
         shown.append(row.add(ids[:n]))
@@ -110,9 +110,9 @@ class Spaced(Letters):
 ])  # fmt: skip
 def test_a_stop_is_as_the_tokenizer_writes_it(stop, written):
     assert streaming.normalize_stops(Spaced(), [stop]) == [written]
-    told = streaming.Telling(Spaced(), [1], [stop])
+    told = streaming.StreamingDetokenizer(Spaced(), [1], [stop])
     shown = told.add(Spaced().encode(f"a {stop} w") if stop != "\n" else [4, 8, 5])
-    assert told.stopped and "w" not in shown
+    assert told.is_stopped and "w" not in shown
 
 
 @pytest.mark.parametrize("stop", ["\u4e94", "Zebra", "\n\n", "\ud800", "q\u4e94"])
@@ -132,11 +132,11 @@ def test_stops_of_a_reversible_tokenizer_are_themselves(kind, sentencepiece):
 @pytest.mark.parametrize("at_once", [1, 16])
 def test_a_stream_stops_row_by_row_and_not_at_what_the_prompt_says(at_once):
     _, built, state = tiny.machine(tiny.config())
-    reader, tokens = inference.reader(built.model, state.params), Letters()
+    reader, tokens = inference.prepare(built.model, state.params), Letters()
     prompts = [tokens.encode("ABC"), tokens.encode("DEFG")]
 
     def said(stops):
-        parts = streaming.stream(reader, tokens, prompts, 20, Sampling(temperature=0.5), jax.random.key(0), stops, at_once)
+        parts = streaming.stream(reader, tokens, prompts, 20, SamplingParams(temperature=0.5), jax.random.key(0), stops, at_once)
         return ["".join(row) for row in zip(*parts, strict=True)]
 
     free = said(())

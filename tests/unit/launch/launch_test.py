@@ -124,7 +124,7 @@ def test_a_jobset_for_tpu_slices(capsys):
     assert selector == {"cloud.google.com/gke-tpu-accelerator": "tpu-v5p-slice", "cloud.google.com/gke-tpu-topology": "8x8x8"}
     assert shlex.split(container["command"][2]) == ["exec", "python", "-m", "gptjax.train", *TRAIN[1:]]
     ((name, word),) = [(one["name"], one["value"]) for one in container["env"]]
-    assert name == rendezvous.NONCE and re.fullmatch("[0-9a-f]{32}", word)
+    assert name == rendezvous.NONCE_ENV and re.fullmatch("[0-9a-f]{32}", word)
     assert word not in printed(gke.main, capsys, "--name=j", "--image=i", "--accelerator=v5p:8x8x8", *TRAIN)[1], "a job has its own"
 
 

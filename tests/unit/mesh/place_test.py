@@ -13,11 +13,11 @@ def bare(monkeypatch):
 
 
 def test_flags_are_taken_and_nothing_is_alone(bare):
-    assert rendezvous.place("h:80", 4, 3, 1.0) == rendezvous.Place("h:80", 4, 3)
-    assert rendezvous.place(None, None, None, 1.0) is None
-    assert rendezvous.place("h:80", 1, None, 1.0) is None
+    assert rendezvous.detect("h:80", 4, 3, 1.0) == rendezvous.ProcessInfo("h:80", 4, 3)
+    assert rendezvous.detect(None, None, None, 1.0) is None
+    assert rendezvous.detect("h:80", 1, None, 1.0) is None
     bare.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")  # a pod by itself
-    assert rendezvous.place(None, None, None, 1.0) is None
+    assert rendezvous.detect(None, None, None, 1.0) is None
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_flags_are_taken_and_nothing_is_alone(bare):
 )
 def test_half_of_it_is_refused(bare, given, said):
     with pytest.raises(ValueError) as refused:
-        rendezvous.place(*given, 1.0)
+        rendezvous.detect(*given, 1.0)
     assert said in str(refused.value) and "\n" not in str(refused.value) and len(str(refused.value)) < 300
 
 
@@ -47,21 +47,21 @@ def test_odd_words_of_a_cluster_are_one_line(bare):
     for name, value in {"JOB_ID": "7", "STEP_NODELIST": "node[03-04]", "NTASKS": "many", "PROCID": "9", "LOCALID": "1"}.items():
         bare.setenv(f"SLURM_{name}", value)
     with pytest.raises(ValueError, match="jax found a cluster here but not its processes .*many"):
-        rendezvous.place(None, None, None, 1.0)
+        rendezvous.detect(None, None, None, 1.0)
 
 
 def test_the_launchers_word_is_taken_from_the_environment(bare):
-    bare.setenv(rendezvous.NONCE, "word")
-    assert rendezvous.place("h:80", 4, 3, 1.0) == rendezvous.Place("h:80", 4, 3, nonce="word")
-    assert rendezvous.place("[::1]:80", 4, 3, 1.0).proof(3) != rendezvous.Place("h:80", 4, 3).proof(3)
+    bare.setenv(rendezvous.NONCE_ENV, "word")
+    assert rendezvous.detect("h:80", 4, 3, 1.0) == rendezvous.ProcessInfo("h:80", 4, 3, nonce="word")
+    assert rendezvous.detect("[::1]:80", 4, 3, 1.0).proof(3) != rendezvous.ProcessInfo("h:80", 4, 3).proof(3)
 
 
 def test_slurm_is_found(bare):
     for name, value in {"JOB_ID": "7", "STEP_NODELIST": "node[03-04]", "NTASKS": "16", "PROCID": "9", "LOCALID": "1"}.items():
         bare.setenv(f"SLURM_{name}", value)
-    assert rendezvous.place(None, None, None, 1.0) == rendezvous.Place("node03:61447", 16, 9, [1])
+    assert rendezvous.detect(None, None, None, 1.0) == rendezvous.ProcessInfo("node03:61447", 16, 9, [1])
     bare.setenv("SLURM_NTASKS", "1")
-    assert rendezvous.place(None, None, None, 1.0) is None
+    assert rendezvous.detect(None, None, None, 1.0) is None
 
 
 def test_tpu_slices_on_gke_are_found(bare):
@@ -73,4 +73,4 @@ def test_tpu_slices_on_gke_are_found(bare):
     slices = {"MEGASCALE_COORDINATOR_ADDRESS": "localhost", "MEGASCALE_NUM_SLICES": "3", "MEGASCALE_SLICE_ID": "2"}
     for name, value in (there | slices).items():
         bare.setenv(name, value)
-    assert rendezvous.place(None, None, None, 5.0) == rendezvous.Place("localhost:8482", 6, 5)
+    assert rendezvous.detect(None, None, None, 5.0) == rendezvous.ProcessInfo("localhost:8482", 6, 5)

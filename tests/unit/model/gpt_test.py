@@ -23,7 +23,7 @@ def test_more_tokens_than_the_context():
     ({"dtype": "bfloat16", "layers": "scan"}, "cpu", jnp.bfloat16, False),
 ])  # fmt: skip
 def test_auto_is_resolved_by_platform(compute, platform, dtype, unroll):
-    manner = gpt.manner(schema.Compute(**compute), platform)
+    manner = gpt.execution_policy(schema.Compute(**compute), platform)
     assert (manner.dtype, manner.unroll, manner.kernel) == (dtype, unroll, "blocks" if platform == "cpu" else "splash")
 
 
@@ -69,7 +69,7 @@ def test_every_layer_has_dropout_masks_of_its_own(monkeypatch):
             keys.append(tuple(jax.random.key_data(module.make_rng("dropout")).tolist()))
         return x
 
-    monkeypatch.setattr(layers, "dropped", noted)
+    monkeypatch.setattr(layers, "dropout", noted)
     c = tiny.config(n_layers=3, attention=(schema.Dense(),), dropout=schema.Dropout(residual=0.1))
     _, built, state = tiny.machine(c)
     built.model.apply({"params": state.params}, tiny.tokens(c, 1)[:, :-1], train=True, rngs={"dropout": jax.random.key(0)})
@@ -81,7 +81,7 @@ def test_a_loop_over_periods_is_the_scan():
     c = tiny.config()
     _, built, state = tiny.machine(tiny.varied(c, compute={"layers": "scan"}))
     params = state.params | {"periods": jax.tree.map(lambda x: 10 * x, state.params["periods"])}
-    models = [built.model.clone(manner=gpt.manner(schema.Compute(layers=layers), "cpu")) for layers in ("unroll", "scan")]
+    models = [built.model.clone(manner=gpt.execution_policy(schema.Compute(layers=layers), "cpu")) for layers in ("unroll", "scan")]
     looped, scanned, turned = jax.jit(
         lambda p, q, t: (models[0].apply({"params": p}, t), models[1].apply({"params": p}, t), models[1].apply({"params": q}, t))
     )(params, params | {"periods": jax.tree.map(lambda x: x[::-1], params["periods"])}, tiny.tokens(c, 2)[:, :-1])
@@ -110,6 +110,6 @@ def test_gradient_of_unstacked_is_that_of_slicing():
     def value(parts):
         return sum(i * (part["a"] ** 2).sum() + part["b"] for i, part in enumerate(parts))
 
-    found = jax.grad(lambda t: value(gpt.unstacked(t)))(tree)
+    found = jax.grad(lambda t: value(gpt.unstack_layers(t)))(tree)
     expected = jax.grad(lambda t: value([jax.tree.map(lambda x, i=i: x[i], t) for i in range(3)]))(tree)
     jax.tree.map(np.testing.assert_allclose, found, expected)

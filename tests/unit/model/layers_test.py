@@ -12,7 +12,7 @@ class Dropped(nn.Module):
 
     @nn.compact
     def __call__(self, x, train):
-        return layers.dropped(self, x, self.rate, train)
+        return layers.dropout(self, x, self.rate, train)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -49,7 +49,7 @@ def clock(monkeypatch):
 
 def test_a_line_is_said_whole_and_is_never_markup():
     screen = Screen(width=20)
-    screen.console.say("[bold]x[/bold] [/] " + "word " * 10 + "end")
+    screen.console.print("[bold]x[/bold] [/] " + "word " * 10 + "end")
     screen.console.warn("mind [this]")
     assert screen.text() == "[bold]x[/bold] [/] " + "word " * 10 + "end\nwarning: mind [this]\n"
 
@@ -58,14 +58,14 @@ def test_parts_of_a_text_go_on_where_the_last_ended():
     screen = Screen(width=20)
     parts = ["[b]def f():", "\n", "    return", " 1\n\n", "", " ", "\x1b[2J" + "word " * 10, "end"]
     for part in parts:
-        screen.console.part(part)
+        screen.console.write(part)
     assert screen.text() == "".join(parts).replace("\x1b", "\u241b")
 
 
 def test_work_is_shown_on_a_terminal_alone_and_then_gone():
     pipe, screen = Screen(), Screen(terminal=True)
     for shown in (pipe, screen):
-        with shown.console.working("thinking") as show:
+        with shown.console.status("thinking") as show:
             show("still thinking")
     assert pipe.text() == "" and "still thinking" in screen.text()
 
@@ -76,18 +76,18 @@ ODD = ["[/b]", "[red]x", "[bold", "]", "[[]]", ":warning:", "\x1b[31m", "\udce9"
 def spoken(screen, text):
     """The text, as everything that is shown: lines, tables, titles, samples, statuses, bars."""
     out = screen.console
-    out.say(text)
+    out.print(text)
     out.warn(text)
-    out.part(text + "\n")
-    out.table(text, [(text, text), (text, Path(text))])
-    out.samples([text], [text])
-    with out.working(text) as show:
+    out.write(text + "\n")
+    out.print_table(text, [(text, text), (text, Path(text))])
+    out.print_samples([text], [text])
+    with out.status(text) as show:
         show(text)
-    with out.fraction(text) as advance:
+    with out.progress_bar(text) as advance:
         advance(0.5)
-    with out.training(3) as progress:
+    with out.training_display(3) as progress:
         progress.update(1, STEP)
-        out.say(text)
+        out.print(text)
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -108,7 +108,7 @@ def test_an_encoding_that_lacks_characters_cuts_nothing(encoding, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    out = console.standard()
+    out = console.stdout_console()
     spoken(types.SimpleNamespace(console=console.Console(False, out)), "caf\u00e9 \u4f60 " + "x" * 200)
     with rich.live.Live(rich.text.Text("y" * 200, overflow="ellipsis", no_wrap=True), console=out):
         pass
@@ -134,7 +134,7 @@ def test_what_cannot_be_written_ends_nothing(error, monkeypatch, capfd):
     spoken(types.SimpleNamespace(console=console.Console(quiet=False)), "x")
     assert capfd.readouterr().err == f"warning: standard output: {error.strerror}; nothing more is shown, the work goes on\n"
     with pytest.raises(OSError) as caught:
-        console.Console(quiet=False, vital=True).say("x")
+        console.Console(quiet=False, vital=True).print("x")
     assert caught.value is error
 
 
@@ -145,12 +145,12 @@ def test_no_standard_output_at_all(monkeypatch):
 
 def test_a_quiet_console_says_nothing():
     screen = Screen(terminal=True, quiet=True)
-    screen.console.say("x")
+    screen.console.print("x")
     screen.console.warn("x")
-    screen.console.table("x", [("a", 1)])
-    screen.console.samples(["x"])
-    with screen.console.training(10) as progress:
-        progress.part(1, 0.5)
+    screen.console.print_table("x", [("a", 1)])
+    screen.console.print_samples(["x"])
+    with screen.console.training_display(10) as progress:
+        progress.update_fraction(1, 0.5)
         progress.update(1, STEP)
         progress.update(1, VALID)
     assert screen.text() == ""
@@ -158,7 +158,7 @@ def test_a_quiet_console_says_nothing():
 
 def test_a_table_aligns_its_facts_and_wraps_the_long_ones():
     screen = Screen(width=40)
-    screen.console.table("nano", [("parameters", "1,234"), ("corpus", "one two three four five six seven [x]"), ("seed", 0)])
+    screen.console.print_table("nano", [("parameters", "1,234"), ("corpus", "one two three four five six seven [x]"), ("seed", 0)])
     assert screen.lines() == [
         "nano",
         "  parameters  1,234",
@@ -170,7 +170,7 @@ def test_a_table_aligns_its_facts_and_wraps_the_long_ones():
 
 def test_samples_keep_their_text_and_cannot_steer_the_terminal():
     screen = Screen(width=60, terminal=True)
-    screen.console.samples(["def f():\n    return [bold]1[/bold]\x1b[2J\x07\x9b", "two"])
+    screen.console.print_samples(["def f():\n    return [bold]1[/bold]\x1b[2J\x07\x9b", "two"])
     text = screen.text()
     assert "\x1b[2J" not in text and "\x07" not in text and "\x9b" not in text
     lines = screen.lines()
@@ -180,8 +180,8 @@ def test_samples_keep_their_text_and_cannot_steer_the_terminal():
 
 def test_what_the_terminal_cannot_encode_is_an_escape():
     screen = Screen(encoding="ascii", width=40)
-    screen.console.say("caf\u00e9")
-    screen.console.samples(["\u4f60\u597d"])
+    screen.console.print("caf\u00e9")
+    screen.console.print_samples(["\u4f60\u597d"])
     assert screen.lines()[0] == "caf\\xe9" and "| \\u4f60\\u597d" in screen.text() and screen.text().isascii()
 
 
@@ -190,10 +190,10 @@ def test_what_the_terminal_cannot_encode_is_an_escape():
 
 def test_a_pipe_gets_one_aligned_line_a_log_and_each_evaluation(clock):
     screen = Screen(width=40)
-    with screen.console.training(1000, first_step=1, every_log=2) as progress:
+    with screen.console.training_display(1000, first_step=1, every_log=2) as progress:
         for step in (2, 3, 4, 1000):
             clock[0] += 5
-            progress.part(step, 0.5, 5.0)
+            progress.update_fraction(step, 0.5, 5.0)
             clock[0] += 5
             progress.update(step, STEP | {"loss": 10.5 if step == 2 else 3.41234})
         progress.update(1000, VALID)
@@ -207,7 +207,7 @@ def test_a_pipe_gets_one_aligned_line_a_log_and_each_evaluation(clock):
 
 def test_mfu_is_shown_where_it_is_known_and_a_skipped_update_always(clock):
     screen = Screen()
-    with screen.console.training(100, every_log=50) as progress:
+    with screen.console.training_display(100, every_log=50) as progress:
         progress.update(7, STEP | {"loss": math.nan, "skipped_in_row": 1})
         progress.update(50, STEP | {"mfu": 0.4567})
         progress.update(60, STEP | {"mfu": None})
@@ -220,7 +220,7 @@ def test_mfu_is_shown_where_it_is_known_and_a_skipped_update_always(clock):
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_terminal_has_a_bar_of_one_line_above_which_the_lines_stay(clock, width):
     screen = Screen(width=width, terminal=True)
-    with screen.console.training(95_367, first_step=40_000, every_log=1) as progress:
+    with screen.console.training_display(95_367, first_step=40_000, every_log=1) as progress:
         progress._bar.refresh()
         for step in (40_001, 40_002):
             clock[0] += 1e6
@@ -236,7 +236,7 @@ def test_a_terminal_has_a_bar_of_one_line_above_which_the_lines_stay(clock, widt
 
 def test_a_narrow_terminal_cuts_the_bar_to_one_line(clock):
     screen = Screen(width=30, terminal=True)
-    with screen.console.training(95_367) as progress:
+    with screen.console.training_display(95_367) as progress:
         progress.update(1, STEP)
         progress._bar.refresh()
         assert len(progress._bar.console.render_lines(progress._bar.get_renderable())) == 1
@@ -244,31 +244,31 @@ def test_a_narrow_terminal_cuts_the_bar_to_one_line(clock):
 
 def test_the_time_left_leaves_compiling_out_and_hardly_jumps_at_an_evaluation(clock):
     screen = Screen()
-    with screen.console.training(1000) as progress:
+    with screen.console.training_display(1000) as progress:
         clock[0] += 500  # compiles
         progress.update(1, STEP)
-        assert progress._left() == ""
+        assert progress._time_left() == ""
         for step in range(2, 501):
             clock[0] += 2
             progress.update(step, STEP)
-        assert progress._left() == "16 min 40 s left"
+        assert progress._time_left() == "16 min 40 s left"
         clock[0] += 30  # evaluates
         progress.update(501, STEP)
-        assert progress._left() in [f"17 min {s} s left" for s in range(60)]
+        assert progress._time_left() in [f"17 min {s} s left" for s in range(60)]
         for step in range(502, 901):  # speeds up
             clock[0] += 1
             progress.update(step, STEP)
-        assert 100 <= (1000 - 900) * progress._elapsed / progress._moved < 150  # the mean of all steps would say 159
-        progress.part(1000, 1.0)
-        assert progress._left() == ""
+        assert 100 <= (1000 - 900) * progress._recent_seconds / progress._recent_steps < 150  # the mean of all steps would say 159
+        progress.update_fraction(1000, 1.0)
+        assert progress._time_left() == ""
 
 
 def test_parts_of_a_long_step_give_a_time_left_before_it_ends(clock):
     screen = Screen(terminal=True)
-    with screen.console.training(10) as progress:
+    with screen.console.training_display(10) as progress:
         for part in range(1, 5):
             clock[0] += 3600
-            progress.part(1, part / 8, tokens_per_s=3.25)
+            progress.update_fraction(1, part / 8, tokens_per_s=3.25)
         progress._bar.refresh()
     assert "1/10  3.2 tok/s  3 days left" in screen.text()
 
@@ -279,7 +279,7 @@ def test_parts_of_a_long_step_give_a_time_left_before_it_ends(clock):
     + [(12 * 86400, "12 days"), (700 * 86400, "700 days"), (3.2 * 31_557_600, "3.2 years"), (4.1e12, "129,921 years")],
 )
 def test_durations_read_as_one_would_say_them(seconds, text):
-    assert console.duration(seconds) == text
+    assert console.human_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_durations_read_as_one_would_say_them(seconds, text):
     + [(1.2e12, "1.2T"), (3e15, "3000T"), (-20_000, "-20k"), (0.25, "0.25")],
 )
 def test_quantities_have_three_digits(n, text):
-    assert console.quantity(n) == text
+    assert console.si(n) == text
 
 
 def test_importing_the_reports_imports_nothing_slow():

@@ -204,7 +204,7 @@ def test_a_disk_that_fills_is_one_line_and_no_more(tmp_path, capfd):
         record._board._writer = SimpleNamespace(write_event=full, flush=full, close=full)
         record.write(2, {"loss": 0.5})
         record.write(3, {"loss": 0.25})
-    status, line = command.verdict(error.value)
+    status, line = command.classify_error(error.value)
     assert status == 2 and line == (
         f"{tmp_path / 'metrics.jsonl'}: cannot be written at step 3 (No space left on device); mend that, and the same command continues"
     )
@@ -216,6 +216,6 @@ def test_a_disk_that_fills_is_one_line_and_no_more(tmp_path, capfd):
 def test_a_record_that_is_set_aside_is_never_overwritten(tmp_path):
     for content in ("a", "b"):
         (tmp_path / "metrics.jsonl").write_text(content)
-        events.set_aside(tmp_path, 8)
+        events.move_aside(tmp_path, 8)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"metrics.jsonl.lost-1": "a", "metrics.jsonl.lost-2": "b"}
-    events.set_aside(tmp_path / "none", 8)
+    events.move_aside(tmp_path / "none", 8)

@@ -50,7 +50,7 @@ def test_rubbish_of_a_save_gives_its_name_to_the_next(tmp_path, busy):
     place = made(tmp_path, "30.saving")
     busy.add("saving")
     assert place.clean() == [f"{place.path}/30.saving cannot be removed: Directory not empty"]
-    assert not place.writing(30).exists() and there(tmp_path) == ["30.removed"]
+    assert not place.staging_path(30).exists() and there(tmp_path) == ["30.removed"]
     made(tmp_path, "30", "30.saving")
     place.commit(30, "{}")
     assert place.steps() == [30] and (tmp_path / "30" / "files.json").exists()

@@ -21,11 +21,11 @@ from gptjax.sharding import device_mesh, topology
 )
 def test_devices_that_a_mesh_cannot_use(sizes, message):
     with pytest.raises(ValueError, match=message):
-        device_mesh.mesh(schema.Mesh(**sizes))
+        device_mesh.make_mesh(schema.Mesh(**sizes))
 
 
 def test_the_axis_of_minus_one_takes_what_is_left():
-    mesh = device_mesh.mesh(schema.Mesh(data=2, tensor=2))
+    mesh = device_mesh.make_mesh(schema.Mesh(data=2, tensor=2))
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2, "context": 1}
     assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
 
@@ -41,7 +41,7 @@ def test_the_axis_of_minus_one_takes_what_is_left():
     ],
 )
 def test_the_slow_network_takes_the_first_axes(shape, n_units, across):
-    within, found = device_mesh.split(list(shape), n_units)
+    within, found = device_mesh.split_axes(list(shape), n_units)
     assert found == across and [a * b for a, b in zip(within, across, strict=True)] == list(shape)
     assert math.prod(found) == n_units
 
@@ -60,7 +60,7 @@ def machines(platform, n_units, each):
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])
 def test_slices_and_hosts_lie_along_data_and_then_fsdp(platform):
     made, unit = machines(platform, 4, 8)
-    found = unit(device_mesh.arranged([2, 8, 2, 1], made))
+    found = unit(device_mesh.device_array([2, 8, 2, 1], made))
     assert found.shape == (2, 8, 2, 1)
     assert all(len(set(found[i, 4 * j : 4 * j + 4].ravel())) == 1 for i in range(2) for j in range(2))
     assert sorted({found[i, 4 * j, 0, 0] for i in range(2) for j in range(2)}) == [0, 1, 2, 3]
@@ -69,23 +69,23 @@ def test_slices_and_hosts_lie_along_data_and_then_fsdp(platform):
 def test_tensor_stays_within_a_slice_but_may_span_hosts_of_gpus():
     made, _ = machines("tpu", 4, 2)
     with pytest.raises(ValueError, match=r"4 slices do not divide mesh.data x mesh.fsdp = 1 x 2, and tensor and context must stay"):
-        device_mesh.arranged([1, 2, 4, 1], made)
+        device_mesh.device_array([1, 2, 4, 1], made)
     made, unit = machines("gpu", 2, 8)
-    assert [len(set(unit(device_mesh.arranged([1, 1, 16, 1], made)).ravel()[half])) for half in (slice(8), slice(8, 16))] == [1, 1]
+    assert [len(set(unit(device_mesh.device_array([1, 1, 16, 1], made)).ravel()[half])) for half in (slice(8), slice(8, 16))] == [1, 1]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, which requirements-dev.txt installs")
 def test_a_tpu_topology_whose_links_must_be_split_and_two_slices():
-    mesh = device_mesh.mesh(schema.Mesh(fsdp=8, tensor=8), topology.topology("v5p:4x4x4").devices())  # jax.make_mesh refuses it
+    mesh = device_mesh.make_mesh(schema.Mesh(fsdp=8, tensor=8), topology.from_name("v5p:4x4x4").devices())  # jax.make_mesh refuses it
     assert mesh.devices.shape == (1, 8, 8, 1)
-    two = device_mesh.mesh(schema.Mesh(data=2, fsdp=4, tensor=2), topology.topology("2xv5p:2x2x2").devices())
+    two = device_mesh.make_mesh(schema.Mesh(data=2, fsdp=4, tensor=2), topology.from_name("2xv5p:2x2x2").devices())
     assert [{d.slice_index for d in half.ravel()} for half in two.devices] == [{0}, {1}]
 
 
 def test_a_model_too_large_is_refused():
-    there = device_mesh.mesh(schema.Mesh())
+    there = device_mesh.make_mesh(schema.Mesh())
     small = registry.config("smoke").model
-    device_mesh.check_room(small, there)
+    device_mesh.check_state_fits(small, there)
     with pytest.raises(ValueError, match="the model's state takes .* TiB of each device, which has"):
-        device_mesh.check_room(dataclasses.replace(small, n_layers=10_000, d_model=2**19), there)
+        device_mesh.check_state_fits(dataclasses.replace(small, n_layers=10_000, d_model=2**19), there)

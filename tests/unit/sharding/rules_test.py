@@ -13,7 +13,7 @@ from tests import tiny
 
 @pytest.fixture
 def mesh():
-    return device_mesh.mesh(schema.Mesh(data=2, fsdp=2, tensor=2))
+    return device_mesh.make_mesh(schema.Mesh(data=2, fsdp=2, tensor=2))
 
 
 def test_letters_choose_axes_and_stacked_layers_stay_whole(mesh):
@@ -67,7 +67,7 @@ def test_adams_moments_lie_where_their_parameters_do():
 def test_a_mesh_that_does_not_fit_the_model(mesh, model, message):
     c = tiny.varied(tiny.config(**model), mesh=mesh)
     with pytest.raises(ValueError, match=re.escape(message)):
-        rules.check(c, device_mesh.mesh(c.mesh))
+        rules.check(c, device_mesh.make_mesh(c.mesh))
 
 
 def test_rows_of_a_process_are_those_of_its_devices(mesh, monkeypatch):
@@ -81,16 +81,16 @@ def test_rows_of_a_process_are_those_of_its_devices(mesh, monkeypatch):
             return {device: index for device, index in self.whole.devices_indices_map(shape).items() if device in self.here}
 
     monkeypatch.setattr(rules, "NamedSharding", Half)
-    assert rules.rows_here(8, rules.PRESETS["fsdp_tensor"].activations, mesh) == [4, 5, 6, 7]
+    assert rules.local_rows(8, rules.PRESETS["fsdp_tensor"].activations, mesh) == [4, 5, 6, 7]
 
 
 def test_rows_are_placed_by_number(mesh):
     """Of 8 rows over data x fsdp = 4, on one process: all; and a host array that has but some of them is refused."""
     table = rules.PRESETS["fsdp_tensor"].activations
     host = np.arange(48).reshape(2, 8, 3)
-    assert rules.rows_here(8, table, mesh) == list(range(8))
-    for found in (rules.placed(host, "MB1", table, mesh), rules.placed(host, "MB1", table, mesh, 8)):
+    assert rules.local_rows(8, table, mesh) == list(range(8))
+    for found in (rules.put_on_mesh(host, "MB1", table, mesh), rules.put_on_mesh(host, "MB1", table, mesh, 8)):
         np.testing.assert_array_equal(found, host)
         assert found.sharding.spec == P(None, ("data", "fsdp"), None)
     with pytest.raises(AssertionError):
-        rules.placed(host[:, :4], "MB1", table, mesh, 8)
+        rules.put_on_mesh(host[:, :4], "MB1", table, mesh, 8)

@@ -37,9 +37,9 @@ needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, re
     ],
 )
 def test_names(name, same, n_devices):
-    found = topology.topology(name)
+    found = topology.from_name(name)
     assert str(found) == same and found.n_devices == n_devices
-    assert topology.topology(same) == found
+    assert topology.from_name(same) == found
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_names(name, same, n_devices):
 )
 def test_unknown_names(name, message):
     with pytest.raises(ValueError, match=f"topology '{name}'.*{message}"):
-        topology.topology(name)
+        topology.from_name(name)
 
 
 @pytest.mark.parametrize("module, name, remedy", [("libtpu", "v5e-1", "dev"), ("jax_plugins", "h100-1", "gpu")])
@@ -70,13 +70,13 @@ def test_a_compiler_that_is_missing(monkeypatch, module, name, remedy):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == module else find(wanted))
     with pytest.raises(ValueError, match=f"compiling for .* not installed: pip install -r requirements-{remedy}.txt"):
-        topology.topology(name).devices()
+        topology.from_name(name).devices()
 
 
 @needs_libtpu
 @pytest.mark.parametrize("name", ["v4-16", "v5p-8", "v5e-1", "v5litepod-8", "v6e-8", "tpu7x-8", "tpu7x-2", "2xv5e-4", "v6e:16x16"])
 def test_tpus_that_are_not_here(name):
-    target = topology.topology(name)
+    target = topology.from_name(name)
     there = target.devices()
     assert len(there) == target.n_devices and there[0].platform == target.platform
     assert {topology.chip(device) for device in there} == {target.chip}
@@ -89,7 +89,7 @@ def test_programs_for_chips_elsewhere_stay_out_of_the_cache(tmp_path):
     """Where jax would write them, and fail to read them. Programs for devices that are here are written again afterwards."""
     settings = {"jax_compilation_cache_dir": str(tmp_path), "jax_persistent_cache_min_compile_time_secs": 0.0}
     before = {name: getattr(jax.config, name) for name in settings}
-    mesh = jax.sharding.Mesh(topology.topology("v5e-1").devices(), "x")
+    mesh = jax.sharding.Mesh(topology.from_name("v5e-1").devices(), "x")
     x = jax.ShapeDtypeStruct((8,), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
     try:
         for name, value in settings.items():
@@ -109,7 +109,7 @@ def test_programs_for_chips_elsewhere_stay_out_of_the_cache(tmp_path):
 @needs_libtpu
 def test_hbm_is_what_the_compiler_allows():
     """A program that needs more than a chip has is refused, and the refusal names the size."""
-    target = topology.topology("v5e-1")
+    target = topology.from_name("v5e-1")
     mesh = jax.sharding.Mesh(target.devices(), "x")
     x = jax.ShapeDtypeStruct((2**17, 2**17), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec()))
     with pytest.raises(jax.errors.JaxRuntimeError, match=rf"exceeds available HBM \({target.chip.hbm_bytes / 2**30:.2f}G\)"):
@@ -125,14 +125,18 @@ def test_hbm_is_what_the_compiler_allows():
     ],
 )
 def test_libtpu_is_quiet_and_jax_uses_the_cpu(program):
-    environment = {name: value for name, value in os.environ.items() if name not in (*topology.QUIET, "JAX_PLATFORMS", "XLA_FLAGS")}
+    environment = {name: value for name, value in os.environ.items() if name not in (*topology.QUIET_ENV, "JAX_PLATFORMS", "XLA_FLAGS")}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr, done.returncode) == ("[CpuDevice(id=0)]\n", "", 0)
 
 
 @pytest.mark.parametrize(
     "start",
-    [xla_options.begin, lambda: device_mesh.mesh(schema.Mesh()), pytest.param(topology.topology("v5e-1").devices, marks=needs_libtpu)],
+    [
+        xla_options.configure_runtime,
+        lambda: device_mesh.make_mesh(schema.Mesh()),
+        pytest.param(topology.from_name("v5e-1").devices, marks=needs_libtpu),
+    ],
     ids=["a program that computes", "a mesh", "chips elsewhere"],
 )
 def test_too_few_addresses_are_refused_before_jax_begins(monkeypatch, start):
@@ -150,7 +154,7 @@ def test_peaks_are_those_of_the_data_sheets():
 
 
 def test_an_h100_is_what_its_compiler_is_told():
-    sizes = {name: int(re.search(rf"{name}: (\d+)", topology.H100)[1]) for name in ("device_memory_size", "memory_bandwidth")}
+    sizes = {name: int(re.search(rf"{name}: (\d+)", topology.H100_TARGET_CONFIG)[1]) for name in ("device_memory_size", "memory_bandwidth")}
     chip = topology.CHIPS["h100"]
     assert 0.9 < chip.hbm_bytes / sizes["device_memory_size"] <= 1
     assert chip.hbm_bandwidth == pytest.approx(sizes["memory_bandwidth"], rel=0.01)

@@ -28,14 +28,14 @@ def test_by_device(monkeypatch):
         == {}
     )
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    xla_options._on_cpu.cache_clear()
+    xla_options._cpu_options.cache_clear()
     assert xla_options.options(HERE) == {}
-    xla_options._on_cpu.cache_clear()
+    xla_options._cpu_options.cache_clear()
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the options are for x86")
 def test_this_xla_multiplies_without_ynnpack_and_sums_with_it():
-    assert xla_options.options(HERE) == xla_options.ON_CPU
+    assert xla_options.options(HERE) == xla_options.CPU_OPTIONS
     x = jax.ShapeDtypeStruct((512, 512), jnp.float32)
 
     def program(f):
@@ -47,10 +47,10 @@ def test_this_xla_multiplies_without_ynnpack_and_sums_with_it():
 
 def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(xla_options, "ON_CPU", {"xla_cpu_no_such_option": "1"})
-    xla_options._on_cpu.cache_clear()
+    monkeypatch.setattr(xla_options, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
+    xla_options._cpu_options.cache_clear()
     assert xla_options.options(HERE) == {}
-    xla_options._on_cpu.cache_clear()
+    xla_options._cpu_options.cache_clear()
 
 
 def test_memory_is_kept(monkeypatch):
@@ -65,5 +65,5 @@ def test_memory_is_kept(monkeypatch):
             results.append(real(*arguments))
 
     monkeypatch.setattr(xla_options.ctypes, "CDLL", lambda _: Libc())
-    xla_options.keep_memory()
+    xla_options.tune_malloc()
     assert results == [1, 1, 1, 1]

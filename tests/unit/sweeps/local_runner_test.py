@@ -46,7 +46,7 @@ if there.name == "seed=0":
 
 
 def points(n=2):
-    return sweep.planned(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(n)))
+    return sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(n)))
 
 
 @pytest.fixture
@@ -63,28 +63,28 @@ def stand_in(monkeypatch, tmp_path):
 
 
 def ran(directory, n=2, jobs=1, retries=1, show=lambda progress: None):
-    return local_runner.run("smoke", points(n), directory, local_runner.slots(jobs, None), retries, show)
+    return local_runner.run("smoke", points(n), directory, local_runner.make_slots(jobs, None), retries, show)
 
 
 def test_every_point_is_run_once_and_not_again(stand_in, tmp_path):
     stand_in(DONE)
     progress, through = ran(tmp_path)
-    assert through and not progress.failed and len(progress.seconds) == 2
-    assert all(run_status.standing(point, tmp_path).state == "done" for point in points())
+    assert through and not progress.failures and len(progress.point_seconds) == 2
+    assert all(run_status.read_status(point, tmp_path).state == "done" for point in points())
     assert (tmp_path / "seed=0/group").read_text() != str(os.getpgid(0))  # the terminal's Ctrl-C must not reach it twice
     progress, through = ran(tmp_path)
-    assert through and not progress.seconds
+    assert through and not progress.point_seconds
     assert (tmp_path / "seed=0/starts").read_text() == "x"
     assert (tmp_path / "seed=0/data").resolve() == (tmp_path / "seed=1/data").resolve() == tmp_path / "data"
 
 
 def test_points_share_what_is_compiled_unless_told_otherwise(stand_in, tmp_path, monkeypatch):
-    monkeypatch.delenv(local_runner.COMPILED, raising=False)
+    monkeypatch.delenv(local_runner.COMPILE_CACHE_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     stand_in(DONE)
     ran(Path("mine"))
     assert [(tmp_path / f"mine/seed={seed}/compiled").read_text() for seed in (0, 1)] == [str(tmp_path / "mine/compiled")] * 2
-    monkeypatch.setenv(local_runner.COMPILED, "/theirs")
+    monkeypatch.setenv(local_runner.COMPILE_CACHE_VARIABLE, "/theirs")
     ran(Path("other"), n=1)
     assert (tmp_path / "other/seed=0/compiled").read_text() == "/theirs"
 
@@ -92,12 +92,12 @@ def test_points_share_what_is_compiled_unless_told_otherwise(stand_in, tmp_path,
 def test_a_point_that_dies_is_tried_again_and_one_that_is_refused_is_not(stand_in, tmp_path):
     stand_in(DIES_ONCE)
     progress, _ = ran(tmp_path / "dies")
-    assert not progress.failed and (tmp_path / "dies/seed=0/starts").read_text() == "xx"
+    assert not progress.failures and (tmp_path / "dies/seed=0/starts").read_text() == "xx"
     progress, _ = ran(tmp_path / "never", retries=0)
-    assert "killed by signal 9" in progress.failed["seed=0"]
+    assert "killed by signal 9" in progress.failures["seed=0"]
     stand_in(REFUSED)
     progress, through = ran(tmp_path / "refused")
-    assert through and progress.failed == {"seed=0": "no such thing", "seed=1": "no such thing"}
+    assert through and progress.failures == {"seed=0": "no such thing", "seed=1": "no such thing"}
     assert (tmp_path / "refused/seed=0/starts").read_text() == "x"
 
 
@@ -105,10 +105,12 @@ def test_a_point_that_gave_up_or_is_damaged_is_not_begun_again_and_the_others_go
     stand_in(GIVES_UP)
     progress, through = ran(tmp_path)
     why = "gave up: 10 updates in a row were not finite, up to step 12"
-    assert through and progress.failed == {"seed=0": why} and run_status.standing(points()[1], tmp_path).state == "done"
+    assert through and progress.failures == {"seed=0": why} and run_status.read_status(points()[1], tmp_path).state == "done"
     (tmp_path / "seed=1/metrics.jsonl").write_text('{"step": "40"}\n')
     progress, through = ran(tmp_path, n=3)
-    assert through and progress.failed["seed=0"] == why and f"{tmp_path}/seed=1/metrics.jsonl: 'step' is '40'" in progress.failed["seed=1"]
+    assert (
+        through and progress.failures["seed=0"] == why and f"{tmp_path}/seed=1/metrics.jsonl: 'step' is '40'" in progress.failures["seed=1"]
+    )
     assert [(tmp_path / f"seed={seed}/starts").read_text() for seed in range(3)] == ["x", "x", "x"]
 
 
@@ -116,9 +118,9 @@ def test_a_point_that_cannot_begin_is_told_and_the_others_go_on(stand_in, tmp_pa
     stand_in(DONE)
     (tmp_path / "seed=0").write_text("in the way")
     progress, through = ran(tmp_path)
-    assert through and progress.failed == {"seed=0": f"cannot begin: {tmp_path}/seed=0: File exists"}
-    assert run_status.standing(points()[1], tmp_path).state == "done"
-    assert local_runner.reason(tmp_path / "no log", -9) == f"killed by signal 9: it said nothing; {tmp_path}/no log has all"
+    assert through and progress.failures == {"seed=0": f"cannot begin: {tmp_path}/seed=0: File exists"}
+    assert run_status.read_status(points()[1], tmp_path).state == "done"
+    assert local_runner.failure_reason(tmp_path / "no log", -9) == f"killed by signal 9: it said nothing; {tmp_path}/no log has all"
 
 
 PARENT = """
@@ -197,23 +199,23 @@ def test_points_at_a_time_share_the_cores(stand_in, tmp_path):
     found = [json.loads((tmp_path / f"seed={i}/cores").read_text()) for i in range(2)]
     assert sorted(found[0] + found[1]) == cores and max(most) == 2
     with pytest.raises(ValueError, match=f"--jobs=999: give 1 to {len(cores)}"):
-        local_runner.slots(999, None)
+        local_runner.make_slots(999, None)
 
 
 def test_each_gets_its_devices():
-    parts = local_runner.slots(1, 4)
+    parts = local_runner.make_slots(1, 4)
     assert parts[0].environment == {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "TPU_VISIBLE_CHIPS": "0,1,2,3"}
-    assert local_runner.slots(1, None)[0].environment == {}
+    assert local_runner.make_slots(1, None)[0].environment == {}
 
 
 def test_points_of_the_same_data_wait_for_the_first_to_prepare_it(tmp_path):
     first, second = points()
     progress = local_runner.Progress(collections.deque([second]))
-    progress.running[local_runner.slots(1, None)[0]] = local_runner.Running(first, None, 0.0)  # pyright: ignore[reportArgumentType]
-    assert local_runner._next(progress, tmp_path) is None
+    progress.active[local_runner.make_slots(1, None)[0]] = local_runner.RunningPoint(first, None, 0.0)  # pyright: ignore[reportArgumentType]
+    assert local_runner._next_point(progress, tmp_path) is None
     (tmp_path / first.name).mkdir()
     (tmp_path / first.name / "data.json").write_text("{}")
-    assert local_runner._next(progress, tmp_path) is second
+    assert local_runner._next_point(progress, tmp_path) is second
 
 
 @pytest.fixture
@@ -235,13 +237,13 @@ def test_ctrl_c_stops_every_run_and_begins_no_other(stand_in, tmp_path, heeds_ct
 
     threading.Thread(target=interrupt).start()
     progress, through = ran(tmp_path, retries=0)
-    assert not through and time.monotonic() - began < 50 and not progress.failed
-    assert [point.name for point in progress.waiting] == ["seed=1", "seed=0"] and not (tmp_path / "seed=1").exists()
+    assert not through and time.monotonic() - began < 50 and not progress.failures
+    assert [point.name for point in progress.queue] == ["seed=1", "seed=0"] and not (tmp_path / "seed=1").exists()
 
 
 def test_why_a_process_ended(tmp_path):
     log = tmp_path / "log.txt"
     log.write_text("said\nerror: it is so\nmore\n")
-    assert local_runner.reason(log, 2) == "it is so"
+    assert local_runner.failure_reason(log, 2) == "it is so"
     log.write_text("Traceback\nKeyError: 3\n")
-    assert local_runner.reason(log, 1) == f"ended with 1: KeyError: 3; {log} has all"
+    assert local_runner.failure_reason(log, 1) == f"ended with 1: KeyError: 3; {log} has all"

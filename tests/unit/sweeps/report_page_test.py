@@ -18,8 +18,8 @@ def directory(tmp_path):
     asked = sweep.Sweep(
         about="which is <best>?", recipe="smoke", points=sweep.grid(sweep.each("train.schedule.peak", *FINALS), sweep.seeds(3))
     )
-    run_status.write(tmp_path, "mine", asked)
-    for point in sweep.planned(asked):
+    run_status.write_sweep(tmp_path, "mine", asked)
+    for point in sweep.expand(asked):
         loss = FINALS[point.config.train.schedule.peak][point.config.seed]
         records = [
             {"step": 1, "tokens": 256, "tokens_per_s": 1.0, "seconds": 9.0},
@@ -37,32 +37,32 @@ def recorded(run, *records):
 
 
 def results(directory):
-    return comparison.compared(sweep.arms(sweep.planned(run_status.read(directory)[1])), directory)
+    return comparison.compare_arms(sweep.arms(sweep.expand(run_status.read_sweep(directory)[1])), directory)
 
 
 def test_an_estimate_is_a_mean_with_students_interval():
-    found = comparison.estimate([1.0, 2.0, 3.0])
-    assert found.mean == 2 and found.half == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4) and not found.clear
-    assert str(comparison.estimate([1.5])) == "1.5000" and not comparison.estimate([1.5]).clear
+    found = comparison.mean_interval([1.0, 2.0, 3.0])
+    assert found.mean == 2 and found.half_width == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4) and not found.is_significant
+    assert str(comparison.mean_interval([1.5])) == "1.5000" and not comparison.mean_interval([1.5]).is_significant
 
 
 def test_arms_are_compared_seed_by_seed(directory):
     baseline, other = results(directory)
     assert baseline.label == "peak=0.001" and baseline.difference is None and baseline.loss.mean == pytest.approx(3.1)
     # The seeds' own spread is 0.1, that of the pairs 0.01: so the difference is clear, though the intervals of the losses overlap.
-    assert other.difference.mean == pytest.approx(-0.1) and other.difference.clear
-    assert other.loss.mean + other.loss.half > baseline.loss.mean - baseline.loss.half
+    assert other.difference.mean == pytest.approx(-0.1) and other.difference.is_significant
+    assert other.loss.mean + other.loss.half_width > baseline.loss.mean - baseline.loss.half_width
     assert baseline.tokens_per_s == 50.5 and baseline.runs[0].seconds == 60 and baseline.runs[0].curve == ((5120, 4.0), (10240, 3.0))
 
 
 def test_what_is_not_finished_is_said_and_counts_for_nothing(directory):
     (directory / "peak=0.003,seed=2/checkpoints/40").rmdir()
     _, other = results(directory)
-    assert other.unfinished == 1 and other.loss.n == 2 and other.difference.n == 2
-    assert report_page.rows([other])[0][1] == "2 of 3 finished"
+    assert other.n_unfinished == 1 and other.loss.n == 2 and other.difference.n == 2
+    assert report_page.table_rows([other])[0][1] == "2 of 3 finished"
     for seed in range(3):
         (directory / f"peak=0.003,seed={seed}/metrics.jsonl").unlink()
-    assert report_page.rows(results(directory))[1][2:4] == ("not finished", "no seed in common")
+    assert report_page.table_rows(results(directory))[1][2:4] == ("not finished", "no seed in common")
 
 
 def test_the_report(directory, capsys):
@@ -80,9 +80,9 @@ def test_the_report(directory, capsys):
 @pytest.mark.parametrize("n, marker", [(1, "o"), (2, "")])
 def test_an_arm_that_was_evaluated_once_is_a_point_that_is_seen(n, marker, directory, monkeypatch):
     drawn = []
-    monkeypatch.setattr(report_page, "dressed", lambda axes: drawn.extend(axes.lines))
-    monkeypatch.setattr(report_page, "_joined", lambda result: [(1.0 + i, 3.0, 2.9, 3.1) for i in range(n)])
-    report_page.curves(results(directory), directory / "curves.png")
+    monkeypatch.setattr(report_page, "style_axes", lambda axes: drawn.extend(axes.lines))
+    monkeypatch.setattr(report_page, "_mean_curve", lambda result: [(1.0 + i, 3.0, 2.9, 3.1) for i in range(n)])
+    report_page.plot_curves(results(directory), directory / "curves.png")
     assert len(drawn) == 4 and {str(line.get_marker()) for line in drawn} == {marker}
 
 
@@ -90,18 +90,18 @@ def test_the_curves_join_seeds_where_all_were_evaluated(directory):
     with (directory / "peak=0.001,seed=1/metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 39, "tokens": 10000, "validation_loss": 3.3}) + "\n")
     baseline, _ = results(directory)
-    first, second = report_page._joined(baseline)
+    first, second = report_page._mean_curve(baseline)
     assert first == (5120, pytest.approx(4.1), 4.0, 4.2) and second[0] == 10240
 
 
 def test_runs_are_reported_as_they_were_begun(directory):
     """Though the recipe is another by now."""
-    name, asked = run_status.read(directory)
-    points = sweep.planned(asked)
+    name, asked = run_status.read_sweep(directory)
+    points = sweep.expand(asked)
     before = overrides.override(points[0].config, "model.d_model=64")
-    (directory / points[0].name / "config.json").write_text(json.dumps(overrides.flat(before)))
-    assert run_status.recorded(points[0], directory).config == before
-    assert run_status.recorded(points[1], directory) == points[1]
+    (directory / points[0].name / "config.json").write_text(json.dumps(overrides.flatten(before)))
+    assert run_status.with_saved_config(points[0], directory).config == before
+    assert run_status.with_saved_config(points[1], directory) == points[1]
     assert program.main(["report", str(directory)]) == 0
     assert "d_model=64" in (directory / "report.md").read_text()
 
@@ -109,21 +109,21 @@ def test_runs_are_reported_as_they_were_begun(directory):
 def test_a_difference_is_to_the_baseline_whichever_arm_stands_between(tmp_path):
     peaks = {1e-3: 3.0, 3e-3: 2.0, 1e-2: 2.5}
     asked = sweep.Sweep(about="?", recipe="smoke", points=sweep.each("train.schedule.peak", *peaks))
-    for point in sweep.planned(asked):
+    for point in sweep.expand(asked):
         recorded(tmp_path / point.name, {"step": 40, "tokens": 10240, "validation_loss": peaks[point.config.train.schedule.peak]})
-    found = comparison.compared(sweep.arms(sweep.planned(asked)), tmp_path)
+    found = comparison.compare_arms(sweep.arms(sweep.expand(asked)), tmp_path)
     assert [arm.difference and arm.difference.mean for arm in found] == [None, -1.0, -0.5]
 
 
 def test_a_final_loss_is_the_last_one_and_the_noise_scale_a_median_of_the_second_half(tmp_path):
-    (point,) = sweep.planned(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(1)))
+    (point,) = sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(1)))
     noise = [{"step": n, "tokens": 256 * n, "noise_scale": scale} for n, scale in enumerate([900, 900, 900, 7, 1000, 8], 1)]
     best = {"step": 20, "tokens": 5120, "validation_loss": 2.0}
     recorded(tmp_path / point.name, *noise, best, {"step": 40, "tokens": 10240, "validation_loss": 2.5})
-    run = comparison.measured(point, tmp_path)
-    assert run.final == 2.5 and run.noise_scale == 8
+    run = comparison.load_run(point, tmp_path)
+    assert run.final_loss == 2.5 and run.noise_scale == 8
     recorded(tmp_path / point.name, *[line | {"noise_scale": -line["noise_scale"]} for line in noise])
-    assert comparison.measured(point, tmp_path).noise_scale is None  # an estimate below 0 says nothing
+    assert comparison.load_run(point, tmp_path).noise_scale is None  # an estimate below 0 says nothing
 
 
 DAMAGES = {
@@ -190,8 +190,8 @@ NAMES = [
 def test_any_name_is_drawn_and_written_as_it_is(tmp_path, capsys):
     """Arms that differ in a text of theirs; each picture is drawn with all of them, and nothing warns."""
     asked = sweep.Sweep(about="which $x^{$ \udcff | is best?\n# no", recipe="smoke", points=sweep.each("loop.sample_prompt", *NAMES))
-    run_status.write(tmp_path, "a$b\udcff", asked)
-    for number, point in enumerate(sweep.planned(asked)):
+    run_status.write_sweep(tmp_path, "a$b\udcff", asked)
+    for number, point in enumerate(sweep.expand(asked)):
         recorded(
             tmp_path / point.name,
             {"step": 20, "tokens": 5120, "validation_loss": 4.0},
@@ -207,7 +207,7 @@ def test_any_name_is_drawn_and_written_as_it_is(tmp_path, capsys):
 
 def test_a_report_of_nothing_is_a_report(tmp_path, capsys):
     asked = sweep.Sweep(about="?", recipe="smoke", points=sweep.each("train.schedule.peak", -1, -2))
-    run_status.write(tmp_path, "none", asked)
+    run_status.write_sweep(tmp_path, "none", asked)
     assert program.main(["report", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert said.out.count("Refused: peak=-") == 2 and not said.err

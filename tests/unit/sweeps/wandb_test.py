@@ -34,8 +34,8 @@ class Run:
 @pytest.fixture
 def directory(tmp_path):
     asked = sweep.Sweep(about="a?", recipe="smoke", points=sweep.seeds(3))
-    run_status.write(tmp_path, "mine", asked)
-    for point in sweep.planned(asked)[:2]:
+    run_status.write_sweep(tmp_path, "mine", asked)
+    for point in sweep.expand(asked)[:2]:
         records = [{"step": step, "loss": 3.0, "lr": "NaN"} for step in (1, 2, 3)] + [{"step": 3, "validation_loss": 4.0}]
         (tmp_path / point.name).mkdir()
         (tmp_path / point.name / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -61,7 +61,7 @@ def same(a, b):
 
 
 def opened(directory, said=None, keep_last=3, every_keep=None):
-    return checkpoint.Checkpoints(directory, keep_last, every_keep, (said if said is not None else []).append)
+    return checkpoint.CheckpointManager(directory, keep_last, every_keep, (said if said is not None else []).append)
 
 
 def saved_run(directory, steps=(10, 20, 30)):
@@ -92,7 +92,7 @@ def restored(directory, said=None):
 def test_nothing_saved_is_none(tmp_path):
     assert restored(tmp_path / "new") is None
     with pytest.raises(ValueError, match="no checkpoint in .*; steps there: none"):
-        checkpoint.Saved(tmp_path / "other", print).about()
+        checkpoint.CheckpointReader(tmp_path / "other", print).metadata()
 
 
 @pytest.mark.parametrize("on", [(4, 2), (2, 4), (2, 1), (1, 1)])
@@ -111,7 +111,7 @@ def test_a_state_comes_back_exactly_on_any_mesh(tmp_path, on):
 def test_a_part_of_a_state_can_be_read_alone_and_without_a_sharding(tmp_path):
     params = state_of(30).params
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), {"params": params})
-    step, part, _ = checkpoint.Saved(saved_run(tmp_path), print).restore(wanted, part="params/")
+    step, part, _ = checkpoint.CheckpointReader(saved_run(tmp_path), print).restore(wanted, prefix="params/")
     assert step == 30 and same(part, {"params": params})
 
 
@@ -133,7 +133,7 @@ def test_the_state_may_be_donated_or_deleted_after_save(tmp_path):
         wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), big(0))
         assert same(checkpoints.restore(wanted)[1], big(2))
     (tmp_path / "2").rename(tmp_path / "away")
-    assert same(checkpoint.Saved(tmp_path, print).restore(wanted)[1], big(1))
+    assert same(checkpoint.CheckpointReader(tmp_path, print).restore(wanted)[1], big(1))
 
 
 def test_the_newest_are_kept_and_every_keep_for_ever(tmp_path):
@@ -142,9 +142,9 @@ def test_the_newest_are_kept_and_every_keep_for_ever(tmp_path):
             checkpoints.save(step, {"x": jnp.int32(step)}, {"step": step})
         checkpoints.wait()
         assert checkpoints.steps() == [20, 40, 60, 70]
-        assert checkpoints.about() == {"step": 70} and checkpoints.about(40) == {"step": 40}
+        assert checkpoints.metadata() == {"step": 70} and checkpoints.metadata(40) == {"step": 40}
         with pytest.raises(ValueError, match="no checkpoint of step 30 .*steps there: 20, 40, 60, 70"):
-            checkpoints.about(30)
+            checkpoints.metadata(30)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["20", "40", "60", "70"]
 
 
@@ -166,10 +166,10 @@ def test_a_checkpoint_by_the_name_of_another_step_is_refused_by_every_reader(tmp
     said = []
     move(saved_run(tmp_path, steps=(12,)) / "12", tmp_path / "20")
     saved, refusal = (
-        checkpoint.Saved(tmp_path, said.append),
+        checkpoint.CheckpointReader(tmp_path, said.append),
         "/20 is of step 12: a folder was renamed or copied; name it 12 again, or remove it",
     )
-    for read in (saved.about, saved.newest, lambda: saved.about(20), lambda: saved.restore(abstract(state_of(0))),
+    for read in (saved.metadata, saved.latest, lambda: saved.metadata(20), lambda: saved.restore(abstract(state_of(0))),
                  lambda: saved.restore(abstract(state_of(0)), steps=[20])):  # fmt: skip
         with pytest.raises(ValueError, match=refusal):
             read()
@@ -179,12 +179,12 @@ def test_a_checkpoint_by_the_name_of_another_step_is_refused_by_every_reader(tmp
 def test_all_processes_take_the_checkpoints_that_process_0_sees(tmp_path):
     """Also where another process sees one more."""
 
-    class Second(processes.Hosts):
-        def first(self, act):
+    class Second(processes.ProcessGroup):
+        def broadcast_from_zero(self, act):
             return [10, 20] if (found := act()) == [10, 20, 30] else found
 
     saved_run(tmp_path)
-    with checkpoint.Checkpoints(tmp_path, 2, None, print, Second()) as checkpoints:
+    with checkpoint.CheckpointManager(tmp_path, 2, None, print, Second()) as checkpoints:
         assert checkpoints.restore(abstract(state_of(0)))[0] == 20
 
 
@@ -247,7 +247,7 @@ def test_damage_that_only_the_seal_sees(tmp_path):
     said = []
     assert restored(tmp_path, said)[0] == 20
     assert said == ["the checkpoint of step 30 is damaged: its record was changed"]
-    assert checkpoint.Saved(tmp_path, said.append).about()["row"] == 140
+    assert checkpoint.CheckpointReader(tmp_path, said.append).metadata()["row"] == 140
 
 
 def test_all_damaged_is_an_error_that_names_what_was_tried(tmp_path):
@@ -258,7 +258,7 @@ def test_all_damaged_is_an_error_that_names_what_was_tried(tmp_path):
     with pytest.raises(ValueError, match="every checkpoint in .* is damaged .*30: .*20: .*10: .*another --run"):
         restored(tmp_path, said)
     assert len(said) == 3
-    assert checkpoint.Saved(tmp_path, print).steps() == [10, 20, 30]
+    assert checkpoint.CheckpointReader(tmp_path, print).steps() == [10, 20, 30]
 
 
 def test_a_damaged_checkpoint_is_replaced_and_never_counts_as_kept(tmp_path):
@@ -321,7 +321,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
         said = []
         with opened(tmp_path, said, keep_last=2) as checkpoints:
             step, state, about = checkpoints.restore(wanted)
-            checkpoints.begin()
+            checkpoints.prepare()
             assert said == [] and begun - 1 <= step <= begun + 1
             assert about == {"row": step} and all((state[f"w{i}"] == step + i).all() for i in range(8))
             assert all(entry.name.isdecimal() for entry in tmp_path.iterdir())
@@ -386,5 +386,5 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file" / "run", tmp_path / "file", Path("/proc/nowhere")):
         with pytest.raises(ValueError, match=f"cannot write checkpoints to {place}: .*; make it writable, or give another --run") as error:
-            opened(place).begin()
+            opened(place).prepare()
         assert "\n" not in str(error.value)

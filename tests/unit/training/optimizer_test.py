@@ -10,7 +10,7 @@ from tests import tiny
 
 def test_decay_spares_biases_and_gains_alone():
     _, _, state = tiny.machine(tiny.config())
-    mask = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(optimizer.decayed(state.params))}
+    mask = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(optimizer.decay_mask(state.params))}
     spared = {path.split("'")[-2] for path, decays in mask.items() if not decays}
     assert spared == {"bias_D", "gain_D", "bias_QNH", "bias_F"}
     assert {path.split("'")[-2] for path, decays in mask.items() if decays} == {
@@ -24,7 +24,7 @@ def test_decay_spares_biases_and_gains_alone():
 
 def test_an_unknown_role_is_an_error():
     with pytest.raises(ValueError, match="'scale' is not one of weight, token, position, bias, gain"):
-        optimizer.decayed({"scale_D": jnp.zeros(3)})
+        optimizer.decay_mask({"scale_D": jnp.zeros(3)})
 
 
 def algorithm_2(p, m, v, t, lr, eps, decay):

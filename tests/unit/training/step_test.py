@@ -56,10 +56,10 @@ def test_dropout_masks_change_with_step_and_vanish_in_evaluation():
     assert float(jax.jit(built.nll)(state.params, rows, ones)) == float(jax.jit(plain.nll)(state.params, rows, ones))
 
 
-class Keyed(step.Step):
+class Keyed(step.TrainStep):
     """A step whose loss is a number drawn from the key that dropout would draw from."""
 
-    def mean(self, params, tokens_BT, dropout_key=None):
+    def loss_fn(self, params, tokens_BT, dropout_key=None):
         return jax.random.uniform(dropout_key) + 0 * params["bias_D"].sum()
 
 
@@ -70,7 +70,7 @@ def test_dropout_masks_change_with_seed_step_and_microbatch():
 
     def drawn(seed, number, microbatch):
         keyed = Keyed(dataclasses.replace(c, seed=seed), built.model, built.tx)
-        sums = keyed.zero(params).replace(count=jnp.int32(microbatch))
+        sums = keyed.init_accumulator(params).replace(count=jnp.int32(microbatch))
         return float(keyed.accumulate(params, jnp.int32(number), sums, rows).loss)
 
     assert drawn(0, 0, 0) == drawn(0, 0, 0)
@@ -119,7 +119,7 @@ def test_loss_and_gradient_must_both_be_finite(loss, gradient):
     c = tiny.config()
     _, built, state = tiny.machine(c)
     gradients = jax.tree.map(jnp.ones_like, state.params) | {"token_VD": jnp.full_like(state.params["token_VD"], gradient)}
-    sums = step.Sums(gradients, jnp.float32(loss), jnp.float32(1), jnp.int32(1))
+    sums = step.GradAccumulator(gradients, jnp.float32(loss), jnp.float32(1), jnp.int32(1))
     after, values = jax.jit(built.update, static_argnums=2)(state, sums, 8)
     jax.tree.map(np.testing.assert_array_equal, (after.params, after.opt_state), (state.params, state.opt_state))
     assert int(values["skipped"]) == int(values["skipped_in_row"]) == 1
@@ -163,14 +163,14 @@ def test_documents_masked_by_config():
 
 
 def test_segments_end_with_their_end_of_text():
-    np.testing.assert_array_equal(gpt.segments(jnp.array([[5, 0, 6, 7, 0, 8]]), 0), [[0, 0, 1, 1, 1, 2]])
+    np.testing.assert_array_equal(gpt.segment_ids(jnp.array([[5, 0, 6, 7, 0, 8]]), 0), [[0, 0, 1, 1, 1, 2]])
 
 
 def test_evaluation_counts_each_token_once_whatever_the_microbatch():
     c = tiny.config()
     _, built, state = tiny.machine(c)
     nll, rows = jax.jit(built.nll), tiny.tokens(c, 7)
-    results = [metrics.evaluation(nll, state.params, rows, n, lambda x, letters: jnp.asarray(x), bytes_per_token=2.0) for n in (7, 4, 1)]
+    results = [metrics.evaluate(nll, state.params, rows, n, lambda x, letters: jnp.asarray(x), bytes_per_token=2.0) for n in (7, 4, 1)]
     for r in results:
         assert r["validation_loss"] == pytest.approx(results[0]["validation_loss"], rel=1e-6)
         assert r["perplexity"] == pytest.approx(np.exp(r["validation_loss"]))

@@ -21,7 +21,7 @@ def folder(tmp_path):
     c = tools.config("gpt2")
     c = dataclasses.replace(c, model=dataclasses.replace(c.model, n_layers=1))
     (tmp_path / "theirs").mkdir()
-    export_hf.save(tmp_path / "theirs", c, tools.random(c.model), build.Bytes())
+    export_hf.save(tmp_path / "theirs", c, tools.random(c.model), build.ByteTokenizer())
     return tmp_path / "theirs"
 
 
@@ -31,20 +31,20 @@ def converted(source, to, *more: str) -> None:
 
 def test_a_run_is_opened_with_its_own_tokenizer_alone(folder, tmp_path, monkeypatch):
     converted(folder, tmp_path / "run")
-    there, asked = load.found(str(tmp_path / "run")), []
-    there.check(there.config, build.Bytes())
+    there, asked = load.load(str(tmp_path / "run")), []
+    there.check(there.config, build.ByteTokenizer())
     with pytest.raises(ValueError, match="was trained with a tokenizer of digest .*: set data.tokenizer to Bytes"):
         there.check(there.config, dataclasses.make_dataclass("Other", [("digest", str)])("0" * 64))
-    monkeypatch.setattr(load.Run, "check", lambda run, config, text: asked.append(text.digest))
-    open_model.opened(str(tmp_path / "run"), [], lambda done: None)
-    assert asked == [build.Bytes().digest]
+    monkeypatch.setattr(load.RunWeights, "check", lambda run, config, text: asked.append(text.digest))
+    open_model.open_model(str(tmp_path / "run"), [], lambda done: None)
+    assert asked == [build.ByteTokenizer().digest]
 
 
 def test_there_and_back(folder, tmp_path, capsys):
     converted(folder, tmp_path / "run")
     said = capsys.readouterr().out
     assert "Hugging Face gpt2 -> run of gpt2" in said and f"python -m gptjax.sample --run={tmp_path / 'run'}" in said
-    assert run_dir.config(tmp_path / "run").model.n_layers == 1
+    assert run_dir.load_config(tmp_path / "run").model.n_layers == 1
     sample.main([f"--run={tmp_path / 'run'}", "--prompt=so", "--tokens=4", "--temperature=0"])
     assert "gpt2, step 0" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--config=gpt1 is of weights that become a run"):
@@ -73,7 +73,7 @@ def test_what_stands_beside_is_left_alone_and_parents_of_a_refused_one_are_not_m
     converted(folder, tmp_path / "run")
     assert (tmp_path / "run.partial" / "mine.txt").read_text() == "mine"
     assert (tmp_path / "run").stat().st_mode & 0o777 == (tmp_path / "theirs").stat().st_mode & 0o777
-    monkeypatch.setattr(convert, "imported", lambda *given: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(convert, "write_run", lambda *given: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     for to in (tmp_path / "x" / "y" / "run", tmp_path / "a" / "c" / "run"):
         with pytest.raises(OSError, match="No space"):
             converted(folder, to)
@@ -81,14 +81,14 @@ def test_what_stands_beside_is_left_alone_and_parents_of_a_refused_one_are_not_m
 
 
 def test_a_directory_that_is_filled_meanwhile_is_left_alone(folder, tmp_path, monkeypatch):
-    inner = convert.imported
+    inner = convert.write_run
 
     def meanwhile(*given):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "theirs.txt").write_text("another's")
         return inner(*given)
 
-    monkeypatch.setattr(convert, "imported", meanwhile)
+    monkeypatch.setattr(convert, "write_run", meanwhile)
     with pytest.raises(OSError, match="not empty"):
         converted(folder, tmp_path / "run")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "theirs"]
@@ -140,13 +140,13 @@ def test_a_run_begins_with_weights(tmp_path, capsys):
     c = registry.config("smoke")
     (tmp_path / "theirs").mkdir()
     params = tools.random(c.model)
-    export_hf.save(tmp_path / "theirs", c, params, build.Bytes())
+    export_hf.save(tmp_path / "theirs", c, params, build.ByteTokenizer())
     converted(tmp_path / "theirs", tmp_path / "run", "--config=smoke")
     options = ["--config=smoke", "--set", "train.schedule.peak=1e-30", "--set", "train.steps=1"]
     assert train.main([*options, f"--init={tmp_path / 'run'}", f"--run={tmp_path / 'trained'}"]) == 0
     assert f"beginning with the weights of {tmp_path / 'run'}: a run of gptjax" in capsys.readouterr().out
-    there = load.found(tmp_path / "trained")
-    tools.same(there.params(tools.wanted(c)), params)
+    there = load.load(tmp_path / "trained")
+    tools.same(there.load_params(tools.wanted(c)), params)
     with pytest.raises(ValueError, match="holds weights that gptjax.convert brought, and no run: begin one with them by --init="):
         train.main([*options, f"--run={tmp_path / 'run'}"])
 
@@ -163,8 +163,8 @@ def test_a_run_begins_with_weights(tmp_path, capsys):
     ],
 )
 def test_weights_say_whether_they_are_a_configs(folder, changes, said):
-    there = load.found(folder)
-    text = build.tokenizer(data.Gpt2Bpe() if not changes else data.Bytes())
+    there = load.load(folder)
+    text = build.build(data.Gpt2Bpe() if not changes else data.Bytes())
     spoken = dataclasses.replace(there.config.data, tokenizer=data.Gpt2Bpe() if not changes else data.Bytes())
     train_of = dataclasses.replace(there.config.train, batch_tokens=8 * 12 * 13)
     model = dataclasses.replace(there.config.model, **changes)
@@ -172,7 +172,7 @@ def test_weights_say_whether_they_are_a_configs(folder, changes, said):
     if said is None:
         there.check(c, text)
         wanted = tools.wanted(c)
-        read = dict(trees.named_leaves(there.params(wanted)))
+        read = dict(trees.named_leaves(there.load_params(wanted)))
         assert read["position_TD"].shape == (6, 16) and read["token_VD"].shape == (384, 16)
         return
     with pytest.raises(ValueError, match=said):
@@ -181,7 +181,7 @@ def test_weights_say_whether_they_are_a_configs(folder, changes, said):
 
 def test_the_machines_limits_are_looked_at_before_anything_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda which: (2**31, 2**31))
-    monkeypatch.setattr(load, "found", lambda *arguments: pytest.fail("read"))
+    monkeypatch.setattr(load, "load", lambda *arguments: pytest.fail("read"))
     for main, flags in ((convert.main, [f"--from={tmp_path}", f"--to={tmp_path / 'to'}"]), (sample.main, [f"--run={tmp_path}"])):
         with pytest.raises(ValueError, match="ulimit -v"):
             main(flags)

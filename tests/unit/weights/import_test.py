@@ -23,8 +23,8 @@ TABLE = "transformer.wte.weight"
 def opened(folder, *assignments):
     """(weights, what was said, the model)."""
     said = []
-    there = load.found(folder, assignments, say=said.append)
-    there.check(there.config, build.tokenizer(there.config.data.tokenizer))
+    there = load.load(folder, assignments, log=said.append)
+    there.check(there.config, build.build(there.config.data.tokenizer))
     return there, said
 
 
@@ -38,7 +38,7 @@ def test_a_tied_table_under_the_outputs_name_is_taken(kind, tmp_path):
     tensors["lm_head.weight"] = tensors.pop(table)  # as safetensors.torch.save_model keeps one name of two
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
     there, said = opened(tmp_path)
-    tools.same(there.params(tools.wanted(c)), params)
+    tools.same(there.load_params(tools.wanted(c)), params)
     assert not said
 
 
@@ -52,7 +52,7 @@ def small(n_vocab: int, spec: data.Tokenizer, norm: str = "pre") -> schema.Confi
 
 @pytest.fixture(scope="module")
 def bpe():
-    return gpt2_bpe.Gpt2(None)
+    return gpt2_bpe.Gpt2Tokenizer(None)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_rows_after_the_tokenizers_ids_are_left_out_and_a_line_says_so(padded):
     there, said = opened(folder)
     assert there.config.model.n_vocab == 50_257
     assert said == [f"{folder}: of the 50,304 rows of its token table the first 50,257 are taken, not the rest"]
-    tools.same(there.params(tools.wanted(c)), params)
+    tools.same(there.load_params(tools.wanted(c)), params)
 
 
 def test_without_a_tokenizer_beside_the_user_says_where_padding_begins(padded):
@@ -90,7 +90,7 @@ def test_without_a_tokenizer_beside_the_user_says_where_padding_begins(padded):
         opened(folder)
     there, said = opened(folder, "model.n_vocab=50257")
     assert len(said) == 1 and "50,257 are taken" in said[0]
-    tools.same(there.params(tools.wanted(c)), params)
+    tools.same(there.load_params(tools.wanted(c)), params)
     with pytest.raises(ValueError, match=r"the tensor wte.weight is \[50304, 8\], expected \[50305, 8\]"):
         opened(folder, "model.n_vocab=50305")
 
@@ -107,7 +107,7 @@ def test_an_added_token_is_left_out_and_a_line_says_so(padded, bpe, rows, file):
     there, said = opened(folder)
     assert said[-1] == f"{folder}: of its tokenizer '<|pad|>' is left out, which Gpt2Bpe(path=None) does not have"
     assert len(said) == 1 + (rows > 50_257) and there.config.model.n_vocab == 50_257
-    tools.same(there.params(tools.wanted(c)), params)
+    tools.same(there.load_params(tools.wanted(c)), params)
 
 
 # --- a run of weights ------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_a_run_of_weights_needs_their_folder_no_more(kind, shared, tmp_path, mon
     theirs = tmp_path / "theirs"
     shutil.copytree(shared / "data" / "tokenizers" / kind, theirs)
     theirs.chmod(0o755)
-    text = build.tokenizer(dataclasses.replace(spec, path=str(theirs)))
+    text = build.build(dataclasses.replace(spec, path=str(theirs)))
     c = small(text.n_vocab, dataclasses.replace(spec, path=str(theirs)), "post" if kind == "gpt1" else "pre")
     export_hf.save(theirs, c, tools.random(c.model), text)
     monkeypatch.chdir(tmp_path)
@@ -131,7 +131,7 @@ def test_a_run_of_weights_needs_their_folder_no_more(kind, shared, tmp_path, mon
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert {*files.digests} <= {path.name for path in (tmp_path / "run").iterdir()}
-    assert run_dir.config(tmp_path / "run").data.tokenizer == spec and overrides.flat(run_dir.config(tmp_path / "run"))
+    assert run_dir.load_config(tmp_path / "run").data.tokenizer == spec and overrides.flatten(run_dir.load_config(tmp_path / "run"))
     capsys.readouterr()
     sample.main([f"--run={tmp_path / 'run'}", "--prompt=there and back", "--tokens=2", "--temperature=0"])
     assert "there and back" in capsys.readouterr().out
@@ -170,7 +170,7 @@ def test_a_config_that_is_not_the_checkpoints_is_refused(made, tmp_path):
     file = tmp_path / "run" / "config.json"
     whole = json.loads(file.read_text())
     openers = [
-        lambda: open_model.opened(tmp_path / "run", [], lambda line: None),
+        lambda: open_model.open_model(tmp_path / "run", [], lambda line: None),
         lambda: sample.main([f"--run={tmp_path / 'run'}", "--tokens=1"]),
         lambda: convert.main([f"--from={tmp_path / 'run'}", f"--to={tmp_path / 'exported'}"]),
     ]

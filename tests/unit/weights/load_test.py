@@ -16,7 +16,7 @@ from gptjax.training import state, step
 from gptjax.weights import export_hf, hf_config, load, name_maps
 from tests import tiny
 
-TEXT = build.Bytes()
+TEXT = build.ByteTokenizer()
 BIAS = "attention/qkv/bias_QNH"
 MODELS = {
     "openai-gpt": {"norm": "post", "attention": (schema.Dense(),)},
@@ -31,7 +31,7 @@ def random(model: schema.Model, seed: int = 0):
     rng, banded = np.random.default_rng(seed), any(isinstance(p, schema.Banded) for p in model.attention)
 
     def draw(path, leaf):
-        name = trees.path(path)
+        name = trees.leaf_name(path)
         x = rng.normal(size=leaf.shape).astype(np.float32)
         if name == "token_VD":
             x[model.n_vocab :] = 0
@@ -56,10 +56,12 @@ def exported(request, tmp_path):
 
 @functools.cache
 def wanted(c: schema.Config, n_devices: int = 1):
-    mesh = device_mesh.mesh(schema.Mesh(**({"tensor": 2, "sharding": "fsdp_tensor"} if n_devices > 1 else {})), jax.devices()[:n_devices])
+    mesh = device_mesh.make_mesh(
+        schema.Mesh(**({"tensor": 2, "sharding": "fsdp_tensor"} if n_devices > 1 else {})), jax.devices()[:n_devices]
+    )
     c = dataclasses.replace(c, mesh=schema.Mesh(tensor=2, sharding="fsdp_tensor")) if n_devices > 1 else c
     built = step.build(c, "cpu", mesh, None)
-    return state.abstract(c, built.model, built.tx, mesh).params
+    return state.abstract_state(c, built.model, built.tx, mesh).params
 
 
 def same(params, others):
@@ -70,24 +72,24 @@ def same(params, others):
 
 def test_export_then_import_is_the_identity(exported):
     folder, c, params = exported
-    there = load.found(folder)
+    there = load.load(folder)
     assert dataclasses.replace(there.config.model, init=c.model.init) == c.model
     assert there.config.data.tokenizer == data.Bytes()
-    same(there.params(wanted(c)), params)
+    same(there.load_params(wanted(c)), params)
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_rates_of_dropout_come_along(kind):
     drop = schema.Dropout(embedding=0.1, attention=0.2, residual=0.3)
-    there, settings = hf_config.written(dataclasses.replace(config(kind).model, dropout=drop))
+    there, settings = hf_config.to_hf(dataclasses.replace(config(kind).model, dropout=drop))
     assert [settings[there.dropout[name]] for name in ("embedding", "attention", "residual")] == [0.1, 0.2, 0.3]
-    assert hf_config.read(settings, "config.json")[1].dropout == drop
+    assert hf_config.from_hf(settings, "config.json")[1].dropout == drop
 
 
 def test_onto_a_mesh_each_device_reads_its_part(exported):
     folder, c, params = exported
-    there, asked = load.found(folder), wanted(c, 8)
-    read = there.params(asked)
+    there, asked = load.load(folder), wanted(c, 8)
+    read = there.load_params(asked)
     same(read, params)
     for (_, x), (_, y) in zip(trees.named_leaves(read), trees.named_leaves(asked), strict=True):
         assert x.sharding == y.sharding
@@ -96,12 +98,12 @@ def test_onto_a_mesh_each_device_reads_its_part(exported):
 
 def test_a_device_reads_no_more_than_it_needs(exported):
     folder, c, _ = exported
-    there = load.found(folder)
+    there = load.load(folder)
     sizes, inner = [], there._tensors.read
     there._tensors.read = lambda name, cut: sizes.append(inner(name, cut).size) or inner(name, cut)
     leaf = "periods/block_0/mlp/up/weight_DF"
     shape = (c.model.n_periods, c.model.d_model // 4, c.model.d_ff // 2)
-    name_maps.part(there._tensors, there._layout, c.model, leaf, tuple(slice(0, n) for n in shape))
+    name_maps.read_part(there._tensors, there._layout, c.model, leaf, tuple(slice(0, n) for n in shape))
     assert sizes == [shape[1] * shape[2]] * shape[0]
 
 
@@ -111,7 +113,7 @@ def test_queries_of_any_width_come_back_to_a_rounding(tmp_path):
     params = random(model)
     export_hf.save(tmp_path, dataclasses.replace(tiny.config(), model=model), params, TEXT)
     c = dataclasses.replace(tiny.config(), model=model)
-    for (name, x), (_, y) in zip(trees.named_leaves(load.found(tmp_path).params(wanted(c))), trees.named_leaves(params), strict=True):
+    for (name, x), (_, y) in zip(trees.named_leaves(load.load(tmp_path).load_params(wanted(c))), trees.named_leaves(params), strict=True):
         np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=3e-7 if "qkv" in name else 0, err_msg=name)
 
 
@@ -120,7 +122,7 @@ def test_several_files_are_as_one(tmp_path):
     params = random(c.model)
     export_hf.save(tmp_path, c, params, TEXT, file_bytes=10_000)
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 3 and not (tmp_path / "model.safetensors").exists()
-    same(load.found(tmp_path).params(wanted(c)), params)
+    same(load.load(tmp_path).load_params(wanted(c)), params)
 
 
 def test_half_precision_without_prefix_with_masks_and_the_tied_table(tmp_path):
@@ -133,7 +135,7 @@ def test_half_precision_without_prefix_with_masks_and_the_tied_table(tmp_path):
     tensors["lm_head.weight"] = tensors["wte.weight"]
     tensors = {n: x.astype(jax.numpy.bfloat16) if x.dtype == np.float32 else x for n, x in tensors.items()}
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
-    same(load.found(tmp_path / "model.safetensors").params(wanted(c)), params)
+    same(load.load(tmp_path / "model.safetensors").load_params(wanted(c)), params)
 
 
 # --- damage --------------------------------------------------------------------------------------------------------------
@@ -176,7 +178,7 @@ def test_a_wrong_tensor_is_named(tmp_path, damage, said):
     damage(tensors)
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=said):
-        load.found(tmp_path)
+        load.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -197,30 +199,30 @@ def test_a_config_of_another_function_is_refused(tmp_path, settings, said):
     there = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(there | settings))
     with pytest.raises(ValueError, match=said):
-        load.found(tmp_path)
+        load.load(tmp_path)
 
 
 def test_files_that_are_not_there_or_damaged(tmp_path):
     c = config("gpt2")
     with pytest.raises(ValueError, match="does not exist"):
-        load.found(tmp_path / "nothing")
+        load.load(tmp_path / "nothing")
     with pytest.raises(ValueError, match="no weights are in"):
-        load.found(tmp_path)
+        load.load(tmp_path)
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(ValueError, match="PyTorch's pickle alone"):
-        load.found(tmp_path)
+        load.load(tmp_path)
     export_hf.save(tmp_path, c, random(c.model), TEXT, file_bytes=10_000)
     second = sorted(tmp_path.glob("model-0*"))[1]
     whole = second.read_bytes()
     second.write_bytes(whole[:-100])
     with pytest.raises(ValueError, match=f"{second.name} is damaged"):
-        load.found(tmp_path)
+        load.load(tmp_path)
     second.unlink()
     with pytest.raises(ValueError, match=f"{second.name} is missing"):
-        load.found(tmp_path)
+        load.load(tmp_path)
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match="config.json is missing"):
-        load.found(tmp_path)
+        load.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -254,4 +256,4 @@ def test_each_form_of_gelu_has_its_name(tmp_path, gelu, name):
     c = dataclasses.replace(c, model=dataclasses.replace(c.model, gelu=gelu))
     export_hf.save(tmp_path, c, random(c.model), TEXT)
     assert json.loads((tmp_path / "config.json").read_text())["activation_function"] == name
-    assert load.found(tmp_path).config.model.gelu == gelu
+    assert load.load(tmp_path).config.model.gelu == gelu

@@ -15,10 +15,12 @@ N, H, D = 4, 4, 16  # heads, their width, d_model
 def stored(kind, layout, leaf):
     """The tensor of layer 0 that holds our leaf, in which number i stands in the leaf's place i."""
     c = tools.config(kind).model
-    (place,) = [p for p in name_maps.places(layout, dataclasses.replace(c, n_layers=1, attention=c.attention[:1])) if p.leaf.endswith(leaf)]
+    (place,) = [
+        p for p in name_maps.tensor_slots(layout, dataclasses.replace(c, n_layers=1, attention=c.attention[:1])) if p.leaf.endswith(leaf)
+    ]
     shape = {"weight_DQNH": (D, 3, N, H), "bias_QNH": (3, N, H), "weight_DNH": (D, N, H)}[leaf.split("/")[-1]]
     ours = np.arange(np.prod(shape), dtype=np.float32).reshape(1, *shape)
-    return ours[0], name_maps.theirs(layout, c, place, ours)
+    return ours[0], name_maps.to_stored(layout, c, place, ours)
 
 
 @pytest.mark.parametrize("kind, layout", [("gpt2", name_maps.OPENAI_GPT2), ("openai-gpt", name_maps.OPENAI_GPT1), ("gpt2", name_maps.GPT2)])
@@ -36,6 +38,8 @@ def test_queries_keys_and_values_are_split_first_and_then_their_heads(kind, layo
 def test_layers_follow_each_other_through_the_periods():
     model = dataclasses.replace(tools.config("gpt2").model, n_layers=6, attention=(schema.Dense(), schema.Banded(window=3)))
     found = {
-        p.name.split(".")[1]: (p.period, p.leaf.split("/")[1]) for p in name_maps.places(name_maps.GPT2, model) if p.period is not None
+        p.name.split(".")[1]: (p.period, p.leaf.split("/")[1])
+        for p in name_maps.tensor_slots(name_maps.GPT2, model)
+        if p.period is not None
     }
     assert found == {str(n): (n // 2, f"block_{n % 2}") for n in range(6)}

@@ -12,7 +12,7 @@ from gptjax.data.tokenizers import build
 from gptjax.weights import load, name_maps, openai, tf_checkpoint
 from tests.unit.weights import load_test as tools
 
-TEXT = build.Bytes()
+TEXT = build.ByteTokenizer()
 HEADS = ["data.tokenizer=Bytes()", "model.n_heads=4"]
 
 
@@ -21,7 +21,7 @@ def stored(kind: str, layout: name_maps.Layout):
     c = tools.config(kind)
     params = tools.random(c.model)
     leaves = dict(tools.trees.named_leaves(params))
-    return c, params, {p.name: name_maps.theirs(layout, c.model, p, leaves[p.leaf]) for p in name_maps.places(layout, c.model)}
+    return c, params, {p.name: name_maps.to_stored(layout, c.model, p, leaves[p.leaf]) for p in name_maps.tensor_slots(layout, c.model)}
 
 
 # --- GPT-1 ---------------------------------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def gpt1(tmp_path):
 def test_gpt1s_tensors_stand_in_the_order_of_its_code():
     """params_shapes.json of openai/finetune-transformer-lm, at its sizes."""
     c = dataclasses.replace(tools.config("openai-gpt").model, n_layers=1, n_heads=12, d_model=768, n_vocab=40_478, n_ctx=512)
-    shapes = [p.shape(name_maps.sizes(c)) for p in name_maps.places(name_maps.OPENAI_GPT1, c)]
+    shapes = [p.shape(name_maps.letter_sizes(c)) for p in name_maps.tensor_slots(name_maps.OPENAI_GPT1, c)]
     layer = [
         (1, 768, 2304),
         (2304,),
@@ -61,18 +61,18 @@ def test_gpt1s_tensors_stand_in_the_order_of_its_code():
 
 def test_gpt1_is_read(gpt1):
     folder, c, params = gpt1
-    there = load.found(folder, HEADS)
+    there = load.load(folder, HEADS)
     assert there.kind == "OpenAI's GPT-1" and there.config.model.norm == "post" and there.config.model.n_layers == c.model.n_layers
-    tools.same(there.params(tools.wanted(c)), params)
-    tools.same(there.params(tools.wanted(c, 8)), params)
+    tools.same(there.load_params(tools.wanted(c)), params)
+    tools.same(there.load_params(tools.wanted(c, 8)), params)
 
 
 def test_gpt1s_heads_are_64_wide(tmp_path):
     one = dataclasses.replace(tools.config("openai-gpt").model, n_layers=1, n_heads=12, d_model=768, n_vocab=300, n_ctx=8)
-    shapes = [p.shape(name_maps.sizes(one)) for p in name_maps.places(name_maps.OPENAI_GPT1, one)]
+    shapes = [p.shape(name_maps.letter_sizes(one)) for p in name_maps.tensor_slots(name_maps.OPENAI_GPT1, one)]
     np.save(tmp_path / "params_0.npy", np.zeros(sum(int(np.prod(shape)) for shape in shapes), np.float32))
     (tmp_path / "params_shapes.json").write_text(json.dumps(shapes))
-    model = openai.opened(tmp_path)[3]
+    model = openai.open_tensors(tmp_path)[3]
     assert (model.n_layers, model.n_heads, model.d_head, model.n_vocab, model.n_ctx) == (1, 12, 64, 300, 8)
 
 
@@ -80,17 +80,17 @@ def test_gpt1s_damage_is_named(gpt1):
     folder, *_ = gpt1
     (folder / "params_3.npy").rename(folder / "elsewhere.npy")
     with pytest.raises(ValueError, match="params_3.npy is missing"):
-        load.found(folder, HEADS)
+        load.load(folder, HEADS)
     np.save(folder / "params_3.npy", np.load(folder / "elsewhere.npy")[:-1])
     with pytest.raises(ValueError, match="10 files params_.*npy have .* numbers, and params_shapes.json lists"):
-        load.found(folder, HEADS)
+        load.load(folder, HEADS)
     (folder / "params_3.npy").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="params_3.npy is damaged"):
-        load.found(folder, HEADS)
+        load.load(folder, HEADS)
     shapes = json.loads((folder / "params_shapes.json").read_text())
     (folder / "params_shapes.json").write_text(json.dumps(shapes[:-1]))
     with pytest.raises(ValueError, match="lists 49 tensors, not two and 12 a layer"):
-        load.found(folder, HEADS)
+        load.load(folder, HEADS)
 
 
 # --- TensorFlow checkpoints: a writer as core/util/tensor_bundle and core/lib/io/table_builder have it ------------------------
@@ -179,17 +179,17 @@ def gpt2(tmp_path):
 
 def test_gpt2_is_read(gpt2):
     folder, c, params, tensors = gpt2
-    there = load.found(folder, ["data.tokenizer=Bytes()"])
+    there = load.load(folder, ["data.tokenizer=Bytes()"])
     assert there.kind == "OpenAI's GPT-2"
-    tools.same(there.params(tools.wanted(c)), params)
-    tools.same(there.params(tools.wanted(c, 8)), params)
+    tools.same(there.load_params(tools.wanted(c)), params)
+    tools.same(there.load_params(tools.wanted(c, 8)), params)
     (folder / "model.ckpt.data-00000-of-00001").unlink()
     save(folder, tensors, n_files=3)
-    tools.same(load.found(folder, ["data.tokenizer=Bytes()"]).params(tools.wanted(c)), params)
+    tools.same(load.load(folder, ["data.tokenizer=Bytes()"]).load_params(tools.wanted(c)), params)
 
 
 def test_names_of_gpt2s_checkpoint():
-    names = [p.name for p in name_maps.places(name_maps.OPENAI_GPT2, dataclasses.replace(tools.config("gpt2").model, n_layers=1))]
+    names = [p.name for p in name_maps.tensor_slots(name_maps.OPENAI_GPT2, dataclasses.replace(tools.config("gpt2").model, n_layers=1))]
     layer = ["attn/c_attn/w", "attn/c_attn/b", "attn/c_proj/w", "attn/c_proj/b", "ln_1/g", "ln_1/b"]
     layer += ["mlp/c_fc/w", "mlp/c_fc/b", "mlp/c_proj/w", "mlp/c_proj/b", "ln_2/g", "ln_2/b"]
     assert names == ["wte", "wpe", "ln_f/g", "ln_f/b", *(f"h0/{name}" for name in layer)]
@@ -201,7 +201,7 @@ def test_gpt2s_damage_is_named(gpt2):
     whole = data.read_bytes()
 
     def read():
-        return load.found(folder, ["data.tokenizer=Bytes()"]).params(tools.wanted(c))
+        return load.load(folder, ["data.tokenizer=Bytes()"]).load_params(tools.wanted(c))
 
     data.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
     with pytest.raises(ValueError, match="the tensor .* does not have its CRC"):
@@ -232,7 +232,7 @@ def test_a_tensor_that_is_missing_from_a_checkpoint_is_named(gpt2):
     del tensors["model/h1/mlp/c_fc/w"]
     save(folder, tensors)
     with pytest.raises(ValueError, match=r"the tensor h1/mlp/c_fc/w is missing, expected \[1, 16, 64\]"):
-        load.found(folder, ["data.tokenizer=Bytes()"])
+        load.load(folder, ["data.tokenizer=Bytes()"])
 
 
 def test_the_mask_of_a_crc_is_tensorflows():

@@ -14,7 +14,7 @@ GPT2 = data.Gpt2Bpe()
 
 @pytest.fixture(scope="module")
 def text() -> build.Tokenizer:
-    return build.tokenizer(GPT2)
+    return build.build(GPT2)
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def check(folder, text) -> None:
 
 def test_what_is_saved_is_what_is_published(folder, text):
     check(folder, text)
-    assert openai_files.beside(gpt2_bpe.FILES, folder) and not openai_files.beside(gpt1_bpe.FILES, folder)
-    again = build.tokenizer(data.Gpt2Bpe(path=str(folder)))
+    assert openai_files.has_files(gpt2_bpe.FILES, folder) and not openai_files.has_files(gpt1_bpe.FILES, folder)
+    again = build.build(data.Gpt2Bpe(path=str(folder)))
     assert again.encode("There and back again.") == text.encode("There and back again.")
 
 
@@ -71,26 +71,26 @@ def test_a_config_of_another_tokenizer_is_named(folder, text):
     with pytest.raises(ValueError, match="the weights have 50,304 ids, but data.tokenizer=.* has 50,257"):
         tokenizer_files.check(folder, 50_304, GPT2, text)
     with pytest.raises(ValueError, match="vocab.json is not data.tokenizer=Bytes.*257 symbols against 257"):
-        tokenizer_files.check(folder, 257, data.Bytes(), build.Bytes())
+        tokenizer_files.check(folder, 257, data.Bytes(), build.ByteTokenizer())
 
 
 def test_what_hugging_face_has_no_files_for_is_named_in_the_config(tmp_path):
-    assert tokenizer_files.save(tmp_path, data.Bytes(), build.Bytes(), 12, pytest.fail) == {"gptjax_tokenizer": "Bytes()"}
-    assert tokenizer_files.check(tmp_path, 257, data.Bytes(), build.Bytes()) == []
+    assert tokenizer_files.save(tmp_path, data.Bytes(), build.ByteTokenizer(), 12, pytest.fail) == {"gptjax_tokenizer": "Bytes()"}
+    assert tokenizer_files.check(tmp_path, 257, data.Bytes(), build.ByteTokenizer()) == []
     (tmp_path / "tokenizer.model").write_bytes(b"")
-    assert tokenizer_files.beside(tmp_path, GPT2) == data.SentencePiece(path=str(tmp_path / "tokenizer.model"))
+    assert tokenizer_files.detect_tokenizer(tmp_path, GPT2) == data.SentencePiece(path=str(tmp_path / "tokenizer.model"))
 
 
 @pytest.mark.shared
 def test_gpt1s_published_files_are_used_where_they_lie(shared, tmp_path):
     folder = shared / "data" / "tokenizers" / "gpt1"
     basic = data.Gpt1Bpe(words="basic")
-    spoken = tokenizer_files.beside(folder, basic)
+    spoken = tokenizer_files.detect_tokenizer(folder, basic)
     assert spoken == dataclasses.replace(basic, path=str(folder))
-    text = build.tokenizer(spoken)
+    text = build.build(spoken)
     tokenizer_files.check(folder, 40_478, spoken, text)
     tokenizer_files.save(tmp_path, spoken, text, 512, pytest.fail)
-    assert tokenizer_files.beside(tmp_path, basic) == dataclasses.replace(basic, path=str(tmp_path))
+    assert tokenizer_files.detect_tokenizer(tmp_path, basic) == dataclasses.replace(basic, path=str(tmp_path))
     tokenizer_files.check(tmp_path, 40_478, spoken, text)
     with pytest.raises(ValueError, match="is not data.tokenizer=Gpt2Bpe"):
-        tokenizer_files.check(tmp_path, 50_257, GPT2, build.tokenizer(GPT2))
+        tokenizer_files.check(tmp_path, 50_257, GPT2, build.build(GPT2))

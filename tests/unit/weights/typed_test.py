@@ -22,15 +22,15 @@ def one_line(call) -> str | None:
     try:
         call()
     except Exception as error:
-        status, line = command.verdict(error)
+        status, line = command.classify_error(error)
         assert status == 2, f"a trace: {error!r}"
         assert "\n" not in str(error) and len(line) < 700, line
         return line
 
 
 def opened(folder):
-    there = load.found(folder, say=lambda line: None)
-    there.check(there.config, build.tokenizer(there.config.data.tokenizer))
+    there = load.load(folder, log=lambda line: None)
+    there.check(there.config, build.build(there.config.data.tokenizer))
 
 
 def small(kind: str, folder, layers: int = 4, **more):
@@ -115,14 +115,14 @@ PLACES += [["model", "merges", 0, 1], ["added_tokens"], ["added_tokens", 0], ["a
 
 
 def test_a_tokenizer_json_of_wrong_types(tmp_path):
-    spec, text = data.Bytes(), build.Bytes()
+    spec, text = data.Bytes(), build.ByteTokenizer()
     small = {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}}
     small["added_tokens"] = [{"id": 3, "content": "<pad>"}]
     for place in PLACES:
         for value in WRONG:
             (tmp_path / "tokenizer.json").write_text(json.dumps(changed(small, place, value)))
             assert "tokenizer.json" in str(one_line(lambda: tokenizer_files.check(tmp_path, 257, spec, text)))
-            one_line(lambda: tokenizer_files.size(tmp_path, data.Gpt2Bpe()))
+            one_line(lambda: tokenizer_files.published_size(tmp_path, data.Gpt2Bpe()))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_tokenizer_json_of_wrong_types(tmp_path):
 def test_vocab_json_and_merges_txt_of_wrong_types(vocab, merges, tmp_path):
     (tmp_path / "vocab.json").write_text(vocab)
     (tmp_path / "merges.txt").write_bytes(merges if isinstance(merges, bytes) else merges.encode())
-    line = str(one_line(lambda: tokenizer_files.check(tmp_path, 50_257, data.Gpt2Bpe(), gpt2_bpe.Gpt2(None))))
+    line = str(one_line(lambda: tokenizer_files.check(tmp_path, 50_257, data.Gpt2Bpe(), gpt2_bpe.Gpt2Tokenizer(None))))
     assert "vocab.json" in line or "merges.txt" in line
 
 
@@ -146,7 +146,7 @@ def test_hparams_and_shapes_of_wrong_types(tmp_path):
     for name in good:
         for value in WRONG:
             (tmp_path / "gpt2" / "hparams.json").write_text(json.dumps(good | {name: value}))
-            one_line(lambda: load.found(tmp_path / "gpt2", openai_test.HEADS))
+            one_line(lambda: load.load(tmp_path / "gpt2", openai_test.HEADS))
     (tmp_path / "gpt1").mkdir()
     _, _, tensors = openai_test.stored("openai-gpt", openai_test.layouts.OPENAI_GPT1)
     np.save(tmp_path / "gpt1" / "params_0.npy", np.concatenate([x.ravel() for x in tensors.values()]))
@@ -154,7 +154,7 @@ def test_hparams_and_shapes_of_wrong_types(tmp_path):
     for place in ([], [0], [1], [0, 0], [2, 1]):
         for value in WRONG:
             (tmp_path / "gpt1" / "params_shapes.json").write_text(json.dumps(changed(shapes, place, value)))
-            assert one_line(lambda: load.found(tmp_path / "gpt1", openai_test.HEADS))
+            assert one_line(lambda: load.load(tmp_path / "gpt1", openai_test.HEADS))
 
 
 def test_the_header_of_an_array_with_flipped_bytes(tmp_path):
@@ -165,7 +165,7 @@ def test_the_header_of_an_array_with_flipped_bytes(tmp_path):
     for at in range(128):
         flipped = whole[at] ^ (1, 4, 0x20, 0x80)[at % 4]
         (tmp_path / "params_0.npy").write_bytes(whole[:at] + bytes([flipped]) + whole[at + 1 :])
-        one_line(lambda: load.found(tmp_path, openai_test.HEADS))
+        one_line(lambda: load.load(tmp_path, openai_test.HEADS))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -180,7 +180,7 @@ def test_tables_of_tensorflow_that_somebody_crafted(tmp_path):
         header = message(**{"f1": 1, **({"f1": draw.choice(odd)} if draw.random() < 0.3 else {})})
         entries = [(b"", header), (draw.choice([b"model/wte", b"\xff", b"", b"model/wte/Adam"]), message(**(usual | fields)))]
         index.write_bytes(openai_test.table(entries))
-        one_line(lambda: tf_checkpoint.Bundle(index))
+        one_line(lambda: tf_checkpoint.TensorBundle(index))
     for content in (b"\xff" * 1_000_000, b"", b"\x80" * 40 + b"\x57\xfb\x80\x24\x47\x75\xb4\xdb"):
         index.write_bytes(content)
-        assert "is damaged" in str(one_line(lambda: tf_checkpoint.Bundle(index)))
+        assert "is damaged" in str(one_line(lambda: tf_checkpoint.TensorBundle(index)))

@@ -87,8 +87,13 @@ def test_the_embedded_corpus_leaves_out_tests_tables_and_copies(library):
 
 
 def test_twins_in_c_and_python_share_a_key():
-    assert stdlib_corpus.subject("_pydecimal") == stdlib_corpus.subject("_decimal") == stdlib_corpus.subject("decimal") == "decimal"
-    assert stdlib_corpus.subject("__future__") == "__future__" and stdlib_corpus.subject("help(_)") == "help(_)"
+    assert (
+        stdlib_corpus.document_key("_pydecimal")
+        == stdlib_corpus.document_key("_decimal")
+        == stdlib_corpus.document_key("decimal")
+        == "decimal"
+    )
+    assert stdlib_corpus.document_key("__future__") == "__future__" and stdlib_corpus.document_key("help(_)") == "help(_)"
 
 
 def test_reading_the_embedded_corpus_changes_nothing_and_is_the_same_in_another_process(library):
@@ -150,7 +155,7 @@ def test_copies_share_a_key_and_progress_reaches_the_end(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"text": "the same"}\n{"text": "another"}\n')
     documents = list(open.documents(data.Text(path=str(tmp_path))))
     assert documents[0].key == documents[1].key != documents[2].key
-    assert [d.done for d in documents] == sorted(d.done for d in documents) and documents[-1].done == 1.0
+    assert [d.progress for d in documents] == sorted(d.progress for d in documents) and documents[-1].progress == 1.0
 
 
 def test_the_fingerprint_follows_the_files(tmp_path):
@@ -204,7 +209,7 @@ def test_null_and_empty_texts_and_files_are_counted(tmp_path):
         (tmp_path / name).write_bytes(b"")
     skipped = collections.Counter()
     documents = list(files.documents(str(tmp_path), "text", skipped))
-    assert [document.text for document in documents] == ["a", "b", "c"] and [document.file for document in documents] == [0, 1, 1]
+    assert [document.text for document in documents] == ["a", "b", "c"] and [document.file_index for document in documents] == [0, 1, 1]
     assert skipped == {"documents whose text is null": 2, "empty documents": 2, "files without text": 5}
     refused(data.Text(path=str(tmp_path / "[c-g]*")), r"none of its 5 files holds no text|holds no text")
 
@@ -241,7 +246,7 @@ def test_what_a_parser_cannot_read_is_a_line_with_its_place(tmp_path, name):
 
 
 def test_a_line_or_document_of_any_length_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LONGEST", 2**21)
+    monkeypatch.setattr(files, "MAX_DOCUMENT_BYTES", 2**21)
     for name, content in (("a.txt", b"a" * 2**23), ("a.jsonl", b" " * 2**23), ("a.txt.gz", gzip.compress(b"ab" * 2**22))):
         (tmp_path / name).write_bytes(content)
         refused(data.Text(path=str(tmp_path / name)), r"has over 2,097,152 bytes, too many for one document")
@@ -366,7 +371,7 @@ def test_which_prepared_set_a_name_means(tmp_path, there, default, name, expecte
     built(tmp_path, *there, default=default)
     source = data.Tfds(name=name, data_dir=str(tmp_path))
     if expected in there:
-        assert open.prepared(source) == tmp_path / expected
+        assert open.tfds_directory(source) == tmp_path / expected
     else:
         with pytest.raises(ValueError, match=expected):
-            open.prepared(source)
+            open.tfds_directory(source)

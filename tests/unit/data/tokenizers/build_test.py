@@ -69,24 +69,24 @@ def reference_gpt2(contents: dict[str, bytes]):
 
 @pytest.fixture(scope="module")
 def bpe():
-    return build.tokenizer(data.Gpt2Bpe())
+    return build.build(data.Gpt2Bpe())
 
 
 @pytest.fixture(scope="module")
 def reference():
-    return reference_gpt2(openai_files.files(gpt2_bpe.FILES, None))
+    return reference_gpt2(openai_files.load(gpt2_bpe.FILES, None))
 
 
 @pytest.fixture(scope="module")
 def sentencepiece():
-    return sentencepiece_tokenizer.trained(
+    return sentencepiece_tokenizer.train(
         ["def f(x):\n    return x + 1  # the answer\n" * 50, "to be or not to be, that is the question\n" * 50], 350
     )
 
 
 @pytest.mark.parametrize("name", ODD)
 def test_gpt2_is_openais_algorithm(bpe, reference, name):
-    text = unicode.valid(ODD[name])
+    text = unicode.replace_surrogates(ODD[name])
     assert bpe.encode(ODD[name]) == reference(text)
 
 
@@ -108,9 +108,9 @@ def test_gpt2_known_ids_and_size(bpe):
 
 
 def test_gpt2_chunks_of_a_long_text_change_nothing(bpe, monkeypatch):
-    text = "".join(unicode.valid(t) + " 's  x\n\n y" for t in ODD.values() if t)
+    text = "".join(unicode.replace_surrogates(t) + " 's  x\n\n y" for t in ODD.values() if t)
     whole = bpe.encode(text)
-    monkeypatch.setattr(gpt2_bpe, "CHUNK", 7)
+    monkeypatch.setattr(gpt2_bpe, "CHUNK_CHARS", 7)
     assert len(list(unicode.chunks(text, 7))) > 50
     assert bpe.encode(text) == whole
 
@@ -119,9 +119,9 @@ def test_gpt2_chunks_of_a_long_text_change_nothing(bpe, monkeypatch):
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "sentencepiece"])
 def test_round_trip(kind, name, request):
     text = ODD[name]
-    spoken = build.Bytes() if kind == "bytes" else request.getfixturevalue(kind)
+    spoken = build.ByteTokenizer() if kind == "bytes" else request.getfixturevalue(kind)
     ids = spoken.encode(text)
-    assert spoken.decode(ids) == unicode.valid(text)
+    assert spoken.decode(ids) == unicode.replace_surrogates(text)
     assert all(0 <= i < spoken.n_vocab for i in ids)
     assert spoken.end_of_text not in ids
     assert spoken.encode_batch([text, "x", text]) == [ids, spoken.encode("x"), ids]
@@ -130,26 +130,26 @@ def test_round_trip(kind, name, request):
 def test_a_run_keeps_the_files_of_its_tokenizer(tmp_path, sentencepiece):
     for part in ("files", "run", "other"):
         (tmp_path / part).mkdir()
-    for name, content in openai_files.files(gpt2_bpe.FILES, None).items():
+    for name, content in openai_files.load(gpt2_bpe.FILES, None).items():
         (tmp_path / "files" / name).write_bytes(content)
     (tmp_path / "files" / "its.model").write_bytes(sentencepiece.model)
     specs = [data.Gpt2Bpe(path=str(tmp_path / "files")), data.SentencePiece(path=str(tmp_path / "files" / "its.model"))]
-    texts = [build.tokenizer(spec) for spec in specs]
+    texts = [build.build(spec) for spec in specs]
     for spec, text in zip(specs, texts, strict=True):
         build.save_files(text, spec, tmp_path / "run")
     shutil.rmtree(tmp_path / "files")
     for spec, text in zip(specs, texts, strict=True):
-        assert build.tokenizer(build.spec_in(spec, tmp_path / "run")).digest == text.digest
+        assert build.build(build.spec_in(spec, tmp_path / "run")).digest == text.digest
     for spec in (data.Bytes(), data.Gpt2Bpe()):  # what every machine finds is not copied
-        build.save_files(build.tokenizer(spec), spec, tmp_path / "other")
+        build.save_files(build.build(spec), spec, tmp_path / "other")
         assert build.spec_in(spec, tmp_path / "other") == spec
     assert not list((tmp_path / "other").iterdir())
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "sentencepiece"])
 def test_a_text_without_tokens_begins_with_end_of_text(kind, request):
-    spoken = build.Bytes() if kind == "bytes" else request.getfixturevalue(kind)
-    assert spoken.begin == spoken.end_of_text
+    spoken = build.ByteTokenizer() if kind == "bytes" else request.getfixturevalue(kind)
+    assert spoken.start_of_text == spoken.end_of_text
     assert spoken.encode("") == []
 
 
@@ -157,19 +157,19 @@ def test_where_there_is_no_end_of_text_a_text_begins_with_a_newline(sentencepiec
     model = sentencepiece_model_pb2.ModelProto()
     model.ParseFromString(sentencepiece.model)
     model.trainer_spec.eos_id = -1
-    model.pieces[1].piece, model.pieces[1].type = "other", model.pieces[0].NORMAL
-    spoken = sentencepiece_tokenizer.Pieces(model.SerializeToString())
+    model.spans[1].piece, model.spans[1].type = "other", model.spans[0].NORMAL
+    spoken = sentencepiece_tokenizer.SentencePieceTokenizer(model.SerializeToString())
     assert spoken.end_of_text is None and spoken.decode([spoken.begin]) == "\n"
 
 
 def test_lone_surrogates_become_replacement_characters_and_pairs_their_character():
-    assert unicode.valid("a\ud800b\udc00") == "a\ufffdb\ufffd"
-    assert unicode.valid("\ud83d\ude00") == "\U0001f600"
-    assert unicode.valid("plain \U0001f600") == "plain \U0001f600"
+    assert unicode.replace_surrogates("a\ud800b\udc00") == "a\ufffdb\ufffd"
+    assert unicode.replace_surrogates("\ud83d\ude00") == "\U0001f600"
+    assert unicode.replace_surrogates("plain \U0001f600") == "plain \U0001f600"
 
 
 def test_bytes():
-    spoken = build.tokenizer(data.Bytes())
+    spoken = build.build(data.Bytes())
     assert (spoken.n_vocab, spoken.end_of_text) == (257, 256)
     assert spoken.encode("\u00e9a") == [0xC3, 0xA9, 0x61]
     assert spoken.decode([0x61, 256, 0xC3]) == "a<|endoftext|>\ufffd"
@@ -178,24 +178,24 @@ def test_bytes():
 def test_sentencepiece_is_deterministic_cached_and_shows_end_of_text(tmp_path):
     texts = ["the cat sat on the mat, and a brown fox jumped over it. " * 100, "x = [1234, 22, 333]\n" * 100]
     spec = data.SentencePiece(n_pieces=310)
-    first = build.tokenizer(spec, tmp_path / "a" / "tokenizer.model", lambda: texts)
-    again = build.tokenizer(spec, tmp_path / "b" / "tokenizer.model", lambda: texts)
+    first = build.build(spec, tmp_path / "a" / "tokenizer.model", lambda: texts)
+    again = build.build(spec, tmp_path / "b" / "tokenizer.model", lambda: texts)
     assert first.digest == again.digest and first.n_vocab == 310
-    opened = build.tokenizer(spec, tmp_path / "a" / "tokenizer.model", lambda: pytest.fail("trained again"))
-    named = build.tokenizer(data.SentencePiece(path=str(tmp_path / "a" / "tokenizer.model")))
+    opened = build.build(spec, tmp_path / "a" / "tokenizer.model", lambda: pytest.fail("trained again"))
+    named = build.build(data.SentencePiece(path=str(tmp_path / "a" / "tokenizer.model")))
     assert opened.digest == named.digest == first.digest
     assert first.decode([*first.encode("the"), first.end_of_text, *first.encode(" cat")]) == "the<|endoftext|> cat"
     assert len(first.encode("1234")) == 4  # digits stand alone
-    other = build.tokenizer(spec, None, lambda: [text + "and more" for text in texts])
+    other = build.build(spec, None, lambda: [text + "and more" for text in texts])
     assert other.digest != first.digest
 
 
 def test_a_sample_is_spread_over_all_of_the_text():
     texts = [chr(65 + n) * 10_000 for n in range(20)]
-    kept = sentencepiece_tokenizer.spread(iter(texts), 100_000)
+    kept = sentencepiece_tokenizer.sample_evenly(iter(texts), 100_000)
     assert 80_000 <= sum(map(len, kept)) <= 100_000 and len({part[0] for part in kept}) > 17
-    assert sentencepiece_tokenizer.spread(iter(texts), 100_000) == kept and "".join(
-        sentencepiece_tokenizer.spread(texts, 10**6)
+    assert sentencepiece_tokenizer.sample_evenly(iter(texts), 100_000) == kept and "".join(
+        sentencepiece_tokenizer.sample_evenly(texts, 10**6)
     ) == "".join(texts)
 
 
@@ -203,7 +203,7 @@ def test_a_sample_is_spread_over_all_of_the_text():
 def test_a_sample_is_not_in_step_with_what_alternates(period):
     texts = [chr(65 + n % period) * 100 for n in range(4000)]
     for some in (
-        sentencepiece_tokenizer.spread(iter(texts), 100_000),
+        sentencepiece_tokenizer.sample_evenly(iter(texts), 100_000),
         sentencepiece_tokenizer.resize(texts, 200_000),
         sentencepiece_tokenizer.resize(texts, 40_000),
     ):
@@ -220,13 +220,13 @@ def test_a_sample_that_is_too_short_is_given_several_times():
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "sentencepiece"])
 def test_pickled_for_worker_processes(kind, request):
-    spoken = build.Bytes() if kind == "bytes" else request.getfixturevalue(kind)
+    spoken = build.ByteTokenizer() if kind == "bytes" else request.getfixturevalue(kind)
     copy = pickle.loads(pickle.dumps(spoken))
     assert copy.digest == spoken.digest and copy.encode("to be \u2581") == spoken.encode("to be \u2581")
 
 
 def test_digests_differ(bpe, sentencepiece):
-    assert len({bpe.digest, sentencepiece.digest, build.Bytes().digest}) == 3
+    assert len({bpe.digest, sentencepiece.digest, build.ByteTokenizer().digest}) == 3
 
 
 # --- one line for what is missing or wrong -------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_digests_differ(bpe, sentencepiece):
 
 def refused(spec, match, **more):
     with pytest.raises(ValueError, match=match) as error:
-        build.tokenizer(spec, **more)
+        build.build(spec, **more)
     assert "\n" not in str(error.value)
 
 
@@ -257,8 +257,8 @@ def test_without_files_and_network_the_line_says_what_to_do(monkeypatch):
         assert timeout <= 10
         raise OSError("no route to host")
 
-    elsewhere = openai_files.Published(
-        config="Gpt2Bpe", digests=gpt2_bpe.FILES.digests, url=gpt2_bpe.FILES.url, carrier="no-such-distribution"
+    elsewhere = openai_files.PublishedFiles(
+        config="Gpt2Bpe", digests=gpt2_bpe.FILES.digests, url=gpt2_bpe.FILES.url, package="no-such-distribution"
     )
     monkeypatch.setattr(gpt2_bpe, "FILES", elsewhere)
     monkeypatch.setattr("urllib.request.urlopen", no_network)
@@ -270,14 +270,14 @@ def test_a_download_is_verified(monkeypatch):
     import io
 
     contents = {"encoder.json": b"one", "vocab.bpe": b"two"}
-    wanted = openai_files.Published(
-        config="Gpt2Bpe", digests={n: hashlib.sha256(c).hexdigest() for n, c in contents.items()}, url="https://host/folder", carrier=None
+    wanted = openai_files.PublishedFiles(
+        config="Gpt2Bpe", digests={n: hashlib.sha256(c).hexdigest() for n, c in contents.items()}, url="https://host/folder", package=None
     )
     monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: io.BytesIO(contents[url.removeprefix("https://host/folder/")]))
-    assert openai_files.files(wanted, None) == contents
+    assert openai_files.load(wanted, None) == contents
     contents["vocab.bpe"] = b"changed"
     with pytest.raises(ValueError, match="vocab.bpe is not the published file"):
-        openai_files.files(wanted, None)
+        openai_files.load(wanted, None)
 
 
 def test_too_little_text_for_sentencepiece():

@@ -14,11 +14,11 @@ WORDS = {"plus": "+", "minus": "-", "times": "*"}
 
 
 def rows(name, protocol=PAPER, seed=0):
-    return list(TASKS[name].made(protocol, seed, "test"))
+    return list(TASKS[name].make_rows(protocol, seed, "test"))
 
 
 def test_the_ten_of_the_paper_and_the_three_that_were_released_besides():
-    unreported = {name for name, task in TASKS.items() if not task.published}
+    unreported = {name for name, task in TASKS.items() if not task.paper_scores}
     assert len(TASKS) == 13 and unreported == {"six_digit_addition", "six_digit_subtraction", "sum_of_digits"}
 
 
@@ -73,7 +73,7 @@ def item(name, question, answer, protocol=PAPER, shots=0):
 def test_it_is_put_as_in_the_released_files():
     whole = item("two_digit_addition", "98 plus 45", 143, RELEASED)
     assert (whole.contexts, whole.completions) == (("\n\nQ: What is 98 plus 45?\n\nA:",), (" 143",))
-    joined = PAPER.separator.join(item("two_digit_addition", "1 plus 2", 3, RELEASED, shots=1).shown for _ in range(2))
+    joined = PAPER.separator.join(item("two_digit_addition", "1 plus 2", 3, RELEASED, shots=1).as_demonstration for _ in range(2))
     assert joined == "Q: What is 1 plus 2?\n\nA: 3\n\nQ: What is 1 plus 2?\n\nA: 3"
     assert item("two_digit_addition", "98 plus 45", 143).contexts == ("Q: What is 98 plus 45?\n\nA:",)
     summed = item("sum_of_digits", arithmetic.digit_sum(__import__("random").Random(0), "paper")[0], 0)
@@ -88,10 +88,10 @@ def test_the_answer_must_be_exact():
 
 def test_another_wording_is_refused():
     with pytest.raises(ValueError, match="wording=papers: this task has paper, released"):
-        next(TASKS["two_digit_addition"].made(dataclasses.replace(PAPER, wording="papers"), 0, "test"))
+        next(TASKS["two_digit_addition"].make_rows(dataclasses.replace(PAPER, wording="papers"), 0, "test"))
 
 
 def test_scores_of_the_paper():
-    few = {p.shots: p for p in TASKS["two_digit_addition"].published}["few"]
+    few = {p.shots: p for p in TASKS["two_digit_addition"].paper_scores}["few"]
     assert few.scores["gpt3_175b"] == 100.0 and few.scores["gpt3_small"] == 2.0 and few.metric == "exact_match"
-    assert TASKS["five_digit_subtraction"].published[0].scores == {"gpt3_175b": 0.8}
+    assert TASKS["five_digit_subtraction"].paper_scores[0].scores == {"gpt3_175b": 0.8}

@@ -104,12 +104,15 @@ def test_it_is_put_as_in_the_figures(name):
 def test_what_every_item_keeps(name):
     task = TASKS[name]
     found = items(name)
-    assert all(item.right and item.shown and task.about and task.get and task.scorer and task.published for item in found)
+    assert all(
+        item.right and item.as_demonstration and task.summary and task.data_hint and task.scorer_source and task.paper_scores
+        for item in found
+    )
     for item in found:
         assert not any(context.endswith((" ", "\n")) for context in item.contexts), "completions bring their own space"
         assert all(completion[0] in " \n" for completion in item.completions)
         assert len(item.contexts) in (1, len(item.completions))
-    assert task.example["id"] == "0" and task_data.checked(task.example, task.schema, name) == task.example
+    assert task.example["id"] == "0" and task_data.check_row(task.example, task.schema, name) == task.example
 
 
 K = {
@@ -138,10 +141,10 @@ def test_protocols():
 
 
 def test_scores_of_the_papers():
-    best = {name: {p.shots: p.scores["gpt3_175b"] for p in task.published if p.paper == "GPT-3"} for name, task in TASKS.items()}
+    best = {name: {p.shots: p.scores["gpt3_175b"] for p in task.paper_scores if p.paper == "GPT-3"} for name, task in TASKS.items()}
     assert best["hellaswag"] == {"zero": 78.9, "one": 78.1, "few": 79.3} and best["anli_r3"] == {"few": 40.2}
     assert best["winograd"]["few"] == 88.6 and best["record"]["zero"] == 90.2
-    assert [p.scores for p in TASKS["winograd"].published if p.paper == "GPT-2"] == [{"gpt2_1558m": 70.7}]
+    assert [p.scores for p in TASKS["winograd"].paper_scores if p.paper == "GPT-2"] == [{"gpt2_1558m": 70.7}]
 
 
 # --- transformations -----------------------------------------------------------------------------------------------------------
@@ -166,7 +169,7 @@ def test_winograd_is_a_context_for_each_noun_and_one_ending():
     before = "The trunk would not go into the car because"
     assert partial.contexts == (f"{before} the trunk", f"{before} the car") and partial.completions == (" was too small.",) * 2
     assert full.contexts == (before,) and full.completions == (" the trunk was too small.", " the car was too small.")
-    assert partial.right == full.right == (1,) and partial.shown == full.shown == f"{before} the car was too small."
+    assert partial.right == full.right == (1,) and partial.as_demonstration == full.as_demonstration == f"{before} the car was too small."
     with pytest.raises(ValueError, match="wording=whole: this task has partial, full"):
         items("winograd", wording="whole")
 
@@ -207,7 +210,7 @@ def test_wsc_is_yes_if_the_noun_is_written():
     (no,) = items("wsc", TASKS["wsc"].example | {"span1_text": "The baker", "label": 0})
     (test,) = items("wsc", TASKS["wsc"].example | {"label": -1})
     assert no.right == () and no.answers == () and yes.answers == ("the miller",)
-    assert (yes.known, no.known, test.known) == (True, True, False)  # that it is not this noun is an answer too
+    assert (yes.has_answer, no.has_answer, test.has_answer) == (True, True, False)  # that it is not this noun is an answer too
     written = [" the miller", " Miller", " the old miller", " the baker", ""]
     assert [score("accuracy", text, yes) for text in written] == [1, 1, 1, 0, 0]
     assert [score("accuracy", text, no) for text in (" the baker", " the miller", "", " the")] == [0, 1, 0, 0]
@@ -252,7 +255,7 @@ def test_multirc_asks_each_answer_and_shows_whole_questions():
     assert [item.id for item in found] == ["0-0", "0-1", "0-2"] and {item.group for item in found} == {"0"}
     assert found[1].completions == ("\n- [True] Her brother", "\n- [False] Her brother")
     assert [item.right for item in found] == [(0,), (1,), (0,)]
-    assert {item.shown for item in found} == {
+    assert {item.as_demonstration for item in found} == {
         "Ida rowed to the island at dawn. She took bread, a lamp and her brother's map. At noon the fog came.\n\n"
         "What did Ida take along?\n- [True] A lamp\n- [False] Her brother\n- [True] A map and some bread"
     }
@@ -270,7 +273,7 @@ def test_record_has_the_f1_of_the_chosen_name():
     how = TASKS["record"].protocol
     for likeliest, f1 in [(0, 0.0), (1, 2 / 3), (2, 1.0)]:
         outcome = dataclasses.asdict(item) | {"tokens": [1] * 3, "log_probabilities": [-float(i != likeliest) for i in range(3)]}
-        judged = metrics.judged(TASKS["record"], how, outcome)
+        judged = metrics.score_item(TASKS["record"], how, outcome)
         assert judged["scores"] == {"accuracy": float(likeliest == 2), "f1": pytest.approx(f1)}
 
 
@@ -337,10 +340,10 @@ TFDS = {  # (features of an example, what the item must be: the beginning of wha
 def test_an_example_of_tfds_is_a_row(name):
     task = TASKS[name]
     features, (context, completion) = TFDS[name]
-    (row,) = task.gathered([task.from_tfds(features)])
-    assert task_data.checked(row, task.schema, name) and task.tfds
+    (row,) = task.merge_rows([task.from_tfds(features)])
+    assert task_data.check_row(row, task.schema, name) and task.tfds
     (item,) = items(name, {"id": "0"} | row)
-    assert item.shown.startswith(context) and item.completions[item.right[0]] == completion
+    assert item.as_demonstration.startswith(context) and item.completions[item.right[0]] == completion
 
 
 UNKNOWN = {"storycloze": -1, "hellaswag": -1, "piqa": -1, "winogrande": -1, "boolq": -1, "wic": -1, "anli_r1": -1, "wsc": -1}
@@ -360,7 +363,7 @@ def test_multirc_gathers_the_answers_that_tfds_shuffled():
 
     task = TASKS["multirc"]
     shuffled = [answer(0, 1, 1, "b", 1), answer(2, 5, 0, "c", 0), answer(0, 1, 0, "a", 0)]
-    found = list(task.gathered(map(task.from_tfds, shuffled)))
+    found = list(task.merge_rows(map(task.from_tfds, shuffled)))
     assert found == [
         {"id": "0-1", "paragraph": "P0", "question": "Q1", "answers": ["a", "b"], "labels": [0, 1]},
         {"id": "2-5", "paragraph": "P2", "question": "Q5", "answers": ["c"], "labels": [0]},

@@ -27,7 +27,7 @@ def listed(tmp_path_factory):
 
 def rows(name, path, wording="paper", seed=0):
     protocol = dataclasses.replace(scrambling.PROTOCOL, wording=wording, words=path)
-    return list(TASKS[name].made(protocol, seed, "test"))
+    return list(TASKS[name].make_rows(protocol, seed, "test"))
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -88,7 +88,7 @@ def test_reversed_words(listed):
 
 def test_it_is_put_as_in_the_paper():
     (item,) = TASKS["cycle_letters_in_word"].items({"id": "0", "word": "casino", "scrambled": "asinoc"}, scrambling.PROTOCOL, 0)
-    assert scrambling.PROTOCOL.description + scrambling.PROTOCOL.separator + item.shown == (
+    assert scrambling.PROTOCOL.description + scrambling.PROTOCOL.separator + item.as_demonstration == (
         "Please unscramble the letters into a word, and write that word:\nasinoc = casino"
     )
     score = TASKS["cycle_letters_in_word"].score
@@ -98,25 +98,25 @@ def test_it_is_put_as_in_the_paper():
 def test_a_list_by_frequency_is_taken_from_its_top_and_an_alphabetical_one_by_chance(tmp_path):
     path = tmp_path / "words"
     path.write_text("\n".join(["zebra", "apple", "mango", "grape"]))
-    assert word_list.listed(str(path), 5, 14, 2, seed=0) == ["zebra", "apple"]
+    assert word_list.load_words(str(path), 5, 14, 2, seed=0) == ["zebra", "apple"]
     path = tmp_path / "sorted"
     path.write_text("\n".join(sorted(f"{pair}{other}x" for pair in CV for other in CV)))
-    drawn = word_list.listed(str(path), 5, 14, 100, seed=0)
-    assert drawn == word_list.listed(str(path), 5, 14, 100, seed=0) != word_list.listed(str(path), 5, 14, 100, seed=1)
+    drawn = word_list.load_words(str(path), 5, 14, 100, seed=0)
+    assert drawn == word_list.load_words(str(path), 5, 14, 100, seed=0) != word_list.load_words(str(path), 5, 14, 100, seed=1)
     assert len(set(drawn)) == 100 and {word[0] for word in drawn} == set("bdfglmnrst")
 
 
 def test_no_list_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="words=.*nowhere: there is no such file: give a file with a word a line.*norvig.com"):
-        word_list.listed(str(tmp_path / "nowhere"), 5, 14, 10, 0)
-    monkeypatch.setattr(word_list, "SYSTEM", tmp_path / "dict")
+        word_list.load_words(str(tmp_path / "nowhere"), 5, 14, 10, 0)
+    monkeypatch.setattr(word_list, "SYSTEM_WORDS", tmp_path / "dict")
     with pytest.raises(
         ValueError, match="there is no list of words at .*dict: give .* with --set all.words=FILE .evaluate. or --words=FILE"
     ):
-        word_list.listed(None, 5, 14, 10, 0)
+        word_list.load_words(None, 5, 14, 10, 0)
     (tmp_path / "dict").write_text("a\nfew\n")
     with pytest.raises(ValueError, match="dict has no word of 5 to 14 letters"):
-        word_list.listed(None, 5, 14, 10, 0)
+        word_list.load_words(None, 5, 14, 10, 0)
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="binary is not text"):
-        word_list.listed(str(tmp_path / "binary"), 5, 14, 10, 0)
+        word_list.load_words(str(tmp_path / "binary"), 5, 14, 10, 0)

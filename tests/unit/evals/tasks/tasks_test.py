@@ -8,11 +8,11 @@ import pytest
 
 from gptjax.config import evaluation
 from gptjax.evals import registry, task_data
-from gptjax.evals.task import GPT2, GPT3
+from gptjax.evals.task import GPT2_CONFIGS, GPT3_CONFIGS
 from tests.golden import prompts, published
 
 GOLDEN = Path(__file__).parents[3] / "golden"
-TASKS = registry.every()
+TASKS = registry.all_tasks()
 
 
 def test_prompts_are_as_they_were():
@@ -29,8 +29,8 @@ def test_published_scores_are_as_they_were():
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_is_whole(name):
     task = TASKS[name]
-    assert task.about and task.get and "id" not in task.schema
-    assert task_data.checked(task.example, task.schema, name) == task.example
+    assert task.summary and task.data_hint and "id" not in task.schema
+    assert task_data.check_row(task.example, task.schema, name) == task.example
     for way in [task.protocol, *task.conventions.values()]:
         assert way.metric in get_args(evaluation.Metric)
         for shots in {0, 1, way.shots}:
@@ -39,29 +39,29 @@ def test_a_task_is_whole(name):
             for item in items:
                 assert item.completions and all(item.completions) and set(item.right) <= set(range(len(item.completions)))
                 assert len(item.contexts) in (1, len(item.completions))
-                if isinstance(way.method, evaluation.Choice):
+                if isinstance(way.method, evaluation.ChoiceMethod):
                     assert len(set(item.completions)) == len(item.completions) > 1 or len(set(item.contexts)) > 1
-                if isinstance(way.method, evaluation.Writing):
+                if isinstance(way.method, evaluation.GenerationMethod):
                     assert item.answers
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, task in TASKS.items() if isinstance(task.protocol.method, evaluation.Writing) and task.score]
+    "name", [name for name, task in TASKS.items() if isinstance(task.protocol.method, evaluation.GenerationMethod) and task.score]
 )
 def test_what_a_demonstration_shows_is_right(name):
     """Scorers that leave a reference out may give less than 1, but never 0; another text gets 0."""
     task = TASKS[name]
     assert task.score is not None
     for way in [task.protocol, *task.conventions.values()]:
-        for item in task.items(task.example, way, 0) if isinstance(way.method, get_args(evaluation.Writing)) else ():
+        for item in task.items(task.example, way, 0) if isinstance(way.method, get_args(evaluation.GenerationMethod)) else ():
             assert task.score(way.metric, item.completions[0], item) > 0.4
             assert task.score(way.metric, "something else entirely", item) == 0
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_published_scores_are_of_known_configs_and_in_range(name):
-    for one in TASKS[name].published:
-        assert set(one.scores) <= {*GPT2, *GPT3} and one.shots in ("zero", "one", "few")
+    for one in TASKS[name].paper_scores:
+        assert set(one.scores) <= {*GPT2_CONFIGS, *GPT3_CONFIGS} and one.shots in ("zero", "one", "few")
         assert one.metric in get_args(evaluation.Metric)
         assert all(0 <= score <= (200 if one.metric == "perplexity" else 100) for score in one.scores.values())
 
@@ -71,9 +71,9 @@ def test_two_tasks_of_one_name_are_refused(monkeypatch):
 
     monkeypatch.setattr(lambada, "TASKS", (lambada.TASKS[0], dataclasses.replace(lambada.TASKS[0], about="again")))
     registry.families.cache_clear()
-    registry.every.cache_clear()
+    registry.all_tasks.cache_clear()
     with pytest.raises(AssertionError, match="two tasks are called lambada"):
-        registry.every()
+        registry.all_tasks()
     monkeypatch.undo()
     registry.families.cache_clear()
-    registry.every.cache_clear()
+    registry.all_tasks.cache_clear()

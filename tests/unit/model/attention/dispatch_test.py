@@ -11,8 +11,8 @@ DENSE, BANDED, STRIDED = schema.Dense(), schema.Banded(window=256), schema.Strid
 
 @pytest.mark.parametrize("platform, name", [("cpu", "blocks"), ("tpu", "splash"), ("gpu", "cudnn"), ("cuda", "cudnn")])
 def test_auto_is_the_platforms_own(platform, name):
-    assert dispatch.named("auto", platform) == name == dispatch.named(name, platform)
-    assert dispatch.named("reference", platform) == "reference"
+    assert dispatch.resolve_name("auto", platform) == name == dispatch.resolve_name(name, platform)
+    assert dispatch.resolve_name("reference", platform) == "reference"
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_auto_is_the_platforms_own(platform, name):
 )
 def test_a_kernel_that_does_not_run_here(asked, platform, allowed):
     with pytest.raises(ValueError, match=f"compute.attention={asked} does not run on {platform}; set it to auto, {allowed}$"):
-        dispatch.named(asked, platform)
+        dispatch.resolve_name(asked, platform)
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ def test_a_kernel_that_does_not_run_here(asked, platform, allowed):
 )
 def test_who_computes_what(kernel, pattern, facts, name, why):
     facts = {"dtype": jnp.bfloat16, "d_head": 64} | facts
-    assert dispatch.chosen(kernel, pattern, **facts) == (name, why)
+    assert dispatch.select(kernel, pattern, **facts) == (name, why)
 
 
 def test_the_account_names_each_layer_once():
     gpt3 = registry.config("gpt3_small").model
-    assert dispatch.account("splash", gpt3, jnp.bfloat16, False) == "Banded(window=256) by splash, Dense() by splash"
+    assert dispatch.describe("splash", gpt3, jnp.bfloat16, False) == "Banded(window=256) by splash, Dense() by splash"
     dropping = dataclasses.replace(gpt3, dropout=schema.Dropout(attention=0.1))
     odd = dataclasses.replace(gpt3, n_ctx=2047, attention=(DENSE,))
-    assert dispatch.account("cudnn", odd, jnp.bfloat16, False).startswith("Dense() by flash (jax asks")
-    assert dispatch.account("splash", dropping, jnp.bfloat16, False).endswith("Dense() by reference (attention dropout)")
+    assert dispatch.describe("cudnn", odd, jnp.bfloat16, False).startswith("Dense() by flash (jax asks")
+    assert dispatch.describe("splash", dropping, jnp.bfloat16, False).endswith("Dense() by reference (attention dropout)")

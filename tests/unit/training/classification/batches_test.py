@@ -8,7 +8,7 @@ import pytest
 
 from configs import small
 from gptjax.config import finetuning, registry
-from gptjax.config.batch_schedule import Batches
+from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.classification import Task
 from gptjax.data.tokenizers import build
 from gptjax.training.classification import batches
@@ -26,10 +26,10 @@ def made(tmp_path, limit=64, longest=None, **changes):
     usual = {"batch_examples": BATCH, "epochs": 3, "labels": ("n", "y")} | files | changes
     task = Task(kind="classification", fields=("text",), label="even", metric="accuracy", **usual)
     said = []
-    there = batches.Examples(task, build.Bytes(), limit, said.append, said.append)
+    there = batches.Examples(task, build.ByteTokenizer(), limit, said.append, said.append)
     recipe = finetuning.Finetuning(name="made", task=task)
     said = [line for line in said if not line.startswith("warning: ")]  # dev and test repeat train
-    return there, finetuning.resolved(recipe, small.smoke(), len(there), there.n_ctx), said
+    return there, finetuning.resolve_config(recipe, small.smoke(), len(there), there.n_ctx), said
 
 
 def numbers(rows):
@@ -39,7 +39,8 @@ def numbers(rows):
 
 def run(there, config, first=0, limit=BATCH):
     return [
-        batch["tokens"].reshape(-1, batch["tokens"].shape[-1]) for batch in there.reading(config).batches(Batches(config), limit, first)
+        batch["tokens"].reshape(-1, batch["tokens"].shape[-1])
+        for batch in there.make_dataset(config).batches(BatchSchedule(config), limit, first)
     ]
 
 
@@ -93,7 +94,7 @@ def test_a_context_that_fits_is_told(tmp_path):
     assert there.summary() == "21 training examples and 6 to validate on, up to 16 tokens"
     found, rows = there.split("test")
     assert [e.texts[0] for e in found] == ["number 00", "number 01", "number 02"] and numbers(rows) == [0, 1, 2]
-    json.dumps(there.reading(config).description())
+    json.dumps(there.make_dataset(config).description())
 
 
 def test_the_digest_is_of_all_that_is_read(tmp_path):
@@ -107,7 +108,7 @@ def test_the_digest_is_of_all_that_is_read(tmp_path):
 def test_each_split_has_a_digest_of_what_it_holds_however_it_is_read(tmp_path):
     there, config, _ = made(tmp_path)
     digests = there.digests()
-    assert there.reading(config).description()["splits"] == digests and set(digests) == {"train", "dev", "test"}
+    assert there.make_dataset(config).description()["splits"] == digests and set(digests) == {"train", "dev", "test"}
     assert made(tmp_path, limit=9)[0].digests() == digests == made(tmp_path, labels=("y", "n"))[0].digests()
     found = made(tmp_path, longest="dev")[0].digests()
     assert found["dev"] != digests["dev"] and (found["train"], found["test"]) == (digests["train"], digests["test"])
@@ -120,7 +121,7 @@ def test_examples_that_train_has_too_are_told(tmp_path):
     (tmp_path / "dev.jsonl").write_text(
         "".join(json.dumps(row | {"text": row["text"] + "!" * (n > 1)}) + "\n" for n, row in enumerate(rows[:5]))
     )
-    batches.Examples(dataclasses.replace(task, test=None), build.Bytes(), 64, said.append, said.append)
+    batches.Examples(dataclasses.replace(task, test=None), build.ByteTokenizer(), 64, said.append, said.append)
     assert said == ["warning: 2 of 5 examples of dev are those of train, so their score may flatter"]
 
 
@@ -133,5 +134,5 @@ def test_any_backbone_can_be_tuned(tmp_path):
     there, _, _ = made(tmp_path)
     for name in ("gpt1", "gpt2_124m", "gpt3_small"):
         origin = registry.config(name)
-        config = finetuning.resolved(finetuning.Finetuning(name="x", task=there.task), origin, len(there), 64)
+        config = finetuning.resolve_config(finetuning.Finetuning(name="x", task=there.task), origin, len(there), 64)
         assert config.model.n_vocab == origin.model.n_vocab + 3 and config.model.norm == origin.model.norm

@@ -203,11 +203,11 @@ def test_names_that_are_numbers_are_labels_by_their_value(tmp_path):
 def test_labels_are_found_where_none_are_named(tmp_path):
     def found(values, **changes):
         rows = [{**ROWS[0], "gold": value} for value in values]
-        return examples.labelled(dataclasses.replace(PAIRS, labels=(), train=written(tmp_path, rows), **changes)).labels
+        return examples.infer_labels(dataclasses.replace(PAIRS, labels=(), train=written(tmp_path, rows), **changes)).labels
 
     assert found(["no", "yes", None, "no", ""]) == ("no", "yes")
     assert found(["10", "9", 9.0, 10]) == ("9", "10") and found([True, False]) == ("False", "True")
-    assert examples.labelled(PAIRS) is PAIRS
+    assert examples.infer_labels(PAIRS) is PAIRS
     for values, said in (
         (["a"], "data.jsonl: its examples are all of one class, a"),
         ([None], "data.jsonl: its examples are without a label"),
@@ -259,8 +259,8 @@ def test_a_submission_is_a_file_of_predictions(name):
 
 def test_test_examples_of_the_training_set_are_counted(tmp_path):
     known = read(dataclasses.replace(PAIRS, train=written(tmp_path, ROWS)))
-    assert examples.repeated(known, known[:2]) == 2
-    assert examples.repeated(known, [dataclasses.replace(known[0], texts=known[0].texts[::-1])]) == 0
+    assert examples.count_repeats(known, known[:2]) == 2
+    assert examples.count_repeats(known, [dataclasses.replace(known[0], texts=known[0].texts[::-1])]) == 0
 
 
 def test_answers_are_as_many_as_labels_and_their_columns_there(tmp_path):

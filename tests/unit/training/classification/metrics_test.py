@@ -15,8 +15,8 @@ def said(classes, n=2):
 
 def test_the_best_epoch_is_the_first_of_the_highest_that_is_still_there():
     lines = [{"step": n, "accuracy": score} for n, score in ((10, 50.0), (20, 70.0), (30, 90.0), (40, 90.0), (50, 95.0))]
-    assert metrics.best([{"step": 1, "loss": 3.0}, *lines], "accuracy", [10, 20, 30, 40]) == [30, 40, 20, 10]
-    assert metrics.best(lines, "f1", [10]) == []
+    assert metrics.best_steps([{"step": 1, "loss": 3.0}, *lines], "accuracy", [10, 20, 30, 40]) == [30, 40, 20, 10]
+    assert metrics.best_steps(lines, "f1", [10]) == []
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews", "pearson"])
@@ -26,12 +26,12 @@ def test_scores_that_are_no_numbers_are_no_answers(metric):
     y_BC[2] = np.nan
     assert np.isnan(metrics.score(metric, y_BC, np.array([0.0, 1.0, 0.0])))
     with pytest.raises(ValueError, match="scores of 1 of 3 examples are NaN or infinite"):
-        metrics.answers(metric, y_BC)
+        metrics.predicted_classes(metric, y_BC)
 
 
 def test_an_epoch_that_came_to_no_number_is_not_the_best():
     lines = [{"step": n, "accuracy": score} for n, score in ((10, 50.0), (20, float("nan")), (30, 40.0))]
-    assert metrics.best(lines, "accuracy", [10, 20, 30]) == [10, 30]
+    assert metrics.best_steps(lines, "accuracy", [10, 20, 30]) == [10, 30]
 
 
 def test_accuracy():
@@ -59,11 +59,11 @@ def test_pearson_is_of_the_expected_score():
     labels = DRAW.uniform(0, 5, 40)
     shares = np.exp(y) / np.exp(y).sum(1, keepdims=True)
     expected = sum(c * shares[:, c] for c in range(6))
-    np.testing.assert_allclose(metrics.answers("pearson", y), expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics.predicted_classes("pearson", y), expected, rtol=1e-5)
     centred = expected - expected.mean(), labels - labels.mean()
     r = (centred[0] * centred[1]).sum() / np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum())
     assert metrics.score("pearson", y, labels) == pytest.approx(100 * r, abs=1e-4)
-    assert np.isfinite(metrics.answers("pearson", y * 1e4)).all()
+    assert np.isfinite(metrics.predicted_classes("pearson", y * 1e4)).all()
 
 
 @pytest.mark.parametrize("metric", ["f1", "matthews", "pearson"])
@@ -81,7 +81,7 @@ def test_answers_come_in_microbatches_of_one_size_and_unknown_labels_have_no_los
         sizes.append(len(part))
         return np.stack([part[:, 1], -part[:, 1]], 1) * params, part[:, 1] * 1.0
 
-    given, loss = metrics.answered(asked, 2, rows, 4, lambda array, letters: array)
+    given, loss = metrics.predict(asked, 2, rows, 4, lambda array, letters: array)
     assert sizes == [4, 4] and given[:, 0].tolist() == [0, 2, 4, 6, 8, 10, 12]
     assert loss == pytest.approx(np.mean([0, 2, 3, 5, 6]))
-    assert np.isnan(metrics.answered(asked, 2, rows[[1, 4]], 4, lambda array, letters: array)[1])
+    assert np.isnan(metrics.predict(asked, 2, rows[[1, 4]], 4, lambda array, letters: array)[1])

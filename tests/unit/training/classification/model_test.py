@@ -9,7 +9,7 @@ import pytest
 
 from gptjax.config import schema
 from gptjax.config.classification import Task
-from gptjax.config.finetuning import SPECIALS
+from gptjax.config.finetuning import N_SPECIAL_TOKENS
 from gptjax.model import gpt
 from gptjax.sharding import device_mesh
 from gptjax.training import state
@@ -28,14 +28,14 @@ KINDS = {
 
 def config(kind="classification", task=None, **changes):
     task = dataclasses.replace(KINDS[kind], dropout=0.0, **(task or {}))
-    return dataclasses.replace(tiny.config(n_vocab=OLD + SPECIALS, norm="post", **changes), task=task)
+    return dataclasses.replace(tiny.config(n_vocab=OLD + N_SPECIAL_TOKENS, norm="post", **changes), task=task)
 
 
 def machine(c, n_devices=1):
-    mesh = device_mesh.mesh(c.mesh, jax.devices()[:n_devices])
+    mesh = device_mesh.make_mesh(c.mesh, jax.devices()[:n_devices])
     built = model.build(c, "cpu", mesh)
     with jax.set_mesh(mesh):
-        return mesh, built, state.created(c, built.model, built.tx, mesh)
+        return mesh, built, state.init_sharded(c, built.model, built.tx, mesh)
 
 
 def rows(c, n=8, labels=None, seed=0):
@@ -45,14 +45,14 @@ def rows(c, n=8, labels=None, seed=0):
         texts = tuple(draw.integers(0, OLD, draw.choice([1, 3])).tolist() for _ in task.fields)
         answers = tuple(draw.integers(0, OLD, draw.choice([1, 3])).tolist() for _ in range(len(task.labels) if task.answers else 0))
         label = 1000 * (number % 3) if labels is None else labels[number]
-        one = transformations.sequences(task, texts, answers, OLD, c.model.n_ctx)
+        one = transformations.build_sequences(task, texts, answers, OLD, c.model.n_ctx)
         made.append([label, *(len(s) - 1 for s in one), *(t for s in one for t in s + [0] * (c.model.n_ctx - len(s)))])
     return np.array(made, np.int32)
 
 
 def naive(c, apply, params, row):
     """(the loss of one example, its scores): each sequence by itself and without padding, every softmax in full. apply: of the GPT."""
-    label, extract, tokens = (part[0] for part in transformations.split(row[None], c.task.n_sequences, c.model.n_ctx))
+    label, extract, tokens = (part[0] for part in transformations.split_rows(row[None], c.task.n_sequences, c.model.n_ctx))
     states, language = [], []
     for end, padded in zip(extract, tokens, strict=True):
         sequence = padded[: end + 1]
@@ -82,13 +82,13 @@ def test_the_loss_is_equation_5(kind):
     given = rows(c, 4, labels=[0, 1400, 5000, 3250] if kind == "similarity" else None)
     draw = np.random.default_rng(1)
     params = jax.tree.map(lambda x: np.asarray(x) + 0.1 * draw.normal(size=x.shape).astype(np.float32), now.params)  # no bias is 0
-    apply = jax.jit(gpt.GPT(c.model, built.model.manner).apply)
+    apply = jax.jit(gpt.GPT(c.model, built.model.execution_policy).apply)
     plain = [naive(c, apply, params, row) for row in given]
     with jax.set_mesh(mesh):
-        loss = jax.jit(built.mean)(params, given)
-        y_BC, losses_B = jax.jit(built.answers)(params, given)
+        loss = jax.jit(built.loss_fn)(params, given)
+        y_BC, losses_B = jax.jit(built.scores_and_losses)(params, given)
         silent = dataclasses.replace(built, config=config(kind, {"lm_weight": 0.0}))
-        task_alone = float(jax.jit(silent.mean)(params, given))
+        task_alone = float(jax.jit(silent.loss_fn)(params, given))
     assert float(loss) == pytest.approx(np.mean([one[0] for one in plain]), rel=1e-5)
     np.testing.assert_allclose(y_BC, np.stack([one[1] for one in plain]), rtol=1e-4, atol=1e-5)
     assert task_alone == pytest.approx(float(jnp.mean(losses_B)), rel=1e-6) and task_alone < float(loss) - 0.5
@@ -105,11 +105,11 @@ def scored(kind, change, **task):
     c = config(kind, task)
     mesh, built, now = machine(c)
     given = rows(c)
-    labels, extract, tokens = transformations.split(given, c.task.n_sequences, c.model.n_ctx)
+    labels, extract, tokens = transformations.split_rows(given, c.task.n_sequences, c.model.n_ctx)
     extract, tokens = change(extract, tokens)
     other = np.concatenate([labels[:, None], extract, tokens.reshape(len(given), -1)], 1).astype(np.int32)
     with jax.set_mesh(mesh):
-        asked = jax.jit(built.answers)
+        asked = jax.jit(built.scores_and_losses)
         return np.asarray(asked(now.params, given)[0]), np.asarray(asked(now.params, other)[0])
 
 
@@ -142,7 +142,7 @@ def test_the_answers_of_a_choice_are_dropped_out_alike():
     c = dataclasses.replace(c, task=dataclasses.replace(c.task, dropout=0.5))
     mesh, built, now = machine(c)
     given = rows(c)
-    labels, extract, tokens = transformations.split(given, 3, c.model.n_ctx)
+    labels, extract, tokens = transformations.split_rows(given, 3, c.model.n_ctx)
     twice = np.concatenate([labels[:, None], extract[:, [0, 0, 0]], tokens[:, [0, 0, 0]].reshape(len(given), -1)], 1)
     with jax.set_mesh(mesh):
         asked = jax.jit(built.scores)

@@ -21,7 +21,7 @@ TASK = {
 
 
 def sequences(kind, texts, answers=(), limit=transformations.NO_LIMIT):
-    return transformations.sequences(TASK[kind], texts, answers, 100, limit)
+    return transformations.build_sequences(TASK[kind], texts, answers, 100, limit)
 
 
 def test_the_four_transformations():
@@ -46,7 +46,7 @@ def test_the_longest_text_is_cut_first():
         lengths, room = [draw.randint(0, 12) for _ in range(draw.randint(1, 4))], draw.randint(0, 30)
         parts = [list(range(n)) for n in lengths]
         cut = draw.randint(0, len(parts))
-        first, second = transformations._shortened(parts[:cut], parts[cut:], room)
+        first, second = transformations._truncate(parts[:cut], parts[cut:], room)
         assert len(first) == cut and sorted(first + second) == sorted(naive(parts, room)), (lengths, room)
         assert [len(x) for x in first + second] == [len(x) for x in naive(parts, room)]
 
@@ -65,40 +65,42 @@ def examples(kind, *labels, text="ab"):
 
 @pytest.mark.parametrize("kind", TASK)
 def test_rows_are_taken_apart_again(kind):
-    task, text = TASK[kind], build.Bytes()
+    task, text = TASK[kind], build.ByteTokenizer()
     given = examples(kind, 1.0, None, 0.4)
-    parts = transformations.tokenised(given, text, lambda line: None)
-    n_ctx = transformations.longest(task, parts, text.n_vocab, 512)
-    made = transformations.encoded(task, given, parts, text.n_vocab, n_ctx)
-    assert n_ctx == transformations.ROUND and (made.shortened, made.lost) == (0, 0) and made.rows.dtype == np.int32
-    labels, extract, tokens = transformations.split(made.rows, task.n_sequences, n_ctx)
-    assert labels.tolist() == [1000, transformations.UNKNOWN, 400]
-    wanted = transformations.sequences(task, *parts[0], text.n_vocab, n_ctx)
-    assert tokens.shape == (3, len(wanted), n_ctx) and made.rows.shape[1] == transformations.width(task.n_sequences, n_ctx)
+    parts = transformations.tokenize_examples(given, text, lambda line: None)
+    n_ctx = transformations.fit_n_ctx(task, parts, text.n_vocab, 512)
+    made = transformations.encode_examples(task, given, parts, text.n_vocab, n_ctx)
+    assert n_ctx == transformations.PAD_MULTIPLE and (made.n_truncated, made.n_tokens_lost) == (0, 0) and made.rows.dtype == np.int32
+    labels, extract, tokens = transformations.split_rows(made.rows, task.n_sequences, n_ctx)
+    assert labels.tolist() == [1000, transformations.UNKNOWN_LABEL, 400]
+    wanted = transformations.build_sequences(task, *parts[0], text.n_vocab, n_ctx)
+    assert tokens.shape == (3, len(wanted), n_ctx) and made.rows.shape[1] == transformations.row_width(task.n_sequences, n_ctx)
     for c, sequence in enumerate(wanted):
         assert extract[0, c] == len(sequence) - 1 and tokens[0, c, extract[0, c]] == text.n_vocab + 2
         assert tokens[0, c].tolist() == sequence + [0] * (n_ctx - len(sequence))
 
 
 def test_what_was_cut_is_counted():
-    task, text = TASK["similarity"], build.Bytes()
+    task, text = TASK["similarity"], build.ByteTokenizer()
     given = examples("similarity", 1.0) + examples("similarity", 0.0, text="abcdefghijklmnopqrst")
-    parts = transformations.tokenised(given, text, lambda line: None)
-    assert transformations.longest(task, parts, text.n_vocab, 512) == 32 and transformations.longest(task, parts, text.n_vocab, 20) == 20
-    made = transformations.encoded(task, given, parts, text.n_vocab, 20)
-    assert (made.shortened, made.lost) == (1, 2 * (20 + 1 + 3 - 20))
+    parts = transformations.tokenize_examples(given, text, lambda line: None)
+    assert (
+        transformations.fit_n_ctx(task, parts, text.n_vocab, 512) == 32 and transformations.fit_n_ctx(task, parts, text.n_vocab, 20) == 20
+    )
+    made = transformations.encode_examples(task, given, parts, text.n_vocab, 20)
+    assert (made.n_truncated, made.n_tokens_lost) == (1, 2 * (20 + 1 + 3 - 20))
 
 
 def test_the_texts_of_a_context_are_words_apart():
-    (((context, question), answers),) = transformations.tokenised(examples("choice", 0.0), build.Bytes(), lambda line: None)
+    (((context, question), answers),) = transformations.tokenize_examples(examples("choice", 0.0), build.ByteTokenizer(), lambda line: None)
     assert bytes(context + question) == b"ab ?" and [bytes(a) for a in answers] == [b"x", b"yy", b"z"]
-    ((pair, _),) = transformations.tokenised(examples("similarity", 0.0), build.Bytes(), lambda line: None)
+    ((pair, _),) = transformations.tokenize_examples(examples("similarity", 0.0), build.ByteTokenizer(), lambda line: None)
     assert [bytes(one) for one in pair] == [b"ab", b"c"]
 
 
 def test_progress_is_told():
     lines = []
-    transformations.tokenised(examples("similarity", *[1.0] * 2000), build.Bytes(), lines.append)
+    transformations.tokenize_examples(examples("similarity", *[1.0] * 2000), build.ByteTokenizer(), lines.append)
     assert lines == ["reading examples: 1,000 of 2,000", "reading examples: 2,000 of 2,000"]
 
 

@@ -20,9 +20,9 @@ OTHER = Task(kind="classification", fields=("a",), label="y", labels=("no", "yes
 
 @pytest.fixture(scope="module")
 def asked():
-    model = gpt.GPT(MODEL, gpt.Manner(jnp.float32, None, "reference", False))
+    model = gpt.GPT(MODEL, gpt.ExecutionPolicy(jnp.float32, None, "reference", False))
     params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    text = build.Bytes()
+    text = build.ByteTokenizer()
 
     @jax.jit
     def log_probabilities(tokens_BT):
@@ -34,7 +34,7 @@ def asked():
         y_TV = np.asarray(log_probabilities(np.array([[*whole, *[0] * (MODEL.n_ctx - len(whole))]], np.int32)))
         return y_TV[np.arange(start, len(whole)) - 1, whole[start:]]
 
-    return lambda task, examples: zero_shot.answered(task, examples, model, params, text), after
+    return lambda task, examples: zero_shot.predict(task, examples, model, params, text), after
 
 
 def test_sentiment_is_positive_or_negative_after_very(asked):
