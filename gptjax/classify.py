@@ -96,38 +96,38 @@ def label(directory: Path, bucket: str | None, config: Config, examples: list[An
     xla_options.configure_runtime()
     assert config.task is not None
     task, spec = config.task, config.data.tokenizer
-    text = build.build(build.spec_in(spec, directory))
+    tokenizer = build.build(build.spec_in(spec, directory))
     mesh = device_mesh.make_mesh(config.mesh)
     rules.check(config, mesh)
-    built = model.build(config, jax.devices()[0].platform, mesh)
+    train_step = model.build(config, jax.devices()[0].platform, mesh)
     checkpoints = checkpoint.CheckpointReader(directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints", out.warn)
     steps = metrics.best_steps(events.read(directory), task.metric, checkpoints.steps())
-    step, params, about = finetune.restore_best(
-        checkpoints, directory, steps, state.abstract_state(config, built.model, built.tx, mesh).params
+    step, params, metadata = finetune.restore_best(
+        checkpoints, directory, steps, state.abstract_state(config, train_step.model, train_step.tx, mesh).params
     )
-    if about["tokenizer"] != text.digest:
+    if metadata["tokenizer"] != tokenizer.digest:
         raise ValueError(f"{directory} was trained with another tokenizer than {spec} is here: give it back the files that it had")
-    parts = transformations.tokenize_examples(examples, text, lambda line: None)
+    parts = transformations.tokenize_examples(examples, tokenizer, lambda line: None)
     encoded = transformations.encode_examples(task, examples, parts, config.model.n_vocab - finetuning.N_SPECIAL_TOKENS, config.model.n_ctx)
     if encoded.n_truncated:
         out.warn(f"{encoded.n_truncated:,} of {len(examples):,} texts are over {config.model.n_ctx} tokens long and were cut")
     activations = rules.PRESETS[config.mesh.sharding].activations
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    rows = BatchSchedule(config, shards).largest_microbatch(about["microbatch_rows"])  # as when it was scored
-    everywhere, options = NamedSharding(mesh, PartitionSpec()), xla_options.options(mesh.devices.flat[0])
-    compute = jax.jit(built.scores_and_losses, out_shardings=everywhere, compiler_options=options)
+    rows = BatchSchedule(config, shards).largest_microbatch(metadata["microbatch_rows"])  # as when it was scored
+    replicated, options = NamedSharding(mesh, PartitionSpec()), xla_options.options(mesh.devices.flat[0])
+    score_fn = jax.jit(train_step.scores_and_losses, out_shardings=replicated, compiler_options=options)
     with jax.set_mesh(mesh):
         y_BC, _ = metrics.predict(
-            compute, params, encoded.rows, rows, lambda part, letters: rules.put_on_mesh(part, letters, activations, mesh)
+            score_fn, params, encoded.rows, rows, lambda part, letters: rules.put_on_mesh(part, letters, activations, mesh)
         )
     p_BC = np.exp(y_BC - y_BC.max(1, keepdims=True))
     p_BC = p_BC / p_BC.sum(1, keepdims=True)
-    found = []
+    results = []
     for example, answer, p_C in zip(examples, metrics.predicted_classes(task.metric, y_BC), p_BC, strict=True):
-        said = {"score": round(float(answer), 6)} if task.metric == "pearson" else {"label": task.labels[int(answer)]}
-        shares = {label: round(float(p), 6) for label, p in zip(task.labels, p_C, strict=True)}
-        found.append({"index": example.index, **said, "probabilities": shares})
-    return found
+        answer_fields = {"score": round(float(answer), 6)} if task.metric == "pearson" else {"label": task.labels[int(answer)]}
+        probabilities = {label: round(float(p), 6) for label, p in zip(task.labels, p_C, strict=True)}
+        results.append({"index": example.index, **answer_fields, "probabilities": probabilities})
+    return results
 
 
 def to_jsonl(lines: Iterable[dict[str, Any]]) -> Iterator[str]:

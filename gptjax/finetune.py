@@ -93,7 +93,7 @@ def load_examples(recipe: finetuning.Finetuning, init: str, out: Any) -> tuple["
 
 
 def run_seed(config: Config, run_path: str, objective: "ClassificationObjective", args: Any, process_info: Any) -> int:
-    """One run, which goes to `there`, given as --run is, to its result. Exit status as train's."""
+    """One run, which goes to `run_path`, given as --run is, to its result. Exit status as train's."""
     from gptjax.distributed import processes
 
     objective.check(config, run_dir.directory(run_path))
@@ -103,10 +103,10 @@ def run_seed(config: Config, run_path: str, objective: "ClassificationObjective"
 
 
 class ClassificationObjective:
-    """Learning of a task: GPT-1 equation 5. A train.Learning; `result`: of the run that ended last."""
+    """Learning of a task: GPT-1 equation 5. A train.Objective; `result`: of the run that ended last."""
 
     def __init__(self, init_weights: Any, examples: Any, fixed_labels: bool = True):
-        """origin: a weights.load.Weights; examples: a training.classification.batches.Examples; fixed_labels: not found in them."""
+        """init_weights: a weights.load.Weights; examples: a training.classification.batches.Examples; fixed_labels: not found in them."""
         self._init_weights, self._examples, self.result = init_weights, examples, None
         self._data_fields = ("kind", "fields", "answers", "label", "metric", "train", "dev", "test", "tfds", *["labels"] * fixed_labels)
 
@@ -122,11 +122,11 @@ class ClassificationObjective:
         changed_splits = [f"task.{split}" for split, digest in self._examples.digests().items() if old_digests.get(split) != digest]
         if changed_splits and dataclasses.replace(old_task, **unchanged) == old_task:
             raise ValueError(
-                f"the data of {directory} have changed since it began: {' and '.join(changed_splits)} holds other examples; give back what it "
-                f"read, or another --run"
+                f"the data of {directory} have changed since it began: {' and '.join(changed_splits)} holds other examples; give back "
+                f"what it read, or another --run"
             )
 
-    def load_dataset(self, config, directory, log):
+    def open_dataset(self, config, directory, log):
         return self._examples.make_dataset(config)
 
     def build_step(self, config, platform, mesh, dataset):
@@ -150,7 +150,7 @@ class ClassificationObjective:
 
         def transfer_params(new, old):
             gpt = transfer.transfer_params(new["gpt"], old, config.model, pretrained_config.model.n_vocab, config.task.transfer)
-            return step.model.place.shard_like_params(new | {"gpt": gpt})
+            return step.model.sharding.shard_like_params(new | {"gpt": gpt})
 
         return init_state.replace(params=jax.jit(transfer_params, donate_argnums=0)(init_state.params, pretrained_params))
 
@@ -165,18 +165,18 @@ class ClassificationObjective:
         _, rows = self._examples.split("dev")
         replicated = NamedSharding(context.mesh, PartitionSpec())  # each host reads all answers
         score_fn = jax.jit(
-            context.step.answers, out_shardings=replicated, compiler_options=xla_options.options(context.mesh.devices.flat[0])
+            context.step.scores_and_losses, out_shardings=replicated, compiler_options=xla_options.options(context.mesh.devices.flat[0])
         )
         labels = rows[:, 0] / transformations.LABEL_SCALE
 
         def eval_fn(params):
-            y_BC, loss = metrics.predict(score_fn, params, rows, context.microbatch, put_on_mesh)
+            y_BC, loss = metrics.predict(score_fn, params, rows, context.microbatch_rows, put_on_mesh)
             return {"validation_loss": loss, task.metric: metrics.score(task.metric, y_BC, labels)}
 
         self._score_fn, self._put_on_mesh = score_fn, put_on_mesh
         return eval_fn
 
-    def samples(self, context, state, step, is_last):
+    def generate_samples(self, context, state, step, is_last):
         """At the end: the result on dev and test, by the epoch that was best on dev."""
         if is_last:
             self.result = self._finish(context)
@@ -193,30 +193,30 @@ class ClassificationObjective:
         config, task, out, processes = context.config, context.config.task, context.out, context.processes
         context.checkpoints.wait()
         saved_steps = context.checkpoints.steps()
-        steps = processes.first(lambda: metrics.best_steps(events.read(context.directory), task.metric, saved_steps))
+        steps = processes.broadcast_from_zero(lambda: metrics.best_steps(events.read(context.directory), task.metric, saved_steps))
         abstract_params = state.abstract_state(config, context.step.model, context.step.tx, context.mesh).params
         with jax.transfer_guard("allow"):
             step, params, _ = restore_best(context.checkpoints, context.directory, steps, abstract_params)
             result = {"config": config.name, "seed": config.seed, "metric": task.metric, "paper": task.paper, "step": step}
-            result["epoch"] = step * task.epochs // context.batches.n_steps
-            for name in task.given[1:]:
+            result["epoch"] = step * task.epochs // context.batch_schedule.n_steps
+            for name in task.available_splits[1:]:
                 examples, rows = self._examples.split(name)
                 result |= predictions.final_scores(context, self._score_fn, self._put_on_mesh, params, name, examples, rows)
-        if processes.process == 0:
+        if processes.process_id == 0:
             atomic.save(context.directory / "result.json", atomic.json_bytes(result))
         print_results(out, [result])
         return result
 
 
-def restore_best(saved: Any, directory: Path, steps: Sequence[int], abstract: Any) -> tuple[int, Any, dict]:
-    """(step, parameters, about) of the first of these checkpoints that is whole; saved: a training.checkpoint.Saved, which names others.
-    ValueError if none is."""
+def restore_best(checkpoint_reader: Any, directory: Path, steps: Sequence[int], abstract_params: Any) -> tuple[int, Any, dict]:
+    """(step, parameters, metadata) of the first of these checkpoints that is whole; checkpoint_reader: a
+    training.checkpoint.CheckpointReader, which names others. ValueError if none is."""
     if not steps:
         raise ValueError(
             f"{directory} has no epoch that was evaluated and saved: let python -m gptjax.finetune go on, or begin again with --run"
         )
-    step, state, about = saved.restore({"params": abstract}, prefix="params/", steps=steps[::-1])
-    return step, state["params"], about
+    step, tree, metadata = checkpoint_reader.restore({"params": abstract_params}, prefix="params/", steps=steps[::-1])
+    return step, tree["params"], metadata
 
 
 def print_results(out: Any, results: list[dict[str, Any]]) -> None:

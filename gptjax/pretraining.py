@@ -6,7 +6,7 @@ from gptjax.config.schema import Config
 
 
 class PretrainingObjective:
-    """Learning of text: GPT-1 equation 1. A Learning."""
+    """Learning of text: GPT-1 equation 1. A train.Objective."""
 
     def __init__(self, init: str | None = None):
         """init: where the weights lie that a run begins with; None: they are drawn from the seed."""
@@ -35,18 +35,18 @@ class PretrainingObjective:
         from gptjax.training import metrics
 
         validation_rows, bytes_per_token = (
-            context.reading.validation(context.config.loop.eval_rows),
-            context.reading.validation_bytes_per_token,
+            context.dataset.validation_rows(context.config.loop.eval_rows),
+            context.dataset.validation_bytes_per_token,
         )
         nll = jax.jit(context.step.nll, compiler_options=xla_options.options(context.mesh.devices.flat[0]))
-        return lambda params: metrics.evaluate(nll, params, validation_rows, context.microbatch, put_on_mesh, bytes_per_token)
+        return lambda params: metrics.evaluate(nll, params, validation_rows, context.microbatch_rows, put_on_mesh, bytes_per_token)
 
     def generate_samples(self, context, state, step, is_last):
         return [sample_text(context, state, step, seed) for seed in range(3 if is_last else 1)]
 
 
 def load_init_weights(state: Any, init: str, config: Config, tokenizer: Any, out: Any) -> Any:
-    """The state `now` with the parameters that lie at `init`."""
+    """The state with the parameters that lie at `init`."""
     import jax
 
     from gptjax.weights import load
@@ -62,14 +62,14 @@ def load_init_weights(state: Any, init: str, config: Config, tokenizer: Any, out
 
 
 def sample_text(context: Any, state: Any, step: int, seed: int = 0) -> str:
-    """A continuation of loop.sample_prompt, with the prompt; of a model of NaN a line that says so. session: a train.Session."""
+    """A continuation of loop.sample_prompt, with the prompt; of a model of NaN a line that says so. context: a train.TrainContext."""
     import jax
 
     from gptjax.generate import decode, sampling
     from gptjax.model import inference
 
-    tokenizer, loop = context.reading.tokenizer, context.config.loop
-    prompt = tokenizer.encode(loop.sample_prompt) or [tokenizer.begin]
+    tokenizer, loop = context.dataset.tokenizer, context.config.loop
+    prompt = tokenizer.encode(loop.sample_prompt) or [tokenizer.start_of_text]
     with jax.transfer_guard("allow"):
         key = jax.random.fold_in(jax.random.key(seed), step)
         sampling_params = sampling.SamplingParams(temperature=0.8, top_k=40)

@@ -32,7 +32,8 @@ VARYING_FIELDS = (  # fields that may differ: numbers that the step multiplies w
 
 
 def batchable_groups(points: Sequence[Point], max_size: int) -> list[list[Point]]:
-    """The points in groups of at most `most` that one program can train: equal but for VARYING. ValueError if `most` is not above 0."""
+    """The points in groups of at most `max_size` that one program can train: equal but for VARYING_FIELDS. ValueError if `most` is not
+    above 0."""
     if max_size < 1:
         raise ValueError(f"--together={max_size}: give how many points one program may train, 1 or more")
     by_config: dict[Config, list[Point]] = collections.defaultdict(list)
@@ -43,7 +44,7 @@ def batchable_groups(points: Sequence[Point], max_size: int) -> list[list[Point]
 
 
 def varying_values(config: Config) -> dict[str, float]:
-    """VARYING path -> its value, of those that this config has."""
+    """path of VARYING_FIELDS -> its value, of those that this config has."""
     values = {}
     for path in VARYING_FIELDS:
         with contextlib.suppress(AttributeError):  # a schedule without a floor
@@ -61,8 +62,8 @@ def replace_unchecked(record: Any, values: dict[str, Any]) -> Any:
 
 
 def train_vmapped(points: Sequence[Point], directory: Path, log: Callable[[str], None], should_stop: Callable[[], bool]) -> bool:
-    """Train the points, which are a group and of which none has begun, from their first step; whether they came to their end: stop() is
-    asked after each step, and a checkpoint of all is then saved, from which each goes on by itself. A point of too many updates in a row
+    """Train the points, which are a group and of which none has begun, from their first step; whether they came to their end: should_stop()
+    is asked after each step, and a checkpoint of all is then saved, from which each goes on by itself. A point of too many updates in a row
     that are not finite has come to its end, as in training by itself: nothing more is measured or saved of it, and the others go on."""
     import jax
     import jax.numpy as jnp
@@ -136,9 +137,9 @@ def train_vmapped(points: Sequence[Point], directory: Path, log: Callable[[str],
                 managers[number].save(step_number, jax.tree.map(lambda x: x[number], train_states), metadata)  # noqa: B023
 
         for step_number in range(1, batch_schedule.n_steps + 1):
-            start_time, parts = time.perf_counter(), [next(batch_iterator) for batch_iterator in batch_iterators]
-            tokens = np.stack([part["tokens"] for part in parts])
-            train_states, step_metrics = run_step(values_K, train_states, tokens, parts[0]["count"])
+            start_time, batches = time.perf_counter(), [next(batch_iterator) for batch_iterator in batch_iterators]
+            tokens = np.stack([batch["tokens"] for batch in batches])
+            train_states, step_metrics = run_step(values_K, train_states, tokens, batches[0]["count"])
             step_metrics = {name: np.asarray(values) for name, values in step_metrics.items()}
             seconds = time.perf_counter() - start_time
             speed = batch_schedule.rows(step_number - 1) * first.model.n_ctx / seconds
@@ -154,7 +155,8 @@ def train_vmapped(points: Sequence[Point], directory: Path, log: Callable[[str],
                 if values["skipped_in_row"] >= first.train.skips_allowed:
                     active.remove(number)
                     log(
-                        f"{points[number].name}: {values['skipped_in_row']} updates in a row were not finite, up to step {step_number:,}: given up"
+                        f"{points[number].name}: {values['skipped_in_row']} updates in a row were not finite, up to step "
+                        f"{step_number:,}: given up"
                     )
             is_stopping, is_last = should_stop(), step_number == batch_schedule.n_steps or not active
             if step_number % first.loop.every_eval == 0 or is_last:

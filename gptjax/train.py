@@ -66,12 +66,12 @@ def add_new_record(parser: argparse.ArgumentParser) -> None:
 class Objective(Protocol):
     """What is learnt: all in which pre-training and fine-tuning differ."""
 
-    def load_dataset(self, config: Config, directory: Path, log: Callable[[str], None]) -> Any:
-        """What the run reads, open; what is not prepared yet is, below `directory`. As data.loader.Reading."""
+    def open_dataset(self, config: Config, directory: Path, log: Callable[[str], None]) -> Any:
+        """What the run reads, open; what is not prepared yet is, below `directory`. As data.loader.Dataset."""
         ...
 
     def build_step(self, config: Config, platform: str, mesh: Any, dataset: Any) -> Any:
-        """The training.step.Step."""
+        """The training.step.TrainStep."""
         ...
 
     def init_state(self, config: Config, step: Any, mesh: Any, dataset: Any, out: Any) -> Any:
@@ -82,8 +82,8 @@ class Objective(Protocol):
         """What the held-out data say of parameters: validation_loss, and more."""
         ...
 
-    def samples(self, context: "TrainContext", state: Any, step: int, is_last: bool) -> list[str]:
-        """What to show of the state, for people; `last`: at the end of the run."""
+    def generate_samples(self, context: "TrainContext", state: Any, step: int, is_last: bool) -> list[str]:
+        """What to show of the state, for people; `is_last`: at the end of the run."""
         ...
 
 
@@ -95,13 +95,13 @@ class TrainContext:
     directory: Path
     mesh: Any
     resume_point: resume.ResumePoint
-    dataset: Any  # data.loader.Reading
-    step: Any  # training.step.Step
-    checkpoints: Any  # training.checkpoint.Checkpoints
-    bucket_sync: Any  # report.sync.Copies
+    dataset: Any  # data.loader.Dataset
+    step: Any  # training.step.TrainStep
+    checkpoints: Any  # training.checkpoint.CheckpointManager
+    bucket_sync: Any  # report.sync.BucketSync
     out: Any  # report.console.Console
-    processes: Any  # distributed.processes.Hosts
-    profiler: Any  # report.profile.Profile
+    processes: Any  # distributed.processes.ProcessGroup
+    profiler: Any  # report.profile.Profiler
     objective: Objective
     warnings: set[str] = dataclasses.field(default_factory=set)  # that were told
 
@@ -111,7 +111,7 @@ class TrainContext:
 
     @property
     def max_microbatch_rows(self) -> int:
-        """Of a microbatch, over all processes; Batches.microbatch has what each step takes of it."""
+        """Of a microbatch, over all processes; BatchSchedule.microbatch has what each step takes of it."""
         return self.resume_point.max_microbatch_rows
 
     @property
@@ -119,19 +119,19 @@ class TrainContext:
         """Rows of the last batch's microbatches."""
         return self.batch_schedule.largest_microbatch(self.max_microbatch_rows)
 
-    def try_optional(self, what: str, act: Callable[[], Any]) -> None:
-        """act(), which the training does not need: what goes wrong with it is told, once, and the training goes on."""
+    def try_optional(self, description: str, fn: Callable[[], Any]) -> None:
+        """fn(), which the training does not need: what goes wrong with it is told, once, and the training goes on."""
         try:
-            act()
+            fn()
         except Exception as error:
-            if what not in self.warnings:
-                self.warnings.add(what)
-                self.out.warn(f"{what}: {command.classify_error(error)[1]}; the training goes on")
+            if description not in self.warnings:
+                self.warnings.add(description)
+                self.out.warn(f"{description}: {command.classify_error(error)[1]}; the training goes on")
 
 
 def train(request: resume.Request, bucket: str | None, processes: Any, n_profile_steps: int, objective: Objective) -> int:
-    """Train as asked for from where the run stands, with the processes of `party`; `profiled` steps are traced. bucket: where checkpoints
-    go, and copies of the record. ValueError, in one line, for what a user can mend: then the directory is as it was."""
+    """Train as asked for from where the run stands, with the processes of `processes`; `n_profile_steps` are traced. bucket: where
+    checkpoints go, and copies of the record. ValueError, in one line, for what a user can mend: then the directory is as it was."""
     import jax
 
     from gptjax.report import console, events, profile, sync
@@ -146,7 +146,7 @@ def train(request: resume.Request, bucket: str | None, processes: Any, n_profile
     rules.check(config, mesh)
     device_mesh.check_state_fits(config.model, mesh)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    out = console.Console(quiet=processes.process != 0)
+    out = console.Console(quiet=processes.process_id != 0)
     bucket_sync = sync.BucketSync(directory, bucket)
     checkpoint_dir = directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints"
     with (
@@ -159,10 +159,10 @@ def train(request: resume.Request, bucket: str | None, processes: Any, n_profile
         config = overrides.unflatten(leaves)
         request = dataclasses.replace(request, config=config)
         batch_schedule = None if continues else BatchSchedule(config, shards)
-        with resume.remove_new_data(directory / "data", continues and processes.process == 0):
+        with resume.remove_new_data(directory / "data", continues and processes.process_id == 0):
             # --- data
             processes.heartbeat("the preparation of its data")
-            dataset = processes.zero_first(lambda: objective.load_dataset(config, directory / "data", out.print))
+            dataset = processes.zero_first(lambda: objective.open_dataset(config, directory / "data", out.print))
             processes.assert_equal({"text": dataset.digest()}, "prepare it once with python -m gptjax.prepare, and give the shards to all")
 
             # --- state: of the newest good checkpoint, else as the learning begins
@@ -178,15 +178,15 @@ def train(request: resume.Request, bucket: str | None, processes: Any, n_profile
                     )
 
         # --- nothing has been written until here
-        profiler = profile.Profiler(directory / "profile", n_profile_steps if processes.process == 0 else 0, out.print)
+        profiler = profile.Profiler(directory / "profile", n_profile_steps if processes.process_id == 0 else 0, out.print)
         if resume_point.step > resume_point.plan.n_steps:
             out.print(
                 f"already at step {resume_point.step:,}, and asked for {resume_point.plan.n_steps:,}: nothing to do, and nothing is changed"
             )
             profiler.close()
             return 0
-        checkpoints.begin()
-        if processes.process == 0:
+        checkpoints.prepare()
+        if processes.process_id == 0:
             if resume_point.record_bytes is None:
                 events.move_aside(directory, resume_point.step)
             resume.write_description(directory, config, dataset)
@@ -242,7 +242,8 @@ class TooManyNonFiniteSteps(Exception):
 
 
 def make_step_fn(context: TrainContext, put_on_mesh: Callable) -> Callable:
-    """advance(state, batch, stop, progress) -> (state, metrics), or None if asked to stop before the step was whole; it consumes the state.
+    """advance(state, batch, guard, progress) -> (state, metrics), or None if asked to stop before the step was whole; it consumes the
+    state.
 
     One program a step, microbatches within it; but on CPU one a microbatch, since a step of half a million tokens takes an hour there:
     so progress shows, Ctrl-C works, and XLA's slow loop bodies are avoided."""
@@ -284,15 +285,17 @@ def make_step_fn(context: TrainContext, put_on_mesh: Callable) -> Callable:
             start_time = time.perf_counter()
             accumulator = accumulate_fn(state.params, state.step, accumulator, put_on_mesh(batch["tokens"][i], "B1", microbatch_rows))
             accumulator.count.block_until_ready()
-            progress.part(step_number, (i + 1) / count, microbatch_rows * context.config.model.n_ctx / (time.perf_counter() - start_time))
+            progress.update_fraction(
+                step_number, (i + 1) / count, microbatch_rows * context.config.model.n_ctx / (time.perf_counter() - start_time)
+            )
         return update_fn(state, accumulator, microbatch_rows)
 
     return advance_by_microbatch
 
 
 def loop(context: TrainContext) -> int:
-    """Steps point.step .. n_steps. For each n, in this order: evaluate state n, save state n, next batch, step, report step n - 1. So what
-    was saved was reported before, and nothing but reporting waits for the device."""
+    """Steps resume_point.step .. n_steps. For each n, in this order: evaluate state n, save state n, next batch, step, report step n - 1.
+    So what was saved was reported before, and nothing but reporting waits for the device."""
     import jax
 
     from gptjax.distributed import preemption
@@ -346,13 +349,13 @@ def loop(context: TrainContext) -> int:
     batch_iterator = dataset.batches(
         batch_schedule, context.max_microbatch_rows, start, lambda n_rows: rules.local_rows(n_rows, activations, context.mesh)
     )
-    # settled: the step that was evaluated and saved, as a restored state was before; what was measured of it may be lost
+    # last_saved: the step that was evaluated and saved, as a restored state was before; what was measured of it may be lost
     step, last_saved = start, start if context.resume_point.record_bytes is not None else None
     log = events.NullEvents()
-    if processes.process == 0:
+    if processes.process_id == 0:
         log = events.Events(context.directory, start + 1 if start else 0, context.resume_point.record_bytes or 0, out.warn)
     with preemption.PreemptionGuard(out.warn, processes, context.mesh) as guard, log:
-        with out.training(batch_schedule.n_steps, start, config.loop.every_log) as progress, jax.transfer_guard("disallow"):
+        with out.training_display(batch_schedule.n_steps, start, config.loop.every_log) as progress, jax.transfer_guard("disallow"):
             try:
                 for note in context.resume_point.notes:
                     log.write(start, {"note": note})
@@ -364,16 +367,16 @@ def loop(context: TrainContext) -> int:
                         processes.heartbeat(f"the evaluation of step {step:,}")
                         evaluate(step)
                     if step != last_saved and not is_last and config.loop.every_sample and step % config.loop.every_sample == 0:
-                        out.print_samples(context.objective.samples(context, state, step, False))
+                        out.print_samples(context.objective.generate_samples(context, state, step, False))
                     if step != last_saved and (step % config.loop.every_save == 0 or is_ending):
                         report()
                         processes.heartbeat(f"the checkpoint of step {step:,}")
                         record = log.seal(step)
-                        if processes.process == 0:
-                            context.try_optional("the record is not copied", context.bucket_sync.send)
+                        if processes.process_id == 0:
+                            context.try_optional("the record is not copied", context.bucket_sync.upload)
                         metadata = resume.metadata(config, batch_schedule, context.max_microbatch_rows, dataset, record)
                         context.checkpoints.save(step, state, metadata)
-                        if processes.process == 0:
+                        if processes.process_id == 0:
                             context.try_optional("loss.png is not drawn", lambda: loss_plot.draw(context.directory))
                     last_saved = step
                     clock = clock if pending else time.perf_counter()  # evaluating and saving are no part of a step's time
@@ -399,10 +402,10 @@ def loop(context: TrainContext) -> int:
             finally:
                 context.profiler.close()
     context.checkpoints.wait()
-    if processes.process == 0:
-        context.try_optional("the record is not copied", context.bucket_sync.send)
+    if processes.process_id == 0:
+        context.try_optional("the record is not copied", context.bucket_sync.upload)
     if is_last:
-        out.print_samples(context.objective.samples(context, state, step, True))
+        out.print_samples(context.objective.generate_samples(context, state, step, True))
         sample_hint = f"; python -m gptjax.sample --run={context.directory}" if config.task is None else ""
         out.print(f"the run lies in {context.directory}: loss.png, metrics.jsonl, checkpoints{sample_hint}")
     else:

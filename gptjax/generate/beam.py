@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptjax.config.evaluation import MOST_ALPHA, WIDEST
 from gptjax.generate import decode
 from gptjax.model import inference, kv_cache
 
@@ -43,12 +44,12 @@ def search(
     """For each prompt at most `width` continuations of at most n_tokens tokens, best score first: those that ended or, where none did,
     those that were under way when n_tokens were reached.
 
-    ends: given new tokens, whether the last one ends them. A prompt's search ends when no beginning can still beat its `width` hypotheses.
-    Raises ValueError for an empty prompt and for texts longer than the context: what is read in another context cannot be compared. Raises
-    reading.NonFiniteLogits where the model says NaN."""
-    if not (1 <= width <= MAX_WIDTH and 0 <= alpha <= MAX_ALPHA):
+    is_end: given new tokens, whether the last one ends them. A prompt's search ends when no beginning can still beat its `width`
+    hypotheses. Raises ValueError for an empty prompt and for texts longer than the context: what is read in another context cannot be
+    compared. Raises inference.NonFiniteLogits where the model says NaN."""
+    if not (1 <= width <= WIDEST and 0 <= alpha <= MOST_ALPHA):
         raise ValueError(
-            f"a beam of width {width} with alpha {alpha}: give a width from 1 to {MAX_WIDTH:,} and an alpha from 0 to {MAX_ALPHA:g}"
+            f"a beam of width {width} with alpha {alpha}: give a width from 1 to {WIDEST:,} and an alpha from 0 to {MOST_ALPHA:g}"
         )
     n_ctx, longest = inference_model.model.config.n_ctx, max(map(len, prompts))
     if longest + n_tokens > n_ctx + 1:  # the last token is not read
@@ -73,12 +74,12 @@ def search(
         if parents != list(range(rows * len(beam_groups))):
             cache = _take_rows(cache, jax.device_put(np.array(parents, np.int32)))
         rows = width
-        token_B = np.array([token for group in beam_groups for token in group.newest()], np.int32)
+        token_B = np.array([token for group in beam_groups for token in group.last_tokens()], np.int32)
         cache, candidates = _decode(inference_model, cache, jax.device_put(token_B), n_candidates=n_candidates)
 
 
 class _BeamGroup:
-    """The search for one prompt: `alive`, the likeliest (log-probability, tokens) under way, and `ended`, the best hypotheses."""
+    """The search for one prompt: `active`, the likeliest (log-probability, tokens) under way, and `complete`, the best hypotheses."""
 
     def __init__(self, n_tokens: int, is_end: Callable[[tuple[int, ...]], bool], width: int, alpha: float):
         self.n_tokens, self.is_end, self.width, self.alpha = n_tokens, is_end, width, alpha
@@ -87,7 +88,8 @@ class _BeamGroup:
         self.done = False
 
     def advance(self, candidates: list[list[tuple[float, int]]]) -> list[int]:
-        """likely: for each row the (log-probability, token) that may follow. Returns, for each of the next rows, the row it continues."""
+        """candidates: for each row the (log-probability, token) that may follow. Returns, for each of the next rows, the row it
+        continues."""
         if self.done:
             return [row % len(candidates) for row in range(self.width)]
         paths = [
@@ -127,20 +129,20 @@ def _candidate_lists(candidates, first, n):
     ]
 
 
-@functools.partial(jax.jit, static_argnames=("capacity", "n_likely"))
+@functools.partial(jax.jit, static_argnames=("capacity", "n_candidates"))
 def _prefill(inference_model, tokens_BT, counts_B, capacity, n_candidates):
     cache, x_BTD = inference.prefill(inference_model, tokens_BT, counts_B, capacity)
     return cache, _top_candidates(inference_model, inference.last_hidden(x_BTD, counts_B), n_candidates)
 
 
-@functools.partial(jax.jit, static_argnames="n_likely", donate_argnames="memory")
+@functools.partial(jax.jit, static_argnames="n_candidates", donate_argnames="cache")
 def _decode(inference_model, cache, token_B, n_candidates):
     cache, x_BTD = inference.decode_step(inference_model, cache, token_B[:, None], jnp.ones_like(token_B))
     return cache, _top_candidates(inference_model, x_BTD, n_candidates)
 
 
 def _top_candidates(inference_model, x_B1D, n_candidates):
-    """(log-probabilities, tokens), both (B, n_likely)."""
+    """(log-probabilities, tokens), both (B, n_candidates)."""
     return jax.lax.top_k(jax.nn.log_softmax(inference.logits(inference_model, x_B1D)[:, 0], axis=-1), n_candidates)
 
 

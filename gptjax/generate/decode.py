@@ -30,7 +30,7 @@ def pad(texts: Sequence[Sequence[int]], n_ctx: int) -> tuple[np.ndarray, np.ndar
     return tokens_BT, lengths_B
 
 
-@functools.partial(jax.jit, static_argnames=("capacity", "sampling"))
+@functools.partial(jax.jit, static_argnames=("capacity", "sampling_params"))
 def _prefill(
     inference_model: inference.InferenceModel, tokens_BT, counts_B, position, key, capacity: int, sampling_params: sampling.SamplingParams
 ):
@@ -40,7 +40,7 @@ def _prefill(
     return cache, sampling.sample(y_BTV[:, 0], sampling_params, jax.random.fold_in(key, position))
 
 
-@functools.partial(jax.jit, static_argnames="sampling", donate_argnames="memory")
+@functools.partial(jax.jit, static_argnames="sampling_params", donate_argnames="cache")
 def _decode(
     inference_model: inference.InferenceModel,
     cache: kv_cache.KVCache,
@@ -52,8 +52,8 @@ def _decode(
     key,
     sampling_params: sampling.SamplingParams,
 ):
-    """(cache, tokens (B, AT_ONCE)): n times read a token of each open row and choose its next; fewer if no row stays open. A row closes
-    after end_of_text. number: how many tokens were chosen before."""
+    """(cache, tokens (B, STEPS_PER_CALL)): n times read a token of each active row and choose its next; fewer if no row stays active. A row
+    is done after end_of_text. position: how many tokens were chosen before."""
 
     def step(state):
         i, cache, token_B, active_B, new_BT = state
@@ -77,11 +77,11 @@ def stream(
     done_rows: set[int] | None = None,
     steps_per_call: int = STEPS_PER_CALL,
 ) -> Iterator[list[list[int]]]:
-    """The tokens that follow each prompt, as they come: each time the next few (at most `at_once`) of every row, n_tokens in all.
+    """The tokens that follow each prompt, as they come: each time the next few (at most `steps_per_call`) of every row, n_tokens in all.
 
-    A row ends before end_of_text, and as soon as the caller puts its number into `closed`. Prompts may differ in length. Of a longer text
-    the model reads the last n_ctx tokens; where these have no room for another, the last half of them, and goes on from there: always as
-    though the text began where the reading does. ValueError for an empty prompt; reading.NonFiniteLogits where the model says NaN."""
+    A row ends before end_of_text, and as soon as the caller puts its number into `done_rows`. Prompts may differ in length. Of a longer
+    text the model reads the last n_ctx tokens; where these have no room for another, the last half of them, and goes on from there: always
+    as though the text began where the reading does. ValueError for an empty prompt; inference.NonFiniteLogits where the model says NaN."""
     n_ctx, end = inference_model.model.config.n_ctx, jax.device_put(np.int32(-1 if end_of_text is None else end_of_text))
     done_rows = set() if done_rows is None else done_rows
     texts = [list(prompt) for prompt in prompts]

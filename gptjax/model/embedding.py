@@ -40,7 +40,7 @@ def _embed_bwd(shape, dtype, sharding, tokens_BT, dx_BTD):
     axes = sharding.axes("V")
 
     def embed_shard(tokens_BT, dx_BTD):
-        n_rows, ids_BT = shape[0] // sharding.parts("V"), tokens_BT
+        n_rows, ids_BT = shape[0] // sharding.n_shards("V"), tokens_BT
         if axes:
             dx_BTD = jax.lax.all_gather(dx_BTD, axes, axis=1, tiled=True)
             ids_BT = _local_ids(axes, n_rows, tokens_BT)

@@ -19,7 +19,7 @@ class ExecutionPolicy:
     """How the layers run, resolved for a platform: changes speed and memory, not the mathematics."""
 
     dtype: Any
-    saved_names: tuple[str, ...] | None  # what the layers keep for their backward pass, of schema.SAVED; None: everything
+    saved_names: tuple[str, ...] | None  # what the layers keep for their backward pass, of schema.REMAT_NAMES; None: everything
     kernel: str  # of model/attention/dispatch.py
     unroll: bool  # a Python loop over periods (quicker on CPU), else lax.scan (compile time does not grow with depth)
 
@@ -122,7 +122,7 @@ class GPT(nn.Module):
 
 def _init_periods(period, key, config):
     """Initial parameters of all periods, stacked: each period draws from its own key."""
-    period = period.clone(place=rules.UNSHARDED)  # one token is too few to place on a mesh
+    period = period.clone(sharding=rules.UNSHARDED)  # one token is too few to place on a mesh
     x_BTD = jnp.zeros((1, 1, config.d_model))
     return jax.vmap(lambda k: period.init(k, x_BTD, None, False)["params"])(jax.random.split(key, config.n_periods))
 

@@ -1,9 +1,9 @@
 """The GPT with a memory: it reads tokens, keeps their keys and values, and reads on from there.
 
-Make a `reader` once, then `prefill` the beginnings of a batch of texts and `extend` them by one or more tokens at a time. These are pure
-functions, to be jitted by who uses them: with the cache donated where it is not needed again; else a prefix that was read once serves
-many continuations (`cache.selected` repeats its rows). Where all is known beforehand, `branches` reads texts that share their beginnings
-in one pass, without a cache."""
+`prepare` the model once, then `prefill` the beginnings of a batch of texts and, by `decode_step`, read one or more tokens at a time. These
+are pure functions, to be jitted by who uses them: with the cache donated where it is not needed again; else a prefix that was read once
+serves many continuations (`kv_cache.take_rows` repeats its rows). Where all is known beforehand, `forward_tree` reads texts that share
+their beginnings in one pass, without a cache."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ class InferenceModel(flax.struct.PyTreeNode):
 
 @functools.partial(jax.jit, static_argnums=0)
 def prepare(model: gpt.GPT, params: Any) -> InferenceModel:
-    """Parameters as GPT has them -> Reader: a copy, made once so that no token pays for a cast or a slice of the weights. Where the
+    """Parameters as GPT has them -> InferenceModel: a copy, made once so that no token pays for a cast or a slice of the weights. Where the
     activations lie is left to the compiler: one token does not divide over devices. bfloat16 on CPU, where XLA's products of it take 40
     times as long as those of float32: the weights are rounded to it, and the rest is float32."""
     execution_policy, dtype = model.execution_policy, model.execution_policy.dtype
@@ -52,7 +52,8 @@ def prepare(model: gpt.GPT, params: Any) -> InferenceModel:
 
     params = jax.tree_util.tree_map_with_path(cast_weight, params)
     return InferenceModel(
-        params | {"periods": gpt.unstack_layers(params["periods"])}, model.clone(place=rules.UNSHARDED, manner=execution_policy)
+        params | {"periods": gpt.unstack_layers(params["periods"])},
+        model.clone(sharding=rules.UNSHARDED, execution_policy=execution_policy),
     )
 
 
@@ -68,7 +69,7 @@ def prefill(lm: InferenceModel, tokens_BT: jax.Array, counts_B: jax.Array, capac
 def decode_step(
     lm: InferenceModel, cache: kv_cache.KVCache, tokens_BT: jax.Array, counts_B: jax.Array
 ) -> tuple[kv_cache.KVCache, jax.Array]:
-    """Read on: of row b counts_B[b] more tokens, perhaps none, the rest is padding. No row may exceed the capacity (see `cache.grown`):
+    """Read on: of row b counts_B[b] more tokens, perhaps none, the rest is padding. No row may exceed the capacity (see `kv_cache.resize`):
     what exceeds it overwrites. Returns the cache and the final hidden states (B, T, D) of the new tokens; padding's mean nothing."""
     return _forward_cached(lm, cache.layers, cache.lengths_B, cache.capacity, tokens_BT, counts_B)
 
@@ -78,7 +79,7 @@ def forward_tree(lm: InferenceModel, tokens_BT: jax.Array, positions_BT: jax.Arr
     """Read rows of forests (model/attention/tree.py), a row perhaps longer than the context, no position beyond it. Returns the final
     hidden states (B, T, D): of each node, as though its ancestors were the text before it. Activations lie where the reader's model
     places them."""
-    layer_inputs = ({"forest": tree.TokenTree(positions_BT, ends_BT)},) * lm.model.config.n_layers
+    layer_inputs = ({"tree": tree.TokenTree(positions_BT, ends_BT)},) * lm.model.config.n_layers
     return _apply_layers(lm, tokens_BT, positions_BT, layer_inputs)[0]
 
 
@@ -86,13 +87,13 @@ def _forward_cached(lm, layer_caches, starts_B, capacity, tokens_BT, counts_B):
     T, n_ctx = tokens_BT.shape[1], lm.model.config.n_ctx
     if not T <= capacity <= n_ctx:
         raise ValueError(f"a cache of {capacity} tokens for {T} new ones: give {T} to {n_ctx}, the model's context")
-    layer_inputs = [{"turn": kv_cache.CacheUpdate(layer, starts_B, counts_B, capacity)} for layer in layer_caches]
+    layer_inputs = [{"update": kv_cache.CacheUpdate(layer, starts_B, counts_B, capacity)} for layer in layer_caches]
     x_BTD, outputs = _apply_layers(lm, tokens_BT, starts_B[:, None] + jnp.arange(T)[None], layer_inputs)
-    return kv_cache.KVCache(tuple(output["turn"] for output in outputs), starts_B + counts_B, capacity), x_BTD
+    return kv_cache.KVCache(tuple(output["update"] for output in outputs), starts_B + counts_B, capacity), x_BTD
 
 
 def _apply_layers(lm, tokens_BT, positions_BT, layer_inputs):
-    """(final hidden states, what each layer left of what it found in its memory)."""
+    """(final hidden states, what each layer left of what it found in its cache)."""
     model, params = lm.model, lm.params
     c = model.config
     x_BTD = jnp.take(params["token_VD"], tokens_BT, axis=0) + jnp.take(params["position_TD"], positions_BT, axis=0, mode="clip")
@@ -100,9 +101,9 @@ def _apply_layers(lm, tokens_BT, positions_BT, layer_inputs):
     for i, layer_input in enumerate(layer_inputs):
         period, block = divmod(i, len(c.attention))
         module = layers.Block(c, c.attention[block], model.execution_policy.kernel, model.sharding, parent=None)
-        variables = {"params": params["periods"][period][f"block_{block}"], "memory": {"attention": layer_input}}
-        x_BTD, updated = cast(Any, module.apply(variables, x_BTD, None, False, mutable="memory"))
-        outputs.append(updated["memory"]["attention"])
+        variables = {"params": params["periods"][period][f"block_{block}"], "cache": {"attention": layer_input}}
+        x_BTD, updated = cast(Any, module.apply(variables, x_BTD, None, False, mutable="cache"))
+        outputs.append(updated["cache"]["attention"])
     if c.norm == "pre":
         x_BTD = cast(jax.Array, layers.LayerNorm(parent=None).apply({"params": params["norm"]}, x_BTD))
     return x_BTD, outputs

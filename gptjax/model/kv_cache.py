@@ -25,7 +25,7 @@ class LayerCache(flax.struct.PyTreeNode):
 
 
 class KVCache(flax.struct.PyTreeNode):
-    """Of a batch of texts: a Layer a layer, and int32 (B,) how many tokens of each row were read, at most `capacity`."""
+    """Of a batch of texts: a LayerCache a layer, and int32 (B,) how many tokens of each row were read, at most `capacity`."""
 
     layers: tuple[LayerCache, ...]
     lengths_B: jax.Array
@@ -33,8 +33,8 @@ class KVCache(flax.struct.PyTreeNode):
 
 
 class CacheUpdate(flax.struct.PyTreeNode):
-    """What Attention finds in the collection "memory" when it is to remember: its Layer so far, or None before the first token; how many
-    tokens each row read before; how many of the new ones are the row's own, the rest being padding; and the cache's capacity."""
+    """What Attention finds in the collection "cache" when it is to remember: its LayerCache so far, or None before the first token; how
+    many tokens each row read before; how many of the new ones are the row's own, the rest being padding; and the cache's capacity."""
 
     layer: LayerCache | None
     starts_B: jax.Array
@@ -69,7 +69,7 @@ def attend(
     v_BTNH: jax.Array,
     pattern: schema.Attention,
 ) -> tuple[jax.Array, LayerCache]:
-    """attention.attend for T new tokens of each row after those that the turn's layer holds; also the layer with the new ones."""
+    """dispatch.attend for T new tokens of each row after those that the update's layer holds; also the layer with the new ones."""
     if update.layer is None:
         o_BTNH = dispatch.attend(kernel, sharding, q_BTNH, k_BTNH, v_BTNH, pattern)
         new_slots = n_slots(pattern, update.capacity)

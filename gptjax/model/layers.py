@@ -117,14 +117,14 @@ class Attention(nn.Module):
         c = self.config
         sizes = {"D": c.d_model, "Q": 3, "N": c.n_heads, "H": c.d_head}
         qkv = QKVProjection(sizes, c.init.weight, self.sharding, name="qkv")(x_BTD)
-        q_BTNH, k_BTNH, v_BTNH = (checkpoint_name(self.sharding(y_BTNH, "BTNH"), "qkv") for y_BTNH in qkv)  # names: schema.SAVED
+        q_BTNH, k_BTNH, v_BTNH = (checkpoint_name(self.sharding(y_BTNH, "BTNH"), "qkv") for y_BTNH in qkv)  # names: schema.REMAT_NAMES
         dropout = (self.make_rng("dropout"), c.dropout.attention) if train and c.dropout.attention else None
-        if self.has_variable("memory", "turn"):  # put there by model/inference.py
-            update = self.get_variable("memory", "turn")
+        if self.has_variable("cache", "update"):  # put there by model/inference.py
+            update = self.get_variable("cache", "update")
             o_BTNH, layer = kv_cache.attend(update, self.kernel, self.sharding, q_BTNH, k_BTNH, v_BTNH, self.pattern)
-            self.put_variable("memory", "turn", layer)
-        elif self.has_variable("memory", "forest"):  # likewise
-            o_BTNH = tree.attend(self.get_variable("memory", "forest"), q_BTNH, k_BTNH, v_BTNH, self.pattern)
+            self.put_variable("cache", "update", layer)
+        elif self.has_variable("cache", "tree"):  # likewise
+            o_BTNH = tree.attend(self.get_variable("cache", "tree"), q_BTNH, k_BTNH, v_BTNH, self.pattern)
         else:
             o_BTNH = dispatch.attend(self.kernel, self.sharding, q_BTNH, k_BTNH, v_BTNH, self.pattern, segments_BT, dropout)
         return Linear("BTNH,DNH->BPD", sizes, self.out_std, self.sharding, name="out")(self.sharding(o_BTNH, "BTNH"))

@@ -1,9 +1,9 @@
 """Checkpoints whose damage is noticed: the one file that knows Orbax (its v1 API, which may still move).
 
 A checkpoint is a directory DIR/<step>. When Orbax has written it, files.json (the size of every file, and the CRC of those that hold no
-values) joins it, and it becomes valid at once (places.py). A kill at any moment so leaves whole checkpoints, and rubbish that the next
-writer removes. With the leaves goes a sealed record: the step, `about`, and each leaf's dtype, shape and digest. The digests
-are computed on the devices before saving, and again after restoring, so that nothing on the way between goes unseen.
+values) joins it, and it becomes valid at once (runtime/storage.py). A kill at any moment so leaves whole checkpoints, and rubbish that the
+next writer removes. With the leaves goes a sealed record: the step, `about` (the metadata), and each leaf's dtype, shape and digest. The
+digests are computed on the devices before saving, and again after restoring, so that nothing on the way between goes unseen.
 """
 
 import concurrent.futures
@@ -32,7 +32,7 @@ class CorruptCheckpoint(Exception):
 
 
 class CheckpointReader:
-    """The checkpoints in `directory`, for programs that only read; `say` gets one line for each damaged one that is passed over."""
+    """The checkpoints in `directory`, for programs that only read; `print_line` gets one line for each damaged one that is passed over."""
 
     def __init__(self, directory: Path | str, print_line: Callable[[str], None], processes: ProcessGroup | None = None):
         self._storage = storage.open_storage(directory)
@@ -55,7 +55,7 @@ class CheckpointReader:
         return self.latest(step)[1]
 
     def latest(self, step: int | None = None) -> tuple[int, dict]:
-        """(step, `about` of it)."""
+        """(step, `metadata` of it)."""
         steps = self.steps()
         if not steps or step is not None and step not in steps:
             raise ValueError(
@@ -65,10 +65,10 @@ class CheckpointReader:
         return latest_step, record["about"]
 
     def restore(self, abstract_state, prefix: str = "", steps: Sequence[int] | None = None) -> tuple[int, Any, dict] | None:
-        """(step, state, about) of the newest checkpoint that is whole, or of the last of `steps` that is; None if there is none to try.
+        """(step, state, metadata) of the newest checkpoint that is whole, or of the last of `steps` that is; None if there is none to try.
 
         abstract_state: a pytree of jax.ShapeDtypeStruct; its shardings need not be those that were saved, and a leaf without one comes
-        to the first device. part: restore the leaves whose names start so, for example "params/", which abstract_state then consists of.
+        to the first device. prefix: restore the leaves whose names start so, for example "params/", which abstract_state then consists of.
         ValueError if its leaves are not the checkpoint's, if its folder has the name of another step, or if every checkpoint is damaged.
         """
         structure = jax.tree.structure(abstract_state)
@@ -88,7 +88,7 @@ class CheckpointReader:
         return restored_step, jax.tree.unflatten(structure, [leaves[name] for name in expected]), metadata
 
     def _latest_intact(self, steps: Sequence[int], read: Callable[[int], Any]) -> tuple[int, Any]:
-        """(step, read(step)) for the last of `steps` whose reading does not raise Damage."""
+        """(step, read(step)) for the last of `steps` whose reading does not raise CorruptCheckpoint."""
         errors = []
         for step in reversed(steps):
             try:
@@ -103,7 +103,7 @@ class CheckpointReader:
         )
 
     def _shared_record(self, step: int) -> dict:
-        """`_record` as process 0 finds it, on every process: or one would pass over a checkpoint that another waits in."""
+        """`_read_record` as process 0 finds it, on every process: or one would pass over a checkpoint that another waits in."""
 
         def read_record() -> dict:
             try:
@@ -137,7 +137,7 @@ class CheckpointReader:
         return record
 
     def _check_file(self, file: Any, name: str, size: int, crc: int | None) -> None:
-        """Damage if the file is missing, not as long as it was, or has another CRC."""
+        """CorruptCheckpoint if the file is missing, not as long as it was, or has another CRC."""
         try:
             actual = self._storage.file_size(file)
         except FileNotFoundError:
@@ -167,7 +167,7 @@ class CheckpointReader:
                 raise
             except Exception as error:  # what Orbax raises for an array that it cannot read is a bare Exception
                 name = next((name for name in expected if f"{name}/" in str(error)), "a leaf")
-                if self._processes.processes > 1:  # the others may have read their parts, and wait for this one
+                if self._processes.num_processes > 1:  # the others may have read their parts, and wait for this one
                     raise ValueError(
                         f"{name} of the checkpoint of step {step:,} is unreadable: {_first_line(error)}; move "
                         f"{self._directory / str(step)} away, and the same command takes the one before"
@@ -185,7 +185,7 @@ class CheckpointReader:
 class CheckpointManager(CheckpointReader):
     """Writes checkpoints too: keeps the newest `keep_last`, and for ever those at multiples of `every_keep` steps.
 
-    A context manager; leaving it waits for the save under way. Until `begin` it only reads.
+    A context manager; leaving it waits for the save under way. Until `prepare` it only reads.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class CheckpointManager(CheckpointReader):
             self._thread.shutdown()
 
     def save(self, step: int, state, metadata: dict) -> None:
-        """Begin to save `state` (a pytree of arrays) and `about` (JSON values; process 0's is kept) as the checkpoint of `step`.
+        """Begin to save `state` (a pytree of arrays) and `metadata` (JSON values; process 0's is kept) as the checkpoint of `step`.
 
         Returns when the state is copied or, on CPU, held fast: the caller may then donate or delete it. So it blocks on the computation
         of the state, on the save before it, on one digest pass over the state and on the copy from device to host. A checkpoint of

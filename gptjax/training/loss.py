@@ -25,7 +25,7 @@ def cross_entropy_reference(x_BTD, token_VD, targets_BT, weights_BT, n_vocab: in
 
 @shaped
 def cross_entropy(x_BTD, token_VD, targets_BT, weights_BT, n_vocab: int, sharding: rules.Sharding = rules.UNSHARDED) -> jax.Array:
-    """`plain` in chunks along T, sized so that a chunk's logits take at most CHUNK_BYTES of a device.
+    """`cross_entropy_reference` in chunks along T, sized so that a chunk's logits take at most CHUNK_BYTES of a device.
 
     Differentiable in x_BTD and token_VD. The gradients are formed with the logits, in the forward pass (three matmuls in all, not four):
     they are exact because the result is a plain sum that later factors only scale.
@@ -92,7 +92,7 @@ _loss_by_chunks.defvjp(_loss_by_chunks_fwd, _loss_by_chunks_bwd)
 
 @dataclasses.dataclass(frozen=True)
 class VocabShard:
-    """The part of the vocabulary that a device has: of n_vocab ids over the mesh axes `cut`, those of its rows token_VD."""
+    """The part of the vocabulary that a device has: of n_vocab ids over the mesh axes `axes`, those of its rows token_VD."""
 
     n_vocab: int
     axes: tuple[str, ...]

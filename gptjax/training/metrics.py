@@ -21,8 +21,8 @@ def evaluate(
     nll: Callable, params: Any, rows: np.ndarray, microbatch_rows: int, put_on_mesh: Callable, bytes_per_token: float
 ) -> dict[str, float]:
     """Loss (nats a token), perplexity and bits per byte over `rows` (R, n_ctx + 1), every token once, in microbatches padded with rows of
-    weight 0. nll: jitted (params, tokens_BT, weights_BT) -> sum; put(array, letters): places a host array on the mesh; bytes_per_token: of
-    the text."""
+    weight 0. nll: jitted (params, tokens_BT, weights_BT) -> sum; put_on_mesh(array, letters): places a host array on the mesh;
+    bytes_per_token: of the text."""
     total = 0.0
     for first in range(0, len(rows), microbatch_rows):
         batch = rows[first : first + microbatch_rows]

@@ -20,7 +20,7 @@ def decay_mask(params: Any) -> Any:
         first = name.partition("_")[0]
         if first not in DECAY_BY_ROLE:
             where = jax.tree_util.keystr(path)
-            raise ValueError(f"parameter {where}: role {first!r} is not one of {', '.join(DECAY_BY_ROLE)}; list it in DECAYED")
+            raise ValueError(f"parameter {where}: role {first!r} is not one of {', '.join(DECAY_BY_ROLE)}; list it in DECAY_BY_ROLE")
         return DECAY_BY_ROLE[first]
 
     return jax.tree_util.tree_map_with_path(role, params)

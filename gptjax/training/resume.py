@@ -1,8 +1,8 @@
 """Where an interrupted run resumes: all of it is looked at first, and nothing is written before it is known to go on.
 
 A checkpoint decides the future of its run: its state (rows done among it), the ramp's quantum, its microbatches, the whole config, the
-digests of tokenizer and text, the record up to it. What is asked for is compared with that. Only run.FREE may be other, and the length,
-where train --tokens says so; what then is not as it was is told.
+digests of tokenizer and text, the record up to it. What is asked for is compared with that. Only run_dir.MAY_CHANGE may be other, and the
+length, where train --tokens says so; what then is not as it was is told.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from gptjax.runtime import atomic, lock, run_dir
 
 @contextlib.contextmanager
 def hold_lock(directory: Path, shared: bool, processes: Any, warn: Callable[[str], None]) -> Iterator[None]:
-    """While entered, no other run is in the directory. party: a distributed.processes.Hosts, whose process 0 holds the lock. shared: all
-    see the directory. ValueError if another program has it, or if it is not the same for all."""
-    with lock.hold(directory, "run directory", warn) if processes.process == 0 else contextlib.nullcontext():
-        owner = processes.first(lambda: lock.owner(directory))
+    """While entered, no other run is in the directory. processes: a distributed.processes.ProcessGroup, whose process 0 holds the lock.
+    shared: all see the directory. ValueError if another program has it, or if it is not the same for all."""
+    with lock.hold(directory, "run directory", warn) if processes.process_id == 0 else contextlib.nullcontext():
+        owner = processes.broadcast_from_zero(lambda: lock.owner(directory))
         if shared:
             run_dir.check_shared(directory, owner)
         yield
@@ -65,8 +65,8 @@ class ResumePoint:
 
 
 def find_run(request: Request, checkpoints: Any, warn: Callable[[str], None]) -> tuple[bool, dict[str, Any]]:
-    """Whether there is a run that goes on, and the leaves (overrides.flat) of the config that it is to have, its length that of --tokens.
-    For process 0. ValueError if it cannot go on, as far as can be told before its data are read."""
+    """Whether there is a run that goes on, and the leaves (overrides.flatten) of the config that it is to have, its length that of
+    --tokens. For process 0. ValueError if it cannot go on, as far as can be told before its data are read."""
     steps = checkpoints.steps()
     exists = run_dir.claim_run_dir(request.directory, request.config, steps, request.tokens is not None, request.new_record)
     if steps:
@@ -81,8 +81,8 @@ def find_run(request: Request, checkpoints: Any, warn: Callable[[str], None]) ->
         # The save before is waited for at each: so after two periods the first is there.
         if steps_done > 2 * run_dir.load_config(request.directory).loop.every_save:
             raise ValueError(
-                f"{request.directory} has a record of {steps_done:,} steps and no checkpoint: put checkpoints/ back, give another --run, or "
-                f"remove metrics.jsonl, and the run begins again"
+                f"{request.directory} has a record of {steps_done:,} steps and no checkpoint: put checkpoints/ back, give another --run, "
+                f"or remove metrics.jsonl, and the run begins again"
             )
         warn(f"no checkpoint is in {request.directory}: its record of {steps_done:,} steps is dropped, and the run begins again")
     return False, overrides.flatten(config)
@@ -112,8 +112,8 @@ def restore_run(request: Request, checkpoints: Any, abstract_state: Any, dataset
             schedule.lr_at(config.train.schedule, tokens_seen) for config in (request.config, overrides.unflatten(meta["config"]))
         )
         notes.append(
-            f"the run has another length from step {step:,} on: {'; '.join(length_changes)}; its learning rate goes on at {new_lr:.2e}, where it "
-            f"would have been {old_lr:.2e}"
+            f"the run has another length from step {step:,} on: {'; '.join(length_changes)}; its learning rate goes on at {new_lr:.2e}, "
+            f"where it would have been {old_lr:.2e}"
         )
     old_microbatch, new_microbatch = (
         plan.largest_microbatch(meta["microbatch_rows"], meta.get("shards", shards)),

@@ -10,28 +10,28 @@ MAX_EPOCHS = 4  # Muennighoff et al. (2305.16264): until then a repeated token i
 
 
 def summarize(context: Any) -> list[tuple[str, str]]:
-    """Names and facts. session: a train.Session."""
+    """Names and facts. context: a train.TrainContext."""
     from gptjax.model.attention import dispatch
     from gptjax.training import schedule
 
-    c, batches, devices = context.config, context.batches, context.mesh.devices.ravel()
-    manner, segmented = context.step.model.execution_policy, c.data.across_documents == "mask"
+    c, batch_schedule, devices = context.config, context.batch_schedule, context.mesh.devices.ravel()
+    execution_policy, has_segments = context.step.model.execution_policy, c.data.across_documents == "mask"
     sizes = " x ".join(f"{axis} {n}" for axis, n in context.mesh.shape.items() if n > 1)
-    parts = batches.max_rows // context.microbatch
-    shared = f" of {context.processes.processes} processes" if context.processes.processes > 1 else ""
+    n_microbatches = batch_schedule.max_rows // context.microbatch_rows
+    microbatches = f"{n_microbatches} microbatch{'es' if n_microbatches > 1 else ''} of {context.microbatch_rows} rows"
+    shared = f" of {context.processes.num_processes} processes" if context.processes.num_processes > 1 else ""
+    kernels = dispatch.describe(execution_policy.kernel, c.model, execution_policy.dtype, has_segments)
+    n_tokens = batch_schedule.tokens(batch_schedule.n_steps)
     rows = [
         ("model", f"{count.parameters(c.model):,} parameters; {c.model.n_layers} layers, {c.model.n_heads} heads, {c.model.d_model} wide"),
-        ("attention", f"{dispatch.describe(manner.kernel, c.model, manner.dtype, segmented)}, over a context of {c.model.n_ctx:,}"),
-        ("data", context.reading.summary()),
-        ("batch", f"{c.train.batch_tokens:,} tokens: {parts} microbatch{'es' if parts > 1 else ''} of {context.microbatch} rows"),
-        ("steps", f"{batches.n_steps:,}, to {si(batches.tokens(batches.n_steps))} tokens"),
-        (
-            "learning rate",
-            f"peak {c.train.schedule.peak:.2e}, {schedule.lr_at(c.train.schedule, batches.tokens(batches.n_steps)):.2e} at the last step",
-        ),
+        ("attention", f"{kernels}, over a context of {c.model.n_ctx:,}"),
+        ("data", context.dataset.summary()),
+        ("batch", f"{c.train.batch_tokens:,} tokens: {microbatches}"),
+        ("steps", f"{batch_schedule.n_steps:,}, to {si(n_tokens)} tokens"),
+        ("learning rate", f"peak {c.train.schedule.peak:.2e}, {schedule.lr_at(c.train.schedule, n_tokens):.2e} at the last step"),
         (
             "devices",
-            f"{len(devices)} {devices[0].device_kind}{f' as {sizes}' if sizes else ''}{shared}, {manner.dtype.__name__}",
+            f"{len(devices)} {devices[0].device_kind}{f' as {sizes}' if sizes else ''}{shared}, {execution_policy.dtype.__name__}",
         ),
         ("run", str(context.directory) if context.bucket_sync.bucket is None else f"{context.bucket_sync.bucket}, {run_dir.NO_LOCK}"),
     ]

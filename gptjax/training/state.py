@@ -30,7 +30,7 @@ class TrainState(flax.struct.PyTreeNode):
 def init_state(config: schema.Config, model: gpt.GPT, tx: optax.GradientTransformation) -> TrainState:
     """The state before step 0, drawn from config.seed. Pure: run it under jit with out_shardings, or eval_shape."""
     # One token is enough for the shapes, and too few to place on a mesh.
-    params = model.clone(place=rules.UNSHARDED).init(jax.random.key(config.seed), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = model.clone(sharding=rules.UNSHARDED).init(jax.random.key(config.seed), jnp.zeros((1, 1), jnp.int32))["params"]
     # Distinct arrays: the step donates them, and one buffer cannot be donated twice.
     counts = {k: jnp.zeros((), jnp.int32) for k in ("step", "rows", "skipped", "skipped_in_row")}
     noise = {k: jnp.zeros((), jnp.float32) for k in ("noise_g2", "noise_tr")}

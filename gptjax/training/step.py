@@ -117,7 +117,7 @@ class TrainStep:
 def max_microbatch_rows(
     config: schema.Config, execution_policy: gpt.ExecutionPolicy, mesh: jax.sharding.Mesh, shards: int, budget: int
 ) -> int:
-    """Rows of a microbatch, over all devices, for whose activations each has `room` bytes. Rows are split over `shards`; the devices that
+    """Rows of a microbatch, over all devices, for whose activations each has `budget` bytes. Rows are split over `shards`; the devices that
     share one share its activations."""
     scores = dispatch.holds_scores(execution_policy.kernel, config.model, execution_policy.dtype, config.data.across_documents == "mask")
     dtype = "bfloat16" if execution_policy.dtype == jnp.bfloat16 else "float32"

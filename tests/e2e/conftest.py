@@ -22,7 +22,7 @@ def text(tmp_path_factory):
 
 def _without_samples_and_pictures(patch):
     """They take longer than the rest."""
-    patch.setattr(pretraining.PretrainingObjective, "said", lambda *args: [])
+    patch.setattr(pretraining.PretrainingObjective, "generate_samples", lambda *args: [])
     patch.setattr(loss_plot, "_make_figure", lambda *args: SimpleNamespace(savefig=lambda path, dpi: path.write_bytes(b"")))
 
 
@@ -60,13 +60,13 @@ def passed(monkeypatch):
 
     def patch(n):
         def loop(session):
-            now, plan = session.point.state, session.batches
+            now, plan = session.resume_point.state, session.batch_schedule
             sessions.append(session)
             with events.Events(session.directory, 0) as log, jax.transfer_guard("allow"):
                 for step in range(1, n + 1):
                     log.write(step, {"loss": 1.0})
                 now = now.replace(step=now.step * 0 + n, rows=now.rows * 0 + plan.first_row(n))
-                about = resume.metadata(session.config, plan, session.max_microbatch_rows, session.reading, log.seal(n))
+                about = resume.metadata(session.config, plan, session.max_microbatch_rows, session.dataset, log.seal(n))
                 session.checkpoints.save(n, now, about)
             return 0
 

@@ -51,7 +51,7 @@ def hook(event, args):
     copying.now = False
 
 make = jax.jit(lambda s: {"w": jnp.full((40, 50), s, jnp.float32)})
-with checkpoint.Checkpoints(directory, 2, None, print) as checkpoints:
+with checkpoint.CheckpointManager(directory, 2, None, print) as checkpoints:
     checkpoints.save(1, make(1), {"row": 1})
     checkpoints.save(2, make(2), {"row": 2})
     checkpoints.wait()

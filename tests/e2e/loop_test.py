@@ -99,7 +99,7 @@ def test_no_step_is_said_to_be_quicker_than_it_was(text, tmp_path, monkeypatch):
 def test_a_finished_run_stays_as_it_is_and_its_data_must_be_those_of_all_hosts(text, whole, monkeypatch):
     directory, lines = whole
     compared = []
-    monkeypatch.setattr(processes.ProcessGroup, "agree", lambda party, topics, advice: compared.append(topics))
+    monkeypatch.setattr(processes.ProcessGroup, "assert_equal", lambda party, topics, advice: compared.append(topics))
     assert trained(text, directory) == lines
     assert {"text": checkpoint.CheckpointReader(directory / "checkpoints", print).metadata()["text"]} in compared
 
@@ -140,7 +140,7 @@ def test_one_sample_streams_what_several_show_and_stops(whole, capsys):
 
 def test_without_flags_sample_has_what_its_help_says(whole, monkeypatch):
     seen, real, search = [], sampling.SamplingParams, beam.search
-    monkeypatch.setattr(choose, "Sampling", lambda **how: seen.append(how) or real(**how))
+    monkeypatch.setattr(sampling, "SamplingParams", lambda **how: seen.append(how) or real(**how))
     monkeypatch.setattr(beam, "search", lambda *given, **more: seen.append(more.get("alpha", given[-1])) or search(*given, **more))
     for flags in ([], ["--beams=2"]):
         sample.main([f"--run={whole[0]}", "--prompt=7 and", "--tokens=2", *flags])

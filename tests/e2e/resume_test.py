@@ -141,8 +141,8 @@ def test_checkpoints_of_earlier_versions_go_on(text, tmp_path, passed, monkeypat
         go(text, tmp_path / "torn")
     assert go(text, tmp_path / "run") == 0
     session = passed(4)[-1]
-    assert session.point.step == 4 and session.point.record_bytes == (tmp_path / "torn" / "metrics.jsonl").stat().st_size + 25
-    assert session.batches.first_row(4) == 32 and session.point.notes == ()
+    assert session.resume_point.step == 4 and session.resume_point.record_bytes == (tmp_path / "torn" / "metrics.jsonl").stat().st_size + 25
+    assert session.batch_schedule.first_row(4) == 32 and session.resume_point.notes == ()
 
 
 def test_a_batch_ramp_goes_on_with_the_same_rows_on_other_devices(text, tmp_path, machine, passed):
@@ -158,7 +158,7 @@ def test_a_batch_ramp_goes_on_with_the_same_rows_on_other_devices(text, tmp_path
     assert bytes_of(tmp_path / "run") == before
     machine(2)
     assert go(text, tmp_path / "run", *ramp) == 0
-    now, whole = passed(5)[-1].batches, BatchSchedule(run_dir.load_config(tmp_path / "run"), shards=4)
+    now, whole = passed(5)[-1].batch_schedule, BatchSchedule(run_dir.load_config(tmp_path / "run"), shards=4)
     left = range(5, whole.n_steps + 1)
     assert now.n_steps == whole.n_steps and [now.first_row(n) for n in left] == [whole.first_row(n) for n in left]
     assert len({now.rows(n) for n in left}) > 3
@@ -186,8 +186,8 @@ OTHER = {  # another value of each, and where the run has it
     "loop.sample_prompt": ("x", lambda s: s.config.loop.sample_prompt),
     "loop.sample_tokens": (2, lambda s: s.config.loop.sample_tokens),
     "loop.hang_seconds": (99.0, lambda s: s.config.loop.hang_seconds),
-    "train.steps": (9, lambda s: s.batches.n_steps),
-    "train.microbatch_rows": (4, lambda s: s.microbatch),
+    "train.steps": (9, lambda s: s.batch_schedule.n_steps),
+    "train.microbatch_rows": (4, lambda s: s.microbatch_rows),
 }
 
 

@@ -19,7 +19,7 @@ extend = jax.jit(inference.decode_step)
 
 def machine(attention, norm="pre"):
     """(model, parameters) of a layer of each pattern."""
-    _, built, state = tiny.machine(tiny.config(attention=attention, norm=norm, n_ctx=T, n_layers=len(attention)))
+    _, built, state = tiny.make_step(tiny.config(attention=attention, norm=norm, n_ctx=T, n_layers=len(attention)))
     return built.model, state.params
 
 
@@ -106,13 +106,13 @@ def test_a_prefix_that_is_read_once_serves_several_continuations(all_patterns):
 
 def test_bfloat16():
     """On CPU the reader computes in float32 with weights of bfloat16, elsewhere in bfloat16: near what the forward pass does with both."""
-    c = tiny.varied(tiny.config(n_ctx=T), compute={"dtype": "bfloat16"})
-    _, built, state = tiny.machine(c)
+    c = tiny.replace_parts(tiny.config(n_ctx=T), compute={"dtype": "bfloat16"})
+    _, built, state = tiny.make_step(c)
     reader, (tokens, counts) = inference.prepare(built.model, state.params), texts(3, 8)
     memory, _ = prefill(reader, tokens[:, :8], counts, capacity=T)
     read_to_the_end(reader, tokens, counts, memory, whole(built.model, state.params, tokens), 0.1)
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), state.params)
-    same = inference.prepare(built.model.clone(manner=gpt.execution_policy(schema.Compute(), "cpu")), rounded)
+    same = inference.prepare(built.model.clone(execution_policy=gpt.execution_policy(schema.Compute(), "cpu")), rounded)
     np.testing.assert_array_equal(reader.params["token_VD"], same.params["token_VD"])
     assert np.any(np.asarray(same.params["token_VD"]) != np.asarray(state.params["token_VD"]))
 
@@ -120,7 +120,7 @@ def test_bfloat16():
 def test_an_accelerators_reader_has_weights_of_bfloat16(monkeypatch):
     model, params = machine((schema.Dense(),))
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    model = model.clone(manner=gpt.execution_policy(schema.Compute(dtype="bfloat16", attention="reference"), "tpu"))
+    model = model.clone(execution_policy=gpt.execution_policy(schema.Compute(dtype="bfloat16", attention="reference"), "tpu"))
     reader, (tokens, counts) = inference.prepare(model, params), texts(3, 8)
     kinds = {x.dtype.name for x in jax.tree.leaves(reader.params) if x.ndim > 1}
     assert "bfloat16" in kinds and reader.params["norm"]["gain_D"].dtype == jnp.float32

@@ -9,12 +9,12 @@ from tests import tiny
 
 
 def losses_and_params(c, microbatches=1, steps=3, end_of_text=None):
-    mesh, step, state = tiny.machine(c, 1, end_of_text)
+    mesh, step, state = tiny.make_step(c, 1, end_of_text)
     run = jax.jit(step, donate_argnums=0)
     losses = []
     with jax.set_mesh(mesh):
         for i in range(steps):
-            state, metrics = run(state, tiny.tokens(c, microbatches, c.batch_rows // microbatches, seed=i), np.int32(microbatches))
+            state, metrics = run(state, tiny.random_tokens(c, microbatches, c.batch_rows // microbatches, seed=i), np.int32(microbatches))
             losses.append(float(metrics["loss"]))
     return losses, jax.device_get(state.params)
 
@@ -33,18 +33,18 @@ def reference():
     "layers, remat", [("scan", "none"), ("scan", "full"), ("scan", "attention"), ("scan", "attention+qkv+mid+up"), ("unroll", "mid")]
 )
 def test_layers_and_remat(reference, layers, remat):
-    assert_same(losses_and_params(tiny.varied(tiny.config(), compute={"layers": layers, "remat": remat})), reference)
+    assert_same(losses_and_params(tiny.replace_parts(tiny.config(), compute={"layers": layers, "remat": remat})), reference)
 
 
 @pytest.mark.parametrize("microbatches", [2, 8])
 def test_microbatches_are_one_batch(reference, microbatches):
     c = tiny.config()
-    mesh, step, state = tiny.machine(c)
+    mesh, step, state = tiny.make_step(c)
     run = jax.jit(step)
     losses = []
     with jax.set_mesh(mesh):
         for i in range(3):
-            rows = tiny.tokens(c, 1, 8, seed=i).reshape(microbatches, 8 // microbatches, -1)
+            rows = tiny.random_tokens(c, 1, 8, seed=i).reshape(microbatches, 8 // microbatches, -1)
             padded = np.concatenate([rows, np.full_like(rows[:1], 7)])  # beyond `count`: must not be read
             state, metrics = run(state, padded, np.int32(microbatches))
             losses.append(float(metrics["loss"]))
@@ -53,8 +53,8 @@ def test_microbatches_are_one_batch(reference, microbatches):
 
 def test_host_driven_microbatches_are_the_step():
     c = tiny.config(dropout=schema.Dropout(residual=0.1), n_layers=2)
-    mesh, step, state = tiny.machine(c)
-    rows = tiny.tokens(c, 4, 2)
+    mesh, step, state = tiny.make_step(c)
+    rows = tiny.random_tokens(c, 4, 2)
     with jax.set_mesh(mesh):
         whole, _ = jax.jit(step)(state, rows, np.int32(4))
         sums, add = step.init_accumulator(state.params), jax.jit(step.accumulate)
@@ -65,6 +65,6 @@ def test_host_driven_microbatches_are_the_step():
 
 
 def test_bfloat16_is_near_float32(reference):
-    found, _ = losses_and_params(tiny.varied(tiny.config(), compute={"dtype": "bfloat16"}))
+    found, _ = losses_and_params(tiny.replace_parts(tiny.config(), compute={"dtype": "bfloat16"}))
     np.testing.assert_allclose(found, reference[0], rtol=0.02)
     assert found != reference[0]

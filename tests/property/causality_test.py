@@ -14,7 +14,7 @@ from tests import tiny
 
 def sensitivity(c, T=12, end_of_text=None, platform="cpu"):
     """(T, T): how much hidden state t moves with the embedding of token s; rows of the Jacobian through the token table."""
-    _, step, state = tiny.machine(c, end_of_text=end_of_text, platform=platform)
+    _, step, state = tiny.make_step(c, end_of_text=end_of_text, platform=platform)
     tokens_BT = jnp.arange(T)[None]  # each token once, so a row of the table is a position
     segments_BT = None if end_of_text is None else gpt.segment_ids(tokens_BT, end_of_text)
 
@@ -38,14 +38,14 @@ def test_one_layer_sees_just_its_pattern(name, norm):
 def test_splash_sees_just_its_pattern(name, monkeypatch):
     monkeypatch.setitem(dispatch.KERNELS, "splash", functools.partial(tpu_splash.attend, interpret=True))
     pattern = tiny.EVERY_PATTERN[name]
-    c = tiny.varied(tiny.config(n_layers=1, attention=(pattern,)), compute={"dtype": "float32"})
+    c = tiny.replace_parts(tiny.config(n_layers=1, attention=(pattern,)), compute={"dtype": "float32"})
     moved = sensitivity(c, platform="tpu") > 1e-7
     np.testing.assert_array_equal(moved, np.asarray(patterns.mask(pattern, 12, 12)))
 
 
 @pytest.mark.parametrize("layers", ["scan", "unroll"])
 def test_no_future_through_all_layers(layers):
-    moved = sensitivity(tiny.varied(tiny.config(), compute={"layers": layers}))
+    moved = sensitivity(tiny.replace_parts(tiny.config(), compute={"layers": layers}))
     assert np.all(moved[np.triu_indices(12, 1)] == 0) and np.all(np.diag(moved) > 1e-7)
 
 
@@ -59,7 +59,7 @@ def test_documents_apart_when_masked():
 def test_no_future_through_the_cache(name):
     """One layer, read as 5 tokens at once, 4 at once and 3 one by one: each position moves with just the tokens that its pattern shows."""
     pattern = tiny.EVERY_PATTERN[name]
-    _, step, state = tiny.machine(tiny.config(n_layers=1, attention=(pattern,)))
+    _, step, state = tiny.make_step(tiny.config(n_layers=1, attention=(pattern,)))
     tokens_BT = np.arange(12, dtype=np.int32)[None]
 
     def hidden(table):

@@ -31,7 +31,7 @@ def attend(
     segments_BT: jax.Array | None = None,
     dropout: tuple[jax.Array, float] | None = None,
 ) -> jax.Array:
-    """The reference's result (see attention.attend), where `place` cuts T over a mesh axis.
+    """The reference's result (see reference.attend), where `sharding` cuts T over a mesh axis.
 
     kernel: with the reference's signature, on one device's arrays; it must take fewer queries than keys. Dropout masks are not those of
     the reference, but as likely. ValueError if T is not a multiple of the devices along its axis."""

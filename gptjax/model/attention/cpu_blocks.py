@@ -12,7 +12,7 @@ MIN_BLOCK, MAX_BLOCKS = 128, 16  # rows of a block of queries, and blocks: each 
 
 
 def uses_tiles(n_queries: int, n_keys: int, has_dropout: bool) -> bool:
-    """Whether tiles.py computes it: long sequences, unless there is dropout or are more keys than queries."""
+    """Whether cpu_tiles.py computes it: long sequences, unless there is dropout or are more keys than queries."""
     return n_queries > MAX_BLOCKS_TOKENS and n_queries == n_keys and not has_dropout
 
 
@@ -28,7 +28,7 @@ def attend(
     """The reference on one block of queries after another, each with just the keys between the first and the last that it can see: about
     half of the work for causal attention, and for a band of W keys W / T of it, with blocks as long as the band.
 
-    Where `tiled`, tile by tile. Dropout masks are not those of the reference, but as likely."""
+    Where `uses_tiles`, tile by tile. Dropout masks are not those of the reference, but as likely."""
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
     if uses_tiles(T, S, dropout is not None):
         return cpu_tiles.attend(q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS)

@@ -23,7 +23,7 @@ MASK_VALUE = -1e30
 def attend(
     q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, pattern: schema.Attention, segments_BS: jax.Array | None = None
 ) -> jax.Array:
-    """attention.attend for T = S, without dropout, in float32: bfloat16 is slower on CPU. Strided and fixed patterns show keys in every
+    """reference.attend for T = S, without dropout, in float32: bfloat16 is slower on CPU. Strided and fixed patterns show keys in every
     tile, so they cost what dense does."""
     T, H = q_BTNH.shape[1], q_BTNH.shape[3]
     pad = -T % TILE  # padding keys come after every query, so none sees them
@@ -39,8 +39,8 @@ def _slice_tile(x, i, axis=2):
 
 
 def _loop_over_keys(pattern, i, tile, carry):
-    """carry = tile(j, carry, shown) for every tile j of keys that the queries of tile i see something of. shown: the pattern, or None
-    where it shows all of the tile."""
+    """carry = tile(j, carry, tile_pattern) for every tile j of keys that the queries of tile i see something of. tile_pattern: the pattern,
+    or None where it shows all of the tile."""
     first = jnp.maximum(0, (i * TILE - pattern.window + 1) // TILE) if isinstance(pattern, schema.Banded) else jnp.int32(0)
     if isinstance(pattern, schema.Dense):
         carry = jax.lax.fori_loop(first, i, lambda j, carry: tile(j, carry, None), carry)
@@ -49,7 +49,7 @@ def _loop_over_keys(pattern, i, tile, carry):
 
 
 def _scores(tile_pattern, q_BNTH, k_BNSH, segments_BS, i, j):
-    """(B, N, T, S) of tile (i, j), UNSEEN where nothing is seen."""
+    """(B, N, T, S) of tile (i, j), MASK_VALUE where nothing is seen."""
     scores_BNTS = jnp.einsum("BNTH,BNSH->BNTS", q_BNTH, k_BNSH)
     offsets = jnp.arange(TILE)
     if tile_pattern is not None:

@@ -23,7 +23,7 @@ DEFAULT_KERNELS = {"cpu": "blocks", "tpu": "splash", "gpu": "cudnn", "cuda": "cu
 
 
 def resolve_name(kernel: str, platform: str) -> str:
-    """What compute.attention=`asked` means on a platform ("cpu", "tpu", "gpu"): "auto" is the fastest there. ValueError for a kernel that
+    """What compute.attention=`kernel` means on a platform ("cpu", "tpu", "gpu"): "auto" is the fastest there. ValueError for a kernel that
     does not run there."""
     if kernel == "auto":
         return DEFAULT_KERNELS[platform]
@@ -44,8 +44,8 @@ def select(
     is_aligned: bool = True,
     is_even: bool = True,
 ) -> tuple[str, str]:
-    """(the kernel that computes this, "" or why it is not `kernel`). dropping: with dropout on the attention weights; segmented: with
-    documents kept apart; aligned: with as many queries as keys; even: their number is."""
+    """(the kernel that computes this, "" or why it is not `kernel`). has_dropout: on the attention weights; has_segments: with
+    documents kept apart; is_aligned: with as many queries as keys; is_even: their number is."""
     if kernel not in PLATFORMS:
         return kernel, ""
     if has_dropout:
@@ -64,7 +64,7 @@ def holds_scores(kernel: str, model: schema.Model, dtype, has_segments: bool) ->
 
 
 def _in_training(kernel: str, pattern: schema.Attention, model: schema.Model, dtype, has_segments: bool) -> tuple[str, str]:
-    """`chosen` for a layer of the model in training."""
+    """`select` for a layer of the model in training."""
     has_dropout, is_even = model.dropout.attention > 0, model.n_ctx % 2 == 0
     return select(kernel, pattern, dtype, model.d_head, has_dropout=has_dropout, has_segments=has_segments, is_even=is_even)
 
@@ -88,7 +88,7 @@ def attend_local(
     segments_BS: jax.Array | None = None,
     dropout: tuple[jax.Array, float] | None = None,
 ) -> jax.Array:
-    """The reference's result (see attention.attend) by the kernel of that name, or by one that can, on one device's arrays."""
+    """The reference's result (see reference.attend) by the kernel of that name, or by one that can, on one device's arrays."""
     name, _ = select(
         kernel,
         pattern,
@@ -113,7 +113,7 @@ def attend(
     segments_BS: jax.Array | None = None,
     dropout: tuple[jax.Array, float] | None = None,
 ) -> jax.Array:
-    """As `local`, on arrays that lie as `place` says: each device has its rows and heads, and perhaps a part of the sequence."""
+    """As `attend_local`, on arrays that lie as `sharding` says: each device has its rows and heads, and perhaps a part of the sequence."""
     if sharding.axes("T"):
         return context_parallel.attend(
             functools.partial(attend_local, kernel), sharding, q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS, dropout

@@ -1,7 +1,7 @@
 """Block-sparse flash attention for NVIDIA GPUs, in Pallas, for what cuDNN has no kernel for: the reference with its signature and its
 result, but scores stay in the chip, and tiles of queries and keys that the pattern empties are skipped.
 
-Forward and backward passes as in FlashAttention-2 (Dao 2023, 2307.08691). Which tiles are visited is a table, made from patterns.visible.
+Forward and backward passes as in FlashAttention-2 (Dao 2023, 2307.08691). Which tiles are visited is a table, made from patterns.mask_fn.
 Tiles are small where that empties more of them, as those of OpenAI's released sparse_attention (8 to 64)."""
 
 import dataclasses
@@ -45,7 +45,7 @@ def attend(
     dropout: None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """As attention.attend, without dropout. On the arrays of one device. interpret: run on CPU, slowly, for tests."""
+    """As reference.attend, without dropout. On the arrays of one device. interpret: run on CPU, slowly, for tests."""
     assert dropout is None
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
     # A tile of 32 is taken to cost half of one of 64, not a quarter: worth it where fewer than twice as many are visited.
@@ -166,7 +166,7 @@ def _dkv_kernel(
 
 
 def _call_kernel(kernel, plan, visible, operands, outputs, name):
-    """The kernel over all rows of `seen`, on the table of what they visit and on `whole` arrays; `outputs` are cut into tiles."""
+    """The kernel over all rows of `visible`, on the table of what they visit and on `operands` whole; `outputs` are cut into tiles."""
     B, _, N, H = operands[0].shape
     padded_d_head = pl.next_power_of_2(H)
     table = _visit_table(visible)
@@ -208,7 +208,7 @@ def _forward(plan, q, k, v, queries, keys):
     B, T, N, _ = q.shape
     outputs = jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((B, N, T), jnp.float32)
     o, lse = _call_kernel(_forward_kernel, plan, tile_mask(plan), (q, k, v, queries, keys), outputs, "forward")
-    # Of gpt.POLICIES: kept, they spare the backward pass this kernel.
+    # Of schema.REMAT_NAMES: kept, they spare the backward pass this kernel.
     o, lse = checkpoint_name(o, "attention"), checkpoint_name(lse, "attention")
     return o, (q, k, v, queries, keys, o, lse)
 

@@ -35,7 +35,7 @@ def attend(
     dropout: None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """As attention.attend, without dropout. On the arrays of one device: under a mesh, inside jax.shard_map(..., check_vma=False).
+    """As reference.attend, without dropout. On the arrays of one device: under a mesh, inside jax.shard_map(..., check_vma=False).
 
     interpret: run on CPU, slowly, for tests."""
     assert dropout is None
@@ -119,7 +119,7 @@ def _make_kernel(
         save_residuals=False,
         mask_value=splash.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=None,
-        residual_checkpoint_name="attention",  # of gpt.POLICIES: kept, it spares the backward pass this kernel's forward pass
+        residual_checkpoint_name="attention",  # of schema.REMAT_NAMES: kept, it spares the backward pass this kernel's forward pass
         mask_function=mask_function,
         interpret=interpret,
     )

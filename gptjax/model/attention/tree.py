@@ -16,7 +16,7 @@ MIN_BLOCK, MAX_BLOCKS = 128, 16  # queries of a block, and blocks: a block of qu
 
 
 class TokenTree(flax.struct.PyTreeNode):
-    """What Attention finds in the collection "memory" when it reads a forest: int32, the depth of each node and where its descendants end.
+    """What Attention finds in the collection "cache" when it reads a forest: int32, the depth of each node and where its descendants end.
     Padding is nodes without descendants: each sees itself."""
 
     positions_BT: jax.Array
@@ -25,7 +25,7 @@ class TokenTree(flax.struct.PyTreeNode):
 
 @shaped
 def attend(tree: TokenTree, q_BTNH: jax.Array, k_BTNH: jax.Array, v_BTNH: jax.Array, pattern: schema.Attention) -> jax.Array:
-    """attention.attend, of each node over its ancestors and itself. Returns (B, T, N, H). Scores and softmax are float32."""
+    """reference.attend, of each node over its ancestors and itself. Returns (B, T, N, H). Scores and softmax are float32."""
     _, T, _, H = q_BTNH.shape
     block, parts = max(MIN_BLOCK, -(-T // MAX_BLOCKS)), []
     q_BTNH = q_BTNH * jnp.asarray(H**-0.5, q_BTNH.dtype)

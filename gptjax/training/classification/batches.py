@@ -1,4 +1,4 @@
-"""What fine-tuning reads: the examples of a task in epochs, each in an order of its own. As data/loader.py's Reading for the loop."""
+"""What fine-tuning reads: the examples of a task in epochs, each in an order of its own. As data/loader.py's Dataset for the loop."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ class Examples:
     def __init__(
         self, task: Task, tokenizer: build.Tokenizer, limit: int, print_line: Callable[[str], None], progress: Callable[[str], None]
     ):
-        """say: is told what was left out or shortened. ValueError, in one line, for anything wrong with the data."""
+        """print_line: is told what was left out or shortened. ValueError, in one line, for anything wrong with the data."""
         self.task, self.tokenizer = task, tokenizer
         self._examples = {split: examples.read(task, split, print_line) for split in task.available_splits}
         for split in task.available_splits[1:]:
@@ -51,8 +51,8 @@ class Examples:
         encoded = transformations.encode_examples(self.task, split_examples, parts, self.tokenizer.n_vocab, self.n_ctx)
         if encoded.n_truncated:
             print_line(
-                f"{split}: {encoded.n_truncated:,} of {len(split_examples):,} examples are over {self.n_ctx} tokens long and lost {encoded.n_tokens_lost:,} in all, "
-                f"at the end of their longest text"
+                f"{split}: {encoded.n_truncated:,} of {len(split_examples):,} examples are over {self.n_ctx} tokens long and lost "
+                f"{encoded.n_tokens_lost:,} in all, at the end of their longest text"
             )
         return encoded.rows
 
@@ -82,7 +82,7 @@ class ExampleDataset:
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     def row(self, number: int) -> np.ndarray:
-        """Row `number` of the run: an example of inputs.Encoded."""
+        """Row `number` of the run: an example of EncodedExamples."""
         epoch, index = divmod(number, self._rows_per_epoch)
         if self._order[0] != epoch:
             self._order = epoch, np.random.default_rng([self._seed, epoch]).permutation(len(self._rows))
@@ -91,7 +91,7 @@ class ExampleDataset:
     def batches(
         self, plan: loader.BatchPlan, max_microbatch_rows: int, first_step: int = 0, local_rows: Callable[[int], Sequence[int]] = range
     ):
-        """As pipeline.Reading.batches."""
+        """As loader.Dataset.batches."""
 
         def fill(number: int, row: np.ndarray) -> None:
             row[:] = self.row(number)

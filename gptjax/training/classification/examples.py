@@ -34,7 +34,7 @@ class Example:
 
 
 def read(task: Task, split: str, print_line: Callable[[str], None]) -> list[Example]:
-    """The examples of "train", "dev" or "test"; those of train and dev without a label are left out, and counted to `say`.
+    """The examples of "train", "dev" or "test"; those of train and dev without a label are left out, and counted to `print_line`.
 
     ValueError, in one line that names the place: no such data, a missing column, a label that is none of task.labels, an empty text, one
     class only, or a test set of task.submission whose examples are not numbered."""
@@ -120,7 +120,7 @@ def digest(task: Task, examples: list[Example]) -> str:
 
 
 def count_repeats(examples: list[Example], others: list[Example]) -> int:
-    """How many of the others have the texts of a known one."""
+    """How many of the others have the texts of one of `examples`."""
     seen = {(example.texts, example.answers) for example in examples}
     return sum((example.texts, example.answers) in seen for example in others)
 

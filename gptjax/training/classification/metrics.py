@@ -46,8 +46,8 @@ def predicted_classes(metric: str, y_BC: np.ndarray) -> np.ndarray:
 
 
 def predict(score_fn: Callable, params: Any, rows: np.ndarray, microbatch_rows: int, put_on_mesh: Callable) -> tuple[np.ndarray, float]:
-    """(scores (B, classes), mean loss in nats of those with a label) of rows of inputs.Encoded, in microbatches padded with copies.
-    scores: jitted (params, rows) -> (scores (B, classes), losses (B,)); put(array, letters) places a host array on the mesh."""
+    """(scores (B, classes), mean loss in nats of those with a label) of rows of EncodedExamples, in microbatches padded with copies.
+    score_fn: jitted (params, rows) -> (scores (B, classes), losses (B,)); put_on_mesh(array, letters) places a host array on the mesh."""
     score_batches, losses = [], []
     for first in range(0, len(rows), microbatch_rows):
         batch = rows[first : first + microbatch_rows]

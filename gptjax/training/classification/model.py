@@ -64,7 +64,7 @@ class ClassificationStep(step.TrainStep):
     """The training step of a task: that of pre-training with another loss, on rows of training/classification/transformations.py."""
 
     def scores(self, params, rows_BT, dropout_key=None):
-        """(scores (B, classes), labels (B,) in classes, below 0 where unknown, states (B * C, T, D)) of rows of inputs.Encoded."""
+        """(scores (B, classes), labels (B,) in classes, below 0 where unknown, states (B * C, T, D)) of rows of EncodedExamples."""
         labels_B, extract_BC, tokens_BCT = self.split_rows(rows_BT)
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         outputs: Any = self.model.apply({"params": params}, tokens_BCT, extract_BC, dropout_key is not None, rngs=rngs)
@@ -81,8 +81,8 @@ class ClassificationStep(step.TrainStep):
         return transformations.split_rows(rows_BT, self.config.task.n_sequences, self.config.model.n_ctx)
 
     def loss_fn(self, params, tokens_BT, dropout_key=None):
-        """L3 of equation 5, of rows of inputs.Encoded: the classifier's cross-entropy plus lm_weight times the language model's, the latter
-        a mean over the tokens of each sequence first (released train.py). Nats, averaged over examples."""
+        """L3 of equation 5, of rows of EncodedExamples: the classifier's cross-entropy plus lm_weight times the language model's, the
+        latter a mean over the tokens of each sequence first (released train.py). Nats, averaged over examples."""
         assert self.config.task is not None
         y_BC, labels_B, x_MTD = self.scores(params, tokens_BT, dropout_key)
         total, lm_weight = jnp.mean(task_loss(y_BC, labels_B)), self.config.task.lm_weight

@@ -16,11 +16,11 @@ def final_scores(context, score_fn, put_on_mesh, params, name: str, examples: li
     """The score on the split `name` (None without labels), how many examples it has; its answers are written to predictions/, or a warning
     says why not. ValueError for scores that are NaN or infinite."""
     task: Task = context.config.task
-    y_BC, _ = metrics.predict(score_fn, params, rows, context.microbatch, put_on_mesh)
+    y_BC, _ = metrics.predict(score_fn, params, rows, context.microbatch_rows, put_on_mesh)
     metrics.predicted_classes(task.metric, y_BC)  # on all processes alike, before one writes
     is_labeled = rows[:, 0] >= 0
     score = metrics.score(task.metric, y_BC[is_labeled], rows[is_labeled, 0] / transformations.LABEL_SCALE) if is_labeled.any() else None
-    if context.processes.process == 0:
+    if context.processes.process_id == 0:
         folder = context.directory / "predictions"
         try:
             folder.mkdir(exist_ok=True)

@@ -18,8 +18,8 @@ NO_LIMIT = 2**31
 
 @dataclasses.dataclass(frozen=True)
 class EncodedExamples:
-    """Examples as one int32 array (examples, width), a row being: the label in thousandths of a class or UNKNOWN; of each of C sequences
-    the place of its extract token; and the C sequences of n_ctx tokens."""
+    """Examples as one int32 array (examples, width), a row being: the label in thousandths of a class or UNKNOWN_LABEL; of each of C
+    sequences the place of its extract token; and the C sequences of n_ctx tokens."""
 
     rows: np.ndarray
     n_ctx: int
@@ -28,12 +28,12 @@ class EncodedExamples:
 
 
 def row_width(n_sequences: int, n_ctx: int) -> int:
-    """Integers of a row of Encoded."""
+    """Integers of a row of EncodedExamples."""
     return 1 + n_sequences + n_sequences * n_ctx
 
 
 def split_rows(rows, n_sequences: int, n_ctx: int):
-    """(labels (B,), extract (B, C), tokens (B, C, n_ctx)) of rows of Encoded, NumPy's or jax's."""
+    """(labels (B,), extract (B, C), tokens (B, C, n_ctx)) of rows of EncodedExamples, NumPy's or jax's."""
     return rows[:, 0], rows[:, 1 : 1 + n_sequences], rows[:, 1 + n_sequences :].reshape(-1, n_sequences, n_ctx)
 
 

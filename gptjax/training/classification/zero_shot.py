@@ -23,7 +23,7 @@ def predict(task: Task, examples: Sequence[Example], model: gpt.GPT, params: Any
 
     ValueError for other tasks: the paper has no heuristic for them, but for Winograd schemas, which are no task here."""
     if task.kind == "choice":
-        pairs = [(" ".join(example.texts), likelihood) for example in examples for likelihood in example.answers]
+        pairs = [(" ".join(example.texts), answer) for example in examples for answer in example.answers]
         return _log_probs(pairs, model, params, tokenizer, mean=True).reshape(len(examples), -1)
     if task.kind == "classification" and task.labels == SENTIMENT:
         pairs = [(f"{example.texts[0]} very", word) for example in examples for word in SENTIMENT]

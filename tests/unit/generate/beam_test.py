@@ -18,7 +18,7 @@ LOUD = 20.0  # times the initial weights: likelihoods that differ, and depend on
 
 @pytest.fixture(scope="module")
 def small():
-    _, built, state = tiny.machine(tiny.config(n_vocab=V, n_layers=2))
+    _, built, state = tiny.make_step(tiny.config(n_vocab=V, n_layers=2))
 
     def louder(path, x):
         return LOUD * x if "weight" in jax.tree_util.keystr(path[-1:]) or "token" in jax.tree_util.keystr(path[-1:]) else x
@@ -59,7 +59,7 @@ def test_a_beam_as_wide_as_all_there_is_finds_the_best(small, ends, alpha):
         best = all_of(small, prompt, ends, alpha)
         assert [h.tokens for h in hypotheses[:5]] == [tokens for _, tokens in best[:5]]
         np.testing.assert_allclose([h.score for h in hypotheses[:5]], [score for score, _ in best[:5]], atol=1e-4)
-        assert all(h.ended == (ends is at_end) for h in hypotheses)
+        assert all(h.is_complete == (ends is at_end) for h in hypotheses)
         assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
 
 
@@ -94,7 +94,7 @@ def test_a_beginning_that_may_still_win_is_followed():
     for alpha, n_tokens, settled in [(1.0, 7, False), (1.0, 3, True), (0.0, 7, True)]:
         group = beam._BeamGroup(n_tokens, at_end, 1, alpha)
         group.advance([[(-1.0, END), (-1.5, 0)]])
-        assert [h.tokens for h in group.ended] == [(END,)] and group.done == settled, (alpha, n_tokens)
+        assert [h.tokens for h in group.complete] == [(END,)] and group.done == settled, (alpha, n_tokens)
 
 
 def test_twice_the_width_is_looked_at_since_all_of_a_width_may_end():

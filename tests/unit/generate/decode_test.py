@@ -10,7 +10,7 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def speaker():
-    _, built, state = tiny.machine(tiny.config())
+    _, built, state = tiny.make_step(tiny.config())
     return built.model, state.params
 
 
@@ -75,7 +75,7 @@ def test_programs_are_compiled_once_for_all_lengths(monkeypatch):
             return original(*args)
 
         monkeypatch.setattr(inference, name, counted)
-    _, built, state = tiny.machine(tiny.config(n_ctx=128, n_layers=2))
+    _, built, state = tiny.make_step(tiny.config(n_ctx=128, n_layers=2))
     reader = inference.prepare(built.model, state.params)
     for n_prompt, n_new in [(1, 60), (2, 40), (17, 33), (32, 31), (33, 30), (40, 60), (33, 90), (5, 59)]:
         decode.generate(reader, [[3] * n_prompt], n_new, SamplingParams(temperature=0), jax.random.key(0))

@@ -131,7 +131,7 @@ def test_stops_of_a_reversible_tokenizer_are_themselves(kind, sentencepiece):
 
 @pytest.mark.parametrize("at_once", [1, 16])
 def test_a_stream_stops_row_by_row_and_not_at_what_the_prompt_says(at_once):
-    _, built, state = tiny.machine(tiny.config())
+    _, built, state = tiny.make_step(tiny.config())
     reader, tokens = inference.prepare(built.model, state.params), Letters()
     prompts = [tokens.encode("ABC"), tokens.encode("DEFG")]
 

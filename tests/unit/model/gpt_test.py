@@ -11,7 +11,7 @@ from tests import tiny
 
 
 def test_more_tokens_than_the_context():
-    _, built, state = tiny.machine(tiny.config())
+    _, built, state = tiny.make_step(tiny.config())
     with pytest.raises(ValueError, match="13 tokens are more than the model's context of 12: give at most 12"):
         built.model.apply({"params": state.params}, jnp.zeros((1, 13), jnp.int32))
 
@@ -30,7 +30,7 @@ def test_auto_is_resolved_by_platform(compute, platform, dtype, unroll):
 def test_initial_weights_have_the_configs_deviations():
     init = schema.Init(weight=0.02, token=0.03, position=0.01, residual="depth_scaled")
     c = tiny.config(d_model=128, n_ctx=96, n_vocab=512, init=init, n_layers=8)
-    _, _, state = tiny.machine(c)
+    _, _, state = tiny.make_step(c)
     block = state.params["periods"]["block_1"]
     expected = {
         "token": (state.params["token_VD"], 0.03),
@@ -44,7 +44,7 @@ def test_initial_weights_have_the_configs_deviations():
         assert np.std(leaf) == pytest.approx(deviation, rel=0.03), name
         assert abs(np.mean(leaf)) < deviation / 20, name
     assert not np.any(block["mlp"]["up"]["bias_F"]) and np.all(np.asarray(state.params["norm"]["gain_D"]) == 1)
-    _, _, other = tiny.machine(dataclasses.replace(c, seed=1))
+    _, _, other = tiny.make_step(dataclasses.replace(c, seed=1))
     assert np.any(np.asarray(state.params["token_VD"]) != np.asarray(other.params["token_VD"]))
     of_periods = block["mlp"]["up"]["weight_DF"]
     assert np.any(np.asarray(of_periods[0]) != np.asarray(of_periods[1]))  # each period has its own draw
@@ -53,7 +53,7 @@ def test_initial_weights_have_the_configs_deviations():
 def test_post_norm_is_gpt1s():
     """norm(x + f(x)), no final norm: every row of the output has mean 0 and variance 1 at the initial gains."""
     c = tiny.config(norm="post")
-    _, built, state = tiny.machine(c)
+    _, built, state = tiny.make_step(c)
     assert "norm" not in state.params
     x_BTD = jax.jit(built.model.apply)({"params": state.params}, jnp.zeros((1, 5), jnp.int32))
     np.testing.assert_allclose(np.mean(x_BTD, -1), 0, atol=1e-5)
@@ -71,20 +71,21 @@ def test_every_layer_has_dropout_masks_of_its_own(monkeypatch):
 
     monkeypatch.setattr(layers, "dropout", noted)
     c = tiny.config(n_layers=3, attention=(schema.Dense(),), dropout=schema.Dropout(residual=0.1))
-    _, built, state = tiny.machine(c)
-    built.model.apply({"params": state.params}, tiny.tokens(c, 1)[:, :-1], train=True, rngs={"dropout": jax.random.key(0)})
+    _, built, state = tiny.make_step(c)
+    built.model.apply({"params": state.params}, tiny.random_tokens(c, 1)[:, :-1], train=True, rngs={"dropout": jax.random.key(0)})
     assert len(keys) == len(set(keys)) == 1 + 3 * 2
 
 
 def test_a_loop_over_periods_is_the_scan():
     """With weights of a size at which the order of layers matters."""
     c = tiny.config()
-    _, built, state = tiny.machine(tiny.varied(c, compute={"layers": "scan"}))
+    _, built, state = tiny.make_step(tiny.replace_parts(c, compute={"layers": "scan"}))
     params = state.params | {"periods": jax.tree.map(lambda x: 10 * x, state.params["periods"])}
-    models = [built.model.clone(manner=gpt.execution_policy(schema.Compute(layers=layers), "cpu")) for layers in ("unroll", "scan")]
+    policies = [gpt.execution_policy(schema.Compute(layers=layers), "cpu") for layers in ("unroll", "scan")]
+    models = [built.model.clone(execution_policy=policy) for policy in policies]
     looped, scanned, turned = jax.jit(
         lambda p, q, t: (models[0].apply({"params": p}, t), models[1].apply({"params": p}, t), models[1].apply({"params": q}, t))
-    )(params, params | {"periods": jax.tree.map(lambda x: x[::-1], params["periods"])}, tiny.tokens(c, 2)[:, :-1])
+    )(params, params | {"periods": jax.tree.map(lambda x: x[::-1], params["periods"])}, tiny.random_tokens(c, 2)[:, :-1])
     np.testing.assert_allclose(looped, scanned, atol=1e-4)
     assert np.abs(looped - turned).max() > 0.1
 

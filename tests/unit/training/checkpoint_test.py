@@ -293,7 +293,7 @@ WRITER = """
 import sys, jax, jax.numpy as jnp
 from gptjax.training import checkpoint
 make = jax.jit(lambda s: {f"w{i}": jnp.full((400, 500), s + i, jnp.float32) for i in range(8)})
-with checkpoint.Checkpoints(sys.argv[1], 2, None, print) as checkpoints:
+with checkpoint.CheckpointManager(sys.argv[1], 2, None, print) as checkpoints:
     for step in range(1, 10000):
         checkpoints.save(step, make(step), {"row": step})
         print(step, flush=True)
@@ -356,7 +356,7 @@ def test_a_disk_that_fills_while_saving_keeps_the_checkpoint_before(small_disk, 
     with opened(small_disk / "run") as checkpoints:
         checkpoints.save(1, {"w": jnp.ones((1000, 1000))}, {})
         checkpoints.wait()
-        monkeypatch.setattr(checkpoints, "_free", lambda: 10**9)  # the space goes only after the look at it
+        monkeypatch.setattr(checkpoints, "_free_bytes", lambda: 10**9)  # the space goes only after the look at it
         checkpoints.save(2, {"w": jnp.ones((3000, 1000))}, {})
         with pytest.raises(ValueError, match="cannot save the checkpoint of step 2 in .*/run: .*the disk is full; it needs 12.0 MB"):
             checkpoints.wait()

@@ -9,7 +9,7 @@ from tests import tiny
 
 
 def test_decay_spares_biases_and_gains_alone():
-    _, _, state = tiny.machine(tiny.config())
+    _, _, state = tiny.make_step(tiny.config())
     mask = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(optimizer.decay_mask(state.params))}
     spared = {path.split("'")[-2] for path, decays in mask.items() if not decays}
     assert spared == {"bias_D", "gain_D", "bias_QNH", "bias_F"}

@@ -14,9 +14,9 @@ from tests import tiny
 
 def test_a_non_finite_update_is_skipped_and_counted():
     c = tiny.config()
-    mesh, built, state = tiny.machine(c)
+    mesh, built, state = tiny.make_step(c)
     run = jax.jit(built)
-    rows, one = tiny.tokens(c, 1, 8), np.int32(1)
+    rows, one = tiny.random_tokens(c, 1, 8), np.int32(1)
     with jax.set_mesh(mesh):
         bad = state.replace(params=state.params | {"token_VD": state.params["token_VD"].at[0, 0].set(jnp.inf)})
         after, values = run(bad, rows, one)
@@ -31,12 +31,12 @@ def test_a_non_finite_update_is_skipped_and_counted():
 
 def test_the_loss_falls_on_one_batch():
     c = tiny.config()
-    mesh, built, state = tiny.machine(c)
+    mesh, built, state = tiny.make_step(c)
     run = jax.jit(built, donate_argnums=0)
     losses = []
     with jax.set_mesh(mesh):
         for _ in range(20):
-            state, values = run(state, tiny.tokens(c, 1, 8), np.int32(1))
+            state, values = run(state, tiny.random_tokens(c, 1, 8), np.int32(1))
             losses.append(float(values["loss"]))
     assert losses[0] == pytest.approx(np.log(61), abs=0.2) and losses[-1] < 0.9 * losses[0]
     assert np.isnan(values["noise_scale"]), "it needs microbatches"
@@ -44,15 +44,15 @@ def test_the_loss_falls_on_one_batch():
 
 def test_dropout_masks_change_with_step_and_vanish_in_evaluation():
     c = tiny.config(dropout=schema.Dropout(embedding=0.2, attention=0.2, residual=0.2))
-    mesh, built, state = tiny.machine(c)
+    mesh, built, state = tiny.make_step(c)
     run = jax.jit(built)
     with jax.set_mesh(mesh):
-        _, a = run(state, tiny.tokens(c, 1, 8), np.int32(1))
-        _, b = run(state.replace(step=state.step + 1), tiny.tokens(c, 1, 8), np.int32(1))
-        _, same = run(state, tiny.tokens(c, 1, 8), np.int32(1))
+        _, a = run(state, tiny.random_tokens(c, 1, 8), np.int32(1))
+        _, b = run(state.replace(step=state.step + 1), tiny.random_tokens(c, 1, 8), np.int32(1))
+        _, same = run(state, tiny.random_tokens(c, 1, 8), np.int32(1))
     assert float(a["loss"]) == float(same["loss"]) != float(b["loss"])
-    _, plain, _ = tiny.machine(tiny.config())
-    rows, ones = tiny.tokens(c, 8), np.ones((8, c.model.n_ctx), np.float32)
+    _, plain, _ = tiny.make_step(tiny.config())
+    rows, ones = tiny.random_tokens(c, 8), np.ones((8, c.model.n_ctx), np.float32)
     assert float(jax.jit(built.nll)(state.params, rows, ones)) == float(jax.jit(plain.nll)(state.params, rows, ones))
 
 
@@ -65,8 +65,8 @@ class Keyed(step.TrainStep):
 
 def test_dropout_masks_change_with_seed_step_and_microbatch():
     c = tiny.config(dropout=schema.Dropout(residual=0.2))
-    _, built, _ = tiny.machine(c)
-    params, rows = {"bias_D": jnp.zeros(16)}, tiny.tokens(c, 2)
+    _, built, _ = tiny.make_step(c)
+    params, rows = {"bias_D": jnp.zeros(16)}, tiny.random_tokens(c, 2)
 
     def drawn(seed, number, microbatch):
         keyed = Keyed(dataclasses.replace(c, seed=seed), built.model, built.tx)
@@ -81,9 +81,9 @@ def test_a_step_is_its_formulas():
     """Four microbatches of two rows, against numpy and the gradient of -log p(next token) from plain logits: the mean gradient, its norm,
     the rate after this step's own tokens, Adam's first step with an epsilon that is felt, decay of weights alone, and the noise scale."""
     adam = schema.AdamW(b1=0.9, b2=0.95, eps=0.1, weight_decay=0.1, clip_norm=None)
-    c = tiny.varied(tiny.config(), train={"optimizer": adam})
-    mesh, built, state = tiny.machine(c)
-    state, rows = state.replace(params=jax.tree.map(lambda x: 4 * x, state.params)), tiny.tokens(c, 4, 2)
+    c = tiny.replace_parts(tiny.config(), train={"optimizer": adam})
+    mesh, built, state = tiny.make_step(c)
+    state, rows = state.replace(params=jax.tree.map(lambda x: 4 * x, state.params)), tiny.random_tokens(c, 4, 2)
 
     def plain(params, tokens_BT):
         y_BTV = gpt.logits(built.model.apply({"params": params}, tokens_BT[:, :-1]), params["token_VD"], c.model.n_vocab)
@@ -117,7 +117,7 @@ def test_a_step_is_its_formulas():
 @pytest.mark.parametrize("loss, gradient", [(jnp.inf, 1.0), (1.0, jnp.nan)])
 def test_loss_and_gradient_must_both_be_finite(loss, gradient):
     c = tiny.config()
-    _, built, state = tiny.machine(c)
+    _, built, state = tiny.make_step(c)
     gradients = jax.tree.map(jnp.ones_like, state.params) | {"token_VD": jnp.full_like(state.params["token_VD"], gradient)}
     sums = step.GradAccumulator(gradients, jnp.float32(loss), jnp.float32(1), jnp.int32(1))
     after, values = jax.jit(built.update, static_argnums=2)(state, sums, 8)
@@ -127,8 +127,8 @@ def test_loss_and_gradient_must_both_be_finite(loss, gradient):
 
 def test_each_dropout_site_acts():
     c = tiny.config(n_layers=2)
-    _, built, state = tiny.machine(c)
-    params, rows = {"params": state.params}, tiny.tokens(c, 2)[:, :-1]
+    _, built, state = tiny.make_step(c)
+    params, rows = {"params": state.params}, tiny.random_tokens(c, 2)[:, :-1]
     plain = jax.jit(built.model.apply)(params, rows)
     for site in ("embedding", "attention", "residual"):
         model = built.model.clone(config=dataclasses.replace(c.model, dropout=schema.Dropout(**{site: 0.3})))
@@ -148,9 +148,9 @@ def test_noise_estimates_are_unbiased():
 
 def test_documents_masked_by_config():
     """With the mask, the loss on the second document does not depend on the first."""
-    c = tiny.varied(tiny.config(), data={"across_documents": "mask"})
-    _, built, state = tiny.machine(c, end_of_text=0)
-    rows = np.maximum(tiny.tokens(c, 1), 1)
+    c = tiny.replace_parts(tiny.config(), data={"across_documents": "mask"})
+    _, built, state = tiny.make_step(c, end_of_text=0)
+    rows = np.maximum(tiny.random_tokens(c, 1), 1)
     rows[:, 4] = 0
     other = rows.copy()
     other[:, :4] = 7
@@ -168,8 +168,8 @@ def test_segments_end_with_their_end_of_text():
 
 def test_evaluation_counts_each_token_once_whatever_the_microbatch():
     c = tiny.config()
-    _, built, state = tiny.machine(c)
-    nll, rows = jax.jit(built.nll), tiny.tokens(c, 7)
+    _, built, state = tiny.make_step(c)
+    nll, rows = jax.jit(built.nll), tiny.random_tokens(c, 7)
     results = [metrics.evaluate(nll, state.params, rows, n, lambda x, letters: jnp.asarray(x), bytes_per_token=2.0) for n in (7, 4, 1)]
     for r in results:
         assert r["validation_loss"] == pytest.approx(results[0]["validation_loss"], rel=1e-6)
@@ -181,7 +181,7 @@ def test_evaluation_counts_each_token_once_whatever_the_microbatch():
 
 def test_trained_once_compiled_once():
     c = tiny.config()
-    mesh, built, state = tiny.machine(c)
+    mesh, built, state = tiny.make_step(c)
     traces = []
 
     def traced(*args):
@@ -191,5 +191,5 @@ def test_trained_once_compiled_once():
     run = jax.jit(traced)
     with jax.set_mesh(mesh):
         for i, count in enumerate((1, 2, 4)):  # a batch ramp: the count varies, the program does not
-            state, _ = run(state, tiny.tokens(c, 4, 2, seed=i), jax.device_put(np.int32(count)))
+            state, _ = run(state, tiny.random_tokens(c, 4, 2, seed=i), jax.device_put(np.int32(count)))
     assert len(traces) == 1 and int(state.rows) == 14
