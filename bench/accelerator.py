@@ -29,12 +29,12 @@ from gptjax.sharding import device_mesh, rules, topology
 from gptjax.training import metrics, state, step
 
 CONFIGS = "gpt2_124m,gpt3_small,gpt3_medium,gpt3_xl"
-ABSENT = ("h100-1", "v5p:2x2x1")  # compiled for where no accelerator is at hand
+AOT_TARGETS = ("h100-1", "v5p:2x2x1")  # compiled for where no accelerator is at hand
 PATTERNS = (schema.Dense(), schema.Banded(window=256), schema.Strided(stride=128), schema.Fixed(block=128, summary=8))
 Row = dict[str, Any]
 
 
-def varied(config: schema.Config, n_ctx: int, rows: int, attention: tuple, kernel: str) -> schema.Config:
+def bench_config(config: schema.Config, n_ctx: int, rows: int, attention: tuple, kernel: str) -> schema.Config:
     """The config with one microbatch of `rows` rows of n_ctx tokens a step, without dropout."""
     model = dataclasses.replace(config.model, n_ctx=n_ctx, attention=attention, dropout=schema.Dropout())
     train = dataclasses.replace(config.train, batch_tokens=rows * n_ctx, ramp=None, microbatch_rows=rows)
@@ -42,7 +42,7 @@ def varied(config: schema.Config, n_ctx: int, rows: int, attention: tuple, kerne
     return dataclasses.replace(config, model=model, train=train, compute=compute)
 
 
-def arms(config: schema.Config) -> dict[str, tuple[tuple, str]]:
+def make_arms(config: schema.Config) -> dict[str, tuple[tuple, str]]:
     """What is compared: name -> (attention, kernel). The first is the baseline."""
     dense, config_attention = (schema.Dense(),), config.model.attention
     dense_arms = {"dense, auto": (dense, "auto"), "dense, reference": (dense, "reference")}
@@ -53,15 +53,15 @@ def arms(config: schema.Config) -> dict[str, tuple[tuple, str]]:
     )
 
 
-def trained(name: str, config: schema.Config, n_ctx: int, rows: int, rounds: int) -> list[Row]:
+def time_training(name: str, config: schema.Config, n_ctx: int, rows: int, rounds: int) -> list[Row]:
     """A row for each arm that fits."""
     mesh = device_mesh.make_mesh(config.mesh)
     platform = mesh.devices.flat[0].platform
     seconds: dict[str, list[float]] = {}
     tokens = np.random.default_rng(0).integers(0, config.model.n_vocab, (1, rows, n_ctx + 1), dtype=np.int32)
     results = []
-    for arm, (attention, kernel) in arms(config).items():  # one state at a time: two of the larger models do not fit
-        arm_config = varied(config, n_ctx, rows, attention, kernel)
+    for arm, (attention, kernel) in make_arms(config).items():  # one state at a time: two of the larger models do not fit
+        arm_config = bench_config(config, n_ctx, rows, attention, kernel)
         try:
             train_step, program, shape = compile.compile_program(arm_config, mesh, platform, rows)
             with jax.set_mesh(mesh):
@@ -91,11 +91,11 @@ def trained(name: str, config: schema.Config, n_ctx: int, rows: int, rounds: int
     return results
 
 
-def spoken(name: str, config: schema.Config, batch: int, rounds: int) -> Row:
+def time_generation(name: str, config: schema.Config, batch: int, rounds: int) -> Row:
     """Tokens/s of greedy decoding, prompts of 64 tokens and 64 new ones, prefill included."""
     mesh = device_mesh.make_mesh(dataclasses.replace(config.mesh, fsdp=1), jax.devices()[:1])
     train_step = step.build(config, mesh.devices.flat[0].platform, mesh, None)
-    model = train_step.model.clone(place=rules.UNSHARDED)
+    model = train_step.model.clone(sharding=rules.UNSHARDED)
     params = jax.jit(lambda: state.init_state(config, model, train_step.tx).params)()
     inference_model = inference.prepare(model, params)
     prompts = np.random.default_rng(0).integers(0, config.model.n_vocab, (batch, 64)).tolist()
@@ -110,7 +110,7 @@ def spoken(name: str, config: schema.Config, batch: int, rounds: int) -> Row:
     return {"config": name, "generation_batch": batch, "tokens_per_s": speed}
 
 
-def ahead_of_time(target: topology.Topology, names: list[str]) -> list[Row]:
+def compile_all(target: topology.Topology, names: list[str]) -> list[Row]:
     """Each kernel of the platform, forward and backward, and each config's step, compiled for chips that are not here."""
     results, n = [], target.n_devices
     kernel = dispatch.resolve_name("auto", target.platform)
@@ -118,22 +118,23 @@ def ahead_of_time(target: topology.Topology, names: list[str]) -> list[Row]:
         model = dataclasses.replace(
             registry.config("gpt3_small").model, n_layers=1, attention=(pattern,), n_ctx=2048, d_model=256, n_heads=4, n_vocab=256
         )
-        config = varied(dataclasses.replace(registry.config("gpt3_small"), model=model), 2048, n, (pattern,), "auto")
+        config = bench_config(dataclasses.replace(registry.config("gpt3_small"), model=model), 2048, n, (pattern,), "auto")
         kernel_name, reason = dispatch.select(kernel, pattern, np.dtype("bfloat16"), 64)
-        results.append(_compiled_row(f"{pattern} by {kernel_name}{f' ({reason})' if reason else ''}", config, target))
+        results.append(_compile_row(f"{pattern} by {kernel_name}{f' ({reason})' if reason else ''}", config, target))
     for name in names:
         config = registry.config(name)
-        config = varied(dataclasses.replace(config, mesh=schema.Mesh()), config.model.n_ctx, n, config.model.attention, "auto")
-        results.append(_compiled_row(name, config, target))
+        config = bench_config(dataclasses.replace(config, mesh=schema.Mesh()), config.model.n_ctx, n, config.model.attention, "auto")
+        results.append(_compile_row(name, config, target))
     return results
 
 
-def _compiled_row(label: str, config: schema.Config, target: topology.Topology) -> Row:
+def _compile_row(label: str, config: schema.Config, target: topology.Topology) -> Row:
     compiled = compile.compile_step(config, target)
     kernel_names = ", ".join(compiled.program.kernel_counts()) or "none of a library's"
     verdict = "fits" if compiled.peak_bytes <= compiled.memory_limit else "does not fit"
     print(
-        f"{target!s:10} {label:40} compiled in {compiled.compile_seconds:5.1f} s; {compiled.peak_bytes / 2**30:6.2f} GiB a chip, {verdict}; {kernel_names}",
+        f"{target!s:10} {label:40} compiled in {compiled.compile_seconds:5.1f} s; "
+        f"{compiled.peak_bytes / 2**30:6.2f} GiB a chip, {verdict}; {kernel_names}",
         flush=True,
     )
     return {
@@ -156,9 +157,9 @@ def main():
     results: list[Row] = []
     if device.platform == "cpu":
         print("no accelerator here: each kernel and step is compiled ahead of time instead, and nothing is timed", flush=True)
-        for target in map(topology.from_name, ABSENT):
+        for target in map(topology.from_name, AOT_TARGETS):
             try:
-                results += ahead_of_time(target, names)
+                results += compile_all(target, names)
             except ValueError as missing:  # its compiler is not installed
                 print(f"{target}: {missing}", flush=True)
     else:
@@ -166,10 +167,10 @@ def main():
             config = registry.config(name)
             for n_ctx in (config.model.n_ctx, 4 * config.model.n_ctx):
                 rows = len(jax.devices())
-                while rows_that_fit := trained(name, config, n_ctx, rows, args.rounds):
+                while rows_that_fit := time_training(name, config, n_ctx, rows, args.rounds):
                     results += rows_that_fit
                     rows *= 2
-            results += [spoken(name, config, batch, args.rounds) for batch in (1, 8)]
+            results += [time_generation(name, config, batch, args.rounds) for batch in (1, 8)]
     with open(args.out, "w") as file:
         json.dump({"device": device.device_kind, "jax": jax.__version__, "results": results}, file, indent=1)
     print(f"written to {args.out}", file=sys.stderr)

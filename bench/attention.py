@@ -19,7 +19,7 @@ from gptjax.model.attention import dispatch
 from gptjax.sharding import rules, xla_options
 
 
-def program(pattern: schema.Attention, n_ctx: int, n_heads: int):
+def compile_attention(pattern: schema.Attention, n_ctx: int, n_heads: int):
     """(compiled forward and backward of attention, its arguments)."""
     platform = jax.devices()[0].platform
     execution_policy = gpt.execution_policy(schema.Compute(), platform)
@@ -45,7 +45,7 @@ def main():
     print(f"{'context':>8} {'layer':8} {'ms':>9} {'x':>5} {'scratch MiB':>12} {'x':>5} {'GFLOP/s':>8} {'banded is':>10}")
     n_ctx = 1024
     while n_ctx <= args.longest:
-        compiled = {name: program(pattern, n_ctx, args.heads) for name, pattern in patterns.items()}
+        compiled = {name: compile_attention(pattern, n_ctx, args.heads) for name, pattern in patterns.items()}
         seconds: dict[str, list[float]] = {name: [] for name in patterns}
         for i in range(args.rounds + 1):  # the first settles
             for name, (run, arrays) in compiled.items():

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench.generation import theirs
+from bench.generation import hf_model
 from gptjax.config import data, parse, registry, schema
 from gptjax.data.tokenizers import build
 from gptjax.evals import loglikelihood
@@ -84,7 +84,7 @@ def harness(params, c: schema.Model, batch: int):
         tokenizer_files.save(Path(folder), data.Gpt2Bpe(), build.build(data.Gpt2Bpe()), 1024, print)
         tokenizer = transformers.GPT2TokenizerFast.from_pretrained(folder)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    return HFLM(pretrained=theirs(params, c, "float32"), tokenizer=tokenizer, batch_size=batch, max_length=c.n_ctx)
+    return HFLM(pretrained=hf_model(params, c, "float32"), tokenizer=tokenizer, batch_size=batch, max_length=c.n_ctx)
 
 
 def compared(
@@ -116,7 +116,8 @@ def compared(
     floor = (n_needed * 24 * c.n_layers * c.d_model**2 + n_scored * 2 * c.n_vocab * c.d_model) / peak
     n_tokens = sum(len(context) + len(completion) - 1 for _, context, completion in lm_eval_requests)
     print(
-        f"{name:24}{len(lm_eval_requests):>5}{n_tokens:>8,}{n_needed:>8,}{n_computed:>8,}{n_scored:>7,}{our_median:>9.2f}{their_median:>9.2f}{their_median / our_median:>8.2f}"
+        f"{name:24}{len(lm_eval_requests):>5}{n_tokens:>8,}{n_needed:>8,}{n_computed:>8,}{n_scored:>7,}"
+        f"{our_median:>9.2f}{their_median:>9.2f}{their_median / our_median:>8.2f}"
         f"  {ratios[0]:.2f} to {ratios[-1]:.2f}{our_median / floor:>9.2f}{max(0.0, compiling - our_median):>10.1f}",
         flush=True,
     )
@@ -140,8 +141,8 @@ def main() -> int:
     xla_options.tune_malloc()
     c = registry.config("gpt2_124m").model
     requests_by_kind = kinds(c.n_vocab)
-    chosen = args.kinds.split(",") if args.kinds else list(requests_by_kind)
-    if unknown := set(chosen) - set(requests_by_kind):
+    selected = args.kinds.split(",") if args.kinds else list(requests_by_kind)
+    if unknown := set(selected) - set(requests_by_kind):
         print(f"no kind {', '.join(unknown)}: there are {', '.join(requests_by_kind)}", file=sys.stderr)
         return 2
     model = gpt.GPT(c, gpt.execution_policy(schema.Compute(), "cpu"))
@@ -154,7 +155,7 @@ def main() -> int:
     print("seconds of the processor" if args.cpu_time else "seconds")
     print(f"{'':24}{'reqs':>5}{'tokens':>8}{'needed':>8}{'read':>8}{'asked':>7}{'gptjax':>9}{'lm_eval':>9}{'ratio':>8}", end="")
     print(f"  {'rounds':12}{'x floor':>9}{'compiling':>10}", flush=True)
-    medians = [compared(name, requests_by_kind[name], inference_model, hf, args.rounds, peak, clock) for name in chosen]
+    medians = [compared(name, requests_by_kind[name], inference_model, hf, args.rounds, peak, clock) for name in selected]
     our_total, their_total = map(sum, zip(*medians, strict=True))
     print(f"{'all together':59}{our_total:>9.2f}{their_total:>9.2f}{their_total / our_total:>8.2f}")
     return 0

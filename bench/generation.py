@@ -21,11 +21,11 @@ from gptjax.config import parse, registry, schema
 from gptjax.generate import decode, sampling
 from gptjax.model import gpt, inference
 
-TIE = {"float32": 1e-3, "bfloat16": 0.25}  # of logits
+TIE_LOGITS = {"float32": 1e-3, "bfloat16": 0.25}  # of logits
 GREEDY = sampling.SamplingParams(temperature=0)
 
 
-def theirs(params, c: schema.Model, dtype: str):
+def hf_model(params, c: schema.Model, dtype: str):
     """transformers' model with these parameters."""
     import torch
     import transformers
@@ -54,7 +54,7 @@ def theirs(params, c: schema.Model, dtype: str):
     return model.to(getattr(torch, dtype))
 
 
-def they_say(model, prompts, n_tokens: int) -> np.ndarray:
+def hf_generate(model, prompts, n_tokens: int) -> np.ndarray:
     import torch
 
     with torch.inference_mode():
@@ -63,11 +63,11 @@ def they_say(model, prompts, n_tokens: int) -> np.ndarray:
         return model.generate(ids, attention_mask=torch.ones_like(ids), **options)[:, prompts.shape[1] :].numpy()
 
 
-def we_say(inference_model, prompts, n_tokens: int) -> np.ndarray:
+def gptjax_generate(inference_model, prompts, n_tokens: int) -> np.ndarray:
     return np.array(decode.generate(inference_model, prompts.tolist(), n_tokens, GREEDY, jax.random.key(0)))
 
 
-def gap(inference_model, prompts, generated) -> float:
+def max_logit_gap(inference_model, prompts, generated) -> float:
     """How much less likely than the likeliest, in logits, one of these tokens is to the reader at worst."""
 
     @jax.jit
@@ -80,7 +80,7 @@ def gap(inference_model, prompts, generated) -> float:
     return gaps(inference_model, jnp.asarray(np.concatenate([prompts, generated], axis=1), jnp.int32)).item()
 
 
-def seconds(fn) -> float:
+def time_call(fn) -> float:
     start_time = time.perf_counter()
     fn()
     return time.perf_counter() - start_time
@@ -90,33 +90,33 @@ def bandwidth() -> float:
     """Bytes per second of reading, the best of several sums over 512 MB."""
     x = jnp.ones((128, 1024, 1024))
     total = jax.jit(jnp.sum)
-    return x.nbytes / min(seconds(lambda: total(x).block_until_ready()) for _ in range(15))
+    return x.nbytes / min(time_call(lambda: total(x).block_until_ready()) for _ in range(15))
 
 
-def measured(inference_model, model, prompts, n_tokens: int, rounds: int) -> dict[str, list[float]]:
+def time_both(inference_model, model, prompts, n_tokens: int, rounds: int) -> dict[str, list[float]]:
     """Seconds of n_tokens, and of the first alone, for both sides in turns."""
     generators = {
-        "gptjax": functools.partial(we_say, inference_model, prompts),
-        "transformers": functools.partial(they_say, model, prompts),
+        "gptjax": functools.partial(gptjax_generate, inference_model, prompts),
+        "transformers": functools.partial(hf_generate, model, prompts),
     }
     times = {f"{name} {what}": [] for name in generators for what in ("first", "all")}
     for _ in range(rounds):
         for name, generate in generators.items():
-            times[f"{name} first"].append(seconds(lambda: generate(1)))  # noqa: B023
-            times[f"{name} all"].append(seconds(lambda: generate(n_tokens)))  # noqa: B023
+            times[f"{name} first"].append(time_call(lambda: generate(1)))  # noqa: B023
+            times[f"{name} all"].append(time_call(lambda: generate(n_tokens)))  # noqa: B023
     return times
 
 
-def compared(c, params, batch, dtype, args, speed) -> None:
+def compare(c, params, batch, dtype, args, speed) -> None:
     execution_policy = gpt.execution_policy(schema.Compute(dtype=dtype), jax.default_backend())
     inference_model = inference.prepare(gpt.GPT(c, execution_policy), params)
-    model = theirs(params, c, dtype)
+    model = hf_model(params, c, dtype)
     prompts = np.random.default_rng(batch).integers(0, c.n_vocab, (batch, args.prompt), dtype=np.int32)
-    ours, said = we_say(inference_model, prompts, args.tokens), they_say(model, prompts, args.tokens)
-    agreement = np.mean(ours == said)
-    assert gap(inference_model, prompts, said) < TIE[dtype], gap(inference_model, prompts, said)
-    we_say(inference_model, prompts, 1)
-    times = measured(inference_model, model, prompts, args.tokens, args.rounds)
+    ours, theirs = gptjax_generate(inference_model, prompts, args.tokens), hf_generate(model, prompts, args.tokens)
+    agreement = np.mean(ours == theirs)
+    assert max_logit_gap(inference_model, prompts, theirs) < TIE_LOGITS[dtype], max_logit_gap(inference_model, prompts, theirs)
+    gptjax_generate(inference_model, prompts, 1)
+    times = time_both(inference_model, model, prompts, args.tokens, args.rounds)
     medians = {name: statistics.median(samples) for name, samples in times.items()}
     step = {name: (medians[f"{name} all"] - medians[f"{name} first"]) / (args.tokens - 1) for name in ("gptjax", "transformers")}
     ratios = sorted(t / o for t, o in zip(times["transformers all"], times["gptjax all"], strict=True))
@@ -154,7 +154,7 @@ def main() -> int:
     speed = bandwidth()
     for dtype in args.dtype.split(","):
         for batch in map(int, args.batch.split(",")):
-            compared(c, params, batch, dtype, args, speed)
+            compare(c, params, batch, dtype, args, speed)
     return 0
 
 

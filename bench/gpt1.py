@@ -26,7 +26,7 @@ from gptjax.report import loss_plot
 from gptjax.runtime import atomic
 from gptjax.sweeps import comparison
 
-CLASSES = {
+TASKS = {
     "movies": ("gpt1_sst2", []),
     "glosses": ("gpt1_rte", ["task.fields=(premise,hypothesis)", "task.labels=(entailment,not_entailment)"]),
     "sources": ("gpt1_qqp", ["task.fields=(one,other)", "task.metric=accuracy"]),
@@ -38,7 +38,7 @@ ARMS = {
     "no pre-training": ["task.transfer=Nothing()"],
 }
 # A model that begins with nothing may want another rate and more time: on movies both get 10 epochs, at the rate that is best on dev.
-LONGER = {
+LONG_ARMS = {
     "pre-training, 10 epochs at its best rate": (["task.epochs=10"], (2e-4, 5e-4, 1e-3)),
     "no pre-training, 10 epochs at its best rate": (["task.epochs=10", "task.transfer=Nothing()"], (5e-4, 1e-3, 2e-3)),
 }
@@ -57,7 +57,7 @@ def movies(rng: random.Random, data: Path) -> list[dict]:
 
 def glosses(rng: random.Random, data: Path) -> list[dict]:
     """Does WordNet's definition entail the word? Its own word, or another's."""
-    lines = [line.split(": ", 1) for line in _text(data, "wordnet_glosses.txt").splitlines() if ": " in line]
+    lines = [line.split(": ", 1) for line in _read_text(data, "wordnet_glosses.txt").splitlines() if ": " in line]
     lines = [(word, gloss) for word, gloss in lines if len(gloss) < 120]
     examples = []
     for word, gloss in rng.sample(lines, 2 * (TRAIN + DEV)):
@@ -69,8 +69,8 @@ def glosses(rng: random.Random, data: Path) -> list[dict]:
 
 def sources(rng: random.Random, data: Path) -> list[dict]:
     """Are two passages of 25 words of the same source: Brown, Moby Dick, Shakespeare, State of the Union?"""
-    speeches = " ".join(json.loads(line)["text"] for line in _text(data, "sotu.jsonl").splitlines())
-    words = [_text(data, f"{name}.txt").split() for name in ("brown", "moby_dick", "shakespeare")] + [speeches.split()]
+    speeches = " ".join(json.loads(line)["text"] for line in _read_text(data, "sotu.jsonl").splitlines())
+    words = [_read_text(data, f"{name}.txt").split() for name in ("brown", "moby_dick", "shakespeare")] + [speeches.split()]
 
     def passage(source):
         start = rng.randrange(len(source) - 25)
@@ -89,7 +89,8 @@ def quiz(rng: random.Random, data: Path) -> list[dict]:
     examples = []
     for file in sorted((data / "labelled/quiz_bsdgames").iterdir()):
         rows = [line.split(":") for line in file.read_text(errors="replace").splitlines() if line.count(":") >= 1]
-        pairs = [(_plain(row[0]), _plain(row[1])) for row in rows]  # one direction: the other would tell the answers of the test set
+        # One direction: the other would tell the answers of the test set.
+        pairs = [(_strip_markup(row[0]), _strip_markup(row[1])) for row in rows]
         pairs = [(question, answer) for question, answer in pairs if question and answer]
         answers = sorted({answer for _, answer in pairs})
         for question, answer in pairs if len(answers) > 8 else []:
@@ -100,15 +101,15 @@ def quiz(rng: random.Random, data: Path) -> list[dict]:
     return examples
 
 
-def _plain(text: str) -> str:
+def _strip_markup(text: str) -> str:
     return re.sub(r"[\\{}\[\]]|.\x08", "", text.split("|")[0]).strip()
 
 
-def _text(data: Path, name: str) -> str:
+def _read_text(data: Path, name: str) -> str:
     return lzma.open(data / "text" / f"{name}.xz", "rt", errors="replace").read()
 
 
-def written(task: str, data: Path, folder: Path) -> list[str]:
+def write_splits(task: str, data: Path, folder: Path) -> list[str]:
     """train, dev and test files of a task, equal for all runs; as arguments of gptjax.finetune."""
     arguments = []
     rng = random.Random(task)
@@ -125,12 +126,12 @@ def written(task: str, data: Path, folder: Path) -> list[str]:
 # --- runs ----------------------------------------------------------------------------------------------------------------
 
 
-def finetuned(task: str, arm: str, edits: list[str], args: argparse.Namespace, files: list[str], seeds: int) -> list[dict]:
+def run_finetune(task: str, arm: str, edits: list[str], args: argparse.Namespace, files: list[str], seeds: int) -> list[dict]:
     """The result of each seed: accuracy on dev and test, by the epoch that was best on dev."""
     run = args.work / f"{task} {arm}".replace(" ", "_")
     results = run / ("results.json" if seeds > 1 else "result.json")
     if not results.exists():
-        config, sets = CLASSES[task]
+        config, sets = TASKS[task]
         flags = [part for text in [*sets, f"task.peak={args.peak}", "loop.every_log=1000000", *edits] for part in ("--set", text)]
         program = [sys.executable, "-m", "gptjax.finetune", f"--config={config}", f"--init={args.run}", f"--run={run}", f"--seeds={seeds}"]
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(args.work / "compiled")}
@@ -139,29 +140,29 @@ def finetuned(task: str, arm: str, edits: list[str], args: argparse.Namespace, f
             raise SystemExit(f"{' '.join(program)}: {process.stderr[-2000:]}")
     seed_results = json.loads(results.read_text())
     seed_results = seed_results if seeds > 1 else [seed_results]
-    print(f"{task:8} {arm:44} {interval(tested(seed_results))}", flush=True)
+    print(f"{task:8} {arm:44} {format_interval(test_scores(seed_results))}", flush=True)
     return seed_results
 
 
-def longer(arm: str, args: argparse.Namespace, files: list[str]) -> list[dict]:
+def run_long_arm(arm: str, args: argparse.Namespace, files: list[str]) -> list[dict]:
     """An arm of LONGER on movies: the rate that is best on dev for the first seed, then all seeds with it."""
-    edits, rates = LONGER[arm]
-    trials = [(rate, finetuned("movies", f"{arm} {rate:g}", [*edits, f"task.peak={rate}"], args, files, 1)) for rate in rates]
+    edits, rates = LONG_ARMS[arm]
+    trials = [(rate, run_finetune("movies", f"{arm} {rate:g}", [*edits, f"task.peak={rate}"], args, files, 1)) for rate in rates]
     best, _ = max(trials, key=lambda trial: trial[1][0]["dev"])
-    return finetuned("movies", arm, [*edits, f"task.peak={best}"], args, files, args.seeds)
+    return run_finetune("movies", arm, [*edits, f"task.peak={best}"], args, files, args.seeds)
 
 
-def tested(results: list[dict]) -> list[float]:
+def test_scores(results: list[dict]) -> list[float]:
     return [result["test"] for result in results]
 
 
-def interval(values: list[float]) -> str:
+def format_interval(values: list[float]) -> str:
     """Mean and 95% interval of the mean."""
     estimate = comparison.mean_interval(values)
     return f"{estimate.mean:.1f}" + ("" if math.isnan(estimate.half_width) else f" +- {estimate.half_width:.1f}")
 
 
-def zero_shot(args: argparse.Namespace, files: dict[str, list[str]]) -> dict[str, list[tuple[int, float]]]:
+def zero_shot_scores(args: argparse.Namespace, files: dict[str, list[str]]) -> dict[str, list[tuple[int, float]]]:
     """(updates, accuracy) of the heuristics at every checkpoint of pre-training that was kept."""
     import jax
     import numpy as np
@@ -181,7 +182,7 @@ def zero_shot(args: argparse.Namespace, files: dict[str, list[str]]) -> dict[str
     init_params = state.init_sharded(weights.config, train_step.model, train_step.tx, mesh).params
     scores: dict[str, list[tuple[int, float]]] = {}
     for task in ("movies", "quiz"):
-        config, sets = CLASSES[task]
+        config, sets = TASKS[task]
         spec = overrides.override(registry.finetuning(config), *sets, *files[task][1::2]).task
         dev_examples = examples.read(spec, "dev", print)
         labels = np.array([example.label for example in dev_examples])
@@ -196,7 +197,7 @@ def zero_shot(args: argparse.Namespace, files: dict[str, list[str]]) -> dict[str
     return scores
 
 
-def drawn(out: Path, layers: dict[str, list[float]], shots: dict[str, list[tuple[int, float]]]) -> None:
+def plot(out: Path, layers: dict[str, list[float]], shots: dict[str, list[tuple[int, float]]]) -> None:
     """GPT-1's Figure 2: left, accuracy by transferred layers; right, zero-shot accuracy over updates of pre-training."""
     figure = loss_plot.new_figure(9, 3.8)
     left, right = figure.subplots(1, 2)
@@ -235,7 +236,7 @@ def main() -> None:
         "--work", type=parse.path_argument, default=Path("runs/gpt1_ablation"), help="where runs go (default: runs/gpt1_ablation)"
     )
     parser.add_argument("--out", type=parse.path_argument, default=Path("docs/gpt1"), help="of the figures (default: docs/gpt1)")
-    parser.add_argument("--tasks", default=",".join(CLASSES), help="comma-separated (default: all)")
+    parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated (default: all)")
     parser.add_argument("--seeds", type=parse.int_argument(), default=5, help="of each arm (default: 5)")
     parser.add_argument(
         "--peak",
@@ -250,27 +251,27 @@ def main() -> None:
             [sys.executable, "-m", "gptjax.train", "--config=gpt1_mini", f"--text={args.data}/text/*.xz", f"--run={args.run}"], check=True
         )
     tasks = ["movies", *(task for task in args.tasks.split(",") if task != "movies")]  # Figure 2 is of movies
-    files = {task: written(task, args.data, args.work) for task in {*tasks, "movies", "quiz"}}
+    files = {task: write_splits(task, args.data, args.work) for task in {*tasks, "movies", "quiz"}}
     table: dict[str, dict[str, list[float]]] = {task: {} for task in tasks}
     layers: dict[str, list[float]] = {}
     n_layers = json.loads((Path(args.run) / "config.json").read_text())["model.n_layers"]
     for task in tasks:
         for arm, edits in ARMS.items():
-            table[task][arm] = tested(finetuned(task, arm, edits, args, files[task], args.seeds))
+            table[task][arm] = test_scores(run_finetune(task, arm, edits, args, files[task], args.seeds))
         if task != "movies":
             continue
-        table[task] |= {arm: tested(longer(arm, args, files[task])) for arm in LONGER}
+        table[task] |= {arm: test_scores(run_long_arm(arm, args, files[task])) for arm in LONG_ARMS}
         layers["nothing"] = table[task]["no pre-training"]
         for n in range(n_layers):
             name = f"{n} layers" if n else "embeddings"
-            layers[name] = tested(finetuned(task, name, [f"task.transfer=Layers(n={n})"], args, files[task], args.seeds))
+            layers[name] = test_scores(run_finetune(task, name, [f"task.transfer=Layers(n={n})"], args, files[task], args.seeds))
     layers["all"] = table["movies"][next(iter(ARMS))]
-    shots = zero_shot(args, files)
+    shots = zero_shot_scores(args, files)
     print(f"\n| arm | {' | '.join(tasks)} |\n|---|{'---|' * len(tasks)}")
-    for arm in [*ARMS, *LONGER]:
-        print(f"| {arm} | {' | '.join(interval(table[task][arm]) if arm in table[task] else '' for task in tasks)} |")
+    for arm in [*ARMS, *LONG_ARMS]:
+        print(f"| {arm} | {' | '.join(format_interval(table[task][arm]) if arm in table[task] else '' for task in tasks)} |")
     args.out.with_suffix(".json").write_bytes(atomic.json_bytes({"table": table, "layers": layers, "zero_shot": shots}))
-    drawn(args.out, layers, shots)
+    plot(args.out, layers, shots)
     print(f"\nwrote {args.out}.json and {args.out}.png")
 
 

@@ -22,10 +22,10 @@ SLICES = {
     "gpt3_13b": "v5p-512",
     "gpt3_175b": "v5p-1024",
 }
-HEAD = ("config", "slice", "mesh", "remat", "peak / memory of a chip", "compute + kernels + sending = step", "MFU", "run", "compiled in")
+COLUMNS = ("config", "slice", "mesh", "remat", "peak / memory of a chip", "compute + kernels + sending = step", "MFU", "run", "compiled in")
 
 
-def planned(config: str, topology: str) -> dict:
+def run_plan(config: str, topology: str) -> dict:
     command = [sys.executable, "-m", "gptjax.plan", f"--config={config}", f"--topology={topology}", "--json"]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode not in (0, 1):
@@ -33,7 +33,7 @@ def planned(config: str, topology: str) -> dict:
     return json.loads(process.stdout)
 
 
-def row(plan: dict) -> str:
+def format_row(plan: dict) -> str:
     mesh = " x ".join(f"{axis} {n}" for axis, n in plan["mesh"].items())
     memory_text = f"{human_bytes(plan['peak_bytes'])} / {human_bytes(plan['memory_bytes'])}{'' if plan['fits'] else ': does not fit'}"
     parts = " + ".join(sig3(plan[f"{name}_seconds"]) for name in ("compute", "kernel", "exposed"))
@@ -57,11 +57,11 @@ def main() -> None:
     parser.add_argument("--configs", default=",".join(SLICES), help="comma-separated (default: all eight)")
     parser.add_argument("--out", help="write all figures to this JSON file, too")
     args = parser.parse_args()
-    print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}", flush=True)
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     plans = []
     for name in args.configs.split(","):
-        plans.append(planned(name, SLICES[name]))
-        print(row(plans[-1]), flush=True)
+        plans.append(run_plan(name, SLICES[name]))
+        print(format_row(plans[-1]), flush=True)
     if args.out:
         with open(args.out, "w") as file:
             json.dump(plans, file, indent=1)

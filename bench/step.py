@@ -32,7 +32,7 @@ from gptjax.training import state, step
 LR = 1e-4
 
 
-def sized(model: schema.Model, batch: int) -> schema.Config:
+def bench_config(model: schema.Model, batch: int) -> schema.Config:
     """A run of `batch` rows a step."""
     tokens = batch * model.n_ctx
     train = schema.Train(total_tokens=tokens * 1000, batch_tokens=tokens, schedule=schema.Constant(peak=LR))
@@ -41,9 +41,9 @@ def sized(model: schema.Model, batch: int) -> schema.Config:
 
 SMALL = schema.Model(n_layers=12, n_heads=12, d_model=768, n_vocab=50304, n_ctx=1024, init=schema.Init(residual="depth_scaled"))
 SIZES = {
-    "laptop": sized(dataclasses.replace(SMALL, n_layers=6, n_heads=6, d_model=384, n_vocab=256, n_ctx=256), 16),
-    "gpt2_124m": sized(SMALL, 1),
-    "sparse": sized(dataclasses.replace(SMALL, n_ctx=4096, attention=(schema.Banded(window=256), schema.Dense())), 1),
+    "laptop": bench_config(dataclasses.replace(SMALL, n_layers=6, n_heads=6, d_model=384, n_vocab=256, n_ctx=256), 16),
+    "gpt2_124m": bench_config(SMALL, 1),
+    "sparse": bench_config(dataclasses.replace(SMALL, n_ctx=4096, attention=(schema.Banded(window=256), schema.Dense())), 1),
 }
 CONFIG = SIZES["laptop"]
 
@@ -53,7 +53,7 @@ def layer_norm(x, p):
     return x * jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-5) * p["g"] + p["b"]
 
 
-def plain_loss(params, tokens, n_heads):
+def reference_loss(params, tokens, n_heads):
     """Mean cross-entropy of a pre-LN GPT; tokens (B, T + 1)."""
     x, y = tokens[:, :-1], tokens[:, 1:]
     B, T = x.shape
@@ -72,9 +72,9 @@ def plain_loss(params, tokens, n_heads):
     return -jnp.take_along_axis(logp, y[..., None], -1).mean()
 
 
-def plain_step(carry, tokens, n_heads, lr=LR, b1=0.9, b2=0.95, decay=0.1):
+def reference_step(carry, tokens, n_heads, lr=LR, b1=0.9, b2=0.95, decay=0.1):
     params, m, v, t = carry
-    loss, g = jax.value_and_grad(plain_loss)(params, tokens, n_heads)
+    loss, g = jax.value_and_grad(reference_loss)(params, tokens, n_heads)
     norm = jnp.sqrt(sum((x**2).sum() for x in jax.tree.leaves(g)))
     g = jax.tree.map(lambda x: x * jnp.minimum(1.0, 1.0 / norm), g)
     t = t + 1
@@ -87,7 +87,7 @@ def plain_step(carry, tokens, n_heads, lr=LR, b1=0.9, b2=0.95, decay=0.1):
     return (jax.tree.map(new_param, params, m, v), m, v, t), loss
 
 
-def plain_params(params, model: schema.Model):
+def reference_params(params, model: schema.Model):
     """Our parameters in the plain step's layout."""
     D, blocks = model.d_model, [params["periods"][f"block_{i}"] for i in range(len(model.attention))]
 
@@ -111,15 +111,15 @@ def plain_params(params, model: schema.Model):
     return jax.tree.map(jnp.array, {"wte": params["token_VD"], "wpe": params["position_TD"], "layers": layers, "ln_f": final})
 
 
-# A contestant: one training step on tokens (B, T + 1), done when it returns. Returns the loss.
-Contestant = Callable[[np.ndarray], float]
+# One training step on tokens (B, T + 1), done when it returns. Returns the loss.
+StepFn = Callable[[np.ndarray], float]
 
 
-def with_dense(config: schema.Config) -> schema.Config:
+def dense_config(config: schema.Config) -> schema.Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, attention=(schema.Dense(),)))
 
 
-def ours(config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[Contestant, dict]:
+def gptjax_step(config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[StepFn, dict]:
     """gptjax's step, and its initial parameters."""
     train_step = step.build(config, jax.devices()[0].platform, mesh, None)
     train_state = state.init_sharded(config, train_step.model, train_step.tx, mesh)
@@ -127,7 +127,7 @@ def ours(config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[Contestant, di
     run = jax.jit(train_step, donate_argnums=0, static_argnums=2, compiler_options=xla_options.options(jax.devices()[0]))
 
     def advance(tokens):
-        nonlocal now
+        nonlocal train_state
         train_state, metrics = run(train_state, jax.device_put(tokens)[None], 1)
         jax.block_until_ready(train_state)
         return metrics["loss"].item()
@@ -135,11 +135,11 @@ def ours(config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[Contestant, di
     return advance, init_params
 
 
-def plain(config: schema.Config, init_params: dict) -> Contestant:
+def reference_jax(config: schema.Config, init_params: dict) -> StepFn:
     """The hand-written step, from our parameters. Dense attention, whatever the config's."""
-    params = plain_params(init_params, config.model)
+    params = reference_params(init_params, config.model)
     carry = (params, jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params), jnp.int32(0))
-    run = jax.jit(plain_step, donate_argnums=0, static_argnums=2)
+    run = jax.jit(reference_step, donate_argnums=0, static_argnums=2)
 
     def advance(tokens):
         nonlocal carry
@@ -150,7 +150,7 @@ def plain(config: schema.Config, init_params: dict) -> Contestant:
     return advance
 
 
-def nanogpt(config: schema.Config, directory: str) -> Contestant:
+def nanogpt_step(config: schema.Config, directory: str) -> StepFn:
     """nanoGPT's model and optimizer as its train.py uses them on CPU without compiling."""
     sys.path.insert(0, directory)
     import model as nanogpt_model  # pyright: ignore[reportMissingImports]
@@ -173,7 +173,7 @@ def nanogpt(config: schema.Config, directory: str) -> Contestant:
     return advance
 
 
-def nanodo(config: schema.Config, directory: str) -> Contestant:
+def nanodo_step(config: schema.Config, directory: str) -> StepFn:
     """nanodo's model (no biases) under Adam with decay and clipping, one jit."""
     sys.path.insert(0, directory)
     from nanodo import model as nanodo_model  # pyright: ignore[reportMissingImports]
@@ -224,20 +224,20 @@ def main():
     tokens = np.random.default_rng(0).integers(0, c.n_vocab, (batch, c.n_ctx + 1), dtype=np.int32)
     seconds: dict[str, list[float]] = {}
     with jax.set_mesh(mesh):
-        step_fns: dict[str, Contestant] = {}
+        step_fns: dict[str, StepFn] = {}
         selected = {"gptjax", "plain"} - set(args.without.split(","))
         if not dense and "dense" not in args.without.split(","):
-            step_fns["all dense"], _ = ours(with_dense(config), mesh)
+            step_fns["all dense"], _ = gptjax_step(dense_config(config), mesh)
             del _
         if selected:
-            gptjax_fn, params = ours(config, mesh)
+            gptjax_fn, params = gptjax_step(config, mesh)
             step_fns |= {"gptjax": gptjax_fn} if "gptjax" in selected else {}
-            step_fns |= {"plain JAX": plain(config, params)} if "plain" in selected else {}
+            step_fns |= {"plain JAX": reference_jax(config, params)} if "plain" in selected else {}
             del gptjax_fn, params
         if args.nanogpt:
-            step_fns["nanoGPT"] = nanogpt(config, args.nanogpt)
+            step_fns["nanoGPT"] = nanogpt_step(config, args.nanogpt)
         if args.nanodo:
-            step_fns["nanodo"] = nanodo(config, args.nanodo)
+            step_fns["nanodo"] = nanodo_step(config, args.nanodo)
         for i in range(args.rounds + 2):  # two rounds to compile and settle
             losses = {}
             for name, advance in list(step_fns.items()):

@@ -139,19 +139,19 @@ def _stdin() -> Any:
 # --- who continues it ------------------------------------------------------------------------------------------------------
 
 
-def load_model(given: str, out: Any) -> Any:
+def load_model(run: str, out: Any) -> Any:
     """Loads the model that lies there, or in a bucket."""
     from gptjax.weights import open_model
 
-    bucket = run_dir.bucket_url(given)
-    path = run_dir.directory(given) if bucket is not None else parse.path(given)
+    bucket = run_dir.bucket_url(run)
+    path = run_dir.directory(run) if bucket is not None else parse.path(run)
     sync.BucketSync(path, bucket).download()
-    with out.status(f"reading {path}") as show:
-        return open_model.open_model(path, [], show, out.warn, None if bucket is None else f"{bucket}/checkpoints")
+    with out.status(f"reading {path}") as progress:
+        return open_model.open_model(path, [], progress, out.warn, None if bucket is None else f"{bucket}/checkpoints")
 
 
 class Sampler:
-    """Continues prompts as `args` say. there: an weights.open_model.Opened."""
+    """Continues prompts as `args` say. loaded: a weights.open_model.LoadedModel."""
 
     def __init__(self, args: argparse.Namespace, loaded: Any, out: Any):
         from gptjax.generate import sampling
@@ -163,7 +163,7 @@ class Sampler:
         self._sampling_params = sampling.SamplingParams(temperature=temperature, top_k=args.top_k, top_p=args.top_p)
 
     def generate(self, prompt: str, index: int = 0) -> None:
-        """Show continuations of a prompt, which is the `number`th: each is drawn anew. A prompt without tokens begins as texts do."""
+        """Show continuations of a prompt, which is the `index`th: each is drawn anew. A prompt without tokens begins as texts do."""
         tokens = self._tokenizer.encode(prompt) or [self._tokenizer.start_of_text]
         # What is shown is what was read: a tokenizer may lower-case or respace it. End-of-text stands before a text and is none of it.
         prefix = "" if tokens == [self._tokenizer.end_of_text] else self._tokenizer.decode(tokens)
@@ -172,7 +172,7 @@ class Sampler:
         else:
             self._search(tokens, prefix)
 
-    def _sample(self, prompt: list[int], shown: str, number: int) -> None:
+    def _sample(self, prompt: list[int], prefix: str, index: int) -> None:
         """n continuations: one as it comes, several at the end."""
         import jax
 
@@ -180,44 +180,45 @@ class Sampler:
 
         args, out = self._args, self._out
         key = jax.random.key(args.seed or 0)
-        key = jax.random.fold_in(key, number) if number else key
-        at_once = 1 if args.n == 1 else decode.STEPS_PER_CALL
+        key = jax.random.fold_in(key, index) if index else key
+        steps_per_call = 1 if args.n == 1 else decode.STEPS_PER_CALL
         stream = streaming.stream(
-            self._inference_model, self._tokenizer, [prompt] * args.n, args.tokens, self._sampling_params, key, args.stop, at_once
+            self._inference_model, self._tokenizer, [prompt] * args.n, args.tokens, self._sampling_params, key, args.stop, steps_per_call
         )
         if args.n == 1:
-            out.write(shown)
+            out.write(prefix)
             for (new,) in stream:
                 out.write(new)
             out.print("")
             return
-        said = [shown] * args.n
-        with out.status("speaking") as show:
+        texts = [prefix] * args.n
+        with out.status("speaking") as progress:
             for new in stream:
-                said = [before + more for before, more in zip(said, new, strict=True)]
-                show(f"speaking: {max(map(len, said)) - len(shown):,} characters")
-        out.print_samples(said)
+                texts = [text + more for text, more in zip(texts, new, strict=True)]
+                progress(f"speaking: {max(map(len, texts)) - len(prefix):,} characters")
+        out.print_samples(texts)
 
-    def _search(self, prompt: list[int], shown: str) -> None:
+    def _search(self, prompt: list[int], prefix: str) -> None:
         """The n best of a beam search, with their scores."""
         from gptjax.generate import beam, streaming
 
-        args, text = self._args, self._tokenizer
-        stops = streaming.normalize_stops(text, args.stop)
+        args, tokenizer = self._args, self._tokenizer
+        stops = streaming.normalize_stops(tokenizer, args.stop)
 
-        def ends(tokens):
-            return tokens[-1] == text.end_of_text or any(stop in text.decode(tokens) for stop in stops)
+        def is_end(tokens):
+            return tokens[-1] == tokenizer.end_of_text or any(stop in tokenizer.decode(tokens) for stop in stops)
 
         with self._out.status("searching"):
-            (found,) = beam.search(
-                self._inference_model, [prompt], args.tokens, ends, args.beams, 0.6 if args.alpha is None else args.alpha
+            (hypotheses,) = beam.search(
+                self._inference_model, [prompt], args.tokens, is_end, args.beams, 0.6 if args.alpha is None else args.alpha
             )
         texts = []
-        for best in found[: args.n]:
-            new = streaming.StreamingDetokenizer(text, prompt, args.stop)
-            texts.append(shown + new.add([token for token in best.tokens if token != text.end_of_text]) + new.end())
-        facts = [f"score {x.score:.3f}, log-probability {x.log_prob:.2f} over {len(x.tokens)} tokens" for x in found[: args.n]]
-        self._out.print_samples(texts, facts)
+        for hypothesis in hypotheses[: args.n]:
+            detokenizer = streaming.StreamingDetokenizer(tokenizer, prompt, args.stop)
+            new = detokenizer.add([token for token in hypothesis.tokens if token != tokenizer.end_of_text])
+            texts.append(prefix + new + detokenizer.end())
+        titles = [f"score {x.score:.3f}, log-probability {x.log_prob:.2f} over {len(x.tokens)} tokens" for x in hypotheses[: args.n]]
+        self._out.print_samples(texts, titles)
 
 
 if __name__ == "__main__":

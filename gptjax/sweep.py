@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    whole = parse.int_argument(1, sweep.MAX_POINTS)
+    positive_int = parse.int_argument(1, sweep.MAX_POINTS)
     parser = command.make_config_parser(
         "sweep", "Run a recipe at many points, each an ordinary run. What is done is not done again.", EXAMPLE
     )
@@ -64,12 +64,14 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         default=[],
         help="an axis of a grid, over --config or over the points of --sweep; repeatable",
     )
-    parser.add_argument("--seeds", metavar="N", type=whole, help="another axis: seeds 0 to N - 1")
+    parser.add_argument("--seeds", metavar="N", type=positive_int, help="another axis: seeds 0 to N - 1")
     parser.add_argument("--dir", metavar="DIR", help="where the runs go, or lie (default: runs/sweeps/NAME)")
-    parser.add_argument("--jobs", metavar="N", type=whole, default=1, help="points at a time, each with its part of the cores (default: 1)")
-    parser.add_argument("--devices", metavar="K", type=whole, help="accelerators for each of them (default: all for each)")
     parser.add_argument(
-        "--together", metavar="K", type=whole, help="train up to K small points that differ in seed or rates as one program"
+        "--jobs", metavar="N", type=positive_int, default=1, help="points at a time, each with its part of the cores (default: 1)"
+    )
+    parser.add_argument("--devices", metavar="K", type=positive_int, help="accelerators for each of them (default: all for each)")
+    parser.add_argument(
+        "--together", metavar="K", type=positive_int, help="train up to K small points that differ in seed or rates as one program"
     )
     parser.add_argument(
         "--retries",
@@ -150,44 +152,46 @@ def run_local(name: str, sweep_spec: sweep.Sweep, points: list[sweep.Point], dir
 
 
 def run_points(
-    name: str, sweep_spec: sweep.Sweep, points: list[sweep.Point], directory: Path, parts: list[local_runner.Slot], args: argparse.Namespace
+    name: str, sweep_spec: sweep.Sweep, points: list[sweep.Point], directory: Path, slots: list[local_runner.Slot], args: argparse.Namespace
 ) -> int:
     run_status.write_sweep(directory, name, sweep_spec)
     print_text(f"{name}: {sweep_spec.about}\n{len(points)} points of {sweep_spec.recipe} in {directory}")
     if args.together is not None and not run_vmapped(points, directory, args.together):
         print(f"stopped; {RESUME_HINT}")
         return 130
-    with live_table.LiveTable(points, directory, len(parts)) as board:
-        progress, through = local_runner.run(sweep_spec.recipe, points, directory, parts, args.retries, board.show)
+    with live_table.LiveTable(points, directory, len(slots)) as live:
+        progress, is_complete = local_runner.run(sweep_spec.recipe, points, directory, slots, args.retries, live.show)
     for point in points:
         if point.name in progress.failures:
             print_text(f"failed: {point.name}: {progress.failures[point.name]}")
-    done = sum(run_status.read_status(point, directory).state == "done" for point in points)
-    if not through:
-        print(f"stopped with {done} of {len(points)} points done; {RESUME_HINT}")
+    n_done = sum(run_status.read_status(point, directory).state == "done" for point in points)
+    if not is_complete:
+        print(f"stopped with {n_done} of {len(points)} points done; {RESUME_HINT}")
         return 130
-    print_text(f"{done} of {len(points)} points done; python -m gptjax.sweep report {directory}")
+    print_text(f"{n_done} of {len(points)} points done; python -m gptjax.sweep report {directory}")
     return int(bool(progress.failures))
 
 
 def print_jobs(kind: str, own_args: list[str], points: list[sweep.Point], sweep_dir: str, recipe: str, launcher_args: list[str]) -> int:
-    """Print a Slurm array whose elements are the points, or a JobSet for each. own: this program's arguments; theirs: the launcher's."""
+    """Print a Slurm array whose elements are the points, or a JobSet for each. own_args: this program's; launcher_args: the launcher's."""
     errors = [f"{point.name}: {point.error}" for point in points if point.config is None]
     if errors:
         raise ValueError(f"points that cannot be: {'; '.join(errors)}")
     if kind == "slurm":
         slurm = importlib.import_module("launch.slurm")  # launch/ stands on gptjax, and is not imported unless asked for
-        args = slurm.parser().parse_args(launcher_args)
+        args = slurm.make_parser().parse_args(launcher_args)
         args.sbatch.append(f"--array=0-{len(points) - 1}")
         arguments = shlex.join(remove_flag(own_args, "--launch"))
-        print(slurm.script("gptjax.sweep", f'{arguments} --point="$SLURM_ARRAY_TASK_ID"', **vars(args)), end="")
+        print(slurm.make_script("gptjax.sweep", f'{arguments} --point="$SLURM_ARRAY_TASK_ID"', **vars(args)), end="")
         return 0
     import yaml
 
     gke = importlib.import_module("launch.gke")
-    args = vars(gke.parser().parse_args(launcher_args))
+    args = vars(gke.make_parser().parse_args(launcher_args))
     jobsets = [
-        gke.jobset(**args | {"name": f"{args['name']}-{i}"}, arguments=[f"--config={recipe}", f"--run={sweep_dir}/{p.name}", *p.arguments])
+        gke.make_jobset(
+            **args | {"name": f"{args['name']}-{i}"}, arguments=[f"--config={recipe}", f"--run={sweep_dir}/{p.name}", *p.arguments]
+        )
         for i, p in enumerate(points)
     ]
     yaml.safe_dump_all(jobsets, sys.stdout, sort_keys=False)

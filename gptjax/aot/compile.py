@@ -101,7 +101,8 @@ def state_too_large(config: schema.Config, target: topology.Topology) -> str:
     excess = count.state_bytes(config.model) // target.n_devices - target.chip.hbm_bytes
     if excess <= 0:
         return ""
-    return f"the state of {config.name} alone is {human_bytes(excess)} over the memory of each chip of {target}; {suggest_slice(config, target)}"
+    over = f"the state of {config.name} alone is {human_bytes(excess)} over the memory of each chip of {target}"
+    return f"{over}; {suggest_slice(config, target)}"
 
 
 def suggest_slice(config: schema.Config, target: topology.Topology) -> str:

@@ -65,9 +65,7 @@ class Collective:
     shapes: tuple[tuple[str, tuple[int, ...]], ...]  # type and sizes of each array of the result on one device, as printed
     group: tuple[int, ...]  # the first group of devices that exchange; of a permute, the first cycle; empty between slices of TPUs
     times: int
-    bytes_sent: (
-        float  # bytes that one device sends each time, by a ring: of the whole array all but its own part once, for an all-reduce twice
-    )
+    bytes_sent: float  # by one device each time, by a ring: of the whole array all but its own part once, for an all-reduce twice
     asynchronous: bool  # others may run while it does
     op_name: str
 
@@ -141,7 +139,8 @@ class Program:
         return total
 
     def _fused_functions(self) -> set[str]:
-        return {inner for body in self.functions.values() for instruction in body if one.op == "fusion" for inner in one.callees("calls")}
+        fusions = [instruction for body in self.functions.values() for instruction in body if instruction.op == "fusion"]
+        return {inner for fusion in fusions for inner in fusion.callees("calls")}
 
     def bytes_accessed(self) -> float:
         """Bytes that instructions read and write, of fusions what goes in and out. In a loop over n layers, of an array of n slices one."""
@@ -178,10 +177,8 @@ class Program:
         for instruction, times, function, is_async in self.walk():
             kind, type_ = instruction.op.removesuffix("-start"), instruction.type
             if transfer := re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.rest if instruction.op == "send" else ""):
-                kind, shapes = (
-                    transfer[1].lower().replace("_", "-"),
-                    _parse_arrays(_tuple_element(type_, 0)),
-                )  # (array, ...): what leaves the slice
+                kind = transfer[1].lower().replace("_", "-")
+                shapes = _parse_arrays(_tuple_element(type_, 0))  # (array, ...): what leaves the slice
                 bytes_sent = sum(DTYPE_BYTES[dtype] * math.prod(sizes) for dtype, sizes in shapes)
                 collectives.append(
                     Collective(

@@ -175,8 +175,8 @@ def check(directory: Path, step: int, seal: Mapping[str, Any] | None) -> int:
     fault = ""
     try:
         lines = [(line, record) for line, record in _read_lines(file) if record["step"] <= step]
-        there = [record["step"] for _, record in lines if "loss" in record]
-        gap = next((n for n, found in enumerate([*there, 0], 1) if n <= step and found != n), None)
+        steps = [record["step"] for _, record in lines if "loss" in record]
+        gap = next((n for n, logged in enumerate([*steps, 0], 1) if n <= step and logged != n), None)
         if gap is not None:
             fault = f"the line of step {gap:,} is not where it should be"
         elif not seal:

@@ -61,12 +61,9 @@ def _make_figure(name: str, records: list[dict]):
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
     train, valid, lr = (_points(records, value) for value in ("loss", "validation_loss", "lr"))
     token_counts = [tokens for tokens, _ in train + valid if tokens > 0]
-    has_metrics = any(
-        score in record for record in records for score in console.TASK_METRICS
-    )  # fine-tuning: a few epochs, and no early fall
-    log_scale = (
-        bool(token_counts) and max(token_counts) > 30 * min(token_counts) and not has_metrics
-    )  # else the early fall would hide in the first pixels
+    # Fine-tuning has a few epochs, and no early fall, which else would hide in the first pixels.
+    has_metrics = any(score in record for record in records for score in console.TASK_METRICS)
+    log_scale = bool(token_counts) and max(token_counts) > 30 * min(token_counts) and not has_metrics
     if log_scale:
         valid = [point for point in valid if point[0] > 0]  # the evaluation before the first token has no place on this axis
         lower.set_xscale("log")

@@ -74,7 +74,7 @@ class ArmResult:
     @property
     def holdout(self) -> bool:
         """Of points that the sweep's laws are to predict."""
-        return self.runs[0].point.check
+        return self.runs[0].point.holdout
 
     @property
     def flops(self) -> float:

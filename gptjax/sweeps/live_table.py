@@ -105,7 +105,7 @@ SUMMARY_STATES = {
 def seconds_left(statuses: dict[str, run_status.RunStatus], progress: local_runner.Progress, n_parts: int) -> float | None:
     """As if every point took as long as those that are done have, or as those that run will; None while nothing is known."""
     durations = progress.point_seconds or [
-        total for r in progress.active.values() if (total := r.whole(statuses[r.point.name])) is not None
+        total for r in progress.active.values() if (total := r.total_seconds(statuses[r.point.name])) is not None
     ]
     if not durations:
         return None

@@ -17,10 +17,8 @@ from gptjax.sweeps import run_status
 COMPILE_CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # the seeds of an arm are the same programs: starting micro takes half as long
 LOG_FILE = "log.txt"  # in the run's directory: all that it says
 POLL_SECONDS = 0.25  # seconds between two looks
-USER_ERROR_STATUS, NON_FINITE_STATUS = (
-    2,
-    3,
-)  # exit status of what a user can mend, and of updates that are not finite: to try it again would change nothing
+USER_ERROR_STATUS = 2  # exit status of what a user can mend; as of the next, to try it again would change nothing
+NON_FINITE_STATUS = 3  # of updates that are not finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,27 +86,27 @@ def run(
         else:
             progress.queue.append(point)
     retries_left = dict.fromkeys((point.name for point in points), retries)
-    with catch_signals() as received:
+    with catch_signals() as signals:
         n_forwarded = 0  # signals passed on
-        while progress.active or (progress.queue and not received):
-            if len(received) > n_forwarded:
-                n_forwarded = len(received)
+        while progress.active or (progress.queue and not signals):
+            if len(signals) > n_forwarded:
+                n_forwarded = len(signals)
                 for running_point in progress.active.values():
                     running_point.process.send_signal(signal.SIGTERM if n_forwarded == 1 else signal.SIGKILL)
             for slot in slots:
                 if slot in progress.active and progress.active[slot].process.poll() is not None:
-                    _finish(progress, progress.active.pop(slot), directory, retries_left, bool(received))
-                if slot not in progress.active and not received:
+                    _finish(progress, progress.active.pop(slot), directory, retries_left, bool(signals))
+                if slot not in progress.active and not signals:
                     point = _next_point(progress, directory)
                     if point is not None:
                         try:
                             progress.active[slot] = _start(recipe, point, directory, slot)
                         except OSError as error:  # of this point's directory: the others may go on
                             progress.failures[point.name] = f"cannot begin: {error.filename}: {error.strerror}"
-            with contextlib.suppress(*[OSError] if received else []):  # the terminal may be gone
+            with contextlib.suppress(*[OSError] if signals else []):  # the terminal may be gone
                 show(progress)
             time.sleep(POLL_SECONDS)
-        return progress, not received
+        return progress, not signals
 
 
 @contextlib.contextmanager
@@ -163,9 +161,9 @@ def _start(recipe: str, point: Point, directory: Path, slot: Slot) -> RunningPoi
 
 def _finish(progress: Progress, running_point: RunningPoint, directory: Path, retries_left: dict[str, int], is_stopping: bool) -> None:
     point, exit_status = running_point.point, running_point.process.returncode
-    now = run_status.read_status(point, directory)
-    if now.state == "done":
-        total = running_point.total_seconds(now)
+    status = run_status.read_status(point, directory)
+    if status.state == "done":
+        total = running_point.total_seconds(status)
         progress.point_seconds += [] if total is None else [total]
     elif is_stopping:
         progress.queue.append(point)
@@ -173,7 +171,7 @@ def _finish(progress: Progress, running_point: RunningPoint, directory: Path, re
         retries_left[point.name] -= 1
         progress.queue.append(point)
     else:
-        progress.failures[point.name] = now.reason or failure_reason(directory / point.name / LOG_FILE, exit_status)
+        progress.failures[point.name] = status.reason or failure_reason(directory / point.name / LOG_FILE, exit_status)
 
 
 def failure_reason(log: Path, exit_status: int) -> str:

@@ -18,12 +18,8 @@ from gptjax.report import console, loss_plot
 from gptjax.sweeps import comparison, report_page
 
 PEAK_PATH = "train.schedule.peak"
-BATCH_DEPENDENT_EDITS = (
-    "train.microbatch_rows=None",
-    "loop.every_eval=1",
-    "loop.every_log=1",
-    "loop.every_save=1",
-)  # follow from the batch's size
+# What follows from the batch's size.
+BATCH_DEPENDENT_EDITS = ("train.microbatch_rows=None", "loop.every_eval=1", "loop.every_log=1", "loop.every_save=1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +94,8 @@ def group_by_batch(searches: Sequence[LRSearch]) -> list[list[LRSearch]]:
 
 def lr_section(results: Sequence[comparison.ArmResult], path: Path) -> report_page.Section | None:
     """The best peak of each arm that has three or more; None if there is none."""
-    found = [search for search in group_searches(results) if len(search.arms) > 2]
-    if not found:
+    searches = [search for search in group_searches(results) if len(search.arms) > 2]
+    if not searches:
         return None
     rows = [
         (
@@ -108,10 +104,10 @@ def lr_section(results: Sequence[comparison.ArmResult], path: Path) -> report_pa
             f"{_mean_loss(search.best_arm):.4f}",
             "at the edge: search further" if search.is_at_edge else f"{search.fitted_peak:.2g}",
         )
-        for search in found
+        for search in searches
     ]
     figure, (axes,) = _new_figure(1)
-    for number, search in enumerate(found):
+    for number, search in enumerate(searches):
         color = report_page.COLORS[number % len(report_page.COLORS)]
         axes.plot(
             [peak_lr(arm) for arm in search.arms],
@@ -135,7 +131,8 @@ def lr_section(results: Sequence[comparison.ArmResult], path: Path) -> report_pa
 
 @dataclasses.dataclass(frozen=True)
 class BatchResult:
-    """One batch size. tokens: that its quickest run needs to the loss which all reach; None of predictions: no noise scale was measured."""
+    """One batch size. tokens_to_loss: that its quickest run needs to the loss which all reach. None of predictions: no noise scale was
+    measured."""
 
     search: LRSearch
     tokens_to_loss: float
@@ -184,9 +181,9 @@ def batch_section(results: Sequence[comparison.ArmResult], path: Path) -> report
     groups = group_by_batch(group_searches(results))
     if not groups:
         return None
-    made, target, noise = compare_batches(groups[0])
+    batches, target, noise = compare_batches(groups[0])
     rows = []
-    for batch in made:
+    for batch in batches:
         peaks = "" if batch.predicted_peaks is None else " to ".join(f"{value:.2g}" for value in sorted(batch.predicted_peaks))
         rows.append(
             (
@@ -199,7 +196,7 @@ def batch_section(results: Sequence[comparison.ArmResult], path: Path) -> report
                 "" if batch.predicted_tokens is None else console.si(batch.predicted_tokens),
             )
         )
-    _plot_batches(made, target, noise, path)
+    _plot_batches(batches, target, noise, path)
     noise_note = (
         "no noise scale was measured: it needs batches of two microbatches or more" if noise is None else f"noise scale {noise:,.0f} tokens"
     )

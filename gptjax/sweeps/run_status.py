@@ -89,8 +89,8 @@ def check(record: dict[str, Any], where: str) -> dict[str, Any]:
         raise ValueError(f"{where}: 'step' is {parse.quote(step)}; it must be a count")
     for name in (*COUNTS, *MEASUREMENTS):
         value = record.get(name, 0)
-        number = type(value) in (int, float) and abs(value) < 2**1000 or type(value) is float
-        if not number or name in COUNTS and not (math.isfinite(value) and value >= 0):
+        is_number = type(value) in (int, float) and abs(value) < 2**1000 or type(value) is float
+        if not is_number or name in COUNTS and not (math.isfinite(value) and value >= 0):
             raise ValueError(
                 f"{where}, step {step:,}: {name!r} is {parse.quote(value)}, which is nothing that training writes; mend that line"
             )
@@ -130,12 +130,12 @@ def _check_edits(value: Any, where: str) -> tuple[str, ...]:
 
 def load(directory: Path) -> tuple[str, Sweep, list[Point]]:
     """(name, sweep, its points as they were begun) of a directory. ValueError, naming the file, if that cannot be."""
-    name, asked = read_sweep(directory)
+    name, loaded_sweep = read_sweep(directory)
     try:
-        points = sweep.expand(asked)
+        points = sweep.expand(loaded_sweep)
     except ValueError as error:
         raise ValueError(f"{directory / FILE_NAME}: {error}") from None
-    return name, asked, [with_saved_config(point, directory) for point in points]
+    return name, loaded_sweep, [with_saved_config(point, directory) for point in points]
 
 
 def with_saved_config(point: Point, directory: Path) -> Point:

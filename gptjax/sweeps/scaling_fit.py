@@ -117,8 +117,8 @@ def fit(form: Form, variables: Sequence[Sequence[float]], losses: Sequence[float
         raise ValueError(
             f"{form.formula} has {len(form.parameters)} parameters: give {len(form.parameters) + 1} arms or more, not {len(names)}"
         )
-    found = _minimize(form, x, log_loss, itertools.product(*form.starts))
-    predicted, arm_index = form.predict_log(found, x), np.searchsorted(names, arm)
+    parameters = _minimize(form, x, log_loss, itertools.product(*form.starts))
+    predicted, arm_index = form.predict_log(parameters, x), np.searchsorted(names, arm)
 
     def means(residuals):
         return np.bincount(arm_index, residuals) / np.bincount(arm_index)
@@ -130,9 +130,9 @@ def fit(form: Form, variables: Sequence[Sequence[float]], losses: Sequence[float
     seed_residuals, draws = residuals - means(residuals)[arm_index], []
     for errors in deviation(residuals) * noise:
         sample = predicted + errors[arm_index] + seed_residuals
-        draw = _minimize(form, x, sample, [found])
+        draw = _minimize(form, x, sample, [parameters])
         draws.append((draw, deviation(sample - form.predict_log(draw, x))))
-    return Fit(form, found, deviation(residuals), tuple(draws), float(np.sqrt(np.mean(residuals**2))))
+    return Fit(form, parameters, deviation(residuals), tuple(draws), float(np.sqrt(np.mean(residuals**2))))
 
 
 @np.errstate(all="ignore")

@@ -37,7 +37,7 @@ class ScalePoint:
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-    """A fit, with the arms that it goes through. at: an arm's variables of the law; applies: whether it speaks of such an arm."""
+    """A fit, with the arms that it goes through. inputs: an arm's variables of the law; applies_to: whether it speaks of such an arm."""
 
     name: str
     fit: scaling_fit.Fit
@@ -48,10 +48,10 @@ class Law:
 
 def scaling_section(results: Sequence[comparison.ArmResult], path: Path) -> report_page.Section | None:
     """Laws and predictions with their picture at `path`; None for a sweep of fewer than three sizes."""
-    arms = scale_points([result for result in results if not result.check])
+    arms = scale_points([result for result in results if not result.holdout])
     if len({arm.N for arm in arms}) < 3:
         return None
-    targets = scale_points([result for result in results if result.check], only_finished=False)
+    targets = scale_points([result for result in results if result.holdout], only_finished=False)
     targets = targets or [ScalePoint(EXTRAPOLATION_FACTOR * max(arm.N for arm in arms), max(arm.D for arm in arms))]
     laws = fit_all(arms)
     plot_laws(laws, arms, targets, path)
@@ -97,7 +97,7 @@ def fit_all(arms: Sequence[ScalePoint]) -> list[Law]:
     candidates = [
         (f"L(N) at D = {console.si(longest or 0)}", "power", [a for a in arms if a.D == longest], "N", lambda a: a.D == longest),
         (f"L(D) at N = {console.si(largest or 0)}", "power", [a for a in arms if a.N == largest], "D", lambda a: a.N == largest),
-        ("L(C)", "power", [a for a in arms if (a.C, a.mean) in cheapest], "C", lambda a: True),
+        ("L(C)", "power", [a for a in arms if (a.C, a.mean_loss) in cheapest], "C", lambda a: True),
         ("L(N, D), Kaplan et al.", "kaplan", arms if len(lengths) > 1 else [], "ND", lambda a: True),
         ("L(N, D), Hoffmann et al.", "chinchilla", arms if len(lengths) > 2 else [], "ND", lambda a: True),
     ]
@@ -152,7 +152,7 @@ def plot_laws(laws: Sequence[Law], arms: Sequence[ScalePoint], targets: Sequence
 
     figure = loss_plot.new_figure(12, 4.8)
     left, right = figure.subplots(1, 2, sharey=True)
-    joint_law = min((law for law in laws if len(law.fit.form.variables) == 2), key=lambda law: law.fit.error, default=None)
+    joint_law = min((law for law in laws if len(law.fit.form.variables) == 2), key=lambda law: law.fit.relative_error, default=None)
     single_laws = {law.name[:4]: law for law in laws if len(law.fit.form.variables) == 1}
     by_size = joint_law or single_laws.get("L(N)")
     sizes = np.geomspace(min(arm.N for arm in arms), max(arm.N for arm in [*arms, *targets]))
@@ -170,7 +170,7 @@ def plot_laws(laws: Sequence[Law], arms: Sequence[ScalePoint], targets: Sequence
         law = single_laws["L(C)"]
         costs = np.geomspace(min(arm.C for arm in law.arms), max(arm.C for arm in [*law.arms, *targets]))
         lows, highs = zip(*(law.fit.predict_interval(C) for C in costs), strict=True)
-        right.plot([arm.C for arm in law.arms], [arm.mean for arm in law.arms], "o", color=report_page.COLORS[0])
+        right.plot([arm.C for arm in law.arms], [arm.mean_loss for arm in law.arms], "o", color=report_page.COLORS[0])
         right.plot(
             costs, [law.fit.predict(C) for C in costs], color=report_page.COLORS[0], label=f"L(C), exponent {law.fit.parameters[1]:.3f}"
         )

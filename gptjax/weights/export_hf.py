@@ -35,8 +35,8 @@ def save(
         bool(jnp.any(leaf != 0)) for name, leaf in leaves.items() if name.endswith(QKV_BIAS)
     ):
         raise ValueError(
-            f"the biases of queries, keys and values are not zero, and Hugging Face's {architecture.model_type} has none: only models without "
-            "Banded layers can be exported with them"
+            f"the biases of queries, keys and values are not zero, and Hugging Face's {architecture.model_type} has none: only models "
+            "without Banded layers can be exported with them"
         )
     slots = list(name_maps.tensor_slots(architecture.layout, config.model))
     sizes = name_maps.letter_sizes(config.model)

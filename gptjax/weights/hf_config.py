@@ -167,8 +167,8 @@ def to_hf(model: schema.Model) -> tuple[Architecture, dict[str, Any]]:
     activation = next((name for name, gelu in architecture.activations.items() if gelu == model.gelu), None)
     if activation is None:
         raise ValueError(
-            f"model.gelu={model.gelu}: Hugging Face's {architecture.model_type} has the form {', '.join(architecture.activations.values())} alone, so this "
-            "cannot be exported"
+            f"model.gelu={model.gelu}: Hugging Face's {architecture.model_type} has the form "
+            f"{', '.join(architecture.activations.values())} alone, so this cannot be exported"
         )
     settings = {"model_type": architecture.model_type, "architectures": [architecture.class_name], "dtype": "float32"}
     settings |= {name: getattr(model, field) for field, name in architecture.size_names.items()} | {architecture.activation: activation}

@@ -73,8 +73,8 @@ def load(
     if any((path / name).exists() for name in ("pytorch_model.bin", "pytorch_model.bin.index.json")):
         raise ValueError(f"{path} has PyTorch's pickle alone: load it with transformers and save_pretrained it, which writes safetensors")
     raise ValueError(
-        f"no weights are in {path}: it has neither checkpoints/ of a run, nor {safetensors.SINGLE_FILE}, nor {safetensors.INDEX_FILE}, nor a "
-        f"TensorFlow checkpoint, nor {openai.SHAPES_FILE}"
+        f"no weights are in {path}: it has neither checkpoints/ of a run, nor {safetensors.SINGLE_FILE}, nor {safetensors.INDEX_FILE}, "
+        f"nor a TensorFlow checkpoint, nor {openai.SHAPES_FILE}"
     )
 
 
@@ -86,8 +86,8 @@ def _check_same_model(path: Path, actual: schema.Model, expected: schema.Model, 
             exactly or not (name == "n_vocab" and expected_value > actual_value or name == "n_ctx" and expected_value < actual_value)
         ):
             raise ValueError(
-                f"the weights in {path} have {name} {actual_value!r}, but model.{name}={expected_value!r}: give the config that belongs to them, or "
-                f'--set "model.{name}={actual_value!r}"'
+                f"the weights in {path} have {name} {actual_value!r}, but model.{name}={expected_value!r}: give the config that belongs "
+                f'to them, or --set "model.{name}={actual_value!r}"'
             )
 
 
@@ -114,9 +114,9 @@ class RunWeights:
     def description(self) -> str:
         return self.kind if self._step is None else f"step {self._step:,}"
 
-    def _check_config(self, about: dict[str, Any]) -> None:
+    def _check_config(self, metadata: dict[str, Any]) -> None:
         """ValueError unless config.json is what was saved with the checkpoint, as far as it decides what the parameters compute."""
-        saved_config = overrides.unflatten(parse.member(about, "config", dict, f"the checkpoint in {self.path}"))
+        saved_config = overrides.unflatten(parse.member(metadata, "config", dict, f"the checkpoint in {self.path}"))
         # train --tokens moves the length before it saves the next checkpoint, and no parameter computes anything else by it.
         lines = [line for line in run_dir.diff(saved_config, self._run_config) if not line.startswith(run_dir.LENGTH_FIELDS)]
         if lines:
@@ -132,8 +132,8 @@ class RunWeights:
         saved_digest = metadata["tokenizer"]
         if saved_digest != tokenizer.digest:
             raise ValueError(
-                f"{self.path} was trained with a tokenizer of digest {saved_digest[:12]}, but {config.data.tokenizer} is {tokenizer.digest[:12]}: set "
-                f"data.tokenizer to {self.config.data.tokenizer}, with the files that it had"
+                f"{self.path} was trained with a tokenizer of digest {saved_digest[:12]}, but {config.data.tokenizer} "
+                f"is {tokenizer.digest[:12]}: set data.tokenizer to {self.config.data.tokenizer}, with the files that it had"
             )
 
     def load_params(self, abstract_params: Any, advance: ProgressFn = lambda done, leaf: None) -> Any:
@@ -221,12 +221,12 @@ def _load_openai(path: Path, assignments: Sequence[str], recipe: str | None, log
 
 def _with_tokenizer(config: schema.Config, folder: Path, assignments: Sequence[str]) -> schema.Config:
     """The config with the tokenizer in the folder, `assignments`, and as many ids as that tokenizer has where the table has more rows."""
-    beside = tokenizer_files.detect_tokenizer(folder, config.data.tokenizer)
-    changed = overrides.override(dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=beside)), *assignments)
-    n = tokenizer_files.published_size(folder, changed.data.tokenizer)
-    if n is None or not n < changed.model.n_vocab == config.model.n_vocab:
-        return changed
-    return dataclasses.replace(changed, model=dataclasses.replace(changed.model, n_vocab=n))
+    tokenizer = tokenizer_files.detect_tokenizer(folder, config.data.tokenizer)
+    new_config = overrides.override(dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer)), *assignments)
+    n = tokenizer_files.published_size(folder, new_config.data.tokenizer)
+    if n is None or not n < new_config.model.n_vocab == config.model.n_vocab:
+        return new_config
+    return dataclasses.replace(new_config, model=dataclasses.replace(new_config.model, n_vocab=n))
 
 
 def _drop_tied_output(tensors: safetensors.SafetensorsReader, table: str) -> None:
@@ -244,7 +244,7 @@ def _drop_tied_output(tensors: safetensors.SafetensorsReader, table: str) -> Non
         same = same and (tensors.read("lm_head.weight", rows) == tensors.read(table, rows)).all()
     if not same:
         raise ValueError(
-            f"{tensors.where}: lm_head.weight is not {table}, but gptjax's output is tied to the token table: it cannot be read"
+            f"{tensors.path}: lm_head.weight is not {table}, but gptjax's output is tied to the token table: it cannot be read"
         )
 
 

@@ -40,7 +40,8 @@ class NumpyShards:
         n_expected, n_actual = sum(math.prod(shape) for shape in shapes), sum(len(part) for part in self._shards)
         if n_expected != n_actual:
             raise ValueError(
-                f"{path}: {len(files)} files params_*.npy have {n_actual:,} numbers, and {SHAPES_FILE} lists {n_expected:,}; fetch them again"
+                f"{path}: {len(files)} files params_*.npy have {n_actual:,} numbers, and {SHAPES_FILE} lists {n_expected:,}; "
+                "fetch them again"
             )
 
     def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:

@@ -83,8 +83,8 @@ def _list_files(path: Path) -> tuple[list[Path], list[str]]:
     for name, file in weight_map.items():
         if not isinstance(file, str) or not FILE_NAME_PATTERN.fullmatch(file):
             raise ValueError(
-                f"{path / INDEX_FILE}: the tensor {parse.quote(name)} lies in {parse.quote(file)}; it must be the name of a .safetensors file "
-                "of the same folder"
+                f"{path / INDEX_FILE}: the tensor {parse.quote(name)} lies in {parse.quote(file)}; it must be the name of a .safetensors "
+                "file of the same folder"
             )
     return [path / file for file in sorted(set(weight_map.values()))], list(weight_map)
 

@@ -18,7 +18,7 @@ def convert(tokenizer: Tokenizer) -> tuple[Any, str]:
     """(the tokenizers.Tokenizer that encodes and decodes as `text` does, what is other there: "" if nothing is). None if it has no form."""
     from tokenizers import AddedToken, Tokenizer, decoders
 
-    other = ""
+    difference = ""
     match tokenizer:
         case ByteTokenizer():
             fast_tokenizer = _convert_bytes()
@@ -28,18 +28,16 @@ def convert(tokenizer: Tokenizer) -> tuple[Any, str]:
             fast_tokenizer = Tokenizer.from_str(tokenizer.rust.to_str())
             fast_tokenizer.decoder = decoders.Sequence([decoders.Replace("</w>", " "), decoders.Fuse()])
         case gpt1_bpe.Gpt1Tokenizer(remade=(path, _)):
-            fast_tokenizer, other = (
-                convert(gpt1_bpe.Gpt1Tokenizer(path, "basic"))[0],
-                "words are split by BERT's rules there, and not by spaCy's",
-            )
+            fast_tokenizer = convert(gpt1_bpe.Gpt1Tokenizer(path, "basic"))[0]
+            difference = "words are split by BERT's rules there, and not by spaCy's"
         case sentencepiece_tokenizer.SentencePieceTokenizer():
-            other = _difference(tokenizer)
-            fast_tokenizer = None if other else _convert_sentencepiece(tokenizer)
+            difference = _difference(tokenizer)
+            fast_tokenizer = None if difference else _convert_sentencepiece(tokenizer)
         case _:
-            fast_tokenizer, other = None, f"nothing there is like {type(tokenizer).__name__}"
+            fast_tokenizer, difference = None, f"nothing there is like {type(tokenizer).__name__}"
     if fast_tokenizer is not None and tokenizer.end_of_text is not None:
         fast_tokenizer.add_special_tokens([AddedToken(_end_of_text_token(tokenizer), normalized=False)])
-    return fast_tokenizer, other
+    return fast_tokenizer, difference
 
 
 def tokenizer_config(tokenizer: Tokenizer, n_ctx: int) -> dict[str, Any]:
@@ -55,11 +53,9 @@ def tokenizer_config(tokenizer: Tokenizer, n_ctx: int) -> dict[str, Any]:
 
 def _end_of_text_token(tokenizer: Tokenizer) -> str:
     """What stands for end-of-text."""
-    return (
-        tokenizer.processor.id_to_piece(tokenizer.end_of_text)
-        if isinstance(tokenizer, sentencepiece_tokenizer.SentencePieceTokenizer)
-        else END_OF_TEXT
-    )  # type: ignore[call-overload]
+    if isinstance(tokenizer, sentencepiece_tokenizer.SentencePieceTokenizer):
+        return tokenizer.processor.id_to_piece(tokenizer.end_of_text)  # type: ignore[call-overload]
+    return END_OF_TEXT
 
 
 def _convert_bytes() -> Any:
@@ -108,17 +104,19 @@ def _convert_sentencepiece(tokenizer: sentencepiece_tokenizer.SentencePieceToken
 
 def _difference(tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer) -> str:
     """What of a model is other than BPE with byte fallback of text as it is; "" if nothing is."""
-    whole = protobuf.Message(tokenizer.model)
-    trainer, normalizer = protobuf.Message(whole.content(2)), protobuf.Message(whole.content(3))
-    n, ids = tokenizer.processor, range(tokenizer.n_vocab)
-    found = {
+    model_proto = protobuf.Message(tokenizer.model)
+    trainer, normalizer = protobuf.Message(model_proto.content(2)), protobuf.Message(model_proto.content(3))
+    processor, ids = tokenizer.processor, range(tokenizer.n_vocab)
+    checks = {
         "is no BPE": trainer.integer(3, 1) != BPE,
         "normalises text": bool(normalizer.content(2)),
         "adds a space before a text": bool(normalizer.integer(3, 1)),
         "removes spaces": bool(normalizer.integer(4, 1)),
         "keeps spaces apart": not normalizer.integer(5, 1),
         "writes spaces after words": bool(trainer.integer(24)),
-        "has no pieces for all bytes": sum(n.is_byte(i) for i in ids) != 256,
-        "has pieces of its user": any(n.is_unused(i) or protobuf.Message(p).integer(3, 1) == 4 for i, p in enumerate(whole.contents(1))),
+        "has no pieces for all bytes": sum(processor.is_byte(i) for i in ids) != 256,
+        "has pieces of its user": any(
+            processor.is_unused(i) or protobuf.Message(piece).integer(3, 1) == 4 for i, piece in enumerate(model_proto.contents(1))
+        ),
     }
-    return next((f"its SentencePiece model {what}" for what, so in found.items() if so), "")
+    return next((f"its SentencePiece model {description}" for description, applies in checks.items() if applies), "")

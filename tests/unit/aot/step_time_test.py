@@ -36,8 +36,8 @@ def test_days_are_of_all_tokens():
 def test_kernels_run_at_half_of_peak(monkeypatch, kinds, products):
     """A thousand pairs of positions visited of each kind; heads of 64 are 128 wide there, forward runs twice where nothing is kept."""
     monkeypatch.setattr(step_time.splash, "visited", lambda pattern, n_ctx: dict.fromkeys(kinds, 1000))
-    c = tiny.varied(registry.config("gpt3_small"), model={"attention": (schema.Dense(),)}, compute={"remat": "full"})
-    program, target = SimpleNamespace(kernels=lambda: {"kernel": 1}), topology.from_name("v5p:2x2x1")
+    c = tiny.replace_parts(registry.config("gpt3_small"), model={"attention": (schema.Dense(),)}, compute={"remat": "full"})
+    program, target = SimpleNamespace(kernel_counts=lambda: {"kernel": 1}), topology.from_name("v5p:2x2x1")
     found = step_time.kernel_seconds(SimpleNamespace(config=c, program=program, mesh=SimpleNamespace(size=4), target=target))
     assert found == pytest.approx(products * 2 * 1000 * 128 * (12 * 256 * 12 / 4) / 459e12 / 0.5)
 
@@ -77,14 +77,14 @@ def compiled():
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("needs libtpu, which requirements-dev.txt installs")
     c = tiny.config(rows=16, n_ctx=256, n_vocab=500, n_layers=4, n_heads=2, d_model=256)
-    c = tiny.varied(c, compute={"remat": "full"}, train={"microbatch_rows": 8}, mesh={"fsdp": 4})
+    c = tiny.replace_parts(c, compute={"remat": "full"}, train={"microbatch_rows": 8}, mesh={"fsdp": 4})
     return compile.compile_step(c, topology.from_name("v5p:2x2x1"))
 
 
 def test_of_a_compiled_step(compiled):
     """Four layers, two microbatches: each kernel 8 times, and once more forward, since nothing is kept."""
     found = step_time.estimate(compiled)
-    runs = compiled.program.kernels()
+    runs = compiled.program.kernel_counts()
     assert sum(times for name, times in runs.items() if "fwd" in name) == 16
     assert sum(times for name, times in runs.items() if "dkv" in name) == 8
     flops = count.train_flops_per_token(compiled.config.model) * compiled.config.train.batch_tokens / 4
@@ -119,7 +119,7 @@ def test_chips_that_are_too_few_are_refused_before_compiling():
 
 def test_attention_that_no_kernel_computes_is_in_the_cycles(compiled):
     """With attention dropout, as GPT-2 trains, the reference computes it."""
-    without = SimpleNamespace(**vars(compiled) | {"program": SimpleNamespace(kernels=dict)})
+    without = SimpleNamespace(**vars(compiled) | {"program": SimpleNamespace(kernel_counts=dict)})
     assert step_time.kernel_seconds(without) == 0 < step_time.kernel_seconds(compiled)
 
 
@@ -128,7 +128,7 @@ def test_plan_takes_the_microbatch_that_train_takes():
     target, mesh = topology.from_name("v5e-4"), SimpleNamespace(size=4, shape={"data": 1, "fsdp": 4, "tensor": 1, "context": 1})
     gpt2 = registry.config("gpt2_355m")
     dropping, free = (
-        compile.choose_microbatch_rows(tiny.varied(gpt2, model={"dropout": d}), mesh, target)
+        compile.choose_microbatch_rows(tiny.replace_parts(gpt2, model={"dropout": d}), mesh, target)
         for d in (gpt2.model.dropout, schema.Dropout())
     )
     assert dropping < free
@@ -154,13 +154,13 @@ def test_a_step_for_chips_elsewhere_is_compiled_without_the_cache(monkeypatch):
 
     monkeypatch.setattr(compile, "compile_program", program)
     with pytest.raises(KeyError):
-        compile.compile_step(tiny.varied(tiny.config(), mesh={"fsdp": 4}), topology.from_name("v5p:2x2x1"))
+        compile.compile_step(tiny.replace_parts(tiny.config(), mesh={"fsdp": 4}), topology.from_name("v5p:2x2x1"))
     assert switches == [False] and jax.config.jax_enable_compilation_cache
 
 
 def test_a_mesh_that_does_not_fit_is_refused_before_compiling():
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("needs libtpu, which requirements-dev.txt installs")
-    c = tiny.varied(tiny.config(), mesh={"fsdp": 3})
+    c = tiny.replace_parts(tiny.config(), mesh={"fsdp": 3})
     with pytest.raises(ValueError, match="needs 3 devices, but there are 4"):
         compile.compile_step(c, topology.from_name("v5p:2x2x1"))

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from gptjax.sweeps import lr_and_batch
-from tests.outcomes import result
+from tests.outcomes import make_result
 
 PEAKS, NOISE = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), 1024.0
 BATCHES = (128, 512, 2048)
@@ -13,7 +13,7 @@ BATCHES = (128, 512, 2048)
 
 def arm(peak, best, *edits, **more):
     """Its loss is a parabola in log peak, least at `best`."""
-    return result(*edits, f"train.schedule.peak={peak}", losses=(3 + math.log(peak / best) ** 2,), **more)
+    return make_result(*edits, f"train.schedule.peak={peak}", losses=(3 + math.log(peak / best) ** 2,), **more)
 
 
 def batch(tokens, peak, exponent=1.0):
@@ -45,7 +45,7 @@ def test_arms_are_searched_apart_and_need_three_peaks(tmp_path):
     found = lr_and_batch.lr_section(two, tmp_path / "rates.png")
     assert [(row[0], row[1]) for row in found.rows] == [("n_layers=2", "0.003"), ("n_layers=4", "0.001")]
     assert lr_and_batch.lr_section(two[:2], tmp_path / "rates.png") is None
-    assert lr_and_batch.lr_section([*two[:2], result("train.schedule.peak=1")], tmp_path / "rates.png") is None  # it has not finished
+    assert lr_and_batch.lr_section([*two[:2], make_result("train.schedule.peak=1")], tmp_path / "rates.png") is None  # it has not finished
 
 
 @pytest.mark.parametrize("exponent", [0.5, 1.0])

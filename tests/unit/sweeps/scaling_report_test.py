@@ -4,7 +4,7 @@ import pytest
 
 from gptjax.config import count
 from gptjax.sweeps import scaling_fit, scaling_report
-from tests.outcomes import result
+from tests.outcomes import make_result
 
 WIDTHS, TOKENS = (16, 32, 48, 64, 96), (25_600, 51_200, 102_400)
 
@@ -20,8 +20,8 @@ def loss(n, d):
 
 def arm(width, tokens, check=False, trained=True, worse=0.0):
     edits = (f"model.d_model={width}", f"train.total_tokens={tokens}")
-    n = count.non_embedding_parameters(result(*edits).config.model)
-    return result(*edits, losses=(loss(n, tokens) + worse,) if trained else (), curve=[(256, 5.5)], check=check)
+    n = count.non_embedding_parameters(make_result(*edits).config.model)
+    return make_result(*edits, losses=(loss(n, tokens) + worse,) if trained else (), curve=[(256, 5.5)], check=check)
 
 
 def arms(widths=WIDTHS, tokens=TOKENS):
