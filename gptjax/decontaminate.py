@@ -153,7 +153,7 @@ def compare_scores(args: argparse.Namespace) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A corpus and n-grams to look for. work and cut: folders of what is finished of the two passes, until all is."""
+    """A corpus and n-grams to look for. count_dir and clean_dir: folders of what is finished of the two passes, until all is."""
 
     hash_set: Any
     parts: list[Any]
@@ -190,7 +190,8 @@ def load_tasks(args: argparse.Namespace, select_splits: Callable[[Any], tuple[st
 
 
 def open_job(args: argparse.Namespace, rule: Any, tasks: list[Any], hashes_by_task: list[Any], lengths: list[int]) -> Job:
-    """The job's folders, with what an earlier start of the same finished. ValueError if they are another's. each: the n-grams of each task.
+    """The job's folders, with what an earlier start of the same finished. ValueError if they are another's.
+    hashes_by_task: the n-grams of each.
 
     Where only files of the corpus have changed since an unfinished start, those that have not are not read again."""
     import numpy as np

@@ -34,7 +34,7 @@ class Part:
 
 
 def split_corpus(source: open.TextSource, ngrams_digest: str) -> list[Part]:
-    """sought: a digest of what is looked for."""
+    """ngrams_digest: a digest of what is looked for."""
 
     def make_part(number: int, source: open.TextSource, size: int) -> Part:
         return Part(number, source, size, hashlib.sha256(f"{open.fingerprint(source)} {ngrams_digest}".encode()).hexdigest()[:24])
@@ -52,7 +52,7 @@ def save_ngrams(folder: pathlib.Path, hash_set: ngrams.HashSet, lengths: Sequenc
 
 
 def load_ngrams(folder: pathlib.Path) -> tuple[ngrams.HashSet, list[int]]:
-    """What `save` put there; the processes of a machine share its memory."""
+    """What `save_ngrams` put there; the processes of a machine share its memory."""
     hashes, bits, lengths = (_memory_map(folder / f"{name}.npy") for name in ("hashes", "bits", "lengths"))
     return ngrams.HashSet(hashes, bits), lengths.tolist()
 
@@ -101,7 +101,7 @@ def result_path(folder: pathlib.Path, part: Part) -> pathlib.Path:
 
 
 def is_counted(folder: pathlib.Path, part: Part) -> bool:
-    """Is the result of `counted` there, and whole?"""
+    """Is the result of `count_part` there, and whole?"""
     try:
         checksums.read_array(result_path(folder, part))
     except ValueError:
@@ -113,10 +113,10 @@ def sum_counts(folder: pathlib.Path, parts: list[Part], n_grams: int) -> tuple[A
     """(how many documents of all files have each n-gram, documents, characters)."""
     counts, n_documents, n_characters = np.zeros(n_grams, np.int64), 0, 0
     for part in parts:
-        held = checksums.read_array(result_path(folder, part))
-        present, times = np.split(held[2:], 2)
+        result = checksums.read_array(result_path(folder, part))
+        present, times = np.split(result[2:], 2)
         counts[present] += times
-        n_documents, n_characters = n_documents + int(held[0]), n_characters + int(held[1])
+        n_documents, n_characters = n_documents + int(result[0]), n_characters + int(result[1])
     return counts, n_documents, n_characters
 
 
@@ -126,7 +126,8 @@ _worker_progress: list[Any] = []  # a worker process's array of how far each par
 
 
 def run_parallel(parts: list[Part], part_fn: PartFn, folder: pathlib.Path, workers: int, advance: ProgressFn) -> None:
-    """work(part, folder, tell) for every part, in processes; 1 works in this one. ValueError, in one line, for a file's fault."""
+    """part_fn(part, folder, report_progress) for every part, in processes; 1 works in this one. ValueError, in one line, for a file's
+    fault."""
     total = sum(part.size for part in parts)
     done_size = 0.0
     if workers == 1 or len(parts) < 2:

@@ -98,7 +98,7 @@ class HashSet:
 
 
 def _chunk_bounds(codes: Array) -> Iterator[tuple[int, int]]:
-    """Parts of about CHUNK characters that cut no word."""
+    """Parts of about CHUNK_CHARS characters that cut no word."""
     start, total = 0, len(codes)
     while start < total:
         end = min(start + CHUNK_CHARS, total)
@@ -142,7 +142,7 @@ _power_cache = [np.ones(1, np.uint64), np.ones(1, np.uint64)]
 
 
 def _powers(n: int) -> tuple[Array, Array]:
-    """ODD to the powers 0 ... n - 1 or more, and their inverses modulo 2^64."""
+    """LETTER_BASE to the powers 0 ... n - 1 or more, and their inverses modulo 2^64."""
     if len(_power_cache[0]) < n:
         inverse = np.uint64(pow(int(LETTER_BASE), -1, 2**64))
         for number, base in enumerate((LETTER_BASE, inverse)):

@@ -39,7 +39,7 @@ def remaining_spans(length: int, spans: Sequence[tuple[int, int]], rule: Filter)
 
 
 def clean_text(text: str, spans: Sequence[tuple[int, int]], rule: Filter, counts: collections.Counter) -> list[str]:
-    """The texts that stay of one; what happened to it goes to `count`."""
+    """The texts that stay of one; what happened to it goes to `counts`."""
     counts["documents"] += 1
     counts["characters"] += len(text)
     if not spans:

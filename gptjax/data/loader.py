@@ -34,7 +34,7 @@ class BatchPlan(Protocol):
 
 
 class Dataset:
-    """A run's data, open: its tokenizer, its training rows and its validation rows. Made by `reading`."""
+    """A run's data, open: its tokenizer, its training rows and its validation rows. Made by `open_dataset`."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Dataset:
         train: list["OpenShards"],
         validation: list["OpenShards"],
     ):
-        """opened: one for each source; held: whose documents the run is validated on. ValueError if a split does not fill a row."""
+        """train: one for each source; validation: whose documents the run is validated on. ValueError if a split does not fill a row."""
         n_ctx, rule = config.model.n_ctx, config.data.held_out
         self.tokenizer = tokenizer
         self._config, self._sources, self._train_shards = config, sources, train
@@ -88,9 +88,9 @@ class Dataset:
         """A grain iterator over the steps from first_step to plan.n_steps.
 
         Each step is {"tokens": int32 (M, rows, T + 1), "count": int32 (), "rows": int32 ()}: microbatches of `rows` rows over all
-        processes, plan.microbatch of limit_rows, of which this one reads those that `here` numbers (default: all; sharding/rules.py knows);
-        the first `count` are real, the others zeros. M = plan.max_rows / rows, so the steps of a ramp have one shape.
-        get_state and set_state name the exact position.
+        processes, plan.microbatch of max_microbatch_rows, of which this one reads those that local_rows numbers (default: all;
+        sharding/rules.py knows); the first `count` are real, the others zeros. M = plan.max_rows / rows, so the steps of a ramp have one
+        shape. get_state and set_state name the exact position.
         """
         return iterate_steps(plan, max_microbatch_rows, first_step, local_rows, self._config.model.n_ctx + 1, self._fill)
 
@@ -117,7 +117,7 @@ class Dataset:
         train.total_tokens. JSON-able."""
         shares, epochs = self._mixture.shares, self._source_epochs()
         sources = [
-            {"source": repr(source), "weight": source.weight, "share": share, "epochs": epoch} | source_shards.described
+            {"source": repr(source), "weight": source.weight, "share": share, "epochs": epoch} | source_shards.summary
             for source, share, epoch, source_shards in zip(self._sources, shares, epochs, self._train_shards, strict=True)
         ]
         counts = {"documents": len(self._validation.lengths), "tokens": self._validation.n_tokens, "bytes": self._validation.n_bytes}
@@ -128,7 +128,7 @@ class Dataset:
 def iterate_steps(
     plan: BatchPlan, max_microbatch_rows: int, first_step: int, local_rows: Callable[[int], Sequence[int]], width: int, fill: Callable
 ):
-    """The iterator of Reading.batches, over rows of `width` integers: fill(number, array) writes row `number` of the run."""
+    """The iterator of Dataset.batches, over rows of `width` integers: fill(number, array) writes row `number` of the run."""
     import grain
 
     def batch(step: int) -> dict[str, np.ndarray]:
@@ -179,18 +179,18 @@ class OpenShards:
         self.summary = fields | {"splits": splits}
 
 
-def vocabulary_error(documents: Any, where: Iterable[tuple[int, int, int]], n_vocab: int) -> ValueError:
-    """What to say of a row with an id that is not in the vocabulary. where: (document, start, stop) of what the row is made of."""
-    for document, start, stop in where:
-        wrong = np.flatnonzero(documents.tokens(document, start, stop) >= n_vocab)
-        if len(wrong):
-            shard, place = documents.where(document, start + int(wrong[0]))
-            return shard.vocabulary_error(place)
+def vocabulary_error(documents: Any, spans: Iterable[tuple[int, int, int]], n_vocab: int) -> ValueError:
+    """What to say of a row with an id that is not in the vocabulary. spans: (document, start, stop) of what the row is made of."""
+    for document, start, stop in spans:
+        invalid = np.flatnonzero(documents.tokens(document, start, stop) >= n_vocab)
+        if len(invalid):
+            shard, position = documents.locate(document, start + int(invalid[0]))
+            return shard.vocabulary_error(position)
     raise AssertionError("the row is right when it is read again")
 
 
 def check_sizes(n_ctx: int, rule: data.ValidationSplit, train_sizes: Iterable[tuple[data.Source, int]], n_validation_tokens: int) -> None:
-    """ValueError if a source has too few tokens to train on, or all too few that are held out. trained: with the tokens of each."""
+    """ValueError if a source has too few tokens to train on, or all too few that are held out. train_sizes: each with its tokens."""
     for source, n_tokens in train_sizes:
         if not n_tokens:
             raise ValueError(f"{tokenize.describe(source)}: no document is left to train on; {validation_split.advice(rule, 'train')}")
@@ -206,7 +206,7 @@ def check_sizes(n_ctx: int, rule: data.ValidationSplit, train_sizes: Iterable[tu
 def open_dataset(config: Config, directory: pathlib.Path, print_line: Callable[[str], None]) -> Dataset:
     """Open what the config reads; what is not tokenised yet is, into directories below `directory`, where the next run finds it.
 
-    say: is told, a line at a time, what a person would wait for or wonder about. ValueError, in one line, for anything wrong with a
+    print_line: is given, a line at a time, what a person would wait for or wonder about. ValueError, in one line, for anything wrong with a
     source, the tokenizer or a split, as early as it can be seen; OSError if `directory` cannot be written.
     """
     sources, rule = config.data.sources, config.data.held_out
@@ -224,7 +224,8 @@ def open_dataset(config: Config, directory: pathlib.Path, print_line: Callable[[
     tokenizer = resolve_tokenizer(spec, sources, rule, model_path, print_line)
     if tokenizer.n_vocab != config.model.n_vocab:
         raise ValueError(
-            f"the tokenizer {spec} has {tokenizer.n_vocab:,} ids but model.n_vocab={config.model.n_vocab:,}: --set model.n_vocab={tokenizer.n_vocab}"
+            f"the tokenizer {spec} has {tokenizer.n_vocab:,} ids but model.n_vocab={config.model.n_vocab:,}: "
+            f"--set model.n_vocab={tokenizer.n_vocab}"
         )
     shard_paths = {source: shard_path(source, tokenizer, rule, directory) for source in (*sources, *separate)}
     if model_path is None and any(not (path / "manifest.json").exists() for path in shard_paths.values()):
@@ -289,14 +290,10 @@ def tokenizer_model_path(
         return None
     fingerprints = [open.fingerprint(source) for source in raw]
     shares = [source.weight / sum(other.weight for other in raw) for source in raw]
-    legacy_path = (
-        directory / f"tokenizer-{digest(spec.n_pieces, fingerprints, validation_split.describe(rule))}.model"
-    )  # until 2026: not by weight
-    return (
-        legacy_path
-        if legacy_path.exists()
-        else directory / f"tokenizer-{digest(spec.n_pieces, fingerprints, shares, validation_split.describe(rule))}.model"
-    )
+    rule_text = validation_split.describe(rule)
+    legacy_path = directory / f"tokenizer-{digest(spec.n_pieces, fingerprints, rule_text)}.model"  # until 2026: not by weight
+    path = directory / f"tokenizer-{digest(spec.n_pieces, fingerprints, shares, rule_text)}.model"
+    return legacy_path if legacy_path.exists() else path
 
 
 def resolve_tokenizer(
@@ -306,7 +303,7 @@ def resolve_tokenizer(
     model_path: pathlib.Path | None,
     print_line: Callable[[str], None],
 ) -> build.Tokenizer:
-    """The run's tokenizer. model: of `model_place`."""
+    """The run's tokenizer. model_path: of `tokenizer_model_path`."""
     if model_path is None:
         return build.build(spec)  # which says so if there is no text for it
     if not model_path.exists():
@@ -316,7 +313,7 @@ def resolve_tokenizer(
 
 
 def sample_texts(sources: Sequence[data.Source], rule: data.ValidationSplit) -> list[str]:
-    """Of the text that is trained on, what a tokenizer is made from: pieces.SAMPLE characters at most, of each source its share by weight,
+    """Of the text that is trained on, what a tokenizer is made from: SAMPLE_CHARS characters at most, of each source its share by weight,
     evenly spread over all of it. What a source is too short for it gives several times over, as in training."""
     raw = [source for source in sources if not isinstance(source, data.Shards)]
     shares = [source.weight / sum(other.weight for other in raw) for source in raw]
@@ -354,14 +351,15 @@ def prepare_shards(
     path: pathlib.Path,
     print_line: Callable[[str], None],
 ) -> OpenShards:
-    """`source` as shards, in its `shard_place`; they are written now if they are not there."""
+    """`source` as shards, in its `shard_path`; they are written now if they are not there."""
     if isinstance(source, data.Shards):
         open_shards = OpenShards(path, rule)
         stored_tokenizer = open_shards.manifest["tokenizer"]
         if stored_tokenizer["digest"] != tokenizer.digest:
             raise ValueError(
-                f"Shards(path={source.path!r}) was tokenised by {stored_tokenizer['description']} (digest {stored_tokenizer['digest'][:12]}), this run's is "
-                f"{spec} ({tokenizer.digest[:12]}): set data.tokenizer to the former, or prepare the shards again"
+                f"Shards(path={source.path!r}) was tokenised by {stored_tokenizer['description']} "
+                f"(digest {stored_tokenizer['digest'][:12]}), this run's is {spec} ({tokenizer.digest[:12]}): "
+                "set data.tokenizer to the former, or prepare the shards again"
             )
         if not isinstance(rule, data.Separate) and open_shards.manifest["held_out"] != repr(rule):
             raise ValueError(
@@ -379,7 +377,7 @@ def prepare_shards(
 
 
 def digest_fields(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The counts and digests of a directory's splits, without what only later versions write: what `Reading.digest` is made of."""
+    """The counts and digests of a directory's splits, without what only later versions write: what `Dataset.digest` is made of."""
     names = ("name", "documents", "tokens", "bytes", "digest")
     return {
         split: counts | {"shards": [{name: shard[name] for name in names} for shard in counts["shards"]]}

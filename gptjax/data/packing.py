@@ -73,7 +73,7 @@ def iter_spans(documents: Documents, order: np.ndarray, ends: np.ndarray, positi
 
 
 def gather(documents: Documents, order: np.ndarray, ends: np.ndarray, position: int, out: np.ndarray) -> None:
-    """Fill `out` with the tokens of `pieces`."""
+    """Fill `out` with the tokens of `iter_spans`."""
     filled = 0
     for document, start, stop in iter_spans(documents, order, ends, position, len(out)):
         out[filled : filled + stop - start] = documents.tokens(document, start, stop)

@@ -85,10 +85,10 @@ class _OtherFormat(ValueError):
 
 def _check_manifest(manifest: dict[str, Any], where: str) -> None:
     """ValueError unless the manifest has what is read of it, and its sums are right."""
-    spoken = parse.member(manifest, "tokenizer", dict, where)
+    tokenizer = parse.member(manifest, "tokenizer", dict, where)
     for name, kind in (("description", str), ("digest", str), ("n_vocab", int)):
-        parse.member(spoken, name, kind, f"{where}, tokenizer")
-    if spoken["n_vocab"] < 1 or "end_of_text" not in spoken or type(spoken["end_of_text"]) not in (int, type(None)):
+        parse.member(tokenizer, name, kind, f"{where}, tokenizer")
+    if tokenizer["n_vocab"] < 1 or "end_of_text" not in tokenizer or type(tokenizer["end_of_text"]) not in (int, type(None)):
         raise ValueError(f"{where}: the tokenizer has no ids, or no end_of_text")
     parse.member(manifest, "held_out", str, where)
     parse.member(parse.member(manifest, "text", dict, where), "digest", str, f"{where}, text")
@@ -146,11 +146,11 @@ class Shard:
             raise self._damage()
         return array
 
-    def vocabulary_error(self, place: int) -> ValueError:
-        """What to say of the token at `place`, whose id the tokenizer has not."""
+    def vocabulary_error(self, position: int) -> ValueError:
+        """What to say of the token at `position`, whose id the tokenizer has not."""
         return ValueError(
-            f"{self._directory / self.name}.tokens.npy holds the id {int(self._tokens[place]):,} at token {place:,}, and the vocabulary "
-            f"has {self._n_vocab:,} ids; delete {self._directory} and prepare it again"
+            f"{self._directory / self.name}.tokens.npy holds the id {int(self._tokens[position]):,} at token {position:,}, and the "
+            f"vocabulary has {self._n_vocab:,} ids; delete {self._directory} and prepare it again"
         )
 
     def _matches(self, part: str, array: np.ndarray) -> bool:

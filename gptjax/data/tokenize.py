@@ -39,9 +39,9 @@ def tokenize_corpus(
     """Tokenise `source` into `directory`, or finish what was begun there, and return the manifest.
 
     description: of the tokenizer. advance(f) is called with the fraction of the source that is done. workers: processes; 1 works in this
-    one. say: is told, a line at a time, what was passed over and what was found damaged and made again. Where only the text has changed
-    since an unfinished start, the blocks that it has still are kept. Where files have changed since all was finished, their text is
-    compared. ValueError if the directory is of another source, text, tokenizer or rule, or the source is bad; OSError if it cannot be
+    one. print_line: is given, a line at a time, what was passed over and what was found damaged and made again. Where only the text has
+    changed since an unfinished start, the blocks that it has still are kept. Where files have changed since all was finished, their text
+    is compared. ValueError if the directory is of another source, text, tokenizer or rule, or the source is bad; OSError if it cannot be
     written.
     """
     job = {
@@ -216,19 +216,19 @@ def run_blocks(
 
 def read_blocks(directory: pathlib.Path, print_line: Callable[[str], None]) -> dict[str, dict[str, Any]]:
     """The blocks that an earlier start finished, by the digest of their documents."""
-    found = {}
+    by_content = {}
     for path in sorted(directory.glob("block-*.json")):
         try:
             block = checksums.read(path)
         except ValueError as error:
             print_line(f"{error}; its block is made again")
             continue
-        found[block["content"]] = block
-    return found
+        by_content[block["content"]] = block
+    return by_content
 
 
 def content_digest(documents: list[Document], settings: str) -> str:
-    """Of some documents: their texts, order and keys. about: of what else their shards depend on."""
+    """Of some documents: their texts, order and keys. settings: of what else their shards depend on."""
     content = hashlib.sha256(settings.encode())
     for doc in documents:
         content.update(f"{doc.key} {hashlib.sha256(doc.text.encode()).hexdigest()} ".encode())
@@ -237,7 +237,7 @@ def content_digest(documents: list[Document], settings: str) -> str:
 
 @contextlib.contextmanager
 def pool(tokenizer: Tokenizer, rule: data.ValidationSplit, directory: pathlib.Path, workers: int):
-    """A function that starts write_block(name, documents, content, earlier) and returns a function that waits for its result."""
+    """A function that starts write_block(name, documents, content, old_record) and returns a function that waits for its result."""
     if workers == 1:
         yield (
             lambda name, documents, content, old_record: (
@@ -274,7 +274,7 @@ def write_block(
 ) -> dict[str, Any]:
     """Tokenise one block into a shard of each split; what it holds, which is also saved as its block file. content: its digest.
 
-    earlier: what an earlier start says of the same block; it stays if its shards are whole, else what is returned has `was_damaged`."""
+    old_record: what an earlier start says of the same block; it stays if its shards are whole, else what is returned has `was_damaged`."""
     if old_record is not None and is_whole(directory, old_record, tokenizer.n_vocab):
         return old_record
     record: dict[str, Any] = {"name": name, "content": content, "text": text_counts(documents), "splits": {}}
@@ -301,7 +301,7 @@ def is_whole(directory: pathlib.Path, block: dict[str, Any], n_vocab: int) -> bo
 
 
 def write_shard(directory: pathlib.Path, name: str, texts: list[str], tokenizer: Tokenizer, with_keys: bool) -> dict[str, Any] | None:
-    """The tokens of `texts`, where each ends and, if `keyed`, their keys, as files; counts and digests. None if there are no tokens."""
+    """The tokens of `texts`, where each ends and, if `with_keys`, their keys, as files; counts and digests. None if there are no tokens."""
     kind = shards.token_dtype(tokenizer.n_vocab)
     end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     encoded: list[np.ndarray] = []

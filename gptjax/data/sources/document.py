@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Document:
-    """text: valid Unicode. key: what decides its side of the held-out split. done: the fraction of the source read when it is finished.
-    file: the number of the file that it is of."""
+    """text: valid Unicode. key: what decides its side of the held-out split. progress: the fraction of the source read when it is finished.
+    file_index: the number of the file that it is of."""
 
     text: str
     key: str

@@ -66,7 +66,7 @@ def read(file: pathlib.Path, raw: BinaryIO, field: str) -> Iterator[str | None]:
 
 
 def read_whole(stream: BinaryIO, where: str) -> bytearray:
-    """All that comes of a stream, up to a zero byte. ValueError if that is more than LONGEST."""
+    """All that comes of a stream, up to a zero byte. ValueError if that is more than MAX_DOCUMENT_BYTES."""
     content = bytearray()
     while part := stream.read(compression.BUFFER_BYTES):
         content += part
@@ -148,10 +148,10 @@ def _string_column_type(schema: Any, file: pathlib.Path, field: str) -> Any:
     """The type of a parquet column that holds strings. ValueError for any other."""
     import pyarrow
 
-    if field not in schema.size_names:
-        raise ValueError(f"{file} has no column {field!r}: it has {', '.join(schema.size_names)}; name the column with Text(field=...)")
-    if schema.size_names.count(field) > 1:
-        raise ValueError(f"{file} has {schema.size_names.count(field)} columns {field!r}; rename one, or name another with Text(field=...)")
+    if field not in schema.names:
+        raise ValueError(f"{file} has no column {field!r}: it has {', '.join(schema.names)}; name the column with Text(field=...)")
+    if schema.names.count(field) > 1:
+        raise ValueError(f"{file} has {schema.names.count(field)} columns {field!r}; rename one, or name another with Text(field=...)")
     kind = schema.field(field).type
     kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
     if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
@@ -180,8 +180,8 @@ def check(path: str, field: str) -> list[str]:
     lines = [f"Text(path={path!r}): {n_files:,} files; {skip_message}"] if skip_message else []
     if without_checksums:
         lines.append(
-            f"Text(path={path!r}): {len(without_checksums):,} of {n_files:,} files are compressed without checksums, as {without_checksums[0]}: "
-            "damage to their text cannot be noticed; the program zstd writes some"
+            f"Text(path={path!r}): {len(without_checksums):,} of {n_files:,} files are compressed without checksums, as "
+            f"{without_checksums[0]}: damage to their text cannot be noticed; the program zstd writes some"
         )
     return lines
 
@@ -200,9 +200,9 @@ def _check_beginning(file: pathlib.Path, field: str) -> bool:
         if file_format == ".jsonl":
             next(filter(None, read(file, raw, field)), None)
         elif file_format == ".txt" and not compression_suffix:
-            begins = raw.read(4096)
-            if 0 in begins:
-                parse.utf8(begins, str(file))
+            head = raw.read(4096)
+            if 0 in head:
+                parse.utf8(head, str(file))
         elif file_format == ".parquet" and not compression_suffix:
             import pyarrow
             import pyarrow.parquet

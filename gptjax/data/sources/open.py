@@ -37,7 +37,7 @@ def fingerprint(source: TextSource) -> str:
         case data.Embedded():
             return f"embedded in Python {platform.python_version()}"
         case data.Text(path=path, field=field):
-            states = [(str(file), states.st_size, states.st_mtime_ns) for file, states in find_files.find(path).states.items()]
+            states = [(str(file), state.st_size, state.st_mtime_ns) for file, state in find_files.find(path).states.items()]
         case data.Tfds(split=split, field=field):
             states = [split, *((str(file), *_file_state(file)) for file in sorted(tfds_directory(source).iterdir()))]
         case _:
@@ -64,8 +64,8 @@ def is_one_document(source: TextSource) -> bool:
         case data.Embedded():
             return False
         case data.Text(path=path):
-            files = find_files.find(path).files
-            return len(files) == 1 and find_files.file_type(files[0])[0] == ".txt"
+            paths = find_files.find(path).files
+            return len(paths) == 1 and find_files.file_type(paths[0])[0] == ".txt"
         case data.Tfds():
             return len(tfds_examples(source)) == 1
         case _:

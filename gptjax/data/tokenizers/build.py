@@ -17,9 +17,9 @@ from gptjax.runtime import atomic
 
 
 class Tokenizer(Protocol):
-    """n_vocab: number of ids; end_of_text: the id between documents, or None; begin: the id that a text without tokens begins with, which
-    is end_of_text where there is one, else the newline; unknown: the id that stands for what has none, or None where all has one; digest:
-    equal for two tokenizers that encode alike."""
+    """n_vocab: number of ids; end_of_text: the id between documents, or None; start_of_text: the id that a text without tokens begins with,
+    which is end_of_text where there is one, else the newline; unknown: the id that stands for what has none, or None where all has one;
+    digest: equal for two tokenizers that encode alike."""
 
     n_vocab: int
     end_of_text: int | None
@@ -54,9 +54,9 @@ class ByteTokenizer:
         return b"".join(b"<|endoftext|>" if i == 256 else bytes([i]) for i in ids).decode(errors="replace")
 
 
-def save_files(text: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) -> None:
+def save_files(tokenizer: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) -> None:
     """Write into a run the files of its tokenizer that its config names by a path, or that were made for it."""
-    match text, spec:
+    match tokenizer, spec:
         case sentencepiece_tokenizer.SentencePieceTokenizer(model=model), _:
             atomic.save(run / "tokenizer.model", model)
         case _, data.Gpt1Bpe(path=str(path)) | data.Gpt2Bpe(path=str(path)):
@@ -85,8 +85,8 @@ def _published_files(spec: data.Gpt1Bpe | data.Gpt2Bpe) -> openai_files.Publishe
 def build(spec: data.Tokenizer, model_path: pathlib.Path | None = None, texts: Callable[[], Iterable[str]] | None = None) -> Tokenizer:
     """The tokenizer that `spec` names.
 
-    cached, texts: only for SentencePiece without a path. The model file `cached` is opened if it exists; else the model is trained on
-    `texts()` and saved there. ValueError, in one line, for a missing or damaged file and for text too small to train on.
+    model_path, texts: only for SentencePiece without a path. The model file `model_path` is opened if it exists; else the model is trained
+    on `texts()` and saved there. ValueError, in one line, for a missing or damaged file and for text too small to train on.
     """
     match spec:
         case data.Bytes():

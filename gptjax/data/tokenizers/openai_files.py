@@ -11,7 +11,7 @@ from gptjax.config.record import record
 
 @record
 class PublishedFiles:
-    """digests: file name -> SHA-256. url: the folder they are in. carrier: a Python distribution that carries them, or None."""
+    """digests: file name -> SHA-256. url: the folder they are in. package: a Python distribution that carries them, or None."""
 
     config: str  # the config value whose path= names a directory with them
     digests: dict[str, str]
@@ -23,7 +23,7 @@ HUGGING_FACE_NAMES = ("vocab.json", "merges.txt")  # what it calls the same two 
 
 
 def load(spec: PublishedFiles, path: str | None) -> dict[str, bytes]:
-    """The contents of the files, by name: from the directory `path`, else from the installed carrier, else downloaded.
+    """The contents of the files, by name: from the directory `path`, else from the installed package, else downloaded.
 
     ValueError, in one line, if one is missing or not the published file; without a network, within seconds.
     """

@@ -86,8 +86,8 @@ def golden_ratio_hash(number: int) -> int:
 
 
 def sample_evenly(texts: Iterable[str], max_chars: int) -> list[str]:
-    """At most `most` characters of `texts`, and nine tenths of that at least if they have as many: parts of SENTENCE characters, from
-    all evenly."""
+    """At most `max_chars` characters of `texts`, and nine tenths of that at least if they have as many: parts of SENTENCE_CHARS
+    characters, from all evenly."""
     parts: list[tuple[int, str]] = []
     number, limit, size = 0, 2**64, 0
     for text in texts:
@@ -105,10 +105,10 @@ def sample_evenly(texts: Iterable[str], max_chars: int) -> list[str]:
 
 def resize(parts: list[str], size: int) -> list[str]:
     """`parts` as often as makes `size` characters, the last time only some of them, evenly from all."""
-    whole = max(1, sum(map(len, parts)))
-    times, rest = divmod(size, whole)
-    some = sorted(sorted(range(len(parts)), key=golden_ratio_hash)[: len(parts) * rest // whole])
-    return parts * times + [parts[n] for n in some]
+    total = max(1, sum(map(len, parts)))
+    times, rest = divmod(size, total)
+    extra = sorted(sorted(range(len(parts)), key=golden_ratio_hash)[: len(parts) * rest // total])
+    return parts * times + [parts[n] for n in extra]
 
 
 def train(texts: Iterable[str], n_pieces: int) -> SentencePieceTokenizer:

@@ -200,7 +200,7 @@ def test_prepared_shards_give_the_rows_of_their_source(source, tmp_path):
     there = prepared(source, tmp_path / "out")
     a, b = reading(tmp_path, source), reading(tmp_path, there)
     same(drawn(a.batches(Ramped(), 8)), drawn(b.batches(Ramped(), 8)))
-    np.testing.assert_array_equal(a.validation(9), b.validation(9))
+    np.testing.assert_array_equal(a.validation_rows(9), b.validation_rows(9))
 
 
 # --- damage ---------------------------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_an_id_that_appears_while_the_run_reads_is_named(source, tmp_path, monke
             stream.write(b"\xff\xff")
     refused(
         rf"{split}-000\d\d.tokens.npy holds the id 65,535 at token [\d,]+, and the vocabulary has 257 ids",
-        lambda: read.validation(10**6) if held else drawn(read.batches(Ramped(), 4)),
+        lambda: read.validation_rows(10**6) if held else drawn(read.batches(Ramped(), 4)),
     )
 
 

@@ -57,7 +57,7 @@ def test_changed_text_is_tokenised_again(source, tmp_path):
 
 def test_the_same_text_by_another_tokenizer_is_tokenised_again(source, tmp_path):
     for name, texts in (("a", DOCUMENTS[:60]), ("b", DOCUMENTS[60:])):
-        (tmp_path / f"{name}.model").write_bytes(build.pieces.trained(texts, 300).model)
+        (tmp_path / f"{name}.model").write_bytes(build.sentencepiece_tokenizer.train(texts, 300).model)
     specs = [data.Bytes(), *(data.SentencePiece(path=str(tmp_path / f"{name}.model")) for name in "ab")]
     readings = [reading(tmp_path, source, spec=spec, n_vocab=257 if spec == data.Bytes() else 300) for spec in specs]
     for read in readings:
@@ -69,13 +69,13 @@ def test_the_same_text_by_another_tokenizer_is_tokenised_again(source, tmp_path)
 
 def test_sentencepiece_is_trained_on_training_text_only(tmp_path, monkeypatch):
     texts = [f"{chr(0x100 + n)} some words to learn pieces of " * 9 for n in range(40)]
-    seen, trained = [], build.pieces.trained
+    seen, trained = [], build.sentencepiece_tokenizer.train
 
     def watched(given, n):
         seen.extend(given)
         return trained(seen, n)
 
-    monkeypatch.setattr("gptjax.data.tokenizers.sentencepiece_tokenizer.trained", watched)
+    monkeypatch.setattr("gptjax.data.tokenizers.sentencepiece_tokenizer.train", watched)
     read = reading(tmp_path, write(tmp_path / "a.jsonl", texts), spec=data.SentencePiece(n_pieces=330), n_vocab=330)
     assert read.tokenizer.n_vocab == 330
     assert 20 < len(seen) < 40 and set(seen) < set(texts)
@@ -83,7 +83,7 @@ def test_sentencepiece_is_trained_on_training_text_only(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("weights, greek", [((1.0, 1.0), 0.5), ((9.0, 1.0), 0.1), ((1.0, 3.0), 0.75)])
 def test_sentencepiece_is_trained_on_all_sources_by_weight(tmp_path, monkeypatch, weights, greek):
-    monkeypatch.setattr("gptjax.data.tokenizers.sentencepiece_tokenizer.SAMPLE", 60_000)
+    monkeypatch.setattr("gptjax.data.tokenizers.sentencepiece_tokenizer.SAMPLE_CHARS", 60_000)
     english = write(tmp_path / "english.jsonl", [f"{n % 10}" * 500 for n in range(400)], weight=weights[0])  # the first 60,000 are not all
     other = write(tmp_path / "greek.jsonl", ["\u03b1\u03b2\u03b3" * 40 for _ in range(80)], weight=weights[1])
     given = "".join(loader.sample_texts((english, other), data.ByDocument(fraction=0)))
@@ -111,7 +111,7 @@ def test_a_run_goes_on_with_the_pieces_that_it_began_with(source, tmp_path):
 
 
 def test_prepared_shards_bring_their_sentencepiece(source, tmp_path):
-    model = build.pieces.trained(DOCUMENTS, 300)
+    model = build.sentencepiece_tokenizer.train(DOCUMENTS, 300)
     there = prepared(source, tmp_path / "out", data.SentencePiece(n_pieces=300), given=model)
     read = reading(tmp_path, there, spec=data.SentencePiece(n_pieces=300), n_vocab=300)
     assert read.tokenizer.digest == model.digest
@@ -126,14 +126,14 @@ def test_wrong_vocabulary_names_both_and_the_way_out(source, tmp_path):
 
 def test_shards_of_another_tokenizer_or_split_are_refused(source, tmp_path):
     there = prepared(source, tmp_path / "out")
-    model = build.pieces.trained(DOCUMENTS, 300)
+    model = build.sentencepiece_tokenizer.train(DOCUMENTS, 300)
     (tmp_path / "x.model").write_bytes(model.model)
     spec = data.SentencePiece(path=str(tmp_path / "x.model"))
     refused(r"was tokenised by Bytes\(\) .* this run's is SentencePiece", lambda: reading(tmp_path, there, spec=spec, n_vocab=300))
     refused(
         r'was split by ByDocument\(fraction=0.2\).*--set "data.held_out=ByDocument', lambda: reading(tmp_path, there, held_out=data.Tail())
     )
-    other = build.pieces.trained([text[::-1] for text in DOCUMENTS], 300)  # as many ids
+    other = build.sentencepiece_tokenizer.train([text[::-1] for text in DOCUMENTS], 300)  # as many ids
     there_too = prepared(source, tmp_path / "too", spec, given=other)
     refused(r"was tokenised by SentencePiece.* this run's is SentencePiece", lambda: reading(tmp_path, there_too, spec=spec, n_vocab=300))
     gone = data.Shards(path=str(tmp_path / "nowhere"))
@@ -168,15 +168,15 @@ def lone(tmp_path, name="book.txt", text="It is a truth universally acknowledged
 @pytest.mark.parametrize("spec", [None, data.SentencePiece(n_pieces=300)])
 @pytest.mark.parametrize("ending", ["", "/*.txt", "/book.txt"])
 def test_one_document_is_refused_before_it_is_tokenised(tmp_path, monkeypatch, ending, spec):
-    monkeypatch.setattr("gptjax.data.tokenizers.sentencepiece_tokenizer.trained", lambda *given: pytest.fail("trained"))
-    monkeypatch.setattr("gptjax.data.tokenize.write", lambda *given: pytest.fail("tokenised"))
+    monkeypatch.setattr("gptjax.data.tokenizers.sentencepiece_tokenizer.train", lambda *given: pytest.fail("trained"))
+    monkeypatch.setattr("gptjax.data.tokenize.tokenize_corpus", lambda *given: pytest.fail("tokenised"))
     source = data.Text(path=str(lone(tmp_path)) + ending)
     match = r"is one document, which cannot be both trained and validated on: hold out its end, .*Tail\(fraction=0.1\)"
     refused(match, lambda: reading(tmp_path, source, spec=spec, n_vocab=300 if spec else 257, held_out=data.ByDocument(fraction=0.5)))
 
 
 def test_few_documents_of_which_none_is_held_out_are_refused_before(tmp_path, monkeypatch):
-    monkeypatch.setattr("gptjax.data.tokenize.write", lambda *given: pytest.fail("tokenised"))
+    monkeypatch.setattr("gptjax.data.tokenize.tokenize_corpus", lambda *given: pytest.fail("tokenised"))
     few = write(tmp_path / "few.jsonl", ["one text " * 99, "another " * 99, "a third " * 99])
     advice = r"the validation split has 0 tokens; raise data.held_out.fraction=0.01, or cut"
     refused(r"no document of Text\(.*few.jsonl.* is held out: " + advice, lambda: reading(tmp_path, few, held_out=data.ByDocument()))
@@ -202,7 +202,7 @@ def test_a_mixture_that_cannot_be_kept_is_refused_before_and_recorded_as_it_is(s
     small = read.description()["sources"][1]
     tokens = small["splits"]["train"]["tokens"]
     assert small["weight"] == 3.73e-5 and small["share"] == 1 / 32768 and small["epochs"] == pytest.approx(10_000 / 32768 / tokens)
-    monkeypatch.setattr("gptjax.data.tokenize.write", lambda *given: pytest.fail("tokenised"))
+    monkeypatch.setattr("gptjax.data.tokenize.tokenize_corpus", lambda *given: pytest.fail("tokenised"))
     refused(r"1 row in 65,536", lambda: reading(tmp_path, source, dataclasses.replace(source, weight=1e-7)))
 
 

@@ -76,7 +76,7 @@ def test_the_embedded_corpus_is_topics_sources_and_docstrings(library):
     assert {"help(for)", "argparse", "collections", "math", "json.decoder", "builtins"} <= keys
     found = {document.key: document.text for document in library}
     assert "def acos(x, /):" in found["math"] and "class ArgumentParser" in found["argparse"]
-    assert library[-1].done == 1.0 and all(a.done <= b.done for a, b in zip(library, library[1:], strict=False))
+    assert library[-1].progress == 1.0 and all(a.progress <= b.progress for a, b in zip(library, library[1:], strict=False))
 
 
 def test_the_embedded_corpus_leaves_out_tests_tables_and_copies(library):
@@ -100,8 +100,8 @@ def test_reading_the_embedded_corpus_changes_nothing_and_is_the_same_in_another_
     program = """
 import hashlib, os, sys, webbrowser
 webbrowser.open = lambda *a: sys.exit("antigravity")
-from gptjax.data import embedded
-text = "".join(d.key + d.text for d in embedded.documents())
+from gptjax.data.sources import stdlib_corpus
+text = "".join(d.key + d.text for d in stdlib_corpus.documents())
 assert "antigravity" not in sys.modules and "this" not in sys.modules and "idlelib" not in sys.modules
 print(hashlib.sha256(text.encode()).hexdigest())
 """

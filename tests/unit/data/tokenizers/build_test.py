@@ -157,9 +157,9 @@ def test_where_there_is_no_end_of_text_a_text_begins_with_a_newline(sentencepiec
     model = sentencepiece_model_pb2.ModelProto()
     model.ParseFromString(sentencepiece.model)
     model.trainer_spec.eos_id = -1
-    model.spans[1].piece, model.spans[1].type = "other", model.spans[0].NORMAL
+    model.pieces[1].piece, model.pieces[1].type = "other", model.pieces[0].NORMAL
     spoken = sentencepiece_tokenizer.SentencePieceTokenizer(model.SerializeToString())
-    assert spoken.end_of_text is None and spoken.decode([spoken.begin]) == "\n"
+    assert spoken.end_of_text is None and spoken.decode([spoken.start_of_text]) == "\n"
 
 
 def test_lone_surrogates_become_replacement_characters_and_pairs_their_character():

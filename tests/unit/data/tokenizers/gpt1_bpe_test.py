@@ -87,7 +87,7 @@ def test_known_ids(directory):
     ids = json.loads((directory / "encoder_bpe_40000.json").read_text(encoding="utf-8"))
     assert spoken.encode("The \u4e94") == [ids["the</w>"], 0]
     assert spoken.newline == spoken.start_of_text == 40477
-    assert spoken.encode("\n") == spoken.encode(" ") == []  # what `begin` is for
+    assert spoken.encode("\n") == spoken.encode(" ") == []  # what `start_of_text` is for
 
 
 @pytest.mark.shared
@@ -103,7 +103,7 @@ def test_published_words_are_repaired_lowered_and_spaced_and_lines_end_with_a_to
     """With a vocabulary of single characters, and words between spaces for spaCy's."""
     symbols = ["<unk>", *(c + end for c in "abcdefghijklmnopqrstuvwxyz?!'\"[]{}" for end in ("", "</w>")), "\n</w>"]
     files = {"encoder_bpe_40000.json": json.dumps({symbol: n for n, symbol in enumerate(symbols)}), "vocab_40000.bpe": "#version: 0.2\n"}
-    monkeypatch.setattr(gpt1_bpe.published, "files", lambda *_: {name: text.encode() for name, text in files.items()})
+    monkeypatch.setattr(gpt1_bpe.openai_files, "load", lambda *_: {name: text.encode() for name, text in files.items()})
     monkeypatch.setattr(gpt1_bpe, "load_spacy", lambda: lambda line: [types.SimpleNamespace(text=word) for word in line.split()])
     monkeypatch.setattr(gpt1_bpe.importlib.metadata, "version", lambda name: "0")
     spoken = gpt1_bpe.Gpt1Tokenizer(None, "spacy")
