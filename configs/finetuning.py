@@ -1,4 +1,4 @@
-"""The twelve tasks of GPT-1 (section 4.2, Tables 2 to 4), one row each, and `own`: any labelled file.
+"""The twelve tasks of GPT-1 (section 4.2, Tables 2 to 4), one row each, and `own_task`: any labelled file.
 
 Columns are those of TFDS, which local files may share: `--set task.train=FILE --set task.dev=FILE`, and `task.fields=...`, `task.label=...`
 where theirs differ. `own` reads the columns text and label and takes the labels that it finds; `task.kind=similarity` with two fields,
@@ -55,9 +55,9 @@ def recipe(name: str) -> Finetuning:
     return Finetuning(name=f"gpt1_{name}", task=TASKS[name])
 
 
-def own() -> Finetuning:
+def own_task() -> Finetuning:
     """A task of no paper, of files of one's own."""
     return Finetuning(name="own", task=Task(kind="classification", fields=("text",), label="label", labels=(), metric="accuracy"))
 
 
-FINETUNING = {"own": own} | {f"gpt1_{name}": lambda name=name: recipe(name) for name in TASKS}
+FINETUNING = {"own": own_task} | {f"gpt1_{name}": lambda name=name: recipe(name) for name in TASKS}

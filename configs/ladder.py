@@ -20,31 +20,31 @@ class Row(NamedTuple):
     batch_tokens: int
     peak_lr: float  # learning rate
     ramp_tokens: int | None  # tokens over which the batch grows
-    remat: str  # MATMULS where a row would keep over 5 GiB (count.py)
+    remat: str  # REMAT_MATMULS where a row would keep over 5 GiB (count.py)
     tensor: int  # devices that share each matrix product and each row of tokens; 1: none, the others share the parameters alone
     paper_params: str | None  # parameters, as the paper prints them
     paper_pf_days: float | None  # training compute, as the paper prints it
 
 
 M, B = 10**6, 10**9
-MATMULS = "attention+qkv+mid+up"  # a layer keeps what its matmuls need; norms and GELU are computed again, which costs little
+REMAT_MATMULS = "attention+qkv+mid+up"  # a layer keeps what its matmuls need; norms and GELU are computed again, which costs little
 
 # fmt: off
 LADDER = {
-    #                layers heads width   batch     peak     ramp over  remat        tensor  the paper prints
-    "gpt1":        Row(12, 12,   768,     2**15, 2.5e-4,     None,      "none",      1,      None,       None),
-    "gpt2_124m":   Row(12, 12,   768,     2**19, 6.92e-4,    None,      "none",      1,      "117M",     None),
-    "gpt2_355m":   Row(24, 16,  1024,     2**19, 5.15e-4,    None,      MATMULS,     1,      "345M",     None),
-    "gpt2_774m":   Row(36, 20,  1280,     2**19, 3.96e-4,    None,      MATMULS,     1,      "762M",     None),
-    "gpt2_1558m":  Row(48, 25,  1600,     2**19, 2.94e-4,    None,      MATMULS,     1,      "1542M",    None),
-    "gpt3_small":  Row(12, 12,   768,     2**19, 6.0e-4,    4 * B,      MATMULS,     1,      "125M",     2.60),
-    "gpt3_medium": Row(24, 16,  1024,     2**19, 3.0e-4,    4 * B,      MATMULS,     1,      "356M",     7.42),
-    "gpt3_large":  Row(24, 16,  1536,     2**19, 2.5e-4,    4 * B,      MATMULS,     1,      "760M",     15.8),
-    "gpt3_xl":     Row(24, 16,  2048,     2**20, 2.0e-4,    7 * B,      MATMULS,     1,      "1,320M",   27.5),
-    "gpt3_2b7":    Row(32, 32,  2560,     2**20, 1.6e-4,    7 * B,      MATMULS,     1,      "2,650M",   55.2),
-    "gpt3_6b7":    Row(32, 32,  4096,     2**21, 1.2e-4,   10 * B,      MATMULS,     1,      "6,660M",   139.0),
-    "gpt3_13b":    Row(40, 40,  5120,     2**21, 1.0e-4,   10 * B,      MATMULS,     1,      "12,850M",  268.0),
-    "gpt3_175b":   Row(96, 96, 12288, 3_276_800, 0.6e-4,   12 * B,      MATMULS,     8,      "174,600M", 3640.0),
+    #                layers heads width   batch     peak     ramp over  remat          tensor  the paper prints
+    "gpt1":        Row(12, 12,   768,     2**15, 2.5e-4,     None,      "none",        1,      None,       None),
+    "gpt2_124m":   Row(12, 12,   768,     2**19, 6.92e-4,    None,      "none",        1,      "117M",     None),
+    "gpt2_355m":   Row(24, 16,  1024,     2**19, 5.15e-4,    None,      REMAT_MATMULS, 1,      "345M",     None),
+    "gpt2_774m":   Row(36, 20,  1280,     2**19, 3.96e-4,    None,      REMAT_MATMULS, 1,      "762M",     None),
+    "gpt2_1558m":  Row(48, 25,  1600,     2**19, 2.94e-4,    None,      REMAT_MATMULS, 1,      "1542M",    None),
+    "gpt3_small":  Row(12, 12,   768,     2**19, 6.0e-4,    4 * B,      REMAT_MATMULS, 1,      "125M",     2.60),
+    "gpt3_medium": Row(24, 16,  1024,     2**19, 3.0e-4,    4 * B,      REMAT_MATMULS, 1,      "356M",     7.42),
+    "gpt3_large":  Row(24, 16,  1536,     2**19, 2.5e-4,    4 * B,      REMAT_MATMULS, 1,      "760M",     15.8),
+    "gpt3_xl":     Row(24, 16,  2048,     2**20, 2.0e-4,    7 * B,      REMAT_MATMULS, 1,      "1,320M",   27.5),
+    "gpt3_2b7":    Row(32, 32,  2560,     2**20, 1.6e-4,    7 * B,      REMAT_MATMULS, 1,      "2,650M",   55.2),
+    "gpt3_6b7":    Row(32, 32,  4096,     2**21, 1.2e-4,   10 * B,      REMAT_MATMULS, 1,      "6,660M",   139.0),
+    "gpt3_13b":    Row(40, 40,  5120,     2**21, 1.0e-4,   10 * B,      REMAT_MATMULS, 1,      "12,850M",  268.0),
+    "gpt3_175b":   Row(96, 96, 12288, 3_276_800, 0.6e-4,   12 * B,      REMAT_MATMULS, 8,      "174,600M", 3640.0),
 }
 # fmt: on
 
@@ -219,4 +219,4 @@ def _mesh(row: Row) -> Mesh:
 _RECIPES = {"gpt1": gpt1, "gpt2": gpt2, "gpt3": gpt3}
 
 CONFIGS = {name: functools.partial(_RECIPES[name.split("_")[0]], name, row) for name, row in LADDER.items()}
-PRINTED = {name: (row.paper_params, row.paper_pf_days) for name, row in LADDER.items()}
+PAPER_FIGURES = {name: (row.paper_params, row.paper_pf_days) for name, row in LADDER.items()}

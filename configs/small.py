@@ -4,7 +4,7 @@ for sweeps on a CPU; `smoke`, for tests."""
 from gptjax.config.data import Bytes, Data, Embedded, SentencePiece, Tail, Text
 from gptjax.config.schema import AdamW, Config, Cosine, Init, Loop, Model, Train
 
-TEXTS = {
+TEXT_SOURCES = {
     "shakespeare_char": (
         "input.txt",
         "get https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt, and give it with --text=input.txt",
@@ -54,7 +54,7 @@ def shakespeare_char() -> Config:
         name="shakespeare_char",
         model=Model(n_layers=4, n_heads=4, d_model=128, n_vocab=257, n_ctx=n_ctx, gelu="erf", init=Init(residual="depth_scaled")),
         data=Data(
-            sources=(Text(path=TEXTS["shakespeare_char"][0]),),
+            sources=(Text(path=TEXT_SOURCES["shakespeare_char"][0]),),
             tokenizer=Bytes(),
             held_out=Tail(fraction=0.1),
         ),
@@ -78,7 +78,7 @@ def gpt1_mini() -> Config:
         name="gpt1_mini",
         model=Model(n_layers=4, n_heads=4, d_model=128, n_vocab=n_vocab, n_ctx=n_ctx, norm="post"),
         data=Data(
-            sources=(Text(path=TEXTS["gpt1_mini"][0]),),
+            sources=(Text(path=TEXT_SOURCES["gpt1_mini"][0]),),
             tokenizer=SentencePiece(n_pieces=n_vocab),
             held_out=Tail(fraction=0.01),
         ),

@@ -5,8 +5,8 @@ from gptjax.config import count
 from gptjax.config.overrides import override
 from gptjax.config.sweep import Points, Sweep, chain, each, grid, seeds, zip_axes
 
-PEAK = "train.schedule.peak"
-LONG = ("model.n_ctx=512",)  # micro's batch as one row, long enough for attention to cost something
+PEAK_LR = "train.schedule.peak"
+LONG_ROWS = ("model.n_ctx=512",)  # micro's batch as one row, long enough for attention to cost something
 PATTERNS = ("Dense()", "(Dense(),Banded(window=32))", "(Dense(),Strided(stride=16))", "(Dense(),Fixed(block=32,summary=4))")
 
 
@@ -15,7 +15,7 @@ def smoke_peak() -> Sweep:
     return Sweep(
         about="which peak learning rate is best for the smallest model?",
         recipe="smoke",
-        points=grid(each(PEAK, 1e-3, 3e-3), seeds(2)),
+        points=grid(each(PEAK_LR, 1e-3, 3e-3), seeds(2)),
     )
 
 
@@ -27,14 +27,14 @@ def sparse_patterns() -> Sweep:
     return Sweep(
         about="what does a sparse pattern in every other layer cost, at equal steps?",
         recipe="micro",
-        sets=LONG,
+        sets=LONG_ROWS,
         points=grid(each("model.attention", *PATTERNS), seeds(3)),
     )
 
 
 def sparse_patterns_flops() -> Sweep:
     """Every pattern trains for the FLOPs that the dense model has, as config/count.py counts them: a sparse one on more tokens."""
-    dense = override(small.micro(), *LONG)
+    dense = override(small.micro(), *LONG_ROWS)
 
     def equal_flops(pattern: str) -> Points:
         share = count.train_flops_per_token(dense.model) / count.train_flops_per_token(override(dense, f"model.attention={pattern}").model)
@@ -43,7 +43,7 @@ def sparse_patterns_flops() -> Sweep:
     return Sweep(
         about="is a sparse pattern in every other layer better, at equal FLOPs?",
         recipe="micro",
-        sets=LONG,
+        sets=LONG_ROWS,
         points=grid(zip_axes(each("model.attention", *PATTERNS), chain(*map(equal_flops, PATTERNS))), seeds(3)),
     )
 
@@ -54,7 +54,7 @@ def sparse_window() -> Sweep:
     return Sweep(
         about="what does a narrower band cost, in every other layer?",
         recipe="micro",
-        sets=LONG,
+        sets=LONG_ROWS,
         points=grid(each("model.attention", "Dense()", *patterns), seeds(3)),
     )
 
@@ -70,7 +70,7 @@ def norms() -> Sweep:
         about="what did GPT-2 gain by moving the layer norms and by scaling the residual weights with depth?",
         recipe="micro",
         sets=("model.n_layers=8", "model.d_model=48", "model.n_heads=3"),
-        points=grid(each(PEAK, 3e-3, 1e-2), kinds, seeds(3)),
+        points=grid(each(PEAK_LR, 3e-3, 1e-2), kinds, seeds(3)),
     )
 
 
@@ -82,7 +82,7 @@ def peak_by_size() -> Sweep:
     return Sweep(
         about="does a larger model want a lower learning rate?",
         recipe="micro",
-        points=grid(shapes((2, 32), (4, 64), (5, 128)), each(PEAK, 1e-3, 3e-3, 1e-2)),
+        points=grid(shapes((2, 32), (4, 64), (5, 128)), each(PEAK_LR, 1e-3, 3e-3, 1e-2)),
     )
 
 
@@ -92,7 +92,7 @@ def peak_by_batch() -> Sweep:
         about="how large a batch, and which learning rate for it?",
         recipe="smoke",
         sets=(*lengths(81_920)[0], "train.microbatch_rows=1", "loop.every_eval=5", "loop.eval_rows=32", "loop.every_save=2000"),
-        points=grid(each("train.batch_tokens", 64, 256, 1024, 4096), each(PEAK, 1e-3, 3e-3, 1e-2)),
+        points=grid(each("train.batch_tokens", 64, 256, 1024, 4096), each(PEAK_LR, 1e-3, 3e-3, 1e-2)),
     )
 
 
@@ -124,8 +124,8 @@ def sizes() -> Sweep:
     return Sweep(
         about="how does the loss fall with size, tokens and FLOPs, and does that tell it for a larger model?",
         recipe="micro",
-        points=grid(lengths(*tokens), tuned((2, 32), (3, 48), (4, 64), (4, 96), (5, 128))),
-        check=grid(lengths(tokens[-1]), tuned((6, 160))),
+        points=grid(lengths(*tokens), shapes_with_lr((2, 32), (3, 48), (4, 64), (4, 96), (5, 128))),
+        check=grid(lengths(tokens[-1]), shapes_with_lr((6, 160))),
     )
 
 
@@ -135,8 +135,8 @@ def shapes(*sizes: tuple[int, int]) -> Points:
     return zip_axes(each("model.n_layers", *layers), each("model.d_model", *widths), each("model.n_heads", *(d // 16 for d in widths)))
 
 
-def tuned(*sizes: tuple[int, int]) -> Points:
-    return zip_axes(shapes(*sizes), each(PEAK, *(f"{3e-3 * (64 / d) ** 1.5:.2g}" for _, d in sizes)))
+def shapes_with_lr(*sizes: tuple[int, int]) -> Points:
+    return zip_axes(shapes(*sizes), each(PEAK_LR, *(f"{3e-3 * (64 / d) ** 1.5:.2g}" for _, d in sizes)))
 
 
 def lengths(*tokens: int) -> Points:

@@ -35,6 +35,6 @@ def check_match(text: str, pattern: str, flag: str, words: str) -> None:
         raise ValueError(f"{flag}={parse.one_line(text, 100)}: give {words}")
 
 
-def nonce() -> str:
+def new_nonce() -> str:
     """Returns a new secret word for the processes of one job: see distributed/rendezvous.py."""
     return secrets.token_hex(16)

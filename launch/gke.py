@@ -16,21 +16,21 @@ EXAMPLE = """python -m launch.gke --name=gpt3 --image=IMAGE --accelerator=v5p:8x
       | kubectl apply -f -
   kubectl logs --follow --selector=jobset.sigs.k8s.io/jobset-name=gpt3,batch.kubernetes.io/job-completion-index=0
   kubectl delete jobset gpt3"""
-TPUS = {  # as GKE's node selector calls them, and how many dimensions their topologies have
+TPU_SELECTORS = {  # as GKE's node selector calls them, and how many dimensions their topologies have
     "v4": ("tpu-v4-podslice", 3),
     "v5e": ("tpu-v5-lite-podslice", 2),
     "v5p": ("tpu-v5p-slice", 3),
     "v6e": ("tpu-v6e-slice", 2),
     "tpu7x": ("tpu7x", 3),
 }
-CHIPS, GPUS = 4, 8  # of a host
+CHIPS_PER_HOST, GPUS_PER_HOST = 4, 8  # of a host
 PORT = 8476  # of the coordinator on GPUs; on TPUs jax chooses
 GRACE_SECONDS = 600  # from SIGTERM to SIGKILL, for the checkpoint
 
 
 def main(arguments: list[str]) -> int:
     own_args, train_args = checks.split_arguments(arguments, "gke", "--config=gpt3_small --run=gs://bucket/run")
-    manifest = jobset(**vars(parser().parse_args(own_args)), arguments=train_args)
+    manifest = make_jobset(**vars(make_parser().parse_args(own_args)), arguments=train_args)
     if not (train.read_arguments(train_args, here=False)[0].run or "").startswith("gs://"):
         print("warning: the run lies in the container, and goes with it: give --run=gs://BUCKET/FOLDER, or add a volume", file=sys.stderr)
     import yaml
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """What is asked of the cluster."""
     parser = command.make_parser("gke", "Print a JobSet that runs gptjax.train with what stands after --.", EXAMPLE)
     parser.prog = "python -m launch.gke"
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def jobset(name: str, image: str, accelerator: str, slices: int, restarts: int, arguments: list[str]) -> dict:
+def make_jobset(name: str, image: str, accelerator: str, slices: int, restarts: int, arguments: list[str]) -> dict:
     """The JobSet as Kubernetes takes it: a job a slice, a pod a host (on GPUs a process of jax a host). ValueError for an accelerator that
     is not known, and for names that Kubernetes would refuse. A pod that fails restarts them all; the same command continues the run."""
     # Names of pods and hosts are made of it, NAME-hosts-0-0-xxxxx, of 63 characters at most.
@@ -64,12 +64,12 @@ def jobset(name: str, image: str, accelerator: str, slices: int, restarts: int, 
         name, "[a-z]([a-z0-9-]{0,38}[a-z0-9])?", "--name", "at most 40 of a to z, 0 to 9 and -, a letter first and no - last"
     )
     checks.check_match(image, r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,499}", "--image", "the name of a container image, as REGISTRY/NAME:TAG")
-    hosts, selector, resource, tail = wanted(name, accelerator, slices)
+    hosts, selector, resource, tail = accelerator_spec(name, accelerator, slices)
     container = {
         "name": "train",
         "image": image,
         "command": ["sh", "-c", f"exec python -m gptjax.train {shlex.join(arguments)}{tail}"],
-        "env": [{"name": rendezvous.NONCE_ENV, "value": checks.nonce()}],
+        "env": [{"name": rendezvous.NONCE_ENV, "value": checks.new_nonce()}],
         "ports": [{"containerPort": port} for port in (8471, 8080, 8431)] if "google.com/tpu" in resource else [],
         "resources": {"requests": resource, "limits": resource},
     }
@@ -91,21 +91,22 @@ def jobset(name: str, image: str, accelerator: str, slices: int, restarts: int, 
     }
 
 
-def wanted(name: str, accelerator: str, slices: int) -> tuple[int, dict, dict, str]:
+def accelerator_spec(name: str, accelerator: str, slices: int) -> tuple[int, dict, dict, str]:
     """(hosts of a slice, node selector, what each pod asks for, what is added to the command)."""
     family, _, size = accelerator.partition(":")
     if family == "h100" and re.fullmatch(r"[1-9][0-9]{0,4}", size):
         if slices != 1:
             raise ValueError(f"--slices={slices} is for TPUs; give the hosts in --accelerator=h100:HOSTS")
         flags = f" --coordinator={name}-hosts-0-0.{name}:{PORT} --processes={size} --process=$JOB_COMPLETION_INDEX"
-        return int(size), {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}, {"nvidia.com/gpu": GPUS}, flags
+        return int(size), {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}, {"nvidia.com/gpu": GPUS_PER_HOST}, flags
     layout = [int(n) for n in size.split("x")] if re.fullmatch(r"[1-9][0-9]{0,2}(x[1-9][0-9]{0,2})+", size) else []
     is_valid = layout == [1, 1] or all(n % 2 == 0 for n in layout[:2])  # hosts of 2 x 2 chips, or one chip alone
-    if family not in TPUS or len(layout) != TPUS[family][1] or not is_valid or math.prod(layout) > topology.MAX_POD_CHIPS[family]:
-        known = ", ".join(f"{other}:{'x'.join('ABC'[:dimensions])}" for other, (_, dimensions) in TPUS.items())
+    n_dimensions = TPU_SELECTORS[family][1] if family in TPU_SELECTORS else None
+    if len(layout) != n_dimensions or not is_valid or math.prod(layout) > topology.MAX_POD_CHIPS[family]:
+        known = ", ".join(f"{other}:{'x'.join('ABC'[:dimensions])}" for other, (_, dimensions) in TPU_SELECTORS.items())
         raise ValueError(f"--accelerator={parse.one_line(accelerator, 100)}: give one of {known}, h100:HOSTS")
-    hosts, chips = max(1, math.prod(layout) // CHIPS), min(CHIPS, math.prod(layout))
-    selector = {"cloud.google.com/gke-tpu-accelerator": TPUS[family][0], "cloud.google.com/gke-tpu-topology": size}
+    hosts, chips = max(1, math.prod(layout) // CHIPS_PER_HOST), min(CHIPS_PER_HOST, math.prod(layout))
+    selector = {"cloud.google.com/gke-tpu-accelerator": TPU_SELECTORS[family][0], "cloud.google.com/gke-tpu-topology": size}
     return hosts, selector, {"google.com/tpu": chips}, ""
 
 

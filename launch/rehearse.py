@@ -20,7 +20,7 @@ from launch import checks
 
 CHECKOUT = Path(__file__).parents[1]
 EXAMPLE = "python -m launch.rehearse --processes=2 --devices=4 -- --config=smoke --run=/tmp/rehearsal --set train.steps=20"
-PATIENCE = 60.0  # seconds that the others have to end by themselves when one has failed
+EXIT_TIMEOUT = 60.0  # seconds that the others have to end by themselves when one has failed
 
 
 def main(arguments: list[str]) -> int:
@@ -31,13 +31,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--devices", metavar="M", type=count, default=4, help="devices of each (default: 4)")
     own_args, train_args = checks.split_arguments(arguments, "rehearse", "--config=smoke --run=DIR")
     args = parser.parse_args(own_args)
-    flags = joining(args.processes)
+    flags = distributed_flags(args.processes)
     commands = [[sys.executable, "-m", "gptjax.train", *train_args, *flags[process]] for process in range(args.processes)]
-    with started(commands, args.devices, lambda process, line: print(f"[{process}] {line}", flush=True)) as workers:
-        return status(workers.wait())
+    with start_workers(commands, args.devices, lambda process, line: print(f"[{process}] {line}", flush=True)) as workers:
+        return exit_status(workers.wait())
 
 
-def joining(processes: int) -> list[list[str]]:
+def distributed_flags(processes: int) -> list[list[str]]:
     """For each process the flags by which it finds the others, on ports that are free now."""
     port = free_port()
     return [[f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={i}"] for i in range(processes)]
@@ -88,7 +88,7 @@ class Workers:
         deadline = None if seconds is None else time.monotonic() + seconds
         while any(process.poll() is None for process in self.processes):
             if any(process.poll() for process in self.processes):
-                deadline = min(deadline or float("inf"), time.monotonic() + PATIENCE)
+                deadline = min(deadline or float("inf"), time.monotonic() + EXIT_TIMEOUT)
                 break
             if deadline is not None and time.monotonic() > deadline:
                 break
@@ -104,15 +104,18 @@ class Workers:
 
 
 @contextlib.contextmanager
-def started(commands: list[list[str]], devices: int, on_line: Callable[[int, str], None] = lambda number, line: None) -> Iterator[Workers]:
-    """The commands, running on so many simulated devices each; hear(number, line) is told what they say. Leaving kills what still runs."""
+def start_workers(
+    commands: list[list[str]], devices: int, on_line: Callable[[int, str], None] = lambda number, line: None
+) -> Iterator[Workers]:
+    """The commands, running on so many simulated devices each; on_line(number, line) is told what they say. Leaving kills what still
+    runs."""
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"]),
         "PYTHONUNBUFFERED": "1",
-        rendezvous.NONCE_ENV: checks.nonce(),
+        rendezvous.NONCE_ENV: checks.new_nonce(),
     }
     workers = Workers(commands, environment, on_line)
     old_handler = signal.signal(signal.SIGTERM, lambda number, frame: [process.terminate() for process in workers.processes])
@@ -129,7 +132,7 @@ def started(commands: list[list[str]], devices: int, on_line: Callable[[int, str
         workers.wait()
 
 
-def status(statuses: list[int]) -> int:
+def exit_status(statuses: list[int]) -> int:
     """Of all: the first that is no success, as a shell would say it."""
     first_failure = next((status for status in statuses if status), 0)
     return 128 - first_failure if first_failure < 0 else first_failure

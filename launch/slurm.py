@@ -29,11 +29,11 @@ srun --kill-on-bad-exit=1 --label {python} -m {program} {arguments}
 
 def main(arguments: list[str]) -> int:
     own_args, train_args = checks.split_arguments(arguments, "slurm", "--config=gpt3_xl --run=/shared/runs/xl")
-    print(script("gptjax.train", shlex.join(train_args), **vars(parser().parse_args(own_args))), end="")
+    print(make_script("gptjax.train", shlex.join(train_args), **vars(make_parser().parse_args(own_args))), end="")
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """What is asked of sbatch."""
     parser = command.make_parser("slurm", "Print an sbatch script that runs gptjax.train with what stands after --.", EXAMPLE)
     parser.prog = "python -m launch.slurm"
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def script(program: str, arguments: str, name: str, time: str, sbatch: list[str], python: str, **numbers: int) -> str:
+def make_script(program: str, arguments: str, name: str, time: str, sbatch: list[str], python: str, **numbers: int) -> str:
     """The sbatch script; arguments: of the program, as a shell reads them; the others: the parser's flags. ValueError for what sbatch would
     refuse, or read as something else."""
     checks.check_match(name, "[A-Za-z0-9._-]{1,100}", "--name", "up to 100 letters, digits, dots, - and _")

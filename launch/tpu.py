@@ -22,9 +22,9 @@ EXAMPLE = """python -m launch.tpu create --name=pod --zone=us-east5-a --accelera
   python -m launch.tpu run --name=pod --zone=us-east5-a -- --config=gpt3_175b --run=gs://bucket/gpt3
   python -m launch.tpu logs --name=pod --zone=us-east5-a
   python -m launch.tpu delete --name=pod --zone=us-east5-a"""
-ID = "[a-z]([a-z0-9-]{0,60}[a-z0-9])?"  # of Google Cloud's resources
+NAME_PATTERN = "[a-z]([a-z0-9-]{0,60}[a-z0-9])?"  # of Google Cloud's resources
 RUNTIMES = {"v4-": "tpu-ubuntu2204-base", "v5litepod-": "v2-alpha-tpuv5-lite", "v5p-": "v2-alpha-tpuv5", "v6e-": "v2-alpha-tpuv6e"}
-FOLDER, ARCHIVE, LOG = "gptjax", "gptjax.tgz", "gptjax.log"
+FOLDER, ARCHIVE, LOG_FILE = "gptjax", "gptjax.tgz", "gptjax.log"
 # The image's own Python is too old: uv brings one.
 INSTALL = (
     f"mkdir -p {FOLDER} && tar -xzf {ARCHIVE} -C {FOLDER} && cd {FOLDER} && python3 -m pip install --quiet --user uv && "
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
         checks.split_arguments(arguments, "tpu", "--config=gpt3_small --run=gs://bucket/run")
     elif train_args:
         raise ValueError(f"{shlex.join(train_args)}: what stands after -- is for run, and not for {args.action}")
-    for flag, pattern in (("name", ID), ("zone", ID), ("project", "[a-z][a-z0-9.:-]{0,100}")):
+    for flag, pattern in (("name", NAME_PATTERN), ("zone", NAME_PATTERN), ("project", "[a-z][a-z0-9.:-]{0,100}")):
         if vars(args)[flag] is not None:
             checks.check_match(
                 vars(args)[flag], pattern, f"--{flag}", "letters a to z, digits and -, a letter first and no - last, at most 62"
@@ -64,13 +64,13 @@ def main(arguments: list[str]) -> int:
             print("error: gcloud is not installed, so these commands were only printed; see cloud.google.com/sdk", file=sys.stderr)
         return 0 if args.dry_run else 2
     for command_line in commands:
-        status = until_active(command_line) if "describe" in command_line else subprocess.run(command_line).returncode
+        status = wait_until_active(command_line) if "describe" in command_line else subprocess.run(command_line).returncode
         if status:
             return status
     return 0
 
 
-def gcloud(args: argparse.Namespace, *words: str) -> list[str]:
+def gcloud_command(args: argparse.Namespace, *words: str) -> list[str]:
     return ["gcloud", "compute", "tpus", *words, f"--zone={args.zone}", *([f"--project={args.project}"] if args.project else [])]
 
 
@@ -82,47 +82,47 @@ def create(args: argparse.Namespace) -> list[list[str]]:
         raise ValueError(f"--accelerator={shown_type}: give one of {', '.join(f'{prefix}N' for prefix in RUNTIMES)}")
     sizes = [int(name.rpartition("-")[2]) for name in topology.slice_layouts(topology.ALIASES.get(prefix, prefix))]
     if int(size) not in sizes:
-        near = sorted(sorted(sizes, key=lambda size: abs(size - int(size)))[:3])
+        near = sorted(sorted(sizes, key=lambda n: abs(n - int(size)))[:3])
         raise ValueError(f"--accelerator={shown_type}: there is no such slice; nearest: {', '.join(f'{prefix}-{size}' for size in near)}")
     runtime = RUNTIMES[f"{prefix}-"]
     nodes = [f"--node-id={args.name}"] if args.slices == 1 else [f"--node-count={args.slices}", f"--node-prefix={args.name}"]
     request_flags = [f"--accelerator-type={args.accelerator}", f"--runtime-version={runtime}", *nodes, *(["--spot"] if args.spot else [])]
     return [
-        [*gcloud(args, "queued-resources", "create", args.name), *request_flags],
-        [*gcloud(args, "queued-resources", "describe", args.name), "--format=value(state.state)"],
+        [*gcloud_command(args, "queued-resources", "create", args.name), *request_flags],
+        [*gcloud_command(args, "queued-resources", "describe", args.name), "--format=value(state.state)"],
     ]
 
 
 def run(args: argparse.Namespace) -> list[list[str]]:
     """Send this checkout to every host, install it, and start training on all; it goes on when this program ends."""
-    nonce = f"{rendezvous.NONCE_ENV}={checks.nonce()}"
+    nonce = f"{rendezvous.NONCE_ENV}={checks.new_nonce()}"
     train_command = (
-        f"cd {FOLDER} && {nonce} nohup .venv/bin/python -m gptjax.train {shlex.join(args.arguments)} > ../{LOG} 2>&1 < /dev/null &"
+        f"cd {FOLDER} && {nonce} nohup .venv/bin/python -m gptjax.train {shlex.join(args.arguments)} > ../{LOG_FILE} 2>&1 < /dev/null &"
     )
     archive = str(Path(tempfile.gettempdir()) / ARCHIVE)
     pack_command = ["sh", "-c", f"git ls-files -z | tar --null --files-from=- -czf {shlex.quote(archive)}"]
-    copy_commands = [[*gcloud(args, "tpu-vm", "scp", archive, f"{node}:"), "--worker=all"] for node in nodes(args)]
-    return [pack_command, *copy_commands, *everywhere(args, INSTALL), *everywhere(args, train_command)]
+    copy_commands = [[*gcloud_command(args, "tpu-vm", "scp", archive, f"{node}:"), "--worker=all"] for node in node_names(args)]
+    return [pack_command, *copy_commands, *ssh_all(args, INSTALL), *ssh_all(args, train_command)]
 
 
 def logs(args: argparse.Namespace) -> list[list[str]]:
     """Process 0's lines, as they come; the other processes' are in the same file on their hosts."""
-    return [[*gcloud(args, "tpu-vm", "ssh", nodes(args)[0]), "--worker=0", f"--command=tail -n +1 -F {LOG}"]]
+    return [[*gcloud_command(args, "tpu-vm", "ssh", node_names(args)[0]), "--worker=0", f"--command=tail -n +1 -F {LOG_FILE}"]]
 
 
 def delete(args: argparse.Namespace) -> list[list[str]]:
-    return [[*gcloud(args, "queued-resources", "delete", args.name), "--force", "--quiet"]]
+    return [[*gcloud_command(args, "queued-resources", "delete", args.name), "--force", "--quiet"]]
 
 
-def nodes(args: argparse.Namespace) -> list[str]:
+def node_names(args: argparse.Namespace) -> list[str]:
     return [args.name] if args.slices == 1 else [f"{args.name}-{i}" for i in range(args.slices)]
 
 
-def everywhere(args: argparse.Namespace, shell_command: str) -> list[list[str]]:
-    return [[*gcloud(args, "tpu-vm", "ssh", node), "--worker=all", f"--command={shell_command}"] for node in nodes(args)]
+def ssh_all(args: argparse.Namespace, shell_command: str) -> list[list[str]]:
+    return [[*gcloud_command(args, "tpu-vm", "ssh", node), "--worker=all", f"--command={shell_command}"] for node in node_names(args)]
 
 
-def until_active(describe: list[str]) -> int:
+def wait_until_active(describe: list[str]) -> int:
     """Ask every 30 seconds until the request is granted: 0; or has failed: 1."""
     state = ""
     while True:

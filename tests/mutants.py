@@ -38,7 +38,7 @@ import time
 from gptjax.runtime import child
 
 ROOT = pathlib.Path(__file__).parents[1]
-NOTICED = ("noticed", "hangs")
+CAUGHT = ("noticed", "hangs")
 
 
 def copy_tree(place: pathlib.Path) -> pathlib.Path:
@@ -146,10 +146,10 @@ def summarize(lines: list[dict]) -> int:
     print(f"\n{'area':<16}" + "".join(f"{result:>16}" for result in results))
     for area in dict.fromkeys(line["area"] for line in lines):
         print(f"{area:<16}" + "".join(f"{counts[area, result]:>16}" for result in results))
-    for line in (line for line in lines if line["result"] not in NOTICED):
+    for line in (line for line in lines if line["result"] not in CAUGHT):
         print(f"{line['result']}: {line['id']} {line['what']}" + (f" ({line['by']})" if line["result"] != "not noticed" else ""))
-    valid = [line for line in lines if line["result"] in (*NOTICED, "not noticed")]
-    noticed = sum(line["result"] in NOTICED for line in valid)
+    valid = [line for line in lines if line["result"] in (*CAUGHT, "not noticed")]
+    noticed = sum(line["result"] in CAUGHT for line in valid)
     print(f"noticed: {noticed} of {len(valid)}" + (f", {noticed / len(valid):.1%}" if valid else ""))
     return 0 if noticed == len(lines) else 1
 

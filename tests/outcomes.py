@@ -4,7 +4,7 @@ from gptjax.config import overrides, registry, sweep
 from gptjax.sweeps import comparison
 
 
-def result(*edits: str, losses=(), curve=None, noise_scale=None, check=False, label="") -> comparison.ArmResult:
+def make_result(*edits: str, losses=(), curve=None, noise_scale=None, check=False, label="") -> comparison.ArmResult:
     """An arm of smoke with these edits that came out at these losses; curve: (tokens, loss) before the end."""
     config = overrides.override(registry.config("smoke"), *edits)
     runs = []

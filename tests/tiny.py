@@ -25,7 +25,7 @@ def config(rows: int = 8, **changes) -> schema.Config:
     return schema.Config(name="tiny", model=model, data=data.Data(tokenizer=data.Bytes()), train=train)
 
 
-def machine(c: schema.Config, n_devices: int = 1, end_of_text: int | None = None, platform: str = "cpu"):
+def make_step(c: schema.Config, n_devices: int = 1, end_of_text: int | None = None, platform: str = "cpu"):
     """(mesh, step, initial state) of a config on some of the simulated devices. platform: whose kernels, which must be interpreted."""
     mesh = device_mesh.make_mesh(c.mesh, jax.devices()[:n_devices])
     train_step = step.build(c, platform, mesh, end_of_text)
@@ -33,7 +33,7 @@ def machine(c: schema.Config, n_devices: int = 1, end_of_text: int | None = None
         return mesh, train_step, state.init_sharded(c, train_step.model, train_step.tx, mesh)
 
 
-def tokens(c: schema.Config, *shape: int, seed: int = 0) -> np.ndarray:
+def random_tokens(c: schema.Config, *shape: int, seed: int = 0) -> np.ndarray:
     """Random ids of `shape` rows, each n_ctx + 1 long."""
     return np.random.default_rng(seed).integers(0, c.model.n_vocab, (*shape, c.model.n_ctx + 1), dtype=np.int32)
 
@@ -49,6 +49,6 @@ def _assert_near(path, x, y):
     assert error < 1e-3, f"{jax.tree_util.keystr(path)}: {error:.1e}"
 
 
-def varied(c: schema.Config, **parts) -> schema.Config:
+def replace_parts(c: schema.Config, **parts) -> schema.Config:
     """`c` with fields of its parts replaced: varied(c, compute={"remat": "full"})."""
     return dataclasses.replace(c, **{k: dataclasses.replace(getattr(c, k), **v) if isinstance(v, dict) else v for k, v in parts.items()})

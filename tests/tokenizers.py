@@ -15,11 +15,11 @@ TEXT = "The plural of dog is dogs. She is unlikely to answer: it's 1,000 or -42 
 GPT1 = pathlib.Path(__file__).parents[2] / "shared" / "data" / "tokenizers" / "gpt1"
 
 
-class Words:
+class WordTokenizer:
     """As GPT-1's: no capitals, a space after each word, a newline that no text begins with; but it splits plainly, and needs no files."""
 
     end_of_text = None
-    begin, unknown = 0, None
+    start_of_text, unknown = 0, None
     digest = "words"
 
     def __init__(self):
@@ -54,12 +54,12 @@ BUILDERS = {
     "gpt2": lambda: tokenizer.build(data.Gpt2Bpe()),
     "pieces": lambda: sentencepiece_tokenizer.train([TEXT] * 50, 400),
     "prefixed": _train_prefixed,
-    "words": Words,
+    "words": WordTokenizer,
     "gpt1": lambda: gpt1_bpe.Gpt1Tokenizer(str(GPT1), "basic"),
     "gpt1 spacy": lambda: gpt1_bpe.Gpt1Tokenizer(str(GPT1), "spacy"),
 }
 EXACT = ("bytes", "gpt2", "pieces")  # decoding gives back the text
-EVERY = [pytest.param(name, marks=[pytest.mark.shared] * name.startswith("gpt1")) for name in BUILDERS]
+ALL = [pytest.param(name, marks=[pytest.mark.shared] * name.startswith("gpt1")) for name in BUILDERS]
 
 
 @functools.cache

@@ -80,8 +80,8 @@ class BatchSchedule:
         return self.first_row(step) * self.n_ctx
 
     def largest_microbatch(self, max_microbatch_rows: int, shards: int | None = None) -> int:
-        """The most rows, up to limit_rows, that divide the run's last batch and split over the shards (None: those that there are);
-        `shards` if even that is over it."""
+        """The most rows, up to max_microbatch_rows, that divide the run's last batch and split over the shards (None: those that there
+        are); `shards` if even that is over it."""
         return self._microbatch(self.max_rows, max_microbatch_rows, shards or self.shards)
 
     def microbatch(self, step: int, max_microbatch_rows: int) -> int:
@@ -141,7 +141,7 @@ def divisors(n: int) -> tuple[int, ...]:
 
 def resume(config: Config, shards: int, step: int, row: int, quantum: int | None) -> BatchSchedule:
     """The batches of a run of which `step` steps on `row` rows are done. quantum: as its checkpoint has it; None for one of an earlier
-    version, whose quantum follows from step and row. ValueError as Batches'."""
+    version, whose quantum follows from step and row. ValueError as BatchSchedule's."""
     if quantum is None:
         quanta_of_row = [
             rows

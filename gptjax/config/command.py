@@ -51,7 +51,7 @@ def make_parser(program: str, description: str, example: str) -> argparse.Argume
 
 
 def make_config_parser(program: str, description: str, example: str, text: bool = False) -> argparse.ArgumentParser:
-    """`bare_parser` with --config NAME, --set path=value and, if `text`, --text FILE, which `resolved` reads."""
+    """`make_parser` with --config NAME, --set path=value and, if `text`, --text FILE, which `resolve_config` reads."""
     parser = make_parser(program, description, example)
     parser.add_argument("--config", metavar="NAME", help="a recipe of configs/; python -m gptjax.plan shows all")
     parser.add_argument(
@@ -69,7 +69,7 @@ def make_config_parser(program: str, description: str, example: str, text: bool 
 
 
 def resolve_config(args: argparse.Namespace, local: bool = True) -> Config:
-    """Returns the config that --config names, with the text that --text names and every --set applied. here: whether the text is on this
+    """Returns the config that --config names, with the text that --text names and every --set applied. local: whether the text is on this
     machine; if not, it is not looked for. ValueError for no or an unknown name, a wrong assignment, or a text that is not there."""
     if args.config is None:
         raise ValueError(f"say which config with --config=NAME: {', '.join(registry.config_names())}")

@@ -138,14 +138,14 @@ def activation_bytes(config: Config, rows: int, dtype: Literal["float32", "bfloa
 
 def activation_budget(model: Model, limit: int, in_use: int, n_shards: int) -> int:
     """Bytes that a device of `limit` has for activations, with `in_use` of them taken by the state: nine tenths of the rest, less two
-    copies of the gradients, which lie in `parts` parts. Negative where there is none."""
+    copies of the gradients, which lie in `n_shards` parts. Negative where there is none."""
     return int(0.9 * (limit - in_use)) - 2 * gradient_bytes(model) // n_shards
 
 
 def microbatch_rows(
     config: Config, bytes_free: int, shards: int = 1, dtype: Literal["float32", "bfloat16"] | None = None, scores: bool = True
 ) -> int:
-    """Rows, over all devices, whose activations fit: a limit for Batches.largest_microbatch, at least `shards`.
+    """Rows, over all devices, whose activations fit: a limit for BatchSchedule.largest_microbatch, at least `shards`.
 
     bytes_free: of one device, once state and gradients are in place. shards: devices over which rows are split.
     """

@@ -49,7 +49,7 @@ def file_type(path: Path) -> tuple[str, str]:
 
 
 def stem(path: Path) -> str:
-    """A file's name without the endings that `kind` reads."""
+    """A file's name without the endings that `file_type` reads."""
     format_, compression = file_type(path)
     name = path.name[: len(path.name) - len(compression)]
     return name.rpartition(".")[0] if format_ else name

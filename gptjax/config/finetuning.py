@@ -6,9 +6,8 @@ from gptjax.config.classification import Task
 from gptjax.config.record import Seed, record
 from gptjax.config.schema import AdamW, Compute, Config, Dropout, Linear, Loop, Mesh, Train
 
-N_SPECIAL_TOKENS = (
-    3  # start, delimiter, extract: ids n_vocab, n_vocab + 1, n_vocab + 2 of the pre-trained model's (GPT-1's released train.py)
-)
+# Start, delimiter, extract: ids n_vocab, n_vocab + 1, n_vocab + 2 of the pre-trained model's (GPT-1's released train.py).
+N_SPECIAL_TOKENS = 3
 START, DELIMITER, EXTRACT = range(N_SPECIAL_TOKENS)
 
 
@@ -32,7 +31,7 @@ class Finetuning:
 
 
 def resolve_config(recipe: Finetuning, pretrained_config: Config, n_examples: int, n_ctx: int) -> Config:
-    """The whole run: `origin` is the pre-trained model's config, n_ctx the longest sequence of the task's.
+    """The whole run: `pretrained_config` is the pre-trained model's config, n_ctx the longest sequence of the task's.
 
     As in the released code an epoch is n_examples // batch_examples steps, so up to a batch of examples is left out, others each time.
     A "token" of train.* is a position of an example's sequence, padding included: batch_tokens = batch_examples * n_ctx.

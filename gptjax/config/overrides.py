@@ -72,7 +72,7 @@ LEGACY_DEFAULTS = {"train.optimizer.bias_correction": "moments"}  # paths that o
 
 
 def unflatten(leaves: dict[str, Any]) -> Config:
-    """The config of `flat`. Raises ValueError naming paths that are missing or unknown, as in the config.json of an older gptjax."""
+    """The config of `flatten`'s leaves. Raises ValueError naming paths that are missing or unknown, as in an older gptjax's config.json."""
     leaves = LEGACY_DEFAULTS | leaves
     expected = dict(_leaf_paths(Config, ""))
     unknown, missing = [p for p in leaves if p not in expected], [p for p in expected if p not in leaves]
@@ -157,7 +157,8 @@ def _apply_edit(value: Any, hint: Any, edit: _Edit, path: str) -> Any:
         for key, part in edit.children.items():
             if not (key.isascii() and key.isdecimal() and len(key) < 10) or int(key) >= len(elements):
                 raise ValueError(
-                    f"{dot}{parse.one_line(key, 60)}: {path} has {len(elements)} elements, numbered from 0; or give it whole, {path}=(..., ...)"
+                    f"{dot}{parse.one_line(key, 60)}: {path} has {len(elements)} elements, numbered from 0; or give it whole, "
+                    f"{path}=(..., ...)"
                 )
             elements[int(key)] = _apply_edit(elements[int(key)], typing.get_args(hint)[0], part, dot + key)
         return tuple(elements)

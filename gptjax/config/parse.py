@@ -176,7 +176,7 @@ def in_range(value: float, low: float, high: float, above: bool = False) -> bool
 
 
 def describe_range(kind: type, low: float, high: float, above: bool = False) -> str:
-    """Says in words what `within` allows: "a whole number from 1 to 10"."""
+    """Says in words what `in_range` allows: "a whole number from 1 to 10"."""
     low_text, high_text = (f"{x:,}" if isinstance(x, int) else f"{x:g}" for x in (low, high))
     first, open_ended = f"above {low_text}" if above else f"from {low_text}", high in (math.inf, MAX_INT)
     rest = "" if open_ended else f" and at most {high_text}" if above else f" to {high_text}"

@@ -66,13 +66,13 @@ def aliases() -> dict[str, str]:
 
 def paper_figures(name: str) -> tuple[str | None, float | None]:
     """(parameters, training compute in PF-days) as the paper of the config of that name prints them; None for what it does not print."""
-    table = _configs_package().PRINTED
+    table = _configs_package().PAPER_FIGURES
     return table[name] if name in table else (None, None)
 
 
 def text_source(name: str) -> tuple[str, str] | None:
     """(path, how to get it in a line) of the text that the config of that name is of; None for those that are of any text."""
-    table = _configs_package().TEXTS
+    table = _configs_package().TEXT_SOURCES
     return table[name] if name in table else None
 
 

@@ -232,7 +232,7 @@ class Compute:
     """Choices that change speed and memory, not the mathematics."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of activations; auto: bfloat16 on TPU and GPU, float32 on CPU
-    remat: str = "none"  # full: a layer's backward pass computes it again from its input; none: nothing; else what it need not: see SAVED
+    remat: str = "none"  # full: a layer's backward pass computes it again from its input; none: nothing; else what it need not: REMAT_NAMES
     attention: Literal["auto", "reference", "blocks", "splash", "cudnn", "flash"] = (
         "auto"  # of model/attention/dispatch.py; auto: by platform
     )
@@ -248,7 +248,7 @@ class Compute:
 
     @property
     def saved_names(self) -> tuple[str, ...]:
-        """Of SAVED, what a rematerialised layer keeps."""
+        """Of REMAT_NAMES, what a rematerialised layer keeps."""
         return tuple(name for name in REMAT_NAMES if self.remat == "none" or name in self.remat.split("+"))
 
 

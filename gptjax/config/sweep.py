@@ -35,7 +35,7 @@ def seeds(n: int) -> Points:
 
 
 def grid(*axes: Points) -> Points:
-    """Every combination of one point of each axis; the last axis varies first. ValueError for more than MOST."""
+    """Every combination of one point of each axis; the last axis varies first. ValueError for more than MAX_POINTS."""
     if math.prod(len(axis) for axis in axes) > MAX_POINTS:
         raise ValueError(
             f"axes of {' x '.join(f'{len(axis):,}' for axis in axes)} points: a sweep has at most {MAX_POINTS:,}; give fewer values"
@@ -69,7 +69,7 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One run of a sweep. name: its directory's. config: None if the edits were refused, for the reason `refusal`. check: whether it is of
+    """One run of a sweep. name: its directory's. config: None if the edits were refused, for the reason `error`. holdout: whether it is of
     Sweep.check."""
 
     name: str

@@ -40,18 +40,18 @@ class PreemptionGuard:
     @property
     def may_stop_mid_step(self) -> bool:
         """May this process stop in the midst of a step?"""
-        return self.stop_requested and self._processes.processes == 1
+        return self.stop_requested and self._processes.num_processes == 1
 
     def vote(self) -> None:
         """Call it before each step."""
-        if self._processes.processes > 1:
-            mine = np.array([self._processes.process + 1 if self.stop_requested else 0], np.int32)
+        if self._processes.num_processes > 1:
+            mine = np.array([self._processes.process_id + 1 if self.stop_requested else 0], np.int32)
             with jax.transfer_guard("allow"):
                 self._votes = self._max_vote(jax.make_array_from_callback((self._n_devices,), self._per_device, lambda index: mine))
 
     def should_stop(self) -> bool:
         """Call it after each step: is it the last, on every process?"""
-        if self._processes.processes == 1:
+        if self._processes.num_processes == 1:
             return self.stop_requested
         first = 0 if self._votes is None else int(jax.device_get(self._votes))
         if first and not self.stop_requested:

@@ -35,12 +35,12 @@ class Disagreement(ValueError):
 
 
 class ProcessGroup:
-    """The processes of a run and what they do together; alone, each of these returns at once. Made by `joined`; a context manager.
+    """The processes of a run and what they do together; alone, each of these returns at once. Made by `initialize`; a context manager.
 
-    All processes must call `gathered`, `first`, `in_turn` and `agree` in the same order, and from one thread."""
+    All processes must call `all_gather`, `broadcast_from_zero`, `zero_first` and `assert_equal` in the same order, and from one thread."""
 
     def __init__(self, process_id: int = 0, names: list[str] | None = None, connections: dict[int, rendezvous.Connection] | None = None):
-        """names: the host of each process; links: to all others on process 0, to process 0 on the others."""
+        """names: the host of each process; connections: to all others on process 0, to process 0 on the others."""
         self._host_names, self._connections = names or ["this machine"], connections or {}
         self.process_id, self.num_processes = process_id, len(self._host_names)
         self._activity, self._last_heartbeat, self._abort_lock = "its start", time.monotonic(), threading.Lock()
@@ -48,13 +48,13 @@ class ProcessGroup:
             connection.start_reader(self._abort_all, functools.partial(self._on_lost_peer, other))
 
     def all_gather(self, value: Any, goodbye: bool = False, deadline: float | None = None) -> list:
-        """The JSON value of every process, in the order of their numbers, when all have given theirs. until: of time.monotonic, when all
-        must have, or ValueError; None: as long as they live and `watched` lets them, for some prepare their data meanwhile."""
+        """The JSON value of every process, in the order of their numbers, when all have given theirs. deadline: of time.monotonic, when all
+        must have, or ValueError; None: as long as they live and `watchdog` lets them, for some prepare their data meanwhile."""
         if self.process_id:
             self._connections[0].send(value=value, goodbye=goodbye)
             values = self._receive(0, deadline)
             if not isinstance(values, list) or len(values) != self.num_processes:
-                self._on_lost_peer(0)  # as for other nonsense: see Link.follow
+                self._on_lost_peer(0)  # as for other nonsense: see Connection.start_reader
             return values
         values = [value, *(self._receive(process_id, deadline) for process_id in range(1, self.num_processes))]
         for connection in self._connections.values():
@@ -84,15 +84,16 @@ class ProcessGroup:
         return result
 
     def assert_equal(self, values: dict[str, Any], advice: str, deadline: float | None = None) -> None:
-        """Disagreement, on every process, if one says something else than process 0: which, about what, and the difference. until: see
-        `gathered`."""
+        """Disagreement, on every process, if one says something else than process 0: which, about what, and the difference. deadline:
+        see `all_gather`."""
         all_values = self.all_gather(values, deadline=deadline)
         for process_id, other in enumerate(all_values):
             for topic, expected in all_values[0].items():
                 actual = other[topic] if isinstance(other, dict) and topic in other else None
                 if actual != expected:
                     raise Disagreement(
-                        f"{self._describe(process_id)} has another {topic} than process 0: {_describe_difference(expected, actual)}; {advice}"
+                        f"{self._describe(process_id)} has another {topic} than process 0: {_describe_difference(expected, actual)}; "
+                        f"{advice}"
                     )
 
     def heartbeat(self, activity: str) -> None:
@@ -101,8 +102,8 @@ class ProcessGroup:
 
     @contextlib.contextmanager
     def watchdog(self, seconds: float | None) -> Iterator[None]:
-        """While entered: all processes end, and say what this one was doing, if it does not call `doing` for so long. None: it may hang.
-        Time in which the process was stopped (SIGSTOP, a suspended job, a machine asleep) does not count."""
+        """While entered: all processes end, and say what this one was doing, if it does not call `heartbeat` for so long. None: it may
+        hang. Time in which the process was stopped (SIGSTOP, a suspended job, a machine asleep) does not count."""
         done = threading.Event()
 
         def watch(seconds: float) -> None:
@@ -169,8 +170,8 @@ class ProcessGroup:
 
 
 def skip_pause(since: float, before: float, now: float, interval: float) -> float:
-    """Returns `since`, moved later by the time for which this process was stopped. The watch should wake `every` seconds after `before` and
-    woke at `now`: if it is later by more than `every`, the process was stopped; if by less, the machine is busy."""
+    """Returns `since`, moved later by the time for which this process was stopped. The watch should wake `interval` seconds after `before`
+    and woke at `now`: if it is later by more than `interval`, the process was stopped; if by less, the machine is busy."""
     late = now - before - interval
     return min(since + late, now) if late > interval else since
 

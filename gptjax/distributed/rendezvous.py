@@ -3,10 +3,11 @@
 They meet before jax.distributed starts, on the port below the coordinator's: its service ends a process with a trace of C++ when another is
 late. Messages are lines of JSON. The connections stay open as long as the run lasts: one that closes is a process that died.
 
-That port is open to whoever reaches it. A first line that is not that of a process of this run, or longer than HELLO bytes, or not there
-after PATIENCE, is answered by nothing; any number of such strangers cost neither time nor memory, and the config is never sent to one. A
-launcher hands all processes one secret word in the environment (NONCE), and each proves that it knows it. Without it whoever knows how
-processes greet one another may pass for one, as at jax's own coordinator, which asks for nothing: keep both ports within the cluster.
+That port is open to whoever reaches it. A first line that is not that of a process of this run, or longer than MAX_HELLO_BYTES, or not
+there after HELLO_TIMEOUT, is answered by nothing; any number of such strangers cost neither time nor memory, and the config is never sent
+to one. A launcher hands all processes one secret word in the environment (NONCE_ENV), and each proves that it knows it. Without it whoever
+knows how processes greet one another may pass for one, as at jax's own coordinator, which asks for nothing: keep both ports within the
+cluster.
 """
 
 import argparse
@@ -57,7 +58,7 @@ class ProcessInfo:
 
 
 def add_distributed_flags(parser: argparse.ArgumentParser) -> None:
-    """The arguments of a program that may run on many hosts; `place` reads them."""
+    """The arguments of a program that may run on many hosts; `detect` reads them."""
     group = parser.add_argument_group("many hosts", "Found by itself on TPU pods, GKE and Slurm; elsewhere each process is told.")
     group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, on this port and the one below")
     group.add_argument("--processes", metavar="N", type=parse.int_argument(1, MAX_PROCESSES), help="how many there are; 1 asks no cluster")
@@ -123,7 +124,7 @@ class Connection:
         self.values: queue.Queue[Any] = queue.Queue()
 
     def send(self, **message) -> None:
-        """Sends a line of JSON. Does nothing if the other process is gone, or has read nothing for SEND_SECONDS: `follow` says so."""
+        """Sends a line of JSON. Does nothing if the other process is gone, or has read nothing for SEND_SECONDS: `start_reader` says so."""
         with self._send_lock:
             try:
                 self._socket.sendall(json.dumps(message).encode() + b"\n")
@@ -157,7 +158,7 @@ class Connection:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def start_reader(self, on_end: Callable[[int, str], None], on_lost: Callable[[], None]) -> None:
-        """Read on in a thread: values into `values`; ended(status, line) when the other process says that all must end, gone() when it
+        """Read on in a thread: values into `values`; on_end(status, line) when the other process says that all must end, on_lost() when it
         closes before it has said goodbye."""
 
         def read() -> None:
@@ -178,7 +179,7 @@ class Connection:
 
 
 def connect(process_info: ProcessInfo, seconds: float) -> tuple[list[str], dict[int, Connection]]:
-    """(the host of each process, links: process 0's to all others, the others' to process 0), once all are there.
+    """(the host of each process, connections: process 0's to all others, the others' to process 0), once all are there.
 
     ValueError, in each process that waits, if some do not come within `seconds` or do not fit together."""
     host, port = process_info.coordinator.rsplit(":", 1)
@@ -208,57 +209,58 @@ def _listen(process_info: ProcessInfo, port: int) -> socket.socket:
         return socket.create_server(("", port), backlog=process_info.num_processes + 2 * MAX_UNKNOWN_PEERS)
     except OSError as error:
         raise ValueError(
-            f"process 0 cannot listen on port {port}, below that of --coordinator={process_info.coordinator}: {error.strerror}; give another port"
+            f"process 0 cannot listen on port {port}, below that of --coordinator={process_info.coordinator}: {error.strerror}; give "
+            "another port"
         ) from error
 
 
 class _Handshakes:
     """Process 0's port while the others come: connections whose first line is not whole yet, all at once, and none for long."""
 
-    def __init__(self, server: socket.socket, max_bytes: int):
-        self._server, self._most = server, max_bytes
-        self._waiting: dict[socket.socket, tuple[float, bytearray]] = {}  # when it came, and what it has said; the oldest first
+    def __init__(self, server: socket.socket, max_pending: int):
+        self._server, self._max_pending = server, max_pending
+        self._pending: dict[socket.socket, tuple[float, bytearray]] = {}  # when it came, and what it has said; the oldest first
         self._selector = selectors.DefaultSelector()
         server.setblocking(False)
         self._selector.register(server, selectors.EVENT_READ)
 
     def first_lines(self, deadline: float) -> Iterator[tuple[socket.socket, bytes]]:
-        """Each connection with its first line, as they come, up to the time `until`."""
-        while (left := deadline - time.monotonic()) > 0:
-            for key, _ in self._selector.select(min(left, 1.0)):
+        """Each connection with its first line, as they come, up to the time `deadline`."""
+        while (remaining := deadline - time.monotonic()) > 0:
+            for key, _ in self._selector.select(min(remaining, 1.0)):
                 if key.fileobj is self._server:
                     self._accept()
                 elif isinstance(key.fileobj, socket.socket) and (line := self._read(key.fileobj)) is not None:
                     self._unregister(key.fileobj)
                     yield key.fileobj, line
-            late = [sock for sock, (came, _) in self._waiting.items() if came + HELLO_TIMEOUT < time.monotonic()]
-            for sock in late:
+            expired = [sock for sock, (arrival, _) in self._pending.items() if arrival + HELLO_TIMEOUT < time.monotonic()]
+            for sock in expired:
                 self._drop(sock)
 
     def close(self) -> None:
-        for sock in list(self._waiting):
+        for sock in list(self._pending):
             self._drop(sock)
         self._selector.close()
 
     def _accept(self) -> None:
-        if len(self._waiting) >= self._most:
-            self._drop(next(iter(self._waiting)))
+        if len(self._pending) >= self._max_pending:
+            self._drop(next(iter(self._pending)))
         try:
             sock = self._server.accept()[0]
         except OSError:  # it has gone again; or this process may open no more files
-            if self._waiting:
-                self._drop(next(iter(self._waiting)))
+            if self._pending:
+                self._drop(next(iter(self._pending)))
             time.sleep(0.01)
             return
         sock.setblocking(False)
-        self._waiting[sock] = time.monotonic(), bytearray()
+        self._pending[sock] = time.monotonic(), bytearray()
         self._selector.register(sock, selectors.EVENT_READ)
 
     def _read(self, sock: socket.socket) -> bytes | None:
         """Its first line, once whole and as long as nothing follows; else None: it goes on waiting, or is dropped."""
-        if sock not in self._waiting:  # dropped since the selector named it
+        if sock not in self._pending:  # dropped since the selector named it
             return None
-        buffer = self._waiting[sock][1]
+        buffer = self._pending[sock][1]
         try:
             part = sock.recv(MAX_HELLO_BYTES)
         except OSError:
@@ -277,13 +279,13 @@ class _Handshakes:
 
     def _unregister(self, sock: socket.socket) -> None:
         self._selector.unregister(sock)
-        del self._waiting[sock]
+        del self._pending[sock]
 
 
 def _wait_for_peers(
     process_info: ProcessInfo, server: socket.socket, connections: dict[int, Connection], seconds: float, deadline: float
 ) -> list[str]:
-    """Process 0's part: the hosts of all, when all have come; each one's link goes into `links`."""
+    """Process 0's part: the hosts of all, when all have come; each one's goes into `connections`."""
     hosts = {0: socket.gethostname()}
     with contextlib.closing(_Handshakes(server, process_info.num_processes + MAX_UNKNOWN_PEERS)) as handshakes:
         for sock, line in handshakes.first_lines(deadline):
@@ -298,15 +300,16 @@ def _wait_for_peers(
             hosts[process_id] = host
             if is_duplicate or num_processes != process_info.num_processes:
                 raise ValueError(
-                    f"process {process_id} of {num_processes}, on {host}, does not fit process 0, which expects {process_info.num_processes} processes, each "
-                    f"once; correct --processes or --process"
+                    f"process {process_id} of {num_processes}, on {host}, does not fit process 0, which expects "
+                    f"{process_info.num_processes} processes, each once; correct --processes or --process"
                 )
             if len(hosts) == process_info.num_processes:
                 return [hosts[process_id] for process_id in range(process_info.num_processes)]
     missing = list(itertools.islice((str(process_id) for process_id in range(process_info.num_processes) if process_id not in hosts), 9))
     raise ValueError(
-        f"of {process_info.num_processes} processes {', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''} did not come to process 0 within "
-        f"{seconds:g} s; start them with the same --coordinator (and {NONCE_ENV}, if it is set), or wait longer with --join_seconds"
+        f"of {process_info.num_processes} processes {', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''} did not come to "
+        f"process 0 within {seconds:g} s; start them with the same --coordinator (and {NONCE_ENV}, if it is set), or wait longer "
+        "with --join_seconds"
     )
 
 
@@ -351,13 +354,13 @@ def _connect_to_zero(
         now = time.monotonic()
         if first_refusal is not None and now > min(deadline, first_refusal + RETRY_SECONDS):
             raise ValueError(
-                f"{peer} ended while the processes gathered: its own output says why; or it is another run's, and {NONCE_ENV} is not the same "
-                f"there; or not all came within {seconds:g} s"
+                f"{peer} ended while the processes gathered: its own output says why; or it is another run's, and {NONCE_ENV} is not the "
+                f"same there; or not all came within {seconds:g} s"
             )
         if now > deadline:
             raise ValueError(
-                f"process {process_info.process_id} did not reach {peer} within {seconds:g} s ({reason}); is it running, and are this port and "
-                f"{address[1] + 1} open? --join_seconds waits longer"
+                f"process {process_info.process_id} did not reach {peer} within {seconds:g} s ({reason}); is it running, and are this port "
+                f"and {address[1] + 1} open? --join_seconds waits longer"
             )
         time.sleep(0.2)
 

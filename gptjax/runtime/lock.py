@@ -29,15 +29,15 @@ def hold(directory: Path, what: str, warn: Callable[[str], None]) -> Iterator[No
         ) from error
     if file is None:
         raise ValueError(
-            f"{directory} is in use: {_describe_owner(directory)} works there; wait until it ends, stop it, or give another {_flag_name(what)}"
+            f"{directory} is in use: {_describe_owner(directory)} works there; wait until it ends, stop it, or give another "
+            f"{_flag_name(what)}"
         )
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            (
-                directory / LOCK_FILE
-            ).unlink()  # before the lock is given back: who has opened it meanwhile sees that it is gone, and tries again
+            # before the lock is given back: who has opened it meanwhile sees that it is gone, and tries again
+            (directory / LOCK_FILE).unlink()
             if made:
                 directory.rmdir()  # where nothing was put there
         file.close()

@@ -63,7 +63,7 @@ def exists(run: Path) -> bool:
 
 
 def diff(a: Config, b: Config) -> list[str]:
-    """overrides.difference in what decides a run's mathematics."""
+    """overrides.diff in what decides a run's mathematics."""
     return [line for line in overrides.diff(a, b) if not line.startswith(MAY_CHANGE)]
 
 
@@ -73,7 +73,7 @@ def config_bytes(config: Config) -> bytes:
 
 
 def claim_run_dir(run: Path, new_config: Config, checkpoints: Sequence[int], change_length: bool = False, new_record: bool = False) -> bool:
-    """May the run of `wanted` be in `run`? True if it continues one that is there. Looks only, and writes nothing.
+    """May the run of `new_config` be in `run`? True if it continues one that is there. Looks only, and writes nothing.
 
     checkpoints: the steps of those that are there; where there are some, config.json and metrics.jsonl must be, too. change_length: train
     --tokens was given. new_record: both will be written anew, so what they say does not matter where there are checkpoints.
@@ -86,8 +86,9 @@ def claim_run_dir(run: Path, new_config: Config, checkpoints: Sequence[int], cha
             )
         if not new_record:
             raise ValueError(
-                f"{run} has checkpoints (the newest of step {checkpoints[-1]:,}) but {' and '.join(missing)} {_describe_missing(run, missing)}: put "
-                f"{'it' if len(missing) == 1 else 'them'} back, give another --run, or {NEW_RECORD_HINT}"
+                f"{run} has checkpoints (the newest of step {checkpoints[-1]:,}) but {' and '.join(missing)} "
+                f"{_describe_missing(run, missing)}: put {'it' if len(missing) == 1 else 'them'} back, give another --run, "
+                f"or {NEW_RECORD_HINT}"
             )
     others = [name for name in ("metrics.jsonl", "data.json") if _is_nonempty(run / name)]
     if others and not checkpoints and "config.json" in missing:  # a run's config.json is written before them

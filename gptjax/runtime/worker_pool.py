@@ -9,8 +9,8 @@ from typing import Any
 
 @contextlib.contextmanager
 def executor(workers: int, initializer: Callable[..., None], shared: tuple[Any, ...]) -> Iterator[ProcessPoolExecutor]:
-    """So many processes, each of which calls begin(*shared) first. Spawned, not forked: this process may run jax's threads. ValueError if
-    one is killed; what was asked for and not begun is dropped at any error."""
+    """So many processes, each of which calls initializer(*shared) first. Spawned, not forked: this process may run jax's threads.
+    ValueError if one is killed; what was asked for and not begun is dropped at any error."""
     import concurrent.futures.process
     import multiprocessing
 

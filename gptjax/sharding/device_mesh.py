@@ -39,9 +39,8 @@ def make_mesh(sizes: schema.Mesh, devices: list | None = None) -> jax.sharding.M
 def check_state_fits(model: schema.Model, mesh: jax.sharding.Mesh) -> None:
     """ValueError where the state alone, parameters and Adam's moments, is more than a device holds: sizes that were not meant."""
     stats = mesh.local_devices[0].memory_stats()
-    available = (
-        stats["bytes_limit"] if stats else psutil.virtual_memory().total // len(mesh.local_devices)
-    )  # CPU: simulated devices share it
+    # CPU: simulated devices share the machine's memory
+    available = stats["bytes_limit"] if stats else psutil.virtual_memory().total // len(mesh.local_devices)
     needed = count.state_bytes(model) * mesh.shape["data"] // mesh.size
     if needed > available:
         raise ValueError(
@@ -60,8 +59,8 @@ def device_array(shape: list[int], devices: list) -> np.ndarray:
     within, across = split_axes(shape, n_units)
     if tpu and any(n > 1 for axis, n in zip(AXES, across, strict=True) if axis in INTRA_SLICE_AXES):
         raise ValueError(
-            f"{n_units} slices do not divide mesh.data x mesh.fsdp = {shape[0]} x {shape[1]}, and {' and '.join(INTRA_SLICE_AXES)} must stay "
-            f"within a slice; set mesh.data to a multiple of {n_units}"
+            f"{n_units} slices do not divide mesh.data x mesh.fsdp = {shape[0]} x {shape[1]}, and {' and '.join(INTRA_SLICE_AXES)} must "
+            f"stay within a slice; set mesh.data to a multiple of {n_units}"
         )
     return mesh_utils.create_hybrid_device_mesh(
         within, across, devices, process_is_granule=not tpu, allow_split_physical_axes=True, should_sort_granules_by_key=True

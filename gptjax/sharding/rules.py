@@ -88,7 +88,7 @@ def shardings(tree: Any, rules: Rules, mesh: jax.sharding.Mesh) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Sharding:
-    """Where activations and parameters lie: the tables of a preset on a mesh, or NOWHERE in particular, which leaves it to the compiler."""
+    """Where activations and parameters lie: the tables of a preset on a mesh, or UNSHARDED, which leaves it to the compiler."""
 
     rules: Rules = dataclasses.field(hash=False)
     mesh: jax.sharding.Mesh | None
@@ -128,7 +128,7 @@ class Sharding:
         return tree if self.mesh is None else jax.lax.with_sharding_constraint(tree, shardings(tree, self.rules, self.mesh))
 
     def spec(self, letters: str, shape: tuple[int, ...], table: Table | None = None) -> PartitionSpec:
-        """The mesh axes of each dimension of an activation, or by another table, for `mapped`; all whole when there is no mesh."""
+        """The mesh axes of each dimension of an activation, or by another table, for `shard_map`; all whole when there is no mesh."""
         table = self.rules.activations if table is None else table
         return PartitionSpec() if self.mesh is None else spec(letters, shape, table, self.mesh, "array")
 
@@ -150,7 +150,7 @@ class Sharding:
 
     def reduce_scatter_grad(self, partial: jax.Array, letters: str) -> jax.Array:
         """Inside jax.shard_map: the gradient of a parameter, from what each device has summed over its own rows and positions (B and T).
-        Each device receives its shard of the sum, laid out as `stored` has it, and no device the whole."""
+        Each device receives its shard of the sum, laid out as `shard_like_params` has it, and no device the whole."""
         sum_axes = [*self.axes("B"), *self.axes("T")]
         for dimension, letter in enumerate(letters):
             for axis in self.axes(letter, self.rules.params):
@@ -176,7 +176,7 @@ def local_rows(n_rows: int, table: Table, mesh: jax.sharding.Mesh) -> list[int]:
 
 def put_on_mesh(host: np.ndarray, letters: str, table: Table, mesh: jax.sharding.Mesh, n_rows: int | None = None) -> jax.Array:
     """A host array on the mesh. `host` is the same whole array on every process; or, with n_rows, those of so many rows (B) that
-    `rows_here` names for this process."""
+    `local_rows` names for this process."""
     dimension, local = letters.index("B"), range(host.shape[letters.index("B")])
     if n_rows is not None:
         local = local_rows(n_rows, table, mesh)

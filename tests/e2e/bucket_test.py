@@ -38,9 +38,10 @@ def test_a_run_in_a_bucket_goes_on_on_other_machines(bucket, tmp_path, monkeypat
         shutil.rmtree(local, ignore_errors=True)  # as on a machine that is new
         sets = [part for change in (*usual, *changes) for part in ("--set", change)]
         commands = [
-            [sys.executable, "-m", "gptjax.train", "--config=smoke", f"--run={bucket}", *sets, *flags] for flags in rehearse.joining(2)
+            [sys.executable, "-m", "gptjax.train", "--config=smoke", f"--run={bucket}", *sets, *flags]
+            for flags in rehearse.distributed_flags(2)
         ]
-        with rehearse.started(commands, 2) as workers:
+        with rehearse.start_workers(commands, 2) as workers:
             statuses = workers.wait(300)
             assert statuses == [0, 0], workers.output(0) + workers.output(1)
             return workers.output(0)

@@ -34,12 +34,12 @@ def begun(text, run, processes, *changes, only=None, program=None, cwd=None):
     usual = [f"data.sources=Text(path='{text}')", "data.held_out=Tail(fraction=0.1)", f"train.steps={STEPS}", "model.dropout.residual=0.1"]
     usual += ["model.n_layers=1", "loop.every_save=5", "loop.every_eval=8", "loop.every_log=1", "loop.sample_tokens=1"]
     commands = []
-    for process, flags in enumerate(rehearse.joining(processes)):
+    for process, flags in enumerate(rehearse.distributed_flags(processes)):
         sets = [*usual, *changes, *(only or {}).get(process, ())]
         assignments = [part for change in sets for part in ("--set", change)]
         before = (program or {}).get(process, PROGRAM)
         commands.append([sys.executable, *before, "--config=smoke", f"--run={run}", *assignments, *flags])
-    return rehearse.started(commands, 4 // processes)
+    return rehearse.start_workers(commands, 4 // processes)
 
 
 def curve(run):
@@ -235,7 +235,7 @@ def test_a_coordinator_that_is_not_there_is_one_line_in_the_time_given(tmp_path)
     port = rehearse.free_port()
     flags = [f"--coordinator=localhost:{port}", "--processes=2", "--process=1", "--join_seconds=1", f"--run={tmp_path / 'run'}"]
     began = time.monotonic()
-    with rehearse.started([[sys.executable, *PROGRAM, "--config=smoke", *flags]], 1) as workers:
+    with rehearse.start_workers([[sys.executable, *PROGRAM, "--config=smoke", *flags]], 1) as workers:
         assert workers.wait(60) == [2]
         said = workers.output(0)
     assert time.monotonic() - began < 15
@@ -249,4 +249,4 @@ def test_the_rehearsal_is_a_program(tmp_path, text, capsys):
     assert rehearse.main(["--processes=2", "--devices=1", "--", "--config=smoke", f"--run={tmp_path}", "--set", "mesh.tensor=3"]) == 2
     said = sorted(line for line in capsys.readouterr().out.splitlines() if "error: " in line)
     assert len(said) == 2 and all(f"[{i}] error: process " in line and "tensor 3" in line for i, line in enumerate(said)), said
-    assert rehearse.status([0, -9, 4]) == 137 and rehearse.status([0, 0]) == 0
+    assert rehearse.exit_status([0, -9, 4]) == 137 and rehearse.exit_status([0, 0]) == 0

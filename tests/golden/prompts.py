@@ -10,13 +10,13 @@ from gptjax.evals.task import Item, Task
 def lines() -> Iterator[str]:
     for task in registry.all_tasks().values():
         yield f"{task.name}: {task.summary}"
-        yield from block("", task, task.protocol, sorted({0, task.protocol.shots}))
+        yield from protocol_lines("", task, task.protocol, sorted({0, task.protocol.shots}))
         for name, protocol in task.conventions.items():
-            yield from block(f"{name}: ", task, protocol, [protocol.shots])
+            yield from protocol_lines(f"{name}: ", task, protocol, [protocol.shots])
         yield ""
 
 
-def block(name: str, task: Task, protocol: Protocol, shots: list[int]) -> Iterator[str]:
+def protocol_lines(name: str, task: Task, protocol: Protocol, shots: list[int]) -> Iterator[str]:
     """A protocol, and the example's items as they are put; once where the number of demonstrations changes nothing."""
     words = f", description {protocol.description!a} from {protocol.described_from} shots on" if protocol.description else ""
     yield f"  {name}{protocol.method}, {protocol.metric}, {protocol.shots} shots, separator {protocol.separator!a}{words}"
@@ -24,10 +24,10 @@ def block(name: str, task: Task, protocol: Protocol, shots: list[int]) -> Iterat
     is_same = all(items == items_by_shots[shots[0]] for items in items_by_shots.values())
     for k in shots[:1] if is_same else shots:
         for item in items_by_shots[k]:
-            yield from put("" if is_same else f"{k} shots", item)
+            yield from item_lines("" if is_same else f"{k} shots", item)
 
 
-def put(title: str, item: Item) -> Iterator[str]:
+def item_lines(title: str, item: Item) -> Iterator[str]:
     """Each context with the completions that follow it; a star beside those that are right."""
     for context in item.contexts:
         yield f"    {title:10}{context!a}"

@@ -50,9 +50,9 @@ def imports(root: Path, path: str) -> tuple[list[str], list[str]]:
             lost.append("." * node.level + (node.module or ""))
         wanted = []
         if isinstance(node, ast.ImportFrom) and node.module:
-            wanted = [(node.module, alias.name) for alias in node.size_names]
+            wanted = [(node.module, alias.name) for alias in node.names]
         elif isinstance(node, ast.Import):
-            wanted = [(alias.name, None) for alias in node.size_names]
+            wanted = [(alias.name, None) for alias in node.names]
         for module, name in wanted:
             if module.split(".")[0] != root.name:
                 continue
@@ -100,7 +100,7 @@ def outsiders(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom):
             names.add((node.module or "").split(".")[0])
         elif isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.size_names}
+            names |= {alias.name.split(".")[0] for alias in node.names}
     return names
 
 

@@ -26,7 +26,7 @@ ROWS = 8  # of a microbatch
 
 def config(**parts):
     """Banded and dense layers in turn, pre-LN; a row is long enough for 8 parts of 2 positions, and the band for 2 of them."""
-    return tiny.varied(tiny.config(n_layers=4, n_ctx=16), **parts)
+    return tiny.replace_parts(tiny.config(n_layers=4, n_ctx=16), **parts)
 
 
 def on_eight(name):
@@ -35,11 +35,11 @@ def on_eight(name):
 
 def curve(c, n_devices, microbatches):
     """Losses of the steps, and the parameters after them; microbatches of ROWS rows, or one batch of all rows of a step."""
-    mesh, built, now = tiny.machine(c, n_devices)
+    mesh, built, now = tiny.make_step(c, n_devices)
     run, losses = jax.jit(built, donate_argnums=0), []
     with jax.set_mesh(mesh):
         for i, count in enumerate(COUNTS):
-            tokens = tiny.tokens(c, 2, ROWS, seed=i)
+            tokens = tiny.random_tokens(c, 2, ROWS, seed=i)
             tokens, count = (tokens, count) if microbatches else (tokens[:count].reshape(1, count * ROWS, -1), 1)
             now, metrics = run(now, tokens, np.int32(count))
             losses.append(float(metrics["loss"]))
@@ -61,10 +61,10 @@ def test_the_curve_is_that_of_one_device(one_device, name):
 
 def test_a_device_has_its_shards_and_no_more():
     """fsdp 4 x tensor 2; 128 x 16 is the token table, 16 x 64 a matrix of the MLP, 3 the periods of layers."""
-    c = tiny.varied(tiny.config(n_layers=6, n_ctx=16), mesh=MESHES["tensor"], compute={"layers": "scan"})
-    mesh, built, now = tiny.machine(c, 8)
+    c = tiny.replace_parts(tiny.config(n_layers=6, n_ctx=16), mesh=MESHES["tensor"], compute={"layers": "scan"})
+    mesh, built, now = tiny.make_step(c, 8)
     with jax.set_mesh(mesh):
-        compiled = jax.jit(built, donate_argnums=0, static_argnums=2).lower(now, tiny.tokens(c, 2, ROWS), 2).compile()
+        compiled = jax.jit(built, donate_argnums=0, static_argnums=2).lower(now, tiny.random_tokens(c, 2, ROWS), 2).compile()
     text = compiled.as_text()
     assert "f32[64,16]" in text and "f32[128,16]" not in text, "the table is gathered along its width only"
     assert "f32[2,16,64]" in text and "f32[2,16,128]" not in text, "logits are cut along the vocabulary"
@@ -80,7 +80,7 @@ def test_what_a_tpu_compiler_makes_of_it():
     attention and MLP, in the forward, the repeated and the backward pass; scattered after each of the two, but in the repeated pass once.
     Gradients of matrices are reduced into shards, never whole: newer libtpu passes them around a ring, by collective-permutes."""
     c = tiny.config(rows=16, n_ctx=512, n_vocab=4000, n_layers=4, n_heads=4, d_model=512, attention=(schema.Dense(),))
-    c = tiny.varied(c, mesh=MESHES["tensor"], compute={"remat": "full", "attention": "reference"})
+    c = tiny.replace_parts(c, mesh=MESHES["tensor"], compute={"remat": "full", "attention": "reference"})
     mesh = device_mesh.make_mesh(c.mesh, topology.from_name("v5p:2x2x2").devices())
     built = step.build(c, "tpu", mesh, None)
     now = state.abstract_state(c, built.model, built.tx, mesh)

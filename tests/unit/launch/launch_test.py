@@ -246,7 +246,7 @@ def test_what_no_cluster_would_take(main, own, flag, bad, capsys):
 
 def test_a_name_for_pods_is_checked_for_sweeps_too():
     with pytest.raises(ValueError, match="--name=a{39}-10: give at most 40"):
-        gke.jobset("a" * 39 + "-10", "i", "v5p:8x8x8", 1, 1, ["--config=smoke"])
+        gke.make_jobset("a" * 39 + "-10", "i", "v5p:8x8x8", 1, 1, ["--config=smoke"])
 
 
 def test_a_run_in_the_container_is_warned_of(capsys):

@@ -34,8 +34,8 @@ def test_an_axis_claimed_twice_is_named(mesh):
 
 
 def test_adams_moments_lie_where_their_parameters_do():
-    c = tiny.varied(tiny.config(), mesh={"fsdp": 8})
-    _, _, state = tiny.machine(c, 8)
+    c = tiny.replace_parts(tiny.config(), mesh={"fsdp": 8})
+    _, _, state = tiny.make_step(c, 8)
     mu = state.opt_state[1].mu
     specs = [jax.tree.map(lambda x: x.sharding.spec, tree) for tree in (state.params, mu)]
     assert specs[0] == specs[1]
@@ -65,7 +65,7 @@ def test_adams_moments_lie_where_their_parameters_do():
     ],
 )
 def test_a_mesh_that_does_not_fit_the_model(mesh, model, message):
-    c = tiny.varied(tiny.config(**model), mesh=mesh)
+    c = tiny.replace_parts(tiny.config(**model), mesh=mesh)
     with pytest.raises(ValueError, match=re.escape(message)):
         rules.check(c, device_mesh.make_mesh(c.mesh))
 
