@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def read_examples(task: Task, text: str, form: str | None) -> list[Any]:
+def read_examples(task: Task, text: str, file_format: str | None) -> list[Any]:
     """The examples in a file or, where `text` is -, in standard input. ValueError, in one line, for what holds none of this task's."""
     from gptjax.training.classification import examples
 
@@ -66,19 +66,19 @@ def read_examples(task: Task, text: str, form: str | None) -> list[Any]:
     except OSError as error:
         raise ValueError(f"{where} cannot be read: {error.strerror or error}") from None
     suffix = "jsonl" if find_files.file_type(Path(text)) == (".jsonl", "") else Path(text).suffix.removeprefix(".").lower()
-    form = form or (suffix if suffix in FORMATS else "txt")
-    if form != "txt":
-        found = examples.parse_unlabeled(task, examples.parse_rows(content, f".{form}", where))
+    file_format = file_format or (suffix if suffix in FORMATS else "txt")
+    if file_format != "txt":
+        new_examples = examples.parse_unlabeled(task, examples.parse_rows(content, f".{file_format}", where))
     else:
         if task.kind != "classification":
             columns = ", ".join([*task.fields, *task.answers])
             raise ValueError(
                 f"{where} has one text a line, and this task reads {columns}: give a .tsv, .csv or .jsonl file with these columns"
             )
-        found = examples.parse_unlabeled(task, examples.text_lines(content, where, task.fields[0]))
-    if not found:
+        new_examples = examples.parse_unlabeled(task, examples.text_lines(content, where, task.fields[0]))
+    if not new_examples:
         raise ValueError(f"{where} holds no text to label")
-    return found
+    return new_examples
 
 
 def label(directory: Path, bucket: str | None, config: Config, examples: list[Any], out: Any) -> list[dict[str, Any]]:

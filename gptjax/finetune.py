@@ -65,13 +65,13 @@ def read_recipe(name: str, assignments: Sequence[str]) -> finetuning.Finetuning:
     one's own are another test than a paper's and the GLUE server's: they are neither compared with the one nor written for the other,
     unless an assignment says so."""
     recipe, assignments = registry.finetuning(name), list(assignments)
-    for theirs, ours in RUN_FIELDS.items():
-        assignments = [ours + one.removeprefix(theirs) if one.startswith(theirs) else one for one in assignments]
+    for run_prefix, recipe_prefix in RUN_FIELDS.items():
+        assignments = [recipe_prefix + a.removeprefix(run_prefix) if a.startswith(run_prefix) else a for a in assignments]
     result = overrides.override(recipe, *assignments)
     if not result.task.has_files:
         return result
-    plain = dataclasses.replace(recipe, task=dataclasses.replace(recipe.task, paper=None, submission=None))
-    return overrides.override(plain, *assignments)
+    own_recipe = dataclasses.replace(recipe, task=dataclasses.replace(recipe.task, paper=None, submission=None))
+    return overrides.override(own_recipe, *assignments)
 
 
 def load_examples(recipe: finetuning.Finetuning, init: str, out: Any) -> tuple["ClassificationObjective", Config]:

@@ -12,10 +12,10 @@ class PretrainingObjective:
         """init: where the weights lie that a run begins with; None: they are drawn from the seed."""
         self._init = init
 
-    def open_dataset(self, config, directory, print_line):
+    def open_dataset(self, config, directory, log):
         from gptjax.data import loader
 
-        return loader.open_dataset(config, directory, print_line)
+        return loader.open_dataset(config, directory, log)
 
     def build_step(self, config, platform, mesh, dataset):
         from gptjax.training import step

@@ -34,10 +34,10 @@ def main(arguments: list[str]) -> int:
         return train(request, run_dir.bucket_url(args.run), process_group, args.profile, pretraining.PretrainingObjective(args.init))
 
 
-def read_arguments(arguments: list[str], here: bool = True) -> tuple[argparse.Namespace, Config]:
+def read_arguments(arguments: list[str], local: bool = True) -> tuple[argparse.Namespace, Config]:
     """main's arguments, and the config that they give, the length of --tokens not in it. ValueError for all that can be refused without
     devices and jax: the launchers call it before they print a job, which runs where files and packages are not those of this machine: not
-    `here`."""
+    `local`."""
     parser = command.make_config_parser("train", "Train a GPT on text. The same command continues an interrupted run.", EXAMPLE, text=True)
     parser.add_argument(
         "--run", metavar="DIR", help=f"where the run goes, or lies; or gs://BUCKET/FOLDER, {run_dir.NO_LOCK} (default: runs/CONFIG)"
@@ -45,22 +45,22 @@ def read_arguments(arguments: list[str], here: bool = True) -> tuple[argparse.Na
     parser.add_argument("--init", metavar="RUN_OR_WEIGHTS", help="begin with the weights of another run, or of a folder of weights")
     steps = parse.int_argument(0, 10**6)
     parser.add_argument("--profile", metavar="N", type=steps, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
-    tokens = "the length: moves train.total_tokens and, in proportion, the schedule's decay of the recipe or of the run that is there"
-    parser.add_argument("--tokens", metavar="N", type=parse.int_argument(), help=tokens)
+    tokens_help = "the length: moves train.total_tokens and, in proportion, the schedule's decay of the recipe or of the run that is there"
+    parser.add_argument("--tokens", metavar="N", type=parse.int_argument(), help=tokens_help)
     add_new_record(parser)
     rendezvous.add_distributed_flags(parser)
     args = parser.parse_args(arguments)
-    config = command.resolve_config(args, here)
+    config = command.resolve_config(args, local)
     BatchSchedule(config if args.tokens is None else overrides.override(config, f"train.total_tokens={args.tokens}"))
-    if here or args.run is not None and not args.run.startswith(tuple(run_dir.BUCKETS)):
+    if local or args.run is not None and not args.run.startswith(tuple(run_dir.BUCKETS)):
         run_dir.directory(args.run, config.name)
     return args, config
 
 
 def add_new_record(parser: argparse.ArgumentParser) -> None:
     """The argument of a program that may have lost a run's record."""
-    lost = "go on from the checkpoints though config.json or metrics.jsonl is lost or damaged: the old one is set aside"
-    parser.add_argument("--new_record", action="store_true", help=lost)
+    help_text = "go on from the checkpoints though config.json or metrics.jsonl is lost or damaged: the old one is set aside"
+    parser.add_argument("--new_record", action="store_true", help=help_text)
 
 
 class Objective(Protocol):

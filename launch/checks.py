@@ -22,7 +22,7 @@ def split_arguments(arguments: list[str], program: str, example: str) -> tuple[l
             raise ValueError(
                 f"{parse.quote(word)} holds a control character: in a --set a string may be quoted, and then '\\n' stands for one"
             )
-    args, _ = train.read_arguments(train_args, here=program == "rehearse")
+    args, _ = train.read_arguments(train_args, local=program == "rehearse")
     given = [f"--{name}={vars(args)[name]}" for name in ("coordinator", "processes", "process") if vars(args)[name] is not None]
     if given:
         raise ValueError(f"{' '.join(given)}: the processes of launch.{program} find one another by themselves; leave that out")

@@ -31,7 +31,7 @@ GRACE_SECONDS = 600  # from SIGTERM to SIGKILL, for the checkpoint
 def main(arguments: list[str]) -> int:
     own_args, train_args = checks.split_arguments(arguments, "gke", "--config=gpt3_small --run=gs://bucket/run")
     manifest = make_jobset(**vars(make_parser().parse_args(own_args)), arguments=train_args)
-    if not (train.read_arguments(train_args, here=False)[0].run or "").startswith("gs://"):
+    if not (train.read_arguments(train_args, local=False)[0].run or "").startswith("gs://"):
         print("warning: the run lies in the container, and goes with it: give --run=gs://BUCKET/FOLDER, or add a volume", file=sys.stderr)
     import yaml
 

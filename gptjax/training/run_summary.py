@@ -19,7 +19,7 @@ def summarize(context: Any) -> list[tuple[str, str]]:
     sizes = " x ".join(f"{axis} {n}" for axis, n in context.mesh.shape.items() if n > 1)
     n_microbatches = batch_schedule.max_rows // context.microbatch_rows
     microbatches = f"{n_microbatches} microbatch{'es' if n_microbatches > 1 else ''} of {context.microbatch_rows} rows"
-    shared = f" of {context.processes.num_processes} processes" if context.processes.num_processes > 1 else ""
+    process_note = f" of {context.processes.num_processes} processes" if context.processes.num_processes > 1 else ""
     kernels = dispatch.describe(execution_policy.kernel, c.model, execution_policy.dtype, has_segments)
     n_tokens = batch_schedule.tokens(batch_schedule.n_steps)
     rows = [
@@ -31,7 +31,7 @@ def summarize(context: Any) -> list[tuple[str, str]]:
         ("learning rate", f"peak {c.train.schedule.peak:.2e}, {schedule.lr_at(c.train.schedule, n_tokens):.2e} at the last step"),
         (
             "devices",
-            f"{len(devices)} {devices[0].device_kind}{f' as {sizes}' if sizes else ''}{shared}, {execution_policy.dtype.__name__}",
+            f"{len(devices)} {devices[0].device_kind}{f' as {sizes}' if sizes else ''}{process_note}, {execution_policy.dtype.__name__}",
         ),
         ("run", str(context.directory) if context.bucket_sync.bucket is None else f"{context.bucket_sync.bucket}, {run_dir.NO_LOCK}"),
     ]

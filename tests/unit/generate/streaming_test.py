@@ -77,7 +77,7 @@ def test_stops_are_where_find_finds_them(seed):
 class Letters:
     """61 ids, as many letters."""
 
-    n_vocab, end_of_text, begin, unknown, digest = 61, None, 0, 0, ""
+    n_vocab, end_of_text, start_of_text, unknown, digest = 61, None, 0, 0, ""
 
     def encode(self, text):
         return [ord(c) - 60 for c in text]
@@ -92,7 +92,7 @@ class Letters:
 class Spaced(Letters):
     """Words with a space after each, lower-cased, punctuation apart, newlines dropped, as GPT-1's; what it lacks is <unk>."""
 
-    symbols, begin = ["<unk>", *(c + " " for c in "q:.aw-"), "the ", "\n "], 8
+    symbols, start_of_text = ["<unk>", *(c + " " for c in "q:.aw-"), "the ", "\n "], 8
 
     def __init__(self):
         self.n_vocab = len(self.symbols)

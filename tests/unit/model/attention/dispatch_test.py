@@ -26,16 +26,16 @@ def test_a_kernel_that_does_not_run_here(asked, platform, allowed):
 @pytest.mark.parametrize(
     "kernel, pattern, facts, name, why",
     [
-        ("splash", STRIDED, {"segmented": True, "aligned": False}, "splash", ""),
-        ("splash", DENSE, {"dropping": True}, "reference", "attention dropout"),
-        ("blocks", DENSE, {"dropping": True}, "blocks", ""),
+        ("splash", STRIDED, {"has_segments": True, "is_aligned": False}, "splash", ""),
+        ("splash", DENSE, {"has_dropout": True}, "reference", "attention dropout"),
+        ("blocks", DENSE, {"has_dropout": True}, "blocks", ""),
         ("cudnn", BANDED, {}, "cudnn", ""),
-        ("cudnn", BANDED, {"dropping": True}, "reference", "attention dropout"),
+        ("cudnn", BANDED, {"has_dropout": True}, "reference", "attention dropout"),
         ("cudnn", BANDED, {"dtype": jnp.float32}, "flash", "cuDNN computes in 16 bits, not float32"),
         ("cudnn", BANDED, {"d_head": 60}, "flash", "cuDNN wants heads of a multiple of 8 up to 128, not 60"),
-        ("cudnn", BANDED, {"segmented": True}, "flash", "cuDNN keeps no documents apart"),
-        ("cudnn", BANDED, {"aligned": False}, "flash", "cuDNN aligns the first query with the first key"),
-        ("cudnn", DENSE, {"even": False}, "flash", "jax asks cuDNN for no gradient of an odd number of tokens"),
+        ("cudnn", BANDED, {"has_segments": True}, "flash", "cuDNN keeps no documents apart"),
+        ("cudnn", BANDED, {"is_aligned": False}, "flash", "cuDNN aligns the first query with the first key"),
+        ("cudnn", DENSE, {"is_even": False}, "flash", "jax asks cuDNN for no gradient of an odd number of tokens"),
         ("cudnn", STRIDED, {}, "flash", "cuDNN knows no such pattern"),
     ],
 )
