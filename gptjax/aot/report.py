@@ -12,7 +12,7 @@ COMPUTE_SOURCES = {
 
 
 def render(summary: dict[str, Any]) -> str:
-    """`found`: estimate.summary."""
+    """summary: step_time.summarize."""
     chips, mesh = summary["chips"], " x ".join(f"{axis} {n}" for axis, n in summary["mesh"].items()) or "one device"
     microbatches = f"{summary['microbatches']} x {summary['microbatch_rows']} rows"
     rows = [

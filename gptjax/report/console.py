@@ -160,7 +160,7 @@ class Console:
 
 
 class TrainingDisplay:
-    """What Console.training yields."""
+    """What Console.training_display yields."""
 
     def __init__(self, console: Console, bar, total_steps: int, first_step: int, every_log: int):
         self._console, self._bar, self._every_log = console, bar, every_log

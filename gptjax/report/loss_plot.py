@@ -40,7 +40,7 @@ def new_figure(width: float, height: float):
 
 
 def escape(text: str) -> str:
-    """A user's text as a picture shows it: no $ is mathematics, what the font lacks is U+FFFD, and it is one line of at most LONGEST."""
+    """A user's text as a picture shows it: no $ is mathematics, what the font lacks is U+FFFD, and it is one line of at most MAX_NAME_LENGTH."""
     line = "".join(c if c in _glyphs() else " " if c.isspace() else "\ufffd" for c in text)
     line = line if len(line) <= MAX_NAME_LENGTH else f"{line[: MAX_NAME_LENGTH - 3]}..."
     return line.replace("$", r"\$")
@@ -153,7 +153,7 @@ def _points(records, value):
 
 
 def _subsample(points, max_points, log_scale):
-    """At most `most` of the points, evenly spread along the axis that they are drawn on, the last one included."""
+    """At most `max_points` of the points, evenly spread along the axis that they are drawn on, the last one included."""
     if len(points) <= max_points:
         return points
     if log_scale:
@@ -163,7 +163,7 @@ def _subsample(points, max_points, log_scale):
 
 
 def _smooth(points, log_scale):
-    """The median around SMOOTH_POINTS of the points: over 8% of the run, or on a logarithmic axis over 8% of the way to the point, so that
+    """The median around MAX_SMOOTH_POINTS of the points: over 8% of the run, or on a logarithmic axis over 8% of the way to the point, so that
     the window has one width in the picture. It shrinks at the ends, so that neither is bent."""
     smooth = []
     for tokens, i in _subsample([(tokens, i) for i, (tokens, _) in enumerate(points)], MAX_SMOOTH_POINTS, log_scale):

@@ -29,7 +29,7 @@ class Section:
 
 
 def table_rows(results: Sequence[comparison.ArmResult]) -> list[tuple[str, ...]]:
-    """The table's cells, a row an arm, under HEAD."""
+    """The table's cells, a row an arm, under COLUMNS."""
     rows = []
     for number, result in enumerate(results):
         n = len(result.runs)

@@ -23,7 +23,7 @@ ERROR_STATES = ("refused", "damaged", "given up")
 @dataclasses.dataclass(frozen=True)
 class RunStatus:
     """state: "begun" has measured something, and may be running; "given up" ended on updates that were not finite; of a "damaged" run the
-    record cannot be read. loss: the last validation loss; None: there is none yet. why: one line, of FAULTS."""
+    record cannot be read. loss: the last validation loss; None: there is none yet. reason: one line, of ERROR_STATES."""
 
     state: State
     step: int
@@ -58,7 +58,7 @@ def one_line(text: object) -> str:
 
 
 def _read_tail(file: Path) -> list[dict[str, Any]]:
-    """The records in the last TAIL bytes, those whose validation loss is no number left out. ValueError, naming the file, for a line that
+    """The records in the last TAIL_BYTES, those whose validation loss is no number left out. ValueError, naming the file, for a line that
     is none; what follows the last line end was torn, or is nothing."""
     if not file.exists():
         return []

@@ -38,7 +38,7 @@ class Form:
 
     @np.errstate(all="ignore")  # far off, powers overflow
     def predict_log(self, parameters: np.ndarray, variables: Sequence) -> np.ndarray:
-        """log L of arms, given each variable's values; never more than FAR."""
+        """log L of arms, given each variable's values; never more than MAX_LOG."""
         log_losses = self.log_loss(parameters, [np.asarray(x, float) for x in variables])
         return np.clip(np.nan_to_num(log_losses, nan=MAX_LOG), -MAX_LOG, MAX_LOG)
 
@@ -100,7 +100,7 @@ class Fit:
         }
 
     def _bootstrap_interval(self, log_value: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """The 95% interval of what `log` gives the logarithm of, from the parameters."""
+        """The 95% interval of what `log_value` gives the logarithm of, from the parameters."""
         value = log_value(self.parameters)
         errors = [(log_value(parameters) - value) / spread for parameters, spread in self.bootstrap]
         low, high = np.quantile(errors, [0.025, 0.975], axis=0, method="weibull")  # of any number of draws 95% lie between, on average

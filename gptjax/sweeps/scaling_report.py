@@ -69,7 +69,7 @@ NOTE = (
 
 
 def scale_points(results: Sequence[comparison.ArmResult], only_finished: bool = True) -> list[ScalePoint]:
-    """Arms by N and D, smallest first, the best of equals; finished: only those that have a final loss."""
+    """Arms by N and D, smallest first, the best of equals; only_finished: those that have a final loss."""
     best: dict[tuple[float, float], ScalePoint] = {}
     for result in results:
         finished_runs = [run for run in result.runs if run.final_loss is not None]

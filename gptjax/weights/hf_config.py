@@ -10,7 +10,7 @@ from gptjax.weights import name_maps
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A model_type of transformers. names: our field -> its setting; fixed: settings that must have this value where they are given;
+    """A model_type of transformers. size_names: our field -> its setting; constants: settings that must have this value where they are given;
     activations: its activation -> our gelu; recipe: the config whose training fields a model of it takes."""
 
     model_type: str

@@ -1,9 +1,9 @@
-"""Weights from anywhere: a run of gptjax, Hugging Face's safetensors, OpenAI's own files. `found(path)` says what is there.
+"""Weights from anywhere: a run of gptjax, Hugging Face's safetensors, OpenAI's own files. `load(path)` says what is there.
 
-there = weights.found("gpt2/")              # ValueError, in one line, if there is nothing that can be read
-there.config                                # a whole Config, whose model is that of the weights
-there.check(config.data.tokenizer, text)    # ValueError if that tokenizer is not the weights' own
-params = there.params(abstract.params)      # each leaf read and placed as training.state.abstract(...).params says
+weights = load.load("gpt2/")                        # ValueError, in one line, if there is nothing that can be read
+weights.config                                      # a whole Config, whose model is that of the weights
+weights.check(config, tokenizer)                    # ValueError if that tokenizer is not the weights' own
+params = weights.load_params(abstract_params)       # each leaf read and placed as state.abstract_state(...).params says
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Weights(Protocol):
     config: schema.Config
 
     def check(self, config: schema.Config, tokenizer: Tokenizer) -> None:
-        """ValueError unless these weights are of `config`'s model, and `text`, its tokenizer, is theirs. The model's context may be shorter
+        """ValueError unless these weights are of `config`'s model, and `tokenizer`, its own, is theirs. The model's context may be shorter
         and its vocabulary larger, as far as the weights are a folder's."""
         ...
 
@@ -42,8 +42,8 @@ class Weights(Protocol):
         ...
 
     def load_params(self, abstract_params: Any, advance: ProgressFn = lambda done, leaf: None) -> Any:
-        """The parameters, as the tree of ShapeDtypeStructs `wanted` places them: one leaf after the other, each device's part by itself.
-        wanted's token table may have more rows than there are, which are zero, and its position table fewer."""
+        """The parameters, as the tree of ShapeDtypeStructs `abstract_params` places them: one leaf after the other, each device's part by itself.
+        Its token table may have more rows than there are, which are zero, and its position table fewer."""
         ...
 
 
@@ -57,7 +57,7 @@ def load(
     """What lies at `path`: a run's directory, a folder of weights, or a .safetensors file with its config.json beside it.
 
     For weights that are not a run, the config is the registry's that has their model, else the one named `recipe` (default: the
-    architecture's) with their sizes; `assignments` change fields of it. say: is told what is passed over: a damaged checkpoint, rows of
+    architecture's) with their sizes; `assignments` change fields of it. log: is told what is passed over: a damaged checkpoint, rows of
     padding. checkpoints: where a run's are, if not in it. ValueError, in one line, if nothing there can be read."""
     path = parse.path(str(path))
     if checkpoints is not None or (path / "checkpoints").is_dir():
@@ -79,7 +79,7 @@ def load(
 
 
 def _check_same_model(path: Path, actual: schema.Model, expected: schema.Model, exactly: bool) -> None:
-    """ValueError, naming the field, unless parameters of `have` are those of `want`."""
+    """ValueError, naming the field, unless parameters of `actual` are those of `expected`."""
     for name in ("n_layers", "n_heads", "d_model", "n_vocab", "n_ctx", "attention", "norm", "gelu"):
         actual_value, expected_value = getattr(actual, name), getattr(expected, name)
         if actual_value != expected_value and (

@@ -19,7 +19,7 @@ from gptjax.weights.safetensors import Tensors
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """leaves: of GPT; block: of each layer. unscaled: scores are not divided by sqrt(d_head), as ours are; so our queries are theirs times
+    """leaves: of GPT; block: of each layer. unscaled_attention: scores are not divided by sqrt(d_head), as ours are; so our queries are theirs times
     that (exact where d_head is a power of 4)."""
 
     leaves: dict[str, str]
@@ -166,7 +166,7 @@ def read_part(tensors: Tensors, layout: Layout, model: schema.Model, leaf: str, 
 
 
 def _read_slot(tensors: Tensors, slot: TensorSlot, n: dict[str, int], letters: str, slices: dict[str, slice]) -> np.ndarray:
-    """A part of a stored tensor with the dimensions `letters`, cut by `cuts`; ids beyond the vocabulary are left out."""
+    """A part of a stored tensor with the dimensions `letters`, cut by `slices`; ids beyond the vocabulary are left out."""
     groups = slot.dims.split(",")
     stored_slices, dims = [], []
     for group in groups:  # along the first letter of a group a cut is one piece of what is stored; the others are cut when it is here
@@ -184,7 +184,7 @@ def _read_slot(tensors: Tensors, slot: TensorSlot, n: dict[str, int], letters: s
 
 
 def to_stored(layout: Layout, model: schema.Model, slot: TensorSlot, leaf: Any) -> np.ndarray:
-    """The tensor that is stored at `place`, of our leaf (an array of any placement), as float32 on the host."""
+    """The tensor that is stored at `slot`, of our leaf (an array of any placement), as float32 on the host."""
     letters, n = shapes.letters(slot.leaf), letter_sizes(model)
     array = np.asarray(leaf if slot.period is None else leaf[slot.period])
     if slot.qkv_index is not None:

@@ -43,8 +43,8 @@ def open_model(
     log: Callable[[str], None] = print,
     checkpoints: str | None = None,
 ) -> LoadedModel:
-    """What `weights.found` finds there, with its parameters placed on a mesh of all devices. show: is told how far it is; say and
-    checkpoints: as there. ValueError, in one line, if it cannot be."""
+    """What `load.load` finds there, with its parameters placed on a mesh of all devices. progress: is told how far it is; log
+    and checkpoints: as there. ValueError, in one line, if it cannot be."""
     xla_options.configure_runtime()
     weights = load.load(path, assignments, None, log, checkpoints)
     config = weights.config

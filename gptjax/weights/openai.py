@@ -17,7 +17,7 @@ D_HEAD = 64  # of GPT-1, whose files do not say it
 
 class NumpyShards:
     """GPT-1's parameters: all in one vector, in the order of params_shapes.json, that is cut into params_0.npy, params_1.npy, ... A
-    tensors.Tensors. ValueError, in one line, for a file that is missing or damaged."""
+    safetensors.Tensors. ValueError, in one line, for a file that is missing or damaged."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -24,7 +24,7 @@ OPTIMIZER_PATTERN = re.compile(r".*/Adam(_1)?|.*_power|global_step")  # what a t
 
 
 class TensorBundle:
-    """The float tensors of a checkpoint, without the prefix "model/" and without an optimizer's moments. A tensors.Tensors.
+    """The float tensors of a checkpoint, without the prefix "model/" and without an optimizer's moments. A safetensors.Tensors.
 
     ValueError, in one line, for a file that is missing or damaged, and for a tensor of another type or in slices."""
 

@@ -65,7 +65,7 @@ def _parse_merge(merge: Any, file: Path) -> tuple[str, str]:
 
 
 def detect_tokenizer(folder: Path, default: data.Tokenizer) -> data.Tokenizer:
-    """The tokenizer of a folder of weights: SentencePiece's model in it, else `usual`, of the published files where they are in it."""
+    """The tokenizer of a folder of weights: SentencePiece's model in it, else `default`, of the published files where they are in it."""
     for model in (folder / MODEL_FILE, folder / OTHER_MODEL_FILE):
         if model.exists():
             return data.SentencePiece(path=str(model))
@@ -75,7 +75,7 @@ def detect_tokenizer(folder: Path, default: data.Tokenizer) -> data.Tokenizer:
 
 
 def published_size(folder: Path, spec: data.Tokenizer) -> int | None:
-    """How many ids the published tokenizer that is `named` has, if its files are in the folder, perhaps with more symbols after its own."""
+    """How many ids the published tokenizer of `spec` has, if its files are in the folder, perhaps with more symbols after its own."""
     n = PUBLISHED_SIZES[type(spec)] if type(spec) in PUBLISHED_SIZES else None
     stored = read_bpe(folder) if n is not None else None
     if n is None or stored is None or {i for i in stored.vocab.values() if i < n} != set(range(n)):
@@ -84,9 +84,9 @@ def published_size(folder: Path, spec: data.Tokenizer) -> int | None:
 
 
 def check(folder: Path, rows: int, spec: data.Tokenizer, tokenizer: Tokenizer) -> list[str]:
-    """The symbols that were added in the folder, with ids after those of `text`: one for padding, perhaps.
+    """The symbols that were added in the folder, with ids after those of `tokenizer`: one for padding, perhaps.
 
-    ValueError unless the tokenizer `text`, which a config names so, is that of the weights in `folder`, of whose table `rows` are taken."""
+    ValueError unless `tokenizer`, which a config names so, is that of the weights in `folder`, of whose table `rows` are taken."""
     advice = "set data.tokenizer to the one that the weights were trained with"
     if tokenizer.n_vocab != rows:
         hint = f"; if the rest is padding, --set model.n_vocab={tokenizer.n_vocab}" if tokenizer.n_vocab < rows else ""
@@ -105,7 +105,7 @@ def check(folder: Path, rows: int, spec: data.Tokenizer, tokenizer: Tokenizer) -
         (symbol for symbol, i in stored.vocab.items() if i >= tokenizer.n_vocab), key=lambda symbol: stored.vocab[symbol]
     )
     difference = _describe_difference(
-        dataclasses.replace(stored, symbols={s: i for s, i in stored.vocab.items() if i < tokenizer.n_vocab}), fast_tokenizer
+        dataclasses.replace(stored, vocab={s: i for s, i in stored.vocab.items() if i < tokenizer.n_vocab}), fast_tokenizer
     )
     if difference:
         raise ValueError(

@@ -35,7 +35,7 @@ def test_days_are_of_all_tokens():
 @pytest.mark.parametrize("kinds, products", [(("forward", "dkv", "dq"), 2 * 2 + 4 + 3), (("forward", "dkv"), 2 * 2 + 5)])
 def test_kernels_run_at_half_of_peak(monkeypatch, kinds, products):
     """A thousand pairs of positions visited of each kind; heads of 64 are 128 wide there, forward runs twice where nothing is kept."""
-    monkeypatch.setattr(step_time.splash, "visited", lambda pattern, n_ctx: dict.fromkeys(kinds, 1000))
+    monkeypatch.setattr(step_time.tpu_splash, "pairs_by_kernel", lambda pattern, n_ctx: dict.fromkeys(kinds, 1000))
     c = tiny.replace_parts(registry.config("gpt3_small"), model={"attention": (schema.Dense(),)}, compute={"remat": "full"})
     program, target = SimpleNamespace(kernel_counts=lambda: {"kernel": 1}), topology.from_name("v5p:2x2x1")
     found = step_time.kernel_seconds(SimpleNamespace(config=c, program=program, mesh=SimpleNamespace(size=4), target=target))

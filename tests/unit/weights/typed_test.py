@@ -139,7 +139,7 @@ def test_vocab_json_and_merges_txt_of_wrong_types(vocab, merges, tmp_path):
 
 
 def test_hparams_and_shapes_of_wrong_types(tmp_path):
-    _, _, tensors = openai_test.stored("gpt2", openai_test.layouts.OPENAI_GPT2)
+    _, _, tensors = openai_test.stored("gpt2", openai_test.name_maps.OPENAI_GPT2)
     (tmp_path / "gpt2").mkdir()
     openai_test.save(tmp_path / "gpt2", tensors)
     good = {"n_vocab": 257, "n_ctx": 12, "n_embd": 16, "n_head": 4, "n_layer": 4}
@@ -148,7 +148,7 @@ def test_hparams_and_shapes_of_wrong_types(tmp_path):
             (tmp_path / "gpt2" / "hparams.json").write_text(json.dumps(good | {name: value}))
             one_line(lambda: load.load(tmp_path / "gpt2", openai_test.HEADS))
     (tmp_path / "gpt1").mkdir()
-    _, _, tensors = openai_test.stored("openai-gpt", openai_test.layouts.OPENAI_GPT1)
+    _, _, tensors = openai_test.stored("openai-gpt", openai_test.name_maps.OPENAI_GPT1)
     np.save(tmp_path / "gpt1" / "params_0.npy", np.concatenate([x.ravel() for x in tensors.values()]))
     shapes = [list(x.shape) for x in tensors.values()]
     for place in ([], [0], [1], [0, 0], [2, 1]):
@@ -158,7 +158,7 @@ def test_hparams_and_shapes_of_wrong_types(tmp_path):
 
 
 def test_the_header_of_an_array_with_flipped_bytes(tmp_path):
-    _, _, tensors = openai_test.stored("openai-gpt", openai_test.layouts.OPENAI_GPT1)
+    _, _, tensors = openai_test.stored("openai-gpt", openai_test.name_maps.OPENAI_GPT1)
     np.save(tmp_path / "params_0.npy", np.concatenate([x.ravel() for x in tensors.values()]))
     (tmp_path / "params_shapes.json").write_text(json.dumps([x.shape for x in tensors.values()]))
     whole = (tmp_path / "params_0.npy").read_bytes()
