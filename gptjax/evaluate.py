@@ -16,7 +16,7 @@ from typing import Any
 from gptjax.config import command, count, evaluation, overrides, parse, registry
 
 EXAMPLE = "python -m gptjax.evaluate --run=runs/gpt3_small --tasks=lambada,hellaswag,arithmetic --shots=0,1,few --examples=500"
-LAST_TOKEN_NOTE = "its accuracy is of the last token of the word, its perplexity of the whole word"  # of protocol.LastToken
+LAST_TOKEN_NOTE = "its accuracy is of the last token of the word, its perplexity of the whole word"  # of evaluation.LastToken
 FEW = "few"  # the K of the task's paper
 SHOTS = f"0,1,{FEW}"
 FLAGS = {  # of each thing that can be asked for, the flags that change something; --out always does
@@ -190,13 +190,13 @@ def load_model(path: str | Path, out: Any) -> Any:
     parameters = count.parameters(loaded.config.model)
     out.print(f"{path}: {loaded.kind}, {loaded.config.name}, {parameters:,} parameters")
     metadata = {"name": loaded.config.name, "parameters": parameters, "n_ctx": loaded.config.model.n_ctx, "digest": loaded.digest}
-    return runner.EvalModel(inference.prepare(loaded.step.model, loaded.params), loaded.tokenizer, loaded.step.model.place, metadata)
+    return runner.EvalModel(inference.prepare(loaded.step.model, loaded.params), loaded.tokenizer, loaded.step.model.sharding, metadata)
 
 
 def run_all(
     task_runs: Iterable[Any], model: Any, data: Path | None, data_dir: str | None, directory: Path, out: Any
 ) -> Iterator[tuple[Any, Any]]:
-    """(examination, its record) as they come; (examination, None) where it cannot be asked, which is told in a line, once of a task that
+    """(task run, its record) as they come; (task run, None) where it cannot be asked, which is told in a line, once of a task that
     has no data."""
     from gptjax.evals import runner
     from gptjax.model import inference
@@ -212,12 +212,12 @@ def run_all(
             try:
                 with out.status(task_run.name) as progress:
                     errors: dict[str, str] = {}
-                    items, pool = task_run.items(load_rows, errors)
+                    items, pool = task_run.load_items(load_rows, errors)
                     task_run = task_run.fit_to_data(items, pool, model.tokenizer, model.metadata["n_ctx"])
                     if (task_run.label, task_run.shots) in done:
                         continue
                     done.add((task_run.label, task_run.shots))
-                    prompt_list = task_run.put(items, pool, model, progress, errors)
+                    prompt_list = task_run.build_prompts(items, pool, model, progress, errors)
                     record = runner.run_task(task_run, prompt_list, model, directory, progress, out.warn, errors)
             except ValueError as error:
                 status, reason = command.classify_error(error)
@@ -286,16 +286,17 @@ def print_remarks(task_run: Any, record: dict[str, Any], n_ctx: int, out: Any) -
     """What the reader of the scores has to know of the items."""
     if not record["scores"]:
         out.warn(
-            f"{task_run.label}, {task_run.shots:,} shots: no right answer of its {record['examples']:,} items is known, so there is no score"
+            f"{task_run.label}, {task_run.shots:,} shots: "
+            f"no right answer of its {record['examples']:,} items is known, so there is no score"
         )
     if record["refused"]:
         reasons = "; ".join(list(record["refused"].values())[:3])
         out.warn(f"{task_run.label}: {len(record['refused']):,} items cannot be asked, and do not count: {reasons}")
     if record["unwritable"]:
-        examples = ", ".join(record["unwritable"][:3])
+        examples, method = ", ".join(record["unwritable"][:3]), task_run.protocol.method
         out.warn(
-            f"{task_run.label}: no right answer of {len(record['unwritable']):,} items can be written in {task_run.protocol.method.n_tokens} tokens and "
-            f"before {', '.join(map(repr, task_run.protocol.method.stops)) or 'the end'}: item {examples}; set {task_run.label}.method.n_tokens or .stops"
+            f"{task_run.label}: no right answer of {len(record['unwritable']):,} items can be written in {method.n_tokens} tokens and "
+            f"before {', '.join(map(repr, method.stops)) or 'the end'}: item {examples}; set {task_run.label}.method.n_tokens or .stops"
         )
     if record["fewer_shots"]:
         out.print(f"  {record['fewer_shots']:,} items had no room for {task_run.shots}: {record['mean_shots']:.1f} on average", "dim")
@@ -335,8 +336,8 @@ def print_tasks(out: Any) -> int:
         """A line; what has no room after the other columns stands in lines below them."""
         lines = textwrap.wrap(data, max(data_width, 20)) if data_width >= 20 else ["", *textwrap.wrap(data, out.width - 6)]
         out.print(form.format(*cells, lines[0]).rstrip(), style)
-        for extra_groups in lines[1:]:
-            out.print(" " * (indent if data_width >= 20 else 6) + extra_groups, style)
+        for line in lines[1:]:
+            out.print(" " * (indent if data_width >= 20 else 6) + line, style)
 
     print_row("data", "task", "K", "method", "metric", style="bold")
     for family, members in tasks.families().items():

@@ -3,8 +3,8 @@
 python -m gptjax.lm_eval --model gptjax --model_args run=runs/gpt2 --tasks lambada_openai
 
 Everything else is as lm_eval has it. model_args: run, a run of gptjax or a folder of weights; any field of its config, as
-run=DIR,mesh.data=2. batch_size and device mean nothing: asking.py batches by length, on all devices of the mesh. In a program, import this
-module, and lm_eval.simple_evaluate(model="gptjax", ...) finds it."""
+run=DIR,mesh.data=2. batch_size and device mean nothing: evals/loglikelihood.py batches by length, on all devices of the mesh. In a
+program, import this module, and lm_eval.simple_evaluate(model="gptjax", ...) finds it."""
 
 import logging
 from typing import Any
@@ -53,7 +53,7 @@ class GptJaxLM(model.TemplateLM):
         super().__init__()
         assignments = [f"{path}={value}" for path, value in settings.items() if path not in IGNORED_SETTINGS]
         loaded = open_model.open_model(run, assignments, lambda done: None)
-        self._tokenizer, self.sharding, self.n_ctx = loaded.tokenizer, loaded.step.model.place, loaded.config.model.n_ctx
+        self._tokenizer, self.sharding, self.n_ctx = loaded.tokenizer, loaded.step.model.sharding, loaded.config.model.n_ctx
         self.inference_model = inference.prepare(loaded.step.model, loaded.params)
 
     @property

@@ -29,7 +29,7 @@ class ProtocolBox:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """lines: an object an item, with its `id`. score: of some of them."""
+    """outcomes: an object an item, with its `id`. score: of some of them."""
 
     task: str
     shots: str
@@ -40,16 +40,16 @@ class Evaluation:
 
 def compare(overlap_dir: pathlib.Path, results_dir: pathlib.Path, data_dir: pathlib.Path | None = None) -> list[dict[str, Any]]:
     """For each evaluation of a task that was checked, and each metric: score (in percent, but perplexities and the like), its error and the
-    number of items, of all, dirty and clean ones; and by how much, in percent of it, clean differs from all. data: where files of one's own
-    tasks lie. ValueError, in one line, for what does not fit together."""
+    number of items, of all, dirty and clean ones; and by how much, in percent of it, clean differs from all. data_dir: where files of one's
+    own tasks lie. ValueError, in one line, for what does not fit together."""
     for folder, contents in ((overlap_dir, "what `check` wrote"), (results_dir, "what `evaluate` wrote, or TASK.jsonl")):
         if not folder.is_dir():
             raise ValueError(f"{folder} is no directory: give one with {contents}")
     dirty_items = read_dirty_items(overlap_dir)
-    found = list(find_evaluations(results_dir, set(dirty_items), data_dir))
-    if not found:
+    evaluations = list(find_evaluations(results_dir, set(dirty_items), data_dir))
+    if not evaluations:
         raise ValueError(f"{results_dir} has nothing of the tasks that {overlap_dir} has: {', '.join(sorted(dirty_items)) or 'none'}")
-    return [row for evaluation in found for row in rows_by_subset(evaluation, dirty_items[task_name(evaluation.task)])]
+    return [row for evaluation in evaluations for row in rows_by_subset(evaluation, dirty_items[task_name(evaluation.task)])]
 
 
 def read_dirty_items(overlap_dir: pathlib.Path) -> dict[str, dict[str, bool]]:
@@ -127,7 +127,7 @@ def find_evaluations(results_dir: pathlib.Path, tasks: Collection[str], data_dir
 def load_evaluation(record_json: dict[str, Any], path: pathlib.Path, data_dir: pathlib.Path | None) -> Evaluation:
     """An evaluation whose outcomes are judged by what its record keeps."""
     task = registry.get_task(record_json["task"], data_dir)
-    protocol = overrides.override(ProtocolBox(protocol=task.protocol), f"how={record_json['protocol']}").protocol
+    protocol = overrides.override(ProtocolBox(protocol=task.protocol), f"protocol={record_json['protocol']}").protocol
     outcomes = [metrics.score_item(task, protocol, outcome) for outcome in _read_lines(path, "right")]
     return Evaluation(
         record_json["task"],

@@ -22,8 +22,8 @@ ReadRows = Callable[[Task, Protocol, str], task_data.Rows]  # the rows of a task
 
 @dataclasses.dataclass(frozen=True)
 class TaskTexts:
-    """A task's texts; items of one group (the answers of a question) share one. texts: by key. items: id of an item -> key. made: is it
-    made from a seed, so that short texts are no chance hits?"""
+    """A task's texts; items of one group (the answers of a question) share one. texts: by key. items: id of an item -> key. is_generated:
+    is it made from a seed, so that short texts are no chance hits?"""
 
     name: str
     texts: dict[str, str]

@@ -53,8 +53,8 @@ class ProtocolBox:
 
 
 def find_task(name: str, folder: pathlib.Path | None) -> Task | None:
-    """The task of FOLDER/NAME_test.jsonl (or one of the other ENDINGS), None if there is no such file. ValueError, in one line, for a file
-    beside it that is not as it should be."""
+    """The task of FOLDER/NAME_test.jsonl (or with another of SPLIT_SUFFIXES), None if there is no such file. ValueError, in one line, for a
+    file beside it that is not as it should be."""
     if folder is None:
         return None
     if "/" in name:
@@ -138,11 +138,11 @@ def _build_protocol(columns: tuple[str, ...], path: pathlib.Path, settings: Mapp
         settings = dict(settings) | {"method": f"{method}(n_tokens={MIN_TOKENS})"}
     unquoted = ("method", "metric")  # other texts are quoted, and a list is a tuple, in the grammar of --set
     values = {key: tuple(settings[key]) if isinstance(settings[key], list) else settings[key] for key in PROTOCOL_PATHS if key in settings}
-    edits = [f"how.{PROTOCOL_PATHS[key]}={value if key in unquoted else repr(value)}" for key, value in values.items()]
+    edits = [f"protocol.{PROTOCOL_PATHS[key]}={value if key in unquoted else repr(value)}" for key, value in values.items()]
     try:
         protocol = overrides.override(ProtocolBox(protocol=protocol), *edits).protocol
     except ValueError as error:
-        raise ValueError(f"{path}: {str(error).removeprefix('how.')}") from None
+        raise ValueError(f"{path}: {str(error).removeprefix('protocol.')}") from None
     kinds = evaluation.ChoiceMethod if "completions" in columns else evaluation.GenerationMethod | evaluation.LastWord
     if not isinstance(protocol.method, kinds):
         names = ", ".join(kind.__name__ for kind in typing.get_args(kinds))

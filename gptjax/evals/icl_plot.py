@@ -77,14 +77,14 @@ def labels(records: Sequence[Record]) -> dict[str, str]:
 
     models = {record["model"]["digest"]: record["model"] for record in records}
     models = dict(sorted(models.items(), key=lambda pair: (pair[1]["parameters"], pair[1]["name"], pair[0])))
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for digest, model in models.items():
-        alike = [other for other in models.values() if other["parameters"] == model["parameters"]]
+        same_size = [other for other in models.values() if other["parameters"] == model["parameters"]]
         name = f"{console.si(model['parameters'])} parameters"
-        name += f", {model['name']}" if len(alike) > 1 else ""
-        name += f" {digest[:6]}" if sum(other["name"] == model["name"] for other in alike) > 1 else ""
-        found[digest] = name
-    return found
+        name += f", {model['name']}" if len(same_size) > 1 else ""
+        name += f" {digest[:6]}" if sum(other["name"] == model["name"] for other in same_size) > 1 else ""
+        names[digest] = name
+    return names
 
 
 def main_score(record: Record) -> dict[str, Any]:
@@ -100,16 +100,17 @@ def panel_key(record: Record) -> tuple[str, str]:
 def select(records: Sequence[Record], warn: Callable[[str], None]) -> list[Record]:
     """One record of each model for a task with so many demonstrations, with its description or without: of several, as by other seeds or
     methods, the one of most items, which `warn` says."""
-    found: dict[tuple, list[Record]] = {}
+    groups: dict[tuple, list[Record]] = {}
     for record in records:
         key = record["model"]["digest"], *panel_key(record), record["described"], record["shots"]
-        found.setdefault(key, []).append(record)
-    for (_, task, _, _, shots), own_records in found.items():
+        groups.setdefault(key, []).append(record)
+    for (_, task, _, _, shots), own_records in groups.items():
         if len(own_records) > 1:
             warn(
-                f"{task}, {shots} shots: {len(own_records)} results of one model, by other seeds or protocols; the one of most items is drawn"
+                f"{task}, {shots} shots: {len(own_records)} results of one model, by other seeds or protocols; "
+                "the one of most items is drawn"
             )
-    return [max(own_records, key=lambda record: record["examples"]) for own_records in found.values()]
+    return [max(own_records, key=lambda record: record["examples"]) for own_records in groups.values()]
 
 
 def plot_by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str]) -> None:
@@ -186,11 +187,10 @@ def plot_by_size(axes: Any, records: Sequence[Record]) -> None:
         if kind not in mean:
             continue
         points = [(parameters[model], value) for model, value in mean[kind].items()]
-        middle = [
-            statistics.fmean(value for size, value in points if size == n_params) for n_params in sizes
-        ]  # of runs of one size, their mean
+        # of runs of one size, their mean
+        means = [statistics.fmean(value for size, value in points if size == n_params) for n_params in sizes]
         axes.plot(*zip(*points, strict=True), ls="", marker="o", ms=4, color=color)
-        axes.plot(sizes, middle, color=color, label=kind)
+        axes.plot(sizes, means, color=color, label=kind)
     axes.set_xscale("log")
     axes.minorticks_off()
     axes.set_xticks(sizes, [console.si(size) for size in sizes])

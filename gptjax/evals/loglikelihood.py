@@ -1,6 +1,6 @@
 """A model is asked: how likely are these completions after this context, how likely is this text, what do you write?
 
-Answers come in the order that is quickest, each with its question's number. Completions are read as forests (model/attention/tree.py): a
+Answers come in the order that is quickest, each with its request's number. Completions are read as forests (model/attention/tree.py): a
 context is in a row once for all its completions, and so is a beginning that several contexts share; what is short stands side by side in
 one row. So nearly nothing that is computed is padding, few programs are compiled, and nothing is cached. Logits are of the tokens that
 are asked for alone."""
@@ -52,15 +52,15 @@ def loglikelihood(
     sharding: rules.Sharding = rules.UNSHARDED,
     banned: Sequence[int] = (),
 ) -> Iterator[tuple[int, tuple[LogLikelihood, ...]]]:
-    """(number of the question, a Likelihood for each of its completions), in the order that is quickest. place: where the parameters lie,
-    and rows shall (training.step.build's model.place). banned: tokens that do not count as what the model would say first; the
+    """(number of the request, a LogLikelihood for each of its completions), in the order that is quickest. sharding: where the parameters
+    lie, and rows shall (training.step.build's model.sharding). banned: tokens that do not count as what the model would say first; the
     log-probability is not changed by it.
 
-    ValueError for a question without a completion, for an empty context or completion, and for what the model's context does not hold:
-    all tokens but a completion's last are read. reading.NonFiniteLogits where the model says NaN."""
+    ValueError for a request without a completion, for an empty context or completion, and for what the model's context does not hold:
+    all tokens but a completion's last are read. inference.NonFiniteLogits where the model says NaN."""
     for index, request in enumerate(requests):
         _check_request(index, request, inference_model.model.config.n_ctx)
-    inference_model = inference_model.replace(model=inference_model.model.clone(place=sharding))
+    inference_model = inference_model.replace(model=inference_model.model.clone(sharding=sharding))
     allowed_V = np.ones(inference_model.params["token_VD"].shape[0], bool)
     allowed_V[list(banned)] = False
     partial: dict[int, dict[int, LogLikelihood]] = {}
@@ -82,8 +82,8 @@ def loglikelihood_rolling(
     stride: int | None = None,
 ) -> Iterator[tuple[int, float]]:
     """(number of the text, its log-probability in nats) of whole texts: each token after as many before it as the model's context holds
-    when `stride` tokens are predicted in each window (default: the whole context). The token `first` stands before each text; an empty one
-    has 0 nats."""
+    when `stride` tokens are predicted in each window (default: the whole context). `prefix_token` stands before each text; an empty
+    one has 0 nats."""
     n_ctx = inference_model.model.config.n_ctx
     windows, owners = [], []
     totals, n_pending = [0.0] * len(texts), [0] * len(texts)
@@ -115,7 +115,7 @@ def generate_until(
     method's `stops`. What is sampled depends on the key and on which prompts are there.
 
     ValueError for an empty prompt; and for a prompt that is with its new tokens longer than the model's context allows a beam search. Else
-    the model reads on from the text's last half, as in decode.stream. reading.NonFiniteLogits where the model says NaN."""
+    the model reads on from the text's last half, as in decode.stream. inference.NonFiniteLogits where the model says NaN."""
     match method:
         case evaluation.Beam():
             return _generate_batches(prompts, lambda batch, start: _beam_search(inference_model, batch, method, tokenizer))
@@ -140,7 +140,7 @@ def sample_until(
     tokenizer: Tokenizer,
     key: jax.Array,
 ) -> Iterator[tuple[int, str]]:
-    """`written` by any sampling."""
+    """`generate_until` by any sampling."""
 
     def generate(batch, start):
         parts = streaming.stream(inference_model, tokenizer, batch, n_tokens, sampling_params, jax.random.fold_in(key, start), stops)
@@ -195,7 +195,7 @@ class _Leaf:
 
 
 def _build_units(requests: Sequence[Request]) -> list[list[_Leaf]]:
-    """Completions that are read together: those of a question, and of the next ones by alphabet where at least half of the context is the
+    """Completions that are read together: those of a request, and of the next ones by alphabet where at least half of the context is the
     same, as long as the unit is not three times its first text (a longer row's attention then costs as much as sharing saves)."""
     units, size, limit = [], 0, 0
     last_context, last_completion = np.zeros(0, np.int32), ()
@@ -304,9 +304,9 @@ def _make_batch(requests: Sequence[Request], n_rows: int, length: int, rows: lis
                 n_targets += len(completion)
                 position = end
             ends_BT[row, path] = position
-    first_M = np.zeros(n_targets, bool)
-    first_M[[begin for _, begin, _ in leaves]] = True
-    return _Batch(tokens_BT, positions_BT, ends_BT, np.concatenate(sources), np.concatenate(targets), first_M, leaves)
+    is_first_M = np.zeros(n_targets, bool)
+    is_first_M[[begin for _, begin, _ in leaves]] = True
+    return _Batch(tokens_BT, positions_BT, ends_BT, np.concatenate(sources), np.concatenate(targets), is_first_M, leaves)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ def _forward_fn(platform: str) -> Callable:
 
 @jax.jit
 def _gather_hidden(inference_model: inference.InferenceModel, x_BTD: jax.Array, source_M: jax.Array) -> jax.Array:
-    """(M, 1, D): the hidden states of these nodes. A small program of its own, so that _probabilities needs few compilations."""
+    """(M, 1, D): the hidden states of these nodes. A small program of its own, so that _log_probs needs few compilations."""
     return inference_model.model.sharding(x_BTD.reshape(-1, x_BTD.shape[-1])[source_M][:, None], "B1D")
 
 
@@ -327,7 +327,7 @@ def _gather_hidden(inference_model: inference.InferenceModel, x_BTD: jax.Array, 
 def _log_probs(
     inference_model: inference.InferenceModel, x_B1D: jax.Array, target_B: jax.Array, is_first_B: jax.Array, allowed_V: jax.Array
 ):
-    """(B,) each: the log-probability of the wanted token after each hidden state; is none likelier."""
+    """(B,) each: the log-probability of the target token after each hidden state; is none likelier."""
     sharding = inference_model.model.sharding
     y_BV = inference.logits(inference_model, x_B1D)[:, 0]
     y_B = jnp.take_along_axis(y_BV, target_B[:, None], axis=1)[:, 0]
@@ -362,7 +362,7 @@ def _score_batch(inference_model: inference.InferenceModel, batch: _Batch, allow
 
 
 def _collect_results(requests, batch: _Batch, scores: list, partial: dict) -> Iterator[tuple[int, tuple[LogLikelihood, ...]]]:
-    """The questions of which the last completion was in this batch. found: completions of the others."""
+    """The requests of which the last completion was in this batch. partial: completions of the others."""
     p_M, is_greedy_M = (np.concatenate(column) for column in zip(*jax.device_get(scores), strict=True))
     for leaf, begin, end in batch.leaves:
         is_greedy = is_greedy_M[begin:end]

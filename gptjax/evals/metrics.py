@@ -2,7 +2,7 @@
 
 An outcome holds all that its score is made of: the fields of its Item; "asked" (its contexts with what stood before them), "shown" (ids of
 the demonstrations) and "cut"; and, by method, "log_probabilities" and "tokens" (of each completion, or window), "before" (log-probabilities
-without the item), "greedy", "last_greedy", "written" with "spelling". `judged` adds "chosen" and "scores".
+without the item), "greedy", "last_greedy", "written" with "spelling". `score_item` adds "chosen" and "scores".
 
 A tokenizer that does not give back the text it was given, as GPT-1's, which has no capitals and puts a space after each word, cannot write
 most answers as they stand: then what was written is compared with the right answers as the tokenizer writes them ("spelling")."""
@@ -96,7 +96,7 @@ def can_generate_answer(item: Item, tokenizer: Tokenizer, n_tokens: int, stops: 
 def tokenizer_forms(item: Item, tokenizer: Tokenizer) -> dict[str, str]:
     """Each text of the item that a written answer is compared with -> how the tokenizer writes it, where that is another text."""
     texts = [*item.answers, *_iter_strings([fact for fact in item.facts.values() if not isinstance(fact, int)])]
-    forms = {one: tokenizer.decode(tokenizer.encode(one)).strip() for one in texts}
+    forms = {text: tokenizer.decode(tokenizer.encode(text)).strip() for text in texts}
     return {text: form for text, form in forms.items() if form != text.strip()}
 
 
@@ -108,16 +108,16 @@ def _iter_strings(value: Any) -> Iterable[str]:
             yield from _iter_strings(element)
 
 
-def respell(item: Item, found: Mapping[str, str]) -> Item:
+def respell(item: Item, forms: Mapping[str, str]) -> Item:
     """The item with its right answers and facts as the tokenizer writes them."""
 
-    def respelled(value: Any) -> Any:
+    def replace(value: Any) -> Any:
         if isinstance(value, str):
-            return found[value] if value in found else value
-        return [respelled(one) for one in value] if isinstance(value, list | tuple) else value
+            return forms[value] if value in forms else value
+        return [replace(element) for element in value] if isinstance(value, list | tuple) else value
 
-    facts = {name: respelled(value) for name, value in item.facts.items()}
-    return dataclasses.replace(item, answers=tuple(map(respelled, item.answers)), facts=facts)
+    facts = {name: replace(value) for name, value in item.facts.items()}
+    return dataclasses.replace(item, answers=tuple(map(replace, item.answers)), facts=facts)
 
 
 def score_item(task: Task, protocol: evaluation.Protocol, outcome: Outcome) -> Outcome:
@@ -161,8 +161,8 @@ def metric_names(task: Task, protocol: evaluation.Protocol) -> list[str]:
 
 
 def aggregate(task: Task, protocol: evaluation.Protocol, outcomes: Sequence[Outcome], seed: int) -> list[Score]:
-    """A Score for each of `metrics`. Standard errors: of a mean, from the items' spread; of a perplexity likewise, carried over; of what is
-    no mean (f1 of classes, BLEU), by a bootstrap over items with `seed`. Items whose answer is not known do not count."""
+    """A Score for each of `metric_names`. Standard errors: of a mean, from the items' spread; of a perplexity likewise, carried over; of
+    what is no mean (f1 of classes, BLEU), by a bootstrap over items with `seed`. Items whose answer is not known do not count."""
     known = [outcome for outcome in outcomes if item_from_outcome(outcome).has_answer]
     return [_aggregate_metric(task, protocol, metric, known, seed) for metric in (metric_names(task, protocol) if known else [])]
 

@@ -23,10 +23,10 @@ def read(path: Path, warn: WarnFn) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     content = path.read_bytes()
-    *whole, torn = content.split(b"\n")
+    *lines, torn = content.split(b"\n")
     outcomes: dict[str, dict[str, Any]] = {}
     intact, damaged = [], []
-    for number, line in enumerate(whole, 1):
+    for number, line in enumerate(lines, 1):
         outcome = _decode_line(line, path.stem)
         if outcome is None:
             damaged.append(number)
@@ -37,7 +37,7 @@ def read(path: Path, warn: WarnFn) -> dict[str, dict[str, Any]]:
         numbers = (
             f"{'lines' if len(damaged) > 1 else 'line'} {', '.join(f'{n:,}' for n in damaged[:5])}{' ...' if len(damaged) > 5 else ''}"
         )
-        warn(f"{path}: {numbers} of {len(whole):,} are not as they were written; those items are asked again")
+        warn(f"{path}: {numbers} of {len(lines):,} are not as they were written; those items are asked again")
     if damaged or torn:
         atomic.save(path, b"".join(line + b"\n" for line in intact))
     return outcomes

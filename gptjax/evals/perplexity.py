@@ -2,8 +2,8 @@
 
 Each document is read by itself, after the token that a text without any begins with: a file is one, a line of .jsonl, a row of .parquet. A
 file that is named may have any ending: where that tells no format it is text.
-Every token of it is predicted, once, after as many tokens as its window holds (asking.texts). Bytes are those of the text itself in UTF-8,
-whatever the tokenizer makes of it; words are what stands between spaces."""
+Every token of it is predicted, once, after as many tokens as its window holds (loglikelihood.loglikelihood_rolling). Bytes are those of
+the text itself in UTF-8, whatever the tokenizer makes of it; words are what stands between spaces."""
 
 import hashlib
 import math
@@ -20,20 +20,20 @@ COLUMNS = ("tokens", "bytes", "loss", "perplexity", "bits/byte", "by word")
 COUNT_NAMES = ("documents", "tokens", "bytes", "words", "nats")
 
 
-def find_texts(given: Iterable[str], warn: Callable[[str], None]) -> list[Path]:
+def find_texts(names: Iterable[str], warn: Callable[[str], None]) -> list[Path]:
     """Finds the files that these names, folders and globs stand for, each once. warn: is told of what was passed over. ValueError, in
     one line, if one stands for none."""
-    there: list[Path] = []
-    for name in given:
+    paths: list[Path] = []
+    for name in names:
         path = parse.path(name)
         if path.is_file() and not find_files.file_type(path)[0]:
-            there.append(path)
+            paths.append(path)
             continue
-        more = find_files.find(name)
-        there += more.files
-        if remark := more.remark():
+        matches = find_files.find(name)
+        paths += matches.files
+        if remark := matches.remark():
             warn(remark)
-    return list(dict.fromkeys(there))
+    return list(dict.fromkeys(paths))
 
 
 def check_stride(stride: int | None, n_ctx: int) -> int:
@@ -44,7 +44,7 @@ def check_stride(stride: int | None, n_ctx: int) -> int:
 
 
 def predict(
-    model: EvalModel, paths: Sequence[Path], stride: int, tell: Callable[[str], None], warn: Callable[[str], None]
+    model: EvalModel, paths: Sequence[Path], stride: int, progress: Callable[[str], None], warn: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
     """Predicts each file, and yields the `measures` of each, and of all together where there are several; of those, warn is told of one
     without text. ValueError, in one line, for a file that cannot be read or has no tokens, and where none has text."""
@@ -62,16 +62,16 @@ def predict(
             loglikelihood.loglikelihood_rolling(model.inference_model, tokens, model.tokenizer.start_of_text, model.sharding, stride), 1
         ):
             nats -= more
-            tell(f"{path}: {done:,} of {len(texts):,} documents")
+            progress(f"{path}: {done:,} of {len(texts):,} documents")
         numbers = (len(texts), sum(map(len, tokens)), sum(len(text.encode()) for text in texts), sum(len(text.split()) for text in texts))
         if not numbers[1]:
             raise ValueError(f"{path} has no tokens in this tokenizer: it holds {parse.quote(texts[0])}")
         counts.append(dict(zip(COUNT_NAMES, (*numbers, nats), strict=True)))
         digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-        changed = any(model.tokenizer.decode(ids) != text for ids, text in zip(tokens, texts, strict=True))
-        yield measures(counts[-1]) | {"text": str(path), "sha256": digest, "stride": stride, "changed": changed, "model": model.metadata}
+        is_lossy = any(model.tokenizer.decode(ids) != text for ids, text in zip(tokens, texts, strict=True))
+        yield measures(counts[-1]) | {"text": str(path), "sha256": digest, "stride": stride, "changed": is_lossy, "model": model.metadata}
     if len(counts) > 1:
-        yield measures({name: sum(one[name] for one in counts) for name in COUNT_NAMES}) | {"text": f"all {len(counts)}"}
+        yield measures({name: sum(file_counts[name] for file_counts in counts) for name in COUNT_NAMES}) | {"text": f"all {len(counts)}"}
 
 
 def _read_documents(path: Path) -> list[str]:
@@ -104,7 +104,7 @@ def _safe_exp(x: float) -> float:
 
 
 def format_cells(record: dict[str, Any]) -> list[str]:
-    """What stands under HEAD."""
+    """What stands under COLUMNS."""
     by_word = "" if record["perplexity_by_word"] is None else f"{record['perplexity_by_word']:.5g}"
     counts = [f"{record[name]:,}" for name in ("tokens", "bytes")]
     return [*counts, f"{record['loss']:.4f}", f"{record['perplexity']:.5g}", f"{record['bits_per_byte']:.4f}", by_word]

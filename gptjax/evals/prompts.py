@@ -16,11 +16,11 @@ Pair = tuple[tuple[int, ...], tuple[int, ...]]  # tokens of a context, tokens of
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """An item as it is put. contexts: with description and demonstrations before them; shown: ids of the demonstrations, in order.
+    """An item as it is put. contexts: with description and demonstrations before them. demonstration_ids: in their order.
     context_tokens and completion_tokens: a pair for each completion; of a task that writes, one context and no completion.
-    cut: tokens of the contexts' begin (of one with a hint, of what stands before the hint the end) that have no room, even without
-    demonstrations. without: the same completions where the item is not there, for methods that compare with that: the pairs of each such
-    context."""
+    n_cut: tokens of the contexts' begin (of one with a hint, of what stands before the hint the end) that have no room, even without
+    demonstrations. baseline_pairs: the same completions where the item is not there, for methods that compare with that: the pairs of each
+    such context."""
 
     item: Item
     contexts: tuple[str, ...]
@@ -33,8 +33,8 @@ class Prompt:
 
 def sample_fewshot(task: str, item: Item, pool: Sequence[Item], shots: int, seed: int, same_for_all: bool) -> list[Item]:
     """At most `shots` demonstrations from `pool`, without repetition: never the item itself, under this id or another, nor another of its
-    group, nor one whose answer is not known, nor two that are alike. Fewer where the pool has no more. fixed: the same for all items (but
-    for those that are like an item among them)."""
+    group, nor one whose answer is not known, nor two that are alike. Fewer where the pool has no more. same_for_all: the same for all
+    items (but for those that are like an item among them)."""
     rng = random.Random(f"{seed} {task}" if same_for_all else f"{seed} {task} {item.id}")
     demonstrations: list[Item] = []
     tried: set[int] = set()
@@ -126,8 +126,8 @@ def _truncate(prompt: Prompt, protocol: evaluation.Protocol, tokenizer: Tokenize
     if hint:
         last = tokenizer.encode(hint)[-n_free:]
         leads = (tokenizer.encode(context.removesuffix(hint))[: n_free - len(last)] for context in prompt.contexts)
-        return dataclasses.replace(prompt, context_tokens=tuple((*lead, *last) for lead in leads), cut=n_cut)
-    return dataclasses.replace(prompt, context_tokens=tuple(tokens[min(n_cut, len(tokens) - 1) :] for tokens in contexts), cut=n_cut)
+        return dataclasses.replace(prompt, context_tokens=tuple((*lead, *last) for lead in leads), n_cut=n_cut)
+    return dataclasses.replace(prompt, context_tokens=tuple(tokens[min(n_cut, len(tokens) - 1) :] for tokens in contexts), n_cut=n_cut)
 
 
 def _build_prompt(item: Item, demonstrations: Sequence[Item], protocol: evaluation.Protocol, tokenizer: Tokenizer) -> tuple[Prompt, int]:
@@ -186,7 +186,7 @@ def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], item_id
 
 
 def _encode_completion(tokenizer: Tokenizer, context_ids: tuple[int, ...], full_ids: tuple[int, ...], completion: str) -> tuple[int, ...]:
-    """The completion's tokens after those of its context; none if they would make another text than `whole`."""
+    """The completion's tokens after those of its context; none if they would make another text than `full_ids`."""
     if full_ids[: len(context_ids)] == context_ids:
         return full_ids[len(context_ids) :]
     own_ids = tuple(tokenizer.encode(completion))

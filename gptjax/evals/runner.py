@@ -1,6 +1,6 @@
 """One task asked of one model with one number of demonstrations: prompts, questions, outcomes kept as they come, scores.
 
-NAME.jsonl holds a line an item (see judging.py), from which each number can be computed again; NAME.json the protocol, the seed, the model
+NAME.jsonl holds a line an item (see metrics.py), from which each number can be computed again; NAME.json the protocol, the seed, the model
 and the scores (outcomes.py says how both are kept). NAME tells task, shots and a digest of all that the outcomes depend on, so what is
 done is not done again, and another protocol stands beside it. An item that cannot be asked is named with the reason, and the others go on.
 Where the method samples (TopK), what is written also depends on which prompts are written together: an
@@ -29,8 +29,8 @@ from gptjax.sharding import rules
 
 @dataclasses.dataclass(frozen=True)
 class EvalModel:
-    """Who is asked. place: where its parameters lie, and rows shall. about: what identifies it, to be written beside the scores: name,
-    parameters, digest ..."""
+    """Who is asked. sharding: where its parameters lie, and rows shall. metadata: what identifies it, to be written beside the scores:
+    name, parameters, digest ..."""
 
     inference_model: inference.InferenceModel
     tokenizer: Tokenizer
@@ -44,7 +44,8 @@ Refusals = dict[str, str]  # of items that cannot be asked, by their ids: why
 @dataclasses.dataclass(frozen=True)
 class TaskRun:
     """A task with its protocol, as it is put. label: what it was asked for by; shots: demonstrations wanted; examples: so many items, drawn
-    with the seed; None: all. few: shots are the protocol's own, which a task that is open about them (Task.open) fits to its data."""
+    with the seed; None: all. use_paper_shots: shots are the protocol's own, which a task that chose none (Task.auto_fields) fits to its
+    data."""
 
     label: str
     task: Task
@@ -55,8 +56,8 @@ class TaskRun:
     use_paper_shots: bool = False
 
     def load_items(self, read_rows: Callable[[str], task_data.Rows], errors: Refusals | None = None) -> tuple[list[Item], list[Item]]:
-        """(what is asked, what demonstrations are drawn from). read: a split -> its rows. refused: is told of rows that cannot be asked,
-        and the others go on. ValueError, in one line, where none can, or where nothing is told."""
+        """(what is asked, what demonstrations are drawn from). read_rows: a split -> its rows. errors: is told of rows that cannot be
+        asked, and the others go on. ValueError, in one line, where none can, or where nothing is told."""
         eval_split, fewshot_split = self.task.splits
         items = self._parse_items(read_rows(eval_split), errors)
         pool = (
@@ -83,25 +84,25 @@ class TaskRun:
         _check_not_empty(items, errors, rows.source)
         return items
 
-    def fit_to_data(self, asked: list[Item], pool: list[Item], text: Tokenizer, n_ctx: int) -> "TaskRun":
-        """With what the task is open about (Task.open) as its data want it: no more shots than there are demonstrations for each item; no
-        stop that stands in a right answer; and so many new tokens as the longest has, up to half of the context."""
+    def fit_to_data(self, items: list[Item], pool: list[Item], tokenizer: Tokenizer, n_ctx: int) -> "TaskRun":
+        """With what the task leaves open (Task.auto_fields) as its data want it: no more shots than there are demonstrations for each
+        item; no stop that stands in a right answer; and so many new tokens as the longest has, up to half of the context."""
         if not self.task.auto_fields:
             return self
         protocol, shots = self.protocol, self.shots
         if "shots" in self.task.auto_fields and self.use_paper_shots:
-            shots = min(len(self._draw(item, pool)) for item in asked)
-        own = self.task.protocol.method
-        if isinstance(protocol.method, evaluation.GenerationMethod) and isinstance(own, evaluation.GenerationMethod):
-            right = [answer for item in asked for answer in metrics.target_texts(item)]
-            texts = [text.decode(text.encode(answer)) for answer in right]
+            shots = min(len(self._draw(item, pool)) for item in items)
+        default_method = self.task.protocol.method
+        if isinstance(protocol.method, evaluation.GenerationMethod) and isinstance(default_method, evaluation.GenerationMethod):
+            answers = [answer for item in items for answer in metrics.target_texts(item)]
+            texts = [tokenizer.decode(tokenizer.encode(answer)) for answer in answers]
             method = protocol.method
-            if "stops" in self.task.auto_fields and method.stops == own.stops:
-                apart = [stop for stop in method.stops if _is_absent(stop, texts, text)]
-                apart = apart or [stop for stop in [protocol.separator] if stop and _is_absent(stop, texts, text)]
-                method = dataclasses.replace(method, stops=tuple(apart))
-            if "n_tokens" in self.task.auto_fields and method.n_tokens == own.n_tokens:
-                longest = max((len(text.encode(answer)) for answer in right), default=0)
+            if "stops" in self.task.auto_fields and method.stops == default_method.stops:
+                stops = [stop for stop in method.stops if _is_absent(stop, texts, tokenizer)]
+                stops = stops or [stop for stop in [protocol.separator] if stop and _is_absent(stop, texts, tokenizer)]
+                method = dataclasses.replace(method, stops=tuple(stops))
+            if "n_tokens" in self.task.auto_fields and method.n_tokens == default_method.n_tokens:
+                longest = max((len(tokenizer.encode(answer)) for answer in answers), default=0)
                 method = dataclasses.replace(method, n_tokens=max(1, min(max(method.n_tokens, longest), n_ctx // 2)))
             protocol = dataclasses.replace(protocol, method=method)
         return dataclasses.replace(self, protocol=protocol, shots=shots)
@@ -112,7 +113,7 @@ class TaskRun:
     def build_prompts(
         self, items: list[Item], pool: list[Item], model: EvalModel, progress: Callable[[str], None], errors: Refusals | None = None
     ) -> list[prompts.Prompt]:
-        """Each item with as many demonstrations as fit. refused: is told of those that cannot be put, and the others go on. ValueError, in
+        """Each item with as many demonstrations as fit. errors: is told of those that cannot be put, and the others go on. ValueError, in
         one line, where none can, or where nothing is told."""
         n_ctx, prompt_list = model.inference_model.model.config.n_ctx, []
         if self.shots > len(pool):  # of no item will there be enough, and to find that out for each takes pool x pool comparisons
@@ -144,7 +145,8 @@ class TaskRun:
 
 
 def _too_few_message(task_run: TaskRun, n_available: int) -> str:
-    return f"{task_run.task.name}: {task_run.shots} demonstrations were asked for, and there are {n_available} to draw from; give fewer --shots"
+    shots = f"{task_run.shots} demonstrations were asked for"
+    return f"{task_run.task.name}: {shots}, and there are {n_available} to draw from; give fewer --shots"
 
 
 def _record_error(item_id: str, error: ValueError, errors: Refusals | None) -> None:
@@ -170,7 +172,7 @@ def run_task(
     errors: Mapping[str, str] = types.MappingProxyType({}),
 ) -> dict[str, Any]:
     """The record that NAME.json holds; what of it was done before is taken from there. warn: is told of what was changed there since.
-    refused: why other items could not be asked."""
+    errors: why other items could not be asked."""
     name = f"{task_run.label.replace(':', '-')}-{task_run.shots}-{task_run.digest(model, prompt_list)}"
     path = directory / f"{name}.jsonl"
     done = outcomes.read(path, warn)

@@ -70,7 +70,7 @@ def closed_book(metric: str, prediction: str, item: Item) -> float:
 
 def trivia_qa(metric: str, prediction: str, item: Item) -> float:
     """Is it one of the aliases, or what is the best F1 of words with one? TriviaQA, utils/triviaqa_evaluation.py."""
-    answer, references = normalize_trivia(prediction), {normalize_trivia(references) for references in item.answers}
+    answer, references = normalize_trivia(prediction), {normalize_trivia(reference) for reference in item.answers}
     return (
         float(answer in references)
         if metric == "exact_match"
@@ -96,7 +96,7 @@ def leave_one_out(metric: str, prediction: str, references: Sequence[str]) -> fl
 
 
 def coqa(metric: str, prediction: str, item: Item) -> float:
-    """left_out over the answers of all the people who were asked: CoQA, evaluate-v1.0.py."""
+    """leave_one_out over the answers of all the people who were asked: CoQA, evaluate-v1.0.py."""
     return leave_one_out(metric, prediction, item.answers)
 
 
@@ -104,8 +104,8 @@ CANNOT_ANSWER = "CANNOTANSWER"
 
 
 def quac(metric: str, prediction: str, item: Item) -> float:
-    """left_out over the answers, of which those that say CANNOTANSWER are dropped if they are fewer than the others, and stand alone if
-    not: QuAC, scorer.py, its unfiltered F1. Its F1 leaves out questions on which people agree too little; GPT-3 counts all 7,353."""
+    """leave_one_out over the answers, of which those that say CANNOTANSWER are dropped if they are fewer than the others, and stand alone
+    if not: QuAC, scorer.py, its unfiltered F1. Its F1 leaves out questions on which people agree too little; GPT-3 counts all 7,353."""
     cannot = [answer for answer in item.answers if answer.casefold() == CANNOT_ANSWER.casefold()]  # some tokenizers have no capitals
     if 2 * len(cannot) >= len(item.answers):
         return float(prediction.strip() in (cannot or [CANNOT_ANSWER]))
@@ -170,7 +170,7 @@ def possible_spans(prediction: str, n: int) -> list[list[str]]:
 
 
 def drop(metric: str, prediction: str, item: Item) -> float:
-    """The best over the right answers of facts["spans"], each a list of spans, and over what spans the text may be (`readings`)."""
+    """The best over the right answers of facts["spans"], each a list of spans, and over what spans the text may be (`possible_spans`)."""
     references = [spans for spans in item.facts["spans"] if any(spans)]
     return max(
         (score_spans(metric, predicted, spans) for spans in references for predicted in possible_spans(prediction, len(spans))), default=0.0
@@ -241,9 +241,9 @@ def corpus_bleu(metric: str, predictions: Sequence[str], items: Sequence[Item]) 
 
 
 def bleu_counts(metric: str, predictions: Sequence[str], items: Sequence[Item]) -> np.ndarray:
-    """(texts, 2 + 3 * ORDERS): all that BLEU needs of each text: its words; those of the right answer nearest in length; n-grams of 1 to
-    ORDERS words that a right answer has too; all its n-grams; those of the longest right answer. Sums of rows are the counts of a corpus,
-    so texts are cut once.
+    """(texts, 2 + 3 * MAX_ORDER): all that BLEU needs of each text: its words; those of the right answer nearest in length; n-grams of 1 to
+    MAX_ORDER words that a right answer has too; all its n-grams; those of the longest right answer. Sums of rows are the counts of a
+    corpus, so texts are cut once.
 
     "bleu" is of SacreBLEU's words by tokenisation intl; "bleu_mb" of words as XLM's scripts cut them with Moses', in the language
     facts["language"], "en", ... Right answers are `answers`."""

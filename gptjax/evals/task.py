@@ -56,8 +56,8 @@ class Item:
     @functools.cached_property
     def content_key(self) -> tuple[tuple[str, ...], frozenset[str], str]:
         """(contexts, completions, the demonstration), each without regard to case, spaces and Unicode's variants of a character."""
-        shown = self.as_demonstration if self.demonstration or self.right else ""
-        return tuple(map(_normal_form, self.contexts)), frozenset(map(_normal_form, self.completions)), _normal_form(shown)
+        demonstration = self.as_demonstration if self.demonstration or self.right else ""
+        return tuple(map(_normal_form, self.contexts)), frozenset(map(_normal_form, self.completions)), _normal_form(demonstration)
 
 
 def _normal_form(text: str) -> str:
@@ -79,14 +79,15 @@ class PaperScores:
 class Task:
     """items: a row -> its items, put as for that number of shots (some tasks have another wording without demonstrations).
     Rows come from a local .jsonl file with the columns of `schema`, else from TFDS' `tfds`, whose features `from_tfds` maps to them, and
-    `gathered` puts those together that are one row; or they are `made`: (protocol, seed, split) -> rows; rows.py reads them, and `link`
-    gives each what it needs of the others. schema: column
+    `merge_rows` puts those together that are one row; or `make_rows` makes them: (protocol, seed, split) -> rows; task_data.py reads them,
+    and `link` gives each what it needs of the others. schema: column
     -> its type ("text", "number", "truth", a list of one: "[text]", "[[text]]") and, after a colon, what it holds; each row has an `id`
     besides, its number if the data have none. splits: (what is asked, what demonstrations are drawn from), equal where a task has one
-    set. example: a made-up row, or the paper's own. get: how to get the data, a line. score: of a task that writes, (metric, what it
-    wrote, item) -> 0 to 1; None: answers.corpus scores all together. scorer: the official scorer's source, where there is one.
-    conventions: other ways to ask this task, by name ("gpt2"). tells: metrics that it can tell besides its protocol's and those like it.
-    open: of the protocol's shots, stops and n_tokens those that nobody chose, and that are fitted to the data (Examination.fit_to_data)."""
+    set. example: a made-up row, or the paper's own. data_hint: how to get the data, a line. score: of a task that writes, (metric, what it
+    wrote, item) -> 0 to 1; None: scorers.corpus_bleu scores all together. scorer_source: the official scorer's source, where there is one.
+    conventions: other ways to ask this task, by name ("gpt2"). extra_metrics: metrics that it can tell besides its protocol's and those
+    like it. auto_fields: of the protocol's shots, stops and n_tokens those that nobody chose, and that are fitted to the data
+    (TaskRun.fit_to_data)."""
 
     name: str
     summary: str

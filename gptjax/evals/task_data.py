@@ -18,7 +18,7 @@ TYPE_NAMES = {str: "text", bool: "truth", int: "number", float: "number"}
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """where: the file or the data set that the rows were read from, for people. refused: of rows that are not as the schema says, by their
+    """source: the file or the data set that the rows were read from, for people. errors: of rows that are not as the schema says, by their
     place, why."""
 
     source: str

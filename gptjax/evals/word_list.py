@@ -11,7 +11,7 @@ NORVIG_HINT = "Norvig's list is https://norvig.com/ngrams/count_1w.txt"
 
 
 def load_words(path: str | None, min_length: int, max_length: int, n: int, seed: int) -> list[str]:
-    """Up to n words of lower-case letters a to z, from `shortest` to `longest` of them, none twice, in the order of the file.
+    """Up to n words of lower-case letters a to z, from `min_length` to `max_length` of them, none twice, in the order of the file.
 
     A line's first word counts, so that frequencies may follow. A list in alphabetical order knows no frequencies: of such a one, words are
     drawn by the seed. ValueError, in one line, if there is no list, or none of it fits."""

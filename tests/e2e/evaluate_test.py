@@ -101,13 +101,13 @@ def test_what_is_done_is_not_done_again_and_a_kill_loses_one_item_at_most(there,
     whole = kept.read_text()
     lines = whole.splitlines(keepends=True)
     kept.write_text("".join(lines[:5]) + lines[5][:20])
-    calls, likelihoods = [], evaluate_asking().likelihoods
+    calls, original = [], evaluate_asking().loglikelihood
 
-    def counted(reader, questions, *more):
+    def counted(model, questions, *more):
         calls.append(len(questions))
-        return likelihoods(reader, questions, *more)
+        return original(model, questions, *more)
 
-    monkeypatch.setattr(evaluate_asking(), "likelihoods", counted)
+    monkeypatch.setattr(evaluate_asking(), "loglikelihood", counted)
     assert asked(there, tasks="taste", shots="0") == 0
     assert calls == [3]  # of eight
     now, before = ({line["id"]: line for line in map(json.loads, text.splitlines())} for text in (kept.read_text(), whole))
@@ -222,7 +222,7 @@ def test_long_names_stand_above_their_scores():
         argparse.Namespace(**FLAGS | {"tasks": "random_insertion_in_word:released,lambada,wmt14_en_fr:gpt2,enwik8"})
     )
     said = []
-    out = types.SimpleNamespace(say=lambda line, style="": said.append(line), width=80)
+    out = types.SimpleNamespace(print=lambda line, style="": said.append(line), width=80)
     table = evaluate.ScoreTable(exams, {"parameters": 10**8}, 80)
     table.print_header(out)
     for exam in exams:

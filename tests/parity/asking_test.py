@@ -66,7 +66,7 @@ PATTERNS = (schema.Dense(),), (schema.Banded(window=3),), tiny.GPT3, tiny.PATTER
 
 @pytest.mark.parametrize("attention, norm", [(p, "pre") for p in PATTERNS] + [(tiny.PATTERNS, "post")], ids=str)
 def test_of_every_pattern(attention, norm):
-    _, built, state = tiny.machine(tiny.config(attention=attention, norm=norm, n_ctx=T, n_layers=len(attention)))
+    _, built, state = tiny.make_step(tiny.config(attention=attention, norm=norm, n_ctx=T, n_layers=len(attention)))
     questions = drawn(30)
     found = dict(loglikelihood.loglikelihood(inference.prepare(built.model, state.params), questions, built.model.sharding))
     assert_same(found, by_itself(built.model, state.params, questions))
@@ -74,9 +74,9 @@ def test_of_every_pattern(attention, norm):
 
 @pytest.mark.parametrize("sharding, sizes", [("fsdp", {"fsdp": 8}), ("fsdp", {"data": 4, "fsdp": 2}), ("fsdp_tensor", {"tensor": 4})])
 def test_on_many_devices(sharding, sizes):
-    c = tiny.varied(tiny.config(n_ctx=T, n_layers=2), mesh={"sharding": sharding, **sizes})
-    _, one, alone = tiny.machine(tiny.config(n_ctx=T, n_layers=2))
-    _, built, state = tiny.machine(c, 8)
+    c = tiny.replace_parts(tiny.config(n_ctx=T, n_layers=2), mesh={"sharding": sharding, **sizes})
+    _, one, alone = tiny.make_step(tiny.config(n_ctx=T, n_layers=2))
+    _, built, state = tiny.make_step(c, 8)
     questions = drawn(30)
     found = dict(loglikelihood.loglikelihood(inference.prepare(built.model, state.params), questions, built.model.sharding))
     assert_same(found, by_itself(one.model, alone.params, questions))
@@ -84,9 +84,9 @@ def test_on_many_devices(sharding, sizes):
 
 def test_several_programs_rows_and_parts(monkeypatch):
     """Rows of 32 tokens, two at once, logits of 4 to 8 tokens."""
-    for name, value in {"ROW": 32, "AT_ONCE": 64, "SCORED": (4, 8)}.items():
+    for name, value in {"ROW_TOKENS": 32, "BATCH_TOKENS": 64, "SCORE_TOKENS": (4, 8)}.items():
         monkeypatch.setattr(loglikelihood, name, value)
-    _, built, state = tiny.machine(tiny.config(n_ctx=T, n_layers=2))
+    _, built, state = tiny.make_step(tiny.config(n_ctx=T, n_layers=2))
     reader, questions = inference.prepare(built.model, state.params), drawn(60)
     order, found = zip(*loglikelihood.loglikelihood(reader, questions), strict=True)
     assert list(order) != sorted(order)
@@ -94,7 +94,7 @@ def test_several_programs_rows_and_parts(monkeypatch):
 
 
 def test_banned_tokens_are_not_what_it_says_first():
-    _, built, state = tiny.machine(tiny.config(n_ctx=T, n_layers=2))
+    _, built, state = tiny.make_step(tiny.config(n_ctx=T, n_layers=2))
     reader = inference.prepare(built.model, state.params)
     asked = [Request((7, 8), tuple((i, j) for i in range(61) for j in (0, 1))), Request((9,), tuple((i,) for i in range(61)))]
     plain = dict(loglikelihood.loglikelihood(reader, asked))
@@ -107,7 +107,7 @@ def test_banned_tokens_are_not_what_it_says_first():
 
 def test_a_banned_token_is_a_rival_of_every_token_but_the_first():
     """Logits 3, 2, 1 of three tokens, of which 0 is banned: then 1 is what is said first, and 0 is said later."""
-    _, built, state = tiny.machine(tiny.config(d_model=4))
+    _, built, state = tiny.make_step(tiny.config(d_model=4))
     reader = inference.prepare(built.model, state.params | {"token_VD": jnp.diag(jnp.array([3.0, 2.0, 1.0, 0.0]))})
     wanted, first = np.array([0, 1, 2, 0, 1], np.int32), np.array([True, True, True, False, False])
     allowed = np.array([False, True, True, True])
@@ -117,7 +117,7 @@ def test_a_banned_token_is_a_rival_of_every_token_but_the_first():
 
 
 def test_a_model_that_says_nan_is_refused():
-    _, built, state = tiny.machine(tiny.config(d_model=4))
+    _, built, state = tiny.make_step(tiny.config(d_model=4))
     broken = inference.prepare(built.model, state.params | {"token_VD": state.params["token_VD"] * jnp.nan})
     with pytest.raises(ValueError, match="probabilities are no numbers"):
         list(loglikelihood.loglikelihood(broken, [Request((1,), ((2,), (3,)))]))
@@ -125,7 +125,7 @@ def test_a_model_that_says_nan_is_refused():
 
 @pytest.mark.parametrize("stride", [None, 7])
 def test_whole_texts(stride):
-    _, built, state = tiny.machine(tiny.config(n_ctx=T, n_layers=2))
+    _, built, state = tiny.make_step(tiny.config(n_ctx=T, n_layers=2))
     rng = np.random.default_rng(3)
     texts = [rng.integers(0, 61, n).tolist() for n in (60, 0, 1, T, T + 1)]
     found = dict(loglikelihood.loglikelihood_rolling(inference.prepare(built.model, state.params), texts, 60, stride=stride))

@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
     """A folder of weights for transformers, random, and the tasks' files."""
     place = tmp_path_factory.mktemp("harness")
     c = tiny.config(n_vocab=50257, n_ctx=64, n_layers=2, d_model=16, attention=(schema.Dense(),), init=schema.Init())
-    c = tiny.varied(c, data={"tokenizer": data.Gpt2Bpe()})
+    c = tiny.replace_parts(c, data={"tokenizer": data.Gpt2Bpe()})
     mesh = device_mesh.make_mesh(c.mesh, jax.devices()[:1])
     built = step.build(c, "cpu", mesh, None)
     with jax.set_mesh(mesh):
@@ -112,7 +112,7 @@ def asked(folder, tmp_path_factory):
 def ours(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return importlib.import_module("gptjax.lm_eval").Harness(str(folder / "weights"), **{"mesh.fsdp": 8})
+        return importlib.import_module("gptjax.lm_eval").GptJaxLM(str(folder / "weights"), **{"mesh.fsdp": 8})
 
 
 def request(kind: str, *arguments):
@@ -129,7 +129,7 @@ def test_settings_that_change_nothing_end_nothing(ours):
     for settings in ({"num_beams": 4}, {"repetition_penalty": 1.2}, {"best_of": 2}):
         with pytest.raises(ValueError, match=f"generation_kwargs {next(iter(settings))}=.*: gptjax knows until"):
             ours.generate_until([request("generate_until", "the cat", plain | settings)], True)
-    with pytest.raises(ValueError, match="Sampling.temperature"):
+    with pytest.raises(ValueError, match="SamplingParams.temperature"):
         ours.generate_until([request("generate_until", "a", plain | {"do_sample": True, "temperature": 1e305})], True)
 
 
@@ -138,7 +138,7 @@ def test_a_text_without_tokens_begins_with_end_of_text(ours):
     (empty,) = ours.generate_until([request("generate_until", "", {"until": [], "max_gen_toks": 5})], True)
     key = jax.random.key(0)
     expected = dict(
-        loglikelihood.sample_until(ours.inference_model, [[end]], 5, sampling.SamplingParams(temperature=0), [], ours.text, key)
+        loglikelihood.sample_until(ours.inference_model, [[end]], 5, sampling.SamplingParams(temperature=0), [], ours._tokenizer, key)
     )[0]
     assert empty == expected
     alone, spaced = ours.loglikelihood([request("loglikelihood", context, "hello") for context in ("", "\n")], True)
@@ -150,7 +150,7 @@ def test_a_text_without_tokens_begins_with_end_of_text(ours):
 )
 def test_a_token_over_the_join_is_scored_as_both_texts(ours, context, continuation):
     before, after = ours._encode_pair(context, continuation)
-    assert after and ours.text.decode([*before, *after]) == context + continuation
+    assert after and ours._tokenizer.decode([*before, *after]) == context + continuation
     ((log_likelihood, _),) = ours.loglikelihood([request("loglikelihood", context, continuation)], True)
     assert -1000 < log_likelihood < 0
 

@@ -33,8 +33,10 @@ def test_a_picture_is_of_the_runs_and_of_what_lies_in_out(monkeypatch, tmp_path)
 def test_a_text_without_any_among_others_is_passed_over(tmp_path, monkeypatch):
     for name, content in (("a.txt", "ab"), ("b.txt", ""), ("c.txt", "")):
         (tmp_path / name).write_text(content)
-    monkeypatch.setattr(perplexity.asking, "texts", lambda reader, tokens, *_: [(n, -1.0) for n in range(len(tokens))])
-    model, said = SimpleNamespace(reader=None, text=build.ByteTokenizer(), place=None, about={}), []
+    monkeypatch.setattr(
+        perplexity.loglikelihood, "loglikelihood_rolling", lambda inference_model, tokens, *_: [(n, -1.0) for n in range(len(tokens))]
+    )
+    model, said = SimpleNamespace(inference_model=None, tokenizer=build.ByteTokenizer(), sharding=None, metadata={}), []
     found = list(perplexity.predict(model, sorted(tmp_path.iterdir()), 4, str, said.append))
     assert [(record["tokens"], record["nats"]) for record in found] == [(2, 1.0)] and len(said) == 2 and "b.txt is empty" in said[0]
     with pytest.raises(ValueError, match="c.txt is empty"):
@@ -55,7 +57,7 @@ def test_a_text_without_any_among_others_is_passed_over(tmp_path, monkeypatch):
 def test_a_papers_score_is_of_as_many_demonstrations_and_the_nearest_size(shots, parameters, said):
     published = gpt3_scores("accuracy", "1/2/3/4/5/6/7/8", "11/12/13/14/15/16/17/18", "21/22/23/24/25/26/27/28")
     how = evaluation.Protocol(shots=50, method=evaluation.Total(), metric="accuracy")
-    exam = SimpleNamespace(shots=shots, how=how, task=SimpleNamespace(published=published))
+    exam = SimpleNamespace(shots=shots, protocol=how, task=SimpleNamespace(paper_scores=published))
     assert evaluate.paper_score(exam, "accuracy", {"parameters": parameters}) == said
     assert evaluate.paper_score(exam, "perplexity", {"parameters": parameters}) == ""
 
@@ -76,7 +78,7 @@ def test_a_papers_score_is_of_as_many_demonstrations_and_the_nearest_size(shots,
 )
 def test_what_the_reader_of_a_score_has_to_know_is_beside_it(method, record, told):
     said = []
-    exam = SimpleNamespace(how=SimpleNamespace(method=method), label="x", shots=0)
+    exam = SimpleNamespace(protocol=SimpleNamespace(method=method), label="x", shots=0)
     record = {"scores": {"accuracy": {}}, "refused": {}, "unwritable": [], "fewer_shots": 0, "cut": 0} | record
-    evaluate.print_remarks(exam, record, 64, SimpleNamespace(say=lambda text, style="": said.append(text.strip()), warn=said.append))
+    evaluate.print_remarks(exam, record, 64, SimpleNamespace(print=lambda text, style="": said.append(text.strip()), warn=said.append))
     assert said == told

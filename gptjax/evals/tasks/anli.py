@@ -5,7 +5,7 @@ from gptjax.config.evaluation import PerToken, Protocol
 from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
 LABEL_WORDS = {"e": " True", "n": " Neither", "c": " False"}
-FEW_SHOT_SCORES = (  # Table H.1, of lower confidence (task.gpt3); few-shot alone was found
+FEW_SHOT_SCORES = (  # Table H.1, of lower confidence (task.gpt3_scores); few-shot alone was found
     "32.1/32.5/30.9/32.5/33.5/33.1/33.3/36.8",
     "35.7/33.8/32.1/31.4/32.6/33.3/32.6/34.0",
     "35.0/34.4/35.1/36.0/32.7/33.9/34.5/40.2",

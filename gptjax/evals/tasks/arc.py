@@ -57,7 +57,8 @@ def make_task(name: str, part: str, summary: str, paper_scores: tuple[PaperScore
         splits=("test", "train"),
         tfds=f"ai2_arc/{part}",
         from_tfds=from_tfds,
-        data_hint=f"{part}-Test.jsonl and {part}-Train.jsonl of ARC-V1-Feb2018, allenai.org/data/arc, question.stem and choices made columns",
+        data_hint=f"{part}-Test.jsonl and {part}-Train.jsonl of ARC-V1-Feb2018, allenai.org/data/arc, "
+        "question.stem and choices made columns",
         scorer_source="accuracy; github.com/allenai/arc-solvers (a tie of k answers with the right one counts 1/k there)",
         paper_scores=paper_scores,
     )

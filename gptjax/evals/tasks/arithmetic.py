@@ -83,7 +83,7 @@ def make_task(name: str, summary: str, draw: DrawFn, paper_scores: tuple[PaperSc
 
 
 def table_scores(zero: str, one: str, few: str) -> tuple[PaperScores, ...]:
-    """Table H.1, of lower confidence (task.gpt3); the 175B column agrees with Tables 3.9 and 3.10."""
+    """Table H.1, of lower confidence (task.gpt3_scores); the 175B column agrees with Tables 3.9 and 3.10."""
     return gpt3_scores("exact_match", zero, one, few)
 
 
@@ -118,9 +118,9 @@ TASKS = (
             f"{number}_digit_{OPERATION_NAMES[word]}",
             f"{OPERATION_NAMES[word]} of two numbers of up to {number} digits",
             two_numbers(NUMBERS.index(number) + 1, word),
-            published,
+            paper_scores,
         )
-        for (number, word), published in PAPER_SCORES.items()
+        for (number, word), paper_scores in PAPER_SCORES.items()
     ),
     make_task(
         "single_digit_three_ops",

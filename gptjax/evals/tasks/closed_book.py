@@ -52,14 +52,14 @@ GPT2_CONVENTIONS: Mapping[str, Protocol] = {
 TASKS = (
     closed_book_task(
         name="natural_questions",
-        about="questions that people asked Google",
+        summary="questions that people asked Google",
         example={"id": "0", "question": "who built the first bridge at old ferry", "answers": ["Anna Lind", "A. Lind"]},
         tfds="natural_questions_open",
         from_tfds=nq_from_tfds,
-        get="NQ-open.dev.jsonl of github.com/google-research-datasets/natural-questions, its `answer` called answers",
+        data_hint="NQ-open.dev.jsonl of github.com/google-research-datasets/natural-questions, its `answer` called answers",
         score=scorers.closed_book,
-        scorer="google-research/language orqa (Lee et al. 2019): exact match of normalised answers",
-        published=(
+        scorer_source="google-research/language orqa (Lee et al. 2019): exact match of normalised answers",
+        paper_scores=(
             *gpt2_scores("exact_match", 4.1),
             *gpt3_scores(
                 "exact_match",
@@ -72,15 +72,15 @@ TASKS = (
     ),
     closed_book_task(
         name="web_questions",
-        about="questions that Freebase answers",
+        summary="questions that Freebase answers",
         example={"id": "0", "question": "what river runs through old ferry?", "answers": ["The Aire", "Aire"]},
         splits=("test", "train"),
         tfds="web_questions",
         from_tfds=lambda row: {"question": row["question"], "answers": row["answers"]},
-        get="WebQuestions of nlp.stanford.edu/software/sempre, its utterance called question, its targetValue taken apart",
+        data_hint="WebQuestions of nlp.stanford.edu/software/sempre, its utterance called question, its targetValue taken apart",
         score=scorers.closed_book,
-        scorer="google-research/language orqa (Lee et al. 2019): exact match of normalised answers",
-        published=gpt3_scores(
+        scorer_source="google-research/language orqa (Lee et al. 2019): exact match of normalised answers",
+        paper_scores=gpt3_scores(
             "exact_match",
             "1.77/3.20/4.33/4.63/7.92/7.73/8.22/14.4",
             "2.56/6.20/8.51/9.15/14.5/15.1/19.0/25.3",
@@ -90,7 +90,7 @@ TASKS = (
     closed_book_task(
         name="trivia_qa",
         items=verbatim_items,
-        about="quiz questions, any alias of the answer",
+        summary="quiz questions, any alias of the answer",
         example={
             "id": "0",
             "question": "Which metal is the bell of Old Ferry made of?",
@@ -98,10 +98,10 @@ TASKS = (
         },
         tfds="trivia_qa/rc.wikipedia.nocontext",
         from_tfds=trivia_from_tfds,
-        get="wikipedia-dev.json of nlp.cs.washington.edu/triviaqa, its Question and Answer.Aliases",
+        data_hint="wikipedia-dev.json of nlp.cs.washington.edu/triviaqa, its Question and Answer.Aliases",
         score=scorers.trivia_qa,
-        scorer="mandarjoshi90/triviaqa utils/triviaqa_evaluation.py",
-        published=gpt3_scores(
+        scorer_source="mandarjoshi90/triviaqa utils/triviaqa_evaluation.py",
+        paper_scores=gpt3_scores(
             "exact_match",
             "4.15/7.61/14.0/19.7/31.3/38.7/41.8/64.3",
             "4.19/12.9/20.5/26.5/35.9/44.4/51.3/68.0",

@@ -41,8 +41,8 @@ TASKS = (
         splits=("test", "train"),
         tfds="coqa",
         from_tfds=from_tfds,
-        data_hint="coqa-dev-v1.0.json of stanfordnlp.github.io/coqa, its answers and additional_answers: the paper's score needs the latter, "
-        "which TFDS lacks",
+        data_hint="coqa-dev-v1.0.json of stanfordnlp.github.io/coqa, its answers and additional_answers: the paper's score needs the "
+        "latter, which TFDS lacks",
         score=scorers.coqa,
         scorer_source="stanfordnlp.github.io/coqa evaluate-v1.0.py",
         paper_scores=(

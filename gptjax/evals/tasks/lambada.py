@@ -46,8 +46,8 @@ TASKS = (
         splits=("test", "train"),
         tfds="lambada",
         from_tfds=lambda row: {"text": row["passage"].strip()},
-        data_hint="OpenAI's openaipublic.blob.core.windows.net/gpt-2/data/lambada_test.jsonl is what the papers read, its natural text; TFDS has "
-        "the lower-cased one, its train split being the development set",
+        data_hint="OpenAI's openaipublic.blob.core.windows.net/gpt-2/data/lambada_test.jsonl is what the papers read, its natural text; "
+        "TFDS has the lower-cased one, its train split being the development set",
         paper_scores=(
             *gpt2_scores("accuracy", 45.99, 55.48, 60.12, 63.24),
             *gpt2_scores("perplexity", 35.13, 15.60, 10.87, 8.63),

@@ -62,12 +62,12 @@ per_word_task = functools.partial(make_task, metric="perplexity", units=count_wo
 TASKS = (
     per_word_task(
         name="ptb",
-        about="Penn Treebank, perplexity by word",
+        summary="Penn Treebank, perplexity by word",
         units=count_words_and_lines,
         rules=detokenizers.PTB,
         example=" the bank 's chairman did n't say more than N % \n it was a quiet day \n",
-        published=(*gpt2_scores("perplexity", 65.85, 47.33, 40.31, 35.76), *gpt3_scores("perplexity", zero="20.5")),
-        get="ptb.test.txt of www.fit.vutbr.cz/~imikolov/rnnlm/simple-examples.tgz as ptb.txt",
+        paper_scores=(*gpt2_scores("perplexity", 65.85, 47.33, 40.31, 35.76), *gpt3_scores("perplexity", zero="20.5")),
+        data_hint="ptb.test.txt of www.fit.vutbr.cz/~imikolov/rnnlm/simple-examples.tgz as ptb.txt",
     ),
     make_task(
         name="wikitext2",
@@ -81,11 +81,11 @@ TASKS = (
     ),
     per_word_task(
         name="wikitext103",
-        about="WikiText-103, perplexity by word",
+        summary="WikiText-103, perplexity by word",
         rules=detokenizers.WIKITEXT,
         example=WIKI_EXAMPLE,
-        published=gpt2_scores("perplexity", 37.50, 26.37, 22.05, 17.48),
-        get=WIKITEXT_HINT,
+        paper_scores=gpt2_scores("perplexity", 37.50, 26.37, 22.05, 17.48),
+        data_hint=WIKITEXT_HINT,
     ),
     make_task(
         name="enwik8",
@@ -109,12 +109,12 @@ TASKS = (
     ),
     per_word_task(
         name="lm1b",
-        about="1 Billion Words, shuffled sentences, perplexity by word",
+        summary="1 Billion Words, shuffled sentences, perplexity by word",
         units=count_words_and_lines,
         rules=detokenizers.LM1B,
         example='" I \'m not sure , " she said ( in May ) , " that it \'s 5 % . "',
-        published=gpt2_scores("perplexity", 75.20, 55.72, 44.575, 42.16),
-        get="news.en.heldout-00000-of-00050 of statmt.org/lm-benchmark, a row a sentence",
+        paper_scores=gpt2_scores("perplexity", 75.20, 55.72, 44.575, 42.16),
+        data_hint="news.en.heldout-00000-of-00050 of statmt.org/lm-benchmark, a row a sentence",
         tfds="lm1b",
     ),
 )

@@ -33,7 +33,7 @@ def items(row: Row, protocol: Protocol, shots: int) -> Iterator[Item]:
 
 
 def from_tfds(row: Row) -> Row:
-    """An answer, as TFDS has it: a question of one answer, which `gathered` puts together with the others."""
+    """An answer, as TFDS has it: a question of one answer, which `merge_rows` puts together with the others."""
     index = row["idx"]
     return {
         "id": f"{index['paragraph']}-{index['question']}",
@@ -81,7 +81,7 @@ TASKS = (
         data_hint="val.jsonl and train.jsonl of MultiRC, super.gluebenchmark.com/tasks, a line a question",
         scorer_source="exact match of questions, and F1a; cogcomp.seas.upenn.edu/multirc, multirc_measures.py",
         conventions={"f1a": dataclasses.replace(PROTOCOL, metric="f1a")},
-        paper_scores=gpt3_scores(  # of lower confidence (task.gpt3)
+        paper_scores=gpt3_scores(  # of lower confidence (task.gpt3_scores)
             "group_accuracy",
             "4.72/9.65/12.3/13.6/14.3/18.4/24.2/27.6",
             "4.72/9.65/12.3/13.6/14.3/18.4/24.2/27.6",

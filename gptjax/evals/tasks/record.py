@@ -56,7 +56,7 @@ TASKS = (
         data_hint="val.jsonl and train.jsonl of ReCoRD, super.gluebenchmark.com/tasks, a line a query, with the texts of the entities",
         score=score,
         scorer_source="exact match with any of the right names; sheng-z.github.io/ReCoRD-explorer, evaluate.py",
-        paper_scores=gpt3_scores(  # of lower confidence (task.gpt3)
+        paper_scores=gpt3_scores(  # of lower confidence (task.gpt3_scores)
             "accuracy",
             "70.8/78.5/82.1/84.1/86.2/88.6/89.0/90.2",
             "69.8/77.0/80.7/83.0/85.9/88.0/88.8/90.2",

@@ -66,7 +66,8 @@ def reverse(word: str, rng: random.Random) -> str:
 def make_task(
     name: str, summary: str, scramble: ScrambleFn, keep_unchanged: bool, min_lengths: tuple[int, int], paper_scores: tuple[PaperScores, ...]
 ) -> Task:
-    """may_stay: whether words stay that scrambling cannot change; shortest: letters of a word, by the paper and of the released file."""
+    """keep_unchanged: whether words stay that scrambling cannot change; min_lengths: letters of a word, by the paper and of the released
+    file."""
 
     def make_rows(protocol: Protocol, seed: int, split: str) -> Iterator[Row]:
         variant = prompt_variant(protocol, "paper", "released")
@@ -88,7 +89,8 @@ def make_task(
         example={"id": "0", "word": "casino", "scrambled": scramble("casino", random.Random(2))},
         splits=("test", "test"),
         make_rows=make_rows,
-        data_hint=f"it is made from a list of words, words=FILE; {word_list.NORVIG_HINT}; OpenAI's own instances are data/ of github.com/openai/gpt-3",
+        data_hint=f"it is made from a list of words, words=FILE; {word_list.NORVIG_HINT}; "
+        "OpenAI's own instances are data/ of github.com/openai/gpt-3",
         score=scorers.plain_text,
         scorer_source="GPT-3 section 3.9.2: the word must be written",
         paper_scores=paper_scores,
@@ -96,7 +98,7 @@ def make_task(
     )
 
 
-# Table H.1, of lower confidence (task.gpt3); the 175B column was checked.
+# Table H.1, of lower confidence (task.gpt3_scores); the 175B column was checked.
 TASKS = (
     make_task(
         "cycle_letters_in_word",

@@ -15,9 +15,9 @@ NO_ANSWER = "unanswerable"
 
 def link(rows: Iterable[Row]) -> Iterator[Row]:
     """Each question with those before it about the same paragraph, as "earlier": of each the question and what is shown as its answer."""
-    asked: dict[tuple[str, str], list[list[str]]] = collections.defaultdict(list)
+    by_paragraph: dict[tuple[str, str], list[list[str]]] = collections.defaultdict(list)
     for row in rows:
-        earlier = asked[row["title"], row["context"]]
+        earlier = by_paragraph[row["title"], row["context"]]
         yield {**row, "earlier": list(earlier)}
         earlier.append([row["question"], first_answer(row)])
 

@@ -151,7 +151,7 @@ TASKS = (
             "sentence2": "The bank closes at four.",
             "label": 0,
         },
-        gpt3_scores(  # of lower confidence (task.gpt3)
+        gpt3_scores(  # of lower confidence (task.gpt3_scores)
             "accuracy",
             "0.0/0.0/0.0/0.0/0.0/0.0/0.0/0.0",
             "50.0/50.3/50.3/49.2/49.4/50.3/50.0/48.6",

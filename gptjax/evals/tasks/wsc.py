@@ -90,7 +90,7 @@ TASKS = (
                 shots=32, method=PerToken(), metric="accuracy", description=EXAM_HEADER, separator="\n", fixed_shots=True, wording="choice"
             )
         },
-        paper_scores=gpt3_scores(  # of lower confidence (task.gpt3)
+        paper_scores=gpt3_scores(  # of lower confidence (task.gpt3_scores)
             "accuracy",
             "59.6/56.7/65.4/61.5/66.3/60.6/64.4/65.4",
             "58.7/58.7/60.6/62.5/66.3/60.6/66.3/69.2",

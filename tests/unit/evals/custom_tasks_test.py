@@ -89,16 +89,16 @@ def test_a_name_that_means_something_else_too_is_refused(tmp_path):
 
 
 def test_an_item_that_cannot_be_asked_leaves_the_others(tmp_path, monkeypatch):
-    real = runner.prompts.drawn
+    real = runner.prompts.sample_fewshot
     lines = [{"context": f"{n} is", "completions": [" a", " b"], "label": n % 2} for n in range(5)]
     written(tmp_path, "mine", *lines, {"context": "x", "completions": [" a", " b"], "label": 7})
     task, refused = registry.get_task("mine", tmp_path), {}
     exam = runner.TaskRun("mine", task, task.protocol, 2, 0, None)
     drawn = []
-    monkeypatch.setattr(runner.prompts, "drawn", lambda *given: drawn.append(given) or real(*given))
+    monkeypatch.setattr(runner.prompts, "sample_fewshot", lambda *given: drawn.append(given) or real(*given))
     asked, pool = exam.load_items(lambda split: task_data.load_rows(task, task.protocol, split, str(tmp_path)), refused)
     model = types.SimpleNamespace(
-        text=BYTES, reader=types.SimpleNamespace(model=types.SimpleNamespace(config=types.SimpleNamespace(n_ctx=40)))
+        tokenizer=BYTES, inference_model=types.SimpleNamespace(model=types.SimpleNamespace(config=types.SimpleNamespace(n_ctx=40)))
     )
     asked[1] = type(asked[1])(id="long", contexts=("x",), completions=(" a" * 40, " b"))
     made = exam.build_prompts(asked, pool, model, str, refused)

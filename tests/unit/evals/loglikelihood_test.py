@@ -21,7 +21,7 @@ TEXT = build.ByteTokenizer()
 
 @pytest.fixture(scope="module")
 def reader():
-    _, built, state = tiny.machine(tiny.config(n_ctx=64, n_layers=2, n_vocab=257))
+    _, built, state = tiny.make_step(tiny.config(n_ctx=64, n_layers=2, n_vocab=257))
     return inference.prepare(built.model, jax.tree.map(lambda x: 8 * x, state.params))
 
 

@@ -265,7 +265,7 @@ def test_what_has_no_letter_or_no_right_answer_is_no_error():
 
 
 def test_grades_are_what_is_chosen_worth():
-    asked = task(evaluation.Total(), "grade", tells=("grade",))
+    asked = task(evaluation.Total(), "grade", extra_metrics=("grade",))
     graded = [outcome(n, log_probabilities=[-1.0 - n, -1.5], facts={"grades": [0.25, 1.0]}, right=(1,)) for n in range(2)]
     found = scored(asked, graded)
     assert found["grade"].value == pytest.approx(62.5) and list(found) == ["grade"]

@@ -59,7 +59,7 @@ def rows_of(task):
     return [row for row, _ in zip(made, range(30), strict=False)] + (ROWS[task.name] if task.name in ROWS else [])
 
 
-@pytest.mark.parametrize("speaker", tokenizers.EVERY)
+@pytest.mark.parametrize("speaker", tokenizers.ALL)
 def test_who_writes_the_right_answer_is_right(speaker):
     text = tokenizers.build(speaker)
     for name, task in TASKS.items():
@@ -76,7 +76,7 @@ def test_who_writes_the_right_answer_is_right(speaker):
             assert score.value == pytest.approx(best) or score.value > best, (name, score)
 
 
-@pytest.mark.parametrize("speaker", tokenizers.EVERY)
+@pytest.mark.parametrize("speaker", tokenizers.ALL)
 def test_other_answers_are_wrong(speaker):
     """The comparison in the tokenizer's spelling lets nothing else pass."""
     text = tokenizers.build(speaker)
@@ -115,7 +115,7 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("speaker", tokenizers.EVERY)
+@pytest.mark.parametrize("speaker", tokenizers.ALL)
 @pytest.mark.parametrize("metric", ["exact_match", "f1", "bleu", "bleu_mb", "rouge"])
 def test_own_tasks_fit_themselves_to_their_answers(speaker, metric, tmp_path):
     text = tokenizers.build(speaker)

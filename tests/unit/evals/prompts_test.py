@@ -32,9 +32,9 @@ def test_a_smaller_number_is_the_beginning_of_a_larger_one():
 
 
 def test_fixed_ones_are_the_same_for_all_items_but_for_one_among_them():
-    one, other = drawn(same_for_all=True), drawn(dataclasses.replace(ITEM, id="y"), same_for_all=True)
+    one, other = drawn(fixed=True), drawn(dataclasses.replace(ITEM, id="y"), fixed=True)
     assert one == other
-    mine = drawn(dataclasses.replace(ITEM, id=one[1]), same_for_all=True)
+    mine = drawn(dataclasses.replace(ITEM, id=one[1]), fixed=True)
     assert one[1] not in mine and mine[:1] == one[:1] and len(mine) == 4
 
 
@@ -138,7 +138,7 @@ JOINS = [
 ]
 
 
-@pytest.mark.parametrize("name", tokenizers.EVERY)
+@pytest.mark.parametrize("name", tokenizers.ALL)
 def test_what_is_scored_is_the_context_and_the_completion_and_no_other_text(name):
     text = tokenizers.build(name)
     ragged = [(tokenizers.TEXT[:at], [tokenizers.TEXT[at : at + 9], tokenizers.TEXT[at + 1 : at + 7]]) for at in range(0, 130, 3)]
@@ -169,7 +169,7 @@ def test_where_apart_is_another_text_all_are_told_from_the_last_shared_token():
     assert [tuple(text.decode(part) for part in pair) for pair in found] == [("the ", "dogs "), ("the ", "doggy "), ("the ", "dog ran ")]
 
 
-@pytest.mark.parametrize("name", tokenizers.EVERY)
+@pytest.mark.parametrize("name", tokenizers.ALL)
 def test_an_empty_context_is_what_the_tokenizer_begins_with(name):
     text = tokenizers.build(name)
     for context in ("", " ", "\n"):

@@ -29,7 +29,7 @@ N_CTX = 12
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory):
-    """(folder of weights, Model, the plain model's log-probabilities of the token after a context)."""
+    """(folder of weights, EvalModel, the plain model's log-probabilities of the token after a context)."""
     place, c = tmp_path_factory.mktemp("theirs"), tools.config("gpt2")
     c = dataclasses.replace(c, model=dataclasses.replace(c.model, n_layers=1))
     assert c.model.n_ctx == N_CTX
@@ -37,7 +37,7 @@ def there(tmp_path_factory):
     export_hf.save(place, c, params, TEXT)
     opened = open_model.open_model(place, [], lambda said: None)
     about = {"name": "gpt2_124m", "parameters": 1, "n_ctx": N_CTX, "digest": opened.digest}
-    model = runner.EvalModel(inference.prepare(opened.step.model, opened.params), TEXT, opened.step.model.place, about)
+    model = runner.EvalModel(inference.prepare(opened.step.model, opened.params), TEXT, opened.step.model.sharding, about)
     plain = tools.step.build(c, "cpu", tools.devices.mesh(c.mesh, jax.devices()[:1]), None).model
 
     @jax.jit
@@ -118,7 +118,7 @@ def test_calibrated_divides_by_the_mean_after_items_without_content(there):
 def test_calibration_keeps_the_demonstrations(there, monkeypatch):
     """What is asked without the item has the description and the demonstrations that the item has."""
     asked = []
-    monkeypatch.setattr(runner.asking, "likelihoods", lambda reader, questions, *more: asked.extend(questions) or iter(()))
+    monkeypatch.setattr(runner.loglikelihood, "loglikelihood", lambda model, questions, *more: asked.extend(questions) or iter(()))
 
     def put(row, how, shots):
         return [Item(id=row["text"], contexts=(f"{row['text']}:",), completions=(" y", " n"))]
@@ -166,7 +166,7 @@ def test_the_digest_tells_protocol_seed_model_and_prompts(there):
     others = [
         digest(how=dataclasses.replace(how, method=evaluation.PerToken())),
         digest(seed=1),
-        digest(model=dataclasses.replace(there[1], about=there[1].about | {"digest": "another"})),
+        digest(model=dataclasses.replace(there[1], metadata=there[1].metadata | {"digest": "another"})),
         digest(item=dataclasses.replace(item, completions=(" a", " c"))),
     ]
     assert digest() == digest() and len({digest(), *others}) == 5
@@ -175,7 +175,7 @@ def test_the_digest_tells_protocol_seed_model_and_prompts(there):
 def test_a_models_digest_tells_its_parameters_and_its_tokenizer():
     def digest(params, text):
         nothing = {field.name: None for field in dataclasses.fields(open_model.LoadedModel)}
-        return open_model.LoadedModel(**nothing | {"text": text, "params": params}).digest
+        return open_model.LoadedModel(**nothing | {"tokenizer": text, "params": params}).digest
 
     one, other = {"gain_D": jnp.ones(3)}, {"gain_D": jnp.ones(3).at[1].set(2)}
     words = dataclasses.make_dataclass("Words", [("digest", str)])("w")
@@ -219,14 +219,14 @@ class Answers:
     """Stands for the model: chance for likelihoods, and for what is written always the same."""
 
     @staticmethod
-    def likelihoods(reader, questions, place, banned=()):
+    def loglikelihood(model, questions, sharding, banned=()):
         draw = random.Random(0)
         for number, question in enumerate(questions):
             told = [LogLikelihood(-draw.random(), len(tokens), draw.random() < 0.5, draw.random() < 0.5) for tokens in question.completions]
             yield number, tuple(told)
 
     @staticmethod
-    def written(reader, asked, method, text, key):
+    def generate_until(model, asked, method, text, key):
         yield from ((number, " a lamp") for number in range(len(asked)))
 
 
@@ -237,9 +237,9 @@ WAYS = [(name, how) for name, task in registry.all_tasks().items() for how in (N
 def test_every_task_is_put_asked_and_scored_by_each_of_its_conventions(there, tmp_path, monkeypatch, name, convention):
     """From a row to a record; what a second reading makes of the outcomes on disk is the same."""
     task = registry.get_task(f"{name}:{convention}" if convention else name)
-    monkeypatch.setattr(runner.asking, "likelihoods", Answers.likelihoods)
-    monkeypatch.setattr(runner.asking, "written", Answers.written)
-    monkeypatch.setattr(runner.judging, "RESAMPLES", 20)
+    monkeypatch.setattr(runner.loglikelihood, "loglikelihood", Answers.loglikelihood)
+    monkeypatch.setattr(runner.loglikelihood, "generate_until", Answers.generate_until)
+    monkeypatch.setattr(runner.metrics, "N_RESAMPLES", 20)
     model = there[1]
     long = model.inference_model.model.clone(config=dataclasses.replace(model.inference_model.model.config, n_ctx=4096))
     model = dataclasses.replace(model, inference_model=model.inference_model.replace(model=long))
@@ -306,8 +306,8 @@ def test_calibrate_shows_what_is_there_and_names_what_is_not(there, texts, capsy
 def test_a_tokenizer_without_end_of_text_that_drops_lone_line_ends_is_measured_too(there, texts, monkeypatch, capsys):
     """As GPT-1's: every text begins with its newline."""
     place, model, after = there
-    words = tokenizers.Words()
-    monkeypatch.setattr(calibrate.evaluate, "opened", lambda path, out: dataclasses.replace(model, text=words))
+    words = tokenizers.WordTokenizer()
+    monkeypatch.setattr(calibrate.evaluate, "load_model", lambda path, out: dataclasses.replace(model, tokenizer=words))
     (texts / "ptb.txt").write_text(WIKI)
     assert calibrate.main([f"--weights={place}", f"--data={texts}", f"--out={texts / 'out'}"]) in (0, 1)
     said = capsys.readouterr().out
@@ -328,7 +328,7 @@ def test_a_tokenizer_without_end_of_text_that_drops_lone_line_ends_is_measured_t
 
 def test_a_figure_that_differs_is_the_exit_status(there, texts, monkeypatch):
     place, *_ = there
-    monkeypatch.setattr(calibrate.evaluate, "opened", lambda path, out: there[1])  # it calls itself gpt2_124m
+    monkeypatch.setattr(calibrate.evaluate, "load_model", lambda path, out: there[1])  # it calls itself gpt2_124m
     for name in ("text8.txt", "enwik8.txt", "lambada_test.jsonl", "wikitext103.txt"):
         (texts / name).unlink()
     arguments = [f"--weights={place}", f"--data={texts}", f"--out={texts / 'out'}"]

@@ -117,11 +117,11 @@ def test_a_text_that_is_read_whole_may_be_a_plain_file(tmp_path):
 
 
 def test_made_rows_come_from_the_seed(tmp_path):
-    task = dataclasses.replace(QUIZ, made=lambda protocol, seed, split: [{**ROW, "q": f"{protocol.shots} {seed} {split}"}])
+    task = dataclasses.replace(QUIZ, make_rows=lambda protocol, seed, split: [{**ROW, "q": f"{protocol.shots} {seed} {split}"}])
     there = found(task, seed=5)
     assert there.source == "quiz, made from seed 5" and there.rows == ({**ROW, "q": "1 5 validation", "id": "0"},)
     assert found(task, folder=written(tmp_path, [ROW])).source.endswith("quiz.jsonl")  # a file, OpenAI's own for one, comes before
-    broken = dataclasses.replace(QUIZ, made=lambda protocol, seed, split: [{"q": "x"}])
+    broken = dataclasses.replace(QUIZ, make_rows=lambda protocol, seed, split: [{"q": "x"}])
     refused("quiz, made from seed 0 example 1 has no column 'options'", broken)
 
 
@@ -134,7 +134,7 @@ def test_a_prepared_data_set_is_read_as_pythons_own_values(tmp_path):
     assert [row["id"] for row in there.rows] == ["0", "1", "2", "3"]
     assert there.rows[0]["options"] == [["x", "y", "z"], ["u", "v", "w"]] and there.rows[0]["article"].startswith("caf\u00e9 ")
     assert json.dumps(there.rows)  # nothing of NumPy's is left
-    pairs = dataclasses.replace(task, schema={"a": "[text]"}, from_tfds=lambda row: {"a": [row["article"]]}, gathered=lambda given: [
+    pairs = dataclasses.replace(task, schema={"a": "[text]"}, from_tfds=lambda row: {"a": [row["article"]]}, merge_rows=lambda given: [
         {"a": [text for row in given for text in row["a"]]}
     ])  # fmt: skip
     assert len(found(pairs, "train", data_dir=str(tmp_path)).rows[0]["a"]) == 4

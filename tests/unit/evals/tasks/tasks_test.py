@@ -69,7 +69,7 @@ def test_published_scores_are_of_known_configs_and_in_range(name):
 def test_two_tasks_of_one_name_are_refused(monkeypatch):
     from gptjax.evals.tasks import lambada
 
-    monkeypatch.setattr(lambada, "TASKS", (lambada.TASKS[0], dataclasses.replace(lambada.TASKS[0], about="again")))
+    monkeypatch.setattr(lambada, "TASKS", (lambada.TASKS[0], dataclasses.replace(lambada.TASKS[0], summary="again")))
     registry.families.cache_clear()
     registry.all_tasks.cache_clear()
     with pytest.raises(AssertionError, match="two tasks are called lambada"):
