@@ -22,8 +22,8 @@ END_OF_TEXT = 0  # of a tokenizer that plan does not need: any id compiles to th
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompiledStep:
-    """A step at the full batch. Bytes are of one chip; `peak_bytes` is the compiler's, which reuses what is free, or arguments and temporaries
-    together where it gives none."""
+    """A step at the full batch. Bytes are of one chip; `peak_bytes` is the compiler's, which reuses what is free, or arguments and
+    temporaries together where it gives none."""
 
     config: schema.Config
     target: topology.Topology

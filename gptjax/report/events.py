@@ -34,7 +34,8 @@ class Events:
     starts a new record. A context manager; process 0 only. OSError that names the file and the step where the disk does not take it."""
 
     def __init__(self, directory: Path, resume_step: int, record_bytes: int | None = None, warn: Callable[[str], None] = lambda line: None):
-        """record_bytes: those that stay, as `check` gives them; None: the lines of earlier steps. warn: is told where TensorBoard gets none."""
+        """record_bytes: those that stay, as `check` gives them; None: the lines of earlier steps. warn: is told where TensorBoard gets
+        none."""
         self._path = Path(directory) / FILE_NAME
         if record_bytes is None:
             record_bytes = resume_step and sum(len(line) + 1 for line, record in _read_lines(self._path) if record["step"] < resume_step)

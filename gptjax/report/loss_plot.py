@@ -40,7 +40,8 @@ def new_figure(width: float, height: float):
 
 
 def escape(text: str) -> str:
-    """A user's text as a picture shows it: no $ is mathematics, what the font lacks is U+FFFD, and it is one line of at most MAX_NAME_LENGTH."""
+    """A user's text as a picture shows it: no $ is mathematics, what the font lacks is U+FFFD, and it is one line of at most
+    MAX_NAME_LENGTH."""
     line = "".join(c if c in _glyphs() else " " if c.isspace() else "\ufffd" for c in text)
     line = line if len(line) <= MAX_NAME_LENGTH else f"{line[: MAX_NAME_LENGTH - 3]}..."
     return line.replace("$", r"\$")
@@ -163,8 +164,8 @@ def _subsample(points, max_points, log_scale):
 
 
 def _smooth(points, log_scale):
-    """The median around MAX_SMOOTH_POINTS of the points: over 8% of the run, or on a logarithmic axis over 8% of the way to the point, so that
-    the window has one width in the picture. It shrinks at the ends, so that neither is bent."""
+    """The median around MAX_SMOOTH_POINTS of the points: over 8% of the run, or on a logarithmic axis over 8% of the way to the point, so
+    that the window has one width in the picture. It shrinks at the ends, so that neither is bent."""
     smooth = []
     for tokens, i in _subsample([(tokens, i) for i, (tokens, _) in enumerate(points)], MAX_SMOOTH_POINTS, log_scale):
         half_window = min(i, len(points) - 1 - i, 1 + (i if log_scale else len(points)) // 25)

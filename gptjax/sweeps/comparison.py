@@ -40,7 +40,8 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
 @dataclasses.dataclass(frozen=True)
 class RunResult:
     """One point as it is. curve: (tokens, validation loss) of each evaluation. noise_scale: in tokens, the median over the second half of
-    the steps; None where batches are of one microbatch. Losses of points that are not done are not final. reason: of run_status.ERROR_STATES."""
+    the steps; None where batches are of one microbatch. Losses of points that are not done are not final. reason: of
+    run_status.ERROR_STATES."""
 
     point: Point
     config: Config

@@ -75,8 +75,8 @@ FORMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """parameters: by name; spread: the deviation of arms from the law, in log L; draws: both, of each draw of the bootstrap.
-    error: the root mean square of the residuals of log L, so of L relative to L."""
+    """parameters: by name; spread: the deviation of arms from the law, in log L; bootstrap: both, of each draw.
+    relative_error: the root mean square of the residuals of log L, so of L relative to L."""
 
     form: Form
     parameters: np.ndarray

@@ -10,8 +10,8 @@ from gptjax.weights import name_maps
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A model_type of transformers. size_names: our field -> its setting; constants: settings that must have this value where they are given;
-    activations: its activation -> our gelu; recipe: the config whose training fields a model of it takes."""
+    """A model_type of transformers. size_names: our field -> its setting; constants: settings that must have this value where they are
+    given; activations: its activation -> our gelu; recipe: the config whose training fields a model of it takes."""
 
     model_type: str
     class_name: str

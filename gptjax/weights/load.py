@@ -42,8 +42,8 @@ class Weights(Protocol):
         ...
 
     def load_params(self, abstract_params: Any, advance: ProgressFn = lambda done, leaf: None) -> Any:
-        """The parameters, as the tree of ShapeDtypeStructs `abstract_params` places them: one leaf after the other, each device's part by itself.
-        Its token table may have more rows than there are, which are zero, and its position table fewer."""
+        """The parameters, as the tree of ShapeDtypeStructs `abstract_params` places them: one leaf after the other, each device's part by
+        itself. Its token table may have more rows than there are, which are zero, and its position table fewer."""
         ...
 
 

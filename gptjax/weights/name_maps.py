@@ -19,8 +19,8 @@ from gptjax.weights.safetensors import Tensors
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """leaves: of GPT; block: of each layer. unscaled_attention: scores are not divided by sqrt(d_head), as ours are; so our queries are theirs times
-    that (exact where d_head is a power of 4)."""
+    """leaves: of GPT; block: of each layer. unscaled_attention: scores are not divided by sqrt(d_head), as ours are; so our queries are
+    theirs times that (exact where d_head is a power of 4)."""
 
     leaves: dict[str, str]
     block: dict[str, str]

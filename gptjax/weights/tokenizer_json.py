@@ -15,7 +15,8 @@ BPE = 2  # TrainerSpec.ModelType of sentencepiece_model.proto
 
 
 def convert(tokenizer: Tokenizer) -> tuple[Any, str]:
-    """(the tokenizers.Tokenizer that encodes and decodes as `tokenizer` does, what is other there: "" if nothing is). None if it has no form."""
+    """(the tokenizers.Tokenizer that encodes and decodes as `tokenizer` does, what is other there: "" if nothing is). None if it has no
+    form."""
     from tokenizers import AddedToken, Tokenizer, decoders
 
     difference = ""

@@ -82,5 +82,5 @@ def test_patterns_are_compared_at_equal_flops_and_at_equal_steps():
 
 def test_what_sizes_predicts_is_larger_than_what_it_is_told_from():
     points = sweep.expand(registry.sweep("sizes"))
-    told, predicted = ([count.parameters(p.config.model) for p in points if p.check == check] for check in (False, True))
+    told, predicted = ([count.parameters(p.config.model) for p in points if p.holdout == check] for check in (False, True))
     assert len(set(told)) == 5 and len(predicted) == 1 and predicted[0] > 1.5 * max(told)

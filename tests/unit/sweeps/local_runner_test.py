@@ -195,7 +195,7 @@ def test_points_at_a_time_share_the_cores(stand_in, tmp_path):
         pytest.skip("one core")
     stand_in(DONE.replace('(there / "metrics', '\nimport time; time.sleep(1)\n(there / "metrics'))
     most = []
-    ran(tmp_path, jobs=2, show=lambda progress: most.append(len(progress.running)))
+    ran(tmp_path, jobs=2, show=lambda progress: most.append(len(progress.active)))
     found = [json.loads((tmp_path / f"seed={i}/cores").read_text()) for i in range(2)]
     assert sorted(found[0] + found[1]) == cores and max(most) == 2
     with pytest.raises(ValueError, match=f"--jobs=999: give 1 to {len(cores)}"):
