@@ -1,4 +1,4 @@
-"""The twelve tasks of GPT-1 (section 4.2, Tables 2 to 4), one row each, and `own_task`: any labelled file.
+"""The twelve tasks of GPT-1 (section 4.2, Tables 2 to 4), one row each, and `own`: any labelled file.
 
 Columns are those of TFDS, which local files may share: `--set task.train=FILE --set task.dev=FILE`, and `task.fields=...`, `task.label=...`
 where theirs differ. `own` reads the columns text and label and takes the labels that it finds; `task.kind=similarity` with two fields,

@@ -45,7 +45,7 @@ def shakespeare_char() -> Config:
     config/train_shakespeare_char.py: peak 1e-3, floor 1e-4, 100 steps of warm-up, b2 0.99. From its train.py and model.py: decay 0.1 on
     tensors with more than one dimension, clip 1, exact GELU, standard deviation 0.02 and depth-scaled residuals, the last tenth held out.
     Two things differ: bytes stand for its 65 characters (the text is ASCII; 192 ids are never seen), and biases stay, which it leaves out.
-    TEXTS says where the text is to be had; any other is given with --text=FILE.
+    TEXT_SOURCES says where the text is to be had; any other is given with --text=FILE.
     """
     n_ctx = 64
     rows, steps, warmup_steps = 12, 2000, 100

@@ -55,7 +55,7 @@ def free_port() -> int:
 
 
 class Workers:
-    """Processes that run, and what they have said. Made by `started`."""
+    """Processes that run, and what they have said. Made by `start_workers`."""
 
     def __init__(self, commands: list[list[str]], environment: dict[str, str], on_line: Callable[[int, str], None]):
         self.processes = [
@@ -83,7 +83,7 @@ class Workers:
         return "".join(self._output[number])
 
     def wait(self, seconds: float | None = None) -> list[int]:
-        """Each one's exit status, when all have ended. When one fails, the others have PATIENCE to follow before they are killed; after
+        """Each one's exit status, when all have ended. When one fails, the others have EXIT_TIMEOUT to follow before they are killed; after
         `seconds`, all are. A negative status is the signal that killed it."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while any(process.poll() is None for process in self.processes):

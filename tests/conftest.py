@@ -18,7 +18,7 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_cpu_enable_async_dispatch", False)  # as sharding.xla_options.begin does, and for its reason
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # as sharding.xla_options.configure_runtime does, and for its reason
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared"

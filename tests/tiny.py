@@ -50,5 +50,5 @@ def _assert_near(path, x, y):
 
 
 def replace_parts(c: schema.Config, **parts) -> schema.Config:
-    """`c` with fields of its parts replaced: varied(c, compute={"remat": "full"})."""
+    """`c` with fields of its parts replaced: replace_parts(c, compute={"remat": "full"})."""
     return dataclasses.replace(c, **{k: dataclasses.replace(getattr(c, k), **v) if isinstance(v, dict) else v for k, v in parts.items()})

@@ -94,8 +94,8 @@ MIN_FILES_FOR_DOCUMENT_SPLIT = 100  # .txt files, of which a hundredth would be 
 
 
 def with_text(recipe: Config, path: str) -> Config:
-    """Returns the recipe with the text at `path` as its source and in its name. A tenth is held out of what may be small: of fewer than FEW
-    .txt files, each a document, their ends; of a lone file of other documents, whole ones."""
+    """Returns the recipe with the text at `path` as its source and in its name. A tenth is held out of what may be small: of fewer than
+    MIN_FILES_FOR_DOCUMENT_SPLIT .txt files, each a document, their ends; of a lone file of other documents, whole ones."""
     where = parse.path(path)
     if where.is_dir() and any(where.glob("train-*.tokens.npy")):
         raise ValueError(f'{path} is tokenised already: give it by --set "data.sources=Shards(path={path!r})" instead of --text')

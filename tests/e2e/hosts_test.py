@@ -60,7 +60,7 @@ def until(workers, run, step):
         if (run / "metrics.jsonl").exists() and len((run / "metrics.jsonl").read_text().splitlines()) > step:
             return
         time.sleep(0.01)
-    raise AssertionError([workers.said(number) for number in range(len(workers.processes))])
+    raise AssertionError([workers.output(number) for number in range(len(workers.processes))])
 
 
 def completed(started):
@@ -96,8 +96,8 @@ def test_sigterm_to_one_stops_all_at_one_step_and_another_number_of_hosts_goes_o
     with start(run, 2) as workers:
         until(workers, run, 6)
         workers.processes[1].send_signal(signal.SIGTERM)
-        assert workers.wait(300) == [0, 0], workers.said(0) + workers.said(1)
-        said = workers.said(0)
+        assert workers.wait(300) == [0, 0], workers.output(0) + workers.output(1)
+        said = workers.output(0)
     assert "process 1 was asked to stop" in said
     stopped = int(said.split("stopped at step ")[1].split(";")[0])
     assert 6 <= stopped < STEPS and (run / "checkpoints" / str(stopped)).is_dir()
@@ -114,7 +114,7 @@ def test_a_killed_process_ends_the_others_and_the_rerun_passes_over_a_damaged_ch
         began = time.monotonic()
         assert workers.wait(300) == [processes.EXIT_LOST, -signal.SIGKILL]
         assert time.monotonic() - began < 60
-        last = [line for line in workers.said(0).splitlines() if line.startswith("error: ")]
+        last = [line for line in workers.output(0).splitlines() if line.startswith("error: ")]
     assert len(last) == 1 and "process 1 of 2, on " in last[0] and "is gone without a word" in last[0], last
     newest = max(int(entry.name) for entry in (run / "checkpoints").iterdir() if entry.name.isdecimal())
     values = max((run / "checkpoints" / str(newest)).rglob("ocdbt.process_1/d/*"), key=lambda file: file.stat().st_size)
@@ -163,7 +163,7 @@ def test_the_death_of_process_0_is_noticed(start, tmp_path):
         began = time.monotonic()
         statuses = workers.wait(300)
         assert time.monotonic() - began < 60 and statuses[0] == -signal.SIGKILL and statuses[1] != 0
-        assert "error: process 0 of 2, on " in workers.said(1)
+        assert "error: process 0 of 2, on " in workers.output(1)
 
 
 FAILS_AT_STEP_3 = """
@@ -171,12 +171,12 @@ import itertools, sys
 from gptjax import train
 from gptjax.config import command
 from gptjax.sharding import rules
-calls, placed = itertools.count(), rules.placed
+calls, put_on_mesh = itertools.count(), rules.put_on_mesh
 def failing(*args, **more):
     if next(calls) == 3:
         ACT
-    return placed(*args, **more)
-rules.placed = failing
+    return put_on_mesh(*args, **more)
+rules.put_on_mesh = failing
 command.run(train.main)
 """
 
@@ -185,7 +185,7 @@ command.run(train.main)
 def test_a_bug_in_one_process_is_told_by_all(start, tmp_path):
     with start(tmp_path / "run", 2, program={1: ["-c", FAILS_AT_STEP_3.replace("ACT", "raise KeyError('bug')")]}) as workers:
         assert workers.wait(300) == [1, 1]
-        said = workers.said(0), workers.said(1)
+        said = workers.output(0), workers.output(1)
     line = "error: process 1 of 2, on "
     assert "Traceback" not in said[0] and said[0].splitlines()[-1].startswith(line)
     assert "ended in step 4: KeyError: 'bug'" in said[0]
@@ -198,14 +198,14 @@ def test_what_never_moves_again_ends(start, tmp_path):
     program = {1: ["-c", FAILS_AT_STEP_3.replace("ACT", "import time; time.sleep(1e6)")]}
     with start(tmp_path / "run", 2, "loop.hang_seconds=12", program=program) as workers:
         assert workers.wait(300) == [processes.EXIT_LOST, processes.EXIT_LOST]
-        last = {line for number in (0, 1) for line in workers.said(number).splitlines() if line.startswith("error: ")}
+        last = {line for number in (0, 1) for line in workers.output(number).splitlines() if line.startswith("error: ")}
     assert len(last) == 1 and "has not moved for 12 s (loop.hang_seconds) in step " in last.pop()
 
 
 def refused(started):
     with started as workers:
         assert workers.wait(300) == [2, 2]
-        said = [workers.said(number) for number in (0, 1)]
+        said = [workers.output(number) for number in (0, 1)]
     assert all(text.count("\n") == 1 and text.startswith("error: ") for text in said), said
     return said
 

@@ -21,12 +21,12 @@ process, port = int(sys.argv[1]), sys.argv[2]
 jax.distributed.initialize(f"localhost:{port}", 2, process, initialization_timeout=60)
 said = {}
 for sizes in ({"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 1, "tensor": 4, "context": 2}):
-    mesh = device_mesh.mesh(schema.Mesh(sharding="fsdp_tensor", **sizes))
+    mesh = device_mesh.make_mesh(schema.Mesh(sharding="fsdp_tensor", **sizes))
     table = rules.PRESETS["fsdp_tensor"].activations
     host = np.arange(2 * 16 * 5, dtype=np.int32).reshape(2, 16, 5)
-    here = rules.rows_here(16, table, mesh)
-    part = rules.placed(host[:, here], "MB1", table, mesh, 16)
-    whole = rules.placed(host[0], "B1", table, mesh)
+    here = rules.local_rows(16, table, mesh)
+    part = rules.put_on_mesh(host[:, here], "MB1", table, mesh, 16)
+    whole = rules.put_on_mesh(host[0], "B1", table, mesh)
     weights = np.arange(16)
     sums = jax.jit(lambda x, y, w: ((x * w[None, :, None]).sum(), (y * w[:, None]).sum()))(part, whole, weights)
     said["x".join(map(str, mesh.shape.values()))] = [here, *(int(n) for n in sums)]

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def together(n, act):
-    """What act(party) returned or raised in each of n processes. An error must not leave Hosts, which would end this process."""
+    """What act(party) returned or raised in each of n processes. An error must not leave ProcessGroup, which would end this process."""
     port = rehearse.free_port()
 
     def one(process):
@@ -34,12 +34,12 @@ def together(n, act):
 
 
 def test_values_are_gathered_in_order():
-    assert together(4, lambda party: party.gathered({"n": party.process})) == [[{"n": n} for n in range(4)]] * 4
+    assert together(4, lambda party: party.all_gather({"n": party.process_id})) == [[{"n": n} for n in range(4)]] * 4
 
 
 def test_process_0_alone_acts_first():
     done = []
-    assert together(3, lambda party: party.first(lambda: done.append(party.process) or 7)) == [7] * 3 and done == [0]
+    assert together(3, lambda party: party.broadcast_from_zero(lambda: done.append(party.process_id) or 7)) == [7] * 3 and done == [0]
 
 
 def test_turns_are_taken_process_0_one_of_each_host_the_rest(monkeypatch):
@@ -47,7 +47,7 @@ def test_turns_are_taken_process_0_one_of_each_host_the_rest(monkeypatch):
 
     def act(party):
         party._host_names = ["a", "a", "b", "b", "c"]
-        party.zero_first(lambda: order.append(party.process))
+        party.zero_first(lambda: order.append(party.process_id))
 
     together(5, act)
     assert order[0] == 0 and {*order[1:3]} == {2, 4} and {*order[3:]} == {1, 3}
@@ -60,7 +60,7 @@ def test_alone_everything_returns_at_once():
 
 
 def test_the_one_that_differs_is_named():
-    said = together(3, lambda party: party.assert_equal({"jax": "1", "config": {"a": 1, "b": 2 + (party.process == 2)}}, "mend it"))
+    said = together(3, lambda party: party.assert_equal({"jax": "1", "config": {"a": 1, "b": 2 + (party.process_id == 2)}}, "mend it"))
     assert [type(error) for error in said] == [processes.Disagreement] * 3 and len({str(error) for error in said}) == 1
     assert str(said[0]).startswith("process 2 of 3, on ")
     assert str(said[0]).endswith("has another config than process 0: b is 3 and not 2; mend it")
@@ -68,10 +68,10 @@ def test_the_one_that_differs_is_named():
 
 @pytest.mark.parametrize("values", [5, None, [], [1], {"a": 1}])
 def test_nonsense_of_process_0_is_as_if_it_had_gone(values, monkeypatch):
-    link = SimpleNamespace(follow=lambda *heard: None, send=lambda **said: None, values=queue.SimpleQueue())
+    link = SimpleNamespace(start_reader=lambda *heard: None, send=lambda **said: None, values=queue.SimpleQueue())
     link.values.put(values)
     party, ends = processes.ProcessGroup(1, ["a", "b"], {0: link}), []
-    monkeypatch.setattr(party, "_finish", lambda status, line: [ends.append((status, line)), 1 / 0])
+    monkeypatch.setattr(party, "_abort_all", lambda status, line: [ends.append((status, line)), 1 / 0])
     with pytest.raises(ZeroDivisionError):
         party.all_gather(3)
     assert [status for status, _ in ends] == [processes.EXIT_LOST] and "process 0 of 2, on a, is gone" in ends[0][1]
@@ -80,12 +80,12 @@ def test_nonsense_of_process_0_is_as_if_it_had_gone(values, monkeypatch):
 def test_config_code_and_jax_are_what_must_agree(monkeypatch):
     calls = []
 
-    def agree(party, topics, advice, until):
+    def assert_equal(party, topics, advice, deadline):
         calls.append(topics)
         raise ValueError("before jax is started")
 
     monkeypatch.setattr(rendezvous, "connect", lambda here, seconds: (["a"], {}))
-    monkeypatch.setattr(processes.ProcessGroup, "agree", agree)
+    monkeypatch.setattr(processes.ProcessGroup, "assert_equal", assert_equal)
     c = registry.config("smoke")
     processes.initialize(rendezvous.ProcessInfo("localhost:1", 1, 0), c, 1.0)
     assert calls == [{"config": overrides.flatten(c), "code": processes.source_digest(), "jax": jax.__version__}]
@@ -106,10 +106,10 @@ def test_the_digest_of_code_is_of_names_and_contents(tmp_path, monkeypatch):
 ONE = """
 import sys
 from gptjax.distributed import processes, rendezvous
-here = rendezvous.Place(f"localhost:{sys.argv[1]}", 3, int(sys.argv[2]))
-with processes.Hosts(here.process, *rendezvous.meet(here, 20.0)) as party:
-    party.doing("step 7")
-    party.gathered(None)  # all are in step 7
+here = rendezvous.ProcessInfo(f"localhost:{sys.argv[1]}", 3, int(sys.argv[2]))
+with processes.ProcessGroup(here.process_id, *rendezvous.connect(here, 20.0)) as party:
+    party.heartbeat("step 7")
+    party.all_gather(None)  # all are in step 7
     ACT
 """
 
@@ -122,7 +122,7 @@ def ended(act):
 
 
 def test_a_refusal_of_one_is_the_line_of_all():
-    act = 'if party.process == 2: raise FileNotFoundError(2, "No such file", "x.txt")\n    party.gathered(None)'
+    act = 'if party.process_id == 2: raise FileNotFoundError(2, "No such file", "x.txt")\n    party.all_gather(None)'
     (said, status), *others = ended(act)
     assert others == [(said, status)] * 2 and status == 2
     assert said.startswith("error: process 2 of 3, on ") and said.endswith("ended in step 7: x.txt: No such file\n")
@@ -130,14 +130,14 @@ def test_a_refusal_of_one_is_the_line_of_all():
 
 def test_a_process_that_gloo_waited_for_in_vain_is_a_line_and_no_trace():
     act = 'party_late = RuntimeError("DEADLINE_EXCEEDED: Gloo all-reduce failed: Timed out waiting 30000ms\\nmore")\n'
-    act += "    processes.GRACE = 0.1\n    if party.process == 2: raise party_late\n    party.gathered(None)"
+    act += "    processes.GRACE_SECONDS = 0.1\n    if party.process_id == 2: raise party_late\n    party.all_gather(None)"
     (said, status), *others = ended(act)
     assert others == [(said, status)] * 2 and status == processes.EXIT_LOST and said.count("\n") == 1
     assert "ended in step 7: the processes lost each other, or one was too late (RuntimeError: DEADLINE_EXCEEDED: Gloo" in said
 
 
 def test_a_death_is_told_to_all():
-    said = ended("import os, signal\n    if party.process == 2: os.kill(os.getpid(), signal.SIGKILL)\n    party.gathered(None)")
+    said = ended("import os, signal\n    if party.process_id == 2: os.kill(os.getpid(), signal.SIGKILL)\n    party.all_gather(None)")
     assert [status for _, status in said] == [processes.EXIT_LOST, processes.EXIT_LOST, -9]
     assert (
         said[0][0] == said[1][0]
@@ -147,7 +147,8 @@ def test_a_death_is_told_to_all():
 
 
 def test_a_hang_is_told_to_all():
-    said = ended("import time\n    if party.process == 1:\n        with party.watched(0.5): time.sleep(100)\n    party.gathered(None)")
+    act = "import time\n    if party.process_id == 1:\n        with party.watchdog(0.5): time.sleep(100)\n    party.all_gather(None)"
+    said = ended(act)
     assert [status for _, status in said] == [processes.EXIT_LOST] * 3
     assert all("process 1 of 3, on " in text and "has not moved for 0.5 s (loop.hang_seconds) in step 7" in text for text, _ in said)
 
@@ -162,9 +163,8 @@ def test_time_in_which_a_process_was_stopped_is_no_hang():
     assert since == 1003.0 and 1053.5 - since == 50.5
     since = processes.skip_pause(1053.4, before=1043.5, now=1053.5, interval=10)  # it moved at once when it went on, before the watch woke
     assert since == 1053.4
-    assert (
-        processes.skip_pause(1053.4, before=53.5, now=1053.5, interval=10) == 1053.5
-    )  # never later than now, so that a hang is still found
+    since = processes.skip_pause(1053.4, before=53.5, now=1053.5, interval=10)
+    assert since == 1053.5  # never later than now, so that a hang is still found
 
 
 def test_a_watch_that_slept_does_not_end_the_program_and_one_that_waited_does(monkeypatch):
@@ -172,7 +172,7 @@ def test_a_watch_that_slept_does_not_end_the_program_and_one_that_waited_does(mo
     party, ended, times = processes.ProcessGroup(), [], iter([0.0, 1.0, 2.0, 900.0, 901.0, 902.0, 903.0, 904.0, 905.0])
     monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: next(times)))
     monkeypatch.setattr(processes.faulthandler, "dump_traceback", lambda: None)
-    monkeypatch.setattr(party, "_finish", lambda status, line: [ended.append((status, line)), 1 / 0])
+    monkeypatch.setattr(party, "_abort_all", lambda status, line: [ended.append((status, line)), 1 / 0])
     threads: list = []
     event = SimpleNamespace(wait=lambda seconds: False, set=lambda: None)
     thread = lambda target, args, **more: SimpleNamespace(start=lambda: threads.append((target, args)))  # noqa: E731

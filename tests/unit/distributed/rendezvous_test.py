@@ -202,5 +202,5 @@ def test_a_process_that_came_and_says_nothing_is_not_waited_for_without_limit():
             party.all_gather(1, deadline=time.monotonic() + 0.2)
         links[0].send(value=2, goodbye=True)
         assert party.all_gather(1) == [1, 2]
-        links[0].part()
+        links[0].shutdown()
         links[0].close()

@@ -121,7 +121,7 @@ def test_hbm_is_what_the_compiler_allows():
     "program",
     [
         "from gptjax.config.schema import Mesh; from gptjax.sharding.device_mesh import mesh; print(list(mesh(Mesh()).devices.ravel()))",
-        "import jax; from gptjax.sharding import xla_options; xla_options.begin(); print(jax.devices())",
+        "import jax; from gptjax.sharding import xla_options; xla_options.configure_runtime(); print(jax.devices())",
     ],
 )
 def test_libtpu_is_quiet_and_jax_uses_the_cpu(program):
