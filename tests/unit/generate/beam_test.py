@@ -131,7 +131,7 @@ def test_padded_ids_are_never_said(small):
 ])  # fmt: skip
 def test_what_cannot_be_asked(small, wrong, message):
     with pytest.raises(ValueError, match=message):
-        beam.search(**({"reader": small[2], "prompts": [[1, 2]], "n_tokens": 4, "ends": never} | wrong))
+        beam.search(**({"inference_model": small[2], "prompts": [[1, 2]], "n_tokens": 4, "is_end": never} | wrong))
 
 
 def test_the_whole_context_is_used(small):

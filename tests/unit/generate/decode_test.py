@@ -67,7 +67,7 @@ def test_a_row_that_the_caller_closes_says_no_more_and_changes_no_other(reader):
 def test_programs_are_compiled_once_for_all_lengths(monkeypatch):
     """Prompts of 1 to 40 tokens and up to 60 new ones: buckets of 32 and 64 for the prompt, 64 and 128 in all."""
     traced = []
-    for name in ("prefill", "extend"):
+    for name in ("prefill", "decode_step"):
         original = getattr(inference, name)
 
         def counted(*args, name=name, original=original):
@@ -79,7 +79,7 @@ def test_programs_are_compiled_once_for_all_lengths(monkeypatch):
     reader = inference.prepare(built.model, state.params)
     for n_prompt, n_new in [(1, 60), (2, 40), (17, 33), (32, 31), (33, 30), (40, 60), (33, 90), (5, 59)]:
         decode.generate(reader, [[3] * n_prompt], n_new, SamplingParams(temperature=0), jax.random.key(0))
-    assert sorted(traced) == ["extend"] * 2 + ["prefill"] * 3
+    assert sorted(traced) == ["decode_step"] * 2 + ["prefill"] * 3
 
 
 def test_a_row_stops_at_end_of_text_and_others_go_on(reader):
