@@ -127,12 +127,12 @@ PARENT = """
 import pathlib, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, and rightly stay so
 from gptjax.config import sweep
-from gptjax.sweeps import local
+from gptjax.sweeps import local_runner
 import subprocess
 real = subprocess.Popen
 subprocess.Popen = lambda command, **more: real([*command[:3], sys.argv[2], *command[5:]], **more)
-points = sweep.planned(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(1)))
-local.run("smoke", points, pathlib.Path(sys.argv[1]), local.slots(1, None), 0, lambda progress: None)
+points = sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(1)))
+local_runner.run("smoke", points, pathlib.Path(sys.argv[1]), local_runner.make_slots(1, None), 0, lambda progress: None)
 """
 HEEDS = WAITS.replace(
     "import time", "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: ((there / 'saved').touch(), sys.exit()))"
@@ -176,7 +176,7 @@ def test_points_end_with_their_sweep_even_if_it_is_killed(tmp_path):
 def test_a_bound_program_elsewhere_than_on_linux(tmp_path):
     """By a thread that looks for the parent: the one that started it is gone before it begins, or while it runs."""
     (tmp_path / "waits.py").write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)")
-    other = "import sys; sys.platform = 'darwin'; from gptjax.sweeps import child; child.main(int(sys.argv[1]), ['-m', 'waits'])"
+    other = "import sys; sys.platform = 'darwin'; from gptjax.runtime import child; child.main(int(sys.argv[1]), ['-m', 'waits'])"
     parent = f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', {other!r}, str(os.getpid())]).wait()"
     environment = os.environ | {"PYTHONPATH": f"{CHECKOUT}:{tmp_path}"}
     began = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, env=environment, text=True)
