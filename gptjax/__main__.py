@@ -21,8 +21,7 @@ def main(arguments: list[str]) -> int:
 
 def list_programs() -> dict[str, str]:
     """Module -> what it does, for every one that can be run: gptjax's own, and those that bring it onto machines."""
-    files = sorted([*command.REPO_ROOT.glob("gptjax/[!_]*.py"), *command.REPO_ROOT.glob("gptjax/lm_eval.py")])
-    files += sorted(command.REPO_ROOT.glob("launch/[!_]*.py"))
+    files = [*sorted(command.REPO_ROOT.glob("gptjax/[!_]*.py")), *sorted(command.REPO_ROOT.glob("launch/[!_]*.py"))]
     texts = {file: file.read_text() for file in files}
     return {_module_name(file): _first_sentence(text) for file, text in texts.items() if '\nif __name__ == "__main__":\n' in text}
 

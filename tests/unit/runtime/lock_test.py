@@ -16,7 +16,7 @@ from gptjax.runtime import lock
 HOLDER = """
 import sys, time
 from pathlib import Path
-from gptjax.config import lock
+from gptjax.runtime import lock
 with lock.hold(Path(sys.argv[1]), "run directory", print):
     print("held", flush=True)
     time.sleep(60)
