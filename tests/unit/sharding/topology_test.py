@@ -120,7 +120,7 @@ def test_hbm_is_what_the_compiler_allows():
 @pytest.mark.parametrize(
     "program",
     [
-        "from gptjax.config.schema import Mesh; from gptjax.sharding import device_mesh as m; print(list(m.make_mesh(Mesh()).devices.flat))",
+        "from gptjax.config.schema import Mesh; from gptjax.sharding import device_mesh as m; print([*m.make_mesh(Mesh()).devices.flat])",
         "import jax; from gptjax.sharding import xla_options; xla_options.configure_runtime(); print(jax.devices())",
     ],
 )
