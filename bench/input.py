@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> int:
     median = statistics.median(rates)
     ratio = median / args.consumer_tokens_per_s
     print(
-        f"{config.name}: batches of {batch_schedule.full_rows} rows of {config.model.n_ctx} tokens, {args.repeats} repeats of {args.steps} steps"
+        f"{config.name}: batches of {batch_schedule.full_rows} rows of {config.model.n_ctx} tokens, {args.repeats} repeats of "
+        f"{args.steps} steps"
     )
     print(f"tokens/s: median {median:,.0f}, least {min(rates):,.0f}, most {max(rates):,.0f}")
     print(f"ratio to a consumer of {args.consumer_tokens_per_s:,.0f} tokens/s: {ratio:,.0f} (at least 20 is asked for)")
