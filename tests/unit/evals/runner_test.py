@@ -38,7 +38,7 @@ def there(tmp_path_factory):
     opened = open_model.open_model(place, [], lambda said: None)
     about = {"name": "gpt2_124m", "parameters": 1, "n_ctx": N_CTX, "digest": opened.digest}
     model = runner.EvalModel(inference.prepare(opened.step.model, opened.params), TEXT, opened.step.model.sharding, about)
-    plain = tools.step.build(c, "cpu", tools.devices.mesh(c.mesh, jax.devices()[:1]), None).model
+    plain = tools.step.build(c, "cpu", tools.device_mesh.make_mesh(c.mesh, jax.devices()[:1]), None).model
 
     @jax.jit
     def log_probabilities(tokens_BT):
