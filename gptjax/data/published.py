@@ -46,7 +46,7 @@ def verified(wanted: Published, directory: pathlib.Path) -> dict[str, bytes]:
     for (name, digest), other in zip(wanted.digests.items(), HUGGING_FACE, strict=True):
         there = directory / (name if (directory / name).exists() or not (directory / other).exists() else other)
         try:
-            contents[name] = there.read_bytes()
+            contents[name] = parse.disk_bytes(there)
         except OSError as error:
             raise ValueError(
                 f"data.tokenizer={wanted.config}: {there} cannot be read ({error.strerror}); put OpenAI's "

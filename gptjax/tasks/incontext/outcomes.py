@@ -22,7 +22,7 @@ def read(path: Path, warn: Warn) -> dict[str, dict[str, Any]]:
     as they were written are named by `warn` and go too, so that those items are asked again."""
     if not path.exists():
         return {}
-    content = path.read_bytes()
+    content = parse.disk_bytes(path)
     *whole, cut = content.split(b"\n")
     found: dict[str, dict[str, Any]] = {}
     kept, damaged = [], []

@@ -3,6 +3,8 @@
 import argparse
 import json
 import math
+import os
+import pathlib
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,10 @@ def test_a_file_is_read_or_named(tmp_path):
         parse.json_file(tmp_path / "none.json")
     with pytest.raises(ValueError, match="cannot be read: Is a directory"):
         parse.json_file(tmp_path)
+    os.mkfifo(tmp_path / "pipe")  # reading one that nobody writes to would never end
+    for path in (tmp_path / "pipe", pathlib.Path("/dev/zero")):
+        with pytest.raises(ValueError, match=f"{path.name} cannot be read: it is a pipe or device, no file"):
+            parse.json_file(path)
     (tmp_path / "a.json").write_text(json.dumps({"a": 1}))
     assert parse.json_file(tmp_path / "a.json") == {"a": 1}
 
