@@ -1,8 +1,10 @@
 """Reads what a user gives: JSON, paths and numbers. Each error is one line: what was given, what is allowed."""
 
 import argparse
+import errno
 import json
 import math
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,10 +43,18 @@ def read_json(file: Path) -> dict[str, Any]:
     return json_object(read_bytes(file), str(file))
 
 
+def disk_bytes(file: Path) -> bytes:
+    """Reads the bytes of a file that lies on a disk. OSError if it cannot be read, and for a pipe or device, which might never end."""
+    mode = file.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is a pipe or device, no file", str(file))
+    return file.read_bytes()
+
+
 def read_bytes(file: Path) -> bytes:
     """Reads the bytes of a file. ValueError, in one line, if it is missing or cannot be read."""
     try:
-        return file.read_bytes()
+        return disk_bytes(file)
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
 

@@ -22,7 +22,7 @@ def read(path: Path, warn: WarnFn) -> dict[str, dict[str, Any]]:
     as they were written are named by `warn` and go too, so that those items are asked again."""
     if not path.exists():
         return {}
-    content = path.read_bytes()
+    content = parse.disk_bytes(path)
     *lines, torn = content.split(b"\n")
     outcomes: dict[str, dict[str, Any]] = {}
     intact, damaged = [], []

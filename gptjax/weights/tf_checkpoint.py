@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gptjax.config import parse
 from gptjax.weights import protobuf
 
 MAGIC = 0xDB4775248B80FB57
@@ -35,7 +36,7 @@ class TensorBundle:
         self._entries: dict[str, tuple[np.dtype, int, int, int, int]] = {}  # type, number of the file, offset, bytes, CRC
         self._arrays: dict[str, np.ndarray] = {}
         try:
-            table = dict(_read_table(index.read_bytes()))
+            table = dict(_read_table(parse.disk_bytes(index)))
             header = protobuf.Message(table.pop(b""))
             self._n_files = header.integer(1)
             if header.integer(2):

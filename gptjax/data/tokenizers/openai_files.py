@@ -46,7 +46,7 @@ def read_and_verify(spec: PublishedFiles, directory: pathlib.Path) -> dict[str, 
     for (name, digest), other in zip(spec.digests.items(), HUGGING_FACE_NAMES, strict=True):
         path = directory / (name if (directory / name).exists() or not (directory / other).exists() else other)
         try:
-            contents[name] = path.read_bytes()
+            contents[name] = parse.disk_bytes(path)
         except OSError as error:
             raise ValueError(
                 f"data.tokenizer={spec.config}: {path} cannot be read ({error.strerror}); put OpenAI's {' and '.join(spec.digests)} there"

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
+from gptjax.config import parse
 from gptjax.data import unicode
 
 SPACE = "\u2581"  # SentencePiece writes a space as this character, so a literal one must go by its bytes
@@ -72,7 +73,7 @@ class SentencePieceTokenizer:
 def load(path: pathlib.Path) -> SentencePieceTokenizer:
     """The model in a file. ValueError, in one line, if it is missing or damaged."""
     try:
-        return SentencePieceTokenizer(path.read_bytes())
+        return SentencePieceTokenizer(parse.disk_bytes(path))
     except OSError as error:
         raise ValueError(f"data.tokenizer=SentencePiece(path=...): {path} cannot be read ({error.strerror}); give a .model file") from None
     except ValueError as error:

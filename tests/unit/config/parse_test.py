@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,10 @@ def test_a_file_is_read_or_named(tmp_path):
         parse.read_json(tmp_path / "none.json")
     with pytest.raises(ValueError, match="cannot be read: Is a directory"):
         parse.read_json(tmp_path)
+    os.mkfifo(tmp_path / "pipe")  # reading one that nobody writes to would never end
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ValueError, match=f"{path.name} cannot be read: it is a pipe or device, no file"):
+            parse.read_json(path)
     (tmp_path / "a.json").write_text(json.dumps({"a": 1}))
     assert parse.read_json(tmp_path / "a.json") == {"a": 1}
 

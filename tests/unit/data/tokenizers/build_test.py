@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -242,6 +243,13 @@ def test_missing_files_are_named(tmp_path):
     refused(data.Gpt2Bpe(path=str(tmp_path)), r"encoder.json cannot be read .*put OpenAI's encoder.json and vocab.bpe there")
     refused(data.Gpt1Bpe(path=str(tmp_path)), r"encoder_bpe_40000.json cannot be read .*vocab_40000.bpe there")
     refused(data.SentencePiece(path=str(tmp_path / "no.model")), r"no.model cannot be read .*give a .model file")
+
+
+def test_files_that_are_pipes_are_not_waited_for(tmp_path):
+    for name in ("encoder.json", "tokenizer.model"):
+        os.mkfifo(tmp_path / name)
+    refused(data.Gpt2Bpe(path=str(tmp_path)), r"encoder.json cannot be read \(it is a pipe or device, no file\)")
+    refused(data.SentencePiece(path=str(tmp_path / "tokenizer.model")), r"tokenizer.model cannot be read \(it is a pipe or device")
 
 
 def test_other_files_are_refused(tmp_path):

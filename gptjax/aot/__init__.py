@@ -1,0 +1,1 @@
+"""What will it cost on chips that are not here? Ahead-of-time compilation."""

@@ -1,1 +1,0 @@
-"""What shape is it? Axis letters, names of leaves, digests."""

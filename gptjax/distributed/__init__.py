@@ -1,0 +1,1 @@
+"""How do many processes act as one? Rendezvous, collectives, preemption."""

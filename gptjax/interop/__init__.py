@@ -1,1 +1,0 @@
-"""Who else reads it? Weights and tokenizers of Hugging Face and OpenAI."""

@@ -1,1 +1,0 @@
-"""How does it improve? Loss, schedule, optimizer, step, checkpoints."""

@@ -1,0 +1,1 @@
+"""One definition of attention, and several kernels that compute it."""

@@ -1,0 +1,1 @@
+"""Where does each array lie? Dimension letters, mesh axes, devices."""

@@ -1,1 +1,0 @@
-"""GPT-1: supervised fine-tuning."""

@@ -1,1 +1,0 @@
-"""One task a file, or one family: each exports TASKS."""

@@ -1,0 +1,1 @@
+"""How does a model improve? Loss, schedule, optimizer, step, checkpoints."""
