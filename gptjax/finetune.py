@@ -12,7 +12,7 @@ from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Config
 from gptjax.distributed import rendezvous
 from gptjax.runtime import atomic, run_dir
-from gptjax.training import resume
+from gptjax.training import loop, resume
 
 EXAMPLE = "python -m gptjax.finetune --config=own --init=runs/gpt1 --set task.train=train.tsv --set task.dev=dev.tsv --seeds=5"
 
@@ -99,11 +99,11 @@ def run_seed(config: Config, run_path: str, objective: "ClassificationObjective"
     objective.check(config, run_dir.directory(run_path))
     request = resume.Request(run_dir.directory(run_path), config, new_record=args.new_record)
     with processes.initialize(process_info, config, args.join_seconds) as process_group:
-        return train.train(request, run_dir.bucket_url(run_path), process_group, args.profile, objective)
+        return loop.train(request, run_dir.bucket_url(run_path), process_group, args.profile, objective)
 
 
 class ClassificationObjective:
-    """Learning of a task: GPT-1 equation 5. A train.Objective; `result`: of the run that ended last."""
+    """Learning of a task: GPT-1 equation 5. A training.loop.Objective; `result`: of the run that ended last."""
 
     def __init__(self, init_weights: Any, examples: Any, fixed_labels: bool = True):
         """init_weights: a weights.load.Weights; examples: a training.classification.batches.Examples; fixed_labels: not found in them."""

@@ -224,14 +224,14 @@ def run_point(index: int, name: str, sweep_spec: sweep.Sweep, points: list[sweep
 def run_vmapped(points: list[sweep.Point], directory: Path, max_size: int) -> bool:
     """Train the points that have not begun in groups, one after the other; False if that was stopped. Points that are alone in their group
     are left."""
-    from gptjax import together
+    from gptjax.sweeps import vmapped_runs
 
     new_points = [
         p
         for p in points
         if p.config is not None and run_status.read_status(p, directory).state == "waiting" and not run_status.find_conflict(p, directory)
     ]
-    groups = [group for group in together.batchable_groups(new_points, max_size) if len(group) > 1]
+    groups = [group for group in vmapped_runs.batchable_groups(new_points, max_size) if len(group) > 1]
     if groups:
         from gptjax.sharding import xla_options
 
@@ -240,7 +240,7 @@ def run_vmapped(points: list[sweep.Point], directory: Path, max_size: int) -> bo
         for number, group in enumerate(groups):
             print(f"{number + 1} of {len(groups)} groups: {', '.join(point.name for point in group)}", flush=True)
             try:
-                if not together.train_vmapped(group, directory, print_text, lambda: bool(signals)):
+                if not vmapped_runs.train_vmapped(group, directory, print_text, lambda: bool(signals)):
                     return False
             except (OSError, ValueError) as error:
                 status, line = command.classify_error(error)

@@ -10,7 +10,7 @@ MAX_EPOCHS = 4  # Muennighoff et al. (2305.16264): until then a repeated token i
 
 
 def summarize(context: Any) -> list[tuple[str, str]]:
-    """Names and facts. context: a train.TrainContext."""
+    """Names and facts. context: a training.loop.TrainContext."""
     from gptjax.model.attention import dispatch
     from gptjax.training import schedule
 

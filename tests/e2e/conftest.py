@@ -6,10 +6,9 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from gptjax import pretraining, train
 from gptjax.report import events, loss_plot
 from gptjax.sharding import device_mesh
-from gptjax.training import resume
+from gptjax.training import loop, pretraining, resume
 from tests import short_run
 
 
@@ -59,7 +58,7 @@ def passed(monkeypatch):
     sessions = []
 
     def patch(n):
-        def loop(session):
+        def train_loop(session):
             now, plan = session.resume_point.state, session.batch_schedule
             sessions.append(session)
             with events.Events(session.directory, 0) as log, jax.transfer_guard("allow"):
@@ -70,7 +69,7 @@ def passed(monkeypatch):
                 session.checkpoints.save(n, now, about)
             return 0
 
-        monkeypatch.setattr(train, "loop", loop)
+        monkeypatch.setattr(loop, "train_loop", train_loop)
         return sessions
 
     return patch

@@ -6,13 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gptjax import train
 from gptjax.config import overrides, registry
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.distributed import processes
 from gptjax.report import events, loss_plot
 from gptjax.runtime import run_dir
-from gptjax.training import resume
+from gptjax.training import loop, resume
 from tests.short_run import bytes_of, curve, edited, go, losses
 
 pytestmark = pytest.mark.usefixtures("brief")
@@ -196,7 +195,7 @@ def test_each_field_that_may_be_other_takes_effect(text, copied, monkeypatch, ca
     assert free == set(OTHER)
     shutil.rmtree(copied / "checkpoints" / "9")
     seen = []
-    monkeypatch.setattr(train, "loop", lambda session: [seen.append(session), 0][1])
+    monkeypatch.setattr(loop, "train_loop", lambda session: [seen.append(session), 0][1])
     assert go(text, copied, "model.dropout.residual=0.0", *[f"{path}={value}" for path, (value, _) in OTHER.items()]) == 0
     (session,) = seen
     assert {path: have(session) for path, (_, have) in OTHER.items()} == {path: value for path, (value, _) in OTHER.items()}

@@ -7,7 +7,7 @@ import pytest
 
 from gptjax import train
 from gptjax.report import sync
-from gptjax.training import run_summary
+from gptjax.training import loop, run_summary
 from tests.short_run import LINES, go, losses
 
 pytestmark = pytest.mark.usefixtures("brief")
@@ -47,7 +47,7 @@ def test_a_profile_of_a_finished_run_says_that_there_is_none(text, copied, capsy
 
 def test_a_run_in_a_bucket_is_said_to_have_no_lock(text, copied, monkeypatch, capsys):
     sessions = []
-    monkeypatch.setattr(train, "loop", lambda session: [sessions.append(session), 0][1])
+    monkeypatch.setattr(loop, "train_loop", lambda session: [sessions.append(session), 0][1])
     assert go(text, copied) == 0
     (session,) = sessions
     assert ("run", str(copied)) in run_summary.summarize(session)
@@ -62,7 +62,7 @@ def test_what_is_read_again_is_said(text, tmp_path, monkeypatch, capsys):
     """And of a mixture what is read so often that it is learnt by heart."""
     small = tmp_path / "small.txt"
     small.write_text(LINES[:700])
-    monkeypatch.setattr(train, "loop", lambda session: 0)
+    monkeypatch.setattr(loop, "train_loop", lambda session: 0)
     sources = f"data.sources=(Text(path='{text}'), Text(path='{small}'))"
     assert go(text, tmp_path / "run", sources, "data.held_out=Tail(fraction=0.2)", "train.total_tokens=10240", "train.steps=36") == 0
     said, times = " ".join(capsys.readouterr().out.split()), 9216 / 2 / 560

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for folder in ("gptjax", "configs", "bench", "launch") for path in (ROOT / folder).rglob("*.py"))
 BANNED = {"util", "utils", "helper", "helpers", "common", "misc", "core", "base", "manager", "managers"}
-LOOPS = {"train.py", "finetune.py", "together.py"}  # a loop may have 120 lines
+LOOPS = {"loop.py", "finetune.py", "vmapped_runs.py"}  # a loop may have 120 lines
 CONFIGS = {"config", "cfg", "model", "data", "train", "compute", "mesh", "loop", "schedule", "optimizer"}
 AXES = {"data", "fsdp", "tensor", "context"}
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from gptjax import sweep as program
-from gptjax import together, train
+from gptjax import train
 from gptjax.config import schema, sweep
 from gptjax.report import events
-from gptjax.sweeps import local_runner, run_status
+from gptjax.sweeps import local_runner, run_status, vmapped_runs
 from gptjax.weights import load
 
 SETS = ("train.steps=4", "loop.every_eval=2", "loop.every_log=100", "model.dropout.residual=0.1")
@@ -31,8 +31,8 @@ def curve(run):
 
 def test_each_comes_out_as_a_run_by_itself(asked, tmp_path):
     points = sweep.expand(asked)
-    (group,) = together.batchable_groups(points, 8)
-    assert together.train_vmapped(group, tmp_path / "all", lambda line: None, lambda: False)
+    (group,) = vmapped_runs.batchable_groups(points, 8)
+    assert vmapped_runs.train_vmapped(group, tmp_path / "all", lambda line: None, lambda: False)
     assert all(run_status.read_status(point, tmp_path / "all").state == "done" for point in points)
     for point in (points[0], points[7]):  # differ in all that varies
         alone = tmp_path / "alone" / point.name
@@ -46,9 +46,9 @@ def test_each_comes_out_as_a_run_by_itself(asked, tmp_path):
 
 def test_a_stop_leaves_runs_that_go_on_by_themselves(asked, tmp_path):
     points = sweep.expand(dataclasses.replace(asked, points=asked.points[:2]))
-    (group,) = together.batchable_groups(points, 8)
+    (group,) = vmapped_runs.batchable_groups(points, 8)
     steps = iter([False, True])
-    assert not together.train_vmapped(group, tmp_path, lambda line: None, lambda: next(steps))
+    assert not vmapped_runs.train_vmapped(group, tmp_path, lambda line: None, lambda: next(steps))
     assert [run_status.read_status(point, tmp_path).step for point in points] == [2, 2]
     for point in points:
         assert train.main(["--config=smoke", f"--run={tmp_path / point.name}", *point.arguments]) == 0
@@ -65,7 +65,7 @@ def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked,
     for place, peak in (("well", 1e-3), ("ill", 1e30)):  # whose first update is finite, and after it nothing
         edits = ("train.schedule.peak=1e-3", "seed=0"), (f"train.schedule.peak={peak}", "seed=1")
         group = sweep.expand(dataclasses.replace(asked, points=edits))
-        assert together.train_vmapped(group, tmp_path / place, lambda line: None, lambda: False)
+        assert vmapped_runs.train_vmapped(group, tmp_path / place, lambda line: None, lambda: False)
     assert curve(tmp_path / "well" / group[0].name) == curve(tmp_path / "ill" / group[0].name)  # bit for bit
     given_up = group[1]
     assert run_status.read_status(group[0], tmp_path / "ill").state == "done"
@@ -79,17 +79,17 @@ def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked,
 def test_what_one_program_can_train():
     of = lambda *axes: sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.grid(*axes)))  # noqa: E731
     seeds = of(sweep.seeds(5))
-    assert [len(group) for group in together.batchable_groups(seeds, 2)] == [2, 2, 1]
-    assert [len(g) for g in together.batchable_groups(of(sweep.each("model.n_layers", 2, 4), sweep.seeds(2)), 8)] == [2, 2]
+    assert [len(group) for group in vmapped_runs.batchable_groups(seeds, 2)] == [2, 2, 1]
+    assert [len(g) for g in vmapped_runs.batchable_groups(of(sweep.each("model.n_layers", 2, 4), sweep.seeds(2)), 8)] == [2, 2]
     clipped = of(sweep.each("train.optimizer.clip_norm", "1.0", "None"))
-    assert len(together.batchable_groups(clipped, 8)) == 2
+    assert len(vmapped_runs.batchable_groups(clipped, 8)) == 2
     with pytest.raises(ValueError, match="--together=0"):
-        together.batchable_groups(seeds, 0)
+        vmapped_runs.batchable_groups(seeds, 0)
 
 
 def test_a_record_with_other_values_leaves_the_first_as_it_was():
     config = schema.AdamW(weight_decay=0.1)
-    made = together.replace_unchecked(config, {"weight_decay": "traced"})
+    made = vmapped_runs.replace_unchecked(config, {"weight_decay": "traced"})
     assert made.weight_decay == "traced" and config.weight_decay == 0.1 and made.b1 == config.b1
 
 

@@ -1,16 +1,15 @@
-"""Learning of text, as gptjax.train's loop asks for it."""
+"""The objective of text, for the training loop."""
 
+from collections.abc import Callable
 from typing import Any
-
-from gptjax.config.schema import Config
 
 
 class PretrainingObjective:
-    """Learning of text: GPT-1 equation 1. A train.Objective."""
+    """Learning of text: GPT-1 equation 1. A training.loop.Objective."""
 
-    def __init__(self, init: str | None = None):
-        """init: where the weights lie that a run begins with; None: they are drawn from the seed."""
-        self._init = init
+    def __init__(self, init: str | None = None, load_weights: Callable[[str], Any] | None = None):
+        """init: the path of the weights that a run begins with, which load_weights (weights.load.load) opens; None: drawn from the seed."""
+        self._init, self._load_weights = init, load_weights
 
     def open_dataset(self, config, directory, log):
         from gptjax.data import loader
@@ -26,7 +25,14 @@ class PretrainingObjective:
         from gptjax.training import state
 
         init_state = state.init_sharded(config, step.model, step.tx, mesh)
-        return init_state if self._init is None else load_init_weights(init_state, self._init, config, dataset.tokenizer, out)
+        if self._init is None or self._load_weights is None:
+            return init_state
+        weights = self._load_weights(self._init)
+        weights.check(config, dataset.tokenizer)
+        with out.status(f"reading {self._init}") as progress:
+            init_state = load_params(init_state, weights, lambda done, name: progress(f"{done:4.0%} read: {name}"))
+        out.print(f"beginning with the weights of {self._init}: {weights.kind}")
+        return init_state
 
     def make_eval_fn(self, context, put_on_mesh):
         import jax
@@ -45,24 +51,17 @@ class PretrainingObjective:
         return [sample_text(context, state, step, seed) for seed in range(3 if is_last else 1)]
 
 
-def load_init_weights(state: Any, init: str, config: Config, tokenizer: Any, out: Any) -> Any:
-    """The state with the parameters that lie at `init`."""
+def load_params(state: Any, weights: Any, progress: Callable[[float, str], None]) -> Any:
+    """The state with the parameters of a weights.load.Weights, placed as its own were."""
     import jax
 
-    from gptjax.weights import load
-
-    weights = load.load(init)
-    weights.check(config, tokenizer)
     abstract_params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params)
-    jax.tree.map(lambda x: x.delete(), state.params)  # room for those that come
-    with out.status(f"reading {init}") as progress:
-        state = state.replace(params=weights.load_params(abstract_params, lambda done, name: progress(f"{done:4.0%} read: {name}")))
-    out.print(f"beginning with the weights of {init}: {weights.kind}")
-    return state
+    jax.tree.map(lambda x: x.delete(), state.params)  # makes room for those that come
+    return state.replace(params=weights.load_params(abstract_params, progress))
 
 
 def sample_text(context: Any, state: Any, step: int, seed: int = 0) -> str:
-    """A continuation of loop.sample_prompt, with the prompt; of a model of NaN a line that says so. context: a train.TrainContext."""
+    """A continuation of loop.sample_prompt, with the prompt; of a model of NaN a line that says so. context: a training.loop.TrainContext."""
     import jax
 
     from gptjax.generate import decode, sampling

@@ -12,13 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax import pretraining, train
 from gptjax.config import command
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Config
 from gptjax.config.sweep import Point
 from gptjax.runtime import lock
-from gptjax.training import resume
+from gptjax.training import loop, pretraining, resume
 
 VARYING_FIELDS = (  # fields that may differ: numbers that the step multiplies with
     "seed",
@@ -81,7 +80,7 @@ def train_vmapped(points: Sequence[Point], directory: Path, log: Callable[[str],
     datasets = [objective.open_dataset(config, directory / "data", log) for config in configs]
     base_step: step.TrainStep = objective.build_step(first, jax.devices()[0].platform, mesh, datasets[0])
     microbatch_rows = batch_schedule.largest_microbatch(
-        first.train.microbatch_rows or max(1, train.CPU_MICROBATCH_TOKENS // first.model.n_ctx)
+        first.train.microbatch_rows or max(1, loop.CPU_MICROBATCH_TOKENS // first.model.n_ctx)
     )
     values_K = {path: jnp.array([varying_values(config)[path] for config in configs]) for path in varying_values(first)}
     options = xla_options.options(jax.devices()[0])

@@ -4,8 +4,8 @@ import types
 
 import jax
 
-from gptjax import pretraining
 from gptjax.config import schema
+from gptjax.training import pretraining
 from tests import tiny
 from tests.unit.generate.streaming_test import Spaced
 
