@@ -96,7 +96,7 @@ def check(args: argparse.Namespace, rule: contamination.Measure) -> None:
     import numpy as np
 
     from gptjax.data import saving
-    from gptjax.tasks.incontext import grams, overlap
+    from gptjax.tasks.incontext import dirtiness, grams, overlap
 
     these = questions(args, lambda task: task.splits[:1])
     if taken := sorted({one.name for one in these} & {"job", "report"}):
@@ -118,6 +118,7 @@ def check(args: argparse.Namespace, rule: contamination.Measure) -> None:
             report["tasks"][one.name]["marks"] = hashlib.sha256(marks).hexdigest()
         finish(args, job, report)
     report = read_report(args)
+    dirtiness.read_marks(args.out)  # refuses those that are not as they were written
     print(f"{report['documents']:,} documents, {report['characters']:,} characters")
     rows = [("task", "N", "items", "dirty", "clean", "N-grams", "in the corpus")]
     for name, found in report["tasks"].items():
