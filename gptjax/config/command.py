@@ -63,7 +63,7 @@ def parser(program: str, description: str, example: str, text: bool = False) -> 
         help="change one field, as in train.steps=100; repeatable",
     )
     if text:
-        text_help = "read this: a file, a directory or a glob of .txt, .jsonl or .parquet; a tenth of a lone file is validated on"
+        text_help = "read this: a file, a directory or a glob of .txt, .jsonl or .parquet; the ends of a lone file are validated on"
         made.add_argument("--text", metavar="FILE", help=text_help)
     return made
 
@@ -94,17 +94,15 @@ FEW = 100  # .txt files, of which a hundredth would be none
 
 
 def with_text(recipe: Config, path: str) -> Config:
-    """Returns the recipe with the text at `path` as its source and in its name. A tenth is held out of what may be small: of fewer than FEW
-    .txt files, each a document, their ends; of a lone file of other documents, whole ones."""
+    """Returns the recipe with the text at `path` as its source and in its name. Of a lone file, and of fewer than
+    FEW .txt files, the last tenth of every document is held out: whole documents might be none, and one flag is to be enough."""
     where = parse.path(path)
     if where.is_dir() and any(where.glob("train-*.tokens.npy")):
         raise ValueError(f'{path} is tokenised already: give it by --set "data.sources=Shards(path={path!r})" instead of --text')
     files = find_files.find(path).files
     source = dataclasses.replace(recipe.data, sources=(data.Text(path=path),))
-    if len(files) < FEW and all(find_files.kind(file)[0] == ".txt" for file in files):
+    if len(files) == 1 or (len(files) < FEW and all(find_files.kind(file)[0] == ".txt" for file in files)):
         source = dataclasses.replace(source, held_out=data.Tail(fraction=0.1))
-    elif len(files) == 1:
-        source = dataclasses.replace(source, held_out=data.ByDocument(fraction=0.1))
     stem = where.resolve().name if where.is_dir() else find_files.stem(files[0]) if len(files) == 1 else where.parent.resolve().name
     name = f"{recipe.name}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stem)[:60]}"
     return dataclasses.replace(recipe, name=name, data=source)
