@@ -63,7 +63,7 @@ def make_config_parser(program: str, description: str, example: str, text: bool 
         help="change one field, as in train.steps=100; repeatable",
     )
     if text:
-        text_help = "read this: a file, a directory or a glob of .txt, .jsonl or .parquet; a tenth of a lone file is validated on"
+        text_help = "read this: a file, a directory or a glob of .txt, .jsonl or .parquet; the ends of a lone file are validated on"
         parser.add_argument("--text", metavar="FILE", help=text_help)
     return parser
 
@@ -94,17 +94,17 @@ MIN_FILES_FOR_DOCUMENT_SPLIT = 100  # .txt files, of which a hundredth would be 
 
 
 def with_text(recipe: Config, path: str) -> Config:
-    """Returns the recipe with the text at `path` as its source and in its name. A tenth is held out of what may be small: of fewer than
-    MIN_FILES_FOR_DOCUMENT_SPLIT .txt files, each a document, their ends; of a lone file of other documents, whole ones."""
+    """Returns the recipe with the text at `path` as its source and in its name. Of a lone file, and of fewer than
+    MIN_FILES_FOR_DOCUMENT_SPLIT .txt files, the last tenth of every document is held out: whole documents might be none, and one flag is
+    to be enough."""
     where = parse.path(path)
     if where.is_dir() and any(where.glob("train-*.tokens.npy")):
         raise ValueError(f'{path} is tokenised already: give it by --set "data.sources=Shards(path={path!r})" instead of --text')
     files = find_files.find(path).files
     source = dataclasses.replace(recipe.data, sources=(data.Text(path=path),))
-    if len(files) < MIN_FILES_FOR_DOCUMENT_SPLIT and all(find_files.file_type(file)[0] == ".txt" for file in files):
+    is_small = len(files) < MIN_FILES_FOR_DOCUMENT_SPLIT and all(find_files.file_type(file)[0] == ".txt" for file in files)
+    if len(files) == 1 or is_small:
         source = dataclasses.replace(source, held_out=data.Tail(fraction=0.1))
-    elif len(files) == 1:
-        source = dataclasses.replace(source, held_out=data.ByDocument(fraction=0.1))
     stem = where.resolve().name if where.is_dir() else find_files.stem(files[0]) if len(files) == 1 else where.parent.resolve().name
     name = f"{recipe.name}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stem)[:60]}"
     return dataclasses.replace(recipe, name=name, data=source)

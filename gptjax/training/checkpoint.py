@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from gptjax.config import command
+from gptjax.config import command, parse
 from gptjax.distributed.processes import ProcessGroup
 from gptjax.runtime import checksums, storage
 from gptjax.sharding import trees
@@ -120,7 +120,7 @@ class CheckpointReader:
         """The sealed record of a checkpoint, after a look at its files. ValueError if it is of another step than its folder's name says."""
         directory = self._directory / str(step)
         try:
-            for name, (size, crc) in json.loads((directory / storage.LISTING).read_text()).items():
+            for name, (size, crc) in parse.json_value((directory / storage.LISTING).read_bytes(), storage.LISTING).items():
                 self._check_file(directory / name, name, size, crc)
             sealed: Any = ocp.checkpointables_metadata(str(directory)).custom_metadata
             if sealed["seal"] != checksums.seal(sealed["record"]):

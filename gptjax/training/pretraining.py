@@ -61,7 +61,7 @@ def load_params(state: Any, weights: Any, progress: Callable[[float, str], None]
 
 
 def sample_text(context: Any, state: Any, step: int, seed: int = 0) -> str:
-    """A continuation of loop.sample_prompt, with the prompt; of a model of NaN a line that says so. context: a training.loop.TrainContext."""
+    """A continuation of loop.sample_prompt, with the prompt; of a model of NaN a line that says so. context: a loop.TrainContext."""
     import jax
 
     from gptjax.generate import decode, sampling

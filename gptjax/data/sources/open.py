@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Collection, Iterator
 from typing import Any, assert_never
 
-from gptjax.config import data, find_files, parse
+from gptjax.config import command, data, find_files, parse
 from gptjax.data import unicode
 from gptjax.data.sources import document, files, stdlib_corpus
 from gptjax.data.sources.document import Document
@@ -144,11 +144,15 @@ def tfds_documents(source: data.Tfds) -> Iterator[Document]:
 
 def tfds_examples(source: data.Tfds) -> Any:
     """The examples of a prepared array_record data set, a sequence of dicts of NumPy values, read without TensorFlow. ValueError if it is
-    not prepared, or not so."""
+    not prepared, or not so, or if its description is damaged."""
     directory = tfds_directory(source)
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(directory)
+    try:
+        builder = tfds.builder_from_directory(directory)
+    except Exception as error:  # of JSON, protocol buffers and feature classes: tfds lets all of them through
+        reason = f"{type(error).__name__}: {command.first_line(error)}"
+        raise ValueError(f"{directory}: tfds cannot read dataset_info.json and features.json there ({reason}); prepare it again") from None
     file_format = builder.info.file_format.value  # type: ignore[union-attr]
     if file_format != "array_record":
         raise ValueError(f"{directory} is prepared as {file_format}, which needs TensorFlow: prepare it with --file_format=array_record")

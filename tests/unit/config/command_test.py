@@ -230,15 +230,15 @@ def of_text(*argv):
     return command.resolve_config(command.make_config_parser("toy", "", "", text=True).parse_args(argv))
 
 
-ENDS, WHOLE = data.Tail(fraction=0.1), data.ByDocument(fraction=0.1)
+ENDS = data.Tail(fraction=0.1)
 TEXTS = {
     "book.txt": ("nano-book", ENDS),
     "two": ("nano-two", ENDS),
     "two/*.txt": ("nano-two", ENDS),
-    "many.jsonl": ("nano-many", WHOLE),
+    "many.jsonl": ("nano-many", ENDS),
     "lines": ("nano-lines", data.ByDocument()),
     "lines/*.jsonl": ("nano-lines", data.ByDocument()),
-    "lines/a.jsonl": ("nano-a", WHOLE),
+    "lines/a.jsonl": ("nano-a", ENDS),
     "./an odd  name.TXT.gz": ("nano-an_odd_name", ENDS),
 }
 

@@ -219,6 +219,7 @@ def damages():
         ("another time in the record", lambda d: d / "_CHECKPOINT_METADATA", later),
         ("flipped listing", lambda d: d / "files.json", lambda f: flip(f, 0.5)),
         ("missing listing", lambda d: d / "files.json", Path.unlink),
+        ("bottomless listing", lambda d: d / "files.json", lambda f: f.write_text("[" * 100_000)),
         ("flipped manifest", lambda d: next(d.rglob("manifest.ocdbt")), lambda f: flip(f, 0.5)),
         ("missing tree", lambda d: next(d.rglob("_METADATA")), Path.unlink),
         ("truncated node", lambda d: next(f for f in d.glob("state/d/*")), lambda f: f.write_bytes(f.read_bytes()[:20])),

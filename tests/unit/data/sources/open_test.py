@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -312,6 +313,15 @@ def test_tfds_split_and_field(shared):
     there = {"name": "tiny_shakespeare", "data_dir": str(shared / "data" / "tfds")}
     refused(data.Tfds(**there, split="dev"), r"split='dev'\): Unknown split 'dev'. Should be one of")
     refused(data.Tfds(**there, field="body"), r"has no feature 'body': it has text")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("content", [b"", b"7", b"{}", b'{"a": "\xff"}'])
+def test_a_tfds_description_that_is_damaged_is_a_line(shared, tmp_path, file, content):
+    shutil.copytree(shared / "data" / "tfds" / "tiny_shakespeare", tmp_path / "tiny_shakespeare")
+    (tmp_path / "tiny_shakespeare" / "1.0.0" / file).write_bytes(content)
+    refused(data.Tfds(name="tiny_shakespeare", data_dir=str(tmp_path)), r"tiny_shakespeare")
 
 
 @pytest.mark.shared
