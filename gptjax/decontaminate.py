@@ -127,7 +127,7 @@ def check_tasks(args: argparse.Namespace, rule: decontamination.OverlapRule) -> 
             report["tasks"][task_texts.name]["marks"] = hashlib.sha256(dirty_json).hexdigest()
         finish_job(args, job, report)
     report = read_report(args)
-    clean_scores.read_marks(args.out)  # refuses those that are not as they were written
+    clean_scores.read_dirty_items(args.out)  # refuses those that are not as they were written
     print(f"{report['documents']:,} documents, {report['characters']:,} characters")
     rows = [("task", "N", "items", "dirty", "clean", "N-grams", "in the corpus")]
     for name, entry in report["tasks"].items():
