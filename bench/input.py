@@ -10,13 +10,14 @@ import statistics
 import tempfile
 import time
 
-from gptjax.config import command, parse
+from gptjax import cli
+from gptjax.config import parse
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.data import loader
 
 
 def main(arguments: list[str]) -> int:
-    parser = command.make_config_parser("input", __doc__ or "", "python -m bench.input --config=nano")
+    parser = cli.make_config_parser("input", __doc__ or "", "python -m bench.input --config=nano")
     parser.set_defaults(config="nano")
     parser.prog = "python -m bench.input"
     parser.add_argument(
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=parse.int_argument(), default=200, help="steps timed in each repeat")
     parser.add_argument("--repeats", type=parse.int_argument(), default=7)
     args = parser.parse_args(arguments)
-    config = command.resolve_config(args)
+    config = cli.resolve_config(args)
     dataset = loader.open_dataset(config, args.cache, print)
     batch_schedule = BatchSchedule(config)
     rates = [rate(dataset, batch_schedule, config.train.microbatch_rows or batch_schedule.quantum, args.steps) for _ in range(args.repeats)]
@@ -57,4 +58,4 @@ def rate(dataset: loader.Dataset, batch_schedule: BatchSchedule, microbatch_rows
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

@@ -4,7 +4,8 @@ import ast
 import re
 from pathlib import Path
 
-from gptjax.config import command
+from gptjax import cli
+from gptjax.runtime import errors
 
 
 def main(arguments: list[str]) -> int:
@@ -21,13 +22,13 @@ def main(arguments: list[str]) -> int:
 
 def list_programs() -> dict[str, str]:
     """Module -> what it does, for every one that can be run: gptjax's own, and those that bring it onto machines."""
-    files = [*sorted(command.REPO_ROOT.glob("gptjax/[!_]*.py")), *sorted(command.REPO_ROOT.glob("launch/[!_]*.py"))]
+    files = [*sorted(errors.REPO_ROOT.glob("gptjax/[!_]*.py")), *sorted(errors.REPO_ROOT.glob("launch/[!_]*.py"))]
     texts = {file: file.read_text() for file in files}
     return {_module_name(file): _first_sentence(text) for file, text in texts.items() if '\nif __name__ == "__main__":\n' in text}
 
 
 def _module_name(file: Path) -> str:
-    return ".".join(file.relative_to(command.REPO_ROOT).with_suffix("").parts)
+    return ".".join(file.relative_to(errors.REPO_ROOT).with_suffix("").parts)
 
 
 def _first_sentence(text: str) -> str:
@@ -37,4 +38,4 @@ def _first_sentence(text: str) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

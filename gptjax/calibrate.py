@@ -5,8 +5,8 @@ other weights are measured too. Exit status 1 if a figure is not within 2% of wh
 
 from typing import Any
 
-from gptjax import evaluate
-from gptjax.config import command, overrides, parse
+from gptjax import cli, evaluate
+from gptjax.config import overrides, parse
 
 EXAMPLE = "python -m gptjax.calibrate --weights=gpt2/ --data=texts/"
 TASKS = ("wikitext2", "wikitext103", "ptb", "text8", "enwik8", "lambada", "lambada:gpt2")
@@ -24,7 +24,7 @@ REFERENCE_SCORES = {
 
 
 def main(arguments: list[str]) -> int:
-    parser = command.make_parser("calibrate", __doc__ or "", EXAMPLE)
+    parser = cli.make_parser("calibrate", __doc__ or "", EXAMPLE)
     parser.add_argument("--weights", metavar="DIR", type=parse.path_argument, required=True, help="a folder of weights, or a run")
     parser.add_argument("--data", metavar="DIR", type=parse.path_argument, required=True, help="where the texts lie")
     parser.add_argument(
@@ -86,4 +86,4 @@ def format_row(name: str, metric: str, our_score: str, error: str, paper: str, r
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

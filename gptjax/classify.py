@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gptjax import finetune
-from gptjax.config import command, find_files, finetuning, parse
+from gptjax import cli, finetune
+from gptjax.config import find_files, finetuning, parse
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.classification import Task
 from gptjax.config.schema import Config
@@ -21,7 +21,7 @@ EXAMPLE = """python -m gptjax.classify --run=runs/own --text=new.txt
 
 def main(arguments: list[str]) -> int:
     """Exit status 0."""
-    parser = command.make_parser("classify", "Label new texts with a fine-tuned run, by its best epoch.", EXAMPLE)
+    parser = cli.make_parser("classify", "Label new texts with a fine-tuned run, by its best epoch.", EXAMPLE)
     parser.add_argument("--run", metavar="DIR", required=True, help="the run that gptjax.finetune made")
     parser.add_argument(
         "--text",
@@ -147,4 +147,4 @@ def to_tsv(task: Task, lines: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

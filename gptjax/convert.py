@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import command, count, overrides, parse
+from gptjax import cli
+from gptjax.config import count, overrides, parse
 from gptjax.runtime import units
 
 EXAMPLE = """python -m gptjax.convert --from=gpt2/ --to=runs/gpt2              # model.safetensors, or OpenAI's own files
@@ -21,7 +22,7 @@ EXAMPLE = """python -m gptjax.convert --from=gpt2/ --to=runs/gpt2              #
 
 
 def main(arguments: list[str]) -> None:
-    parser = command.make_config_parser("convert", __doc__ or "", EXAMPLE)
+    parser = cli.make_config_parser("convert", __doc__ or "", EXAMPLE)
     parser.add_argument(
         "--from",
         metavar="DIR",
@@ -138,4 +139,4 @@ def summary_rows(weights: Any, to: Path, seconds: float) -> list[tuple[str, str]
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

@@ -15,7 +15,9 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gptjax.config import command, data, decontamination, find_files, overrides, parse
+from gptjax import cli
+from gptjax.config import data, decontamination, find_files, overrides, parse
+from gptjax.runtime import errors
 
 EXAMPLE = """python -m gptjax.decontaminate filter --text='corpus/*.jsonl.zst' --tasks=hellaswag,piqa --out=clean
   python -m gptjax.decontaminate check --text='corpus/*.jsonl.zst' --tasks=hellaswag,piqa --out=overlap
@@ -25,7 +27,7 @@ RULES = {"filter": decontamination.Filter(), "check": decontamination.OverlapRul
 
 @find_files.list_once()
 def main(arguments: list[str]) -> None:
-    parser = command.make_parser("decontaminate", __doc__ or "", EXAMPLE)
+    parser = cli.make_parser("decontaminate", __doc__ or "", EXAMPLE)
     parser.add_argument("mode", choices=("filter", "check", "compare"), help="what to do")
     parser.add_argument("--text", metavar="PATH", help="the corpus: a file, a directory or a glob of .txt, .jsonl or .parquet")
     parser.add_argument("--field", default="text", help="of .jsonl objects and .parquet columns (default: %(default)s)")
@@ -181,7 +183,7 @@ def load_tasks(args: argparse.Namespace, select_splits: Callable[[Any], tuple[st
                 )
             )
         except ValueError as error:
-            status, line = command.classify_error(error)
+            status, line = errors.classify_error(error)
             if status != 2:
                 raise
             print(f"left out: {line}")
@@ -292,4 +294,4 @@ def format_table(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import command, count, evaluation, overrides, parse, registry
+from gptjax import cli
+from gptjax.config import count, evaluation, overrides, parse, registry
+from gptjax.runtime.errors import classify_error
 
 EXAMPLE = "python -m gptjax.evaluate --run=runs/gpt3_small --tasks=lambada,hellaswag,arithmetic --shots=0,1,few --examples=500"
 LAST_TOKEN_NOTE = "its accuracy is of the last token of the word, its perplexity of the whole word"  # of evaluation.LastToken
@@ -28,7 +30,7 @@ FLAGS = {  # of each thing that can be asked for, the flags that change somethin
 
 def main(arguments: list[str]) -> int:
     """Exit status 1 if a task could not be asked."""
-    parser = command.make_parser("evaluate", "Score a model on tasks that it reads in its context, by the papers' protocols.", EXAMPLE)
+    parser = cli.make_parser("evaluate", "Score a model on tasks that it reads in its context, by the papers' protocols.", EXAMPLE)
     int_argument = parse.int_argument
     parser.add_argument("--run", metavar="DIR", type=parse.path_argument, help="a run, or a folder of weights")
     parser.add_argument("--tasks", metavar="NAMES", help="tasks or groups of them, commas between; --list shows all")
@@ -220,7 +222,7 @@ def run_all(
                     prompt_list = task_run.build_prompts(items, pool, model, progress, errors)
                     record = runner.run_task(task_run, prompt_list, model, directory, progress, out.warn, errors)
             except ValueError as error:
-                status, reason = command.classify_error(error)
+                status, reason = classify_error(error)
                 if status != 2 or isinstance(error, inference.NonFiniteLogits):  # no other task will do
                     raise
                 if reason not in seen_errors:
@@ -353,4 +355,4 @@ def print_tasks(out: Any) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax import train
-from gptjax.config import command, finetuning, overrides, parse, registry
+from gptjax import cli, train
+from gptjax.config import finetuning, overrides, parse, registry
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Config
 from gptjax.distributed import rendezvous
@@ -19,7 +19,7 @@ EXAMPLE = "python -m gptjax.finetune --config=own --init=runs/gpt1 --set task.tr
 
 def main(arguments: list[str]) -> int:
     """Exit status as gptjax.train's."""
-    parser = command.make_config_parser("finetune", "Fine-tune a model on a task. The same command continues an interrupted run.", EXAMPLE)
+    parser = cli.make_config_parser("finetune", "Fine-tune a model on a task. The same command continues an interrupted run.", EXAMPLE)
     parser.add_argument("--init", metavar="PATH", help="the pre-trained model: a run's directory, or a folder of weights")
     parser.add_argument("--run", metavar="DIR", help="where the run goes, or lies (default: runs/CONFIG)")
     seeds, count = parse.int_argument(1, 1000), parse.int_argument(0)
@@ -233,4 +233,4 @@ def print_results(out: Any, results: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

@@ -11,7 +11,9 @@ from typing import Any
 
 import jax
 
-from gptjax.config import command, parse
+from gptjax import cli
+from gptjax.config import parse
+from gptjax.runtime import errors
 
 try:
     from lm_eval.api import model, registry  # pyright: ignore[reportMissingImports]
@@ -19,7 +21,7 @@ try:
     from tqdm import tqdm
 except ImportError as error:  # said in one line, also for --help
     if __name__ == "__main__":
-        command.exit_with_error(error)
+        errors.exit_with_error(error)
     raise
 from gptjax.evals import loglikelihood, prompts
 from gptjax.generate import sampling, streaming
@@ -166,4 +168,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

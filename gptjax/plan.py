@@ -5,9 +5,11 @@ import json
 import sys
 from typing import Any
 
-from gptjax.config import command, count, registry
+from gptjax import cli
+from gptjax.config import count, registry
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Attention, Config
+from gptjax.runtime import errors
 from gptjax.runtime.units import human_bytes, si, sig3
 
 DESCRIPTION = """\
@@ -34,7 +36,7 @@ python -m gptjax.plan --config=gpt3_small --set "model.attention=Dense()"
 
 
 def main(argv: list[str]) -> int | None:
-    parser = command.make_config_parser("plan", DESCRIPTION, EXAMPLE)
+    parser = cli.make_config_parser("plan", DESCRIPTION, EXAMPLE)
     parser.add_argument("--json", action="store_true", help="print JSON, numbers in plain units")
     parser.add_argument("--topology", metavar="NAME", help="chips to compile for: v5p-1024 or v5p:8x8x8, v6e-8, 2xv5p-128, h100-8")
     parser.add_argument(
@@ -45,14 +47,14 @@ def main(argv: list[str]) -> int | None:
     )
     args = parser.parse_args(argv)
     if args.topology is not None:
-        return compile_and_report(command.resolve_config(args), args.topology, args.search, args.json)
+        return compile_and_report(cli.resolve_config(args), args.topology, args.search, args.json)
     if args.search is not None:
         raise ValueError("--search compiles for chips: say which with --topology=NAME, for example --topology=v5p:8x8x8")
     if args.config is None and not args.assignments:
         plans = [plan_config(registry.config(name)) for name in registry.config_names()]
         print(json.dumps(plans, indent=1) if args.json else render_list(plans))
         return
-    figures = plan_config(command.resolve_config(args))
+    figures = plan_config(cli.resolve_config(args))
     print(json.dumps(figures, indent=1) if args.json else render_plan(figures))
 
 
@@ -86,7 +88,7 @@ def compile_and_report(config: Config, name: str, search: list[str] | None, as_j
         try:
             rows.append((assignments, summarize(candidate)))
         except (ValueError, MemoryError) as error:
-            if command.classify_error(error)[0] == 1 and not isinstance(error, MemoryError):
+            if errors.classify_error(error)[0] == 1 and not isinstance(error, MemoryError):
                 raise  # a bug
             rows.append((assignments, str(error)))
     print(json.dumps(dict(rows), indent=1) if as_json else report.render_ranking(rows))
@@ -196,4 +198,4 @@ def _layers_label(kind: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

@@ -8,7 +8,8 @@ import os
 import pathlib
 import shlex
 
-from gptjax.config import command, data, find_files, parse
+from gptjax import cli
+from gptjax.config import data, find_files, parse
 from gptjax.config.schema import Config
 from gptjax.data.sources import open
 
@@ -19,7 +20,7 @@ SourcesByDir = dict[pathlib.Path, open.TextSource]  # shard directory -> what it
 
 @find_files.list_once()
 def main(arguments: list[str]) -> None:
-    parser = command.make_config_parser("prepare", __doc__ or "", EXAMPLE, text=True)
+    parser = cli.make_config_parser("prepare", __doc__ or "", EXAMPLE, text=True)
     parser.add_argument(
         "--out", metavar="DIR", type=parse.path_argument, required=True, help="the shard directory; several sources: one each"
     )
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> None:
         help="text in a shard, in whole documents (default: %(default)s)",
     )
     args = parser.parse_args(arguments)
-    config = command.resolve_config(args)
+    config = cli.resolve_config(args)
     spec, validation_rule = config.data.tokenizer, config.data.held_out
     sources = [check_untokenized(source) for source in config.data.sources or (data.Embedded(),)]
     train_sources = dict(zip(shard_dirs(args.out, len(sources)), sources, strict=True))
@@ -106,4 +107,4 @@ def how_to_train(
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

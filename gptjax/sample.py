@@ -6,9 +6,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from gptjax.config import command, evaluation, parse
+from gptjax import cli
+from gptjax.config import evaluation, parse
 from gptjax.report import sync
-from gptjax.runtime import run_dir
+from gptjax.runtime import errors, run_dir
 
 EXAMPLE = "python -m gptjax.sample --run=runs/nano --prompt='def ' --temperature=0.8 --top_k=40 --n=3"
 MAX_PROMPT_BYTES = 1 << 26  # bytes of a file that is a prompt
@@ -16,7 +17,7 @@ MAX_SAMPLES, MAX_TOKENS = evaluation.WIDEST, 1_000_000
 
 
 def main(arguments: list[str]) -> None:
-    parser = command.make_parser("sample", "Continue a prompt with the newest checkpoint of a run, or with weights of others.", EXAMPLE)
+    parser = cli.make_parser("sample", "Continue a prompt with the newest checkpoint of a run, or with weights of others.", EXAMPLE)
     sample_count = parse.int_argument(1, MAX_SAMPLES)
     parser.add_argument("--run", metavar="DIR", required=True, help="a run's directory, or a folder of weights")
     parser.add_argument("--prompt", metavar="TEXT", default=None, help="the text to continue, '' for none (default: a newline)")
@@ -58,7 +59,7 @@ def main(arguments: list[str]) -> None:
         try:
             sampler.generate(line, number)
         except ValueError as error:  # of this line, as too long a one for a beam; of the model none will do
-            if command.classify_error(error)[0] != 2 or isinstance(error, inference.NonFiniteLogits):
+            if errors.classify_error(error)[0] != 2 or isinstance(error, inference.NonFiniteLogits):
                 raise
             out.warn(str(error))
         except KeyboardInterrupt:  # enough of this one; a second one, at the prompt, ends the program
@@ -222,4 +223,4 @@ class Sampler:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import command, count, parse, registry, sweep
+from gptjax import cli
+from gptjax.config import count, parse, registry, sweep
 from gptjax.data import unicode
-from gptjax.runtime import lock
+from gptjax.runtime import errors, lock
 from gptjax.sweeps import live_table, local_runner, run_status
 
 EXAMPLE = """python -m gptjax.sweep --sweep=sparse_window --jobs=2
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> int:
     """Exit status 0 if every point is done, 1 if some failed, 130 if it was stopped."""
     if arguments[:1] in (["report"], ["send"]):
         return {"report": write_report, "send": log_to_wandb}[arguments[0]](arguments[1:])
-    own_args, launcher_args = command.split_at_dashes(arguments)
+    own_args, launcher_args = cli.split_at_dashes(arguments)
     args = parse_arguments(own_args)
     if launcher_args and args.launch == "local":
         raise ValueError(
@@ -53,9 +54,7 @@ def main(arguments: list[str]) -> int:
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     positive_int = parse.int_argument(1, sweep.MAX_POINTS)
-    parser = command.make_config_parser(
-        "sweep", "Run a recipe at many points, each an ordinary run. What is done is not done again.", EXAMPLE
-    )
+    parser = cli.make_config_parser("sweep", "Run a recipe at many points, each an ordinary run. What is done is not done again.", EXAMPLE)
     parser.add_argument("--sweep", metavar="NAME", help="a sweep of configs/sweeps.py; --list shows all")
     parser.add_argument(
         "--grid",
@@ -243,7 +242,7 @@ def run_vmapped(points: list[sweep.Point], directory: Path, max_size: int) -> bo
                 if not vmapped_runs.train_vmapped(group, directory, print_text, lambda: bool(signals)):
                     return False
             except (OSError, ValueError) as error:
-                status, line = command.classify_error(error)
+                status, line = errors.classify_error(error)
                 if status != 2:
                     raise
                 print_text(f"not as one program, but one by one: {line}")
@@ -252,7 +251,7 @@ def run_vmapped(points: list[sweep.Point], directory: Path, max_size: int) -> bo
 
 def write_report(arguments: list[str]) -> int:
     """report.md, report.html and pictures in each directory; the table on the screen."""
-    parser = command.make_parser("sweep report", "A page of what came out of a sweep, finished or not.", EXAMPLE.splitlines()[-1].strip())
+    parser = cli.make_parser("sweep report", "A page of what came out of a sweep, finished or not.", EXAMPLE.splitlines()[-1].strip())
     parser.add_argument("directory", metavar="DIR", type=parse.path_argument, help="of the sweep")
     directory = parser.parse_args(arguments).directory
     name, sweep_spec, points = run_status.load(directory)
@@ -289,15 +288,13 @@ def draw_or_warn(draw: Callable[[Any, Path], Any], results: Any, path: Path) -> 
     try:
         return draw(results, path)
     except Exception as error:
-        print(f"warning: no {path.name}: {type(error).__name__}: {command.first_line(error)}", file=sys.stderr)
+        print(f"warning: no {path.name}: {type(error).__name__}: {errors.first_line(error)}", file=sys.stderr)
         return None
 
 
 def log_to_wandb(arguments: list[str]) -> int:
     """Each run with all that it measured, to Weights & Biases."""
-    parser = command.make_parser(
-        "sweep send", "Send a sweep's runs to Weights & Biases, finished or not; again for what is new.", SEND_EXAMPLE
-    )
+    parser = cli.make_parser("sweep send", "Send a sweep's runs to Weights & Biases, finished or not; again for what is new.", SEND_EXAMPLE)
     parser.add_argument("directory", metavar="DIR", type=parse.path_argument, help="of the sweep")
     parser.add_argument("--project", metavar="NAME", default="gptjax", help="of Weights & Biases (default: gptjax)")
     args = parser.parse_args(arguments)
@@ -311,4 +308,4 @@ def log_to_wandb(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

@@ -2,7 +2,8 @@
 
 import argparse
 
-from gptjax.config import command, find_files, overrides, parse, registry
+from gptjax import cli
+from gptjax.config import find_files, overrides, parse, registry
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Config
 from gptjax.distributed import rendezvous
@@ -33,7 +34,7 @@ def read_arguments(arguments: list[str], local: bool = True) -> tuple[argparse.N
     """main's arguments, and the config that they give, the length of --tokens not in it. ValueError for all that can be refused without
     devices and jax: the launchers call it before they print a job, which runs where files and packages are not those of this machine: not
     `local`."""
-    parser = command.make_config_parser("train", "Train a GPT on text. The same command continues an interrupted run.", EXAMPLE, text=True)
+    parser = cli.make_config_parser("train", "Train a GPT on text. The same command continues an interrupted run.", EXAMPLE, text=True)
     parser.add_argument(
         "--run", metavar="DIR", help=f"where the run goes, or lies; or gs://BUCKET/FOLDER, {run_dir.NO_LOCK} (default: runs/CONFIG)"
     )
@@ -45,7 +46,7 @@ def read_arguments(arguments: list[str], local: bool = True) -> tuple[argparse.N
     add_new_record(parser)
     rendezvous.add_distributed_flags(parser)
     args = parser.parse_args(arguments)
-    config = command.resolve_config(args, local)
+    config = cli.resolve_config(args, local)
     BatchSchedule(config if args.tokens is None else overrides.override(config, f"train.total_tokens={args.tokens}"))
     if local or args.run is not None and not args.run.startswith(tuple(run_dir.BUCKETS)):
         run_dir.directory(args.run, config.name)
@@ -59,4 +60,4 @@ def add_new_record(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

@@ -3,8 +3,8 @@
 import re
 import secrets
 
-from gptjax import train
-from gptjax.config import command, parse
+from gptjax import cli, train
+from gptjax.config import parse
 
 MAX_COUNT = 10_000  # nodes, slices, devices
 
@@ -12,7 +12,7 @@ MAX_COUNT = 10_000  # nodes, slices, devices
 def split_arguments(arguments: list[str], program: str, example: str) -> tuple[list[str], list[str]]:
     """Returns (a launcher's own arguments, gptjax.train's, which stand after `--`). ValueError, in one line, if the latter are none, hold a
     control character, say which processes there are, or are such that gptjax.train would refuse them after the queue."""
-    own_args, train_args = command.split_at_dashes(arguments)
+    own_args, train_args = cli.split_at_dashes(arguments)
     if {"-h", "--help"} & {*own_args}:
         return own_args, train_args
     if not train_args:

@@ -6,8 +6,8 @@ import re
 import shlex
 import sys
 
-from gptjax import train
-from gptjax.config import command, parse
+from gptjax import cli, train
+from gptjax.config import parse
 from gptjax.distributed import rendezvous
 from gptjax.sharding import topology
 from launch import checks
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """What is asked of the cluster."""
-    parser = command.make_parser("gke", "Print a JobSet that runs gptjax.train with what stands after --.", EXAMPLE)
+    parser = cli.make_parser("gke", "Print a JobSet that runs gptjax.train with what stands after --.", EXAMPLE)
     parser.prog = "python -m launch.gke"
     parser.add_argument("--name", required=True, help="of the JobSet: letters a to z, digits and -, at most 40")
     parser.add_argument("--image", required=True, help="a container image with this checkout in its working directory, installed")
@@ -111,4 +111,4 @@ def accelerator_spec(name: str, accelerator: str, slices: int) -> tuple[int, dic
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

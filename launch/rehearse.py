@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gptjax.config import command, parse
+from gptjax import cli
+from gptjax.config import parse
 from gptjax.distributed import rendezvous
 from launch import checks
 
@@ -24,7 +25,7 @@ EXIT_TIMEOUT = 60.0  # seconds that the others have to end by themselves when on
 
 
 def main(arguments: list[str]) -> int:
-    parser = command.make_parser("rehearse", "Run gptjax.train, given what stands after --, as N processes of M devices.", EXAMPLE)
+    parser = cli.make_parser("rehearse", "Run gptjax.train, given what stands after --, as N processes of M devices.", EXAMPLE)
     parser.prog = "python -m launch.rehearse"
     count = parse.int_argument(1, 64)  # each has its Python, its jax and its copy of the model
     parser.add_argument("--processes", metavar="N", type=count, default=2, help="how many hosts (default: 2)")
@@ -139,4 +140,4 @@ def exit_status(statuses: list[int]) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

@@ -3,7 +3,8 @@
 import argparse
 import shlex
 
-from gptjax.config import command, parse
+from gptjax import cli
+from gptjax.config import parse
 from gptjax.distributed import rendezvous
 from launch import checks
 
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """What is asked of sbatch."""
-    parser = command.make_parser("slurm", "Print an sbatch script that runs gptjax.train with what stands after --.", EXAMPLE)
+    parser = cli.make_parser("slurm", "Print an sbatch script that runs gptjax.train with what stands after --.", EXAMPLE)
     parser.prog = "python -m launch.slurm"
     parser.add_argument("--name", default="gptjax", help="of the job (default: gptjax)")
     count = parse.int_argument(1, checks.MAX_COUNT)
@@ -68,4 +69,4 @@ def make_script(program: str, arguments: str, name: str, time: str, sbatch: list
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

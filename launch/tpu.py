@@ -13,7 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from gptjax.config import command, parse
+from gptjax import cli
+from gptjax.config import parse
 from gptjax.distributed import rendezvous
 from gptjax.sharding import topology
 from launch import checks
@@ -34,7 +35,7 @@ INSTALL = (
 
 def main(arguments: list[str]) -> int:
     """Exit status: gcloud's, or 2 if there is none, when the commands are only printed."""
-    parser = command.make_parser("tpu", "Train on Cloud TPU slices; gptjax.train is given what stands after --.", EXAMPLE)
+    parser = cli.make_parser("tpu", "Train on Cloud TPU slices; gptjax.train is given what stands after --.", EXAMPLE)
     parser.prog = "python -m launch.tpu"
     parser.add_argument("action", choices=["create", "run", "logs", "delete"], help="what to do; create waits until the slice is there")
     parser.add_argument("--name", required=True, help="of the slice and its request")
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--slices", metavar="N", type=count, default=1, help="how many of that type (default: 1)")
     parser.add_argument("--spot", action="store_true", help="create what may be taken away at any time; the same run command continues")
     parser.add_argument("--dry_run", action="store_true", help="print the commands and run none")
-    own_args, train_args = command.split_at_dashes(arguments)
+    own_args, train_args = cli.split_at_dashes(arguments)
     args = parser.parse_args(own_args, argparse.Namespace(arguments=train_args))
     if args.action == "run":
         checks.split_arguments(arguments, "tpu", "--config=gpt3_small --run=gs://bucket/run")
@@ -141,4 +142,4 @@ def wait_until_active(describe: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

@@ -10,9 +10,10 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from gptjax.aot import hlo_cost
-from gptjax.config import command, count, schema
+from gptjax.config import count, schema
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.model import gpt
+from gptjax.runtime import errors
 from gptjax.runtime.units import human_bytes
 from gptjax.sharding import device_mesh, rules, topology, xla_options
 from gptjax.training import state, step
@@ -60,7 +61,7 @@ def compile_step(config: schema.Config, target: topology.Topology) -> CompiledSt
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise MemoryError(f"does not fit, says the compiler: {command.first_line(error)}; {suggest_slice(config, target)}") from error
+        raise MemoryError(f"does not fit, says the compiler: {errors.first_line(error)}; {suggest_slice(config, target)}") from error
     memory_stats: Any = executable.memory_analysis()
     total_bytes = memory_stats.argument_size_in_bytes + memory_stats.temp_size_in_bytes
     return CompiledStep(

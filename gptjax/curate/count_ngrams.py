@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.config import command, data, find_files
+from gptjax.config import data, find_files
 from gptjax.curate import ngrams
 from gptjax.data import tokenize
 from gptjax.data.sources import open
 from gptjax.data.sources.document import Document
-from gptjax.runtime import checksums, worker_pool
+from gptjax.runtime import checksums, errors, worker_pool
 
 ProgressFn = Callable[[float], None]  # takes the fraction of a file that is done
 PartFn = Callable[["Part", pathlib.Path, ProgressFn], None]  # does a file; its results are files in the folder
@@ -161,7 +161,7 @@ def _run_part(part_fn: PartFn, index: int, part: Part, folder: pathlib.Path) -> 
     try:
         part_fn(part, folder, report_progress)
     except (ValueError, OSError) as error:
-        status, line = command.classify_error(error)
+        status, line = errors.classify_error(error)
         if status != 2:
             raise
         return line

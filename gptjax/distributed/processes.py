@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from gptjax.config import command, overrides
+from gptjax.config import overrides
 from gptjax.config.schema import Config
 from gptjax.distributed import rendezvous
+from gptjax.runtime import errors
 
 T = TypeVar("T")
 
@@ -138,7 +139,7 @@ class ProcessGroup:
             for connection in self._connections.values():
                 connection.shutdown()
             return
-        status, line = command.classify_error(error)
+        status, line = errors.classify_error(error)
         if status == 1:
             time.sleep(GRACE_SECONDS)  # the word that another is gone, if that is why, ends this process meanwhile
             if isinstance(error, RuntimeError) and re.search(PEER_ERRORS, str(error)):

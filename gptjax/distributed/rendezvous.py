@@ -28,7 +28,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gptjax.config import command, parse
+from gptjax.config import parse
+from gptjax.runtime import errors
 
 NONCE_ENV = "GPTJAX_NONCE"  # the environment variable
 MAX_HELLO_BYTES, MAX_LINE_BYTES = 2**16, 2**26  # bytes of a line, at most: of one who is not known yet, and of a process
@@ -107,7 +108,7 @@ def _detect_cluster(coordinator: str | None, num_processes: int | None, process_
         )
     except (RuntimeError, ValueError, LookupError, TypeError, OSError) as error:  # odd words in the environment, too
         raise ValueError(
-            f"jax found a cluster here but not its processes ({command.first_line(error)}); give --coordinator, --processes and --process"
+            f"jax found a cluster here but not its processes ({errors.first_line(error)}); give --coordinator, --processes and --process"
         ) from error
 
 

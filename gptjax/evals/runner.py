@@ -18,12 +18,13 @@ from typing import Any
 
 import jax
 
-from gptjax.config import command, evaluation
+from gptjax.config import evaluation
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.evals import loglikelihood, metrics, outcomes, prompts, stop_words, task_data
 from gptjax.evals.task import Item, Task
 from gptjax.generate import streaming
 from gptjax.model import inference
+from gptjax.runtime.errors import classify_error
 from gptjax.sharding import rules
 
 
@@ -151,7 +152,7 @@ def _too_few_message(task_run: TaskRun, n_available: int) -> str:
 
 def _record_error(item_id: str, error: ValueError, errors: Refusals | None) -> None:
     """Notes why an item cannot be asked. An error that no user causes, and one where nothing is noted, is raised again."""
-    status, reason = command.classify_error(error)
+    status, reason = classify_error(error)
     if status != 2 or errors is None:
         raise error
     errors[item_id] = reason

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
-from gptjax.config import command
+from gptjax.runtime import errors
 
 if TYPE_CHECKING:
     import rich.console
@@ -50,7 +50,7 @@ class Stream:
         except OSError as error:
             if self._vital:
                 raise
-            command.mute(self._stream)
+            errors.mute(self._stream)
             self._stream = None
             with contextlib.suppress(OSError):
                 print(f"warning: standard output: {error.strerror}; nothing more is shown, the work goes on", file=sys.stderr, flush=True)

@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import command, parse
-from gptjax.runtime import run_dir
+from gptjax.config import parse
+from gptjax.runtime import errors, run_dir
 
 FILE_NAME = "metrics.jsonl"
 LOST_NOTE = "the record of the steps before is lost"  # the note with which a record begins that takes the place of another
@@ -96,7 +96,7 @@ class Events:
         try:
             result = fn()
         except Exception as error:
-            self._warn(f"TensorBoard gets no more of this run: {command.classify_error(error)[1]}")
+            self._warn(f"TensorBoard gets no more of this run: {errors.classify_error(error)[1]}")
             if board is not None:
                 with contextlib.suppress(Exception):
                     board.close()

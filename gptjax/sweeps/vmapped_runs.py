@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import command
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Config
 from gptjax.config.sweep import Point
-from gptjax.runtime import lock
+from gptjax.runtime import errors, lock
 from gptjax.training import loop, pretraining, resume
 
 VARYING_FIELDS = (  # fields that may differ: numbers that the step multiplies with
@@ -171,5 +170,5 @@ def train_vmapped(points: Sequence[Point], directory: Path, log: Callable[[str],
         try:
             loss_plot.draw(run_path)
         except Exception as error:
-            log(f"loss.png of {run_path} is not drawn: {command.classify_error(error)[1]}")
+            log(f"loss.png of {run_path} is not drawn: {errors.classify_error(error)[1]}")
     return is_last

@@ -19,9 +19,9 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from gptjax.config import command, parse
+from gptjax.config import parse
 from gptjax.distributed.processes import ProcessGroup
-from gptjax.runtime import checksums, storage
+from gptjax.runtime import checksums, errors, storage
 from gptjax.sharding import trees
 
 RESERVE_BYTES = 8 << 20  # beyond the leaves: Orbax's own files, and room for the run's log
@@ -344,7 +344,7 @@ def _dtype_and_shape(leaf) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return "the disk is full" if "No space left on device" in str(error) else command.first_line(error)
+    return "the disk is full" if "No space left on device" in str(error) else errors.first_line(error)
 
 
 def _format_steps(steps: list[int]) -> str:

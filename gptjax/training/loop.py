@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from gptjax.config import command, count, overrides
+from gptjax.config import count, overrides
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Config
+from gptjax.runtime import errors
 from gptjax.training import resume
 
 CPU_MICROBATCH_TOKENS = 4096  # of a microbatch on CPU: more is no faster there, and its progress would show after minutes
@@ -77,7 +78,7 @@ class TrainContext:
         except Exception as error:
             if description not in self.warnings:
                 self.warnings.add(description)
-                self.out.warn(f"{description}: {command.classify_error(error)[1]}; the training goes on")
+                self.out.warn(f"{description}: {errors.classify_error(error)[1]}; the training goes on")
 
 
 def train(request: resume.Request, bucket: str | None, processes: Any, n_profile_steps: int, objective: Objective) -> int:

@@ -129,12 +129,12 @@ def test_a_killed_process_ends_the_others_and_the_rerun_passes_over_a_damaged_ch
 KILLED_AT = """
 import os, signal, sys
 from gptjax import train
-from gptjax.config import command
+from gptjax import cli
 def hook(event, args):
     if event == EVENT and "10.saving" in str(args[0]) and NAME in str(args[0]):
         os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(hook)
-command.run(train.main)
+cli.run(train.main)
 """
 STAGES = {
     "at its start": ("os.mkdir", ""),
@@ -169,7 +169,7 @@ def test_the_death_of_process_0_is_noticed(start, tmp_path):
 FAILS_AT_STEP_3 = """
 import itertools, sys
 from gptjax import train
-from gptjax.config import command
+from gptjax import cli
 from gptjax.sharding import rules
 calls, put_on_mesh = itertools.count(), rules.put_on_mesh
 def failing(*args, **more):
@@ -177,7 +177,7 @@ def failing(*args, **more):
         ACT
     return put_on_mesh(*args, **more)
 rules.put_on_mesh = failing
-command.run(train.main)
+cli.run(train.main)
 """
 
 
@@ -226,7 +226,7 @@ def test_other_code_on_one_host_is_refused_by_all(start, tmp_path):
         shutil.copytree(rehearse.CHECKOUT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "gptjax" / "model" / "gpt.py").open("a") as file:
         file.write("# a change\n")
-    other = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from gptjax import train; train.command.run(train.main)"
+    other = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from gptjax import train; train.cli.run(train.main)"
     said = refused(start(tmp_path / "run", 2, program={1: ["-c", other]}))
     assert said[0] == said[1] and "has another code than process 0: " in said[0] and f"and not {processes.source_digest()}; " in said[0]
 

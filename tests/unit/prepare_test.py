@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from gptjax import prepare
-from gptjax.config import command, data, find_files
+from gptjax import cli, prepare
+from gptjax.config import data, find_files
 from gptjax.data import loader
 from tests import corpus
 
@@ -44,8 +44,8 @@ def config_of(printed: str):
     """The config of the line `python -m gptjax.train ...` that was printed last."""
     words = shlex.split(printed.strip().splitlines()[-1])
     assert words[:3] == ["python", "-m", "gptjax.train"]
-    parser = command.make_config_parser("train", "", "")
-    return command.resolve_config(parser.parse_args(words[3:]))
+    parser = cli.make_config_parser("train", "", "")
+    return cli.resolve_config(parser.parse_args(words[3:]))
 
 
 def test_the_last_line_trains(text, tmp_path, capsys):

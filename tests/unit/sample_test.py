@@ -10,9 +10,10 @@ import jax
 import pytest
 
 from gptjax import convert, evaluate, sample
-from gptjax.config import command, data, schema
+from gptjax.config import data, schema
 from gptjax.data.tokenizers import build
 from gptjax.report import console
+from gptjax.runtime import errors
 from gptjax.weights import export_hf, name_maps, open_model, tokenizer_files
 from tests.unit.weights import load_test as tools
 from tests.unit.weights import openai_test
@@ -126,7 +127,7 @@ def refused(*flags: str, capsys) -> str:
         assert line.startswith("error: ") and line.count("\n") == 1
         return line
     except Exception as error:
-        assert command.classify_error(error)[0] == 2 and "\n" not in str(error), error
+        assert errors.classify_error(error)[0] == 2 and "\n" not in str(error), error
         return str(error)
     raise AssertionError("not refused")
 

@@ -9,10 +9,11 @@ import shlex
 from collections.abc import Collection, Iterator
 from typing import Any, assert_never
 
-from gptjax.config import command, data, find_files, parse
+from gptjax.config import data, find_files, parse
 from gptjax.data import unicode
 from gptjax.data.sources import document, files, stdlib_corpus
 from gptjax.data.sources.document import Document
+from gptjax.runtime import errors
 
 TextSource = data.Embedded | data.Text | data.Tfds
 
@@ -151,7 +152,7 @@ def tfds_examples(source: data.Tfds) -> Any:
     try:
         builder = tfds.builder_from_directory(directory)
     except Exception as error:  # of JSON, protocol buffers and feature classes: tfds lets all of them through
-        reason = f"{type(error).__name__}: {command.first_line(error)}"
+        reason = f"{type(error).__name__}: {errors.first_line(error)}"
         raise ValueError(f"{directory}: tfds cannot read dataset_info.json and features.json there ({reason}); prepare it again") from None
     file_format = builder.info.file_format.value  # type: ignore[union-attr]
     if file_format != "array_record":

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from gptjax.config import command
 from gptjax.report import events
+from gptjax.runtime import errors
 
 
 def board_events(run):
@@ -204,7 +204,7 @@ def test_a_disk_that_fills_is_one_line_and_no_more(tmp_path, capfd):
         record._board._writer = SimpleNamespace(write_event=full, flush=full, close=full)
         record.write(2, {"loss": 0.5})
         record.write(3, {"loss": 0.25})
-    status, line = command.classify_error(error.value)
+    status, line = errors.classify_error(error.value)
     assert status == 2 and line == (
         f"{tmp_path / 'metrics.jsonl'}: cannot be written at step 3 (No space left on device); mend that, and the same command continues"
     )

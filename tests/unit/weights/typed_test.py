@@ -7,8 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from gptjax.config import command, data
+from gptjax.config import data
 from gptjax.data.tokenizers import build, gpt2_bpe
+from gptjax.runtime import errors
 from gptjax.weights import export_hf, load, tf_checkpoint, tokenizer_files
 from tests.unit.weights import load_test, openai_test
 
@@ -22,7 +23,7 @@ def one_line(call) -> str | None:
     try:
         call()
     except Exception as error:
-        status, line = command.classify_error(error)
+        status, line = errors.classify_error(error)
         assert status == 2, f"a trace: {error!r}"
         assert "\n" not in str(error) and len(line) < 700, line
         return line

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from gptjax import __main__ as programs
-from gptjax.config import command, data, registry
+from gptjax import cli
+from gptjax.config import data, registry
 from gptjax.config.overrides import override
 
 ROOT = Path(__file__).parents[3]
@@ -20,20 +21,20 @@ PROGRAMS = sorted(path.stem for path in (ROOT / "gptjax").glob("[!_]*.py") if '_
 def exit_of(main, monkeypatch, *argv):
     monkeypatch.setattr(sys, "argv", ["program", *argv])
     with pytest.raises(SystemExit) as caught:
-        command.run(main)
+        cli.run(main)
     return caught.value.code
 
 
 def program(argv):
     """Reads a config and says its name: the smallest program."""
-    print(command.resolve_config(command.make_config_parser("toy", "A toy.", "python -m gptjax.toy --config=nano").parse_args(argv)).name)
+    print(cli.resolve_config(cli.make_config_parser("toy", "A toy.", "python -m gptjax.toy --config=nano").parse_args(argv)).name)
 
 
 def test_a_config_is_resolved(monkeypatch, capsys):
     assert exit_of(program, monkeypatch, "--config=nano", "--set", "name=mine", "--set", "seed=3") is None
     assert capsys.readouterr().out == "mine\n"
-    args = command.make_config_parser("toy", "", "").parse_args(["--config=nano", "--set=seed=3"])
-    assert command.resolve_config(args) == override(registry.config("nano"), "seed=3")
+    args = cli.make_config_parser("toy", "", "").parse_args(["--config=nano", "--set=seed=3"])
+    assert cli.resolve_config(args) == override(registry.config("nano"), "seed=3")
 
 
 def test_help_ends_with_the_example(monkeypatch, capsys):
@@ -120,7 +121,7 @@ def test_a_value_error_from_a_library_is_a_bug(monkeypatch):
 
 
 def test_a_reader_that_leaves_is_no_error():
-    code = "from gptjax.config import command; command.run(lambda argv: print('x\\n' * 100_000))"
+    code = "from gptjax import cli; cli.run(lambda argv: print('x\\n' * 100_000))"
     found = subprocess.run(f'"{sys.executable}" -c "{code}" | head -n 1', shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert found.stdout == "x\n" and found.stderr == ""
 
@@ -137,7 +138,7 @@ def test_a_reader_that_leaves_is_no_error():
 )
 def test_standard_streams_that_are_closed_full_or_ascii(ending, status, out, err, tmp_path):
     """And a file that is opened meanwhile does not take the number of a closed one."""
-    code = f"from gptjax.config import command\ndef main(argv):\n    kept = open({str(tmp_path / 'kept')!r}, 'w')\n    kept.write('x')\n"
+    code = f"from gptjax import cli\ndef main(argv):\n    kept = open({str(tmp_path / 'kept')!r}, 'w')\n    kept.write('x')\n"
     code += "    print('caf\\u00e9 \\udc80')\ncommand.run(main)"
     environment = {
         **os.environ,
@@ -160,7 +161,7 @@ def test_standard_streams_that_are_closed_full_or_ascii(ending, status, out, err
 
 
 def test_flags_take_dashes_and_underscores():
-    parser = command.make_parser("toy", "", "")
+    parser = cli.make_parser("toy", "", "")
     parser.add_argument("--top_k", type=int)
     parser.add_argument("--dry_run", action="store_true")
     parser.add_argument("words", nargs="*")
@@ -227,7 +228,7 @@ def test_help_of_every_program_comes_at_once(name):
 
 
 def of_text(*argv):
-    return command.resolve_config(command.make_config_parser("toy", "", "", text=True).parse_args(argv))
+    return cli.resolve_config(cli.make_config_parser("toy", "", "", text=True).parse_args(argv))
 
 
 ENDS = data.Tail(fraction=0.1)

@@ -1,0 +1,103 @@
+"""What is the user's to mend, and what is a bug: errors as one line and an exit status."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import IO, NoReturn
+
+from gptjax.config import parse
+
+REPO_ROOT = Path(__file__).parents[2]
+OWN_PACKAGES = ("gptjax", "launch", "configs", "bench")
+EXTRA_PACKAGES = ("gcsfs", "wandb", "lm_eval", "spacy", "tqdm")  # packages of requirements-extra.txt, and what comes with them
+MAX_ERROR_CHARS = 2000  # characters of an error
+
+
+def exit_with_error(error: ImportError) -> NoReturn:
+    """Ends a program whose file cannot import a package: one line and status 2."""
+    open_streams()
+    print_error(classify_error(error)[1])
+    sys.exit(2)
+
+
+def print_error(line: str) -> None:
+    """Prints `error: LINE` on standard error, if that is open."""
+    try:
+        print(f"error: {line}", file=sys.stderr, flush=True)
+    except OSError:
+        mute(sys.stderr)
+
+
+def mute(stream: IO[str]) -> None:
+    """Points a stream that failed at /dev/null, so that flushing it at exit does not fail once more."""
+    with contextlib.suppress(OSError):  # a test's stream has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def open_streams() -> None:
+    """Opens /dev/null for standard streams that the parent has closed: else the next file that is opened takes their number, and with it
+    what is printed. What the encoding of standard output lacks is printed as an escape."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def classify_error(error: BaseException) -> tuple[int, str]:
+    """(exit status, what is wrong in one line): 2 for what a user can mend, 130 for Ctrl-C, 141 where the reader has gone, as in `| head`;
+    1 for a bug."""
+    match error:
+        case KeyboardInterrupt():
+            return 130, "Ctrl-C"
+        case BrokenPipeError():
+            return 141, "nobody reads its output"
+        case OSError():
+            return 2, one_line(_os_error_message(error))
+        case ImportError() if "failed to map segment" in str(error):  # of a library that is there
+            return 2, f"there is not enough memory ({first_line(error)}): raise the machine's limits (ulimit -v)"
+        case ImportError(name=str(name)) if name.split(".")[0] not in OWN_PACKAGES:
+            package = name.split(".")[0]
+            file = "requirements-extra.txt" if package in EXTRA_PACKAGES else "requirements.txt"
+            return 2, f"the package {package} is not installed, or not whole ({first_line(error)}): pip install -r {file}"
+        case MemoryError():
+            return 2, f"there is not enough memory ({first_line(error)}): choose smaller sizes or batches, or another machine"
+        case RuntimeError() if "can't start new thread" in str(error):
+            return 2, "the machine lets this program start no more threads: raise its limits (ulimit -u, ulimit -v)"
+        case RuntimeError() if re.search("^RESOURCE_EXHAUSTED|bad_alloc", str(error)):  # of jax, which is not imported here
+            return 2, f"there is not enough memory of the device ({first_line(error)}): choose smaller sizes or batches"
+        case ValueError() if _is_own_error(error):
+            return 2, one_line(str(error))
+        case _:
+            return 1, f"{type(error).__name__}: {first_line(error)}"
+
+
+def one_line(text: str) -> str:
+    """Text in a line of at most MAX_ERROR_CHARS characters."""
+    return parse.one_line(" ".join(text.split()), MAX_ERROR_CHARS)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, as far as it fits in a line."""
+    return parse.one_line((str(error).splitlines() or [type(error).__name__])[0], 200)
+
+
+def _os_error_message(error: OSError) -> str:
+    if error.strerror is None:
+        return str(error) or type(error).__name__
+    return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+
+
+def _is_own_error(error: ValueError) -> bool:
+    """Did a raise statement of this checkout raise it? jax drops its own frames from traces, so the last frame alone does not tell."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(last.filename).is_relative_to(REPO_ROOT) and "site-packages" not in last.filename and (last.line or "").startswith("raise")
