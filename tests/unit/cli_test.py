@@ -14,7 +14,7 @@ from gptjax import cli
 from gptjax.config import data, registry
 from gptjax.config.overrides import override
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PROGRAMS = sorted(path.stem for path in (ROOT / "gptjax").glob("[!_]*.py") if '__name__ == "__main__"' in path.read_text())
 
 
