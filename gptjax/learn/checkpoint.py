@@ -20,7 +20,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from gptjax.arrays import trees
-from gptjax.config import command, parse
+from gptjax.config import command
 from gptjax.data import checksums
 from gptjax.learn import places
 from gptjax.mesh import hosts
@@ -121,14 +121,14 @@ class Saved:
         """The sealed record of a checkpoint, after a look at its files. ValueError if it is of another step than its folder's name says."""
         directory = self._directory / str(step)
         try:
-            for name, (size, crc) in parse.json_value((directory / places.LISTING).read_bytes(), places.LISTING).items():
+            for name, (size, crc) in json.loads((directory / places.LISTING).read_text()).items():
                 self._check_file(directory / name, name, size, crc)
             sealed: Any = ocp.checkpointables_metadata(str(directory)).custom_metadata
             if sealed["seal"] != checksums.seal(sealed["record"]):
                 raise Damage("its record was changed")
         except FileNotFoundError as error:
             raise Damage(f"{places.LISTING} is missing") from error
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise Damage(f"its metadata is unreadable: {_first_line(error)}") from error
         record = sealed["record"]
         if record.get("step", step) != step:  # earlier versions did not record it
