@@ -19,7 +19,6 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from gptjax.config import parse
 from gptjax.distributed.processes import ProcessGroup
 from gptjax.runtime import checksums, errors, storage
 from gptjax.sharding import trees
@@ -120,14 +119,14 @@ class CheckpointReader:
         """The sealed record of a checkpoint, after a look at its files. ValueError if it is of another step than its folder's name says."""
         directory = self._directory / str(step)
         try:
-            for name, (size, crc) in parse.json_value((directory / storage.LISTING).read_bytes(), storage.LISTING).items():
+            for name, (size, crc) in json.loads((directory / storage.LISTING).read_text()).items():
                 self._check_file(directory / name, name, size, crc)
             sealed: Any = ocp.checkpointables_metadata(str(directory)).custom_metadata
             if sealed["seal"] != checksums.seal(sealed["record"]):
                 raise CorruptCheckpoint("its record was changed")
         except FileNotFoundError as error:
             raise CorruptCheckpoint(f"{storage.LISTING} is missing") from error
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise CorruptCheckpoint(f"its metadata is unreadable: {_first_line(error)}") from error
         record = sealed["record"]
         if record.get("step", step) != step:  # earlier versions did not record it
