@@ -139,7 +139,7 @@ def test_a_reader_that_leaves_is_no_error():
 def test_standard_streams_that_are_closed_full_or_ascii(ending, status, out, err, tmp_path):
     """And a file that is opened meanwhile does not take the number of a closed one."""
     code = f"from gptjax import cli\ndef main(argv):\n    kept = open({str(tmp_path / 'kept')!r}, 'w')\n    kept.write('x')\n"
-    code += "    print('caf\\u00e9 \\udc80')\ncommand.run(main)"
+    code += "    print('caf\\u00e9 \\udc80')\ncli.run(main)"
     environment = {
         **os.environ,
         "LC_ALL": "C",
