@@ -89,10 +89,12 @@ def restore_run(request: Request, checkpoints: Any, abstract_state: Any, reading
     """The run as its newest checkpoint that is whole has it, from there on. ValueError if what is asked for cannot go on from it."""
     import jax
 
-    from gptjax.learn import schedule
+    from gptjax.learn import checkpoint, schedule
 
     data = f"the data of {request.directory} have changed since it began: give back what it read, or another --run"
     step, now, meta = checkpoints.restore(abstract_state)
+    if (saved_step := int(jax.device_get(now.step))) != step:  # of an earlier version, whose record has no step
+        raise checkpoint.name_error(request.directory / "checkpoints" / str(step), saved_step)
     if meta["tokenizer"] != reading.tokenizer.digest or meta.get("text", reading.digest()) != reading.digest():  # earlier ones lack it
         raise ValueError(data)
     rows, longer = int(jax.device_get(now.rows)), _compare(request, step, meta)

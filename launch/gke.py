@@ -102,7 +102,8 @@ def wanted(name: str, accelerator: str, slices: int) -> tuple[int, dict, dict, s
     whole = layout == [1, 1] or all(n % 2 == 0 for n in layout[:2])  # hosts of 2 x 2 chips, or one chip alone
     if family not in TPUS or len(layout) != TPUS[family][1] or not whole or math.prod(layout) > topology.LARGEST[family]:
         known = ", ".join(f"{other}:{'x'.join('ABC'[:dimensions])}" for other, (_, dimensions) in TPUS.items())
-        raise ValueError(f"--accelerator={parse.line(accelerator, 100)}: give one of {known}, h100:HOSTS")
+        most = f"; {family} has at most {topology.LARGEST[family]:,} chips" if family in TPUS else ""
+        raise ValueError(f"--accelerator={parse.line(accelerator, 100)}: give one of {known}, h100:HOSTS{most}")
     hosts, chips = max(1, math.prod(layout) // CHIPS), min(CHIPS, math.prod(layout))
     selector = {"cloud.google.com/gke-tpu-accelerator": TPUS[family][0], "cloud.google.com/gke-tpu-topology": size}
     return hosts, selector, {"google.com/tpu": chips}, ""

@@ -55,7 +55,7 @@ def step_of(config: schema.Config, target: topology.Topology) -> Compiled:
     rows = microbatch(config, mesh, target)
     began = time.perf_counter()
     try:
-        with topology.uncached():
+        with topology.disable_cache():
             _, executable, _ = program(config, mesh, target.platform, rows)
     except jax.errors.JaxRuntimeError as error:
         if not out_of_memory(error):

@@ -94,8 +94,8 @@ FEW = 100  # .txt files, of which a hundredth would be none
 
 
 def with_text(recipe: Config, path: str) -> Config:
-    """Returns the recipe with the text at `path` as its source and in its name. Of a lone file, and of fewer than
-    FEW .txt files, the last tenth of every document is held out: whole documents might be none, and one flag is to be enough."""
+    """Returns the recipe with the text at `path` as its source and in its name. Of a lone file, and of fewer than FEW .txt
+    files, the last tenth of every document is held out: whole documents might be none, and one flag is to be enough."""
     where = parse.path(path)
     if where.is_dir() and any(where.glob("train-*.tokens.npy")):
         raise ValueError(f'{path} is tokenised already: give it by --set "data.sources=Shards(path={path!r})" instead of --text')

@@ -112,7 +112,7 @@ def parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | 
 
     try:
         packed = find_files.kind(file)[1]
-        source = pyarrow.BufferReader(memoryview(_read_packed(stream, str(file)))) if packed else stream
+        source = pyarrow.BufferReader(memoryview(_read_plain(stream, str(file)))) if packed else stream
         table = pyarrow.parquet.ParquetFile(source, page_checksum_verification=True)
         kind = _column(table.schema_arrow, file, field)
         row = 0
@@ -133,7 +133,7 @@ def parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | 
         raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
 
 
-def _read_packed(stream: BinaryIO, where: str) -> bytearray:
+def _read_plain(stream: BinaryIO, where: str) -> bytearray:
     """The plain bytes of a compressed parquet file."""
     content = bytearray()
     while part := stream.read(compression.BUFFER_BYTES):

@@ -132,9 +132,7 @@ class Saved:
             raise Damage(f"its metadata is unreadable: {_first_line(error)}") from error
         record = sealed["record"]
         if record.get("step", step) != step:  # earlier versions did not record it
-            raise ValueError(
-                f"{directory} is of step {record['step']:,}: a folder was renamed or copied; name it {record['step']} again, or remove it"
-            )
+            raise name_error(directory, record["step"])
         return record
 
     def _check_file(self, file: Any, name: str, size: int, crc: int | None) -> None:
@@ -331,6 +329,11 @@ def _placed(leaf) -> jax.ShapeDtypeStruct:
 def _kind(leaf) -> str:
     """A leaf's dtype and shape, as in "float32[12,768]"."""
     return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def name_error(directory: Any, step: int) -> ValueError:
+    """What to say of a checkpoint of `step` whose folder has the name of another."""
+    return ValueError(f"{directory} is of step {step:,}: a folder was renamed or copied; name it {step} again, or remove it")
 
 
 def _first_line(error: BaseException) -> str:

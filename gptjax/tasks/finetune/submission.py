@@ -17,7 +17,7 @@ def concluded(session, asked, put, params, name: str, examples: list[Example], r
     says why not. ValueError for scores that are NaN or infinite."""
     task: Task = session.config.task
     y_BC, _ = scores.answered(asked, params, rows, session.microbatch, put)
-    scores.answers(task.metric, y_BC)  # on all processes alike, before one writes
+    scores.check_finite(y_BC)  # on all processes alike, before one writes
     known = rows[:, 0] >= 0
     value = scores.score(task.metric, y_BC[known], rows[known, 0] / inputs.PARTS) if known.any() else None
     if session.party.process == 0:
@@ -31,8 +31,8 @@ def concluded(session, asked, put, params, name: str, examples: list[Example], r
 
 
 def written(folder: Path, task: Task, name: str, examples: list[Example], y_BC: np.ndarray) -> None:
-    """NAME.jsonl: index, label, answer and scores of every example; of a test set also GLUE's TASK.tsv:
-    index and prediction, which is a label's name for entailment tasks, a number for others."""
+    """NAME.jsonl: index, label, answer and scores of every example; of a test set also GLUE's TASK.tsv: index and
+    prediction, which is a label's name for entailment tasks, a number for others."""
     answers = [spelled(task, answer) for answer in scores.answers(task.metric, y_BC)]
     lines = [
         {"index": example.index, "label": example.label, "answer": answer, "scores": [round(float(y), 6) for y in y_C]}

@@ -74,7 +74,7 @@ class Cleaning:
         if first is None:
             path.unlink(missing_ok=True)  # of an earlier start, with other n-grams
         else:
-            with saving.saved(path) as raw, compressed(raw, self.compression) as stream:
+            with saving.saved(path) as raw, compress(raw, self.compression) as stream:
                 for text in itertools.chain([first], texts):
                     stream.write(line(text))
             digest = _digest(path)
@@ -137,6 +137,6 @@ def line(text: str) -> bytes:
     return json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
 
 
-def compressed(raw: Any, compression: str) -> Any:
+def compress(raw: Any, compression: str) -> Any:
     """`raw` as a stream that takes plain bytes. compression: "" or ".gz", whose every member has a checksum; pyarrow's .zst has none."""
     return gzip.GzipFile("", "wb", 1, raw, mtime=0) if compression else contextlib.nullcontext(raw)

@@ -102,13 +102,13 @@ def _strings(value: Any) -> Iterable[str]:
 def respell(item: Item, found: Mapping[str, str]) -> Item:
     """The item with its right answers and facts as the tokenizer writes them."""
 
-    def respelled(value: Any) -> Any:
+    def respell_value(value: Any) -> Any:
         if isinstance(value, str):
             return found[value] if value in found else value
-        return [respelled(one) for one in value] if isinstance(value, list | tuple) else value
+        return [respell_value(one) for one in value] if isinstance(value, list | tuple) else value
 
-    facts = {name: respelled(value) for name, value in item.facts.items()}
-    return dataclasses.replace(item, answers=tuple(map(respelled, item.answers)), facts=facts)
+    facts = {name: respell_value(value) for name, value in item.facts.items()}
+    return dataclasses.replace(item, answers=tuple(map(respell_value, item.answers)), facts=facts)
 
 
 def judged(task: Task, how: protocol.Protocol, outcome: Outcome) -> Outcome:
