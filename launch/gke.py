@@ -104,7 +104,8 @@ def accelerator_spec(name: str, accelerator: str, slices: int) -> tuple[int, dic
     n_dimensions = TPU_SELECTORS[family][1] if family in TPU_SELECTORS else None
     if len(layout) != n_dimensions or not is_valid or math.prod(layout) > topology.MAX_POD_CHIPS[family]:
         known = ", ".join(f"{other}:{'x'.join('ABC'[:dimensions])}" for other, (_, dimensions) in TPU_SELECTORS.items())
-        raise ValueError(f"--accelerator={parse.one_line(accelerator, 100)}: give one of {known}, h100:HOSTS")
+        chip_limit = f"; {family} has at most {topology.MAX_POD_CHIPS[family]:,} chips" if family in TPU_SELECTORS else ""
+        raise ValueError(f"--accelerator={parse.one_line(accelerator, 100)}: give one of {known}, h100:HOSTS{chip_limit}")
     hosts, chips = max(1, math.prod(layout) // CHIPS_PER_HOST), min(CHIPS_PER_HOST, math.prod(layout))
     selector = {"cloud.google.com/gke-tpu-accelerator": TPU_SELECTORS[family][0], "cloud.google.com/gke-tpu-topology": size}
     return hosts, selector, {"google.com/tpu": chips}, ""

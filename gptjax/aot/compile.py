@@ -56,7 +56,7 @@ def compile_step(config: schema.Config, target: topology.Topology) -> CompiledSt
     rows = choose_microbatch_rows(config, mesh, target)
     start_time = time.perf_counter()
     try:
-        with topology.uncached():
+        with topology.disable_cache():
             _, executable, _ = compile_program(config, mesh, target.platform, rows)
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):

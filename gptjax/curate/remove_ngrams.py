@@ -74,7 +74,7 @@ class PartCleaner:
         if first is None:
             path.unlink(missing_ok=True)  # of an earlier start, with other n-grams
         else:
-            with atomic.atomic_write(path) as raw, open_compressed(raw, self.compression) as stream:
+            with atomic.atomic_write(path) as raw, compress(raw, self.compression) as stream:
                 for text in itertools.chain([first], texts):
                     stream.write(json_line(text))
             digest = _file_digest(path)
@@ -142,6 +142,6 @@ def json_line(text: str) -> bytes:
     return json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
 
 
-def open_compressed(raw: Any, compression: str) -> Any:
+def compress(raw: Any, compression: str) -> Any:
     """`raw` as a stream that takes plain bytes. compression: "" or ".gz", whose every member has a checksum; pyarrow's .zst has none."""
     return gzip.GzipFile("", "wb", 1, raw, mtime=0) if compression else contextlib.nullcontext(raw)

@@ -160,7 +160,7 @@ class Topology:
 
     def devices(self) -> list[Any]:
         """Compile-only devices, for a mesh under which nothing may run: `jax.jit(f).trace(...).lower(lowering_platforms=(self.platform,))
-        .compile()`, within `uncached`, with arguments that are ShapeDtypeStructs with shardings. ValueError where the compiler is not
+        .compile()`, within `disable_cache`, with arguments that are ShapeDtypeStructs with shardings. ValueError where the compiler is not
         installed."""
         return _gpu_devices(self) if self.platform == "cuda" else _tpu_devices(self)
 
@@ -249,7 +249,7 @@ def prepare_backends() -> None:
 
 
 @contextlib.contextmanager
-def uncached() -> Iterator[None]:
+def disable_cache() -> Iterator[None]:
     """Switches jax's persistent cache of compiled programs off while entered: it can write those for compile-only devices, and cannot read
     them (jax 0.10.2 and 0.12.0: "PjRtCompiler must be constructed with a Client")."""
     import jax

@@ -130,9 +130,7 @@ class CheckpointReader:
             raise CorruptCheckpoint(f"its metadata is unreadable: {_first_line(error)}") from error
         record = sealed["record"]
         if record.get("step", step) != step:  # earlier versions did not record it
-            raise ValueError(
-                f"{directory} is of step {record['step']:,}: a folder was renamed or copied; name it {record['step']} again, or remove it"
-            )
+            raise name_error(directory, record["step"])
         return record
 
     def _check_file(self, file: Any, name: str, size: int, crc: int | None) -> None:
@@ -340,6 +338,11 @@ def _with_sharding(leaf) -> jax.ShapeDtypeStruct:
 def _dtype_and_shape(leaf) -> str:
     """A leaf's dtype and shape, as in "float32[12,768]"."""
     return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def name_error(directory: Any, step: int) -> ValueError:
+    """What to say of a checkpoint of `step` whose folder has the name of another."""
+    return ValueError(f"{directory} is of step {step:,}: a folder was renamed or copied; name it {step} again, or remove it")
 
 
 def _first_line(error: BaseException) -> str:

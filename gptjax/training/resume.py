@@ -92,10 +92,12 @@ def restore_run(request: Request, checkpoints: Any, abstract_state: Any, dataset
     """The run as its newest checkpoint that is whole has it, from there on. ValueError if what is asked for cannot go on from it."""
     import jax
 
-    from gptjax.training import schedule
+    from gptjax.training import checkpoint, schedule
 
     data_error = f"the data of {request.directory} have changed since it began: give back what it read, or another --run"
     step, state, meta = checkpoints.restore(abstract_state)
+    if (saved_step := int(jax.device_get(state.step))) != step:  # of an earlier version, whose record has no step
+        raise checkpoint.name_error(request.directory / "checkpoints" / str(step), saved_step)
     if meta["tokenizer"] != dataset.tokenizer.digest or meta.get("text", dataset.digest()) != dataset.digest():  # earlier ones lack it
         raise ValueError(data_error)
     rows, length_changes = int(jax.device_get(state.rows)), _check_config(request, step, meta)

@@ -1,5 +1,6 @@
 """How runs go on: prolonged, after losses, on other devices, with the fields that may be other."""
 
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from gptjax.config import overrides, registry
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.distributed import processes
 from gptjax.report import events, loss_plot
-from gptjax.runtime import run_dir
+from gptjax.runtime import checksums, run_dir
 from gptjax.training import loop, resume
 from tests.short_run import bytes_of, curve, edited, go, losses
 
@@ -142,6 +143,24 @@ def test_checkpoints_of_earlier_versions_go_on(text, tmp_path, passed, monkeypat
     session = passed(4)[-1]
     assert session.resume_point.step == 4 and session.resume_point.record_bytes == (tmp_path / "torn" / "metrics.jsonl").stat().st_size + 25
     assert session.batch_schedule.first_row(4) == 32 and session.resume_point.notes == ()
+
+
+def test_a_renamed_checkpoint_of_an_earlier_version_is_refused(text, copied):
+    """Its record has no step: the state tells."""
+    newest = max((copied / "checkpoints").iterdir(), key=lambda folder: int(folder.name))
+    file, listing = newest / "_CHECKPOINT_METADATA", newest / "files.json"
+    metadata, entries = json.loads(file.read_bytes()), json.loads(listing.read_bytes())
+    sealed = metadata["custom_metadata"]
+    del sealed["record"]["step"]
+    sealed["seal"] = checksums.seal(sealed["record"])
+    file.write_text(json.dumps(metadata))
+    listing.write_text(json.dumps(entries | {file.name: [file.stat().st_size, None]}))
+    assert go(text, copied) == 0
+    newest.rename(newest.with_name("12"))
+    before = bytes_of(copied)
+    with pytest.raises(ValueError, match=rf"checkpoints/12 is of step {newest.name}: a folder was renamed"):
+        go(text, copied, flags=["--tokens=4096", "--new_record"])
+    assert bytes_of(copied) == before
 
 
 def test_a_batch_ramp_goes_on_with_the_same_rows_on_other_devices(text, tmp_path, machine, passed):

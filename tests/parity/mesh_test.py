@@ -86,7 +86,7 @@ def test_what_a_tpu_compiler_makes_of_it():
     now = state.abstract_state(c, built.model, built.tx, mesh)
     shape = (1, 16, c.model.n_ctx + 1)
     rows = jax.ShapeDtypeStruct(shape, np.int32, sharding=NamedSharding(mesh, built.model.sharding.spec("MB1", shape)))
-    with topology.uncached():
+    with topology.disable_cache():
         compiled = jax.jit(built, donate_argnums=0, static_argnums=2).trace(now, rows, 1).lower(lowering_platforms=("tpu",)).compile()
     found = hlo_cost.Program(compiled.as_text()).collectives()
 

@@ -113,7 +113,7 @@ def read_parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[s
 
     try:
         compression_suffix = find_files.file_type(file)[1]
-        source = pyarrow.BufferReader(memoryview(_read_packed(stream, str(file)))) if compression_suffix else stream
+        source = pyarrow.BufferReader(memoryview(_read_plain(stream, str(file)))) if compression_suffix else stream
         table = pyarrow.parquet.ParquetFile(source, page_checksum_verification=True)
         kind = _string_column_type(table.schema_arrow, file, field)
         row = 0
@@ -134,7 +134,7 @@ def read_parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[s
         raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
 
 
-def _read_packed(stream: BinaryIO, where: str) -> bytearray:
+def _read_plain(stream: BinaryIO, where: str) -> bytearray:
     """The plain bytes of a compressed parquet file."""
     content = bytearray()
     while part := stream.read(compression.BUFFER_BYTES):

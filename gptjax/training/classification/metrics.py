@@ -33,12 +33,17 @@ def score(metric: str, y_BC: np.ndarray, labels_B: np.ndarray) -> float:
             raise AssertionError(metric)
 
 
-def predicted_classes(metric: str, y_BC: np.ndarray) -> np.ndarray:
-    """The class of the highest score; for pearson the expected one, as in Tai et al. (1503.00075) equation 18. ValueError for scores that
-    are NaN or infinite: argmax would take the first class."""
+def check_finite(y_BC: np.ndarray) -> None:
+    """ValueError, in one line, for scores that are NaN or infinite."""
     bad = int((~np.isfinite(y_BC)).any(1).sum())
     if bad:
         raise ValueError(f"the model's scores of {bad:,} of {len(y_BC):,} examples are NaN or infinite: it diverged, or is damaged")
+
+
+def predicted_classes(metric: str, y_BC: np.ndarray) -> np.ndarray:
+    """The class of the highest score; for pearson the expected one, as in Tai et al. (1503.00075) equation 18. ValueError as
+    `check_finite`'s: argmax would take the first class."""
+    check_finite(y_BC)
     if metric != "pearson":
         return y_BC.argmax(1)
     weights_BC = np.exp(y_BC - y_BC.max(1, keepdims=True))

@@ -17,7 +17,7 @@ def final_scores(context, score_fn, put_on_mesh, params, name: str, examples: li
     says why not. ValueError for scores that are NaN or infinite."""
     task: Task = context.config.task
     y_BC, _ = metrics.predict(score_fn, params, rows, context.microbatch_rows, put_on_mesh)
-    metrics.predicted_classes(task.metric, y_BC)  # on all processes alike, before one writes
+    metrics.check_finite(y_BC)  # on all processes alike, before one writes
     is_labeled = rows[:, 0] >= 0
     score = metrics.score(task.metric, y_BC[is_labeled], rows[is_labeled, 0] / transformations.LABEL_SCALE) if is_labeled.any() else None
     if context.processes.process_id == 0:

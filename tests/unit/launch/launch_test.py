@@ -88,6 +88,8 @@ def test_an_accelerator_that_is_not_known_is_refused():
     for wrong in ("v5p", "v5p:8x8", "v9:2x2", "h100:", "v5e:4x4x4", "v5p:3x3x3", "v5e:1x2"):
         with pytest.raises(ValueError, match=f"--accelerator={wrong}: give one of v4:AxBxC"):
             gke.main(["--name=j", "--image=i", f"--accelerator={wrong}", *TRAIN])
+    with pytest.raises(ValueError, match="h100:HOSTS; v5e has at most 256 chips"):
+        gke.main(["--name=j", "--image=i", "--accelerator=v5e:32x32", *TRAIN])
     for program, flags in (
         (tpu.main, ["run", "--name=pod", "--zone=z"]),
         (gke.main, ["--name=j", "--image=i", "--accelerator=v5p:8x8x8"]),

@@ -95,7 +95,7 @@ def test_programs_for_chips_elsewhere_stay_out_of_the_cache(tmp_path):
         for name, value in settings.items():
             jax.config.update(name, value)
         for _ in range(2):
-            with topology.uncached():
+            with topology.disable_cache():
                 jax.jit(lambda x: x + 1).trace(x).lower(lowering_platforms=("tpu",)).compile()
         assert list(tmp_path.iterdir()) == []
         jax.jit(lambda x: x + 1)(np.ones(8, np.float32))
