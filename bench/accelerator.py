@@ -30,14 +30,25 @@ from gptjax.training import metrics, state, step
 
 CONFIGS = "gpt2_124m,gpt3_small,gpt3_medium,gpt3_xl"
 AOT_TARGETS = ("h100-1", "v5p:2x2x1")  # compiled for where no accelerator is at hand
-PATTERNS = (schema.Dense(), schema.Banded(window=256), schema.Strided(stride=128), schema.Fixed(block=128, summary=8))
+PATTERNS = (
+    schema.Dense(),
+    schema.Banded(window=256),
+    schema.Strided(stride=128),
+    schema.Fixed(block=128, summary=8),
+)
 Row = dict[str, Any]
 
 
-def bench_config(config: schema.Config, n_ctx: int, rows: int, attention: tuple, kernel: str) -> schema.Config:
+def bench_config(
+    config: schema.Config, n_ctx: int, rows: int, attention: tuple, kernel: str
+) -> schema.Config:
     """The config with one microbatch of `rows` rows of n_ctx tokens a step, without dropout."""
-    model = dataclasses.replace(config.model, n_ctx=n_ctx, attention=attention, dropout=schema.Dropout())
-    train = dataclasses.replace(config.train, batch_tokens=rows * n_ctx, ramp=None, microbatch_rows=rows)
+    model = dataclasses.replace(
+        config.model, n_ctx=n_ctx, attention=attention, dropout=schema.Dropout()
+    )
+    train = dataclasses.replace(
+        config.train, batch_tokens=rows * n_ctx, ramp=None, microbatch_rows=rows
+    )
     compute = dataclasses.replace(config.compute, attention=kernel)
     return dataclasses.replace(config, model=model, train=train, compute=compute)
 
@@ -49,18 +60,28 @@ def make_arms(config: schema.Config) -> dict[str, tuple[tuple, str]]:
     return (
         dense_arms
         if config_attention == dense
-        else dense_arms | {"own, auto": (config_attention, "auto"), "own, reference": (config_attention, "reference")}
+        else dense_arms
+        | {
+            "own, auto": (config_attention, "auto"),
+            "own, reference": (config_attention, "reference"),
+        }
     )
 
 
-def time_training(name: str, config: schema.Config, n_ctx: int, rows: int, rounds: int) -> list[Row]:
+def time_training(
+    name: str, config: schema.Config, n_ctx: int, rows: int, rounds: int
+) -> list[Row]:
     """A row for each arm that fits."""
     mesh = device_mesh.make_mesh(config.mesh)
     platform = mesh.devices.flat[0].platform
     seconds: dict[str, list[float]] = {}
-    tokens = np.random.default_rng(0).integers(0, config.model.n_vocab, (1, rows, n_ctx + 1), dtype=np.int32)
+    tokens = np.random.default_rng(0).integers(
+        0, config.model.n_vocab, (1, rows, n_ctx + 1), dtype=np.int32
+    )
     results = []
-    for arm, (attention, kernel) in make_arms(config).items():  # one state at a time: two of the larger models do not fit
+    for arm, (attention, kernel) in make_arms(
+        config
+    ).items():  # one state at a time: two of the larger models do not fit
         arm_config = bench_config(config, n_ctx, rows, attention, kernel)
         try:
             train_step, program, shape = compile.compile_program(arm_config, mesh, platform, rows)
@@ -81,13 +102,30 @@ def time_training(name: str, config: schema.Config, n_ctx: int, rows: int, round
             print(f"{name:12} {n_ctx:6,} {rows:5} {arm:18} out of memory", flush=True)
             continue
         speed = rows * n_ctx / statistics.median(seconds[arm])
-        mfu = metrics.mfu(count.train_flops_per_token(arm_config.model), speed, mesh.devices.ravel())
-        baseline = statistics.median(seconds["dense, auto"]) / statistics.median(seconds[arm]) if "dense, auto" in seconds else None
-        row = {"config": name, "n_ctx": n_ctx, "rows": rows, "arm": arm, "tokens_per_s": speed, "mfu": mfu, "to_dense": baseline}
+        mfu = metrics.mfu(
+            count.train_flops_per_token(arm_config.model), speed, mesh.devices.ravel()
+        )
+        baseline = (
+            statistics.median(seconds["dense, auto"]) / statistics.median(seconds[arm])
+            if "dense, auto" in seconds
+            else None
+        )
+        row = {
+            "config": name,
+            "n_ctx": n_ctx,
+            "rows": rows,
+            "arm": arm,
+            "tokens_per_s": speed,
+            "mfu": mfu,
+            "to_dense": baseline,
+        }
         results.append(row)
         of_peak = "      -" if mfu is None else f"{mfu:7.1%}"
         ratio = "" if baseline is None else f"{baseline:6.2f} x dense"
-        print(f"{name:12} {n_ctx:6,} {rows:5} {arm:18} {speed:12,.0f} tokens/s  MFU {of_peak} {ratio}", flush=True)
+        print(
+            f"{name:12} {n_ctx:6,} {rows:5} {arm:18} {speed:12,.0f} tokens/s  MFU {of_peak} {ratio}",
+            flush=True,
+        )
     return results
 
 
@@ -102,7 +140,13 @@ def time_generation(name: str, config: schema.Config, batch: int, rounds: int) -
     seconds = []
     for i in range(rounds + 1):
         start_time = time.perf_counter()
-        decode.generate(inference_model, prompts, 64, sampling.SamplingParams(temperature=0.0), jax.random.key(0))
+        decode.generate(
+            inference_model,
+            prompts,
+            64,
+            sampling.SamplingParams(temperature=0.0),
+            jax.random.key(0),
+        )
         if i:
             seconds.append(time.perf_counter() - start_time)
     speed = 64 * batch / statistics.median(seconds)
@@ -116,14 +160,36 @@ def compile_all(target: topology.Topology, names: list[str]) -> list[Row]:
     kernel = dispatch.resolve_name("auto", target.platform)
     for pattern in PATTERNS:
         model = dataclasses.replace(
-            registry.config("gpt3_small").model, n_layers=1, attention=(pattern,), n_ctx=2048, d_model=256, n_heads=4, n_vocab=256
+            registry.config("gpt3_small").model,
+            n_layers=1,
+            attention=(pattern,),
+            n_ctx=2048,
+            d_model=256,
+            n_heads=4,
+            n_vocab=256,
         )
-        config = bench_config(dataclasses.replace(registry.config("gpt3_small"), model=model), 2048, n, (pattern,), "auto")
+        config = bench_config(
+            dataclasses.replace(registry.config("gpt3_small"), model=model),
+            2048,
+            n,
+            (pattern,),
+            "auto",
+        )
         kernel_name, reason = dispatch.select(kernel, pattern, np.dtype("bfloat16"), 64)
-        results.append(_compile_row(f"{pattern} by {kernel_name}{f' ({reason})' if reason else ''}", config, target))
+        results.append(
+            _compile_row(
+                f"{pattern} by {kernel_name}{f' ({reason})' if reason else ''}", config, target
+            )
+        )
     for name in names:
         config = registry.config(name)
-        config = bench_config(dataclasses.replace(config, mesh=schema.Mesh()), config.model.n_ctx, n, config.model.attention, "auto")
+        config = bench_config(
+            dataclasses.replace(config, mesh=schema.Mesh()),
+            config.model.n_ctx,
+            n,
+            config.model.attention,
+            "auto",
+        )
         results.append(_compile_row(name, config, target))
     return results
 
@@ -147,16 +213,25 @@ def _compile_row(label: str, config: schema.Config, target: topology.Topology) -
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--configs", default=CONFIGS, help=f"comma-separated (default: {CONFIGS})")
-    parser.add_argument("--rounds", type=parse.int_argument(), default=5, help="timed steps of each (default: 5)")
-    parser.add_argument("--out", default="accelerator.json", help="where the figures go (default: accelerator.json)")
+    parser.add_argument(
+        "--rounds", type=parse.int_argument(), default=5, help="timed steps of each (default: 5)"
+    )
+    parser.add_argument(
+        "--out", default="accelerator.json", help="where the figures go (default: accelerator.json)"
+    )
     args = parser.parse_args()
     names = args.configs.split(",")
     device = jax.devices()[0]
     results: list[Row] = []
     if device.platform == "cpu":
-        print("no accelerator here: each kernel and step is compiled ahead of time instead, and nothing is timed", flush=True)
+        print(
+            "no accelerator here: each kernel and step is compiled ahead of time instead, and nothing is timed",
+            flush=True,
+        )
         for target in map(topology.from_name, AOT_TARGETS):
             try:
                 results += compile_all(target, names)
@@ -172,7 +247,11 @@ def main():
                     rows *= 2
             results += [time_generation(name, config, batch, args.rounds) for batch in (1, 8)]
     with open(args.out, "w") as file:
-        json.dump({"device": device.device_kind, "jax": jax.__version__, "results": results}, file, indent=1)
+        json.dump(
+            {"device": device.device_kind, "jax": jax.__version__, "results": results},
+            file,
+            indent=1,
+        )
     print(f"written to {args.out}", file=sys.stderr)
 
 

@@ -23,29 +23,60 @@ def compile_attention(pattern: schema.Attention, n_ctx: int, n_heads: int):
     """(compiled forward and backward of attention, its arguments)."""
     platform = jax.devices()[0].platform
     execution_policy = gpt.execution_policy(schema.Compute(), platform)
-    q, k, v, g = (jax.random.normal(key, (1, n_ctx, n_heads, 64), execution_policy.dtype) for key in jax.random.split(jax.random.key(0), 4))
+    q, k, v, g = (
+        jax.random.normal(key, (1, n_ctx, n_heads, 64), execution_policy.dtype)
+        for key in jax.random.split(jax.random.key(0), 4)
+    )
 
     def run(q, k, v, g):
-        out, vjp_fn = jax.vjp(lambda q, k, v: dispatch.attend(execution_policy.kernel, rules.UNSHARDED, q, k, v, pattern), q, k, v)
+        out, vjp_fn = jax.vjp(
+            lambda q, k, v: dispatch.attend(
+                execution_policy.kernel, rules.UNSHARDED, q, k, v, pattern
+            ),
+            q,
+            k,
+            v,
+        )
         return out, vjp_fn(g)
 
-    return jax.jit(run, compiler_options=xla_options.options(jax.devices()[0])).lower(q, k, v, g).compile(), (q, k, v, g)
+    return jax.jit(run, compiler_options=xla_options.options(jax.devices()[0])).lower(
+        q, k, v, g
+    ).compile(), (q, k, v, g)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--longest", type=parse.int_argument(), default=32768, help="the longest context (default: 32768)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--longest",
+        type=parse.int_argument(),
+        default=32768,
+        help="the longest context (default: 32768)",
+    )
     parser.add_argument("--heads", type=parse.int_argument(), default=4, help="heads (default: 4)")
-    parser.add_argument("--window", type=parse.int_argument(), default=256, help="of the banded layer (default: 256)")
-    parser.add_argument("--rounds", type=parse.int_argument(), default=3, help="timed runs of each (default: 3)")
+    parser.add_argument(
+        "--window",
+        type=parse.int_argument(),
+        default=256,
+        help="of the banded layer (default: 256)",
+    )
+    parser.add_argument(
+        "--rounds", type=parse.int_argument(), default=3, help="timed runs of each (default: 3)"
+    )
     args = parser.parse_args()
     xla_options.tune_malloc()
     patterns = {"dense": schema.Dense(), "banded": schema.Banded(window=args.window)}
     last: dict[str, tuple[float, int]] = {}
-    print(f"{'context':>8} {'layer':8} {'ms':>9} {'x':>5} {'scratch MiB':>12} {'x':>5} {'GFLOP/s':>8} {'banded is':>10}")
+    print(
+        f"{'context':>8} {'layer':8} {'ms':>9} {'x':>5} {'scratch MiB':>12} {'x':>5} {'GFLOP/s':>8} {'banded is':>10}"
+    )
     n_ctx = 1024
     while n_ctx <= args.longest:
-        compiled = {name: compile_attention(pattern, n_ctx, args.heads) for name, pattern in patterns.items()}
+        compiled = {
+            name: compile_attention(pattern, n_ctx, args.heads)
+            for name, pattern in patterns.items()
+        }
         seconds: dict[str, list[float]] = {name: [] for name in patterns}
         for i in range(args.rounds + 1):  # the first settles
             for name, (run, arrays) in compiled.items():
@@ -54,12 +85,22 @@ def main():
                 if i:
                     seconds[name].append(time.perf_counter() - start_time)
         for name, pattern in patterns.items():
-            median, scratch = statistics.median(seconds[name]), compiled[name][0].memory_analysis().temp_size_in_bytes
+            median, scratch = (
+                statistics.median(seconds[name]),
+                compiled[name][0].memory_analysis().temp_size_in_bytes,
+            )
             growth = (
-                [f"{new / old:5.1f}" for new, old in zip((median, scratch), last[name], strict=True)] if name in last else ["    -"] * 2
+                [
+                    f"{new / old:5.1f}"
+                    for new, old in zip((median, scratch), last[name], strict=True)
+                ]
+                if name in last
+                else ["    -"] * 2
             )
             flops = 3 * 4 * 64 * args.heads * count.attention_pairs(pattern, n_ctx)
-            ratio = f"{statistics.median(seconds['dense']) / median:8.1f} x" if name == "banded" else ""
+            ratio = (
+                f"{statistics.median(seconds['dense']) / median:8.1f} x" if name == "banded" else ""
+            )
             print(
                 f"{n_ctx:8,} {name:8} {median * 1e3:9.1f} {growth[0]} {scratch / 2**20:12,.0f} {growth[1]} "
                 f"{flops / median / 1e9:8.1f} {ratio:>10}",

@@ -38,14 +38,21 @@ def kinds(n_vocab: int) -> dict[str, list[Request]]:
         return tuple(rng.integers(0, n_vocab, rng.integers(low, high + 1)).tolist())
 
     def make(n, context, n_completions, completion, prefix=()):
-        return [Request(prefix + tokens(*context), tuple(tokens(*completion) for _ in range(n_completions))) for _ in range(n)]
+        return [
+            Request(
+                prefix + tokens(*context), tuple(tokens(*completion) for _ in range(n_completions))
+            )
+            for _ in range(n)
+        ]
 
     return {
         "4 endings zero-shot": make(16, (40, 110), 4, (8, 25)),  # HellaSwag
         "4 endings few-shot": make(3, (650, 900), 4, (8, 25)),
         "2 answers few-shot": make(4, (500, 800), 2, (2, 8)),
         "2 answers fixed shots": make(12, (30, 60), 2, (1, 4), prefix=tokens(400, 400)),
-        "4 letters zero-shot": make(12, (60, 200), 4, (1, 1)),  # MMLU: lm_eval reads each context once too
+        "4 letters zero-shot": make(
+            12, (60, 200), 4, (1, 1)
+        ),  # MMLU: lm_eval reads each context once too
         "last word zero-shot": make(32, (50, 110), 1, (1, 3)),  # LAMBADA
         "last word few-shot": make(3, (700, 950), 1, (1, 3)),
         "whole texts": make(2, (1, 1), 1, (1024, 1024)),
@@ -54,9 +61,21 @@ def kinds(n_vocab: int) -> dict[str, list[Request]]:
 
 def n_read(requests: list[Request]) -> tuple[int, int, int]:
     """Tokens that have to be read, each shared beginning once; that are read here, padding too; and whose probability is asked for."""
-    prefixes = {(*q.context, *c[:-1])[:n] for q in requests for c in q.completions for n in range(1, len(q.context) + len(c))}
-    batches = loglikelihood._split_batches(loglikelihood._pack_rows(loglikelihood._build_units(requests), rules.UNSHARDED), rules.UNSHARDED)
-    return len(prefixes), sum(n * length for n, length, _ in batches), sum(len(c) for q in requests for c in q.completions)
+    prefixes = {
+        (*q.context, *c[:-1])[:n]
+        for q in requests
+        for c in q.completions
+        for n in range(1, len(q.context) + len(c))
+    }
+    batches = loglikelihood._split_batches(
+        loglikelihood._pack_rows(loglikelihood._build_units(requests), rules.UNSHARDED),
+        rules.UNSHARDED,
+    )
+    return (
+        len(prefixes),
+        sum(n * length for n, length, _ in batches),
+        sum(len(c) for q in requests for c in q.completions),
+    )
 
 
 def speed(clock) -> float:
@@ -65,7 +84,10 @@ def speed(clock) -> float:
 
     n, best = 1024, 0.0
     a = np.random.default_rng(0).normal(size=(n, n)).astype(np.float32)
-    x, product = jax.device_put(a), jax.jit(jnp.matmul, compiler_options=xla_options.options(jax.devices()[0]))
+    x, product = (
+        jax.device_put(a),
+        jax.jit(jnp.matmul, compiler_options=xla_options.options(jax.devices()[0])),
+    )
     t = torch.from_numpy(a)
     for _ in range(5):
         for run in (lambda: product(x, x).block_until_ready(), lambda: t @ t):
@@ -84,21 +106,36 @@ def harness(params, c: schema.Model, batch: int):
         tokenizer_files.save(Path(folder), data.Gpt2Bpe(), build.build(data.Gpt2Bpe()), 1024, print)
         tokenizer = transformers.GPT2TokenizerFast.from_pretrained(folder)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    return HFLM(pretrained=hf_model(params, c, "float32"), tokenizer=tokenizer, batch_size=batch, max_length=c.n_ctx)
+    return HFLM(
+        pretrained=hf_model(params, c, "float32"),
+        tokenizer=tokenizer,
+        batch_size=batch,
+        max_length=c.n_ctx,
+    )
 
 
 def compared(
-    name: str, scoring_requests: list[Request], inference_model: inference.InferenceModel, model, rounds: int, peak: float, clock
+    name: str,
+    scoring_requests: list[Request],
+    inference_model: inference.InferenceModel,
+    model,
+    rounds: int,
+    peak: float,
+    clock,
 ) -> tuple[float, float]:
     """Prints a line; returns the medians, ours and lm_eval's."""
-    lm_eval_requests = [(("", ""), list(q.context), list(c)) for q in scoring_requests for c in q.completions]
+    lm_eval_requests = [
+        (("", ""), list(q.context), list(c)) for q in scoring_requests for c in q.completions
+    ]
 
     def run_gptjax():
         results = dict(loglikelihood.loglikelihood(inference_model, scoring_requests))
         return [x.log_prob for number in range(len(scoring_requests)) for x in results[number]]
 
     def run_lm_eval():
-        return [nats for nats, _ in model._loglikelihood_tokens(lm_eval_requests, disable_tqdm=True)]
+        return [
+            nats for nats, _ in model._loglikelihood_tokens(lm_eval_requests, disable_tqdm=True)
+        ]
 
     def time_run(run):
         start_time = clock()
@@ -113,8 +150,12 @@ def compared(
     our_median, their_median = (statistics.median(column) for column in zip(*times, strict=True))
     c = inference_model.model.config
     n_needed, n_computed, n_scored = n_read(scoring_requests)
-    floor = (n_needed * 24 * c.n_layers * c.d_model**2 + n_scored * 2 * c.n_vocab * c.d_model) / peak
-    n_tokens = sum(len(context) + len(completion) - 1 for _, context, completion in lm_eval_requests)
+    floor = (
+        n_needed * 24 * c.n_layers * c.d_model**2 + n_scored * 2 * c.n_vocab * c.d_model
+    ) / peak
+    n_tokens = sum(
+        len(context) + len(completion) - 1 for _, context, completion in lm_eval_requests
+    )
     print(
         f"{name:24}{len(lm_eval_requests):>5}{n_tokens:>8,}{n_needed:>8,}{n_computed:>8,}{n_scored:>7,}"
         f"{our_median:>9.2f}{their_median:>9.2f}{their_median / our_median:>8.2f}"
@@ -125,37 +166,66 @@ def compared(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=parse.int_argument(), default=3, help="timed rounds (default: 3)")
-    parser.add_argument("--batch", type=parse.int_argument(), default=4, help="lm_eval's batch_size (default: 4)")
-    parser.add_argument("--cpu_time", action="store_true", help="seconds of the processor, not of the clock on the wall")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rounds", type=parse.int_argument(), default=3, help="timed rounds (default: 3)"
+    )
+    parser.add_argument(
+        "--batch", type=parse.int_argument(), default=4, help="lm_eval's batch_size (default: 4)"
+    )
+    parser.add_argument(
+        "--cpu_time",
+        action="store_true",
+        help="seconds of the processor, not of the clock on the wall",
+    )
     parser.add_argument("--kinds", metavar="NAME,...", help="only these")
     args = parser.parse_args()
     try:
-        import accelerate  # noqa: F401
-        import lm_eval  # noqa: F401
-        import torch  # noqa: F401
+        import accelerate
+        import lm_eval
+        import torch
     except ModuleNotFoundError as error:
-        print(f"{error.name} is not installed: pip install -r requirements-dev.txt -r requirements-extra.txt", file=sys.stderr)
+        print(
+            f"{error.name} is not installed: pip install -r requirements-dev.txt -r requirements-extra.txt",
+            file=sys.stderr,
+        )
         return 2
     xla_options.tune_malloc()
     c = registry.config("gpt2_124m").model
     requests_by_kind = kinds(c.n_vocab)
     selected = args.kinds.split(",") if args.kinds else list(requests_by_kind)
     if unknown := set(selected) - set(requests_by_kind):
-        print(f"no kind {', '.join(unknown)}: there are {', '.join(requests_by_kind)}", file=sys.stderr)
+        print(
+            f"no kind {', '.join(unknown)}: there are {', '.join(requests_by_kind)}",
+            file=sys.stderr,
+        )
         return 2
     model = gpt.GPT(c, gpt.execution_policy(schema.Compute(), "cpu"))
-    params = jax.jit(lambda key: model.init(key, jnp.zeros((1, 1), jnp.int32))["params"])(jax.random.key(0))
+    params = jax.jit(lambda key: model.init(key, jnp.zeros((1, 1), jnp.int32))["params"])(
+        jax.random.key(0)
+    )
     clock = time.process_time if args.cpu_time else time.perf_counter
-    inference_model, hf, peak = inference.prepare(model, params), harness(params, c, args.batch), speed(clock)
+    inference_model, hf, peak = (
+        inference.prepare(model, params),
+        harness(params, c, args.batch),
+        speed(clock),
+    )
     print(
-        f"gpt2_124m, float32, {peak / 1e9:.0f} GFLOP/s of a large product; lm_eval with {args.batch} sequences at once; medians in ", end=""
+        f"gpt2_124m, float32, {peak / 1e9:.0f} GFLOP/s of a large product; lm_eval with {args.batch} sequences at once; medians in ",
+        end="",
     )
     print("seconds of the processor" if args.cpu_time else "seconds")
-    print(f"{'':24}{'reqs':>5}{'tokens':>8}{'needed':>8}{'read':>8}{'asked':>7}{'gptjax':>9}{'lm_eval':>9}{'ratio':>8}", end="")
+    print(
+        f"{'':24}{'reqs':>5}{'tokens':>8}{'needed':>8}{'read':>8}{'asked':>7}{'gptjax':>9}{'lm_eval':>9}{'ratio':>8}",
+        end="",
+    )
     print(f"  {'rounds':12}{'x floor':>9}{'compiling':>10}", flush=True)
-    medians = [compared(name, requests_by_kind[name], inference_model, hf, args.rounds, peak, clock) for name in selected]
+    medians = [
+        compared(name, requests_by_kind[name], inference_model, hf, args.rounds, peak, clock)
+        for name in selected
+    ]
     our_total, their_total = map(sum, zip(*medians, strict=True))
     print(f"{'all together':59}{our_total:>9.2f}{their_total:>9.2f}{their_total / our_total:>8.2f}")
     return 0

@@ -30,14 +30,30 @@ def hf_model(params, c: schema.Model, dtype: str):
     import torch
     import transformers
 
-    config = transformers.GPT2Config(n_embd=c.d_model, n_layer=c.n_layers, n_head=c.n_heads, vocab_size=c.n_vocab, n_positions=c.n_ctx)
+    config = transformers.GPT2Config(
+        n_embd=c.d_model,
+        n_layer=c.n_layers,
+        n_head=c.n_heads,
+        vocab_size=c.n_vocab,
+        n_positions=c.n_ctx,
+    )
     model = transformers.GPT2LMHeadModel(config).eval()
-    names = {"transformer.wte.weight": params["token_VD"][: c.n_vocab], "transformer.wpe.weight": params["position_TD"]}
-    names |= {f"transformer.ln_f.{a}": params["norm"][b] for a, b in (("weight", "gain_D"), ("bias", "bias_D"))}
+    names = {
+        "transformer.wte.weight": params["token_VD"][: c.n_vocab],
+        "transformer.wpe.weight": params["position_TD"],
+    }
+    names |= {
+        f"transformer.ln_f.{a}": params["norm"][b]
+        for a, b in (("weight", "gain_D"), ("bias", "bias_D"))
+    }
     D, block = c.d_model, params["periods"]["block_0"]
     for i in range(c.n_layers):
         b = jax.tree.map(lambda x: x[i], block)  # noqa: B023
-        tensors_of_layer = {f"ln_{n}.{x}": b[f"norm_{n}"][y] for n in (1, 2) for x, y in (("weight", "gain_D"), ("bias", "bias_D"))}
+        tensors_of_layer = {
+            f"ln_{n}.{x}": b[f"norm_{n}"][y]
+            for n in (1, 2)
+            for x, y in (("weight", "gain_D"), ("bias", "bias_D"))
+        }
         attention, mlp = b["attention"], b["mlp"]
         tensors_of_layer |= {"attn.c_attn.weight": attention["qkv"]["weight_DQNH"].reshape(D, -1)}
         tensors_of_layer |= {"attn.c_attn.bias": attention["qkv"]["bias_QNH"].reshape(-1)}
@@ -45,12 +61,20 @@ def hf_model(params, c: schema.Model, dtype: str):
             "attn.c_proj.weight": attention["out"]["weight_DNH"].reshape(D, D).T,
             "attn.c_proj.bias": attention["out"]["bias_D"],
         }
-        tensors_of_layer |= {"mlp.c_fc.weight": mlp["up"]["weight_DF"], "mlp.c_fc.bias": mlp["up"]["bias_F"]}
-        tensors_of_layer |= {"mlp.c_proj.weight": mlp["down"]["weight_DF"].T, "mlp.c_proj.bias": mlp["down"]["bias_D"]}
+        tensors_of_layer |= {
+            "mlp.c_fc.weight": mlp["up"]["weight_DF"],
+            "mlp.c_fc.bias": mlp["up"]["bias_F"],
+        }
+        tensors_of_layer |= {
+            "mlp.c_proj.weight": mlp["down"]["weight_DF"].T,
+            "mlp.c_proj.bias": mlp["down"]["bias_D"],
+        }
         names |= {f"transformer.h.{i}.{name}": x for name, x in tensors_of_layer.items()}
     tensors = {name: torch.from_numpy(np.array(x)) for name, x in names.items()}
     missing = model.load_state_dict(tensors, strict=False)
-    assert missing.missing_keys == ["lm_head.weight"] and not missing.unexpected_keys, missing  # tied to wte
+    assert missing.missing_keys == ["lm_head.weight"] and not missing.unexpected_keys, (
+        missing
+    )  # tied to wte
     return model.to(getattr(torch, dtype))
 
 
@@ -59,12 +83,22 @@ def hf_generate(model, prompts, n_tokens: int) -> np.ndarray:
 
     with torch.inference_mode():
         ids = torch.from_numpy(prompts).long()
-        options = {"do_sample": False, "use_cache": True, "min_new_tokens": n_tokens, "max_new_tokens": n_tokens, "pad_token_id": 0}
-        return model.generate(ids, attention_mask=torch.ones_like(ids), **options)[:, prompts.shape[1] :].numpy()
+        options = {
+            "do_sample": False,
+            "use_cache": True,
+            "min_new_tokens": n_tokens,
+            "max_new_tokens": n_tokens,
+            "pad_token_id": 0,
+        }
+        return model.generate(ids, attention_mask=torch.ones_like(ids), **options)[
+            :, prompts.shape[1] :
+        ].numpy()
 
 
 def gptjax_generate(inference_model, prompts, n_tokens: int) -> np.ndarray:
-    return np.array(decode.generate(inference_model, prompts.tolist(), n_tokens, GREEDY, jax.random.key(0)))
+    return np.array(
+        decode.generate(inference_model, prompts.tolist(), n_tokens, GREEDY, jax.random.key(0))
+    )
 
 
 def max_logit_gap(inference_model, prompts, generated) -> float:
@@ -72,12 +106,19 @@ def max_logit_gap(inference_model, prompts, generated) -> float:
 
     @jax.jit
     def gaps(inference_model, tokens_BT):
-        _, x_BTD = inference.prefill(inference_model, tokens_BT, jnp.full(len(prompts), tokens_BT.shape[1]), tokens_BT.shape[1])
+        _, x_BTD = inference.prefill(
+            inference_model,
+            tokens_BT,
+            jnp.full(len(prompts), tokens_BT.shape[1]),
+            tokens_BT.shape[1],
+        )
         y_BTV = inference.logits(inference_model, x_BTD[:, prompts.shape[1] - 1 : -1])
         generated_BT1 = jnp.take_along_axis(y_BTV, tokens_BT[:, prompts.shape[1] :, None], axis=2)
         return jnp.max(y_BTV.max(axis=2, keepdims=True) - generated_BT1)
 
-    return gaps(inference_model, jnp.asarray(np.concatenate([prompts, generated], axis=1), jnp.int32)).item()
+    return gaps(
+        inference_model, jnp.asarray(np.concatenate([prompts, generated], axis=1), jnp.int32)
+    ).item()
 
 
 def time_call(fn) -> float:
@@ -93,7 +134,9 @@ def bandwidth() -> float:
     return x.nbytes / min(time_call(lambda: total(x).block_until_ready()) for _ in range(15))
 
 
-def time_both(inference_model, model, prompts, n_tokens: int, rounds: int) -> dict[str, list[float]]:
+def time_both(
+    inference_model, model, prompts, n_tokens: int, rounds: int
+) -> dict[str, list[float]]:
     """Seconds of n_tokens, and of the first alone, for both sides in turns."""
     generators = {
         "gptjax": functools.partial(gptjax_generate, inference_model, prompts),
@@ -111,44 +154,95 @@ def compare(c, params, batch, dtype, args, speed) -> None:
     execution_policy = gpt.execution_policy(schema.Compute(dtype=dtype), jax.default_backend())
     inference_model = inference.prepare(gpt.GPT(c, execution_policy), params)
     model = hf_model(params, c, dtype)
-    prompts = np.random.default_rng(batch).integers(0, c.n_vocab, (batch, args.prompt), dtype=np.int32)
-    ours, theirs = gptjax_generate(inference_model, prompts, args.tokens), hf_generate(model, prompts, args.tokens)
+    prompts = np.random.default_rng(batch).integers(
+        0, c.n_vocab, (batch, args.prompt), dtype=np.int32
+    )
+    ours, theirs = (
+        gptjax_generate(inference_model, prompts, args.tokens),
+        hf_generate(model, prompts, args.tokens),
+    )
     agreement = np.mean(ours == theirs)
-    assert max_logit_gap(inference_model, prompts, theirs) < TIE_LOGITS[dtype], max_logit_gap(inference_model, prompts, theirs)
+    assert max_logit_gap(inference_model, prompts, theirs) < TIE_LOGITS[dtype], max_logit_gap(
+        inference_model, prompts, theirs
+    )
     gptjax_generate(inference_model, prompts, 1)
     times = time_both(inference_model, model, prompts, args.tokens, args.rounds)
     medians = {name: statistics.median(samples) for name, samples in times.items()}
-    step = {name: (medians[f"{name} all"] - medians[f"{name} first"]) / (args.tokens - 1) for name in ("gptjax", "transformers")}
-    ratios = sorted(t / o for t, o in zip(times["transformers all"], times["gptjax all"], strict=True))
-    print(f"\nbatch {batch}, {dtype}: {agreement:.1%} of {ours.size:,} tokens the same, {np.unique(ours).size:,} different ones")
+    step = {
+        name: (medians[f"{name} all"] - medians[f"{name} first"]) / (args.tokens - 1)
+        for name in ("gptjax", "transformers")
+    }
+    ratios = sorted(
+        t / o for t, o in zip(times["transformers all"], times["gptjax all"], strict=True)
+    )
+    print(
+        f"\nbatch {batch}, {dtype}: {agreement:.1%} of {ours.size:,} tokens the same, {np.unique(ours).size:,} different ones"
+    )
     for name in step:
         rate, first = batch * args.tokens / medians[f"{name} all"], medians[f"{name} first"]
-        print(f"  {name:12} {rate:8.1f} tokens/s   prompt {first * 1e3:8.1f} ms   then {step[name] * 1e3:7.1f} ms a step")
-    print(f"  gptjax / transformers: {statistics.median(ratios):.2f} (from {ratios[0]:.2f} to {ratios[-1]:.2f} over {args.rounds} rounds)")
-    weights = sum(x.nbytes for x in jax.tree.leaves(inference_model.params)) - inference_model.params["position_TD"].nbytes
-    cache = 2 * c.n_layers * c.d_model * batch * (args.prompt + args.tokens / 2) * inference_model.params["token_VD"].dtype.itemsize
+        print(
+            f"  {name:12} {rate:8.1f} tokens/s   prompt {first * 1e3:8.1f} ms   then {step[name] * 1e3:7.1f} ms a step"
+        )
+    print(
+        f"  gptjax / transformers: {statistics.median(ratios):.2f} (from {ratios[0]:.2f} to {ratios[-1]:.2f} over {args.rounds} rounds)"
+    )
+    weights = (
+        sum(x.nbytes for x in jax.tree.leaves(inference_model.params))
+        - inference_model.params["position_TD"].nbytes
+    )
+    cache = (
+        2
+        * c.n_layers
+        * c.d_model
+        * batch
+        * (args.prompt + args.tokens / 2)
+        * inference_model.params["token_VD"].dtype.itemsize
+    )
     floor = (weights + cache) / speed
-    print(f"  floor: {(weights + cache) / 1e6:,.0f} MB a step at {speed / 1e9:.1f} GB/s = {floor * 1e3:.1f} ms; ", end="")
-    print(f"gptjax is {step['gptjax'] / floor:.2f} x that, transformers {step['transformers'] / floor:.2f} x", flush=True)
+    print(
+        f"  floor: {(weights + cache) / 1e6:,.0f} MB a step at {speed / 1e9:.1f} GB/s = {floor * 1e3:.1f} ms; ",
+        end="",
+    )
+    print(
+        f"gptjax is {step['gptjax'] / floor:.2f} x that, transformers {step['transformers'] / floor:.2f} x",
+        flush=True,
+    )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", default="1,8", help="rows (default: 1,8)")
-    parser.add_argument("--dtype", default="float32,bfloat16", help="types (default: float32,bfloat16)")
-    parser.add_argument("--prompt", type=parse.int_argument(), default=128, help="tokens of each prompt (default: 128)")
-    parser.add_argument("--tokens", type=parse.int_argument(), default=128, help="new tokens (default: 128)")
-    parser.add_argument("--rounds", type=parse.int_argument(), default=3, help="timed rounds (default: 3)")
+    parser.add_argument(
+        "--dtype", default="float32,bfloat16", help="types (default: float32,bfloat16)"
+    )
+    parser.add_argument(
+        "--prompt",
+        type=parse.int_argument(),
+        default=128,
+        help="tokens of each prompt (default: 128)",
+    )
+    parser.add_argument(
+        "--tokens", type=parse.int_argument(), default=128, help="new tokens (default: 128)"
+    )
+    parser.add_argument(
+        "--rounds", type=parse.int_argument(), default=3, help="timed rounds (default: 3)"
+    )
     args = parser.parse_args()
     try:
-        import torch  # noqa: F401
-        import transformers  # noqa: F401
+        import torch
+        import transformers
     except ModuleNotFoundError as error:
-        print(f"{error.name} is not installed: pip install -r requirements-extra.txt", file=sys.stderr)
+        print(
+            f"{error.name} is not installed: pip install -r requirements-extra.txt", file=sys.stderr
+        )
         return 2
     c = registry.config("gpt2_124m").model
     model = gpt.GPT(c, gpt.execution_policy(schema.Compute(), "cpu"))
-    params = jax.jit(lambda key: model.init(key, jnp.zeros((1, 1), jnp.int32))["params"])(jax.random.key(0))
+    params = jax.jit(lambda key: model.init(key, jnp.zeros((1, 1), jnp.int32))["params"])(
+        jax.random.key(0)
+    )
     # Four times the usual layers, so that they outweigh the token itself and what is said varies; at eight, rounding alone changes it all.
     params |= {"periods": jax.tree.map(lambda x: 4 * x if x.ndim > 2 else x, params["periods"])}
     speed = bandwidth()

@@ -28,9 +28,15 @@ from gptjax.sweeps import comparison
 
 TASKS = {
     "movies": ("gpt1_sst2", []),
-    "glosses": ("gpt1_rte", ["task.fields=(premise,hypothesis)", "task.labels=(entailment,not_entailment)"]),
+    "glosses": (
+        "gpt1_rte",
+        ["task.fields=(premise,hypothesis)", "task.labels=(entailment,not_entailment)"],
+    ),
     "sources": ("gpt1_qqp", ["task.fields=(one,other)", "task.metric=accuracy"]),
-    "quiz": ("gpt1_story_cloze", ["task.fields=question", "task.answers=answers", "task.labels=(A,B,C,D)"]),
+    "quiz": (
+        "gpt1_story_cloze",
+        ["task.fields=question", "task.answers=answers", "task.labels=(A,B,C,D)"],
+    ),
 }
 ARMS = {
     "pre-training and auxiliary loss": [],
@@ -40,7 +46,10 @@ ARMS = {
 # A model that begins with nothing may want another rate and more time: on movies both get 10 epochs, at the rate that is best on dev.
 LONG_ARMS = {
     "pre-training, 10 epochs at its best rate": (["task.epochs=10"], (2e-4, 5e-4, 1e-3)),
-    "no pre-training, 10 epochs at its best rate": (["task.epochs=10", "task.transfer=Nothing()"], (5e-4, 1e-3, 2e-3)),
+    "no pre-training, 10 epochs at its best rate": (
+        ["task.epochs=10", "task.transfer=Nothing()"],
+        (5e-4, 1e-3, 2e-3),
+    ),
 }
 TRAIN, DEV = 2000, 800
 
@@ -50,27 +59,45 @@ TRAIN, DEV = 2000, 800
 
 def movies(rng: random.Random, data: Path) -> list[dict]:
     """Sentences of film reviews (Hutto and Gilbert 2014), positive where the mean of 20 ratings is above 0."""
-    lines = (data / "labelled/sentiment_vader/movieReviewSnippets_GroundTruth.txt").read_text(errors="replace").splitlines()
+    lines = (
+        (data / "labelled/sentiment_vader/movieReviewSnippets_GroundTruth.txt")
+        .read_text(errors="replace")
+        .splitlines()
+    )
     rated = [(float(rating), text) for _, rating, text in (line.split("\t") for line in lines)]
     return [{"sentence": text, "label": int(rating > 0)} for rating, text in rated if rating]
 
 
 def glosses(rng: random.Random, data: Path) -> list[dict]:
     """Does WordNet's definition entail the word? Its own word, or another's."""
-    lines = [line.split(": ", 1) for line in _read_text(data, "wordnet_glosses.txt").splitlines() if ": " in line]
+    lines = [
+        line.split(": ", 1)
+        for line in _read_text(data, "wordnet_glosses.txt").splitlines()
+        if ": " in line
+    ]
     lines = [(word, gloss) for word, gloss in lines if len(gloss) < 120]
     examples = []
     for word, gloss in rng.sample(lines, 2 * (TRAIN + DEV)):
         other = rng.random() < 0.5
         hypothesis = rng.choice(lines)[0] if other else word
-        examples.append({"premise": gloss, "hypothesis": hypothesis, "label": "not_entailment" if other else "entailment"})
+        examples.append(
+            {
+                "premise": gloss,
+                "hypothesis": hypothesis,
+                "label": "not_entailment" if other else "entailment",
+            }
+        )
     return examples
 
 
 def sources(rng: random.Random, data: Path) -> list[dict]:
     """Are two passages of 25 words of the same source: Brown, Moby Dick, Shakespeare, State of the Union?"""
-    speeches = " ".join(json.loads(line)["text"] for line in _read_text(data, "sotu.jsonl").splitlines())
-    words = [_read_text(data, f"{name}.txt").split() for name in ("brown", "moby_dick", "shakespeare")] + [speeches.split()]
+    speeches = " ".join(
+        json.loads(line)["text"] for line in _read_text(data, "sotu.jsonl").splitlines()
+    )
+    words = [
+        _read_text(data, f"{name}.txt").split() for name in ("brown", "moby_dick", "shakespeare")
+    ] + [speeches.split()]
 
     def passage(source):
         start = rng.randrange(len(source) - 25)
@@ -88,16 +115,24 @@ def quiz(rng: random.Random, data: Path) -> list[dict]:
     """bsdgames' quiz: a question and four answers, the wrong ones of the same list."""
     examples = []
     for file in sorted((data / "labelled/quiz_bsdgames").iterdir()):
-        rows = [line.split(":") for line in file.read_text(errors="replace").splitlines() if line.count(":") >= 1]
+        rows = [
+            line.split(":")
+            for line in file.read_text(errors="replace").splitlines()
+            if line.count(":") >= 1
+        ]
         # One direction: the other would tell the answers of the test set.
         pairs = [(_strip_markup(row[0]), _strip_markup(row[1])) for row in rows]
         pairs = [(question, answer) for question, answer in pairs if question and answer]
         answers = sorted({answer for _, answer in pairs})
         for question, answer in pairs if len(answers) > 8 else []:
-            others = [other for other in answers if other != answer and (question, other) not in pairs]
+            others = [
+                other for other in answers if other != answer and (question, other) not in pairs
+            ]
             options = [answer, *rng.sample(others, 3)]
             rng.shuffle(options)
-            examples.append({"question": question, "answers": options, "label": "ABCD"[options.index(answer)]})
+            examples.append(
+                {"question": question, "answers": options, "label": "ABCD"[options.index(answer)]}
+            )
     return examples
 
 
@@ -116,7 +151,11 @@ def write_splits(task: str, data: Path, folder: Path) -> list[str]:
     rows = {"movies": movies, "glosses": glosses, "sources": sources, "quiz": quiz}[task](rng, data)
     rng.shuffle(rows)
     n = min(DEV, len(rows) // 5)
-    for split, split_rows in {"dev": rows[:n], "test": rows[n : 2 * n], "train": rows[2 * n : 2 * n + TRAIN]}.items():
+    for split, split_rows in {
+        "dev": rows[:n],
+        "test": rows[n : 2 * n],
+        "train": rows[2 * n : 2 * n + TRAIN],
+    }.items():
         path = folder / f"{task}_{split}.jsonl"
         path.write_text("".join(json.dumps(example) + "\n" for example in split_rows))
         arguments += ["--set", f"task.{split}={path}"]
@@ -126,16 +165,32 @@ def write_splits(task: str, data: Path, folder: Path) -> list[str]:
 # --- runs ----------------------------------------------------------------------------------------------------------------
 
 
-def run_finetune(task: str, arm: str, edits: list[str], args: argparse.Namespace, files: list[str], seeds: int) -> list[dict]:
+def run_finetune(
+    task: str, arm: str, edits: list[str], args: argparse.Namespace, files: list[str], seeds: int
+) -> list[dict]:
     """The result of each seed: accuracy on dev and test, by the epoch that was best on dev."""
     run = args.work / f"{task} {arm}".replace(" ", "_")
     results = run / ("results.json" if seeds > 1 else "result.json")
     if not results.exists():
         config, sets = TASKS[task]
-        flags = [part for text in [*sets, f"task.peak={args.peak}", "loop.every_log=1000000", *edits] for part in ("--set", text)]
-        program = [sys.executable, "-m", "gptjax.finetune", f"--config={config}", f"--init={args.run}", f"--run={run}", f"--seeds={seeds}"]
+        flags = [
+            part
+            for text in [*sets, f"task.peak={args.peak}", "loop.every_log=1000000", *edits]
+            for part in ("--set", text)
+        ]
+        program = [
+            sys.executable,
+            "-m",
+            "gptjax.finetune",
+            f"--config={config}",
+            f"--init={args.run}",
+            f"--run={run}",
+            f"--seeds={seeds}",
+        ]
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(args.work / "compiled")}
-        process = subprocess.run([*program, *files, *flags], capture_output=True, text=True, env=environment)
+        process = subprocess.run(
+            [*program, *files, *flags], capture_output=True, text=True, env=environment
+        )
         if process.returncode:
             raise SystemExit(f"{' '.join(program)}: {process.stderr[-2000:]}")
     seed_results = json.loads(results.read_text())
@@ -147,7 +202,15 @@ def run_finetune(task: str, arm: str, edits: list[str], args: argparse.Namespace
 def run_long_arm(arm: str, args: argparse.Namespace, files: list[str]) -> list[dict]:
     """An arm of LONGER on movies: the rate that is best on dev for the first seed, then all seeds with it."""
     edits, rates = LONG_ARMS[arm]
-    trials = [(rate, run_finetune("movies", f"{arm} {rate:g}", [*edits, f"task.peak={rate}"], args, files, 1)) for rate in rates]
+    trials = [
+        (
+            rate,
+            run_finetune(
+                "movies", f"{arm} {rate:g}", [*edits, f"task.peak={rate}"], args, files, 1
+            ),
+        )
+        for rate in rates
+    ]
     best, _ = max(trials, key=lambda trial: trial[1][0]["dev"])
     return run_finetune("movies", arm, [*edits, f"task.peak={best}"], args, files, args.seeds)
 
@@ -159,10 +222,14 @@ def test_scores(results: list[dict]) -> list[float]:
 def format_interval(values: list[float]) -> str:
     """Mean and 95% interval of the mean."""
     estimate = comparison.mean_interval(values)
-    return f"{estimate.mean:.1f}" + ("" if math.isnan(estimate.half_width) else f" +- {estimate.half_width:.1f}")
+    return f"{estimate.mean:.1f}" + (
+        "" if math.isnan(estimate.half_width) else f" +- {estimate.half_width:.1f}"
+    )
 
 
-def zero_shot_scores(args: argparse.Namespace, files: dict[str, list[str]]) -> dict[str, list[tuple[int, float]]]:
+def zero_shot_scores(
+    args: argparse.Namespace, files: dict[str, list[str]]
+) -> dict[str, list[tuple[int, float]]]:
     """(updates, accuracy) of the heuristics at every checkpoint of pre-training that was kept."""
     import jax
     import numpy as np
@@ -175,10 +242,15 @@ def zero_shot_scores(args: argparse.Namespace, files: dict[str, list[str]]) -> d
     from gptjax.weights import load
 
     weights = load.load(args.run)
-    tokenizer, mesh = build.build(weights.config.data.tokenizer), device_mesh.make_mesh(weights.config.mesh)
+    tokenizer, mesh = (
+        build.build(weights.config.data.tokenizer),
+        device_mesh.make_mesh(weights.config.mesh),
+    )
     train_step = step.build(weights.config, jax.devices()[0].platform, mesh, tokenizer.end_of_text)
     checkpoint_reader = checkpoint.CheckpointReader(Path(args.run) / "checkpoints", print)
-    abstract_params = state.abstract_state(weights.config, train_step.model, train_step.tx, mesh).params
+    abstract_params = state.abstract_state(
+        weights.config, train_step.model, train_step.tx, mesh
+    ).params
     init_params = state.init_sharded(weights.config, train_step.model, train_step.tx, mesh).params
     scores: dict[str, list[tuple[int, float]]] = {}
     for task in ("movies", "quiz"):
@@ -188,16 +260,27 @@ def zero_shot_scores(args: argparse.Namespace, files: dict[str, list[str]]) -> d
         labels = np.array([example.label for example in dev_examples])
         for step_number in [0, *checkpoint_reader.steps()]:
             loaded = (
-                None if step_number == 0 else checkpoint_reader.restore({"params": abstract_params}, prefix="params/", steps=[step_number])
+                None
+                if step_number == 0
+                else checkpoint_reader.restore(
+                    {"params": abstract_params}, prefix="params/", steps=[step_number]
+                )
             )
             params = init_params if loaded is None else loaded[1]["params"]
             y_BC = zero_shot.predict(spec, dev_examples, train_step.model, params, tokenizer)
-            scores.setdefault(task, []).append((step_number, metrics.score("accuracy", y_BC, labels)))
-            print(f"zero-shot {task:8} after {step_number:6,} updates {scores[task][-1][1]:5.1f}", flush=True)
+            scores.setdefault(task, []).append(
+                (step_number, metrics.score("accuracy", y_BC, labels))
+            )
+            print(
+                f"zero-shot {task:8} after {step_number:6,} updates {scores[task][-1][1]:5.1f}",
+                flush=True,
+            )
     return scores
 
 
-def plot(out: Path, layers: dict[str, list[float]], shots: dict[str, list[tuple[int, float]]]) -> None:
+def plot(
+    out: Path, layers: dict[str, list[float]], shots: dict[str, list[tuple[int, float]]]
+) -> None:
     """GPT-1's Figure 2: left, accuracy by transferred layers; right, zero-shot accuracy over updates of pre-training."""
     figure = loss_plot.new_figure(9, 3.8)
     left, right = figure.subplots(1, 2)
@@ -214,13 +297,21 @@ def plot(out: Path, layers: dict[str, list[float]], shots: dict[str, list[tuple[
         capsize=3,
         color="#4C78A8",
     )
-    left.set_xticks(range(len(names)), [name.replace("1 layers", "1 layer") for name in names], fontsize=8)
-    left.set(xlabel="transferred", ylabel="accuracy on movies, %", title="layers transferred (mean, range)")
+    left.set_xticks(
+        range(len(names)), [name.replace("1 layers", "1 layer") for name in names], fontsize=8
+    )
+    left.set(
+        xlabel="transferred",
+        ylabel="accuracy on movies, %",
+        title="layers transferred (mean, range)",
+    )
     chance = {"movies": 50, "quiz": 25}
     for (task, points), color in zip(shots.items(), ("#4C78A8", "#D1495B"), strict=True):
         right.plot(*zip(*points, strict=True), marker="o", color=color, label=task)
         right.axhline(chance[task], color=color, lw=0.8, ls=":")
-    right.set(xlabel="updates of pre-training", ylabel="accuracy, %", title="zero-shot (dotted: chance)")
+    right.set(
+        xlabel="updates of pre-training", ylabel="accuracy, %", title="zero-shot (dotted: chance)"
+    )
     right.legend(frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
@@ -229,15 +320,33 @@ def plot(out: Path, layers: dict[str, list[float]], shots: dict[str, list[tuple[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=parse.path_argument, required=True, help="a folder with text/ and labelled/")
-    parser.add_argument("--run", default="runs/gpt1_mini", help="the pre-trained model (default: runs/gpt1_mini; trained if absent)")
-    parser.add_argument(
-        "--work", type=parse.path_argument, default=Path("runs/gpt1_ablation"), help="where runs go (default: runs/gpt1_ablation)"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=parse.path_argument, default=Path("docs/gpt1"), help="of the figures (default: docs/gpt1)")
+    parser.add_argument(
+        "--data", type=parse.path_argument, required=True, help="a folder with text/ and labelled/"
+    )
+    parser.add_argument(
+        "--run",
+        default="runs/gpt1_mini",
+        help="the pre-trained model (default: runs/gpt1_mini; trained if absent)",
+    )
+    parser.add_argument(
+        "--work",
+        type=parse.path_argument,
+        default=Path("runs/gpt1_ablation"),
+        help="where runs go (default: runs/gpt1_ablation)",
+    )
+    parser.add_argument(
+        "--out",
+        type=parse.path_argument,
+        default=Path("docs/gpt1"),
+        help="of the figures (default: docs/gpt1)",
+    )
     parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated (default: all)")
-    parser.add_argument("--seeds", type=parse.int_argument(), default=5, help="of each arm (default: 5)")
+    parser.add_argument(
+        "--seeds", type=parse.int_argument(), default=5, help="of each arm (default: 5)"
+    )
     parser.add_argument(
         "--peak",
         type=parse.float_argument(0, above=True),
@@ -248,29 +357,50 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     if not (Path(args.run) / "checkpoints").exists():
         subprocess.run(
-            [sys.executable, "-m", "gptjax.train", "--config=gpt1_mini", f"--text={args.data}/text/*.xz", f"--run={args.run}"], check=True
+            [
+                sys.executable,
+                "-m",
+                "gptjax.train",
+                "--config=gpt1_mini",
+                f"--text={args.data}/text/*.xz",
+                f"--run={args.run}",
+            ],
+            check=True,
         )
-    tasks = ["movies", *(task for task in args.tasks.split(",") if task != "movies")]  # Figure 2 is of movies
+    tasks = [
+        "movies",
+        *(task for task in args.tasks.split(",") if task != "movies"),
+    ]  # Figure 2 is of movies
     files = {task: write_splits(task, args.data, args.work) for task in {*tasks, "movies", "quiz"}}
     table: dict[str, dict[str, list[float]]] = {task: {} for task in tasks}
     layers: dict[str, list[float]] = {}
     n_layers = json.loads((Path(args.run) / "config.json").read_text())["model.n_layers"]
     for task in tasks:
         for arm, edits in ARMS.items():
-            table[task][arm] = test_scores(run_finetune(task, arm, edits, args, files[task], args.seeds))
+            table[task][arm] = test_scores(
+                run_finetune(task, arm, edits, args, files[task], args.seeds)
+            )
         if task != "movies":
             continue
         table[task] |= {arm: test_scores(run_long_arm(arm, args, files[task])) for arm in LONG_ARMS}
         layers["nothing"] = table[task]["no pre-training"]
         for n in range(n_layers):
             name = f"{n} layers" if n else "embeddings"
-            layers[name] = test_scores(run_finetune(task, name, [f"task.transfer=Layers(n={n})"], args, files[task], args.seeds))
+            layers[name] = test_scores(
+                run_finetune(
+                    task, name, [f"task.transfer=Layers(n={n})"], args, files[task], args.seeds
+                )
+            )
     layers["all"] = table["movies"][next(iter(ARMS))]
     shots = zero_shot_scores(args, files)
     print(f"\n| arm | {' | '.join(tasks)} |\n|---|{'---|' * len(tasks)}")
     for arm in [*ARMS, *LONG_ARMS]:
-        print(f"| {arm} | {' | '.join(format_interval(table[task][arm]) if arm in table[task] else '' for task in tasks)} |")
-    args.out.with_suffix(".json").write_bytes(atomic.json_bytes({"table": table, "layers": layers, "zero_shot": shots}))
+        print(
+            f"| {arm} | {' | '.join(format_interval(table[task][arm]) if arm in table[task] else '' for task in tasks)} |"
+        )
+    args.out.with_suffix(".json").write_bytes(
+        atomic.json_bytes({"table": table, "layers": layers, "zero_shot": shots})
+    )
     plot(args.out, layers, shots)
     print(f"\nwrote {args.out}.json and {args.out}.png")
 

@@ -33,7 +33,10 @@ DESCRIPTIONS = {
     "sum": "Add the numbers.",
     "naming": "Say the name of the thing.",
 }
-HELD_OUT = {"rotate_back": "Move the last letter to the front.", "new_naming": "Say the name of the thing."}
+HELD_OUT = {
+    "rotate_back": "Move the last letter to the front.",
+    "new_naming": "Say the name of the thing.",
+}
 
 
 def changed(transform: Callable[[str], str]) -> Callable[[random.Random], Maker]:
@@ -121,8 +124,13 @@ def asked(folder: Path, items: int) -> dict[str, str]:
             for split, n in (("train", 400), ("test", items)):
                 pairs = [item(task, make_item, rng, is_test=split == "test") for _ in range(n)]
                 pairs = pairs if "naming" in task else list(dict.fromkeys(pairs))
-                lines = (json.dumps({"context": f"Q: {question}\nA:", "completion": f" {answer}"}) for question, answer in pairs)
-                (folder / f"{name}_{split}.jsonl").write_text("".join(line + "\n" for line in lines))
+                lines = (
+                    json.dumps({"context": f"Q: {question}\nA:", "completion": f" {answer}"})
+                    for question, answer in pairs
+                )
+                (folder / f"{name}_{split}.jsonl").write_text(
+                    "".join(line + "\n" for line in lines)
+                )
     return descriptions
 
 
@@ -154,17 +162,41 @@ def trained(size: str, work: Path, tokens: float, text: Path | None) -> Path:
         "loop.every_save=500",
         "loop.every_sample=None",
     ]
-    run("gptjax.train", "--config=smoke", f"--run={run_path}", *(part for edit in sets for part in ("--set", edit)))
+    run(
+        "gptjax.train",
+        "--config=smoke",
+        f"--run={run_path}",
+        *(part for edit in sets for part in ("--set", edit)),
+    )
     return run_path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=parse.path_argument, default=Path("runs/incontext"), help="where all goes (default: runs/incontext)")
-    parser.add_argument("--out", type=parse.path_argument, default=Path("docs/incontext"), help="of the picture (default: docs/incontext)")
-    parser.add_argument("--tokens", type=parse.float_argument(0, above=True), default=10e6, help="of each training (default: 10e6)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work",
+        type=parse.path_argument,
+        default=Path("runs/incontext"),
+        help="where all goes (default: runs/incontext)",
+    )
+    parser.add_argument(
+        "--out",
+        type=parse.path_argument,
+        default=Path("docs/incontext"),
+        help="of the picture (default: docs/incontext)",
+    )
+    parser.add_argument(
+        "--tokens",
+        type=parse.float_argument(0, above=True),
+        default=10e6,
+        help="of each training (default: 10e6)",
+    )
     parser.add_argument("--text", type=parse.path_argument, help="mixed in, a tenth")
-    parser.add_argument("--items", type=parse.int_argument(), default=200, help="asked of each task (default: 200)")
+    parser.add_argument(
+        "--items", type=parse.int_argument(), default=200, help="asked of each task (default: 200)"
+    )
     parser.add_argument("--sizes", default=",".join(SIZES), help="comma-separated (default: all)")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -174,7 +206,12 @@ def main() -> None:
     runs = [trained(size, args.work, args.tokens, args.text) for size in args.sizes.split(",")]
     for run_path in runs:
         for with_description in (True, False):
-            sets = [part for task, text in descriptions.items() if with_description for part in ("--set", f"{task}.description={text!r}")]
+            sets = [
+                part
+                for task, text in descriptions.items()
+                if with_description
+                for part in ("--set", f"{task}.description={text!r}")
+            ]
             sets += ["--set", "all.method=Greedy(n_tokens=12)"]
             shots = ",".join(map(str, SHOTS))
             run(

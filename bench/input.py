@@ -27,15 +27,28 @@ def main(arguments: list[str]) -> int:
         help="what the model trains on (default: nano on 2 CPU cores)",
     )
     parser.add_argument(
-        "--cache", type=parse.path_argument, default=pathlib.Path(tempfile.gettempdir()) / "gptjax-bench-input", help="for shards"
+        "--cache",
+        type=parse.path_argument,
+        default=pathlib.Path(tempfile.gettempdir()) / "gptjax-bench-input",
+        help="for shards",
     )
-    parser.add_argument("--steps", type=parse.int_argument(), default=200, help="steps timed in each repeat")
+    parser.add_argument(
+        "--steps", type=parse.int_argument(), default=200, help="steps timed in each repeat"
+    )
     parser.add_argument("--repeats", type=parse.int_argument(), default=7)
     args = parser.parse_args(arguments)
     config = cli.resolve_config(args)
     dataset = loader.open_dataset(config, args.cache, print)
     batch_schedule = BatchSchedule(config)
-    rates = [rate(dataset, batch_schedule, config.train.microbatch_rows or batch_schedule.quantum, args.steps) for _ in range(args.repeats)]
+    rates = [
+        rate(
+            dataset,
+            batch_schedule,
+            config.train.microbatch_rows or batch_schedule.quantum,
+            args.steps,
+        )
+        for _ in range(args.repeats)
+    ]
     median = statistics.median(rates)
     ratio = median / args.consumer_tokens_per_s
     print(
@@ -43,11 +56,15 @@ def main(arguments: list[str]) -> int:
         f"{args.steps} steps"
     )
     print(f"tokens/s: median {median:,.0f}, least {min(rates):,.0f}, most {max(rates):,.0f}")
-    print(f"ratio to a consumer of {args.consumer_tokens_per_s:,.0f} tokens/s: {ratio:,.0f} (at least 20 is asked for)")
+    print(
+        f"ratio to a consumer of {args.consumer_tokens_per_s:,.0f} tokens/s: {ratio:,.0f} (at least 20 is asked for)"
+    )
     return 0 if ratio >= 20 else 1
 
 
-def rate(dataset: loader.Dataset, batch_schedule: BatchSchedule, microbatch_rows: int, n_steps: int) -> float:
+def rate(
+    dataset: loader.Dataset, batch_schedule: BatchSchedule, microbatch_rows: int, n_steps: int
+) -> float:
     """Tokens per second over n_steps batches, the first epoch's shuffle and the thread's start not counted."""
     batches = dataset.batches(batch_schedule, microbatch_rows)
     next(batches)

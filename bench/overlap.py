@@ -27,26 +27,40 @@ def plain(document: str) -> list[tuple[str, ...]]:
 
 
 def hashed(batch: list[str]) -> np.ndarray:
-    return next(iter(ngrams.hash_ngrams(ngrams.hash_words(batch), [N])), (N, np.zeros(0, np.uint64), None))[1]
+    return next(
+        iter(ngrams.hash_ngrams(ngrams.hash_words(batch), [N])), (N, np.zeros(0, np.uint64), None)
+    )[1]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--text", required=True, help="a file, a directory or a glob")
     parser.add_argument("--grams", type=parse.int_argument(), default=1_000_000)
     parser.add_argument("--rounds", type=parse.int_argument(), default=5)
-    parser.add_argument("--piece", type=parse.int_argument(), default=3000, help="characters of a document")
+    parser.add_argument(
+        "--piece", type=parse.int_argument(), default=3000, help="characters of a document"
+    )
     args = parser.parse_args()
     texts = [document.text for document in files.documents(args.text, "text")]
-    documents = [text[i : i + args.piece] for text in texts for i in range(0, len(text), args.piece)]
+    documents = [
+        text[i : i + args.piece] for text in texts for i in range(0, len(text), args.piece)
+    ]
     batches = list(tokenize.group_by_length(documents, ngrams.CHUNK_CHARS, len))
     megabytes = sum(len(document.encode()) for document in documents) / 1e6
 
     corpus_ngrams = {gram for document in documents[::50] for gram in plain(document)}
-    other_ngrams = {tuple(f"x{n}y{k}" for k in range(N)) for n in range(max(0, args.grams - len(corpus_ngrams)))}
+    other_ngrams = {
+        tuple(f"x{n}y{k}" for k in range(N)) for n in range(max(0, args.grams - len(corpus_ngrams)))
+    }
     ngram_set = corpus_ngrams | other_ngrams
-    hash_set = ngrams.HashSet(np.unique(np.concatenate([hashed([" ".join(gram)]) for gram in ngram_set])))
-    print(f"{megabytes:.1f} MB, {len(documents):,} documents; {len(ngram_set):,} n-grams, {len(hash_set):,} hashes")
+    hash_set = ngrams.HashSet(
+        np.unique(np.concatenate([hashed([" ".join(gram)]) for gram in ngram_set]))
+    )
+    print(
+        f"{megabytes:.1f} MB, {len(documents):,} documents; {len(ngram_set):,} n-grams, {len(hash_set):,} hashes"
+    )
 
     def count_hashed() -> int:
         return sum(len(hash_set.lookup(hashed(batch))[0]) for batch in batches)
@@ -65,8 +79,12 @@ def main() -> None:
     for name, times in seconds.items():
         print(f"{name:16} {megabytes / statistics.median(times):6.1f} MB/s")
     ratios = sorted(b / a for a, b in zip(*seconds.values(), strict=True))
-    print(f"{counts[0]:,} matches each; {statistics.median(ratios):.1f} x as fast ({ratios[0]:.1f} to {ratios[-1]:.1f})")
-    print(f"memory of the n-grams: {(hash_set.hashes.nbytes + hash_set.bits.nbytes) / len(hash_set):.1f} bytes each")
+    print(
+        f"{counts[0]:,} matches each; {statistics.median(ratios):.1f} x as fast ({ratios[0]:.1f} to {ratios[-1]:.1f})"
+    )
+    print(
+        f"memory of the n-grams: {(hash_set.hashes.nbytes + hash_set.bits.nbytes) / len(hash_set):.1f} bytes each"
+    )
 
 
 if __name__ == "__main__":

@@ -22,11 +22,28 @@ SLICES = {
     "gpt3_13b": "v5p-512",
     "gpt3_175b": "v5p-1024",
 }
-COLUMNS = ("config", "slice", "mesh", "remat", "peak / memory of a chip", "compute + kernels + sending = step", "MFU", "run", "compiled in")
+COLUMNS = (
+    "config",
+    "slice",
+    "mesh",
+    "remat",
+    "peak / memory of a chip",
+    "compute + kernels + sending = step",
+    "MFU",
+    "run",
+    "compiled in",
+)
 
 
 def run_plan(config: str, topology: str) -> dict:
-    command = [sys.executable, "-m", "gptjax.plan", f"--config={config}", f"--topology={topology}", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "gptjax.plan",
+        f"--config={config}",
+        f"--topology={topology}",
+        "--json",
+    ]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode not in (0, 1):
         raise SystemExit(f"{' '.join(command)}: {process.stderr.strip()}")
@@ -53,8 +70,12 @@ def format_row(plan: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--configs", default=",".join(SLICES), help="comma-separated (default: all eight)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--configs", default=",".join(SLICES), help="comma-separated (default: all eight)"
+    )
     parser.add_argument("--out", help="write all figures to this JSON file, too")
     args = parser.parse_args()
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)

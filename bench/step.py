@@ -35,15 +35,33 @@ LR = 1e-4
 def bench_config(model: schema.Model, batch: int) -> schema.Config:
     """A run of `batch` rows a step."""
     tokens = batch * model.n_ctx
-    train = schema.Train(total_tokens=tokens * 1000, batch_tokens=tokens, schedule=schema.Constant(peak=LR))
-    return schema.Config(name="bench", model=model, data=data.Data(tokenizer=data.Bytes()), train=train)
+    train = schema.Train(
+        total_tokens=tokens * 1000, batch_tokens=tokens, schedule=schema.Constant(peak=LR)
+    )
+    return schema.Config(
+        name="bench", model=model, data=data.Data(tokenizer=data.Bytes()), train=train
+    )
 
 
-SMALL = schema.Model(n_layers=12, n_heads=12, d_model=768, n_vocab=50304, n_ctx=1024, init=schema.Init(residual="depth_scaled"))
+SMALL = schema.Model(
+    n_layers=12,
+    n_heads=12,
+    d_model=768,
+    n_vocab=50304,
+    n_ctx=1024,
+    init=schema.Init(residual="depth_scaled"),
+)
 SIZES = {
-    "laptop": bench_config(dataclasses.replace(SMALL, n_layers=6, n_heads=6, d_model=384, n_vocab=256, n_ctx=256), 16),
+    "laptop": bench_config(
+        dataclasses.replace(SMALL, n_layers=6, n_heads=6, d_model=384, n_vocab=256, n_ctx=256), 16
+    ),
     "gpt2_124m": bench_config(SMALL, 1),
-    "sparse": bench_config(dataclasses.replace(SMALL, n_ctx=4096, attention=(schema.Banded(window=256), schema.Dense())), 1),
+    "sparse": bench_config(
+        dataclasses.replace(
+            SMALL, n_ctx=4096, attention=(schema.Banded(window=256), schema.Dense())
+        ),
+        1,
+    ),
 }
 CONFIG = SIZES["laptop"]
 
@@ -82,18 +100,26 @@ def reference_step(carry, tokens, n_heads, lr=LR, b1=0.9, b2=0.95, decay=0.1):
     v = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, v, g)
 
     def new_param(p, m, v):
-        return p - lr * (m / (1 - b1**t) / (jnp.sqrt(v / (1 - b2**t)) + 1e-8) + (decay * p if p.ndim > 1 else 0))
+        return p - lr * (
+            m / (1 - b1**t) / (jnp.sqrt(v / (1 - b2**t)) + 1e-8) + (decay * p if p.ndim > 1 else 0)
+        )
 
     return (jax.tree.map(new_param, params, m, v), m, v, t), loss
 
 
 def reference_params(params, model: schema.Model):
     """Our parameters in the plain step's layout."""
-    D, blocks = model.d_model, [params["periods"][f"block_{i}"] for i in range(len(model.attention))]
+    D, blocks = (
+        model.d_model,
+        [params["periods"][f"block_{i}"] for i in range(len(model.attention))],
+    )
 
     def layer(i):
         b = jax.tree.map(lambda x: x[i // len(blocks)], blocks[i % len(blocks)])
-        norm = {n: {"g": b[f"norm_{k}"]["gain_D"], "b": b[f"norm_{k}"]["bias_D"]} for n, k in (("ln1", 1), ("ln2", 2))}
+        norm = {
+            n: {"g": b[f"norm_{k}"]["gain_D"], "b": b[f"norm_{k}"]["bias_D"]}
+            for n, k in (("ln1", 1), ("ln2", 2))
+        }
         a, f = b["attention"], b["mlp"]
         return norm | {
             "qkv": a["qkv"]["weight_DQNH"].reshape(D, 3 * D),
@@ -108,7 +134,10 @@ def reference_params(params, model: schema.Model):
 
     final = {"g": params["norm"]["gain_D"], "b": params["norm"]["bias_D"]}
     layers = [layer(i) for i in range(model.n_layers)]
-    return jax.tree.map(jnp.array, {"wte": params["token_VD"], "wpe": params["position_TD"], "layers": layers, "ln_f": final})
+    return jax.tree.map(
+        jnp.array,
+        {"wte": params["token_VD"], "wpe": params["position_TD"], "layers": layers, "ln_f": final},
+    )
 
 
 # One training step on tokens (B, T + 1), done when it returns. Returns the loss.
@@ -116,7 +145,9 @@ StepFn = Callable[[np.ndarray], float]
 
 
 def dense_config(config: schema.Config) -> schema.Config:
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, attention=(schema.Dense(),)))
+    return dataclasses.replace(
+        config, model=dataclasses.replace(config.model, attention=(schema.Dense(),))
+    )
 
 
 def gptjax_step(config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[StepFn, dict]:
@@ -124,7 +155,12 @@ def gptjax_step(config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[StepFn,
     train_step = step.build(config, jax.devices()[0].platform, mesh, None)
     train_state = state.init_sharded(config, train_step.model, train_step.tx, mesh)
     init_params = jax.tree.map(jnp.array, train_state.params)
-    run = jax.jit(train_step, donate_argnums=0, static_argnums=2, compiler_options=xla_options.options(jax.devices()[0]))
+    run = jax.jit(
+        train_step,
+        donate_argnums=0,
+        static_argnums=2,
+        compiler_options=xla_options.options(jax.devices()[0]),
+    )
 
     def advance(tokens):
         nonlocal train_state
@@ -138,7 +174,12 @@ def gptjax_step(config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[StepFn,
 def reference_jax(config: schema.Config, init_params: dict) -> StepFn:
     """The hand-written step, from our parameters. Dense attention, whatever the config's."""
     params = reference_params(init_params, config.model)
-    carry = (params, jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params), jnp.int32(0))
+    carry = (
+        params,
+        jax.tree.map(jnp.zeros_like, params),
+        jax.tree.map(jnp.zeros_like, params),
+        jnp.int32(0),
+    )
     run = jax.jit(reference_step, donate_argnums=0, static_argnums=2)
 
     def advance(tokens):
@@ -157,7 +198,13 @@ def nanogpt_step(config: schema.Config, directory: str) -> StepFn:
     import torch  # pyright: ignore[reportMissingImports]
 
     c = config.model
-    sizes = {"n_layer": c.n_layers, "n_head": c.n_heads, "n_embd": c.d_model, "vocab_size": c.n_vocab_padded, "block_size": c.n_ctx}
+    sizes = {
+        "n_layer": c.n_layers,
+        "n_head": c.n_heads,
+        "n_embd": c.d_model,
+        "vocab_size": c.n_vocab_padded,
+        "block_size": c.n_ctx,
+    }
     gpt = nanogpt_model.GPT(nanogpt_model.GPTConfig(dropout=0.0, bias=True, **sizes))
     optimizer = gpt.configure_optimizers(0.1, LR, (0.9, 0.95), "cpu")
 
@@ -180,11 +227,20 @@ def nanodo_step(config: schema.Config, directory: str) -> StepFn:
 
     c = config.model
     sizes = nanodo_model.DoConfig(
-        D=c.d_model, H=c.n_heads, L=c.n_ctx, N=c.n_layers, V=c.n_vocab_padded, F=c.d_ff, dtype=jnp.float32, fsdp_enabled=False
+        D=c.d_model,
+        H=c.n_heads,
+        L=c.n_ctx,
+        N=c.n_layers,
+        V=c.n_vocab_padded,
+        F=c.d_ff,
+        dtype=jnp.float32,
+        fsdp_enabled=False,
     )
     model = nanodo_model.TransformerDo(sizes)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, c.n_ctx), jnp.int32))
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(LR, b1=0.9, b2=0.95, weight_decay=0.1))
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(LR, b1=0.9, b2=0.95, weight_decay=0.1)
+    )
     carry = params, jax.jit(tx.init)(params)
 
     def loss_of(params, tokens):
@@ -209,10 +265,19 @@ def nanodo_step(config: schema.Config, directory: str) -> StepFn:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=SIZES, default="laptop", help="shapes (default: laptop)")
-    parser.add_argument("--rounds", type=parse.int_argument(), default=9, help="timed steps of each (default: 9)")
-    parser.add_argument("--without", metavar="NAME,...", default="", help="of gptjax, plain, dense (at --size=sparse)")
+    parser.add_argument(
+        "--rounds", type=parse.int_argument(), default=9, help="timed steps of each (default: 9)"
+    )
+    parser.add_argument(
+        "--without",
+        metavar="NAME,...",
+        default="",
+        help="of gptjax, plain, dense (at --size=sparse)",
+    )
     parser.add_argument("--nanogpt", metavar="DIR", help="a clone of karpathy/nanoGPT")
     parser.add_argument("--nanodo", metavar="DIR", help="a clone of google-deepmind/nanodo")
     args = parser.parse_args()
@@ -252,13 +317,22 @@ def main():
                     continue
                 if i >= 2:
                     seconds.setdefault(name, []).append(time.perf_counter() - start_time)
-            if dense and {"gptjax", "plain JAX"} <= set(losses):  # the same work: equal at first, and close while rounding errors grow
-                assert abs(losses["gptjax"] - losses["plain JAX"]) < (1e-2 if i else 1e-4), (i, losses)
+            if dense and {"gptjax", "plain JAX"} <= set(
+                losses
+            ):  # the same work: equal at first, and close while rounding errors grow
+                assert abs(losses["gptjax"] - losses["plain JAX"]) < (1e-2 if i else 1e-4), (
+                    i,
+                    losses,
+                )
     flops = count.train_flops_per_token(c) * config.train.batch_tokens
-    print(f"{args.size}: {c.n_layers} layers, {c.d_model} wide, context {c.n_ctx}, batch {batch}; medians of {args.rounds} rounds")
+    print(
+        f"{args.size}: {c.n_layers} layers, {c.d_model} wide, context {c.n_ctx}, batch {batch}; medians of {args.rounds} rounds"
+    )
     for name, s in seconds.items():
         median = statistics.median(s)
-        line = f"{name:9} {median:7.3f} s a step {config.train.batch_tokens / median:8,.0f} tokens/s"
+        line = (
+            f"{name:9} {median:7.3f} s a step {config.train.batch_tokens / median:8,.0f} tokens/s"
+        )
         if name == "gptjax" or dense:
             line += f" {flops / median / 1e9:6.1f} GFLOP/s"
         if name != "gptjax" and "gptjax" in seconds:

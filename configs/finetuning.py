@@ -57,7 +57,12 @@ def recipe(name: str) -> Finetuning:
 
 def own_task() -> Finetuning:
     """A task of no paper, of files of one's own."""
-    return Finetuning(name="own", task=Task(kind="classification", fields=("text",), label="label", labels=(), metric="accuracy"))
+    return Finetuning(
+        name="own",
+        task=Task(
+            kind="classification", fields=("text",), label="label", labels=(), metric="accuracy"
+        ),
+    )
 
 
 FINETUNING = {"own": own_task} | {f"gpt1_{name}": lambda name=name: recipe(name) for name in TASKS}

@@ -8,7 +8,20 @@ import functools
 from typing import NamedTuple
 
 from gptjax.config.data import Data, Gpt1Bpe, Gpt2Bpe, Shards
-from gptjax.config.schema import AdamW, Banded, Compute, Config, Cosine, Dense, Dropout, Init, Mesh, Model, Ramp, Train
+from gptjax.config.schema import (
+    AdamW,
+    Banded,
+    Compute,
+    Config,
+    Cosine,
+    Dense,
+    Dropout,
+    Init,
+    Mesh,
+    Model,
+    Ramp,
+    Train,
+)
 
 
 class Row(NamedTuple):
@@ -107,8 +120,15 @@ def gpt1(name: str, row: Row) -> Config:
         train=Train(
             total_tokens=tokens,
             batch_tokens=row.batch_tokens,
-            schedule=Cosine(peak=row.peak_lr, warmup_tokens=2000 * row.batch_tokens, decay_tokens=tokens, floor=0.0),
-            optimizer=AdamW(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, bias_correction="rate"),
+            schedule=Cosine(
+                peak=row.peak_lr,
+                warmup_tokens=2000 * row.batch_tokens,
+                decay_tokens=tokens,
+                floor=0.0,
+            ),
+            optimizer=AdamW(
+                b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, bias_correction="rate"
+            ),
         ),
         compute=Compute(remat=row.remat),
         mesh=_mesh(row),
@@ -149,7 +169,12 @@ def gpt2(name: str, row: Row) -> Config:
         train=Train(
             total_tokens=tokens,
             batch_tokens=row.batch_tokens,
-            schedule=Cosine(peak=row.peak_lr, warmup_tokens=3000 * row.batch_tokens, decay_tokens=tokens, floor=0.0),
+            schedule=Cosine(
+                peak=row.peak_lr,
+                warmup_tokens=3000 * row.batch_tokens,
+                decay_tokens=tokens,
+                floor=0.0,
+            ),
             optimizer=AdamW(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.01, clip_norm=1.0),
         ),
         compute=Compute(remat=row.remat),
@@ -194,9 +219,13 @@ def gpt3(name: str, row: Row) -> Config:
         train=Train(
             total_tokens=300 * B,
             batch_tokens=row.batch_tokens,
-            schedule=Cosine(peak=row.peak_lr, warmup_tokens=375 * M, decay_tokens=260 * B, floor=0.1),
+            schedule=Cosine(
+                peak=row.peak_lr, warmup_tokens=375 * M, decay_tokens=260 * B, floor=0.1
+            ),
             optimizer=AdamW(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0),
-            ramp=None if row.ramp_tokens is None else Ramp(start_tokens=2**15, over_tokens=row.ramp_tokens),
+            ramp=None
+            if row.ramp_tokens is None
+            else Ramp(start_tokens=2**15, over_tokens=row.ramp_tokens),
         ),
         compute=Compute(remat=row.remat),
         mesh=_mesh(row),
@@ -208,7 +237,13 @@ def gpt3_mixture(root: str) -> tuple[Shards, ...]:
 
     Use: dataclasses.replace(config.data, sources=gpt3_mixture("/data/gpt3")).
     """
-    weights = {"common_crawl": 0.60, "webtext2": 0.22, "books1": 0.08, "books2": 0.08, "wikipedia": 0.03}
+    weights = {
+        "common_crawl": 0.60,
+        "webtext2": 0.22,
+        "books1": 0.08,
+        "books2": 0.08,
+        "wikipedia": 0.03,
+    }
     return tuple(Shards(path=f"{root}/{name}", weight=weight) for name, weight in weights.items())
 
 
@@ -218,5 +253,7 @@ def _mesh(row: Row) -> Mesh:
 
 _RECIPES = {"gpt1": gpt1, "gpt2": gpt2, "gpt3": gpt3}
 
-CONFIGS = {name: functools.partial(_RECIPES[name.split("_")[0]], name, row) for name, row in LADDER.items()}
+CONFIGS = {
+    name: functools.partial(_RECIPES[name.split("_")[0]], name, row) for name, row in LADDER.items()
+}
 PAPER_FIGURES = {name: (row.paper_params, row.paper_pf_days) for name, row in LADDER.items()}

@@ -26,15 +26,35 @@ def nano() -> Config:
     batch_tokens = rows * n_ctx
     return Config(
         name="nano",
-        model=Model(n_layers=4, n_heads=4, d_model=192, n_vocab=n_vocab, n_ctx=n_ctx, init=Init(residual="depth_scaled")),
+        model=Model(
+            n_layers=4,
+            n_heads=4,
+            d_model=192,
+            n_vocab=n_vocab,
+            n_ctx=n_ctx,
+            init=Init(residual="depth_scaled"),
+        ),
         data=Data(sources=(Embedded(),), tokenizer=SentencePiece(n_pieces=n_vocab)),
         train=Train(
             total_tokens=steps * batch_tokens,
             batch_tokens=batch_tokens,
-            schedule=Cosine(peak=3e-3, warmup_tokens=warmup_steps * batch_tokens, decay_tokens=steps * batch_tokens, floor=0.1),
+            schedule=Cosine(
+                peak=3e-3,
+                warmup_tokens=warmup_steps * batch_tokens,
+                decay_tokens=steps * batch_tokens,
+                floor=0.1,
+            ),
             optimizer=AdamW(b2=0.95, weight_decay=0.1),
         ),
-        loop=Loop(every_log=50, every_eval=250, eval_rows=128, every_save=250, every_sample=500, sample_prompt="def ", sample_tokens=96),
+        loop=Loop(
+            every_log=50,
+            every_eval=250,
+            eval_rows=128,
+            every_save=250,
+            every_sample=500,
+            sample_prompt="def ",
+            sample_tokens=96,
+        ),
     )
 
 
@@ -52,7 +72,15 @@ def shakespeare_char() -> Config:
     batch_tokens = rows * n_ctx
     return Config(
         name="shakespeare_char",
-        model=Model(n_layers=4, n_heads=4, d_model=128, n_vocab=257, n_ctx=n_ctx, gelu="erf", init=Init(residual="depth_scaled")),
+        model=Model(
+            n_layers=4,
+            n_heads=4,
+            d_model=128,
+            n_vocab=257,
+            n_ctx=n_ctx,
+            gelu="erf",
+            init=Init(residual="depth_scaled"),
+        ),
         data=Data(
             sources=(Text(path=TEXT_SOURCES["shakespeare_char"][0]),),
             tokenizer=Bytes(),
@@ -61,10 +89,17 @@ def shakespeare_char() -> Config:
         train=Train(
             total_tokens=steps * batch_tokens,
             batch_tokens=batch_tokens,
-            schedule=Cosine(peak=1e-3, warmup_tokens=warmup_steps * batch_tokens, decay_tokens=steps * batch_tokens, floor=0.1),
+            schedule=Cosine(
+                peak=1e-3,
+                warmup_tokens=warmup_steps * batch_tokens,
+                decay_tokens=steps * batch_tokens,
+                floor=0.1,
+            ),
             optimizer=AdamW(b2=0.99, weight_decay=0.1),
         ),
-        loop=Loop(every_eval=250, eval_rows=1024, every_save=250, every_sample=500, sample_tokens=200),
+        loop=Loop(
+            every_eval=250, eval_rows=1024, every_save=250, every_sample=500, sample_tokens=200
+        ),
     )
 
 
@@ -85,7 +120,11 @@ def gpt1_mini() -> Config:
         train=Train(
             total_tokens=steps * batch_tokens,
             batch_tokens=batch_tokens,
-            schedule=Cosine(peak=1e-3, warmup_tokens=warmup_steps * batch_tokens, decay_tokens=steps * batch_tokens),
+            schedule=Cosine(
+                peak=1e-3,
+                warmup_tokens=warmup_steps * batch_tokens,
+                decay_tokens=steps * batch_tokens,
+            ),
             optimizer=AdamW(b2=0.999, weight_decay=0.01),
         ),
         loop=Loop(every_log=100, every_eval=1000, eval_rows=256, every_save=1000, every_keep=1000),
@@ -107,7 +146,12 @@ def micro() -> Config:
         train=Train(
             total_tokens=steps * batch_tokens,
             batch_tokens=batch_tokens,
-            schedule=Cosine(peak=3e-3, warmup_tokens=warmup_steps * batch_tokens, decay_tokens=steps * batch_tokens, floor=0.1),
+            schedule=Cosine(
+                peak=3e-3,
+                warmup_tokens=warmup_steps * batch_tokens,
+                decay_tokens=steps * batch_tokens,
+                floor=0.1,
+            ),
         ),
         loop=Loop(every_log=100, every_eval=250, eval_rows=128, every_save=1000),
     )
@@ -124,10 +168,21 @@ def smoke() -> Config:
         train=Train(
             total_tokens=steps * batch_tokens,
             batch_tokens=batch_tokens,
-            schedule=Cosine(peak=3e-3, warmup_tokens=4 * batch_tokens, decay_tokens=steps * batch_tokens, floor=0.1),
+            schedule=Cosine(
+                peak=3e-3,
+                warmup_tokens=4 * batch_tokens,
+                decay_tokens=steps * batch_tokens,
+                floor=0.1,
+            ),
         ),
         loop=Loop(every_eval=20, eval_rows=8, every_save=10, sample_tokens=16),
     )
 
 
-CONFIGS = {"smoke": smoke, "nano": nano, "shakespeare_char": shakespeare_char, "gpt1_mini": gpt1_mini, "micro": micro}
+CONFIGS = {
+    "smoke": smoke,
+    "nano": nano,
+    "shakespeare_char": shakespeare_char,
+    "gpt1_mini": gpt1_mini,
+    "micro": micro,
+}

@@ -6,8 +6,15 @@ from gptjax.config.overrides import override
 from gptjax.config.sweep import Points, Sweep, chain, each, grid, seeds, zip_axes
 
 PEAK_LR = "train.schedule.peak"
-LONG_ROWS = ("model.n_ctx=512",)  # micro's batch as one row, long enough for attention to cost something
-PATTERNS = ("Dense()", "(Dense(),Banded(window=32))", "(Dense(),Strided(stride=16))", "(Dense(),Fixed(block=32,summary=4))")
+LONG_ROWS = (
+    "model.n_ctx=512",
+)  # micro's batch as one row, long enough for attention to cost something
+PATTERNS = (
+    "Dense()",
+    "(Dense(),Banded(window=32))",
+    "(Dense(),Strided(stride=16))",
+    "(Dense(),Fixed(block=32,summary=4))",
+)
 
 
 def smoke_peak() -> Sweep:
@@ -37,14 +44,22 @@ def sparse_patterns_flops() -> Sweep:
     dense = override(small.micro(), *LONG_ROWS)
 
     def equal_flops(pattern: str) -> Points:
-        share = count.train_flops_per_token(dense.model) / count.train_flops_per_token(override(dense, f"model.attention={pattern}").model)
-        return lengths(round(dense.train.total_tokens * share / dense.train.batch_tokens) * dense.train.batch_tokens)
+        share = count.train_flops_per_token(dense.model) / count.train_flops_per_token(
+            override(dense, f"model.attention={pattern}").model
+        )
+        return lengths(
+            round(dense.train.total_tokens * share / dense.train.batch_tokens)
+            * dense.train.batch_tokens
+        )
 
     return Sweep(
         about="is a sparse pattern in every other layer better, at equal FLOPs?",
         recipe="micro",
         sets=LONG_ROWS,
-        points=grid(zip_axes(each("model.attention", *PATTERNS), chain(*map(equal_flops, PATTERNS))), seeds(3)),
+        points=grid(
+            zip_axes(each("model.attention", *PATTERNS), chain(*map(equal_flops, PATTERNS))),
+            seeds(3),
+        ),
     )
 
 
@@ -65,7 +80,10 @@ def sparse_window() -> Sweep:
 def norms() -> Sweep:
     """GPT-1: post-LN. GPT-2 section 2.3: layer norm before each sub-layer and after the last, and residual weights scaled by depth at
     initialisation. At two learning rates, since it is at high ones that post-LN is said to fail."""
-    kinds = zip_axes(each("model.norm", "post", "pre", "pre"), each("model.init.residual", "flat", "flat", "depth_scaled"))
+    kinds = zip_axes(
+        each("model.norm", "post", "pre", "pre"),
+        each("model.init.residual", "flat", "flat", "depth_scaled"),
+    )
     return Sweep(
         about="what did GPT-2 gain by moving the layer norms and by scaling the residual weights with depth?",
         recipe="micro",
@@ -91,8 +109,16 @@ def peak_by_batch() -> Sweep:
     return Sweep(
         about="how large a batch, and which learning rate for it?",
         recipe="smoke",
-        sets=(*lengths(81_920)[0], "train.microbatch_rows=1", "loop.every_eval=5", "loop.eval_rows=32", "loop.every_save=2000"),
-        points=grid(each("train.batch_tokens", 64, 256, 1024, 4096), each(PEAK_LR, 1e-3, 3e-3, 1e-2)),
+        sets=(
+            *lengths(81_920)[0],
+            "train.microbatch_rows=1",
+            "loop.every_eval=5",
+            "loop.eval_rows=32",
+            "loop.every_save=2000",
+        ),
+        points=grid(
+            each("train.batch_tokens", 64, 256, 1024, 4096), each(PEAK_LR, 1e-3, 3e-3, 1e-2)
+        ),
     )
 
 
@@ -132,11 +158,17 @@ def sizes() -> Sweep:
 def shapes(*sizes: tuple[int, int]) -> Points:
     """(layers, width) each; heads are 16 wide."""
     layers, widths = zip(*sizes, strict=True)
-    return zip_axes(each("model.n_layers", *layers), each("model.d_model", *widths), each("model.n_heads", *(d // 16 for d in widths)))
+    return zip_axes(
+        each("model.n_layers", *layers),
+        each("model.d_model", *widths),
+        each("model.n_heads", *(d // 16 for d in widths)),
+    )
 
 
 def shapes_with_lr(*sizes: tuple[int, int]) -> Points:
-    return zip_axes(shapes(*sizes), each(PEAK_LR, *(f"{3e-3 * (64 / d) ** 1.5:.2g}" for _, d in sizes)))
+    return zip_axes(
+        shapes(*sizes), each(PEAK_LR, *(f"{3e-3 * (64 / d) ** 1.5:.2g}" for _, d in sizes))
+    )
 
 
 def lengths(*tokens: int) -> Points:

@@ -25,18 +25,39 @@ REFERENCE_SCORES = {
 
 def main(arguments: list[str]) -> int:
     parser = cli.make_parser("calibrate", __doc__ or "", EXAMPLE)
-    parser.add_argument("--weights", metavar="DIR", type=parse.path_argument, required=True, help="a folder of weights, or a run")
-    parser.add_argument("--data", metavar="DIR", type=parse.path_argument, required=True, help="where the texts lie")
     parser.add_argument(
-        "--stride", metavar="N", type=parse.int_argument(), help="tokens predicted in each window (default: the context, no overlap)"
+        "--weights",
+        metavar="DIR",
+        type=parse.path_argument,
+        required=True,
+        help="a folder of weights, or a run",
     )
     parser.add_argument(
-        "--examples", metavar="N", type=parse.int_argument(), help="ask no more than N of LAMBADA's passages: no verdict then"
+        "--data", metavar="DIR", type=parse.path_argument, required=True, help="where the texts lie"
     )
-    parser.add_argument("--out", metavar="DIR", type=parse.path_argument, help="where results go (default: as gptjax.evaluate's)")
+    parser.add_argument(
+        "--stride",
+        metavar="N",
+        type=parse.int_argument(),
+        help="tokens predicted in each window (default: the context, no overlap)",
+    )
+    parser.add_argument(
+        "--examples",
+        metavar="N",
+        type=parse.int_argument(),
+        help="ask no more than N of LAMBADA's passages: no verdict then",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=parse.path_argument,
+        help="where results go (default: as gptjax.evaluate's)",
+    )
     args = parser.parse_args(arguments)
     if not args.data.is_dir():
-        raise ValueError(f"--data={args.data} is no directory: give one with the texts that --help names")
+        raise ValueError(
+            f"--data={args.data} is no directory: give one with the texts that --help names"
+        )
 
     from gptjax.report import console
 
@@ -45,7 +66,9 @@ def main(arguments: list[str]) -> int:
     out.print(format_row("", "", "ours", "error", "paper", "others*", ""), "bold")
     differs, any_score = False, False
     directory = args.out or evaluate.results_dir(args.weights)
-    for task_run, record in evaluate.run_all(build_runs(args), model, args.data, None, directory, out):
+    for task_run, record in evaluate.run_all(
+        build_runs(args), model, args.data, None, directory, out
+    ):
         for score in record["scores"].values() if record else ():
             any_score, agrees = True, print_score(task_run, score, model.metadata["name"], out)
             differs = differs or agrees is False
@@ -71,17 +94,36 @@ def build_runs(args: Any) -> list[Any]:
 def print_score(task_run: Any, score: dict[str, Any], size: str, out: Any) -> bool | None:
     """Shows a figure; whether it is what others measured, if they did."""
     key = task_run.label, score["metric"]
-    reference = REFERENCE_SCORES[key][size] if key in REFERENCE_SCORES and size in REFERENCE_SCORES[key] else None
-    paper = [p.scores[size] for p in task_run.task.paper_scores if (p.paper, p.metric) == ("GPT-2", score["metric"]) and size in p.scores]
+    reference = (
+        REFERENCE_SCORES[key][size]
+        if key in REFERENCE_SCORES and size in REFERENCE_SCORES[key]
+        else None
+    )
+    paper = [
+        p.scores[size]
+        for p in task_run.task.paper_scores
+        if (p.paper, p.metric) == ("GPT-2", score["metric"]) and size in p.scores
+    ]
     agrees = None if reference is None else abs(score["value"] / reference - 1) <= TOLERANCE
     our_text, error, paper_text, reference_text = map(
         evaluate.format_score, (score["value"], score["error"], *(paper or [None]), reference)
     )
-    out.print(format_row(*key, our_text, error, paper_text, reference_text, {None: "", True: "agrees", False: "differs"}[agrees]))
+    out.print(
+        format_row(
+            *key,
+            our_text,
+            error,
+            paper_text,
+            reference_text,
+            {None: "", True: "agrees", False: "differs"}[agrees],
+        )
+    )
     return agrees
 
 
-def format_row(name: str, metric: str, our_score: str, error: str, paper: str, reference: str, verdict: str) -> str:
+def format_row(
+    name: str, metric: str, our_score: str, error: str, paper: str, reference: str, verdict: str
+) -> str:
     return f"{name:<13}{metric:<19}{our_score:>12}{error:>10}{paper:>8}{reference:>8}  {verdict}".rstrip()
 
 

@@ -21,17 +21,36 @@ EXAMPLE = """python -m gptjax.classify --run=runs/own --text=new.txt
 
 def main(arguments: list[str]) -> int:
     """Exit status 0."""
-    parser = cli.make_parser("classify", "Label new texts with a fine-tuned run, by its best epoch.", EXAMPLE)
-    parser.add_argument("--run", metavar="DIR", required=True, help="the run that gptjax.finetune made")
+    parser = cli.make_parser(
+        "classify", "Label new texts with a fine-tuned run, by its best epoch.", EXAMPLE
+    )
+    parser.add_argument(
+        "--run", metavar="DIR", required=True, help="the run that gptjax.finetune made"
+    )
     parser.add_argument(
         "--text",
         metavar="FILE",
         required=True,
         help="a text a line (.txt), or the task's columns (.tsv, .csv, .jsonl); - reads standard input",
     )
-    parser.add_argument("--format", choices=FORMATS, help="what FILE holds (default: by its name; of - and other names a text a line)")
-    parser.add_argument("--as", choices=("jsonl", "tsv"), default="jsonl", dest="form", help="what is written (default: jsonl)")
-    parser.add_argument("--out", metavar="FILE", type=parse.path_argument, help="where to (default: standard output)")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="what FILE holds (default: by its name; of - and other names a text a line)",
+    )
+    parser.add_argument(
+        "--as",
+        choices=("jsonl", "tsv"),
+        default="jsonl",
+        dest="form",
+        help="what is written (default: jsonl)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        type=parse.path_argument,
+        help="where to (default: standard output)",
+    )
     args = parser.parse_args(arguments)
     directory, bucket = run_dir.directory(args.run), run_dir.bucket_url(args.run)
 
@@ -42,11 +61,16 @@ def main(arguments: list[str]) -> int:
     sync.BucketSync(directory, bucket).download()
     config = run_dir.load_config(directory)
     if config.task is None:
-        raise ValueError(f"{directory} was not fine-tuned: it has no labels to give; make such a run with python -m gptjax.finetune")
+        raise ValueError(
+            f"{directory} was not fine-tuned: it has no labels to give; make such a run with python -m gptjax.finetune"
+        )
     examples = read_examples(config.task, args.text, args.format)
     out = console.Console(quiet=False, terminal=rich.console.Console(stderr=True, highlight=False))
     lines = label(directory, bucket, config, examples, out)
-    output = "".join(f"{line}\n" for line in (to_jsonl(lines) if args.form == "jsonl" else to_tsv(config.task, lines)))
+    output = "".join(
+        f"{line}\n"
+        for line in (to_jsonl(lines) if args.form == "jsonl" else to_tsv(config.task, lines))
+    )
     if args.out is not None:
         atomic.save(args.out, output.encode())
     else:
@@ -65,23 +89,33 @@ def read_examples(task: Task, text: str, file_format: str | None) -> list[Any]:
         content = sys.stdin.buffer.read() if text == "-" else parse.path(text).read_bytes()
     except OSError as error:
         raise ValueError(f"{where} cannot be read: {error.strerror or error}") from None
-    suffix = "jsonl" if find_files.file_type(Path(text)) == (".jsonl", "") else Path(text).suffix.removeprefix(".").lower()
+    suffix = (
+        "jsonl"
+        if find_files.file_type(Path(text)) == (".jsonl", "")
+        else Path(text).suffix.removeprefix(".").lower()
+    )
     file_format = file_format or (suffix if suffix in FORMATS else "txt")
     if file_format != "txt":
-        new_examples = examples.parse_unlabeled(task, examples.parse_rows(content, f".{file_format}", where))
+        new_examples = examples.parse_unlabeled(
+            task, examples.parse_rows(content, f".{file_format}", where)
+        )
     else:
         if task.kind != "classification":
             columns = ", ".join([*task.fields, *task.answers])
             raise ValueError(
                 f"{where} has one text a line, and this task reads {columns}: give a .tsv, .csv or .jsonl file with these columns"
             )
-        new_examples = examples.parse_unlabeled(task, examples.text_lines(content, where, task.fields[0]))
+        new_examples = examples.parse_unlabeled(
+            task, examples.text_lines(content, where, task.fields[0])
+        )
     if not new_examples:
         raise ValueError(f"{where} holds no text to label")
     return new_examples
 
 
-def label(directory: Path, bucket: str | None, config: Config, examples: list[Any], out: Any) -> list[dict[str, Any]]:
+def label(
+    directory: Path, bucket: str | None, config: Config, examples: list[Any], out: Any
+) -> list[dict[str, Any]]:
     """{"index", "label" or, of scores, "score", "probabilities": {label: p}} of each example."""
     import jax
     import numpy as np
@@ -100,32 +134,66 @@ def label(directory: Path, bucket: str | None, config: Config, examples: list[An
     mesh = device_mesh.make_mesh(config.mesh)
     rules.check(config, mesh)
     train_step = model.build(config, jax.devices()[0].platform, mesh)
-    checkpoints = checkpoint.CheckpointReader(directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints", out.warn)
+    checkpoints = checkpoint.CheckpointReader(
+        directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints", out.warn
+    )
     steps = metrics.best_steps(events.read(directory), task.metric, checkpoints.steps())
     step, params, metadata = finetune.restore_best(
-        checkpoints, directory, steps, state.abstract_state(config, train_step.model, train_step.tx, mesh).params
+        checkpoints,
+        directory,
+        steps,
+        state.abstract_state(config, train_step.model, train_step.tx, mesh).params,
     )
     if metadata["tokenizer"] != tokenizer.digest:
-        raise ValueError(f"{directory} was trained with another tokenizer than {spec} is here: give it back the files that it had")
+        raise ValueError(
+            f"{directory} was trained with another tokenizer than {spec} is here: give it back the files that it had"
+        )
     parts = transformations.tokenize_examples(examples, tokenizer, lambda line: None)
-    encoded = transformations.encode_examples(task, examples, parts, config.model.n_vocab - finetuning.N_SPECIAL_TOKENS, config.model.n_ctx)
+    encoded = transformations.encode_examples(
+        task,
+        examples,
+        parts,
+        config.model.n_vocab - finetuning.N_SPECIAL_TOKENS,
+        config.model.n_ctx,
+    )
     if encoded.n_truncated:
-        out.warn(f"{encoded.n_truncated:,} of {len(examples):,} texts are over {config.model.n_ctx} tokens long and were cut")
+        out.warn(
+            f"{encoded.n_truncated:,} of {len(examples):,} texts are over {config.model.n_ctx} tokens long and were cut"
+        )
     activations = rules.PRESETS[config.mesh.sharding].activations
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    rows = BatchSchedule(config, shards).largest_microbatch(metadata["microbatch_rows"])  # as when it was scored
-    replicated, options = NamedSharding(mesh, PartitionSpec()), xla_options.options(mesh.devices.flat[0])
-    score_fn = jax.jit(train_step.scores_and_losses, out_shardings=replicated, compiler_options=options)
+    rows = BatchSchedule(config, shards).largest_microbatch(
+        metadata["microbatch_rows"]
+    )  # as when it was scored
+    replicated, options = (
+        NamedSharding(mesh, PartitionSpec()),
+        xla_options.options(mesh.devices.flat[0]),
+    )
+    score_fn = jax.jit(
+        train_step.scores_and_losses, out_shardings=replicated, compiler_options=options
+    )
     with jax.set_mesh(mesh):
         y_BC, _ = metrics.predict(
-            score_fn, params, encoded.rows, rows, lambda part, letters: rules.put_on_mesh(part, letters, activations, mesh)
+            score_fn,
+            params,
+            encoded.rows,
+            rows,
+            lambda part, letters: rules.put_on_mesh(part, letters, activations, mesh),
         )
     p_BC = np.exp(y_BC - y_BC.max(1, keepdims=True))
     p_BC = p_BC / p_BC.sum(1, keepdims=True)
     results = []
-    for example, answer, p_C in zip(examples, metrics.predicted_classes(task.metric, y_BC), p_BC, strict=True):
-        answer_fields = {"score": round(float(answer), 6)} if task.metric == "pearson" else {"label": task.labels[int(answer)]}
-        probabilities = {label: round(float(p), 6) for label, p in zip(task.labels, p_C, strict=True)}
+    for example, answer, p_C in zip(
+        examples, metrics.predicted_classes(task.metric, y_BC), p_BC, strict=True
+    ):
+        answer_fields = (
+            {"score": round(float(answer), 6)}
+            if task.metric == "pearson"
+            else {"label": task.labels[int(answer)]}
+        )
+        probabilities = {
+            label: round(float(p), 6) for label, p in zip(task.labels, p_C, strict=True)
+        }
         results.append({"index": example.index, **answer_fields, "probabilities": probabilities})
     return results
 

@@ -18,13 +18,23 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):  # type: ignore[override]
         words = sys.argv[1:] if args is None else list(args)
         end = words.index("--") if "--" in words else len(words)
-        return super().parse_known_args([*map(self._canonical, words[:end]), *words[end:]], namespace)
+        return super().parse_known_args(
+            [*map(self._canonical, words[:end]), *words[end:]], namespace
+        )
 
     def _canonical(self, word: str) -> str:
         name, equals, value = word.partition("=")
-        flags = {option.replace("-", "_"): option for option in self._option_string_actions if option.startswith("--")}
+        flags = {
+            option.replace("-", "_"): option
+            for option in self._option_string_actions
+            if option.startswith("--")
+        }
         underscored = name.replace("-", "_")
-        return flags[underscored] + equals + value if name.startswith("--") and underscored in flags else word
+        return (
+            flags[underscored] + equals + value
+            if name.startswith("--") and underscored in flags
+            else word
+        )
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {errors.one_line(message)}; {self.prog} --help shows what there is\n")
@@ -41,10 +51,14 @@ def make_parser(program: str, description: str, example: str) -> argparse.Argume
     )
 
 
-def make_config_parser(program: str, description: str, example: str, text: bool = False) -> argparse.ArgumentParser:
+def make_config_parser(
+    program: str, description: str, example: str, text: bool = False
+) -> argparse.ArgumentParser:
     """`make_parser` with --config NAME, --set path=value and, if `text`, --text FILE, which `resolve_config` reads."""
     parser = make_parser(program, description, example)
-    parser.add_argument("--config", metavar="NAME", help="a recipe of configs/; python -m gptjax.plan shows all")
+    parser.add_argument(
+        "--config", metavar="NAME", help="a recipe of configs/; python -m gptjax.plan shows all"
+    )
     parser.add_argument(
         "--set",
         metavar="PATH=VALUE",
@@ -63,21 +77,30 @@ def resolve_config(args: argparse.Namespace, local: bool = True) -> Config:
     """Returns the config that --config names, with the text that --text names and every --set applied. local: whether the text is on this
     machine; if not, it is not looked for. ValueError for no or an unknown name, a wrong assignment, or a text that is not there."""
     if args.config is None:
-        raise ValueError(f"say which config with --config=NAME: {', '.join(registry.config_names())}")
+        raise ValueError(
+            f"say which config with --config=NAME: {', '.join(registry.config_names())}"
+        )
     recipe = registry.config(args.config)
     if "text" not in args or not local:
         return overrides.override(recipe, *args.assignments)
     if args.text is not None:
         if any(assignment.startswith("data.sources=") for assignment in args.assignments):
-            raise ValueError("--text and --set data.sources both say what to read: give one of them")
+            raise ValueError(
+                "--text and --set data.sources both say what to read: give one of them"
+            )
         return overrides.override(with_text(recipe, args.text), *args.assignments)
-    config, source = overrides.override(recipe, *args.assignments), registry.text_source(args.config)
+    config, source = (
+        overrides.override(recipe, *args.assignments),
+        registry.text_source(args.config),
+    )
     if source is not None and config.data.sources == recipe.data.sources:
         path, advice = source
         try:
             find_files.find(path)
         except ValueError as error:
-            raise ValueError(f"--config={args.config} is of a text that is not here ({error}): {advice}") from None
+            raise ValueError(
+                f"--config={args.config} is of a text that is not here ({error}): {advice}"
+            ) from None
     return config
 
 
@@ -90,13 +113,23 @@ def with_text(recipe: Config, path: str) -> Config:
     to be enough."""
     where = parse.path(path)
     if where.is_dir() and any(where.glob("train-*.tokens.npy")):
-        raise ValueError(f'{path} is tokenised already: give it by --set "data.sources=Shards(path={path!r})" instead of --text')
+        raise ValueError(
+            f'{path} is tokenised already: give it by --set "data.sources=Shards(path={path!r})" instead of --text'
+        )
     files = find_files.find(path).files
     source = dataclasses.replace(recipe.data, sources=(data.Text(path=path),))
-    is_small = len(files) < MIN_FILES_FOR_DOCUMENT_SPLIT and all(find_files.file_type(file)[0] == ".txt" for file in files)
+    is_small = len(files) < MIN_FILES_FOR_DOCUMENT_SPLIT and all(
+        find_files.file_type(file)[0] == ".txt" for file in files
+    )
     if len(files) == 1 or is_small:
         source = dataclasses.replace(source, held_out=data.Tail(fraction=0.1))
-    stem = where.resolve().name if where.is_dir() else find_files.stem(files[0]) if len(files) == 1 else where.parent.resolve().name
+    stem = (
+        where.resolve().name
+        if where.is_dir()
+        else find_files.stem(files[0])
+        if len(files) == 1
+        else where.parent.resolve().name
+    )
     name = f"{recipe.name}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stem)[:60]}"
     return dataclasses.replace(recipe, name=name, data=source)
 
@@ -128,7 +161,9 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         sys.stdout.flush()
     except OSError as error:
         if not status:
-            status, line = errors.classify_error(type(error)(error.errno, error.strerror, "standard output"))
+            status, line = errors.classify_error(
+                type(error)(error.errno, error.strerror, "standard output")
+            )
         errors.mute(sys.stdout)
     if status == 2 and line:
         errors.print_error(line)

@@ -31,10 +31,18 @@ def main(arguments: list[str]) -> None:
         required=True,
         help="a folder of weights, a .safetensors file, or a run",
     )
-    parser.add_argument("--to", metavar="DIR", type=parse.path_argument, required=True, help="a directory that is not there yet, or empty")
+    parser.add_argument(
+        "--to",
+        metavar="DIR",
+        type=parse.path_argument,
+        required=True,
+        help="a directory that is not there yet, or empty",
+    )
     args = parser.parse_args(arguments)
     if args.to.exists() and (not args.to.is_dir() or any(args.to.iterdir())):
-        raise ValueError(f"--to={args.to} is there already: give a directory that is not, or an empty one")
+        raise ValueError(
+            f"--to={args.to} is there already: give a directory that is not, or an empty one"
+        )
 
     from gptjax.data.tokenizers import build
     from gptjax.report import console
@@ -50,19 +58,31 @@ def main(arguments: list[str]) -> None:
             raise ValueError(
                 f"--config={args.config} is of weights that become a run: {args.source} is one, and has its config; leave it out"
             )
-        hf_config.to_hf(weights.config.model)  # refuses what cannot be said there, before anything is read
+        hf_config.to_hf(
+            weights.config.model
+        )  # refuses what cannot be said there, before anything is read
     tokenizer = build.build(weights.config.data.tokenizer)
     weights.check(weights.config, tokenizer)
     with atomic_dir(args.to) as folder, out.status(f"reading {args.source}") as progress:
-        params = read_params(weights, tokenizer, lambda done, name: progress(f"{done:4.0%} read: {name}"))
+        params = read_params(
+            weights, tokenizer, lambda done, name: progress(f"{done:4.0%} read: {name}")
+        )
         if is_export:
             kind = write_hf(
-                weights.config, params, tokenizer, folder, lambda done, name: progress(f"{done:4.0%} written: {name}"), out.warn
+                weights.config,
+                params,
+                tokenizer,
+                folder,
+                lambda done, name: progress(f"{done:4.0%} written: {name}"),
+                out.warn,
             )
         else:
             progress("writing the checkpoint of step 0")
             kind = write_run(weights.config, params, tokenizer, folder, out.warn)
-    out.print_table(f"{weights.kind} -> {kind}", summary_rows(weights, args.to, time.perf_counter() - start_time))
+    out.print_table(
+        f"{weights.kind} -> {kind}",
+        summary_rows(weights, args.to, time.perf_counter() - start_time),
+    )
     if not is_export:
         out.print(f"let it speak: python -m gptjax.sample --run={args.to} --prompt='...'")
 
@@ -73,11 +93,15 @@ def atomic_dir(directory: Path) -> Iterator[Path]:
     directory = directory.resolve()
     created_dirs = [parent for parent in directory.parents if not parent.exists()]
     directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{directory.name[:100]}.", suffix=".partial", dir=directory.parent))
+    partial = Path(
+        tempfile.mkdtemp(prefix=f"{directory.name[:100]}.", suffix=".partial", dir=directory.parent)
+    )
     try:
         partial.chmod(0o777 & ~_umask())
         yield partial
-        partial.rename(directory)  # an empty one that is there is replaced; one that was filled meanwhile is an OSError
+        partial.rename(
+            directory
+        )  # an empty one that is there is replaced; one that was filled meanwhile is an OSError
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -102,7 +126,9 @@ def read_params(weights: Any, tokenizer: Any, advance: Any) -> Any:
     mesh = device_mesh.make_mesh(weights.config.mesh)
     rules.check(weights.config, mesh)
     train_step = step.build(weights.config, jax.devices()[0].platform, mesh, tokenizer.end_of_text)
-    return weights.load_params(state.abstract_state(weights.config, train_step.model, train_step.tx, mesh).params, advance)
+    return weights.load_params(
+        state.abstract_state(weights.config, train_step.model, train_step.tx, mesh).params, advance
+    )
 
 
 def write_run(config: Any, params: Any, tokenizer: Any, folder: Path, warn: Any) -> str:
@@ -112,15 +138,24 @@ def write_run(config: Any, params: Any, tokenizer: Any, folder: Path, warn: Any)
     from gptjax.training import checkpoint
 
     build.save_files(tokenizer, config.data.tokenizer, folder)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=build.without_path(config.data.tokenizer)))
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, tokenizer=build.without_path(config.data.tokenizer)),
+    )
     atomic.save(folder / "config.json", run_dir.config_bytes(config))
-    metadata = {"config": overrides.flatten(config), "microbatch_rows": None, "tokenizer": tokenizer.digest}
+    metadata = {
+        "config": overrides.flatten(config),
+        "microbatch_rows": None,
+        "tokenizer": tokenizer.digest,
+    }
     with checkpoint.CheckpointManager(folder / "checkpoints", 1, None, warn) as checkpoints:
         checkpoints.save(0, {"params": params}, metadata)
     return f"run of {config.name}"
 
 
-def write_hf(config: Any, params: Any, tokenizer: Any, folder: Path, advance: Any, warn: Any) -> str:
+def write_hf(
+    config: Any, params: Any, tokenizer: Any, folder: Path, advance: Any, warn: Any
+) -> str:
     from gptjax.weights import export_hf
 
     return f"Hugging Face {export_hf.save(folder, config, params, tokenizer, advance, warn=warn)}"
@@ -131,7 +166,10 @@ def summary_rows(weights: Any, to: Path, seconds: float) -> list[tuple[str, str]
     model = weights.config.model
     size = sum(file.stat().st_size for file in to.rglob("*") if file.is_file())
     return [
-        ("model", f"{count.parameters(model):,} parameters; {model.n_layers} layers, {model.n_heads} heads, {model.d_model} wide"),
+        (
+            "model",
+            f"{count.parameters(model):,} parameters; {model.n_layers} layers, {model.n_heads} heads, {model.d_model} wide",
+        ),
         ("context", f"{model.n_ctx:,} tokens of {model.n_vocab:,} ids"),
         ("tokenizer", str(weights.config.data.tokenizer)),
         ("written", f"{to}: {units.human_bytes(size)} in {seconds:.1f} s"),

@@ -29,21 +29,72 @@ RULES = {"filter": decontamination.Filter(), "check": decontamination.OverlapRul
 def main(arguments: list[str]) -> None:
     parser = cli.make_parser("decontaminate", __doc__ or "", EXAMPLE)
     parser.add_argument("mode", choices=("filter", "check", "compare"), help="what to do")
-    parser.add_argument("--text", metavar="PATH", help="the corpus: a file, a directory or a glob of .txt, .jsonl or .parquet")
-    parser.add_argument("--field", default="text", help="of .jsonl objects and .parquet columns (default: %(default)s)")
-    parser.add_argument("--tasks", metavar="A,B", help="tasks or families of them; default: all whose data are found")
-    parser.add_argument("--data", metavar="DIR", type=path_string, help="where TASK_SPLIT.jsonl and TASK.jsonl lie")
-    parser.add_argument("--tfds", metavar="DIR", type=path_string, help="where TFDS' prepared sets lie (default: its own directory)")
-    parser.add_argument("--words", metavar="FILE", type=path_string, help="the list of the tasks that scramble words")
-    parser.add_argument("--seed", type=parse.int_argument(0, 2**32 - 1), default=0, help="of tasks that are made (default: %(default)s)")
-    parser.add_argument("--out", metavar="DIR", type=parse.path_argument, help="where the result goes")
-    parser.add_argument("--compression", choices=("gz", "none"), default="gz", help="of what filter writes (default: %(default)s)")
     parser.add_argument(
-        "--workers", metavar="N", type=parse.int_argument(1, 1024), default=os.cpu_count() or 1, help="processes (default: a core each)"
+        "--text",
+        metavar="PATH",
+        help="the corpus: a file, a directory or a glob of .txt, .jsonl or .parquet",
     )
-    parser.add_argument("--overlap", metavar="DIR", type=parse.path_argument, help="compare: what check wrote")
-    parser.add_argument("--results", metavar="DIR", type=parse.path_argument, help="compare: evaluations/ of a run")
-    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], dest="assignments", help="change a rule, as window=100")
+    parser.add_argument(
+        "--field",
+        default="text",
+        help="of .jsonl objects and .parquet columns (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tasks",
+        metavar="A,B",
+        help="tasks or families of them; default: all whose data are found",
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", type=path_string, help="where TASK_SPLIT.jsonl and TASK.jsonl lie"
+    )
+    parser.add_argument(
+        "--tfds",
+        metavar="DIR",
+        type=path_string,
+        help="where TFDS' prepared sets lie (default: its own directory)",
+    )
+    parser.add_argument(
+        "--words",
+        metavar="FILE",
+        type=path_string,
+        help="the list of the tasks that scramble words",
+    )
+    parser.add_argument(
+        "--seed",
+        type=parse.int_argument(0, 2**32 - 1),
+        default=0,
+        help="of tasks that are made (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=parse.path_argument, help="where the result goes"
+    )
+    parser.add_argument(
+        "--compression",
+        choices=("gz", "none"),
+        default="gz",
+        help="of what filter writes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=parse.int_argument(1, 1024),
+        default=os.cpu_count() or 1,
+        help="processes (default: a core each)",
+    )
+    parser.add_argument(
+        "--overlap", metavar="DIR", type=parse.path_argument, help="compare: what check wrote"
+    )
+    parser.add_argument(
+        "--results", metavar="DIR", type=parse.path_argument, help="compare: evaluations/ of a run"
+    )
+    parser.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        dest="assignments",
+        help="change a rule, as window=100",
+    )
     args = parser.parse_args(arguments)
     required = ("overlap", "results") if args.mode == "compare" else ("text", "out")
     for name in required:
@@ -68,17 +119,25 @@ def filter_corpus(args: argparse.Namespace, rule: decontamination.Filter) -> Non
     from gptjax.evals import contamination
 
     tasks = load_tasks(args, contamination.test_splits)
-    hashes_by_task = [contamination.ngram_hashes(task, np.full(len(task.texts), rule.n)) for task in tasks]
+    hashes_by_task = [
+        contamination.ngram_hashes(task, np.full(len(task.texts), rule.n)) for task in tasks
+    ]
     job = open_job(args, rule, tasks, hashes_by_task, [rule.n])
     if not (args.out / "report.json").exists():
         counts, _, _ = count_documents(args, job)
-        hash_set = ngrams.HashSet(job.hash_set.hashes[(counts > 0) & (counts <= rule.most_documents)])
+        hash_set = ngrams.HashSet(
+            job.hash_set.hashes[(counts > 0) & (counts <= rule.most_documents)]
+        )
         count_ngrams.save_ngrams(job.clean_dir, hash_set, [rule.n])
-        clean_part = remove_ngrams.PartCleaner(rule, args.out, "" if args.compression == "none" else ".gz")
+        clean_part = remove_ngrams.PartCleaner(
+            rule, args.out, "" if args.compression == "none" else ".gz"
+        )
         run_parts(job, clean_part.is_done, clean_part, job.clean_dir, args, "cleaning")
         output_names = {clean_part.output_name(part) for part in job.parts}
         for stale in args.out.glob("[0-9][0-9][0-9][0-9][0-9]-*.jsonl*"):
-            if stale.name not in output_names:  # of a file that the corpus had when this was begun, and has no longer
+            if (
+                stale.name not in output_names
+            ):  # of a file that the corpus had when this was begun, and has no longer
                 stale.unlink()
         report = {"counts": remove_ngrams.sum_counts(job.clean_dir, job.parts), "tasks": {}}
         for task, task_hashes in zip(tasks, hashes_by_task, strict=True):
@@ -92,9 +151,29 @@ def filter_corpus(args: argparse.Namespace, rule: decontamination.Filter) -> Non
             }
         finish_job(args, job, report)
     report = read_report(args)
-    rows = [(name, *(f"{entry[key]:,}" for key in ("items", "grams", "seen", "common"))) for name, entry in report["tasks"].items()]
-    print(format_table([("task", "items", f"{rule.n}-grams", "in the corpus", f"in over {rule.most_documents} documents: left"), *rows]))
-    print(format_table([(name.replace("_", " "), f"{count:,}") for name, count in report["counts"].items()]))
+    rows = [
+        (name, *(f"{entry[key]:,}" for key in ("items", "grams", "seen", "common")))
+        for name, entry in report["tasks"].items()
+    ]
+    print(
+        format_table(
+            [
+                (
+                    "task",
+                    "items",
+                    f"{rule.n}-grams",
+                    "in the corpus",
+                    f"in over {rule.most_documents} documents: left",
+                ),
+                *rows,
+            ]
+        )
+    )
+    print(
+        format_table(
+            [(name.replace("_", " "), f"{count:,}") for name, count in report["counts"].items()]
+        )
+    )
     suffix = "" if args.compression == "none" else ".gz"
     print(f"""train on it:\n  --set "data.sources=Text(path='{args.out}/*.jsonl{suffix}')\"""")
 
@@ -109,10 +188,13 @@ def check_tasks(args: argparse.Namespace, rule: decontamination.OverlapRule) -> 
 
     tasks = load_tasks(args, lambda task: task.splits[:1])
     if taken := sorted({task_texts.name for task_texts in tasks} & {"job", "report"}):
-        raise ValueError(f"a task cannot be called {taken[0]} here: its marks are written to {taken[0]}.json, which is this program's own")
+        raise ValueError(
+            f"a task cannot be called {taken[0]} here: its marks are written to {taken[0]}.json, which is this program's own"
+        )
     match_lengths = [contamination.match_length(task_texts, rule) for task_texts in tasks]
     hashes_by_task = [
-        contamination.ngram_hashes(task_texts, matches) for task_texts, (_, matches) in zip(tasks, match_lengths, strict=True)
+        contamination.ngram_hashes(task_texts, matches)
+        for task_texts, (_, matches) in zip(tasks, match_lengths, strict=True)
     ]
     lengths = np.unique(np.concatenate([matches for _, matches in match_lengths]))
     job = open_job(args, rule, tasks, hashes_by_task, lengths[lengths > 0].tolist())
@@ -125,7 +207,13 @@ def check_tasks(args: argparse.Namespace, rule: decontamination.OverlapRule) -> 
             dirty_json = atomic.json_bytes(dirty)
             atomic.save(args.out / f"{task_texts.name}.json", dirty_json)
             n_dirty = len({task_texts.items[item] for item, is_dirty in dirty.items() if is_dirty})
-            report["tasks"][task_texts.name] = {"n": n, "items": len(task_texts.texts), "dirty": n_dirty, "grams": n_grams, "seen": n_seen}
+            report["tasks"][task_texts.name] = {
+                "n": n,
+                "items": len(task_texts.texts),
+                "dirty": n_dirty,
+                "grams": n_grams,
+                "seen": n_seen,
+            }
             report["tasks"][task_texts.name]["marks"] = hashlib.sha256(dirty_json).hexdigest()
         finish_job(args, job, report)
     report = read_report(args)
@@ -135,7 +223,17 @@ def check_tasks(args: argparse.Namespace, rule: decontamination.OverlapRule) -> 
     for name, entry in report["tasks"].items():
         clean = f"{100 * (1 - entry['dirty'] / entry['items']):.0f}%"
         share = f"{100 * entry['seen'] / max(1, entry['grams']):.2f}%"
-        rows.append((name, str(entry["n"]), f"{entry['items']:,}", f"{entry['dirty']:,}", clean, f"{entry['grams']:,}", share))
+        rows.append(
+            (
+                name,
+                str(entry["n"]),
+                f"{entry['items']:,}",
+                f"{entry['dirty']:,}",
+                clean,
+                f"{entry['grams']:,}",
+                share,
+            )
+        )
     print(format_table(rows))
 
 
@@ -143,7 +241,9 @@ def compare_scores(args: argparse.Namespace) -> None:
     """The scores of all, of dirty and of clean items, as Table C.1 has them."""
     from gptjax.evals import clean_scores
 
-    rows = clean_scores.compare(args.overlap, args.results, parse.path(args.data) if args.data is not None else None)
+    rows = clean_scores.compare(
+        args.overlap, args.results, parse.path(args.data) if args.data is not None else None
+    )
     print(format_table([clean_scores.COLUMNS, *map(clean_scores.format_row, rows)]))
     if args.out is not None:
         from gptjax.runtime import atomic
@@ -164,22 +264,34 @@ class Job:
     clean_dir: pathlib.Path
 
 
-def load_tasks(args: argparse.Namespace, select_splits: Callable[[Any], tuple[str, ...]]) -> list[Any]:
+def load_tasks(
+    args: argparse.Namespace, select_splits: Callable[[Any], tuple[str, ...]]
+) -> list[Any]:
     """The tasks with their items; a line for each whose data are missing. ValueError if no task is left."""
     from gptjax.evals import contamination, registry, task_data
 
     folder = parse.path(args.data) if args.data is not None else None
-    by_name = registry.get_tasks([name.strip() for name in args.tasks.split(",")], folder) if args.tasks else registry.all_tasks()
+    by_name = (
+        registry.get_tasks([name.strip() for name in args.tasks.split(",")], folder)
+        if args.tasks
+        else registry.all_tasks()
+    )
     task_texts = []
     for task in {task.name: task for task in by_name.values()}.values():
-        task = dataclasses.replace(task, protocol=dataclasses.replace(task.protocol, words=args.words))
+        task = dataclasses.replace(
+            task, protocol=dataclasses.replace(task.protocol, words=args.words)
+        )
         task_splits = select_splits(task)
-        if not task_splits or (args.mode == "filter" and task.make_rows is not None and not args.tasks):
+        if not task_splits or (
+            args.mode == "filter" and task.make_rows is not None and not args.tasks
+        ):
             continue  # what is made from a seed is in no corpus
         try:
             task_texts.append(
                 contamination.collect_texts(
-                    task, task_splits, lambda t, p, s: task_data.load_rows(t, p, s, args.data, args.tfds, args.seed)
+                    task,
+                    task_splits,
+                    lambda t, p, s: task_data.load_rows(t, p, s, args.data, args.tfds, args.seed),
                 )
             )
         except ValueError as error:
@@ -192,7 +304,13 @@ def load_tasks(args: argparse.Namespace, select_splits: Callable[[Any], tuple[st
     return task_texts
 
 
-def open_job(args: argparse.Namespace, rule: Any, tasks: list[Any], hashes_by_task: list[Any], lengths: list[int]) -> Job:
+def open_job(
+    args: argparse.Namespace,
+    rule: Any,
+    tasks: list[Any],
+    hashes_by_task: list[Any],
+    lengths: list[int],
+) -> Job:
     """The job's folders, with what an earlier start of the same finished. ValueError if they are another's.
     hashes_by_task: the n-grams of each.
 
@@ -206,7 +324,9 @@ def open_job(args: argparse.Namespace, rule: Any, tasks: list[Any], hashes_by_ta
 
     hashes = np.unique(np.concatenate(hashes_by_task))
     if not len(hashes):
-        raise ValueError("the tasks have no text as long as a match: nothing is to be looked for; give other tasks, or a smaller n")
+        raise ValueError(
+            "the tasks have no text as long as a match: nothing is to be looked for; give other tasks, or a smaller n"
+        )
     source = data.Text(path=args.text, field=args.field)
     ngrams_digest = _digest(hashes, lengths)
     job = {
@@ -217,7 +337,8 @@ def open_job(args: argparse.Namespace, rule: Any, tasks: list[Any], hashes_by_ta
             task.name: f"{len(task.texts):,} texts, digest {_digest(task_hashes, lengths)[:8]}"
             for task, task_hashes in zip(tasks, hashes_by_task, strict=True)
         },
-        "rule": dataclasses.asdict(rule) | ({"compression": args.compression} if args.mode == "filter" else {}),
+        "rule": dataclasses.asdict(rule)
+        | ({"compression": args.compression} if args.mode == "filter" else {}),
     }
     is_finished, job_file = (args.out / "report.json").exists(), args.out / "job.json"
     if job_file.exists():
@@ -228,11 +349,22 @@ def open_job(args: argparse.Namespace, rule: Any, tasks: list[Any], hashes_by_ta
                 raise ValueError(f"{error}; delete {args.out} and run it again") from None
             print(f"{error}; it is written again")
         else:
-            tokenize.check_same_job(args.out, old_job, {name: value for name, value in job.items() if is_finished or name != "fingerprint"})
+            tokenize.check_same_job(
+                args.out,
+                old_job,
+                {
+                    name: value
+                    for name, value in job.items()
+                    if is_finished or name != "fingerprint"
+                },
+            )
     elif args.out.is_dir() and any(args.out.iterdir()):
         raise ValueError(f"{args.out} holds files of something else; give an empty directory")
     opened_job = Job(
-        ngrams.HashSet(hashes), count_ngrams.split_corpus(source, ngrams_digest), args.out / "work" / "count", args.out / "work" / "cut"
+        ngrams.HashSet(hashes),
+        count_ngrams.split_corpus(source, ngrams_digest),
+        args.out / "work" / "count",
+        args.out / "work" / "cut",
     )
     if is_finished:
         return opened_job
@@ -258,7 +390,14 @@ def count_documents(args: argparse.Namespace, job: Job) -> tuple[Any, int, int]:
     return count_ngrams.sum_counts(job.count_dir, job.parts, len(job.hash_set))
 
 
-def run_parts(job: Job, is_done: Callable[[pathlib.Path, Any], bool], part_fn: Any, folder: pathlib.Path, args: Any, label: str) -> None:
+def run_parts(
+    job: Job,
+    is_done: Callable[[pathlib.Path, Any], bool],
+    part_fn: Any,
+    folder: pathlib.Path,
+    args: Any,
+    label: str,
+) -> None:
     """Do every part whose result is not there yet, or damaged."""
     from gptjax.curate import count_ngrams
     from gptjax.report import console
@@ -289,7 +428,15 @@ def read_report(args: argparse.Namespace) -> dict[str, Any]:
 def format_table(rows: Sequence[tuple[str, ...]]) -> str:
     """A table: the first column to the left, the others to the right, an empty line after it."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]) for row in rows)
+    lines = (
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
+        for row in rows
+    )
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 

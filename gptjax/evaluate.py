@@ -30,29 +30,73 @@ FLAGS = {  # of each thing that can be asked for, the flags that change somethin
 
 def main(arguments: list[str]) -> int:
     """Exit status 1 if a task could not be asked."""
-    parser = cli.make_parser("evaluate", "Score a model on tasks that it reads in its context, by the papers' protocols.", EXAMPLE)
+    parser = cli.make_parser(
+        "evaluate",
+        "Score a model on tasks that it reads in its context, by the papers' protocols.",
+        EXAMPLE,
+    )
     int_argument = parse.int_argument
-    parser.add_argument("--run", metavar="DIR", type=parse.path_argument, help="a run, or a folder of weights")
-    parser.add_argument("--tasks", metavar="NAMES", help="tasks or groups of them, commas between; --list shows all")
-    parser.add_argument("--shots", metavar="K", help=f"numbers of demonstrations (default: {SHOTS}; {FEW}: the paper's)")
-    parser.add_argument("--examples", metavar="N", type=int_argument(), help="ask N items of each task, drawn with the seed (default: all)")
-    parser.add_argument("--seed", metavar="N", type=parse.seed_argument, help="of what is drawn (default: 0)")
     parser.add_argument(
-        "--data", metavar="DIR", type=parse.path_argument, help="where TASK.jsonl files lie (default: TFDS, where prepared)"
+        "--run", metavar="DIR", type=parse.path_argument, help="a run, or a folder of weights"
+    )
+    parser.add_argument(
+        "--tasks", metavar="NAMES", help="tasks or groups of them, commas between; --list shows all"
+    )
+    parser.add_argument(
+        "--shots",
+        metavar="K",
+        help=f"numbers of demonstrations (default: {SHOTS}; {FEW}: the paper's)",
+    )
+    parser.add_argument(
+        "--examples",
+        metavar="N",
+        type=int_argument(),
+        help="ask N items of each task, drawn with the seed (default: all)",
+    )
+    parser.add_argument(
+        "--seed", metavar="N", type=parse.seed_argument, help="of what is drawn (default: 0)"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        type=parse.path_argument,
+        help="where TASK.jsonl files lie (default: TFDS, where prepared)",
     )
     parser.add_argument("--data_dir", metavar="DIR", help="of TFDS (default: its own)")
     parser.add_argument(
-        "--out", metavar="DIR", type=parse.path_argument, help="where results go (default: evaluations/ in the run; of weights, in runs/)"
-    )
-    parser.add_argument("--list", action="store_true", help="show the tasks, their protocols and what they need")
-    parser.add_argument("--text", metavar="FILE", action="append", help="loss and bits per byte of a text, folder or glob; repeatable")
-    parser.add_argument(
-        "--stride", metavar="N", type=int_argument(), help="with --text: tokens predicted in each window (default: the context)"
+        "--out",
+        metavar="DIR",
+        type=parse.path_argument,
+        help="where results go (default: evaluations/ in the run; of weights, in runs/)",
     )
     parser.add_argument(
-        "--curve", metavar="FILE.png", type=parse.path_argument, help="draw the results of the runs that follow, and those in --out"
+        "--list", action="store_true", help="show the tasks, their protocols and what they need"
     )
-    parser.add_argument("runs", nargs="*", metavar="RUN", type=parse.path_argument, help="with --curve: whose results to draw")
+    parser.add_argument(
+        "--text",
+        metavar="FILE",
+        action="append",
+        help="loss and bits per byte of a text, folder or glob; repeatable",
+    )
+    parser.add_argument(
+        "--stride",
+        metavar="N",
+        type=int_argument(),
+        help="with --text: tokens predicted in each window (default: the context)",
+    )
+    parser.add_argument(
+        "--curve",
+        metavar="FILE.png",
+        type=parse.path_argument,
+        help="draw the results of the runs that follow, and those in --out",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        type=parse.path_argument,
+        help="with --curve: whose results to draw",
+    )
     parser.add_argument(
         "--set",
         metavar="TASK.FIELD=VALUE",
@@ -71,7 +115,9 @@ def main(arguments: list[str]) -> int:
     if args.curve is not None:
         from gptjax.evals import icl_plot
 
-        icl_plot.draw([*map(results_dir, args.runs), *([args.out] if args.out else [])], args.curve, out.warn)
+        icl_plot.draw(
+            [*map(results_dir, args.runs), *([args.out] if args.out else [])], args.curve, out.warn
+        )
         out.print(f"wrote {args.curve}")
         return 0
     directory = args.out or results_dir(args.run)
@@ -97,17 +143,32 @@ def check(args: argparse.Namespace) -> None:
     if args.curve is not None:
         what = "--curve"
         if not (args.runs or args.out):
-            raise ValueError(f"--curve={args.curve}: say whose results to draw: runs, after it, or --out=DIR")
+            raise ValueError(
+                f"--curve={args.curve}: say whose results to draw: runs, after it, or --out=DIR"
+            )
     elif args.runs:
-        raise ValueError(f"{' '.join(map(str, args.runs))}: runs alone are for --curve=FILE.png; whom to ask is --run=DIR")
+        raise ValueError(
+            f"{' '.join(map(str, args.runs))}: runs alone are for --curve=FILE.png; whom to ask is --run=DIR"
+        )
     elif args.run is None or (args.tasks is None) == (args.text is None):
-        raise ValueError("say whom to ask what: --run=DIR with --tasks=NAMES, of which --list shows all, or with --text=FILE")
+        raise ValueError(
+            "say whom to ask what: --run=DIR with --tasks=NAMES, of which --list shows all, or with --text=FILE"
+        )
     else:
         what = "--text" if args.tasks is None else "--tasks"
     if what == "--tasks" and args.stride is not None:
-        raise ValueError(f"--stride={args.stride} is of --text=FILE; of a task that reads texts it is --set TASK.method.stride=N")
-    given = [name for name, value in vars(args).items() if name != "list" and value is not None and value != []]
-    flags = ["--set" if name == "assignments" else "runs" if name == "runs" else f"--{name}" for name in given]
+        raise ValueError(
+            f"--stride={args.stride} is of --text=FILE; of a task that reads texts it is --set TASK.method.stride=N"
+        )
+    given = [
+        name
+        for name, value in vars(args).items()
+        if name != "list" and value is not None and value != []
+    ]
+    flags = [
+        "--set" if name == "assignments" else "runs" if name == "runs" else f"--{name}"
+        for name in given
+    ]
     if unused := [flag for flag in flags if flag not in (what, "--out", *FLAGS[what])]:
         raise ValueError(f"{', '.join(unused)}: nothing for {what}; leave it out")
 
@@ -125,12 +186,16 @@ def evaluate_texts(args: argparse.Namespace, directory: Path, out: Any) -> int:
     out.print("".join(f"{head:>11}" for head in perplexity.COLUMNS) + "  text", "bold")
     with out.status("reading") as progress:
         for record in perplexity.predict(model, paths, stride, progress, out.warn):
-            out.print("".join(f"{cell:>11}" for cell in perplexity.format_cells(record)) + f"  {Path(record['text']).name}")
+            out.print(
+                "".join(f"{cell:>11}" for cell in perplexity.format_cells(record))
+                + f"  {Path(record['text']).name}"
+            )
             if "sha256" in record:
                 perplexity.save(directory, record, out.warn)
                 if record["changed"]:
                     out.print(
-                        "  its tokenizer writes this text otherwise: what was predicted is simpler than the bytes it is divided by", "dim"
+                        "  its tokenizer writes this text otherwise: what was predicted is simpler than the bytes it is divided by",
+                        "dim",
                     )
     out.print(f"kept in {directory}/text-*.json")
     return 0
@@ -139,7 +204,11 @@ def evaluate_texts(args: argparse.Namespace, directory: Path, out: Any) -> int:
 def results_dir(path: str | Path) -> Path:
     """Where results go unless told: into a run; beside runs, of weights of others."""
     inside = (Path(path) / "checkpoints").is_dir()
-    return Path(path) / "evaluations" if inside else Path("runs") / Path(path).resolve().name / "evaluations"
+    return (
+        Path(path) / "evaluations"
+        if inside
+        else Path("runs") / Path(path).resolve().name / "evaluations"
+    )
 
 
 def build_runs(args: argparse.Namespace) -> list[Any]:
@@ -152,19 +221,34 @@ def build_runs(args: argparse.Namespace) -> list[Any]:
     for assignment in args.assignments:
         name, dot, change = assignment.partition(".")
         if not dot or "=" not in change:
-            raise ValueError(f"--set {assignment!r} is not of the form TASK.FIELD=VALUE, for example hellaswag.method=Total")
+            raise ValueError(
+                f"--set {assignment!r} is not of the form TASK.FIELD=VALUE, for example hellaswag.method=Total"
+            )
         if name not in ("all", *by_label):
-            raise ValueError(f"--set {assignment}: {name} is not among --tasks={args.tasks}; give one of them, or all")
+            raise ValueError(
+                f"--set {assignment}: {name} is not among --tasks={args.tasks}; give one of them, or all"
+            )
         changes.setdefault(name, []).append(change)
     shots, seed = SHOTS if args.shots is None else args.shots, args.seed or 0
-    task_runs, shot_settings = [], [(word.strip() == FEW, parse_shots(word.strip(), shots)) for word in shots.split(",")]
+    task_runs, shot_settings = (
+        [],
+        [(word.strip() == FEW, parse_shots(word.strip(), shots)) for word in shots.split(",")],
+    )
     for label, task in by_label.items():
         edits = [change for name in ("all", label) if name in changes for change in changes[name]]
         protocol = overrides.override(task.protocol, *edits)
         metrics.metric_names(task, protocol)
         for use_paper_shots, n in shot_settings:
             task_runs.append(
-                runner.TaskRun(label, task, protocol, protocol.shots if use_paper_shots else n, seed, args.examples, use_paper_shots)
+                runner.TaskRun(
+                    label,
+                    task,
+                    protocol,
+                    protocol.shots if use_paper_shots else n,
+                    seed,
+                    args.examples,
+                    use_paper_shots,
+                )
             )
     return list(
         {(task_run.label, task_run.shots): task_run for task_run in task_runs}.values()
@@ -191,12 +275,27 @@ def load_model(path: str | Path, out: Any) -> Any:
         loaded = open_model.open_model(path, [], progress)
     parameters = count.parameters(loaded.config.model)
     out.print(f"{path}: {loaded.kind}, {loaded.config.name}, {parameters:,} parameters")
-    metadata = {"name": loaded.config.name, "parameters": parameters, "n_ctx": loaded.config.model.n_ctx, "digest": loaded.digest}
-    return runner.EvalModel(inference.prepare(loaded.step.model, loaded.params), loaded.tokenizer, loaded.step.model.sharding, metadata)
+    metadata = {
+        "name": loaded.config.name,
+        "parameters": parameters,
+        "n_ctx": loaded.config.model.n_ctx,
+        "digest": loaded.digest,
+    }
+    return runner.EvalModel(
+        inference.prepare(loaded.step.model, loaded.params),
+        loaded.tokenizer,
+        loaded.step.model.sharding,
+        metadata,
+    )
 
 
 def run_all(
-    task_runs: Iterable[Any], model: Any, data: Path | None, data_dir: str | None, directory: Path, out: Any
+    task_runs: Iterable[Any],
+    model: Any,
+    data: Path | None,
+    data_dir: str | None,
+    directory: Path,
+    out: Any,
 ) -> Iterator[tuple[Any, Any]]:
     """(task run, its record) as they come; (task run, None) where it cannot be asked, which is told in a line, once of a task that
     has no data."""
@@ -215,15 +314,21 @@ def run_all(
                 with out.status(task_run.name) as progress:
                     errors: dict[str, str] = {}
                     items, pool = task_run.load_items(load_rows, errors)
-                    task_run = task_run.fit_to_data(items, pool, model.tokenizer, model.metadata["n_ctx"])
+                    task_run = task_run.fit_to_data(
+                        items, pool, model.tokenizer, model.metadata["n_ctx"]
+                    )
                     if (task_run.label, task_run.shots) in done:
                         continue
                     done.add((task_run.label, task_run.shots))
                     prompt_list = task_run.build_prompts(items, pool, model, progress, errors)
-                    record = runner.run_task(task_run, prompt_list, model, directory, progress, out.warn, errors)
+                    record = runner.run_task(
+                        task_run, prompt_list, model, directory, progress, out.warn, errors
+                    )
             except ValueError as error:
                 status, reason = classify_error(error)
-                if status != 2 or isinstance(error, inference.NonFiniteLogits):  # no other task will do
+                if status != 2 or isinstance(
+                    error, inference.NonFiniteLogits
+                ):  # no other task will do
                     raise
                 if reason not in seen_errors:
                     out.warn(f"{task_run.label}: {reason.removeprefix(f'{task_run.task.name}: ')}")
@@ -237,7 +342,9 @@ def row_reader(task_run: Any, data: Path | None, data_dir: str | None) -> Callab
 
     folder = None if data is None else str(data)
     return functools.cache(
-        lambda split: task_data.load_rows(task_run.task, task_run.protocol, split, folder, data_dir, task_run.seed, lenient=True)
+        lambda split: task_data.load_rows(
+            task_run.task, task_run.protocol, split, folder, data_dir, task_run.seed, lenient=True
+        )
     )
 
 
@@ -251,9 +358,21 @@ class ScoreTable:
     def __init__(self, task_runs: Sequence[Any], metadata: dict[str, Any], width: int):
         from gptjax.evals import metrics
 
-        names = [(task_run, metric) for task_run in task_runs for metric in metrics.metric_names(task_run.task, task_run.protocol)]
+        names = [
+            (task_run, metric)
+            for task_run in task_runs
+            for metric in metrics.metric_names(task_run.task, task_run.protocol)
+        ]
         cells = [
-            (task_run.label, f"{task_run.shots:,}", metric, "1,234.56", "12.34", "10,000", paper_score(task_run, metric, metadata))
+            (
+                task_run.label,
+                f"{task_run.shots:,}",
+                metric,
+                "1,234.56",
+                "12.34",
+                "10,000",
+                paper_score(task_run, metric, metadata),
+            )
             for task_run, metric in names
         ]
         self._widths = [max(map(len, column)) for column in zip(self.COLUMNS, *cells, strict=True)]
@@ -272,11 +391,18 @@ class ScoreTable:
             name, shots = (task_run.label, f"{task_run.shots:,}") if position == 0 else ("", "")
             value, error = (format_score(score[part]) for part in ("value", "error"))
             paper = paper_score(task_run, score["metric"], self._metadata)
-            out.print(self._row(name, shots, score["metric"], value, error, f"{score['n']:,}", paper))
+            out.print(
+                self._row(name, shots, score["metric"], value, error, f"{score['n']:,}", paper)
+            )
 
     def _row(self, *cells: str) -> str:
-        columns = list(zip(self.COLUMNS, cells, self._widths, strict=True))[self._label_on_own_line :]
-        padded_cells = (cell.ljust(width) if head in self.LEFT_ALIGNED else cell.rjust(width) for head, cell, width in columns)
+        columns = list(zip(self.COLUMNS, cells, self._widths, strict=True))[
+            self._label_on_own_line :
+        ]
+        padded_cells = (
+            cell.ljust(width) if head in self.LEFT_ALIGNED else cell.rjust(width)
+            for head, cell, width in columns
+        )
         return (" " * self._label_on_own_line + "  ".join(padded_cells)).rstrip()
 
 
@@ -293,7 +419,9 @@ def print_remarks(task_run: Any, record: dict[str, Any], n_ctx: int, out: Any) -
         )
     if record["refused"]:
         reasons = "; ".join(list(record["refused"].values())[:3])
-        out.warn(f"{task_run.label}: {len(record['refused']):,} items cannot be asked, and do not count: {reasons}")
+        out.warn(
+            f"{task_run.label}: {len(record['refused']):,} items cannot be asked, and do not count: {reasons}"
+        )
     if record["unwritable"]:
         examples, method = ", ".join(record["unwritable"][:3]), task_run.protocol.method
         out.warn(
@@ -301,16 +429,30 @@ def print_remarks(task_run: Any, record: dict[str, Any], n_ctx: int, out: Any) -
             f"before {', '.join(map(repr, method.stops)) or 'the end'}: item {examples}; set {task_run.label}.method.n_tokens or .stops"
         )
     if record["fewer_shots"]:
-        out.print(f"  {record['fewer_shots']:,} items had no room for {task_run.shots}: {record['mean_shots']:.1f} on average", "dim")
+        out.print(
+            f"  {record['fewer_shots']:,} items had no room for {task_run.shots}: {record['mean_shots']:.1f} on average",
+            "dim",
+        )
     if record["cut"]:
-        out.print(f"  {record['cut']:,} items were longer than the context of {n_ctx:,}: their {record['cut_at']} was left out", "dim")
+        out.print(
+            f"  {record['cut']:,} items were longer than the context of {n_ctx:,}: their {record['cut_at']} was left out",
+            "dim",
+        )
     if isinstance(task_run.protocol.method, evaluation.LastToken):
         out.print("  " + LAST_TOKEN_NOTE, "dim")
 
 
 def paper_score(task_run: Any, metric: str, metadata: dict[str, Any]) -> str:
     """What a paper reports for the model nearest in parameters, as "33.7 (gpt3_small)"; "" if it reports nothing of the kind."""
-    kind = "zero" if task_run.shots == 0 else "one" if task_run.shots == 1 else "few" if task_run.shots == task_run.protocol.shots else None
+    kind = (
+        "zero"
+        if task_run.shots == 0
+        else "one"
+        if task_run.shots == 1
+        else "few"
+        if task_run.shots == task_run.protocol.shots
+        else None
+    )
     scores = {
         name: value
         for paper in task_run.task.paper_scores
@@ -336,7 +478,11 @@ def print_tasks(out: Any) -> int:
 
     def print_row(data: str, *cells: Any, style: str = "") -> None:
         """A line; what has no room after the other columns stands in lines below them."""
-        lines = textwrap.wrap(data, max(data_width, 20)) if data_width >= 20 else ["", *textwrap.wrap(data, out.width - 6)]
+        lines = (
+            textwrap.wrap(data, max(data_width, 20))
+            if data_width >= 20
+            else ["", *textwrap.wrap(data, out.width - 6)]
+        )
         out.print(form.format(*cells, lines[0]).rstrip(), style)
         for line in lines[1:]:
             out.print(" " * (indent if data_width >= 20 else 6) + line, style)
@@ -348,9 +494,21 @@ def print_tasks(out: Any) -> int:
             protocol = task.protocol
             also = f"; conventions: {', '.join(task.conventions)}" if task.conventions else ""
             source = "made from the seed" if task.make_rows else task.tfds or "a .jsonl file"
-            print_row(source + also, task.name, protocol.shots, type(protocol.method).__name__, protocol.metric)
-    extra_groups = {name: len(members) for name, members in tasks.groups().items() if members != tasks.families().get(name)}
-    out.print(f"groups: each heading; {', '.join(f'{name} ({n})' for name, n in extra_groups.items())}")
+            print_row(
+                source + also,
+                task.name,
+                protocol.shots,
+                type(protocol.method).__name__,
+                protocol.metric,
+            )
+    extra_groups = {
+        name: len(members)
+        for name, members in tasks.groups().items()
+        if members != tasks.families().get(name)
+    }
+    out.print(
+        f"groups: each heading; {', '.join(f'{name} ({n})' for name, n in extra_groups.items())}"
+    )
     return 0
 
 

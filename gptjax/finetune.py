@@ -19,28 +19,60 @@ EXAMPLE = "python -m gptjax.finetune --config=own --init=runs/gpt1 --set task.tr
 
 def main(arguments: list[str]) -> int:
     """Exit status as gptjax.train's."""
-    parser = cli.make_config_parser("finetune", "Fine-tune a model on a task. The same command continues an interrupted run.", EXAMPLE)
-    parser.add_argument("--init", metavar="PATH", help="the pre-trained model: a run's directory, or a folder of weights")
-    parser.add_argument("--run", metavar="DIR", help="where the run goes, or lies (default: runs/CONFIG)")
+    parser = cli.make_config_parser(
+        "finetune",
+        "Fine-tune a model on a task. The same command continues an interrupted run.",
+        EXAMPLE,
+    )
+    parser.add_argument(
+        "--init",
+        metavar="PATH",
+        help="the pre-trained model: a run's directory, or a folder of weights",
+    )
+    parser.add_argument(
+        "--run", metavar="DIR", help="where the run goes, or lies (default: runs/CONFIG)"
+    )
     seeds, count = parse.int_argument(1, 1000), parse.int_argument(0)
-    parser.add_argument("--seeds", metavar="N", type=seeds, default=1, help="so many runs from seed on, below DIR; shows median and spread")
-    parser.add_argument("--profile", metavar="N", type=count, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
+    parser.add_argument(
+        "--seeds",
+        metavar="N",
+        type=seeds,
+        default=1,
+        help="so many runs from seed on, below DIR; shows median and spread",
+    )
+    parser.add_argument(
+        "--profile",
+        metavar="N",
+        type=count,
+        default=0,
+        help="trace N steps for xprof and Perfetto into DIR/profile",
+    )
     train.add_new_record(parser)
     rendezvous.add_distributed_flags(parser)
     args = parser.parse_args(arguments)
     if args.config is None:
-        raise ValueError(f"say which task with --config=NAME: {', '.join(registry.finetuning_names())}")
+        raise ValueError(
+            f"say which task with --config=NAME: {', '.join(registry.finetuning_names())}"
+        )
     recipe = read_recipe(args.config, args.assignments)
     if args.init is None:
-        raise ValueError("say which model with --init=PATH: a run's directory, or a folder of weights")
+        raise ValueError(
+            "say which model with --init=PATH: a run's directory, or a folder of weights"
+        )
 
     from gptjax.report import console
 
-    process_info = rendezvous.detect(args.coordinator, args.processes, args.process, args.join_seconds)
+    process_info = rendezvous.detect(
+        args.coordinator, args.processes, args.process, args.join_seconds
+    )
     if process_info is not None and args.seeds > 1:
-        raise ValueError(f"--seeds={args.seeds} is for one process: on several give each seed its own run, with --set seed=N and --run")
+        raise ValueError(
+            f"--seeds={args.seeds} is for one process: on several give each seed its own run, with --set seed=N and --run"
+        )
     out = console.Console(quiet=process_info is not None and process_info.process_id != 0)
-    dataclasses.replace(recipe, seed=recipe.seed + args.seeds - 1)  # is refused here, not when the others are done
+    dataclasses.replace(
+        recipe, seed=recipe.seed + args.seeds - 1
+    )  # is refused here, not when the others are done
     objective, config = load_examples(recipe, args.init, out)
     directory, results = args.run or str(run_dir.directory(None, config.name)), []
     for index in range(args.seeds):
@@ -57,7 +89,10 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-RUN_FIELDS = {"train.optimizer.": "optimizer.", "model.dropout.": "dropout."}  # fields as a run's config calls them -> the recipe's
+RUN_FIELDS = {
+    "train.optimizer.": "optimizer.",
+    "model.dropout.": "dropout.",
+}  # fields as a run's config calls them -> the recipe's
 
 
 def read_recipe(name: str, assignments: Sequence[str]) -> finetuning.Finetuning:
@@ -66,15 +101,22 @@ def read_recipe(name: str, assignments: Sequence[str]) -> finetuning.Finetuning:
     unless an assignment says so."""
     recipe, assignments = registry.finetuning(name), list(assignments)
     for run_prefix, recipe_prefix in RUN_FIELDS.items():
-        assignments = [recipe_prefix + a.removeprefix(run_prefix) if a.startswith(run_prefix) else a for a in assignments]
+        assignments = [
+            recipe_prefix + a.removeprefix(run_prefix) if a.startswith(run_prefix) else a
+            for a in assignments
+        ]
     result = overrides.override(recipe, *assignments)
     if not result.task.has_files:
         return result
-    own_recipe = dataclasses.replace(recipe, task=dataclasses.replace(recipe.task, paper=None, submission=None))
+    own_recipe = dataclasses.replace(
+        recipe, task=dataclasses.replace(recipe.task, paper=None, submission=None)
+    )
     return overrides.override(own_recipe, *assignments)
 
 
-def load_examples(recipe: finetuning.Finetuning, init: str, out: Any) -> tuple["ClassificationObjective", Config]:
+def load_examples(
+    recipe: finetuning.Finetuning, init: str, out: Any
+) -> tuple["ClassificationObjective", Config]:
     """The examples, read, and the whole config. ValueError, in one line, for anything wrong with the model or the data."""
     from gptjax.data.tokenizers import build
     from gptjax.training.classification import batches
@@ -86,20 +128,30 @@ def load_examples(recipe: finetuning.Finetuning, init: str, out: Any) -> tuple["
     recipe = dataclasses.replace(recipe, task=labelled.infer_labels(recipe.task))
     tokenizer = build.build(init_weights.config.data.tokenizer)
     with out.status("reading examples") as progress:
-        examples = batches.Examples(recipe.task, tokenizer, init_weights.config.model.n_ctx, out.print, progress)
+        examples = batches.Examples(
+            recipe.task, tokenizer, init_weights.config.model.n_ctx, out.print, progress
+        )
     config = finetuning.resolve_config(recipe, init_weights.config, len(examples), examples.n_ctx)
     BatchSchedule(config)
     return ClassificationObjective(init_weights, examples, fixed_labels), config
 
 
-def run_seed(config: Config, run_path: str, objective: "ClassificationObjective", args: Any, process_info: Any) -> int:
+def run_seed(
+    config: Config,
+    run_path: str,
+    objective: "ClassificationObjective",
+    args: Any,
+    process_info: Any,
+) -> int:
     """One run, which goes to `run_path`, given as --run is, to its result. Exit status as train's."""
     from gptjax.distributed import processes
 
     objective.check(config, run_dir.directory(run_path))
     request = resume.Request(run_dir.directory(run_path), config, new_record=args.new_record)
     with processes.initialize(process_info, config, args.join_seconds) as process_group:
-        return loop.train(request, run_dir.bucket_url(run_path), process_group, args.profile, objective)
+        return loop.train(
+            request, run_dir.bucket_url(run_path), process_group, args.profile, objective
+        )
 
 
 class ClassificationObjective:
@@ -108,18 +160,36 @@ class ClassificationObjective:
     def __init__(self, init_weights: Any, examples: Any, fixed_labels: bool = True):
         """init_weights: a weights.load.Weights; examples: a training.classification.batches.Examples; fixed_labels: not found in them."""
         self._init_weights, self._examples, self.result = init_weights, examples, None
-        self._data_fields = ("kind", "fields", "answers", "label", "metric", "train", "dev", "test", "tfds", *["labels"] * fixed_labels)
+        self._data_fields = (
+            "kind",
+            "fields",
+            "answers",
+            "label",
+            "metric",
+            "train",
+            "dev",
+            "test",
+            "tfds",
+            *["labels"] * fixed_labels,
+        )
 
     def check(self, config: Config, directory: Path) -> None:
         """ValueError if a run lies there that read other examples of the same files; nothing is written."""
         record = directory / "data.json"
         if not (record.is_file() and (directory / "metrics.jsonl").exists()):
             return
-        old_digests, old_task = parse.read_json(record).get("splits"), run_dir.load_config(directory).task
+        old_digests, old_task = (
+            parse.read_json(record).get("splits"),
+            run_dir.load_config(directory).task,
+        )
         if not isinstance(old_digests, dict) or old_task is None or config.task is None:
             return  # an older run: its checkpoints have a digest of the whole
         unchanged = {name: getattr(config.task, name) for name in self._data_fields}
-        changed_splits = [f"task.{split}" for split, digest in self._examples.digests().items() if old_digests.get(split) != digest]
+        changed_splits = [
+            f"task.{split}"
+            for split, digest in self._examples.digests().items()
+            if old_digests.get(split) != digest
+        ]
         if changed_splits and dataclasses.replace(old_task, **unchanged) == old_task:
             raise ValueError(
                 f"the data of {directory} have changed since it began: {' and '.join(changed_splits)} holds other examples; give back "
@@ -144,15 +214,23 @@ class ClassificationObjective:
         self._init_weights.check(self._init_weights.config, self._examples.tokenizer)
         pretrained_config = dataclasses.replace(self._init_weights.config, mesh=config.mesh)
         init_state = state.init_sharded(config, step.model, step.tx, mesh)
-        pretrained_step = pretraining.build(pretrained_config, jax.devices()[0].platform, mesh, end_of_text=0)
-        abstract_params = state.abstract_state(pretrained_config, pretrained_step.model, pretrained_step.tx, mesh).params
+        pretrained_step = pretraining.build(
+            pretrained_config, jax.devices()[0].platform, mesh, end_of_text=0
+        )
+        abstract_params = state.abstract_state(
+            pretrained_config, pretrained_step.model, pretrained_step.tx, mesh
+        ).params
         pretrained_params = self._init_weights.load_params(abstract_params)
 
         def transfer_params(new, old):
-            gpt = transfer.transfer_params(new["gpt"], old, config.model, pretrained_config.model.n_vocab, config.task.transfer)
+            gpt = transfer.transfer_params(
+                new["gpt"], old, config.model, pretrained_config.model.n_vocab, config.task.transfer
+            )
             return step.model.sharding.shard_like_params(new | {"gpt": gpt})
 
-        return init_state.replace(params=jax.jit(transfer_params, donate_argnums=0)(init_state.params, pretrained_params))
+        return init_state.replace(
+            params=jax.jit(transfer_params, donate_argnums=0)(init_state.params, pretrained_params)
+        )
 
     def make_eval_fn(self, context, put_on_mesh):
         import jax
@@ -165,12 +243,16 @@ class ClassificationObjective:
         _, rows = self._examples.split("dev")
         replicated = NamedSharding(context.mesh, PartitionSpec())  # each host reads all answers
         score_fn = jax.jit(
-            context.step.scores_and_losses, out_shardings=replicated, compiler_options=xla_options.options(context.mesh.devices.flat[0])
+            context.step.scores_and_losses,
+            out_shardings=replicated,
+            compiler_options=xla_options.options(context.mesh.devices.flat[0]),
         )
         labels = rows[:, 0] / transformations.LABEL_SCALE
 
         def eval_fn(params):
-            y_BC, loss = metrics.predict(score_fn, params, rows, context.microbatch_rows, put_on_mesh)
+            y_BC, loss = metrics.predict(
+                score_fn, params, rows, context.microbatch_rows, put_on_mesh
+            )
             return {"validation_loss": loss, task.metric: metrics.score(task.metric, y_BC, labels)}
 
         self._score_fn, self._put_on_mesh = score_fn, put_on_mesh
@@ -190,32 +272,55 @@ class ClassificationObjective:
         from gptjax.training import state
         from gptjax.training.classification import metrics, predictions
 
-        config, task, out, processes = context.config, context.config.task, context.out, context.processes
+        config, task, out, processes = (
+            context.config,
+            context.config.task,
+            context.out,
+            context.processes,
+        )
         context.checkpoints.wait()
         saved_steps = context.checkpoints.steps()
-        steps = processes.broadcast_from_zero(lambda: metrics.best_steps(events.read(context.directory), task.metric, saved_steps))
-        abstract_params = state.abstract_state(config, context.step.model, context.step.tx, context.mesh).params
+        steps = processes.broadcast_from_zero(
+            lambda: metrics.best_steps(events.read(context.directory), task.metric, saved_steps)
+        )
+        abstract_params = state.abstract_state(
+            config, context.step.model, context.step.tx, context.mesh
+        ).params
         with jax.transfer_guard("allow"):
-            step, params, _ = restore_best(context.checkpoints, context.directory, steps, abstract_params)
-            result = {"config": config.name, "seed": config.seed, "metric": task.metric, "paper": task.paper, "step": step}
+            step, params, _ = restore_best(
+                context.checkpoints, context.directory, steps, abstract_params
+            )
+            result = {
+                "config": config.name,
+                "seed": config.seed,
+                "metric": task.metric,
+                "paper": task.paper,
+                "step": step,
+            }
             result["epoch"] = step * task.epochs // context.batch_schedule.n_steps
             for name in task.available_splits[1:]:
                 examples, rows = self._examples.split(name)
-                result |= predictions.final_scores(context, self._score_fn, self._put_on_mesh, params, name, examples, rows)
+                result |= predictions.final_scores(
+                    context, self._score_fn, self._put_on_mesh, params, name, examples, rows
+                )
         if processes.process_id == 0:
             atomic.save(context.directory / "result.json", atomic.json_bytes(result))
         print_results(out, [result])
         return result
 
 
-def restore_best(checkpoint_reader: Any, directory: Path, steps: Sequence[int], abstract_params: Any) -> tuple[int, Any, dict]:
+def restore_best(
+    checkpoint_reader: Any, directory: Path, steps: Sequence[int], abstract_params: Any
+) -> tuple[int, Any, dict]:
     """(step, parameters, metadata) of the first of these checkpoints that is whole; checkpoint_reader: a
     training.checkpoint.CheckpointReader, which names others. ValueError if none is."""
     if not steps:
         raise ValueError(
             f"{directory} has no epoch that was evaluated and saved: let python -m gptjax.finetune go on, or begin again with --run"
         )
-    step, tree, metadata = checkpoint_reader.restore({"params": abstract_params}, prefix="params/", steps=steps[::-1])
+    step, tree, metadata = checkpoint_reader.restore(
+        {"params": abstract_params}, prefix="params/", steps=steps[::-1]
+    )
     return step, tree["params"], metadata
 
 
@@ -225,10 +330,16 @@ def print_results(out: Any, results: list[dict[str, Any]]) -> None:
     for name in ("dev", "test"):
         values = [result[name] for result in results if name in result and result[name] is not None]
         if values:
-            range_text = f"  ({min(values):.2f} to {max(values):.2f}, {len(values)} seeds)" if len(values) > 1 else ""
+            range_text = (
+                f"  ({min(values):.2f} to {max(values):.2f}, {len(values)} seeds)"
+                if len(values) > 1
+                else ""
+            )
             rows.append((name, f"{statistics.median(values):.2f}{range_text}"))
     if results[0]["paper"] is not None:
-        rows.append(("GPT-1, the paper", f"{results[0]['paper']:.2f}  (test, pre-trained on BooksCorpus)"))
+        rows.append(
+            ("GPT-1, the paper", f"{results[0]['paper']:.2f}  (test, pre-trained on BooksCorpus)")
+        )
     out.print_table(f"{results[0]['config']}: {results[0]['metric']}, in percent", rows)
 
 

@@ -53,9 +53,15 @@ class GptJaxLM(model.TemplateLM):
 
     def __init__(self, run: str, **settings: Any):
         super().__init__()
-        assignments = [f"{path}={value}" for path, value in settings.items() if path not in IGNORED_SETTINGS]
+        assignments = [
+            f"{path}={value}" for path, value in settings.items() if path not in IGNORED_SETTINGS
+        ]
         loaded = open_model.open_model(run, assignments, lambda done: None)
-        self._tokenizer, self.sharding, self.n_ctx = loaded.tokenizer, loaded.step.model.sharding, loaded.config.model.n_ctx
+        self._tokenizer, self.sharding, self.n_ctx = (
+            loaded.tokenizer,
+            loaded.step.model.sharding,
+            loaded.config.model.n_ctx,
+        )
         self.inference_model = inference.prepare(loaded.step.model, loaded.params)
 
     @property
@@ -66,32 +72,47 @@ class GptJaxLM(model.TemplateLM):
     def tokenizer_name(self) -> str:
         return f"gptjax-{self._tokenizer.digest}"
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs
+    ) -> list[int]:
         return self._tokenizer.encode(string)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Where a token spans the join, lm_eval's own would score another text, or none (its pull request 4055)."""
-        ((before, after),) = prompts.encode_pairs(self._tokenizer, [(context, continuation)], parse.quote(context[-30:]))
+        ((before, after),) = prompts.encode_pairs(
+            self._tokenizer, [(context, continuation)], parse.quote(context[-30:])
+        )
         return list(before), list(after)
 
-    def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(
+        self, requests, disable_tqdm: bool = False, **kwargs
+    ) -> list[tuple[float, bool]]:
         """requests: (texts, context tokens, continuation tokens). Of what is too long the beginning is cut, as by Hugging Face's model."""
         by_context: dict[tuple[int, ...], list[int]] = {}
         for index, (_, context, continuation) in enumerate(requests):
             if len(continuation) > self.n_ctx:
-                raise ValueError(f"a continuation of {len(continuation):,} tokens is longer than the model's context of {self.n_ctx:,}")
-            context = (tuple(context) or (self._tokenizer.start_of_text,))[max(0, len(context) + len(continuation) - self.n_ctx - 1) :]
+                raise ValueError(
+                    f"a continuation of {len(continuation):,} tokens is longer than the model's context of {self.n_ctx:,}"
+                )
+            context = (tuple(context) or (self._tokenizer.start_of_text,))[
+                max(0, len(context) + len(continuation) - self.n_ctx - 1) :
+            ]
             by_context.setdefault(context, []).append(index)
         scoring_requests = [
-            loglikelihood.Request(context, tuple(tuple(requests[i][2]) for i in numbers)) for context, numbers in by_context.items()
+            loglikelihood.Request(context, tuple(tuple(requests[i][2]) for i in numbers))
+            for context, numbers in by_context.items()
         ]
         numbers, results = list(by_context.values()), {}
         with tqdm(total=len(requests), desc="log-likelihoods", disable=disable_tqdm) as progress:
-            for request_index, request_results in loglikelihood.loglikelihood(self.inference_model, scoring_requests, self.sharding):
+            for request_index, request_results in loglikelihood.loglikelihood(
+                self.inference_model, scoring_requests, self.sharding
+            ):
                 for index, result in zip(numbers[request_index], request_results, strict=True):
                     results[index] = result.log_prob, result.is_greedy
                     if requests[index][0] is not None:
-                        self.cache_hook.add_partial("loglikelihood", requests[index][0], results[index])
+                        self.cache_hook.add_partial(
+                            "loglikelihood", requests[index][0], results[index]
+                        )
                 progress.update(len(request_results))
         return [results[index] for index in range(len(requests))]
 
@@ -99,7 +120,9 @@ class GptJaxLM(model.TemplateLM):
         texts, results = [request.args[0] for request in requests], {}
         tokens = self._tokenizer.encode_batch(texts)
         with tqdm(total=len(texts), desc="whole texts", disable=disable_tqdm) as progress:
-            for index, nats in loglikelihood.loglikelihood_rolling(self.inference_model, tokens, self.eot_token_id, self.sharding):
+            for index, nats in loglikelihood.loglikelihood_rolling(
+                self.inference_model, tokens, self.eot_token_id, self.sharding
+            ):
                 results[index] = nats
                 self.cache_hook.add_partial("loglikelihood_rolling", (texts[index],), nats)
                 progress.update(1)
@@ -113,17 +136,30 @@ class GptJaxLM(model.TemplateLM):
         results = {}
         with tqdm(total=len(requests), desc="writing", disable=disable_tqdm) as progress:
             for numbers in groups.values():
-                max_tokens, stops, sampling_params = _parse_generation_settings(requests[numbers[0]].args[1])
+                max_tokens, stops, sampling_params = _parse_generation_settings(
+                    requests[numbers[0]].args[1]
+                )
                 stops = [stop for stop in stops if self._can_write(stop)]
                 if not 0 < max_tokens < self.n_ctx:
-                    raise ValueError(f"max_gen_toks={max_tokens} leaves no room for a prompt in a context of {self.n_ctx}: give fewer")
+                    raise ValueError(
+                        f"max_gen_toks={max_tokens} leaves no room for a prompt in a context of {self.n_ctx}: give fewer"
+                    )
                 prompts = [
-                    (self._tokenizer.encode(requests[i].args[0]) or [self._tokenizer.start_of_text])[-(self.n_ctx - max_tokens) :]
+                    (
+                        self._tokenizer.encode(requests[i].args[0])
+                        or [self._tokenizer.start_of_text]
+                    )[-(self.n_ctx - max_tokens) :]
                     for i in numbers
                 ]
                 key = jax.random.key(0)
                 for i, new in loglikelihood.sample_until(
-                    self.inference_model, prompts, max_tokens, sampling_params, stops, self._tokenizer, key
+                    self.inference_model,
+                    prompts,
+                    max_tokens,
+                    sampling_params,
+                    stops,
+                    self._tokenizer,
+                    key,
                 ):
                     results[numbers[i]] = new
                     self.cache_hook.add_partial("generate_until", requests[numbers[i]].args, new)
@@ -139,10 +175,15 @@ class GptJaxLM(model.TemplateLM):
             return False
 
 
-def _parse_generation_settings(settings: dict[str, Any]) -> tuple[int, list[str], sampling.SamplingParams]:
+def _parse_generation_settings(
+    settings: dict[str, Any],
+) -> tuple[int, list[str], sampling.SamplingParams]:
     """(the most tokens, stop strings, how a token is chosen) of a task's gen_kwargs. ValueError for settings that are not known here."""
     remaining: dict[str, Any] = dict(utils.normalize_gen_kwargs(settings, DEFAULT_MAX_TOKENS))
-    max_tokens, until = remaining.pop("max_gen_toks"), [stop for stop in remaining.pop("until", None) or [] if stop]
+    max_tokens, until = (
+        remaining.pop("max_gen_toks"),
+        [stop for stop in remaining.pop("until", None) or [] if stop],
+    )
     do_sample, temperature = remaining.pop("do_sample"), remaining.pop("temperature", 1.0)
     top_k, top_p = remaining.pop("top_k", None), remaining.pop("top_p", None)
     if unknown := [
@@ -157,7 +198,9 @@ def _parse_generation_settings(settings: dict[str, Any]) -> tuple[int, list[str]
     return (
         max_tokens,
         until,
-        sampling.SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p) if do_sample else sampling.SamplingParams(temperature=0),
+        sampling.SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p)
+        if do_sample
+        else sampling.SamplingParams(temperature=0),
     )
 
 

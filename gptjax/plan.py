@@ -38,7 +38,11 @@ python -m gptjax.plan --config=gpt3_small --set "model.attention=Dense()"
 def main(argv: list[str]) -> int | None:
     parser = cli.make_config_parser("plan", DESCRIPTION, EXAMPLE)
     parser.add_argument("--json", action="store_true", help="print JSON, numbers in plain units")
-    parser.add_argument("--topology", metavar="NAME", help="chips to compile for: v5p-1024 or v5p:8x8x8, v6e-8, 2xv5p-128, h100-8")
+    parser.add_argument(
+        "--topology",
+        metavar="NAME",
+        help="chips to compile for: v5p-1024 or v5p:8x8x8, v6e-8, 2xv5p-128, h100-8",
+    )
     parser.add_argument(
         "--search",
         metavar="PATH=A|B",
@@ -49,7 +53,9 @@ def main(argv: list[str]) -> int | None:
     if args.topology is not None:
         return compile_and_report(cli.resolve_config(args), args.topology, args.search, args.json)
     if args.search is not None:
-        raise ValueError("--search compiles for chips: say which with --topology=NAME, for example --topology=v5p:8x8x8")
+        raise ValueError(
+            "--search compiles for chips: say which with --topology=NAME, for example --topology=v5p:8x8x8"
+        )
     if args.config is None and not args.assignments:
         plans = [plan_config(registry.config(name)) for name in registry.config_names()]
         print(json.dumps(plans, indent=1) if args.json else render_list(plans))
@@ -62,7 +68,9 @@ def compile_and_report(config: Config, name: str, search: list[str] | None, as_j
     """Compile, and tell; 0 if it fits, or a candidate of the search does."""
     import os
 
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here, and a TPU or GPU that is present is left to others
+    os.environ.setdefault(
+        "JAX_PLATFORMS", "cpu"
+    )  # nothing runs here, and a TPU or GPU that is present is left to others
     from gptjax.aot import compile, report, step_time
     from gptjax.aot import search as searching
     from gptjax.sharding import topology
@@ -110,7 +118,9 @@ def plan_config(config: Config) -> dict[str, Any]:
         "params": count.parameters(model),
         "params_non_embedding": count.non_embedding_parameters(model),
         "params_paper": printed_params,
-        "flops_by_kind": [_pattern_flops(config, pattern) for pattern in dict.fromkeys(model.attention)]
+        "flops_by_kind": [
+            _pattern_flops(config, pattern) for pattern in dict.fromkeys(model.attention)
+        ]
         + [{"kind": "output", "layers": None, "forward": count.logits_flops(model)}],
         "forward_flops_per_token": count.forward_flops_per_token(model),
         "train_flops_per_token": count.train_flops_per_token(model),
@@ -133,7 +143,11 @@ def plan_config(config: Config) -> dict[str, Any]:
 
 def _pattern_flops(config: Config, pattern: Attention) -> dict[str, Any]:
     layers = config.model.attention.count(pattern) * config.model.n_periods
-    return {"kind": repr(pattern), "layers": layers, "forward": layers * count.layer_flops(config.model, pattern)}
+    return {
+        "kind": repr(pattern),
+        "layers": layers,
+        "forward": layers * count.layer_flops(config.model, pattern),
+    }
 
 
 def _paper_figures(config: Config) -> tuple[str | None, float | None]:
@@ -143,7 +157,10 @@ def _paper_figures(config: Config) -> tuple[str | None, float | None]:
     original = registry.config(config.name)
     params, pf_days = registry.paper_figures(config.name)
     same_model = config.model == original.model
-    same_length = (config.train.total_tokens, config.train.steps) == (original.train.total_tokens, original.train.steps)
+    same_length = (config.train.total_tokens, config.train.steps) == (
+        original.train.total_tokens,
+        original.train.steps,
+    )
     return params if same_model else None, pf_days if same_model and same_length else None
 
 
@@ -153,7 +170,11 @@ def _paper_figures(config: Config) -> tuple[str | None, float | None]:
 def render_plan(p: dict[str, Any]) -> str:
     printed = "" if p["params_paper"] is None else f"paper {p['params_paper']}"
     printed_pf_days = "" if p["pf_days_paper"] is None else f"paper {sig3(p['pf_days_paper'])}"
-    ramp = "" if p["ramp_tokens"] is None else f"from {p['first_tokens_per_step']:,} over {si(p['ramp_tokens'])}"
+    ramp = (
+        ""
+        if p["ramp_tokens"] is None
+        else f"from {p['first_tokens_per_step']:,} over {si(p['ramp_tokens'])}"
+    )
     rows = [
         ("parameters", f"{p['params']:,}", printed),
         ("  without embeddings", f"{p['params_non_embedding']:,}", ""),
@@ -166,7 +187,11 @@ def render_plan(p: dict[str, Any]) -> str:
         ("memory, over all devices", "", ""),
         ("  state: parameters, Adam", human_bytes(p["state_bytes"]), ""),
         ("  gradients, in a step", human_bytes(p["gradient_bytes"]), ""),
-        ("  activations of a row", human_bytes(p["row_bytes_float32"]), f"{human_bytes(p['row_bytes_bfloat16'])} in bfloat16"),
+        (
+            "  activations of a row",
+            human_bytes(p["row_bytes_float32"]),
+            f"{human_bytes(p['row_bytes_bfloat16'])} in bfloat16",
+        ),
         (),
         ("tokens per step", f"{p['tokens_per_step']:,}", ramp),
         ("steps", f"{p['steps']:,}", ""),
@@ -177,7 +202,14 @@ def render_plan(p: dict[str, Any]) -> str:
     ]
     shape = f"{p['n_layers']} layers, {p['d_model']:,} wide, {p['n_heads']} heads, context {p['n_ctx']:,}, vocabulary {p['n_vocab']:,}"
     return "\n".join(
-        [f"{p['name']}: {shape}", "", *(f"{a:<37}{b:>17}  {c:>22}".rstrip() for a, b, c in (row or ("", "", "") for row in rows))]
+        [
+            f"{p['name']}: {shape}",
+            "",
+            *(
+                f"{a:<37}{b:>17}  {c:>22}".rstrip()
+                for a, b, c in (row or ("", "", "") for row in rows)
+            ),
+        ]
     )
 
 
@@ -189,7 +221,13 @@ def render_list(plans: list[dict[str, Any]]) -> str:
         for p in plans
     ]
     return "\n".join(
-        [head, *lines, "", "batch: tokens per step, once grown; PF-days: attention counted. --config=NAME", "shows one in full."]
+        [
+            head,
+            *lines,
+            "",
+            "batch: tokens per step, once grown; PF-days: attention counted. --config=NAME",
+            "shows one in full.",
+        ]
     )
 
 

@@ -22,10 +22,18 @@ SourcesByDir = dict[pathlib.Path, open.TextSource]  # shard directory -> what it
 def main(arguments: list[str]) -> None:
     parser = cli.make_config_parser("prepare", __doc__ or "", EXAMPLE, text=True)
     parser.add_argument(
-        "--out", metavar="DIR", type=parse.path_argument, required=True, help="the shard directory; several sources: one each"
+        "--out",
+        metavar="DIR",
+        type=parse.path_argument,
+        required=True,
+        help="the shard directory; several sources: one each",
     )
     parser.add_argument(
-        "--workers", metavar="N", type=parse.int_argument(1, 1024), default=os.cpu_count() or 1, help="processes (default: a core each)"
+        "--workers",
+        metavar="N",
+        type=parse.int_argument(1, 1024),
+        default=os.cpu_count() or 1,
+        help="processes (default: a core each)",
     )
     parser.add_argument(
         "--characters_per_shard",
@@ -39,7 +47,11 @@ def main(arguments: list[str]) -> None:
     spec, validation_rule = config.data.tokenizer, config.data.held_out
     sources = [check_untokenized(source) for source in config.data.sources or (data.Embedded(),)]
     train_sources = dict(zip(shard_dirs(args.out, len(sources)), sources, strict=True))
-    separate = (check_untokenized(validation_rule.source),) if isinstance(validation_rule, data.Separate) else ()
+    separate = (
+        (check_untokenized(validation_rule.source),)
+        if isinstance(validation_rule, data.Separate)
+        else ()
+    )
     validation_sources = dict.fromkeys([args.out / "held_out"], separate[0]) if separate else {}
 
     from gptjax.data import leakage, loader, tokenize  # not before --help has been answered
@@ -51,14 +63,24 @@ def main(arguments: list[str]) -> None:
         leakage.check_sources(sources, source)
     loader.check_sources(sources, separate, validation_rule, out.print)
     model = loader.tokenizer_model_path(spec, sources, validation_rule, args.out)
-    if model is not None and all((path / "manifest.json").exists() for path in train_sources):  # of text that may have changed since
+    if model is not None and all(
+        (path / "manifest.json").exists() for path in train_sources
+    ):  # of text that may have changed since
         model = next(iter(train_sources)) / "tokenizer.model"
     tokenizer = loader.resolve_tokenizer(spec, sources, validation_rule, model, out.print)
     sizes: dict[pathlib.Path, dict[str, int]] = {}
     for directory, source in (train_sources | validation_sources).items():
         with out.progress_bar(tokenize.describe(source)) as advance:
             manifest = tokenize.tokenize_corpus(
-                source, repr(spec), tokenizer, validation_rule, directory, advance, args.workers, args.characters_per_shard, out.print
+                source,
+                repr(spec),
+                tokenizer,
+                validation_rule,
+                directory,
+                advance,
+                args.workers,
+                args.characters_per_shard,
+                out.print,
             )
         sizes[directory] = {split: counts["tokens"] for split, counts in manifest["splits"].items()}
         for split, counts in manifest["splits"].items():
@@ -66,12 +88,18 @@ def main(arguments: list[str]) -> None:
                 f"{directory} {split}: {counts['tokens']:,} tokens in {counts['documents']:,} documents, {len(counts['shards'])} shards"
             )
     n_validation = sum(
-        sizes[directory]["train" if validation_sources else "validation"] for directory in validation_sources or train_sources
+        sizes[directory]["train" if validation_sources else "validation"]
+        for directory in validation_sources or train_sources
     )
     loader.check_sizes(
-        config.model.n_ctx, validation_rule, [(source, sizes[path]["train"]) for path, source in train_sources.items()], n_validation
+        config.model.n_ctx,
+        validation_rule,
+        [(source, sizes[path]["train"]) for path, source in train_sources.items()],
+        n_validation,
     )
-    out.print(f"train on it:\n  python -m gptjax.train {how_to_train(args, config, train_sources, validation_sources, tokenizer.n_vocab)}")
+    out.print(
+        f"train on it:\n  python -m gptjax.train {how_to_train(args, config, train_sources, validation_sources, tokenizer.n_vocab)}"
+    )
 
 
 def shard_dirs(out: pathlib.Path, n: int) -> list[pathlib.Path]:
@@ -82,17 +110,28 @@ def shard_dirs(out: pathlib.Path, n: int) -> list[pathlib.Path]:
 def check_untokenized(source: data.Source) -> open.TextSource:
     """`source`, which must not be prepared already."""
     if isinstance(source, data.Shards):
-        raise ValueError(f"{source} is tokenised already; name in data.sources only what is to be prepared")
+        raise ValueError(
+            f"{source} is tokenised already; name in data.sources only what is to be prepared"
+        )
     return source
 
 
 def how_to_train(
-    args: argparse.Namespace, config: Config, train_sources: SourcesByDir, validation_sources: SourcesByDir, n_vocab: int
+    args: argparse.Namespace,
+    config: Config,
+    train_sources: SourcesByDir,
+    validation_sources: SourcesByDir,
+    n_vocab: int,
 ) -> str:
     """The arguments for a run of the same config on what was prepared."""
-    shards = [data.Shards(path=str(directory), weight=source.weight) for directory, source in train_sources.items()]
+    shards = [
+        data.Shards(path=str(directory), weight=source.weight)
+        for directory, source in train_sources.items()
+    ]
     is_single = len(shards) == 1 and shards[0].weight == 1
-    new_settings = {"data.sources": f"Shards(path={shards[0].path!r})" if is_single else repr(tuple(shards))}
+    new_settings = {
+        "data.sources": f"Shards(path={shards[0].path!r})" if is_single else repr(tuple(shards))
+    }
     if args.text is not None:
         new_settings |= {"name": config.name, "data.held_out": repr(config.data.held_out)}
     for directory in validation_sources:
@@ -100,9 +139,14 @@ def how_to_train(
     if config.model.n_vocab != n_vocab:
         new_settings["model.n_vocab"] = str(n_vocab)
     prefixes = tuple(f"{path}{end}" for path in new_settings for end in ("=", "."))
-    kept_assignments = [assignment for assignment in args.assignments if not assignment.startswith(prefixes)]
+    kept_assignments = [
+        assignment for assignment in args.assignments if not assignment.startswith(prefixes)
+    ]
     settings = [*kept_assignments, *(f"{path}={value}" for path, value in new_settings.items())]
-    quoted = [shlex.quote(setting) if any(c in setting for c in '"$`\\') else f'"{setting}"' for setting in settings]
+    quoted = [
+        shlex.quote(setting) if any(c in setting for c in '"$`\\') else f'"{setting}"'
+        for setting in settings
+    ]
     return " ".join([f"--config={args.config}", *(f"--set {setting}" for setting in quoted)])
 
 

@@ -11,33 +11,88 @@ from gptjax.config import evaluation, parse
 from gptjax.report import sync
 from gptjax.runtime import errors, run_dir
 
-EXAMPLE = "python -m gptjax.sample --run=runs/nano --prompt='def ' --temperature=0.8 --top_k=40 --n=3"
+EXAMPLE = (
+    "python -m gptjax.sample --run=runs/nano --prompt='def ' --temperature=0.8 --top_k=40 --n=3"
+)
 MAX_PROMPT_BYTES = 1 << 26  # bytes of a file that is a prompt
 MAX_SAMPLES, MAX_TOKENS = evaluation.WIDEST, 1_000_000
 
 
 def main(arguments: list[str]) -> None:
-    parser = cli.make_parser("sample", "Continue a prompt with the newest checkpoint of a run, or with weights of others.", EXAMPLE)
+    parser = cli.make_parser(
+        "sample",
+        "Continue a prompt with the newest checkpoint of a run, or with weights of others.",
+        EXAMPLE,
+    )
     sample_count = parse.int_argument(1, MAX_SAMPLES)
-    parser.add_argument("--run", metavar="DIR", required=True, help="a run's directory, or a folder of weights")
-    parser.add_argument("--prompt", metavar="TEXT", default=None, help="the text to continue, '' for none (default: a newline)")
-    parser.add_argument("--prompt_file", metavar="FILE", default=None, help="a file whose text is the prompt, to its last byte; - is stdin")
-    parser.add_argument("--interactive", action="store_true", help="continue each line of standard input; Ctrl-D ends")
-    parser.add_argument("--n", type=sample_count, default=1, help="how many continuations (default: 1)")
-    parser.add_argument("--tokens", type=parse.int_argument(1, MAX_TOKENS), default=128, help="the most tokens of each (default: 128)")
-    parser.add_argument("--stop", metavar="TEXT", action="append", default=[], help="end before this text; repeatable")
-    parser.add_argument("--temperature", type=parse.float_argument(0, 1e300), default=None, help="0 is greedy (default: 1)")
-    parser.add_argument("--top_k", type=parse.int_argument(1), default=None, help="sample among the k likeliest tokens (default: all)")
+    parser.add_argument(
+        "--run", metavar="DIR", required=True, help="a run's directory, or a folder of weights"
+    )
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        default=None,
+        help="the text to continue, '' for none (default: a newline)",
+    )
+    parser.add_argument(
+        "--prompt_file",
+        metavar="FILE",
+        default=None,
+        help="a file whose text is the prompt, to its last byte; - is stdin",
+    )
+    parser.add_argument(
+        "--interactive",
+        action="store_true",
+        help="continue each line of standard input; Ctrl-D ends",
+    )
+    parser.add_argument(
+        "--n", type=sample_count, default=1, help="how many continuations (default: 1)"
+    )
+    parser.add_argument(
+        "--tokens",
+        type=parse.int_argument(1, MAX_TOKENS),
+        default=128,
+        help="the most tokens of each (default: 128)",
+    )
+    parser.add_argument(
+        "--stop",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="end before this text; repeatable",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=parse.float_argument(0, 1e300),
+        default=None,
+        help="0 is greedy (default: 1)",
+    )
+    parser.add_argument(
+        "--top_k",
+        type=parse.int_argument(1),
+        default=None,
+        help="sample among the k likeliest tokens (default: all)",
+    )
     parser.add_argument(
         "--top_p",
         type=parse.float_argument(0, 1, above=True),
         default=None,
         help="sample among the likeliest that make up this probability (default: all)",
     )
-    parser.add_argument("--seed", type=parse.seed_argument, default=None, help="same seed, same text (default: 0)")
-    parser.add_argument("--beams", type=sample_count, default=None, help="do not sample: show the n best of a beam search of this width")
     parser.add_argument(
-        "--alpha", type=parse.float_argument(0, evaluation.MOST_ALPHA), default=None, help="its length penalty (default: 0.6, as GPT-3's)"
+        "--seed", type=parse.seed_argument, default=None, help="same seed, same text (default: 0)"
+    )
+    parser.add_argument(
+        "--beams",
+        type=sample_count,
+        default=None,
+        help="do not sample: show the n best of a beam search of this width",
+    )
+    parser.add_argument(
+        "--alpha",
+        type=parse.float_argument(0, evaluation.MOST_ALPHA),
+        default=None,
+        help="its length penalty (default: 0.6, as GPT-3's)",
     )
     args = parser.parse_args(arguments)
     check_args(args)
@@ -58,11 +113,15 @@ def main(arguments: list[str]) -> None:
     for number, line in enumerate(read_lines()):
         try:
             sampler.generate(line, number)
-        except ValueError as error:  # of this line, as too long a one for a beam; of the model none will do
+        except (
+            ValueError
+        ) as error:  # of this line, as too long a one for a beam; of the model none will do
             if errors.classify_error(error)[0] != 2 or isinstance(error, inference.NonFiniteLogits):
                 raise
             out.warn(str(error))
-        except KeyboardInterrupt:  # enough of this one; a second one, at the prompt, ends the program
+        except (
+            KeyboardInterrupt
+        ):  # enough of this one; a second one, at the prompt, ends the program
             if not sys.stdin.isatty():
                 raise
             out.print("")
@@ -72,17 +131,25 @@ def check_args(args: argparse.Namespace) -> None:
     """Raises ValueError for what cannot be asked."""
     if "" in args.stop:
         raise ValueError("--stop= is in every text: give at least one character")
-    sources = [f"--{name}" for name in ("prompt", "prompt_file", "interactive") if getattr(args, name) not in (None, False)]
+    sources = [
+        f"--{name}"
+        for name in ("prompt", "prompt_file", "interactive")
+        if getattr(args, name) not in (None, False)
+    ]
     if len(sources) > 1:
         raise ValueError(f"{' and '.join(sources)} each say what to continue: give one of them")
     others = ("temperature", "top_k", "top_p", "seed") if args.beams else ("alpha",)
     given_flags = [f"--{name}" for name in others if getattr(args, name) is not None]
     if given_flags and args.beams:
-        raise ValueError(f"--beams searches for the likeliest text and does not sample: leave out {', '.join(given_flags)}")
+        raise ValueError(
+            f"--beams searches for the likeliest text and does not sample: leave out {', '.join(given_flags)}"
+        )
     if given_flags:
         raise ValueError("--alpha is for a beam search: give --beams too")
     if args.beams and args.n > args.beams:
-        raise ValueError(f"--beams={args.beams} finds {args.beams} texts and not --n={args.n}: widen the beam")
+        raise ValueError(
+            f"--beams={args.beams} finds {args.beams} texts and not --n={args.n}: widen the beam"
+        )
 
 
 # --- what to continue ---------------------------------------------------------------------------------------------------
@@ -101,14 +168,18 @@ def read_prompt(args: argparse.Namespace) -> str | None:
         with path.open("rb") as stream:
             return read_text(stream, str(path))
     except OSError as error:
-        raise ValueError(f"--prompt_file={path} cannot be read: {error.strerror or error}") from None
+        raise ValueError(
+            f"--prompt_file={path} cannot be read: {error.strerror or error}"
+        ) from None
 
 
 def read_text(stream: BinaryIO, where: str) -> str:
     """All of a stream as text. ValueError if it is no UTF-8, or longer than any prompt."""
     content = stream.read(MAX_PROMPT_BYTES + 1)
     if len(content) > MAX_PROMPT_BYTES:
-        raise ValueError(f"{where} is longer than {MAX_PROMPT_BYTES:,} bytes: give less of it as a prompt")
+        raise ValueError(
+            f"{where} is longer than {MAX_PROMPT_BYTES:,} bytes: give less of it as a prompt"
+        )
     return parse.utf8(content, where)
 
 
@@ -121,7 +192,7 @@ def read_lines() -> Iterator[str]:
         for line in stream:
             yield line.rstrip("\n")
         return
-    import readline  # noqa: F401  input() then edits, and remembers what was typed
+    import readline
 
     while True:
         try:
@@ -148,7 +219,9 @@ def load_model(run: str, out: Any) -> Any:
     path = run_dir.directory(run) if bucket is not None else parse.path(run)
     sync.BucketSync(path, bucket).download()
     with out.status(f"reading {path}") as progress:
-        return open_model.open_model(path, [], progress, out.warn, None if bucket is None else f"{bucket}/checkpoints")
+        return open_model.open_model(
+            path, [], progress, out.warn, None if bucket is None else f"{bucket}/checkpoints"
+        )
 
 
 class Sampler:
@@ -161,7 +234,9 @@ class Sampler:
         self._args, self._tokenizer, self._out = args, loaded.tokenizer, out
         self._inference_model = inference.prepare(loaded.step.model, loaded.params)
         temperature = 1.0 if args.temperature is None else args.temperature
-        self._sampling_params = sampling.SamplingParams(temperature=temperature, top_k=args.top_k, top_p=args.top_p)
+        self._sampling_params = sampling.SamplingParams(
+            temperature=temperature, top_k=args.top_k, top_p=args.top_p
+        )
 
     def generate(self, prompt: str, index: int = 0) -> None:
         """Show continuations of a prompt, which is the `index`th: each is drawn anew. A prompt without tokens begins as texts do."""
@@ -184,7 +259,14 @@ class Sampler:
         key = jax.random.fold_in(key, index) if index else key
         steps_per_call = 1 if args.n == 1 else decode.STEPS_PER_CALL
         stream = streaming.stream(
-            self._inference_model, self._tokenizer, [prompt] * args.n, args.tokens, self._sampling_params, key, args.stop, steps_per_call
+            self._inference_model,
+            self._tokenizer,
+            [prompt] * args.n,
+            args.tokens,
+            self._sampling_params,
+            key,
+            args.stop,
+            steps_per_call,
         )
         if args.n == 1:
             out.write(prefix)
@@ -207,18 +289,30 @@ class Sampler:
         stops = streaming.normalize_stops(tokenizer, args.stop)
 
         def is_end(tokens):
-            return tokens[-1] == tokenizer.end_of_text or any(stop in tokenizer.decode(tokens) for stop in stops)
+            return tokens[-1] == tokenizer.end_of_text or any(
+                stop in tokenizer.decode(tokens) for stop in stops
+            )
 
         with self._out.status("searching"):
             (hypotheses,) = beam.search(
-                self._inference_model, [prompt], args.tokens, is_end, args.beams, 0.6 if args.alpha is None else args.alpha
+                self._inference_model,
+                [prompt],
+                args.tokens,
+                is_end,
+                args.beams,
+                0.6 if args.alpha is None else args.alpha,
             )
         texts = []
         for hypothesis in hypotheses[: args.n]:
             detokenizer = streaming.StreamingDetokenizer(tokenizer, prompt, args.stop)
-            new = detokenizer.add([token for token in hypothesis.tokens if token != tokenizer.end_of_text])
+            new = detokenizer.add(
+                [token for token in hypothesis.tokens if token != tokenizer.end_of_text]
+            )
             texts.append(prefix + new + detokenizer.end())
-        titles = [f"score {x.score:.3f}, log-probability {x.log_prob:.2f} over {len(x.tokens)} tokens" for x in hypotheses[: args.n]]
+        titles = [
+            f"score {x.score:.3f}, log-probability {x.log_prob:.2f} over {len(x.tokens)} tokens"
+            for x in hypotheses[: args.n]
+        ]
         self._out.print_samples(texts, titles)
 
 

@@ -19,7 +19,9 @@ from gptjax.sweeps import live_table, local_runner, run_status
 EXAMPLE = """python -m gptjax.sweep --sweep=sparse_window --jobs=2
   python -m gptjax.sweep --config=nano --grid "train.schedule.peak=1e-3|3e-3|1e-2" --seeds=3 --dry_run
   python -m gptjax.sweep report runs/sweeps/sparse_window"""
-SEND_EXAMPLE = "WANDB_MODE=offline python -m gptjax.sweep send runs/sweeps/sparse_window --project=windows"
+SEND_EXAMPLE = (
+    "WANDB_MODE=offline python -m gptjax.sweep send runs/sweeps/sparse_window --project=windows"
+)
 RESUME_HINT = "the same command goes on"
 
 
@@ -40,10 +42,17 @@ def main(arguments: list[str]) -> int:
     sweep_dir = args.dir if args.dir is not None else f"runs/sweeps/{name}"
     if args.launch != "local":
         return print_jobs(
-            args.launch, own_args if args.dir else [*own_args, f"--dir={sweep_dir}"], points, sweep_dir, sweep_spec.recipe, launcher_args
+            args.launch,
+            own_args if args.dir else [*own_args, f"--dir={sweep_dir}"],
+            points,
+            sweep_dir,
+            sweep_spec.recipe,
+            launcher_args,
         )
     if "://" in sweep_dir:
-        raise ValueError(f"--dir={sweep_dir}: a sweep on this machine goes to a directory; buckets are for --launch=jobset")
+        raise ValueError(
+            f"--dir={sweep_dir}: a sweep on this machine goes to a directory; buckets are for --launch=jobset"
+        )
     directory = parse.path(sweep_dir)
     if args.dry_run:
         return print_points(name, sweep_spec, points, directory)
@@ -54,8 +63,14 @@ def main(arguments: list[str]) -> int:
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     positive_int = parse.int_argument(1, sweep.MAX_POINTS)
-    parser = cli.make_config_parser("sweep", "Run a recipe at many points, each an ordinary run. What is done is not done again.", EXAMPLE)
-    parser.add_argument("--sweep", metavar="NAME", help="a sweep of configs/sweeps.py; --list shows all")
+    parser = cli.make_config_parser(
+        "sweep",
+        "Run a recipe at many points, each an ordinary run. What is done is not done again.",
+        EXAMPLE,
+    )
+    parser.add_argument(
+        "--sweep", metavar="NAME", help="a sweep of configs/sweeps.py; --list shows all"
+    )
     parser.add_argument(
         "--grid",
         metavar="PATH=A|B",
@@ -63,14 +78,30 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         default=[],
         help="an axis of a grid, over --config or over the points of --sweep; repeatable",
     )
-    parser.add_argument("--seeds", metavar="N", type=positive_int, help="another axis: seeds 0 to N - 1")
-    parser.add_argument("--dir", metavar="DIR", help="where the runs go, or lie (default: runs/sweeps/NAME)")
     parser.add_argument(
-        "--jobs", metavar="N", type=positive_int, default=1, help="points at a time, each with its part of the cores (default: 1)"
+        "--seeds", metavar="N", type=positive_int, help="another axis: seeds 0 to N - 1"
     )
-    parser.add_argument("--devices", metavar="K", type=positive_int, help="accelerators for each of them (default: all for each)")
     parser.add_argument(
-        "--together", metavar="K", type=positive_int, help="train up to K small points that differ in seed or rates as one program"
+        "--dir", metavar="DIR", help="where the runs go, or lie (default: runs/sweeps/NAME)"
+    )
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=positive_int,
+        default=1,
+        help="points at a time, each with its part of the cores (default: 1)",
+    )
+    parser.add_argument(
+        "--devices",
+        metavar="K",
+        type=positive_int,
+        help="accelerators for each of them (default: all for each)",
+    )
+    parser.add_argument(
+        "--together",
+        metavar="K",
+        type=positive_int,
+        help="train up to K small points that differ in seed or rates as one program",
     )
     parser.add_argument(
         "--retries",
@@ -79,44 +110,69 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         default=1,
         help="how often a point that dies is tried again (default: 1)",
     )
-    parser.add_argument("--dry_run", action="store_true", help="show the points, what each costs, and nothing else")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="show the points, what each costs, and nothing else"
+    )
     parser.add_argument("--list", action="store_true", help="show the sweeps that there are")
     parser.add_argument(
-        "--launch", choices=("local", "slurm", "jobset"), default="local", help="slurm, jobset: print what starts the points"
+        "--launch",
+        choices=("local", "slurm", "jobset"),
+        default="local",
+        help="slurm, jobset: print what starts the points",
     )
     parser.add_argument(
-        "--point", metavar="I", type=parse.int_argument(0), help="run the point of that number alone, from 0, as an array job does"
+        "--point",
+        metavar="I",
+        type=parse.int_argument(0),
+        help="run the point of that number alone, from 0, as an array job does",
     )
     return parser.parse_args(arguments)
 
 
 def parse_sweep(args: argparse.Namespace) -> tuple[str, sweep.Sweep]:
     """(name, the sweep) that the arguments describe: of configs/, a grid, or both."""
-    axes = [parse_axis(text) for text in args.grid] + ([sweep.seeds(args.seeds)] if args.seeds else [])
+    axes = [parse_axis(text) for text in args.grid] + (
+        [sweep.seeds(args.seeds)] if args.seeds else []
+    )
     if args.sweep is not None:
         base = registry.sweep(args.sweep)
         points, holdout = (sweep.grid(points, *axes) for points in (base.points, base.check))
         sets = (*base.sets, *args.assignments)
-        return args.sweep, dataclasses.replace(base, recipe=args.config or base.recipe, points=points, sets=sets, check=holdout)
+        return args.sweep, dataclasses.replace(
+            base, recipe=args.config or base.recipe, points=points, sets=sets, check=holdout
+        )
     if not axes:
-        raise ValueError('say which sweep: --sweep=NAME (--list shows all), or --config=RECIPE --grid "path=value|value" --seeds=N')
+        raise ValueError(
+            'say which sweep: --sweep=NAME (--list shows all), or --config=RECIPE --grid "path=value|value" --seeds=N'
+        )
     if args.config is None:
-        raise ValueError(f"--grid and --seeds vary a recipe: say which with --config=NAME: {', '.join(registry.config_names())}")
+        raise ValueError(
+            f"--grid and --seeds vary a recipe: say which with --config=NAME: {', '.join(registry.config_names())}"
+        )
     description = f"{args.config} by {' and '.join([text.partition('=')[0] for text in args.grid] or ['seed'])}"
-    return f"{args.config}_grid", sweep.Sweep(about=description, recipe=args.config, sets=tuple(args.assignments), points=sweep.grid(*axes))
+    return f"{args.config}_grid", sweep.Sweep(
+        about=description,
+        recipe=args.config,
+        sets=tuple(args.assignments),
+        points=sweep.grid(*axes),
+    )
 
 
 def parse_axis(text: str) -> sweep.Points:
     path, equals, values = text.partition("=")
     if not equals or not all(value.strip() for value in values.split("|")):
-        raise ValueError(f"--grid {text}: give a path and its values, for example train.schedule.peak=1e-3|3e-3")
+        raise ValueError(
+            f"--grid {text}: give a path and its values, for example train.schedule.peak=1e-3|3e-3"
+        )
     return sweep.each(path.strip(), *(value.strip() for value in values.split("|")))
 
 
 def print_sweeps() -> int:
     for name in registry.sweep_names():
         sweep_spec = registry.sweep(name)
-        print(f"{name:20} {len(sweep_spec.points + sweep_spec.check):4} points of {sweep_spec.recipe:10} {sweep_spec.about}")
+        print(
+            f"{name:20} {len(sweep_spec.points + sweep_spec.check):4} points of {sweep_spec.recipe:10} {sweep_spec.about}"
+        )
     return 0
 
 
@@ -125,9 +181,13 @@ def print_text(text: str) -> None:
     print(unicode.replace_surrogates(text), flush=True)
 
 
-def print_points(name: str, sweep_spec: sweep.Sweep, points: list[sweep.Point], directory: Path) -> int:
+def print_points(
+    name: str, sweep_spec: sweep.Sweep, points: list[sweep.Point], directory: Path
+) -> int:
     """Every point with its command and its cost; 1 if some cannot be."""
-    print_text(f"{name}: {sweep_spec.about}\n{len(points)} points of {sweep_spec.recipe} in {directory}\n")
+    print_text(
+        f"{name}: {sweep_spec.about}\n{len(points)} points of {sweep_spec.recipe} in {directory}\n"
+    )
     width, flops = max(len(point.name) for point in points), 0.0
     for point in points:
         if point.config is None:
@@ -140,26 +200,43 @@ def print_points(name: str, sweep_spec: sweep.Sweep, points: list[sweep.Point], 
         print(f"{point.name:{width}}  {status.state:8} {size}")
     example = next((point for point in points if point.config is not None), points[0])
     print(f"\n{flops:.2e} FLOPs in all. A point by itself:")
-    print_text(f"  python -m gptjax.train --config={sweep_spec.recipe} --run={directory / example.name} {shlex.join(example.arguments)}")
+    print_text(
+        f"  python -m gptjax.train --config={sweep_spec.recipe} --run={directory / example.name} {shlex.join(example.arguments)}"
+    )
     return int(any(point.config is None for point in points))
 
 
-def run_local(name: str, sweep_spec: sweep.Sweep, points: list[sweep.Point], directory: Path, args: argparse.Namespace) -> int:
+def run_local(
+    name: str,
+    sweep_spec: sweep.Sweep,
+    points: list[sweep.Point],
+    directory: Path,
+    args: argparse.Namespace,
+) -> int:
     slots = local_runner.make_slots(args.jobs, args.devices)
     with lock.hold(directory, "sweep's directory", print_text):
         return run_points(name, sweep_spec, points, directory, slots, args)
 
 
 def run_points(
-    name: str, sweep_spec: sweep.Sweep, points: list[sweep.Point], directory: Path, slots: list[local_runner.Slot], args: argparse.Namespace
+    name: str,
+    sweep_spec: sweep.Sweep,
+    points: list[sweep.Point],
+    directory: Path,
+    slots: list[local_runner.Slot],
+    args: argparse.Namespace,
 ) -> int:
     run_status.write_sweep(directory, name, sweep_spec)
-    print_text(f"{name}: {sweep_spec.about}\n{len(points)} points of {sweep_spec.recipe} in {directory}")
+    print_text(
+        f"{name}: {sweep_spec.about}\n{len(points)} points of {sweep_spec.recipe} in {directory}"
+    )
     if args.together is not None and not run_vmapped(points, directory, args.together):
         print(f"stopped; {RESUME_HINT}")
         return 130
     with live_table.LiveTable(points, directory, len(slots)) as live:
-        progress, is_complete = local_runner.run(sweep_spec.recipe, points, directory, slots, args.retries, live.show)
+        progress, is_complete = local_runner.run(
+            sweep_spec.recipe, points, directory, slots, args.retries, live.show
+        )
     for point in points:
         if point.name in progress.failures:
             print_text(f"failed: {point.name}: {progress.failures[point.name]}")
@@ -171,17 +248,31 @@ def run_points(
     return int(bool(progress.failures))
 
 
-def print_jobs(kind: str, own_args: list[str], points: list[sweep.Point], sweep_dir: str, recipe: str, launcher_args: list[str]) -> int:
+def print_jobs(
+    kind: str,
+    own_args: list[str],
+    points: list[sweep.Point],
+    sweep_dir: str,
+    recipe: str,
+    launcher_args: list[str],
+) -> int:
     """Print a Slurm array whose elements are the points, or a JobSet for each. own_args: this program's; launcher_args: the launcher's."""
     errors = [f"{point.name}: {point.error}" for point in points if point.config is None]
     if errors:
         raise ValueError(f"points that cannot be: {'; '.join(errors)}")
     if kind == "slurm":
-        slurm = importlib.import_module("launch.slurm")  # launch/ stands on gptjax, and is not imported unless asked for
+        slurm = importlib.import_module(
+            "launch.slurm"
+        )  # launch/ stands on gptjax, and is not imported unless asked for
         args = slurm.make_parser().parse_args(launcher_args)
         args.sbatch.append(f"--array=0-{len(points) - 1}")
         arguments = shlex.join(remove_flag(own_args, "--launch"))
-        print(slurm.make_script("gptjax.sweep", f'{arguments} --point="$SLURM_ARRAY_TASK_ID"', **vars(args)), end="")
+        print(
+            slurm.make_script(
+                "gptjax.sweep", f'{arguments} --point="$SLURM_ARRAY_TASK_ID"', **vars(args)
+            ),
+            end="",
+        )
         return 0
     import yaml
 
@@ -189,7 +280,8 @@ def print_jobs(kind: str, own_args: list[str], points: list[sweep.Point], sweep_
     args = vars(gke.make_parser().parse_args(launcher_args))
     jobsets = [
         gke.make_jobset(
-            **args | {"name": f"{args['name']}-{i}"}, arguments=[f"--config={recipe}", f"--run={sweep_dir}/{p.name}", *p.arguments]
+            **args | {"name": f"{args['name']}-{i}"},
+            arguments=[f"--config={recipe}", f"--run={sweep_dir}/{p.name}", *p.arguments],
         )
         for i, p in enumerate(points)
     ]
@@ -206,7 +298,9 @@ def remove_flag(arguments: list[str], flag: str) -> list[str]:
     return remaining
 
 
-def run_point(index: int, name: str, sweep_spec: sweep.Sweep, points: list[sweep.Point], directory: Path) -> int:
+def run_point(
+    index: int, name: str, sweep_spec: sweep.Sweep, points: list[sweep.Point], directory: Path
+) -> int:
     """Train a point in this process, as `train` does: on many hosts if there are."""
     if not 0 <= index < len(points):
         raise ValueError(f"--point={index}: give 0 to {len(points) - 1}")
@@ -217,7 +311,9 @@ def run_point(index: int, name: str, sweep_spec: sweep.Sweep, points: list[sweep
         run_status.write_sweep(directory, name, sweep_spec)
     from gptjax import train
 
-    return train.main([f"--config={sweep_spec.recipe}", f"--run={directory / point.name}", *point.arguments])
+    return train.main(
+        [f"--config={sweep_spec.recipe}", f"--run={directory / point.name}", *point.arguments]
+    )
 
 
 def run_vmapped(points: list[sweep.Point], directory: Path, max_size: int) -> bool:
@@ -228,18 +324,27 @@ def run_vmapped(points: list[sweep.Point], directory: Path, max_size: int) -> bo
     new_points = [
         p
         for p in points
-        if p.config is not None and run_status.read_status(p, directory).state == "waiting" and not run_status.find_conflict(p, directory)
+        if p.config is not None
+        and run_status.read_status(p, directory).state == "waiting"
+        and not run_status.find_conflict(p, directory)
     ]
-    groups = [group for group in vmapped_runs.batchable_groups(new_points, max_size) if len(group) > 1]
+    groups = [
+        group for group in vmapped_runs.batchable_groups(new_points, max_size) if len(group) > 1
+    ]
     if groups:
         from gptjax.sharding import xla_options
 
         xla_options.configure_runtime()
     with local_runner.catch_signals() as signals:
         for number, group in enumerate(groups):
-            print(f"{number + 1} of {len(groups)} groups: {', '.join(point.name for point in group)}", flush=True)
+            print(
+                f"{number + 1} of {len(groups)} groups: {', '.join(point.name for point in group)}",
+                flush=True,
+            )
             try:
-                if not vmapped_runs.train_vmapped(group, directory, print_text, lambda: bool(signals)):
+                if not vmapped_runs.train_vmapped(
+                    group, directory, print_text, lambda: bool(signals)
+                ):
                     return False
             except (OSError, ValueError) as error:
                 status, line = errors.classify_error(error)
@@ -251,7 +356,11 @@ def run_vmapped(points: list[sweep.Point], directory: Path, max_size: int) -> bo
 
 def write_report(arguments: list[str]) -> int:
     """report.md, report.html and pictures in each directory; the table on the screen."""
-    parser = cli.make_parser("sweep report", "A page of what came out of a sweep, finished or not.", EXAMPLE.splitlines()[-1].strip())
+    parser = cli.make_parser(
+        "sweep report",
+        "A page of what came out of a sweep, finished or not.",
+        EXAMPLE.splitlines()[-1].strip(),
+    )
     parser.add_argument("directory", metavar="DIR", type=parse.path_argument, help="of the sweep")
     directory = parser.parse_args(arguments).directory
     name, sweep_spec, points = run_status.load(directory)
@@ -260,10 +369,18 @@ def write_report(arguments: list[str]) -> int:
 
     results = comparison.compare_arms(sweep.arms(points), directory)
     failures = [f"Refused: {point.name}: {point.error}" for point in points if point.config is None]
-    failures += [f"{run.state.capitalize()}: {run.point.name}: {run.reason}" for result in results for run in result.runs if run.reason]
+    failures += [
+        f"{run.state.capitalize()}: {run.point.name}: {run.reason}"
+        for result in results
+        for run in result.runs
+        if run.reason
+    ]
     pictures = [
         draw_or_warn(draw, results, directory / name)
-        for draw, name in ((report_page.plot_bars, "arms.png"), (report_page.plot_curves, "curves.png"))
+        for draw, name in (
+            (report_page.plot_bars, "arms.png"),
+            (report_page.plot_curves, "curves.png"),
+        )
     ]
     pictures = [picture for picture in pictures if picture is not None]
     parts = (
@@ -271,11 +388,16 @@ def write_report(arguments: list[str]) -> int:
         (lr_and_batch.batch_section, "batches.png"),
         (scaling_report.scaling_section, "scaling.png"),
     )
-    sections = [section for draw, name in parts if (section := draw_or_warn(draw, results, directory / name)) is not None]
+    sections = [
+        section
+        for draw, name in parts
+        if (section := draw_or_warn(draw, results, directory / name)) is not None
+    ]
     text = report_page.render_markdown(name, sweep_spec.about, results, failures, sections)
     (directory / "report.md").write_text(text, encoding="utf-8")
     (directory / "report.html").write_text(
-        report_page.render_html(name, sweep_spec.about, results, failures, pictures, sections), encoding="utf-8"
+        report_page.render_html(name, sweep_spec.about, results, failures, pictures, sections),
+        encoding="utf-8",
     )
     print_text(text)
     names = [picture.name for picture in (*pictures, *(section.picture for section in sections))]
@@ -288,21 +410,32 @@ def draw_or_warn(draw: Callable[[Any, Path], Any], results: Any, path: Path) -> 
     try:
         return draw(results, path)
     except Exception as error:
-        print(f"warning: no {path.name}: {type(error).__name__}: {errors.first_line(error)}", file=sys.stderr)
+        print(
+            f"warning: no {path.name}: {type(error).__name__}: {errors.first_line(error)}",
+            file=sys.stderr,
+        )
         return None
 
 
 def log_to_wandb(arguments: list[str]) -> int:
     """Each run with all that it measured, to Weights & Biases."""
-    parser = cli.make_parser("sweep send", "Send a sweep's runs to Weights & Biases, finished or not; again for what is new.", SEND_EXAMPLE)
+    parser = cli.make_parser(
+        "sweep send",
+        "Send a sweep's runs to Weights & Biases, finished or not; again for what is new.",
+        SEND_EXAMPLE,
+    )
     parser.add_argument("directory", metavar="DIR", type=parse.path_argument, help="of the sweep")
-    parser.add_argument("--project", metavar="NAME", default="gptjax", help="of Weights & Biases (default: gptjax)")
+    parser.add_argument(
+        "--project", metavar="NAME", default="gptjax", help="of Weights & Biases (default: gptjax)"
+    )
     args = parser.parse_args(arguments)
     name, _, points = run_status.load(args.directory)
 
     from gptjax.sweeps import wandb
 
-    n = wandb.log_runs(name, points, args.directory, args.project, lambda line: print(line, flush=True))
+    n = wandb.log_runs(
+        name, points, args.directory, args.project, lambda line: print(line, flush=True)
+    )
     print(f"{n} of {len(points)} runs sent to {args.project}")
     return int(n == 0)
 

@@ -18,36 +18,65 @@ def main(arguments: list[str]) -> int:
     """Exit status 0 at the end of the run or at an orderly stop, 3 if the run gave up on non-finite updates."""
     args, config = read_arguments(arguments)
     recipe = registry.config(args.config)
-    set_length = config.train.total_tokens != recipe.train.total_tokens or run_dir.decay(config) not in (None, run_dir.decay(recipe))
-    request = resume.Request(run_dir.directory(args.run, config.name), config, args.tokens, set_length, args.new_record)
+    set_length = config.train.total_tokens != recipe.train.total_tokens or run_dir.decay(
+        config
+    ) not in (None, run_dir.decay(recipe))
+    request = resume.Request(
+        run_dir.directory(args.run, config.name), config, args.tokens, set_length, args.new_record
+    )
 
     from gptjax.distributed import processes
     from gptjax.weights import load
 
-    process_info = rendezvous.detect(args.coordinator, args.processes, args.process, args.join_seconds)
+    process_info = rendezvous.detect(
+        args.coordinator, args.processes, args.process, args.join_seconds
+    )
     with processes.initialize(process_info, config, args.join_seconds) as process_group:
         objective = pretraining.PretrainingObjective(args.init, load.load)
-        return loop.train(request, run_dir.bucket_url(args.run), process_group, args.profile, objective)
+        return loop.train(
+            request, run_dir.bucket_url(args.run), process_group, args.profile, objective
+        )
 
 
 def read_arguments(arguments: list[str], local: bool = True) -> tuple[argparse.Namespace, Config]:
     """main's arguments, and the config that they give, the length of --tokens not in it. ValueError for all that can be refused without
     devices and jax: the launchers call it before they print a job, which runs where files and packages are not those of this machine: not
     `local`."""
-    parser = cli.make_config_parser("train", "Train a GPT on text. The same command continues an interrupted run.", EXAMPLE, text=True)
-    parser.add_argument(
-        "--run", metavar="DIR", help=f"where the run goes, or lies; or gs://BUCKET/FOLDER, {run_dir.NO_LOCK} (default: runs/CONFIG)"
+    parser = cli.make_config_parser(
+        "train",
+        "Train a GPT on text. The same command continues an interrupted run.",
+        EXAMPLE,
+        text=True,
     )
-    parser.add_argument("--init", metavar="RUN_OR_WEIGHTS", help="begin with the weights of another run, or of a folder of weights")
+    parser.add_argument(
+        "--run",
+        metavar="DIR",
+        help=f"where the run goes, or lies; or gs://BUCKET/FOLDER, {run_dir.NO_LOCK} (default: runs/CONFIG)",
+    )
+    parser.add_argument(
+        "--init",
+        metavar="RUN_OR_WEIGHTS",
+        help="begin with the weights of another run, or of a folder of weights",
+    )
     steps = parse.int_argument(0, 10**6)
-    parser.add_argument("--profile", metavar="N", type=steps, default=0, help="trace N steps for xprof and Perfetto into DIR/profile")
+    parser.add_argument(
+        "--profile",
+        metavar="N",
+        type=steps,
+        default=0,
+        help="trace N steps for xprof and Perfetto into DIR/profile",
+    )
     tokens_help = "the length: moves train.total_tokens and, in proportion, the schedule's decay of the recipe or of the run that is there"
     parser.add_argument("--tokens", metavar="N", type=parse.int_argument(), help=tokens_help)
     add_new_record(parser)
     rendezvous.add_distributed_flags(parser)
     args = parser.parse_args(arguments)
     config = cli.resolve_config(args, local)
-    BatchSchedule(config if args.tokens is None else overrides.override(config, f"train.total_tokens={args.tokens}"))
+    BatchSchedule(
+        config
+        if args.tokens is None
+        else overrides.override(config, f"train.total_tokens={args.tokens}")
+    )
     if local or args.run is not None and not args.run.startswith(tuple(run_dir.BUCKETS)):
         run_dir.directory(args.run, config.name)
     return args, config

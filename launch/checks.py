@@ -9,23 +9,33 @@ from gptjax.config import parse
 MAX_COUNT = 10_000  # nodes, slices, devices
 
 
-def split_arguments(arguments: list[str], program: str, example: str) -> tuple[list[str], list[str]]:
+def split_arguments(
+    arguments: list[str], program: str, example: str
+) -> tuple[list[str], list[str]]:
     """Returns (a launcher's own arguments, gptjax.train's, which stand after `--`). ValueError, in one line, if the latter are none, hold a
     control character, say which processes there are, or are such that gptjax.train would refuse them after the queue."""
     own_args, train_args = cli.split_at_dashes(arguments)
     if {"-h", "--help"} & {*own_args}:
         return own_args, train_args
     if not train_args:
-        raise ValueError(f"run what? give gptjax.train's arguments after --, as in python -m launch.{program} ... -- {example}")
+        raise ValueError(
+            f"run what? give gptjax.train's arguments after --, as in python -m launch.{program} ... -- {example}"
+        )
     for word in train_args:
         if parse.one_line(word, len(word)) != word:
             raise ValueError(
                 f"{parse.quote(word)} holds a control character: in a --set a string may be quoted, and then '\\n' stands for one"
             )
     args, _ = train.read_arguments(train_args, local=program == "rehearse")
-    given = [f"--{name}={vars(args)[name]}" for name in ("coordinator", "processes", "process") if vars(args)[name] is not None]
+    given = [
+        f"--{name}={vars(args)[name]}"
+        for name in ("coordinator", "processes", "process")
+        if vars(args)[name] is not None
+    ]
     if given:
-        raise ValueError(f"{' '.join(given)}: the processes of launch.{program} find one another by themselves; leave that out")
+        raise ValueError(
+            f"{' '.join(given)}: the processes of launch.{program} find one another by themselves; leave that out"
+        )
     return own_args, train_args
 
 

@@ -29,10 +29,15 @@ GRACE_SECONDS = 600  # from SIGTERM to SIGKILL, for the checkpoint
 
 
 def main(arguments: list[str]) -> int:
-    own_args, train_args = checks.split_arguments(arguments, "gke", "--config=gpt3_small --run=gs://bucket/run")
+    own_args, train_args = checks.split_arguments(
+        arguments, "gke", "--config=gpt3_small --run=gs://bucket/run"
+    )
     manifest = make_jobset(**vars(make_parser().parse_args(own_args)), arguments=train_args)
     if not (train.read_arguments(train_args, local=False)[0].run or "").startswith("gs://"):
-        print("warning: the run lies in the container, and goes with it: give --run=gs://BUCKET/FOLDER, or add a volume", file=sys.stderr)
+        print(
+            "warning: the run lies in the container, and goes with it: give --run=gs://BUCKET/FOLDER, or add a volume",
+            file=sys.stderr,
+        )
     import yaml
 
     yaml.safe_dump(manifest, sys.stdout, sort_keys=False)
@@ -41,36 +46,69 @@ def main(arguments: list[str]) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """What is asked of the cluster."""
-    parser = cli.make_parser("gke", "Print a JobSet that runs gptjax.train with what stands after --.", EXAMPLE)
+    parser = cli.make_parser(
+        "gke", "Print a JobSet that runs gptjax.train with what stands after --.", EXAMPLE
+    )
     parser.prog = "python -m launch.gke"
-    parser.add_argument("--name", required=True, help="of the JobSet: letters a to z, digits and -, at most 40")
-    parser.add_argument("--image", required=True, help="a container image with this checkout in its working directory, installed")
-    parser.add_argument("--accelerator", metavar="KIND", required=True, help="FAMILY:TOPOLOGY, as v5p:8x8x8, or h100:HOSTS, as h100:4")
     parser.add_argument(
-        "--slices", metavar="N", type=parse.int_argument(1, checks.MAX_COUNT), default=1, help="how many TPU slices (default: 1)"
+        "--name", required=True, help="of the JobSet: letters a to z, digits and -, at most 40"
+    )
+    parser.add_argument(
+        "--image",
+        required=True,
+        help="a container image with this checkout in its working directory, installed",
+    )
+    parser.add_argument(
+        "--accelerator",
+        metavar="KIND",
+        required=True,
+        help="FAMILY:TOPOLOGY, as v5p:8x8x8, or h100:HOSTS, as h100:4",
+    )
+    parser.add_argument(
+        "--slices",
+        metavar="N",
+        type=parse.int_argument(1, checks.MAX_COUNT),
+        default=1,
+        help="how many TPU slices (default: 1)",
     )
     restart_count = parse.int_argument(0, 10**6)
     parser.add_argument(
-        "--restarts", metavar="N", type=restart_count, default=100, help="how often all may start again when one fails (default: 100)"
+        "--restarts",
+        metavar="N",
+        type=restart_count,
+        default=100,
+        help="how often all may start again when one fails (default: 100)",
     )
     return parser
 
 
-def make_jobset(name: str, image: str, accelerator: str, slices: int, restarts: int, arguments: list[str]) -> dict:
+def make_jobset(
+    name: str, image: str, accelerator: str, slices: int, restarts: int, arguments: list[str]
+) -> dict:
     """The JobSet as Kubernetes takes it: a job a slice, a pod a host (on GPUs a process of jax a host). ValueError for an accelerator that
     is not known, and for names that Kubernetes would refuse. A pod that fails restarts them all; the same command continues the run."""
     # Names of pods and hosts are made of it, NAME-hosts-0-0-xxxxx, of 63 characters at most.
     checks.check_match(
-        name, "[a-z]([a-z0-9-]{0,38}[a-z0-9])?", "--name", "at most 40 of a to z, 0 to 9 and -, a letter first and no - last"
+        name,
+        "[a-z]([a-z0-9-]{0,38}[a-z0-9])?",
+        "--name",
+        "at most 40 of a to z, 0 to 9 and -, a letter first and no - last",
     )
-    checks.check_match(image, r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,499}", "--image", "the name of a container image, as REGISTRY/NAME:TAG")
+    checks.check_match(
+        image,
+        r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,499}",
+        "--image",
+        "the name of a container image, as REGISTRY/NAME:TAG",
+    )
     hosts, selector, resource, tail = accelerator_spec(name, accelerator, slices)
     container = {
         "name": "train",
         "image": image,
         "command": ["sh", "-c", f"exec python -m gptjax.train {shlex.join(arguments)}{tail}"],
         "env": [{"name": rendezvous.NONCE_ENV, "value": checks.new_nonce()}],
-        "ports": [{"containerPort": port} for port in (8471, 8080, 8431)] if "google.com/tpu" in resource else [],
+        "ports": [{"containerPort": port} for port in (8471, 8080, 8431)]
+        if "google.com/tpu" in resource
+        else [],
         "resources": {"requests": resource, "limits": resource},
     }
     pod = {
@@ -79,11 +117,22 @@ def make_jobset(name: str, image: str, accelerator: str, slices: int, restarts: 
         "nodeSelector": selector,
         "containers": [container],
     }
-    job = {"parallelism": hosts, "completions": hosts, "completionMode": "Indexed", "backoffLimit": 0, "template": {"spec": pod}}
+    job = {
+        "parallelism": hosts,
+        "completions": hosts,
+        "completionMode": "Indexed",
+        "backoffLimit": 0,
+        "template": {"spec": pod},
+    }
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
-        "metadata": {"name": name, "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}},
+        "metadata": {
+            "name": name,
+            "annotations": {
+                "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
+            },
+        },
         "spec": {
             "failurePolicy": {"maxRestarts": restarts},
             "replicatedJobs": [{"name": "hosts", "replicas": slices, "template": {"spec": job}}],
@@ -96,18 +145,50 @@ def accelerator_spec(name: str, accelerator: str, slices: int) -> tuple[int, dic
     family, _, size = accelerator.partition(":")
     if family == "h100" and re.fullmatch(r"[1-9][0-9]{0,4}", size):
         if slices != 1:
-            raise ValueError(f"--slices={slices} is for TPUs; give the hosts in --accelerator=h100:HOSTS")
+            raise ValueError(
+                f"--slices={slices} is for TPUs; give the hosts in --accelerator=h100:HOSTS"
+            )
         flags = f" --coordinator={name}-hosts-0-0.{name}:{PORT} --processes={size} --process=$JOB_COMPLETION_INDEX"
-        return int(size), {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}, {"nvidia.com/gpu": GPUS_PER_HOST}, flags
-    layout = [int(n) for n in size.split("x")] if re.fullmatch(r"[1-9][0-9]{0,2}(x[1-9][0-9]{0,2})+", size) else []
-    is_valid = layout == [1, 1] or all(n % 2 == 0 for n in layout[:2])  # hosts of 2 x 2 chips, or one chip alone
+        return (
+            int(size),
+            {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"},
+            {"nvidia.com/gpu": GPUS_PER_HOST},
+            flags,
+        )
+    layout = (
+        [int(n) for n in size.split("x")]
+        if re.fullmatch(r"[1-9][0-9]{0,2}(x[1-9][0-9]{0,2})+", size)
+        else []
+    )
+    is_valid = layout == [1, 1] or all(
+        n % 2 == 0 for n in layout[:2]
+    )  # hosts of 2 x 2 chips, or one chip alone
     n_dimensions = TPU_SELECTORS[family][1] if family in TPU_SELECTORS else None
-    if len(layout) != n_dimensions or not is_valid or math.prod(layout) > topology.MAX_POD_CHIPS[family]:
-        known = ", ".join(f"{other}:{'x'.join('ABC'[:dimensions])}" for other, (_, dimensions) in TPU_SELECTORS.items())
-        chip_limit = f"; {family} has at most {topology.MAX_POD_CHIPS[family]:,} chips" if family in TPU_SELECTORS else ""
-        raise ValueError(f"--accelerator={parse.one_line(accelerator, 100)}: give one of {known}, h100:HOSTS{chip_limit}")
-    hosts, chips = max(1, math.prod(layout) // CHIPS_PER_HOST), min(CHIPS_PER_HOST, math.prod(layout))
-    selector = {"cloud.google.com/gke-tpu-accelerator": TPU_SELECTORS[family][0], "cloud.google.com/gke-tpu-topology": size}
+    if (
+        len(layout) != n_dimensions
+        or not is_valid
+        or math.prod(layout) > topology.MAX_POD_CHIPS[family]
+    ):
+        known = ", ".join(
+            f"{other}:{'x'.join('ABC'[:dimensions])}"
+            for other, (_, dimensions) in TPU_SELECTORS.items()
+        )
+        chip_limit = (
+            f"; {family} has at most {topology.MAX_POD_CHIPS[family]:,} chips"
+            if family in TPU_SELECTORS
+            else ""
+        )
+        raise ValueError(
+            f"--accelerator={parse.one_line(accelerator, 100)}: give one of {known}, h100:HOSTS{chip_limit}"
+        )
+    hosts, chips = (
+        max(1, math.prod(layout) // CHIPS_PER_HOST),
+        min(CHIPS_PER_HOST, math.prod(layout)),
+    )
+    selector = {
+        "cloud.google.com/gke-tpu-accelerator": TPU_SELECTORS[family][0],
+        "cloud.google.com/gke-tpu-topology": size,
+    }
     return hosts, selector, {"google.com/tpu": chips}, ""
 
 

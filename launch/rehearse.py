@@ -25,23 +25,39 @@ EXIT_TIMEOUT = 60.0  # seconds that the others have to end by themselves when on
 
 
 def main(arguments: list[str]) -> int:
-    parser = cli.make_parser("rehearse", "Run gptjax.train, given what stands after --, as N processes of M devices.", EXAMPLE)
+    parser = cli.make_parser(
+        "rehearse",
+        "Run gptjax.train, given what stands after --, as N processes of M devices.",
+        EXAMPLE,
+    )
     parser.prog = "python -m launch.rehearse"
     count = parse.int_argument(1, 64)  # each has its Python, its jax and its copy of the model
-    parser.add_argument("--processes", metavar="N", type=count, default=2, help="how many hosts (default: 2)")
-    parser.add_argument("--devices", metavar="M", type=count, default=4, help="devices of each (default: 4)")
+    parser.add_argument(
+        "--processes", metavar="N", type=count, default=2, help="how many hosts (default: 2)"
+    )
+    parser.add_argument(
+        "--devices", metavar="M", type=count, default=4, help="devices of each (default: 4)"
+    )
     own_args, train_args = checks.split_arguments(arguments, "rehearse", "--config=smoke --run=DIR")
     args = parser.parse_args(own_args)
     flags = distributed_flags(args.processes)
-    commands = [[sys.executable, "-m", "gptjax.train", *train_args, *flags[process]] for process in range(args.processes)]
-    with start_workers(commands, args.devices, lambda process, line: print(f"[{process}] {line}", flush=True)) as workers:
+    commands = [
+        [sys.executable, "-m", "gptjax.train", *train_args, *flags[process]]
+        for process in range(args.processes)
+    ]
+    with start_workers(
+        commands, args.devices, lambda process, line: print(f"[{process}] {line}", flush=True)
+    ) as workers:
         return exit_status(workers.wait())
 
 
 def distributed_flags(processes: int) -> list[list[str]]:
     """For each process the flags by which it finds the others, on ports that are free now."""
     port = free_port()
-    return [[f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={i}"] for i in range(processes)]
+    return [
+        [f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={i}"]
+        for i in range(processes)
+    ]
 
 
 def free_port() -> int:
@@ -58,15 +74,29 @@ def free_port() -> int:
 class Workers:
     """Processes that run, and what they have said. Made by `start_workers`."""
 
-    def __init__(self, commands: list[list[str]], environment: dict[str, str], on_line: Callable[[int, str], None]):
+    def __init__(
+        self,
+        commands: list[list[str]],
+        environment: dict[str, str],
+        on_line: Callable[[int, str], None],
+    ):
         self.processes = [
             subprocess.Popen(
-                command_line, env=environment, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+                command_line,
+                env=environment,
+                cwd=CHECKOUT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
             )
             for command_line in commands
         ]
         self._output: list[list[str]] = [[] for _ in commands]
-        self._listeners = [threading.Thread(target=self._listen, args=(i, on_line), daemon=True) for i in range(len(commands))]
+        self._listeners = [
+            threading.Thread(target=self._listen, args=(i, on_line), daemon=True)
+            for i in range(len(commands))
+        ]
         for listener in self._listeners:
             listener.start()
 
@@ -106,7 +136,9 @@ class Workers:
 
 @contextlib.contextmanager
 def start_workers(
-    commands: list[list[str]], devices: int, on_line: Callable[[int, str], None] = lambda number, line: None
+    commands: list[list[str]],
+    devices: int,
+    on_line: Callable[[int, str], None] = lambda number, line: None,
 ) -> Iterator[Workers]:
     """The commands, running on so many simulated devices each; on_line(number, line) is told what they say. Leaving kills what still
     runs."""
@@ -119,7 +151,9 @@ def start_workers(
         rendezvous.NONCE_ENV: checks.new_nonce(),
     }
     workers = Workers(commands, environment, on_line)
-    old_handler = signal.signal(signal.SIGTERM, lambda number, frame: [process.terminate() for process in workers.processes])
+    old_handler = signal.signal(
+        signal.SIGTERM, lambda number, frame: [process.terminate() for process in workers.processes]
+    )
     try:
         yield workers
     except KeyboardInterrupt:  # a terminal has sent it to the processes too

@@ -29,42 +29,91 @@ srun --kill-on-bad-exit=1 --label {python} -m {program} {arguments}
 
 
 def main(arguments: list[str]) -> int:
-    own_args, train_args = checks.split_arguments(arguments, "slurm", "--config=gpt3_xl --run=/shared/runs/xl")
-    print(make_script("gptjax.train", shlex.join(train_args), **vars(make_parser().parse_args(own_args))), end="")
+    own_args, train_args = checks.split_arguments(
+        arguments, "slurm", "--config=gpt3_xl --run=/shared/runs/xl"
+    )
+    print(
+        make_script(
+            "gptjax.train", shlex.join(train_args), **vars(make_parser().parse_args(own_args))
+        ),
+        end="",
+    )
     return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
     """What is asked of sbatch."""
-    parser = cli.make_parser("slurm", "Print an sbatch script that runs gptjax.train with what stands after --.", EXAMPLE)
+    parser = cli.make_parser(
+        "slurm", "Print an sbatch script that runs gptjax.train with what stands after --.", EXAMPLE
+    )
     parser.prog = "python -m launch.slurm"
     parser.add_argument("--name", default="gptjax", help="of the job (default: gptjax)")
     count = parse.int_argument(1, checks.MAX_COUNT)
     parser.add_argument("--nodes", metavar="N", type=count, default=1, help="(default: 1)")
-    parser.add_argument("--gpus", metavar="N", type=count, default=8, help="of each node (default: 8)")
-    parser.add_argument("--cpus", metavar="N", type=count, default=8, help="for each GPU (default: 8)")
-    parser.add_argument("--time", default="1-00:00:00", help="the longest it may take (default: a day)")
+    parser.add_argument(
+        "--gpus", metavar="N", type=count, default=8, help="of each node (default: 8)"
+    )
+    parser.add_argument(
+        "--cpus", metavar="N", type=count, default=8, help="for each GPU (default: 8)"
+    )
+    parser.add_argument(
+        "--time", default="1-00:00:00", help="the longest it may take (default: a day)"
+    )
     seconds = parse.int_argument(0, 65535)  # as sbatch has it
     parser.add_argument(
-        "--grace", metavar="S", type=seconds, default=300, help="seconds before that end at which it stops with a checkpoint"
+        "--grace",
+        metavar="S",
+        type=seconds,
+        default=300,
+        help="seconds before that end at which it stops with a checkpoint",
     )
     sbatch_help = "another of sbatch's, as --partition=gpu; repeatable"
-    parser.add_argument("--sbatch", metavar="FLAG", type=parse.line_argument, action="append", default=[], help=sbatch_help)
-    parser.add_argument("--python", type=parse.line_argument, default=".venv/bin/python", help="(default: .venv/bin/python)")
+    parser.add_argument(
+        "--sbatch",
+        metavar="FLAG",
+        type=parse.line_argument,
+        action="append",
+        default=[],
+        help=sbatch_help,
+    )
+    parser.add_argument(
+        "--python",
+        type=parse.line_argument,
+        default=".venv/bin/python",
+        help="(default: .venv/bin/python)",
+    )
     return parser
 
 
-def make_script(program: str, arguments: str, name: str, time: str, sbatch: list[str], python: str, **numbers: int) -> str:
+def make_script(
+    program: str,
+    arguments: str,
+    name: str,
+    time: str,
+    sbatch: list[str],
+    python: str,
+    **numbers: int,
+) -> str:
     """The sbatch script; arguments: of the program, as a shell reads them; the others: the parser's flags. ValueError for what sbatch would
     refuse, or read as something else."""
-    checks.check_match(name, "[A-Za-z0-9._-]{1,100}", "--name", "up to 100 letters, digits, dots, - and _")
     checks.check_match(
-        time, r"[0-9]{1,6}(-[0-9]{1,2})?(:[0-9]{1,2}){0,2}|UNLIMITED|INFINITE", "--time", "MINUTES, H:M:S, D-H, D-H:M:S or UNLIMITED"
+        name, "[A-Za-z0-9._-]{1,100}", "--name", "up to 100 letters, digits, dots, - and _"
+    )
+    checks.check_match(
+        time,
+        r"[0-9]{1,6}(-[0-9]{1,2})?(:[0-9]{1,2}){0,2}|UNLIMITED|INFINITE",
+        "--time",
+        "MINUTES, H:M:S, D-H, D-H:M:S or UNLIMITED",
     )
     for flag in sbatch:
         checks.check_match(flag, "-[^#]+", "--sbatch", "a flag of sbatch, as --partition=gpu")
     lines = "".join(f"#SBATCH {flag}\n" for flag in sbatch)
-    fields = {"name": name, "time": time, "python": shlex.quote(python), "nonce": rendezvous.NONCE_ENV}
+    fields = {
+        "name": name,
+        "time": time,
+        "python": shlex.quote(python),
+        "nonce": rendezvous.NONCE_ENV,
+    }
     return SCRIPT.format(program=program, arguments=arguments, more=lines, **fields, **numbers)
 
 

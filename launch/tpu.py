@@ -24,7 +24,12 @@ EXAMPLE = """python -m launch.tpu create --name=pod --zone=us-east5-a --accelera
   python -m launch.tpu logs --name=pod --zone=us-east5-a
   python -m launch.tpu delete --name=pod --zone=us-east5-a"""
 NAME_PATTERN = "[a-z]([a-z0-9-]{0,60}[a-z0-9])?"  # of Google Cloud's resources
-RUNTIMES = {"v4-": "tpu-ubuntu2204-base", "v5litepod-": "v2-alpha-tpuv5-lite", "v5p-": "v2-alpha-tpuv5", "v6e-": "v2-alpha-tpuv6e"}
+RUNTIMES = {
+    "v4-": "tpu-ubuntu2204-base",
+    "v5litepod-": "v2-alpha-tpuv5-lite",
+    "v5p-": "v2-alpha-tpuv5",
+    "v6e-": "v2-alpha-tpuv6e",
+}
 FOLDER, ARCHIVE, LOG_FILE = "gptjax", "gptjax.tgz", "gptjax.log"
 # The image's own Python is too old: uv brings one.
 INSTALL = (
@@ -35,44 +40,83 @@ INSTALL = (
 
 def main(arguments: list[str]) -> int:
     """Exit status: gcloud's, or 2 if there is none, when the commands are only printed."""
-    parser = cli.make_parser("tpu", "Train on Cloud TPU slices; gptjax.train is given what stands after --.", EXAMPLE)
+    parser = cli.make_parser(
+        "tpu", "Train on Cloud TPU slices; gptjax.train is given what stands after --.", EXAMPLE
+    )
     parser.prog = "python -m launch.tpu"
-    parser.add_argument("action", choices=["create", "run", "logs", "delete"], help="what to do; create waits until the slice is there")
+    parser.add_argument(
+        "action",
+        choices=["create", "run", "logs", "delete"],
+        help="what to do; create waits until the slice is there",
+    )
     parser.add_argument("--name", required=True, help="of the slice and its request")
     parser.add_argument("--zone", required=True)
     parser.add_argument("--project", help="(default: gcloud's)")
-    parser.add_argument("--accelerator", metavar="TYPE", help="to create: v4-128, v5litepod-16, v5p-1024, v6e-256, ...")
+    parser.add_argument(
+        "--accelerator",
+        metavar="TYPE",
+        help="to create: v4-128, v5litepod-16, v5p-1024, v6e-256, ...",
+    )
     count = parse.int_argument(1, checks.MAX_COUNT)
-    parser.add_argument("--slices", metavar="N", type=count, default=1, help="how many of that type (default: 1)")
-    parser.add_argument("--spot", action="store_true", help="create what may be taken away at any time; the same run command continues")
+    parser.add_argument(
+        "--slices", metavar="N", type=count, default=1, help="how many of that type (default: 1)"
+    )
+    parser.add_argument(
+        "--spot",
+        action="store_true",
+        help="create what may be taken away at any time; the same run command continues",
+    )
     parser.add_argument("--dry_run", action="store_true", help="print the commands and run none")
     own_args, train_args = cli.split_at_dashes(arguments)
     args = parser.parse_args(own_args, argparse.Namespace(arguments=train_args))
     if args.action == "run":
         checks.split_arguments(arguments, "tpu", "--config=gpt3_small --run=gs://bucket/run")
     elif train_args:
-        raise ValueError(f"{shlex.join(train_args)}: what stands after -- is for run, and not for {args.action}")
-    for flag, pattern in (("name", NAME_PATTERN), ("zone", NAME_PATTERN), ("project", "[a-z][a-z0-9.:-]{0,100}")):
+        raise ValueError(
+            f"{shlex.join(train_args)}: what stands after -- is for run, and not for {args.action}"
+        )
+    for flag, pattern in (
+        ("name", NAME_PATTERN),
+        ("zone", NAME_PATTERN),
+        ("project", "[a-z][a-z0-9.:-]{0,100}"),
+    ):
         if vars(args)[flag] is not None:
             checks.check_match(
-                vars(args)[flag], pattern, f"--{flag}", "letters a to z, digits and -, a letter first and no - last, at most 62"
+                vars(args)[flag],
+                pattern,
+                f"--{flag}",
+                "letters a to z, digits and -, a letter first and no - last, at most 62",
             )
     commands = {"create": create, "run": run, "logs": logs, "delete": delete}[args.action](args)
     has_gcloud = shutil.which("gcloud") is not None
     if args.dry_run or not has_gcloud:
         print("\n".join(shlex.join(command_line) for command_line in commands))
         if not args.dry_run:
-            print("error: gcloud is not installed, so these commands were only printed; see cloud.google.com/sdk", file=sys.stderr)
+            print(
+                "error: gcloud is not installed, so these commands were only printed; see cloud.google.com/sdk",
+                file=sys.stderr,
+            )
         return 0 if args.dry_run else 2
     for command_line in commands:
-        status = wait_until_active(command_line) if "describe" in command_line else subprocess.run(command_line).returncode
+        status = (
+            wait_until_active(command_line)
+            if "describe" in command_line
+            else subprocess.run(command_line).returncode
+        )
         if status:
             return status
     return 0
 
 
 def gcloud_command(args: argparse.Namespace, *words: str) -> list[str]:
-    return ["gcloud", "compute", "tpus", *words, f"--zone={args.zone}", *([f"--project={args.project}"] if args.project else [])]
+    return [
+        "gcloud",
+        "compute",
+        "tpus",
+        *words,
+        f"--zone={args.zone}",
+        *([f"--project={args.project}"] if args.project else []),
+    ]
 
 
 def create(args: argparse.Namespace) -> list[list[str]]:
@@ -80,35 +124,65 @@ def create(args: argparse.Namespace) -> list[list[str]]:
     prefix, size = (args.accelerator or "").rpartition("-")[::2]
     shown_type = "None" if args.accelerator is None else parse.one_line(args.accelerator, 100)
     if f"{prefix}-" not in RUNTIMES or not re.fullmatch("[1-9][0-9]{0,5}", size):
-        raise ValueError(f"--accelerator={shown_type}: give one of {', '.join(f'{prefix}N' for prefix in RUNTIMES)}")
-    sizes = [int(name.rpartition("-")[2]) for name in topology.slice_layouts(topology.ALIASES.get(prefix, prefix))]
+        raise ValueError(
+            f"--accelerator={shown_type}: give one of {', '.join(f'{prefix}N' for prefix in RUNTIMES)}"
+        )
+    sizes = [
+        int(name.rpartition("-")[2])
+        for name in topology.slice_layouts(topology.ALIASES.get(prefix, prefix))
+    ]
     if int(size) not in sizes:
         near = sorted(sorted(sizes, key=lambda n: abs(n - int(size)))[:3])
-        raise ValueError(f"--accelerator={shown_type}: there is no such slice; nearest: {', '.join(f'{prefix}-{size}' for size in near)}")
+        raise ValueError(
+            f"--accelerator={shown_type}: there is no such slice; nearest: {', '.join(f'{prefix}-{size}' for size in near)}"
+        )
     runtime = RUNTIMES[f"{prefix}-"]
-    nodes = [f"--node-id={args.name}"] if args.slices == 1 else [f"--node-count={args.slices}", f"--node-prefix={args.name}"]
-    request_flags = [f"--accelerator-type={args.accelerator}", f"--runtime-version={runtime}", *nodes, *(["--spot"] if args.spot else [])]
+    nodes = (
+        [f"--node-id={args.name}"]
+        if args.slices == 1
+        else [f"--node-count={args.slices}", f"--node-prefix={args.name}"]
+    )
+    request_flags = [
+        f"--accelerator-type={args.accelerator}",
+        f"--runtime-version={runtime}",
+        *nodes,
+        *(["--spot"] if args.spot else []),
+    ]
     return [
         [*gcloud_command(args, "queued-resources", "create", args.name), *request_flags],
-        [*gcloud_command(args, "queued-resources", "describe", args.name), "--format=value(state.state)"],
+        [
+            *gcloud_command(args, "queued-resources", "describe", args.name),
+            "--format=value(state.state)",
+        ],
     ]
 
 
 def run(args: argparse.Namespace) -> list[list[str]]:
     """Send this checkout to every host, install it, and start training on all; it goes on when this program ends."""
     nonce = f"{rendezvous.NONCE_ENV}={checks.new_nonce()}"
-    train_command = (
-        f"cd {FOLDER} && {nonce} nohup .venv/bin/python -m gptjax.train {shlex.join(args.arguments)} > ../{LOG_FILE} 2>&1 < /dev/null &"
-    )
+    train_command = f"cd {FOLDER} && {nonce} nohup .venv/bin/python -m gptjax.train {shlex.join(args.arguments)} > ../{LOG_FILE} 2>&1 < /dev/null &"
     archive = str(Path(tempfile.gettempdir()) / ARCHIVE)
-    pack_command = ["sh", "-c", f"git ls-files -z | tar --null --files-from=- -czf {shlex.quote(archive)}"]
-    copy_commands = [[*gcloud_command(args, "tpu-vm", "scp", archive, f"{node}:"), "--worker=all"] for node in node_names(args)]
+    pack_command = [
+        "sh",
+        "-c",
+        f"git ls-files -z | tar --null --files-from=- -czf {shlex.quote(archive)}",
+    ]
+    copy_commands = [
+        [*gcloud_command(args, "tpu-vm", "scp", archive, f"{node}:"), "--worker=all"]
+        for node in node_names(args)
+    ]
     return [pack_command, *copy_commands, *ssh_all(args, INSTALL), *ssh_all(args, train_command)]
 
 
 def logs(args: argparse.Namespace) -> list[list[str]]:
     """Process 0's lines, as they come; the other processes' are in the same file on their hosts."""
-    return [[*gcloud_command(args, "tpu-vm", "ssh", node_names(args)[0]), "--worker=0", f"--command=tail -n +1 -F {LOG_FILE}"]]
+    return [
+        [
+            *gcloud_command(args, "tpu-vm", "ssh", node_names(args)[0]),
+            "--worker=0",
+            f"--command=tail -n +1 -F {LOG_FILE}",
+        ]
+    ]
 
 
 def delete(args: argparse.Namespace) -> list[list[str]]:
@@ -120,7 +194,10 @@ def node_names(args: argparse.Namespace) -> list[str]:
 
 
 def ssh_all(args: argparse.Namespace, shell_command: str) -> list[list[str]]:
-    return [[*gcloud_command(args, "tpu-vm", "ssh", node), "--worker=all", f"--command={shell_command}"] for node in node_names(args)]
+    return [
+        [*gcloud_command(args, "tpu-vm", "ssh", node), "--worker=all", f"--command={shell_command}"]
+        for node in node_names(args)
+    ]
 
 
 def wait_until_active(describe: list[str]) -> int:

@@ -8,7 +8,9 @@ import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of the suite's time is compiling, so: little optimisation, and one cache for the session's processes (xdist's inherit it).
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="gptjax-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
@@ -18,7 +20,9 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_cpu_enable_async_dispatch", False)  # as sharding.xla_options.configure_runtime does, and for its reason
+jax.config.update(
+    "jax_cpu_enable_async_dispatch", False
+)  # as sharding.xla_options.configure_runtime does, and for its reason
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared"
@@ -28,7 +32,11 @@ def pytest_collection_modifyitems(items):
     if not SHARED.exists():
         for item in items:
             if "shared" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason=f"needs the developers' data folder {SHARED}, which is not here"))
+                item.add_marker(
+                    pytest.mark.skip(
+                        reason=f"needs the developers' data folder {SHARED}, which is not here"
+                    )
+                )
 
 
 @pytest.fixture

@@ -44,22 +44,40 @@ CAUGHT = ("noticed", "hangs")
 def copy_tree(place: pathlib.Path) -> pathlib.Path:
     """Copies the tree into `place`, its bytecode checked by hashes: an edit may be of the same size and in the same second."""
     tree = place / ROOT.name
-    files = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True)
+    files = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     for name in filter(None, files.stdout.split("\0")):
         if (ROOT / name).is_file():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, tree / name)
     if (ROOT.parent / "shared").exists():
         (place / "shared").symlink_to((ROOT.parent / "shared").resolve())
-    subprocess.run([sys.executable, "-m", "compileall", "-q", "--invalidation-mode=checked-hash", "."], cwd=tree, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "compileall", "-q", "--invalidation-mode=checked-hash", "."],
+        cwd=tree,
+        check=True,
+    )
     return tree
 
 
 def run_pytest(tree: pathlib.Path, arguments: list[str], timeout: float | None) -> tuple[str, str]:
     """Runs pytest in `tree`. Returns (result, which test); the result is noticed, not noticed, hangs or no tests."""
-    command = child.command(["-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider", "--tb=no", "-x", *arguments])
-    how = {"env": os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, "start_new_session": True, "text": True}
-    with subprocess.Popen(command, cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **how) as run:
+    command = child.command(
+        ["-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider", "--tb=no", "-x", *arguments]
+    )
+    how = {
+        "env": os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        "start_new_session": True,
+        "text": True,
+    }
+    with subprocess.Popen(
+        command, cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **how
+    ) as run:
         try:
             output, _ = run.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -70,7 +88,11 @@ def run_pytest(tree: pathlib.Path, arguments: list[str], timeout: float | None) 
     if run.returncode == 0:
         return "not noticed", " ".join(arguments)
     failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", output, re.MULTILINE)
-    return ("noticed", failed[0]) if failed else ("no tests", f"{' '.join(arguments)}: exit status {run.returncode}")
+    return (
+        ("noticed", failed[0])
+        if failed
+        else ("no tests", f"{' '.join(arguments)}: exit status {run.returncode}")
+    )
 
 
 def try_mutant(tree: pathlib.Path, mutant: dict, timeout: float) -> dict:
@@ -82,7 +104,11 @@ def try_mutant(tree: pathlib.Path, mutant: dict, timeout: float) -> dict:
             file = tree / name
             text = file.read_text() if file.exists() else ""
             if text.count(old) != 1:
-                return {"result": "does not apply", "by": f"{name}: {text.count(old)} times {old!r}", "seconds": 0.0}
+                return {
+                    "result": "does not apply",
+                    "by": f"{name}: {text.count(old)} times {old!r}",
+                    "seconds": 0.0,
+                }
             before.setdefault(file, text)
             file.write_text(text.replace(old, new))
         for arguments in filter(None, [mutant.get("likely"), *mutant["tiers"]]):
@@ -96,7 +122,9 @@ def try_mutant(tree: pathlib.Path, mutant: dict, timeout: float) -> dict:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.mutants", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("list", type=pathlib.Path)
     parser.add_argument("--only", default="", help="identifiers or areas, separated by commas")
     parser.add_argument("--jobs", type=int, default=1)
@@ -106,14 +134,22 @@ def main(argv: list[str] | None = None) -> int:
     all_mutants = runpy.run_path(str(args.list))["MUTANTS"]
     only = set(filter(None, args.only.split(",")))
     if unknown := only - {m["id"] for m in all_mutants} - {m["area"] for m in all_mutants}:
-        parser.error(f"--only: neither an identifier nor an area of {args.list}: {', '.join(sorted(unknown))}")
+        parser.error(
+            f"--only: neither an identifier nor an area of {args.list}: {', '.join(sorted(unknown))}"
+        )
     selection = [m for m in all_mutants if not only or only & {m["id"], m["area"]}]
-    lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    lines = (
+        [json.loads(line) for line in args.out.read_text().splitlines()]
+        if args.out.exists()
+        else []
+    )
     done = {line["id"]: line for line in lines}
     remaining, known_passing = [m for m in selection if m["id"] not in done], set()
 
     with tempfile.TemporaryDirectory(prefix="mutants-") as temporary, args.out.open("a") as out:
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(temporary) / "compiled"))
+        os.environ.setdefault(
+            "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(temporary) / "compiled")
+        )
         trees = queue.SimpleQueue()
         for number in range(max(1, args.jobs) if remaining else 0):
             trees.put(copy_tree(pathlib.Path(temporary) / str(number)))
@@ -121,7 +157,9 @@ def main(argv: list[str] | None = None) -> int:
         def run_one(mutant: dict):
             tree = trees.get()
             try:
-                line = {part: mutant[part] for part in ("id", "area", "what")} | try_mutant(tree, mutant, args.timeout)
+                line = {part: mutant[part] for part in ("id", "area", "what")} | try_mutant(
+                    tree, mutant, args.timeout
+                )
                 if line["result"] == "noticed" and line["by"] not in known_passing:
                     if run_pytest(tree, [line["by"]], args.timeout)[0] == "not noticed":
                         known_passing.add(line["by"])
@@ -147,10 +185,15 @@ def summarize(lines: list[dict]) -> int:
     for area in dict.fromkeys(line["area"] for line in lines):
         print(f"{area:<16}" + "".join(f"{counts[area, result]:>16}" for result in results))
     for line in (line for line in lines if line["result"] not in CAUGHT):
-        print(f"{line['result']}: {line['id']} {line['what']}" + (f" ({line['by']})" if line["result"] != "not noticed" else ""))
+        print(
+            f"{line['result']}: {line['id']} {line['what']}"
+            + (f" ({line['by']})" if line["result"] != "not noticed" else "")
+        )
     valid = [line for line in lines if line["result"] in (*CAUGHT, "not noticed")]
     noticed = sum(line["result"] in CAUGHT for line in valid)
-    print(f"noticed: {noticed} of {len(valid)}" + (f", {noticed / len(valid):.1%}" if valid else ""))
+    print(
+        f"noticed: {noticed} of {len(valid)}" + (f", {noticed / len(valid):.1%}" if valid else "")
+    )
     return 0 if noticed == len(lines) else 1
 
 

@@ -4,14 +4,33 @@ from gptjax.config import overrides, registry, sweep
 from gptjax.sweeps import comparison
 
 
-def make_result(*edits: str, losses=(), curve=None, noise_scale=None, check=False, label="") -> comparison.ArmResult:
+def make_result(
+    *edits: str, losses=(), curve=None, noise_scale=None, check=False, label=""
+) -> comparison.ArmResult:
     """An arm of smoke with these edits that came out at these losses; curve: (tokens, loss) before the end."""
     config = overrides.override(registry.config("smoke"), *edits)
     runs = []
     for loss in losses or (None,):
-        points = [*(curve or []), *([(config.train.total_tokens, loss)] if loss is not None else [])]
+        points = [
+            *(curve or []),
+            *([(config.train.total_tokens, loss)] if loss is not None else []),
+        ]
         point = sweep.Point("made up", edits, config, holdout=check)
         runs.append(
-            comparison.RunResult(point, config, "begun" if loss is None else "done", 1, tuple(map(tuple, points)), 1.0, 1.0, noise_scale)
+            comparison.RunResult(
+                point,
+                config,
+                "begun" if loss is None else "done",
+                1,
+                tuple(map(tuple, points)),
+                1.0,
+                1.0,
+                noise_scale,
+            )
         )
-    return comparison.ArmResult(label or ", ".join(edits), tuple(runs), comparison.mean_interval(losses) if losses else None, None)
+    return comparison.ArmResult(
+        label or ", ".join(edits),
+        tuple(runs),
+        comparison.mean_interval(losses) if losses else None,
+        None,
+    )

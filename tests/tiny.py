@@ -9,23 +9,49 @@ from gptjax.config import data, schema
 from gptjax.sharding import device_mesh
 from gptjax.training import state, step
 
-PATTERNS = (schema.Dense(), schema.Banded(window=3), schema.Strided(stride=4), schema.Fixed(block=4, summary=1))
+PATTERNS = (
+    schema.Dense(),
+    schema.Banded(window=3),
+    schema.Strided(stride=4),
+    schema.Fixed(block=4, summary=1),
+)
 GPT3 = (schema.Banded(window=3), schema.Dense())
 EVERY_PATTERN = {type(p).__name__: p for p in PATTERNS}
 
 
 def config(rows: int = 8, **changes) -> schema.Config:
     """4 layers alternating as in GPT-3, 4 heads, 16 wide, 64 ids, context 12, batches of `rows`; `changes` go to the model."""
-    model = schema.Model(**({"n_layers": 4, "n_heads": 4, "d_model": 16, "n_vocab": 61, "n_ctx": 12, "attention": GPT3} | changes))
+    model = schema.Model(
+        **(
+            {
+                "n_layers": 4,
+                "n_heads": 4,
+                "d_model": 16,
+                "n_vocab": 61,
+                "n_ctx": 12,
+                "attention": GPT3,
+            }
+            | changes
+        )
+    )
     train = schema.Train(
         total_tokens=20 * rows * model.n_ctx,
         batch_tokens=rows * model.n_ctx,
-        schedule=schema.Cosine(peak=1e-2, warmup_tokens=2 * rows * model.n_ctx, decay_tokens=20 * rows * model.n_ctx, floor=0.1),
+        schedule=schema.Cosine(
+            peak=1e-2,
+            warmup_tokens=2 * rows * model.n_ctx,
+            decay_tokens=20 * rows * model.n_ctx,
+            floor=0.1,
+        ),
     )
-    return schema.Config(name="tiny", model=model, data=data.Data(tokenizer=data.Bytes()), train=train)
+    return schema.Config(
+        name="tiny", model=model, data=data.Data(tokenizer=data.Bytes()), train=train
+    )
 
 
-def make_step(c: schema.Config, n_devices: int = 1, end_of_text: int | None = None, platform: str = "cpu"):
+def make_step(
+    c: schema.Config, n_devices: int = 1, end_of_text: int | None = None, platform: str = "cpu"
+):
     """(mesh, step, initial state) of a config on some of the simulated devices. platform: whose kernels, which must be interpreted."""
     mesh = device_mesh.make_mesh(c.mesh, jax.devices()[:n_devices])
     train_step = step.build(c, platform, mesh, end_of_text)
@@ -35,7 +61,9 @@ def make_step(c: schema.Config, n_devices: int = 1, end_of_text: int | None = No
 
 def random_tokens(c: schema.Config, *shape: int, seed: int = 0) -> np.ndarray:
     """Random ids of `shape` rows, each n_ctx + 1 long."""
-    return np.random.default_rng(seed).integers(0, c.model.n_vocab, (*shape, c.model.n_ctx + 1), dtype=np.int32)
+    return np.random.default_rng(seed).integers(
+        0, c.model.n_vocab, (*shape, c.model.n_ctx + 1), dtype=np.int32
+    )
 
 
 def assert_near(params, expected):
@@ -51,4 +79,10 @@ def _assert_near(path, x, y):
 
 def replace_parts(c: schema.Config, **parts) -> schema.Config:
     """`c` with fields of its parts replaced: replace_parts(c, compute={"remat": "full"})."""
-    return dataclasses.replace(c, **{k: dataclasses.replace(getattr(c, k), **v) if isinstance(v, dict) else v for k, v in parts.items()})
+    return dataclasses.replace(
+        c,
+        **{
+            k: dataclasses.replace(getattr(c, k), **v) if isinstance(v, dict) else v
+            for k, v in parts.items()
+        },
+    )

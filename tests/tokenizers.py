@@ -44,7 +44,12 @@ def _train_prefixed():
 
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([TEXT] * 50), model_writer=out, vocab_size=330, model_type="bpe", byte_fallback=True, minloglevel=3
+        sentence_iterator=iter([TEXT] * 50),
+        model_writer=out,
+        vocab_size=330,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=3,
     )
     return sentencepiece_tokenizer.SentencePieceTokenizer(out.getvalue())
 
@@ -59,11 +64,15 @@ BUILDERS = {
     "gpt1 spacy": lambda: gpt1_bpe.Gpt1Tokenizer(str(GPT1), "spacy"),
 }
 EXACT = ("bytes", "gpt2", "pieces")  # decoding gives back the text
-ALL = [pytest.param(name, marks=[pytest.mark.shared] * name.startswith("gpt1")) for name in BUILDERS]
+ALL = [
+    pytest.param(name, marks=[pytest.mark.shared] * name.startswith("gpt1")) for name in BUILDERS
+]
 
 
 @functools.cache
 def build(name):
     if name == "gpt1 spacy":
-        pytest.importorskip("spacy", reason="spaCy is an extra: pip install -r requirements-extra.txt")
+        pytest.importorskip(
+            "spacy", reason="spaCy is an extra: pip install -r requirements-extra.txt"
+        )
     return BUILDERS[name]()

@@ -61,7 +61,9 @@ def compile_step(config: schema.Config, target: topology.Topology) -> CompiledSt
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise MemoryError(f"does not fit, says the compiler: {errors.first_line(error)}; {suggest_slice(config, target)}") from error
+        raise MemoryError(
+            f"does not fit, says the compiler: {errors.first_line(error)}; {suggest_slice(config, target)}"
+        ) from error
     memory_stats: Any = executable.memory_analysis()
     total_bytes = memory_stats.argument_size_in_bytes + memory_stats.temp_size_in_bytes
     return CompiledStep(
@@ -86,15 +88,24 @@ def compile_program(
         train_step = step.build(config, platform, mesh, END_OF_TEXT)
         abstract_state = state.abstract_state(config, train_step.model, train_step.tx, mesh)
         shape = (config.batch_rows // rows, rows, config.model.n_ctx + 1)
-        tokens = jax.ShapeDtypeStruct(shape, np.int32, sharding=NamedSharding(mesh, train_step.model.sharding.spec("MB1", shape)))
+        tokens = jax.ShapeDtypeStruct(
+            shape,
+            np.int32,
+            sharding=NamedSharding(mesh, train_step.model.sharding.spec("MB1", shape)),
+        )
         options = xla_options.options(mesh.devices.flat[0])
-        traced = jax.jit(train_step, donate_argnums=0, static_argnums=2, compiler_options=options).trace(abstract_state, tokens, shape[0])
+        traced = jax.jit(
+            train_step, donate_argnums=0, static_argnums=2, compiler_options=options
+        ).trace(abstract_state, tokens, shape[0])
         return train_step, traced.lower(lowering_platforms=(platform,)).compile(), tokens
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a compiler or a device says so."""
-    return any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory", "Ran out of memory"))
+    return any(
+        words in str(error)
+        for words in ("RESOURCE_EXHAUSTED", "Out of memory", "Ran out of memory")
+    )
 
 
 def state_too_large(config: schema.Config, target: topology.Topology) -> str:
@@ -108,26 +119,45 @@ def state_too_large(config: schema.Config, target: topology.Topology) -> str:
 
 def suggest_slice(config: schema.Config, target: topology.Topology) -> str:
     """The smallest slice of the family that should do, by config/count.py: state, two copies of the gradients, and a row."""
-    row = count.activation_bytes(config, 1, "bfloat16", scores=False) // (max(1, config.mesh.tensor) * max(1, config.mesh.context))
+    row = count.activation_bytes(config, 1, "bfloat16", scores=False) // (
+        max(1, config.mesh.tensor) * max(1, config.mesh.context)
+    )
     for name in topology.slice_layouts(target.family):
         size = topology.from_name(name)
-        if 20 * count.padded_parameters(config.model) // size.n_devices + row <= 0.9 * size.chip.hbm_bytes:
+        if (
+            20 * count.padded_parameters(config.model) // size.n_devices + row
+            <= 0.9 * size.chip.hbm_bytes
+        ):
             is_larger = size.n_devices > target.n_devices
-            return f"the smallest {target.family} that should do: {name}" if is_larger else "change mesh or compute.remat"
+            return (
+                f"the smallest {target.family} that should do: {name}"
+                if is_larger
+                else "change mesh or compute.remat"
+            )
     return f"no {target.family} slice is large enough: give several, as in 2x{name}"
 
 
-def choose_microbatch_rows(config: schema.Config, mesh: jax.sharding.Mesh, target: topology.Topology) -> int:
+def choose_microbatch_rows(
+    config: schema.Config, mesh: jax.sharding.Mesh, target: topology.Topology
+) -> int:
     """Rows of a microbatch at the full batch: train.microbatch_rows, or as many as train would take on such chips. ValueError if the batch
     does not split over the mesh."""
     table = rules.PRESETS[config.mesh.sharding].activations
-    full_config = dataclasses.replace(config, train=dataclasses.replace(config.train, ramp=None, steps=None))
+    full_config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, ramp=None, steps=None)
+    )
     batch_schedule = BatchSchedule(full_config, math.prod(mesh.shape[axis] for axis in table["B"]))
     if config.train.microbatch_rows:
         return config.train.microbatch_rows
     n_shards = mesh.size // mesh.shape["data"]
-    activation_bytes = count.activation_budget(config.model, target.chip.hbm_bytes, count.state_bytes(config.model) // n_shards, n_shards)
+    activation_bytes = count.activation_budget(
+        config.model, target.chip.hbm_bytes, count.state_bytes(config.model) // n_shards, n_shards
+    )
     max_rows = step.max_microbatch_rows(
-        config, gpt.execution_policy(config.compute, target.platform), mesh, batch_schedule.shards, activation_bytes
+        config,
+        gpt.execution_policy(config.compute, target.platform),
+        mesh,
+        batch_schedule.shards,
+        activation_bytes,
     )
     return batch_schedule.largest_microbatch(max_rows)

@@ -28,8 +28,24 @@ DTYPE_BYTES = {
     "u64": 8,
     "f64": 8,
 }
-COLLECTIVE_KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
-FREE_OPS = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "after-all")
+COLLECTIVE_KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "collective-permute",
+    "all-to-all",
+)
+FREE_OPS = (
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "call",
+    "conditional",
+    "after-all",
+)
 INSTRUCTION_PATTERN = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
 FUNCTION_PATTERN = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 ARRAY_PATTERN = re.compile(r"\b([a-z]+[0-9]*)\[([\d,]*)\]")
@@ -53,8 +69,14 @@ class Instruction(NamedTuple):
 
     def callees(self, *attributes: str) -> list[str]:
         """Functions named by these attributes."""
-        matches = re.findall(rf"\b(?:{'|'.join(attributes)})=(?:%?([\w.\-]+)|\{{([^}}]*)\}})", self.rest)
-        return [name.strip().lstrip("%") for single, many in matches for name in (single or many).split(",")]
+        matches = re.findall(
+            rf"\b(?:{'|'.join(attributes)})=(?:%?([\w.\-]+)|\{{([^}}]*)\}})", self.rest
+        )
+        return [
+            name.strip().lstrip("%")
+            for single, many in matches
+            for name in (single or many).split(",")
+        ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,8 +84,12 @@ class Collective:
     """One instruction that sends. Devices are numbered as in the mesh, flattened."""
 
     kind: str
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]  # type and sizes of each array of the result on one device, as printed
-    group: tuple[int, ...]  # the first group of devices that exchange; of a permute, the first cycle; empty between slices of TPUs
+    shapes: tuple[
+        tuple[str, tuple[int, ...]], ...
+    ]  # type and sizes of each array of the result on one device, as printed
+    group: tuple[
+        int, ...
+    ]  # the first group of devices that exchange; of a permute, the first cycle; empty between slices of TPUs
     times: int
     bytes_sent: float  # by one device each time, by a ring: of the whole array all but its own part once, for an all-reduce twice
     asynchronous: bool  # others may run while it does
@@ -96,9 +122,22 @@ class Program:
         for instruction in self.functions[function]:
             yield instruction, times, function, is_async
             if instruction.op == "while":
-                yield from self._walk(instruction.callees("body")[0], times * self.trip_count(instruction), is_async)
-            elif instruction.op in ("call", "fusion", "conditional", "async-start"):  # of a conditional, all branches: too much, if at all
-                for inner in instruction.callees("to_apply", "calls", "branch_computations", "true_computation", "false_computation"):
+                yield from self._walk(
+                    instruction.callees("body")[0], times * self.trip_count(instruction), is_async
+                )
+            elif instruction.op in (
+                "call",
+                "fusion",
+                "conditional",
+                "async-start",
+            ):  # of a conditional, all branches: too much, if at all
+                for inner in instruction.callees(
+                    "to_apply",
+                    "calls",
+                    "branch_computations",
+                    "true_computation",
+                    "false_computation",
+                ):
                     yield from self._walk(inner, times, is_async or instruction.op == "async-start")
 
     def trip_count(self, loop: Instruction) -> int:
@@ -106,9 +145,15 @@ class Program:
         if annotation := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
             return int(annotation[1])
         condition, body = loop.callees("condition")[0], loop.callees("body")[0]
-        condition_instructions = {instruction.name: instruction for instruction in self.functions[condition]}
+        condition_instructions = {
+            instruction.name: instruction for instruction in self.functions[condition]
+        }
         operands = self.functions[condition][-1].operands
-        bounds = [n for name in operands if (n := self._constant_value(condition_instructions[name])) is not None]
+        bounds = [
+            n
+            for name in operands
+            if (n := self._constant_value(condition_instructions[name])) is not None
+        ]
         counters = [
             int(m[1])
             for name in operands
@@ -122,48 +167,82 @@ class Program:
         while update.op in ("copy", "bitcast", "copy-done", "copy-start"):
             update = body_instructions[update.operands[0]]
         if update.op == "add":
-            step = next(n for name in update.operands if (n := self._constant_value(body_instructions[name])) is not None)
+            step = next(
+                n
+                for name in update.operands
+                if (n := self._constant_value(body_instructions[name])) is not None
+            )
         return -(-bounds[0] // step)
 
     @staticmethod
     def _constant_value(instruction: Instruction) -> int | None:
-        return int(instruction.rest.split(")")[0]) if instruction.op == "constant" and instruction.rest.split(")")[0].isdigit() else None
+        return (
+            int(instruction.rest.split(")")[0])
+            if instruction.op == "constant" and instruction.rest.split(")")[0].isdigit()
+            else None
+        )
 
     def cycles(self) -> int:
         """libtpu's estimates, summed. Fusions carry the estimate of all that is within."""
         total = 0
         fused_functions = self._fused_functions()
         for instruction, times, function, _ in self.walk():
-            if function not in fused_functions and (match := re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)):
+            if function not in fused_functions and (
+                match := re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
+            ):
                 total += times * int(match[1])
         return total
 
     def _fused_functions(self) -> set[str]:
-        fusions = [instruction for body in self.functions.values() for instruction in body if instruction.op == "fusion"]
+        fusions = [
+            instruction
+            for body in self.functions.values()
+            for instruction in body
+            if instruction.op == "fusion"
+        ]
         return {inner for fusion in fusions for inner in fusion.callees("calls")}
 
     def bytes_accessed(self) -> float:
         """Bytes that instructions read and write, of fusions what goes in and out. In a loop over n layers, of an array of n slices one."""
         total, fused_functions, trip_counts = 0.0, self._fused_functions(), {self.entry: 1}
-        types = {function: {instruction.name: instruction.type for instruction in body} for function, body in self.functions.items()}
+        types = {
+            function: {instruction.name: instruction.type for instruction in body}
+            for function, body in self.functions.items()
+        }
         for instruction, times, function, _ in self.walk():
             if instruction.op == "while":
                 trip_counts[instruction.callees("body")[0]] = self.trip_count(instruction)
             if function in fused_functions or instruction.op in FREE_OPS:
                 continue
-            for type_ in (instruction.type, *(types[function][name] for name in instruction.operands if name in types[function])):
+            for type_ in (
+                instruction.type,
+                *(
+                    types[function][name]
+                    for name in instruction.operands
+                    if name in types[function]
+                ),
+            ):
                 for dtype, dims in ARRAY_PATTERN.findall(type_):
                     sizes = [int(n) for n in dims.split(",") if n]
                     n = trip_counts.get(function, 1)
                     is_stacked = n > 1 and len(sizes) > 1 and sizes[0] == n
-                    total += times * DTYPE_BYTES.get(dtype, 0) * math.prod(sizes) / (n if is_stacked else 1)
+                    total += (
+                        times
+                        * DTYPE_BYTES.get(dtype, 0)
+                        * math.prod(sizes)
+                        / (n if is_stacked else 1)
+                    )
         return total
 
     def kernel_counts(self) -> dict[str, int]:
         """Pallas and library kernels: name -> how often each runs."""
         counts: dict[str, int] = collections.Counter()
         for instruction, times, _, _ in self.walk():
-            target = re.search(r'custom_call_target="([^"]*)"', instruction.rest) if instruction.op == "custom-call" else None
+            target = (
+                re.search(r'custom_call_target="([^"]*)"', instruction.rest)
+                if instruction.op == "custom-call"
+                else None
+            )
             if target and target[1] == "tpu_custom_call":
                 counts[re.sub(r"[.\d]+$", "", instruction.name)] += times
             elif target and target[1].startswith("__"):
@@ -176,9 +255,14 @@ class Program:
         collectives = []
         for instruction, times, function, is_async in self.walk():
             kind, type_ = instruction.op.removesuffix("-start"), instruction.type
-            if transfer := re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.rest if instruction.op == "send" else ""):
+            if transfer := re.search(
+                r'_xla_megascale_transfer_type="(\w+)"',
+                instruction.rest if instruction.op == "send" else "",
+            ):
                 kind = transfer[1].lower().replace("_", "-")
-                shapes = _parse_arrays(_tuple_element(type_, 0))  # (array, ...): what leaves the slice
+                shapes = _parse_arrays(
+                    _tuple_element(type_, 0)
+                )  # (array, ...): what leaves the slice
                 bytes_sent = sum(DTYPE_BYTES[dtype] * math.prod(sizes) for dtype, sizes in shapes)
                 collectives.append(
                     Collective(
@@ -191,14 +275,27 @@ class Program:
                         op_name=instruction.op_name,
                     )
                 )
-            if transfer or kind not in COLLECTIVE_KINDS or len(group := _first_group(instruction.rest)) == 1:
+            if (
+                transfer
+                or kind not in COLLECTIVE_KINDS
+                or len(group := _first_group(instruction.rest)) == 1
+            ):
                 continue
-            if instruction.op.endswith("-start") and kind != "all-reduce":  # (operands, results, ...)
+            if (
+                instruction.op.endswith("-start") and kind != "all-reduce"
+            ):  # (operands, results, ...)
                 type_ = _tuple_element(type_, 1)
             shapes = _parse_arrays(type_)
-            n_others, size = len(group) - 1, sum(DTYPE_BYTES[dtype] * math.prod(sizes) for dtype, sizes in shapes)
+            n_others, size = (
+                len(group) - 1,
+                sum(DTYPE_BYTES[dtype] * math.prod(sizes) for dtype, sizes in shapes),
+            )
             # What is printed is the result: of a reduce-scatter a part, unless it is written as an all-reduce.
-            bytes_sent = {"collective-permute": size, "all-reduce": 2 * size * n_others / len(group), "reduce-scatter": size * n_others}
+            bytes_sent = {
+                "collective-permute": size,
+                "all-reduce": 2 * size * n_others / len(group),
+                "reduce-scatter": size * n_others,
+            }
             n_bytes = bytes_sent.get(kind, size * n_others / len(group))
             if "all-reduce-scatter" in function:
                 kind, n_bytes = "reduce-scatter", size * n_others / len(group)
@@ -220,7 +317,9 @@ class Program:
 def _parse_arrays(type_: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Type and sizes of each array of a type."""
     return tuple(
-        (dtype, tuple(int(n) for n in dims.split(",") if n)) for dtype, dims in ARRAY_PATTERN.findall(type_) if dtype in DTYPE_BYTES
+        (dtype, tuple(int(n) for n in dims.split(",") if n))
+        for dtype, dims in ARRAY_PATTERN.findall(type_)
+        if dtype in DTYPE_BYTES
     )
 
 
@@ -247,7 +346,9 @@ def _first_group(rest: str) -> tuple[int, ...]:
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         return tuple(map(int, match[1].split(",")))
     if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
-        ids = np.arange(int(match[1]) * int(match[2])).reshape([int(n) for n in match[3].split(",")])
+        ids = np.arange(int(match[1]) * int(match[2])).reshape(
+            [int(n) for n in match[3].split(",")]
+        )
         ids = ids.transpose([int(n) for n in match[4].split(",")]) if match[4] else ids
         return tuple(ids.reshape(int(match[1]), -1)[0].tolist())
     if match := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest):
@@ -258,5 +359,7 @@ def _first_group(rest: str) -> tuple[int, ...]:
             n = sizes[name]  # 'a':(2)4 is the middle one of a split into 2, 4 and the rest
             stride = n // (int(before) * int(part)) if part else 1
             index[list(sizes).index(name)] = [i * stride for i in range(int(part) if part else n)]
-        return tuple(int(i) for i in ids[np.ix_(*[i if isinstance(i, list) else [i] for i in index])].ravel())
+        return tuple(
+            int(i) for i in ids[np.ix_(*[i if isinstance(i, list) else [i] for i in index])].ravel()
+        )
     raise AssertionError(f"cannot read the devices of {rest[:200]}")

@@ -13,7 +13,10 @@ COMPUTE_SOURCES = {
 
 def render(summary: dict[str, Any]) -> str:
     """summary: step_time.summarize."""
-    chips, mesh = summary["chips"], " x ".join(f"{axis} {n}" for axis, n in summary["mesh"].items()) or "one device"
+    chips, mesh = (
+        summary["chips"],
+        " x ".join(f"{axis} {n}" for axis, n in summary["mesh"].items()) or "one device",
+    )
     microbatches = f"{summary['microbatches']} x {summary['microbatch_rows']} rows"
     rows = [
         ("mesh", mesh, f"sharding {summary['sharding']}, remat {summary['remat']}"),
@@ -26,22 +29,46 @@ def render(summary: dict[str, Any]) -> str:
         ("  peak, by the compiler", human_bytes(summary["peak_bytes"]), memory_verdict(summary)),
         (),
         ("time of a step: all estimates", "", ""),
-        ("  floor: FLOPs at peak", format_seconds(summary["floor_seconds"]), f"{si(summary['flops_per_chip'])} FLOPs a chip, by formula"),
-        ("  compute", format_seconds(summary["compute_seconds"]), COMPUTE_SOURCES[summary["compute_by"]]),
+        (
+            "  floor: FLOPs at peak",
+            format_seconds(summary["floor_seconds"]),
+            f"{si(summary['flops_per_chip'])} FLOPs a chip, by formula",
+        ),
+        (
+            "  compute",
+            format_seconds(summary["compute_seconds"]),
+            COMPUTE_SOURCES[summary["compute_by"]],
+        ),
         *_kernel_rows(summary),
         *(
             (f"  {row['kind']}", format_seconds(row["seconds"]), _format_traffic(row))
             for row in summary["traffic"]
             if row["seconds"] >= 1e-3 * summary["step_seconds"]
         ),
-        ("  not hidden of these", format_seconds(summary["exposed_seconds"]), "what is synchronous, or longer than the rest"),
+        (
+            "  not hidden of these",
+            format_seconds(summary["exposed_seconds"]),
+            "what is synchronous, or longer than the rest",
+        ),
         ("  step", format_seconds(summary["step_seconds"]), "compute + kernels + not hidden"),
         (),
-        ("MFU", f"{summary['mfu']:.1%}", "floor / step" + (", an upper bound" if summary["compute_by"] == "roofline" else "")),
+        (
+            "MFU",
+            f"{summary['mfu']:.1%}",
+            "floor / step" + (", an upper bound" if summary["compute_by"] == "roofline" else ""),
+        ),
         ("all tokens of the config", f"{sig3(summary['days'])} days", ""),
     ]
-    head = f"{summary['config']} on {summary['topology']}, {chips} {'chips' if chips > 1 else 'chip'}"
-    return "\n".join([head, "", *(f"{a:<32}{b:>14}  {c}".rstrip() for a, b, c in (row or ("", "", "") for row in rows))])
+    head = (
+        f"{summary['config']} on {summary['topology']}, {chips} {'chips' if chips > 1 else 'chip'}"
+    )
+    return "\n".join(
+        [
+            head,
+            "",
+            *(f"{a:<32}{b:>14}  {c}".rstrip() for a, b, c in (row or ("", "", "") for row in rows)),
+        ]
+    )
 
 
 def memory_verdict(summary: dict[str, Any]) -> str:
@@ -54,7 +81,11 @@ def render_ranking(rows: list[tuple[str, dict[str, Any] | str]]) -> str:
     """(assignments, summary or why there is none) of each candidate: those that fit first, then by predicted step."""
 
     def order(row):
-        return (2, 0.0) if isinstance(row[1], str) else (0 if row[1]["fits"] else 1, row[1]["step_seconds"])
+        return (
+            (2, 0.0)
+            if isinstance(row[1], str)
+            else (0 if row[1]["fits"] else 1, row[1]["step_seconds"])
+        )
 
     width = max(len(name) for name, _ in rows)
     columns = ("step", "compute", "kernels", "sending", "peak", "sent")
@@ -63,10 +94,17 @@ def render_ranking(rows: list[tuple[str, dict[str, Any] | str]]) -> str:
         if isinstance(summary, str):
             lines.append(f"{name:<{width}}  {summary}")
             continue
-        cells = [format_seconds(summary[f"{part}_seconds"]) for part in ("step", "compute", "kernel", "exposed")]
+        cells = [
+            format_seconds(summary[f"{part}_seconds"])
+            for part in ("step", "compute", "kernel", "exposed")
+        ]
         cells += [human_bytes(summary[f"{part}_bytes"]) for part in ("peak", "sent")]
         suffix = "" if summary["fits"] else f"  over by {human_bytes(summary['over_bytes'])}"
-        lines.append(f"{name:<{width}}" + "".join(f"{cell:>10}" for cell in cells) + f"{summary['mfu']:>8.1%}{suffix}")
+        lines.append(
+            f"{name:<{width}}"
+            + "".join(f"{cell:>10}" for cell in cells)
+            + f"{summary['mfu']:>8.1%}{suffix}"
+        )
     return "\n".join(lines)
 
 
@@ -77,9 +115,18 @@ def format_seconds(value: float) -> str:
 def _kernel_rows(summary: dict[str, Any]):
     if not summary["kernel_runs"]:
         return []
-    runs = ", ".join(f"{times:,} x {re.sub('^splash_mha_|(_no)?_residuals$', '', name)}" for name, times in summary["kernel_runs"].items())
+    runs = ", ".join(
+        f"{times:,} x {re.sub('^splash_mha_|(_no)?_residuals$', '', name)}"
+        for name, times in summary["kernel_runs"].items()
+    )
     time = format_seconds(summary["kernel_seconds"]) if summary["kernel_seconds"] else "in compute"
-    return [("  kernels", time, runs + ("; at half of peak, assumed" if summary["kernel_seconds"] else ""))]
+    return [
+        (
+            "  kernels",
+            time,
+            runs + ("; at half of peak, assumed" if summary["kernel_seconds"] else ""),
+        )
+    ]
 
 
 def _format_traffic(row: dict[str, Any]) -> str:

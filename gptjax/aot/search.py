@@ -9,12 +9,18 @@ from gptjax.sharding import topology
 REMATS = ("none", "attention+qkv+mid+up", "attention+mid+up", "attention+mid", "full")
 
 
-def candidates(config: schema.Config, target: topology.Topology, choices: list[str]) -> Iterator[tuple[str, schema.Config]]:
+def candidates(
+    config: schema.Config, target: topology.Topology, choices: list[str]
+) -> Iterator[tuple[str, schema.Config]]:
     """(assignments, config) for each way to combine choices, "path=a|b|c" each. Without choices: each tensor up to 16 that divides heads
     and leaves as many shards as divide the batch, by what a layer may keep.
 
     Raises ValueError for a choice that cannot be read or made."""
-    for assignments in itertools.product(*(split_choice(choice) for choice in choices)) if choices else _default_choices(config, target):
+    for assignments in (
+        itertools.product(*(split_choice(choice) for choice in choices))
+        if choices
+        else _default_choices(config, target)
+    ):
         yield " ".join(assignments), overrides.override(config, *assignments)
 
 
@@ -22,14 +28,20 @@ def split_choice(choice: str) -> list[str]:
     """["path=a", "path=b"] of "path=a|b"."""
     path, equals, values = choice.partition("=")
     if not equals or not values:
-        raise ValueError(f"--search {choice}: give a path and its values, for example mesh.tensor=2|4|8")
+        raise ValueError(
+            f"--search {choice}: give a path and its values, for example mesh.tensor=2|4|8"
+        )
     return [f"{path}={value}" for value in values.split("|")]
 
 
 def _default_choices(config: schema.Config, target: topology.Topology) -> Iterator[tuple[str, ...]]:
     for tensor in (1, 2, 4, 8, 16):
         rows = target.n_devices // tensor
-        if target.n_devices % tensor == 0 and config.model.n_heads % tensor == 0 and config.batch_rows % rows == 0:
+        if (
+            target.n_devices % tensor == 0
+            and config.model.n_heads % tensor == 0
+            and config.batch_rows % rows == 0
+        ):
             sharding = "fsdp" if tensor == 1 else "fsdp_tensor"
             for remat in REMATS:
                 yield f"mesh.tensor={tensor}", f"mesh.sharding={sharding}", f"compute.remat={remat}"

@@ -18,7 +18,9 @@ from gptjax.config import count, schema
 from gptjax.model.attention import tpu_splash
 from gptjax.sharding import topology
 
-KERNEL_SHARE = 0.5  # of peak: what flash attention kernels are known to reach on long rows; an assumption
+KERNEL_SHARE = (
+    0.5  # of peak: what flash attention kernels are known to reach on long rows; an assumption
+)
 LANES = 128  # a head is padded to this in the matrix unit
 UNKNOWN_NETWORK = 6.25e9  # bytes/s a chip between slices, where it is not published: v5p's
 
@@ -49,7 +51,9 @@ class Estimate:
     def exposed(self) -> float:
         """Of sending: what is synchronous, and of the rest what is longer than all that could hide it."""
         hideable = sum(t.seconds for t in self.traffic if t.asynchronous)
-        return sum(t.seconds for t in self.traffic if not t.asynchronous) + max(0.0, hideable - self.compute - self.kernels)
+        return sum(t.seconds for t in self.traffic if not t.asynchronous) + max(
+            0.0, hideable - self.compute - self.kernels
+        )
 
     @property
     def step(self) -> float:
@@ -67,12 +71,17 @@ def estimate(compiled: compile.CompiledStep) -> Estimate:
     floor = count.train_flops_per_token(config.model) * tokens / chip.flops
     if compiled.target.platform == "cuda":
         products = count.hardware_flops_per_token(config) * tokens / chip.flops
-        compute, kernels = max(products, compiled.program.bytes_accessed() / chip.hbm_bandwidth), 0.0
+        compute, kernels = (
+            max(products, compiled.program.bytes_accessed() / chip.hbm_bandwidth),
+            0.0,
+        )
     else:
         assert chip.clock is not None, chip.kinds
         compute, kernels = compiled.program.cycles() / chip.clock, kernel_seconds(compiled)
     result = Estimate(floor=floor, compute=compute, kernels=kernels, traffic=traffic(compiled))
-    assert compute + kernels >= floor, f"an estimate of {compute + kernels:.3g} s is below the floor of {floor:.3g} s"
+    assert compute + kernels >= floor, (
+        f"an estimate of {compute + kernels:.3g} s is below the floor of {floor:.3g} s"
+    )
     return result
 
 
@@ -91,7 +100,11 @@ def kernel_seconds(compiled: compile.CompiledStep) -> float:
     for pattern in model.attention:
         visited_pairs = tpu_splash.pairs_by_kernel(pattern, model.n_ctx)
         products = {"forward": 2 * forward, "dkv": 4 if "dq" in visited_pairs else 5, "dq": 3}
-        flops += sum(products[kind] * 2 * pairs for kind, pairs in visited_pairs.items()) * -(-model.d_head // LANES) * LANES
+        flops += (
+            sum(products[kind] * 2 * pairs for kind, pairs in visited_pairs.items())
+            * -(-model.d_head // LANES)
+            * LANES
+        )
     heads = model.n_periods * config.batch_rows * model.n_heads / compiled.mesh.size
     return flops * heads / compiled.target.chip.flops / KERNEL_SHARE
 
@@ -104,12 +117,29 @@ def traffic(compiled: compile.CompiledStep) -> tuple[Traffic, ...]:
     sums: dict[tuple, list[float]] = collections.defaultdict(lambda: [0, 0.0, 0.0])
     for collective in compiled.program.collectives():
         axes = group_axes(collective.group, compiled.mesh) if collective.group else "slices"
-        total = sums[collective.kind, axes, len(collective.group) or compiled.target.slices, collective.asynchronous]
+        total = sums[
+            collective.kind,
+            axes,
+            len(collective.group) or compiled.target.slices,
+            collective.asynchronous,
+        ]
         total[0] += collective.times
         total[1] += collective.times * collective.bytes_sent
-        total[2] += collective.times * collective.bytes_sent / bandwidth(collective, compiled.mesh, compiled.target)
+        total[2] += (
+            collective.times
+            * collective.bytes_sent
+            / bandwidth(collective, compiled.mesh, compiled.target)
+        )
     rows = [
-        Traffic(kind=kind, axes=axes, n_devices=n, times=int(times), n_bytes=n_bytes, seconds=seconds, asynchronous=asynchronous)
+        Traffic(
+            kind=kind,
+            axes=axes,
+            n_devices=n,
+            times=int(times),
+            n_bytes=n_bytes,
+            seconds=seconds,
+            asynchronous=asynchronous,
+        )
         for (kind, axes, n, asynchronous), (times, n_bytes, seconds) in sums.items()
     ]
     return tuple(sorted(rows, key=lambda row: -row.seconds))
@@ -118,15 +148,25 @@ def traffic(compiled: compile.CompiledStep) -> tuple[Traffic, ...]:
 def group_axes(group: tuple[int, ...], mesh: jax.sharding.Mesh) -> str:
     """The mesh axes in which the devices of a group differ."""
     coordinates = np.array(np.unravel_index(group, mesh.devices.shape))
-    return " x ".join(axis for axis, row in zip(mesh.axis_names, coordinates, strict=True) if len(set(row.tolist())) > 1)
+    return " x ".join(
+        axis
+        for axis, row in zip(mesh.axis_names, coordinates, strict=True)
+        if len(set(row.tolist())) > 1
+    )
 
 
-def bandwidth(collective: hlo_cost.Collective, mesh: jax.sharding.Mesh, target: topology.Topology) -> float:
+def bandwidth(
+    collective: hlo_cost.Collective, mesh: jax.sharding.Mesh, target: topology.Topology
+) -> float:
     """Bytes/s that a chip can send to its group. A torus has two links in each dimension that the group fills, if it closes to a ring, one
     if it does not; a permute goes over one. Between slices or hosts, the network."""
     chip, devices = target.chip, [mesh.devices.flat[i] for i in collective.group]
     if target.platform == "cuda":
-        return chip.link_bandwidth if len({d.process_index for d in devices}) == 1 else chip.network_bandwidth or UNKNOWN_NETWORK
+        return (
+            chip.link_bandwidth
+            if len({d.process_index for d in devices}) == 1
+            else chip.network_bandwidth or UNKNOWN_NETWORK
+        )
     if not collective.group:
         return chip.network_bandwidth or UNKNOWN_NETWORK
     link = chip.link_bandwidth / chip.links

@@ -32,7 +32,14 @@ class BatchSchedule:
     total_tokens gives.
     """
 
-    def __init__(self, config: Config, shards: int = 1, quantum: int | None = None, step: int = 0, row: int = 0):
+    def __init__(
+        self,
+        config: Config,
+        shards: int = 1,
+        quantum: int | None = None,
+        step: int = 0,
+        row: int = 0,
+    ):
         self.n_ctx, self.full_rows, self.shards = config.model.n_ctx, config.batch_rows, shards
         if self.full_rows % shards:
             low = self.full_rows // shards * shards
@@ -44,7 +51,10 @@ class BatchSchedule:
         self.quantum = quantum or quanta(config, shards)[0]
         self._check_microbatch(config.train.microbatch_rows)
         self._stages = list(self._ramp_stages(config, step, row))
-        self._stage_steps, self._stage_rows = [s.step for s in self._stages], [s.row for s in self._stages]
+        self._stage_steps, self._stage_rows = (
+            [s.step for s in self._stages],
+            [s.row for s in self._stages],
+        )
         if len(self._stages) > 1 and self.quantum % shards:
             raise ValueError(
                 f"the batch ramp of this run grows in steps of {self.quantum} rows, which {shards} devices cannot share evenly: until it "
@@ -91,7 +101,11 @@ class BatchSchedule:
 
     def _microbatch(self, rows: int, max_microbatch_rows: int, shards: int) -> int:
         total_rows = self.full_rows if rows == self.full_rows else self.quantum
-        candidates = [rows for rows in divisors(total_rows) if rows % shards == 0 and rows <= max_microbatch_rows]
+        candidates = [
+            rows
+            for rows in divisors(total_rows)
+            if rows % shards == 0 and rows <= max_microbatch_rows
+        ]
         return candidates[-1] if candidates else shards
 
     def _stage(self, step: int) -> _Stage:
@@ -106,7 +120,9 @@ class BatchSchedule:
     def _check_microbatch(self, rows: int | None) -> None:
         if rows is not None and (self.full_rows % rows or rows % self.shards):
             candidates = [n for n in divisors(self.full_rows) if n % self.shards == 0]
-            raise ValueError(f"train.microbatch_rows={rows}: on this mesh it can be {', '.join(map(str, candidates))}")
+            raise ValueError(
+                f"train.microbatch_rows={rows}: on this mesh it can be {', '.join(map(str, candidates))}"
+            )
 
     def _ramp_stages(self, config: Config, step: int, row: int):
         """The stages from there on, in order; the last has the full batch and no end."""
@@ -117,7 +133,9 @@ class BatchSchedule:
                 if sizes * self.quantum == self.full_rows:
                     break
                 # The next size is due once start + growth * seen / over >= (sizes + 1) quanta of tokens.
-                due_tokens = -(-((sizes + 1) * quantum_tokens - ramp.start_tokens) * ramp.over_tokens // growth)
+                due_tokens = -(
+                    -((sizes + 1) * quantum_tokens - ramp.start_tokens) * ramp.over_tokens // growth
+                )
                 steps = max(0, -(-(due_tokens - row * self.n_ctx) // (sizes * quantum_tokens)))
                 if steps:
                     yield _Stage(step, row, sizes * self.quantum)
@@ -148,10 +166,14 @@ def resume(config: Config, shards: int, step: int, row: int, quantum: int | None
             for rows in (*quanta(config, shards), *quanta(config))
             if BatchSchedule(_without_limits(config), 1, rows).first_row(step) == row
         ]
-        quantum = quanta_of_row[0] if quanta_of_row else None  # none: that version had continued it on another mesh, and lost its count
+        quantum = (
+            quanta_of_row[0] if quanta_of_row else None
+        )  # none: that version had continued it on another mesh, and lost its count
     return BatchSchedule(config, shards, quantum, step, row)
 
 
 def _without_limits(config: Config) -> Config:
     """Without what is refused for other reasons than the ramp."""
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=None, microbatch_rows=None))
+    return dataclasses.replace(
+        config, train=dataclasses.replace(config.train, steps=None, microbatch_rows=None)
+    )

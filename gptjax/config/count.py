@@ -8,7 +8,16 @@ MFU = train_flops_per_token x tokens per second / (devices x peak FLOPs per seco
 
 from typing import Literal, assert_never
 
-from gptjax.config.schema import REMAT_NAMES, Attention, Banded, Config, Dense, Fixed, Model, Strided
+from gptjax.config.schema import (
+    REMAT_NAMES,
+    Attention,
+    Banded,
+    Config,
+    Dense,
+    Fixed,
+    Model,
+    Strided,
+)
 
 PF_DAY = 8.64e19  # FLOPs: 1e15 a second for a day (GPT-3 Appendix D)
 LOSS_CHUNK_BYTES = 256 * 2**20  # of logits held at a time: training/loss.py
@@ -46,17 +55,30 @@ def attention_pairs(pattern: Attention, n_ctx: int) -> int:
             return w * n_ctx - w * (w - 1) // 2
         case Strided(stride=s):  # the last s keys, and q // s multiples of s before them
             blocks, rest = divmod(n_ctx, s)
-            return attention_pairs(Banded(window=s), n_ctx) + s * (blocks * (blocks - 1) // 2) + rest * blocks
-        case Fixed(block=b, summary=c):  # the query's own block so far, and c keys of each block before it
+            return (
+                attention_pairs(Banded(window=s), n_ctx)
+                + s * (blocks * (blocks - 1) // 2)
+                + rest * blocks
+            )
+        case Fixed(
+            block=b, summary=c
+        ):  # the query's own block so far, and c keys of each block before it
             blocks, rest = divmod(n_ctx, b)
-            return blocks * (b * (b + 1) // 2) + rest * (rest + 1) // 2 + c * (b * (blocks * (blocks - 1) // 2) + rest * blocks)
+            return (
+                blocks * (b * (b + 1) // 2)
+                + rest * (rest + 1) // 2
+                + c * (b * (blocks * (blocks - 1) // 2) + rest * blocks)
+            )
         case _:
             assert_never(pattern)
 
 
 def layer_flops(model: Model, pattern: Attention) -> float:
     """Forward FLOPs per token of one layer whose attention has this pattern."""
-    return 2 * 12 * model.d_model**2 + 4 * model.d_model * attention_pairs(pattern, model.n_ctx) / model.n_ctx
+    return (
+        2 * 12 * model.d_model**2
+        + 4 * model.d_model * attention_pairs(pattern, model.n_ctx) / model.n_ctx
+    )
 
 
 def logits_flops(model: Model) -> float:
@@ -65,7 +87,9 @@ def logits_flops(model: Model) -> float:
 
 
 def forward_flops_per_token(model: Model) -> float:
-    return model.n_periods * sum(layer_flops(model, pattern) for pattern in model.attention) + logits_flops(model)
+    return model.n_periods * sum(
+        layer_flops(model, pattern) for pattern in model.attention
+    ) + logits_flops(model)
 
 
 def train_flops_per_token(model: Model) -> float:
@@ -78,15 +102,20 @@ def hardware_flops_per_token(config: Config) -> float:
     model, d = config.model, config.model.d_model
 
     def recompute_flops(pattern: Attention) -> float:
-        scores = 2 * d * attention_pairs(pattern, model.n_ctx) / model.n_ctx  # never kept; nor is the last matmul computed again
+        scores = (
+            2 * d * attention_pairs(pattern, model.n_ctx) / model.n_ctx
+        )  # never kept; nor is the last matmul computed again
         flops = {"attention": scores, "qkv": 6 * d * d, "mid": 2 * d * d, "up": 8 * d * d}
         return (
             0.0
             if config.compute.remat == "none"
-            else scores + sum(flops[name] for name in REMAT_NAMES if name not in config.compute.saved_names)
+            else scores
+            + sum(flops[name] for name in REMAT_NAMES if name not in config.compute.saved_names)
         )
 
-    return train_flops_per_token(model) + model.n_periods * sum(recompute_flops(pattern) for pattern in model.attention)
+    return train_flops_per_token(model) + model.n_periods * sum(
+        recompute_flops(pattern) for pattern in model.attention
+    )
 
 
 def pf_days(model: Model, tokens: int) -> float:
@@ -113,7 +142,12 @@ def gradient_bytes(model: Model) -> int:
     return 4 * padded_parameters(model)
 
 
-def activation_bytes(config: Config, rows: int, dtype: Literal["float32", "bfloat16"] | None = None, scores: bool = True) -> int:
+def activation_bytes(
+    config: Config,
+    rows: int,
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    scores: bool = True,
+) -> int:
     """An estimate of what `rows` rows keep for their backward pass, over all devices; scores: with the reference attention, which holds
     them, and not with a kernel that does not.
 
@@ -128,8 +162,16 @@ def activation_bytes(config: Config, rows: int, dtype: Literal["float32", "bfloa
     width = {"float32": 4, "bfloat16": 2}[dtype]
     pairs = model.n_heads * model.n_ctx if scores else 0
     layer = 24 * width * model.d_model + 12 * pairs
-    layer += (4 + width) * ((2 * model.d_model if dropout.residual else 0) + (pairs if dropout.attention else 0))
-    saved_bytes = layer if remat == "none" else width * model.d_model * (1 + sum(REMAT_NAMES[name] for name in config.compute.saved_names))
+    layer += (4 + width) * (
+        (2 * model.d_model if dropout.residual else 0) + (pairs if dropout.attention else 0)
+    )
+    saved_bytes = (
+        layer
+        if remat == "none"
+        else width
+        * model.d_model
+        * (1 + sum(REMAT_NAMES[name] for name in config.compute.saved_names))
+    )
     active_bytes = 0 if remat == "none" else layer
     tokens = rows * model.n_ctx
     loss = 2 * min(LOSS_CHUNK_BYTES, 4 * tokens * model.n_vocab_padded)
@@ -143,12 +185,18 @@ def activation_budget(model: Model, limit: int, in_use: int, n_shards: int) -> i
 
 
 def microbatch_rows(
-    config: Config, bytes_free: int, shards: int = 1, dtype: Literal["float32", "bfloat16"] | None = None, scores: bool = True
+    config: Config,
+    bytes_free: int,
+    shards: int = 1,
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    scores: bool = True,
 ) -> int:
     """Rows, over all devices, whose activations fit: a limit for BatchSchedule.largest_microbatch, at least `shards`.
 
     bytes_free: of one device, once state and gradients are in place. shards: devices over which rows are split.
     """
     loss = 2 * LOSS_CHUNK_BYTES
-    row = activation_bytes(config, 1, dtype, scores) - min(loss, 8 * config.model.n_ctx * config.model.n_vocab_padded)
+    row = activation_bytes(config, 1, dtype, scores) - min(
+        loss, 8 * config.model.n_ctx * config.model.n_vocab_padded
+    )
     return shards * max(1, (bytes_free - loss) // row)

@@ -67,7 +67,9 @@ class Gpt1Bpe:
     path: a directory with encoder_bpe_40000.json and vocab_40000.bpe."""
 
     path: str | None = None
-    words: Literal["spacy", "basic"] = "spacy"  # spacy: as published; basic: BERT's splitting, as Hugging Face does without spaCy
+    words: Literal["spacy", "basic"] = (
+        "spacy"  # spacy: as published; basic: BERT's splitting, as Hugging Face does without spaCy
+    )
 
 
 @record
@@ -75,7 +77,9 @@ class SentencePiece:
     """A SentencePiece model file; path None: BPE with byte fallback, of `n_pieces`, trained on 12 million characters of the run's own
     training text: of each source its share by weight, evenly from all of it."""
 
-    n_pieces: Annotated[int, Bounds(300, 10**6)] = 4096  # the least: 256 bytes, the specials, and some pieces
+    n_pieces: Annotated[int, Bounds(300, 10**6)] = (
+        4096  # the least: 256 bytes, the specials, and some pieces
+    )
     path: str | None = None
 
 
@@ -113,4 +117,6 @@ class Data:
     sources: tuple[Source, ...] = ()  # empty: the embedded corpus, and the run says so
     tokenizer: Tokenizer = Gpt2Bpe()
     held_out: ValidationSplit = ByDocument()
-    across_documents: Literal["attend", "mask"] = "attend"  # GPT-3 section 2.2 and Appendix B: no mask between packed documents
+    across_documents: Literal["attend", "mask"] = (
+        "attend"  # GPT-3 section 2.2 and Appendix B: no mask between packed documents
+    )

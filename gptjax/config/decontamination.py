@@ -33,4 +33,6 @@ class OverlapRule:
 
     def __post_init__(self):
         if self.least > self.most:
-            raise ValueError(f"least={self.least} and most={self.most}: give at least as much for most")
+            raise ValueError(
+                f"least={self.least} and most={self.most}: give at least as much for most"
+            )

@@ -93,7 +93,19 @@ class Windows:
 ChoiceMethod = PerToken | Total | PerByte | Unconditional | Calibrated
 LastWord = Word | LastToken
 GenerationMethod = Beam | Greedy | TopK
-Method = PerToken | Total | PerByte | Unconditional | Calibrated | Word | LastToken | Beam | Greedy | TopK | Windows
+Method = (
+    PerToken
+    | Total
+    | PerByte
+    | Unconditional
+    | Calibrated
+    | Word
+    | LastToken
+    | Beam
+    | Greedy
+    | TopK
+    | Windows
+)
 Metric = Literal[
     "accuracy",  # the chosen completion is a right one; the last word is what the model says
     "grade",  # of what is chosen, each completion having one, from 0 to 1: as BIG-bench's multiple_choice_grade
@@ -125,7 +137,9 @@ class Protocol:
     method: Method
     metric: Metric
     description: str = ""
-    described_from: Annotated[int, Bounds(0, 10**6)] = 0  # LAMBADA's stands only where there are demonstrations
+    described_from: Annotated[int, Bounds(0, 10**6)] = (
+        0  # LAMBADA's stands only where there are demonstrations
+    )
     separator: str = "\n\n"
     wording: str = ""
     words: str | None = None

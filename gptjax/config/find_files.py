@@ -13,10 +13,20 @@ from pathlib import Path
 
 from gptjax.config import parse
 
-FORMATS = {".txt": ".txt", ".jsonl": ".jsonl", ".ndjson": ".jsonl", ".json": ".jsonl", ".parquet": ".parquet"}  # ending -> what it holds
+FORMATS = {
+    ".txt": ".txt",
+    ".jsonl": ".jsonl",
+    ".ndjson": ".jsonl",
+    ".json": ".jsonl",
+    ".parquet": ".parquet",
+}  # ending -> what it holds
 COMPRESSIONS = (".gz", ".xz", ".zst")
 FORMAT_HINT = "give .txt, .jsonl or .parquet, each plain or .gz, .xz or .zst; .ndjson and .json are read as .jsonl is, an object a line"
-OTHER_FOLDERS = {"checkpoints", "__pycache__", "__MACOSX"}  # which hold no text, beside those whose names begin with a dot
+OTHER_FOLDERS = {
+    "checkpoints",
+    "__pycache__",
+    "__MACOSX",
+}  # which hold no text, beside those whose names begin with a dot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +46,10 @@ class Listing:
 
     def remark(self) -> str | None:
         """What was passed over, in a line; None if nothing was."""
-        lines = [f"{len(names):,} {why} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" for why, names in self.skipped.items()]
+        lines = [
+            f"{len(names):,} {why} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for why, names in self.skipped.items()
+        ]
         return f"passed over: {'; '.join(lines)}" if lines else None
 
 
@@ -45,7 +58,9 @@ def file_type(path: Path) -> tuple[str, str]:
     name = path.name.lower()
     compression = next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")
     name = name.removesuffix(compression)
-    return next((holds for ending, holds in FORMATS.items() if name.endswith(ending) and name != ending), ""), compression
+    return next(
+        (holds for ending, holds in FORMATS.items() if name.endswith(ending) and name != ending), ""
+    ), compression
 
 
 def stem(path: Path) -> str:
@@ -55,7 +70,9 @@ def stem(path: Path) -> str:
     return name.rpartition(".")[0] if format_ else name
 
 
-_listings: contextvars.ContextVar[dict[str, Listing] | None] = contextvars.ContextVar("listings", default=None)
+_listings: contextvars.ContextVar[dict[str, Listing] | None] = contextvars.ContextVar(
+    "listings", default=None
+)
 
 
 @contextlib.contextmanager
@@ -92,7 +109,12 @@ def _list(path: str) -> Listing:
         raise ValueError(f"Text(path={path!r}): {error}") from None
     skipped: Skipped = collections.defaultdict(set)
     if where.is_dir():
-        return _select(path, (entry for _, entries in _walk_folders(where, skipped) for entry in entries), skipped, "has no text file")
+        return _select(
+            path,
+            (entry for _, entries in _walk_folders(where, skipped) for entry in entries),
+            skipped,
+            "has no text file",
+        )
     if where.exists() or where.is_symlink() or not glob.has_magic(path):
         if not where.exists() and not where.is_symlink():
             raise ValueError(f"Text(path={path!r}) does not exist; {FORMAT_HINT}")
@@ -100,8 +122,14 @@ def _list(path: str) -> Listing:
             raise ValueError(f"Text(path={path!r}): the name tells no known format; {FORMAT_HINT}")
         return Listing({where: stat_regular(where)}, {})
     every = where.parts[1:] if where.is_absolute() else where.parts
-    parts = tuple(part for part, after in zip(every, (*every[1:], ""), strict=True) if not part == after == "**")  # twice is as once
-    return _select(path, _match(Path(where.anchor), parts, skipped), skipped, "matches no file of text")
+    parts = tuple(
+        part
+        for part, after in zip(every, (*every[1:], ""), strict=True)
+        if not part == after == "**"
+    )  # twice is as once
+    return _select(
+        path, _match(Path(where.anchor), parts, skipped), skipped, "matches no file of text"
+    )
 
 
 def stat_regular(file: Path) -> os.stat_result:
@@ -109,11 +137,24 @@ def stat_regular(file: Path) -> os.stat_result:
     try:
         status = file.stat()
     except OSError as error:
-        what = "is a link to a file that is not there: mend or remove it" if file.is_symlink() else f"cannot be read: {error.strerror}"
+        what = (
+            "is a link to a file that is not there: mend or remove it"
+            if file.is_symlink()
+            else f"cannot be read: {error.strerror}"
+        )
         raise ValueError(f"{file} {what}") from None
     if not stat.S_ISREG(status.st_mode):
-        kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
-        what = kinds[stat.S_IFMT(status.st_mode)] if stat.S_IFMT(status.st_mode) in kinds else "a directory"
+        kinds = {
+            stat.S_IFIFO: "a named pipe",
+            stat.S_IFCHR: "a device",
+            stat.S_IFBLK: "a device",
+            stat.S_IFSOCK: "a socket",
+        }
+        what = (
+            kinds[stat.S_IFMT(status.st_mode)]
+            if stat.S_IFMT(status.st_mode) in kinds
+            else "a directory"
+        )
         raise ValueError(f"{file} is {what}, no file: give text that lies on a disk")
     return status
 
@@ -141,10 +182,13 @@ def _select(path: str, entries: Iterator[Path], skipped: Skipped, nothing: str) 
         else:
             states[file] = state
     listing = Listing(
-        {file: states[file] for file in sorted(states)}, {why: sorted(file.name for file in each) for why, each in skipped.items()}
+        {file: states[file] for file in sorted(states)},
+        {why: sorted(file.name for file in each) for why, each in skipped.items()},
     )
     if not states:
-        raise ValueError(f"Text(path={path!r}) {nothing}{f' ({listing.remark()})' if skipped else ''}; {FORMAT_HINT}")
+        raise ValueError(
+            f"Text(path={path!r}) {nothing}{f' ({listing.remark()})' if skipped else ''}; {FORMAT_HINT}"
+        )
     return listing
 
 
@@ -205,7 +249,9 @@ def _match(folder: Path, parts: tuple[str, ...], skipped: Skipped) -> Iterator[P
     if not glob.has_magic(part):
         inner = [folder / part]
     else:
-        entries = sorted(_list_folder(folder)) if part.startswith(".") else _visible(folder, skipped)
+        entries = (
+            sorted(_list_folder(folder)) if part.startswith(".") else _visible(folder, skipped)
+        )
         inner = [entry for entry in entries if fnmatch.fnmatchcase(entry.name, part)]
     for entry in inner:
         if rest and entry.is_dir():

@@ -22,7 +22,9 @@ class Finetuning:
 
     name: str
     task: Task
-    optimizer: AdamW = AdamW(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, bias_correction="rate")
+    optimizer: AdamW = AdamW(
+        b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, bias_correction="rate"
+    )
     dropout: Dropout = Dropout(embedding=0.1, attention=0.1, residual=0.1)
     compute: Compute = Compute()
     mesh: Mesh = Mesh()
@@ -30,7 +32,9 @@ class Finetuning:
     seed: Seed = 0
 
 
-def resolve_config(recipe: Finetuning, pretrained_config: Config, n_examples: int, n_ctx: int) -> Config:
+def resolve_config(
+    recipe: Finetuning, pretrained_config: Config, n_examples: int, n_ctx: int
+) -> Config:
     """The whole run: `pretrained_config` is the pre-trained model's config, n_ctx the longest sequence of the task's.
 
     As in the released code an epoch is n_examples // batch_examples steps, so up to a batch of examples is left out, others each time.
@@ -52,19 +56,28 @@ def resolve_config(recipe: Finetuning, pretrained_config: Config, n_examples: in
     return Config(
         name=recipe.name,
         model=dataclasses.replace(
-            pretrained_config.model, n_vocab=pretrained_config.model.n_vocab + N_SPECIAL_TOKENS, n_ctx=n_ctx, dropout=recipe.dropout
+            pretrained_config.model,
+            n_vocab=pretrained_config.model.n_vocab + N_SPECIAL_TOKENS,
+            n_ctx=n_ctx,
+            dropout=recipe.dropout,
         ),
         data=pretrained_config.data,
         train=Train(
             total_tokens=total_tokens,
             batch_tokens=batch_tokens,
-            schedule=Linear(peak=task.peak, warmup_tokens=int(task.warmup * total_tokens), decay_tokens=total_tokens),
+            schedule=Linear(
+                peak=task.peak,
+                warmup_tokens=int(task.warmup * total_tokens),
+                decay_tokens=total_tokens,
+            ),
             optimizer=recipe.optimizer,
         ),
         compute=recipe.compute,
         mesh=recipe.mesh,
         # Every epoch is evaluated and saved, and the best one kept: section 4.1 does not say which was taken, the released code does.
-        loop=dataclasses.replace(loop, every_eval=steps, every_save=steps, keep_last=task.epochs, every_sample=None),
+        loop=dataclasses.replace(
+            loop, every_eval=steps, every_save=steps, keep_last=task.epochs, every_sample=None
+        ),
         seed=recipe.seed,
         task=task,
     )

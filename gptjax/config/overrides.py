@@ -55,7 +55,9 @@ def override(config: Root, *assignments: str) -> Root:
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path.strip():
-            raise ValueError(f"{parse.quote(assignment)} is not of the form path=value, for example train.steps=100")
+            raise ValueError(
+                f"{parse.quote(assignment)} is not of the form path=value, for example train.steps=100"
+            )
         edit = root
         for key in path.strip().split("."):
             edit = edit.children.setdefault(key, _Edit())
@@ -65,19 +67,29 @@ def override(config: Root, *assignments: str) -> Root:
 
 def flatten(config: Config) -> dict[str, Any]:
     """Every leaf path with its number, string or None; alternatives and tuples as text of the grammar above. JSON keeps it exactly."""
-    return {path: value if value is None or isinstance(value, int | float | str) else repr(value) for path, value in _leaves(config, "")}
+    return {
+        path: value if value is None or isinstance(value, int | float | str) else repr(value)
+        for path, value in _leaves(config, "")
+    }
 
 
-LEGACY_DEFAULTS = {"train.optimizer.bias_correction": "moments"}  # paths that older config.json lack, and what those runs did
+LEGACY_DEFAULTS = {
+    "train.optimizer.bias_correction": "moments"
+}  # paths that older config.json lack, and what those runs did
 
 
 def unflatten(leaves: dict[str, Any]) -> Config:
     """The config of `flatten`'s leaves. Raises ValueError naming paths that are missing or unknown, as in an older gptjax's config.json."""
     leaves = LEGACY_DEFAULTS | leaves
     expected = dict(_leaf_paths(Config, ""))
-    unknown, missing = [p for p in leaves if p not in expected], [p for p in expected if p not in leaves]
+    unknown, missing = (
+        [p for p in leaves if p not in expected],
+        [p for p in expected if p not in leaves],
+    )
     if unknown or missing:
-        problems = [f"unknown: {', '.join(unknown)}"] * bool(unknown) + [f"missing: {', '.join(missing)}"] * bool(missing)
+        problems = [f"unknown: {', '.join(unknown)}"] * bool(unknown) + [
+            f"missing: {', '.join(missing)}"
+        ] * bool(missing)
         raise ValueError(
             f"this config was written by another version of gptjax ({'; '.join(problems)}); use that version, or edit the file"
         )
@@ -104,7 +116,11 @@ def _type_hints(record: type) -> dict[str, Any]:
 
 def _union_members(hint: Any) -> tuple[Any, ...]:
     """The members of a union; any other type is its own only member."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return (
+        typing.get_args(hint)
+        if typing.get_origin(hint) in (typing.Union, types.UnionType)
+        else (hint,)
+    )
 
 
 def _leaf_paths(record: type, prefix: str, alternatives: bool = False):
@@ -127,7 +143,9 @@ def _leaves(config: Config, prefix: str):
 def _iter_diff(a: Any, b: Any, path: str):
     if dataclasses.is_dataclass(a) and type(a) is type(b):
         for name in _type_hints(type(a)):
-            yield from _iter_diff(getattr(a, name), getattr(b, name), f"{path}.{name}" if path else name)
+            yield from _iter_diff(
+                getattr(a, name), getattr(b, name), f"{path}.{name}" if path else name
+            )
     elif a != b:
         yield f"{path}: {a!r} -> {b!r}"
 
@@ -138,7 +156,9 @@ def _unflatten_record(record: type, leaves: dict[str, Any], prefix: str):
         path = prefix + name
         if dataclasses.is_dataclass(hint):
             values[name] = _unflatten_record(typing.cast(type, hint), leaves, path + ".")
-        elif isinstance(leaves[path], str) and not any(o is str or typing.get_origin(o) is typing.Literal for o in _union_members(hint)):
+        elif isinstance(leaves[path], str) and not any(
+            o is str or typing.get_origin(o) is typing.Literal for o in _union_members(hint)
+        ):
             values[name] = _convert(_parse_expression(leaves[path], hint, path), hint, path)
         else:
             values[name] = _convert(ast.Constant(leaves[path]), hint, path)
@@ -155,23 +175,37 @@ def _apply_edit(value: Any, hint: Any, edit: _Edit, path: str) -> Any:
     if isinstance(value, tuple):
         elements = list(value)
         for key, part in edit.children.items():
-            if not (key.isascii() and key.isdecimal() and len(key) < 10) or int(key) >= len(elements):
+            if not (key.isascii() and key.isdecimal() and len(key) < 10) or int(key) >= len(
+                elements
+            ):
                 raise ValueError(
                     f"{dot}{parse.one_line(key, 60)}: {path} has {len(elements)} elements, numbered from 0; or give it whole, "
                     f"{path}=(..., ...)"
                 )
-            elements[int(key)] = _apply_edit(elements[int(key)], typing.get_args(hint)[0], part, dot + key)
+            elements[int(key)] = _apply_edit(
+                elements[int(key)], typing.get_args(hint)[0], part, dot + key
+            )
         return tuple(elements)
     if not dataclasses.is_dataclass(value):
         name = parse.one_line(next(iter(edit.children)), 60)
-        raise ValueError(f"{dot}{name}: {path} is {parse.quote(value)}, which has no fields; {_describe_type(hint)}")
+        raise ValueError(
+            f"{dot}{name}: {path} is {parse.quote(value)}, which has no fields; {_describe_type(hint)}"
+        )
     hints = _type_hints(type(value))
     for key in edit.children:
         if key not in hints:
             hint_text = _suggest(key, list(hints), anywhere=True)
-            raise ValueError(f"{dot}{parse.one_line(key, 60)}: {type(value).__name__} has no field {parse.quote(key)}; {hint_text}")
+            raise ValueError(
+                f"{dot}{parse.one_line(key, 60)}: {type(value).__name__} has no field {parse.quote(key)}; {hint_text}"
+            )
     return _construct(
-        type(value), _fields(value) | {k: _apply_edit(getattr(value, k), hints[k], e, dot + k) for k, e in edit.children.items()}, path
+        type(value),
+        _fields(value)
+        | {
+            k: _apply_edit(getattr(value, k), hints[k], e, dot + k)
+            for k, e in edit.children.items()
+        },
+        path,
     )
 
 
@@ -202,7 +236,9 @@ def _parse_text(text: str, hint: Any, path: str) -> Any:
 
 def _parse_expression(text: str, hint: Any, path: str) -> ast.expr:
     """Parses a text as an expression at most MAX_DEPTH deep, so that what walks it cannot exhaust the stack."""
-    text = re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)  # a path's bytes that are not UTF-8: escapes, for ast
+    text = re.sub(
+        "[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text
+    )  # a path's bytes that are not UTF-8: escapes, for ast
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's own, of odd escapes in strings
@@ -212,7 +248,12 @@ def _parse_expression(text: str, hint: Any, path: str) -> ast.expr:
             level = [below for node in level for below in ast.iter_child_nodes(node)]
         if not level:
             return tree
-    except (SyntaxError, ValueError, MemoryError, RecursionError):  # the last two: nested beyond what Python reads
+    except (
+        SyntaxError,
+        ValueError,
+        MemoryError,
+        RecursionError,
+    ):  # the last two: nested beyond what Python reads
         pass
     quote = " (inside a call, quote strings: Text(path='a/b.txt'))" if "(" in text else ""
     raise ValueError(f"{path}={parse.one_line(text, MAX_QUOTED)}: {_describe_type(hint)}{quote}")
@@ -227,7 +268,11 @@ def _convert(tree: ast.expr, hint: Any, path: str) -> Any:
         if typing.get_origin(option) is tuple:
             parts = tree.elts if isinstance(tree, ast.Tuple | ast.List) else [tree]
             return tuple(_convert(part, typing.get_args(option)[0], path) for part in parts)
-    records = {option.__name__: option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)}
+    records = {
+        option.__name__: option
+        for option in options
+        if isinstance(option, type) and dataclasses.is_dataclass(option)
+    }
     if records:
         return _convert_record(tree, records, hint, path)
     value = tree.id if isinstance(tree, ast.Name) else _literal(tree)
@@ -242,7 +287,10 @@ def _unparse(tree: ast.expr) -> str:
     """An expression as text, for an error."""
     try:
         return parse.one_line(ast.unparse(tree), MAX_QUOTED)
-    except (ValueError, RecursionError):  # an integer of too many digits; in a config.json, lists within lists
+    except (
+        ValueError,
+        RecursionError,
+    ):  # an integer of too many digits; in a config.json, lists within lists
         return "a value of too many digits or parts"
 
 
@@ -260,7 +308,11 @@ def _convert_scalar(value: Any, option: Any) -> tuple[bool, Any]:
     if typing.get_origin(option) is typing.Literal:
         return kind is str and value in typing.get_args(option), value
     if option is bool:
-        return (True, value in (True, "true")) if kind is bool or value in ("true", "false") else (False, None)
+        return (
+            (True, value in (True, "true"))
+            if kind is bool or value in ("true", "false")
+            else (False, None)
+        )
     if option is int and kind is float and value.is_integer():
         return True, int(value)
     if option is float and kind in (int, float) and abs(value) <= sys.float_info.max:
@@ -275,18 +327,30 @@ def _convert_record(tree: ast.expr, records: dict[str, type], hint: Any, path: s
         raise ValueError(f"{path}={_unparse(tree)}: {_describe_type(hint)}")
     name = call.func.id
     if name not in records:
-        raise ValueError(f"{path}={_unparse(tree)}: {_suggest(name, list(records), anywhere=False)}; {_describe_type(hint)}")
+        raise ValueError(
+            f"{path}={_unparse(tree)}: {_suggest(name, list(records), anywhere=False)}; {_describe_type(hint)}"
+        )
     record, hints = records[name], _type_hints(records[name])
     if call.args or any(k.arg is None for k in call.keywords):
         raise ValueError(f"{path}={_unparse(tree)}: name each field: {_signature(record)}")
     arguments = {str(k.arg): k.value for k in call.keywords}
     for key in arguments:
         if key not in hints:
-            raise ValueError(f"{path}={_unparse(tree)}: {name} has no field {key!r}; {_suggest(key, list(hints), anywhere=False)}")
-    missing = [f.name for f in dataclasses.fields(record) if f.default is dataclasses.MISSING and f.name not in arguments]
+            raise ValueError(
+                f"{path}={_unparse(tree)}: {name} has no field {key!r}; {_suggest(key, list(hints), anywhere=False)}"
+            )
+    missing = [
+        f.name
+        for f in dataclasses.fields(record)
+        if f.default is dataclasses.MISSING and f.name not in arguments
+    ]
     if missing:
-        raise ValueError(f"{path}={_unparse(tree)}: {name} needs {', '.join(missing)}: {_signature(record)}")
-    return _construct(record, {k: _convert(v, hints[k], f"{path}.{k}") for k, v in arguments.items()}, path)
+        raise ValueError(
+            f"{path}={_unparse(tree)}: {name} needs {', '.join(missing)}: {_signature(record)}"
+        )
+    return _construct(
+        record, {k: _convert(v, hints[k], f"{path}.{k}") for k, v in arguments.items()}, path
+    )
 
 
 # --- what to say --------------------------------------------------------------------------------------------------------
@@ -304,7 +368,11 @@ def _suggest(name: str, known: list[str], anywhere: bool) -> str:
     leaves = [p for p, _ in _leaf_paths(Config, "", alternatives=True)] if anywhere else []
     matches = difflib.get_close_matches(name, {p.split(".")[-1] for p in leaves}, n=1, cutoff=0.75)
     other_paths = list(dict.fromkeys(p for p in leaves if p.split(".")[-1] in matches))
-    return f"did you mean {' or '.join(other_paths)}?" if other_paths else f"there are {', '.join(known) or 'none'}"
+    return (
+        f"did you mean {' or '.join(other_paths)}?"
+        if other_paths
+        else f"there are {', '.join(known) or 'none'}"
+    )
 
 
 def _signature(record: Any) -> str:
@@ -313,7 +381,13 @@ def _signature(record: Any) -> str:
 
 def _describe_type(hint: Any) -> str:
     """What may be given where `hint` is declared, in words."""
-    words = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", type(None): "None"}
+    words = {
+        int: "a whole number",
+        float: "a number",
+        str: "a string",
+        bool: "true or false",
+        type(None): "None",
+    }
     choices = []
     for option in _union_members(hint):
         if typing.get_origin(option) is typing.Literal:

@@ -19,11 +19,17 @@ def json_value(content: bytes | str, where: str) -> Any:
     ValueError, in one line, for bytes that are not UTF-8, for what is not JSON, for nesting beyond Python's recursion limit and for
     integers of more digits than Python reads (4,300). A byte order mark is passed over.
     """
-    text = utf8(content, where) if isinstance(content, bytes) else content.removeprefix(BYTE_ORDER_MARK)
+    text = (
+        utf8(content, where)
+        if isinstance(content, bytes)
+        else content.removeprefix(BYTE_ORDER_MARK)
+    )
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON: {error.msg}, at line {error.lineno:,} column {error.colno:,}") from None
+        raise ValueError(
+            f"{where} is not JSON: {error.msg}, at line {error.lineno:,} column {error.colno:,}"
+        ) from None
     except RecursionError:
         raise ValueError(f"{where} is JSON nested too deeply to be read") from None
     except ValueError:
@@ -34,7 +40,9 @@ def json_object(content: bytes | str, where: str) -> dict[str, Any]:
     """Parses JSON text that must be an object, {"name": value, ...}. ValueError for any other: see `json_value`."""
     value = json_value(content, where)
     if not isinstance(value, dict):
-        raise ValueError(f"{where} holds a JSON {type(value).__name__}, not an object with a name for each value")
+        raise ValueError(
+            f"{where} holds a JSON {type(value).__name__}, not an object with a name for each value"
+        )
     return value
 
 
@@ -72,10 +80,19 @@ def utf8(content: bytes | bytearray, where: str) -> str:
     try:
         return content.decode().removeprefix(BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8 text: byte 0x{content[error.start]:02x} at offset {error.start:,}; convert it") from None
+        raise ValueError(
+            f"{where} is not UTF-8 text: byte 0x{content[error.start]:02x} at offset {error.start:,}; convert it"
+        ) from None
 
 
-TYPE_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "an object"}
+TYPE_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def member(record: dict[str, Any], name: str, kind: type, where: str) -> Any:
@@ -109,13 +126,17 @@ def one_line(text: str, limit: int = 1000) -> str:
 def path(text: str) -> Path:
     """Reads a path, with ~ as the home directory. ValueError for the empty text, an unknown ~user or a zero byte."""
     if not text:
-        raise ValueError("an empty path: give the name of a file or directory, or . for the current directory")
+        raise ValueError(
+            "an empty path: give the name of a file or directory, or . for the current directory"
+        )
     if "\0" in text:
         raise ValueError(f"{text!r} holds a zero byte, which no path can")
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise ValueError(f"{text}: there is no home directory of {text.split('/')[0]}; write the path in full") from None
+        raise ValueError(
+            f"{text}: there is no home directory of {text.split('/')[0]}; write the path in full"
+        ) from None
 
 
 # --- types of command-line arguments: argparse shows their ArgumentTypeError after the flag's name ----------------------------
@@ -124,7 +145,9 @@ def path(text: str) -> Path:
 def path_argument(text: str) -> Path:
     """The `type` of an argument that is a `path`; not of a bucket, which would become a folder called gs: here."""
     if "://" in text:
-        raise argparse.ArgumentTypeError(f"{quote(text)}: give a file or directory of this machine, and no bucket")
+        raise argparse.ArgumentTypeError(
+            f"{quote(text)}: give a file or directory of this machine, and no bucket"
+        )
     try:
         return path(text)
     except ValueError as error:
@@ -144,13 +167,17 @@ def int_argument(low: int = 1, high: int = MAX_INT) -> Callable[[str], int]:
             except ValueError:
                 value = None
         if value is None or not in_range(value, low, high):
-            raise argparse.ArgumentTypeError(f"{quote(text)}: give {describe_range(int, low, high)}")
+            raise argparse.ArgumentTypeError(
+                f"{quote(text)}: give {describe_range(int, low, high)}"
+            )
         return value
 
     return read
 
 
-def float_argument(low: float, high: float = math.inf, above: bool = False) -> Callable[[str], float]:
+def float_argument(
+    low: float, high: float = math.inf, above: bool = False
+) -> Callable[[str], float]:
     """The `type` of an argument that is a finite number from low to high; above: low itself is not allowed."""
 
     def read(text: str) -> float:
@@ -159,7 +186,9 @@ def float_argument(low: float, high: float = math.inf, above: bool = False) -> C
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and in_range(value, low, high, above)):
-            raise argparse.ArgumentTypeError(f"{quote(text)}: give {describe_range(float, low, high, above)}")
+            raise argparse.ArgumentTypeError(
+                f"{quote(text)}: give {describe_range(float, low, high, above)}"
+            )
         return value
 
     return read
@@ -173,7 +202,9 @@ def seed_argument(text: str) -> int:
 def line_argument(text: str) -> str:
     """The `type` of an argument that becomes part of a command or a script: one line without control characters, and not empty."""
     if not text.strip() or one_line(text) != text:
-        raise argparse.ArgumentTypeError(f"{quote(text)}: give a text of one line, without control characters")
+        raise argparse.ArgumentTypeError(
+            f"{quote(text)}: give a text of one line, without control characters"
+        )
     return text
 
 
@@ -188,6 +219,9 @@ def in_range(value: float, low: float, high: float, above: bool = False) -> bool
 def describe_range(kind: type, low: float, high: float, above: bool = False) -> str:
     """Says in words what `in_range` allows: "a whole number from 1 to 10"."""
     low_text, high_text = (f"{x:,}" if isinstance(x, int) else f"{x:g}" for x in (low, high))
-    first, open_ended = f"above {low_text}" if above else f"from {low_text}", high in (math.inf, MAX_INT)
+    first, open_ended = (
+        f"above {low_text}" if above else f"from {low_text}",
+        high in (math.inf, MAX_INT),
+    )
     rest = "" if open_ended else f" and at most {high_text}" if above else f" to {high_text}"
     return f"{TYPE_WORDS[kind]} {f'of {low_text} or more' if open_ended and not above else first + rest}"

@@ -15,7 +15,9 @@ def config(name: str) -> Config:
     recipes, alias_table = _configs_package().CONFIGS, aliases()
     real = alias_table[name] if name in alias_table else name
     if real in _configs_package().FINETUNING:
-        raise ValueError(f"{name} is a fine-tuning recipe: python -m gptjax.finetune --config={name} --init=RUN")
+        raise ValueError(
+            f"{name} is a fine-tuning recipe: python -m gptjax.finetune --config={name} --init=RUN"
+        )
     if real not in recipes:
         raise ValueError(
             f"no config is called {parse.quote(name)}; {_suggest(name, [*recipes, *alias_table])} (python -m gptjax.plan shows all)"
@@ -27,7 +29,9 @@ def finetuning(name: str) -> Finetuning:
     """The fine-tuning recipe of that name. Raises ValueError with the nearest names."""
     recipes = _configs_package().FINETUNING
     if name not in recipes:
-        raise ValueError(f"no fine-tuning recipe is called {parse.quote(name)}; {_suggest(name, list(recipes))}")
+        raise ValueError(
+            f"no fine-tuning recipe is called {parse.quote(name)}; {_suggest(name, list(recipes))}"
+        )
     return recipes[name]()
 
 
@@ -39,7 +43,9 @@ def sweep(name: str) -> Any:
     """The config.sweep.Sweep of that name. Raises ValueError with the nearest names."""
     known = _configs_package().SWEEPS
     if name not in known:
-        raise ValueError(f"no sweep is called {parse.quote(name)}; {_suggest(name, list(known))} (python -m gptjax.sweep --list shows all)")
+        raise ValueError(
+            f"no sweep is called {parse.quote(name)}; {_suggest(name, list(known))} (python -m gptjax.sweep --list shows all)"
+        )
     return known[name]()
 
 
@@ -50,7 +56,9 @@ def sweep_names() -> tuple[str, ...]:
 def _suggest(name: str, names: list[str]) -> str:
     """Names that begin so, else the nearest, else all."""
     name = name[:100]
-    matches = [known for known in names if name and known.startswith(name)] or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    matches = [
+        known for known in names if name and known.startswith(name)
+    ] or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(matches)}?" if matches else f"there are {', '.join(names)}"
 
 
@@ -83,4 +91,6 @@ def _configs_package() -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != "configs":
             raise
-        raise ValueError("no folder configs/ is on the import path: run in gptjax's checkout, or put it on PYTHONPATH") from None
+        raise ValueError(
+            "no folder configs/ is on the import path: run in gptjax's checkout, or put it on PYTHONPATH"
+        ) from None

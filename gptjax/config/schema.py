@@ -50,7 +50,9 @@ class Fixed:
 
     def __post_init__(self):
         if self.summary > self.block:
-            raise ValueError(f"Fixed.summary={self.summary} is more than block={self.block}: a summary is the last columns of a block")
+            raise ValueError(
+                f"Fixed.summary={self.summary} is more than block={self.block}: a summary is the last columns of a block"
+            )
 
 
 Attention = Dense | Banded | Strided | Fixed
@@ -66,7 +68,9 @@ class Init:
     weight: Positive = 0.02
     token: Positive = 0.02
     position: Positive = 0.02
-    residual: Literal["flat", "depth_scaled"] = "flat"  # depth_scaled: the two output projections of a layer / sqrt(2 n_layers)
+    residual: Literal["flat", "depth_scaled"] = (
+        "flat"  # depth_scaled: the two output projections of a layer / sqrt(2 n_layers)
+    )
 
 
 @record
@@ -87,8 +91,12 @@ class Model:
     d_model: Annotated[int, Bounds(1, 2**20)]
     n_vocab: Annotated[int, Bounds(1, 10**8)]
     n_ctx: Context
-    attention: tuple[Attention, ...] = (Dense(),)  # one period of the layer pattern, repeated over depth
-    norm: Literal["pre", "post"] = "pre"  # pre: GPT-2 and GPT-3, with a final layer norm; post: GPT-1, without
+    attention: tuple[Attention, ...] = (
+        Dense(),
+    )  # one period of the layer pattern, repeated over depth
+    norm: Literal["pre", "post"] = (
+        "pre"  # pre: GPT-2 and GPT-3, with a final layer norm; post: GPT-1, without
+    )
     gelu: Literal["tanh", "erf", "sigmoid"] = "tanh"  # sigmoid: x * sigmoid(1.702 x)
     init: Init = Init()
     dropout: Dropout = Dropout()
@@ -204,8 +212,12 @@ class Train:
     schedule: Schedule
     optimizer: AdamW = AdamW()
     ramp: Ramp | None = None
-    steps: Steps | None = None  # stop after so many steps; the schedule stays that of total_tokens. None: at total_tokens
-    microbatch_rows: Rows | None = None  # rows whose activations are held at once, over all devices, at most; None: what fits memory
+    steps: Steps | None = (
+        None  # stop after so many steps; the schedule stays that of total_tokens. None: at total_tokens
+    )
+    microbatch_rows: Rows | None = (
+        None  # rows whose activations are held at once, over all devices, at most; None: what fits memory
+    )
     skips_allowed: Steps = 10  # non-finite updates in a row before the run stops
 
     def __post_init__(self):
@@ -231,15 +243,21 @@ REMAT_NAMES = {
 class Compute:
     """Choices that change speed and memory, not the mathematics."""
 
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of activations; auto: bfloat16 on TPU and GPU, float32 on CPU
+    dtype: Literal["auto", "float32", "bfloat16"] = (
+        "auto"  # of activations; auto: bfloat16 on TPU and GPU, float32 on CPU
+    )
     remat: str = "none"  # full: a layer's backward pass computes it again from its input; none: nothing; else what it need not: REMAT_NAMES
     attention: Literal["auto", "reference", "blocks", "splash", "cudnn", "flash"] = (
         "auto"  # of model/attention/dispatch.py; auto: by platform
     )
-    layers: Literal["auto", "scan", "unroll"] = "auto"  # auto: scan, but unroll on CPU where nothing is rematerialised
+    layers: Literal["auto", "scan", "unroll"] = (
+        "auto"  # auto: scan, but unroll on CPU where nothing is rematerialised
+    )
 
     def __post_init__(self):
-        if self.remat not in ("none", "full") and (unknown := set(self.remat.split("+")) - set(REMAT_NAMES)):
+        if self.remat not in ("none", "full") and (
+            unknown := set(self.remat.split("+")) - set(REMAT_NAMES)
+        ):
             words = ", ".join(map(parse.quote, sorted(unknown)[:3]))
             raise ValueError(
                 f"compute.remat={parse.one_line(self.remat, 100)}: {words} cannot be kept; give none, full, or what a layer keeps, of "
@@ -249,26 +267,36 @@ class Compute:
     @property
     def saved_names(self) -> tuple[str, ...]:
         """Of REMAT_NAMES, what a rematerialised layer keeps."""
-        return tuple(name for name in REMAT_NAMES if self.remat == "none" or name in self.remat.split("+"))
+        return tuple(
+            name for name in REMAT_NAMES if self.remat == "none" or name in self.remat.split("+")
+        )
 
 
 @record
 class Mesh:
     """Devices along each mesh axis; -1, at most once, takes all that are left."""
 
-    data: Devices = 1  # each has its rows, and a copy of the state: for the slow network between slices
+    data: Devices = (
+        1  # each has its rows, and a copy of the state: for the slow network between slices
+    )
     fsdp: Devices = -1  # each has its rows, and a part of the state
     tensor: Devices = 1  # share heads, MLP and vocabulary, with sharding=fsdp_tensor
     context: Devices = 1  # each has its part of every row, for long ones
-    sharding: Literal["fsdp", "fsdp_tensor"] = "fsdp"  # of sharding/rules.py: which dimension lies along which axis
+    sharding: Literal["fsdp", "fsdp_tensor"] = (
+        "fsdp"  # of sharding/rules.py: which dimension lies along which axis
+    )
 
     def __post_init__(self):
         sizes = {a: getattr(self, a) for a in ("data", "fsdp", "tensor", "context")}
         for axis, n in sizes.items():
             if n == 0:
-                raise ValueError(f"mesh.{axis}={n}: give a number of devices above 0, or -1 for all that are left")
+                raise ValueError(
+                    f"mesh.{axis}={n}: give a number of devices above 0, or -1 for all that are left"
+                )
         if sum(n == -1 for n in sizes.values()) > 1:
-            raise ValueError("mesh: only one axis may be -1 (all devices that are left); give the others a number")
+            raise ValueError(
+                "mesh: only one axis may be -1 (all devices that are left); give the others a number"
+            )
 
 
 @record
@@ -284,7 +312,9 @@ class Loop:
     every_sample: Steps | None = None
     sample_prompt: str = "\n"
     sample_tokens: Context = 64
-    hang_seconds: Annotated[float, Bounds(0.01, 1e9)] | None = 3600.0  # without a step, microbatch, evaluation or save: then it ends
+    hang_seconds: Annotated[float, Bounds(0.01, 1e9)] | None = (
+        3600.0  # without a step, microbatch, evaluation or save: then it ends
+    )
 
 
 @record
@@ -302,7 +332,11 @@ class Config:
     task: Task | None = None  # fine-tuning: a row is then an example of it, padded to n_ctx
 
     def __post_init__(self):
-        if "/" in self.name or self.name in ("", ".", "..") or parse.one_line(self.name, 200) != self.name:
+        if (
+            "/" in self.name
+            or self.name in ("", ".", "..")
+            or parse.one_line(self.name, 200) != self.name
+        ):
             raise ValueError(
                 f"name={parse.quote(self.name)}: it names a directory; give up to 200 characters, no / and no control characters among them"
             )
@@ -318,7 +352,9 @@ class Config:
                 f"give at most {MAX_ROWS * self.model.n_ctx:,}"
             )
         if self.train.microbatch_rows is not None and self.batch_rows % self.train.microbatch_rows:
-            raise ValueError(f"train.microbatch_rows={self.train.microbatch_rows} does not divide the batch of {self.batch_rows} rows")
+            raise ValueError(
+                f"train.microbatch_rows={self.train.microbatch_rows} does not divide the batch of {self.batch_rows} rows"
+            )
 
     @property
     def batch_rows(self) -> int:

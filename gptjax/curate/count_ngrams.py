@@ -19,7 +19,9 @@ from gptjax.data.sources.document import Document
 from gptjax.runtime import checksums, errors, worker_pool
 
 ProgressFn = Callable[[float], None]  # takes the fraction of a file that is done
-PartFn = Callable[["Part", pathlib.Path, ProgressFn], None]  # does a file; its results are files in the folder
+PartFn = Callable[
+    ["Part", pathlib.Path, ProgressFn], None
+]  # does a file; its results are files in the folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,23 +39,37 @@ def split_corpus(source: open.TextSource, ngrams_digest: str) -> list[Part]:
     """ngrams_digest: a digest of what is looked for."""
 
     def make_part(number: int, source: open.TextSource, size: int) -> Part:
-        return Part(number, source, size, hashlib.sha256(f"{open.fingerprint(source)} {ngrams_digest}".encode()).hexdigest()[:24])
+        return Part(
+            number,
+            source,
+            size,
+            hashlib.sha256(f"{open.fingerprint(source)} {ngrams_digest}".encode()).hexdigest()[:24],
+        )
 
     if not isinstance(source, data.Text):
         return [make_part(0, source, 1)]
     files = find_files.find(source.path).states.items()
-    return [make_part(n, data.Text(path=str(file), field=source.field), max(1, state.st_size)) for n, (file, state) in enumerate(files)]
+    return [
+        make_part(n, data.Text(path=str(file), field=source.field), max(1, state.st_size))
+        for n, (file, state) in enumerate(files)
+    ]
 
 
 def save_ngrams(folder: pathlib.Path, hash_set: ngrams.HashSet, lengths: Sequence[int]) -> None:
     """Put n-grams where every process finds them."""
-    for name, array in (("hashes", hash_set.hashes), ("bits", hash_set.bits), ("lengths", np.array(sorted(lengths), np.int64))):
+    for name, array in (
+        ("hashes", hash_set.hashes),
+        ("bits", hash_set.bits),
+        ("lengths", np.array(sorted(lengths), np.int64)),
+    ):
         tokenize.save_array(folder / f"{name}.npy", array)
 
 
 def load_ngrams(folder: pathlib.Path) -> tuple[ngrams.HashSet, list[int]]:
     """What `save_ngrams` put there; the processes of a machine share its memory."""
-    hashes, bits, lengths = (_memory_map(folder / f"{name}.npy") for name in ("hashes", "bits", "lengths"))
+    hashes, bits, lengths = (
+        _memory_map(folder / f"{name}.npy") for name in ("hashes", "bits", "lengths")
+    )
     return ngrams.HashSet(hashes, bits), lengths.tolist()
 
 
@@ -62,14 +78,20 @@ def _memory_map(path: pathlib.Path) -> Any:
     return np.asarray(np.load(path, mmap_mode=None if empty else "r"))
 
 
-def find_matches(batch: list[Document], hash_set: ngrams.HashSet, lengths: Sequence[int]) -> tuple[ngrams.Words, Any, Any, Any]:
+def find_matches(
+    batch: list[Document], hash_set: ngrams.HashSet, lengths: Sequence[int]
+) -> tuple[ngrams.Words, Any, Any, Any]:
     """(the words of some documents; for each match, in no order: the number of its first word, n, which of the known it is)."""
     words = ngrams.hash_words([document.text for document in batch])
     columns = []
     for n, hashes, first in ngrams.hash_ngrams(words, lengths):
         hits, number = hash_set.lookup(hashes)
         columns.append((first[hits], np.full(len(hits), n), number))
-    firsts, ns, numbers = (np.concatenate(column) for column in zip(*columns, strict=True)) if columns else (np.zeros(0, np.int64),) * 3
+    firsts, ns, numbers = (
+        (np.concatenate(column) for column in zip(*columns, strict=True))
+        if columns
+        else (np.zeros(0, np.int64),) * 3
+    )
     return words, firsts, ns, numbers
 
 
@@ -86,14 +108,22 @@ def count_part(part: Part, folder: pathlib.Path, report_progress: ProgressFn) ->
         n_characters += sum(len(document.text) for document in batch)
         report_progress(batch[-1].progress)
     present = np.flatnonzero(counts)
-    checksums.save_array(result_path(folder, part), np.concatenate([[n_documents, n_characters], present, counts[present]]))
+    checksums.save_array(
+        result_path(folder, part),
+        np.concatenate([[n_documents, n_characters], present, counts[present]]),
+    )
 
 
 def read_batches(part: Part) -> Iterator[list[Document]]:
     """The documents of a file, many at once; none of an empty file."""
-    if isinstance(part.source, data.Text) and find_files.stat_regular(pathlib.Path(part.source.path)).st_size == 0:
+    if (
+        isinstance(part.source, data.Text)
+        and find_files.stat_regular(pathlib.Path(part.source.path)).st_size == 0
+    ):
         return iter(())
-    return tokenize.group_by_length(open.documents(part.source), ngrams.CHUNK_CHARS, lambda document: len(document.text))
+    return tokenize.group_by_length(
+        open.documents(part.source), ngrams.CHUNK_CHARS, lambda document: len(document.text)
+    )
 
 
 def result_path(folder: pathlib.Path, part: Part) -> pathlib.Path:
@@ -125,14 +155,22 @@ def sum_counts(folder: pathlib.Path, parts: list[Part], n_grams: int) -> tuple[A
 _worker_progress: list[Any] = []  # a worker process's array of how far each part is
 
 
-def run_parallel(parts: list[Part], part_fn: PartFn, folder: pathlib.Path, workers: int, advance: ProgressFn) -> None:
+def run_parallel(
+    parts: list[Part], part_fn: PartFn, folder: pathlib.Path, workers: int, advance: ProgressFn
+) -> None:
     """part_fn(part, folder, report_progress) for every part, in processes; 1 works in this one. ValueError, in one line, for a file's
     fault."""
     total = sum(part.size for part in parts)
     done_size = 0.0
     if workers == 1 or len(parts) < 2:
         for part in parts:
-            part_fn(part, folder, lambda done, part=part, done_size=done_size: advance((done_size + done * part.size) / total))
+            part_fn(
+                part,
+                folder,
+                lambda done, part=part, done_size=done_size: advance(
+                    (done_size + done * part.size) / total
+                ),
+            )
             done_size += part.size
         return
     import concurrent.futures
@@ -140,10 +178,17 @@ def run_parallel(parts: list[Part], part_fn: PartFn, folder: pathlib.Path, worke
 
     progress = multiprocessing.get_context("spawn").Array("d", len(parts))
     with worker_pool.executor(min(workers, len(parts)), _init_worker, (progress,)) as executor:
-        pending = {executor.submit(_run_part, part_fn, n, part, folder) for n, part in enumerate(parts)}
+        pending = {
+            executor.submit(_run_part, part_fn, n, part, folder) for n, part in enumerate(parts)
+        }
         while pending:
-            done, pending = concurrent.futures.wait(pending, timeout=0.5, return_when=concurrent.futures.FIRST_COMPLETED)
-            advance(sum(part.size * share for part, share in zip(parts, progress[:], strict=True)) / total)
+            done, pending = concurrent.futures.wait(
+                pending, timeout=0.5, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            advance(
+                sum(part.size * share for part, share in zip(parts, progress[:], strict=True))
+                / total
+            )
             for line in filter(None, (future.result() for future in done)):
                 raise ValueError(line)
 

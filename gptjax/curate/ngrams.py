@@ -16,7 +16,9 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 Array = np.ndarray
-LETTER_BASE = np.uint64(0x9E3779B97F4A7C15)  # of letters in a word; 5 modulo 8, so that its powers go all the way round
+LETTER_BASE = np.uint64(
+    0x9E3779B97F4A7C15
+)  # of letters in a word; 5 modulo 8, so that its powers go all the way round
 WORD_BASE = np.uint64(0xD1342543DE82EF95)  # of words in an n-gram
 N_CODE_POINTS = 0x32400  # no letter's code point is above
 CHUNK_CHARS = 2**18  # characters worked on at once: what the caches hold
@@ -36,11 +38,20 @@ def hash_words(texts: Sequence[str]) -> Words:
     """The words of `texts`."""
     codes = np.frombuffer("\n".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
     parts = [_hash_chunk(codes[start:end], start) for start, end in _chunk_bounds(codes)]
-    hashes, starts, ends = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else (np.zeros(0, np.int64),) * 3
+    hashes, starts, ends = (
+        (np.concatenate(part) for part in zip(*parts, strict=True))
+        if parts
+        else (np.zeros(0, np.int64),) * 3
+    )
     offsets = np.cumsum([0, *(len(text) + 1 for text in texts)])
     counts = np.diff(np.searchsorted(starts, offsets))
     text_starts = np.repeat(offsets[:-1], counts)
-    return Words(hashes.astype(np.uint64, copy=False), starts - text_starts, ends - text_starts, np.repeat(np.arange(len(texts)), counts))
+    return Words(
+        hashes.astype(np.uint64, copy=False),
+        starts - text_starts,
+        ends - text_starts,
+        np.repeat(np.arange(len(texts)), counts),
+    )
 
 
 def hash_ngrams(words: Words, lengths: Collection[int]) -> Iterator[tuple[int, Array, Array]]:
@@ -76,7 +87,11 @@ class HashSet:
     def _build_bits(self) -> Array:
         bits = np.zeros(2 ** (64 - int(self.shift) - 3), np.uint8)
         position = self.hashes >> self.shift
-        np.bitwise_or.at(bits, position >> np.uint64(3), np.left_shift(1, position & np.uint64(7)).astype(np.uint8))
+        np.bitwise_or.at(
+            bits,
+            position >> np.uint64(3),
+            np.left_shift(1, position & np.uint64(7)).astype(np.uint8),
+        )
         return bits
 
     def __len__(self) -> int:
@@ -146,5 +161,7 @@ def _powers(n: int) -> tuple[Array, Array]:
     if len(_power_cache[0]) < n:
         inverse = np.uint64(pow(int(LETTER_BASE), -1, 2**64))
         for number, base in enumerate((LETTER_BASE, inverse)):
-            _power_cache[number] = np.cumprod(np.concatenate([np.ones(1, np.uint64), np.full(n - 1, base, np.uint64)]))
+            _power_cache[number] = np.cumprod(
+                np.concatenate([np.ones(1, np.uint64), np.full(n - 1, base, np.uint64)])
+            )
     return _power_cache[0], _power_cache[1]

@@ -28,7 +28,9 @@ COUNT_NAMES = (  # what is counted of every file
 )
 
 
-def remaining_spans(length: int, spans: Sequence[tuple[int, int]], rule: Filter) -> list[tuple[int, int]]:
+def remaining_spans(
+    length: int, spans: Sequence[tuple[int, int]], rule: Filter
+) -> list[tuple[int, int]]:
     """What is left of a text of that many characters around the spans of its matches, with their windows: starts and ends."""
     spans_left, position = [], 0
     for start, end in sorted(spans):
@@ -38,7 +40,9 @@ def remaining_spans(length: int, spans: Sequence[tuple[int, int]], rule: Filter)
     return [*spans_left, (position, length)] if position < length else spans_left
 
 
-def clean_text(text: str, spans: Sequence[tuple[int, int]], rule: Filter, counts: collections.Counter) -> list[str]:
+def clean_text(
+    text: str, spans: Sequence[tuple[int, int]], rule: Filter, counts: collections.Counter
+) -> list[str]:
     """The texts that stay of one; what happened to it goes to `counts`."""
     counts["documents"] += 1
     counts["characters"] += len(text)
@@ -65,7 +69,12 @@ class PartCleaner:
     def __init__(self, rule: Filter, out: pathlib.Path, compression: str):
         self.rule, self.out, self.compression = rule, out, compression
 
-    def __call__(self, part: count_ngrams.Part, folder: pathlib.Path, report_progress: count_ngrams.ProgressFn) -> None:
+    def __call__(
+        self,
+        part: count_ngrams.Part,
+        folder: pathlib.Path,
+        report_progress: count_ngrams.ProgressFn,
+    ) -> None:
         hash_set, lengths = count_ngrams.load_ngrams(folder)
         counts: collections.Counter = collections.Counter()
         texts = self.clean_texts(part, hash_set, lengths, report_progress, counts)
@@ -78,7 +87,12 @@ class PartCleaner:
                 for text in itertools.chain([first], texts):
                     stream.write(json_line(text))
             digest = _file_digest(path)
-        record = {"counts": dict(counts), "cut": _grams_digest(folder), "file": path.name, "digest": digest}
+        record = {
+            "counts": dict(counts),
+            "cut": _grams_digest(folder),
+            "file": path.name,
+            "digest": digest,
+        }
         checksums.save(report_path(folder, part), record)
 
     def is_done(self, folder: pathlib.Path, part: count_ngrams.Part) -> bool:
@@ -88,11 +102,19 @@ class PartCleaner:
         except ValueError:
             return False
         path = self.out / self.output_name(part)
-        return (record["cut"], record["file"], record["digest"]) == (_grams_digest(folder), path.name, _file_digest(path))
+        return (record["cut"], record["file"], record["digest"]) == (
+            _grams_digest(folder),
+            path.name,
+            _file_digest(path),
+        )
 
     def output_name(self, part: count_ngrams.Part) -> str:
         """Of the file that is written: the number keeps names apart, and in order."""
-        stem = find_files.stem(pathlib.Path(part.source.path)) if isinstance(part.source, data.Text) else "corpus"
+        stem = (
+            find_files.stem(pathlib.Path(part.source.path))
+            if isinstance(part.source, data.Text)
+            else "corpus"
+        )
         return f"{part.number:05d}-{stem}.jsonl{self.compression}"
 
     def clean_texts(
@@ -107,7 +129,9 @@ class PartCleaner:
             words, firsts, ns, _ = count_ngrams.find_matches(batch, hash_set, lengths)
             spans = collections.defaultdict(list)
             for first, n in zip(firsts.tolist(), ns.tolist(), strict=True):
-                spans[int(words.texts[first])].append((int(words.starts[first]), int(words.ends[first + n - 1])))
+                spans[int(words.texts[first])].append(
+                    (int(words.starts[first]), int(words.ends[first + n - 1]))
+                )
             for number, document in enumerate(batch):
                 yield from clean_text(document.text, spans.get(number, ()), self.rule, counts)
             report_progress(batch[-1].progress)

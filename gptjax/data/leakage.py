@@ -10,7 +10,9 @@ from gptjax.config import data, find_files, parse
 from gptjax.data import shards
 from gptjax.data.sources import open
 
-PREFIX_BYTES = 2**16  # bytes by which two files of one size are told apart before they are compared whole
+PREFIX_BYTES = (
+    2**16
+)  # bytes by which two files of one size are told apart before they are compared whole
 ERROR_SHARE = 0.5  # of validation documents that are trained on: no validation then; fewer are said, as corpora have copies
 
 
@@ -31,7 +33,10 @@ def _common_source(source: data.Source, validation: data.Source) -> str | None:
         case data.Text(), data.Text():
             return _common_file(source, validation)
         case data.Tfds(), data.Tfds():
-            same = open.tfds_directory(source) == open.tfds_directory(validation) and (source.split, source.field) == (
+            same = open.tfds_directory(source) == open.tfds_directory(validation) and (
+                source.split,
+                source.field,
+            ) == (
                 validation.split,
                 validation.field,
             )
@@ -51,9 +56,15 @@ def _common_file(source: data.Text, validation: data.Text) -> str | None:
         by_size.setdefault(state.st_size, []).append(file)
     for file, state in find_files.find(validation.path).states.items():
         size = state.st_size
-        if size and size in by_size and (source.field == validation.field or find_files.file_type(file)[0] == ".txt"):
+        if (
+            size
+            and size in by_size
+            and (source.field == validation.field or find_files.file_type(file)[0] == ".txt")
+        ):
             for other in by_size[size]:
-                if file.samefile(other) or all(_digest(file, size) == _digest(other, size) for size in (PREFIX_BYTES, None)):
+                if file.samefile(other) or all(
+                    _digest(file, size) == _digest(other, size) for size in (PREFIX_BYTES, None)
+                ):
                     return str(file)
     return None
 
@@ -62,12 +73,18 @@ def _digest(file: pathlib.Path, size: int | None) -> bytes:
     """SHA-256 of the first `size` bytes of a file, or of all."""
     try:
         with file.open("rb") as stream:
-            return hashlib.sha256(stream.read(size)).digest() if size else hashlib.file_digest(stream, "sha256").digest()
+            return (
+                hashlib.sha256(stream.read(size)).digest()
+                if size
+                else hashlib.file_digest(stream, "sha256").digest()
+            )
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from None
 
 
-def check_documents(train: Sequence[shards.Split], validation: shards.Split, print_line: Callable[[str], None]) -> None:
+def check_documents(
+    train: Sequence[shards.Split], validation: shards.Split, print_line: Callable[[str], None]
+) -> None:
     """Compare the documents themselves, by their keys; shards of earlier versions have none, and are compared whole.
 
     ValueError if half of those that are validated on are trained on; fewer are said."""
@@ -75,7 +92,11 @@ def check_documents(train: Sequence[shards.Split], validation: shards.Split, pri
     train_digests = {shard.record["digest"] for shard in train_shards}
     n_common = n_validation = 0
     shards_with_keys = [(shard, shard.keys()) for shard in validation.shards]
-    validation_keys = np.unique(np.concatenate([np.zeros(0, np.uint64), *(keys for _, keys in shards_with_keys if keys is not None)]))
+    validation_keys = np.unique(
+        np.concatenate(
+            [np.zeros(0, np.uint64), *(keys for _, keys in shards_with_keys if keys is not None)]
+        )
+    )
     common = np.zeros(len(validation_keys), bool)
     for other in train_shards:  # thousands of shards at each start: sorted once, then looked up
         keys = other.keys() if len(other.ends) and len(validation_keys) else None
@@ -88,6 +109,8 @@ def check_documents(train: Sequence[shards.Split], validation: shards.Split, pri
         n_common += len(shard.ends) if shard.record["digest"] in train_digests else n_known
     line = f"{n_common:,} of {n_validation:,} documents that are validated on are also trained on"
     if n_common and n_common >= ERROR_SHARE * n_validation:
-        raise ValueError(f"data.held_out=Separate(...): {line}; validate on other text, or use data.held_out=Tail(fraction=0.1)")
+        raise ValueError(
+            f"data.held_out=Separate(...): {line}; validate on other text, or use data.held_out=Tail(fraction=0.1)"
+        )
     if n_common:
         print_line(f"{line}: copies of one text")

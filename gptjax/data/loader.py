@@ -17,7 +17,9 @@ from gptjax.data.sources import open
 from gptjax.data.tokenizers import build, sentencepiece_tokenizer
 
 PREFETCH_BATCHES = 4  # batches that wait in memory
-SMALL_CORPUS_BYTES = 2**26  # bytes of files up to which a corpus is read beforehand, to see whether both splits get a document
+SMALL_CORPUS_BYTES = (
+    2**26
+)  # bytes of files up to which a corpus is read beforehand, to see whether both splits get a document
 
 
 class BatchPlan(Protocol):
@@ -52,11 +54,19 @@ class Dataset:
         check_sizes(
             n_ctx,
             rule,
-            [(source, source_shards.train.n_tokens) for source, source_shards in zip(sources, train, strict=True)],
+            [
+                (source, source_shards.train.n_tokens)
+                for source, source_shards in zip(sources, train, strict=True)
+            ],
             self._validation.n_tokens,
         )
         self._source_rows = [
-            packing.Rows(source_shards.train, n_ctx, f"seed {config.seed} source {number}", tokenize.describe(source))
+            packing.Rows(
+                source_shards.train,
+                n_ctx,
+                f"seed {config.seed} source {number}",
+                tokenize.describe(source),
+            )
             for number, (source, source_shards) in enumerate(zip(sources, train, strict=True))
         ]
         self._mixture = mixture.Mixture([source.weight for source in sources])
@@ -66,7 +76,10 @@ class Dataset:
         """The same at most n_rows rows every time, evenly spread over the held-out text, as int32 of shape (rows, n_ctx + 1)."""
         rows = packing.evenly_spaced_rows(self._validation, self._config.model.n_ctx, n_rows)
         if int(rows.view(np.uint32).max(initial=0)) >= self.tokenizer.n_vocab:
-            spans = ((document, 0, length) for document, length in enumerate(self._validation.lengths.tolist()))
+            spans = (
+                (document, 0, length)
+                for document, length in enumerate(self._validation.lengths.tolist())
+            )
             raise vocabulary_error(self._validation, spans, self.tokenizer.n_vocab)
         return rows
 
@@ -82,9 +95,17 @@ class Dataset:
         rows = self._source_rows[source]
         rows.fill(source_row, out)
         if int(out.view(np.uint32).max()) >= self.tokenizer.n_vocab:
-            raise vocabulary_error(self._train_shards[source].train, rows.spans(source_row), self.tokenizer.n_vocab)
+            raise vocabulary_error(
+                self._train_shards[source].train, rows.spans(source_row), self.tokenizer.n_vocab
+            )
 
-    def batches(self, plan: BatchPlan, max_microbatch_rows: int, first_step: int = 0, local_rows: Callable[[int], Sequence[int]] = range):
+    def batches(
+        self,
+        plan: BatchPlan,
+        max_microbatch_rows: int,
+        first_step: int = 0,
+        local_rows: Callable[[int], Sequence[int]] = range,
+    ):
         """A grain iterator over the steps from first_step to plan.n_steps.
 
         Each step is {"tokens": int32 (M, rows, T + 1), "count": int32 (), "rows": int32 ()}: microbatches of `rows` rows over all
@@ -92,14 +113,23 @@ class Dataset:
         sharding/rules.py knows); the first `count` are real, the others zeros. M = plan.max_rows / rows, so the steps of a ramp have one
         shape. get_state and set_state name the exact position.
         """
-        return iterate_steps(plan, max_microbatch_rows, first_step, local_rows, self._config.model.n_ctx + 1, self._fill)
+        return iterate_steps(
+            plan,
+            max_microbatch_rows,
+            first_step,
+            local_rows,
+            self._config.model.n_ctx + 1,
+            self._fill,
+        )
 
     def summary(self) -> str:
         """For people: how much there is to train on, of what, and how often it is read if that is more than once."""
         names = ", ".join(map(tokenize.describe, self._sources)).replace(", field='text'", "")
         names = names if len(names) <= 100 else f"{names[:97]}..."
         epochs = self._source_epochs()
-        repeats = f", read {' and '.join(f'{n:,.1f}' for n in epochs)} times" if max(epochs) > 1 else ""
+        repeats = (
+            f", read {' and '.join(f'{n:,.1f}' for n in epochs)} times" if max(epochs) > 1 else ""
+        )
         return f"{sum(source_shards.train.n_tokens for source_shards in self._train_shards):,} training tokens of {names}{repeats}"
 
     def _source_epochs(self) -> list[float]:
@@ -109,7 +139,10 @@ class Dataset:
 
     def digest(self) -> str:
         """Of all tokens, in their order: equal on hosts that have prepared the same text for themselves."""
-        names = [[source_shards.manifest["text"], digest_fields(source_shards.manifest)] for source_shards in self._train_shards]
+        names = [
+            [source_shards.manifest["text"], digest_fields(source_shards.manifest)]
+            for source_shards in self._train_shards
+        ]
         return digest(self.tokenizer.digest, names, self._validation.n_tokens)
 
     def description(self) -> dict[str, Any]:
@@ -117,16 +150,37 @@ class Dataset:
         train.total_tokens. JSON-able."""
         shares, epochs = self._mixture.shares, self._source_epochs()
         sources = [
-            {"source": repr(source), "weight": source.weight, "share": share, "epochs": epoch} | source_shards.summary
-            for source, share, epoch, source_shards in zip(self._sources, shares, epochs, self._train_shards, strict=True)
+            {"source": repr(source), "weight": source.weight, "share": share, "epochs": epoch}
+            | source_shards.summary
+            for source, share, epoch, source_shards in zip(
+                self._sources, shares, epochs, self._train_shards, strict=True
+            )
         ]
-        counts = {"documents": len(self._validation.lengths), "tokens": self._validation.n_tokens, "bytes": self._validation.n_bytes}
-        tokenizer_record = {"spec": repr(self._config.data.tokenizer), "digest": self.tokenizer.digest, "n_vocab": self.tokenizer.n_vocab}
-        return {"tokenizer": tokenizer_record, "held_out": repr(self._config.data.held_out), "sources": sources, "validation": counts}
+        counts = {
+            "documents": len(self._validation.lengths),
+            "tokens": self._validation.n_tokens,
+            "bytes": self._validation.n_bytes,
+        }
+        tokenizer_record = {
+            "spec": repr(self._config.data.tokenizer),
+            "digest": self.tokenizer.digest,
+            "n_vocab": self.tokenizer.n_vocab,
+        }
+        return {
+            "tokenizer": tokenizer_record,
+            "held_out": repr(self._config.data.held_out),
+            "sources": sources,
+            "validation": counts,
+        }
 
 
 def iterate_steps(
-    plan: BatchPlan, max_microbatch_rows: int, first_step: int, local_rows: Callable[[int], Sequence[int]], width: int, fill: Callable
+    plan: BatchPlan,
+    max_microbatch_rows: int,
+    first_step: int,
+    local_rows: Callable[[int], Sequence[int]],
+    width: int,
+    fill: Callable,
 ):
     """The iterator of Dataset.batches, over rows of `width` integers: fill(number, array) writes row `number` of the run."""
     import grain
@@ -134,17 +188,30 @@ def iterate_steps(
     def batch(step: int) -> dict[str, np.ndarray]:
         first, size = plan.first_row(step), plan.microbatch(step, max_microbatch_rows)
         count, remainder = divmod(plan.rows(step), size)
-        assert remainder == 0 and plan.max_rows % size == 0, (step, plan.rows(step), plan.max_rows, size)
+        assert remainder == 0 and plan.max_rows % size == 0, (
+            step,
+            plan.rows(step),
+            plan.max_rows,
+            size,
+        )
         numbers = local_rows(size)
         tokens = np.zeros((plan.max_rows // size, len(numbers), width), np.int32)
         for microbatch in range(count):
             for slot, number in enumerate(numbers):
                 fill(first + microbatch * size + number, tokens[microbatch, slot])
-        return {"tokens": tokens, "count": np.array(count, np.int32), "rows": np.array(size, np.int32)}
+        return {
+            "tokens": tokens,
+            "count": np.array(count, np.int32),
+            "rows": np.array(size, np.int32),
+        }
 
     batches = grain.MapDataset.range(first_step, plan.n_steps).map(batch)
     # One thread reads ahead: rows are copied under Python's lock, so a second one would only take turns with it.
-    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH_BATCHES)))
+    return iter(
+        batches.to_iter_dataset(
+            grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH_BATCHES)
+        )
+    )
 
 
 class Concatenated:
@@ -154,7 +221,10 @@ class Concatenated:
         self._splits = splits
         self._first = np.cumsum([0, *(len(split.lengths) for split in splits)])
         self.lengths = np.concatenate([split.lengths for split in splits])
-        self.n_tokens, self.n_bytes = sum(split.n_tokens for split in splits), sum(split.n_bytes for split in splits)
+        self.n_tokens, self.n_bytes = (
+            sum(split.n_tokens for split in splits),
+            sum(split.n_bytes for split in splits),
+        )
 
     def tokens(self, document: int, start: int, stop: int) -> np.ndarray:
         number = int(np.searchsorted(self._first, document, side="right")) - 1
@@ -170,16 +240,31 @@ class OpenShards:
 
     def __init__(self, directory: pathlib.Path, rule: data.ValidationSplit):
         manifest = shards.read_manifest(directory)
-        uses_all = isinstance(rule, data.Separate)  # each source is then used whole, for the one or the other
+        uses_all = isinstance(
+            rule, data.Separate
+        )  # each source is then used whole, for the one or the other
         self.manifest = manifest
-        self.train = shards.Split(directory, manifest, validation_split.SPLITS if uses_all else ("train",))
-        self.validation = self.train if uses_all else shards.Split(directory, manifest, ("validation",))
-        fields = {name: manifest[name] for name in ("text", "python", "fingerprint", "passed_over") if name in manifest}
-        splits = {split: {n: v for n, v in counts.items() if n != "shards"} for split, counts in manifest["splits"].items()}
+        self.train = shards.Split(
+            directory, manifest, validation_split.SPLITS if uses_all else ("train",)
+        )
+        self.validation = (
+            self.train if uses_all else shards.Split(directory, manifest, ("validation",))
+        )
+        fields = {
+            name: manifest[name]
+            for name in ("text", "python", "fingerprint", "passed_over")
+            if name in manifest
+        }
+        splits = {
+            split: {n: v for n, v in counts.items() if n != "shards"}
+            for split, counts in manifest["splits"].items()
+        }
         self.summary = fields | {"splits": splits}
 
 
-def vocabulary_error(documents: Any, spans: Iterable[tuple[int, int, int]], n_vocab: int) -> ValueError:
+def vocabulary_error(
+    documents: Any, spans: Iterable[tuple[int, int, int]], n_vocab: int
+) -> ValueError:
     """What to say of a row with an id that is not in the vocabulary. spans: (document, start, stop) of what the row is made of."""
     for document, start, stop in spans:
         invalid = np.flatnonzero(documents.tokens(document, start, stop) >= n_vocab)
@@ -189,11 +274,18 @@ def vocabulary_error(documents: Any, spans: Iterable[tuple[int, int, int]], n_vo
     raise AssertionError("the row is right when it is read again")
 
 
-def check_sizes(n_ctx: int, rule: data.ValidationSplit, train_sizes: Iterable[tuple[data.Source, int]], n_validation_tokens: int) -> None:
+def check_sizes(
+    n_ctx: int,
+    rule: data.ValidationSplit,
+    train_sizes: Iterable[tuple[data.Source, int]],
+    n_validation_tokens: int,
+) -> None:
     """ValueError if a source has too few tokens to train on, or all too few that are held out. train_sizes: each with its tokens."""
     for source, n_tokens in train_sizes:
         if not n_tokens:
-            raise ValueError(f"{tokenize.describe(source)}: no document is left to train on; {validation_split.advice(rule, 'train')}")
+            raise ValueError(
+                f"{tokenize.describe(source)}: no document is left to train on; {validation_split.advice(rule, 'train')}"
+            )
         packing.check_size(n_tokens, n_ctx, tokenize.describe(source))
     if n_validation_tokens < n_ctx + 1:
         raise ValueError(
@@ -203,7 +295,9 @@ def check_sizes(n_ctx: int, rule: data.ValidationSplit, train_sizes: Iterable[tu
 
 
 @find_files.list_once()
-def open_dataset(config: Config, directory: pathlib.Path, print_line: Callable[[str], None]) -> Dataset:
+def open_dataset(
+    config: Config, directory: pathlib.Path, print_line: Callable[[str], None]
+) -> Dataset:
     """Open what the config reads; what is not tokenised yet is, into directories below `directory`, where the next run finds it.
 
     print_line: is given, a line at a time, what a person would wait for or wonder about. ValueError, in one line, for anything wrong with a
@@ -227,13 +321,22 @@ def open_dataset(config: Config, directory: pathlib.Path, print_line: Callable[[
             f"the tokenizer {spec} has {tokenizer.n_vocab:,} ids but model.n_vocab={config.model.n_vocab:,}: "
             f"--set model.n_vocab={tokenizer.n_vocab}"
         )
-    shard_paths = {source: shard_path(source, tokenizer, rule, directory) for source in (*sources, *separate)}
-    if model_path is None and any(not (path / "manifest.json").exists() for path in shard_paths.values()):
+    shard_paths = {
+        source: shard_path(source, tokenizer, rule, directory) for source in (*sources, *separate)
+    }
+    if model_path is None and any(
+        not (path / "manifest.json").exists() for path in shard_paths.values()
+    ):
         check_sources(sources, separate, rule, print_line)
-    open_shards = [prepare_shards(source, spec, tokenizer, rule, shard_paths[source], print_line) for source in (*sources, *separate)]
+    open_shards = [
+        prepare_shards(source, spec, tokenizer, rule, shard_paths[source], print_line)
+        for source in (*sources, *separate)
+    ]
     train, validation = open_shards[: len(sources)], open_shards[len(sources) :]
     for source_shards in validation:
-        leakage.check_documents([other.train for other in train], source_shards.validation, print_line)
+        leakage.check_documents(
+            [other.train for other in train], source_shards.validation, print_line
+        )
     return Dataset(config, sources, tokenizer, train, validation or train)
 
 
@@ -245,7 +348,10 @@ def check_weights(sources: Sequence[data.Source], print_line: Callable[[str], No
 
 
 def check_sources(
-    sources: Sequence[data.Source], separate: Sequence[data.Source], rule: data.ValidationSplit, print_line: Callable[[str], None]
+    sources: Sequence[data.Source],
+    separate: Sequence[data.Source],
+    rule: data.ValidationSplit,
+    print_line: Callable[[str], None],
 ) -> None:
     """What can be seen of the sources before they are tokenised, at little cost: said, or a ValueError in one line."""
     raw = [source for source in sources if not isinstance(source, data.Shards)]
@@ -261,13 +367,23 @@ def check_sources(
             f"{tokenize.describe(raw[0])} is one document, which cannot be both trained and validated on: hold out its end, {tail}"
         )
     texts = [source for source in raw if isinstance(source, data.Text)]
-    if len(texts) == len(raw) and sum(find_files.find(source.path).n_bytes for source in texts) <= SMALL_CORPUS_BYTES:
+    if (
+        len(texts) == len(raw)
+        and sum(find_files.find(source.path).n_bytes for source in texts) <= SMALL_CORPUS_BYTES
+    ):
         splits_by_source = [
-            {split for document in open.documents(source) for split, _ in validation_split.split_document(document, rule)} for source in raw
+            {
+                split
+                for document in open.documents(source)
+                for split, _ in validation_split.split_document(document, rule)
+            }
+            for source in raw
         ]
         for source, splits in zip(raw, splits_by_source, strict=True):
             if "train" not in splits:
-                raise ValueError(f"{tokenize.describe(source)}: no document is left to train on; {validation_split.advice(rule, 'train')}")
+                raise ValueError(
+                    f"{tokenize.describe(source)}: no document is left to train on; {validation_split.advice(rule, 'train')}"
+                )
         if not any("validation" in splits for splits in splits_by_source):
             raise ValueError(
                 f"no document of {', '.join(map(tokenize.describe, raw))} is held out: the validation split has 0 tokens; {advice}"
@@ -275,7 +391,10 @@ def check_sources(
 
 
 def tokenizer_model_path(
-    spec: data.Tokenizer, sources: Sequence[data.Source], rule: data.ValidationSplit, directory: pathlib.Path
+    spec: data.Tokenizer,
+    sources: Sequence[data.Source],
+    rule: data.ValidationSplit,
+    directory: pathlib.Path,
 ) -> pathlib.Path | None:
     """Where the SentencePiece model lies, or will, that is trained on the run's own text; None where another tokenizer is asked for.
 
@@ -283,7 +402,10 @@ def tokenizer_model_path(
     if not isinstance(spec, data.SentencePiece) or spec.path is not None:
         return None
     for source in sources:
-        if isinstance(source, data.Shards) and (parse.path(source.path) / "tokenizer.model").exists():
+        if (
+            isinstance(source, data.Shards)
+            and (parse.path(source.path) / "tokenizer.model").exists()
+        ):
             return parse.path(source.path) / "tokenizer.model"
     raw = [source for source in sources if not isinstance(source, data.Shards)]
     if not raw:
@@ -291,7 +413,9 @@ def tokenizer_model_path(
     fingerprints = [open.fingerprint(source) for source in raw]
     shares = [source.weight / sum(other.weight for other in raw) for source in raw]
     rule_text = validation_split.describe(rule)
-    legacy_path = directory / f"tokenizer-{digest(spec.n_pieces, fingerprints, rule_text)}.model"  # until 2026: not by weight
+    legacy_path = (
+        directory / f"tokenizer-{digest(spec.n_pieces, fingerprints, rule_text)}.model"
+    )  # until 2026: not by weight
     path = directory / f"tokenizer-{digest(spec.n_pieces, fingerprints, shares, rule_text)}.model"
     return legacy_path if legacy_path.exists() else path
 
@@ -308,7 +432,9 @@ def resolve_tokenizer(
         return build.build(spec)  # which says so if there is no text for it
     if not model_path.exists():
         assert isinstance(spec, data.SentencePiece)
-        print_line(f"training {spec.n_pieces:,} SentencePiece pieces on a sample of the training text, each source by its weight")
+        print_line(
+            f"training {spec.n_pieces:,} SentencePiece pieces on a sample of the training text, each source by its weight"
+        )
     return build.build(spec, model_path, lambda: sample_texts(sources, rule))
 
 
@@ -318,10 +444,14 @@ def sample_texts(sources: Sequence[data.Source], rule: data.ValidationSplit) -> 
     raw = [source for source in sources if not isinstance(source, data.Shards)]
     shares = [source.weight / sum(other.weight for other in raw) for source in raw]
     parts_by_source = [
-        sentencepiece_tokenizer.sample_evenly(training_texts(source, rule), int(share * sentencepiece_tokenizer.SAMPLE_CHARS))
+        sentencepiece_tokenizer.sample_evenly(
+            training_texts(source, rule), int(share * sentencepiece_tokenizer.SAMPLE_CHARS)
+        )
         for source, share in zip(raw, shares, strict=True)
     ]
-    unit = max(sum(map(len, parts)) / share for parts, share in zip(parts_by_source, shares, strict=True))
+    unit = max(
+        sum(map(len, parts)) / share for parts, share in zip(parts_by_source, shares, strict=True)
+    )
     return [
         part
         for parts, share in zip(parts_by_source, shares, strict=True)
@@ -332,14 +462,28 @@ def sample_texts(sources: Sequence[data.Source], rule: data.ValidationSplit) -> 
 def training_texts(source: open.TextSource, rule: data.ValidationSplit) -> Iterable[str]:
     """The text of `source` that is trained on."""
     for document in open.documents(source):
-        yield from (text for split, text in validation_split.split_document(document, rule) if split == "train")
+        yield from (
+            text
+            for split, text in validation_split.split_document(document, rule)
+            if split == "train"
+        )
 
 
-def shard_path(source: data.Source, tokenizer: build.Tokenizer, rule: data.ValidationSplit, directory: pathlib.Path) -> pathlib.Path:
+def shard_path(
+    source: data.Source,
+    tokenizer: build.Tokenizer,
+    rule: data.ValidationSplit,
+    directory: pathlib.Path,
+) -> pathlib.Path:
     """The directory of `source` as shards: what it names, or one below `directory`."""
     if isinstance(source, data.Shards):
         return parse.path(source.path)
-    key = digest(tokenize.describe(source), open.fingerprint(source), tokenizer.digest, validation_split.describe(rule))
+    key = digest(
+        tokenize.describe(source),
+        open.fingerprint(source),
+        tokenizer.digest,
+        validation_split.describe(rule),
+    )
     return directory / f"{type(source).__name__.lower()}-{key}"
 
 
@@ -370,9 +514,17 @@ def prepare_shards(
     if not (path / "manifest.json").exists():
         print_line(f"tokenising {tokenize.describe(source)} with {spec}")
         counts = tokenize.tokenize_corpus(
-            source, repr(spec), tokenizer, rule, path, lambda fraction: print_line(f"{fraction:.0%} tokenised"), print_line=print_line
+            source,
+            repr(spec),
+            tokenizer,
+            rule,
+            path,
+            lambda fraction: print_line(f"{fraction:.0%} tokenised"),
+            print_line=print_line,
         )["splits"]
-        print_line(f"{counts['train']['tokens']:,} tokens to train on, {counts['validation']['tokens']:,} held out")
+        print_line(
+            f"{counts['train']['tokens']:,} tokens to train on, {counts['validation']['tokens']:,} held out"
+        )
     return OpenShards(path, rule)
 
 
@@ -380,7 +532,8 @@ def digest_fields(manifest: dict[str, Any]) -> dict[str, Any]:
     """The counts and digests of a directory's splits, without what only later versions write: what `Dataset.digest` is made of."""
     names = ("name", "documents", "tokens", "bytes", "digest")
     return {
-        split: counts | {"shards": [{name: shard[name] for name in names} for shard in counts["shards"]]}
+        split: counts
+        | {"shards": [{name: shard[name] for name in names} for shard in counts["shards"]]}
         for split, counts in manifest["splits"].items()
     }
 

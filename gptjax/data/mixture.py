@@ -10,7 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 MAX_PERIOD = 65_536  # rows in one period of the mixture
-WARN_FACTOR, ERROR_FACTOR = 1.01, 1.5  # times its weight, or a part of it, that rounding gives a source
+WARN_FACTOR, ERROR_FACTOR = (
+    1.01,
+    1.5,
+)  # times its weight, or a part of it, that rounding gives a source
 
 
 class Mixture:
@@ -26,8 +29,12 @@ class Mixture:
         self.counts = np.array(counts, np.int64)  # rows of each source in a period
         self.schedule = chairman_schedule(counts)  # the source of each row in a period
         self.n_rows = len(self.schedule)
-        self.rank = np.empty(self.n_rows, np.int64)  # how many rows of the same source come before, in the period
-        self.shares = [count / self.n_rows for count in counts]  # of all rows, which each source has
+        self.rank = np.empty(
+            self.n_rows, np.int64
+        )  # how many rows of the same source come before, in the period
+        self.shares = [
+            count / self.n_rows for count in counts
+        ]  # of all rows, which each source has
         for source, count in enumerate(counts):
             self.rank[self.schedule == source] = np.arange(count)
 
@@ -102,4 +109,7 @@ def chairman_schedule(counts: Sequence[int]) -> np.ndarray:
 def epochs(weights: Sequence[float], tokens: Sequence[int], total_tokens: int) -> list[float]:
     """How often each source is read when total_tokens are drawn by weight: GPT-3 Table 2.2's last column. weights: of any sum; a Mixture's
     `shares` for what is really drawn."""
-    return [weight / sum(weights) * total_tokens / size for weight, size in zip(weights, tokens, strict=True)]
+    return [
+        weight / sum(weights) * total_tokens / size
+        for weight, size in zip(weights, tokens, strict=True)
+    ]

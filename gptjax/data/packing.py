@@ -27,7 +27,9 @@ class Permutation:
 
     def __init__(self, n: int, key: str):
         self.n = n
-        self.half = max(1, ((n - 1).bit_length() + 1) // 2)  # bits in each half of the network's domain, at most 4 n wide
+        self.half = max(
+            1, ((n - 1).bit_length() + 1) // 2
+        )  # bits in each half of the network's domain, at most 4 n wide
         digest = hashlib.sha256(key.encode()).digest()
         self.keys = [int.from_bytes(digest[8 * i : 8 * i + 8], "little") | 1 for i in range(ROUNDS)]
 
@@ -39,7 +41,9 @@ class Permutation:
             left, right = i >> self.half, i & mask
             for key in self.keys:
                 mixed = (right + 1) * key & 0xFFFFFFFFFFFFFFFF
-                mixed = (mixed ^ mixed >> 29) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF  # splitmix64's constant
+                mixed = (
+                    mixed ^ mixed >> 29
+                ) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF  # splitmix64's constant
                 left, right = right, left ^ mixed >> 32 & mask
             i = left << self.half | right
             if i < self.n:
@@ -52,12 +56,16 @@ class Epoch:
     def __init__(self, lengths: np.ndarray, n_rows: int, key: str):
         seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")
         dtype = np.uint32 if len(lengths) < 2**32 else np.uint64
-        self.order = np.random.Generator(np.random.PCG64(seed)).permutation(len(lengths)).astype(dtype)
+        self.order = (
+            np.random.Generator(np.random.PCG64(seed)).permutation(len(lengths)).astype(dtype)
+        )
         self.ends = np.cumsum(lengths[self.order])  # where each document ends in the epoch's stream
         self.rows = Permutation(n_rows, key)
 
 
-def iter_spans(documents: Documents, order: np.ndarray, ends: np.ndarray, position: int, length: int) -> Iterator[tuple[int, int, int]]:
+def iter_spans(
+    documents: Documents, order: np.ndarray, ends: np.ndarray, position: int, length: int
+) -> Iterator[tuple[int, int, int]]:
     """(document, start, stop) of what `length` tokens from `position` on are made of, in the stream of `documents` in `order`, where they
     end at `ends`."""
     index = int(np.searchsorted(ends, position, side="right"))
@@ -72,7 +80,9 @@ def iter_spans(documents: Documents, order: np.ndarray, ends: np.ndarray, positi
         index += 1
 
 
-def gather(documents: Documents, order: np.ndarray, ends: np.ndarray, position: int, out: np.ndarray) -> None:
+def gather(
+    documents: Documents, order: np.ndarray, ends: np.ndarray, position: int, out: np.ndarray
+) -> None:
     """Fill `out` with the tokens of `iter_spans`."""
     filled = 0
     for document, start, stop in iter_spans(documents, order, ends, position, len(out)):
@@ -95,7 +105,9 @@ class Rows:
         check_size(self.total, n_ctx, name)
         self.per_epoch = (self.total - 1) // n_ctx
         self.key = key
-        self._epoch = functools.lru_cache(maxsize=2)(lambda epoch: Epoch(documents.lengths, self.per_epoch, f"{key} epoch {epoch}"))
+        self._epoch = functools.lru_cache(maxsize=2)(
+            lambda epoch: Epoch(documents.lengths, self.per_epoch, f"{key} epoch {epoch}")
+        )
         self._lock = threading.Lock()  # prefetching threads must not sort the same epoch twice
 
     def fill(self, number: int, out: np.ndarray) -> None:

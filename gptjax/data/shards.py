@@ -31,7 +31,9 @@ from gptjax.config import parse
 from gptjax.runtime import checksums
 
 FORMAT = 1
-VERIFY_AT_OPEN_BYTES = 2**30  # bytes of tokens up to which all shards are verified when their directory is opened
+VERIFY_AT_OPEN_BYTES = (
+    2**30
+)  # bytes of tokens up to which all shards are verified when their directory is opened
 FIELDS = {  # that a manifest holds at least
     "format",
     "source",
@@ -63,19 +65,29 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
     It carries a seal; those of earlier versions have none and are taken if their names are the known ones and their sums are right."""
     path = directory / "manifest.json"
     if not path.exists():
-        problem = "is not finished: run the same gptjax.prepare again" if (directory / "job.json").exists() else "is no shard directory"
-        raise ValueError(f"Shards(path='{directory}') {problem}; python -m gptjax.prepare writes one")
+        problem = (
+            "is not finished: run the same gptjax.prepare again"
+            if (directory / "job.json").exists()
+            else "is no shard directory"
+        )
+        raise ValueError(
+            f"Shards(path='{directory}') {problem}; python -m gptjax.prepare writes one"
+        )
     try:
         manifest = parse.read_json(path)
         if parse.member(manifest, "format", int, str(path)) != FORMAT:
-            raise _OtherFormat(f"{directory} has shard format {manifest['format']}, this is format {FORMAT}; prepare it again")
+            raise _OtherFormat(
+                f"{directory} has shard format {manifest['format']}, this is format {FORMAT}; prepare it again"
+            )
         if set(manifest) != FIELDS:
             manifest = checksums.check_seal(manifest, str(path))
         _check_manifest(manifest, str(path))
     except _OtherFormat:
         raise
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete {directory} and prepare it again") from None
+        raise ValueError(
+            f"{path} is damaged ({error}); delete {directory} and prepare it again"
+        ) from None
     return manifest
 
 
@@ -88,7 +100,11 @@ def _check_manifest(manifest: dict[str, Any], where: str) -> None:
     tokenizer = parse.member(manifest, "tokenizer", dict, where)
     for name, kind in (("description", str), ("digest", str), ("n_vocab", int)):
         parse.member(tokenizer, name, kind, f"{where}, tokenizer")
-    if tokenizer["n_vocab"] < 1 or "end_of_text" not in tokenizer or type(tokenizer["end_of_text"]) not in (int, type(None)):
+    if (
+        tokenizer["n_vocab"] < 1
+        or "end_of_text" not in tokenizer
+        or type(tokenizer["end_of_text"]) not in (int, type(None))
+    ):
         raise ValueError(f"{where}: the tokenizer has no ids, or no end_of_text")
     parse.member(manifest, "held_out", str, where)
     parse.member(parse.member(manifest, "text", dict, where), "digest", str, f"{where}, text")
@@ -99,12 +115,20 @@ def _check_manifest(manifest: dict[str, Any], where: str) -> None:
         for shard in entries:
             if not isinstance(shard, dict):
                 raise ValueError(f"{where}, {split}: {parse.quote(shard)} describes no shard")
-            for name, kind in (("name", str), ("digest", str), ("documents", int), ("tokens", int), ("bytes", int)):
+            for name, kind in (
+                ("name", str),
+                ("digest", str),
+                ("documents", int),
+                ("tokens", int),
+                ("bytes", int),
+            ):
                 parse.member(shard, name, kind, f"{where}, a shard of {split}")
             if pathlib.PurePath(shard["name"]).name != shard["name"]:
                 raise ValueError(f"{where}: {parse.quote(shard['name'])} is no name of a shard")
         for name in ("documents", "tokens", "bytes"):
-            if parse.member(counts, name, int, f"{where}, {split}") != sum(shard[name] for shard in entries):
+            if parse.member(counts, name, int, f"{where}, {split}") != sum(
+                shard[name] for shard in entries
+            ):
                 raise ValueError(f"{where}: the {name} of {split} are not those of its shards")
 
 
@@ -113,12 +137,32 @@ class Shard:
 
     def __init__(self, directory: pathlib.Path, record: dict[str, Any], n_vocab: int):
         """record: what the manifest has of it. ValueError, in one line, if the files are not those."""
-        self.name, self.record, self._directory, self._n_vocab = record["name"], record, directory, n_vocab
+        self.name, self.record, self._directory, self._n_vocab = (
+            record["name"],
+            record,
+            directory,
+            n_vocab,
+        )
         kind = token_dtype(n_vocab)
-        self._tokens, self.ends = (_map(directory, f"{self.name}.{part}.npy") for part in ("tokens", "ends"))
-        lengths = np.diff(self.ends.astype(np.int64), prepend=0) if self.ends.dtype == np.uint64 and self.ends.ndim == 1 else np.zeros(0)
-        fits = self._tokens.dtype == kind and self._tokens.shape == (record["tokens"],) and len(lengths) == record["documents"]
-        if not fits or (lengths < 0).any() or lengths.sum() != record["tokens"] or not self._matches("ends", self.ends):
+        self._tokens, self.ends = (
+            _map(directory, f"{self.name}.{part}.npy") for part in ("tokens", "ends")
+        )
+        lengths = (
+            np.diff(self.ends.astype(np.int64), prepend=0)
+            if self.ends.dtype == np.uint64 and self.ends.ndim == 1
+            else np.zeros(0)
+        )
+        fits = (
+            self._tokens.dtype == kind
+            and self._tokens.shape == (record["tokens"],)
+            and len(lengths) == record["documents"]
+        )
+        if (
+            not fits
+            or (lengths < 0).any()
+            or lengths.sum() != record["tokens"]
+            or not self._matches("ends", self.ends)
+        ):
             raise self._damage()
         self.lengths = lengths
         self._is_verified = False
@@ -171,12 +215,19 @@ class Split:
         n_vocab = manifest["tokenizer"]["n_vocab"]
         _raise_file_limit(2 * len(entries))
         self.shards = [Shard(directory, shard, n_vocab) for shard in entries]
-        if sum(shard["tokens"] for shard in entries) * np.dtype(token_dtype(n_vocab)).itemsize <= VERIFY_AT_OPEN_BYTES:
+        if (
+            sum(shard["tokens"] for shard in entries) * np.dtype(token_dtype(n_vocab)).itemsize
+            <= VERIFY_AT_OPEN_BYTES
+        ):
             for shard in self.shards:
                 shard.verify()
         self._ends = [shard.ends for shard in self.shards]
-        self._first = np.cumsum([0, *map(len, self._ends)]).tolist()  # the number of each shard's first document
-        self.lengths = np.concatenate([np.zeros(0, np.int64), *(shard.lengths for shard in self.shards)])
+        self._first = np.cumsum(
+            [0, *map(len, self._ends)]
+        ).tolist()  # the number of each shard's first document
+        self.lengths = np.concatenate(
+            [np.zeros(0, np.int64), *(shard.lengths for shard in self.shards)]
+        )
         self.n_tokens = int(self.lengths.sum())
         self.n_bytes = sum(shard["bytes"] for shard in entries)  # of the text, in UTF-8
 
@@ -192,27 +243,40 @@ class Split:
 
     def _locate_document(self, document: int) -> tuple[Shard, int]:
         number = bisect.bisect_right(self._first, document) - 1
-        return self.shards[number], int(self._ends[number][document - self._first[number]]) - int(self.lengths[document])
+        return self.shards[number], int(self._ends[number][document - self._first[number]]) - int(
+            self.lengths[document]
+        )
 
 
 def _raise_file_limit(n: int) -> None:
     """Let this program have `n` more files open, as far as it may: each array that is mapped is one, and a shell allows 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # what then cannot be opened says so
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft + n if hard == resource.RLIM_INFINITY else min(soft + n, hard), hard))
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE,
+            (soft + n if hard == resource.RLIM_INFINITY else min(soft + n, hard), hard),
+        )
 
 
 def _map(directory: pathlib.Path, name: str) -> np.ndarray:
     """An array on disk. ValueError for all that NumPy may say of a damaged header: it evaluates it as Python's literals."""
     try:
-        mode = None if (directory / name).stat().st_size <= 128 else "r"  # a header alone cannot be mapped
+        mode = (
+            None if (directory / name).stat().st_size <= 128 else "r"
+        )  # a header alone cannot be mapped
         with warnings.catch_warnings(action="error"):
-            return np.asarray(np.load(directory / name, mode, allow_pickle=False))  # a plain array over the map: slicing np.memmap is slow
+            return np.asarray(
+                np.load(directory / name, mode, allow_pickle=False)
+            )  # a plain array over the map: slicing np.memmap is slow
     except Exception as error:
         if isinstance(error, PermissionError):
             raise ValueError(f"{directory / name} cannot be read: {error.strerror}") from None
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             limits = "raise the limit of this shell (ulimit -n), or of the machine (fs.file-max, vm.max_map_count)"
-            raise ValueError(f"{directory / name} cannot be opened: {error.strerror}; {limits}") from None
+            raise ValueError(
+                f"{directory / name} cannot be opened: {error.strerror}; {limits}"
+            ) from None
         reason = "is missing" if isinstance(error, FileNotFoundError) else "is damaged or cut short"
-        raise ValueError(f"{directory / name} {reason}; delete {directory} and prepare it again") from None
+        raise ValueError(
+            f"{directory / name} {reason}; delete {directory} and prepare it again"
+        ) from None

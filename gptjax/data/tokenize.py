@@ -59,7 +59,11 @@ def tokenize_corpus(
     }
     if (directory / "manifest.json").exists():
         manifest = shards.read_manifest(directory)
-        check_same_job(directory, manifest, {name: value for name, value in job.items() if name != "fingerprint"})
+        check_same_job(
+            directory,
+            manifest,
+            {name: value for name, value in job.items() if name != "fingerprint"},
+        )
         if manifest["fingerprint"] != job["fingerprint"]:
             print_line(
                 f"files of {describe(source)} have other names, sizes or times than {directory} was prepared of: comparing their text"
@@ -74,17 +78,30 @@ def tokenize_corpus(
         except ValueError as error:  # each block says itself what it is of
             print_line(f"{error}; it is written again")
         else:
-            check_same_job(directory, stored_job, {name: value for name, value in job.items() if name != "fingerprint"})
+            check_same_job(
+                directory,
+                stored_job,
+                {name: value for name, value in job.items() if name != "fingerprint"},
+            )
     elif any(directory.glob("*.npy")):
         raise ValueError(f"{directory} holds files of something else; give an empty directory")
     checksums.save(job_file, job)
     atomic.remove_partial(directory)
     skipped: files.Skipped = collections.Counter()
-    blocks = run_blocks(source, tokenizer, rule, directory, advance, workers, block, skipped, print_line)
+    blocks = run_blocks(
+        source, tokenizer, rule, directory, advance, workers, block, skipped, print_line
+    )
     skip_counts = {what: count for what, count in sorted(skipped.items()) if count}
-    manifest = job | {"python": open.python_version(source)} | sum_counts(blocks) | {"passed_over": skip_counts}
+    manifest = (
+        job
+        | {"python": open.python_version(source)}
+        | sum_counts(blocks)
+        | {"passed_over": skip_counts}
+    )
     if skip_counts:
-        print_line(f"passed over in {describe(source)}: {', '.join(f'{count:,} {what}' for what, count in skip_counts.items())}")
+        print_line(
+            f"passed over in {describe(source)}: {', '.join(f'{count:,} {what}' for what, count in skip_counts.items())}"
+        )
     if isinstance(tokenizer, sentencepiece_tokenizer.SentencePieceTokenizer):
         atomic.save(directory / "tokenizer.model", tokenizer.model)
     checksums.save(directory / "manifest.json", manifest)
@@ -94,7 +111,9 @@ def tokenize_corpus(
 
 def remove_leftovers(directory: pathlib.Path, manifest: dict[str, Any]) -> None:
     """Remove what a finished directory needs no more: records of blocks, and shards of text that it was begun with and has no longer."""
-    shard_names = {shard["name"] for counts in manifest["splits"].values() for shard in counts["shards"]}
+    shard_names = {
+        shard["name"] for counts in manifest["splits"].values() for shard in counts["shards"]
+    }
     for split in validation_split.SPLITS:
         for path in directory.glob(f"{split}-*.npy"):
             if path.name.partition(".")[0] not in shard_names:
@@ -105,7 +124,11 @@ def remove_leftovers(directory: pathlib.Path, manifest: dict[str, Any]) -> None:
 
 def describe(source: data.Source) -> str:
     """A source as text, without its weight: that does not change its tokens."""
-    return repr(dataclasses.replace(source, weight=1.0)).replace(", weight=1.0", "").replace("weight=1.0", "")
+    return (
+        repr(dataclasses.replace(source, weight=1.0))
+        .replace(", weight=1.0", "")
+        .replace("weight=1.0", "")
+    )
 
 
 FIELD_NAMES = {
@@ -115,14 +138,22 @@ FIELD_NAMES = {
 }
 
 
-def check_same_job(directory: pathlib.Path, stored_job: dict[str, Any], job: dict[str, Any]) -> None:
+def check_same_job(
+    directory: pathlib.Path, stored_job: dict[str, Any], job: dict[str, Any]
+) -> None:
     """ValueError unless what is in the directory is what is to be written: it says in words what differs."""
     for name, value in job.items():
         if name not in stored_job or stored_job[name] != value:
             label = FIELD_NAMES[name] if name in FIELD_NAMES else name
-            old, new = describe_difference(stored_job[name], value) if name in stored_job else ("none", truncate(value))
+            old, new = (
+                describe_difference(stored_job[name], value)
+                if name in stored_job
+                else ("none", truncate(value))
+            )
             detail = f": it has {old}, now it is {new}" if name != "fingerprint" else ""
-            raise ValueError(f"{directory} was prepared with another {label}{detail}; give an empty directory or delete that one")
+            raise ValueError(
+                f"{directory} was prepared with another {label}{detail}; give an empty directory or delete that one"
+            )
 
 
 def describe_difference(old: Any, new: Any) -> tuple[str, str]:
@@ -132,10 +163,16 @@ def describe_difference(old: Any, new: Any) -> tuple[str, str]:
     if "description" in old and "description" in new and old["description"] != new["description"]:
         return truncate(old["description"]), truncate(new["description"])
     fields = [
-        name for name in (*old, *(name for name in new if name not in old)) if name not in old or name not in new or old[name] != new[name]
+        name
+        for name in (*old, *(name for name in new if name not in old))
+        if name not in old or name not in new or old[name] != new[name]
     ]
     old_text, new_text = (
-        ", ".join(f"{name} {truncate(values[name])}" if name in values else f"no {name}" for name in fields) for values in (old, new)
+        ", ".join(
+            f"{name} {truncate(values[name])}" if name in values else f"no {name}"
+            for name in fields
+        )
+        for values in (old, new)
     )
     return old_text, new_text
 
@@ -144,7 +181,9 @@ def truncate(value: Any) -> str:
     return str(value)[:80]
 
 
-def group_by_length(items: Iterable[Item], size: int, length: Callable[[Item], int]) -> Iterator[list[Item]]:
+def group_by_length(
+    items: Iterable[Item], size: int, length: Callable[[Item], int]
+) -> Iterator[list[Item]]:
     """Consecutive items in groups whose lengths come to `size`, or to the little more that ends the last item."""
     group: list[Item] = []
     total = 0
@@ -164,7 +203,9 @@ def cut_blocks(documents: Iterable[Document], size: int) -> Iterator[list[Docume
     group: list[Document] = []
     total = 0
     for doc in documents:
-        if total >= size or (group and doc.file_index != group[-1].file_index and 2 * total >= size):
+        if total >= size or (
+            group and doc.file_index != group[-1].file_index and 2 * total >= size
+        ):
             yield group
             group, total = [], 0
         group.append(doc)
@@ -214,7 +255,9 @@ def run_blocks(
     return done
 
 
-def read_blocks(directory: pathlib.Path, print_line: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+def read_blocks(
+    directory: pathlib.Path, print_line: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
     """The blocks that an earlier start finished, by the digest of their documents."""
     by_content = {}
     for path in sorted(directory.glob("block-*.json")):
@@ -241,7 +284,9 @@ def pool(tokenizer: Tokenizer, rule: data.ValidationSplit, directory: pathlib.Pa
     if workers == 1:
         yield (
             lambda name, documents, content, old_record: (
-                lambda: write_block(directory, name, documents, content, old_record, tokenizer, rule)
+                lambda: write_block(
+                    directory, name, documents, content, old_record, tokenizer, rule
+                )
             )
         )
         return
@@ -254,11 +299,15 @@ _worker: list[Any] = []  # a worker process's tokenizer, rule and directory, sen
 
 def start_worker(*shared: Any) -> None:
     """Keep what every block needs."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a thread each: the processes are the parallelism
+    os.environ["TOKENIZERS_PARALLELISM"] = (
+        "false"  # a thread each: the processes are the parallelism
+    )
     _worker[:] = shared
 
 
-def run_block(name: str, documents: list[Document], content: str, old_record: dict[str, Any] | None) -> dict[str, Any]:
+def run_block(
+    name: str, documents: list[Document], content: str, old_record: dict[str, Any] | None
+) -> dict[str, Any]:
     tokenizer, rule, directory = _worker
     return write_block(directory, name, documents, content, old_record, tokenizer, rule)
 
@@ -277,11 +326,28 @@ def write_block(
     old_record: what an earlier start says of the same block; it stays if its shards are whole, else what is returned has `was_damaged`."""
     if old_record is not None and is_whole(directory, old_record, tokenizer.n_vocab):
         return old_record
-    record: dict[str, Any] = {"name": name, "content": content, "text": text_counts(documents), "splits": {}}
-    parts = [part for document in documents for part in validation_split.split_document(document, rule)]
+    record: dict[str, Any] = {
+        "name": name,
+        "content": content,
+        "text": text_counts(documents),
+        "splits": {},
+    }
+    parts = [
+        part for document in documents for part in validation_split.split_document(document, rule)
+    ]
     for split in validation_split.SPLITS:
         texts = [text for side, text in parts if side == split]
-        shard = write_shard(directory, f"{split}-{name}", texts, tokenizer, with_keys=not isinstance(rule, data.Tail)) if texts else None
+        shard = (
+            write_shard(
+                directory,
+                f"{split}-{name}",
+                texts,
+                tokenizer,
+                with_keys=not isinstance(rule, data.Tail),
+            )
+            if texts
+            else None
+        )
         if shard is not None:
             record["splits"][split] = shard
     checksums.save(directory / f"block-{name}.json", record)
@@ -300,7 +366,9 @@ def is_whole(directory: pathlib.Path, block: dict[str, Any], n_vocab: int) -> bo
     return True
 
 
-def write_shard(directory: pathlib.Path, name: str, texts: list[str], tokenizer: Tokenizer, with_keys: bool) -> dict[str, Any] | None:
+def write_shard(
+    directory: pathlib.Path, name: str, texts: list[str], tokenizer: Tokenizer, with_keys: bool
+) -> dict[str, Any] | None:
     """The tokens of `texts`, where each ends and, if `with_keys`, their keys, as files; counts and digests. None if there are no tokens."""
     kind = shards.token_dtype(tokenizer.n_vocab)
     end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
@@ -313,7 +381,9 @@ def write_shard(directory: pathlib.Path, name: str, texts: list[str], tokenizer:
     ends = np.cumsum([len(ids) for ids in encoded], dtype=np.uint64)
     arrays = {"tokens": tokens, "ends": ends}
     if with_keys:
-        arrays["keys"] = np.array([int(document.text_key(text)[:16], 16) for text in texts], np.uint64)
+        arrays["keys"] = np.array(
+            [int(document.text_key(text)[:16], 16) for text in texts], np.uint64
+        )
     for part, array in arrays.items():
         save_array(directory / f"{name}.{part}.npy", array)
     return {
@@ -330,13 +400,20 @@ def text_counts(documents: list[Document]) -> dict[str, Any]:
     raw = [document.text.encode() for document in documents]
     total = sum(int.from_bytes(hashlib.sha256(text).digest(), "big") for text in raw) % 2**256
     characters = sum(len(document.text) for document in documents)
-    return {"documents": len(raw), "characters": characters, "bytes": sum(map(len, raw)), "digest": f"{total:064x}"}
+    return {
+        "documents": len(raw),
+        "characters": characters,
+        "bytes": sum(map(len, raw)),
+        "digest": f"{total:064x}",
+    }
 
 
 def add_counts(texts: list[dict[str, Any]]) -> dict[str, Any]:
     """`text_counts` of several lists of documents together."""
     total = sum(int(text["digest"], 16) for text in texts) % 2**256
-    return {name: sum(text[name] for text in texts) for name in ("documents", "characters", "bytes")} | {"digest": f"{total:064x}"}
+    return {
+        name: sum(text[name] for text in texts) for name in ("documents", "characters", "bytes")
+    } | {"digest": f"{total:064x}"}
 
 
 def count_text(source: open.TextSource, advance: Callable[[float], None]) -> dict[str, Any]:
@@ -354,7 +431,9 @@ def sum_counts(blocks: list[dict[str, Any]]) -> dict[str, Any]:
     splits = {}
     for split in validation_split.SPLITS:
         entries = [block["splits"][split] for block in blocks if split in block["splits"]]
-        splits[split] = {name: sum(shard[name] for shard in entries) for name in ("documents", "tokens", "bytes")} | {"shards": entries}
+        splits[split] = {
+            name: sum(shard[name] for shard in entries) for name in ("documents", "tokens", "bytes")
+        } | {"shards": entries}
     return {"text": text, "splits": splits}
 
 

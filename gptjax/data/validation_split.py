@@ -14,11 +14,16 @@ def split_document(document: Document, rule: data.ValidationSplit) -> list[tuple
     """The parts of a document and the split that each belongs to. Together they are its text, and none is empty."""
     match rule:
         case data.ByDocument(fraction=fraction):
-            hash_fraction = int.from_bytes(hashlib.sha256(document.key.encode()).digest()[:8], "big") / 2**64
+            hash_fraction = (
+                int.from_bytes(hashlib.sha256(document.key.encode()).digest()[:8], "big") / 2**64
+            )
             return [("validation" if hash_fraction < fraction else "train", document.text)]
         case data.Tail(fraction=fraction):
             cut = len(document.text) - int(len(document.text) * fraction)
-            halves: list[tuple[Split, str]] = [("train", document.text[:cut]), ("validation", document.text[cut:])]
+            halves: list[tuple[Split, str]] = [
+                ("train", document.text[:cut]),
+                ("validation", document.text[cut:]),
+            ]
             return [(split, text) for split, text in halves if text]
         case data.Separate():
             return [("train", document.text)]
@@ -38,7 +43,9 @@ def advice(rule: data.ValidationSplit, split: Split) -> str:
             more = "raise" if split == "validation" else "lower"
             return f'{more} data.held_out.fraction={fraction}, or cut every document: --set "data.held_out=Tail(fraction=0.1)"'
         case data.Tail(fraction=fraction):
-            return f"{'raise' if split == 'validation' else 'lower'} data.held_out.fraction={fraction}"
+            return (
+                f"{'raise' if split == 'validation' else 'lower'} data.held_out.fraction={fraction}"
+            )
         case data.Separate():
             return "give data.held_out another source"
         case _:

@@ -17,7 +17,9 @@ class PreemptionGuard:
     Many processes vote on the devices before each step, and read the result when that step has been dispatched and the one before it has
     ended: so nothing waits for it, and all stop after the same step."""
 
-    def __init__(self, print_line: Callable[[str], None], processes: ProcessGroup, mesh: jax.sharding.Mesh):
+    def __init__(
+        self, print_line: Callable[[str], None], processes: ProcessGroup, mesh: jax.sharding.Mesh
+    ):
         self.stop_requested = False
         self._print_line, self._processes, self._n_devices = print_line, processes, mesh.size
         self._per_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
@@ -25,7 +27,10 @@ class PreemptionGuard:
         self._votes: jax.Array | None = None
 
     def __enter__(self):
-        self._old_handlers = {number: signal.signal(number, self._handle_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._old_handlers = {
+            number: signal.signal(number, self._handle_signal)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
         return self
 
     def __exit__(self, *error):
@@ -34,7 +39,9 @@ class PreemptionGuard:
 
     def _handle_signal(self, number, frame):
         self.stop_requested = True
-        self._print_line(f"{signal.Signals(number).name}: stopping after this step, with a checkpoint; once more stops at once")
+        self._print_line(
+            f"{signal.Signals(number).name}: stopping after this step, with a checkpoint; once more stops at once"
+        )
         signal.signal(number, self._old_handlers[number])
 
     @property
@@ -45,9 +52,15 @@ class PreemptionGuard:
     def vote(self) -> None:
         """Call it before each step."""
         if self._processes.num_processes > 1:
-            mine = np.array([self._processes.process_id + 1 if self.stop_requested else 0], np.int32)
+            mine = np.array(
+                [self._processes.process_id + 1 if self.stop_requested else 0], np.int32
+            )
             with jax.transfer_guard("allow"):
-                self._votes = self._max_vote(jax.make_array_from_callback((self._n_devices,), self._per_device, lambda index: mine))
+                self._votes = self._max_vote(
+                    jax.make_array_from_callback(
+                        (self._n_devices,), self._per_device, lambda index: mine
+                    )
+                )
 
     def should_stop(self) -> bool:
         """Call it after each step: is it the last, on every process?"""
@@ -55,5 +68,7 @@ class PreemptionGuard:
             return self.stop_requested
         first = 0 if self._votes is None else int(jax.device_get(self._votes))
         if first and not self.stop_requested:
-            self._print_line(f"process {first - 1} was asked to stop: stopping too, with a checkpoint")
+            self._print_line(
+                f"process {first - 1} was asked to stop: stopping too, with a checkpoint"
+            )
         return first > 0

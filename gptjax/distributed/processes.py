@@ -40,11 +40,20 @@ class ProcessGroup:
 
     All processes must call `all_gather`, `broadcast_from_zero`, `zero_first` and `assert_equal` in the same order, and from one thread."""
 
-    def __init__(self, process_id: int = 0, names: list[str] | None = None, connections: dict[int, rendezvous.Connection] | None = None):
+    def __init__(
+        self,
+        process_id: int = 0,
+        names: list[str] | None = None,
+        connections: dict[int, rendezvous.Connection] | None = None,
+    ):
         """names: the host of each process; connections: to all others on process 0, to process 0 on the others."""
         self._host_names, self._connections = names or ["this machine"], connections or {}
         self.process_id, self.num_processes = process_id, len(self._host_names)
-        self._activity, self._last_heartbeat, self._abort_lock = "its start", time.monotonic(), threading.Lock()
+        self._activity, self._last_heartbeat, self._abort_lock = (
+            "its start",
+            time.monotonic(),
+            threading.Lock(),
+        )
         for other, connection in self._connections.items():
             connection.start_reader(self._abort_all, functools.partial(self._on_lost_peer, other))
 
@@ -57,16 +66,23 @@ class ProcessGroup:
             if not isinstance(values, list) or len(values) != self.num_processes:
                 self._on_lost_peer(0)  # as for other nonsense: see Connection.start_reader
             return values
-        values = [value, *(self._receive(process_id, deadline) for process_id in range(1, self.num_processes))]
+        values = [
+            value,
+            *(self._receive(process_id, deadline) for process_id in range(1, self.num_processes)),
+        ]
         for connection in self._connections.values():
             connection.send(value=values, goodbye=goodbye)
         return values
 
     def _receive(self, process_id: int, deadline: float | None) -> Any:
         try:
-            return self._connections[process_id].values.get(timeout=None if deadline is None else max(0.001, deadline - time.monotonic()))
+            return self._connections[process_id].values.get(
+                timeout=None if deadline is None else max(0.001, deadline - time.monotonic())
+            )
         except queue.Empty:
-            raise ValueError(f"{self._describe(process_id)} came, and has said nothing since; --join_seconds waits longer") from None
+            raise ValueError(
+                f"{self._describe(process_id)} came, and has said nothing since; --join_seconds waits longer"
+            ) from None
 
     def broadcast_from_zero(self, act: Callable[[], Any]) -> Any:
         """What act() returns, as JSON, on process 0, which alone does it; the others wait."""
@@ -75,7 +91,9 @@ class ProcessGroup:
     def zero_first(self, act: Callable[[], T]) -> T:
         """act() on every process: on process 0, then on one of each other host, then on the rest. So what it leaves on disk is made once
         where hosts share the disk, and once a host where they do not."""
-        is_host_leader = self._host_names.index(self._host_names[self.process_id]) == self.process_id
+        is_host_leader = (
+            self._host_names.index(self._host_names[self.process_id]) == self.process_id
+        )
         rank = 0 if self.process_id == 0 else 1 if is_host_leader else 2
         for _ in range(rank):
             self.all_gather(None)
@@ -84,7 +102,9 @@ class ProcessGroup:
             self.all_gather(None)
         return result
 
-    def assert_equal(self, values: dict[str, Any], advice: str, deadline: float | None = None) -> None:
+    def assert_equal(
+        self, values: dict[str, Any], advice: str, deadline: float | None = None
+    ) -> None:
         """Disagreement, on every process, if one says something else than process 0: which, about what, and the difference. deadline:
         see `all_gather`."""
         all_values = self.all_gather(values, deadline=deadline)
@@ -141,13 +161,23 @@ class ProcessGroup:
             return
         status, line = errors.classify_error(error)
         if status == 1:
-            time.sleep(GRACE_SECONDS)  # the word that another is gone, if that is why, ends this process meanwhile
+            time.sleep(
+                GRACE_SECONDS
+            )  # the word that another is gone, if that is why, ends this process meanwhile
             if isinstance(error, RuntimeError) and re.search(PEER_ERRORS, str(error)):
-                status, line = EXIT_LOST, f"the processes lost each other, or one was too late ({line}); the same command continues"
+                status, line = (
+                    EXIT_LOST,
+                    f"the processes lost each other, or one was too late ({line}); the same command continues",
+                )
             else:
                 traceback.print_exception(error)
         is_shared = isinstance(error, Disagreement)
-        self._abort_all(status, line if is_shared else f"{self._describe(self.process_id)} ended in {self._activity}: {line}")
+        self._abort_all(
+            status,
+            line
+            if is_shared
+            else f"{self._describe(self.process_id)} ended in {self._activity}: {line}",
+        )
 
     def _on_lost_peer(self, other: int) -> None:
         line = f"{self._describe(other)} is gone without a word, when process {self.process_id} was in {self._activity}"
@@ -177,7 +207,9 @@ def skip_pause(since: float, before: float, now: float, interval: float) -> floa
     return min(since + late, now) if late > interval else since
 
 
-def initialize(process_info: rendezvous.ProcessInfo | None, config: Config, seconds: float) -> ProcessGroup:
+def initialize(
+    process_info: rendezvous.ProcessInfo | None, config: Config, seconds: float
+) -> ProcessGroup:
     """Meet the other processes, compare what all must have, and start jax.distributed. Call it before jax is used.
 
     ValueError if some do not come within `seconds`; if one has another config, code or jax, all end in a line that says so."""
@@ -193,7 +225,9 @@ def initialize(process_info: rendezvous.ProcessInfo | None, config: Config, seco
             "start the same command with the same installation everywhere",
             deadline + rendezvous.HELLO_TIMEOUT,
         )
-        jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
+        jax.config.update(
+            "jax_enable_preemption_service", False
+        )  # it would take SIGTERM for itself
         jax.distributed.initialize(
             process_info.coordinator,
             process_info.num_processes,
@@ -220,5 +254,7 @@ def _describe_difference(expected: Any, actual: Any) -> str:
     if not isinstance(expected, dict) or not isinstance(actual, dict):
         return f"{actual} and not {expected}"
     names = [name for name in {**expected, **actual} if expected.get(name) != actual.get(name)]
-    text = ", ".join(f"{name} is {actual.get(name)!r} and not {expected.get(name)!r}" for name in names[:3])
+    text = ", ".join(
+        f"{name} is {actual.get(name)!r} and not {expected.get(name)!r}" for name in names[:3]
+    )
     return f"{text}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"

@@ -32,12 +32,23 @@ from gptjax.config import parse
 from gptjax.runtime import errors
 
 NONCE_ENV = "GPTJAX_NONCE"  # the environment variable
-MAX_HELLO_BYTES, MAX_LINE_BYTES = 2**16, 2**26  # bytes of a line, at most: of one who is not known yet, and of a process
+MAX_HELLO_BYTES, MAX_LINE_BYTES = (
+    2**16,
+    2**26,
+)  # bytes of a line, at most: of one who is not known yet, and of a process
 MAX_UNKNOWN_PEERS = 64  # connections beside the processes' own that may be open before they have said anything: then the oldest is closed
 MAX_PROCESSES = 100_000
-HOST_PATTERN = r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}|\[?[0-9A-Fa-f.]*:[0-9A-Fa-f:.]{1,44}\]?"
-KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # seconds, and probes: a host without power is noticed after 30 s
-HELLO_TIMEOUT = 10.0  # seconds for a first message: whoever connects and says nothing is not one of us
+HOST_PATTERN = (
+    r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}|\[?[0-9A-Fa-f.]*:[0-9A-Fa-f:.]{1,44}\]?"
+)
+KEEPALIVE = {
+    "TCP_KEEPIDLE": 10,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 4,
+}  # seconds, and probes: a host without power is noticed after 30 s
+HELLO_TIMEOUT = (
+    10.0  # seconds for a first message: whoever connects and says nothing is not one of us
+)
 RETRY_SECONDS = 2.0  # seconds in which one whom process 0 has turned away tries again: it may have been taken for a stranger among many
 SEND_SECONDS = 30  # seconds until one who does not read any more counts as gone
 
@@ -55,20 +66,48 @@ class ProcessInfo:
 
     def proof(self, process_id: int) -> str:
         """What that process of this run says, and no stranger can."""
-        return hmac.new(self.nonce.encode("utf-8", "replace"), f"gptjax {process_id} of a run".encode(), hashlib.sha256).hexdigest()
+        return hmac.new(
+            self.nonce.encode("utf-8", "replace"),
+            f"gptjax {process_id} of a run".encode(),
+            hashlib.sha256,
+        ).hexdigest()
 
 
 def add_distributed_flags(parser: argparse.ArgumentParser) -> None:
     """The arguments of a program that may run on many hosts; `detect` reads them."""
-    group = parser.add_argument_group("many hosts", "Found by itself on TPU pods, GKE and Slurm; elsewhere each process is told.")
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, on this port and the one below")
-    group.add_argument("--processes", metavar="N", type=parse.int_argument(1, MAX_PROCESSES), help="how many there are; 1 asks no cluster")
-    group.add_argument("--process", metavar="I", type=parse.int_argument(0, MAX_PROCESSES - 1), help="which one this is, from 0")
+    group = parser.add_argument_group(
+        "many hosts", "Found by itself on TPU pods, GKE and Slurm; elsewhere each process is told."
+    )
+    group.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="where process 0 listens, on this port and the one below",
+    )
+    group.add_argument(
+        "--processes",
+        metavar="N",
+        type=parse.int_argument(1, MAX_PROCESSES),
+        help="how many there are; 1 asks no cluster",
+    )
+    group.add_argument(
+        "--process",
+        metavar="I",
+        type=parse.int_argument(0, MAX_PROCESSES - 1),
+        help="which one this is, from 0",
+    )
     seconds = parse.float_argument(0, 1e7, above=True)
-    group.add_argument("--join_seconds", metavar="S", type=seconds, default=300.0, help="how long they wait for each other (default: 300)")
+    group.add_argument(
+        "--join_seconds",
+        metavar="S",
+        type=seconds,
+        default=300.0,
+        help="how long they wait for each other (default: 300)",
+    )
 
 
-def detect(coordinator: str | None, num_processes: int | None, process_id: int | None, seconds: float) -> ProcessInfo | None:
+def detect(
+    coordinator: str | None, num_processes: int | None, process_id: int | None, seconds: float
+) -> ProcessInfo | None:
     """The place that the flags give, else the one that jax detects: TPU pods, GKE, Slurm, Open MPI, Kubernetes jobs. None: alone.
 
     ValueError if they say half of it, or if the coordinator's name is not known to this machine within `seconds`."""
@@ -76,37 +115,75 @@ def detect(coordinator: str | None, num_processes: int | None, process_id: int |
         return None
     coordinator, ids = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS"), None
     if None in (coordinator, num_processes, process_id):
-        coordinator, num_processes, process_id, ids = _detect_cluster(coordinator, num_processes, process_id, seconds)
+        coordinator, num_processes, process_id, ids = _detect_cluster(
+            coordinator, num_processes, process_id, seconds
+        )
     if num_processes == 1 or (coordinator, num_processes, process_id) == (None, None, None):
         return None
     if coordinator is None or num_processes is None or process_id is None:
         flags = [
             f"--{name}={value}"
-            for name, value in zip(("coordinator", "processes", "process"), (coordinator, num_processes, process_id), strict=True)
+            for name, value in zip(
+                ("coordinator", "processes", "process"),
+                (coordinator, num_processes, process_id),
+                strict=True,
+            )
             if value is not None
         ]
-        raise ValueError(f"{' '.join(flags)}: give --coordinator, --processes and --process, or none of them on a TPU pod, GKE or Slurm")
+        raise ValueError(
+            f"{' '.join(flags)}: give --coordinator, --processes and --process, or none of them on a TPU pod, GKE or Slurm"
+        )
     host, _, port = coordinator.rpartition(":")
-    if not re.fullmatch(HOST_PATTERN, host) or not re.fullmatch("[0-9]{1,5}", port) or not 2 <= int(port) < 65536:
-        raise ValueError(f"--coordinator={parse.one_line(coordinator, 100)}: give HOST:PORT of process 0; the port below is used too")
+    if (
+        not re.fullmatch(HOST_PATTERN, host)
+        or not re.fullmatch("[0-9]{1,5}", port)
+        or not 2 <= int(port) < 65536
+    ):
+        raise ValueError(
+            f"--coordinator={parse.one_line(coordinator, 100)}: give HOST:PORT of process 0; the port below is used too"
+        )
     if not 0 <= process_id < num_processes <= MAX_PROCESSES:
         raise ValueError(
             f"--process={process_id}: with --processes={num_processes} give one from 0 to {min(num_processes, MAX_PROCESSES) - 1}"
         )
-    return ProcessInfo(coordinator, num_processes, process_id, ids, os.environ[NONCE_ENV] if NONCE_ENV in os.environ else "")
+    return ProcessInfo(
+        coordinator,
+        num_processes,
+        process_id,
+        ids,
+        os.environ[NONCE_ENV] if NONCE_ENV in os.environ else "",
+    )
 
 
-def _detect_cluster(coordinator: str | None, num_processes: int | None, process_id: int | None, seconds: float) -> tuple:
+def _detect_cluster(
+    coordinator: str | None, num_processes: int | None, process_id: int | None, seconds: float
+) -> tuple:
     """The three, what is None taken from the cluster that jax finds here, and the devices that are this process's own."""
-    if "KUBERNETES_SERVICE_HOST" in os.environ and not {"JOB_COMPLETION_INDEX", "TPU_WORKER_HOSTNAMES"} & {*os.environ}:
-        return coordinator, num_processes, process_id, None  # a pod by itself, of which jax would demand that it be one of an indexed job
-    from jax._src import clusters  # jax.distributed.initialize asks it too, but fails where there is no cluster
+    if "KUBERNETES_SERVICE_HOST" in os.environ and not {
+        "JOB_COMPLETION_INDEX",
+        "TPU_WORKER_HOSTNAMES",
+    } & {*os.environ}:
+        return (
+            coordinator,
+            num_processes,
+            process_id,
+            None,
+        )  # a pod by itself, of which jax would demand that it be one of an indexed job
+    from jax._src import (
+        clusters,
+    )  # jax.distributed.initialize asks it too, but fails where there is no cluster
 
     try:
         return clusters.ClusterEnv.auto_detect_unset_distributed_params(
             coordinator, num_processes, process_id, None, None, max(1, int(seconds))
         )
-    except (RuntimeError, ValueError, LookupError, TypeError, OSError) as error:  # odd words in the environment, too
+    except (
+        RuntimeError,
+        ValueError,
+        LookupError,
+        TypeError,
+        OSError,
+    ) as error:  # odd words in the environment, too
         raise ValueError(
             f"jax found a cluster here but not its processes ({errors.first_line(error)}); give --coordinator, --processes and --process"
         ) from error
@@ -140,7 +217,9 @@ class Connection:
                 begin = len(self._buffer)
                 if begin > max_bytes:
                     return None
-                self._socket.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
+                self._socket.settimeout(
+                    None if deadline is None else max(0.001, deadline - time.monotonic())
+                )
                 if not (part := self._socket.recv(2**16)):
                     return None
                 self._buffer += part
@@ -205,9 +284,14 @@ def _listen(process_info: ProcessInfo, port: int) -> socket.socket:
     try:
         if socket.has_dualstack_ipv6():
             return socket.create_server(
-                ("", port), backlog=process_info.num_processes + 2 * MAX_UNKNOWN_PEERS, family=socket.AF_INET6, dualstack_ipv6=True
+                ("", port),
+                backlog=process_info.num_processes + 2 * MAX_UNKNOWN_PEERS,
+                family=socket.AF_INET6,
+                dualstack_ipv6=True,
             )
-        return socket.create_server(("", port), backlog=process_info.num_processes + 2 * MAX_UNKNOWN_PEERS)
+        return socket.create_server(
+            ("", port), backlog=process_info.num_processes + 2 * MAX_UNKNOWN_PEERS
+        )
     except OSError as error:
         raise ValueError(
             f"process 0 cannot listen on port {port}, below that of --coordinator={process_info.coordinator}: {error.strerror}; give "
@@ -220,7 +304,9 @@ class _Handshakes:
 
     def __init__(self, server: socket.socket, max_pending: int):
         self._server, self._max_pending = server, max_pending
-        self._pending: dict[socket.socket, tuple[float, bytearray]] = {}  # when it came, and what it has said; the oldest first
+        self._pending: dict[
+            socket.socket, tuple[float, bytearray]
+        ] = {}  # when it came, and what it has said; the oldest first
         self._selector = selectors.DefaultSelector()
         server.setblocking(False)
         self._selector.register(server, selectors.EVENT_READ)
@@ -231,10 +317,17 @@ class _Handshakes:
             for key, _ in self._selector.select(min(remaining, 1.0)):
                 if key.fileobj is self._server:
                     self._accept()
-                elif isinstance(key.fileobj, socket.socket) and (line := self._read(key.fileobj)) is not None:
+                elif (
+                    isinstance(key.fileobj, socket.socket)
+                    and (line := self._read(key.fileobj)) is not None
+                ):
                     self._unregister(key.fileobj)
                     yield key.fileobj, line
-            expired = [sock for sock, (arrival, _) in self._pending.items() if arrival + HELLO_TIMEOUT < time.monotonic()]
+            expired = [
+                sock
+                for sock, (arrival, _) in self._pending.items()
+                if arrival + HELLO_TIMEOUT < time.monotonic()
+            ]
             for sock in expired:
                 self._drop(sock)
 
@@ -284,11 +377,17 @@ class _Handshakes:
 
 
 def _wait_for_peers(
-    process_info: ProcessInfo, server: socket.socket, connections: dict[int, Connection], seconds: float, deadline: float
+    process_info: ProcessInfo,
+    server: socket.socket,
+    connections: dict[int, Connection],
+    seconds: float,
+    deadline: float,
 ) -> list[str]:
     """Process 0's part: the hosts of all, when all have come; each one's goes into `connections`."""
     hosts = {0: socket.gethostname()}
-    with contextlib.closing(_Handshakes(server, process_info.num_processes + MAX_UNKNOWN_PEERS)) as handshakes:
+    with contextlib.closing(
+        _Handshakes(server, process_info.num_processes + MAX_UNKNOWN_PEERS)
+    ) as handshakes:
         for sock, line in handshakes.first_lines(deadline):
             greeting = _parse_hello(process_info, line)
             if greeting is None:
@@ -306,7 +405,16 @@ def _wait_for_peers(
                 )
             if len(hosts) == process_info.num_processes:
                 return [hosts[process_id] for process_id in range(process_info.num_processes)]
-    missing = list(itertools.islice((str(process_id) for process_id in range(process_info.num_processes) if process_id not in hosts), 9))
+    missing = list(
+        itertools.islice(
+            (
+                str(process_id)
+                for process_id in range(process_info.num_processes)
+                if process_id not in hosts
+            ),
+            9,
+        )
+    )
     raise ValueError(
         f"of {process_info.num_processes} processes {', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''} did not come to "
         f"process 0 within {seconds:g} s; start them with the same --coordinator (and {NONCE_ENV}, if it is set), or wait longer "
@@ -318,8 +426,18 @@ def _parse_hello(process_info: ProcessInfo, line: bytes) -> tuple[int, int, str]
     """(process, processes, host) as a process of this run says them of itself; None for a stranger's line."""
     with contextlib.suppress(ValueError):
         match parse.json_value(line, "a greeting"):
-            case {"process": int(process), "processes": int(processes), "host": str(host), "proof": str(proof), **more} if not more:
-                fits = 0 <= process < MAX_PROCESSES and 0 <= processes <= MAX_PROCESSES and bool not in (type(process), type(processes))
+            case {
+                "process": int(process),
+                "processes": int(processes),
+                "host": str(host),
+                "proof": str(proof),
+                **more,
+            } if not more:
+                fits = (
+                    0 <= process < MAX_PROCESSES
+                    and 0 <= processes <= MAX_PROCESSES
+                    and bool not in (type(process), type(processes))
+                )
                 if fits and _equal(proof, process_info.proof(process)):
                     return process, processes, parse.one_line(host, 100)
     return None
@@ -332,7 +450,9 @@ def _connect_to_zero(
     peer, first_refusal = f"process 0 at {address[0]}, port {address[1]},", None
     while True:
         try:
-            connection = Connection(socket.create_connection(address, max(0.001, deadline - time.monotonic())))
+            connection = Connection(
+                socket.create_connection(address, max(0.001, deadline - time.monotonic()))
+            )
         except OSError as error:
             reason = error.strerror or str(error)
         else:
@@ -343,7 +463,10 @@ def _connect_to_zero(
                 proof=process_info.proof(process_info.process_id),
             )
             # Process 0 may have begun to wait a little later than this one, and says who is missing.
-            reply = connection.receive(deadline + HELLO_TIMEOUT - time.monotonic(), MAX_HELLO_BYTES + 512 * process_info.num_processes)
+            reply = connection.receive(
+                deadline + HELLO_TIMEOUT - time.monotonic(),
+                MAX_HELLO_BYTES + 512 * process_info.num_processes,
+            )
             try:
                 if reply is not None:
                     return _parse_answer(process_info, reply, peer), {0: connection}
@@ -375,7 +498,9 @@ def _parse_answer(process_info: ProcessInfo, reply: dict, peer: str) -> list[str
             return [parse.one_line(str(name), 100) for name in names]
         case {"proof": str(proof), "trouble": str(trouble)} if _equal(proof, process_info.proof(0)):
             raise ValueError(trouble)
-    raise ValueError(f"what answers as {peer} is not process 0 of this run; is --coordinator right, and {NONCE_ENV} the same everywhere?")
+    raise ValueError(
+        f"what answers as {peer} is not process 0 of this run; is --coordinator right, and {NONCE_ENV} the same everywhere?"
+    )
 
 
 def _equal(proof: str, expected: str) -> bool:

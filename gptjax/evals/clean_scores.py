@@ -17,7 +17,19 @@ from gptjax.data.sources import files
 from gptjax.evals import metrics, registry
 from gptjax.runtime import checksums
 
-COLUMNS = ("task", "shots", "metric", "all", "n", "dirty", "n", "clean", "n", "clean items", "clean to all")
+COLUMNS = (
+    "task",
+    "shots",
+    "metric",
+    "all",
+    "n",
+    "dirty",
+    "n",
+    "clean",
+    "n",
+    "clean items",
+    "clean to all",
+)
 Outcome = dict[str, Any]
 ScoreFn = Callable[[list[Outcome]], list[metrics.Score]]
 
@@ -38,18 +50,29 @@ class Evaluation:
     score: ScoreFn
 
 
-def compare(overlap_dir: pathlib.Path, results_dir: pathlib.Path, data_dir: pathlib.Path | None = None) -> list[dict[str, Any]]:
+def compare(
+    overlap_dir: pathlib.Path, results_dir: pathlib.Path, data_dir: pathlib.Path | None = None
+) -> list[dict[str, Any]]:
     """For each evaluation of a task that was checked, and each metric: score (in percent, but perplexities and the like), its error and the
     number of items, of all, dirty and clean ones; and by how much, in percent of it, clean differs from all. data_dir: where files of one's
     own tasks lie. ValueError, in one line, for what does not fit together."""
-    for folder, contents in ((overlap_dir, "what `check` wrote"), (results_dir, "what `evaluate` wrote, or TASK.jsonl")):
+    for folder, contents in (
+        (overlap_dir, "what `check` wrote"),
+        (results_dir, "what `evaluate` wrote, or TASK.jsonl"),
+    ):
         if not folder.is_dir():
             raise ValueError(f"{folder} is no directory: give one with {contents}")
     dirty_items = read_dirty_items(overlap_dir)
     evaluations = list(find_evaluations(results_dir, set(dirty_items), data_dir))
     if not evaluations:
-        raise ValueError(f"{results_dir} has nothing of the tasks that {overlap_dir} has: {', '.join(sorted(dirty_items)) or 'none'}")
-    return [row for evaluation in evaluations for row in rows_by_subset(evaluation, dirty_items[task_name(evaluation.task)])]
+        raise ValueError(
+            f"{results_dir} has nothing of the tasks that {overlap_dir} has: {', '.join(sorted(dirty_items)) or 'none'}"
+        )
+    return [
+        row
+        for evaluation in evaluations
+        for row in rows_by_subset(evaluation, dirty_items[task_name(evaluation.task)])
+    ]
 
 
 def read_dirty_items(overlap_dir: pathlib.Path) -> dict[str, dict[str, bool]]:
@@ -63,9 +86,17 @@ def read_dirty_items(overlap_dir: pathlib.Path) -> dict[str, dict[str, bool]]:
         if path.stem in ("job", "report"):
             continue
         dirty, digest = parse.read_json(path), hashlib.sha256(parse.read_bytes(path)).hexdigest()
-        entry = parse.member(tasks, path.stem, dict, str(report)) if path.stem in tasks else {"marks": digest}
-        if parse.member(entry, "marks", str, str(report)) != digest or not all(type(value) is bool for value in dirty.values()):
-            raise ValueError(f"{path} is damaged: it is not what `check` wrote; delete {overlap_dir} and check again")
+        entry = (
+            parse.member(tasks, path.stem, dict, str(report))
+            if path.stem in tasks
+            else {"marks": digest}
+        )
+        if parse.member(entry, "marks", str, str(report)) != digest or not all(
+            type(value) is bool for value in dirty.values()
+        ):
+            raise ValueError(
+                f"{path} is damaged: it is not what `check` wrote; delete {overlap_dir} and check again"
+            )
         dirty_items[path.stem] = dirty
     return dirty_items
 
@@ -80,7 +111,9 @@ def rows_by_subset(evaluation: Evaluation, is_dirty: dict[str, bool]) -> Iterato
                 f"{location}: the id {parse.quote(outcome['id'])} was not checked; check the split and the seed that were evaluated"
             )
         if outcome["id"] in seen:
-            raise ValueError(f"{location}: the id {outcome['id']!r} stands there twice; compare one evaluation at a time")
+            raise ValueError(
+                f"{location}: the id {outcome['id']!r} stands there twice; compare one evaluation at a time"
+            )
         seen.add(outcome["id"])
     subsets = {
         "all": evaluation.outcomes,
@@ -88,14 +121,23 @@ def rows_by_subset(evaluation: Evaluation, is_dirty: dict[str, bool]) -> Iterato
         "clean": [outcome for outcome in evaluation.outcomes if not is_dirty[outcome["id"]]],
     }
     scores = {
-        subset: {score.metric: score for score in evaluation.score(outcomes)} if outcomes else {} for subset, outcomes in subsets.items()
+        subset: {score.metric: score for score in evaluation.score(outcomes)} if outcomes else {}
+        for subset, outcomes in subsets.items()
     }
     for metric, score_all in scores["all"].items():
         row: dict[str, Any] = {"task": evaluation.task, "shots": evaluation.shots, "metric": metric}
         for subset, by_metric in scores.items():
-            row[subset] = metrics.to_json(by_metric[metric]) if metric in by_metric else {"n": 0, "value": None, "error": None}
+            row[subset] = (
+                metrics.to_json(by_metric[metric])
+                if metric in by_metric
+                else {"n": 0, "value": None, "error": None}
+            )
         clean = row["clean"]["value"]
-        yield row | {"relative": 100 * (clean - score_all.value) / score_all.value if score_all.value and clean is not None else None}
+        yield row | {
+            "relative": 100 * (clean - score_all.value) / score_all.value
+            if score_all.value and clean is not None
+            else None
+        }
 
 
 def task_name(task: str) -> str:
@@ -103,18 +145,28 @@ def task_name(task: str) -> str:
     return task.partition(":")[0]
 
 
-def find_evaluations(results_dir: pathlib.Path, tasks: Collection[str], data_dir: pathlib.Path | None) -> Iterator[Evaluation]:
+def find_evaluations(
+    results_dir: pathlib.Path, tasks: Collection[str], data_dir: pathlib.Path | None
+) -> Iterator[Evaluation]:
     """Those of these tasks: of `evaluate`, by its records; then plain ones."""
     by_file = {}
     for path in sorted(results_dir.glob("*.json")):
         record_json = parse.json_value(parse.read_bytes(path), str(path))
-        if isinstance(record_json, dict) and {"task", "shots", "protocol", "seed", "outcomes"} <= set(record_json):
+        if isinstance(record_json, dict) and {
+            "task",
+            "shots",
+            "protocol",
+            "seed",
+            "outcomes",
+        } <= set(record_json):
             for name, kind in (("task", str), ("protocol", str), ("seed", int), ("outcomes", str)):
                 parse.member(record_json, name, kind, str(path))
             if checksums.SEAL in record_json:  # those of earlier versions have none
                 checksums.check_seal(record_json, str(path))
             if pathlib.PurePath(record_json["outcomes"]).name != record_json["outcomes"]:
-                raise ValueError(f"{path}: 'outcomes' is {parse.quote(record_json['outcomes'])}; it must be the name of a file beside it")
+                raise ValueError(
+                    f"{path}: 'outcomes' is {parse.quote(record_json['outcomes'])}; it must be the name of a file beside it"
+                )
             by_file[record_json["outcomes"]] = record_json
     for name, record_json in by_file.items():
         if task_name(record_json["task"]) in tasks:
@@ -124,11 +176,17 @@ def find_evaluations(results_dir: pathlib.Path, tasks: Collection[str], data_dir
             yield Evaluation(path.stem, "", path, _read_lines(path, "score"), mean_score)
 
 
-def load_evaluation(record_json: dict[str, Any], path: pathlib.Path, data_dir: pathlib.Path | None) -> Evaluation:
+def load_evaluation(
+    record_json: dict[str, Any], path: pathlib.Path, data_dir: pathlib.Path | None
+) -> Evaluation:
     """An evaluation whose outcomes are judged by what its record keeps."""
     task = registry.get_task(record_json["task"], data_dir)
-    protocol = overrides.override(ProtocolBox(protocol=task.protocol), f"protocol={record_json['protocol']}").protocol
-    outcomes = [metrics.score_item(task, protocol, outcome) for outcome in _read_lines(path, "right")]
+    protocol = overrides.override(
+        ProtocolBox(protocol=task.protocol), f"protocol={record_json['protocol']}"
+    ).protocol
+    outcomes = [
+        metrics.score_item(task, protocol, outcome) for outcome in _read_lines(path, "right")
+    ]
     return Evaluation(
         record_json["task"],
         str(record_json["shots"]),
@@ -139,7 +197,13 @@ def load_evaluation(record_json: dict[str, Any], path: pathlib.Path, data_dir: p
 
 
 def mean_score(outcomes: list[Outcome]) -> list[metrics.Score]:
-    return [metrics.Score("score", *metrics.mean_and_error([100.0 * outcome["score"] for outcome in outcomes]), len(outcomes))]
+    return [
+        metrics.Score(
+            "score",
+            *metrics.mean_and_error([100.0 * outcome["score"] for outcome in outcomes]),
+            len(outcomes),
+        )
+    ]
 
 
 def _read_lines(path: pathlib.Path, key: str) -> list[Outcome]:
@@ -147,7 +211,9 @@ def _read_lines(path: pathlib.Path, key: str) -> list[Outcome]:
     for number, outcome in files.read_objects(io.BytesIO(parse.read_bytes(path)), path):
         where = f"{path} line {number:,}"
         if not {"id", key} <= set(outcome):
-            raise ValueError(f"{where} has no id and {key}: it has {', '.join(outcome) or 'nothing'}")
+            raise ValueError(
+                f"{where} has no id and {key}: it has {', '.join(outcome) or 'nothing'}"
+            )
         if key == "score":
             parse.member(outcome, key, float, where)
         elif checksums.SEAL in outcome:  # those of earlier versions have none
@@ -158,7 +224,11 @@ def _read_lines(path: pathlib.Path, key: str) -> list[Outcome]:
 
 def format_row(row: dict[str, Any]) -> tuple[str, ...]:
     """A line of the table."""
-    cells = [text for subset in ("all", "dirty", "clean") for text in (format_score(row[subset]), f"{row[subset]['n']:,}")]
+    cells = [
+        text
+        for subset in ("all", "dirty", "clean")
+        for text in (format_score(row[subset]), f"{row[subset]['n']:,}")
+    ]
     share = f"{100 * row['clean']['n'] / row['all']['n']:.0f}%"
     relative = "-" if row["relative"] is None else f"{row['relative']:+.0f}%"
     return (row["task"], row["shots"], row["metric"], *cells, share, relative)

@@ -57,11 +57,18 @@ def test_splits(task: Task) -> tuple[str, ...]:
 
 def match_length(texts: TaskTexts, rule: OverlapRule) -> tuple[int, Array]:
     """(N of the task, how many words of each text are a match: N, or all its words where it has fewer, or 0 if it is not compared)."""
-    counts = np.concatenate([np.bincount(words.texts, minlength=n) for _, n, words in _hash_batches(texts)] or [np.zeros(0, np.int64)])
+    counts = np.concatenate(
+        [np.bincount(words.texts, minlength=n) for _, n, words in _hash_batches(texts)]
+        or [np.zeros(0, np.int64)]
+    )
     min_length = 1 if texts.is_generated else rule.least
     n = rule.n
     if n is None:
-        n = int(np.clip(np.percentile(counts, 5), min_length, max(min_length, rule.most))) if len(counts) else rule.most
+        n = (
+            int(np.clip(np.percentile(counts, 5), min_length, max(min_length, rule.most)))
+            if len(counts)
+            else rule.most
+        )
     return n, np.where(counts >= n, n, np.where(counts >= min(min_length, n), counts, 0))
 
 
@@ -81,7 +88,9 @@ def ngram_hashes(texts: TaskTexts, matches: Array) -> Array:
     return np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.uint64)
 
 
-def find_dirty_items(texts: TaskTexts, matches: Array, hash_set: ngrams.HashSet) -> tuple[dict[str, bool], int, int]:
+def find_dirty_items(
+    texts: TaskTexts, matches: Array, hash_set: ngrams.HashSet
+) -> tuple[dict[str, bool], int, int]:
     """(id of an item -> has it an n-gram that was seen, how many n-grams the task has, how many of them were seen), each as often as it
     stands there."""
     is_dirty, n, n_seen = np.zeros(len(texts.texts), bool), 0, 0

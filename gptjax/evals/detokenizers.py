@@ -14,7 +14,9 @@ WIKITEXT = [
     (r" @-@ ", "-"),
     (r" @,@ ", ","),
     (r" @\.@ ", "."),
-    *((f" {re.escape(mark)} ", f"{mark} ") for mark in ":;.!?,"),  # each mark by itself: in " . , " both have the space between
+    *(
+        (f" {re.escape(mark)} ", f"{mark} ") for mark in ":;.!?,"
+    ),  # each mark by itself: in " . , " both have the space between
     (r"\(\s*([^)]*?)\s*\)", r"(\1)"),
     (r"\[\s*([^\]]*?)\s*\]", r"[\1]"),
     (r"{\s*([^}]*?)\s*}", r"{\1}"),

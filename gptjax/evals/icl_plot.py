@@ -34,7 +34,9 @@ def read_records(folders: Iterable[Path], warn: Callable[[str], None]) -> list[R
         if "scores" in record and record["scores"]:
             records.append(record)
     if not records:
-        raise ValueError(f"no results are in {', '.join(map(str, folders))}: let python -m gptjax.evaluate make some")
+        raise ValueError(
+            f"no results are in {', '.join(map(str, folders))}: let python -m gptjax.evaluate make some"
+        )
     return records
 
 
@@ -59,8 +61,19 @@ def draw(folders: Iterable[Path], path: Path, warn: Callable[[str], None]) -> No
     plot_by_size(panels[len(tasks)], records)
     for axes in panels[len(tasks) + 1 :]:
         axes.remove()
-    lines = {label: line for axes in panels[: len(tasks)] for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(lines.values(), lines, loc="outside lower center", ncols=min(len(lines), n_columns), frameon=False, fontsize=9)
+    lines = {
+        label: line
+        for axes in panels[: len(tasks)]
+        for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        lines.values(),
+        lines,
+        loc="outside lower center",
+        ncols=min(len(lines), n_columns),
+        frameon=False,
+        fontsize=9,
+    )
     if panels[len(tasks)].get_legend_handles_labels()[1]:
         panels[len(tasks)].legend(frameon=False, fontsize=8)
     for axes in panels[: len(tasks) + 1]:
@@ -76,13 +89,21 @@ def labels(records: Sequence[Record]) -> dict[str, str]:
     from gptjax.report import console
 
     models = {record["model"]["digest"]: record["model"] for record in records}
-    models = dict(sorted(models.items(), key=lambda pair: (pair[1]["parameters"], pair[1]["name"], pair[0])))
+    models = dict(
+        sorted(models.items(), key=lambda pair: (pair[1]["parameters"], pair[1]["name"], pair[0]))
+    )
     names: dict[str, str] = {}
     for digest, model in models.items():
-        same_size = [other for other in models.values() if other["parameters"] == model["parameters"]]
+        same_size = [
+            other for other in models.values() if other["parameters"] == model["parameters"]
+        ]
         name = f"{console.si(model['parameters'])} parameters"
         name += f", {model['name']}" if len(same_size) > 1 else ""
-        name += f" {digest[:6]}" if sum(other["name"] == model["name"] for other in same_size) > 1 else ""
+        name += (
+            f" {digest[:6]}"
+            if sum(other["name"] == model["name"] for other in same_size) > 1
+            else ""
+        )
         names[digest] = name
     return names
 
@@ -110,7 +131,9 @@ def select(records: Sequence[Record], warn: Callable[[str], None]) -> list[Recor
                 f"{task}, {shots} shots: {len(own_records)} results of one model, by other seeds or protocols; "
                 "the one of most items is drawn"
             )
-    return [max(own_records, key=lambda record: record["examples"]) for own_records in groups.values()]
+    return [
+        max(own_records, key=lambda record: record["examples"]) for own_records in groups.values()
+    ]
 
 
 def plot_by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str]) -> None:
@@ -118,7 +141,11 @@ def plot_by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str
     has_descriptions = any(record["described"] for record in records)
     for (digest, name), color in zip(models.items(), COLORS * len(models), strict=False):
         for with_description in (True, False):
-            own_records = [record for record in records if record["model"]["digest"] == digest and record["described"] == with_description]
+            own_records = [
+                record
+                for record in records
+                if record["model"]["digest"] == digest and record["described"] == with_description
+            ]
             points = [(record["mean_shots"], main_score(record)) for record in own_records]
             if not points:
                 continue
@@ -126,7 +153,18 @@ def plot_by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str
             ks, values, errors = zip(*points, strict=True)
             style = "--" if has_descriptions and not with_description else "-"
             label = loss_plot.escape(f"{name}{', no description' if style == '--' else ''}")
-            axes.errorbar(ks, values, errors, color=color, ls=style, marker="o", ms=3, lw=1.6, capsize=2, label=label)
+            axes.errorbar(
+                ks,
+                values,
+                errors,
+                color=color,
+                ls=style,
+                marker="o",
+                ms=3,
+                lw=1.6,
+                capsize=2,
+                label=label,
+            )
     ks = {record["mean_shots"] for record in records}
     axes.set_xscale("symlog", linthresh=1, base=2) if max(ks) > 4 else None
     axes.minorticks_off()
@@ -135,45 +173,74 @@ def plot_by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str
         axes.set_xlim(min(ks) - 1, max(ks) + 1)
     spans = [(score["value"], score["error"] or 0.0) for score in map(main_score, records)]
     task, metric = panel_key(records[0])
-    if metric not in NON_PERCENT_METRICS:  # from 0 to 5 at least, or a task that nobody does would look like any other
-        axes.set_ylim(min(0.0, *(1.05 * (value - error) for value, error in spans)), max(5.0, *(1.05 * sum(span) for span in spans)))
+    if (
+        metric not in NON_PERCENT_METRICS
+    ):  # from 0 to 5 at least, or a task that nobody does would look like any other
+        axes.set_ylim(
+            min(0.0, *(1.05 * (value - error) for value, error in spans)),
+            max(5.0, *(1.05 * sum(span) for span in spans)),
+        )
     axes.set(title=loss_plot.escape(task), xlabel="demonstrations (K)", ylabel=metric)
 
 
 def scores_by_kind(records: Sequence[Record]) -> dict[str, float]:
     """The scores of one model on one task zero-shot, one-shot and with most demonstrations, as far as it was asked so: with the task's
     description where it was asked both with it and without."""
-    by_shots = {record["shots"]: main_score(record)["value"] for record in sorted(records, key=lambda record: record["described"])}
-    kinds = {"zero-shot": 0, "one-shot": 1, "few-shot": max([k for k in by_shots if k > 1], default=None)}
+    by_shots = {
+        record["shots"]: main_score(record)["value"]
+        for record in sorted(records, key=lambda record: record["described"])
+    }
+    kinds = {
+        "zero-shot": 0,
+        "one-shot": 1,
+        "few-shot": max([k for k in by_shots if k > 1], default=None),
+    }
     return {kind: by_shots[k] for kind, k in kinds.items() if k in by_shots}
 
 
-def mean_scores(records: Sequence[Record]) -> tuple[dict[str, dict[str, float]], list[str], list[str]]:
+def mean_scores(
+    records: Sequence[Record],
+) -> tuple[dict[str, dict[str, float]], list[str], list[str]]:
     """(kind of K -> digest of a model -> its mean score; the tasks that are in each mean; those that are not). Kinds are those by which
     each model was asked something; tasks are those in percent that were asked of each model by each of the kinds."""
     models = list(dict.fromkeys(record["model"]["digest"] for record in records))
     tasks: dict[tuple[str, str], dict[str, list[Record]]] = {}
     for record in records:
-        tasks.setdefault(panel_key(record), {model: [] for model in models})[record["model"]["digest"]].append(record)
+        tasks.setdefault(panel_key(record), {model: [] for model in models})[
+            record["model"]["digest"]
+        ].append(record)
     scores_by_task = {
         task: {model: scores_by_kind(own_records) for model, own_records in by_model.items()}
         for (task, metric), by_model in tasks.items()
         if metric not in NON_PERCENT_METRICS
     }
     shared_kinds = [
-        kind for kind in SHOT_KINDS if all(any(kind in scores[model] for scores in scores_by_task.values()) for model in models)
+        kind
+        for kind in SHOT_KINDS
+        if all(any(kind in scores[model] for scores in scores_by_task.values()) for model in models)
     ]
     complete_tasks = (
-        [task for task, scores in scores_by_task.items() if all(kind in scores[model] for kind in shared_kinds for model in models)]
+        [
+            task
+            for task, scores in scores_by_task.items()
+            if all(kind in scores[model] for kind in shared_kinds for model in models)
+        ]
         if shared_kinds
         else []
     )
     used_kinds = shared_kinds if complete_tasks else []
     mean = {
-        kind: {model: statistics.fmean(scores_by_task[task][model][kind] for task in complete_tasks) for model in models}
+        kind: {
+            model: statistics.fmean(scores_by_task[task][model][kind] for task in complete_tasks)
+            for model in models
+        }
         for kind in used_kinds
     }
-    return mean, complete_tasks, list(dict.fromkeys(task for task, _ in tasks if task not in complete_tasks))
+    return (
+        mean,
+        complete_tasks,
+        list(dict.fromkeys(task for task, _ in tasks if task not in complete_tasks)),
+    )
 
 
 def plot_by_size(axes: Any, records: Sequence[Record]) -> None:
@@ -188,14 +255,23 @@ def plot_by_size(axes: Any, records: Sequence[Record]) -> None:
             continue
         points = [(parameters[model], value) for model, value in mean[kind].items()]
         # of runs of one size, their mean
-        means = [statistics.fmean(value for size, value in points if size == n_params) for n_params in sizes]
+        means = [
+            statistics.fmean(value for size, value in points if size == n_params)
+            for n_params in sizes
+        ]
         axes.plot(*zip(*points, strict=True), ls="", marker="o", ms=4, color=color)
         axes.plot(sizes, means, color=color, label=kind)
     axes.set_xscale("log")
     axes.minorticks_off()
     axes.set_xticks(sizes, [console.si(size) for size in sizes])
     if not included:
-        axes.text(0.5, 0.5, "no task was asked of all models\nand by all numbers of demonstrations", transform=axes.transAxes, ha="center")
+        axes.text(
+            0.5,
+            0.5,
+            "no task was asked of all models\nand by all numbers of demonstrations",
+            transform=axes.transAxes,
+            ha="center",
+        )
     title = f"mean of {len(included)} task{'s' * (len(included) != 1)}" if excluded else "all tasks"
     axes.set(title=title, xlabel="parameters" + _excluded_note(excluded), ylabel="mean score (%)")
 

@@ -23,7 +23,10 @@ from gptjax.sharding import rules, xla_options
 
 ROW_TOKENS = 512  # tokens of a row, if what it holds is not longer: in longer ones attention costs more, in shorter ones less fits together
 BATCH_TOKENS = 1024  # tokens that a program reads on each device, or a row of each if that is more
-SCORE_TOKENS = 32, 512  # tokens whose probability one program computes, at least and at most: each is a row of n_vocab logits
+SCORE_TOKENS = (
+    32,
+    512,
+)  # tokens whose probability one program computes, at least and at most: each is a row of n_vocab logits
 GENERATION_BATCH = 16  # texts that are written at once
 
 
@@ -91,7 +94,9 @@ def loglikelihood_rolling(
         tokens = (prefix_token, *text)
         for start in range(0, len(text), n_ctx if stride is None else stride):
             stop = min(start + (n_ctx if stride is None else stride), len(text))
-            windows.append(Request(tokens[max(0, stop - n_ctx) : start + 1], (tokens[start + 1 : stop + 1],)))
+            windows.append(
+                Request(tokens[max(0, stop - n_ctx) : start + 1], (tokens[start + 1 : stop + 1],))
+            )
             owners.append(index)
             n_pending[index] += 1
         if not text:
@@ -118,14 +123,29 @@ def generate_until(
     the model reads on from the text's last half, as in decode.stream. inference.NonFiniteLogits where the model says NaN."""
     match method:
         case evaluation.Beam():
-            return _generate_batches(prompts, lambda batch, start: _beam_search(inference_model, batch, method, tokenizer))
+            return _generate_batches(
+                prompts,
+                lambda batch, start: _beam_search(inference_model, batch, method, tokenizer),
+            )
         case evaluation.Greedy():
             return sample_until(
-                inference_model, prompts, method.n_tokens, sampling.SamplingParams(temperature=0), method.stops, tokenizer, key
+                inference_model,
+                prompts,
+                method.n_tokens,
+                sampling.SamplingParams(temperature=0),
+                method.stops,
+                tokenizer,
+                key,
             )
         case evaluation.TopK():
             return sample_until(
-                inference_model, prompts, method.n_tokens, sampling.SamplingParams(top_k=method.k), method.stops, tokenizer, key
+                inference_model,
+                prompts,
+                method.n_tokens,
+                sampling.SamplingParams(top_k=method.k),
+                method.stops,
+                tokenizer,
+                key,
             )
         case _:
             assert_never(method)
@@ -143,13 +163,23 @@ def sample_until(
     """`generate_until` by any sampling."""
 
     def generate(batch, start):
-        parts = streaming.stream(inference_model, tokenizer, batch, n_tokens, sampling_params, jax.random.fold_in(key, start), stops)
+        parts = streaming.stream(
+            inference_model,
+            tokenizer,
+            batch,
+            n_tokens,
+            sampling_params,
+            jax.random.fold_in(key, start),
+            stops,
+        )
         return ["".join(row) for row in zip(*parts, strict=True)]
 
     return _generate_batches(prompts, generate)
 
 
-def _generate_batches(prompts, generate: Callable[[list, int], list[str]]) -> Iterator[tuple[int, str]]:
+def _generate_batches(
+    prompts, generate: Callable[[list, int], list[str]]
+) -> Iterator[tuple[int, str]]:
     """The new texts of some prompts of like length at once, each with its number."""
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     for start in range(0, len(order), GENERATION_BATCH):
@@ -157,23 +187,35 @@ def _generate_batches(prompts, generate: Callable[[list, int], list[str]]) -> It
         yield from zip(indices, generate([prompts[index] for index in indices], start), strict=True)
 
 
-def _beam_search(inference_model, prompts, method: evaluation.Beam, tokenizer: Tokenizer) -> list[str]:
+def _beam_search(
+    inference_model, prompts, method: evaluation.Beam, tokenizer: Tokenizer
+) -> list[str]:
     """The best text of a beam search after each prompt."""
     stops = streaming.normalize_stops(tokenizer, method.stops)
 
     def is_end(tokens):
-        return tokens[-1] == tokenizer.end_of_text or any(stop in tokenizer.decode(tokens) for stop in stops)
+        return tokens[-1] == tokenizer.end_of_text or any(
+            stop in tokenizer.decode(tokens) for stop in stops
+        )
 
-    results, texts = beam.search(inference_model, prompts, method.n_tokens, is_end, method.width, method.alpha), []
+    results, texts = (
+        beam.search(inference_model, prompts, method.n_tokens, is_end, method.width, method.alpha),
+        [],
+    )
     for prompt, (best, *_) in zip(prompts, results, strict=True):
         detokenizer = streaming.StreamingDetokenizer(tokenizer, prompt, method.stops)
-        texts.append(detokenizer.add([token for token in best.tokens if token != tokenizer.end_of_text]) + detokenizer.end())
+        texts.append(
+            detokenizer.add([token for token in best.tokens if token != tokenizer.end_of_text])
+            + detokenizer.end()
+        )
     return texts
 
 
 def _check_request(index: int, request: Request, n_ctx: int) -> None:
     if not request.context or not request.completions or not all(request.completions):
-        raise ValueError(f"question {index} has an empty context, no completion or an empty one: give at least one token of each")
+        raise ValueError(
+            f"question {index} has an empty context, no completion or an empty one: give at least one token of each"
+        )
     if (longest := len(request.context) + max(map(len, request.completions)) - 1) > n_ctx:
         raise ValueError(
             f"question {index}: a context of {len(request.context)} tokens with its completion is {longest + 1}, and the model reads "
@@ -203,12 +245,15 @@ def _build_units(requests: Sequence[Request]) -> list[list[_Leaf]]:
         request = requests[index]
         context = np.array(request.context, np.int32)
         n_shared, is_new_request = _n_shared_tokens(last_context, context), True
-        for completion in sorted(range(len(request.completions)), key=lambda i: request.completions[i]):
+        for completion in sorted(
+            range(len(request.completions)), key=lambda i: request.completions[i]
+        ):
             tokens = request.completions[completion]
             length = len(context) + len(tokens) - 1
             if not is_new_request:
                 n_shared = len(context) + min(
-                    _n_shared_tokens(np.array(last_completion[:-1]), np.array(tokens[:-1])), length - len(context)
+                    _n_shared_tokens(np.array(last_completion[:-1]), np.array(tokens[:-1])),
+                    length - len(context),
                 )
             if not units or 2 * n_shared < len(context) or size + length - n_shared > limit:
                 units.append([])
@@ -237,10 +282,18 @@ def _bucket_length(n: int, parts: int) -> int:
     return -(-n // step) * step if step % parts == 0 else -(-n // (step * parts)) * step * parts
 
 
-def _pack_rows(units: list[list[_Leaf]], sharding: rules.Sharding) -> list[tuple[int, list[list[_Leaf]]]]:
+def _pack_rows(
+    units: list[list[_Leaf]], sharding: rules.Sharding
+) -> list[tuple[int, list[list[_Leaf]]]]:
     """(padded length, units) of each row, longest first: each unit lies in the fullest row that has room for it, the largest unit first."""
     parts = sharding.n_shards("P")
-    usual_length = _bucket_length(min(ROW_TOKENS, -(-sum(map(_unit_length, units)) // sharding.n_shards("B"))), parts) if units else 0
+    usual_length = (
+        _bucket_length(
+            min(ROW_TOKENS, -(-sum(map(_unit_length, units)) // sharding.n_shards("B"))), parts
+        )
+        if units
+        else 0
+    )
     rows: list[tuple[int, list[list[_Leaf]]]] = []
     free_rows: list[tuple[int, int]] = []  # (free tokens, number of the row), sorted
     for unit in sorted(units, key=_unit_length, reverse=True):
@@ -280,8 +333,13 @@ class _Batch:
     leaves: list[tuple[_Leaf, int, int]]
 
 
-def _make_batch(requests: Sequence[Request], n_rows: int, length: int, rows: list[list[list[_Leaf]]]) -> _Batch:
-    tokens_BT, positions_BT = np.zeros((n_rows, length), np.int32), np.zeros((n_rows, length), np.int32)
+def _make_batch(
+    requests: Sequence[Request], n_rows: int, length: int, rows: list[list[list[_Leaf]]]
+) -> _Batch:
+    tokens_BT, positions_BT = (
+        np.zeros((n_rows, length), np.int32),
+        np.zeros((n_rows, length), np.int32),
+    )
     ends_BT = np.tile(np.arange(1, length + 1, dtype=np.int32), (n_rows, 1))
     sources, targets, leaves, n_targets = [], [], [], 0
     for row, units in enumerate(rows):
@@ -293,7 +351,9 @@ def _make_batch(requests: Sequence[Request], n_rows: int, length: int, rows: lis
                 completion = request.completions[leaf.completion]
                 text, end = (*request.context, *completion[:-1]), position + leaf.n_own
                 ends_BT[row, path[leaf.n_shared :]] = position
-                path = np.concatenate([path[: leaf.n_shared], np.arange(position, end, dtype=np.int32)])
+                path = np.concatenate(
+                    [path[: leaf.n_shared], np.arange(position, end, dtype=np.int32)]
+                )
                 depth = len(text)
                 assert len(path) == depth, (leaf, len(path), depth)
                 tokens_BT[row, position:end] = text[leaf.n_shared :]
@@ -306,7 +366,15 @@ def _make_batch(requests: Sequence[Request], n_rows: int, length: int, rows: lis
             ends_BT[row, path] = position
     is_first_M = np.zeros(n_targets, bool)
     is_first_M[[begin for _, begin, _ in leaves]] = True
-    return _Batch(tokens_BT, positions_BT, ends_BT, np.concatenate(sources), np.concatenate(targets), is_first_M, leaves)
+    return _Batch(
+        tokens_BT,
+        positions_BT,
+        ends_BT,
+        np.concatenate(sources),
+        np.concatenate(targets),
+        is_first_M,
+        leaves,
+    )
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------------
@@ -314,18 +382,28 @@ def _make_batch(requests: Sequence[Request], n_rows: int, length: int, rows: lis
 
 @functools.cache
 def _forward_fn(platform: str) -> Callable:
-    return jax.jit(inference.forward_tree, compiler_options=xla_options.options(jax.devices(platform)[0]))
+    return jax.jit(
+        inference.forward_tree, compiler_options=xla_options.options(jax.devices(platform)[0])
+    )
 
 
 @jax.jit
-def _gather_hidden(inference_model: inference.InferenceModel, x_BTD: jax.Array, source_M: jax.Array) -> jax.Array:
+def _gather_hidden(
+    inference_model: inference.InferenceModel, x_BTD: jax.Array, source_M: jax.Array
+) -> jax.Array:
     """(M, 1, D): the hidden states of these nodes. A small program of its own, so that _log_probs needs few compilations."""
-    return inference_model.model.sharding(x_BTD.reshape(-1, x_BTD.shape[-1])[source_M][:, None], "B1D")
+    return inference_model.model.sharding(
+        x_BTD.reshape(-1, x_BTD.shape[-1])[source_M][:, None], "B1D"
+    )
 
 
 @jax.jit
 def _log_probs(
-    inference_model: inference.InferenceModel, x_B1D: jax.Array, target_B: jax.Array, is_first_B: jax.Array, allowed_V: jax.Array
+    inference_model: inference.InferenceModel,
+    x_B1D: jax.Array,
+    target_B: jax.Array,
+    is_first_B: jax.Array,
+    allowed_V: jax.Array,
 ):
     """(B,) each: the log-probability of the target token after each hidden state; is none likelier."""
     sharding = inference_model.model.sharding
@@ -336,7 +414,9 @@ def _log_probs(
     return sharding(y_B - jax.nn.logsumexp(y_BV, axis=1), "1"), sharding(is_greedy_B, "1")
 
 
-def _score_batch(inference_model: inference.InferenceModel, batch: _Batch, allowed_V: np.ndarray) -> list:
+def _score_batch(
+    inference_model: inference.InferenceModel, batch: _Batch, allowed_V: np.ndarray
+) -> list:
     """[(log-probabilities, is it the likeliest), ...] of the tokens that are asked for, some at a time."""
     sharding = inference_model.model.sharding
 
@@ -347,30 +427,46 @@ def _score_batch(inference_model: inference.InferenceModel, batch: _Batch, allow
 
     rows = (put_on_mesh(x, "B1") for x in (batch.tokens_BT, batch.positions_BT, batch.ends_BT))
     x_BTD = _forward_fn(jax.default_backend())(inference_model, *rows)
-    results, min_tokens, max_tokens = [], *(-(-n // sharding.n_shards("B")) * sharding.n_shards("B") for n in SCORE_TOKENS)
+    results, min_tokens, max_tokens = (
+        [],
+        *(-(-n // sharding.n_shards("B")) * sharding.n_shards("B") for n in SCORE_TOKENS),
+    )
     for start in range(0, len(batch.source_M), max_tokens):
         part = slice(start, start + max_tokens)
         n = len(batch.source_M[part])
         padding = min(max_tokens, max(min_tokens, 1 << (n - 1).bit_length())) - n
         source, target, is_first = (
-            put_on_mesh(np.pad(x[part], (0, padding)), "B") for x in (batch.source_M, batch.target_M, batch.is_first_M)
+            put_on_mesh(np.pad(x[part], (0, padding)), "B")
+            for x in (batch.source_M, batch.target_M, batch.is_first_M)
         )
         results.append(
-            _log_probs(inference_model, _gather_hidden(inference_model, x_BTD, source), target, is_first, jax.device_put(allowed_V))
+            _log_probs(
+                inference_model,
+                _gather_hidden(inference_model, x_BTD, source),
+                target,
+                is_first,
+                jax.device_put(allowed_V),
+            )
         )
     return results
 
 
-def _collect_results(requests, batch: _Batch, scores: list, partial: dict) -> Iterator[tuple[int, tuple[LogLikelihood, ...]]]:
+def _collect_results(
+    requests, batch: _Batch, scores: list, partial: dict
+) -> Iterator[tuple[int, tuple[LogLikelihood, ...]]]:
     """The requests of which the last completion was in this batch. partial: completions of the others."""
-    p_M, is_greedy_M = (np.concatenate(column) for column in zip(*jax.device_get(scores), strict=True))
+    p_M, is_greedy_M = (
+        np.concatenate(column) for column in zip(*jax.device_get(scores), strict=True)
+    )
     for leaf, begin, end in batch.leaves:
         is_greedy = is_greedy_M[begin:end]
         results = partial.setdefault(leaf.request, {})
         total = float(p_M[begin:end].astype(np.float64).sum())
         if total != total:
             raise inference.NonFiniteLogits
-        results[leaf.completion] = LogLikelihood(total, end - begin, bool(is_greedy.all()), bool(is_greedy[-1]))
+        results[leaf.completion] = LogLikelihood(
+            total, end - begin, bool(is_greedy.all()), bool(is_greedy[-1])
+        )
         if len(results) == len(requests[leaf.request].completions):
             del partial[leaf.request]
             yield leaf.request, tuple(results[i] for i in range(len(results)))

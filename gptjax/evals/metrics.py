@@ -35,10 +35,24 @@ CORPUS_METRICS = (
 METHOD_METRICS = {  # kind of method -> what it can tell
     evaluation.ChoiceMethod: ("accuracy", GRADE, "group_accuracy", "macro_f1", "f1a", "f1"),
     evaluation.LastWord: ("accuracy", "perplexity"),
-    evaluation.GenerationMethod: ("accuracy", "exact_match", "f1", "bleu", "bleu_mb", "rouge", "rouge_1", "rouge_2", "rouge_l"),
+    evaluation.GenerationMethod: (
+        "accuracy",
+        "exact_match",
+        "f1",
+        "bleu",
+        "bleu_mb",
+        "rouge",
+        "rouge_1",
+        "rouge_2",
+        "rouge_l",
+    ),
     evaluation.Windows: ("perplexity", "bits_per_byte", "bits_per_character"),
 }
-METRIC_GROUPS = (("exact_match", "f1"), ("bleu", "bleu_mb"), ("rouge", "rouge_1", "rouge_2", "rouge_l"))  # scored by the same scorer
+METRIC_GROUPS = (
+    ("exact_match", "f1"),
+    ("bleu", "bleu_mb"),
+    ("rouge", "rouge_1", "rouge_2", "rouge_l"),
+)  # scored by the same scorer
 N_RESAMPLES = 1000  # of the bootstrap, for metrics that are no mean of items'
 Outcome = dict[str, Any]
 
@@ -68,9 +82,14 @@ def choose_completion(protocol: evaluation.Protocol, outcome: Outcome) -> int:
             scores = totals
         case evaluation.PerByte():
             texts = outcome["completions"] * (len(totals) // len(outcome["completions"]))
-            scores = [total / max(1, len(text.strip().encode())) for total, text in zip(totals, texts, strict=True)]
+            scores = [
+                total / max(1, len(text.strip().encode()))
+                for total, text in zip(totals, texts, strict=True)
+            ]
         case evaluation.Unconditional() | evaluation.Calibrated():
-            scores = [total - before for total, before in zip(totals, outcome["before"], strict=True)]
+            scores = [
+                total - before for total, before in zip(totals, outcome["before"], strict=True)
+            ]
         case _:
             raise AssertionError(f"{protocol.method} does not choose")
     return max(range(len(scores)), key=lambda number: scores[number])
@@ -78,24 +97,35 @@ def choose_completion(protocol: evaluation.Protocol, outcome: Outcome) -> int:
 
 def target_texts(item: Item) -> list[str]:
     """What a model may write to be right, with the space that stands before it: each right answer, or what a demonstration shows."""
-    demonstrated = [item.completions[0]] if item.completions and item.completions[0].strip() and item.has_answer else []
+    demonstrated = (
+        [item.completions[0]]
+        if item.completions and item.completions[0].strip() and item.has_answer
+        else []
+    )
     return demonstrated + [f" {answer.strip()}" for answer in item.answers if answer.strip()]
 
 
-def can_generate_answer(item: Item, tokenizer: Tokenizer, n_tokens: int, stops: Sequence[str]) -> bool:
+def can_generate_answer(
+    item: Item, tokenizer: Tokenizer, n_tokens: int, stops: Sequence[str]
+) -> bool:
     """Can the tokenizer write one of the right answers in n_tokens and before the stops, given as it writes them? True where no answer is
     known."""
     targets = target_texts(item)
     for answer in targets:
         tokens = tokenizer.encode(answer)
-        if 0 < len(tokens) <= n_tokens and not any(stop in tokenizer.decode(tokens).rstrip() for stop in stops):
+        if 0 < len(tokens) <= n_tokens and not any(
+            stop in tokenizer.decode(tokens).rstrip() for stop in stops
+        ):
             return True
     return not targets
 
 
 def tokenizer_forms(item: Item, tokenizer: Tokenizer) -> dict[str, str]:
     """Each text of the item that a written answer is compared with -> how the tokenizer writes it, where that is another text."""
-    texts = [*item.answers, *_iter_strings([fact for fact in item.facts.values() if not isinstance(fact, int)])]
+    texts = [
+        *item.answers,
+        *_iter_strings([fact for fact in item.facts.values() if not isinstance(fact, int)]),
+    ]
     forms = {text: tokenizer.decode(tokenizer.encode(text)).strip() for text in texts}
     return {text: form for text, form in forms.items() if form != text.strip()}
 
@@ -130,14 +160,29 @@ def score_item(task: Task, protocol: evaluation.Protocol, outcome: Outcome) -> O
         scores = {"accuracy": float(choice in outcome["right"])}
         if GRADES in outcome["facts"]:
             scores[GRADE] = outcome["facts"][GRADES][choice]
-        prediction = outcome["completions"][choice if len(outcome["completions"]) > 1 else 0].strip()
+        prediction = outcome["completions"][
+            choice if len(outcome["completions"]) > 1 else 0
+        ].strip()
     elif isinstance(protocol.method, evaluation.LastWord):
-        scores = {"accuracy": float(outcome["greedy" if isinstance(protocol.method, evaluation.Word) else "last_greedy"][0])}
+        scores = {
+            "accuracy": float(
+                outcome[
+                    "greedy" if isinstance(protocol.method, evaluation.Word) else "last_greedy"
+                ][0]
+            )
+        }
     elif isinstance(protocol.method, evaluation.GenerationMethod):
         prediction = outcome["written"]
     if task.score is not None:
-        remaining = [metric for metric in metric_names(task, protocol) if metric not in (*CORPUS_METRICS, *scores)]
-        scores |= {metric: task.score(metric, prediction, item_from_outcome(outcome)) for metric in remaining}
+        remaining = [
+            metric
+            for metric in metric_names(task, protocol)
+            if metric not in (*CORPUS_METRICS, *scores)
+        ]
+        scores |= {
+            metric: task.score(metric, prediction, item_from_outcome(outcome))
+            for metric in remaining
+        }
     return outcome | {"scores": scores}
 
 
@@ -147,35 +192,64 @@ def metric_names(task: Task, protocol: evaluation.Protocol) -> list[str]:
     (kind,) = [kind for kind in METHOD_METRICS if isinstance(task.protocol.method, kind)]
     if not isinstance(protocol.method, kind):
         kinds = ", ".join(method.__name__ for method in typing.get_args(kind) or [kind])
-        raise ValueError(f"{task.name}: its items cannot be asked by {protocol.method}; give one of {kinds}")
+        raise ValueError(
+            f"{task.name}: its items cannot be asked by {protocol.method}; give one of {kinds}"
+        )
     similar = next((group for group in METRIC_GROUPS if task.protocol.metric in group), ())
     if kind is evaluation.GenerationMethod:
-        supported = [metric for metric in METHOD_METRICS[kind] if metric in (task.protocol.metric, *similar, *task.extra_metrics)]
+        supported = [
+            metric
+            for metric in METHOD_METRICS[kind]
+            if metric in (task.protocol.metric, *similar, *task.extra_metrics)
+        ]
     else:  # F1 of words is a scorer's, as ReCoRD's; grades are of tasks that have them
         missing = [GRADE] * (GRADE not in task.extra_metrics) + ["f1"] * (task.score is None)
         supported = [metric for metric in METHOD_METRICS[kind] if metric not in missing]
     if protocol.metric not in supported:
-        raise ValueError(f"{task.name}: {protocol.method} cannot tell {protocol.metric}, but {', '.join(supported)}; set another metric")
-    paper_metrics = [] if kind is evaluation.Windows else [paper.metric for paper in task.paper_scores]
-    return list(dict.fromkeys([protocol.metric, *(metric for metric in paper_metrics if metric in supported)]))
+        raise ValueError(
+            f"{task.name}: {protocol.method} cannot tell {protocol.metric}, but {', '.join(supported)}; set another metric"
+        )
+    paper_metrics = (
+        [] if kind is evaluation.Windows else [paper.metric for paper in task.paper_scores]
+    )
+    return list(
+        dict.fromkeys(
+            [protocol.metric, *(metric for metric in paper_metrics if metric in supported)]
+        )
+    )
 
 
-def aggregate(task: Task, protocol: evaluation.Protocol, outcomes: Sequence[Outcome], seed: int) -> list[Score]:
+def aggregate(
+    task: Task, protocol: evaluation.Protocol, outcomes: Sequence[Outcome], seed: int
+) -> list[Score]:
     """A Score for each of `metric_names`. Standard errors: of a mean, from the items' spread; of a perplexity likewise, carried over; of
     what is no mean (f1 of classes, BLEU), by a bootstrap over items with `seed`. Items whose answer is not known do not count."""
     known = [outcome for outcome in outcomes if item_from_outcome(outcome).has_answer]
-    return [_aggregate_metric(task, protocol, metric, known, seed) for metric in (metric_names(task, protocol) if known else [])]
+    return [
+        _aggregate_metric(task, protocol, metric, known, seed)
+        for metric in (metric_names(task, protocol) if known else [])
+    ]
 
 
-def _aggregate_metric(task: Task, protocol: evaluation.Protocol, metric: str, outcomes: Sequence[Outcome], seed: int) -> Score:
+def _aggregate_metric(
+    task: Task, protocol: evaluation.Protocol, metric: str, outcomes: Sequence[Outcome], seed: int
+) -> Score:
     if metric in outcomes[0]["scores"]:
-        return Score(metric, *mean_and_error([100 * outcome["scores"][metric] for outcome in outcomes]), len(outcomes))
+        return Score(
+            metric,
+            *mean_and_error([100 * outcome["scores"][metric] for outcome in outcomes]),
+            len(outcomes),
+        )
     match metric:
         case "group_accuracy":
             groups: dict[str, list[float]] = {}
             for outcome in outcomes:
                 groups.setdefault(outcome["group"], []).append(outcome["scores"]["accuracy"])
-            return Score(metric, *mean_and_error([100.0 * all(accuracies) for accuracies in groups.values()]), len(groups))
+            return Score(
+                metric,
+                *mean_and_error([100.0 * all(accuracies) for accuracies in groups.values()]),
+                len(groups),
+            )
         case "perplexity" if isinstance(protocol.method, evaluation.LastWord):
             nats, error = mean_and_error([-outcome["log_probabilities"][0] for outcome in outcomes])
             return Score(metric, _safe_exp(nats), _safe_exp(nats) * error, len(outcomes))
@@ -183,11 +257,19 @@ def _aggregate_metric(task: Task, protocol: evaluation.Protocol, metric: str, ou
             nats, error = _nats_per_unit(outcomes)
             bits = metric != "perplexity"
             value = nats / math.log(2) if bits else _safe_exp(nats)
-            return Score(metric, value, error / math.log(2) if bits else value * error, len(outcomes))
+            return Score(
+                metric, value, error / math.log(2) if bits else value * error, len(outcomes)
+            )
         case "macro_f1" | "f1a":
-            return _bootstrap(metric, f1_counts(outcomes), {"macro_f1": macro_f1, "f1a": f1a}[metric], seed)
+            return _bootstrap(
+                metric, f1_counts(outcomes), {"macro_f1": macro_f1, "f1a": f1a}[metric], seed
+            )
         case "bleu" | "bleu_mb":
-            counts = scorers.bleu_counts(metric, [outcome["written"] for outcome in outcomes], list(map(item_from_outcome, outcomes)))
+            counts = scorers.bleu_counts(
+                metric,
+                [outcome["written"] for outcome in outcomes],
+                list(map(item_from_outcome, outcomes)),
+            )
             return _bootstrap(metric, counts, lambda total: 100 * scorers.bleu(metric, total), seed)
         case _:
             raise AssertionError(f"{task.name} has no score for {metric}")
@@ -195,7 +277,9 @@ def _aggregate_metric(task: Task, protocol: evaluation.Protocol, metric: str, ou
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """The mean, and its standard error; of a single value, not a number."""
-    return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values)) if len(
+        values
+    ) > 1 else math.nan
 
 
 def _safe_exp(x: float) -> float:
@@ -208,13 +292,19 @@ def _nats_per_unit(outcomes: Sequence[Outcome]) -> tuple[float, float]:
     tokens = [n for outcome in outcomes for n in outcome["tokens"]]
     units = sum(outcome["units"] or sum(outcome["tokens"]) for outcome in outcomes)
     rate, n = sum(nats) / sum(tokens), len(nats)
-    deviation = math.sqrt(sum((x - rate * t) ** 2 for x, t in zip(nats, tokens, strict=True)) * n / (n - 1)) if n > 1 else math.nan
+    deviation = (
+        math.sqrt(sum((x - rate * t) ** 2 for x, t in zip(nats, tokens, strict=True)) * n / (n - 1))
+        if n > 1
+        else math.nan
+    )
     return sum(nats) / units, deviation / units
 
 
 def f1_counts(outcomes: Sequence[Outcome]) -> np.ndarray:
     """(items, 3 C): of each completion number in turn whether it was chosen and right, whether it was chosen, whether it was right."""
-    n = 1 + max(number for outcome in outcomes for number in (outcome["chosen"], *outcome["right"], 0))
+    n = 1 + max(
+        number for outcome in outcomes for number in (outcome["chosen"], *outcome["right"], 0)
+    )
     counts = np.zeros((len(outcomes), n, 3), np.int64)
     for row, outcome in zip(counts, outcomes, strict=True):
         right = list(outcome["right"])
@@ -241,10 +331,14 @@ def item_from_outcome(outcome: Outcome) -> Item:
     return respell(item, outcome["spelling"]) if "spelling" in outcome else item
 
 
-def _bootstrap(metric: str, counts: np.ndarray, measure: Callable[[np.ndarray], float], seed: int) -> Score:
+def _bootstrap(
+    metric: str, counts: np.ndarray, measure: Callable[[np.ndarray], float], seed: int
+) -> Score:
     """The score of a metric of sums, and its standard error. counts: (items, what is summed): each text is cut and counted once, and what
     is drawn anew is its counts."""
     rng, n = random.Random(f"{seed} bootstrap"), len(counts)
-    multiplicities = (np.bincount(rng.choices(range(n), k=n), minlength=n) for _ in range(N_RESAMPLES))
+    multiplicities = (
+        np.bincount(rng.choices(range(n), k=n), minlength=n) for _ in range(N_RESAMPLES)
+    )
     values = [measure(multiplicity @ counts) for multiplicity in multiplicities]
     return Score(metric, measure(counts.sum(0)), statistics.stdev(values), n)

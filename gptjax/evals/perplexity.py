@@ -44,7 +44,11 @@ def check_stride(stride: int | None, n_ctx: int) -> int:
 
 
 def predict(
-    model: EvalModel, paths: Sequence[Path], stride: int, progress: Callable[[str], None], warn: Callable[[str], None]
+    model: EvalModel,
+    paths: Sequence[Path],
+    stride: int,
+    progress: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
     """Predicts each file, and yields the `measures` of each, and of all together where there are several; of those, warn is told of one
     without text. ValueError, in one line, for a file that cannot be read or has no tokens, and where none has text."""
@@ -59,19 +63,39 @@ def predict(
         tokens = [model.tokenizer.encode(text) for text in texts]
         nats = 0.0
         for done, (_, more) in enumerate(
-            loglikelihood.loglikelihood_rolling(model.inference_model, tokens, model.tokenizer.start_of_text, model.sharding, stride), 1
+            loglikelihood.loglikelihood_rolling(
+                model.inference_model, tokens, model.tokenizer.start_of_text, model.sharding, stride
+            ),
+            1,
         ):
             nats -= more
             progress(f"{path}: {done:,} of {len(texts):,} documents")
-        numbers = (len(texts), sum(map(len, tokens)), sum(len(text.encode()) for text in texts), sum(len(text.split()) for text in texts))
+        numbers = (
+            len(texts),
+            sum(map(len, tokens)),
+            sum(len(text.encode()) for text in texts),
+            sum(len(text.split()) for text in texts),
+        )
         if not numbers[1]:
-            raise ValueError(f"{path} has no tokens in this tokenizer: it holds {parse.quote(texts[0])}")
+            raise ValueError(
+                f"{path} has no tokens in this tokenizer: it holds {parse.quote(texts[0])}"
+            )
         counts.append(dict(zip(COUNT_NAMES, (*numbers, nats), strict=True)))
         digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-        is_lossy = any(model.tokenizer.decode(ids) != text for ids, text in zip(tokens, texts, strict=True))
-        yield measures(counts[-1]) | {"text": str(path), "sha256": digest, "stride": stride, "changed": is_lossy, "model": model.metadata}
+        is_lossy = any(
+            model.tokenizer.decode(ids) != text for ids, text in zip(tokens, texts, strict=True)
+        )
+        yield measures(counts[-1]) | {
+            "text": str(path),
+            "sha256": digest,
+            "stride": stride,
+            "changed": is_lossy,
+            "model": model.metadata,
+        }
     if len(counts) > 1:
-        yield measures({name: sum(file_counts[name] for file_counts in counts) for name in COUNT_NAMES}) | {"text": f"all {len(counts)}"}
+        yield measures(
+            {name: sum(file_counts[name] for file_counts in counts) for name in COUNT_NAMES}
+        ) | {"text": f"all {len(counts)}"}
 
 
 def _read_documents(path: Path) -> list[str]:
@@ -107,11 +131,21 @@ def format_cells(record: dict[str, Any]) -> list[str]:
     """What stands under COLUMNS."""
     by_word = "" if record["perplexity_by_word"] is None else f"{record['perplexity_by_word']:.5g}"
     counts = [f"{record[name]:,}" for name in ("tokens", "bytes")]
-    return [*counts, f"{record['loss']:.4f}", f"{record['perplexity']:.5g}", f"{record['bits_per_byte']:.4f}", by_word]
+    return [
+        *counts,
+        f"{record['loss']:.4f}",
+        f"{record['perplexity']:.5g}",
+        f"{record['bits_per_byte']:.4f}",
+        by_word,
+    ]
 
 
 def save(directory: Path, record: dict[str, Any], warn: outcomes.WarnFn) -> None:
     """text-NAME-DIGEST.json: the record, sealed. The digest is of text, stride and model."""
-    digest = hashlib.sha256(repr((record["sha256"], record["stride"], record["model"])).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(
+        repr((record["sha256"], record["stride"], record["model"])).encode()
+    ).hexdigest()[:16]
     directory.mkdir(parents=True, exist_ok=True)
-    outcomes.save_record(directory / f"text-{Path(record['text']).name}-{digest}.json", record, warn)
+    outcomes.save_record(
+        directory / f"text-{Path(record['text']).name}-{digest}.json", record, warn
+    )

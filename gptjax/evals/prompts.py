@@ -11,7 +11,9 @@ from gptjax.config import evaluation, parse
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.evals.task import Item
 
-Pair = tuple[tuple[int, ...], tuple[int, ...]]  # tokens of a context, tokens of a completion after it
+Pair = tuple[
+    tuple[int, ...], tuple[int, ...]
+]  # tokens of a context, tokens of a completion after it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,9 @@ class Prompt:
     baseline_pairs: tuple[list[Pair], ...] = ()
 
 
-def sample_fewshot(task: str, item: Item, pool: Sequence[Item], shots: int, seed: int, same_for_all: bool) -> list[Item]:
+def sample_fewshot(
+    task: str, item: Item, pool: Sequence[Item], shots: int, seed: int, same_for_all: bool
+) -> list[Item]:
     """At most `shots` demonstrations from `pool`, without repetition: never the item itself, under this id or another, nor another of its
     group, nor one whose answer is not known, nor two that are alike. Fewer where the pool has no more. same_for_all: the same for all
     items (but for those that are like an item among them)."""
@@ -69,7 +73,10 @@ class _Exclusion:
             return False
         if contexts not in self._completions:
             self._completions[contexts] = [completions]
-        elif any(completions & those or (len(those) < 2 and any(contexts)) for those in self._completions[contexts]):
+        elif any(
+            completions & those or (len(those) < 2 and any(contexts))
+            for those in self._completions[contexts]
+        ):
             return False
         else:
             self._completions[contexts].append(completions)
@@ -78,21 +85,37 @@ class _Exclusion:
         return True
 
 
-def render(item: Item, demonstrations: Sequence[Item], protocol: evaluation.Protocol) -> tuple[str, ...]:
+def render(
+    item: Item, demonstrations: Sequence[Item], protocol: evaluation.Protocol
+) -> tuple[str, ...]:
     """The item's contexts after the description and these demonstrations."""
-    description = [protocol.description] if protocol.description and len(demonstrations) >= protocol.described_from else []
+    description = (
+        [protocol.description]
+        if protocol.description and len(demonstrations) >= protocol.described_from
+        else []
+    )
     prefix = "".join(
-        part + protocol.separator for part in description + [demonstration.as_demonstration for demonstration in demonstrations]
+        part + protocol.separator
+        for part in description
+        + [demonstration.as_demonstration for demonstration in demonstrations]
     )
     return tuple(prefix + context for context in item.contexts)
 
 
-def fit_context(item: Item, candidates: Sequence[Item], protocol: evaluation.Protocol, tokenizer: Tokenizer, n_ctx: int) -> Prompt:
+def fit_context(
+    item: Item,
+    candidates: Sequence[Item],
+    protocol: evaluation.Protocol,
+    tokenizer: Tokenizer,
+    n_ctx: int,
+) -> Prompt:
     """The item after as many of the demonstrations as a text of n_ctx tokens has room for. ValueError for a completion without tokens, or
     with more than the context has, and for a right one that has the tokens of a wrong one."""
     if isinstance(protocol.method, evaluation.Windows):  # it is read in parts
         return _build_prompt(item, [], protocol, tokenizer)[0]
-    limit = n_ctx + (0 if isinstance(protocol.method, evaluation.GenerationMethod) else 1)  # the last token of a completion is not read
+    limit = n_ctx + (
+        0 if isinstance(protocol.method, evaluation.GenerationMethod) else 1
+    )  # the last token of a completion is not read
     k = len(candidates)
     prompt, length = _build_prompt(item, candidates, protocol, tokenizer)
     if length > limit and k:  # by a guess, and then one by one: encoding is what takes time
@@ -109,7 +132,9 @@ def fit_context(item: Item, candidates: Sequence[Item], protocol: evaluation.Pro
     return prompt if length <= limit else _truncate(prompt, protocol, tokenizer, limit)
 
 
-def _truncate(prompt: Prompt, protocol: evaluation.Protocol, tokenizer: Tokenizer, limit: int) -> Prompt:
+def _truncate(
+    prompt: Prompt, protocol: evaluation.Protocol, tokenizer: Tokenizer, limit: int
+) -> Prompt:
     """Without the contexts' begin: of all as many tokens, so that they still tell of the same. Of an item with a hint, without the end of
     what stands before it."""
     contexts = prompt.context_tokens
@@ -125,18 +150,35 @@ def _truncate(prompt: Prompt, protocol: evaluation.Protocol, tokenizer: Tokenize
     hint = prompt.item.facts["hint"] if "hint" in prompt.item.facts else ""
     if hint:
         last = tokenizer.encode(hint)[-n_free:]
-        leads = (tokenizer.encode(context.removesuffix(hint))[: n_free - len(last)] for context in prompt.contexts)
-        return dataclasses.replace(prompt, context_tokens=tuple((*lead, *last) for lead in leads), n_cut=n_cut)
-    return dataclasses.replace(prompt, context_tokens=tuple(tokens[min(n_cut, len(tokens) - 1) :] for tokens in contexts), n_cut=n_cut)
+        leads = (
+            tokenizer.encode(context.removesuffix(hint))[: n_free - len(last)]
+            for context in prompt.contexts
+        )
+        return dataclasses.replace(
+            prompt, context_tokens=tuple((*lead, *last) for lead in leads), n_cut=n_cut
+        )
+    return dataclasses.replace(
+        prompt,
+        context_tokens=tuple(tokens[min(n_cut, len(tokens) - 1) :] for tokens in contexts),
+        n_cut=n_cut,
+    )
 
 
-def _build_prompt(item: Item, demonstrations: Sequence[Item], protocol: evaluation.Protocol, tokenizer: Tokenizer) -> tuple[Prompt, int]:
+def _build_prompt(
+    item: Item, demonstrations: Sequence[Item], protocol: evaluation.Protocol, tokenizer: Tokenizer
+) -> tuple[Prompt, int]:
     """The prompt, and the tokens of its longest text."""
     contexts = render(item, demonstrations, protocol)
     ids = tuple(demonstration.id for demonstration in demonstrations)
     if isinstance(protocol.method, evaluation.GenerationMethod):
         tokens = tuple(_encode_context(tokenizer, context) for context in contexts)
-        prompt = Prompt(item=item, contexts=contexts, demonstration_ids=ids, context_tokens=tokens, completion_tokens=())
+        prompt = Prompt(
+            item=item,
+            contexts=contexts,
+            demonstration_ids=ids,
+            context_tokens=tokens,
+            completion_tokens=(),
+        )
         return prompt, len(tokens[0]) + protocol.method.n_tokens
     pairs = encode_pairs(tokenizer, dataclasses.replace(item, contexts=contexts).pairs, item.id)
     right = {pair for number, pair in enumerate(pairs) if number in item.right}
@@ -154,7 +196,9 @@ def _build_prompt(item: Item, demonstrations: Sequence[Item], protocol: evaluati
     return prompt, max(len(context) + len(completion) for context, completion in pairs)
 
 
-def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], item_id: str) -> list[Pair]:
+def encode_pairs(
+    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], item_id: str
+) -> list[Pair]:
     """For each (context, completion) its (tokens of the context, tokens of the completion after it), which together decode to what the
     tokens of both texts do: never another text.
 
@@ -166,7 +210,10 @@ def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], item_id
     encoded: dict[tuple[str, str], Pair] = {}
     for context in dict.fromkeys(context for context, _ in pairs):
         stripped = context.rstrip()
-        context_ids, completions = tuple(tokenizer.encode(stripped)), [completion for other, completion in pairs if other == context]
+        context_ids, completions = (
+            tuple(tokenizer.encode(stripped)),
+            [completion for other, completion in pairs if other == context],
+        )
         all_full_ids = [tuple(tokenizer.encode(context + completion)) for completion in completions]
         for completion, full_ids in zip(completions, all_full_ids, strict=True):
             if full_ids == context_ids or not full_ids:
@@ -174,23 +221,35 @@ def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], item_id
                     f"item {item_id}: the completion {parse.quote(completion)} has no tokens in this tokenizer: give it other text"
                 )
         completion_ids = [
-            _encode_completion(tokenizer, context_ids, full_ids, (context + completion)[len(stripped) :])
+            _encode_completion(
+                tokenizer, context_ids, full_ids, (context + completion)[len(stripped) :]
+            )
             for completion, full_ids in zip(completions, all_full_ids, strict=True)
         ]
         if not all(completion_ids):
             n_shared = min(_n_shared_tokens(context_ids, full_ids) for full_ids in all_full_ids)
-            context_ids, completion_ids = context_ids[:n_shared], [full_ids[n_shared:] for full_ids in all_full_ids]
+            context_ids, completion_ids = (
+                context_ids[:n_shared],
+                [full_ids[n_shared:] for full_ids in all_full_ids],
+            )
         start_ids = context_ids or (tokenizer.start_of_text,)
-        encoded |= {(context, completion): (start_ids, ids) for completion, ids in zip(completions, completion_ids, strict=True)}
+        encoded |= {
+            (context, completion): (start_ids, ids)
+            for completion, ids in zip(completions, completion_ids, strict=True)
+        }
     return [encoded[pair] for pair in pairs]
 
 
-def _encode_completion(tokenizer: Tokenizer, context_ids: tuple[int, ...], full_ids: tuple[int, ...], completion: str) -> tuple[int, ...]:
+def _encode_completion(
+    tokenizer: Tokenizer, context_ids: tuple[int, ...], full_ids: tuple[int, ...], completion: str
+) -> tuple[int, ...]:
     """The completion's tokens after those of its context; none if they would make another text than `full_ids`."""
     if full_ids[: len(context_ids)] == context_ids:
         return full_ids[len(context_ids) :]
     own_ids = tuple(tokenizer.encode(completion))
-    return own_ids if tokenizer.decode([*context_ids, *own_ids]) == tokenizer.decode(full_ids) else ()
+    return (
+        own_ids if tokenizer.decode([*context_ids, *own_ids]) == tokenizer.decode(full_ids) else ()
+    )
 
 
 def _n_shared_tokens(a: Sequence[int], b: Sequence[int]) -> int:
@@ -204,6 +263,8 @@ def _encode_context(tokenizer: Tokenizer, context: str) -> tuple[int, ...]:
     first, where most methods stop."""
     tokens = tuple(tokenizer.encode(context)) or (tokenizer.start_of_text,)
     drops_newline = (
-        context.rstrip(" ").endswith("\n") and tokenizer.start_of_text in tokenizer.encode("a\na") and tokens[-1] != tokenizer.start_of_text
+        context.rstrip(" ").endswith("\n")
+        and tokenizer.start_of_text in tokenizer.encode("a\na")
+        and tokens[-1] != tokenizer.start_of_text
     )
     return (*tokens, tokenizer.start_of_text) if drops_newline else tokens

@@ -56,7 +56,9 @@ class TaskRun:
     examples: int | None
     use_paper_shots: bool = False
 
-    def load_items(self, read_rows: Callable[[str], task_data.Rows], errors: Refusals | None = None) -> tuple[list[Item], list[Item]]:
+    def load_items(
+        self, read_rows: Callable[[str], task_data.Rows], errors: Refusals | None = None
+    ) -> tuple[list[Item], list[Item]]:
         """(what is asked, what demonstrations are drawn from). read_rows: a split -> its rows. errors: is told of rows that cannot be
         asked, and the others go on. ValueError, in one line, where none can, or where nothing is told."""
         eval_split, fewshot_split = self.task.splits
@@ -79,13 +81,20 @@ class TaskRun:
                 items += list(self.task.items(row, self.protocol, self.shots))
             except ValueError as error:
                 _record_error(row["id"], error, errors)
-        duplicate = next((name for name, n in collections.Counter(item.id for item in items).items() if n > 1), None)
+        duplicate = next(
+            (name for name, n in collections.Counter(item.id for item in items).items() if n > 1),
+            None,
+        )
         if duplicate is not None:
-            raise ValueError(f"{rows.source}: two items have the id {duplicate!r}; give each its own")
+            raise ValueError(
+                f"{rows.source}: two items have the id {duplicate!r}; give each its own"
+            )
         _check_not_empty(items, errors, rows.source)
         return items
 
-    def fit_to_data(self, items: list[Item], pool: list[Item], tokenizer: Tokenizer, n_ctx: int) -> "TaskRun":
+    def fit_to_data(
+        self, items: list[Item], pool: list[Item], tokenizer: Tokenizer, n_ctx: int
+    ) -> "TaskRun":
         """With what the task leaves open (Task.auto_fields) as its data want it: no more shots than there are demonstrations for each
         item; no stop that stands in a right answer; and so many new tokens as the longest has, up to half of the context."""
         if not self.task.auto_fields:
@@ -94,38 +103,59 @@ class TaskRun:
         if "shots" in self.task.auto_fields and self.use_paper_shots:
             shots = min(len(self._draw(item, pool)) for item in items)
         default_method = self.task.protocol.method
-        if isinstance(protocol.method, evaluation.GenerationMethod) and isinstance(default_method, evaluation.GenerationMethod):
+        if isinstance(protocol.method, evaluation.GenerationMethod) and isinstance(
+            default_method, evaluation.GenerationMethod
+        ):
             answers = [answer for item in items for answer in metrics.target_texts(item)]
             texts = [tokenizer.decode(tokenizer.encode(answer)) for answer in answers]
             method = protocol.method
             if "stops" in self.task.auto_fields and method.stops == default_method.stops:
                 stops = [stop for stop in method.stops if _is_absent(stop, texts, tokenizer)]
-                stops = stops or [stop for stop in [protocol.separator] if stop and _is_absent(stop, texts, tokenizer)]
+                stops = stops or [
+                    stop
+                    for stop in [protocol.separator]
+                    if stop and _is_absent(stop, texts, tokenizer)
+                ]
                 method = dataclasses.replace(method, stops=tuple(stops))
             if "n_tokens" in self.task.auto_fields and method.n_tokens == default_method.n_tokens:
                 longest = max((len(tokenizer.encode(answer)) for answer in answers), default=0)
-                method = dataclasses.replace(method, n_tokens=max(1, min(max(method.n_tokens, longest), n_ctx // 2)))
+                method = dataclasses.replace(
+                    method, n_tokens=max(1, min(max(method.n_tokens, longest), n_ctx // 2))
+                )
             protocol = dataclasses.replace(protocol, method=method)
         return dataclasses.replace(self, protocol=protocol, shots=shots)
 
     def _draw(self, item: Item, pool: list[Item]) -> list[Item]:
-        return prompts.sample_fewshot(self.task.name, item, pool, self.shots, self.seed, self.protocol.fixed_shots)
+        return prompts.sample_fewshot(
+            self.task.name, item, pool, self.shots, self.seed, self.protocol.fixed_shots
+        )
 
     def build_prompts(
-        self, items: list[Item], pool: list[Item], model: EvalModel, progress: Callable[[str], None], errors: Refusals | None = None
+        self,
+        items: list[Item],
+        pool: list[Item],
+        model: EvalModel,
+        progress: Callable[[str], None],
+        errors: Refusals | None = None,
     ) -> list[prompts.Prompt]:
         """Each item with as many demonstrations as fit. errors: is told of those that cannot be put, and the others go on. ValueError, in
         one line, where none can, or where nothing is told."""
         n_ctx, prompt_list = model.inference_model.model.config.n_ctx, []
-        if self.shots > len(pool):  # of no item will there be enough, and to find that out for each takes pool x pool comparisons
+        if (
+            self.shots > len(pool)
+        ):  # of no item will there be enough, and to find that out for each takes pool x pool comparisons
             raise ValueError(_too_few_message(self, len(pool)))
         for index, item in enumerate(items):
             try:
                 demonstrations = self._draw(item, pool)
                 if len(demonstrations) < self.shots:
                     raise ValueError(_too_few_message(self, len(demonstrations)))
-                prompt = prompts.fit_context(item, demonstrations, self.protocol, model.tokenizer, n_ctx)
-                prompt_list.append(dataclasses.replace(prompt, baseline_pairs=_baseline_pairs(self, model, prompt)))
+                prompt = prompts.fit_context(
+                    item, demonstrations, self.protocol, model.tokenizer, n_ctx
+                )
+                prompt_list.append(
+                    dataclasses.replace(prompt, baseline_pairs=_baseline_pairs(self, model, prompt))
+                )
             except ValueError as error:
                 _record_error(item.id, error, errors)
             if index % 100 == 0:
@@ -160,7 +190,9 @@ def _record_error(item_id: str, error: ValueError, errors: Refusals | None) -> N
 
 def _check_not_empty(items: Sequence[Any], errors: Refusals | None, where: str) -> None:
     if not items:
-        raise ValueError(next(iter(errors.values())) if errors else f"{where} has no item that can be asked")
+        raise ValueError(
+            next(iter(errors.values())) if errors else f"{where} has no item that can be asked"
+        )
 
 
 def run_task(
@@ -174,7 +206,9 @@ def run_task(
 ) -> dict[str, Any]:
     """The record that NAME.json holds; what of it was done before is taken from there. warn: is told of what was changed there since.
     errors: why other items could not be asked."""
-    name = f"{task_run.label.replace(':', '-')}-{task_run.shots}-{task_run.digest(model, prompt_list)}"
+    name = (
+        f"{task_run.label.replace(':', '-')}-{task_run.shots}-{task_run.digest(model, prompt_list)}"
+    )
     path = directory / f"{name}.jsonl"
     done = outcomes.read(path, warn)
     remaining = [prompt for prompt in prompt_list if prompt.item.id not in done]
@@ -184,7 +218,10 @@ def run_task(
             file.write(outcomes.encode_line(outcome, name))
             file.flush()
             progress(f"{task_run.name}: {len(done):,} of {len(prompt_list):,}")
-    scored_outcomes = [metrics.score_item(task_run.task, task_run.protocol, done[prompt.item.id]) for prompt in prompt_list]
+    scored_outcomes = [
+        metrics.score_item(task_run.task, task_run.protocol, done[prompt.item.id])
+        for prompt in prompt_list
+    ]
     record = {
         "task": task_run.label,
         "shots": task_run.shots,
@@ -193,15 +230,24 @@ def run_task(
         "protocol": repr(task_run.protocol),
         "described": bool(task_run.protocol.description),
         "model": model.metadata,
-        "fewer_shots": sum(len(prompt.demonstration_ids) < task_run.shots for prompt in prompt_list),
-        "mean_shots": sum(len(prompt.demonstration_ids) for prompt in prompt_list) / len(prompt_list),
+        "fewer_shots": sum(
+            len(prompt.demonstration_ids) < task_run.shots for prompt in prompt_list
+        ),
+        "mean_shots": sum(len(prompt.demonstration_ids) for prompt in prompt_list)
+        / len(prompt_list),
         "cut": sum(prompt.n_cut > 0 for prompt in prompt_list),
-        "cut_at": "end" if any("hint" in prompt.item.facts for prompt in prompt_list) else "beginning",
+        "cut_at": "end"
+        if any("hint" in prompt.item.facts for prompt in prompt_list)
+        else "beginning",
         "refused": dict(errors),
-        "unwritable": _unreachable_items(task_run.protocol, [prompt.item for prompt in prompt_list], model.tokenizer),
+        "unwritable": _unreachable_items(
+            task_run.protocol, [prompt.item for prompt in prompt_list], model.tokenizer
+        ),
         "scores": {
             score.metric: metrics.to_json(score)
-            for score in metrics.aggregate(task_run.task, task_run.protocol, scored_outcomes, task_run.seed)
+            for score in metrics.aggregate(
+                task_run.task, task_run.protocol, scored_outcomes, task_run.seed
+            )
         },
         "outcomes": path.name,
     }
@@ -215,21 +261,33 @@ def _is_absent(stop: str, texts: Sequence[str], tokenizer: Tokenizer) -> bool:
     return not any(form in text for text in texts)
 
 
-def _unreachable_items(protocol: evaluation.Protocol, items: Sequence[Item], tokenizer: Tokenizer) -> list[str]:
+def _unreachable_items(
+    protocol: evaluation.Protocol, items: Sequence[Item], tokenizer: Tokenizer
+) -> list[str]:
     """Of items none of whose right answers can be written, the ids."""
     if not isinstance(protocol.method, evaluation.GenerationMethod):
         return []
     stops = streaming.normalize_stops(tokenizer, protocol.method.stops)
-    return [item.id for item in items if not metrics.can_generate_answer(item, tokenizer, protocol.method.n_tokens, stops)]
+    return [
+        item.id
+        for item in items
+        if not metrics.can_generate_answer(item, tokenizer, protocol.method.n_tokens, stops)
+    ]
 
 
-def generate_outcomes(task_run: TaskRun, model: EvalModel, prompt_list: Sequence[prompts.Prompt]) -> Iterator[metrics.Outcome]:
+def generate_outcomes(
+    task_run: TaskRun, model: EvalModel, prompt_list: Sequence[prompts.Prompt]
+) -> Iterator[metrics.Outcome]:
     """The outcome of each prompt, as it comes, without its scores."""
     method = task_run.protocol.method
     if isinstance(method, evaluation.GenerationMethod):
         key = jax.random.key(task_run.seed)
         for number, output in loglikelihood.generate_until(
-            model.inference_model, [prompt.context_tokens[0] for prompt in prompt_list], method, model.tokenizer, key
+            model.inference_model,
+            [prompt.context_tokens[0] for prompt in prompt_list],
+            method,
+            model.tokenizer,
+            key,
         ):
             yield _prompt_fields(prompt_list[number]) | {
                 "written": output,
@@ -241,7 +299,9 @@ def generate_outcomes(task_run: TaskRun, model: EvalModel, prompt_list: Sequence
         yield from _score_completions(task_run, model, prompt_list)
 
 
-def _score_windows(method: evaluation.Windows, model: EvalModel, prompt_list: Sequence[prompts.Prompt]) -> Iterator[metrics.Outcome]:
+def _score_windows(
+    method: evaluation.Windows, model: EvalModel, prompt_list: Sequence[prompts.Prompt]
+) -> Iterator[metrics.Outcome]:
     """Texts as a whole, window by window: each token after as many before it as its window has."""
     n_ctx = model.inference_model.model.config.n_ctx
     step = n_ctx if method.stride is None else method.stride
@@ -252,15 +312,24 @@ def _score_windows(method: evaluation.Windows, model: EvalModel, prompt_list: Se
         tokens = prompt.context_tokens[0] + prompt.completion_tokens[0]
         for start in range(len(prompt.context_tokens[0]), len(tokens), step):
             stop = min(start + step, len(tokens))
-            windows.append(loglikelihood.Request(tokens[max(0, stop - n_ctx - 1) : start], (tokens[start:stop],)))
+            windows.append(
+                loglikelihood.Request(
+                    tokens[max(0, stop - n_ctx - 1) : start], (tokens[start:stop],)
+                )
+            )
             owners.append(index)
     results: dict[int, dict[int, loglikelihood.LogLikelihood]] = {index: {} for index in owners}
     n_pending = collections.Counter(owners)
-    for window_index, (likelihood,) in loglikelihood.loglikelihood(model.inference_model, windows, model.sharding):
+    for window_index, (likelihood,) in loglikelihood.loglikelihood(
+        model.inference_model, windows, model.sharding
+    ):
         results[owners[window_index]][window_index] = likelihood
         n_pending[owners[window_index]] -= 1
         if not n_pending[owners[window_index]]:
-            window_results = [results[owners[window_index]][window] for window in sorted(results[owners[window_index]])]
+            window_results = [
+                results[owners[window_index]][window]
+                for window in sorted(results[owners[window_index]])
+            ]
             fields = {
                 "log_probabilities": [result.log_prob for result in window_results],
                 "tokens": [result.n_tokens for result in window_results],
@@ -268,23 +337,35 @@ def _score_windows(method: evaluation.Windows, model: EvalModel, prompt_list: Se
             yield _prompt_fields(prompt_list[owners[window_index]]) | fields
 
 
-def _score_completions(task_run: TaskRun, model: EvalModel, prompt_list: Sequence[prompts.Prompt]) -> Iterator[metrics.Outcome]:
+def _score_completions(
+    task_run: TaskRun, model: EvalModel, prompt_list: Sequence[prompts.Prompt]
+) -> Iterator[metrics.Outcome]:
     """By likelihoods of completions: all questions of all prompts together, each outcome as soon as its last one is answered. What they are
     compared with where the item is not there was put with the prompt."""
     requests: list[loglikelihood.Request] = []
-    slots: list[tuple[int, int, list[int]]] = []  # of each question: its prompt; 0 or, without the item, 1 ...; which completions
+    slots: list[
+        tuple[int, int, list[int]]
+    ] = []  # of each question: its prompt; 0 or, without the item, 1 ...; which completions
     results: list[dict[int, dict[int, loglikelihood.LogLikelihood]]] = [{} for _ in prompt_list]
     for index, prompt in enumerate(prompt_list):
-        sides = [list(zip(prompt.context_tokens, prompt.completion_tokens, strict=True)), *prompt.baseline_pairs]
+        sides = [
+            list(zip(prompt.context_tokens, prompt.completion_tokens, strict=True)),
+            *prompt.baseline_pairs,
+        ]
         for side, pairs in enumerate(sides):
             results[index][side] = {}
             for context in dict.fromkeys(context for context, _ in pairs):
                 completions = [i for i, pair in enumerate(pairs) if pair[0] == context]
-                requests.append(loglikelihood.Request(context, tuple(pairs[i][1] for i in completions)))
+                requests.append(
+                    loglikelihood.Request(context, tuple(pairs[i][1] for i in completions))
+                )
                 slots.append((index, side, completions))
     n_pending = collections.Counter(index for index, _, _ in slots)
     for request_index, likelihoods in loglikelihood.loglikelihood(
-        model.inference_model, requests, model.sharding, _banned_tokens(task_run.protocol.method, model.tokenizer)
+        model.inference_model,
+        requests,
+        model.sharding,
+        _banned_tokens(task_run.protocol.method, model.tokenizer),
     ):
         index, side, completions = slots[request_index]
         results[index][side] |= dict(zip(completions, likelihoods, strict=True))
@@ -293,7 +374,9 @@ def _score_completions(task_run: TaskRun, model: EvalModel, prompt_list: Sequenc
             yield _prompt_fields(prompt_list[index]) | _likelihood_fields(results[index])
 
 
-def _baseline_pairs(task_run: TaskRun, model: EvalModel, prompt: prompts.Prompt) -> tuple[list[prompts.Pair], ...]:
+def _baseline_pairs(
+    task_run: TaskRun, model: EvalModel, prompt: prompts.Prompt
+) -> tuple[list[prompts.Pair], ...]:
     """What the completions are compared with where the item is not there: for each such context, pairs as of the prompt; of what is longer
     than the model's context the beginning is left out."""
     item = prompt.item
@@ -306,21 +389,34 @@ def _baseline_pairs(task_run: TaskRun, model: EvalModel, prompt: prompts.Prompt)
         case _:
             return ()
     sides = [
-        prompts.encode_pairs(model.tokenizer, [(context, completion) for _, completion in item.pairs], item.id) for context in contexts
+        prompts.encode_pairs(
+            model.tokenizer, [(context, completion) for _, completion in item.pairs], item.id
+        )
+        for context in contexts
     ]
-    max_tokens = model.inference_model.model.config.n_ctx + 1  # the last token of a completion is not read
+    max_tokens = (
+        model.inference_model.model.config.n_ctx + 1
+    )  # the last token of a completion is not read
     truncated = tuple(
-        [(prefix[max(0, len(prefix) + len(completion_ids) - max_tokens) :], completion_ids) for prefix, completion_ids in pairs]
+        [
+            (prefix[max(0, len(prefix) + len(completion_ids) - max_tokens) :], completion_ids)
+            for prefix, completion_ids in pairs
+        ]
         for pairs in sides
     )
     if not all(prefix for pairs in truncated for prefix, _ in pairs):
-        raise ValueError(f"item {item.id}: a completion leaves no room in the model's context; use a model with a larger one")
+        raise ValueError(
+            f"item {item.id}: a completion leaves no room in the model's context; use a model with a larger one"
+        )
     return truncated
 
 
 def _content_free_context(task_run: TaskRun, text: str) -> str:
     """The context of an item whose every text is `text`."""
-    row = {name: text if isinstance(value, str) else value for name, value in task_run.task.example.items()}
+    row = {
+        name: text if isinstance(value, str) else value
+        for name, value in task_run.task.example.items()
+    }
     try:
         return next(iter(task_run.task.items(row, task_run.protocol, task_run.shots))).contexts[0]
     except (ValueError, LookupError) as error:
@@ -351,7 +447,11 @@ def _log_mean_exp(logs: Sequence[float]) -> float:
 
 def _prompt_fields(prompt: prompts.Prompt) -> metrics.Outcome:
     """What is known of the prompt before it is asked."""
-    return dataclasses.asdict(prompt.item) | {"asked": prompt.contexts, "shown": prompt.demonstration_ids, "cut": prompt.n_cut}
+    return dataclasses.asdict(prompt.item) | {
+        "asked": prompt.contexts,
+        "shown": prompt.demonstration_ids,
+        "cut": prompt.n_cut,
+    }
 
 
 def _banned_tokens(method: evaluation.Method, tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -30,7 +30,10 @@ def normalize(text: str) -> str:
 
 def normalize_trivia(text: str) -> str:
     """The same, but punctuation and some quotation marks become spaces: TriviaQA, utils/triviaqa_evaluation.py. ("U.S." is "u s".)"""
-    letters = "".join(" " if character in PUNCTUATION or character in QUOTES else character for character in text.lower())
+    letters = "".join(
+        " " if character in PUNCTUATION or character in QUOTES else character
+        for character in text.lower()
+    )
     return " ".join(ARTICLES.sub(" ", letters).split())
 
 
@@ -59,22 +62,33 @@ ANSWER_METRICS = {"exact_match": exact_match, "f1": word_f1}
 
 def plain_text(metric: str, prediction: str, item: Item) -> float:
     """exact_match: the text itself, without the space around it, as of tasks that ask for a number or a word; f1: of words."""
-    return float(prediction.strip() in item.answers) if metric == "exact_match" else closed_book(metric, prediction, item)
+    return (
+        float(prediction.strip() in item.answers)
+        if metric == "exact_match"
+        else closed_book(metric, prediction, item)
+    )
 
 
 def closed_book(metric: str, prediction: str, item: Item) -> float:
     """The best over the right answers, normalised as SQuAD's: Natural Questions and WebQuestions, as Lee et al. 2019 (1906.00300) and
     Roberts et al. 2020 (2002.08910) score them."""
-    return max((ANSWER_METRICS[metric](prediction, reference) for reference in item.answers), default=0.0)
+    return max(
+        (ANSWER_METRICS[metric](prediction, reference) for reference in item.answers), default=0.0
+    )
 
 
 def trivia_qa(metric: str, prediction: str, item: Item) -> float:
     """Is it one of the aliases, or what is the best F1 of words with one? TriviaQA, utils/triviaqa_evaluation.py."""
-    answer, references = normalize_trivia(prediction), {normalize_trivia(reference) for reference in item.answers}
+    answer, references = (
+        normalize_trivia(prediction),
+        {normalize_trivia(reference) for reference in item.answers},
+    )
     return (
         float(answer in references)
         if metric == "exact_match"
-        else max((token_f1(answer.split(), reference.split()) for reference in references), default=0.0)
+        else max(
+            (token_f1(answer.split(), reference.split()) for reference in references), default=0.0
+        )
     )
 
 
@@ -106,10 +120,14 @@ CANNOT_ANSWER = "CANNOTANSWER"
 def quac(metric: str, prediction: str, item: Item) -> float:
     """leave_one_out over the answers, of which those that say CANNOTANSWER are dropped if they are fewer than the others, and stand alone
     if not: QuAC, scorer.py, its unfiltered F1. Its F1 leaves out questions on which people agree too little; GPT-3 counts all 7,353."""
-    cannot = [answer for answer in item.answers if answer.casefold() == CANNOT_ANSWER.casefold()]  # some tokenizers have no capitals
+    cannot = [
+        answer for answer in item.answers if answer.casefold() == CANNOT_ANSWER.casefold()
+    ]  # some tokenizers have no capitals
     if 2 * len(cannot) >= len(item.answers):
         return float(prediction.strip() in (cannot or [CANNOT_ANSWER]))
-    return leave_one_out(metric, prediction, [answer for answer in item.answers if answer not in cannot])
+    return leave_one_out(
+        metric, prediction, [answer for answer in item.answers if answer not in cannot]
+    )
 
 
 # --- DROP ----------------------------------------------------------------------------------------------------------------------
@@ -127,7 +145,11 @@ def drop_tokens(text: str) -> list[str]:
     """A span's normalised words; words are split at hyphens too, and numbers are all of one form ("5" and "5.0"): DROP's drop_eval.py."""
     words = []
     for word in re.split(" |-", text.lower()):
-        token = word if _is_number(word) else "".join(character for character in word if character not in PUNCTUATION)
+        token = (
+            word
+            if _is_number(word)
+            else "".join(character for character in word if character not in PUNCTUATION)
+        )
         token = str(float(token)) if _is_number(token) else token
         words += ARTICLES.sub(" ", token).split()
     return words
@@ -139,13 +161,19 @@ def _drop_f1(prediction: set[str], reference: set[str]) -> float:
     if numbers and not numbers & prediction:
         return 0.0
     n_shared = len(prediction & reference)
-    precision, recall = (n_shared / len(prediction) if prediction else 1.0), (n_shared / len(reference) if reference else 1.0)
+    precision, recall = (
+        (n_shared / len(prediction) if prediction else 1.0),
+        (n_shared / len(reference) if reference else 1.0),
+    )
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 def score_spans(metric: str, prediction: Sequence[str], references: Sequence[str]) -> float:
     """Exact match, or the mean F1 of spans paired as well as can be, over as many as the longer list has: DROP's drop_eval.py."""
-    predicted_spans, reference_spans = [drop_tokens(span) for span in prediction], [drop_tokens(span) for span in references]
+    predicted_spans, reference_spans = (
+        [drop_tokens(span) for span in prediction],
+        [drop_tokens(span) for span in references],
+    )
     if metric == "exact_match":
         return float(
             len(predicted_spans) == len(reference_spans)
@@ -153,9 +181,13 @@ def score_spans(metric: str, prediction: Sequence[str], references: Sequence[str
         )
     import scipy.optimize
 
-    table = [[_drop_f1(set(one), set(other)) for one in predicted_spans] for other in reference_spans]
+    table = [
+        [_drop_f1(set(one), set(other)) for one in predicted_spans] for other in reference_spans
+    ]
     matching = zip(*scipy.optimize.linear_sum_assignment(table, maximize=True), strict=True)
-    return round(sum(table[i][j] for i, j in matching) / max(len(predicted_spans), len(reference_spans)), 2)
+    return round(
+        sum(table[i][j] for i, j in matching) / max(len(predicted_spans), len(reference_spans)), 2
+    )
 
 
 def possible_spans(prediction: str, n: int) -> list[list[str]]:
@@ -165,7 +197,9 @@ def possible_spans(prediction: str, n: int) -> list[list[str]]:
     readings = [[", ".join(parts)], parts]
     if n < len(parts) <= 12:
         for cuts in itertools.combinations(range(1, len(parts)), n - 1):
-            readings.append([", ".join(parts[i:j]) for i, j in itertools.pairwise((0, *cuts, len(parts)))])
+            readings.append(
+                [", ".join(parts[i:j]) for i, j in itertools.pairwise((0, *cuts, len(parts)))]
+            )
     return readings
 
 
@@ -173,7 +207,12 @@ def drop(metric: str, prediction: str, item: Item) -> float:
     """The best over the right answers of facts["spans"], each a list of spans, and over what spans the text may be (`possible_spans`)."""
     references = [spans for spans in item.facts["spans"] if any(spans)]
     return max(
-        (score_spans(metric, predicted, spans) for spans in references for predicted in possible_spans(prediction, len(spans))), default=0.0
+        (
+            score_spans(metric, predicted, spans)
+            for spans in references
+            for predicted in possible_spans(prediction, len(spans))
+        ),
+        default=0.0,
     )
 
 
@@ -194,7 +233,11 @@ def split_sentences(text: str) -> list[str]:
 
 def first_sentences(prediction: str, item: Item) -> str:
     """The first facts["sentences"] sentences, a line each; all, as it is, if that says nothing."""
-    return "\n".join(split_sentences(prediction)[: item.facts["sentences"]]) if "sentences" in item.facts else prediction
+    return (
+        "\n".join(split_sentences(prediction)[: item.facts["sentences"]])
+        if "sentences" in item.facts
+        else prediction
+    )
 
 
 ROUGE_TYPES = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeLsum"}
@@ -206,7 +249,11 @@ def rouge(metric: str, prediction: str, item: Item) -> float:
     its words count; one without any letter of a to z or digit is taken by the words of its own script."""
     names = list(ROUGE_TYPES) if metric == "rouge" else [metric]
     return max(
-        (sum(_rouge_f1(name, first_sentences(prediction, item), reference) for name in names) / len(names) for reference in item.answers),
+        (
+            sum(_rouge_f1(name, first_sentences(prediction, item), reference) for name in names)
+            / len(names)
+            for reference in item.answers
+        ),
         default=0.0,
     )
 
@@ -214,7 +261,11 @@ def rouge(metric: str, prediction: str, item: Item) -> float:
 def _rouge_f1(metric: str, prediction: str, reference: str) -> float:
     reference = "\n".join(split_sentences(reference))
     scorer = _rouge_scorer(bool(re.search("[a-z0-9]", reference.lower())))
-    rouge_type = "rouge1" if metric == "rouge_2" and len(scorer._tokenizer.tokenize(reference)) < 2 else ROUGE_TYPES[metric]
+    rouge_type = (
+        "rouge1"
+        if metric == "rouge_2" and len(scorer._tokenizer.tokenize(reference)) < 2
+        else ROUGE_TYPES[metric]
+    )
     return scorer.score(reference, prediction)[rouge_type].fmeasure
 
 
@@ -222,7 +273,11 @@ def _rouge_f1(metric: str, prediction: str, reference: str) -> float:
 def _rouge_scorer(latin: bool) -> Any:
     from rouge_score import rouge_scorer
 
-    return rouge_scorer.RougeScorer(list(ROUGE_TYPES.values()), use_stemmer=True, tokenizer=None if latin else _UnicodeTokenizer())
+    return rouge_scorer.RougeScorer(
+        list(ROUGE_TYPES.values()),
+        use_stemmer=True,
+        tokenizer=None if latin else _UnicodeTokenizer(),
+    )
 
 
 class _UnicodeTokenizer:
@@ -249,15 +304,20 @@ def bleu_counts(metric: str, predictions: Sequence[str], items: Sequence[Item]) 
     facts["language"], "en", ... Right answers are `answers`."""
     counts = []
     for text, item in zip(predictions, items, strict=True):
-        tokenize = _intl_tokenizer() if metric == "bleu" else moses_tokenizer(item.facts["language"])
+        tokenize = (
+            _intl_tokenizer() if metric == "bleu" else moses_tokenizer(item.facts["language"])
+        )
         predicted, *references = (
-            tokenize(" ".join(candidate.split())).split() for candidate in (first_sentences(text, item), *item.answers)
+            tokenize(" ".join(candidate.split())).split()
+            for candidate in (first_sentences(text, item), *item.answers)
         )
         lengths = [len(answer) for answer in references] or [0]
         matches, totals = [], []
         for n in range(1, MAX_ORDER + 1):
             grams = _ngrams(predicted, n)
-            reference_max = functools.reduce(operator.or_, (_ngrams(answer, n) for answer in references), collections.Counter())
+            reference_max = functools.reduce(
+                operator.or_, (_ngrams(answer, n) for answer in references), collections.Counter()
+            )
             matches.append((grams & reference_max).total())
             totals.append(grams.total())
         nearest = min(lengths, key=lambda length: (abs(length - len(predicted)), length))
@@ -279,7 +339,12 @@ def bleu(metric: str, counts: np.ndarray) -> float:
     matches, totals, possible = (grams[i * MAX_ORDER : (i + 1) * MAX_ORDER] for i in range(3))
     n = max(1, sum(map(bool, possible)))
     smooth = "exp" if metric == "bleu" else "none"
-    return sacrebleu.BLEU.compute_bleu(matches[:n], totals[:n], predicted_length, reference_length, smooth, max_ngram_order=n).score / 100
+    return (
+        sacrebleu.BLEU.compute_bleu(
+            matches[:n], totals[:n], predicted_length, reference_length, smooth, max_ngram_order=n
+        ).score
+        / 100
+    )
 
 
 @functools.cache
@@ -290,7 +355,10 @@ def _intl_tokenizer() -> Callable[[str], str]:
 
 
 # XLM's normalize-romanian.py and remove-diacritics.py, one after the other: what is left of the letters.
-ROMANIAN_LETTERS = str.maketrans("\u0218\u0219\u015e\u015f\u021a\u021b\u0162\u0163\u0102\u0103\u00c2\u00e2\u00ce\u00ee", "SsSsTtTtAaAaIi")
+ROMANIAN_LETTERS = str.maketrans(
+    "\u0218\u0219\u015e\u015f\u021a\u021b\u0162\u0163\u0102\u0103\u00c2\u00e2\u00ce\u00ee",
+    "SsSsTtTtAaAaIi",
+)
 
 
 @functools.cache
@@ -299,7 +367,9 @@ def moses_tokenizer(language: str) -> Callable[[str], str]:
     letters without their marks."""
     import sacremoses
 
-    normalizer = sacremoses.MosesPunctNormalizer(language, pre_replace_unicode_punct=True, post_remove_control_chars=True)
+    normalizer = sacremoses.MosesPunctNormalizer(
+        language, pre_replace_unicode_punct=True, post_remove_control_chars=True
+    )
     tokenizer = sacremoses.MosesTokenizer(language)
 
     def tokenize(text: str) -> str:

@@ -8,7 +8,10 @@ from typing import Any
 
 from gptjax.config.evaluation import Protocol
 
-GRADES, GRADE = "grades", "grade"  # the fact of an item whose completions have grades; the metric of that
+GRADES, GRADE = (
+    "grades",
+    "grade",
+)  # the fact of an item whose completions have grades; the metric of that
 Row = Mapping[str, Any]  # one line of a .jsonl file, or one example of TFDS, text decoded
 
 
@@ -45,7 +48,9 @@ class Item:
     def pairs(self) -> list[tuple[str, str]]:
         """What is compared: each completion with the context that it follows."""
         n = max(len(self.contexts), len(self.completions))
-        contexts, completions = (texts * n if len(texts) == 1 else texts for texts in (self.contexts, self.completions))
+        contexts, completions = (
+            texts * n if len(texts) == 1 else texts for texts in (self.contexts, self.completions)
+        )
         return list(zip(contexts, completions, strict=True))
 
     @property
@@ -57,7 +62,11 @@ class Item:
     def content_key(self) -> tuple[tuple[str, ...], frozenset[str], str]:
         """(contexts, completions, the demonstration), each without regard to case, spaces and Unicode's variants of a character."""
         demonstration = self.as_demonstration if self.demonstration or self.right else ""
-        return tuple(map(_normal_form, self.contexts)), frozenset(map(_normal_form, self.completions)), _normal_form(demonstration)
+        return (
+            tuple(map(_normal_form, self.contexts)),
+            frozenset(map(_normal_form, self.completions)),
+            _normal_form(demonstration),
+        )
 
 
 def _normal_form(text: str) -> str:
@@ -118,21 +127,44 @@ def prompt_variant(protocol: Protocol, *variants: str) -> str:
 
 
 GPT2_CONFIGS = ("gpt2_124m", "gpt2_355m", "gpt2_774m", "gpt2_1558m")
-GPT3_CONFIGS = ("gpt3_small", "gpt3_medium", "gpt3_large", "gpt3_xl", "gpt3_2b7", "gpt3_6b7", "gpt3_13b", "gpt3_175b")
+GPT3_CONFIGS = (
+    "gpt3_small",
+    "gpt3_medium",
+    "gpt3_large",
+    "gpt3_xl",
+    "gpt3_2b7",
+    "gpt3_6b7",
+    "gpt3_13b",
+    "gpt3_175b",
+)
 
 
 def gpt2_scores(metric: str, *scores: float) -> tuple[PaperScores, ...]:
     """GPT-2's row of Table 3, or of another: smallest model first; a single score is the largest's."""
-    return (PaperScores(paper="GPT-2", metric=metric, shots="zero", scores=dict(zip(GPT2_CONFIGS[-len(scores) :], scores, strict=True))),)
+    return (
+        PaperScores(
+            paper="GPT-2",
+            metric=metric,
+            shots="zero",
+            scores=dict(zip(GPT2_CONFIGS[-len(scores) :], scores, strict=True)),
+        ),
+    )
 
 
-def gpt3_scores(metric: str, zero: str = "", one: str = "", few: str = "") -> tuple[PaperScores, ...]:
+def gpt3_scores(
+    metric: str, zero: str = "", one: str = "", few: str = ""
+) -> tuple[PaperScores, ...]:
     """GPT-3's row of Table H.1, as printed: scores from Small to 175B, slashes between; one alone is 175B's.
 
     A row that its task calls "of lower confidence" is one of which no clean transcription was found: single digits may be wrong."""
     rows = {"zero": zero, "one": one, "few": few}
     numbers = {shots: [float(x) for x in row.split("/")] for shots, row in rows.items() if row}
     return tuple(
-        PaperScores(paper="GPT-3", metric=metric, shots=shots, scores=dict(zip(GPT3_CONFIGS[-len(values) :], values, strict=True)))
+        PaperScores(
+            paper="GPT-3",
+            metric=metric,
+            shots=shots,
+            scores=dict(zip(GPT3_CONFIGS[-len(values) :], values, strict=True)),
+        )
         for shots, values in numbers.items()
     )

@@ -48,9 +48,15 @@ def load_rows(
     elif path is not None:
         where, numbered_rows = str(path), _read_jsonl(path)
     elif task.make_rows is not None:
-        where, numbered_rows = f"{task.name}, made from seed {seed}", _number_rows(task.make_rows(protocol, seed, split))
+        where, numbered_rows = (
+            f"{task.name}, made from seed {seed}",
+            _number_rows(task.make_rows(protocol, seed, split)),
+        )
     else:
-        where, numbered_rows = f"{task.tfds} {split}", _number_rows(_read_tfds(task, split, folder, data_dir))
+        where, numbered_rows = (
+            f"{task.tfds} {split}",
+            _number_rows(_read_tfds(task, split, folder, data_dir)),
+        )
     rows, seen, errors = [], {}, {}
     for index, (line, row) in enumerate(numbered_rows):
         location = f"{where} {line}".rstrip()
@@ -63,20 +69,28 @@ def load_rows(
             continue
         key = str(row["id"] if "id" in row else index)
         if key in seen:
-            raise ValueError(f"{location} has the id {key!r}, which {seen[key]} has too: give each its own")
+            raise ValueError(
+                f"{location} has the id {key!r}, which {seen[key]} has too: give each its own"
+            )
         seen[key] = line
         rows.append({**row, "id": key})
     if not rows:
-        raise ValueError(next(iter(errors.values())) if errors else f"{where} has no row; {_data_hint(task)}")
+        raise ValueError(
+            next(iter(errors.values())) if errors else f"{where} has no row; {_data_hint(task)}"
+        )
     return Rows(where, tuple(task.link(rows)), errors)
 
 
 def check_row(row: Row, schema: Mapping[str, str], location: str) -> Row:
     """`row` with its text made valid Unicode. ValueError if a column of the schema is missing or of another type."""
     for name, expected_type in schema.items():
-        assert TYPE_PATTERN.fullmatch(expected_type), f"{name}: {expected_type!r} is no type of a schema"
+        assert TYPE_PATTERN.fullmatch(expected_type), (
+            f"{name}: {expected_type!r} is no type of a schema"
+        )
         if name not in row:
-            raise ValueError(f"{location} has no column {name!r} ({expected_type}): it has {', '.join(row) or 'none'}")
+            raise ValueError(
+                f"{location} has no column {name!r} ({expected_type}): it has {', '.join(row) or 'none'}"
+            )
         actual_type = _type_name(row[name])
         if not _matches_type(actual_type, expected_type.partition(":")[0]):
             raise ValueError(f"{location}: {name} holds {actual_type}, not {expected_type}")
@@ -87,7 +101,11 @@ def _type_name(value: Any) -> str:
     """What a schema calls a value; a list of nothing fits every list."""
     if isinstance(value, list | tuple):
         kinds = sorted({_type_name(element) for element in value})
-        distinct = [kind for kind in kinds if not any(_matches_type(kind, other) for other in kinds if other != kind)]
+        distinct = [
+            kind
+            for kind in kinds
+            if not any(_matches_type(kind, other) for other in kinds if other != kind)
+        ]
         return f"[{' or '.join(distinct)}]"
     if value is None:
         return "null"
@@ -103,7 +121,11 @@ def _matches_type(actual_type: str, expected_type: str) -> bool:
 def _replace_surrogates(value: Any) -> Any:
     if isinstance(value, str):
         return unicode.replace_surrogates(value)
-    return [_replace_surrogates(element) for element in value] if isinstance(value, list | tuple) else value
+    return (
+        [_replace_surrogates(element) for element in value]
+        if isinstance(value, list | tuple)
+        else value
+    )
 
 
 def _local_file(task: Task, split: str, folder: str | None) -> pathlib.Path | None:
@@ -116,7 +138,11 @@ def _local_file(task: Task, split: str, folder: str | None) -> pathlib.Path | No
             f"{directory} is no folder: give the one that has NAME_SPLIT.jsonl or NAME.jsonl, such as {task.name}_{split}.jsonl"
         )
     suffixes = [".jsonl", ".txt"] if isinstance(task.protocol.method, Windows) else [".jsonl"]
-    names = [f"{stem}{suffix}" for stem in (f"{task.name}_{split.partition('[')[0]}", task.name) for suffix in suffixes]
+    names = [
+        f"{stem}{suffix}"
+        for stem in (f"{task.name}_{split.partition('[')[0]}", task.name)
+        for suffix in suffixes
+    ]
     return next((directory / name for name in names if (directory / name).is_file()), None)
 
 
@@ -152,13 +178,17 @@ def _read_tfds(task: Task, split: str, folder: str | None, data_dir: str | None)
         examples = open.tfds_examples(data.Tfds(name=task.tfds, split=split, data_dir=data_dir))
     except ValueError as error:
         raise ValueError(f"{task.name}: {local_hint}, and {error}; or {_data_hint(task)}") from None
-    return task.merge_rows(task.from_tfds(decode_example(example, f"{task.tfds} {split}")) for example in examples)
+    return task.merge_rows(
+        task.from_tfds(decode_example(example, f"{task.tfds} {split}")) for example in examples
+    )
 
 
 def _data_hint(task: Task) -> str:
     """How to get a task's data, for the end of a line."""
     columns = ", ".join(f"{name} ({kind.partition(':')[0]})" for name, kind in task.schema.items())
-    return f"give {task.name}_SPLIT.jsonl with the columns {columns}" + (f": {task.data_hint}" if task.data_hint else "")
+    return f"give {task.name}_SPLIT.jsonl with the columns {columns}" + (
+        f": {task.data_hint}" if task.data_hint else ""
+    )
 
 
 def decode_example(value: Any, where: str) -> Any:

@@ -17,9 +17,15 @@ def load_words(path: str | None, min_length: int, max_length: int, n: int, seed:
     drawn by the seed. ValueError, in one line, if there is no list, or none of it fits."""
     file = pathlib.Path(path).expanduser() if path is not None else SYSTEM_WORDS
     if not file.is_file():
-        where = f"there is no list of words at {file}" if path is None else f"words={path}: there is no such file"
+        where = (
+            f"there is no list of words at {file}"
+            if path is None
+            else f"words={path}: there is no such file"
+        )
         hint = "--set all.words=FILE (evaluate) or --words=FILE (decontaminate)"
-        raise ValueError(f"{where}: give a file with a word a line, the most frequent first, with {hint}; {NORVIG_HINT}")
+        raise ValueError(
+            f"{where}: give a file with a word a line, the most frequent first, with {hint}; {NORVIG_HINT}"
+        )
     words = [word for word in _read_words(file) if min_length <= len(word) <= max_length]
     if not words:
         raise ValueError(
@@ -32,5 +38,11 @@ def load_words(path: str | None, min_length: int, max_length: int, n: int, seed:
 
 @functools.lru_cache(maxsize=2)
 def _read_words(file: pathlib.Path) -> tuple[str, ...]:
-    firsts = (line.split(maxsplit=1)[0] for line in parse.read_text(file).splitlines() if line.strip())
-    return tuple(dict.fromkeys(word for word in firsts if word.isascii() and word.isalpha() and word.islower()))
+    firsts = (
+        line.split(maxsplit=1)[0] for line in parse.read_text(file).splitlines() if line.strip()
+    )
+    return tuple(
+        dict.fromkeys(
+            word for word in firsts if word.isascii() and word.isalpha() and word.islower()
+        )
+    )

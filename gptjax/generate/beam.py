@@ -53,14 +53,19 @@ def search(
         )
     n_ctx, longest = inference_model.model.config.n_ctx, max(map(len, prompts))
     if longest + n_tokens > n_ctx + 1:  # the last token is not read
-        raise ValueError(f"a prompt of {longest} tokens and {n_tokens} new ones are more than the model's context of {n_ctx}: ask for less")
+        raise ValueError(
+            f"a prompt of {longest} tokens and {n_tokens} new ones are more than the model's context of {n_ctx}: ask for less"
+        )
     beam_groups, n_candidates = (
         [_BeamGroup(n_tokens, is_end, width, alpha) for _ in prompts],
         min(2 * width, inference_model.model.config.n_vocab),
     )
     inputs = jax.device_put(decode.pad(prompts, n_ctx))
     cache, candidates = _prefill(
-        inference_model, *inputs, capacity=decode.bucket_length(min(n_ctx, longest + n_tokens), n_ctx), n_candidates=n_candidates
+        inference_model,
+        *inputs,
+        capacity=decode.bucket_length(min(n_ctx, longest + n_tokens), n_ctx),
+        n_candidates=n_candidates,
     )
     rows = 1  # of each group: one until its first tokens are chosen
     while True:
@@ -74,14 +79,20 @@ def search(
         if parents != list(range(rows * len(beam_groups))):
             cache = _take_rows(cache, jax.device_put(np.array(parents, np.int32)))
         rows = width
-        token_B = np.array([token for group in beam_groups for token in group.last_tokens()], np.int32)
-        cache, candidates = _decode(inference_model, cache, jax.device_put(token_B), n_candidates=n_candidates)
+        token_B = np.array(
+            [token for group in beam_groups for token in group.last_tokens()], np.int32
+        )
+        cache, candidates = _decode(
+            inference_model, cache, jax.device_put(token_B), n_candidates=n_candidates
+        )
 
 
 class _BeamGroup:
     """The search for one prompt: `active`, the likeliest (log-probability, tokens) under way, and `complete`, the best hypotheses."""
 
-    def __init__(self, n_tokens: int, is_end: Callable[[tuple[int, ...]], bool], width: int, alpha: float):
+    def __init__(
+        self, n_tokens: int, is_end: Callable[[tuple[int, ...]], bool], width: int, alpha: float
+    ):
         self.n_tokens, self.is_end, self.width, self.alpha = n_tokens, is_end, width, alpha
         self.active: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
         self.complete: list[Hypothesis] = []
@@ -93,15 +104,25 @@ class _BeamGroup:
         if self.done:
             return [row % len(candidates) for row in range(self.width)]
         paths = [
-            (p + log_prob, row, (*tokens, token)) for row, (p, tokens) in enumerate(self.active) for log_prob, token in candidates[row]
+            (p + log_prob, row, (*tokens, token))
+            for row, (p, tokens) in enumerate(self.active)
+            for log_prob, token in candidates[row]
         ]
         if any(math.isnan(p) for p, _, _ in paths):
             raise inference.NonFiniteLogits
         # Twice the width, so that `width` are left to go on with even if each of the beams ends.
-        paths = sorted((path for path in paths if path[0] > -np.inf), key=lambda path: -path[0])[: 2 * self.width]
+        paths = sorted((path for path in paths if path[0] > -np.inf), key=lambda path: -path[0])[
+            : 2 * self.width
+        ]
         end_flags = [self.is_end(tokens) for _, _, tokens in paths]
-        self.complete += [self._make_hypothesis(p, tokens, True) for (p, _, tokens), end in zip(paths, end_flags, strict=True) if end]
-        self.complete = sorted(self.complete, key=lambda hypothesis: -hypothesis.score)[: self.width]
+        self.complete += [
+            self._make_hypothesis(p, tokens, True)
+            for (p, _, tokens), end in zip(paths, end_flags, strict=True)
+            if end
+        ]
+        self.complete = sorted(self.complete, key=lambda hypothesis: -hypothesis.score)[
+            : self.width
+        ]
         active = [path for path, end in zip(paths, end_flags, strict=True) if not end][: self.width]
         self.active = [(p, tokens) for p, _, tokens in active]
         self.done = not active or len(active[0][2]) == self.n_tokens or self._is_settled()
@@ -109,41 +130,59 @@ class _BeamGroup:
 
     def _is_settled(self) -> bool:
         """Whether nothing under way can beat the hypotheses: a log-probability only falls, and n_tokens divide it by the most."""
-        return len(self.complete) == self.width and self.active[0][0] / length_penalty(self.n_tokens, self.alpha) <= self.complete[-1].score
+        return (
+            len(self.complete) == self.width
+            and self.active[0][0] / length_penalty(self.n_tokens, self.alpha)
+            <= self.complete[-1].score
+        )
 
     def last_tokens(self) -> list[int]:
         """The last token of each row; where there are fewer beginnings than rows, the rest repeats one."""
-        return [self.active[min(row, len(self.active) - 1)][1][-1] if self.active else 0 for row in range(self.width)]
+        return [
+            self.active[min(row, len(self.active) - 1)][1][-1] if self.active else 0
+            for row in range(self.width)
+        ]
 
     def hypotheses(self) -> list[Hypothesis]:
-        return self.complete or [self._make_hypothesis(p, tokens, False) for p, tokens in self.active]
+        return self.complete or [
+            self._make_hypothesis(p, tokens, False) for p, tokens in self.active
+        ]
 
     def _make_hypothesis(self, log_prob, tokens, is_complete):
-        return Hypothesis(tokens, log_prob, log_prob / length_penalty(len(tokens), self.alpha), is_complete)
+        return Hypothesis(
+            tokens, log_prob, log_prob / length_penalty(len(tokens), self.alpha), is_complete
+        )
 
 
 def _candidate_lists(candidates, first, n):
     """Rows first .. first + n as lists of (log-probability, token)."""
     return [
-        list(zip(p.tolist(), tokens.tolist(), strict=True)) for p, tokens in zip(*(x[first : first + n] for x in candidates), strict=True)
+        list(zip(p.tolist(), tokens.tolist(), strict=True))
+        for p, tokens in zip(*(x[first : first + n] for x in candidates), strict=True)
     ]
 
 
 @functools.partial(jax.jit, static_argnames=("capacity", "n_candidates"))
 def _prefill(inference_model, tokens_BT, counts_B, capacity, n_candidates):
     cache, x_BTD = inference.prefill(inference_model, tokens_BT, counts_B, capacity)
-    return cache, _top_candidates(inference_model, inference.last_hidden(x_BTD, counts_B), n_candidates)
+    return cache, _top_candidates(
+        inference_model, inference.last_hidden(x_BTD, counts_B), n_candidates
+    )
 
 
 @functools.partial(jax.jit, static_argnames="n_candidates", donate_argnames="cache")
 def _decode(inference_model, cache, token_B, n_candidates):
-    cache, x_BTD = inference.decode_step(inference_model, cache, token_B[:, None], jnp.ones_like(token_B))
+    cache, x_BTD = inference.decode_step(
+        inference_model, cache, token_B[:, None], jnp.ones_like(token_B)
+    )
     return cache, _top_candidates(inference_model, x_BTD, n_candidates)
 
 
 def _top_candidates(inference_model, x_B1D, n_candidates):
     """(log-probabilities, tokens), both (B, n_candidates)."""
-    return jax.lax.top_k(jax.nn.log_softmax(inference.logits(inference_model, x_B1D)[:, 0], axis=-1), n_candidates)
+    return jax.lax.top_k(
+        jax.nn.log_softmax(inference.logits(inference_model, x_B1D)[:, 0], axis=-1), n_candidates
+    )
 
 
 _take_rows = jax.jit(kv_cache.take_rows)

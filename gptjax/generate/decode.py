@@ -32,7 +32,13 @@ def pad(texts: Sequence[Sequence[int]], n_ctx: int) -> tuple[np.ndarray, np.ndar
 
 @functools.partial(jax.jit, static_argnames=("capacity", "sampling_params"))
 def _prefill(
-    inference_model: inference.InferenceModel, tokens_BT, counts_B, position, key, capacity: int, sampling_params: sampling.SamplingParams
+    inference_model: inference.InferenceModel,
+    tokens_BT,
+    counts_B,
+    position,
+    key,
+    capacity: int,
+    sampling_params: sampling.SamplingParams,
 ):
     """(cache, the token after each row)."""
     cache, x_BTD = inference.prefill(inference_model, tokens_BT, counts_B, capacity)
@@ -57,13 +63,27 @@ def _decode(
 
     def step(state):
         i, cache, token_B, active_B, new_BT = state
-        cache, x_BTD = inference.decode_step(inference_model, cache, token_B[:, None], active_B.astype(jnp.int32))
-        token_B = sampling.sample(inference.logits(inference_model, x_BTD)[:, 0], sampling_params, jax.random.fold_in(key, position + i))
-        return i + 1, cache, token_B, active_B & (token_B != end_of_text), new_BT.at[:, i].set(token_B)
+        cache, x_BTD = inference.decode_step(
+            inference_model, cache, token_B[:, None], active_B.astype(jnp.int32)
+        )
+        token_B = sampling.sample(
+            inference.logits(inference_model, x_BTD)[:, 0],
+            sampling_params,
+            jax.random.fold_in(key, position + i),
+        )
+        return (
+            i + 1,
+            cache,
+            token_B,
+            active_B & (token_B != end_of_text),
+            new_BT.at[:, i].set(token_B),
+        )
 
     new_BT = jnp.zeros((token_B.shape[0], STEPS_PER_CALL), jnp.int32)
     state = jnp.int32(0), cache, token_B, active_B, new_BT
-    _, cache, _, _, new_BT = jax.lax.while_loop(lambda state: (state[0] < n) & state[3].any(), step, state)
+    _, cache, _, _, new_BT = jax.lax.while_loop(
+        lambda state: (state[0] < n) & state[3].any(), step, state
+    )
     return cache, new_BT
 
 
@@ -82,7 +102,10 @@ def stream(
     A row ends before end_of_text, and as soon as the caller puts its number into `done_rows`. Prompts may differ in length. Of a longer
     text the model reads the last n_ctx tokens; where these have no room for another, the last half of them, and goes on from there: always
     as though the text began where the reading does. ValueError for an empty prompt; inference.NonFiniteLogits where the model says NaN."""
-    n_ctx, end = inference_model.model.config.n_ctx, jax.device_put(np.int32(-1 if end_of_text is None else end_of_text))
+    n_ctx, end = (
+        inference_model.model.config.n_ctx,
+        jax.device_put(np.int32(-1 if end_of_text is None else end_of_text)),
+    )
     done_rows = set() if done_rows is None else done_rows
     texts = [list(prompt) for prompt in prompts]
     starts = [max(0, len(text) - n_ctx) for text in texts]
@@ -92,10 +115,15 @@ def stream(
         longest = max(map(len, windows))
         capacity = bucket_length(min(n_ctx, longest + n_tokens - n_generated), n_ctx)
         inputs = jax.device_put((*pad(windows, n_ctx), np.int32(n_generated)))
-        cache, token_B = _prefill(inference_model, *inputs, key, capacity=capacity, sampling_params=sampling_params)
+        cache, token_B = _prefill(
+            inference_model, *inputs, key, capacity=capacity, sampling_params=sampling_params
+        )
         tokens_BT = jax.device_get(token_B)[:, None]
         while True:
-            new = [[] if row in done_rows else _truncate(tokens, end_of_text) for row, tokens in enumerate(tokens_BT.tolist())]
+            new = [
+                [] if row in done_rows else _truncate(tokens, end_of_text)
+                for row, tokens in enumerate(tokens_BT.tolist())
+            ]
             if any(sampling.NONE in tokens for tokens in new):
                 raise inference.NonFiniteLogits
             n_generated += tokens_BT.shape[1]
@@ -110,11 +138,19 @@ def stream(
             n = min(steps_per_call, n_tokens - n_generated, n_free)
             if n <= 0:
                 break
-            token_B, active_B = np.array([text[-1] for text in texts], np.int32), np.array([row in rows for row in range(len(texts))])
+            token_B, active_B = (
+                np.array([text[-1] for text in texts], np.int32),
+                np.array([row in rows for row in range(len(texts))]),
+            )
             inputs = jax.device_put((token_B, active_B, np.int32(n_generated), np.int32(n)))
-            cache, new_BT = _decode(inference_model, cache, *inputs, end, key, sampling_params=sampling_params)
+            cache, new_BT = _decode(
+                inference_model, cache, *inputs, end, key, sampling_params=sampling_params
+            )
             tokens_BT = jax.device_get(new_BT)[:, :n]
-        starts = [len(text) - max(1, n_ctx // 2) if len(text) - b > n_ctx else b for text, b in zip(texts, starts, strict=True)]
+        starts = [
+            len(text) - max(1, n_ctx // 2) if len(text) - b > n_ctx else b
+            for text, b in zip(texts, starts, strict=True)
+        ]
 
 
 def _truncate(tokens, end_of_text):

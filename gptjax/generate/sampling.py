@@ -41,7 +41,9 @@ def filter_logits(logits_BV: jax.Array, params: SamplingParams) -> jax.Array:
         order_BV = jnp.argsort(-logits_BV, axis=-1)
         sorted_BV = jax.nn.softmax(jnp.take_along_axis(logits_BV, order_BV, axis=-1), axis=-1)
         likelier_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV  # the mass before each token
-        out_BV = jnp.take_along_axis(likelier_BV >= params.top_p, jnp.argsort(order_BV, axis=-1), axis=-1)
+        out_BV = jnp.take_along_axis(
+            likelier_BV >= params.top_p, jnp.argsort(order_BV, axis=-1), axis=-1
+        )
         logits_BV = jnp.where(out_BV, -jnp.inf, logits_BV)
     return logits_BV
 

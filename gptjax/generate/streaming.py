@@ -18,10 +18,15 @@ class StreamingDetokenizer:
     """The new text of one row. A stop string, as the tokenizer writes it, counts only in the new text, so that a prompt may contain it; the
     text ends before it."""
 
-    def __init__(self, tokenizer: build.Tokenizer, prompt: Sequence[int], stops: Sequence[str] = ()):
+    def __init__(
+        self, tokenizer: build.Tokenizer, prompt: Sequence[int], stops: Sequence[str] = ()
+    ):
         self.is_stopped = False
         self._decode, self._stops = tokenizer.decode, normalize_stops(tokenizer, stops)
-        self._prefix, self._new = list(prompt[-1:]), []  # the new ones are decoded after one before: some tokenizers trim a text's start
+        self._prefix, self._new = (
+            list(prompt[-1:]),
+            [],
+        )  # the new ones are decoded after one before: some tokenizers trim a text's start
         self._n_emitted = 0  # characters of the new ones
         self._pending = ""  # whole characters that may be the beginning of a stop string
 
@@ -52,7 +57,9 @@ class StreamingDetokenizer:
         if positions:
             self.is_stopped, self._pending = True, ""
             return text[: min(positions)]
-        overlaps = (n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n]))
+        overlaps = (
+            n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])
+        )
         n_safe = len(text) - max(overlaps, default=0)
         self._pending = text[n_safe:]
         return text[:n_safe]
@@ -62,7 +69,9 @@ def normalize_stops(tokens: build.Tokenizer, stops: Sequence[str]) -> list[str]:
     """The stop strings as the tokenizer writes them: GPT-1's writes "Q:" as "q :". Raises ValueError for one that it can never write, and
     for one that is in every text."""
     if "" in stops:
-        raise ValueError("an empty stop string would stop before the first character: give at least one")
+        raise ValueError(
+            "an empty stop string would stop before the first character: give at least one"
+        )
     return [_normalize_stop(tokens, stop) for stop in stops]
 
 
@@ -73,15 +82,23 @@ def _normalize_stop(tokens: build.Tokenizer, stop: str) -> str:
     between = _decode_between_words(tokens, stop)
     if between:
         return between
-    if unicode.replace_surrogates(stop) == stop and any(stop in tokens.decode([i]) for i in range(tokens.n_vocab)):
+    if unicode.replace_surrogates(stop) == stop and any(
+        stop in tokens.decode([i]) for i in range(tokens.n_vocab)
+    ):
         return stop  # no text is encoded so, as with a newline that the tokenizer drops, but a model may write it
-    raise ValueError(f"the stop string {stop!r} is nothing that the tokenizer of this model can write: leave it out, or give another")
+    raise ValueError(
+        f"the stop string {stop!r} is nothing that the tokenizer of this model can write: leave it out, or give another"
+    )
 
 
 def _decode_between_words(tokenizer: build.Tokenizer, stop: str) -> str:
     """How a tokenizer writes `stop` between two words, with the spaces at its ends that it was given; "" if it cannot."""
     ids = tokenizer.encode(f"a {stop} a")
-    text = "" if tokenizer.unknown in ids or unicode.replace_surrogates(stop) != stop else tokenizer.decode(ids).strip()
+    text = (
+        ""
+        if tokenizer.unknown in ids or unicode.replace_surrogates(stop) != stop
+        else tokenizer.decode(ids).strip()
+    )
     inner = text[1:-1] if len(text) > 1 and text[0] == text[-1] == "a" else ""
     inner = inner if stop.startswith(" ") else inner.lstrip(" ")
     return inner if stop.endswith(" ") else inner.rstrip(" ")
@@ -99,8 +116,20 @@ def stream(
 ) -> Iterator[list[str]]:
     """decode.stream as text: each time what is new in every row, "" where nothing is certain. A row ends before end-of-text and before the
     first of the `stops`, as the tokenizer writes them."""
-    detokenizers, done_rows = [StreamingDetokenizer(tokenizer, prompt, stops) for prompt in prompts], set()
-    for new in decode.stream(inference_model, prompts, n_tokens, sampling_params, key, tokenizer.end_of_text, done_rows, steps_per_call):
+    detokenizers, done_rows = (
+        [StreamingDetokenizer(tokenizer, prompt, stops) for prompt in prompts],
+        set(),
+    )
+    for new in decode.stream(
+        inference_model,
+        prompts,
+        n_tokens,
+        sampling_params,
+        key,
+        tokenizer.end_of_text,
+        done_rows,
+        steps_per_call,
+    ):
         yield [row.add(ids) for row, ids in zip(detokenizers, new, strict=True)]
         done_rows |= {i for i, row in enumerate(detokenizers) if row.is_stopped}
     yield [row.end() for row in detokenizers]

@@ -10,7 +10,9 @@ from gptjax.sharding.shapes import shaped
 
 
 @shaped
-def embed(token_VD: jax.Array, tokens_BT: jax.Array, dtype, sharding: rules.Sharding = rules.UNSHARDED) -> jax.Array:
+def embed(
+    token_VD: jax.Array, tokens_BT: jax.Array, dtype, sharding: rules.Sharding = rules.UNSHARDED
+) -> jax.Array:
     """The table's rows of these tokens, (B, T, D) of type `dtype`, placed as BPD. Differentiable in token_VD; the gradient is summed in
     float32, since a frequent word's is a sum of thousands.
 
@@ -25,11 +27,15 @@ def _embed(shape, dtype, sharding, token_VD, tokens_BT):
     def embed_shard(token_VD, tokens_BT):
         if not axes:
             return jnp.take(token_VD, tokens_BT, axis=0)
-        x_BTD = token_VD.at[_local_ids(axes, token_VD.shape[0], tokens_BT)].get(mode="fill", fill_value=0)
+        x_BTD = token_VD.at[_local_ids(axes, token_VD.shape[0], tokens_BT)].get(
+            mode="fill", fill_value=0
+        )
         return jax.lax.psum_scatter(x_BTD, axes, scatter_dimension=1, tiled=True)
 
     in_specs = sharding.spec("V1", shape), sharding.spec("BT", tokens_BT.shape)
-    return sharding.shard_map(embed_shard, in_specs, sharding.spec("BPD", (*tokens_BT.shape, shape[1])))(token_VD.astype(dtype), tokens_BT)
+    return sharding.shard_map(
+        embed_shard, in_specs, sharding.spec("BPD", (*tokens_BT.shape, shape[1]))
+    )(token_VD.astype(dtype), tokens_BT)
 
 
 def _embed_fwd(shape, dtype, sharding, token_VD, tokens_BT):
@@ -44,11 +50,15 @@ def _embed_bwd(shape, dtype, sharding, tokens_BT, dx_BTD):
         if axes:
             dx_BTD = jax.lax.all_gather(dx_BTD, axes, axis=1, tiled=True)
             ids_BT = _local_ids(axes, n_rows, tokens_BT)
-        partial_VD = jnp.zeros((n_rows, shape[1])).at[ids_BT].add(dx_BTD.astype(jnp.float32), mode="drop")
+        partial_VD = (
+            jnp.zeros((n_rows, shape[1])).at[ids_BT].add(dx_BTD.astype(jnp.float32), mode="drop")
+        )
         return sharding.reduce_scatter_grad(partial_VD, "VD")
 
     in_specs = sharding.spec("BT", tokens_BT.shape), sharding.spec("BPD", dx_BTD.shape)
-    return sharding.shard_map(embed_shard, in_specs, sharding.spec("VD", shape, sharding.rules.params))(tokens_BT, dx_BTD), None
+    return sharding.shard_map(
+        embed_shard, in_specs, sharding.spec("VD", shape, sharding.rules.params)
+    )(tokens_BT, dx_BTD), None
 
 
 _embed.defvjp(_embed_fwd, _embed_bwd)

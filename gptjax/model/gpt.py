@@ -19,7 +19,9 @@ class ExecutionPolicy:
     """How the layers run, resolved for a platform: changes speed and memory, not the mathematics."""
 
     dtype: Any
-    saved_names: tuple[str, ...] | None  # what the layers keep for their backward pass, of schema.REMAT_NAMES; None: everything
+    saved_names: (
+        tuple[str, ...] | None
+    )  # what the layers keep for their backward pass, of schema.REMAT_NAMES; None: everything
     kernel: str  # of model/attention/dispatch.py
     unroll: bool  # a Python loop over periods (quicker on CPU), else lax.scan (compile time does not grow with depth)
 
@@ -30,11 +32,18 @@ def execution_policy(compute: schema.Compute, platform: str) -> ExecutionPolicy:
 
     Raises ValueError for a kernel that does not run on the platform."""
     on_cpu = platform == "cpu"
-    dtype = {"auto": jnp.float32 if on_cpu else jnp.bfloat16, "float32": jnp.float32, "bfloat16": jnp.bfloat16}[compute.dtype]
+    dtype = {
+        "auto": jnp.float32 if on_cpu else jnp.bfloat16,
+        "float32": jnp.float32,
+        "bfloat16": jnp.bfloat16,
+    }[compute.dtype]
     kernel = dispatch.resolve_name(compute.attention, platform)
     saved_names = None if compute.remat == "none" else compute.saved_names
     return ExecutionPolicy(
-        dtype, saved_names, kernel, {"auto": on_cpu and saved_names is None, "scan": False, "unroll": True}[compute.layers]
+        dtype,
+        saved_names,
+        kernel,
+        {"auto": on_cpu and saved_names is None, "scan": False, "unroll": True}[compute.layers],
     )
 
 
@@ -44,7 +53,9 @@ def checkpoint_policy(names: tuple[str, ...]):
     policy = jax.checkpoint_policies.save_only_these_names(*names)
     if "attention" not in names:
         return policy
-    return jax.checkpoint_policies.save_from_both_policies(policy, lambda prim, *_, **__: prim.name.startswith("dot_product_attention_fwd"))
+    return jax.checkpoint_policies.save_from_both_policies(
+        policy, lambda prim, *_, **__: prim.name.startswith("dot_product_attention_fwd")
+    )
 
 
 class Period(nn.Module):
@@ -64,9 +75,13 @@ class Period(nn.Module):
         if self.execution_policy.saved_names is not None:
             policy = checkpoint_policy(self.execution_policy.saved_names)
             # Each layer on its own, not the period: one remat over two layers recomputes more. static_argnums counts self.
-            block = nn.remat(block, policy=policy, prevent_cse=self.execution_policy.unroll, static_argnums=(3,))
+            block = nn.remat(
+                block, policy=policy, prevent_cse=self.execution_policy.unroll, static_argnums=(3,)
+            )
         for i, pattern in enumerate(self.config.attention):
-            x_BTD = block(self.config, pattern, self.execution_policy.kernel, self.sharding, name=f"block_{i}")(x_BTD, segments_BT, train)
+            x_BTD = block(
+                self.config, pattern, self.execution_policy.kernel, self.sharding, name=f"block_{i}"
+            )(x_BTD, segments_BT, train)
         return x_BTD
 
 
@@ -77,7 +92,10 @@ def unstack_layers(tree):
     return [jax.tree.map(lambda x: x[i], tree) for i in range(n)]  # noqa: B023
 
 
-unstack_layers.defvjp(lambda tree: (unstack_layers(tree), None), lambda _, parts: (jax.tree.map(lambda *xs: jnp.stack(xs), *parts),))
+unstack_layers.defvjp(
+    lambda tree: (unstack_layers(tree), None),
+    lambda _, parts: (jax.tree.map(lambda *xs: jnp.stack(xs), *parts),),
+)
 
 
 class GPT(nn.Module):
@@ -91,15 +109,25 @@ class GPT(nn.Module):
     sharding: rules.Sharding = rules.UNSHARDED
 
     @nn.compact
-    def __call__(self, tokens_BT: jax.Array, segments_BT: jax.Array | None = None, train: bool = False) -> jax.Array:
+    def __call__(
+        self, tokens_BT: jax.Array, segments_BT: jax.Array | None = None, train: bool = False
+    ) -> jax.Array:
         """segments_BT: document numbers, to keep attention within documents; None: across. train: dropout on, from the rng "dropout"."""
         c, dtype = self.config, self.execution_policy.dtype
         T = tokens_BT.shape[1]
         if T > c.n_ctx:
-            raise ValueError(f"{T} tokens are more than the model's context of {c.n_ctx}: give at most {c.n_ctx}")
-        token_VD = self.param("token_VD", nn.initializers.normal(c.init.token), (c.n_vocab_padded, c.d_model))
-        position_TD = self.param("position_TD", nn.initializers.normal(c.init.position), (c.n_ctx, c.d_model))
-        x_BTD = embedding.embed(token_VD, tokens_BT, dtype, self.sharding) + position_TD[None, :T].astype(dtype)
+            raise ValueError(
+                f"{T} tokens are more than the model's context of {c.n_ctx}: give at most {c.n_ctx}"
+            )
+        token_VD = self.param(
+            "token_VD", nn.initializers.normal(c.init.token), (c.n_vocab_padded, c.d_model)
+        )
+        position_TD = self.param(
+            "position_TD", nn.initializers.normal(c.init.position), (c.n_ctx, c.d_model)
+        )
+        x_BTD = embedding.embed(token_VD, tokens_BT, dtype, self.sharding) + position_TD[
+            None, :T
+        ].astype(dtype)
         # The released GPT-1 code drops elements of the embedding table itself; activations are dropped here, as GPT-2's OpenAI copy does.
         x_BTD = layers.dropout(self, self.sharding(x_BTD, "BPD"), c.dropout.embedding, train)
 
@@ -110,13 +138,17 @@ class GPT(nn.Module):
 
         def apply(x_BTD, params, key):
             rngs = None if key is None else {"dropout": key}
-            return cast(jax.Array, period.apply({"params": params}, x_BTD, segments_BT, train, rngs=rngs))
+            return cast(
+                jax.Array, period.apply({"params": params}, x_BTD, segments_BT, train, rngs=rngs)
+            )
 
         if self.execution_policy.unroll:
             for i, params in enumerate(unstack_layers(stacked_params)):
                 x_BTD = apply(x_BTD, params, None if keys is None else keys[i])
         else:
-            x_BTD, _ = jax.lax.scan(lambda x, pk: (apply(x, *pk), None), x_BTD, (stacked_params, keys))
+            x_BTD, _ = jax.lax.scan(
+                lambda x, pk: (apply(x, *pk), None), x_BTD, (stacked_params, keys)
+            )
         return layers.LayerNorm(name="norm")(x_BTD) if c.norm == "pre" else x_BTD
 
 
@@ -124,15 +156,21 @@ def _init_periods(period, key, config):
     """Initial parameters of all periods, stacked: each period draws from its own key."""
     period = period.clone(sharding=rules.UNSHARDED)  # one token is too few to place on a mesh
     x_BTD = jnp.zeros((1, 1, config.d_model))
-    return jax.vmap(lambda k: period.init(k, x_BTD, None, False)["params"])(jax.random.split(key, config.n_periods))
+    return jax.vmap(lambda k: period.init(k, x_BTD, None, False)["params"])(
+        jax.random.split(key, config.n_periods)
+    )
 
 
 @shaped
-def logits(x_BTD: jax.Array, token_VD: jax.Array, n_vocab: int, first: int | jax.Array = 0) -> jax.Array:
+def logits(
+    x_BTD: jax.Array, token_VD: jax.Array, n_vocab: int, first: int | jax.Array = 0
+) -> jax.Array:
     """float32 (B, T, V): the output, tied to the token table and without bias (GPT-1 eq. 2). Padding columns are minus infinity.
 
     first: the id of the table's first row, where token_VD is a part of it."""
-    y_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, token_VD.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
+    y_BTV = jnp.einsum(
+        "BTD,VD->BTV", x_BTD, token_VD.astype(x_BTD.dtype), preferred_element_type=jnp.float32
+    )
     return jnp.where((first + jnp.arange(token_VD.shape[0]))[None, None] < n_vocab, y_BTV, -jnp.inf)
 
 

@@ -48,7 +48,11 @@ def prepare(model: gpt.GPT, params: Any) -> InferenceModel:
         if trees.leaf_name(path).rpartition("/")[2].startswith(("gain", "bias")):
             return x
         # Two casts, there and back, XLA would leave out.
-        return x.astype(dtype) if dtype == execution_policy.dtype else jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+        return (
+            x.astype(dtype)
+            if dtype == execution_policy.dtype
+            else jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+        )
 
     params = jax.tree_util.tree_map_with_path(cast_weight, params)
     return InferenceModel(
@@ -58,7 +62,9 @@ def prepare(model: gpt.GPT, params: Any) -> InferenceModel:
 
 
 @shaped
-def prefill(lm: InferenceModel, tokens_BT: jax.Array, counts_B: jax.Array, capacity: int) -> tuple[kv_cache.KVCache, jax.Array]:
+def prefill(
+    lm: InferenceModel, tokens_BT: jax.Array, counts_B: jax.Array, capacity: int
+) -> tuple[kv_cache.KVCache, jax.Array]:
     """Read the beginnings of texts: of row b its first counts_B[b] tokens, the rest is padding. Returns the cache, with room for texts of
     `capacity` tokens (at least T, at most n_ctx), and the final hidden states (B, T, D); padding's mean nothing."""
     no_caches = (None,) * lm.model.config.n_layers
@@ -75,7 +81,9 @@ def decode_step(
 
 
 @shaped
-def forward_tree(lm: InferenceModel, tokens_BT: jax.Array, positions_BT: jax.Array, ends_BT: jax.Array) -> jax.Array:
+def forward_tree(
+    lm: InferenceModel, tokens_BT: jax.Array, positions_BT: jax.Array, ends_BT: jax.Array
+) -> jax.Array:
     """Read rows of forests (model/attention/tree.py), a row perhaps longer than the context, no position beyond it. Returns the final
     hidden states (B, T, D): of each node, as though its ancestors were the text before it. Activations lie where the reader's model
     places them."""
@@ -86,26 +94,44 @@ def forward_tree(lm: InferenceModel, tokens_BT: jax.Array, positions_BT: jax.Arr
 def _forward_cached(lm, layer_caches, starts_B, capacity, tokens_BT, counts_B):
     T, n_ctx = tokens_BT.shape[1], lm.model.config.n_ctx
     if not T <= capacity <= n_ctx:
-        raise ValueError(f"a cache of {capacity} tokens for {T} new ones: give {T} to {n_ctx}, the model's context")
-    layer_inputs = [{"update": kv_cache.CacheUpdate(layer, starts_B, counts_B, capacity)} for layer in layer_caches]
-    x_BTD, outputs = _apply_layers(lm, tokens_BT, starts_B[:, None] + jnp.arange(T)[None], layer_inputs)
-    return kv_cache.KVCache(tuple(output["update"] for output in outputs), starts_B + counts_B, capacity), x_BTD
+        raise ValueError(
+            f"a cache of {capacity} tokens for {T} new ones: give {T} to {n_ctx}, the model's context"
+        )
+    layer_inputs = [
+        {"update": kv_cache.CacheUpdate(layer, starts_B, counts_B, capacity)}
+        for layer in layer_caches
+    ]
+    x_BTD, outputs = _apply_layers(
+        lm, tokens_BT, starts_B[:, None] + jnp.arange(T)[None], layer_inputs
+    )
+    return kv_cache.KVCache(
+        tuple(output["update"] for output in outputs), starts_B + counts_B, capacity
+    ), x_BTD
 
 
 def _apply_layers(lm, tokens_BT, positions_BT, layer_inputs):
     """(final hidden states, what each layer left of what it found in its cache)."""
     model, params = lm.model, lm.params
     c = model.config
-    x_BTD = jnp.take(params["token_VD"], tokens_BT, axis=0) + jnp.take(params["position_TD"], positions_BT, axis=0, mode="clip")
+    x_BTD = jnp.take(params["token_VD"], tokens_BT, axis=0) + jnp.take(
+        params["position_TD"], positions_BT, axis=0, mode="clip"
+    )
     x_BTD, outputs = model.sharding(x_BTD, "BPD"), []
     for i, layer_input in enumerate(layer_inputs):
         period, block = divmod(i, len(c.attention))
-        module = layers.Block(c, c.attention[block], model.execution_policy.kernel, model.sharding, parent=None)
-        variables = {"params": params["periods"][period][f"block_{block}"], "cache": {"attention": layer_input}}
+        module = layers.Block(
+            c, c.attention[block], model.execution_policy.kernel, model.sharding, parent=None
+        )
+        variables = {
+            "params": params["periods"][period][f"block_{block}"],
+            "cache": {"attention": layer_input},
+        }
         x_BTD, updated = cast(Any, module.apply(variables, x_BTD, None, False, mutable="cache"))
         outputs.append(updated["cache"]["attention"])
     if c.norm == "pre":
-        x_BTD = cast(jax.Array, layers.LayerNorm(parent=None).apply({"params": params["norm"]}, x_BTD))
+        x_BTD = cast(
+            jax.Array, layers.LayerNorm(parent=None).apply({"params": params["norm"]}, x_BTD)
+        )
     return x_BTD, outputs
 
 

@@ -74,25 +74,44 @@ def attend(
         o_BTNH = dispatch.attend(kernel, sharding, q_BTNH, k_BTNH, v_BTNH, pattern)
         new_slots = n_slots(pattern, update.capacity)
         return o_BTNH, LayerCache(
-            _fill_slots(k_BTNH, update.counts_B, new_slots).swapaxes(2, 3), _fill_slots(v_BTNH, update.counts_B, new_slots)
+            _fill_slots(k_BTNH, update.counts_B, new_slots).swapaxes(2, 3),
+            _fill_slots(v_BTNH, update.counts_B, new_slots),
         )
     T, S, H = q_BTNH.shape[1], update.layer.k_BNHS.shape[3], q_BTNH.shape[3]
     new_BT = update.starts_B[:, None] + jnp.arange(T)[None]
     # A padding token has no slot, and of more tokens than slots only the last are written: a scatter's order is not defined.
-    valid_BT = (jnp.arange(T)[None] < update.counts_B[:, None]) & (jnp.arange(T)[None] >= update.counts_B[:, None] - S)
+    valid_BT = (jnp.arange(T)[None] < update.counts_B[:, None]) & (
+        jnp.arange(T)[None] >= update.counts_B[:, None] - S
+    )
     slots_BT = jnp.where(valid_BT, new_BT % S, S)
     # Written before it is read: in the other order XLA copies the whole cache.
-    layer = LayerCache(_write_slots(update.layer.k_BNHS, k_BTNH, slots_BT, 3), _write_slots(update.layer.v_BNSH, v_BTNH, slots_BT, 2))
+    layer = LayerCache(
+        _write_slots(update.layer.k_BNHS, k_BTNH, slots_BT, 3),
+        _write_slots(update.layer.v_BNSH, v_BTNH, slots_BT, 2),
+    )
     visible_cache, keys_BS = layer, slot_positions(update.starts_B + update.counts_B, S)
-    if T > 1 and S < update.capacity:  # in a ring the last new tokens take the places of keys that the first still see
+    if (
+        T > 1 and S < update.capacity
+    ):  # in a ring the last new tokens take the places of keys that the first still see
         k_BNHS = jnp.concatenate([update.layer.k_BNHS, k_BTNH.transpose(0, 2, 3, 1)], axis=3)
         v_BNSH = jnp.concatenate([update.layer.v_BNSH, v_BTNH.swapaxes(1, 2)], axis=2)
-        visible_cache, keys_BS = LayerCache(k_BNHS, v_BNSH), jnp.concatenate([slot_positions(update.starts_B, S), new_BT], axis=1)
-    visible_BTS = (keys_BS >= 0)[:, None] & patterns.mask_fn(pattern, new_BT[:, :, None], keys_BS[:, None])
+        visible_cache, keys_BS = (
+            LayerCache(k_BNHS, v_BNSH),
+            jnp.concatenate([slot_positions(update.starts_B, S), new_BT], axis=1),
+        )
+    visible_BTS = (keys_BS >= 0)[:, None] & patterns.mask_fn(
+        pattern, new_BT[:, :, None], keys_BS[:, None]
+    )
     q_BTNH = q_BTNH * jnp.asarray(H**-0.5, q_BTNH.dtype)
-    scores_BNTS = jnp.einsum("BTNH,BNHS->BNTS", q_BTNH, visible_cache.k_BNHS, preferred_element_type=jnp.float32)
-    weights_BNTS = jax.nn.softmax(jnp.where(visible_BTS[:, None], scores_BNTS, jnp.finfo(jnp.float32).min), axis=-1)
-    return jnp.einsum("BNTS,BNSH->BTNH", weights_BNTS.astype(v_BTNH.dtype), visible_cache.v_BNSH), layer
+    scores_BNTS = jnp.einsum(
+        "BTNH,BNHS->BNTS", q_BTNH, visible_cache.k_BNHS, preferred_element_type=jnp.float32
+    )
+    weights_BNTS = jax.nn.softmax(
+        jnp.where(visible_BTS[:, None], scores_BNTS, jnp.finfo(jnp.float32).min), axis=-1
+    )
+    return jnp.einsum(
+        "BNTS,BNSH->BTNH", weights_BNTS.astype(v_BTNH.dtype), visible_cache.v_BNSH
+    ), layer
 
 
 def _fill_slots(x_BTNH, counts_B, n_slots):
@@ -100,16 +119,26 @@ def _fill_slots(x_BTNH, counts_B, n_slots):
     x_BNTH, T = jnp.swapaxes(x_BTNH, 1, 2), x_BTNH.shape[1]
     if T <= n_slots:
         return jnp.pad(x_BNTH, ((0, 0), (0, 0), (0, n_slots - T), (0, 0)))
-    return jnp.take_along_axis(x_BNTH, jnp.maximum(slot_positions(counts_B, n_slots), 0)[:, None, :, None], axis=2)
+    return jnp.take_along_axis(
+        x_BNTH, jnp.maximum(slot_positions(counts_B, n_slots), 0)[:, None, :, None], axis=2
+    )
 
 
 def _write_slots(x, new_BTNH, slots_BT, dim):
     """`x`, whose slots are its dimension `dim`, with the new tokens in theirs."""
     B, T, N, H = new_BTNH.shape
     # Row and head as one dimension: else XLA drops a batch of 1 by a copy of x before and after.
-    flat, rows_R1, slots_RT = x.reshape(B * N, *x.shape[2:]), jnp.arange(B * N)[:, None], jnp.repeat(slots_BT, N, axis=0)
+    flat, rows_R1, slots_RT = (
+        x.reshape(B * N, *x.shape[2:]),
+        jnp.arange(B * N)[:, None],
+        jnp.repeat(slots_BT, N, axis=0),
+    )
     where = (rows_R1, slots_RT) if dim == 2 else (rows_R1, slice(None), slots_RT)
-    return flat.at[where].set(new_BTNH.swapaxes(1, 2).reshape(B * N, T, H), mode="drop").reshape(x.shape)
+    return (
+        flat.at[where]
+        .set(new_BTNH.swapaxes(1, 2).reshape(B * N, T, H), mode="drop")
+        .reshape(x.shape)
+    )
 
 
 def take_rows(cache: KVCache, rows_B: jax.Array) -> KVCache:
@@ -122,9 +151,16 @@ def resize(cache: KVCache, attention: tuple[schema.Attention, ...], capacity: in
     assert capacity >= cache.capacity
 
     def pad_layer(layer, pattern):
-        n_new = n_slots(pattern, capacity) - n_slots(pattern, cache.capacity)  # a ring that may have wrapped has its full size already
+        n_new = n_slots(pattern, capacity) - n_slots(
+            pattern, cache.capacity
+        )  # a ring that may have wrapped has its full size already
         rest, none = (0, n_new), (0, 0)
-        return LayerCache(jnp.pad(layer.k_BNHS, (none, none, none, rest)), jnp.pad(layer.v_BNSH, (none, none, rest, none)))
+        return LayerCache(
+            jnp.pad(layer.k_BNHS, (none, none, none, rest)),
+            jnp.pad(layer.v_BNSH, (none, none, rest, none)),
+        )
 
-    layers = tuple(pad_layer(layer, attention[i % len(attention)]) for i, layer in enumerate(cache.layers))
+    layers = tuple(
+        pad_layer(layer, attention[i % len(attention)]) for i, layer in enumerate(cache.layers)
+    )
     return KVCache(layers, cache.lengths_B, capacity)

@@ -49,7 +49,9 @@ class LayerNorm(nn.Module):
         x = x_BTD.astype(jnp.float32)
         centered = x - x.mean(-1, keepdims=True)
         variance = jnp.square(centered).mean(-1, keepdims=True)
-        return (centered * jax.lax.rsqrt(variance + 1e-5) * gain_D[None, None] + bias_D[None, None]).astype(x_BTD.dtype)
+        return (
+            centered * jax.lax.rsqrt(variance + 1e-5) * gain_D[None, None] + bias_D[None, None]
+        ).astype(x_BTD.dtype)
 
 
 class Linear(nn.Module):
@@ -69,12 +71,21 @@ class Linear(nn.Module):
         terms, out = self.equation.split("->")
         inputs, dims = terms.split(",")
         free_dims = "".join(c for c in out.replace("P", "T") if c not in inputs)
-        weight = self.param(f"weight_{dims}", nn.initializers.normal(self.std), [self.sizes[c] for c in dims])
-        bias = self.param(f"bias_{free_dims}", nn.initializers.zeros, [self.sizes[c] for c in free_dims])
+        weight = self.param(
+            f"weight_{dims}", nn.initializers.normal(self.std), [self.sizes[c] for c in dims]
+        )
+        bias = self.param(
+            f"bias_{free_dims}", nn.initializers.zeros, [self.sizes[c] for c in free_dims]
+        )
         # Not einsum, which contracts N and H in alphabetical order: on CPU XLA then transposes the weight first.
         contract_dims = [c for c in dims if c in inputs]
         pairs = [inputs.index(c) for c in contract_dims], [dims.index(c) for c in contract_dims]
-        y = self.sharding.matmul_gathered(lambda x, w: jax.lax.dot_general(x, w, (pairs, ((), ()))), x, weight.astype(x.dtype), dims)
+        y = self.sharding.matmul_gathered(
+            lambda x, w: jax.lax.dot_general(x, w, (pairs, ((), ()))),
+            x,
+            weight.astype(x.dtype),
+            dims,
+        )
         if "P" in out:
             # Before the bias: so the sum is never whole, and the gradient of the bias is one over pieces. That of the product is put
             # together once, for both matmuls that need it.
@@ -92,13 +103,17 @@ class QKVProjection(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD):
-        weight_DQNH = self.param("weight_DQNH", nn.initializers.normal(self.std), [self.sizes[c] for c in "DQNH"])
+        weight_DQNH = self.param(
+            "weight_DQNH", nn.initializers.normal(self.std), [self.sizes[c] for c in "DQNH"]
+        )
         bias_QNH = self.param("bias_QNH", nn.initializers.zeros, [self.sizes[c] for c in "QNH"])
         bias_QNH = bias_QNH.astype(x_BTD.dtype)
 
         def project(i):
             weight_DNH = weight_DQNH[:, i].astype(x_BTD.dtype)
-            return self.sharding.matmul_gathered(functools.partial(jnp.einsum, "BTD,DNH->BTNH"), x_BTD, weight_DNH, "DNH")
+            return self.sharding.matmul_gathered(
+                functools.partial(jnp.einsum, "BTD,DNH->BTNH"), x_BTD, weight_DNH, "DNH"
+            )
 
         return [project(i) + bias_QNH[i][None, None] for i in range(3)]
 
@@ -117,17 +132,38 @@ class Attention(nn.Module):
         c = self.config
         sizes = {"D": c.d_model, "Q": 3, "N": c.n_heads, "H": c.d_head}
         qkv = QKVProjection(sizes, c.init.weight, self.sharding, name="qkv")(x_BTD)
-        q_BTNH, k_BTNH, v_BTNH = (checkpoint_name(self.sharding(y_BTNH, "BTNH"), "qkv") for y_BTNH in qkv)  # names: schema.REMAT_NAMES
-        dropout = (self.make_rng("dropout"), c.dropout.attention) if train and c.dropout.attention else None
+        q_BTNH, k_BTNH, v_BTNH = (
+            checkpoint_name(self.sharding(y_BTNH, "BTNH"), "qkv") for y_BTNH in qkv
+        )  # names: schema.REMAT_NAMES
+        dropout = (
+            (self.make_rng("dropout"), c.dropout.attention)
+            if train and c.dropout.attention
+            else None
+        )
         if self.has_variable("cache", "update"):  # put there by model/inference.py
             update = self.get_variable("cache", "update")
-            o_BTNH, layer = kv_cache.attend(update, self.kernel, self.sharding, q_BTNH, k_BTNH, v_BTNH, self.pattern)
+            o_BTNH, layer = kv_cache.attend(
+                update, self.kernel, self.sharding, q_BTNH, k_BTNH, v_BTNH, self.pattern
+            )
             self.put_variable("cache", "update", layer)
         elif self.has_variable("cache", "tree"):  # likewise
-            o_BTNH = tree.attend(self.get_variable("cache", "tree"), q_BTNH, k_BTNH, v_BTNH, self.pattern)
+            o_BTNH = tree.attend(
+                self.get_variable("cache", "tree"), q_BTNH, k_BTNH, v_BTNH, self.pattern
+            )
         else:
-            o_BTNH = dispatch.attend(self.kernel, self.sharding, q_BTNH, k_BTNH, v_BTNH, self.pattern, segments_BT, dropout)
-        return Linear("BTNH,DNH->BPD", sizes, self.out_std, self.sharding, name="out")(self.sharding(o_BTNH, "BTNH"))
+            o_BTNH = dispatch.attend(
+                self.kernel,
+                self.sharding,
+                q_BTNH,
+                k_BTNH,
+                v_BTNH,
+                self.pattern,
+                segments_BT,
+                dropout,
+            )
+        return Linear("BTNH,DNH->BPD", sizes, self.out_std, self.sharding, name="out")(
+            self.sharding(o_BTNH, "BTNH")
+        )
 
 
 class MLP(nn.Module):
@@ -158,8 +194,14 @@ class Block(nn.Module):
     def __call__(self, x_BTD, segments_BT, train):
         c = self.config
         # GPT-2 section 2.3: residual layers scaled by 1/sqrt(N), N the residual layers: two a layer, as Sparse Transformer's 1/sqrt(2N).
-        out_std = c.init.weight / (2 * c.n_layers) ** 0.5 if c.init.residual == "depth_scaled" else c.init.weight
-        attention = Attention(c, self.pattern, self.kernel, out_std, self.sharding, name="attention")
+        out_std = (
+            c.init.weight / (2 * c.n_layers) ** 0.5
+            if c.init.residual == "depth_scaled"
+            else c.init.weight
+        )
+        attention = Attention(
+            c, self.pattern, self.kernel, out_std, self.sharding, name="attention"
+        )
         mlp = MLP(c, out_std, self.sharding, name="mlp")
         norm_1, norm_2 = LayerNorm(name="norm_1"), LayerNorm(name="norm_2")
 
@@ -172,11 +214,18 @@ class Block(nn.Module):
 
         match c.norm:
             case "pre":
-                x_BTD = checkpoint_name(residual(x_BTD, attention(apply_norm(norm_1, x_BTD), segments_BT, train)), "mid")
+                x_BTD = checkpoint_name(
+                    residual(x_BTD, attention(apply_norm(norm_1, x_BTD), segments_BT, train)), "mid"
+                )
                 return residual(x_BTD, mlp(apply_norm(norm_2, x_BTD)))
             case "post":
-                sum_BTD = checkpoint_name(residual(x_BTD, attention(self.sharding(x_BTD, "BTD"), segments_BT, train)), "mid")
+                sum_BTD = checkpoint_name(
+                    residual(x_BTD, attention(self.sharding(x_BTD, "BTD"), segments_BT, train)),
+                    "mid",
+                )
                 x_BTD = self.sharding(norm_1(sum_BTD), "BPD")
-                return self.sharding(norm_2(residual(x_BTD, mlp(self.sharding(x_BTD, "BTD")))), "BPD")
+                return self.sharding(
+                    norm_2(residual(x_BTD, mlp(self.sharding(x_BTD, "BTD")))), "BPD"
+                )
             case _:
                 assert_never(c.norm)

@@ -36,7 +36,9 @@ class Stream:
         return self._stream is not None and self._stream.isatty()
 
     def write(self, text: str) -> int:
-        self._try(lambda stream: stream.write(text.encode(self.encoding, "replace").decode(self.encoding)))
+        self._try(
+            lambda stream: stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
+        )
         return len(text)
 
     def flush(self) -> None:
@@ -53,7 +55,11 @@ class Stream:
             errors.mute(self._stream)
             self._stream = None
             with contextlib.suppress(OSError):
-                print(f"warning: standard output: {error.strerror}; nothing more is shown, the work goes on", file=sys.stderr, flush=True)
+                print(
+                    f"warning: standard output: {error.strerror}; nothing more is shown, the work goes on",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
 
 def stdout_console(vital: bool = False) -> "rich.console.Console":
@@ -64,13 +70,17 @@ def stdout_console(vital: bool = False) -> "rich.console.Console":
         def on_broken_pipe(self) -> None:
             raise  # where rich would exit with status 1; noqa: PLE0704
 
-    return Standard(file=cast(IO[str], Stream(sys.stdout, vital)), highlight=False, markup=False, emoji=False)
+    return Standard(
+        file=cast(IO[str], Stream(sys.stdout, vital)), highlight=False, markup=False, emoji=False
+    )
 
 
 class Console:
     """Speaks on standard output unless `quiet`; terminal: another rich console to speak on. vital: see Stream."""
 
-    def __init__(self, quiet: bool, terminal: "rich.console.Console | None" = None, vital: bool = False):
+    def __init__(
+        self, quiet: bool, terminal: "rich.console.Console | None" = None, vital: bool = False
+    ):
         self._rich = terminal or stdout_console(vital)
         self._rich.quiet = quiet
 
@@ -92,7 +102,15 @@ class Console:
         self._print(text, "", "")
 
     def _print(self, text: str, end: str, style: str) -> None:
-        self._rich.print(self._escape(text), end=end, style=style or None, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        self._rich.print(
+            self._escape(text),
+            end=end,
+            style=style or None,
+            markup=False,
+            emoji=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def print_table(self, title: str, rows: Iterable[tuple[str, Any]]) -> None:
         """Facts in two aligned columns under a title; long ones wrap within theirs."""
@@ -111,8 +129,12 @@ class Console:
         from rich.text import Text
 
         for i, text in enumerate(texts):
-            title = Text(f"sample {i + 1} of {len(texts)}" if titles is None else self._escape(titles[i]))
-            self._rich.print(Panel(Text(self._escape(text)), title=title, title_align="left", border_style="dim"))
+            title = Text(
+                f"sample {i + 1} of {len(texts)}" if titles is None else self._escape(titles[i])
+            )
+            self._rich.print(
+                Panel(Text(self._escape(text)), title=title, title_align="left", border_style="dim")
+            )
 
     @contextlib.contextmanager
     def status(self, line: str) -> Iterator[Callable[[str], None]]:
@@ -130,13 +152,21 @@ class Console:
         """A bar with the fraction done and the time left; what it yields takes the fraction."""
         from rich import progress
 
-        columns = (progress.BarColumn(), progress.TaskProgressColumn(), progress.TimeRemainingColumn())
-        with progress.Progress(progress.TextColumn("{task.description}", markup=False), *columns, console=self._rich) as bar:
+        columns = (
+            progress.BarColumn(),
+            progress.TaskProgressColumn(),
+            progress.TimeRemainingColumn(),
+        )
+        with progress.Progress(
+            progress.TextColumn("{task.description}", markup=False), *columns, console=self._rich
+        ) as bar:
             task = bar.add_task(self._escape(label), total=1.0)
             yield lambda done: bar.update(task, completed=done)
 
     @contextlib.contextmanager
-    def training_display(self, total_steps: int, first_step: int = 0, every_log: int = 1) -> Iterator["TrainingDisplay"]:
+    def training_display(
+        self, total_steps: int, first_step: int = 0, every_log: int = 1
+    ) -> Iterator["TrainingDisplay"]:
         """The live display of steps first_step .. total_steps, with a permanent line every `every_log` steps and each evaluation."""
         from rich import progress
 
@@ -155,7 +185,14 @@ class Console:
     def _escape(self, text: str) -> str:
         """Control characters as their pictures, so that no text can steer the terminal, and what it cannot encode as escapes, which --set
         reads in quotes."""
-        text = "".join(chr(0x2400 + ord(c)) if c < " " and c not in "\n\t" else "\u2421" if "\x7f" <= c < "\xa0" else c for c in text)
+        text = "".join(
+            chr(0x2400 + ord(c))
+            if c < " " and c not in "\n\t"
+            else "\u2421"
+            if "\x7f" <= c < "\xa0"
+            else c
+            for c in text
+        )
         return text.encode(self._rich.encoding, "backslashreplace").decode(self._rich.encoding)
 
 
@@ -165,7 +202,9 @@ class TrainingDisplay:
     def __init__(self, console: Console, bar, total_steps: int, first_step: int, every_log: int):
         self._console, self._bar, self._every_log = console, bar, every_log
         self._n_steps, self._position = total_steps, float(first_step)
-        self._last_time: float | None = None  # when _position was reached; None until the first report, so that compiling does not count
+        self._last_time: float | None = (
+            None  # when _position was reached; None until the first report, so that compiling does not count
+        )
         self._recent_steps = self._recent_seconds = 0.0  # steps and seconds, the old ones fading
         self._values = {"state": "compiling"}
         self._task = bar.add_task(self._description(), total=total_steps, completed=first_step)
@@ -207,7 +246,11 @@ class TrainingDisplay:
         self._bar.update(self._task, completed=self._position, description=self._description())
 
     def _description(self) -> str:
-        words = [f"{math.ceil(self._position):,}/{self._n_steps:,}", *self._values.values(), self._time_left()]
+        words = [
+            f"{math.ceil(self._position):,}/{self._n_steps:,}",
+            *self._values.values(),
+            self._time_left(),
+        ]
         return "  ".join(word for word in words if word)
 
     def _time_left(self) -> str:
@@ -227,7 +270,9 @@ class TrainingDisplay:
         ]
         words += [f"{name} {values[name]:.2f}" for name in TASK_METRICS if name in values]
         words += [f"perplexity {values['perplexity']:,.2f}"] if "perplexity" in values else []
-        words += [f"bits per byte {values['bits_per_byte']:.4f}"] if "bits_per_byte" in values else []
+        words += (
+            [f"bits per byte {values['bits_per_byte']:.4f}"] if "bits_per_byte" in values else []
+        )
         return "  ".join(words)
 
 
@@ -248,7 +293,11 @@ def _format_values(values: dict[str, Any], aligned: bool = False) -> dict[str, s
             "tokens_per_s": lambda x: f"{_format_speed(x)} tok/s",
             "mfu": lambda x: f"MFU {x:.0%}",
         }
-    return {name: formatter(values[name]) for name, formatter in formatters.items() if values.get(name) is not None}
+    return {
+        name: formatter(values[name])
+        for name, formatter in formatters.items()
+        if values.get(name) is not None
+    }
 
 
 def _format_speed(x: float) -> str:
@@ -274,5 +323,12 @@ def human_duration(seconds: float) -> str:
 def si(n: float) -> str:
     """A count in three digits: 512, 12.3k, 4.1M, 300B, 1.2T."""
     value = float(f"{n:.3g}")
-    size, unit = next((pair for pair in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if abs(value) >= pair[0]), (1.0, ""))
+    size, unit = next(
+        (
+            pair
+            for pair in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+            if abs(value) >= pair[0]
+        ),
+        (1.0, ""),
+    )
     return f"{value / size:g}{unit}"

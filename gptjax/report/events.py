@@ -33,16 +33,30 @@ class Events:
     """Writes the record of a run, from `resume_step` on: what it holds beyond is dropped first, as those steps will be taken again. 0
     starts a new record. A context manager; process 0 only. OSError that names the file and the step where the disk does not take it."""
 
-    def __init__(self, directory: Path, resume_step: int, record_bytes: int | None = None, warn: Callable[[str], None] = lambda line: None):
+    def __init__(
+        self,
+        directory: Path,
+        resume_step: int,
+        record_bytes: int | None = None,
+        warn: Callable[[str], None] = lambda line: None,
+    ):
         """record_bytes: those that stay, as `check` gives them; None: the lines of earlier steps. warn: is told where TensorBoard gets
         none."""
         self._path = Path(directory) / FILE_NAME
         if record_bytes is None:
-            record_bytes = resume_step and sum(len(line) + 1 for line, record in _read_lines(self._path) if record["step"] < resume_step)
-        self._file = self._path.open("ab", buffering=0)  # without a buffer no bytes are left to write when it is closed
+            record_bytes = resume_step and sum(
+                len(line) + 1
+                for line, record in _read_lines(self._path)
+                if record["step"] < resume_step
+            )
+        self._file = self._path.open(
+            "ab", buffering=0
+        )  # without a buffer no bytes are left to write when it is closed
         self._file.truncate(min(record_bytes, self._path.stat().st_size))
         content = self._path.read_bytes()
-        if content and not content.endswith(b"\n"):  # as a kill may leave it, between a line and its end
+        if content and not content.endswith(
+            b"\n"
+        ):  # as a kill may leave it, between a line and its end
             self._file.write(b"\n")
             content += b"\n"
         self._n_bytes, self._digest = len(content), hashlib.sha256(content)
@@ -58,7 +72,12 @@ class Events:
     def write(self, step: int, values: Mapping[str, float | str | int]) -> None:
         """Append one line, given to the operating system before returning: a kill of the process does not lose it."""
         values = {name: _to_python(value) for name, value in values.items()}
-        line = json.dumps({"step": step} | {n: _encode_float(v) for n, v in values.items()}, allow_nan=False).encode() + b"\n"
+        line = (
+            json.dumps(
+                {"step": step} | {n: _encode_float(v) for n, v in values.items()}, allow_nan=False
+            ).encode()
+            + b"\n"
+        )
         self._append(line, step)
         self._n_bytes += len(line)
         self._digest.update(line)
@@ -134,7 +153,9 @@ class TensorBoardWriter:
     def __init__(self, directory: Path, step: int):
         from tensorboardX import event_file_writer
 
-        logging.getLogger("tensorboardX").setLevel(logging.ERROR)  # or every NaN is a line on the console
+        logging.getLogger("tensorboardX").setLevel(
+            logging.ERROR
+        )  # or every NaN is a line on the console
         directory.mkdir(exist_ok=True)
         # Names of files tell seconds only: hence the suffix.
         self._writer = event_file_writer.EventsWriter(str(directory / "events"), f".from{step}")
@@ -145,8 +166,12 @@ class TensorBoardWriter:
         from tensorboardX import summary
 
         for name, value in values.items():
-            summary_proto = summary.text(name, value) if isinstance(value, str) else summary.scalar(name, value)
-            self._writer.write_event(_event_proto().Event(wall_time=time.time(), step=step, summary=summary_proto))
+            summary_proto = (
+                summary.text(name, value) if isinstance(value, str) else summary.scalar(name, value)
+            )
+            self._writer.write_event(
+                _event_proto().Event(wall_time=time.time(), step=step, summary=summary_proto)
+            )
         self._writer.flush()
 
     def close(self) -> None:
@@ -163,7 +188,10 @@ def read(directory: Path) -> list[dict]:
     ValueError names any other line that is not JSON.
     """
     records = [record for _, record in _read_lines(Path(directory) / FILE_NAME)]
-    return [{n: NON_FINITE.get(v, v) if isinstance(v, str) else v for n, v in record.items()} for record in records]
+    return [
+        {n: NON_FINITE.get(v, v) if isinstance(v, str) else v for n, v in record.items()}
+        for record in records
+    ]
 
 
 def check(directory: Path, step: int, seal: Mapping[str, Any] | None) -> int:
@@ -177,7 +205,9 @@ def check(directory: Path, step: int, seal: Mapping[str, Any] | None) -> int:
     try:
         lines = [(line, record) for line, record in _read_lines(file) if record["step"] <= step]
         steps = [record["step"] for _, record in lines if "loss" in record]
-        gap = next((n for n, logged in enumerate([*steps, 0], 1) if n <= step and logged != n), None)
+        gap = next(
+            (n for n, logged in enumerate([*steps, 0], 1) if n <= step and logged != n), None
+        )
         if gap is not None:
             fault = f"the line of step {gap:,} is not where it should be"
         elif not seal:
@@ -195,7 +225,9 @@ def starts_at(directory: Path, step: int) -> bool:
     and can be measured again; the checkpoints that come after seal it."""
     file = Path(directory) / FILE_NAME
     with contextlib.suppress(ValueError):
-        return file.is_file() and parse.json_value(file.read_bytes().partition(b"\n")[0], FILE_NAME) == {"step": step, "note": LOST_NOTE}
+        return file.is_file() and parse.json_value(
+            file.read_bytes().partition(b"\n")[0], FILE_NAME
+        ) == {"step": step, "note": LOST_NOTE}
     return False
 
 
@@ -210,9 +242,15 @@ def move_aside(directory: Path, step: int) -> None:
 def last_step(directory: Path) -> int:
     """The last step of which the record says something, whatever else is wrong with it; 0 if there is none."""
     last = 0
-    for line in (Path(directory) / FILE_NAME).read_bytes().split(b"\n") if (Path(directory) / FILE_NAME).is_file() else []:
+    for line in (
+        (Path(directory) / FILE_NAME).read_bytes().split(b"\n")
+        if (Path(directory) / FILE_NAME).is_file()
+        else []
+    ):
         with contextlib.suppress(ValueError):
-            last = max(last, parse.member(parse.json_object(line, FILE_NAME), "step", int, FILE_NAME))
+            last = max(
+                last, parse.member(parse.json_object(line, FILE_NAME), "step", int, FILE_NAME)
+            )
     return last
 
 
@@ -229,7 +267,9 @@ def _read_lines(file: Path) -> list[tuple[bytes, dict]]:
             parse.member(record, "step", int, FILE_NAME)
         except ValueError:
             excerpt = parse.quote(line[:100].decode(errors="replace"))
-            raise ValueError(f"{file}, line {number}, is not a record of a step: {excerpt}; remove that line") from None
+            raise ValueError(
+                f"{file}, line {number}, is not a record of a step: {excerpt}; remove that line"
+            ) from None
         records.append((line, record))
     return records
 

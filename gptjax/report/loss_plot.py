@@ -10,8 +10,15 @@ from gptjax.config import parse
 from gptjax.report import console, events
 
 TRAIN, VALID, LR, INK, FAINT = "#4C78A8", "#D1495B", "#6B7280", "#1F2937", "#E5E7EB"
-WIDTH, HEIGHT, DPI = 9.0, 6.0, 150  # inches: 1350 x 900 pixels, still legible when shown at 900 x 600
-MAX_RAW_POINTS, MAX_SMOOTH_POINTS = 3000, 400  # drawn at most: more cannot be told apart, and cost time
+WIDTH, HEIGHT, DPI = (
+    9.0,
+    6.0,
+    150,
+)  # inches: 1350 x 900 pixels, still legible when shown at 900 x 600
+MAX_RAW_POINTS, MAX_SMOOTH_POINTS = (
+    3000,
+    400,
+)  # drawn at most: more cannot be told apart, and cost time
 MAX_NAME_LENGTH = 100  # characters of a name in a picture
 
 
@@ -52,8 +59,15 @@ def _glyphs() -> frozenset[str]:
     """The visible characters, and the space, that matplotlib's own font has in its two weights."""
     from matplotlib import font_manager
 
-    faces = [font_manager.get_font(font_manager.findfont(f"DejaVu Sans:{weight}")) for weight in ("regular", "bold")]
-    return frozenset(c for code in set.intersection(*(set(face.get_charmap()) for face in faces)) if (c := chr(code)).isprintable())
+    faces = [
+        font_manager.get_font(font_manager.findfont(f"DejaVu Sans:{weight}"))
+        for weight in ("regular", "bold")
+    ]
+    return frozenset(
+        c
+        for code in set.intersection(*(set(face.get_charmap()) for face in faces))
+        if (c := chr(code)).isprintable()
+    )
 
 
 def _make_figure(name: str, records: list[dict]):
@@ -64,9 +78,13 @@ def _make_figure(name: str, records: list[dict]):
     token_counts = [tokens for tokens, _ in train + valid if tokens > 0]
     # Fine-tuning has a few epochs, and no early fall, which else would hide in the first pixels.
     has_metrics = any(score in record for record in records for score in console.TASK_METRICS)
-    log_scale = bool(token_counts) and max(token_counts) > 30 * min(token_counts) and not has_metrics
+    log_scale = (
+        bool(token_counts) and max(token_counts) > 30 * min(token_counts) and not has_metrics
+    )
     if log_scale:
-        valid = [point for point in valid if point[0] > 0]  # the evaluation before the first token has no place on this axis
+        valid = [
+            point for point in valid if point[0] > 0
+        ]  # the evaluation before the first token has no place on this axis
         lower.set_xscale("log")
         lower.set_xlim(min(token_counts), max(token_counts) * 1.1)
     is_short = len(train) < 20
@@ -81,7 +99,14 @@ def _make_figure(name: str, records: list[dict]):
     )
     smooth = [] if is_short else _smooth(train, log_scale)
     _plot_line(upper, smooth, TRAIN, "training, smoothed", 2)
-    _plot_line(upper, valid, VALID, "validation, the classifier alone" if has_metrics else "validation", 1.8, dots=len(valid) <= 40)
+    _plot_line(
+        upper,
+        valid,
+        VALID,
+        "validation, the classifier alone" if has_metrics else "validation",
+        1.8,
+        dots=len(valid) <= 40,
+    )
     _plot_line(lower, _subsample(lr, MAX_RAW_POINTS, log_scale), LR, "learning rate", 1.5)
     losses = [loss for _, loss in (smooth or train) + valid]
     if losses:  # the limits are those of the smooth curves: a spike may leave the picture
@@ -94,7 +119,15 @@ def _make_figure(name: str, records: list[dict]):
 
 def _plot_line(axes, points, color, label, width, alpha=1.0, dots=False):
     if points:
-        axes.plot(*zip(*points, strict=True), color=color, label=label, lw=width, alpha=alpha, marker="o" if dots else "", ms=4)
+        axes.plot(
+            *zip(*points, strict=True),
+            color=color,
+            label=label,
+            lw=width,
+            alpha=alpha,
+            marker="o" if dots else "",
+            ms=4,
+        )
 
 
 def _style_axes(figure, upper, lower, unit):
@@ -118,7 +151,9 @@ def _style_axes(figure, upper, lower, unit):
             spine.set_visible(side in ("left", "bottom"))
             spine.set_color("#9CA3AF")
     if upper.get_legend_handles_labels()[0]:
-        upper.legend(frameon=True, framealpha=0.9, edgecolor="none", labelcolor=INK, loc="upper right")
+        upper.legend(
+            frameon=True, framealpha=0.9, edgecolor="none", labelcolor=INK, loc="upper right"
+        )
     figure.align_ylabels()
 
 
@@ -131,9 +166,14 @@ def _set_title(axes, name, records, train):
         facts += [f"perplexity {last['perplexity']:,.2f}"] if "perplexity" in last else []
         facts += [f"{last['bits_per_byte']:.3f} bits per byte"] if "bits_per_byte" in last else []
     else:
-        facts = [f"training loss {train[-1][1]:.4f}" if train else "no loss yet", "no validation yet"]
+        facts = [
+            f"training loss {train[-1][1]:.4f}" if train else "no loss yet",
+            "no validation yet",
+        ]
     axes.set_title(escape(name), loc="left", fontsize=15, fontweight="bold", color=INK, pad=28)
-    axes.text(0, 1.03, " \N{MIDDLE DOT} ".join(facts), transform=axes.transAxes, fontsize=11, color=INK)
+    axes.text(
+        0, 1.03, " \N{MIDDLE DOT} ".join(facts), transform=axes.transAxes, fontsize=11, color=INK
+    )
 
 
 def _run_title(run: Path) -> str:
@@ -143,7 +183,11 @@ def _run_title(run: Path) -> str:
         return run.absolute().name
     config = parse.read_json(file)
     name = parse.member(config, "name", str, str(file))
-    texts = re.findall(r"path='([^']*)'", parse.member(config, "data.sources", str, str(file))) if "data.sources" in config else []
+    texts = (
+        re.findall(r"path='([^']*)'", parse.member(config, "data.sources", str, str(file)))
+        if "data.sources" in config
+        else []
+    )
     return f"{name} on {', '.join(texts)}" if texts else name
 
 
@@ -167,7 +211,16 @@ def _smooth(points, log_scale):
     """The median around MAX_SMOOTH_POINTS of the points: over 8% of the run, or on a logarithmic axis over 8% of the way to the point, so
     that the window has one width in the picture. It shrinks at the ends, so that neither is bent."""
     smooth = []
-    for tokens, i in _subsample([(tokens, i) for i, (tokens, _) in enumerate(points)], MAX_SMOOTH_POINTS, log_scale):
+    for tokens, i in _subsample(
+        [(tokens, i) for i, (tokens, _) in enumerate(points)], MAX_SMOOTH_POINTS, log_scale
+    ):
         half_window = min(i, len(points) - 1 - i, 1 + (i if log_scale else len(points)) // 25)
-        smooth.append((tokens, statistics.median(value for _, value in points[i - half_window : i + half_window + 1])))
+        smooth.append(
+            (
+                tokens,
+                statistics.median(
+                    value for _, value in points[i - half_window : i + half_window + 1]
+                ),
+            )
+        )
     return smooth

@@ -23,18 +23,25 @@ def draw(path: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(PATTERNS), figsize=(3.2 * len(PATTERNS), 3.6), layout="constrained")
+    figure, axes = pyplot.subplots(
+        1, len(PATTERNS), figsize=(3.2 * len(PATTERNS), 3.6), layout="constrained"
+    )
     positions = np.arange(N_POSITIONS)
     for ax, (name, pattern) in zip(axes, PATTERNS.items(), strict=True):
         mask = patterns.mask_fn(pattern, positions[:, None], positions[None, :])
-        ax.imshow(np.where(mask, 0.55, 0.0) + np.eye(N_POSITIONS) * 0.3, cmap="Blues", vmin=0, vmax=1)
+        ax.imshow(
+            np.where(mask, 0.55, 0.0) + np.eye(N_POSITIONS) * 0.3, cmap="Blues", vmin=0, vmax=1
+        )
         ax.set_xticks(np.arange(-0.5, N_POSITIONS), minor=True)
         ax.set_yticks(np.arange(-0.5, N_POSITIONS), minor=True)
         ax.grid(which="minor", color="white", linewidth=0.6)
         ax.tick_params(which="both", length=0)
         ax.set_xticks([0, 8, 16, 24, 31])
         ax.set_yticks([0, 8, 16, 24, 31])
-        ax.set_title(f"{name}\n{mask.sum() / (N_POSITIONS * (N_POSITIONS + 1) / 2):.0%} of dense", fontsize=10)
+        ax.set_title(
+            f"{name}\n{mask.sum() / (N_POSITIONS * (N_POSITIONS + 1) / 2):.0%} of dense",
+            fontsize=10,
+        )
         ax.set_xlabel("key")
     axes[0].set_ylabel("query")
     figure.savefig(path, dpi=110, metadata={"Software": None})

@@ -4,7 +4,12 @@ import collections
 from collections.abc import Callable
 from pathlib import Path
 
-SPANS = ("data", "step", "wait", "log")  # in order: next batch, dispatch (on CPU the computation too), waiting for the device, writing
+SPANS = (
+    "data",
+    "step",
+    "wait",
+    "log",
+)  # in order: next batch, dispatch (on CPU the computation too), waiting for the device, writing
 
 
 class Profiler:
@@ -46,9 +51,15 @@ class Profiler:
             return
         self._is_tracing = False
         jax.profiler.stop_trace()
-        shares_text = ", ".join(f"{name} {share:.1%}" for name, share in time_shares(self._directory).items())
-        self._log(f"profile of {self._steps - 3} steps in {self._directory}: the host's time is {shares_text}")
-        self._log(f"look at it with xprof --logdir={self._directory}, or open its perfetto_trace.json.gz in ui.perfetto.dev")
+        shares_text = ", ".join(
+            f"{name} {share:.1%}" for name, share in time_shares(self._directory).items()
+        )
+        self._log(
+            f"profile of {self._steps - 3} steps in {self._directory}: the host's time is {shares_text}"
+        )
+        self._log(
+            f"look at it with xprof --logdir={self._directory}, or open its perfetto_trace.json.gz in ui.perfetto.dev"
+        )
 
 
 def time_shares(directory: Path) -> dict[str, float]:

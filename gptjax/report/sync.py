@@ -4,7 +4,15 @@ from pathlib import Path
 
 from gptjax.data.tokenizers import gpt1_bpe, gpt2_bpe
 
-FILE_NAMES = ("config.json", "data.json", "tokenizer.model", *gpt1_bpe.FILES.digests, *gpt2_bpe.FILES.digests, "metrics.jsonl", "loss.png")
+FILE_NAMES = (
+    "config.json",
+    "data.json",
+    "tokenizer.model",
+    *gpt1_bpe.FILES.digests,
+    *gpt2_bpe.FILES.digests,
+    "metrics.jsonl",
+    "loss.png",
+)
 
 
 class BucketSync:
@@ -29,6 +37,10 @@ class BucketSync:
         if self.bucket is not None:
             from etils import epath
 
-            for file in [self._directory / name for name in FILE_NAMES] + sorted((self._directory / "tensorboard").glob("*")):
+            for file in [self._directory / name for name in FILE_NAMES] + sorted(
+                (self._directory / "tensorboard").glob("*")
+            ):
                 if file.exists():
-                    (epath.Path(self.bucket) / file.relative_to(self._directory).as_posix()).write_bytes(file.read_bytes())
+                    (
+                        epath.Path(self.bucket) / file.relative_to(self._directory).as_posix()
+                    ).write_bytes(file.read_bytes())

@@ -28,7 +28,11 @@ def atomic_write(path: pathlib.Path) -> Iterator[BinaryIO]:
         partial.replace(path)
         sync(path.parent)
     except OSError as error:
-        raise OSError(error.errno, f"cannot be written ({error.strerror or error}); what is finished is kept", str(path)) from None
+        raise OSError(
+            error.errno,
+            f"cannot be written ({error.strerror or error}); what is finished is kept",
+            str(path),
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -54,7 +58,9 @@ def remove_partial(directory: pathlib.Path) -> None:
     """Remove the parts of files that killed processes of this machine left in `directory`."""
     for path in directory.glob(f"*.{socket.gethostname()}-*.partial"):
         try:
-            os.kill(int(path.name.removesuffix(".partial").rpartition("-")[2]), 0)  # signal 0 only asks whether it lives
+            os.kill(
+                int(path.name.removesuffix(".partial").rpartition("-")[2]), 0
+            )  # signal 0 only asks whether it lives
         except ProcessLookupError:
             path.unlink(missing_ok=True)
         except PermissionError:  # it lives, and is another user's

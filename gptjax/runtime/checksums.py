@@ -22,7 +22,9 @@ DIGEST_MARK = b"gptjax SHA-256: "
 
 def seal(record: Mapping[str, Any], owner: str = "") -> str:
     """SHA-256 of the JSON of a record without its seal. owner: what the record belongs to, so that it is not taken for that of another."""
-    content = json.dumps({name: value for name, value in record.items() if name != SEAL}, sort_keys=True)
+    content = json.dumps(
+        {name: value for name, value in record.items() if name != SEAL}, sort_keys=True
+    )
     return hashlib.sha256((owner + content).encode(errors="backslashreplace")).hexdigest()
 
 

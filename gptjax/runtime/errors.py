@@ -13,7 +13,13 @@ from gptjax.config import parse
 
 REPO_ROOT = Path(__file__).parents[2]
 OWN_PACKAGES = ("gptjax", "launch", "configs", "bench")
-EXTRA_PACKAGES = ("gcsfs", "wandb", "lm_eval", "spacy", "tqdm")  # packages of requirements-extra.txt, and what comes with them
+EXTRA_PACKAGES = (
+    "gcsfs",
+    "wandb",
+    "lm_eval",
+    "spacy",
+    "tqdm",
+)  # packages of requirements-extra.txt, and what comes with them
 MAX_ERROR_CHARS = 2000  # characters of an error
 
 
@@ -45,7 +51,9 @@ def open_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free
+            os.set_inheritable(
+                os.open(os.devnull, os.O_RDWR), True
+            )  # takes the lowest number that is free
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))
@@ -64,17 +72,34 @@ def classify_error(error: BaseException) -> tuple[int, str]:
         case OSError():
             return 2, one_line(_os_error_message(error))
         case ImportError() if "failed to map segment" in str(error):  # of a library that is there
-            return 2, f"there is not enough memory ({first_line(error)}): raise the machine's limits (ulimit -v)"
+            return (
+                2,
+                f"there is not enough memory ({first_line(error)}): raise the machine's limits (ulimit -v)",
+            )
         case ImportError(name=str(name)) if name.split(".")[0] not in OWN_PACKAGES:
             package = name.split(".")[0]
             file = "requirements-extra.txt" if package in EXTRA_PACKAGES else "requirements.txt"
-            return 2, f"the package {package} is not installed, or not whole ({first_line(error)}): pip install -r {file}"
+            return (
+                2,
+                f"the package {package} is not installed, or not whole ({first_line(error)}): pip install -r {file}",
+            )
         case MemoryError():
-            return 2, f"there is not enough memory ({first_line(error)}): choose smaller sizes or batches, or another machine"
+            return (
+                2,
+                f"there is not enough memory ({first_line(error)}): choose smaller sizes or batches, or another machine",
+            )
         case RuntimeError() if "can't start new thread" in str(error):
-            return 2, "the machine lets this program start no more threads: raise its limits (ulimit -u, ulimit -v)"
-        case RuntimeError() if re.search("^RESOURCE_EXHAUSTED|bad_alloc", str(error)):  # of jax, which is not imported here
-            return 2, f"there is not enough memory of the device ({first_line(error)}): choose smaller sizes or batches"
+            return (
+                2,
+                "the machine lets this program start no more threads: raise its limits (ulimit -u, ulimit -v)",
+            )
+        case RuntimeError() if re.search(
+            "^RESOURCE_EXHAUSTED|bad_alloc", str(error)
+        ):  # of jax, which is not imported here
+            return (
+                2,
+                f"there is not enough memory of the device ({first_line(error)}): choose smaller sizes or batches",
+            )
         case ValueError() if _is_own_error(error):
             return 2, one_line(str(error))
         case _:
@@ -100,4 +125,8 @@ def _os_error_message(error: OSError) -> str:
 def _is_own_error(error: ValueError) -> bool:
     """Did a raise statement of this checkout raise it? jax drops its own frames from traces, so the last frame alone does not tell."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(last.filename).is_relative_to(REPO_ROOT) and "site-packages" not in last.filename and (last.line or "").startswith("raise")
+    return (
+        Path(last.filename).is_relative_to(REPO_ROOT)
+        and "site-packages" not in last.filename
+        and (last.line or "").startswith("raise")
+    )

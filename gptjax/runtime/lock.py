@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 LOCK_FILE = "gptjax.lock"
-NO_LOCK_ERRNOS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # file systems that have no locks say one of these
+NO_LOCK_ERRNOS = (
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.EINVAL,
+)  # file systems that have no locks say one of these
 
 
 @contextlib.contextmanager
@@ -57,9 +62,13 @@ def _open(path: Path, warn: Callable[[str], None]) -> Any:
                 if error.errno in (errno.EAGAIN, errno.EACCES):
                     return None
                 raise
-            warn(f"{path.parent} is on a file system without locks ({error.strerror}): see that no other program works there")
+            warn(
+                f"{path.parent} is on a file system without locks ({error.strerror}): see that no other program works there"
+            )
         try:
-            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:  # else its last holder has removed it
+            if (
+                os.fstat(file.fileno()).st_ino == path.stat().st_ino
+            ):  # else its last holder has removed it
                 file.truncate(0)
                 file.write(f"{socket.gethostname()} {os.getpid()}\n".encode())
                 os.fsync(file.fileno())  # other hosts look at it

@@ -12,8 +12,20 @@ from gptjax.config.schema import Config, Constant
 from gptjax.runtime import lock
 
 # Fields that change speed, length or what is shown, but not the mathematics: a run may be continued with others.
-MAY_CHANGE = ("compute.", "mesh.", "loop.", "train.steps", "train.microbatch_rows", "task.submission", "task.index", "task.paper")
-LENGTH_FIELDS = ("train.total_tokens", "train.schedule.decay_tokens")  # what train --tokens moves, in a run that is there too
+MAY_CHANGE = (
+    "compute.",
+    "mesh.",
+    "loop.",
+    "train.steps",
+    "train.microbatch_rows",
+    "task.submission",
+    "task.index",
+    "task.paper",
+)
+LENGTH_FIELDS = (
+    "train.total_tokens",
+    "train.schedule.decay_tokens",
+)  # what train --tokens moves, in a run that is there too
 NEW_RECORD_HINT = "--new_record goes on from the checkpoints alone"
 
 BUCKETS = {"gs://": "gcsfs"}  # and the package that reads them
@@ -26,9 +38,13 @@ def bucket_url(run: str | None) -> str | None:
     if run is None or not separator:
         return None
     if scheme + separator not in BUCKETS:
-        raise ValueError(f"--run={run}: give a directory, or a folder of a bucket that starts with {' or '.join(BUCKETS)}")
+        raise ValueError(
+            f"--run={run}: give a directory, or a folder of a bucket that starts with {' or '.join(BUCKETS)}"
+        )
     if importlib.util.find_spec(BUCKETS[scheme + separator]) is None:
-        raise ValueError(f"{run} needs the package {BUCKETS[scheme + separator]}: pip install -r requirements-extra.txt")
+        raise ValueError(
+            f"{run} needs the package {BUCKETS[scheme + separator]}: pip install -r requirements-extra.txt"
+        )
     return run.rstrip("/")
 
 
@@ -37,8 +53,14 @@ def directory(run: str | None, name: str = "") -> Path:
     parse.path's, and for a name that is not UTF-8: checkpoints cannot lie there."""
     url = bucket_url(run)
     if run is not None and re.search("[\ud800-\udfff]", run):
-        encoding_hint = f" (names are {sys.getfilesystemencoding()} here: PYTHONUTF8=1)" if sys.getfilesystemencoding() != "utf-8" else ""
-        raise ValueError(f"--run={parse.one_line(run, 300)}: the name of a run must be UTF-8 text; give another{encoding_hint}")
+        encoding_hint = (
+            f" (names are {sys.getfilesystemencoding()} here: PYTHONUTF8=1)"
+            if sys.getfilesystemencoding() != "utf-8"
+            else ""
+        )
+        raise ValueError(
+            f"--run={parse.one_line(run, 300)}: the name of a run must be UTF-8 text; give another{encoding_hint}"
+        )
     if url is not None:
         return Path("runs") / url.partition("://")[2]
     return parse.path(run) if run is not None else Path("runs") / name
@@ -48,7 +70,9 @@ def load_config(run: Path) -> Config:
     """The config of an existing run. Raises ValueError if `run` holds none."""
     path = run / "config.json"
     if not path.is_file():
-        raise ValueError(f"no run is in {run}: it has no config.json; give the directory of a run, which gptjax.train makes and prints")
+        raise ValueError(
+            f"no run is in {run}: it has no config.json; give the directory of a run, which gptjax.train makes and prints"
+        )
     try:
         return overrides.unflatten(parse.read_json(path))
     except ValueError as error:
@@ -72,7 +96,13 @@ def config_bytes(config: Config) -> bytes:
     return (json.dumps(overrides.flatten(config), indent=1) + "\n").encode()
 
 
-def claim_run_dir(run: Path, new_config: Config, checkpoints: Sequence[int], change_length: bool = False, new_record: bool = False) -> bool:
+def claim_run_dir(
+    run: Path,
+    new_config: Config,
+    checkpoints: Sequence[int],
+    change_length: bool = False,
+    new_record: bool = False,
+) -> bool:
     """May the run of `new_config` be in `run`? True if it continues one that is there. Looks only, and writes nothing.
 
     checkpoints: the steps of those that are there; where there are some, config.json and metrics.jsonl must be, too. change_length: train
@@ -91,15 +121,23 @@ def claim_run_dir(run: Path, new_config: Config, checkpoints: Sequence[int], cha
                 f"or {NEW_RECORD_HINT}"
             )
     others = [name for name in ("metrics.jsonl", "data.json") if _is_nonempty(run / name)]
-    if others and not checkpoints and "config.json" in missing:  # a run's config.json is written before them
+    if (
+        others and not checkpoints and "config.json" in missing
+    ):  # a run's config.json is written before them
         raise ValueError(
             f"{run} has {' and '.join(others)} but no config.json: another program's, or of a run that lost it; give another --run, or "
             f"move {'it' if len(others) == 1 else 'them'} away"
         )
     if not missing and not (checkpoints and new_record):
-        check_same_config(load_config(run), new_config, f"{run} holds a run of another config", change_length)
-    if not checkpoints and "config.json" not in missing and not exists(run):  # as of weights of others, which need it
-        raise ValueError(f"{run}/config.json is no run's: give another --run, or move that file away")
+        check_same_config(
+            load_config(run), new_config, f"{run} holds a run of another config", change_length
+        )
+    if (
+        not checkpoints and "config.json" not in missing and not exists(run)
+    ):  # as of weights of others, which need it
+        raise ValueError(
+            f"{run}/config.json is no run's: give another --run, or move that file away"
+        )
     return bool(checkpoints) or not missing
 
 
@@ -109,7 +147,11 @@ def check_same_config(old: Config, new: Config, what: str, change_length: bool) 
     forbidden = [line for line in lines if not (change_length and line.startswith(LENGTH_FIELDS))]
     if forbidden:
         only_longer = all(line.startswith(LENGTH_FIELDS) for line in forbidden)
-        advice = "--tokens=N changes its length; without that give the config that began it" if only_longer else "the config that began it"
+        advice = (
+            "--tokens=N changes its length; without that give the config that began it"
+            if only_longer
+            else "the config that began it"
+        )
         raise ValueError(f"{what} ({'; '.join(forbidden)}); give another --run, or {advice}")
     return lines
 
@@ -127,12 +169,16 @@ def _describe_missing(run: Path, names: list[str]) -> str:
 def check_shared(run: Path, owner: str) -> None:
     """ValueError where a process does not see the directory that process 0 has locked, where it finds `owner`."""
     if lock.owner(run) != owner:
-        raise ValueError(f"{run} is not the directory that process 0 writes to: give a --run on a file system that all hosts share")
+        raise ValueError(
+            f"{run} is not the directory that process 0 writes to: give a --run on a file system that all hosts share"
+        )
 
 
 def decay(config: Config) -> int | None:
     """The tokens over which the schedule decays; None: it does not."""
-    return None if isinstance(config.train.schedule, Constant) else config.train.schedule.decay_tokens
+    return (
+        None if isinstance(config.train.schedule, Constant) else config.train.schedule.decay_tokens
+    )
 
 
 def scale_length(config: Config, total_tokens: int, there: Config | None = None) -> Config:

@@ -8,14 +8,18 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def executor(workers: int, initializer: Callable[..., None], shared: tuple[Any, ...]) -> Iterator[ProcessPoolExecutor]:
+def executor(
+    workers: int, initializer: Callable[..., None], shared: tuple[Any, ...]
+) -> Iterator[ProcessPoolExecutor]:
     """So many processes, each of which calls initializer(*shared) first. Spawned, not forked: this process may run jax's threads.
     ValueError if one is killed; what was asked for and not begun is dropped at any error."""
     import concurrent.futures.process
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_initialize, initargs=(initializer, shared)) as pool:
+    with ProcessPoolExecutor(
+        workers, context, initializer=_initialize, initargs=(initializer, shared)
+    ) as pool:
         try:
             yield pool
         except concurrent.futures.process.BrokenProcessPool:

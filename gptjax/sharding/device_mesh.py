@@ -12,7 +12,10 @@ from gptjax.runtime import units
 from gptjax.sharding import topology
 
 AXES = ("data", "fsdp", "tensor", "context")
-INTRA_SLICE_AXES = ("tensor", "context")  # wait for each other in every layer: too often for the network between slices
+INTRA_SLICE_AXES = (
+    "tensor",
+    "context",
+)  # wait for each other in every layer: too often for the network between slices
 
 
 def make_mesh(sizes: schema.Mesh, devices: list | None = None) -> jax.sharding.Mesh:
@@ -33,14 +36,18 @@ def make_mesh(sizes: schema.Mesh, devices: list | None = None) -> jax.sharding.M
             f"set mesh.data, mesh.fsdp, mesh.tensor and mesh.context to divide {len(devices)}, or one of them to -1"
         )
     # Auto: XLA propagates shardings; the default, Explicit, breaks Linen.
-    return jax.sharding.Mesh(device_array(shape, devices), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+    return jax.sharding.Mesh(
+        device_array(shape, devices), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES)
+    )
 
 
 def check_state_fits(model: schema.Model, mesh: jax.sharding.Mesh) -> None:
     """ValueError where the state alone, parameters and Adam's moments, is more than a device holds: sizes that were not meant."""
     stats = mesh.local_devices[0].memory_stats()
     # CPU: simulated devices share the machine's memory
-    available = stats["bytes_limit"] if stats else psutil.virtual_memory().total // len(mesh.local_devices)
+    available = (
+        stats["bytes_limit"] if stats else psutil.virtual_memory().total // len(mesh.local_devices)
+    )
     needed = count.state_bytes(model) * mesh.shape["data"] // mesh.size
     if needed > available:
         raise ValueError(
@@ -52,7 +59,9 @@ def check_state_fits(model: schema.Model, mesh: jax.sharding.Mesh) -> None:
 def device_array(shape: list[int], devices: list) -> np.ndarray:
     """The devices in that shape. jax.make_mesh would do on one slice, but cannot split a physical axis (8 x 8 of 4 x 4 x 4 chips)."""
     tpu = devices[0].platform == "tpu"
-    unit = ("slice_index" if hasattr(devices[0], "slice_index") else None) if tpu else "process_index"
+    unit = (
+        ("slice_index" if hasattr(devices[0], "slice_index") else None) if tpu else "process_index"
+    )
     n_units = 1 if unit is None else len({getattr(d, unit) for d in devices})
     if n_units == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
@@ -63,7 +72,12 @@ def device_array(shape: list[int], devices: list) -> np.ndarray:
             f"stay within a slice; set mesh.data to a multiple of {n_units}"
         )
     return mesh_utils.create_hybrid_device_mesh(
-        within, across, devices, process_is_granule=not tpu, allow_split_physical_axes=True, should_sort_granules_by_key=True
+        within,
+        across,
+        devices,
+        process_is_granule=not tpu,
+        allow_split_physical_axes=True,
+        should_sort_granules_by_key=True,
     )
 
 

@@ -53,7 +53,9 @@ PRESETS = {
 }
 
 
-def spec(letters: str, shape: tuple[int, ...], table: Table, mesh: jax.sharding.Mesh, where: str) -> PartitionSpec:
+def spec(
+    letters: str, shape: tuple[int, ...], table: Table, mesh: jax.sharding.Mesh, where: str
+) -> PartitionSpec:
     """The placement of one array, by axes of more than one device. `shape` may have more leading dimensions than letters (stacked layers):
     those stay whole.
 
@@ -62,7 +64,9 @@ def spec(letters: str, shape: tuple[int, ...], table: Table, mesh: jax.sharding.
     axes = [tuple(a for a in table[c] if mesh.shape[a] > 1) if c in table else () for c in letters]
     used = [a for group in axes for a in group]
     if len(used) != len(set(used)):
-        raise ValueError(f"{where} {letters}{shape}: its dimensions claim a mesh axis twice: {', '.join(used)}; change mesh.sharding")
+        raise ValueError(
+            f"{where} {letters}{shape}: its dimensions claim a mesh axis twice: {', '.join(used)}; change mesh.sharding"
+        )
     for letter, size, group in zip(letters, shape, axes, strict=True):
         n = math.prod(mesh.shape[a] for a in group)
         if size % n:
@@ -70,7 +74,9 @@ def spec(letters: str, shape: tuple[int, ...], table: Table, mesh: jax.sharding.
                 f"{where} {letters}{shape}: {letter}={size} does not divide over {n} devices of mesh {' x '.join(group)}; "
                 f"choose mesh sizes that divide {size}"
             )
-    return PartitionSpec(*(group if len(group) > 1 else group[0] if group else None for group in axes))
+    return PartitionSpec(
+        *(group if len(group) > 1 else group[0] if group else None for group in axes)
+    )
 
 
 def shardings(tree: Any, rules: Rules, mesh: jax.sharding.Mesh) -> Any:
@@ -78,10 +84,19 @@ def shardings(tree: Any, rules: Rules, mesh: jax.sharding.Mesh) -> Any:
     without letters (counts, scalars) are replicated."""
 
     def leaf_sharding(path, leaf):
-        names = [k.key if isinstance(k, jax.tree_util.DictKey) else k.name for k in path if hasattr(k, "key") or hasattr(k, "name")]
+        names = [
+            k.key if isinstance(k, jax.tree_util.DictKey) else k.name
+            for k in path
+            if hasattr(k, "key") or hasattr(k, "name")
+        ]
         letters = shapes.letters(str(names[-1])) if names else ""
         table = rules.params if len(letters) > 1 else rules.vectors
-        return NamedSharding(mesh, spec(letters, leaf.shape, table, mesh, jax.tree_util.keystr(path)) if letters else PartitionSpec())
+        return NamedSharding(
+            mesh,
+            spec(letters, leaf.shape, table, mesh, jax.tree_util.keystr(path))
+            if letters
+            else PartitionSpec(),
+        )
 
     return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
 
@@ -95,7 +110,13 @@ class Sharding:
 
     def __call__(self, x: jax.Array, letters: str) -> jax.Array:
         """The activation `x` pinned to its place, inside jit."""
-        return x if self.mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, self.spec(letters, x.shape)))
+        return (
+            x
+            if self.mesh is None
+            else jax.lax.with_sharding_constraint(
+                x, NamedSharding(self.mesh, self.spec(letters, x.shape))
+            )
+        )
 
     def shard_gradient(self, x: jax.Array, letters: str) -> jax.Array:
         """`x`, whose gradient is pinned to its place."""
@@ -107,7 +128,9 @@ class Sharding:
         identity.defvjp(lambda x: (x, None), lambda _, g: (self(g, letters),))
         return identity(x)
 
-    def matmul_gathered(self, fn: Callable, x: jax.Array, weight: jax.Array, letters: str) -> jax.Array:
+    def matmul_gathered(
+        self, fn: Callable, x: jax.Array, weight: jax.Array, letters: str
+    ) -> jax.Array:
         """fn(x, weight), with the parameter gathered for it: whole, but for what tensor cuts. It is gathered again for the backward pass
         (unless layers are unrolled), and its gradient goes back to where it is stored. Left to itself, libtpu may pass the pieces around
         instead and add up narrow products, which takes nearly twice as long where a chip has many rows."""
@@ -119,30 +142,49 @@ class Sharding:
         def gather(w):
             return self(w, letters)
 
-        gather.defvjp(lambda w: (gather(w), None), lambda _, g: (jax.lax.with_sharding_constraint(g, param_sharding),))
+        gather.defvjp(
+            lambda w: (gather(w), None),
+            lambda _, g: (jax.lax.with_sharding_constraint(g, param_sharding),),
+        )
         return jax.checkpoint(lambda x, w: fn(x, gather(w)), prevent_cse=False)(x, weight)
 
     def shard_like_params(self, tree: Any) -> Any:
         """A tree of parameters, gradients or moments, or the whole state, each leaf pinned to where the state has it, inside jit. The
         gradient of a pinned leaf is pinned too: so it is reduced into its shards, and no device holds the whole sum."""
-        return tree if self.mesh is None else jax.lax.with_sharding_constraint(tree, shardings(tree, self.rules, self.mesh))
+        return (
+            tree
+            if self.mesh is None
+            else jax.lax.with_sharding_constraint(tree, shardings(tree, self.rules, self.mesh))
+        )
 
-    def spec(self, letters: str, shape: tuple[int, ...], table: Table | None = None) -> PartitionSpec:
+    def spec(
+        self, letters: str, shape: tuple[int, ...], table: Table | None = None
+    ) -> PartitionSpec:
         """The mesh axes of each dimension of an activation, or by another table, for `shard_map`; all whole when there is no mesh."""
         table = self.rules.activations if table is None else table
-        return PartitionSpec() if self.mesh is None else spec(letters, shape, table, self.mesh, "array")
+        return (
+            PartitionSpec()
+            if self.mesh is None
+            else spec(letters, shape, table, self.mesh, "array")
+        )
 
     def shard_map(self, fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
         """jax.shard_map of `fn` over the whole mesh; `fn` itself where there is but one device. Its check of what varies is off: it knows
         neither Pallas kernels nor sums over no axis."""
         if self.mesh is None or self.mesh.size == 1:
             return fn
-        return jax.shard_map(fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+        return jax.shard_map(
+            fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+        )
 
     def axes(self, letter: str, table: Table | None = None) -> tuple[str, ...]:
         """The mesh axes of more than one device that a dimension of an activation lies along; of a parameter with rules.params."""
         table = self.rules.activations if table is None else table
-        return tuple(axis for axis in table[letter] if self.axis_size(axis) > 1) if letter in table else ()
+        return (
+            tuple(axis for axis in table[letter] if self.axis_size(axis) > 1)
+            if letter in table
+            else ()
+        )
 
     def n_shards(self, letters: str) -> int:
         """Into how many parts an activation with these dimensions is cut."""
@@ -155,7 +197,9 @@ class Sharding:
         for dimension, letter in enumerate(letters):
             for axis in self.axes(letter, self.rules.params):
                 if axis in sum_axes:
-                    partial = jax.lax.psum_scatter(partial, axis, scatter_dimension=dimension, tiled=True)
+                    partial = jax.lax.psum_scatter(
+                        partial, axis, scatter_dimension=dimension, tiled=True
+                    )
                     sum_axes.remove(axis)
         return jax.lax.psum(partial, tuple(sum_axes))
 
@@ -171,17 +215,24 @@ def local_rows(n_rows: int, table: Table, mesh: jax.sharding.Mesh) -> list[int]:
     """Which of n_rows rows (B) the devices of this process hold, in order. Where tensor or context spans processes, several hold a row."""
     sharding = NamedSharding(mesh, spec("B", (n_rows,), table, mesh, "batch"))
     indices = sharding.addressable_devices_indices_map((n_rows,)).values()
-    return sorted({row for index in indices if index is not None for row in range(n_rows)[index[0]]})
+    return sorted(
+        {row for index in indices if index is not None for row in range(n_rows)[index[0]]}
+    )
 
 
-def put_on_mesh(host: np.ndarray, letters: str, table: Table, mesh: jax.sharding.Mesh, n_rows: int | None = None) -> jax.Array:
+def put_on_mesh(
+    host: np.ndarray, letters: str, table: Table, mesh: jax.sharding.Mesh, n_rows: int | None = None
+) -> jax.Array:
     """A host array on the mesh. `host` is the same whole array on every process; or, with n_rows, those of so many rows (B) that
     `local_rows` names for this process."""
     dimension, local = letters.index("B"), range(host.shape[letters.index("B")])
     if n_rows is not None:
         local = local_rows(n_rows, table, mesh)
         assert len(local) == host.shape[dimension], (len(local), host.shape)
-    shape = tuple(n_rows if n_rows is not None and c == "B" else n for c, n in zip(letters, host.shape, strict=True))
+    shape = tuple(
+        n_rows if n_rows is not None and c == "B" else n
+        for c, n in zip(letters, host.shape, strict=True)
+    )
     sharding = NamedSharding(mesh, spec(letters, shape, table, mesh, "batch"))
 
     def read_shard(index):
@@ -189,22 +240,41 @@ def put_on_mesh(host: np.ndarray, letters: str, table: Table, mesh: jax.sharding
         start = local.index(rows[0])
         return host[(*index[:dimension], slice(start, start + len(rows)), *index[dimension + 1 :])]
 
-    with jax.transfer_guard_host_to_device("allow"):  # the loop forbids transfers that nobody asked for; this one is asked for
+    with jax.transfer_guard_host_to_device(
+        "allow"
+    ):  # the loop forbids transfers that nobody asked for; this one is asked for
         return jax.make_array_from_callback(shape, sharding, read_shard)
 
 
 # What a config calls the dimension of a letter.
-CONFIG_FIELDS = {"D": "model.d_model", "N": "model.n_heads", "F": "4 x model.d_model", "V": "the padded model.n_vocab", "T": "model.n_ctx"}
+CONFIG_FIELDS = {
+    "D": "model.d_model",
+    "N": "model.n_heads",
+    "F": "4 x model.d_model",
+    "V": "the padded model.n_vocab",
+    "T": "model.n_ctx",
+}
 
 
 def check(config: schema.Config, mesh: jax.sharding.Mesh) -> None:
     """ValueError, naming the fields to change, if a mesh has an axis that the preset leaves idle or that does not divide the model."""
     model, preset = config.model, PRESETS[config.mesh.sharding]
-    sizes = {"D": model.d_model, "N": model.n_heads, "F": model.d_ff, "V": model.n_vocab_padded, "T": model.n_ctx, "P": model.n_ctx}
+    sizes = {
+        "D": model.d_model,
+        "N": model.n_heads,
+        "F": model.d_ff,
+        "V": model.n_vocab_padded,
+        "T": model.n_ctx,
+        "P": model.n_ctx,
+    }
     tables = (preset.params, preset.activations)
     for axis, n in mesh.shape.items():
         if n > 1 and not any(axis in axes for table in tables for axes in table.values()):
-            others = [name for name, other in PRESETS.items() if any(axis in axes for axes in other.activations.values())]
+            others = [
+                name
+                for name, other in PRESETS.items()
+                if any(axis in axes for axes in other.activations.values())
+            ]
             raise ValueError(
                 f"mesh.{axis}={n}, but mesh.sharding={config.mesh.sharding} does not use it; set it to 1, or sharding={others[0]}"
             )

@@ -34,11 +34,17 @@ def shaped(fn):
             if not dims or not hasattr(x, "shape"):
                 continue
             if len(dims) != len(x.shape):
-                raise ValueError(f"{fn.__qualname__}: {name} has shape {x.shape}, which is not of rank {len(dims)}")
+                raise ValueError(
+                    f"{fn.__qualname__}: {name} has shape {x.shape}, which is not of rank {len(dims)}"
+                )
             for letter, size in zip(dims, x.shape, strict=True):
-                expected, where = (1, "its name") if letter == "1" else sizes.setdefault(letter, (size, name))
+                expected, where = (
+                    (1, "its name") if letter == "1" else sizes.setdefault(letter, (size, name))
+                )
                 if size != expected:
-                    raise ValueError(f"{fn.__qualname__}: {letter}={size} in {name} {x.shape}, but {letter}={expected} in {where}")
+                    raise ValueError(
+                        f"{fn.__qualname__}: {letter}={size} in {name} {x.shape}, but {letter}={expected} in {where}"
+                    )
         return fn(*args, **kwargs)
 
     return wrapper

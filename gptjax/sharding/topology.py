@@ -22,9 +22,15 @@ class Chip:
 
     kinds: tuple[str, ...]  # parts of jax's device_kind
     flops: float  # dense bfloat16 peak, FLOP/s
-    clock: float | None = None  # Hz, in which libtpu counts cycles: peak over what the matrix units do in one (128 or 256 squared each)
-    fusion_kib: int | None = None  # of a TPU's vector memory that one fusion may use; None: as its compiler has it
-    hbm_bytes: int  # what a program may use; for TPUs as their compiler says when a program is too big
+    clock: float | None = (
+        None  # Hz, in which libtpu counts cycles: peak over what the matrix units do in one (128 or 256 squared each)
+    )
+    fusion_kib: int | None = (
+        None  # of a TPU's vector memory that one fusion may use; None: as its compiler has it
+    )
+    hbm_bytes: (
+        int  # what a program may use; for TPUs as their compiler says when a program is too big
+    )
     hbm_bandwidth: float
     link_bandwidth: float  # of all links to neighbours (ICI, NVLink) together
     links: int  # how many those are: 2 for each dimension of a TPU's torus; 1 for NVLink, whose switch reaches all of its host
@@ -119,17 +125,33 @@ CHIPS = {
 
 def chip(device: Any) -> Chip | None:
     """The facts of a device, present or compile-only, or None where they are not known (every CPU)."""
-    return next((candidate for candidate in CHIPS.values() if any(kind in device.device_kind for kind in candidate.kinds)), None)
+    return next(
+        (
+            candidate
+            for candidate in CHIPS.values()
+            if any(kind in device.device_kind for kind in candidate.kinds)
+        ),
+        None,
+    )
 
 
 # --- names -----------------------------------------------------------------------------------------------------------------
 
-PER_CHIP = {"v4": 2, "v5p": 2, "tpu7x": 2, "v5e": 1, "v6e": 1, "h100": 1}  # what N in FAMILY-N counts: TensorCores, chips, GPUs
+PER_CHIP = {
+    "v4": 2,
+    "v5p": 2,
+    "tpu7x": 2,
+    "v5e": 1,
+    "v6e": 1,
+    "h100": 1,
+}  # what N in FAMILY-N counts: TensorCores, chips, GPUs
 FLAT_FAMILIES = ("v5e", "v6e")  # tori of two dimensions; the other TPUs' have three
 MAX_POD_CHIPS = {"v4": 4096, "v5p": 8960, "tpu7x": 9216, "v5e": 256, "v6e": 256}  # chips of a pod
 ALIASES = {"v5litepod": "v5e", "v5": "v5p"}
 MAX_SLICES = 1024
-NAME_PATTERN = re.compile(r"(?:(?P<slices>[1-9]\d*)x)?(?P<family>[a-z]\w*?)(?::(?P<layout>\d+(x\d+)*)|-(?P<size>\d+))")
+NAME_PATTERN = re.compile(
+    r"(?:(?P<slices>[1-9]\d*)x)?(?P<family>[a-z]\w*?)(?::(?P<layout>\d+(x\d+)*)|-(?P<size>\d+))"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +177,11 @@ class Topology:
         return self.slices * math.prod(self.layout) * (2 if self.family == "tpu7x" else 1)
 
     def __str__(self) -> str:
-        one = f"h100-{self.layout[0]}" if self.family == "h100" else f"{self.family}:{'x'.join(map(str, self.layout))}"
+        one = (
+            f"h100-{self.layout[0]}"
+            if self.family == "h100"
+            else f"{self.family}:{'x'.join(map(str, self.layout))}"
+        )
         return one if self.slices == 1 else f"{self.slices}x{one}"
 
     def devices(self) -> list[Any]:
@@ -174,13 +200,22 @@ def from_name(name: str) -> Topology:
     family = "" if match is None else ALIASES.get(match["family"], match["family"])
     if match is None or family not in PER_CHIP:
         known = [size for family in PER_CHIP for size in slice_layouts(family)]
-        nearest = difflib.get_close_matches(name[:40].lower(), known, n=3) or ["v5p-8", "v5litepod-16", "v6e-8", "tpu7x-16", "h100-8"]
+        nearest = difflib.get_close_matches(name[:40].lower(), known, n=3) or [
+            "v5p-8",
+            "v5litepod-16",
+            "v6e-8",
+            "tpu7x-16",
+            "h100-8",
+        ]
         raise ValueError(
             f"topology {parse.quote(name)} is not known; give for example {', '.join(nearest)}, v5p:2x2x1, or two slices as 2xv5p-128"
         )
     slices, known = int(match["slices"] or 1), slice_layouts(family)
     if match["size"]:
-        chips, layout = int(match["size"]) / PER_CHIP[family], known.get(f"{family}-{match['size']}")
+        chips, layout = (
+            int(match["size"]) / PER_CHIP[family],
+            known.get(f"{family}-{match['size']}"),
+        )
     else:
         layout = tuple(map(int, match["layout"].split("x")))
         chips = math.prod(layout)
@@ -189,8 +224,14 @@ def from_name(name: str) -> Topology:
         raise ValueError(f"topology {name!r}: give from 1 to {MAX_SLICES:,} slices")
     if layout is None:
         nearest = sorted(known, key=lambda size: abs(math.prod(known[size]) - chips))[:3]
-        forms = "" if family == "h100" else f"; or give {family}:{'AxB' if family in FLAT_FAMILIES else 'AxBxC'}, A and B even"
-        raise ValueError(f"topology {name!r}: there is no such {family}; nearest: {', '.join(nearest)}{forms}")
+        forms = (
+            ""
+            if family == "h100"
+            else f"; or give {family}:{'AxB' if family in FLAT_FAMILIES else 'AxBxC'}, A and B even"
+        )
+        raise ValueError(
+            f"topology {name!r}: there is no such {family}; nearest: {', '.join(nearest)}{forms}"
+        )
     return Topology(family, layout, slices)
 
 
@@ -203,7 +244,9 @@ def slice_layouts(family: str) -> dict[str, tuple[int, ...]]:
     elif family in FLAT_FAMILIES:
         layouts = [(1, 1), *((2 ** (k // 2), 2 ** (k - k // 2)) for k in range(2, 9))]
     else:
-        for shape in itertools.combinations_with_replacement(range(4, MAX_POD_CHIPS[family] // 16 + 1, 4), 3):
+        for shape in itertools.combinations_with_replacement(
+            range(4, MAX_POD_CHIPS[family] // 16 + 1, 4), 3
+        ):
             n = math.prod(shape)
             if n <= MAX_POD_CHIPS[family] and (n not in cubes or sum(shape) < sum(cubes[n])):
                 cubes[n] = shape
@@ -231,7 +274,9 @@ QUIET_ENV = {
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
-MIN_ADDRESS_SPACE = 2**32  # bytes: with less, jax's or orbax' threads cannot all start, and they abort, print traces or wait for ever
+MIN_ADDRESS_SPACE = (
+    2**32
+)  # bytes: with less, jax's or orbax' threads cannot all start, and they abort, print traces or wait for ever
 
 
 def prepare_backends() -> None:
@@ -243,7 +288,9 @@ def prepare_backends() -> None:
             f"this program may use {units.human_bytes(limit)} of addresses (ulimit -v), and jax needs "
             f"{units.human_bytes(MIN_ADDRESS_SPACE)}: raise the limit"
         )
-    if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":  # jax has found no chips, and set this when it was imported
+    if (
+        os.environ.get("TPU_SKIP_MDS_QUERY") == "1"
+    ):  # jax has found no chips, and set this when it was imported
         for name, value in QUIET_ENV.items():
             os.environ.setdefault(name, value)
 
@@ -267,7 +314,9 @@ def disable_cache() -> Iterator[None]:
 
 def _tpu_devices(target: Topology) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError(f"compiling for {target} needs libtpu, which is not installed: pip install -r requirements-dev.txt")
+        raise ValueError(
+            f"compiling for {target} needs libtpu, which is not installed: pip install -r requirements-dev.txt"
+        )
     from jax.experimental import topologies
 
     prepare_backends()
@@ -289,13 +338,23 @@ def wraparound(layout: tuple[int, ...]) -> tuple[bool, bool, bool]:
 
 
 def _gpu_devices(target: Topology) -> list[Any]:
-    if not any(importlib.util.find_spec("jax_plugins") and importlib.util.find_spec(f"jax_plugins.xla_cuda{n}") for n in (12, 13)):
-        raise ValueError(f"compiling for {target} needs jax's CUDA wheels, which are not installed: pip install -r requirements-gpu.txt")
+    if not any(
+        importlib.util.find_spec("jax_plugins")
+        and importlib.util.find_spec(f"jax_plugins.xla_cuda{n}")
+        for n in (12, 13)
+    ):
+        raise ValueError(
+            f"compiling for {target} needs jax's CUDA wheels, which are not installed: pip install -r requirements-gpu.txt"
+        )
     from jax.experimental import topologies
 
     prepare_backends()
     shape = f"{target.slices}x1x{target.layout[0]}"  # slices x hosts x GPUs
-    return list(topologies.get_topology_desc("", "cuda", topology=shape, target_config=H100_TARGET_CONFIG).devices)
+    return list(
+        topologies.get_topology_desc(
+            "", "cuda", topology=shape, target_config=H100_TARGET_CONFIG
+        ).devices
+    )
 
 
 # NVIDIA's H100 SXM5 as XLA's GpuTargetConfigProto: the limits of compute capability 9.0 (CUDA C++ Programming Guide, table of technical

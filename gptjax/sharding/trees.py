@@ -17,7 +17,9 @@ def leaf_name(key_path) -> str:
 
 def named_leaves(tree) -> list[tuple[str, Any]]:
     """(name, leaf) for every leaf of any pytree, in jax's order."""
-    return [(leaf_name(key_path), leaf) for key_path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    return [
+        (leaf_name(key_path), leaf) for key_path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
 
 
 def digests(tree) -> dict[str, int]:
@@ -42,7 +44,11 @@ def _digest(x):
     # Each index is folded in by itself: a flat index would need a reshape, which moves data between devices.
     position = jnp.zeros(bits.shape, jnp.uint32)
     for dim in range(bits.ndim):
-        position = _mix(position + lax.broadcasted_iota(jnp.uint32, bits.shape, dim) * jnp.uint32(WEYL) + jnp.uint32(dim + 1))
+        position = _mix(
+            position
+            + lax.broadcasted_iota(jnp.uint32, bits.shape, dim) * jnp.uint32(WEYL)
+            + jnp.uint32(dim + 1)
+        )
     return jnp.sum(_mix(bits ^ position), dtype=jnp.uint32)
 
 

@@ -25,7 +25,11 @@ def options(device: Any) -> dict[str, str]:
     if device.platform == "cpu":
         return _cpu_options()
     chip = topology.chip(device)
-    return {} if chip is None or chip.fusion_kib is None else {"xla_tpu_scoped_vmem_limit_kib": str(chip.fusion_kib)}
+    return (
+        {}
+        if chip is None or chip.fusion_kib is None
+        else {"xla_tpu_scoped_vmem_limit_kib": str(chip.fusion_kib)}
+    )
 
 
 @functools.cache
@@ -34,7 +38,9 @@ def _cpu_options() -> dict[str, str]:
     if platform.machine() != "x86_64":
         return {}
     try:  # experimental, so a newer XLA may have renamed it
-        jax.jit(lambda x: x, compiler_options=CPU_OPTIONS).lower(jax.ShapeDtypeStruct((), jnp.float32)).compile()
+        jax.jit(lambda x: x, compiler_options=CPU_OPTIONS).lower(
+            jax.ShapeDtypeStruct((), jnp.float32)
+        ).compile()
     except jax.errors.JaxRuntimeError as error:
         if "No such compile option" not in str(error):
             raise
@@ -56,5 +62,10 @@ def tune_malloc() -> None:
     twice by a step's scratch, where a small piece has taken its place, and then stays."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        for parameter, value in ((ARENA_MAX, 1), (MMAP_MAX, 0), (TOP_PAD, MAX_INT32), (TRIM_THRESHOLD, NEVER)):
+        for parameter, value in (
+            (ARENA_MAX, 1),
+            (MMAP_MAX, 0),
+            (TOP_PAD, MAX_INT32),
+            (TRIM_THRESHOLD, NEVER),
+        ):
             libc.mallopt(parameter, value)

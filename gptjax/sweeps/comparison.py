@@ -26,14 +26,20 @@ class MeanInterval:
         return abs(self.mean) > self.half_width
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f}" + ("" if math.isnan(self.half_width) else f" \N{PLUS-MINUS SIGN} {self.half_width:.4f}")
+        return f"{self.mean:.4f}" + (
+            "" if math.isnan(self.half_width) else f" \N{PLUS-MINUS SIGN} {self.half_width:.4f}"
+        )
 
 
 def mean_interval(values: Sequence[float]) -> MeanInterval:
     import scipy.stats
 
     n = len(values)
-    half_width = scipy.stats.t.ppf(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n) if n > 1 else math.nan
+    half_width = (
+        scipy.stats.t.ppf(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n)
+        if n > 1
+        else math.nan
+    )
     return MeanInterval(statistics.fmean(values), float(half_width), n)
 
 
@@ -100,7 +106,11 @@ def load_run(point: Point, directory: Path) -> RunResult:
         records = run_status.read_records(directory / point.name)
     except ValueError as error:
         return RunResult(point, point.config, "damaged", 0, (), None, 0.0, reason=str(error))
-    evaluations = [record for record in records if math.isfinite(record.get("validation_loss", math.nan)) and record.get("tokens", 0) > 0]
+    evaluations = [
+        record
+        for record in records
+        if math.isfinite(record.get("validation_loss", math.nan)) and record.get("tokens", 0) > 0
+    ]
     curve = tuple((record["tokens"], record["validation_loss"]) for record in evaluations)
     speeds = [r["tokens_per_s"] for r in records if "tokens_per_s" in r]
     seconds = sum(r["seconds"] for r in records if "seconds" in r)
@@ -108,9 +118,19 @@ def load_run(point: Point, directory: Path) -> RunResult:
     speed = statistics.median(speeds[len(speeds) // 10 :]) if speeds else None
     scales = [r["noise_scale"] for r in records if "noise_scale" in r]
     scales = [scale for scale in scales[len(scales) // 2 :] if math.isfinite(scale)]
-    noise_scale = statistics.median(scales) if scales else 0.0  # an estimate, which may come out below 0, and then says nothing
+    noise_scale = (
+        statistics.median(scales) if scales else 0.0
+    )  # an estimate, which may come out below 0, and then says nothing
     return RunResult(
-        point, point.config, status.state, status.step, curve, speed, seconds, noise_scale if noise_scale > 0 else None, status.reason
+        point,
+        point.config,
+        status.state,
+        status.step,
+        curve,
+        speed,
+        seconds,
+        noise_scale if noise_scale > 0 else None,
+        status.reason,
     )
 
 
@@ -120,13 +140,21 @@ def compare_arms(arms: Sequence[Arm], directory: Path) -> list[ArmResult]:
     all_final_losses: list[dict[int, float]] = []
     for arm in arms:
         runs = tuple(load_run(point, directory) for point in arm.points)
-        final_losses = {run.config.seed: run.final_loss for run in runs if run.final_loss is not None}
+        final_losses = {
+            run.config.seed: run.final_loss for run in runs if run.final_loss is not None
+        }
         differences = (
-            [final_losses[seed] - all_final_losses[0][seed] for seed in final_losses if seed in all_final_losses[0]]
+            [
+                final_losses[seed] - all_final_losses[0][seed]
+                for seed in final_losses
+                if seed in all_final_losses[0]
+            ]
             if all_final_losses
             else []
         )
         loss = mean_interval(list(final_losses.values())) if final_losses else None
-        results.append(ArmResult(arm.label, runs, loss, mean_interval(differences) if differences else None))
+        results.append(
+            ArmResult(arm.label, runs, loss, mean_interval(differences) if differences else None)
+        )
         all_final_losses.append(final_losses)
     return results

@@ -28,7 +28,11 @@ class LiveTable:
 
         self._points, self._directory, self._n_parts = points, directory, n_parts
         self._terminal = console.stdout_console()
-        self._live = rich.live.Live(console=self._terminal, auto_refresh=False) if self._terminal.is_terminal else None
+        self._live = (
+            rich.live.Live(console=self._terminal, auto_refresh=False)
+            if self._terminal.is_terminal
+            else None
+        )
         self._last_update, self._last_states = 0.0, {point.name: "waiting" for point in points}
         self._progress: local_runner.Progress | None = None
 
@@ -46,22 +50,37 @@ class LiveTable:
 
     def show(self, progress: local_runner.Progress) -> None:
         self._progress = progress
-        has_new_points = any(self._last_states[running_point.point.name] != "running" for running_point in progress.active.values())
+        has_new_points = any(
+            self._last_states[running_point.point.name] != "running"
+            for running_point in progress.active.values()
+        )
         if not has_new_points and time.monotonic() - self._last_update < REFRESH_SECONDS:
             return
         self._last_update = time.monotonic()
-        statuses = {point.name: run_status.read_status(point, self._directory) for point in self._points}
+        statuses = {
+            point.name: run_status.read_status(point, self._directory) for point in self._points
+        }
         states = {name: _display_state(name, status, progress) for name, status in statuses.items()}
         if self._live is not None:
             self._live.update(self._render(statuses, states, progress), refresh=True)
         else:
             for name, state in states.items():
-                if state != self._last_states[name] and state in ("running", "done", "failed", *run_status.ERROR_STATES):
+                if state != self._last_states[name] and state in (
+                    "running",
+                    "done",
+                    "failed",
+                    *run_status.ERROR_STATES,
+                ):
                     line = f"{state:8} {name}{_format_loss(statuses[name])}  ({summarize(statuses, states, progress, self._n_parts)})"
                     self._terminal.print(line, soft_wrap=True)
         self._last_states = states
 
-    def _render(self, statuses: dict[str, run_status.RunStatus], states: dict[str, str], progress: local_runner.Progress):
+    def _render(
+        self,
+        statuses: dict[str, run_status.RunStatus],
+        states: dict[str, str],
+        progress: local_runner.Progress,
+    ):
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -80,11 +99,23 @@ class LiveTable:
         return Group(Text(summarize(statuses, states, progress, self._n_parts), "bold"), table)
 
 
-def summarize(statuses: dict[str, run_status.RunStatus], states: dict[str, str], progress: local_runner.Progress, n_parts: int) -> str:
+def summarize(
+    statuses: dict[str, run_status.RunStatus],
+    states: dict[str, str],
+    progress: local_runner.Progress,
+    n_parts: int,
+) -> str:
     """One line: how many points are what, the best of those that are done, and the time left."""
-    counts = {state: sum(shown_state in kinds for shown_state in states.values()) for state, kinds in SUMMARY_STATES.items()}
+    counts = {
+        state: sum(shown_state in kinds for shown_state in states.values())
+        for state, kinds in SUMMARY_STATES.items()
+    }
     parts = [f"{n} {state}" for state, n in counts.items() if n or state == "done"]
-    losses = {name: status.loss for name, status in statuses.items() if states[name] == "done" and status.loss is not None}
+    losses = {
+        name: status.loss
+        for name, status in statuses.items()
+        if states[name] == "done" and status.loss is not None
+    }
     if losses:
         best = min(losses, key=lambda name: losses[name])
         parts.append(f"best {losses[best]:.4f} {best}")
@@ -102,27 +133,39 @@ SUMMARY_STATES = {
 }
 
 
-def seconds_left(statuses: dict[str, run_status.RunStatus], progress: local_runner.Progress, n_parts: int) -> float | None:
+def seconds_left(
+    statuses: dict[str, run_status.RunStatus], progress: local_runner.Progress, n_parts: int
+) -> float | None:
     """As if every point took as long as those that are done have, or as those that run will; None while nothing is known."""
     durations = progress.point_seconds or [
-        total for r in progress.active.values() if (total := r.total_seconds(statuses[r.point.name])) is not None
+        total
+        for r in progress.active.values()
+        if (total := r.total_seconds(statuses[r.point.name])) is not None
     ]
     if not durations:
         return None
     active_statuses = [statuses[r.point.name] for r in progress.active.values()]
-    remaining = len(progress.queue) + sum(1 - status.step / status.n_steps for status in active_statuses)
+    remaining = len(progress.queue) + sum(
+        1 - status.step / status.n_steps for status in active_statuses
+    )
     return remaining * sum(durations) / len(durations) / n_parts
 
 
 def _display_state(name: str, status: run_status.RunStatus, progress: local_runner.Progress) -> str:
     if any(running_point.point.name == name for running_point in progress.active.values()):
         return "running"
-    return "failed" if name in progress.failures and status.state not in run_status.ERROR_STATES else status.state
+    return (
+        "failed"
+        if name in progress.failures and status.state not in run_status.ERROR_STATES
+        else status.state
+    )
 
 
 def _visible_points(states: dict[str, str], n_rows: int) -> list[str]:
     """All points if there is room, else those that tell most, in their order."""
-    ranks = {"running": 0, "failed": 1, "begun": 2, "waiting": 3, "done": 4} | dict.fromkeys(run_status.ERROR_STATES, 1)
+    ranks = {"running": 0, "failed": 1, "begun": 2, "waiting": 3, "done": 4} | dict.fromkeys(
+        run_status.ERROR_STATES, 1
+    )
     visible = sorted(states, key=lambda name: ranks[states[name]])[:n_rows]
     return [name for name in states if name in visible]
 

@@ -17,7 +17,9 @@ from gptjax.sweeps import run_status
 COMPILE_CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # the seeds of an arm are the same programs: starting micro takes half as long
 LOG_FILE = "log.txt"  # in the run's directory: all that it says
 POLL_SECONDS = 0.25  # seconds between two looks
-USER_ERROR_STATUS = 2  # exit status of what a user can mend; as of the next, to try it again would change nothing
+USER_ERROR_STATUS = (
+    2  # exit status of what a user can mend; as of the next, to try it again would change nothing
+)
 NON_FINITE_STATUS = 3  # of updates that are not finite
 
 
@@ -38,11 +40,20 @@ class Slot:
 
 def make_slots(jobs: int, devices: int | None) -> list[Slot]:
     """The machine in `jobs` equal parts, each with `devices` accelerators. ValueError if a part would have no core."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cores = (
+        sorted(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else list(range(os.cpu_count() or 1))
+    )
     if not 1 <= jobs <= len(cores):
         raise ValueError(f"--jobs={jobs}: give 1 to {len(cores)}, the cores of this machine")
-    parts = [frozenset(cores[i * len(cores) // jobs : (i + 1) * len(cores) // jobs]) for i in range(jobs)]
-    device_groups = [None if devices is None else tuple(range(i * devices, (i + 1) * devices)) for i in range(jobs)]
+    parts = [
+        frozenset(cores[i * len(cores) // jobs : (i + 1) * len(cores) // jobs]) for i in range(jobs)
+    ]
+    device_groups = [
+        None if devices is None else tuple(range(i * devices, (i + 1) * devices))
+        for i in range(jobs)
+    ]
     return [Slot(part, group) for part, group in zip(parts, device_groups, strict=True)]
 
 
@@ -66,11 +77,18 @@ class Progress:
     queue: collections.deque[Point]
     active: dict[Slot, RunningPoint] = dataclasses.field(default_factory=dict)
     failures: dict[str, str] = dataclasses.field(default_factory=dict)  # name of the point -> why
-    point_seconds: list[float] = dataclasses.field(default_factory=list)  # that the whole of each point took which ended in this session
+    point_seconds: list[float] = dataclasses.field(
+        default_factory=list
+    )  # that the whole of each point took which ended in this session
 
 
 def run(
-    recipe: str, points: list[Point], directory: Path, slots: list[Slot], retries: int, show: Callable[[Progress], None]
+    recipe: str,
+    points: list[Point],
+    directory: Path,
+    slots: list[Slot],
+    retries: int,
+    show: Callable[[Progress], None],
 ) -> tuple[Progress, bool]:
     """Run every point that is not done, the first ones first; (what became of them, whether all was gone through). Ctrl-C, SIGTERM and a
     terminal that closes stop each run with a checkpoint, so the same sweep goes on from there; a second one kills them. However this
@@ -92,17 +110,23 @@ def run(
             if len(signals) > n_forwarded:
                 n_forwarded = len(signals)
                 for running_point in progress.active.values():
-                    running_point.process.send_signal(signal.SIGTERM if n_forwarded == 1 else signal.SIGKILL)
+                    running_point.process.send_signal(
+                        signal.SIGTERM if n_forwarded == 1 else signal.SIGKILL
+                    )
             for slot in slots:
                 if slot in progress.active and progress.active[slot].process.poll() is not None:
-                    _finish(progress, progress.active.pop(slot), directory, retries_left, bool(signals))
+                    _finish(
+                        progress, progress.active.pop(slot), directory, retries_left, bool(signals)
+                    )
                 if slot not in progress.active and not signals:
                     point = _next_point(progress, directory)
                     if point is not None:
                         try:
                             progress.active[slot] = _start(recipe, point, directory, slot)
                         except OSError as error:  # of this point's directory: the others may go on
-                            progress.failures[point.name] = f"cannot begin: {error.filename}: {error.strerror}"
+                            progress.failures[point.name] = (
+                                f"cannot begin: {error.filename}: {error.strerror}"
+                            )
             with contextlib.suppress(*[OSError] if signals else []):  # the terminal may be gone
                 show(progress)
             time.sleep(POLL_SECONDS)
@@ -113,9 +137,14 @@ def run(
 def catch_signals() -> Iterator[list[int]]:
     """Ctrl-C, SIGTERM and SIGHUP append to the list, and do nothing else, within it; one that is ignored, as by nohup, stays so."""
     signals: list[int] = []
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [
+        getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+    ]
     handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    old_handlers = {number: signal.signal(number, lambda number, _: signals.append(number)) for number in handled}
+    old_handlers = {
+        number: signal.signal(number, lambda number, _: signals.append(number))
+        for number in handled
+    }
     try:
         yield signals
     finally:
@@ -125,7 +154,11 @@ def catch_signals() -> Iterator[list[int]]:
 
 def _next_point(progress: Progress, directory: Path) -> Point | None:
     """The first point whose data nobody is preparing: points of the same data share what is prepared."""
-    busy_data = {data_key(r.point) for r in progress.active.values() if not (directory / r.point.name / "data.json").exists()}
+    busy_data = {
+        data_key(r.point)
+        for r in progress.active.values()
+        if not (directory / r.point.name / "data.json").exists()
+    }
     point = next((point for point in progress.queue if data_key(point) not in busy_data), None)
     if point is not None:
         progress.queue.remove(point)
@@ -142,7 +175,9 @@ def _start(recipe: str, point: Point, directory: Path, slot: Slot) -> RunningPoi
     (directory / "data").mkdir(exist_ok=True)
     if not (run_path / "data").exists():
         (run_path / "data").symlink_to("../data")
-    command = child.command(["-m", "gptjax.train", f"--config={recipe}", f"--run={run_path}", *point.arguments])
+    command = child.command(
+        ["-m", "gptjax.train", f"--config={recipe}", f"--run={run_path}", *point.arguments]
+    )
     with (run_path / LOG_FILE).open("a") as log:
         # A session of its own: the terminal's Ctrl-C is for this program alone, which passes it on.
         process = subprocess.Popen(
@@ -150,16 +185,26 @@ def _start(recipe: str, point: Point, directory: Path, slot: Slot) -> RunningPoi
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={COMPILE_CACHE_VARIABLE: str((directory / "compiled").resolve())} | os.environ | slot.environment,
+            env={COMPILE_CACHE_VARIABLE: str((directory / "compiled").resolve())}
+            | os.environ
+            | slot.environment,
             start_new_session=True,
         )
     if hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(process.pid, slot.cores)
-    return RunningPoint(point, process, time.monotonic(), run_status.read_status(point, directory).step)
+    return RunningPoint(
+        point, process, time.monotonic(), run_status.read_status(point, directory).step
+    )
 
 
-def _finish(progress: Progress, running_point: RunningPoint, directory: Path, retries_left: dict[str, int], is_stopping: bool) -> None:
+def _finish(
+    progress: Progress,
+    running_point: RunningPoint,
+    directory: Path,
+    retries_left: dict[str, int],
+    is_stopping: bool,
+) -> None:
     point, exit_status = running_point.point, running_point.process.returncode
     status = run_status.read_status(point, directory)
     if status.state == "done":
@@ -171,14 +216,19 @@ def _finish(progress: Progress, running_point: RunningPoint, directory: Path, re
         retries_left[point.name] -= 1
         progress.queue.append(point)
     else:
-        progress.failures[point.name] = status.reason or failure_reason(directory / point.name / LOG_FILE, exit_status)
+        progress.failures[point.name] = status.reason or failure_reason(
+            directory / point.name / LOG_FILE, exit_status
+        )
 
 
 def failure_reason(log: Path, exit_status: int) -> str:
     """Why a process ended: its error line, or the last line that it wrote."""
     text = log.read_text(errors="replace") if log.is_file() else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    error = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
+    error = next(
+        (line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")),
+        None,
+    )
     if error is not None:
         return error
     outcome = f"killed by signal {-exit_status}" if exit_status < 0 else f"ended with {exit_status}"

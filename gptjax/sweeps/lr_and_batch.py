@@ -19,7 +19,12 @@ from gptjax.sweeps import comparison, report_page
 
 PEAK_PATH = "train.schedule.peak"
 # What follows from the batch's size.
-BATCH_DEPENDENT_EDITS = ("train.microbatch_rows=None", "loop.every_eval=1", "loop.every_log=1", "loop.every_save=1")
+BATCH_DEPENDENT_EDITS = (
+    "train.microbatch_rows=None",
+    "loop.every_eval=1",
+    "loop.every_log=1",
+    "loop.every_save=1",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +52,9 @@ class LRSearch:
         if self.is_at_edge:
             return peak_lr(self.best_arm)
         index = self.arms.index(self.best_arm)
-        (x0, y0), (x1, y1), (x2, y2) = ((math.log(peak_lr(arm)), _mean_loss(arm)) for arm in self.arms[index - 1 : index + 2])
+        (x0, y0), (x1, y1), (x2, y2) = (
+            (math.log(peak_lr(arm)), _mean_loss(arm)) for arm in self.arms[index - 1 : index + 2]
+        )
         left_slope, right_slope = (y0 - y1) / (x0 - x1), (y2 - y1) / (x2 - x1)
         return math.exp((x0 + x1) / 2 - left_slope * (x2 - x0) / (2 * (right_slope - left_slope)))
 
@@ -75,7 +82,10 @@ def group_searches(results: Sequence[comparison.ArmResult]) -> list[LRSearch]:
             key = overrides.override(dataclasses.replace(result.config, seed=0), f"{PEAK_PATH}=1")
             groups.setdefault(key, []).append(result)
     labels = sweep.labels(list(groups))
-    return [LRSearch(label, tuple(sorted(arms, key=peak_lr))) for label, arms in zip(labels, groups.values(), strict=True)]
+    return [
+        LRSearch(label, tuple(sorted(arms, key=peak_lr)))
+        for label, arms in zip(labels, groups.values(), strict=True)
+    ]
 
 
 def group_by_batch(searches: Sequence[LRSearch]) -> list[list[LRSearch]]:
@@ -84,9 +94,19 @@ def group_by_batch(searches: Sequence[LRSearch]) -> list[list[LRSearch]]:
     for search in searches:
         config = search.arms[0].config
         if config.train.ramp is None:
-            edits = (f"{PEAK_PATH}=1", *BATCH_DEPENDENT_EDITS, f"train.batch_tokens={config.model.n_ctx}")
-            groups.setdefault(overrides.override(dataclasses.replace(config, seed=0), *edits), []).append(search)
-    return [sorted(group, key=lambda search: search.batch_tokens) for group in groups.values() if len(group) > 2]
+            edits = (
+                f"{PEAK_PATH}=1",
+                *BATCH_DEPENDENT_EDITS,
+                f"train.batch_tokens={config.model.n_ctx}",
+            )
+            groups.setdefault(
+                overrides.override(dataclasses.replace(config, seed=0), *edits), []
+            ).append(search)
+    return [
+        sorted(group, key=lambda search: search.batch_tokens)
+        for group in groups.values()
+        if len(group) > 2
+    ]
 
 
 # --- learning rates -----------------------------------------------------------------------------------------------------
@@ -116,14 +136,23 @@ def lr_section(results: Sequence[comparison.ArmResult], path: Path) -> report_pa
             color=color,
             label=loss_plot.escape(search.label or "loss"),
         )
-        axes.plot([peak_lr(search.best_arm)], [_mean_loss(search.best_arm)], "o", ms=11, mfc="none", color=color)
+        axes.plot(
+            [peak_lr(search.best_arm)],
+            [_mean_loss(search.best_arm)],
+            "o",
+            ms=11,
+            mfc="none",
+            color=color,
+        )
     axes.set_xlabel("peak learning rate", color=loss_plot.INK)
     axes.set_ylabel("final validation loss (nats per token)", color=loss_plot.INK)
     axes.legend(frameon=False, fontsize=9)
     report_page.style_axes(axes)
     figure.savefig(path, dpi=130)
     note = "parabola: its minimum, in log rate, through the best and its neighbours. Circles: the best of each."
-    return report_page.Section("Learning rates", ("arms", "best peak", "its loss", "parabola"), tuple(rows), note, path)
+    return report_page.Section(
+        "Learning rates", ("arms", "best peak", "its loss", "parabola"), tuple(rows), note, path
+    )
 
 
 # --- batches ------------------------------------------------------------------------------------------------------------
@@ -143,17 +172,40 @@ class BatchResult:
 def compare_batches(group: Sequence[LRSearch]) -> tuple[list[BatchResult], float, float | None]:
     """(each batch size, the loss that all reach, the noise scale: the median over batch sizes)."""
     target = max(_mean_loss(search.best_arm) for search in group)
-    tokens_to_loss = [min(tokens_to_reach(run.curve, target) for arm in search.arms for run in arm.runs if run.curve) for search in group]
+    tokens_to_loss = [
+        min(
+            tokens_to_reach(run.curve, target)
+            for arm in search.arms
+            for run in arm.runs
+            if run.curve
+        )
+        for search in group
+    ]
     scales = [search.noise_scale for search in group if search.noise_scale is not None]
     if not scales:
-        return [BatchResult(search, tokens, None, None) for search, tokens in zip(group, tokens_to_loss, strict=True)], target, None
+        return (
+            [
+                BatchResult(search, tokens, None, None)
+                for search, tokens in zip(group, tokens_to_loss, strict=True)
+            ],
+            target,
+            None,
+        )
     noise = statistics.median(scales)
-    predicted_tokens = _fit_factor(tokens_to_loss, [1 + search.batch_tokens / noise for search in group])
-    adam_peaks = _fit_factor([s.fitted_peak for s in group], [(1 + noise / s.batch_tokens) ** -0.5 for s in group])
-    sgd_peaks = _fit_factor([s.fitted_peak for s in group], [1 / (1 + noise / s.batch_tokens) for s in group])
+    predicted_tokens = _fit_factor(
+        tokens_to_loss, [1 + search.batch_tokens / noise for search in group]
+    )
+    adam_peaks = _fit_factor(
+        [s.fitted_peak for s in group], [(1 + noise / s.batch_tokens) ** -0.5 for s in group]
+    )
+    sgd_peaks = _fit_factor(
+        [s.fitted_peak for s in group], [1 / (1 + noise / s.batch_tokens) for s in group]
+    )
     results = []
     for i, (search, tokens) in enumerate(zip(group, tokens_to_loss, strict=True)):
-        results.append(BatchResult(search, tokens, predicted_tokens[i], (adam_peaks[i], sgd_peaks[i])))
+        results.append(
+            BatchResult(search, tokens, predicted_tokens[i], (adam_peaks[i], sgd_peaks[i]))
+        )
     return results, target, noise
 
 
@@ -175,7 +227,9 @@ def tokens_to_reach(curve: Sequence[tuple[float, float]], loss: float) -> float:
     return math.inf
 
 
-def batch_section(results: Sequence[comparison.ArmResult], path: Path) -> report_page.Section | None:
+def batch_section(
+    results: Sequence[comparison.ArmResult], path: Path
+) -> report_page.Section | None:
     """Tokens and best peak by batch size, beside the noise scale's prediction; None for fewer than three batch sizes. Of several groups
     the first is drawn."""
     groups = group_by_batch(group_searches(results))
@@ -184,7 +238,11 @@ def batch_section(results: Sequence[comparison.ArmResult], path: Path) -> report
     batches, target, noise = compare_batches(groups[0])
     rows = []
     for batch in batches:
-        peaks = "" if batch.predicted_peaks is None else " to ".join(f"{value:.2g}" for value in sorted(batch.predicted_peaks))
+        peaks = (
+            ""
+            if batch.predicted_peaks is None
+            else " to ".join(f"{value:.2g}" for value in sorted(batch.predicted_peaks))
+        )
         rows.append(
             (
                 f"{batch.search.batch_tokens:,}",
@@ -198,7 +256,9 @@ def batch_section(results: Sequence[comparison.ArmResult], path: Path) -> report
         )
     _plot_batches(batches, target, noise, path)
     noise_note = (
-        "no noise scale was measured: it needs batches of two microbatches or more" if noise is None else f"noise scale {noise:,.0f} tokens"
+        "no noise scale was measured: it needs batches of two microbatches or more"
+        if noise is None
+        else f"noise scale {noise:,.0f} tokens"
     )
     return report_page.Section(
         "Batch sizes",
@@ -209,20 +269,51 @@ def batch_section(results: Sequence[comparison.ArmResult], path: Path) -> report
     )
 
 
-BATCH_COLUMNS = ("batch, tokens", "best loss", "best peak", "predicted, Adam to SGD", "noise scale", "tokens to the loss", "predicted")
-BATCH_NOTE = "Predictions have the noise scale's shape; their level is fitted (McCandlish et al. 2018)."
+BATCH_COLUMNS = (
+    "batch, tokens",
+    "best loss",
+    "best peak",
+    "predicted, Adam to SGD",
+    "noise scale",
+    "tokens to the loss",
+    "predicted",
+)
+BATCH_NOTE = (
+    "Predictions have the noise scale's shape; their level is fitted (McCandlish et al. 2018)."
+)
 
 
-def _plot_batches(batches: Sequence[BatchResult], target: float, noise: float | None, path: Path) -> None:
+def _plot_batches(
+    batches: Sequence[BatchResult], target: float, noise: float | None, path: Path
+) -> None:
     figure, (left, right) = _new_figure(2)
     sizes = [batch.search.batch_tokens for batch in batches]
-    left.plot(sizes, [batch.tokens_to_loss for batch in batches], "o", color=report_page.COLORS[0], label="found")
-    right.plot(sizes, [batch.search.fitted_peak for batch in batches], "o", color=report_page.COLORS[0], label="found")
+    left.plot(
+        sizes,
+        [batch.tokens_to_loss for batch in batches],
+        "o",
+        color=report_page.COLORS[0],
+        label="found",
+    )
+    right.plot(
+        sizes,
+        [batch.search.fitted_peak for batch in batches],
+        "o",
+        color=report_page.COLORS[0],
+        label="found",
+    )
     if noise is not None:
-        left.plot(sizes, [batch.predicted_tokens for batch in batches], color=report_page.COLORS[1], label="predicted by the noise scale")
+        left.plot(
+            sizes,
+            [batch.predicted_tokens for batch in batches],
+            color=report_page.COLORS[1],
+            label="predicted by the noise scale",
+        )
         lows, highs = zip(*(batch.predicted_peaks or () for batch in batches), strict=True)
         right.plot(sizes, lows, color=report_page.COLORS[1], label="predicted, exponent 1/2 (Adam)")
-        right.plot(sizes, highs, "--", color=report_page.COLORS[1], label="predicted, exponent 1 (SGD)")
+        right.plot(
+            sizes, highs, "--", color=report_page.COLORS[1], label="predicted, exponent 1 (SGD)"
+        )
         for axes in (left, right):
             axes.axvline(noise, color=loss_plot.LR, lw=0.9, ls=":", label="noise scale")
     left.set_ylabel(f"tokens to a loss of {target:.3f}", color=loss_plot.INK)

@@ -14,7 +14,16 @@ from gptjax.report import console, loss_plot
 from gptjax.sweeps import comparison, run_status
 
 COLORS = ("#4C78A8", "#D1495B", "#59A14F", "#B07AA1", "#F28E2B", "#76B7B2", "#9C755F", "#1F2937")
-COLUMNS = ("arm", "seeds", "validation loss", "beside the baseline", "parameters", "FLOPs of a run", "tokens/s", "time of a run")
+COLUMNS = (
+    "arm",
+    "seeds",
+    "validation loss",
+    "beside the baseline",
+    "parameters",
+    "FLOPs of a run",
+    "tokens/s",
+    "time of a run",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +64,24 @@ def table_rows(results: Sequence[comparison.ArmResult]) -> list[tuple[str, ...]]
 def _format_difference(interval: comparison.MeanInterval | None) -> str:
     if interval is None:
         return "no seed in common"
-    text = f"{interval.mean:+.4f}" + ("" if math.isnan(interval.half_width) else f" \N{PLUS-MINUS SIGN} {interval.half_width:.4f}")
-    return text + ("" if math.isnan(interval.half_width) else ", clear" if interval.is_significant else ", not clear")
+    text = f"{interval.mean:+.4f}" + (
+        "" if math.isnan(interval.half_width) else f" \N{PLUS-MINUS SIGN} {interval.half_width:.4f}"
+    )
+    return text + (
+        ""
+        if math.isnan(interval.half_width)
+        else ", clear"
+        if interval.is_significant
+        else ", not clear"
+    )
 
 
 def render_markdown(
-    name: str, description: str, results: Sequence[comparison.ArmResult], failures: Sequence[str], sections: Sequence[Section]
+    name: str,
+    description: str,
+    results: Sequence[comparison.ArmResult],
+    failures: Sequence[str],
+    sections: Sequence[Section],
 ) -> str:
     """Columns aligned, so that it is a table for people too."""
     notes = [NOTE, *failures]
@@ -74,14 +95,27 @@ def render_markdown(
         *map(run_status.one_line, notes),
     ]
     for part in sections:
-        lines += ["", f"## {part.title}", "", *_markdown_table(part.columns, part.rows), "", part.note]
+        lines += [
+            "",
+            f"## {part.title}",
+            "",
+            *_markdown_table(part.columns, part.rows),
+            "",
+            part.note,
+        ]
     return "\n".join([*lines, ""])
 
 
 def _markdown_table(head: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> list[str]:
-    cells = [head, *([run_status.one_line(cell).replace("|", "\\|") for cell in row] for row in body)]
+    cells = [
+        head,
+        *([run_status.one_line(cell).replace("|", "\\|") for cell in row] for row in body),
+    ]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    ]
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 
 
@@ -104,15 +138,27 @@ def plot_curves(results: Sequence[comparison.ArmResult], path: Path) -> Path:
                 x, means, low, high = zip(*points, strict=True)
                 x = [tokens * factor for tokens in x]
                 color = COLORS[number % len(COLORS)]
-                style = {"color": color, "ls": "-" if number < len(COLORS) else "--", "marker": "o" if len(points) == 1 else ""}
-                axes.plot(x, means, lw=1.8, label=loss_plot.escape(result.label), **style)  # a line of one point is not seen
+                style = {
+                    "color": color,
+                    "ls": "-" if number < len(COLORS) else "--",
+                    "marker": "o" if len(points) == 1 else "",
+                }
+                axes.plot(
+                    x, means, lw=1.8, label=loss_plot.escape(result.label), **style
+                )  # a line of one point is not seen
                 axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
     for axes, unit in ((left, "tokens"), (right, "FLOPs")):
         axes.set_xlabel(unit, color=loss_plot.INK)
         style_axes(axes)
     left.set_ylabel("validation loss (nats per token)", color=loss_plot.INK)
     if left.get_legend_handles_labels()[0]:
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+        figure.legend(
+            *left.get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=2,
+            frameon=False,
+            fontsize=9,
+        )
     figure.savefig(path, dpi=130)
     return path
 
@@ -125,7 +171,11 @@ def style_axes(axes) -> None:
     low, high = axes.get_xlim()
     if high < 100 * low:
         axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: console.si(x) if 1 <= x < 1e15 else f"{x:g}"))
+        axes.xaxis.set_major_formatter(
+            matplotlib.ticker.FuncFormatter(
+                lambda x, _: console.si(x) if 1 <= x < 1e15 else f"{x:g}"
+            )
+        )
         axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     axes.grid(True, which="both", color=loss_plot.FAINT, lw=0.8)
     axes.spines[["top", "right"]].set_visible(False)
@@ -152,10 +202,14 @@ def plot_bars(results: Sequence[comparison.ArmResult], path: Path) -> Path:
         axes.plot(finals, [number] * len(finals), "o", ms=4, color=COLORS[0], alpha=0.45)
         if result.loss is not None:
             half = 0.0 if math.isnan(result.loss.half_width) else result.loss.half_width
-            axes.errorbar([result.loss.mean], [number], xerr=[half], fmt="D", ms=5, color=COLORS[1], capsize=4)
+            axes.errorbar(
+                [result.loss.mean], [number], xerr=[half], fmt="D", ms=5, color=COLORS[1], capsize=4
+            )
     axes.set_yticks(range(len(results)), [loss_plot.escape(result.label) for result in results])
     axes.set_ylim(len(results) - 0.4, -0.6)  # the first arm on top
-    axes.set_xlabel("validation loss (nats per token): seeds, mean and 95% interval", color=loss_plot.INK)
+    axes.set_xlabel(
+        "validation loss (nats per token): seeds, mean and 95% interval", color=loss_plot.INK
+    )
     axes.grid(True, axis="x", color=loss_plot.FAINT, lw=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
@@ -179,7 +233,13 @@ def render_html(
     """The whole report as one file of HTML, pictures within."""
 
     def row(cells, tag):
-        return "<tr>" + "".join(f"<{tag}>{html.escape(unicode.replace_surrogates(cell))}</{tag}>" for cell in cells) + "</tr>"
+        return (
+            "<tr>"
+            + "".join(
+                f"<{tag}>{html.escape(unicode.replace_surrogates(cell))}</{tag}>" for cell in cells
+            )
+            + "</tr>"
+        )
 
     def table(head, body):
         lines = "\n".join([row(head, "th"), *(row(cells, "td") for cells in body)])

@@ -14,7 +14,12 @@ from gptjax.runtime import atomic, run_dir
 
 TAIL_BYTES = 16_384  # bytes of metrics.jsonl that are looked at: the last evaluation lies in them, or a little before
 FILE_NAME = "sweep.json"
-COUNTS = ("tokens", "seconds", "tokens_per_s", "skipped_in_row")  # of a record, if there: finite, or not numbers that anything can use
+COUNTS = (
+    "tokens",
+    "seconds",
+    "tokens_per_s",
+    "skipped_in_row",
+)  # of a record, if there: finite, or not numbers that anything can use
 MEASUREMENTS = ("loss", "validation_loss", "noise_scale")  # numbers, that may be infinite or NaN
 State = Literal["refused", "damaged", "given up", "waiting", "begun", "done"]
 ERROR_STATES = ("refused", "damaged", "given up")
@@ -44,11 +49,21 @@ def read_status(point: Point, directory: Path) -> RunStatus:
     step = max((record["step"] for record in records), default=0)
     losses = [record for record in records if "validation_loss" in record]
     loss = losses[-1]["validation_loss"] if losses else None
-    if losses and losses[-1]["step"] == n_steps and (run_path / "checkpoints" / str(n_steps)).exists():
+    if (
+        losses
+        and losses[-1]["step"] == n_steps
+        and (run_path / "checkpoints" / str(n_steps)).exists()
+    ):
         return RunStatus("done", step, n_steps, loss)
     skipped = records[-1].get("skipped_in_row", 0) if records else 0
     if skipped >= point.config.train.skips_allowed:
-        return RunStatus("given up", step, n_steps, loss, f"gave up: {skipped:,.0f} updates in a row were not finite, up to step {step:,}")
+        return RunStatus(
+            "given up",
+            step,
+            n_steps,
+            loss,
+            f"gave up: {skipped:,.0f} updates in a row were not finite, up to step {step:,}",
+        )
     return RunStatus("begun" if records else "waiting", step, n_steps, loss)
 
 
@@ -68,8 +83,18 @@ def _read_tail(file: Path) -> list[dict[str, Any]]:
         lines = stream.read().split(b"\n")
     whole_lines = lines[1 if size > TAIL_BYTES else 0 : -1]
     raw_records = [parse.json_object(line, f"{file}, a line near its end,") for line in whole_lines]
-    values = [{name: events.NON_FINITE.get(v, v) if isinstance(v, str) else v for name, v in record.items()} for record in raw_records]
-    return [record for record in values if math.isfinite(check(record, str(file)).get("validation_loss", 0))]
+    values = [
+        {
+            name: events.NON_FINITE.get(v, v) if isinstance(v, str) else v
+            for name, v in record.items()
+        }
+        for record in raw_records
+    ]
+    return [
+        record
+        for record in values
+        if math.isfinite(check(record, str(file)).get("validation_loss", 0))
+    ]
 
 
 def read_records(run_path: Path) -> list[dict[str, Any]]:
@@ -78,7 +103,11 @@ def read_records(run_path: Path) -> list[dict[str, Any]]:
         records = events.read(run_path)
     except (OSError, ValueError) as error:
         message = one_line(error)
-        raise ValueError(message if events.FILE_NAME in message else f"{run_path / events.FILE_NAME} cannot be read: {message}") from None
+        raise ValueError(
+            message
+            if events.FILE_NAME in message
+            else f"{run_path / events.FILE_NAME} cannot be read: {message}"
+        ) from None
     return [check(record, str(run_path / events.FILE_NAME)) for record in records]
 
 
@@ -100,7 +129,9 @@ def check(record: dict[str, Any], where: str) -> dict[str, Any]:
 def write_sweep(directory: Path, name: str, sweep: Sweep) -> None:
     """sweep.json: what the directory holds, so that it can be reported without configs/."""
     directory.mkdir(parents=True, exist_ok=True)
-    record = {"name": name} | {field.name: getattr(sweep, field.name) for field in dataclasses.fields(sweep)}
+    record = {"name": name} | {
+        field.name: getattr(sweep, field.name) for field in dataclasses.fields(sweep)
+    }
     atomic.save(directory / FILE_NAME, atomic.json_bytes(record))
 
 
@@ -108,15 +139,26 @@ def read_sweep(directory: Path) -> tuple[str, Sweep]:
     """(name, sweep) of a directory. ValueError, naming the file, if there is none or it is damaged."""
     path = directory / FILE_NAME
     if not path.is_file():
-        raise ValueError(f"no sweep is in {directory}: it has no sweep.json; give the directory that gptjax.sweep made and printed")
+        raise ValueError(
+            f"no sweep is in {directory}: it has no sweep.json; give the directory that gptjax.sweep made and printed"
+        )
     record, where = parse.read_json(path), str(path)
-    name, description, recipe = (parse.member(record, field, str, where) for field in ("name", "about", "recipe"))
+    name, description, recipe = (
+        parse.member(record, field, str, where) for field in ("name", "about", "recipe")
+    )
     points, holdout = (
-        tuple(_check_edits(edits, where) for edits in parse.member({"check": []} | record, field, list, where))  # older ones have no check
+        tuple(
+            _check_edits(edits, where)
+            for edits in parse.member({"check": []} | record, field, list, where)
+        )  # older ones have no check
         for field in ("points", "check")
     )
     return name, Sweep(
-        about=description, recipe=recipe, points=points, sets=_check_edits(parse.member(record, "sets", list, where), where), check=holdout
+        about=description,
+        recipe=recipe,
+        points=points,
+        sets=_check_edits(parse.member(record, "sets", list, where), where),
+        check=holdout,
     )
 
 
@@ -158,4 +200,8 @@ def find_conflict(point: Point, directory: Path) -> str:
         lines = run_dir.diff(run_dir.load_config(run_path), point.config)
     except (OSError, ValueError) as error:
         return one_line(error)
-    return f"{run_path} holds a run of another config ({'; '.join(lines)}); remove it, or give another --dir" if lines else ""
+    return (
+        f"{run_path} holds a run of another config ({'; '.join(lines)}); remove it, or give another --dir"
+        if lines
+        else ""
+    )

@@ -48,7 +48,13 @@ SCALE_STARTS = (1e3, 1e8, 1e13)
 COEFFICIENT_STARTS = (1.0, 30.0, 1000.0)
 FLOOR_STARTS = (0.3, 1.0, 2.0)
 FORMS = {
-    "power": Form("(x0/x)^a", ("x0", "a"), ("x",), lambda p, x: p[1] * np.log(p[0] / x[0]), (SCALE_STARTS, EXPONENT_STARTS)),
+    "power": Form(
+        "(x0/x)^a",
+        ("x0", "a"),
+        ("x",),
+        lambda p, x: p[1] * np.log(p[0] / x[0]),
+        (SCALE_STARTS, EXPONENT_STARTS),
+    ),
     "offset": Form(
         "E + A/x^a",
         ("E", "A", "a"),
@@ -96,22 +102,37 @@ class Fit:
         """name -> (value, low, high) of each parameter."""
         low, high = self._bootstrap_interval(np.log)
         return {
-            name: (float(v), float(a), float(b)) for name, v, a, b in zip(self.form.parameters, self.parameters, low, high, strict=True)
+            name: (float(v), float(a), float(b))
+            for name, v, a, b in zip(self.form.parameters, self.parameters, low, high, strict=True)
         }
 
-    def _bootstrap_interval(self, log_value: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def _bootstrap_interval(
+        self, log_value: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The 95% interval of what `log_value` gives the logarithm of, from the parameters."""
         value = log_value(self.parameters)
         errors = [(log_value(parameters) - value) / spread for parameters, spread in self.bootstrap]
-        low, high = np.quantile(errors, [0.025, 0.975], axis=0, method="weibull")  # of any number of draws 95% lie between, on average
+        low, high = np.quantile(
+            errors, [0.025, 0.975], axis=0, method="weibull"
+        )  # of any number of draws 95% lie between, on average
         bounds = np.clip([value - high * self.spread, value - low * self.spread], -MAX_LOG, MAX_LOG)
         return np.exp(bounds[0]), np.exp(bounds[1])
 
 
-def fit(form: Form, variables: Sequence[Sequence[float]], losses: Sequence[float], arms: Sequence[int], seed: int = 0) -> Fit:
+def fit(
+    form: Form,
+    variables: Sequence[Sequence[float]],
+    losses: Sequence[float],
+    arms: Sequence[int],
+    seed: int = 0,
+) -> Fit:
     """The law through runs: each variable's value and the loss of each run, and the number of its arm. ValueError for fewer arms than
     parameters, which would be met exactly, and so say nothing."""
-    x, log_loss, arm = [np.asarray(v, float) for v in variables], np.log(np.asarray(losses, float)), np.asarray(arms)
+    x, log_loss, arm = (
+        [np.asarray(v, float) for v in variables],
+        np.log(np.asarray(losses, float)),
+        np.asarray(arms),
+    )
     names = np.unique(arm)
     if len(names) <= len(form.parameters):
         raise ValueError(
@@ -124,15 +145,23 @@ def fit(form: Form, variables: Sequence[Sequence[float]], losses: Sequence[float
         return np.bincount(arm_index, residuals) / np.bincount(arm_index)
 
     def deviation(residuals):
-        return max(float(np.sqrt(np.sum(means(residuals) ** 2) / (len(names) - len(form.parameters)))), MIN_SPREAD)
+        return max(
+            float(np.sqrt(np.sum(means(residuals) ** 2) / (len(names) - len(form.parameters)))),
+            MIN_SPREAD,
+        )
 
-    residuals, noise = log_loss - predicted, np.random.default_rng(seed).standard_normal((N_DRAWS, len(names)))
+    residuals, noise = (
+        log_loss - predicted,
+        np.random.default_rng(seed).standard_normal((N_DRAWS, len(names))),
+    )
     seed_residuals, draws = residuals - means(residuals)[arm_index], []
     for errors in deviation(residuals) * noise:
         sample = predicted + errors[arm_index] + seed_residuals
         draw = _minimize(form, x, sample, [parameters])
         draws.append((draw, deviation(sample - form.predict_log(draw, x))))
-    return Fit(form, parameters, deviation(residuals), tuple(draws), float(np.sqrt(np.mean(residuals**2))))
+    return Fit(
+        form, parameters, deviation(residuals), tuple(draws), float(np.sqrt(np.mean(residuals**2)))
+    )
 
 
 @np.errstate(all="ignore")
@@ -146,12 +175,19 @@ def _minimize(form: Form, x: list[np.ndarray], log_loss: np.ndarray, starts) -> 
         return scipy.optimize.least_squares(residuals, start, method="lm", max_nfev=1000)
 
     def huber(start):
-        return scipy.optimize.least_squares(residuals, start, loss="huber", f_scale=HUBER_DELTA, max_nfev=200)
+        return scipy.optimize.least_squares(
+            residuals, start, loss="huber", f_scale=HUBER_DELTA, max_nfev=200
+        )
 
     # Far from the minimum Huber's loss is flat, and its search stops: squares lead to it.
-    candidates = sorted((np.log(np.asarray(start, float)) for start in starts), key=lambda logs: np.abs(residuals(logs)).sum())[:16]
+    candidates = sorted(
+        (np.log(np.asarray(start, float)) for start in starts),
+        key=lambda logs: np.abs(residuals(logs)).sum(),
+    )[:16]
     minima = sorted(map(squares, candidates), key=lambda minimum: minimum.cost)[:3]
-    return _exp_parameters(min((huber(minimum.x) for minimum in minima), key=lambda minimum: minimum.cost).x)
+    return _exp_parameters(
+        min((huber(minimum.x) for minimum in minima), key=lambda minimum: minimum.cost).x
+    )
 
 
 def _exp_parameters(logs: np.ndarray) -> np.ndarray:

@@ -14,7 +14,9 @@ from gptjax.config import count, sweep
 from gptjax.report import console, loss_plot
 from gptjax.sweeps import comparison, report_page, scaling_fit
 
-EXTRAPOLATION_FACTOR = 2.0  # times the largest size: what is predicted where the sweep has no points to check
+EXTRAPOLATION_FACTOR = (
+    2.0  # times the largest size: what is predicted where the sweep has no points to check
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,29 +48,53 @@ class Law:
     applies_to: Callable[[ScalePoint], bool]
 
 
-def scaling_section(results: Sequence[comparison.ArmResult], path: Path) -> report_page.Section | None:
+def scaling_section(
+    results: Sequence[comparison.ArmResult], path: Path
+) -> report_page.Section | None:
     """Laws and predictions with their picture at `path`; None for a sweep of fewer than three sizes."""
     arms = scale_points([result for result in results if not result.holdout])
     if len({arm.N for arm in arms}) < 3:
         return None
     targets = scale_points([result for result in results if result.holdout], only_finished=False)
-    targets = targets or [ScalePoint(EXTRAPOLATION_FACTOR * max(arm.N for arm in arms), max(arm.D for arm in arms))]
+    targets = targets or [
+        ScalePoint(EXTRAPOLATION_FACTOR * max(arm.N for arm in arms), max(arm.D for arm in arms))
+    ]
     laws = fit_all(arms)
     plot_laws(laws, arms, targets, path)
     rows = [row for law in laws for row in _law_rows(law, targets)]
     scale, exponent = scaling_fit.GPT3_LAW
-    rows += [(f"GPT-3's own: {scale} C^-{exponent}", "", "", *_format_scale(arm), f"{scale * arm.C**-exponent:.3f}", "") for arm in targets]
+    rows += [
+        (
+            f"GPT-3's own: {scale} C^-{exponent}",
+            "",
+            "",
+            *_format_scale(arm),
+            f"{scale * arm.C**-exponent:.3f}",
+            "",
+        )
+        for arm in targets
+    ]
     return report_page.Section("Scaling laws", COLUMNS, tuple(rows), NOTE, path)
 
 
-COLUMNS = ("law", "fitted, with 95% intervals", "error", "N", "D", "predicted, with 95% interval", "found")
+COLUMNS = (
+    "law",
+    "fitted, with 95% intervals",
+    "error",
+    "N",
+    "D",
+    "predicted, with 95% interval",
+    "found",
+)
 NOTE = (
     "N: parameters without embeddings; D: tokens; C = 6 N D in PF-days. error: root mean square, relative to the loss. Intervals are of "
     "the law; a run's seed comes on top. GPT-3's own law is of its vocabulary and its text: compare its slope, not its level."
 )
 
 
-def scale_points(results: Sequence[comparison.ArmResult], only_finished: bool = True) -> list[ScalePoint]:
+def scale_points(
+    results: Sequence[comparison.ArmResult], only_finished: bool = True
+) -> list[ScalePoint]:
     """Arms by N and D, smallest first, the best of equals; only_finished: those that have a final loss."""
     best: dict[tuple[float, float], ScalePoint] = {}
     for result in results:
@@ -95,11 +121,35 @@ def fit_all(arms: Sequence[ScalePoint]) -> list[Law]:
     largest = next((N for N in reversed(sizes) if sum(arm.N == N for arm in arms) >= 3), None)
     cheapest = scaling_fit.pareto_frontier([[(arm.C, arm.mean_loss)] for arm in arms])
     candidates = [
-        (f"L(N) at D = {console.si(longest or 0)}", "power", [a for a in arms if a.D == longest], "N", lambda a: a.D == longest),
-        (f"L(D) at N = {console.si(largest or 0)}", "power", [a for a in arms if a.N == largest], "D", lambda a: a.N == largest),
+        (
+            f"L(N) at D = {console.si(longest or 0)}",
+            "power",
+            [a for a in arms if a.D == longest],
+            "N",
+            lambda a: a.D == longest,
+        ),
+        (
+            f"L(D) at N = {console.si(largest or 0)}",
+            "power",
+            [a for a in arms if a.N == largest],
+            "D",
+            lambda a: a.N == largest,
+        ),
         ("L(C)", "power", [a for a in arms if (a.C, a.mean_loss) in cheapest], "C", lambda a: True),
-        ("L(N, D), Kaplan et al.", "kaplan", arms if len(lengths) > 1 else [], "ND", lambda a: True),
-        ("L(N, D), Hoffmann et al.", "chinchilla", arms if len(lengths) > 2 else [], "ND", lambda a: True),
+        (
+            "L(N, D), Kaplan et al.",
+            "kaplan",
+            arms if len(lengths) > 1 else [],
+            "ND",
+            lambda a: True,
+        ),
+        (
+            "L(N, D), Hoffmann et al.",
+            "chinchilla",
+            arms if len(lengths) > 2 else [],
+            "ND",
+            lambda a: True,
+        ),
     ]
     laws = []
     for name, form, points, variables, applies in candidates:
@@ -109,12 +159,16 @@ def fit_all(arms: Sequence[ScalePoint]) -> list[Law]:
         def inputs(arm, variables=variables):
             return tuple(getattr(arm, name) for name in variables)
 
-        runs = [(inputs(arm), loss, number) for number, arm in enumerate(points) for loss in arm.losses]
+        runs = [
+            (inputs(arm), loss, number) for number, arm in enumerate(points) for loss in arm.losses
+        ]
         coordinates, losses, numbers = zip(*runs, strict=True)
         laws.append(
             Law(
                 name,
-                scaling_fit.fit(scaling_fit.FORMS[form], list(zip(*coordinates, strict=True)), losses, numbers),
+                scaling_fit.fit(
+                    scaling_fit.FORMS[form], list(zip(*coordinates, strict=True)), losses, numbers
+                ),
                 tuple(points),
                 inputs,
                 applies,
@@ -128,16 +182,33 @@ def _law_rows(law: Law, targets: Sequence[ScalePoint]) -> list[tuple[str, ...]]:
         f"{name.replace('x', law.name[2])} = {v:.3g} ({low:.2g} to {high:.2g})"
         for name, (v, low, high) in law.fit.parameter_intervals().items()
     )
-    formula = law.fit.form.formula.replace("x", law.name[2]) if len(law.fit.form.variables) == 1 else law.fit.form.formula
+    formula = (
+        law.fit.form.formula.replace("x", law.name[2])
+        if len(law.fit.form.variables) == 1
+        else law.fit.form.formula
+    )
     rows = []
     for arm in [arm for arm in targets if law.applies_to(arm)] or [None]:
-        head_cells = (f"{law.name}: {formula}", parameters, f"{100 * law.fit.relative_error:.2f}%") if not rows else ("", "", "")
+        head_cells = (
+            (f"{law.name}: {formula}", parameters, f"{100 * law.fit.relative_error:.2f}%")
+            if not rows
+            else ("", "", "")
+        )
         if arm is None:
             rows.append((*head_cells, "", "", "", ""))
             continue
-        value, (low, high) = law.fit.predict(*law.inputs(arm)), law.fit.predict_interval(*law.inputs(arm))
-        found = f"{arm.mean_loss:.3f} ({100 * (arm.mean_loss / value - 1):+.1f}%)" if arm.losses else "not trained"
-        rows.append((*head_cells, *_format_scale(arm), f"{value:.3f} ({low:.3f} to {high:.3f})", found))
+        value, (low, high) = (
+            law.fit.predict(*law.inputs(arm)),
+            law.fit.predict_interval(*law.inputs(arm)),
+        )
+        found = (
+            f"{arm.mean_loss:.3f} ({100 * (arm.mean_loss / value - 1):+.1f}%)"
+            if arm.losses
+            else "not trained"
+        )
+        rows.append(
+            (*head_cells, *_format_scale(arm), f"{value:.3f} ({low:.3f} to {high:.3f})", found)
+        )
     return rows
 
 
@@ -145,48 +216,102 @@ def _format_scale(arm: ScalePoint) -> tuple[str, str]:
     return console.si(arm.N), console.si(arm.D)
 
 
-def plot_laws(laws: Sequence[Law], arms: Sequence[ScalePoint], targets: Sequence[ScalePoint], path: Path) -> None:
+def plot_laws(
+    laws: Sequence[Law], arms: Sequence[ScalePoint], targets: Sequence[ScalePoint], path: Path
+) -> None:
     """Left: loss by size, for each length, with the law of both that fits better. Right: by compute, with every run's curve, as GPT-3's
     Figure 3.1. A star is a run that was predicted; the bar through it, or in its place, is the prediction."""
     import numpy as np
 
     figure = loss_plot.new_figure(12, 4.8)
     left, right = figure.subplots(1, 2, sharey=True)
-    joint_law = min((law for law in laws if len(law.fit.form.variables) == 2), key=lambda law: law.fit.relative_error, default=None)
+    joint_law = min(
+        (law for law in laws if len(law.fit.form.variables) == 2),
+        key=lambda law: law.fit.relative_error,
+        default=None,
+    )
     single_laws = {law.name[:4]: law for law in laws if len(law.fit.form.variables) == 1}
     by_size = joint_law or single_laws.get("L(N)")
     sizes = np.geomspace(min(arm.N for arm in arms), max(arm.N for arm in [*arms, *targets]))
     for number, D in enumerate(sorted({arm.D for arm in arms})):
         color = report_page.COLORS[number % len(report_page.COLORS)]
         own_points = [arm for arm in arms if arm.D == D]
-        left.plot([arm.N for arm in own_points], [arm.mean_loss for arm in own_points], "o", color=color, label=f"{console.si(D)} tokens")
+        left.plot(
+            [arm.N for arm in own_points],
+            [arm.mean_loss for arm in own_points],
+            "o",
+            color=color,
+            label=f"{console.si(D)} tokens",
+        )
         if by_size and by_size.applies_to(own_points[0]):
-            left.plot(sizes, [by_size.fit.predict(*by_size.inputs(ScalePoint(N, D))) for N in sizes], color=color, lw=1.2)
+            left.plot(
+                sizes,
+                [by_size.fit.predict(*by_size.inputs(ScalePoint(N, D))) for N in sizes],
+                color=color,
+                lw=1.2,
+            )
     for arm in arms:
         for curve in arm.curves:
-            points = [(6 * arm.N * tokens / count.PF_DAY, loss) for tokens, loss in curve if tokens > 0]
+            points = [
+                (6 * arm.N * tokens / count.PF_DAY, loss) for tokens, loss in curve if tokens > 0
+            ]
             right.plot(*zip(*points, strict=True), color="#9CA3AF", lw=0.9)
     if "L(C)" in single_laws:
         law = single_laws["L(C)"]
-        costs = np.geomspace(min(arm.C for arm in law.arms), max(arm.C for arm in [*law.arms, *targets]))
+        costs = np.geomspace(
+            min(arm.C for arm in law.arms), max(arm.C for arm in [*law.arms, *targets])
+        )
         lows, highs = zip(*(law.fit.predict_interval(C) for C in costs), strict=True)
-        right.plot([arm.C for arm in law.arms], [arm.mean_loss for arm in law.arms], "o", color=report_page.COLORS[0])
         right.plot(
-            costs, [law.fit.predict(C) for C in costs], color=report_page.COLORS[0], label=f"L(C), exponent {law.fit.parameters[1]:.3f}"
+            [arm.C for arm in law.arms],
+            [arm.mean_loss for arm in law.arms],
+            "o",
+            color=report_page.COLORS[0],
+        )
+        right.plot(
+            costs,
+            [law.fit.predict(C) for C in costs],
+            color=report_page.COLORS[0],
+            label=f"L(C), exponent {law.fit.parameters[1]:.3f}",
         )
         right.fill_between(costs, lows, highs, color=report_page.COLORS[0], alpha=0.15, lw=0)
         scale, exponent = scaling_fit.GPT3_LAW
         level = law.fit.predict(costs[0]) / (scale * costs[0] ** -exponent)
         slope = [level * scale * C**-exponent for C in costs]
-        right.plot(costs, slope, "--", color=loss_plot.INK, lw=1.2, label=f"GPT-3's slope, {exponent}, from the same start")
+        right.plot(
+            costs,
+            slope,
+            "--",
+            color=loss_plot.INK,
+            lw=1.2,
+            label=f"GPT-3's slope, {exponent}, from the same start",
+        )
     for axes, law, quantity in ((left, by_size, "N"), (right, single_laws.get("L(C)"), "C")):
         for arm in targets:
             if law and law.applies_to(arm):
-                value, (low, high) = law.fit.predict(*law.inputs(arm)), law.fit.predict_interval(*law.inputs(arm))
+                value, (low, high) = (
+                    law.fit.predict(*law.inputs(arm)),
+                    law.fit.predict_interval(*law.inputs(arm)),
+                )
                 bar = [[value - min(low, value)], [max(high, value) - value]]
-                axes.errorbar([getattr(arm, quantity)], [value], yerr=bar, fmt="_", color=loss_plot.INK, capsize=5, label="predicted")
+                axes.errorbar(
+                    [getattr(arm, quantity)],
+                    [value],
+                    yerr=bar,
+                    fmt="_",
+                    color=loss_plot.INK,
+                    capsize=5,
+                    label="predicted",
+                )
             if arm.losses:
-                axes.plot([getattr(arm, quantity)], [arm.mean_loss], "*", ms=13, color=report_page.COLORS[1], label="found")
+                axes.plot(
+                    [getattr(arm, quantity)],
+                    [arm.mean_loss],
+                    "*",
+                    ms=13,
+                    color=report_page.COLORS[1],
+                    label="found",
+                )
         if axes.get_legend_handles_labels()[0]:  # no law and no wanted arm: nothing to explain
             axes.legend(frameon=False, fontsize=9)
         report_page.style_axes(axes)

@@ -12,12 +12,16 @@ from gptjax.config.sweep import Point
 from gptjax.sweeps import run_status
 
 
-def log_runs(name: str, points: Sequence[Point], directory: Path, project: str, log: Callable[[str], None]) -> int:
+def log_runs(
+    name: str, points: Sequence[Point], directory: Path, project: str, log: Callable[[str], None]
+) -> int:
     """Each run that has measured something becomes one of `project`, in the group `name`; how many. To send again adds what is new: a run's
     id follows from its config, and steps that are there already are skipped. WANDB_MODE=offline writes to DIR/wandb, for `wandb sync`.
     ValueError if the package is not there."""
     if importlib.util.find_spec("wandb") is None:
-        raise ValueError("sending runs to Weights & Biases needs the package wandb: pip install -r requirements-extra.txt")
+        raise ValueError(
+            "sending runs to Weights & Biases needs the package wandb: pip install -r requirements-extra.txt"
+        )
     wandb: Any = importlib.import_module("wandb")
     n = 0
     for point in points:
@@ -40,12 +44,20 @@ def log_runs(name: str, points: Sequence[Point], directory: Path, project: str, 
         )
         first, by_step = run.step, {}
         for record in records:  # an evaluation's line has the step of a training's
-            values = {key: value for key, value in record.items() if not isinstance(value, float) or math.isfinite(value)}
+            values = {
+                key: value
+                for key, value in record.items()
+                if not isinstance(value, float) or math.isfinite(value)
+            }
             by_step.setdefault(values.pop("step"), {}).update(values)
         for step in sorted(step for step in by_step if step >= first):
             run.log(by_step[step], step=step)
         run.summary["state"] = run_status.read_status(point, directory).state
         run.finish()
-        log(f"{point.name}: steps {first:,} to {max(by_step):,}" if first <= max(by_step) else f"{point.name}: all was there")
+        log(
+            f"{point.name}: steps {first:,} to {max(by_step):,}"
+            if first <= max(by_step)
+            else f"{point.name}: all was there"
+        )
         n += 1
     return n

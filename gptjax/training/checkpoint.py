@@ -33,13 +33,21 @@ class CorruptCheckpoint(Exception):
 class CheckpointReader:
     """The checkpoints in `directory`, for programs that only read; `print_line` gets one line for each damaged one that is passed over."""
 
-    def __init__(self, directory: Path | str, print_line: Callable[[str], None], processes: ProcessGroup | None = None):
+    def __init__(
+        self,
+        directory: Path | str,
+        print_line: Callable[[str], None],
+        processes: ProcessGroup | None = None,
+    ):
         self._storage = storage.open_storage(directory)
         self._directory = self._storage.path
         self._print_line, self._processes = print_line, processes or ProcessGroup()
         self._intact: set[int] = set()  # restored or saved by this object
         self._corrupt: set[int] = set()
-        for name in ("absl", "asyncio"):  # Orbax narrates through the first; reads that failed leave their tracebacks in the second
+        for name in (
+            "absl",
+            "asyncio",
+        ):  # Orbax narrates through the first; reads that failed leave their tracebacks in the second
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
     def steps(self) -> list[int]:
@@ -60,10 +68,14 @@ class CheckpointReader:
             raise ValueError(
                 f"no checkpoint {'' if step is None else f'of step {step} '}in {self._directory}; steps there: {_format_steps(steps)}"
             )
-        latest_step, record = self._latest_intact(steps if step is None else [step], self._read_record)
+        latest_step, record = self._latest_intact(
+            steps if step is None else [step], self._read_record
+        )
         return latest_step, record["about"]
 
-    def restore(self, abstract_state, prefix: str = "", steps: Sequence[int] | None = None) -> tuple[int, Any, dict] | None:
+    def restore(
+        self, abstract_state, prefix: str = "", steps: Sequence[int] | None = None
+    ) -> tuple[int, Any, dict] | None:
         """(step, state, metadata) of the newest checkpoint that is whole, or of the last of `steps` that is; None if there is none to try.
 
         abstract_state: a pytree of jax.ShapeDtypeStruct; its shardings need not be those that were saved, and a leaf without one comes
@@ -75,7 +87,9 @@ class CheckpointReader:
 
         def read(step):
             record = self._shared_record(step)
-            entries = {name: entry for name, entry in record["leaves"].items() if name.startswith(prefix)}
+            entries = {
+                name: entry for name, entry in record["leaves"].items() if name.startswith(prefix)
+            }
             self._check_leaves(step, entries, expected)
             return self._load_leaves(step, entries, expected), record["about"]
 
@@ -84,7 +98,11 @@ class CheckpointReader:
             return None
         restored_step, (leaves, metadata) = self._latest_intact(candidates, read)
         self._intact.add(restored_step)
-        return restored_step, jax.tree.unflatten(structure, [leaves[name] for name in expected]), metadata
+        return (
+            restored_step,
+            jax.tree.unflatten(structure, [leaves[name] for name in expected]),
+            metadata,
+        )
 
     def _latest_intact(self, steps: Sequence[int], read: Callable[[int], Any]) -> tuple[int, Any]:
         """(step, read(step)) for the last of `steps` whose reading does not raise CorruptCheckpoint."""
@@ -126,7 +144,14 @@ class CheckpointReader:
                 raise CorruptCheckpoint("its record was changed")
         except FileNotFoundError as error:
             raise CorruptCheckpoint(f"{storage.LISTING} is missing") from error
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise CorruptCheckpoint(f"its metadata is unreadable: {_first_line(error)}") from error
         record = sealed["record"]
         if record.get("step", step) != step:  # earlier versions did not record it
@@ -160,11 +185,17 @@ class CheckpointReader:
         with _orbax_context():
             try:
                 leaves = ocp.load(str(self._directory / str(step)), expected)
-            except jax.errors.JaxRuntimeError:  # too little device memory, for one: not the checkpoint's fault
+            except (
+                jax.errors.JaxRuntimeError
+            ):  # too little device memory, for one: not the checkpoint's fault
                 raise
-            except Exception as error:  # what Orbax raises for an array that it cannot read is a bare Exception
+            except (
+                Exception
+            ) as error:  # what Orbax raises for an array that it cannot read is a bare Exception
                 name = next((name for name in expected if f"{name}/" in str(error)), "a leaf")
-                if self._processes.num_processes > 1:  # the others may have read their parts, and wait for this one
+                if (
+                    self._processes.num_processes > 1
+                ):  # the others may have read their parts, and wait for this one
                     raise ValueError(
                         f"{name} of the checkpoint of step {step:,} is unreadable: {_first_line(error)}; move "
                         f"{self._directory / str(step)} away, and the same command takes the one before"
@@ -203,7 +234,9 @@ class CheckpointManager(CheckpointReader):
     def prepare(self) -> None:
         """Make the directory, and remove what a kill left in it; `save` does so first. ValueError if nothing can be written there."""
         try:
-            lines = self._processes.broadcast_from_zero(lambda: [self._storage.create(), self._storage.clean()][1])
+            lines = self._processes.broadcast_from_zero(
+                lambda: [self._storage.create(), self._storage.clean()][1]
+            )
         except OSError as error:
             raise ValueError(
                 f"cannot write checkpoints to {self._directory}: {error.strerror or error}; make it writable, or give another --run"
@@ -238,7 +271,10 @@ class CheckpointManager(CheckpointReader):
         if step in self._intact:
             return
         leaves = dict(trees.named_leaves(state))
-        needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves.values()) + RESERVE_BYTES
+        needed = (
+            sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves.values())
+            + RESERVE_BYTES
+        )
         if self._free_bytes() < needed:
             raise ValueError(self._save_error(step, needed, "the disk is full"))
         with _orbax_context():
@@ -246,7 +282,10 @@ class CheckpointManager(CheckpointReader):
             record = {
                 "step": step,
                 "about": metadata,
-                "leaves": {n: {"kind": _dtype_and_shape(x), "digest": digests[n]} for n, x in leaves.items()},
+                "leaves": {
+                    n: {"kind": _dtype_and_shape(x), "digest": digests[n]}
+                    for n, x in leaves.items()
+                },
             }
             record = json.loads(json.dumps(record))  # as it will be read: lists for tuples
             try:
@@ -271,12 +310,21 @@ class CheckpointManager(CheckpointReader):
         try:
             response.result()
             if jax.process_index() == 0:
-                self._storage.commit(step, json.dumps({name: list(entry) for name, entry in self._file_entries(step)}, indent=0))
+                self._storage.commit(
+                    step,
+                    json.dumps(
+                        {name: list(entry) for name, entry in self._file_entries(step)}, indent=0
+                    ),
+                )
             self._intact.add(step)
             self._corrupt.discard(step)
-        except Exception as error:  # whatever a background write raises must reach the loop as one line
+        except (
+            Exception
+        ) as error:  # whatever a background write raises must reach the loop as one line
             line = self._save_error(step, needed, _first_line(error))
-            with contextlib.suppress(OSError):  # Orbax may be writing there still; the next writer removes what is left
+            with contextlib.suppress(
+                OSError
+            ):  # Orbax may be writing there still; the next writer removes what is left
                 self._storage.clean()
             raise ValueError(line) from error
         self._prune()
@@ -284,7 +332,13 @@ class CheckpointManager(CheckpointReader):
     def _file_entries(self, step: int) -> Iterable[tuple[str, tuple[int, int | None]]]:
         """(name, (bytes, CRC)) of every file of a checkpoint; no CRC for Orbax's files of values, which the digests cover."""
         for name, file in self._storage.list_files(self._storage.staging_path(step)):
-            yield name, (self._storage.file_size(file), None if "/ocdbt.process_" in name else zlib.crc32(file.read_bytes()))
+            yield (
+                name,
+                (
+                    self._storage.file_size(file),
+                    None if "/ocdbt.process_" in name else zlib.crc32(file.read_bytes()),
+                ),
+            )
 
     def _prune(self) -> None:
         """Remove every checkpoint that is damaged or not to be kept. What cannot be removed is told, once each, and stays."""
@@ -292,16 +346,26 @@ class CheckpointManager(CheckpointReader):
             return
         try:
             intact = [step for step in self.steps() if step not in self._corrupt]
-            to_keep = intact[-self._keep_last :] + [step for step in intact if self._every_keep and step % self._every_keep == 0]
+            to_keep = intact[-self._keep_last :] + [
+                step for step in intact if self._every_keep and step % self._every_keep == 0
+            ]
             for step in sorted(set(self.steps()) - set(to_keep)):
                 try:
                     self._storage.remove(step)
                 except OSError as error:
                     if step in self.steps():  # else it is out of the way, and clean tells
-                        self._warn_once([f"the checkpoint of step {step:,} cannot be removed: {error.strerror or error}"])
+                        self._warn_once(
+                            [
+                                f"the checkpoint of step {step:,} cannot be removed: {error.strerror or error}"
+                            ]
+                        )
             self._warn_once(self._storage.clean())
         except Exception as error:  # of an object store, too
-            self._warn_once([f"what is no longer kept in {self._directory} cannot be removed: {_first_line(error)}"])
+            self._warn_once(
+                [
+                    f"what is no longer kept in {self._directory} cannot be removed: {_first_line(error)}"
+                ]
+            )
 
     def _warn_once(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -324,7 +388,9 @@ class CheckpointManager(CheckpointReader):
 def _orbax_context():
     """Orbax's options, and leave to move arrays to and from the devices where the training loop forbids it."""
     context = ocp.Context()
-    context.array.saving.use_compression = False  # float32 weights shrink by 7%, and a flipped byte would spoil a whole chunk
+    context.array.saving.use_compression = (
+        False  # float32 weights shrink by 7%, and a flipped byte would spoil a whole chunk
+    )
     context.pytree.loading.partial_load = True
     with context, jax.transfer_guard("allow"):
         yield
@@ -342,11 +408,15 @@ def _dtype_and_shape(leaf) -> str:
 
 def name_error(directory: Any, step: int) -> ValueError:
     """What to say of a checkpoint of `step` whose folder has the name of another."""
-    return ValueError(f"{directory} is of step {step:,}: a folder was renamed or copied; name it {step} again, or remove it")
+    return ValueError(
+        f"{directory} is of step {step:,}: a folder was renamed or copied; name it {step} again, or remove it"
+    )
 
 
 def _first_line(error: BaseException) -> str:
-    return "the disk is full" if "No space left on device" in str(error) else errors.first_line(error)
+    return (
+        "the disk is full" if "No space left on device" in str(error) else errors.first_line(error)
+    )
 
 
 def _format_steps(steps: list[int]) -> str:

@@ -30,11 +30,15 @@ class Objective(Protocol):
         """The state before the first step, on the mesh. Where jax's mesh is set."""
         ...
 
-    def make_eval_fn(self, context: "TrainContext", put_on_mesh: Callable) -> Callable[[Any], dict[str, float]]:
+    def make_eval_fn(
+        self, context: "TrainContext", put_on_mesh: Callable
+    ) -> Callable[[Any], dict[str, float]]:
         """What the held-out data say of parameters: validation_loss, and more."""
         ...
 
-    def generate_samples(self, context: "TrainContext", state: Any, step: int, is_last: bool) -> list[str]:
+    def generate_samples(
+        self, context: "TrainContext", state: Any, step: int, is_last: bool
+    ) -> list[str]:
         """What to show of the state, for people; `is_last`: at the end of the run."""
         ...
 
@@ -78,10 +82,18 @@ class TrainContext:
         except Exception as error:
             if description not in self.warnings:
                 self.warnings.add(description)
-                self.out.warn(f"{description}: {errors.classify_error(error)[1]}; the training goes on")
+                self.out.warn(
+                    f"{description}: {errors.classify_error(error)[1]}; the training goes on"
+                )
 
 
-def train(request: resume.Request, bucket: str | None, processes: Any, n_profile_steps: int, objective: Objective) -> int:
+def train(
+    request: resume.Request,
+    bucket: str | None,
+    processes: Any,
+    n_profile_steps: int,
+    objective: Objective,
+) -> int:
     """Train as asked for from where the run stands, with the processes of `processes`; `n_profile_steps` are traced. bucket: where
     checkpoints go, and copies of the record. ValueError, in one line, for what a user can mend: then the directory is as it was."""
     import jax
@@ -103,7 +115,9 @@ def train(request: resume.Request, bucket: str | None, processes: Any, n_profile
     checkpoint_dir = directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints"
     with (
         resume.hold_lock(directory, bucket is None, processes, out.warn),
-        checkpoint.CheckpointManager(checkpoint_dir, config.loop.keep_last, config.loop.every_keep, out.warn, processes) as checkpoints,
+        checkpoint.CheckpointManager(
+            checkpoint_dir, config.loop.keep_last, config.loop.every_keep, out.warn, processes
+        ) as checkpoints,
     ):
         _, continues, leaves = processes.broadcast_from_zero(
             lambda: [bucket_sync.download(), *resume.find_run(request, checkpoints, out.warn)]
@@ -114,23 +128,39 @@ def train(request: resume.Request, bucket: str | None, processes: Any, n_profile
         with resume.remove_new_data(directory / "data", continues and processes.process_id == 0):
             # --- data
             processes.heartbeat("the preparation of its data")
-            dataset = processes.zero_first(lambda: objective.open_dataset(config, directory / "data", out.print))
-            processes.assert_equal({"text": dataset.digest()}, "prepare it once with python -m gptjax.prepare, and give the shards to all")
+            dataset = processes.zero_first(
+                lambda: objective.open_dataset(config, directory / "data", out.print)
+            )
+            processes.assert_equal(
+                {"text": dataset.digest()},
+                "prepare it once with python -m gptjax.prepare, and give the shards to all",
+            )
 
             # --- state: of the newest good checkpoint, else as the learning begins
             train_step = objective.build_step(config, jax.devices()[0].platform, mesh, dataset)
             with jax.set_mesh(mesh):
                 if batch_schedule is None:
-                    abstract_state = state.abstract_state(config, train_step.model, train_step.tx, mesh)
-                    resume_point = resume.restore_run(request, checkpoints, abstract_state, dataset, shards, processes)
+                    abstract_state = state.abstract_state(
+                        config, train_step.model, train_step.tx, mesh
+                    )
+                    resume_point = resume.restore_run(
+                        request, checkpoints, abstract_state, dataset, shards, processes
+                    )
                 else:
                     init_state = objective.init_state(config, train_step, mesh, dataset, out)
                     resume_point = resume.ResumePoint(
-                        0, init_state, batch_schedule, microbatch_limit(config, mesh, train_step.model.execution_policy, shards, processes)
+                        0,
+                        init_state,
+                        batch_schedule,
+                        microbatch_limit(
+                            config, mesh, train_step.model.execution_policy, shards, processes
+                        ),
                     )
 
         # --- nothing has been written until here
-        profiler = profile.Profiler(directory / "profile", n_profile_steps if processes.process_id == 0 else 0, out.print)
+        profiler = profile.Profiler(
+            directory / "profile", n_profile_steps if processes.process_id == 0 else 0, out.print
+        )
         if resume_point.step > resume_point.plan.n_steps:
             out.print(
                 f"already at step {resume_point.step:,}, and asked for {resume_point.plan.n_steps:,}: nothing to do, and nothing is changed"
@@ -144,7 +174,18 @@ def train(request: resume.Request, bucket: str | None, processes: Any, n_profile
             resume.write_description(directory, config, dataset)
         with jax.set_mesh(mesh):
             context = TrainContext(
-                config, directory, mesh, resume_point, dataset, train_step, checkpoints, bucket_sync, out, processes, profiler, objective
+                config,
+                directory,
+                mesh,
+                resume_point,
+                dataset,
+                train_step,
+                checkpoints,
+                bucket_sync,
+                out,
+                processes,
+                profiler,
+                objective,
             )
             out.print_table(config.name, run_summary.summarize(context))
             for note in (*resume_point.notes, *run_summary.warnings(context)):
@@ -152,12 +193,16 @@ def train(request: resume.Request, bucket: str | None, processes: Any, n_profile
             if resume_point.step == resume_point.plan.n_steps:
                 out.print(f"the run is finished: all of its {resume_point.step:,} steps are done")
             elif resume_point.step:
-                out.print(f"continuing from step {resume_point.step:,} of {resume_point.plan.n_steps:,}")
+                out.print(
+                    f"continuing from step {resume_point.step:,} of {resume_point.plan.n_steps:,}"
+                )
             with processes.watchdog(config.loop.hang_seconds):
                 return train_loop(context)
 
 
-def microbatch_limit(config: Config, mesh: Any, execution_policy: Any, shards: int, processes: Any) -> int:
+def microbatch_limit(
+    config: Config, mesh: Any, execution_policy: Any, shards: int, processes: Any
+) -> int:
     """The most rows of a microbatch of a run that begins: as asked for, or what fits the devices of all processes."""
     import jax
 
@@ -180,8 +225,13 @@ def free_device_memory(config: Config, mesh: Any) -> int:
     n_shards = mesh.size // mesh.shape["data"]
     stats = mesh.local_devices[0].memory_stats()
     if stats is None:
-        return psutil.virtual_memory().available // 2 // len(mesh.local_devices) - 2 * count.gradient_bytes(config.model) // n_shards
-    return count.activation_budget(config.model, stats["bytes_limit"], stats["bytes_in_use"], n_shards)
+        return (
+            psutil.virtual_memory().available // 2 // len(mesh.local_devices)
+            - 2 * count.gradient_bytes(config.model) // n_shards
+        )
+    return count.activation_budget(
+        config.model, stats["bytes_limit"], stats["bytes_in_use"], n_shards
+    )
 
 
 def sequences_per_row(config: Config) -> int:
@@ -208,12 +258,16 @@ def make_step_fn(context: TrainContext, put_on_mesh: Callable) -> Callable:
     processes = context.processes
     platform = context.mesh.devices.flat[0].platform
     options = xla_options.options(context.mesh.devices.flat[0])
-    ramp = context.config.train.ramp is not None  # while it lasts a batch may have many microbatches, though the full one has not
+    ramp = (
+        context.config.train.ramp is not None
+    )  # while it lasts a batch may have many microbatches, though the full one has not
     if platform != "cpu" or (n_microbatches == 1 and not ramp):
         # Without a ramp the count is a constant of the program, with one it is an argument: one program serves the whole ramp, and one
         # the full batch, whose microbatches may be larger.
         replicated = NamedSharding(context.mesh, PartitionSpec())
-        step_fn = jax.jit(step, donate_argnums=0, static_argnums=() if ramp else 2, compiler_options=options)
+        step_fn = jax.jit(
+            step, donate_argnums=0, static_argnums=() if ramp else 2, compiler_options=options
+        )
 
         def advance(state, batch, guard, progress):
             count = int(batch["count"])
@@ -224,21 +278,35 @@ def make_step_fn(context: TrainContext, put_on_mesh: Callable) -> Callable:
 
         return advance
 
-    zero_fn, accumulate_fn = jax.jit(step.init_accumulator), jax.jit(step.accumulate, donate_argnums=2, compiler_options=options)
+    zero_fn, accumulate_fn = (
+        jax.jit(step.init_accumulator),
+        jax.jit(step.accumulate, donate_argnums=2, compiler_options=options),
+    )
     update_fn = jax.jit(step.update, donate_argnums=0, static_argnums=2)
 
     def advance_by_microbatch(state, batch, guard, progress):
-        step_number, count, accumulator = jax.device_get(state.step).item() + 1, int(batch["count"]), zero_fn(state.params)
+        step_number, count, accumulator = (
+            jax.device_get(state.step).item() + 1,
+            int(batch["count"]),
+            zero_fn(state.params),
+        )
         microbatch_rows = int(batch["rows"])
         for i in range(count):
             if guard.may_stop_mid_step:
                 return None
             processes.heartbeat(f"step {step_number}, microbatch {i + 1} of {count}")
             start_time = time.perf_counter()
-            accumulator = accumulate_fn(state.params, state.step, accumulator, put_on_mesh(batch["tokens"][i], "B1", microbatch_rows))
+            accumulator = accumulate_fn(
+                state.params,
+                state.step,
+                accumulator,
+                put_on_mesh(batch["tokens"][i], "B1", microbatch_rows),
+            )
             accumulator.count.block_until_ready()
             progress.update_fraction(
-                step_number, (i + 1) / count, microbatch_rows * context.config.model.n_ctx / (time.perf_counter() - start_time)
+                step_number,
+                (i + 1) / count,
+                microbatch_rows * context.config.model.n_ctx / (time.perf_counter() - start_time),
             )
         return update_fn(state, accumulator, microbatch_rows)
 
@@ -265,7 +333,9 @@ def train_loop(context: TrainContext) -> int:
     activations = rules.PRESETS[config.mesh.sharding].activations
     state, start = context.resume_point.state, context.resume_point.step
     flops = count.train_flops_per_token(config.model) * sequences_per_row(config)
-    pending: tuple[int, dict, float | None] | None = None  # and when it ended, where dispatching waits for that, as on CPU
+    pending: tuple[int, dict, float | None] | None = (
+        None  # and when it ended, where dispatching waits for that, as on CPU
+    )
     is_synchronous, clock = context.mesh.devices.flat[0].platform == "cpu", time.perf_counter()
 
     def put_on_mesh(rows, letters, n_rows=None):
@@ -277,7 +347,10 @@ def train_loop(context: TrainContext) -> int:
         if pending is None:
             return
         with context.profiler.span("wait"):
-            step, values = pending[0], {name: value.item() for name, value in jax.device_get(pending[1]).items()}
+            step, values = (
+                pending[0],
+                {name: value.item() for name, value in jax.device_get(pending[1]).items()},
+            )
         end_time = pending[2] or time.perf_counter()
         pending, seconds, clock = None, end_time - clock, end_time
         if batch_schedule.max_rows == context.microbatch_rows:
@@ -297,41 +370,72 @@ def train_loop(context: TrainContext) -> int:
         log.write(step, values)
         progress.update(step, values)
 
-    advance, eval_fn = make_step_fn(context, put_on_mesh), context.objective.make_eval_fn(context, put_on_mesh)
+    advance, eval_fn = (
+        make_step_fn(context, put_on_mesh),
+        context.objective.make_eval_fn(context, put_on_mesh),
+    )
     batch_iterator = dataset.batches(
-        batch_schedule, context.max_microbatch_rows, start, lambda n_rows: rules.local_rows(n_rows, activations, context.mesh)
+        batch_schedule,
+        context.max_microbatch_rows,
+        start,
+        lambda n_rows: rules.local_rows(n_rows, activations, context.mesh),
     )
     # last_saved: the step that was evaluated and saved, as a restored state was before; what was measured of it may be lost
     step, last_saved = start, start if context.resume_point.record_bytes is not None else None
     log = events.NullEvents()
     if processes.process_id == 0:
-        log = events.Events(context.directory, start + 1 if start else 0, context.resume_point.record_bytes or 0, out.warn)
+        log = events.Events(
+            context.directory,
+            start + 1 if start else 0,
+            context.resume_point.record_bytes or 0,
+            out.warn,
+        )
     with preemption.PreemptionGuard(out.warn, processes, context.mesh) as guard, log:
-        with out.training_display(batch_schedule.n_steps, start, config.loop.every_log) as progress, jax.transfer_guard("disallow"):
+        with (
+            out.training_display(batch_schedule.n_steps, start, config.loop.every_log) as progress,
+            jax.transfer_guard("disallow"),
+        ):
             try:
                 for note in context.resume_point.notes:
                     log.write(start, {"note": note})
                 while True:
                     is_last = step == batch_schedule.n_steps
-                    is_ending = guard.should_stop() or is_last  # asked once: a signal that comes after this waits for the next step
+                    is_ending = (
+                        guard.should_stop() or is_last
+                    )  # asked once: a signal that comes after this waits for the next step
                     if step != last_saved and (step % config.loop.every_eval == 0 or is_last):
                         report()
                         processes.heartbeat(f"the evaluation of step {step:,}")
                         evaluate(step)
-                    if step != last_saved and not is_last and config.loop.every_sample and step % config.loop.every_sample == 0:
-                        out.print_samples(context.objective.generate_samples(context, state, step, False))
+                    if (
+                        step != last_saved
+                        and not is_last
+                        and config.loop.every_sample
+                        and step % config.loop.every_sample == 0
+                    ):
+                        out.print_samples(
+                            context.objective.generate_samples(context, state, step, False)
+                        )
                     if step != last_saved and (step % config.loop.every_save == 0 or is_ending):
                         report()
                         processes.heartbeat(f"the checkpoint of step {step:,}")
                         record = log.seal(step)
                         if processes.process_id == 0:
-                            context.try_optional("the record is not copied", context.bucket_sync.upload)
-                        metadata = resume.metadata(config, batch_schedule, context.max_microbatch_rows, dataset, record)
+                            context.try_optional(
+                                "the record is not copied", context.bucket_sync.upload
+                            )
+                        metadata = resume.metadata(
+                            config, batch_schedule, context.max_microbatch_rows, dataset, record
+                        )
                         context.checkpoints.save(step, state, metadata)
                         if processes.process_id == 0:
-                            context.try_optional("loss.png is not drawn", lambda: loss_plot.draw(context.directory))
+                            context.try_optional(
+                                "loss.png is not drawn", lambda: loss_plot.draw(context.directory)
+                            )
                     last_saved = step
-                    clock = clock if pending else time.perf_counter()  # evaluating and saving are no part of a step's time
+                    clock = (
+                        clock if pending else time.perf_counter()
+                    )  # evaluating and saving are no part of a step's time
                     if is_ending:
                         break
                     processes.heartbeat(f"step {step + 1:,}")
@@ -342,14 +446,24 @@ def train_loop(context: TrainContext) -> int:
                     with context.profiler.span("step"):
                         outputs = advance(state, batch, guard, progress)
                     if outputs is not None:
-                        state, step, end_time = outputs[0], step + 1, time.perf_counter() if is_synchronous else None
+                        state, step, end_time = (
+                            outputs[0],
+                            step + 1,
+                            time.perf_counter() if is_synchronous else None,
+                        )
                         report()
                         pending = step, outputs[1], end_time
             except TooManyNonFiniteSteps as error:
-                out.warn(f"{error.args[1]} updates in a row were not finite, up to step {error.args[0]:,}: stopping")
+                out.warn(
+                    f"{error.args[1]} updates in a row were not finite, up to step {error.args[0]:,}: stopping"
+                )
                 context.checkpoints.wait()
                 steps = context.checkpoints.steps()
-                out.warn(f"the last good checkpoint is of step {steps[-1]:,}" if steps else "there is no checkpoint yet")
+                out.warn(
+                    f"the last good checkpoint is of step {steps[-1]:,}"
+                    if steps
+                    else "there is no checkpoint yet"
+                )
                 return 3
             finally:
                 context.profiler.close()
@@ -358,8 +472,12 @@ def train_loop(context: TrainContext) -> int:
         context.try_optional("the record is not copied", context.bucket_sync.upload)
     if is_last:
         out.print_samples(context.objective.generate_samples(context, state, step, True))
-        sample_hint = f"; python -m gptjax.sample --run={context.directory}" if config.task is None else ""
-        out.print(f"the run lies in {context.directory}: loss.png, metrics.jsonl, checkpoints{sample_hint}")
+        sample_hint = (
+            f"; python -m gptjax.sample --run={context.directory}" if config.task is None else ""
+        )
+        out.print(
+            f"the run lies in {context.directory}: loss.png, metrics.jsonl, checkpoints{sample_hint}"
+        )
     else:
         out.print(f"stopped at step {step:,}; the same command continues")
     return 0

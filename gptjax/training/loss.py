@@ -24,7 +24,14 @@ def cross_entropy_reference(x_BTD, token_VD, targets_BT, weights_BT, n_vocab: in
 
 
 @shaped
-def cross_entropy(x_BTD, token_VD, targets_BT, weights_BT, n_vocab: int, sharding: rules.Sharding = rules.UNSHARDED) -> jax.Array:
+def cross_entropy(
+    x_BTD,
+    token_VD,
+    targets_BT,
+    weights_BT,
+    n_vocab: int,
+    sharding: rules.Sharding = rules.UNSHARDED,
+) -> jax.Array:
     """`cross_entropy_reference` in chunks along T, sized so that a chunk's logits take at most CHUNK_BYTES of a device.
 
     Differentiable in x_BTD and token_VD. The gradients are formed with the logits, in the forward pass (three matmuls in all, not four):
@@ -41,9 +48,13 @@ def _loss_by_chunks(n_vocab, sharding, x_BTD, token_VD, targets_BT, weights_BT):
 
         def chunk(x_BTD, targets_BT, weights_BT):
             y_BTV = vocab.logits(x_BTD)
-            return jnp.sum(weights_BT * (vocab.logsumexp(y_BTV) - vocab.target_logit(y_BTV, targets_BT))), None
+            return jnp.sum(
+                weights_BT * (vocab.logsumexp(y_BTV) - vocab.target_logit(y_BTV, targets_BT))
+            ), None
 
-        total, _ = _scan_chunks(token_VD.shape[0], jnp.float32(0), (x_BTD, targets_BT, weights_BT), chunk)
+        total, _ = _scan_chunks(
+            token_VD.shape[0], jnp.float32(0), (x_BTD, targets_BT, weights_BT), chunk
+        )
         return jax.lax.psum(total, rows)
 
     rows = (*sharding.axes("B"), *sharding.axes("T"))
@@ -58,21 +69,34 @@ def _loss_by_chunks_fwd(n_vocab, sharding, x_BTD, token_VD, targets_BT, weights_
         def chunk(x_BTD, targets_BT, weights_BT):
             y_BTV = vocab.logits(x_BTD)
             norm_BT = vocab.logsumexp(y_BTV)
-            dy_BTV = (jnp.exp(y_BTV - norm_BT[..., None]) - vocab.one_hot(targets_BT)) * weights_BT[..., None]
+            dy_BTV = (jnp.exp(y_BTV - norm_BT[..., None]) - vocab.one_hot(targets_BT)) * weights_BT[
+                ..., None
+            ]
             dy_BTV = dy_BTV.astype(x_BTD.dtype)
             dx_BTD = jnp.einsum("BTV,VD->BTD", dy_BTV, token_VD)
             dtoken_VD = jnp.einsum("BTV,BTD->VD", dy_BTV, x_BTD, preferred_element_type=jnp.float32)
-            return (jnp.sum(weights_BT * (norm_BT - vocab.target_logit(y_BTV, targets_BT))), dtoken_VD), dx_BTD
+            return (
+                jnp.sum(weights_BT * (norm_BT - vocab.target_logit(y_BTV, targets_BT))),
+                dtoken_VD,
+            ), dx_BTD
 
         zeros = (jnp.float32(0), jnp.zeros(token_VD.shape, jnp.float32))
-        (total, dtoken_VD), dx_BTD = _scan_chunks(token_VD.shape[0], zeros, (x_BTD, targets_BT, weights_BT), chunk)
+        (total, dtoken_VD), dx_BTD = _scan_chunks(
+            token_VD.shape[0], zeros, (x_BTD, targets_BT, weights_BT), chunk
+        )
         if sharding.axes("V"):  # summed over the parts of the vocabulary, in pieces of the sequence
-            dx_BTD = jax.lax.psum_scatter(dx_BTD, sharding.axes("V"), scatter_dimension=1, tiled=True)
+            dx_BTD = jax.lax.psum_scatter(
+                dx_BTD, sharding.axes("V"), scatter_dimension=1, tiled=True
+            )
         return jax.lax.psum(total, rows), dx_BTD, sharding.reduce_scatter_grad(dtoken_VD, "VD")
 
     rows = (*sharding.axes("B"), *sharding.axes("T"))
     arrays = (x_BTD, token_VD.astype(x_BTD.dtype), targets_BT, weights_BT)
-    outs = PartitionSpec(), sharding.spec("BPD", x_BTD.shape), sharding.spec("VD", token_VD.shape, sharding.rules.params)
+    outs = (
+        PartitionSpec(),
+        sharding.spec("BPD", x_BTD.shape),
+        sharding.spec("VD", token_VD.shape, sharding.rules.params),
+    )
     total, *gradients = sharding.shard_map(loss_shard, _in_specs(sharding, *arrays), outs)(*arrays)
     return total, gradients
 
@@ -106,7 +130,10 @@ class VocabShard:
 
     def one_hot(self, targets_BT):
         """float32 (B, T, V): 1 at the target."""
-        return (self.first_id() + jnp.arange(self.token_VD.shape[0])[None, None] == targets_BT[..., None]).astype(jnp.float32)
+        return (
+            self.first_id() + jnp.arange(self.token_VD.shape[0])[None, None]
+            == targets_BT[..., None]
+        ).astype(jnp.float32)
 
     def target_logit(self, y_BTV, targets_BT):
         """The logit of the target."""
@@ -116,7 +143,10 @@ class VocabShard:
     def logsumexp(self, y_BTV):
         """logsumexp over the whole vocabulary."""
         top_BT = jax.lax.pmax(jnp.max(y_BTV, axis=-1), self.axes)
-        return jnp.log(jax.lax.psum(jnp.sum(jnp.exp(y_BTV - top_BT[..., None]), axis=-1), self.axes)) + top_BT
+        return (
+            jnp.log(jax.lax.psum(jnp.sum(jnp.exp(y_BTV - top_BT[..., None]), axis=-1), self.axes))
+            + top_BT
+        )
 
 
 def _scan_chunks(n_vocab, total, arrays, chunk):

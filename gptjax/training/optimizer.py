@@ -20,7 +20,9 @@ def decay_mask(params: Any) -> Any:
         first = name.partition("_")[0]
         if first not in DECAY_BY_ROLE:
             where = jax.tree_util.keystr(path)
-            raise ValueError(f"parameter {where}: role {first!r} is not one of {', '.join(DECAY_BY_ROLE)}; list it in DECAY_BY_ROLE")
+            raise ValueError(
+                f"parameter {where}: role {first!r} is not one of {', '.join(DECAY_BY_ROLE)}; list it in DECAY_BY_ROLE"
+            )
         return DECAY_BY_ROLE[first]
 
     return jax.tree_util.tree_map_with_path(role, params)
@@ -43,8 +45,15 @@ def _adam_with_rate_correction(spec: schema.AdamW) -> optax.GradientTransformati
         t = (state.count + 1).astype(jnp.float32)
         root = jnp.sqrt(1 - spec.b2**t)
         # c m / (sqrt(v) + eps) is Adam's own with eps / root.
-        updates, new_state = optax.scale_by_adam(b1=spec.b1, b2=spec.b2, eps=spec.eps / root).update(updates, state)
+        updates, new_state = optax.scale_by_adam(
+            b1=spec.b1, b2=spec.b2, eps=spec.eps / root
+        ).update(updates, state)
         decay = spec.weight_decay * root / (1 - spec.b1**t)
-        return jax.tree.map(lambda u, p, has_decay: u + decay * p if has_decay else u, updates, params, decay_mask(params)), new_state
+        return jax.tree.map(
+            lambda u, p, has_decay: u + decay * p if has_decay else u,
+            updates,
+            params,
+            decay_mask(params),
+        ), new_state
 
     return optax.GradientTransformation(optax.scale_by_adam().init, update)

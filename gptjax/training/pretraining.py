@@ -30,7 +30,9 @@ class PretrainingObjective:
         weights = self._load_weights(self._init)
         weights.check(config, dataset.tokenizer)
         with out.status(f"reading {self._init}") as progress:
-            init_state = load_params(init_state, weights, lambda done, name: progress(f"{done:4.0%} read: {name}"))
+            init_state = load_params(
+                init_state, weights, lambda done, name: progress(f"{done:4.0%} read: {name}")
+            )
         out.print(f"beginning with the weights of {self._init}: {weights.kind}")
         return init_state
 
@@ -44,8 +46,12 @@ class PretrainingObjective:
             context.dataset.validation_rows(context.config.loop.eval_rows),
             context.dataset.validation_bytes_per_token,
         )
-        nll = jax.jit(context.step.nll, compiler_options=xla_options.options(context.mesh.devices.flat[0]))
-        return lambda params: metrics.evaluate(nll, params, validation_rows, context.microbatch_rows, put_on_mesh, bytes_per_token)
+        nll = jax.jit(
+            context.step.nll, compiler_options=xla_options.options(context.mesh.devices.flat[0])
+        )
+        return lambda params: metrics.evaluate(
+            nll, params, validation_rows, context.microbatch_rows, put_on_mesh, bytes_per_token
+        )
 
     def generate_samples(self, context, state, step, is_last):
         return [sample_text(context, state, step, seed) for seed in range(3 if is_last else 1)]
@@ -55,7 +61,9 @@ def load_params(state: Any, weights: Any, progress: Callable[[float, str], None]
     """The state with the parameters of a weights.load.Weights, placed as its own were."""
     import jax
 
-    abstract_params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params)
+    abstract_params = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params
+    )
     jax.tree.map(lambda x: x.delete(), state.params)  # makes room for those that come
     return state.replace(params=weights.load_params(abstract_params, progress))
 
@@ -74,7 +82,11 @@ def sample_text(context: Any, state: Any, step: int, seed: int = 0) -> str:
         sampling_params = sampling.SamplingParams(temperature=0.8, top_k=40)
         lm = inference.prepare(context.step.model, state.params)
         try:
-            (new_tokens,) = decode.generate(lm, [prompt], loop.sample_tokens, sampling_params, key, tokenizer.end_of_text)
-        except inference.NonFiniteLogits as error:  # the run goes on: whether it gives up is its own rule's to say
+            (new_tokens,) = decode.generate(
+                lm, [prompt], loop.sample_tokens, sampling_params, key, tokenizer.end_of_text
+            )
+        except (
+            inference.NonFiniteLogits
+        ) as error:  # the run goes on: whether it gives up is its own rule's to say
             return f"no sample: {error}"
     return tokenizer.decode([*prompt, *new_tokens])

@@ -21,10 +21,16 @@ from gptjax.runtime import atomic, lock, run_dir
 
 
 @contextlib.contextmanager
-def hold_lock(directory: Path, shared: bool, processes: Any, warn: Callable[[str], None]) -> Iterator[None]:
+def hold_lock(
+    directory: Path, shared: bool, processes: Any, warn: Callable[[str], None]
+) -> Iterator[None]:
     """While entered, no other run is in the directory. processes: a distributed.processes.ProcessGroup, whose process 0 holds the lock.
     shared: all see the directory. ValueError if another program has it, or if it is not the same for all."""
-    with lock.hold(directory, "run directory", warn) if processes.process_id == 0 else contextlib.nullcontext():
+    with (
+        lock.hold(directory, "run directory", warn)
+        if processes.process_id == 0
+        else contextlib.nullcontext()
+    ):
         owner = processes.broadcast_from_zero(lambda: lock.owner(directory))
         if shared:
             run_dir.check_shared(directory, owner)
@@ -32,11 +38,24 @@ def hold_lock(directory: Path, shared: bool, processes: Any, warn: Callable[[str
 
 
 def metadata(
-    config: Config, plan: batch_schedule.BatchSchedule, max_microbatch_rows: int, dataset: Any, record: dict[str, Any]
+    config: Config,
+    plan: batch_schedule.BatchSchedule,
+    max_microbatch_rows: int,
+    dataset: Any,
+    record: dict[str, Any],
 ) -> dict[str, Any]:
     """What a checkpoint holds beside the state. record: the seal of what was measured up to it (report.events)."""
-    leaves = {"config": overrides.flatten(config), "microbatch_rows": max_microbatch_rows, "shards": plan.shards, "quantum": plan.quantum}
-    return leaves | {"tokenizer": dataset.tokenizer.digest, "text": dataset.digest(), "record": record}
+    leaves = {
+        "config": overrides.flatten(config),
+        "microbatch_rows": max_microbatch_rows,
+        "shards": plan.shards,
+        "quantum": plan.quantum,
+    }
+    return leaves | {
+        "tokenizer": dataset.tokenizer.digest,
+        "text": dataset.digest(),
+        "record": record,
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +83,15 @@ class ResumePoint:
     notes: tuple[str, ...] = ()
 
 
-def find_run(request: Request, checkpoints: Any, warn: Callable[[str], None]) -> tuple[bool, dict[str, Any]]:
+def find_run(
+    request: Request, checkpoints: Any, warn: Callable[[str], None]
+) -> tuple[bool, dict[str, Any]]:
     """Whether there is a run that goes on, and the leaves (overrides.flatten) of the config that it is to have, its length that of
     --tokens. For process 0. ValueError if it cannot go on, as far as can be told before its data are read."""
     steps = checkpoints.steps()
-    exists = run_dir.claim_run_dir(request.directory, request.config, steps, request.tokens is not None, request.new_record)
+    exists = run_dir.claim_run_dir(
+        request.directory, request.config, steps, request.tokens is not None, request.new_record
+    )
     if steps:
         step, meta = checkpoints.latest()
         _check_config(request, step, meta)
@@ -84,11 +107,20 @@ def find_run(request: Request, checkpoints: Any, warn: Callable[[str], None]) ->
                 f"{request.directory} has a record of {steps_done:,} steps and no checkpoint: put checkpoints/ back, give another --run, "
                 f"or remove metrics.jsonl, and the run begins again"
             )
-        warn(f"no checkpoint is in {request.directory}: its record of {steps_done:,} steps is dropped, and the run begins again")
+        warn(
+            f"no checkpoint is in {request.directory}: its record of {steps_done:,} steps is dropped, and the run begins again"
+        )
     return False, overrides.flatten(config)
 
 
-def restore_run(request: Request, checkpoints: Any, abstract_state: Any, dataset: Any, shards: int, processes: Any) -> ResumePoint:
+def restore_run(
+    request: Request,
+    checkpoints: Any,
+    abstract_state: Any,
+    dataset: Any,
+    shards: int,
+    processes: Any,
+) -> ResumePoint:
     """The run as its newest checkpoint that is whole has it, from there on. ValueError if what is asked for cannot go on from it."""
     import jax
 
@@ -96,14 +128,23 @@ def restore_run(request: Request, checkpoints: Any, abstract_state: Any, dataset
 
     data_error = f"the data of {request.directory} have changed since it began: give back what it read, or another --run"
     step, state, meta = checkpoints.restore(abstract_state)
-    if (saved_step := int(jax.device_get(state.step))) != step:  # of an earlier version, whose record has no step
+    if (
+        saved_step := int(jax.device_get(state.step))
+    ) != step:  # of an earlier version, whose record has no step
         raise checkpoint.name_error(request.directory / "checkpoints" / str(step), saved_step)
-    if meta["tokenizer"] != dataset.tokenizer.digest or meta.get("text", dataset.digest()) != dataset.digest():  # earlier ones lack it
+    if (
+        meta["tokenizer"] != dataset.tokenizer.digest
+        or meta.get("text", dataset.digest()) != dataset.digest()
+    ):  # earlier ones lack it
         raise ValueError(data_error)
     rows, length_changes = int(jax.device_get(state.rows)), _check_config(request, step, meta)
-    if length_changes and request.config.train.total_tokens < min(rows * request.config.model.n_ctx, meta["config"]["train.total_tokens"]):
+    if length_changes and request.config.train.total_tokens < min(
+        rows * request.config.model.n_ctx, meta["config"]["train.total_tokens"]
+    ):
         tokens_done = f"{rows * request.config.model.n_ctx:,}"
-        raise ValueError(f"--tokens={request.config.train.total_tokens:,}, but {tokens_done} tokens are done; give more, or another --run")
+        raise ValueError(
+            f"--tokens={request.config.train.total_tokens:,}, but {tokens_done} tokens are done; give more, or another --run"
+        )
     record_bytes = processes.broadcast_from_zero(lambda: _check_record(request, step, meta))
     plan = batch_schedule.resume(request.config, shards, step, rows, meta.get("quantum"))
     limit = request.config.train.microbatch_rows or meta["microbatch_rows"]
@@ -111,7 +152,8 @@ def restore_run(request: Request, checkpoints: Any, abstract_state: Any, dataset
     if length_changes:
         tokens_seen = (rows + plan.rows(step)) * request.config.model.n_ctx
         new_lr, old_lr = (
-            schedule.lr_at(config.train.schedule, tokens_seen) for config in (request.config, overrides.unflatten(meta["config"]))
+            schedule.lr_at(config.train.schedule, tokens_seen)
+            for config in (request.config, overrides.unflatten(meta["config"]))
         )
         notes.append(
             f"the run has another length from step {step:,} on: {'; '.join(length_changes)}; its learning rate goes on at {new_lr:.2e}, "
@@ -123,8 +165,14 @@ def restore_run(request: Request, checkpoints: Any, abstract_state: Any, dataset
     )
     if old_microbatch != new_microbatch:
         has_dropout = any(dataclasses.astuple(request.config.model.dropout))
-        effect = "sums are rounded otherwise, and dropout draws other masks" if has_dropout else "sums are rounded otherwise"
-        notes.append(f"microbatches have {new_microbatch} rows from step {step:,} on, where they had {old_microbatch}: {effect}")
+        effect = (
+            "sums are rounded otherwise, and dropout draws other masks"
+            if has_dropout
+            else "sums are rounded otherwise"
+        )
+        notes.append(
+            f"microbatches have {new_microbatch} rows from step {step:,} on, where they had {old_microbatch}: {effect}"
+        )
     return ResumePoint(step, state, plan, limit, record_bytes, tuple(notes))
 
 
@@ -156,7 +204,10 @@ def _set_length(request: Request, saved_config: Config | None) -> Config:
     decay of --set, which might be of the new length or of the old. ValueError if --set gives one that is not in proportion to the run's."""
     if request.tokens is None:
         return request.config
-    given, begun = ((c.train.total_tokens, run_dir.decay(c)) for c in (request.config, saved_config or request.config))
+    given, begun = (
+        (c.train.total_tokens, run_dir.decay(c))
+        for c in (request.config, saved_config or request.config)
+    )
     if request.set_length and saved_config is None:
         raise ValueError(
             f"--tokens={request.tokens:,} moves the length and the decay of the recipe, and --set changes them, too "
@@ -172,7 +223,9 @@ def _set_length(request: Request, saved_config: Config | None) -> Config:
 
 
 def _length(total_tokens: int, decay: int | None) -> str:
-    return f"train.total_tokens={total_tokens:,}" + (f", decay_tokens={decay:,}" if decay is not None else "")
+    return f"train.total_tokens={total_tokens:,}" + (
+        f", decay_tokens={decay:,}" if decay is not None else ""
+    )
 
 
 def _check_config(request: Request, step: int, meta: dict[str, Any]) -> list[str]:

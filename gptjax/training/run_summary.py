@@ -6,7 +6,9 @@ from gptjax.config import count
 from gptjax.report.console import si
 from gptjax.runtime import run_dir
 
-MAX_EPOCHS = 4  # Muennighoff et al. (2305.16264): until then a repeated token is worth nearly a new one
+MAX_EPOCHS = (
+    4  # Muennighoff et al. (2305.16264): until then a repeated token is worth nearly a new one
+)
 
 
 def summarize(context: Any) -> list[tuple[str, str]]:
@@ -14,26 +16,50 @@ def summarize(context: Any) -> list[tuple[str, str]]:
     from gptjax.model.attention import dispatch
     from gptjax.training import schedule
 
-    c, batch_schedule, devices = context.config, context.batch_schedule, context.mesh.devices.ravel()
-    execution_policy, has_segments = context.step.model.execution_policy, c.data.across_documents == "mask"
+    c, batch_schedule, devices = (
+        context.config,
+        context.batch_schedule,
+        context.mesh.devices.ravel(),
+    )
+    execution_policy, has_segments = (
+        context.step.model.execution_policy,
+        c.data.across_documents == "mask",
+    )
     sizes = " x ".join(f"{axis} {n}" for axis, n in context.mesh.shape.items() if n > 1)
     n_microbatches = batch_schedule.max_rows // context.microbatch_rows
     microbatches = f"{n_microbatches} microbatch{'es' if n_microbatches > 1 else ''} of {context.microbatch_rows} rows"
-    process_note = f" of {context.processes.num_processes} processes" if context.processes.num_processes > 1 else ""
-    kernels = dispatch.describe(execution_policy.kernel, c.model, execution_policy.dtype, has_segments)
+    process_note = (
+        f" of {context.processes.num_processes} processes"
+        if context.processes.num_processes > 1
+        else ""
+    )
+    kernels = dispatch.describe(
+        execution_policy.kernel, c.model, execution_policy.dtype, has_segments
+    )
     n_tokens = batch_schedule.tokens(batch_schedule.n_steps)
     rows = [
-        ("model", f"{count.parameters(c.model):,} parameters; {c.model.n_layers} layers, {c.model.n_heads} heads, {c.model.d_model} wide"),
+        (
+            "model",
+            f"{count.parameters(c.model):,} parameters; {c.model.n_layers} layers, {c.model.n_heads} heads, {c.model.d_model} wide",
+        ),
         ("attention", f"{kernels}, over a context of {c.model.n_ctx:,}"),
         ("data", context.dataset.summary()),
         ("batch", f"{c.train.batch_tokens:,} tokens: {microbatches}"),
         ("steps", f"{batch_schedule.n_steps:,}, to {si(n_tokens)} tokens"),
-        ("learning rate", f"peak {c.train.schedule.peak:.2e}, {schedule.lr_at(c.train.schedule, n_tokens):.2e} at the last step"),
+        (
+            "learning rate",
+            f"peak {c.train.schedule.peak:.2e}, {schedule.lr_at(c.train.schedule, n_tokens):.2e} at the last step",
+        ),
         (
             "devices",
             f"{len(devices)} {devices[0].device_kind}{f' as {sizes}' if sizes else ''}{process_note}, {execution_policy.dtype.__name__}",
         ),
-        ("run", str(context.directory) if context.bucket_sync.bucket is None else f"{context.bucket_sync.bucket}, {run_dir.NO_LOCK}"),
+        (
+            "run",
+            str(context.directory)
+            if context.bucket_sync.bucket is None
+            else f"{context.bucket_sync.bucket}, {run_dir.NO_LOCK}",
+        ),
     ]
     rereads = "; ".join(f"{source} {times:,.1f} times" for source, times in epochs(context))
     return rows[:3] + [("read again", rereads)] * bool(rereads) + rows[3:]
@@ -54,6 +80,12 @@ def epochs(context: Any) -> list[tuple[str, float]]:
     """(source, how often it is read) of the sources that the run reads more than once. Of fine-tuning, whose recipe says that: none."""
     if context.config.task is not None:
         return []
-    share = context.batch_schedule.tokens(context.batch_schedule.n_steps) / context.config.train.total_tokens
-    repeats = [(source["source"], source["epochs"] * share) for source in context.dataset.description()["sources"]]
+    share = (
+        context.batch_schedule.tokens(context.batch_schedule.n_steps)
+        / context.config.train.total_tokens
+    )
+    repeats = [
+        (source["source"], source["epochs"] * share)
+        for source in context.dataset.description()["sources"]
+    ]
     return [(source, n_epochs) for source, n_epochs in repeats if n_epochs > 1]

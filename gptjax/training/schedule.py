@@ -21,7 +21,11 @@ def learning_rate(schedule: schema.Schedule, tokens: jax.Array) -> jax.Array:
     Cosine is measured from the end of the warm-up to decay_tokens. GPT-3's Appendix B gives "cosine decay ... over 260 billion tokens"
     without its origin; the warm-up is 0.14% of that."""
     # float(): 260e9 is too large for JAX's integers.
-    warmup = jnp.minimum(tokens / float(schedule.warmup_tokens), 1.0) if schedule.warmup_tokens else jnp.float32(1)
+    warmup = (
+        jnp.minimum(tokens / float(schedule.warmup_tokens), 1.0)
+        if schedule.warmup_tokens
+        else jnp.float32(1)
+    )
     match schedule:
         case schema.Constant(peak=peak):
             return peak * warmup

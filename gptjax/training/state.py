@@ -27,24 +27,34 @@ class TrainState(flax.struct.PyTreeNode):
     skipped_in_row: jax.Array
 
 
-def init_state(config: schema.Config, model: gpt.GPT, tx: optax.GradientTransformation) -> TrainState:
+def init_state(
+    config: schema.Config, model: gpt.GPT, tx: optax.GradientTransformation
+) -> TrainState:
     """The state before step 0, drawn from config.seed. Pure: run it under jit with out_shardings, or eval_shape."""
     # One token is enough for the shapes, and too few to place on a mesh.
-    params = model.clone(sharding=rules.UNSHARDED).init(jax.random.key(config.seed), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = model.clone(sharding=rules.UNSHARDED).init(
+        jax.random.key(config.seed), jnp.zeros((1, 1), jnp.int32)
+    )["params"]
     # Distinct arrays: the step donates them, and one buffer cannot be donated twice.
     counts = {k: jnp.zeros((), jnp.int32) for k in ("step", "rows", "skipped", "skipped_in_row")}
     noise = {k: jnp.zeros((), jnp.float32) for k in ("noise_g2", "noise_tr")}
     return TrainState(params=params, opt_state=tx.init(params), **counts, **noise)
 
 
-def abstract_state(config: schema.Config, model: gpt.GPT, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+def abstract_state(
+    config: schema.Config, model: gpt.GPT, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
+) -> TrainState:
     """Shapes, types and shardings of the state; allocates nothing."""
     shapes = jax.eval_shape(lambda: init_state(config, model, tx))
     shardings = rules.shardings(shapes, rules.PRESETS[config.mesh.sharding], mesh)
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
 
 
-def init_sharded(config: schema.Config, model: gpt.GPT, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+def init_sharded(
+    config: schema.Config, model: gpt.GPT, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
+) -> TrainState:
     """The state before step 0, each leaf made on the devices that hold it."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(config, model, tx, mesh))
     return jax.jit(lambda: init_state(config, model, tx), out_shardings=shardings)()

@@ -46,8 +46,17 @@ class TrainStep:
             assert self.end_of_text is not None  # build() refuses it
             segments_BT = gpt.segment_ids(inputs_BT, self.end_of_text)
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        x_BTD = self.model.apply({"params": params}, inputs_BT, segments_BT, train=dropout_key is not None, rngs=rngs)
-        return loss.cross_entropy(x_BTD, params["token_VD"], targets_BT, weights_BT, self.config.model.n_vocab, self.model.sharding)
+        x_BTD = self.model.apply(
+            {"params": params}, inputs_BT, segments_BT, train=dropout_key is not None, rngs=rngs
+        )
+        return loss.cross_entropy(
+            x_BTD,
+            params["token_VD"],
+            targets_BT,
+            weights_BT,
+            self.config.model.n_vocab,
+            self.model.sharding,
+        )
 
     def loss_fn(self, params, tokens_BT, dropout_key=None):
         """The loss of a microbatch, of which the step takes the gradient: nats a token."""
@@ -61,9 +70,13 @@ class TrainStep:
 
     def accumulate(self, params, step, accumulator: GradAccumulator, tokens_BT) -> GradAccumulator:
         """Add one microbatch. Dropout masks come from (seed, step, number of the microbatch)."""
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.seed), step), accumulator.count)
+        key = jax.random.fold_in(
+            jax.random.fold_in(jax.random.key(self.config.seed), step), accumulator.count
+        )
         has_dropout = self.config.model.dropout != schema.Dropout() or self.config.task is not None
-        loss_value, gradients = jax.value_and_grad(self.loss_fn)(params, tokens_BT, key if has_dropout else None)
+        loss_value, gradients = jax.value_and_grad(self.loss_fn)(
+            params, tokens_BT, key if has_dropout else None
+        )
         gradients = self.model.sharding.shard_like_params(gradients)
         squared_norm = optax.tree.norm(gradients, squared=True)
         return GradAccumulator(
@@ -73,35 +86,62 @@ class TrainStep:
             accumulator.count + 1,
         )
 
-    def update(self, state: TrainState, accumulator: GradAccumulator, microbatch_rows: int) -> tuple[TrainState, dict[str, jax.Array]]:
+    def update(
+        self, state: TrainState, accumulator: GradAccumulator, microbatch_rows: int
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         """Move the parameters by the mean gradient. A non-finite loss or gradient norm leaves parameters and moments as they were."""
         n, c = accumulator.count.astype(jnp.float32), self.config
         gradients = jax.tree.map(lambda g: g / n, accumulator.gradients)
         mean_loss, norm = accumulator.loss / n, optax.tree.norm(gradients)
         rows = state.rows + accumulator.count * microbatch_rows
         lr = schedule.learning_rate(c.train.schedule, rows.astype(jnp.float32) * c.model.n_ctx)
-        with jax.numpy_dtype_promotion("standard"):  # optax's bias correction mixes types, which the tests forbid elsewhere
+        with jax.numpy_dtype_promotion(
+            "standard"
+        ):  # optax's bias correction mixes types, which the tests forbid elsewhere
             updates, opt_state = self.tx.update(gradients, state.opt_state, state.params)
         params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates)
         is_finite = jnp.isfinite(mean_loss) & jnp.isfinite(norm)
-        params, opt_state = jax.tree.map(functools.partial(jnp.where, is_finite), (params, opt_state), (state.params, state.opt_state))
-        g2, tr = noise_estimates(accumulator.squared_norm / n, norm**2, n, microbatch_rows * c.model.n_ctx)
+        params, opt_state = jax.tree.map(
+            functools.partial(jnp.where, is_finite),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
+        g2, tr = noise_estimates(
+            accumulator.squared_norm / n, norm**2, n, microbatch_rows * c.model.n_ctx
+        )
         has_noise = is_finite & (accumulator.count > 1)
         new_state = TrainState(
             step=state.step + 1,
             rows=rows,
             params=params,
             opt_state=opt_state,
-            noise_g2=jnp.where(has_noise, NOISE_DECAY * state.noise_g2 + (1 - NOISE_DECAY) * g2, state.noise_g2),
-            noise_tr=jnp.where(has_noise, NOISE_DECAY * state.noise_tr + (1 - NOISE_DECAY) * tr, state.noise_tr),
+            noise_g2=jnp.where(
+                has_noise, NOISE_DECAY * state.noise_g2 + (1 - NOISE_DECAY) * g2, state.noise_g2
+            ),
+            noise_tr=jnp.where(
+                has_noise, NOISE_DECAY * state.noise_tr + (1 - NOISE_DECAY) * tr, state.noise_tr
+            ),
             skipped=state.skipped + (~is_finite).astype(jnp.int32),
             skipped_in_row=jnp.where(is_finite, 0, state.skipped_in_row + 1),
         )
-        metrics = {"loss": mean_loss, "lr": lr, "grad_norm": norm, "noise_scale": new_state.noise_tr / new_state.noise_g2}
-        new_state = self.model.sharding.shard_like_params(new_state)  # as it came in, or the next step would compile again
-        return new_state, metrics | {"rows": new_state.rows, "skipped": new_state.skipped, "skipped_in_row": new_state.skipped_in_row}
+        metrics = {
+            "loss": mean_loss,
+            "lr": lr,
+            "grad_norm": norm,
+            "noise_scale": new_state.noise_tr / new_state.noise_g2,
+        }
+        new_state = self.model.sharding.shard_like_params(
+            new_state
+        )  # as it came in, or the next step would compile again
+        return new_state, metrics | {
+            "rows": new_state.rows,
+            "skipped": new_state.skipped,
+            "skipped_in_row": new_state.skipped_in_row,
+        }
 
-    def __call__(self, state: TrainState, tokens_MBT, count) -> tuple[TrainState, dict[str, jax.Array]]:
+    def __call__(
+        self, state: TrainState, tokens_MBT, count
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         """One step over the first `count` microbatches of tokens_MBT (M, B, n_ctx + 1). `count` is an array where a batch ramp varies it:
         one program serves the whole ramp."""
 
@@ -110,18 +150,31 @@ class TrainStep:
 
         M, B, _ = tokens_MBT.shape
         accumulator = self.init_accumulator(state.params)
-        accumulator = add(0, accumulator) if M == 1 else jax.lax.fori_loop(0, count, add, accumulator)
+        accumulator = (
+            add(0, accumulator) if M == 1 else jax.lax.fori_loop(0, count, add, accumulator)
+        )
         return self.update(state, accumulator, B)
 
 
 def max_microbatch_rows(
-    config: schema.Config, execution_policy: gpt.ExecutionPolicy, mesh: jax.sharding.Mesh, shards: int, budget: int
+    config: schema.Config,
+    execution_policy: gpt.ExecutionPolicy,
+    mesh: jax.sharding.Mesh,
+    shards: int,
+    budget: int,
 ) -> int:
     """Rows of a microbatch, over all devices, for whose activations each has `budget` bytes. Rows are split over `shards`; the devices that
     share one share its activations."""
-    scores = dispatch.holds_scores(execution_policy.kernel, config.model, execution_policy.dtype, config.data.across_documents == "mask")
+    scores = dispatch.holds_scores(
+        execution_policy.kernel,
+        config.model,
+        execution_policy.dtype,
+        config.data.across_documents == "mask",
+    )
     dtype = "bfloat16" if execution_policy.dtype == jnp.bfloat16 else "float32"
-    return count.microbatch_rows(config, max(0, budget) * (mesh.size // shards), shards, dtype, scores)
+    return count.microbatch_rows(
+        config, max(0, budget) * (mesh.size // shards), shards, dtype, scores
+    )
 
 
 def noise_estimates(small, big, n, tokens) -> tuple[jax.Array, jax.Array]:
@@ -132,7 +185,9 @@ def noise_estimates(small, big, n, tokens) -> tuple[jax.Array, jax.Array]:
     return g2, (small - big) / (1 / b_small - 1 / b_big)
 
 
-def build(config: schema.Config, platform: str, mesh: jax.sharding.Mesh, end_of_text: int | None) -> TrainStep:
+def build(
+    config: schema.Config, platform: str, mesh: jax.sharding.Mesh, end_of_text: int | None
+) -> TrainStep:
     """The step of `config` on a mesh. ValueError if documents are to be kept apart and no token ends them."""
     if config.data.across_documents == "mask" and end_of_text is None:
         raise ValueError(

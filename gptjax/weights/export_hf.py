@@ -50,6 +50,8 @@ def save(
 
     safetensors.save(folder, [lazy_tensor(*numbered) for numbered in enumerate(slots)], file_bytes)
     ends = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
-    settings |= ends | tokenizer_files.save(folder, config.data.tokenizer, tokenizer, config.model.n_ctx, warn)
+    settings |= ends | tokenizer_files.save(
+        folder, config.data.tokenizer, tokenizer, config.model.n_ctx, warn
+    )
     (folder / "config.json").write_bytes(atomic.json_bytes(settings))
     return architecture.model_type

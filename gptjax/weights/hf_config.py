@@ -27,7 +27,13 @@ class Architecture:
 
 
 _GELUS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "erf", "quick_gelu": "sigmoid"}
-_GPT_NAMES = {"n_layers": "n_layer", "n_heads": "n_head", "d_model": "n_embd", "n_vocab": "vocab_size", "n_ctx": "n_positions"}
+_GPT_NAMES = {
+    "n_layers": "n_layer",
+    "n_heads": "n_head",
+    "d_model": "n_embd",
+    "n_vocab": "vocab_size",
+    "n_ctx": "n_positions",
+}
 _NEO_NAMES = {
     "n_layers": "num_layers",
     "n_heads": "num_heads",
@@ -36,7 +42,11 @@ _NEO_NAMES = {
     "n_ctx": "max_position_embeddings",
 }
 _GPT_DROPOUT = {"embedding": "embd_pdrop", "attention": "attn_pdrop", "residual": "resid_pdrop"}
-_NEO_DROPOUT = {"embedding": "embed_dropout", "attention": "attention_dropout", "residual": "resid_dropout"}
+_NEO_DROPOUT = {
+    "embedding": "embed_dropout",
+    "attention": "attention_dropout",
+    "residual": "resid_dropout",
+}
 _CONSTANTS = {"layer_norm_epsilon": 1e-5, "tie_word_embeddings": True}
 
 ARCHITECTURES = {
@@ -62,8 +72,14 @@ ARCHITECTURES = {
         dropout=_GPT_DROPOUT,
         activation="activation_function",
         activations=_GELUS,
-        constants=_CONSTANTS | {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
-        defaults=dict.fromkeys(_GPT_DROPOUT.values(), 0.1) | {"activation_function": "gelu_new", "n_inner": None},
+        constants=_CONSTANTS
+        | {
+            "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False,
+            "add_cross_attention": False,
+        },
+        defaults=dict.fromkeys(_GPT_DROPOUT.values(), 0.1)
+        | {"activation_function": "gelu_new", "n_inner": None},
         recipe="gpt2_124m",
     ),
     "gpt_neo": Architecture(
@@ -81,7 +97,13 @@ ARCHITECTURES = {
         recipe="gpt3_small",
     ),
 }
-MAX_SIZES = {"n_layers": 1 << 16, "n_heads": 1 << 20, "d_model": 1 << 20, "n_vocab": 1 << 28, "n_ctx": 1 << 28}  # sizes that are read
+MAX_SIZES = {
+    "n_layers": 1 << 16,
+    "n_heads": 1 << 20,
+    "d_model": 1 << 20,
+    "n_vocab": 1 << 28,
+    "n_ctx": 1 << 28,
+}  # sizes that are read
 _WIDTHS = ("n_inner", "intermediate_size")  # of the MLP; null is four times the width
 
 
@@ -91,7 +113,9 @@ def from_hf(settings: dict[str, Any], where: str) -> tuple[Architecture, schema.
     ValueError for another model_type, and for settings that make it another function than any Model."""
     kind = parse.member(settings, "model_type", str, where)
     if kind not in ARCHITECTURES:
-        raise ValueError(f"{where}: model_type is {parse.quote(kind)}; gptjax reads {', '.join(ARCHITECTURES)}")
+        raise ValueError(
+            f"{where}: model_type is {parse.quote(kind)}; gptjax reads {', '.join(ARCHITECTURES)}"
+        )
     architecture = ARCHITECTURES[kind]
     settings = architecture.defaults | settings
     n = read_sizes(settings, architecture.size_names, where)
@@ -108,10 +132,19 @@ def from_hf(settings: dict[str, Any], where: str) -> tuple[Architecture, schema.
     width = n["d_model"]
     for name in _WIDTHS:
         if name in architecture.defaults and settings[name] not in (None, 4 * width):
-            raise ValueError(f"{where}: {name} is {parse.quote(settings[name])}, but gptjax's MLPs are 4 x {width} = {4 * width} wide")
+            raise ValueError(
+                f"{where}: {name} is {parse.quote(settings[name])}, but gptjax's MLPs are 4 x {width} = {4 * width} wide"
+            )
     attention = _read_attention(settings, where) if kind == "gpt_neo" else (schema.Dense(),)
-    dropout = {field: parse.member(settings, name, float, where) for field, name in architecture.dropout.items()}
-    options: dict[str, Any] = {"norm": architecture.norm, "gelu": architecture.activations[activation], "attention": attention}
+    dropout = {
+        field: parse.member(settings, name, float, where)
+        for field, name in architecture.dropout.items()
+    }
+    options: dict[str, Any] = {
+        "norm": architecture.norm,
+        "gelu": architecture.activations[activation],
+        "attention": attention,
+    }
     try:
         return architecture, schema.Model(**n, **options, dropout=schema.Dropout(**dropout))
     except ValueError as error:
@@ -124,7 +157,9 @@ def read_sizes(settings: dict[str, Any], names: dict[str, str], where: str) -> d
     for field, name in names.items():
         sizes[field] = parse.member(settings, name, int, where)
         if not 0 < sizes[field] <= MAX_SIZES[field]:
-            raise ValueError(f"{where}: {name!r} is {parse.quote(sizes[field])}; it must be from 1 to {MAX_SIZES[field]:,}")
+            raise ValueError(
+                f"{where}: {name!r} is {parse.quote(sizes[field])}; it must be from 1 to {MAX_SIZES[field]:,}"
+            )
     return sizes
 
 
@@ -135,7 +170,9 @@ def _read_attention(settings: dict[str, Any], where: str) -> tuple[schema.Attent
     layers = []
     for part in parse.member(settings, "attention_types", list, where):
         match part:
-            case [[*names], int(times)] if 0 <= times <= settings["num_layers"] and all(name in [*kinds] for name in names):
+            case [[*names], int(times)] if 0 <= times <= settings["num_layers"] and all(
+                name in [*kinds] for name in names
+            ):
                 layers += names * times
             case _:
                 raise ValueError(
@@ -146,7 +183,9 @@ def _read_attention(settings: dict[str, Any], where: str) -> tuple[schema.Attent
             f"{where}: attention_types lists {len(layers)} layers and num_layers is {settings['num_layers']}: mend one of them"
         )
     for n in range(1, len(layers) + 1):
-        if len(layers) % n == 0 and layers == list(itertools.islice(itertools.cycle(layers[:n]), len(layers))):
+        if len(layers) % n == 0 and layers == list(
+            itertools.islice(itertools.cycle(layers[:n]), len(layers))
+        ):
             return tuple(kinds[kind] for kind in layers[:n])
     raise AssertionError("a list is its own period")
 
@@ -160,20 +199,38 @@ def to_hf(model: schema.Model) -> tuple[Architecture, dict[str, Any]]:
             f"model.attention has {patterns[0]}, which no architecture of Hugging Face has: only Dense and Banded can be exported"
         )
     if len(windows) > 1:
-        raise ValueError(f"model.attention has bands of {' and '.join(map(str, windows))}; Hugging Face's gpt_neo has one window_size")
+        raise ValueError(
+            f"model.attention has bands of {' and '.join(map(str, windows))}; Hugging Face's gpt_neo has one window_size"
+        )
     if model.norm == "post" and windows:
-        raise ValueError("model.norm=post with a Banded layer: Hugging Face's openai-gpt is Dense throughout, so this cannot be exported")
-    architecture = ARCHITECTURES["openai-gpt" if model.norm == "post" else "gpt_neo" if windows else "gpt2"]
-    activation = next((name for name, gelu in architecture.activations.items() if gelu == model.gelu), None)
+        raise ValueError(
+            "model.norm=post with a Banded layer: Hugging Face's openai-gpt is Dense throughout, so this cannot be exported"
+        )
+    architecture = ARCHITECTURES[
+        "openai-gpt" if model.norm == "post" else "gpt_neo" if windows else "gpt2"
+    ]
+    activation = next(
+        (name for name, gelu in architecture.activations.items() if gelu == model.gelu), None
+    )
     if activation is None:
         raise ValueError(
             f"model.gelu={model.gelu}: Hugging Face's {architecture.model_type} has the form "
             f"{', '.join(architecture.activations.values())} alone, so this cannot be exported"
         )
-    settings = {"model_type": architecture.model_type, "architectures": [architecture.class_name], "dtype": "float32"}
-    settings |= {name: getattr(model, field) for field, name in architecture.size_names.items()} | {architecture.activation: activation}
-    settings["n_ctx"] = model.n_ctx  # transformers has n_positions alone; converters of others read this
-    settings |= {name: getattr(model.dropout, field) for field, name in architecture.dropout.items()} | architecture.constants
+    settings = {
+        "model_type": architecture.model_type,
+        "architectures": [architecture.class_name],
+        "dtype": "float32",
+    }
+    settings |= {name: getattr(model, field) for field, name in architecture.size_names.items()} | {
+        architecture.activation: activation
+    }
+    settings["n_ctx"] = (
+        model.n_ctx
+    )  # transformers has n_positions alone; converters of others read this
+    settings |= {
+        name: getattr(model.dropout, field) for field, name in architecture.dropout.items()
+    } | architecture.constants
     if windows:
         period = ["local" if isinstance(p, schema.Banded) else "global" for p in model.attention]
         settings |= {

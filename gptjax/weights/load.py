@@ -22,7 +22,9 @@ from gptjax.sharding import trees
 from gptjax.training import checkpoint
 from gptjax.weights import hf_config, name_maps, openai, safetensors, tokenizer_files
 
-ProgressFn = Callable[[float, str], None]  # the fraction that is done, and the name of the leaf that was read last
+ProgressFn = Callable[
+    [float, str], None
+]  # the fraction that is done, and the name of the leaf that was read last
 
 
 class Weights(Protocol):
@@ -41,7 +43,9 @@ class Weights(Protocol):
         """What it is, for people: of a run whose parameters were read, the step of its checkpoint."""
         ...
 
-    def load_params(self, abstract_params: Any, advance: ProgressFn = lambda done, leaf: None) -> Any:
+    def load_params(
+        self, abstract_params: Any, advance: ProgressFn = lambda done, leaf: None
+    ) -> Any:
         """The parameters, as the tree of ShapeDtypeStructs `abstract_params` places them: one leaf after the other, each device's part by
         itself. Its token table may have more rows than there are, which are zero, and its position table fewer."""
         ...
@@ -69,21 +73,35 @@ def load(
     if openai.has_weights(path):
         return _load_openai(path, assignments, recipe, log)
     if run_dir.exists(path):
-        raise ValueError(f"{path} has no checkpoint yet; let python -m gptjax.train run until it saves one")
-    if any((path / name).exists() for name in ("pytorch_model.bin", "pytorch_model.bin.index.json")):
-        raise ValueError(f"{path} has PyTorch's pickle alone: load it with transformers and save_pretrained it, which writes safetensors")
+        raise ValueError(
+            f"{path} has no checkpoint yet; let python -m gptjax.train run until it saves one"
+        )
+    if any(
+        (path / name).exists() for name in ("pytorch_model.bin", "pytorch_model.bin.index.json")
+    ):
+        raise ValueError(
+            f"{path} has PyTorch's pickle alone: load it with transformers and save_pretrained it, which writes safetensors"
+        )
     raise ValueError(
         f"no weights are in {path}: it has neither checkpoints/ of a run, nor {safetensors.SINGLE_FILE}, nor {safetensors.INDEX_FILE}, "
         f"nor a TensorFlow checkpoint, nor {openai.SHAPES_FILE}"
     )
 
 
-def _check_same_model(path: Path, actual: schema.Model, expected: schema.Model, exactly: bool) -> None:
+def _check_same_model(
+    path: Path, actual: schema.Model, expected: schema.Model, exactly: bool
+) -> None:
     """ValueError, naming the field, unless parameters of `actual` are those of `expected`."""
     for name in ("n_layers", "n_heads", "d_model", "n_vocab", "n_ctx", "attention", "norm", "gelu"):
         actual_value, expected_value = getattr(actual, name), getattr(expected, name)
         if actual_value != expected_value and (
-            exactly or not (name == "n_vocab" and expected_value > actual_value or name == "n_ctx" and expected_value < actual_value)
+            exactly
+            or not (
+                name == "n_vocab"
+                and expected_value > actual_value
+                or name == "n_ctx"
+                and expected_value < actual_value
+            )
         ):
             raise ValueError(
                 f"the weights in {path} have {name} {actual_value!r}, but model.{name}={expected_value!r}: give the config that belongs "
@@ -96,7 +114,13 @@ class RunWeights:
 
     kind = "a run of gptjax"
 
-    def __init__(self, path: Path, assignments: Sequence[str], checkpoints: Path | str, log: Callable[[str], None]):
+    def __init__(
+        self,
+        path: Path,
+        assignments: Sequence[str],
+        checkpoints: Path | str,
+        log: Callable[[str], None],
+    ):
         self.path, self._run_config, self._step = path, run_dir.load_config(path), None
         if self._run_config.task is not None:
             raise ValueError(
@@ -104,11 +128,19 @@ class RunWeights:
                 "run"
             )
         tokenizer = build.spec_in(self._run_config.data.tokenizer, path)
-        config = dataclasses.replace(self._run_config, data=dataclasses.replace(self._run_config.data, tokenizer=tokenizer))
+        config = dataclasses.replace(
+            self._run_config, data=dataclasses.replace(self._run_config.data, tokenizer=tokenizer)
+        )
         self.config = overrides.override(config, *assignments)
-        lines = [line for line in run_dir.diff(config, self.config) if not line.startswith("data.tokenizer")]
+        lines = [
+            line
+            for line in run_dir.diff(config, self.config)
+            if not line.startswith("data.tokenizer")
+        ]
         if lines:
-            raise ValueError(f"{'; '.join(lines)}: what the parameters of {path} compute is settled, leave it as it is")
+            raise ValueError(
+                f"{'; '.join(lines)}: what the parameters of {path} compute is settled, leave it as it is"
+            )
         self._checkpoint_reader = checkpoint.CheckpointReader(checkpoints, log)
 
     def description(self) -> str:
@@ -116,9 +148,15 @@ class RunWeights:
 
     def _check_config(self, metadata: dict[str, Any]) -> None:
         """ValueError unless config.json is what was saved with the checkpoint, as far as it decides what the parameters compute."""
-        saved_config = overrides.unflatten(parse.member(metadata, "config", dict, f"the checkpoint in {self.path}"))
+        saved_config = overrides.unflatten(
+            parse.member(metadata, "config", dict, f"the checkpoint in {self.path}")
+        )
         # train --tokens moves the length before it saves the next checkpoint, and no parameter computes anything else by it.
-        lines = [line for line in run_dir.diff(saved_config, self._run_config) if not line.startswith(run_dir.LENGTH_FIELDS)]
+        lines = [
+            line
+            for line in run_dir.diff(saved_config, self._run_config)
+            if not line.startswith(run_dir.LENGTH_FIELDS)
+        ]
         if lines:
             raise ValueError(
                 f"{self.path / 'config.json'} is not the config that its checkpoint was saved with ({'; '.join(lines)}): put back the "
@@ -136,10 +174,14 @@ class RunWeights:
                 f"is {tokenizer.digest[:12]}: set data.tokenizer to {self.config.data.tokenizer}, with the files that it had"
             )
 
-    def load_params(self, abstract_params: Any, advance: ProgressFn = lambda done, leaf: None) -> Any:
+    def load_params(
+        self, abstract_params: Any, advance: ProgressFn = lambda done, leaf: None
+    ) -> Any:
         restored = self._checkpoint_reader.restore({"params": abstract_params}, prefix="params/")
         if restored is None:
-            raise ValueError(f"{self.path} has no checkpoint yet; let python -m gptjax.train run until it saves one")
+            raise ValueError(
+                f"{self.path} has no checkpoint yet; let python -m gptjax.train run until it saves one"
+            )
         self._step, params, metadata = restored
         self._check_config(metadata)
         advance(1.0, "params")
@@ -151,7 +193,12 @@ class FolderWeights:
     asks for. Of a token table with more rows than `config` has ids the first are read, and say is told so."""
 
     def __init__(
-        self, tensors: safetensors.Tensors, kind: str, layout: name_maps.Layout, config: schema.Config, log: Callable[[str], None]
+        self,
+        tensors: safetensors.Tensors,
+        kind: str,
+        layout: name_maps.Layout,
+        config: schema.Config,
+        log: Callable[[str], None],
     ):
         self.path, self.kind, self.config = tensors.path, kind, config
         self._tensors, self._layout, self._log = tensors, layout, log
@@ -162,7 +209,12 @@ class FolderWeights:
 
     def check(self, config: schema.Config, tokenizer: Tokenizer) -> None:
         _check_same_model(self.path, self.config.model, config.model, exactly=False)
-        extra_symbols = tokenizer_files.check(_containing_folder(self.path), self.config.model.n_vocab, config.data.tokenizer, tokenizer)
+        extra_symbols = tokenizer_files.check(
+            _containing_folder(self.path),
+            self.config.model.n_vocab,
+            config.data.tokenizer,
+            tokenizer,
+        )
         rows = self._tensors.shapes[name_maps.token_table_name(self._layout)][0]
         if rows > self.config.model.n_vocab:
             self._log(
@@ -173,35 +225,59 @@ class FolderWeights:
                 f"{self.path}: of its tokenizer {parse.quote(extra_symbols)[1:-1]} is left out, which {config.data.tokenizer} does not have"
             )
 
-    def load_params(self, abstract_params: Any, advance: ProgressFn = lambda done, leaf: None) -> Any:
+    def load_params(
+        self, abstract_params: Any, advance: ProgressFn = lambda done, leaf: None
+    ) -> Any:
         leaves, sizes = [], [leaf.size * 4 for leaf in jax.tree.leaves(abstract_params)]
         for name, leaf in trees.named_leaves(abstract_params):
             sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
             read_slice = functools.partial(self._read_part, name, leaf)
-            leaves.append(jax.block_until_ready(jax.make_array_from_callback(leaf.shape, sharding, read_slice)))
+            leaves.append(
+                jax.block_until_ready(
+                    jax.make_array_from_callback(leaf.shape, sharding, read_slice)
+                )
+            )
             advance(sum(sizes[: len(leaves)]) / sum(sizes), name)
         return jax.tree.unflatten(jax.tree.structure(abstract_params), leaves)
 
     def _read_part(self, name: str, leaf: jax.ShapeDtypeStruct, index: Any):
-        cuts = tuple(slice(*index_slice.indices(n)[:2]) for index_slice, n in zip(index, leaf.shape, strict=True))
-        return name_maps.read_part(self._tensors, self._layout, self.config.model, name, cuts).astype(leaf.dtype, copy=False)
+        cuts = tuple(
+            slice(*index_slice.indices(n)[:2])
+            for index_slice, n in zip(index, leaf.shape, strict=True)
+        )
+        return name_maps.read_part(
+            self._tensors, self._layout, self.config.model, name, cuts
+        ).astype(leaf.dtype, copy=False)
 
 
 def _containing_folder(path: Path) -> Path:
     return path.parent if path.is_file() else path
 
 
-def _load_hugging_face(path: Path, assignments: Sequence[str], recipe: str | None, log: Callable[[str], None]) -> FolderWeights:
+def _load_hugging_face(
+    path: Path, assignments: Sequence[str], recipe: str | None, log: Callable[[str], None]
+) -> FolderWeights:
     file = _containing_folder(path) / "config.json"
     if not file.exists():
-        raise ValueError(f"{file} is missing: it says which architecture the weights are of; fetch it with them")
+        raise ValueError(
+            f"{file} is missing: it says which architecture the weights are of; fetch it with them"
+        )
     settings = parse.read_json(file)
     architecture, model = hf_config.from_hf(settings, str(file))
-    config = _match_config(model, recipe or architecture.recipe, architecture.model_type.replace("-", "_"))
+    config = _match_config(
+        model, recipe or architecture.recipe, architecture.model_type.replace("-", "_")
+    )
     if tokenizer_files.TOKENIZER_KEY in settings:
-        config = overrides.override(config, f"data.tokenizer={parse.member(settings, tokenizer_files.TOKENIZER_KEY, str, str(file))}")
-        tokenizer = build.without_path(config.data.tokenizer)  # its files are of the folder, and nowhere else
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer))
+        config = overrides.override(
+            config,
+            f"data.tokenizer={parse.member(settings, tokenizer_files.TOKENIZER_KEY, str, str(file))}",
+        )
+        tokenizer = build.without_path(
+            config.data.tokenizer
+        )  # its files are of the folder, and nowhere else
+        config = dataclasses.replace(
+            config, data=dataclasses.replace(config.data, tokenizer=tokenizer)
+        )
     tensors = safetensors.SafetensorsReader(path)
     _drop_tied_output(tensors, name_maps.token_table_name(architecture.layout))
     return FolderWeights(
@@ -213,16 +289,23 @@ def _load_hugging_face(path: Path, assignments: Sequence[str], recipe: str | Non
     )
 
 
-def _load_openai(path: Path, assignments: Sequence[str], recipe: str | None, log: Callable[[str], None]) -> FolderWeights:
+def _load_openai(
+    path: Path, assignments: Sequence[str], recipe: str | None, log: Callable[[str], None]
+) -> FolderWeights:
     tensors, kind, layout, model, default_recipe = openai.open_tensors(path)
     config = _match_config(model, recipe or default_recipe, default_recipe.partition("_")[0])
     return FolderWeights(tensors, kind, layout, _with_tokenizer(config, path, assignments), log)
 
 
-def _with_tokenizer(config: schema.Config, folder: Path, assignments: Sequence[str]) -> schema.Config:
+def _with_tokenizer(
+    config: schema.Config, folder: Path, assignments: Sequence[str]
+) -> schema.Config:
     """The config with the tokenizer in the folder, `assignments`, and as many ids as that tokenizer has where the table has more rows."""
     tokenizer = tokenizer_files.detect_tokenizer(folder, config.data.tokenizer)
-    new_config = overrides.override(dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer)), *assignments)
+    new_config = overrides.override(
+        dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer)),
+        *assignments,
+    )
     n = tokenizer_files.published_size(folder, new_config.data.tokenizer)
     if n is None or not n < new_config.model.n_vocab == config.model.n_vocab:
         return new_config
@@ -257,9 +340,16 @@ def _match_config(model: schema.Model, recipe: str, name: str) -> schema.Config:
     else:
         found_config = registry.config(recipe)
         rows, ramp = found_config.model.n_ctx, found_config.train.ramp
-        scaled = ramp and dataclasses.replace(ramp, start_tokens=ramp.start_tokens // rows * model.n_ctx)
-        train = dataclasses.replace(found_config.train, batch_tokens=found_config.batch_rows * model.n_ctx, ramp=scaled)
+        scaled = ramp and dataclasses.replace(
+            ramp, start_tokens=ramp.start_tokens // rows * model.n_ctx
+        )
+        train = dataclasses.replace(
+            found_config.train, batch_tokens=found_config.batch_rows * model.n_ctx, ramp=scaled
+        )
         found_config = dataclasses.replace(
-            found_config, name=name, model=dataclasses.replace(model, init=found_config.model.init), train=train
+            found_config,
+            name=name,
+            model=dataclasses.replace(model, init=found_config.model.init),
+            train=train,
         )
     return found_config

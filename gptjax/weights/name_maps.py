@@ -44,7 +44,9 @@ _BLOCK = {
 _EMBEDDINGS = {"token_VD": "wte.weight V,D", "position_TD": "wpe.weight T,D"}
 _LAST_NORM = {"norm/gain_D": "ln_f.weight D", "norm/bias_D": "ln_f.bias D"}
 
-GPT1 = Layout({"token_VD": "tokens_embed.weight V,D", "position_TD": "positions_embed.weight T,D"}, _BLOCK)
+GPT1 = Layout(
+    {"token_VD": "tokens_embed.weight V,D", "position_TD": "positions_embed.weight T,D"}, _BLOCK
+)
 GPT2 = Layout(_EMBEDDINGS | _LAST_NORM, _BLOCK)
 _NEO = {
     "attention/qkv/weight_DQNH": "h.{}.attn.attention.*_proj.weight NH,D",
@@ -54,7 +56,9 @@ _NEO = {
     "mlp/down/weight_DF": "h.{}.mlp.c_proj.weight D,F",
 }
 NEO = Layout(
-    GPT2.leaves, {leaf: where for leaf, where in (_BLOCK | _NEO).items() if leaf != "attention/qkv/bias_QNH"}, unscaled_attention=True
+    GPT2.leaves,
+    {leaf: where for leaf, where in (_BLOCK | _NEO).items() if leaf != "attention/qkv/bias_QNH"},
+    unscaled_attention=True,
 )
 # OpenAI's own, as src/model.py of GPT-2 and train.py of GPT-1 name them; convolutions of width 1.
 _OPENAI_BLOCK = {
@@ -71,8 +75,18 @@ _OPENAI_BLOCK = {
     "norm_2/gain_D": "h{}/ln_2/g D",
     "norm_2/bias_D": "h{}/ln_2/b D",
 }
-OPENAI_GPT1 = Layout({"position_TD": "wpe T,D", "token_VD": "wte V,D"}, _OPENAI_BLOCK)  # in the order of params_shapes.json
-OPENAI_GPT2 = Layout({"token_VD": "wte V,D", "position_TD": "wpe T,D", "norm/gain_D": "ln_f/g D", "norm/bias_D": "ln_f/b D"}, _OPENAI_BLOCK)
+OPENAI_GPT1 = Layout(
+    {"position_TD": "wpe T,D", "token_VD": "wte V,D"}, _OPENAI_BLOCK
+)  # in the order of params_shapes.json
+OPENAI_GPT2 = Layout(
+    {
+        "token_VD": "wte V,D",
+        "position_TD": "wpe T,D",
+        "norm/gain_D": "ln_f/g D",
+        "norm/bias_D": "ln_f/b D",
+    },
+    _OPENAI_BLOCK,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,26 +135,45 @@ def check(tensors: Tensors, layout: Layout, model: schema.Model) -> None:
         raise ValueError(
             f"{tensors.path}: {len(tensors.shapes)} tensors are no {model.n_layers:,} layers: give weights and config that belong together"
         )
-    actual, expected = dict(tensors.shapes), {slot.name: slot.shape(letter_sizes(model)) for slot in tensor_slots(layout, model)}
+    actual, expected = (
+        dict(tensors.shapes),
+        {slot.name: slot.shape(letter_sizes(model)) for slot in tensor_slots(layout, model)},
+    )
     table = token_table_name(layout)
-    if table in actual and actual[table][1:] == expected[table][1:] and actual[table][0] >= expected[table][0]:
+    if (
+        table in actual
+        and actual[table][1:] == expected[table][1:]
+        and actual[table][0] >= expected[table][0]
+    ):
         actual[table] = expected[table]
-    errors = [f"the tensor {name} is missing, expected {list(shape)}" for name, shape in expected.items() if name not in actual]
+    errors = [
+        f"the tensor {name} is missing, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name not in actual
+    ]
     common = [name for name in expected if name in actual]
     errors += [
-        f"the tensor {name} is {list(actual[name])}, expected {list(expected[name])}" for name in common if actual[name] != expected[name]
+        f"the tensor {name} is {list(actual[name])}, expected {list(expected[name])}"
+        for name in common
+        if actual[name] != expected[name]
     ]
     errors += [
-        f"the tensor {name}, {list(shape)}, is none of this architecture's" for name, shape in actual.items() if name not in expected
+        f"the tensor {name}, {list(shape)}, is none of this architecture's"
+        for name, shape in actual.items()
+        if name not in expected
     ]
     if errors:
         count = f" ({len(errors)} are wrong in all)" if len(errors) > 1 else ""
         m = model
         summary = f"{m.n_layers} layers, {m.n_heads} heads, {m.d_model} wide, {m.n_vocab:,} ids, context {m.n_ctx:,}"
-        raise ValueError(f"{tensors.path}: {errors[0]}{count}; its config says {summary}: give weights and config that belong together")
+        raise ValueError(
+            f"{tensors.path}: {errors[0]}{count}; its config says {summary}: give weights and config that belong together"
+        )
 
 
-def read_part(tensors: Tensors, layout: Layout, model: schema.Model, leaf: str, index: tuple[slice, ...]) -> np.ndarray:
+def read_part(
+    tensors: Tensors, layout: Layout, model: schema.Model, leaf: str, index: tuple[slice, ...]
+) -> np.ndarray:
     """float32: the part of our leaf that `index`, a slice with start and stop for each dimension, cuts out. Of each tensor little more is
     read than lies in it. What the other side lacks is zero: the padding of the vocabulary, biases."""
     out = np.zeros([index_slice.stop - index_slice.start for index_slice in index], np.float32)
@@ -157,7 +190,10 @@ def read_part(tensors: Tensors, layout: Layout, model: schema.Model, leaf: str, 
             index_slice, axis = by_letter.pop("Q"), letters.index("Q")
             if not index_slice.start <= slot.qkv_index < index_slice.stop:
                 continue
-            view, letters = np.moveaxis(view, axis, 0)[slot.qkv_index - index_slice.start], letters.replace("Q", "")
+            view, letters = (
+                np.moveaxis(view, axis, 0)[slot.qkv_index - index_slice.start],
+                letters.replace("Q", ""),
+            )
         block = _read_slot(tensors, slot, letter_sizes(model), letters, by_letter)
         if layout.unscaled_attention and slot.qkv_index == 0:
             block = block * np.float32(model.d_head**0.5)
@@ -165,7 +201,9 @@ def read_part(tensors: Tensors, layout: Layout, model: schema.Model, leaf: str, 
     return out
 
 
-def _read_slot(tensors: Tensors, slot: TensorSlot, n: dict[str, int], letters: str, slices: dict[str, slice]) -> np.ndarray:
+def _read_slot(
+    tensors: Tensors, slot: TensorSlot, n: dict[str, int], letters: str, slices: dict[str, slice]
+) -> np.ndarray:
     """A part of a stored tensor with the dimensions `letters`, cut by `slices`; ids beyond the vocabulary are left out."""
     groups = slot.dims.split(",")
     stored_slices, dims = [], []
@@ -193,4 +231,6 @@ def to_stored(layout: Layout, model: schema.Model, slot: TensorSlot, leaf: Any) 
         array = array / np.float32(model.d_head**0.5)
     array = array[tuple(slice(n[c]) for c in letters)]  # without the padding of the vocabulary
     order = slot.dims.replace(",", "").replace("1", "")
-    return np.ascontiguousarray(array.transpose([letters.index(c) for c in order]).reshape(slot.shape(n)))
+    return np.ascontiguousarray(
+        array.transpose([letters.index(c) for c in order]).reshape(slot.shape(n))
+    )

@@ -54,5 +54,9 @@ def open_model(
     rules.check(config, mesh)
     train_step = step.build(config, jax.devices()[0].platform, mesh, tokenizer.end_of_text)
     abstract_params = state.abstract_state(config, train_step.model, train_step.tx, mesh).params
-    params = weights.load_params(abstract_params, lambda done, name: progress(f"{done:4.0%} read: {name}"))
-    return LoadedModel(weights.kind, config, tokenizer, mesh, train_step, params, weights.description())
+    params = weights.load_params(
+        abstract_params, lambda done, name: progress(f"{done:4.0%} read: {name}")
+    )
+    return LoadedModel(
+        weights.kind, config, tokenizer, mesh, train_step, params, weights.description()
+    )

@@ -28,16 +28,29 @@ class NumpyShards:
                 f"{path / SHAPES_FILE} lists {len(shapes)} tensors, not two and {TENSORS_PER_LAYER} a layer: give GPT-1's own file"
             )
         patterns = [p.split()[0] for p in name_maps.OPENAI_GPT1.leaves.values()]
-        patterns += [p.split()[0].format(n) for n in range(n_layers) for p in name_maps.OPENAI_GPT1.block.values()]
+        patterns += [
+            p.split()[0].format(n)
+            for n in range(n_layers)
+            for p in name_maps.OPENAI_GPT1.block.values()
+        ]
         self.shapes = dict(zip(patterns, shapes, strict=True))
-        files = sorted(path.glob("params_*.npy"), key=lambda file: int(re.sub(r"\D", "", file.stem) or -1))
+        files = sorted(
+            path.glob("params_*.npy"), key=lambda file: int(re.sub(r"\D", "", file.stem) or -1)
+        )
         if [file.name for file in files] != [f"params_{n}.npy" for n in range(len(files))]:
-            missing = next(n for n in range(len(files) + 1) if not (path / f"params_{n}.npy").exists())
+            missing = next(
+                n for n in range(len(files) + 1) if not (path / f"params_{n}.npy").exists()
+            )
             raise ValueError(f"{path / f'params_{missing}.npy'} is missing; fetch it again")
         if len(self.shapes["wte"]) != 2 or len(self.shapes["wpe"]) != 2:
-            raise ValueError(f"{path / SHAPES_FILE} lists no tables of tokens and positions: give GPT-1's own file")
+            raise ValueError(
+                f"{path / SHAPES_FILE} lists no tables of tokens and positions: give GPT-1's own file"
+            )
         self._shards = [_load_vector(file) for file in files]
-        n_expected, n_actual = sum(math.prod(shape) for shape in shapes), sum(len(part) for part in self._shards)
+        n_expected, n_actual = (
+            sum(math.prod(shape) for shape in shapes),
+            sum(len(part) for part in self._shards),
+        )
         if n_expected != n_actual:
             raise ValueError(
                 f"{path}: {len(files)} files params_*.npy have {n_actual:,} numbers, and {SHAPES_FILE} lists {n_expected:,}; "
@@ -51,7 +64,9 @@ class NumpyShards:
         for piece in self._shards:
             pieces.append(piece[max(0, start) : max(0, stop)])
             start, stop = start - len(piece), stop - len(piece)
-        return np.concatenate(pieces).reshape(self.shapes[name])[part].astype(np.float32, copy=False)
+        return (
+            np.concatenate(pieces).reshape(self.shapes[name])[part].astype(np.float32, copy=False)
+        )
 
 
 def _load_vector(file: Path) -> np.ndarray:
@@ -60,9 +75,13 @@ def _load_vector(file: Path) -> np.ndarray:
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # numpy parses the header as Python: a damaged one may raise anything that Python's parser does
-        raise ValueError(f"{file} is damaged ({(str(error).splitlines() or [type(error).__name__])[0]}); fetch it again") from None
+        raise ValueError(
+            f"{file} is damaged ({(str(error).splitlines() or [type(error).__name__])[0]}); fetch it again"
+        ) from None
     if not isinstance(part, np.ndarray) or part.ndim != 1 or part.dtype.kind != "f":
-        contents = f"{part.dtype}{list(part.shape)}" if isinstance(part, np.ndarray) else "several arrays"
+        contents = (
+            f"{part.dtype}{list(part.shape)}" if isinstance(part, np.ndarray) else "several arrays"
+        )
         raise ValueError(f"{file} holds {contents}, expected a vector of floats; fetch it again")
     return part
 
@@ -70,8 +89,12 @@ def _load_vector(file: Path) -> np.ndarray:
 def _read_shapes(file: Path) -> list[tuple[int, ...]]:
     """A list of lists of sizes."""
     shapes = parse.json_value(parse.read_bytes(file), str(file))
-    if not isinstance(shapes, list) or not all(isinstance(shape, list) and all(map(_is_size, shape)) for shape in shapes):
-        raise ValueError(f"{file} holds {parse.quote(shapes)}, not a list of shapes; fetch it again")
+    if not isinstance(shapes, list) or not all(
+        isinstance(shape, list) and all(map(_is_size, shape)) for shape in shapes
+    ):
+        raise ValueError(
+            f"{file} holds {parse.quote(shapes)}, not a list of shapes; fetch it again"
+        )
     return [tuple(shape) for shape in shapes]
 
 
@@ -84,7 +107,9 @@ def has_weights(path: Path) -> bool:
     return (path / SHAPES_FILE).exists() or any(path.glob("*.index"))
 
 
-def open_tensors(path: Path) -> tuple[safetensors.Tensors, str, name_maps.Layout, schema.Model, str]:
+def open_tensors(
+    path: Path,
+) -> tuple[safetensors.Tensors, str, name_maps.Layout, schema.Model, str]:
     """(tensors, what they are in words, their layout, the model, the recipe's name) of such a folder. ValueError if it is damaged."""
     if (path / SHAPES_FILE).exists():
         tensors = NumpyShards(path)
@@ -101,12 +126,26 @@ def open_tensors(path: Path) -> tuple[safetensors.Tensors, str, name_maps.Layout
         return tensors, "OpenAI's GPT-1", name_maps.OPENAI_GPT1, model, "gpt1"
     indices = sorted(path.glob("*.index"))
     if len(indices) > 1:
-        raise ValueError(f"{path} has {len(indices)} checkpoints, {indices[0].name} and others: leave one in the folder")
+        raise ValueError(
+            f"{path} has {len(indices)} checkpoints, {indices[0].name} and others: leave one in the folder"
+        )
     if not (path / HPARAMS_FILE).exists():
         raise ValueError(f"{path / HPARAMS_FILE} is missing; fetch it with the weights")
     settings = parse.read_json(path / HPARAMS_FILE)
-    names = {"n_layers": "n_layer", "n_heads": "n_head", "d_model": "n_embd", "n_vocab": "n_vocab", "n_ctx": "n_ctx"}
+    names = {
+        "n_layers": "n_layer",
+        "n_heads": "n_head",
+        "d_model": "n_embd",
+        "n_vocab": "n_vocab",
+        "n_ctx": "n_ctx",
+    }
     sizes = hf_config.read_sizes(settings, names, str(path / HPARAMS_FILE))
     dropout = schema.Dropout(embedding=0.1, attention=0.1, residual=0.1)
     model = schema.Model(**sizes, dropout=dropout)  # type: ignore[arg-type]
-    return tf_checkpoint.TensorBundle(indices[0]), "OpenAI's GPT-2", name_maps.OPENAI_GPT2, model, "gpt2_124m"
+    return (
+        tf_checkpoint.TensorBundle(indices[0]),
+        "OpenAI's GPT-2",
+        name_maps.OPENAI_GPT2,
+        model,
+        "gpt2_124m",
+    )

@@ -14,9 +14,13 @@ from gptjax.runtime import atomic
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 MAX_FILE_BYTES = 2 << 30  # of one file that is written: so much is in memory twice
-FILE_NAME_PATTERN = re.compile(r"[^/\\\x00-\x1f]+\.safetensors")  # what an index may call a file: a name, not a path
+FILE_NAME_PATTERN = re.compile(
+    r"[^/\\\x00-\x1f]+\.safetensors"
+)  # what an index may call a file: a name, not a path
 PREFIX = "transformer."  # what Hugging Face puts before the names of a model that has a head
-BUFFER_PATTERN = re.compile(r"h\.\d+\.attn\.(attention\.)?(masked_)?bias|position_ids")  # which older versions of transformers saved
+BUFFER_PATTERN = re.compile(
+    r"h\.\d+\.attn\.(attention\.)?(masked_)?bias|position_ids"
+)  # which older versions of transformers saved
 
 
 class Tensors(Protocol):
@@ -49,15 +53,23 @@ class SafetensorsReader:
                 if BUFFER_PATTERN.fullmatch(name):
                     continue
                 if name in self._files:
-                    raise ValueError(f"{path}: the tensor {full} is there twice, in {self._files[name][0].name} and {file.name}; keep one")
+                    raise ValueError(
+                        f"{path}: the tensor {full} is there twice, in {self._files[name][0].name} and {file.name}; keep one"
+                    )
                 tensor = handle.get_slice(full)
                 if tensor.get_dtype() not in FLOAT_BYTES:
-                    raise ValueError(f"{path}: the tensor {full} is of type {tensor.get_dtype()}; allowed are {', '.join(FLOAT_BYTES)}")
+                    raise ValueError(
+                        f"{path}: the tensor {full} is of type {tensor.get_dtype()}; allowed are {', '.join(FLOAT_BYTES)}"
+                    )
                 self._files[name], self.shapes[name] = (file, full), tuple(tensor.get_shape())
         if missing := sorted(
-            {name.removeprefix(PREFIX) for name in index_names} - {*self.shapes} - {n for n in index_names if BUFFER_PATTERN.search(n)}
+            {name.removeprefix(PREFIX) for name in index_names}
+            - {*self.shapes}
+            - {n for n in index_names if BUFFER_PATTERN.search(n)}
         ):
-            raise ValueError(f"{path}: {INDEX_FILE} lists the tensor {missing[0]}, which is in none of its files; fetch them again")
+            raise ValueError(
+                f"{path}: {INDEX_FILE} lists the tensor {missing[0]}, which is in none of its files; fetch them again"
+            )
 
     def rename(self, name: str, new_name: str) -> None:
         """Know a tensor by another name."""
@@ -70,7 +82,9 @@ class SafetensorsReader:
 
 def has_weights(path: Path) -> bool:
     """Are there safetensors in this folder, or is it such a file?"""
-    return path.suffix == ".safetensors" or any((path / name).exists() for name in (SINGLE_FILE, INDEX_FILE))
+    return path.suffix == ".safetensors" or any(
+        (path / name).exists() for name in (SINGLE_FILE, INDEX_FILE)
+    )
 
 
 def _list_files(path: Path) -> tuple[list[Path], list[str]]:
@@ -79,7 +93,9 @@ def _list_files(path: Path) -> tuple[list[Path], list[str]]:
         return [path], []
     if not (path / INDEX_FILE).exists():
         return [path / SINGLE_FILE], []
-    weight_map = parse.member(parse.read_json(path / INDEX_FILE), "weight_map", dict, str(path / INDEX_FILE))
+    weight_map = parse.member(
+        parse.read_json(path / INDEX_FILE), "weight_map", dict, str(path / INDEX_FILE)
+    )
     for name, file in weight_map.items():
         if not isinstance(file, str) or not FILE_NAME_PATTERN.fullmatch(file):
             raise ValueError(
@@ -103,7 +119,9 @@ def _open_file(file: Path):
 
 
 def save(
-    folder: Path, tensors: Iterable[tuple[str, tuple[int, ...], Callable[[], np.ndarray]]], file_bytes: int = MAX_FILE_BYTES
+    folder: Path,
+    tensors: Iterable[tuple[str, tuple[int, ...], Callable[[], np.ndarray]]],
+    file_bytes: int = MAX_FILE_BYTES,
 ) -> list[str]:
     """Write float32 tensors, each given as (name, shape, what makes it), into `folder`: as model.safetensors, or where that would exceed
     `file_bytes` as several files with an index, of which one at a time is in memory. Returns the files' names."""
@@ -117,12 +135,23 @@ def save(
             n_free = file_bytes
         groups[-1].append(tensor)
         n_free -= size
-    names = [SINGLE_FILE if len(groups) == 1 else f"model-{n:05}-of-{len(groups):05}.safetensors" for n in range(1, len(groups) + 1)]
+    names = [
+        SINGLE_FILE if len(groups) == 1 else f"model-{n:05}-of-{len(groups):05}.safetensors"
+        for n in range(1, len(groups) + 1)
+    ]
     for file, group in zip(names, groups, strict=True):
-        safetensors.numpy.save_file({name: make_tensor() for name, _, make_tensor in group}, folder / file, metadata={"format": "pt"})
+        safetensors.numpy.save_file(
+            {name: make_tensor() for name, _, make_tensor in group},
+            folder / file,
+            metadata={"format": "pt"},
+        )
     if len(groups) > 1:
         total = sum(4 * math.prod(shape) for group in groups for _, shape, _ in group)
-        index = {name: file for file, group in zip(names, groups, strict=True) for name, _, _ in group}
-        (folder / INDEX_FILE).write_bytes(atomic.json_bytes({"metadata": {"total_size": total}, "weight_map": index}))
+        index = {
+            name: file for file, group in zip(names, groups, strict=True) for name, _, _ in group
+        }
+        (folder / INDEX_FILE).write_bytes(
+            atomic.json_bytes({"metadata": {"total_size": total}, "weight_map": index})
+        )
         names.append(INDEX_FILE)
     return names

@@ -20,8 +20,14 @@ from gptjax.weights import protobuf
 
 MAGIC = 0xDB4775248B80FB57
 FOOTER_BYTES = 48  # bytes: two places of at most 20, padding, the magic number
-FLOAT_DTYPES = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 19: np.dtype("<f2")}  # DataType in core/framework/types.proto
-OPTIMIZER_PATTERN = re.compile(r".*/Adam(_1)?|.*_power|global_step")  # what a training checkpoint has beside the weights
+FLOAT_DTYPES = {
+    1: np.dtype("<f4"),
+    2: np.dtype("<f8"),
+    19: np.dtype("<f2"),
+}  # DataType in core/framework/types.proto
+OPTIMIZER_PATTERN = re.compile(
+    r".*/Adam(_1)?|.*_power|global_step"
+)  # what a training checkpoint has beside the weights
 
 
 class TensorBundle:
@@ -33,14 +39,18 @@ class TensorBundle:
         """index: the file PREFIX.index."""
         self.path = index
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._entries: dict[str, tuple[np.dtype, int, int, int, int]] = {}  # type, number of the file, offset, bytes, CRC
+        self._entries: dict[
+            str, tuple[np.dtype, int, int, int, int]
+        ] = {}  # type, number of the file, offset, bytes, CRC
         self._arrays: dict[str, np.ndarray] = {}
         try:
             table = dict(_read_table(parse.disk_bytes(index)))
             header = protobuf.Message(table.pop(b""))
             self._n_files = header.integer(1)
             if header.integer(2):
-                raise ValueError(f"{index}: a checkpoint of a big-endian machine cannot be read; save it again on another")
+                raise ValueError(
+                    f"{index}: a checkpoint of a big-endian machine cannot be read; save it again on another"
+                )
             for key, value in table.items():
                 self._add_entry(key.decode(), protobuf.Message(value))
         except OSError as error:
@@ -56,12 +66,21 @@ class TensorBundle:
             return
         kind, offset, size = (entry.integer(number) for number in (1, 4, 5))
         if kind not in FLOAT_DTYPES or 7 in entry:
-            raise ValueError(f"{self.path}: the tensor {full} is of DataType {kind}, or saved in slices; allowed are whole float tensors")
-        shape = tuple(protobuf.Message(dim).integer(1) for dim in protobuf.Message(entry.content(2)).contents(2))
-        protobuf.require(
-            size == FLOAT_DTYPES[kind].itemsize * math.prod(shape), f"the tensor {full} has {size} bytes, not those of its shape"
+            raise ValueError(
+                f"{self.path}: the tensor {full} is of DataType {kind}, or saved in slices; allowed are whole float tensors"
+            )
+        shape = tuple(
+            protobuf.Message(dim).integer(1)
+            for dim in protobuf.Message(entry.content(2)).contents(2)
         )
-        self.shapes[name], self._entries[name] = shape, (FLOAT_DTYPES[kind], entry.integer(3), offset, size, entry.integer(6))
+        protobuf.require(
+            size == FLOAT_DTYPES[kind].itemsize * math.prod(shape),
+            f"the tensor {full} has {size} bytes, not those of its shape",
+        )
+        self.shapes[name], self._entries[name] = (
+            shape,
+            (FLOAT_DTYPES[kind], entry.integer(3), offset, size, entry.integer(6)),
+        )
 
     def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
         if name not in self._arrays:
@@ -74,10 +93,14 @@ class TensorBundle:
         if not file.exists():
             raise ValueError(f"{file} is missing; fetch it again")
         if file.stat().st_size < offset + size:
-            raise ValueError(f"{file} is damaged: {file.stat().st_size:,} bytes, too few for the tensor {name}; fetch it again")
+            raise ValueError(
+                f"{file} is damaged: {file.stat().st_size:,} bytes, too few for the tensor {name}; fetch it again"
+            )
         array = np.memmap(file, dtype, "r", offset, self.shapes[name])
         if masked_crc(array) != crc:
-            raise ValueError(f"{file} is damaged: the tensor {name} does not have its CRC; fetch it again")
+            raise ValueError(
+                f"{file} is damaged: the tensor {name} does not have its CRC; fetch it again"
+            )
         return array
 
 
@@ -91,8 +114,13 @@ def masked_crc(content: Any) -> int:
 
 def _read_table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The entries of a table."""
-    protobuf.require(len(content) >= FOOTER_BYTES and struct.unpack("<Q", content[-8:])[0] == MAGIC, "it does not end as a table does")
-    _, _, offset = _read_handle(content, len(content) - FOOTER_BYTES)  # an index of blocks about the table itself, which is empty
+    protobuf.require(
+        len(content) >= FOOTER_BYTES and struct.unpack("<Q", content[-8:])[0] == MAGIC,
+        "it does not end as a table does",
+    )
+    _, _, offset = _read_handle(
+        content, len(content) - FOOTER_BYTES
+    )  # an index of blocks about the table itself, which is empty
     start, size, _ = _read_handle(content, offset)
     for _, handle in _read_block(content, start, size):
         block_start, block_size, _ = _read_handle(handle, 0)
@@ -109,9 +137,13 @@ def _read_handle(content: bytes, offset: int) -> tuple[int, int, int]:
 def _read_block(content: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     """The entries of a block: each key without what it shares with the one before."""
     protobuf.require(4 <= size <= len(content) - start - 5, "a block that does not lie in the file")
-    protobuf.require(content[start + size] == 0, "a block is compressed, which TensorFlow does not do here")
+    protobuf.require(
+        content[start + size] == 0, "a block is compressed, which TensorFlow does not do here"
+    )
     (crc,) = struct.unpack_from("<I", content, start + size + 1)
-    protobuf.require(masked_crc(content[start : start + size + 1]) == crc, "a block does not have its CRC")
+    protobuf.require(
+        masked_crc(content[start : start + size + 1]) == crc, "a block does not have its CRC"
+    )
     (n_restarts,) = struct.unpack_from("<I", content, start + size - 4)
     offset, end, key = start, start + size - 4 - 4 * n_restarts, b""
     while offset < end:

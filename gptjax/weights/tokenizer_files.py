@@ -12,11 +12,18 @@ from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.runtime import atomic
 from gptjax.weights import tokenizer_json
 
-MODEL_FILE, OTHER_MODEL_FILE = "tokenizer.model", "sentencepiece.model"  # SentencePiece's; and one that transformers has no form for
+MODEL_FILE, OTHER_MODEL_FILE = (
+    "tokenizer.model",
+    "sentencepiece.model",
+)  # SentencePiece's; and one that transformers has no form for
 TOKENIZER_KEY = "gptjax_tokenizer"  # the setting of an exported config.json that names the tokenizer as a config does
 PUBLISHED_SIZES = {data.Gpt2Bpe: 50_257, data.Gpt1Bpe: 40_478}  # ids
 # Vocabulary and merges, as Hugging Face and OpenAI call them.
-FILE_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"), ("encoder_bpe_40000.json", "vocab_40000.bpe"))
+FILE_PAIRS = (
+    ("vocab.json", "merges.txt"),
+    ("encoder.json", "vocab.bpe"),
+    ("encoder_bpe_40000.json", "vocab_40000.bpe"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,28 +39,52 @@ def read_bpe(folder: Path) -> BPEFiles | None:
     """What lies in the folder, if anything does. ValueError if it is damaged, or no byte-pair encoding."""
     for file, merges in ((folder / a, folder / b) for a, b in FILE_PAIRS):
         if file.exists() and merges.exists():
-            lines = [line for line in parse.read_text(merges).split("\n") if line and not line.startswith("#version")]
-            return BPEFiles(file, _check_vocab(parse.read_json(file), file), [_parse_merge(line, merges) for line in lines])
+            lines = [
+                line
+                for line in parse.read_text(merges).split("\n")
+                if line and not line.startswith("#version")
+            ]
+            return BPEFiles(
+                file,
+                _check_vocab(parse.read_json(file), file),
+                [_parse_merge(line, merges) for line in lines],
+            )
     file = folder / tokenizer_json.TOKENIZER_FILE
     if not file.exists():
         return None
     content = parse.read_json(file)
     model = parse.member(content, "model", dict, str(file))
-    model_type = parse.member(model, "type", str, str(file)) if "type" in model else "BPE"  # versions before 0.9 do not say it
+    model_type = (
+        parse.member(model, "type", str, str(file)) if "type" in model else "BPE"
+    )  # versions before 0.9 do not say it
     if model_type != "BPE":
         raise ValueError(f"{file}: a tokenizer of type {parse.quote(model_type)}; gptjax reads BPE")
     vocab = _check_vocab(parse.member(model, "vocab", dict, str(file)), file)
-    for token in parse.member(content, "added_tokens", list, str(file)) if "added_tokens" in content else []:
+    for token in (
+        parse.member(content, "added_tokens", list, str(file)) if "added_tokens" in content else []
+    ):
         if not isinstance(token, dict):
-            raise ValueError(f"{file} is damaged: {parse.quote(token)} is no added token; fetch it again")
-        vocab |= {parse.member(token, "content", str, str(file)): parse.member(token, "id", int, str(file))}
-    return BPEFiles(file, vocab, [_parse_merge(merge, file) for merge in parse.member(model, "merges", list, str(file))])
+            raise ValueError(
+                f"{file} is damaged: {parse.quote(token)} is no added token; fetch it again"
+            )
+        vocab |= {
+            parse.member(token, "content", str, str(file)): parse.member(
+                token, "id", int, str(file)
+            )
+        }
+    return BPEFiles(
+        file,
+        vocab,
+        [_parse_merge(merge, file) for merge in parse.member(model, "merges", list, str(file))],
+    )
 
 
 def _check_vocab(vocab: dict[str, Any], file: Path) -> dict[str, int]:
     bad_symbol = next((symbol for symbol, i in vocab.items() if type(i) is not int), None)
     if bad_symbol is not None:
-        raise ValueError(f"{file} is damaged: the id of {parse.quote(bad_symbol)} is {parse.quote(vocab[bad_symbol])}; fetch it again")
+        raise ValueError(
+            f"{file} is damaged: the id of {parse.quote(bad_symbol)} is {parse.quote(vocab[bad_symbol])}; fetch it again"
+        )
     return dict(vocab)
 
 
@@ -61,7 +92,9 @@ def _parse_merge(merge: Any, file: Path) -> tuple[str, str]:
     match merge.split(" ") if isinstance(merge, str) else merge:
         case [str(left), str(right)]:
             return left, right
-    raise ValueError(f"{file} is damaged: {parse.quote(merge)} is no pair of symbols; fetch it again")
+    raise ValueError(
+        f"{file} is damaged: {parse.quote(merge)} is no pair of symbols; fetch it again"
+    )
 
 
 def detect_tokenizer(folder: Path, default: data.Tokenizer) -> data.Tokenizer:
@@ -89,23 +122,39 @@ def check(folder: Path, rows: int, spec: data.Tokenizer, tokenizer: Tokenizer) -
     ValueError unless `tokenizer`, which a config names so, is that of the weights in `folder`, of whose table `rows` are taken."""
     advice = "set data.tokenizer to the one that the weights were trained with"
     if tokenizer.n_vocab != rows:
-        hint = f"; if the rest is padding, --set model.n_vocab={tokenizer.n_vocab}" if tokenizer.n_vocab < rows else ""
-        raise ValueError(f"{folder}: the weights have {rows:,} ids, but data.tokenizer={spec} has {tokenizer.n_vocab:,}{hint}; {advice}")
-    model = next((folder / name for name in (MODEL_FILE, OTHER_MODEL_FILE) if (folder / name).exists()), None)
+        hint = (
+            f"; if the rest is padding, --set model.n_vocab={tokenizer.n_vocab}"
+            if tokenizer.n_vocab < rows
+            else ""
+        )
+        raise ValueError(
+            f"{folder}: the weights have {rows:,} ids, but data.tokenizer={spec} has {tokenizer.n_vocab:,}{hint}; {advice}"
+        )
+    model = next(
+        (folder / name for name in (MODEL_FILE, OTHER_MODEL_FILE) if (folder / name).exists()), None
+    )
     if model is not None and isinstance(tokenizer, sentencepiece_tokenizer.SentencePieceTokenizer):
         if parse.read_bytes(model) != tokenizer.model:
-            raise ValueError(f"the weights' own tokenizer is {model}, but data.tokenizer={spec}; {advice}")
+            raise ValueError(
+                f"the weights' own tokenizer is {model}, but data.tokenizer={spec}; {advice}"
+            )
         return []
     stored, fast_tokenizer = read_bpe(folder), _fast_tokenizer(tokenizer)
     if stored is None:
         return []
     if fast_tokenizer is None:
-        raise ValueError(f"the weights' own tokenizer is {stored.file}, but data.tokenizer={spec}; {advice}")
+        raise ValueError(
+            f"the weights' own tokenizer is {stored.file}, but data.tokenizer={spec}; {advice}"
+        )
     extra_symbols = sorted(
-        (symbol for symbol, i in stored.vocab.items() if i >= tokenizer.n_vocab), key=lambda symbol: stored.vocab[symbol]
+        (symbol for symbol, i in stored.vocab.items() if i >= tokenizer.n_vocab),
+        key=lambda symbol: stored.vocab[symbol],
     )
     difference = _describe_difference(
-        dataclasses.replace(stored, vocab={s: i for s, i in stored.vocab.items() if i < tokenizer.n_vocab}), fast_tokenizer
+        dataclasses.replace(
+            stored, vocab={s: i for s, i in stored.vocab.items() if i < tokenizer.n_vocab}
+        ),
+        fast_tokenizer,
     )
     if difference:
         raise ValueError(
@@ -117,41 +166,71 @@ def check(folder: Path, rows: int, spec: data.Tokenizer, tokenizer: Tokenizer) -
 
 def _fast_tokenizer(tokenizer: Tokenizer) -> Any:
     return (
-        tokenizer.rust if isinstance(tokenizer, gpt1_bpe.Gpt1Tokenizer | gpt2_bpe.Gpt2Tokenizer) else tokenizer_json.convert(tokenizer)[0]
+        tokenizer.rust
+        if isinstance(tokenizer, gpt1_bpe.Gpt1Tokenizer | gpt2_bpe.Gpt2Tokenizer)
+        else tokenizer_json.convert(tokenizer)[0]
     )
 
 
 def _describe_difference(stored: BPEFiles, fast_tokenizer: Any) -> str:
     vocab = fast_tokenizer.get_vocab()
     if stored.vocab != vocab:
-        name = next((s for s in {**stored.vocab, **vocab} if stored.vocab.get(s) != vocab.get(s)), "")
-        our_id, stored_id = (f"id {d[name]}" if name in d else "absent" for d in (vocab, stored.vocab))
+        name = next(
+            (s for s in {**stored.vocab, **vocab} if stored.vocab.get(s) != vocab.get(s)), ""
+        )
+        our_id, stored_id = (
+            f"id {d[name]}" if name in d else "absent" for d in (vocab, stored.vocab)
+        )
         return f"{len(stored.vocab):,} symbols against {len(vocab):,}, for one {name!r} is {stored_id} there and {our_id} here"
-    merges = [_parse_merge(merge, stored.file) for merge in json.loads(fast_tokenizer.to_str())["model"]["merges"]]
+    merges = [
+        _parse_merge(merge, stored.file)
+        for merge in json.loads(fast_tokenizer.to_str())["model"]["merges"]
+    ]
     if stored.merges != merges:
         index = next(
-            (i for i, (a, b) in enumerate(zip(stored.merges, merges, strict=False)) if a != b), min(len(merges), len(stored.merges))
+            (i for i, (a, b) in enumerate(zip(stored.merges, merges, strict=False)) if a != b),
+            min(len(merges), len(stored.merges)),
         )
         return f"its merges differ from merge {index + 1:,} on"
     return ""
 
 
-def save(folder: Path, spec: data.Tokenizer, tokenizer: Tokenizer, n_ctx: int, warn: Callable[[str], None]) -> dict[str, Any]:
+def save(
+    folder: Path,
+    spec: data.Tokenizer,
+    tokenizer: Tokenizer,
+    n_ctx: int,
+    warn: Callable[[str], None],
+) -> dict[str, Any]:
     """Write what belongs to the tokenizer beside exported weights, for transformers and for gptjax; returns what config.json is to say of
     it. warn is told what transformers has no form for: it then opens another tokenizer, or refuses to open one."""
     fast_tokenizer, difference = tokenizer_json.convert(tokenizer)
     if difference:
-        effect = "it refuses to open one" if fast_tokenizer is None else "of some texts it finds other ids"
-        warn(f"transformers has no tokenizer like {spec}: {difference}; {effect}: encode with gptjax, or with what the tokenizer is of")
-    (folder / tokenizer_json.CONFIG_FILE).write_bytes(atomic.json_bytes(tokenizer_json.tokenizer_config(tokenizer, n_ctx)))
+        effect = (
+            "it refuses to open one"
+            if fast_tokenizer is None
+            else "of some texts it finds other ids"
+        )
+        warn(
+            f"transformers has no tokenizer like {spec}: {difference}; {effect}: encode with gptjax, or with what the tokenizer is of"
+        )
+    (folder / tokenizer_json.CONFIG_FILE).write_bytes(
+        atomic.json_bytes(tokenizer_json.tokenizer_config(tokenizer, n_ctx))
+    )
     if fast_tokenizer is not None:
-        (folder / tokenizer_json.TOKENIZER_FILE).write_text(fast_tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
+        (folder / tokenizer_json.TOKENIZER_FILE).write_text(
+            fast_tokenizer.to_str(pretty=True) + "\n", encoding="utf-8"
+        )
     match tokenizer:
         case sentencepiece_tokenizer.SentencePieceTokenizer(model=model):
             # Where there is no tokenizer.json, transformers would take a tokenizer.model for one of its own kinds.
-            (folder / (MODEL_FILE if fast_tokenizer is not None else OTHER_MODEL_FILE)).write_bytes(model)
+            (folder / (MODEL_FILE if fast_tokenizer is not None else OTHER_MODEL_FILE)).write_bytes(
+                model
+            )
         case gpt1_bpe.Gpt1Tokenizer() | gpt2_bpe.Gpt2Tokenizer():
-            files = gpt1_bpe.FILES if isinstance(tokenizer, gpt1_bpe.Gpt1Tokenizer) else gpt2_bpe.FILES
+            files = (
+                gpt1_bpe.FILES if isinstance(tokenizer, gpt1_bpe.Gpt1Tokenizer) else gpt2_bpe.FILES
+            )
             for name, content in zip(FILE_PAIRS[0], _published_contents(files, spec), strict=True):
                 (folder / name).write_bytes(content)
     return {TOKENIZER_KEY: repr(build.without_path(spec))}

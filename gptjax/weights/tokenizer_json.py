@@ -27,7 +27,9 @@ def convert(tokenizer: Tokenizer) -> tuple[Any, str]:
             fast_tokenizer = Tokenizer.from_str(tokenizer.rust.to_str())
         case gpt1_bpe.Gpt1Tokenizer(spacy=None):
             fast_tokenizer = Tokenizer.from_str(tokenizer.rust.to_str())
-            fast_tokenizer.decoder = decoders.Sequence([decoders.Replace("</w>", " "), decoders.Fuse()])
+            fast_tokenizer.decoder = decoders.Sequence(
+                [decoders.Replace("</w>", " "), decoders.Fuse()]
+            )
         case gpt1_bpe.Gpt1Tokenizer(remade=(path, _)):
             fast_tokenizer = convert(gpt1_bpe.Gpt1Tokenizer(path, "basic"))[0]
             difference = "words are split by BERT's rules there, and not by spaCy's"
@@ -37,13 +39,22 @@ def convert(tokenizer: Tokenizer) -> tuple[Any, str]:
         case _:
             fast_tokenizer, difference = None, f"nothing there is like {type(tokenizer).__name__}"
     if fast_tokenizer is not None and tokenizer.end_of_text is not None:
-        fast_tokenizer.add_special_tokens([AddedToken(_end_of_text_token(tokenizer), normalized=False)])
+        fast_tokenizer.add_special_tokens(
+            [AddedToken(_end_of_text_token(tokenizer), normalized=False)]
+        )
     return fast_tokenizer, difference
 
 
 def tokenizer_config(tokenizer: Tokenizer, n_ctx: int) -> dict[str, Any]:
     """tokenizer_config.json. The texts of special tokens, typed, are text here as they are with us."""
-    ends = {} if tokenizer.end_of_text is None else {"bos_token": _end_of_text_token(tokenizer), "eos_token": _end_of_text_token(tokenizer)}
+    ends = (
+        {}
+        if tokenizer.end_of_text is None
+        else {
+            "bos_token": _end_of_text_token(tokenizer),
+            "eos_token": _end_of_text_token(tokenizer),
+        }
+    )
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
@@ -80,7 +91,13 @@ def _convert_sentencepiece(tokenizer: sentencepiece_tokenizer.SentencePieceToken
 
     ids = range(tokenizer.n_vocab)
     ordinary = {
-        i for i in ids if not (tokenizer.processor.is_byte(i) or tokenizer.processor.is_control(i) or tokenizer.processor.is_unknown(i))
+        i
+        for i in ids
+        if not (
+            tokenizer.processor.is_byte(i)
+            or tokenizer.processor.is_control(i)
+            or tokenizer.processor.is_unknown(i)
+        )
     }
     pieces = [
         tokenizer.processor.id_to_piece(i).replace(sentencepiece_tokenizer.SPACE, " ")
@@ -98,7 +115,14 @@ def _convert_sentencepiece(tokenizer: sentencepiece_tokenizer.SentencePieceToken
             if piece[:split] in known_pieces and piece[split:] in known_pieces
         ]
     vocab = {symbol: i for i, symbol in enumerate(pieces)}
-    fast_tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token=pieces[tokenizer.processor.unk_id()], byte_fallback=True))
+    fast_tokenizer = Tokenizer(
+        models.BPE(
+            vocab=vocab,
+            merges=merges,
+            unk_token=pieces[tokenizer.processor.unk_id()],
+            byte_fallback=True,
+        )
+    )
     fast_tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return fast_tokenizer
 
@@ -106,7 +130,10 @@ def _convert_sentencepiece(tokenizer: sentencepiece_tokenizer.SentencePieceToken
 def _difference(tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer) -> str:
     """What of a model is other than BPE with byte fallback of text as it is; "" if nothing is."""
     model_proto = protobuf.Message(tokenizer.model)
-    trainer, normalizer = protobuf.Message(model_proto.content(2)), protobuf.Message(model_proto.content(3))
+    trainer, normalizer = (
+        protobuf.Message(model_proto.content(2)),
+        protobuf.Message(model_proto.content(3)),
+    )
     processor, ids = tokenizer.processor, range(tokenizer.n_vocab)
     checks = {
         "is no BPE": trainer.integer(3, 1) != BPE,
@@ -117,7 +144,15 @@ def _difference(tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer) -> st
         "writes spaces after words": bool(trainer.integer(24)),
         "has no pieces for all bytes": sum(processor.is_byte(i) for i in ids) != 256,
         "has pieces of its user": any(
-            processor.is_unused(i) or protobuf.Message(piece).integer(3, 1) == 4 for i, piece in enumerate(model_proto.contents(1))
+            processor.is_unused(i) or protobuf.Message(piece).integer(3, 1) == 4
+            for i, piece in enumerate(model_proto.contents(1))
         ),
     }
-    return next((f"its SentencePiece model {description}" for description, applies in checks.items() if applies), "")
+    return next(
+        (
+            f"its SentencePiece model {description}"
+            for description, applies in checks.items()
+            if applies
+        ),
+        "",
+    )

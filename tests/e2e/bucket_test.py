@@ -29,16 +29,35 @@ def bucket(monkeypatch):
 
 
 def test_a_run_in_a_bucket_goes_on_on_other_machines(bucket, tmp_path, monkeypatch):
-    (tmp_path / "text.txt").write_text("".join(f"{n} and {n + 1} make {2 * n + 1}. " for n in range(2000)))
-    usual = [f"data.sources=Text(path='{tmp_path / 'text.txt'}')", "data.held_out=Tail(fraction=0.1)", "model.n_layers=1"]
-    usual += ["loop.every_save=4", "loop.every_eval=100", "loop.keep_last=2", "loop.sample_tokens=1"]
+    (tmp_path / "text.txt").write_text(
+        "".join(f"{n} and {n + 1} make {2 * n + 1}. " for n in range(2000))
+    )
+    usual = [
+        f"data.sources=Text(path='{tmp_path / 'text.txt'}')",
+        "data.held_out=Tail(fraction=0.1)",
+        "model.n_layers=1",
+    ]
+    usual += [
+        "loop.every_save=4",
+        "loop.every_eval=100",
+        "loop.keep_last=2",
+        "loop.sample_tokens=1",
+    ]
     local = rehearse.CHECKOUT / "runs" / "bucket" / "some" / "run"
 
     def trained(*changes):
         shutil.rmtree(local, ignore_errors=True)  # as on a machine that is new
         sets = [part for change in (*usual, *changes) for part in ("--set", change)]
         commands = [
-            [sys.executable, "-m", "gptjax.train", "--config=smoke", f"--run={bucket}", *sets, *flags]
+            [
+                sys.executable,
+                "-m",
+                "gptjax.train",
+                "--config=smoke",
+                f"--run={bucket}",
+                *sets,
+                *flags,
+            ]
             for flags in rehearse.distributed_flags(2)
         ]
         with rehearse.start_workers(commands, 2) as workers:
@@ -49,12 +68,18 @@ def test_a_run_in_a_bucket_goes_on_on_other_machines(bucket, tmp_path, monkeypat
     try:
         trained("train.steps=6")
         assert "continuing from step 6" in trained("train.steps=14")
-        steps = [line.split(",")[0] for line in (local / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
+        steps = [
+            line.split(",")[0]
+            for line in (local / "metrics.jsonl").read_text().splitlines()
+            if '"loss"' in line
+        ]
         assert steps == [f'{{"step": {step}' for step in range(1, 15)]
         shutil.rmtree(local)
         sample = [sys.executable, "-m", "gptjax.sample", f"--run={bucket}", "--tokens=4"]
         environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-        said = subprocess.run(sample, cwd=rehearse.CHECKOUT, env=environment, capture_output=True, text=True)
+        said = subprocess.run(
+            sample, cwd=rehearse.CHECKOUT, env=environment, capture_output=True, text=True
+        )
         assert said.returncode == 0 and "smoke, step 14" in said.stdout, said.stderr
     finally:
         shutil.rmtree(local, ignore_errors=True)

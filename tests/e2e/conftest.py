@@ -22,7 +22,11 @@ def text(tmp_path_factory):
 def _without_samples_and_pictures(patch):
     """They take longer than the rest."""
     patch.setattr(pretraining.PretrainingObjective, "generate_samples", lambda *args: [])
-    patch.setattr(loss_plot, "_make_figure", lambda *args: SimpleNamespace(savefig=lambda path, dpi: path.write_bytes(b"")))
+    patch.setattr(
+        loss_plot,
+        "_make_figure",
+        lambda *args: SimpleNamespace(savefig=lambda path, dpi: path.write_bytes(b"")),
+    )
 
 
 @pytest.fixture
@@ -49,7 +53,9 @@ def copied(finished, tmp_path):
 def machine(monkeypatch):
     """machine(n): from here on this machine has n devices."""
     real = device_mesh.make_mesh
-    return lambda n: monkeypatch.setattr(device_mesh, "make_mesh", lambda sizes, there=None: real(sizes, there or jax.devices()[:n]))
+    return lambda n: monkeypatch.setattr(
+        device_mesh, "make_mesh", lambda sizes, there=None: real(sizes, there or jax.devices()[:n])
+    )
 
 
 @pytest.fixture
@@ -65,7 +71,9 @@ def passed(monkeypatch):
                 for step in range(1, n + 1):
                     log.write(step, {"loss": 1.0})
                 now = now.replace(step=now.step * 0 + n, rows=now.rows * 0 + plan.first_row(n))
-                about = resume.metadata(session.config, plan, session.max_microbatch_rows, session.dataset, log.seal(n))
+                about = resume.metadata(
+                    session.config, plan, session.max_microbatch_rows, session.dataset, log.seal(n)
+                )
                 session.checkpoints.save(n, now, about)
             return 0
 

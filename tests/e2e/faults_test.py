@@ -67,20 +67,31 @@ def test_a_save_that_is_cut_short_anywhere_leaves_the_one_before_or_itself_whole
     directory, copies = tmp_path / "run", tmp_path / "copies"
     copies.mkdir()
     command = [sys.executable, "-c", SAVER, str(directory), str(copies)]
-    moments = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.splitlines()
-    stages = ["os.mkdir 3.saving.orbax-checkpoint-tmp", "open 3.saving/files.json", "os.rename 3.saving", "os.rename 1"]
+    moments = subprocess.run(
+        command, cwd=CHECKOUT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    stages = [
+        "os.mkdir 3.saving.orbax-checkpoint-tmp",
+        "open 3.saving/files.json",
+        "os.rename 3.saving",
+        "os.rename 1",
+    ]
     stages += ["shutil.rmtree 1.removed"]
     assert [moment for moment in moments if moment in stages] == stages, moments
     wanted = {"w": jax.ShapeDtypeStruct((40, 50), jnp.float32)}
     whole = []
     for number in range(len(moments)):
         said = []
-        with checkpoint.CheckpointManager(copies / f"{number:03d}", 2, None, said.append) as checkpoints:
+        with checkpoint.CheckpointManager(
+            copies / f"{number:03d}", 2, None, said.append
+        ) as checkpoints:
             step, state, about = checkpoints.restore(wanted)
             checkpoints.prepare()
             assert said == [] and about == {"row": step}
             assert (state["w"] == step).all()
-            assert all(entry.name.isdecimal() for entry in (copies / f"{number:03d}").iterdir()), "the rubbish is gone"
+            assert all(entry.name.isdecimal() for entry in (copies / f"{number:03d}").iterdir()), (
+                "the rubbish is gone"
+            )
         whole.append(step)
     valid = moments.index("os.rename 3.saving") + 1
     assert whole == [2] * valid + [3] * (len(moments) - valid)
@@ -88,7 +99,9 @@ def test_a_save_that_is_cut_short_anywhere_leaves_the_one_before_or_itself_whole
 
 def test_slow_storage_does_not_hold_up_the_steps(tmp_path, monkeypatch):
     """Each save takes until three more steps have been reported: if steps waited for saves, this would never end."""
-    (tmp_path / "text.txt").write_text("".join(f"{n} and {n + 1} make {2 * n + 1}. " for n in range(2000)))
+    (tmp_path / "text.txt").write_text(
+        "".join(f"{n} and {n + 1} make {2 * n + 1}. " for n in range(2000))
+    )
     run, steps, late = tmp_path / "run", 12, []
     commit = checkpoint.CheckpointManager._commit
 
@@ -102,9 +115,29 @@ def test_slow_storage_does_not_hold_up_the_steps(tmp_path, monkeypatch):
         return commit(self, step, response, needed)
 
     monkeypatch.setattr(checkpoint.CheckpointManager, "_commit", slow)
-    changes = [f"data.sources=Text(path='{tmp_path / 'text.txt'}')", "data.held_out=Tail(fraction=0.1)", f"train.steps={steps}"]
-    changes += ["loop.every_save=5", "loop.every_eval=100", "model.n_layers=1", "loop.sample_tokens=1"]
-    assert train.main(["--config=smoke", f"--run={run}", *[part for change in changes for part in ("--set", change)]]) == 0
+    changes = [
+        f"data.sources=Text(path='{tmp_path / 'text.txt'}')",
+        "data.held_out=Tail(fraction=0.1)",
+        f"train.steps={steps}",
+    ]
+    changes += [
+        "loop.every_save=5",
+        "loop.every_eval=100",
+        "model.n_layers=1",
+        "loop.sample_tokens=1",
+    ]
+    assert (
+        train.main(
+            [
+                "--config=smoke",
+                f"--run={run}",
+                *[part for change in changes for part in ("--set", change)],
+            ]
+        )
+        == 0
+    )
     assert late == []
     assert sorted(int(entry.name) for entry in (run / "checkpoints").iterdir()) == [5, 10, 12]
-    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [*range(1, 13), 12]
+    assert [
+        json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()
+    ] == [*range(1, 13), 12]

@@ -35,10 +35,16 @@ def there(tmp_path_factory):
     def example(n):
         word = draw.choice(["RRR", "SSS"])
         texts = [draw.choice(["up", "do"]), word, draw.choice(["it", "a"])]
-        return {"idx": n, "sentence": " ".join(texts), "label": {"RRR": "positive", "SSS": "negative"}[word]}
+        return {
+            "idx": n,
+            "sentence": " ".join(texts),
+            "label": {"RRR": "positive", "SSS": "negative"}[word],
+        }
 
     for split, n in (("train", 160), ("dev", 40), ("test", 20)):
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(example(i)) + "\n" for i in range(n)))
+        (folder / f"{split}.jsonl").write_text(
+            "".join(json.dumps(example(i)) + "\n" for i in range(n))
+        )
     sets = ["model.n_ctx=64", "train.batch_tokens=512", "train.steps=3", "loop.every_sample=None"]
     assert train.main(["--config=smoke", f"--run={folder / 'pre'}", *flags(sets)]) == 0
     return folder
@@ -50,12 +56,21 @@ def flags(sets):
 
 def arguments(there, run, *sets):
     files = [f"task.{split}={there / split}.jsonl" for split in ("train", "dev", "test")]
-    usual = [*files, "task.fields=sentence", "task.peak=1e-2", "task.batch_examples=16", "task.epochs=6"]
+    usual = [
+        *files,
+        "task.fields=sentence",
+        "task.peak=1e-2",
+        "task.batch_examples=16",
+        "task.epochs=6",
+    ]
     return ["--config=own", f"--init={there / 'pre'}", f"--run={run}", *flags([*usual, *sets])]
 
 
 def curve(run):
-    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_s")} for line in events.read(run)]
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "tokens_per_s")}
+        for line in events.read(run)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +86,18 @@ def test_it_learns_and_leaves_what_it_should(there, tuned):
     assert (result["dev_examples"], result["test_examples"], result["paper"]) == (40, 20, None)
     evaluations = [line for line in curve(tuned) if "accuracy" in line]
     assert [line["step"] for line in evaluations] == [10, 20, 30, 40, 50, 60]
-    assert result["dev"] == max(line["accuracy"] for line in evaluations) and result["step"] == 10 * result["epoch"]
+    assert (
+        result["dev"] == max(line["accuracy"] for line in evaluations)
+        and result["step"] == 10 * result["epoch"]
+    )
     assert {path.name for path in (tuned / "predictions").iterdir()} == {"dev.jsonl", "test.jsonl"}
-    assert "labels=('negative', 'positive')" in json.loads((tuned / "config.json").read_text())["task"]  # found, since none were named
+    assert (
+        "labels=('negative', 'positive')" in json.loads((tuned / "config.json").read_text())["task"]
+    )  # found, since none were named
     assert (tuned / "loss.png").stat().st_size > 1000 and (tuned / "config.json").exists()
-    answers = [json.loads(line) for line in (tuned / "predictions" / "test.jsonl").read_text().splitlines()]
+    answers = [
+        json.loads(line) for line in (tuned / "predictions" / "test.jsonl").read_text().splitlines()
+    ]
     right = sum(float(a["answer"]) == a["label"] for a in answers)
     assert result["test"] == pytest.approx(100 * right / 20)
 
@@ -97,9 +119,12 @@ def test_other_data_and_a_wish_to_speak_are_refused(there, tuned):
         before = {path: path.read_bytes() for path in tuned.rglob("*") if path.is_file()}
         for file, other in (("train", train_file.read_text()), ("train", text + text), ("dev", "")):
             train_file.write_text(other if file == "train" else text)
-            dev_file.write_text(dev_text.replace("up", "up and up", 1) if file == "dev" else dev_text)
+            dev_file.write_text(
+                dev_text.replace("up", "up and up", 1) if file == "dev" else dev_text
+            )
             with pytest.raises(
-                ValueError, match=f"the data of .* have changed since it began: task.{file} holds other examples; give back"
+                ValueError,
+                match=f"the data of .* have changed since it began: task.{file} holds other examples; give back",
             ):
                 finetune.main(arguments(there, tuned))
         assert before == {path: path.read_bytes() for path in tuned.rglob("*") if path.is_file()}
@@ -114,7 +139,9 @@ def said_to(capsys):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_new_texts_are_read_with_the_tokenizer_files_that_the_run_keeps(tuned, tmp_path, monkeypatch):
+def test_new_texts_are_read_with_the_tokenizer_files_that_the_run_keeps(
+    tuned, tmp_path, monkeypatch
+):
     """Not with those of the folder that it began with, which may be gone."""
     config = overrides.override(run_dir.load_config(tuned), "data.tokenizer=Gpt2Bpe(path='/gone')")
     for name in gpt2_bpe.FILES.digests:
@@ -128,10 +155,14 @@ def test_new_texts_are_read_with_the_tokenizer_files_that_the_run_keeps(tuned, t
         classify.label(tmp_path, None, config, [], None)
 
 
-def test_new_texts_get_the_labels_that_they_had_as_a_test_set(there, tuned, tmp_path, capsys, monkeypatch):
+def test_new_texts_get_the_labels_that_they_had_as_a_test_set(
+    there, tuned, tmp_path, capsys, monkeypatch
+):
     """In each format, from a file and from standard input; what is written to predictions/ is what is said."""
     rows = [json.loads(line) for line in (there / "test.jsonl").read_text().splitlines()]
-    scored = [json.loads(line) for line in (tuned / "predictions/test.jsonl").read_text().splitlines()]
+    scored = [
+        json.loads(line) for line in (tuned / "predictions/test.jsonl").read_text().splitlines()
+    ]
     shares = [np.exp(line["scores"]) / np.sum(np.exp(line["scores"])) for line in scored]
     names = ["negative", "positive"]
     bare = [{"sentence": row["sentence"]} for row in rows]
@@ -148,26 +179,52 @@ def test_new_texts_get_the_labels_that_they_had_as_a_test_set(there, tuned, tmp_
     assert classify.main([f"--run={tuned}", f"--text={first}"]) == 0
     found = said_to(capsys)
     assert [line["label"] for line in found] == [names[int(line["answer"])] for line in scored]
-    np.testing.assert_allclose([list(line["probabilities"].values()) for line in found], shares, atol=2e-6)
+    np.testing.assert_allclose(
+        [list(line["probabilities"].values()) for line in found], shares, atol=2e-6
+    )
     task = run_dir.load_config(tuned).task
     examples = classify.read_examples(task, str(first), None)
     assert all(classify.read_examples(task, str(file), None) == examples for file in others[1:])
-    for name, same in (("UP.TSV", others[1]), ("lines.json", others[0]), ("lines.ndjson", others[0])):
+    for name, same in (
+        ("UP.TSV", others[1]),
+        ("lines.json", others[0]),
+        ("lines.ndjson", others[0]),
+    ):
         (tmp_path / name).write_text(contents[same.name])
-        assert classify.read_examples(task, str(tmp_path / name), None) == classify.read_examples(task, str(same), None)
+        assert classify.read_examples(task, str(tmp_path / name), None) == classify.read_examples(
+            task, str(same), None
+        )
     assert [(e.texts, e.index) for e in classify.read_examples(task, str(others[0]), None)] == [
         (e.texts, str(row["idx"])) for e, row in zip(examples, rows, strict=True)
     ]
-    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(contents["new.csv"].encode())))
-    assert classify.main([f"--run={tuned}", "--text=-", "--format=csv", "--as=tsv", f"--out={tmp_path / 'out' / 'said.tsv'}"]) == 0
-    head, *lines = [line.split("\t") for line in (tmp_path / "out/said.tsv").read_text().splitlines()]
+    monkeypatch.setattr(
+        sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(contents["new.csv"].encode()))
+    )
+    assert (
+        classify.main(
+            [
+                f"--run={tuned}",
+                "--text=-",
+                "--format=csv",
+                "--as=tsv",
+                f"--out={tmp_path / 'out' / 'said.tsv'}",
+            ]
+        )
+        == 0
+    )
+    head, *lines = [
+        line.split("\t") for line in (tmp_path / "out/said.tsv").read_text().splitlines()
+    ]
     assert head == ["index", "label", "negative", "positive"]
     assert [line[:2] for line in lines] == [[str(n), line["label"]] for n, line in enumerate(found)]
     long = "up RRR it " * 30
     (tmp_path / "long.txt").write_text(long)
     assert classify.main([f"--run={tuned}", f"--text={tmp_path / 'long.txt'}"]) == 0
     said = capsys.readouterr()
-    assert "1 of 1 texts are over 16 tokens long and were cut" in said.err and len(said.out.splitlines()) == 1
+    assert (
+        "1 of 1 texts are over 16 tokens long and were cut" in said.err
+        and len(said.out.splitlines()) == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -176,7 +233,11 @@ def test_new_texts_get_the_labels_that_they_had_as_a_test_set(there, tuned, tmp_
         ("empty.txt", b"", "holds no text to label"),
         ("blank.txt", b"\n \n\r\n", "holds no text to label"),
         ("binary.txt", b"\xff\x00", "is not text: a zero byte"),
-        ("other.jsonl", b'{"text": "x"}', "line 1 has no column 'sentence': it has text; name the one that is meant with task.fields"),
+        (
+            "other.jsonl",
+            b'{"text": "x"}',
+            "line 1 has no column 'sentence': it has text; name the one that is meant with task.fields",
+        ),
         ("empty.csv", b"sentence\n\n", "holds no text to label"),
         ("blank.csv", b'sentence,more\n" ",x\n', "line 2: sentence is empty"),
         ("list.jsonl", b'{"sentence": ["x"]}', "line 1: sentence holds a list, not a text"),
@@ -197,26 +258,51 @@ def test_a_run_without_labels_has_none_to_give(there):
         classify.main([f"--run={there / 'pre'}", f"--text={there / 'test.jsonl'}"])
 
 
-def test_a_task_of_pairs_counts_both_orders_and_labels_new_pairs(there, tmp_path, capsys, monkeypatch):
+def test_a_task_of_pairs_counts_both_orders_and_labels_new_pairs(
+    there, tmp_path, capsys, monkeypatch
+):
     told = []
     monkeypatch.setattr(metrics, "mfu", lambda flops, speed, devices: told.append(flops))
     pairs = "sentence1\tsentence2\tlabel\n" + "up\tdo\tyes\ndo\tit\tno\n" * 8
     (tmp_path / "pairs.tsv").write_text(pairs)
-    sets = [f"task.{split}={tmp_path / 'pairs.tsv'}" for split in ("train", "dev")] + ["task.labels=(no, yes)", "task.batch_examples=16"]
+    sets = [f"task.{split}={tmp_path / 'pairs.tsv'}" for split in ("train", "dev")] + [
+        "task.labels=(no, yes)",
+        "task.batch_examples=16",
+    ]
     run_there = tmp_path / "run"
-    assert finetune.main(["--config=gpt1_mrpc", f"--init={there / 'pre'}", f"--run={run_there}", *flags([*sets, "task.epochs=1"])]) == 0
+    assert (
+        finetune.main(
+            [
+                "--config=gpt1_mrpc",
+                f"--init={there / 'pre'}",
+                f"--run={run_there}",
+                *flags([*sets, "task.epochs=1"]),
+            ]
+        )
+        == 0
+    )
     assert told == [2 * count.train_flops_per_token(run_dir.load_config(run_there).model)]
     capsys.readouterr()
     assert classify.main([f"--run={run_there}", f"--text={tmp_path / 'pairs.tsv'}"]) == 0
-    answers = [json.loads(line) for line in (run_there / "predictions/dev.jsonl").read_text().splitlines()]
-    assert [line["label"] for line in said_to(capsys)] == [("no", "yes")[int(line["answer"])] for line in answers]
+    answers = [
+        json.loads(line) for line in (run_there / "predictions/dev.jsonl").read_text().splitlines()
+    ]
+    assert [line["label"] for line in said_to(capsys)] == [
+        ("no", "yes")[int(line["answer"])] for line in answers
+    ]
     (tmp_path / "new.txt").write_text("up")
-    with pytest.raises(ValueError, match="has one text a line, and this task reads sentence1, sentence2: give a .tsv, .csv or .jsonl file"):
+    with pytest.raises(
+        ValueError,
+        match="has one text a line, and this task reads sentence1, sentence2: give a .tsv, .csv or .jsonl file",
+    ):
         classify.main([f"--run={run_there}", f"--text={tmp_path / 'new.txt'}"])
 
 
 def test_a_field_may_be_named_as_the_runs_config_does():
-    made = finetune.read_recipe("gpt1_sst2", ["train.optimizer.bias_correction=moments", "model.dropout.residual=0.2", "seed=3"])
+    made = finetune.read_recipe(
+        "gpt1_sst2",
+        ["train.optimizer.bias_correction=moments", "model.dropout.residual=0.2", "seed=3"],
+    )
     assert (made.optimizer.bias_correction, made.dropout.residual, made.seed) == ("moments", 0.2, 3)
 
 
@@ -230,11 +316,23 @@ def test_files_of_ones_own_are_no_papers_test_and_no_submission_unless_asked_for
     assert (task.paper, task.submission) == (None, "SST-2")
 
 
-def test_the_epoch_that_is_best_on_dev_is_taken_and_a_result_is_always_written(there, tuned, capsys, monkeypatch):
+def test_the_epoch_that_is_best_on_dev_is_taken_and_a_result_is_always_written(
+    there, tuned, capsys, monkeypatch
+):
     """The curve is made to peak in the middle. A submission may be asked for afterwards; what cannot be written of answers is a warning."""
-    kept = {path: path.read_bytes() for path in (tuned / "config.json", tuned / "result.json", *(tuned / "predictions").iterdir())}
+    kept = {
+        path: path.read_bytes()
+        for path in (
+            tuned / "config.json",
+            tuned / "result.json",
+            *(tuned / "predictions").iterdir(),
+        )
+    }
     peaks = {10: 50.0, 20: 70.0, 30: 90.0, 40: 90.0, 50: 60.0, 60: 40.0}
-    lines = [line | {"accuracy": peaks[line["step"]]} if "accuracy" in line else line for line in events.read(tuned)]
+    lines = [
+        line | {"accuracy": peaks[line["step"]]} if "accuracy" in line else line
+        for line in events.read(tuned)
+    ]
     try:
         (tuned / "predictions").rename(tuned / "elsewhere")
         (tuned / "predictions").write_text("in the way")
@@ -264,13 +362,19 @@ def test_an_epoch_that_is_damaged_is_named_and_passed_over(tmp_path):
         (tmp_path / str(step) / "_CHECKPOINT_METADATA").unlink()
     step, params, about = finetune.restore_best(saved, "here", [30, 20, 10], wanted)
     assert (step, int(params["w"]), about) == (20, 20, {"about": 20})
-    assert len(said) == 1 and "the checkpoint of step 30 is damaged: _CHECKPOINT_METADATA is missing" in said[0]
+    assert (
+        len(said) == 1
+        and "the checkpoint of step 30 is damaged: _CHECKPOINT_METADATA is missing" in said[0]
+    )
     with pytest.raises(ValueError, match="every checkpoint in .* is damaged .30: .*; 40: "):
         finetune.restore_best(saved, "here", [30, 40], wanted)
     with pytest.raises(ValueError, match="here has no epoch that was evaluated and saved"):
         finetune.restore_best(saved, "here", [], wanted)
     (tmp_path / "10").rename(tmp_path / "50")
-    with pytest.raises(ValueError, match="50 is of step 10: a folder was renamed or copied; name it 10 again, or remove it"):
+    with pytest.raises(
+        ValueError,
+        match="50 is of step 10: a folder was renamed or copied; name it 10 again, or remove it",
+    ):
         finetune.restore_best(saved, "here", [50, 20], wanted)
 
 
@@ -296,20 +400,30 @@ def test_a_run_that_crashed_goes_on_to_the_identical_record(there, tuned, tmp_pa
 def test_killed_and_not_one_bit_changed(there, tuned, tmp_path, times):
     run, draw = tmp_path / "run", random.Random()
     program = [sys.executable, "-m", "gptjax.finetune", *arguments(there, run)]
-    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}  # a kill may tear its entries
+    environment = {
+        name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"
+    }  # a kill may tear its entries
 
     def written():
-        return len((run / "metrics.jsonl").read_text().splitlines()) if (run / "metrics.jsonl").exists() else 0
+        return (
+            len((run / "metrics.jsonl").read_text().splitlines())
+            if (run / "metrics.jsonl").exists()
+            else 0
+        )
 
     for _ in range(times):
-        process = subprocess.Popen(program, cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            program, cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         until = written() + draw.randint(1, 60 // times)
         while process.poll() is None and written() < until:
             time.sleep(0.003)
         time.sleep(draw.random() * 0.1)
         process.kill()
         process.communicate()
-    done = subprocess.run(program, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        program, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert curve(run) == curve(tuned)
     assert (run / "result.json").read_text() == (tuned / "result.json").read_text()
@@ -324,11 +438,22 @@ def test_the_papers_ablations_learn_too(there, tuned, tmp_path, change):
 
 @pytest.mark.slow
 def test_several_seeds_show_their_median(there, tmp_path, capsys):
-    assert finetune.main([*arguments(there, tmp_path / "run", "task.epochs=1", "task.transfer=Nothing()"), "--seeds=2"]) == 0
+    assert (
+        finetune.main(
+            [
+                *arguments(there, tmp_path / "run", "task.epochs=1", "task.transfer=Nothing()"),
+                "--seeds=2",
+            ]
+        )
+        == 0
+    )
     found = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [one["seed"] for one in found] == [0, 1] and "2 seeds" in capsys.readouterr().out
     for one in found:
-        assert json.loads((tmp_path / "run" / f"seed_{one['seed']}" / "result.json").read_text()) == one
+        assert (
+            json.loads((tmp_path / "run" / f"seed_{one['seed']}" / "result.json").read_text())
+            == one
+        )
 
 
 def test_each_seed_is_a_run_of_its_own(there, tmp_path, monkeypatch):
@@ -369,13 +494,25 @@ def test_what_cannot_be_is_one_clear_line(there, tmp_path, name):
 
 
 def test_a_head_of_another_label_count_and_a_tuned_model_are_refused(there, tuned, tmp_path):
-    with pytest.raises(ValueError, match="holds a run of another config .task.labels: .*; give another --run"):
+    with pytest.raises(
+        ValueError, match="holds a run of another config .task.labels: .*; give another --run"
+    ):
         finetune.main(arguments(there, tuned, "task.labels=('negative', 'positive', 'neither')"))
     with pytest.raises(ValueError, match="was fine-tuned on own: .*give the pre-trained run"):
         finetune.main([*arguments(there, tmp_path / "run"), f"--init={tuned}"])
 
 
 def test_the_program_says_so_and_exits_with_2(there, tmp_path):
-    program = [sys.executable, "-m", "gptjax.finetune", *arguments(there, tmp_path / "run", "task.dev=no.tsv")]
-    done = subprocess.run(program, cwd=CHECKOUT, env=os.environ, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and done.stderr == "error: no.tsv does not exist; give a .tsv or .csv or .jsonl file\n", done.stderr
+    program = [
+        sys.executable,
+        "-m",
+        "gptjax.finetune",
+        *arguments(there, tmp_path / "run", "task.dev=no.tsv"),
+    ]
+    done = subprocess.run(
+        program, cwd=CHECKOUT, env=os.environ, capture_output=True, text=True, timeout=120
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr == "error: no.tsv does not exist; give a .tsv or .csv or .jsonl file\n"
+    ), done.stderr

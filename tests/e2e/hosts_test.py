@@ -31,20 +31,36 @@ def start(text, monkeypatch):
 
 
 def begun(text, run, processes, *changes, only=None, program=None, cwd=None):
-    usual = [f"data.sources=Text(path='{text}')", "data.held_out=Tail(fraction=0.1)", f"train.steps={STEPS}", "model.dropout.residual=0.1"]
-    usual += ["model.n_layers=1", "loop.every_save=5", "loop.every_eval=8", "loop.every_log=1", "loop.sample_tokens=1"]
+    usual = [
+        f"data.sources=Text(path='{text}')",
+        "data.held_out=Tail(fraction=0.1)",
+        f"train.steps={STEPS}",
+        "model.dropout.residual=0.1",
+    ]
+    usual += [
+        "model.n_layers=1",
+        "loop.every_save=5",
+        "loop.every_eval=8",
+        "loop.every_log=1",
+        "loop.sample_tokens=1",
+    ]
     commands = []
     for process, flags in enumerate(rehearse.distributed_flags(processes)):
         sets = [*usual, *changes, *(only or {}).get(process, ())]
         assignments = [part for change in sets for part in ("--set", change)]
         before = (program or {}).get(process, PROGRAM)
-        commands.append([sys.executable, *before, "--config=smoke", f"--run={run}", *assignments, *flags])
+        commands.append(
+            [sys.executable, *before, "--config=smoke", f"--run={run}", *assignments, *flags]
+        )
     return rehearse.start_workers(commands, 4 // processes)
 
 
 def curve(run):
     """What was measured at each step; times left out."""
-    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_s")} for line in events.read(run)]
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "tokens_per_s")}
+        for line in events.read(run)
+    ]
 
 
 def assert_near(lines, expected):
@@ -57,7 +73,9 @@ def assert_near(lines, expected):
 def until(workers, run, step):
     """Wait until the run has reported this step, and is going on."""
     while all(process.poll() is None for process in workers.processes):
-        if (run / "metrics.jsonl").exists() and len((run / "metrics.jsonl").read_text().splitlines()) > step:
+        if (run / "metrics.jsonl").exists() and len(
+            (run / "metrics.jsonl").read_text().splitlines()
+        ) > step:
             return
         time.sleep(0.01)
     raise AssertionError([workers.output(number) for number in range(len(workers.processes))])
@@ -76,11 +94,17 @@ def whole(text, tmp_path_factory):
     """(run, curve) of two processes that nothing happened to."""
     run = tmp_path_factory.mktemp("whole") / "run"
     said = completed(begun(text, run, 2))
-    assert "loss" not in said[1] and str(run) not in said[1], "process 0 alone speaks"  # but XLA may, of a slow compilation
+    assert "loss" not in said[1] and str(run) not in said[1], (
+        "process 0 alone speaks"
+    )  # but XLA may, of a slow compilation
     assert "4 cpu as fsdp 4 of 2 processes" in said[0] and "sample 3 of 3" in said[0]
     lines = curve(run)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, STEPS + 1))
-    assert len(list((run / "tensorboard").iterdir())) == 1 and (run / "loss.png").exists() and (run / "data.json").exists()
+    assert (
+        len(list((run / "tensorboard").iterdir())) == 1
+        and (run / "loss.png").exists()
+        and (run / "data.json").exists()
+    )
     return run, lines
 
 
@@ -91,7 +115,9 @@ def test_any_number_of_hosts_gives_one_curve(start, whole, tmp_path, processes):
     assert_near(curve(tmp_path / "run"), whole[1])
 
 
-def test_sigterm_to_one_stops_all_at_one_step_and_another_number_of_hosts_goes_on(start, whole, tmp_path):
+def test_sigterm_to_one_stops_all_at_one_step_and_another_number_of_hosts_goes_on(
+    start, whole, tmp_path
+):
     run = tmp_path / "run"
     with start(run, 2) as workers:
         until(workers, run, 6)
@@ -106,7 +132,9 @@ def test_sigterm_to_one_stops_all_at_one_step_and_another_number_of_hosts_goes_o
     assert_near(curve(run), whole[1])
 
 
-def test_a_killed_process_ends_the_others_and_the_rerun_passes_over_a_damaged_checkpoint(start, whole, tmp_path):
+def test_a_killed_process_ends_the_others_and_the_rerun_passes_over_a_damaged_checkpoint(
+    start, whole, tmp_path
+):
     run = tmp_path / "run"
     with start(run, 2) as workers:
         until(workers, run, 13)
@@ -115,14 +143,24 @@ def test_a_killed_process_ends_the_others_and_the_rerun_passes_over_a_damaged_ch
         assert workers.wait(300) == [processes.EXIT_LOST, -signal.SIGKILL]
         assert time.monotonic() - began < 60
         last = [line for line in workers.output(0).splitlines() if line.startswith("error: ")]
-    assert len(last) == 1 and "process 1 of 2, on " in last[0] and "is gone without a word" in last[0], last
-    newest = max(int(entry.name) for entry in (run / "checkpoints").iterdir() if entry.name.isdecimal())
-    values = max((run / "checkpoints" / str(newest)).rglob("ocdbt.process_1/d/*"), key=lambda file: file.stat().st_size)
+    assert (
+        len(last) == 1 and "process 1 of 2, on " in last[0] and "is gone without a word" in last[0]
+    ), last
+    newest = max(
+        int(entry.name) for entry in (run / "checkpoints").iterdir() if entry.name.isdecimal()
+    )
+    values = max(
+        (run / "checkpoints" / str(newest)).rglob("ocdbt.process_1/d/*"),
+        key=lambda file: file.stat().st_size,
+    )
     raw = bytearray(values.read_bytes())
     raw[len(raw) // 2] ^= 1
     values.write_bytes(raw)
     said = completed(start(run, 2))
-    assert f"the checkpoint of step {newest} is damaged: " in said[0] and f"continuing from step {newest - 5}" in said[0]
+    assert (
+        f"the checkpoint of step {newest} is damaged: " in said[0]
+        and f"continuing from step {newest - 5}" in said[0]
+    )
     assert curve(run) == whole[1], "bit for bit, on as many processes"
 
 
@@ -147,7 +185,11 @@ STAGES = {
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_process_killed_amid_a_save_loses_no_checkpoint(start, whole, tmp_path, stage):
     event, name = STAGES[stage]
-    with start(tmp_path / "run", 2, program={0: ["-c", KILLED_AT.replace("EVENT", repr(event)).replace("NAME", repr(name))]}) as workers:
+    with start(
+        tmp_path / "run",
+        2,
+        program={0: ["-c", KILLED_AT.replace("EVENT", repr(event)).replace("NAME", repr(name))]},
+    ) as workers:
         assert workers.wait(300)[0] == -signal.SIGKILL
     said = completed(start(tmp_path / "run", 2))
     assert "continuing from step 5" in said[0] and "damaged" not in said[0]
@@ -183,7 +225,11 @@ cli.run(train.main)
 
 @pytest.mark.slow
 def test_a_bug_in_one_process_is_told_by_all(start, tmp_path):
-    with start(tmp_path / "run", 2, program={1: ["-c", FAILS_AT_STEP_3.replace("ACT", "raise KeyError('bug')")]}) as workers:
+    with start(
+        tmp_path / "run",
+        2,
+        program={1: ["-c", FAILS_AT_STEP_3.replace("ACT", "raise KeyError('bug')")]},
+    ) as workers:
         assert workers.wait(300) == [1, 1]
         said = workers.output(0), workers.output(1)
     line = "error: process 1 of 2, on "
@@ -198,7 +244,12 @@ def test_what_never_moves_again_ends(start, tmp_path):
     program = {1: ["-c", FAILS_AT_STEP_3.replace("ACT", "import time; time.sleep(1e6)")]}
     with start(tmp_path / "run", 2, "loop.hang_seconds=12", program=program) as workers:
         assert workers.wait(300) == [processes.EXIT_LOST, processes.EXIT_LOST]
-        last = {line for number in (0, 1) for line in workers.output(number).splitlines() if line.startswith("error: ")}
+        last = {
+            line
+            for number in (0, 1)
+            for line in workers.output(number).splitlines()
+            if line.startswith("error: ")
+        }
     assert len(last) == 1 and "has not moved for 12 s (loop.hang_seconds) in step " in last.pop()
 
 
@@ -215,7 +266,8 @@ def test_another_config_on_one_host_is_refused_by_all(start, tmp_path):
     assert said[0] == said[1]
     assert (
         "process 1 of 2, on " in said[0]
-        and "has another config than process 0: train.microbatch_rows is 4 and not None, seed is 7 and not 0; " in said[0]
+        and "has another config than process 0: train.microbatch_rows is 4 and not None, seed is 7 and not 0; "
+        in said[0]
     )
     assert not (tmp_path / "run").exists()
 
@@ -223,30 +275,63 @@ def test_another_config_on_one_host_is_refused_by_all(start, tmp_path):
 @pytest.mark.slow
 def test_other_code_on_one_host_is_refused_by_all(start, tmp_path):
     for package in ("gptjax", "configs"):
-        shutil.copytree(rehearse.CHECKOUT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            rehearse.CHECKOUT / package,
+            tmp_path / package,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
     with (tmp_path / "gptjax" / "model" / "gpt.py").open("a") as file:
         file.write("# a change\n")
     other = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from gptjax import train; train.cli.run(train.main)"
     said = refused(start(tmp_path / "run", 2, program={1: ["-c", other]}))
-    assert said[0] == said[1] and "has another code than process 0: " in said[0] and f"and not {processes.source_digest()}; " in said[0]
+    assert (
+        said[0] == said[1]
+        and "has another code than process 0: " in said[0]
+        and f"and not {processes.source_digest()}; " in said[0]
+    )
 
 
 def test_a_coordinator_that_is_not_there_is_one_line_in_the_time_given(tmp_path):
     port = rehearse.free_port()
-    flags = [f"--coordinator=localhost:{port}", "--processes=2", "--process=1", "--join_seconds=1", f"--run={tmp_path / 'run'}"]
+    flags = [
+        f"--coordinator=localhost:{port}",
+        "--processes=2",
+        "--process=1",
+        "--join_seconds=1",
+        f"--run={tmp_path / 'run'}",
+    ]
     began = time.monotonic()
-    with rehearse.start_workers([[sys.executable, *PROGRAM, "--config=smoke", *flags]], 1) as workers:
+    with rehearse.start_workers(
+        [[sys.executable, *PROGRAM, "--config=smoke", *flags]], 1
+    ) as workers:
         assert workers.wait(60) == [2]
         said = workers.output(0)
     assert time.monotonic() - began < 15
     assert (
-        said.startswith("error: process 1 did not reach process 0 at localhost, port ") and said.count("\n") == 1 and "within 1 s" in said
+        said.startswith("error: process 1 did not reach process 0 at localhost, port ")
+        and said.count("\n") == 1
+        and "within 1 s" in said
     )
 
 
 def test_the_rehearsal_is_a_program(tmp_path, text, capsys):
     """Its exit status is that of the process that failed, and each line tells whose it is."""
-    assert rehearse.main(["--processes=2", "--devices=1", "--", "--config=smoke", f"--run={tmp_path}", "--set", "mesh.tensor=3"]) == 2
+    assert (
+        rehearse.main(
+            [
+                "--processes=2",
+                "--devices=1",
+                "--",
+                "--config=smoke",
+                f"--run={tmp_path}",
+                "--set",
+                "mesh.tensor=3",
+            ]
+        )
+        == 2
+    )
     said = sorted(line for line in capsys.readouterr().out.splitlines() if "error: " in line)
-    assert len(said) == 2 and all(f"[{i}] error: process " in line and "tensor 3" in line for i, line in enumerate(said)), said
+    assert len(said) == 2 and all(
+        f"[{i}] error: process " in line and "tensor 3" in line for i, line in enumerate(said)
+    ), said
     assert rehearse.exit_status([0, -9, 4]) == 137 and rehearse.exit_status([0, 0]) == 0

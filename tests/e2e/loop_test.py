@@ -24,8 +24,22 @@ def text(tmp_path_factory):
 
 def trained(text, directory, *changes):
     """The record of a run of `smoke` with changes."""
-    usual = [f"data.sources=Text(path='{text}')", "data.held_out=Tail(fraction=0.1)", "train.batch_tokens=1024", "train.steps=6"]
-    assert train.main(["--config=smoke", f"--run={directory}", *[p for c in (*usual, *changes) for p in ("--set", c)]]) == 0
+    usual = [
+        f"data.sources=Text(path='{text}')",
+        "data.held_out=Tail(fraction=0.1)",
+        "train.batch_tokens=1024",
+        "train.steps=6",
+    ]
+    assert (
+        train.main(
+            [
+                "--config=smoke",
+                f"--run={directory}",
+                *[p for c in (*usual, *changes) for p in ("--set", c)],
+            ]
+        )
+        == 0
+    )
     return events.read(directory)
 
 
@@ -56,14 +70,22 @@ def test_the_batch_ramp_reads_more_rows_step_by_step(text, tmp_path, monkeypatch
         "loop.every_eval=100",
     )
     with monkeypatch.context() as patch:
-        patch.setattr(metrics, "mfu", lambda flops_per_token, tokens_per_s, devices: flops_per_token)
+        patch.setattr(
+            metrics, "mfu", lambda flops_per_token, tokens_per_s, devices: flops_per_token
+        )
         lines = trained(text, tmp_path / "run", *ramp, "train.steps=9")
-    assert {line["mfu"] for line in lines if "loss" in line} == {count.train_flops_per_token(run_dir.load_config(tmp_path / "run").model)}
+    assert {line["mfu"] for line in lines if "loss" in line} == {
+        count.train_flops_per_token(run_dir.load_config(tmp_path / "run").model)
+    }
     rows = np.diff([0] + [line["rows"] for line in lines if "loss" in line])
-    assert rows[0] == 8 and rows[-1] == 32 and all(np.diff(rows) >= 0) and set(rows) >= {8, 16, 24, 32}
+    assert (
+        rows[0] == 8 and rows[-1] == 32 and all(np.diff(rows) >= 0) and set(rows) >= {8, 16, 24, 32}
+    )
     assert [line["tokens"] for line in lines if "loss" in line] == [32 * n for n in np.cumsum(rows)]
     assert [line["tokens"] for line in lines if "validation_loss" in line] == [32 * rows.sum()]
-    np.testing.assert_allclose([line["tokens_per_s"] * line["seconds"] for line in lines if "loss" in line], 32 * rows)
+    np.testing.assert_allclose(
+        [line["tokens_per_s"] * line["seconds"] for line in lines if "loss" in line], 32 * rows
+    )
     trained(text, tmp_path / "again", *ramp, "train.steps=5")
     again = trained(text, tmp_path / "again", *ramp, "train.steps=9")
     assert losses(again) == losses(lines)
@@ -71,7 +93,14 @@ def test_the_batch_ramp_reads_more_rows_step_by_step(text, tmp_path, monkeypatch
 
 def test_a_run_goes_on_when_only_its_length_changes_and_its_mesh(text, whole, tmp_path):
     trained(text, tmp_path / "run", "train.steps=3", "mesh.fsdp=4", "mesh.data=2")
-    lines = trained(text, tmp_path / "run", "mesh.fsdp=2", "mesh.tensor=2", "mesh.data=2", "mesh.sharding=fsdp_tensor")
+    lines = trained(
+        text,
+        tmp_path / "run",
+        "mesh.fsdp=2",
+        "mesh.tensor=2",
+        "mesh.data=2",
+        "mesh.sharding=fsdp_tensor",
+    )
     np.testing.assert_allclose(losses(lines), losses(whole[1]), rtol=1e-4)
     assert run_dir.load_config(tmp_path / "run").mesh.tensor == 2
 
@@ -96,12 +125,20 @@ def test_no_step_is_said_to_be_quicker_than_it_was(text, tmp_path, monkeypatch):
     assert all(line["seconds"] >= 0.05 for line in lines if "loss" in line)
 
 
-def test_a_finished_run_stays_as_it_is_and_its_data_must_be_those_of_all_hosts(text, whole, monkeypatch):
+def test_a_finished_run_stays_as_it_is_and_its_data_must_be_those_of_all_hosts(
+    text, whole, monkeypatch
+):
     directory, lines = whole
     compared = []
-    monkeypatch.setattr(processes.ProcessGroup, "assert_equal", lambda party, topics, advice: compared.append(topics))
+    monkeypatch.setattr(
+        processes.ProcessGroup,
+        "assert_equal",
+        lambda party, topics, advice: compared.append(topics),
+    )
     assert trained(text, directory) == lines
-    assert {"text": checkpoint.CheckpointReader(directory / "checkpoints", print).metadata()["text"]} in compared
+    assert {
+        "text": checkpoint.CheckpointReader(directory / "checkpoints", print).metadata()["text"]
+    } in compared
 
 
 def test_what_a_run_leaves(whole):
@@ -118,7 +155,9 @@ def test_sample_speaks_the_same_from_the_same_seed(whole, capsys):
     directory, _ = whole
     said = []
     for seed in (1, 1, 2):
-        sample.main([f"--run={directory}", "--prompt=7 and", "--n=2", "--tokens=8", f"--seed={seed}"])
+        sample.main(
+            [f"--run={directory}", "--prompt=7 and", "--n=2", "--tokens=8", f"--seed={seed}"]
+        )
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] != said[2]
     assert "smoke, step 6" in said[0] and said[0].count("7 and") == 2
@@ -134,14 +173,21 @@ def test_one_sample_streams_what_several_show_and_stops(whole, capsys):
     greedy = said("--temperature=0")
     assert greedy.startswith("smoke, step 6\n7 and") and greedy.endswith("\n")
     new = greedy.removeprefix("smoke, step 6\n7 and").removesuffix("\n")
-    assert said("--temperature=0", f"--stop={new[2:4]}", "--stop=7 and") == f"smoke, step 6\n7 and{new[: new.index(new[2:4])]}\n"
+    assert (
+        said("--temperature=0", f"--stop={new[2:4]}", "--stop=7 and")
+        == f"smoke, step 6\n7 and{new[: new.index(new[2:4])]}\n"
+    )
     assert "score -" in said("--beams=2", "--n=2") and said("--beams=1").split() != []
 
 
 def test_without_flags_sample_has_what_its_help_says(whole, monkeypatch):
     seen, real, search = [], sampling.SamplingParams, beam.search
     monkeypatch.setattr(sampling, "SamplingParams", lambda **how: seen.append(how) or real(**how))
-    monkeypatch.setattr(beam, "search", lambda *given, **more: seen.append(more.get("alpha", given[-1])) or search(*given, **more))
+    monkeypatch.setattr(
+        beam,
+        "search",
+        lambda *given, **more: seen.append(more.get("alpha", given[-1])) or search(*given, **more),
+    )
     for flags in ([], ["--beams=2"]):
         sample.main([f"--run={whole[0]}", "--prompt=7 and", "--tokens=2", *flags])
     assert seen[0] == {"temperature": 1.0, "top_k": None, "top_p": None} and seen[-1] == 0.6

@@ -43,11 +43,20 @@ def port():
 
 
 def test_each_process_supplies_its_rows(port):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    }
     command = [sys.executable, "-c", WORKER]
     workers = [
         subprocess.Popen(
-            [*command, str(i), str(port)], cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*command, str(i), str(port)],
+            cwd=CHECKOUT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for i in range(2)
     ]
@@ -59,5 +68,8 @@ def test_each_process_supplies_its_rows(port):
     assert said == {
         "1x8x1x1": [list(range(8)), *weigh],
         "2x2x2x1": [list(range(8)), *weigh],
-        "1x1x4x2": [list(range(16)), *weigh],  # tensor lies across the processes: both have every row
+        "1x1x4x2": [
+            list(range(16)),
+            *weigh,
+        ],  # tensor lies across the processes: both have every row
     }

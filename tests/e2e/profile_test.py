@@ -32,13 +32,27 @@ def profiled(tmp_path_factory):
             seen[step] = len(compiled)
         write(self, step, values)
 
-    changes = ("train.batch_tokens=2048", f"train.steps={STEPS}", "model.d_model=128", "model.n_ctx=128", "mesh.fsdp=1", "mesh.data=8")
-    usual = (f"data.sources=Text(path='{text}')", "data.held_out=Tail(fraction=0.1)", "loop.every_eval=100", "train.total_tokens=1e6")
+    changes = (
+        "train.batch_tokens=2048",
+        f"train.steps={STEPS}",
+        "model.d_model=128",
+        "model.n_ctx=128",
+        "mesh.fsdp=1",
+        "mesh.data=8",
+    )
+    usual = (
+        f"data.sources=Text(path='{text}')",
+        "data.held_out=Tail(fraction=0.1)",
+        "loop.every_eval=100",
+        "train.total_tokens=1e6",
+    )
     jax.monitoring.register_event_duration_secs_listener(count)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(events.Events, "write", noting)
         sets = [p for change in (*usual, *changes) for p in ("--set", change)]
-        assert train.main(["--config=smoke", f"--run={directory / 'run'}", "--profile=4", *sets]) == 0
+        assert (
+            train.main(["--config=smoke", f"--run={directory / 'run'}", "--profile=4", *sets]) == 0
+        )
     jax.monitoring.unregister_event_duration_listener(count)
     return directory / "run", seen
 
@@ -58,7 +72,11 @@ def test_data_and_logging_are_no_bottleneck(profiled):
 
 def test_perfetto_opens_it(profiled):
     (path,) = (profiled[0] / "profile").rglob("perfetto_trace.json.gz")
-    names = [event["name"] for event in json.loads(gzip.open(path).read())["traceEvents"] if "name" in event]
+    names = [
+        event["name"]
+        for event in json.loads(gzip.open(path).read())["traceEvents"]
+        if "name" in event
+    ]
     assert names.count("gptjax/step") == 4
 
 

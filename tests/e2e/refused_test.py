@@ -81,17 +81,26 @@ def test_a_refusal_is_one_line_and_changes_no_byte(text, copied, name):
     assert bytes_of(copied) == before
 
 
-@pytest.mark.parametrize("tokenizer, n_vocab", [("Bytes()", 257), ("SentencePiece(n_pieces=300)", 300)])
+@pytest.mark.parametrize(
+    "tokenizer, n_vocab", [("Bytes()", 257), ("SentencePiece(n_pieces=300)", 300)]
+)
 def test_other_text_is_refused_and_changes_no_byte(tmp_path, passed, tokenizer, n_vocab):
     """Not even what was prepared of it stays."""
     text, draw = tmp_path / "text.txt", random.Random(0)
-    text.write_text(words := " ".join("".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=5)) for _ in range(3000)))
+    text.write_text(
+        words := " ".join(
+            "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=5)) for _ in range(3000)
+        )
+    )
     spoken = (f"data.tokenizer={tokenizer}", f"model.n_vocab={n_vocab}")
     passed(1)
     assert go(text, tmp_path / "run", *spoken) == 0
     before = bytes_of(tmp_path / "run")
     text.write_text(f"{words} and so on, he said, without end")
-    with pytest.raises(ValueError, match="the data of .* have changed since it began: give back what it read, or another --run"):
+    with pytest.raises(
+        ValueError,
+        match="the data of .* have changed since it began: give back what it read, or another --run",
+    ):
         go(text, tmp_path / "run", *spoken)
     assert bytes_of(tmp_path / "run") == before
 
@@ -99,7 +108,10 @@ def test_other_text_is_refused_and_changes_no_byte(tmp_path, passed, tokenizer, 
 def test_a_second_program_is_refused_by_the_name_of_the_first(text, copied, capsys):
     with lock.hold(copied, "run directory", print):
         before = bytes_of(copied)
-        with pytest.raises(ValueError, match=f"run is in use: process {os.getpid()} on .* works there; wait until it ends, stop it, or"):
+        with pytest.raises(
+            ValueError,
+            match=f"run is in use: process {os.getpid()} on .* works there; wait until it ends, stop it, or",
+        ):
             go(text, copied)
         assert bytes_of(copied) == before
     assert not (copied / "gptjax.lock").exists()
@@ -114,7 +126,16 @@ def test_a_second_program_is_refused_by_the_name_of_the_first(text, copied, caps
 def test_two_lengths_of_a_new_run_are_refused(text, tmp_path, change, length):
     """A decay that is given for one of them, and scaled to the other, is of neither."""
     with pytest.raises(ValueError) as refused:
-        train.main(["--config=smoke", f"--text={text}", f"--run={tmp_path / 'run'}", "--tokens=3072", "--set", change])
+        train.main(
+            [
+                "--config=smoke",
+                f"--text={text}",
+                f"--run={tmp_path / 'run'}",
+                "--tokens=3072",
+                "--set",
+                change,
+            ]
+        )
     assert f"and --set changes them, too (to {length}); give one of the two" in str(refused.value)
     assert not (tmp_path / "run").exists()
 
@@ -130,12 +151,18 @@ def test_two_lengths_of_a_new_run_are_refused(text, tmp_path, change, length):
 def test_every_program_refuses_a_checkpoint_by_the_name_of_another_step(copied, read):
     (copied.parent / "t.tsv").write_text("text\tlabel\n" + "a\tx\nb\ty\n" * 4)
     of_another_step(copied)
-    with pytest.raises(ValueError, match="checkpoints/9 is of step 8: a folder was renamed or copied; name it 8 again, or remove it"):
+    with pytest.raises(
+        ValueError,
+        match="checkpoints/9 is of step 8: a folder was renamed or copied; name it 8 again, or remove it",
+    ):
         read(copied)
 
 
 def test_fewer_steps_than_are_done_are_nothing_to_do(text, copied, capsys):
     before = bytes_of(copied)
     assert go(text, copied, "train.steps=5") == 0
-    assert "already at step 9, and asked for 5: nothing to do, and nothing is changed" in capsys.readouterr().out
+    assert (
+        "already at step 9, and asked for 5: nothing to do, and nothing is changed"
+        in capsys.readouterr().out
+    )
     assert bytes_of(copied) == before

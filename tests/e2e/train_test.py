@@ -24,7 +24,11 @@ def corpus(tmp_path_factory):
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefghij", k=draw.randint(2, 7))) for _ in range(300)]
     path = tmp_path_factory.mktemp("corpus") / "text.jsonl"
-    path.write_text("".join(json.dumps({"text": " ".join(draw.choices(words, k=80))}) + "\n" for _ in range(600)))
+    path.write_text(
+        "".join(
+            json.dumps({"text": " ".join(draw.choices(words, k=80))}) + "\n" for _ in range(600)
+        )
+    )
     return path
 
 
@@ -36,7 +40,9 @@ def command(corpus, run, *more):
         "loop.every_save=15",
         "loop.every_eval=30",
     ]
-    flags = [part for text in (*sets, "model.dropout.residual=0.1", *more) for part in ("--set", text)]
+    flags = [
+        part for text in (*sets, "model.dropout.residual=0.1", *more) for part in ("--set", text)
+    ]
     return [sys.executable, "-m", "gptjax.train", "--config=smoke", f"--run={run}", *flags]
 
 
@@ -47,7 +53,12 @@ def start(corpus, run, *more):
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     return subprocess.Popen(
-        command(corpus, run, *more), cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(corpus, run, *more),
+        cwd=CHECKOUT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -100,7 +111,9 @@ def test_killed_and_not_one_bit_changed(corpus, uninterrupted, tmp_path, times):
 
 
 # SIGTERM: also sent to one of two processes in hosts_test.py
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_stops_in_order_with_a_checkpoint(corpus, uninterrupted, tmp_path, number):
     run = tmp_path / "run"
     process = start(corpus, run)
@@ -119,7 +132,9 @@ def test_a_signal_stops_in_order_with_a_checkpoint(corpus, uninterrupted, tmp_pa
 def test_a_flipped_byte_is_named_and_the_checkpoint_before_taken(corpus, uninterrupted, tmp_path):
     whole, lines = uninterrupted
     run = shutil.copytree(whole, tmp_path / "run")
-    biggest = max((run / "checkpoints" / "120").rglob("ocdbt.process_0/d/*"), key=lambda f: f.stat().st_size)
+    biggest = max(
+        (run / "checkpoints" / "120").rglob("ocdbt.process_0/d/*"), key=lambda f: f.stat().st_size
+    )
     data = bytearray(biggest.read_bytes())
     data[len(data) // 2] ^= 1
     biggest.write_bytes(data)
@@ -140,5 +155,11 @@ def test_another_config_in_the_same_run_is_refused_in_one_line(corpus, uninterru
 
 
 def test_help_has_an_example():
-    said = subprocess.run([sys.executable, "-m", "gptjax.train", "--help"], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-m", "gptjax.train", "--help"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert "example:" in said and "--set" in said and "--run" in said

@@ -18,7 +18,11 @@ def lines() -> Iterator[str]:
 
 def protocol_lines(name: str, task: Task, protocol: Protocol, shots: list[int]) -> Iterator[str]:
     """A protocol, and the example's items as they are put; once where the number of demonstrations changes nothing."""
-    words = f", description {protocol.description!a} from {protocol.described_from} shots on" if protocol.description else ""
+    words = (
+        f", description {protocol.description!a} from {protocol.described_from} shots on"
+        if protocol.description
+        else ""
+    )
     yield f"  {name}{protocol.method}, {protocol.metric}, {protocol.shots} shots, separator {protocol.separator!a}{words}"
     items_by_shots = {k: list(task.items(task.example, protocol, k)) for k in shots}
     is_same = all(items == items_by_shots[shots[0]] for items in items_by_shots.values())

@@ -15,7 +15,11 @@ from gptjax.config.overrides import flatten, unflatten
 from gptjax.config.schema import Config
 from gptjax.model import gpt
 
-every_config = pytest.mark.parametrize("config", [registry.config(name) for name in registry.config_names()], ids=registry.config_names())
+every_config = pytest.mark.parametrize(
+    "config",
+    [registry.config(name) for name in registry.config_names()],
+    ids=registry.config_names(),
+)
 
 
 @every_config
@@ -47,7 +51,9 @@ def test_its_batches_cover_its_tokens(config: Config, shards):
 def test_its_model_has_the_parameters_that_are_counted(config: Config):
     net = gpt.GPT(config.model, gpt.execution_policy(config.compute, "tpu"))
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
-    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == count.padded_parameters(config.model)
+    assert sum(
+        math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)
+    ) == count.padded_parameters(config.model)
 
 
 @every_config
@@ -55,8 +61,13 @@ def test_its_forward_pass_has_a_shape(config: Config):
     net = gpt.GPT(config.model, gpt.execution_policy(config.compute, "tpu"))
     tokens = jax.ShapeDtypeStruct((1, config.model.n_ctx), jnp.int32)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    hidden = jax.eval_shape(lambda tokens: net.init_with_output(keys, tokens, None, True)[0], tokens)
-    assert hidden.shape == (1, config.model.n_ctx, config.model.d_model) and hidden.dtype == jnp.bfloat16
+    hidden = jax.eval_shape(
+        lambda tokens: net.init_with_output(keys, tokens, None, True)[0], tokens
+    )
+    assert (
+        hidden.shape == (1, config.model.n_ctx, config.model.d_model)
+        and hidden.dtype == jnp.bfloat16
+    )
 
 
 @pytest.mark.parametrize("name", registry.sweep_names())
@@ -66,21 +77,34 @@ def test_every_point_of_a_sweep_builds(name):
     for model in {point.config.model for point in points if point.config is not None}:
         net = gpt.GPT(model, gpt.execution_policy(registry.config("smoke").compute, "tpu"))
         shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))  # noqa: B023
-        assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == count.padded_parameters(model)
+        assert sum(
+            math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)
+        ) == count.padded_parameters(model)
 
 
 def test_patterns_are_compared_at_equal_flops_and_at_equal_steps():
     for name, unlike in (("sparse_patterns_flops", "flops"), ("sparse_patterns", "tokens")):
         configs = [point.config for point in sweep.expand(registry.sweep(name))]
         tokens = {config.train.total_tokens for config in configs}
-        assert (len(tokens) > 1) == (unlike == "flops") and len({config.model.attention for config in configs}) == 4
+        assert (len(tokens) > 1) == (unlike == "flops") and len(
+            {config.model.attention for config in configs}
+        ) == 4
         if unlike == "flops":
-            costs = [count.train_flops_per_token(config.model) * config.train.total_tokens for config in configs]
+            costs = [
+                count.train_flops_per_token(config.model) * config.train.total_tokens
+                for config in configs
+            ]
             assert max(costs) / min(costs) < 1.002  # a batch is a thousandth of a run
-            assert all(config.train.schedule.decay_tokens == config.train.total_tokens for config in configs)
+            assert all(
+                config.train.schedule.decay_tokens == config.train.total_tokens
+                for config in configs
+            )
 
 
 def test_what_sizes_predicts_is_larger_than_what_it_is_told_from():
     points = sweep.expand(registry.sweep("sizes"))
-    told, predicted = ([count.parameters(p.config.model) for p in points if p.holdout == check] for check in (False, True))
+    told, predicted = (
+        [count.parameters(p.config.model) for p in points if p.holdout == check]
+        for check in (False, True)
+    )
     assert len(set(told)) == 5 and len(predicted) == 1 and predicted[0] > 1.5 * max(told)

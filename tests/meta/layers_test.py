@@ -69,7 +69,11 @@ def imports(root: Path, path: str) -> tuple[list[str], list[str]]:
 def faults(root: Path, listed: list[str]) -> list[str]:
     """Every break of the law in the package at `root`, a sentence each."""
     files = sorted(str(path.relative_to(root)) for path in root.rglob("*.py"))
-    said = [f"{path} is not in the listing" for path in files if path not in listed and not path.endswith("__init__.py")]
+    said = [
+        f"{path} is not in the listing"
+        for path in files
+        if path not in listed and not path.endswith("__init__.py")
+    ]
     said += [f"{path} is in the listing and does not exist" for path in listed if path not in files]
     said += [f"{path} is listed twice" for path in dict.fromkeys(listed) if listed.count(path) > 1]
     edges = {}
@@ -77,9 +81,14 @@ def faults(root: Path, listed: list[str]) -> list[str]:
         edges[path], lost = imports(root, path)
         said += [f"{path} imports {name}, which is relative or does not exist" for name in lost]
         if path.endswith("__init__.py"):
-            said += [f"{path} imports {other}: an __init__ holds a docstring only" for other in edges[path]]
+            said += [
+                f"{path} imports {other}: an __init__ holds a docstring only"
+                for other in edges[path]
+            ]
         elif path in listed:
-            below = [o for o in edges[path] if o in listed and listed.index(o) >= listed.index(path)]
+            below = [
+                o for o in edges[path] if o in listed and listed.index(o) >= listed.index(path)
+            ]
             said += [f"{path} imports {other}, which stands below it" for other in below]
     try:
         graphlib.TopologicalSorter(edges).prepare()
@@ -105,7 +114,11 @@ def outsiders(path: Path) -> set[str]:
 
 
 def test_gptjax_imports_nothing_that_stands_on_it():
-    assert [str(p) for p in (ROOT / "gptjax").rglob("*.py") if outsiders(p) & {"configs", "tests", "bench", "launch"}] == []
+    assert [
+        str(p)
+        for p in (ROOT / "gptjax").rglob("*.py")
+        if outsiders(p) & {"configs", "tests", "bench", "launch"}
+    ] == []
 
 
 def test_config_needs_only_pythons_own_library():
@@ -115,8 +128,15 @@ def test_config_needs_only_pythons_own_library():
 
 def test_recipes_import_only_config():
     for path in (ROOT / "configs").glob("*.py"):
-        modules = [node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom) and node.module]
-        assert all(m.startswith(("gptjax.config", "configs")) or m.split(".")[0] in sys.stdlib_module_names for m in modules), path
+        modules = [
+            node.module
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module
+        ]
+        assert all(
+            m.startswith(("gptjax.config", "configs")) or m.split(".")[0] in sys.stdlib_module_names
+            for m in modules
+        ), path
 
 
 # --- the test's own tests: a small house, whole and with each fault ------------------------------------------------------------
@@ -158,7 +178,13 @@ def built(tmp_path: Path, changes: dict[str, str]) -> list[str]:
 
 
 def test_the_listing_is_read_in_order():
-    assert listing(PAGE) == ["config/schema.py", "config/count.py", "tasks/finetune/glue.py", "train.py", "plan.py"]
+    assert listing(PAGE) == [
+        "config/schema.py",
+        "config/count.py",
+        "tasks/finetune/glue.py",
+        "train.py",
+        "plan.py",
+    ]
     with pytest.raises(AssertionError, match="no fenced block"):
         listing("gptjax/\n```\nelse\n```")
 
@@ -172,11 +198,20 @@ def test_the_listing_is_read_in_order():
             "config/schema.py imports config/count.py, which stands below it",
         ),
         ({"config/schema.py": "import gptjax.train"}, "a cycle: "),
-        ({"train.py": "from gptjax import plan"}, "train.py imports plan.py, which stands below it"),
-        ({"plan.py": "from gptjax.config import nothing"}, "plan.py imports gptjax.config.nothing, which is relative or does not exist"),
+        (
+            {"train.py": "from gptjax import plan"},
+            "train.py imports plan.py, which stands below it",
+        ),
+        (
+            {"plan.py": "from gptjax.config import nothing"},
+            "plan.py imports gptjax.config.nothing, which is relative or does not exist",
+        ),
         ({"plan.py": "from .config import count"}, "plan.py imports .config, which is relative"),
         ({"tasks/extra.py": ""}, "tasks/extra.py is not in the listing"),
-        ({"tasks/__init__.py": "from gptjax.config import count"}, "tasks/__init__.py imports config/count.py: an __init__"),
+        (
+            {"tasks/__init__.py": "from gptjax.config import count"},
+            "tasks/__init__.py imports config/count.py: an __init__",
+        ),
     ],
 )
 def test_each_fault_is_found(tmp_path, changes, said):

@@ -61,7 +61,10 @@ def test_each_wrong_edit_comes_to_what_it_is(tree, tmp_path, capsys):
 
 def test_too_long_counts_as_noticed(tree):
     mutant = {"edits": [("sums.py", "a + b", "b + a")], "tiers": [["tests/sums_test.py"]]}
-    assert mutants.try_mutant(tree, mutant, 0.01)["result"] == "hangs" and "a + b" in (tree / "sums.py").read_text()
+    assert (
+        mutants.try_mutant(tree, mutant, 0.01)["result"] == "hangs"
+        and "a + b" in (tree / "sums.py").read_text()
+    )
 
 
 def test_a_test_that_fails_anyway_notices_nothing(tree, tmp_path):
@@ -84,14 +87,27 @@ def test_zero():
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="needs /proc")
 def test_a_run_of_pytest_ends_with_the_runner_that_is_killed(tree, tmp_path):
     (tree / "tests" / "sums_test.py").write_text(SLEEPS)
-    command = [sys.executable, "-c", RUNNER, str(tree), str(tree / "list.py"), "--only=swapped", f"--out={tmp_path / 'out.jsonl'}"]
+    command = [
+        sys.executable,
+        "-c",
+        RUNNER,
+        str(tree),
+        str(tree / "list.py"),
+        "--only=swapped",
+        f"--out={tmp_path / 'out.jsonl'}",
+    ]
     environment = os.environ | {"MUTANTS_TEST": str(tmp_path / "pid"), "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, cwd=pathlib.Path(__file__).parents[2], env=environment) as runner:
+    with subprocess.Popen(
+        command, cwd=pathlib.Path(__file__).parents[2], env=environment
+    ) as runner:
         while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
             assert runner.poll() is None
             time.sleep(0.02)
         runner.kill()
-    status, end = pathlib.Path(f"/proc/{(tmp_path / 'pid').read_text()}/status"), time.monotonic() + 20
+    status, end = (
+        pathlib.Path(f"/proc/{(tmp_path / 'pid').read_text()}/status"),
+        time.monotonic() + 20,
+    )
     while status.exists() and "zombie" not in status.read_text() and time.monotonic() < end:
         time.sleep(0.02)
     assert not status.exists() or "zombie" in status.read_text()

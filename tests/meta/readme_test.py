@@ -30,9 +30,15 @@ def test_make_targets_exist(readme):
 def test_programs_exist(readme):
     named = set(re.findall(r"python -m gptjax\.([a-z_.]+)", readme))
     assert named, "the README shows no program"
-    assert [n for n in named if not (ROOT / "gptjax" / f"{n.rstrip('.').replace('.', '/')}.py").is_file()] == []
+    assert [
+        n
+        for n in named
+        if not (ROOT / "gptjax" / f"{n.rstrip('.').replace('.', '/')}.py").is_file()
+    ] == []
 
 
 def test_configs_exist(readme):
     known = {*registry.config_names(), *registry.aliases(), *registry.finetuning_names(), "NAME"}
-    assert [n for n in re.findall(r"--config[= ]([A-Za-z0-9_.]+)", readme) if n.rstrip(".") not in known] == []
+    assert [
+        n for n in re.findall(r"--config[= ]([A-Za-z0-9_.]+)", readme) if n.rstrip(".") not in known
+    ] == []

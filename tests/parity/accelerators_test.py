@@ -28,7 +28,9 @@ def installed(module):
     return importlib.util.find_spec(module) is not None
 
 
-needs_libtpu = pytest.mark.skipif(not installed("libtpu"), reason="needs libtpu: pip install -r requirements-dev.txt")
+needs_libtpu = pytest.mark.skipif(
+    not installed("libtpu"), reason="needs libtpu: pip install -r requirements-dev.txt"
+)
 needs_cuda = pytest.mark.skipif(
     not (installed("jax_plugins") and installed("jax_plugins.xla_cuda12")),
     reason="needs jax's CUDA wheels: pip install -r requirements-gpu.txt",
@@ -59,7 +61,12 @@ def compare(attend, pattern, T, d_head=64, dtype=jnp.float32, segments_BS=None, 
     def found(f):
         return out_and_gradients(lambda q, k, v: f(q, k, v, pattern, segments_BS), q, k, v, g)
 
-    for x, y in zip(*jax.tree.map(lambda x: np.asarray(x, np.float32), (found(attend), found(reference.attend))), strict=True):
+    for x, y in zip(
+        *jax.tree.map(
+            lambda x: np.asarray(x, np.float32), (found(attend), found(reference.attend))
+        ),
+        strict=True,
+    ):
         np.testing.assert_allclose(x, y, atol=2e-5 if dtype == jnp.float32 else 0.06)
 
 
@@ -78,7 +85,9 @@ def test_patterns(kernel, pattern):
 
 
 @pytest.mark.parametrize("kernel", PALLAS)
-@pytest.mark.parametrize("d_head, dtype", [(64, jnp.bfloat16), (80, jnp.float32), (96, jnp.bfloat16), (128, jnp.float32)])
+@pytest.mark.parametrize(
+    "d_head, dtype", [(64, jnp.bfloat16), (80, jnp.float32), (96, jnp.bfloat16), (128, jnp.float32)]
+)
 def test_head_sizes_and_types(kernel, d_head, dtype):
     compare(interpreted(kernel), schema.Banded(window=50), 130, d_head, dtype, N=2)
 
@@ -89,7 +98,9 @@ def test_documents_kept_apart(kernel, pattern):
     compare(interpreted(kernel), pattern, 150, segments_BS=documents(150))
 
 
-@pytest.mark.parametrize("pattern", [schema.Banded(window=100), schema.Fixed(block=100, summary=3)], ids=str)
+@pytest.mark.parametrize(
+    "pattern", [schema.Banded(window=100), schema.Fixed(block=100, summary=3)], ids=str
+)
 def test_splashs_backward_pass_in_two_kernels(pattern, monkeypatch):
     """As where there are many keys."""
     monkeypatch.setattr(tpu_splash, "MAX_DQ_COPIES", 0)
@@ -97,7 +108,9 @@ def test_splashs_backward_pass_in_two_kernels(pattern, monkeypatch):
 
 
 @pytest.mark.parametrize("kernel", PALLAS)
-@pytest.mark.parametrize("pattern, T, S", [(schema.Banded(window=1), 1, 300), (schema.Strided(stride=17), 40, 300)])
+@pytest.mark.parametrize(
+    "pattern, T, S", [(schema.Banded(window=1), 1, 300), (schema.Strided(stride=17), 40, 300)]
+)
 def test_few_queries(kernel, pattern, T, S):
     compare(interpreted(kernel), pattern, T, S=S, segments_BS=documents(S))
 
@@ -115,21 +128,33 @@ def test_on_a_mesh(kernel, monkeypatch):
 # --- cost follows the pattern -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pattern, least, most", [(schema.Banded(window=256), 2, 2.2), (schema.Dense(), 3.5, 4)], ids=str)
+@pytest.mark.parametrize(
+    "pattern, least, most", [(schema.Banded(window=256), 2, 2.2), (schema.Dense(), 3.5, 4)], ids=str
+)
 def test_twice_the_tokens(pattern, least, most):
     """Twice the blocks of a band, nearly four times those of dense attention; in each kernel."""
     for few, many in zip(
-        tpu_splash.pairs_by_kernel(pattern, 1024).values(), tpu_splash.pairs_by_kernel(pattern, 2048).values(), strict=True
+        tpu_splash.pairs_by_kernel(pattern, 1024).values(),
+        tpu_splash.pairs_by_kernel(pattern, 2048).values(),
+        strict=True,
     ):
         assert least <= many / few <= most
-    few, many = (gpu_flash.tile_mask(gpu_flash.KernelPlan(pattern, T, T, 0, 64, False)).sum() for T in (1024, 2048))
+    few, many = (
+        gpu_flash.tile_mask(gpu_flash.KernelPlan(pattern, T, T, 0, 64, False)).sum()
+        for T in (1024, 2048)
+    )
     assert least <= many / few <= most
 
 
-@pytest.mark.parametrize("pattern", [schema.Strided(stride=128), schema.Fixed(block=128, summary=8)], ids=str)
+@pytest.mark.parametrize(
+    "pattern", [schema.Strided(stride=128), schema.Fixed(block=128, summary=8)], ids=str
+)
 def test_small_tiles_leave_most_of_sparse_patterns_out(pattern):
     """A quarter of the past's tiles, and the four or five that end with the query's own."""
-    dense, sparse = (gpu_flash.tile_mask(gpu_flash.KernelPlan(p, 4096, 4096, 0, 32, False)).sum() for p in (schema.Dense(), pattern))
+    dense, sparse = (
+        gpu_flash.tile_mask(gpu_flash.KernelPlan(p, 4096, 4096, 0, 32, False)).sum()
+        for p in (schema.Dense(), pattern)
+    )
     assert 0.25 < sparse / dense < 0.25 + 5 * 128 / dense
 
 
@@ -147,7 +172,13 @@ def ahead(name, attend, pattern, T, d_head, dtype, segmented=False):
         return out_and_gradients(lambda q, k, v: attend(q, k, v, pattern, segments_BS), q, k, v, g)
 
     with topology.disable_cache():
-        return jax.jit(f).trace(x, x, x, x, segments_BS).lower(lowering_platforms=(target.platform,)).compile().as_text()
+        return (
+            jax.jit(f)
+            .trace(x, x, x, x, segments_BS)
+            .lower(lowering_platforms=(target.platform,))
+            .compile()
+            .as_text()
+        )
 
 
 @needs_libtpu
@@ -165,8 +196,18 @@ def test_splash_compiled_for_v5e(pattern, T, d_head, dtype, segmented):
     assert "splash_mha_fwd" in program and "splash_mha_dkv" in program
 
 
-ALL_PATTERNS = [schema.Dense(), schema.Banded(window=256), schema.Strided(stride=100), schema.Fixed(block=128, summary=8)]
-SHAPES = [(2048, 64, jnp.bfloat16), (1001, 80, jnp.float32), (8192, 128, jnp.float32), (32768, 96, jnp.bfloat16)]
+ALL_PATTERNS = [
+    schema.Dense(),
+    schema.Banded(window=256),
+    schema.Strided(stride=100),
+    schema.Fixed(block=128, summary=8),
+]
+SHAPES = [
+    (2048, 64, jnp.bfloat16),
+    (1001, 80, jnp.float32),
+    (8192, 128, jnp.float32),
+    (32768, 96, jnp.bfloat16),
+]
 
 
 @needs_libtpu
@@ -182,7 +223,9 @@ def test_splash_compiled_for_many(name, pattern, T, d_head, dtype, segmented, mo
 
 
 @needs_cuda
-@pytest.mark.parametrize("pattern", [schema.Dense(), schema.Banded(window=256), schema.Banded(window=1)], ids=str)
+@pytest.mark.parametrize(
+    "pattern", [schema.Dense(), schema.Banded(window=256), schema.Banded(window=1)], ids=str
+)
 @pytest.mark.parametrize("T, d_head", [(2048, 64), (1000, 80), (300, 96), (2048, 128)])
 def test_cudnn_compiled_for_h100(pattern, T, d_head):
     program = ahead("h100-1", gpu_cudnn.attend, pattern, T, d_head, jnp.bfloat16)

@@ -25,22 +25,34 @@ def place(**sizes):
 
 
 def arrays(dtype, B=4, N=2):
-    return [jax.random.normal(key, (B, T, N, 8), dtype) for key in jax.random.split(jax.random.key(0), 4)]
+    return [
+        jax.random.normal(key, (B, T, N, 8), dtype)
+        for key in jax.random.split(jax.random.key(0), 4)
+    ]
 
 
 def out_and_gradients(attend, patterns, dtype):
     """For each pattern: the output, and the gradients of q, k and v for a random cotangent. One program."""
 
     def each(q, k, v, g):
-        pulled = [jax.vjp(lambda q, k, v: attend(q, k, v, pattern), q, k, v) for pattern in patterns]  # noqa: B023
+        pulled = [
+            jax.vjp(lambda q, k, v: attend(q, k, v, pattern), q, k, v)
+            for pattern in patterns  # noqa: B023
+        ]
         return [(out, *pull(g)) for out, pull in pulled]
 
     return jax.tree.map(lambda x: np.asarray(x, np.float32), jax.jit(each)(*arrays(dtype)))
 
 
 def assert_is_reference(where, patterns, segments=None, dtype=jnp.float32, atol=2e-5):
-    found = out_and_gradients(lambda q, k, v, p: dispatch.attend("reference", where, q, k, v, p, segments), patterns, dtype)
-    expected = out_and_gradients(lambda q, k, v, p: reference.attend(q, k, v, p, segments), patterns, dtype)
+    found = out_and_gradients(
+        lambda q, k, v, p: dispatch.attend("reference", where, q, k, v, p, segments),
+        patterns,
+        dtype,
+    )
+    expected = out_and_gradients(
+        lambda q, k, v, p: reference.attend(q, k, v, p, segments), patterns, dtype
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), found, expected)
 
 
@@ -55,7 +67,10 @@ def test_bands_on_eight_devices(windows):
 
 
 def test_other_patterns():
-    assert_is_reference(place(context=4), [DENSE, schema.Strided(stride=5), schema.Fixed(block=8, summary=2), *bands(1000)])
+    assert_is_reference(
+        place(context=4),
+        [DENSE, schema.Strided(stride=5), schema.Fixed(block=8, summary=2), *bands(1000)],
+    )
 
 
 @pytest.mark.parametrize("n", [2, 8])
@@ -68,7 +83,9 @@ def test_parts_of_odd_length():
     assert_is_reference(where, [DENSE, BAND])
 
 
-@pytest.mark.parametrize("sizes", [{"data": 2, "fsdp": 2, "context": 2}, {"fsdp": 2, "tensor": 2, "context": 2}], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [{"data": 2, "fsdp": 2, "context": 2}, {"fsdp": 2, "tensor": 2, "context": 2}], ids=str
+)
 def test_on_a_mesh_with_other_axes(sizes):
     assert_is_reference(place(**sizes), [DENSE, BAND], SEGMENTS)
 
@@ -81,9 +98,23 @@ def test_dropout_masks_differ_by_device_and_keep_the_mean():
     where, (q, k, v, _) = place(fsdp=2, context=4), arrays(jnp.float32)
     q, k, v = (jnp.broadcast_to(x[:1], x.shape) for x in (q, k, v))  # all rows alike
     for pattern in (DENSE, BAND):
-        attend = jax.jit(lambda key: dispatch.attend("reference", where, q, k, v, pattern, None, key if key is None else (key, 0.3)))  # noqa: B023
+        attend = jax.jit(
+            lambda key: dispatch.attend(
+                "reference",
+                where,
+                q,
+                k,
+                v,
+                pattern,
+                None,
+                key if key is None else (key, 0.3),  # noqa: B023
+            )
+        )
         plain, drawn = attend(None), np.stack([attend(jax.random.key(i)) for i in range(60)])
-        assert np.abs(drawn.mean(0) - plain)[:, 10:].mean() < 0.08 and np.abs(drawn[0] - plain).max() > 0.1
+        assert (
+            np.abs(drawn.mean(0) - plain)[:, 10:].mean() < 0.08
+            and np.abs(drawn[0] - plain).max() > 0.1
+        )
         assert np.abs(drawn[0, 0] - drawn[0, 2]).max() > 0.1  # rows of different devices
         np.testing.assert_array_equal(drawn[1], attend(jax.random.key(1)))
 
@@ -96,12 +127,20 @@ def sent(where, pattern, segments, backward):
 
     cut = NamedSharding(where.mesh, where.spec("BTNH", (4, T, 2, 8)))
     q, k, v, g = (jax.device_put(x, cut) for x in arrays(jnp.float32))
-    program = jax.jit(lambda q, k, v, g: jax.vjp(attend, q, k, v)[1](g) if backward else attend(q, k, v), out_shardings=cut)
+    program = jax.jit(
+        lambda q, k, v, g: jax.vjp(attend, q, k, v)[1](g) if backward else attend(q, k, v),
+        out_shardings=cut,
+    )
     text = program.lower(q, k, v, g).compile().as_text()
-    return sorted((c.kind, sum(math.prod(size) for _, size in c.shapes)) for c in hlo_cost.Program(text).collectives())
+    return sorted(
+        (c.kind, sum(math.prod(size) for _, size in c.shapes))
+        for c in hlo_cost.Program(text).collectives()
+    )
 
 
-@pytest.mark.parametrize("window, hops", [(1, []), (7, [6]), (12, [5, 6]), (42, [5, 6, 6, 6, 6, 6, 6])])
+@pytest.mark.parametrize(
+    "window, hops", [(1, []), (7, [6]), (12, [5, 6]), (42, [5, 6, 6, 6, 6, 6, 6])]
+)
 def test_a_band_sends_its_halo_and_nothing_else(window, hops):
     """window - 1 keys and as many values, of 4 rows, 2 heads of 8; back as many gradients; with documents, their numbers."""
     where, (pattern,) = place(context=8), bands(window)

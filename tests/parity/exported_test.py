@@ -18,7 +18,9 @@ from gptjax.weights import export_hf, load
 from tests import tiny
 from tests.unit.weights.tokenizer_json_test import HARD, TRAINED
 
-NEEDED = "needs torch and transformers, which make test installs for Python 3.11 (requirements-dev.txt)"
+NEEDED = (
+    "needs torch and transformers, which make test installs for Python 3.11 (requirements-dev.txt)"
+)
 torch = pytest.importorskip("torch", reason=NEEDED)
 pytest.importorskip("transformers", reason=NEEDED)
 
@@ -40,7 +42,9 @@ def spoken(kind: str, shared, tmp_path) -> tuple[data.Tokenizer, build.Tokenizer
     gpt1 = str(shared / "data" / "tokenizers" / "gpt1")
     match kind:
         case "spacy":
-            pytest.importorskip("spacy", reason="spaCy is an extra: pip install -r requirements-extra.txt")
+            pytest.importorskip(
+                "spacy", reason="spaCy is an extra: pip install -r requirements-extra.txt"
+            )
             spec = data.Gpt1Bpe(path=gpt1)
         case "gpt1":
             spec = data.Gpt1Bpe(path=gpt1, words="basic")
@@ -76,9 +80,16 @@ def test_an_exported_folder_opens_as_what_it_is(transformers, kind, shared, tmp_
     export_hf.save(folder, c, params, text, warn=warned.append)
 
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    assert len(theirs) == text.n_vocab and theirs.eos_token_id == text.end_of_text and theirs.model_max_length == c.model.n_ctx
+    assert (
+        len(theirs) == text.n_vocab
+        and theirs.eos_token_id == text.end_of_text
+        and theirs.model_max_length == c.model.n_ctx
+    )
     if kind == "spacy":
-        assert [line.startswith("transformers has no tokenizer like Gpt1Bpe") and "BERT's rules" in line for line in warned] == [True]
+        assert [
+            line.startswith("transformers has no tokenizer like Gpt1Bpe") and "BERT's rules" in line
+            for line in warned
+        ] == [True]
     else:
         assert not warned
         for line in HARD:
@@ -87,11 +98,21 @@ def test_an_exported_folder_opens_as_what_it_is(transformers, kind, shared, tmp_
 
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     assert model.config.n_ctx == c.model.n_ctx
-    tokens_BT = np.random.default_rng(0).integers(0, text.n_vocab, (1, c.model.n_ctx), dtype=np.int32)
-    ours = gpt.logits(built.model.apply({"params": params}, jnp.asarray(tokens_BT)), params["token_VD"], text.n_vocab)
+    tokens_BT = np.random.default_rng(0).integers(
+        0, text.n_vocab, (1, c.model.n_ctx), dtype=np.int32
+    )
+    ours = gpt.logits(
+        built.model.apply({"params": params}, jnp.asarray(tokens_BT)),
+        params["token_VD"],
+        text.n_vocab,
+    )
     with torch.no_grad():
         expected = model(torch.tensor(tokens_BT.astype(np.int64))).logits.numpy()
-        hidden = transformers.AutoModel.from_pretrained(folder).eval()(torch.tensor(tokens_BT.astype(np.int64))).last_hidden_state
+        hidden = (
+            transformers.AutoModel.from_pretrained(folder)
+            .eval()(torch.tensor(tokens_BT.astype(np.int64)))
+            .last_hidden_state
+        )
     np.testing.assert_allclose(np.asarray(ours)[..., : text.n_vocab], expected, atol=1e-4, rtol=0)
     assert hidden.shape == (1, c.model.n_ctx, 16)
 
@@ -101,7 +122,9 @@ def test_an_exported_folder_opens_as_what_it_is(transformers, kind, shared, tmp_
     assert its.digest == text.digest
 
 
-def test_a_tokenizer_without_a_form_there_is_refused_there_not_taken_for_another(transformers, tmp_path):
+def test_a_tokenizer_without_a_form_there_is_refused_there_not_taken_for_another(
+    transformers, tmp_path
+):
     from tests.unit.weights.tokenizer_json_test import model
 
     (tmp_path / "its.model").write_bytes(model(add_dummy_prefix=True).model)

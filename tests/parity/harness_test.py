@@ -33,7 +33,11 @@ TASKS = {
         "doc_to_target": "{{right}}",
         "num_fewshot": 2,
     },
-    "whole": {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{text}}"},
+    "whole": {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{text}}",
+    },
     "writing": {
         "output_type": "generate_until",
         "doc_to_text": "{{question}}",
@@ -52,14 +56,23 @@ METRICS = {
 def folder(tmp_path_factory):
     """A folder of weights for transformers, random, and the tasks' files."""
     place = tmp_path_factory.mktemp("harness")
-    c = tiny.config(n_vocab=50257, n_ctx=64, n_layers=2, d_model=16, attention=(schema.Dense(),), init=schema.Init())
+    c = tiny.config(
+        n_vocab=50257,
+        n_ctx=64,
+        n_layers=2,
+        d_model=16,
+        attention=(schema.Dense(),),
+        init=schema.Init(),
+    )
     c = tiny.replace_parts(c, data={"tokenizer": data.Gpt2Bpe()})
     mesh = device_mesh.make_mesh(c.mesh, jax.devices()[:1])
     built = step.build(c, "cpu", mesh, None)
     with jax.set_mesh(mesh):
         params = state.init_sharded(c, built.model, built.tx, mesh).params
     (place / "weights").mkdir()
-    export_hf.save(place / "weights", c, jax.tree.map(lambda x: 4 * x, params), build.build(c.data.tokenizer))
+    export_hf.save(
+        place / "weights", c, jax.tree.map(lambda x: 4 * x, params), build.build(c.data.tokenizer)
+    )
     rng = np.random.default_rng(0)
 
     def text(n):
@@ -77,7 +90,12 @@ def folder(tmp_path_factory):
     (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, task in TASKS.items():
         files = {split: str(place / "rows.jsonl") for split in ("train", "test")}
-        whole = {"task": f"local_{name}", "dataset_path": "json", "dataset_kwargs": {"data_files": files}, "test_split": "test"}
+        whole = {
+            "task": f"local_{name}",
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": files},
+            "test_split": "test",
+        }
         whole |= {"fewshot_split": "train", "metric_list": METRICS[name]} | task
         (place / f"{name}.yaml").write_text(json.dumps(whole))
     return place
@@ -92,7 +110,9 @@ def asked(folder, tmp_path_factory):
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
         importlib.import_module("gptjax.lm_eval")
-        tasks = importlib.import_module("lm_eval.tasks").TaskManager(include_path=str(folder), include_defaults=False)
+        tasks = importlib.import_module("lm_eval.tasks").TaskManager(
+            include_path=str(folder), include_defaults=False
+        )
         found = {}
         models = {
             "gptjax": {"run": str(folder / "weights"), "mesh.fsdp": 8},
@@ -101,10 +121,19 @@ def asked(folder, tmp_path_factory):
         for name, arguments in models.items():
             names = [f"local_{task}" for task in TASKS]
             result = lm_eval.simple_evaluate(
-                name, model_args=arguments, tasks=names, task_manager=tasks, batch_size=4, bootstrap_iters=0, log_samples=True
+                name,
+                model_args=arguments,
+                tasks=names,
+                task_manager=tasks,
+                batch_size=4,
+                bootstrap_iters=0,
+                log_samples=True,
             )
             samples = result["samples"]
-            found[name] = {task: [(x["arguments"], x["resps"]) for x in samples[f"local_{task}"]] for task in TASKS}
+            found[name] = {
+                task: [(x["arguments"], x["resps"]) for x in samples[f"local_{task}"]]
+                for task in TASKS
+            }
         return found
 
 
@@ -112,59 +141,105 @@ def asked(folder, tmp_path_factory):
 def ours(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return importlib.import_module("gptjax.lm_eval").GptJaxLM(str(folder / "weights"), **{"mesh.fsdp": 8})
+        return importlib.import_module("gptjax.lm_eval").GptJaxLM(
+            str(folder / "weights"), **{"mesh.fsdp": 8}
+        )
 
 
 def request(kind: str, *arguments):
-    return importlib.import_module("lm_eval.api.instance").Instance(request_type=kind, doc={}, arguments=arguments, idx=0)
+    return importlib.import_module("lm_eval.api.instance").Instance(
+        request_type=kind, doc={}, arguments=arguments, idx=0
+    )
 
 
 def test_settings_that_change_nothing_end_nothing(ours):
     plain = {"until": ["\n"], "max_gen_toks": 5}
-    more = [{"num_beams": 1}, {"num_beams": 1, "length_penalty": 1.0, "early_stopping": False}, {"repetition_penalty": 1.0}, {"top_k": 0}]
-    more += [{"do_sample": True, "temperature": 1e-38}, {"do_sample": True, "temperature": 1.0, "top_k": 1}]
-    said = ours.generate_until([request("generate_until", "the cat", plain | settings) for settings in [{}, *more]], True)
+    more = [
+        {"num_beams": 1},
+        {"num_beams": 1, "length_penalty": 1.0, "early_stopping": False},
+        {"repetition_penalty": 1.0},
+        {"top_k": 0},
+    ]
+    more += [
+        {"do_sample": True, "temperature": 1e-38},
+        {"do_sample": True, "temperature": 1.0, "top_k": 1},
+    ]
+    said = ours.generate_until(
+        [request("generate_until", "the cat", plain | settings) for settings in [{}, *more]], True
+    )
     assert len(set(said)) == 1
-    assert isinstance(ours.generate_until([request("generate_until", "the cat", plain | {"do_sample": True, "top_k": -1})], True)[0], str)
+    assert isinstance(
+        ours.generate_until(
+            [request("generate_until", "the cat", plain | {"do_sample": True, "top_k": -1})], True
+        )[0],
+        str,
+    )
     for settings in ({"num_beams": 4}, {"repetition_penalty": 1.2}, {"best_of": 2}):
-        with pytest.raises(ValueError, match=f"generation_kwargs {next(iter(settings))}=.*: gptjax knows until"):
+        with pytest.raises(
+            ValueError, match=f"generation_kwargs {next(iter(settings))}=.*: gptjax knows until"
+        ):
             ours.generate_until([request("generate_until", "the cat", plain | settings)], True)
     with pytest.raises(ValueError, match="SamplingParams.temperature"):
-        ours.generate_until([request("generate_until", "a", plain | {"do_sample": True, "temperature": 1e305})], True)
+        ours.generate_until(
+            [request("generate_until", "a", plain | {"do_sample": True, "temperature": 1e305})],
+            True,
+        )
 
 
 def test_a_text_without_tokens_begins_with_end_of_text(ours):
     end = ours.eot_token_id
-    (empty,) = ours.generate_until([request("generate_until", "", {"until": [], "max_gen_toks": 5})], True)
+    (empty,) = ours.generate_until(
+        [request("generate_until", "", {"until": [], "max_gen_toks": 5})], True
+    )
     key = jax.random.key(0)
     expected = dict(
-        loglikelihood.sample_until(ours.inference_model, [[end]], 5, sampling.SamplingParams(temperature=0), [], ours._tokenizer, key)
+        loglikelihood.sample_until(
+            ours.inference_model,
+            [[end]],
+            5,
+            sampling.SamplingParams(temperature=0),
+            [],
+            ours._tokenizer,
+            key,
+        )
     )[0]
     assert empty == expected
-    alone, spaced = ours.loglikelihood([request("loglikelihood", context, "hello") for context in ("", "\n")], True)
+    alone, spaced = ours.loglikelihood(
+        [request("loglikelihood", context, "hello") for context in ("", "\n")], True
+    )
     assert np.isfinite(alone[0]) and np.isfinite(spaced[0])
 
 
 @pytest.mark.parametrize(
-    "context, continuation", [("ques", "tion marks"), ("Ans", "wer"), ("\u65e5\u672c\u306e", "\u9b54\u6cd5"), ("a ", "b")]
+    "context, continuation",
+    [("ques", "tion marks"), ("Ans", "wer"), ("\u65e5\u672c\u306e", "\u9b54\u6cd5"), ("a ", "b")],
 )
 def test_a_token_over_the_join_is_scored_as_both_texts(ours, context, continuation):
     before, after = ours._encode_pair(context, continuation)
     assert after and ours._tokenizer.decode([*before, *after]) == context + continuation
-    ((log_likelihood, _),) = ours.loglikelihood([request("loglikelihood", context, continuation)], True)
+    ((log_likelihood, _),) = ours.loglikelihood(
+        [request("loglikelihood", context, continuation)], True
+    )
     assert -1000 < log_likelihood < 0
 
 
 def test_a_stop_that_the_tokenizer_cannot_write_leaves_the_others(ours, caplog):
     plain = {"max_gen_toks": 8}
-    stopped, free = ours.generate_until([request("generate_until", "a", plain | {"until": until}) for until in (["\ud800"], [])], True)
-    assert stopped == free and "is nothing that the tokenizer of this model can write" in caplog.text
+    stopped, free = ours.generate_until(
+        [request("generate_until", "a", plain | {"until": until}) for until in (["\ud800"], [])],
+        True,
+    )
+    assert (
+        stopped == free and "is nothing that the tokenizer of this model can write" in caplog.text
+    )
 
 
 def pairs(asked, task):
     ours, theirs = asked["gptjax"][task], asked["hf"][task]
     assert [x for x, _ in ours] == [x for x, _ in theirs] and len(ours) == 8
-    return [pair for (_, a), (_, b) in zip(ours, theirs, strict=True) for pair in zip(a, b, strict=True)]
+    return [
+        pair for (_, a), (_, b) in zip(ours, theirs, strict=True) for pair in zip(a, b, strict=True)
+    ]
 
 
 def test_choices(asked):

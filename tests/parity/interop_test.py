@@ -17,18 +17,30 @@ from gptjax.sharding import device_mesh
 from gptjax.training import state, step
 from gptjax.weights import export_hf, load
 
-NEEDED = "needs torch and transformers, which make test installs for Python 3.11 (requirements-dev.txt)"
+NEEDED = (
+    "needs torch and transformers, which make test installs for Python 3.11 (requirements-dev.txt)"
+)
 torch = pytest.importorskip("torch", reason=NEEDED)
 pytest.importorskip("transformers", reason=NEEDED)
 
 SIZES = {"vocab_size": 257, "bos_token_id": 256, "eos_token_id": 256, "pad_token_id": 256}
 GPT = SIZES | {"n_positions": 24, "n_embd": 32, "n_layer": 2, "n_head": 4}
-NEO = SIZES | {"max_position_embeddings": 24, "hidden_size": 32, "num_layers": 2, "num_heads": 2, "window_size": 5}
+NEO = SIZES | {
+    "max_position_embeddings": 24,
+    "hidden_size": 32,
+    "num_layers": 2,
+    "num_heads": 2,
+    "window_size": 5,
+}
 ALTERNATING = [[["global", "local"], 1]]
 MODELS = {
     "openai-gpt": ("OpenAIGPT", "OpenAIGPTLMHeadModel", GPT),
     "gpt2": ("GPT2", "GPT2LMHeadModel", GPT),
-    "gpt2 whole vocabulary tiles": ("GPT2", "GPT2LMHeadModel", GPT | {"vocab_size": 384, "n_head": 8, "activation_function": "gelu"}),
+    "gpt2 whole vocabulary tiles": (
+        "GPT2",
+        "GPT2LMHeadModel",
+        GPT | {"vocab_size": 384, "n_head": 8, "activation_function": "gelu"},
+    ),
     "gpt_neo": ("GPTNeo", "GPTNeoForCausalLM", NEO | {"attention_types": ALTERNATING}),
     "gpt_neo of all sorts": (
         "GPTNeo",
@@ -64,7 +76,11 @@ def placed(there, n_devices: int = 1, **mesh):
     c = dataclasses.replace(there.config, mesh=schema.Mesh(**mesh))
     where = device_mesh.make_mesh(c.mesh, jax.devices()[:n_devices])
     built = step.build(c, "cpu", where, None)
-    return where, built, there.load_params(state.abstract_state(c, built.model, built.tx, where).params)
+    return (
+        where,
+        built,
+        there.load_params(state.abstract_state(c, built.model, built.tx, where).params),
+    )
 
 
 def tokens(model, rows: int = 2) -> np.ndarray:
@@ -83,7 +99,9 @@ def test_logits_are_theirs(theirs, tmp_path, kind):
     _, built, params = placed(load.load(tmp_path, ["data.tokenizer=Bytes()"]))
     tokens_BT = tokens(model)
     x_BTD = built.model.apply({"params": params}, jnp.asarray(tokens_BT))
-    ours = np.asarray(gpt.logits(x_BTD, params["token_VD"], model.config.vocab_size))[..., : model.config.vocab_size]
+    ours = np.asarray(gpt.logits(x_BTD, params["token_VD"], model.config.vocab_size))[
+        ..., : model.config.vocab_size
+    ]
     expected = logits(model, tokens_BT)
     assert expected.std() > 0.3
     np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=0)
@@ -93,15 +111,21 @@ def test_logits_on_a_mesh_from_several_files(theirs, tmp_path):
     model = made(theirs, "gpt2")
     model.save_pretrained(tmp_path, max_shard_size="50KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
-    where, built, params = placed(load.load(tmp_path), 8, fsdp=2, tensor=2, data=2, sharding="fsdp_tensor")
+    where, built, params = placed(
+        load.load(tmp_path), 8, fsdp=2, tensor=2, data=2, sharding="fsdp_tensor"
+    )
     tokens_BT = tokens(model, rows=4)
     with jax.set_mesh(where):
-        run = jax.jit(lambda p, t: gpt.logits(built.model.apply({"params": p}, t), p["token_VD"], 257))
+        run = jax.jit(
+            lambda p, t: gpt.logits(built.model.apply({"params": p}, t), p["token_VD"], 257)
+        )
         ours = np.asarray(run(params, jnp.asarray(tokens_BT)))[..., :257]
     np.testing.assert_allclose(ours, logits(model, tokens_BT), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["openai-gpt", "gpt2", pytest.param("gpt_neo", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["openai-gpt", "gpt2", pytest.param("gpt_neo", marks=pytest.mark.slow)]
+)
 def test_an_exported_model_says_the_same(theirs, tmp_path, kind):
     """Greedily, from weights that transformers made, we imported and exported, and transformers loads."""
     made(theirs, kind).save_pretrained(tmp_path / "theirs")
@@ -109,11 +133,23 @@ def test_an_exported_model_says_the_same(theirs, tmp_path, kind):
     _, built, params = placed(there)
     (tmp_path / "ours").mkdir()
     assert export_hf.save(tmp_path / "ours", there.config, params, build.ByteTokenizer()) == kind
-    model, report = theirs.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    model, report = theirs.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
     assert type(model).__name__ == MODELS[kind][1] and not any(report.values()), report
     prompt = list(b"In the beg")
     (ours,) = decode.generate(
-        inference.prepare(built.model, params), [prompt], 14, sampling.SamplingParams(temperature=0), jax.random.key(0), end_of_text=256
+        inference.prepare(built.model, params),
+        [prompt],
+        14,
+        sampling.SamplingParams(temperature=0),
+        jax.random.key(0),
+        end_of_text=256,
     )
-    said = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=14, attention_mask=torch.ones(1, len(prompt)))
+    said = model.generate(
+        torch.tensor([prompt]),
+        do_sample=False,
+        max_new_tokens=14,
+        attention_mask=torch.ones(1, len(prompt)),
+    )
     assert said[0, len(prompt) :].tolist()[: len(ours)] == ours and len(set(ours)) > 3

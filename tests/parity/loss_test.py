@@ -25,20 +25,33 @@ def test_chunks_change_nothing(monkeypatch, T, chunk_bytes):
     monkeypatch.setattr(loss, "CHUNK_BYTES", chunk_bytes)
     x, w, t, weights, n_vocab = arrays(T)
     expected = jax.value_and_grad(loss.cross_entropy_reference, (0, 1))(x, w, t, weights, n_vocab)
-    found = jax.value_and_grad(lambda x, w: 3.0 * loss.cross_entropy(x, w, t, weights, n_vocab), (0, 1))(x, w)
+    found = jax.value_and_grad(
+        lambda x, w: 3.0 * loss.cross_entropy(x, w, t, weights, n_vocab), (0, 1)
+    )(x, w)
     found = jax.tree.map(lambda a: a / 3.0, found)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-6), found, expected)
-    np.testing.assert_allclose(loss.cross_entropy(x, w, t, weights, n_vocab), expected[0], rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-6), found, expected
+    )
+    np.testing.assert_allclose(
+        loss.cross_entropy(x, w, t, weights, n_vocab), expected[0], rtol=1e-6
+    )
 
 
 def test_logits_of_a_chunk_are_all_that_lives(monkeypatch):
     """No array of B x T x V elements in the compiled program's shapes when a chunk is smaller."""
     monkeypatch.setattr(loss, "CHUNK_BYTES", 3 * 256 * 4 * 8)
     x, w, t, weights, n_vocab = arrays(64)
-    text = jax.jit(jax.grad(loss.cross_entropy, (0, 1)), static_argnums=4).lower(x, w, t, weights, n_vocab).as_text()
+    text = (
+        jax.jit(jax.grad(loss.cross_entropy, (0, 1)), static_argnums=4)
+        .lower(x, w, t, weights, n_vocab)
+        .as_text()
+    )
     assert "3x8x256" in text and "3x64x256" not in text
     assert (
-        "3x64x256" in jax.jit(jax.grad(loss.cross_entropy_reference, (0, 1)), static_argnums=4).lower(x, w, t, weights, n_vocab).as_text()
+        "3x64x256"
+        in jax.jit(jax.grad(loss.cross_entropy_reference, (0, 1)), static_argnums=4)
+        .lower(x, w, t, weights, n_vocab)
+        .as_text()
     )
 
 
@@ -47,15 +60,22 @@ def test_padded_vocabulary_gets_no_probability_and_no_gradient():
     gradient = jax.grad(loss.cross_entropy, 1)(x, w, t, weights, n_vocab)
     assert np.all(gradient[n_vocab:] == 0) and np.any(gradient[:n_vocab] != 0)
     changed = w.at[n_vocab:].set(100.0)
-    assert loss.cross_entropy(x, changed, t, weights, n_vocab) == loss.cross_entropy(x, w, t, weights, n_vocab)
+    assert loss.cross_entropy(x, changed, t, weights, n_vocab) == loss.cross_entropy(
+        x, w, t, weights, n_vocab
+    )
 
 
 @pytest.fixture
 def place():
-    return rules.Sharding(rules.PRESETS["fsdp_tensor"], device_mesh.make_mesh(schema.Mesh(fsdp=2, tensor=2, context=2)))
+    return rules.Sharding(
+        rules.PRESETS["fsdp_tensor"],
+        device_mesh.make_mesh(schema.Mesh(fsdp=2, tensor=2, context=2)),
+    )
 
 
-@pytest.mark.parametrize("chunk_bytes", [2**30, 2 * 128 * 4 * 3])  # of a device's 2 rows of 8 positions and 128 ids: one chunk, and three
+@pytest.mark.parametrize(
+    "chunk_bytes", [2**30, 2 * 128 * 4 * 3]
+)  # of a device's 2 rows of 8 positions and 128 ids: one chunk, and three
 def test_cut_over_devices(monkeypatch, place, chunk_bytes):
     """Value and gradients, with the vocabulary, the rows and the sequence cut in two; the value alone too, which is what evaluates."""
     monkeypatch.setattr(loss, "CHUNK_BYTES", chunk_bytes)
@@ -67,15 +87,22 @@ def test_cut_over_devices(monkeypatch, place, chunk_bytes):
             jax.value_and_grad(loss.cross_entropy, (0, 1))(x, w, t, weights, n_vocab, place),
         )
     )(x, w)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-6), found, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-6), found, expected
+    )
     np.testing.assert_allclose(value, expected[0], rtol=1e-6)
-    assert found[1][1].addressable_shards[0].data.shape == (128, 2), "the table's gradient lies as the table does"
+    assert found[1][1].addressable_shards[0].data.shape == (128, 2), (
+        "the table's gradient lies as the table does"
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_rows_looked_up_in_a_table_that_is_cut(place, dtype):
     """Value, and a gradient that is a float32 sum whatever the type is: one id is drawn a hundred times."""
-    table, tokens = jax.random.normal(jax.random.key(0), (256, 8)), jax.random.randint(jax.random.key(1), (4, 64), 0, 256)
+    table, tokens = (
+        jax.random.normal(jax.random.key(0), (256, 8)),
+        jax.random.randint(jax.random.key(1), (4, 64), 0, 256),
+    )
     tokens = jnp.where(jnp.arange(64)[None] % 2 == 0, 7, tokens)
     g = jax.random.normal(jax.random.key(2), (4, 64, 8), dtype)
     expected = jnp.zeros((256, 8)).at[tokens].add(g.astype(jnp.float32))

@@ -40,7 +40,11 @@ def curve(c, n_devices, microbatches):
     with jax.set_mesh(mesh):
         for i, count in enumerate(COUNTS):
             tokens = tiny.random_tokens(c, 2, ROWS, seed=i)
-            tokens, count = (tokens, count) if microbatches else (tokens[:count].reshape(1, count * ROWS, -1), 1)
+            tokens, count = (
+                (tokens, count)
+                if microbatches
+                else (tokens[:count].reshape(1, count * ROWS, -1), 1)
+            )
             now, metrics = run(now, tokens, np.int32(count))
             losses.append(float(metrics["loss"]))
     return losses, jax.device_get(now.params)
@@ -61,33 +65,65 @@ def test_the_curve_is_that_of_one_device(one_device, name):
 
 def test_a_device_has_its_shards_and_no_more():
     """fsdp 4 x tensor 2; 128 x 16 is the token table, 16 x 64 a matrix of the MLP, 3 the periods of layers."""
-    c = tiny.replace_parts(tiny.config(n_layers=6, n_ctx=16), mesh=MESHES["tensor"], compute={"layers": "scan"})
+    c = tiny.replace_parts(
+        tiny.config(n_layers=6, n_ctx=16), mesh=MESHES["tensor"], compute={"layers": "scan"}
+    )
     mesh, built, now = tiny.make_step(c, 8)
     with jax.set_mesh(mesh):
-        compiled = jax.jit(built, donate_argnums=0, static_argnums=2).lower(now, tiny.random_tokens(c, 2, ROWS), 2).compile()
+        compiled = (
+            jax.jit(built, donate_argnums=0, static_argnums=2)
+            .lower(now, tiny.random_tokens(c, 2, ROWS), 2)
+            .compile()
+        )
     text = compiled.as_text()
-    assert "f32[64,16]" in text and "f32[128,16]" not in text, "the table is gathered along its width only"
-    assert "f32[2,16,64]" in text and "f32[2,16,128]" not in text, "logits are cut along the vocabulary"
+    assert "f32[64,16]" in text and "f32[128,16]" not in text, (
+        "the table is gathered along its width only"
+    )
+    assert "f32[2,16,64]" in text and "f32[2,16,128]" not in text, (
+        "logits are cut along the vocabulary"
+    )
     assert "f32[3,4,32]" in text and "f32[3,16,32]" not in text, "stacked gradients are shards"
     kinds = {c.kind for c in hlo_cost.Program(text).collectives()}
-    assert kinds <= {"all-gather", "all-reduce", "reduce-scatter"}, "a reshuffle (all-to-all, permute) is a place that was not named"
+    assert kinds <= {"all-gather", "all-reduce", "reduce-scatter"}, (
+        "a reshuffle (all-to-all, permute) is a place that was not named"
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, which requirements-dev.txt installs")
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="needs libtpu, which requirements-dev.txt installs",
+)
 def test_what_a_tpu_compiler_makes_of_it():
     """fsdp 4 x tensor 2 on v5p, everything rematerialised. Of each layer's activations over tensor the least there can be: gathered for
     attention and MLP, in the forward, the repeated and the backward pass; scattered after each of the two, but in the repeated pass once.
     Gradients of matrices are reduced into shards, never whole: newer libtpu passes them around a ring, by collective-permutes."""
-    c = tiny.config(rows=16, n_ctx=512, n_vocab=4000, n_layers=4, n_heads=4, d_model=512, attention=(schema.Dense(),))
-    c = tiny.replace_parts(c, mesh=MESHES["tensor"], compute={"remat": "full", "attention": "reference"})
+    c = tiny.config(
+        rows=16,
+        n_ctx=512,
+        n_vocab=4000,
+        n_layers=4,
+        n_heads=4,
+        d_model=512,
+        attention=(schema.Dense(),),
+    )
+    c = tiny.replace_parts(
+        c, mesh=MESHES["tensor"], compute={"remat": "full", "attention": "reference"}
+    )
     mesh = device_mesh.make_mesh(c.mesh, topology.from_name("v5p:2x2x2").devices())
     built = step.build(c, "tpu", mesh, None)
     now = state.abstract_state(c, built.model, built.tx, mesh)
     shape = (1, 16, c.model.n_ctx + 1)
-    rows = jax.ShapeDtypeStruct(shape, np.int32, sharding=NamedSharding(mesh, built.model.sharding.spec("MB1", shape)))
+    rows = jax.ShapeDtypeStruct(
+        shape, np.int32, sharding=NamedSharding(mesh, built.model.sharding.spec("MB1", shape))
+    )
     with topology.disable_cache():
-        compiled = jax.jit(built, donate_argnums=0, static_argnums=2).trace(now, rows, 1).lower(lowering_platforms=("tpu",)).compile()
+        compiled = (
+            jax.jit(built, donate_argnums=0, static_argnums=2)
+            .trace(now, rows, 1)
+            .lower(lowering_platforms=("tpu",))
+            .compile()
+        )
     found = hlo_cost.Program(compiled.as_text()).collectives()
 
     def number(kind, shape):
@@ -95,6 +131,11 @@ def test_what_a_tpu_compiler_makes_of_it():
 
     stream = (4, 512, 512)  # of a device's 4 rows
     ends = 1 + 1  # before the loss, and in the gradient of the look-up
-    assert number("all-gather", stream) == 6 + ends and number("reduce-scatter", stream) == 2 + 1 + 2
+    assert (
+        number("all-gather", stream) == 6 + ends and number("reduce-scatter", stream) == 2 + 1 + 2
+    )
     assert number("all-reduce", stream) == 0
-    assert not any(number("all-reduce", shape) for shape in ((512, 3, 2, 128), (512, 2, 128), (512, 1024), (2048, 512)))
+    assert not any(
+        number("all-reduce", shape)
+        for shape in ((512, 3, 2, 128), (512, 2, 128), (512, 1024), (2048, 512))
+    )

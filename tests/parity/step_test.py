@@ -14,7 +14,11 @@ def losses_and_params(c, microbatches=1, steps=3, end_of_text=None):
     losses = []
     with jax.set_mesh(mesh):
         for i in range(steps):
-            state, metrics = run(state, tiny.random_tokens(c, microbatches, c.batch_rows // microbatches, seed=i), np.int32(microbatches))
+            state, metrics = run(
+                state,
+                tiny.random_tokens(c, microbatches, c.batch_rows // microbatches, seed=i),
+                np.int32(microbatches),
+            )
             losses.append(float(metrics["loss"]))
     return losses, jax.device_get(state.params)
 
@@ -30,10 +34,22 @@ def reference():
 
 
 @pytest.mark.parametrize(
-    "layers, remat", [("scan", "none"), ("scan", "full"), ("scan", "attention"), ("scan", "attention+qkv+mid+up"), ("unroll", "mid")]
+    "layers, remat",
+    [
+        ("scan", "none"),
+        ("scan", "full"),
+        ("scan", "attention"),
+        ("scan", "attention+qkv+mid+up"),
+        ("unroll", "mid"),
+    ],
 )
 def test_layers_and_remat(reference, layers, remat):
-    assert_same(losses_and_params(tiny.replace_parts(tiny.config(), compute={"layers": layers, "remat": remat})), reference)
+    assert_same(
+        losses_and_params(
+            tiny.replace_parts(tiny.config(), compute={"layers": layers, "remat": remat})
+        ),
+        reference,
+    )
 
 
 @pytest.mark.parametrize("microbatches", [2, 8])
@@ -45,7 +61,9 @@ def test_microbatches_are_one_batch(reference, microbatches):
     with jax.set_mesh(mesh):
         for i in range(3):
             rows = tiny.random_tokens(c, 1, 8, seed=i).reshape(microbatches, 8 // microbatches, -1)
-            padded = np.concatenate([rows, np.full_like(rows[:1], 7)])  # beyond `count`: must not be read
+            padded = np.concatenate(
+                [rows, np.full_like(rows[:1], 7)]
+            )  # beyond `count`: must not be read
             state, metrics = run(state, padded, np.int32(microbatches))
             losses.append(float(metrics["loss"]))
     assert_same((losses, jax.device_get(state.params)), reference)
@@ -61,7 +79,11 @@ def test_host_driven_microbatches_are_the_step():
         for row in rows:
             sums = add(state.params, state.step, sums, row)
         halves, _ = jax.jit(step.update, static_argnums=2)(state, sums, 2)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), whole.params, halves.params)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
+        whole.params,
+        halves.params,
+    )
 
 
 def test_bfloat16_is_near_float32(reference):

@@ -19,14 +19,26 @@ SETS = ("train.steps=4", "loop.every_eval=2", "loop.every_log=100", "model.dropo
 def asked(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be, that is the question. " * 400)
-    points = sweep.grid(sweep.each("train.schedule.peak", 1e-3, 1e-2), sweep.each("train.optimizer.weight_decay", 0.0, 1.0), sweep.seeds(2))
+    points = sweep.grid(
+        sweep.each("train.schedule.peak", 1e-3, 1e-2),
+        sweep.each("train.optimizer.weight_decay", 0.0, 1.0),
+        sweep.seeds(2),
+    )
     return sweep.Sweep(
-        about="?", recipe="smoke", points=points, sets=(f"data.sources=Text(path='{text}')", "data.held_out=Tail(fraction=0.1)", *SETS)
+        about="?",
+        recipe="smoke",
+        points=points,
+        sets=(f"data.sources=Text(path='{text}')", "data.held_out=Tail(fraction=0.1)", *SETS),
     )
 
 
 def curve(run):
-    return [(r["step"], name, r[name]) for r in events.read(run) for name in ("loss", "validation_loss", "grad_norm", "lr") if name in r]
+    return [
+        (r["step"], name, r[name])
+        for r in events.read(run)
+        for name in ("loss", "validation_loss", "grad_norm", "lr")
+        if name in r
+    ]
 
 
 def test_each_comes_out_as_a_run_by_itself(asked, tmp_path):
@@ -51,7 +63,9 @@ def test_a_stop_leaves_runs_that_go_on_by_themselves(asked, tmp_path):
     assert not vmapped_runs.train_vmapped(group, tmp_path, lambda line: None, lambda: next(steps))
     assert [run_status.read_status(point, tmp_path).step for point in points] == [2, 2]
     for point in points:
-        assert train.main(["--config=smoke", f"--run={tmp_path / point.name}", *point.arguments]) == 0
+        assert (
+            train.main(["--config=smoke", f"--run={tmp_path / point.name}", *point.arguments]) == 0
+        )
     alone = tmp_path / "alone"
     assert train.main(["--config=smoke", f"--run={alone}", *points[1].arguments]) == 0
     one, other = curve(tmp_path / points[1].name), curve(alone)
@@ -62,25 +76,48 @@ def test_a_stop_leaves_runs_that_go_on_by_themselves(asked, tmp_path):
 
 def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked, tmp_path):
     asked = dataclasses.replace(asked, sets=(*asked.sets, "train.skips_allowed=2"))
-    for place, peak in (("well", 1e-3), ("ill", 1e30)):  # whose first update is finite, and after it nothing
+    for place, peak in (
+        ("well", 1e-3),
+        ("ill", 1e30),
+    ):  # whose first update is finite, and after it nothing
         edits = ("train.schedule.peak=1e-3", "seed=0"), (f"train.schedule.peak={peak}", "seed=1")
         group = sweep.expand(dataclasses.replace(asked, points=edits))
         assert vmapped_runs.train_vmapped(group, tmp_path / place, lambda line: None, lambda: False)
-    assert curve(tmp_path / "well" / group[0].name) == curve(tmp_path / "ill" / group[0].name)  # bit for bit
+    assert curve(tmp_path / "well" / group[0].name) == curve(
+        tmp_path / "ill" / group[0].name
+    )  # bit for bit
     given_up = group[1]
     assert run_status.read_status(group[0], tmp_path / "ill").state == "done"
     found = run_status.read_status(given_up, tmp_path / "ill")
-    assert (found.state, found.step, found.reason) == ("given up", 3, "gave up: 2 updates in a row were not finite, up to step 3")
+    assert (found.state, found.step, found.reason) == (
+        "given up",
+        3,
+        "gave up: 2 updates in a row were not finite, up to step 3",
+    )
     assert not list((tmp_path / "ill" / given_up.name).glob("checkpoints/*"))
-    progress, through = local_runner.run("smoke", [given_up], tmp_path / "ill", local_runner.make_slots(1, None), 1, lambda progress: None)
+    progress, through = local_runner.run(
+        "smoke",
+        [given_up],
+        tmp_path / "ill",
+        local_runner.make_slots(1, None),
+        1,
+        lambda progress: None,
+    )
     assert through and progress.failures == {given_up.name: found.reason}  # and is not begun again
 
 
 def test_what_one_program_can_train():
-    of = lambda *axes: sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.grid(*axes)))  # noqa: E731
+    of = lambda *axes: sweep.expand(  # noqa: E731
+        sweep.Sweep(about="?", recipe="smoke", points=sweep.grid(*axes))
+    )
     seeds = of(sweep.seeds(5))
     assert [len(group) for group in vmapped_runs.batchable_groups(seeds, 2)] == [2, 2, 1]
-    assert [len(g) for g in vmapped_runs.batchable_groups(of(sweep.each("model.n_layers", 2, 4), sweep.seeds(2)), 8)] == [2, 2]
+    assert [
+        len(g)
+        for g in vmapped_runs.batchable_groups(
+            of(sweep.each("model.n_layers", 2, 4), sweep.seeds(2)), 8
+        )
+    ] == [2, 2]
     clipped = of(sweep.each("train.optimizer.clip_norm", "1.0", "None"))
     assert len(vmapped_runs.batchable_groups(clipped, 8)) == 2
     with pytest.raises(ValueError, match="--together=0"):
@@ -94,7 +131,9 @@ def test_a_record_with_other_values_leaves_the_first_as_it_was():
 
 
 def test_by_the_command(asked, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(program.registry, "sweep", lambda name: dataclasses.replace(asked, points=asked.points[:2]))
+    monkeypatch.setattr(
+        program.registry, "sweep", lambda name: dataclasses.replace(asked, points=asked.points[:2])
+    )
     assert program.main(["--sweep=any", f"--dir={tmp_path / 'runs'}", "--together=8"]) == 0
     said = capsys.readouterr().out
     assert "1 of 1 groups" in said and "2 of 2 points done" in said

@@ -19,7 +19,9 @@ def sensitivity(c, T=12, end_of_text=None, platform="cpu"):
     segments_BT = None if end_of_text is None else gpt.segment_ids(tokens_BT, end_of_text)
 
     def hidden(table):
-        x_BTD = step.model.apply({"params": state.params | {"token_VD": table}}, tokens_BT, segments_BT)
+        x_BTD = step.model.apply(
+            {"params": state.params | {"token_VD": table}}, tokens_BT, segments_BT
+        )
         return x_BTD[0] @ jnp.arange(1.0, c.model.d_model + 1)
 
     jacobian_TVD = jax.jit(jax.jacrev(hidden))(state.params["token_VD"])
@@ -36,9 +38,13 @@ def test_one_layer_sees_just_its_pattern(name, norm):
 
 @pytest.mark.parametrize("name", tiny.EVERY_PATTERN)
 def test_splash_sees_just_its_pattern(name, monkeypatch):
-    monkeypatch.setitem(dispatch.KERNELS, "splash", functools.partial(tpu_splash.attend, interpret=True))
+    monkeypatch.setitem(
+        dispatch.KERNELS, "splash", functools.partial(tpu_splash.attend, interpret=True)
+    )
     pattern = tiny.EVERY_PATTERN[name]
-    c = tiny.replace_parts(tiny.config(n_layers=1, attention=(pattern,)), compute={"dtype": "float32"})
+    c = tiny.replace_parts(
+        tiny.config(n_layers=1, attention=(pattern,)), compute={"dtype": "float32"}
+    )
     moved = sensitivity(c, platform="tpu") > 1e-7
     np.testing.assert_array_equal(moved, np.asarray(patterns.mask(pattern, 12, 12)))
 
@@ -67,7 +73,9 @@ def test_no_future_through_the_cache(name):
         memory, x_BTD = inference.prefill(reader, tokens_BT[:, :5], np.array([5]), 12)
         parts = [x_BTD]
         for start, n in ((5, 4), (9, 1), (10, 1), (11, 1)):
-            memory, x_BTD = inference.decode_step(reader, memory, tokens_BT[:, start : start + n], np.array([n]))
+            memory, x_BTD = inference.decode_step(
+                reader, memory, tokens_BT[:, start : start + n], np.array([n])
+            )
             parts.append(x_BTD)
         return jnp.concatenate(parts, axis=1)[0] @ jnp.arange(1.0, 17)
 

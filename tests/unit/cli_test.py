@@ -15,7 +15,11 @@ from gptjax.config import data, registry
 from gptjax.config.overrides import override
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = sorted(path.stem for path in (ROOT / "gptjax").glob("[!_]*.py") if '__name__ == "__main__"' in path.read_text())
+PROGRAMS = sorted(
+    path.stem
+    for path in (ROOT / "gptjax").glob("[!_]*.py")
+    if '__name__ == "__main__"' in path.read_text()
+)
 
 
 def exit_of(main, monkeypatch, *argv):
@@ -27,11 +31,20 @@ def exit_of(main, monkeypatch, *argv):
 
 def program(argv):
     """Reads a config and says its name: the smallest program."""
-    print(cli.resolve_config(cli.make_config_parser("toy", "A toy.", "python -m gptjax.toy --config=nano").parse_args(argv)).name)
+    print(
+        cli.resolve_config(
+            cli.make_config_parser(
+                "toy", "A toy.", "python -m gptjax.toy --config=nano"
+            ).parse_args(argv)
+        ).name
+    )
 
 
 def test_a_config_is_resolved(monkeypatch, capsys):
-    assert exit_of(program, monkeypatch, "--config=nano", "--set", "name=mine", "--set", "seed=3") is None
+    assert (
+        exit_of(program, monkeypatch, "--config=nano", "--set", "name=mine", "--set", "seed=3")
+        is None
+    )
     assert capsys.readouterr().out == "mine\n"
     args = cli.make_config_parser("toy", "", "").parse_args(["--config=nano", "--set=seed=3"])
     assert cli.resolve_config(args) == override(registry.config("nano"), "seed=3")
@@ -72,20 +85,47 @@ def raising(error):
     "error,said",
     [
         (ValueError("two\n  lines"), "error: two lines\n"),
-        (FileNotFoundError(2, "No such file or directory", "a.txt"), "error: a.txt: No such file or directory\n"),
+        (
+            FileNotFoundError(2, "No such file or directory", "a.txt"),
+            "error: a.txt: No such file or directory\n",
+        ),
         (PermissionError(13, "Permission denied"), "error: Permission denied\n"),
         (OSError("disk is full"), "error: disk is full\n"),
         (TimeoutError(), "error: TimeoutError\n"),
-        (FileNotFoundError(2, "No such file", "a\x1b[31m\udce9\n"), "error: a\\x1b[31m\\udce9 : No such file\n"),
-        (ModuleNotFoundError("No module named 'wandb.x'", name="wandb.x"), "the package wandb is not installed"),
-        (ModuleNotFoundError("No module named 'lm_eval'", name="lm_eval"), "pip install -r requirements-extra.txt"),
-        (ImportError("cannot import name 'x' from 'flax'", name="flax"), "pip install -r requirements.txt"),
-        (ImportError("x.so: failed to map segment from shared object", name="resource"), "not enough memory (x.so: failed to map"),
+        (
+            FileNotFoundError(2, "No such file", "a\x1b[31m\udce9\n"),
+            "error: a\\x1b[31m\\udce9 : No such file\n",
+        ),
+        (
+            ModuleNotFoundError("No module named 'wandb.x'", name="wandb.x"),
+            "the package wandb is not installed",
+        ),
+        (
+            ModuleNotFoundError("No module named 'lm_eval'", name="lm_eval"),
+            "pip install -r requirements-extra.txt",
+        ),
+        (
+            ImportError("cannot import name 'x' from 'flax'", name="flax"),
+            "pip install -r requirements.txt",
+        ),
+        (
+            ImportError("x.so: failed to map segment from shared object", name="resource"),
+            "not enough memory (x.so: failed to map",
+        ),
         (MemoryError("Unable to allocate 8 EiB"), "not enough memory (Unable to allocate 8 EiB)"),
         (MemoryError(), "not enough memory (MemoryError)"),
-        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes"), "not enough memory of the device (RESOURCE_EXHAUSTED"),
-        (RuntimeError("Unable to initialize backend 'cpu': std::bad_alloc"), "not enough memory of the device (Unable to"),
-        (RuntimeError("can't start new thread"), "the machine lets this program start no more threads"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes"),
+            "not enough memory of the device (RESOURCE_EXHAUSTED",
+        ),
+        (
+            RuntimeError("Unable to initialize backend 'cpu': std::bad_alloc"),
+            "not enough memory of the device (Unable to",
+        ),
+        (
+            RuntimeError("can't start new thread"),
+            "the machine lets this program start no more threads",
+        ),
     ],
 )
 def test_errors_with_a_message_are_one_line(error, said, monkeypatch, capsys):
@@ -102,7 +142,12 @@ def test_a_status_is_handed_on(monkeypatch):
     assert exit_of(lambda argv: 3, monkeypatch) == 3
 
 
-BUGS = [raising(TypeError("bug")), lambda argv: int("a bug"), lambda argv: [].remove("a bug"), raising(RuntimeError("bug"))]
+BUGS = [
+    raising(TypeError("bug")),
+    lambda argv: int("a bug"),
+    lambda argv: [].remove("a bug"),
+    raising(RuntimeError("bug")),
+]
 BUGS += [raising(ImportError("bug", name="gptjax.x")), raising(ImportError("bug"))]
 
 
@@ -122,7 +167,14 @@ def test_a_value_error_from_a_library_is_a_bug(monkeypatch):
 
 def test_a_reader_that_leaves_is_no_error():
     code = "from gptjax import cli; cli.run(lambda argv: print('x\\n' * 100_000))"
-    found = subprocess.run(f'"{sys.executable}" -c "{code}" | head -n 1', shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    found = subprocess.run(
+        f'"{sys.executable}" -c "{code}" | head -n 1',
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert found.stdout == "x\n" and found.stderr == ""
 
 
@@ -174,11 +226,23 @@ def test_every_flag_is_written_with_underscores_and_read_in_one_place():
     for folder in ("gptjax", "launch", "bench"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
+                if (
+                    isinstance(node, ast.Call)
+                    and isinstance(node.func, ast.Attribute)
+                    and node.func.attr == "add_argument"
+                ):
                     name = ast.literal_eval(node.args[0])
                     assert "-" not in name.removeprefix("--"), (path, name)
-                    kinds = [ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg == "type"]
-                    assert not {"int", "float", "Path", "pathlib.Path"} & {*kinds}, (path, name, "config/parse.py has types with bounds")
+                    kinds = [
+                        ast.unparse(keyword.value)
+                        for keyword in node.keywords
+                        if keyword.arg == "type"
+                    ]
+                    assert not {"int", "float", "Path", "pathlib.Path"} & {*kinds}, (
+                        path,
+                        name,
+                        "config/parse.py has types with bounds",
+                    )
 
 
 def test_an_unknown_argument_of_many_lines_is_one_line(monkeypatch, capsys):
@@ -192,11 +256,20 @@ def test_gptjax_lists_its_programs(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     named = [line.split()[2] for line in lines if line.startswith("python -m ")]
     launchers = ("gke", "rehearse", "slurm", "tpu")
-    assert named == [*(f"gptjax.{name}" for name in PROGRAMS), *(f"launch.{name}" for name in launchers)]
+    assert named == [
+        *(f"gptjax.{name}" for name in PROGRAMS),
+        *(f"launch.{name}" for name in launchers),
+    ]
     assert "lm_eval" in PROGRAMS
-    assert all(10 < len(line.split("  ", 1)[1].strip()) < 120 for line in lines if line.startswith("python -m "))
+    assert all(
+        10 < len(line.split("  ", 1)[1].strip()) < 120
+        for line in lines
+        if line.startswith("python -m ")
+    )
     assert exit_of(programs.main, monkeypatch, "train") == 2
-    assert capsys.readouterr().err.startswith("error: gptjax is several programs: python -m gptjax.train ...")
+    assert capsys.readouterr().err.startswith(
+        "error: gptjax is several programs: python -m gptjax.train ..."
+    )
 
 
 def best_seconds(*argv):
@@ -204,7 +277,9 @@ def best_seconds(*argv):
 
     def once():
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        said = subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        said = subprocess.run(
+            [sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, said
 
@@ -212,14 +287,21 @@ def best_seconds(*argv):
 
 
 def test_the_schema_comes_without_jax_at_once():
-    seconds, said = best_seconds("-c", "import sys, gptjax.config.schema; print('jax' in sys.modules, 'numpy' in sys.modules)")
+    seconds, said = best_seconds(
+        "-c",
+        "import sys, gptjax.config.schema; print('jax' in sys.modules, 'numpy' in sys.modules)",
+    )
     assert said.stdout == "False False\n" and seconds < 0.5
 
 
-@pytest.mark.parametrize("name", [name for name in PROGRAMS if name != "lm_eval"])  # which needs a package of requirements-extra.txt
+@pytest.mark.parametrize(
+    "name", [name for name in PROGRAMS if name != "lm_eval"]
+)  # which needs a package of requirements-extra.txt
 def test_help_of_every_program_comes_at_once(name):
     seconds, said = best_seconds("-m", f"gptjax.{name}", "--help")
-    assert said.returncode == 0 and said.stdout.startswith(f"usage: python -m gptjax.{name}"), said.stderr
+    assert said.returncode == 0 and said.stdout.startswith(f"usage: python -m gptjax.{name}"), (
+        said.stderr
+    )
     assert "example:\n" in said.stdout
     assert seconds < 0.5
 
@@ -247,7 +329,15 @@ TEXTS = {
 @pytest.mark.parametrize("path", TEXTS)
 def test_one_flag_reads_ones_own_text(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
-    for name in ("book.txt", "two/a.txt", "two/b.txt", "many.jsonl", "lines/a.jsonl", "lines/b.jsonl", "an odd  name.TXT.gz"):
+    for name in (
+        "book.txt",
+        "two/a.txt",
+        "two/b.txt",
+        "many.jsonl",
+        "lines/a.jsonl",
+        "lines/b.jsonl",
+        "an odd  name.TXT.gz",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("text")
     name, held_out = TEXTS[path]
@@ -255,7 +345,12 @@ def test_one_flag_reads_ones_own_text(tmp_path, monkeypatch, path):
     assert config.data.sources == (data.Text(path=path),) and config.seed == 3
     assert config.name == name
     assert config.data.held_out == held_out
-    assert of_text("--config=nano", f"--text={path}", "--set=data.held_out.fraction=0.3").data.held_out.fraction == 0.3
+    assert (
+        of_text(
+            "--config=nano", f"--text={path}", "--set=data.held_out.fraction=0.3"
+        ).data.held_out.fraction
+        == 0.3
+    )
     assert of_text("--config=nano", f"--text={path}", "--set=name=mine").name == "mine"
 
 
@@ -265,8 +360,14 @@ def test_a_text_that_is_not_there_and_two_of_them_are_refused(tmp_path):
     for argv, match in (
         (("--text=nowhere.txt",), r"Text\(path='nowhere.txt'\) does not exist"),
         (("--text=",), "an empty path"),
-        ((f"--text={tmp_path}",), r"is tokenised already: give it by --set \"data.sources=Shards\(path='.*'\)\" instead of --text"),
-        ((f"--text={tmp_path}/a.txt", "--set=data.sources=Embedded()"), "--text and --set data.sources both say what to read"),
+        (
+            (f"--text={tmp_path}",),
+            r"is tokenised already: give it by --set \"data.sources=Shards\(path='.*'\)\" instead of --text",
+        ),
+        (
+            (f"--text={tmp_path}/a.txt", "--set=data.sources=Embedded()"),
+            "--text and --set data.sources both say what to read",
+        ),
     ):
         with pytest.raises(ValueError, match=match):
             of_text("--config=nano", *argv)
@@ -275,10 +376,17 @@ def test_a_text_that_is_not_there_and_two_of_them_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["shakespeare_char", "gpt1_mini"])
 def test_a_recipe_of_a_certain_text_says_how_to_get_it(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=rf"--config={name} is of a text that is not here .*: (get https://|give any).*--text=") as error:
+    with pytest.raises(
+        ValueError,
+        match=rf"--config={name} is of a text that is not here .*: (get https://|give any).*--text=",
+    ) as error:
         of_text(f"--config={name}")
     assert "\n" not in str(error.value)
     (tmp_path / "input.txt").write_text("text")
     assert of_text(f"--config={name}", "--text=input.txt").name == f"{name}-input"
     assert of_text(f"--config={name}", "--set=data.sources=Embedded()").name == name
-    assert "../shared" not in (ROOT / "configs" / "small.py").read_text() + (ROOT / "configs" / "sweeps.py").read_text()
+    assert (
+        "../shared"
+        not in (ROOT / "configs" / "small.py").read_text()
+        + (ROOT / "configs" / "sweeps.py").read_text()
+    )

@@ -26,22 +26,38 @@ def said(capsys, *argv):
 def test_json_has_the_promised_keys(capsys):
     found = json.loads(said(capsys, "--config=gpt3_small", "--json"))
     assert KEYS <= set(found)
-    assert found["params"] == 125_226_240 and found["train_flops_per_token"] == 811_117_440 and found["steps"] == 591_581
     assert (
-        found["tokens_per_step"] == 2**19 and found["first_tokens_per_step"] == 2**15 and found["pf_days"] == pytest.approx(2.816, abs=1e-3)
+        found["params"] == 125_226_240
+        and found["train_flops_per_token"] == 811_117_440
+        and found["steps"] == 591_581
+    )
+    assert (
+        found["tokens_per_step"] == 2**19
+        and found["first_tokens_per_step"] == 2**15
+        and found["pf_days"] == pytest.approx(2.816, abs=1e-3)
     )
     assert found["state_bytes"] == 12 * (125_226_240 + 47 * 768)
-    assert [(k["kind"], k["layers"]) for k in found["flops_by_kind"]] == [("Banded(window=256)", 6), ("Dense()", 6), ("output", None)]
+    assert [(k["kind"], k["layers"]) for k in found["flops_by_kind"]] == [
+        ("Banded(window=256)", 6),
+        ("Dense()", 6),
+        ("output", None),
+    ]
     assert sum(k["forward"] for k in found["flops_by_kind"]) == found["forward_flops_per_token"]
 
 
 def test_text_stands_beside_the_paper(capsys):
     text = said(capsys, "--config=gpt3_175b")
-    assert text.startswith("gpt3_175b: 96 layers, 12,288 wide, 96 heads, context 2,048, vocabulary 50,257\n")
+    assert text.startswith(
+        "gpt3_175b: 96 layers, 12,288 wide, 96 heads, context 2,048, vocabulary 50,257\n"
+    )
     lines = {line.split("  ")[0]: line.split() for line in text.splitlines()}
     assert lines["parameters"][1:] == ["174,604,259,328", "paper", "174,600M"]
     assert text.splitlines()[-1].split()[-3:] == ["3,640", "paper", "3,640"]
-    assert "  48 x Banded(window=256) " in text and "1.91 TiB" in text and "from 32,768 over 12.0B" in text
+    assert (
+        "  48 x Banded(window=256) " in text
+        and "1.91 TiB" in text
+        and "from 32,768 over 12.0B" in text
+    )
 
 
 def test_every_config_fits_80_columns(capsys):
@@ -49,18 +65,25 @@ def test_every_config_fits_80_columns(capsys):
     for name in registry.config_names():
         assert f"\n{name} " in listed
         text = said(capsys, f"--config={name}")
-        assert max(map(len, text.splitlines())) <= 80 and not any(line != line.rstrip() for line in text.splitlines())
+        assert max(map(len, text.splitlines())) <= 80 and not any(
+            line != line.rstrip() for line in text.splitlines()
+        )
     assert max(map(len, listed.splitlines())) <= 80
     assert len(json.loads(said(capsys, "--json"))) == len(registry.config_names())
 
 
 def test_the_papers_figures_go_when_the_model_does():
     config = registry.config("gpt3_small")
-    assert plan.plan_config(config)["params_paper"] == "125M" and plan.plan_config(config)["pf_days_paper"] == 2.6
+    assert (
+        plan.plan_config(config)["params_paper"] == "125M"
+        and plan.plan_config(config)["pf_days_paper"] == 2.6
+    )
     shorter = plan.plan_config(override(config, "train.steps=10"))
     assert (shorter["params_paper"], shorter["pf_days_paper"]) == ("125M", None)
     assert shorter["steps"] == 10 and shorter["tokens"] == 10 * 2**15
-    assert shorter["pf_days"] == pytest.approx(plan.plan_config(config)["pf_days"] * 10 * 2**15 / 300e9)
+    assert shorter["pf_days"] == pytest.approx(
+        plan.plan_config(config)["pf_days"] * 10 * 2**15 / 300e9
+    )
     for change in ("model.n_layers=14", "name=mine"):
         other = plan.plan_config(override(config, change))
         assert (other["params_paper"], other["pf_days_paper"]) == (None, None)
@@ -73,7 +96,15 @@ def test_overrides_without_a_config_are_refused():
 
 @pytest.mark.parametrize(
     "number,text",
-    [(0, "0"), (2.604, "2.60"), (999.6, "1.00k"), (811_117_440, "811M"), (1.0563e12, "1.06T"), (12e9, "12.0B"), (2.5e-11, "2.5e-11")],
+    [
+        (0, "0"),
+        (2.604, "2.60"),
+        (999.6, "1.00k"),
+        (811_117_440, "811M"),
+        (1.0563e12, "1.06T"),
+        (12e9, "12.0B"),
+        (2.5e-11, "2.5e-11"),
+    ],
 )
 def test_numbers_have_three_digits(number, text):
     assert units.si(number) == text
@@ -82,35 +113,56 @@ def test_numbers_have_three_digits(number, text):
 def test_it_takes_under_two_seconds_and_no_jax():
     code = "import sys; from gptjax import plan; plan.main(['--config=175b']); print('jax' in sys.modules, 'numpy' in sys.modules)"
     start = time.perf_counter()
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert time.perf_counter() - start < 2
     assert found.stdout.endswith("False False\n"), found.stderr
 
 
 def test_a_wrong_name_is_one_line():
     found = subprocess.run(
-        [sys.executable, "-m", "gptjax.plan", "--config=gpt3_smal"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "gptjax.plan", "--config=gpt3_smal"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert found.returncode == 2 and found.stdout == ""
-    assert found.stderr.startswith("error: no config is called 'gpt3_smal'; did you mean gpt3_small") and found.stderr.count("\n") == 1
+    assert (
+        found.stderr.startswith("error: no config is called 'gpt3_smal'; did you mean gpt3_small")
+        and found.stderr.count("\n") == 1
+    )
 
 
 # --- with --topology ---------------------------------------------------------------------------------------------------------
 
-needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -r requirements-dev.txt")
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="needs libtpu: pip install -r requirements-dev.txt",
+)
 
 
 @needs_libtpu
 def test_a_step_is_compiled_for_chips_that_are_not_here(capsys):
     """smoke's batch of 8 rows on four chips; and three meshes, of which two do not fit them."""
-    assert plan.main(["--config=smoke", "--topology=v5p-8", "--search", "mesh.fsdp=3|6|4", "--json"]) == 0
+    assert (
+        plan.main(["--config=smoke", "--topology=v5p-8", "--search", "mesh.fsdp=3|6|4", "--json"])
+        == 0
+    )
     said = capsys.readouterr()
     assert "3 of 3: mesh.fsdp=4" in said.err
     three, six, found = json.loads(said.out).values()
     assert "needs 3 devices, but there are 4" in three and "needs 6 devices, but there are 4" in six
     assert found["fits"] and found["chips"] == 4 and found["mesh"] == {"fsdp": 4}
-    assert found["floor_seconds"] < found["compute_seconds"] + found["kernel_seconds"] <= found["step_seconds"]
-    assert plan.main(["--config=smoke", "--topology=v5p-8", "--search", "mesh.fsdp=3"]) == 1, "nothing that fits"
+    assert (
+        found["floor_seconds"]
+        < found["compute_seconds"] + found["kernel_seconds"]
+        <= found["step_seconds"]
+    )
+    assert plan.main(["--config=smoke", "--topology=v5p-8", "--search", "mesh.fsdp=3"]) == 1, (
+        "nothing that fits"
+    )
     assert "mesh.fsdp=3  mesh data 1 x fsdp 3" in capsys.readouterr().out
 
 
@@ -123,7 +175,10 @@ def test_chips_that_are_too_few(capsys):
     "arguments, message",
     [
         (["--config=smoke", "--topology=v5p-9"], "there is no such v5p; nearest: v5p-8"),
-        (["--config=smoke", "--search"], "--search compiles for chips: say which with --topology=NAME"),
+        (
+            ["--config=smoke", "--search"],
+            "--search compiles for chips: say which with --topology=NAME",
+        ),
         (["--topology=v5p-8"], "say which config"),
     ],
 )
@@ -134,6 +189,7 @@ def test_what_cannot_be_compiled_for(arguments, message):
 
 def test_more_steps_than_the_length_gives_are_refused():
     with pytest.raises(
-        ValueError, match="train.steps=3,000 is more than the 2,000 steps that train.total_tokens=1,536,000 gives; raise train"
+        ValueError,
+        match="train.steps=3,000 is more than the 2,000 steps that train.total_tokens=1,536,000 gives; raise train",
     ):
         plan.main(["--config=shakespeare_char", "--set", "train.steps=3000"])

@@ -20,7 +20,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture
 def text(tmp_path):
-    lines = [json.dumps({"text": f"document {n} " + "some words of text " * (n % 50)}) for n in range(2000)]
+    lines = [
+        json.dumps({"text": f"document {n} " + "some words of text " * (n % 50)})
+        for n in range(2000)
+    ]
     (tmp_path / "text.jsonl").write_text("\n".join(lines))
     return f"Text(path={str(tmp_path / 'text.jsonl')!r})"
 
@@ -52,8 +55,13 @@ def test_the_last_line_trains(text, tmp_path, capsys):
     prepare.main(arguments(text, tmp_path / "out", "--workers=1"))
     out = capsys.readouterr().out
     assert f"{tmp_path / 'out'} train: " in out and "documents" in out
-    assert f"--set \"data.sources=Shards(path='{tmp_path / 'out'}')\"" in out and '--set "model.n_vocab=257"' in out
-    read = loader.open_dataset(config_of(out), tmp_path / "cache", lambda line: pytest.fail(f"tokenised again: {line}"))
+    assert (
+        f"--set \"data.sources=Shards(path='{tmp_path / 'out'}')\"" in out
+        and '--set "model.n_vocab=257"' in out
+    )
+    read = loader.open_dataset(
+        config_of(out), tmp_path / "cache", lambda line: pytest.fail(f"tokenised again: {line}")
+    )
     assert read.row(0).shape == (config_of(out).model.n_ctx + 1,)
 
 
@@ -64,41 +72,75 @@ def test_several_sources_and_a_separate_one(text, tmp_path, capsys):
     held = f"--set=data.held_out=Separate(source=Text(path={str(tmp_path / 'held.txt')!r}))"
     prepare.main(arguments(both, tmp_path / "out", held, "--workers=1"))
     config = config_of(capsys.readouterr().out)
-    assert [type(source) for source in config.data.sources] == [data.Shards] * 2 and config.data.sources[0].weight == 3
+    assert [type(source) for source in config.data.sources] == [
+        data.Shards
+    ] * 2 and config.data.sources[0].weight == 3
     read = loader.open_dataset(config, tmp_path / "cache", lambda line: None)
     assert read.description()["validation"]["tokens"] == 14 * 500 + 1
 
 
 def test_sentencepiece_travels_with_the_shards(text, tmp_path, capsys):
-    prepare.main(arguments(text, tmp_path / "out", "--set=data.tokenizer=SentencePiece(n_pieces=310)", "--workers=1"))
-    read = loader.open_dataset(config_of(capsys.readouterr().out), tmp_path / "cache", lambda line: pytest.fail(line))
+    prepare.main(
+        arguments(
+            text,
+            tmp_path / "out",
+            "--set=data.tokenizer=SentencePiece(n_pieces=310)",
+            "--workers=1",
+        )
+    )
+    read = loader.open_dataset(
+        config_of(capsys.readouterr().out), tmp_path / "cache", lambda line: pytest.fail(line)
+    )
     assert read.tokenizer.n_vocab == 310
 
 
 def test_killed_and_resumed_with_other_workers_is_the_same(text, tmp_path):
-    whole = subprocess.run(program(*arguments(text, tmp_path / "whole", "--workers=1")), cwd=ROOT, capture_output=True, text=True)
+    whole = subprocess.run(
+        program(*arguments(text, tmp_path / "whole", "--workers=1")),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert whole.returncode == 0, whole.stderr
-    running = subprocess.Popen(program(*arguments(text, tmp_path / "out", "--workers=2")), cwd=ROOT, stdout=subprocess.DEVNULL)
+    running = subprocess.Popen(
+        program(*arguments(text, tmp_path / "out", "--workers=2")),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+    )
     while running.poll() is None and not list((tmp_path / "out").glob("block-*.json")):
         time.sleep(0.002)
     running.send_signal(signal.SIGKILL)
     running.wait()
-    assert not (tmp_path / "out" / "manifest.json").exists(), "it finished before it could be killed: give it more to do"
+    assert not (tmp_path / "out" / "manifest.json").exists(), (
+        "it finished before it could be killed: give it more to do"
+    )
     assert list((tmp_path / "out").glob("block-*.json"))
-    again = subprocess.run(program(*arguments(text, tmp_path / "out", "--workers=1")), cwd=ROOT, capture_output=True, text=True)
+    again = subprocess.run(
+        program(*arguments(text, tmp_path / "out", "--workers=1")),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert again.returncode == 0, again.stderr
-    a, b = ({p.name: p.read_bytes() for p in (tmp_path / d).iterdir() if p.suffix != ".partial"} for d in ("whole", "out"))
+    a, b = (
+        {p.name: p.read_bytes() for p in (tmp_path / d).iterdir() if p.suffix != ".partial"}
+        for d in ("whole", "out")
+    )
     assert a == b
 
 
 def test_wrong_use_is_one_line_and_status_2(text, tmp_path):
     def refused(*args):
         ran = subprocess.run(program(*args), cwd=ROOT, capture_output=True, text=True)
-        assert ran.returncode == 2 and ran.stderr.startswith("error: ") and ran.stderr.count("\n") == 1, ran.stderr
+        assert (
+            ran.returncode == 2 and ran.stderr.startswith("error: ") and ran.stderr.count("\n") == 1
+        ), ran.stderr
         return ran.stderr
 
     assert "does not exist" in refused(*arguments("Text(path='nowhere.txt')", tmp_path / "a"))
-    assert "--workers: '0': give a whole number from 1" in refused(*arguments(text, tmp_path / "b", "--workers=0"))
+    assert "--workers: '0': give a whole number from 1" in refused(
+        *arguments(text, tmp_path / "b", "--workers=0")
+    )
     assert "is tokenised already" in refused(*arguments("Shards(path='x')", tmp_path / "c"))
     (tmp_path / "file").write_text("")
     assert "file" in refused(*arguments(text, tmp_path / "file", "--workers=2"))
@@ -115,7 +157,12 @@ def test_help_is_answered_before_anything_slow_is_imported():
 
 def test_ones_own_text_is_prepared_and_the_last_line_trains_on_it(tmp_path, capsys):
     (tmp_path / "book.txt").write_text("a book of many words, " * 900)
-    given = ["--config=smoke", f"--text={tmp_path / 'book.txt'}", f"--out={tmp_path / 'out'}", "--workers=1"]
+    given = [
+        "--config=smoke",
+        f"--text={tmp_path / 'book.txt'}",
+        f"--out={tmp_path / 'out'}",
+        "--workers=1",
+    ]
     prepare.main(given)
     config = config_of(capsys.readouterr().out)
     assert config.name == "smoke-book" and config.data.held_out == data.Tail(fraction=0.1)
@@ -128,7 +175,12 @@ def test_a_corpus_is_listed_once(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(find_files, "_list", lambda path: listed.append(path) or list_path(path))
     for number in range(9):
         (tmp_path / f"{number}.txt").write_text("a book of many words, " * 90)
-    given = ["--config=smoke", f"--text={tmp_path}", "--set=data.tokenizer=SentencePiece(n_pieces=300)", "--set=model.n_vocab=300"]
+    given = [
+        "--config=smoke",
+        f"--text={tmp_path}",
+        "--set=data.tokenizer=SentencePiece(n_pieces=300)",
+        "--set=model.n_vocab=300",
+    ]
     prepare.main([*given, f"--out={tmp_path / 'out'}", "--workers=1"])
     assert listed == [str(tmp_path)] and "train on it" in capsys.readouterr().out
     (tmp_path / "out").rename(tmp_path / "shards")  # what the next program finds is listed anew
@@ -139,31 +191,51 @@ def test_a_corpus_is_listed_once(tmp_path, capsys, monkeypatch):
 
 def test_what_is_finished_stays_as_it_is(text, tmp_path, capsys):
     """Also where the tokenizer is made of the text, which has another time, then another line."""
-    given = arguments(text, tmp_path / "out", "--workers=1", "--set=data.tokenizer=SentencePiece(n_pieces=300)", "--set=model.n_vocab=300")
+    given = arguments(
+        text,
+        tmp_path / "out",
+        "--workers=1",
+        "--set=data.tokenizer=SentencePiece(n_pieces=300)",
+        "--set=model.n_vocab=300",
+    )
     prepare.main(given)
     before = corpus.contents(tmp_path / "out")
     (tmp_path / "text.jsonl").touch()
     prepare.main(given)
-    assert "comparing their text" in capsys.readouterr().out and corpus.contents(tmp_path / "out") == before
+    assert (
+        "comparing their text" in capsys.readouterr().out
+        and corpus.contents(tmp_path / "out") == before
+    )
     with (tmp_path / "text.jsonl").open("a") as stream:
         stream.write("\n" + json.dumps({"text": "and quite other words: " + "xyzzy " * 9999}))
-    with pytest.raises(ValueError, match="was prepared with another text: it has documents 2000, .*, now it is documents 2001, "):
+    with pytest.raises(
+        ValueError,
+        match="was prepared with another text: it has documents 2000, .*, now it is documents 2001, ",
+    ):
         prepare.main(given)
     assert corpus.contents(tmp_path / "out") == before
 
 
 def test_what_no_run_could_train_on_is_no_success(tmp_path, capsys):
     (tmp_path / "book.txt").write_text("a book of many words, " * 900)
-    (tmp_path / "small.jsonl").write_text("".join(json.dumps({"text": f"{n}"}) + "\n" for n in range(200)))
+    (tmp_path / "small.jsonl").write_text(
+        "".join(json.dumps({"text": f"{n}"}) + "\n" for n in range(200))
+    )
     for number, (name, rule, match) in enumerate(
         (
             ("book.txt", "ByDocument(fraction=0.01)", "is one document, which cannot be both"),
-            ("small.jsonl", "ByDocument(fraction=0.02)", "the validation split has .* fewer than one row of model.n_ctx=32"),
+            (
+                "small.jsonl",
+                "ByDocument(fraction=0.02)",
+                "the validation split has .* fewer than one row of model.n_ctx=32",
+            ),
             ("small.jsonl", "Tail(fraction=0.1)", "the validation split has 0 tokens"),
         )
     ):
         held = f"--set=data.held_out={rule}"
         with pytest.raises(ValueError, match=match):
             source = f"--set=data.sources=Text(path='{tmp_path / name}')"
-            prepare.main(["--config=smoke", source, held, f"--out={tmp_path / str(number)}", "--workers=1"])
+            prepare.main(
+                ["--config=smoke", source, held, f"--out={tmp_path / str(number)}", "--workers=1"]
+            )
     assert "train on it" not in capsys.readouterr().out

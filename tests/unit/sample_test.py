@@ -30,7 +30,11 @@ def places(tmp_path_factory):
     (place / "theirs").mkdir()
     export_hf.save(place / "theirs", c, params, tools.TEXT)
     convert.main([f"--from={place / 'theirs'}", f"--to={place / 'run'}"])
-    return {"folder": place / "theirs", "file": place / "theirs" / "model.safetensors", "run": place / "run"}
+    return {
+        "folder": place / "theirs",
+        "file": place / "theirs" / "model.safetensors",
+        "run": place / "run",
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -51,20 +55,33 @@ def said(place, *flags: str, capsys) -> str:
     capsys.readouterr()
     sample.main([f"--run={place}", "--tokens=6", *flags])
     title, _, rest = capsys.readouterr().out.partition("\n")
-    assert title in ("gpt2, step 0", "gpt2, Hugging Face gpt2", "openai_gpt, Hugging Face openai-gpt"), title
+    assert title in (
+        "gpt2, step 0",
+        "gpt2, Hugging Face gpt2",
+        "openai_gpt, Hugging Face openai-gpt",
+    ), title
     return rest
 
 
 def test_a_run_and_weights_of_others_say_the_same(places, capsys):
-    greedy = [said(place, "--prompt=so", "--temperature=0", capsys=capsys) for place in places.values()]
+    greedy = [
+        said(place, "--prompt=so", "--temperature=0", capsys=capsys) for place in places.values()
+    ]
     assert greedy[0].startswith("so") and len(set(greedy)) == 1 and len(greedy[0]) > 4
 
 
 def test_what_evaluate_opens_is_opened_by_the_same_function(places, capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr(open_model, "open_model", lambda path, *given: asked.append(str(path)) or (_ for _ in ()).throw(ValueError("seen")))
+    monkeypatch.setattr(
+        open_model,
+        "open_model",
+        lambda path, *given: asked.append(str(path)) or (_ for _ in ()).throw(ValueError("seen")),
+    )
     for place in places.values():
-        for ask in (lambda p: sample.main([f"--run={p}"]), lambda p: evaluate.load_model(p, console.Console(quiet=True))):
+        for ask in (
+            lambda p: sample.main([f"--run={p}"]),
+            lambda p: evaluate.load_model(p, console.Console(quiet=True)),
+        ):
             with pytest.raises(ValueError, match="seen"):
                 ask(str(place))
     assert asked == [str(place) for place in places.values() for _ in range(2)]
@@ -73,14 +90,22 @@ def test_what_evaluate_opens_is_opened_by_the_same_function(places, capsys, monk
 # --- prompts -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_prompt_comes_from_a_file_or_standard_input_to_its_last_byte(places, tmp_path, monkeypatch, capsys):
+def test_a_prompt_comes_from_a_file_or_standard_input_to_its_last_byte(
+    places, tmp_path, monkeypatch, capsys
+):
     text = "no line\u2581 end,\n  caf\u00e9\n"
     (tmp_path / "prompt.txt").write_bytes(text.encode())
     expected = said(places["run"], f"--prompt={text}", capsys=capsys)
     assert expected.startswith(text)
-    assert said(places["run"], f"--prompt_file={tmp_path / 'prompt.txt'}", capsys=capsys) == expected
-    (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())  # as Windows' editors save it
-    assert said(places["run"], f"--prompt_file={tmp_path / 'marked.txt'}", capsys=capsys) == expected
+    assert (
+        said(places["run"], f"--prompt_file={tmp_path / 'prompt.txt'}", capsys=capsys) == expected
+    )
+    (tmp_path / "marked.txt").write_bytes(
+        b"\xef\xbb\xbf" + text.encode()
+    )  # as Windows' editors save it
+    assert (
+        said(places["run"], f"--prompt_file={tmp_path / 'marked.txt'}", capsys=capsys) == expected
+    )
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode()), encoding="ascii"))
     assert said(places["run"], "--prompt_file=-", capsys=capsys) == expected
 
@@ -90,7 +115,11 @@ def test_no_prompt_begins_as_texts_do(places, capsys, monkeypatch):
 
     read, stream = [], streaming.stream
     monkeypatch.setattr(
-        streaming, "stream", lambda reader, text, prompts, *more: read.append(prompts[0]) or stream(reader, text, prompts, *more)
+        streaming,
+        "stream",
+        lambda reader, text, prompts, *more: (
+            read.append(prompts[0]) or stream(reader, text, prompts, *more)
+        ),
     )
     alone = said(places["run"], "--prompt=", "--temperature=0", capsys=capsys)
     newline = said(places["run"], "--temperature=0", capsys=capsys)
@@ -102,19 +131,29 @@ def test_each_line_is_answered(places, monkeypatch, capsys):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
         return said(places["run"], "--interactive", "--temperature=0", capsys=capsys)
 
-    one, other = (said(places["run"], f"--prompt={word}", "--temperature=0", capsys=capsys) for word in ("so", "caf\u00e9"))
+    one, other = (
+        said(places["run"], f"--prompt={word}", "--temperature=0", capsys=capsys)
+        for word in ("so", "caf\u00e9")
+    )
     nothing = said(places["run"], "--prompt=", "--temperature=0", capsys=capsys)
     assert typed("so\n\ncaf\u00e9\nso".encode()) == one + nothing + other + one
     assert typed(b"") == "" and typed(b"\xff\xfe\n").startswith("\ufffd\ufffd")
 
 
-def test_a_line_that_cannot_be_answered_ends_nothing_and_the_same_line_is_answered_anew(places, monkeypatch, capsys):
+def test_a_line_that_cannot_be_answered_ends_nothing_and_the_same_line_is_answered_anew(
+    places, monkeypatch, capsys
+):
     monkeypatch.setattr("sys.stdin", io.StringIO("x" * 40 + "\nso\n"))
     answers = said(places["run"], "--interactive", "--beams=2", capsys=capsys)
-    assert answers.startswith("warning: a prompt of 40 tokens and 6 new ones are more than") and "score" in answers
+    assert (
+        answers.startswith("warning: a prompt of 40 tokens and 6 new ones are more than")
+        and "score" in answers
+    )
     monkeypatch.setattr("sys.stdin", io.StringIO("so\nso\n"))
     first, second = said(places["run"], "--interactive", "--seed=3", capsys=capsys).split("so")[1:]
-    assert first != second and "so" + first == said(places["run"], "--prompt=so", "--seed=3", capsys=capsys)
+    assert first != second and "so" + first == said(
+        places["run"], "--prompt=so", "--seed=3", capsys=capsys
+    )
 
 
 def refused(*flags: str, capsys) -> str:
@@ -177,7 +216,9 @@ OUT_OF_BOUNDS = {
 @pytest.mark.parametrize("name", OUT_OF_BOUNDS)
 def test_a_number_out_of_bounds_is_one_line(name, capsys):
     for value in OUT_OF_BOUNDS[name]:
-        assert f"argument --{name}: " in refused("--run=nothing", f"--{name}={value}", capsys=capsys)
+        assert f"argument --{name}: " in refused(
+            "--run=nothing", f"--{name}={value}", capsys=capsys
+        )
 
 
 def test_a_number_at_its_bounds_is_right(places, capsys):
@@ -187,13 +228,25 @@ def test_a_number_at_its_bounds_is_right(places, capsys):
     assert said(places["run"], "--prompt=so", *largest, capsys=capsys).startswith("so")
 
 
-@pytest.mark.parametrize("flags", [["--prompt=so"], ["--n=2", "--temperature=0"], ["--prompt=so", "--beams=2"], ["--interactive"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--prompt=so"],
+        ["--n=2", "--temperature=0"],
+        ["--prompt=so", "--beams=2"],
+        ["--interactive"],
+    ],
+)
 def test_a_model_of_nan_is_one_line(flags, places, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("so\nso\n"))
     said(places["run"], "--prompt=so", capsys=capsys)
     there = OPEN[places["run"]]
-    OPEN[places["run"].with_name("broken")] = dataclasses.replace(there, params=jax.tree.map(lambda x: x * float("nan"), there.params))
-    line = refused(f"--run={places['run'].with_name('broken')}", "--tokens=6", *flags, capsys=capsys)
+    OPEN[places["run"].with_name("broken")] = dataclasses.replace(
+        there, params=jax.tree.map(lambda x: x * float("nan"), there.params)
+    )
+    line = refused(
+        f"--run={places['run'].with_name('broken')}", "--tokens=6", *flags, capsys=capsys
+    )
     assert line.startswith("the model's probabilities are no numbers (NaN)")
 
 
@@ -223,7 +276,10 @@ def test_gpt1s_text_is_what_its_tokenizer_writes(first, capsys):
 
 @pytest.mark.shared
 def test_gpt1_begins_with_a_newline_where_a_prompt_has_no_tokens(first, capsys):
-    unsaid = [said(first, *flags, "--temperature=0", capsys=capsys) for flags in ([], ["--prompt="], ["--prompt=  "])]
+    unsaid = [
+        said(first, *flags, "--temperature=0", capsys=capsys)
+        for flags in ([], ["--prompt="], ["--prompt=  "])
+    ]
     assert unsaid[0].startswith("\n ") and len(set(unsaid)) == 1
 
 
@@ -233,11 +289,15 @@ def test_gpt1_stops_where_its_tokenizer_writes_the_stop(first, capsys):
     word = free.split()[2]
     stopped = said(first, "--prompt=go", f"--stop={word.upper()}", capsys=capsys)
     assert stopped.split() == ["go", *free[: free.index(word)].split()] and len(stopped) < len(free)
-    assert "is nothing that the tokenizer of this model can write" in refused(f"--run={first}", "--stop=\u4e94", capsys=capsys)
+    assert "is nothing that the tokenizer of this model can write" in refused(
+        f"--run={first}", "--stop=\u4e94", capsys=capsys
+    )
 
 
 @pytest.mark.shared
-def test_gpt1_without_spacy_is_asked_after_the_command_that_the_line_says(first, tmp_path, monkeypatch, capsys):
+def test_gpt1_without_spacy_is_asked_after_the_command_that_the_line_says(
+    first, tmp_path, monkeypatch, capsys
+):
     """As weights of others come, whose config.json names no tokenizer of ours."""
     monkeypatch.setitem(sys.modules, "spacy", None)
     shutil.copytree(first, tmp_path / "theirs")
@@ -246,7 +306,14 @@ def test_gpt1_without_spacy_is_asked_after_the_command_that_the_line_says(first,
     (tmp_path / "theirs" / "config.json").write_text(json.dumps(settings))
     line = refused(f"--run={tmp_path / 'theirs'}", "--prompt=go", capsys=capsys)
     assert "--set data.tokenizer.words=basic" in line and "python -m gptjax.convert" in line
-    convert.main([f"--from={tmp_path / 'theirs'}", f"--to={tmp_path / 'run'}", "--set", "data.tokenizer.words=basic"])
+    convert.main(
+        [
+            f"--from={tmp_path / 'theirs'}",
+            f"--to={tmp_path / 'run'}",
+            "--set",
+            "data.tokenizer.words=basic",
+        ]
+    )
     greedy = ["--prompt=In the Beginning", "--temperature=0"]
     sample.main([f"--run={tmp_path / 'run'}", "--tokens=6", *greedy])
     assert capsys.readouterr().out.partition("step 0\n")[2] == said(first, *greedy, capsys=capsys)
@@ -257,8 +324,14 @@ def test_openais_files_speak(tmp_path, capsys):
     openai_test.save(tmp_path, {f"model/{name}": x for name, x in tensors.items()})
     m = c.model
     (tmp_path / "hparams.json").write_text(
-        json.dumps({"n_vocab": m.n_vocab, "n_ctx": 12, "n_embd": 16, "n_head": 4, "n_layer": m.n_layers})
+        json.dumps(
+            {"n_vocab": m.n_vocab, "n_ctx": 12, "n_embd": 16, "n_head": 4, "n_layer": m.n_layers}
+        )
     )
-    assert "the weights have 257 ids, but data.tokenizer=Gpt2Bpe" in refused(f"--run={tmp_path}", capsys=capsys)
-    convert.main([f"--from={tmp_path}", f"--to={tmp_path / 'run'}", "--set", "data.tokenizer=Bytes()"])
+    assert "the weights have 257 ids, but data.tokenizer=Gpt2Bpe" in refused(
+        f"--run={tmp_path}", capsys=capsys
+    )
+    convert.main(
+        [f"--from={tmp_path}", f"--to={tmp_path / 'run'}", "--set", "data.tokenizer=Bytes()"]
+    )
     assert said(tmp_path / "run", "--prompt=so", capsys=capsys).startswith("so")

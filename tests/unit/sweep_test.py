@@ -19,24 +19,49 @@ GRID = ["--config=smoke", "--grid", "train.schedule.peak=1e-3|3e-3"]
 def test_a_dry_run_shows_every_point_and_makes_nothing(tmp_path, capsys):
     assert sweep.main([*GRID, "--seeds=2", f"--dir={tmp_path / 's'}", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert said.count("34,720 parameters") == 4 and "8.58e+09 FLOPs in all" in said and not (tmp_path / "s").exists()
+    assert (
+        said.count("34,720 parameters") == 4
+        and "8.58e+09 FLOPs in all" in said
+        and not (tmp_path / "s").exists()
+    )
     assert sweep.main(["--config=smoke", "--grid", "model.n_heads=2|5", "--dry-run"]) == 1
     assert "n_heads=5  refused: " in capsys.readouterr().out
     assert sweep.main(["--sweep=smoke_peak", "--grid", "model.n_layers=2|4", "--dry-run"]) == 0
     assert "8 points of smoke in runs/sweeps/smoke_peak" in capsys.readouterr().out
-    assert sweep.main(["--sweep=sizes", "--seeds=2", "--dry-run"]) == 0  # what is to check the laws, too
+    assert (
+        sweep.main(["--sweep=sizes", "--seeds=2", "--dry-run"]) == 0
+    )  # what is to check the laws, too
     assert "32 points of micro" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("sets", [["train.steps=20"], ["train.total_tokens=10_000"], ["train.ramp=Ramp(start_tokens=64,over_tokens=5000)"]])
-def test_a_dry_run_and_the_report_count_the_flops_of_the_steps_that_are_taken(sets, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["train.steps=20"],
+        ["train.total_tokens=10_000"],
+        ["train.ramp=Ramp(start_tokens=64,over_tokens=5000)"],
+    ],
+)
+def test_a_dry_run_and_the_report_count_the_flops_of_the_steps_that_are_taken(
+    sets, tmp_path, capsys
+):
     config = overrides.override(registry.config("smoke"), *sets)
     batches = BatchSchedule(config)
-    flops = count.train_flops_per_token(config.model) * sum(batches.rows(step) * config.model.n_ctx for step in range(batches.n_steps))
-    arguments = ["--config=smoke", "--seeds=2", f"--dir={tmp_path}", *(part for edit in sets for part in ("--set", edit))]
+    flops = count.train_flops_per_token(config.model) * sum(
+        batches.rows(step) * config.model.n_ctx for step in range(batches.n_steps)
+    )
+    arguments = [
+        "--config=smoke",
+        "--seeds=2",
+        f"--dir={tmp_path}",
+        *(part for edit in sets for part in ("--set", edit)),
+    ]
     assert sweep.main([*arguments, "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert said.count(f"{batches.n_steps} steps  {flops:.2e} FLOPs") == 2 and f"{2 * flops:.2e} FLOPs in all" in said
+    assert (
+        said.count(f"{batches.n_steps} steps  {flops:.2e} FLOPs") == 2
+        and f"{2 * flops:.2e} FLOPs in all" in said
+    )
     name, asked = sweep.parse_sweep(sweep.parse_arguments(arguments))
     run_status.write_sweep(tmp_path, name, asked)
     assert sweep.main(["report", str(tmp_path)]) == 0
@@ -66,18 +91,29 @@ def test_the_sweeps_are_listed(capsys):
         ([*GRID, "--point=2"], "--point=2: give 0 to 1"),
         ([*GRID, "--", "--nodes=2"], "--nodes=2: what stands after -- is for a launcher"),
         ([*GRID, "--dir=gs://b/s"], "--dir=gs://b/s: a sweep on this machine goes to a directory"),
-        (["--config=smoke", "--grid", "model.n_heads=2|5", "--launch=slurm"], "points that cannot be: n_heads=5"),
+        (
+            ["--config=smoke", "--grid", "model.n_heads=2|5", "--launch=slurm"],
+            "points that cannot be: n_heads=5",
+        ),
     ],
 )
 def test_what_is_refused(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError) as refused:
         sweep.main(arguments)
-    assert message in str(refused.value) and "\n" not in str(refused.value) and not list(tmp_path.iterdir())
+    assert (
+        message in str(refused.value)
+        and "\n" not in str(refused.value)
+        and not list(tmp_path.iterdir())
+    )
 
 
-@pytest.mark.parametrize("flag", ["--seeds", "--jobs", "--devices", "--together", "--retries", "--point"])
-@pytest.mark.parametrize("value", ["-1", "0", "1.5", "nan", "1e19", "9" * 5000, "\u0662x", "", "True"])
+@pytest.mark.parametrize(
+    "flag", ["--seeds", "--jobs", "--devices", "--together", "--retries", "--point"]
+)
+@pytest.mark.parametrize(
+    "value", ["-1", "0", "1.5", "nan", "1e19", "9" * 5000, "\u0662x", "", "True"]
+)
 def test_numbers_are_whole_and_in_their_bounds(flag, value, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if value == "0" and flag in ("--retries", "--point"):
@@ -85,7 +121,12 @@ def test_numbers_are_whole_and_in_their_bounds(flag, value, tmp_path, monkeypatc
     with pytest.raises(SystemExit) as refused:
         sweep.main([*GRID, f"{flag}={value}"])
     said = capsys.readouterr().err
-    assert refused.value.code == 2 and f"argument {flag}: " in said and said.count("\n") == 1 and len(said) < 300
+    assert (
+        refused.value.code == 2
+        and f"argument {flag}: " in said
+        and said.count("\n") == 1
+        and len(said) < 300
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -93,40 +134,78 @@ def test_a_sweep_that_runs_is_not_begun_a_second_time(tmp_path):
     with lock.hold(tmp_path, "sweep's directory", print):
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
         with pytest.raises(
-            ValueError, match=f"is in use: process {os.getpid()} on .* works there; wait until it ends, stop it, or give another"
+            ValueError,
+            match=f"is in use: process {os.getpid()} on .* works there; wait until it ends, stop it, or give another",
         ):
             sweep.main([*GRID, f"--dir={tmp_path}"])
         assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
 
 
 def test_a_value_that_no_terminal_can_show_is_shown_all_the_same(capsys):
-    assert sweep.main(["--config=smoke", "--grid", "loop.sample_prompt=a\udcff|$x^{$|[/b]", "--dry-run"]) == 0
+    assert (
+        sweep.main(
+            ["--config=smoke", "--grid", "loop.sample_prompt=a\udcff|$x^{$|[/b]", "--dry-run"]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert "a\ufffd" in said and shlex.quote("loop.sample_prompt=a\ufffd") in said
 
 
 def test_a_slurm_array_has_an_element_a_point(capsys):
-    assert sweep.main([*GRID, "--seeds=2", "--launch=slurm", "--", "--nodes=2", "--sbatch=--partition=gpu"]) == 0
+    assert (
+        sweep.main(
+            [*GRID, "--seeds=2", "--launch=slurm", "--", "--nodes=2", "--sbatch=--partition=gpu"]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
-    assert "#SBATCH --array=0-3\n" in said and "#SBATCH --nodes=2\n" in said and "#SBATCH --partition=gpu\n" in said
+    assert (
+        "#SBATCH --array=0-3\n" in said
+        and "#SBATCH --nodes=2\n" in said
+        and "#SBATCH --partition=gpu\n" in said
+    )
     line = said.splitlines()[-1]
-    assert line.startswith("srun ") and "-m gptjax.sweep --config=smoke --grid 'train.schedule.peak=1e-3|3e-3' --seeds=2" in line
-    assert line.endswith(' --dir=runs/sweeps/smoke_grid --point="$SLURM_ARRAY_TASK_ID"') and "--launch" not in line
+    assert (
+        line.startswith("srun ")
+        and "-m gptjax.sweep --config=smoke --grid 'train.schedule.peak=1e-3|3e-3' --seeds=2"
+        in line
+    )
+    assert (
+        line.endswith(' --dir=runs/sweeps/smoke_grid --point="$SLURM_ARRAY_TASK_ID"')
+        and "--launch" not in line
+    )
 
 
 def test_a_jobset_for_each_point(capsys):
-    arguments = ["--launch", "jobset", "--dir=gs://b/s", "--", "--name=peaks", "--image=i", "--accelerator=v5p:2x2x2"]
+    arguments = [
+        "--launch",
+        "jobset",
+        "--dir=gs://b/s",
+        "--",
+        "--name=peaks",
+        "--image=i",
+        "--accelerator=v5p:2x2x2",
+    ]
     assert sweep.main([*GRID, *arguments]) == 0
     first, second = yaml.safe_load_all(capsys.readouterr().out)
     assert [jobset["metadata"]["name"] for jobset in (first, second)] == ["peaks-0", "peaks-1"]
     pod = second["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     command = pod["containers"][0]["command"][2]
-    assert command == "exec python -m gptjax.train --config=smoke --run=gs://b/s/peak=3e-3 --set train.schedule.peak=3e-3"
+    assert (
+        command
+        == "exec python -m gptjax.train --config=smoke --run=gs://b/s/peak=3e-3 --set train.schedule.peak=3e-3"
+    )
 
 
 def test_a_point_alone(tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(train, "main", lambda arguments: told.append(arguments) or 0)
     assert sweep.main([*GRID, f"--dir={tmp_path}", "--point=1"]) == 0
-    assert told == [["--config=smoke", f"--run={tmp_path}/peak=3e-3", "--set", "train.schedule.peak=3e-3"]]
-    assert run_status.read_sweep(tmp_path)[0] == "smoke_grid" and json.loads((tmp_path / "sweep.json").read_text())["recipe"] == "smoke"
+    assert told == [
+        ["--config=smoke", f"--run={tmp_path}/peak=3e-3", "--set", "train.schedule.peak=3e-3"]
+    ]
+    assert (
+        run_status.read_sweep(tmp_path)[0] == "smoke_grid"
+        and json.loads((tmp_path / "sweep.json").read_text())["recipe"] == "smoke"
+    )

@@ -8,8 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 BUFFER_BYTES = 2**20  # read or handed on at once
-BOMB_BYTES, BOMB_RATIO = 2**26, 300  # a file that gives more bytes, and more times its own size, is a bomb; text shrinks to a tenth or so
-SCAN_BYTES = 2**24  # of a .zst file whose frames are looked at beforehand: a program writes all alike
+BOMB_BYTES, BOMB_RATIO = (
+    2**26,
+    300,
+)  # a file that gives more bytes, and more times its own size, is a bomb; text shrinks to a tenth or so
+SCAN_BYTES = (
+    2**24
+)  # of a .zst file whose frames are looked at beforehand: a program writes all alike
 XZ_MEMORY_BYTES = 2**30  # that an .xz file may ask for: xz -9 takes 65 MiB
 MAGIC = {
     ".gz": (b"\x1f\x8b",),
@@ -128,7 +133,9 @@ def _xz_flags(raw: BinaryIO) -> Iterator[bool]:
         yield footer[9] & 15 != 0
         raw.seek(index_end - index_size)
         index = iter(raw.read(index_size)[1:])
-        sizes = [(_varint(index), _varint(index))[0] for _ in range(min(_varint(index), index_size))]
+        sizes = [
+            (_varint(index), _varint(index))[0] for _ in range(min(_varint(index), index_size))
+        ]
         end = index_end - index_size - sum(-(-size // 4) * 4 for size in sizes) - 12
 
 
@@ -153,7 +160,9 @@ def _zst_flags(raw: BinaryIO) -> Iterator[bool]:
         flags = head[4]
         yield bool(flags & 4)
         single = flags >> 5 & 1
-        raw.seek((not single) + (0, 1, 2, 4)[flags & 3] + (single, 2, 4, 8)[flags >> 6], io.SEEK_CUR)
+        raw.seek(
+            (not single) + (0, 1, 2, 4)[flags & 3] + (single, 2, 4, 8)[flags >> 6], io.SEEK_CUR
+        )
         last = False
         while not last:
             if len(block := raw.read(3)) < 3:

@@ -12,7 +12,9 @@ from gptjax.data import unicode
 from gptjax.data.sources import compression, document
 from gptjax.data.sources.document import Document
 
-MAX_DOCUMENT_BYTES = 2**31  # bytes of a document, or of a line: what has more is no text, and would fill the memory
+MAX_DOCUMENT_BYTES = (
+    2**31
+)  # bytes of a document, or of a line: what has more is no text, and would fill the memory
 Skipped = collections.Counter[str]  # what was passed over -> how often
 
 
@@ -31,10 +33,19 @@ def documents(path: str, field: str, skipped: Skipped | None = None) -> Iterator
             with file.open("rb") as raw:
                 for text in read(file, raw, field):
                     if not text:
-                        skipped[f"documents whose {field} is null" if text is None else "empty documents"] += 1
+                        skipped[
+                            f"documents whose {field} is null"
+                            if text is None
+                            else "empty documents"
+                        ] += 1
                         continue
                     empty, text = False, unicode.replace_surrogates(text)
-                    yield Document(text, document.text_key(text), (bytes_before + min(size, raw.tell())) / total, number)
+                    yield Document(
+                        text,
+                        document.text_key(text),
+                        (bytes_before + min(size, raw.tell())) / total,
+                        number,
+                    )
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
         bytes_before += size
@@ -42,7 +53,11 @@ def documents(path: str, field: str, skipped: Skipped | None = None) -> Iterator
         any_text |= not empty
     if not any_text:
         n_files = len(listing.files)
-        what = f"{file} is empty: it" if n_files == 1 else f"Text(path={path!r}): none of its {n_files:,} files"
+        what = (
+            f"{file} is empty: it"
+            if n_files == 1
+            else f"Text(path={path!r}): none of its {n_files:,} files"
+        )
         raise ValueError(f"{what} holds no text; give another")
 
 
@@ -73,7 +88,9 @@ def read_whole(stream: BinaryIO, where: str) -> bytearray:
         if b"\0" in part:
             break
         if len(content) > MAX_DOCUMENT_BYTES:
-            raise ValueError(f"{where} has over {MAX_DOCUMENT_BYTES:,} bytes, too many for one document: cut it into several files")
+            raise ValueError(
+                f"{where} has over {MAX_DOCUMENT_BYTES:,} bytes, too many for one document: cut it into several files"
+            )
     return content
 
 
@@ -82,7 +99,9 @@ def read_jsonl(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str
     for number, value in read_objects(stream, file):
         if field not in value:
             has = ", ".join(value) or "nothing"
-            raise ValueError(f"{file} line {number:,} has no string field {field!r}: it has {has}; name the field with Text(field=...)")
+            raise ValueError(
+                f"{file} line {number:,} has no string field {field!r}: it has {has}; name the field with Text(field=...)"
+            )
         text = value[field]
         if text is not None and not isinstance(text, str):
             raise ValueError(
@@ -100,7 +119,9 @@ def read_objects(stream: BinaryIO, file: pathlib.Path) -> Iterator[tuple[int, di
             return
         where = f"{file} line {number:,}"
         if len(line) > MAX_DOCUMENT_BYTES:
-            raise ValueError(f"{where} has over {MAX_DOCUMENT_BYTES:,} bytes, too many for one document: give an object a line")
+            raise ValueError(
+                f"{where} has over {MAX_DOCUMENT_BYTES:,} bytes, too many for one document: give an object a line"
+            )
         text = parse.utf8(line, where)
         if text.strip():
             yield number, parse.json_object(text, where)
@@ -113,7 +134,11 @@ def read_parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[s
 
     try:
         compression_suffix = find_files.file_type(file)[1]
-        source = pyarrow.BufferReader(memoryview(_read_plain(stream, str(file)))) if compression_suffix else stream
+        source = (
+            pyarrow.BufferReader(memoryview(_read_plain(stream, str(file))))
+            if compression_suffix
+            else stream
+        )
         table = pyarrow.parquet.ParquetFile(source, page_checksum_verification=True)
         kind = _string_column_type(table.schema_arrow, file, field)
         row = 0
@@ -122,16 +147,26 @@ def read_parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[s
             try:
                 yield from column.to_pylist()
             except UnicodeDecodeError:
-                for n, value in enumerate(column.cast(pyarrow.large_binary() if kind == pyarrow.large_string() else pyarrow.binary())):
+                for n, value in enumerate(
+                    column.cast(
+                        pyarrow.large_binary()
+                        if kind == pyarrow.large_string()
+                        else pyarrow.binary()
+                    )
+                ):
                     parse.utf8(value.as_py() or b"", f"{file} row {row + n + 1:,}")
                 raise
             row += len(column)
     except pyarrow.ArrowException as error:
-        raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"{file} is not a readable parquet file: {str(error).splitlines()[0]}"
+        ) from None
     except OSError as error:
         if error.errno is not None:
             raise
-        raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"{file} is not a readable parquet file: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def _read_plain(stream: BinaryIO, where: str) -> bytearray:
@@ -140,7 +175,9 @@ def _read_plain(stream: BinaryIO, where: str) -> bytearray:
     while part := stream.read(compression.BUFFER_BYTES):
         content += part
         if len(content) > MAX_DOCUMENT_BYTES:
-            raise ValueError(f"{where} has over {MAX_DOCUMENT_BYTES:,} plain bytes: decompress it (parquet is compressed within)")
+            raise ValueError(
+                f"{where} has over {MAX_DOCUMENT_BYTES:,} plain bytes: decompress it (parquet is compressed within)"
+            )
     return content
 
 
@@ -149,13 +186,19 @@ def _string_column_type(schema: Any, file: pathlib.Path, field: str) -> Any:
     import pyarrow
 
     if field not in schema.names:
-        raise ValueError(f"{file} has no column {field!r}: it has {', '.join(schema.names)}; name the column with Text(field=...)")
+        raise ValueError(
+            f"{file} has no column {field!r}: it has {', '.join(schema.names)}; name the column with Text(field=...)"
+        )
     if schema.names.count(field) > 1:
-        raise ValueError(f"{file} has {schema.names.count(field)} columns {field!r}; rename one, or name another with Text(field=...)")
+        raise ValueError(
+            f"{file} has {schema.names.count(field)} columns {field!r}; rename one, or name another with Text(field=...)"
+        )
     kind = schema.field(field).type
     kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
     if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
-        raise ValueError(f"{file}: column {field!r} holds {kind}, not strings; name another with Text(field=...)")
+        raise ValueError(
+            f"{file}: column {field!r} holds {kind}, not strings; name another with Text(field=...)"
+        )
     return kind
 
 
@@ -195,7 +238,9 @@ def _check_beginning(file: pathlib.Path, field: str) -> bool:
             try:
                 has_checksums = compression.has_checksums(raw, compression_suffix)
             except compression.CorruptFile as error:
-                raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from None
+                raise ValueError(
+                    f"{file} is damaged or cut short ({error}): fetch it again"
+                ) from None
             raw.seek(0)
         if file_format == ".jsonl":
             next(filter(None, read(file, raw, field)), None)
@@ -210,5 +255,7 @@ def _check_beginning(file: pathlib.Path, field: str) -> bool:
             try:
                 _string_column_type(pyarrow.parquet.ParquetFile(raw).schema_arrow, file, field)
             except (pyarrow.ArrowException, OSError) as error:
-                raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
+                raise ValueError(
+                    f"{file} is not a readable parquet file: {str(error).splitlines()[0]}"
+                ) from None
     return has_checksums

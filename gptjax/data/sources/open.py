@@ -38,9 +38,18 @@ def fingerprint(source: TextSource) -> str:
         case data.Embedded():
             return f"embedded in Python {platform.python_version()}"
         case data.Text(path=path, field=field):
-            states = [(str(file), state.st_size, state.st_mtime_ns) for file, state in find_files.find(path).states.items()]
+            states = [
+                (str(file), state.st_size, state.st_mtime_ns)
+                for file, state in find_files.find(path).states.items()
+            ]
         case data.Tfds(split=split, field=field):
-            states = [split, *((str(file), *_file_state(file)) for file in sorted(tfds_directory(source).iterdir()))]
+            states = [
+                split,
+                *(
+                    (str(file), *_file_state(file))
+                    for file in sorted(tfds_directory(source).iterdir())
+                ),
+            ]
         case _:
             assert_never(source)
     return hashlib.sha256(repr((states, field)).encode()).hexdigest()
@@ -91,11 +100,18 @@ def tfds_directory(source: data.Tfds) -> pathlib.Path:
     if len(rest) > 1 or not name or (version and not VERSION_PATTERN.fullmatch(version)):
         raise ValueError(f"{where}: give NAME, NAME/CONFIG or NAME/CONFIG:VERSION, as c4/en:3.1.0")
     try:
-        default = os.environ["TFDS_DATA_DIR"] if "TFDS_DATA_DIR" in os.environ else "~/tensorflow_datasets"  # as in tfds
+        default = (
+            os.environ["TFDS_DATA_DIR"]
+            if "TFDS_DATA_DIR" in os.environ
+            else "~/tensorflow_datasets"
+        )  # as in tfds
         root = parse.path(default if source.data_dir is None else source.data_dir)
     except ValueError as error:
         raise ValueError(f"{where}: data_dir: {error}") from None
-    relative_paths = [file.parent.relative_to(root / name).parts for file in (root / name).rglob("dataset_info.json")]
+    relative_paths = [
+        file.parent.relative_to(root / name).parts
+        for file in (root / name).rglob("dataset_info.json")
+    ]
     versions: dict[str, list[str]] = {}  # of each config; "" where a data set has none
     for parts in relative_paths:
         if len(parts) in (1, 2) and VERSION_PATTERN.fullmatch(parts[-1]):
@@ -103,18 +119,33 @@ def tfds_directory(source: data.Tfds) -> pathlib.Path:
     config = rest[0] if rest else _default_config(root / name, versions)
     if config is None and versions:
         names = ", ".join(f"{name}/{one}" for one in sorted(versions))
-        raise ValueError(f"{where} has configs of which none is known to be the default: name the one that is meant, of {names}")
+        raise ValueError(
+            f"{where} has configs of which none is known to be the default: name the one that is meant, of {names}"
+        )
     matches = [one for one in versions.get(config or "", []) if version in ("", one)]
     if not matches:
         full_name = f"{name}{f'/{config}' if config else ''}{f':{version}' if version else ''}"
-        others = sorted("/".join(filter(None, (name, one))) + f":{v}" for one, each in versions.items() for v in each)
+        others = sorted(
+            "/".join(filter(None, (name, one))) + f":{v}"
+            for one, each in versions.items()
+            for v in each
+        )
         others_hint = f" (prepared are {', '.join(others)})" if others else ""
-        config_hint = "" if config else "; where it has configs, name one as NAME/CONFIG, or tfds builds them all"
+        config_hint = (
+            ""
+            if config
+            else "; where it has configs, name one as NAME/CONFIG, or tfds builds them all"
+        )
         raise ValueError(
             f"{where} is not prepared under {root}{others_hint}: on a machine with network run "
             f"`tfds build {full_name} --file_format=array_record --data_dir={shlex.quote(str(root))}`{config_hint}"
         )
-    return root / name / (config or "") / max(matches, key=lambda one: [int(part) for part in one.split(".")])
+    return (
+        root
+        / name
+        / (config or "")
+        / max(matches, key=lambda one: [int(part) for part in one.split(".")])
+    )
 
 
 def _default_config(directory: pathlib.Path, versions: Collection[str]) -> str | None:
@@ -137,7 +168,9 @@ def tfds_documents(source: data.Tfds) -> Iterator[Document]:
             )
         value = example[source.field]
         text = unicode.replace_surrogates(
-            parse.utf8(value, f"Tfds {source.name} example {number:,}") if isinstance(value, bytes) else str(value)
+            parse.utf8(value, f"Tfds {source.name} example {number:,}")
+            if isinstance(value, bytes)
+            else str(value)
         )
         if text:
             yield Document(text, document.text_key(text), (number + 1) / len(examples))
@@ -151,16 +184,24 @@ def tfds_examples(source: data.Tfds) -> Any:
 
     try:
         builder = tfds.builder_from_directory(directory)
-    except Exception as error:  # of JSON, protocol buffers and feature classes: tfds lets all of them through
+    except (
+        Exception
+    ) as error:  # of JSON, protocol buffers and feature classes: tfds lets all of them through
         reason = f"{type(error).__name__}: {errors.first_line(error)}"
-        raise ValueError(f"{directory}: tfds cannot read dataset_info.json and features.json there ({reason}); prepare it again") from None
+        raise ValueError(
+            f"{directory}: tfds cannot read dataset_info.json and features.json there ({reason}); prepare it again"
+        ) from None
     file_format = builder.info.file_format.value  # type: ignore[union-attr]
     if file_format != "array_record":
-        raise ValueError(f"{directory} is prepared as {file_format}, which needs TensorFlow: prepare it with --file_format=array_record")
+        raise ValueError(
+            f"{directory} is prepared as {file_format}, which needs TensorFlow: prepare it with --file_format=array_record"
+        )
     try:
         return builder.as_data_source(split=source.split)  # type: ignore[call-arg]
     except (ValueError, KeyError) as error:
-        raise ValueError(f"Tfds(name={source.name!r}, split={source.split!r}): {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"Tfds(name={source.name!r}, split={source.split!r}): {str(error).splitlines()[0]}"
+        ) from None
 
 
 def python_version(source: TextSource) -> str | None:

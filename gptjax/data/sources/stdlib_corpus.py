@@ -20,8 +20,19 @@ from collections.abc import Iterator
 from gptjax.data import unicode
 from gptjax.data.sources.document import Document
 
-EXCLUDE_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "pydoc_data", "__phello__"}
-CHARACTER_TABLE_PATTERN = re.compile(r"^(decoding_table|decoding_map|codec = _codecs_)", re.MULTILINE)
+EXCLUDE_FOLDERS = {
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "test",
+    "tests",
+    "idle_test",
+    "pydoc_data",
+    "__phello__",
+}
+CHARACTER_TABLE_PATTERN = re.compile(
+    r"^(decoding_table|decoding_map|codec = _codecs_)", re.MULTILINE
+)
 # Not imported: readline writes to the terminal, the others exist to be tested.
 SKIP_IMPORT_PATTERN = re.compile(r"readline|xx|_test|_ctypes_test|_xx|_interp")
 
@@ -91,14 +102,22 @@ def module_docs(module) -> Iterator[str]:
         yield f'"""{module.__doc__.strip()}"""'
     names = vars(module)
     for name in sorted(name for name in names if not name.startswith("__")):
-        value = names.get(f"__{name}__", names[name])  # sys keeps the originals of hooks that a program has replaced
-        if getattr(value, "__module__", None) != module.__name__:  # values, and names that other code put here
+        value = names.get(
+            f"__{name}__", names[name]
+        )  # sys keeps the originals of hooks that a program has replaced
+        if (
+            getattr(value, "__module__", None) != module.__name__
+        ):  # values, and names that other code put here
             continue
         if inspect.isclass(value):
             if isinstance(value.__doc__, str):
                 yield format_doc("class", name, value, value.__doc__)
             for method, member in sorted(vars(value).items()):
-                if inspect.isroutine(member) and not method.startswith("__") and isinstance(member.__doc__, str):
+                if (
+                    inspect.isroutine(member)
+                    and not method.startswith("__")
+                    and isinstance(member.__doc__, str)
+                ):
                     yield format_doc("def", f"{name}.{method}", member, member.__doc__)
         elif inspect.isbuiltin(value) and isinstance(value.__doc__, str):
             yield format_doc("def", name, value, value.__doc__)
@@ -106,6 +125,12 @@ def module_docs(module) -> Iterator[str]:
 
 def format_doc(keyword: str, name: str, value, doc: str) -> str:
     """One function or class as text: `def name(signature):` and its indented docstring."""
-    signature = re.sub(r"\$(module|type)(, /)?(, )?", "", getattr(value, "__text_signature__", None) or "(...)").replace("$", "")
+    signature = re.sub(
+        r"\$(module|type)(, /)?(, )?", "", getattr(value, "__text_signature__", None) or "(...)"
+    ).replace("$", "")
     lines = inspect.cleandoc(doc).split("\n")
-    return f"{keyword} {name}{signature}:\n" + "\n".join(f"    {line}".rstrip() for line in ['"""' + lines[0], *lines[1:]]) + '\n    """'
+    return (
+        f"{keyword} {name}{signature}:\n"
+        + "\n".join(f"    {line}".rstrip() for line in ['"""' + lines[0], *lines[1:]])
+        + '\n    """'
+    )

@@ -51,7 +51,9 @@ class ByteTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD, end-of-text is shown as <|endoftext|>."""
-        return b"".join(b"<|endoftext|>" if i == 256 else bytes([i]) for i in ids).decode(errors="replace")
+        return b"".join(b"<|endoftext|>" if i == 256 else bytes([i]) for i in ids).decode(
+            errors="replace"
+        )
 
 
 def save_files(tokenizer: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) -> None:
@@ -68,7 +70,9 @@ def spec_in(spec: data.Tokenizer, run: pathlib.Path) -> data.Tokenizer:
     """The tokenizer whose files `save_files` wrote into the run; as it was given, where there are none."""
     if isinstance(spec, data.SentencePiece):
         return dataclasses.replace(spec, path=str(run / "tokenizer.model"))
-    if isinstance(spec, data.Gpt1Bpe | data.Gpt2Bpe) and all((run / name).exists() for name in _published_files(spec).digests):
+    if isinstance(spec, data.Gpt1Bpe | data.Gpt2Bpe) and all(
+        (run / name).exists() for name in _published_files(spec).digests
+    ):
         return dataclasses.replace(spec, path=str(run))
     return spec
 
@@ -82,7 +86,11 @@ def _published_files(spec: data.Gpt1Bpe | data.Gpt2Bpe) -> openai_files.Publishe
     return gpt1_bpe.FILES if isinstance(spec, data.Gpt1Bpe) else gpt2_bpe.FILES
 
 
-def build(spec: data.Tokenizer, model_path: pathlib.Path | None = None, texts: Callable[[], Iterable[str]] | None = None) -> Tokenizer:
+def build(
+    spec: data.Tokenizer,
+    model_path: pathlib.Path | None = None,
+    texts: Callable[[], Iterable[str]] | None = None,
+) -> Tokenizer:
     """The tokenizer that `spec` names.
 
     model_path, texts: only for SentencePiece without a path. The model file `model_path` is opened if it exists; else the model is trained

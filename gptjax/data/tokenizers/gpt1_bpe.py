@@ -19,7 +19,9 @@ FILES = openai_files.PublishedFiles(
     url="https://raw.githubusercontent.com/openai/finetune-transformer-lm/master/model",
     package=None,
 )
-DASHES = str.maketrans({"\u2014": "-", "\u2013": "-", "\u2015": "-", "\u2026": "...", "\u00b4": "'"})
+DASHES = str.maketrans(
+    {"\u2014": "-", "\u2013": "-", "\u2015": "-", "\u2026": "...", "\u00b4": "'"}
+)
 # No backslash: the code's pattern is no raw string, so that its `\\+`, too, means a plus.
 RUNS = re.compile(r"""(-+|~+|!+|"+|;+|\?+|\++|,+|\)+|\(+|/+|\*+|\[+|\]+|}+|{+|\|+|_+)""")
 NEWLINE = " \n "
@@ -44,10 +46,14 @@ class Gpt1Tokenizer:
         contents = openai_files.load(FILES, path)
         vocabulary = json.loads(contents["encoder_bpe_40000.json"])
         merges = openai_files.parse_merges(contents["vocab_40000.bpe"])
-        model = models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", end_of_word_suffix="</w>")
+        model = models.BPE(
+            vocab=vocabulary, merges=merges, unk_token="<unk>", end_of_word_suffix="</w>"
+        )
         self.rust = tokenizers.Tokenizer(model)
         self.n_vocab = len(vocabulary)
-        self.newline = self.start_of_text = vocabulary["\n</w>"]  # a text of white space alone has no tokens: it begins with a newline
+        self.newline = self.start_of_text = vocabulary[
+            "\n</w>"
+        ]  # a text of white space alone has no tokens: it begins with a newline
         self.symbols = {i: symbol for symbol, i in vocabulary.items()}
         versions = "tokenizers"
         if words == "basic":
@@ -56,9 +62,13 @@ class Gpt1Tokenizer:
             self.rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         else:
             self.spacy = load_spacy()
-            versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ftfy", "spacy"))
+            versions = " ".join(
+                f"{name} {importlib.metadata.version(name)}" for name in ("ftfy", "spacy")
+            )
             versions += " backslashes as they are"  # tokens made when they were spaced are others
-        self.digest = hashlib.sha256(f"gpt1 {words} {versions} {' '.join(FILES.digests.values())}".encode()).hexdigest()
+        self.digest = hashlib.sha256(
+            f"gpt1 {words} {versions} {' '.join(FILES.digests.values())}".encode()
+        ).hexdigest()
         self.init_args = path, words
 
     def __reduce__(self):

@@ -38,7 +38,9 @@ class Gpt2Tokenizer:
         self.n_vocab = len(vocabulary)
         self.end_of_text: int | None = vocabulary["<|endoftext|>"]
         self.start_of_text: int = vocabulary["<|endoftext|>"]
-        self.digest = hashlib.sha256(("gpt2 " + " ".join(FILES.digests.values())).encode()).hexdigest()
+        self.digest = hashlib.sha256(
+            ("gpt2 " + " ".join(FILES.digests.values())).encode()
+        ).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`. The string "<|endoftext|>" in it is ordinary text: data cannot end a document."""
@@ -46,8 +48,14 @@ class Gpt2Tokenizer:
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         """The ids of each text, on as many threads as the Rust library takes (TOKENIZERS_PARALLELISM=false: one)."""
-        parts = [list(unicode.chunks(unicode.replace_surrogates(text), CHUNK_CHARS)) for text in texts]
-        encoded = iter(self.rust.encode_batch_fast([part for text in parts for part in text], add_special_tokens=False))
+        parts = [
+            list(unicode.chunks(unicode.replace_surrogates(text), CHUNK_CHARS)) for text in texts
+        ]
+        encoded = iter(
+            self.rust.encode_batch_fast(
+                [part for text in parts for part in text], add_special_tokens=False
+            )
+        )
         return [[i for _ in text for i in next(encoded).ids] for text in parts]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -31,7 +31,9 @@ def load(spec: PublishedFiles, path: str | None) -> dict[str, bytes]:
         return read_and_verify(spec, parse.path(path))
     if spec.package is not None:
         try:
-            package_files = importlib.metadata.distribution(spec.package).files or []  # a distribution's list of files: nothing is imported
+            package_files = (
+                importlib.metadata.distribution(spec.package).files or []
+            )  # a distribution's list of files: nothing is imported
         except importlib.metadata.PackageNotFoundError:
             package_files = []
         for file in package_files:
@@ -44,7 +46,9 @@ def read_and_verify(spec: PublishedFiles, directory: pathlib.Path) -> dict[str, 
     """The contents of the files in `directory`, there by OpenAI's names or Hugging Face's."""
     contents = {}
     for (name, digest), other in zip(spec.digests.items(), HUGGING_FACE_NAMES, strict=True):
-        path = directory / (name if (directory / name).exists() or not (directory / other).exists() else other)
+        path = directory / (
+            name if (directory / name).exists() or not (directory / other).exists() else other
+        )
         try:
             contents[name] = parse.disk_bytes(path)
         except OSError as error:
@@ -83,10 +87,15 @@ def download(spec: PublishedFiles) -> dict[str, bytes]:
                 f"{' and '.join(spec.digests)} in a directory and --set \"data.tokenizer={spec.config}(path='DIRECTORY')\""
             ) from None
         if hashlib.sha256(contents[name]).hexdigest() != digest:
-            raise ValueError(f"data.tokenizer={spec.config}: {spec.url}/{name} is not the published file (its SHA-256 differs)")
+            raise ValueError(
+                f"data.tokenizer={spec.config}: {spec.url}/{name} is not the published file (its SHA-256 differs)"
+            )
     return contents
 
 
 def parse_merges(content: bytes) -> list[tuple[str, str]]:
     """The pairs of a .bpe file, the first to be merged first: a version line, then a pair a line."""
-    return [(left, right) for left, right in (line.split() for line in content.decode().split("\n")[1:-1])]
+    return [
+        (left, right)
+        for left, right in (line.split() for line in content.decode().split("\n")[1:-1])
+    ]

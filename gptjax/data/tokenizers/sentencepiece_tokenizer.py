@@ -31,11 +31,15 @@ class SentencePieceTokenizer:
         except RuntimeError:
             self.n_vocab = 0
         if not self.n_vocab:
-            raise ValueError("the SentencePiece model is damaged: give a file that SentencePiece wrote")
+            raise ValueError(
+                "the SentencePiece model is damaged: give a file that SentencePiece wrote"
+            )
         end = self.processor.eos_id()
         self.end_of_text: int | None = end if end >= 0 else None
         self.unknown: int | None = self.processor.unk_id()
-        self.start_of_text: int = end if end >= 0 else (self.processor.encode("\n") or [self.processor.unk_id()])[-1]
+        self.start_of_text: int = (
+            end if end >= 0 else (self.processor.encode("\n") or [self.processor.unk_id()])[-1]
+        )
         self.space = [self.processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
         self.digest = hashlib.sha256(b"sentencepiece " + model).hexdigest()
         self.model = model
@@ -49,7 +53,11 @@ class SentencePieceTokenizer:
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         return [
-            [i for part in unicode.chunks(unicode.replace_surrogates(text), CHUNK_CHARS) for i in self._encode_chunk(part)]
+            [
+                i
+                for part in unicode.chunks(unicode.replace_surrogates(text), CHUNK_CHARS)
+                for i in self._encode_chunk(part)
+            ]
             for text in texts
         ]
 
@@ -75,7 +83,9 @@ def load(path: pathlib.Path) -> SentencePieceTokenizer:
     try:
         return SentencePieceTokenizer(parse.disk_bytes(path))
     except OSError as error:
-        raise ValueError(f"data.tokenizer=SentencePiece(path=...): {path} cannot be read ({error.strerror}); give a .model file") from None
+        raise ValueError(
+            f"data.tokenizer=SentencePiece(path=...): {path} cannot be read ({error.strerror}); give a .model file"
+        ) from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -144,7 +154,10 @@ def train(texts: Iterable[str], n_pieces: int) -> SentencePieceTokenizer:
             minloglevel=3,
         )
     except RuntimeError as error:
-        most, least = re.search(r"value <= (\d+)", str(error)), re.search(r"required_chars. \d+ vs (\d+)", str(error))
+        most, least = (
+            re.search(r"value <= (\d+)", str(error)),
+            re.search(r"required_chars. \d+ vs (\d+)", str(error)),
+        )
         if least:
             reason = f"its training text has many different characters; ask for {least[1]} or more"
         else:

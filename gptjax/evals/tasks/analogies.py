@@ -13,7 +13,14 @@ def format_pair(words: list[str]) -> str:
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     completions = tuple(f" {format_pair(choice)}" for choice in row["choices"])
-    return [Item(id=row["id"], contexts=(f"{format_pair(row['stem'])} as",), completions=completions, right=(row["label"],))]
+    return [
+        Item(
+            id=row["id"],
+            contexts=(f"{format_pair(row['stem'])} as",),
+            completions=completions,
+            right=(row["label"],),
+        )
+    ]
 
 
 TASKS = (
@@ -22,11 +29,21 @@ TASKS = (
         summary="which two words are related as two others are",
         protocol=Protocol(shots=20, method=PerToken(), metric="accuracy"),
         items=items,
-        schema={"stem": "[text]: two words", "choices": "[[text]]: pairs of words", "label": "number: of the right pair, from 0"},
+        schema={
+            "stem": "[text]: two words",
+            "choices": "[[text]]: pairs of words",
+            "label": "number: of the right pair, from 0",
+        },
         example={
             "id": "0",
             "stem": ["kitten", "cat"],
-            "choices": [["puppy", "dog"], ["hen", "egg"], ["leaf", "tree"], ["cow", "milk"], ["nest", "bird"]],
+            "choices": [
+                ["puppy", "dog"],
+                ["hen", "egg"],
+                ["leaf", "tree"],
+                ["cow", "milk"],
+                ["nest", "bird"],
+            ],
             "label": 0,
         },
         splits=("test", "test"),

@@ -17,14 +17,25 @@ def make_task(number: int) -> Task:
         question = f"Question: {row['hypothesis'].strip()} True, False, or Neither?"
         context = f"anli {number}: anli {number}: {row['context'].strip()}\n{question}"
         right = (list(LABEL_WORDS).index(row["label"]),) if row["label"] in LABEL_WORDS else ()
-        return [Item(id=row["id"], contexts=(context,), completions=tuple(LABEL_WORDS.values()), right=right)]
+        return [
+            Item(
+                id=row["id"],
+                contexts=(context,),
+                completions=tuple(LABEL_WORDS.values()),
+                right=right,
+            )
+        ]
 
     return Task(
         name=f"anli_r{number}",
         summary=f"does a text say that a sentence is true, is false, or neither; round {number}",
         protocol=Protocol(shots=50, method=PerToken(), metric="accuracy"),
         items=items,
-        schema={"context": "text", "hypothesis": "text", "label": "text: e, n or c; empty if not known"},
+        schema={
+            "context": "text",
+            "hypothesis": "text",
+            "label": "text: e, n or c; empty if not known",
+        },
         example={
             "id": "0",
             "context": "The lighthouse of the island was built in 1871 and has been dark since 1990.",
@@ -42,7 +53,12 @@ def make_task(number: int) -> Task:
 
 def from_tfds(row: Row) -> Row:
     label = "enc"[row["label"]] if row["label"] >= 0 else ""
-    return {"id": row["uid"], "context": row["context"], "hypothesis": row["hypothesis"], "label": label}
+    return {
+        "id": row["uid"],
+        "context": row["context"],
+        "hypothesis": row["hypothesis"],
+        "label": label,
+    }
 
 
 TASKS = tuple(make_task(number) for number in (1, 2, 3))

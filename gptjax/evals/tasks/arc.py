@@ -32,7 +32,13 @@ def from_tfds(row: Row) -> Row:
     choices = row["choices"]
     answer = "ABCDE"[number] if number >= 0 else ""
     labels = [answer_letter(label) for label in choices["label"]]
-    return {"id": row["id"], "question": row["question"], "choices": choices["text"], "labels": labels, "answer": answer}
+    return {
+        "id": row["id"],
+        "question": row["question"],
+        "choices": choices["text"],
+        "labels": labels,
+        "answer": answer,
+    }
 
 
 def answer_letter(label: str | int) -> str:

@@ -15,17 +15,28 @@ MARK = "\x00"  # stands where the candidate begins, while spaces are put right; 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     candidates = row["candidates"]
     if row["question"].split().count(BLANK) != 1 or candidates.count(row["answer"]) != 1:
-        raise ValueError(f"cbt, row {row['id']}: a question has one {BLANK}, and the answer is one of the candidates")
+        raise ValueError(
+            f"cbt, row {row['id']}: a question has one {BLANK}, and the answer is one of the candidates"
+        )
     words = row["question"].split()
     blank_index = words.index(BLANK)
     halves = []
     for candidate in candidates:
-        text = " ".join([*row["sentences"], *words[:blank_index], MARK + candidate, *words[blank_index + 1 :]])
+        text = " ".join(
+            [*row["sentences"], *words[:blank_index], MARK + candidate, *words[blank_index + 1 :]]
+        )
         halves.append(detokenizers.apply(text, detokenizers.CBT).split(MARK))
     context = halves[0][0].rstrip()
     gap = halves[0][0][len(context) :]
     right = candidates.index(row["answer"])
-    return [Item(id=row["id"], contexts=(context,), completions=tuple(gap + rest for _, rest in halves), right=(right,))]
+    return [
+        Item(
+            id=row["id"],
+            contexts=(context,),
+            completions=tuple(gap + rest for _, rest in halves),
+            right=(right,),
+        )
+    ]
 
 
 def make_task(name: str, summary: str, example: Row, *scores: float) -> Task:
@@ -47,19 +58,44 @@ def make_task(name: str, summary: str, example: Row, *scores: float) -> Task:
     )
 
 
-STORY = ["The miller had a cat that slept by the oven .", "`` It is lazy , '' said his wife , but the miller did n't mind ."]
+STORY = [
+    "The miller had a cat that slept by the oven .",
+    "`` It is lazy , '' said his wife , but the miller did n't mind .",
+]
 NOUNS = {
     "id": "0",
     "sentences": STORY,
     "question": "One night a mouse ran over the XXXXX , and the cat woke up .",
-    "candidates": ["oven", "wife", "miller", "floor", "night", "bread", "river", "door", "moon", "king"],
+    "candidates": [
+        "oven",
+        "wife",
+        "miller",
+        "floor",
+        "night",
+        "bread",
+        "river",
+        "door",
+        "moon",
+        "king",
+    ],
     "answer": "floor",
 }
 NAMES = {
     "id": "0",
     "sentences": [*STORY, "Their daughter Greta liked it , and so did her friend Anton ."],
     "question": "`` Come here , '' said XXXXX , who had some milk .",
-    "candidates": ["Greta", "Anton", "Miller", "Oven", "Peter", "Maria", "Hilda", "Klaus", "Jakob", "Elsa"],
+    "candidates": [
+        "Greta",
+        "Anton",
+        "Miller",
+        "Oven",
+        "Peter",
+        "Maria",
+        "Hilda",
+        "Klaus",
+        "Jakob",
+        "Elsa",
+    ],
     "answer": "Greta",
 }
 TASKS = (

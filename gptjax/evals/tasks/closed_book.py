@@ -24,16 +24,29 @@ def verbatim_items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
 
 
 def template(row: Row, question: str, protocol: Protocol) -> list[Item]:
-    context = f"Q: {question}" + {"gpt3": "\n\nA:", "gpt2": "\nA:"}[prompt_variant(protocol, "gpt3", "gpt2")]
+    context = (
+        f"Q: {question}"
+        + {"gpt3": "\n\nA:", "gpt2": "\nA:"}[prompt_variant(protocol, "gpt3", "gpt2")]
+    )
     right = tuple(row["answers"])
     return [
-        Item(id=row["id"], contexts=(context,), completions=(f" {right[0]}" if right else "",), right=(0,) if right else (), answers=right)
+        Item(
+            id=row["id"],
+            contexts=(context,),
+            completions=(f" {right[0]}" if right else "",),
+            right=(0,) if right else (),
+            answers=right,
+        )
     ]
 
 
 def trivia_from_tfds(row: Row) -> Row:
     answer = row["answer"]
-    return {"id": row["question_id"], "question": row["question"], "answers": [answer["value"], *answer["aliases"]]}
+    return {
+        "id": row["question_id"],
+        "question": row["question"],
+        "answers": [answer["value"], *answer["aliases"]],
+    }
 
 
 def nq_from_tfds(row: Row) -> Row:
@@ -44,16 +57,25 @@ closed_book_task = functools.partial(
     Task,
     protocol=Protocol(shots=64, method=Beam(n_tokens=32), metric="exact_match"),
     items=items,
-    schema={"question": "text", "answers": "[text]: every right one, the first to be shown in demonstrations"},
+    schema={
+        "question": "text",
+        "answers": "[text]: every right one, the first to be shown in demonstrations",
+    },
 )
 GPT2_CONVENTIONS: Mapping[str, Protocol] = {
-    "gpt2": Protocol(shots=5, method=Greedy(n_tokens=32), metric="exact_match", separator="\n", wording="gpt2")
+    "gpt2": Protocol(
+        shots=5, method=Greedy(n_tokens=32), metric="exact_match", separator="\n", wording="gpt2"
+    )
 }
 TASKS = (
     closed_book_task(
         name="natural_questions",
         summary="questions that people asked Google",
-        example={"id": "0", "question": "who built the first bridge at old ferry", "answers": ["Anna Lind", "A. Lind"]},
+        example={
+            "id": "0",
+            "question": "who built the first bridge at old ferry",
+            "answers": ["Anna Lind", "A. Lind"],
+        },
         tfds="natural_questions_open",
         from_tfds=nq_from_tfds,
         data_hint="NQ-open.dev.jsonl of github.com/google-research-datasets/natural-questions, its `answer` called answers",
@@ -73,7 +95,11 @@ TASKS = (
     closed_book_task(
         name="web_questions",
         summary="questions that Freebase answers",
-        example={"id": "0", "question": "what river runs through old ferry?", "answers": ["The Aire", "Aire"]},
+        example={
+            "id": "0",
+            "question": "what river runs through old ferry?",
+            "answers": ["The Aire", "Aire"],
+        },
         splits=("test", "train"),
         tfds="web_questions",
         from_tfds=lambda row: {"question": row["question"], "answers": row["answers"]},

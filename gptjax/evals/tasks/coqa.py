@@ -12,17 +12,30 @@ from gptjax.evals.task import Item, Row, Task, gpt2_scores, gpt3_scores, prompt_
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     gap = {"gpt3": "\n\n", "gpt2": "\n"}[prompt_variant(protocol, "gpt3", "gpt2")]
     if not len(row["questions"]) == len(row["answers"]) or not all(row["answers"]):
-        raise ValueError(f"coqa, row {row['id']}: {len(row['questions'])} questions, {len(row['answers'])} lists of answers; give one each")
+        raise ValueError(
+            f"coqa, row {row['id']}: {len(row['questions'])} questions, {len(row['answers'])} lists of answers; give one each"
+        )
     context, result = row["story"], []
     for turn, (question, right) in enumerate(zip(row["questions"], row["answers"], strict=True)):
         context += f"\n\nQ: {question}{gap}A:"
-        result.append(Item(id=f"{row['id']}-{turn}", contexts=(context,), completions=(f" {right[0]}",), answers=tuple(right)))
+        result.append(
+            Item(
+                id=f"{row['id']}-{turn}",
+                contexts=(context,),
+                completions=(f" {right[0]}",),
+                answers=tuple(right),
+            )
+        )
         context += f" {right[0]}"
     return result
 
 
 def from_tfds(row: Row) -> Row:
-    return {"story": row["story"], "questions": row["questions"], "answers": [[answer] for answer in row["answers"]["input_text"]]}
+    return {
+        "story": row["story"],
+        "questions": row["questions"],
+        "answers": [[answer] for answer in row["answers"]["input_text"]],
+    }
 
 
 TASKS = (
@@ -31,12 +44,20 @@ TASKS = (
         summary="a conversation about a story",
         protocol=Protocol(shots=5, method=Beam(n_tokens=48), metric="f1"),
         items=items,
-        schema={"story": "text", "questions": "[text]", "answers": "[[text]]: of each question, every person's; the first is shown"},
+        schema={
+            "story": "text",
+            "questions": "[text]",
+            "answers": "[[text]]: of each question, every person's; the first is shown",
+        },
         example={
             "id": "0",
             "story": "Ida has a boat. She rows to the island each Sunday with her dog Rex.",
             "questions": ["What does Ida have?", "Where does she go?", "With whom?"],
-            "answers": [["a boat", "a boat", "boat"], ["to the island", "the island"], ["her dog", "Rex", "her dog Rex"]],
+            "answers": [
+                ["a boat", "a boat", "boat"],
+                ["to the island", "the island"],
+                ["her dog", "Rex", "her dog Rex"],
+            ],
         },
         splits=("test", "train"),
         tfds="coqa",
@@ -54,6 +75,8 @@ TASKS = (
                 "31.1/52.0/62.7/66.8/73.2/77.3/79.9/85.0",
             ),
         ),
-        conventions={"gpt2": Protocol(shots=0, method=Greedy(n_tokens=48), metric="f1", wording="gpt2")},
+        conventions={
+            "gpt2": Protocol(shots=0, method=Greedy(n_tokens=48), metric="f1", wording="gpt2")
+        },
     ),
 )

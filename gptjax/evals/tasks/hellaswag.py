@@ -17,7 +17,14 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     clean = remove_marks if prompt_variant(protocol, "plain", "cleaned") == "cleaned" else str.strip
     context = f"{row['activity_label']}: {LAST_SENTENCE_START.sub(lambda match: match[0].upper(), row['context'].strip())}"
     endings = tuple(f" {clean(ending)}" for ending in row["endings"])
-    return [Item(id=row["id"], contexts=(clean(context),), completions=endings, right=(row["label"],) if row["label"] >= 0 else ())]
+    return [
+        Item(
+            id=row["id"],
+            contexts=(clean(context),),
+            completions=endings,
+            right=(row["label"],) if row["label"] >= 0 else (),
+        )
+    ]
 
 
 def remove_marks(text: str) -> str:
@@ -56,7 +63,9 @@ TASKS = (
         from_tfds=from_tfds,
         data_hint="hellaswag_val.jsonl and hellaswag_train.jsonl of github.com/rowanz/hellaswag, data/, with ctx called context",
         scorer_source="accuracy; github.com/rowanz/hellaswag, hellaswag_models/",
-        conventions={"cleaned": Protocol(shots=20, method=PerByte(), metric="accuracy", wording="cleaned")},
+        conventions={
+            "cleaned": Protocol(shots=20, method=PerByte(), metric="accuracy", wording="cleaned")
+        },
         paper_scores=gpt3_scores(
             "accuracy",
             "33.7/43.6/51.0/54.7/62.8/67.4/70.9/78.9",

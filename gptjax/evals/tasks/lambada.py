@@ -29,14 +29,26 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     if variant in ("plain", "gpt2") or (variant == "paper" and shots == 0):
         start = "\n" if variant == "gpt2" else ""
         return [Item(id=row["id"], contexts=(start + before,), completions=(text[len(before) :],))]
-    return [Item(id=row["id"], contexts=(f"{text[: len(text) - len(last)]}____. ->",), completions=(f" {last}",))]
+    return [
+        Item(
+            id=row["id"],
+            contexts=(f"{text[: len(text) - len(last)]}____. ->",),
+            completions=(f" {last}",),
+        )
+    ]
 
 
 TASKS = (
     Task(
         name="lambada",
         summary="the last word of a passage",
-        protocol=Protocol(shots=15, method=Word(), metric="accuracy", description="Fill in blank:", described_from=1),
+        protocol=Protocol(
+            shots=15,
+            method=Word(),
+            metric="accuracy",
+            description="Fill in blank:",
+            described_from=1,
+        ),
         items=items,
         schema={"text": "text: a passage, its last word included"},
         example={
@@ -66,8 +78,12 @@ TASKS = (
         ),
         conventions={
             "gpt2": Protocol(shots=0, method=LastToken(), metric="accuracy", wording="gpt2"),
-            "stop_words": Protocol(shots=0, method=Word(stop_words=True), metric="accuracy", wording="plain"),
-            "plain": Protocol(shots=15, method=Word(), metric="accuracy", wording="plain"),  # GPT-3 Appendix C: 77.8 few-shot
+            "stop_words": Protocol(
+                shots=0, method=Word(stop_words=True), metric="accuracy", wording="plain"
+            ),
+            "plain": Protocol(
+                shots=15, method=Word(), metric="accuracy", wording="plain"
+            ),  # GPT-3 Appendix C: 77.8 few-shot
         },
     ),
 )

@@ -66,7 +66,10 @@ TASKS = (
         units=count_words_and_lines,
         rules=detokenizers.PTB,
         example=" the bank 's chairman did n't say more than N % \n it was a quiet day \n",
-        paper_scores=(*gpt2_scores("perplexity", 65.85, 47.33, 40.31, 35.76), *gpt3_scores("perplexity", zero="20.5")),
+        paper_scores=(
+            *gpt2_scores("perplexity", 65.85, 47.33, 40.31, 35.76),
+            *gpt3_scores("perplexity", zero="20.5"),
+        ),
         data_hint="ptb.test.txt of www.fit.vutbr.cz/~imikolov/rnnlm/simple-examples.tgz as ptb.txt",
     ),
     make_task(

@@ -10,7 +10,13 @@ from collections.abc import Iterable, Iterator
 from gptjax.config.evaluation import PerToken, Protocol
 from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
-PROTOCOL = Protocol(shots=32, method=PerToken(), metric="group_accuracy", description="READING COMPREHENSION ANSWER KEY", fixed_shots=True)
+PROTOCOL = Protocol(
+    shots=32,
+    method=PerToken(),
+    metric="group_accuracy",
+    description="READING COMPREHENSION ANSWER KEY",
+    fixed_shots=True,
+)
 TRUTH_MARKS = ("[True]", "[False]")
 
 
@@ -18,7 +24,8 @@ def items(row: Row, protocol: Protocol, shots: int) -> Iterator[Item]:
     context = f"{row['paragraph'].strip()}\n\n{row['question'].strip()}"
     is_labeled = all(label >= 0 for label in row["labels"])
     labeled_answers = (
-        f"\n- {TRUTH_MARKS[1 - label]} {answer.strip()}" for answer, label in zip(row["answers"], row["labels"], strict=True)
+        f"\n- {TRUTH_MARKS[1 - label]} {answer.strip()}"
+        for answer, label in zip(row["answers"], row["labels"], strict=True)
     )
     demonstration = context + "".join(labeled_answers) if is_labeled else ""
     for number, (answer, label) in enumerate(zip(row["answers"], row["labels"], strict=True)):
@@ -53,7 +60,11 @@ def merge_rows(rows: Iterable[Row]) -> Iterator[Row]:
             questions[row["id"]] = row
     for row in questions.values():
         answers = sorted(row["answers"])
-        yield {**row, "answers": [text for _, text, _ in answers], "labels": [label for _, _, label in answers]}
+        yield {
+            **row,
+            "answers": [text for _, text, _ in answers],
+            "labels": [label for _, _, label in answers],
+        }
 
 
 TASKS = (

@@ -13,14 +13,21 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
 def from_tfds(row: Row) -> Row:
     question = row["question"]
     answer = "ABCD"[row["answerKey"]] if row["answerKey"] >= 0 else ""
-    return {"question": question["stem"], "choices": [question[f"choice_{x}"] for x in "ABCD"], "labels": list("ABCD"), "answer": answer}
+    return {
+        "question": question["stem"],
+        "choices": [question[f"choice_{x}"] for x in "ABCD"],
+        "labels": list("ABCD"),
+        "answer": answer,
+    }
 
 
 TASKS = (
     Task(
         name="openbookqa",
         summary="school science without the book",
-        protocol=Protocol(shots=100, method=Unconditional(answer_context="Answer:"), metric="accuracy"),
+        protocol=Protocol(
+            shots=100, method=Unconditional(answer_context="Answer:"), metric="accuracy"
+        ),
         items=items,
         schema=arc.SCHEMA,
         example={

@@ -9,7 +9,9 @@ from gptjax.evals.task import Item, Row, Task, gpt3_scores
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     completions = tuple(f" {row[name].strip()}" for name in ("sol1", "sol2"))
     right = (row["label"],) if row["label"] >= 0 else ()
-    return [Item(id=row["id"], contexts=(row["goal"].strip(),), completions=completions, right=right)]
+    return [
+        Item(id=row["id"], contexts=(row["goal"].strip(),), completions=completions, right=right)
+    ]
 
 
 def from_tfds(row: Row) -> Row:
@@ -22,7 +24,12 @@ TASKS = (
         summary="which of two ways leads to an everyday goal",
         protocol=Protocol(shots=50, method=PerToken(), metric="accuracy"),
         items=items,
-        schema={"goal": "text", "sol1": "text", "sol2": "text", "label": "number: 0 or 1; -1 if not known"},
+        schema={
+            "goal": "text",
+            "sol1": "text",
+            "sol2": "text",
+            "label": "number: 0 or 1; -1 if not known",
+        },
         example={
             "id": "0",
             "goal": "How to keep a door open.",

@@ -11,11 +11,20 @@ from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     if not len(row["questions"]) == len(row["answers"]) or not all(row["answers"]):
-        raise ValueError(f"quac, row {row['id']}: {len(row['questions'])} questions, {len(row['answers'])} lists of answers; give one each")
+        raise ValueError(
+            f"quac, row {row['id']}: {len(row['questions'])} questions, {len(row['answers'])} lists of answers; give one each"
+        )
     context, result = f"TITLE: {row['title']} - {row['section']}\nPARAGRAPH: {row['context']}", []
     for turn, (question, right) in enumerate(zip(row["questions"], row["answers"], strict=True)):
         context += f"\n\nQ: {question}\n\nA:"
-        result.append(Item(id=f"{row['id']}-{turn}", contexts=(context,), completions=(f" {right[0]}",), answers=tuple(right[1:] or right)))
+        result.append(
+            Item(
+                id=f"{row['id']}-{turn}",
+                contexts=(context,),
+                completions=(f" {right[0]}",),
+                answers=tuple(right[1:] or right),
+            )
+        )
         context += f" {right[0]}"
     return result
 
@@ -39,7 +48,10 @@ TASKS = (
             "section": "Early work",
             "context": "Lind built her first bridge in 1891. It stood for ten years. CANNOTANSWER",
             "questions": ["When did she build her first bridge?", "Who paid for it?"],
-            "answers": [["in 1891", "her first bridge in 1891", "1891"], ["CANNOTANSWER", "CANNOTANSWER", "CANNOTANSWER"]],
+            "answers": [
+                ["in 1891", "her first bridge in 1891", "1891"],
+                ["CANNOTANSWER", "CANNOTANSWER", "CANNOTANSWER"],
+            ],
         },
         data_hint="val_v0.2.json of quac.ai, a dialogue a line: TFDS' quac has the questions in another order, and not their numbers",
         score=scorers.quac,

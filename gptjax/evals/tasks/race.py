@@ -15,14 +15,33 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     if not len(questions) == len(options) == len(letters) or any(
         letter not in LETTERS[: len(o)] for o, letter in zip(options, letters, strict=True)
     ):
-        raise ValueError(f"race, row {row['id']}: give each question its options and the letter of the right one")
+        raise ValueError(
+            f"race, row {row['id']}: give each question its options and the letter of the right one"
+        )
     right = [LETTERS.index(letter) for letter in letters]
-    pairs = [f"Q: {question}\n\nA: {choices[number]}" for question, choices, number in zip(questions, options, right, strict=True)]
+    pairs = [
+        f"Q: {question}\n\nA: {choices[number]}"
+        for question, choices, number in zip(questions, options, right, strict=True)
+    ]
     result = []
     for turn, (question, choices) in enumerate(zip(questions, options, strict=True)):
-        context = "\n\n".join([f"Article:\n{row['article']}", *pairs[:turn], *pairs[turn + 1 :], f"Q: {question}\n\nA:"])
+        context = "\n\n".join(
+            [
+                f"Article:\n{row['article']}",
+                *pairs[:turn],
+                *pairs[turn + 1 :],
+                f"Q: {question}\n\nA:",
+            ]
+        )
         completions = tuple(f" {option}" for option in choices)
-        result.append(Item(id=f"{row['id']}-{turn}", contexts=(context,), completions=completions, right=(right[turn],)))
+        result.append(
+            Item(
+                id=f"{row['id']}-{turn}",
+                contexts=(context,),
+                completions=completions,
+                right=(right[turn],),
+            )
+        )
     return result
 
 
@@ -42,7 +61,10 @@ def make_task(name: str, config: str, summary: str, paper_scores: tuple[PaperSco
             "id": "0",
             "article": "Ida lives by the river. Each Sunday she rows to the island, for there is no bridge.",
             "questions": ["How does Ida reach the island?", "Ida goes there _ ."],
-            "options": [["By bus", "By boat", "On foot", "By train"], ["daily", "never", "weekly", "once"]],
+            "options": [
+                ["By bus", "By boat", "On foot", "By train"],
+                ["daily", "never", "weekly", "once"],
+            ],
             "answers": ["B", "C"],
         },
         splits=("test", "train"),

@@ -16,13 +16,27 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     names = list(dict.fromkeys(row["entities"]))
     completions = tuple(f"\n- {row['query'].strip().replace(GAP, name)}" for name in names)
     right = tuple(number for number, name in enumerate(names) if name in row["answers"])
-    return [Item(id=row["id"], contexts=(context.rstrip(),), completions=completions, right=right, facts={"names": names})]
+    return [
+        Item(
+            id=row["id"],
+            contexts=(context.rstrip(),),
+            completions=completions,
+            right=right,
+            facts={"names": names},
+        )
+    ]
 
 
 def score(metric: str, prediction: str, item: Item) -> float:
     """F1 of words with the best of the right names, of the name that was chosen; evaluate.py."""
     choice = [completion.strip() for completion in item.completions].index(prediction)
-    return max((scorers.word_f1(item.facts["names"][choice], item.facts["names"][right]) for right in item.right), default=0.0)
+    return max(
+        (
+            scorers.word_f1(item.facts["names"][choice], item.facts["names"][right])
+            for right in item.right
+        ),
+        default=0.0,
+    )
 
 
 def from_tfds(row: Row) -> Row:

@@ -31,7 +31,14 @@ ScrambleFn = Callable[[str, random.Random], str]
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     word = row["word"]
-    return [Item(id=row["id"], contexts=(f"{row['scrambled']} =",), completions=(f" {word}",), answers=(word,))]
+    return [
+        Item(
+            id=row["id"],
+            contexts=(f"{row['scrambled']} =",),
+            completions=(f" {word}",),
+            answers=(word,),
+        )
+    ]
 
 
 def cycle_letters(word: str, rng: random.Random) -> str:
@@ -64,14 +71,21 @@ def reverse(word: str, rng: random.Random) -> str:
 
 
 def make_task(
-    name: str, summary: str, scramble: ScrambleFn, keep_unchanged: bool, min_lengths: tuple[int, int], paper_scores: tuple[PaperScores, ...]
+    name: str,
+    summary: str,
+    scramble: ScrambleFn,
+    keep_unchanged: bool,
+    min_lengths: tuple[int, int],
+    paper_scores: tuple[PaperScores, ...],
 ) -> Task:
     """keep_unchanged: whether words stay that scrambling cannot change; min_lengths: letters of a word, by the paper and of the released
     file."""
 
     def make_rows(protocol: Protocol, seed: int, split: str) -> Iterator[Row]:
         variant = prompt_variant(protocol, "paper", "released")
-        min_length, max_length = (min_lengths[0], 14) if variant == "paper" else (min_lengths[1], 15)
+        min_length, max_length = (
+            (min_lengths[0], 14) if variant == "paper" else (min_lengths[1], 15)
+        )
         rng = random.Random(f"{name} {variant} {split} {seed}")
         number = 0
         for word in word_list.load_words(protocol.words, min_length, max_length, MAX_WORDS, seed):

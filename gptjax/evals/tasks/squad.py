@@ -27,7 +27,9 @@ def first_answer(row: Row) -> str:
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
-    earlier = "".join(f"Q: {question}\n\nA: {answer}\n\n" for question, answer in row.get("earlier", ()))
+    earlier = "".join(
+        f"Q: {question}\n\nA: {answer}\n\n" for question, answer in row.get("earlier", ())
+    )
     context = f"Title: {row['title']}\n\nBackground: {row['context']}\n\n{earlier}Q: {row['question']}\n\nA:"
     return [
         Item(
@@ -46,7 +48,12 @@ TASKS = (
         summary="questions about a paragraph, some without an answer",
         protocol=Protocol(shots=16, method=Beam(n_tokens=48), metric="f1"),
         items=items,
-        schema={"title": "text", "context": "text", "question": "text", "answers": "[text]: every right one; none if there is none"},
+        schema={
+            "title": "text",
+            "context": "text",
+            "question": "text",
+            "answers": "[text]: every right one; none if there is none",
+        },
         example={
             "id": "0",
             "title": "Old_Ferry",

@@ -8,13 +8,19 @@ from gptjax.evals.task import Item, Row, Task, gpt3_scores
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     endings = tuple(f" {ending.strip()}" for ending in row["endings"])
     right = (row["label"],) if row["label"] >= 0 else ()
-    return [Item(id=row["id"], contexts=(row["context"].strip(),), completions=endings, right=right)]
+    return [
+        Item(id=row["id"], contexts=(row["context"].strip(),), completions=endings, right=right)
+    ]
 
 
 def from_tfds(row: Row) -> Row:
     """AnswerRightEnding counts from 1."""
     label = int(row["label"])
-    return {"context": row["context"], "endings": row["endings"], "label": label - 1 if label > 0 else -1}
+    return {
+        "context": row["context"],
+        "endings": row["endings"],
+        "label": label - 1 if label > 0 else -1,
+    }
 
 
 TASKS = (
@@ -23,11 +29,18 @@ TASKS = (
         summary="which of two sentences ends a story",
         protocol=Protocol(shots=70, method=PerToken(), metric="accuracy"),
         items=items,
-        schema={"context": "text: four sentences", "endings": "[text]: two", "label": "number: 0 or 1; -1 if not known"},
+        schema={
+            "context": "text: four sentences",
+            "endings": "[text]: two",
+            "label": "number: 0 or 1; -1 if not known",
+        },
         example={
             "id": "0",
             "context": "Ana found a wallet on the bus. There was money in it. She asked the driver for help. He knew the owner.",
-            "endings": ["The wallet was back with its owner that evening.", "The bus learned to swim that evening."],
+            "endings": [
+                "The wallet was back with its owner that evening.",
+                "The bus learned to swim that evening.",
+            ],
             "label": 0,
         },
         splits=("test", "validation"),

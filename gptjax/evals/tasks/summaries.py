@@ -16,7 +16,15 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     summary = row["highlights"]
     one_line = " ".join(summary.split())
     facts = {"sentences": 3, "hint": hint}
-    return [Item(id=row["id"], contexts=(row["article"] + hint,), completions=(f" {one_line}",), answers=(summary,), facts=facts)]
+    return [
+        Item(
+            id=row["id"],
+            contexts=(row["article"] + hint,),
+            completions=(f" {one_line}",),
+            answers=(summary,),
+            facts=facts,
+        )
+    ]
 
 
 TASKS = (
@@ -42,6 +50,10 @@ TASKS = (
             *gpt2_scores("rouge_l", 26.58),
             *gpt2_scores("rouge", 21.40),
         ),
-        conventions={"no_hint": Protocol(shots=0, method=TopK(n_tokens=100, k=2), metric="rouge", wording="no_hint")},  # 15.03
+        conventions={
+            "no_hint": Protocol(
+                shots=0, method=TopK(n_tokens=100, k=2), metric="rouge", wording="no_hint"
+            )
+        },  # 15.03
     ),
 )

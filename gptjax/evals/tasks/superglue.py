@@ -12,35 +12,64 @@ from collections.abc import Callable
 from gptjax.config.evaluation import PerToken, Protocol
 from gptjax.evals.task import Item, PaperScores, Row, Task, gpt3_scores
 
-Template = Callable[[Row], tuple[str, tuple[str, ...]]]  # a row -> its context and completions, in the order of the labels
+Template = Callable[
+    [Row], tuple[str, tuple[str, ...]]
+]  # a row -> its context and completions, in the order of the labels
 
 
 def boolq(row: Row) -> tuple[str, tuple[str, ...]]:
-    return f"{row['passage'].strip()}\nquestion: {row['question'].strip().rstrip('?')}?\nanswer:", (" no", " yes")
+    return f"{row['passage'].strip()}\nquestion: {row['question'].strip().rstrip('?')}?\nanswer:", (
+        " no",
+        " yes",
+    )
 
 
 def cb(row: Row) -> tuple[str, tuple[str, ...]]:
     hypothesis = row["hypothesis"].strip().rstrip(".")
-    return f"{row['premise'].strip()}\nquestion: {hypothesis}. true, false, or neither?\nanswer:", (" true", " false", " neither")
+    return f"{row['premise'].strip()}\nquestion: {hypothesis}. true, false, or neither?\nanswer:", (
+        " true",
+        " false",
+        " neither",
+    )
 
 
 def copa(row: Row) -> tuple[str, tuple[str, ...]]:
     joint = {"cause": "because", "effect": "therefore"}[row["question"]]
     choices = [row[name].strip() for name in ("choice1", "choice2")]
-    lowered = (text if text.split()[0] in ("I", "I'm", "I'd", "I've", "I'll") else text[0].lower() + text[1:] for text in choices)
+    lowered = (
+        text
+        if text.split()[0] in ("I", "I'm", "I'd", "I've", "I'll")
+        else text[0].lower() + text[1:]
+        for text in choices
+    )
     return f"{row['premise'].strip().rstrip('.')} {joint}", tuple(f" {text}" for text in lowered)
 
 
 def rte(row: Row) -> tuple[str, tuple[str, ...]]:
-    return f"{row['premise'].strip()}\nquestion: {row['hypothesis'].strip()} True or False?\nanswer:", (" True", " False")
+    return (
+        f"{row['premise'].strip()}\nquestion: {row['hypothesis'].strip()} True or False?\nanswer:",
+        (" True", " False"),
+    )
 
 
 def wic(row: Row) -> tuple[str, tuple[str, ...]]:
-    question = f"question: Is the word '{row['word']}' used in the same way in the two sentences above?"
-    return f"{row['sentence1'].strip()}\n{row['sentence2'].strip()}\n{question}\nanswer:", (" no", " yes")
+    question = (
+        f"question: Is the word '{row['word']}' used in the same way in the two sentences above?"
+    )
+    return f"{row['sentence1'].strip()}\n{row['sentence2'].strip()}\n{question}\nanswer:", (
+        " no",
+        " yes",
+    )
 
 
-def make_task(name: str, summary: str, template: Template, labels: str, example: Row, paper_scores: tuple[PaperScores, ...]) -> Task:
+def make_task(
+    name: str,
+    summary: str,
+    template: Template,
+    labels: str,
+    example: Row,
+    paper_scores: tuple[PaperScores, ...],
+) -> Task:
     """labels: what the numbers of the label mean."""
 
     def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
@@ -49,7 +78,9 @@ def make_task(name: str, summary: str, template: Template, labels: str, example:
         return [Item(id=row["id"], contexts=(context,), completions=completions, right=right)]
 
     def from_tfds(row: Row) -> Row:
-        return {"id": str(row["idx"]), "label": row["label"]} | {column: row[column] for column in columns}
+        return {"id": str(row["idx"]), "label": row["label"]} | {
+            column: row[column] for column in columns
+        }
 
     protocol = Protocol(shots=32, method=PerToken(), metric="accuracy")
     columns = [column for column in example if column not in ("id", "label")]
@@ -58,14 +89,17 @@ def make_task(name: str, summary: str, template: Template, labels: str, example:
         summary=summary,
         protocol=protocol,
         items=items,
-        schema={column: "text" for column in columns} | {"label": f"number: {labels}; -1 if not known"},
+        schema={column: "text" for column in columns}
+        | {"label": f"number: {labels}; -1 if not known"},
         example=example,
         tfds=f"super_glue/{name}",
         from_tfds=from_tfds,
         data_hint=f"val.jsonl and train.jsonl of {name}, super.gluebenchmark.com/tasks, with a number for the label",
         scorer_source="accuracy; github.com/nyu-mll/jiant, SuperGLUE's own (CB: the mean of accuracy and macro-F1 there)",
         paper_scores=paper_scores,
-        conventions={"macro_f1": dataclasses.replace(protocol, metric="macro_f1")} if name == "cb" else {},
+        conventions={"macro_f1": dataclasses.replace(protocol, metric="macro_f1")}
+        if name == "cb"
+        else {},
     )
 
 
@@ -119,7 +153,12 @@ TASKS = (
             "question": "cause",
             "label": 0,
         },
-        gpt3_scores("accuracy", "66/68/73/77/76/80/84/91", "62/64/66/74/76/82/86/87", "67/64/72/77/83/83/86/92"),
+        gpt3_scores(
+            "accuracy",
+            "66/68/73/77/76/80/84/91",
+            "62/64/66/74/76/82/86/87",
+            "67/64/72/77/83/83/86/92",
+        ),
     ),
     make_task(
         "rte",

@@ -14,7 +14,9 @@ EXAMPLE = {
     "de": "Die Br\u00fccke ist heute geschlossen.",
     "ro": "Podul este \u00eenchis ast\u0103zi.",
 }
-GPT2_PROTOCOL = Protocol(shots=5, method=Greedy(n_tokens=128), metric="bleu_mb", separator="\n", wording="gpt2")
+GPT2_PROTOCOL = Protocol(
+    shots=5, method=Greedy(n_tokens=128), metric="bleu_mb", separator="\n", wording="gpt2"
+)
 
 
 def make_task(pair: str, source: str, target: str, paper_scores: tuple[PaperScores, ...]) -> Task:
@@ -27,7 +29,15 @@ def make_task(pair: str, source: str, target: str, paper_scores: tuple[PaperScor
         if variant == "gpt3" and shots == 0:
             context = f"Q: What is the {LANGUAGES[target]} translation of {row[source]} A:"
         facts = {"language": target} | ({"sentences": 1} if variant == "gpt2" else {})
-        return [Item(id=row["id"], contexts=(context,), completions=(f" {row[target]}",), answers=(row[target],), facts=facts)]
+        return [
+            Item(
+                id=row["id"],
+                contexts=(context,),
+                completions=(f" {row[target]}",),
+                answers=(row[target],),
+                facts=facts,
+            )
+        ]
 
     return Task(
         name=f"wmt{year}_{source}_{target}",

@@ -27,7 +27,14 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
         shared = before.rstrip()
         completions = tuple(before[len(shared) :] + noun + after for noun in nouns)
         return [Item(id=row["id"], contexts=(shared,), completions=completions, right=right)]
-    return [Item(id=row["id"], contexts=tuple(before + noun for noun in nouns), completions=(after, after), right=right)]
+    return [
+        Item(
+            id=row["id"],
+            contexts=tuple(before + noun for noun in nouns),
+            completions=(after, after),
+            right=right,
+        )
+    ]
 
 
 def inflect(noun: str, pronoun: str, after: str) -> str:

@@ -18,14 +18,18 @@ EXAM_HEADER = (
     "For each passage, you must identify which noun the pronoun marked in *bold* refers to.\n"
     "====="
 )
-DETERMINERS = frozenset("a an each every few her his many much my our some that the their these this those which whose your".split())
+DETERMINERS = frozenset(
+    "a an each every few her his many much my our some that the their these this those which whose your".split()
+)
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     noun, pronoun, label = row["span1_text"].strip(), row["span2_text"].strip(), row["label"]
     passage = mark_pronoun(row["text"], row["span2_index"], pronoun)
     if prompt_variant(protocol, "written", "choice") == "choice":
-        question = f'Question: In the passage above, does the pronoun "*{pronoun}*" refer to "{noun}"?'
+        question = (
+            f'Question: In the passage above, does the pronoun "*{pronoun}*" refer to "{noun}"?'
+        )
         completions, right = (" no", " yes"), (label,) if label >= 0 else ()
     else:
         question = f'Question: In the passage above, what does the pronoun "*{pronoun}*" refer to?'
@@ -34,7 +38,17 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     answers = (noun.lower(),) if label == 1 else ()
     context = f"Passage: {passage}\n{question}\nAnswer:"
     none = label == 0 and not right
-    return [Item(id=row["id"], contexts=(context,), completions=completions, right=right, answers=answers, facts=facts, none_is_right=none)]
+    return [
+        Item(
+            id=row["id"],
+            contexts=(context,),
+            completions=completions,
+            right=right,
+            answers=answers,
+            facts=facts,
+            none_is_right=none,
+        )
+    ]
 
 
 def mark_pronoun(text: str, number: int, pronoun: str) -> str:
@@ -43,7 +57,9 @@ def mark_pronoun(text: str, number: int, pronoun: str) -> str:
     start = words[number].start() if number < len(words) else len(text)
     match = re.compile(re.escape(pronoun), re.IGNORECASE).search(text, max(0, start - 1))
     if match is None:
-        raise ValueError(f"span2_text is {pronoun!r}, which the text does not have at its word {number}: {text!r}")
+        raise ValueError(
+            f"span2_text is {pronoun!r}, which the text does not have at its word {number}: {text!r}"
+        )
     return f"{text[: match.start()]}*{match[0]}*{text[match.end() :]}"
 
 
@@ -55,7 +71,9 @@ def without_determiners(noun: str) -> str:
 def score(metric: str, prediction: str, item: Item) -> float:
     answer, noun = without_determiners(prediction), without_determiners(item.facts["noun"])
     answer_words, noun_words = set(answer.split(" ")), set(noun.split(" "))
-    agrees = ("'" in answer) == ("'" in noun) and (answer_words <= noun_words or noun_words <= answer_words)
+    agrees = ("'" in answer) == ("'" in noun) and (
+        answer_words <= noun_words or noun_words <= answer_words
+    )
     return float(bool(answer) and agrees == bool(item.facts["label"]))
 
 
@@ -63,7 +81,14 @@ TASKS = (
     Task(
         name="wsc",
         summary="does a pronoun refer to a noun (the test server: 80.1)",
-        protocol=Protocol(shots=32, method=Beam(n_tokens=20), metric="accuracy", description=EXAM_HEADER, separator="\n", fixed_shots=True),
+        protocol=Protocol(
+            shots=32,
+            method=Beam(n_tokens=20),
+            metric="accuracy",
+            description=EXAM_HEADER,
+            separator="\n",
+            fixed_shots=True,
+        ),
         items=items,
         schema={
             "text": "text",
@@ -81,13 +106,21 @@ TASKS = (
             "label": 1,
         },
         tfds="super_glue/wsc.fixed",
-        from_tfds=lambda row: {"id": str(row["idx"])} | {name: row[name] for name in TASKS[0].schema},
+        from_tfds=lambda row: (
+            {"id": str(row["idx"])} | {name: row[name] for name in TASKS[0].schema}
+        ),
         data_hint="val.jsonl and train.jsonl of WSC, super.gluebenchmark.com/tasks, target's entries made columns, a number for the label",
         score=score,
         scorer_source="accuracy; github.com/google-research/text-to-text-transfer-transformer, t5/data/postprocessors.py, wsc_simple",
         conventions={
             "choice": Protocol(
-                shots=32, method=PerToken(), metric="accuracy", description=EXAM_HEADER, separator="\n", fixed_shots=True, wording="choice"
+                shots=32,
+                method=PerToken(),
+                metric="accuracy",
+                description=EXAM_HEADER,
+                separator="\n",
+                fixed_shots=True,
+                wording="choice",
             )
         },
         paper_scores=gpt3_scores(  # of lower confidence (task.gpt3_scores)

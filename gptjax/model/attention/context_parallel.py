@@ -41,7 +41,9 @@ def attend(
 
     def attend_shard(q_BTNH, k_BTNH, v_BTNH, segments_BT, key):
         if key is not None:  # each device draws for itself
-            key = jax.random.fold_in(key, jax.lax.axis_index((*sharding.axes("B"), axis, *sharding.axes("N"))))
+            key = jax.random.fold_in(
+                key, jax.lax.axis_index((*sharding.axes("B"), axis, *sharding.axes("N")))
+            )
         # Where the last part needs the first, a halo would be all that is gathered.
         fits_halo = isinstance(pattern, schema.Banded) and pattern.window <= T - T // n
         return (_attend_with_halo if fits_halo else _attend_all_gather)(
@@ -49,7 +51,9 @@ def attend(
         )
 
     heads, row = sharding.spec("BTNH", q_BTNH.shape), sharding.spec("BT", q_BTNH.shape[:2])
-    return sharding.shard_map(attend_shard, (heads, heads, heads, row, PartitionSpec()), heads)(q_BTNH, k_BTNH, v_BTNH, segments_BT, key)
+    return sharding.shard_map(attend_shard, (heads, heads, heads, row, PartitionSpec()), heads)(
+        q_BTNH, k_BTNH, v_BTNH, segments_BT, key
+    )
 
 
 def _attend_with_halo(kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, segments_BT, key):
@@ -59,14 +63,25 @@ def _attend_with_halo(kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, se
         """The last `reach` keys of the parts before, then x. Zeros stand for those before the row's start."""
         parts = [x]
         for hop, n_fetched in enumerate(range(0, reach, T), 1):
-            parts.insert(0, jax.lax.ppermute(x[:, -min(T, reach - n_fetched) :], axis, [(i, i + hop) for i in range(n - hop)]))
+            parts.insert(
+                0,
+                jax.lax.ppermute(
+                    x[:, -min(T, reach - n_fetched) :], axis, [(i, i + hop) for i in range(n - hop)]
+                ),
+            )
         return jnp.concatenate(parts, axis=1)
 
     dropout = None if key is None else (key, rate)
     if not reach:
         return kernel(q_BTNH, k_BTNH, v_BTNH, pattern, segments_BT, dropout)
     exists_1S = (jax.lax.axis_index(axis) * T + jnp.arange(-reach, T) >= 0)[None]
-    segments_BS = jnp.where(exists_1S, jnp.zeros((q_BTNH.shape[0], 1), jnp.int32) if segments_BT is None else with_halo(segments_BT), -1)
+    segments_BS = jnp.where(
+        exists_1S,
+        jnp.zeros((q_BTNH.shape[0], 1), jnp.int32)
+        if segments_BT is None
+        else with_halo(segments_BT),
+        -1,
+    )
     return kernel(q_BTNH, with_halo(k_BTNH), with_halo(v_BTNH), pattern, segments_BS, dropout)
 
 
@@ -86,20 +101,32 @@ def _attend_all_gather(kernel, axis, n, pattern, rate, *arrays):
     def attend_share(i, q_BTNH, k_BSNH, v_BSNH, segments_BS, key):
         """Device i's queries: its own first half, and the second half of device n - 1 - i."""
         parts = []
-        for number, (queries, end) in enumerate(((q_BTNH[:, :half], i * T + half), (q_BTNH[:, half:], (n - i) * T))):
+        for number, (queries, end) in enumerate(
+            ((q_BTNH[:, :half], i * T + half), (q_BTNH[:, half:], (n - i) * T))
+        ):
             if not queries.size:
                 continue
             segments = None if segments_BS is None else segments_BS[:, :end]
             dropout = None if key is None else (jax.random.fold_in(key, number), rate)
-            parts.append(kernel(queries, k_BSNH[:, :end], v_BSNH[:, :end], pattern, segments, dropout))
+            parts.append(
+                kernel(queries, k_BSNH[:, :end], v_BSNH[:, :end], pattern, segments, dropout)
+            )
         return jnp.concatenate(parts, axis=1)
 
     def exchange(q, k, v, segments, key):
-        return swap_halves(q), all_gather(k), all_gather(v), None if segments is None else all_gather(segments), key
+        return (
+            swap_halves(q),
+            all_gather(k),
+            all_gather(v),
+            None if segments is None else all_gather(segments),
+            key,
+        )
 
     def switch_by_device(fn, *operands):
         """fn(i, *operands) on device i: a program a device, each with the keys that it needs and no others."""
-        return jax.lax.switch(jax.lax.axis_index(axis), [functools.partial(fn, i) for i in range(n)], *operands)
+        return jax.lax.switch(
+            jax.lax.axis_index(axis), [functools.partial(fn, i) for i in range(n)], *operands
+        )
 
     @jax.custom_vjp
     def attend(*arrays):

@@ -7,8 +7,13 @@ from gptjax.config import schema
 from gptjax.model.attention import cpu_tiles, reference
 from gptjax.sharding.shapes import shaped
 
-MAX_BLOCKS_TOKENS = 512  # tokens: beyond, tiles take less time and a fraction of the memory (dense at 4,096: 1/17)
-MIN_BLOCK, MAX_BLOCKS = 128, 16  # rows of a block of queries, and blocks: each is a piece of the program, so many would be slow to compile
+MAX_BLOCKS_TOKENS = (
+    512  # tokens: beyond, tiles take less time and a fraction of the memory (dense at 4,096: 1/17)
+)
+MIN_BLOCK, MAX_BLOCKS = (
+    128,
+    16,
+)  # rows of a block of queries, and blocks: each is a piece of the program, so many would be slow to compile
 
 
 def uses_tiles(n_queries: int, n_keys: int, has_dropout: bool) -> bool:
@@ -32,13 +37,19 @@ def attend(
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
     if uses_tiles(T, S, dropout is not None):
         return cpu_tiles.attend(q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS)
-    block = max(MIN_BLOCK, -(-T // MAX_BLOCKS), pattern.window if isinstance(pattern, schema.Banded) else -(-T // 8))
+    block = max(
+        MIN_BLOCK,
+        -(-T // MAX_BLOCKS),
+        pattern.window if isinstance(pattern, schema.Banded) else -(-T // 8),
+    )
     parts = []
     for number, start in enumerate(range(0, T, block)):
         end = min(start + block, T)
         last = S - T + end
         # Only a band may be cut off at the left: its mask depends on distances alone, others' on positions.
-        first = max(0, S - T + start - pattern.window + 1) if isinstance(pattern, schema.Banded) else 0
+        first = (
+            max(0, S - T + start - pattern.window + 1) if isinstance(pattern, schema.Banded) else 0
+        )
         parts.append(
             reference.attend(
                 q_BTNH[:, start:end],

@@ -21,7 +21,11 @@ MASK_VALUE = -1e30
 
 @shaped
 def attend(
-    q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, pattern: schema.Attention, segments_BS: jax.Array | None = None
+    q_BTNH: jax.Array,
+    k_BSNH: jax.Array,
+    v_BSNH: jax.Array,
+    pattern: schema.Attention,
+    segments_BS: jax.Array | None = None,
 ) -> jax.Array:
     """reference.attend for T = S, without dropout, in float32: bfloat16 is slower on CPU. Strided and fixed patterns show keys in every
     tile, so they cost what dense does."""
@@ -29,7 +33,10 @@ def attend(
     pad = -T % TILE  # padding keys come after every query, so none sees them
     if segments_BS is not None:
         segments_BS = jnp.pad(segments_BS, ((0, 0), (0, pad)))
-    q, k, v = (jnp.swapaxes(jnp.pad(x.astype(jnp.float32), ((0, 0), (0, pad), (0, 0), (0, 0))), 1, 2) for x in (q_BTNH, k_BSNH, v_BSNH))
+    q, k, v = (
+        jnp.swapaxes(jnp.pad(x.astype(jnp.float32), ((0, 0), (0, pad), (0, 0), (0, 0))), 1, 2)
+        for x in (q_BTNH, k_BSNH, v_BSNH)
+    )
     o_BNTH = cast(jax.Array, _attend_tiles(pattern, q * H**-0.5, k, v, segments_BS))
     return jnp.swapaxes(o_BNTH, 1, 2)[:, :T].astype(q_BTNH.dtype)
 
@@ -41,7 +48,11 @@ def _slice_tile(x, i, axis=2):
 def _loop_over_keys(pattern, i, tile, carry):
     """carry = tile(j, carry, tile_pattern) for every tile j of keys that the queries of tile i see something of. tile_pattern: the pattern,
     or None where it shows all of the tile."""
-    first = jnp.maximum(0, (i * TILE - pattern.window + 1) // TILE) if isinstance(pattern, schema.Banded) else jnp.int32(0)
+    first = (
+        jnp.maximum(0, (i * TILE - pattern.window + 1) // TILE)
+        if isinstance(pattern, schema.Banded)
+        else jnp.int32(0)
+    )
     if isinstance(pattern, schema.Dense):
         carry = jax.lax.fori_loop(first, i, lambda j, carry: tile(j, carry, None), carry)
         first = i
@@ -53,10 +64,14 @@ def _scores(tile_pattern, q_BNTH, k_BNSH, segments_BS, i, j):
     scores_BNTS = jnp.einsum("BNTH,BNSH->BNTS", q_BNTH, k_BNSH)
     offsets = jnp.arange(TILE)
     if tile_pattern is not None:
-        visible_TS = patterns.mask_fn(tile_pattern, (i * TILE + offsets)[:, None], (j * TILE + offsets)[None])
+        visible_TS = patterns.mask_fn(
+            tile_pattern, (i * TILE + offsets)[:, None], (j * TILE + offsets)[None]
+        )
         scores_BNTS = jnp.where(visible_TS[None, None], scores_BNTS, MASK_VALUE)
     if segments_BS is not None:
-        same_BTS = _slice_tile(segments_BS, i, 1)[:, :, None] == _slice_tile(segments_BS, j, 1)[:, None]
+        same_BTS = (
+            _slice_tile(segments_BS, i, 1)[:, :, None] == _slice_tile(segments_BS, j, 1)[:, None]
+        )
         scores_BNTS = jnp.where(same_BTS[:, None], scores_BNTS, MASK_VALUE)
     return scores_BNTS
 
@@ -81,7 +96,11 @@ def _forward(pattern, q, k, v, segments):
             increment = jnp.einsum("BNTS,BNSH->BNTH", weights, _slice_tile(v, j))
             return o * rescale[..., None] + increment, new_max, row_sum * rescale + weights.sum(-1)
 
-        init = jnp.zeros((B, N, TILE, H)), jnp.full((B, N, TILE), MASK_VALUE), jnp.zeros((B, N, TILE))
+        init = (
+            jnp.zeros((B, N, TILE, H)),
+            jnp.full((B, N, TILE), MASK_VALUE),
+            jnp.zeros((B, N, TILE)),
+        )
         o, row_max, row_sum = _loop_over_keys(pattern, i, tile, init)
         return o / row_sum[..., None], row_max + jnp.log(row_sum)
 

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.config import schema
-from gptjax.model.attention import context_parallel, cpu_blocks, gpu_cudnn, gpu_flash, reference, tpu_splash
+from gptjax.model.attention import (
+    context_parallel,
+    cpu_blocks,
+    gpu_cudnn,
+    gpu_flash,
+    reference,
+    tpu_splash,
+)
 from gptjax.sharding import rules
 
 KERNELS = {
@@ -28,8 +35,12 @@ def resolve_name(kernel: str, platform: str) -> str:
     if kernel == "auto":
         return DEFAULT_KERNELS[platform]
     if kernel in PLATFORMS and platform not in PLATFORMS[kernel]:
-        available = [name for name in KERNELS if name not in PLATFORMS or platform in PLATFORMS[name]]
-        raise ValueError(f"compute.attention={kernel} does not run on {platform}; set it to auto, {', '.join(available)}")
+        available = [
+            name for name in KERNELS if name not in PLATFORMS or platform in PLATFORMS[name]
+        ]
+        raise ValueError(
+            f"compute.attention={kernel} does not run on {platform}; set it to auto, {', '.join(available)}"
+        )
     return kernel
 
 
@@ -51,22 +62,39 @@ def select(
     if has_dropout:
         return "reference", "attention dropout"
     if kernel == "cudnn":
-        reason = gpu_cudnn.unsupported_reason(pattern, jnp.dtype(dtype), d_head, has_segments, is_aligned, is_even)
+        reason = gpu_cudnn.unsupported_reason(
+            pattern, jnp.dtype(dtype), d_head, has_segments, is_aligned, is_even
+        )
         return ("flash" if reason else kernel), reason
     return kernel, ""
 
 
 def holds_scores(kernel: str, model: schema.Model, dtype, has_segments: bool) -> bool:
     """Whether the scores of some layer lie in memory in training: by the reference, and by CPU's blocks of short sequences."""
-    if kernel == "blocks" and cpu_blocks.uses_tiles(model.n_ctx, model.n_ctx, model.dropout.attention > 0):
+    if kernel == "blocks" and cpu_blocks.uses_tiles(
+        model.n_ctx, model.n_ctx, model.dropout.attention > 0
+    ):
         return False
-    return any(_in_training(kernel, pattern, model, dtype, has_segments)[0] not in PLATFORMS for pattern in model.attention)
+    return any(
+        _in_training(kernel, pattern, model, dtype, has_segments)[0] not in PLATFORMS
+        for pattern in model.attention
+    )
 
 
-def _in_training(kernel: str, pattern: schema.Attention, model: schema.Model, dtype, has_segments: bool) -> tuple[str, str]:
+def _in_training(
+    kernel: str, pattern: schema.Attention, model: schema.Model, dtype, has_segments: bool
+) -> tuple[str, str]:
     """`select` for a layer of the model in training."""
     has_dropout, is_even = model.dropout.attention > 0, model.n_ctx % 2 == 0
-    return select(kernel, pattern, dtype, model.d_head, has_dropout=has_dropout, has_segments=has_segments, is_even=is_even)
+    return select(
+        kernel,
+        pattern,
+        dtype,
+        model.d_head,
+        has_dropout=has_dropout,
+        has_segments=has_segments,
+        is_even=is_even,
+    )
 
 
 def describe(kernel: str, model: schema.Model, dtype, has_segments: bool) -> str:
@@ -100,7 +128,9 @@ def attend_local(
         is_even=q_BTNH.shape[1] % 2 == 0,
     )
     o_BTNH = KERNELS[name](q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS, dropout)
-    return o_BTNH if name in ("splash", "flash") else checkpoint_name(o_BTNH, "attention")  # these two name what they need
+    return (
+        o_BTNH if name in ("splash", "flash") else checkpoint_name(o_BTNH, "attention")
+    )  # these two name what they need
 
 
 def attend(
@@ -116,7 +146,14 @@ def attend(
     """As `attend_local`, on arrays that lie as `sharding` says: each device has its rows and heads, and perhaps a part of the sequence."""
     if sharding.axes("T"):
         return context_parallel.attend(
-            functools.partial(attend_local, kernel), sharding, q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS, dropout
+            functools.partial(attend_local, kernel),
+            sharding,
+            q_BTNH,
+            k_BSNH,
+            v_BSNH,
+            pattern,
+            segments_BS,
+            dropout,
         )
     if kernel not in PLATFORMS or dropout is not None:
         return attend_local(kernel, q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS, dropout)
@@ -126,4 +163,6 @@ def attend(
 
     queries, keys = sharding.spec("BTNH", q_BTNH.shape), sharding.spec("BSNH", k_BSNH.shape)
     rows = None if segments_BS is None else sharding.spec("BS", segments_BS.shape)
-    return sharding.shard_map(attend_shard, (queries, keys, keys, rows), queries)(q_BTNH, k_BSNH, v_BSNH, segments_BS)
+    return sharding.shard_map(attend_shard, (queries, keys, keys, rows), queries)(
+        q_BTNH, k_BSNH, v_BSNH, segments_BS
+    )

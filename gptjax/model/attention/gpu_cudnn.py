@@ -6,7 +6,14 @@ from gptjax.config import schema
 from gptjax.sharding.shapes import shaped
 
 
-def unsupported_reason(pattern: schema.Attention, dtype, d_head: int, has_segments: bool, is_aligned: bool, is_even: bool) -> str:
+def unsupported_reason(
+    pattern: schema.Attention,
+    dtype,
+    d_head: int,
+    has_segments: bool,
+    is_aligned: bool,
+    is_even: bool,
+) -> str:
     """Why cuDNN cannot compute this, or "". is_aligned: there are as many queries as keys; is_even: and their number is."""
     if not isinstance(pattern, schema.Dense | schema.Banded):
         return "cuDNN knows no such pattern"
@@ -32,4 +39,6 @@ def attend(
 ) -> jax.Array:
     """As reference.attend, where `unsupported_reason` has none. On the arrays of one device. Blocks outside a band are skipped."""
     window = (pattern.window - 1, 0) if isinstance(pattern, schema.Banded) else None
-    return jax.nn.dot_product_attention(q_BTNH, k_BSNH, v_BSNH, is_causal=True, local_window_size=window, implementation="cudnn")
+    return jax.nn.dot_product_attention(
+        q_BTNH, k_BSNH, v_BSNH, is_causal=True, local_window_size=window, implementation="cudnn"
+    )

@@ -49,24 +49,41 @@ def attend(
     assert dropout is None
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
     # A tile of 32 is taken to cost half of one of 64, not a quarter: worth it where fewer than twice as many are visited.
-    plans = [KernelPlan(pattern, T + -T % tile, S + -S % tile, S - T, tile, interpret) for tile in TILE_SIZES]
+    plans = [
+        KernelPlan(pattern, T + -T % tile, S + -S % tile, S - T, tile, interpret)
+        for tile in TILE_SIZES
+    ]
     plan = min(plans, key=lambda plan: plan.tile * tile_mask(plan).sum())
     q_BTNH = q_BTNH * jnp.asarray(q_BTNH.shape[-1] ** -0.5, q_BTNH.dtype)
-    queries_BT, keys_BS = (None, None) if segments_BS is None else (segments_BS[:, S - T :], segments_BS)
+    queries_BT, keys_BS = (
+        (None, None) if segments_BS is None else (segments_BS[:, S - T :], segments_BS)
+    )
     # Keys that pad come last, where causality hides them.
-    q, k, v, queries, keys = (_pad_to_tile(x, plan.tile) for x in (q_BTNH, k_BSNH, v_BSNH, queries_BT, keys_BS))
+    q, k, v, queries, keys = (
+        _pad_to_tile(x, plan.tile) for x in (q_BTNH, k_BSNH, v_BSNH, queries_BT, keys_BS)
+    )
     return cast(jax.Array, _flash(plan, q, k, v, queries, keys))[:, :T]
 
 
 def _pad_to_tile(x, tile):
-    return None if x is None else jnp.pad(x, [(0, 0), (0, -x.shape[1] % tile), *[(0, 0)] * (x.ndim - 2)])
+    return (
+        None
+        if x is None
+        else jnp.pad(x, [(0, 0), (0, -x.shape[1] % tile), *[(0, 0)] * (x.ndim - 2)])
+    )
 
 
 @functools.lru_cache(maxsize=64)
 def tile_mask(plan: KernelPlan) -> np.ndarray:
     """bool (tiles of queries, tiles of keys): whether the pattern shows anything in a tile."""
-    keys, offsets = np.arange(plan.S, dtype=np.int32)[None], np.arange(plan.tile, dtype=np.int32)[:, None]
-    rows = (patterns.mask_fn(plan.pattern, first + offsets + plan.offset, keys) for first in range(0, plan.T, plan.tile))
+    keys, offsets = (
+        np.arange(plan.S, dtype=np.int32)[None],
+        np.arange(plan.tile, dtype=np.int32)[:, None],
+    )
+    rows = (
+        patterns.mask_fn(plan.pattern, first + offsets + plan.offset, keys)
+        for first in range(0, plan.T, plan.tile)
+    )
     return np.stack([row.reshape(plan.tile, -1, plan.tile).any((0, 2)) for row in rows])
 
 
@@ -95,14 +112,31 @@ def _dot(a, b):
 def _tile_visibility(plan, i, j, queries_ref, keys_ref):
     """bool (T, S): what is seen in tile (i, j)."""
     offsets = jnp.arange(plan.tile)
-    visible = patterns.mask_fn(plan.pattern, (plan.offset + i * plan.tile + offsets)[:, None], (j * plan.tile + offsets)[None])
+    visible = patterns.mask_fn(
+        plan.pattern,
+        (plan.offset + i * plan.tile + offsets)[:, None],
+        (j * plan.tile + offsets)[None],
+    )
     if queries_ref is None:
         return visible
     i, j = (pl.ds(n * plan.tile, plan.tile) for n in (i, j))
     return visible & (queries_ref[i][:, None] == keys_ref[j][None])
 
 
-def _forward_kernel(table_ref, counts_ref, q_ref, k_ref, v_ref, queries_ref, keys_ref, o_ref, lse_ref, *, plan, d_head):
+def _forward_kernel(
+    table_ref,
+    counts_ref,
+    q_ref,
+    k_ref,
+    v_ref,
+    queries_ref,
+    keys_ref,
+    o_ref,
+    lse_ref,
+    *,
+    plan,
+    d_head,
+):
     i = pl.program_id(0)
     q = _load(q_ref, pl.ds(i * plan.tile, plan.tile), d_head)
 
@@ -110,7 +144,11 @@ def _forward_kernel(table_ref, counts_ref, q_ref, k_ref, v_ref, queries_ref, key
         o, row_max, row_sum = carry
         j = table_ref[i, step]
         tile_rows = pl.ds(j * plan.tile, plan.tile)
-        scores = jnp.where(_tile_visibility(plan, i, j, queries_ref, keys_ref), _dot(q, _load(k_ref, tile_rows, d_head).T), MASK_VALUE)
+        scores = jnp.where(
+            _tile_visibility(plan, i, j, queries_ref, keys_ref),
+            _dot(q, _load(k_ref, tile_rows, d_head).T),
+            MASK_VALUE,
+        )
         new_max = jnp.maximum(row_max, scores.max(1))
         weights, rescale = jnp.exp(scores - new_max[:, None]), jnp.exp(row_max - new_max)
         increment = _dot(weights.astype(v_ref.dtype), _load(v_ref, tile_rows, d_head))
@@ -122,24 +160,63 @@ def _forward_kernel(table_ref, counts_ref, q_ref, k_ref, v_ref, queries_ref, key
     lse_ref[...] = row_max + jnp.log(row_sum)
 
 
-def _dq_kernel(table_ref, counts_ref, q_ref, k_ref, v_ref, queries_ref, keys_ref, do_ref, lse_ref, delta_ref, dq_ref, *, plan, d_head):
+def _dq_kernel(
+    table_ref,
+    counts_ref,
+    q_ref,
+    k_ref,
+    v_ref,
+    queries_ref,
+    keys_ref,
+    do_ref,
+    lse_ref,
+    delta_ref,
+    dq_ref,
+    *,
+    plan,
+    d_head,
+):
     i = pl.program_id(0)
     own_rows = pl.ds(i * plan.tile, plan.tile)
-    q, do, lse, delta = _load(q_ref, own_rows, d_head), _load(do_ref, own_rows, d_head), lse_ref[own_rows], delta_ref[own_rows]
+    q, do, lse, delta = (
+        _load(q_ref, own_rows, d_head),
+        _load(do_ref, own_rows, d_head),
+        lse_ref[own_rows],
+        delta_ref[own_rows],
+    )
 
     def tile(step, dq):
         j = table_ref[i, step]
         tile_rows = pl.ds(j * plan.tile, plan.tile)
         k, v = _load(k_ref, tile_rows, d_head), _load(v_ref, tile_rows, d_head)
-        weights = jnp.exp(jnp.where(_tile_visibility(plan, i, j, queries_ref, keys_ref), _dot(q, k.T), MASK_VALUE) - lse[:, None])
+        weights = jnp.exp(
+            jnp.where(_tile_visibility(plan, i, j, queries_ref, keys_ref), _dot(q, k.T), MASK_VALUE)
+            - lse[:, None]
+        )
         dscores = weights * (_dot(do, v.T) - delta[:, None])
         return dq + _dot(dscores.astype(k.dtype), k)
 
-    _store(dq_ref, jax.lax.fori_loop(0, counts_ref[i], tile, jnp.zeros(q.shape, jnp.float32)), d_head)
+    _store(
+        dq_ref, jax.lax.fori_loop(0, counts_ref[i], tile, jnp.zeros(q.shape, jnp.float32)), d_head
+    )
 
 
 def _dkv_kernel(
-    table_ref, counts_ref, q_ref, k_ref, v_ref, queries_ref, keys_ref, do_ref, lse_ref, delta_ref, dk_ref, dv_ref, *, plan, d_head
+    table_ref,
+    counts_ref,
+    q_ref,
+    k_ref,
+    v_ref,
+    queries_ref,
+    keys_ref,
+    do_ref,
+    lse_ref,
+    delta_ref,
+    dk_ref,
+    dv_ref,
+    *,
+    plan,
+    d_head,
 ):
     j = pl.program_id(0)
     own_rows = pl.ds(j * plan.tile, plan.tile)
@@ -151,7 +228,8 @@ def _dkv_kernel(
         tile_rows = pl.ds(i * plan.tile, plan.tile)
         q, do = _load(q_ref, tile_rows, d_head), _load(do_ref, tile_rows, d_head)
         weights = jnp.exp(
-            jnp.where(_tile_visibility(plan, i, j, queries_ref, keys_ref), _dot(q, k.T), MASK_VALUE) - lse_ref[tile_rows][:, None]
+            jnp.where(_tile_visibility(plan, i, j, queries_ref, keys_ref), _dot(q, k.T), MASK_VALUE)
+            - lse_ref[tile_rows][:, None]
         )
         dscores = weights * (_dot(do, v.T) - delta_ref[tile_rows][:, None])
         return dk + _dot(dscores.astype(q.dtype).T, q), dv + _dot(weights.astype(do.dtype).T, do)
@@ -175,7 +253,9 @@ def _call_kernel(kernel, plan, visible, operands, outputs, name):
         """A row and a head of an array: (B, T, N, H), (B, N, T) or (B, T)."""
         match x.ndim:
             case 4:
-                return pl.BlockSpec((None, x.shape[1], None, padded_d_head), lambda i, b, n: (b, 0, n, 0))
+                return pl.BlockSpec(
+                    (None, x.shape[1], None, padded_d_head), lambda i, b, n: (b, 0, n, 0)
+                )
             case 3:
                 return pl.BlockSpec((None, None, x.shape[2]), lambda i, b, n: (b, n, 0))
             case _:
@@ -183,7 +263,9 @@ def _call_kernel(kernel, plan, visible, operands, outputs, name):
 
     def tile_spec(x):
         if x.ndim == 4:
-            return pl.BlockSpec((None, plan.tile, None, padded_d_head), lambda i, b, n: (b, i, n, 0))
+            return pl.BlockSpec(
+                (None, plan.tile, None, padded_d_head), lambda i, b, n: (b, i, n, 0)
+            )
         return pl.BlockSpec((None, None, plan.tile), lambda i, b, n: (b, n, i))
 
     return pl.pallas_call(
@@ -207,7 +289,9 @@ def _flash(plan, q, k, v, queries, keys):
 def _forward(plan, q, k, v, queries, keys):
     B, T, N, _ = q.shape
     outputs = jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((B, N, T), jnp.float32)
-    o, lse = _call_kernel(_forward_kernel, plan, tile_mask(plan), (q, k, v, queries, keys), outputs, "forward")
+    o, lse = _call_kernel(
+        _forward_kernel, plan, tile_mask(plan), (q, k, v, queries, keys), outputs, "forward"
+    )
     # Of schema.REMAT_NAMES: kept, they spare the backward pass this kernel.
     o, lse = checkpoint_name(o, "attention"), checkpoint_name(lse, "attention")
     return o, (q, k, v, queries, keys, o, lse)
@@ -219,7 +303,9 @@ def _backward(plan, residuals, do):
     operands, visible = (q, k, v, queries, keys, do, lse, delta), tile_mask(plan)
     out_shapes = jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct(k.shape, k.dtype)
     dq = _call_kernel(_dq_kernel, plan, visible, operands, out_shapes[0], "dq")
-    dk, dv = _call_kernel(_dkv_kernel, plan, visible.T, operands, (out_shapes[1], out_shapes[1]), "dkv")
+    dk, dv = _call_kernel(
+        _dkv_kernel, plan, visible.T, operands, (out_shapes[1], out_shapes[1]), "dkv"
+    )
     return dq, dk, dv, None, None
 
 

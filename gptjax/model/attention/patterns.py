@@ -23,7 +23,9 @@ def mask_fn(pattern: schema.Attention, queries, keys):
         case schema.Strided(stride=stride):
             return causal & ((queries - keys < stride) | ((queries - keys) % stride == 0))
         case schema.Fixed(block=block, summary=summary):
-            return causal & ((keys // block == queries // block) | (keys % block >= block - summary))
+            return causal & (
+                (keys // block == queries // block) | (keys % block >= block - summary)
+            )
         case _:
             assert_never(pattern)
 

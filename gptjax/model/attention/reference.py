@@ -24,10 +24,17 @@ def attend(
     Scores and softmax are float32 whatever the inputs are."""
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
     scale = q_BTNH.shape[-1] ** -0.5
-    scores_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH * jnp.asarray(scale, q_BTNH.dtype), k_BSNH, preferred_element_type=jnp.float32)
+    scores_BNTS = jnp.einsum(
+        "BTNH,BSNH->BNTS",
+        q_BTNH * jnp.asarray(scale, q_BTNH.dtype),
+        k_BSNH,
+        preferred_element_type=jnp.float32,
+    )
     visible_11TS = patterns.mask(pattern, T, S)[None, None]
     if segments_BS is not None:
-        visible_11TS = visible_11TS & (segments_BS[:, None, S - T :, None] == segments_BS[:, None, None, :])
+        visible_11TS = visible_11TS & (
+            segments_BS[:, None, S - T :, None] == segments_BS[:, None, None, :]
+        )
     # A query always sees itself, so no row is empty and the finite minimum is safe.
     scores_BNTS = jnp.where(visible_11TS, scores_BNTS, jnp.finfo(jnp.float32).min)
     weights_BNTS = jax.nn.softmax(scores_BNTS, axis=-1)

@@ -19,9 +19,7 @@ from gptjax.model.attention import patterns
 from gptjax.sharding.shapes import shaped
 
 BLOCK_SIZES = (128, 256, 384, 512)  # rows or keys of a block; the kernel wants multiples of 128
-LONG_SEQUENCE = (
-    4096  # from this many keys on, blocks of dense attention may be twice as large: fewer steps, and little more above the diagonal
-)
+LONG_SEQUENCE = 4096  # from this many keys on, blocks of dense attention may be twice as large: fewer steps, and little more above the diagonal
 MAX_DQ_COPIES = 1  # of dq that the fused backward pass may hold, one for each block of keys: to sum them costs more than a kernel for dq
 
 
@@ -42,11 +40,16 @@ def attend(
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
     kernel, blocks = _make_kernel(pattern, T, S, q_BTNH.shape[-1], interpret)
     # Queries that pad share their block with real ones, so that it is visited and they are numbers; keys that pad causality hides.
-    q_BNTH = _pad_to_block(q_BTNH * jnp.asarray(q_BTNH.shape[-1] ** -0.5, q_BTNH.dtype), blocks.block_q).swapaxes(1, 2)
+    q_BNTH = _pad_to_block(
+        q_BTNH * jnp.asarray(q_BTNH.shape[-1] ** -0.5, q_BTNH.dtype), blocks.block_q
+    ).swapaxes(1, 2)
     k_BNSH, v_BNSH = (_pad_to_block(x, blocks.block_kv).swapaxes(1, 2) for x in (k_BSNH, v_BSNH))
     segments = None
     if segments_BS is not None:
-        segments = splash.SegmentIds(_pad_to_block(segments_BS[:, S - T :], blocks.block_q), _pad_to_block(segments_BS, blocks.block_kv))
+        segments = splash.SegmentIds(
+            _pad_to_block(segments_BS[:, S - T :], blocks.block_q),
+            _pad_to_block(segments_BS, blocks.block_kv),
+        )
     o_BNTH = cast(jax.Array, jax.vmap(kernel)(q_BNTH, k_BNSH, v_BNSH, segments))
     return o_BNTH.swapaxes(1, 2)[:, :T]
 
@@ -54,9 +57,17 @@ def attend(
 def pairs_by_kernel(pattern: schema.Attention, T: int) -> dict[str, int]:
     """(query, key) pairs in the blocks that each kernel visits for a head of T tokens, of whatever size: its cost."""
     kernel, blocks = _make_kernel(pattern, T, T, 128, False)
-    infos = {"forward": kernel.fwd_mask_info, "dq": kernel.dq_mask_info, "dkv": kernel.dkv_mask_info}
+    infos = {
+        "forward": kernel.fwd_mask_info,
+        "dq": kernel.dq_mask_info,
+        "dkv": kernel.dkv_mask_info,
+    }
     area = blocks.block_q * blocks.block_kv
-    return {name: area * int(np.count_nonzero(info.block_mask)) for name, info in infos.items() if info is not None}
+    return {
+        name: area * int(np.count_nonzero(info.block_mask))
+        for name, info in infos.items()
+        if info is not None
+    }
 
 
 def _pad_to_block(x, block: int):
@@ -69,7 +80,9 @@ class StoredMask(masks.Mask):
 
     def __init__(self, pattern: schema.Attention, queries: np.ndarray, S: int):
         self.pattern, self.queries, self.S = pattern, queries, S
-        self.period = pattern.block if isinstance(pattern, schema.Fixed) else 1  # a shift of both sides by this changes nothing
+        self.period = (
+            pattern.block if isinstance(pattern, schema.Fixed) else 1
+        )  # a shift of both sides by this changes nothing
         self.block_cache: dict[tuple[bytes, int, int], np.ndarray] = {}
 
     @property
@@ -82,7 +95,9 @@ class StoredMask(masks.Mask):
         queries, first, end = self.queries[rows] - base, columns.start - base, columns.stop - base
         key = queries.tobytes(), first, end
         if key not in self.block_cache:
-            self.block_cache[key] = patterns.mask_fn(self.pattern, queries[:, None], np.arange(first, end, dtype=np.int32)[None])
+            self.block_cache[key] = patterns.mask_fn(
+                self.pattern, queries[:, None], np.arange(first, end, dtype=np.int32)[None]
+            )
         return self.block_cache[key]
 
 

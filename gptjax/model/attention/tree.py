@@ -12,7 +12,10 @@ from gptjax.config import schema
 from gptjax.model.attention import patterns
 from gptjax.sharding.shapes import shaped
 
-MIN_BLOCK, MAX_BLOCKS = 128, 16  # queries of a block, and blocks: a block of queries sees no key after its own, and its scores fit a cache
+MIN_BLOCK, MAX_BLOCKS = (
+    128,
+    16,
+)  # queries of a block, and blocks: a block of queries sees no key after its own, and its scores fit a cache
 
 
 class TokenTree(flax.struct.PyTreeNode):
@@ -24,7 +27,13 @@ class TokenTree(flax.struct.PyTreeNode):
 
 
 @shaped
-def attend(tree: TokenTree, q_BTNH: jax.Array, k_BTNH: jax.Array, v_BTNH: jax.Array, pattern: schema.Attention) -> jax.Array:
+def attend(
+    tree: TokenTree,
+    q_BTNH: jax.Array,
+    k_BTNH: jax.Array,
+    v_BTNH: jax.Array,
+    pattern: schema.Attention,
+) -> jax.Array:
     """reference.attend, of each node over its ancestors and itself. Returns (B, T, N, H). Scores and softmax are float32."""
     _, T, _, H = q_BTNH.shape
     block, parts = max(MIN_BLOCK, -(-T // MAX_BLOCKS)), []
@@ -37,7 +46,16 @@ def attend(tree: TokenTree, q_BTNH: jax.Array, k_BTNH: jax.Array, v_BTNH: jax.Ar
         )
         positions = tree.positions_BT[:, start:end, None], tree.positions_BT[:, None, :end]
         visible_BTS = ancestor_BTS & patterns.mask_fn(pattern, *positions)
-        scores_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH[:, start:end], k_BTNH[:, :end], preferred_element_type=jnp.float32)
-        weights_BNTS = jax.nn.softmax(jnp.where(visible_BTS[:, None], scores_BNTS, jnp.finfo(jnp.float32).min), axis=-1)
-        parts.append(jnp.einsum("BNTS,BSNH->BTNH", weights_BNTS.astype(v_BTNH.dtype), v_BTNH[:, :end]))
+        scores_BNTS = jnp.einsum(
+            "BTNH,BSNH->BNTS",
+            q_BTNH[:, start:end],
+            k_BTNH[:, :end],
+            preferred_element_type=jnp.float32,
+        )
+        weights_BNTS = jax.nn.softmax(
+            jnp.where(visible_BTS[:, None], scores_BNTS, jnp.finfo(jnp.float32).min), axis=-1
+        )
+        parts.append(
+            jnp.einsum("BNTS,BSNH->BTNH", weights_BNTS.astype(v_BTNH.dtype), v_BTNH[:, :end])
+        )
     return jnp.concatenate(parts, axis=1)

@@ -16,11 +16,18 @@ class Examples:
     """A task's examples, tokenised; n_ctx: of the longest of train, dev and test, at most `limit`: as GPT-1's released train.py."""
 
     def __init__(
-        self, task: Task, tokenizer: build.Tokenizer, limit: int, print_line: Callable[[str], None], progress: Callable[[str], None]
+        self,
+        task: Task,
+        tokenizer: build.Tokenizer,
+        limit: int,
+        print_line: Callable[[str], None],
+        progress: Callable[[str], None],
     ):
         """print_line: is told what was left out or shortened. ValueError, in one line, for anything wrong with the data."""
         self.task, self.tokenizer = task, tokenizer
-        self._examples = {split: examples.read(task, split, print_line) for split in task.available_splits}
+        self._examples = {
+            split: examples.read(task, split, print_line) for split in task.available_splits
+        }
         for split in task.available_splits[1:]:
             n = examples.count_repeats(self._examples["train"], self._examples[split])
             if n:
@@ -31,8 +38,12 @@ class Examples:
             split: transformations.tokenize_examples(split_examples, tokenizer, progress)
             for split, split_examples in self._examples.items()
         }
-        self.n_ctx = transformations.fit_n_ctx(task, sum(parts.values(), []), tokenizer.n_vocab, limit)
-        self._rows = {split: self._encode(split, parts[split], print_line) for split in self._examples}
+        self.n_ctx = transformations.fit_n_ctx(
+            task, sum(parts.values(), []), tokenizer.n_vocab, limit
+        )
+        self._rows = {
+            split: self._encode(split, parts[split], print_line) for split in self._examples
+        }
 
     def __len__(self):
         """Training examples."""
@@ -44,11 +55,16 @@ class Examples:
 
     def digests(self) -> dict[str, str]:
         """Of what each split holds."""
-        return {split: examples.digest(self.task, split_examples) for split, split_examples in self._examples.items()}
+        return {
+            split: examples.digest(self.task, split_examples)
+            for split, split_examples in self._examples.items()
+        }
 
     def _encode(self, split, parts, print_line) -> np.ndarray:
         split_examples = self._examples[split]
-        encoded = transformations.encode_examples(self.task, split_examples, parts, self.tokenizer.n_vocab, self.n_ctx)
+        encoded = transformations.encode_examples(
+            self.task, split_examples, parts, self.tokenizer.n_vocab, self.n_ctx
+        )
         if encoded.n_truncated:
             print_line(
                 f"{split}: {encoded.n_truncated:,} of {len(split_examples):,} examples are over {self.n_ctx} tokens long and lost "
@@ -85,18 +101,27 @@ class ExampleDataset:
         """Row `number` of the run: an example of EncodedExamples."""
         epoch, index = divmod(number, self._rows_per_epoch)
         if self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng([self._seed, epoch]).permutation(len(self._rows))
+            self._order = (
+                epoch,
+                np.random.default_rng([self._seed, epoch]).permutation(len(self._rows)),
+            )
         return self._rows[self._order[1][index]]
 
     def batches(
-        self, plan: loader.BatchPlan, max_microbatch_rows: int, first_step: int = 0, local_rows: Callable[[int], Sequence[int]] = range
+        self,
+        plan: loader.BatchPlan,
+        max_microbatch_rows: int,
+        first_step: int = 0,
+        local_rows: Callable[[int], Sequence[int]] = range,
     ):
         """As loader.Dataset.batches."""
 
         def fill(number: int, row: np.ndarray) -> None:
             row[:] = self.row(number)
 
-        return loader.iterate_steps(plan, max_microbatch_rows, first_step, local_rows, self._rows.shape[1], fill)
+        return loader.iterate_steps(
+            plan, max_microbatch_rows, first_step, local_rows, self._rows.shape[1], fill
+        )
 
     def description(self) -> dict:
         """For the run's record."""

@@ -58,11 +58,19 @@ def read(task: Task, split: str, print_line: Callable[[str], None]) -> list[Exam
         _check_indices(task, located)
         return examples
     if len(labeled) < len(examples):
-        print_line(f"{where}: {len(examples) - len(labeled):,} of {len(examples):,} examples have no label and are left out")
+        print_line(
+            f"{where}: {len(examples) - len(labeled):,} of {len(examples):,} examples have no label and are left out"
+        )
     classes = {example.label for example in labeled}
     if len(classes) < 2:
-        only = f"all of one class, {task.labels[int(classes.pop() or 0)]}" if classes else "without a label"
-        raise ValueError(f"{where}: its examples are {only}; there is nothing to learn or to score: give examples of several classes")
+        only = (
+            f"all of one class, {task.labels[int(classes.pop() or 0)]}"
+            if classes
+            else "without a label"
+        )
+        raise ValueError(
+            f"{where}: its examples are {only}; there is nothing to learn or to score: give examples of several classes"
+        )
     return labeled
 
 
@@ -73,9 +81,13 @@ def _check_indices(task: Task, located: list[tuple[str, Example]]) -> None:
     seen: dict[int, str] = {}
     for location, example in located:
         if not re.fullmatch("[0-9]{1,18}", example.index):
-            problem = f"{location}: {task.index} is {parse.quote(example.index)}, which is no number"
+            problem = (
+                f"{location}: {task.index} is {parse.quote(example.index)}, which is no number"
+            )
         elif int(example.index) in seen:
-            problem = f"{location}: {task.index} is {example.index}, as in {seen[int(example.index)]}"
+            problem = (
+                f"{location}: {task.index} is {example.index}, as in {seen[int(example.index)]}"
+            )
         else:
             seen[int(example.index)] = location
             continue
@@ -101,12 +113,19 @@ def infer_labels(task: Task) -> Task:
     if values is None:
         labels = sorted(label_names)
     else:  # 1 and 1.0 are one class
-        labels = [min((name for name in label_names if values[name] == value), key=len) for value in sorted(set(values.values()))]
+        labels = [
+            min((name for name in label_names if values[name] == value), key=len)
+            for value in sorted(set(values.values()))
+        ]
     if len(labels) > MAX_CLASSES or len(labels) == len(names) > FEW_EXAMPLES:
-        raise ValueError(f"{where}: {task.label} has {len(labels):,} different labels; name the column of the classes with task.label")
+        raise ValueError(
+            f"{where}: {task.label} has {len(labels):,} different labels; name the column of the classes with task.label"
+        )
     if len(labels) < 2:
         only = f"all of one class, {labels[0]}" if labels else "without a label"
-        raise ValueError(f"{where}: its examples are {only}; there is nothing to learn: give examples of several classes")
+        raise ValueError(
+            f"{where}: its examples are {only}; there is nothing to learn: give examples of several classes"
+        )
     return dataclasses.replace(task, labels=tuple(labels))
 
 
@@ -114,7 +133,11 @@ def digest(task: Task, examples: list[Example]) -> str:
     """Of texts, answers and labels by name: it does not depend on how they are made tokens."""
     hasher = hashlib.sha256()
     for example in examples:
-        label = example.label if example.label is None or task.metric == "pearson" else task.labels[int(example.label)]
+        label = (
+            example.label
+            if example.label is None or task.metric == "pearson"
+            else task.labels[int(example.label)]
+        )
         hasher.update(json.dumps([example.texts, example.answers, label]).encode())
     return hasher.hexdigest()
 
@@ -129,8 +152,15 @@ def parse_unlabeled(task: Task, rows: Iterable[Row]) -> list[Example]:
     """Examples to be labelled, of rows that need no label. ValueError as `read`'s."""
     examples = []
     for number, (location, row) in enumerate(rows):
-        has_label_list = task.label in row and _as_list(row[task.label]) is not None  # a label each: so many are asked
-        examples += _parse_examples(task, row if has_label_list else {k: v for k, v in row.items() if k != task.label}, location, number)
+        has_label_list = (
+            task.label in row and _as_list(row[task.label]) is not None
+        )  # a label each: so many are asked
+        examples += _parse_examples(
+            task,
+            row if has_label_list else {k: v for k, v in row.items() if k != task.label},
+            location,
+            number,
+        )
     return examples
 
 
@@ -147,20 +177,28 @@ def _open_source(task: Task, split: str) -> tuple[str, Iterator[Row]]:
         return path, read_rows(parse.path(path))
     if task.tfds is None or task.train is not None:  # files and a data set are not mixed
         columns = ", ".join([*task.fields, *task.answers, task.label])
-        raise ValueError(f"task.{split} is not given: a {' or '.join(FORMATS)} file with the columns {columns}")
+        raise ValueError(
+            f"task.{split} is not given: a {' or '.join(FORMATS)} file with the columns {columns}"
+        )
     name = task.splits[("train", "dev", "test").index(split)]
     source = data.Tfds(name=task.tfds, split=name, data_dir=task.data_dir)
     try:
         examples = open.tfds_examples(source)
     except ValueError as error:
-        raise ValueError(f"{error}; or give a {' or '.join(FORMATS)} file with task.{split}=FILE") from None
-    return f"{task.tfds} {name}", ((f"{task.tfds} {name}, example {number:,}", row) for number, row in enumerate(examples, 1))
+        raise ValueError(
+            f"{error}; or give a {' or '.join(FORMATS)} file with task.{split}=FILE"
+        ) from None
+    return f"{task.tfds} {name}", (
+        (f"{task.tfds} {name}, example {number:,}", row) for number, row in enumerate(examples, 1)
+    )
 
 
 def read_rows(path: pathlib.Path) -> Iterator[Row]:
     """Of a .tsv or .csv file with a header line, or a .jsonl file."""
     if path.suffix not in FORMATS:
-        raise ValueError(f"{path}: give a {', '.join(FORMATS)} file; a table's first line names its columns")
+        raise ValueError(
+            f"{path}: give a {', '.join(FORMATS)} file; a table's first line names its columns"
+        )
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give a {' or '.join(FORMATS)} file")
     try:
@@ -177,7 +215,9 @@ def parse_rows(content: bytes, kind: str, where: str) -> Iterator[Row]:
             yield f"{where} line {number:,}", row
         return
     text = parse.utf8(content, where)
-    csv_options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == ".tsv" else {"strict": True}
+    csv_options: dict[str, Any] = (
+        {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == ".tsv" else {"strict": True}
+    )
     table, names, first_line = csv.reader(io.StringIO(text, newline=""), **csv_options), None, 1
     try:
         for fields in table:
@@ -188,19 +228,29 @@ def parse_rows(content: bytes, kind: str, where: str) -> Iterator[Row]:
                 names = fields
                 duplicate = next((name for name in names if names.count(name) > 1), None)
                 if duplicate is not None:
-                    raise ValueError(f"{location} names the column {duplicate!r} twice: give each a name of its own")
+                    raise ValueError(
+                        f"{location} names the column {duplicate!r} twice: give each a name of its own"
+                    )
                 continue
             if len(fields) != len(names):
-                raise ValueError(f"{location} has {len(fields)} columns, and the first line names {len(names)}")
+                raise ValueError(
+                    f"{location} has {len(fields)} columns, and the first line names {len(names)}"
+                )
             yield location, dict(zip(names, fields, strict=True))
     except csv.Error as error:
-        raise ValueError(f"{where} line {first_line:,} cannot be read: {error}; mend its quotes, or give a .jsonl file") from None
+        raise ValueError(
+            f"{where} line {first_line:,} cannot be read: {error}; mend its quotes, or give a .jsonl file"
+        ) from None
 
 
 def text_lines(content: bytes, where: str, column: str) -> Iterator[Row]:
     """The lines of a text that are not blank, each as a row of one column."""
     text = parse.utf8(content, where)
-    return ((f"{where} line {number:,}", {column: line}) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    return (
+        (f"{where} line {number:,}", {column: line})
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip()
+    )
 
 
 def _column_names(row: dict[str, Any]) -> str:
@@ -212,19 +262,27 @@ def _parse_examples(task: Task, row: dict[str, Any], where: str, number: int) ->
     missing = [name for name in [*task.fields, *task.answers] if name not in row]
     if missing:
         field = "task.answers" if missing[0] in task.answers else "task.fields"
-        raise ValueError(f"{where} has no column {missing[0]!r}: it has {_column_names(row)}; name the one that is meant with {field}")
+        raise ValueError(
+            f"{where} has no column {missing[0]!r}: it has {_column_names(row)}; name the one that is meant with {field}"
+        )
     labels = _as_list(row[task.label]) if task.label in row else None
     if labels is None:
         index = str(row[task.index] if task.index in row else number)
-        yield _parse_example(task, row, row[task.label] if task.label in row else None, where, index)
+        yield _parse_example(
+            task, row, row[task.label] if task.label in row else None, where, index
+        )
         return
     if not labels:
-        raise ValueError(f"{where}: {task.label} is an empty list; give a label a question, or leave the example out")
+        raise ValueError(
+            f"{where}: {task.label} is an empty list; give a label a question, or leave the example out"
+        )
     for item, label in enumerate(labels):
         part = {}
         for name in [*task.fields, *task.answers]:
             values = _as_list(row[name])
-            part[name] = values[item] if values is not None and len(values) == len(labels) else row[name]
+            part[name] = (
+                values[item] if values is not None and len(values) == len(labels) else row[name]
+            )
         yield _parse_example(task, part, label, f"{where}, question {item + 1}", f"{number}-{item}")
 
 
@@ -233,7 +291,9 @@ def _parse_example(task: Task, row: dict[str, Any], label: Any, where: str, inde
     answers: list[str] = []
     for name in task.answers:
         values = _as_list(row[name])
-        answers += [_parse_text(one, where, name) for one in (values if values is not None else [row[name]])]
+        answers += [
+            _parse_text(one, where, name) for one in (values if values is not None else [row[name]])
+        ]
     if task.answers and len(answers) != len(task.labels):
         raise ValueError(
             f"{where} has {len(answers)} answers, and task.labels={task.labels} names {len(task.labels)}; give as many of both"
@@ -242,15 +302,27 @@ def _parse_example(task: Task, row: dict[str, Any], label: Any, where: str, inde
 
 
 def _as_list(value: Any) -> list | None:
-    return None if isinstance(value, str | bytes | dict) or not hasattr(value, "__iter__") else list(value)
+    return (
+        None
+        if isinstance(value, str | bytes | dict) or not hasattr(value, "__iter__")
+        else list(value)
+    )
 
 
 def _parse_text(value: Any, where: str, name: str) -> str:
     if _as_list(value) is not None:
-        raise ValueError(f"{where}: {name} holds a list, not a text; only the columns of a choice may, as many texts as there are labels")
+        raise ValueError(
+            f"{where}: {name} holds a list, not a text; only the columns of a choice may, as many texts as there are labels"
+        )
     if isinstance(value, dict):
         raise ValueError(f"{where}: {name} holds an object, not a text")
-    text = "" if value is None else parse.utf8(value, where) if isinstance(value, bytes) else str(value)
+    text = (
+        ""
+        if value is None
+        else parse.utf8(value, where)
+        if isinstance(value, bytes)
+        else str(value)
+    )
     text = unicode.replace_surrogates(text).strip()
     if not text:
         raise ValueError(f"{where}: {name} is empty; fill it, or leave the example out")
@@ -260,7 +332,9 @@ def _parse_text(value: Any, where: str, name: str) -> str:
 def _label_name(value: Any, where: str, column: str) -> str:
     """A label as it is spelled."""
     if _as_list(value) is not None or isinstance(value, dict):
-        raise ValueError(f"{where}: {column} holds {'an object' if isinstance(value, dict) else 'a list'}, not a label")
+        raise ValueError(
+            f"{where}: {column} holds {'an object' if isinstance(value, dict) else 'a list'}, not a label"
+        )
     return parse.utf8(value, where) if isinstance(value, bytes) else str(value)
 
 
@@ -287,12 +361,21 @@ def _parse_label(task: Task, value: Any, where: str) -> float | None:
     elif values is not None:
         fits, allowed = number in values.values(), ", ".join(task.labels)
     else:
-        fits, allowed = number in range(max_class + 1), f"{', '.join(task.labels)}, or a number from 0 to {max_class}"
+        fits, allowed = (
+            number in range(max_class + 1),
+            f"{', '.join(task.labels)}, or a number from 0 to {max_class}",
+        )
     if fits:
-        return number if values is None or task.metric == "pearson" else float(list(values.values()).index(number))
+        return (
+            number
+            if values is None or task.metric == "pearson"
+            else float(list(values.values()).index(number))
+        )
     if number == -1:
         return None
-    raise ValueError(f"{where}: {task.label} is {parse.quote(name)}; give {_truncate(allowed)}, or other task.labels")
+    raise ValueError(
+        f"{where}: {task.label} is {parse.quote(name)}; give {_truncate(allowed)}, or other task.labels"
+    )
 
 
 def _truncate(text: str) -> str:

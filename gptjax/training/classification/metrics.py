@@ -7,9 +7,15 @@ import jax
 import numpy as np
 
 
-def best_steps(records: Iterable[dict[str, Any]], metric: str, saved_steps: Container[int]) -> list[int]:
+def best_steps(
+    records: Iterable[dict[str, Any]], metric: str, saved_steps: Container[int]
+) -> list[int]:
     """The steps that were evaluated to a number and are there, the best first; of equals the first."""
-    score_by_step = {r["step"]: r[metric] for r in records if metric in r and r["step"] in saved_steps and np.isfinite(r[metric])}
+    score_by_step = {
+        r["step"]: r[metric]
+        for r in records
+        if metric in r and r["step"] in saved_steps and np.isfinite(r[metric])
+    }
     return sorted(score_by_step, key=lambda step: (-score_by_step[step], step))
 
 
@@ -26,7 +32,9 @@ def score(metric: str, y_BC: np.ndarray, labels_B: np.ndarray) -> float:
             true_positives = np.sum((answers_B == 1) & (labels_B == 1))
             n_positives = np.sum(answers_B == 1) + np.sum(labels_B == 1)
             return 100 * float(2 * true_positives / n_positives) if n_positives else 0.0
-        case "matthews" | "pearson":  # Matthews' is Pearson's of two binary variables; STS-B reports Pearson's
+        case (
+            "matthews" | "pearson"
+        ):  # Matthews' is Pearson's of two binary variables; STS-B reports Pearson's
             is_defined = np.ptp(answers_B) > 0 and np.ptp(labels_B) > 0
             return 0.0 if not is_defined else 100 * float(np.corrcoef(answers_B, labels_B)[0, 1])
         case _:
@@ -37,7 +45,9 @@ def check_finite(y_BC: np.ndarray) -> None:
     """ValueError, in one line, for scores that are NaN or infinite."""
     bad = int((~np.isfinite(y_BC)).any(1).sum())
     if bad:
-        raise ValueError(f"the model's scores of {bad:,} of {len(y_BC):,} examples are NaN or infinite: it diverged, or is damaged")
+        raise ValueError(
+            f"the model's scores of {bad:,} of {len(y_BC):,} examples are NaN or infinite: it diverged, or is damaged"
+        )
 
 
 def predicted_classes(metric: str, y_BC: np.ndarray) -> np.ndarray:
@@ -50,7 +60,9 @@ def predicted_classes(metric: str, y_BC: np.ndarray) -> np.ndarray:
     return (weights_BC @ np.arange(y_BC.shape[1])) / weights_BC.sum(1)
 
 
-def predict(score_fn: Callable, params: Any, rows: np.ndarray, microbatch_rows: int, put_on_mesh: Callable) -> tuple[np.ndarray, float]:
+def predict(
+    score_fn: Callable, params: Any, rows: np.ndarray, microbatch_rows: int, put_on_mesh: Callable
+) -> tuple[np.ndarray, float]:
     """(scores (B, classes), mean loss in nats of those with a label) of rows of EncodedExamples, in microbatches padded with copies.
     score_fn: jitted (params, rows) -> (scores (B, classes), losses (B,)); put_on_mesh(array, letters) places a host array on the mesh."""
     score_batches, losses = [], []
@@ -61,4 +73,6 @@ def predict(score_fn: Callable, params: Any, rows: np.ndarray, microbatch_rows: 
         score_batches.append(y_BC[: len(batch)])
         losses.append(loss_B[: len(batch)])
     is_labeled = rows[:, 0] >= 0
-    return np.concatenate(score_batches), float(np.concatenate(losses)[is_labeled].mean()) if is_labeled.any() else float("nan")
+    return np.concatenate(score_batches), float(
+        np.concatenate(losses)[is_labeled].mean()
+    ) if is_labeled.any() else float("nan")

@@ -23,7 +23,9 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x_BD):
-        weight_DC = self.param("weight_DC", nn.initializers.normal(self.std), (x_BD.shape[-1], self.n_outputs))
+        weight_DC = self.param(
+            "weight_DC", nn.initializers.normal(self.std), (x_BD.shape[-1], self.n_outputs)
+        )
         bias_C = self.param("bias_C", nn.initializers.zeros, (self.n_outputs,))
         return x_BD.astype(jnp.float32) @ weight_DC + bias_C[None]
 
@@ -37,22 +39,33 @@ class Classifier(nn.Module):
     task: Task
 
     @nn.compact
-    def __call__(self, tokens_BCT: jax.Array, extract_BC: jax.Array | None = None, train: bool = False):
+    def __call__(
+        self, tokens_BCT: jax.Array, extract_BC: jax.Array | None = None, train: bool = False
+    ):
         """(scores (B, classes) float32, states (B * C, T, D)). extract_BC: where in each sequence its extract token stands.
 
         The states of a similarity's two orders are added; the answers of a choice are scored one by one, under one dropout mask as in the
         released code."""
         if tokens_BCT.ndim == 2:  # as training/state.py asks for parameters
-            tokens_BCT, extract_BC = tokens_BCT[:, None], jnp.zeros((tokens_BCT.shape[0], 1), jnp.int32)
+            tokens_BCT, extract_BC = (
+                tokens_BCT[:, None],
+                jnp.zeros((tokens_BCT.shape[0], 1), jnp.int32),
+            )
         assert extract_BC is not None
         B, C, T = tokens_BCT.shape
-        x_MTD = gpt.GPT(self.config, self.execution_policy, self.sharding, name="gpt")(tokens_BCT.reshape(B * C, T), None, train)
-        extract_MT = jax.nn.one_hot(extract_BC.reshape(B * C), T, dtype=x_MTD.dtype)  # not a gather, which a sharded batch would not like
+        x_MTD = gpt.GPT(self.config, self.execution_policy, self.sharding, name="gpt")(
+            tokens_BCT.reshape(B * C, T), None, train
+        )
+        extract_MT = jax.nn.one_hot(
+            extract_BC.reshape(B * C), T, dtype=x_MTD.dtype
+        )  # not a gather, which a sharded batch would not like
         state_BCD = jnp.einsum("MT,MTD->MD", extract_MT, x_MTD).reshape(B, C, -1)
         head = Head(self.task.n_outputs, self.config.init.weight, name="head")
         if self.task.kind == "choice":
             if train and self.task.dropout:
-                keep_B1D = layers.dropout(self, jnp.ones_like(state_BCD[:, :1]), self.task.dropout, train)
+                keep_B1D = layers.dropout(
+                    self, jnp.ones_like(state_BCD[:, :1]), self.task.dropout, train
+                )
                 state_BCD = state_BCD * keep_B1D
             return head(state_BCD.reshape(B * C, -1)).reshape(B, C), x_MTD
         state_BD = layers.dropout(self, state_BCD.sum(1), self.task.dropout, train)
@@ -67,7 +80,9 @@ class ClassificationStep(step.TrainStep):
         """(scores (B, classes), labels (B,) in classes, below 0 where unknown, states (B * C, T, D)) of rows of EncodedExamples."""
         labels_B, extract_BC, tokens_BCT = self.split_rows(rows_BT)
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        outputs: Any = self.model.apply({"params": params}, tokens_BCT, extract_BC, dropout_key is not None, rngs=rngs)
+        outputs: Any = self.model.apply(
+            {"params": params}, tokens_BCT, extract_BC, dropout_key is not None, rngs=rngs
+        )
         y_BC, x_MTD = outputs
         return y_BC, labels_B.astype(jnp.float32) / transformations.LABEL_SCALE, x_MTD
 
@@ -78,7 +93,9 @@ class ClassificationStep(step.TrainStep):
 
     def split_rows(self, rows_BT):
         assert self.config.task is not None
-        return transformations.split_rows(rows_BT, self.config.task.n_sequences, self.config.model.n_ctx)
+        return transformations.split_rows(
+            rows_BT, self.config.task.n_sequences, self.config.model.n_ctx
+        )
 
     def loss_fn(self, params, tokens_BT, dropout_key=None):
         """L3 of equation 5, of rows of EncodedExamples: the classifier's cross-entropy plus lm_weight times the language model's, the
@@ -92,16 +109,22 @@ class ClassificationStep(step.TrainStep):
         M, T, _ = x_MTD.shape
         # Each token but the first is predicted, up to the extract token. The last column has no successor and weight 0.
         last_M1 = extract_BC.reshape(M, 1)
-        weights_MT = jnp.where(jnp.arange(T)[None] < last_M1, 1 / (M * last_M1.astype(jnp.float32)), 0)
+        weights_MT = jnp.where(
+            jnp.arange(T)[None] < last_M1, 1 / (M * last_M1.astype(jnp.float32)), 0
+        )
         targets_MT = jnp.roll(tokens_BCT.reshape(M, T), -1, axis=1)
         model, table_VD = self.config.model, params["gpt"]["token_VD"]
-        return total + lm_weight * loss.cross_entropy(x_MTD, table_VD, targets_MT, weights_MT, model.n_vocab, self.model.sharding)
+        return total + lm_weight * loss.cross_entropy(
+            x_MTD, table_VD, targets_MT, weights_MT, model.n_vocab, self.model.sharding
+        )
 
 
 def task_loss(y_BC: jax.Array, label_B: jax.Array) -> jax.Array:
     """Cross-entropy (B,) with the label's class; with a score between two classes, in the share of its nearness to each (Tai et al.
     1503.00075 equation 18, as the released utils.py has it for STS-B). 0 where the label is unknown."""
-    target_BC = jnp.maximum(0, 1 - jnp.abs(label_B[:, None] - jnp.arange(y_BC.shape[1], dtype=jnp.float32)[None]))
+    target_BC = jnp.maximum(
+        0, 1 - jnp.abs(label_B[:, None] - jnp.arange(y_BC.shape[1], dtype=jnp.float32)[None])
+    )
     return jnp.where(label_B < 0, 0, -jnp.sum(target_BC * jax.nn.log_softmax(y_BC), axis=-1))
 
 
@@ -109,5 +132,7 @@ def build(config: schema.Config, platform: str, mesh: jax.sharding.Mesh) -> Clas
     """The step of a config with a task, on a mesh."""
     assert config.task is not None
     sharding = rules.Sharding(rules.PRESETS[config.mesh.sharding], mesh)
-    model = Classifier(config.model, gpt.execution_policy(config.compute, platform), sharding, config.task)
+    model = Classifier(
+        config.model, gpt.execution_policy(config.compute, platform), sharding, config.task
+    )
     return ClassificationStep(config, model, optimizer.adamw(config.train.optimizer))  # type: ignore[arg-type]

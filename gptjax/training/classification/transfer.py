@@ -9,7 +9,9 @@ from gptjax.config.classification import Everything, Layers, Nothing, Transfer
 from gptjax.config.schema import Model
 
 
-def transfer_params(new: dict[str, Any], old: dict[str, Any], model: Model, n_vocab: int, transfer: Transfer) -> dict[str, Any]:
+def transfer_params(
+    new: dict[str, Any], old: dict[str, Any], model: Model, n_vocab: int, transfer: Transfer
+) -> dict[str, Any]:
     """The GPT's parameters `new`, with those of `old` in their place as far as `transfer` says. model: the new one's sizes, which differ
     from the old one's in vocabulary and context alone; n_vocab: the old one's, whose rows are taken, so that special tokens stay new.
 
@@ -21,7 +23,9 @@ def transfer_params(new: dict[str, Any], old: dict[str, Any], model: Model, n_vo
             n = model.n_layers
         case Layers(n=n):
             if n > model.n_layers:
-                raise ValueError(f"task.transfer=Layers(n={n}): the model has {model.n_layers} layers; give as many or fewer")
+                raise ValueError(
+                    f"task.transfer=Layers(n={n}): the model has {model.n_layers} layers; give as many or fewer"
+                )
     params = dict(new)
     params["token_VD"] = new["token_VD"].at[:n_vocab].set(old["token_VD"][:n_vocab])
     params["position_TD"] = old["position_TD"][: model.n_ctx]
@@ -31,7 +35,11 @@ def transfer_params(new: dict[str, Any], old: dict[str, Any], model: Model, n_vo
     blocks = {}
     for name, block in new["periods"].items():  # block_i: layer i of each period
         use_old = jnp.arange(model.n_periods) * period + int(name.rpartition("_")[2]) < n
-        blocks[name] = jax.tree.map(lambda a, b: jnp.where(_broadcast_like(use_old, a), b, a), block, old["periods"][name])  # noqa: B023
+        blocks[name] = jax.tree.map(
+            lambda a, b: jnp.where(_broadcast_like(use_old, a), b, a),
+            block,
+            old["periods"][name],  # noqa: B023
+        )
     return params | {"periods": blocks}
 
 

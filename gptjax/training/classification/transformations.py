@@ -10,7 +10,9 @@ from gptjax.config.finetuning import DELIMITER, EXTRACT, START
 from gptjax.data.tokenizers import build
 from gptjax.training.classification.examples import Example
 
-LABEL_SCALE = 1000  # of a class, in which a label is kept: STS-B's scores have three decimals at most
+LABEL_SCALE = (
+    1000  # of a class, in which a label is kept: STS-B's scores have three decimals at most
+)
 UNKNOWN_LABEL = -1
 PAD_MULTIPLE = 16  # sequences are padded to a multiple of this
 NO_LIMIT = 2**31
@@ -34,10 +36,20 @@ def row_width(n_sequences: int, n_ctx: int) -> int:
 
 def split_rows(rows, n_sequences: int, n_ctx: int):
     """(labels (B,), extract (B, C), tokens (B, C, n_ctx)) of rows of EncodedExamples, NumPy's or jax's."""
-    return rows[:, 0], rows[:, 1 : 1 + n_sequences], rows[:, 1 + n_sequences :].reshape(-1, n_sequences, n_ctx)
+    return (
+        rows[:, 0],
+        rows[:, 1 : 1 + n_sequences],
+        rows[:, 1 + n_sequences :].reshape(-1, n_sequences, n_ctx),
+    )
 
 
-def build_sequences(task: Task, texts: tuple[list[int], ...], answers: tuple[list[int], ...], n_vocab: int, limit: int) -> list[list[int]]:
+def build_sequences(
+    task: Task,
+    texts: tuple[list[int], ...],
+    answers: tuple[list[int], ...],
+    n_vocab: int,
+    limit: int,
+) -> list[list[int]]:
     """The sequences of one example, each at most `limit` tokens: where one would be longer, its longest text loses tokens at the end,
     again and again. The paper does not say what was cut; its released code halves the context between two texts, which this does where
     both are long. n_vocab: of the pre-trained model, whose next ids are the special tokens.
@@ -58,7 +70,9 @@ def build_sequences(task: Task, texts: tuple[list[int], ...], answers: tuple[lis
     for first, second in pairs:
         specials = 3 if second else 2
         first, second = _truncate(first, second, limit - specials)
-        sequences.append([s, *sum(first, []), *([delimiter, *sum(second, [])] if second else []), e])
+        sequences.append(
+            [s, *sum(first, []), *([delimiter, *sum(second, [])] if second else []), e]
+        )
     return sequences
 
 
@@ -80,15 +94,23 @@ def _truncate(first, second, max_tokens: int) -> tuple[list[list[int]], list[lis
     return parts[: len(first)], parts[len(first) :]
 
 
-ExampleTokens = tuple[tuple[list[int], ...], tuple[list[int], ...]]  # of an example: the tokens of each text, and of each answer
+ExampleTokens = tuple[
+    tuple[list[int], ...], tuple[list[int], ...]
+]  # of an example: the tokens of each text, and of each answer
 
 
-def tokenize_examples(examples: list[Example], tokenizer: build.Tokenizer, progress: Callable[[str], None]) -> list[ExampleTokens]:
+def tokenize_examples(
+    examples: list[Example], tokenizer: build.Tokenizer, progress: Callable[[str], None]
+) -> list[ExampleTokens]:
     """The tokens of every example; progress is told, now and then, how far it is."""
     parts = []
     for number, example in enumerate(examples, 1):
-        texts = example.texts[:1] + tuple(f" {part}" if example.answers else part for part in example.texts[1:])
-        parts.append((tuple(map(tokenizer.encode, texts)), tuple(map(tokenizer.encode, example.answers))))
+        texts = example.texts[:1] + tuple(
+            f" {part}" if example.answers else part for part in example.texts[1:]
+        )
+        parts.append(
+            (tuple(map(tokenizer.encode, texts)), tuple(map(tokenizer.encode, example.answers)))
+        )
         if number % 1000 == 0:
             progress(f"reading examples: {number:,} of {len(examples):,}")
     return parts
@@ -96,11 +118,17 @@ def tokenize_examples(examples: list[Example], tokenizer: build.Tokenizer, progr
 
 def fit_n_ctx(task: Task, parts: list[ExampleTokens], n_vocab: int, limit: int) -> int:
     """The n_ctx that holds every sequence, up to `limit`: as in the released code, no longer than it need be, but for rounding."""
-    lengths = (len(sequence) for tokens in parts for sequence in build_sequences(task, *tokens, n_vocab, NO_LIMIT))
+    lengths = (
+        len(sequence)
+        for tokens in parts
+        for sequence in build_sequences(task, *tokens, n_vocab, NO_LIMIT)
+    )
     return min(limit, -(-max(lengths) // PAD_MULTIPLE) * PAD_MULTIPLE)
 
 
-def encode_examples(task: Task, examples: list[Example], parts: list[ExampleTokens], n_vocab: int, n_ctx: int) -> EncodedExamples:
+def encode_examples(
+    task: Task, examples: list[Example], parts: list[ExampleTokens], n_vocab: int, n_ctx: int
+) -> EncodedExamples:
     """The examples, whose tokens are `parts`, as arrays."""
     rows, n_tokens_lost = [], 0
     n_truncated = 0
@@ -112,8 +140,15 @@ def encode_examples(task: Task, examples: list[Example], parts: list[ExampleToke
         n_missing = sum(map(len, full_sequences)) - sum(map(len, example_sequences))
         n_truncated, n_tokens_lost = n_truncated + (n_missing > 0), n_tokens_lost + n_missing
         label = UNKNOWN_LABEL if example.label is None else round(example.label * LABEL_SCALE)
-        padded = [token for sequence in example_sequences for token in sequence + [0] * (n_ctx - len(sequence))]
+        padded = [
+            token
+            for sequence in example_sequences
+            for token in sequence + [0] * (n_ctx - len(sequence))
+        ]
         rows.append([label, *(len(sequence) - 1 for sequence in example_sequences), *padded])
     return EncodedExamples(
-        np.array(rows, np.int32).reshape(len(rows), row_width(task.n_sequences, n_ctx)), n_ctx, n_truncated, n_tokens_lost
+        np.array(rows, np.int32).reshape(len(rows), row_width(task.n_sequences, n_ctx)),
+        n_ctx,
+        n_truncated,
+        n_tokens_lost,
     )

@@ -66,15 +66,23 @@ def test_loops_are_counted_by_their_step():
 def test_bytes_that_are_moved():
     """In a turn, 8 x 4 floats through a fusion and a kernel, then gathered and scattered; and the counter. A tuple moves nothing.
     Of an array of as many slices as there are turns, one: two turns and f32[2,4]."""
-    six, five, two = (hlo_cost.Program(TEXT.replace("constant(11)", f"constant({n})")).bytes_accessed() for n in (11, 9, 3))
-    gathered, scattered = 128 + (32 + 128), 128 + 2 * 8 * 16  # reads x, holds a pair; reads floats, writes bfloat16s
+    six, five, two = (
+        hlo_cost.Program(TEXT.replace("constant(11)", f"constant({n})")).bytes_accessed()
+        for n in (11, 9, 3)
+    )
+    gathered, scattered = (
+        128 + (32 + 128),
+        128 + 2 * 8 * 16,
+    )  # reads x, holds a pair; reads floats, writes bfloat16s
     turn = 2 * 128 + 2 * 128 + gathered + scattered + 3 * 4
     assert six - five == turn and five - two == 3 * turn + 2 * 32 / 2
 
 
 def test_a_loop_that_cannot_be_counted_is_an_error():
     with pytest.raises(AssertionError, match="cannot count the loop while.1"):
-        hlo_cost.Program(TEXT.replace("%bound = s32[] constant(11)", "%bound = s32[] negate(%i.1)")).cycles()
+        hlo_cost.Program(
+            TEXT.replace("%bound = s32[] constant(11)", "%bound = s32[] negate(%i.1)")
+        ).cycles()
 
 
 def test_what_is_sent():
@@ -82,8 +90,18 @@ def test_what_is_sent():
     found = {one.kind: one for one in hlo_cost.Program(TEXT).collectives()}
     assert set(found) == {"all-gather", "all-reduce", "reduce-scatter"}
     gather, scatter, reduce = found["all-gather"], found["reduce-scatter"], found["all-reduce"]
-    assert (gather.times, gather.group, gather.asynchronous, gather.bytes_sent) == (6, (0, 1, 2, 3), True, 8 * 4 * 4 * 3 / 4)
-    assert (scatter.times, scatter.group, scatter.asynchronous, scatter.bytes_sent) == (6, (0, 1, 2, 3), False, 8 * 64 * 2 * 3 / 4)
+    assert (gather.times, gather.group, gather.asynchronous, gather.bytes_sent) == (
+        6,
+        (0, 1, 2, 3),
+        True,
+        8 * 4 * 4 * 3 / 4,
+    )
+    assert (scatter.times, scatter.group, scatter.asynchronous, scatter.bytes_sent) == (
+        6,
+        (0, 1, 2, 3),
+        False,
+        8 * 64 * 2 * 3 / 4,
+    )
     assert (reduce.times, reduce.group, reduce.bytes_sent) == (1, (0, 4), 8 * 4 * 4)
 
 
@@ -91,8 +109,17 @@ def test_what_leaves_a_slice():
     """Between slices libtpu sends by the hosts; 4 x 8 bfloat16s, of which each chip has its own."""
     handler = '_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"'
     send = f"  %s = (bf16[4,8]{{1,0}}, u32[], token[]) send(%y, %t), channel_id=9, frontend_attributes={{{handler}}}\n  ROOT %copy.1"
-    (one,) = [c for c in hlo_cost.Program(TEXT.replace("  ROOT %copy.1", send)).collectives() if not c.group]
-    assert (one.kind, one.bytes_sent, one.times, one.asynchronous) == ("all-reduce", 4 * 8 * 2, 1, True)
+    (one,) = [
+        c
+        for c in hlo_cost.Program(TEXT.replace("  ROOT %copy.1", send)).collectives()
+        if not c.group
+    ]
+    assert (one.kind, one.bytes_sent, one.times, one.asynchronous) == (
+        "all-reduce",
+        4 * 8 * 2,
+        1,
+        True,
+    )
 
 
 @pytest.mark.parametrize("written, group", [
@@ -111,7 +138,9 @@ def test_groups(written, group):
 
 def test_a_group_that_is_written_in_another_way_is_an_error():
     with pytest.raises(AssertionError, match="cannot read the devices of"):
-        hlo_cost.Program(TEXT.replace("replica_groups=[2,4]<=[8]", "replica_groups={}")).collectives()
+        hlo_cost.Program(
+            TEXT.replace("replica_groups=[2,4]<=[8]", "replica_groups={}")
+        ).collectives()
 
 
 def test_of_a_program_that_is_compiled_here():
@@ -121,8 +150,17 @@ def test_of_a_program_that_is_compiled_here():
     def step(x, ws):
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, ws)[0]
 
-    rows, weights = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in (("fsdp", None), (None, "fsdp", None)))
-    arguments = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=rows), jax.ShapeDtypeStruct((7, 16, 16), jnp.float32, sharding=weights)
-    program = hlo_cost.Program(jax.jit(step, out_shardings=rows).lower(*arguments).compile().as_text() or "")
-    sent = sum(one.times * one.bytes_sent for one in program.collectives() if one.kind == "all-gather")
+    rows, weights = (
+        NamedSharding(mesh, PartitionSpec(*spec)) for spec in (("fsdp", None), (None, "fsdp", None))
+    )
+    arguments = (
+        jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=rows),
+        jax.ShapeDtypeStruct((7, 16, 16), jnp.float32, sharding=weights),
+    )
+    program = hlo_cost.Program(
+        jax.jit(step, out_shardings=rows).lower(*arguments).compile().as_text() or ""
+    )
+    sent = sum(
+        one.times * one.bytes_sent for one in program.collectives() if one.kind == "all-gather"
+    )
     assert sent == 7 * 16 * 16 * 4 * 3 / 4

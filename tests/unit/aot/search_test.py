@@ -10,18 +10,30 @@ TARGET = topology.from_name("v5p:2x2x1")
 
 
 def tried(name, *choices):
-    return [assignments for assignments, _ in search.candidates(registry.config(name), TARGET, list(choices))]
+    return [
+        assignments
+        for assignments, _ in search.candidates(registry.config(name), TARGET, list(choices))
+    ]
 
 
 def test_every_combination_is_tried():
-    found = dict(search.candidates(registry.config("gpt3_small"), TARGET, ["mesh.fsdp=4|2", "compute.remat=full|attention+mid"]))
+    found = dict(
+        search.candidates(
+            registry.config("gpt3_small"),
+            TARGET,
+            ["mesh.fsdp=4|2", "compute.remat=full|attention+mid"],
+        )
+    )
     assert list(found) == [
         "mesh.fsdp=4 compute.remat=full",
         "mesh.fsdp=4 compute.remat=attention+mid",
         "mesh.fsdp=2 compute.remat=full",
         "mesh.fsdp=2 compute.remat=attention+mid",
     ]
-    assert found["mesh.fsdp=2 compute.remat=attention+mid"].compute.saved_names == ("attention", "mid")
+    assert found["mesh.fsdp=2 compute.remat=attention+mid"].compute.saved_names == (
+        "attention",
+        "mid",
+    )
 
 
 def test_without_choices_meshes_by_what_is_kept():

@@ -16,11 +16,21 @@ LINK = 100e9  # bytes/s of one v5p link, in one direction
 
 
 def traffic(seconds, asynchronous):
-    return step_time.Traffic(kind="all-gather", axes="fsdp", n_devices=4, times=1, n_bytes=1.0, seconds=seconds, asynchronous=asynchronous)
+    return step_time.Traffic(
+        kind="all-gather",
+        axes="fsdp",
+        n_devices=4,
+        times=1,
+        n_bytes=1.0,
+        seconds=seconds,
+        asynchronous=asynchronous,
+    )
 
 
 def test_what_is_synchronous_is_added_and_the_rest_may_hide():
-    whole = step_time.Estimate(floor=1.0, compute=4.0, kernels=1.0, traffic=(traffic(2.0, False), traffic(4.0, True)))
+    whole = step_time.Estimate(
+        floor=1.0, compute=4.0, kernels=1.0, traffic=(traffic(2.0, False), traffic(4.0, True))
+    )
     assert (whole.exposed, whole.step, whole.mfu) == (2.0, 7.0, 1 / 7)
     long = step_time.Estimate(floor=1.0, compute=4.0, kernels=1.0, traffic=(traffic(7.5, True),))
     assert long.exposed == 2.5
@@ -32,27 +42,48 @@ def test_days_are_of_all_tokens():
     assert step_time.run_days(whole, config) == pytest.approx(5 * 300e9 / 2**19 / (24 * 3600))
 
 
-@pytest.mark.parametrize("kinds, products", [(("forward", "dkv", "dq"), 2 * 2 + 4 + 3), (("forward", "dkv"), 2 * 2 + 5)])
+@pytest.mark.parametrize(
+    "kinds, products", [(("forward", "dkv", "dq"), 2 * 2 + 4 + 3), (("forward", "dkv"), 2 * 2 + 5)]
+)
 def test_kernels_run_at_half_of_peak(monkeypatch, kinds, products):
     """A thousand pairs of positions visited of each kind; heads of 64 are 128 wide there, forward runs twice where nothing is kept."""
-    monkeypatch.setattr(step_time.tpu_splash, "pairs_by_kernel", lambda pattern, n_ctx: dict.fromkeys(kinds, 1000))
-    c = tiny.replace_parts(registry.config("gpt3_small"), model={"attention": (schema.Dense(),)}, compute={"remat": "full"})
-    program, target = SimpleNamespace(kernel_counts=lambda: {"kernel": 1}), topology.from_name("v5p:2x2x1")
-    found = step_time.kernel_seconds(SimpleNamespace(config=c, program=program, mesh=SimpleNamespace(size=4), target=target))
+    monkeypatch.setattr(
+        step_time.tpu_splash, "pairs_by_kernel", lambda pattern, n_ctx: dict.fromkeys(kinds, 1000)
+    )
+    c = tiny.replace_parts(
+        registry.config("gpt3_small"),
+        model={"attention": (schema.Dense(),)},
+        compute={"remat": "full"},
+    )
+    program, target = (
+        SimpleNamespace(kernel_counts=lambda: {"kernel": 1}),
+        topology.from_name("v5p:2x2x1"),
+    )
+    found = step_time.kernel_seconds(
+        SimpleNamespace(config=c, program=program, mesh=SimpleNamespace(size=4), target=target)
+    )
     assert found == pytest.approx(products * 2 * 1000 * 128 * (12 * 256 * 12 / 4) / 459e12 / 0.5)
 
 
 def chips(target, shape):
     """A mesh (data, fsdp, tensor, context) of stand-ins for chips, in the torus' own order."""
     places = list(np.ndindex(*target.layout))
-    flat = [SimpleNamespace(coords=place, slice_index=s, process_index=0) for s in range(target.slices) for place in places]
+    flat = [
+        SimpleNamespace(coords=place, slice_index=s, process_index=0)
+        for s in range(target.slices)
+        for place in places
+    ]
     devices = np.empty(len(flat), object)
     devices[:] = flat
-    return SimpleNamespace(devices=devices.reshape(shape), axis_names=("data", "fsdp", "tensor", "context"))
+    return SimpleNamespace(
+        devices=devices.reshape(shape), axis_names=("data", "fsdp", "tensor", "context")
+    )
 
 
 def sends(kind, group):
-    return hlo_cost.Collective(kind=kind, shapes=(), group=group, times=1, bytes_sent=1.0, asynchronous=False, op_name="")
+    return hlo_cost.Collective(
+        kind=kind, shapes=(), group=group, times=1, bytes_sent=1.0, asynchronous=False, op_name=""
+    )
 
 
 def test_links_of_a_group():
@@ -60,15 +91,25 @@ def test_links_of_a_group():
     pod = topology.from_name("v5p:8x8x8")
     mesh = chips(pod, (1, 64, 8, 1))
     line, plane, part = tuple(range(8)), tuple(range(0, 512, 8)), tuple(range(4))
-    assert step_time.group_axes(line, mesh) == "tensor" and step_time.group_axes(plane, mesh) == "fsdp"
+    assert (
+        step_time.group_axes(line, mesh) == "tensor" and step_time.group_axes(plane, mesh) == "fsdp"
+    )
     assert step_time.bandwidth(sends("all-gather", line), mesh, pod) == 2 * LINK
     assert step_time.bandwidth(sends("all-gather", plane), mesh, pod) == 4 * LINK
-    assert step_time.bandwidth(sends("all-gather", part), mesh, pod) == LINK, "half a ring is a line"
+    assert step_time.bandwidth(sends("all-gather", part), mesh, pod) == LINK, (
+        "half a ring is a line"
+    )
     assert step_time.bandwidth(sends("collective-permute", line), mesh, pod) == LINK
     host = topology.from_name("v5p:2x2x1")
-    assert step_time.bandwidth(sends("all-gather", (0, 1, 2, 3)), chips(host, (1, 4, 1, 1)), host) == 2 * LINK
+    assert (
+        step_time.bandwidth(sends("all-gather", (0, 1, 2, 3)), chips(host, (1, 4, 1, 1)), host)
+        == 2 * LINK
+    )
     two = topology.from_name("2xv5p:2x2x1")
-    assert step_time.bandwidth(sends("all-reduce", ()), chips(two, (2, 4, 1, 1)), two) == topology.CHIPS["v5p"].network_bandwidth
+    assert (
+        step_time.bandwidth(sends("all-reduce", ()), chips(two, (2, 4, 1, 1)), two)
+        == topology.CHIPS["v5p"].network_bandwidth
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +118,9 @@ def compiled():
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("needs libtpu, which requirements-dev.txt installs")
     c = tiny.config(rows=16, n_ctx=256, n_vocab=500, n_layers=4, n_heads=2, d_model=256)
-    c = tiny.replace_parts(c, compute={"remat": "full"}, train={"microbatch_rows": 8}, mesh={"fsdp": 4})
+    c = tiny.replace_parts(
+        c, compute={"remat": "full"}, train={"microbatch_rows": 8}, mesh={"fsdp": 4}
+    )
     return compile.compile_step(c, topology.from_name("v5p:2x2x1"))
 
 
@@ -87,22 +130,38 @@ def test_of_a_compiled_step(compiled):
     runs = compiled.program.kernel_counts()
     assert sum(times for name, times in runs.items() if "fwd" in name) == 16
     assert sum(times for name, times in runs.items() if "dkv" in name) == 8
-    flops = count.train_flops_per_token(compiled.config.model) * compiled.config.train.batch_tokens / 4
-    assert found.floor == pytest.approx(flops / 459e12) and found.floor < found.compute + found.kernels < found.step
-    assert {row.axes for row in found.traffic} == {"fsdp"} and "all-gather" in {row.kind for row in found.traffic}
+    flops = (
+        count.train_flops_per_token(compiled.config.model) * compiled.config.train.batch_tokens / 4
+    )
+    assert (
+        found.floor == pytest.approx(flops / 459e12)
+        and found.floor < found.compute + found.kernels < found.step
+    )
+    assert {row.axes for row in found.traffic} == {"fsdp"} and "all-gather" in {
+        row.kind for row in found.traffic
+    }
     weights = sum(row.n_bytes for row in found.traffic if row.kind == "all-gather")
-    once = 2 * 12 * 256**2 * 4 * 3 / 4  # bfloat16 matrices of four layers, of which a chip has a quarter
+    once = (
+        2 * 12 * 256**2 * 4 * 3 / 4
+    )  # bfloat16 matrices of four layers, of which a chip has a quarter
     assert weights > 4 * once, "each is gathered forward and backward, in both microbatches"
 
 
 def test_it_is_told(compiled):
     found = step_time.summarize(compiled, step_time.estimate(compiled))
     said = report.render(found)
-    assert found["fits"] and "fits:" in said and "2 x 8 rows" in said and max(map(len, said.splitlines())) <= 100
+    assert (
+        found["fits"]
+        and "fits:" in said
+        and "2 x 8 rows" in said
+        and max(map(len, said.splitlines())) <= 100
+    )
     small = found | {"fits": False, "over_bytes": 3 * 2**30, "advice": "take more"}
     assert "DOES NOT FIT: 3.00 GiB over; take more" in report.render(small)
     rows = report.render_ranking([("a", "no room"), ("b", small), ("c", found)]).splitlines()
-    assert [row.split()[0] for row in rows[1:]] == ["c", "b", "a"], "those that fit, those that do not, those that were not compiled"
+    assert [row.split()[0] for row in rows[1:]] == ["c", "b", "a"], (
+        "those that fit, those that do not, those that were not compiled"
+    )
 
 
 def test_chips_that_are_too_few_are_refused_before_compiling():
@@ -110,11 +169,19 @@ def test_chips_that_are_too_few_are_refused_before_compiling():
     config, four = registry.config("gpt3_175b"), topology.from_name("v5p:2x2x1")
     over = 12 * count.padded_parameters(config.model) // 4 - four.chip.hbm_bytes
     said = compile.state_too_large(config, four)
-    assert f"{over / 2**30:.0f} GiB over the memory of each chip of v5p:2x2x1; the smallest v5p that should do: v5p-" in said
+    assert (
+        f"{over / 2**30:.0f} GiB over the memory of each chip of v5p:2x2x1; the smallest v5p that should do: v5p-"
+        in said
+    )
     enough = topology.from_name(said.rsplit(" ", 1)[1])
     assert 20 * count.parameters(config.model) / enough.n_devices < enough.chip.hbm_bytes
-    assert compile.state_too_large(config, enough) == "" and compile.state_too_large(registry.config("gpt3_small"), four) == ""
-    assert "no v6e slice is large enough" not in compile.state_too_large(registry.config("gpt3_13b"), topology.from_name("v6e-1"))
+    assert (
+        compile.state_too_large(config, enough) == ""
+        and compile.state_too_large(registry.config("gpt3_small"), four) == ""
+    )
+    assert "no v6e slice is large enough" not in compile.state_too_large(
+        registry.config("gpt3_13b"), topology.from_name("v6e-1")
+    )
 
 
 def test_attention_that_no_kernel_computes_is_in_the_cycles(compiled):
@@ -125,7 +192,10 @@ def test_attention_that_no_kernel_computes_is_in_the_cycles(compiled):
 
 def test_plan_takes_the_microbatch_that_train_takes():
     """GPT-2 has attention dropout, so that its scores lie in memory, and fewer rows fit than without."""
-    target, mesh = topology.from_name("v5e-4"), SimpleNamespace(size=4, shape={"data": 1, "fsdp": 4, "tensor": 1, "context": 1})
+    target, mesh = (
+        topology.from_name("v5e-4"),
+        SimpleNamespace(size=4, shape={"data": 1, "fsdp": 4, "tensor": 1, "context": 1}),
+    )
     gpt2 = registry.config("gpt2_355m")
     dropping, free = (
         compile.choose_microbatch_rows(tiny.replace_parts(gpt2, model={"dropout": d}), mesh, target)
@@ -133,7 +203,13 @@ def test_plan_takes_the_microbatch_that_train_takes():
     )
     assert dropping < free
     state = count.state_bytes(gpt2.model) // 4
-    least = count.microbatch_rows(gpt2, count.activation_budget(gpt2.model, target.chip.hbm_bytes, state, 4), 4, "bfloat16", scores=True)
+    least = count.microbatch_rows(
+        gpt2,
+        count.activation_budget(gpt2.model, target.chip.hbm_bytes, state, 4),
+        4,
+        "bfloat16",
+        scores=True,
+    )
     assert dropping <= least < 2 * dropping, "the largest power of two, of a batch of 512"
 
 
@@ -154,7 +230,9 @@ def test_a_step_for_chips_elsewhere_is_compiled_without_the_cache(monkeypatch):
 
     monkeypatch.setattr(compile, "compile_program", program)
     with pytest.raises(KeyError):
-        compile.compile_step(tiny.replace_parts(tiny.config(), mesh={"fsdp": 4}), topology.from_name("v5p:2x2x1"))
+        compile.compile_step(
+            tiny.replace_parts(tiny.config(), mesh={"fsdp": 4}), topology.from_name("v5p:2x2x1")
+        )
     assert switches == [False] and jax.config.jax_enable_compilation_cache
 
 

@@ -18,7 +18,9 @@ def config(*assignments):
 
 def ramped(rows, start_tokens, over_tokens, total_tokens, *more):
     ramp = f"train.ramp=Ramp(start_tokens={start_tokens}, over_tokens={over_tokens})"
-    return config(f"train.batch_tokens={rows * 32}", ramp, f"train.total_tokens={total_tokens}", *more)
+    return config(
+        f"train.batch_tokens={rows * 32}", ramp, f"train.total_tokens={total_tokens}", *more
+    )
 
 
 def simulated(config, quantum):
@@ -27,7 +29,9 @@ def simulated(config, quantum):
     while seen < train.total_tokens:
         grown = (
             train.ramp.start_tokens
-            + (train.batch_tokens - train.ramp.start_tokens) * min(seen, train.ramp.over_tokens) // train.ramp.over_tokens
+            + (train.batch_tokens - train.ramp.start_tokens)
+            * min(seen, train.ramp.over_tokens)
+            // train.ramp.over_tokens
         )
         quanta = max(1, grown // (quantum * config.model.n_ctx))
         sizes.append(quanta * quantum)
@@ -55,14 +59,21 @@ def test_the_ramp_is_its_definition(rows, start, over, total, shards, quantum):
     assert batches.quantum == quantum
     assert batches.n_steps == len(sizes)
     assert [batches.rows(step) for step in range(len(sizes))] == sizes
-    assert [batches.first_row(step) for step in range(len(sizes) + 1)] == [sum(sizes[:step]) for step in range(len(sizes) + 1)]
+    assert [batches.first_row(step) for step in range(len(sizes) + 1)] == [
+        sum(sizes[:step]) for step in range(len(sizes) + 1)
+    ]
     assert batches.tokens(3) == 32 * sum(sizes[:3])
     assert batches.max_rows == max(sizes)
 
 
 def test_without_a_ramp_every_batch_is_full_and_the_last_step_is_whole():
     batches = BatchSchedule(config("train.total_tokens=1000"))
-    assert (batches.n_steps, batches.rows(0), batches.rows(9**9), batches.quantum) == (4, 8, 8, 8)  # 1000 tokens are 3.9 batches of 256
+    assert (batches.n_steps, batches.rows(0), batches.rows(9**9), batches.quantum) == (
+        4,
+        8,
+        8,
+        8,
+    )  # 1000 tokens are 3.9 batches of 256
     assert batches.first_row(4) == 32 and batches.tokens(4) == 1024
     assert BatchSchedule(config("train.total_tokens=1")).n_steps == 1
     assert BatchSchedule(config("train.total_tokens=1024")).n_steps == 4
@@ -73,7 +84,8 @@ def test_steps_stop_early_and_never_late():
     assert BatchSchedule(config("train.steps=7")).n_steps == 7
     assert BatchSchedule(config("train.steps=40")).n_steps == 40
     with pytest.raises(
-        ValueError, match="train.steps=41 is more than the 40 steps that train.total_tokens=10,240 gives; raise train.total"
+        ValueError,
+        match="train.steps=41 is more than the 40 steps that train.total_tokens=10,240 gives; raise train.total",
     ):
         BatchSchedule(config("train.steps=41"))
     assert BatchSchedule(ramped(100, 32, 320_000, 1_000_000, "train.steps=3")).max_rows == 1
@@ -81,7 +93,8 @@ def test_steps_stop_early_and_never_late():
 
 def test_a_batch_that_does_not_split_says_what_does():
     with pytest.raises(
-        ValueError, match=r"batch_tokens=256 is 8 rows, which 3 devices cannot share evenly; give 192 or 288, or change the mesh"
+        ValueError,
+        match=r"batch_tokens=256 is 8 rows, which 3 devices cannot share evenly; give 192 or 288, or change the mesh",
     ):
         BatchSchedule(SMOKE, shards=3)
     with pytest.raises(ValueError, match=r"which 16 devices cannot share evenly; give 512, or"):
@@ -99,11 +112,15 @@ def test_while_the_batch_grows_microbatches_are_as_small_as_it_began():
     batches = BatchSchedule(registry.config("gpt3_175b"), shards=64)
     last = batches.n_steps - 1
     assert batches.quantum == 64 and batches.rows(last) == 1600
-    sizes = {(batches.rows(step) == 1600, batches.microbatch(step, 400)) for step in range(0, last, 7)}
+    sizes = {
+        (batches.rows(step) == 1600, batches.microbatch(step, 400)) for step in range(0, last, 7)
+    }
     assert sizes == {(False, 64), (True, 320)} and batches.largest_microbatch(400) == 320
 
 
-@pytest.mark.parametrize("limit,rows", [(0, 2), (1, 2), (2, 2), (3, 2), (5, 4), (7, 6), (11, 6), (12, 12), (999, 12)])
+@pytest.mark.parametrize(
+    "limit,rows", [(0, 2), (1, 2), (2, 2), (3, 2), (5, 4), (7, 6), (11, 6), (12, 12), (999, 12)]
+)
 def test_the_largest_microbatch_divides_every_batch(limit, rows):
     assert BatchSchedule(replace_batch(12), shards=2).largest_microbatch(limit) == rows
 
@@ -132,8 +149,12 @@ def test_a_run_that_goes_on_has_the_rows_that_it_would_have_had():
         for shards in (1, 2):
             rest = resume(it, shards, step, whole.first_row(step), whole.quantum)
             assert rest.n_steps == whole.n_steps
-            assert [rest.first_row(n) for n in range(step, whole.n_steps)] == [whole.first_row(n) for n in range(step, whole.n_steps)]
-    moved = resume(it, 2, 20, whole.first_row(20) + 6, whole.quantum)  # three quanta further: those rows are done
+            assert [rest.first_row(n) for n in range(step, whole.n_steps)] == [
+                whole.first_row(n) for n in range(step, whole.n_steps)
+            ]
+    moved = resume(
+        it, 2, 20, whole.first_row(20) + 6, whole.quantum
+    )  # three quanta further: those rows are done
     assert moved.first_row(20) == whole.first_row(20) + 6 and moved.rows(20) >= whole.rows(20)
 
 
@@ -141,10 +162,15 @@ def test_a_mesh_that_cannot_split_the_ramp_is_refused_until_that_is_over():
     it = ramped(32, 64, 20_480, 40_960)
     whole = BatchSchedule(it, shards=2)
     over = next(step for step in range(whole.n_steps) if whole.rows(step) == 32)
-    with pytest.raises(ValueError, match=rf"grows in steps of 2 rows, which 8 devices .* until it is over, at step {over}, .* is 1 or 2$"):
+    with pytest.raises(
+        ValueError,
+        match=rf"grows in steps of 2 rows, which 8 devices .* until it is over, at step {over}, .* is 1 or 2$",
+    ):
         resume(it, 8, over - 1, whole.first_row(over - 1), 2)
     rest = resume(it, 8, over, whole.first_row(over), 2)
-    assert [rest.first_row(n) for n in range(over, whole.n_steps)] == [whole.first_row(n) for n in range(over, whole.n_steps)]
+    assert [rest.first_row(n) for n in range(over, whole.n_steps)] == [
+        whole.first_row(n) for n in range(over, whole.n_steps)
+    ]
     assert rest.largest_microbatch(16) == 16
 
 
@@ -159,9 +185,16 @@ def test_the_quantum_of_an_earlier_version_follows_from_what_was_done(begun, goe
 def test_a_run_that_is_at_its_end_or_beyond_has_no_steps_left():
     assert resume(config("train.total_tokens=1000"), 1, 4, 32, 8).n_steps == 4
     assert resume(config("train.steps=3"), 1, 4, 32, 8).n_steps == 3
-    with pytest.raises(ValueError, match="train.steps=41 is more than the 40 steps that train.total_tokens=10,240 gives"):
+    with pytest.raises(
+        ValueError,
+        match="train.steps=41 is more than the 40 steps that train.total_tokens=10,240 gives",
+    ):
         resume(config("train.steps=41"), 1, 4, 32, 8)
 
 
 def test_divisors():
-    assert divisors(36) == (1, 2, 3, 4, 6, 9, 12, 18, 36) and divisors(1) == (1,) and divisors(7) == (1, 7)
+    assert (
+        divisors(36) == (1, 2, 3, 4, 6, 9, 12, 18, 36)
+        and divisors(1) == (1,)
+        and divisors(7) == (1, 7)
+    )

@@ -7,8 +7,21 @@ import pytest
 from gptjax.config import count, registry
 from gptjax.config.schema import Banded, Compute, Config, Dense, Dropout, Fixed, Model, Strided
 
-PATTERNS = [Dense(), Banded(window=1), Banded(window=5), Banded(window=99), Strided(stride=1), Strided(stride=4), Strided(stride=99)]
-PATTERNS += [Fixed(block=4, summary=1), Fixed(block=4, summary=4), Fixed(block=7, summary=2), Fixed(block=99, summary=3)]
+PATTERNS = [
+    Dense(),
+    Banded(window=1),
+    Banded(window=5),
+    Banded(window=99),
+    Strided(stride=1),
+    Strided(stride=4),
+    Strided(stride=99),
+]
+PATTERNS += [
+    Fixed(block=4, summary=1),
+    Fixed(block=4, summary=4),
+    Fixed(block=7, summary=2),
+    Fixed(block=99, summary=3),
+]
 
 
 def sees(pattern, q, k) -> bool:
@@ -27,7 +40,9 @@ def sees(pattern, q, k) -> bool:
 @pytest.mark.parametrize("pattern", PATTERNS, ids=repr)
 @pytest.mark.parametrize("n_ctx", [1, 4, 7, 23, 32])
 def test_keys_seen_are_the_pairs_of_the_definition(pattern, n_ctx):
-    assert count.attention_pairs(pattern, n_ctx) == sum(sees(pattern, q, k) for q in range(n_ctx) for k in range(n_ctx))
+    assert count.attention_pairs(pattern, n_ctx) == sum(
+        sees(pattern, q, k) for q in range(n_ctx) for k in range(n_ctx)
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,7 +67,11 @@ def test_parameters_are_exact(name, parameters):
     model = registry.config(name).model
     assert count.parameters(model) == parameters
     assert count.padded_parameters(model) - parameters == (-model.n_vocab % 128) * model.d_model
-    assert count.state_bytes(model) == 3 * count.gradient_bytes(model) == 12 * count.padded_parameters(model)
+    assert (
+        count.state_bytes(model)
+        == 3 * count.gradient_bytes(model)
+        == 12 * count.padded_parameters(model)
+    )
 
 
 def test_gpt1_has_85_million_beside_its_embeddings():
@@ -64,7 +83,9 @@ def test_banded_layers_cost_less_by_what_they_do_not_see():
     dense, banded = count.layer_flops(model, Dense()), count.layer_flops(model, Banded(window=256))
     unseen = sum(q + 1 - min(q + 1, 256) for q in range(2048))
     assert dense - banded == pytest.approx(4 * 768 * unseen / 2048)
-    assert count.forward_flops_per_token(model) == pytest.approx(6 * (dense + banded) + 2 * 768 * 50257)
+    assert count.forward_flops_per_token(model) == pytest.approx(
+        6 * (dense + banded) + 2 * 768 * 50257
+    )
     assert count.train_flops_per_token(model) == 3 * count.forward_flops_per_token(model)
 
 
@@ -85,19 +106,33 @@ def test_pf_days_are_those_of_table_d1(name):
 def test_pf_days_of_ours_count_attention_at_its_cost():
     config = registry.config("gpt3_175b")
     tokens = config.train.total_tokens
-    assert count.pf_days(config.model, tokens) == pytest.approx(count.train_flops_per_token(config.model) * 300e9 / 8.64e19)
-    assert 1 < count.pf_days(config.model, tokens) / count.paper_pf_days(config.model, tokens) < 1.05
+    assert count.pf_days(config.model, tokens) == pytest.approx(
+        count.train_flops_per_token(config.model) * 300e9 / 8.64e19
+    )
+    assert (
+        1 < count.pf_days(config.model, tokens) / count.paper_pf_days(config.model, tokens) < 1.05
+    )
 
 
-def small(remat, n_ctx=128, dropout=0.0, pattern=Dense()) -> Config:  # noqa: B008
+def small(remat, n_ctx=128, dropout=0.0, pattern=Dense()) -> Config:
     config = registry.config("smoke")
     drop = Dropout(embedding=dropout, attention=dropout, residual=dropout)
-    model = replace(config.model, n_layers=3, n_heads=4, d_model=128, n_ctx=n_ctx, attention=(pattern,), dropout=drop)
+    model = replace(
+        config.model,
+        n_layers=3,
+        n_heads=4,
+        d_model=128,
+        n_ctx=n_ctx,
+        attention=(pattern,),
+        dropout=drop,
+    )
     return replace(
         config,
         model=model,
         train=replace(config.train, batch_tokens=4 * n_ctx),
-        compute=Compute(remat=remat, dtype="float32", layers="scan", attention="reference"),  # what the estimates are of
+        compute=Compute(
+            remat=remat, dtype="float32", layers="scan", attention="reference"
+        ),  # what the estimates are of
     )
 
 
@@ -115,7 +150,13 @@ def gradient(config: Config, rows: int):
 
     def total(params, tokens):
         x_BTD = net.apply(params, tokens, None, True, rngs={"dropout": jax.random.key(1)})
-        return loss.cross_entropy_reference(x_BTD, params["params"]["token_VD"], tokens, jnp.ones(tokens.shape), config.model.n_vocab)
+        return loss.cross_entropy_reference(
+            x_BTD,
+            params["params"]["token_VD"],
+            tokens,
+            jnp.ones(tokens.shape),
+            config.model.n_vocab,
+        )
 
     return jax.jit(jax.grad(total)), (params, tokens)
 
@@ -142,17 +183,31 @@ def test_flops_are_those_of_the_model_that_is_built(remat):
     """The reference attention multiplies all n_ctx x n_ctx pairs, so causal pairs are swapped for those; the padded logits too."""
     config = small(remat)
     model, rows = config.model, 2
-    step, arguments = gradient(replace(config, compute=replace(config.compute, layers="unroll")), rows)  # a scan's body counts once
+    step, arguments = gradient(
+        replace(config, compute=replace(config.compute, layers="unroll")), rows
+    )  # a scan's body counts once
     found = dot_flops(step.trace(*arguments).jaxpr.jaxpr) / (rows * model.n_ctx)
-    pairs_more = 4 * model.d_model * (model.n_ctx - count.attention_pairs(Dense(), model.n_ctx) / model.n_ctx) * model.n_layers
+    pairs_more = (
+        4
+        * model.d_model
+        * (model.n_ctx - count.attention_pairs(Dense(), model.n_ctx) / model.n_ctx)
+        * model.n_layers
+    )
     passes = 3 if remat == "none" else 3.5 if "attention" in remat else 4
     padding = 3 * 2 * model.d_model * (model.n_vocab_padded - model.n_vocab)
-    assert found == pytest.approx(count.hardware_flops_per_token(config) + passes * pairs_more + padding)
+    assert found == pytest.approx(
+        count.hardware_flops_per_token(config) + passes * pairs_more + padding
+    )
 
 
 @pytest.mark.parametrize(
     "remat,dropout,least,most",  # what jax 0.10.2 and 0.12.0 allot
-    [("none", 0.0, 0.77, 0.88), ("none", 0.1, 0.84, 0.94), ("full", 0.0, 1.0, 1.15), ("qkv+mid+up", 0.0, 1.25, 1.4)],
+    [
+        ("none", 0.0, 0.77, 0.88),
+        ("none", 0.1, 0.84, 0.94),
+        ("full", 0.0, 1.0, 1.15),
+        ("qkv+mid+up", 0.0, 1.25, 1.4),
+    ],
 )
 def test_activations_are_near_what_xla_allots(remat, dropout, least, most):
     config = small(remat, 256, dropout)
@@ -164,17 +219,26 @@ def test_activations_are_near_what_xla_allots(remat, dropout, least, most):
 
 
 def test_activations_by_policy_and_type():
-    sizes = [count.activation_bytes(small(remat), 4) for remat in ("none", "qkv+mid+up", "attention", "full")]
+    sizes = [
+        count.activation_bytes(small(remat), 4)
+        for remat in ("none", "qkv+mid+up", "attention", "full")
+    ]
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 4
     half = count.activation_bytes(small("full"), 4, "bfloat16")
     assert half < sizes[-1]
     auto = replace(small("full"), compute=Compute(remat="full"))
     assert count.activation_bytes(auto, 4) == sizes[-1]
-    assert count.activation_bytes(replace(auto, compute=Compute(remat="full", dtype="bfloat16")), 4) == half
+    assert (
+        count.activation_bytes(replace(auto, compute=Compute(remat="full", dtype="bfloat16")), 4)
+        == half
+    )
 
 
 def test_what_is_in_use_leaves_as_much_room_as_a_smaller_device():
-    model, gradients = registry.config("gpt3_small").model, count.gradient_bytes(registry.config("gpt3_small").model)
+    model, gradients = (
+        registry.config("gpt3_small").model,
+        count.gradient_bytes(registry.config("gpt3_small").model),
+    )
     assert (
         count.activation_budget(model, 70 * 2**30, 20 * 2**30, 4)
         == count.activation_budget(model, 50 * 2**30, 0, 4)

@@ -26,7 +26,13 @@ def corpus(tmp_path):
     root = tmp_path / "corpus"
     for name in ("local/a.jsonl", "c4-train.00000.json.gz", "D.JSONL", "e.ndjson", "f.TXT.XZ"):
         put(root / name)
-    for name in (".ipynb_checkpoints/a-checkpoint.jsonl", ".hidden.txt", "checkpoints/g.json", "README.md", "h.txt.bz2"):
+    for name in (
+        ".ipynb_checkpoints/a-checkpoint.jsonl",
+        ".hidden.txt",
+        "checkpoints/g.json",
+        "README.md",
+        "h.txt.bz2",
+    ):
         put(root / name)
     put(tmp_path / "disk2" / "part" / "b.jsonl")
     (root / "part").symlink_to(tmp_path / "disk2" / "part", target_is_directory=True)
@@ -34,14 +40,27 @@ def corpus(tmp_path):
 
 
 def test_a_directory_is_read_whole_and_says_what_it_passes_over(corpus):
-    assert names(corpus, corpus) == ["D.JSONL", "c4-train.00000.json.gz", "e.ndjson", "f.TXT.XZ", "local/a.jsonl", "part/b.jsonl"]
+    assert names(corpus, corpus) == [
+        "D.JSONL",
+        "c4-train.00000.json.gz",
+        "e.ndjson",
+        "f.TXT.XZ",
+        "local/a.jsonl",
+        "part/b.jsonl",
+    ]
     remark = find_files.find(str(corpus)).remark()
     assert remark is not None and remark.startswith("passed over: ")
-    assert "3 hidden, or in a folder of other things (.hidden.txt, .ipynb_checkpoints, checkpoints)" in remark
+    assert (
+        "3 hidden, or in a folder of other things (.hidden.txt, .ipynb_checkpoints, checkpoints)"
+        in remark
+    )
     assert "2 of no known format (README.md, h.txt.bz2)" in remark
     assert find_files.find(str(corpus / "local")).remark() is None
     put(corpus / "local" / "settings.json", '{\n "a": 1\n}')
-    assert find_files.find(str(corpus / "local")).remark() == "passed over: 1 JSON that has not an object a line (settings.json)"
+    assert (
+        find_files.find(str(corpus / "local")).remark()
+        == "passed over: 1 JSON that has not an object a line (settings.json)"
+    )
 
 
 def test_each_real_file_is_read_once_and_cycles_end(corpus):
@@ -76,13 +95,26 @@ def test_a_directory_and_its_globs_read_the_same(tmp_path, seed):
                 if files:
                     (here / f"{name}.txt").symlink_to(chance.choice(files))
             case _:
-                put(here / (name + chance.choice([".txt", ".JSON", ".jsonl.gz", ".parquet", ".md", ""])))
+                put(
+                    here
+                    / (name + chance.choice([".txt", ".JSON", ".jsonl.gz", ".parquet", ".md", ""]))
+                )
     put(folders[0] / "always.txt")
     root = folders[0]
     whole = find(root)
-    assert whole == find(root / "**") == find(root / "**" / "*") == find(f"{root}/") == find(root / "**" / "**" / "**")
+    assert (
+        whole
+        == find(root / "**")
+        == find(root / "**" / "*")
+        == find(f"{root}/")
+        == find(root / "**" / "**" / "**")
+    )
     assert len({file.resolve() for file in whole}) == len(whole)
-    by_ending = [file for ending in ("txt", "JSON", "gz", "parquet") for file in find_any(root / "**" / f"*.{ending}")]
+    by_ending = [
+        file
+        for ending in ("txt", "JSON", "gz", "parquet")
+        for file in find_any(root / "**" / f"*.{ending}")
+    ]
     assert {file.resolve() for file in by_ending} == {file.resolve() for file in whole}
 
 
@@ -121,5 +153,8 @@ def test_the_ending_of_a_name_tells_format_and_compression():
         find_files.file_type(find_files.Path("a.b.JSON.GZ")) == (".jsonl", ".gz")
         and find_files.stem(find_files.Path("a.b.JSON.GZ")) == "a.b"
     )
-    assert find_files.file_type(find_files.Path("a.txt.xz.gz")) == ("", ".gz") and find_files.file_type(find_files.Path(".txt")) == ("", "")
+    assert find_files.file_type(find_files.Path("a.txt.xz.gz")) == (
+        "",
+        ".gz",
+    ) and find_files.file_type(find_files.Path(".txt")) == ("", "")
     assert find_files.stem(find_files.Path("plain")) == "plain"

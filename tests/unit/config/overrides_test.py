@@ -6,7 +6,19 @@ import random
 
 import pytest
 
-from gptjax.config.data import ByDocument, Bytes, Data, Embedded, Gpt2Bpe, SentencePiece, Separate, Shards, Tail, Text, Tfds
+from gptjax.config.data import (
+    ByDocument,
+    Bytes,
+    Data,
+    Embedded,
+    Gpt2Bpe,
+    SentencePiece,
+    Separate,
+    Shards,
+    Tail,
+    Text,
+    Tfds,
+)
 from gptjax.config.overrides import diff, digest, flatten, override, unflatten
 from gptjax.config.schema import (
     AdamW,
@@ -28,9 +40,20 @@ from gptjax.config.schema import (
 
 CONFIG = Config(
     name="base",
-    model=Model(n_layers=4, n_heads=2, d_model=8, n_vocab=257, n_ctx=16, attention=(Banded(window=4), Dense())),
+    model=Model(
+        n_layers=4,
+        n_heads=2,
+        d_model=8,
+        n_vocab=257,
+        n_ctx=16,
+        attention=(Banded(window=4), Dense()),
+    ),
     data=Data(tokenizer=Bytes()),
-    train=Train(total_tokens=6400, batch_tokens=64, schedule=Cosine(peak=1e-3, warmup_tokens=640, decay_tokens=6400)),
+    train=Train(
+        total_tokens=6400,
+        batch_tokens=64,
+        schedule=Cosine(peak=1e-3, warmup_tokens=640, decay_tokens=6400),
+    ),
 )
 
 
@@ -52,7 +75,10 @@ def test_numbers_are_read_by_declared_type():
     assert type(after("train.optimizer.eps=1").train.optimizer.eps) is float
     assert after("mesh.fsdp=-1").mesh.fsdp == -1
     assert after("train.optimizer.clip_norm=None").train.optimizer.clip_norm is None
-    assert after("train.steps=20").train.steps == 20 and after("train.steps=20", "train.steps=None").train.steps is None
+    assert (
+        after("train.steps=20").train.steps == 20
+        and after("train.steps=20", "train.steps=None").train.steps is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +96,11 @@ def test_numbers_are_read_by_declared_type():
         ("train.steps", "many", "a whole number or None"),
         ("model.norm", "middle", "pre or post"),
         ("model.norm", "1", "pre or post"),
-        ("train.schedule", "3", "Cosine(peak=..., warmup_tokens=..., decay_tokens=..., floor=...) or Linear("),
+        (
+            "train.schedule",
+            "3",
+            "Cosine(peak=..., warmup_tokens=..., decay_tokens=..., floor=...) or Linear(",
+        ),
         ("train.schedule", "None", "Cosine("),
         ("model.attention", "(Dense(), 3)", "Dense() or Banded(window=...)"),
         ("model", "tiny", "Model(n_layers=..., "),
@@ -83,42 +113,73 @@ def test_a_wrong_type_says_path_given_and_allowed(path, value, allowed):
 
 def test_strings_are_bare_or_quoted():
     assert after("name=a b+c=d").name == "a b+c=d"
-    assert after("name='a b'").name == "a b" and after('name="None"').name == "None" and after("name=None").name == "None"
+    assert (
+        after("name='a b'").name == "a b"
+        and after('name="None"').name == "None"
+        and after("name=None").name == "None"
+    )
     assert after("loop.sample_prompt='\\n'").loop.sample_prompt == "\n"
     assert after("data.tokenizer=Gpt2Bpe(path='None')").data.tokenizer == Gpt2Bpe(path="None")
-    assert after("data.tokenizer=Gpt2Bpe", "data.tokenizer.path=../x/y").data.tokenizer == Gpt2Bpe(path="../x/y")
-    assert after("data.tokenizer=Gpt2Bpe(path='x')", "data.tokenizer.path=None").data.tokenizer == Gpt2Bpe()
+    assert after("data.tokenizer=Gpt2Bpe", "data.tokenizer.path=../x/y").data.tokenizer == Gpt2Bpe(
+        path="../x/y"
+    )
+    assert (
+        after("data.tokenizer=Gpt2Bpe(path='x')", "data.tokenizer.path=None").data.tokenizer
+        == Gpt2Bpe()
+    )
     assert after("model.norm=post").model.norm == "post" == after("model.norm='post'").model.norm
 
 
 def test_alternatives_are_calls_or_names():
     assert after("train.schedule=Constant(peak=1)").train.schedule == Constant(peak=1.0)
-    assert after("data.held_out=Separate(source=Text(path='x y.txt'))").data.held_out == Separate(source=Text(path="x y.txt"))
-    assert after("data.held_out=Tail").data.held_out == Tail() == after("data.held_out=Tail()").data.held_out
-    assert after("train.ramp=Ramp(start_tokens=16, over_tokens=3.2e3)").train.ramp == Ramp(start_tokens=16, over_tokens=3200)
-    assert after("model.init=Init(residual='depth_scaled', weight=1)").model.init == Init(residual="depth_scaled", weight=1.0)
+    assert after("data.held_out=Separate(source=Text(path='x y.txt'))").data.held_out == Separate(
+        source=Text(path="x y.txt")
+    )
+    assert (
+        after("data.held_out=Tail").data.held_out
+        == Tail()
+        == after("data.held_out=Tail()").data.held_out
+    )
+    assert after("train.ramp=Ramp(start_tokens=16, over_tokens=3.2e3)").train.ramp == Ramp(
+        start_tokens=16, over_tokens=3200
+    )
+    assert after("model.init=Init(residual='depth_scaled', weight=1)").model.init == Init(
+        residual="depth_scaled", weight=1.0
+    )
 
 
 def test_tuples_and_single_elements():
-    assert after("model.attention=(Strided(stride=2), Fixed(block=4, summary=1))").model.attention == (
+    assert after(
+        "model.attention=(Strided(stride=2), Fixed(block=4, summary=1))"
+    ).model.attention == (
         Strided(stride=2),
         Fixed(block=4, summary=1),
     )
     assert after("model.attention=[Dense, Dense]").model.attention == (Dense(), Dense())
-    assert after("model.attention=Dense()").model.attention == (Dense(),) == after("model.attention=Dense").model.attention
+    assert (
+        after("model.attention=Dense()").model.attention
+        == (Dense(),)
+        == after("model.attention=Dense").model.attention
+    )
     assert after("data.sources=Text(path='x')").data.sources == (Text(path="x"),)
     assert after("data.sources=()").data.sources == ()
 
 
 def test_paths_reach_into_alternatives_and_tuples():
-    assert after("train.schedule.peak=3e-4").train.schedule == Cosine(peak=3e-4, warmup_tokens=640, decay_tokens=6400)
-    assert after("model.attention.0.window=2").model.attention == (Banded(window=2), Dense())
-    assert after("train.schedule=Constant(peak=1)", "train.schedule.peak=2").train.schedule == Constant(peak=2.0)
-    assert after("train.schedule.peak=2", "train.schedule=Constant(peak=1)").train.schedule == Constant(peak=1.0)
-    assert "2 elements" in refused("model.attention.2.window=2")
-    assert "train.ramp is None" in refused("train.ramp.start_tokens=16") and "Ramp(start_tokens=..." in refused(
-        "train.ramp.start_tokens=16"
+    assert after("train.schedule.peak=3e-4").train.schedule == Cosine(
+        peak=3e-4, warmup_tokens=640, decay_tokens=6400
     )
+    assert after("model.attention.0.window=2").model.attention == (Banded(window=2), Dense())
+    assert after(
+        "train.schedule=Constant(peak=1)", "train.schedule.peak=2"
+    ).train.schedule == Constant(peak=2.0)
+    assert after(
+        "train.schedule.peak=2", "train.schedule=Constant(peak=1)"
+    ).train.schedule == Constant(peak=1.0)
+    assert "2 elements" in refused("model.attention.2.window=2")
+    assert "train.ramp is None" in refused(
+        "train.ramp.start_tokens=16"
+    ) and "Ramp(start_tokens=..." in refused("train.ramp.start_tokens=16")
     assert "has no fields" in refused("model.n_layers.x=1")
 
 
@@ -127,21 +188,38 @@ def test_changes_that_are_valid_only_together():
     assert after("model.n_layers=3", "model.attention=Dense").model.n_layers == 3
     assert after("model.attention=Dense", "model.n_layers=3").model.n_layers == 3
     assert after("model.n_ctx=48", "train.batch_tokens=96").batch_rows == 2
-    assert after("train.schedule.warmup_tokens=10_000", "train.schedule.decay_tokens=20_000").train.schedule.warmup_tokens == 10_000
+    assert (
+        after(
+            "train.schedule.warmup_tokens=10_000", "train.schedule.decay_tokens=20_000"
+        ).train.schedule.warmup_tokens
+        == 10_000
+    )
 
 
 def test_near_misses():
-    assert refused("model.n_layer=3") == "model.n_layer: Model has no field 'n_layer'; did you mean n_layers?"
-    assert refused("n_layers=3") == "n_layers: Config has no field 'n_layers'; did you mean model.n_layers?"
+    assert (
+        refused("model.n_layer=3")
+        == "model.n_layer: Model has no field 'n_layer'; did you mean n_layers?"
+    )
+    assert (
+        refused("n_layers=3")
+        == "n_layers: Config has no field 'n_layers'; did you mean model.n_layers?"
+    )
     assert "did you mean model?" in refused("modle.n_layers=3")
     assert "did you mean Banded?" in refused("model.attention=Bandid(window=3)")
-    assert "Banded has no field 'windows'; did you mean window?" in refused("model.attention=Banded(windows=3)")
-    assert "there are peak, warmup_tokens" in refused("train.schedule=Constant(peak=1)", "train.schedule.zzz=1")
+    assert "Banded has no field 'windows'; did you mean window?" in refused(
+        "model.attention=Banded(windows=3)"
+    )
+    assert "there are peak, warmup_tokens" in refused(
+        "train.schedule=Constant(peak=1)", "train.schedule.zzz=1"
+    )
 
 
 def test_calls_that_say_too_little_or_too_much():
     assert "name each field: Banded(window=...)" in refused("model.attention=Banded(3)")
-    assert "Banded needs window" in refused("model.attention=Banded()") and "Banded needs window" in refused("model.attention=Banded")
+    assert "Banded needs window" in refused(
+        "model.attention=Banded()"
+    ) and "Banded needs window" in refused("model.attention=Banded")
     assert "quote strings" in refused("data.sources=Text(path=../x.txt)")
     assert "give Dense() or Banded" in refused("model.attention=a.b(c=1)")
     assert "Text(path=" in refused("data.sources=text.Text(path='x')")
@@ -149,10 +227,19 @@ def test_calls_that_say_too_little_or_too_much():
 
 
 def test_validation_names_the_path():
-    assert refused("model.attention=Banded(window=0)") == "model.attention: Banded.window=0: give a whole number from 1 to 16,777,216"
-    assert refused("train.schedule.peak=0") == "train.schedule: Cosine.peak=0.0: give a number from 1e-30 to 1e+30"
+    assert (
+        refused("model.attention=Banded(window=0)")
+        == "model.attention: Banded.window=0: give a whole number from 1 to 16,777,216"
+    )
+    assert (
+        refused("train.schedule.peak=0")
+        == "train.schedule: Cosine.peak=0.0: give a number from 1e-30 to 1e+30"
+    )
     assert "model.n_heads=3 does not divide" in refused("model.n_heads=3")
-    assert "'dots' cannot be kept; give none, full, or what a layer keeps, of attention, qkv, mid, up" in refused("compute.remat=mid+dots")
+    assert (
+        "'dots' cannot be kept; give none, full, or what a layer keeps, of attention, qkv, mid, up"
+        in refused("compute.remat=mid+dots")
+    )
     assert "'', 'full' cannot be kept" in refused("compute.remat=full+")
 
 
@@ -163,7 +250,10 @@ def test_an_assignment_needs_a_path():
 VARIANTS = [
     (),
     ("model.attention=Dense", "train.ramp=Ramp(start_tokens=16, over_tokens=99)", "train.steps=7"),
-    ("model.attention=(Strided(stride=2), Fixed(block=4, summary=1))", "train.schedule=Linear(peak=0.1, warmup_tokens=0, decay_tokens=9)"),
+    (
+        "model.attention=(Strided(stride=2), Fixed(block=4, summary=1))",
+        "train.schedule=Linear(peak=0.1, warmup_tokens=0, decay_tokens=9)",
+    ),
     (
         "data.held_out=Separate(source=Tfds(name='a/b', data_dir=None))",
         'data.tokenizer=Gpt1Bpe(path="it\'s")',
@@ -188,21 +278,35 @@ def test_flat_goes_through_json_and_back(assignments):
 
 def test_flat_reads_as_the_grammar():
     leaves = flatten(after("train.schedule=Constant(peak=1)", "model.attention=Dense"))
-    assert leaves["model.attention"] == "(Dense(),)" and leaves["train.schedule"] == "Constant(peak=1.0, warmup_tokens=0)"
-    assert leaves["model.n_layers"] == 4 and leaves["train.ramp"] is None and leaves["train.optimizer.b2"] == 0.95
+    assert (
+        leaves["model.attention"] == "(Dense(),)"
+        and leaves["train.schedule"] == "Constant(peak=1.0, warmup_tokens=0)"
+    )
+    assert (
+        leaves["model.n_layers"] == 4
+        and leaves["train.ramp"] is None
+        and leaves["train.optimizer.b2"] == 0.95
+    )
 
 
 def test_a_config_from_before_a_field_did_what_runs_did_then():
     leaves = flatten(after("train.optimizer.bias_correction=moments"))
     del leaves["train.optimizer.bias_correction"]
     assert unflatten(leaves) == after("train.optimizer.bias_correction=moments")
-    assert unflatten(flatten(after("train.optimizer.bias_correction=rate"))).train.optimizer.bias_correction == "rate"
+    assert (
+        unflatten(
+            flatten(after("train.optimizer.bias_correction=rate"))
+        ).train.optimizer.bias_correction
+        == "rate"
+    )
 
 
 def test_rebuild_names_what_is_unknown_and_missing():
     leaves = flatten(CONFIG) | {"train.lr": 1.0}
     del leaves["train.skips_allowed"], leaves["mesh.data"]
-    with pytest.raises(ValueError, match=r"unknown: train.lr; missing: train.skips_allowed, mesh.data"):
+    with pytest.raises(
+        ValueError, match=r"unknown: train.lr; missing: train.skips_allowed, mesh.data"
+    ):
         unflatten(leaves)
     with pytest.raises(ValueError, match="model.n_layers='x': give a whole number"):
         unflatten(flatten(CONFIG) | {"model.n_layers": "'x'"})
@@ -214,13 +318,22 @@ def test_difference_can_be_pasted_back():
     other = after("seed=4", "train.schedule.peak=2e-3", "data.held_out=Tail", "name=x")
     lines = diff(CONFIG, other)
     assert lines[0] == "name: 'base' -> 'x'" and "seed: 0 -> 4" in lines and len(lines) == 4
-    assert override(CONFIG, *(line.split(" -> ")[0].split(":")[0] + "=" + line.split(" -> ")[1] for line in lines)) == other
+    assert (
+        override(
+            CONFIG,
+            *(line.split(" -> ")[0].split(":")[0] + "=" + line.split(" -> ")[1] for line in lines),
+        )
+        == other
+    )
     assert diff(CONFIG, CONFIG) == []
 
 
 def test_digest_tells_configs_apart():
     assert digest(CONFIG) == digest(after("seed=0")) and len(digest(CONFIG)) == 16
-    assert len({digest(c) for c in (CONFIG, after("seed=1"), after("model.attention.0.window=5"))}) == 3
+    assert (
+        len({digest(c) for c in (CONFIG, after("seed=1"), after("model.attention.0.window=5"))})
+        == 3
+    )
 
 
 def test_every_record_can_be_written():
@@ -289,7 +402,16 @@ HOSTILE = {
     "markup": "[/b]",
     "terminal": "\x1b[31m",
 }
-FIELDS = ("model.n_layers", "train.optimizer.b1", "model.attention", "data.sources", "train.schedule", "train.ramp", "model.norm", "name")
+FIELDS = (
+    "model.n_layers",
+    "train.optimizer.b1",
+    "model.attention",
+    "data.sources",
+    "train.schedule",
+    "train.ramp",
+    "model.norm",
+    "name",
+)
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
@@ -299,7 +421,23 @@ def test_a_hostile_value_is_read_or_refused_in_one_line(text):
     outcome(f"data.sources=Text(path={text})")
 
 
-@pytest.mark.parametrize("key", ["²", "٣", "9" * 5000, "x" * 99_000, "a" + ".a" * 40_000, "\udce9", "a\0b", "a\nb", "-1", "", "0x0", "1_0"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "²",
+        "٣",
+        "9" * 5000,
+        "x" * 99_000,
+        "a" + ".a" * 40_000,
+        "\udce9",
+        "a\0b",
+        "a\nb",
+        "-1",
+        "",
+        "0x0",
+        "1_0",
+    ],
+)
 def test_a_hostile_path_is_refused_in_one_line(key):
     for path in ("data.sources.", "model.attention.", "model.n_layers.", "", "train."):
         said = outcome(f"{path}{key}=1")
@@ -308,10 +446,8 @@ def test_a_hostile_path_is_refused_in_one_line(key):
 
 def test_random_texts_of_the_grammars_own_characters_are_read_or_refused():
     draw = random.Random(5)
-    words = (
-        "( ) [ ] , = . - + * ' \" \\ { } : # @ 1 9 0.5 1e308 1e-400 nan inf None True ² \0 \n \udc80 é Dense Banded window Text path".split(
-            " "
-        )
+    words = "( ) [ ] , = . - + * ' \" \\ { } : # @ 1 9 0.5 1e308 1e-400 nan inf None True ² \0 \n \udc80 é Dense Banded window Text path".split(
+        " "
     )
     for _ in range(1500):
         text = "".join(draw.choices(words, k=draw.randint(1, 12)))
@@ -322,17 +458,25 @@ def test_random_texts_of_the_grammars_own_characters_are_read_or_refused():
 def test_bytes_of_a_path_that_are_not_utf8_are_kept():
     config = after("data.sources=Text(path='caf\udce9.txt')")
     assert config.data.sources[0].path == "caf\udce9.txt"
-    assert unflatten(json.loads(json.dumps(flatten(config)))) == config and digest(config) != digest(CONFIG)
+    assert unflatten(json.loads(json.dumps(flatten(config)))) == config and digest(
+        config
+    ) != digest(CONFIG)
 
 
 @pytest.mark.parametrize(
     "given, meant",
     [("train.lr", "train.schedule.peak"), ("lr", "train.schedule.peak")]
-    + [("model.n_embd", "model.d_model"), ("train.batch_size", "train.batch_tokens"), ("model.n_head", "n_heads")],
+    + [
+        ("model.n_embd", "model.d_model"),
+        ("train.batch_size", "train.batch_tokens"),
+        ("model.n_head", "n_heads"),
+    ],
 )
 def test_names_that_others_use_lead_to_ours(given, meant):
     assert refused(f"{given}=3").endswith(f"did you mean {meant}?")
-    assert "did you mean" not in refused("model.attention=Dense", "model.attention.0.window=4")  # and not task.kind
+    assert "did you mean" not in refused(
+        "model.attention=Dense", "model.attention.0.window=4"
+    )  # and not task.kind
 
 
 DEEP = [1]
@@ -367,4 +511,6 @@ def test_a_damaged_config_json_is_read_or_refused_in_one_line():
             try:
                 assert isinstance(unflatten(leaves | {path: value}), Config)
             except ValueError as error:
-                assert type(error) is ValueError and "\n" not in str(error) and len(str(error)) < 1500, (path, value)
+                assert (
+                    type(error) is ValueError and "\n" not in str(error) and len(str(error)) < 1500
+                ), (path, value)

@@ -26,7 +26,11 @@ def test_bad_json_is_one_line_that_names_the_file(content):
     with pytest.raises(ValueError) as caught:
         parse.json_value(content, "x/config.json")
     assert type(caught.value) is ValueError
-    assert str(caught.value).startswith("x/config.json ") and "\n" not in str(caught.value) and len(str(caught.value)) < 200
+    assert (
+        str(caught.value).startswith("x/config.json ")
+        and "\n" not in str(caught.value)
+        and len(str(caught.value)) < 200
+    )
 
 
 def test_good_json_is_read():
@@ -58,7 +62,9 @@ def test_a_file_is_read_or_named(tmp_path):
         parse.read_json(tmp_path)
     os.mkfifo(tmp_path / "pipe")  # reading one that nobody writes to would never end
     for path in (tmp_path / "pipe", Path("/dev/zero")):
-        with pytest.raises(ValueError, match=f"{path.name} cannot be read: it is a pipe or device, no file"):
+        with pytest.raises(
+            ValueError, match=f"{path.name} cannot be read: it is a pipe or device, no file"
+        ):
             parse.read_json(path)
     (tmp_path / "a.json").write_text(json.dumps({"a": 1}))
     assert parse.read_json(tmp_path / "a.json") == {"a": 1}
@@ -66,7 +72,17 @@ def test_a_file_is_read_or_named(tmp_path):
 
 @pytest.mark.parametrize(
     "value, kind",
-    [(True, int), (1.0, int), ("1", int), (None, int), (math.nan, float), (math.inf, float), (10**400, float), (10**5000, str), ([], dict)],
+    [
+        (True, int),
+        (1.0, int),
+        ("1", int),
+        (None, int),
+        (math.nan, float),
+        (math.inf, float),
+        (10**400, float),
+        (10**5000, str),
+        ([], dict),
+    ],
     ids=range(9),
 )
 def test_a_member_of_another_type_is_refused(value, kind):
@@ -90,13 +106,20 @@ def test_paths(monkeypatch):
             parse.path(bad)
         with pytest.raises(argparse.ArgumentTypeError):
             parse.path_argument(bad)
-    with pytest.raises(argparse.ArgumentTypeError, match="'gs://bucket/x': give a file or directory of this machine"):
+    with pytest.raises(
+        argparse.ArgumentTypeError,
+        match="'gs://bucket/x': give a file or directory of this machine",
+    ):
         parse.path_argument("gs://bucket/x")
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "11", "1.5", "nan", "inf", "", "x", "9" * 5000, "1e400", "²"], ids=range(11))
+@pytest.mark.parametrize(
+    "text", ["0", "-1", "11", "1.5", "nan", "inf", "", "x", "9" * 5000, "1e400", "²"], ids=range(11)
+)
 def test_whole_numbers_out_of_range_are_refused(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="give a whole number from 1 to 10") as caught:
+    with pytest.raises(
+        argparse.ArgumentTypeError, match="give a whole number from 1 to 10"
+    ) as caught:
         parse.int_argument(1, 10)(text)
     assert len(str(caught.value)) < 200
 

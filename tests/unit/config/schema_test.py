@@ -6,21 +6,76 @@ import sys
 
 import pytest
 
-from gptjax.config import classification, data, decontamination, evaluation, finetuning, registry, schema
+from gptjax.config import (
+    classification,
+    data,
+    decontamination,
+    evaluation,
+    finetuning,
+    registry,
+    schema,
+)
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.overrides import override
 from gptjax.config.record import number_fields, record
 
-ODD = (-1, 0, -0.5, 0.5, math.nan, math.inf, -math.inf, 1e19, 1e308, 5e-324, 10**18 + 3, 10**400, "1", [], True, None)
-HERE = {"path": "x", "name": "x", "source": data.Embedded(), "window": 4, "stride": 4, "block": 4, "summary": 1, "n_tokens": 5}
-HERE |= {"peak": 1e-3, "decay_tokens": 4096, "warmup_tokens": 0, "start_tokens": 32, "over_tokens": 64, "n": 3}
+ODD = (
+    -1,
+    0,
+    -0.5,
+    0.5,
+    math.nan,
+    math.inf,
+    -math.inf,
+    1e19,
+    1e308,
+    5e-324,
+    10**18 + 3,
+    10**400,
+    "1",
+    [],
+    True,
+    None,
+)
+HERE = {
+    "path": "x",
+    "name": "x",
+    "source": data.Embedded(),
+    "window": 4,
+    "stride": 4,
+    "block": 4,
+    "summary": 1,
+    "n_tokens": 5,
+}
+HERE |= {
+    "peak": 1e-3,
+    "decay_tokens": 4096,
+    "warmup_tokens": 0,
+    "start_tokens": 32,
+    "over_tokens": 64,
+    "n": 3,
+}
 
 
 def records():
     """A valid record of each kind: those of one whole config by what it holds, the alternatives from HERE."""
     whole = registry.config("smoke")
-    parts = [whole, whole.model, whole.model.init, whole.model.dropout, whole.data, whole.train, whole.train.optimizer, whole.compute]
-    parts += [whole.mesh, whole.loop, registry.finetuning("gpt1_sst2"), registry.finetuning("gpt1_sst2").task]
+    parts = [
+        whole,
+        whole.model,
+        whole.model.init,
+        whole.model.dropout,
+        whole.data,
+        whole.train,
+        whole.train.optimizer,
+        whole.compute,
+    ]
+    parts += [
+        whole.mesh,
+        whole.loop,
+        registry.finetuning("gpt1_sst2"),
+        registry.finetuning("gpt1_sst2").task,
+    ]
     parts += [
         evaluation.Protocol(shots=3, method=evaluation.Total(), metric="accuracy"),
         decontamination.Filter(),
@@ -29,8 +84,15 @@ def records():
     made = {type(part): part for part in parts}
     for module in (schema, data, classification, evaluation, decontamination, finetuning):
         for cls in vars(module).values():
-            if isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__ and cls not in made:
-                needed = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+            if (
+                isinstance(cls, type)
+                and dataclasses.is_dataclass(cls)
+                and cls.__module__ == module.__name__
+                and cls not in made
+            ):
+                needed = [
+                    f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING
+                ]
                 made[cls] = cls(**{name: HERE[name] for name in needed})
     return made.values()
 
@@ -39,7 +101,11 @@ def is_allowed(kind, bounds, optional, value):
     if value is None:
         return optional
     of_kind = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    return of_kind and bounds.low <= value <= bounds.high and not (bounds.above and value == bounds.low)
+    return (
+        of_kind
+        and bounds.low <= value <= bounds.high
+        and not (bounds.above and value == bounds.low)
+    )
 
 
 @pytest.mark.parametrize("one", records(), ids=lambda one: type(one).__name__)
@@ -50,7 +116,11 @@ def test_a_number_out_of_bounds_is_refused_and_one_within_is_computable(one):
             operations, refusal = count_lines(outcome, one, name, value)
             assert operations < 100_000, (name, value, operations)
             if not is_allowed(kind, bounds, optional, value):
-                assert refusal is not None and f"{type(one).__name__}.{name}=" in refusal and "give " in refusal, (name, value, refusal)
+                assert (
+                    refusal is not None
+                    and f"{type(one).__name__}.{name}=" in refusal
+                    and "give " in refusal
+                ), (name, value, refusal)
             if refusal is not None:
                 assert "\n" not in refusal and len(refusal) < 400, refusal
 
@@ -84,8 +154,15 @@ def count_lines(act, *arguments):
 
 @pytest.mark.parametrize(
     "change",
-    ["Constant(peak=1e-3, warmup_tokens=-5)", "Cosine(peak=1e-3, warmup_tokens=-1, decay_tokens=9)", "Constant(peak=1e-40)"]
-    + ["Linear(peak=1e300, warmup_tokens=0, decay_tokens=9)", "Cosine(peak=1e-3, warmup_tokens=9, decay_tokens=9)"],
+    [
+        "Constant(peak=1e-3, warmup_tokens=-5)",
+        "Cosine(peak=1e-3, warmup_tokens=-1, decay_tokens=9)",
+        "Constant(peak=1e-40)",
+    ]
+    + [
+        "Linear(peak=1e300, warmup_tokens=0, decay_tokens=9)",
+        "Cosine(peak=1e-3, warmup_tokens=9, decay_tokens=9)",
+    ],
 )
 def test_schedules_that_mean_nothing(change):
     with pytest.raises(ValueError, match=r"^train.schedule: \w+\.\w+=|must lie from 0 up to"):
@@ -99,11 +176,19 @@ def test_seeds_that_jax_would_cut_to_others(seed):
     assert override(registry.config("smoke"), "seed=4294967295").seed == 2**32 - 1
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "a\nb", "a\0b", "\x1b[31m", "\udce9", "x" * 5000], ids=range(10))
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "a/b", "../x", "a\nb", "a\0b", "\x1b[31m", "\udce9", "x" * 5000],
+    ids=range(10),
+)
 def test_a_name_that_is_no_directorys(name):
-    with pytest.raises(ValueError, match="name=.*: it names a directory; give up to 200 characters"):
+    with pytest.raises(
+        ValueError, match="name=.*: it names a directory; give up to 200 characters"
+    ):
         dataclasses.replace(registry.config("smoke"), name=name)
-    assert dataclasses.replace(registry.config("smoke"), name="$x^{$ [b] \u00e9").name.startswith("$")
+    assert dataclasses.replace(registry.config("smoke"), name="$x^{$ [b] \u00e9").name.startswith(
+        "$"
+    )
 
 
 def test_the_largest_config_that_is_allowed_is_planned_at_once():
@@ -121,11 +206,18 @@ def test_the_largest_config_that_is_allowed_is_planned_at_once():
         "train.ramp=Ramp(start_tokens=1, over_tokens=1e9)",
     )
     assert BatchSchedule(largest).rows(BatchSchedule(largest).n_steps - 1) == 2**14
-    with pytest.raises(ValueError, match="is 2,147,485,296 rows, which are counted in 32 bits; give at most 2,147,483,647, or a larger"):
+    with pytest.raises(
+        ValueError,
+        match="is 2,147,485,296 rows, which are counted in 32 bits; give at most 2,147,483,647, or a larger",
+    ):
         BatchSchedule(override(largest, "train.total_tokens=2147483648"))
-    with pytest.raises(ValueError, match="is 1,048,577 rows of model.n_ctx=1 tokens; give at most 1,048,576"):
+    with pytest.raises(
+        ValueError, match="is 1,048,577 rows of model.n_ctx=1 tokens; give at most 1,048,576"
+    ):
         override(largest, "train.batch_tokens=1048577")
-    with pytest.raises(ValueError, match="n_heads=65521 does not divide model.d_model=1048575; heads that do: "):
+    with pytest.raises(
+        ValueError, match="n_heads=65521 does not divide model.d_model=1048575; heads that do: "
+    ):
         override(largest, "model.n_heads=65521")
 
 

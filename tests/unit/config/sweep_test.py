@@ -28,13 +28,26 @@ def test_axes_combine():
 def test_a_point_has_the_config_of_its_edits():
     points = made(sweep.each("train.schedule.peak", 1e-3), sweep.seeds(2), sets=("train.steps=3",))
     assert [point.name for point in points] == ["peak=0.001,seed=0", "peak=0.001,seed=1"]
-    assert points[1].config == overrides.override(registry.config("smoke"), "train.steps=3", "train.schedule.peak=0.001", "seed=1")
-    assert points[1].arguments == ["--set", "train.steps=3", "--set", "train.schedule.peak=0.001", "--set", "seed=1"]
+    assert points[1].config == overrides.override(
+        registry.config("smoke"), "train.steps=3", "train.schedule.peak=0.001", "seed=1"
+    )
+    assert points[1].arguments == [
+        "--set",
+        "train.steps=3",
+        "--set",
+        "train.schedule.peak=0.001",
+        "--set",
+        "seed=1",
+    ]
 
 
 def test_a_point_that_cannot_be_is_kept_with_its_reason():
     bad, good = made(sweep.each("train.schedule.peak", -3, 3))
-    assert bad.config is None and "Cosine.peak=-3.0: give a number from 1e-30 to 1e+30" in bad.error and bad.name == "peak=-3"
+    assert (
+        bad.config is None
+        and "Cosine.peak=-3.0: give a number from 1e-30 to 1e+30" in bad.error
+        and bad.name == "peak=-3"
+    )
     assert good.config is not None and not good.error
 
 
@@ -48,11 +61,24 @@ def test_what_is_no_sweep_is_refused():
 
 
 def test_names_are_of_directories_short_and_each_its_own():
-    points = made(sweep.each("model.attention", "Dense()", "(Banded(window=8), Dense())"), sweep.each("model.norm", "pre"))
-    assert [point.name for point in points] == ["attention=Dense,norm=pre", "attention=Banded-window-8-Dense,norm=pre"]
-    length = sweep.zip_axes(sweep.each("train.total_tokens", 2560), sweep.each("train.schedule.decay_tokens", 2560))
-    assert [point.name for point in made(length, sweep.seeds(2))] == ["total_tokens=2560,seed=0", "total_tokens=2560,seed=1"]
-    assert [point.name for point in made(sweep.each("train.schedule.decay_tokens", 2560))] == ["decay_tokens=2560"]
+    points = made(
+        sweep.each("model.attention", "Dense()", "(Banded(window=8), Dense())"),
+        sweep.each("model.norm", "pre"),
+    )
+    assert [point.name for point in points] == [
+        "attention=Dense,norm=pre",
+        "attention=Banded-window-8-Dense,norm=pre",
+    ]
+    length = sweep.zip_axes(
+        sweep.each("train.total_tokens", 2560), sweep.each("train.schedule.decay_tokens", 2560)
+    )
+    assert [point.name for point in made(length, sweep.seeds(2))] == [
+        "total_tokens=2560,seed=0",
+        "total_tokens=2560,seed=1",
+    ]
+    assert [point.name for point in made(sweep.each("train.schedule.decay_tokens", 2560))] == [
+        "decay_tokens=2560"
+    ]
     long = made(sweep.each("loop.sample_prompt", "a" * 200, "a" * 201))
     assert all(len(point.name) < 90 for point in long) and len({point.name for point in long}) == 2
 
@@ -75,15 +101,31 @@ def test_arms_are_told_by_what_they_were_asked_for():
     assert [arm.label for arm in sweep.arms(made(axis))] == ["n_layers=2", "n_layers=4"]
     apart = sweep.grid(sweep.each("train.microbatch_rows", 1, 2), axis)
     assert [arm.label for arm in sweep.arms(made(apart))][-1] == "n_layers=4, microbatch_rows=2"
-    batches = sweep.zip_axes(sweep.each("train.batch_tokens", 128, 256), sweep.each("loop.every_eval", 20, 10))
-    assert [arm.label for arm in sweep.arms(made(batches))] == ["batch_tokens=128", "batch_tokens=256"]
-    both = sweep.zip_axes(sweep.each("train.batch_tokens", 128, 256), sweep.each("model.n_layers", 2, 4))
-    assert [arm.label for arm in sweep.arms(made(both))][0] == "n_layers=2, batch_tokens=128"  # a batch follows from nothing
+    batches = sweep.zip_axes(
+        sweep.each("train.batch_tokens", 128, 256), sweep.each("loop.every_eval", 20, 10)
+    )
+    assert [arm.label for arm in sweep.arms(made(batches))] == [
+        "batch_tokens=128",
+        "batch_tokens=256",
+    ]
+    both = sweep.zip_axes(
+        sweep.each("train.batch_tokens", 128, 256), sweep.each("model.n_layers", 2, 4)
+    )
+    assert [arm.label for arm in sweep.arms(made(both))][
+        0
+    ] == "n_layers=2, batch_tokens=128"  # a batch follows from nothing
     lengths = made(sweep.each("train.total_tokens", 2560, 5120))
     assert [arm.label for arm in sweep.arms(lengths)] == ["total_tokens=2560", "total_tokens=5120"]
-    both = made(sweep.each("model.init.token", 0.1, 0.2), sweep.each("model.dropout.embedding", 0.0, 0.1))
+    both = made(
+        sweep.each("model.init.token", 0.1, 0.2), sweep.each("model.dropout.embedding", 0.0, 0.1)
+    )
     assert set(sweep.arms(both)[1].label.split(", ")) == {"token=0.1", "embedding=0.1"}
-    ends = made(sweep.grid(sweep.each("model.dropout.embedding", 0.0, 0.1), sweep.each("model.dropout.residual", 0.0, 0.1)))
+    ends = made(
+        sweep.grid(
+            sweep.each("model.dropout.embedding", 0.0, 0.1),
+            sweep.each("model.dropout.residual", 0.0, 0.1),
+        )
+    )
     assert len({arm.label for arm in sweep.arms(ends)}) == 4
 
 
@@ -91,16 +133,27 @@ def test_a_sweep_that_grows_finds_what_it_has_done():
     """Its points keep their directories when an axis gets more values."""
     axes = sweep.each("train.schedule.peak", 1e-3), sweep.each("model.norm", "pre")
     few = {point.name for point in made(*axes, sweep.seeds(1))}
-    assert few < {point.name for point in made(sweep.each("train.schedule.peak", 1e-3, 3e-3), axes[1], sweep.seeds(3))}
+    assert few < {
+        point.name
+        for point in made(sweep.each("train.schedule.peak", 1e-3, 3e-3), axes[1], sweep.seeds(3))
+    }
 
 
 def test_points_to_check_come_last_and_are_marked():
-    asked = sweep.Sweep(about="a?", recipe="smoke", points=sweep.seeds(2), check=sweep.each("seed", 7))
-    assert [(point.name, point.holdout) for point in sweep.expand(asked)] == [("seed=0", False), ("seed=1", False), ("seed=7", True)]
+    asked = sweep.Sweep(
+        about="a?", recipe="smoke", points=sweep.seeds(2), check=sweep.each("seed", 7)
+    )
+    assert [(point.name, point.holdout) for point in sweep.expand(asked)] == [
+        ("seed=0", False),
+        ("seed=1", False),
+        ("seed=7", True),
+    ]
     with pytest.raises(ValueError, match="are the same run"):
         sweep.expand(dataclasses.replace(asked, check=sweep.each("seed", 1)))
 
 
 def test_a_point_with_more_steps_than_its_length_gives_is_refused():
     (point,) = sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=(("train.steps=41",),)))
-    assert point.error.startswith("train.steps=41 is more than the 40 steps that train.total_tokens=10,240 gives; raise train.total_tokens")
+    assert point.error.startswith(
+        "train.steps=41 is more than the 40 steps that train.total_tokens=10,240 gives; raise train.total_tokens"
+    )

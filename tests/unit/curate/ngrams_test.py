@@ -23,11 +23,25 @@ PIECES = [
     "\U0001f600",
     "e.g.",
 ]
-PIECES += ["\u00df", "Stra\u00dfe", "\ud800", "well-known", "(so)", "..", "\n\n", "\t", "--", "\u0939\u093f"]
+PIECES += [
+    "\u00df",
+    "Stra\u00dfe",
+    "\ud800",
+    "well-known",
+    "(so)",
+    "..",
+    "\n\n",
+    "\t",
+    "--",
+    "\u0939\u093f",
+]
 
 
 def text(chance: random.Random) -> str:
-    return "".join(chance.choice(PIECES) + chance.choice(["", " ", "  ", "\n"]) for _ in range(chance.randrange(40)))
+    return "".join(
+        chance.choice(PIECES) + chance.choice(["", " ", "  ", "\n"])
+        for _ in range(chance.randrange(40))
+    )
 
 
 def letter(character: str) -> bool:
@@ -54,9 +68,16 @@ def test_words_and_their_places_are_those_of_a_plain_loop(monkeypatch, chunk):
     for _ in range(60):
         texts = [text(chance) for _ in range(chance.randrange(6))]
         found = ngrams.hash_words(texts)
-        wanted = [(word, start, end, number) for number, one in enumerate(texts) for word, start, end in plain(one)]
+        wanted = [
+            (word, start, end, number)
+            for number, one in enumerate(texts)
+            for word, start, end in plain(one)
+        ]
         places = [(start, end, number) for _, start, end, number in wanted]
-        assert list(zip(found.starts.tolist(), found.ends.tolist(), found.texts.tolist(), strict=True)) == places
+        assert (
+            list(zip(found.starts.tolist(), found.ends.tolist(), found.texts.tolist(), strict=True))
+            == places
+        )
         for (word, *_), value in zip(wanted, found.hashes.tolist(), strict=True):
             assert seen.setdefault(word, value) == value
     assert len(set(seen.values())) == len(seen) > 50
@@ -66,11 +87,17 @@ def test_grams_are_equal_when_their_words_are():
     chance = random.Random(1)
     by_words: dict[tuple[str, ...], int] = {}
     for _ in range(200):
-        texts = [" ".join(chance.choice("abc") for _ in range(chance.randrange(30))) for _ in range(4)]
+        texts = [
+            " ".join(chance.choice("abc") for _ in range(chance.randrange(30))) for _ in range(4)
+        ]
         words = [[word for word, _, _ in plain(one)] for one in texts]
         before = np.cumsum([0, *map(len, words)])
         for n, hashes, first in ngrams.hash_ngrams(ngrams.hash_words(texts), [1, 2, 5, 13]):
-            wanted = [(int(before[t] + i), tuple(w[i : i + n])) for t, w in enumerate(words) for i in range(len(w) - n + 1)]
+            wanted = [
+                (int(before[t] + i), tuple(w[i : i + n]))
+                for t, w in enumerate(words)
+                for i in range(len(w) - n + 1)
+            ]
             assert first.tolist() == [at for at, _ in wanted]
             for (_, gram), value in zip(wanted, hashes.tolist(), strict=True):
                 assert by_words.setdefault(gram, value) == value
@@ -79,7 +106,9 @@ def test_grams_are_equal_when_their_words_are():
 
 def test_anagrams_and_repeated_words_differ():
     """A weak hash would take these for the same."""
-    words = ngrams.hash_words([" ".join("".join(c) for c in __import__("itertools").permutations("abcdefg"))])
+    words = ngrams.hash_words(
+        [" ".join("".join(c) for c in __import__("itertools").permutations("abcdefg"))]
+    )
     assert len(set(words.hashes.tolist())) == 5040
     rows = [" ".join(order) for order in __import__("itertools").permutations("abcdefg")]
     ((_, hashes, _),) = ngrams.hash_ngrams(ngrams.hash_words(rows), [7])
@@ -94,7 +123,9 @@ def test_known_finds_what_is_there_and_nothing_else(n):
     others = chance.integers(0, 2**64, 20_000, np.uint64)
     asked = chance.permutation(np.concatenate([hashes, hashes, others]))
     at, number = known.lookup(asked)
-    assert (hashes[number] == asked[at]).all() and len(at) == 2 * len(hashes) == np.isin(asked, hashes).sum()
+    assert (hashes[number] == asked[at]).all() and len(at) == 2 * len(hashes) == np.isin(
+        asked, hashes
+    ).sum()
 
 
 def test_no_text_has_no_words():

@@ -24,7 +24,12 @@ def test_a_match_goes_with_200_characters_on_each_side():
     text = "a" * 1000 + "MATCH" + "b" * 1000
     found, count = kept(text, [(1000, 1005)])
     assert found == ["a" * 800, "b" * 800]
-    assert (count["documents_cut"], count["pieces"], count["characters"], count["characters_kept"]) == (1, 2, 2005, 1600)
+    assert (
+        count["documents_cut"],
+        count["pieces"],
+        count["characters"],
+        count["characters_kept"],
+    ) == (1, 2, 2005, 1600)
 
 
 def test_pieces_of_less_than_200_characters_go():
@@ -43,7 +48,9 @@ def test_documents_in_more_than_ten_pieces_go():
 
 
 def test_matches_that_overlap_are_one_cut():
-    assert remove_ngrams.remaining_spans(3000, [(1500, 1560), (1505, 1570), (1700, 1710)], RULE) == [(0, 1300), (1910, 3000)]
+    assert remove_ngrams.remaining_spans(
+        3000, [(1500, 1560), (1505, 1570), (1700, 1710)], RULE
+    ) == [(0, 1300), (1910, 3000)]
     assert remove_ngrams.remaining_spans(100, [(0, 100)], RULE) == []
 
 
@@ -53,8 +60,14 @@ def test_pieces_are_what_no_window_covers():
         length, rule = chance.randrange(1, 200), Filter(window=chance.randrange(20))
         starts = [chance.randrange(length) for _ in range(chance.randrange(1, 6))]
         spans = [(start, min(length, start + chance.randrange(1, 15))) for start in starts]
-        covered = {at for start, end in spans for at in range(start - rule.window, end + rule.window)}
-        left = [at for start, end in remove_ngrams.remaining_spans(length, spans, rule) for at in range(start, end)]
+        covered = {
+            at for start, end in spans for at in range(start - rule.window, end + rule.window)
+        }
+        left = [
+            at
+            for start, end in remove_ngrams.remaining_spans(length, spans, rule)
+            for at in range(start, end)
+        ]
         assert left == [at for at in range(length) if at not in covered]
 
 

@@ -22,7 +22,15 @@ def write(path, texts, field="text"):
 
 def prepared(source, directory):
     rule = data.Separate(source=data.Embedded())
-    tokenize.tokenize_corpus(source, repr(data.Bytes()), build.ByteTokenizer(), rule, directory, lambda done: None, block=1500)
+    tokenize.tokenize_corpus(
+        source,
+        repr(data.Bytes()),
+        build.ByteTokenizer(),
+        rule,
+        directory,
+        lambda done: None,
+        block=1500,
+    )
     return data.Shards(path=str(directory))
 
 
@@ -39,13 +47,24 @@ def held(tmp_path, monkeypatch):
     return source
 
 
-SPELLINGS = ["data", "data/*.jsonl", "./data/held.jsonl", "data/../data/held.jsonl", "**/held.jsonl", "folder", "folder/h*", "link.jsonl"]
+SPELLINGS = [
+    "data",
+    "data/*.jsonl",
+    "./data/held.jsonl",
+    "data/../data/held.jsonl",
+    "**/held.jsonl",
+    "folder",
+    "folder/h*",
+    "link.jsonl",
+]
 
 
 @pytest.mark.parametrize("spelling", [*SPELLINGS, "copy.jsonl", "hard.jsonl", "."])
 def test_files_are_known_by_any_name(held, tmp_path, spelling):
     for one, other in ((data.Text(path=spelling), held), (held, data.Text(path=spelling))):
-        with pytest.raises(ValueError, match=r"jsonl is also trained on, by Text\(path=.*; validate on another"):
+        with pytest.raises(
+            ValueError, match=r"jsonl is also trained on, by Text\(path=.*; validate on another"
+        ):
             leakage.check_sources([data.Embedded(), one], other)
 
 
@@ -59,9 +78,14 @@ def test_other_files_and_other_fields_are_no_leak(held, tmp_path):
 
 def test_shards_and_files_of_one_text_are_known_by_its_documents(held, tmp_path):
     both = prepared(data.Text(path="data"), tmp_path / "both")
-    only = prepared(write(tmp_path / "again.jsonl", [*HELD[::-1], "more"], "body"), tmp_path / "only")
+    only = prepared(
+        write(tmp_path / "again.jsonl", [*HELD[::-1], "more"], "body"), tmp_path / "only"
+    )
     for train, other in ((both, held), (data.Text(path="data"), only), (both, only)):
-        with pytest.raises(ValueError, match=r"2[01] documents that are validated on are also trained on; validate on other text"):
+        with pytest.raises(
+            ValueError,
+            match=r"2[01] documents that are validated on are also trained on; validate on other text",
+        ):
             reading(tmp_path, train, held_out=data.Separate(source=other))
 
 

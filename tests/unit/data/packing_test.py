@@ -75,7 +75,9 @@ def test_the_feistel_network_is_a_permutation(n):
     if n >= 1000:
         other = [packing.Permutation(n, "another")(i) for i in range(n)]
         assert np.mean(np.array(drawn) == other) < 0.02
-        assert np.mean(np.abs(np.diff(drawn)) <= 2) < 0.05  # neighbours in the text are not neighbours in the run
+        assert (
+            np.mean(np.abs(np.diff(drawn)) <= 2) < 0.05
+        )  # neighbours in the text are not neighbours in the run
         assert abs(np.corrcoef(drawn, np.arange(n))[0, 1]) < 0.15
 
 
@@ -107,6 +109,9 @@ def test_validation_rows_are_spread_evenly_and_in_order():
 
 
 def test_a_corpus_smaller_than_one_row_gets_one_line():
-    with pytest.raises(ValueError, match=r"books has 16 tokens, fewer than one row of model.n_ctx=16 .*--set model.n_ctx=15") as error:
+    with pytest.raises(
+        ValueError,
+        match=r"books has 16 tokens, fewer than one row of model.n_ctx=16 .*--set model.n_ctx=15",
+    ) as error:
         packing.Rows(Listed([10, 6]), 16, "key", "books")
     assert "\n" not in str(error.value)

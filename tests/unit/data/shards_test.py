@@ -33,8 +33,14 @@ def test_damage_is_noticed(source, tmp_path):
         (whole[:-2], r"train-00001.tokens.npy is damaged or cut short"),
         (whole[:60], r"train-00001.tokens.npy is damaged or cut short"),
         (b"", r"train-00001.tokens.npy is damaged or cut short"),
-        (whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:], r"train-00001.\*.npy is damaged: it differs from the manifest"),
-        ((tmp_path / "out" / "train-00000.tokens.npy").read_bytes(), r"train-00001.\*.npy is damaged"),
+        (
+            whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:],
+            r"train-00001.\*.npy is damaged: it differs from the manifest",
+        ),
+        (
+            (tmp_path / "out" / "train-00000.tokens.npy").read_bytes(),
+            r"train-00001.\*.npy is damaged",
+        ),
     ):
         tokens.write_bytes(content)
         refused(match, lambda: read_split(tmp_path / "out"))
@@ -42,7 +48,9 @@ def test_damage_is_noticed(source, tmp_path):
     refused(r"train-00001.tokens.npy is missing", lambda: read_split(tmp_path / "out"))
 
 
-def test_shards_of_a_large_directory_are_checked_when_one_is_first_read(source, tmp_path, monkeypatch):
+def test_shards_of_a_large_directory_are_checked_when_one_is_first_read(
+    source, tmp_path, monkeypatch
+):
     monkeypatch.setattr(shards, "VERIFY_AT_OPEN_BYTES", 0)
     tokenise(source, tmp_path / "out")
     tokens = tmp_path / "out" / "train-00002.tokens.npy"
@@ -59,35 +67,50 @@ def test_shards_of_a_large_directory_are_checked_when_one_is_first_read(source, 
     (last,) = (len(shard.ends) for shard in there.shards if shard.name == "train-00000")
     there.tokens(last, 0, 3)
     number = sum(len(shard.ends) for shard in there.shards[:2])
-    refused(r"train-00002.\*.npy is damaged: it differs from the manifest", lambda: there.tokens(number, 0, 3))
+    refused(
+        r"train-00002.\*.npy is damaged: it differs from the manifest",
+        lambda: there.tokens(number, 0, 3),
+    )
 
 
 def test_more_shards_than_a_program_may_have_files_open(tmp_path, monkeypatch):
-    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": f"{n}" * 9}) + "\n" for n in range(40)))
-    tokenise(data.Text(path=str(tmp_path / "text.jsonl")), tmp_path / "out", rule=data.Tail(), block=1)
+    (tmp_path / "text.jsonl").write_text(
+        "".join(json.dumps({"text": f"{n}" * 9}) + "\n" for n in range(40))
+    )
+    tokenise(
+        data.Text(path=str(tmp_path / "text.jsonl")), tmp_path / "out", rule=data.Tail(), block=1
+    )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = len(os.listdir("/proc/self/fd")) + 20
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
         assert len(read_split(tmp_path / "out").shards) > 40
-        monkeypatch.setattr(resource, "setrlimit", lambda *args: None)  # as where no more are allowed
+        monkeypatch.setattr(
+            resource, "setrlimit", lambda *args: None
+        )  # as where no more are allowed
         resource.prlimit(0, resource.RLIMIT_NOFILE, (few, hard))
         refused(
-            r"(tokens|ends).npy cannot be opened: Too many open files; raise the limit of this shell", lambda: read_split(tmp_path / "out")
+            r"(tokens|ends).npy cannot be opened: Too many open files; raise the limit of this shell",
+            lambda: read_split(tmp_path / "out"),
         )
     finally:
         resource.prlimit(0, resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_no_directory_no_manifest_bad_manifest(source, tmp_path):
-    refused(r"is no shard directory; python -m gptjax.prepare writes one", lambda: shards.read_manifest(tmp_path / "nowhere"))
+    refused(
+        r"is no shard directory; python -m gptjax.prepare writes one",
+        lambda: shards.read_manifest(tmp_path / "nowhere"),
+    )
     tokenise(source, tmp_path / "out")
     manifest = tmp_path / "out" / "manifest.json"
     text = manifest.read_text()
     manifest.write_text(text[:-30])
     refused(r"manifest.json is damaged", lambda: shards.read_manifest(tmp_path / "out"))
     manifest.write_text(text.replace('"format": 1', '"format": 99'))
-    refused(r"has shard format 99, this is format 1", lambda: shards.read_manifest(tmp_path / "out"))
+    refused(
+        r"has shard format 99, this is format 1", lambda: shards.read_manifest(tmp_path / "out")
+    )
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -95,18 +118,32 @@ def test_no_directory_no_manifest_bad_manifest(source, tmp_path):
 def test_every_byte_of_a_shard_is_checked(tmp_path, part, large, monkeypatch):
     monkeypatch.setattr(shards, "VERIFY_AT_OPEN_BYTES", 0 if large else 2**30)
     (tmp_path / "text.jsonl").write_text('{"text": "one"}\n{"text": "and another"}\n')
-    tokenise(data.Text(path=str(tmp_path / "text.jsonl")), tmp_path / "out", rule=data.Separate(source=data.Embedded()))
+    tokenise(
+        data.Text(path=str(tmp_path / "text.jsonl")),
+        tmp_path / "out",
+        rule=data.Separate(source=data.Embedded()),
+    )
     file = tmp_path / "out" / f"train-00000.{part}.npy"
     whole = file.read_bytes()
-    all_of_it = decode(tmp_path / "out", "train"), [shard.keys().tolist() for shard in read_split(tmp_path / "out").shards]
+    all_of_it = (
+        decode(tmp_path / "out", "train"),
+        [shard.keys().tolist() for shard in read_split(tmp_path / "out").shards],
+    )
     n_refused = 0
     for at in range(0, len(whole), 1 if part == "tokens" else 3):
         flip(file, at)
         try:
             there = read_split(tmp_path / "out")
-            assert (decode(tmp_path / "out", "train"), [shard.keys().tolist() for shard in there.shards]) == all_of_it, at
+            assert (
+                decode(tmp_path / "out", "train"),
+                [shard.keys().tolist() for shard in there.shards],
+            ) == all_of_it, at
         except ValueError as error:
-            assert f"{'train-00000'}." in str(error) and "\n" not in str(error) and "prepare it again" in str(error)
+            assert (
+                f"{'train-00000'}." in str(error)
+                and "\n" not in str(error)
+                and "prepare it again" in str(error)
+            )
             n_refused += 1
         file.write_bytes(whole)
     assert n_refused > len(whole) * (0.3 if part == "tokens" else 0.1)
@@ -122,7 +159,9 @@ def test_every_byte_of_the_manifest_is_checked(source, tmp_path):
             try:
                 assert shards.read_manifest(tmp_path / "out") == known, at
             except ValueError as error:
-                assert "\n" not in str(error) and ("manifest.json" in str(error) or "shard format" in str(error))
+                assert "\n" not in str(error) and (
+                    "manifest.json" in str(error) or "shard format" in str(error)
+                )
 
 
 WRONG = {
@@ -142,13 +181,22 @@ def test_manifests_of_earlier_versions_are_read_and_their_sums_checked(source, t
     manifest = tokenise(source, tmp_path / "out")
     old = {name: value for name, value in manifest.items() if name in shards.FIELDS}
     for counts in old["splits"].values():
-        counts["shards"] = [{k: v for k, v in shard.items() if k not in ("ends", "keys")} for shard in counts["shards"]]
+        counts["shards"] = [
+            {k: v for k, v in shard.items() if k not in ("ends", "keys")}
+            for shard in counts["shards"]
+        ]
     place = tmp_path / "out" / "manifest.json"
     place.write_text(json.dumps(old))
-    assert len(decode(tmp_path / "out", "train")) > 100 and read_split(tmp_path / "out").shards[0].keys() is None
+    assert (
+        len(decode(tmp_path / "out", "train")) > 100
+        and read_split(tmp_path / "out").shards[0].keys() is None
+    )
     spoil(old)
     place.write_text(json.dumps(old))
-    refused(r"manifest.json is damaged .*; delete .* and prepare it again", lambda: shards.read_manifest(tmp_path / "out"))
+    refused(
+        r"manifest.json is damaged .*; delete .* and prepare it again",
+        lambda: shards.read_manifest(tmp_path / "out"),
+    )
 
 
 def test_ids_outside_the_vocabulary_are_named(source, tmp_path):
@@ -159,4 +207,7 @@ def test_ids_outside_the_vocabulary_are_named(source, tmp_path):
     np.save(tmp_path / "out" / "train-00001.tokens.npy", tokens)
     described["digest"] = shards.digest(tokens, np.load(tmp_path / "out" / "train-00001.ends.npy"))
     checksums.save(tmp_path / "out" / "manifest.json", manifest)
-    refused(r"train-00001.tokens.npy holds the id 300 at token 7, and the vocabulary has 257 ids", lambda: read_split(tmp_path / "out"))
+    refused(
+        r"train-00001.tokens.npy holds the id 300 at token 7, and the vocabulary has 257 ids",
+        lambda: read_split(tmp_path / "out"),
+    )

@@ -32,13 +32,21 @@ def test_every_document_is_written_once_on_its_side(source, tmp_path):
     assert not set(train) & set(validation) and 15 < len(validation) < 70
     for split, held in (("train", train), ("validation", validation)):
         counts = manifest["splits"][split]
-        assert counts["documents"] == len(held) and counts["bytes"] == sum(len(t.encode()) for t in held)
+        assert counts["documents"] == len(held) and counts["bytes"] == sum(
+            len(t.encode()) for t in held
+        )
         assert counts["tokens"] == counts["bytes"] + counts["documents"]
-    assert manifest["text"]["characters"] == sum(map(len, DOCUMENTS)) and len(manifest["splits"]["train"]["shards"]) > 3
+    assert (
+        manifest["text"]["characters"] == sum(map(len, DOCUMENTS))
+        and len(manifest["splits"]["train"]["shards"]) > 3
+    )
 
 
 def test_counts_and_digest_do_not_depend_on_shard_size(source, tmp_path):
-    small, large = tokenise(source, tmp_path / "small", block=500), tokenise(source, tmp_path / "large", block=10**6)
+    small, large = (
+        tokenise(source, tmp_path / "small", block=500),
+        tokenise(source, tmp_path / "large", block=10**6),
+    )
     assert small["text"] == large["text"]
     assert decode(tmp_path / "small", "train") == decode(tmp_path / "large", "train")
     assert len(large["splits"]["train"]["shards"]) == 1
@@ -69,11 +77,23 @@ class Deadly(build.ByteTokenizer):
 
 
 def killed(source, directory, workers=1):
-    tokenize.tokenize_corpus(source, repr(data.Bytes()), Deadly(), BY_DOCUMENT, directory, lambda done: None, workers, 1000)
+    tokenize.tokenize_corpus(
+        source,
+        repr(data.Bytes()),
+        Deadly(),
+        BY_DOCUMENT,
+        directory,
+        lambda done: None,
+        workers,
+        1000,
+    )
 
 
 def test_a_worker_that_is_killed_is_one_line_and_loses_nothing(source, tmp_path):
-    refused(r"a worker process was killed, .*run it again, with fewer --workers", lambda: killed(source, tmp_path / "out", workers=2))
+    refused(
+        r"a worker process was killed, .*run it again, with fewer --workers",
+        lambda: killed(source, tmp_path / "out", workers=2),
+    )
     tokenise(source, tmp_path / "out")
     tokenise(source, tmp_path / "whole")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -81,15 +101,24 @@ def test_a_worker_that_is_killed_is_one_line_and_loses_nothing(source, tmp_path)
 
 def test_a_killed_preparation_is_resumed(source, tmp_path, monkeypatch):
     tokenise(source, tmp_path / "whole")
-    process = multiprocessing.get_context("spawn").Process(target=killed, args=(source, tmp_path / "out"))
+    process = multiprocessing.get_context("spawn").Process(
+        target=killed, args=(source, tmp_path / "out")
+    )
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    refused(r"is not finished: run the same gptjax.prepare again", lambda: shards.read_manifest(tmp_path / "out"))
+    refused(
+        r"is not finished: run the same gptjax.prepare again",
+        lambda: shards.read_manifest(tmp_path / "out"),
+    )
     finished = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("train-*")}
     assert finished and len(list((tmp_path / "out").glob("block-*"))) >= 1
-    (tmp_path / "out" / f"train-00009.tokens.npy.{socket.gethostname()}-{process.pid}.partial").write_bytes(b"half a shard")
-    living = tmp_path / "out" / f"train-00009.tokens.npy.{socket.gethostname()}-{os.getpid()}.partial"
+    (
+        tmp_path / "out" / f"train-00009.tokens.npy.{socket.gethostname()}-{process.pid}.partial"
+    ).write_bytes(b"half a shard")
+    living = (
+        tmp_path / "out" / f"train-00009.tokens.npy.{socket.gethostname()}-{os.getpid()}.partial"
+    )
     living.write_bytes(b"another that is at work")
     time.sleep(0.01)
     tokenise(source, tmp_path / "out")
@@ -114,16 +143,22 @@ def test_a_directory_of_something_else_is_refused(source, tmp_path, finished):
         (tmp_path / "out" / "manifest.json").rename(tmp_path / "out" / "job.json")
         assert manifest["block"] == 1000
     refused(
-        r"prepared with another held_out: it has ByDocument\(fraction=0.2\)", lambda: tokenise(source, tmp_path / "out", rule=data.Tail())
+        r"prepared with another held_out: it has ByDocument\(fraction=0.2\)",
+        lambda: tokenise(source, tmp_path / "out", rule=data.Tail()),
     )
     refused(
-        r"prepared with another tokenizer: it has Bytes\(\), now it is Gpt2Bpe", lambda: tokenise(source, tmp_path / "out", data.Gpt2Bpe())
+        r"prepared with another tokenizer: it has Bytes\(\), now it is Gpt2Bpe",
+        lambda: tokenise(source, tmp_path / "out", data.Gpt2Bpe()),
     )
-    refused(r"prepared with another number of characters a shard: it has 1000", lambda: tokenise(source, tmp_path / "out", block=999))
+    refused(
+        r"prepared with another number of characters a shard: it has 1000",
+        lambda: tokenise(source, tmp_path / "out", block=999),
+    )
     (tmp_path / "text.jsonl").write_text('{"text": "other"}\n')
     if finished:
         refused(
-            r"with another text: it has documents 200, .*, now it is documents 1, char.*; give", lambda: tokenise(source, tmp_path / "out")
+            r"with another text: it has documents 200, .*, now it is documents 1, char.*; give",
+            lambda: tokenise(source, tmp_path / "out"),
         )
     else:
         assert tokenise(source, tmp_path / "out")["text"]["documents"] == 1
@@ -134,7 +169,10 @@ CHANGES = {  # of a corpus after it was prepared; and is it another text?
     "an empty file": (lambda folder: (folder / "c.jsonl").touch(), False),
     "another name": (lambda folder: (folder / "b.jsonl").rename(folder / "part.jsonl"), False),
     "another cut": (lambda folder: rewrite(folder, DOCUMENTS[:7], DOCUMENTS[7:]), False),
-    "another text of that length": (lambda folder: rewrite(folder, DOCUMENTS[:100], [*DOCUMENTS[100:-1], DOCUMENTS[-1][::-1]]), True),
+    "another text of that length": (
+        lambda folder: rewrite(folder, DOCUMENTS[:100], [*DOCUMENTS[100:-1], DOCUMENTS[-1][::-1]]),
+        True,
+    ),
     "a text twice": (lambda folder: rewrite(folder, DOCUMENTS, DOCUMENTS[-1:]), True),
     "a text less": (lambda folder: rewrite(folder, DOCUMENTS[:100], DOCUMENTS[101:]), True),
 }
@@ -154,7 +192,17 @@ def test_a_finished_directory_is_refused_for_another_text_alone(tmp_path, change
     before = contents(tmp_path / "out")
     alter, is_other = CHANGES[change]
     alter(tmp_path / "text")
-    arguments = (source, repr(data.Bytes()), build.ByteTokenizer(), BY_DOCUMENT, tmp_path / "out", lambda done: None, 1, 1000, lines.append)
+    arguments = (
+        source,
+        repr(data.Bytes()),
+        build.ByteTokenizer(),
+        BY_DOCUMENT,
+        tmp_path / "out",
+        lambda done: None,
+        1,
+        1000,
+        lines.append,
+    )
     if is_other:
         refused(
             "was prepared with another text: it has .* give an empty directory or delete that one",
@@ -162,13 +210,20 @@ def test_a_finished_directory_is_refused_for_another_text_alone(tmp_path, change
         )
     else:
         assert tokenize.tokenize_corpus(*arguments) == shards.read_manifest(tmp_path / "out")
-    assert contents(tmp_path / "out") == before and "comparing their text" in lines[0] and len(lines) == 1
+    assert (
+        contents(tmp_path / "out") == before
+        and "comparing their text" in lines[0]
+        and len(lines) == 1
+    )
 
 
 def test_foreign_arrays_are_not_mixed_with(source, tmp_path):
     (tmp_path / "out").mkdir()
     np.save(tmp_path / "out" / "mine.npy", np.zeros(3))
-    refused(r"holds files of something else; give an empty directory", lambda: tokenise(source, tmp_path / "out"))
+    refused(
+        r"holds files of something else; give an empty directory",
+        lambda: tokenise(source, tmp_path / "out"),
+    )
 
 
 def test_a_full_disk_or_read_only_directory_is_named(source, tmp_path, monkeypatch):
@@ -184,7 +239,10 @@ def test_a_full_disk_or_read_only_directory_is_named(source, tmp_path, monkeypat
             return opened(pathlib.Path("/dev/full") if path.suffix == ".partial" else path, *given)
 
         monkeypatch.setattr("pathlib.Path.open", onto_a_full_disk)
-        with pytest.raises(OSError, match=r"cannot be written \(No space left on device\); what is finished is kept") as error:
+        with pytest.raises(
+            OSError,
+            match=r"cannot be written \(No space left on device\); what is finished is kept",
+        ) as error:
             tokenise(source, tmp_path / "out")
         assert str(tmp_path / "out") in str(error.value)
 
@@ -205,7 +263,9 @@ class Counting(build.ByteTokenizer):
 
 def stopped(source, directory, block=1000):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tokenize, "sum_counts", lambda blocks: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            tokenize, "sum_counts", lambda blocks: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         tokenise(source, directory, block=block)
 
 
@@ -226,7 +286,15 @@ def test_damage_to_what_an_unfinished_preparation_has_is_mended(source, tmp_path
             file.write_bytes(content[:middle] if how == "half" else b"")
     said = []
     tokenize.tokenize_corpus(
-        source, repr(data.Bytes()), build.ByteTokenizer(), BY_DOCUMENT, tmp_path / "out", lambda done: None, 1, 1000, said.append
+        source,
+        repr(data.Bytes()),
+        build.ByteTokenizer(),
+        BY_DOCUMENT,
+        tmp_path / "out",
+        lambda done: None,
+        1,
+        1000,
+        said.append,
     )
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert said and all("again" in line for line in said)
@@ -236,18 +304,39 @@ def test_blocks_of_files_that_have_not_changed_are_kept(tmp_path):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for number in range(4):
-        (corpus / f"{number}.jsonl").write_text("".join(json.dumps({"text": f"{number} {n} " * 40}) + "\n" for n in range(20)))
+        (corpus / f"{number}.jsonl").write_text(
+            "".join(json.dumps({"text": f"{number} {n} " * 40}) + "\n" for n in range(20))
+        )
     source = data.Text(path=str(corpus))
     (corpus / "4.jsonl").write_text('{"text": "last"}\n{"text": 3}\n')
-    refused(r"4.jsonl line 2 has no string field 'text': that is 3", lambda: tokenise(source, tmp_path / "out"))
+    refused(
+        r"4.jsonl line 2 has no string field 'text': that is 3",
+        lambda: tokenise(source, tmp_path / "out"),
+    )
     assert len(list((tmp_path / "out").glob("block-*.json"))) > 8
-    (corpus / "4.jsonl").write_text("")  # as Spark's writers leave such; and one vanishes, one is another, one is new
+    (corpus / "4.jsonl").write_text(
+        ""
+    )  # as Spark's writers leave such; and one vanishes, one is another, one is new
     (corpus / "1.jsonl").unlink()
     (corpus / "2.jsonl").write_text(json.dumps({"text": "other"}) + "\n")
     (corpus / "5.jsonl").write_text(json.dumps({"text": "new"}) + "\n")
     spoken, said = Counting(), []
-    tokenize.tokenize_corpus(source, repr(data.Bytes()), spoken, BY_DOCUMENT, tmp_path / "out", lambda done: None, 1, 1000, said.append)
-    assert spoken.given and {text.split(" ")[0] for text in spoken.given} <= {"other", "new", "0", "3"} and len(spoken.given) < 10
+    tokenize.tokenize_corpus(
+        source,
+        repr(data.Bytes()),
+        spoken,
+        BY_DOCUMENT,
+        tmp_path / "out",
+        lambda done: None,
+        1,
+        1000,
+        said.append,
+    )
+    assert (
+        spoken.given
+        and {text.split(" ")[0] for text in spoken.given} <= {"other", "new", "0", "3"}
+        and len(spoken.given) < 10
+    )
     assert said == [f"passed over in Text(path='{corpus}', field='text'): 1 files without text"]
     tokenise(source, tmp_path / "anew")
     for split in validation_split.SPLITS:
@@ -269,18 +358,29 @@ def test_tail_cuts_every_document_between_characters(source, tmp_path):
 
 def test_separate_trains_on_everything(source, tmp_path):
     manifest = tokenise(source, tmp_path / "out", rule=data.Separate(source=data.Embedded()))
-    assert decode(tmp_path / "out", "train") == DOCUMENTS and not manifest["splits"]["validation"]["tokens"]
+    assert (
+        decode(tmp_path / "out", "train") == DOCUMENTS
+        and not manifest["splits"]["validation"]["tokens"]
+    )
 
 
 def test_by_document_is_by_key_alone_and_of_the_right_size():
     from gptjax.data.sources.document import Document
 
     sides = [
-        validation_split.split_document(Document(f"text {n}", f"key {n}", 0.0), data.ByDocument(fraction=0.1))[0][0] for n in range(5000)
+        validation_split.split_document(
+            Document(f"text {n}", f"key {n}", 0.0), data.ByDocument(fraction=0.1)
+        )[0][0]
+        for n in range(5000)
     ]
     assert 0.085 < sides.count("validation") / 5000 < 0.115
     again = [
-        validation_split.split_document(Document("another text", f"key {n}", 0.0), data.ByDocument(fraction=0.1))[0][0] for n in range(5000)
+        validation_split.split_document(
+            Document("another text", f"key {n}", 0.0), data.ByDocument(fraction=0.1)
+        )[0][0]
+        for n in range(5000)
     ]
     assert sides == again
-    assert validation_split.split_document(Document("t", "k", 0.0), data.ByDocument(fraction=0)) == [("train", "t")]
+    assert validation_split.split_document(
+        Document("t", "k", 0.0), data.ByDocument(fraction=0)
+    ) == [("train", "t")]

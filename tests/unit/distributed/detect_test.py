@@ -7,7 +7,13 @@ from gptjax.distributed import rendezvous
 
 @pytest.fixture
 def bare(monkeypatch):
-    for name in ("GPTJAX_NONCE", "JAX_COORDINATOR_ADDRESS", "KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID", "TPU_WORKER_HOSTNAMES"):
+    for name in (
+        "GPTJAX_NONCE",
+        "JAX_COORDINATOR_ADDRESS",
+        "KUBERNETES_SERVICE_HOST",
+        "SLURM_JOB_ID",
+        "TPU_WORKER_HOSTNAMES",
+    ):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -23,7 +29,10 @@ def test_flags_are_taken_and_nothing_is_alone(bare):
 @pytest.mark.parametrize(
     "given,said",
     [
-        (("h:80", None, 1), "--coordinator=h:80 --process=1: give --coordinator, --processes and --process"),
+        (
+            ("h:80", None, 1),
+            "--coordinator=h:80 --process=1: give --coordinator, --processes and --process",
+        ),
         (("h", 2, 1), "--coordinator=h: give HOST:PORT"),
         (("h:1", 2, 1), "--coordinator=h:1: give HOST:PORT"),
         (("h:80", 2, 2), "--process=2: with --processes=2 give one from 0 to 1"),
@@ -40,11 +49,21 @@ def test_flags_are_taken_and_nothing_is_alone(bare):
 def test_half_of_it_is_refused(bare, given, said):
     with pytest.raises(ValueError) as refused:
         rendezvous.detect(*given, 1.0)
-    assert said in str(refused.value) and "\n" not in str(refused.value) and len(str(refused.value)) < 300
+    assert (
+        said in str(refused.value)
+        and "\n" not in str(refused.value)
+        and len(str(refused.value)) < 300
+    )
 
 
 def test_odd_words_of_a_cluster_are_one_line(bare):
-    for name, value in {"JOB_ID": "7", "STEP_NODELIST": "node[03-04]", "NTASKS": "many", "PROCID": "9", "LOCALID": "1"}.items():
+    for name, value in {
+        "JOB_ID": "7",
+        "STEP_NODELIST": "node[03-04]",
+        "NTASKS": "many",
+        "PROCID": "9",
+        "LOCALID": "1",
+    }.items():
         bare.setenv(f"SLURM_{name}", value)
     with pytest.raises(ValueError, match="jax found a cluster here but not its processes .*many"):
         rendezvous.detect(None, None, None, 1.0)
@@ -52,14 +71,26 @@ def test_odd_words_of_a_cluster_are_one_line(bare):
 
 def test_the_launchers_word_is_taken_from_the_environment(bare):
     bare.setenv(rendezvous.NONCE_ENV, "word")
-    assert rendezvous.detect("h:80", 4, 3, 1.0) == rendezvous.ProcessInfo("h:80", 4, 3, nonce="word")
-    assert rendezvous.detect("[::1]:80", 4, 3, 1.0).proof(3) != rendezvous.ProcessInfo("h:80", 4, 3).proof(3)
+    assert rendezvous.detect("h:80", 4, 3, 1.0) == rendezvous.ProcessInfo(
+        "h:80", 4, 3, nonce="word"
+    )
+    assert rendezvous.detect("[::1]:80", 4, 3, 1.0).proof(3) != rendezvous.ProcessInfo(
+        "h:80", 4, 3
+    ).proof(3)
 
 
 def test_slurm_is_found(bare):
-    for name, value in {"JOB_ID": "7", "STEP_NODELIST": "node[03-04]", "NTASKS": "16", "PROCID": "9", "LOCALID": "1"}.items():
+    for name, value in {
+        "JOB_ID": "7",
+        "STEP_NODELIST": "node[03-04]",
+        "NTASKS": "16",
+        "PROCID": "9",
+        "LOCALID": "1",
+    }.items():
         bare.setenv(f"SLURM_{name}", value)
-    assert rendezvous.detect(None, None, None, 1.0) == rendezvous.ProcessInfo("node03:61447", 16, 9, [1])
+    assert rendezvous.detect(None, None, None, 1.0) == rendezvous.ProcessInfo(
+        "node03:61447", 16, 9, [1]
+    )
     bare.setenv("SLURM_NTASKS", "1")
     assert rendezvous.detect(None, None, None, 1.0) is None
 
@@ -70,7 +101,13 @@ def test_tpu_slices_on_gke_are_found(bare):
     bare.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
     bare.setattr("jax._src.clusters.cluster.running_in_cloud_tpu_vm", True)
     there = {"TPU_WORKER_HOSTNAMES": "x,y", "TPU_WORKER_ID": "1"}
-    slices = {"MEGASCALE_COORDINATOR_ADDRESS": "localhost", "MEGASCALE_NUM_SLICES": "3", "MEGASCALE_SLICE_ID": "2"}
+    slices = {
+        "MEGASCALE_COORDINATOR_ADDRESS": "localhost",
+        "MEGASCALE_NUM_SLICES": "3",
+        "MEGASCALE_SLICE_ID": "2",
+    }
     for name, value in (there | slices).items():
         bare.setenv(name, value)
-    assert rendezvous.detect(None, None, None, 5.0) == rendezvous.ProcessInfo("localhost:8482", 6, 5)
+    assert rendezvous.detect(None, None, None, 5.0) == rendezvous.ProcessInfo(
+        "localhost:8482", 6, 5
+    )

@@ -22,7 +22,9 @@ def together(n, act):
     port = rehearse.free_port()
 
     def one(process):
-        names, links = rendezvous.connect(rendezvous.ProcessInfo(f"localhost:{port}", n, process), 20.0)
+        names, links = rendezvous.connect(
+            rendezvous.ProcessInfo(f"localhost:{port}", n, process), 20.0
+        )
         with processes.ProcessGroup(process, names, links) as party:
             try:
                 return act(party)
@@ -34,12 +36,17 @@ def together(n, act):
 
 
 def test_values_are_gathered_in_order():
-    assert together(4, lambda party: party.all_gather({"n": party.process_id})) == [[{"n": n} for n in range(4)]] * 4
+    assert (
+        together(4, lambda party: party.all_gather({"n": party.process_id}))
+        == [[{"n": n} for n in range(4)]] * 4
+    )
 
 
 def test_process_0_alone_acts_first():
     done = []
-    assert together(3, lambda party: party.broadcast_from_zero(lambda: done.append(party.process_id) or 7)) == [7] * 3 and done == [0]
+    assert together(
+        3, lambda party: party.broadcast_from_zero(lambda: done.append(party.process_id) or 7)
+    ) == [7] * 3 and done == [0]
 
 
 def test_turns_are_taken_process_0_one_of_each_host_the_rest(monkeypatch):
@@ -55,26 +62,43 @@ def test_turns_are_taken_process_0_one_of_each_host_the_rest(monkeypatch):
 
 def test_alone_everything_returns_at_once():
     with processes.ProcessGroup() as party:
-        assert (party.all_gather(1), party.broadcast_from_zero(lambda: 2), party.zero_first(lambda: 3)) == ([1], 2, 3)
+        assert (
+            party.all_gather(1),
+            party.broadcast_from_zero(lambda: 2),
+            party.zero_first(lambda: 3),
+        ) == ([1], 2, 3)
         party.assert_equal({"x": 1}, "")
 
 
 def test_the_one_that_differs_is_named():
-    said = together(3, lambda party: party.assert_equal({"jax": "1", "config": {"a": 1, "b": 2 + (party.process_id == 2)}}, "mend it"))
-    assert [type(error) for error in said] == [processes.Disagreement] * 3 and len({str(error) for error in said}) == 1
+    said = together(
+        3,
+        lambda party: party.assert_equal(
+            {"jax": "1", "config": {"a": 1, "b": 2 + (party.process_id == 2)}}, "mend it"
+        ),
+    )
+    assert [type(error) for error in said] == [processes.Disagreement] * 3 and len(
+        {str(error) for error in said}
+    ) == 1
     assert str(said[0]).startswith("process 2 of 3, on ")
     assert str(said[0]).endswith("has another config than process 0: b is 3 and not 2; mend it")
 
 
 @pytest.mark.parametrize("values", [5, None, [], [1], {"a": 1}])
 def test_nonsense_of_process_0_is_as_if_it_had_gone(values, monkeypatch):
-    link = SimpleNamespace(start_reader=lambda *heard: None, send=lambda **said: None, values=queue.SimpleQueue())
+    link = SimpleNamespace(
+        start_reader=lambda *heard: None, send=lambda **said: None, values=queue.SimpleQueue()
+    )
     link.values.put(values)
     party, ends = processes.ProcessGroup(1, ["a", "b"], {0: link}), []
-    monkeypatch.setattr(party, "_abort_all", lambda status, line: [ends.append((status, line)), 1 / 0])
+    monkeypatch.setattr(
+        party, "_abort_all", lambda status, line: [ends.append((status, line)), 1 / 0]
+    )
     with pytest.raises(ZeroDivisionError):
         party.all_gather(3)
-    assert [status for status, _ in ends] == [processes.EXIT_LOST] and "process 0 of 2, on a, is gone" in ends[0][1]
+    assert [status for status, _ in ends] == [
+        processes.EXIT_LOST
+    ] and "process 0 of 2, on a, is gone" in ends[0][1]
 
 
 def test_config_code_and_jax_are_what_must_agree(monkeypatch):
@@ -88,14 +112,21 @@ def test_config_code_and_jax_are_what_must_agree(monkeypatch):
     monkeypatch.setattr(processes.ProcessGroup, "assert_equal", assert_equal)
     c = registry.config("smoke")
     processes.initialize(rendezvous.ProcessInfo("localhost:1", 1, 0), c, 1.0)
-    assert calls == [{"config": overrides.flatten(c), "code": processes.source_digest(), "jax": jax.__version__}]
+    assert calls == [
+        {"config": overrides.flatten(c), "code": processes.source_digest(), "jax": jax.__version__}
+    ]
 
 
 def test_the_digest_of_code_is_of_names_and_contents(tmp_path, monkeypatch):
     (tmp_path / "mesh").mkdir()
     monkeypatch.setattr(processes, "__file__", str(tmp_path / "mesh" / "hosts.py"))
     found = []
-    for name, text in [("a.py", "x = 1"), ("a.py", "x = 2"), ("mesh/b.py", "x = 2"), ("notes.txt", "x")]:
+    for name, text in [
+        ("a.py", "x = 1"),
+        ("a.py", "x = 2"),
+        ("mesh/b.py", "x = 2"),
+        ("notes.txt", "x"),
+    ]:
         (tmp_path / name).write_text(text)
         found.append(processes.source_digest())
     assert len(set(found)) == 3 and found[2] == found[3]
@@ -116,8 +147,14 @@ with processes.ProcessGroup(here.process_id, *rendezvous.connect(here, 20.0)) as
 
 def ended(act):
     port = rehearse.free_port()
-    commands = [[sys.executable, "-c", ONE.replace("ACT", act), str(port), str(process)] for process in range(3)]
-    workers = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for command in commands]
+    commands = [
+        [sys.executable, "-c", ONE.replace("ACT", act), str(port), str(process)]
+        for process in range(3)
+    ]
+    workers = [
+        subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
     return [(worker.communicate(timeout=60)[1], worker.returncode) for worker in workers]
 
 
@@ -125,19 +162,28 @@ def test_a_refusal_of_one_is_the_line_of_all():
     act = 'if party.process_id == 2: raise FileNotFoundError(2, "No such file", "x.txt")\n    party.all_gather(None)'
     (said, status), *others = ended(act)
     assert others == [(said, status)] * 2 and status == 2
-    assert said.startswith("error: process 2 of 3, on ") and said.endswith("ended in step 7: x.txt: No such file\n")
+    assert said.startswith("error: process 2 of 3, on ") and said.endswith(
+        "ended in step 7: x.txt: No such file\n"
+    )
 
 
 def test_a_process_that_gloo_waited_for_in_vain_is_a_line_and_no_trace():
     act = 'party_late = RuntimeError("DEADLINE_EXCEEDED: Gloo all-reduce failed: Timed out waiting 30000ms\\nmore")\n'
     act += "    processes.GRACE_SECONDS = 0.1\n    if party.process_id == 2: raise party_late\n    party.all_gather(None)"
     (said, status), *others = ended(act)
-    assert others == [(said, status)] * 2 and status == processes.EXIT_LOST and said.count("\n") == 1
-    assert "ended in step 7: the processes lost each other, or one was too late (RuntimeError: DEADLINE_EXCEEDED: Gloo" in said
+    assert (
+        others == [(said, status)] * 2 and status == processes.EXIT_LOST and said.count("\n") == 1
+    )
+    assert (
+        "ended in step 7: the processes lost each other, or one was too late (RuntimeError: DEADLINE_EXCEEDED: Gloo"
+        in said
+    )
 
 
 def test_a_death_is_told_to_all():
-    said = ended("import os, signal\n    if party.process_id == 2: os.kill(os.getpid(), signal.SIGKILL)\n    party.all_gather(None)")
+    said = ended(
+        "import os, signal\n    if party.process_id == 2: os.kill(os.getpid(), signal.SIGKILL)\n    party.all_gather(None)"
+    )
     assert [status for _, status in said] == [processes.EXIT_LOST, processes.EXIT_LOST, -9]
     assert (
         said[0][0] == said[1][0]
@@ -150,18 +196,28 @@ def test_a_hang_is_told_to_all():
     act = "import time\n    if party.process_id == 1:\n        with party.watchdog(0.5): time.sleep(100)\n    party.all_gather(None)"
     said = ended(act)
     assert [status for _, status in said] == [processes.EXIT_LOST] * 3
-    assert all("process 1 of 3, on " in text and "has not moved for 0.5 s (loop.hang_seconds) in step 7" in text for text, _ in said)
+    assert all(
+        "process 1 of 3, on " in text
+        and "has not moved for 0.5 s (loop.hang_seconds) in step 7" in text
+        for text, _ in said
+    )
 
 
 def test_time_in_which_a_process_was_stopped_is_no_hang():
     """The watch looks every 10 s. What it sleeps beyond that, the process slept too; nobody moved since 3."""
     since = 3.0
-    for before, now in ((10, 20.1), (20.1, 30.0), (30.0, 43.5)):  # a busy machine: 33.5 s since then, as they are
+    for before, now in (
+        (10, 20.1),
+        (20.1, 30.0),
+        (30.0, 43.5),
+    ):  # a busy machine: 33.5 s since then, as they are
         since = processes.skip_pause(since, before, now, interval=10)
     assert since == 3.0
     since = processes.skip_pause(since, before=43.5, now=1053.5, interval=10)  # stopped for 1,000 s
     assert since == 1003.0 and 1053.5 - since == 50.5
-    since = processes.skip_pause(1053.4, before=1043.5, now=1053.5, interval=10)  # it moved at once when it went on, before the watch woke
+    since = processes.skip_pause(
+        1053.4, before=1043.5, now=1053.5, interval=10
+    )  # it moved at once when it went on, before the watch woke
     assert since == 1053.4
     since = processes.skip_pause(1053.4, before=53.5, now=1053.5, interval=10)
     assert since == 1053.5  # never later than now, so that a hang is still found
@@ -169,17 +225,27 @@ def test_time_in_which_a_process_was_stopped_is_no_hang():
 
 def test_a_watch_that_slept_does_not_end_the_program_and_one_that_waited_does(monkeypatch):
     """A clock of its own: each wake-up of the watch is given with its time."""
-    party, ended, times = processes.ProcessGroup(), [], iter([0.0, 1.0, 2.0, 900.0, 901.0, 902.0, 903.0, 904.0, 905.0])
+    party, ended, times = (
+        processes.ProcessGroup(),
+        [],
+        iter([0.0, 1.0, 2.0, 900.0, 901.0, 902.0, 903.0, 904.0, 905.0]),
+    )
     monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: next(times)))
     monkeypatch.setattr(processes.faulthandler, "dump_traceback", lambda: None)
-    monkeypatch.setattr(party, "_abort_all", lambda status, line: [ended.append((status, line)), 1 / 0])
+    monkeypatch.setattr(
+        party, "_abort_all", lambda status, line: [ended.append((status, line)), 1 / 0]
+    )
     threads: list = []
     event = SimpleNamespace(wait=lambda seconds: False, set=lambda: None)
-    thread = lambda target, args, **more: SimpleNamespace(start=lambda: threads.append((target, args)))  # noqa: E731
+    thread = lambda target, args, **more: SimpleNamespace(  # noqa: E731
+        start=lambda: threads.append((target, args))
+    )
     monkeypatch.setattr(processes, "threading", SimpleNamespace(Event=lambda: event, Thread=thread))
     with party.watchdog(4.0):
         ((watch, args),) = threads
         with pytest.raises(ZeroDivisionError):
             watch(*args)
     ((status, line),) = ended
-    assert status == processes.EXIT_LOST and "has not moved for 4 s" in line and next(times) == 903.0  # 899 s of it were slept
+    assert (
+        status == processes.EXIT_LOST and "has not moved for 4 s" in line and next(times) == 903.0
+    )  # 899 s of it were slept

@@ -28,32 +28,54 @@ def refusals(places, seconds):
 
 def test_who_did_not_come_is_named():
     errors = refusals([(4, 0), (4, 2)], seconds=1.0)
-    assert all("of 4 processes 1, 3 did not come to process 0 within 1 s" in line for line in errors)
+    assert all(
+        "of 4 processes 1, 3 did not come to process 0 within 1 s" in line for line in errors
+    )
 
 
-@pytest.mark.parametrize("places", [[(3, 0), (4, 1)], [(3, 0), (3, 1), (3, 1)]], ids=["counts otherwise", "comes twice"])
+@pytest.mark.parametrize(
+    "places", [[(3, 0), (4, 1)], [(3, 0), (3, 1), (3, 1)]], ids=["counts otherwise", "comes twice"]
+)
 def test_a_process_that_does_not_fit_is_refused(places):
     errors = refusals(places, seconds=5.0)
-    assert all(f"process 1 of {places[1][0]}, on " in line and "expects 3 processes, each once" in line for line in errors)
+    assert all(
+        f"process 1 of {places[1][0]}, on " in line and "expects 3 processes, each once" in line
+        for line in errors
+    )
 
 
 def test_process_0_that_is_not_there_is_said_in_time():
     port = rehearse.free_port()
-    with pytest.raises(ValueError, match=rf"process 1 did not reach process 0 at localhost, port {port - 1}, within 0.5 s .*refused"):
+    with pytest.raises(
+        ValueError,
+        match=rf"process 1 did not reach process 0 at localhost, port {port - 1}, within 0.5 s .*refused",
+    ):
         rendezvous.connect(rendezvous.ProcessInfo(f"localhost:{port}", 2, 1), 0.5)
 
 
 def test_a_port_in_use_is_said():
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ValueError, match=f"process 0 cannot listen on port {port}, .*give another port"):
+        with pytest.raises(
+            ValueError, match=f"process 0 cannot listen on port {port}, .*give another port"
+        ):
             rendezvous.connect(rendezvous.ProcessInfo(f"localhost:{port + 1}", 2, 0), 0.5)
 
 
 def greeting(nonce="", **changes):
     """What a process 1 of 2 says first, with other words."""
-    known = {"process": 1, "processes": 2, "host": "x", "proof": rendezvous.ProcessInfo("", 2, 1, nonce=nonce).proof(1)}
-    return json.dumps({name: value for name, value in (known | changes).items() if value is not None}).encode() + b"\n"
+    known = {
+        "process": 1,
+        "processes": 2,
+        "host": "x",
+        "proof": rendezvous.ProcessInfo("", 2, 1, nonce=nonce).proof(1),
+    }
+    return (
+        json.dumps(
+            {name: value for name, value in (known | changes).items() if value is not None}
+        ).encode()
+        + b"\n"
+    )
 
 
 STRANGERS = {
@@ -86,7 +108,9 @@ STRANGERS = {
 
 
 def meet(port, process, nonce="secret", seconds=20.0):
-    return rendezvous.connect(rendezvous.ProcessInfo(f"localhost:{port}", 2, process, nonce=nonce), seconds)
+    return rendezvous.connect(
+        rendezvous.ProcessInfo(f"localhost:{port}", 2, process, nonce=nonce), seconds
+    )
 
 
 def call(port):
@@ -104,7 +128,9 @@ def test_a_stranger_is_told_nothing_and_does_not_disturb(message):
     port = rehearse.free_port()
     with concurrent.futures.ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as opened:
         first = pool.submit(meet, port, 0)
-        strangers = [opened.enter_context(call(port)) for _ in range(100 if len(message) < 1000 else 2)]
+        strangers = [
+            opened.enter_context(call(port)) for _ in range(100 if len(message) < 1000 else 2)
+        ]
         for stranger in strangers:
             with contextlib.suppress(OSError):  # it has been turned away
                 stranger.sendall(message)
@@ -127,7 +153,9 @@ def test_slow_words_do_not_outlast_the_patience(monkeypatch):
                 stranger.sendall(b" ")
                 time.sleep(0.02)
         assert not first.done()
-        with pytest.raises(ValueError, match="of 2 processes 1 did not come to process 0 within 1.5 s"):
+        with pytest.raises(
+            ValueError, match="of 2 processes 1 did not come to process 0 within 1.5 s"
+        ):
             first.result()
 
 
@@ -149,7 +177,8 @@ def test_a_process_of_another_run_is_turned_away(monkeypatch):
         first = pool.submit(meet, port, 0, seconds=1.0)
         call(port).close()
         with pytest.raises(
-            ValueError, match="process 0 at localhost, port .* or it is another run's, and GPTJAX_NONCE is not the same there"
+            ValueError,
+            match="process 0 at localhost, port .* or it is another run's, and GPTJAX_NONCE is not the same there",
         ):
             meet(port, 1, nonce="another", seconds=1.0)
         with pytest.raises(ValueError, match="processes 1 did not come"):
@@ -157,7 +186,13 @@ def test_a_process_of_another_run_is_turned_away(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "message", [b"HTTP/1.1 400 Bad Request\r\n", b'{"names": ["a", "b"]}\n', b'{"names": ["a", "b"], "proof": "x"}\n', b"x" * 10**6]
+    "message",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n",
+        b'{"names": ["a", "b"]}\n',
+        b'{"names": ["a", "b"], "proof": "x"}\n',
+        b"x" * 10**6,
+    ],
 )
 def test_another_service_in_process_0s_place_is_said(message, monkeypatch):
     monkeypatch.setattr(rendezvous, "RETRY_SECONDS", 0.0)
@@ -171,14 +206,23 @@ def test_another_service_in_process_0s_place_is_said(message, monkeypatch):
 
         serving = pool.submit(serve)
         with pytest.raises(
-            ValueError, match=r"(?s)^process 0 at localhost, port \d+, ended|^what answers as process 0 at .* is not process 0"
+            ValueError,
+            match=r"(?s)^process 0 at localhost, port \d+, ended|^what answers as process 0 at .* is not process 0",
         ):
             meet(port, 1, seconds=1.0)
         serving.result()
 
 
 @pytest.mark.parametrize(
-    "message", [b"[]\n", b'{"x": 1}\n', b'{"value": 1}\n', b'{"end": 3, "status": "x"}\n', b"\xff\n", b"1" * 6000 + b"\n"]
+    "message",
+    [
+        b"[]\n",
+        b'{"x": 1}\n',
+        b'{"value": 1}\n',
+        b'{"end": 3, "status": "x"}\n',
+        b"\xff\n",
+        b"1" * 6000 + b"\n",
+    ],
 )
 def test_nonsense_from_a_process_that_came_is_as_if_it_had_gone(message):
     with socket.create_server(("localhost", 0)) as server:
@@ -198,7 +242,10 @@ def test_a_process_that_came_and_says_nothing_is_not_waited_for_without_limit():
         first = pool.submit(meet, port, 0)
         names, links = meet(port, 1)
         party = processes.ProcessGroup(0, *first.result())
-        with pytest.raises(ValueError, match="process 1 of 2, on .*, came, and has said nothing since; --join_seconds waits longer"):
+        with pytest.raises(
+            ValueError,
+            match="process 1 of 2, on .*, came, and has said nothing since; --join_seconds waits longer",
+        ):
             party.all_gather(1, deadline=time.monotonic() + 0.2)
         links[0].send(value=2, goodbye=True)
         assert party.all_gather(1) == [1, 2]

@@ -21,7 +21,9 @@ def written(folder, name, *lines, beside="", ending="toml"):
 
 def items(task, folder, shots=0):
     exam = runner.TaskRun(task.name, task, task.protocol, shots, 0, None, use_paper_shots=True)
-    asked, pool = exam.load_items(lambda split: task_data.load_rows(task, task.protocol, split, str(folder)))
+    asked, pool = exam.load_items(
+        lambda split: task_data.load_rows(task, task.protocol, split, str(folder))
+    )
     return exam, asked, pool
 
 
@@ -40,29 +42,52 @@ def test_several_right_answers(tmp_path):
     ]:
         task, item = only(tmp_path, {"context": "Capital?"} | row)
         assert item.completions == (shown,) and item.answers == right and item.right == (0,)
-        assert [task.score("exact_match", text, item) for text in (*right, "Rome")] == [1.0] * len(right) + [0.0]
-    assert item.contexts == ("Capital?\n",) and item.as_demonstration == "Capital?\nParis"  # a line end is the question's form
+        assert [task.score("exact_match", text, item) for text in (*right, "Rome")] == [1.0] * len(
+            right
+        ) + [0.0]
+    assert (
+        item.contexts == ("Capital?\n",) and item.as_demonstration == "Capital?\nParis"
+    )  # a line end is the question's form
 
 
 def test_several_right_choices_and_graded_ones(tmp_path):
     two = {"context": "Sugar is", "completions": [" sweet", " sour", " white"]}
     task, item = only(tmp_path, two | {"labels": [0, 2]})
-    assert item.right == (0, 2) and item.as_demonstration == "Sugar is sweet" and metrics.metric_names(task, task.protocol) == ["accuracy"]
+    assert (
+        item.right == (0, 2)
+        and item.as_demonstration == "Sugar is sweet"
+        and metrics.metric_names(task, task.protocol) == ["accuracy"]
+    )
     task, item = only(tmp_path, two | {"labels": []})
     assert not item.has_answer
     task, item = only(tmp_path, two | {"grades": [0.5, 0, 1]})
-    assert item.right == (2,) and item.facts == {"grades": [0.5, 0.0, 1.0]} and metrics.metric_names(task, task.protocol) == ["grade"]
+    assert (
+        item.right == (2,)
+        and item.facts == {"grades": [0.5, 0.0, 1.0]}
+        and metrics.metric_names(task, task.protocol) == ["grade"]
+    )
     task, item = only(tmp_path, two | {"grades": [0, 0, 0]})
-    assert item.right == () and item.has_answer  # whatever is chosen is worth nothing, which is known
+    assert (
+        item.right == () and item.has_answer
+    )  # whatever is chosen is worth nothing, which is known
 
 
 @pytest.mark.parametrize(
     "row,said",
     [
-        ({"completions": [" a", " b"], "label": 2}, "item 0 has label 2 and 2 completions: give the number of one, from 0"),
+        (
+            {"completions": [" a", " b"], "label": 2},
+            "item 0 has label 2 and 2 completions: give the number of one, from 0",
+        ),
         ({"completions": [" a", " b"], "label": 0.5}, "item 0 has label 0.5 and 2 completions"),
-        ({"completions": [" a", " b"], "labels": [0, -1]}, "item 0 has label 0, -1 and 2 completions"),
-        ({"completions": [" a", " b"], "grades": [1]}, r"item 0 has 2 completions and grades \[1\]: give each one from 0 to 1"),
+        (
+            {"completions": [" a", " b"], "labels": [0, -1]},
+            "item 0 has label 0, -1 and 2 completions",
+        ),
+        (
+            {"completions": [" a", " b"], "grades": [1]},
+            r"item 0 has 2 completions and grades \[1\]: give each one from 0 to 1",
+        ),
         ({"completions": [" a", " b"], "grades": [1, 2]}, "item 0 has 2 completions and grades"),
         ({"completion": " \n"}, "item 0 has no right answer, or an empty one"),
         ({"answers": []}, "item 0 has no right answer, or an empty one"),
@@ -95,17 +120,30 @@ def test_an_item_that_cannot_be_asked_leaves_the_others(tmp_path, monkeypatch):
     task, refused = registry.get_task("mine", tmp_path), {}
     exam = runner.TaskRun("mine", task, task.protocol, 2, 0, None)
     drawn = []
-    monkeypatch.setattr(runner.prompts, "sample_fewshot", lambda *given: drawn.append(given) or real(*given))
-    asked, pool = exam.load_items(lambda split: task_data.load_rows(task, task.protocol, split, str(tmp_path)), refused)
+    monkeypatch.setattr(
+        runner.prompts, "sample_fewshot", lambda *given: drawn.append(given) or real(*given)
+    )
+    asked, pool = exam.load_items(
+        lambda split: task_data.load_rows(task, task.protocol, split, str(tmp_path)), refused
+    )
     model = types.SimpleNamespace(
-        tokenizer=BYTES, inference_model=types.SimpleNamespace(model=types.SimpleNamespace(config=types.SimpleNamespace(n_ctx=40)))
+        tokenizer=BYTES,
+        inference_model=types.SimpleNamespace(
+            model=types.SimpleNamespace(config=types.SimpleNamespace(n_ctx=40))
+        ),
     )
     asked[1] = type(asked[1])(id="long", contexts=("x",), completions=(" a" * 40, " b"))
     made = exam.build_prompts(asked, pool, model, str, refused)
     assert [prompt.item.id for prompt in made] == ["0", "2", "3", "4"]
-    assert set(refused) == {"5", "long"} and "label 7" in refused["5"] and "leaves no room" in refused["long"]
+    assert (
+        set(refused) == {"5", "long"}
+        and "label 7" in refused["5"]
+        and "leaves no room" in refused["long"]
+    )
     drawn.clear()
-    with pytest.raises(ValueError, match="9999 demonstrations were asked for, and there are 5 to draw from"):
+    with pytest.raises(
+        ValueError, match="9999 demonstrations were asked for, and there are 5 to draw from"
+    ):
         dataclasses.replace(exam, shots=9999).build_prompts(asked, pool, model, str, {})
     assert not drawn  # at once: for each item it would take days
     with pytest.raises(ValueError, match="item long"):
@@ -113,13 +151,20 @@ def test_an_item_that_cannot_be_asked_leaves_the_others(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="leaves no room"):
         exam.build_prompts([asked[1]], pool, model, str, {})  # nothing left to ask
     broken = dataclasses.replace(
-        exam, task=dataclasses.replace(task, items=lambda row, *how: [int("x")] if row["id"] == "1" else task.items(row, *how))
+        exam,
+        task=dataclasses.replace(
+            task, items=lambda row, *how: [int("x")] if row["id"] == "1" else task.items(row, *how)
+        ),
     )
     with pytest.raises(ValueError, match="invalid literal"):
-        broken.load_items(lambda split: task_data.load_rows(task, task.protocol, split, str(tmp_path)), {})  # a bug is none of the data's
+        broken.load_items(
+            lambda split: task_data.load_rows(task, task.protocol, split, str(tmp_path)), {}
+        )  # a bug is none of the data's
     empty = dataclasses.replace(exam, task=dataclasses.replace(task, items=lambda *row: []))
     with pytest.raises(ValueError, match="mine.jsonl has no item that can be asked"):
-        empty.load_items(lambda split: task_data.load_rows(task, task.protocol, split, str(tmp_path)), {})
+        empty.load_items(
+            lambda split: task_data.load_rows(task, task.protocol, split, str(tmp_path)), {}
+        )
 
 
 BESIDE = """
@@ -142,7 +187,13 @@ def test_the_file_beside_says_how_it_is_asked(ending, tmp_path):
     import tomllib
 
     beside = BESIDE if ending == "toml" else json.dumps(tomllib.loads(BESIDE))
-    written(tmp_path, "sums_test", {"context": "1 + 1 =", "completion": " 2"}, beside=beside, ending=ending)
+    written(
+        tmp_path,
+        "sums_test",
+        {"context": "1 + 1 =", "completion": " 2"},
+        beside=beside,
+        ending=ending,
+    )
     task = registry.get_task("sums", tmp_path)
     assert task.summary == "sums" and task.auto_fields == frozenset()
     assert task.protocol == evaluation.Protocol(
@@ -155,14 +206,20 @@ def test_the_file_beside_says_how_it_is_asked(ending, tmp_path):
         fixed_shots=True,
     )
     _, (item,), _ = items(task, tmp_path)
-    assert item.facts == {"language": "de"} and metrics.metric_names(task, task.protocol) == ["rouge_l"]
+    assert item.facts == {"language": "de"} and metrics.metric_names(task, task.protocol) == [
+        "rouge_l"
+    ]
 
 
 def test_methods_and_stops_are_written_as_on_the_command_line(tmp_path):
     for beside, method, still_open in [
         ("", evaluation.Greedy(n_tokens=32), {"shots", "n_tokens", "stops"}),
         ('method = "TopK(n_tokens=5, k=3)"', evaluation.TopK(n_tokens=5, k=3), {"shots", "stops"}),
-        ('method = "Greedy"\nstops = "END"', evaluation.Greedy(n_tokens=32, stops=("END",)), {"shots", "n_tokens"}),
+        (
+            'method = "Greedy"\nstops = "END"',
+            evaluation.Greedy(n_tokens=32, stops=("END",)),
+            {"shots", "n_tokens"},
+        ),
         ("stops = []\nfew = 0", evaluation.Greedy(n_tokens=32, stops=()), {"n_tokens"}),
         ('method = "Word"\nmetric = "accuracy"', evaluation.Word(), {"shots", "n_tokens", "stops"}),
     ]:
@@ -172,20 +229,38 @@ def test_methods_and_stops_are_written_as_on_the_command_line(tmp_path):
         assert metrics.metric_names(task, task.protocol)
 
 
-WRITES, CHOOSES = {"context": "1", "completion": " 2"}, {"context": "1", "completions": [" 2", " 3"], "label": 0}
+WRITES, CHOOSES = (
+    {"context": "1", "completion": " 2"},
+    {"context": "1", "completions": [" 2", " 3"], "label": 0},
+)
 
 
 @pytest.mark.parametrize(
     "row,beside,ending,said",
     [
-        (WRITES, 'metod = "Beam"', "toml", r"mine.toml: there is no key 'metod'; did you mean method\?"),
-        (WRITES, '{"zzz": 1}', "json", "mine.json: there is no key 'zzz'; give any of about, language, description"),
+        (
+            WRITES,
+            'metod = "Beam"',
+            "toml",
+            r"mine.toml: there is no key 'metod'; did you mean method\?",
+        ),
+        (
+            WRITES,
+            '{"zzz": 1}',
+            "json",
+            "mine.json: there is no key 'zzz'; give any of about, language, description",
+        ),
         (WRITES, "few = -1", "toml", "mine.toml: .*shots=-1"),
         (WRITES, "few = 2.5", "toml", "mine.toml: shots=2.5: give a whole number"),
         (WRITES, "n_tokens = 0", "toml", "mine.toml: .*n_tokens"),
         (WRITES, "about = 3", "toml", "mine.toml: 'about' is 3; it must be a text"),
         (WRITES, 'metric = "blue"', "toml", "mine.toml: metric=blue: give accuracy"),
-        (WRITES, 'metric = "accuracy"', "toml", "mine.toml: metric=accuracy is not of what is written; give one of exact_match, f1"),
+        (
+            WRITES,
+            'metric = "accuracy"',
+            "toml",
+            "mine.toml: metric=accuracy is not of what is written; give one of exact_match, f1",
+        ),
         (WRITES, 'method = "Bean"', "toml", "mine.toml: method=Bean"),
         (WRITES, "method = 3", "toml", "mine.toml: method=3"),
         (WRITES, "method = {n = 3}", "toml", "mine.toml: "),
@@ -195,9 +270,24 @@ WRITES, CHOOSES = {"context": "1", "completion": " 2"}, {"context": "1", "comple
         (WRITES, "few = " + "9" * 5000, "toml", "mine.toml"),
         (WRITES, "[1]", "json", "mine.json holds a JSON list"),
         (WRITES, "{", "json", "mine.json is not JSON"),
-        (WRITES, 'method = "PerToken"', "toml", r"mine.toml: rows with completion cannot be asked by method=PerToken\(\)"),
-        (CHOOSES, 'method = "Greedy"', "toml", "mine.toml: rows with completions, label cannot be asked by"),
-        (CHOOSES, "n_tokens = 3", "toml", "mine.toml: method.n_tokens: PerToken has no field 'n_tokens'"),
+        (
+            WRITES,
+            'method = "PerToken"',
+            "toml",
+            r"mine.toml: rows with completion cannot be asked by method=PerToken\(\)",
+        ),
+        (
+            CHOOSES,
+            'method = "Greedy"',
+            "toml",
+            "mine.toml: rows with completions, label cannot be asked by",
+        ),
+        (
+            CHOOSES,
+            "n_tokens = 3",
+            "toml",
+            "mine.toml: method.n_tokens: PerToken has no field 'n_tokens'",
+        ),
     ],
 )
 def test_a_file_beside_that_means_nothing_is_one_line(row, beside, ending, said, tmp_path):
@@ -210,7 +300,9 @@ def test_a_file_beside_that_means_nothing_is_one_line(row, beside, ending, said,
 def test_two_files_beside_or_bytes_that_are_no_text(tmp_path):
     written(tmp_path, "mine", WRITES, beside="few = 1")
     (tmp_path / "mine.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"mine.toml and .*mine.json both say how mine is asked: keep one"):
+    with pytest.raises(
+        ValueError, match=r"mine.toml and .*mine.json both say how mine is asked: keep one"
+    ):
         registry.get_task("mine", tmp_path)
     (tmp_path / "mine.json").unlink()
     (tmp_path / "mine.toml").write_bytes(b"few = 1 # \xff")
@@ -221,24 +313,47 @@ def test_two_files_beside_or_bytes_that_are_no_text(tmp_path):
 def test_few_is_what_there_is(tmp_path):
     for name, lines, few in [
         ("some", [{"context": f"{n} + 1 =", "completion": f" {n + 1}"} for n in range(17)], 16),
-        ("twice", [{"context": f"{n} + 1 =", "completion": f" {n + 1}"} for n in range(17)] * 2, 16),
+        (
+            "twice",
+            [{"context": f"{n} + 1 =", "completion": f" {n + 1}"} for n in range(17)] * 2,
+            16,
+        ),
         ("many", [{"context": f"{n} + 1 =", "completion": f" {n + 1}"} for n in range(80)], 32),
-        ("unknown", [{"context": f"{n} is", "completions": [" a", " b"], "label": -(n % 2)} for n in range(10)], 4),
+        (
+            "unknown",
+            [
+                {"context": f"{n} is", "completions": [" a", " b"], "label": -(n % 2)}
+                for n in range(10)
+            ],
+            4,
+        ),
         ("one", [{"context": "1 + 1 =", "completion": " 2"}], 0),
     ]:
         written(tmp_path, name, *lines)
         task = registry.get_task(name, tmp_path)
         exam, asked, pool = items(task, tmp_path, task.protocol.shots)
-        assert task.protocol.shots == 32 and exam.fit_to_data(asked, pool, BYTES, 64).shots == few, name
+        assert (
+            task.protocol.shots == 32 and exam.fit_to_data(asked, pool, BYTES, 64).shots == few
+        ), name
     told = runner.TaskRun("some", registry.get_task("some", tmp_path), task.protocol, 20, 0, None)
-    assert told.fit_to_data(*items(told.task, tmp_path)[1:], BYTES, 64).shots == 20  # a number that was given is not changed
+    assert (
+        told.fit_to_data(*items(told.task, tmp_path)[1:], BYTES, 64).shots == 20
+    )  # a number that was given is not changed
 
 
 def test_what_was_chosen_stays_and_long_answers_have_half_of_the_context(tmp_path):
     long = {"context": "Say:", "completion": " one\n" + "word " * 40}
-    for beside, n_tokens, stops in [("", 205, ()), ("n_tokens = 5", 5, ()), ('stops = ["\\n"]', 205, ("\n",)), ("", 50, ()), ("", 16, ())]:
+    for beside, n_tokens, stops in [
+        ("", 205, ()),
+        ("n_tokens = 5", 5, ()),
+        ('stops = ["\\n"]', 205, ("\n",)),
+        ("", 50, ()),
+        ("", 16, ()),
+    ]:
         written(tmp_path, "mine", long, beside=beside or "\n")
         task = registry.get_task("mine", tmp_path)
         exam, asked, pool = items(task, tmp_path)
-        method = exam.fit_to_data(asked, pool, BYTES, 2 * n_tokens if n_tokens in (50, 16) else 1000).protocol.method
+        method = exam.fit_to_data(
+            asked, pool, BYTES, 2 * n_tokens if n_tokens in (50, 16) else 1000
+        ).protocol.method
         assert method == evaluation.Greedy(n_tokens=n_tokens, stops=stops or ("\n\n",))

@@ -8,8 +8,14 @@ from gptjax.evals import detokenizers
 @pytest.mark.parametrize(
     "cut,whole",
     [
-        (" Boulter is an actor , and had a part in 2000 .", " Boulter is an actor, and had a part in 2000 ."),
-        (" the players ' union ; the Giants ' win in 1 @.@ 5 hours", " the players'union; the Giants' win in 1.5 hours"),
+        (
+            " Boulter is an actor , and had a part in 2000 .",
+            " Boulter is an actor, and had a part in 2000 .",
+        ),
+        (
+            " the players ' union ; the Giants ' win in 1 @.@ 5 hours",
+            " the players'union; the Giants' win in 1.5 hours",
+        ),
         (' et al . , who said " no . " , left', ' et al., who said "no.", left'),
         (" wait . . . what ? ! ; no : yes", " wait. .. what? !; no: yes"),
         (" James ' book , the boys ' club", " James'book, the boys' club"),
@@ -19,7 +25,10 @@ from gptjax.evals import detokenizers
             " In 2,000 a co-op's (the) \"play\" [1] {x}' o ' 20\u00b0C",
         ),
         ("a  \n  = = = = x = = = = \n y , . : z", "a \n ==== x ====\ny, .: z"),
-        (" = = Career = = \n \n = = = N = = = \n N '90s 's /' 5/", " == Career ==\n\n=== 1 ===\nN '90s's /'[0-9]/"),
+        (
+            " = = Career = = \n \n = = = N = = = \n N '90s 's /' 5/",
+            " == Career ==\n\n=== 1 ===\nN '90s's /'[0-9]/",
+        ),
     ],
 )
 def test_wikitext(cut, whole):

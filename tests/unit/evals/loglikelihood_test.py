@@ -27,12 +27,21 @@ def reader():
 
 def laid_out(questions):
     return list(
-        loglikelihood._split_batches(loglikelihood._pack_rows(loglikelihood._build_units(questions), rules.UNSHARDED), rules.UNSHARDED)
+        loglikelihood._split_batches(
+            loglikelihood._pack_rows(loglikelihood._build_units(questions), rules.UNSHARDED),
+            rules.UNSHARDED,
+        )
     )
 
 
 def n_read(questions):
-    return sum(leaf.n_own for _, _, rows in laid_out(questions) for units in rows for unit in units for leaf in unit)
+    return sum(
+        leaf.n_own
+        for _, _, rows in laid_out(questions)
+        for units in rows
+        for unit in units
+        for leaf in unit
+    )
 
 
 def test_a_context_is_read_once():
@@ -57,7 +66,10 @@ def test_a_long_shared_beginning_is_read_again_where_the_row_would_be_too_long()
 
 def test_little_is_padding():
     rng = np.random.default_rng(0)
-    questions = [Request((i, *rng.integers(0, 9, rng.integers(20, 700)).tolist()), ((1, 2), (3,))) for i in range(400)]
+    questions = [
+        Request((i, *rng.integers(0, 9, rng.integers(20, 700)).tolist()), ((1, 2), (3,)))
+        for i in range(400)
+    ]
     read = sum(n * length for n, length, _ in laid_out(questions))
     assert read < 1.06 * n_read(questions)
     assert len({(n, length) for n, length, _ in laid_out(questions)}) <= 8
@@ -68,8 +80,14 @@ def test_little_is_padding():
     [
         (Request((), ((1,),)), "question 1 has an empty context"),
         (Request((1,), ()), "question 1 has an empty context, no completion"),
-        (Request((1,), ((1,), ())), "question 1 has an empty context, no completion or an empty one"),
-        (Request((1,) * 60, ((1,), (2,) * 6)), "question 1: a context of 60 tokens with its completion is 66, and the model reads 64"),
+        (
+            Request((1,), ((1,), ())),
+            "question 1 has an empty context, no completion or an empty one",
+        ),
+        (
+            Request((1,) * 60, ((1,), (2,) * 6)),
+            "question 1: a context of 60 tokens with its completion is 66, and the model reads 64",
+        ),
     ],
 )
 def test_what_cannot_be_asked(reader, question, message):
@@ -82,7 +100,12 @@ def test_nothing_is_asked(reader):
 
 
 @pytest.mark.parametrize(
-    "method", [evaluation.Greedy(n_tokens=12, stops=()), evaluation.TopK(n_tokens=12, k=3), evaluation.Beam(n_tokens=12)]
+    "method",
+    [
+        evaluation.Greedy(n_tokens=12, stops=()),
+        evaluation.TopK(n_tokens=12, k=3),
+        evaluation.Beam(n_tokens=12),
+    ],
 )
 def test_every_prompt_is_answered(reader, method, monkeypatch):
     monkeypatch.setattr(loglikelihood, "GENERATION_BATCH", 2)
@@ -90,40 +113,79 @@ def test_every_prompt_is_answered(reader, method, monkeypatch):
     found = dict(loglikelihood.generate_until(reader, prompts, method, TEXT, jax.random.key(0)))
     assert sorted(found) == list(range(5)) and len(set(found.values())) > 1
     if isinstance(method, evaluation.Greedy):
-        said = decode.generate(reader, prompts, 12, sampling.SamplingParams(temperature=0), jax.random.key(0), TEXT.end_of_text)
+        said = decode.generate(
+            reader,
+            prompts,
+            12,
+            sampling.SamplingParams(temperature=0),
+            jax.random.key(0),
+            TEXT.end_of_text,
+        )
         assert found == {i: TEXT.decode(tokens) for i, tokens in enumerate(said)}
 
 
 def test_writing_ends_before_a_stop(reader):
     prompt = TEXT.encode("seven of")
-    for plain in (evaluation.Greedy(n_tokens=12, stops=()), evaluation.Beam(n_tokens=12, width=1, alpha=0, stops=())):
-        ((_, whole),) = loglikelihood.generate_until(reader, [prompt], plain, TEXT, jax.random.key(0))
+    for plain in (
+        evaluation.Greedy(n_tokens=12, stops=()),
+        evaluation.Beam(n_tokens=12, width=1, alpha=0, stops=()),
+    ):
+        ((_, whole),) = loglikelihood.generate_until(
+            reader, [prompt], plain, TEXT, jax.random.key(0)
+        )
         stop = next(whole[i] for i in range(2, len(whole)) if whole[i] not in whole[:2])
         stopped = dataclasses.replace(plain, stops=(stop,))
-        ((_, found),) = loglikelihood.generate_until(reader, [prompt], stopped, TEXT, jax.random.key(0))
+        ((_, found),) = loglikelihood.generate_until(
+            reader, [prompt], stopped, TEXT, jax.random.key(0)
+        )
         assert found == whole[: whole.index(stop)]
 
 
 def test_the_best_of_the_beam_is_written(reader):
     prompt = TEXT.encode("four")
     ((best, *_),) = beam.search(reader, [prompt], 6, lambda tokens: tokens[-1] == TEXT.end_of_text)
-    ((_, found),) = loglikelihood.generate_until(reader, [prompt], evaluation.Beam(n_tokens=6, stops=()), TEXT, jax.random.key(0))
+    ((_, found),) = loglikelihood.generate_until(
+        reader, [prompt], evaluation.Beam(n_tokens=6, stops=()), TEXT, jax.random.key(0)
+    )
     assert found == TEXT.decode([token for token in best.tokens if token != TEXT.end_of_text])
 
 
-METHODS = [evaluation.Greedy(n_tokens=14, stops=()), evaluation.TopK(n_tokens=14), evaluation.Beam(n_tokens=14, width=2, stops=())]
+METHODS = [
+    evaluation.Greedy(n_tokens=14, stops=()),
+    evaluation.TopK(n_tokens=14),
+    evaluation.Beam(n_tokens=14, width=2, stops=()),
+]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_model_that_says_nan_writes_nothing_also_where_it_begins_late_or_in_one_text_alone(reader, method):
+def test_a_model_that_says_nan_writes_nothing_also_where_it_begins_late_or_in_one_text_alone(
+    reader, method
+):
     def write(prompts, **broken):
-        return dict(loglikelihood.generate_until(reader.replace(params=reader.params | broken), prompts, method, TEXT, jax.random.key(0)))
+        return dict(
+            loglikelihood.generate_until(
+                reader.replace(params=reader.params | broken),
+                prompts,
+                method,
+                TEXT,
+                jax.random.key(0),
+            )
+        )
 
     long, short = [1] * 30, [2] * 3
-    late = {"position_TD": reader.params["position_TD"].at[40].set(np.nan)}  # where the long one's eleventh new token is read
+    late = {
+        "position_TD": reader.params["position_TD"].at[40].set(np.nan)
+    }  # where the long one's eleventh new token is read
     assert len(write([long, short])) == 2 and len(write([short], **late)) == 1
     token_VD = reader.params["token_VD"]
     broken = [([short], {"token_VD": token_VD * bad}) for bad in (np.nan, np.inf)]
-    for prompts, params in [*broken, ([short], {"token_VD": token_VD.at[5].set(np.nan)}), ([long], late), ([short, long], late)]:
-        with pytest.raises(inference.NonFiniteLogits, match="^the model's probabilities are no numbers"):
+    for prompts, params in [
+        *broken,
+        ([short], {"token_VD": token_VD.at[5].set(np.nan)}),
+        ([long], late),
+        ([short, long], late),
+    ]:
+        with pytest.raises(
+            inference.NonFiniteLogits, match="^the model's probabilities are no numbers"
+        ):
             write(prompts, **params)

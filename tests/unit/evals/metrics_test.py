@@ -16,12 +16,26 @@ from gptjax.evals.task import Task, gpt3_scores
 
 def task(method, metric, **more):
     how = evaluation.Protocol(shots=0, method=method, metric=metric)
-    return Task(name="t", summary="", protocol=how, items=lambda *given: [], schema={}, example={}, **more)
+    return Task(
+        name="t", summary="", protocol=how, items=lambda *given: [], schema={}, example={}, **more
+    )
 
 
 def outcome(number=0, **more):
-    empty = {"group": "", "answers": (), "facts": {}, "units": 0, "demonstration": "", "contexts": ("c",), "none_is_right": False}
-    return empty | {"id": str(number), "completions": (" a", " bb cc"), "right": (0,), "tokens": [1, 2]} | more
+    empty = {
+        "group": "",
+        "answers": (),
+        "facts": {},
+        "units": 0,
+        "demonstration": "",
+        "contexts": ("c",),
+        "none_is_right": False,
+    }
+    return (
+        empty
+        | {"id": str(number), "completions": (" a", " bb cc"), "right": (0,), "tokens": [1, 2]}
+        | more
+    )
 
 
 LIKELY: dict[str, Any] = {"log_probabilities": [-3.0, -4.0], "before": [-1.0, -3.0]}
@@ -51,7 +65,12 @@ def test_each_method_chooses_its_own_way(method, number):
 )
 def test_per_byte_divides_by_the_bytes_of_the_words(texts, log_probabilities, number):
     how = evaluation.Protocol(shots=0, method=evaluation.PerByte(), metric="accuracy")
-    assert metrics.choose_completion(how, outcome(completions=texts, log_probabilities=log_probabilities)) == number
+    assert (
+        metrics.choose_completion(
+            how, outcome(completions=texts, log_probabilities=log_probabilities)
+        )
+        == number
+    )
 
 
 def test_a_choice_is_right_if_it_is_one_of_the_right_ones():
@@ -63,13 +82,19 @@ def test_a_choice_is_right_if_it_is_one_of_the_right_ones():
 
 def test_partial_evaluation_compares_one_ending_after_each_context():
     asked = task(evaluation.PerByte(), "accuracy")
-    judged = metrics.score_item(asked, asked.protocol, outcome(**LIKELY, contexts=("c", "d"), completions=(" end",), right=(0,)))
+    judged = metrics.score_item(
+        asked,
+        asked.protocol,
+        outcome(**LIKELY, contexts=("c", "d"), completions=(" end",), right=(0,)),
+    )
     assert judged["chosen"] == 0 and judged["scores"]["accuracy"] == 1
 
 
 def scored(asked, outcomes):
     judged = [metrics.score_item(asked, asked.protocol, one) for one in outcomes]
-    return {score.metric: score for score in metrics.aggregate(asked, asked.protocol, judged, seed=0)}
+    return {
+        score.metric: score for score in metrics.aggregate(asked, asked.protocol, judged, seed=0)
+    }
 
 
 def test_accuracy_has_the_standard_error_of_a_mean():
@@ -86,9 +111,16 @@ def test_the_unknown_do_not_count():
 
 
 def test_that_none_is_right_is_known():
-    asked = task(evaluation.Greedy(n_tokens=3), "accuracy", score=lambda metric, said, item: float(said == "x"))
+    asked = task(
+        evaluation.Greedy(n_tokens=3),
+        "accuracy",
+        score=lambda metric, said, item: float(said == "x"),
+    )
     outcomes = [outcome(n, right=(), none_is_right=n < 3, written="x") for n in range(4)]
-    assert scored(asked, outcomes)["accuracy"].n == 3 and scored(asked, outcomes)["accuracy"].value == 100
+    assert (
+        scored(asked, outcomes)["accuracy"].n == 3
+        and scored(asked, outcomes)["accuracy"].value == 100
+    )
 
 
 def test_a_group_is_right_if_all_its_items_are():
@@ -102,37 +134,62 @@ def test_f1_of_classes():
     # Chosen 0 every time; right: 0, 0, 1. F1 of 0: 2*2/(3+2); of 1: 0.
     asked = task(evaluation.Total(), "macro_f1", paper_scores=gpt3_scores("f1a", "1"))
     found = scored(asked, [outcome(n, **LIKELY, right=(int(n == 2),)) for n in range(3)])
-    assert found["macro_f1"].value == pytest.approx(40.0) and found["f1a"].value == pytest.approx(80.0)
+    assert found["macro_f1"].value == pytest.approx(40.0) and found["f1a"].value == pytest.approx(
+        80.0
+    )
     assert found["f1a"].error > 0
 
 
 def test_f1_of_classes_is_of_those_that_are_right_somewhere():
     # Chosen 0 every time; right: 0, 0, 1; nothing is 2. F1 of 0: 2*2/(3+2); of 1: 0.
-    asked, three = task(evaluation.Total(), "macro_f1"), {"completions": (" a", " b", " c"), "log_probabilities": [-3.0, -4.0, -5.0]}
+    asked, three = (
+        task(evaluation.Total(), "macro_f1"),
+        {"completions": (" a", " b", " c"), "log_probabilities": [-3.0, -4.0, -5.0]},
+    )
     found = scored(asked, [outcome(n, **three, right=(int(n == 2),)) for n in range(3)])
     assert found["macro_f1"].value == pytest.approx(40.0)
 
 
 def test_a_bootstrap_draws_as_many_items_as_there_are():
     sizes, draw = [], random.Random(0)
-    metrics._bootstrap("f1a", np.ones((17, 1), int), lambda total: sizes.append(int(total[0])) or draw.random(), 0)
+    metrics._bootstrap(
+        "f1a", np.ones((17, 1), int), lambda total: sizes.append(int(total[0])) or draw.random(), 0
+    )
     assert len(sizes) > 100 and set(sizes) == {17}
 
 
 def test_the_last_word_by_all_its_tokens_or_the_last_and_its_perplexity():
     outcomes = [
-        outcome(n, log_probabilities=[-float(n)], tokens=[2], greedy=[n == 0], last_greedy=[n < 2], completions=(" w",)) for n in range(4)
+        outcome(
+            n,
+            log_probabilities=[-float(n)],
+            tokens=[2],
+            greedy=[n == 0],
+            last_greedy=[n < 2],
+            completions=(" w",),
+        )
+        for n in range(4)
     ]
     for method, value in [(evaluation.Word(), 25), (evaluation.LastToken(), 50)]:
-        found = scored(task(method, "accuracy", paper_scores=gpt3_scores("perplexity", "3")), outcomes)
+        found = scored(
+            task(method, "accuracy", paper_scores=gpt3_scores("perplexity", "3")), outcomes
+        )
         assert found["accuracy"].value == value
         assert found["perplexity"].value == pytest.approx(math.exp(1.5))
-        assert found["perplexity"].error == pytest.approx(math.exp(1.5) * statistics.stdev(range(4)) / 2)
+        assert found["perplexity"].error == pytest.approx(
+            math.exp(1.5) * statistics.stdev(range(4)) / 2
+        )
 
 
 def test_a_task_that_writes_is_scored_by_its_own_scorer():
-    asked = task(evaluation.Greedy(n_tokens=3), "exact_match", score=lambda metric, said, item: float(said in item.answers))
-    found = scored(asked, [outcome(n, written="8", answers=("8", "eight") if n else ("9",)) for n in range(2)])
+    asked = task(
+        evaluation.Greedy(n_tokens=3),
+        "exact_match",
+        score=lambda metric, said, item: float(said in item.answers),
+    )
+    found = scored(
+        asked, [outcome(n, written="8", answers=("8", "eight") if n else ("9",)) for n in range(2)]
+    )
     assert list(found) == ["exact_match"] and found["exact_match"].value == 50
 
 
@@ -141,19 +198,28 @@ def test_bleu_is_of_the_whole_with_a_bootstrapped_error():
     draw = random.Random(0)
     texts = [" ".join(draw.choices("the cat sat on a mat by day".split(), k=9)) for _ in range(6)]
     same = [outcome(n, written=text, answers=(text,)) for n, text in enumerate(texts)]
-    assert scored(asked, same)["bleu"].value == pytest.approx(100) and scored(asked, same)["bleu"].error == pytest.approx(0, abs=1e-9)
+    assert scored(asked, same)["bleu"].value == pytest.approx(100) and scored(asked, same)[
+        "bleu"
+    ].error == pytest.approx(0, abs=1e-9)
     mixed = [one | {"written": texts[0]} if n % 2 else one for n, one in enumerate(same)]
     assert 10 < scored(asked, mixed)["bleu"].value < 90 and scored(asked, mixed)["bleu"].error > 1
 
 
 def test_a_text_read_whole_is_divided_by_its_units():
-    windows = {"log_probabilities": [-10.0, -20.0], "tokens": [10, 10], "completions": ("text",), "units": 15}
+    windows = {
+        "log_probabilities": [-10.0, -20.0],
+        "tokens": [10, 10],
+        "completions": ("text",),
+        "units": 15,
+    }
     found = scored(task(evaluation.Windows(), "perplexity"), [outcome(**windows)])["perplexity"]
     assert found.value == pytest.approx(math.exp(2))
     assert found.error == pytest.approx(
         math.exp(2) * math.sqrt(2 * 25 * 2) / 15
     )  # each window is 5 nats from what its tokens have on average
-    bits = scored(task(evaluation.Windows(), "bits_per_byte"), [outcome(**windows | {"units": 0})])["bits_per_byte"]
+    bits = scored(task(evaluation.Windows(), "bits_per_byte"), [outcome(**windows | {"units": 0})])[
+        "bits_per_byte"
+    ]
     assert bits.value == pytest.approx(1.5 / math.log(2))
 
 
@@ -164,8 +230,16 @@ def test_a_metric_that_a_method_cannot_tell_is_refused():
     with pytest.raises(ValueError, match="t: Total.. cannot tell f1"):  # of a task without a scorer
         metrics.metric_names(asked, dataclasses.replace(asked.protocol, metric="f1"))
     for own, metric, other in [
-        (evaluation.Total(), "accuracy", evaluation.Word()),  # it would look whether the first completion is said, right or not
-        (evaluation.Greedy(n_tokens=3), "exact_match", evaluation.PerToken()),  # it would choose the only completion there is
+        (
+            evaluation.Total(),
+            "accuracy",
+            evaluation.Word(),
+        ),  # it would look whether the first completion is said, right or not
+        (
+            evaluation.Greedy(n_tokens=3),
+            "exact_match",
+            evaluation.PerToken(),
+        ),  # it would choose the only completion there is
         (evaluation.Word(), "accuracy", evaluation.Windows()),
     ]:
         one = task(own, metric)
@@ -176,7 +250,9 @@ def test_a_metric_that_a_method_cannot_tell_is_refused():
     with pytest.raises(ValueError, match="cannot tell bleu, but exact_match, f1"):
         metrics.metric_names(writes, dataclasses.replace(writes.protocol, metric="bleu"))
     also = dataclasses.replace(
-        asked, protocol=dataclasses.replace(asked.protocol, metric="accuracy"), paper_scores=gpt3_scores("perplexity", "3")
+        asked,
+        protocol=dataclasses.replace(asked.protocol, metric="accuracy"),
+        paper_scores=gpt3_scores("perplexity", "3"),
     )
     assert metrics.metric_names(also, also.protocol) == ["accuracy"]
 
@@ -186,14 +262,25 @@ def test_the_bootstrap_of_counts_is_that_of_texts():
     draw, words = random.Random(1), "the cat sat on a mat , by day . in 1,000 U.S. houses".split()
     for metric in ("bleu", "bleu_mb"):
         asked = task(evaluation.Greedy(n_tokens=3), metric)
-        pairs = [[" ".join(draw.choices(words, k=draw.randint(2, 9))) for _ in range(3)] for _ in range(12)]
-        outcomes = [outcome(n, written=w, answers=(a, b)[: 1 + n % 2], facts={"language": "en"}) for n, (w, a, b) in enumerate(pairs)]
+        pairs = [
+            [" ".join(draw.choices(words, k=draw.randint(2, 9))) for _ in range(3)]
+            for _ in range(12)
+        ]
+        outcomes = [
+            outcome(n, written=w, answers=(a, b)[: 1 + n % 2], facts={"language": "en"})
+            for n, (w, a, b) in enumerate(pairs)
+        ]
         found, again = scored(asked, outcomes)[metric], random.Random("0 bootstrap")
         sets = [again.choices(outcomes, k=len(outcomes)) for _ in range(metrics.N_RESAMPLES)]
         values = [
-            scorers.corpus_bleu(metric, [o["written"] for o in some], list(map(metrics.item_from_outcome, some))) for some in sets[:20]
+            scorers.corpus_bleu(
+                metric, [o["written"] for o in some], list(map(metrics.item_from_outcome, some))
+            )
+            for some in sets[:20]
         ]
-        counts = scorers.bleu_counts(metric, [o["written"] for o in outcomes], list(map(metrics.item_from_outcome, outcomes)))
+        counts = scorers.bleu_counts(
+            metric, [o["written"] for o in outcomes], list(map(metrics.item_from_outcome, outcomes))
+        )
         index = {id(o): n for n, o in enumerate(outcomes)}
         quick = [scorers.bleu(metric, counts[[index[id(o)] for o in some]].sum(0)) for some in sets]
         assert quick[:20] == pytest.approx(values, abs=1e-12)
@@ -203,31 +290,62 @@ def test_the_bootstrap_of_counts_is_that_of_texts():
 def test_bleu_is_sacrebleus():
     import sacrebleu
 
-    draw, words = random.Random(2), "the cat sat on a mat , by day . in 1,000 \u00abU.S.\u00bb d'un houses".split()
-    pairs = [[" ".join(draw.choices(words, k=draw.randint(5, 12))) for _ in range(2)] for _ in range(30)]
-    items = [metrics.item_from_outcome(outcome(answers=(right,), facts={"language": "fr"})) for _, right in pairs]
+    draw, words = (
+        random.Random(2),
+        "the cat sat on a mat , by day . in 1,000 \u00abU.S.\u00bb d'un houses".split(),
+    )
+    pairs = [
+        [" ".join(draw.choices(words, k=draw.randint(5, 12))) for _ in range(2)] for _ in range(30)
+    ]
+    items = [
+        metrics.item_from_outcome(outcome(answers=(right,), facts={"language": "fr"}))
+        for _, right in pairs
+    ]
     written, right = zip(*pairs, strict=True)
     theirs = sacrebleu.corpus_bleu(written, [right], tokenize="intl").score
-    assert 100 * scorers.corpus_bleu("bleu", written, items) == pytest.approx(theirs, rel=1e-9) and theirs > 1
+    assert (
+        100 * scorers.corpus_bleu("bleu", written, items) == pytest.approx(theirs, rel=1e-9)
+        and theirs > 1
+    )
     cut = scorers.moses_tokenizer("fr")
     moses = sacrebleu.corpus_bleu(
-        [cut(text) for text in written], [[cut(text) for text in right]], tokenize="none", smooth_method="none", force=True
+        [cut(text) for text in written],
+        [[cut(text) for text in right]],
+        tokenize="none",
+        smooth_method="none",
+        force=True,
     )
-    assert 100 * scorers.corpus_bleu("bleu_mb", written, items) == pytest.approx(moses.score, rel=1e-9)
+    assert 100 * scorers.corpus_bleu("bleu_mb", written, items) == pytest.approx(
+        moses.score, rel=1e-9
+    )
 
 
 def test_bleu_of_several_right_answers_and_of_short_ones():
     def bleu(metric, written, *right):
-        return scorers.corpus_bleu(metric, [written], [metrics.item_from_outcome(outcome(answers=right, facts={"language": "en"}))])
+        return scorers.corpus_bleu(
+            metric,
+            [written],
+            [metrics.item_from_outcome(outcome(answers=right, facts={"language": "en"}))],
+        )
 
     import sacrebleu
 
-    one, other, said = "the cat sat on the mat today", "a cat was sitting on the mat", "the cat was sitting on the mat now"
+    one, other, said = (
+        "the cat sat on the mat today",
+        "a cat was sitting on the mat",
+        "the cat was sitting on the mat now",
+    )
     theirs = sacrebleu.corpus_bleu([said], [[one], [other]], tokenize="intl").score / 100
-    assert bleu("bleu", said, one, other) == pytest.approx(theirs) and theirs > bleu("bleu", said, one)
+    assert bleu("bleu", said, one, other) == pytest.approx(theirs) and theirs > bleu(
+        "bleu", said, one
+    )
     long, near = "one two three four five six seven eight nine", "one two three five"
-    theirs = sacrebleu.corpus_bleu(["one two three four"], [[long], [near]], tokenize="intl").score / 100
-    assert bleu("bleu", "one two three four", long, near) == pytest.approx(theirs) and theirs > bleu("bleu", "one two three four", long)
+    theirs = (
+        sacrebleu.corpus_bleu(["one two three four"], [[long], [near]], tokenize="intl").score / 100
+    )
+    assert bleu("bleu", "one two three four", long, near) == pytest.approx(
+        theirs
+    ) and theirs > bleu("bleu", "one two three four", long)
     for metric in ("bleu", "bleu_mb"):
         assert [bleu(metric, text, text) for text in ("two words", "42")] == pytest.approx([1, 1])
         assert bleu(metric, "two others", "two words") < 0.8 and bleu(metric, "", "42") == 0
@@ -248,25 +366,45 @@ def test_the_bootstrap_of_classes_is_that_of_items(metric):
 
     draw, asked = random.Random(3), task(evaluation.Total(), metric)
     made = [
-        outcome(n, completions=("a", "b", "c"), log_probabilities=[draw.random() for _ in range(3)], right=(draw.randrange(3),))
+        outcome(
+            n,
+            completions=("a", "b", "c"),
+            log_probabilities=[draw.random() for _ in range(3)],
+            right=(draw.randrange(3),),
+        )
         for n in range(15)
     ]
     judged = [metrics.score_item(asked, asked.protocol, one) for one in made]
     found, again = scored(asked, made)[metric], random.Random("0 bootstrap")
     values = [plainly(again.choices(judged, k=15)) for _ in range(metrics.N_RESAMPLES)]
-    assert found.value == pytest.approx(plainly(judged)) and found.error == pytest.approx(statistics.stdev(values), rel=1e-9)
+    assert found.value == pytest.approx(plainly(judged)) and found.error == pytest.approx(
+        statistics.stdev(values), rel=1e-9
+    )
 
 
 def test_what_has_no_letter_or_no_right_answer_is_no_error():
     how = evaluation.Protocol(shots=0, method=evaluation.PerByte(), metric="accuracy")
-    assert metrics.choose_completion(how, outcome(completions=(" ", " bb"), log_probabilities=[-1.0, -4.0])) == 0
+    assert (
+        metrics.choose_completion(
+            how, outcome(completions=(" ", " bb"), log_probabilities=[-1.0, -4.0])
+        )
+        == 0
+    )
     asked = task(evaluation.Total(), "macro_f1")
-    assert scored(asked, [outcome(n, **LIKELY, right=(), none_is_right=True) for n in range(2)])["macro_f1"].value == 0
+    assert (
+        scored(asked, [outcome(n, **LIKELY, right=(), none_is_right=True) for n in range(2)])[
+            "macro_f1"
+        ].value
+        == 0
+    )
 
 
 def test_grades_are_what_is_chosen_worth():
     asked = task(evaluation.Total(), "grade", extra_metrics=("grade",))
-    graded = [outcome(n, log_probabilities=[-1.0 - n, -1.5], facts={"grades": [0.25, 1.0]}, right=(1,)) for n in range(2)]
+    graded = [
+        outcome(n, log_probabilities=[-1.0 - n, -1.5], facts={"grades": [0.25, 1.0]}, right=(1,))
+        for n in range(2)
+    ]
     found = scored(asked, graded)
     assert found["grade"].value == pytest.approx(62.5) and list(found) == ["grade"]
     with pytest.raises(ValueError, match="cannot tell grade, but accuracy"):
@@ -279,5 +417,8 @@ def test_a_written_answer_is_compared_as_the_tokenizer_writes_it():
     for written, score in [(" - 42 ", 1), ("-42", 0), ("u.s.", 1), ("U.S.", 0), ("us", 0)]:
         one = outcome(written=written, answers=("-42", "U.S."), spelling=spelling)
         assert metrics.score_item(asked, asked.protocol, one)["scores"] == {"exact_match": score}
-    spans = metrics.respell(metrics.item_from_outcome(outcome(facts={"spans": [["A, B"], ["C"]], "n": 3})), {"A, B": "a , b"})
+    spans = metrics.respell(
+        metrics.item_from_outcome(outcome(facts={"spans": [["A, B"], ["C"]], "n": 3})),
+        {"A, B": "a , b"},
+    )
     assert spans.facts == {"spans": [["a , b"], ["C"]], "n": 3}

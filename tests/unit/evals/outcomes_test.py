@@ -8,7 +8,15 @@ import pytest
 from gptjax.evals import outcomes
 from gptjax.runtime import checksums
 
-ONES = [{"id": str(n), "right": (n, 1), "log_probabilities": [-0.1 * n, float("-inf")], "written": "\u00e9\ud800\n"} for n in range(6)]
+ONES = [
+    {
+        "id": str(n),
+        "right": (n, 1),
+        "log_probabilities": [-0.1 * n, float("-inf")],
+        "written": "\u00e9\ud800\n",
+    }
+    for n in range(6)
+]
 
 
 @pytest.fixture
@@ -20,7 +28,9 @@ def kept(tmp_path):
 
 def test_what_was_written_is_read(kept):
     found = outcomes.read(kept, pytest.fail)
-    assert list(found) == [one["id"] for one in ONES] and found["3"] == json.loads(json.dumps(ONES[3]))
+    assert list(found) == [one["id"] for one in ONES] and found["3"] == json.loads(
+        json.dumps(ONES[3])
+    )
     assert outcomes.read(kept.with_name("none.jsonl"), pytest.fail) == {}
 
 
@@ -50,7 +60,9 @@ def test_a_changed_line_is_named_and_goes(kept, damage):
     lines[2] = damage(lines[2])
     kept.write_bytes(b"\n".join(lines))
     assert list(outcomes.read(kept, said.append)) == list("01345")
-    assert said == [f"{kept}: line 3 of 6 are not as they were written; those items are asked again"]
+    assert said == [
+        f"{kept}: line 3 of 6 are not as they were written; those items are asked again"
+    ]
     assert list(outcomes.read(kept, pytest.fail)) == list("01345")  # the rest is whole again
 
 
@@ -60,7 +72,9 @@ def test_any_flipped_byte_is_noticed(kept):
         at = draw.randrange(len(whole))
         kept.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << draw.randrange(8)]) + whole[at + 1 :])
         found = outcomes.read(kept, lambda line: None)
-        assert all(found[name] == json.loads(json.dumps(ONES[int(name)])) for name in found)  # nothing but what was written
+        assert all(
+            found[name] == json.loads(json.dumps(ONES[int(name)])) for name in found
+        )  # nothing but what was written
 
 
 def test_another_evaluations_outcomes_are_not_its_own(kept):

@@ -11,7 +11,9 @@ from gptjax.evals import prompts, registry
 from gptjax.evals.task import Item
 from tests import tokenizers
 
-HOW = evaluation.Protocol(shots=4, method=evaluation.PerToken(), metric="accuracy", description="Sums:", separator="\n")
+HOW = evaluation.Protocol(
+    shots=4, method=evaluation.PerToken(), metric="accuracy", description="Sums:", separator="\n"
+)
 POOL = [Item(id=str(n), contexts=(f"{n} + 1 =",), completions=(f" {n + 1}",)) for n in range(10)]
 ITEM = Item(id="x", contexts=("4 + 4 =",), completions=(" 8", " 9"))
 
@@ -54,10 +56,19 @@ def test_a_prompt_is_description_demonstrations_and_item():
 
 def test_as_many_demonstrations_as_fit():
     whole = prompts.fit_context(ITEM, POOL[:4], HOW, ByteTokenizer(), 1000)
-    assert whole.demonstration_ids == ("0", "1", "2", "3") and whole.completion_tokens == (tuple(b" 8"), tuple(b" 9"))
+    assert whole.demonstration_ids == ("0", "1", "2", "3") and whole.completion_tokens == (
+        tuple(b" 8"),
+        tuple(b" 9"),
+    )
     assert bytes(whole.context_tokens[0]).decode() == whole.contexts[0]
     length = len(whole.contexts[0]) + 2
-    for n_ctx, kept in [(length - 1, 4), (length - 2, 3), (length - 10, 3), (length - 12, 2), (18, 0)]:
+    for n_ctx, kept in [
+        (length - 1, 4),
+        (length - 2, 3),
+        (length - 10, 3),
+        (length - 12, 2),
+        (18, 0),
+    ]:
         prompt = prompts.fit_context(ITEM, POOL[:4], HOW, ByteTokenizer(), n_ctx)
         assert prompt.demonstration_ids == whole.demonstration_ids[:kept] and prompt.n_cut == 0
         assert len(prompt.context_tokens[0]) + 1 <= n_ctx
@@ -71,33 +82,68 @@ def test_long_first_demonstrations_do_not_keep_the_short_ones_out():
 
 def test_what_is_too_long_by_itself_loses_its_beginning():
     prompt = prompts.fit_context(ITEM, POOL[:4], HOW, ByteTokenizer(), 6)
-    assert prompt.demonstration_ids == () and bytes(prompt.context_tokens[0]) == b"+ 4 =" and prompt.n_cut == len("Sums:\n4 + 4 =") - 5
+    assert (
+        prompt.demonstration_ids == ()
+        and bytes(prompt.context_tokens[0]) == b"+ 4 ="
+        and prompt.n_cut == len("Sums:\n4 + 4 =") - 5
+    )
     with pytest.raises(ValueError, match="item x: a completion leaves no room"):
         prompts.fit_context(ITEM, [], HOW, ByteTokenizer(), 1)
 
 
 def test_what_has_a_hint_loses_the_end_of_what_stands_before_it():
     """As a news article, whose lead says what it is about."""
-    how = dataclasses.replace(HOW, method=evaluation.Greedy(n_tokens=5), metric="exact_match", description="")
-    item = Item(id="x", contexts=("first, then last.\nTL;DR:",), completions=(" first",), facts={"hint": "\nTL;DR:"})
-    for n_ctx, kept in [(29, "first, then last.\nTL;DR:"), (28, "first, then last\nTL;DR:"), (18, "first,\nTL;DR:"), (9, ";DR:")]:
+    how = dataclasses.replace(
+        HOW, method=evaluation.Greedy(n_tokens=5), metric="exact_match", description=""
+    )
+    item = Item(
+        id="x",
+        contexts=("first, then last.\nTL;DR:",),
+        completions=(" first",),
+        facts={"hint": "\nTL;DR:"},
+    )
+    for n_ctx, kept in [
+        (29, "first, then last.\nTL;DR:"),
+        (28, "first, then last\nTL;DR:"),
+        (18, "first,\nTL;DR:"),
+        (9, ";DR:"),
+    ]:
         prompt = prompts.fit_context(item, POOL[:2], how, ByteTokenizer(), n_ctx)
         assert bytes(prompt.context_tokens[0]).decode() == kept and prompt.n_cut == 24 - len(kept)
-    (article,) = registry.get_task("cnn_dailymail").items({"id": "0", "article": "a " * 90, "highlights": "x"}, how, 0)
-    assert bytes(prompts.fit_context(article, [], how, ByteTokenizer(), 45).context_tokens[0]).decode() == "a " * 16 + "a\nTL;DR:"
+    (article,) = registry.get_task("cnn_dailymail").items(
+        {"id": "0", "article": "a " * 90, "highlights": "x"}, how, 0
+    )
+    assert (
+        bytes(prompts.fit_context(article, [], how, ByteTokenizer(), 45).context_tokens[0]).decode()
+        == "a " * 16 + "a\nTL;DR:"
+    )
 
 
 def test_a_task_that_writes_has_room_for_what_it_writes():
     how = dataclasses.replace(HOW, method=evaluation.Greedy(n_tokens=5), metric="exact_match")
     whole = len(prompts.render(ITEM, POOL[:4], how)[0])
-    assert len(prompts.fit_context(ITEM, POOL[:4], how, ByteTokenizer(), whole + 5).demonstration_ids) == 4
+    assert (
+        len(prompts.fit_context(ITEM, POOL[:4], how, ByteTokenizer(), whole + 5).demonstration_ids)
+        == 4
+    )
     short = prompts.fit_context(ITEM, POOL[:4], how, ByteTokenizer(), whole + 4)
-    assert len(short.demonstration_ids) == 3 and short.completion_tokens == () and len(short.context_tokens) == 1
+    assert (
+        len(short.demonstration_ids) == 3
+        and short.completion_tokens == ()
+        and len(short.context_tokens) == 1
+    )
 
 
 def test_contexts_of_their_own_share_an_ending():
-    item = Item(id="w", contexts=("the cat sat for the cat", "the cat sat for the mat"), completions=(" was soft.",), right=(1,))
-    prompt = prompts.fit_context(item, [], dataclasses.replace(HOW, description=""), ByteTokenizer(), 100)
+    item = Item(
+        id="w",
+        contexts=("the cat sat for the cat", "the cat sat for the mat"),
+        completions=(" was soft.",),
+        right=(1,),
+    )
+    prompt = prompts.fit_context(
+        item, [], dataclasses.replace(HOW, description=""), ByteTokenizer(), 100
+    )
     assert [bytes(tokens).decode() for tokens in prompt.context_tokens] == list(item.contexts)
     assert prompt.completion_tokens == (tuple(b" was soft."),) * 2
     assert item.as_demonstration == "the cat sat for the mat was soft."
@@ -105,13 +151,22 @@ def test_contexts_of_their_own_share_an_ending():
 
 def test_contexts_of_their_own_lose_as_many_tokens_each():
     item = Item(id="w", contexts=("the big cat", "the mat"), completions=(" was",))
-    prompt = prompts.fit_context(item, [], dataclasses.replace(HOW, description=""), ByteTokenizer(), 11)  # 8 tokens before " was"
-    assert [bytes(tokens).decode() for tokens in prompt.context_tokens] == [" big cat", " mat"] and prompt.n_cut == 3
+    prompt = prompts.fit_context(
+        item, [], dataclasses.replace(HOW, description=""), ByteTokenizer(), 11
+    )  # 8 tokens before " was"
+    assert [bytes(tokens).decode() for tokens in prompt.context_tokens] == [
+        " big cat",
+        " mat",
+    ] and prompt.n_cut == 3
 
 
 def test_spaces_at_the_end_of_a_context_are_the_completions():
     found = prompts.encode_pairs(ByteTokenizer(), [("A: ", "yes"), ("", "yes"), ("A: ", "no")], "1")
-    assert found == [(tuple(b"A:"), tuple(b" yes")), ((256,), tuple(b"yes")), (tuple(b"A:"), tuple(b" no"))]
+    assert found == [
+        (tuple(b"A:"), tuple(b" yes")),
+        ((256,), tuple(b"yes")),
+        (tuple(b"A:"), tuple(b" no")),
+    ]
     with pytest.raises(ValueError, match="item 1: the completion '' has no tokens"):
         prompts.encode_pairs(ByteTokenizer(), [("A:", "")], "1")
 
@@ -141,14 +196,27 @@ JOINS = [
 @pytest.mark.parametrize("name", tokenizers.ALL)
 def test_what_is_scored_is_the_context_and_the_completion_and_no_other_text(name):
     text = tokenizers.build(name)
-    ragged = [(tokenizers.TEXT[:at], [tokenizers.TEXT[at : at + 9], tokenizers.TEXT[at + 1 : at + 7]]) for at in range(0, 130, 3)]
+    ragged = [
+        (tokenizers.TEXT[:at], [tokenizers.TEXT[at : at + 9], tokenizers.TEXT[at + 1 : at + 7]])
+        for at in range(0, 130, 3)
+    ]
     for context, completions in JOINS + ragged:
-        completions = [one for one in completions if text.encode(context + one) != text.encode(context.rstrip())]
+        completions = [
+            one
+            for one in completions
+            if text.encode(context + one) != text.encode(context.rstrip())
+        ]
         pairs = [(context, one) for one in completions]
         found = prompts.encode_pairs(text, pairs, "0")
-        assert len({before for before, _ in found}) <= 1  # after one text, or they cannot be compared
+        assert (
+            len({before for before, _ in found}) <= 1
+        )  # after one text, or they cannot be compared
         for (before, after), (_, completion) in zip(found, pairs, strict=True):
-            begun = (text.start_of_text,) if before == (text.start_of_text,) != tuple(text.encode(context)[:1]) else ()
+            begun = (
+                (text.start_of_text,)
+                if before == (text.start_of_text,) != tuple(text.encode(context)[:1])
+                else ()
+            )
             said = text.decode((before + after)[len(begun) :])
             assert said == text.decode(text.encode(context + completion))
             assert after and before
@@ -159,14 +227,24 @@ def test_what_is_scored_is_the_context_and_the_completion_and_no_other_text(name
 
 def test_a_completion_that_a_token_joins_to_its_context_is_encoded_apart():
     text = tokenizers.build("gpt2")
-    ((before, after), (_, other)) = prompts.encode_pairs(text, [("ques", "tion marks"), ("ques", " marks")], "0")
-    assert (list(before), list(after)) == (text.encode("ques"), text.encode("tion marks")) and list(other) == text.encode(" marks")
+    ((before, after), (_, other)) = prompts.encode_pairs(
+        text, [("ques", "tion marks"), ("ques", " marks")], "0"
+    )
+    assert (list(before), list(after)) == (text.encode("ques"), text.encode("tion marks")) and list(
+        other
+    ) == text.encode(" marks")
 
 
 def test_where_apart_is_another_text_all_are_told_from_the_last_shared_token():
     text = tokenizers.build("words")
-    found = prompts.encode_pairs(text, [("The dog", "s"), ("The dog", "gy"), ("The dog", " ran")], "0")
-    assert [tuple(text.decode(part) for part in pair) for pair in found] == [("the ", "dogs "), ("the ", "doggy "), ("the ", "dog ran ")]
+    found = prompts.encode_pairs(
+        text, [("The dog", "s"), ("The dog", "gy"), ("The dog", " ran")], "0"
+    )
+    assert [tuple(text.decode(part) for part in pair) for pair in found] == [
+        ("the ", "dogs "),
+        ("the ", "doggy "),
+        ("the ", "dog ran "),
+    ]
 
 
 @pytest.mark.parametrize("name", tokenizers.ALL)
@@ -175,18 +253,24 @@ def test_an_empty_context_is_what_the_tokenizer_begins_with(name):
     for context in ("", " ", "\n"):
         ((before, after),) = prompts.encode_pairs(text, [(context, "dogs")], "0")
         assert before == (text.start_of_text,) and text.decode(after).strip() == "dogs"
-    how = dataclasses.replace(HOW, method=evaluation.Greedy(n_tokens=5), metric="exact_match", description="")
-    assert prompts.fit_context(Item(id="0", contexts=("",), completions=(" a",)), [], how, text, 20).context_tokens == (
-        (text.start_of_text,),
+    how = dataclasses.replace(
+        HOW, method=evaluation.Greedy(n_tokens=5), metric="exact_match", description=""
     )
+    assert prompts.fit_context(
+        Item(id="0", contexts=("",), completions=(" a",)), [], how, text, 20
+    ).context_tokens == ((text.start_of_text,),)
 
 
 def test_what_has_no_tokens_or_those_of_another_is_an_error_of_its_item():
     text = tokenizers.build("words")
-    with pytest.raises(ValueError, match=r"item 0: the completion ' ' has no tokens in this tokenizer"):
+    with pytest.raises(
+        ValueError, match=r"item 0: the completion ' ' has no tokens in this tokenizer"
+    ):
         prompts.encode_pairs(text, [("Yes", " "), ("Yes", " no")], "0")
     alike = Item(id="0", contexts=("It is",), completions=(" US", " us"), right=(1,))
-    with pytest.raises(ValueError, match="item 0: a right completion and a wrong one have the same tokens"):
+    with pytest.raises(
+        ValueError, match="item 0: a right completion and a wrong one have the same tokens"
+    ):
         prompts.fit_context(alike, [], HOW, text, 100)
     assert prompts.fit_context(dataclasses.replace(alike, right=(0, 1)), [], HOW, text, 100)
 
@@ -199,7 +283,10 @@ def test_what_has_no_tokens_or_those_of_another_is_an_error_of_its_item():
     [
         {"completions": (" 8", " 9")},
         {"completions": (" 9", " 8"), "right": (1,)},  # in another order
-        {"contexts": (" 4 +  4\t=",), "completions": (" 8", " 1")},  # other spaces, another wrong one
+        {
+            "contexts": (" 4 +  4\t=",),
+            "completions": (" 8", " 1"),
+        },  # other spaces, another wrong one
         {"contexts": ("\uff14 + 4 =",), "completions": (" 8", " 9")},  # another 4
         {"completions": (" 8", " 9"), "right": (1,)},  # another opinion
         {"contexts": ("4 + 4 = 8\n4 + 5 =",), "completions": (" 9", " 10")},  # the next question
@@ -208,7 +295,9 @@ def test_what_has_no_tokens_or_those_of_another_is_an_error_of_its_item():
 def test_the_item_under_another_id_is_no_demonstration(other):
     same = Item(**{"id": "0", "contexts": ("4 + 4 =",), "completions": (" 8",)} | other)
     others = [dataclasses.replace(one, contexts=(f"{one.id} + 2 =",)) for one in POOL[:5]]
-    assert sorted(drawn(pool=[same, *others], shots=6)) == ["0", "1", "2", "3", "4"] and same.id == "0"
+    assert (
+        sorted(drawn(pool=[same, *others], shots=6)) == ["0", "1", "2", "3", "4"] and same.id == "0"
+    )
     assert drawn(pool=[same], shots=1) == []
 
 
@@ -235,7 +324,9 @@ def test_no_two_demonstrations_are_alike():
 
 
 def test_to_draw_more_demonstrations_is_not_to_compare_each_with_each():
-    pool = [Item(id=str(n), contexts=(f"{n} + 1 =",), completions=(f" {n + 1}",)) for n in range(1000)]
+    pool = [
+        Item(id=str(n), contexts=(f"{n} + 1 =",), completions=(f" {n + 1}",)) for n in range(1000)
+    ]
 
     def calls(shots):
         """Of Python functions."""

@@ -12,9 +12,13 @@ def item(*right, **facts):
 
 def test_normalised_text():
     assert scorers.normalize(" The  U.S. and\nan Apple-pie, a the ") == "us and applepie"
-    assert scorers.normalize("theory anthem a.b") == "theory anthem ab"  # articles are whole words, after punctuation went
+    assert (
+        scorers.normalize("theory anthem a.b") == "theory anthem ab"
+    )  # articles are whole words, after punctuation went
     assert scorers.normalize("The. a! an?") == ""
-    assert scorers.normalize_trivia("The U.S._of `A\u2019") == "u s of"  # a lone a is an article once the quotation marks are spaces
+    assert (
+        scorers.normalize_trivia("The U.S._of `A\u2019") == "u s of"
+    )  # a lone a is an article once the quotation marks are spaces
     assert scorers.normalize_trivia("Apple-pie") == "apple pie"
 
 
@@ -40,20 +44,32 @@ def test_f1_of_words(written, right, f1):
 
 def test_closed_book_answers_are_any_right_one():
     asked = item("Anna Lind", "A. Lind")  # whose "A." is an article
-    assert [scorers.closed_book("exact_match", text, asked) for text in (" the anna lind.", "Lind", "Berg")] == [1, 1, 0]
+    assert [
+        scorers.closed_book("exact_match", text, asked)
+        for text in (" the anna lind.", "Lind", "Berg")
+    ] == [1, 1, 0]
     assert scorers.closed_book("f1", "Anna", asked) == pytest.approx(2 / 3)
     assert scorers.closed_book("exact_match", "x", item()) == 0
-    assert scorers.trivia_qa("exact_match", "U.S", item("the u-s")) == 1 and scorers.trivia_qa("exact_match", "US", item("the u-s")) == 0
+    assert (
+        scorers.trivia_qa("exact_match", "U.S", item("the u-s")) == 1
+        and scorers.trivia_qa("exact_match", "US", item("the u-s")) == 0
+    )
 
 
 def test_squad_without_an_answer():
     none = item(none="unanswerable")
-    assert [scorers.squad("f1", text, none) for text in (" Unanswerable.", "", "the", "a bell")] == [1, 1, 1, 0]
+    assert [
+        scorers.squad("f1", text, none) for text in (" Unanswerable.", "", "the", "a bell")
+    ] == [1, 1, 1, 0]
     some = item("nine", "nine arches", none="unanswerable")
-    assert scorers.squad("exact_match", "Nine!", some) == 1 and scorers.squad("f1", "nine big arches", some) == pytest.approx(0.8)
+    assert scorers.squad("exact_match", "Nine!", some) == 1 and scorers.squad(
+        "f1", "nine big arches", some
+    ) == pytest.approx(0.8)
     assert scorers.squad("f1", "unanswerable", some) == scorers.squad("f1", "", some) == 0
     assert scorers.squad("f1", "cat", item("the", "cat", none="x")) == 1
-    assert scorers.squad("f1", "", item("the", none="x")) == 1  # a right answer of no words is no answer
+    assert (
+        scorers.squad("f1", "", item("the", none="x")) == 1
+    )  # a right answer of no words is no answer
 
 
 def test_a_reference_is_left_out_in_turn():
@@ -74,15 +90,32 @@ def test_cannot_answer_counts_when_half_say_so():
     assert scorers.quac("f1", "cannotanswer", item(cannot)) == 0  # as it is spelt
     few = item(cannot, "in May", "in May 1901")
     assert scorers.quac("f1", cannot, few) == 0
-    assert scorers.quac("f1", "in May", few) == pytest.approx((0.8 + 1) / 2)  # of the two that answer, each left out
-    lower = cannot.lower()  # as a tokenizer without capitals writes it, and so the right answers too
+    assert scorers.quac("f1", "in May", few) == pytest.approx(
+        (0.8 + 1) / 2
+    )  # of the two that answer, each left out
+    lower = (
+        cannot.lower()
+    )  # as a tokenizer without capitals writes it, and so the right answers too
     assert scorers.quac("f1", f"{lower} ", item(lower, lower, "in may")) == 1
-    assert scorers.quac("f1", "in may", item(lower, "in may", "in may 1901")) == pytest.approx((0.8 + 1) / 2)
+    assert scorers.quac("f1", "in may", item(lower, "in may", "in may 1901")) == pytest.approx(
+        (0.8 + 1) / 2
+    )
 
 
 def test_drops_words():
-    assert scorers.drop_tokens("The well-known 1,200 $4.5 5 -3.") == ["well", "known", "1200.0", "45.0", "5.0", "3.0"]  # as theirs
-    assert scorers.drop_tokens("-3 3-yard") == ["3.0", "3.0", "yard"]  # the hyphen cuts, of a minus too
+    assert scorers.drop_tokens("The well-known 1,200 $4.5 5 -3.") == [
+        "well",
+        "known",
+        "1200.0",
+        "45.0",
+        "5.0",
+        "3.0",
+    ]  # as theirs
+    assert scorers.drop_tokens("-3 3-yard") == [
+        "3.0",
+        "3.0",
+        "yard",
+    ]  # the hyphen cuts, of a minus too
     assert scorers.drop_tokens("the U.S. 1.50") == ["us", "1.5"]
 
 
@@ -90,36 +123,60 @@ def test_drops_numbers_and_spans():
     def f1(written, *right):
         return scorers.score_spans("f1", list(written), list(right))
 
-    assert f1(["3"], "3.0 metres") == 0.67 and f1(["4 metres"], "3 metres") == 0  # a right number must be there
-    assert f1(["metres 3"], "3 metres") == 1 and scorers.score_spans("exact_match", ["metres 3"], ["3 metres"]) == 0
-    assert f1(["Berg", "Anna Lind"], "Lind", "Berg") == 0.83  # paired as well as can be: (1 + 2/3) / 2
+    assert (
+        f1(["3"], "3.0 metres") == 0.67 and f1(["4 metres"], "3 metres") == 0
+    )  # a right number must be there
+    assert (
+        f1(["metres 3"], "3 metres") == 1
+        and scorers.score_spans("exact_match", ["metres 3"], ["3 metres"]) == 0
+    )
+    assert (
+        f1(["Berg", "Anna Lind"], "Lind", "Berg") == 0.83
+    )  # paired as well as can be: (1 + 2/3) / 2
     assert f1(["Berg"], "Lind", "Berg") == 0.5 and f1(["Berg", "Lind", "x"], "Berg") == 0.33
     assert scorers.score_spans("exact_match", ["the Berg", "lind"], ["Lind", "Berg"]) == 1
     assert scorers.score_spans("exact_match", ["Berg", "Berg"], ["Berg"]) == 0
     asked = item(spans=[["3"], ["Lind", "Berg"], [""]])
-    assert scorers.drop("exact_match", " Berg, Lind", asked) == 1 and scorers.drop("f1", "3.", asked) == 1
+    assert (
+        scorers.drop("exact_match", " Berg, Lind", asked) == 1
+        and scorers.drop("f1", "3.", asked) == 1
+    )
     assert scorers.drop("f1", "", asked) == 0 and scorers.drop("f1", "", item(spans=[[""]])) == 0
 
 
 def test_sentences():
     text = 'He said "Stop." Then he left. It was 3.5 km!\nSo (he said.) End'
-    assert scorers.split_sentences(text) == ['He said "Stop."', "Then he left.", "It was 3.5 km!", "So (he said.)", "End"]
+    assert scorers.split_sentences(text) == [
+        'He said "Stop."',
+        "Then he left.",
+        "It was 3.5 km!",
+        "So (he said.)",
+        "End",
+    ]
     assert scorers.split_sentences(" \n ") == []
 
 
 def test_rouge():
     asked = item("The cats sat down .", sentences=3)
-    assert scorers.rouge("rouge_1", "the cat sat", asked) == pytest.approx(6 / 7)  # 3 of 3 and 4; words are stemmed
+    assert scorers.rouge("rouge_1", "the cat sat", asked) == pytest.approx(
+        6 / 7
+    )  # 3 of 3 and 4; words are stemmed
     assert scorers.rouge("rouge_2", "the cat sat", asked) == pytest.approx(0.8)  # 2 of 2 and 3
-    assert scorers.rouge("rouge_l", "sat the cat", asked) == pytest.approx(4 / 7)  # the cat, or sat, in order
+    assert scorers.rouge("rouge_l", "sat the cat", asked) == pytest.approx(
+        4 / 7
+    )  # the cat, or sat, in order
     assert scorers.rouge("rouge", "the cat sat", asked) == pytest.approx((6 / 7 + 0.8 + 6 / 7) / 3)
-    assert scorers.rouge("rouge_1", "The cats. Sat. Down. Never.", asked) == 1  # the fourth sentence is not kept
+    assert (
+        scorers.rouge("rouge_1", "The cats. Sat. Down. Never.", asked) == 1
+    )  # the fourth sentence is not kept
     assert scorers.rouge("rouge", "", asked) == 0
 
 
 def test_the_longest_sequence_goes_sentence_by_sentence():
     lines = item("a b c .\nd e f .", sentences=3)
-    assert scorers.rouge("rouge_l", "d e f a b c", lines) == 1  # as one text, only three words are in order
+    assert (
+        scorers.rouge("rouge_l", "d e f a b c", lines) == 1
+    )  # as one text, only three words are in order
 
 
 def test_bleu_by_hand():
@@ -128,8 +185,13 @@ def test_bleu_by_hand():
     assert scorers.corpus_bleu("bleu", written, items) == pytest.approx(expected)
     assert scorers.corpus_bleu("bleu_mb", written, items) == pytest.approx(expected)
     # Matches and lengths are summed over the corpus first: 9 of 10 words, 6 of 8 pairs, 4 of 6, 2 of 4.
-    written, items = [*written, "one two three four"], [*items, item("one two three four", language="en")]
-    assert scorers.corpus_bleu("bleu_mb", written, items) == pytest.approx((9 / 10 * 6 / 8 * 4 / 6 * 2 / 4) ** 0.25)
+    written, items = (
+        [*written, "one two three four"],
+        [*items, item("one two three four", language="en")],
+    )
+    assert scorers.corpus_bleu("bleu_mb", written, items) == pytest.approx(
+        (9 / 10 * 6 / 8 * 4 / 6 * 2 / 4) ** 0.25
+    )
 
 
 def test_bleu_has_the_best_of_several_right_answers():
@@ -147,9 +209,15 @@ def test_bleu_is_zero_without_four_words_in_a_row_unless_smoothed():
 def test_a_short_translation_is_penalised_and_the_first_sentence_kept():
     whole = "one two three four five six seven eight ."
     asked = item(whole, language="en", sentences=1)
-    short = scorers.corpus_bleu("bleu_mb", ["one two three four five six ."], [item(whole, language="en")])
-    assert short == pytest.approx(2.718281828 ** (1 - 9 / 7) * (7 / 7 * 5 / 6 * 4 / 5 * 3 / 4) ** 0.25)
-    assert scorers.corpus_bleu("bleu_mb", [" one two three four five six seven eight. Nine ten."], [asked]) == pytest.approx(1)
+    short = scorers.corpus_bleu(
+        "bleu_mb", ["one two three four five six ."], [item(whole, language="en")]
+    )
+    assert short == pytest.approx(
+        2.718281828 ** (1 - 9 / 7) * (7 / 7 * 5 / 6 * 4 / 5 * 3 / 4) ** 0.25
+    )
+    assert scorers.corpus_bleu(
+        "bleu_mb", [" one two three four five six seven eight. Nine ten."], [asked]
+    ) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +225,11 @@ def test_a_short_translation_is_penalised_and_the_first_sentence_kept():
     [
         ("en", "one\uff0c two\u200b\u3002", "one , two ."),
         ("en", "It isn't 3,000 & x/y (e.g. here)...", "It isn 't 3,000 & x / y ( e.g. here ) ..."),
-        ("fr", "C\u2019est l'\u00e9t\u00e9, \u00ab non \u00bb ?", "C' est l' \u00e9t\u00e9 , \" non \" ?"),
+        (
+            "fr",
+            "C\u2019est l'\u00e9t\u00e9, \u00ab non \u00bb ?",
+            "C' est l' \u00e9t\u00e9 , \" non \" ?",
+        ),
         ("de", "\u201eGut\u201c, z.B. am 3. Mai \u2013 ja", '" Gut " , z.B. am 3. Mai - ja'),
         ("ro", "\u015ei \u021bara, \u00een\u0103l\u021bat\u00e2", "Si tara , inaltata"),
     ],
@@ -170,16 +242,44 @@ def test_spans_with_commas_are_what_they_agree_with_best():
     def drop(metric, written, *spans):
         return scorers.drop(metric, written, item(spans=list(spans)))
 
-    for right in (["Portland, Oregon"], ["March 5, 1862"], ["Berlin, Germany", "Paris, France"], ["a", "b, c", "d"], ["Lind", "Berg"]):
-        assert drop("exact_match", f" {', '.join(right)}", right) == drop("f1", f" {', '.join(right)}", right) == 1
+    for right in (
+        ["Portland, Oregon"],
+        ["March 5, 1862"],
+        ["Berlin, Germany", "Paris, France"],
+        ["a", "b, c", "d"],
+        ["Lind", "Berg"],
+    ):
+        assert (
+            drop("exact_match", f" {', '.join(right)}", right)
+            == drop("f1", f" {', '.join(right)}", right)
+            == 1
+        )
     assert drop("exact_match", "Berg, Lind", ["Lind", "Berg"]) == 1
-    assert drop("exact_match", "Portland, Oregon", ["Portland"]) == 0 and drop("f1", "Portland, Oregon", ["Portland"]) == 0.67
+    assert (
+        drop("exact_match", "Portland, Oregon", ["Portland"]) == 0
+        and drop("f1", "Portland, Oregon", ["Portland"]) == 0.67
+    )
     long = ", ".join(f"name{n}" for n in range(60))  # not every way to cut it is tried
-    assert drop("exact_match", long, [f"name{n}" for n in range(60)]) == 1 and drop("f1", long, ["name1", "name2"]) < 0.1
+    assert (
+        drop("exact_match", long, [f"name{n}" for n in range(60)]) == 1
+        and drop("f1", long, ["name1", "name2"]) < 0.1
+    )
 
 
 def test_rouge_of_what_it_leaves_at_0():
-    assert scorers.rouge("rouge", "Yes.", item("yes")) == 1 and scorers.rouge("rouge_2", "no", item("yes")) == 0
-    assert scorers.rouge("rouge", "\u0434\u0430 \u0438 \u043d\u0435\u0442", item("\u0434\u0430 \u0438 \u043d\u0435\u0442")) == 1
-    assert scorers.rouge("rouge_1", "the dog", item("the cat", "a dog", "the dog")) == 1  # the best of several
+    assert (
+        scorers.rouge("rouge", "Yes.", item("yes")) == 1
+        and scorers.rouge("rouge_2", "no", item("yes")) == 0
+    )
+    assert (
+        scorers.rouge(
+            "rouge",
+            "\u0434\u0430 \u0438 \u043d\u0435\u0442",
+            item("\u0434\u0430 \u0438 \u043d\u0435\u0442"),
+        )
+        == 1
+    )
+    assert (
+        scorers.rouge("rouge_1", "the dog", item("the cat", "a dog", "the dog")) == 1
+    )  # the best of several
     assert scorers.rouge("rouge", "x", item()) == 0

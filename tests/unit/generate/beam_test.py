@@ -21,7 +21,12 @@ def small():
     _, built, state = tiny.make_step(tiny.config(n_vocab=V, n_layers=2))
 
     def louder(path, x):
-        return LOUD * x if "weight" in jax.tree_util.keystr(path[-1:]) or "token" in jax.tree_util.keystr(path[-1:]) else x
+        return (
+            LOUD * x
+            if "weight" in jax.tree_util.keystr(path[-1:])
+            or "token" in jax.tree_util.keystr(path[-1:])
+            else x
+        )
 
     params = jax.tree_util.tree_map_with_path(louder, state.params)
     return built.model, params, inference.prepare(built.model, params)
@@ -40,11 +45,17 @@ def all_of(small, prompt, ends, alpha):
     model, params, _ = small
     paths = np.array(list(itertools.product(range(V), repeat=N)), np.int32)
     rows = np.concatenate([np.repeat([prompt], len(paths), axis=0), paths], axis=1)
-    x = jax.jit(lambda t: gpt.logits(model.apply({"params": params}, t), params["token_VD"], V))(rows)
-    logp = np.take_along_axis(np.asarray(jax.nn.log_softmax(x))[:, len(prompt) - 1 : -1], paths[..., None], 2)[..., 0]
+    x = jax.jit(lambda t: gpt.logits(model.apply({"params": params}, t), params["token_VD"], V))(
+        rows
+    )
+    logp = np.take_along_axis(
+        np.asarray(jax.nn.log_softmax(x))[:, len(prompt) - 1 : -1], paths[..., None], 2
+    )[..., 0]
     found = {}
     for path, steps in zip(paths.tolist(), logp, strict=True):
-        lengths = [n for n in range(1, N + 1) if ends(tuple(path[:n]))][:1] or ([N] if ends is never else [])
+        lengths = [n for n in range(1, N + 1) if ends(tuple(path[:n]))][:1] or (
+            [N] if ends is never else []
+        )
         for n in lengths:
             found[tuple(path[:n])] = steps[:n].sum() / beam.length_penalty(n, alpha)
     return sorted(((score, tokens) for tokens, score in found.items()), reverse=True)
@@ -58,7 +69,9 @@ def test_a_beam_as_wide_as_all_there_is_finds_the_best(small, ends, alpha):
     for prompt, hypotheses in zip([[1, 2], [3]], found, strict=True):
         best = all_of(small, prompt, ends, alpha)
         assert [h.tokens for h in hypotheses[:5]] == [tokens for _, tokens in best[:5]]
-        np.testing.assert_allclose([h.score for h in hypotheses[:5]], [score for score, _ in best[:5]], atol=1e-4)
+        np.testing.assert_allclose(
+            [h.score for h in hypotheses[:5]], [score for score, _ in best[:5]], atol=1e-4
+        )
         assert all(h.is_complete == (ends is at_end) for h in hypotheses)
         assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
 
@@ -76,9 +89,13 @@ def test_a_beam_finds_what_greedy_misses(small):
     greedy = beam.search(reader, prompts, N, never, width=1, alpha=0.0)
     wide = beam.search(reader, prompts, N, never, width=3, alpha=0.0)
     better = [i for i in range(len(prompts)) if wide[i][0].score > greedy[i][0].score + 1e-3]
-    assert better and all(w[0].score >= g[0].score - 1e-5 for w, g in zip(wide, greedy, strict=True))
+    assert better and all(
+        w[0].score >= g[0].score - 1e-5 for w, g in zip(wide, greedy, strict=True)
+    )
     for i in better[:3]:
-        assert wide[i][0].tokens == all_of(small, prompts[i], never, 0.0)[0][1] != greedy[i][0].tokens
+        assert (
+            wide[i][0].tokens == all_of(small, prompts[i], never, 0.0)[0][1] != greedy[i][0].tokens
+        )
 
 
 def test_prompts_are_searched_as_if_alone(small):
@@ -94,7 +111,10 @@ def test_a_beginning_that_may_still_win_is_followed():
     for alpha, n_tokens, settled in [(1.0, 7, False), (1.0, 3, True), (0.0, 7, True)]:
         group = beam._BeamGroup(n_tokens, at_end, 1, alpha)
         group.advance([[(-1.0, END), (-1.5, 0)]])
-        assert [h.tokens for h in group.complete] == [(END,)] and group.done == settled, (alpha, n_tokens)
+        assert [h.tokens for h in group.complete] == [(END,)] and group.done == settled, (
+            alpha,
+            n_tokens,
+        )
 
 
 def test_twice_the_width_is_looked_at_since_all_of_a_width_may_end():
@@ -109,7 +129,10 @@ def test_wu_et_als_length_penalty():
 
 
 def test_a_longer_text_wins_under_a_larger_alpha(small):
-    lengths = [len(beam.search(small[2], [[1, 2]], N, at_end, 64, alpha)[0][0].tokens) for alpha in (0.0, 5.0)]
+    lengths = [
+        len(beam.search(small[2], [[1, 2]], N, at_end, 64, alpha)[0][0].tokens)
+        for alpha in (0.0, 5.0)
+    ]
     assert lengths[0] < lengths[1]
 
 
@@ -131,10 +154,17 @@ def test_padded_ids_are_never_said(small):
 ])  # fmt: skip
 def test_what_cannot_be_asked(small, wrong, message):
     with pytest.raises(ValueError, match=message):
-        beam.search(**({"inference_model": small[2], "prompts": [[1, 2]], "n_tokens": 4, "is_end": never} | wrong))
+        beam.search(
+            **(
+                {"inference_model": small[2], "prompts": [[1, 2]], "n_tokens": 4, "is_end": never}
+                | wrong
+            )
+        )
 
 
 def test_the_whole_context_is_used(small):
-    (found,) = beam.search(small[2], [[1, 2]], 11, never, width=2)  # 2 + 11 = 13: the last token is not read
+    (found,) = beam.search(
+        small[2], [[1, 2]], 11, never, width=2
+    )  # 2 + 11 = 13: the last token is not read
     assert len(found[0].tokens) == 11
     assert jnp.isfinite(found[0].score)

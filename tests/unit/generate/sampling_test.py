@@ -41,9 +41,13 @@ def test_top_p_is_taken_after_temperature():
 
 
 def test_frequencies_follow_the_distribution():
-    draw = jax.vmap(lambda k: sampling.sample(LOGITS, SamplingParams(temperature=2.0), k))(jax.random.split(jax.random.key(0), 20000))
+    draw = jax.vmap(lambda k: sampling.sample(LOGITS, SamplingParams(temperature=2.0), k))(
+        jax.random.split(jax.random.key(0), 20000)
+    )
     expected = np.sqrt([0.5, 0.25, 0.15, 0.1])
-    np.testing.assert_allclose(np.bincount(draw[:, 0], minlength=4) / 20000, expected / expected.sum(), atol=0.012)
+    np.testing.assert_allclose(
+        np.bincount(draw[:, 0], minlength=4) / 20000, expected / expected.sum(), atol=0.012
+    )
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-38, 5e-324])
@@ -67,7 +71,14 @@ def test_at_the_largest_temperatures_all_tokens_are_alike_but_for_padding(temper
 
 @pytest.mark.parametrize(
     "bad",
-    [{"temperature": float("nan")}, {"temperature": float("inf")}, {"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}],
+    [
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"temperature": -1.0},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+    ],
 )
 def test_values_that_leave_nothing(bad):
     with pytest.raises(ValueError, match=f"{next(iter(bad))}="):

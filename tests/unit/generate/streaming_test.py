@@ -18,7 +18,9 @@ BYTES = build.ByteTokenizer()
 
 @pytest.fixture(scope="module")
 def sentencepiece():
-    return sentencepiece_tokenizer.train(["plain words of a small text, and more of them " + c for c in "abcdefghij" * 20], 300)
+    return sentencepiece_tokenizer.train(
+        ["plain words of a small text, and more of them " + c for c in "abcdefghij" * 20], 300
+    )
 
 
 def told(tokens, ids, divided, stops=()):
@@ -36,7 +38,9 @@ def told(tokens, ids, divided, stops=()):
 def test_whole_characters_only_and_nothing_lost(kind, seed, sentencepiece):
     tokens, draw = BYTES if kind == "bytes" else sentencepiece, random.Random(seed)
     ids = tokens.encode(TEXT)
-    shown = told(tokens, ids, [1] * len(ids) if seed == 0 else [draw.randint(0, 3) for _ in range(40)])
+    shown = told(
+        tokens, ids, [1] * len(ids) if seed == 0 else [draw.randint(0, 3) for _ in range(40)]
+    )
     assert "".join(shown) == TEXT
     assert sum(part.count("\ufffd") for part in shown) == 1  # the one that the text has
 
@@ -46,8 +50,14 @@ def test_bytes_that_are_no_text_are_shown_as_the_tokenizer_decodes_them(kind, se
     tokens, draw = BYTES if kind == "bytes" else sentencepiece, random.Random(0)
     first = 0 if kind == "bytes" else sentencepiece.processor.piece_to_id("<0x00>")
     for _ in range(30):
-        ids = [first + draw.choice([0x41, 0x80, 0xE2, 0x82, 0xAC, 0xF0, 0x9F, 0x98, 0xC3]) for _ in range(draw.randint(1, 12))]
-        assert "".join(told(tokens, ids, [1] * len(ids))) == tokens.decode([*tokens.encode("x"), *ids])[1:], ids
+        ids = [
+            first + draw.choice([0x41, 0x80, 0xE2, 0x82, 0xAC, 0xF0, 0x9F, 0x98, 0xC3])
+            for _ in range(draw.randint(1, 12))
+        ]
+        assert (
+            "".join(told(tokens, ids, [1] * len(ids)))
+            == tokens.decode([*tokens.encode("x"), *ids])[1:]
+        ), ids
 
 
 def test_a_character_appears_with_its_last_byte():
@@ -56,11 +66,32 @@ def test_a_character_appears_with_its_last_byte():
 
 
 def test_a_stop_string_ends_the_text_before_it_and_its_beginning_is_held_back():
-    assert told(BYTES, b"one. two", [1] * 8, ["o."]) == ["", "on", "e", ".", " ", "t", "w", "", "", "o"]
+    assert told(BYTES, b"one. two", [1] * 8, ["o."]) == [
+        "",
+        "on",
+        "e",
+        ".",
+        " ",
+        "t",
+        "w",
+        "",
+        "",
+        "o",
+    ]
     assert told(BYTES, b"ab--cd", [1] * 6, ["--"]) == ["a", "b", "", "", "", "", "", ""]
     assert told(BYTES, b"ab--cd", [6], ["--"]) == ["ab", "", ""]
-    assert told(BYTES, b"aab", [1] * 3, ["ab"]) == ["", "a", "", "", ""]  # the second a may begin it too
-    assert told(BYTES, b"abcx", [4], ["cx", "b"]) == ["a", "", ""]  # the first in the text, not in the list
+    assert told(BYTES, b"aab", [1] * 3, ["ab"]) == [
+        "",
+        "a",
+        "",
+        "",
+        "",
+    ]  # the second a may begin it too
+    assert told(BYTES, b"abcx", [4], ["cx", "b"]) == [
+        "a",
+        "",
+        "",
+    ]  # the first in the text, not in the list
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -99,7 +130,9 @@ class Spaced(Letters):
 
     def encode(self, text):
         words = re.findall(r"the\b|\S", text.lower())
-        return [self.symbols.index(word + " ") if word + " " in self.symbols else 0 for word in words]
+        return [
+            self.symbols.index(word + " ") if word + " " in self.symbols else 0 for word in words
+        ]
 
     def decode(self, ids):
         return "".join(self.symbols[i] for i in ids)
@@ -117,7 +150,9 @@ def test_a_stop_is_as_the_tokenizer_writes_it(stop, written):
 
 @pytest.mark.parametrize("stop", ["\u4e94", "Zebra", "\n\n", "\ud800", "q\u4e94"])
 def test_a_stop_that_the_tokenizer_cannot_write_is_one_line(stop):
-    with pytest.raises(ValueError, match="is nothing that the tokenizer of this model can write") as error:
+    with pytest.raises(
+        ValueError, match="is nothing that the tokenizer of this model can write"
+    ) as error:
         streaming.normalize_stops(Spaced(), ["q", stop])
     assert "\n" not in str(error.value)
 
@@ -136,7 +171,16 @@ def test_a_stream_stops_row_by_row_and_not_at_what_the_prompt_says(at_once):
     prompts = [tokens.encode("ABC"), tokens.encode("DEFG")]
 
     def said(stops):
-        parts = streaming.stream(reader, tokens, prompts, 20, SamplingParams(temperature=0.5), jax.random.key(0), stops, at_once)
+        parts = streaming.stream(
+            reader,
+            tokens,
+            prompts,
+            20,
+            SamplingParams(temperature=0.5),
+            jax.random.key(0),
+            stops,
+            at_once,
+        )
         return ["".join(row) for row in zip(*parts, strict=True)]
 
     free = said(())

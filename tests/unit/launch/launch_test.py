@@ -12,7 +12,13 @@ import yaml
 from gptjax.distributed import rendezvous
 from launch import gke, rehearse, slurm, tpu
 
-TRAIN = ["--", "--config=gpt3_175b", "--run=gs://b/r", "--set", "model.attention=(Banded(window=128), Dense())"]
+TRAIN = [
+    "--",
+    "--config=gpt3_175b",
+    "--run=gs://b/r",
+    "--set",
+    "model.attention=(Banded(window=128), Dense())",
+]
 
 
 def printed(main, capsys, *arguments):
@@ -23,12 +29,19 @@ def printed(main, capsys, *arguments):
 @pytest.mark.parametrize("program", ["rehearse", "tpu", "gke", "slurm"])
 def test_help_has_an_example(program):
     command = [sys.executable, "-m", f"launch.{program}", "--help"]
-    said = subprocess.run(command, cwd=rehearse.CHECKOUT, capture_output=True, text=True, check=True).stdout
-    assert f"usage: python -m launch.{program}" in said and f"example:\n  python -m launch.{program}" in said
+    said = subprocess.run(
+        command, cwd=rehearse.CHECKOUT, capture_output=True, text=True, check=True
+    ).stdout
+    assert (
+        f"usage: python -m launch.{program}" in said
+        and f"example:\n  python -m launch.{program}" in said
+    )
 
 
 def commands(capsys, action, *arguments):
-    status, out = printed(tpu.main, capsys, action, "--name=pod", "--zone=z", "--dry-run", *arguments)
+    status, out = printed(
+        tpu.main, capsys, action, "--name=pod", "--zone=z", "--dry-run", *arguments
+    )
     assert status == 0
     return [shlex.split(line) for line in out.splitlines()]
 
@@ -36,23 +49,45 @@ def commands(capsys, action, *arguments):
 def test_a_slice_is_asked_for_and_waited_for(capsys):
     asked, waited = commands(capsys, "create", "--accelerator=v5p-1024", "--project=p", "--spot")
     assert asked[:6] == ["gcloud", "compute", "tpus", "queued-resources", "create", "pod"]
-    assert {"--zone=z", "--project=p", "--accelerator-type=v5p-1024", "--runtime-version=v2-alpha-tpuv5", "--node-id=pod", "--spot"} <= {
-        *asked
-    }
+    assert {
+        "--zone=z",
+        "--project=p",
+        "--accelerator-type=v5p-1024",
+        "--runtime-version=v2-alpha-tpuv5",
+        "--node-id=pod",
+        "--spot",
+    } <= {*asked}
     assert "describe" in waited and "--format=value(state.state)" in waited
     asked, _ = commands(capsys, "create", "--accelerator=v5litepod-256", "--slices=2")
-    assert {"--node-count=2", "--node-prefix=pod", "--runtime-version=v2-alpha-tpuv5-lite"} <= {*asked}
+    assert {"--node-count=2", "--node-prefix=pod", "--runtime-version=v2-alpha-tpuv5-lite"} <= {
+        *asked
+    }
 
 
 def test_the_same_program_runs_on_every_host_and_slice(capsys):
     said = commands(capsys, "run", "--slices=2", *TRAIN)
     ssh = [words for words in said if "ssh" in words]
-    assert [words[5] for words in ssh] == ["pod-0", "pod-1", "pod-0", "pod-1"] and all("--worker=all" in words for words in ssh)
-    lines = [word for words in ssh for word in words if word.startswith("--command=") and "gptjax.train" in word]
+    assert [words[5] for words in ssh] == ["pod-0", "pod-1", "pod-0", "pod-1"] and all(
+        "--worker=all" in words for words in ssh
+    )
+    lines = [
+        word
+        for words in ssh
+        for word in words
+        if word.startswith("--command=") and "gptjax.train" in word
+    ]
     line = lines[0]
-    assert lines == [line] * 2 and re.search(r" && GPTJAX_NONCE=[0-9a-f]{32} nohup ", line), "one word for all hosts"
-    assert shlex.split(line)[shlex.split(line).index("gptjax.train") + 1 :][: len(TRAIN) - 1] == TRAIN[1:]
-    assert said[0][:2] == ["sh", "-c"] and subprocess.run(["sh", "-n", "-c", said[0][2]]).returncode == 0
+    assert lines == [line] * 2 and re.search(r" && GPTJAX_NONCE=[0-9a-f]{32} nohup ", line), (
+        "one word for all hosts"
+    )
+    assert (
+        shlex.split(line)[shlex.split(line).index("gptjax.train") + 1 :][: len(TRAIN) - 1]
+        == TRAIN[1:]
+    )
+    assert (
+        said[0][:2] == ["sh", "-c"]
+        and subprocess.run(["sh", "-n", "-c", said[0][2]]).returncode == 0
+    )
     assert commands(capsys, "logs")[0][-2:] == ["--worker=0", "--command=tail -n +1 -F gptjax.log"]
     assert commands(capsys, "delete")[0][-2:] == ["--force", "--quiet"]
 
@@ -72,12 +107,17 @@ def test_gcloud_is_run_until_one_fails(capsys, monkeypatch, tmp_path):
     """A gcloud that grants a slice when asked a second time."""
     log = tmp_path / "log"
     states = f"[ $(grep -c describe {log}) -gt 1 ] && echo ACTIVE || echo PROVISIONING"
-    (tmp_path / "gcloud").write_text(f'#!/bin/sh\necho "$@" >> {log}\ncase "$@" in *describe*) {states};; *delete*) exit 7;; esac\n')
+    (tmp_path / "gcloud").write_text(
+        f'#!/bin/sh\necho "$@" >> {log}\ncase "$@" in *describe*) {states};; *delete*) exit 7;; esac\n'
+    )
     (tmp_path / "gcloud").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(tpu.time, "sleep", lambda seconds: None)
     assert tpu.main(["create", "--name=pod", "--zone=z", "--accelerator=v6e-8"]) == 0
-    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["PROVISIONING", "ACTIVE"]
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == [
+        "PROVISIONING",
+        "ACTIVE",
+    ]
     assert len(log.read_text().splitlines()) == 3
     assert tpu.main(["delete", "--name=pod", "--zone=z"]) == 7
 
@@ -102,52 +142,105 @@ def test_an_accelerator_that_is_not_known_is_refused():
 def pods(made):
     (job,) = made["spec"]["replicatedJobs"]
     spec = job["template"]["spec"]
-    assert spec["completionMode"] == "Indexed" and spec["parallelism"] == spec["completions"] and spec["backoffLimit"] == 0
+    assert (
+        spec["completionMode"] == "Indexed"
+        and spec["parallelism"] == spec["completions"]
+        and spec["backoffLimit"] == 0
+    )
     (container,) = spec["template"]["spec"]["containers"]
     return job["replicas"], spec["parallelism"], spec["template"]["spec"]["nodeSelector"], container
 
 
 @pytest.mark.parametrize(
     "wrong, near",
-    [("v5p-7", "v5p-8, v5p-16, v5p-32"), ("v5p-999999", "v5p-17664, v5p-17792, v5p-17920"), ("v4-12", "v4-8, v4-16, v4-32")]
-    + [("v5litepod-7", "v5litepod-1, v5litepod-4, v5litepod-8"), ("v6e-512", "v6e-64, v6e-128, v6e-256")],
+    [
+        ("v5p-7", "v5p-8, v5p-16, v5p-32"),
+        ("v5p-999999", "v5p-17664, v5p-17792, v5p-17920"),
+        ("v4-12", "v4-8, v4-16, v4-32"),
+    ]
+    + [
+        ("v5litepod-7", "v5litepod-1, v5litepod-4, v5litepod-8"),
+        ("v6e-512", "v6e-64, v6e-128, v6e-256"),
+    ],
 )
 def test_a_slice_of_no_such_size_is_refused(wrong, near):
-    with pytest.raises(ValueError, match=f"^--accelerator={wrong}: there is no such slice; nearest: {near}$"):
+    with pytest.raises(
+        ValueError, match=f"^--accelerator={wrong}: there is no such slice; nearest: {near}$"
+    ):
         tpu.main(["create", "--name=pod", "--zone=z", f"--accelerator={wrong}", "--dry_run"])
 
 
 def test_a_jobset_for_tpu_slices(capsys):
-    status, out = printed(gke.main, capsys, "--name=j", "--image=i", "--accelerator=v5p:8x8x8", "--slices=2", *TRAIN)
+    status, out = printed(
+        gke.main, capsys, "--name=j", "--image=i", "--accelerator=v5p:8x8x8", "--slices=2", *TRAIN
+    )
     made = yaml.safe_load(out)
-    assert status == 0 and (made["apiVersion"], made["kind"], made["metadata"]["name"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet", "j")
+    assert status == 0 and (made["apiVersion"], made["kind"], made["metadata"]["name"]) == (
+        "jobset.x-k8s.io/v1alpha2",
+        "JobSet",
+        "j",
+    )
     replicas, hosts, selector, container = pods(made)
     assert (replicas, hosts, container["resources"]["limits"]) == (2, 128, {"google.com/tpu": 4})
-    assert selector == {"cloud.google.com/gke-tpu-accelerator": "tpu-v5p-slice", "cloud.google.com/gke-tpu-topology": "8x8x8"}
-    assert shlex.split(container["command"][2]) == ["exec", "python", "-m", "gptjax.train", *TRAIN[1:]]
+    assert selector == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5p-slice",
+        "cloud.google.com/gke-tpu-topology": "8x8x8",
+    }
+    assert shlex.split(container["command"][2]) == [
+        "exec",
+        "python",
+        "-m",
+        "gptjax.train",
+        *TRAIN[1:],
+    ]
     ((name, word),) = [(one["name"], one["value"]) for one in container["env"]]
     assert name == rendezvous.NONCE_ENV and re.fullmatch("[0-9a-f]{32}", word)
-    assert word not in printed(gke.main, capsys, "--name=j", "--image=i", "--accelerator=v5p:8x8x8", *TRAIN)[1], "a job has its own"
+    assert (
+        word
+        not in printed(
+            gke.main, capsys, "--name=j", "--image=i", "--accelerator=v5p:8x8x8", *TRAIN
+        )[1]
+    ), "a job has its own"
 
 
 def test_a_jobset_for_gpus_says_who_is_who(capsys):
     _, out = printed(gke.main, capsys, "--name=j", "--image=i", "--accelerator=h100:4", *TRAIN)
     replicas, hosts, _, container = pods(yaml.safe_load(out))
     assert (replicas, hosts, container["resources"]["limits"]) == (1, 4, {"nvidia.com/gpu": 8})
-    assert container["command"][2].endswith(" --coordinator=j-hosts-0-0.j:8476 --processes=4 --process=$JOB_COMPLETION_INDEX")
+    assert container["command"][2].endswith(
+        " --coordinator=j-hosts-0-0.j:8476 --processes=4 --process=$JOB_COMPLETION_INDEX"
+    )
 
 
 def test_a_batch_script_for_slurm(capsys, tmp_path):
-    _, out = printed(slurm.main, capsys, "--nodes=4", "--time=1:00", "--sbatch=--partition=gpu", *TRAIN)
-    assert {"#SBATCH --nodes=4", "#SBATCH --ntasks-per-node=8", "#SBATCH --signal=TERM@300", "#SBATCH --partition=gpu"} <= {
-        *out.splitlines()
-    }
+    _, out = printed(
+        slurm.main, capsys, "--nodes=4", "--time=1:00", "--sbatch=--partition=gpu", *TRAIN
+    )
+    assert {
+        "#SBATCH --nodes=4",
+        "#SBATCH --ntasks-per-node=8",
+        "#SBATCH --signal=TERM@300",
+        "#SBATCH --partition=gpu",
+    } <= {*out.splitlines()}
     assert subprocess.run(["bash", "-n"], input=out, text=True).returncode == 0
-    (tmp_path / "srun").write_text('#!/bin/sh\necho $GPTJAX_NONCE\nfor word in "$@"; do echo "$word"; done\n')
+    (tmp_path / "srun").write_text(
+        '#!/bin/sh\necho $GPTJAX_NONCE\nfor word in "$@"; do echo "$word"; done\n'
+    )
     (tmp_path / "srun").chmod(0o755)
-    ran = subprocess.run(["bash"], input=out, text=True, capture_output=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    ran = subprocess.run(
+        ["bash"],
+        input=out,
+        text=True,
+        capture_output=True,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+    )
     assert re.fullmatch("[0-9a-f]{32}", ran.stdout.splitlines()[0])
-    assert ran.stdout.splitlines()[-len(TRAIN) - 2 :] == [".venv/bin/python", "-m", "gptjax.train", *TRAIN[1:]]
+    assert ran.stdout.splitlines()[-len(TRAIN) - 2 :] == [
+        ".venv/bin/python",
+        "-m",
+        "gptjax.train",
+        *TRAIN[1:],
+    ]
 
 
 # --- what is refused before anything is printed ----------------------------------------------------------------------------
@@ -163,9 +256,18 @@ OTHER_TRAINING = {
     "a line end": (["--config=gpt3_xl", "--run=a\n#SBATCH --x"], "holds a control character"),
     "a terminal's control": (["--config=gpt3_xl", "--run=\x1b[31m"], "holds a control character"),
     "a number of no end": (["--config=gpt3_xl", "--join_seconds=nan"], "--join_seconds"),
-    "how many processes": (["--config=gpt3_xl", "--processes=3"], "--processes=3: the processes of launch."),
-    "which process": (["--config=gpt3_xl", "--process", "0"], "--process=0: the processes of launch."),
-    "all of it": (["--config=gpt3_xl", "--coordinator=h:80", "--processes=1", "--process=0"], "h:80 --processes=1 --process=0: the"),
+    "how many processes": (
+        ["--config=gpt3_xl", "--processes=3"],
+        "--processes=3: the processes of launch.",
+    ),
+    "which process": (
+        ["--config=gpt3_xl", "--process", "0"],
+        "--process=0: the processes of launch.",
+    ),
+    "all of it": (
+        ["--config=gpt3_xl", "--coordinator=h:80", "--processes=1", "--process=0"],
+        "h:80 --processes=1 --process=0: the",
+    ),
 }
 
 
@@ -188,7 +290,12 @@ def refusal(main, arguments, capsys):
 @pytest.mark.parametrize("name", OTHER_TRAINING)
 @pytest.mark.parametrize(
     "main, own",
-    [(gke.main, GKE), (slurm.main, []), (tpu.main, ["run", "--name=pod", "--zone=z", "--dry_run"]), (rehearse.main, [])],
+    [
+        (gke.main, GKE),
+        (slurm.main, []),
+        (tpu.main, ["run", "--name=pod", "--zone=z", "--dry_run"]),
+        (rehearse.main, []),
+    ],
     ids=["gke", "slurm", "tpu", "rehearse"],
 )
 def test_a_job_that_could_not_run_is_not_printed(main, own, name, capsys):
@@ -197,9 +304,13 @@ def test_a_job_that_could_not_run_is_not_printed(main, own, name, capsys):
 
 
 def test_a_slice_may_be_called_run(capsys):
-    assert tpu.main(["create", "--name", "run", "--zone=z", "--accelerator=v6e-8", "--dry_run"]) == 0
+    assert (
+        tpu.main(["create", "--name", "run", "--zone=z", "--accelerator=v6e-8", "--dry_run"]) == 0
+    )
     assert "queued-resources create run" in capsys.readouterr().out
-    assert "what stands after -- is for run, and not for logs" in refusal(tpu.main, ["logs", "--name=a", "--zone=z", *TRAIN], capsys)
+    assert "what stands after -- is for run, and not for logs" in refusal(
+        tpu.main, ["logs", "--name=a", "--zone=z", *TRAIN], capsys
+    )
 
 
 COUNTS = ("0", "-1", "1.5", "1e9", "nan", "9" * 5000, "\u0662", "", "x")
@@ -207,15 +318,45 @@ COUNTS = ("0", "-1", "1.5", "1e9", "nan", "9" * 5000, "\u0662", "", "x")
 
 @pytest.mark.parametrize(
     "main, own, flag, bad",
-    [(slurm.main, [], flag, bad) for flag in ("--nodes", "--gpus", "--cpus") for bad in COUNTS if bad != "\u0662"]
+    [
+        (slurm.main, [], flag, bad)
+        for flag in ("--nodes", "--gpus", "--cpus")
+        for bad in COUNTS
+        if bad != "\u0662"
+    ]
     + [(slurm.main, [], "--grace", bad) for bad in ("-1", "1e9", "x")]
-    + [(slurm.main, [], "--time", bad) for bad in ("1:00\n#SBATCH --account=x", "", "a day", "1-", "1:2:3:4", "-1", "1 #", "$(id)")]
-    + [(slurm.main, [], "--name", bad) for bad in ("a\nb", "a b", "", "$(id)", "x" * 200, "../x", "\u00e9")]
-    + [(slurm.main, [], "--sbatch", bad) for bad in ("a=b", "", "--x\n#SBATCH --y", "--x #y", "\x1b")]
+    + [
+        (slurm.main, [], "--time", bad)
+        for bad in ("1:00\n#SBATCH --account=x", "", "a day", "1-", "1:2:3:4", "-1", "1 #", "$(id)")
+    ]
+    + [
+        (slurm.main, [], "--name", bad)
+        for bad in ("a\nb", "a b", "", "$(id)", "x" * 200, "../x", "\u00e9")
+    ]
+    + [
+        (slurm.main, [], "--sbatch", bad)
+        for bad in ("a=b", "", "--x\n#SBATCH --y", "--x #y", "\x1b")
+    ]
     + [(slurm.main, [], "--python", bad) for bad in ("", "a\nb", "\0")]
     + [(gke.main, GKE, "--slices", bad) for bad in ("0", "-1", "1e9")]
     + [(gke.main, GKE, "--restarts", bad) for bad in ("-1", "1e9", "x")]
-    + [(gke.main, GKE, "--name", bad) for bad in ("X Y", "a b", "A", "-a", "a-", "1a", "", "a.b", "a\nb", "a" * 41, "a;b", "$(id)")]
+    + [
+        (gke.main, GKE, "--name", bad)
+        for bad in (
+            "X Y",
+            "a b",
+            "A",
+            "-a",
+            "a-",
+            "1a",
+            "",
+            "a.b",
+            "a\nb",
+            "a" * 41,
+            "a;b",
+            "$(id)",
+        )
+    ]
     + [(gke.main, GKE, "--image", bad) for bad in ("", "a b", "a\nb", "-a", "$(id)", "\u00e9")]
     + [
         (gke.main, GKE, "--accelerator", bad)
@@ -231,14 +372,30 @@ COUNTS = ("0", "-1", "1.5", "1e9", "nan", "9" * 5000, "\u0662", "", "x")
         )
     ]
     + [(tpu.main, TPU, "--slices", bad) for bad in ("0", "-1", "1e9")]
-    + [(tpu.main, TPU, "--name", bad) for bad in ("X Y", "-a", "a-", "", "a\nb", "a" * 64, "$(id)", "--quiet")]
+    + [
+        (tpu.main, TPU, "--name", bad)
+        for bad in ("X Y", "-a", "a-", "", "a\nb", "a" * 64, "$(id)", "--quiet")
+    ]
     + [(tpu.main, TPU, "--zone", bad) for bad in ("", "a b", "--x", "a\nb")]
     + [(tpu.main, TPU, "--project", bad) for bad in ("", "a b", "A", "a\nb")]
     + [
         (tpu.main, TPU, "--accelerator", bad)
-        for bad in ("v5p-", "v5p-x", "v5p-8 --spot", "v5p--8", "v5p-0", "v5p-9999999", "v5p-\u0668", "-8")
+        for bad in (
+            "v5p-",
+            "v5p-x",
+            "v5p-8 --spot",
+            "v5p--8",
+            "v5p-0",
+            "v5p-9999999",
+            "v5p-\u0668",
+            "-8",
+        )
     ]
-    + [(rehearse.main, [], flag, bad) for flag in ("--processes", "--devices") for bad in ("0", "-1", "1e9", "nan")],
+    + [
+        (rehearse.main, [], flag, bad)
+        for flag in ("--processes", "--devices")
+        for bad in ("0", "-1", "1e9", "nan")
+    ],
 )
 def test_what_no_cluster_would_take(main, own, flag, bad, capsys):
     rest = [] if main is tpu.main else ["--", "--config=smoke"]
@@ -254,7 +411,11 @@ def test_a_name_for_pods_is_checked_for_sweeps_too():
 def test_a_run_in_the_container_is_warned_of(capsys):
     assert gke.main([*GKE, "--", "--config=smoke", "--run=/runs/x"]) == 0
     out, err = capsys.readouterr()
-    assert yaml.safe_load(out)["kind"] == "JobSet" and err.startswith("warning: the run lies in the container") and err.count("\n") == 1
+    assert (
+        yaml.safe_load(out)["kind"] == "JobSet"
+        and err.startswith("warning: the run lies in the container")
+        and err.count("\n") == 1
+    )
     assert gke.main([*GKE, "--", "--config=smoke", "--run", "gs://b/r"]) == 0
     assert capsys.readouterr().err == ""
     assert gke.main([*GKE, "--", "--config=smoke", "--init", "gs://b/r"]) == 0
@@ -267,11 +428,19 @@ def test_words_are_quoted_for_the_shell(capsys):
     """Of the launched program, and the Python that runs it."""
     odd = ["--config=smoke", "--run=a b;$(id)`id`'\"&|>x", "--set", "name=$HOME é"]
     _, out = printed(slurm.main, capsys, "--python=/a b/$(id)/python", "--", *odd)
-    assert shlex.split(out.splitlines()[-1])[3:] == ["/a b/$(id)/python", "-m", "gptjax.train", *odd]
+    assert shlex.split(out.splitlines()[-1])[3:] == [
+        "/a b/$(id)/python",
+        "-m",
+        "gptjax.train",
+        *odd,
+    ]
     _, out = printed(gke.main, capsys, *GKE, "--", *odd)
     assert shlex.split(pods(yaml.safe_load(out))[3]["command"][2])[4:] == odd
 
 
 def test_files_of_the_cluster_are_not_looked_for_here(capsys):
     assert slurm.main(["--", "--config=smoke", "--text=/cluster/none.txt", "--run=~/x"]) == 0
-    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-2:] == ["--text=/cluster/none.txt", "--run=~/x"]
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-2:] == [
+        "--text=/cluster/none.txt",
+        "--run=~/x",
+    ]

@@ -12,7 +12,9 @@ from tests import tiny
 
 def test_more_tokens_than_the_context():
     _, built, state = tiny.make_step(tiny.config())
-    with pytest.raises(ValueError, match="13 tokens are more than the model's context of 12: give at most 12"):
+    with pytest.raises(
+        ValueError, match="13 tokens are more than the model's context of 12: give at most 12"
+    ):
         built.model.apply({"params": state.params}, jnp.zeros((1, 13), jnp.int32))
 
 
@@ -24,7 +26,11 @@ def test_more_tokens_than_the_context():
 ])  # fmt: skip
 def test_auto_is_resolved_by_platform(compute, platform, dtype, unroll):
     manner = gpt.execution_policy(schema.Compute(**compute), platform)
-    assert (manner.dtype, manner.unroll, manner.kernel) == (dtype, unroll, "blocks" if platform == "cpu" else "splash")
+    assert (manner.dtype, manner.unroll, manner.kernel) == (
+        dtype,
+        unroll,
+        "blocks" if platform == "cpu" else "splash",
+    )
 
 
 def test_initial_weights_have_the_configs_deviations():
@@ -43,11 +49,15 @@ def test_initial_weights_have_the_configs_deviations():
     for name, (leaf, deviation) in expected.items():
         assert np.std(leaf) == pytest.approx(deviation, rel=0.03), name
         assert abs(np.mean(leaf)) < deviation / 20, name
-    assert not np.any(block["mlp"]["up"]["bias_F"]) and np.all(np.asarray(state.params["norm"]["gain_D"]) == 1)
+    assert not np.any(block["mlp"]["up"]["bias_F"]) and np.all(
+        np.asarray(state.params["norm"]["gain_D"]) == 1
+    )
     _, _, other = tiny.make_step(dataclasses.replace(c, seed=1))
     assert np.any(np.asarray(state.params["token_VD"]) != np.asarray(other.params["token_VD"]))
     of_periods = block["mlp"]["up"]["weight_DF"]
-    assert np.any(np.asarray(of_periods[0]) != np.asarray(of_periods[1]))  # each period has its own draw
+    assert np.any(
+        np.asarray(of_periods[0]) != np.asarray(of_periods[1])
+    )  # each period has its own draw
 
 
 def test_post_norm_is_gpt1s():
@@ -72,7 +82,12 @@ def test_every_layer_has_dropout_masks_of_its_own(monkeypatch):
     monkeypatch.setattr(layers, "dropout", noted)
     c = tiny.config(n_layers=3, attention=(schema.Dense(),), dropout=schema.Dropout(residual=0.1))
     _, built, state = tiny.make_step(c)
-    built.model.apply({"params": state.params}, tiny.random_tokens(c, 1)[:, :-1], train=True, rngs={"dropout": jax.random.key(0)})
+    built.model.apply(
+        {"params": state.params},
+        tiny.random_tokens(c, 1)[:, :-1],
+        train=True,
+        rngs={"dropout": jax.random.key(0)},
+    )
     assert len(keys) == len(set(keys)) == 1 + 3 * 2
 
 
@@ -81,11 +96,21 @@ def test_a_loop_over_periods_is_the_scan():
     c = tiny.config()
     _, built, state = tiny.make_step(tiny.replace_parts(c, compute={"layers": "scan"}))
     params = state.params | {"periods": jax.tree.map(lambda x: 10 * x, state.params["periods"])}
-    policies = [gpt.execution_policy(schema.Compute(layers=layers), "cpu") for layers in ("unroll", "scan")]
+    policies = [
+        gpt.execution_policy(schema.Compute(layers=layers), "cpu") for layers in ("unroll", "scan")
+    ]
     models = [built.model.clone(execution_policy=policy) for policy in policies]
     looped, scanned, turned = jax.jit(
-        lambda p, q, t: (models[0].apply({"params": p}, t), models[1].apply({"params": p}, t), models[1].apply({"params": q}, t))
-    )(params, params | {"periods": jax.tree.map(lambda x: x[::-1], params["periods"])}, tiny.random_tokens(c, 2)[:, :-1])
+        lambda p, q, t: (
+            models[0].apply({"params": p}, t),
+            models[1].apply({"params": p}, t),
+            models[1].apply({"params": q}, t),
+        )
+    )(
+        params,
+        params | {"periods": jax.tree.map(lambda x: x[::-1], params["periods"])},
+        tiny.random_tokens(c, 2)[:, :-1],
+    )
     np.testing.assert_allclose(looped, scanned, atol=1e-4)
     assert np.abs(looped - turned).max() > 0.1
 
@@ -94,7 +119,11 @@ def test_gelu_forms_differ_as_stated():
     from gptjax.model.layers import gelu
 
     x = jnp.linspace(-3, 3, 101)
-    np.testing.assert_allclose(gelu(x, "tanh"), 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))), atol=1e-6)
+    np.testing.assert_allclose(
+        gelu(x, "tanh"),
+        0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+        atol=1e-6,
+    )
     np.testing.assert_allclose(gelu(x, "erf"), x * jax.scipy.stats.norm.cdf(x), atol=1e-6)
     np.testing.assert_allclose(gelu(x, "sigmoid"), x / (1 + np.exp(-1.702 * x)), atol=1e-6)
     assert 1e-4 < np.abs(gelu(x, "tanh") - gelu(x, "erf")).max() < 1e-3
@@ -112,5 +141,7 @@ def test_gradient_of_unstacked_is_that_of_slicing():
         return sum(i * (part["a"] ** 2).sum() + part["b"] for i, part in enumerate(parts))
 
     found = jax.grad(lambda t: value(gpt.unstack_layers(t)))(tree)
-    expected = jax.grad(lambda t: value([jax.tree.map(lambda x, i=i: x[i], t) for i in range(3)]))(tree)
+    expected = jax.grad(lambda t: value([jax.tree.map(lambda x, i=i: x[i], t) for i in range(3)]))(
+        tree
+    )
     jax.tree.map(np.testing.assert_allclose, found, expected)

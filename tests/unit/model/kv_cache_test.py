@@ -11,12 +11,23 @@ from gptjax.sharding import rules
 def test_no_slot_is_written_twice_at_a_time(monkeypatch):
     """A scatter's order is not defined: of more new tokens than slots, and of padding, nothing is written."""
     into, written = [], kv_cache._write_slots
-    monkeypatch.setattr(kv_cache, "_write_slots", lambda x, new, slots_BT, dim: into.append(slots_BT) or written(x, new, slots_BT, dim))
+    monkeypatch.setattr(
+        kv_cache,
+        "_write_slots",
+        lambda x, new, slots_BT, dim: into.append(slots_BT) or written(x, new, slots_BT, dim),
+    )
     B, T, S = 3, 7, 3
     new = jnp.ones((B, T, 1, 2))
     turn = kv_cache.CacheUpdate(
-        kv_cache.LayerCache(jnp.zeros((B, 1, 2, S)), jnp.zeros((B, 1, S, 2))), jnp.array([4, 4, 4]), jnp.array([7, 4, 1]), 24
+        kv_cache.LayerCache(jnp.zeros((B, 1, 2, S)), jnp.zeros((B, 1, S, 2))),
+        jnp.array([4, 4, 4]),
+        jnp.array([7, 4, 1]),
+        24,
     )
-    _, layer = kv_cache.attend(turn, "reference", rules.UNSHARDED, new, new, new, schema.Banded(window=S))
-    np.testing.assert_array_equal(into[0], [[3, 3, 3, 3, 2, 0, 1], [3, 2, 0, 1, 3, 3, 3], [1, 3, 3, 3, 3, 3, 3]])
+    _, layer = kv_cache.attend(
+        turn, "reference", rules.UNSHARDED, new, new, new, schema.Banded(window=S)
+    )
+    np.testing.assert_array_equal(
+        into[0], [[3, 3, 3, 3, 2, 0, 1], [3, 2, 0, 1, 3, 3, 3], [1, 3, 3, 3, 3, 3, 3]]
+    )
     np.testing.assert_array_equal(layer.v_BNSH[2, 0, :, 0], [0, 1, 0])

@@ -15,8 +15,20 @@ import rich.text
 
 from gptjax.report import console
 
-STEP = {"tokens": 4_096_000, "loss": 3.41234, "lr": 2.9e-4, "tokens_per_s": 1843.2, "skipped_in_row": 0, "grad_norm": 1.0}
-VALID = {"tokens": 4_096_000, "validation_loss": 3.50111, "perplexity": 33.15, "bits_per_byte": 1.20349}
+STEP = {
+    "tokens": 4_096_000,
+    "loss": 3.41234,
+    "lr": 2.9e-4,
+    "tokens_per_s": 1843.2,
+    "skipped_in_row": 0,
+    "grad_norm": 1.0,
+}
+VALID = {
+    "tokens": 4_096_000,
+    "validation_loss": 3.50111,
+    "perplexity": 33.15,
+    "bits_per_byte": 1.20349,
+}
 
 
 class Screen:
@@ -24,7 +36,12 @@ class Screen:
 
     def __init__(self, width=80, terminal=False, quiet=False, encoding="utf-8"):
         self.file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-        self.console = console.Console(quiet, rich.console.Console(file=self.file, width=width, force_terminal=terminal, color_system=None))
+        self.console = console.Console(
+            quiet,
+            rich.console.Console(
+                file=self.file, width=width, force_terminal=terminal, color_system=None
+            ),
+        )
 
     def text(self):
         self.file.flush()
@@ -70,7 +87,19 @@ def test_work_is_shown_on_a_terminal_alone_and_then_gone():
     assert pipe.text() == "" and "still thinking" in screen.text()
 
 
-ODD = ["[/b]", "[red]x", "[bold", "]", "[[]]", ":warning:", "\x1b[31m", "\udce9", "$x^{$", "a\\[b]", "[link=file:///x]y[/link]"]
+ODD = [
+    "[/b]",
+    "[red]x",
+    "[bold",
+    "]",
+    "[[]]",
+    ":warning:",
+    "\x1b[31m",
+    "\udce9",
+    "$x^{$",
+    "a\\[b]",
+    "[link=file:///x]y[/link]",
+]
 
 
 def spoken(screen, text):
@@ -109,7 +138,9 @@ def test_an_encoding_that_lacks_characters_cuts_nothing(encoding, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     out = console.stdout_console()
-    spoken(types.SimpleNamespace(console=console.Console(False, out)), "caf\u00e9 \u4f60 " + "x" * 200)
+    spoken(
+        types.SimpleNamespace(console=console.Console(False, out)), "caf\u00e9 \u4f60 " + "x" * 200
+    )
     with rich.live.Live(rich.text.Text("y" * 200, overflow="ellipsis", no_wrap=True), console=out):
         pass
     file.flush()
@@ -128,11 +159,21 @@ class Failing(io.StringIO):
         raise self.error
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), BrokenPipeError(32, "Broken pipe"), OSError(5, "I/O error")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        BrokenPipeError(32, "Broken pipe"),
+        OSError(5, "I/O error"),
+    ],
+)
 def test_what_cannot_be_written_ends_nothing(error, monkeypatch, capfd):
     monkeypatch.setattr(sys, "stdout", Failing(error))
     spoken(types.SimpleNamespace(console=console.Console(quiet=False)), "x")
-    assert capfd.readouterr().err == f"warning: standard output: {error.strerror}; nothing more is shown, the work goes on\n"
+    assert (
+        capfd.readouterr().err
+        == f"warning: standard output: {error.strerror}; nothing more is shown, the work goes on\n"
+    )
     with pytest.raises(OSError) as caught:
         console.Console(quiet=False, vital=True).print("x")
     assert caught.value is error
@@ -158,7 +199,10 @@ def test_a_quiet_console_says_nothing():
 
 def test_a_table_aligns_its_facts_and_wraps_the_long_ones():
     screen = Screen(width=40)
-    screen.console.print_table("nano", [("parameters", "1,234"), ("corpus", "one two three four five six seven [x]"), ("seed", 0)])
+    screen.console.print_table(
+        "nano",
+        [("parameters", "1,234"), ("corpus", "one two three four five six seven [x]"), ("seed", 0)],
+    )
     assert screen.lines() == [
         "nano",
         "  parameters  1,234",
@@ -182,7 +226,11 @@ def test_what_the_terminal_cannot_encode_is_an_escape():
     screen = Screen(encoding="ascii", width=40)
     screen.console.print("caf\u00e9")
     screen.console.print_samples(["\u4f60\u597d"])
-    assert screen.lines()[0] == "caf\\xe9" and "| \\u4f60\\u597d" in screen.text() and screen.text().isascii()
+    assert (
+        screen.lines()[0] == "caf\\xe9"
+        and "| \\u4f60\\u597d" in screen.text()
+        and screen.text().isascii()
+    )
 
 
 # --- training --------------------------------------------------------------------------------------------------------------
@@ -213,7 +261,11 @@ def test_mfu_is_shown_where_it_is_known_and_a_skipped_update_always(clock):
         progress.update(60, STEP | {"mfu": None})
     lines = screen.lines()
     assert len(lines) == 2
-    assert lines[0].endswith("not finite: update skipped") and "loss     nan" in lines[0] and "MFU" not in lines[0]
+    assert (
+        lines[0].endswith("not finite: update skipped")
+        and "loss     nan" in lines[0]
+        and "MFU" not in lines[0]
+    )
     assert "MFU 45.7%" in lines[1]
 
 
@@ -228,10 +280,17 @@ def test_a_terminal_has_a_bar_of_one_line_above_which_the_lines_stay(clock, widt
             progress._bar.refresh()
     bars = [line for line in screen.lines() if "/95,367" in line]
     assert any(line.endswith("40,000/95,367  compiling") for line in bars)
-    assert any(line.endswith("40,002/95,367  123B tokens  loss 3.412  0.2 tok/s  MFU 38%  1,754 years left") for line in bars)
+    assert any(
+        line.endswith(
+            "40,002/95,367  123B tokens  loss 3.412  0.2 tok/s  MFU 38%  1,754 years left"
+        )
+        for line in bars
+    )
     assert all(len(line) <= width and line[0] in "\u2501\u2578\u257a" for line in bars)
     stay = [line for line in screen.lines() if line.startswith("step")]
-    assert [line[:11] for line in stay] == ["step 40,001", "step 40,002"] and all(line.endswith("MFU 38.0%") for line in stay)
+    assert [line[:11] for line in stay] == ["step 40,001", "step 40,002"] and all(
+        line.endswith("MFU 38.0%") for line in stay
+    )
 
 
 def test_a_narrow_terminal_cuts_the_bar_to_one_line(clock):
@@ -258,7 +317,9 @@ def test_the_time_left_leaves_compiling_out_and_hardly_jumps_at_an_evaluation(cl
         for step in range(502, 901):  # speeds up
             clock[0] += 1
             progress.update(step, STEP)
-        assert 100 <= (1000 - 900) * progress._recent_seconds / progress._recent_steps < 150  # the mean of all steps would say 159
+        assert (
+            100 <= (1000 - 900) * progress._recent_seconds / progress._recent_steps < 150
+        )  # the mean of all steps would say 159
         progress.update_fraction(1000, 1.0)
         assert progress._time_left() == ""
 
@@ -275,8 +336,21 @@ def test_parts_of_a_long_step_give_a_time_left_before_it_ends(clock):
 
 @pytest.mark.parametrize(
     "seconds,text",
-    [(0, "0 s"), (12.4, "12 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (3599.7, "1.0 h"), (18_360, "5.1 h"), (172_799, "48.0 h")]
-    + [(12 * 86400, "12 days"), (700 * 86400, "700 days"), (3.2 * 31_557_600, "3.2 years"), (4.1e12, "129,921 years")],
+    [
+        (0, "0 s"),
+        (12.4, "12 s"),
+        (59.6, "1 min 0 s"),
+        (200, "3 min 20 s"),
+        (3599.7, "1.0 h"),
+        (18_360, "5.1 h"),
+        (172_799, "48.0 h"),
+    ]
+    + [
+        (12 * 86400, "12 days"),
+        (700 * 86400, "700 days"),
+        (3.2 * 31_557_600, "3.2 years"),
+        (4.1e12, "129,921 years"),
+    ],
 )
 def test_durations_read_as_one_would_say_them(seconds, text):
     assert console.human_duration(seconds) == text
@@ -284,7 +358,16 @@ def test_durations_read_as_one_would_say_them(seconds, text):
 
 @pytest.mark.parametrize(
     "n,text",
-    [(0, "0"), (7, "7"), (512, "512"), (999.7, "1k"), (12_345, "12.3k"), (999_950, "1M"), (4_096_000, "4.1M"), (300e9, "300B")]
+    [
+        (0, "0"),
+        (7, "7"),
+        (512, "512"),
+        (999.7, "1k"),
+        (12_345, "12.3k"),
+        (999_950, "1M"),
+        (4_096_000, "4.1M"),
+        (300e9, "300B"),
+    ]
     + [(1.2e12, "1.2T"), (3e15, "3000T"), (-20_000, "-20k"), (0.25, "0.25")],
 )
 def test_quantities_have_three_digits(n, text):
@@ -293,6 +376,8 @@ def test_quantities_have_three_digits(n, text):
 
 def test_importing_the_reports_imports_nothing_slow():
     code = "import sys, gptjax.report.console, gptjax.report.events, gptjax.report.loss_plot; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert "gptjax.report.loss_plot" in loaded
     assert not {"rich", "matplotlib", "tensorboardX", "jax", "numpy"} & set(loaded)

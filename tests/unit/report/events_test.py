@@ -34,7 +34,9 @@ def test_values_are_exact_and_in_the_order_given(tmp_path):
         assert len(events.read(tmp_path)) == 1  # before it is closed
         record.write(2, {"loss": third, "tokens": np.int64(1024)})
     assert (
-        (tmp_path / "metrics.jsonl").read_text().startswith('{"step": 1, "tokens": 512, "loss": 0.3333333432674408, "lr": 1e-300, "note"')
+        (tmp_path / "metrics.jsonl")
+        .read_text()
+        .startswith('{"step": 1, "tokens": 512, "loss": 0.3333333432674408, "lr": 1e-300, "note"')
     )
     first, second = events.read(tmp_path)
     assert first == {"step": 1, "tokens": 512, "loss": float(third), "lr": 1e-300, "note": "hello"}
@@ -54,7 +56,9 @@ def test_what_is_not_a_number_is_valid_json(tmp_path):
     assert math.isnan(back["loss"]) and back["up"] == math.inf and back["down"] == -math.inf
 
 
-@pytest.mark.parametrize("torn", ["", '{"step": 5, "lo', '{"step": 5}', '{"step": 5, "loss": 1.0}\n{"st'])
+@pytest.mark.parametrize(
+    "torn", ["", '{"step": 5, "lo', '{"step": 5}', '{"step": 5, "loss": 1.0}\n{"st']
+)
 def test_a_killed_run_reads_like_the_uninterrupted_one(tmp_path, torn):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
@@ -123,12 +127,20 @@ def test_a_run_goes_on_after_the_bytes_that_its_checkpoint_knows(tmp_path):
     seal = sealed(tmp_path, 4)
     file = tmp_path / "metrics.jsonl"
     whole = file.read_bytes()
-    for rest in (whole, whole[: seal["bytes"]], whole[:-5], whole[: seal["bytes"]] + b"\xff\x00\n{"):  # what follows does not matter
+    for rest in (
+        whole,
+        whole[: seal["bytes"]],
+        whole[:-5],
+        whole[: seal["bytes"]] + b"\xff\x00\n{",
+    ):  # what follows does not matter
         file.write_bytes(rest)
         assert events.check(tmp_path, 4, seal) == seal["bytes"]
     with events.Events(tmp_path, 5, events.check(tmp_path, 4, seal)) as record:
         record.write(5, {"loss": 1 / 5})
-        assert record.seal(5)["sha256"] == hashlib.sha256(b"".join(whole.splitlines(True)[:5])).hexdigest()
+        assert (
+            record.seal(5)["sha256"]
+            == hashlib.sha256(b"".join(whole.splitlines(True)[:5])).hexdigest()
+        )
     assert file.read_bytes() == b"".join(whole.splitlines(True)[:5])
 
 
@@ -137,9 +149,15 @@ DAMAGE = {
     "half": (lambda b: b[:30], "the line of step 2 is not where it should be"),
     "nothing": (lambda b: b"", "the line of step 1 is not where it should be"),
     "no file": (None, "the line of step 1 is not where it should be"),
-    "a line": (lambda b: b"".join(b.splitlines(True)[:1] + b.splitlines(True)[2:]), "the line of step 2 is not where it should be"),
+    "a line": (
+        lambda b: b"".join(b.splitlines(True)[:1] + b.splitlines(True)[2:]),
+        "the line of step 2 is not where it should be",
+    ),
     "twice": (lambda b: b.splitlines(True)[0] + b, "the line of step 2 is not where it should be"),
-    "turned": (lambda b: b"".join(b.splitlines(True)[::-1]), "the line of step 1 is not where it should be"),
+    "turned": (
+        lambda b: b"".join(b.splitlines(True)[::-1]),
+        "the line of step 1 is not where it should be",
+    ),
     "no UTF-8": (lambda b: b.replace(b"loss", b"lo\xffs", 1), "line 1, is not a record of a step"),
     "no JSON": (lambda b: b.replace(b"}", b"", 1), "line 1, is not a record of a step"),
 }
@@ -161,8 +179,14 @@ def test_a_record_that_is_not_what_it_was_is_named(tmp_path, name, known):
     with pytest.raises(ValueError) as refused:
         events.check(tmp_path, 4, seal if known else None)
     said = str(refused.value)
-    assert said.startswith(f"{file} is not what it was when step 4 was saved: {message}") and "\n" not in said and "\ufffd" not in said[:99]
-    assert said.endswith("put a copy of it back, give another --run, or --new_record goes on from the checkpoints alone")
+    assert (
+        said.startswith(f"{file} is not what it was when step 4 was saved: {message}")
+        and "\n" not in said
+        and "\ufffd" not in said[:99]
+    )
+    assert said.endswith(
+        "put a copy of it back, give another --run, or --new_record goes on from the checkpoints alone"
+    )
 
 
 def test_a_line_that_lost_only_its_end_is_whole(tmp_path):
@@ -209,13 +233,21 @@ def test_a_disk_that_fills_is_one_line_and_no_more(tmp_path, capfd):
         f"{tmp_path / 'metrics.jsonl'}: cannot be written at step 3 (No space left on device); mend that, and the same command continues"
     )
     assert said == ["TensorBoard gets no more of this run: No space left on device"]
-    assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5}\n{"step": 3'
-    assert [line["step"] for line in events.read(tmp_path)] == [1, 2] and capfd.readouterr() == ("", "")
+    assert (
+        tmp_path / "metrics.jsonl"
+    ).read_bytes() == b'{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5}\n{"step": 3'
+    assert [line["step"] for line in events.read(tmp_path)] == [1, 2] and capfd.readouterr() == (
+        "",
+        "",
+    )
 
 
 def test_a_record_that_is_set_aside_is_never_overwritten(tmp_path):
     for content in ("a", "b"):
         (tmp_path / "metrics.jsonl").write_text(content)
         events.move_aside(tmp_path, 8)
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"metrics.jsonl.lost-1": "a", "metrics.jsonl.lost-2": "b"}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "metrics.jsonl.lost-1": "a",
+        "metrics.jsonl.lost-2": "b",
+    }
     events.move_aside(tmp_path / "none", 8)

@@ -16,18 +16,32 @@ def records(n, every_valid=0, start=1):
         if every_valid and step % every_valid == 0:
             loss = 2.1 + 6 / step
             found.append(
-                {"step": step, "tokens": 1000 * step, "validation_loss": loss, "perplexity": math.exp(loss), "bits_per_byte": loss / 3}
+                {
+                    "step": step,
+                    "tokens": 1000 * step,
+                    "validation_loss": loss,
+                    "perplexity": math.exp(loss),
+                    "bits_per_byte": loss / 3,
+                }
             )
     return found
 
 
 def curves(figure):
     """label -> [(x, y)] of the lines drawn, of both panels."""
-    return {line.get_label(): list(map(tuple, line.get_xydata())) for axes in figure.axes for line in axes.get_lines()}
+    return {
+        line.get_label(): list(map(tuple, line.get_xydata()))
+        for axes in figure.axes
+        for line in axes.get_lines()
+    }
 
 
 def words(figure):
-    return " ".join(text.get_text() for axes in figure.axes for text in [*axes.texts, axes.title, axes._left_title])
+    return " ".join(
+        text.get_text()
+        for axes in figure.axes
+        for text in [*axes.texts, axes.title, axes._left_title]
+    )
 
 
 def test_the_picture_is_a_png_of_the_stated_size_and_replaces_the_old_one(tmp_path):
@@ -36,9 +50,17 @@ def test_the_picture_is_a_png_of_the_stated_size_and_replaces_the_old_one(tmp_pa
             record.write(values.pop("step"), values)
     (tmp_path / "loss.png").write_text("an old picture")
     raw = loss_plot.draw(tmp_path).read_bytes()
-    assert raw[:8] == b"\x89PNG\r\n\x1a\n" and int.from_bytes(raw[16:20]) == 1350 and int.from_bytes(raw[20:24]) == 900
+    assert (
+        raw[:8] == b"\x89PNG\r\n\x1a\n"
+        and int.from_bytes(raw[16:20]) == 1350
+        and int.from_bytes(raw[20:24]) == 900
+    )
     assert raw[-8:-4] == b"IEND" and len(set(raw)) > 200
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["loss.png", "metrics.jsonl", "tensorboard"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "loss.png",
+        "metrics.jsonl",
+        "tensorboard",
+    ]
 
 
 def test_the_name_is_the_configs_else_the_directorys(tmp_path):
@@ -67,13 +89,21 @@ def test_thousands_of_points_are_thinned_evenly_to_the_eye_and_keep_both_ends():
         points = curves(figure)[label]
         assert most / 2 < len(points) <= most
         assert points[0] == (1000, 8.0) and points[-1] == (20_000_000, pytest.approx(2.0003))
-        assert sum(x < 1_000_000 for x, _ in points) > len(points) / 8  # the first twentieth of the run is two fifths of the axis
+        assert (
+            sum(x < 1_000_000 for x, _ in points) > len(points) / 8
+        )  # the first twentieth of the run is two fifths of the axis
 
 
 def test_the_facts_of_the_last_validation_are_written():
     said = words(loss_plot._make_figure("nano", records(10, 5)))
-    assert all(fact in said for fact in ("nano", "validation loss 2.7000", "perplexity 14.88", "0.900 bits per byte"))
-    assert "training loss 2.6000" in (said := words(loss_plot._make_figure("nano", records(10)))) and "no validation yet" in said
+    assert all(
+        fact in said
+        for fact in ("nano", "validation loss 2.7000", "perplexity 14.88", "0.900 bits per byte")
+    )
+    assert (
+        "training loss 2.6000" in (said := words(loss_plot._make_figure("nano", records(10))))
+        and "no validation yet" in said
+    )
 
 
 def test_what_is_not_a_number_is_left_out_and_a_spike_does_not_squeeze_the_curve():
@@ -89,30 +119,55 @@ def test_what_is_not_a_number_is_left_out_and_a_spike_does_not_squeeze_the_curve
 def test_a_run_without_any_loss_has_a_picture_that_says_so(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     assert loss_plot.draw(tmp_path).exists()
-    assert "no loss yet" in words(loss_plot._make_figure("new", [])) and curves(loss_plot._make_figure("new", [])) == {}
-    assert "no loss yet" in words(loss_plot._make_figure("nan", [{"step": 1, "tokens": 5, "loss": math.nan}]))
+    assert (
+        "no loss yet" in words(loss_plot._make_figure("new", []))
+        and curves(loss_plot._make_figure("new", [])) == {}
+    )
+    assert "no loss yet" in words(
+        loss_plot._make_figure("nan", [{"step": 1, "tokens": 5, "loss": math.nan}])
+    )
 
 
 @pytest.mark.parametrize("few", [True, False])
 def test_no_text_overlaps_another(few):
-    figure = loss_plot._make_figure("a_config_with_quite_a_long_name_and_more", records(5, 2) if few else records(3000, 50))
+    figure = loss_plot._make_figure(
+        "a_config_with_quite_a_long_name_and_more", records(5, 2) if few else records(3000, 50)
+    )
     renderer = figure.canvas.get_renderer()
     figure.draw(renderer)
-    texts = [t for axes in figure.axes for t in [*axes.texts, axes._left_title, axes.xaxis.label, axes.yaxis.label]]
+    texts = [
+        t
+        for axes in figure.axes
+        for t in [*axes.texts, axes._left_title, axes.xaxis.label, axes.yaxis.label]
+    ]
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             low, high = sorted(axis.get_view_interval())
-            texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high and tick.label1.get_visible()]
+            texts += [
+                tick.label1
+                for tick in axis.get_major_ticks()
+                if low <= tick.get_loc() <= high and tick.label1.get_visible()
+            ]
     inside = [(t.get_text(), t.get_window_extent(renderer)) for t in texts if t.get_text()]
-    assert all(figure.bbox.contains(*box.min) and figure.bbox.contains(*box.max) for _, box in inside)
-    clashes = [(a, b) for i, (a, box) in enumerate(inside) for b, other in inside[i + 1 :] if box.overlaps(other)]
+    assert all(
+        figure.bbox.contains(*box.min) and figure.bbox.contains(*box.max) for _, box in inside
+    )
+    clashes = [
+        (a, b)
+        for i, (a, box) in enumerate(inside)
+        for b, other in inside[i + 1 :]
+        if box.overlaps(other)
+    ]
     assert len(inside) > 10 and clashes == []
 
 
 def test_a_task_has_its_score_and_its_own_axis(tmp_path):
     """Fine-tuning: no logarithm of tokens, the score in the title, and no unit per token."""
     records = [{"step": i, "tokens": 2048 * i, "loss": 1.0 / i, "lr": 1e-4} for i in range(1, 101)]
-    figure = loss_plot._make_figure("task", [*records, {"step": 100, "tokens": 204800, "validation_loss": 0.5, "accuracy": 91.3}])
+    figure = loss_plot._make_figure(
+        "task",
+        [*records, {"step": 100, "tokens": 204800, "validation_loss": 0.5, "accuracy": 91.3}],
+    )
     upper, lower = figure.axes
     assert lower.get_xscale() == "linear" and upper.get_ylabel() == "loss (nats)"
     assert "accuracy 91.30%" in upper.texts[0].get_text()

@@ -17,7 +17,10 @@ def moments(monkeypatch):
         fsync(number)
 
     def moved(act):
-        return lambda a, b, **more: [act(a, b, **more), seen.append(f"rename {os.path.basename(b)}")][0]
+        return lambda a, b, **more: [
+            act(a, b, **more),
+            seen.append(f"rename {os.path.basename(b)}"),
+        ][0]
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", moved(replace))
@@ -28,7 +31,11 @@ def moments(monkeypatch):
 def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_we_go_on(tmp_path, moments):
     atomic.save(tmp_path / "config.json", b"new")
     assert (tmp_path / "config.json").read_bytes() == b"new"
-    assert moments == [f"sync config.json.{os.uname().nodename}-{os.getpid()}.partial", "rename config.json", f"sync {tmp_path.name}"]
+    assert moments == [
+        f"sync config.json.{os.uname().nodename}-{os.getpid()}.partial",
+        "rename config.json",
+        f"sync {tmp_path.name}",
+    ]
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_is_valid(tmp_path, moments):
@@ -36,7 +43,12 @@ def test_a_checkpoint_is_on_the_disk_before_it_is_valid(tmp_path, moments):
     (tmp_path / "5.saving" / "d").mkdir(parents=True)
     (tmp_path / "5.saving" / "d" / "values").write_bytes(b"1")
     place.commit(5, "{}")
-    assert moments == ["sync values", "sync files.json", "rename 5", f"sync {tmp_path.name}"] and place.steps() == [5]
+    assert moments == [
+        "sync values",
+        "sync files.json",
+        "rename 5",
+        f"sync {tmp_path.name}",
+    ] and place.steps() == [5]
 
 
 def test_a_file_system_that_cannot_sync_directories_is_left_to_itself(tmp_path, monkeypatch):

@@ -29,10 +29,15 @@ def hold(directory):
 
 def test_a_second_one_is_refused_by_name_until_the_first_is_killed(tmp_path):
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]) as holder:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
+    ) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         who = f"process {holder.pid} on {socket.gethostname()} works there"
-        with pytest.raises(ValueError, match=f"{tmp_path} is in use: {who}; wait until it ends, stop it, or give another --run"):
+        with pytest.raises(
+            ValueError,
+            match=f"{tmp_path} is in use: {who}; wait until it ends, stop it, or give another --run",
+        ):
             with hold(tmp_path):
                 pass
         assert lock.owner(tmp_path) == f"{socket.gethostname()} {holder.pid}"
@@ -83,13 +88,24 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, num
     with lock.hold(tmp_path, "run directory", said.append):
         assert lock.owner(tmp_path)
     (line,) = said
-    assert line.startswith(f"{tmp_path} is on a file system without locks (") and "see that no other program works there" in line
+    assert (
+        line.startswith(f"{tmp_path} is on a file system without locks (")
+        and "see that no other program works there" in line
+    )
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "run" / "gptjax.lock").mkdir(parents=True)
-    for there in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / "run", Path("/proc/nowhere")):
-        with pytest.raises(ValueError, match=f"cannot write to the run directory {there}: .*; make it writable or give another --run"):
+    for there in (
+        tmp_path / "file",
+        tmp_path / "file" / "run",
+        tmp_path / "run",
+        Path("/proc/nowhere"),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=f"cannot write to the run directory {there}: .*; make it writable or give another --run",
+        ):
             with hold(there):
                 pass

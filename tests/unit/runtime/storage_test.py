@@ -37,7 +37,9 @@ def test_a_checkpoint_that_stays_is_none_any_more(tmp_path, busy):
     busy.add("removed")
     with pytest.raises(OSError, match="Directory not empty"):
         place.remove(10)
-    assert place.steps() == [20] and place.clean() == [f"{place.path}/10.removed cannot be removed: Directory not empty"]
+    assert place.steps() == [20] and place.clean() == [
+        f"{place.path}/10.removed cannot be removed: Directory not empty"
+    ]
     made(tmp_path, "10")
     with pytest.raises(OSError):
         place.remove(10)  # a second one of that step takes another name

@@ -20,16 +20,23 @@ def test_letters_choose_axes_and_stacked_layers_stay_whole(mesh):
     table = rules.PRESETS["fsdp_tensor"].params
     assert rules.spec("DF", (16, 64), table, mesh, "w") == P("fsdp", "tensor")
     assert rules.spec("DF", (3, 16, 64), table, mesh, "w") == P(None, "fsdp", "tensor")
-    assert rules.spec("BTD", (8, 5, 16), rules.PRESETS["fsdp"].activations, mesh, "x") == P(("data", "fsdp"), None, None)
+    assert rules.spec("BTD", (8, 5, 16), rules.PRESETS["fsdp"].activations, mesh, "x") == P(
+        ("data", "fsdp"), None, None
+    )
 
 
 def test_a_size_that_does_not_divide_is_named(mesh):
-    with pytest.raises(ValueError, match=r"params/w DF\(15, 64\): D=15 does not divide over 2 devices of mesh fsdp; choose mesh sizes"):
+    with pytest.raises(
+        ValueError,
+        match=r"params/w DF\(15, 64\): D=15 does not divide over 2 devices of mesh fsdp; choose mesh sizes",
+    ):
         rules.spec("DF", (15, 64), rules.PRESETS["fsdp"].params, mesh, "params/w")
 
 
 def test_an_axis_claimed_twice_is_named(mesh):
-    with pytest.raises(ValueError, match=r"w DF\(16, 64\): its dimensions claim a mesh axis twice: fsdp, fsdp"):
+    with pytest.raises(
+        ValueError, match=r"w DF\(16, 64\): its dimensions claim a mesh axis twice: fsdp, fsdp"
+    ):
         rules.spec("DF", (16, 64), {"D": ("fsdp",), "F": ("fsdp",)}, mesh, "w")
 
 
@@ -48,15 +55,31 @@ def test_adams_moments_lie_where_their_parameters_do():
 @pytest.mark.parametrize(
     "mesh, model, message",
     [
-        ({"fsdp": 4, "tensor": 2}, {}, "mesh.tensor=2, but mesh.sharding=fsdp does not use it; set it to 1, or sharding=fsdp_tensor"),
+        (
+            {"fsdp": 4, "tensor": 2},
+            {},
+            "mesh.tensor=2, but mesh.sharding=fsdp does not use it; set it to 1, or sharding=fsdp_tensor",
+        ),
         (
             {"fsdp": 1, "tensor": 8, "sharding": "fsdp_tensor"},
             {},
             "mesh.tensor = 8 does not divide model.n_heads = 4; choose one of 1, 2, 4",
         ),
-        ({"fsdp": 8}, {"d_model": 20}, "mesh.fsdp = 8 does not divide model.d_model = 20; choose one of 1, 2, 4, 5"),
-        ({"fsdp": 1, "context": 8}, {}, "mesh.context = 8 does not divide model.n_ctx = 12; choose one of 1, 2, 3, 4, 6"),
-        ({"fsdp": 2, "context": 4}, {"d_model": 20, "n_ctx": 16}, "mesh.fsdp x mesh.context = 8 does not divide model.d_model = 20"),
+        (
+            {"fsdp": 8},
+            {"d_model": 20},
+            "mesh.fsdp = 8 does not divide model.d_model = 20; choose one of 1, 2, 4, 5",
+        ),
+        (
+            {"fsdp": 1, "context": 8},
+            {},
+            "mesh.context = 8 does not divide model.n_ctx = 12; choose one of 1, 2, 3, 4, 6",
+        ),
+        (
+            {"fsdp": 2, "context": 4},
+            {"d_model": 20, "n_ctx": 16},
+            "mesh.fsdp x mesh.context = 8 does not divide model.d_model = 20",
+        ),
         (
             {"fsdp": 1, "tensor": 2, "context": 4, "sharding": "fsdp_tensor"},
             {},
@@ -78,7 +101,11 @@ def test_rows_of_a_process_are_those_of_its_devices(mesh, monkeypatch):
             self.whole, self.here = NamedSharding(mesh, spec), mesh.devices.ravel()[4:]
 
         def addressable_devices_indices_map(self, shape):
-            return {device: index for device, index in self.whole.devices_indices_map(shape).items() if device in self.here}
+            return {
+                device: index
+                for device, index in self.whole.devices_indices_map(shape).items()
+                if device in self.here
+            }
 
     monkeypatch.setattr(rules, "NamedSharding", Half)
     assert rules.local_rows(8, rules.PRESETS["fsdp_tensor"].activations, mesh) == [4, 5, 6, 7]
@@ -89,7 +116,10 @@ def test_rows_are_placed_by_number(mesh):
     table = rules.PRESETS["fsdp_tensor"].activations
     host = np.arange(48).reshape(2, 8, 3)
     assert rules.local_rows(8, table, mesh) == list(range(8))
-    for found in (rules.put_on_mesh(host, "MB1", table, mesh), rules.put_on_mesh(host, "MB1", table, mesh, 8)):
+    for found in (
+        rules.put_on_mesh(host, "MB1", table, mesh),
+        rules.put_on_mesh(host, "MB1", table, mesh, 8),
+    ):
         np.testing.assert_array_equal(found, host)
         assert found.sharding.spec == P(None, ("data", "fsdp"), None)
     with pytest.raises(AssertionError):

@@ -15,7 +15,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gptjax.config import schema
 from gptjax.sharding import device_mesh, topology, xla_options
 
-needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -r requirements-dev.txt")
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="needs libtpu: pip install -r requirements-dev.txt",
+)
 
 
 @pytest.mark.parametrize(
@@ -65,16 +68,36 @@ def test_unknown_names(name, message):
         topology.from_name(name)
 
 
-@pytest.mark.parametrize("module, name, remedy", [("libtpu", "v5e-1", "dev"), ("jax_plugins", "h100-1", "gpu")])
+@pytest.mark.parametrize(
+    "module, name, remedy", [("libtpu", "v5e-1", "dev"), ("jax_plugins", "h100-1", "gpu")]
+)
 def test_a_compiler_that_is_missing(monkeypatch, module, name, remedy):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == module else find(wanted))
-    with pytest.raises(ValueError, match=f"compiling for .* not installed: pip install -r requirements-{remedy}.txt"):
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda wanted: None if wanted == module else find(wanted)
+    )
+    with pytest.raises(
+        ValueError,
+        match=f"compiling for .* not installed: pip install -r requirements-{remedy}.txt",
+    ):
         topology.from_name(name).devices()
 
 
 @needs_libtpu
-@pytest.mark.parametrize("name", ["v4-16", "v5p-8", "v5e-1", "v5litepod-8", "v6e-8", "tpu7x-8", "tpu7x-2", "2xv5e-4", "v6e:16x16"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "v4-16",
+        "v5p-8",
+        "v5e-1",
+        "v5litepod-8",
+        "v6e-8",
+        "tpu7x-8",
+        "tpu7x-2",
+        "2xv5e-4",
+        "v6e:16x16",
+    ],
+)
 def test_tpus_that_are_not_here(name):
     target = topology.from_name(name)
     there = target.devices()
@@ -87,7 +110,10 @@ def test_tpus_that_are_not_here(name):
 @needs_libtpu
 def test_programs_for_chips_elsewhere_stay_out_of_the_cache(tmp_path):
     """Where jax would write them, and fail to read them. Programs for devices that are here are written again afterwards."""
-    settings = {"jax_compilation_cache_dir": str(tmp_path), "jax_persistent_cache_min_compile_time_secs": 0.0}
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
     before = {name: getattr(jax.config, name) for name in settings}
     mesh = jax.sharding.Mesh(topology.from_name("v5e-1").devices(), "x")
     x = jax.ShapeDtypeStruct((8,), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
@@ -111,8 +137,13 @@ def test_hbm_is_what_the_compiler_allows():
     """A program that needs more than a chip has is refused, and the refusal names the size."""
     target = topology.from_name("v5e-1")
     mesh = jax.sharding.Mesh(target.devices(), "x")
-    x = jax.ShapeDtypeStruct((2**17, 2**17), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec()))
-    with pytest.raises(jax.errors.JaxRuntimeError, match=rf"exceeds available HBM \({target.chip.hbm_bytes / 2**30:.2f}G\)"):
+    x = jax.ShapeDtypeStruct(
+        (2**17, 2**17), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec())
+    )
+    with pytest.raises(
+        jax.errors.JaxRuntimeError,
+        match=rf"exceeds available HBM \({target.chip.hbm_bytes / 2**30:.2f}G\)",
+    ):
         jax.jit(lambda x: x @ x).trace(x).lower(lowering_platforms=("tpu",)).compile()
 
 
@@ -125,8 +156,18 @@ def test_hbm_is_what_the_compiler_allows():
     ],
 )
 def test_libtpu_is_quiet_and_jax_uses_the_cpu(program):
-    environment = {name: value for name, value in os.environ.items() if name not in (*topology.QUIET_ENV, "JAX_PLATFORMS", "XLA_FLAGS")}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in (*topology.QUIET_ENV, "JAX_PLATFORMS", "XLA_FLAGS")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert (done.stdout, done.stderr, done.returncode) == ("[CpuDevice(id=0)]\n", "", 0)
 
 
@@ -141,20 +182,35 @@ def test_libtpu_is_quiet_and_jax_uses_the_cpu(program):
 )
 def test_too_few_addresses_are_refused_before_jax_begins(monkeypatch, start):
     monkeypatch.setattr(resource, "getrlimit", lambda which: (2**31, 2**31))
-    with pytest.raises(ValueError, match=r"2.00 GiB of addresses \(ulimit -v\), and jax needs 4.00 GiB: raise the limit"):
+    with pytest.raises(
+        ValueError,
+        match=r"2.00 GiB of addresses \(ulimit -v\), and jax needs 4.00 GiB: raise the limit",
+    ):
         start()
 
 
 def test_peaks_are_those_of_the_data_sheets():
     """TFLOP/s in bfloat16 without sparsity, of half a tpu7x, which jax calls a device: docs.cloud.google.com/tpu, NVIDIA's sheets."""
-    peaks = {"v4": 275, "v5e": 197, "v5p": 459, "v6e": 918, "tpu7x": 2307 / 2, "h100": 989, "h200": 989, "a100": 312}
+    peaks = {
+        "v4": 275,
+        "v5e": 197,
+        "v5p": 459,
+        "v6e": 918,
+        "tpu7x": 2307 / 2,
+        "h100": 989,
+        "h200": 989,
+        "a100": 312,
+    }
     assert {name: chip.flops for name, chip in topology.CHIPS.items()} == {
         name: pytest.approx(peaks[name] * 1e12) for name in topology.CHIPS
     }
 
 
 def test_an_h100_is_what_its_compiler_is_told():
-    sizes = {name: int(re.search(rf"{name}: (\d+)", topology.H100_TARGET_CONFIG)[1]) for name in ("device_memory_size", "memory_bandwidth")}
+    sizes = {
+        name: int(re.search(rf"{name}: (\d+)", topology.H100_TARGET_CONFIG)[1])
+        for name in ("device_memory_size", "memory_bandwidth")
+    }
     chip = topology.CHIPS["h100"]
     assert 0.9 < chip.hbm_bytes / sizes["device_memory_size"] <= 1
     assert chip.hbm_bandwidth == pytest.approx(sizes["memory_bandwidth"], rel=0.01)

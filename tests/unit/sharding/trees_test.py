@@ -29,7 +29,11 @@ def digest(x):
 
 
 def test_names_follow_attributes_keys_and_indices():
-    state = State(step=0, params={"layers": [{"qkv_D3NH": 1, "out_NHD": 2}]}, opt=(Moments(mu={"w": 3}, nu=None), 4))
+    state = State(
+        step=0,
+        params={"layers": [{"qkv_D3NH": 1, "out_NHD": 2}]},
+        opt=(Moments(mu={"w": 3}, nu=None), 4),
+    )
     assert trees.named_leaves(state) == [
         ("step", 0),
         ("params/layers/0/out_NHD", 2),
@@ -39,7 +43,9 @@ def test_names_follow_attributes_keys_and_indices():
     ]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32", "uint32", "int8", "uint8"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "bfloat16", "float16", "int32", "uint32", "int8", "uint8"]
+)
 def test_every_single_flipped_bit_changes_the_digest(dtype):
     values = np.asarray(jnp.linspace(-3, 3, 6).reshape(2, 3).astype(dtype))
     whole = digest(jnp.asarray(values))
@@ -47,14 +53,18 @@ def test_every_single_flipped_bit_changes_the_digest(dtype):
     for bit in range(8 * len(raw)):
         flipped = bytearray(raw)
         flipped[bit // 8] ^= 1 << bit % 8
-        assert digest(jnp.asarray(np.frombuffer(bytes(flipped), values.dtype).reshape(2, 3))) != whole, f"bit {bit}"
+        assert (
+            digest(jnp.asarray(np.frombuffer(bytes(flipped), values.dtype).reshape(2, 3))) != whole
+        ), f"bit {bit}"
 
 
 def test_bools_scalars_keys_and_empty_arrays_have_digests():
     assert digest(jnp.array(True)) != digest(jnp.array(False))
     assert digest(jnp.int32(7)) != digest(jnp.int32(8))
     assert digest(jax.random.key(1)) != digest(jax.random.key(2))
-    assert digest(jax.random.split(jax.random.key(1), 3)) == digest(jax.random.split(jax.random.key(1), 3))
+    assert digest(jax.random.split(jax.random.key(1), 3)) == digest(
+        jax.random.split(jax.random.key(1), 3)
+    )
     assert digest(jnp.zeros((0, 4))) == 0
     assert digest(jnp.float32(0.0)) != digest(jnp.float32(-0.0))
 
@@ -84,6 +94,9 @@ def test_the_digest_is_the_same_on_every_mesh():
     alone = trees.digests(leaves)
     for shape, spec in [((8, 1), ("a",)), ((4, 2), ("a", "b")), ((2, 4), (None, "b"))]:
         mesh = jax.make_mesh(shape, ("a", "b"), axis_types=(AxisType.Auto,) * 2)
-        placed = {n: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec[: x.ndim]))) for n, x in leaves.items()}
+        placed = {
+            n: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec[: x.ndim])))
+            for n, x in leaves.items()
+        }
         assert len(placed["float"].sharding.device_set) == 8
         assert trees.digests(placed) == alone, (shape, spec)

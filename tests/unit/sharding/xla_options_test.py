@@ -20,7 +20,9 @@ HERE = jax.devices("cpu")[0]
 
 
 def test_by_device(monkeypatch):
-    assert xla_options.options(Device("tpu", "TPU v5")) == {"xla_tpu_scoped_vmem_limit_kib": str(topology.CHIPS["v5p"].fusion_kib)}
+    assert xla_options.options(Device("tpu", "TPU v5")) == {
+        "xla_tpu_scoped_vmem_limit_kib": str(topology.CHIPS["v5p"].fusion_kib)
+    }
     assert (
         xla_options.options(Device("tpu", "TPU v4"))
         == xla_options.options(Device("tpu", "TPU v99"))
@@ -39,7 +41,12 @@ def test_this_xla_multiplies_without_ynnpack_and_sums_with_it():
     x = jax.ShapeDtypeStruct((512, 512), jnp.float32)
 
     def program(f):
-        return jax.jit(f, compiler_options=xla_options.options(HERE)).lower(*[x] * f.__code__.co_argcount).compile().as_text()
+        return (
+            jax.jit(f, compiler_options=xla_options.options(HERE))
+            .lower(*[x] * f.__code__.co_argcount)
+            .compile()
+            .as_text()
+        )
 
     assert "ynn_fusion" not in program(lambda x, w: x @ w)
     assert "ynn_fusion" in program(lambda x: x.sum(0))

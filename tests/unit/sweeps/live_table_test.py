@@ -23,10 +23,14 @@ def test_a_line_counts_and_names_the_best():
 def test_the_time_left_is_that_of_points_done_or_of_those_that_run():
     point, other = sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(2)))
     running = local_runner.RunningPoint(point, None, time.monotonic() - 10)  # pyright: ignore[reportArgumentType]
-    progress = local_runner.Progress(collections.deque([other]), active={local_runner.make_slots(1, None)[0]: running})
+    progress = local_runner.Progress(
+        collections.deque([other]), active={local_runner.make_slots(1, None)[0]: running}
+    )
     there = {point.name: run_status.RunStatus("waiting", 0, 40, None)}
     assert live_table.seconds_left(there, progress, 1) is None
-    there = {point.name: run_status.RunStatus("begun", 10, 40, None)}  # a quarter in 10 s: 40 s each
+    there = {
+        point.name: run_status.RunStatus("begun", 10, 40, None)
+    }  # a quarter in 10 s: 40 s each
     assert abs(live_table.seconds_left(there, progress, 1) - 70) < 1
     running.first_step = 5  # of the ten: so 80 s each
     assert abs(live_table.seconds_left(there, progress, 1) - 140) < 1
@@ -36,15 +40,22 @@ def test_the_time_left_is_that_of_points_done_or_of_those_that_run():
 
 def test_where_there_is_little_room_what_tells_most_is_shown():
     states = {"a": "done", "b": "waiting", "c": "running", "d": "failed"}
-    assert live_table._visible_points(states, 2) == ["c", "d"] and live_table._visible_points(states, 9) == ["a", "b", "c", "d"]
+    assert live_table._visible_points(states, 2) == ["c", "d"] and live_table._visible_points(
+        states, 9
+    ) == ["a", "b", "c", "d"]
 
 
 def test_lines_where_there_is_no_terminal(tmp_path, capsys):
-    points = sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=(("seed=0",), ("model.n_layers=0",))))
+    points = sweep.expand(
+        sweep.Sweep(about="?", recipe="smoke", points=(("seed=0",), ("model.n_layers=0",)))
+    )
     with live_table.LiveTable(points, tmp_path, 1) as board:
         board.show(progress := local_runner.Progress(collections.deque(points[:1])))
         progress.queue.clear()
         progress.failures["seed=0"] = "killed"
         board.show(progress)  # too soon: it is said in the end
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["refused  n_layers=0  (0 done, 1 waiting, 1 failed)", "failed   seed=0  (0 done, 2 failed)"]
+    assert lines == [
+        "refused  n_layers=0  (0 done, 1 waiting, 1 failed)",
+        "failed   seed=0  (0 done, 2 failed)",
+    ]

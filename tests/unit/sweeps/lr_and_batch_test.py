@@ -13,7 +13,9 @@ BATCHES = (128, 512, 2048)
 
 def arm(peak, best, *edits, **more):
     """Its loss is a parabola in log peak, least at `best`."""
-    return make_result(*edits, f"train.schedule.peak={peak}", losses=(3 + math.log(peak / best) ** 2,), **more)
+    return make_result(
+        *edits, f"train.schedule.peak={peak}", losses=(3 + math.log(peak / best) ** 2,), **more
+    )
 
 
 def batch(tokens, peak, exponent=1.0):
@@ -37,15 +39,32 @@ def test_the_best_peak_and_the_parabolas(tmp_path):
 
 
 def test_a_best_peak_at_the_edge_is_said(tmp_path):
-    assert lr_and_batch.lr_section([arm(peak, 1e-4) for peak in PEAKS], tmp_path / "rates.png").rows[0][3] == "at the edge: search further"
+    assert (
+        lr_and_batch.lr_section([arm(peak, 1e-4) for peak in PEAKS], tmp_path / "rates.png").rows[
+            0
+        ][3]
+        == "at the edge: search further"
+    )
 
 
 def test_arms_are_searched_apart_and_need_three_peaks(tmp_path):
-    two = [arm(peak, best, f"model.n_layers={n}") for n, best in ((2, 3e-3), (4, 1e-3)) for peak in PEAKS]
+    two = [
+        arm(peak, best, f"model.n_layers={n}")
+        for n, best in ((2, 3e-3), (4, 1e-3))
+        for peak in PEAKS
+    ]
     found = lr_and_batch.lr_section(two, tmp_path / "rates.png")
-    assert [(row[0], row[1]) for row in found.rows] == [("n_layers=2", "0.003"), ("n_layers=4", "0.001")]
+    assert [(row[0], row[1]) for row in found.rows] == [
+        ("n_layers=2", "0.003"),
+        ("n_layers=4", "0.001"),
+    ]
     assert lr_and_batch.lr_section(two[:2], tmp_path / "rates.png") is None
-    assert lr_and_batch.lr_section([*two[:2], make_result("train.schedule.peak=1")], tmp_path / "rates.png") is None  # it has not finished
+    assert (
+        lr_and_batch.lr_section(
+            [*two[:2], make_result("train.schedule.peak=1")], tmp_path / "rates.png"
+        )
+        is None
+    )  # it has not finished
 
 
 @pytest.mark.parametrize("exponent", [0.5, 1.0])
@@ -55,24 +74,39 @@ def test_batches_that_do_as_the_noise_scale_says(exponent, tmp_path):
     made, _, noise = lr_and_batch.compare_batches(group)
     assert noise == NOISE and [search.batch_tokens for search in group] == list(BATCHES)
     for found in made:
-        assert found.predicted_peaks[0 if exponent == 0.5 else 1] == pytest.approx(found.search.fitted_peak, rel=0.02)
+        assert found.predicted_peaks[0 if exponent == 0.5 else 1] == pytest.approx(
+            found.search.fitted_peak, rel=0.02
+        )
     section = lr_and_batch.batch_section(results, tmp_path / "batches.png")
-    assert [row[0] for row in section.rows] == ["128", "512", "2,048"] and {row[4] for row in section.rows} == {"1.02k"}
-    assert "noise scale 1,024 tokens" in section.note and section.picture.read_bytes().startswith(b"\x89PNG")
+    assert [row[0] for row in section.rows] == ["128", "512", "2,048"] and {
+        row[4] for row in section.rows
+    } == {"1.02k"}
+    assert "noise scale 1,024 tokens" in section.note and section.picture.read_bytes().startswith(
+        b"\x89PNG"
+    )
 
 
 def test_tokens_to_a_loss():
     made, target, _ = lr_and_batch.compare_batches(
-        lr_and_batch.group_by_batch(lr_and_batch.group_searches([batch(t, p) for t in BATCHES for p in PEAKS]))[0]
+        lr_and_batch.group_by_batch(
+            lr_and_batch.group_searches([batch(t, p) for t in BATCHES for p in PEAKS])
+        )[0]
     )
     assert target == pytest.approx(max(found.search.best_arm.loss.mean for found in made))
     assert lr_and_batch.tokens_to_reach([(0, 5.0), (100, 4.0), (200, 2.0)], 3.0) == 150
-    assert lr_and_batch.tokens_to_reach([(10, 2.0)], 3.0) == 10 and lr_and_batch.tokens_to_reach([(10, 4.0)], 3.0) == math.inf
-    assert [found.predicted_tokens / made[0].predicted_tokens for found in made] == pytest.approx([1, 1.5 / 1.125, 3 / 1.125])
+    assert (
+        lr_and_batch.tokens_to_reach([(10, 2.0)], 3.0) == 10
+        and lr_and_batch.tokens_to_reach([(10, 4.0)], 3.0) == math.inf
+    )
+    assert [found.predicted_tokens / made[0].predicted_tokens for found in made] == pytest.approx(
+        [1, 1.5 / 1.125, 3 / 1.125]
+    )
 
 
 def test_without_a_noise_scale_batches_are_told_without_prediction(tmp_path):
     results = [arm(1e-2, 1e-2, f"train.batch_tokens={tokens}") for tokens in BATCHES]
     section = lr_and_batch.batch_section(results, tmp_path / "batches.png")
-    assert "no noise scale was measured" in section.note and {row[3] for row in section.rows} == {""}
+    assert "no noise scale was measured" in section.note and {row[3] for row in section.rows} == {
+        ""
+    }
     assert lr_and_batch.batch_section(results[:2], tmp_path / "batches.png") is None

@@ -23,7 +23,13 @@ def records(directory, point, *lines):
 
 def test_from_nothing_to_done(tmp_path, point):
     assert run_status.read_status(point, tmp_path) == run_status.RunStatus("waiting", 0, 40, None)
-    there = records(tmp_path, point, {"step": 1, "loss": 4.0}, {"step": 1, "validation_loss": 3.9}, {"step": 2, "loss": 3.8})
+    there = records(
+        tmp_path,
+        point,
+        {"step": 1, "loss": 4.0},
+        {"step": 1, "validation_loss": 3.9},
+        {"step": 2, "loss": 3.8},
+    )
     assert run_status.read_status(point, tmp_path) == run_status.RunStatus("begun", 2, 40, 3.9)
     records(tmp_path, point, {"step": 40, "loss": 3.0}, {"step": 40, "validation_loss": 3.1})
     assert run_status.read_status(point, tmp_path).state == "begun"  # not saved yet
@@ -32,21 +38,31 @@ def test_from_nothing_to_done(tmp_path, point):
 
 
 def test_a_torn_line_and_a_loss_that_is_no_number_are_passed_over(tmp_path, point):
-    there = records(tmp_path, point, {"step": 1, "validation_loss": 3.9}, {"step": 2, "validation_loss": "NaN"})
+    there = records(
+        tmp_path, point, {"step": 1, "validation_loss": 3.9}, {"step": 2, "validation_loss": "NaN"}
+    )
     with (there / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "validation_')
     assert run_status.read_status(point, tmp_path).loss == 3.9
 
 
 def test_of_a_long_record_the_end_is_read(tmp_path, point):
-    lines = [{"step": n, "loss": 4.0} for n in range(1, 3000)] + [{"step": 3000, "validation_loss": 2.5}]
+    lines = [{"step": n, "loss": 4.0} for n in range(1, 3000)] + [
+        {"step": 3000, "validation_loss": 2.5}
+    ]
     records(tmp_path, point, *lines)
-    assert run_status.read_status(point, tmp_path).loss == 2.5 and run_status.read_status(point, tmp_path).step == 3000
+    assert (
+        run_status.read_status(point, tmp_path).loss == 2.5
+        and run_status.read_status(point, tmp_path).step == 3000
+    )
 
 
 def test_the_record_of_a_sweep_comes_back(tmp_path):
     asked = sweep.Sweep(
-        about="why?", recipe="smoke", points=sweep.grid(sweep.seeds(2), sweep.each("train.steps", 3)), sets=("loop.every_log=1",)
+        about="why?",
+        recipe="smoke",
+        points=sweep.grid(sweep.seeds(2), sweep.each("train.steps", 3)),
+        sets=("loop.every_log=1",),
     )
     run_status.write_sweep(tmp_path / "there", "mine", asked)
     assert run_status.read_sweep(tmp_path / "there") == ("mine", asked)
@@ -59,14 +75,24 @@ def test_a_run_of_another_config_is_not_taken_over(tmp_path, point):
     other = overrides.override(point.config, "model.n_layers=4")
     (tmp_path / point.name).mkdir()
     (tmp_path / point.name / "config.json").write_text(json.dumps(overrides.flatten(other)))
-    assert "holds a run of another config (model.n_layers: 4 -> 2)" in run_status.find_conflict(point, tmp_path)
+    assert "holds a run of another config (model.n_layers: 4 -> 2)" in run_status.find_conflict(
+        point, tmp_path
+    )
 
 
 def test_a_sweep_is_read_as_it_was_written_and_older_ones_too(tmp_path):
-    asked = sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(2), sets=("train.steps=3",), check=sweep.each("seed", 7))
+    asked = sweep.Sweep(
+        about="?",
+        recipe="smoke",
+        points=sweep.seeds(2),
+        sets=("train.steps=3",),
+        check=sweep.each("seed", 7),
+    )
     run_status.write_sweep(tmp_path, "mine", asked)
     assert run_status.read_sweep(tmp_path) == ("mine", asked)
     record = json.loads((tmp_path / "sweep.json").read_text())
     del record["check"]
     (tmp_path / "sweep.json").write_text(json.dumps(record))
-    assert run_status.read_sweep(tmp_path)[1].check == () and run_status.read_sweep(tmp_path)[1].points == sweep.seeds(2)
+    assert run_status.read_sweep(tmp_path)[1].check == () and run_status.read_sweep(tmp_path)[
+        1
+    ].points == sweep.seeds(2)

@@ -36,9 +36,13 @@ def directory(tmp_path):
     asked = sweep.Sweep(about="a?", recipe="smoke", points=sweep.seeds(3))
     run_status.write_sweep(tmp_path, "mine", asked)
     for point in sweep.expand(asked)[:2]:
-        records = [{"step": step, "loss": 3.0, "lr": "NaN"} for step in (1, 2, 3)] + [{"step": 3, "validation_loss": 4.0}]
+        records = [{"step": step, "loss": 3.0, "lr": "NaN"} for step in (1, 2, 3)] + [
+            {"step": 3, "validation_loss": 4.0}
+        ]
         (tmp_path / point.name).mkdir()
-        (tmp_path / point.name / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        (tmp_path / point.name / "metrics.jsonl").write_text(
+            "".join(json.dumps(record) + "\n" for record in records)
+        )
     return tmp_path
 
 
@@ -52,14 +56,29 @@ def test_each_run_is_sent_from_where_it_stands_there(directory, monkeypatch, cap
     finally:
         sys.modules.pop("wandb", None)
     said = capsys.readouterr().out.splitlines()
-    assert said == ["seed=0: steps 2 to 3", "seed=1: steps 2 to 3", "seed=2: nothing to send", "2 of 3 runs sent to theirs"]
+    assert said == [
+        "seed=0: steps 2 to 3",
+        "seed=1: steps 2 to 3",
+        "seed=2: nothing to send",
+        "2 of 3 runs sent to theirs",
+    ]
     first, second = (json.loads((directory / f"seed={seed}.json").read_text()) for seed in (0, 1))
-    assert (first["project"], first["group"], first["resume"], first["seed"]) == ("theirs", "mine", "allow", 0)
-    assert first["steps"] == {"2": {"loss": 3.0}, "3": {"loss": 3.0, "validation_loss": 4.0}} and first["state"] == "begun"
+    assert (first["project"], first["group"], first["resume"], first["seed"]) == (
+        "theirs",
+        "mine",
+        "allow",
+        0,
+    )
+    assert (
+        first["steps"] == {"2": {"loss": 3.0}, "3": {"loss": 3.0, "validation_loss": 4.0}}
+        and first["state"] == "begun"
+    )
     assert first["id"] != second["id"]
 
 
 def test_without_the_package_one_line_says_how_to_get_it(directory, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"needs the package wandb: pip install -r requirements-extra\.txt"):
+    with pytest.raises(
+        ValueError, match=r"needs the package wandb: pip install -r requirements-extra\.txt"
+    ):
         program.main(["send", str(directory)])

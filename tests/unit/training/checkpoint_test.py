@@ -33,7 +33,9 @@ class State:
 
 
 def mesh(*shape):
-    return jax.make_mesh(shape, ("a", "b"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[: np.prod(shape)])
+    return jax.make_mesh(
+        shape, ("a", "b"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[: np.prod(shape)]
+    )
 
 
 def state_of(step, width=256, on=(4, 2)):
@@ -41,19 +43,27 @@ def state_of(step, width=256, on=(4, 2)):
     key = jax.random.key(step)
     state = State(
         step=jnp.int32(step),
-        params={"w_DF": jax.random.normal(key, (64, width)), "layers": [jax.random.normal(key, (8, 16)).astype(jnp.bfloat16)]},
+        params={
+            "w_DF": jax.random.normal(key, (64, width)),
+            "layers": [jax.random.normal(key, (8, 16)).astype(jnp.bfloat16)],
+        },
         key=key,
     )
     return jax.device_put(state, specs(state, mesh(*on)))
 
 
 def specs(state, where):
-    return jax.tree.map(lambda x: NamedSharding(where, PartitionSpec("a", "b") if x.ndim == 2 else PartitionSpec()), state)
+    return jax.tree.map(
+        lambda x: NamedSharding(where, PartitionSpec("a", "b") if x.ndim == 2 else PartitionSpec()),
+        state,
+    )
 
 
 def abstract(state, where=None):
     where = specs(state, where or mesh(4, 2))
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, where)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, where
+    )
 
 
 def same(a, b):
@@ -61,7 +71,9 @@ def same(a, b):
 
 
 def opened(directory, said=None, keep_last=3, every_keep=None):
-    return checkpoint.CheckpointManager(directory, keep_last, every_keep, (said if said is not None else []).append)
+    return checkpoint.CheckpointManager(
+        directory, keep_last, every_keep, (said if said is not None else []).append
+    )
 
 
 def saved_run(directory, steps=(10, 20, 30)):
@@ -111,14 +123,21 @@ def test_a_state_comes_back_exactly_on_any_mesh(tmp_path, on):
 def test_a_part_of_a_state_can_be_read_alone_and_without_a_sharding(tmp_path):
     params = state_of(30).params
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), {"params": params})
-    step, part, _ = checkpoint.CheckpointReader(saved_run(tmp_path), print).restore(wanted, prefix="params/")
+    step, part, _ = checkpoint.CheckpointReader(saved_run(tmp_path), print).restore(
+        wanted, prefix="params/"
+    )
     assert step == 30 and same(part, {"params": params})
 
 
 def test_the_state_may_be_donated_or_deleted_after_save(tmp_path):
     @jax.jit
     def big(seed):
-        return {f"w{i}": jax.random.normal(jax.random.fold_in(jax.random.key(0), seed + i), (1000, 1000)) for i in range(10)}
+        return {
+            f"w{i}": jax.random.normal(
+                jax.random.fold_in(jax.random.key(0), seed + i), (1000, 1000)
+            )
+            for i in range(10)
+        }
 
     spoil = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
     jax.block_until_ready(spoil(big(0)))
@@ -143,7 +162,9 @@ def test_the_newest_are_kept_and_every_keep_for_ever(tmp_path):
         checkpoints.wait()
         assert checkpoints.steps() == [20, 40, 60, 70]
         assert checkpoints.metadata() == {"step": 70} and checkpoints.metadata(40) == {"step": 40}
-        with pytest.raises(ValueError, match="no checkpoint of step 30 .*steps there: 20, 40, 60, 70"):
+        with pytest.raises(
+            ValueError, match="no checkpoint of step 30 .*steps there: 20, 40, 60, 70"
+        ):
             checkpoints.metadata(30)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["20", "40", "60", "70"]
 
@@ -153,11 +174,16 @@ def test_another_shape_names_the_first_leaf_and_does_not_walk_back(tmp_path):
     said = []
     with opened(tmp_path, said) as checkpoints:
         with pytest.raises(
-            ValueError, match=r"params/w_DF is float32\[64,256\] in the checkpoint of step 30 .* and float32\[64,512\] in this config"
+            ValueError,
+            match=r"params/w_DF is float32\[64,256\] in the checkpoint of step 30 .* and float32\[64,512\] in this config",
         ):
             checkpoints.restore(abstract(state_of(0, width=512)))
         with pytest.raises(ValueError, match="key is .* and absent in this config"):
-            checkpoints.restore(State(step=abstract(state_of(0)).step, params=abstract(state_of(0)).params, key=None))
+            checkpoints.restore(
+                State(
+                    step=abstract(state_of(0)).step, params=abstract(state_of(0)).params, key=None
+                )
+            )
     assert said == []
 
 
@@ -173,7 +199,9 @@ def test_a_checkpoint_by_the_name_of_another_step_is_refused_by_every_reader(tmp
                  lambda: saved.restore(abstract(state_of(0)), steps=[20])):  # fmt: skip
         with pytest.raises(ValueError, match=refusal):
             read()
-    assert said == [] and sorted(path.name for path in tmp_path.iterdir()) == (["20"] if move is Path.rename else ["12", "20"])
+    assert said == [] and sorted(path.name for path in tmp_path.iterdir()) == (
+        ["20"] if move is Path.rename else ["12", "20"]
+    )
 
 
 def test_all_processes_take_the_checkpoints_that_process_0_sees(tmp_path):
@@ -204,14 +232,25 @@ def test_one_flipped_byte_of_values_names_the_leaf(tmp_path, at):
 def later(file):
     """A change that leaves the file as long, and valid: only its CRC tells."""
     text = file.read_text()
-    file.write_text(re.sub(r'(timestamp_nsecs": \d+)(\d)', lambda found: found[1] + str(9 - int(found[2])), text, count=1))
+    file.write_text(
+        re.sub(
+            r'(timestamp_nsecs": \d+)(\d)',
+            lambda found: found[1] + str(9 - int(found[2])),
+            text,
+            count=1,
+        )
+    )
     assert file.read_text() != text
 
 
 def damages():
     """Every way in which a file of a checkpoint may be hurt, by the file's name; the names hold random parts, so kinds are found first."""
     return [
-        ("truncated values", lambda d: biggest(d), lambda f: f.write_bytes(f.read_bytes()[: f.stat().st_size // 2])),
+        (
+            "truncated values",
+            lambda d: biggest(d),
+            lambda f: f.write_bytes(f.read_bytes()[: f.stat().st_size // 2]),
+        ),
         ("missing values", lambda d: biggest(d), Path.unlink),
         ("flipped record", lambda d: d / "_CHECKPOINT_METADATA", lambda f: flip(f, 0.5)),
         ("truncated record", lambda d: d / "_CHECKPOINT_METADATA", lambda f: f.write_bytes(b"")),
@@ -222,7 +261,11 @@ def damages():
         ("bottomless listing", lambda d: d / "files.json", lambda f: f.write_text("[" * 100_000)),
         ("flipped manifest", lambda d: next(d.rglob("manifest.ocdbt")), lambda f: flip(f, 0.5)),
         ("missing tree", lambda d: next(d.rglob("_METADATA")), Path.unlink),
-        ("truncated node", lambda d: next(f for f in d.glob("state/d/*")), lambda f: f.write_bytes(f.read_bytes()[:20])),
+        (
+            "truncated node",
+            lambda d: next(f for f in d.glob("state/d/*")),
+            lambda f: f.write_bytes(f.read_bytes()[:20]),
+        ),
     ]
 
 
@@ -233,7 +276,11 @@ def test_any_damaged_file_walks_back_with_one_line(tmp_path, capfd, name, find, 
     said = []
     step, state, _ = restored(tmp_path, said)
     assert step == 20 and same(state, state_of(20))
-    assert len(said) == 1 and said[0].startswith("the checkpoint of step 30 is damaged: ") and "\n" not in said[0]
+    assert (
+        len(said) == 1
+        and said[0].startswith("the checkpoint of step 30 is damaged: ")
+        and "\n" not in said[0]
+    )
     assert capfd.readouterr() == ("", "")
 
 
@@ -256,7 +303,9 @@ def test_all_damaged_is_an_error_that_names_what_was_tried(tmp_path):
     for step in ("10", "20", "30"):
         biggest(tmp_path / step).unlink()
     said = []
-    with pytest.raises(ValueError, match="every checkpoint in .* is damaged .*30: .*20: .*10: .*another --run"):
+    with pytest.raises(
+        ValueError, match="every checkpoint in .* is damaged .*30: .*20: .*10: .*another --run"
+    ):
         restored(tmp_path, said)
     assert len(said) == 3
     assert checkpoint.CheckpointReader(tmp_path, print).steps() == [10, 20, 30]
@@ -324,7 +373,9 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
             step, state, about = checkpoints.restore(wanted)
             checkpoints.prepare()
             assert said == [] and begun - 1 <= step <= begun + 1
-            assert about == {"row": step} and all((state[f"w{i}"] == step + i).all() for i in range(8))
+            assert about == {"row": step} and all(
+                (state[f"w{i}"] == step + i).all() for i in range(8)
+            )
             assert all(entry.name.isdecimal() for entry in tmp_path.iterdir())
             for done in checkpoints.steps():
                 (tmp_path / str(done)).rename(tmp_path / f"{done}.removed")
@@ -332,10 +383,13 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
 
 def test_a_full_disk_is_noticed_before_writing(tmp_path, monkeypatch):
     saved_run(tmp_path)
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: SimpleNamespace(free=12_345_678 - 8_000_000))
+    monkeypatch.setattr(
+        storage.shutil, "disk_usage", lambda _: SimpleNamespace(free=12_345_678 - 8_000_000)
+    )
     with opened(tmp_path) as checkpoints:
         with pytest.raises(
-            ValueError, match=r"cannot save the checkpoint of step 40 in .*: the disk is full; it needs 8\.5 MB and 4\.3 MB are free"
+            ValueError,
+            match=r"cannot save the checkpoint of step 40 in .*: the disk is full; it needs 8\.5 MB and 4\.3 MB are free",
         ):
             checkpoints.save(40, state_of(40), {})
     assert restored(tmp_path)[0] == 30
@@ -346,7 +400,12 @@ def small_disk(tmp_path):
     """A file system of 12 MB of its own."""
     place = tmp_path / "small"
     place.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", place], capture_output=True).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", place], capture_output=True
+        ).returncode
+    ):
         pytest.skip("mounting a small file system needs root")
     yield place
     subprocess.run(["umount", place], check=True)
@@ -357,9 +416,14 @@ def test_a_disk_that_fills_while_saving_keeps_the_checkpoint_before(small_disk, 
     with opened(small_disk / "run") as checkpoints:
         checkpoints.save(1, {"w": jnp.ones((1000, 1000))}, {})
         checkpoints.wait()
-        monkeypatch.setattr(checkpoints, "_free_bytes", lambda: 10**9)  # the space goes only after the look at it
+        monkeypatch.setattr(
+            checkpoints, "_free_bytes", lambda: 10**9
+        )  # the space goes only after the look at it
         checkpoints.save(2, {"w": jnp.ones((3000, 1000))}, {})
-        with pytest.raises(ValueError, match="cannot save the checkpoint of step 2 in .*/run: .*the disk is full; it needs 12.0 MB"):
+        with pytest.raises(
+            ValueError,
+            match="cannot save the checkpoint of step 2 in .*/run: .*the disk is full; it needs 12.0 MB",
+        ):
             checkpoints.wait()
         assert [entry.name for entry in (small_disk / "run").iterdir()] == ["1"]
         checkpoints.save(3, {"w": jnp.full((1000, 1000), 3.0)}, {})
@@ -372,9 +436,14 @@ def test_a_failed_save_surfaces_on_leaving_but_hides_no_other_error(tmp_path):
     def trouble(checkpoints):
         checkpoints.save(1, {"w": jnp.ones(4)}, {})
         checkpoints.wait()
-        checkpoints._pending = checkpoints._thread.submit(checkpoints._commit, 2, SimpleNamespace(result=lambda: 1 / 0), 0)
+        checkpoints._pending = checkpoints._thread.submit(
+            checkpoints._commit, 2, SimpleNamespace(result=lambda: 1 / 0), 0
+        )
 
-    with pytest.raises(ValueError, match="step 2 .*division by zero"), opened(tmp_path / "a") as checkpoints:
+    with (
+        pytest.raises(ValueError, match="step 2 .*division by zero"),
+        opened(tmp_path / "a") as checkpoints,
+    ):
         trouble(checkpoints)
     said = []
     with pytest.raises(KeyboardInterrupt), opened(tmp_path / "b", said) as checkpoints:
@@ -386,6 +455,9 @@ def test_a_failed_save_surfaces_on_leaving_but_hides_no_other_error(tmp_path):
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file" / "run", tmp_path / "file", Path("/proc/nowhere")):
-        with pytest.raises(ValueError, match=f"cannot write checkpoints to {place}: .*; make it writable, or give another --run") as error:
+        with pytest.raises(
+            ValueError,
+            match=f"cannot write checkpoints to {place}: .*; make it writable, or give another --run",
+        ) as error:
             opened(place).prepare()
         assert "\n" not in str(error.value)

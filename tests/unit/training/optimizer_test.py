@@ -10,7 +10,10 @@ from tests import tiny
 
 def test_decay_spares_biases_and_gains_alone():
     _, _, state = tiny.make_step(tiny.config())
-    mask = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(optimizer.decay_mask(state.params))}
+    mask = {
+        jax.tree_util.keystr(k): v
+        for k, v in jax.tree_util.tree_leaves_with_path(optimizer.decay_mask(state.params))
+    }
     spared = {path.split("'")[-2] for path, decays in mask.items() if not decays}
     assert spared == {"bias_D", "gain_D", "bias_QNH", "bias_F"}
     assert {path.split("'")[-2] for path, decays in mask.items() if decays} == {
@@ -23,7 +26,9 @@ def test_decay_spares_biases_and_gains_alone():
 
 
 def test_an_unknown_role_is_an_error():
-    with pytest.raises(ValueError, match="'scale' is not one of weight, token, position, bias, gain"):
+    with pytest.raises(
+        ValueError, match="'scale' is not one of weight, token, position, bias, gain"
+    ):
         optimizer.decay_mask({"scale_D": jnp.zeros(3)})
 
 
@@ -42,7 +47,9 @@ def opt_py(p, m, v, t, lr, eps, decay):
 @pytest.mark.parametrize("clip, eps", [(None, 1e-8), (0.5, 0.1)])
 def test_it_is_adam_with_decoupled_decay(clip, eps, correction, plain):
     """Against the formulas, three steps, in float64 numpy; the larger eps tells where it is added."""
-    spec = schema.AdamW(b1=0.9, b2=0.95, eps=eps, weight_decay=0.1, clip_norm=clip, bias_correction=correction)
+    spec = schema.AdamW(
+        b1=0.9, b2=0.95, eps=eps, weight_decay=0.1, clip_norm=clip, bias_correction=correction
+    )
     tx = optimizer.adamw(spec)
     rng = np.random.default_rng(0)
     p = {"weight_DF": rng.normal(size=(4, 3)), "bias_F": rng.normal(size=3)}
@@ -52,7 +59,9 @@ def test_it_is_adam_with_decoupled_decay(clip, eps, correction, plain):
     with jax.numpy_dtype_promotion("standard"):
         for t in range(1, 4):
             g = {k: rng.normal(size=x.shape) for k, x in p.items()}
-            updates, state = tx.update(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), g), state, found)
+            updates, state = tx.update(
+                jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), g), state, found
+            )
             found = jax.tree.map(lambda x, u: x - 0.01 * u, found, updates)
             norm = np.sqrt(sum((x**2).sum() for x in g.values()))
             g = {k: x * min(1, clip / norm) if clip else x for k, x in g.items()}

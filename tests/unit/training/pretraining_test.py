@@ -15,8 +15,12 @@ def test_a_sample_whose_prompt_has_no_tokens_begins_as_texts_do_and_one_of_nan_e
     assert tokens.encode("\n") == []
     _, built, state = tiny.make_step(tiny.config(n_vocab=tokens.n_vocab, n_layers=2))
     config = types.SimpleNamespace(loop=schema.Loop(sample_tokens=4))  # whose prompt is a newline
-    session = types.SimpleNamespace(dataset=types.SimpleNamespace(tokenizer=tokens), config=config, step=built)
+    session = types.SimpleNamespace(
+        dataset=types.SimpleNamespace(tokenizer=tokens), config=config, step=built
+    )
     said = pretraining.sample_text(session, state, 1)
     assert said.startswith("\n ") and len(said) > 4
     broken = state.replace(params=jax.tree.map(lambda x: x * float("nan"), state.params))
-    assert pretraining.sample_text(session, broken, 1).startswith("no sample: the model's probabilities are no numbers")
+    assert pretraining.sample_text(session, broken, 1).startswith(
+        "no sample: the model's probabilities are no numbers"
+    )

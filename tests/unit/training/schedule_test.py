@@ -11,8 +11,12 @@ def at(spec, *tokens):
 
 def test_cosine_of_gpt3():
     """Appendix B: linear over 375M tokens, cosine to 10% by 260B, constant to 300B."""
-    spec = schema.Cosine(peak=6e-4, warmup_tokens=375_000_000, decay_tokens=260_000_000_000, floor=0.1)
-    assert at(spec, 0, 187.5e6, 375e6, 260e9, 300e9) == pytest.approx([0, 3e-4, 6e-4, 6e-5, 6e-5], rel=1e-6)
+    spec = schema.Cosine(
+        peak=6e-4, warmup_tokens=375_000_000, decay_tokens=260_000_000_000, floor=0.1
+    )
+    assert at(spec, 0, 187.5e6, 375e6, 260e9, 300e9) == pytest.approx(
+        [0, 3e-4, 6e-4, 6e-5, 6e-5], rel=1e-6
+    )
     assert at(spec, (260e9 + 375e6) / 2) == pytest.approx([3.3e-4], rel=1e-6)
 
 
@@ -26,4 +30,6 @@ def test_linear_is_gpt1s_fine_tuning():
 
 def test_constant():
     assert at(schema.Constant(peak=1e-3), 0, 1e9) == pytest.approx([1e-3, 1e-3])
-    assert at(schema.Constant(peak=1e-3, warmup_tokens=10), 5, 10, 1e9) == pytest.approx([5e-4, 1e-3, 1e-3])
+    assert at(schema.Constant(peak=1e-3, warmup_tokens=10), 5, 10, 1e9) == pytest.approx(
+        [5e-4, 1e-3, 1e-3]
+    )

@@ -18,13 +18,21 @@ def test_a_non_finite_update_is_skipped_and_counted():
     run = jax.jit(built)
     rows, one = tiny.random_tokens(c, 1, 8), np.int32(1)
     with jax.set_mesh(mesh):
-        bad = state.replace(params=state.params | {"token_VD": state.params["token_VD"].at[0, 0].set(jnp.inf)})
+        bad = state.replace(
+            params=state.params | {"token_VD": state.params["token_VD"].at[0, 0].set(jnp.inf)}
+        )
         after, values = run(bad, rows, one)
         again, values_again = run(after, rows, one)
         good, values_good = run(again.replace(params=state.params), rows, one)
     assert not np.isfinite(values["loss"])
-    jax.tree.map(np.testing.assert_array_equal, (after.params, after.opt_state), (bad.params, bad.opt_state))
-    assert (int(values["skipped_in_row"]), int(values_again["skipped_in_row"]), int(values_good["skipped_in_row"])) == (1, 2, 0)
+    jax.tree.map(
+        np.testing.assert_array_equal, (after.params, after.opt_state), (bad.params, bad.opt_state)
+    )
+    assert (
+        int(values["skipped_in_row"]),
+        int(values_again["skipped_in_row"]),
+        int(values_good["skipped_in_row"]),
+    ) == (1, 2, 0)
     assert int(good.skipped) == 2 and int(good.step) == 3 and int(good.rows) == 24
     assert np.any(np.asarray(good.params["token_VD"]) != np.asarray(state.params["token_VD"]))
 
@@ -53,7 +61,9 @@ def test_dropout_masks_change_with_step_and_vanish_in_evaluation():
     assert float(a["loss"]) == float(same["loss"]) != float(b["loss"])
     _, plain, _ = tiny.make_step(tiny.config())
     rows, ones = tiny.random_tokens(c, 8), np.ones((8, c.model.n_ctx), np.float32)
-    assert float(jax.jit(built.nll)(state.params, rows, ones)) == float(jax.jit(plain.nll)(state.params, rows, ones))
+    assert float(jax.jit(built.nll)(state.params, rows, ones)) == float(
+        jax.jit(plain.nll)(state.params, rows, ones)
+    )
 
 
 class Keyed(step.TrainStep):
@@ -83,13 +93,24 @@ def test_a_step_is_its_formulas():
     adam = schema.AdamW(b1=0.9, b2=0.95, eps=0.1, weight_decay=0.1, clip_norm=None)
     c = tiny.replace_parts(tiny.config(), train={"optimizer": adam})
     mesh, built, state = tiny.make_step(c)
-    state, rows = state.replace(params=jax.tree.map(lambda x: 4 * x, state.params)), tiny.random_tokens(c, 4, 2)
+    state, rows = (
+        state.replace(params=jax.tree.map(lambda x: 4 * x, state.params)),
+        tiny.random_tokens(c, 4, 2),
+    )
 
     def plain(params, tokens_BT):
-        y_BTV = gpt.logits(built.model.apply({"params": params}, tokens_BT[:, :-1]), params["token_VD"], c.model.n_vocab)
-        return -jnp.take_along_axis(jax.nn.log_softmax(y_BTV), tokens_BT[:, 1:, None], axis=2).mean()
+        y_BTV = gpt.logits(
+            built.model.apply({"params": params}, tokens_BT[:, :-1]),
+            params["token_VD"],
+            c.model.n_vocab,
+        )
+        return -jnp.take_along_axis(
+            jax.nn.log_softmax(y_BTV), tokens_BT[:, 1:, None], axis=2
+        ).mean()
 
-    losses, gradients = jax.device_get(jax.jit(jax.vmap(jax.value_and_grad(plain), (None, 0)))(state.params, rows))
+    losses, gradients = jax.device_get(
+        jax.jit(jax.vmap(jax.value_and_grad(plain), (None, 0)))(state.params, rows)
+    )
     with jax.set_mesh(mesh):
         after, values = jax.device_get(jax.jit(built)(state, rows, np.int32(4)))
     before = jax.device_get(state.params)
@@ -98,13 +119,26 @@ def test_a_step_is_its_formulas():
         return sum(np.square(g, dtype=np.float64).sum() for g in jax.tree.leaves(tree))
 
     mean = jax.tree.map(lambda g: g.mean(0), gradients)
-    small, big = np.mean([squares(jax.tree.map(lambda g, i=i: g[i], gradients)) for i in range(4)]), squares(mean)
-    g2, tr = (96 * big - 24 * small) / 72, (small - big) / (1 / 24 - 1 / 96)  # 96 tokens in microbatches of 24
+    small, big = (
+        np.mean([squares(jax.tree.map(lambda g, i=i: g[i], gradients)) for i in range(4)]),
+        squares(mean),
+    )
+    g2, tr = (
+        (96 * big - 24 * small) / 72,
+        (small - big) / (1 / 24 - 1 / 96),
+    )  # 96 tokens in microbatches of 24
     rate = 1e-2 * 96 / 192  # half of the warm-up
     assert values["loss"] == pytest.approx(losses.mean(), rel=1e-5)
-    assert values["grad_norm"] == pytest.approx(np.sqrt(big), rel=1e-5) and big > 1 and values["lr"] == pytest.approx(rate, rel=1e-6)
+    assert (
+        values["grad_norm"] == pytest.approx(np.sqrt(big), rel=1e-5)
+        and big > 1
+        and values["lr"] == pytest.approx(rate, rel=1e-6)
+    )
     assert values["noise_scale"] == pytest.approx(tr / g2, rel=1e-2)
-    assert (after.noise_g2, after.noise_tr) == (pytest.approx(0.01 * g2, rel=1e-2), pytest.approx(0.01 * tr, rel=1e-2))
+    assert (after.noise_g2, after.noise_tr) == (
+        pytest.approx(0.01 * g2, rel=1e-2),
+        pytest.approx(0.01 * tr, rel=1e-2),
+    )
 
     def expected(path, p, g):
         decay = 0.1 * p if path[-1].key.startswith(("weight", "token", "position")) else 0
@@ -118,10 +152,16 @@ def test_a_step_is_its_formulas():
 def test_loss_and_gradient_must_both_be_finite(loss, gradient):
     c = tiny.config()
     _, built, state = tiny.make_step(c)
-    gradients = jax.tree.map(jnp.ones_like, state.params) | {"token_VD": jnp.full_like(state.params["token_VD"], gradient)}
+    gradients = jax.tree.map(jnp.ones_like, state.params) | {
+        "token_VD": jnp.full_like(state.params["token_VD"], gradient)
+    }
     sums = step.GradAccumulator(gradients, jnp.float32(loss), jnp.float32(1), jnp.int32(1))
     after, values = jax.jit(built.update, static_argnums=2)(state, sums, 8)
-    jax.tree.map(np.testing.assert_array_equal, (after.params, after.opt_state), (state.params, state.opt_state))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        (after.params, after.opt_state),
+        (state.params, state.opt_state),
+    )
     assert int(values["skipped"]) == int(values["skipped_in_row"]) == 1
 
 
@@ -131,8 +171,12 @@ def test_each_dropout_site_acts():
     params, rows = {"params": state.params}, tiny.random_tokens(c, 2)[:, :-1]
     plain = jax.jit(built.model.apply)(params, rows)
     for site in ("embedding", "attention", "residual"):
-        model = built.model.clone(config=dataclasses.replace(c.model, dropout=schema.Dropout(**{site: 0.3})))
-        dropped = jax.jit(functools.partial(model.apply, train=True))(params, rows, rngs={"dropout": jax.random.key(0)})
+        model = built.model.clone(
+            config=dataclasses.replace(c.model, dropout=schema.Dropout(**{site: 0.3}))
+        )
+        dropped = jax.jit(functools.partial(model.apply, train=True))(
+            params, rows, rngs={"dropout": jax.random.key(0)}
+        )
         assert np.abs(plain - dropped).max() > 1e-3, site
 
 
@@ -143,7 +187,9 @@ def test_noise_estimates_are_unbiased():
     draws = g + rng.normal(size=(20000, n, 10)) * sigma / np.sqrt(tokens)
     small, big = (draws**2).sum(-1).mean(1), (draws.mean(1) ** 2).sum(-1)
     g2, tr = step.noise_estimates(small, big, n, tokens)
-    assert g2.mean() == pytest.approx(10, rel=0.03) and tr.mean() == pytest.approx(10 * sigma**2, rel=0.03)
+    assert g2.mean() == pytest.approx(10, rel=0.03) and tr.mean() == pytest.approx(
+        10 * sigma**2, rel=0.03
+    )
 
 
 def test_documents_masked_by_config():
@@ -159,24 +205,35 @@ def test_documents_masked_by_config():
     nll = jax.jit(built.nll)
     assert float(nll(state.params, rows, late)) == float(nll(state.params, other, late))
     across = dataclasses.replace(built, config=tiny.config())
-    assert float(jax.jit(across.nll)(state.params, rows, late)) != float(jax.jit(across.nll)(state.params, other, late))
+    assert float(jax.jit(across.nll)(state.params, rows, late)) != float(
+        jax.jit(across.nll)(state.params, other, late)
+    )
 
 
 def test_segments_end_with_their_end_of_text():
-    np.testing.assert_array_equal(gpt.segment_ids(jnp.array([[5, 0, 6, 7, 0, 8]]), 0), [[0, 0, 1, 1, 1, 2]])
+    np.testing.assert_array_equal(
+        gpt.segment_ids(jnp.array([[5, 0, 6, 7, 0, 8]]), 0), [[0, 0, 1, 1, 1, 2]]
+    )
 
 
 def test_evaluation_counts_each_token_once_whatever_the_microbatch():
     c = tiny.config()
     _, built, state = tiny.make_step(c)
     nll, rows = jax.jit(built.nll), tiny.random_tokens(c, 7)
-    results = [metrics.evaluate(nll, state.params, rows, n, lambda x, letters: jnp.asarray(x), bytes_per_token=2.0) for n in (7, 4, 1)]
+    results = [
+        metrics.evaluate(
+            nll, state.params, rows, n, lambda x, letters: jnp.asarray(x), bytes_per_token=2.0
+        )
+        for n in (7, 4, 1)
+    ]
     for r in results:
         assert r["validation_loss"] == pytest.approx(results[0]["validation_loss"], rel=1e-6)
         assert r["perplexity"] == pytest.approx(np.exp(r["validation_loss"]))
         assert r["bits_per_byte"] == pytest.approx(r["validation_loss"] / np.log(2) / 2)
     ones = np.ones((7, c.model.n_ctx), np.float32)
-    assert results[0]["validation_loss"] == pytest.approx(float(nll(state.params, rows, ones)) / (7 * c.model.n_ctx))
+    assert results[0]["validation_loss"] == pytest.approx(
+        float(nll(state.params, rows, ones)) / (7 * c.model.n_ctx)
+    )
 
 
 def test_trained_once_compiled_once():
@@ -190,6 +247,10 @@ def test_trained_once_compiled_once():
 
     run = jax.jit(traced)
     with jax.set_mesh(mesh):
-        for i, count in enumerate((1, 2, 4)):  # a batch ramp: the count varies, the program does not
-            state, _ = run(state, tiny.random_tokens(c, 4, 2, seed=i), jax.device_put(np.int32(count)))
+        for i, count in enumerate(
+            (1, 2, 4)
+        ):  # a batch ramp: the count varies, the program does not
+            state, _ = run(
+                state, tiny.random_tokens(c, 4, 2, seed=i), jax.device_put(np.int32(count))
+            )
     assert len(traces) == 1 and int(state.rows) == 14

@@ -33,9 +33,13 @@ def test_a_run_is_opened_with_its_own_tokenizer_alone(folder, tmp_path, monkeypa
     converted(folder, tmp_path / "run")
     there, asked = load.load(str(tmp_path / "run")), []
     there.check(there.config, build.ByteTokenizer())
-    with pytest.raises(ValueError, match="was trained with a tokenizer of digest .*: set data.tokenizer to Bytes"):
+    with pytest.raises(
+        ValueError, match="was trained with a tokenizer of digest .*: set data.tokenizer to Bytes"
+    ):
         there.check(there.config, dataclasses.make_dataclass("Other", [("digest", str)])("0" * 64))
-    monkeypatch.setattr(load.RunWeights, "check", lambda run, config, text: asked.append(text.digest))
+    monkeypatch.setattr(
+        load.RunWeights, "check", lambda run, config, text: asked.append(text.digest)
+    )
     open_model.open_model(str(tmp_path / "run"), [], lambda done: None)
     assert asked == [build.ByteTokenizer().digest]
 
@@ -43,7 +47,10 @@ def test_a_run_is_opened_with_its_own_tokenizer_alone(folder, tmp_path, monkeypa
 def test_there_and_back(folder, tmp_path, capsys):
     converted(folder, tmp_path / "run")
     said = capsys.readouterr().out
-    assert "Hugging Face gpt2 -> run of gpt2" in said and f"python -m gptjax.sample --run={tmp_path / 'run'}" in said
+    assert (
+        "Hugging Face gpt2 -> run of gpt2" in said
+        and f"python -m gptjax.sample --run={tmp_path / 'run'}" in said
+    )
     assert run_dir.load_config(tmp_path / "run").model.n_layers == 1
     sample.main([f"--run={tmp_path / 'run'}", "--prompt=so", "--tokens=4", "--temperature=0"])
     assert "gpt2, step 0" in capsys.readouterr().out
@@ -51,7 +58,10 @@ def test_there_and_back(folder, tmp_path, capsys):
         converted(tmp_path / "run", tmp_path / "back", "--config=gpt1")
     converted(tmp_path / "run", tmp_path / "back")
     for name in ("model.safetensors", "config.json"):
-        digests = [hashlib.sha256((place / name).read_bytes()).hexdigest() for place in (folder, tmp_path / "back")]
+        digests = [
+            hashlib.sha256((place / name).read_bytes()).hexdigest()
+            for place in (folder, tmp_path / "back")
+        ]
         assert digests[0] == digests[1], name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "run", "theirs"]
 
@@ -66,18 +76,26 @@ def test_a_directory_that_holds_something_is_left_alone(folder, tmp_path):
     assert (tmp_path / "empty" / "config.json").exists()
 
 
-def test_what_stands_beside_is_left_alone_and_parents_of_a_refused_one_are_not_made(folder, tmp_path, monkeypatch):
+def test_what_stands_beside_is_left_alone_and_parents_of_a_refused_one_are_not_made(
+    folder, tmp_path, monkeypatch
+):
     (tmp_path / "run.partial").mkdir()
     (tmp_path / "run.partial" / "mine.txt").write_text("mine")
     converted(folder, tmp_path / "a" / "b" / "run")
     converted(folder, tmp_path / "run")
     assert (tmp_path / "run.partial" / "mine.txt").read_text() == "mine"
     assert (tmp_path / "run").stat().st_mode & 0o777 == (tmp_path / "theirs").stat().st_mode & 0o777
-    monkeypatch.setattr(convert, "write_run", lambda *given: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        convert,
+        "write_run",
+        lambda *given: (_ for _ in ()).throw(OSError(28, "No space left on device")),
+    )
     for to in (tmp_path / "x" / "y" / "run", tmp_path / "a" / "c" / "run"):
         with pytest.raises(OSError, match="No space"):
             converted(folder, to)
-    assert not (tmp_path / "x").exists() and [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+    assert not (tmp_path / "x").exists() and [path.name for path in (tmp_path / "a").iterdir()] == [
+        "b"
+    ]
 
 
 def test_a_directory_that_is_filled_meanwhile_is_left_alone(folder, tmp_path, monkeypatch):
@@ -112,7 +130,9 @@ def test_the_current_directory_a_link_and_home_are_places_too(folder, tmp_path, 
 def test_nothing_half_written_stays(folder, tmp_path, monkeypatch):
     converted(folder, tmp_path / "run")
     monkeypatch.setattr(
-        safetensors.numpy, "save_file", lambda *given, **more: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        safetensors.numpy,
+        "save_file",
+        lambda *given, **more: (_ for _ in ()).throw(OSError(28, "No space left on device")),
     )
     with pytest.raises(OSError, match="No space"):
         converted(tmp_path / "run", tmp_path / "back")
@@ -122,8 +142,14 @@ def test_nothing_half_written_stays(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "more,said",
     [
-        (["--set", "data.tokenizer=Gpt2Bpe()"], "the weights have 257 ids, but data.tokenizer=Gpt2Bpe.path=None. has 50,257"),
-        (["--set", "model.n_vocab=256"], "the weights have 256 ids, but data.tokenizer=Bytes.. has 257; set data.tokenizer"),
+        (
+            ["--set", "data.tokenizer=Gpt2Bpe()"],
+            "the weights have 257 ids, but data.tokenizer=Gpt2Bpe.path=None. has 50,257",
+        ),
+        (
+            ["--set", "model.n_vocab=256"],
+            "the weights have 256 ids, but data.tokenizer=Bytes.. has 257; set data.tokenizer",
+        ),
         (["--set", "model.n_vocab=258"], r"the tensor wte.weight is .257, 16., expected .258, 16."),
         (["--set", "model.n_layer=2"], "did you mean n_layers"),
         (["--config=gpt5"], "no config is called 'gpt5'"),
@@ -143,11 +169,19 @@ def test_a_run_begins_with_weights(tmp_path, capsys):
     export_hf.save(tmp_path / "theirs", c, params, build.ByteTokenizer())
     converted(tmp_path / "theirs", tmp_path / "run", "--config=smoke")
     options = ["--config=smoke", "--set", "train.schedule.peak=1e-30", "--set", "train.steps=1"]
-    assert train.main([*options, f"--init={tmp_path / 'run'}", f"--run={tmp_path / 'trained'}"]) == 0
-    assert f"beginning with the weights of {tmp_path / 'run'}: a run of gptjax" in capsys.readouterr().out
+    assert (
+        train.main([*options, f"--init={tmp_path / 'run'}", f"--run={tmp_path / 'trained'}"]) == 0
+    )
+    assert (
+        f"beginning with the weights of {tmp_path / 'run'}: a run of gptjax"
+        in capsys.readouterr().out
+    )
     there = load.load(tmp_path / "trained")
     tools.same(there.load_params(tools.wanted(c)), params)
-    with pytest.raises(ValueError, match="holds weights that gptjax.convert brought, and no run: begin one with them by --init="):
+    with pytest.raises(
+        ValueError,
+        match="holds weights that gptjax.convert brought, and no run: begin one with them by --init=",
+    ):
         train.main([*options, f"--run={tmp_path / 'run'}"])
 
 
@@ -165,7 +199,9 @@ def test_a_run_begins_with_weights(tmp_path, capsys):
 def test_weights_say_whether_they_are_a_configs(folder, changes, said):
     there = load.load(folder)
     text = build.build(data.Gpt2Bpe() if not changes else data.Bytes())
-    spoken = dataclasses.replace(there.config.data, tokenizer=data.Gpt2Bpe() if not changes else data.Bytes())
+    spoken = dataclasses.replace(
+        there.config.data, tokenizer=data.Gpt2Bpe() if not changes else data.Bytes()
+    )
     train_of = dataclasses.replace(there.config.train, batch_tokens=8 * 12 * 13)
     model = dataclasses.replace(there.config.model, **changes)
     c = dataclasses.replace(there.config, model=model, data=spoken, train=train_of)
@@ -182,6 +218,9 @@ def test_weights_say_whether_they_are_a_configs(folder, changes, said):
 def test_the_machines_limits_are_looked_at_before_anything_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda which: (2**31, 2**31))
     monkeypatch.setattr(load, "load", lambda *arguments: pytest.fail("read"))
-    for main, flags in ((convert.main, [f"--from={tmp_path}", f"--to={tmp_path / 'to'}"]), (sample.main, [f"--run={tmp_path}"])):
+    for main, flags in (
+        (convert.main, [f"--from={tmp_path}", f"--to={tmp_path / 'to'}"]),
+        (sample.main, [f"--run={tmp_path}"]),
+    ):
         with pytest.raises(ValueError, match="ulimit -v"):
             main(flags)

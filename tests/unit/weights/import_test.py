@@ -35,7 +35,9 @@ def test_a_tied_table_under_the_outputs_name_is_taken(kind, tmp_path):
     export_hf.save(tmp_path, c, params, tools.TEXT)
     tensors = safetensors.numpy.load_file(tmp_path / "model.safetensors")
     table = next(name for name in tensors if name.endswith(("wte.weight", "tokens_embed.weight")))
-    tensors["lm_head.weight"] = tensors.pop(table)  # as safetensors.torch.save_model keeps one name of two
+    tensors["lm_head.weight"] = tensors.pop(
+        table
+    )  # as safetensors.torch.save_model keeps one name of two
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
     there, said = opened(tmp_path)
     tools.same(there.load_params(tools.wanted(c)), params)
@@ -64,7 +66,9 @@ def padded(tmp_path, bpe):
         params = tools.random(c.model)
         export_hf.save(tmp_path, c, params, bpe)
         tensors = safetensors.numpy.load_file(tmp_path / "model.safetensors")
-        tensors[TABLE] = np.pad(tensors[TABLE], ((0, rows - bpe.n_vocab), (0, 0)), constant_values=7.0)
+        tensors[TABLE] = np.pad(
+            tensors[TABLE], ((0, rows - bpe.n_vocab), (0, 0)), constant_values=7.0
+        )
         safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
         settings = json.loads((tmp_path / "config.json").read_text()) | {"vocab_size": rows}
         del settings["gptjax_tokenizer"]
@@ -80,24 +84,35 @@ def test_rows_after_the_tokenizers_ids_are_left_out_and_a_line_says_so(padded):
     folder, c, params = padded(50_304)
     there, said = opened(folder)
     assert there.config.model.n_vocab == 50_257
-    assert said == [f"{folder}: of the 50,304 rows of its token table the first 50,257 are taken, not the rest"]
+    assert said == [
+        f"{folder}: of the 50,304 rows of its token table the first 50,257 are taken, not the rest"
+    ]
     tools.same(there.load_params(tools.wanted(c)), params)
 
 
 def test_without_a_tokenizer_beside_the_user_says_where_padding_begins(padded):
     folder, c, params = padded(50_304, "vocab.json", "merges.txt", "tokenizer.json")
-    with pytest.raises(ValueError, match="50,304 ids, .* has 50,257; if the rest is padding, --set model.n_vocab=50257; set data.tok"):
+    with pytest.raises(
+        ValueError,
+        match="50,304 ids, .* has 50,257; if the rest is padding, --set model.n_vocab=50257; set data.tok",
+    ):
         opened(folder)
     there, said = opened(folder, "model.n_vocab=50257")
     assert len(said) == 1 and "50,257 are taken" in said[0]
     tools.same(there.load_params(tools.wanted(c)), params)
-    with pytest.raises(ValueError, match=r"the tensor wte.weight is \[50304, 8\], expected \[50305, 8\]"):
+    with pytest.raises(
+        ValueError, match=r"the tensor wte.weight is \[50304, 8\], expected \[50305, 8\]"
+    ):
         opened(folder, "model.n_vocab=50305")
 
 
-@pytest.mark.parametrize("rows, file", [(50_257, "tokenizer.json"), (50_258, "tokenizer.json"), (50_258, "vocab.json")])
+@pytest.mark.parametrize(
+    "rows, file", [(50_257, "tokenizer.json"), (50_258, "tokenizer.json"), (50_258, "vocab.json")]
+)
 def test_an_added_token_is_left_out_and_a_line_says_so(padded, bpe, rows, file):
-    folder, c, params = padded(rows, *(["vocab.json", "merges.txt"] if file == "tokenizer.json" else ["tokenizer.json"]))
+    folder, c, params = padded(
+        rows, *(["vocab.json", "merges.txt"] if file == "tokenizer.json" else ["tokenizer.json"])
+    )
     there = json.loads((folder / file).read_text())
     if file == "vocab.json":
         there |= {"<|pad|>": 50_257}
@@ -105,7 +120,10 @@ def test_an_added_token_is_left_out_and_a_line_says_so(padded, bpe, rows, file):
         there["added_tokens"] += [{"id": 50_257, "content": "<|pad|>", "special": True}]
     (folder / file).write_text(json.dumps(there))
     there, said = opened(folder)
-    assert said[-1] == f"{folder}: of its tokenizer '<|pad|>' is left out, which Gpt2Bpe(path=None) does not have"
+    assert (
+        said[-1]
+        == f"{folder}: of its tokenizer '<|pad|>' is left out, which Gpt2Bpe(path=None) does not have"
+    )
     assert len(said) == 1 + (rows > 50_257) and there.config.model.n_vocab == 50_257
     tools.same(there.load_params(tools.wanted(c)), params)
 
@@ -122,7 +140,11 @@ def test_a_run_of_weights_needs_their_folder_no_more(kind, shared, tmp_path, mon
     shutil.copytree(shared / "data" / "tokenizers" / kind, theirs)
     theirs.chmod(0o755)
     text = build.build(dataclasses.replace(spec, path=str(theirs)))
-    c = small(text.n_vocab, dataclasses.replace(spec, path=str(theirs)), "post" if kind == "gpt1" else "pre")
+    c = small(
+        text.n_vocab,
+        dataclasses.replace(spec, path=str(theirs)),
+        "post" if kind == "gpt1" else "pre",
+    )
     export_hf.save(theirs, c, tools.random(c.model), text)
     monkeypatch.chdir(tmp_path)
     more = [] if kind == "gpt1" else ["--set", "data.tokenizer=Gpt2Bpe(path='theirs')"]
@@ -131,9 +153,13 @@ def test_a_run_of_weights_needs_their_folder_no_more(kind, shared, tmp_path, mon
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert {*files.digests} <= {path.name for path in (tmp_path / "run").iterdir()}
-    assert run_dir.load_config(tmp_path / "run").data.tokenizer == spec and overrides.flatten(run_dir.load_config(tmp_path / "run"))
+    assert run_dir.load_config(tmp_path / "run").data.tokenizer == spec and overrides.flatten(
+        run_dir.load_config(tmp_path / "run")
+    )
     capsys.readouterr()
-    sample.main([f"--run={tmp_path / 'run'}", "--prompt=there and back", "--tokens=2", "--temperature=0"])
+    sample.main(
+        [f"--run={tmp_path / 'run'}", "--prompt=there and back", "--tokens=2", "--temperature=0"]
+    )
     assert "there and back" in capsys.readouterr().out
     convert.main([f"--from={tmp_path / 'run'}", "--to=back"])
     assert opened(tmp_path / "elsewhere" / "back")[0].config.data.tokenizer == dataclasses.replace(
@@ -156,7 +182,10 @@ def made(tmp_path_factory):
 
 
 CHANGES = [
-    ({"model.attention": "(Dense(), Banded(window=4), Banded(window=4), Dense())"}, "model.attention: .*window=3.* -> .*window=4"),
+    (
+        {"model.attention": "(Dense(), Banded(window=4), Banded(window=4), Dense())"},
+        "model.attention: .*window=3.* -> .*window=4",
+    ),
     ({"model.gelu": "erf"}, "model.gelu: 'tanh' -> 'erf'"),
     ({"seed": 5}, "seed: 0 -> 5"),
     ({"train.optimizer.weight_decay": 0.3}, "train.optimizer.weight_decay: "),
@@ -180,20 +209,28 @@ def test_a_config_that_is_not_the_checkpoints_is_refused(made, tmp_path):
             opened(tmp_path / "run")
             continue
         for opener in [lambda: opened(tmp_path / "run"), *openers]:
-            with pytest.raises(ValueError, match=f"run/config.json is not the config that its checkpoint was saved with .{said}"):
+            with pytest.raises(
+                ValueError,
+                match=f"run/config.json is not the config that its checkpoint was saved with .{said}",
+            ):
                 opener()
     assert not (tmp_path / "exported").exists()
 
 
 def test_a_run_is_not_opened_as_another_model(made):
     opened(made, "mesh.data=1", "compute.remat=full")
-    with pytest.raises(ValueError, match=r"model.gelu: 'tanh' -> 'erf': what the parameters of .* compute is settled"):
+    with pytest.raises(
+        ValueError,
+        match=r"model.gelu: 'tanh' -> 'erf': what the parameters of .* compute is settled",
+    ):
         opened(made, "model.gelu=erf")
 
 
 def test_a_run_without_a_checkpoint_and_a_folder_without_weights(made, tmp_path):
     shutil.copy(made / "config.json", tmp_path / "config.json")
-    with pytest.raises(ValueError, match="has no checkpoint yet; let python -m gptjax.train run until it saves one"):
+    with pytest.raises(
+        ValueError, match="has no checkpoint yet; let python -m gptjax.train run until it saves one"
+    ):
         opened(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ValueError, match="no checkpoint in"):

@@ -16,14 +16,27 @@ def stored(kind, layout, leaf):
     """The tensor of layer 0 that holds our leaf, in which number i stands in the leaf's place i."""
     c = tools.config(kind).model
     (place,) = [
-        p for p in name_maps.tensor_slots(layout, dataclasses.replace(c, n_layers=1, attention=c.attention[:1])) if p.leaf.endswith(leaf)
+        p
+        for p in name_maps.tensor_slots(
+            layout, dataclasses.replace(c, n_layers=1, attention=c.attention[:1])
+        )
+        if p.leaf.endswith(leaf)
     ]
-    shape = {"weight_DQNH": (D, 3, N, H), "bias_QNH": (3, N, H), "weight_DNH": (D, N, H)}[leaf.split("/")[-1]]
+    shape = {"weight_DQNH": (D, 3, N, H), "bias_QNH": (3, N, H), "weight_DNH": (D, N, H)}[
+        leaf.split("/")[-1]
+    ]
     ours = np.arange(np.prod(shape), dtype=np.float32).reshape(1, *shape)
     return ours[0], name_maps.to_stored(layout, c, place, ours)
 
 
-@pytest.mark.parametrize("kind, layout", [("gpt2", name_maps.OPENAI_GPT2), ("openai-gpt", name_maps.OPENAI_GPT1), ("gpt2", name_maps.GPT2)])
+@pytest.mark.parametrize(
+    "kind, layout",
+    [
+        ("gpt2", name_maps.OPENAI_GPT2),
+        ("openai-gpt", name_maps.OPENAI_GPT1),
+        ("gpt2", name_maps.GPT2),
+    ],
+)
 def test_queries_keys_and_values_are_split_first_and_then_their_heads(kind, layout):
     """GPT-2's src/model.py: tf.split(conv1d(x, 'c_attn', n_state * 3), 3, axis=2), then split_heads; merge_heads before c_proj."""
     w_DQNH, c_attn = stored(kind, layout, "qkv/weight_DQNH")
@@ -36,7 +49,9 @@ def test_queries_keys_and_values_are_split_first_and_then_their_heads(kind, layo
 
 
 def test_layers_follow_each_other_through_the_periods():
-    model = dataclasses.replace(tools.config("gpt2").model, n_layers=6, attention=(schema.Dense(), schema.Banded(window=3)))
+    model = dataclasses.replace(
+        tools.config("gpt2").model, n_layers=6, attention=(schema.Dense(), schema.Banded(window=3))
+    )
     found = {
         p.name.split(".")[1]: (p.period, p.leaf.split("/")[1])
         for p in name_maps.tensor_slots(name_maps.GPT2, model)

@@ -21,7 +21,14 @@ def stored(kind: str, layout: name_maps.Layout):
     c = tools.config(kind)
     params = tools.random(c.model)
     leaves = dict(tools.trees.named_leaves(params))
-    return c, params, {p.name: name_maps.to_stored(layout, c.model, p, leaves[p.leaf]) for p in name_maps.tensor_slots(layout, c.model)}
+    return (
+        c,
+        params,
+        {
+            p.name: name_maps.to_stored(layout, c.model, p, leaves[p.leaf])
+            for p in name_maps.tensor_slots(layout, c.model)
+        },
+    )
 
 
 # --- GPT-1 ---------------------------------------------------------------------------------------------------------------
@@ -40,8 +47,17 @@ def gpt1(tmp_path):
 
 def test_gpt1s_tensors_stand_in_the_order_of_its_code():
     """params_shapes.json of openai/finetune-transformer-lm, at its sizes."""
-    c = dataclasses.replace(tools.config("openai-gpt").model, n_layers=1, n_heads=12, d_model=768, n_vocab=40_478, n_ctx=512)
-    shapes = [p.shape(name_maps.letter_sizes(c)) for p in name_maps.tensor_slots(name_maps.OPENAI_GPT1, c)]
+    c = dataclasses.replace(
+        tools.config("openai-gpt").model,
+        n_layers=1,
+        n_heads=12,
+        d_model=768,
+        n_vocab=40_478,
+        n_ctx=512,
+    )
+    shapes = [
+        p.shape(name_maps.letter_sizes(c)) for p in name_maps.tensor_slots(name_maps.OPENAI_GPT1, c)
+    ]
     layer = [
         (1, 768, 2304),
         (2304,),
@@ -62,18 +78,36 @@ def test_gpt1s_tensors_stand_in_the_order_of_its_code():
 def test_gpt1_is_read(gpt1):
     folder, c, params = gpt1
     there = load.load(folder, HEADS)
-    assert there.kind == "OpenAI's GPT-1" and there.config.model.norm == "post" and there.config.model.n_layers == c.model.n_layers
+    assert (
+        there.kind == "OpenAI's GPT-1"
+        and there.config.model.norm == "post"
+        and there.config.model.n_layers == c.model.n_layers
+    )
     tools.same(there.load_params(tools.wanted(c)), params)
     tools.same(there.load_params(tools.wanted(c, 8)), params)
 
 
 def test_gpt1s_heads_are_64_wide(tmp_path):
-    one = dataclasses.replace(tools.config("openai-gpt").model, n_layers=1, n_heads=12, d_model=768, n_vocab=300, n_ctx=8)
-    shapes = [p.shape(name_maps.letter_sizes(one)) for p in name_maps.tensor_slots(name_maps.OPENAI_GPT1, one)]
-    np.save(tmp_path / "params_0.npy", np.zeros(sum(int(np.prod(shape)) for shape in shapes), np.float32))
+    one = dataclasses.replace(
+        tools.config("openai-gpt").model, n_layers=1, n_heads=12, d_model=768, n_vocab=300, n_ctx=8
+    )
+    shapes = [
+        p.shape(name_maps.letter_sizes(one))
+        for p in name_maps.tensor_slots(name_maps.OPENAI_GPT1, one)
+    ]
+    np.save(
+        tmp_path / "params_0.npy",
+        np.zeros(sum(int(np.prod(shape)) for shape in shapes), np.float32),
+    )
     (tmp_path / "params_shapes.json").write_text(json.dumps(shapes))
     model = openai.open_tensors(tmp_path)[3]
-    assert (model.n_layers, model.n_heads, model.d_head, model.n_vocab, model.n_ctx) == (1, 12, 64, 300, 8)
+    assert (model.n_layers, model.n_heads, model.d_head, model.n_vocab, model.n_ctx) == (
+        1,
+        12,
+        64,
+        300,
+        8,
+    )
 
 
 def test_gpt1s_damage_is_named(gpt1):
@@ -82,7 +116,9 @@ def test_gpt1s_damage_is_named(gpt1):
     with pytest.raises(ValueError, match="params_3.npy is missing"):
         load.load(folder, HEADS)
     np.save(folder / "params_3.npy", np.load(folder / "elsewhere.npy")[:-1])
-    with pytest.raises(ValueError, match="10 files params_.*npy have .* numbers, and params_shapes.json lists"):
+    with pytest.raises(
+        ValueError, match="10 files params_.*npy have .* numbers, and params_shapes.json lists"
+    ):
         load.load(folder, HEADS)
     (folder / "params_3.npy").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="params_3.npy is damaged"):
@@ -132,9 +168,15 @@ def block(entries: list[tuple[bytes, bytes]], every: int = 16) -> bytes:
         else:
             while shared < min(len(key), len(before)) and key[shared] == before[shared]:
                 shared += 1
-        out += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
+        out += (
+            varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
+        )
         before = key
-    return out + b"".join(struct.pack("<I", n) for n in restarts or [0]) + struct.pack("<I", len(restarts or [0]))
+    return (
+        out
+        + b"".join(struct.pack("<I", n) for n in restarts or [0])
+        + struct.pack("<I", len(restarts or [0]))
+    )
 
 
 def table(entries: list[tuple[bytes, bytes]], per_block: int = 7) -> bytes:
@@ -159,7 +201,9 @@ def save(folder, tensors: dict[str, np.ndarray], n_files: int = 1) -> None:
         file, content = number % n_files, x.tobytes()
         shape = message(f2=[message(f1=n) for n in x.shape])
         kind = {"float32": 1, "float16": 19, "int64": 9}[x.dtype.name]
-        entries[name.encode()] = message(f1=kind, f2=shape, f3=file, f4=len(files[file]), f5=len(content), f6=(crc(content),))
+        entries[name.encode()] = message(
+            f1=kind, f2=shape, f3=file, f4=len(files[file]), f5=len(content), f6=(crc(content),)
+        )
         files[file] += content
     for number, content in enumerate(files):
         (folder / f"model.ckpt.data-{number:05}-of-{n_files:05}").write_bytes(content)
@@ -172,7 +216,13 @@ def gpt2(tmp_path):
     tensors = {f"model/{name}": x for name, x in tensors.items()}
     save(tmp_path, tensors | {"global_step": np.array(7), "model/wte/Adam_1": tensors["model/wte"]})
     m = c.model
-    hparams = {"n_vocab": m.n_vocab, "n_ctx": m.n_ctx, "n_embd": m.d_model, "n_head": m.n_heads, "n_layer": m.n_layers}
+    hparams = {
+        "n_vocab": m.n_vocab,
+        "n_ctx": m.n_ctx,
+        "n_embd": m.d_model,
+        "n_head": m.n_heads,
+        "n_layer": m.n_layers,
+    }
     (tmp_path / "hparams.json").write_text(json.dumps(hparams))
     return tmp_path, c, params, tensors
 
@@ -189,7 +239,12 @@ def test_gpt2_is_read(gpt2):
 
 
 def test_names_of_gpt2s_checkpoint():
-    names = [p.name for p in name_maps.tensor_slots(name_maps.OPENAI_GPT2, dataclasses.replace(tools.config("gpt2").model, n_layers=1))]
+    names = [
+        p.name
+        for p in name_maps.tensor_slots(
+            name_maps.OPENAI_GPT2, dataclasses.replace(tools.config("gpt2").model, n_layers=1)
+        )
+    ]
     layer = ["attn/c_attn/w", "attn/c_attn/b", "attn/c_proj/w", "attn/c_proj/b", "ln_1/g", "ln_1/b"]
     layer += ["mlp/c_fc/w", "mlp/c_fc/b", "mlp/c_proj/w", "mlp/c_proj/b", "ln_2/g", "ln_2/b"]
     assert names == ["wte", "wpe", "ln_f/g", "ln_f/b", *(f"h0/{name}" for name in layer)]
@@ -231,11 +286,16 @@ def test_a_tensor_that_is_missing_from_a_checkpoint_is_named(gpt2):
     folder, _, _, tensors = gpt2
     del tensors["model/h1/mlp/c_fc/w"]
     save(folder, tensors)
-    with pytest.raises(ValueError, match=r"the tensor h1/mlp/c_fc/w is missing, expected \[1, 16, 64\]"):
+    with pytest.raises(
+        ValueError, match=r"the tensor h1/mlp/c_fc/w is missing, expected \[1, 16, 64\]"
+    ):
         load.load(folder, ["data.tokenizer=Bytes()"])
 
 
 def test_the_mask_of_a_crc_is_tensorflows():
     """core/lib/hash/crc32c_test.cc: 32 bytes of zeros have the CRC 0x8a9136aa; masked as Mask() has it."""
     assert google_crc32c.value(bytes(32)) == 0x8A9136AA
-    assert tf_checkpoint.masked_crc(bytes(32)) == ((0x8A9136AA >> 15 | 0x8A9136AA << 17 & 0xFFFFFFFF) + 0xA282EAD8) & 0xFFFFFFFF
+    assert (
+        tf_checkpoint.masked_crc(bytes(32))
+        == ((0x8A9136AA >> 15 | 0x8A9136AA << 17 & 0xFFFFFFFF) + 0xA282EAD8) & 0xFFFFFFFF
+    )

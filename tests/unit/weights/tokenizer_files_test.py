@@ -20,7 +20,9 @@ def text() -> build.Tokenizer:
 @pytest.fixture
 def folder(tmp_path, text):
     """GPT-2's files as Hugging Face calls them."""
-    assert tokenizer_files.save(tmp_path, GPT2, text, 1024, pytest.fail) == {"gptjax_tokenizer": "Gpt2Bpe(path=None)"}
+    assert tokenizer_files.save(tmp_path, GPT2, text, 1024, pytest.fail) == {
+        "gptjax_tokenizer": "Gpt2Bpe(path=None)"
+    }
     (tmp_path / "tokenizer.json").unlink()
     return tmp_path
 
@@ -31,7 +33,9 @@ def check(folder, text) -> None:
 
 def test_what_is_saved_is_what_is_published(folder, text):
     check(folder, text)
-    assert openai_files.has_files(gpt2_bpe.FILES, folder) and not openai_files.has_files(gpt1_bpe.FILES, folder)
+    assert openai_files.has_files(gpt2_bpe.FILES, folder) and not openai_files.has_files(
+        gpt1_bpe.FILES, folder
+    )
     again = build.build(data.Gpt2Bpe(path=str(folder)))
     assert again.encode("There and back again.") == text.encode("There and back again.")
 
@@ -41,12 +45,20 @@ def test_tokenizer_json_is_read(folder, text):
     (folder / "vocab.json").unlink()
     check(folder, text)
     whole = json.loads((folder / "tokenizer.json").read_text())
-    whole["model"]["merges"] = [" ".join(merge) for merge in whole["model"]["merges"]]  # as versions before 0.20 wrote them
+    whole["model"]["merges"] = [
+        " ".join(merge) for merge in whole["model"]["merges"]
+    ]  # as versions before 0.20 wrote them
     (folder / "tokenizer.json").write_text(json.dumps(whole))
     check(folder, text)
-    whole["model"]["merges"][7], whole["model"]["merges"][8] = whole["model"]["merges"][8], whole["model"]["merges"][7]
+    whole["model"]["merges"][7], whole["model"]["merges"][8] = (
+        whole["model"]["merges"][8],
+        whole["model"]["merges"][7],
+    )
     (folder / "tokenizer.json").write_text(json.dumps(whole))
-    with pytest.raises(ValueError, match="tokenizer.json is not data.tokenizer=Gpt2Bpe.*its merges differ from merge 8 on"):
+    with pytest.raises(
+        ValueError,
+        match="tokenizer.json is not data.tokenizer=Gpt2Bpe.*its merges differ from merge 8 on",
+    ):
         check(folder, text)
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram"}}))
     with pytest.raises(ValueError, match="a tokenizer of type 'Unigram'; gptjax reads BPE"):
@@ -60,7 +72,10 @@ def test_another_vocabulary_is_named(folder, text):
     assert tokenizer_files.check(folder, 50_257, GPT2, text) == ["<pad>"]
     symbols["!"], symbols["<pad>"] = symbols["<pad>"], symbols["!"]
     (folder / "vocab.json").write_text(json.dumps(symbols))
-    with pytest.raises(ValueError, match="50,257 symbols against 50,257, for one '<pad>' is id 0 there and absent here"):
+    with pytest.raises(
+        ValueError,
+        match="50,257 symbols against 50,257, for one '<pad>' is id 0 there and absent here",
+    ):
         check(folder, text)
     (folder / "vocab.json").write_text("{")
     with pytest.raises(ValueError, match="vocab.json is not JSON"):
@@ -68,17 +83,25 @@ def test_another_vocabulary_is_named(folder, text):
 
 
 def test_a_config_of_another_tokenizer_is_named(folder, text):
-    with pytest.raises(ValueError, match="the weights have 50,304 ids, but data.tokenizer=.* has 50,257"):
+    with pytest.raises(
+        ValueError, match="the weights have 50,304 ids, but data.tokenizer=.* has 50,257"
+    ):
         tokenizer_files.check(folder, 50_304, GPT2, text)
-    with pytest.raises(ValueError, match="vocab.json is not data.tokenizer=Bytes.*257 symbols against 257"):
+    with pytest.raises(
+        ValueError, match="vocab.json is not data.tokenizer=Bytes.*257 symbols against 257"
+    ):
         tokenizer_files.check(folder, 257, data.Bytes(), build.ByteTokenizer())
 
 
 def test_what_hugging_face_has_no_files_for_is_named_in_the_config(tmp_path):
-    assert tokenizer_files.save(tmp_path, data.Bytes(), build.ByteTokenizer(), 12, pytest.fail) == {"gptjax_tokenizer": "Bytes()"}
+    assert tokenizer_files.save(tmp_path, data.Bytes(), build.ByteTokenizer(), 12, pytest.fail) == {
+        "gptjax_tokenizer": "Bytes()"
+    }
     assert tokenizer_files.check(tmp_path, 257, data.Bytes(), build.ByteTokenizer()) == []
     (tmp_path / "tokenizer.model").write_bytes(b"")
-    assert tokenizer_files.detect_tokenizer(tmp_path, GPT2) == data.SentencePiece(path=str(tmp_path / "tokenizer.model"))
+    assert tokenizer_files.detect_tokenizer(tmp_path, GPT2) == data.SentencePiece(
+        path=str(tmp_path / "tokenizer.model")
+    )
 
 
 @pytest.mark.shared
@@ -90,7 +113,9 @@ def test_gpt1s_published_files_are_used_where_they_lie(shared, tmp_path):
     text = build.build(spoken)
     tokenizer_files.check(folder, 40_478, spoken, text)
     tokenizer_files.save(tmp_path, spoken, text, 512, pytest.fail)
-    assert tokenizer_files.detect_tokenizer(tmp_path, basic) == dataclasses.replace(basic, path=str(tmp_path))
+    assert tokenizer_files.detect_tokenizer(tmp_path, basic) == dataclasses.replace(
+        basic, path=str(tmp_path)
+    )
     tokenizer_files.check(tmp_path, 40_478, spoken, text)
     with pytest.raises(ValueError, match="is not data.tokenizer=Gpt2Bpe"):
         tokenizer_files.check(tmp_path, 50_257, GPT2, build.build(GPT2))

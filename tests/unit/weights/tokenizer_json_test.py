@@ -23,7 +23,11 @@ HARD = [
     " ",
     "",
 ]
-TRAINED = ["the cat sat on the mat, and it's there. " * 60, "def f(self, x):\n    return {'a': [1, 22]}\n\n\n" * 60, "ababab cababa " * 20]
+TRAINED = [
+    "the cat sat on the mat, and it's there. " * 60,
+    "def f(self, x):\n    return {'a': [1, 22]}\n\n\n" * 60,
+    "ababab cababa " * 20,
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +39,14 @@ def texts(request):
         "sentencepiece": sentencepiece_tokenizer.train(TRAINED, 330),
     }
     folder = request.config.rootpath.parent / "shared" / "data" / "tokenizers" / "gpt1"
-    return found | ({"gpt1": gpt1_bpe.Gpt1Tokenizer(str(folder), "basic")} if folder.exists() else {})
+    return found | (
+        {"gpt1": gpt1_bpe.Gpt1Tokenizer(str(folder), "basic")} if folder.exists() else {}
+    )
 
 
-@pytest.mark.parametrize("kind", ["bytes", "gpt2", "sentencepiece", pytest.param("gpt1", marks=pytest.mark.shared)])
+@pytest.mark.parametrize(
+    "kind", ["bytes", "gpt2", "sentencepiece", pytest.param("gpt1", marks=pytest.mark.shared)]
+)
 def test_ids_and_text_are_ours(texts, kind):
     ours = texts[kind]
     rust, other = tokenizer_json.convert(ours)
@@ -50,12 +58,21 @@ def test_ids_and_text_are_ours(texts, kind):
         assert rust.decode(ids, skip_special_tokens=False) == ours.decode(ids), text
     if (end := ours.end_of_text) is not None:
         ids = [end, *ours.encode("a b"), end]
-        assert rust.decode(ids, skip_special_tokens=False) == ours.decode(ids) == "<|endoftext|>a b<|endoftext|>"
+        assert (
+            rust.decode(ids, skip_special_tokens=False)
+            == ours.decode(ids)
+            == "<|endoftext|>a b<|endoftext|>"
+        )
 
 
 def test_bytes_that_are_no_text_are_shown_alike():
     rust, _ = tokenizer_json.convert(build.ByteTokenizer())
-    for ids in ([0xC3], [0x61, 0xE2, 0x82, 256, 0xAC], [0xF0, 0x9F, 0x98, 0x41, 0xFF, 0xFE], list(range(256))):
+    for ids in (
+        [0xC3],
+        [0x61, 0xE2, 0x82, 256, 0xAC],
+        [0xF0, 0x9F, 0x98, 0x41, 0xFF, 0xFE],
+        list(range(256)),
+    ):
         assert rust.decode(ids, skip_special_tokens=False) == build.ByteTokenizer().decode(ids)
 
 
@@ -65,15 +82,32 @@ def test_gpt1s_words_by_spacy_have_no_form_and_a_line_says_so(shared):
     folder = str(shared / "data" / "tokenizers" / "gpt1")
     rust, other = tokenizer_json.convert(gpt1_bpe.Gpt1Tokenizer(folder, "spacy"))
     assert other == "words are split by BERT's rules there, and not by spaCy's"
-    assert rust.encode("plain words", add_special_tokens=False).ids == gpt1_bpe.Gpt1Tokenizer(folder, "basic").encode("plain words")
+    assert rust.encode("plain words", add_special_tokens=False).ids == gpt1_bpe.Gpt1Tokenizer(
+        folder, "basic"
+    ).encode("plain words")
 
 
 def model(**changes) -> sentencepiece_tokenizer.SentencePieceTokenizer:
     """A SentencePiece model that somebody else trained: as ours, with changes."""
     out = io.BytesIO()
-    plain = {"normalization_rule_name": "identity", "add_dummy_prefix": False, "remove_extra_whitespaces": False, "byte_fallback": True}
-    usual = plain | {"model_type": "bpe", "vocab_size": 320, "minloglevel": 3, "eos_id": 1, "bos_id": -1, "pad_id": -1, "unk_id": 0}
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(TRAINED), model_writer=out, **(usual | changes))
+    plain = {
+        "normalization_rule_name": "identity",
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+        "byte_fallback": True,
+    }
+    usual = plain | {
+        "model_type": "bpe",
+        "vocab_size": 320,
+        "minloglevel": 3,
+        "eos_id": 1,
+        "bos_id": -1,
+        "pad_id": -1,
+        "unk_id": 0,
+    }
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TRAINED), model_writer=out, **(usual | changes)
+    )
     return sentencepiece_tokenizer.SentencePieceTokenizer(out.getvalue())
 
 
@@ -93,10 +127,16 @@ def test_another_kind_of_sentencepiece_has_no_form_and_a_line_says_so(changes, s
 def test_the_end_of_text_of_another_is_called_as_there():
     text = model()
     rust, other = tokenizer_json.convert(text)
-    assert other == "" and rust.token_to_id("</s>") == 1 and tokenizer_json.tokenizer_config(text, 8)["eos_token"] == "</s>"
+    assert (
+        other == ""
+        and rust.token_to_id("</s>") == 1
+        and tokenizer_json.tokenizer_config(text, 8)["eos_token"] == "</s>"
+    )
     assert rust.encode("the cat", add_special_tokens=False).ids == text.encode("the cat")
 
 
 def test_symbols_of_bytes_are_gpt2s():
     vocabulary = gpt2_bpe.Gpt2Tokenizer(None).rust.get_vocab()
-    assert sorted(map(tokenizer_json._byte_symbol, range(256))) == sorted(s for s, i in vocabulary.items() if i < 256)
+    assert sorted(map(tokenizer_json._byte_symbol, range(256))) == sorted(
+        s for s, i in vocabulary.items() if i < 256
+    )

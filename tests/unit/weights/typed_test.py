@@ -13,8 +13,37 @@ from gptjax.runtime import errors
 from gptjax.weights import export_hf, load, tf_checkpoint, tokenizer_files
 from tests.unit.weights import load_test, openai_test
 
-WRONG = [None, True, False, "x", "", "12", [], [1], [[]], {}, {"a": 1}, 1.5, -1, 0, 7, 2**31, 10**19, 10**400, float("nan"), float("inf")]
-WRONG += [[[["global"], 10**9]], [[["global", "local"], True]], [[[1], 2]], [["global"]], [[["global"] * 3, 1]], "a\nb\x1b[0m", "\ud800"]
+WRONG = [
+    None,
+    True,
+    False,
+    "x",
+    "",
+    "12",
+    [],
+    [1],
+    [[]],
+    {},
+    {"a": 1},
+    1.5,
+    -1,
+    0,
+    7,
+    2**31,
+    10**19,
+    10**400,
+    float("nan"),
+    float("inf"),
+]
+WRONG += [
+    [[["global"], 10**9]],
+    [[["global", "local"], True]],
+    [[[1], 2]],
+    [["global"]],
+    [[["global"] * 3, 1]],
+    "a\nb\x1b[0m",
+    "\ud800",
+]
 DEEP = "[" * 100_000
 
 
@@ -47,15 +76,43 @@ def test_a_config_json_of_wrong_types(kind, tmp_path):
     file = small(kind, tmp_path, 4 if kind == "gpt_neo" else 1) / "config.json"
     good = json.loads(file.read_text())
     assert one_line(lambda: opened(tmp_path)) is None
-    read = {"model_type", "vocab_size", "tie_word_embeddings", "layer_norm_epsilon", "gptjax_tokenizer", "n_inner", "attention_types"}
-    read |= {"n_layer", "n_head", "n_embd", "n_positions", "attn_pdrop", "resid_pdrop", "embd_pdrop", "afn", "activation_function"}
-    read |= {"num_layers", "num_heads", "hidden_size", "max_position_embeddings", "window_size", "attention_dropout", "intermediate_size"}
+    read = {
+        "model_type",
+        "vocab_size",
+        "tie_word_embeddings",
+        "layer_norm_epsilon",
+        "gptjax_tokenizer",
+        "n_inner",
+        "attention_types",
+    }
+    read |= {
+        "n_layer",
+        "n_head",
+        "n_embd",
+        "n_positions",
+        "attn_pdrop",
+        "resid_pdrop",
+        "embd_pdrop",
+        "afn",
+        "activation_function",
+    }
+    read |= {
+        "num_layers",
+        "num_heads",
+        "hidden_size",
+        "max_position_embeddings",
+        "window_size",
+        "attention_dropout",
+        "intermediate_size",
+    }
     for name in sorted(read & {*good, "n_inner", "intermediate_size"}):
         refused = 0
         for value in WRONG:
             file.write_text(json.dumps(good | {name: value}))
             refused += one_line(lambda: opened(tmp_path)) is not None
-        file.write_text(json.dumps({other: value for other, value in good.items() if other != name}))
+        file.write_text(
+            json.dumps({other: value for other, value in good.items() if other != name})
+        )
         one_line(lambda: opened(tmp_path))
         assert refused > len(WRONG) // 2 or name not in good, name
     said = {"attn_pdrop": "must be a number", "attention_dropout": "must be a number"}
@@ -70,7 +127,16 @@ def test_a_file_that_is_no_object(tmp_path):
     folder, tensors = small("gpt2", tmp_path, file_bytes=10_000), "model.safetensors.index.json"
     (folder / "merges.txt").write_text("#version: 0.2\n")
     for name in ("vocab.json", "tokenizer.json", tensors, "config.json"):
-        for content in (b"", b"[]", b"nul", b"\xff", b'"x"', b"1" * 5000, DEEP.encode(), b'{"model_type": ' + DEEP.encode()):
+        for content in (
+            b"",
+            b"[]",
+            b"nul",
+            b"\xff",
+            b'"x"',
+            b"1" * 5000,
+            DEEP.encode(),
+            b'{"model_type": ' + DEEP.encode(),
+        ):
             (folder / name).write_bytes(content)
             assert name in str(one_line(lambda: opened(folder))), content[:20]
         if name == "vocab.json":
@@ -79,7 +145,13 @@ def test_a_file_that_is_no_object(tmp_path):
 
 def test_a_size_beyond_all_models_is_refused_at_once(tmp_path):
     good = json.loads((small("gpt2", tmp_path) / "config.json").read_text())
-    for name, value in [("n_layer", 10**19), ("n_embd", 10**18 + 3), ("n_head", 10**18), ("vocab_size", 10**30), ("n_positions", 10**300)]:
+    for name, value in [
+        ("n_layer", 10**19),
+        ("n_embd", 10**18 + 3),
+        ("n_head", 10**18),
+        ("vocab_size", 10**30),
+        ("n_positions", 10**300),
+    ]:
         (tmp_path / "config.json").write_text(json.dumps(good | {name: value}))
         assert f"'{name}' is 1" in str(one_line(lambda: opened(tmp_path)))
     (tmp_path / "config.json").write_text(json.dumps(good | {"n_layer": 9_000}))
@@ -93,10 +165,28 @@ def test_an_index_stays_in_its_folder(tmp_path):
     index = json.loads((tmp_path / "in" / "model.safetensors.index.json").read_text())
     first = next(iter(index["weight_map"]))
     (tmp_path / "in" / index["weight_map"][first]).rename(tmp_path / "elsewhere.safetensors")
-    for where in ("../elsewhere.safetensors", "/etc/passwd", "a/b.safetensors", "", ".", "\0.safetensors", "x.bin", 7, None, []):
-        listed = {name: where if file == index["weight_map"][first] else file for name, file in index["weight_map"].items()}
-        (tmp_path / "in" / "model.safetensors.index.json").write_text(json.dumps(index | {"weight_map": listed}))
-        assert "it must be the name of a .safetensors file of the same folder" in str(one_line(lambda: opened(tmp_path / "in")))
+    for where in (
+        "../elsewhere.safetensors",
+        "/etc/passwd",
+        "a/b.safetensors",
+        "",
+        ".",
+        "\0.safetensors",
+        "x.bin",
+        7,
+        None,
+        [],
+    ):
+        listed = {
+            name: where if file == index["weight_map"][first] else file
+            for name, file in index["weight_map"].items()
+        }
+        (tmp_path / "in" / "model.safetensors.index.json").write_text(
+            json.dumps(index | {"weight_map": listed})
+        )
+        assert "it must be the name of a .safetensors file of the same folder" in str(
+            one_line(lambda: opened(tmp_path / "in"))
+        )
 
 
 # --- tokenizers ----------------------------------------------------------------------------------------------------------
@@ -111,8 +201,22 @@ def changed(tree, path, value):
     return copy
 
 
-PLACES = [[], ["model"], ["model", "type"], ["model", "vocab"], ["model", "vocab", "b"], ["model", "merges"], ["model", "merges", 0]]
-PLACES += [["model", "merges", 0, 1], ["added_tokens"], ["added_tokens", 0], ["added_tokens", 0, "id"], ["added_tokens", 0, "content"]]
+PLACES = [
+    [],
+    ["model"],
+    ["model", "type"],
+    ["model", "vocab"],
+    ["model", "vocab", "b"],
+    ["model", "merges"],
+    ["model", "merges", 0],
+]
+PLACES += [
+    ["model", "merges", 0, 1],
+    ["added_tokens"],
+    ["added_tokens", 0],
+    ["added_tokens", 0, "id"],
+    ["added_tokens", 0, "content"],
+]
 
 
 def test_a_tokenizer_json_of_wrong_types(tmp_path):
@@ -122,17 +226,33 @@ def test_a_tokenizer_json_of_wrong_types(tmp_path):
     for place in PLACES:
         for value in WRONG:
             (tmp_path / "tokenizer.json").write_text(json.dumps(changed(small, place, value)))
-            assert "tokenizer.json" in str(one_line(lambda: tokenizer_files.check(tmp_path, 257, spec, text)))
+            assert "tokenizer.json" in str(
+                one_line(lambda: tokenizer_files.check(tmp_path, 257, spec, text))
+            )
             one_line(lambda: tokenizer_files.published_size(tmp_path, data.Gpt2Bpe()))
 
 
 @pytest.mark.parametrize(
-    "vocab, merges", [("{}", "a b c\n"), ("{}", "a\n"), ('{"a": "b"}', ""), ('{"a": 1.0}', ""), ("[]", ""), ("{}", b"\xff\n")]
+    "vocab, merges",
+    [
+        ("{}", "a b c\n"),
+        ("{}", "a\n"),
+        ('{"a": "b"}', ""),
+        ('{"a": 1.0}', ""),
+        ("[]", ""),
+        ("{}", b"\xff\n"),
+    ],
 )
 def test_vocab_json_and_merges_txt_of_wrong_types(vocab, merges, tmp_path):
     (tmp_path / "vocab.json").write_text(vocab)
     (tmp_path / "merges.txt").write_bytes(merges if isinstance(merges, bytes) else merges.encode())
-    line = str(one_line(lambda: tokenizer_files.check(tmp_path, 50_257, data.Gpt2Bpe(), gpt2_bpe.Gpt2Tokenizer(None))))
+    line = str(
+        one_line(
+            lambda: tokenizer_files.check(
+                tmp_path, 50_257, data.Gpt2Bpe(), gpt2_bpe.Gpt2Tokenizer(None)
+            )
+        )
+    )
     assert "vocab.json" in line or "merges.txt" in line
 
 
@@ -150,11 +270,15 @@ def test_hparams_and_shapes_of_wrong_types(tmp_path):
             one_line(lambda: load.load(tmp_path / "gpt2", openai_test.HEADS))
     (tmp_path / "gpt1").mkdir()
     _, _, tensors = openai_test.stored("openai-gpt", openai_test.name_maps.OPENAI_GPT1)
-    np.save(tmp_path / "gpt1" / "params_0.npy", np.concatenate([x.ravel() for x in tensors.values()]))
+    np.save(
+        tmp_path / "gpt1" / "params_0.npy", np.concatenate([x.ravel() for x in tensors.values()])
+    )
     shapes = [list(x.shape) for x in tensors.values()]
     for place in ([], [0], [1], [0, 0], [2, 1]):
         for value in WRONG:
-            (tmp_path / "gpt1" / "params_shapes.json").write_text(json.dumps(changed(shapes, place, value)))
+            (tmp_path / "gpt1" / "params_shapes.json").write_text(
+                json.dumps(changed(shapes, place, value))
+            )
             assert one_line(lambda: load.load(tmp_path / "gpt1", openai_test.HEADS))
 
 
@@ -174,12 +298,31 @@ def test_tables_of_tensorflow_that_somebody_crafted(tmp_path):
     """Whole blocks with right CRCs, whose messages hold other fields, kinds and sizes than TensorFlow's."""
     draw = random.Random(0)
     index = tmp_path / "model.ckpt.index"
-    message, odd = openai_test.message, [0, 1, 2**63, 2**64 - 1, b"", b"\xff" * 40, b"\x08", [b"\x08\x03", 5], (7,)]
+    message, odd = (
+        openai_test.message,
+        [0, 1, 2**63, 2**64 - 1, b"", b"\xff" * 40, b"\x08", [b"\x08\x03", 5], (7,)],
+    )
     for _ in range(300):
-        fields = {f"f{number}": draw.choice(odd) for number in draw.sample(range(1, 9), draw.randint(0, 8))}
-        usual = {"f1": 1, "f2": message(f2=[message(f1=2), message(f1=3)]), "f3": 0, "f4": 0, "f5": 24, "f6": (7,)}
+        fields = {
+            f"f{number}": draw.choice(odd)
+            for number in draw.sample(range(1, 9), draw.randint(0, 8))
+        }
+        usual = {
+            "f1": 1,
+            "f2": message(f2=[message(f1=2), message(f1=3)]),
+            "f3": 0,
+            "f4": 0,
+            "f5": 24,
+            "f6": (7,),
+        }
         header = message(**{"f1": 1, **({"f1": draw.choice(odd)} if draw.random() < 0.3 else {})})
-        entries = [(b"", header), (draw.choice([b"model/wte", b"\xff", b"", b"model/wte/Adam"]), message(**(usual | fields)))]
+        entries = [
+            (b"", header),
+            (
+                draw.choice([b"model/wte", b"\xff", b"", b"model/wte/Adam"]),
+                message(**(usual | fields)),
+            ),
+        ]
         index.write_bytes(openai_test.table(entries))
         one_line(lambda: tf_checkpoint.TensorBundle(index))
     for content in (b"\xff" * 1_000_000, b"", b"\x80" * 40 + b"\x57\xfb\x80\x24\x47\x75\xb4\xdb"):

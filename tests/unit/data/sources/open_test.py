@@ -48,18 +48,24 @@ def compressed(content: bytes, compression: str) -> bytes:
 
 
 def as_jsonl(field="text"):
-    return "".join(json.dumps({"id": n, field: text}) + "\n\n" for n, text in enumerate(TEXTS)).encode()
+    return "".join(
+        json.dumps({"id": n, field: text}) + "\n\n" for n, text in enumerate(TEXTS)
+    ).encode()
 
 
 def as_parquet(field="text", values=TEXTS):
     sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.table({"id": list(range(len(values))), field: values}), sink, row_group_size=2)
+    pyarrow.parquet.write_table(
+        pyarrow.table({"id": list(range(len(values))), field: values}), sink, row_group_size=2
+    )
     return sink.getvalue().to_pybytes()
 
 
 def twice_parquet():
     sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(TEXTS)] * 2, names=["text", "text"]), sink)
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_arrays([pyarrow.array(TEXTS)] * 2, names=["text", "text"]), sink
+    )
     return sink.getvalue().to_pybytes()
 
 
@@ -77,14 +83,18 @@ def test_the_embedded_corpus_is_topics_sources_and_docstrings(library):
     assert {"help(for)", "argparse", "collections", "math", "json.decoder", "builtins"} <= keys
     found = {document.key: document.text for document in library}
     assert "def acos(x, /):" in found["math"] and "class ArgumentParser" in found["argparse"]
-    assert library[-1].progress == 1.0 and all(a.progress <= b.progress for a, b in zip(library, library[1:], strict=False))
+    assert library[-1].progress == 1.0 and all(
+        a.progress <= b.progress for a, b in zip(library, library[1:], strict=False)
+    )
 
 
 def test_the_embedded_corpus_leaves_out_tests_tables_and_copies(library):
     texts = [document.text for document in library]
     assert len(set(texts)) == len(texts)
     assert not any("decoding_table = (" in text for text in texts)
-    assert not any(document.key.startswith(("test.", "pydoc_data", "sysconfigdata")) for document in library)
+    assert not any(
+        document.key.startswith(("test.", "pydoc_data", "sysconfigdata")) for document in library
+    )
 
 
 def test_twins_in_c_and_python_share_a_key():
@@ -94,7 +104,10 @@ def test_twins_in_c_and_python_share_a_key():
         == stdlib_corpus.document_key("decimal")
         == "decimal"
     )
-    assert stdlib_corpus.document_key("__future__") == "__future__" and stdlib_corpus.document_key("help(_)") == "help(_)"
+    assert (
+        stdlib_corpus.document_key("__future__") == "__future__"
+        and stdlib_corpus.document_key("help(_)") == "help(_)"
+    )
 
 
 def test_reading_the_embedded_corpus_changes_nothing_and_is_the_same_in_another_process(library):
@@ -107,8 +120,13 @@ assert "antigravity" not in sys.modules and "this" not in sys.modules and "idlel
 print(hashlib.sha256(text.encode()).hexdigest())
 """
     clean = {"PYTHONHASHSEED": "7", "TERM": "xterm"}
-    out = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, env=clean)
-    assert out.stdout.strip() == hashlib.sha256("".join(d.key + d.text for d in library).encode()).hexdigest(), out.stderr
+    out = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, env=clean
+    )
+    assert (
+        out.stdout.strip()
+        == hashlib.sha256("".join(d.key + d.text for d in library).encode()).hexdigest()
+    ), out.stderr
     assert not out.stderr
 
 
@@ -119,7 +137,9 @@ print(hashlib.sha256(text.encode()).hexdigest())
 def test_every_format_and_compression(tmp_path, compression):
     for n, text in enumerate(TEXTS):
         mark = b"\xef\xbb\xbf" if n == 0 else b""  # as Windows' editors save
-        (tmp_path / f"{n}.txt{compression}").write_bytes(compressed(mark + text.encode(), compression))
+        (tmp_path / f"{n}.txt{compression}").write_bytes(
+            compressed(mark + text.encode(), compression)
+        )
     (tmp_path / f"all.jsonl{compression}").write_bytes(compressed(as_jsonl(), compression))
     (tmp_path / f"all.parquet{compression}").write_bytes(compressed(as_parquet(), compression))
     (tmp_path / "README.md").write_text("no source")
@@ -156,7 +176,9 @@ def test_copies_share_a_key_and_progress_reaches_the_end(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"text": "the same"}\n{"text": "another"}\n')
     documents = list(open.documents(data.Text(path=str(tmp_path))))
     assert documents[0].key == documents[1].key != documents[2].key
-    assert [d.progress for d in documents] == sorted(d.progress for d in documents) and documents[-1].progress == 1.0
+    assert [d.progress for d in documents] == sorted(d.progress for d in documents) and documents[
+        -1
+    ].progress == 1.0
 
 
 def test_the_fingerprint_follows_the_files(tmp_path):
@@ -175,25 +197,57 @@ BAD = [
     ("empty.txt", b"", r"empty.txt is empty"),
     ("empty.jsonl", b"\n\n", r"empty.jsonl is empty"),
     ("zero.txt", b"text\x00more", r"zero.txt is not text: a zero byte at offset 4"),
-    ("latin.txt", "caf\u00e9".encode("latin-1"), r"latin.txt is not UTF-8 text: byte 0xe9 at offset 3"),
-    ("zero.jsonl", b'{"text": "a"}\n{"te\x00xt": "b"}\n', r"zero.jsonl line 2 is not text: a zero byte at offset 4"),
+    (
+        "latin.txt",
+        "caf\u00e9".encode("latin-1"),
+        r"latin.txt is not UTF-8 text: byte 0xe9 at offset 3",
+    ),
+    (
+        "zero.jsonl",
+        b'{"text": "a"}\n{"te\x00xt": "b"}\n',
+        r"zero.jsonl line 2 is not text: a zero byte at offset 4",
+    ),
     ("bad.jsonl", b'{"text": "a"}\n\n{"text": \n', r"bad.jsonl line 3 is not JSON"),
-    ("field.jsonl", b'{"text": "a"}\n{"body": "b", "id": 1}\n', r"field.jsonl line 2 has no string field 'text': it has body, id"),
+    (
+        "field.jsonl",
+        b'{"text": "a"}\n{"body": "b", "id": 1}\n',
+        r"field.jsonl line 2 has no string field 'text': it has body, id",
+    ),
     ("number.jsonl", b'{"text": 3}\n', r"number.jsonl line 1 has no string field 'text'"),
     ("list.jsonl", b"[1, 2]\n", r"list.jsonl line 1 holds a JSON list, not an object"),
     ("twice.parquet", twice_parquet(), r"twice.parquet has 2 columns 'text'; rename one"),
     ("bad.parquet", b"PAR1 nothing", r"bad.parquet is not a readable parquet file"),
-    ("column.parquet", as_parquet("body"), r"column.parquet has no column 'text': it has id, body; name the column with Text\(field"),
+    (
+        "column.parquet",
+        as_parquet("body"),
+        r"column.parquet has no column 'text': it has id, body; name the column with Text\(field",
+    ),
     ("number.parquet", as_parquet("text", [1, 2]), r"column 'text' holds int64, not strings"),
     ("bad.txt.gz", b"no gzip", r"bad.txt.gz is damaged or cut short"),
     ("cut.txt.gz", gzip.compress(b"some text" * 99)[:-20], r"cut.txt.gz is damaged or cut short"),
-    ("flipped.txt.gz", gzip.compress(b"text")[:-6] + b"??????", r"flipped.txt.gz is damaged or cut short"),
-    ("garbled.txt.gz", gzip.compress(b"text")[:10] + b"\xff" * 20, r"garbled.txt.gz is damaged or cut short"),
+    (
+        "flipped.txt.gz",
+        gzip.compress(b"text")[:-6] + b"??????",
+        r"flipped.txt.gz is damaged or cut short",
+    ),
+    (
+        "garbled.txt.gz",
+        gzip.compress(b"text")[:10] + b"\xff" * 20,
+        r"garbled.txt.gz is damaged or cut short",
+    ),
     ("cut.jsonl.xz", lzma.compress(as_jsonl())[:-20], r"cut.jsonl.xz is damaged or cut short"),
     ("bad.txt.xz", b"no xz at all", r"bad.txt.xz is damaged or cut short"),
-    ("cut.txt.zst", compressed(b"some text" * 99, ".zst")[:-4], r"cut.txt.zst is damaged or cut short \(Truncated"),
+    (
+        "cut.txt.zst",
+        compressed(b"some text" * 99, ".zst")[:-4],
+        r"cut.txt.zst is damaged or cut short \(Truncated",
+    ),
     ("bad.txt.zst", b"no zstd at all", r"bad.txt.zst is damaged or cut short"),
-    ("notes.md", b"text", r"notes.md'\): the name tells no known format; give .txt, .jsonl or .parquet"),
+    (
+        "notes.md",
+        b"text",
+        r"notes.md'\): the name tells no known format; give .txt, .jsonl or .parquet",
+    ),
 ]
 
 
@@ -210,14 +264,28 @@ def test_null_and_empty_texts_and_files_are_counted(tmp_path):
         (tmp_path / name).write_bytes(b"")
     skipped = collections.Counter()
     documents = list(files.documents(str(tmp_path), "text", skipped))
-    assert [document.text for document in documents] == ["a", "b", "c"] and [document.file_index for document in documents] == [0, 1, 1]
-    assert skipped == {"documents whose text is null": 2, "empty documents": 2, "files without text": 5}
-    refused(data.Text(path=str(tmp_path / "[c-g]*")), r"none of its 5 files holds no text|holds no text")
+    assert [document.text for document in documents] == ["a", "b", "c"] and [
+        document.file_index for document in documents
+    ] == [0, 1, 1]
+    assert skipped == {
+        "documents whose text is null": 2,
+        "empty documents": 2,
+        "files without text": 5,
+    }
+    refused(
+        data.Text(path=str(tmp_path / "[c-g]*")), r"none of its 5 files holds no text|holds no text"
+    )
 
 
 def test_columns_of_strings_of_any_kind_are_read(tmp_path):
-    for name, kind in (("view", pyarrow.string_view()), ("large", pyarrow.large_string()), ("dictionary", None)):
-        column = pyarrow.array(TEXTS).dictionary_encode() if kind is None else pyarrow.array(TEXTS, kind)
+    for name, kind in (
+        ("view", pyarrow.string_view()),
+        ("large", pyarrow.large_string()),
+        ("dictionary", None),
+    ):
+        column = (
+            pyarrow.array(TEXTS).dictionary_encode() if kind is None else pyarrow.array(TEXTS, kind)
+        )
         pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / f"{name}.parquet")
         assert texts(tmp_path / f"{name}.parquet") == TEXTS
 
@@ -225,16 +293,31 @@ def test_columns_of_strings_of_any_kind_are_read(tmp_path):
 def latin_parquet():
     raw = pyarrow.array([b"fine", b"caf\xe9"])
     sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.Array.from_buffers(pyarrow.string(), 2, raw.buffers())}), sink)
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": pyarrow.Array.from_buffers(pyarrow.string(), 2, raw.buffers())}),
+        sink,
+    )
     return sink.getvalue().to_pybytes()
 
 
 FINE = b'{"text": "a"}\n'
 WITH_LINE = {
-    "digits.jsonl": (FINE + b'{"text": "b", "n": ' + b"9" * 5000 + b"}\n", r"line 2 holds an integer of too many digits"),
-    "nested.jsonl": (FINE + b'{"text": "b", "m": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", r"line 2 is JSON nested too deeply"),
-    "latin.parquet": (latin_parquet(), r"latin.parquet row 2 is not UTF-8 text: byte 0xe9 at offset 3"),
-    "many.jsonl.gz": (gzip.compress(FINE * 3 + b'{"text": {}}'), r"line 4 has no string field 'text': that is \{\}"),
+    "digits.jsonl": (
+        FINE + b'{"text": "b", "n": ' + b"9" * 5000 + b"}\n",
+        r"line 2 holds an integer of too many digits",
+    ),
+    "nested.jsonl": (
+        FINE + b'{"text": "b", "m": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
+        r"line 2 is JSON nested too deeply",
+    ),
+    "latin.parquet": (
+        latin_parquet(),
+        r"latin.parquet row 2 is not UTF-8 text: byte 0xe9 at offset 3",
+    ),
+    "many.jsonl.gz": (
+        gzip.compress(FINE * 3 + b'{"text": {}}'),
+        r"line 4 has no string field 'text': that is \{\}",
+    ),
     "pages.parquet.gz": (gzip.compress(as_parquet() + b"x"), r"is not a readable parquet file"),
 }
 
@@ -248,9 +331,16 @@ def test_what_a_parser_cannot_read_is_a_line_with_its_place(tmp_path, name):
 
 def test_a_line_or_document_of_any_length_does_not_fill_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MAX_DOCUMENT_BYTES", 2**21)
-    for name, content in (("a.txt", b"a" * 2**23), ("a.jsonl", b" " * 2**23), ("a.txt.gz", gzip.compress(b"ab" * 2**22))):
+    for name, content in (
+        ("a.txt", b"a" * 2**23),
+        ("a.jsonl", b" " * 2**23),
+        ("a.txt.gz", gzip.compress(b"ab" * 2**22)),
+    ):
         (tmp_path / name).write_bytes(content)
-        refused(data.Text(path=str(tmp_path / name)), r"has over 2,097,152 bytes, too many for one document")
+        refused(
+            data.Text(path=str(tmp_path / name)),
+            r"has over 2,097,152 bytes, too many for one document",
+        )
 
 
 BEFORE = [
@@ -289,10 +379,17 @@ def test_absent_files_get_one_line(tmp_path):
 
 def test_unreadable_files_get_one_line(tmp_path):
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
-    refused(data.Text(path=str(tmp_path / "gone.txt")), r"gone.txt is a link to a file that is not there")
-    if pathlib.Path("/proc/self/mem").exists():  # opens, but its first bytes are an input/output error: works for root, too
+    refused(
+        data.Text(path=str(tmp_path / "gone.txt")),
+        r"gone.txt is a link to a file that is not there",
+    )
+    if pathlib.Path(
+        "/proc/self/mem"
+    ).exists():  # opens, but its first bytes are an input/output error: works for root, too
         (tmp_path / "mem.txt").symlink_to("/proc/self/mem")
-        refused(data.Text(path=str(tmp_path / "mem.txt")), r"mem.txt cannot be read: Input/output error")
+        refused(
+            data.Text(path=str(tmp_path / "mem.txt")), r"mem.txt cannot be read: Input/output error"
+        )
 
 
 # --- tfds ------------------------------------------------------------------------------------------------------------
@@ -303,15 +400,25 @@ def test_tfds_from_a_prepared_directory(shared):
     source = data.Tfds(name="tiny_shakespeare", data_dir=str(shared / "data" / "tfds"))
     plain = (shared / "data" / "text" / "tinyshakespeare" / "input.txt").read_text()
     (train,) = open.documents(source)
-    (test,) = open.documents(data.Tfds(name="tiny_shakespeare/1.0.0", split="test", data_dir=str(shared / "data" / "tfds")))
-    assert plain.startswith(train.text) and plain.endswith(test.text) and len(train.text) > 1_000_000
-    assert open.fingerprint(source) != open.fingerprint(data.Tfds(name="tiny_shakespeare", split="test", data_dir=source.data_dir))
+    (test,) = open.documents(
+        data.Tfds(
+            name="tiny_shakespeare/1.0.0", split="test", data_dir=str(shared / "data" / "tfds")
+        )
+    )
+    assert (
+        plain.startswith(train.text) and plain.endswith(test.text) and len(train.text) > 1_000_000
+    )
+    assert open.fingerprint(source) != open.fingerprint(
+        data.Tfds(name="tiny_shakespeare", split="test", data_dir=source.data_dir)
+    )
 
 
 @pytest.mark.shared
 def test_tfds_split_and_field(shared):
     there = {"name": "tiny_shakespeare", "data_dir": str(shared / "data" / "tfds")}
-    refused(data.Tfds(**there, split="dev"), r"split='dev'\): Unknown split 'dev'. Should be one of")
+    refused(
+        data.Tfds(**there, split="dev"), r"split='dev'\): Unknown split 'dev'. Should be one of"
+    )
     refused(data.Tfds(**there, field="body"), r"has no feature 'body': it has text")
 
 
@@ -342,7 +449,8 @@ def test_tfds_prepared_in_another_format(shared, tmp_path):
 def test_an_unprepared_tfds_name_is_refused_at_once(tmp_path):
     start = time.monotonic()
     refused(
-        data.Tfds(name="wikipedia", data_dir=str(tmp_path)), r"not prepared under .*: on a machine with network run `tfds build wikipedia"
+        data.Tfds(name="wikipedia", data_dir=str(tmp_path)),
+        r"not prepared under .*: on a machine with network run `tfds build wikipedia",
     )
     refused(data.Tfds(name="nosuch/config:1.0.0", data_dir=str(tmp_path)), r"not prepared")
     assert time.monotonic() - start < 2
@@ -354,7 +462,9 @@ def built(root, *names, default=None):
         (root / name / "dataset_info.json").write_text("{}")
     if default is not None:
         (root / "set" / ".config").mkdir()
-        (root / "set" / ".config" / "metadata.json").write_text(json.dumps({"default_config_name": default}))
+        (root / "set" / ".config" / "metadata.json").write_text(
+            json.dumps({"default_config_name": default})
+        )
 
 
 PREPARED = {
@@ -362,15 +472,45 @@ PREPARED = {
     "a version": (["set/9.0.0", "set/10.0.0"], None, "set:9.0.0", "set/9.0.0"),
     "a version as a path": (["set/9.0.0", "set/10.0.0"], None, "set/9.0.0", "set/9.0.0"),
     "the default": (["set/en/3.0.1", "set/web/3.1.0"], "en", "set", "set/en/3.0.1"),
-    "a config": (["set/en/3.0.1", "set/web/3.1.0", "set/web/3.0.9"], "en", "set/web", "set/web/3.1.0"),
+    "a config": (
+        ["set/en/3.0.1", "set/web/3.1.0", "set/web/3.0.9"],
+        "en",
+        "set/web",
+        "set/web/3.1.0",
+    ),
     "all three": (["set/web/3.1.0", "set/web/3.0.9"], "en", "set/web:3.0.9", "set/web/3.0.9"),
-    "all three as a path": (["set/web/3.1.0", "set/web/3.0.9"], "en", "set/web/3.0.9", "set/web/3.0.9"),
-    "no default is known": (["set/en/3.0.1", "set/web/3.0.1"], None, "set", "name the one that is meant, of set/en, set/web"),
-    "one, but is it the default?": (["set/web/3.0.1"], None, "set", "name the one that is meant, of set/web"),
-    "the default is not there": (["set/web/3.0.1"], "en", "set", r"\(prepared are set/web:3.0.1\).*`tfds build set/en --file_format"),
+    "all three as a path": (
+        ["set/web/3.1.0", "set/web/3.0.9"],
+        "en",
+        "set/web/3.0.9",
+        "set/web/3.0.9",
+    ),
+    "no default is known": (
+        ["set/en/3.0.1", "set/web/3.0.1"],
+        None,
+        "set",
+        "name the one that is meant, of set/en, set/web",
+    ),
+    "one, but is it the default?": (
+        ["set/web/3.0.1"],
+        None,
+        "set",
+        "name the one that is meant, of set/web",
+    ),
+    "the default is not there": (
+        ["set/web/3.0.1"],
+        "en",
+        "set",
+        r"\(prepared are set/web:3.0.1\).*`tfds build set/en --file_format",
+    ),
     "no such version": (["set/web/3.0.1"], "en", "set/web:4.0.0", "`tfds build set/web:4.0.0 "),
     "no such config": (["set/web/3.0.1"], "en", "set/de", "`tfds build set/de "),
-    "nothing": ([], None, "set", "`tfds build set --file_format.*where it has configs, name one as NAME/CONFIG, or tfds builds them all"),
+    "nothing": (
+        [],
+        None,
+        "set",
+        "`tfds build set --file_format.*where it has configs, name one as NAME/CONFIG, or tfds builds them all",
+    ),
     "too much": ([], None, "set/a/b/c", "give NAME, NAME/CONFIG or NAME/CONFIG:VERSION"),
     "no version": ([], None, "set:new", "give NAME, NAME/CONFIG or NAME/CONFIG:VERSION"),
 }

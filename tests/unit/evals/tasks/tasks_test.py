@@ -23,7 +23,9 @@ def test_prompts_are_as_they_were():
 
 def test_published_scores_are_as_they_were():
     """A change of any figure shows here; those of the two papers' tables were compared with a transcription of their own."""
-    assert "\n".join(published.lines()) + "\n" == (GOLDEN / "published.txt").read_text(), "a paper's score has changed"
+    assert "\n".join(published.lines()) + "\n" == (GOLDEN / "published.txt").read_text(), (
+        "a paper's score has changed"
+    )
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -37,23 +39,39 @@ def test_a_task_is_whole(name):
             items = list(task.items(task.example, way, shots))
             assert items and len({item.id for item in items}) == len(items)
             for item in items:
-                assert item.completions and all(item.completions) and set(item.right) <= set(range(len(item.completions)))
+                assert (
+                    item.completions
+                    and all(item.completions)
+                    and set(item.right) <= set(range(len(item.completions)))
+                )
                 assert len(item.contexts) in (1, len(item.completions))
                 if isinstance(way.method, evaluation.ChoiceMethod):
-                    assert len(set(item.completions)) == len(item.completions) > 1 or len(set(item.contexts)) > 1
+                    assert (
+                        len(set(item.completions)) == len(item.completions) > 1
+                        or len(set(item.contexts)) > 1
+                    )
                 if isinstance(way.method, evaluation.GenerationMethod):
                     assert item.answers
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, task in TASKS.items() if isinstance(task.protocol.method, evaluation.GenerationMethod) and task.score]
+    "name",
+    [
+        name
+        for name, task in TASKS.items()
+        if isinstance(task.protocol.method, evaluation.GenerationMethod) and task.score
+    ],
 )
 def test_what_a_demonstration_shows_is_right(name):
     """Scorers that leave a reference out may give less than 1, but never 0; another text gets 0."""
     task = TASKS[name]
     assert task.score is not None
     for way in [task.protocol, *task.conventions.values()]:
-        for item in task.items(task.example, way, 0) if isinstance(way.method, get_args(evaluation.GenerationMethod)) else ():
+        for item in (
+            task.items(task.example, way, 0)
+            if isinstance(way.method, get_args(evaluation.GenerationMethod))
+            else ()
+        ):
             assert task.score(way.metric, item.completions[0], item) > 0.4
             assert task.score(way.metric, "something else entirely", item) == 0
 
@@ -61,15 +79,24 @@ def test_what_a_demonstration_shows_is_right(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_published_scores_are_of_known_configs_and_in_range(name):
     for one in TASKS[name].paper_scores:
-        assert set(one.scores) <= {*GPT2_CONFIGS, *GPT3_CONFIGS} and one.shots in ("zero", "one", "few")
+        assert set(one.scores) <= {*GPT2_CONFIGS, *GPT3_CONFIGS} and one.shots in (
+            "zero",
+            "one",
+            "few",
+        )
         assert one.metric in get_args(evaluation.Metric)
-        assert all(0 <= score <= (200 if one.metric == "perplexity" else 100) for score in one.scores.values())
+        assert all(
+            0 <= score <= (200 if one.metric == "perplexity" else 100)
+            for score in one.scores.values()
+        )
 
 
 def test_two_tasks_of_one_name_are_refused(monkeypatch):
     from gptjax.evals.tasks import lambada
 
-    monkeypatch.setattr(lambada, "TASKS", (lambada.TASKS[0], dataclasses.replace(lambada.TASKS[0], summary="again")))
+    monkeypatch.setattr(
+        lambada, "TASKS", (lambada.TASKS[0], dataclasses.replace(lambada.TASKS[0], summary="again"))
+    )
     registry.families.cache_clear()
     registry.all_tasks.cache_clear()
     with pytest.raises(AssertionError, match="two tasks are called lambada"):

@@ -9,17 +9,23 @@ from gptjax.model.attention import dispatch
 DENSE, BANDED, STRIDED = schema.Dense(), schema.Banded(window=256), schema.Strided(stride=128)
 
 
-@pytest.mark.parametrize("platform, name", [("cpu", "blocks"), ("tpu", "splash"), ("gpu", "cudnn"), ("cuda", "cudnn")])
+@pytest.mark.parametrize(
+    "platform, name", [("cpu", "blocks"), ("tpu", "splash"), ("gpu", "cudnn"), ("cuda", "cudnn")]
+)
 def test_auto_is_the_platforms_own(platform, name):
     assert dispatch.resolve_name("auto", platform) == name == dispatch.resolve_name(name, platform)
     assert dispatch.resolve_name("reference", platform) == "reference"
 
 
 @pytest.mark.parametrize(
-    "asked, platform, allowed", [("splash", "cpu", "reference, blocks"), ("flash", "tpu", "reference, blocks, splash")]
+    "asked, platform, allowed",
+    [("splash", "cpu", "reference, blocks"), ("flash", "tpu", "reference, blocks, splash")],
 )
 def test_a_kernel_that_does_not_run_here(asked, platform, allowed):
-    with pytest.raises(ValueError, match=f"compute.attention={asked} does not run on {platform}; set it to auto, {allowed}$"):
+    with pytest.raises(
+        ValueError,
+        match=f"compute.attention={asked} does not run on {platform}; set it to auto, {allowed}$",
+    ):
         dispatch.resolve_name(asked, platform)
 
 
@@ -31,11 +37,35 @@ def test_a_kernel_that_does_not_run_here(asked, platform, allowed):
         ("blocks", DENSE, {"has_dropout": True}, "blocks", ""),
         ("cudnn", BANDED, {}, "cudnn", ""),
         ("cudnn", BANDED, {"has_dropout": True}, "reference", "attention dropout"),
-        ("cudnn", BANDED, {"dtype": jnp.float32}, "flash", "cuDNN computes in 16 bits, not float32"),
-        ("cudnn", BANDED, {"d_head": 60}, "flash", "cuDNN wants heads of a multiple of 8 up to 128, not 60"),
+        (
+            "cudnn",
+            BANDED,
+            {"dtype": jnp.float32},
+            "flash",
+            "cuDNN computes in 16 bits, not float32",
+        ),
+        (
+            "cudnn",
+            BANDED,
+            {"d_head": 60},
+            "flash",
+            "cuDNN wants heads of a multiple of 8 up to 128, not 60",
+        ),
         ("cudnn", BANDED, {"has_segments": True}, "flash", "cuDNN keeps no documents apart"),
-        ("cudnn", BANDED, {"is_aligned": False}, "flash", "cuDNN aligns the first query with the first key"),
-        ("cudnn", DENSE, {"is_even": False}, "flash", "jax asks cuDNN for no gradient of an odd number of tokens"),
+        (
+            "cudnn",
+            BANDED,
+            {"is_aligned": False},
+            "flash",
+            "cuDNN aligns the first query with the first key",
+        ),
+        (
+            "cudnn",
+            DENSE,
+            {"is_even": False},
+            "flash",
+            "jax asks cuDNN for no gradient of an odd number of tokens",
+        ),
         ("cudnn", STRIDED, {}, "flash", "cuDNN knows no such pattern"),
     ],
 )
@@ -46,8 +76,15 @@ def test_who_computes_what(kernel, pattern, facts, name, why):
 
 def test_the_account_names_each_layer_once():
     gpt3 = registry.config("gpt3_small").model
-    assert dispatch.describe("splash", gpt3, jnp.bfloat16, False) == "Banded(window=256) by splash, Dense() by splash"
+    assert (
+        dispatch.describe("splash", gpt3, jnp.bfloat16, False)
+        == "Banded(window=256) by splash, Dense() by splash"
+    )
     dropping = dataclasses.replace(gpt3, dropout=schema.Dropout(attention=0.1))
     odd = dataclasses.replace(gpt3, n_ctx=2047, attention=(DENSE,))
-    assert dispatch.describe("cudnn", odd, jnp.bfloat16, False).startswith("Dense() by flash (jax asks")
-    assert dispatch.describe("splash", dropping, jnp.bfloat16, False).endswith("Dense() by reference (attention dropout)")
+    assert dispatch.describe("cudnn", odd, jnp.bfloat16, False).startswith(
+        "Dense() by flash (jax asks"
+    )
+    assert dispatch.describe("splash", dropping, jnp.bfloat16, False).endswith(
+        "Dense() by reference (attention dropout)"
+    )

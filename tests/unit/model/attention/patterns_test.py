@@ -41,10 +41,15 @@ def test_attention_is_the_mean_of_seen_values_when_scores_are_equal(name):
 
 def test_a_window_as_wide_as_the_context_is_dense():
     q = jnp.asarray(np.random.default_rng(0).normal(size=(1, 9, 2, 4)), jnp.float32)
-    np.testing.assert_array_equal(reference.attend(q, q, q, schema.Banded(window=9)), reference.attend(q, q, q, schema.Dense()))
+    np.testing.assert_array_equal(
+        reference.attend(q, q, q, schema.Banded(window=9)),
+        reference.attend(q, q, q, schema.Dense()),
+    )
 
 
 def test_shapes_are_checked():
     q = jnp.zeros((1, 9, 2, 4))
-    with pytest.raises(ValueError, match=r"attend: S=8 in v_BSNH \(1, 8, 2, 4\), but S=9 in k_BSNH"):
+    with pytest.raises(
+        ValueError, match=r"attend: S=8 in v_BSNH \(1, 8, 2, 4\), but S=9 in k_BSNH"
+    ):
         reference.attend(q, q, q[:, :8], schema.Dense())

@@ -13,8 +13,17 @@ from gptjax.config.classification import Task
 from gptjax.training.classification import examples
 from gptjax.training.classification.examples import Example
 
-PAIRS = Task(kind="entailment", fields=("a", "b"), label="gold", labels=("yes", "no"), metric="accuracy")
-QUIZ = Task(kind="choice", fields=("article", "questions"), answers=("options",), label="answers", labels=tuple("ABC"), metric="accuracy")
+PAIRS = Task(
+    kind="entailment", fields=("a", "b"), label="gold", labels=("yes", "no"), metric="accuracy"
+)
+QUIZ = Task(
+    kind="choice",
+    fields=("article", "questions"),
+    answers=("options",),
+    label="answers",
+    labels=tuple("ABC"),
+    metric="accuracy",
+)
 ROWS = [
     {"idx": "7", "a": '"no" was said.', "b": "caf\u00e9, or not", "gold": "yes"},
     {"idx": "8", "a": "two", "b": "three", "gold": "no"},
@@ -37,7 +46,10 @@ def table(rows, **how):
 
 
 def as_tsv(rows):
-    return "".join("\t".join(map(str, line)) + "\n" for line in [list(rows[0]), *(row.values() for row in rows)])
+    return "".join(
+        "\t".join(map(str, line)) + "\n"
+        for line in [list(rows[0]), *(row.values() for row in rows)]
+    )
 
 
 def as_jsonl(rows):
@@ -49,7 +61,11 @@ WRITTEN = {".tsv": as_tsv, ".csv": table, ".jsonl": as_jsonl}
 
 def written(tmp_path, rows, kind=".jsonl"):
     path = tmp_path / f"data{kind}"
-    path.write_bytes(rows if isinstance(rows, bytes) else (rows if isinstance(rows, str) else WRITTEN[kind](rows)).encode())
+    path.write_bytes(
+        rows
+        if isinstance(rows, bytes)
+        else (rows if isinstance(rows, str) else WRITTEN[kind](rows)).encode()
+    )
     return str(path)
 
 
@@ -90,7 +106,10 @@ def test_a_list_of_questions_is_an_example_each(tmp_path):
 
 def test_answers_are_a_column_each_or_one_list(tmp_path):
     task = dataclasses.replace(QUIZ, fields=("text",), label="right", labels=("1", "2"))
-    rows = [{"text": "t", "one": "x", "two": "y", "both": ["x", "y"], "right": right} for right in (1, 2)]
+    rows = [
+        {"text": "t", "one": "x", "two": "y", "both": ["x", "y"], "right": right}
+        for right in (1, 2)
+    ]
     there = written(tmp_path, rows)
     columns = read(dataclasses.replace(task, answers=("one", "two"), train=there))
     assert columns == read(dataclasses.replace(task, answers=("both",), train=there))
@@ -111,14 +130,20 @@ def test_a_test_set_needs_no_labels_and_the_others_leave_such_examples_out(tmp_p
         "data.jsonl line 1 has no column 'gold': it has idx, a, b; name the one of the labels with task.label",
     )
     blank = written(tmp_path, [{**row, "gold": ""} for row in ROWS])
-    refused(dataclasses.replace(PAIRS, train=blank), "its examples are without a label; there is nothing to learn")
+    refused(
+        dataclasses.replace(PAIRS, train=blank),
+        "its examples are without a label; there is nothing to learn",
+    )
 
 
 def test_scores_between_classes_are_labels_of_pearson_alone(tmp_path):
     there = written(tmp_path, [{**ROWS[0], "gold": score} for score in ("0.25", "1.0", "0")])
     scored = dataclasses.replace(PAIRS, labels=tuple("01"), metric="pearson", train=there)
     assert [e.label for e in read(scored)] == [0.25, 1.0, 0.0]
-    refused(dataclasses.replace(PAIRS, train=there), r"line 1: gold is '0.25'; give yes, no, or a number from 0 to 1, or other")
+    refused(
+        dataclasses.replace(PAIRS, train=there),
+        r"line 1: gold is '0.25'; give yes, no, or a number from 0 to 1, or other",
+    )
 
 
 BAD = {
@@ -145,17 +170,30 @@ def test_bad_content_is_one_clear_line(tmp_path, name):
 
 
 def test_bad_files_are_one_clear_line(tmp_path):
-    refused(dataclasses.replace(PAIRS, train="no/such.tsv"), "no/such.tsv does not exist; give a .tsv or .csv or .jsonl file")
     refused(
-        dataclasses.replace(PAIRS, train=written(tmp_path, "x", ".txt")), "data.txt: give a .tsv, .csv, .jsonl file; a table's first line"
+        dataclasses.replace(PAIRS, train="no/such.tsv"),
+        "no/such.tsv does not exist; give a .tsv or .csv or .jsonl file",
     )
-    refused(PAIRS, "task.train is not given: a .tsv or .csv or .jsonl file with the columns a, b, gold")
+    refused(
+        dataclasses.replace(PAIRS, train=written(tmp_path, "x", ".txt")),
+        "data.txt: give a .tsv, .csv, .jsonl file; a table's first line",
+    )
+    refused(
+        PAIRS, "task.train is not given: a .tsv or .csv or .jsonl file with the columns a, b, gold"
+    )
     short = written(tmp_path, "a\tb\tgold\nx\ty\tyes\nx\ty\n", ".tsv")
-    refused(dataclasses.replace(PAIRS, train=short), "line 3 has 2 columns, and the first line names 3")
+    refused(
+        dataclasses.replace(PAIRS, train=short), "line 3 has 2 columns, and the first line names 3"
+    )
     long = written(tmp_path, "a\tb\tgold\nx\ty\tyes\tmore\n", ".tsv")
-    refused(dataclasses.replace(PAIRS, train=long), "line 2 has 4 columns, and the first line names 3")
+    refused(
+        dataclasses.replace(PAIRS, train=long), "line 2 has 4 columns, and the first line names 3"
+    )
     wide = written(tmp_path, f"a,b,gold\n{'x' * 200_000},y,yes\n", ".csv")
-    refused(dataclasses.replace(PAIRS, train=wide), r"line 2 cannot be read: field larger than field limit")
+    refused(
+        dataclasses.replace(PAIRS, train=wide),
+        r"line 2 cannot be read: field larger than field limit",
+    )
 
 
 TABLES = {
@@ -184,17 +222,26 @@ def test_a_bad_table_is_one_line_with_its_file_and_line(tmp_path, name):
 
 def test_an_index_column_without_a_name_is_a_column(tmp_path):
     """As pandas writes it."""
-    found = read(dataclasses.replace(PAIRS, train=written(tmp_path, ",a,b,gold\n0,x,y,yes\n\n1,x,z,no\n", ".csv")))
+    found = read(
+        dataclasses.replace(
+            PAIRS, train=written(tmp_path, ",a,b,gold\n0,x,y,yes\n\n1,x,z,no\n", ".csv")
+        )
+    )
     assert [example.texts for example in found] == [("x", "y"), ("x", "z")]
 
 
 def test_names_that_are_numbers_are_labels_by_their_value(tmp_path):
     """1.0, as pandas makes of 1, is the class called 1, not that of number 1."""
-    task = dataclasses.replace(PAIRS, labels=("1", "2", "5"), train=written(tmp_path, [{**ROWS[0], "gold": v} for v in ("1", 2, 5.0, 1.0)]))
+    task = dataclasses.replace(
+        PAIRS,
+        labels=("1", "2", "5"),
+        train=written(tmp_path, [{**ROWS[0], "gold": v} for v in ("1", 2, 5.0, 1.0)]),
+    )
     assert [example.label for example in read(task)] == [0, 1, 2, 0]
     for wrong in ("0", 1.5, "3"):
         refused(
-            dataclasses.replace(task, train=written(tmp_path, [{**ROWS[0], "gold": wrong}])), f"gold is '{wrong}'; give 1, 2, 5, or other"
+            dataclasses.replace(task, train=written(tmp_path, [{**ROWS[0], "gold": wrong}])),
+            f"gold is '{wrong}'; give 1, 2, 5, or other",
         )
     with pytest.raises(ValueError, match="a label of metric=pearson is a number from 0 on"):
         dataclasses.replace(task, metric="pearson")
@@ -203,7 +250,9 @@ def test_names_that_are_numbers_are_labels_by_their_value(tmp_path):
 def test_labels_are_found_where_none_are_named(tmp_path):
     def found(values, **changes):
         rows = [{**ROWS[0], "gold": value} for value in values]
-        return examples.infer_labels(dataclasses.replace(PAIRS, labels=(), train=written(tmp_path, rows), **changes)).labels
+        return examples.infer_labels(
+            dataclasses.replace(PAIRS, labels=(), train=written(tmp_path, rows), **changes)
+        ).labels
 
     assert found(["no", "yes", None, "no", ""]) == ("no", "yes")
     assert found(["10", "9", 9.0, 10]) == ("9", "10") and found([True, False]) == ("False", "True")
@@ -212,12 +261,21 @@ def test_labels_are_found_where_none_are_named(tmp_path):
         (["a"], "data.jsonl: its examples are all of one class, a"),
         ([None], "data.jsonl: its examples are without a label"),
         ([["a"]], "data.jsonl line 1: gold holds a list"),
-        ([f"text {n}" for n in range(21)], "gold has 21 different labels; name the column of the classes"),
-        ([f"text {n}" for n in range(1001)] * 2, "gold has 1,001 different labels; name the column of the classes"),
+        (
+            [f"text {n}" for n in range(21)],
+            "gold has 21 different labels; name the column of the classes",
+        ),
+        (
+            [f"text {n}" for n in range(1001)] * 2,
+            "gold has 1,001 different labels; name the column of the classes",
+        ),
     ):
         with pytest.raises(ValueError, match=said):
             found(values)
-    with pytest.raises(ValueError, match="data.jsonl line 1 has no column 'class': it has idx, a, b, gold; name the one of the labels"):
+    with pytest.raises(
+        ValueError,
+        match="data.jsonl line 1 has no column 'class': it has idx, a, b, gold; name the one of the labels",
+    ):
         found(["a", "b"], label="class")
     with pytest.raises(ValueError, match="task.metric=f1 is of two classes"):
         found("abc", metric="f1")
@@ -242,16 +300,36 @@ NUMBERS = {
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_test_set_that_glues_server_could_not_take_is_known_before_training(tmp_path, name):
     values, said = NUMBERS[name]
-    task = dataclasses.replace(PAIRS, test=written(tmp_path, [{**ROWS[0], "idx": value} for value in values]), submission="RTE")
-    refused(task, said + ".*; RTE.tsv names examples by theirs: give each its own, another column with task.index, or", "test")
+    task = dataclasses.replace(
+        PAIRS,
+        test=written(tmp_path, [{**ROWS[0], "idx": value} for value in values]),
+        submission="RTE",
+    )
+    refused(
+        task,
+        said
+        + ".*; RTE.tsv names examples by theirs: give each its own, another column with task.index, or",
+        "test",
+    )
     assert len(read(dataclasses.replace(task, submission=None), "test")) == len(values)
     without = written(tmp_path, [{k: v for k, v in row.items() if k != "idx"} for row in ROWS])
-    assert [example.index for example in read(dataclasses.replace(task, test=without), "test")] == ["0", "1", "2"]  # counted
+    assert [example.index for example in read(dataclasses.replace(task, test=without), "test")] == [
+        "0",
+        "1",
+        "2",
+    ]  # counted
     partly = written(tmp_path, [ROWS[0], {k: v for k, v in ROWS[0].items() if k != "idx"}])
-    refused(dataclasses.replace(task, test=partly), "line 2: idx is there in some examples and not in others", "test")
+    refused(
+        dataclasses.replace(task, test=partly),
+        "line 2: idx is there in some examples and not in others",
+        "test",
+    )
 
 
-@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "a/b", "..", ".", "", "a\nb", "a\0", "x" * 101, "-n", "\u212a"])
+@pytest.mark.parametrize(
+    "name",
+    ["../../evil", "/tmp/evil", "a/b", "..", ".", "", "a\nb", "a\0", "x" * 101, "-n", "\u212a"],
+)
 def test_a_submission_is_a_file_of_predictions(name):
     with pytest.raises(ValueError, match="task.submission=.*: it names a file of predictions/"):
         dataclasses.replace(PAIRS, submission=name)
@@ -260,21 +338,35 @@ def test_a_submission_is_a_file_of_predictions(name):
 def test_test_examples_of_the_training_set_are_counted(tmp_path):
     known = read(dataclasses.replace(PAIRS, train=written(tmp_path, ROWS)))
     assert examples.count_repeats(known, known[:2]) == 2
-    assert examples.count_repeats(known, [dataclasses.replace(known[0], texts=known[0].texts[::-1])]) == 0
+    assert (
+        examples.count_repeats(known, [dataclasses.replace(known[0], texts=known[0].texts[::-1])])
+        == 0
+    )
 
 
 def test_answers_are_as_many_as_labels_and_their_columns_there(tmp_path):
     there = written(tmp_path, [{**QUESTIONS, "options": [["x", "y"], ["u", "v", "w"]]}])
-    refused(dataclasses.replace(QUIZ, train=there), r"question 1 has 2 answers, and task.labels=\('A', 'B', 'C'\) names 3; give as many")
+    refused(
+        dataclasses.replace(QUIZ, train=there),
+        r"question 1 has 2 answers, and task.labels=\('A', 'B', 'C'\) names 3; give as many",
+    )
     there = written(tmp_path, [{"article": "x", "questions": "y", "answers": "A"}])
-    refused(dataclasses.replace(QUIZ, train=there), "has no column 'options': .* name the one that is meant with task.answers")
+    refused(
+        dataclasses.replace(QUIZ, train=there),
+        "has no column 'options': .* name the one that is meant with task.answers",
+    )
 
 
 def test_an_unprepared_data_set_says_how_to_prepare_it_or_what_else_to_give(tmp_path):
     began = time.monotonic()
     task = dataclasses.replace(PAIRS, tfds="glue/rte", data_dir=str(tmp_path))
-    refused(task, r"Tfds\(name='glue/rte'\) is not prepared under .*: on a machine with network run `tfds build glue/rte .*task.train=FILE")
-    refused(dataclasses.replace(task, train="x.tsv"), "task.dev is not given", split="dev")  # files and a data set are not mixed
+    refused(
+        task,
+        r"Tfds\(name='glue/rte'\) is not prepared under .*: on a machine with network run `tfds build glue/rte .*task.train=FILE",
+    )
+    refused(
+        dataclasses.replace(task, train="x.tsv"), "task.dev is not given", split="dev"
+    )  # files and a data set are not mixed
     assert time.monotonic() - began < 5
 
 
@@ -293,7 +385,10 @@ def race(tmp_path):
         lengths = np.array([len(one) for one in nested])
         flat = feature.TensorInfo(shape=(None,), dtype=info.np_dtype)
         info = feature.TensorInfo(shape=(None,), dtype=np.int64)
-        return {"ragged_row_lengths_0": (lengths, info), "ragged_flat_values": (strings([x for one in nested for x in one]), flat)}
+        return {
+            "ragged_row_lengths_0": (lengths, info),
+            "ragged_flat_values": (strings([x for one in nested for x in one]), flat),
+        }
 
     class Race(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # it may be made again
         VERSION = tfds.core.Version("1.0.0")
@@ -310,7 +405,10 @@ def race(tmp_path):
 
         def _generate_examples(self):
             for n in range(4):
-                yield n, {**QUESTIONS, "article": f"caf\u00e9 {n}", "class": n % 2, "number": 10 + n}
+                yield (
+                    n,
+                    {**QUESTIONS, "article": f"caf\u00e9 {n}", "class": n % 2, "number": 10 + n},
+                )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(example_serializer, "_add_ragged_fields", ragged)
@@ -319,13 +417,33 @@ def race(tmp_path):
 
 def test_a_prepared_data_set_is_read(tmp_path):
     race(tmp_path)
-    task = dataclasses.replace(QUIZ, tfds="race", data_dir=str(tmp_path), splits=("train[:3]", "train[3:]"))
+    task = dataclasses.replace(
+        QUIZ, tfds="race", data_dir=str(tmp_path), splits=("train[:3]", "train[3:]")
+    )
     found = read(task)
     assert len(found) == 6 and len(read(task, "dev")) == 2
-    assert [(e.texts[1], e.answers, e.label) for e in found[:2]] == [("first?", ("x", "y", "z"), 1.0), ("second?", ("u", "v", "w"), 0.0)]
+    assert [(e.texts[1], e.answers, e.label) for e in found[:2]] == [
+        ("first?", ("x", "y", "z"), 1.0),
+        ("second?", ("u", "v", "w"), 0.0),
+    ]
     assert all(e.texts[0].startswith("caf\u00e9 ") for e in found)
     classed = dataclasses.replace(
-        PAIRS, fields=("article", "article"), label="class", tfds="race", data_dir=str(tmp_path), splits=("train", "train"), index="number"
+        PAIRS,
+        fields=("article", "article"),
+        label="class",
+        tfds="race",
+        data_dir=str(tmp_path),
+        splits=("train", "train"),
+        index="number",
     )
-    assert {(e.index, e.texts[0][-1], e.label) for e in read(classed)} == {("10", "0", 0), ("11", "1", 1), ("12", "2", 0), ("13", "3", 1)}
-    refused(dataclasses.replace(task, splits=("train", "dev")), r"split='dev'\): Unknown split 'dev'.* task.dev=FILE", split="dev")
+    assert {(e.index, e.texts[0][-1], e.label) for e in read(classed)} == {
+        ("10", "0", 0),
+        ("11", "1", 1),
+        ("12", "2", 0),
+        ("13", "3", 1),
+    }
+    refused(
+        dataclasses.replace(task, splits=("train", "dev")),
+        r"split='dev'\): Unknown split 'dev'.* task.dev=FILE",
+        split="dev",
+    )

@@ -14,8 +14,16 @@ def said(classes, n=2):
 
 
 def test_the_best_epoch_is_the_first_of_the_highest_that_is_still_there():
-    lines = [{"step": n, "accuracy": score} for n, score in ((10, 50.0), (20, 70.0), (30, 90.0), (40, 90.0), (50, 95.0))]
-    assert metrics.best_steps([{"step": 1, "loss": 3.0}, *lines], "accuracy", [10, 20, 30, 40]) == [30, 40, 20, 10]
+    lines = [
+        {"step": n, "accuracy": score}
+        for n, score in ((10, 50.0), (20, 70.0), (30, 90.0), (40, 90.0), (50, 95.0))
+    ]
+    assert metrics.best_steps([{"step": 1, "loss": 3.0}, *lines], "accuracy", [10, 20, 30, 40]) == [
+        30,
+        40,
+        20,
+        10,
+    ]
     assert metrics.best_steps(lines, "f1", [10]) == []
 
 
@@ -30,7 +38,9 @@ def test_scores_that_are_no_numbers_are_no_answers(metric):
 
 
 def test_an_epoch_that_came_to_no_number_is_not_the_best():
-    lines = [{"step": n, "accuracy": score} for n, score in ((10, 50.0), (20, float("nan")), (30, 40.0))]
+    lines = [
+        {"step": n, "accuracy": score} for n, score in ((10, 50.0), (20, float("nan")), (30, 40.0))
+    ]
     assert metrics.best_steps(lines, "accuracy", [10, 20, 30]) == [10, 30]
 
 
@@ -40,9 +50,9 @@ def test_accuracy():
 
 def test_f1_is_of_class_one():
     # 2 found, 1 wrongly, 2 missed: precision 2/3, recall 1/2.
-    assert metrics.score("f1", said([1, 1, 1, 0, 0, 0]), np.array([1, 1, 0, 1, 1, 0])) == pytest.approx(
-        100 * 2 * (2 / 3) * (1 / 2) / (2 / 3 + 1 / 2)
-    )
+    assert metrics.score(
+        "f1", said([1, 1, 1, 0, 0, 0]), np.array([1, 1, 0, 1, 1, 0])
+    ) == pytest.approx(100 * 2 * (2 / 3) * (1 / 2) / (2 / 3 + 1 / 2))
 
 
 def test_matthews_is_its_formula():
@@ -50,8 +60,12 @@ def test_matthews_is_its_formula():
         answers, labels = DRAW.integers(0, 2, 30), DRAW.integers(0, 2, 30)
         tp, tn = np.sum(answers & labels), np.sum((1 - answers) & (1 - labels))
         fp, fn = np.sum(answers & (1 - labels)), np.sum((1 - answers) & labels)
-        formula = (tp * tn - fp * fn) / np.sqrt(float((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
-        assert metrics.score("matthews", said(answers), labels.astype(np.float32)) == pytest.approx(100 * formula, abs=1e-6)
+        formula = (tp * tn - fp * fn) / np.sqrt(
+            float((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+        )
+        assert metrics.score("matthews", said(answers), labels.astype(np.float32)) == pytest.approx(
+            100 * formula, abs=1e-6
+        )
 
 
 def test_pearson_is_of_the_expected_score():

@@ -33,7 +33,9 @@ def test_each_task_is_written_as_glue_has_it(name, tmp_path):
     lines = (tmp_path / f"{file}.tsv").read_text().splitlines()
     assert lines[0] == "index\tprediction"
     assert [line.split("\t")[0] for line in lines[1:]] == ["0", "1", "2", "10"]
-    assert [line.split("\t")[1] for line in lines[1:4]] == [spelled] * 3 and lines[4].split("\t")[1] != spelled
+    assert [line.split("\t")[1] for line in lines[1:4]] == [spelled] * 3 and lines[4].split("\t")[
+        1
+    ] != spelled
     predictions.write_predictions(tmp_path, task, "dev", examples, y)
     assert {path.name for path in tmp_path.iterdir()} == {f"{file}.tsv", "test.jsonl", "dev.jsonl"}
 
@@ -41,7 +43,11 @@ def test_each_task_is_written_as_glue_has_it(name, tmp_path):
 def test_scores_that_are_no_numbers_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="NaN or infinite"):
         predictions.write_predictions(
-            tmp_path, finetuning.TASKS["sst2"], "dev", [Example(("x",), (), 0.0, "0")], np.array([[np.nan, np.inf]], np.float32)
+            tmp_path,
+            finetuning.TASKS["sst2"],
+            "dev",
+            [Example(("x",), (), 0.0, "0")],
+            np.array([[np.nan, np.inf]], np.float32),
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -52,8 +58,13 @@ def test_every_glue_task_of_the_paper_is_there_and_no_other_is_submitted():
 
 def test_scores_are_written_for_every_example(tmp_path):
     task = finetuning.TASKS["race_high"]
-    examples = [Example(("a", "b"), tuple("wxyz"), 2.0, "3-0"), Example(("a", "c"), tuple("wxyz"), None, "3-1")]
-    predictions.write_predictions(tmp_path, task, "test", examples, np.array([[0, 1, 5, 2], [3, 1, 0, 2]], np.float32))
+    examples = [
+        Example(("a", "b"), tuple("wxyz"), 2.0, "3-0"),
+        Example(("a", "c"), tuple("wxyz"), None, "3-1"),
+    ]
+    predictions.write_predictions(
+        tmp_path, task, "test", examples, np.array([[0, 1, 5, 2], [3, 1, 0, 2]], np.float32)
+    )
     first, second = map(json.loads, (tmp_path / "test.jsonl").read_text().splitlines())
     assert first == {"index": "3-0", "label": 2.0, "answer": "2", "scores": [0.0, 1.0, 5.0, 2.0]}
     assert second["label"] is None and second["answer"] == "0"

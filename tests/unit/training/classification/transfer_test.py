@@ -27,9 +27,13 @@ def pair(norm="pre", attention=tiny.GPT3):
 
     def drawn(model, seed):
         net = gpt.GPT(model, gpt.execution_policy(schema.Compute(), "cpu"))
-        shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), np.zeros((1, 1), np.int32)))["params"]
+        shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), np.zeros((1, 1), np.int32)))[
+            "params"
+        ]
         draw = np.random.default_rng(seed)
-        return jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape), x.dtype), shapes)  # gains and biases differ too
+        return jax.tree.map(
+            lambda x: jnp.asarray(draw.normal(size=x.shape), x.dtype), shapes
+        )  # gains and biases differ too
 
     return new, drawn(new, 0), drawn(old, 10)
 
@@ -40,14 +44,18 @@ def layer(params, model, number):
 
 
 def same(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 4, None])
 def test_so_many_layers_are_taken(pattern, n):
     model, new, old = pair(attention=PATTERNS[pattern])
-    made = transfer.transfer_params(new, old, model, N_VOCAB, Everything() if n is None else Layers(n=n))
+    made = transfer.transfer_params(
+        new, old, model, N_VOCAB, Everything() if n is None else Layers(n=n)
+    )
     assert jax.tree.map(np.shape, made) == jax.tree.map(np.shape, new)
     for number in range(4):
         taken = n is None or number < n
@@ -73,7 +81,10 @@ def test_nothing_is_nothing():
 
 def test_more_layers_than_there_are_are_refused():
     model, new, old = pair()
-    with pytest.raises(ValueError, match=r"task.transfer=Layers\(n=5\): the model has 4 layers; give as many or fewer"):
+    with pytest.raises(
+        ValueError,
+        match=r"task.transfer=Layers\(n=5\): the model has 4 layers; give as many or fewer",
+    ):
         transfer.transfer_params(new, old, model, N_VOCAB, Layers(n=5))
     with pytest.raises(ValueError, match="Layers.n=-1: give a whole number from 0"):
         Layers(n=-1)

@@ -13,10 +13,23 @@ from gptjax.training.classification.examples import Example
 
 S, D, E = 100, 101, 102  # start, delimiter and extract after a vocabulary of 100
 TASK = {
-    "classification": Task(kind="classification", fields=("a",), label="y", labels=("0", "1"), metric="accuracy"),
-    "entailment": Task(kind="entailment", fields=("a", "b"), label="y", labels=("0", "1", "2"), metric="accuracy"),
-    "similarity": Task(kind="similarity", fields=("a", "b"), label="y", labels=("0", "1"), metric="f1"),
-    "choice": Task(kind="choice", fields=("a", "b"), answers=("c",), label="y", labels=("0", "1", "2"), metric="accuracy"),
+    "classification": Task(
+        kind="classification", fields=("a",), label="y", labels=("0", "1"), metric="accuracy"
+    ),
+    "entailment": Task(
+        kind="entailment", fields=("a", "b"), label="y", labels=("0", "1", "2"), metric="accuracy"
+    ),
+    "similarity": Task(
+        kind="similarity", fields=("a", "b"), label="y", labels=("0", "1"), metric="f1"
+    ),
+    "choice": Task(
+        kind="choice",
+        fields=("a", "b"),
+        answers=("c",),
+        label="y",
+        labels=("0", "1", "2"),
+        metric="accuracy",
+    ),
 }
 
 
@@ -43,23 +56,43 @@ def naive(parts, room):
 def test_the_longest_text_is_cut_first():
     draw = random.Random(0)
     for _ in range(500):
-        lengths, room = [draw.randint(0, 12) for _ in range(draw.randint(1, 4))], draw.randint(0, 30)
+        lengths, room = (
+            [draw.randint(0, 12) for _ in range(draw.randint(1, 4))],
+            draw.randint(0, 30),
+        )
         parts = [list(range(n)) for n in lengths]
         cut = draw.randint(0, len(parts))
         first, second = transformations._truncate(parts[:cut], parts[cut:], room)
-        assert len(first) == cut and sorted(first + second) == sorted(naive(parts, room)), (lengths, room)
+        assert len(first) == cut and sorted(first + second) == sorted(naive(parts, room)), (
+            lengths,
+            room,
+        )
         assert [len(x) for x in first + second] == [len(x) for x in naive(parts, room)]
 
 
 def test_no_sequence_is_over_the_limit_and_the_answer_outlives_a_long_context():
     long = sequences("choice", (list(range(50)), [7, 8]), ([1, 2, 3], [4], [5]), limit=20)
     assert [len(s) for s in long] == [20, 20, 20]
-    assert long[0] == [S, *range(12), 7, 8, D, 1, 2, 3, E] and long[1] == [S, *range(14), 7, 8, D, 4, E]
-    assert sequences("similarity", (list(range(30)), list(range(40))), limit=13) == [[S, *range(5), D, *range(5), E]] * 2
+    assert long[0] == [S, *range(12), 7, 8, D, 1, 2, 3, E] and long[1] == [
+        S,
+        *range(14),
+        7,
+        8,
+        D,
+        4,
+        E,
+    ]
+    assert (
+        sequences("similarity", (list(range(30)), list(range(40))), limit=13)
+        == [[S, *range(5), D, *range(5), E]] * 2
+    )
 
 
 def examples(kind, *labels, text="ab"):
-    texts, answers = {"classification": ((text,), ()), "choice": ((text, "?"), ("x", "yy", "z"))}.get(kind, ((text, "c"), ()))
+    texts, answers = {
+        "classification": ((text,), ()),
+        "choice": ((text, "?"), ("x", "yy", "z")),
+    }.get(kind, ((text, "c"), ()))
     return [Example(texts, answers, label, "0") for label in labels]
 
 
@@ -70,13 +103,21 @@ def test_rows_are_taken_apart_again(kind):
     parts = transformations.tokenize_examples(given, text, lambda line: None)
     n_ctx = transformations.fit_n_ctx(task, parts, text.n_vocab, 512)
     made = transformations.encode_examples(task, given, parts, text.n_vocab, n_ctx)
-    assert n_ctx == transformations.PAD_MULTIPLE and (made.n_truncated, made.n_tokens_lost) == (0, 0) and made.rows.dtype == np.int32
+    assert (
+        n_ctx == transformations.PAD_MULTIPLE
+        and (made.n_truncated, made.n_tokens_lost) == (0, 0)
+        and made.rows.dtype == np.int32
+    )
     labels, extract, tokens = transformations.split_rows(made.rows, task.n_sequences, n_ctx)
     assert labels.tolist() == [1000, transformations.UNKNOWN_LABEL, 400]
     wanted = transformations.build_sequences(task, *parts[0], text.n_vocab, n_ctx)
-    assert tokens.shape == (3, len(wanted), n_ctx) and made.rows.shape[1] == transformations.row_width(task.n_sequences, n_ctx)
+    assert tokens.shape == (3, len(wanted), n_ctx) and made.rows.shape[
+        1
+    ] == transformations.row_width(task.n_sequences, n_ctx)
     for c, sequence in enumerate(wanted):
-        assert extract[0, c] == len(sequence) - 1 and tokens[0, c, extract[0, c]] == text.n_vocab + 2
+        assert (
+            extract[0, c] == len(sequence) - 1 and tokens[0, c, extract[0, c]] == text.n_vocab + 2
+        )
         assert tokens[0, c].tolist() == sequence + [0] * (n_ctx - len(sequence))
 
 
@@ -85,22 +126,33 @@ def test_what_was_cut_is_counted():
     given = examples("similarity", 1.0) + examples("similarity", 0.0, text="abcdefghijklmnopqrst")
     parts = transformations.tokenize_examples(given, text, lambda line: None)
     assert (
-        transformations.fit_n_ctx(task, parts, text.n_vocab, 512) == 32 and transformations.fit_n_ctx(task, parts, text.n_vocab, 20) == 20
+        transformations.fit_n_ctx(task, parts, text.n_vocab, 512) == 32
+        and transformations.fit_n_ctx(task, parts, text.n_vocab, 20) == 20
     )
     made = transformations.encode_examples(task, given, parts, text.n_vocab, 20)
     assert (made.n_truncated, made.n_tokens_lost) == (1, 2 * (20 + 1 + 3 - 20))
 
 
 def test_the_texts_of_a_context_are_words_apart():
-    (((context, question), answers),) = transformations.tokenize_examples(examples("choice", 0.0), build.ByteTokenizer(), lambda line: None)
-    assert bytes(context + question) == b"ab ?" and [bytes(a) for a in answers] == [b"x", b"yy", b"z"]
-    ((pair, _),) = transformations.tokenize_examples(examples("similarity", 0.0), build.ByteTokenizer(), lambda line: None)
+    (((context, question), answers),) = transformations.tokenize_examples(
+        examples("choice", 0.0), build.ByteTokenizer(), lambda line: None
+    )
+    assert bytes(context + question) == b"ab ?" and [bytes(a) for a in answers] == [
+        b"x",
+        b"yy",
+        b"z",
+    ]
+    ((pair, _),) = transformations.tokenize_examples(
+        examples("similarity", 0.0), build.ByteTokenizer(), lambda line: None
+    )
     assert [bytes(one) for one in pair] == [b"ab", b"c"]
 
 
 def test_progress_is_told():
     lines = []
-    transformations.tokenize_examples(examples("similarity", *[1.0] * 2000), build.ByteTokenizer(), lines.append)
+    transformations.tokenize_examples(
+        examples("similarity", *[1.0] * 2000), build.ByteTokenizer(), lines.append
+    )
     assert lines == ["reading examples: 1,000 of 2,000", "reading examples: 2,000 of 2,000"]
 
 
@@ -111,4 +163,7 @@ def test_every_kind_says_how_much_the_model_reads_and_answers():
         "similarity": (2, 2),
         "choice": (3, 1),
     }
-    assert dataclasses.replace(TASK["similarity"], labels=tuple("012345"), metric="pearson").n_outputs == 6
+    assert (
+        dataclasses.replace(TASK["similarity"], labels=tuple("012345"), metric="pearson").n_outputs
+        == 6
+    )

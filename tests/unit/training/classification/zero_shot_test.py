@@ -13,9 +13,15 @@ from gptjax.training.classification.examples import Example
 from tests import tiny
 
 MODEL = tiny.config(n_ctx=32, n_vocab=257).model
-SENTIMENT = Task(kind="classification", fields=("a",), label="y", labels=zero_shot.SENTIMENT, metric="accuracy")
-CHOICE = Task(kind="choice", fields=("a",), answers=("b",), label="y", labels=("A", "B"), metric="accuracy")
-OTHER = Task(kind="classification", fields=("a",), label="y", labels=("no", "yes"), metric="matthews")
+SENTIMENT = Task(
+    kind="classification", fields=("a",), label="y", labels=zero_shot.SENTIMENT, metric="accuracy"
+)
+CHOICE = Task(
+    kind="choice", fields=("a",), answers=("b",), label="y", labels=("A", "B"), metric="accuracy"
+)
+OTHER = Task(
+    kind="classification", fields=("a",), label="y", labels=("no", "yes"), metric="matthews"
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +32,18 @@ def asked():
 
     @jax.jit
     def log_probabilities(tokens_BT):
-        return jax.nn.log_softmax(gpt.logits(model.apply({"params": params}, tokens_BT), params["token_VD"], MODEL.n_vocab))[0]
+        return jax.nn.log_softmax(
+            gpt.logits(
+                model.apply({"params": params}, tokens_BT), params["token_VD"], MODEL.n_vocab
+            )
+        )[0]
 
     def after(first, second):
         """The log-probability of each byte of `second` after `first`."""
         whole, start = text.encode(first + second), max(1, len(text.encode(first)))
-        y_TV = np.asarray(log_probabilities(np.array([[*whole, *[0] * (MODEL.n_ctx - len(whole))]], np.int32)))
+        y_TV = np.asarray(
+            log_probabilities(np.array([[*whole, *[0] * (MODEL.n_ctx - len(whole))]], np.int32))
+        )
         return y_TV[np.arange(start, len(whole)) - 1, whole[start:]]
 
     return lambda task, examples: zero_shot.predict(task, examples, model, params, text), after
@@ -40,13 +52,19 @@ def asked():
 def test_sentiment_is_positive_or_negative_after_very(asked):
     answered, after = asked
     found = answered(SENTIMENT, [Example(("a film",), (), 1.0, "0")])
-    np.testing.assert_allclose(found, [[after("a film very", f" {word}").sum() for word in ("negative", "positive")]], rtol=1e-4)
+    np.testing.assert_allclose(
+        found,
+        [[after("a film very", f" {word}").sum() for word in ("negative", "positive")]],
+        rtol=1e-4,
+    )
 
 
 def test_a_choice_is_the_answer_of_the_highest_mean(asked):
     answered, after = asked
     found = answered(CHOICE, [Example(("who?",), ("he", "all of us"), 0.0, "0")])
-    np.testing.assert_allclose(found, [[after("who?", f" {answer}").mean() for answer in ("he", "all of us")]], rtol=1e-4)
+    np.testing.assert_allclose(
+        found, [[after("who?", f" {answer}").mean() for answer in ("he", "all of us")]], rtol=1e-4
+    )
 
 
 def test_acceptability_is_against_the_median(asked):
