@@ -183,9 +183,9 @@ def main() -> int:
     parser.add_argument("--kinds", metavar="NAME,...", help="only these")
     args = parser.parse_args()
     try:
-        import accelerate
-        import lm_eval
-        import torch
+        import accelerate  # noqa: F401
+        import lm_eval  # noqa: F401
+        import torch  # noqa: F401
     except ModuleNotFoundError as error:
         print(
             f"{error.name} is not installed: pip install -r requirements-dev.txt -r requirements-extra.txt",

@@ -192,7 +192,7 @@ def read_lines() -> Iterator[str]:
         for line in stream:
             yield line.rstrip("\n")
         return
-    import readline
+    import readline  # noqa: F401
 
     while True:
         try:

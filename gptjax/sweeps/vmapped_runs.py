@@ -184,7 +184,7 @@ def train_vmapped(
                 managers[number].save(
                     step_number,
                     jax.tree.map(lambda x: x[number], train_states),
-                    metadata,  # noqa: B023
+                    metadata,
                 )
 
         for step_number in range(1, batch_schedule.n_steps + 1):

