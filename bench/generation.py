@@ -48,7 +48,7 @@ def hf_model(params, c: schema.Model, dtype: str):
     }
     D, block = c.d_model, params["periods"]["block_0"]
     for i in range(c.n_layers):
-        b = jax.tree.map(lambda x: x[i], block)
+        b = jax.tree.map(lambda x: x[i], block)  # noqa: B023
         tensors_of_layer = {
             f"ln_{n}.{x}": b[f"norm_{n}"][y]
             for n in (1, 2)
@@ -145,8 +145,8 @@ def time_both(
     times = {f"{name} {what}": [] for name in generators for what in ("first", "all")}
     for _ in range(rounds):
         for name, generate in generators.items():
-            times[f"{name} first"].append(time_call(lambda: generate(1)))
-            times[f"{name} all"].append(time_call(lambda: generate(n_tokens)))
+            times[f"{name} first"].append(time_call(lambda: generate(1)))  # noqa: B023
+            times[f"{name} all"].append(time_call(lambda: generate(n_tokens)))  # noqa: B023
     return times
 
 

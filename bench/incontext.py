@@ -61,7 +61,7 @@ def named(letters: str) -> Callable[[random.Random], Maker]:
     """Five things, each with a name of its own, of two letters: others in each document."""
 
     def make_world(rng):
-        word = lambda: "".join(rng.choices(letters, k=2))
+        word = lambda: "".join(rng.choices(letters, k=2))  # noqa: E731
         pairs = list({word(): word() for _ in range(5)}.items())
         return lambda rng: rng.choice(pairs)
 

@@ -192,7 +192,7 @@ def read_lines() -> Iterator[str]:
         for line in stream:
             yield line.rstrip("\n")
         return
-    import readline  # noqa: F401
+    import readline  # noqa: F401  input() then edits, and remembers what was typed
 
     while True:
         try:

@@ -160,7 +160,7 @@ def create(args: argparse.Namespace) -> list[list[str]]:
 def run(args: argparse.Namespace) -> list[list[str]]:
     """Send this checkout to every host, install it, and start training on all; it goes on when this program ends."""
     nonce = f"{rendezvous.NONCE_ENV}={checks.new_nonce()}"
-    train_command = f"cd {FOLDER} && {nonce} nohup .venv/bin/python -m gptjax.train {shlex.join(args.arguments)} > ../{LOG_FILE} 2>&1 < /dev/null &"
+    train_command = f"cd {FOLDER} && {nonce} nohup .venv/bin/python -m gptjax.train {shlex.join(args.arguments)} > ../{LOG_FILE} 2>&1 < /dev/null &"  # noqa: E501
     archive = str(Path(tempfile.gettempdir()) / ARCHIVE)
     pack_command = [
         "sh",

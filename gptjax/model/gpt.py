@@ -89,7 +89,7 @@ class Period(nn.Module):
 def unstack_layers(tree):
     """The slices of each leaf along its first dimension, as a list of trees. Its gradient is one stack, where JAX adds n padded copies."""
     n = jax.tree.leaves(tree)[0].shape[0]
-    return [jax.tree.map(lambda x: x[i], tree) for i in range(n)]
+    return [jax.tree.map(lambda x: x[i], tree) for i in range(n)]  # noqa: B023
 
 
 unstack_layers.defvjp(

@@ -183,7 +183,7 @@ def train_vmapped(
                 )
                 managers[number].save(
                     step_number,
-                    jax.tree.map(lambda x: x[number], train_states),
+                    jax.tree.map(lambda x: x[number], train_states),  # noqa: B023
                     metadata,
                 )
 

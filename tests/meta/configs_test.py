@@ -76,7 +76,7 @@ def test_every_point_of_a_sweep_builds(name):
     assert [point.error for point in points if point.config is None] == []
     for model in {point.config.model for point in points if point.config is not None}:
         net = gpt.GPT(model, gpt.execution_policy(registry.config("smoke").compute, "tpu"))
-        shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+        shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))  # noqa: B023
         assert sum(
             math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)
         ) == count.padded_parameters(model)

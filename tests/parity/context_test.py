@@ -36,7 +36,8 @@ def out_and_gradients(attend, patterns, dtype):
 
     def each(q, k, v, g):
         pulled = [
-            jax.vjp(lambda q, k, v: attend(q, k, v, pattern), q, k, v) for pattern in patterns
+            jax.vjp(lambda q, k, v: attend(q, k, v, pattern), q, k, v)
+            for pattern in patterns  # noqa: B023
         ]
         return [(out, *pull(g)) for out, pull in pulled]
 
@@ -104,7 +105,7 @@ def test_dropout_masks_differ_by_device_and_keep_the_mean():
                 q,
                 k,
                 v,
-                pattern,
+                pattern,  # noqa: B023
                 None,
                 key if key is None else (key, 0.3),
             )

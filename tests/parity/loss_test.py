@@ -109,7 +109,7 @@ def test_rows_looked_up_in_a_table_that_is_cut(place, dtype):
     for where in (place, rules.UNSHARDED):
 
         def out_and_gradient(table):
-            out, pull = jax.vjp(lambda table: embedding.embed(table, tokens, dtype, where), table)
+            out, pull = jax.vjp(lambda table: embedding.embed(table, tokens, dtype, where), table)  # noqa: B023
             return out, *pull(g)
 
         out, found = jax.jit(out_and_gradient)(table)

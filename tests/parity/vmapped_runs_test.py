@@ -107,7 +107,7 @@ def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked,
 
 
 def test_what_one_program_can_train():
-    of = lambda *axes: sweep.expand(
+    of = lambda *axes: sweep.expand(  # noqa: E731
         sweep.Sweep(about="?", recipe="smoke", points=sweep.grid(*axes))
     )
     seeds = of(sweep.seeds(5))

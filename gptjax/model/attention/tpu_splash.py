@@ -19,7 +19,7 @@ from gptjax.model.attention import patterns
 from gptjax.sharding.shapes import shaped
 
 BLOCK_SIZES = (128, 256, 384, 512)  # rows or keys of a block; the kernel wants multiples of 128
-LONG_SEQUENCE = 4096  # from this many keys on, blocks of dense attention may be twice as large: fewer steps, and little more above the diagonal
+LONG_SEQUENCE = 4096  # from this many keys on, blocks of dense attention may be twice as large: fewer steps, and little more above the diagonal  # noqa: E501
 MAX_DQ_COPIES = 1  # of dq that the fused backward pass may hold, one for each block of keys: to sum them costs more than a kernel for dq
 
 

@@ -36,7 +36,7 @@ def transfer_params(
     for name, block in new["periods"].items():  # block_i: layer i of each period
         use_old = jnp.arange(model.n_periods) * period + int(name.rpartition("_")[2]) < n
         blocks[name] = jax.tree.map(
-            lambda a, b: jnp.where(_broadcast_like(use_old, a), b, a),
+            lambda a, b: jnp.where(_broadcast_like(use_old, a), b, a),  # noqa: B023
             block,
             old["periods"][name],
         )

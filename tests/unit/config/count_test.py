@@ -114,7 +114,7 @@ def test_pf_days_of_ours_count_attention_at_its_cost():
     )
 
 
-def small(remat, n_ctx=128, dropout=0.0, pattern=Dense()) -> Config:
+def small(remat, n_ctx=128, dropout=0.0, pattern=Dense()) -> Config:  # noqa: B008
     config = registry.config("smoke")
     drop = Dropout(embedding=dropout, attention=dropout, residual=dropout)
     model = replace(

@@ -446,7 +446,7 @@ def test_a_hostile_path_is_refused_in_one_line(key):
 
 def test_random_texts_of_the_grammars_own_characters_are_read_or_refused():
     draw = random.Random(5)
-    words = "( ) [ ] , = . - + * ' \" \\ { } : # @ 1 9 0.5 1e308 1e-400 nan inf None True ² \0 \n \udc80 é Dense Banded window Text path".split(
+    words = "( ) [ ] , = . - + * ' \" \\ { } : # @ 1 9 0.5 1e308 1e-400 nan inf None True ² \0 \n \udc80 é Dense Banded window Text path".split(  # noqa: E501
         " "
     )
     for _ in range(1500):

@@ -49,7 +49,7 @@ def python(code: str, cwd: Path, path: str = ""):
 
 
 def test_configs_and_jax_are_not_imported_with_the_package():
-    code = "import sys, gptjax.config.schema, gptjax.config.registry as r; print({'jax', 'configs'} & {*sys.modules}, r.config('nano').name)"
+    code = "import sys, gptjax.config.schema, gptjax.config.registry as r; print({'jax', 'configs'} & {*sys.modules}, r.config('nano').name)"  # noqa: E501
     loaded = python(code, ROOT)
     assert loaded.stdout.split() == ["set()", "nano"], loaded.stderr
 

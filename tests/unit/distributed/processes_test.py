@@ -237,7 +237,7 @@ def test_a_watch_that_slept_does_not_end_the_program_and_one_that_waited_does(mo
     )
     threads: list = []
     event = SimpleNamespace(wait=lambda seconds: False, set=lambda: None)
-    thread = lambda target, args, **more: SimpleNamespace(
+    thread = lambda target, args, **more: SimpleNamespace(  # noqa: E731
         start=lambda: threads.append((target, args))
     )
     monkeypatch.setattr(processes, "threading", SimpleNamespace(Event=lambda: event, Thread=thread))

@@ -192,7 +192,7 @@ def test_own_tasks_fit_themselves_to_their_answers(speaker, metric, tmp_path):
         task = registry.get_task("mine", tmp_path)
         exam = runner.TaskRun("mine", task, task.protocol, 0, 0, None)
         items, pool = exam.load_items(
-            lambda split: task_data.load_rows(task, task.protocol, split, str(tmp_path))
+            lambda split: task_data.load_rows(task, task.protocol, split, str(tmp_path))  # noqa: B023
         )
         exam = exam.fit_to_data(items, pool, text, 1024)
         assert not runner._unreachable_items(exam.protocol, items, text)

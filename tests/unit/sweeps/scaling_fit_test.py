@@ -97,7 +97,7 @@ def test_seeds_of_an_arm_are_not_arms():
 
 def test_the_forms_are_those_of_the_papers():
     """At one place each, written out; Kaplan et al.'s (1.5) with all the data there could be is their (1.1)."""
-    at = lambda name, p, *x: float(
+    at = lambda name, p, *x: float(  # noqa: E731
         np.exp(scaling_fit.FORMS[name].log_loss(np.array(p), [np.float64(v) for v in x]))
     )
     assert at("power", [8.8e13, 0.076], 1e9) == pytest.approx(88_000**0.076)
