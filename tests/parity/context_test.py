@@ -36,8 +36,8 @@ def out_and_gradients(attend, patterns, dtype):
 
     def each(q, k, v, g):
         pulled = [
-            jax.vjp(lambda q, k, v: attend(q, k, v, pattern), q, k, v)
-            for pattern in patterns  # noqa: B023
+            jax.vjp(lambda q, k, v, pattern=pattern: attend(q, k, v, pattern), q, k, v)
+            for pattern in patterns
         ]
         return [(out, *pull(g)) for out, pull in pulled]
 
