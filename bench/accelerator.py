@@ -47,7 +47,7 @@ def bench_config(
         config.model, n_ctx=n_ctx, attention=attention, dropout=schema.Dropout()
     )
     train = dataclasses.replace(
-        config.train, batch_tokens=rows * n_ctx, ramp=None, microbatch_rows=rows
+        config.train, batch_tokens=rows * n_ctx, batch_ramp=None, microbatch_rows=rows
     )
     compute = dataclasses.replace(config.compute, attention=kernel)
     return dataclasses.replace(config, model=model, train=train, compute=compute)

@@ -36,7 +36,7 @@ def bench_config(model: schema.Model, batch: int) -> schema.Config:
     """A run of `batch` rows a step."""
     tokens = batch * model.n_ctx
     train = schema.Train(
-        total_tokens=tokens * 1000, batch_tokens=tokens, schedule=schema.Constant(peak=LR)
+        total_tokens=tokens * 1000, batch_tokens=tokens, schedule=schema.Constant(peak_lr=LR)
     )
     return schema.Config(
         name="bench", model=model, data=data.Data(tokenizer=data.Bytes()), train=train

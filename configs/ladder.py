@@ -116,15 +116,15 @@ def gpt1(name: str, row: Row) -> Config:
             init=Init(weight=0.02, token=0.02, position=0.02, residual="flat"),
             dropout=Dropout(embedding=0.1, attention=0.1, residual=0.1),
         ),
-        data=Data(tokenizer=Gpt1Bpe(), across_documents="attend"),
+        data=Data(tokenizer=Gpt1Bpe(), document_attention="attend"),
         train=Train(
             total_tokens=tokens,
             batch_tokens=row.batch_tokens,
             schedule=Cosine(
-                peak=row.peak_lr,
+                peak_lr=row.peak_lr,
                 warmup_tokens=2000 * row.batch_tokens,
                 decay_tokens=tokens,
-                floor=0.0,
+                final_fraction=0.0,
             ),
             optimizer=AdamW(
                 b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, bias_correction="rate"
@@ -165,15 +165,15 @@ def gpt2(name: str, row: Row) -> Config:
             init=Init(weight=0.02, token=0.02, position=0.01, residual="depth_scaled"),
             dropout=Dropout(embedding=0.1, attention=0.1, residual=0.1),
         ),
-        data=Data(tokenizer=Gpt2Bpe(), across_documents="attend"),
+        data=Data(tokenizer=Gpt2Bpe(), document_attention="attend"),
         train=Train(
             total_tokens=tokens,
             batch_tokens=row.batch_tokens,
             schedule=Cosine(
-                peak=row.peak_lr,
+                peak_lr=row.peak_lr,
                 warmup_tokens=3000 * row.batch_tokens,
                 decay_tokens=tokens,
-                floor=0.0,
+                final_fraction=0.0,
             ),
             optimizer=AdamW(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.01, clip_norm=1.0),
         ),
@@ -215,15 +215,15 @@ def gpt3(name: str, row: Row) -> Config:
             init=Init(weight=0.02, token=0.02, position=0.01, residual="depth_scaled"),
             dropout=Dropout(),
         ),
-        data=Data(tokenizer=Gpt2Bpe(), across_documents="attend"),
+        data=Data(tokenizer=Gpt2Bpe(), document_attention="attend"),
         train=Train(
             total_tokens=300 * B,
             batch_tokens=row.batch_tokens,
             schedule=Cosine(
-                peak=row.peak_lr, warmup_tokens=375 * M, decay_tokens=260 * B, floor=0.1
+                peak_lr=row.peak_lr, warmup_tokens=375 * M, decay_tokens=260 * B, final_fraction=0.1
             ),
             optimizer=AdamW(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0),
-            ramp=None
+            batch_ramp=None
             if row.ramp_tokens is None
             else Ramp(start_tokens=2**15, over_tokens=row.ramp_tokens),
         ),

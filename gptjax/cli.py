@@ -122,7 +122,7 @@ def with_text(recipe: Config, path: str) -> Config:
         find_files.file_type(file)[0] == ".txt" for file in files
     )
     if len(files) == 1 or is_small:
-        source = dataclasses.replace(source, held_out=data.Tail(fraction=0.1))
+        source = dataclasses.replace(source, validation=data.Tail(fraction=0.1))
     stem = (
         where.resolve().name
         if where.is_dir()

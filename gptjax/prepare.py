@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
     )
     args = parser.parse_args(arguments)
     config = cli.resolve_config(args)
-    spec, validation_rule = config.data.tokenizer, config.data.held_out
+    spec, validation_rule = config.data.tokenizer, config.data.validation
     sources = [check_untokenized(source) for source in config.data.sources or (data.Embedded(),)]
     train_sources = dict(zip(shard_dirs(args.out, len(sources)), sources, strict=True))
     separate = (
@@ -133,7 +133,7 @@ def how_to_train(
         "data.sources": f"Shards(path={shards[0].path!r})" if is_single else repr(tuple(shards))
     }
     if args.text is not None:
-        new_settings |= {"name": config.name, "data.held_out": repr(config.data.held_out)}
+        new_settings |= {"name": config.name, "data.held_out": repr(config.data.validation)}
     for directory in validation_sources:
         new_settings["data.held_out"] = f"Separate(source=Shards(path={str(directory)!r}))"
     if config.model.n_vocab != n_vocab:

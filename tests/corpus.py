@@ -76,9 +76,9 @@ def config(*sources, n_vocab=257, n_ctx=N_CTX, spec=None, held_out=None, seed=0)
         data=data.Data(
             sources=sources,
             tokenizer=spec or data.Bytes(),
-            held_out=held_out or data.ByDocument(fraction=0.2),
+            validation=held_out or data.ByDocument(fraction=0.2),
         ),
-        train=Train(total_tokens=10_000, batch_tokens=16 * n_ctx, schedule=Constant(peak=1e-3)),
+        train=Train(total_tokens=10_000, batch_tokens=16 * n_ctx, schedule=Constant(peak_lr=1e-3)),
         seed=seed,
     )
 

@@ -38,10 +38,10 @@ def config(rows: int = 8, **changes) -> schema.Config:
         total_tokens=20 * rows * model.n_ctx,
         batch_tokens=rows * model.n_ctx,
         schedule=schema.Cosine(
-            peak=1e-2,
+            peak_lr=1e-2,
             warmup_tokens=2 * rows * model.n_ctx,
             decay_tokens=20 * rows * model.n_ctx,
-            floor=0.1,
+            final_fraction=0.1,
         ),
     )
     return schema.Config(

@@ -144,7 +144,7 @@ def choose_microbatch_rows(
     does not split over the mesh."""
     table = rules.PRESETS[config.mesh.sharding].activations
     full_config = dataclasses.replace(
-        config, train=dataclasses.replace(config.train, ramp=None, steps=None)
+        config, train=dataclasses.replace(config.train, batch_ramp=None, steps=None)
     )
     batch_schedule = BatchSchedule(full_config, math.prod(mesh.shape[axis] for axis in table["B"]))
     if config.train.microbatch_rows:

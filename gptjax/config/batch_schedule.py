@@ -126,7 +126,7 @@ class BatchSchedule:
 
     def _ramp_stages(self, config: Config, step: int, row: int):
         """The stages from there on, in order; the last has the full batch and no end."""
-        quantum_tokens, ramp = self.quantum * self.n_ctx, config.train.ramp
+        quantum_tokens, ramp = self.quantum * self.n_ctx, config.train.batch_ramp
         if ramp is not None:
             growth = config.train.batch_tokens - ramp.start_tokens
             for sizes in itertools.count(1):
@@ -145,7 +145,7 @@ class BatchSchedule:
 
 def quanta(config: Config, shards: int = 1) -> list[int]:
     """The rows in which a batch ramp may grow where batches are split in `shards`, the one that a new run takes first."""
-    full, ramp = config.batch_rows, config.train.ramp
+    full, ramp = config.batch_rows, config.train.batch_ramp
     start = full if ramp is None else -(-ramp.start_tokens // config.model.n_ctx)
     return [rows for rows in divisors(full) if rows >= start and rows % shards == 0]
 

@@ -69,8 +69,8 @@ class Task:
     dropout: Fraction = 0.1  # on the state that the classifier reads
     epochs: Annotated[int, Bounds(1, 10**6)] = 3
     batch_examples: Rows = 32
-    peak: Positive = 6.25e-5  # learning rate: linear from 0 over the first `warmup` of all steps, then linear to 0
-    warmup: Fraction = 0.002
+    peak_lr: Positive = 6.25e-5  # learning rate: linear from 0 over the first `warmup` of all steps, then linear to 0
+    warmup_fraction: Fraction = 0.002
 
     def __post_init__(self):
         texts = {"classification": 1, "entailment": 2, "similarity": 2}

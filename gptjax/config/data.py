@@ -116,7 +116,7 @@ class Data:
 
     sources: tuple[Source, ...] = ()  # empty: the embedded corpus, and the run says so
     tokenizer: Tokenizer = Gpt2Bpe()
-    held_out: ValidationSplit = ByDocument()
-    across_documents: Literal["attend", "mask"] = (
+    validation: ValidationSplit = ByDocument()
+    document_attention: Literal["attend", "mask"] = (
         "attend"  # GPT-3 section 2.2 and Appendix B: no mask between packed documents
     )

@@ -137,10 +137,10 @@ class Protocol:
     method: Method
     metric: Metric
     description: str = ""
-    described_from: Annotated[int, Bounds(0, 10**6)] = (
+    description_min_shots: Annotated[int, Bounds(0, 10**6)] = (
         0  # LAMBADA's stands only where there are demonstrations
     )
     separator: str = "\n\n"
-    wording: str = ""
+    prompt_variant: str = ""
     words: str | None = None
     fixed_shots: bool = False  # the same demonstrations for all items, as GPT-3's for WSC and MultiRC; else drawn anew for each

@@ -66,8 +66,8 @@ def resolve_config(
             total_tokens=total_tokens,
             batch_tokens=batch_tokens,
             schedule=Linear(
-                peak=task.peak,
-                warmup_tokens=int(task.warmup * total_tokens),
+                peak_lr=task.peak_lr,
+                warmup_tokens=int(task.warmup_fraction * total_tokens),
                 decay_tokens=total_tokens,
             ),
             optimizer=recipe.optimizer,

@@ -142,10 +142,10 @@ class Model:
 class Cosine:
     """Linear from 0 to `peak` over warmup_tokens, then cosine to floor * peak at decay_tokens, then constant."""
 
-    peak: Positive
+    peak_lr: Positive
     warmup_tokens: WarmUp
     decay_tokens: Tokens
-    floor: Annotated[float, Bounds(0, 1)] = 0.0
+    final_fraction: Annotated[float, Bounds(0, 1)] = 0.0
 
     def __post_init__(self):
         if self.warmup_tokens >= self.decay_tokens:
@@ -158,7 +158,7 @@ class Cosine:
 class Linear:
     """Linear from 0 to `peak` over warmup_tokens, then linear to 0 at decay_tokens: GPT-1's fine-tuning."""
 
-    peak: Positive
+    peak_lr: Positive
     warmup_tokens: WarmUp
     decay_tokens: Tokens
 
@@ -173,7 +173,7 @@ class Linear:
 class Constant:
     """Linear from 0 to `peak` over warmup_tokens, then constant."""
 
-    peak: Positive
+    peak_lr: Positive
     warmup_tokens: WarmUp = 0
 
 
@@ -211,19 +211,19 @@ class Train:
     batch_tokens: Tokens
     schedule: Schedule
     optimizer: AdamW = AdamW()
-    ramp: Ramp | None = None
+    batch_ramp: Ramp | None = None
     steps: Steps | None = (
         None  # stop after so many steps; the schedule stays that of total_tokens. None: at total_tokens
     )
     microbatch_rows: Rows | None = (
         None  # rows whose activations are held at once, over all devices, at most; None: what fits memory
     )
-    skips_allowed: Steps = 10  # non-finite updates in a row before the run stops
+    max_nonfinite_steps: Steps = 10  # non-finite updates in a row before the run stops
 
     def __post_init__(self):
-        if self.ramp and self.ramp.start_tokens > self.batch_tokens:
+        if self.batch_ramp and self.batch_ramp.start_tokens > self.batch_tokens:
             raise ValueError(
-                f"train.ramp.start_tokens={self.ramp.start_tokens:,} is more than train.batch_tokens={self.batch_tokens:,}; lower it"
+                f"train.ramp.start_tokens={self.batch_ramp.start_tokens:,} is more than train.batch_tokens={self.batch_tokens:,}; lower it"
             )
 
 
@@ -247,10 +247,10 @@ class Compute:
         "auto"  # of activations; auto: bfloat16 on TPU and GPU, float32 on CPU
     )
     remat: str = "none"  # full: a layer's backward pass computes it again from its input; none: nothing; else what it need not: REMAT_NAMES
-    attention: Literal["auto", "reference", "blocks", "splash", "cudnn", "flash"] = (
+    attention_kernel: Literal["auto", "reference", "blocks", "splash", "cudnn", "flash"] = (
         "auto"  # of model/attention/dispatch.py; auto: by platform
     )
-    layers: Literal["auto", "scan", "unroll"] = (
+    scan_layers: Literal["auto", "scan", "unroll"] = (
         "auto"  # auto: scan, but unroll on CPU where nothing is rematerialised
     )
 

@@ -47,7 +47,7 @@ class Dataset:
         validation: list["OpenShards"],
     ):
         """train: one for each source; validation: whose documents the run is validated on. ValueError if a split does not fill a row."""
-        n_ctx, rule = config.model.n_ctx, config.data.held_out
+        n_ctx, rule = config.model.n_ctx, config.data.validation
         self.tokenizer = tokenizer
         self._config, self._sources, self._train_shards = config, sources, train
         self._validation = Concatenated([source_shards.validation for source_shards in validation])
@@ -168,7 +168,7 @@ class Dataset:
         }
         return {
             "tokenizer": tokenizer_record,
-            "held_out": repr(self._config.data.held_out),
+            "held_out": repr(self._config.data.validation),
             "sources": sources,
             "validation": counts,
         }
@@ -303,7 +303,7 @@ def open_dataset(
     print_line: is given, a line at a time, what a person would wait for or wonder about. ValueError, in one line, for anything wrong with a
     source, the tokenizer or a split, as early as it can be seen; OSError if `directory` cannot be written.
     """
-    sources, rule = config.data.sources, config.data.held_out
+    sources, rule = config.data.sources, config.data.validation
     if not sources:
         print_line("training on the embedded corpus, because data.sources names nothing else")
         sources = (data.Embedded(),)

@@ -91,7 +91,7 @@ def render(
     """The item's contexts after the description and these demonstrations."""
     description = (
         [protocol.description]
-        if protocol.description and len(demonstrations) >= protocol.described_from
+        if protocol.description and len(demonstrations) >= protocol.description_min_shots
         else []
     )
     prefix = "".join(

@@ -121,9 +121,9 @@ class Task:
 
 def prompt_variant(protocol: Protocol, *variants: str) -> str:
     """Which of a task's wordings is asked for; the first unless told. Raises ValueError with those that there are."""
-    if protocol.wording not in ("", *variants):
-        raise ValueError(f"wording={protocol.wording}: this task has {', '.join(variants)}")
-    return protocol.wording or variants[0]
+    if protocol.prompt_variant not in ("", *variants):
+        raise ValueError(f"wording={protocol.prompt_variant}: this task has {', '.join(variants)}")
+    return protocol.prompt_variant or variants[0]
 
 
 GPT2_CONFIGS = ("gpt2_124m", "gpt2_355m", "gpt2_774m", "gpt2_1558m")

@@ -37,13 +37,13 @@ def execution_policy(compute: schema.Compute, platform: str) -> ExecutionPolicy:
         "float32": jnp.float32,
         "bfloat16": jnp.bfloat16,
     }[compute.dtype]
-    kernel = dispatch.resolve_name(compute.attention, platform)
+    kernel = dispatch.resolve_name(compute.attention_kernel, platform)
     saved_names = None if compute.remat == "none" else compute.saved_names
     return ExecutionPolicy(
         dtype,
         saved_names,
         kernel,
-        {"auto": on_cpu and saved_names is None, "scan": False, "unroll": True}[compute.layers],
+        {"auto": on_cpu and saved_names is None, "scan": False, "unroll": True}[compute.scan_layers],
     )
 
 

@@ -66,7 +66,7 @@ class LRSearch:
 
 
 def peak_lr(arm: comparison.ArmResult) -> float:
-    return arm.config.train.schedule.peak
+    return arm.config.train.schedule.peak_lr
 
 
 def _mean_loss(arm: comparison.ArmResult) -> float:
@@ -93,7 +93,7 @@ def group_by_batch(searches: Sequence[LRSearch]) -> list[list[LRSearch]]:
     groups: dict[Config, list[LRSearch]] = {}
     for search in searches:
         config = search.arms[0].config
-        if config.train.ramp is None:
+        if config.train.batch_ramp is None:
             edits = (
                 f"{PEAK_PATH}=1",
                 *BATCH_DEPENDENT_EDITS,

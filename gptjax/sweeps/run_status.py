@@ -56,7 +56,7 @@ def read_status(point: Point, directory: Path) -> RunStatus:
     ):
         return RunStatus("done", step, n_steps, loss)
     skipped = records[-1].get("skipped_in_row", 0) if records else 0
-    if skipped >= point.config.train.skips_allowed:
+    if skipped >= point.config.train.max_nonfinite_steps:
         return RunStatus(
             "given up",
             step,

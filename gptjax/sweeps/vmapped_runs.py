@@ -214,7 +214,7 @@ def train_vmapped(
                         "tokens_per_s": speed,
                     },
                 )
-                if values["skipped_in_row"] >= first.train.skips_allowed:
+                if values["skipped_in_row"] >= first.train.max_nonfinite_steps:
                     active.remove(number)
                     log(
                         f"{points[number].name}: {values['skipped_in_row']} updates in a row were not finite, up to step "

@@ -259,7 +259,7 @@ def make_step_fn(context: TrainContext, put_on_mesh: Callable) -> Callable:
     platform = context.mesh.devices.flat[0].platform
     options = xla_options.options(context.mesh.devices.flat[0])
     ramp = (
-        context.config.train.ramp is not None
+        context.config.train.batch_ramp is not None
     )  # while it lasts a batch may have many microbatches, though the full one has not
     if platform != "cpu" or (n_microbatches == 1 and not ramp):
         # Without a ramp the count is a constant of the program, with one it is an argument: one program serves the whole ramp, and one
@@ -362,7 +362,7 @@ def train_loop(context: TrainContext) -> int:
         with context.profiler.span("log"):
             log.write(step, values)
             progress.update(step, values)
-        if values["skipped_in_row"] >= config.train.skips_allowed:
+        if values["skipped_in_row"] >= config.train.max_nonfinite_steps:
             raise TooManyNonFiniteSteps(step, values["skipped_in_row"])
 
     def evaluate(step):

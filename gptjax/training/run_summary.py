@@ -23,7 +23,7 @@ def summarize(context: Any) -> list[tuple[str, str]]:
     )
     execution_policy, has_segments = (
         context.step.model.execution_policy,
-        c.data.across_documents == "mask",
+        c.data.document_attention == "mask",
     )
     sizes = " x ".join(f"{axis} {n}" for axis, n in context.mesh.shape.items() if n > 1)
     n_microbatches = batch_schedule.max_rows // context.microbatch_rows
@@ -48,7 +48,7 @@ def summarize(context: Any) -> list[tuple[str, str]]:
         ("steps", f"{batch_schedule.n_steps:,}, to {si(n_tokens)} tokens"),
         (
             "learning rate",
-            f"peak {c.train.schedule.peak:.2e}, {schedule.lr_at(c.train.schedule, n_tokens):.2e} at the last step",
+            f"peak {c.train.schedule.peak_lr:.2e}, {schedule.lr_at(c.train.schedule, n_tokens):.2e} at the last step",
         ),
         (
             "devices",

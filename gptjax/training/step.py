@@ -42,7 +42,7 @@ class TrainStep:
         weights_BT: (B, n_ctx)."""
         inputs_BT, targets_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
         segments_BT = None
-        if self.config.data.across_documents == "mask":
+        if self.config.data.document_attention == "mask":
             assert self.end_of_text is not None  # build() refuses it
             segments_BT = gpt.segment_ids(inputs_BT, self.end_of_text)
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
@@ -169,7 +169,7 @@ def max_microbatch_rows(
         execution_policy.kernel,
         config.model,
         execution_policy.dtype,
-        config.data.across_documents == "mask",
+        config.data.document_attention == "mask",
     )
     dtype = "bfloat16" if execution_policy.dtype == jnp.bfloat16 else "float32"
     return count.microbatch_rows(
@@ -189,7 +189,7 @@ def build(
     config: schema.Config, platform: str, mesh: jax.sharding.Mesh, end_of_text: int | None
 ) -> TrainStep:
     """The step of `config` on a mesh. ValueError if documents are to be kept apart and no token ends them."""
-    if config.data.across_documents == "mask" and end_of_text is None:
+    if config.data.document_attention == "mask" and end_of_text is None:
         raise ValueError(
             f"data.across_documents=mask needs an end-of-text token, which {config.data.tokenizer} lacks; set data.across_documents=attend"
         )

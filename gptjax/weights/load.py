@@ -339,12 +339,12 @@ def _match_config(model: schema.Model, recipe: str, name: str) -> schema.Config:
             break
     else:
         found_config = registry.config(recipe)
-        rows, ramp = found_config.model.n_ctx, found_config.train.ramp
+        rows, ramp = found_config.model.n_ctx, found_config.train.batch_ramp
         scaled = ramp and dataclasses.replace(
             ramp, start_tokens=ramp.start_tokens // rows * model.n_ctx
         )
         train = dataclasses.replace(
-            found_config.train, batch_tokens=found_config.batch_rows * model.n_ctx, ramp=scaled
+            found_config.train, batch_tokens=found_config.batch_rows * model.n_ctx, batch_ramp=scaled
         )
         found_config = dataclasses.replace(
             found_config,

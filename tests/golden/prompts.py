@@ -19,7 +19,7 @@ def lines() -> Iterator[str]:
 def protocol_lines(name: str, task: Task, protocol: Protocol, shots: list[int]) -> Iterator[str]:
     """A protocol, and the example's items as they are put; once where the number of demonstrations changes nothing."""
     words = (
-        f", description {protocol.description!a} from {protocol.described_from} shots on"
+        f", description {protocol.description!a} from {protocol.description_min_shots} shots on"
         if protocol.description
         else ""
     )

@@ -146,7 +146,7 @@ def test_an_accelerators_reader_has_weights_of_bfloat16(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     model = model.clone(
         execution_policy=gpt.execution_policy(
-            schema.Compute(dtype="bfloat16", attention="reference"), "tpu"
+            schema.Compute(dtype="bfloat16", attention_kernel="reference"), "tpu"
         )
     )
     reader, (tokens, counts) = inference.prepare(model, params), texts(3, 8)

@@ -344,11 +344,11 @@ def test_one_flag_reads_ones_own_text(tmp_path, monkeypatch, path):
     config = of_text("--config=nano", f"--text={path}", "--set=seed=3")
     assert config.data.sources == (data.Text(path=path),) and config.seed == 3
     assert config.name == name
-    assert config.data.held_out == held_out
+    assert config.data.validation == held_out
     assert (
         of_text(
             "--config=nano", f"--text={path}", "--set=data.held_out.fraction=0.3"
-        ).data.held_out.fraction
+        ).data.validation.fraction
         == 0.3
     )
     assert of_text("--config=nano", f"--text={path}", "--set=name=mine").name == "mine"

@@ -165,7 +165,7 @@ def test_ones_own_text_is_prepared_and_the_last_line_trains_on_it(tmp_path, caps
     ]
     prepare.main(given)
     config = config_of(capsys.readouterr().out)
-    assert config.name == "smoke-book" and config.data.held_out == data.Tail(fraction=0.1)
+    assert config.name == "smoke-book" and config.data.validation == data.Tail(fraction=0.1)
     read = loader.open_dataset(config, tmp_path / "cache", lambda line: pytest.fail(line))
     assert read.description()["validation"]["tokens"] == len("a book of many words, " * 90) + 1
 

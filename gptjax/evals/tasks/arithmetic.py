@@ -96,7 +96,7 @@ def make_task(name: str, summary: str, draw: DrawFn, paper_scores: tuple[PaperSc
         score=scorers.plain_text,
         scorer_source="GPT-3 section 3.9.1: the answer must be generated exactly",
         paper_scores=paper_scores,
-        conventions={"released": dataclasses.replace(PROTOCOL, wording="released")},
+        conventions={"released": dataclasses.replace(PROTOCOL, prompt_variant="released")},
     )
 
 

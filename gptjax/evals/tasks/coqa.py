@@ -76,7 +76,7 @@ TASKS = (
             ),
         ),
         conventions={
-            "gpt2": Protocol(shots=0, method=Greedy(n_tokens=48), metric="f1", wording="gpt2")
+            "gpt2": Protocol(shots=0, method=Greedy(n_tokens=48), metric="f1", prompt_variant="gpt2")
         },
     ),
 )

@@ -64,7 +64,7 @@ TASKS = (
         data_hint="hellaswag_val.jsonl and hellaswag_train.jsonl of github.com/rowanz/hellaswag, data/, with ctx called context",
         scorer_source="accuracy; github.com/rowanz/hellaswag, hellaswag_models/",
         conventions={
-            "cleaned": Protocol(shots=20, method=PerByte(), metric="accuracy", wording="cleaned")
+            "cleaned": Protocol(shots=20, method=PerByte(), metric="accuracy", prompt_variant="cleaned")
         },
         paper_scores=gpt3_scores(
             "accuracy",

@@ -47,7 +47,7 @@ TASKS = (
             method=Word(),
             metric="accuracy",
             description="Fill in blank:",
-            described_from=1,
+            description_min_shots=1,
         ),
         items=items,
         schema={"text": "text: a passage, its last word included"},
@@ -77,12 +77,12 @@ TASKS = (
             ),
         ),
         conventions={
-            "gpt2": Protocol(shots=0, method=LastToken(), metric="accuracy", wording="gpt2"),
+            "gpt2": Protocol(shots=0, method=LastToken(), metric="accuracy", prompt_variant="gpt2"),
             "stop_words": Protocol(
-                shots=0, method=Word(stop_words=True), metric="accuracy", wording="plain"
+                shots=0, method=Word(stop_words=True), metric="accuracy", prompt_variant="plain"
             ),
             "plain": Protocol(
-                shots=15, method=Word(), metric="accuracy", wording="plain"
+                shots=15, method=Word(), metric="accuracy", prompt_variant="plain"
             ),  # GPT-3 Appendix C: 77.8 few-shot
         },
     ),

@@ -108,7 +108,7 @@ def make_task(
         score=scorers.plain_text,
         scorer_source="GPT-3 section 3.9.2: the word must be written",
         paper_scores=paper_scores,
-        conventions={"released": dataclasses.replace(PROTOCOL, wording="released")},
+        conventions={"released": dataclasses.replace(PROTOCOL, prompt_variant="released")},
     )
 
 

@@ -52,7 +52,7 @@ TASKS = (
         ),
         conventions={
             "no_hint": Protocol(
-                shots=0, method=TopK(n_tokens=100, k=2), metric="rouge", wording="no_hint"
+                shots=0, method=TopK(n_tokens=100, k=2), metric="rouge", prompt_variant="no_hint"
             )
         },  # 15.03
     ),

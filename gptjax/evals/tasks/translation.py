@@ -15,7 +15,7 @@ EXAMPLE = {
     "ro": "Podul este \u00eenchis ast\u0103zi.",
 }
 GPT2_PROTOCOL = Protocol(
-    shots=5, method=Greedy(n_tokens=128), metric="bleu_mb", separator="\n", wording="gpt2"
+    shots=5, method=Greedy(n_tokens=128), metric="bleu_mb", separator="\n", prompt_variant="gpt2"
 )
 
 

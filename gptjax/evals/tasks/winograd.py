@@ -87,7 +87,7 @@ TASKS = (
         scorer_source="accuracy; Trinh and Le 2018 (1806.02847), github.com/tensorflow/models, research/lm_commonsense",
         conventions={
             "gpt2": Protocol(shots=0, method=Total(), metric="accuracy"),
-            "full": Protocol(shots=7, method=Total(), metric="accuracy", wording="full"),
+            "full": Protocol(shots=7, method=Total(), metric="accuracy", prompt_variant="full"),
         },
         paper_scores=(
             *gpt2_scores("accuracy", 70.70),

@@ -120,7 +120,7 @@ TASKS = (
                 description=EXAM_HEADER,
                 separator="\n",
                 fixed_shots=True,
-                wording="choice",
+                prompt_variant="choice",
             )
         },
         paper_scores=gpt3_scores(  # of lower confidence (task.gpt3_scores)

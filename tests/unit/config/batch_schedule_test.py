@@ -28,10 +28,10 @@ def simulated(config, quantum):
     train, seen, sizes = config.train, 0, []
     while seen < train.total_tokens:
         grown = (
-            train.ramp.start_tokens
-            + (train.batch_tokens - train.ramp.start_tokens)
-            * min(seen, train.ramp.over_tokens)
-            // train.ramp.over_tokens
+            train.batch_ramp.start_tokens
+            + (train.batch_tokens - train.batch_ramp.start_tokens)
+            * min(seen, train.batch_ramp.over_tokens)
+            // train.batch_ramp.over_tokens
         )
         quanta = max(1, grown // (quantum * config.model.n_ctx))
         sizes.append(quanta * quantum)

@@ -131,7 +131,7 @@ def small(remat, n_ctx=128, dropout=0.0, pattern=Dense()) -> Config:  # noqa: B0
         model=model,
         train=replace(config.train, batch_tokens=4 * n_ctx),
         compute=Compute(
-            remat=remat, dtype="float32", layers="scan", attention="reference"
+            remat=remat, dtype="float32", scan_layers="scan", attention_kernel="reference"
         ),  # what the estimates are of
     )
 

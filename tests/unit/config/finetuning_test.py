@@ -45,7 +45,7 @@ def test_it_is_learnt_as_the_paper_says():
     schedule = config.train.schedule
     assert (
         isinstance(schedule, Linear)
-        and schedule.peak == 6.25e-5
+        and schedule.peak_lr == 6.25e-5
         and schedule.decay_tokens == config.train.total_tokens
     )
     assert schedule.warmup_tokens / config.train.total_tokens == pytest.approx(0.002, rel=1e-3)

@@ -66,11 +66,11 @@ def test_gpt1_is_its_paper():
     assert model.dropout == Dropout(embedding=0.1, attention=0.1, residual=0.1)
     assert (
         train.batch_tokens == 64 * 512
-        and train.ramp is None
+        and train.batch_ramp is None
         and BatchSchedule(config).n_steps == 1_000_000
     )
     assert train.schedule == Cosine(
-        peak=2.5e-4, warmup_tokens=2000 * 64 * 512, decay_tokens=train.total_tokens
+        peak_lr=2.5e-4, warmup_tokens=2000 * 64 * 512, decay_tokens=train.total_tokens
     )
     assert train.optimizer == AdamW(
         b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, bias_correction="rate"
@@ -107,16 +107,16 @@ def test_gpt2_is_its_paper(name, layers, width, heads):
     assert model.dropout == Dropout(embedding=0.1, attention=0.1, residual=0.1)
     assert (
         train.batch_tokens == 512 * 1024
-        and train.ramp is None
+        and train.batch_ramp is None
         and BatchSchedule(config).n_steps == 250_000
     )
     rule = 0.003239 - 0.0001395 * math.log(
         count.non_embedding_parameters(model)
     )  # Kaplan et al. 2020, Appendix D.6
-    assert isinstance(train.schedule, Cosine) and train.schedule.peak == pytest.approx(
+    assert isinstance(train.schedule, Cosine) and train.schedule.peak_lr == pytest.approx(
         rule, abs=5e-7
     )
-    assert (train.schedule.warmup_tokens, train.schedule.decay_tokens, train.schedule.floor) == (
+    assert (train.schedule.warmup_tokens, train.schedule.decay_tokens, train.schedule.final_fraction) == (
         3000 * 2**19,
         train.total_tokens,
         0,
@@ -145,14 +145,14 @@ def test_gpt3_is_its_paper(name):
     )
     assert train.batch_tokens == pytest.approx(batch, rel=0.05) and config.batch_rows % 64 == 0
     assert train.schedule == Cosine(
-        peak=peak, warmup_tokens=375 * 10**6, decay_tokens=260 * 10**9, floor=0.1
+        peak_lr=peak, warmup_tokens=375 * 10**6, decay_tokens=260 * 10**9, final_fraction=0.1
     )
     assert train.total_tokens == 300 * 10**9
     assert train.optimizer == AdamW(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0)
-    assert train.ramp == Ramp(
+    assert train.batch_ramp == Ramp(
         start_tokens=2**15, over_tokens={0.5e6: 4, 1e6: 7, 2e6: 10, 3.2e6: 12}[batch] * 10**9
     )
-    assert config.data.tokenizer == Gpt2Bpe() and config.data.across_documents == "attend"
+    assert config.data.tokenizer == Gpt2Bpe() and config.data.document_attention == "attend"
     batches = BatchSchedule(config, shards=8)
     assert batches.rows(0) == 16 and batches.max_rows == config.batch_rows
 

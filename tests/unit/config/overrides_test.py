@@ -52,7 +52,7 @@ CONFIG = Config(
     train=Train(
         total_tokens=6400,
         batch_tokens=64,
-        schedule=Cosine(peak=1e-3, warmup_tokens=640, decay_tokens=6400),
+        schedule=Cosine(peak_lr=1e-3, warmup_tokens=640, decay_tokens=6400),
     ),
 )
 
@@ -131,16 +131,16 @@ def test_strings_are_bare_or_quoted():
 
 
 def test_alternatives_are_calls_or_names():
-    assert after("train.schedule=Constant(peak=1)").train.schedule == Constant(peak=1.0)
-    assert after("data.held_out=Separate(source=Text(path='x y.txt'))").data.held_out == Separate(
+    assert after("train.schedule=Constant(peak=1)").train.schedule == Constant(peak_lr=1.0)
+    assert after("data.held_out=Separate(source=Text(path='x y.txt'))").data.validation == Separate(
         source=Text(path="x y.txt")
     )
     assert (
-        after("data.held_out=Tail").data.held_out
+        after("data.held_out=Tail").data.validation
         == Tail()
-        == after("data.held_out=Tail()").data.held_out
+        == after("data.held_out=Tail()").data.validation
     )
-    assert after("train.ramp=Ramp(start_tokens=16, over_tokens=3.2e3)").train.ramp == Ramp(
+    assert after("train.ramp=Ramp(start_tokens=16, over_tokens=3.2e3)").train.batch_ramp == Ramp(
         start_tokens=16, over_tokens=3200
     )
     assert after("model.init=Init(residual='depth_scaled', weight=1)").model.init == Init(
@@ -167,15 +167,15 @@ def test_tuples_and_single_elements():
 
 def test_paths_reach_into_alternatives_and_tuples():
     assert after("train.schedule.peak=3e-4").train.schedule == Cosine(
-        peak=3e-4, warmup_tokens=640, decay_tokens=6400
+        peak_lr=3e-4, warmup_tokens=640, decay_tokens=6400
     )
     assert after("model.attention.0.window=2").model.attention == (Banded(window=2), Dense())
     assert after(
         "train.schedule=Constant(peak=1)", "train.schedule.peak=2"
-    ).train.schedule == Constant(peak=2.0)
+    ).train.schedule == Constant(peak_lr=2.0)
     assert after(
         "train.schedule.peak=2", "train.schedule=Constant(peak=1)"
-    ).train.schedule == Constant(peak=1.0)
+    ).train.schedule == Constant(peak_lr=1.0)
     assert "2 elements" in refused("model.attention.2.window=2")
     assert "train.ramp is None" in refused(
         "train.ramp.start_tokens=16"
@@ -346,7 +346,7 @@ def test_every_record_can_be_written():
         AdamW(),
         Dropout(),
         Mesh(),
-        Linear(peak=1.0, warmup_tokens=0, decay_tokens=1),
+        Linear(peak_lr=1.0, warmup_tokens=0, decay_tokens=1),
     ):
         assert eval(repr(record)) == record  # repr is the grammar
 

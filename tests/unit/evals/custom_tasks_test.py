@@ -201,7 +201,7 @@ def test_the_file_beside_says_how_it_is_asked(ending, tmp_path):
         method=evaluation.Beam(n_tokens=9, stops=(";", "\n\n")),
         metric="rouge_l",
         description='Add up, "exactly":',
-        described_from=1,
+        description_min_shots=1,
         separator="\n",
         fixed_shots=True,
     )

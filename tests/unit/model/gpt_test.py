@@ -97,7 +97,7 @@ def test_a_loop_over_periods_is_the_scan():
     _, built, state = tiny.make_step(tiny.replace_parts(c, compute={"layers": "scan"}))
     params = state.params | {"periods": jax.tree.map(lambda x: 10 * x, state.params["periods"])}
     policies = [
-        gpt.execution_policy(schema.Compute(layers=layers), "cpu") for layers in ("unroll", "scan")
+        gpt.execution_policy(schema.Compute(scan_layers=layers), "cpu") for layers in ("unroll", "scan")
     ]
     models = [built.model.clone(execution_policy=policy) for policy in policies]
     looped, scanned, turned = jax.jit(

@@ -22,7 +22,7 @@ def directory(tmp_path):
     )
     run_status.write_sweep(tmp_path, "mine", asked)
     for point in sweep.expand(asked):
-        loss = FINALS[point.config.train.schedule.peak][point.config.seed]
+        loss = FINALS[point.config.train.schedule.peak_lr][point.config.seed]
         records = [
             {"step": 1, "tokens": 256, "tokens_per_s": 1.0, "seconds": 9.0},
             {"step": 20, "tokens": 5120, "tokens_per_s": 100.0, "seconds": 51.0},
@@ -146,7 +146,7 @@ def test_a_difference_is_to_the_baseline_whichever_arm_stands_between(tmp_path):
             {
                 "step": 40,
                 "tokens": 10240,
-                "validation_loss": peaks[point.config.train.schedule.peak],
+                "validation_loss": peaks[point.config.train.schedule.peak_lr],
             },
         )
     found = comparison.compare_arms(sweep.arms(sweep.expand(asked)), tmp_path)

@@ -51,7 +51,7 @@ def listed(tmp_path_factory):
 
 
 def rows(name, path, wording="paper", seed=0):
-    protocol = dataclasses.replace(scrambling.PROTOCOL, wording=wording, words=path)
+    protocol = dataclasses.replace(scrambling.PROTOCOL, prompt_variant=wording, words=path)
     return list(TASKS[name].make_rows(protocol, seed, "test"))
 
 
