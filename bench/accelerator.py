@@ -49,7 +49,7 @@ def bench_config(
     train = dataclasses.replace(
         config.train, batch_tokens=rows * n_ctx, batch_ramp=None, microbatch_rows=rows
     )
-    compute = dataclasses.replace(config.compute, attention=kernel)
+    compute = dataclasses.replace(config.compute, attention_kernel=kernel)
     return dataclasses.replace(config, model=model, train=train, compute=compute)
 
 

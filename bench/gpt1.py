@@ -175,7 +175,7 @@ def run_finetune(
         config, sets = TASKS[task]
         flags = [
             part
-            for text in [*sets, f"task.peak={args.peak}", "loop.every_log=1000000", *edits]
+            for text in [*sets, f"task.peak_lr={args.peak}", "loop.every_log=1000000", *edits]
             for part in ("--set", text)
         ]
         program = [
@@ -206,13 +206,13 @@ def run_long_arm(arm: str, args: argparse.Namespace, files: list[str]) -> list[d
         (
             rate,
             run_finetune(
-                "movies", f"{arm} {rate:g}", [*edits, f"task.peak={rate}"], args, files, 1
+                "movies", f"{arm} {rate:g}", [*edits, f"task.peak_lr={rate}"], args, files, 1
             ),
         )
         for rate in rates
     ]
     best, _ = max(trials, key=lambda trial: trial[1][0]["dev"])
-    return run_finetune("movies", arm, [*edits, f"task.peak={best}"], args, files, args.seeds)
+    return run_finetune("movies", arm, [*edits, f"task.peak_lr={best}"], args, files, args.seeds)
 
 
 def test_scores(results: list[dict]) -> list[float]:

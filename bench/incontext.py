@@ -155,7 +155,7 @@ def trained(size: str, work: Path, tokens: float, text: Path | None) -> Path:
         f"data.sources={sources}",
         f"train.batch_tokens={ROWS * N_CTX}",
         f"train.total_tokens={steps * ROWS * N_CTX}",
-        f"train.schedule=Cosine(peak=2e-3, warmup_tokens={200 * ROWS * N_CTX}, decay_tokens={steps * ROWS * N_CTX}, floor=0.1)",
+        f"train.schedule=Cosine(peak_lr=2e-3, warmup_tokens={200 * ROWS * N_CTX}, decay_tokens={steps * ROWS * N_CTX}, final_fraction=0.1)",
         f"name=incontext_{size}",
         "loop.every_log=100",
         "loop.every_eval=500",

@@ -11,7 +11,7 @@ other 374, drawn by scikit-learn's train_test_split with a seed from the order o
 first 80% and the rest [chosen]. Both test on the 2016 test file.
 """
 
-from gptjax.config.classification import Task
+from gptjax.config.classification import ClassificationTask
 from gptjax.config.finetuning import Finetuning
 
 NLI = ("entailment", "neutral", "contradiction")
@@ -19,33 +19,33 @@ YES_NO = ("no", "yes")
 
 # fmt: off
 TASKS = {
-    "sst2": Task(kind="classification", fields=("sentence",), label="label", labels=("negative", "positive"), metric="accuracy",
+    "sst2": ClassificationTask(kind="classification", fields=("sentence",), label="label", labels=("negative", "positive"), metric="accuracy",
                  tfds="glue/sst2", submission="SST-2", paper=91.3),
-    "cola": Task(kind="classification", fields=("sentence",), label="label", labels=("unacceptable", "acceptable"), metric="matthews",
+    "cola": ClassificationTask(kind="classification", fields=("sentence",), label="label", labels=("unacceptable", "acceptable"), metric="matthews",
                  tfds="glue/cola", submission="CoLA", paper=45.4),
-    "mrpc": Task(kind="similarity", fields=("sentence1", "sentence2"), label="label", labels=("not_equivalent", "equivalent"), metric="f1",
+    "mrpc": ClassificationTask(kind="similarity", fields=("sentence1", "sentence2"), label="label", labels=("not_equivalent", "equivalent"), metric="f1",
                  tfds="glue/mrpc", submission="MRPC", paper=82.3),
-    "qqp": Task(kind="similarity", fields=("question1", "question2"), label="label", labels=("not_duplicate", "duplicate"), metric="f1",
+    "qqp": ClassificationTask(kind="similarity", fields=("question1", "question2"), label="label", labels=("not_duplicate", "duplicate"), metric="f1",
                 tfds="glue/qqp", submission="QQP", paper=70.3),
-    "stsb": Task(kind="similarity", fields=("sentence1", "sentence2"), label="label", labels=tuple("012345"), metric="pearson",
+    "stsb": ClassificationTask(kind="similarity", fields=("sentence1", "sentence2"), label="label", labels=tuple("012345"), metric="pearson",
                  tfds="glue/stsb", submission="STS-B", paper=82.0),
-    "mnli": Task(kind="entailment", fields=("premise", "hypothesis"), label="label", labels=NLI, metric="accuracy", tfds="glue/mnli",
+    "mnli": ClassificationTask(kind="entailment", fields=("premise", "hypothesis"), label="label", labels=NLI, metric="accuracy", tfds="glue/mnli",
                  splits=("train", "validation_matched", "test_matched"), submission="MNLI-m", paper=82.1),
-    "mnli_mm": Task(kind="entailment", fields=("premise", "hypothesis"), label="label", labels=NLI, metric="accuracy", tfds="glue/mnli",
+    "mnli_mm": ClassificationTask(kind="entailment", fields=("premise", "hypothesis"), label="label", labels=NLI, metric="accuracy", tfds="glue/mnli",
                     splits=("train", "validation_mismatched", "test_mismatched"), submission="MNLI-mm", paper=81.4),
-    "snli": Task(kind="entailment", fields=("premise", "hypothesis"), label="label", labels=NLI, metric="accuracy", tfds="snli",
+    "snli": ClassificationTask(kind="entailment", fields=("premise", "hypothesis"), label="label", labels=NLI, metric="accuracy", tfds="snli",
                  paper=89.9),
-    "scitail": Task(kind="entailment", fields=("premise", "hypothesis"), label="label", labels=("entails", "neutral"),
+    "scitail": ClassificationTask(kind="entailment", fields=("premise", "hypothesis"), label="label", labels=("entails", "neutral"),
                     metric="accuracy", tfds="sci_tail", paper=88.3),
-    "qnli": Task(kind="entailment", fields=("question", "sentence"), label="label", labels=("entailment", "not_entailment"),
+    "qnli": ClassificationTask(kind="entailment", fields=("question", "sentence"), label="label", labels=("entailment", "not_entailment"),
                  metric="accuracy", tfds="glue/qnli", submission="QNLI", paper=88.1),
-    "rte": Task(kind="entailment", fields=("sentence1", "sentence2"), label="label", labels=("entailment", "not_entailment"),
+    "rte": ClassificationTask(kind="entailment", fields=("sentence1", "sentence2"), label="label", labels=("entailment", "not_entailment"),
                 metric="accuracy", tfds="glue/rte", submission="RTE", paper=56.0),
-    "race_middle": Task(kind="choice", fields=("article", "questions"), answers=("options",), label="answers", labels=tuple("ABCD"),
+    "race_middle": ClassificationTask(kind="choice", fields=("article", "questions"), answers=("options",), label="answers", labels=tuple("ABCD"),
                         metric="accuracy", tfds="race/middle", splits=("train", "dev", "test"), paper=62.9),
-    "race_high": Task(kind="choice", fields=("article", "questions"), answers=("options",), label="answers", labels=tuple("ABCD"),
+    "race_high": ClassificationTask(kind="choice", fields=("article", "questions"), answers=("options",), label="answers", labels=tuple("ABCD"),
                       metric="accuracy", tfds="race/high", splits=("train", "dev", "test"), paper=57.4),
-    "story_cloze": Task(kind="choice", fields=("context",), answers=("endings",), label="label", labels=("1", "2"), metric="accuracy",
+    "story_cloze": ClassificationTask(kind="choice", fields=("context",), answers=("endings",), label="label", labels=("1", "2"), metric="accuracy",
                         tfds="story_cloze/2016", splits=("validation[:80%]", "validation[80%:]", "test"), paper=86.5),
 }
 # fmt: on
@@ -59,7 +59,7 @@ def own_task() -> Finetuning:
     """A task of no paper, of files of one's own."""
     return Finetuning(
         name="own",
-        task=Task(
+        task=ClassificationTask(
             kind="classification", fields=("text",), label="label", labels=(), metric="accuracy"
         ),
     )

@@ -5,7 +5,7 @@ from gptjax.config import count
 from gptjax.config.overrides import override
 from gptjax.config.sweep import Points, Sweep, chain, each, grid, seeds, zip_axes
 
-PEAK_LR = "train.schedule.peak"
+PEAK_LR = "train.schedule.peak_lr"
 LONG_ROWS = (
     "model.n_ctx=512",
 )  # micro's batch as one row, long enough for attention to cost something
@@ -134,7 +134,7 @@ def mixtures() -> Sweep:
         sets=(
             "data.tokenizer=Bytes()",
             "model.n_vocab=257",
-            "data.held_out=Separate(source=Text(path='state_union.jsonl'))",
+            "data.validation=Separate(source=Text(path='state_union.jsonl'))",
         ),
         points=grid(each("data.sources", embedded.format(1), *mixes, brown.format(1)), seeds(3)),
     )

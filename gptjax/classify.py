@@ -9,7 +9,7 @@ from typing import Any
 from gptjax import cli, finetune
 from gptjax.config import find_files, finetuning, parse
 from gptjax.config.batch_schedule import BatchSchedule
-from gptjax.config.classification import Task
+from gptjax.config.classification import ClassificationTask
 from gptjax.config.schema import Config
 from gptjax.data import unicode
 from gptjax.runtime import atomic, run_dir
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def read_examples(task: Task, text: str, file_format: str | None) -> list[Any]:
+def read_examples(task: ClassificationTask, text: str, file_format: str | None) -> list[Any]:
     """The examples in a file or, where `text` is -, in standard input. ValueError, in one line, for what holds none of this task's."""
     from gptjax.training.classification import examples
 
@@ -202,7 +202,7 @@ def to_jsonl(lines: Iterable[dict[str, Any]]) -> Iterator[str]:
     return map(json.dumps, lines)
 
 
-def to_tsv(task: Task, lines: Iterable[dict[str, Any]]) -> Iterator[str]:
+def to_tsv(task: ClassificationTask, lines: Iterable[dict[str, Any]]) -> Iterator[str]:
     """index, label (or score), and a column of probabilities for each label."""
 
     def row(cells: Iterable[Any]) -> str:

@@ -132,7 +132,9 @@ def plan_config(config: Config) -> dict[str, Any]:
         "row_bytes_bfloat16": count.activation_bytes(config, 1, "bfloat16"),
         "tokens_per_step": config.train.batch_tokens,
         "first_tokens_per_step": batches.rows(0) * model.n_ctx,
-        "ramp_tokens": None if config.train.batch_ramp is None else config.train.batch_ramp.over_tokens,
+        "ramp_tokens": None
+        if config.train.batch_ramp is None
+        else config.train.batch_ramp.over_tokens,
         "steps": batches.n_steps,
         "tokens": tokens,
         "pf_days": count.pf_days(model, tokens),

@@ -133,9 +133,9 @@ def how_to_train(
         "data.sources": f"Shards(path={shards[0].path!r})" if is_single else repr(tuple(shards))
     }
     if args.text is not None:
-        new_settings |= {"name": config.name, "data.held_out": repr(config.data.validation)}
+        new_settings |= {"name": config.name, "data.validation": repr(config.data.validation)}
     for directory in validation_sources:
-        new_settings["data.held_out"] = f"Separate(source=Shards(path={str(directory)!r}))"
+        new_settings["data.validation"] = f"Separate(source=Shards(path={str(directory)!r}))"
     if config.model.n_vocab != n_vocab:
         new_settings["model.n_vocab"] = str(n_vocab)
     prefixes = tuple(f"{path}{end}" for path in new_settings for end in ("=", "."))

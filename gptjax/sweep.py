@@ -17,7 +17,7 @@ from gptjax.runtime import errors, lock
 from gptjax.sweeps import live_table, local_runner, run_status
 
 EXAMPLE = """python -m gptjax.sweep --sweep=sparse_window --jobs=2
-  python -m gptjax.sweep --config=nano --grid "train.schedule.peak=1e-3|3e-3|1e-2" --seeds=3 --dry_run
+  python -m gptjax.sweep --config=nano --grid "train.schedule.peak_lr=1e-3|3e-3|1e-2" --seeds=3 --dry_run
   python -m gptjax.sweep report runs/sweeps/sparse_window"""
 SEND_EXAMPLE = (
     "WANDB_MODE=offline python -m gptjax.sweep send runs/sweeps/sparse_window --project=windows"
@@ -162,7 +162,7 @@ def parse_axis(text: str) -> sweep.Points:
     path, equals, values = text.partition("=")
     if not equals or not all(value.strip() for value in values.split("|")):
         raise ValueError(
-            f"--grid {text}: give a path and its values, for example train.schedule.peak=1e-3|3e-3"
+            f"--grid {text}: give a path and its values, for example train.schedule.peak_lr=1e-3|3e-3"
         )
     return sweep.each(path.strip(), *(value.strip() for value in values.split("|")))
 

@@ -10,7 +10,7 @@ def go(text, directory, *changes, flags=()):
     """Status of `smoke`, one layer, 8 rows a batch, saved every 4 steps, with changes."""
     usual = [
         f"data.sources=Text(path='{text}')",
-        "data.held_out=Tail(fraction=0.1)",
+        "data.validation=Tail(fraction=0.1)",
         "model.n_layers=1",
         "train.total_tokens=2304",
     ]

@@ -27,7 +27,7 @@ Transfer = Everything | Layers | Nothing
 
 
 @record
-class Task:
+class ClassificationTask:
     """What is read of each example, what is asked of it, and how the answer is scored.
 
     kind: the input transformation (GPT-1 Figure 1). classification: one text. entailment: premise and hypothesis, in order. similarity:

@@ -43,7 +43,7 @@ class Calibrated:
 
 
 @record
-class Word:
+class LastWord:
     """Is the last word, all its tokens, what the model says by choosing the likeliest? stop_words: those may not begin it."""
 
     stop_words: bool = False
@@ -91,7 +91,7 @@ class Windows:
 
 
 ChoiceMethod = PerToken | Total | PerByte | Unconditional | Calibrated
-LastWord = Word | LastToken
+LastWordMethod = LastWord | LastToken
 GenerationMethod = Beam | Greedy | TopK
 Method = (
     PerToken
@@ -99,7 +99,7 @@ Method = (
     | PerByte
     | Unconditional
     | Calibrated
-    | Word
+    | LastWord
     | LastToken
     | Beam
     | Greedy
@@ -128,7 +128,7 @@ Metric = Literal[
 
 @record
 class Protocol:
-    """shots: K of the paper's few-shot score. description stands before the demonstrations, from described_from of them on; separator
+    """shots: K of the paper's few-shot score. description stands before the demonstrations, from description_min_shots of them on; separator
     between them and the item, and between the description and them. wording: which of a task's own ways to put an item, where it has
     several; "": its first. words: of the tasks that scramble words, a file with a word a line, the most frequent first; None: the
     system's."""

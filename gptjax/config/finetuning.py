@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from gptjax.config.classification import Task
+from gptjax.config.classification import ClassificationTask
 from gptjax.config.record import Seed, record
 from gptjax.config.schema import AdamW, Compute, Config, Dropout, Linear, Loop, Mesh, Train
 
@@ -21,7 +21,7 @@ class Finetuning:
     (training/schedule.py); and of texts that are too long it cuts others (training/classification/transformations.py)."""
 
     name: str
-    task: Task
+    task: ClassificationTask
     optimizer: AdamW = AdamW(
         b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, bias_correction="rate"
     )

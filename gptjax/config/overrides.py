@@ -2,7 +2,7 @@
 
 The grammar of `path=value`. Numbers: 3.2e6 and 500_000 are integers where one is wanted. Strings: bare or quoted. Alternatives: a call,
 `Banded(window=256)`, `Separate(source=Text(path='x.txt'))`, or a bare name, `Dense`. Tuples: `(Banded(window=256), Dense)`; a single
-element stands for a tuple of one. `None` where it is allowed. Paths reach into a chosen alternative (`train.schedule.peak=3e-4`) and,
+element stands for a tuple of one. `None` where it is allowed. Paths reach into a chosen alternative (`train.schedule.peak_lr=3e-4`) and,
 by number, into a tuple (`model.attention.0.window=128`). Every ValueError is one line: the path, what was given, what is allowed.
 """
 
@@ -19,15 +19,15 @@ import typing
 import warnings
 from typing import Any, TypeVar
 
-from gptjax.config import parse
+from gptjax.config import legacy, parse
 from gptjax.config.schema import Config
 
 Root = TypeVar("Root")
 MAX_DEPTH = 50  # of nodes in the tree of a value: records within records, and room
 MAX_QUOTED = 200  # characters of a value in an error
 SYNONYMS = {  # of fields, elsewhere -> here
-    "lr": "train.schedule.peak",
-    "learning_rate": "train.schedule.peak",
+    "lr": "train.schedule.peak_lr",
+    "learning_rate": "train.schedule.peak_lr",
     "warmup_steps": "train.schedule.warmup_tokens",
     "batch_size": "train.batch_tokens",
     "max_steps": "train.steps",
@@ -73,23 +73,15 @@ def flatten(config: Config) -> dict[str, Any]:
     }
 
 
-LEGACY_DEFAULTS = {
-    "train.optimizer.bias_correction": "moments"
-}  # paths that older config.json lack, and what those runs did
-
-
 def unflatten(leaves: dict[str, Any]) -> Config:
-    """The config of `flatten`'s leaves. Raises ValueError naming paths that are missing or unknown, as in an older gptjax's config.json."""
-    leaves = LEGACY_DEFAULTS | leaves
+    """The config of `flatten`'s leaves, also as earlier versions of gptjax wrote them. ValueError for paths that are missing or unknown."""
+    leaves = legacy.translate(leaves)
     expected = dict(_leaf_paths(Config, ""))
-    unknown, missing = (
-        [p for p in leaves if p not in expected],
-        [p for p in expected if p not in leaves],
-    )
+    unknown = [path for path in leaves if path not in expected]
+    missing = [path for path in expected if path not in leaves]
     if unknown or missing:
-        problems = [f"unknown: {', '.join(unknown)}"] * bool(unknown) + [
-            f"missing: {', '.join(missing)}"
-        ] * bool(missing)
+        problems = [f"unknown: {', '.join(unknown)}"] * bool(unknown)
+        problems += [f"missing: {', '.join(missing)}"] * bool(missing)
         raise ValueError(
             f"this config was written by another version of gptjax ({'; '.join(problems)}); use that version, or edit the file"
         )

@@ -10,7 +10,7 @@ Every ValueError says what was given, what is allowed and what to do.
 from typing import Annotated, Literal
 
 from gptjax.config import parse
-from gptjax.config.classification import Task
+from gptjax.config.classification import ClassificationTask
 from gptjax.config.data import Data
 from gptjax.config.record import MAX_ROWS, Bounds, Fraction, Positive, Rows, Seed, Steps, record
 
@@ -223,7 +223,7 @@ class Train:
     def __post_init__(self):
         if self.batch_ramp and self.batch_ramp.start_tokens > self.batch_tokens:
             raise ValueError(
-                f"train.ramp.start_tokens={self.batch_ramp.start_tokens:,} is more than train.batch_tokens={self.batch_tokens:,}; lower it"
+                f"train.batch_ramp.start_tokens={self.batch_ramp.start_tokens:,} is more than train.batch_tokens={self.batch_tokens:,}; lower it"
             )
 
 
@@ -250,9 +250,9 @@ class Compute:
     attention_kernel: Literal["auto", "reference", "blocks", "splash", "cudnn", "flash"] = (
         "auto"  # of model/attention/dispatch.py; auto: by platform
     )
-    scan_layers: Literal["auto", "scan", "unroll"] = (
-        "auto"  # auto: scan, but unroll on CPU where nothing is rematerialised
-    )
+    # True: one lax.scan over the periods of layers; False: unrolled; None: a scan, but unrolled on
+    # CPU where nothing is rematerialized.
+    scan_layers: bool | None = None
 
     def __post_init__(self):
         if self.remat not in ("none", "full") and (
@@ -329,7 +329,9 @@ class Config:
     mesh: Mesh = Mesh()
     loop: Loop = Loop()
     seed: Seed = 0
-    task: Task | None = None  # fine-tuning: a row is then an example of it, padded to n_ctx
+    task: ClassificationTask | None = (
+        None  # fine-tuning: a row is then an example of it, padded to n_ctx
+    )
 
     def __post_init__(self):
         if (

@@ -22,8 +22,8 @@ def check_sources(train: Sequence[data.Source], validation: data.Source) -> None
         common = _common_source(source, validation)
         if common is not None:
             raise ValueError(
-                f"data.held_out=Separate(source={validation}): {common} is also trained on, by {source}; validate on another, or use "
-                "data.held_out=Tail(fraction=0.1)"
+                f"data.validation=Separate(source={validation}): {common} is also trained on, by {source}; validate on another, or use "
+                "data.validation=Tail(fraction=0.1)"
             )
 
 
@@ -110,7 +110,7 @@ def check_documents(
     line = f"{n_common:,} of {n_validation:,} documents that are validated on are also trained on"
     if n_common and n_common >= ERROR_SHARE * n_validation:
         raise ValueError(
-            f"data.held_out=Separate(...): {line}; validate on other text, or use data.held_out=Tail(fraction=0.1)"
+            f"data.validation=Separate(...): {line}; validate on other text, or use data.validation=Tail(fraction=0.1)"
         )
     if n_common:
         print_line(f"{line}: copies of one text")

@@ -362,7 +362,7 @@ def check_sources(
         return
     advice = validation_split.advice(rule, "validation")
     if len(raw) == 1 and open.is_one_document(raw[0]):
-        tail = '--set "data.held_out=Tail(fraction=0.1)"'
+        tail = '--set "data.validation=Tail(fraction=0.1)"'
         raise ValueError(
             f"{tokenize.describe(raw[0])} is one document, which cannot be both trained and validated on: hold out its end, {tail}"
         )
@@ -507,8 +507,8 @@ def prepare_shards(
             )
         if not isinstance(rule, data.Separate) and open_shards.manifest["held_out"] != repr(rule):
             raise ValueError(
-                f"Shards(path={source.path!r}) was split by {open_shards.manifest['held_out']}, the run asks for data.held_out={rule}: "
-                f'--set "data.held_out={open_shards.manifest["held_out"]}", or prepare the shards again'
+                f"Shards(path={source.path!r}) was split by {open_shards.manifest['held_out']}, the run asks for data.validation={rule}: "
+                f'--set "data.validation={open_shards.manifest["held_out"]}", or prepare the shards again'
             )
         return open_shards
     if not (path / "manifest.json").exists():

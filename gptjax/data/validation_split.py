@@ -41,12 +41,10 @@ def advice(rule: data.ValidationSplit, split: Split) -> str:
     match rule:
         case data.ByDocument(fraction=fraction):
             more = "raise" if split == "validation" else "lower"
-            return f'{more} data.held_out.fraction={fraction}, or cut every document: --set "data.held_out=Tail(fraction=0.1)"'
+            return f'{more} data.validation.fraction={fraction}, or cut every document: --set "data.validation=Tail(fraction=0.1)"'
         case data.Tail(fraction=fraction):
-            return (
-                f"{'raise' if split == 'validation' else 'lower'} data.held_out.fraction={fraction}"
-            )
+            return f"{'raise' if split == 'validation' else 'lower'} data.validation.fraction={fraction}"
         case data.Separate():
-            return "give data.held_out another source"
+            return "give data.validation another source"
         case _:
             assert_never(rule)

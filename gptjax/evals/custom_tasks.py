@@ -48,7 +48,7 @@ MAX_SHOTS, MIN_TOKENS = (
 )  # at most, and at least, unless the file beside the data says another number
 PROTOCOL_PATHS = {  # key of the file beside the data -> the path of the protocol that it sets
     "description": "description",
-    "described_from": "described_from",
+    "description_min_shots": "description_min_shots",
     "separator": "separator",
     "method": "method",
     "metric": "metric",
@@ -218,7 +218,7 @@ def _build_protocol(
     kinds = (
         evaluation.ChoiceMethod
         if "completions" in columns
-        else evaluation.GenerationMethod | evaluation.LastWord
+        else evaluation.GenerationMethod | evaluation.LastWordMethod
     )
     if not isinstance(protocol.method, kinds):
         names = ", ".join(kind.__name__ for kind in typing.get_args(kinds))

@@ -34,7 +34,7 @@ CORPUS_METRICS = (
 )  # no item's own
 METHOD_METRICS = {  # kind of method -> what it can tell
     evaluation.ChoiceMethod: ("accuracy", GRADE, "group_accuracy", "macro_f1", "f1a", "f1"),
-    evaluation.LastWord: ("accuracy", "perplexity"),
+    evaluation.LastWordMethod: ("accuracy", "perplexity"),
     evaluation.GenerationMethod: (
         "accuracy",
         "exact_match",
@@ -163,11 +163,11 @@ def score_item(task: Task, protocol: evaluation.Protocol, outcome: Outcome) -> O
         prediction = outcome["completions"][
             choice if len(outcome["completions"]) > 1 else 0
         ].strip()
-    elif isinstance(protocol.method, evaluation.LastWord):
+    elif isinstance(protocol.method, evaluation.LastWordMethod):
         scores = {
             "accuracy": float(
                 outcome[
-                    "greedy" if isinstance(protocol.method, evaluation.Word) else "last_greedy"
+                    "greedy" if isinstance(protocol.method, evaluation.LastWord) else "last_greedy"
                 ][0]
             )
         }
@@ -250,7 +250,7 @@ def _aggregate_metric(
                 *mean_and_error([100.0 * all(accuracies) for accuracies in groups.values()]),
                 len(groups),
             )
-        case "perplexity" if isinstance(protocol.method, evaluation.LastWord):
+        case "perplexity" if isinstance(protocol.method, evaluation.LastWordMethod):
             nats, error = mean_and_error([-outcome["log_probabilities"][0] for outcome in outcomes])
             return Score(metric, _safe_exp(nats), _safe_exp(nats) * error, len(outcomes))
         case "perplexity" | "bits_per_byte" | "bits_per_character":

@@ -456,7 +456,7 @@ def _prompt_fields(prompt: prompts.Prompt) -> metrics.Outcome:
 
 def _banned_tokens(method: evaluation.Method, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Tokens that are whole stop words."""
-    if not isinstance(method, evaluation.LastWord) or not method.stop_words:
+    if not isinstance(method, evaluation.LastWordMethod) or not method.stop_words:
         return ()
     encoded = [tokenizer.encode(f" {word}") for word in stop_words.STOP_WORDS]
     return tuple(tokens[0] for tokens in encoded if len(tokens) == 1)

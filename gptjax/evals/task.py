@@ -122,7 +122,9 @@ class Task:
 def prompt_variant(protocol: Protocol, *variants: str) -> str:
     """Which of a task's wordings is asked for; the first unless told. Raises ValueError with those that there are."""
     if protocol.prompt_variant not in ("", *variants):
-        raise ValueError(f"wording={protocol.prompt_variant}: this task has {', '.join(variants)}")
+        raise ValueError(
+            f"prompt_variant={protocol.prompt_variant}: this task has {', '.join(variants)}"
+        )
     return protocol.prompt_variant or variants[0]
 
 

@@ -39,12 +39,10 @@ def execution_policy(compute: schema.Compute, platform: str) -> ExecutionPolicy:
     }[compute.dtype]
     kernel = dispatch.resolve_name(compute.attention_kernel, platform)
     saved_names = None if compute.remat == "none" else compute.saved_names
-    return ExecutionPolicy(
-        dtype,
-        saved_names,
-        kernel,
-        {"auto": on_cpu and saved_names is None, "scan": False, "unroll": True}[compute.scan_layers],
-    )
+    unroll = on_cpu and saved_names is None
+    if compute.scan_layers is not None:
+        unroll = not compute.scan_layers
+    return ExecutionPolicy(dtype, saved_names, kernel, unroll)
 
 
 def checkpoint_policy(names: tuple[str, ...]):

@@ -17,7 +17,7 @@ from gptjax.config.schema import Config
 from gptjax.report import console, loss_plot
 from gptjax.sweeps import comparison, report_page
 
-PEAK_PATH = "train.schedule.peak"
+PEAK_PATH = "train.schedule.peak_lr"
 # What follows from the batch's size.
 BATCH_DEPENDENT_EDITS = (
     "train.microbatch_rows=None",

@@ -20,8 +20,8 @@ from gptjax.training import loop, pretraining, resume
 
 VARYING_FIELDS = (  # fields that may differ: numbers that the step multiplies with
     "seed",
-    "train.schedule.peak",
-    "train.schedule.floor",
+    "train.schedule.peak_lr",
+    "train.schedule.final_fraction",
     "train.optimizer.b1",
     "train.optimizer.b2",
     "train.optimizer.eps",

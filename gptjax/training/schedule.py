@@ -27,12 +27,14 @@ def learning_rate(schedule: schema.Schedule, tokens: jax.Array) -> jax.Array:
         else jnp.float32(1)
     )
     match schedule:
-        case schema.Constant(peak=peak):
+        case schema.Constant(peak_lr=peak):
             return peak * warmup
-        case schema.Linear(peak=peak, decay_tokens=end):
+        case schema.Linear(peak_lr=peak, decay_tokens=end):
             # GPT-1's released fine-tuning code: (x / w if x <= w else 1) * (1 - x).
             return peak * warmup * jnp.clip(1 - tokens / float(end), 0, 1)
-        case schema.Cosine(peak=peak, warmup_tokens=start, decay_tokens=end, floor=floor):
+        case schema.Cosine(
+            peak_lr=peak, warmup_tokens=start, decay_tokens=end, final_fraction=floor
+        ):
             x = jnp.clip((tokens - float(start)) / float(end - start), 0, 1)
             return peak * warmup * (floor + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * x)))
         case _:

@@ -191,7 +191,7 @@ def build(
     """The step of `config` on a mesh. ValueError if documents are to be kept apart and no token ends them."""
     if config.data.document_attention == "mask" and end_of_text is None:
         raise ValueError(
-            f"data.across_documents=mask needs an end-of-text token, which {config.data.tokenizer} lacks; set data.across_documents=attend"
+            f"data.document_attention=mask needs an end-of-text token, which {config.data.tokenizer} lacks; set data.document_attention=attend"
         )
     sharding = rules.Sharding(rules.PRESETS[config.mesh.sharding], mesh)
     model = gpt.GPT(config.model, gpt.execution_policy(config.compute, platform), sharding)

@@ -344,7 +344,9 @@ def _match_config(model: schema.Model, recipe: str, name: str) -> schema.Config:
             ramp, start_tokens=ramp.start_tokens // rows * model.n_ctx
         )
         train = dataclasses.replace(
-            found_config.train, batch_tokens=found_config.batch_rows * model.n_ctx, batch_ramp=scaled
+            found_config.train,
+            batch_tokens=found_config.batch_rows * model.n_ctx,
+            batch_ramp=scaled,
         )
         found_config = dataclasses.replace(
             found_config,

@@ -120,7 +120,7 @@ REFUSED_WITH_DEVICES = {
     ),
     "short text": (["model.n_ctx=4096", "train.batch_tokens=32768"], "fewer than one row"),
     "no end of text": (
-        ["data.across_documents=mask", "data.tokenizer=Gpt1Bpe(path='no/such')"],
+        ["data.document_attention=mask", "data.tokenizer=Gpt1Bpe(path='no/such')"],
         "no/such",
     ),
 }
@@ -131,7 +131,7 @@ def test_refused_before_a_run_has_begun(name, text, tmp_path):
     changes, message = REFUSED_WITH_DEVICES[name]
     usual = [
         f"data.sources=Text(path='{text}')",
-        "data.held_out=Tail(fraction=0.1)",
+        "data.validation=Tail(fraction=0.1)",
         "train.steps=1",
     ]
     flags = [part for change in (*usual, *changes) for part in ("--set", change)]
@@ -184,7 +184,7 @@ def test_files_of_another_program_are_left_as_they_are(name, text, tmp_path):
         "--set",
         f"data.sources=Text(path='{text}')",
         "--set",
-        "data.held_out=Tail(fraction=0.1)",
+        "data.validation=Tail(fraction=0.1)",
         "--set",
         "train.steps=1",
     ]
@@ -210,13 +210,13 @@ def test_sample_says_what_is_missing(tmp_path):
 
 def test_updates_that_are_never_finite_end_the_run(text, tmp_path, capsys):
     flags = [
-        "train.schedule.peak=1e30",
+        "train.schedule.peak_lr=1e30",
         "train.optimizer.clip_norm=None",
-        "train.skips_allowed=3",
+        "train.max_nonfinite_steps=3",
         "loop.every_save=1",
         "train.steps=30",
     ]
-    flags += [f"data.sources=Text(path='{text}')", "data.held_out=Tail(fraction=0.1)"]
+    flags += [f"data.sources=Text(path='{text}')", "data.validation=Tail(fraction=0.1)"]
     status = train.main(
         ["--config=smoke", f"--run={tmp_path / 'run'}", *[p for f in flags for p in ("--set", f)]]
     )

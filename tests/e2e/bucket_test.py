@@ -34,7 +34,7 @@ def test_a_run_in_a_bucket_goes_on_on_other_machines(bucket, tmp_path, monkeypat
     )
     usual = [
         f"data.sources=Text(path='{tmp_path / 'text.txt'}')",
-        "data.held_out=Tail(fraction=0.1)",
+        "data.validation=Tail(fraction=0.1)",
         "model.n_layers=1",
     ]
     usual += [

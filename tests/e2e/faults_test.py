@@ -117,7 +117,7 @@ def test_slow_storage_does_not_hold_up_the_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.CheckpointManager, "_commit", slow)
     changes = [
         f"data.sources=Text(path='{tmp_path / 'text.txt'}')",
-        "data.held_out=Tail(fraction=0.1)",
+        "data.validation=Tail(fraction=0.1)",
         f"train.steps={steps}",
     ]
     changes += [

@@ -59,7 +59,7 @@ def arguments(there, run, *sets):
     usual = [
         *files,
         "task.fields=sentence",
-        "task.peak=1e-2",
+        "task.peak_lr=1e-2",
         "task.batch_examples=16",
         "task.epochs=6",
     ]

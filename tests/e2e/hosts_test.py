@@ -33,7 +33,7 @@ def start(text, monkeypatch):
 def begun(text, run, processes, *changes, only=None, program=None, cwd=None):
     usual = [
         f"data.sources=Text(path='{text}')",
-        "data.held_out=Tail(fraction=0.1)",
+        "data.validation=Tail(fraction=0.1)",
         f"train.steps={STEPS}",
         "model.dropout.residual=0.1",
     ]

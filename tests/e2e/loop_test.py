@@ -26,7 +26,7 @@ def trained(text, directory, *changes):
     """The record of a run of `smoke` with changes."""
     usual = [
         f"data.sources=Text(path='{text}')",
-        "data.held_out=Tail(fraction=0.1)",
+        "data.validation=Tail(fraction=0.1)",
         "train.batch_tokens=1024",
         "train.steps=6",
     ]
@@ -64,7 +64,7 @@ def test_the_batch_ramp_reads_more_rows_step_by_step(text, tmp_path, monkeypatch
     """Linear from 256 to 1,024 tokens over 3,000: rows 8, 8, 16, 16 ... in one run, resumed in the middle without a change; the full
     batch's microbatches may be larger."""
     ramp = (
-        "train.ramp=Ramp(start_tokens=256, over_tokens=3000)",
+        "train.batch_ramp=Ramp(start_tokens=256, over_tokens=3000)",
         "train.microbatch_rows=32",
         "loop.every_save=4",
         "loop.every_eval=100",

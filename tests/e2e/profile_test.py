@@ -42,7 +42,7 @@ def profiled(tmp_path_factory):
     )
     usual = (
         f"data.sources=Text(path='{text}')",
-        "data.held_out=Tail(fraction=0.1)",
+        "data.validation=Tail(fraction=0.1)",
         "loop.every_eval=100",
         "train.total_tokens=1e6",
     )

@@ -121,7 +121,7 @@ def test_a_second_program_is_refused_by_the_name_of_the_first(text, copied, caps
 @pytest.mark.parametrize("change, length", [
     ("train.total_tokens=2304", "train.total_tokens=2,304, decay_tokens=10,240"),
     ("train.schedule.decay_tokens=3072", "train.total_tokens=10,240, decay_tokens=3,072"),
-    ("train.schedule=Linear(peak=1e-3, warmup_tokens=9, decay_tokens=3000)", "train.total_tokens=10,240, decay_tokens=3,000"),
+    ("train.schedule=Linear(peak_lr=1e-3, warmup_tokens=9, decay_tokens=3000)", "train.total_tokens=10,240, decay_tokens=3,000"),
 ])  # fmt: skip
 def test_two_lengths_of_a_new_run_are_refused(text, tmp_path, change, length):
     """A decay that is given for one of them, and scaled to the other, is of neither."""

@@ -63,8 +63,8 @@ def test_a_finished_run_is_prolonged_by_one_dial(text, finished, copied, capsys)
 
 
 @pytest.mark.parametrize("schedule, decay", [
-    ("Cosine(peak=1e-3, warmup_tokens=10, decay_tokens=1000)", 2000), ("Linear(peak=1e-3, warmup_tokens=10, decay_tokens=900)", 1800),
-    ("Constant(peak=1e-3, warmup_tokens=10)", None),
+    ("Cosine(peak_lr=1e-3, warmup_tokens=10, decay_tokens=1000)", 2000), ("Linear(peak_lr=1e-3, warmup_tokens=10, decay_tokens=900)", 1800),
+    ("Constant(peak_lr=1e-3, warmup_tokens=10)", None),
 ])  # fmt: skip
 def test_the_dial_moves_each_schedule(schedule, decay):
     config = overrides.override(
@@ -81,7 +81,7 @@ def test_the_dial_moves_each_schedule(schedule, decay):
 def test_a_dial_below_the_warm_up_says_the_least():
     config = overrides.override(
         registry.config("smoke"),
-        "train.schedule=Cosine(peak=1e-3, warmup_tokens=1000, decay_tokens=3000)",
+        "train.schedule=Cosine(peak_lr=1e-3, warmup_tokens=1000, decay_tokens=3000)",
     )
     config = overrides.override(config, "train.total_tokens=9001")
     with pytest.raises(
@@ -230,7 +230,7 @@ def test_a_batch_ramp_goes_on_with_the_same_rows_on_other_devices(text, tmp_path
     """Begun where batches are split in 4, so that it grows by 4 rows: in 2 it grows the same, in 8 it cannot."""
     ramp = (
         "train.batch_tokens=1024",
-        "train.ramp=Ramp(start_tokens=128, over_tokens=4000)",
+        "train.batch_ramp=Ramp(start_tokens=128, over_tokens=4000)",
         "train.total_tokens=8192",
     )
     machine(4)
@@ -262,8 +262,8 @@ def test_a_batch_ramp_goes_on_with_the_same_rows_on_other_devices(text, tmp_path
 OTHER = {  # another value of each, and where the run has it
     "compute.dtype": ("bfloat16", lambda s: s.step.model.execution_policy.dtype.__name__),
     "compute.remat": ("full", lambda s: s.config.compute.remat),
-    "compute.attention": ("reference", lambda s: s.step.model.execution_policy.kernel),
-    "compute.layers": ("scan", lambda s: s.config.compute.layers),
+    "compute.attention_kernel": ("reference", lambda s: s.step.model.execution_policy.kernel),
+    "compute.scan_layers": (True, lambda s: s.config.compute.scan_layers),
     "mesh.data": (2, lambda s: s.mesh.shape["data"]),
     "mesh.fsdp": (2, lambda s: s.mesh.shape["fsdp"]),
     "mesh.tensor": (2, lambda s: s.mesh.shape["tensor"]),

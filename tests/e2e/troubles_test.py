@@ -83,7 +83,7 @@ def test_what_is_read_again_is_said(text, tmp_path, monkeypatch, capsys):
             text,
             tmp_path / "run",
             sources,
-            "data.held_out=Tail(fraction=0.2)",
+            "data.validation=Tail(fraction=0.2)",
             "train.total_tokens=10240",
             "train.steps=36",
         )
@@ -108,7 +108,7 @@ def test_what_is_read_again_is_said(text, tmp_path, monkeypatch, capsys):
             text,
             tmp_path / "alone",
             f"data.sources=Text(path='{small}')",
-            "data.held_out=Tail(fraction=0.2)",
+            "data.validation=Tail(fraction=0.2)",
         )
         == 0
     )

@@ -30,7 +30,7 @@ def config(**parts):
 
 
 def on_eight(name):
-    return config(mesh=MESHES[name], compute={"layers": "unroll" if name == "data" else "scan"})
+    return config(mesh=MESHES[name], compute={"scan_layers": name != "data"})
 
 
 def curve(c, n_devices, microbatches):
@@ -66,7 +66,7 @@ def test_the_curve_is_that_of_one_device(one_device, name):
 def test_a_device_has_its_shards_and_no_more():
     """fsdp 4 x tensor 2; 128 x 16 is the token table, 16 x 64 a matrix of the MLP, 3 the periods of layers."""
     c = tiny.replace_parts(
-        tiny.config(n_layers=6, n_ctx=16), mesh=MESHES["tensor"], compute={"layers": "scan"}
+        tiny.config(n_layers=6, n_ctx=16), mesh=MESHES["tensor"], compute={"scan_layers": True}
     )
     mesh, built, now = tiny.make_step(c, 8)
     with jax.set_mesh(mesh):
@@ -108,7 +108,7 @@ def test_what_a_tpu_compiler_makes_of_it():
         attention=(schema.Dense(),),
     )
     c = tiny.replace_parts(
-        c, mesh=MESHES["tensor"], compute={"remat": "full", "attention": "reference"}
+        c, mesh=MESHES["tensor"], compute={"remat": "full", "attention_kernel": "reference"}
     )
     mesh = device_mesh.make_mesh(c.mesh, topology.from_name("v5p:2x2x2").devices())
     built = step.build(c, "tpu", mesh, None)

@@ -34,19 +34,19 @@ def reference():
 
 
 @pytest.mark.parametrize(
-    "layers, remat",
+    "scan_layers, remat",
     [
-        ("scan", "none"),
-        ("scan", "full"),
-        ("scan", "attention"),
-        ("scan", "attention+qkv+mid+up"),
-        ("unroll", "mid"),
+        (True, "none"),
+        (True, "full"),
+        (True, "attention"),
+        (True, "attention+qkv+mid+up"),
+        (False, "mid"),
     ],
 )
-def test_layers_and_remat(reference, layers, remat):
+def test_layers_and_remat(reference, scan_layers, remat):
     assert_same(
         losses_and_params(
-            tiny.replace_parts(tiny.config(), compute={"layers": layers, "remat": remat})
+            tiny.replace_parts(tiny.config(), compute={"scan_layers": scan_layers, "remat": remat})
         ),
         reference,
     )

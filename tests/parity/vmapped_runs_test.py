@@ -20,7 +20,7 @@ def asked(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be, that is the question. " * 400)
     points = sweep.grid(
-        sweep.each("train.schedule.peak", 1e-3, 1e-2),
+        sweep.each("train.schedule.peak_lr", 1e-3, 1e-2),
         sweep.each("train.optimizer.weight_decay", 0.0, 1.0),
         sweep.seeds(2),
     )
@@ -28,7 +28,7 @@ def asked(tmp_path):
         about="?",
         recipe="smoke",
         points=points,
-        sets=(f"data.sources=Text(path='{text}')", "data.held_out=Tail(fraction=0.1)", *SETS),
+        sets=(f"data.sources=Text(path='{text}')", "data.validation=Tail(fraction=0.1)", *SETS),
     )
 
 
@@ -75,12 +75,15 @@ def test_a_stop_leaves_runs_that_go_on_by_themselves(asked, tmp_path):
 
 
 def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked, tmp_path):
-    asked = dataclasses.replace(asked, sets=(*asked.sets, "train.skips_allowed=2"))
+    asked = dataclasses.replace(asked, sets=(*asked.sets, "train.max_nonfinite_steps=2"))
     for place, peak in (
         ("well", 1e-3),
         ("ill", 1e30),
     ):  # whose first update is finite, and after it nothing
-        edits = ("train.schedule.peak=1e-3", "seed=0"), (f"train.schedule.peak={peak}", "seed=1")
+        edits = (
+            ("train.schedule.peak_lr=1e-3", "seed=0"),
+            (f"train.schedule.peak_lr={peak}", "seed=1"),
+        )
         group = sweep.expand(dataclasses.replace(asked, points=edits))
         assert vmapped_runs.train_vmapped(group, tmp_path / place, lambda line: None, lambda: False)
     assert curve(tmp_path / "well" / group[0].name) == curve(

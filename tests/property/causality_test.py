@@ -49,9 +49,9 @@ def test_splash_sees_just_its_pattern(name, monkeypatch):
     np.testing.assert_array_equal(moved, np.asarray(patterns.mask(pattern, 12, 12)))
 
 
-@pytest.mark.parametrize("layers", ["scan", "unroll"])
-def test_no_future_through_all_layers(layers):
-    moved = sensitivity(tiny.replace_parts(tiny.config(), compute={"layers": layers}))
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_no_future_through_all_layers(scan_layers):
+    moved = sensitivity(tiny.replace_parts(tiny.config(), compute={"scan_layers": scan_layers}))
     assert np.all(moved[np.triu_indices(12, 1)] == 0) and np.all(np.diag(moved) > 1e-7)
 
 

@@ -347,7 +347,7 @@ def test_one_flag_reads_ones_own_text(tmp_path, monkeypatch, path):
     assert config.data.validation == held_out
     assert (
         of_text(
-            "--config=nano", f"--text={path}", "--set=data.held_out.fraction=0.3"
+            "--config=nano", f"--text={path}", "--set=data.validation.fraction=0.3"
         ).data.validation.fraction
         == 0.3
     )

@@ -69,7 +69,7 @@ def test_several_sources_and_a_separate_one(text, tmp_path, capsys):
     (tmp_path / "held.txt").write_text("held out text " * 500)
     (tmp_path / "more.txt").write_text("more text " * 500)
     both = f"({text[:-1]}, weight=3), Text(path={str(tmp_path / 'more.txt')!r}))"
-    held = f"--set=data.held_out=Separate(source=Text(path={str(tmp_path / 'held.txt')!r}))"
+    held = f"--set=data.validation=Separate(source=Text(path={str(tmp_path / 'held.txt')!r}))"
     prepare.main(arguments(both, tmp_path / "out", held, "--workers=1"))
     config = config_of(capsys.readouterr().out)
     assert [type(source) for source in config.data.sources] == [
@@ -232,7 +232,7 @@ def test_what_no_run_could_train_on_is_no_success(tmp_path, capsys):
             ("small.jsonl", "Tail(fraction=0.1)", "the validation split has 0 tokens"),
         )
     ):
-        held = f"--set=data.held_out={rule}"
+        held = f"--set=data.validation={rule}"
         with pytest.raises(ValueError, match=match):
             source = f"--set=data.sources=Text(path='{tmp_path / name}')"
             prepare.main(

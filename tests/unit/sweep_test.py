@@ -13,7 +13,7 @@ from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.runtime import lock
 from gptjax.sweeps import run_status
 
-GRID = ["--config=smoke", "--grid", "train.schedule.peak=1e-3|3e-3"]
+GRID = ["--config=smoke", "--grid", "train.schedule.peak_lr=1e-3|3e-3"]
 
 
 def test_a_dry_run_shows_every_point_and_makes_nothing(tmp_path, capsys):
@@ -39,7 +39,7 @@ def test_a_dry_run_shows_every_point_and_makes_nothing(tmp_path, capsys):
     [
         ["train.steps=20"],
         ["train.total_tokens=10_000"],
-        ["train.ramp=Ramp(start_tokens=64,over_tokens=5000)"],
+        ["train.batch_ramp=Ramp(start_tokens=64,over_tokens=5000)"],
     ],
 )
 def test_a_dry_run_and_the_report_count_the_flops_of_the_steps_that_are_taken(
@@ -168,7 +168,7 @@ def test_a_slurm_array_has_an_element_a_point(capsys):
     line = said.splitlines()[-1]
     assert (
         line.startswith("srun ")
-        and "-m gptjax.sweep --config=smoke --grid 'train.schedule.peak=1e-3|3e-3' --seeds=2"
+        and "-m gptjax.sweep --config=smoke --grid 'train.schedule.peak_lr=1e-3|3e-3' --seeds=2"
         in line
     )
     assert (
@@ -194,7 +194,7 @@ def test_a_jobset_for_each_point(capsys):
     command = pod["containers"][0]["command"][2]
     assert (
         command
-        == "exec python -m gptjax.train --config=smoke --run=gs://b/s/peak=3e-3 --set train.schedule.peak=3e-3"
+        == "exec python -m gptjax.train --config=smoke --run=gs://b/s/peak_lr=3e-3 --set train.schedule.peak_lr=3e-3"
     )
 
 
@@ -203,7 +203,7 @@ def test_a_point_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "main", lambda arguments: told.append(arguments) or 0)
     assert sweep.main([*GRID, f"--dir={tmp_path}", "--point=1"]) == 0
     assert told == [
-        ["--config=smoke", f"--run={tmp_path}/peak=3e-3", "--set", "train.schedule.peak=3e-3"]
+        ["--config=smoke", f"--run={tmp_path}/peak_lr=3e-3", "--set", "train.schedule.peak_lr=3e-3"]
     ]
     assert (
         run_status.read_sweep(tmp_path)[0] == "smoke_grid"

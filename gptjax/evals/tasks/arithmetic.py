@@ -1,6 +1,6 @@
 """GPT-3's ten arithmetic tasks (section 3.9.1), and three that it released and did not report. They are made from the seed.
 
-wording=paper: as section 3.9.1 says; the composite is `6+(4*8)`, its digits from 0 to 9, the last two in brackets. wording=released: as
+prompt_variant=paper: as section 3.9.1 says; the composite is `6+(4*8)`, its digits from 0 to 9, the last two in brackets. prompt_variant=released: as
 OpenAI's files are (github.com/openai/gpt-3, data/, counted): the composite is `(9 + 8) * 2`, its digits from 1 to 9, the first two in
 brackets, nine forms. Their contexts begin with the two newlines that join them: here the separator does that, and without
 demonstrations the context has them. Both have 2,000 instances, none twice.

@@ -64,7 +64,11 @@ closed_book_task = functools.partial(
 )
 GPT2_CONVENTIONS: Mapping[str, Protocol] = {
     "gpt2": Protocol(
-        shots=5, method=Greedy(n_tokens=32), metric="exact_match", separator="\n", prompt_variant="gpt2"
+        shots=5,
+        method=Greedy(n_tokens=32),
+        metric="exact_match",
+        separator="\n",
+        prompt_variant="gpt2",
     )
 }
 TASKS = (

@@ -1,7 +1,7 @@
 """CoQA (Reddy et al. 2019): a story, and questions that each follow from the last. GPT-3 section 3.5, GPT-2 section 3.5.
 
 The story, then the questions with their answers so far, then the next question and `A:`. Right answers are those of several people. The
-blank lines are GPT-3's Figure of Appendix G; wording=gpt2 has a question and its answer on consecutive lines, as its Table 16 prints
+blank lines are GPT-3's Figure of Appendix G; prompt_variant=gpt2 has a question and its answer on consecutive lines, as its Table 16 prints
 them, and is written greedily."""
 
 from gptjax.config.evaluation import Beam, Greedy, Protocol
@@ -76,7 +76,9 @@ TASKS = (
             ),
         ),
         conventions={
-            "gpt2": Protocol(shots=0, method=Greedy(n_tokens=48), metric="f1", prompt_variant="gpt2")
+            "gpt2": Protocol(
+                shots=0, method=Greedy(n_tokens=48), metric="f1", prompt_variant="gpt2"
+            )
         },
     ),
 )

@@ -1,7 +1,7 @@
 """HellaSwag (Zellers et al. 2019): how does it go on? GPT-3 Figure G.9: "Making a cake: Several cake pops ... They" and an ending.
 
-Not said [chosen]: a last sentence that is only begun has a capital, as in the figure (the data say "they"). wording=plain leaves the marks
-of the WikiHow part ("[header]", "[title]", "[step]") as the data have them; wording=cleaned makes [title] a full stop and drops the rest,
+Not said [chosen]: a last sentence that is only begun has a capital, as in the figure (the data say "they"). prompt_variant=plain leaves the marks
+of the WikiHow part ("[header]", "[title]", "[step]") as the data have them; prompt_variant=cleaned makes [title] a full stop and drops the rest,
 as lm-evaluation-harness does: with its normalisation by bytes it is the convention "cleaned". Examples are joined by two newlines. Table
 H.1 is of the development set."""
 
@@ -64,7 +64,9 @@ TASKS = (
         data_hint="hellaswag_val.jsonl and hellaswag_train.jsonl of github.com/rowanz/hellaswag, data/, with ctx called context",
         scorer_source="accuracy; github.com/rowanz/hellaswag, hellaswag_models/",
         conventions={
-            "cleaned": Protocol(shots=20, method=PerByte(), metric="accuracy", prompt_variant="cleaned")
+            "cleaned": Protocol(
+                shots=20, method=PerByte(), metric="accuracy", prompt_variant="cleaned"
+            )
         },
         paper_scores=gpt3_scores(
             "accuracy",

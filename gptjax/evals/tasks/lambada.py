@@ -1,18 +1,18 @@
 """LAMBADA (Paperno et al. 2016): the last word of a passage that people can only guess from the whole of it.
 
-GPT-3 section 3.1.2: without demonstrations the text as it is; with them a blank and an arrow, under a heading. wording=plain and
-wording=blank force one of them; the default, paper, goes by the number of demonstrations. The heading stands once, before the
+GPT-3 section 3.1.2: without demonstrations the text as it is; with them a blank and an arrow, under a heading. prompt_variant=plain and
+prompt_variant=blank force one of them; the default, paper, goes by the number of demonstrations. The heading stands once, before the
 demonstrations, as headings do in Appendix G's other examples [chosen]. Demonstrations are drawn from the development set.
 
 GPT-2's Table 3 says the last word, with a filter of stop words that is not published; its accuracies are those of the last token alone,
 as others found on the released weights (EleutherAI/lm-evaluation-harness issues 350 and 356). So the convention "gpt2" has two units:
 accuracy is of the word's last token, the others before it given; perplexity is a word's, of all its tokens, as lm-evaluation-harness has
-it, while what the table's 35.13 is of is not known. wording=gpt2, its text, is the preprocessing posted in openai/gpt-2 issue 131, as
+it, while what the table's 35.13 is of is not known. prompt_variant=gpt2, its text, is the preprocessing posted in openai/gpt-2 issue 131, as
 replications have it: quotation marks straight, a newline in front."""
 
 import functools
 
-from gptjax.config.evaluation import LastToken, Protocol, Word
+from gptjax.config.evaluation import LastToken, LastWord, Protocol
 from gptjax.evals.task import Item, Row, Task, gpt2_scores, gpt3_scores, prompt_variant
 
 QUOTE_MARKS = ("\u201c", "\u201d", "''", "``")  # what issue 131 makes a straight quotation mark
@@ -44,7 +44,7 @@ TASKS = (
         summary="the last word of a passage",
         protocol=Protocol(
             shots=15,
-            method=Word(),
+            method=LastWord(),
             metric="accuracy",
             description="Fill in blank:",
             description_min_shots=1,
@@ -79,10 +79,10 @@ TASKS = (
         conventions={
             "gpt2": Protocol(shots=0, method=LastToken(), metric="accuracy", prompt_variant="gpt2"),
             "stop_words": Protocol(
-                shots=0, method=Word(stop_words=True), metric="accuracy", prompt_variant="plain"
+                shots=0, method=LastWord(stop_words=True), metric="accuracy", prompt_variant="plain"
             ),
             "plain": Protocol(
-                shots=15, method=Word(), metric="accuracy", prompt_variant="plain"
+                shots=15, method=LastWord(), metric="accuracy", prompt_variant="plain"
             ),  # GPT-3 Appendix C: 77.8 few-shot
         },
     ),

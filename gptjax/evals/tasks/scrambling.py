@@ -1,7 +1,7 @@
 """GPT-3's five tasks of scrambled words (section 3.9.2). They are made from the seed and a list of words: protocol.words, or the system's.
 
-wording=paper: words of 5 to 14 letters ("more than 4 characters and less than 15"), but 6 to 14 in mid_word_2_anagrams [chosen: of five
-letters the inner one has no other order, so each would be answered by a copy]. wording=released: as OpenAI's files are
+prompt_variant=paper: words of 5 to 14 letters ("more than 4 characters and less than 15"), but 6 to 14 in mid_word_2_anagrams [chosen: of five
+letters the inner one has no other order, so each would be answered by a copy]. prompt_variant=released: as OpenAI's files are
 (github.com/openai/gpt-3, data/, counted): 6 to 15 letters, and 5 to 15 in mid_word_1_anagrams. In both what is put is never the word
 itself where another is possible. Where none is, the word is left out of CL and A1, and stays in A2, as 193 of OpenAI's 10,000 do, each of
 one inner letter ("cheese"): a model that copies gets 1.9% there. A word that reads the same backwards stays, too. A random insertion puts

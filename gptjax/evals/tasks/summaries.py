@@ -1,6 +1,6 @@
 """Summaries of CNN's and the Daily Mail's articles by `TL;DR:`. GPT-2 section 3.6, Table 4.
 
-100 tokens, each sampled among the two likeliest; their first three sentences are the summary. wording=no_hint asks with the article
+100 tokens, each sampled among the two likeliest; their first three sentences are the summary. prompt_variant=no_hint asks with the article
 alone. Not said [chosen]: a line end before the hint; what is a sentence (scorers.split_sentences); that an article which the context has no
 room for loses its end, since news tell first what they are about (OpenAI's later summaries, in lm-human-preferences, cut there too)."""
 

@@ -1,7 +1,7 @@
 """The first 273 Winograd schemas (Levesque et al. 2012): what does a pronoun mean? GPT-2 section 3.4, GPT-3 sections 2.4 and 3.4.
 
-wording=partial, that of GPT-3 and of GPT-2's better number (Trinh and Le 2018): a context for each noun, in the pronoun's place, and the
-ending, which is the same, is compared (Figure G.13). wording=full: the noun with the ending is compared, which is the whole sentence,
+prompt_variant=partial, that of GPT-3 and of GPT-2's better number (Trinh and Le 2018): a context for each noun, in the pronoun's place, and the
+ending, which is the same, is compared (Figure G.13). prompt_variant=full: the noun with the ending is compared, which is the whole sentence,
 since what stands before the pronoun is the same.
 
 Not said [chosen]: in the place of my, his, her, its, our or their a noun gets an 's (her counts as such unless a preposition, a

@@ -4,7 +4,7 @@ The data ask whether the pronoun refers to a given noun. The figure has the noun
 and scored as T5's wsc_simple scores it, how GPT-3 did not being said [chosen]. It says yes if all words of the given noun are in it, or
 all of its in the noun, in small letters and without 21 determiners, and if both or neither have an apostrophe ("Bob" is not "Bob's hat");
 marks stay, so "miller." is not "miller". An answer without words is wrong, whatever is asked. Only rows whose answer is yes are
-demonstrations, one fixed set of 32 for all; a row whose answer is no has no right text. wording=choice asks as the data do, and compares
+demonstrations, one fixed set of 32 for all; a row whose answer is no has no right text. prompt_variant=choice asks as the data do, and compares
 the answers yes and no: it is the convention "choice". Examples follow each other on a new line [chosen]."""
 
 import re

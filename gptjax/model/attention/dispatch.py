@@ -30,7 +30,7 @@ DEFAULT_KERNELS = {"cpu": "blocks", "tpu": "splash", "gpu": "cudnn", "cuda": "cu
 
 
 def resolve_name(kernel: str, platform: str) -> str:
-    """What compute.attention=`kernel` means on a platform ("cpu", "tpu", "gpu"): "auto" is the fastest there. ValueError for a kernel that
+    """What compute.attention_kernel=`kernel` means on a platform ("cpu", "tpu", "gpu"): "auto" is the fastest there. ValueError for a kernel that
     does not run there."""
     if kernel == "auto":
         return DEFAULT_KERNELS[platform]
@@ -39,7 +39,7 @@ def resolve_name(kernel: str, platform: str) -> str:
             name for name in KERNELS if name not in PLATFORMS or platform in PLATFORMS[name]
         ]
         raise ValueError(
-            f"compute.attention={kernel} does not run on {platform}; set it to auto, {', '.join(available)}"
+            f"compute.attention_kernel={kernel} does not run on {platform}; set it to auto, {', '.join(available)}"
         )
     return kernel
 

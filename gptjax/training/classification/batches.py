@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from gptjax.config.classification import Task
+from gptjax.config.classification import ClassificationTask
 from gptjax.config.schema import Config
 from gptjax.data import loader
 from gptjax.data.tokenizers import build
@@ -17,7 +17,7 @@ class Examples:
 
     def __init__(
         self,
-        task: Task,
+        task: ClassificationTask,
         tokenizer: build.Tokenizer,
         limit: int,
         print_line: Callable[[str], None],

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from gptjax.config import data, parse
-from gptjax.config.classification import Task
+from gptjax.config.classification import ClassificationTask
 from gptjax.data import unicode
 from gptjax.data.sources import files, open
 
@@ -33,7 +33,7 @@ class Example:
     index: str
 
 
-def read(task: Task, split: str, print_line: Callable[[str], None]) -> list[Example]:
+def read(task: ClassificationTask, split: str, print_line: Callable[[str], None]) -> list[Example]:
     """The examples of "train", "dev" or "test"; those of train and dev without a label are left out, and counted to `print_line`.
 
     ValueError, in one line that names the place: no such data, a missing column, a label that is none of task.labels, an empty text, one
@@ -74,7 +74,7 @@ def read(task: Task, split: str, print_line: Callable[[str], None]) -> list[Exam
     return labeled
 
 
-def _check_indices(task: Task, located: list[tuple[str, Example]]) -> None:
+def _check_indices(task: ClassificationTask, located: list[tuple[str, Example]]) -> None:
     """GLUE's server knows an example by its number: ValueError unless each has one of its own."""
     if task.submission is None:
         return
@@ -97,7 +97,7 @@ def _check_indices(task: Task, located: list[tuple[str, Example]]) -> None:
         )
 
 
-def infer_labels(task: Task) -> Task:
+def infer_labels(task: ClassificationTask) -> ClassificationTask:
     """The task with its labels: where it names none, those that its training examples have, sorted, numbers by size.
 
     ValueError, in one line, if there is no such column, or if it holds something else than classes."""
@@ -129,7 +129,7 @@ def infer_labels(task: Task) -> Task:
     return dataclasses.replace(task, labels=tuple(labels))
 
 
-def digest(task: Task, examples: list[Example]) -> str:
+def digest(task: ClassificationTask, examples: list[Example]) -> str:
     """Of texts, answers and labels by name: it does not depend on how they are made tokens."""
     hasher = hashlib.sha256()
     for example in examples:
@@ -148,7 +148,7 @@ def count_repeats(examples: list[Example], others: list[Example]) -> int:
     return sum((example.texts, example.answers) in seen for example in others)
 
 
-def parse_unlabeled(task: Task, rows: Iterable[Row]) -> list[Example]:
+def parse_unlabeled(task: ClassificationTask, rows: Iterable[Row]) -> list[Example]:
     """Examples to be labelled, of rows that need no label. ValueError as `read`'s."""
     examples = []
     for number, (location, row) in enumerate(rows):
@@ -164,14 +164,14 @@ def parse_unlabeled(task: Task, rows: Iterable[Row]) -> list[Example]:
     return examples
 
 
-def _check_label_column(task: Task, row: dict[str, Any], location: str) -> None:
+def _check_label_column(task: ClassificationTask, row: dict[str, Any], location: str) -> None:
     if task.label not in row:
         raise ValueError(
             f"{location} has no column {task.label!r}: it has {_column_names(row)}; name the one of the labels with task.label"
         )
 
 
-def _open_source(task: Task, split: str) -> tuple[str, Iterator[Row]]:
+def _open_source(task: ClassificationTask, split: str) -> tuple[str, Iterator[Row]]:
     path = {"train": task.train, "dev": task.dev, "test": task.test}[split]
     if path is not None:
         return path, read_rows(parse.path(path))
@@ -257,7 +257,9 @@ def _column_names(row: dict[str, Any]) -> str:
     return _truncate(", ".join(map(str, row)))
 
 
-def _parse_examples(task: Task, row: dict[str, Any], where: str, number: int) -> Iterator[Example]:
+def _parse_examples(
+    task: ClassificationTask, row: dict[str, Any], where: str, number: int
+) -> Iterator[Example]:
     """One; or, where the label is a list as in RACE, one for each of its elements, with the elements of other lists of that length."""
     missing = [name for name in [*task.fields, *task.answers] if name not in row]
     if missing:
@@ -286,7 +288,9 @@ def _parse_examples(task: Task, row: dict[str, Any], where: str, number: int) ->
         yield _parse_example(task, part, label, f"{where}, question {item + 1}", f"{number}-{item}")
 
 
-def _parse_example(task: Task, row: dict[str, Any], label: Any, where: str, index: str) -> Example:
+def _parse_example(
+    task: ClassificationTask, row: dict[str, Any], label: Any, where: str, index: str
+) -> Example:
     texts = tuple(_parse_text(row[name], where, name) for name in task.fields)
     answers: list[str] = []
     for name in task.answers:
@@ -347,7 +351,7 @@ def _parse_numbers(labels: Iterable[str]) -> dict[str, float] | None:
     return numbers if all(map(math.isfinite, numbers.values())) else None
 
 
-def _parse_label(task: Task, value: Any, where: str) -> float | None:
+def _parse_label(task: ClassificationTask, value: Any, where: str) -> float | None:
     """Its class: by its name; by its value, where all names are numbers; else by its number, counted from 0. Of pearson, its value."""
     name = _label_name(value, where, task.label)
     if name in task.labels:

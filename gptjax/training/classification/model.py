@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.config import schema
-from gptjax.config.classification import Task
+from gptjax.config.classification import ClassificationTask
 from gptjax.model import gpt, layers
 from gptjax.sharding import rules
 from gptjax.training import loss, optimizer, step
@@ -36,7 +36,7 @@ class Classifier(nn.Module):
     config: schema.Model
     execution_policy: gpt.ExecutionPolicy
     sharding: rules.Sharding
-    task: Task
+    task: ClassificationTask
 
     @nn.compact
     def __call__(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.config.classification import Task
+from gptjax.config.classification import ClassificationTask
 from gptjax.runtime import atomic
 from gptjax.training.classification import metrics, transformations
 from gptjax.training.classification.examples import Example
@@ -17,7 +17,7 @@ def final_scores(
 ) -> dict[str, Any]:
     """The score on the split `name` (None without labels), how many examples it has; its answers are written to predictions/, or a warning
     says why not. ValueError for scores that are NaN or infinite."""
-    task: Task = context.config.task
+    task: ClassificationTask = context.config.task
     y_BC, _ = metrics.predict(score_fn, params, rows, context.microbatch_rows, put_on_mesh)
     metrics.check_finite(y_BC)  # on all processes alike, before one writes
     is_labeled = rows[:, 0] >= 0
@@ -41,7 +41,7 @@ def final_scores(
 
 
 def write_predictions(
-    folder: Path, task: Task, name: str, examples: list[Example], y_BC: np.ndarray
+    folder: Path, task: ClassificationTask, name: str, examples: list[Example], y_BC: np.ndarray
 ) -> None:
     """NAME.jsonl: index, label, answer and scores of every example; of a test set also GLUE's TASK.tsv:
     index and prediction, which is a label's name for entailment tasks, a number for others."""
@@ -68,7 +68,7 @@ def write_predictions(
         atomic.save(folder / f"{task.submission}.tsv", f"index\tprediction\n{table}".encode())
 
 
-def label_text(task: Task, prediction: float) -> str:
+def label_text(task: ClassificationTask, prediction: float) -> str:
     if task.metric == "pearson":
         return f"{prediction:.3f}"
     return task.labels[int(prediction)] if task.kind == "entailment" else str(int(prediction))

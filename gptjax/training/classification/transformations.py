@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gptjax.config.classification import Task
+from gptjax.config.classification import ClassificationTask
 from gptjax.config.finetuning import DELIMITER, EXTRACT, START
 from gptjax.data.tokenizers import build
 from gptjax.training.classification.examples import Example
@@ -44,7 +44,7 @@ def split_rows(rows, n_sequences: int, n_ctx: int):
 
 
 def build_sequences(
-    task: Task,
+    task: ClassificationTask,
     texts: tuple[list[int], ...],
     answers: tuple[list[int], ...],
     n_vocab: int,
@@ -116,7 +116,9 @@ def tokenize_examples(
     return parts
 
 
-def fit_n_ctx(task: Task, parts: list[ExampleTokens], n_vocab: int, limit: int) -> int:
+def fit_n_ctx(
+    task: ClassificationTask, parts: list[ExampleTokens], n_vocab: int, limit: int
+) -> int:
     """The n_ctx that holds every sequence, up to `limit`: as in the released code, no longer than it need be, but for rounding."""
     lengths = (
         len(sequence)
@@ -127,7 +129,11 @@ def fit_n_ctx(task: Task, parts: list[ExampleTokens], n_vocab: int, limit: int) 
 
 
 def encode_examples(
-    task: Task, examples: list[Example], parts: list[ExampleTokens], n_vocab: int, n_ctx: int
+    task: ClassificationTask,
+    examples: list[Example],
+    parts: list[ExampleTokens],
+    n_vocab: int,
+    n_ctx: int,
 ) -> EncodedExamples:
     """The examples, whose tokens are `parts`, as arrays."""
     rows, n_tokens_lost = [], 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.config.classification import Task
+from gptjax.config.classification import ClassificationTask
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.evals import loglikelihood
 from gptjax.model import gpt, inference
@@ -20,7 +20,11 @@ SENTIMENT = (
 
 
 def predict(
-    task: Task, examples: Sequence[Example], model: gpt.GPT, params: Any, tokenizer: Tokenizer
+    task: ClassificationTask,
+    examples: Sequence[Example],
+    model: gpt.GPT,
+    params: Any,
+    tokenizer: Tokenizer,
 ) -> np.ndarray:
     """Scores (examples, classes), of which the highest is the answer. A choice: the mean log-probability of each answer's tokens after the
     context. A classification with SENTIMENT as its labels: the log-probability of each word after the text and "very"; with two other

@@ -17,7 +17,7 @@ def config(*assignments):
 
 
 def ramped(rows, start_tokens, over_tokens, total_tokens, *more):
-    ramp = f"train.ramp=Ramp(start_tokens={start_tokens}, over_tokens={over_tokens})"
+    ramp = f"train.batch_ramp=Ramp(start_tokens={start_tokens}, over_tokens={over_tokens})"
     return config(
         f"train.batch_tokens={rows * 32}", ramp, f"train.total_tokens={total_tokens}", *more
     )

@@ -131,7 +131,7 @@ def small(remat, n_ctx=128, dropout=0.0, pattern=Dense()) -> Config:  # noqa: B0
         model=model,
         train=replace(config.train, batch_tokens=4 * n_ctx),
         compute=Compute(
-            remat=remat, dtype="float32", scan_layers="scan", attention_kernel="reference"
+            remat=remat, dtype="float32", scan_layers=True, attention_kernel="reference"
         ),  # what the estimates are of
     )
 
@@ -184,7 +184,7 @@ def test_flops_are_those_of_the_model_that_is_built(remat):
     config = small(remat)
     model, rows = config.model, 2
     step, arguments = gradient(
-        replace(config, compute=replace(config.compute, layers="unroll")), rows
+        replace(config, compute=replace(config.compute, scan_layers=False)), rows
     )  # a scan's body counts once
     found = dot_flops(step.trace(*arguments).jaxpr.jaxpr) / (rows * model.n_ctx)
     pairs_more = (

@@ -7,7 +7,7 @@ import pytest
 
 from gptjax.config import finetuning, overrides, registry
 from gptjax.config.batch_schedule import BatchSchedule
-from gptjax.config.classification import Layers, Task
+from gptjax.config.classification import ClassificationTask, Layers
 from gptjax.config.schema import Linear
 
 PAPER = {  # GPT-1 Tables 2, 3 and 4
@@ -16,7 +16,9 @@ PAPER = {  # GPT-1 Tables 2, 3 and 4
     "qnli": ("accuracy", 88.1), "rte": ("accuracy", 56.0), "race_middle": ("accuracy", 62.9), "race_high": ("accuracy", 57.4),
     "story_cloze": ("accuracy", 86.5),
 }  # fmt: skip
-TEXT = Task(kind="classification", fields=("a",), label="y", labels=("0", "1"), metric="accuracy")
+TEXT = ClassificationTask(
+    kind="classification", fields=("a",), label="y", labels=("0", "1"), metric="accuracy"
+)
 
 
 def test_the_tasks_are_the_papers():
@@ -140,11 +142,11 @@ def test_fewer_examples_than_a_batch_are_refused():
         ({"metric": "f1", "labels": ("0", "1", "2")}, "task.metric=f1 is of two classes"),
         ({"splits": ("train",)}, "name those of train and dev, and of test if there is one"),
         ({"lm_weight": -0.5}, "lm_weight=-0.5: give a number from 0 to 1e"),
-        ({"warmup": 1.0}, "warmup=1.0: give a number from 0 to 0.999999"),
+        ({"warmup_fraction": 1.0}, "warmup_fraction=1.0: give a number from 0 to 0.999999"),
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"epochs": 0}, "epochs=0: give a whole number from 1 to 1,000,000"),
         ({"batch_examples": 0}, "batch_examples=0: give a whole number from 1 to"),
-        ({"peak": 0.0}, "peak=0.0: give a number from 1e-30 to 1e"),
+        ({"peak_lr": 0.0}, "peak_lr=0.0: give a number from 1e-30 to 1e"),
     ],
 )
 def test_a_task_that_cannot_be_is_refused(changes, said):

@@ -116,7 +116,11 @@ def test_gpt2_is_its_paper(name, layers, width, heads):
     assert isinstance(train.schedule, Cosine) and train.schedule.peak_lr == pytest.approx(
         rule, abs=5e-7
     )
-    assert (train.schedule.warmup_tokens, train.schedule.decay_tokens, train.schedule.final_fraction) == (
+    assert (
+        train.schedule.warmup_tokens,
+        train.schedule.decay_tokens,
+        train.schedule.final_fraction,
+    ) == (
         3000 * 2**19,
         train.total_tokens,
         0,
@@ -209,6 +213,6 @@ def test_shakespeare_char_is_nanogpts_cpu_run():
     )
     assert (
         leaves["train.schedule"]
-        == "Cosine(peak=0.001, warmup_tokens=76800, decay_tokens=1536000, floor=0.1)"
+        == "Cosine(peak_lr=0.001, warmup_tokens=76800, decay_tokens=1536000, final_fraction=0.1)"
     )
     assert leaves["train.optimizer.b2"] == 0.99 and leaves["train.optimizer.weight_decay"] == 0.1

@@ -48,7 +48,7 @@ HERE = {
     "n_tokens": 5,
 }
 HERE |= {
-    "peak": 1e-3,
+    "peak_lr": 1e-3,
     "decay_tokens": 4096,
     "warmup_tokens": 0,
     "start_tokens": 32,
@@ -155,13 +155,13 @@ def count_lines(act, *arguments):
 @pytest.mark.parametrize(
     "change",
     [
-        "Constant(peak=1e-3, warmup_tokens=-5)",
-        "Cosine(peak=1e-3, warmup_tokens=-1, decay_tokens=9)",
-        "Constant(peak=1e-40)",
+        "Constant(peak_lr=1e-3, warmup_tokens=-5)",
+        "Cosine(peak_lr=1e-3, warmup_tokens=-1, decay_tokens=9)",
+        "Constant(peak_lr=1e-40)",
     ]
     + [
-        "Linear(peak=1e300, warmup_tokens=0, decay_tokens=9)",
-        "Cosine(peak=1e-3, warmup_tokens=9, decay_tokens=9)",
+        "Linear(peak_lr=1e300, warmup_tokens=0, decay_tokens=9)",
+        "Cosine(peak_lr=1e-3, warmup_tokens=9, decay_tokens=9)",
     ],
 )
 def test_schedules_that_mean_nothing(change):
@@ -202,8 +202,8 @@ def test_the_largest_config_that_is_allowed_is_planned_at_once():
         "model.n_vocab=1e8",
         f"train.batch_tokens={2**14}",
         "train.total_tokens=2e9",
-        "train.schedule=Constant(peak=1e-3)",
-        "train.ramp=Ramp(start_tokens=1, over_tokens=1e9)",
+        "train.schedule=Constant(peak_lr=1e-3)",
+        "train.batch_ramp=Ramp(start_tokens=1, over_tokens=1e9)",
     )
     assert BatchSchedule(largest).rows(BatchSchedule(largest).n_steps - 1) == 2**14
     with pytest.raises(

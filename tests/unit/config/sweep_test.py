@@ -26,27 +26,29 @@ def test_axes_combine():
 
 
 def test_a_point_has_the_config_of_its_edits():
-    points = made(sweep.each("train.schedule.peak", 1e-3), sweep.seeds(2), sets=("train.steps=3",))
-    assert [point.name for point in points] == ["peak=0.001,seed=0", "peak=0.001,seed=1"]
+    points = made(
+        sweep.each("train.schedule.peak_lr", 1e-3), sweep.seeds(2), sets=("train.steps=3",)
+    )
+    assert [point.name for point in points] == ["peak_lr=0.001,seed=0", "peak_lr=0.001,seed=1"]
     assert points[1].config == overrides.override(
-        registry.config("smoke"), "train.steps=3", "train.schedule.peak=0.001", "seed=1"
+        registry.config("smoke"), "train.steps=3", "train.schedule.peak_lr=0.001", "seed=1"
     )
     assert points[1].arguments == [
         "--set",
         "train.steps=3",
         "--set",
-        "train.schedule.peak=0.001",
+        "train.schedule.peak_lr=0.001",
         "--set",
         "seed=1",
     ]
 
 
 def test_a_point_that_cannot_be_is_kept_with_its_reason():
-    bad, good = made(sweep.each("train.schedule.peak", -3, 3))
+    bad, good = made(sweep.each("train.schedule.peak_lr", -3, 3))
     assert (
         bad.config is None
-        and "Cosine.peak=-3.0: give a number from 1e-30 to 1e+30" in bad.error
-        and bad.name == "peak=-3"
+        and "Cosine.peak_lr=-3.0: give a number from 1e-30 to 1e+30" in bad.error
+        and bad.name == "peak_lr=-3"
     )
     assert good.config is not None and not good.error
 
@@ -84,9 +86,9 @@ def test_names_are_of_directories_short_and_each_its_own():
 
 
 def test_arms_are_points_that_differ_in_their_seed_alone():
-    points = made(sweep.each("train.schedule.peak", 1e-3, 3e-3), sweep.seeds(3))
+    points = made(sweep.each("train.schedule.peak_lr", 1e-3, 3e-3), sweep.seeds(3))
     arms = sweep.arms(points)
-    assert [arm.label for arm in arms] == ["peak=0.001", "peak=0.003"]
+    assert [arm.label for arm in arms] == ["peak_lr=0.001", "peak_lr=0.003"]
     assert [len(arm.points) for arm in arms] == [3, 3]
     assert [arm.label for arm in sweep.arms(made(sweep.seeds(2)))] == ["recipe"]
 
@@ -131,11 +133,11 @@ def test_arms_are_told_by_what_they_were_asked_for():
 
 def test_a_sweep_that_grows_finds_what_it_has_done():
     """Its points keep their directories when an axis gets more values."""
-    axes = sweep.each("train.schedule.peak", 1e-3), sweep.each("model.norm", "pre")
+    axes = sweep.each("train.schedule.peak_lr", 1e-3), sweep.each("model.norm", "pre")
     few = {point.name for point in made(*axes, sweep.seeds(1))}
     assert few < {
         point.name
-        for point in made(sweep.each("train.schedule.peak", 1e-3, 3e-3), axes[1], sweep.seeds(3))
+        for point in made(sweep.each("train.schedule.peak_lr", 1e-3, 3e-3), axes[1], sweep.seeds(3))
     }
 
 

@@ -181,7 +181,7 @@ def test_shards_of_another_tokenizer_or_split_are_refused(source, tmp_path):
         lambda: reading(tmp_path, there, spec=spec, n_vocab=300),
     )
     refused(
-        r'was split by ByDocument\(fraction=0.2\).*--set "data.held_out=ByDocument',
+        r'was split by ByDocument\(fraction=0.2\).*--set "data.validation=ByDocument',
         lambda: reading(tmp_path, there, held_out=data.Tail()),
     )
     other = build.sentencepiece_tokenizer.train(
@@ -212,19 +212,19 @@ def test_empty_splits_say_which_value_to_change(tmp_path):
     one = write(tmp_path / "one.jsonl", ["a single long text " * 50])
     rare, advice = (
         data.ByDocument(fraction=0.01),
-        r'raise data.held_out.fraction=0.01, or cut every document: --set "data.held_out=Tail',
+        r'raise data.validation.fraction=0.01, or cut every document: --set "data.validation=Tail',
     )
     refused(
         r"validation split has 0 tokens.*" + advice, lambda: reading(tmp_path, one, held_out=rare)
     )
     almost = data.ByDocument(fraction=0.9999)
     refused(
-        r"no document is left to train on; lower data.held_out.fraction=0.9999",
+        r"no document is left to train on; lower data.validation.fraction=0.9999",
         lambda: reading(tmp_path, one, held_out=almost),
     )
     little = data.Tail(fraction=0.001)
     refused(
-        r"validation split has .*raise data.held_out.fraction=0.001",
+        r"validation split has .*raise data.validation.fraction=0.001",
         lambda: reading(tmp_path, one, held_out=little),
     )
 
@@ -264,7 +264,7 @@ def test_few_documents_of_which_none_is_held_out_are_refused_before(tmp_path, mo
         "gptjax.data.tokenize.tokenize_corpus", lambda *given: pytest.fail("tokenised")
     )
     few = write(tmp_path / "few.jsonl", ["one text " * 99, "another " * 99, "a third " * 99])
-    advice = r"the validation split has 0 tokens; raise data.held_out.fraction=0.01, or cut"
+    advice = r"the validation split has 0 tokens; raise data.validation.fraction=0.01, or cut"
     refused(
         r"no document of Text\(.*few.jsonl.* is held out: " + advice,
         lambda: reading(tmp_path, few, held_out=data.ByDocument()),

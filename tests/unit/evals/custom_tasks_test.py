@@ -170,7 +170,7 @@ def test_an_item_that_cannot_be_asked_leaves_the_others(tmp_path, monkeypatch):
 BESIDE = """
 about = "sums"
 description = "Add up, \\"exactly\\":"
-described_from = 1
+description_min_shots = 1
 separator = "\\n"
 method = "Beam"
 metric = "rouge_l"
@@ -221,7 +221,11 @@ def test_methods_and_stops_are_written_as_on_the_command_line(tmp_path):
             {"shots", "n_tokens"},
         ),
         ("stops = []\nfew = 0", evaluation.Greedy(n_tokens=32, stops=()), {"n_tokens"}),
-        ('method = "Word"\nmetric = "accuracy"', evaluation.Word(), {"shots", "n_tokens", "stops"}),
+        (
+            'method = "Word"\nmetric = "accuracy"',
+            evaluation.LastWord(),
+            {"shots", "n_tokens", "stops"},
+        ),
     ]:
         written(tmp_path, "mine", {"context": "1", "completion": " 2"}, beside=beside or "\n")
         task = registry.get_task("mine", tmp_path)

@@ -170,7 +170,7 @@ def test_the_last_word_by_all_its_tokens_or_the_last_and_its_perplexity():
         )
         for n in range(4)
     ]
-    for method, value in [(evaluation.Word(), 25), (evaluation.LastToken(), 50)]:
+    for method, value in [(evaluation.LastWord(), 25), (evaluation.LastToken(), 50)]:
         found = scored(
             task(method, "accuracy", paper_scores=gpt3_scores("perplexity", "3")), outcomes
         )
@@ -233,14 +233,14 @@ def test_a_metric_that_a_method_cannot_tell_is_refused():
         (
             evaluation.Total(),
             "accuracy",
-            evaluation.Word(),
+            evaluation.LastWord(),
         ),  # it would look whether the first completion is said, right or not
         (
             evaluation.Greedy(n_tokens=3),
             "exact_match",
             evaluation.PerToken(),
         ),  # it would choose the only completion there is
-        (evaluation.Word(), "accuracy", evaluation.Windows()),
+        (evaluation.LastWord(), "accuracy", evaluation.Windows()),
     ]:
         one = task(own, metric)
         with pytest.raises(ValueError, match="t: its items cannot be asked by"):

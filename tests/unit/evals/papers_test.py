@@ -37,7 +37,9 @@ def test_gpt2s_lambada_is_prepared_as_in_its_issue_131():
 
 def test_a_wording_that_a_task_lacks_is_refused():
     task = registry.get_task("lambada")
-    with pytest.raises(ValueError, match="^wording=gpt9: this task has paper, plain, blank, gpt2$"):
+    with pytest.raises(
+        ValueError, match="^prompt_variant=gpt9: this task has paper, plain, blank, gpt2$"
+    ):
         list(task.items(task.example, dataclasses.replace(task.protocol, prompt_variant="gpt9"), 0))
 
 

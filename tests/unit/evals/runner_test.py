@@ -248,18 +248,18 @@ def test_the_last_word_is_said_or_not(there):
         Item(id=name, contexts=(context,), completions=(chr(code),))
         for name, code in (("said", best), ("not", best - 1))
     ]
-    found = outcomes(model, evaluation.Word(), *items)
+    found = outcomes(model, evaluation.LastWord(), *items)
     assert [found[item.id]["greedy"] for item in items] == [[True], [False]]
 
 
 def test_stop_words_are_tokens_that_are_not_said():
     words = build.build(data.Gpt2Bpe())
-    banned = runner._banned_tokens(evaluation.Word(stop_words=True), words)
+    banned = runner._banned_tokens(evaluation.LastWord(stop_words=True), words)
     assert {words.decode([token]) for token in banned} >= {" the", " and", " it"} and len(
         banned
     ) > 100
     assert (
-        runner._banned_tokens(evaluation.Word(), words)
+        runner._banned_tokens(evaluation.LastWord(), words)
         == ()
         == runner._banned_tokens(evaluation.Total(), words)
     )

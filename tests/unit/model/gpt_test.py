@@ -22,7 +22,7 @@ def test_more_tokens_than_the_context():
     ({}, "cpu", jnp.float32, True),
     ({}, "tpu", jnp.bfloat16, False),
     ({"remat": "full"}, "cpu", jnp.float32, False),
-    ({"dtype": "bfloat16", "layers": "scan"}, "cpu", jnp.bfloat16, False),
+    ({"dtype": "bfloat16", "scan_layers": True}, "cpu", jnp.bfloat16, False),
 ])  # fmt: skip
 def test_auto_is_resolved_by_platform(compute, platform, dtype, unroll):
     manner = gpt.execution_policy(schema.Compute(**compute), platform)
@@ -94,10 +94,11 @@ def test_every_layer_has_dropout_masks_of_its_own(monkeypatch):
 def test_a_loop_over_periods_is_the_scan():
     """With weights of a size at which the order of layers matters."""
     c = tiny.config()
-    _, built, state = tiny.make_step(tiny.replace_parts(c, compute={"layers": "scan"}))
+    _, built, state = tiny.make_step(tiny.replace_parts(c, compute={"scan_layers": True}))
     params = state.params | {"periods": jax.tree.map(lambda x: 10 * x, state.params["periods"])}
     policies = [
-        gpt.execution_policy(schema.Compute(scan_layers=layers), "cpu") for layers in ("unroll", "scan")
+        gpt.execution_policy(schema.Compute(scan_layers=scan_layers), "cpu")
+        for scan_layers in (False, True)
     ]
     models = [built.model.clone(execution_policy=policy) for policy in policies]
     looped, scanned, turned = jax.jit(

@@ -14,7 +14,7 @@ BATCHES = (128, 512, 2048)
 def arm(peak, best, *edits, **more):
     """Its loss is a parabola in log peak, least at `best`."""
     return make_result(
-        *edits, f"train.schedule.peak={peak}", losses=(3 + math.log(peak / best) ** 2,), **more
+        *edits, f"train.schedule.peak_lr={peak}", losses=(3 + math.log(peak / best) ** 2,), **more
     )
 
 
@@ -61,7 +61,7 @@ def test_arms_are_searched_apart_and_need_three_peaks(tmp_path):
     assert lr_and_batch.lr_section(two[:2], tmp_path / "rates.png") is None
     assert (
         lr_and_batch.lr_section(
-            [*two[:2], make_result("train.schedule.peak=1")], tmp_path / "rates.png"
+            [*two[:2], make_result("train.schedule.peak_lr=1")], tmp_path / "rates.png"
         )
         is None
     )  # it has not finished

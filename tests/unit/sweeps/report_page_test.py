@@ -18,7 +18,7 @@ def directory(tmp_path):
     asked = sweep.Sweep(
         about="which is <best>?",
         recipe="smoke",
-        points=sweep.grid(sweep.each("train.schedule.peak", *FINALS), sweep.seeds(3)),
+        points=sweep.grid(sweep.each("train.schedule.peak_lr", *FINALS), sweep.seeds(3)),
     )
     run_status.write_sweep(tmp_path, "mine", asked)
     for point in sweep.expand(asked):
@@ -60,7 +60,7 @@ def test_an_estimate_is_a_mean_with_students_interval():
 def test_arms_are_compared_seed_by_seed(directory):
     baseline, other = results(directory)
     assert (
-        baseline.label == "peak=0.001"
+        baseline.label == "peak_lr=0.001"
         and baseline.difference is None
         and baseline.loss.mean == pytest.approx(3.1)
     )
@@ -75,12 +75,12 @@ def test_arms_are_compared_seed_by_seed(directory):
 
 
 def test_what_is_not_finished_is_said_and_counts_for_nothing(directory):
-    (directory / "peak=0.003,seed=2/checkpoints/40").rmdir()
+    (directory / "peak_lr=0.003,seed=2/checkpoints/40").rmdir()
     _, other = results(directory)
     assert other.n_unfinished == 1 and other.loss.n == 2 and other.difference.n == 2
     assert report_page.table_rows([other])[0][1] == "2 of 3 finished"
     for seed in range(3):
-        (directory / f"peak=0.003,seed={seed}/metrics.jsonl").unlink()
+        (directory / f"peak_lr=0.003,seed={seed}/metrics.jsonl").unlink()
     assert report_page.table_rows(results(directory))[1][2:4] == (
         "not finished",
         "no seed in common",
@@ -118,7 +118,7 @@ def test_an_arm_that_was_evaluated_once_is_a_point_that_is_seen(n, marker, direc
 
 
 def test_the_curves_join_seeds_where_all_were_evaluated(directory):
-    with (directory / "peak=0.001,seed=1/metrics.jsonl").open("a") as file:
+    with (directory / "peak_lr=0.001,seed=1/metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 39, "tokens": 10000, "validation_loss": 3.3}) + "\n")
     baseline, _ = results(directory)
     first, second = report_page._mean_curve(baseline)
@@ -139,7 +139,9 @@ def test_runs_are_reported_as_they_were_begun(directory):
 
 def test_a_difference_is_to_the_baseline_whichever_arm_stands_between(tmp_path):
     peaks = {1e-3: 3.0, 3e-3: 2.0, 1e-2: 2.5}
-    asked = sweep.Sweep(about="?", recipe="smoke", points=sweep.each("train.schedule.peak", *peaks))
+    asked = sweep.Sweep(
+        about="?", recipe="smoke", points=sweep.each("train.schedule.peak_lr", *peaks)
+    )
     for point in sweep.expand(asked):
         recorded(
             tmp_path / point.name,
@@ -186,7 +188,7 @@ DAMAGES = {
 @pytest.mark.parametrize("file", DAMAGES)
 def test_what_is_damaged_is_named_and_the_others_are_reported(directory, capsys, file, monkeypatch):
     monkeypatch.setattr(program, "draw_or_warn", lambda *what: None)
-    there = directory / "peak=0.003,seed=1" / file
+    there = directory / "peak_lr=0.003,seed=1" / file
     for damage in DAMAGES[file]:
         if there.is_file():
             there.unlink()
@@ -202,7 +204,7 @@ def test_what_is_damaged_is_named_and_the_others_are_reported(directory, capsys,
             if str(there if damage is not None else there.parent) in line
         ]
         assert len(lines) == 1 and lines[0].startswith(
-            ("Damaged: peak=0.003,seed=1: ", "Refused: peak=0.003,seed=1: ")
+            ("Damaged: peak_lr=0.003,seed=1: ", "Refused: peak_lr=0.003,seed=1: ")
         ), (damage, said)
         assert (
             "3.1000 \u00b1 0.2484" in said.out and "Traceback" not in said.err and not said.err
@@ -279,11 +281,13 @@ def test_any_name_is_drawn_and_written_as_it_is(tmp_path, capsys):
 
 
 def test_a_report_of_nothing_is_a_report(tmp_path, capsys):
-    asked = sweep.Sweep(about="?", recipe="smoke", points=sweep.each("train.schedule.peak", -1, -2))
+    asked = sweep.Sweep(
+        about="?", recipe="smoke", points=sweep.each("train.schedule.peak_lr", -1, -2)
+    )
     run_status.write_sweep(tmp_path, "none", asked)
     assert program.main(["report", str(tmp_path)]) == 0
     said = capsys.readouterr()
-    assert said.out.count("Refused: peak=-") == 2 and not said.err
+    assert said.out.count("Refused: peak_lr=-") == 2 and not said.err
 
 
 def test_a_picture_that_cannot_be_drawn_is_a_warning(directory, capsys):

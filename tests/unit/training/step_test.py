@@ -194,7 +194,7 @@ def test_noise_estimates_are_unbiased():
 
 def test_documents_masked_by_config():
     """With the mask, the loss on the second document does not depend on the first."""
-    c = tiny.replace_parts(tiny.config(), data={"across_documents": "mask"})
+    c = tiny.replace_parts(tiny.config(), data={"document_attention": "mask"})
     _, built, state = tiny.make_step(c, end_of_text=0)
     rows = np.maximum(tiny.random_tokens(c, 1), 1)
     rows[:, 4] = 0

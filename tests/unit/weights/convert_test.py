@@ -168,7 +168,7 @@ def test_a_run_begins_with_weights(tmp_path, capsys):
     params = tools.random(c.model)
     export_hf.save(tmp_path / "theirs", c, params, build.ByteTokenizer())
     converted(tmp_path / "theirs", tmp_path / "run", "--config=smoke")
-    options = ["--config=smoke", "--set", "train.schedule.peak=1e-30", "--set", "train.steps=1"]
+    options = ["--config=smoke", "--set", "train.schedule.peak_lr=1e-30", "--set", "train.steps=1"]
     assert (
         train.main([*options, f"--init={tmp_path / 'run'}", f"--run={tmp_path / 'trained'}"]) == 0
     )

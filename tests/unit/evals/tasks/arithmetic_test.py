@@ -10,7 +10,8 @@ from gptjax.evals.tasks import arithmetic
 
 TASKS = {task.name: task for task in arithmetic.TASKS}
 PAPER, RELEASED = (
-    dataclasses.replace(arithmetic.PROTOCOL, prompt_variant=wording) for wording in ("paper", "released")
+    dataclasses.replace(arithmetic.PROTOCOL, prompt_variant=wording)
+    for wording in ("paper", "released")
 )
 WORDS = {"plus": "+", "minus": "-", "times": "*"}
 
@@ -136,7 +137,7 @@ def test_the_answer_must_be_exact():
 
 
 def test_another_wording_is_refused():
-    with pytest.raises(ValueError, match="wording=papers: this task has paper, released"):
+    with pytest.raises(ValueError, match="prompt_variant=papers: this task has paper, released"):
         next(
             TASKS["two_digit_addition"].make_rows(
                 dataclasses.replace(PAPER, prompt_variant="papers"), 0, "test"

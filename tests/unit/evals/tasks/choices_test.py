@@ -203,7 +203,10 @@ def test_hellaswag_begins_its_last_sentence_with_a_capital_and_may_be_cleaned():
         "context": "[header] How to mop [title] Fill a pail. [step] Use e.g. warm water.",
         "endings": ["[substeps] Rinse.", "Sing.", "Jump.", "Read."],
     }
-    (plain,), (cleaned,) = items("hellaswag", row), items("hellaswag", row, wording="cleaned")
+    (plain,), (cleaned,) = (
+        items("hellaswag", row),
+        items("hellaswag", row, prompt_variant="cleaned"),
+    )
     assert plain.contexts == (
         "Home: [header] How to mop [title] Fill a pail. [step] Use e.g. warm water.",
     )
@@ -212,7 +215,7 @@ def test_hellaswag_begins_its_last_sentence_with_a_capital_and_may_be_cleaned():
 
 
 def test_winograd_is_a_context_for_each_noun_and_one_ending():
-    (partial,), (full,) = items("winograd"), items("winograd", wording="full")
+    (partial,), (full,) = items("winograd"), items("winograd", prompt_variant="full")
     before = "The trunk would not go into the car because"
     assert (
         partial.contexts == (f"{before} the trunk", f"{before} the car")
@@ -226,8 +229,8 @@ def test_winograd_is_a_context_for_each_noun_and_one_ending():
         partial.right == full.right == (1,)
         and partial.as_demonstration == full.as_demonstration == f"{before} the car was too small."
     )
-    with pytest.raises(ValueError, match="wording=whole: this task has partial, full"):
-        items("winograd", wording="whole")
+    with pytest.raises(ValueError, match="prompt_variant=whole: this task has partial, full"):
+        items("winograd", prompt_variant="whole")
 
 
 @pytest.mark.parametrize(
@@ -295,7 +298,7 @@ def test_wsc_is_yes_if_the_noun_is_written():
         0,
         0,
     ]
-    (choice,) = items("wsc", wording="choice")
+    (choice,) = items("wsc", prompt_variant="choice")
     assert choice.completions == (" no", " yes") and choice.right == (1,)
     assert 'does the pronoun "*he*" refer to "The miller"?' in choice.contexts[0]
 

@@ -9,7 +9,7 @@ import pytest
 from configs import small
 from gptjax.config import finetuning, registry
 from gptjax.config.batch_schedule import BatchSchedule
-from gptjax.config.classification import Task
+from gptjax.config.classification import ClassificationTask
 from gptjax.data.tokenizers import build
 from gptjax.training.classification import batches
 
@@ -31,7 +31,9 @@ def made(tmp_path, limit=64, longest=None, **changes):
         (tmp_path / f"{split}.jsonl").write_text("".join(lines))
     files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "dev", "test")}
     usual = {"batch_examples": BATCH, "epochs": 3, "labels": ("n", "y")} | files | changes
-    task = Task(kind="classification", fields=("text",), label="even", metric="accuracy", **usual)
+    task = ClassificationTask(
+        kind="classification", fields=("text",), label="even", metric="accuracy", **usual
+    )
     said = []
     there = batches.Examples(task, build.ByteTokenizer(), limit, said.append, said.append)
     recipe = finetuning.Finetuning(name="made", task=task)

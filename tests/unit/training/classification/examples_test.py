@@ -9,14 +9,14 @@ import time
 import numpy as np
 import pytest
 
-from gptjax.config.classification import Task
+from gptjax.config.classification import ClassificationTask
 from gptjax.training.classification import examples
 from gptjax.training.classification.examples import Example
 
-PAIRS = Task(
+PAIRS = ClassificationTask(
     kind="entailment", fields=("a", "b"), label="gold", labels=("yes", "no"), metric="accuracy"
 )
-QUIZ = Task(
+QUIZ = ClassificationTask(
     kind="choice",
     fields=("article", "questions"),
     answers=("options",),

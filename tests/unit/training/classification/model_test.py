@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gptjax.config import schema
-from gptjax.config.classification import Task
+from gptjax.config.classification import ClassificationTask
 from gptjax.config.finetuning import N_SPECIAL_TOKENS
 from gptjax.model import gpt
 from gptjax.sharding import device_mesh
@@ -19,16 +19,16 @@ from tests import tiny
 OLD = 58  # ids before the special tokens
 S, D, E = OLD, OLD + 1, OLD + 2
 KINDS = {
-    "classification": Task(
+    "classification": ClassificationTask(
         kind="classification", fields=("a",), label="y", labels=tuple("012"), metric="accuracy"
     ),
-    "entailment": Task(
+    "entailment": ClassificationTask(
         kind="entailment", fields=("a", "b"), label="y", labels=tuple("012"), metric="accuracy"
     ),
-    "similarity": Task(
+    "similarity": ClassificationTask(
         kind="similarity", fields=("a", "b"), label="y", labels=tuple("012345"), metric="pearson"
     ),
-    "choice": Task(
+    "choice": ClassificationTask(
         kind="choice",
         fields=("a",),
         answers=("c",),

@@ -6,23 +6,23 @@ import random
 import numpy as np
 import pytest
 
-from gptjax.config.classification import Task
+from gptjax.config.classification import ClassificationTask
 from gptjax.data.tokenizers import build
 from gptjax.training.classification import transformations
 from gptjax.training.classification.examples import Example
 
 S, D, E = 100, 101, 102  # start, delimiter and extract after a vocabulary of 100
 TASK = {
-    "classification": Task(
+    "classification": ClassificationTask(
         kind="classification", fields=("a",), label="y", labels=("0", "1"), metric="accuracy"
     ),
-    "entailment": Task(
+    "entailment": ClassificationTask(
         kind="entailment", fields=("a", "b"), label="y", labels=("0", "1", "2"), metric="accuracy"
     ),
-    "similarity": Task(
+    "similarity": ClassificationTask(
         kind="similarity", fields=("a", "b"), label="y", labels=("0", "1"), metric="f1"
     ),
-    "choice": Task(
+    "choice": ClassificationTask(
         kind="choice",
         fields=("a", "b"),
         answers=("c",),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax.config.classification import Task
+from gptjax.config.classification import ClassificationTask
 from gptjax.data.tokenizers import build
 from gptjax.model import gpt
 from gptjax.training.classification import zero_shot
@@ -13,13 +13,13 @@ from gptjax.training.classification.examples import Example
 from tests import tiny
 
 MODEL = tiny.config(n_ctx=32, n_vocab=257).model
-SENTIMENT = Task(
+SENTIMENT = ClassificationTask(
     kind="classification", fields=("a",), label="y", labels=zero_shot.SENTIMENT, metric="accuracy"
 )
-CHOICE = Task(
+CHOICE = ClassificationTask(
     kind="choice", fields=("a",), answers=("b",), label="y", labels=("A", "B"), metric="accuracy"
 )
-OTHER = Task(
+OTHER = ClassificationTask(
     kind="classification", fields=("a",), label="y", labels=("no", "yes"), metric="matthews"
 )
 
@@ -76,6 +76,8 @@ def test_acceptability_is_against_the_median(asked):
 
 
 def test_a_task_without_a_heuristic_is_refused(asked):
-    task = Task(kind="similarity", fields=("a", "b"), label="y", labels=("0", "1"), metric="f1")
+    task = ClassificationTask(
+        kind="similarity", fields=("a", "b"), label="y", labels=("0", "1"), metric="f1"
+    )
     with pytest.raises(ValueError, match="no zero-shot heuristic for a task of kind similarity"):
         asked[0](task, [])
