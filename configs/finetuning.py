@@ -17,7 +17,6 @@ from gptjax.config.finetuning import Finetuning
 NLI = ("entailment", "neutral", "contradiction")
 YES_NO = ("no", "yes")
 
-# fmt: off
 TASKS = {
     "sst2": ClassificationTask(kind="classification", fields=("sentence",), label="label", labels=("negative", "positive"), metric="accuracy",
                  tfds="glue/sst2", submission="SST-2", paper=91.3),
@@ -48,7 +47,6 @@ TASKS = {
     "story_cloze": ClassificationTask(kind="choice", fields=("context",), answers=("endings",), label="label", labels=("1", "2"), metric="accuracy",
                         tfds="story_cloze/2016", splits=("validation[:80%]", "validation[80%:]", "test"), paper=86.5),
 }
-# fmt: on
 
 
 def recipe(name: str) -> Finetuning:

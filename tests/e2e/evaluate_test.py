@@ -485,7 +485,7 @@ REFUSED = {
     "whose": (["--curve=x.png"], "--curve=x.png: say whose results to draw: runs, after it, or --out=DIR"),
     "runs": (["x", "y"], "x y: runs alone are for --curve=FILE.png"),
     "kind": (["--run=x", "--tasks=hellaswag", "--set", "all.method=Word"], "hellaswag: its items cannot be asked by Word"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -482,7 +482,7 @@ REFUSED = {
     "column": (["--set", "task.fields=(text,)"], "has no column 'text': it has idx, sentence, label"),
     "batch": (["--set", "task.batch_examples=999"], "160 training examples are fewer than task.batch_examples=999"),
     "layers": (["--set", "task.transfer=Layers(n=3)"], "task.transfer=Layers(n=3): the model has 2 layers; give as many or fewer"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

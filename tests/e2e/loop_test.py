@@ -198,7 +198,7 @@ def test_without_flags_sample_has_what_its_help_says(whole, monkeypatch):
     (["--beams=2", "--top_k=3", "--seed=1"], "does not sample: leave out --top_k, --seed"),
     (["--alpha=0.6"], "--alpha is for a beam search: give --beams too"),
     (["--beams=2", "--n=3"], "--beams=2 finds 2 texts and not --n=3"),
-])  # fmt: skip
+])
 def test_sample_refuses_what_does_not_go_together(whole, flags, message):
     with pytest.raises(ValueError, match=message):
         sample.main([f"--run={whole[0]}", *flags])

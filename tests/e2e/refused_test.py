@@ -64,7 +64,7 @@ REFUSED = {  # what happened to the directory; what is asked for; flags; what is
     "all damaged": (damage_all, [], [], "every checkpoint in .* is damaged (9: its metadata is unreadable"),
     "no checkpoints": (lambda d: shutil.rmtree(d / "checkpoints"), [], [], "has a record of 9 steps and no checkpoint: put checkpoints/"),
     "a folder": (lambda d: [(d / "metrics.jsonl").unlink(), (d / "metrics.jsonl").mkdir()], [], [], "metrics.jsonl is empty or no file"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -122,7 +122,7 @@ def test_a_second_program_is_refused_by_the_name_of_the_first(text, copied, caps
     ("train.total_tokens=2304", "train.total_tokens=2,304, decay_tokens=10,240"),
     ("train.schedule.decay_tokens=3072", "train.total_tokens=10,240, decay_tokens=3,072"),
     ("train.schedule=Linear(peak_lr=1e-3, warmup_tokens=9, decay_tokens=3000)", "train.total_tokens=10,240, decay_tokens=3,000"),
-])  # fmt: skip
+])
 def test_two_lengths_of_a_new_run_are_refused(text, tmp_path, change, length):
     """A decay that is given for one of them, and scaled to the other, is of neither."""
     with pytest.raises(ValueError) as refused:
@@ -147,7 +147,7 @@ def test_two_lengths_of_a_new_run_are_refused(text, tmp_path, change, length):
     lambda run: finetune.main(["--config=own", f"--init={run}", "--set=task.batch_examples=8",
                                *[f"--set=task.{part}={run}/../t.tsv" for part in ("train", "dev")]]),
     lambda run: train.main(["--config=smoke", f"--run={run}/../other", f"--init={run}", "--set=model.n_layers=1"]),
-])  # fmt: skip
+])
 def test_every_program_refuses_a_checkpoint_by_the_name_of_another_step(copied, read):
     (copied.parent / "t.tsv").write_text("text\tlabel\n" + "a\tx\nb\ty\n" * 4)
     of_another_step(copied)

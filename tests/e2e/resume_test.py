@@ -65,7 +65,7 @@ def test_a_finished_run_is_prolonged_by_one_dial(text, finished, copied, capsys)
 @pytest.mark.parametrize("schedule, decay", [
     ("Cosine(peak_lr=1e-3, warmup_tokens=10, decay_tokens=1000)", 2000), ("Linear(peak_lr=1e-3, warmup_tokens=10, decay_tokens=900)", 1800),
     ("Constant(peak_lr=1e-3, warmup_tokens=10)", None),
-])  # fmt: skip
+])
 def test_the_dial_moves_each_schedule(schedule, decay):
     config = overrides.override(
         registry.config("smoke"), f"train.schedule={schedule}", "train.total_tokens=1000"

@@ -16,7 +16,7 @@ from gptjax.evals.task import gpt3_scores
     (["--text=a.txt", "--run=a", "--shots=1", "--seed=0"], "--shots, --seed: nothing for --text"),
     (["--curve=a.png", "run", "--run=a"], "--run: nothing for --curve"),
     (["--curve=a.png", "--out=x", "--tasks=lambada", "--stride=1"], "--tasks, --stride: nothing for --curve"),
-])  # fmt: skip
+])
 def test_no_flag_is_passed_over(flags, line):
     with pytest.raises(ValueError, match=f"^{line}; leave it out$"):
         evaluate.main(flags)

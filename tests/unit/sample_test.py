@@ -179,7 +179,7 @@ def refused(*flags: str, capsys) -> str:
     (["--prompt_file=."], "cannot be read: Is a directory"),
     (["--prompt_file=/dev/zero"], "/dev/zero is longer than 67,108,864 bytes"),
     (["--prompt_file=latin.txt"], "latin.txt is not UTF-8 text: byte 0xe9 at offset 3"),
-])  # fmt: skip
+])
 def test_a_prompt_that_cannot_be_read_is_one_line(flags, line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "latin.txt").write_bytes("caf\u00e9".encode("latin-1"))

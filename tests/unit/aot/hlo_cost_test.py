@@ -131,7 +131,7 @@ def test_what_leaves_a_slice():
     ("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'a','c'}", (0, 1, 4, 5)),
     ("replica_groups=mesh['a'=8,'b'=2] {'a':(2)4}", (0, 2, 4, 6)),
     ("source_target_pairs={{0,2},{2,4},{4,0},{1,3}}", (0, 2, 4)),
-])  # fmt: skip
+])
 def test_groups(written, group):
     assert hlo_cost._first_group(f"%x), channel_id=1, {written}, dimensions={{0}}") == group
 

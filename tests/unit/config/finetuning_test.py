@@ -15,7 +15,7 @@ PAPER = {  # GPT-1 Tables 2, 3 and 4
     "mnli": ("accuracy", 82.1), "mnli_mm": ("accuracy", 81.4), "snli": ("accuracy", 89.9), "scitail": ("accuracy", 88.3),
     "qnli": ("accuracy", 88.1), "rte": ("accuracy", 56.0), "race_middle": ("accuracy", 62.9), "race_high": ("accuracy", 57.4),
     "story_cloze": ("accuracy", 86.5),
-}  # fmt: skip
+}
 TEXT = ClassificationTask(
     kind="classification", fields=("a",), label="y", labels=("0", "1"), metric="accuracy"
 )

@@ -58,6 +58,6 @@ def test_childrens_books(cut, whole):
         ("It 's up $ 3.5 million , or 5 % , he 'd say : no !", "It's up $3.5 million, or 5%, he'd say: no!"),
         ("No quotation \" is open .", 'No quotation " is open.'),
     ],
-)  # fmt: skip
+)
 def test_one_billion_words(cut, whole):
     assert detokenizers.apply(cut, detokenizers.LM1B) == whole

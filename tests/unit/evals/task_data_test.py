@@ -197,7 +197,7 @@ def test_a_prepared_data_set_is_read_as_pythons_own_values(tmp_path):
     assert json.dumps(there.rows)  # nothing of NumPy's is left
     pairs = dataclasses.replace(task, schema={"a": "[text]"}, from_tfds=lambda row: {"a": [row["article"]]}, merge_rows=lambda given: [
         {"a": [text for row in given for text in row["a"]]}
-    ])  # fmt: skip
+    ])
     assert len(found(pairs, "train", data_dir=str(tmp_path)).rows[0]["a"]) == 4
     refused(r"^quiz: .*split='dev'\): Unknown split 'dev'", task, "dev", data_dir=str(tmp_path))
 

@@ -151,7 +151,7 @@ def test_padded_ids_are_never_said(small):
     ({"alpha": float("nan")}, "an alpha from 0 to 10"),
     ({"n_tokens": 12}, "a prompt of 2 tokens and 12 new ones are more than the model's context of 12"),
     ({"prompts": [[]]}, "an empty prompt"),
-])  # fmt: skip
+])
 def test_what_cannot_be_asked(small, wrong, message):
     with pytest.raises(ValueError, match=message):
         beam.search(

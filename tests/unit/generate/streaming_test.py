@@ -140,7 +140,7 @@ class Spaced(Letters):
 
 @pytest.mark.parametrize("stop, written", [
     ("Q:", "q :"), ("q", "q"), (".", "."), ("The", "the"), (" the", " the"), ("the ", "the "), ("-.", "- ."), ("\n", "\n"), (" ", " "),
-])  # fmt: skip
+])
 def test_a_stop_is_as_the_tokenizer_writes_it(stop, written):
     assert streaming.normalize_stops(Spaced(), [stop]) == [written]
     told = streaming.StreamingDetokenizer(Spaced(), [1], [stop])

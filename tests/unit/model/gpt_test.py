@@ -23,7 +23,7 @@ def test_more_tokens_than_the_context():
     ({}, "tpu", jnp.bfloat16, False),
     ({"remat": "full"}, "cpu", jnp.float32, False),
     ({"dtype": "bfloat16", "scan_layers": True}, "cpu", jnp.bfloat16, False),
-])  # fmt: skip
+])
 def test_auto_is_resolved_by_platform(compute, platform, dtype, unroll):
     manner = gpt.execution_policy(schema.Compute(**compute), platform)
     assert (manner.dtype, manner.unroll, manner.kernel) == (

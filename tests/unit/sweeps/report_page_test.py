@@ -182,7 +182,7 @@ DAMAGES = {
         b'{"step": 1, "tokens": 1e999, "validation_loss": 2}\n', b'{"step": 1, "seconds": ' + b"9" * 5000 + b"}\n",
         b'{"step": 1, "seconds": ' + b"9" * 400 + b"}\n", b'{"step": 1, "loss": "$x^{$"}\n', b'{"step": 1}\n\n{"step": 2}\n', None],
     "config.json": [b"", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"name": 3}', None],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("file", DAMAGES)
@@ -217,7 +217,7 @@ def test_what_is_damaged_is_named_and_the_others_are_reported(directory, capsys,
      {"recipe": ["smoke"]}, {"points": "seed=1"}, {"points": ["seed=1"]}, {"points": [[1]]}, {"points": []},
      {"points": [["seed=1"], ["seed=1"]]},
      {"sets": {"a": 1}}, {"sets": [None]}, {"check": 7}, {"points": [["seed=1"]] * 20_000}],
-)  # fmt: skip
+)
 def test_a_damaged_sweep_json_is_one_line_that_names_it(directory, damage):
     there = directory / "sweep.json"
     changed = (

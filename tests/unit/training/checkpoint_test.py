@@ -196,7 +196,7 @@ def test_a_checkpoint_by_the_name_of_another_step_is_refused_by_every_reader(tmp
         "/20 is of step 12: a folder was renamed or copied; name it 12 again, or remove it",
     )
     for read in (saved.metadata, saved.latest, lambda: saved.metadata(20), lambda: saved.restore(abstract(state_of(0))),
-                 lambda: saved.restore(abstract(state_of(0)), steps=[20])):  # fmt: skip
+                 lambda: saved.restore(abstract(state_of(0)), steps=[20])):
         with pytest.raises(ValueError, match=refusal):
             read()
     assert said == [] and sorted(path.name for path in tmp_path.iterdir()) == (

@@ -119,7 +119,7 @@ def model(**changes) -> sentencepiece_tokenizer.SentencePieceTokenizer:
     ({"byte_fallback": False, "vocab_size": 60}, "has no pieces for all bytes"),
     ({"user_defined_symbols": ["<sep>"]}, "has pieces of its user"),
     ({"treat_whitespace_as_suffix": True}, "writes spaces after words"),
-])  # fmt: skip
+])
 def test_another_kind_of_sentencepiece_has_no_form_and_a_line_says_so(changes, said):
     assert tokenizer_json.convert(model(**changes)) == (None, f"its SentencePiece model {said}")
 

@@ -160,7 +160,7 @@ BAD = {
     "not an object": ("[1]\n", "line 1 holds a JSON list, not an object"),
     "binary": (b"\x00\x01", "is not text: a zero byte at offset 0"),
     "not UTF-8": (b'{"a": "\xff"}', "is not UTF-8 text: byte 0xff at offset 7"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -211,7 +211,7 @@ TABLES = {
     "digits": (".csv", f"a,b,gold\nx,y,{'9' * 5000}\n", "line 2: gold is '999"),
     "a huge label": (".csv", f"a,b,gold\nx,y,{'z' * 5000}\n", "line 2: gold is 'zzz"),
     "huge columns": (".tsv", "\t".join(str(n) for n in range(5000)) + "\n" + "\t".join("x" * 5000) + "\n", "line 2 has no column 'gold'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", TABLES)
