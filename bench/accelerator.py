@@ -1,12 +1,16 @@
-"""Training and generation on the accelerator that is present; where there is none, every kernel and step compiled ahead of time instead.
+"""Training and generation on the accelerator that is present; where there is none, every kernel and
+step compiled ahead of time instead.
 
-python -m bench.accelerator [--configs=gpt2_124m,gpt3_small,gpt3_medium,gpt3_xl] [--rounds=5] [--out=accelerator.json]
+python -m bench.accelerator [--configs=gpt2_124m,gpt3_small,gpt3_medium,gpt3_xl] [--rounds=5]
+[--out=accelerator.json]
 
-Training: each config with its own attention and with dense attention, by the platform's kernel and by the reference, at doubling batches
-until memory ends, and again at four times the context. Medians, beside dense attention by the platform's kernel (cuDNN on NVIDIA, splash on
-TPU) in the same run; one after the other, since two states of a large model do not fit. Generation: 64 tokens after a prompt of 64.
-MFU = tokens/s x train_flops_per_token / (devices x peak bfloat16 FLOP/s): attention counts what its pattern needs (config/count.py),
-backward is twice forward, recomputation is not counted. All figures go to a JSON file, too.
+Training: each config with its own attention and with dense attention, by the platform's kernel and
+by the reference, at doubling batches until memory ends, and again at four times the context.
+Medians, beside dense attention by the platform's kernel (cuDNN on NVIDIA, splash on TPU) in the
+same run; one after the other, since two states of a large model do not fit. Generation: 64 tokens
+after a prompt of 64. MFU = tokens/s x train_flops_per_token / (devices x peak bfloat16 FLOP/s):
+attention counts what its pattern needs (config/count.py), backward is twice forward, recomputation
+is not counted. All figures go to a JSON file, too.
 """
 
 import argparse
@@ -123,7 +127,8 @@ def time_training(
         of_peak = "      -" if mfu is None else f"{mfu:7.1%}"
         ratio = "" if baseline is None else f"{baseline:6.2f} x dense"
         print(
-            f"{name:12} {n_ctx:6,} {rows:5} {arm:18} {speed:12,.0f} tokens/s  MFU {of_peak} {ratio}",
+            f"{name:12} {n_ctx:6,} {rows:5} {arm:18} {speed:12,.0f} tokens/s  MFU {of_peak} "
+            f"{ratio}",
             flush=True,
         )
     return results
@@ -155,7 +160,8 @@ def time_generation(name: str, config: schema.Config, batch: int, rounds: int) -
 
 
 def compile_all(target: topology.Topology, names: list[str]) -> list[Row]:
-    """Each kernel of the platform, forward and backward, and each config's step, compiled for chips that are not here."""
+    """Each kernel of the platform, forward and backward, and each config's step, compiled for
+    chips that are not here."""
     results, n = [], target.n_devices
     kernel = dispatch.resolve_name("auto", target.platform)
     for pattern in PATTERNS:
@@ -229,7 +235,8 @@ def main():
     results: list[Row] = []
     if device.platform == "cpu":
         print(
-            "no accelerator here: each kernel and step is compiled ahead of time instead, and nothing is timed",
+            "no accelerator here: each kernel and step is compiled ahead of time instead, and "
+            "nothing is timed",
             flush=True,
         )
         for target in map(topology.from_name, AOT_TARGETS):

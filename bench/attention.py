@@ -1,10 +1,12 @@
-"""What a layer's attention costs by its pattern: time and memory, forward and backward, from context 1k to 32k, on the present device.
+"""What a layer's attention costs by its pattern: time and memory, forward and backward, from
+context 1k to 32k, on the present device.
 
 python -m bench.attention [--longest=32768] [--heads=4] [--window=256] [--rounds=3]
 
-Prints milliseconds and scratch memory of a dense and a banded layer (head size 64, batch 1, the platform's kernel), what a doubling of the
-context multiplies them by (2 is linear, 4 quadratic), and the rate by the FLOPs that the pattern needs (keys_seen of config/count.py;
-forward and backward, nothing counted twice). The two take turns; medians.
+Prints milliseconds and scratch memory of a dense and a banded layer (head size 64, batch 1, the
+platform's kernel), what a doubling of the context multiplies them by (2 is linear, 4 quadratic),
+and the rate by the FLOPs that the pattern needs (keys_seen of config/count.py; forward and
+backward, nothing counted twice). The two take turns; medians.
 """
 
 import argparse
@@ -69,7 +71,8 @@ def main():
     patterns = {"dense": schema.Dense(), "banded": schema.Banded(window=args.window)}
     last: dict[str, tuple[float, int]] = {}
     print(
-        f"{'context':>8} {'layer':8} {'ms':>9} {'x':>5} {'scratch MiB':>12} {'x':>5} {'GFLOP/s':>8} {'banded is':>10}"
+        f"{'context':>8} {'layer':8} {'ms':>9} {'x':>5} {'scratch MiB':>12} {'x':>5} "
+        f"{'GFLOP/s':>8} {'banded is':>10}"
     )
     n_ctx = 1024
     while n_ctx <= args.longest:
@@ -102,7 +105,8 @@ def main():
                 f"{statistics.median(seconds['dense']) / median:8.1f} x" if name == "banded" else ""
             )
             print(
-                f"{n_ctx:8,} {name:8} {median * 1e3:9.1f} {growth[0]} {scratch / 2**20:12,.0f} {growth[1]} "
+                f"{n_ctx:8,} {name:8} {median * 1e3:9.1f} {growth[0]} {scratch / 2**20:12,.0f} "
+                f"{growth[1]} "
                 f"{flops / median / 1e9:8.1f} {ratio:>10}",
                 flush=True,
             )

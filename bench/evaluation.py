@@ -1,11 +1,14 @@
-"""Questions a second against lm-evaluation-harness with Hugging Face transformers (PyTorch): same model, same requests, by turns.
+"""Questions a second against lm-evaluation-harness with Hugging Face transformers (PyTorch): same
+model, same requests, by turns.
 
     python -m bench.evaluation [--rounds=3] [--batch=4] [--kinds=NAME,...] [--cpu_time]
 
-gpt2_124m on random weights, float32, CPU. Both answer with log-likelihoods, which must agree. `batch` is lm_eval's: sequences at once. The
-floor is the matrix products of the tokens that have to be read, each shared beginning once, and of the logits that are asked for, at the
-speed of one large product on this machine. Compiling is told by itself: it is paid once for a length. On a busy machine, where threads
-wait for each other, give one core and count its seconds: taskset -c 0 python -m bench.evaluation --cpu_time
+gpt2_124m on random weights, float32, CPU. Both answer with log-likelihoods, which must agree.
+`batch` is lm_eval's: sequences at once. The floor is the matrix products of the tokens that have to
+be read, each shared beginning once, and of the logits that are asked for, at the speed of one large
+product on this machine. Compiling is told by itself: it is paid once for a length. On a busy
+machine, where threads wait for each other, give one core and count its seconds: taskset -c 0 python
+-m bench.evaluation --cpu_time
 """
 
 import argparse
@@ -60,7 +63,8 @@ def kinds(n_vocab: int) -> dict[str, list[Request]]:
 
 
 def n_read(requests: list[Request]) -> tuple[int, int, int]:
-    """Tokens that have to be read, each shared beginning once; that are read here, padding too; and whose probability is asked for."""
+    """Tokens that have to be read, each shared beginning once; that are read here, padding too;
+    and whose probability is asked for."""
     prefixes = {
         (*q.context, *c[:-1])[:n]
         for q in requests
@@ -159,7 +163,8 @@ def compared(
     print(
         f"{name:24}{len(lm_eval_requests):>5}{n_tokens:>8,}{n_needed:>8,}{n_computed:>8,}{n_scored:>7,}"
         f"{our_median:>9.2f}{their_median:>9.2f}{their_median / our_median:>8.2f}"
-        f"  {ratios[0]:.2f} to {ratios[-1]:.2f}{our_median / floor:>9.2f}{max(0.0, compiling - our_median):>10.1f}",
+        f"  {ratios[0]:.2f} to "
+        f"{ratios[-1]:.2f}{our_median / floor:>9.2f}{max(0.0, compiling - our_median):>10.1f}",
         flush=True,
     )
     return our_median, their_median
@@ -188,7 +193,8 @@ def main() -> int:
         import torch  # noqa: F401
     except ModuleNotFoundError as error:
         print(
-            f"{error.name} is not installed: pip install -r requirements-dev.txt -r requirements-extra.txt",
+            f"{error.name} is not installed: pip install -r requirements-dev.txt -r "
+            "requirements-extra.txt",
             file=sys.stderr,
         )
         return 2
@@ -213,7 +219,8 @@ def main() -> int:
         speed(clock),
     )
     print(
-        f"gpt2_124m, float32, {peak / 1e9:.0f} GFLOP/s of a large product; lm_eval with {args.batch} sequences at once; medians in ",
+        f"gpt2_124m, float32, {peak / 1e9:.0f} GFLOP/s of a large product; lm_eval with "
+        f"{args.batch} sequences at once; medians in ",
         end="",
     )
     print("seconds of the processor" if args.cpu_time else "seconds")

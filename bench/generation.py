@@ -1,10 +1,13 @@
-"""Tokens per second of greedy generation against Hugging Face transformers (PyTorch GPT2LMHeadModel, its cache on), taking turns.
+"""Tokens per second of greedy generation against Hugging Face transformers (PyTorch
+GPT2LMHeadModel, its cache on), taking turns.
 
-    python -m bench.generation [--batch=1,8] [--dtype=float32,bfloat16] [--prompt=128] [--tokens=128] [--rounds=3]
+    python -m bench.generation [--batch=1,8] [--dtype=float32,bfloat16] [--prompt=128]
+    [--tokens=128] [--rounds=3]
 
-gpt2_124m on random weights, the same on both sides. Both must say the same tokens but where two are as likely: each of theirs must be
-the likeliest here within TIE, which is what the two round differently. The floor is what a step must read, weights and cache, over the
-bandwidth that this machine shows on a sum of a large array.
+gpt2_124m on random weights, the same on both sides. Both must say the same tokens but where two are
+as likely: each of theirs must be the likeliest here within TIE, which is what the two round
+differently. The floor is what a step must read, weights and cache, over the bandwidth that this
+machine shows on a sum of a large array.
 """
 
 import argparse
@@ -102,7 +105,8 @@ def gptjax_generate(inference_model, prompts, n_tokens: int) -> np.ndarray:
 
 
 def max_logit_gap(inference_model, prompts, generated) -> float:
-    """How much less likely than the likeliest, in logits, one of these tokens is to the reader at worst."""
+    """How much less likely than the likeliest, in logits, one of these tokens is to the reader
+    at worst."""
 
     @jax.jit
     def gaps(inference_model, tokens_BT):
@@ -176,15 +180,18 @@ def compare(c, params, batch, dtype, args, speed) -> None:
         t / o for t, o in zip(times["transformers all"], times["gptjax all"], strict=True)
     )
     print(
-        f"\nbatch {batch}, {dtype}: {agreement:.1%} of {ours.size:,} tokens the same, {np.unique(ours).size:,} different ones"
+        f"\nbatch {batch}, {dtype}: {agreement:.1%} of {ours.size:,} tokens the same, "
+        f"{np.unique(ours).size:,} different ones"
     )
     for name in step:
         rate, first = batch * args.tokens / medians[f"{name} all"], medians[f"{name} first"]
         print(
-            f"  {name:12} {rate:8.1f} tokens/s   prompt {first * 1e3:8.1f} ms   then {step[name] * 1e3:7.1f} ms a step"
+            f"  {name:12} {rate:8.1f} tokens/s   prompt {first * 1e3:8.1f} ms   then "
+            f"{step[name] * 1e3:7.1f} ms a step"
         )
     print(
-        f"  gptjax / transformers: {statistics.median(ratios):.2f} (from {ratios[0]:.2f} to {ratios[-1]:.2f} over {args.rounds} rounds)"
+        f"  gptjax / transformers: {statistics.median(ratios):.2f} (from {ratios[0]:.2f} to "
+        f"{ratios[-1]:.2f} over {args.rounds} rounds)"
     )
     weights = (
         sum(x.nbytes for x in jax.tree.leaves(inference_model.params))
@@ -200,11 +207,13 @@ def compare(c, params, batch, dtype, args, speed) -> None:
     )
     floor = (weights + cache) / speed
     print(
-        f"  floor: {(weights + cache) / 1e6:,.0f} MB a step at {speed / 1e9:.1f} GB/s = {floor * 1e3:.1f} ms; ",
+        f"  floor: {(weights + cache) / 1e6:,.0f} MB a step at {speed / 1e9:.1f} GB/s = "
+        f"{floor * 1e3:.1f} ms; ",
         end="",
     )
     print(
-        f"gptjax is {step['gptjax'] / floor:.2f} x that, transformers {step['transformers'] / floor:.2f} x",
+        f"gptjax is {step['gptjax'] / floor:.2f} x that, transformers "
+        f"{step['transformers'] / floor:.2f} x",
         flush=True,
     )
 
@@ -243,7 +252,8 @@ def main() -> int:
     params = jax.jit(lambda key: model.init(key, jnp.zeros((1, 1), jnp.int32))["params"])(
         jax.random.key(0)
     )
-    # Four times the usual layers, so that they outweigh the token itself and what is said varies; at eight, rounding alone changes it all.
+    # Four times the usual layers, so that they outweigh the token itself and what is said varies;
+    # at eight, rounding alone changes it all.
     params |= {"periods": jax.tree.map(lambda x: 4 * x if x.ndim > 2 else x, params["periods"])}
     speed = bandwidth()
     for dtype in args.dtype.split(","):

@@ -1,12 +1,15 @@
-"""GPT-1's Table 5 and Figure 2 in small: what pre-training and the auxiliary loss are worth, on data that is here.
+"""GPT-1's Table 5 and Figure 2 in small: what pre-training and the auxiliary loss are worth, on
+data that is here.
 
     python -m bench.gpt1 --data=DIR [--run=runs/gpt1_mini] [--out=docs/gpt1] [--seeds=5]
 
-DIR has text/ (brown.txt.xz, moby_dick.txt.xz, shakespeare.txt.xz, sotu.jsonl.xz and wordnet_glosses.txt.xz, all of NLTK and Project
-Gutenberg) and labelled/ (VADER's sentiment_vader, bsdgames' quiz_bsdgames). Pre-trains gpt1_mini on the former (20 minutes on 2 cores)
-unless --run holds it, makes four small tasks, fine-tunes each with both pre-training and auxiliary loss and without either, and movies with
-0 to 4 layers transferred; each an ordinary `python -m gptjax.finetune`, below --work, where what is done is not done again. Prints the
-table, writes OUT.json and the picture OUT.png.
+DIR has text/ (brown.txt.xz, moby_dick.txt.xz, shakespeare.txt.xz, sotu.jsonl.xz and
+wordnet_glosses.txt.xz, all of NLTK and Project Gutenberg) and labelled/ (VADER's sentiment_vader,
+bsdgames' quiz_bsdgames). Pre-trains gpt1_mini on the former (20 minutes on 2 cores) unless --run
+holds it, makes four small tasks, fine-tunes each with both pre-training and auxiliary loss and
+without either, and movies with 0 to 4 layers transferred; each an ordinary `python -m
+gptjax.finetune`, below --work, where what is done is not done again. Prints the table, writes
+OUT.json and the picture OUT.png.
 """
 
 import argparse
@@ -43,7 +46,8 @@ ARMS = {
     "no auxiliary loss": ["task.lm_weight=0"],
     "no pre-training": ["task.transfer=Nothing()"],
 }
-# A model that begins with nothing may want another rate and more time: on movies both get 10 epochs, at the rate that is best on dev.
+# A model that begins with nothing may want another rate and more time: on movies both get 10
+# epochs, at the rate that is best on dev.
 LONG_ARMS = {
     "pre-training, 10 epochs at its best rate": (["task.epochs=10"], (2e-4, 5e-4, 1e-3)),
     "no pre-training, 10 epochs at its best rate": (
@@ -54,11 +58,12 @@ LONG_ARMS = {
 TRAIN, DEV = 2000, 800
 
 
-# --- the tasks -----------------------------------------------------------------------------------------------------------
+# --- the tasks ------------------------------------------------------------------------------------
 
 
 def movies(rng: random.Random, data: Path) -> list[dict]:
-    """Sentences of film reviews (Hutto and Gilbert 2014), positive where the mean of 20 ratings is above 0."""
+    """Sentences of film reviews (Hutto and Gilbert 2014), positive where the mean of 20 ratings
+    is above 0."""
     lines = (
         (data / "labelled/sentiment_vader/movieReviewSnippets_GroundTruth.txt")
         .read_text(errors="replace")
@@ -91,7 +96,8 @@ def glosses(rng: random.Random, data: Path) -> list[dict]:
 
 
 def sources(rng: random.Random, data: Path) -> list[dict]:
-    """Are two passages of 25 words of the same source: Brown, Moby Dick, Shakespeare, State of the Union?"""
+    """Are two passages of 25 words of the same source: Brown, Moby Dick, Shakespeare, State of
+    the Union?"""
     speeches = " ".join(
         json.loads(line)["text"] for line in _read_text(data, "sotu.jsonl").splitlines()
     )
@@ -162,7 +168,7 @@ def write_splits(task: str, data: Path, folder: Path) -> list[str]:
     return arguments
 
 
-# --- runs ----------------------------------------------------------------------------------------------------------------
+# --- runs -----------------------------------------------------------------------------------------
 
 
 def run_finetune(
@@ -200,7 +206,8 @@ def run_finetune(
 
 
 def run_long_arm(arm: str, args: argparse.Namespace, files: list[str]) -> list[dict]:
-    """An arm of LONGER on movies: the rate that is best on dev for the first seed, then all seeds with it."""
+    """An arm of LONGER on movies: the rate that is best on dev for the first seed, then all
+    seeds with it."""
     edits, rates = LONG_ARMS[arm]
     trials = [
         (
@@ -281,7 +288,8 @@ def zero_shot_scores(
 def plot(
     out: Path, layers: dict[str, list[float]], shots: dict[str, list[tuple[int, float]]]
 ) -> None:
-    """GPT-1's Figure 2: left, accuracy by transferred layers; right, zero-shot accuracy over updates of pre-training."""
+    """GPT-1's Figure 2: left, accuracy by transferred layers; right, zero-shot accuracy over
+    updates of pre-training."""
     figure = loss_plot.new_figure(9, 3.8)
     left, right = figure.subplots(1, 2)
     names = list(layers)
@@ -396,7 +404,9 @@ def main() -> None:
     print(f"\n| arm | {' | '.join(tasks)} |\n|---|{'---|' * len(tasks)}")
     for arm in [*ARMS, *LONG_ARMS]:
         print(
-            f"| {arm} | {' | '.join(format_interval(table[task][arm]) if arm in table[task] else '' for task in tasks)} |"
+            f"| {arm} | "
+            f"{' | '.join(format_interval(table[task][arm]) if arm in table[task] else '' for task in tasks)} "
+            "|"
         )
     args.out.with_suffix(".json").write_bytes(
         atomic.json_bytes({"table": table, "layers": layers, "zero_shot": shots})

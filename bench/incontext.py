@@ -1,11 +1,14 @@
-"""GPT-3's Figures 1.2 and 1.3 in small: does accuracy rise with the number of demonstrations, and with the size of the model?
+"""GPT-3's Figures 1.2 and 1.3 in small: does accuracy rise with the number of demonstrations, and
+with the size of the model?
 
-    python -m bench.incontext [--work=runs/incontext] [--out=docs/incontext] [--tokens=10e6] [--items=200] [--text=FILE]
+    python -m bench.incontext [--work=runs/incontext] [--out=docs/incontext] [--tokens=10e6]
+    [--items=200] [--text=FILE]
 
-Trains three sizes on documents of questions and answers, each document of one task and half of them with its description, mixed with a
-tenth of --text if it is given (README's figures: NLTK's Brown corpus); then asks them, by `python -m gptjax.evaluate`, questions that no
-document had, of those tasks and of two that none had either: to rotate the other way, and names in letters that were never named. Prints a
-table and draws OUT.png.
+Trains three sizes on documents of questions and answers, each document of one task and half of them
+with its description, mixed with a tenth of --text if it is given (README's figures: NLTK's Brown
+corpus); then asks them, by `python -m gptjax.evaluate`, questions that no document had, of those
+tasks and of two that none had either: to rotate the other way, and names in letters that were never
+named. Prints a table and draws OUT.png.
 """
 
 import argparse
@@ -155,7 +158,8 @@ def trained(size: str, work: Path, tokens: float, text: Path | None) -> Path:
         f"data.sources={sources}",
         f"train.batch_tokens={ROWS * N_CTX}",
         f"train.total_tokens={steps * ROWS * N_CTX}",
-        f"train.schedule=Cosine(peak_lr=2e-3, warmup_tokens={200 * ROWS * N_CTX}, decay_tokens={steps * ROWS * N_CTX}, final_fraction=0.1)",
+        f"train.schedule=Cosine(peak_lr=2e-3, warmup_tokens={200 * ROWS * N_CTX}, "
+        f"decay_tokens={steps * ROWS * N_CTX}, final_fraction=0.1)",
         f"name=incontext_{size}",
         "loop.every_log=100",
         "loop.every_eval=500",

@@ -1,8 +1,10 @@
-"""How fast does the input side feed a run? Tokens per second of the whole pipeline, and how many times a consumer's rate that is.
+"""How fast does the input side feed a run? Tokens per second of the whole pipeline, and how many
+times a consumer's rate that is.
 
     python -m bench.input --config=nano --consumer_tokens_per_s=10000
 
-A run must never wait for its data: 20 times the consumer's rate is the least that is asked for (issue 2, section 4).
+A run must never wait for its data: 20 times the consumer's rate is the least that is asked for
+(issue 2, section 4).
 """
 
 import pathlib
@@ -52,12 +54,14 @@ def main(arguments: list[str]) -> int:
     median = statistics.median(rates)
     ratio = median / args.consumer_tokens_per_s
     print(
-        f"{config.name}: batches of {batch_schedule.full_rows} rows of {config.model.n_ctx} tokens, {args.repeats} repeats of "
+        f"{config.name}: batches of {batch_schedule.full_rows} rows of {config.model.n_ctx} "
+        f"tokens, {args.repeats} repeats of "
         f"{args.steps} steps"
     )
     print(f"tokens/s: median {median:,.0f}, least {min(rates):,.0f}, most {max(rates):,.0f}")
     print(
-        f"ratio to a consumer of {args.consumer_tokens_per_s:,.0f} tokens/s: {ratio:,.0f} (at least 20 is asked for)"
+        f"ratio to a consumer of {args.consumer_tokens_per_s:,.0f} tokens/s: {ratio:,.0f} (at "
+        "least 20 is asked for)"
     )
     return 0 if ratio >= 20 else 1
 
@@ -65,7 +69,8 @@ def main(arguments: list[str]) -> int:
 def rate(
     dataset: loader.Dataset, batch_schedule: BatchSchedule, microbatch_rows: int, n_steps: int
 ) -> float:
-    """Tokens per second over n_steps batches, the first epoch's shuffle and the thread's start not counted."""
+    """Tokens per second over n_steps batches, the first epoch's shuffle and the thread's start
+    not counted."""
     batches = dataset.batches(batch_schedule, microbatch_rows)
     next(batches)
     start, tokens = time.perf_counter(), 0

@@ -1,9 +1,11 @@
-"""How fast a corpus is looked through for n-grams of tasks, against a Python set of tuples: seconds of processor time, one core.
+"""How fast a corpus is looked through for n-grams of tasks, against a Python set of tuples: seconds
+of processor time, one core.
 
     python -m bench.overlap --text='corpus/*.txt.xz' [--grams=1000000] [--rounds=5]
 
-Every 50th 13-gram of the text, and others up to --grams, are looked for in it. The baseline splits words by a regular expression and asks
-a set of tuples. Reading and decompressing count for neither. Medians of interleaved rounds."""
+Every 50th 13-gram of the text, and others up to --grams, are looked for in it. The baseline splits
+words by a regular expression and asks a set of tuples. Reading and decompressing count for
+neither. Medians of interleaved rounds."""
 
 import argparse
 import re
@@ -59,7 +61,8 @@ def main() -> None:
         np.unique(np.concatenate([hashed([" ".join(gram)]) for gram in ngram_set]))
     )
     print(
-        f"{megabytes:.1f} MB, {len(documents):,} documents; {len(ngram_set):,} n-grams, {len(hash_set):,} hashes"
+        f"{megabytes:.1f} MB, {len(documents):,} documents; {len(ngram_set):,} n-grams, "
+        f"{len(hash_set):,} hashes"
     )
 
     def count_hashed() -> int:
@@ -80,10 +83,12 @@ def main() -> None:
         print(f"{name:16} {megabytes / statistics.median(times):6.1f} MB/s")
     ratios = sorted(b / a for a, b in zip(*seconds.values(), strict=True))
     print(
-        f"{counts[0]:,} matches each; {statistics.median(ratios):.1f} x as fast ({ratios[0]:.1f} to {ratios[-1]:.1f})"
+        f"{counts[0]:,} matches each; {statistics.median(ratios):.1f} x as fast ({ratios[0]:.1f} "
+        f"to {ratios[-1]:.1f})"
     )
     print(
-        f"memory of the n-grams: {(hash_set.hashes.nbytes + hash_set.bits.nbytes) / len(hash_set):.1f} bytes each"
+        "memory of the n-grams: "
+        f"{(hash_set.hashes.nbytes + hash_set.bits.nbytes) / len(hash_set):.1f} bytes each"
     )
 
 

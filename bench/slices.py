@@ -1,8 +1,10 @@
-"""What each GPT-3 needs and takes at best: its paper's whole recipe, compiled for a fitting TPU slice, as the README's table.
+"""What each GPT-3 needs and takes at best: its paper's whole recipe, compiled for a fitting TPU
+slice, as the README's table.
 
     python -m bench.slices [--configs=gpt3_small,gpt3_175b] [--out=slices.json]
 
-Each is `python -m gptjax.plan --config=NAME --topology=SLICE --json` in a process of its own: 1 to 3 minutes, and no TPU.
+Each is `python -m gptjax.plan --config=NAME --topology=SLICE --json` in a process of its own: 1 to
+3 minutes, and no TPU.
 """
 
 import argparse
@@ -52,7 +54,10 @@ def run_plan(config: str, topology: str) -> dict:
 
 def format_row(plan: dict) -> str:
     mesh = " x ".join(f"{axis} {n}" for axis, n in plan["mesh"].items())
-    memory_text = f"{human_bytes(plan['peak_bytes'])} / {human_bytes(plan['memory_bytes'])}{'' if plan['fits'] else ': does not fit'}"
+    memory_text = (
+        f"{human_bytes(plan['peak_bytes'])} / "
+        f"{human_bytes(plan['memory_bytes'])}{'' if plan['fits'] else ': does not fit'}"
+    )
     parts = " + ".join(sig3(plan[f"{name}_seconds"]) for name in ("compute", "kernel", "exposed"))
     cells = [
         plan["config"],

@@ -1,16 +1,20 @@
-"""The training step against others on the same shapes, in one process, taking turns: a plain hand-written JAX step, and nanoGPT
-(PyTorch, eager) and nanodo (Flax) where copies of them lie on this machine.
+"""The training step against others on the same shapes, in one process, taking turns: a plain
+hand-written JAX step, and nanoGPT (PyTorch, eager) and nanodo (Flax) where copies of them lie on
+this machine.
 
-python -m bench.step [--size=laptop|gpt2_124m|sparse] [--rounds=9] [--without=NAME,...] [--nanogpt=DIR] [--nanodo=DIR]
+python -m bench.step [--size=laptop|gpt2_124m|sparse] [--rounds=9] [--without=NAME,...]
+[--nanogpt=DIR] [--nanodo=DIR]
 
-Prints tokens per second of each, the median over rounds of its ratio to gptjax, and GFLOP/s by the model's formula (config/count.py).
-laptop: 6 layers, 384 wide, 6 heads, context 256, batch 16: what nanoGPT trains on a laptop. gpt2_124m: its shapes, context 1,024, batch 1.
-sparse: 12 layers 768 wide, GPT-3 small's alternating pattern at context 4,096, batch 1, against the same with dense layers alone and the
-others, which know only those. The plain step and nanodo hold all scores and do not fit into 24 GiB: --without=plain. Who finds out by
-itself that memory is short is named and leaves.
-All in float32 with AdamW and gradient clipping, without dropout. The plain step is what one writes from the papers in an hour: a list of
-layers, jnp and einsum, one jit; it starts from the same parameters and its losses are compared, so that the same work is timed.
-git clone the peers beside the project; nanoGPT needs requirements-extra.txt.
+Prints tokens per second of each, the median over rounds of its ratio to gptjax, and GFLOP/s by the
+model's formula (config/count.py). laptop: 6 layers, 384 wide, 6 heads, context 256, batch 16: what
+nanoGPT trains on a laptop. gpt2_124m: its shapes, context 1,024, batch 1. sparse: 12 layers 768
+wide, GPT-3 small's alternating pattern at context 4,096, batch 1, against the same with dense
+layers alone and the others, which know only those. The plain step and nanodo hold all scores and do
+not fit into 24 GiB: --without=plain. Who finds out by itself that memory is short is named and
+leaves. All in float32 with AdamW and gradient clipping, without dropout. The plain step is what one
+writes from the papers in an hour: a list of layers, jnp and einsum, one jit; it starts from the
+same parameters and its losses are compared, so that the same work is timed. git clone the peers
+beside the project; nanoGPT needs requirements-extra.txt.
 """
 
 import argparse
@@ -326,7 +330,8 @@ def main():
                 )
     flops = count.train_flops_per_token(c) * config.train.batch_tokens
     print(
-        f"{args.size}: {c.n_layers} layers, {c.d_model} wide, context {c.n_ctx}, batch {batch}; medians of {args.rounds} rounds"
+        f"{args.size}: {c.n_layers} layers, {c.d_model} wide, context {c.n_ctx}, batch {batch}; "
+        f"medians of {args.rounds} rounds"
     )
     for name, s in seconds.items():
         median = statistics.median(s)
@@ -337,7 +342,10 @@ def main():
             line += f" {flops / median / 1e9:6.1f} GFLOP/s"
         if name != "gptjax" and "gptjax" in seconds:
             ratios = sorted(t / o for t, o in zip(s, seconds["gptjax"], strict=True))
-            line += f"  gptjax is {statistics.median(ratios):.2f} x as fast ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            line += (
+                f"  gptjax is {statistics.median(ratios):.2f} x as fast ({ratios[0]:.2f} to "
+                f"{ratios[-1]:.2f})"
+            )
         print(line)
 
 

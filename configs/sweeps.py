@@ -1,4 +1,5 @@
-"""Named sweeps: a question each, over a small recipe. SWEEPS maps a name to a function that returns a Sweep."""
+"""Named sweeps: a question each, over a small recipe. SWEEPS maps a name to a function that
+returns a Sweep."""
 
 from configs import small
 from gptjax.config import count
@@ -6,9 +7,8 @@ from gptjax.config.overrides import override
 from gptjax.config.sweep import Points, Sweep, chain, each, grid, seeds, zip_axes
 
 PEAK_LR = "train.schedule.peak_lr"
-LONG_ROWS = (
-    "model.n_ctx=512",
-)  # micro's batch as one row, long enough for attention to cost something
+# micro's batch as one row, long enough for attention to cost something
+LONG_ROWS = ("model.n_ctx=512",)
 PATTERNS = (
     "Dense()",
     "(Dense(),Banded(window=32))",
@@ -26,11 +26,12 @@ def smoke_peak() -> Sweep:
     )
 
 
-# --- attention ----------------------------------------------------------------------------------------------------------
+# --- attention ------------------------------------------------------------------------------------
 
 
 def sparse_patterns() -> Sweep:
-    """GPT-3 section 2.1 alternates dense and locally banded layers; strided and fixed are Child et al.'s (1904.10509)."""
+    """GPT-3 section 2.1 alternates dense and locally banded layers; strided and fixed are Child
+    et al.'s (1904.10509)."""
     return Sweep(
         about="what does a sparse pattern in every other layer cost, at equal steps?",
         recipe="micro",
@@ -40,7 +41,8 @@ def sparse_patterns() -> Sweep:
 
 
 def sparse_patterns_flops() -> Sweep:
-    """Every pattern trains for the FLOPs that the dense model has, as config/count.py counts them: a sparse one on more tokens."""
+    """Every pattern trains for the FLOPs that the dense model has, as config/count.py counts
+    them: a sparse one on more tokens."""
     dense = override(small.micro(), *LONG_ROWS)
 
     def equal_flops(pattern: str) -> Points:
@@ -74,25 +76,29 @@ def sparse_window() -> Sweep:
     )
 
 
-# --- GPT-1 to GPT-2 -----------------------------------------------------------------------------------------------------
+# --- GPT-1 to GPT-2 -------------------------------------------------------------------------------
 
 
 def norms() -> Sweep:
-    """GPT-1: post-LN. GPT-2 section 2.3: layer norm before each sub-layer and after the last, and residual weights scaled by depth at
-    initialisation. At two learning rates, since it is at high ones that post-LN is said to fail."""
+    """GPT-1: post-LN. GPT-2 section 2.3: layer norm before each sub-layer and after the last, and
+    residual weights scaled by depth at initialisation. At two learning rates, since it is at
+    high ones that post-LN is said to fail."""
     kinds = zip_axes(
         each("model.norm", "post", "pre", "pre"),
         each("model.init.residual", "flat", "flat", "depth_scaled"),
     )
     return Sweep(
-        about="what did GPT-2 gain by moving the layer norms and by scaling the residual weights with depth?",
+        about=(
+            "what did GPT-2 gain by moving the layer norms and by scaling the residual weights "
+            "with depth?"
+        ),
         recipe="micro",
         sets=("model.n_layers=8", "model.d_model=48", "model.n_heads=3"),
         points=grid(each(PEAK_LR, 3e-3, 1e-2), kinds, seeds(3)),
     )
 
 
-# --- learning rate, batch, data -----------------------------------------------------------------------------------------
+# --- learning rate, batch, data -------------------------------------------------------------------
 
 
 def peak_by_size() -> Sweep:
@@ -123,13 +129,18 @@ def peak_by_batch() -> Sweep:
 
 
 def mixtures() -> Sweep:
-    """As GPT-3's Table 2.2 weighs its sources. Losses are per byte: a tokenizer would depend on the mixture.
+    """As GPT-3's Table 2.2 weighs its sources. Losses are per byte: a tokenizer would depend on the
+    mixture.
 
-    Its texts are NLTK's Brown corpus and state_union, as brown.txt and state_union.jsonl where the sweep is begun."""
+    Its texts are NLTK's Brown corpus and state_union, as brown.txt and state_union.jsonl where
+    the sweep is begun."""
     embedded, brown = "Embedded(weight={})", "Text(path='brown.txt',weight={})"
     mixes = (f"({embedded.format(1 - weight)},{brown.format(weight)})" for weight in (0.25, 0.75))
     return Sweep(
-        about="how much English (brown.txt) must be in a mixture with Python, for another English text (state_union.jsonl)?",
+        about=(
+            "how much English (brown.txt) must be in a mixture with Python, for another English "
+            "text (state_union.jsonl)?"
+        ),
         recipe="micro",
         sets=(
             "data.tokenizer=Bytes()",
@@ -140,15 +151,19 @@ def mixtures() -> Sweep:
     )
 
 
-# --- scaling ------------------------------------------------------------------------------------------------------------
+# --- scaling --------------------------------------------------------------------------------------
 
 
 def sizes() -> Sweep:
-    """Five sizes on three lengths of text, and a sixth, twice as large as the largest, that the laws predict before it is trained. Each at
-    the learning rate that `peak_by_size` found for it: 3e-3 (64 / d_model)^1.5."""
+    """Five sizes on three lengths of text, and a sixth, twice as large as the largest, that the
+    laws predict before it is trained. Each at the learning rate that `peak_by_size` found for
+    it: 3e-3 (64 / d_model)^1.5."""
     tokens = (256_000, 512_000, 1_024_000)
     return Sweep(
-        about="how does the loss fall with size, tokens and FLOPs, and does that tell it for a larger model?",
+        about=(
+            "how does the loss fall with size, tokens and FLOPs, and does that tell it for a "
+            "larger model?"
+        ),
         recipe="micro",
         points=grid(lengths(*tokens), shapes_with_lr((2, 32), (3, 48), (4, 64), (4, 96), (5, 128))),
         check=grid(lengths(tokens[-1]), shapes_with_lr((6, 160))),

@@ -9,7 +9,8 @@ from gptjax.runtime import errors
 
 
 def main(arguments: list[str]) -> int:
-    """Lists them, each with the first sentence of its file. Status 2 for any other word than --help: it is no program itself."""
+    """Lists them, each with the first sentence of its file. Status 2 for any other word than
+    --help: it is no program itself."""
     known_programs = list_programs()
     if arguments and arguments[0] not in ("-h", "--help"):
         program = next(
@@ -30,7 +31,8 @@ def main(arguments: list[str]) -> int:
 
 
 def list_programs() -> dict[str, str]:
-    """Module -> what it does, for every one that can be run: gptjax's own, and those that bring it onto machines."""
+    """Module -> what it does, for every one that can be run: gptjax's own, and those that bring
+    it onto machines."""
     files = [
         *sorted(errors.REPO_ROOT.glob("gptjax/[!_]*.py")),
         *sorted(errors.REPO_ROOT.glob("launch/[!_]*.py")),

@@ -1,7 +1,9 @@
-"""Do weights of GPT-2 do here what their paper says? Its zero-shot figures on local files, beside what others measured on those weights.
+"""Do weights of GPT-2 do here what their paper says? Its zero-shot figures on local files, beside
+what others measured on those weights.
 
---data holds any of: wikitext2.txt and wikitext103.txt (both wiki.test.raw), ptb.txt, text8.txt, enwik8.txt, lambada_test.jsonl. Runs and
-other weights are measured too. Exit status 1 if a figure is not within 2% of what others measured on the released weights."""
+--data holds any of: wikitext2.txt and wikitext103.txt (both wiki.test.raw), ptb.txt, text8.txt,
+enwik8.txt, lambada_test.jsonl. Runs and other weights are measured too. Exit status 1 if a
+figure is not within 2% of what others measured on the released weights."""
 
 from typing import Any
 
@@ -11,8 +13,9 @@ from gptjax.config import overrides, parse
 EXAMPLE = "python -m gptjax.calibrate --weights=gpt2/ --data=texts/"
 TASKS = ("wikitext2", "wikitext103", "ptb", "text8", "enwik8", "lambada", "lambada:gpt2")
 TOLERANCE = 0.02
-# As others measured them on the released weights: WikiText in huggingface/transformers issue 13761 and karpathy/llm.c issue 276, LAMBADA in
-# EleutherAI/lm-evaluation-harness issue 2159 and EleutherAI/gpt-neo's README; of the last token, as OpenAI's own accuracy seems to be, in
+# As others measured them on the released weights: WikiText in huggingface/transformers issue 13761
+# and karpathy/llm.c issue 276, LAMBADA in EleutherAI/lm-evaluation-harness issue 2159 and
+# EleutherAI/gpt-neo's README; of the last token, as OpenAI's own accuracy seems to be, in
 # lm-evaluation-harness issues 350 and 356.
 REFERENCE_SCORES = {
     ("wikitext2", "perplexity"): {"gpt2_124m": 29.9, "gpt2_774m": 19.44},
@@ -124,7 +127,9 @@ def print_score(task_run: Any, score: dict[str, Any], size: str, out: Any) -> bo
 def format_row(
     name: str, metric: str, our_score: str, error: str, paper: str, reference: str, verdict: str
 ) -> str:
-    return f"{name:<13}{metric:<19}{our_score:>12}{error:>10}{paper:>8}{reference:>8}  {verdict}".rstrip()
+    return (
+        f"{name:<13}{metric:<19}{our_score:>12}{error:>10}{paper:>8}{reference:>8}  {verdict}"
+    ).rstrip()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Label new texts with a fine-tuned run: `python -m gptjax.classify --run=DIR --text=FILE`; a line each, with every label's probability."""
+"""Label new texts with a fine-tuned run: `python -m gptjax.classify --run=DIR --text=FILE`; a
+line each, with every label's probability."""
 
 import json
 import sys
@@ -31,7 +32,10 @@ def main(arguments: list[str]) -> int:
         "--text",
         metavar="FILE",
         required=True,
-        help="a text a line (.txt), or the task's columns (.tsv, .csv, .jsonl); - reads standard input",
+        help=(
+            "a text a line (.txt), or the task's columns (.tsv, .csv, .jsonl); - reads standard "
+            "input"
+        ),
     )
     parser.add_argument(
         "--format",
@@ -62,7 +66,8 @@ def main(arguments: list[str]) -> int:
     config = run_dir.load_config(directory)
     if config.task is None:
         raise ValueError(
-            f"{directory} was not fine-tuned: it has no labels to give; make such a run with python -m gptjax.finetune"
+            f"{directory} was not fine-tuned: it has no labels to give; make such a run with "
+            "python -m gptjax.finetune"
         )
     examples = read_examples(config.task, args.text, args.format)
     out = console.Console(quiet=False, terminal=rich.console.Console(stderr=True, highlight=False))
@@ -79,7 +84,8 @@ def main(arguments: list[str]) -> int:
 
 
 def read_examples(task: ClassificationTask, text: str, file_format: str | None) -> list[Any]:
-    """The examples in a file or, where `text` is -, in standard input. ValueError, in one line, for what holds none of this task's."""
+    """The examples in a file or, where `text` is -, in standard input. ValueError, in one line,
+    for what holds none of this task's."""
     from gptjax.training.classification import examples
 
     where = "standard input" if text == "-" else str(parse.path(text))
@@ -103,7 +109,8 @@ def read_examples(task: ClassificationTask, text: str, file_format: str | None) 
         if task.kind != "classification":
             columns = ", ".join([*task.fields, *task.answers])
             raise ValueError(
-                f"{where} has one text a line, and this task reads {columns}: give a .tsv, .csv or .jsonl file with these columns"
+                f"{where} has one text a line, and this task reads {columns}: give a .tsv, .csv or "
+                ".jsonl file with these columns"
             )
         new_examples = examples.parse_unlabeled(
             task, examples.text_lines(content, where, task.fields[0])
@@ -146,7 +153,8 @@ def label(
     )
     if metadata["tokenizer"] != tokenizer.digest:
         raise ValueError(
-            f"{directory} was trained with another tokenizer than {spec} is here: give it back the files that it had"
+            f"{directory} was trained with another tokenizer than {spec} is here: give it back the "
+            "files that it had"
         )
     parts = transformations.tokenize_examples(examples, tokenizer, lambda line: None)
     encoded = transformations.encode_examples(
@@ -158,7 +166,8 @@ def label(
     )
     if encoded.n_truncated:
         out.warn(
-            f"{encoded.n_truncated:,} of {len(examples):,} texts are over {config.model.n_ctx} tokens long and were cut"
+            f"{encoded.n_truncated:,} of {len(examples):,} texts are over {config.model.n_ctx} "
+            "tokens long and were cut"
         )
     activations = rules.PRESETS[config.mesh.sharding].activations
     shards = mesh.shape["data"] * mesh.shape["fsdp"]

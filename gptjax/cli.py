@@ -1,4 +1,5 @@
-"""What every program shares on the command line: --help, --config, --set, and errors as one line."""
+"""What every program shares on the command line: --help, --config, --set, and errors as one
+line."""
 
 import argparse
 import dataclasses
@@ -41,7 +42,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser(program: str, description: str, example: str) -> argparse.ArgumentParser:
-    """A parser for `python -m gptjax.PROGRAM` whose --help ends with `example` and whose errors are one line."""
+    """A parser for `python -m gptjax.PROGRAM` whose --help ends with `example` and whose errors
+    are one line."""
     return _Parser(
         prog=f"python -m gptjax.{program}",
         description=description,
@@ -54,7 +56,8 @@ def make_parser(program: str, description: str, example: str) -> argparse.Argume
 def make_config_parser(
     program: str, description: str, example: str, text: bool = False
 ) -> argparse.ArgumentParser:
-    """`make_parser` with --config NAME, --set path=value and, if `text`, --text FILE, which `resolve_config` reads."""
+    """`make_parser` with --config NAME, --set path=value and, if `text`, --text FILE, which
+    `resolve_config` reads."""
     parser = make_parser(program, description, example)
     parser.add_argument(
         "--config", metavar="NAME", help="a recipe of configs/; python -m gptjax.plan shows all"
@@ -68,14 +71,18 @@ def make_config_parser(
         help="change one field, as in train.steps=100; repeatable",
     )
     if text:
-        text_help = "read this: a file, a directory or a glob of .txt, .jsonl or .parquet; the ends of a lone file are validated on"
+        text_help = (
+            "read this: a file, a directory or a glob of .txt, .jsonl or .parquet; the ends of a "
+            "lone file are validated on"
+        )
         parser.add_argument("--text", metavar="FILE", help=text_help)
     return parser
 
 
 def resolve_config(args: argparse.Namespace, local: bool = True) -> Config:
-    """Returns the config that --config names, with the text that --text names and every --set applied. local: whether the text is on this
-    machine; if not, it is not looked for. ValueError for no or an unknown name, a wrong assignment, or a text that is not there."""
+    """Returns the config that --config names, with the text that --text names and every --set
+    applied. local: whether the text is on this machine; if not, it is not looked for. ValueError
+    for no or an unknown name, a wrong assignment, or a text that is not there."""
     if args.config is None:
         raise ValueError(
             f"say which config with --config=NAME: {', '.join(registry.config_names())}"
@@ -108,13 +115,14 @@ MIN_FILES_FOR_DOCUMENT_SPLIT = 100  # .txt files, of which a hundredth would be 
 
 
 def with_text(recipe: Config, path: str) -> Config:
-    """Returns the recipe with the text at `path` as its source and in its name. Of a lone file, and of fewer than
-    MIN_FILES_FOR_DOCUMENT_SPLIT .txt files, the last tenth of every document is held out: whole documents might be none, and one flag is
-    to be enough."""
+    """Returns the recipe with the text at `path` as its source and in its name. Of a lone file, and
+    of fewer than MIN_FILES_FOR_DOCUMENT_SPLIT .txt files, the last tenth of every document is held
+    out: whole documents might be none, and one flag is to be enough."""
     where = parse.path(path)
     if where.is_dir() and any(where.glob("train-*.tokens.npy")):
         raise ValueError(
-            f'{path} is tokenised already: give it by --set "data.sources=Shards(path={path!r})" instead of --text'
+            f'{path} is tokenised already: give it by --set "data.sources=Shards(path={path!r})" '
+            "instead of --text"
         )
     files = find_files.find(path).files
     source = dataclasses.replace(recipe.data, sources=(data.Text(path=path),))
@@ -135,7 +143,8 @@ def with_text(recipe: Config, path: str) -> Config:
 
 
 def split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What stands before and after `--`: a launcher's own arguments, and those of the program that it launches."""
+    """What stands before and after `--`: a launcher's own arguments, and those of the program
+    that it launches."""
     index = arguments.index("--") if "--" in arguments else len(arguments)
     return arguments[:index], arguments[index + 1 :]
 
@@ -143,9 +152,11 @@ def split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Call main(arguments) and exit with its status; None is 0.
 
-    What a user can cause (OSError, a package that is not there, too little memory, and ValueError raised by a `raise` of this checkout)
-    becomes one line `error: ...` on stderr and status 2; Ctrl-C becomes 130. Any other exception is a bug and keeps its trace, a ValueError
-    from inside a library among them. Standard streams may be closed, full, or of an encoding that lacks a character.
+    What a user can cause (OSError, a package that is not there, too little memory, and ValueError
+    raised by a `raise` of this checkout) becomes one line `error: ...` on stderr and status 2;
+    Ctrl-C becomes 130. Any other exception is a bug and keeps its trace, a ValueError from inside a
+    library among them. Standard streams may be closed, full, or of an encoding that lacks a
+    character.
     """
     errors.open_streams()
     line = ""

@@ -1,6 +1,8 @@
-"""Weights travel: a folder of Hugging Face's or OpenAI's becomes a run of gptjax, and a run a folder for Hugging Face.
+"""Weights travel: a folder of Hugging Face's or OpenAI's becomes a run of gptjax, and a run a
+folder for Hugging Face.
 
-What --from is decides which. Weights bring their sizes; everything else of the run's config is the recipe's (--config, --set)."""
+What --from is decides which. Weights bring their sizes; everything else of the run's config is
+the recipe's (--config, --set)."""
 
 import contextlib
 import dataclasses
@@ -56,7 +58,8 @@ def main(arguments: list[str]) -> None:
     if is_export:
         if args.config is not None:
             raise ValueError(
-                f"--config={args.config} is of weights that become a run: {args.source} is one, and has its config; leave it out"
+                f"--config={args.config} is of weights that become a run: {args.source} is one, "
+                "and has its config; leave it out"
             )
         hf_config.to_hf(
             weights.config.model
@@ -89,7 +92,8 @@ def main(arguments: list[str]) -> None:
 
 @contextlib.contextmanager
 def atomic_dir(directory: Path) -> Iterator[Path]:
-    """A directory of its own to write into, which becomes `directory` at the end, or goes if anything fails."""
+    """A directory of its own to write into, which becomes `directory` at the end, or goes if
+    anything fails."""
     directory = directory.resolve()
     created_dirs = [parent for parent in directory.parents if not parent.exists()]
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +172,8 @@ def summary_rows(weights: Any, to: Path, seconds: float) -> list[tuple[str, str]
     return [
         (
             "model",
-            f"{count.parameters(model):,} parameters; {model.n_layers} layers, {model.n_heads} heads, {model.d_model} wide",
+            f"{count.parameters(model):,} parameters; {model.n_layers} layers, {model.n_heads} "
+            f"heads, {model.d_model} wide",
         ),
         ("context", f"{model.n_ctx:,} tokens of {model.n_vocab:,} ids"),
         ("tokenizer", str(weights.config.data.tokenizer)),

@@ -1,10 +1,15 @@
-"""Do a training corpus and the tasks have text in common? GPT-3 Appendix C: take it out before training, or tell after it.
+"""Do a training corpus and the tasks have text in common? GPT-3 Appendix C: take it out before
+training, or tell after it.
 
-  filter   writes the corpus without the 13-grams of the tasks' test sets: documents are cut around them, with a window
-  check    says which items of the tasks the corpus has: TASK.json, {id: dirty}. --set n=8 is GPT-2's measure of overlap
-  compare  an evaluation's scores on all, the dirty and the clean items; --results: what evaluate wrote, or TASK.jsonl with id and score
+  filter   writes the corpus without the 13-grams of the tasks' test sets: documents are cut around
+           them, with a window
+  check    says which items of the tasks the corpus has: TASK.json, {id: dirty}. --set n=8 is
+           GPT-2's measure of overlap
+  compare  an evaluation's scores on all, the dirty and the clean items; --results: what evaluate
+           wrote, or TASK.jsonl with id and score
 
-filter and check read the corpus file by file in several processes; kill them at any moment, the same command goes on."""
+filter and check read the corpus file by file in several processes; kill them at any moment, the
+same command goes on."""
 
 import argparse
 import dataclasses
@@ -112,7 +117,8 @@ def path_string(text: str) -> str:
 
 
 def filter_corpus(args: argparse.Namespace, rule: decontamination.Filter) -> None:
-    """Count in how many documents each n-gram is, then write the corpus without those that are in few."""
+    """Count in how many documents each n-gram is, then write the corpus without those that are
+    in few."""
     import numpy as np
 
     from gptjax.curate import count_ngrams, ngrams, remove_ngrams
@@ -189,7 +195,8 @@ def check_tasks(args: argparse.Namespace, rule: decontamination.OverlapRule) -> 
     tasks = load_tasks(args, lambda task: task.splits[:1])
     if taken := sorted({task_texts.name for task_texts in tasks} & {"job", "report"}):
         raise ValueError(
-            f"a task cannot be called {taken[0]} here: its marks are written to {taken[0]}.json, which is this program's own"
+            f"a task cannot be called {taken[0]} here: its marks are written to {taken[0]}.json, "
+            "which is this program's own"
         )
     match_lengths = [contamination.match_length(task_texts, rule) for task_texts in tasks]
     hashes_by_task = [
@@ -251,12 +258,13 @@ def compare_scores(args: argparse.Namespace) -> None:
         atomic.save(args.out / "comparison.json", atomic.json_bytes(rows))
 
 
-# --- jobs ----------------------------------------------------------------------------------------------------------------------
+# --- jobs -----------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A corpus and n-grams to look for. count_dir and clean_dir: folders of what is finished of the two passes, until all is."""
+    """A corpus and n-grams to look for. count_dir and clean_dir: folders of what is finished of
+    the two passes, until all is."""
 
     hash_set: Any
     parts: list[Any]
@@ -267,7 +275,8 @@ class Job:
 def load_tasks(
     args: argparse.Namespace, select_splits: Callable[[Any], tuple[str, ...]]
 ) -> list[Any]:
-    """The tasks with their items; a line for each whose data are missing. ValueError if no task is left."""
+    """The tasks with their items; a line for each whose data are missing. ValueError if no task
+    is left."""
     from gptjax.evals import contamination, registry, task_data
 
     folder = parse.path(args.data) if args.data is not None else None
@@ -311,10 +320,12 @@ def open_job(
     hashes_by_task: list[Any],
     lengths: list[int],
 ) -> Job:
-    """The job's folders, with what an earlier start of the same finished. ValueError if they are another's.
+    """The job's folders, with what an earlier start of the same finished. ValueError if they are
+    another's.
     hashes_by_task: the n-grams of each.
 
-    Where only files of the corpus have changed since an unfinished start, those that have not are not read again."""
+    Where only files of the corpus have changed since an unfinished start, those that have not
+    are not read again."""
     import numpy as np
 
     from gptjax.curate import count_ngrams, ngrams
@@ -325,7 +336,8 @@ def open_job(
     hashes = np.unique(np.concatenate(hashes_by_task))
     if not len(hashes):
         raise ValueError(
-            "the tasks have no text as long as a match: nothing is to be looked for; give other tasks, or a smaller n"
+            "the tasks have no text as long as a match: nothing is to be looked for; give other "
+            "tasks, or a smaller n"
         )
     source = data.Text(path=args.text, field=args.field)
     ngrams_digest = _digest(hashes, lengths)

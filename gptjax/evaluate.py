@@ -1,8 +1,10 @@
-"""Ask a model in context, as GPT-2's and GPT-3's papers did: `python -m gptjax.evaluate --run=DIR --tasks=lambada --shots=0,1,few`.
+"""Ask a model in context, as GPT-2's and GPT-3's papers did: `python -m gptjax.evaluate --run=DIR
+--tasks=lambada --shots=0,1,few`.
 
-Each task with each number of demonstrations leaves two files in DIR/evaluations: scores with their standard errors, and a line an item
-with prompt, answer and log-likelihoods. What is done is not done again. `--text=FILE` instead of tasks: how well are these texts
-predicted, in nats a token and bits a byte?"""
+Each task with each number of demonstrations leaves two files in DIR/evaluations: scores with their
+standard errors, and a line an item with prompt, answer and log-likelihoods. What is done is not
+done again. `--text=FILE` instead of tasks: how well are these texts predicted, in nats a token
+and bits a byte?"""
 
 import argparse
 import functools
@@ -17,8 +19,12 @@ from gptjax import cli
 from gptjax.config import count, evaluation, overrides, parse, registry
 from gptjax.runtime.errors import classify_error
 
-EXAMPLE = "python -m gptjax.evaluate --run=runs/gpt3_small --tasks=lambada,hellaswag,arithmetic --shots=0,1,few --examples=500"
-LAST_TOKEN_NOTE = "its accuracy is of the last token of the word, its perplexity of the whole word"  # of evaluation.LastToken
+EXAMPLE = (
+    "python -m gptjax.evaluate --run=runs/gpt3_small --tasks=lambada,hellaswag,arithmetic "
+    "--shots=0,1,few --examples=500"
+)
+# of evaluation.LastToken
+LAST_TOKEN_NOTE = "its accuracy is of the last token of the word, its perplexity of the whole word"
 FEW = "few"  # the K of the task's paper
 SHOTS = f"0,1,{FEW}"
 FLAGS = {  # of each thing that can be asked for, the flags that change something; --out always does
@@ -139,7 +145,8 @@ def main(arguments: list[str]) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """ValueError unless one thing is asked for, with all that it needs, and with no flag that would change nothing."""
+    """ValueError unless one thing is asked for, with all that it needs, and with no flag that
+    would change nothing."""
     if args.curve is not None:
         what = "--curve"
         if not (args.runs or args.out):
@@ -148,17 +155,20 @@ def check(args: argparse.Namespace) -> None:
             )
     elif args.runs:
         raise ValueError(
-            f"{' '.join(map(str, args.runs))}: runs alone are for --curve=FILE.png; whom to ask is --run=DIR"
+            f"{' '.join(map(str, args.runs))}: runs alone are for --curve=FILE.png; whom to ask is "
+            "--run=DIR"
         )
     elif args.run is None or (args.tasks is None) == (args.text is None):
         raise ValueError(
-            "say whom to ask what: --run=DIR with --tasks=NAMES, of which --list shows all, or with --text=FILE"
+            "say whom to ask what: --run=DIR with --tasks=NAMES, of which --list shows all, or "
+            "with --text=FILE"
         )
     else:
         what = "--text" if args.tasks is None else "--tasks"
     if what == "--tasks" and args.stride is not None:
         raise ValueError(
-            f"--stride={args.stride} is of --text=FILE; of a task that reads texts it is --set TASK.method.stride=N"
+            f"--stride={args.stride} is of --text=FILE; of a task that reads texts it is --set "
+            "TASK.method.stride=N"
         )
     given = [
         name
@@ -181,7 +191,8 @@ def evaluate_texts(args: argparse.Namespace, directory: Path, out: Any) -> int:
     n_ctx = model.metadata["n_ctx"]
     stride = perplexity.check_stride(args.stride, n_ctx)
     out.print(
-        f"windows of {n_ctx:,} tokens, stride {stride:,}: each token after {n_ctx - stride + 1:,} to {n_ctx:,} before it, or all there are"
+        f"windows of {n_ctx:,} tokens, stride {stride:,}: each token after {n_ctx - stride + 1:,} "
+        f"to {n_ctx:,} before it, or all there are"
     )
     out.print("".join(f"{head:>11}" for head in perplexity.COLUMNS) + "  text", "bold")
     with out.status("reading") as progress:
@@ -194,7 +205,8 @@ def evaluate_texts(args: argparse.Namespace, directory: Path, out: Any) -> int:
                 perplexity.save(directory, record, out.warn)
                 if record["changed"]:
                     out.print(
-                        "  its tokenizer writes this text otherwise: what was predicted is simpler than the bytes it is divided by",
+                        "  its tokenizer writes this text otherwise: what was predicted is "
+                        "simpler than the bytes it is divided by",
                         "dim",
                     )
     out.print(f"kept in {directory}/text-*.json")
@@ -212,7 +224,8 @@ def results_dir(path: str | Path) -> Path:
 
 
 def build_runs(args: argparse.Namespace) -> list[Any]:
-    """Every task with every number of shots, in order. ValueError for names, numbers and protocols that there are not."""
+    """Every task with every number of shots, in order. ValueError for names, numbers and
+    protocols that there are not."""
     from gptjax.evals import metrics, runner
     from gptjax.evals import registry as tasks
 
@@ -222,11 +235,13 @@ def build_runs(args: argparse.Namespace) -> list[Any]:
         name, dot, change = assignment.partition(".")
         if not dot or "=" not in change:
             raise ValueError(
-                f"--set {assignment!r} is not of the form TASK.FIELD=VALUE, for example hellaswag.method=Total"
+                f"--set {assignment!r} is not of the form TASK.FIELD=VALUE, for example "
+                "hellaswag.method=Total"
             )
         if name not in ("all", *by_label):
             raise ValueError(
-                f"--set {assignment}: {name} is not among --tasks={args.tasks}; give one of them, or all"
+                f"--set {assignment}: {name} is not among --tasks={args.tasks}; give one of them, "
+                "or all"
             )
         changes.setdefault(name, []).append(change)
     shots, seed = SHOTS if args.shots is None else args.shots, args.seed or 0
@@ -261,7 +276,8 @@ def parse_shots(word: str, argument: str) -> int:
         return 0 if word == FEW else parse.int_argument(0)(word)
     except argparse.ArgumentTypeError:
         raise ValueError(
-            f"--shots={parse.quote(argument)[1:-1]}: give numbers of demonstrations, 0 or more, commas between; {FEW} is the paper's own"
+            f"--shots={parse.quote(argument)[1:-1]}: give numbers of demonstrations, 0 or more, "
+            f"commas between; {FEW} is the paper's own"
         ) from None
 
 
@@ -297,8 +313,8 @@ def run_all(
     directory: Path,
     out: Any,
 ) -> Iterator[tuple[Any, Any]]:
-    """(task run, its record) as they come; (task run, None) where it cannot be asked, which is told in a line, once of a task that
-    has no data."""
+    """(task run, its record) as they come; (task run, None) where it cannot be asked, which is told
+    in a line, once of a task that has no data."""
     from gptjax.evals import runner
     from gptjax.model import inference
 
@@ -349,8 +365,8 @@ def row_reader(task_run: Any, data: Path | None, data_dir: str | None) -> Callab
 
 
 class ScoreTable:
-    """Lines of scores beside the papers', in columns that fit the terminal: where it has no room for the tasks' names before them, each
-    stands above its lines."""
+    """Lines of scores beside the papers', in columns that fit the terminal: where it has no room
+    for the tasks' names before them, each stands above its lines."""
 
     COLUMNS = ("task", "shots", "metric", "score", "error", "items", "papers")
     LEFT_ALIGNED = ("task", "metric", "papers")
@@ -420,22 +436,27 @@ def print_remarks(task_run: Any, record: dict[str, Any], n_ctx: int, out: Any) -
     if record["refused"]:
         reasons = "; ".join(list(record["refused"].values())[:3])
         out.warn(
-            f"{task_run.label}: {len(record['refused']):,} items cannot be asked, and do not count: {reasons}"
+            f"{task_run.label}: {len(record['refused']):,} items cannot be asked, and do not "
+            f"count: {reasons}"
         )
     if record["unwritable"]:
         examples, method = ", ".join(record["unwritable"][:3]), task_run.protocol.method
         out.warn(
-            f"{task_run.label}: no right answer of {len(record['unwritable']):,} items can be written in {method.n_tokens} tokens and "
-            f"before {', '.join(map(repr, method.stops)) or 'the end'}: item {examples}; set {task_run.label}.method.n_tokens or .stops"
+            f"{task_run.label}: no right answer of {len(record['unwritable']):,} items can be "
+            f"written in {method.n_tokens} tokens and "
+            f"before {', '.join(map(repr, method.stops)) or 'the end'}: item {examples}; set "
+            f"{task_run.label}.method.n_tokens or .stops"
         )
     if record["fewer_shots"]:
         out.print(
-            f"  {record['fewer_shots']:,} items had no room for {task_run.shots}: {record['mean_shots']:.1f} on average",
+            f"  {record['fewer_shots']:,} items had no room for {task_run.shots}: "
+            f"{record['mean_shots']:.1f} on average",
             "dim",
         )
     if record["cut"]:
         out.print(
-            f"  {record['cut']:,} items were longer than the context of {n_ctx:,}: their {record['cut_at']} was left out",
+            f"  {record['cut']:,} items were longer than the context of {n_ctx:,}: their "
+            f"{record['cut_at']} was left out",
             "dim",
         )
     if isinstance(task_run.protocol.method, evaluation.LastToken):
@@ -443,7 +464,8 @@ def print_remarks(task_run: Any, record: dict[str, Any], n_ctx: int, out: Any) -
 
 
 def paper_score(task_run: Any, metric: str, metadata: dict[str, Any]) -> str:
-    """What a paper reports for the model nearest in parameters, as "33.7 (gpt3_small)"; "" if it reports nothing of the kind."""
+    """What a paper reports for the model nearest in parameters, as "33.7 (gpt3_small)"; "" if it
+    reports nothing of the kind."""
     kind = (
         "zero"
         if task_run.shots == 0

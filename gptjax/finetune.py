@@ -1,4 +1,5 @@
-"""Fine-tune a pre-trained GPT on a labelled task: `python -m gptjax.finetune --config=gpt1_sst2 --init=RUN`. GPT-1 sections 3.2 and 3.3."""
+"""Fine-tune a pre-trained GPT on a labelled task: `python -m gptjax.finetune --config=gpt1_sst2
+--init=RUN`. GPT-1 sections 3.2 and 3.3."""
 
 import dataclasses
 import statistics
@@ -14,7 +15,10 @@ from gptjax.distributed import rendezvous
 from gptjax.runtime import atomic, run_dir
 from gptjax.training import loop, resume
 
-EXAMPLE = "python -m gptjax.finetune --config=own --init=runs/gpt1 --set task.train=train.tsv --set task.dev=dev.tsv --seeds=5"
+EXAMPLE = (
+    "python -m gptjax.finetune --config=own --init=runs/gpt1 --set task.train=train.tsv --set "
+    "task.dev=dev.tsv --seeds=5"
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -67,7 +71,8 @@ def main(arguments: list[str]) -> int:
     )
     if process_info is not None and args.seeds > 1:
         raise ValueError(
-            f"--seeds={args.seeds} is for one process: on several give each seed its own run, with --set seed=N and --run"
+            f"--seeds={args.seeds} is for one process: on several give each seed its own run, with "
+            "--set seed=N and --run"
         )
     out = console.Console(quiet=process_info is not None and process_info.process_id != 0)
     dataclasses.replace(
@@ -96,9 +101,10 @@ RUN_FIELDS = {
 
 
 def read_recipe(name: str, assignments: Sequence[str]) -> finetuning.Finetuning:
-    """The recipe of that name with the assignments, which may name fields as the run's config, and a refusal to continue it, does. Files of
-    one's own are another test than a paper's and the GLUE server's: they are neither compared with the one nor written for the other,
-    unless an assignment says so."""
+    """The recipe of that name with the assignments, which may name fields as the run's config, and
+    a refusal to continue it, does. Files of one's own are another test than a paper's and the GLUE
+    server's: they are neither compared with the one nor written for the other, unless an
+    assignment says so."""
     recipe, assignments = registry.finetuning(name), list(assignments)
     for run_prefix, recipe_prefix in RUN_FIELDS.items():
         assignments = [
@@ -117,7 +123,8 @@ def read_recipe(name: str, assignments: Sequence[str]) -> finetuning.Finetuning:
 def load_examples(
     recipe: finetuning.Finetuning, init: str, out: Any
 ) -> tuple["ClassificationObjective", Config]:
-    """The examples, read, and the whole config. ValueError, in one line, for anything wrong with the model or the data."""
+    """The examples, read, and the whole config. ValueError, in one line, for anything wrong with
+    the model or the data."""
     from gptjax.data.tokenizers import build
     from gptjax.training.classification import batches
     from gptjax.training.classification import examples as labelled
@@ -143,7 +150,8 @@ def run_seed(
     args: Any,
     process_info: Any,
 ) -> int:
-    """One run, which goes to `run_path`, given as --run is, to its result. Exit status as train's."""
+    """One run, which goes to `run_path`, given as --run is, to its result. Exit status as
+    train's."""
     from gptjax.distributed import processes
 
     objective.check(config, run_dir.directory(run_path))
@@ -155,10 +163,12 @@ def run_seed(
 
 
 class ClassificationObjective:
-    """Learning of a task: GPT-1 equation 5. A training.loop.Objective; `result`: of the run that ended last."""
+    """Learning of a task: GPT-1 equation 5. A training.loop.Objective; `result`: of the run that
+    ended last."""
 
     def __init__(self, init_weights: Any, examples: Any, fixed_labels: bool = True):
-        """init_weights: a weights.load.Weights; examples: a training.classification.batches.Examples; fixed_labels: not found in them."""
+        """init_weights: a weights.load.Weights; examples: a
+        training.classification.batches.Examples; fixed_labels: not found in them."""
         self._init_weights, self._examples, self.result = init_weights, examples, None
         self._data_fields = (
             "kind",
@@ -174,7 +184,8 @@ class ClassificationObjective:
         )
 
     def check(self, config: Config, directory: Path) -> None:
-        """ValueError if a run lies there that read other examples of the same files; nothing is written."""
+        """ValueError if a run lies there that read other examples of the same files; nothing is
+        written."""
         record = directory / "data.json"
         if not (record.is_file() and (directory / "metrics.jsonl").exists()):
             return
@@ -192,7 +203,8 @@ class ClassificationObjective:
         ]
         if changed_splits and dataclasses.replace(old_task, **unchanged) == old_task:
             raise ValueError(
-                f"the data of {directory} have changed since it began: {' and '.join(changed_splits)} holds other examples; give back "
+                f"the data of {directory} have changed since it began: "
+                f"{' and '.join(changed_splits)} holds other examples; give back "
                 f"what it read, or another --run"
             )
 
@@ -265,7 +277,8 @@ class ClassificationObjective:
         return []
 
     def _finish(self, context) -> dict[str, Any]:
-        """Restores the best epoch, answers, writes predictions/ and result.json, and shows a table."""
+        """Restores the best epoch, answers, writes predictions/ and result.json, and shows a
+        table."""
         import jax
 
         from gptjax.report import events
@@ -312,11 +325,13 @@ class ClassificationObjective:
 def restore_best(
     checkpoint_reader: Any, directory: Path, steps: Sequence[int], abstract_params: Any
 ) -> tuple[int, Any, dict]:
-    """(step, parameters, metadata) of the first of these checkpoints that is whole; checkpoint_reader: a
-    training.checkpoint.CheckpointReader, which names others. ValueError if none is."""
+    """(step, parameters, metadata) of the first of these checkpoints that is whole;
+    checkpoint_reader: a training.checkpoint.CheckpointReader, which names others. ValueError if
+    none is."""
     if not steps:
         raise ValueError(
-            f"{directory} has no epoch that was evaluated and saved: let python -m gptjax.finetune go on, or begin again with --run"
+            f"{directory} has no epoch that was evaluated and saved: let python -m gptjax.finetune "
+            "go on, or begin again with --run"
         )
     step, tree, metadata = checkpoint_reader.restore(
         {"params": abstract_params}, prefix="params/", steps=steps[::-1]
@@ -325,7 +340,8 @@ def restore_best(
 
 
 def print_results(out: Any, results: list[dict[str, Any]]) -> None:
-    """A table of results; of several, median, lowest and highest, as the released code reports its runs."""
+    """A table of results; of several, median, lowest and highest, as the released code reports
+    its runs."""
     rows = []
     for name in ("dev", "test"):
         values = [result[name] for result in results if name in result and result[name] is not None]

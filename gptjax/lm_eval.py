@@ -1,10 +1,12 @@
-"""gptjax as a model of lm-evaluation-harness, which knows its own models alone: so it is started from here.
+"""gptjax as a model of lm-evaluation-harness, which knows its own models alone: so it is started
+from here.
 
 python -m gptjax.lm_eval --model gptjax --model_args run=runs/gpt2 --tasks lambada_openai
 
-Everything else is as lm_eval has it. model_args: run, a run of gptjax or a folder of weights; any field of its config, as
-run=DIR,mesh.data=2. batch_size and device mean nothing: evals/loglikelihood.py batches by length, on all devices of the mesh. In a
-program, import this module, and lm_eval.simple_evaluate(model="gptjax", ...) finds it."""
+Everything else is as lm_eval has it. model_args: run, a run of gptjax or a folder of weights; any
+field of its config, as run=DIR,mesh.data=2. batch_size and device mean nothing:
+evals/loglikelihood.py batches by length, on all devices of the mesh. In a program, import this
+module, and lm_eval.simple_evaluate(model="gptjax", ...) finds it."""
 
 import logging
 from typing import Any
@@ -28,7 +30,8 @@ from gptjax.generate import sampling, streaming
 from gptjax.model import inference
 from gptjax.weights import open_model
 
-DEFAULT_MAX_TOKENS = 256  # tokens that are written where a task does not say how many: as its Hugging Face model has it
+# tokens that are written where a task does not say how many: as its Hugging Face model has it
+DEFAULT_MAX_TOKENS = 256
 # What other models' settings are called, with the values that change nothing.
 NEUTRAL_SETTINGS = {
     "num_beams": (1, None),
@@ -48,8 +51,8 @@ IGNORED_SETTINGS = ("batch_size", "max_batch_size", "device")
 
 @registry.register_model("gptjax")
 class GptJaxLM(model.TemplateLM):
-    """What lm_eval asks of a model. Before a text, and for one without tokens, stands what texts begin with: end-of-text, GPT-1's newline.
-    ValueError for weights that cannot be read."""
+    """What lm_eval asks of a model. Before a text, and for one without tokens, stands what texts
+    begin with: end-of-text, GPT-1's newline. ValueError for weights that cannot be read."""
 
     def __init__(self, run: str, **settings: Any):
         super().__init__()
@@ -78,7 +81,8 @@ class GptJaxLM(model.TemplateLM):
         return self._tokenizer.encode(string)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Where a token spans the join, lm_eval's own would score another text, or none (its pull request 4055)."""
+        """Where a token spans the join, lm_eval's own would score another text, or none (its
+        pull request 4055)."""
         ((before, after),) = prompts.encode_pairs(
             self._tokenizer, [(context, continuation)], parse.quote(context[-30:])
         )
@@ -87,12 +91,14 @@ class GptJaxLM(model.TemplateLM):
     def _loglikelihood_tokens(
         self, requests, disable_tqdm: bool = False, **kwargs
     ) -> list[tuple[float, bool]]:
-        """requests: (texts, context tokens, continuation tokens). Of what is too long the beginning is cut, as by Hugging Face's model."""
+        """requests: (texts, context tokens, continuation tokens). Of what is too long the
+        beginning is cut, as by Hugging Face's model."""
         by_context: dict[tuple[int, ...], list[int]] = {}
         for index, (_, context, continuation) in enumerate(requests):
             if len(continuation) > self.n_ctx:
                 raise ValueError(
-                    f"a continuation of {len(continuation):,} tokens is longer than the model's context of {self.n_ctx:,}"
+                    f"a continuation of {len(continuation):,} tokens is longer than the model's "
+                    f"context of {self.n_ctx:,}"
                 )
             context = (tuple(context) or (self._tokenizer.start_of_text,))[
                 max(0, len(context) + len(continuation) - self.n_ctx - 1) :
@@ -129,7 +135,8 @@ class GptJaxLM(model.TemplateLM):
         return [results[index] for index in range(len(texts))]
 
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
-        """Greedy, or sampled with temperature, top_k and top_p. Of a prompt that leaves no room for the new tokens the beginning is cut."""
+        """Greedy, or sampled with temperature, top_k and top_p. Of a prompt that leaves no room
+        for the new tokens the beginning is cut."""
         groups: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             groups.setdefault(repr(request.args[1]), []).append(index)
@@ -142,7 +149,8 @@ class GptJaxLM(model.TemplateLM):
                 stops = [stop for stop in stops if self._can_write(stop)]
                 if not 0 < max_tokens < self.n_ctx:
                     raise ValueError(
-                        f"max_gen_toks={max_tokens} leaves no room for a prompt in a context of {self.n_ctx}: give fewer"
+                        f"max_gen_toks={max_tokens} leaves no room for a prompt in a context of "
+                        f"{self.n_ctx}: give fewer"
                     )
                 prompts = [
                     (
@@ -167,7 +175,8 @@ class GptJaxLM(model.TemplateLM):
         return [results[index] for index in range(len(requests))]
 
     def _can_write(self, stop: str) -> bool:
-        """Can the tokenizer write it? A task's other stops count all the same where it cannot, and a line says so."""
+        """Can the tokenizer write it? A task's other stops count all the same where it cannot,
+        and a line says so."""
         try:
             return bool(streaming.normalize_stops(self._tokenizer, [stop]))
         except ValueError as error:
@@ -178,7 +187,8 @@ class GptJaxLM(model.TemplateLM):
 def _parse_generation_settings(
     settings: dict[str, Any],
 ) -> tuple[int, list[str], sampling.SamplingParams]:
-    """(the most tokens, stop strings, how a token is chosen) of a task's gen_kwargs. ValueError for settings that are not known here."""
+    """(the most tokens, stop strings, how a token is chosen) of a task's gen_kwargs. ValueError
+    for settings that are not known here."""
     remaining: dict[str, Any] = dict(utils.normalize_gen_kwargs(settings, DEFAULT_MAX_TOKENS))
     max_tokens, until = (
         remaining.pop("max_gen_toks"),
@@ -192,7 +202,8 @@ def _parse_generation_settings(
         if name not in NEUTRAL_SETTINGS or value not in NEUTRAL_SETTINGS[name]
     ]:
         raise ValueError(
-            f"generation_kwargs {', '.join(unknown)}: gptjax knows until, max_gen_toks, do_sample, temperature, top_k and top_p"
+            f"generation_kwargs {', '.join(unknown)}: gptjax knows until, max_gen_toks, do_sample, "
+            "temperature, top_k and top_p"
         )
     top_k = None if top_k in (0, -1) else top_k  # transformers' and vLLM's words for all tokens
     return (

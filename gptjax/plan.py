@@ -1,5 +1,5 @@
-"""What a config will cost, from the config alone; or, with --topology, from its compiled step. Nothing is allocated, and without
---topology jax is not imported."""
+"""What a config will cost, from the config alone; or, with --topology, from its compiled step.
+Nothing is allocated, and without --topology jax is not imported."""
 
 import json
 import sys
@@ -47,14 +47,18 @@ def main(argv: list[str]) -> int | None:
         "--search",
         metavar="PATH=A|B",
         nargs="*",
-        help="compile each combination of these values (without any: meshes by what layers keep) and rank them",
+        help=(
+            "compile each combination of these values (without any: meshes by what layers keep) "
+            "and rank them"
+        ),
     )
     args = parser.parse_args(argv)
     if args.topology is not None:
         return compile_and_report(cli.resolve_config(args), args.topology, args.search, args.json)
     if args.search is not None:
         raise ValueError(
-            "--search compiles for chips: say which with --topology=NAME, for example --topology=v5p:8x8x8"
+            "--search compiles for chips: say which with --topology=NAME, for example "
+            "--topology=v5p:8x8x8"
         )
     if args.config is None and not args.assignments:
         plans = [plan_config(registry.config(name)) for name in registry.config_names()]
@@ -104,7 +108,8 @@ def compile_and_report(config: Config, name: str, search: list[str] | None, as_j
 
 
 def plan_config(config: Config) -> dict[str, Any]:
-    """Every figure by name. Bytes are over all devices; tokens, steps and PF-days end where train.steps does."""
+    """Every figure by name. Bytes are over all devices; tokens, steps and PF-days end where
+    train.steps does."""
     model, batches = config.model, BatchSchedule(config)
     tokens = min(config.train.total_tokens, batches.tokens(batches.n_steps))
     printed_params, printed_pf_days = _paper_figures(config)
@@ -153,7 +158,8 @@ def _pattern_flops(config: Config, pattern: Attention) -> dict[str, Any]:
 
 
 def _paper_figures(config: Config) -> tuple[str | None, float | None]:
-    """What the paper prints, as long as the config still has the paper's model and, for the compute, its length."""
+    """What the paper prints, as long as the config still has the paper's model and, for the
+    compute, its length."""
     if config.name not in registry.config_names():
         return None, None
     original = registry.config(config.name)
@@ -166,7 +172,7 @@ def _paper_figures(config: Config) -> tuple[str | None, float | None]:
     return params if same_model else None, pf_days if same_model and same_length else None
 
 
-# --- as text, at most 80 columns wide --------------------------------------------------------------------------------------
+# --- as text, at most 80 columns wide -------------------------------------------------------------
 
 
 def render_plan(p: dict[str, Any]) -> str:
@@ -202,7 +208,10 @@ def render_plan(p: dict[str, Any]) -> str:
         ("PF-days, attention counted", sig3(p["pf_days"]), ""),
         ("  as 6 x parameters x tokens", sig3(p["pf_days_6nd"]), printed_pf_days),
     ]
-    shape = f"{p['n_layers']} layers, {p['d_model']:,} wide, {p['n_heads']} heads, context {p['n_ctx']:,}, vocabulary {p['n_vocab']:,}"
+    shape = (
+        f"{p['n_layers']} layers, {p['d_model']:,} wide, {p['n_heads']} heads, context "
+        f"{p['n_ctx']:,}, vocabulary {p['n_vocab']:,}"
+    )
     return "\n".join(
         [
             f"{p['name']}: {shape}",

@@ -1,6 +1,8 @@
-"""Tokenise a config's sources once, in parallel, into shard directories that any number of runs read.
+"""Tokenise a config's sources once, in parallel, into shard directories that any number of runs
+read.
 
-A kill loses only the shards in hand: the same command goes on from there. The last line printed is how to train on what was made.
+A kill loses only the shards in hand: the same command goes on from there. The last line printed is
+how to train on what was made.
 """
 
 import argparse
@@ -85,7 +87,8 @@ def main(arguments: list[str]) -> None:
         sizes[directory] = {split: counts["tokens"] for split, counts in manifest["splits"].items()}
         for split, counts in manifest["splits"].items():
             out.print(
-                f"{directory} {split}: {counts['tokens']:,} tokens in {counts['documents']:,} documents, {len(counts['shards'])} shards"
+                f"{directory} {split}: {counts['tokens']:,} tokens in {counts['documents']:,} "
+                f"documents, {len(counts['shards'])} shards"
             )
     n_validation = sum(
         sizes[directory]["train" if validation_sources else "validation"]
@@ -98,7 +101,8 @@ def main(arguments: list[str]) -> None:
         n_validation,
     )
     out.print(
-        f"train on it:\n  python -m gptjax.train {how_to_train(args, config, train_sources, validation_sources, tokenizer.n_vocab)}"
+        "train on it:\n  python -m gptjax.train "
+        f"{how_to_train(args, config, train_sources, validation_sources, tokenizer.n_vocab)}"
     )
 
 

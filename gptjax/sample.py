@@ -1,4 +1,5 @@
-"""Let a model speak: `python -m gptjax.sample --run=DIR --prompt=TEXT`. One continuation is shown as it comes, several at the end."""
+"""Let a model speak: `python -m gptjax.sample --run=DIR --prompt=TEXT`. One continuation is
+shown as it comes, several at the end."""
 
 import argparse
 import io
@@ -142,7 +143,8 @@ def check_args(args: argparse.Namespace) -> None:
     given_flags = [f"--{name}" for name in others if getattr(args, name) is not None]
     if given_flags and args.beams:
         raise ValueError(
-            f"--beams searches for the likeliest text and does not sample: leave out {', '.join(given_flags)}"
+            "--beams searches for the likeliest text and does not sample: leave out "
+            f"{', '.join(given_flags)}"
         )
     if given_flags:
         raise ValueError("--alpha is for a beam search: give --beams too")
@@ -152,11 +154,12 @@ def check_args(args: argparse.Namespace) -> None:
         )
 
 
-# --- what to continue ---------------------------------------------------------------------------------------------------
+# --- what to continue -----------------------------------------------------------------------------
 
 
 def read_prompt(args: argparse.Namespace) -> str | None:
-    """The prompt; None if lines are to be read one by one. ValueError for a file that cannot be one."""
+    """The prompt; None if lines are to be read one by one. ValueError for a file that cannot be
+    one."""
     if args.interactive:
         return None
     if args.prompt_file is None:
@@ -184,7 +187,8 @@ def read_text(stream: BinaryIO, where: str) -> str:
 
 
 def read_lines() -> Iterator[str]:
-    """The lines of standard input, asked for by "> " on a terminal, where they can be edited; bytes that are no UTF-8 are passed on."""
+    """The lines of standard input, asked for by "> " on a terminal, where they can be edited;
+    bytes that are no UTF-8 are passed on."""
     stream = _stdin()
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(encoding="utf-8", errors="surrogateescape")
@@ -208,7 +212,7 @@ def _stdin() -> Any:
     return sys.stdin
 
 
-# --- who continues it ------------------------------------------------------------------------------------------------------
+# --- who continues it -----------------------------------------------------------------------------
 
 
 def load_model(run: str, out: Any) -> Any:
@@ -239,9 +243,11 @@ class Sampler:
         )
 
     def generate(self, prompt: str, index: int = 0) -> None:
-        """Show continuations of a prompt, which is the `index`th: each is drawn anew. A prompt without tokens begins as texts do."""
+        """Show continuations of a prompt, which is the `index`th: each is drawn anew. A prompt
+        without tokens begins as texts do."""
         tokens = self._tokenizer.encode(prompt) or [self._tokenizer.start_of_text]
-        # What is shown is what was read: a tokenizer may lower-case or respace it. End-of-text stands before a text and is none of it.
+        # What is shown is what was read: a tokenizer may lower-case or respace it. End-of-text
+        # stands before a text and is none of it.
         prefix = "" if tokens == [self._tokenizer.end_of_text] else self._tokenizer.decode(tokens)
         if self._args.beams is None:
             self._sample(tokens, prefix, index)

@@ -1,5 +1,5 @@
-"""Sweeps and ablations: `python -m gptjax.sweep --sweep=NAME` runs a recipe at many points, `report DIR` tells what came out,
-`send DIR` sends that to Weights & Biases."""
+"""Sweeps and ablations: `python -m gptjax.sweep --sweep=NAME` runs a recipe at many points, `report
+DIR` tells what came out, `send DIR` sends that to Weights & Biases."""
 
 import argparse
 import dataclasses
@@ -33,7 +33,8 @@ def main(arguments: list[str]) -> int:
     args = parse_arguments(own_args)
     if launcher_args and args.launch == "local":
         raise ValueError(
-            f"{shlex.join(launcher_args)}: what stands after -- is for a launcher; say which with --launch=slurm or --launch=jobset"
+            f"{shlex.join(launcher_args)}: what stands after -- is for a launcher; say which with "
+            "--launch=slurm or --launch=jobset"
         )
     if args.list:
         return print_sweeps()
@@ -51,7 +52,8 @@ def main(arguments: list[str]) -> int:
         )
     if "://" in sweep_dir:
         raise ValueError(
-            f"--dir={sweep_dir}: a sweep on this machine goes to a directory; buckets are for --launch=jobset"
+            f"--dir={sweep_dir}: a sweep on this machine goes to a directory; buckets are for "
+            "--launch=jobset"
         )
     directory = parse.path(sweep_dir)
     if args.dry_run:
@@ -143,13 +145,18 @@ def parse_sweep(args: argparse.Namespace) -> tuple[str, sweep.Sweep]:
         )
     if not axes:
         raise ValueError(
-            'say which sweep: --sweep=NAME (--list shows all), or --config=RECIPE --grid "path=value|value" --seeds=N'
+            "say which sweep: --sweep=NAME (--list shows all), or --config=RECIPE --grid "
+            '"path=value|value" --seeds=N'
         )
     if args.config is None:
         raise ValueError(
-            f"--grid and --seeds vary a recipe: say which with --config=NAME: {', '.join(registry.config_names())}"
+            "--grid and --seeds vary a recipe: say which with --config=NAME: "
+            f"{', '.join(registry.config_names())}"
         )
-    description = f"{args.config} by {' and '.join([text.partition('=')[0] for text in args.grid] or ['seed'])}"
+    description = (
+        f"{args.config} by "
+        f"{' and '.join([text.partition('=')[0] for text in args.grid] or ['seed'])}"
+    )
     return f"{args.config}_grid", sweep.Sweep(
         about=description,
         recipe=args.config,
@@ -162,7 +169,8 @@ def parse_axis(text: str) -> sweep.Points:
     path, equals, values = text.partition("=")
     if not equals or not all(value.strip() for value in values.split("|")):
         raise ValueError(
-            f"--grid {text}: give a path and its values, for example train.schedule.peak_lr=1e-3|3e-3"
+            f"--grid {text}: give a path and its values, for example "
+            "train.schedule.peak_lr=1e-3|3e-3"
         )
     return sweep.each(path.strip(), *(value.strip() for value in values.split("|")))
 
@@ -171,7 +179,8 @@ def print_sweeps() -> int:
     for name in registry.sweep_names():
         sweep_spec = registry.sweep(name)
         print(
-            f"{name:20} {len(sweep_spec.points + sweep_spec.check):4} points of {sweep_spec.recipe:10} {sweep_spec.about}"
+            f"{name:20} {len(sweep_spec.points + sweep_spec.check):4} points of "
+            f"{sweep_spec.recipe:10} {sweep_spec.about}"
         )
     return 0
 
@@ -196,12 +205,16 @@ def print_points(
         config, status = point.config, run_status.read_status(point, directory)
         cost = sweep.run_flops(config)
         flops += cost
-        size = f"{count.parameters(config.model):>13,} parameters {status.n_steps:>8,} steps {cost:9.2e} FLOPs"
+        size = (
+            f"{count.parameters(config.model):>13,} parameters {status.n_steps:>8,} steps "
+            f"{cost:9.2e} FLOPs"
+        )
         print(f"{point.name:{width}}  {status.state:8} {size}")
     example = next((point for point in points if point.config is not None), points[0])
     print(f"\n{flops:.2e} FLOPs in all. A point by itself:")
     print_text(
-        f"  python -m gptjax.train --config={sweep_spec.recipe} --run={directory / example.name} {shlex.join(example.arguments)}"
+        f"  python -m gptjax.train --config={sweep_spec.recipe} --run={directory / example.name} "
+        f"{shlex.join(example.arguments)}"
     )
     return int(any(point.config is None for point in points))
 
@@ -256,7 +269,8 @@ def print_jobs(
     recipe: str,
     launcher_args: list[str],
 ) -> int:
-    """Print a Slurm array whose elements are the points, or a JobSet for each. own_args: this program's; launcher_args: the launcher's."""
+    """Print a Slurm array whose elements are the points, or a JobSet for each. own_args: this
+    program's; launcher_args: the launcher's."""
     errors = [f"{point.name}: {point.error}" for point in points if point.config is None]
     if errors:
         raise ValueError(f"points that cannot be: {'; '.join(errors)}")
@@ -317,8 +331,8 @@ def run_point(
 
 
 def run_vmapped(points: list[sweep.Point], directory: Path, max_size: int) -> bool:
-    """Train the points that have not begun in groups, one after the other; False if that was stopped. Points that are alone in their group
-    are left."""
+    """Train the points that have not begun in groups, one after the other; False if that was
+    stopped. Points that are alone in their group are left."""
     from gptjax.sweeps import vmapped_runs
 
     new_points = [
@@ -406,7 +420,8 @@ def write_report(arguments: list[str]) -> int:
 
 
 def draw_or_warn(draw: Callable[[Any, Path], Any], results: Any, path: Path) -> Any:
-    """draw(results, path); of one that cannot be drawn a warning, and None, since the table tells the same."""
+    """draw(results, path); of one that cannot be drawn a warning, and None, since the table
+    tells the same."""
     try:
         return draw(results, path)
     except Exception as error:

@@ -10,12 +10,16 @@ from gptjax.distributed import rendezvous
 from gptjax.runtime import run_dir
 from gptjax.training import loop, pretraining, resume
 
-EXAMPLE = 'python -m gptjax.train --config=gpt3_small --set train.steps=100 --set "model.attention=Dense()"'
+EXAMPLE = (
+    "python -m gptjax.train --config=gpt3_small --set train.steps=100 --set "
+    '"model.attention=Dense()"'
+)
 
 
 @find_files.list_once()
 def main(arguments: list[str]) -> int:
-    """Exit status 0 at the end of the run or at an orderly stop, 3 if the run gave up on non-finite updates."""
+    """Exit status 0 at the end of the run or at an orderly stop, 3 if the run gave up on
+    non-finite updates."""
     args, config = read_arguments(arguments)
     recipe = registry.config(args.config)
     set_length = config.train.total_tokens != recipe.train.total_tokens or run_dir.decay(
@@ -39,9 +43,9 @@ def main(arguments: list[str]) -> int:
 
 
 def read_arguments(arguments: list[str], local: bool = True) -> tuple[argparse.Namespace, Config]:
-    """main's arguments, and the config that they give, the length of --tokens not in it. ValueError for all that can be refused without
-    devices and jax: the launchers call it before they print a job, which runs where files and packages are not those of this machine: not
-    `local`."""
+    """main's arguments, and the config that they give, the length of --tokens not in it. ValueError
+    for all that can be refused without devices and jax: the launchers call it before they print a
+    job, which runs where files and packages are not those of this machine: not `local`."""
     parser = cli.make_config_parser(
         "train",
         "Train a GPT on text. The same command continues an interrupted run.",
@@ -51,7 +55,10 @@ def read_arguments(arguments: list[str], local: bool = True) -> tuple[argparse.N
     parser.add_argument(
         "--run",
         metavar="DIR",
-        help=f"where the run goes, or lies; or gs://BUCKET/FOLDER, {run_dir.NO_LOCK} (default: runs/CONFIG)",
+        help=(
+            f"where the run goes, or lies; or gs://BUCKET/FOLDER, {run_dir.NO_LOCK} (default: "
+            "runs/CONFIG)"
+        ),
     )
     parser.add_argument(
         "--init",
@@ -66,7 +73,10 @@ def read_arguments(arguments: list[str], local: bool = True) -> tuple[argparse.N
         default=0,
         help="trace N steps for xprof and Perfetto into DIR/profile",
     )
-    tokens_help = "the length: moves train.total_tokens and, in proportion, the schedule's decay of the recipe or of the run that is there"
+    tokens_help = (
+        "the length: moves train.total_tokens and, in proportion, the schedule's decay of the "
+        "recipe or of the run that is there"
+    )
     parser.add_argument("--tokens", metavar="N", type=parse.int_argument(), help=tokens_help)
     add_new_record(parser)
     rendezvous.add_distributed_flags(parser)
@@ -84,7 +94,10 @@ def read_arguments(arguments: list[str], local: bool = True) -> tuple[argparse.N
 
 def add_new_record(parser: argparse.ArgumentParser) -> None:
     """The argument of a program that may have lost a run's record."""
-    help_text = "go on from the checkpoints though config.json or metrics.jsonl is lost or damaged: the old one is set aside"
+    help_text = (
+        "go on from the checkpoints though config.json or metrics.jsonl is lost or damaged: the "
+        "old one is set aside"
+    )
     parser.add_argument("--new_record", action="store_true", help=help_text)
 
 

@@ -1,4 +1,5 @@
-"""Checks the arguments of the launchers, so that a job that is printed can run, and holds what was given and nothing else."""
+"""Checks the arguments of the launchers, so that a job that is printed can run, and holds what
+was given and nothing else."""
 
 import re
 import secrets
@@ -12,19 +13,22 @@ MAX_COUNT = 10_000  # nodes, slices, devices
 def split_arguments(
     arguments: list[str], program: str, example: str
 ) -> tuple[list[str], list[str]]:
-    """Returns (a launcher's own arguments, gptjax.train's, which stand after `--`). ValueError, in one line, if the latter are none, hold a
-    control character, say which processes there are, or are such that gptjax.train would refuse them after the queue."""
+    """Returns (a launcher's own arguments, gptjax.train's, which stand after `--`). ValueError, in
+    one line, if the latter are none, hold a control character, say which processes there are, or
+    are such that gptjax.train would refuse them after the queue."""
     own_args, train_args = cli.split_at_dashes(arguments)
     if {"-h", "--help"} & {*own_args}:
         return own_args, train_args
     if not train_args:
         raise ValueError(
-            f"run what? give gptjax.train's arguments after --, as in python -m launch.{program} ... -- {example}"
+            f"run what? give gptjax.train's arguments after --, as in python -m launch.{program} "
+            f"... -- {example}"
         )
     for word in train_args:
         if parse.one_line(word, len(word)) != word:
             raise ValueError(
-                f"{parse.quote(word)} holds a control character: in a --set a string may be quoted, and then '\\n' stands for one"
+                f"{parse.quote(word)} holds a control character: in a --set a string may be "
+                "quoted, and then '\\n' stands for one"
             )
     args, _ = train.read_arguments(train_args, local=program == "rehearse")
     given = [
@@ -34,7 +38,8 @@ def split_arguments(
     ]
     if given:
         raise ValueError(
-            f"{' '.join(given)}: the processes of launch.{program} find one another by themselves; leave that out"
+            f"{' '.join(given)}: the processes of launch.{program} find one another by themselves; "
+            "leave that out"
         )
     return own_args, train_args
 

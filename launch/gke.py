@@ -16,7 +16,8 @@ EXAMPLE = """python -m launch.gke --name=gpt3 --image=IMAGE --accelerator=v5p:8x
       | kubectl apply -f -
   kubectl logs --follow --selector=jobset.sigs.k8s.io/jobset-name=gpt3,batch.kubernetes.io/job-completion-index=0
   kubectl delete jobset gpt3"""
-TPU_SELECTORS = {  # as GKE's node selector calls them, and how many dimensions their topologies have
+# as GKE's node selector calls them, and how many dimensions their topologies have
+TPU_SELECTORS = {
     "v4": ("tpu-v4-podslice", 3),
     "v5e": ("tpu-v5-lite-podslice", 2),
     "v5p": ("tpu-v5p-slice", 3),
@@ -35,7 +36,8 @@ def main(arguments: list[str]) -> int:
     manifest = make_jobset(**vars(make_parser().parse_args(own_args)), arguments=train_args)
     if not (train.read_arguments(train_args, local=False)[0].run or "").startswith("gs://"):
         print(
-            "warning: the run lies in the container, and goes with it: give --run=gs://BUCKET/FOLDER, or add a volume",
+            "warning: the run lies in the container, and goes with it: give "
+            "--run=gs://BUCKET/FOLDER, or add a volume",
             file=sys.stderr,
         )
     import yaml
@@ -85,8 +87,9 @@ def make_parser() -> argparse.ArgumentParser:
 def make_jobset(
     name: str, image: str, accelerator: str, slices: int, restarts: int, arguments: list[str]
 ) -> dict:
-    """The JobSet as Kubernetes takes it: a job a slice, a pod a host (on GPUs a process of jax a host). ValueError for an accelerator that
-    is not known, and for names that Kubernetes would refuse. A pod that fails restarts them all; the same command continues the run."""
+    """The JobSet as Kubernetes takes it: a job a slice, a pod a host (on GPUs a process of jax a
+    host). ValueError for an accelerator that is not known, and for names that Kubernetes would
+    refuse. A pod that fails restarts them all; the same command continues the run."""
     # Names of pods and hosts are made of it, NAME-hosts-0-0-xxxxx, of 63 characters at most.
     checks.check_match(
         name,
@@ -148,7 +151,10 @@ def accelerator_spec(name: str, accelerator: str, slices: int) -> tuple[int, dic
             raise ValueError(
                 f"--slices={slices} is for TPUs; give the hosts in --accelerator=h100:HOSTS"
             )
-        flags = f" --coordinator={name}-hosts-0-0.{name}:{PORT} --processes={size} --process=$JOB_COMPLETION_INDEX"
+        flags = (
+            f" --coordinator={name}-hosts-0-0.{name}:{PORT} --processes={size} "
+            "--process=$JOB_COMPLETION_INDEX"
+        )
         return (
             int(size),
             {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"},
@@ -179,7 +185,8 @@ def accelerator_spec(name: str, accelerator: str, slices: int) -> tuple[int, dic
             else ""
         )
         raise ValueError(
-            f"--accelerator={parse.one_line(accelerator, 100)}: give one of {known}, h100:HOSTS{chip_limit}"
+            f"--accelerator={parse.one_line(accelerator, 100)}: give one of {known}, "
+            f"h100:HOSTS{chip_limit}"
         )
     hosts, chips = (
         max(1, math.prod(layout) // CHIPS_PER_HOST),

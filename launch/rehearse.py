@@ -1,6 +1,8 @@
-"""Rehearse a pod on one machine: N processes of M simulated CPU devices each, which meet as hosts do.
+"""Rehearse a pod on one machine: N processes of M simulated CPU devices each, which meet as hosts
+do.
 
-`python -m launch.rehearse --processes=2 --devices=4 -- --config=smoke --run=DIR`: what stands after `--` goes to gptjax.train.
+`python -m launch.rehearse --processes=2 --devices=4 -- --config=smoke --run=DIR`: what stands after
+`--` goes to gptjax.train.
 """
 
 import contextlib
@@ -20,7 +22,10 @@ from gptjax.distributed import rendezvous
 from launch import checks
 
 CHECKOUT = Path(__file__).parents[1]
-EXAMPLE = "python -m launch.rehearse --processes=2 --devices=4 -- --config=smoke --run=/tmp/rehearsal --set train.steps=20"
+EXAMPLE = (
+    "python -m launch.rehearse --processes=2 --devices=4 -- --config=smoke --run=/tmp/rehearsal "
+    "--set train.steps=20"
+)
 EXIT_TIMEOUT = 60.0  # seconds that the others have to end by themselves when one has failed
 
 
@@ -114,8 +119,9 @@ class Workers:
         return "".join(self._output[number])
 
     def wait(self, seconds: float | None = None) -> list[int]:
-        """Each one's exit status, when all have ended. When one fails, the others have EXIT_TIMEOUT to follow before they are killed; after
-        `seconds`, all are. A negative status is the signal that killed it."""
+        """Each one's exit status, when all have ended. When one fails, the others have EXIT_TIMEOUT
+        to follow before they are killed; after `seconds`, all are. A negative status is the
+        signal that killed it."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while any(process.poll() is None for process in self.processes):
             if any(process.poll() for process in self.processes):
@@ -140,8 +146,8 @@ def start_workers(
     devices: int,
     on_line: Callable[[int, str], None] = lambda number, line: None,
 ) -> Iterator[Workers]:
-    """The commands, running on so many simulated devices each; on_line(number, line) is told what they say. Leaving kills what still
-    runs."""
+    """The commands, running on so many simulated devices each; on_line(number, line) is told what
+    they say. Leaving kills what still runs."""
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
     environment = {
         **os.environ,

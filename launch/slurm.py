@@ -1,4 +1,5 @@
-"""Train on a Slurm cluster of H100 nodes: prints an sbatch script with one process a GPU, as jax finds them under Slurm."""
+"""Train on a Slurm cluster of H100 nodes: prints an sbatch script with one process a GPU, as jax
+finds them under Slurm."""
 
 import argparse
 import shlex
@@ -94,8 +95,8 @@ def make_script(
     python: str,
     **numbers: int,
 ) -> str:
-    """The sbatch script; arguments: of the program, as a shell reads them; the others: the parser's flags. ValueError for what sbatch would
-    refuse, or read as something else."""
+    """The sbatch script; arguments: of the program, as a shell reads them; the others: the parser's
+    flags. ValueError for what sbatch would refuse, or read as something else."""
     checks.check_match(
         name, "[A-Za-z0-9._-]{1,100}", "--name", "up to 100 letters, digits, dots, - and _"
     )

@@ -1,4 +1,5 @@
-"""Train on Cloud TPUs by queued resources: `create` a slice, `run` a config on all its hosts, follow its `logs`, `delete` it.
+"""Train on Cloud TPUs by queued resources: `create` a slice, `run` a config on all its hosts,
+follow its `logs`, `delete` it.
 
 Each action is a few gcloud commands; --dry_run prints them. TPU7x and clusters: launch/gke.py.
 """
@@ -33,8 +34,10 @@ RUNTIMES = {
 FOLDER, ARCHIVE, LOG_FILE = "gptjax", "gptjax.tgz", "gptjax.log"
 # The image's own Python is too old: uv brings one.
 INSTALL = (
-    f"mkdir -p {FOLDER} && tar -xzf {ARCHIVE} -C {FOLDER} && cd {FOLDER} && python3 -m pip install --quiet --user uv && "
-    "~/.local/bin/uv venv --quiet --allow-existing --python 3.13 .venv && ~/.local/bin/uv pip install --quiet -r requirements-tpu.txt"
+    f"mkdir -p {FOLDER} && tar -xzf {ARCHIVE} -C {FOLDER} && cd {FOLDER} && python3 -m pip install "
+    "--quiet --user uv && "
+    "~/.local/bin/uv venv --quiet --allow-existing --python 3.13 .venv && ~/.local/bin/uv pip "
+    "install --quiet -r requirements-tpu.txt"
 )
 
 
@@ -93,7 +96,8 @@ def main(arguments: list[str]) -> int:
         print("\n".join(shlex.join(command_line) for command_line in commands))
         if not args.dry_run:
             print(
-                "error: gcloud is not installed, so these commands were only printed; see cloud.google.com/sdk",
+                "error: gcloud is not installed, so these commands were only printed; see "
+                "cloud.google.com/sdk",
                 file=sys.stderr,
             )
         return 0 if args.dry_run else 2
@@ -125,7 +129,8 @@ def create(args: argparse.Namespace) -> list[list[str]]:
     shown_type = "None" if args.accelerator is None else parse.one_line(args.accelerator, 100)
     if f"{prefix}-" not in RUNTIMES or not re.fullmatch("[1-9][0-9]{0,5}", size):
         raise ValueError(
-            f"--accelerator={shown_type}: give one of {', '.join(f'{prefix}N' for prefix in RUNTIMES)}"
+            f"--accelerator={shown_type}: give one of "
+            f"{', '.join(f'{prefix}N' for prefix in RUNTIMES)}"
         )
     sizes = [
         int(name.rpartition("-")[2])
@@ -134,7 +139,8 @@ def create(args: argparse.Namespace) -> list[list[str]]:
     if int(size) not in sizes:
         near = sorted(sorted(sizes, key=lambda n: abs(n - int(size)))[:3])
         raise ValueError(
-            f"--accelerator={shown_type}: there is no such slice; nearest: {', '.join(f'{prefix}-{size}' for size in near)}"
+            f"--accelerator={shown_type}: there is no such slice; nearest: "
+            f"{', '.join(f'{prefix}-{size}' for size in near)}"
         )
     runtime = RUNTIMES[f"{prefix}-"]
     nodes = (
@@ -158,9 +164,13 @@ def create(args: argparse.Namespace) -> list[list[str]]:
 
 
 def run(args: argparse.Namespace) -> list[list[str]]:
-    """Send this checkout to every host, install it, and start training on all; it goes on when this program ends."""
+    """Send this checkout to every host, install it, and start training on all; it goes on when
+    this program ends."""
     nonce = f"{rendezvous.NONCE_ENV}={checks.new_nonce()}"
-    train_command = f"cd {FOLDER} && {nonce} nohup .venv/bin/python -m gptjax.train {shlex.join(args.arguments)} > ../{LOG_FILE} 2>&1 < /dev/null &"  # noqa: E501
+    train_command = (
+        f"cd {FOLDER} && {nonce} nohup .venv/bin/python -m gptjax.train "
+        f"{shlex.join(args.arguments)} > ../{LOG_FILE} 2>&1 < /dev/null &"
+    )  # noqa: E501
     archive = str(Path(tempfile.gettempdir()) / ARCHIVE)
     pack_command = [
         "sh",

@@ -1,4 +1,5 @@
-"""The strictest JAX: 8 simulated devices, no silent rank or type promotion. Set before anything imports jax."""
+"""The strictest JAX: 8 simulated devices, no silent rank or type promotion. Set before anything
+imports jax."""
 
 import atexit
 import os
@@ -7,7 +8,8 @@ import shutil
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of the suite's time is compiling, so: little optimisation, and one cache for the session's processes (xdist's inherit it).
+# Most of the suite's time is compiling, so: little optimisation, and one cache for the session's
+# processes (xdist's inherit it).
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )

@@ -1,4 +1,5 @@
-"""Small corpora, and what is made of them: texts as files, shard directories and what a run reads, for the tests of data."""
+"""Small corpora, and what is made of them: texts as files, shard directories and what a run
+reads, for the tests of data."""
 
 import json
 

@@ -1,21 +1,25 @@
-"""Does the suite notice wrong programs? Each wrong edit ("mutant") of a list is made in a copy of the tree, and tests run until one fails.
+"""Does the suite notice wrong programs? Each wrong edit ("mutant") of a list is made in a copy of
+the tree, and tests run until one fails.
 
-    python -m tests.mutants LIST.py [--only=ID,ID or AREA] [--jobs=1] [--timeout=600] [--out=mutants.jsonl]
+    python -m tests.mutants LIST.py [--only=ID,ID or AREA] [--jobs=1] [--timeout=600]
+    [--out=mutants.jsonl]
 
-LIST.py defines MUTANTS, a list of dicts: `id`, `area`, `what` (a line), `edits` ([(file, old text, new text)]; each old text must occur
-exactly once), `tiers` (pytest's arguments, run in order until one run fails; `likely`, where it is there, comes first). The test that
-failed must pass on the tree as it is, where it is run by itself. What a mutant came to is a line of --out, and is not tried again: after a
-change of the tree, begin another file, or take lines out.
+LIST.py defines MUTANTS, a list of dicts: `id`, `area`, `what` (a line), `edits` ([(file, old text,
+new text)]; each old text must occur exactly once), `tiers` (pytest's arguments, run in order until
+one run fails; `likely`, where it is there, comes first). The test that failed must pass on the tree
+as it is, where it is run by itself. What a mutant came to is a line of --out, and is not tried
+again: after a change of the tree, begin another file, or take lines out.
 
     noticed         by a test, which is named
     hangs           a run took longer than --timeout seconds; it counts as noticed
     fails anyway    the test that failed does so without the edit: mend it, and try again
     not noticed     every run passed: a test is missing, or the edit is no fault
     does not apply  an old text is not there exactly once
-    no tests        a run found none (a name that is no more), or ended before it could tell: mend the list, or try again
+    no tests        a run found none (a name that is no more), or ended before it could tell: mend
+    the list, or try again
 
-A copy is of what git tracks or would; `../shared` of the tree lies beside it. Exit status 1: some were not noticed, or told nothing. A
-run of pytest ends with this program, even if that is killed.
+A copy is of what git tracks or would; `../shared` of the tree lies beside it. Exit status 1: some
+were not noticed, or told nothing. A run of pytest ends with this program, even if that is killed.
 """
 
 import argparse
@@ -42,7 +46,8 @@ CAUGHT = ("noticed", "hangs")
 
 
 def copy_tree(place: pathlib.Path) -> pathlib.Path:
-    """Copies the tree into `place`, its bytecode checked by hashes: an edit may be of the same size and in the same second."""
+    """Copies the tree into `place`, its bytecode checked by hashes: an edit may be of the same
+    size and in the same second."""
     tree = place / ROOT.name
     files = subprocess.run(
         ["git", "ls-files", "-coz", "--exclude-standard"],
@@ -66,7 +71,8 @@ def copy_tree(place: pathlib.Path) -> pathlib.Path:
 
 
 def run_pytest(tree: pathlib.Path, arguments: list[str], timeout: float | None) -> tuple[str, str]:
-    """Runs pytest in `tree`. Returns (result, which test); the result is noticed, not noticed, hangs or no tests."""
+    """Runs pytest in `tree`. Returns (result, which test); the result is noticed, not noticed,
+    hangs or no tests."""
     command = child.command(
         ["-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider", "--tb=no", "-x", *arguments]
     )
@@ -96,7 +102,8 @@ def run_pytest(tree: pathlib.Path, arguments: list[str], timeout: float | None) 
 
 
 def try_mutant(tree: pathlib.Path, mutant: dict, timeout: float) -> dict:
-    """Makes one mutant's edits, runs its tests and takes the edits back. Returns what it came to: result, by, seconds."""
+    """Makes one mutant's edits, runs its tests and takes the edits back. Returns what it came
+    to: result, by, seconds."""
     began, before = time.monotonic(), {}
     result, by = "not noticed", ""
     try:
@@ -135,7 +142,8 @@ def main(argv: list[str] | None = None) -> int:
     only = set(filter(None, args.only.split(",")))
     if unknown := only - {m["id"] for m in all_mutants} - {m["area"] for m in all_mutants}:
         parser.error(
-            f"--only: neither an identifier nor an area of {args.list}: {', '.join(sorted(unknown))}"
+            f"--only: neither an identifier nor an area of {args.list}: "
+            f"{', '.join(sorted(unknown))}"
         )
     selection = [m for m in all_mutants if not only or only & {m["id"], m["area"]}]
     lines = (
@@ -178,7 +186,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def summarize(lines: list[dict]) -> int:
-    """Prints how many of each area came to what, what was not noticed, and the rate. Returns the exit status."""
+    """Prints how many of each area came to what, what was not noticed, and the rate. Returns the
+    exit status."""
     counts = collections.Counter((line["area"], line["result"]) for line in lines)
     results = sorted({line["result"] for line in lines})
     print(f"\n{'area':<16}" + "".join(f"{result:>16}" for result in results))

@@ -7,7 +7,8 @@ from gptjax.sweeps import comparison
 def make_result(
     *edits: str, losses=(), curve=None, noise_scale=None, check=False, label=""
 ) -> comparison.ArmResult:
-    """An arm of smoke with these edits that came out at these losses; curve: (tokens, loss) before the end."""
+    """An arm of smoke with these edits that came out at these losses; curve: (tokens, loss)
+    before the end."""
     config = overrides.override(registry.config("smoke"), *edits)
     runs = []
     for loss in losses or (None,):

@@ -1,4 +1,5 @@
-"""A run of 9 steps of `smoke`, for tests of how runs go on; tests/e2e/conftest.py has it as a fixture."""
+"""A run of 9 steps of `smoke`, for tests of how runs go on; tests/e2e/conftest.py has it as a
+fixture."""
 
 from gptjax import train
 from gptjax.report import events

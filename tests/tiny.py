@@ -20,7 +20,8 @@ EVERY_PATTERN = {type(p).__name__: p for p in PATTERNS}
 
 
 def config(rows: int = 8, **changes) -> schema.Config:
-    """4 layers alternating as in GPT-3, 4 heads, 16 wide, 64 ids, context 12, batches of `rows`; `changes` go to the model."""
+    """4 layers alternating as in GPT-3, 4 heads, 16 wide, 64 ids, context 12, batches of `rows`;
+    `changes` go to the model."""
     model = schema.Model(
         **(
             {
@@ -52,7 +53,8 @@ def config(rows: int = 8, **changes) -> schema.Config:
 def make_step(
     c: schema.Config, n_devices: int = 1, end_of_text: int | None = None, platform: str = "cpu"
 ):
-    """(mesh, step, initial state) of a config on some of the simulated devices. platform: whose kernels, which must be interpreted."""
+    """(mesh, step, initial state) of a config on some of the simulated devices. platform: whose
+    kernels, which must be interpreted."""
     mesh = device_mesh.make_mesh(c.mesh, jax.devices()[:n_devices])
     train_step = step.build(c, platform, mesh, end_of_text)
     with jax.set_mesh(mesh):
@@ -67,8 +69,9 @@ def random_tokens(c: schema.Config, *shape: int, seed: int = 0) -> np.ndarray:
 
 
 def assert_near(params, expected):
-    """Each leaf's error is at most 1e-3 of its size, by norms. Element by element would ask too much: Adam divides each gradient by its
-    own size, so the rounding of a single tiny one shows in its parameter."""
+    """Each leaf's error is at most 1e-3 of its size, by norms. Element by element would ask too
+    much: Adam divides each gradient by its own size, so the rounding of a single tiny one shows
+    in its parameter."""
     jax.tree_util.tree_map_with_path(_assert_near, params, expected)
 
 

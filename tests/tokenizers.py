@@ -11,12 +11,16 @@ from gptjax.config import data
 from gptjax.data.tokenizers import build as tokenizer
 from gptjax.data.tokenizers import gpt1_bpe, sentencepiece_tokenizer
 
-TEXT = "The plural of dog is dogs. She is unlikely to answer: it's 1,000 or -42 (U.S.)\n\nclass Test(unittest.TestCase):\n    assertEqual\n"
+TEXT = (
+    "The plural of dog is dogs. She is unlikely to answer: it's 1,000 or -42 (U.S.)\n\nclass "
+    "Test(unittest.TestCase):\n    assertEqual\n"
+)
 GPT1 = pathlib.Path(__file__).parents[2] / "shared" / "data" / "tokenizers" / "gpt1"
 
 
 class WordTokenizer:
-    """As GPT-1's: no capitals, a space after each word, a newline that no text begins with; but it splits plainly, and needs no files."""
+    """As GPT-1's: no capitals, a space after each word, a newline that no text begins with; but
+    it splits plainly, and needs no files."""
 
     end_of_text = None
     start_of_text, unknown = 0, None
@@ -39,7 +43,8 @@ class WordTokenizer:
 
 
 def _train_prefixed():
-    """As SentencePiece trains by default: a space before each text, spaces and variants of characters made one."""
+    """As SentencePiece trains by default: a space before each text, spaces and variants of
+    characters made one."""
     import sentencepiece
 
     out = io.BytesIO()

@@ -1,4 +1,5 @@
-"""The whole training step of a config, as train runs it, compiled for chips that are not here. Nothing is allocated."""
+"""The whole training step of a config, as train runs it, compiled for chips that are not here.
+Nothing is allocated."""
 
 import dataclasses
 import math
@@ -23,8 +24,8 @@ END_OF_TEXT = 0  # of a tokenizer that plan does not need: any id compiles to th
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompiledStep:
-    """A step at the full batch. Bytes are of one chip; `peak_bytes` is the compiler's, which reuses what is free, or arguments and
-    temporaries together where it gives none."""
+    """A step at the full batch. Bytes are of one chip; `peak_bytes` is the compiler's, which reuses
+    what is free, or arguments and temporaries together where it gives none."""
 
     config: schema.Config
     target: topology.Topology
@@ -47,8 +48,9 @@ class CompiledStep:
 
 
 def compile_step(config: schema.Config, target: topology.Topology) -> CompiledStep:
-    """Raises ValueError where the mesh does not fit model, batch or chips, or the compiler is not installed; MemoryError, with advice,
-    where the state alone is too large or the compiler refuses the program for its size."""
+    """Raises ValueError where the mesh does not fit model, batch or chips, or the compiler is not
+    installed; MemoryError, with advice, where the state alone is too large or the compiler
+    refuses the program for its size."""
     if reason := state_too_large(config, target):
         raise MemoryError(reason)
     mesh = device_mesh.make_mesh(config.mesh, target.devices())
@@ -62,7 +64,8 @@ def compile_step(config: schema.Config, target: topology.Topology) -> CompiledSt
         if not is_out_of_memory(error):
             raise
         raise MemoryError(
-            f"does not fit, says the compiler: {errors.first_line(error)}; {suggest_slice(config, target)}"
+            f"does not fit, says the compiler: {errors.first_line(error)}; "
+            f"{suggest_slice(config, target)}"
         ) from error
     memory_stats: Any = executable.memory_analysis()
     total_bytes = memory_stats.argument_size_in_bytes + memory_stats.temp_size_in_bytes
@@ -82,8 +85,8 @@ def compile_step(config: schema.Config, target: topology.Topology) -> CompiledSt
 def compile_program(
     config: schema.Config, mesh: jax.sharding.Mesh, platform: str, rows: int
 ) -> tuple[step.TrainStep, jax.stages.Compiled, jax.ShapeDtypeStruct]:
-    """(the step, the program of its full batch in microbatches of `rows`, the tokens that it takes), compiled for a mesh of devices, which
-    may be absent."""
+    """(the step, the program of its full batch in microbatches of `rows`, the tokens that it
+    takes), compiled for a mesh of devices, which may be absent."""
     with jax.set_mesh(mesh):
         train_step = step.build(config, platform, mesh, END_OF_TEXT)
         abstract_state = state.abstract_state(config, train_step.model, train_step.tx, mesh)
@@ -113,12 +116,16 @@ def state_too_large(config: schema.Config, target: topology.Topology) -> str:
     excess = count.state_bytes(config.model) // target.n_devices - target.chip.hbm_bytes
     if excess <= 0:
         return ""
-    over = f"the state of {config.name} alone is {human_bytes(excess)} over the memory of each chip of {target}"
+    over = (
+        f"the state of {config.name} alone is {human_bytes(excess)} over the memory of each chip "
+        f"of {target}"
+    )
     return f"{over}; {suggest_slice(config, target)}"
 
 
 def suggest_slice(config: schema.Config, target: topology.Topology) -> str:
-    """The smallest slice of the family that should do, by config/count.py: state, two copies of the gradients, and a row."""
+    """The smallest slice of the family that should do, by config/count.py: state, two copies of
+    the gradients, and a row."""
     row = count.activation_bytes(config, 1, "bfloat16", scores=False) // (
         max(1, config.mesh.tensor) * max(1, config.mesh.context)
     )
@@ -140,8 +147,8 @@ def suggest_slice(config: schema.Config, target: topology.Topology) -> str:
 def choose_microbatch_rows(
     config: schema.Config, mesh: jax.sharding.Mesh, target: topology.Topology
 ) -> int:
-    """Rows of a microbatch at the full batch: train.microbatch_rows, or as many as train would take on such chips. ValueError if the batch
-    does not split over the mesh."""
+    """Rows of a microbatch at the full batch: train.microbatch_rows, or as many as train would take
+    on such chips. ValueError if the batch does not split over the mesh."""
     table = rules.PRESETS[config.mesh.sharding].activations
     full_config = dataclasses.replace(
         config, train=dataclasses.replace(config.train, batch_ramp=None, steps=None)

@@ -1,7 +1,8 @@
-"""What a compiled program does, read from its text: which instructions run how often, their cycles, and what goes between devices.
+"""What a compiled program does, read from its text: which instructions run how often, their cycles,
+and what goes between devices.
 
-XLA's own cost analysis counts the body of a loop once, and neither kernels nor what is sent. libtpu writes an estimate of cycles beside
-each fusion and copy; kernels and collectives carry none.
+XLA's own cost analysis counts the body of a loop once, and neither kernels nor what is sent. libtpu
+writes an estimate of cycles beside each fusion and copy; kernels and collectives carry none.
 """
 
 import collections
@@ -89,9 +90,13 @@ class Collective:
     ]  # type and sizes of each array of the result on one device, as printed
     group: tuple[
         int, ...
-    ]  # the first group of devices that exchange; of a permute, the first cycle; empty between slices of TPUs
+        # the first group of devices that exchange; of a permute, the first cycle; empty between
+        # slices of TPUs
+    ]
     times: int
-    bytes_sent: float  # by one device each time, by a ring: of the whole array all but its own part once, for an all-reduce twice
+    # by one device each time, by a ring: of the whole array all but its own part once, for an
+    # all-reduce twice
+    bytes_sent: float
     asynchronous: bool  # others may run while it does
     op_name: str
 
@@ -111,11 +116,14 @@ class Program:
                 current.append(Instruction(*match.groups()))
             elif line == "}":
                 current = []
-            elif current:  # Pallas writes line breaks into the attributes of a kernel and of what copies its result
+            elif current:
+                # Pallas writes line breaks into the attributes of a kernel and of what copies its
+                # result
                 current[-1] = current[-1]._replace(rest=current[-1].rest + line)
 
     def walk(self) -> Iterator[tuple[Instruction, int, str, bool]]:
-        """(instruction, how often it runs, its function, whether it was started and others run meanwhile), those within fusions too."""
+        """(instruction, how often it runs, its function, whether it was started and others run
+        meanwhile), those within fusions too."""
         return self._walk(self.entry, 1, False)
 
     def _walk(self, function: str, times: int, is_async: bool):
@@ -141,7 +149,8 @@ class Program:
                     yield from self._walk(inner, times, is_async or instruction.op == "async-start")
 
     def trip_count(self, loop: Instruction) -> int:
-        """How often a loop runs. Its condition compares a counter with a constant; libtpu may step by more than one."""
+        """How often a loop runs. Its condition compares a counter with a constant; libtpu may
+        step by more than one."""
         if annotation := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
             return int(annotation[1])
         condition, body = loop.callees("condition")[0], loop.callees("body")[0]
@@ -203,7 +212,8 @@ class Program:
         return {inner for fusion in fusions for inner in fusion.callees("calls")}
 
     def bytes_accessed(self) -> float:
-        """Bytes that instructions read and write, of fusions what goes in and out. In a loop over n layers, of an array of n slices one."""
+        """Bytes that instructions read and write, of fusions what goes in and out. In a loop
+        over n layers, of an array of n slices one."""
         total, fused_functions, trip_counts = 0.0, self._fused_functions(), {self.entry: 1}
         types = {
             function: {instruction.name: instruction.type for instruction in body}
@@ -250,8 +260,9 @@ class Program:
         return dict(counts)
 
     def collectives(self) -> list[Collective]:
-        """All but those among groups of one device, which send nothing. libtpu writes a reduce-scatter as an all-reduce in a function of
-        its own, with the whole input as its result."""
+        """All but those among groups of one device, which send nothing. libtpu writes a
+        reduce-scatter as an all-reduce in a function of its own, with the whole input as its
+        result."""
         collectives = []
         for instruction, times, function, is_async in self.walk():
             kind, type_ = instruction.op.removesuffix("-start"), instruction.type
@@ -290,7 +301,8 @@ class Program:
                 len(group) - 1,
                 sum(DTYPE_BYTES[dtype] * math.prod(sizes) for dtype, sizes in shapes),
             )
-            # What is printed is the result: of a reduce-scatter a part, unless it is written as an all-reduce.
+            # What is printed is the result: of a reduce-scatter a part, unless it is written as an
+            # all-reduce.
             bytes_sent = {
                 "collective-permute": size,
                 "all-reduce": 2 * size * n_others / len(group),
@@ -336,7 +348,8 @@ def _tuple_element(type_: str, number: int) -> str:
 
 
 def _first_group(rest: str) -> tuple[int, ...]:
-    """The first of the groups, in XLA's ways to write them: {{0,1},{2,3}}, [2,2]<=[4], [2,2]<=[2,2]T(1,0), mesh['a'=2,'b'=2] {'b'}."""
+    """The first of the groups, in XLA's ways to write them: {{0,1},{2,3}}, [2,2]<=[4],
+    [2,2]<=[2,2]T(1,0), mesh['a'=2,'b'=2] {'b'}."""
     if match := re.search(r"source_target_pairs=\{(\{.*?\})\}", rest):
         pairs = {int(a): int(b) for a, b in re.findall(r"\{(\d+),(\d+)\}", match[1])}
         cycle = [min(pairs)]

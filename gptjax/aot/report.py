@@ -78,7 +78,8 @@ def memory_verdict(summary: dict[str, Any]) -> str:
 
 
 def render_ranking(rows: list[tuple[str, dict[str, Any] | str]]) -> str:
-    """(assignments, summary or why there is none) of each candidate: those that fit first, then by predicted step."""
+    """(assignments, summary or why there is none) of each candidate: those that fit first, then
+    by predicted step."""
 
     def order(row):
         return (
@@ -130,4 +131,7 @@ def _kernel_rows(summary: dict[str, Any]):
 
 
 def _format_traffic(row: dict[str, Any]) -> str:
-    return f"{human_bytes(row['n_bytes'])} over {row['axes']}{', may hide' if row['asynchronous'] else ''}"
+    return (
+        f"{human_bytes(row['n_bytes'])} over "
+        f"{row['axes']}{', may hide' if row['asynchronous'] else ''}"
+    )

@@ -12,8 +12,9 @@ REMATS = ("none", "attention+qkv+mid+up", "attention+mid+up", "attention+mid", "
 def candidates(
     config: schema.Config, target: topology.Topology, choices: list[str]
 ) -> Iterator[tuple[str, schema.Config]]:
-    """(assignments, config) for each way to combine choices, "path=a|b|c" each. Without choices: each tensor up to 16 that divides heads
-    and leaves as many shards as divide the batch, by what a layer may keep.
+    """(assignments, config) for each way to combine choices, "path=a|b|c" each. Without choices:
+    each tensor up to 16 that divides heads and leaves as many shards as divide the batch, by what a
+    layer may keep.
 
     Raises ValueError for a choice that cannot be read or made."""
     for assignments in (

@@ -1,8 +1,10 @@
-"""How long a compiled step will take at best, from what its compiler says, what it sends, and what the chips can do. No figure here was
-measured on a chip: they rank programs, and bound them from below.
+"""How long a compiled step will take at best, from what its compiler says, what it sends, and what
+the chips can do. No figure here was measured on a chip: they rank programs, and bound them from
+below.
 
-On TPU: the compiler's cycles; kernels, which carry none, by the products of the blocks that they visit, at KERNEL_SHARE of peak; what is
-sent, by the links that a group of chips has. On GPU, whose compiler estimates nothing: the larger of products at peak and memory traffic.
+On TPU: the compiler's cycles; kernels, which carry none, by the products of the blocks that they
+visit, at KERNEL_SHARE of peak; what is sent, by the links that a group of chips has. On GPU, whose
+compiler estimates nothing: the larger of products at peak and memory traffic.
 """
 
 import collections
@@ -18,9 +20,8 @@ from gptjax.config import count, schema
 from gptjax.model.attention import tpu_splash
 from gptjax.sharding import topology
 
-KERNEL_SHARE = (
-    0.5  # of peak: what flash attention kernels are known to reach on long rows; an assumption
-)
+# of peak: what flash attention kernels are known to reach on long rows; an assumption
+KERNEL_SHARE = 0.5
 LANES = 128  # a head is padded to this in the matrix unit
 UNKNOWN_NETWORK = 6.25e9  # bytes/s a chip between slices, where it is not published: v5p's
 
@@ -49,7 +50,8 @@ class Estimate:
 
     @property
     def exposed(self) -> float:
-        """Of sending: what is synchronous, and of the rest what is longer than all that could hide it."""
+        """Of sending: what is synchronous, and of the rest what is longer than all that could
+        hide it."""
         hideable = sum(t.seconds for t in self.traffic if t.asynchronous)
         return sum(t.seconds for t in self.traffic if not t.asynchronous) + max(
             0.0, hideable - self.compute - self.kernels
@@ -85,13 +87,14 @@ def estimate(compiled: compile.CompiledStep) -> Estimate:
     return result
 
 
-# --- attention kernels ---------------------------------------------------------------------------------------------------------
+# --- attention kernels ----------------------------------------------------------------------------
 
 
 def kernel_seconds(compiled: compile.CompiledStep) -> float:
-    """Of splash attention, forward twice where it is not kept: 2 products of a block forward, 4 for dk and dv or 5 with dq, 3 for dq. None
-    where the program has no kernels, as with attention dropout: then attention is in the cycles. On sequences that are cut, those of whole
-    ones shared equally."""
+    """Of splash attention, forward twice where it is not kept: 2 products of a block forward, 4 for
+    dk and dv or 5 with dq, 3 for dq. None where the program has no kernels, as with attention
+    dropout: then attention is in the cycles. On sequences that are cut, those of whole ones
+    shared equally."""
     config, model = compiled.config, compiled.config.model
     if not compiled.program.kernel_counts():
         return 0.0
@@ -109,7 +112,7 @@ def kernel_seconds(compiled: compile.CompiledStep) -> float:
     return flops * heads / compiled.target.chip.flops / KERNEL_SHARE
 
 
-# --- what is sent --------------------------------------------------------------------------------------------------------------
+# --- what is sent ---------------------------------------------------------------------------------
 
 
 def traffic(compiled: compile.CompiledStep) -> tuple[Traffic, ...]:
@@ -158,8 +161,9 @@ def group_axes(group: tuple[int, ...], mesh: jax.sharding.Mesh) -> str:
 def bandwidth(
     collective: hlo_cost.Collective, mesh: jax.sharding.Mesh, target: topology.Topology
 ) -> float:
-    """Bytes/s that a chip can send to its group. A torus has two links in each dimension that the group fills, if it closes to a ring, one
-    if it does not; a permute goes over one. Between slices or hosts, the network."""
+    """Bytes/s that a chip can send to its group. A torus has two links in each dimension that the
+    group fills, if it closes to a ring, one if it does not; a permute goes over one. Between
+    slices or hosts, the network."""
     chip, devices = target.chip, [mesh.devices.flat[i] for i in collective.group]
     if target.platform == "cuda":
         return (

@@ -1,4 +1,5 @@
-"""How many rows each step trains on: the batch, its ramp, and where the run ends. Whole numbers only, so every process agrees."""
+"""How many rows each step trains on: the batch, its ramp, and where the run ends. Whole numbers
+only, so every process agrees."""
 
 import bisect
 import dataclasses
@@ -21,15 +22,17 @@ class _Stage:
 
 
 class BatchSchedule:
-    """The batch of every step from `step` on, which comes after `row` rows. shards: the ways in which a batch is split over devices.
+    """The batch of every step from `step` on, which comes after `row` rows. shards: the ways in
+    which a batch is split over devices.
 
-    GPT-3 Appendix B: the batch grows linearly in tokens seen, from ramp.start_tokens to batch_tokens over ramp.over_tokens. It is rounded
-    down to a multiple of `quantum`: given, or the ramp's start in rows, raised to what is a multiple of `shards` and divides the full
-    batch. Without a ramp the quantum is the batch. A run that goes on gives the quantum, step and row of its checkpoint: then it has the
-    rows that it would have had, on any mesh; one that cannot split the batches that are left is refused.
-    A run ends with the step that reaches total_tokens, or after train.steps.
-    Raises ValueError if the batch cannot be split over the shards, if train.microbatch_rows does not fit, or if train.steps is more than
-    total_tokens gives.
+    GPT-3 Appendix B: the batch grows linearly in tokens seen, from ramp.start_tokens to
+    batch_tokens over ramp.over_tokens. It is rounded down to a multiple of `quantum`: given, or the
+    ramp's start in rows, raised to what is a multiple of `shards` and divides the full batch.
+    Without a ramp the quantum is the batch. A run that goes on gives the quantum, step and row of
+    its checkpoint: then it has the rows that it would have had, on any mesh; one that cannot split
+    the batches that are left is refused. A run ends with the step that reaches total_tokens, or
+    after train.steps. Raises ValueError if the batch cannot be split over the shards, if
+    train.microbatch_rows does not fit, or if train.steps is more than total_tokens gives.
     """
 
     def __init__(
@@ -45,7 +48,8 @@ class BatchSchedule:
             low = self.full_rows // shards * shards
             nearest = " or ".join(f"{rows * self.n_ctx:,}" for rows in (low, low + shards) if rows)
             raise ValueError(
-                f"train.batch_tokens={config.train.batch_tokens:,} is {self.full_rows} rows, which {shards} devices cannot share evenly; "
+                f"train.batch_tokens={config.train.batch_tokens:,} is {self.full_rows} rows, which "
+                f"{shards} devices cannot share evenly; "
                 f"give {nearest}, or change the mesh"
             )
         self.quantum = quantum or quanta(config, shards)[0]
@@ -57,21 +61,26 @@ class BatchSchedule:
         )
         if len(self._stages) > 1 and self.quantum % shards:
             raise ValueError(
-                f"the batch ramp of this run grows in steps of {self.quantum} rows, which {shards} devices cannot share evenly: until it "
-                f"is over, at step {self._stage_steps[-1]:,}, give so many devices, or a mesh, that data x fsdp is "
+                f"the batch ramp of this run grows in steps of {self.quantum} rows, which {shards} "
+                "devices cannot share evenly: until it "
+                f"is over, at step {self._stage_steps[-1]:,}, give so many devices, or a mesh, "
+                "that data x fsdp is "
                 f"{' or '.join(map(str, divisors(self.quantum)))}"
             )
         max_steps = self._end_step(-(-config.train.total_tokens // self.n_ctx))
         if config.train.steps is not None and config.train.steps > max_steps:
             raise ValueError(
-                f"train.steps={config.train.steps:,} is more than the {max_steps:,} steps that train.total_tokens="
-                f"{config.train.total_tokens:,} gives; raise train.total_tokens, and the schedule's decay_tokens with it (train --tokens=N "
+                f"train.steps={config.train.steps:,} is more than the {max_steps:,} steps that "
+                "train.total_tokens="
+                f"{config.train.total_tokens:,} gives; raise train.total_tokens, and the "
+                "schedule's decay_tokens with it (train --tokens=N "
                 f"does both), or leave out train.steps"
             )
         self.n_steps = max_steps if config.train.steps is None else config.train.steps
         if self.first_row(max(step, self.n_steps)) > MAX_RUN_ROWS:
             raise ValueError(
-                f"train.total_tokens={config.train.total_tokens:,} is {self.first_row(self.n_steps):,} rows, which are counted in 32 bits; "
+                f"train.total_tokens={config.train.total_tokens:,} is "
+                f"{self.first_row(self.n_steps):,} rows, which are counted in 32 bits; "
                 f"give at most {MAX_RUN_ROWS * self.n_ctx:,}, or a larger model.n_ctx"
             )
         self.max_rows = self.rows(max(step, self.n_steps - 1))
@@ -90,13 +99,14 @@ class BatchSchedule:
         return self.first_row(step) * self.n_ctx
 
     def largest_microbatch(self, max_microbatch_rows: int, shards: int | None = None) -> int:
-        """The most rows, up to max_microbatch_rows, that divide the run's last batch and split over the shards (None: those that there
-        are); `shards` if even that is over it."""
+        """The most rows, up to max_microbatch_rows, that divide the run's last batch and split over
+        the shards (None: those that there are); `shards` if even that is over it."""
         return self._microbatch(self.max_rows, max_microbatch_rows, shards or self.shards)
 
     def microbatch(self, step: int, max_microbatch_rows: int) -> int:
-        """As that, of this step: one size for the full batch, and one that divides all batches of the ramp, so two programs at most. A
-        ramp begins with few rows, and microbatches as small would gather the weights for each few rows of the full batch, too."""
+        """As that, of this step: one size for the full batch, and one that divides all batches of
+        the ramp, so two programs at most. A ramp begins with few rows, and microbatches as small
+        would gather the weights for each few rows of the full batch, too."""
         return self._microbatch(self.rows(step), max_microbatch_rows, self.shards)
 
     def _microbatch(self, rows: int, max_microbatch_rows: int, shards: int) -> int:
@@ -121,7 +131,8 @@ class BatchSchedule:
         if rows is not None and (self.full_rows % rows or rows % self.shards):
             candidates = [n for n in divisors(self.full_rows) if n % self.shards == 0]
             raise ValueError(
-                f"train.microbatch_rows={rows}: on this mesh it can be {', '.join(map(str, candidates))}"
+                f"train.microbatch_rows={rows}: on this mesh it can be "
+                f"{', '.join(map(str, candidates))}"
             )
 
     def _ramp_stages(self, config: Config, step: int, row: int):
@@ -132,7 +143,8 @@ class BatchSchedule:
             for sizes in itertools.count(1):
                 if sizes * self.quantum == self.full_rows:
                     break
-                # The next size is due once start + growth * seen / over >= (sizes + 1) quanta of tokens.
+                # The next size is due once start + growth * seen / over >= (sizes + 1) quanta of
+                # tokens.
                 due_tokens = -(
                     -((sizes + 1) * quantum_tokens - ramp.start_tokens) * ramp.over_tokens // growth
                 )
@@ -144,7 +156,8 @@ class BatchSchedule:
 
 
 def quanta(config: Config, shards: int = 1) -> list[int]:
-    """The rows in which a batch ramp may grow where batches are split in `shards`, the one that a new run takes first."""
+    """The rows in which a batch ramp may grow where batches are split in `shards`, the one that
+    a new run takes first."""
     full, ramp = config.batch_rows, config.train.batch_ramp
     start = full if ramp is None else -(-ramp.start_tokens // config.model.n_ctx)
     return [rows for rows in divisors(full) if rows >= start and rows % shards == 0]
@@ -158,17 +171,17 @@ def divisors(n: int) -> tuple[int, ...]:
 
 
 def resume(config: Config, shards: int, step: int, row: int, quantum: int | None) -> BatchSchedule:
-    """The batches of a run of which `step` steps on `row` rows are done. quantum: as its checkpoint has it; None for one of an earlier
-    version, whose quantum follows from step and row. ValueError as BatchSchedule's."""
+    """The batches of a run of which `step` steps on `row` rows are done. quantum: as its checkpoint
+    has it; None for one of an earlier version, whose quantum follows from step and row.
+    ValueError as BatchSchedule's."""
     if quantum is None:
         quanta_of_row = [
             rows
             for rows in (*quanta(config, shards), *quanta(config))
             if BatchSchedule(_without_limits(config), 1, rows).first_row(step) == row
         ]
-        quantum = (
-            quanta_of_row[0] if quanta_of_row else None
-        )  # none: that version had continued it on another mesh, and lost its count
+        # none: that version had continued it on another mesh, and lost its count
+        quantum = quanta_of_row[0] if quanta_of_row else None
     return BatchSchedule(config, shards, quantum, step, row)
 
 

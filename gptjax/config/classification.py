@@ -13,14 +13,16 @@ class Everything:
 
 @record
 class Layers:
-    """The embeddings and the first `n` layers alone; the others are drawn anew. GPT-1 Figure 2, left."""
+    """The embeddings and the first `n` layers alone; the others are drawn anew. GPT-1 Figure 2,
+    left."""
 
     n: Annotated[int, Bounds(0, 10_000)]  # 0: the embeddings alone
 
 
 @record
 class Nothing:
-    """Only the model's sizes; all parameters are drawn anew. GPT-1 Table 5, without pre-training."""
+    """Only the model's sizes; all parameters are drawn anew. GPT-1 Table 5, without
+    pre-training."""
 
 
 Transfer = Everything | Layers | Nothing
@@ -30,9 +32,11 @@ Transfer = Everything | Layers | Nothing
 class ClassificationTask:
     """What is read of each example, what is asked of it, and how the answer is scored.
 
-    kind: the input transformation (GPT-1 Figure 1). classification: one text. entailment: premise and hypothesis, in order. similarity:
-    two texts, read in both orders. choice: texts that are the context, and `answers`.
-    Data come from train, dev and test, each a local .tsv, .csv or .jsonl file; where train is None, from the TFDS data set `tfds`."""
+    kind: the input transformation (GPT-1 Figure 1). classification: one text. entailment: premise
+    and hypothesis, in order. similarity: two texts, read in both orders. choice: texts that are the
+    context, and `answers`.
+    Data come from train, dev and test, each a local .tsv, .csv or .jsonl file; where train is
+    None, from the TFDS data set `tfds`."""
 
     kind: Literal["classification", "entailment", "similarity", "choice"]
     fields: tuple[
@@ -42,7 +46,9 @@ class ClassificationTask:
     label: str  # its column; a label is one of `labels`, or its number
     labels: tuple[
         str, ...
-    ]  # in the order of classes; of finetune's recipes () stands for those that the training examples have
+        # in the order of classes; of finetune's recipes () stands for those that the training
+        # examples have
+    ]
     metric: Literal["accuracy", "f1", "matthews", "pearson"]
     train: str | None = None
     dev: str | None = None
@@ -55,60 +61,66 @@ class ClassificationTask:
     )  # of the TFDS data set: train and dev, and test if there is one
     data_dir: str | None = None  # of TFDS; None: its own default
     submission: str | None = None  # GLUE's name of the file of predictions
-    index: str = (
-        "idx"  # the column that numbers examples there; where it is absent, they are counted
-    )
-    paper: Annotated[float, Bounds(0, 100)] | None = (
-        None  # GPT-1's score, in percent: Tables 2 to 4
-    )
+    # the column that numbers examples there; where it is absent, they are counted
+    index: str = "idx"
+    # GPT-1's score, in percent: Tables 2 to 4
+    paper: Annotated[float, Bounds(0, 100)] | None = None
     # How it is learnt.
     transfer: Transfer = Everything()
-    lm_weight: Annotated[float, Bounds(0, 1e6)] = (
-        0.5  # lambda of GPT-1 equation 5: the auxiliary language-modelling loss; 0: none
-    )
+    # lambda of GPT-1 equation 5: the auxiliary language-modelling loss; 0: none
+    lm_weight: Annotated[float, Bounds(0, 1e6)] = 0.5
     dropout: Fraction = 0.1  # on the state that the classifier reads
     epochs: Annotated[int, Bounds(1, 10**6)] = 3
     batch_examples: Rows = 32
-    peak_lr: Positive = 6.25e-5  # learning rate: linear from 0 over the first `warmup` of all steps, then linear to 0
+    # learning rate: linear from 0 over the first `warmup` of all steps, then linear to 0
+    peak_lr: Positive = 6.25e-5
     warmup_fraction: Fraction = 0.002
 
     def __post_init__(self):
         texts = {"classification": 1, "entailment": 2, "similarity": 2}
         if self.kind in texts and len(self.fields) != texts[self.kind]:
             raise ValueError(
-                f"task.fields={self.fields}: a task of kind {self.kind} reads {texts[self.kind]}; name as many columns"
+                f"task.fields={self.fields}: a task of kind {self.kind} reads {texts[self.kind]}; "
+                "name as many columns"
             )
         if (self.kind == "choice") != bool(self.answers) or not self.fields:
             raise ValueError(
-                f"task.answers={self.answers}: name the columns of the answers where kind=choice, and only there"
+                f"task.answers={self.answers}: name the columns of the answers where kind=choice, "
+                "and only there"
             )
         if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
             raise ValueError(
-                f"task.labels={self.labels}: give at least two different ones, each once, or () for those of the examples"
+                f"task.labels={self.labels}: give at least two different ones, each once, or () "
+                "for those of the examples"
             )
         if self.metric == "pearson" and self.labels != tuple(
             map(str, range(max(2, len(self.labels))))
         ):
             raise ValueError(
-                f"task.labels={self.labels}: a label of metric=pearson is a number from 0 on: give 0, 1, 2, ... up to its highest"
+                f"task.labels={self.labels}: a label of metric=pearson is a number from 0 on: give "
+                "0, 1, 2, ... up to its highest"
             )
         if self.kind == "choice" and not self.labels:
             raise ValueError(
-                "task.labels=(): name the answers of a choice, as task.label does, in the order of task.answers"
+                "task.labels=(): name the answers of a choice, as task.label does, in the order of "
+                "task.answers"
             )
         if self.metric in ("f1", "matthews") and len(self.labels) not in (0, 2):
             raise ValueError(
-                f"task.metric={self.metric} is of two classes, and task.labels={self.labels}: give two labels, or another metric"
+                f"task.metric={self.metric} is of two classes, and task.labels={self.labels}: give "
+                "two labels, or another metric"
             )
         if len(self.splits) not in (2, 3):
             raise ValueError(
-                f"task.splits={self.splits}: name those of train and dev, and of test if there is one"
+                f"task.splits={self.splits}: name those of train and dev, and of test if there is "
+                "one"
             )
         if self.submission is not None and not re.fullmatch(
             r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.submission
         ):
             raise ValueError(
-                f"task.submission={self.submission!r}: it names a file of predictions/: give letters, digits, dots, - and _, or None"
+                f"task.submission={self.submission!r}: it names a file of predictions/: give "
+                "letters, digits, dots, - and _, or None"
             )
 
     @property

@@ -9,17 +9,19 @@ Weight = Annotated[float, Bounds(1e-9, 1e9)]  # beside those of the other source
 
 @record
 class Embedded:
-    """The text that every CPython carries: its help topics, docstrings and standard library sources. Needs no file."""
+    """The text that every CPython carries: its help topics, docstrings and standard library
+    sources. Needs no file."""
 
     weight: Weight = 1.0
 
 
 @record
 class Text:
-    """A file, a directory or a glob of .txt, .jsonl or .parquet, each optionally .gz, .xz or .zst. A .txt file is one document.
+    """A file, a directory or a glob of .txt, .jsonl or .parquet, each optionally .gz, .xz or .zst.
+    A .txt file is one document.
 
-    .ndjson and .json are read as .jsonl is. What is passed over of a directory or a glob (find_files.py), and how many documents are null
-    or empty, is said and recorded."""
+    .ndjson and .json are read as .jsonl is. What is passed over of a directory or a glob
+    (find_files.py), and how many documents are null or empty, is said and recorded."""
 
     path: str
     field: str = "text"  # of a .jsonl object or a .parquet column
@@ -55,7 +57,8 @@ class Bytes:
 
 @record
 class Gpt2Bpe:
-    """GPT-2's byte-level BPE, 50,257 ids. path: a directory with encoder.json and vocab.bpe; None: found or fetched."""
+    """GPT-2's byte-level BPE, 50,257 ids. path: a directory with encoder.json and vocab.bpe;
+    None: found or fetched."""
 
     path: str | None = None
 
@@ -67,19 +70,18 @@ class Gpt1Bpe:
     path: a directory with encoder_bpe_40000.json and vocab_40000.bpe."""
 
     path: str | None = None
-    words: Literal["spacy", "basic"] = (
-        "spacy"  # spacy: as published; basic: BERT's splitting, as Hugging Face does without spaCy
-    )
+    # spacy: as published; basic: BERT's splitting, as Hugging Face does without spaCy
+    words: Literal["spacy", "basic"] = "spacy"
 
 
 @record
 class SentencePiece:
-    """A SentencePiece model file; path None: BPE with byte fallback, of `n_pieces`, trained on 12 million characters of the run's own
-    training text: of each source its share by weight, evenly from all of it."""
+    """A SentencePiece model file; path None: BPE with byte fallback, of `n_pieces`, trained on 12
+    million characters of the run's own training text: of each source its share by weight, evenly
+    from all of it."""
 
-    n_pieces: Annotated[int, Bounds(300, 10**6)] = (
-        4096  # the least: 256 bytes, the specials, and some pieces
-    )
+    # the least: 256 bytes, the specials, and some pieces
+    n_pieces: Annotated[int, Bounds(300, 10**6)] = 4096
     path: str | None = None
 
 
@@ -88,7 +90,8 @@ Tokenizer = Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece
 
 @record
 class ByDocument:
-    """Hold out whole documents, chosen by a digest of their text, so that copies of one document fall on the same side."""
+    """Hold out whole documents, chosen by a digest of their text, so that copies of one document
+    fall on the same side."""
 
     fraction: Fraction = 0.01
 
@@ -117,6 +120,5 @@ class Data:
     sources: tuple[Source, ...] = ()  # empty: the embedded corpus, and the run says so
     tokenizer: Tokenizer = Gpt2Bpe()
     validation: ValidationSplit = ByDocument()
-    document_attention: Literal["attend", "mask"] = (
-        "attend"  # GPT-3 section 2.2 and Appendix B: no mask between packed documents
-    )
+    # GPT-3 section 2.2 and Appendix B: no mask between packed documents
+    document_attention: Literal["attend", "mask"] = "attend"

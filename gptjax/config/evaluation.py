@@ -1,13 +1,15 @@
-"""How a model is asked in context, and how its answers are read and scored: GPT-3 section 2.4, GPT-2 section 3. Values only.
+"""How a model is asked in context, and how its answers are read and scored: GPT-3 section 2.4,
+GPT-2 section 3. Values only.
 
-A method says how an answer is got. Methods of choice compare completions by log-likelihoods; of the last word, look whether the model says
-it; of writing, let it write; Windows reads a whole text."""
+A method says how an answer is got. Methods of choice compare completions by log-likelihoods; of the
+last word, look whether the model says it; of writing, let it write; Windows reads a whole text."""
 
 from typing import Annotated, Literal
 
 from gptjax.config.record import Bounds, record
 
-# Of a beam search: each beam is a row with a memory of its own; an alpha of 0.6 is usual, and 10 prefers length to all else.
+# Of a beam search: each beam is a row with a memory of its own; an alpha of 0.6 is usual, and 10
+# prefers length to all else.
 WIDEST, MOST_ALPHA = 1024, 10.0
 Tokens = Annotated[int, Bounds(1, 2**24)]
 
@@ -19,7 +21,8 @@ class PerToken:
 
 @record
 class Total:
-    """The completion with the highest log-likelihood, all its tokens together: GPT-3's partial evaluation, GPT-2's CBT."""
+    """The completion with the highest log-likelihood, all its tokens together: GPT-3's partial
+    evaluation, GPT-2's CBT."""
 
 
 @record
@@ -29,36 +32,41 @@ class PerByte:
 
 @record
 class Unconditional:
-    """The highest P(completion | context) / P(completion | answer_context): GPT-3 for ARC, OpenBookQA and RACE."""
+    """The highest P(completion | context) / P(completion | answer_context): GPT-3 for ARC,
+    OpenBookQA and RACE."""
 
     answer_context: str = "Answer: "
 
 
 @record
 class Calibrated:
-    """The highest P(completion | context) / P(completion | the same demonstrations and an item without content), over completions: Zhao et
-    al. 2021 (2102.09690), of which the probabilities' mean over several such texts is kept."""
+    """The highest P(completion | context) / P(completion | the same demonstrations and an item
+    without content), over completions: Zhao et al. 2021 (2102.09690), of which the
+    probabilities' mean over several such texts is kept."""
 
     content_free: tuple[str, ...] = ("N/A", "[MASK]", "")
 
 
 @record
 class LastWord:
-    """Is the last word, all its tokens, what the model says by choosing the likeliest? stop_words: those may not begin it."""
+    """Is the last word, all its tokens, what the model says by choosing the likeliest?
+    stop_words: those may not begin it."""
 
     stop_words: bool = False
 
 
 @record
 class LastToken:
-    """The same of the word's last token alone, the ones before it given: OpenAI's published figures of GPT-2 agree with this."""
+    """The same of the word's last token alone, the ones before it given: OpenAI's published
+    figures of GPT-2 agree with this."""
 
     stop_words: bool = False
 
 
 @record
 class Beam:
-    """The best text of a beam search: GPT-3's free-form answers, width 4, alpha 0.6. It ends before any of `stops`."""
+    """The best text of a beam search: GPT-3's free-form answers, width 4, alpha 0.6. It ends
+    before any of `stops`."""
 
     n_tokens: Tokens
     width: Annotated[int, Bounds(1, WIDEST)] = 4
@@ -85,7 +93,8 @@ class TopK:
 
 @record
 class Windows:
-    """Each token of a text after as many before it as the context holds. stride: tokens predicted a window; None: the whole context."""
+    """Each token of a text after as many before it as the context holds. stride: tokens
+    predicted a window; None: the whole context."""
 
     stride: Tokens | None = None
 
@@ -108,11 +117,14 @@ Method = (
 )
 Metric = Literal[
     "accuracy",  # the chosen completion is a right one; the last word is what the model says
-    "grade",  # of what is chosen, each completion having one, from 0 to 1: as BIG-bench's multiple_choice_grade
+    # of what is chosen, each completion having one, from 0 to 1: as BIG-bench's
+    # multiple_choice_grade
+    "grade",
     "group_accuracy",  # all items of a group are right: MultiRC
     "exact_match",  # of normalised texts: what "normalised" means is the task's
     "f1",  # of words, likewise
-    "macro_f1",  # of choices: F1 of each number of completion, averaged over those that are right somewhere: CB
+    # of choices: F1 of each number of completion, averaged over those that are right somewhere: CB
+    "macro_f1",
     "f1a",  # of choices: F1 of choosing the first completion, over all items: MultiRC
     "bleu",  # SacreBLEU's with tokenisation intl, of the whole corpus: GPT-3's second row
     "bleu_mb",  # of the whole corpus, of Moses' words: GPT-3's first row, by multi-bleu.perl
@@ -128,19 +140,21 @@ Metric = Literal[
 
 @record
 class Protocol:
-    """shots: K of the paper's few-shot score. description stands before the demonstrations, from description_min_shots of them on; separator
-    between them and the item, and between the description and them. wording: which of a task's own ways to put an item, where it has
-    several; "": its first. words: of the tasks that scramble words, a file with a word a line, the most frequent first; None: the
-    system's."""
+    """shots: K of the paper's few-shot score. description stands before the demonstrations, from
+    description_min_shots of them on; separator between them and the item, and between the
+    description and them. wording: which of a task's own ways to put an item, where it has several;
+    "": its first. words: of the tasks that scramble words, a file with a word a line, the most
+    frequent first; None: the system's."""
 
     shots: Annotated[int, Bounds(0, 10**6)]
     method: Method
     metric: Metric
     description: str = ""
-    description_min_shots: Annotated[int, Bounds(0, 10**6)] = (
-        0  # LAMBADA's stands only where there are demonstrations
-    )
+    # LAMBADA's stands only where there are demonstrations
+    description_min_shots: Annotated[int, Bounds(0, 10**6)] = 0
     separator: str = "\n\n"
     prompt_variant: str = ""
     words: str | None = None
-    fixed_shots: bool = False  # the same demonstrations for all items, as GPT-3's for WSC and MultiRC; else drawn anew for each
+    # the same demonstrations for all items, as GPT-3's for WSC and MultiRC; else drawn anew for
+    # each
+    fixed_shots: bool = False

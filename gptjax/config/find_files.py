@@ -1,4 +1,5 @@
-"""Which files of text a path names: a file, a directory or a glob, the last two by one rule, and nothing is left out unsaid."""
+"""Which files of text a path names: a file, a directory or a glob, the last two by one rule, and
+nothing is left out unsaid."""
 
 import collections
 import contextlib
@@ -21,7 +22,10 @@ FORMATS = {
     ".parquet": ".parquet",
 }  # ending -> what it holds
 COMPRESSIONS = (".gz", ".xz", ".zst")
-FORMAT_HINT = "give .txt, .jsonl or .parquet, each plain or .gz, .xz or .zst; .ndjson and .json are read as .jsonl is, an object a line"
+FORMAT_HINT = (
+    "give .txt, .jsonl or .parquet, each plain or .gz, .xz or .zst; .ndjson and .json are read as "
+    ".jsonl is, an object a line"
+)
 OTHER_FOLDERS = {
     "checkpoints",
     "__pycache__",
@@ -31,7 +35,8 @@ OTHER_FOLDERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """states: each file, sorted by name, and its state when it was listed. skipped: why -> the names of what was not taken, for people."""
+    """states: each file, sorted by name, and its state when it was listed. skipped: why -> the
+    names of what was not taken, for people."""
 
     states: dict[Path, os.stat_result]
     skipped: dict[str, list[str]]
@@ -54,7 +59,8 @@ class Listing:
 
 
 def file_type(path: Path) -> tuple[str, str]:
-    """The format and the compression that a file's name tells, each "" if none, in any case of letters: (".jsonl", ".xz")."""
+    """The format and the compression that a file's name tells, each "" if none, in any case of
+    letters: (".jsonl", ".xz")."""
     name = path.name.lower()
     compression = next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")
     name = name.removesuffix(compression)
@@ -77,8 +83,9 @@ _listings: contextvars.ContextVar[dict[str, Listing] | None] = contextvars.Conte
 
 @contextlib.contextmanager
 def list_once() -> Iterator[None]:
-    """Let `find` list each path once while this is entered, as all of a program's main is: what a path names is then what it named at
-    first, for all that ask. 20,000 files take half a second of a local disk, and minutes of some in a network."""
+    """Let `find` list each path once while this is entered, as all of a program's main is: what a
+    path names is then what it named at first, for all that ask. 20,000 files take half a second
+    of a local disk, and minutes of some in a network."""
     token = _listings.set({}) if _listings.get() is None else None
     try:
         yield
@@ -90,9 +97,10 @@ def list_once() -> Iterator[None]:
 def find(path: str) -> Listing:
     """The files that `path` names: each real file once, links followed, cycles cut.
 
-    Of a directory or a glob, hidden files and folders and OTHER_FOLDERS are passed over, unless the glob itself names them, and so is what
-    has no known format, or is JSON without an object a line. ValueError, in one line: there is no file; the one that is named is of no
-    known format; a folder cannot be read; what has the name of a text is a pipe, a device, or a link to nothing.
+    Of a directory or a glob, hidden files and folders and OTHER_FOLDERS are passed over, unless the
+    glob itself names them, and so is what has no known format, or is JSON without an object a line.
+    ValueError, in one line: there is no file; the one that is named is of no known format; a folder
+    cannot be read; what has the name of a text is a pipe, a device, or a link to nothing.
     """
     listings = _listings.get()
     if listings is None:
@@ -133,7 +141,8 @@ def _list(path: str) -> Listing:
 
 
 def stat_regular(file: Path) -> os.stat_result:
-    """The state of a file. ValueError, in one line, if it is none: a pipe or a device would be read for ever."""
+    """The state of a file. ValueError, in one line, if it is none: a pipe or a device would be
+    read for ever."""
     try:
         status = file.stat()
     except OSError as error:
@@ -163,8 +172,8 @@ Skipped = collections.defaultdict[str, set[Path]]  # why -> what
 
 
 def _select(path: str, entries: Iterator[Path], skipped: Skipped, nothing: str) -> Listing:
-    """Of the entries, each real file of a known format once; one that is no link goes before links to it. nothing: for the error where
-    there is none."""
+    """Of the entries, each real file of a known format once; one that is no link goes before links
+    to it. nothing: for the error where there is none."""
     files: dict[tuple[int, int], Path] = {}
     states: dict[Path, os.stat_result] = {}
     for file in sorted(set(entries), key=lambda file: (file.is_symlink(), file)):
@@ -187,7 +196,8 @@ def _select(path: str, entries: Iterator[Path], skipped: Skipped, nothing: str) 
     )
     if not states:
         raise ValueError(
-            f"Text(path={path!r}) {nothing}{f' ({listing.remark()})' if skipped else ''}; {FORMAT_HINT}"
+            f"Text(path={path!r}) {nothing}{f' ({listing.remark()})' if skipped else ''}; "
+            f"{FORMAT_HINT}"
         )
     return listing
 
@@ -204,7 +214,8 @@ def _is_single_json_value(file: Path) -> bool:
 
 
 def _walk_folders(root: Path, skipped: Skipped) -> Iterator[tuple[Path, list[Path]]]:
-    """`root` and the folders below it, with what is visible in them: each real one once, those that are no links first."""
+    """`root` and the folders below it, with what is visible in them: each real one once, those
+    that are no links first."""
     seen: set[tuple[int, int]] = set()
     stack, links = [root], collections.deque[Path]()
     while stack or links:
@@ -240,7 +251,8 @@ def _list_folder(folder: Path) -> list[Path]:
 
 
 def _match(folder: Path, parts: tuple[str, ...], skipped: Skipped) -> Iterator[Path]:
-    """What a glob's parts name below a folder. `**` is the folder and all below it, by the directory's rule."""
+    """What a glob's parts name below a folder. `**` is the folder and all below it, by the
+    directory's rule."""
     part, rest = parts[0], parts[1:]
     if part == "**":
         for below, entries in _walk_folders(folder, skipped):

@@ -1,6 +1,8 @@
-"""Configs that earlier versions wrote, in today's words: the one place that knows the old names of fields.
+"""Configs that earlier versions wrote, in today's words: the one place that knows the old names of
+fields.
 
-A run's config.json, and the config inside each of its checkpoints, keep the names of the version that wrote them;
+A run's config.json, and the config inside each of its checkpoints, keep the names of the version
+that wrote them;
 `translate` makes today's of them, so that old runs are still read, sampled, evaluated and resumed.
 """
 
@@ -8,7 +10,7 @@ import ast
 from typing import Any
 
 DEFAULTS = {  # paths that earlier versions did not write, with what those runs did
-    "train.optimizer.bias_correction": "moments",
+    "train.optimizer.bias_correction": "moments"
 }
 PATHS = {  # earlier path -> today's
     "train.ramp": "train.batch_ramp",
@@ -33,7 +35,8 @@ RECORD_PATHS = (
 
 
 def translate(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Leaves of overrides.flatten (path -> number, string or None) with every earlier name made today's."""
+    """Leaves of overrides.flatten (path -> number, string or None) with every earlier name made
+    today's."""
     translated = dict(DEFAULTS)
     for path, value in leaves.items():
         if path in VALUES and isinstance(value, str):
@@ -45,7 +48,8 @@ def translate(leaves: dict[str, Any]) -> dict[str, Any]:
 
 
 def _translate_record(text: str) -> str:
-    """A record's text `Name(field=value, ...)` in today's words; a text that is none is left for the reader to refuse."""
+    """A record's text `Name(field=value, ...)` in today's words; a text that is none is left for
+    the reader to refuse."""
     try:
         tree = ast.parse(text, mode="eval")
         changed = False

@@ -1,9 +1,12 @@
-"""`override(config, "model.n_layers=2")`: edits of a tree of frozen records, read by declared type; and its flat, JSON form.
+"""`override(config, "model.n_layers=2")`: edits of a tree of frozen records, read by declared type;
+and its flat, JSON form.
 
-The grammar of `path=value`. Numbers: 3.2e6 and 500_000 are integers where one is wanted. Strings: bare or quoted. Alternatives: a call,
-`Banded(window=256)`, `Separate(source=Text(path='x.txt'))`, or a bare name, `Dense`. Tuples: `(Banded(window=256), Dense)`; a single
-element stands for a tuple of one. `None` where it is allowed. Paths reach into a chosen alternative (`train.schedule.peak_lr=3e-4`) and,
-by number, into a tuple (`model.attention.0.window=128`). Every ValueError is one line: the path, what was given, what is allowed.
+The grammar of `path=value`. Numbers: 3.2e6 and 500_000 are integers where one is wanted. Strings:
+bare or quoted. Alternatives: a call, `Banded(window=256)`, `Separate(source=Text(path='x.txt'))`,
+or a bare name, `Dense`. Tuples: `(Banded(window=256), Dense)`; a single element stands for a tuple
+of one. `None` where it is allowed. Paths reach into a chosen alternative
+(`train.schedule.peak_lr=3e-4`) and, by number, into a tuple (`model.attention.0.window=128`). Every
+ValueError is one line: the path, what was given, what is allowed.
 """
 
 import ast
@@ -50,13 +53,15 @@ class _Edit:
 
 
 def override(config: Root, *assignments: str) -> Root:
-    """The record with every `path=value` applied; the last one wins. They are applied together and the result is validated once."""
+    """The record with every `path=value` applied; the last one wins. They are applied together
+    and the result is validated once."""
     root = _Edit()
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path.strip():
             raise ValueError(
-                f"{parse.quote(assignment)} is not of the form path=value, for example train.steps=100"
+                f"{parse.quote(assignment)} is not of the form path=value, for example "
+                "train.steps=100"
             )
         edit = root
         for key in path.strip().split("."):
@@ -66,7 +71,8 @@ def override(config: Root, *assignments: str) -> Root:
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Every leaf path with its number, string or None; alternatives and tuples as text of the grammar above. JSON keeps it exactly."""
+    """Every leaf path with its number, string or None; alternatives and tuples as text of the
+    grammar above. JSON keeps it exactly."""
     return {
         path: value if value is None or isinstance(value, int | float | str) else repr(value)
         for path, value in _leaves(config, "")
@@ -74,7 +80,8 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def unflatten(leaves: dict[str, Any]) -> Config:
-    """The config of `flatten`'s leaves, also as earlier versions of gptjax wrote them. ValueError for paths that are missing or unknown."""
+    """The config of `flatten`'s leaves, also as earlier versions of gptjax wrote them.
+    ValueError for paths that are missing or unknown."""
     leaves = legacy.translate(leaves)
     expected = dict(_leaf_paths(Config, ""))
     unknown = [path for path in leaves if path not in expected]
@@ -83,13 +90,15 @@ def unflatten(leaves: dict[str, Any]) -> Config:
         problems = [f"unknown: {', '.join(unknown)}"] * bool(unknown)
         problems += [f"missing: {', '.join(missing)}"] * bool(missing)
         raise ValueError(
-            f"this config was written by another version of gptjax ({'; '.join(problems)}); use that version, or edit the file"
+            f"this config was written by another version of gptjax ({'; '.join(problems)}); use "
+            "that version, or edit the file"
         )
     return _unflatten_record(Config, leaves, "")
 
 
 def diff(a: Config, b: Config) -> list[str]:
-    """One line "path: value of a -> value of b" for each field that differs; values are written as `--set` reads them."""
+    """One line "path: value of a -> value of b" for each field that differs; values are written
+    as `--set` reads them."""
     return list(_iter_diff(a, b, ""))
 
 
@@ -98,7 +107,7 @@ def digest(config: Config) -> str:
     return hashlib.sha256(json.dumps(flatten(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
-# --- the tree of records ------------------------------------------------------------------------------------------------
+# --- the tree of records --------------------------------------------------------------------------
 
 
 @functools.cache
@@ -116,8 +125,8 @@ def _union_members(hint: Any) -> tuple[Any, ...]:
 
 
 def _leaf_paths(record: type, prefix: str, alternatives: bool = False):
-    """Every leaf path below a record, with its type. A field of one record type is descended into; a union is a leaf, unless the fields
-    of its `alternatives` are asked for."""
+    """Every leaf path below a record, with its type. A field of one record type is descended into;
+    a union is a leaf, unless the fields of its `alternatives` are asked for."""
     for name, hint in _type_hints(record).items():
         records = [option for option in _union_members(hint) if dataclasses.is_dataclass(option)]
         if records and (alternatives or dataclasses.is_dataclass(hint)):
@@ -158,7 +167,8 @@ def _unflatten_record(record: type, leaves: dict[str, Any], prefix: str):
 
 
 def _apply_edit(value: Any, hint: Any, edit: _Edit, path: str) -> Any:
-    """`value`, of declared type `hint`, with `edit` applied from the leaves up, so that each record is validated once."""
+    """`value`, of declared type `hint`, with `edit` applied from the leaves up, so that each
+    record is validated once."""
     if edit.text is not None:
         value = _parse_text(edit.text, hint, path)
     if not edit.children:
@@ -171,7 +181,8 @@ def _apply_edit(value: Any, hint: Any, edit: _Edit, path: str) -> Any:
                 elements
             ):
                 raise ValueError(
-                    f"{dot}{parse.one_line(key, 60)}: {path} has {len(elements)} elements, numbered from 0; or give it whole, "
+                    f"{dot}{parse.one_line(key, 60)}: {path} has {len(elements)} elements, "
+                    "numbered from 0; or give it whole, "
                     f"{path}=(..., ...)"
                 )
             elements[int(key)] = _apply_edit(
@@ -181,14 +192,16 @@ def _apply_edit(value: Any, hint: Any, edit: _Edit, path: str) -> Any:
     if not dataclasses.is_dataclass(value):
         name = parse.one_line(next(iter(edit.children)), 60)
         raise ValueError(
-            f"{dot}{name}: {path} is {parse.quote(value)}, which has no fields; {_describe_type(hint)}"
+            f"{dot}{name}: {path} is {parse.quote(value)}, which has no fields; "
+            f"{_describe_type(hint)}"
         )
     hints = _type_hints(type(value))
     for key in edit.children:
         if key not in hints:
             hint_text = _suggest(key, list(hints), anywhere=True)
             raise ValueError(
-                f"{dot}{parse.one_line(key, 60)}: {type(value).__name__} has no field {parse.quote(key)}; {hint_text}"
+                f"{dot}{parse.one_line(key, 60)}: {type(value).__name__} has no field "
+                f"{parse.quote(key)}; {hint_text}"
             )
     return _construct(
         type(value),
@@ -212,11 +225,12 @@ def _construct(record: type, values: dict[str, Any], path: str) -> Any:
         raise ValueError(str(error) if path in str(error) else f"{path}: {error}") from None
 
 
-# --- values -------------------------------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------
 
 
 def _parse_text(text: str, hint: Any, path: str) -> Any:
-    """The value that `text` stands for. Only here may a string be bare; inside a call it may be so if it is one word."""
+    """The value that `text` stands for. Only here may a string be bare; inside a call it may be
+    so if it is one word."""
     options = _union_members(hint)
     is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     if str in options and not is_quoted and not (text == "None" and type(None) in options):
@@ -227,7 +241,8 @@ def _parse_text(text: str, hint: Any, path: str) -> Any:
 
 
 def _parse_expression(text: str, hint: Any, path: str) -> ast.expr:
-    """Parses a text as an expression at most MAX_DEPTH deep, so that what walks it cannot exhaust the stack."""
+    """Parses a text as an expression at most MAX_DEPTH deep, so that what walks it cannot
+    exhaust the stack."""
     text = re.sub(
         "[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text
     )  # a path's bytes that are not UTF-8: escapes, for ast
@@ -295,7 +310,8 @@ def _literal(tree: ast.expr) -> Any:
 
 
 def _convert_scalar(value: Any, option: Any) -> tuple[bool, Any]:
-    """(does `value` fit the type, the value as that type). bool is no int; an int is a float; a whole float is an int."""
+    """(does `value` fit the type, the value as that type). bool is no int; an int is a float; a
+    whole float is an int."""
     kind = type(value)
     if typing.get_origin(option) is typing.Literal:
         return kind is str and value in typing.get_args(option), value
@@ -320,7 +336,8 @@ def _convert_record(tree: ast.expr, records: dict[str, type], hint: Any, path: s
     name = call.func.id
     if name not in records:
         raise ValueError(
-            f"{path}={_unparse(tree)}: {_suggest(name, list(records), anywhere=False)}; {_describe_type(hint)}"
+            f"{path}={_unparse(tree)}: {_suggest(name, list(records), anywhere=False)}; "
+            f"{_describe_type(hint)}"
         )
     record, hints = records[name], _type_hints(records[name])
     if call.args or any(k.arg is None for k in call.keywords):
@@ -329,7 +346,8 @@ def _convert_record(tree: ast.expr, records: dict[str, type], hint: Any, path: s
     for key in arguments:
         if key not in hints:
             raise ValueError(
-                f"{path}={_unparse(tree)}: {name} has no field {key!r}; {_suggest(key, list(hints), anywhere=False)}"
+                f"{path}={_unparse(tree)}: {name} has no field {key!r}; "
+                f"{_suggest(key, list(hints), anywhere=False)}"
             )
     missing = [
         f.name
@@ -345,12 +363,12 @@ def _convert_record(tree: ast.expr, records: dict[str, type], hint: Any, path: s
     )
 
 
-# --- what to say --------------------------------------------------------------------------------------------------------
+# --- what to say ----------------------------------------------------------------------------------
 
 
 def _suggest(name: str, known: list[str], anywhere: bool) -> str:
-    """A hint at the nearest known name; failing that and if `anywhere`, at what others call so, or the paths of the whole tree that end
-    like it."""
+    """A hint at the nearest known name; failing that and if `anywhere`, at what others call so, or
+    the paths of the whole tree that end like it."""
     name = name[:60]
     if anywhere and name in SYNONYMS:
         return f"did you mean {SYNONYMS[name]}?"

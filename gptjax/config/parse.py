@@ -1,4 +1,5 @@
-"""Reads what a user gives: JSON, paths and numbers. Each error is one line: what was given, what is allowed."""
+"""Reads what a user gives: JSON, paths and numbers. Each error is one line: what was given, what
+is allowed."""
 
 import argparse
 import errno
@@ -16,8 +17,9 @@ MAX_INT = 2**63 - 1  # of whole numbers on the command line, unless a flag has a
 def json_value(content: bytes | str, where: str) -> Any:
     """Parses JSON text. where: what holds it, for the error: a file, or a file and a line.
 
-    ValueError, in one line, for bytes that are not UTF-8, for what is not JSON, for nesting beyond Python's recursion limit and for
-    integers of more digits than Python reads (4,300). A byte order mark is passed over.
+    ValueError, in one line, for bytes that are not UTF-8, for what is not JSON, for nesting beyond
+    Python's recursion limit and for integers of more digits than Python reads (4,300). A byte order
+    mark is passed over.
     """
     text = (
         utf8(content, where)
@@ -37,7 +39,8 @@ def json_value(content: bytes | str, where: str) -> Any:
 
 
 def json_object(content: bytes | str, where: str) -> dict[str, Any]:
-    """Parses JSON text that must be an object, {"name": value, ...}. ValueError for any other: see `json_value`."""
+    """Parses JSON text that must be an object, {"name": value, ...}. ValueError for any other:
+    see `json_value`."""
     value = json_value(content, where)
     if not isinstance(value, dict):
         raise ValueError(
@@ -47,12 +50,14 @@ def json_object(content: bytes | str, where: str) -> dict[str, Any]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Reads the JSON object in a file. ValueError, in one line, if the file is missing, cannot be read, or holds something else."""
+    """Reads the JSON object in a file. ValueError, in one line, if the file is missing, cannot
+    be read, or holds something else."""
     return json_object(read_bytes(file), str(file))
 
 
 def disk_bytes(file: Path) -> bytes:
-    """Reads the bytes of a file that lies on a disk. OSError if it cannot be read, and for a pipe or device, which might never end."""
+    """Reads the bytes of a file that lies on a disk. OSError if it cannot be read, and for a
+    pipe or device, which might never end."""
     mode = file.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(errno.EINVAL, "it is a pipe or device, no file", str(file))
@@ -68,20 +73,22 @@ def read_bytes(file: Path) -> bytes:
 
 
 def read_text(file: Path) -> str:
-    """Reads the UTF-8 text in a file, without a byte order mark. ValueError, if it is missing, cannot be read or is not text."""
+    """Reads the UTF-8 text in a file, without a byte order mark. ValueError, if it is missing,
+    cannot be read or is not text."""
     return utf8(read_bytes(file), str(file))
 
 
 def utf8(content: bytes | bytearray, where: str) -> str:
-    """Decodes UTF-8, without a byte order mark. ValueError, naming the first offending byte, for what is not UTF-8 or holds a zero byte, as
-    binary files and UTF-16 do."""
+    """Decodes UTF-8, without a byte order mark. ValueError, naming the first offending byte, for
+    what is not UTF-8 or holds a zero byte, as binary files and UTF-16 do."""
     if (zero := content.find(0)) >= 0:
         raise ValueError(f"{where} is not text: a zero byte at offset {zero:,}; give UTF-8 text")
     try:
         return content.decode().removeprefix(BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{where} is not UTF-8 text: byte 0x{content[error.start]:02x} at offset {error.start:,}; convert it"
+            f"{where} is not UTF-8 text: byte 0x{content[error.start]:02x} at offset "
+            f"{error.start:,}; convert it"
         ) from None
 
 
@@ -96,8 +103,9 @@ TYPE_WORDS = {
 
 
 def member(record: dict[str, Any], name: str, kind: type, where: str) -> Any:
-    """Returns record[name], checked to be of `kind`: int, float (an int will do), str, bool, list or dict. ValueError names `where` and
-    `name`. A bool is no int. A float must be finite, and comes as float."""
+    """Returns record[name], checked to be of `kind`: int, float (an int will do), str, bool, list
+    or dict. ValueError names `where` and `name`. A bool is no int. A float must be finite, and
+    comes as float."""
     if name not in record:
         raise ValueError(f"{where} has no {name!r}: it must hold {TYPE_WORDS[kind]} of that name")
     value = record[name]
@@ -109,7 +117,8 @@ def member(record: dict[str, Any], name: str, kind: type, where: str) -> Any:
 
 
 def quote(value: Any, limit: int = 60) -> str:
-    """Formats a value for an error: one line of at most `limit` characters, however large or deep the value is."""
+    """Formats a value for an error: one line of at most `limit` characters, however large or
+    deep the value is."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of too many digits; nested too deeply
@@ -118,13 +127,15 @@ def quote(value: Any, limit: int = 60) -> str:
 
 
 def one_line(text: str, limit: int = 1000) -> str:
-    """Formats a text as a line of an error: control characters and lone surrogates as escapes, and cut at `limit` characters."""
+    """Formats a text as a line of an error: control characters and lone surrogates as escapes,
+    and cut at `limit` characters."""
     clipped = text if len(text) <= limit else f"{text[: limit - 3]}..."
     return "".join(c if c == " " or c.isprintable() else repr(c)[1:-1] for c in clipped)
 
 
 def path(text: str) -> Path:
-    """Reads a path, with ~ as the home directory. ValueError for the empty text, an unknown ~user or a zero byte."""
+    """Reads a path, with ~ as the home directory. ValueError for the empty text, an unknown
+    ~user or a zero byte."""
     if not text:
         raise ValueError(
             "an empty path: give the name of a file or directory, or . for the current directory"
@@ -139,11 +150,12 @@ def path(text: str) -> Path:
         ) from None
 
 
-# --- types of command-line arguments: argparse shows their ArgumentTypeError after the flag's name ----------------------------
+# --- types of command-line arguments: argparse shows their ArgumentTypeError after the flag's name
 
 
 def path_argument(text: str) -> Path:
-    """The `type` of an argument that is a `path`; not of a bucket, which would become a folder called gs: here."""
+    """The `type` of an argument that is a `path`; not of a bucket, which would become a folder
+    called gs: here."""
     if "://" in text:
         raise argparse.ArgumentTypeError(
             f"{quote(text)}: give a file or directory of this machine, and no bucket"
@@ -155,7 +167,8 @@ def path_argument(text: str) -> Path:
 
 
 def int_argument(low: int = 1, high: int = MAX_INT) -> Callable[[str], int]:
-    """The `type` of an argument that is a whole number from low to high; 1e6 and 500_000 are whole numbers too."""
+    """The `type` of an argument that is a whole number from low to high; 1e6 and 500_000 are
+    whole numbers too."""
 
     def read(text: str) -> int:
         try:
@@ -178,7 +191,8 @@ def int_argument(low: int = 1, high: int = MAX_INT) -> Callable[[str], int]:
 def float_argument(
     low: float, high: float = math.inf, above: bool = False
 ) -> Callable[[str], float]:
-    """The `type` of an argument that is a finite number from low to high; above: low itself is not allowed."""
+    """The `type` of an argument that is a finite number from low to high; above: low itself is
+    not allowed."""
 
     def read(text: str) -> float:
         try:
@@ -200,7 +214,8 @@ def seed_argument(text: str) -> int:
 
 
 def line_argument(text: str) -> str:
-    """The `type` of an argument that becomes part of a command or a script: one line without control characters, and not empty."""
+    """The `type` of an argument that becomes part of a command or a script: one line without
+    control characters, and not empty."""
     if not text.strip() or one_line(text) != text:
         raise argparse.ArgumentTypeError(
             f"{quote(text)}: give a text of one line, without control characters"
@@ -208,7 +223,7 @@ def line_argument(text: str) -> str:
     return text
 
 
-# --- bounds of numbers: of arguments here, of a config's fields in record.py -----------------------------------------------------
+# --- bounds of numbers: of arguments here, of a config's fields in record.py ----------------------
 
 
 def in_range(value: float, low: float, high: float, above: bool = False) -> bool:
@@ -224,4 +239,7 @@ def describe_range(kind: type, low: float, high: float, above: bool = False) -> 
         high in (math.inf, MAX_INT),
     )
     rest = "" if open_ended else f" and at most {high_text}" if above else f" to {high_text}"
-    return f"{TYPE_WORDS[kind]} {f'of {low_text} or more' if open_ended and not above else first + rest}"
+    return (
+        f"{TYPE_WORDS[kind]} "
+        f"{f'of {low_text} or more' if open_ended and not above else first + rest}"
+    )

@@ -13,15 +13,17 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """What a number may be: from `low` to `high`, both allowed; above: `low` itself is not. Written into a type, as in
-    Annotated[int, Bounds(1, 9)]. A number without them is finite and, if whole, has 63 bits."""
+    """What a number may be: from `low` to `high`, both allowed; above: `low` itself is not. Written
+    into a type, as in Annotated[int, Bounds(1, 9)]. A number without them is finite and, if
+    whole, has 63 bits."""
 
     low: float
     high: float
     above: bool = False
 
 
-# What a parameter of the arithmetic may be. That is done in float32, which takes less for 0 and more for infinity.
+# What a parameter of the arithmetic may be. That is done in float32, which takes less for 0 and
+# more for infinity.
 Positive = Annotated[float, Bounds(1e-30, 1e30)]
 Fraction = Annotated[float, Bounds(0, 0.999999)]  # 1 less this is a divisor
 Seed = Annotated[
@@ -34,8 +36,9 @@ Steps = Annotated[int, Bounds(1, 10**15)]
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def record(cls: type[T]) -> type[T]:
-    """Decorates a class as a frozen, keyword-only dataclass whose numbers are checked when one is made, before the class's own
-    __post_init__: ValueError, in one line, for a number of another type or outside its Bounds."""
+    """Decorates a class as a frozen, keyword-only dataclass whose numbers are checked when one is
+    made, before the class's own __post_init__: ValueError, in one line, for a number of another
+    type or outside its Bounds."""
     post_init = cls.__dict__.get("__post_init__")
 
     def __post_init__(self) -> None:
@@ -87,5 +90,6 @@ def _check(node: Any) -> None:
             continue
         allowed = parse.describe_range(kind, bounds.low, bounds.high, bounds.above)
         raise ValueError(
-            f"{type(node).__name__}.{name}={parse.quote(value)}: give {allowed}{' or None' if optional else ''}"
+            f"{type(node).__name__}.{name}={parse.quote(value)}: give "
+            f"{allowed}{' or None' if optional else ''}"
         )

@@ -1,4 +1,5 @@
-"""The name of a recipe -> its config. The recipes lie in the folder configs/ of the checkout, which is imported when first asked for."""
+"""The name of a recipe -> its config. The recipes lie in the folder configs/ of the checkout,
+which is imported when first asked for."""
 
 import difflib
 import importlib
@@ -20,7 +21,8 @@ def config(name: str) -> Config:
         )
     if real not in recipes:
         raise ValueError(
-            f"no config is called {parse.quote(name)}; {_suggest(name, [*recipes, *alias_table])} (python -m gptjax.plan shows all)"
+            f"no config is called {parse.quote(name)}; {_suggest(name, [*recipes, *alias_table])} "
+            "(python -m gptjax.plan shows all)"
         )
     return recipes[real]()
 
@@ -44,7 +46,8 @@ def sweep(name: str) -> Any:
     known = _configs_package().SWEEPS
     if name not in known:
         raise ValueError(
-            f"no sweep is called {parse.quote(name)}; {_suggest(name, list(known))} (python -m gptjax.sweep --list shows all)"
+            f"no sweep is called {parse.quote(name)}; {_suggest(name, list(known))} (python -m "
+            "gptjax.sweep --list shows all)"
         )
     return known[name]()
 
@@ -73,13 +76,15 @@ def aliases() -> dict[str, str]:
 
 
 def paper_figures(name: str) -> tuple[str | None, float | None]:
-    """(parameters, training compute in PF-days) as the paper of the config of that name prints them; None for what it does not print."""
+    """(parameters, training compute in PF-days) as the paper of the config of that name prints
+    them; None for what it does not print."""
     table = _configs_package().PAPER_FIGURES
     return table[name] if name in table else (None, None)
 
 
 def text_source(name: str) -> tuple[str, str] | None:
-    """(path, how to get it in a line) of the text that the config of that name is of; None for those that are of any text."""
+    """(path, how to get it in a line) of the text that the config of that name is of; None for
+    those that are of any text."""
     table = _configs_package().TEXT_SOURCES
     return table[name] if name in table else None
 
@@ -92,5 +97,6 @@ def _configs_package() -> ModuleType:
         if error.name != "configs":
             raise
         raise ValueError(
-            "no folder configs/ is on the import path: run in gptjax's checkout, or put it on PYTHONPATH"
+            "no folder configs/ is on the import path: run in gptjax's checkout, or put it on "
+            "PYTHONPATH"
         ) from None

@@ -1,9 +1,10 @@
 """The dataclasses that describe a run, and their validation; those of its data are in data.py.
 
-All are frozen and keyword-only: `dataclasses.replace` and `overrides.override` are the only ways to vary one. Alternatives are
-unions of small dataclasses (`Dense() | Banded(window=256)`), each consumed by one `match`. Derived values are properties.
-Units: batch, warm-up, decay and length are in tokens, as in the GPT-3 paper; steps derive. `every_*` is a period in steps.
-Every number has its bounds, in its type: far beyond any use, so that a slip is refused and nothing counts to 10^18.
+All are frozen and keyword-only: `dataclasses.replace` and `overrides.override` are the only ways to
+vary one. Alternatives are unions of small dataclasses (`Dense() | Banded(window=256)`), each
+consumed by one `match`. Derived values are properties. Units: batch, warm-up, decay and length are
+in tokens, as in the GPT-3 paper; steps derive. `every_*` is a period in steps. Every number has its
+bounds, in its type: far beyond any use, so that a slip is refused and nothing counts to 10^18.
 Every ValueError says what was given, what is allowed and what to do.
 """
 
@@ -19,7 +20,7 @@ Tokens = Annotated[int, Bounds(1, 10**18)]
 WarmUp = Annotated[int, Bounds(0, 10**18)]
 Devices = Annotated[int, Bounds(-1, 10**6)]
 
-# --- attention patterns: which keys may a query see? The predicates are in model/attention/patterns.py --------------------------
+# --- attention patterns: which keys may a query see? The predicates are in model/attention/patterns
 
 
 @record
@@ -29,21 +30,24 @@ class Dense:
 
 @record
 class Banded:
-    """The last `window` keys, the query's own included (OpenAI's `local` mode: q - k < window). GPT-3 section 2.1."""
+    """The last `window` keys, the query's own included (OpenAI's `local` mode: q - k < window).
+    GPT-3 section 2.1."""
 
     window: Context
 
 
 @record
 class Strided:
-    """Sparse Transformer's (1904.10509) strided attention, both heads merged: the last `stride` keys, and every `stride`-th before."""
+    """Sparse Transformer's (1904.10509) strided attention, both heads merged: the last `stride`
+    keys, and every `stride`-th before."""
 
     stride: Context
 
 
 @record
 class Fixed:
-    """Sparse Transformer's fixed attention, both heads merged: the query's own block, and the last `summary` keys of each earlier block."""
+    """Sparse Transformer's fixed attention, both heads merged: the query's own block, and the
+    last `summary` keys of each earlier block."""
 
     block: Context
     summary: Context
@@ -51,14 +55,15 @@ class Fixed:
     def __post_init__(self):
         if self.summary > self.block:
             raise ValueError(
-                f"Fixed.summary={self.summary} is more than block={self.block}: a summary is the last columns of a block"
+                f"Fixed.summary={self.summary} is more than block={self.block}: a summary is the "
+                "last columns of a block"
             )
 
 
 Attention = Dense | Banded | Strided | Fixed
 
 
-# --- model -------------------------------------------------------------------------------------------------------------
+# --- model ----------------------------------------------------------------------------------------
 
 
 @record
@@ -68,14 +73,14 @@ class Init:
     weight: Positive = 0.02
     token: Positive = 0.02
     position: Positive = 0.02
-    residual: Literal["flat", "depth_scaled"] = (
-        "flat"  # depth_scaled: the two output projections of a layer / sqrt(2 n_layers)
-    )
+    # depth_scaled: the two output projections of a layer / sqrt(2 n_layers)
+    residual: Literal["flat", "depth_scaled"] = "flat"
 
 
 @record
 class Dropout:
-    """Probabilities: on the summed embeddings, on the attention weights, at the end of each residual branch."""
+    """Probabilities: on the summed embeddings, on the attention weights, at the end of each
+    residual branch."""
 
     embedding: Fraction = 0.0
     attention: Fraction = 0.0
@@ -84,19 +89,18 @@ class Dropout:
 
 @record
 class Model:
-    """A decoder-only Transformer with learned positions, biases everywhere, and the output tied to the token embedding."""
+    """A decoder-only Transformer with learned positions, biases everywhere, and the output tied
+    to the token embedding."""
 
     n_layers: Annotated[int, Bounds(1, 10_000)]
     n_heads: Annotated[int, Bounds(1, 2**16)]
     d_model: Annotated[int, Bounds(1, 2**20)]
     n_vocab: Annotated[int, Bounds(1, 10**8)]
     n_ctx: Context
-    attention: tuple[Attention, ...] = (
-        Dense(),
-    )  # one period of the layer pattern, repeated over depth
-    norm: Literal["pre", "post"] = (
-        "pre"  # pre: GPT-2 and GPT-3, with a final layer norm; post: GPT-1, without
-    )
+    # one period of the layer pattern, repeated over depth
+    attention: tuple[Attention, ...] = (Dense(),)
+    # pre: GPT-2 and GPT-3, with a final layer norm; post: GPT-1, without
+    norm: Literal["pre", "post"] = "pre"
     gelu: Literal["tanh", "erf", "sigmoid"] = "tanh"  # sigmoid: x * sigmoid(1.702 x)
     init: Init = Init()
     dropout: Dropout = Dropout()
@@ -106,13 +110,15 @@ class Model:
             nearest = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
             nearest = sorted(sorted(nearest, key=lambda n: abs(n - self.n_heads))[:4])
             raise ValueError(
-                f"model.n_heads={self.n_heads} does not divide model.d_model={self.d_model}; heads that do: {', '.join(map(str, nearest))}"
+                f"model.n_heads={self.n_heads} does not divide model.d_model={self.d_model}; heads "
+                f"that do: {', '.join(map(str, nearest))}"
             )
         if not self.attention:
             raise ValueError("model.attention=(): give at least one pattern, for example Dense()")
         if self.n_layers % len(self.attention):
             raise ValueError(
-                f"model.n_layers={self.n_layers} is not a whole number of periods of model.attention, which has {len(self.attention)} "
+                f"model.n_layers={self.n_layers} is not a whole number of periods of "
+                f"model.attention, which has {len(self.attention)} "
                 f"layers; change one of them"
             )
 
@@ -131,16 +137,18 @@ class Model:
 
     @property
     def n_vocab_padded(self) -> int:
-        """Rows of the token table: n_vocab up to a multiple of 128, so that it shards; the rest is masked in the loss."""
+        """Rows of the token table: n_vocab up to a multiple of 128, so that it shards; the rest
+        is masked in the loss."""
         return -(-self.n_vocab // 128) * 128
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 @record
 class Cosine:
-    """Linear from 0 to `peak` over warmup_tokens, then cosine to floor * peak at decay_tokens, then constant."""
+    """Linear from 0 to `peak` over warmup_tokens, then cosine to floor * peak at decay_tokens,
+    then constant."""
 
     peak_lr: Positive
     warmup_tokens: WarmUp
@@ -150,13 +158,15 @@ class Cosine:
     def __post_init__(self):
         if self.warmup_tokens >= self.decay_tokens:
             raise ValueError(
-                f"Cosine.warmup_tokens={self.warmup_tokens:,} must lie from 0 up to decay_tokens={self.decay_tokens:,}; lower it"
+                f"Cosine.warmup_tokens={self.warmup_tokens:,} must lie from 0 up to "
+                f"decay_tokens={self.decay_tokens:,}; lower it"
             )
 
 
 @record
 class Linear:
-    """Linear from 0 to `peak` over warmup_tokens, then linear to 0 at decay_tokens: GPT-1's fine-tuning."""
+    """Linear from 0 to `peak` over warmup_tokens, then linear to 0 at decay_tokens: GPT-1's
+    fine-tuning."""
 
     peak_lr: Positive
     warmup_tokens: WarmUp
@@ -165,7 +175,8 @@ class Linear:
     def __post_init__(self):
         if self.warmup_tokens >= self.decay_tokens:
             raise ValueError(
-                f"Linear.warmup_tokens={self.warmup_tokens:,} must lie from 0 up to decay_tokens={self.decay_tokens:,}; lower it"
+                f"Linear.warmup_tokens={self.warmup_tokens:,} must lie from 0 up to "
+                f"decay_tokens={self.decay_tokens:,}; lower it"
             )
 
 
@@ -182,7 +193,8 @@ Schedule = Cosine | Linear | Constant
 
 @record
 class Ramp:
-    """The batch grows linearly from start_tokens to batch_tokens over the first over_tokens (GPT-3 Appendix B)."""
+    """The batch grows linearly from start_tokens to batch_tokens over the first over_tokens
+    (GPT-3 Appendix B)."""
 
     start_tokens: Tokens
     over_tokens: Tokens
@@ -190,10 +202,12 @@ class Ramp:
 
 @record
 class AdamW:
-    """Adam with decoupled weight decay on weight matrices, embeddings and positions; biases and gains are exempt.
+    """Adam with decoupled weight decay on weight matrices, embeddings and positions; biases and
+    gains are exempt.
 
-    bias_correction: "moments" divides each moment by its own 1 - b^t (Adam's Algorithm 1, and AdamW's); "rate" multiplies the rate by
-    sqrt(1 - b2^t) / (1 - b1^t), and so the decay too, and adds eps to the moment as it is (GPT-1's released opt.py)."""
+    bias_correction: "moments" divides each moment by its own 1 - b^t (Adam's Algorithm 1, and
+    AdamW's); "rate" multiplies the rate by sqrt(1 - b2^t) / (1 - b1^t), and so the decay too,
+    and adds eps to the moment as it is (GPT-1's released opt.py)."""
 
     b1: Fraction = 0.9
     b2: Fraction = 0.95
@@ -212,25 +226,25 @@ class Train:
     schedule: Schedule
     optimizer: AdamW = AdamW()
     batch_ramp: Ramp | None = None
-    steps: Steps | None = (
-        None  # stop after so many steps; the schedule stays that of total_tokens. None: at total_tokens
-    )
-    microbatch_rows: Rows | None = (
-        None  # rows whose activations are held at once, over all devices, at most; None: what fits memory
-    )
+    # stop after so many steps; the schedule stays that of total_tokens. None: at total_tokens
+    steps: Steps | None = None
+    # rows whose activations are held at once, over all devices, at most; None: what fits memory
+    microbatch_rows: Rows | None = None
     max_nonfinite_steps: Steps = 10  # non-finite updates in a row before the run stops
 
     def __post_init__(self):
         if self.batch_ramp and self.batch_ramp.start_tokens > self.batch_tokens:
             raise ValueError(
-                f"train.batch_ramp.start_tokens={self.batch_ramp.start_tokens:,} is more than train.batch_tokens={self.batch_tokens:,}; lower it"
+                f"train.batch_ramp.start_tokens={self.batch_ramp.start_tokens:,} is more than "
+                f"train.batch_tokens={self.batch_tokens:,}; lower it"
             )
 
 
-# --- how it is computed, where, and what is shown ------------------------------------------------------------------------
+# --- how it is computed, where, and what is shown -------------------------------------------------
 
 
-# What a rematerialised layer may keep, beside its input, and in how many d_model a token; names are joined by "+" in compute.remat.
+# What a rematerialised layer may keep, beside its input, and in how many d_model a token; names are
+# joined by "+" in compute.remat.
 REMAT_NAMES = {
     "attention": 1,  # what the heads have read, before the output projection
     "qkv": 3,  # queries, keys and values
@@ -243,13 +257,13 @@ REMAT_NAMES = {
 class Compute:
     """Choices that change speed and memory, not the mathematics."""
 
-    dtype: Literal["auto", "float32", "bfloat16"] = (
-        "auto"  # of activations; auto: bfloat16 on TPU and GPU, float32 on CPU
-    )
-    remat: str = "none"  # full: a layer's backward pass computes it again from its input; none: nothing; else what it need not: REMAT_NAMES
-    attention_kernel: Literal["auto", "reference", "blocks", "splash", "cudnn", "flash"] = (
-        "auto"  # of model/attention/dispatch.py; auto: by platform
-    )
+    # of activations; auto: bfloat16 on TPU and GPU, float32 on CPU
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    # full: a layer's backward pass computes it again from its input; none: nothing; else what it
+    # need not: REMAT_NAMES
+    remat: str = "none"
+    # of model/attention/dispatch.py; auto: by platform
+    attention_kernel: Literal["auto", "reference", "blocks", "splash", "cudnn", "flash"] = "auto"
     # True: one lax.scan over the periods of layers; False: unrolled; None: a scan, but unrolled on
     # CPU where nothing is rematerialized.
     scan_layers: bool | None = None
@@ -260,7 +274,8 @@ class Compute:
         ):
             words = ", ".join(map(parse.quote, sorted(unknown)[:3]))
             raise ValueError(
-                f"compute.remat={parse.one_line(self.remat, 100)}: {words} cannot be kept; give none, full, or what a layer keeps, of "
+                f"compute.remat={parse.one_line(self.remat, 100)}: {words} cannot be kept; give "
+                "none, full, or what a layer keeps, of "
                 f"{', '.join(REMAT_NAMES)}, joined by +"
             )
 
@@ -276,26 +291,26 @@ class Compute:
 class Mesh:
     """Devices along each mesh axis; -1, at most once, takes all that are left."""
 
-    data: Devices = (
-        1  # each has its rows, and a copy of the state: for the slow network between slices
-    )
+    # each has its rows, and a copy of the state: for the slow network between slices
+    data: Devices = 1
     fsdp: Devices = -1  # each has its rows, and a part of the state
     tensor: Devices = 1  # share heads, MLP and vocabulary, with sharding=fsdp_tensor
     context: Devices = 1  # each has its part of every row, for long ones
-    sharding: Literal["fsdp", "fsdp_tensor"] = (
-        "fsdp"  # of sharding/rules.py: which dimension lies along which axis
-    )
+    # of sharding/rules.py: which dimension lies along which axis
+    sharding: Literal["fsdp", "fsdp_tensor"] = "fsdp"
 
     def __post_init__(self):
         sizes = {a: getattr(self, a) for a in ("data", "fsdp", "tensor", "context")}
         for axis, n in sizes.items():
             if n == 0:
                 raise ValueError(
-                    f"mesh.{axis}={n}: give a number of devices above 0, or -1 for all that are left"
+                    f"mesh.{axis}={n}: give a number of devices above 0, or -1 for all that are "
+                    "left"
                 )
         if sum(n == -1 for n in sizes.values()) > 1:
             raise ValueError(
-                "mesh: only one axis may be -1 (all devices that are left); give the others a number"
+                "mesh: only one axis may be -1 (all devices that are left); give the others a "
+                "number"
             )
 
 
@@ -312,9 +327,8 @@ class Loop:
     every_sample: Steps | None = None
     sample_prompt: str = "\n"
     sample_tokens: Context = 64
-    hang_seconds: Annotated[float, Bounds(0.01, 1e9)] | None = (
-        3600.0  # without a step, microbatch, evaluation or save: then it ends
-    )
+    # without a step, microbatch, evaluation or save: then it ends
+    hang_seconds: Annotated[float, Bounds(0.01, 1e9)] | None = 3600.0
 
 
 @record
@@ -329,9 +343,8 @@ class Config:
     mesh: Mesh = Mesh()
     loop: Loop = Loop()
     seed: Seed = 0
-    task: ClassificationTask | None = (
-        None  # fine-tuning: a row is then an example of it, padded to n_ctx
-    )
+    # fine-tuning: a row is then an example of it, padded to n_ctx
+    task: ClassificationTask | None = None
 
     def __post_init__(self):
         if (
@@ -340,22 +353,26 @@ class Config:
             or parse.one_line(self.name, 200) != self.name
         ):
             raise ValueError(
-                f"name={parse.quote(self.name)}: it names a directory; give up to 200 characters, no / and no control characters among them"
+                f"name={parse.quote(self.name)}: it names a directory; give up to 200 characters, "
+                "no / and no control characters among them"
             )
         if self.train.batch_tokens % self.model.n_ctx:
             nearest = max(1, round(self.train.batch_tokens / self.model.n_ctx)) * self.model.n_ctx
             raise ValueError(
-                f"train.batch_tokens={self.train.batch_tokens:,} is not a whole number of rows of model.n_ctx={self.model.n_ctx:,} tokens; "
+                f"train.batch_tokens={self.train.batch_tokens:,} is not a whole number of rows of "
+                f"model.n_ctx={self.model.n_ctx:,} tokens; "
                 f"the nearest that is: {nearest:,}"
             )
         if self.batch_rows > MAX_ROWS:
             raise ValueError(
-                f"train.batch_tokens={self.train.batch_tokens:,} is {self.batch_rows:,} rows of model.n_ctx={self.model.n_ctx:,} tokens; "
+                f"train.batch_tokens={self.train.batch_tokens:,} is {self.batch_rows:,} rows of "
+                f"model.n_ctx={self.model.n_ctx:,} tokens; "
                 f"give at most {MAX_ROWS * self.model.n_ctx:,}"
             )
         if self.train.microbatch_rows is not None and self.batch_rows % self.train.microbatch_rows:
             raise ValueError(
-                f"train.microbatch_rows={self.train.microbatch_rows} does not divide the batch of {self.batch_rows} rows"
+                f"train.microbatch_rows={self.train.microbatch_rows} does not divide the batch of "
+                f"{self.batch_rows} rows"
             )
 
     @property

@@ -1,8 +1,10 @@
 """What a sweep is: one recipe at many points, each a few `path=value` edits of it.
 
-    Sweep(recipe="nano", points=grid(each("model.attention", "Dense()", "(Banded(window=64), Dense())"), seeds(5)), about="...")
+    Sweep(recipe="nano", points=grid(each("model.attention", "Dense()", "(Banded(window=64),
+    Dense())"), seeds(5)), about="...")
 
-Points whose configs differ in `seed` alone are one arm; the first point's arm is the baseline that the others are compared with.
+Points whose configs differ in `seed` alone are one arm; the first point's arm is the baseline that
+the others are compared with.
 """
 
 import collections
@@ -35,19 +37,23 @@ def seeds(n: int) -> Points:
 
 
 def grid(*axes: Points) -> Points:
-    """Every combination of one point of each axis; the last axis varies first. ValueError for more than MAX_POINTS."""
+    """Every combination of one point of each axis; the last axis varies first. ValueError for
+    more than MAX_POINTS."""
     if math.prod(len(axis) for axis in axes) > MAX_POINTS:
         raise ValueError(
-            f"axes of {' x '.join(f'{len(axis):,}' for axis in axes)} points: a sweep has at most {MAX_POINTS:,}; give fewer values"
+            f"axes of {' x '.join(f'{len(axis):,}' for axis in axes)} points: a sweep has at most "
+            f"{MAX_POINTS:,}; give fewer values"
         )
     return tuple(tuple(itertools.chain(*combination)) for combination in itertools.product(*axes))
 
 
 def zip_axes(*axes: Points) -> Points:
-    """The first points of all axes, then the second ones ... ValueError if they are not equally many."""
+    """The first points of all axes, then the second ones ... ValueError if they are not equally
+    many."""
     if len({len(axis) for axis in axes}) > 1:
         raise ValueError(
-            f"axes that vary together have {', '.join(str(len(axis)) for axis in axes)} points: give equally many"
+            f"axes that vary together have {', '.join(str(len(axis)) for axis in axes)} points: "
+            "give equally many"
         )
     return tuple(tuple(itertools.chain(*combination)) for combination in zip(*axes, strict=True))
 
@@ -59,8 +65,8 @@ def chain(*axes: Points) -> Points:
 
 @record
 class Sweep:
-    """about: the question that it answers, a sentence. sets: edits for all points. check: points that scaling laws are not fitted to, but
-    predict; trained after the others."""
+    """about: the question that it answers, a sentence. sets: edits for all points. check: points
+    that scaling laws are not fitted to, but predict; trained after the others."""
 
     about: str
     recipe: str
@@ -71,8 +77,8 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One run of a sweep. name: its directory's. config: None if the edits were refused, for the reason `error`. holdout: whether it is of
-    Sweep.check."""
+    """One run of a sweep. name: its directory's. config: None if the edits were refused, for the
+    reason `error`. holdout: whether it is of Sweep.check."""
 
     name: str
     edits: tuple[str, ...]
@@ -87,8 +93,8 @@ class Point:
 
 
 def expand(sweep: Sweep) -> list[Point]:
-    """Every point with its config. A point that cannot be is kept with its refusal. ValueError for a recipe that is not known, a sweep of
-    no points, and two points that are the same run."""
+    """Every point with its config. A point that cannot be is kept with its refusal. ValueError for
+    a recipe that is not known, a sweep of no points, and two points that are the same run."""
     recipe = registry.config(sweep.recipe)
     if not sweep.points:
         raise ValueError(
@@ -97,7 +103,8 @@ def expand(sweep: Sweep) -> list[Point]:
     points, all_points = [], chain(sweep.points, sweep.check)
     if len(all_points) > MAX_POINTS:
         raise ValueError(
-            f"a sweep of {len(all_points):,} points: it has at most {MAX_POINTS:,}; give fewer values"
+            f"a sweep of {len(all_points):,} points: it has at most {MAX_POINTS:,}; give fewer "
+            "values"
         )
     for number, (name, edits) in enumerate(
         zip(_directory_names(all_points), all_points, strict=True)
@@ -118,14 +125,16 @@ def expand(sweep: Sweep) -> list[Point]:
                 " ".join(other.edits) or sweep.recipe for other in (first[point.config], point)
             ]
             raise ValueError(
-                f"{labels_of_pair[0]} and {labels_of_pair[1]} are the same run: leave one of them out"
+                f"{labels_of_pair[0]} and {labels_of_pair[1]} are the same run: leave one of them "
+                "out"
             )
     return points
 
 
 def _directory_names(points: Points) -> list[str]:
-    """Of directories: the last words of the paths with their values; as long as that is clear and not too long, else with a digest. Of a
-    point's own edits alone, so that a sweep that has grown finds what it has done."""
+    """Of directories: the last words of the paths with their values; as long as that is clear and
+    not too long, else with a digest. Of a point's own edits alone, so that a sweep that has
+    grown finds what it has done."""
     names = [
         ",".join(_short_label(edit) for edit in _drop_schedule_lengths(edits)) or "recipe"
         for edits in points
@@ -159,7 +168,8 @@ def _short_label(edit: str) -> str:
 
 
 def run_tokens(config: Config) -> int:
-    """That a run reads: those of the steps that it takes, which train.steps, a ramp and the last batch's size decide with total_tokens."""
+    """That a run reads: those of the steps that it takes, which train.steps, a ramp and the last
+    batch's size decide with total_tokens."""
     batches = BatchSchedule(config)
     return batches.tokens(batches.n_steps)
 
@@ -169,12 +179,13 @@ def run_flops(config: Config) -> float:
     return count.train_flops_per_token(config.model) * run_tokens(config)
 
 
-# --- arms ---------------------------------------------------------------------------------------------------------------
+# --- arms -----------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """Points that differ in their seed alone. label: where the arm's config differs from those of others, as `path=value`."""
+    """Points that differ in their seed alone. label: where the arm's config differs from those
+    of others, as `path=value`."""
 
     label: str
     points: tuple[Point, ...]
@@ -200,8 +211,8 @@ def arms(points: list[Point]) -> list[Arm]:
 
 
 def labels(configs: list[Config]) -> list[str]:
-    """Where each config differs from the others, as `path=value`; what does not change the model or follows from the rest is left out where
-    that still tells them apart."""
+    """Where each config differs from the others, as `path=value`; what does not change the model or
+    follows from the rest is left out where that still tells them apart."""
     paths = list(
         dict.fromkeys(
             line.partition(":")[0]
@@ -225,7 +236,8 @@ def labels(configs: list[Config]) -> list[str]:
 
 
 def _redundant_paths(values: dict[str, list[Any]]) -> list[str]:
-    """Of the paths of lengths in tokens, and of how a run is computed, those that tell no configs apart which other paths do not."""
+    """Of the paths of lengths in tokens, and of how a run is computed, those that tell no
+    configs apart which other paths do not."""
 
     def n_distinct(paths: list[str]) -> int:
         return (

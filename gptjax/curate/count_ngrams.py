@@ -1,7 +1,8 @@
 """A corpus read in parallel, file by file, for the n-grams of tasks: in how many documents is each?
 
-Memory: 12 to 16 bytes an n-gram, shared by the processes, 8 more in each, and the document in hand; the corpus' size does not matter. What
-a file has is kept in a small file of its own, so that a kill loses the files in hand alone."""
+Memory: 12 to 16 bytes an n-gram, shared by the processes, 8 more in each, and the document in hand;
+the corpus' size does not matter. What a file has is kept in a small file of its own, so that a
+kill loses the files in hand alone."""
 
 import dataclasses
 import hashlib
@@ -26,8 +27,9 @@ PartFn = Callable[
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A file of the corpus, or a corpus that is no files. size: its share of the work. key: of the text and of what is looked for in it, so
-    that a file that has not changed is not read again when others have."""
+    """A file of the corpus, or a corpus that is no files. size: its share of the work. key: of the
+    text and of what is looked for in it, so that a file that has not changed is not read again
+    when others have."""
 
     number: int
     source: open.TextSource
@@ -81,7 +83,8 @@ def _memory_map(path: pathlib.Path) -> Any:
 def find_matches(
     batch: list[Document], hash_set: ngrams.HashSet, lengths: Sequence[int]
 ) -> tuple[ngrams.Words, Any, Any, Any]:
-    """(the words of some documents; for each match, in no order: the number of its first word, n, which of the known it is)."""
+    """(the words of some documents; for each match, in no order: the number of its first word,
+    n, which of the known it is)."""
     words = ngrams.hash_words([document.text for document in batch])
     columns = []
     for n, hashes, first in ngrams.hash_ngrams(words, lengths):
@@ -96,7 +99,8 @@ def find_matches(
 
 
 def count_part(part: Part, folder: pathlib.Path, report_progress: ProgressFn) -> None:
-    """Write how many documents of a file have each n-gram: those that any has, with their counts."""
+    """Write how many documents of a file have each n-gram: those that any has, with their
+    counts."""
     hash_set, lengths = load_ngrams(folder)
     counts = np.zeros(len(hash_set), np.int64)
     n_documents = n_characters = 0
@@ -150,7 +154,7 @@ def sum_counts(folder: pathlib.Path, parts: list[Part], n_grams: int) -> tuple[A
     return counts, n_documents, n_characters
 
 
-# --- processes -----------------------------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------
 
 _worker_progress: list[Any] = []  # a worker process's array of how far each part is
 
@@ -158,8 +162,8 @@ _worker_progress: list[Any] = []  # a worker process's array of how far each par
 def run_parallel(
     parts: list[Part], part_fn: PartFn, folder: pathlib.Path, workers: int, advance: ProgressFn
 ) -> None:
-    """part_fn(part, folder, report_progress) for every part, in processes; 1 works in this one. ValueError, in one line, for a file's
-    fault."""
+    """part_fn(part, folder, report_progress) for every part, in processes; 1 works in this one.
+    ValueError, in one line, for a file's fault."""
     total = sum(part.size for part in parts)
     done_size = 0.0
     if workers == 1 or len(parts) < 2:

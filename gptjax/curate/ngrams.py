@@ -1,12 +1,15 @@
-"""Words and n-grams of many texts at once, as 64-bit hashes: NumPy does the work, so that corpora can be looked through.
+"""Words and n-grams of many texts at once, as 64-bit hashes: NumPy does the work, so that corpora
+can be looked through.
 
-A word is a run of letters, digits and combining marks, in lower case: GPT-3 Appendix C says "lowercase, whitespace delimited word with no
-punctuation", and the 13-grams that OpenAI released ("i m going to go out", github.com/openai/gpt-3, overlap_frequency.md) show that
-punctuation parts words. GPT-2 section 4 has the same words.
+A word is a run of letters, digits and combining marks, in lower case: GPT-3 Appendix C says
+"lowercase, whitespace delimited word with no punctuation", and the 13-grams that OpenAI released
+("i m going to go out", github.com/openai/gpt-3, overlap_frequency.md) show that punctuation parts
+words. GPT-2 section 4 has the same words.
 
-Hashes are polynomials modulo 2^64 of random numbers, a number a letter and, of n-grams, a hash a word. Two different n-grams have the same
-with a probability near 2^-64 (below 2^-56 for any two of ordinary words: differences of odd powers are divisible by few twos): of 4e11
-words of GPT-3's corpus looked up among 1e7 n-grams, 0.2 are expected to match wrongly."""
+Hashes are polynomials modulo 2^64 of random numbers, a number a letter and, of n-grams, a hash a
+word. Two different n-grams have the same with a probability near 2^-64 (below 2^-56 for any two of
+ordinary words: differences of odd powers are divisible by few twos): of 4e11 words of GPT-3's
+corpus looked up among 1e7 n-grams, 0.2 are expected to match wrongly."""
 
 import dataclasses
 import functools
@@ -26,7 +29,8 @@ CHUNK_CHARS = 2**18  # characters worked on at once: what the caches hold
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """Of several texts, one after the other: each word's hash, where it starts and ends in its text, and the number of that text."""
+    """Of several texts, one after the other: each word's hash, where it starts and ends in its
+    text, and the number of that text."""
 
     hashes: Array
     starts: Array
@@ -55,7 +59,8 @@ def hash_words(texts: Sequence[str]) -> Words:
 
 
 def hash_ngrams(words: Words, lengths: Collection[int]) -> Iterator[tuple[int, Array, Array]]:
-    """For each n of `lengths`, the least first: n, the hashes of all n-grams that lie in one text, and the number of each's first word."""
+    """For each n of `lengths`, the least first: n, the hashes of all n-grams that lie in one
+    text, and the number of each's first word."""
     hashes = np.zeros(len(words.hashes), np.uint64)
     for n in range(1, min(max(lengths, default=0), len(words.hashes)) + 1):
         hashes = hashes[: len(words.hashes) - n + 1] * WORD_BASE
@@ -75,7 +80,8 @@ def mix(x: Array) -> Array:
 
 
 class HashSet:
-    """A sorted array of hashes, none twice, and a table of bits that says of most others that they are not among them.
+    """A sorted array of hashes, none twice, and a table of bits that says of most others that they
+    are not among them.
 
     Memory: 8 bytes a hash, and 4 to 8 more."""
 
@@ -109,7 +115,7 @@ class HashSet:
         return candidates[is_match], index[is_match]
 
 
-# --- letters -------------------------------------------------------------------------------------------------------------------
+# --- letters --------------------------------------------------------------------------------------
 
 
 def _chunk_bounds(codes: Array) -> Iterator[tuple[int, int]]:
@@ -144,7 +150,8 @@ def _letter_values(codes: Array) -> Array:
 
 @functools.cache
 def _letter_table() -> Array:
-    """A random number for each code point that words are made of, the same for capital and small letters; 0 for all others."""
+    """A random number for each code point that words are made of, the same for capital and small
+    letters; 0 for all others."""
     letters = np.zeros(N_CODE_POINTS + 1, np.uint64)
     for code in range(N_CODE_POINTS):
         letter = chr(code)

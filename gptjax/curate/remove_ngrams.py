@@ -31,7 +31,8 @@ COUNT_NAMES = (  # what is counted of every file
 def remaining_spans(
     length: int, spans: Sequence[tuple[int, int]], rule: Filter
 ) -> list[tuple[int, int]]:
-    """What is left of a text of that many characters around the spans of its matches, with their windows: starts and ends."""
+    """What is left of a text of that many characters around the spans of its matches, with their
+    windows: starts and ends."""
     spans_left, position = [], 0
     for start, end in sorted(spans):
         if start - rule.window > position:
@@ -63,8 +64,8 @@ def clean_text(
 
 
 class PartCleaner:
-    """The work on a file of a corpus: its cleaned text as .jsonl in `out`, and what was counted beside the n-grams. A file of which
-    nothing stays is not written."""
+    """The work on a file of a corpus: its cleaned text as .jsonl in `out`, and what was counted
+    beside the n-grams. A file of which nothing stays is not written."""
 
     def __init__(self, rule: Filter, out: pathlib.Path, compression: str):
         self.rule, self.out, self.compression = rule, out, compression
@@ -167,5 +168,6 @@ def json_line(text: str) -> bytes:
 
 
 def compress(raw: Any, compression: str) -> Any:
-    """`raw` as a stream that takes plain bytes. compression: "" or ".gz", whose every member has a checksum; pyarrow's .zst has none."""
+    """`raw` as a stream that takes plain bytes. compression: "" or ".gz", whose every member has
+    a checksum; pyarrow's .zst has none."""
     return gzip.GzipFile("", "wb", 1, raw, mtime=0) if compression else contextlib.nullcontext(raw)

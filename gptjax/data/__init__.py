@@ -1,1 +1,2 @@
-"""What does a run read? Tokenizers, corpora, shard directories, packing, mixing, and the pipeline that yields batches."""
+"""What does a run read? Tokenizers, corpora, shard directories, packing, mixing, and the
+pipeline that yields batches."""

@@ -1,4 +1,5 @@
-"""Is text that is validated on also trained on? By whatever name: another spelling, a glob, a link, a copy, shards made of it."""
+"""Is text that is validated on also trained on? By whatever name: another spelling, a glob, a
+link, a copy, shards made of it."""
 
 import hashlib
 import pathlib
@@ -10,19 +11,22 @@ from gptjax.config import data, find_files, parse
 from gptjax.data import shards
 from gptjax.data.sources import open
 
-PREFIX_BYTES = (
-    2**16
-)  # bytes by which two files of one size are told apart before they are compared whole
-ERROR_SHARE = 0.5  # of validation documents that are trained on: no validation then; fewer are said, as corpora have copies
+# bytes by which two files of one size are told apart before they are compared whole
+PREFIX_BYTES = 2**16
+# of validation documents that are trained on: no validation then; fewer are said, as corpora have
+# copies
+ERROR_SHARE = 0.5
 
 
 def check_sources(train: Sequence[data.Source], validation: data.Source) -> None:
-    """ValueError, before anything is read, if a source that is trained on has files of the one that is validated on."""
+    """ValueError, before anything is read, if a source that is trained on has files of the one
+    that is validated on."""
     for source in train:
         common = _common_source(source, validation)
         if common is not None:
             raise ValueError(
-                f"data.validation=Separate(source={validation}): {common} is also trained on, by {source}; validate on another, or use "
+                f"data.validation=Separate(source={validation}): {common} is also trained on, by "
+                f"{source}; validate on another, or use "
                 "data.validation=Tail(fraction=0.1)"
             )
 
@@ -36,10 +40,7 @@ def _common_source(source: data.Source, validation: data.Source) -> str | None:
             same = open.tfds_directory(source) == open.tfds_directory(validation) and (
                 source.split,
                 source.field,
-            ) == (
-                validation.split,
-                validation.field,
-            )
+            ) == (validation.split, validation.field)
         case data.Shards(), data.Shards():
             same = parse.path(source.path).resolve() == parse.path(validation.path).resolve()
         case data.Embedded(), data.Embedded():
@@ -50,7 +51,8 @@ def _common_source(source: data.Source, validation: data.Source) -> str | None:
 
 
 def _common_file(source: data.Text, validation: data.Text) -> str | None:
-    """A file that both read: the same one, or one of equal content. Files of objects may be read for two of their fields."""
+    """A file that both read: the same one, or one of equal content. Files of objects may be read
+    for two of their fields."""
     by_size: dict[int, list[pathlib.Path]] = {}
     for file, state in find_files.find(source.path).states.items():
         by_size.setdefault(state.st_size, []).append(file)
@@ -85,7 +87,8 @@ def _digest(file: pathlib.Path, size: int | None) -> bytes:
 def check_documents(
     train: Sequence[shards.Split], validation: shards.Split, print_line: Callable[[str], None]
 ) -> None:
-    """Compare the documents themselves, by their keys; shards of earlier versions have none, and are compared whole.
+    """Compare the documents themselves, by their keys; shards of earlier versions have none, and
+    are compared whole.
 
     ValueError if half of those that are validated on are trained on; fewer are said."""
     train_shards = [shard for split in train for shard in split.shards]
@@ -110,7 +113,8 @@ def check_documents(
     line = f"{n_common:,} of {n_validation:,} documents that are validated on are also trained on"
     if n_common and n_common >= ERROR_SHARE * n_validation:
         raise ValueError(
-            f"data.validation=Separate(...): {line}; validate on other text, or use data.validation=Tail(fraction=0.1)"
+            f"data.validation=Separate(...): {line}; validate on other text, or use "
+            "data.validation=Tail(fraction=0.1)"
         )
     if n_common:
         print_line(f"{line}: copies of one text")

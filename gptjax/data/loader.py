@@ -1,6 +1,8 @@
-"""What a run reads, from config to batches: every source as a shard directory, rows by mixture, steps by a grain pipeline.
+"""What a run reads, from config to batches: every source as a shard directory, rows by mixture,
+steps by a grain pipeline.
 
-The rows of step n are a pure function of (config, n): a run resumes from its step number, on any number of processes.
+The rows of step n are a pure function of (config, n): a run resumes from its step number, on any
+number of processes.
 """
 
 import hashlib
@@ -17,13 +19,13 @@ from gptjax.data.sources import open
 from gptjax.data.tokenizers import build, sentencepiece_tokenizer
 
 PREFETCH_BATCHES = 4  # batches that wait in memory
-SMALL_CORPUS_BYTES = (
-    2**26
-)  # bytes of files up to which a corpus is read beforehand, to see whether both splits get a document
+# bytes of files up to which a corpus is read beforehand, to see whether both splits get a document
+SMALL_CORPUS_BYTES = 2**26
 
 
 class BatchPlan(Protocol):
-    """Which rows a step trains on; rows of n_ctx tokens, counted over the whole run. config/batch_schedule.py has it."""
+    """Which rows a step trains on; rows of n_ctx tokens, counted over the whole run.
+    config/batch_schedule.py has it."""
 
     n_steps: int
     max_rows: int
@@ -36,7 +38,8 @@ class BatchPlan(Protocol):
 
 
 class Dataset:
-    """A run's data, open: its tokenizer, its training rows and its validation rows. Made by `open_dataset`."""
+    """A run's data, open: its tokenizer, its training rows and its validation rows. Made by
+    `open_dataset`."""
 
     def __init__(
         self,
@@ -46,7 +49,8 @@ class Dataset:
         train: list["OpenShards"],
         validation: list["OpenShards"],
     ):
-        """train: one for each source; validation: whose documents the run is validated on. ValueError if a split does not fill a row."""
+        """train: one for each source; validation: whose documents the run is validated on.
+        ValueError if a split does not fill a row."""
         n_ctx, rule = config.model.n_ctx, config.data.validation
         self.tokenizer = tokenizer
         self._config, self._sources, self._train_shards = config, sources, train
@@ -73,7 +77,8 @@ class Dataset:
         self.validation_bytes_per_token = self._validation.n_bytes / self._validation.n_tokens
 
     def validation_rows(self, n_rows: int) -> np.ndarray:
-        """The same at most n_rows rows every time, evenly spread over the held-out text, as int32 of shape (rows, n_ctx + 1)."""
+        """The same at most n_rows rows every time, evenly spread over the held-out text, as
+        int32 of shape (rows, n_ctx + 1)."""
         rows = packing.evenly_spaced_rows(self._validation, self._config.model.n_ctx, n_rows)
         if int(rows.view(np.uint32).max(initial=0)) >= self.tokenizer.n_vocab:
             spans = (
@@ -84,13 +89,15 @@ class Dataset:
         return rows
 
     def row(self, number: int) -> np.ndarray:
-        """Row `number` of the run, as int32 of shape (n_ctx + 1,): tokens 0..n_ctx-1 are read, 1..n_ctx predicted."""
+        """Row `number` of the run, as int32 of shape (n_ctx + 1,): tokens 0..n_ctx-1 are read,
+        1..n_ctx predicted."""
         out = np.empty(self._config.model.n_ctx + 1, np.int32)
         self._fill(number, out)
         return out
 
     def _fill(self, number: int, out: np.ndarray) -> None:
-        """Write row `number` of the run into `out`. ValueError, with file and place, if it has an id that is not in the vocabulary."""
+        """Write row `number` of the run into `out`. ValueError, with file and place, if it has
+        an id that is not in the vocabulary."""
         source, source_row = self._mixture(number)
         rows = self._source_rows[source]
         rows.fill(source_row, out)
@@ -108,10 +115,11 @@ class Dataset:
     ):
         """A grain iterator over the steps from first_step to plan.n_steps.
 
-        Each step is {"tokens": int32 (M, rows, T + 1), "count": int32 (), "rows": int32 ()}: microbatches of `rows` rows over all
-        processes, plan.microbatch of max_microbatch_rows, of which this one reads those that local_rows numbers (default: all;
-        sharding/rules.py knows); the first `count` are real, the others zeros. M = plan.max_rows / rows, so the steps of a ramp have one
-        shape. get_state and set_state name the exact position.
+        Each step is {"tokens": int32 (M, rows, T + 1), "count": int32 (), "rows": int32 ()}:
+        microbatches of `rows` rows over all processes, plan.microbatch of max_microbatch_rows, of
+        which this one reads those that local_rows numbers (default: all; sharding/rules.py knows);
+        the first `count` are real, the others zeros. M = plan.max_rows / rows, so the steps of a
+        ramp have one shape. get_state and set_state name the exact position.
         """
         return iterate_steps(
             plan,
@@ -123,14 +131,18 @@ class Dataset:
         )
 
     def summary(self) -> str:
-        """For people: how much there is to train on, of what, and how often it is read if that is more than once."""
+        """For people: how much there is to train on, of what, and how often it is read if that
+        is more than once."""
         names = ", ".join(map(tokenize.describe, self._sources)).replace(", field='text'", "")
         names = names if len(names) <= 100 else f"{names[:97]}..."
         epochs = self._source_epochs()
         repeats = (
             f", read {' and '.join(f'{n:,.1f}' for n in epochs)} times" if max(epochs) > 1 else ""
         )
-        return f"{sum(source_shards.train.n_tokens for source_shards in self._train_shards):,} training tokens of {names}{repeats}"
+        return (
+            f"{sum(source_shards.train.n_tokens for source_shards in self._train_shards):,} "
+            f"training tokens of {names}{repeats}"
+        )
 
     def _source_epochs(self) -> list[float]:
         """How often each source is read over train.total_tokens."""
@@ -138,7 +150,8 @@ class Dataset:
         return mixture.epochs(self._mixture.shares, sizes, self._config.train.total_tokens)
 
     def digest(self) -> str:
-        """Of all tokens, in their order: equal on hosts that have prepared the same text for themselves."""
+        """Of all tokens, in their order: equal on hosts that have prepared the same text for
+        themselves."""
         names = [
             [source_shards.manifest["text"], digest_fields(source_shards.manifest)]
             for source_shards in self._train_shards
@@ -146,8 +159,8 @@ class Dataset:
         return digest(self.tokenizer.digest, names, self._validation.n_tokens)
 
     def description(self) -> dict[str, Any]:
-        """What was read, for the run's record: sources with counts and digests, weights, the share of rows that each has, epochs over
-        train.total_tokens. JSON-able."""
+        """What was read, for the run's record: sources with counts and digests, weights, the share
+        of rows that each has, epochs over train.total_tokens. JSON-able."""
         shares, epochs = self._mixture.shares, self._source_epochs()
         sources = [
             {"source": repr(source), "weight": source.weight, "share": share, "epochs": epoch}
@@ -182,7 +195,8 @@ def iterate_steps(
     width: int,
     fill: Callable,
 ):
-    """The iterator of Dataset.batches, over rows of `width` integers: fill(number, array) writes row `number` of the run."""
+    """The iterator of Dataset.batches, over rows of `width` integers: fill(number, array) writes
+    row `number` of the run."""
     import grain
 
     def batch(step: int) -> dict[str, np.ndarray]:
@@ -206,7 +220,8 @@ def iterate_steps(
         }
 
     batches = grain.MapDataset.range(first_step, plan.n_steps).map(batch)
-    # One thread reads ahead: rows are copied under Python's lock, so a second one would only take turns with it.
+    # One thread reads ahead: rows are copied under Python's lock, so a second one would only take
+    # turns with it.
     return iter(
         batches.to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH_BATCHES)
@@ -265,7 +280,8 @@ class OpenShards:
 def vocabulary_error(
     documents: Any, spans: Iterable[tuple[int, int, int]], n_vocab: int
 ) -> ValueError:
-    """What to say of a row with an id that is not in the vocabulary. spans: (document, start, stop) of what the row is made of."""
+    """What to say of a row with an id that is not in the vocabulary. spans: (document, start,
+    stop) of what the row is made of."""
     for document, start, stop in spans:
         invalid = np.flatnonzero(documents.tokens(document, start, stop) >= n_vocab)
         if len(invalid):
@@ -280,16 +296,19 @@ def check_sizes(
     train_sizes: Iterable[tuple[data.Source, int]],
     n_validation_tokens: int,
 ) -> None:
-    """ValueError if a source has too few tokens to train on, or all too few that are held out. train_sizes: each with its tokens."""
+    """ValueError if a source has too few tokens to train on, or all too few that are held out.
+    train_sizes: each with its tokens."""
     for source, n_tokens in train_sizes:
         if not n_tokens:
             raise ValueError(
-                f"{tokenize.describe(source)}: no document is left to train on; {validation_split.advice(rule, 'train')}"
+                f"{tokenize.describe(source)}: no document is left to train on; "
+                f"{validation_split.advice(rule, 'train')}"
             )
         packing.check_size(n_tokens, n_ctx, tokenize.describe(source))
     if n_validation_tokens < n_ctx + 1:
         raise ValueError(
-            f"the validation split has {n_validation_tokens:,} tokens, fewer than one row of model.n_ctx={n_ctx:,} and its next; "
+            f"the validation split has {n_validation_tokens:,} tokens, fewer than one row of "
+            f"model.n_ctx={n_ctx:,} and its next; "
             f"{validation_split.advice(rule, 'validation')}"
         )
 
@@ -298,10 +317,12 @@ def check_sizes(
 def open_dataset(
     config: Config, directory: pathlib.Path, print_line: Callable[[str], None]
 ) -> Dataset:
-    """Open what the config reads; what is not tokenised yet is, into directories below `directory`, where the next run finds it.
+    """Open what the config reads; what is not tokenised yet is, into directories below `directory`,
+    where the next run finds it.
 
-    print_line: is given, a line at a time, what a person would wait for or wonder about. ValueError, in one line, for anything wrong with a
-    source, the tokenizer or a split, as early as it can be seen; OSError if `directory` cannot be written.
+    print_line: is given, a line at a time, what a person would wait for or wonder about.
+    ValueError, in one line, for anything wrong with a source, the tokenizer or a split, as early as
+    it can be seen; OSError if `directory` cannot be written.
     """
     sources, rule = config.data.sources, config.data.validation
     if not sources:
@@ -318,7 +339,8 @@ def open_dataset(
     tokenizer = resolve_tokenizer(spec, sources, rule, model_path, print_line)
     if tokenizer.n_vocab != config.model.n_vocab:
         raise ValueError(
-            f"the tokenizer {spec} has {tokenizer.n_vocab:,} ids but model.n_vocab={config.model.n_vocab:,}: "
+            f"the tokenizer {spec} has {tokenizer.n_vocab:,} ids but "
+            f"model.n_vocab={config.model.n_vocab:,}: "
             f"--set model.n_vocab={tokenizer.n_vocab}"
         )
     shard_paths = {
@@ -341,7 +363,8 @@ def open_dataset(
 
 
 def check_weights(sources: Sequence[data.Source], print_line: Callable[[str], None]) -> None:
-    """Say where a mixture gives a source another share than its weight. ValueError where that would be another mixture."""
+    """Say where a mixture gives a source another share than its weight. ValueError where that
+    would be another mixture."""
     names = [tokenize.describe(source) for source in sources]
     for line in mixture.check([source.weight for source in sources], names):
         print_line(line)
@@ -353,7 +376,8 @@ def check_sources(
     rule: data.ValidationSplit,
     print_line: Callable[[str], None],
 ) -> None:
-    """What can be seen of the sources before they are tokenised, at little cost: said, or a ValueError in one line."""
+    """What can be seen of the sources before they are tokenised, at little cost: said, or a
+    ValueError in one line."""
     raw = [source for source in sources if not isinstance(source, data.Shards)]
     for source in (*raw, *(source for source in separate if not isinstance(source, data.Shards))):
         for line in open.check(source):
@@ -364,7 +388,8 @@ def check_sources(
     if len(raw) == 1 and open.is_one_document(raw[0]):
         tail = '--set "data.validation=Tail(fraction=0.1)"'
         raise ValueError(
-            f"{tokenize.describe(raw[0])} is one document, which cannot be both trained and validated on: hold out its end, {tail}"
+            f"{tokenize.describe(raw[0])} is one document, which cannot be both trained and "
+            f"validated on: hold out its end, {tail}"
         )
     texts = [source for source in raw if isinstance(source, data.Text)]
     if (
@@ -382,11 +407,13 @@ def check_sources(
         for source, splits in zip(raw, splits_by_source, strict=True):
             if "train" not in splits:
                 raise ValueError(
-                    f"{tokenize.describe(source)}: no document is left to train on; {validation_split.advice(rule, 'train')}"
+                    f"{tokenize.describe(source)}: no document is left to train on; "
+                    f"{validation_split.advice(rule, 'train')}"
                 )
         if not any("validation" in splits for splits in splits_by_source):
             raise ValueError(
-                f"no document of {', '.join(map(tokenize.describe, raw))} is held out: the validation split has 0 tokens; {advice}"
+                f"no document of {', '.join(map(tokenize.describe, raw))} is held out: the "
+                f"validation split has 0 tokens; {advice}"
             )
 
 
@@ -396,9 +423,11 @@ def tokenizer_model_path(
     rule: data.ValidationSplit,
     directory: pathlib.Path,
 ) -> pathlib.Path | None:
-    """Where the SentencePiece model lies, or will, that is trained on the run's own text; None where another tokenizer is asked for.
+    """Where the SentencePiece model lies, or will, that is trained on the run's own text; None
+    where another tokenizer is asked for.
 
-    That is beside prepared shards, else below `directory`, under a name that tells what it is made of."""
+    That is beside prepared shards, else below `directory`, under a name that tells what it is
+    made of."""
     if not isinstance(spec, data.SentencePiece) or spec.path is not None:
         return None
     for source in sources:
@@ -413,9 +442,8 @@ def tokenizer_model_path(
     fingerprints = [open.fingerprint(source) for source in raw]
     shares = [source.weight / sum(other.weight for other in raw) for source in raw]
     rule_text = validation_split.describe(rule)
-    legacy_path = (
-        directory / f"tokenizer-{digest(spec.n_pieces, fingerprints, rule_text)}.model"
-    )  # until 2026: not by weight
+    # until 2026: not by weight
+    legacy_path = directory / f"tokenizer-{digest(spec.n_pieces, fingerprints, rule_text)}.model"
     path = directory / f"tokenizer-{digest(spec.n_pieces, fingerprints, shares, rule_text)}.model"
     return legacy_path if legacy_path.exists() else path
 
@@ -433,14 +461,16 @@ def resolve_tokenizer(
     if not model_path.exists():
         assert isinstance(spec, data.SentencePiece)
         print_line(
-            f"training {spec.n_pieces:,} SentencePiece pieces on a sample of the training text, each source by its weight"
+            f"training {spec.n_pieces:,} SentencePiece pieces on a sample of the training text, "
+            "each source by its weight"
         )
     return build.build(spec, model_path, lambda: sample_texts(sources, rule))
 
 
 def sample_texts(sources: Sequence[data.Source], rule: data.ValidationSplit) -> list[str]:
-    """Of the text that is trained on, what a tokenizer is made from: SAMPLE_CHARS characters at most, of each source its share by weight,
-    evenly spread over all of it. What a source is too short for it gives several times over, as in training."""
+    """Of the text that is trained on, what a tokenizer is made from: SAMPLE_CHARS characters at
+    most, of each source its share by weight, evenly spread over all of it. What a source is too
+    short for it gives several times over, as in training."""
     raw = [source for source in sources if not isinstance(source, data.Shards)]
     shares = [source.weight / sum(other.weight for other in raw) for source in raw]
     parts_by_source = [
@@ -502,13 +532,16 @@ def prepare_shards(
         if stored_tokenizer["digest"] != tokenizer.digest:
             raise ValueError(
                 f"Shards(path={source.path!r}) was tokenised by {stored_tokenizer['description']} "
-                f"(digest {stored_tokenizer['digest'][:12]}), this run's is {spec} ({tokenizer.digest[:12]}): "
+                f"(digest {stored_tokenizer['digest'][:12]}), this run's is {spec} "
+                f"({tokenizer.digest[:12]}): "
                 "set data.tokenizer to the former, or prepare the shards again"
             )
         if not isinstance(rule, data.Separate) and open_shards.manifest["held_out"] != repr(rule):
             raise ValueError(
-                f"Shards(path={source.path!r}) was split by {open_shards.manifest['held_out']}, the run asks for data.validation={rule}: "
-                f'--set "data.validation={open_shards.manifest["held_out"]}", or prepare the shards again'
+                f"Shards(path={source.path!r}) was split by {open_shards.manifest['held_out']}, "
+                f"the run asks for data.validation={rule}: "
+                f'--set "data.validation={open_shards.manifest["held_out"]}", or prepare the '
+                "shards again"
             )
         return open_shards
     if not (path / "manifest.json").exists():
@@ -523,13 +556,15 @@ def prepare_shards(
             print_line=print_line,
         )["splits"]
         print_line(
-            f"{counts['train']['tokens']:,} tokens to train on, {counts['validation']['tokens']:,} held out"
+            f"{counts['train']['tokens']:,} tokens to train on, {counts['validation']['tokens']:,} "
+            "held out"
         )
     return OpenShards(path, rule)
 
 
 def digest_fields(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The counts and digests of a directory's splits, without what only later versions write: what `Dataset.digest` is made of."""
+    """The counts and digests of a directory's splits, without what only later versions write:
+    what `Dataset.digest` is made of."""
     names = ("name", "documents", "tokens", "bytes", "digest")
     return {
         split: counts

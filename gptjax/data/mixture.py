@@ -1,6 +1,8 @@
-"""Which source does row g of a run come from? Weights as exact proportions of every prefix, with random access. numpy only.
+"""Which source does row g of a run come from? Weights as exact proportions of every prefix, with
+random access. numpy only.
 
-GPT-3 (section 2.2, Table 2.2) samples its sources by weight, not by size: some are read three times, some less than once.
+GPT-3 (section 2.2, Table 2.2) samples its sources by weight, not by size: some are read three
+times, some less than once.
 """
 
 import fractions
@@ -17,10 +19,11 @@ WARN_FACTOR, ERROR_FACTOR = (
 
 
 class Mixture:
-    """An endless sequence of (source, row of that source) in which each source's share of every prefix is its weight to within one row.
+    """An endless sequence of (source, row of that source) in which each source's share of every
+    prefix is its weight to within one row.
 
-    The sequence is periodic. Weights that are decimal numbers of few digits are met exactly; where their common denominator exceeds
-    65,536 the weights are first rounded to 65,536ths.
+    The sequence is periodic. Weights that are decimal numbers of few digits are met exactly; where
+    their common denominator exceeds 65,536 the weights are first rounded to 65,536ths.
     """
 
     def __init__(self, weights: Sequence[float]):
@@ -46,7 +49,8 @@ class Mixture:
 
 
 def integer_weights(weights: Sequence[float]) -> list[int]:
-    """The weights as whole numbers of rows a period, in lowest terms; each source gets at least one."""
+    """The weights as whole numbers of rows a period, in lowest terms; each source gets at least
+    one."""
     exact = [fractions.Fraction(repr(float(weight))) for weight in weights]
     scale = math.lcm(*(weight.denominator for weight in exact))
     counts = [int(weight * scale) for weight in exact]
@@ -61,8 +65,9 @@ def integer_weights(weights: Sequence[float]) -> list[int]:
 
 
 def check(weights: Sequence[float], names: Sequence[str]) -> list[str]:
-    """A line for each source whose share of the rows is not its weight to within 1%, since rounding to 65,536ths has moved it. ValueError
-    where it has moved it by half: that would be another mixture than was asked for."""
+    """A line for each source whose share of the rows is not its weight to within 1%, since rounding
+    to 65,536ths has moved it. ValueError where it has moved it by half: that would be another
+    mixture than was asked for."""
     counts, lines = integer_weights(weights), []
     exact = [fractions.Fraction(repr(float(weight))) for weight in weights]
     for count, weight, name in zip(counts, exact, names, strict=True):
@@ -70,21 +75,25 @@ def check(weights: Sequence[float], names: Sequence[str]) -> list[str]:
         factor = float(fractions.Fraction(count, sum(counts)) / share)
         if max(factor, 1 / factor) >= ERROR_FACTOR:
             raise ValueError(
-                f"{name}: its weight is {float(share):.3g} of all weights, and a mixture has no finer share than 1 row in {MAX_PERIOD:,}, "
+                f"{name}: its weight is {float(share):.3g} of all weights, and a mixture has no "
+                f"finer share than 1 row in {MAX_PERIOD:,}, "
                 f"{factor:.3g} times as much: raise its weight, or leave the source out"
             )
         if max(factor, 1 / factor) > WARN_FACTOR:
             lines.append(
-                f"{name}: its weight of {float(share):.4g} is rounded to 1 row in {sum(counts) / count:,.0f}, {factor:.3g} times as much"
+                f"{name}: its weight of {float(share):.4g} is rounded to 1 row in "
+                f"{sum(counts) / count:,.0f}, {factor:.3g} times as much"
             )
     return lines
 
 
 def chairman_schedule(counts: Sequence[int]) -> np.ndarray:
-    """A period in which source i appears counts[i] times, no prefix being off its share by more than 1 - 1 / (2 n - 2) rows.
+    """A period in which source i appears counts[i] times, no prefix being off its share by more
+    than 1 - 1 / (2 n - 2) rows.
 
-    Tijdeman, "The chairman assignment problem", Discrete Mathematics 32 (1980): of the sources that are due, the one with the earliest
-    deadline. All arithmetic is on whole numbers, scaled by `slack * period`.
+    Tijdeman, "The chairman assignment problem", Discrete Mathematics 32 (1980): of the sources that
+    are due, the one with the earliest deadline. All arithmetic is on whole numbers, scaled by
+    `slack * period`.
     """
     n, period = len(counts), sum(counts)
     if n == 1:
@@ -107,8 +116,8 @@ def chairman_schedule(counts: Sequence[int]) -> np.ndarray:
 
 
 def epochs(weights: Sequence[float], tokens: Sequence[int], total_tokens: int) -> list[float]:
-    """How often each source is read when total_tokens are drawn by weight: GPT-3 Table 2.2's last column. weights: of any sum; a Mixture's
-    `shares` for what is really drawn."""
+    """How often each source is read when total_tokens are drawn by weight: GPT-3 Table 2.2's last
+    column. weights: of any sum; a Mixture's `shares` for what is really drawn."""
     return [
         weight / sum(weights) * total_tokens / size
         for weight, size in zip(weights, tokens, strict=True)

@@ -1,6 +1,8 @@
-"""Rows of tokens from documents: shuffled without replacement every epoch, packed end to end, and read in any order. numpy only.
+"""Rows of tokens from documents: shuffled without replacement every epoch, packed end to end, and
+read in any order. numpy only.
 
-Every quantity is a pure function of (lengths, n_ctx, key) and a row number, so a run resumes from the number alone.
+Every quantity is a pure function of (lengths, n_ctx, key) and a row number, so a run resumes from
+the number alone.
 """
 
 import functools
@@ -15,7 +17,8 @@ ROUNDS = 4  # of the Feistel network
 
 
 class Documents(Protocol):
-    """Tokenised documents with random access. lengths: int64 array, the tokens of each document, end-of-text included."""
+    """Tokenised documents with random access. lengths: int64 array, the tokens of each document,
+    end-of-text included."""
 
     lengths: np.ndarray
 
@@ -23,7 +26,8 @@ class Documents(Protocol):
 
 
 class Permutation:
-    """A keyed permutation of range(n) that is computed entry by entry: a Feistel network, walked until it lands inside the range."""
+    """A keyed permutation of range(n) that is computed entry by entry: a Feistel network, walked
+    until it lands inside the range."""
 
     def __init__(self, n: int, key: str):
         self.n = n
@@ -51,7 +55,8 @@ class Permutation:
 
 
 class Epoch:
-    """One epoch's order: of documents, whose stream rows are cut from, and of rows, so that neighbours do not share a batch."""
+    """One epoch's order: of documents, whose stream rows are cut from, and of rows, so that
+    neighbours do not share a batch."""
 
     def __init__(self, lengths: np.ndarray, n_rows: int, key: str):
         seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")
@@ -66,8 +71,8 @@ class Epoch:
 def iter_spans(
     documents: Documents, order: np.ndarray, ends: np.ndarray, position: int, length: int
 ) -> Iterator[tuple[int, int, int]]:
-    """(document, start, stop) of what `length` tokens from `position` on are made of, in the stream of `documents` in `order`, where they
-    end at `ends`."""
+    """(document, start, stop) of what `length` tokens from `position` on are made of, in the stream
+    of `documents` in `order`, where they end at `ends`."""
     index = int(np.searchsorted(ends, position, side="right"))
     filled = 0
     while filled < length:
@@ -91,14 +96,17 @@ def gather(
 
 
 class Rows:
-    """Rows of n_ctx + 1 tokens over documents: row r of an epoch covers stream[r * n_ctx : (r + 1) * n_ctx + 1].
+    """Rows of n_ctx + 1 tokens over documents: row r of an epoch covers stream[r * n_ctx : (r + 1)
+    * n_ctx + 1].
 
-    The one token of overlap makes every token, but the first, a target exactly once an epoch; the last tokens that fill no row are left
-    out of that epoch. Two epochs are kept in memory, some 12 bytes a document each.
+    The one token of overlap makes every token, but the first, a target exactly once an epoch; the
+    last tokens that fill no row are left out of that epoch. Two epochs are kept in memory, some 12
+    bytes a document each.
     """
 
     def __init__(self, documents: Documents, n_ctx: int, key: str, name: str = "the data"):
-        """key: what the order depends on (seed and source). ValueError if the documents do not fill one row."""
+        """key: what the order depends on (seed and source). ValueError if the documents do not
+        fill one row."""
         self.documents = documents
         self.n_ctx = n_ctx
         self.total = int(documents.lengths.sum())
@@ -111,7 +119,8 @@ class Rows:
         self._lock = threading.Lock()  # prefetching threads must not sort the same epoch twice
 
     def fill(self, number: int, out: np.ndarray) -> None:
-        """Write row `number` of the endless sequence of epochs into out, an integer array of shape (n_ctx + 1,)."""
+        """Write row `number` of the endless sequence of epochs into out, an integer array of
+        shape (n_ctx + 1,)."""
         gather(self.documents, *self._locate(number), out)
 
     def spans(self, number: int) -> Iterator[tuple[int, int, int]]:
@@ -135,13 +144,15 @@ def check_size(n_tokens: int, n_ctx: int, name: str) -> None:
     """ValueError if so many tokens do not fill one row."""
     if n_tokens < n_ctx + 1:
         raise ValueError(
-            f"{name} has {n_tokens:,} tokens, fewer than one row of model.n_ctx={n_ctx:,} tokens and its next: give more text or "
+            f"{name} has {n_tokens:,} tokens, fewer than one row of model.n_ctx={n_ctx:,} tokens "
+            "and its next: give more text or "
             f"--set model.n_ctx={max(1, n_tokens - 1)}"
         )
 
 
 def evenly_spaced_rows(documents: Documents, n_ctx: int, n_rows: int) -> np.ndarray:
-    """At most n_rows rows, evenly spread over the documents in their own order, as int32 of shape (rows, n_ctx + 1)."""
+    """At most n_rows rows, evenly spread over the documents in their own order, as int32 of
+    shape (rows, n_ctx + 1)."""
     ends = np.cumsum(documents.lengths)
     available = max(0, (int(ends[-1]) - 1) // n_ctx) if len(ends) else 0
     rows = np.empty((min(n_rows, available), n_ctx + 1), np.int32)

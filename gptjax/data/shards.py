@@ -1,18 +1,24 @@
-"""A shard directory: tokenised documents on disk, written in parallel, resumable, read by memory map.
+"""A shard directory: tokenised documents on disk, written in parallel, resumable, read by memory
+map.
 
-    train-00000.tokens.npy       uint16, or uint32 above 65,536 ids: its documents end to end, each with end-of-text if there is one
+    train-00000.tokens.npy       uint16, or uint32 above 65,536 ids: its documents end to end, each
+    with end-of-text if there is one
     train-00000.ends.npy         uint64: where in it each document ends
-    train-00000.keys.npy         uint64: of each document's text, so that text which is also in another directory is found
+    train-00000.keys.npy         uint64: of each document's text, so that text which is also in
+    another directory is found
     validation-00000.*           the same for what is held out
     tokenizer.model              where the tokenizer was trained on this text (SentencePiece)
-    job.json, block-00000.json   only until it is complete: what is being written, and the blocks of text that are done
+    job.json, block-00000.json   only until it is complete: what is being written, and the blocks of
+    text that are done
     manifest.json                written last: without it, the directory is unfinished
 
-Block k of the text gives shard k of each split. Blocks are cut by characters, so that a resumed run cuts the same ones.
+Block k of the text gives shard k of each split. Blocks are cut by characters, so that a resumed run
+cuts the same ones.
 
-Nothing is read that was not compared with its digest: ends and keys when the directory is opened, tokens then too if the directory is
-small, else shard by shard when one is first read, so that a run over terabytes begins at once. A run reads shards in random order, so a
-large one pays for this in its first batches: at 1 GB/s of SHA-256, 10 ms for a shard of five million tokens.
+Nothing is read that was not compared with its digest: ends and keys when the directory is opened,
+tokens then too if the directory is small, else shard by shard when one is first read, so that a run
+over terabytes begins at once. A run reads shards in random order, so a large one pays for this in
+its first batches: at 1 GB/s of SHA-256, 10 ms for a shard of five million tokens.
 """
 
 import bisect
@@ -31,9 +37,8 @@ from gptjax.config import parse
 from gptjax.runtime import checksums
 
 FORMAT = 1
-VERIFY_AT_OPEN_BYTES = (
-    2**30
-)  # bytes of tokens up to which all shards are verified when their directory is opened
+# bytes of tokens up to which all shards are verified when their directory is opened
+VERIFY_AT_OPEN_BYTES = 2**30
 FIELDS = {  # that a manifest holds at least
     "format",
     "source",
@@ -60,9 +65,11 @@ def digest(*arrays: np.ndarray) -> str:
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
-    """The manifest of a finished directory. ValueError, in one line, if there is none or it is damaged.
+    """The manifest of a finished directory. ValueError, in one line, if there is none or it is
+    damaged.
 
-    It carries a seal; those of earlier versions have none and are taken if their names are the known ones and their sums are right."""
+    It carries a seal; those of earlier versions have none and are taken if their names are the
+    known ones and their sums are right."""
     path = directory / "manifest.json"
     if not path.exists():
         problem = (
@@ -77,7 +84,8 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
         manifest = parse.read_json(path)
         if parse.member(manifest, "format", int, str(path)) != FORMAT:
             raise _OtherFormat(
-                f"{directory} has shard format {manifest['format']}, this is format {FORMAT}; prepare it again"
+                f"{directory} has shard format {manifest['format']}, this is format {FORMAT}; "
+                "prepare it again"
             )
         if set(manifest) != FIELDS:
             manifest = checksums.check_seal(manifest, str(path))
@@ -136,7 +144,8 @@ class Shard:
     """One shard, memory-mapped. tokens: verified when they are first asked for, if not before."""
 
     def __init__(self, directory: pathlib.Path, record: dict[str, Any], n_vocab: int):
-        """record: what the manifest has of it. ValueError, in one line, if the files are not those."""
+        """record: what the manifest has of it. ValueError, in one line, if the files are not
+        those."""
         self.name, self.record, self._directory, self._n_vocab = (
             record["name"],
             record,
@@ -174,7 +183,8 @@ class Shard:
         return self._tokens
 
     def verify(self) -> None:
-        """ValueError, in one line, if the shard differs from its digest, or holds ids that the tokenizer has not."""
+        """ValueError, in one line, if the shard differs from its digest, or holds ids that the
+        tokenizer has not."""
         if digest(self._tokens, self.ends) != self.record["digest"]:
             raise self._damage()
         if len(self._tokens) and int(self._tokens.max()) >= self._n_vocab:
@@ -182,7 +192,8 @@ class Shard:
         self._is_verified = True
 
     def keys(self) -> np.ndarray | None:
-        """Of each document, a number that its text decides; None in directories of earlier versions, and where documents were cut."""
+        """Of each document, a number that its text decides; None in directories of earlier
+        versions, and where documents were cut."""
         if "keys" not in self.record:
             return None
         array = _map(self._directory, f"{self.name}.keys.npy")
@@ -193,7 +204,8 @@ class Shard:
     def vocabulary_error(self, position: int) -> ValueError:
         """What to say of the token at `position`, whose id the tokenizer has not."""
         return ValueError(
-            f"{self._directory / self.name}.tokens.npy holds the id {int(self._tokens[position]):,} at token {position:,}, and the "
+            f"{self._directory / self.name}.tokens.npy holds the id "
+            f"{int(self._tokens[position]):,} at token {position:,}, and the "
             f"vocabulary has {self._n_vocab:,} ids; delete {self._directory} and prepare it again"
         )
 
@@ -202,15 +214,18 @@ class Shard:
 
     def _damage(self) -> ValueError:
         return ValueError(
-            f"{self._directory / self.name}.*.npy is damaged: it differs from the manifest; delete {self._directory} and prepare it again"
+            f"{self._directory / self.name}.*.npy is damaged: it differs from the manifest; delete "
+            f"{self._directory} and prepare it again"
         )
 
 
 class Split:
-    """The documents of one or more splits of a directory, memory-mapped, in the order of the shards. A packing.Documents."""
+    """The documents of one or more splits of a directory, memory-mapped, in the order of the
+    shards. A packing.Documents."""
 
     def __init__(self, directory: pathlib.Path, manifest: dict[str, Any], splits: Iterable[str]):
-        """ValueError, in one line, if a shard is missing, cut short or, in a small directory, differs from its digest."""
+        """ValueError, in one line, if a shard is missing, cut short or, in a small directory,
+        differs from its digest."""
         entries = [shard for split in splits for shard in manifest["splits"][split]["shards"]]
         n_vocab = manifest["tokenizer"]["n_vocab"]
         _raise_file_limit(2 * len(entries))
@@ -232,7 +247,8 @@ class Split:
         self.n_bytes = sum(shard["bytes"] for shard in entries)  # of the text, in UTF-8
 
     def tokens(self, document: int, start: int, stop: int) -> np.ndarray:
-        """Tokens start..stop-1 of a document: a view of the file. ValueError if its shard, read for the first time, is damaged."""
+        """Tokens start..stop-1 of a document: a view of the file. ValueError if its shard, read
+        for the first time, is damaged."""
         shard, begin = self._locate_document(document)
         return shard.tokens[begin + start : begin + stop]
 
@@ -249,7 +265,8 @@ class Split:
 
 
 def _raise_file_limit(n: int) -> None:
-    """Let this program have `n` more files open, as far as it may: each array that is mapped is one, and a shell allows 1,024."""
+    """Let this program have `n` more files open, as far as it may: each array that is mapped is
+    one, and a shell allows 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # what then cannot be opened says so
         resource.setrlimit(
@@ -259,11 +276,11 @@ def _raise_file_limit(n: int) -> None:
 
 
 def _map(directory: pathlib.Path, name: str) -> np.ndarray:
-    """An array on disk. ValueError for all that NumPy may say of a damaged header: it evaluates it as Python's literals."""
+    """An array on disk. ValueError for all that NumPy may say of a damaged header: it evaluates
+    it as Python's literals."""
     try:
-        mode = (
-            None if (directory / name).stat().st_size <= 128 else "r"
-        )  # a header alone cannot be mapped
+        # a header alone cannot be mapped
+        mode = None if (directory / name).stat().st_size <= 128 else "r"
         with warnings.catch_warnings(action="error"):
             return np.asarray(
                 np.load(directory / name, mode, allow_pickle=False)
@@ -272,7 +289,10 @@ def _map(directory: pathlib.Path, name: str) -> np.ndarray:
         if isinstance(error, PermissionError):
             raise ValueError(f"{directory / name} cannot be read: {error.strerror}") from None
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            limits = "raise the limit of this shell (ulimit -n), or of the machine (fs.file-max, vm.max_map_count)"
+            limits = (
+                "raise the limit of this shell (ulimit -n), or of the machine (fs.file-max, "
+                "vm.max_map_count)"
+            )
             raise ValueError(
                 f"{directory / name} cannot be opened: {error.strerror}; {limits}"
             ) from None

@@ -1,4 +1,5 @@
-"""From a source of text to a shard directory (shards.py describes it): in parallel processes, and resumable after a kill."""
+"""From a source of text to a shard directory (shards.py describes it): in parallel processes,
+and resumable after a kill."""
 
 import collections
 import contextlib
@@ -38,11 +39,12 @@ def tokenize_corpus(
 ) -> dict[str, Any]:
     """Tokenise `source` into `directory`, or finish what was begun there, and return the manifest.
 
-    description: of the tokenizer. advance(f) is called with the fraction of the source that is done. workers: processes; 1 works in this
-    one. print_line: is given, a line at a time, what was passed over and what was found damaged and made again. Where only the text has
-    changed since an unfinished start, the blocks that it has still are kept. Where files have changed since all was finished, their text
-    is compared. ValueError if the directory is of another source, text, tokenizer or rule, or the source is bad; OSError if it cannot be
-    written.
+    description: of the tokenizer. advance(f) is called with the fraction of the source that is
+    done. workers: processes; 1 works in this one. print_line: is given, a line at a time, what was
+    passed over and what was found damaged and made again. Where only the text has changed since an
+    unfinished start, the blocks that it has still are kept. Where files have changed since all was
+    finished, their text is compared. ValueError if the directory is of another source, text,
+    tokenizer or rule, or the source is bad; OSError if it cannot be written.
     """
     job = {
         "format": shards.FORMAT,
@@ -66,7 +68,8 @@ def tokenize_corpus(
         )
         if manifest["fingerprint"] != job["fingerprint"]:
             print_line(
-                f"files of {describe(source)} have other names, sizes or times than {directory} was prepared of: comparing their text"
+                f"files of {describe(source)} have other names, sizes or times than {directory} "
+                "was prepared of: comparing their text"
             )
             check_same_job(directory, manifest, {"text": count_text(source, advance)})
         return manifest
@@ -100,7 +103,8 @@ def tokenize_corpus(
     )
     if skip_counts:
         print_line(
-            f"passed over in {describe(source)}: {', '.join(f'{count:,} {what}' for what, count in skip_counts.items())}"
+            f"passed over in {describe(source)}: "
+            f"{', '.join(f'{count:,} {what}' for what, count in skip_counts.items())}"
         )
     if isinstance(tokenizer, sentencepiece_tokenizer.SentencePieceTokenizer):
         atomic.save(directory / "tokenizer.model", tokenizer.model)
@@ -110,7 +114,8 @@ def tokenize_corpus(
 
 
 def remove_leftovers(directory: pathlib.Path, manifest: dict[str, Any]) -> None:
-    """Remove what a finished directory needs no more: records of blocks, and shards of text that it was begun with and has no longer."""
+    """Remove what a finished directory needs no more: records of blocks, and shards of text that
+    it was begun with and has no longer."""
     shard_names = {
         shard["name"] for counts in manifest["splits"].values() for shard in counts["shards"]
     }
@@ -141,7 +146,8 @@ FIELD_NAMES = {
 def check_same_job(
     directory: pathlib.Path, stored_job: dict[str, Any], job: dict[str, Any]
 ) -> None:
-    """ValueError unless what is in the directory is what is to be written: it says in words what differs."""
+    """ValueError unless what is in the directory is what is to be written: it says in words what
+    differs."""
     for name, value in job.items():
         if name not in stored_job or stored_job[name] != value:
             label = FIELD_NAMES[name] if name in FIELD_NAMES else name
@@ -152,7 +158,8 @@ def check_same_job(
             )
             detail = f": it has {old}, now it is {new}" if name != "fingerprint" else ""
             raise ValueError(
-                f"{directory} was prepared with another {label}{detail}; give an empty directory or delete that one"
+                f"{directory} was prepared with another {label}{detail}; give an empty directory "
+                "or delete that one"
             )
 
 
@@ -184,7 +191,8 @@ def truncate(value: Any) -> str:
 def group_by_length(
     items: Iterable[Item], size: int, length: Callable[[Item], int]
 ) -> Iterator[list[Item]]:
-    """Consecutive items in groups whose lengths come to `size`, or to the little more that ends the last item."""
+    """Consecutive items in groups whose lengths come to `size`, or to the little more that ends
+    the last item."""
     group: list[Item] = []
     total = 0
     for item in items:
@@ -198,8 +206,9 @@ def group_by_length(
 
 
 def cut_blocks(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
-    """Consecutive documents in blocks of `size` characters, and what ends the last document. A file's end ends a block of half the size, so
-    that a change in one file leaves the blocks of others what they were."""
+    """Consecutive documents in blocks of `size` characters, and what ends the last document. A
+    file's end ends a block of half the size, so that a change in one file leaves the blocks of
+    others what they were."""
     group: list[Document] = []
     total = 0
     for doc in documents:
@@ -271,7 +280,8 @@ def read_blocks(
 
 
 def content_digest(documents: list[Document], settings: str) -> str:
-    """Of some documents: their texts, order and keys. settings: of what else their shards depend on."""
+    """Of some documents: their texts, order and keys. settings: of what else their shards depend
+    on."""
     content = hashlib.sha256(settings.encode())
     for doc in documents:
         content.update(f"{doc.key} {hashlib.sha256(doc.text.encode()).hexdigest()} ".encode())
@@ -280,7 +290,8 @@ def content_digest(documents: list[Document], settings: str) -> str:
 
 @contextlib.contextmanager
 def pool(tokenizer: Tokenizer, rule: data.ValidationSplit, directory: pathlib.Path, workers: int):
-    """A function that starts write_block(name, documents, content, old_record) and returns a function that waits for its result."""
+    """A function that starts write_block(name, documents, content, old_record) and returns a
+    function that waits for its result."""
     if workers == 1:
         yield (
             lambda name, documents, content, old_record: (
@@ -299,9 +310,8 @@ _worker: list[Any] = []  # a worker process's tokenizer, rule and directory, sen
 
 def start_worker(*shared: Any) -> None:
     """Keep what every block needs."""
-    os.environ["TOKENIZERS_PARALLELISM"] = (
-        "false"  # a thread each: the processes are the parallelism
-    )
+    # a thread each: the processes are the parallelism
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker[:] = shared
 
 
@@ -321,9 +331,11 @@ def write_block(
     tokenizer: Tokenizer,
     rule: data.ValidationSplit,
 ) -> dict[str, Any]:
-    """Tokenise one block into a shard of each split; what it holds, which is also saved as its block file. content: its digest.
+    """Tokenise one block into a shard of each split; what it holds, which is also saved as its
+    block file. content: its digest.
 
-    old_record: what an earlier start says of the same block; it stays if its shards are whole, else what is returned has `was_damaged`."""
+    old_record: what an earlier start says of the same block; it stays if its shards are whole,
+    else what is returned has `was_damaged`."""
     if old_record is not None and is_whole(directory, old_record, tokenizer.n_vocab):
         return old_record
     record: dict[str, Any] = {
@@ -369,7 +381,8 @@ def is_whole(directory: pathlib.Path, block: dict[str, Any], n_vocab: int) -> bo
 def write_shard(
     directory: pathlib.Path, name: str, texts: list[str], tokenizer: Tokenizer, with_keys: bool
 ) -> dict[str, Any] | None:
-    """The tokens of `texts`, where each ends and, if `with_keys`, their keys, as files; counts and digests. None if there are no tokens."""
+    """The tokens of `texts`, where each ends and, if `with_keys`, their keys, as files; counts
+    and digests. None if there are no tokens."""
     kind = shards.token_dtype(tokenizer.n_vocab)
     end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     encoded: list[np.ndarray] = []
@@ -396,7 +409,8 @@ def write_shard(
 
 
 def text_counts(documents: list[Document]) -> dict[str, Any]:
-    """Counts of the text of `documents`, both splits together. digest: the sum of their SHA-256s, which no order or blocking changes."""
+    """Counts of the text of `documents`, both splits together. digest: the sum of their
+    SHA-256s, which no order or blocking changes."""
     raw = [document.text.encode() for document in documents]
     total = sum(int.from_bytes(hashlib.sha256(text).digest(), "big") for text in raw) % 2**256
     characters = sum(len(document.text) for document in documents)

@@ -8,10 +8,11 @@ SPACE_AFTER_TEXT = re.compile(r"(?<=\S)(?=[ \n])")
 
 
 def replace_surrogates(text: str) -> str:
-    """`text` with every lone surrogate replaced by U+FFFD; a pair of surrogates becomes the one character that it spells.
+    """`text` with every lone surrogate replaced by U+FFFD; a pair of surrogates becomes the one
+    character that it spells.
 
-    A str may hold surrogates (from JSON's escapes, or file names), UTF-8 may not: OpenAI's encoder raises on them. Going through UTF-16
-    is what tiktoken does.
+    A str may hold surrogates (from JSON's escapes, or file names), UTF-8 may not: OpenAI's encoder
+    raises on them. Going through UTF-16 is what tiktoken does.
     """
     if not SURROGATE.search(text):
         return text
@@ -19,10 +20,12 @@ def replace_surrogates(text: str) -> str:
 
 
 def chunks(text: str, size: int) -> Iterator[str]:
-    """Consecutive parts of `text`, each of `size` characters and what follows up to the next space or newline; joined, they are `text`.
+    """Consecutive parts of `text`, each of `size` characters and what follows up to the next space
+    or newline; joined, they are `text`.
 
-    A part ends after a visible character and before a space or newline. No match of GPT-2's pre-split pattern crosses such a place, so
-    encoding part by part is exact there; it bounds the memory that a tokenizer needs for one long document.
+    A part ends after a visible character and before a space or newline. No match of GPT-2's
+    pre-split pattern crosses such a place, so encoding part by part is exact there; it bounds the
+    memory that a tokenizer needs for one long document.
     """
     start = 0
     while start < len(text):

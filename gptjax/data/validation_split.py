@@ -11,7 +11,8 @@ Split = Literal["train", "validation"]
 
 
 def split_document(document: Document, rule: data.ValidationSplit) -> list[tuple[Split, str]]:
-    """The parts of a document and the split that each belongs to. Together they are its text, and none is empty."""
+    """The parts of a document and the split that each belongs to. Together they are its text,
+    and none is empty."""
     match rule:
         case data.ByDocument(fraction=fraction):
             hash_fraction = (
@@ -32,7 +33,8 @@ def split_document(document: Document, rule: data.ValidationSplit) -> list[tuple
 
 
 def describe(rule: data.ValidationSplit) -> str:
-    """The rule as a shard directory records it. Separate leaves the directory whole, whatever the other source is."""
+    """The rule as a shard directory records it. Separate leaves the directory whole, whatever
+    the other source is."""
     return "Separate(source=...)" if isinstance(rule, data.Separate) else repr(rule)
 
 
@@ -41,9 +43,15 @@ def advice(rule: data.ValidationSplit, split: Split) -> str:
     match rule:
         case data.ByDocument(fraction=fraction):
             more = "raise" if split == "validation" else "lower"
-            return f'{more} data.validation.fraction={fraction}, or cut every document: --set "data.validation=Tail(fraction=0.1)"'
+            return (
+                f"{more} data.validation.fraction={fraction}, or cut every document: --set "
+                '"data.validation=Tail(fraction=0.1)"'
+            )
         case data.Tail(fraction=fraction):
-            return f"{'raise' if split == 'validation' else 'lower'} data.validation.fraction={fraction}"
+            return (
+                f"{'raise' if split == 'validation' else 'lower'} "
+                f"data.validation.fraction={fraction}"
+            )
         case data.Separate():
             return "give data.validation another source"
         case _:

@@ -12,10 +12,12 @@ from gptjax.distributed.processes import ProcessGroup
 
 
 class PreemptionGuard:
-    """While entered, the first SIGTERM or Ctrl-C asks the loop for an orderly stop; a second one ends the program as usual.
+    """While entered, the first SIGTERM or Ctrl-C asks the loop for an orderly stop; a second one
+    ends the program as usual.
 
-    Many processes vote on the devices before each step, and read the result when that step has been dispatched and the one before it has
-    ended: so nothing waits for it, and all stop after the same step."""
+    Many processes vote on the devices before each step, and read the result when that step has been
+    dispatched and the one before it has ended: so nothing waits for it, and all stop after the
+    same step."""
 
     def __init__(
         self, print_line: Callable[[str], None], processes: ProcessGroup, mesh: jax.sharding.Mesh
@@ -40,7 +42,8 @@ class PreemptionGuard:
     def _handle_signal(self, number, frame):
         self.stop_requested = True
         self._print_line(
-            f"{signal.Signals(number).name}: stopping after this step, with a checkpoint; once more stops at once"
+            f"{signal.Signals(number).name}: stopping after this step, with a checkpoint; once "
+            "more stops at once"
         )
         signal.signal(number, self._old_handlers[number])
 

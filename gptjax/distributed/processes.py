@@ -1,6 +1,8 @@
-"""Many hosts as one program: what its processes compare and agree on, and how each learns that another is gone.
+"""Many hosts as one program: what its processes compare and agree on, and how each learns that
+another is gone.
 
-What one process cannot go on with ends all, each with the same line: an error, a death, or that nothing moves any more.
+What one process cannot go on with ends all, each with the same line: an error, a death, or that
+nothing moves any more.
 """
 
 import contextlib
@@ -25,9 +27,14 @@ from gptjax.runtime import errors
 
 T = TypeVar("T")
 
-EXIT_LOST = 4  # exit status of a process that ends because another died or nothing moves: the same command continues
-GRACE_SECONDS = 5.0  # seconds in which the word that another process is gone may overtake the error which that caused here
-# What jax's errors say when another process has not taken part in time: Gloo after 30 s, its coordinator, NCCL.
+# exit status of a process that ends because another died or nothing moves: the same command
+# continues
+EXIT_LOST = 4
+# seconds in which the word that another process is gone may overtake the error which that caused
+# here
+GRACE_SECONDS = 5.0
+# What jax's errors say when another process has not taken part in time: Gloo after 30 s, its
+# coordinator, NCCL.
 PEER_ERRORS = r"Gloo|gloo|DEADLINE_EXCEEDED|UNAVAILABLE|NCCL|Connection (reset|closed) by peer"
 
 
@@ -36,9 +43,11 @@ class Disagreement(ValueError):
 
 
 class ProcessGroup:
-    """The processes of a run and what they do together; alone, each of these returns at once. Made by `initialize`; a context manager.
+    """The processes of a run and what they do together; alone, each of these returns at once. Made
+    by `initialize`; a context manager.
 
-    All processes must call `all_gather`, `broadcast_from_zero`, `zero_first` and `assert_equal` in the same order, and from one thread."""
+    All processes must call `all_gather`, `broadcast_from_zero`, `zero_first` and `assert_equal`
+    in the same order, and from one thread."""
 
     def __init__(
         self,
@@ -46,7 +55,8 @@ class ProcessGroup:
         names: list[str] | None = None,
         connections: dict[int, rendezvous.Connection] | None = None,
     ):
-        """names: the host of each process; connections: to all others on process 0, to process 0 on the others."""
+        """names: the host of each process; connections: to all others on process 0, to process 0
+        on the others."""
         self._host_names, self._connections = names or ["this machine"], connections or {}
         self.process_id, self.num_processes = process_id, len(self._host_names)
         self._activity, self._last_heartbeat, self._abort_lock = (
@@ -58,8 +68,9 @@ class ProcessGroup:
             connection.start_reader(self._abort_all, functools.partial(self._on_lost_peer, other))
 
     def all_gather(self, value: Any, goodbye: bool = False, deadline: float | None = None) -> list:
-        """The JSON value of every process, in the order of their numbers, when all have given theirs. deadline: of time.monotonic, when all
-        must have, or ValueError; None: as long as they live and `watchdog` lets them, for some prepare their data meanwhile."""
+        """The JSON value of every process, in the order of their numbers, when all have given
+        theirs. deadline: of time.monotonic, when all must have, or ValueError; None: as long as
+        they live and `watchdog` lets them, for some prepare their data meanwhile."""
         if self.process_id:
             self._connections[0].send(value=value, goodbye=goodbye)
             values = self._receive(0, deadline)
@@ -81,7 +92,8 @@ class ProcessGroup:
             )
         except queue.Empty:
             raise ValueError(
-                f"{self._describe(process_id)} came, and has said nothing since; --join_seconds waits longer"
+                f"{self._describe(process_id)} came, and has said nothing since; --join_seconds "
+                "waits longer"
             ) from None
 
     def broadcast_from_zero(self, act: Callable[[], Any]) -> Any:
@@ -89,8 +101,9 @@ class ProcessGroup:
         return self.all_gather(act() if self.process_id == 0 else None)[0]
 
     def zero_first(self, act: Callable[[], T]) -> T:
-        """act() on every process: on process 0, then on one of each other host, then on the rest. So what it leaves on disk is made once
-        where hosts share the disk, and once a host where they do not."""
+        """act() on every process: on process 0, then on one of each other host, then on the rest.
+        So what it leaves on disk is made once where hosts share the disk, and once a host where
+        they do not."""
         is_host_leader = (
             self._host_names.index(self._host_names[self.process_id]) == self.process_id
         )
@@ -105,7 +118,8 @@ class ProcessGroup:
     def assert_equal(
         self, values: dict[str, Any], advice: str, deadline: float | None = None
     ) -> None:
-        """Disagreement, on every process, if one says something else than process 0: which, about what, and the difference. deadline:
+        """Disagreement, on every process, if one says something else than process 0: which, about
+        what, and the difference. deadline:
         see `all_gather`."""
         all_values = self.all_gather(values, deadline=deadline)
         for process_id, other in enumerate(all_values):
@@ -113,7 +127,8 @@ class ProcessGroup:
                 actual = other[topic] if isinstance(other, dict) and topic in other else None
                 if actual != expected:
                     raise Disagreement(
-                        f"{self._describe(process_id)} has another {topic} than process 0: {_describe_difference(expected, actual)}; "
+                        f"{self._describe(process_id)} has another {topic} than process 0: "
+                        f"{_describe_difference(expected, actual)}; "
                         f"{advice}"
                     )
 
@@ -123,8 +138,9 @@ class ProcessGroup:
 
     @contextlib.contextmanager
     def watchdog(self, seconds: float | None) -> Iterator[None]:
-        """While entered: all processes end, and say what this one was doing, if it does not call `heartbeat` for so long. None: it may
-        hang. Time in which the process was stopped (SIGSTOP, a suspended job, a machine asleep) does not count."""
+        """While entered: all processes end, and say what this one was doing, if it does not call
+        `heartbeat` for so long. None: it may hang. Time in which the process was stopped
+        (SIGSTOP, a suspended job, a machine asleep) does not count."""
         done = threading.Event()
 
         def watch(seconds: float) -> None:
@@ -137,7 +153,8 @@ class ProcessGroup:
                     faulthandler.dump_traceback()
                     self._abort_all(
                         EXIT_LOST,
-                        f"{self._describe(self.process_id)} has not moved for {seconds:g} s (loop.hang_seconds) in {self._activity}",
+                        f"{self._describe(self.process_id)} has not moved for {seconds:g} s "
+                        f"(loop.hang_seconds) in {self._activity}",
                     )
 
         if seconds is not None:
@@ -167,7 +184,8 @@ class ProcessGroup:
             if isinstance(error, RuntimeError) and re.search(PEER_ERRORS, str(error)):
                 status, line = (
                     EXIT_LOST,
-                    f"the processes lost each other, or one was too late ({line}); the same command continues",
+                    f"the processes lost each other, or one was too late ({line}); the same "
+                    "command continues",
                 )
             else:
                 traceback.print_exception(error)
@@ -180,7 +198,10 @@ class ProcessGroup:
         )
 
     def _on_lost_peer(self, other: int) -> None:
-        line = f"{self._describe(other)} is gone without a word, when process {self.process_id} was in {self._activity}"
+        line = (
+            f"{self._describe(other)} is gone without a word, when process {self.process_id} was "
+            f"in {self._activity}"
+        )
         self._abort_all(EXIT_LOST, f"{line}; the same command continues")
 
     def _abort_all(self, status: int, line: str) -> NoReturn:
@@ -201,8 +222,9 @@ class ProcessGroup:
 
 
 def skip_pause(since: float, before: float, now: float, interval: float) -> float:
-    """Returns `since`, moved later by the time for which this process was stopped. The watch should wake `interval` seconds after `before`
-    and woke at `now`: if it is later by more than `interval`, the process was stopped; if by less, the machine is busy."""
+    """Returns `since`, moved later by the time for which this process was stopped. The watch should
+    wake `interval` seconds after `before` and woke at `now`: if it is later by more than
+    `interval`, the process was stopped; if by less, the machine is busy."""
     late = now - before - interval
     return min(since + late, now) if late > interval else since
 
@@ -210,9 +232,11 @@ def skip_pause(since: float, before: float, now: float, interval: float) -> floa
 def initialize(
     process_info: rendezvous.ProcessInfo | None, config: Config, seconds: float
 ) -> ProcessGroup:
-    """Meet the other processes, compare what all must have, and start jax.distributed. Call it before jax is used.
+    """Meet the other processes, compare what all must have, and start jax.distributed. Call it
+    before jax is used.
 
-    ValueError if some do not come within `seconds`; if one has another config, code or jax, all end in a line that says so."""
+    ValueError if some do not come within `seconds`; if one has another config, code or jax, all
+    end in a line that says so."""
     if process_info is None:
         return ProcessGroup()
     deadline = time.monotonic() + seconds

@@ -1,13 +1,16 @@
-"""How the processes of a run find each other: by flags or by what jax detects, and then over connections to process 0.
+"""How the processes of a run find each other: by flags or by what jax detects, and then over
+connections to process 0.
 
-They meet before jax.distributed starts, on the port below the coordinator's: its service ends a process with a trace of C++ when another is
-late. Messages are lines of JSON. The connections stay open as long as the run lasts: one that closes is a process that died.
+They meet before jax.distributed starts, on the port below the coordinator's: its service ends a
+process with a trace of C++ when another is late. Messages are lines of JSON. The connections stay
+open as long as the run lasts: one that closes is a process that died.
 
-That port is open to whoever reaches it. A first line that is not that of a process of this run, or longer than MAX_HELLO_BYTES, or not
-there after HELLO_TIMEOUT, is answered by nothing; any number of such strangers cost neither time nor memory, and the config is never sent
-to one. A launcher hands all processes one secret word in the environment (NONCE_ENV), and each proves that it knows it. Without it whoever
-knows how processes greet one another may pass for one, as at jax's own coordinator, which asks for nothing: keep both ports within the
-cluster.
+That port is open to whoever reaches it. A first line that is not that of a process of this run, or
+longer than MAX_HELLO_BYTES, or not there after HELLO_TIMEOUT, is answered by nothing; any number of
+such strangers cost neither time nor memory, and the config is never sent to one. A launcher hands
+all processes one secret word in the environment (NONCE_ENV), and each proves that it knows it.
+Without it whoever knows how processes greet one another may pass for one, as at jax's own
+coordinator, which asks for nothing: keep both ports within the cluster.
 """
 
 import argparse
@@ -36,7 +39,9 @@ MAX_HELLO_BYTES, MAX_LINE_BYTES = (
     2**16,
     2**26,
 )  # bytes of a line, at most: of one who is not known yet, and of a process
-MAX_UNKNOWN_PEERS = 64  # connections beside the processes' own that may be open before they have said anything: then the oldest is closed
+# connections beside the processes' own that may be open before they have said anything: then the
+# oldest is closed
+MAX_UNKNOWN_PEERS = 64
 MAX_PROCESSES = 100_000
 HOST_PATTERN = (
     r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}|\[?[0-9A-Fa-f.]*:[0-9A-Fa-f:.]{1,44}\]?"
@@ -46,17 +51,18 @@ KEEPALIVE = {
     "TCP_KEEPINTVL": 5,
     "TCP_KEEPCNT": 4,
 }  # seconds, and probes: a host without power is noticed after 30 s
-HELLO_TIMEOUT = (
-    10.0  # seconds for a first message: whoever connects and says nothing is not one of us
-)
-RETRY_SECONDS = 2.0  # seconds in which one whom process 0 has turned away tries again: it may have been taken for a stranger among many
+# seconds for a first message: whoever connects and says nothing is not one of us
+HELLO_TIMEOUT = 10.0
+# seconds in which one whom process 0 has turned away tries again: it may have been taken for a
+# stranger among many
+RETRY_SECONDS = 2.0
 SEND_SECONDS = 30  # seconds until one who does not read any more counts as gone
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessInfo:
-    """One process's place among all, as jax.distributed.initialize is told it. coordinator: HOST:PORT of process 0. nonce: what all
-    processes of the run know, and nobody else."""
+    """One process's place among all, as jax.distributed.initialize is told it. coordinator:
+    HOST:PORT of process 0. nonce: what all processes of the run know, and nobody else."""
 
     coordinator: str
     num_processes: int
@@ -108,9 +114,11 @@ def add_distributed_flags(parser: argparse.ArgumentParser) -> None:
 def detect(
     coordinator: str | None, num_processes: int | None, process_id: int | None, seconds: float
 ) -> ProcessInfo | None:
-    """The place that the flags give, else the one that jax detects: TPU pods, GKE, Slurm, Open MPI, Kubernetes jobs. None: alone.
+    """The place that the flags give, else the one that jax detects: TPU pods, GKE, Slurm, Open MPI,
+    Kubernetes jobs. None: alone.
 
-    ValueError if they say half of it, or if the coordinator's name is not known to this machine within `seconds`."""
+    ValueError if they say half of it, or if the coordinator's name is not known to this machine
+    within `seconds`."""
     if num_processes == 1:
         return None
     coordinator, ids = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS"), None
@@ -131,7 +139,8 @@ def detect(
             if value is not None
         ]
         raise ValueError(
-            f"{' '.join(flags)}: give --coordinator, --processes and --process, or none of them on a TPU pod, GKE or Slurm"
+            f"{' '.join(flags)}: give --coordinator, --processes and --process, or none of them on "
+            "a TPU pod, GKE or Slurm"
         )
     host, _, port = coordinator.rpartition(":")
     if (
@@ -140,11 +149,13 @@ def detect(
         or not 2 <= int(port) < 65536
     ):
         raise ValueError(
-            f"--coordinator={parse.one_line(coordinator, 100)}: give HOST:PORT of process 0; the port below is used too"
+            f"--coordinator={parse.one_line(coordinator, 100)}: give HOST:PORT of process 0; the "
+            "port below is used too"
         )
     if not 0 <= process_id < num_processes <= MAX_PROCESSES:
         raise ValueError(
-            f"--process={process_id}: with --processes={num_processes} give one from 0 to {min(num_processes, MAX_PROCESSES) - 1}"
+            f"--process={process_id}: with --processes={num_processes} give one from 0 to "
+            f"{min(num_processes, MAX_PROCESSES) - 1}"
         )
     return ProcessInfo(
         coordinator,
@@ -158,7 +169,8 @@ def detect(
 def _detect_cluster(
     coordinator: str | None, num_processes: int | None, process_id: int | None, seconds: float
 ) -> tuple:
-    """The three, what is None taken from the cluster that jax finds here, and the devices that are this process's own."""
+    """The three, what is None taken from the cluster that jax finds here, and the devices that
+    are this process's own."""
     if "KUBERNETES_SERVICE_HOST" in os.environ and not {
         "JOB_COMPLETION_INDEX",
         "TPU_WORKER_HOSTNAMES",
@@ -185,7 +197,8 @@ def _detect_cluster(
         OSError,
     ) as error:  # odd words in the environment, too
         raise ValueError(
-            f"jax found a cluster here but not its processes ({errors.first_line(error)}); give --coordinator, --processes and --process"
+            f"jax found a cluster here but not its processes ({errors.first_line(error)}); give "
+            "--coordinator, --processes and --process"
         ) from error
 
 
@@ -202,7 +215,8 @@ class Connection:
         self.values: queue.Queue[Any] = queue.Queue()
 
     def send(self, **message) -> None:
-        """Sends a line of JSON. Does nothing if the other process is gone, or has read nothing for SEND_SECONDS: `start_reader` says so."""
+        """Sends a line of JSON. Does nothing if the other process is gone, or has read nothing
+        for SEND_SECONDS: `start_reader` says so."""
         with self._send_lock:
             try:
                 self._socket.sendall(json.dumps(message).encode() + b"\n")
@@ -210,7 +224,8 @@ class Connection:
                 self.shutdown()
 
     def receive(self, seconds: float | None, max_bytes: int = MAX_LINE_BYTES) -> dict | None:
-        """The next message, or None if none comes within `seconds`, the connection closes, or something else is said, or more than that."""
+        """The next message, or None if none comes within `seconds`, the connection closes, or
+        something else is said, or more than that."""
         deadline, begin = None if seconds is None else time.monotonic() + seconds, 0
         try:
             while (end := self._buffer.find(b"\n", begin)) < 0:
@@ -238,8 +253,8 @@ class Connection:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def start_reader(self, on_end: Callable[[int, str], None], on_lost: Callable[[], None]) -> None:
-        """Read on in a thread: values into `values`; on_end(status, line) when the other process says that all must end, on_lost() when it
-        closes before it has said goodbye."""
+        """Read on in a thread: values into `values`; on_end(status, line) when the other process
+        says that all must end, on_lost() when it closes before it has said goodbye."""
 
         def read() -> None:
             goodbye = False
@@ -259,9 +274,11 @@ class Connection:
 
 
 def connect(process_info: ProcessInfo, seconds: float) -> tuple[list[str], dict[int, Connection]]:
-    """(the host of each process, connections: process 0's to all others, the others' to process 0), once all are there.
+    """(the host of each process, connections: process 0's to all others, the others' to process 0),
+    once all are there.
 
-    ValueError, in each process that waits, if some do not come within `seconds` or do not fit together."""
+    ValueError, in each process that waits, if some do not come within `seconds` or do not fit
+    together."""
     host, port = process_info.coordinator.rsplit(":", 1)
     deadline = time.monotonic() + seconds
     if process_info.process_id:
@@ -294,13 +311,15 @@ def _listen(process_info: ProcessInfo, port: int) -> socket.socket:
         )
     except OSError as error:
         raise ValueError(
-            f"process 0 cannot listen on port {port}, below that of --coordinator={process_info.coordinator}: {error.strerror}; give "
+            f"process 0 cannot listen on port {port}, below that of "
+            f"--coordinator={process_info.coordinator}: {error.strerror}; give "
             "another port"
         ) from error
 
 
 class _Handshakes:
-    """Process 0's port while the others come: connections whose first line is not whole yet, all at once, and none for long."""
+    """Process 0's port while the others come: connections whose first line is not whole yet, all
+    at once, and none for long."""
 
     def __init__(self, server: socket.socket, max_pending: int):
         self._server, self._max_pending = server, max_pending
@@ -351,7 +370,8 @@ class _Handshakes:
         self._selector.register(sock, selectors.EVENT_READ)
 
     def _read(self, sock: socket.socket) -> bytes | None:
-        """Its first line, once whole and as long as nothing follows; else None: it goes on waiting, or is dropped."""
+        """Its first line, once whole and as long as nothing follows; else None: it goes on
+        waiting, or is dropped."""
         if sock not in self._pending:  # dropped since the selector named it
             return None
         buffer = self._pending[sock][1]
@@ -383,7 +403,8 @@ def _wait_for_peers(
     seconds: float,
     deadline: float,
 ) -> list[str]:
-    """Process 0's part: the hosts of all, when all have come; each one's goes into `connections`."""
+    """Process 0's part: the hosts of all, when all have come; each one's goes into
+    `connections`."""
     hosts = {0: socket.gethostname()}
     with contextlib.closing(
         _Handshakes(server, process_info.num_processes + MAX_UNKNOWN_PEERS)
@@ -400,8 +421,10 @@ def _wait_for_peers(
             hosts[process_id] = host
             if is_duplicate or num_processes != process_info.num_processes:
                 raise ValueError(
-                    f"process {process_id} of {num_processes}, on {host}, does not fit process 0, which expects "
-                    f"{process_info.num_processes} processes, each once; correct --processes or --process"
+                    f"process {process_id} of {num_processes}, on {host}, does not fit process 0, "
+                    "which expects "
+                    f"{process_info.num_processes} processes, each once; correct --processes or "
+                    "--process"
                 )
             if len(hosts) == process_info.num_processes:
                 return [hosts[process_id] for process_id in range(process_info.num_processes)]
@@ -416,14 +439,17 @@ def _wait_for_peers(
         )
     )
     raise ValueError(
-        f"of {process_info.num_processes} processes {', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''} did not come to "
-        f"process 0 within {seconds:g} s; start them with the same --coordinator (and {NONCE_ENV}, if it is set), or wait longer "
+        f"of {process_info.num_processes} processes "
+        f"{', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''} did not come to "
+        f"process 0 within {seconds:g} s; start them with the same --coordinator (and {NONCE_ENV}, "
+        "if it is set), or wait longer "
         "with --join_seconds"
     )
 
 
 def _parse_hello(process_info: ProcessInfo, line: bytes) -> tuple[int, int, str] | None:
-    """(process, processes, host) as a process of this run says them of itself; None for a stranger's line."""
+    """(process, processes, host) as a process of this run says them of itself; None for a
+    stranger's line."""
     with contextlib.suppress(ValueError):
         match parse.json_value(line, "a greeting"):
             case {
@@ -462,7 +488,8 @@ def _connect_to_zero(
                 host=socket.gethostname(),
                 proof=process_info.proof(process_info.process_id),
             )
-            # Process 0 may have begun to wait a little later than this one, and says who is missing.
+            # Process 0 may have begun to wait a little later than this one, and says who is
+            # missing.
             reply = connection.receive(
                 deadline + HELLO_TIMEOUT - time.monotonic(),
                 MAX_HELLO_BYTES + 512 * process_info.num_processes,
@@ -478,19 +505,22 @@ def _connect_to_zero(
         now = time.monotonic()
         if first_refusal is not None and now > min(deadline, first_refusal + RETRY_SECONDS):
             raise ValueError(
-                f"{peer} ended while the processes gathered: its own output says why; or it is another run's, and {NONCE_ENV} is not the "
+                f"{peer} ended while the processes gathered: its own output says why; or it is "
+                f"another run's, and {NONCE_ENV} is not the "
                 f"same there; or not all came within {seconds:g} s"
             )
         if now > deadline:
             raise ValueError(
-                f"process {process_info.process_id} did not reach {peer} within {seconds:g} s ({reason}); is it running, and are this port "
+                f"process {process_info.process_id} did not reach {peer} within {seconds:g} s "
+                f"({reason}); is it running, and are this port "
                 f"and {address[1] + 1} open? --join_seconds waits longer"
             )
         time.sleep(0.2)
 
 
 def _parse_answer(process_info: ProcessInfo, reply: dict, peer: str) -> list[str]:
-    """The hosts of all, from process 0's answer. ValueError with the trouble that it tells, or if it is not process 0 who answers."""
+    """The hosts of all, from process 0's answer. ValueError with the trouble that it tells, or
+    if it is not process 0 who answers."""
     match reply:
         case {"proof": str(proof), "names": list(names)} if (
             _equal(proof, process_info.proof(0)) and len(names) == process_info.num_processes
@@ -499,7 +529,8 @@ def _parse_answer(process_info: ProcessInfo, reply: dict, peer: str) -> list[str
         case {"proof": str(proof), "trouble": str(trouble)} if _equal(proof, process_info.proof(0)):
             raise ValueError(trouble)
     raise ValueError(
-        f"what answers as {peer} is not process 0 of this run; is --coordinator right, and {NONCE_ENV} the same everywhere?"
+        f"what answers as {peer} is not process 0 of this run; is --coordinator right, and "
+        f"{NONCE_ENV} the same everywhere?"
     )
 
 

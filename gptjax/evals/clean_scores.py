@@ -1,7 +1,8 @@
 """Scores of an evaluation on the clean items, beside those on all: GPT-3's Table C.1.
 
-Read are the records of `evaluate`, whose outcomes are scored again on each part by the task's own metric; or, of any other evaluation,
-TASK.jsonl with an object a line, of which `id` and `score` (0 to 1) count."""
+Read are the records of `evaluate`, whose outcomes are scored again on each part by the task's own
+metric; or, of any other evaluation, TASK.jsonl with an object a line, of which `id` and `score`
+(0 to 1) count."""
 
 import dataclasses
 import hashlib
@@ -53,9 +54,10 @@ class Evaluation:
 def compare(
     overlap_dir: pathlib.Path, results_dir: pathlib.Path, data_dir: pathlib.Path | None = None
 ) -> list[dict[str, Any]]:
-    """For each evaluation of a task that was checked, and each metric: score (in percent, but perplexities and the like), its error and the
-    number of items, of all, dirty and clean ones; and by how much, in percent of it, clean differs from all. data_dir: where files of one's
-    own tasks lie. ValueError, in one line, for what does not fit together."""
+    """For each evaluation of a task that was checked, and each metric: score (in percent, but
+    perplexities and the like), its error and the number of items, of all, dirty and clean ones; and
+    by how much, in percent of it, clean differs from all. data_dir: where files of one's own
+    tasks lie. ValueError, in one line, for what does not fit together."""
     for folder, contents in (
         (overlap_dir, "what `check` wrote"),
         (results_dir, "what `evaluate` wrote, or TASK.jsonl"),
@@ -66,7 +68,8 @@ def compare(
     evaluations = list(find_evaluations(results_dir, set(dirty_items), data_dir))
     if not evaluations:
         raise ValueError(
-            f"{results_dir} has nothing of the tasks that {overlap_dir} has: {', '.join(sorted(dirty_items)) or 'none'}"
+            f"{results_dir} has nothing of the tasks that {overlap_dir} has: "
+            f"{', '.join(sorted(dirty_items)) or 'none'}"
         )
     return [
         row
@@ -76,7 +79,8 @@ def compare(
 
 
 def read_dirty_items(overlap_dir: pathlib.Path) -> dict[str, dict[str, bool]]:
-    """Of each task that was checked, which items are dirty: what `check` wrote, compared with the digests in its report."""
+    """Of each task that was checked, which items are dirty: what `check` wrote, compared with
+    the digests in its report."""
     tasks: dict[str, Any] = {}
     report = overlap_dir / "report.json"
     if report.exists():
@@ -95,7 +99,8 @@ def read_dirty_items(overlap_dir: pathlib.Path) -> dict[str, dict[str, bool]]:
             type(value) is bool for value in dirty.values()
         ):
             raise ValueError(
-                f"{path} is damaged: it is not what `check` wrote; delete {overlap_dir} and check again"
+                f"{path} is damaged: it is not what `check` wrote; delete {overlap_dir} and check "
+                "again"
             )
         dirty_items[path.stem] = dirty
     return dirty_items
@@ -108,11 +113,13 @@ def rows_by_subset(evaluation: Evaluation, is_dirty: dict[str, bool]) -> Iterato
         location = f"{evaluation.path} line {number:,}"
         if not isinstance(outcome["id"], str) or outcome["id"] not in is_dirty:
             raise ValueError(
-                f"{location}: the id {parse.quote(outcome['id'])} was not checked; check the split and the seed that were evaluated"
+                f"{location}: the id {parse.quote(outcome['id'])} was not checked; check the split "
+                "and the seed that were evaluated"
             )
         if outcome["id"] in seen:
             raise ValueError(
-                f"{location}: the id {outcome['id']!r} stands there twice; compare one evaluation at a time"
+                f"{location}: the id {outcome['id']!r} stands there twice; compare one evaluation "
+                "at a time"
             )
         seen.add(outcome["id"])
     subsets = {
@@ -165,7 +172,8 @@ def find_evaluations(
                 checksums.check_seal(record_json, str(path))
             if pathlib.PurePath(record_json["outcomes"]).name != record_json["outcomes"]:
                 raise ValueError(
-                    f"{path}: 'outcomes' is {parse.quote(record_json['outcomes'])}; it must be the name of a file beside it"
+                    f"{path}: 'outcomes' is {parse.quote(record_json['outcomes'])}; it must be the "
+                    "name of a file beside it"
                 )
             by_file[record_json["outcomes"]] = record_json
     for name, record_json in by_file.items():

@@ -1,8 +1,10 @@
-"""Which items of a task a corpus has: GPT-3 Appendix C's analysis of test sets, and GPT-2 section 4's share of n-grams.
+"""Which items of a task a corpus has: GPT-3 Appendix C's analysis of test sets, and GPT-2 section
+4's share of n-grams.
 
-An item's text is its context with its right completion, as a demonstration shows it, without what stands before all of them. So lengths
-come to those of the paper's Table C.1: 9 words of a SAT analogy, 2 of a scrambled word, 7 of one with insertions. Where the right
-completion is not known, its text is the context with each of them."""
+An item's text is its context with its right completion, as a demonstration shows it, without what
+stands before all of them. So lengths come to those of the paper's Table C.1: 9 words of a SAT
+analogy, 2 of a scrambled word, 7 of one with insertions. Where the right completion is not
+known, its text is the context with each of them."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +24,8 @@ ReadRows = Callable[[Task, Protocol, str], task_data.Rows]  # the rows of a task
 
 @dataclasses.dataclass(frozen=True)
 class TaskTexts:
-    """A task's texts; items of one group (the answers of a question) share one. texts: by key. items: id of an item -> key. is_generated:
+    """A task's texts; items of one group (the answers of a question) share one. texts: by key.
+    items: id of an item -> key. is_generated:
     is it made from a seed, so that short texts are no chance hits?"""
 
     name: str
@@ -32,7 +35,8 @@ class TaskTexts:
 
 
 def collect_texts(task: Task, splits: Iterable[str], read_rows: ReadRows) -> TaskTexts:
-    """The items of some splits of a task, all together; keys of a second split begin with its name."""
+    """The items of some splits of a task, all together; keys of a second split begin with its
+    name."""
     texts, items = {}, {}
     for number, split in enumerate(splits):
         prefix = f"{split} " if number else ""
@@ -56,7 +60,8 @@ def test_splits(task: Task) -> tuple[str, ...]:
 
 
 def match_length(texts: TaskTexts, rule: OverlapRule) -> tuple[int, Array]:
-    """(N of the task, how many words of each text are a match: N, or all its words where it has fewer, or 0 if it is not compared)."""
+    """(N of the task, how many words of each text are a match: N, or all its words where it has
+    fewer, or 0 if it is not compared)."""
     counts = np.concatenate(
         [np.bincount(words.texts, minlength=n) for _, n, words in _hash_batches(texts)]
         or [np.zeros(0, np.int64)]
@@ -73,7 +78,8 @@ def match_length(texts: TaskTexts, rule: OverlapRule) -> tuple[int, Array]:
 
 
 def occurrences(texts: TaskTexts, matches: Array) -> Iterator[tuple[Array, Array]]:
-    """The numbers of texts, and as many hashes of n-grams in them, n being matches[number]; batch after batch."""
+    """The numbers of texts, and as many hashes of n-grams in them, n being matches[number];
+    batch after batch."""
     for offset, n_texts, words in _hash_batches(texts):
         lengths = matches[offset : offset + n_texts]
         for n, hashes, first in ngrams.hash_ngrams(words, set(lengths[lengths > 0].tolist())):
@@ -91,8 +97,8 @@ def ngram_hashes(texts: TaskTexts, matches: Array) -> Array:
 def find_dirty_items(
     texts: TaskTexts, matches: Array, hash_set: ngrams.HashSet
 ) -> tuple[dict[str, bool], int, int]:
-    """(id of an item -> has it an n-gram that was seen, how many n-grams the task has, how many of them were seen), each as often as it
-    stands there."""
+    """(id of an item -> has it an n-gram that was seen, how many n-grams the task has, how many of
+    them were seen), each as often as it stands there."""
     is_dirty, n, n_seen = np.zeros(len(texts.texts), bool), 0, 0
     for owners, batch in occurrences(texts, matches):
         hits, _ = hash_set.lookup(batch)

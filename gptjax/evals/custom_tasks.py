@@ -1,11 +1,15 @@
-"""Any .jsonl file as a task: a row is a context and what is right after it. NAME.toml or NAME.json beside NAME.jsonl says how it is asked.
+"""Any .jsonl file as a task: a row is a context and what is right after it. NAME.toml or NAME.json
+beside NAME.jsonl says how it is asked.
 
-Columns beside `context`, by what the first row has: `completion` (a text), `answers` (a list, all right, the first is shown), or both; or
-`completions` with `label` (the number of the right one, from 0), `labels` (of all right ones) or `grades` (of each, from 0 to 1, as
-BIG-bench's target_scores). What is written is compared as it is, up to the end of the line, spaces around it aside.
+Columns beside `context`, by what the first row has: `completion` (a text), `answers` (a list, all
+right, the first is shown), or both; or `completions` with `label` (the number of the right one,
+from 0), `labels` (of all right ones) or `grades` (of each, from 0 to 1, as BIG-bench's
+target_scores). What is written is compared as it is, up to the end of the line, spaces around it
+aside.
 
-Whatever the file beside the data does not say follows the data: as many demonstrations as there are, up to 32; so many new tokens as the
-longest right answer has; no stop that stands in a right answer."""
+Whatever the file beside the data does not say follows the data: as many demonstrations as there
+are, up to 32; so many new tokens as the longest right answer has; no stop that stands in a right
+answer."""
 
 import difflib
 import pathlib
@@ -76,13 +80,14 @@ class ProtocolBox:
 
 
 def find_task(name: str, folder: pathlib.Path | None) -> Task | None:
-    """The task of FOLDER/NAME_test.jsonl (or with another of SPLIT_SUFFIXES), None if there is no such file. ValueError, in one line, for a
-    file beside it that is not as it should be."""
+    """The task of FOLDER/NAME_test.jsonl (or with another of SPLIT_SUFFIXES), None if there is no
+    such file. ValueError, in one line, for a file beside it that is not as it should be."""
     if folder is None:
         return None
     if "/" in name:
         raise ValueError(
-            f"--tasks={name}: a task is called by its file's name alone; its folder is given by --data"
+            f"--tasks={name}: a task is called by its file's name alone; its folder is given by "
+            "--data"
         )
     suffixes = [
         suffix
@@ -142,8 +147,8 @@ def _detect_columns(path: pathlib.Path) -> tuple[str, ...]:
 
 
 def _read_settings(stem: pathlib.Path) -> tuple[pathlib.Path, Mapping[str, Any]]:
-    """(the file that says how the task is asked, what it says): NAME.toml or NAME.json; nothing if there is neither. ValueError for one
-    that cannot be read, or has a key that means nothing."""
+    """(the file that says how the task is asked, what it says): NAME.toml or NAME.json; nothing if
+    there is neither. ValueError for one that cannot be read, or has a key that means nothing."""
     paths = [
         path
         for path in (stem.with_name(f"{stem.name}.toml"), stem.with_name(f"{stem.name}.json"))
@@ -223,20 +228,23 @@ def _build_protocol(
     if not isinstance(protocol.method, kinds):
         names = ", ".join(kind.__name__ for kind in typing.get_args(kinds))
         raise ValueError(
-            f"{path}: rows with {', '.join(columns)} cannot be asked by method={protocol.method}; give one of {names}"
+            f"{path}: rows with {', '.join(columns)} cannot be asked by method={protocol.method}; "
+            f"give one of {names}"
         )
     if (
         isinstance(protocol.method, evaluation.GenerationMethod)
         and protocol.metric not in GENERATION_METRICS
     ):
         raise ValueError(
-            f"{path}: metric={protocol.metric} is not of what is written; give one of {', '.join(GENERATION_METRICS)}"
+            f"{path}: metric={protocol.metric} is not of what is written; give one of "
+            f"{', '.join(GENERATION_METRICS)}"
         )
     return protocol, set_fields
 
 
 def generation_items(row: Row, language: str) -> list[Item]:
-    """Line ends that a completion begins with are put before it: they are the form of the question, and no answer."""
+    """Line ends that a completion begins with are put before it: they are the form of the
+    question, and no answer."""
     answers = (
         [row["completion"]]
         if "completion" in row
@@ -264,7 +272,8 @@ def choice_items(row: Row, protocol: evaluation.Protocol, shots: int) -> list[It
     if "grades" in row:
         if len(grades) != n or not all(0 <= grade <= 1 for grade in grades):
             raise ValueError(
-                f"item {row['id']} has {n} completions and grades {parse.quote(grades)}: give each one from 0 to 1"
+                f"item {row['id']} has {n} completions and grades {parse.quote(grades)}: give each "
+                "one from 0 to 1"
             )
         right = tuple(number for number, grade in enumerate(grades) if grade == max(grades) > 0)
     elif "labels" in row:
@@ -273,7 +282,8 @@ def choice_items(row: Row, protocol: evaluation.Protocol, shots: int) -> list[It
         right = (row["label"],) if row["label"] >= 0 else ()
     if not all(number in range(n) for number in right):
         raise ValueError(
-            f"item {row['id']} has label {', '.join(map(str, right))} and {n} completions: give the number of one, from 0"
+            f"item {row['id']} has label {', '.join(map(str, right))} and {n} completions: give "
+            "the number of one, from 0"
         )
     item = Item(
         id=row["id"],
@@ -287,7 +297,8 @@ def choice_items(row: Row, protocol: evaluation.Protocol, shots: int) -> list[It
 
 
 def score(metric: str, prediction: str, item: Item) -> float:
-    """What was written, as it is (exact_match), by words (f1) or by ROUGE, the best over the right answers; BLEU is of all together."""
+    """What was written, as it is (exact_match), by words (f1) or by ROUGE, the best over the
+    right answers; BLEU is of all together."""
     return (
         scorers.rouge(metric, prediction, item)
         if metric.startswith("rouge")

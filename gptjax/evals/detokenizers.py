@@ -1,9 +1,12 @@
-"""Test sets that were cut into words, put together again as text: GPT-2 section 3.1's de-tokenisers.
+"""Test sets that were cut into words, put together again as text: GPT-2 section 3.1's
+de-tokenisers.
 
-OpenAI's own are not published. For WikiText: the operations of the community's copy, one for one and in its order, slips included
-(EleutherAI/lm-evaluation-harness, lm_eval/tasks/wikitext/preprocess_wikitext.py); it takes a page at a time, here quotation marks are
-paired over the whole file [chosen]. For the Penn Treebank, the 1 Billion Words and the Children's Book Test the same idea [chosen]. What a
-measure divides by is counted on the text as it was."""
+OpenAI's own are not published. For WikiText: the operations of the community's copy, one for one
+and in its order, slips included (EleutherAI/lm-evaluation-harness,
+lm_eval/tasks/wikitext/preprocess_wikitext.py); it takes a page at a time, here quotation marks are
+paired over the whole file [chosen]. For the Penn Treebank, the 1 Billion Words and the
+Children's Book Test the same idea [chosen]. What a measure divides by is counted on the text as
+it was."""
 
 import re
 

@@ -1,8 +1,10 @@
-"""The picture of in-context learning, from the results of evaluations: accuracy against demonstrations, a line a model, with and without
-the task's description (GPT-3 Figure 1.2); and the mean over tasks against parameters, zero-, one- and few-shot (Figure 1.3).
+"""The picture of in-context learning, from the results of evaluations: accuracy against
+demonstrations, a line a model, with and without the task's description (GPT-3 Figure 1.2); and the
+mean over tasks against parameters, zero-, one- and few-shot (Figure 1.3).
 
-Models are told apart by their digest. The mean is over the tasks that were asked of every model zero-, one- and few-shot and are scored in
-percent: one set of tasks for every point, or the numbers of demonstrations could not be compared. The picture names those left out."""
+Models are told apart by their digest. The mean is over the tasks that were asked of every model
+zero-, one- and few-shot and are scored in percent: one set of tasks for every point, or the
+numbers of demonstrations could not be compared. The picture names those left out."""
 
 import statistics
 import textwrap
@@ -22,8 +24,8 @@ Record = dict[str, Any]
 
 
 def read_records(folders: Iterable[Path], warn: Callable[[str], None]) -> list[Record]:
-    """All records of scores in these folders; one that is not as it was written is left out, and named by `warn`. ValueError if there are
-    none."""
+    """All records of scores in these folders; one that is not as it was written is left out, and
+    named by `warn`. ValueError if there are none."""
     folders, records = list(folders), []
     for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
         try:
@@ -35,7 +37,8 @@ def read_records(folders: Iterable[Path], warn: Callable[[str], None]) -> list[R
             records.append(record)
     if not records:
         raise ValueError(
-            f"no results are in {', '.join(map(str, folders))}: let python -m gptjax.evaluate make some"
+            f"no results are in {', '.join(map(str, folders))}: let python -m gptjax.evaluate make "
+            "some"
         )
     return records
 
@@ -47,7 +50,8 @@ def check_format(path: Path) -> None:
 
 
 def draw(folders: Iterable[Path], path: Path, warn: Callable[[str], None]) -> None:
-    """A panel a task, and one of their mean against parameters, as a picture. ValueError if there is nothing to draw."""
+    """A panel a task, and one of their mean against parameters, as a picture. ValueError if
+    there is nothing to draw."""
     check_format(path)
     records = select(read_records(folders, warn), warn)
     tasks = list(dict.fromkeys(panel_key(record) for record in records))
@@ -84,8 +88,8 @@ def draw(folders: Iterable[Path], path: Path, warn: Callable[[str], None]) -> No
 
 
 def labels(records: Sequence[Record]) -> dict[str, str]:
-    """Digest of each model -> what it is called: its parameters, smallest first; where two have as many, their name too; where that is the
-    same, the beginning of the digest."""
+    """Digest of each model -> what it is called: its parameters, smallest first; where two have as
+    many, their name too; where that is the same, the beginning of the digest."""
     from gptjax.report import console
 
     models = {record["model"]["digest"]: record["model"] for record in records}
@@ -119,8 +123,8 @@ def panel_key(record: Record) -> tuple[str, str]:
 
 
 def select(records: Sequence[Record], warn: Callable[[str], None]) -> list[Record]:
-    """One record of each model for a task with so many demonstrations, with its description or without: of several, as by other seeds or
-    methods, the one of most items, which `warn` says."""
+    """One record of each model for a task with so many demonstrations, with its description or
+    without: of several, as by other seeds or methods, the one of most items, which `warn` says."""
     groups: dict[tuple, list[Record]] = {}
     for record in records:
         key = record["model"]["digest"], *panel_key(record), record["described"], record["shots"]
@@ -128,7 +132,8 @@ def select(records: Sequence[Record], warn: Callable[[str], None]) -> list[Recor
     for (_, task, _, _, shots), own_records in groups.items():
         if len(own_records) > 1:
             warn(
-                f"{task}, {shots} shots: {len(own_records)} results of one model, by other seeds or protocols; "
+                f"{task}, {shots} shots: {len(own_records)} results of one model, by other seeds "
+                "or protocols; "
                 "the one of most items is drawn"
             )
     return [
@@ -137,7 +142,8 @@ def select(records: Sequence[Record], warn: Callable[[str], None]) -> list[Recor
 
 
 def plot_by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str]) -> None:
-    """Figure 1.2: a line a model; dashed where there was no description though others of the task had one."""
+    """Figure 1.2: a line a model; dashed where there was no description though others of the
+    task had one."""
     has_descriptions = any(record["described"] for record in records)
     for (digest, name), color in zip(models.items(), COLORS * len(models), strict=False):
         for with_description in (True, False):
@@ -184,8 +190,8 @@ def plot_by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str
 
 
 def scores_by_kind(records: Sequence[Record]) -> dict[str, float]:
-    """The scores of one model on one task zero-shot, one-shot and with most demonstrations, as far as it was asked so: with the task's
-    description where it was asked both with it and without."""
+    """The scores of one model on one task zero-shot, one-shot and with most demonstrations, as far
+    as it was asked so: with the task's description where it was asked both with it and without."""
     by_shots = {
         record["shots"]: main_score(record)["value"]
         for record in sorted(records, key=lambda record: record["described"])
@@ -201,8 +207,9 @@ def scores_by_kind(records: Sequence[Record]) -> dict[str, float]:
 def mean_scores(
     records: Sequence[Record],
 ) -> tuple[dict[str, dict[str, float]], list[str], list[str]]:
-    """(kind of K -> digest of a model -> its mean score; the tasks that are in each mean; those that are not). Kinds are those by which
-    each model was asked something; tasks are those in percent that were asked of each model by each of the kinds."""
+    """(kind of K -> digest of a model -> its mean score; the tasks that are in each mean; those
+    that are not). Kinds are those by which each model was asked something; tasks are those in
+    percent that were asked of each model by each of the kinds."""
     models = list(dict.fromkeys(record["model"]["digest"] for record in records))
     tasks: dict[tuple[str, str], dict[str, list[Record]]] = {}
     for record in records:
@@ -244,7 +251,8 @@ def mean_scores(
 
 
 def plot_by_size(axes: Any, records: Sequence[Record]) -> None:
-    """Figure 1.3: the mean over those tasks that every model was asked with every kind of K, against parameters; a point a model."""
+    """Figure 1.3: the mean over those tasks that every model was asked with every kind of K,
+    against parameters; a point a model."""
     from gptjax.report import console
 
     mean, included, excluded = mean_scores(records)

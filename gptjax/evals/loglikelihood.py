@@ -1,9 +1,11 @@
-"""A model is asked: how likely are these completions after this context, how likely is this text, what do you write?
+"""A model is asked: how likely are these completions after this context, how likely is this text,
+what do you write?
 
-Answers come in the order that is quickest, each with its request's number. Completions are read as forests (model/attention/tree.py): a
-context is in a row once for all its completions, and so is a beginning that several contexts share; what is short stands side by side in
-one row. So nearly nothing that is computed is padding, few programs are compiled, and nothing is cached. Logits are of the tokens that
-are asked for alone."""
+Answers come in the order that is quickest, each with its request's number. Completions are read as
+forests (model/attention/tree.py): a context is in a row once for all its completions, and so is a
+beginning that several contexts share; what is short stands side by side in one row. So nearly
+nothing that is computed is padding, few programs are compiled, and nothing is cached. Logits are
+of the tokens that are asked for alone."""
 
 import bisect
 import dataclasses
@@ -21,12 +23,16 @@ from gptjax.generate import beam, sampling, streaming
 from gptjax.model import inference
 from gptjax.sharding import rules, xla_options
 
-ROW_TOKENS = 512  # tokens of a row, if what it holds is not longer: in longer ones attention costs more, in shorter ones less fits together
+# tokens of a row, if what it holds is not longer: in longer ones attention costs more, in shorter
+# ones less fits together
+ROW_TOKENS = 512
 BATCH_TOKENS = 1024  # tokens that a program reads on each device, or a row of each if that is more
 SCORE_TOKENS = (
     32,
     512,
-)  # tokens whose probability one program computes, at least and at most: each is a row of n_vocab logits
+    # tokens whose probability one program computes, at least and at most: each is a row of n_vocab
+    # logits
+)
 GENERATION_BATCH = 16  # texts that are written at once
 
 
@@ -40,8 +46,8 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class LogLikelihood:
-    """Of one completion: nats, all its tokens together; how many they are; is each of them the likeliest after those before it; is the
-    last one."""
+    """Of one completion: nats, all its tokens together; how many they are; is each of them the
+    likeliest after those before it; is the last one."""
 
     log_prob: float
     n_tokens: int
@@ -55,12 +61,15 @@ def loglikelihood(
     sharding: rules.Sharding = rules.UNSHARDED,
     banned: Sequence[int] = (),
 ) -> Iterator[tuple[int, tuple[LogLikelihood, ...]]]:
-    """(number of the request, a LogLikelihood for each of its completions), in the order that is quickest. sharding: where the parameters
-    lie, and rows shall (training.step.build's model.sharding). banned: tokens that do not count as what the model would say first; the
+    """(number of the request, a LogLikelihood for each of its completions), in the order that is
+    quickest. sharding: where the parameters lie, and rows shall (training.step.build's
+    model.sharding). banned: tokens that do not count as what the model would say first; the
     log-probability is not changed by it.
 
-    ValueError for a request without a completion, for an empty context or completion, and for what the model's context does not hold:
-    all tokens but a completion's last are read. inference.NonFiniteLogits where the model says NaN."""
+    ValueError for a request without a completion, for an empty context or completion, and for what
+    the model's context does not hold:
+    all tokens but a completion's last are read. inference.NonFiniteLogits where the model says
+    NaN."""
     for index, request in enumerate(requests):
         _check_request(index, request, inference_model.model.config.n_ctx)
     inference_model = inference_model.replace(model=inference_model.model.clone(sharding=sharding))
@@ -84,9 +93,10 @@ def loglikelihood_rolling(
     sharding: rules.Sharding = rules.UNSHARDED,
     stride: int | None = None,
 ) -> Iterator[tuple[int, float]]:
-    """(number of the text, its log-probability in nats) of whole texts: each token after as many before it as the model's context holds
-    when `stride` tokens are predicted in each window (default: the whole context). `prefix_token` stands before each text; an empty
-    one has 0 nats."""
+    """(number of the text, its log-probability in nats) of whole texts: each token after as many
+    before it as the model's context holds when `stride` tokens are predicted in each window
+    (default: the whole context). `prefix_token` stands before each text; an empty one has 0
+    nats."""
     n_ctx = inference_model.model.config.n_ctx
     windows, owners = [], []
     totals, n_pending = [0.0] * len(texts), [0] * len(texts)
@@ -116,11 +126,13 @@ def generate_until(
     tokenizer: Tokenizer,
     key: jax.Array,
 ) -> Iterator[tuple[int, str]]:
-    """(number of the prompt, what the model writes after it), longest prompts first. It ends before end-of-text and before any of the
-    method's `stops`. What is sampled depends on the key and on which prompts are there.
+    """(number of the prompt, what the model writes after it), longest prompts first. It ends before
+    end-of-text and before any of the method's `stops`. What is sampled depends on the key and on
+    which prompts are there.
 
-    ValueError for an empty prompt; and for a prompt that is with its new tokens longer than the model's context allows a beam search. Else
-    the model reads on from the text's last half, as in decode.stream. inference.NonFiniteLogits where the model says NaN."""
+    ValueError for an empty prompt; and for a prompt that is with its new tokens longer than the
+    model's context allows a beam search. Else the model reads on from the text's last half, as
+    in decode.stream. inference.NonFiniteLogits where the model says NaN."""
     match method:
         case evaluation.Beam():
             return _generate_batches(
@@ -214,21 +226,24 @@ def _beam_search(
 def _check_request(index: int, request: Request, n_ctx: int) -> None:
     if not request.context or not request.completions or not all(request.completions):
         raise ValueError(
-            f"question {index} has an empty context, no completion or an empty one: give at least one token of each"
+            f"question {index} has an empty context, no completion or an empty one: give at least "
+            "one token of each"
         )
     if (longest := len(request.context) + max(map(len, request.completions)) - 1) > n_ctx:
         raise ValueError(
-            f"question {index}: a context of {len(request.context)} tokens with its completion is {longest + 1}, and the model reads "
+            f"question {index}: a context of {len(request.context)} tokens with its completion is "
+            f"{longest + 1}, and the model reads "
             f"{n_ctx} and predicts one more: cut the context"
         )
 
 
-# --- laying out ------------------------------------------------------------------------------------------------------------
+# --- laying out -----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class _Leaf:
-    """One completion, read after those before it in its unit: the first n_shared tokens of its text are theirs too."""
+    """One completion, read after those before it in its unit: the first n_shared tokens of its
+    text are theirs too."""
 
     request: int
     completion: int
@@ -237,8 +252,9 @@ class _Leaf:
 
 
 def _build_units(requests: Sequence[Request]) -> list[list[_Leaf]]:
-    """Completions that are read together: those of a request, and of the next ones by alphabet where at least half of the context is the
-    same, as long as the unit is not three times its first text (a longer row's attention then costs as much as sharing saves)."""
+    """Completions that are read together: those of a request, and of the next ones by alphabet
+    where at least half of the context is the same, as long as the unit is not three times its
+    first text (a longer row's attention then costs as much as sharing saves)."""
     units, size, limit = [], 0, 0
     last_context, last_completion = np.zeros(0, np.int32), ()
     for index in sorted(range(len(requests)), key=lambda index: requests[index].context):
@@ -277,7 +293,8 @@ def _unit_length(unit: Sequence[_Leaf]) -> int:
 
 
 def _bucket_length(n: int, parts: int) -> int:
-    """The padded length of a row of n tokens: one of eight between a power of two and the next, and a multiple of `parts`."""
+    """The padded length of a row of n tokens: one of eight between a power of two and the next,
+    and a multiple of `parts`."""
     step = max(16, 1 << max(0, (n - 1).bit_length() - 4))
     return -(-n // step) * step if step % parts == 0 else -(-n // (step * parts)) * step * parts
 
@@ -285,7 +302,8 @@ def _bucket_length(n: int, parts: int) -> int:
 def _pack_rows(
     units: list[list[_Leaf]], sharding: rules.Sharding
 ) -> list[tuple[int, list[list[_Leaf]]]]:
-    """(padded length, units) of each row, longest first: each unit lies in the fullest row that has room for it, the largest unit first."""
+    """(padded length, units) of each row, longest first: each unit lies in the fullest row that
+    has room for it, the largest unit first."""
     parts = sharding.n_shards("P")
     usual_length = (
         _bucket_length(
@@ -321,8 +339,9 @@ def _split_batches(rows: list, sharding: rules.Sharding) -> Iterator[tuple[int, 
 
 @dataclasses.dataclass(frozen=True)
 class _Batch:
-    """A batch: rows as forests; of all tokens whose probability is asked for, the node they follow (counted through the batch), the token,
-    and whether it is a completion's first; and where in these lists each completion is: (its leaf, begin, end)."""
+    """A batch: rows as forests; of all tokens whose probability is asked for, the node they follow
+    (counted through the batch), the token, and whether it is a completion's first; and where in
+    these lists each completion is: (its leaf, begin, end)."""
 
     tokens_BT: np.ndarray
     positions_BT: np.ndarray
@@ -377,7 +396,7 @@ def _make_batch(
     )
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -391,7 +410,8 @@ def _forward_fn(platform: str) -> Callable:
 def _gather_hidden(
     inference_model: inference.InferenceModel, x_BTD: jax.Array, source_M: jax.Array
 ) -> jax.Array:
-    """(M, 1, D): the hidden states of these nodes. A small program of its own, so that _log_probs needs few compilations."""
+    """(M, 1, D): the hidden states of these nodes. A small program of its own, so that
+    _log_probs needs few compilations."""
     return inference_model.model.sharding(
         x_BTD.reshape(-1, x_BTD.shape[-1])[source_M][:, None], "B1D"
     )
@@ -405,7 +425,8 @@ def _log_probs(
     is_first_B: jax.Array,
     allowed_V: jax.Array,
 ):
-    """(B,) each: the log-probability of the target token after each hidden state; is none likelier."""
+    """(B,) each: the log-probability of the target token after each hidden state; is none
+    likelier."""
     sharding = inference_model.model.sharding
     y_BV = inference.logits(inference_model, x_B1D)[:, 0]
     y_B = jnp.take_along_axis(y_BV, target_B[:, None], axis=1)[:, 0]
@@ -417,7 +438,8 @@ def _log_probs(
 def _score_batch(
     inference_model: inference.InferenceModel, batch: _Batch, allowed_V: np.ndarray
 ) -> list:
-    """[(log-probabilities, is it the likeliest), ...] of the tokens that are asked for, some at a time."""
+    """[(log-probabilities, is it the likeliest), ...] of the tokens that are asked for, some at
+    a time."""
     sharding = inference_model.model.sharding
 
     def put_on_mesh(array, letters):
@@ -454,7 +476,8 @@ def _score_batch(
 def _collect_results(
     requests, batch: _Batch, scores: list, partial: dict
 ) -> Iterator[tuple[int, tuple[LogLikelihood, ...]]]:
-    """The requests of which the last completion was in this batch. partial: completions of the others."""
+    """The requests of which the last completion was in this batch. partial: completions of the
+    others."""
     p_M, is_greedy_M = (
         np.concatenate(column) for column in zip(*jax.device_get(scores), strict=True)
     )

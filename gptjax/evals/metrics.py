@@ -1,11 +1,15 @@
-"""From what the model said to scores with standard errors: a dict an item, which JSON keeps, and a Score of many.
+"""From what the model said to scores with standard errors: a dict an item, which JSON keeps, and a
+Score of many.
 
-An outcome holds all that its score is made of: the fields of its Item; "asked" (its contexts with what stood before them), "shown" (ids of
-the demonstrations) and "cut"; and, by method, "log_probabilities" and "tokens" (of each completion, or window), "before" (log-probabilities
-without the item), "greedy", "last_greedy", "written" with "spelling". `score_item` adds "chosen" and "scores".
+An outcome holds all that its score is made of: the fields of its Item; "asked" (its contexts with
+what stood before them), "shown" (ids of the demonstrations) and "cut"; and, by method,
+"log_probabilities" and "tokens" (of each completion, or window), "before" (log-probabilities
+without the item), "greedy", "last_greedy", "written" with "spelling". `score_item` adds "chosen"
+and "scores".
 
-A tokenizer that does not give back the text it was given, as GPT-1's, which has no capitals and puts a space after each word, cannot write
-most answers as they stand: then what was written is compared with the right answers as the tokenizer writes them ("spelling")."""
+A tokenizer that does not give back the text it was given, as GPT-1's, which has no capitals and
+puts a space after each word, cannot write most answers as they stand: then what was written is
+compared with the right answers as the tokenizer writes them ("spelling")."""
 
 import dataclasses
 import math
@@ -59,7 +63,8 @@ Outcome = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """value: in percent, but perplexities and bits as they are; error: its standard error; n: of so many items, or groups."""
+    """value: in percent, but perplexities and bits as they are; error: its standard error; n: of
+    so many items, or groups."""
 
     metric: str
     value: float
@@ -96,7 +101,8 @@ def choose_completion(protocol: evaluation.Protocol, outcome: Outcome) -> int:
 
 
 def target_texts(item: Item) -> list[str]:
-    """What a model may write to be right, with the space that stands before it: each right answer, or what a demonstration shows."""
+    """What a model may write to be right, with the space that stands before it: each right
+    answer, or what a demonstration shows."""
     demonstrated = (
         [item.completions[0]]
         if item.completions and item.completions[0].strip() and item.has_answer
@@ -108,8 +114,8 @@ def target_texts(item: Item) -> list[str]:
 def can_generate_answer(
     item: Item, tokenizer: Tokenizer, n_tokens: int, stops: Sequence[str]
 ) -> bool:
-    """Can the tokenizer write one of the right answers in n_tokens and before the stops, given as it writes them? True where no answer is
-    known."""
+    """Can the tokenizer write one of the right answers in n_tokens and before the stops, given as
+    it writes them? True where no answer is known."""
     targets = target_texts(item)
     for answer in targets:
         tokens = tokenizer.encode(answer)
@@ -121,7 +127,8 @@ def can_generate_answer(
 
 
 def tokenizer_forms(item: Item, tokenizer: Tokenizer) -> dict[str, str]:
-    """Each text of the item that a written answer is compared with -> how the tokenizer writes it, where that is another text."""
+    """Each text of the item that a written answer is compared with -> how the tokenizer writes
+    it, where that is another text."""
     texts = [
         *item.answers,
         *_iter_strings([fact for fact in item.facts.values() if not isinstance(fact, int)]),
@@ -151,7 +158,8 @@ def respell(item: Item, forms: Mapping[str, str]) -> Item:
 
 
 def score_item(task: Task, protocol: evaluation.Protocol, outcome: Outcome) -> Outcome:
-    """The outcome with "chosen", where there was a choice, and "scores": 0 to 1 by metric, of those that are a mean over items."""
+    """The outcome with "chosen", where there was a choice, and "scores": 0 to 1 by metric, of
+    those that are a mean over items."""
     scores: dict[str, float] = {}
     prediction = ""
     if isinstance(protocol.method, evaluation.ChoiceMethod):
@@ -187,8 +195,9 @@ def score_item(task: Task, protocol: evaluation.Protocol, outcome: Outcome) -> O
 
 
 def metric_names(task: Task, protocol: evaluation.Protocol) -> list[str]:
-    """The protocol's metric, then others that papers report of the task and that its method can tell. ValueError for a method of another
-    kind than the task's own, whose items it cannot score, and for a metric that is not of that kind."""
+    """The protocol's metric, then others that papers report of the task and that its method can
+    tell. ValueError for a method of another kind than the task's own, whose items it cannot
+    score, and for a metric that is not of that kind."""
     (kind,) = [kind for kind in METHOD_METRICS if isinstance(task.protocol.method, kind)]
     if not isinstance(protocol.method, kind):
         kinds = ", ".join(method.__name__ for method in typing.get_args(kind) or [kind])
@@ -207,7 +216,8 @@ def metric_names(task: Task, protocol: evaluation.Protocol) -> list[str]:
         supported = [metric for metric in METHOD_METRICS[kind] if metric not in missing]
     if protocol.metric not in supported:
         raise ValueError(
-            f"{task.name}: {protocol.method} cannot tell {protocol.metric}, but {', '.join(supported)}; set another metric"
+            f"{task.name}: {protocol.method} cannot tell {protocol.metric}, but "
+            f"{', '.join(supported)}; set another metric"
         )
     paper_metrics = (
         [] if kind is evaluation.Windows else [paper.metric for paper in task.paper_scores]
@@ -222,8 +232,9 @@ def metric_names(task: Task, protocol: evaluation.Protocol) -> list[str]:
 def aggregate(
     task: Task, protocol: evaluation.Protocol, outcomes: Sequence[Outcome], seed: int
 ) -> list[Score]:
-    """A Score for each of `metric_names`. Standard errors: of a mean, from the items' spread; of a perplexity likewise, carried over; of
-    what is no mean (f1 of classes, BLEU), by a bootstrap over items with `seed`. Items whose answer is not known do not count."""
+    """A Score for each of `metric_names`. Standard errors: of a mean, from the items' spread; of a
+    perplexity likewise, carried over; of what is no mean (f1 of classes, BLEU), by a bootstrap
+    over items with `seed`. Items whose answer is not known do not count."""
     known = [outcome for outcome in outcomes if item_from_outcome(outcome).has_answer]
     return [
         _aggregate_metric(task, protocol, metric, known, seed)
@@ -301,7 +312,8 @@ def _nats_per_unit(outcomes: Sequence[Outcome]) -> tuple[float, float]:
 
 
 def f1_counts(outcomes: Sequence[Outcome]) -> np.ndarray:
-    """(items, 3 C): of each completion number in turn whether it was chosen and right, whether it was chosen, whether it was right."""
+    """(items, 3 C): of each completion number in turn whether it was chosen and right, whether
+    it was chosen, whether it was right."""
     n = 1 + max(
         number for outcome in outcomes for number in (outcome["chosen"], *outcome["right"], 0)
     )
@@ -314,19 +326,22 @@ def f1_counts(outcomes: Sequence[Outcome]) -> np.ndarray:
 
 
 def macro_f1(total: np.ndarray) -> float:
-    """The mean of F1 of each completion over those that are right somewhere, in percent: CommitmentBank's. total: summed `f1_counts`."""
+    """The mean of F1 of each completion over those that are right somewhere, in percent:
+    CommitmentBank's. total: summed `f1_counts`."""
     present = [counts for counts in total.reshape(-1, 3) if counts[2]]
     return statistics.fmean(map(f1a, present)) if present else 0.0
 
 
 def f1a(total: np.ndarray) -> float:
-    """F1 of choosing the first completion, in percent: MultiRC's, where it says that an answer is true."""
+    """F1 of choosing the first completion, in percent: MultiRC's, where it says that an answer
+    is true."""
     hits, n_chosen, n_right = map(int, total[:3])
     return 200 * hits / (n_chosen + n_right) if n_chosen + n_right else 0.0
 
 
 def item_from_outcome(outcome: Outcome) -> Item:
-    """The item that an outcome is of; what a written answer is compared with is spelt as the tokenizer writes it."""
+    """The item that an outcome is of; what a written answer is compared with is spelt as the
+    tokenizer writes it."""
     item = Item(**{field.name: outcome[field.name] for field in dataclasses.fields(Item)})
     return respell(item, outcome["spelling"]) if "spelling" in outcome else item
 
@@ -334,8 +349,8 @@ def item_from_outcome(outcome: Outcome) -> Item:
 def _bootstrap(
     metric: str, counts: np.ndarray, measure: Callable[[np.ndarray], float], seed: int
 ) -> Score:
-    """The score of a metric of sums, and its standard error. counts: (items, what is summed): each text is cut and counted once, and what
-    is drawn anew is its counts."""
+    """The score of a metric of sums, and its standard error. counts: (items, what is summed): each
+    text is cut and counted once, and what is drawn anew is its counts."""
     rng, n = random.Random(f"{seed} bootstrap"), len(counts)
     multiplicities = (
         np.bincount(rng.choices(range(n), k=n), minlength=n) for _ in range(N_RESAMPLES)

@@ -1,5 +1,6 @@
-"""Evaluations on disk: NAME.jsonl, an outcome a line, and NAME.json, the record of their scores. Each line and each record ends with a
-seal (runtime/checksums.py), so that one that was changed or damaged is noticed, and never taken for what the model said."""
+"""Evaluations on disk: NAME.jsonl, an outcome a line, and NAME.json, the record of their scores.
+Each line and each record ends with a seal (runtime/checksums.py), so that one that was changed
+or damaged is noticed, and never taken for what the model said."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -18,8 +19,9 @@ def encode_line(outcome: Mapping[str, Any], name: str) -> str:
 
 
 def read(path: Path, warn: WarnFn) -> dict[str, dict[str, Any]]:
-    """The outcomes in NAME.jsonl by their items' ids; none if there is no file. A last line that a kill cut short goes. Others that are not
-    as they were written are named by `warn` and go too, so that those items are asked again."""
+    """The outcomes in NAME.jsonl by their items' ids; none if there is no file. A last line that a
+    kill cut short goes. Others that are not as they were written are named by `warn` and go too,
+    so that those items are asked again."""
     if not path.exists():
         return {}
     content = parse.disk_bytes(path)
@@ -34,9 +36,13 @@ def read(path: Path, warn: WarnFn) -> dict[str, dict[str, Any]]:
             intact.append(line)
             outcomes[outcome["id"]] = outcome
     if damaged:
-        numbers = f"{'lines' if len(damaged) > 1 else 'line'} {', '.join(f'{n:,}' for n in damaged[:5])}{' ...' if len(damaged) > 5 else ''}"  # noqa: E501
+        numbers = (
+            f"{'lines' if len(damaged) > 1 else 'line'} "
+            f"{', '.join(f'{n:,}' for n in damaged[:5])}{' ...' if len(damaged) > 5 else ''}"
+        )  # noqa: E501
         warn(
-            f"{path}: {numbers} of {len(lines):,} are not as they were written; those items are asked again"
+            f"{path}: {numbers} of {len(lines):,} are not as they were written; those items are "
+            "asked again"
         )
     if damaged or torn:
         atomic.save(path, b"".join(line + b"\n" for line in intact))

@@ -1,9 +1,12 @@
-"""How well does a model predict texts of one's own? Nats a token, perplexity, bits a byte and perplexity by word, over all of each file.
+"""How well does a model predict texts of one's own? Nats a token, perplexity, bits a byte and
+perplexity by word, over all of each file.
 
-Each document is read by itself, after the token that a text without any begins with: a file is one, a line of .jsonl, a row of .parquet. A
-file that is named may have any ending: where that tells no format it is text.
-Every token of it is predicted, once, after as many tokens as its window holds (loglikelihood.loglikelihood_rolling). Bytes are those of
-the text itself in UTF-8, whatever the tokenizer makes of it; words are what stands between spaces."""
+Each document is read by itself, after the token that a text without any begins with: a file is one,
+a line of .jsonl, a row of .parquet. A file that is named may have any ending: where that tells no
+format it is text.
+Every token of it is predicted, once, after as many tokens as its window holds
+(loglikelihood.loglikelihood_rolling). Bytes are those of the text itself in UTF-8, whatever the
+tokenizer makes of it; words are what stands between spaces."""
 
 import hashlib
 import math
@@ -21,8 +24,8 @@ COUNT_NAMES = ("documents", "tokens", "bytes", "words", "nats")
 
 
 def find_texts(names: Iterable[str], warn: Callable[[str], None]) -> list[Path]:
-    """Finds the files that these names, folders and globs stand for, each once. warn: is told of what was passed over. ValueError, in
-    one line, if one stands for none."""
+    """Finds the files that these names, folders and globs stand for, each once. warn: is told of
+    what was passed over. ValueError, in one line, if one stands for none."""
     paths: list[Path] = []
     for name in names:
         path = parse.path(name)
@@ -50,8 +53,9 @@ def predict(
     progress: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
-    """Predicts each file, and yields the `measures` of each, and of all together where there are several; of those, warn is told of one
-    without text. ValueError, in one line, for a file that cannot be read or has no tokens, and where none has text."""
+    """Predicts each file, and yields the `measures` of each, and of all together where there are
+    several; of those, warn is told of one without text. ValueError, in one line, for a file that
+    cannot be read or has no tokens, and where none has text."""
     counts = []
     for number, path in enumerate(paths, 1):
         texts = _read_documents(path)

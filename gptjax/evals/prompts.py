@@ -1,7 +1,9 @@
-"""From an item to what the model reads: a description, demonstrations drawn for that item, the item; as many as fit. GPT-3 section 2.4.
+"""From an item to what the model reads: a description, demonstrations drawn for that item, the
+item; as many as fit. GPT-3 section 2.4.
 
-Chosen where the paper is silent: the demonstrations of a smaller K are the first of those of a larger one; where they do not fit, the last
-drawn go; a text begins with end-of-text only if it is empty otherwise, as in lm-evaluation-harness."""
+Chosen where the paper is silent: the demonstrations of a smaller K are the first of those of a
+larger one; where they do not fit, the last drawn go; a text begins with end-of-text only if it
+is empty otherwise, as in lm-evaluation-harness."""
 
 import dataclasses
 import random
@@ -18,11 +20,13 @@ Pair = tuple[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """An item as it is put. contexts: with description and demonstrations before them. demonstration_ids: in their order.
-    context_tokens and completion_tokens: a pair for each completion; of a task that writes, one context and no completion.
-    n_cut: tokens of the contexts' begin (of one with a hint, of what stands before the hint the end) that have no room, even without
-    demonstrations. baseline_pairs: the same completions where the item is not there, for methods that compare with that: the pairs of each
-    such context."""
+    """An item as it is put. contexts: with description and demonstrations before them.
+    demonstration_ids: in their order.
+    context_tokens and completion_tokens: a pair for each completion; of a task that writes, one
+    context and no completion.
+    n_cut: tokens of the contexts' begin (of one with a hint, of what stands before the hint the
+    end) that have no room, even without demonstrations. baseline_pairs: the same completions where
+    the item is not there, for methods that compare with that: the pairs of each such context."""
 
     item: Item
     contexts: tuple[str, ...]
@@ -36,9 +40,10 @@ class Prompt:
 def sample_fewshot(
     task: str, item: Item, pool: Sequence[Item], shots: int, seed: int, same_for_all: bool
 ) -> list[Item]:
-    """At most `shots` demonstrations from `pool`, without repetition: never the item itself, under this id or another, nor another of its
-    group, nor one whose answer is not known, nor two that are alike. Fewer where the pool has no more. same_for_all: the same for all
-    items (but for those that are like an item among them)."""
+    """At most `shots` demonstrations from `pool`, without repetition: never the item itself, under
+    this id or another, nor another of its group, nor one whose answer is not known, nor two that
+    are alike. Fewer where the pool has no more. same_for_all: the same for all items (but for
+    those that are like an item among them)."""
     rng = random.Random(f"{seed} {task}" if same_for_all else f"{seed} {task} {item.id}")
     demonstrations: list[Item] = []
     tried: set[int] = set()
@@ -55,7 +60,8 @@ def sample_fewshot(
 
 
 class _Exclusion:
-    """An item and its demonstrations so far, kept so that the next one is compared with all of them at once."""
+    """An item and its demonstrations so far, kept so that the next one is compared with all of
+    them at once."""
 
     def __init__(self, item: Item):
         contexts, completions, text = item.content_key
@@ -64,9 +70,10 @@ class _Exclusion:
         self._texts = (text,) if text else ()
 
     def add(self, other: Item) -> bool:
-        """Add a demonstration, unless it would tell the answer of one of these (then False): it is the same item or of the same group; or
-        asks the same under another id: the same contexts, followed by a text of any kind or, where there is a choice, by one of the same;
-        or it begins with the whole of one, as later questions about a story do."""
+        """Add a demonstration, unless it would tell the answer of one of these (then False): it is
+        the same item or of the same group; or asks the same under another id: the same contexts,
+        followed by a text of any kind or, where there is a choice, by one of the same; or it
+        begins with the whole of one, as later questions about a story do."""
         contexts, completions, text = other.content_key
         group = other.group or other.id
         if group in self._groups or text.startswith(self._texts):
@@ -109,8 +116,9 @@ def fit_context(
     tokenizer: Tokenizer,
     n_ctx: int,
 ) -> Prompt:
-    """The item after as many of the demonstrations as a text of n_ctx tokens has room for. ValueError for a completion without tokens, or
-    with more than the context has, and for a right one that has the tokens of a wrong one."""
+    """The item after as many of the demonstrations as a text of n_ctx tokens has room for.
+    ValueError for a completion without tokens, or with more than the context has, and for a
+    right one that has the tokens of a wrong one."""
     if isinstance(protocol.method, evaluation.Windows):  # it is read in parts
         return _build_prompt(item, [], protocol, tokenizer)[0]
     limit = n_ctx + (
@@ -135,8 +143,8 @@ def fit_context(
 def _truncate(
     prompt: Prompt, protocol: evaluation.Protocol, tokenizer: Tokenizer, limit: int
 ) -> Prompt:
-    """Without the contexts' begin: of all as many tokens, so that they still tell of the same. Of an item with a hint, without the end of
-    what stands before it."""
+    """Without the contexts' begin: of all as many tokens, so that they still tell of the same. Of
+    an item with a hint, without the end of what stands before it."""
     contexts = prompt.context_tokens
     if isinstance(protocol.method, evaluation.GenerationMethod):
         n_free = limit - protocol.method.n_tokens
@@ -144,7 +152,8 @@ def _truncate(
         n_free = limit - max(map(len, prompt.completion_tokens))
     if n_free < 1:
         raise ValueError(
-            f"item {prompt.item.id}: a completion leaves no room in the model's context for the item itself; use a model with a larger one"
+            f"item {prompt.item.id}: a completion leaves no room in the model's context for the "
+            "item itself; use a model with a larger one"
         )
     n_cut = max(map(len, contexts)) - n_free
     hint = prompt.item.facts["hint"] if "hint" in prompt.item.facts else ""
@@ -184,7 +193,8 @@ def _build_prompt(
     right = {pair for number, pair in enumerate(pairs) if number in item.right}
     if right & {pair for number, pair in enumerate(pairs) if number not in item.right}:
         raise ValueError(
-            f"item {item.id}: a right completion and a wrong one have the same tokens in this tokenizer: they cannot be told apart"
+            f"item {item.id}: a right completion and a wrong one have the same tokens in this "
+            "tokenizer: they cannot be told apart"
         )
     prompt = Prompt(
         item=item,
@@ -199,14 +209,16 @@ def _build_prompt(
 def encode_pairs(
     tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], item_id: str
 ) -> list[Pair]:
-    """For each (context, completion) its (tokens of the context, tokens of the completion after it), which together decode to what the
-    tokens of both texts do: never another text.
+    """For each (context, completion) its (tokens of the context, tokens of the completion after
+    it), which together decode to what the tokens of both texts do: never another text.
 
-    Spaces at the context's end are the completion's, as in lm-evaluation-harness. Where the context's tokens begin those of both, the
-    completion's are the rest. Where a token spans the join ("dog" and "s" are "dogs"), the completion is encoded apart. Where that gives
-    another text (GPT-1 ends every word; some SentencePiece models begin every text with a space), all completions of the context are
-    told from the last token on that they share with it: what is compared then is the context's last word with the completion. ValueError
-    for a completion without tokens."""
+    Spaces at the context's end are the completion's, as in lm-evaluation-harness. Where the
+    context's tokens begin those of both, the completion's are the rest. Where a token spans the
+    join ("dog" and "s" are "dogs"), the completion is encoded apart. Where that gives another text
+    (GPT-1 ends every word; some SentencePiece models begin every text with a space), all
+    completions of the context are told from the last token on that they share with it: what is
+    compared then is the context's last word with the completion. ValueError for a completion
+    without tokens."""
     encoded: dict[tuple[str, str], Pair] = {}
     for context in dict.fromkeys(context for context, _ in pairs):
         stripped = context.rstrip()
@@ -218,7 +230,8 @@ def encode_pairs(
         for completion, full_ids in zip(completions, all_full_ids, strict=True):
             if full_ids == context_ids or not full_ids:
                 raise ValueError(
-                    f"item {item_id}: the completion {parse.quote(completion)} has no tokens in this tokenizer: give it other text"
+                    f"item {item_id}: the completion {parse.quote(completion)} has no tokens in "
+                    "this tokenizer: give it other text"
                 )
         completion_ids = [
             _encode_completion(
@@ -243,7 +256,8 @@ def encode_pairs(
 def _encode_completion(
     tokenizer: Tokenizer, context_ids: tuple[int, ...], full_ids: tuple[int, ...], completion: str
 ) -> tuple[int, ...]:
-    """The completion's tokens after those of its context; none if they would make another text than `full_ids`."""
+    """The completion's tokens after those of its context; none if they would make another text
+    than `full_ids`."""
     if full_ids[: len(context_ids)] == context_ids:
         return full_ids[len(context_ids) :]
     own_ids = tuple(tokenizer.encode(completion))
@@ -259,8 +273,8 @@ def _n_shared_tokens(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _encode_context(tokenizer: Tokenizer, context: str) -> tuple[int, ...]:
-    """The tokens of what is to be continued. GPT-1's, which leave line ends at a text's end out, get theirs, or the model would write it
-    first, where most methods stop."""
+    """The tokens of what is to be continued. GPT-1's, which leave line ends at a text's end out,
+    get theirs, or the model would write it first, where most methods stop."""
     tokens = tuple(tokenizer.encode(context)) or (tokenizer.start_of_text,)
     drops_newline = (
         context.rstrip(" ").endswith("\n")

@@ -1,4 +1,5 @@
-"""The name of a task -> the task. The modules of tasks/ are imported when first asked for: each has TASKS, a tuple of them."""
+"""The name of a task -> the task. The modules of tasks/ are imported when first asked for: each
+has TASKS, a tuple of them."""
 
 import dataclasses
 import difflib
@@ -34,7 +35,8 @@ def all_tasks() -> Mapping[str, Task]:
 
 @functools.cache
 def groups() -> Mapping[str, tuple[Task, ...]]:
-    """Families, and what papers treat together: SuperGLUE's eight tasks, all of GPT-2's, all of GPT-3's."""
+    """Families, and what papers treat together: SuperGLUE's eight tasks, all of GPT-2's, all of
+    GPT-3's."""
     papers = {
         name: tuple(
             task
@@ -47,8 +49,8 @@ def groups() -> Mapping[str, tuple[Task, ...]]:
 
 
 def get_task(name: str, folder: pathlib.Path | None = None) -> Task:
-    """The task of that name, else that of its file in `folder`; NAME:CONVENTION: with that convention as its protocol. Raises ValueError
-    with the nearest names."""
+    """The task of that name, else that of its file in `folder`; NAME:CONVENTION: with that
+    convention as its protocol. Raises ValueError with the nearest names."""
     base_name, _, convention = name.partition(":")
     task = (
         all_tasks()[base_name]
@@ -61,23 +63,27 @@ def get_task(name: str, folder: pathlib.Path | None = None) -> Task:
             f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(all_tasks())}"
         )
         raise ValueError(
-            f"no task is called {base_name!r}; {hint}; a task of your own is a file {base_name}_test.jsonl in --data=DIR"
+            f"no task is called {base_name!r}; {hint}; a task of your own is a file "
+            f"{base_name}_test.jsonl in --data=DIR"
         )
     if convention and convention not in task.conventions:
         raise ValueError(
-            f"{base_name} has no convention {convention!r}; it has {', '.join(task.conventions) or 'none but its own'}"
+            f"{base_name} has no convention {convention!r}; it has "
+            f"{', '.join(task.conventions) or 'none but its own'}"
         )
     return dataclasses.replace(task, protocol=task.conventions[convention]) if convention else task
 
 
 def get_tasks(names: Iterable[str], folder: pathlib.Path | None) -> dict[str, Task]:
-    """The tasks of these names, and all of a group where it is named. Raises ValueError with the nearest names."""
+    """The tasks of these names, and all of a group where it is named. Raises ValueError with the
+    nearest names."""
     tasks: dict[str, Task] = {}
     for name in names:
         is_group = name not in all_tasks() and name in groups()
         if is_group and custom_tasks.find_task(name, folder) is not None:
             raise ValueError(
-                f"{name} is a group of tasks, and {folder} has a file of that name: rename the file, or give another --data"
+                f"{name} is a group of tasks, and {folder} has a file of that name: rename the "
+                "file, or give another --data"
             )
         tasks |= (
             {task.name: task for task in groups()[name]}

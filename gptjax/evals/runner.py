@@ -1,10 +1,12 @@
-"""One task asked of one model with one number of demonstrations: prompts, questions, outcomes kept as they come, scores.
+"""One task asked of one model with one number of demonstrations: prompts, questions, outcomes kept
+as they come, scores.
 
-NAME.jsonl holds a line an item (see metrics.py), from which each number can be computed again; NAME.json the protocol, the seed, the model
-and the scores (outcomes.py says how both are kept). NAME tells task, shots and a digest of all that the outcomes depend on, so what is
-done is not done again, and another protocol stands beside it. An item that cannot be asked is named with the reason, and the others go on.
-Where the method samples (TopK), what is written also depends on which prompts are written together: an
-evaluation that was resumed has sampled otherwise."""
+NAME.jsonl holds a line an item (see metrics.py), from which each number can be computed again;
+NAME.json the protocol, the seed, the model and the scores (outcomes.py says how both are kept).
+NAME tells task, shots and a digest of all that the outcomes depend on, so what is done is not done
+again, and another protocol stands beside it. An item that cannot be asked is named with the reason,
+and the others go on. Where the method samples (TopK), what is written also depends on which
+prompts are written together: an evaluation that was resumed has sampled otherwise."""
 
 import collections
 import dataclasses
@@ -30,7 +32,8 @@ from gptjax.sharding import rules
 
 @dataclasses.dataclass(frozen=True)
 class EvalModel:
-    """Who is asked. sharding: where its parameters lie, and rows shall. metadata: what identifies it, to be written beside the scores:
+    """Who is asked. sharding: where its parameters lie, and rows shall. metadata: what identifies
+    it, to be written beside the scores:
     name, parameters, digest ..."""
 
     inference_model: inference.InferenceModel
@@ -44,8 +47,9 @@ Refusals = dict[str, str]  # of items that cannot be asked, by their ids: why
 
 @dataclasses.dataclass(frozen=True)
 class TaskRun:
-    """A task with its protocol, as it is put. label: what it was asked for by; shots: demonstrations wanted; examples: so many items, drawn
-    with the seed; None: all. use_paper_shots: shots are the protocol's own, which a task that chose none (Task.auto_fields) fits to its
+    """A task with its protocol, as it is put. label: what it was asked for by; shots:
+    demonstrations wanted; examples: so many items, drawn with the seed; None: all. use_paper_shots:
+    shots are the protocol's own, which a task that chose none (Task.auto_fields) fits to its
     data."""
 
     label: str
@@ -59,8 +63,9 @@ class TaskRun:
     def load_items(
         self, read_rows: Callable[[str], task_data.Rows], errors: Refusals | None = None
     ) -> tuple[list[Item], list[Item]]:
-        """(what is asked, what demonstrations are drawn from). read_rows: a split -> its rows. errors: is told of rows that cannot be
-        asked, and the others go on. ValueError, in one line, where none can, or where nothing is told."""
+        """(what is asked, what demonstrations are drawn from). read_rows: a split -> its rows.
+        errors: is told of rows that cannot be asked, and the others go on. ValueError, in one
+        line, where none can, or where nothing is told."""
         eval_split, fewshot_split = self.task.splits
         items = self._parse_items(read_rows(eval_split), errors)
         pool = (
@@ -95,8 +100,9 @@ class TaskRun:
     def fit_to_data(
         self, items: list[Item], pool: list[Item], tokenizer: Tokenizer, n_ctx: int
     ) -> "TaskRun":
-        """With what the task leaves open (Task.auto_fields) as its data want it: no more shots than there are demonstrations for each
-        item; no stop that stands in a right answer; and so many new tokens as the longest has, up to half of the context."""
+        """With what the task leaves open (Task.auto_fields) as its data want it: no more shots than
+        there are demonstrations for each item; no stop that stands in a right answer; and so
+        many new tokens as the longest has, up to half of the context."""
         if not self.task.auto_fields:
             return self
         protocol, shots = self.protocol, self.shots
@@ -138,12 +144,13 @@ class TaskRun:
         progress: Callable[[str], None],
         errors: Refusals | None = None,
     ) -> list[prompts.Prompt]:
-        """Each item with as many demonstrations as fit. errors: is told of those that cannot be put, and the others go on. ValueError, in
-        one line, where none can, or where nothing is told."""
+        """Each item with as many demonstrations as fit. errors: is told of those that cannot be
+        put, and the others go on. ValueError, in one line, where none can, or where nothing is
+        told."""
         n_ctx, prompt_list = model.inference_model.model.config.n_ctx, []
-        if (
-            self.shots > len(pool)
-        ):  # of no item will there be enough, and to find that out for each takes pool x pool comparisons
+        if self.shots > len(pool):
+            # of no item will there be enough, and to find that out for each takes pool x pool
+            # comparisons
             raise ValueError(_too_few_message(self, len(pool)))
         for index, item in enumerate(items):
             try:
@@ -177,11 +184,15 @@ class TaskRun:
 
 def _too_few_message(task_run: TaskRun, n_available: int) -> str:
     shots = f"{task_run.shots} demonstrations were asked for"
-    return f"{task_run.task.name}: {shots}, and there are {n_available} to draw from; give fewer --shots"
+    return (
+        f"{task_run.task.name}: {shots}, and there are {n_available} to draw from; give fewer "
+        "--shots"
+    )
 
 
 def _record_error(item_id: str, error: ValueError, errors: Refusals | None) -> None:
-    """Notes why an item cannot be asked. An error that no user causes, and one where nothing is noted, is raised again."""
+    """Notes why an item cannot be asked. An error that no user causes, and one where nothing is
+    noted, is raised again."""
     status, reason = classify_error(error)
     if status != 2 or errors is None:
         raise error
@@ -204,8 +215,8 @@ def run_task(
     warn: Callable[[str], None],
     errors: Mapping[str, str] = types.MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The record that NAME.json holds; what of it was done before is taken from there. warn: is told of what was changed there since.
-    errors: why other items could not be asked."""
+    """The record that NAME.json holds; what of it was done before is taken from there. warn: is
+    told of what was changed there since. errors: why other items could not be asked."""
     name = (
         f"{task_run.label.replace(':', '-')}-{task_run.shots}-{task_run.digest(model, prompt_list)}"
     )
@@ -340,8 +351,9 @@ def _score_windows(
 def _score_completions(
     task_run: TaskRun, model: EvalModel, prompt_list: Sequence[prompts.Prompt]
 ) -> Iterator[metrics.Outcome]:
-    """By likelihoods of completions: all questions of all prompts together, each outcome as soon as its last one is answered. What they are
-    compared with where the item is not there was put with the prompt."""
+    """By likelihoods of completions: all questions of all prompts together, each outcome as soon as
+    its last one is answered. What they are compared with where the item is not there was put
+    with the prompt."""
     requests: list[loglikelihood.Request] = []
     slots: list[
         tuple[int, int, list[int]]
@@ -377,8 +389,8 @@ def _score_completions(
 def _baseline_pairs(
     task_run: TaskRun, model: EvalModel, prompt: prompts.Prompt
 ) -> tuple[list[prompts.Pair], ...]:
-    """What the completions are compared with where the item is not there: for each such context, pairs as of the prompt; of what is longer
-    than the model's context the beginning is left out."""
+    """What the completions are compared with where the item is not there: for each such context,
+    pairs as of the prompt; of what is longer than the model's context the beginning is left out."""
     item = prompt.item
     match task_run.protocol.method:
         case evaluation.Unconditional(answer_context=context):
@@ -394,9 +406,8 @@ def _baseline_pairs(
         )
         for context in contexts
     ]
-    max_tokens = (
-        model.inference_model.model.config.n_ctx + 1
-    )  # the last token of a completion is not read
+    # the last token of a completion is not read
+    max_tokens = model.inference_model.model.config.n_ctx + 1
     truncated = tuple(
         [
             (prefix[max(0, len(prefix) + len(completion_ids) - max_tokens) :], completion_ids)
@@ -406,7 +417,8 @@ def _baseline_pairs(
     )
     if not all(prefix for pairs in truncated for prefix, _ in pairs):
         raise ValueError(
-            f"item {item.id}: a completion leaves no room in the model's context; use a model with a larger one"
+            f"item {item.id}: a completion leaves no room in the model's context; use a model with "
+            "a larger one"
         )
     return truncated
 
@@ -421,12 +433,14 @@ def _content_free_context(task_run: TaskRun, text: str) -> str:
         return next(iter(task_run.task.items(row, task_run.protocol, task_run.shots))).contexts[0]
     except (ValueError, LookupError) as error:
         raise ValueError(
-            f"{task_run.task.name} cannot be calibrated: it has no item whose texts are {text!r}; set another method"
+            f"{task_run.task.name} cannot be calibrated: it has no item whose texts are {text!r}; "
+            "set another method"
         ) from error
 
 
 def _likelihood_fields(sides: dict[int, dict[int, loglikelihood.LogLikelihood]]) -> metrics.Outcome:
-    """What likelihoods say, completion by completion; of several contexts without the item the mean of the probabilities."""
+    """What likelihoods say, completion by completion; of several contexts without the item the
+    mean of the probabilities."""
     own, *others = ([side[i] for i in range(len(side))] for side in sides.values())
     fields = {
         "log_probabilities": [result.log_prob for result in own],

@@ -1,4 +1,5 @@
-"""Scores of written answers, as the data sets' own scorers give them: each from 0 to 1, written here from the scorers named."""
+"""Scores of written answers, as the data sets' own scorers give them: each from 0 to 1, written
+here from the scorers named."""
 
 import collections
 import functools
@@ -19,17 +20,19 @@ PUNCTUATION = frozenset(string.punctuation)
 QUOTES = "\u2018\u2019\u00b4`"
 
 
-# --- texts ---------------------------------------------------------------------------------------------------------------------
+# --- texts ----------------------------------------------------------------------------------------
 
 
 def normalize(text: str) -> str:
-    """Lower case, without punctuation and articles, one space between words: SQuAD, evaluate-v2.0.py; CoQA's and QuAC's are the same."""
+    """Lower case, without punctuation and articles, one space between words: SQuAD,
+    evaluate-v2.0.py; CoQA's and QuAC's are the same."""
     letters = "".join(character for character in text.lower() if character not in PUNCTUATION)
     return " ".join(ARTICLES.sub(" ", letters).split())
 
 
 def normalize_trivia(text: str) -> str:
-    """The same, but punctuation and some quotation marks become spaces: TriviaQA, utils/triviaqa_evaluation.py. ("U.S." is "u s".)"""
+    """The same, but punctuation and some quotation marks become spaces: TriviaQA,
+    utils/triviaqa_evaluation.py. ("U.S." is "u s".)"""
     letters = "".join(
         " " if character in PUNCTUATION or character in QUOTES else character
         for character in text.lower()
@@ -57,11 +60,12 @@ def exact_match(prediction: str, reference: str) -> float:
 ANSWER_METRICS = {"exact_match": exact_match, "f1": word_f1}
 
 
-# --- scores of an item ---------------------------------------------------------------------------------------------------------
+# --- scores of an item ----------------------------------------------------------------------------
 
 
 def plain_text(metric: str, prediction: str, item: Item) -> float:
-    """exact_match: the text itself, without the space around it, as of tasks that ask for a number or a word; f1: of words."""
+    """exact_match: the text itself, without the space around it, as of tasks that ask for a
+    number or a word; f1: of words."""
     return (
         float(prediction.strip() in item.answers)
         if metric == "exact_match"
@@ -70,15 +74,16 @@ def plain_text(metric: str, prediction: str, item: Item) -> float:
 
 
 def closed_book(metric: str, prediction: str, item: Item) -> float:
-    """The best over the right answers, normalised as SQuAD's: Natural Questions and WebQuestions, as Lee et al. 2019 (1906.00300) and
-    Roberts et al. 2020 (2002.08910) score them."""
+    """The best over the right answers, normalised as SQuAD's: Natural Questions and WebQuestions,
+    as Lee et al. 2019 (1906.00300) and Roberts et al. 2020 (2002.08910) score them."""
     return max(
         (ANSWER_METRICS[metric](prediction, reference) for reference in item.answers), default=0.0
     )
 
 
 def trivia_qa(metric: str, prediction: str, item: Item) -> float:
-    """Is it one of the aliases, or what is the best F1 of words with one? TriviaQA, utils/triviaqa_evaluation.py."""
+    """Is it one of the aliases, or what is the best F1 of words with one? TriviaQA,
+    utils/triviaqa_evaluation.py."""
     answer, references = (
         normalize_trivia(prediction),
         {normalize_trivia(reference) for reference in item.answers},
@@ -93,16 +98,18 @@ def trivia_qa(metric: str, prediction: str, item: Item) -> float:
 
 
 def squad(metric: str, prediction: str, item: Item) -> float:
-    """The best over the right answers; a question without one is answered by nothing, or by `item.facts["none"]`: SQuAD,
-    evaluate-v2.0.py, where the model's own word for no answer has become the empty text before."""
+    """The best over the right answers; a question without one is answered by nothing, or by
+    `item.facts["none"]`: SQuAD, evaluate-v2.0.py, where the model's own word for no answer has
+    become the empty text before."""
     answer = "" if normalize(prediction) == normalize(item.facts["none"]) else prediction
     references = [reference for reference in item.answers if normalize(reference)] or [""]
     return max(ANSWER_METRICS[metric](answer, reference) for reference in references)
 
 
 def leave_one_out(metric: str, prediction: str, references: Sequence[str]) -> float:
-    """The mean, over each reference left out in turn, of the best over the others, so that people, who cannot be compared with
-    themselves, are measured alike: CoQA's evaluate-v1.0.py, QuAC's scorer.py."""
+    """The mean, over each reference left out in turn, of the best over the others, so that people,
+    who cannot be compared with themselves, are measured alike: CoQA's evaluate-v1.0.py, QuAC's
+    scorer.py."""
     scores = [ANSWER_METRICS[metric](prediction, reference) for reference in references]
     if len(scores) < 2:
         return max(scores, default=0.0)
@@ -118,8 +125,9 @@ CANNOT_ANSWER = "CANNOTANSWER"
 
 
 def quac(metric: str, prediction: str, item: Item) -> float:
-    """leave_one_out over the answers, of which those that say CANNOTANSWER are dropped if they are fewer than the others, and stand alone
-    if not: QuAC, scorer.py, its unfiltered F1. Its F1 leaves out questions on which people agree too little; GPT-3 counts all 7,353."""
+    """leave_one_out over the answers, of which those that say CANNOTANSWER are dropped if they are
+    fewer than the others, and stand alone if not: QuAC, scorer.py, its unfiltered F1. Its F1
+    leaves out questions on which people agree too little; GPT-3 counts all 7,353."""
     cannot = [
         answer for answer in item.answers if answer.casefold() == CANNOT_ANSWER.casefold()
     ]  # some tokenizers have no capitals
@@ -130,7 +138,7 @@ def quac(metric: str, prediction: str, item: Item) -> float:
     )
 
 
-# --- DROP ----------------------------------------------------------------------------------------------------------------------
+# --- DROP -----------------------------------------------------------------------------------------
 
 
 def _is_number(word: str) -> bool:
@@ -142,7 +150,8 @@ def _is_number(word: str) -> bool:
 
 
 def drop_tokens(text: str) -> list[str]:
-    """A span's normalised words; words are split at hyphens too, and numbers are all of one form ("5" and "5.0"): DROP's drop_eval.py."""
+    """A span's normalised words; words are split at hyphens too, and numbers are all of one form
+    ("5" and "5.0"): DROP's drop_eval.py."""
     words = []
     for word in re.split(" |-", text.lower()):
         token = (
@@ -169,7 +178,8 @@ def _drop_f1(prediction: set[str], reference: set[str]) -> float:
 
 
 def score_spans(metric: str, prediction: Sequence[str], references: Sequence[str]) -> float:
-    """Exact match, or the mean F1 of spans paired as well as can be, over as many as the longer list has: DROP's drop_eval.py."""
+    """Exact match, or the mean F1 of spans paired as well as can be, over as many as the longer
+    list has: DROP's drop_eval.py."""
     predicted_spans, reference_spans = (
         [drop_tokens(span) for span in prediction],
         [drop_tokens(span) for span in references],
@@ -191,8 +201,9 @@ def score_spans(metric: str, prediction: Sequence[str], references: Sequence[str
 
 
 def possible_spans(prediction: str, n: int) -> list[list[str]]:
-    """The spans that a text may be, written with ", " between them as demonstrations show them [chosen], where spans may have commas of
-    their own ("Portland, Oregon"): one span, one from each comma to the next, and every way to make n of these parts."""
+    """The spans that a text may be, written with ", " between them as demonstrations show them
+    [chosen], where spans may have commas of their own ("Portland, Oregon"): one span, one from
+    each comma to the next, and every way to make n of these parts."""
     parts = prediction.strip().split(", ")
     readings = [[", ".join(parts)], parts]
     if n < len(parts) <= 12:
@@ -204,7 +215,8 @@ def possible_spans(prediction: str, n: int) -> list[list[str]]:
 
 
 def drop(metric: str, prediction: str, item: Item) -> float:
-    """The best over the right answers of facts["spans"], each a list of spans, and over what spans the text may be (`possible_spans`)."""
+    """The best over the right answers of facts["spans"], each a list of spans, and over what
+    spans the text may be (`possible_spans`)."""
     references = [spans for spans in item.facts["spans"] if any(spans)]
     return max(
         (
@@ -216,13 +228,14 @@ def drop(metric: str, prediction: str, item: Item) -> float:
     )
 
 
-# --- ROUGE and BLEU ------------------------------------------------------------------------------------------------------------
+# --- ROUGE and BLEU -------------------------------------------------------------------------------
 
 SENTENCE = re.compile(r"(?<=[.!?])[\"')\u2019\u201d]*\s+")
 
 
 def split_sentences(text: str) -> list[str]:
-    """A plain cut after . ! ? and what closes a quotation, and at line ends: for what models write, of which papers keep the first few."""
+    """A plain cut after . ! ? and what closes a quotation, and at line ends: for what models
+    write, of which papers keep the first few."""
     parts, start = [], 0
     for match in SENTENCE.finditer(text):
         parts.append(text[start : match.end()])
@@ -244,9 +257,10 @@ ROUGE_TYPES = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeLsum"}
 
 
 def rouge(metric: str, prediction: str, item: Item) -> float:
-    """F1 of stemmed words, pairs, and longest common sequences sentence by sentence (ROUGE-1.5.5 -m by Google's rouge-score), the best over
-    the right answers; "rouge": the mean of the three. Two cases that it leaves at 0 [chosen]: a right answer of one word has no pairs, so
-    its words count; one without any letter of a to z or digit is taken by the words of its own script."""
+    """F1 of stemmed words, pairs, and longest common sequences sentence by sentence (ROUGE-1.5.5 -m
+    by Google's rouge-score), the best over the right answers; "rouge": the mean of the three. Two
+    cases that it leaves at 0 [chosen]: a right answer of one word has no pairs, so its words
+    count; one without any letter of a to z or digit is taken by the words of its own script."""
     names = list(ROUGE_TYPES) if metric == "rouge" else [metric]
     return max(
         (
@@ -291,17 +305,19 @@ MAX_ORDER = 4  # BLEU's n-grams have up to so many words
 
 
 def corpus_bleu(metric: str, predictions: Sequence[str], items: Sequence[Item]) -> float:
-    """The score of all that was written, of a metric that is no mean over items: `bleu` of all their counts together."""
+    """The score of all that was written, of a metric that is no mean over items: `bleu` of all
+    their counts together."""
     return bleu(metric, bleu_counts(metric, predictions, items).sum(0))
 
 
 def bleu_counts(metric: str, predictions: Sequence[str], items: Sequence[Item]) -> np.ndarray:
-    """(texts, 2 + 3 * MAX_ORDER): all that BLEU needs of each text: its words; those of the right answer nearest in length; n-grams of 1 to
-    MAX_ORDER words that a right answer has too; all its n-grams; those of the longest right answer. Sums of rows are the counts of a
-    corpus, so texts are cut once.
+    """(texts, 2 + 3 * MAX_ORDER): all that BLEU needs of each text: its words; those of the right
+    answer nearest in length; n-grams of 1 to MAX_ORDER words that a right answer has too; all its
+    n-grams; those of the longest right answer. Sums of rows are the counts of a corpus, so texts
+    are cut once.
 
-    "bleu" is of SacreBLEU's words by tokenisation intl; "bleu_mb" of words as XLM's scripts cut them with Moses', in the language
-    facts["language"], "en", ... Right answers are `answers`."""
+    "bleu" is of SacreBLEU's words by tokenisation intl; "bleu_mb" of words as XLM's scripts cut
+    them with Moses', in the language facts["language"], "en", ... Right answers are `answers`."""
     counts = []
     for text, item in zip(predictions, items, strict=True):
         tokenize = (
@@ -331,8 +347,9 @@ def _ngrams(words: Sequence[str], n: int) -> collections.Counter[tuple[str, ...]
 
 
 def bleu(metric: str, counts: np.ndarray) -> float:
-    """BLEU from summed `bleu_counts`: "bleu" smoothed as SacreBLEU's, "bleu_mb" not at all, as multi-bleu.perl's. Where no right answer of
-    all has four words, which leaves BLEU undefined, n-grams count up to the longest that one has [chosen]."""
+    """BLEU from summed `bleu_counts`: "bleu" smoothed as SacreBLEU's, "bleu_mb" not at all, as
+    multi-bleu.perl's. Where no right answer of all has four words, which leaves BLEU undefined,
+    n-grams count up to the longest that one has [chosen]."""
     import sacrebleu
 
     predicted_length, reference_length, *grams = counts.tolist()
@@ -354,7 +371,8 @@ def _intl_tokenizer() -> Callable[[str], str]:
     return tokenizer_intl.TokenizerV14International()
 
 
-# XLM's normalize-romanian.py and remove-diacritics.py, one after the other: what is left of the letters.
+# XLM's normalize-romanian.py and remove-diacritics.py, one after the other: what is left of the
+# letters.
 ROMANIAN_LETTERS = str.maketrans(
     "\u0218\u0219\u015e\u015f\u021a\u021b\u0162\u0163\u0102\u0103\u00c2\u00e2\u00ce\u00ee",
     "SsSsTtTtAaAaIi",
@@ -363,8 +381,8 @@ ROMANIAN_LETTERS = str.maketrans(
 
 @functools.cache
 def moses_tokenizer(language: str) -> Callable[[str], str]:
-    """A text -> its words by Moses, a space between them, as XLM's tools/tokenize.sh: punctuation made plain, nothing escaped; of Romanian,
-    letters without their marks."""
+    """A text -> its words by Moses, a space between them, as XLM's tools/tokenize.sh: punctuation
+    made plain, nothing escaped; of Romanian, letters without their marks."""
     import sacremoses
 
     normalizer = sacremoses.MosesPunctNormalizer(

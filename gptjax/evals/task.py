@@ -1,4 +1,5 @@
-"""What a task of in-context learning is: items, how they are put and scored, and what the papers report. One file of tasks/ a task."""
+"""What a task of in-context learning is: items, how they are put and scored, and what the papers
+report. One file of tasks/ a task."""
 
 import dataclasses
 import functools
@@ -19,14 +20,17 @@ Row = Mapping[str, Any]  # one line of a .jsonl file, or one example of TFDS, te
 class Item:
     """One question as the model is asked it.
 
-    contexts: the text that all completions follow, or one text for each (Winograd schemas: the ending is what is compared).
-    completions: what may follow, each with its own leading space or newline, or one that follows all contexts; of a task that writes, what
-    demonstrations show; of a text that is read whole, the text. right: the numbers of those that are right; empty if not known, as in test
-    sets, or if none is, which none_is_right then says. answers: of a task that writes, every text that is right. group: items that count
-    together; one of them all is a demonstration. units: of a text that is read whole, what the log-likelihood is divided by; 0: its tokens.
-    facts: what else the task's scorer needs; and "hint", the end of a context that stays where the context is too long: then what stands
-    before it loses its end, not its beginning. What can be written as JSON. demonstration: how it is shown, where that is more than a
-    context with its completion."""
+    contexts: the text that all completions follow, or one text for each (Winograd schemas: the
+    ending is what is compared).
+    completions: what may follow, each with its own leading space or newline, or one that follows
+    all contexts; of a task that writes, what demonstrations show; of a text that is read whole, the
+    text. right: the numbers of those that are right; empty if not known, as in test sets, or if
+    none is, which none_is_right then says. answers: of a task that writes, every text that is
+    right. group: items that count together; one of them all is a demonstration. units: of a text
+    that is read whole, what the log-likelihood is divided by; 0: its tokens. facts: what else the
+    task's scorer needs; and "hint", the end of a context that stays where the context is too
+    long: then what stands before it loses its end, not its beginning. What can be written as
+    JSON. demonstration: how it is shown, where that is more than a context with its completion."""
 
     id: str
     contexts: tuple[str, ...]
@@ -55,12 +59,14 @@ class Item:
 
     @property
     def as_demonstration(self) -> str:
-        """As a demonstration: the context with its first right completion. Items of which none is right cannot be shown."""
+        """As a demonstration: the context with its first right completion. Items of which none
+        is right cannot be shown."""
         return self.demonstration or "".join(self.pairs[self.right[0]])
 
     @functools.cached_property
     def content_key(self) -> tuple[tuple[str, ...], frozenset[str], str]:
-        """(contexts, completions, the demonstration), each without regard to case, spaces and Unicode's variants of a character."""
+        """(contexts, completions, the demonstration), each without regard to case, spaces and
+        Unicode's variants of a character."""
         demonstration = self.as_demonstration if self.demonstration or self.right else ""
         return (
             tuple(map(_normal_form, self.contexts)),
@@ -75,8 +81,8 @@ def _normal_form(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PaperScores:
-    """A paper's scores in percent (perplexities as they are), by config: gpt3_small ... or gpt2_124m ...; metric, and which number of
-    shots: "zero", "one", "few" (protocol.shots)."""
+    """A paper's scores in percent (perplexities as they are), by config: gpt3_small ... or
+    gpt2_124m ...; metric, and which number of shots: "zero", "one", "few" (protocol.shots)."""
 
     paper: str
     metric: str
@@ -86,17 +92,21 @@ class PaperScores:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """items: a row -> its items, put as for that number of shots (some tasks have another wording without demonstrations).
-    Rows come from a local .jsonl file with the columns of `schema`, else from TFDS' `tfds`, whose features `from_tfds` maps to them, and
-    `merge_rows` puts those together that are one row; or `make_rows` makes them: (protocol, seed, split) -> rows; task_data.py reads them,
-    and `link` gives each what it needs of the others. schema: column
-    -> its type ("text", "number", "truth", a list of one: "[text]", "[[text]]") and, after a colon, what it holds; each row has an `id`
-    besides, its number if the data have none. splits: (what is asked, what demonstrations are drawn from), equal where a task has one
-    set. example: a made-up row, or the paper's own. data_hint: how to get the data, a line. score: of a task that writes, (metric, what it
-    wrote, item) -> 0 to 1; None: scorers.corpus_bleu scores all together. scorer_source: the official scorer's source, where there is one.
-    conventions: other ways to ask this task, by name ("gpt2"). extra_metrics: metrics that it can tell besides its protocol's and those
-    like it. auto_fields: of the protocol's shots, stops and n_tokens those that nobody chose, and that are fitted to the data
-    (TaskRun.fit_to_data)."""
+    """items: a row -> its items, put as for that number of shots (some tasks have another wording
+    without demonstrations).
+    Rows come from a local .jsonl file with the columns of `schema`, else from TFDS' `tfds`, whose
+    features `from_tfds` maps to them, and `merge_rows` puts those together that are one row; or
+    `make_rows` makes them: (protocol, seed, split) -> rows; task_data.py reads them, and `link`
+    gives each what it needs of the others. schema: column -> its type ("text", "number", "truth", a
+    list of one: "[text]", "[[text]]") and, after a colon, what it holds; each row has an `id`
+    besides, its number if the data have none. splits: (what is asked, what demonstrations are drawn
+    from), equal where a task has one set. example: a made-up row, or the paper's own. data_hint:
+    how to get the data, a line. score: of a task that writes, (metric, what it wrote, item) -> 0 to
+    1; None: scorers.corpus_bleu scores all together. scorer_source: the official scorer's source,
+    where there is one. conventions: other ways to ask this task, by name ("gpt2").
+    extra_metrics: metrics that it can tell besides its protocol's and those like it.
+    auto_fields: of the protocol's shots, stops and n_tokens those that nobody chose, and that
+    are fitted to the data (TaskRun.fit_to_data)."""
 
     name: str
     summary: str
@@ -120,7 +130,8 @@ class Task:
 
 
 def prompt_variant(protocol: Protocol, *variants: str) -> str:
-    """Which of a task's wordings is asked for; the first unless told. Raises ValueError with those that there are."""
+    """Which of a task's wordings is asked for; the first unless told. Raises ValueError with
+    those that there are."""
     if protocol.prompt_variant not in ("", *variants):
         raise ValueError(
             f"prompt_variant={protocol.prompt_variant}: this task has {', '.join(variants)}"
@@ -142,7 +153,8 @@ GPT3_CONFIGS = (
 
 
 def gpt2_scores(metric: str, *scores: float) -> tuple[PaperScores, ...]:
-    """GPT-2's row of Table 3, or of another: smallest model first; a single score is the largest's."""
+    """GPT-2's row of Table 3, or of another: smallest model first; a single score is the
+    largest's."""
     return (
         PaperScores(
             paper="GPT-2",
@@ -156,9 +168,11 @@ def gpt2_scores(metric: str, *scores: float) -> tuple[PaperScores, ...]:
 def gpt3_scores(
     metric: str, zero: str = "", one: str = "", few: str = ""
 ) -> tuple[PaperScores, ...]:
-    """GPT-3's row of Table H.1, as printed: scores from Small to 175B, slashes between; one alone is 175B's.
+    """GPT-3's row of Table H.1, as printed: scores from Small to 175B, slashes between; one alone
+    is 175B's.
 
-    A row that its task calls "of lower confidence" is one of which no clean transcription was found: single digits may be wrong."""
+    A row that its task calls "of lower confidence" is one of which no clean transcription was
+    found: single digits may be wrong."""
     rows = {"zero": zero, "one": one, "few": few}
     numbers = {shots: [float(x) for x in row.split("/")] for shots, row in rows.items() if row}
     return tuple(

@@ -1,4 +1,5 @@
-"""A task and where its data lie -> its rows, checked against the task's schema. Errors are one line."""
+"""A task and where its data lie -> its rows, checked against the task's schema. Errors are one
+line."""
 
 import dataclasses
 import pathlib
@@ -18,8 +19,8 @@ TYPE_NAMES = {str: "text", bool: "truth", int: "number", float: "number"}
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """source: the file or the data set that the rows were read from, for people. errors: of rows that are not as the schema says, by their
-    place, why."""
+    """source: the file or the data set that the rows were read from, for people. errors: of rows
+    that are not as the schema says, by their place, why."""
 
     source: str
     rows: tuple[Row, ...]
@@ -35,13 +36,15 @@ def load_rows(
     seed: int = 0,
     lenient: bool = False,
 ) -> Rows:
-    """The rows of one of a task's splits, each with an `id`. protocol and seed: for tasks that make theirs. lenient: a row that is not as
-    the schema says is left out and named, as long as another is.
+    """The rows of one of a task's splits, each with an `id`. protocol and seed: for tasks that make
+    theirs. lenient: a row that is not as the schema says is left out and named, as long as another
+    is.
 
-    Looked for in this order: FOLDER/NAME_SPLIT.jsonl, one object a line with the columns of task.schema; FOLDER/NAME.jsonl, which then is
-    every split; of a task that reads texts whole, the same names with .txt, a file being one row; what the task makes by itself, from the
-    seed; TFDS' prepared set, in data_dir or tfds' own directory. ValueError, in one line, for data that are nowhere, and for a row that is
-    not as the schema says: its line, its column, what is wanted."""
+    Looked for in this order: FOLDER/NAME_SPLIT.jsonl, one object a line with the columns of
+    task.schema; FOLDER/NAME.jsonl, which then is every split; of a task that reads texts whole, the
+    same names with .txt, a file being one row; what the task makes by itself, from the seed; TFDS'
+    prepared set, in data_dir or tfds' own directory. ValueError, in one line, for data that are
+    nowhere, and for a row that is not as the schema says: its line, its column, what is wanted."""
     path = _local_file(task, split, folder)
     if path is not None and path.suffix == ".txt":
         where, numbered_rows = str(path), [("", {"text": _read_text(path)})]
@@ -82,14 +85,16 @@ def load_rows(
 
 
 def check_row(row: Row, schema: Mapping[str, str], location: str) -> Row:
-    """`row` with its text made valid Unicode. ValueError if a column of the schema is missing or of another type."""
+    """`row` with its text made valid Unicode. ValueError if a column of the schema is missing or
+    of another type."""
     for name, expected_type in schema.items():
         assert TYPE_PATTERN.fullmatch(expected_type), (
             f"{name}: {expected_type!r} is no type of a schema"
         )
         if name not in row:
             raise ValueError(
-                f"{location} has no column {name!r} ({expected_type}): it has {', '.join(row) or 'none'}"
+                f"{location} has no column {name!r} ({expected_type}): it has "
+                f"{', '.join(row) or 'none'}"
             )
         actual_type = _type_name(row[name])
         if not _matches_type(actual_type, expected_type.partition(":")[0]):
@@ -129,13 +134,15 @@ def _replace_surrogates(value: Any) -> Any:
 
 
 def _local_file(task: Task, split: str, folder: str | None) -> pathlib.Path | None:
-    """The file of a split, if there is one. "train[:1000]", a part of a split of TFDS, is the file of "train"."""
+    """The file of a split, if there is one. "train[:1000]", a part of a split of TFDS, is the
+    file of "train"."""
     if folder is None:
         return None
     directory = pathlib.Path(folder).expanduser()
     if not directory.is_dir():
         raise ValueError(
-            f"{directory} is no folder: give the one that has NAME_SPLIT.jsonl or NAME.jsonl, such as {task.name}_{split}.jsonl"
+            f"{directory} is no folder: give the one that has NAME_SPLIT.jsonl or NAME.jsonl, such "
+            f"as {task.name}_{split}.jsonl"
         )
     suffixes = [".jsonl", ".txt"] if isinstance(task.protocol.method, Windows) else [".jsonl"]
     names = [
@@ -192,7 +199,8 @@ def _data_hint(task: Task) -> str:
 
 
 def decode_example(value: Any, where: str) -> Any:
-    """An example of TFDS as Python's own values: bytes as text, arrays as lists, NumPy's numbers as numbers."""
+    """An example of TFDS as Python's own values: bytes as text, arrays as lists, NumPy's numbers
+    as numbers."""
     if isinstance(value, Mapping):
         return {name: decode_example(element, where) for name, element in value.items()}
     if isinstance(value, bytes):

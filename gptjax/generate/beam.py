@@ -1,6 +1,8 @@
-"""Beam search with a length penalty: the likeliest continuation, sought among the `width` likeliest beginnings at each length.
+"""Beam search with a length penalty: the likeliest continuation, sought among the `width` likeliest
+beginnings at each length.
 
-GPT-3's free-form tasks are scored so, with width 4 and alpha 0.6, as T5's (section 2.4). When to end is unpublished: here as in T5.
+GPT-3's free-form tasks are scored so, with width 4 and alpha 0.6, as T5's (section 2.4). When to
+end is unpublished: here as in T5.
 """
 
 import dataclasses
@@ -19,8 +21,8 @@ from gptjax.model import inference, kv_cache
 
 @dataclasses.dataclass(frozen=True)
 class Hypothesis:
-    """New tokens, the one that ended them included; the sum of their log-probabilities (nats); that over the length penalty; and whether
-    they were ended, not cut off."""
+    """New tokens, the one that ended them included; the sum of their log-probabilities (nats); that
+    over the length penalty; and whether they were ended, not cut off."""
 
     tokens: tuple[int, ...]
     log_prob: float
@@ -29,7 +31,8 @@ class Hypothesis:
 
 
 def length_penalty(length: int, alpha: float) -> float:
-    """((5 + length) / 6) ** alpha, length in tokens: Wu et al. (1609.08144) equation 14, without its coverage."""
+    """((5 + length) / 6) ** alpha, length in tokens: Wu et al. (1609.08144) equation 14, without
+    its coverage."""
     return ((5 + length) / 6) ** alpha
 
 
@@ -41,20 +44,23 @@ def search(
     width: int = 4,
     alpha: float = 0.6,
 ) -> list[list[Hypothesis]]:
-    """For each prompt at most `width` continuations of at most n_tokens tokens, best score first: those that ended or, where none did,
-    those that were under way when n_tokens were reached.
+    """For each prompt at most `width` continuations of at most n_tokens tokens, best score first:
+    those that ended or, where none did, those that were under way when n_tokens were reached.
 
-    is_end: given new tokens, whether the last one ends them. A prompt's search ends when no beginning can still beat its `width`
-    hypotheses. Raises ValueError for an empty prompt and for texts longer than the context: what is read in another context cannot be
-    compared. Raises inference.NonFiniteLogits where the model says NaN."""
+    is_end: given new tokens, whether the last one ends them. A prompt's search ends when no
+    beginning can still beat its `width` hypotheses. Raises ValueError for an empty prompt and for
+    texts longer than the context: what is read in another context cannot be compared. Raises
+    inference.NonFiniteLogits where the model says NaN."""
     if not (1 <= width <= WIDEST and 0 <= alpha <= MOST_ALPHA):
         raise ValueError(
-            f"a beam of width {width} with alpha {alpha}: give a width from 1 to {WIDEST:,} and an alpha from 0 to {MOST_ALPHA:g}"
+            f"a beam of width {width} with alpha {alpha}: give a width from 1 to {WIDEST:,} and an "
+            f"alpha from 0 to {MOST_ALPHA:g}"
         )
     n_ctx, longest = inference_model.model.config.n_ctx, max(map(len, prompts))
     if longest + n_tokens > n_ctx + 1:  # the last token is not read
         raise ValueError(
-            f"a prompt of {longest} tokens and {n_tokens} new ones are more than the model's context of {n_ctx}: ask for less"
+            f"a prompt of {longest} tokens and {n_tokens} new ones are more than the model's "
+            f"context of {n_ctx}: ask for less"
         )
     beam_groups, n_candidates = (
         [_BeamGroup(n_tokens, is_end, width, alpha) for _ in prompts],
@@ -88,7 +94,8 @@ def search(
 
 
 class _BeamGroup:
-    """The search for one prompt: `active`, the likeliest (log-probability, tokens) under way, and `complete`, the best hypotheses."""
+    """The search for one prompt: `active`, the likeliest (log-probability, tokens) under way,
+    and `complete`, the best hypotheses."""
 
     def __init__(
         self, n_tokens: int, is_end: Callable[[tuple[int, ...]], bool], width: int, alpha: float
@@ -99,8 +106,8 @@ class _BeamGroup:
         self.done = False
 
     def advance(self, candidates: list[list[tuple[float, int]]]) -> list[int]:
-        """candidates: for each row the (log-probability, token) that may follow. Returns, for each of the next rows, the row it
-        continues."""
+        """candidates: for each row the (log-probability, token) that may follow. Returns, for each
+        of the next rows, the row it continues."""
         if self.done:
             return [row % len(candidates) for row in range(self.width)]
         paths = [
@@ -129,7 +136,8 @@ class _BeamGroup:
         return [active[min(row, len(active) - 1)][1] if active else 0 for row in range(self.width)]
 
     def _is_settled(self) -> bool:
-        """Whether nothing under way can beat the hypotheses: a log-probability only falls, and n_tokens divide it by the most."""
+        """Whether nothing under way can beat the hypotheses: a log-probability only falls, and
+        n_tokens divide it by the most."""
         return (
             len(self.complete) == self.width
             and self.active[0][0] / length_penalty(self.n_tokens, self.alpha)
@@ -137,7 +145,8 @@ class _BeamGroup:
         )
 
     def last_tokens(self) -> list[int]:
-        """The last token of each row; where there are fewer beginnings than rows, the rest repeats one."""
+        """The last token of each row; where there are fewer beginnings than rows, the rest
+        repeats one."""
         return [
             self.active[min(row, len(self.active) - 1)][1][-1] if self.active else 0
             for row in range(self.width)

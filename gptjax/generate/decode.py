@@ -1,4 +1,5 @@
-"""Autoregressive decoding: the prompts are read once, then each token by itself, from the cache of what was read before."""
+"""Autoregressive decoding: the prompts are read once, then each token by itself, from the cache
+of what was read before."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,8 @@ import numpy as np
 from gptjax.generate import sampling
 from gptjax.model import inference, kv_cache
 
-MIN_LENGTH = 32  # lengths are padded to powers of two from here up to the context, so that few programs are compiled
+# lengths are padded to powers of two from here up to the context, so that few programs are compiled
+MIN_LENGTH = 32
 STEPS_PER_CALL = 16  # the most tokens that one call of a program chooses
 
 
@@ -20,7 +22,8 @@ def bucket_length(n: int, n_ctx: int) -> int:
 
 
 def pad(texts: Sequence[Sequence[int]], n_ctx: int) -> tuple[np.ndarray, np.ndarray]:
-    """int32 (B, T) tokens, T the bucket of the longest text, and (B,) lengths. Raises ValueError for an empty text."""
+    """int32 (B, T) tokens, T the bucket of the longest text, and (B,) lengths. Raises ValueError
+    for an empty text."""
     if not all(texts):
         raise ValueError("an empty prompt: give at least one token, for example a newline")
     lengths_B = np.array([len(text) for text in texts], np.int32)
@@ -58,8 +61,9 @@ def _decode(
     key,
     sampling_params: sampling.SamplingParams,
 ):
-    """(cache, tokens (B, STEPS_PER_CALL)): n times read a token of each active row and choose its next; fewer if no row stays active. A row
-    is done after end_of_text. position: how many tokens were chosen before."""
+    """(cache, tokens (B, STEPS_PER_CALL)): n times read a token of each active row and choose its
+    next; fewer if no row stays active. A row is done after end_of_text. position: how many
+    tokens were chosen before."""
 
     def step(state):
         i, cache, token_B, active_B, new_BT = state
@@ -97,11 +101,14 @@ def stream(
     done_rows: set[int] | None = None,
     steps_per_call: int = STEPS_PER_CALL,
 ) -> Iterator[list[list[int]]]:
-    """The tokens that follow each prompt, as they come: each time the next few (at most `steps_per_call`) of every row, n_tokens in all.
+    """The tokens that follow each prompt, as they come: each time the next few (at most
+    `steps_per_call`) of every row, n_tokens in all.
 
-    A row ends before end_of_text, and as soon as the caller puts its number into `done_rows`. Prompts may differ in length. Of a longer
-    text the model reads the last n_ctx tokens; where these have no room for another, the last half of them, and goes on from there: always
-    as though the text began where the reading does. ValueError for an empty prompt; inference.NonFiniteLogits where the model says NaN."""
+    A row ends before end_of_text, and as soon as the caller puts its number into `done_rows`.
+    Prompts may differ in length. Of a longer text the model reads the last n_ctx tokens; where
+    these have no room for another, the last half of them, and goes on from there: always as
+    though the text began where the reading does. ValueError for an empty prompt;
+    inference.NonFiniteLogits where the model says NaN."""
     n_ctx, end = (
         inference_model.model.config.n_ctx,
         jax.device_put(np.int32(-1 if end_of_text is None else end_of_text)),

@@ -19,8 +19,9 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = (
 class SamplingParams:
     """temperature 0 is greedy; any other means what it says, however near to 0 or large.
 
-    top_k: only the k likeliest tokens; top_p: only the likeliest whose probabilities reach p (the one that crosses p included), taken after
-    temperature and top_k. Raises ValueError for values that leave no token."""
+    top_k: only the k likeliest tokens; top_p: only the likeliest whose probabilities reach p (the
+    one that crosses p included), taken after temperature and top_k. Raises ValueError for values
+    that leave no token."""
 
     temperature: Annotated[float, Bounds(0, 1e300)] = 1.0
     top_k: Annotated[int, Bounds(1, 2**63 - 1)] | None = None
@@ -29,9 +30,11 @@ class SamplingParams:
 
 @shaped
 def filter_logits(logits_BV: jax.Array, params: SamplingParams) -> jax.Array:
-    """Logits after temperature, minus infinity where top-k or top-p rules a token out. Ties at the k-th place are all kept.
+    """Logits after temperature, minus infinity where top-k or top-p rules a token out. Ties at the
+    k-th place are all kept.
     Needs a temperature above 0."""
-    # The likeliest tokens are at 0, where no temperature moves them; the others go as far down as a float32 does.
+    # The likeliest tokens are at 0, where no temperature moves them; the others go as far down as a
+    # float32 does.
     logits_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
     logits_BV = logits_BV / min(max(params.temperature, MIN_TEMPERATURE), MAX_TEMPERATURE)
     if params.top_k is not None and params.top_k < logits_BV.shape[-1]:

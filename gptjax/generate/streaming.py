@@ -1,4 +1,5 @@
-"""From tokens to text as they come: no character is shown before it is whole, and nothing of a string that is to stop the text."""
+"""From tokens to text as they come: no character is shown before it is whole, and nothing of a
+string that is to stop the text."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -11,12 +12,14 @@ from gptjax.generate import decode, sampling
 from gptjax.model import inference
 
 REPLACEMENT_CHAR = "\ufffd"  # what tokenizers decode bytes to that are not, or not yet, UTF-8
-MAX_INCOMPLETE = 3  # the most bytes of a character that is not whole, so the most replacements that the next token may take back
+# the most bytes of a character that is not whole, so the most replacements that the next token may
+# take back
+MAX_INCOMPLETE = 3
 
 
 class StreamingDetokenizer:
-    """The new text of one row. A stop string, as the tokenizer writes it, counts only in the new text, so that a prompt may contain it; the
-    text ends before it."""
+    """The new text of one row. A stop string, as the tokenizer writes it, counts only in the new
+    text, so that a prompt may contain it; the text ends before it."""
 
     def __init__(
         self, tokenizer: build.Tokenizer, prompt: Sequence[int], stops: Sequence[str] = ()
@@ -66,8 +69,8 @@ class StreamingDetokenizer:
 
 
 def normalize_stops(tokens: build.Tokenizer, stops: Sequence[str]) -> list[str]:
-    """The stop strings as the tokenizer writes them: GPT-1's writes "Q:" as "q :". Raises ValueError for one that it can never write, and
-    for one that is in every text."""
+    """The stop strings as the tokenizer writes them: GPT-1's writes "Q:" as "q :". Raises
+    ValueError for one that it can never write, and for one that is in every text."""
     if "" in stops:
         raise ValueError(
             "an empty stop string would stop before the first character: give at least one"
@@ -85,14 +88,18 @@ def _normalize_stop(tokens: build.Tokenizer, stop: str) -> str:
     if unicode.replace_surrogates(stop) == stop and any(
         stop in tokens.decode([i]) for i in range(tokens.n_vocab)
     ):
-        return stop  # no text is encoded so, as with a newline that the tokenizer drops, but a model may write it
+        # no text is encoded so, as with a newline that the tokenizer drops, but a model may write
+        # it
+        return stop
     raise ValueError(
-        f"the stop string {stop!r} is nothing that the tokenizer of this model can write: leave it out, or give another"
+        f"the stop string {stop!r} is nothing that the tokenizer of this model can write: leave it "
+        "out, or give another"
     )
 
 
 def _decode_between_words(tokenizer: build.Tokenizer, stop: str) -> str:
-    """How a tokenizer writes `stop` between two words, with the spaces at its ends that it was given; "" if it cannot."""
+    """How a tokenizer writes `stop` between two words, with the spaces at its ends that it was
+    given; "" if it cannot."""
     ids = tokenizer.encode(f"a {stop} a")
     text = (
         ""
@@ -114,8 +121,8 @@ def stream(
     stops: Sequence[str] = (),
     steps_per_call: int = decode.STEPS_PER_CALL,
 ) -> Iterator[list[str]]:
-    """decode.stream as text: each time what is new in every row, "" where nothing is certain. A row ends before end-of-text and before the
-    first of the `stops`, as the tokenizer writes them."""
+    """decode.stream as text: each time what is new in every row, "" where nothing is certain. A row
+    ends before end-of-text and before the first of the `stops`, as the tokenizer writes them."""
     detokenizers, done_rows = (
         [StreamingDetokenizer(tokenizer, prompt, stops) for prompt in prompts],
         set(),

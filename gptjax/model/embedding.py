@@ -1,4 +1,5 @@
-"""Tokens to rows of the token table, where each device may have some of the table's rows and some of its columns."""
+"""Tokens to rows of the token table, where each device may have some of the table's rows and
+some of its columns."""
 
 import functools
 
@@ -13,10 +14,11 @@ from gptjax.sharding.shapes import shaped
 def embed(
     token_VD: jax.Array, tokens_BT: jax.Array, dtype, sharding: rules.Sharding = rules.UNSHARDED
 ) -> jax.Array:
-    """The table's rows of these tokens, (B, T, D) of type `dtype`, placed as BPD. Differentiable in token_VD; the gradient is summed in
-    float32, since a frequent word's is a sum of thousands.
+    """The table's rows of these tokens, (B, T, D) of type `dtype`, placed as BPD. Differentiable in
+    token_VD; the gradient is summed in float32, since a frequent word's is a sum of thousands.
 
-    The table is gathered along D, in `dtype`. Along V it stays cut: a device looks up the tokens that it has, and the devices add up."""
+    The table is gathered along D, in `dtype`. Along V it stays cut: a device looks up the tokens
+    that it has, and the devices add up."""
     return _embed(token_VD.shape, jnp.dtype(dtype), sharding, token_VD, tokens_BT)
 
 
@@ -65,6 +67,7 @@ _embed.defvjp(_embed_fwd, _embed_bwd)
 
 
 def _local_ids(axes, n_rows, tokens_BT):
-    """Where in its part of the table a device has these tokens; n_rows, one past the end, where it has not."""
+    """Where in its part of the table a device has these tokens; n_rows, one past the end, where
+    it has not."""
     ids_BT = tokens_BT - jax.lax.axis_index(axes) * n_rows
     return jnp.where((ids_BT >= 0) & (ids_BT < n_rows), ids_BT, n_rows)

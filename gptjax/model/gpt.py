@@ -16,19 +16,22 @@ from gptjax.sharding.shapes import shaped
 
 @dataclasses.dataclass(frozen=True)
 class ExecutionPolicy:
-    """How the layers run, resolved for a platform: changes speed and memory, not the mathematics."""
+    """How the layers run, resolved for a platform: changes speed and memory, not the
+    mathematics."""
 
     dtype: Any
-    saved_names: (
-        tuple[str, ...] | None
-    )  # what the layers keep for their backward pass, of schema.REMAT_NAMES; None: everything
+    # what the layers keep for their backward pass, of schema.REMAT_NAMES; None: everything
+    saved_names: tuple[str, ...] | None
     kernel: str  # of model/attention/dispatch.py
-    unroll: bool  # a Python loop over periods (quicker on CPU), else lax.scan (compile time does not grow with depth)
+    # a Python loop over periods (quicker on CPU), else lax.scan (compile time does not grow with
+    # depth)
+    unroll: bool
 
 
 def execution_policy(compute: schema.Compute, platform: str) -> ExecutionPolicy:
-    """Resolve each "auto" for `platform` ("cpu", "gpu", "tpu"). CPU: XLA is slow there in bfloat16 and in loop bodies; but where layers are
-    rematerialised they are scanned, since jax 0.10.2's CPU compiler undoes the rematerialisation of unrolled ones.
+    """Resolve each "auto" for `platform` ("cpu", "gpu", "tpu"). CPU: XLA is slow there in bfloat16
+    and in loop bodies; but where layers are rematerialised they are scanned, since jax 0.10.2's CPU
+    compiler undoes the rematerialisation of unrolled ones.
 
     Raises ValueError for a kernel that does not run on the platform."""
     on_cpu = platform == "cpu"
@@ -46,8 +49,8 @@ def execution_policy(compute: schema.Compute, platform: str) -> ExecutionPolicy:
 
 
 def checkpoint_policy(names: tuple[str, ...]):
-    """The policy of jax.checkpoint that keeps what has these names; with attention among them also what cuDNN's own backward pass needs,
-    which jax.nn leaves without a name."""
+    """The policy of jax.checkpoint that keeps what has these names; with attention among them also
+    what cuDNN's own backward pass needs, which jax.nn leaves without a name."""
     policy = jax.checkpoint_policies.save_only_these_names(*names)
     if "attention" not in names:
         return policy
@@ -57,7 +60,8 @@ def checkpoint_policy(names: tuple[str, ...]):
 
 
 class Period(nn.Module):
-    """One period of the layer pattern, for GPT-3 a banded and a dense layer: the body that is scanned over depth."""
+    """One period of the layer pattern, for GPT-3 a banded and a dense layer: the body that is
+    scanned over depth."""
 
     config: schema.Model
     execution_policy: ExecutionPolicy
@@ -67,12 +71,14 @@ class Period(nn.Module):
     def __call__(self, x_BTD, segments_BT, train):
         block = layers.Block
         if self.sharding.mesh is not None:
-            # Pinned layer by layer: so each layer's gradient is reduced into its shards within the loop. And within what is rematerialised:
-            # else the pinned parameters are results of the loop, which libtpu copies whole in each turn.
+            # Pinned layer by layer: so each layer's gradient is reduced into its shards within the
+            # loop. And within what is rematerialised: else the pinned parameters are results of the
+            # loop, which libtpu copies whole in each turn.
             block = nn.map_variables(block, "params", self.sharding.shard_like_params)
         if self.execution_policy.saved_names is not None:
             policy = checkpoint_policy(self.execution_policy.saved_names)
-            # Each layer on its own, not the period: one remat over two layers recomputes more. static_argnums counts self.
+            # Each layer on its own, not the period: one remat over two layers recomputes more.
+            # static_argnums counts self.
             block = nn.remat(
                 block, policy=policy, prevent_cse=self.execution_policy.unroll, static_argnums=(3,)
             )
@@ -85,7 +91,8 @@ class Period(nn.Module):
 
 @jax.custom_vjp
 def unstack_layers(tree):
-    """The slices of each leaf along its first dimension, as a list of trees. Its gradient is one stack, where JAX adds n padded copies."""
+    """The slices of each leaf along its first dimension, as a list of trees. Its gradient is one
+    stack, where JAX adds n padded copies."""
     n = jax.tree.leaves(tree)[0].shape[0]
     return [jax.tree.map(lambda x: x[i], tree) for i in range(n)]  # noqa: B023
 
@@ -97,10 +104,12 @@ unstack_layers.defvjp(
 
 
 class GPT(nn.Module):
-    """tokens (B, T) -> final hidden states (B, T, D), layer-normed. `logits` below gives the output distribution.
+    """tokens (B, T) -> final hidden states (B, T, D), layer-normed. `logits` below gives the output
+    distribution.
 
-    Parameters: token_VD (V padded to a multiple of 128), position_TD, periods (each leaf stacked over periods: the same tree whether
-    scanned or unrolled, so a checkpoint serves both), norm for pre-LN models."""
+    Parameters: token_VD (V padded to a multiple of 128), position_TD, periods (each leaf stacked
+    over periods: the same tree whether scanned or unrolled, so a checkpoint serves both), norm
+    for pre-LN models."""
 
     config: schema.Model
     execution_policy: ExecutionPolicy
@@ -110,7 +119,8 @@ class GPT(nn.Module):
     def __call__(
         self, tokens_BT: jax.Array, segments_BT: jax.Array | None = None, train: bool = False
     ) -> jax.Array:
-        """segments_BT: document numbers, to keep attention within documents; None: across. train: dropout on, from the rng "dropout"."""
+        """segments_BT: document numbers, to keep attention within documents; None: across.
+        train: dropout on, from the rng "dropout"."""
         c, dtype = self.config, self.execution_policy.dtype
         T = tokens_BT.shape[1]
         if T > c.n_ctx:
@@ -126,7 +136,8 @@ class GPT(nn.Module):
         x_BTD = embedding.embed(token_VD, tokens_BT, dtype, self.sharding) + position_TD[
             None, :T
         ].astype(dtype)
-        # The released GPT-1 code drops elements of the embedding table itself; activations are dropped here, as GPT-2's OpenAI copy does.
+        # The released GPT-1 code drops elements of the embedding table itself; activations are
+        # dropped here, as GPT-2's OpenAI copy does.
         x_BTD = layers.dropout(self, self.sharding(x_BTD, "BPD"), c.dropout.embedding, train)
 
         period = Period(c, self.execution_policy, self.sharding, parent=None)
@@ -163,7 +174,8 @@ def _init_periods(period, key, config):
 def logits(
     x_BTD: jax.Array, token_VD: jax.Array, n_vocab: int, first: int | jax.Array = 0
 ) -> jax.Array:
-    """float32 (B, T, V): the output, tied to the token table and without bias (GPT-1 eq. 2). Padding columns are minus infinity.
+    """float32 (B, T, V): the output, tied to the token table and without bias (GPT-1 eq. 2).
+    Padding columns are minus infinity.
 
     first: the id of the table's first row, where token_VD is a part of it."""
     y_BTV = jnp.einsum(
@@ -173,6 +185,7 @@ def logits(
 
 
 def segment_ids(tokens_BT: jax.Array, end_of_text: int) -> jax.Array:
-    """int32 (B, T): how many documents ended before each token of its row; an end-of-text token belongs to the text it ends."""
+    """int32 (B, T): how many documents ended before each token of its row; an end-of-text token
+    belongs to the text it ends."""
     ends_BT = (tokens_BT == end_of_text).astype(jnp.int32)
     return jnp.cumsum(ends_BT, axis=1) - ends_BT

@@ -1,8 +1,11 @@
-"""What attention remembers of the tokens read so far: keys and values of each layer, so that a new token costs one query.
+"""What attention remembers of the tokens read so far: keys and values of each layer, so that a new
+token costs one query.
 
-A layer has S slots, and slot p % S holds position p: for a band of W keys a ring of W slots (memory O(W)), for the others one a position.
-Strided attention sees every residue again, so it can drop nothing; Fixed could drop all but its own block and the summaries, and does not,
-for simplicity. Rows are of different lengths: each begins in slot 0 and has its own positions, so no row is padded on the left.
+A layer has S slots, and slot p % S holds position p: for a band of W keys a ring of W slots (memory
+O(W)), for the others one a position. Strided attention sees every residue again, so it can drop
+nothing; Fixed could drop all but its own block and the summaries, and does not, for simplicity.
+Rows are of different lengths: each begins in slot 0 and has its own positions, so no row is padded
+on the left.
 """
 
 from typing import assert_never
@@ -25,7 +28,8 @@ class LayerCache(flax.struct.PyTreeNode):
 
 
 class KVCache(flax.struct.PyTreeNode):
-    """Of a batch of texts: a LayerCache a layer, and int32 (B,) how many tokens of each row were read, at most `capacity`."""
+    """Of a batch of texts: a LayerCache a layer, and int32 (B,) how many tokens of each row were
+    read, at most `capacity`."""
 
     layers: tuple[LayerCache, ...]
     lengths_B: jax.Array
@@ -33,8 +37,9 @@ class KVCache(flax.struct.PyTreeNode):
 
 
 class CacheUpdate(flax.struct.PyTreeNode):
-    """What Attention finds in the collection "cache" when it is to remember: its LayerCache so far, or None before the first token; how
-    many tokens each row read before; how many of the new ones are the row's own, the rest being padding; and the cache's capacity."""
+    """What Attention finds in the collection "cache" when it is to remember: its LayerCache so far,
+    or None before the first token; how many tokens each row read before; how many of the new
+    ones are the row's own, the rest being padding; and the cache's capacity."""
 
     layer: LayerCache | None
     starts_B: jax.Array
@@ -54,7 +59,8 @@ def n_slots(pattern: schema.Attention, capacity: int) -> int:
 
 
 def slot_positions(lengths_B: jax.Array, n_slots: int) -> jax.Array:
-    """int32 (B, S): the newest position of a text of that length that falls into each slot; negative where none does."""
+    """int32 (B, S): the newest position of a text of that length that falls into each slot;
+    negative where none does."""
     newest_B1 = lengths_B[:, None] - 1
     return newest_B1 - (newest_B1 - jnp.arange(n_slots)[None]) % n_slots
 
@@ -69,7 +75,8 @@ def attend(
     v_BTNH: jax.Array,
     pattern: schema.Attention,
 ) -> tuple[jax.Array, LayerCache]:
-    """dispatch.attend for T new tokens of each row after those that the update's layer holds; also the layer with the new ones."""
+    """dispatch.attend for T new tokens of each row after those that the update's layer holds;
+    also the layer with the new ones."""
     if update.layer is None:
         o_BTNH = dispatch.attend(kernel, sharding, q_BTNH, k_BTNH, v_BTNH, pattern)
         new_slots = n_slots(pattern, update.capacity)
@@ -79,7 +86,8 @@ def attend(
         )
     T, S, H = q_BTNH.shape[1], update.layer.k_BNHS.shape[3], q_BTNH.shape[3]
     new_BT = update.starts_B[:, None] + jnp.arange(T)[None]
-    # A padding token has no slot, and of more tokens than slots only the last are written: a scatter's order is not defined.
+    # A padding token has no slot, and of more tokens than slots only the last are written: a
+    # scatter's order is not defined.
     valid_BT = (jnp.arange(T)[None] < update.counts_B[:, None]) & (
         jnp.arange(T)[None] >= update.counts_B[:, None] - S
     )
@@ -115,7 +123,8 @@ def attend(
 
 
 def _fill_slots(x_BTNH, counts_B, n_slots):
-    """(B, N, S, H): the tokens of a text's beginning in their slots; what lies in the others is not seen."""
+    """(B, N, S, H): the tokens of a text's beginning in their slots; what lies in the others is
+    not seen."""
     x_BNTH, T = jnp.swapaxes(x_BTNH, 1, 2), x_BTNH.shape[1]
     if T <= n_slots:
         return jnp.pad(x_BNTH, ((0, 0), (0, 0), (0, n_slots - T), (0, 0)))
@@ -147,7 +156,8 @@ def take_rows(cache: KVCache, rows_B: jax.Array) -> KVCache:
 
 
 def resize(cache: KVCache, attention: tuple[schema.Attention, ...], capacity: int) -> KVCache:
-    """The cache with room for texts of up to `capacity` tokens, at least as many as before. attention: the model's patterns."""
+    """The cache with room for texts of up to `capacity` tokens, at least as many as before.
+    attention: the model's patterns."""
     assert capacity >= cache.capacity
 
     def pad_layer(layer, pattern):

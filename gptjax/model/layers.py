@@ -1,7 +1,9 @@
-"""The pieces of a Transformer layer, as thin Linen modules over self.param and einsum, and the layer itself.
+"""The pieces of a Transformer layer, as thin Linen modules over self.param and einsum, and the
+layer itself.
 
-Parameters are float32 and named by role and letters (`weight_DF`, `bias_F`, `gain_D`): the letters place them on the mesh, the role says
-whether weight decay applies. Stock nn.DenseGeneral is not used: it fails under a mesh with several named dimensions.
+Parameters are float32 and named by role and letters (`weight_DF`, `bias_F`, `gain_D`): the letters
+place them on the mesh, the role says whether weight decay applies. Stock nn.DenseGeneral is not
+used: it fails under a mesh with several named dimensions.
 """
 
 import functools
@@ -19,7 +21,8 @@ from gptjax.sharding import rules
 
 
 def gelu(x: jax.Array, form: str) -> jax.Array:
-    """tanh: the approximation of the released GPT-1 and GPT-2 code; erf: exact; sigmoid: x sigmoid(1.702 x), as in Sparse Transformer."""
+    """tanh: the approximation of the released GPT-1 and GPT-2 code; erf: exact; sigmoid: x
+    sigmoid(1.702 x), as in Sparse Transformer."""
     match form:
         case "tanh":
             return jax.nn.gelu(x, approximate=True)
@@ -32,7 +35,8 @@ def gelu(x: jax.Array, form: str) -> jax.Array:
 
 
 def dropout(module: nn.Module, x: jax.Array, rate: float, train: bool) -> jax.Array:
-    """`x` with elements zeroed at probability `rate` and the rest scaled up; `x` itself outside training or at rate 0."""
+    """`x` with elements zeroed at probability `rate` and the rest scaled up; `x` itself outside
+    training or at rate 0."""
     if not train or rate == 0:
         return x
     keep_mask = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, x.shape)
@@ -40,7 +44,8 @@ def dropout(module: nn.Module, x: jax.Array, rate: float, train: bool) -> jax.Ar
 
 
 class LayerNorm(nn.Module):
-    """Biased variance, epsilon 1e-5 (released GPT-1 and GPT-2 code), computed in float32; the result has the input's type."""
+    """Biased variance, epsilon 1e-5 (released GPT-1 and GPT-2 code), computed in float32; the
+    result has the input's type."""
 
     @nn.compact
     def __call__(self, x_BTD):
@@ -55,11 +60,13 @@ class LayerNorm(nn.Module):
 
 
 class Linear(nn.Module):
-    """einsum of the input with `weight_<dims>` plus `bias_<dims of the output that the input lacks>`, in the input's type.
+    """einsum of the input with `weight_<dims>` plus `bias_<dims of the output that the input
+    lacks>`, in the input's type.
 
-    equation: for instance "BTD,DF->BTF", or "BTF,DF->BPD" for a sum over what tensor cuts, which ends in pieces of the sequence. sizes: a
-    size for each letter of the weight. D comes first in every weight: it is what fsdp cuts, and the TPU compiler reduces a gradient into
-    shards of its first dimension, but leaves it whole when the last one is cut."""
+    equation: for instance "BTD,DF->BTF", or "BTF,DF->BPD" for a sum over what tensor cuts, which
+    ends in pieces of the sequence. sizes: a size for each letter of the weight. D comes first in
+    every weight: it is what fsdp cuts, and the TPU compiler reduces a gradient into shards of
+    its first dimension, but leaves it whole when the last one is cut."""
 
     equation: str
     sizes: dict[str, int]
@@ -77,7 +84,8 @@ class Linear(nn.Module):
         bias = self.param(
             f"bias_{free_dims}", nn.initializers.zeros, [self.sizes[c] for c in free_dims]
         )
-        # Not einsum, which contracts N and H in alphabetical order: on CPU XLA then transposes the weight first.
+        # Not einsum, which contracts N and H in alphabetical order: on CPU XLA then transposes the
+        # weight first.
         contract_dims = [c for c in dims if c in inputs]
         pairs = [inputs.index(c) for c in contract_dims], [dims.index(c) for c in contract_dims]
         y = self.sharding.matmul_gathered(
@@ -87,15 +95,15 @@ class Linear(nn.Module):
             dims,
         )
         if "P" in out:
-            # Before the bias: so the sum is never whole, and the gradient of the bias is one over pieces. That of the product is put
-            # together once, for both matmuls that need it.
+            # Before the bias: so the sum is never whole, and the gradient of the bias is one over
+            # pieces. That of the product is put together once, for both matmuls that need it.
             y = self.sharding(self.sharding.shard_gradient(y, "BTD"), "BPD")
         return y + bias.astype(x.dtype).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
 class QKVProjection(nn.Module):
-    """Queries, keys and values (B, T, N, H), three products with one parameter: one product would have to be cut in three, and a TPU pads
-    the heads of it twice."""
+    """Queries, keys and values (B, T, N, H), three products with one parameter: one product would
+    have to be cut in three, and a TPU pads the heads of it twice."""
 
     sizes: dict[str, int]
     std: float
@@ -119,7 +127,8 @@ class QKVProjection(nn.Module):
 
 
 class Attention(nn.Module):
-    """Query, key, value projection, the pattern's attention, output projection; biases everywhere."""
+    """Query, key, value projection, the pattern's attention, output projection; biases
+    everywhere."""
 
     config: schema.Model
     pattern: schema.Attention
@@ -193,7 +202,8 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x_BTD, segments_BT, train):
         c = self.config
-        # GPT-2 section 2.3: residual layers scaled by 1/sqrt(N), N the residual layers: two a layer, as Sparse Transformer's 1/sqrt(2N).
+        # GPT-2 section 2.3: residual layers scaled by 1/sqrt(N), N the residual layers: two a
+        # layer, as Sparse Transformer's 1/sqrt(2N).
         out_std = (
             c.init.weight / (2 * c.n_layers) ** 0.5
             if c.init.residual == "depth_scaled"

@@ -1,7 +1,8 @@
 """What a program says while it runs: lines, tables, samples, and the live display of training.
 
-Only process 0 speaks: the others make a quiet Console. Of the other files only programs whose result is a table, such as plan, print. On a
-terminal training shows a bar; where there is none (a pipe, CI) it shows its lines alone. Text is never taken for rich's markup.
+Only process 0 speaks: the others make a quiet Console. Of the other files only programs whose
+result is a table, such as plan, print. On a terminal training shows a bar; where there is none (a
+pipe, CI) it shows its lines alone. Text is never taken for rich's markup.
 """
 
 import contextlib
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
     import rich.console
 
 TASK_METRICS = ("accuracy", "f1", "matthews", "pearson")  # of tasks, in percent
-SPEED_HALF_LIFE = 600.0  # seconds after which a measured speed counts half: long enough that an evaluation does not make the time left jump
+# seconds after which a measured speed counts half: long enough that an evaluation does not make the
+# time left jump
+SPEED_HALF_LIFE = 600.0
 
 
 class Stream:
-    """Standard output as rich writes to it, so that what cannot be written (a full disk, a reader or a terminal that has gone) ends
-    nothing: it is said once on standard error, and what follows is not shown. vital: what is said is the program's work, so that it ends
-    by OSError. Of rich's own characters those that it cannot encode are "?"."""
+    """Standard output as rich writes to it, so that what cannot be written (a full disk, a reader
+    or a terminal that has gone) ends nothing: it is said once on standard error, and what follows
+    is not shown. vital: what is said is the program's work, so that it ends by OSError. Of
+    rich's own characters those that it cannot encode are "?"."""
 
     def __init__(self, stream: TextIO | None, vital: bool = False):
         self._stream, self._vital = stream, vital
@@ -56,7 +60,8 @@ class Stream:
             self._stream = None
             with contextlib.suppress(OSError):
                 print(
-                    f"warning: standard output: {error.strerror}; nothing more is shown, the work goes on",
+                    f"warning: standard output: {error.strerror}; nothing more is shown, the work "
+                    "goes on",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -76,7 +81,8 @@ def stdout_console(vital: bool = False) -> "rich.console.Console":
 
 
 class Console:
-    """Speaks on standard output unless `quiet`; terminal: another rich console to speak on. vital: see Stream."""
+    """Speaks on standard output unless `quiet`; terminal: another rich console to speak on.
+    vital: see Stream."""
 
     def __init__(
         self, quiet: bool, terminal: "rich.console.Console | None" = None, vital: bool = False
@@ -138,7 +144,8 @@ class Console:
 
     @contextlib.contextmanager
     def status(self, line: str) -> Iterator[Callable[[str], None]]:
-        """Shows `line`, and what is given to the function it yields, while something takes its time: on a terminal only, and then gone."""
+        """Shows `line`, and what is given to the function it yields, while something takes its
+        time: on a terminal only, and then gone."""
         if self._rich.quiet or not self._rich.is_terminal:
             yield lambda line: None
             return
@@ -167,7 +174,8 @@ class Console:
     def training_display(
         self, total_steps: int, first_step: int = 0, every_log: int = 1
     ) -> Iterator["TrainingDisplay"]:
-        """The live display of steps first_step .. total_steps, with a permanent line every `every_log` steps and each evaluation."""
+        """The live display of steps first_step .. total_steps, with a permanent line every
+        `every_log` steps and each evaluation."""
         from rich import progress
 
         bar = progress.Progress(
@@ -183,8 +191,8 @@ class Console:
             yield TrainingDisplay(self, bar, total_steps, first_step, every_log)
 
     def _escape(self, text: str) -> str:
-        """Control characters as their pictures, so that no text can steer the terminal, and what it cannot encode as escapes, which --set
-        reads in quotes."""
+        """Control characters as their pictures, so that no text can steer the terminal, and what it
+        cannot encode as escapes, which --set reads in quotes."""
         text = "".join(
             chr(0x2400 + ord(c))
             if c < " " and c not in "\n\t"
@@ -202,16 +210,16 @@ class TrainingDisplay:
     def __init__(self, console: Console, bar, total_steps: int, first_step: int, every_log: int):
         self._console, self._bar, self._every_log = console, bar, every_log
         self._n_steps, self._position = total_steps, float(first_step)
-        self._last_time: float | None = (
-            None  # when _position was reached; None until the first report, so that compiling does not count
-        )
+        # when _position was reached; None until the first report, so that compiling does not count
+        self._last_time: float | None = None
         self._recent_steps = self._recent_seconds = 0.0  # steps and seconds, the old ones fading
         self._values = {"state": "compiling"}
         self._task = bar.add_task(self._description(), total=total_steps, completed=first_step)
 
     def update(self, step: int, values: dict[str, Any]) -> None:
-        """Show what step number `step` (from 1) reported: of `values` tokens, loss, lr, tokens_per_s, mfu and skipped_in_row; or, of an
-        evaluation, tokens, validation_loss, perplexity and bits_per_byte."""
+        """Show what step number `step` (from 1) reported: of `values` tokens, loss, lr,
+        tokens_per_s, mfu and skipped_in_row; or, of an evaluation, tokens, validation_loss,
+        perplexity and bits_per_byte."""
         if "validation_loss" in values:
             self._console.print(self._format_validation(step, values), "bold cyan")
             return
@@ -220,13 +228,17 @@ class TrainingDisplay:
         self._draw()
         skipped = bool(values.get("skipped_in_row"))
         if skipped or step % self._every_log == 0 or step == self._n_steps:
-            line = f"{self._format_step(step)}  {'  '.join(_format_values(values, aligned=True).values())}"
+            line = (
+                f"{self._format_step(step)}  "
+                f"{'  '.join(_format_values(values, aligned=True).values())}"
+            )
             line += "  not finite: update skipped" if skipped else ""
             line += f"  {self._time_left()}" if self._bar.disable and self._time_left() else ""
             self._console.print(line, "yellow" if skipped else "")
 
     def update_fraction(self, step: int, done: float, tokens_per_s: float | None = None) -> None:
-        """Show that the fraction `done` of step number `step` is computed: for steps that take minutes. Only a terminal shows it."""
+        """Show that the fraction `done` of step number `step` is computed: for steps that take
+        minutes. Only a terminal shows it."""
         self._update_speed(step - 1 + done)
         self._values.pop("state", None)
         if tokens_per_s is not None:
@@ -256,7 +268,10 @@ class TrainingDisplay:
     def _time_left(self) -> str:
         if not self._recent_steps or self._position >= self._n_steps:
             return ""
-        return f"{human_duration((self._n_steps - self._position) * self._recent_seconds / self._recent_steps)} left"
+        return (
+            f"{human_duration((self._n_steps - self._position) * self._recent_seconds / self._recent_steps)} "
+            "left"
+        )
 
     def _format_step(self, step: int) -> str:
         return f"step {step:>{len(f'{self._n_steps:,}')},}"
@@ -277,7 +292,8 @@ class TrainingDisplay:
 
 
 def _format_values(values: dict[str, Any], aligned: bool = False) -> dict[str, str]:
-    """How each value is written; aligned: in a fixed width and with the lr, for lines that stand under one another."""
+    """How each value is written; aligned: in a fixed width and with the lr, for lines that stand
+    under one another."""
     if aligned:
         formatters = {
             "tokens": lambda n: f"tokens {si(n):>5}",
@@ -305,7 +321,8 @@ def _format_speed(x: float) -> str:
 
 
 def human_duration(seconds: float) -> str:
-    """A length of time in the units in which one thinks of it: "12 s", "3 min 20 s", "5.1 h", "12 days", "3.2 years"."""
+    """A length of time in the units in which one thinks of it: "12 s", "3 min 20 s", "5.1 h",
+    "12 days", "3.2 years"."""
     rounded = round(seconds)
     if rounded < 60:
         return f"{rounded} s"

@@ -1,12 +1,14 @@
 """The record of a run: metrics.jsonl, which is the truth, and the same numbers for TensorBoard.
 
-A line of metrics.jsonl is {"step": n, name: value, ...}. The names that plots.py draws and console.py shows:
-tokens (seen so far), loss (nats per token), lr, tokens_per_s, mfu (0 to 1), validation_loss (nats per token), perplexity and
-bits_per_byte; any others are kept too. Floats are written in full, so that two curves can be compared bit for bit. JSON has no NaN: the
-three values that are not numbers are the strings "NaN", "Infinity" and "-Infinity", and `read` turns them back.
+A line of metrics.jsonl is {"step": n, name: value, ...}. The names that plots.py draws and
+console.py shows:
+tokens (seen so far), loss (nats per token), lr, tokens_per_s, mfu (0 to 1), validation_loss (nats
+per token), perplexity and bits_per_byte; any others are kept too. Floats are written in full, so
+that two curves can be compared bit for bit. JSON has no NaN: the three values that are not numbers
+are the strings "NaN", "Infinity" and "-Infinity", and `read` turns them back.
 
-A checkpoint holds the length and the digest of the record up to it (`Events.seal`), so that a run goes on only after the record that it
-had (`check`).
+A checkpoint holds the length and the digest of the record up to it (`Events.seal`), so that a run
+goes on only after the record that it had (`check`).
 """
 
 import contextlib
@@ -25,13 +27,15 @@ from gptjax.config import parse
 from gptjax.runtime import errors, run_dir
 
 FILE_NAME = "metrics.jsonl"
-LOST_NOTE = "the record of the steps before is lost"  # the note with which a record begins that takes the place of another
+# the note with which a record begins that takes the place of another
+LOST_NOTE = "the record of the steps before is lost"
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class Events:
-    """Writes the record of a run, from `resume_step` on: what it holds beyond is dropped first, as those steps will be taken again. 0
-    starts a new record. A context manager; process 0 only. OSError that names the file and the step where the disk does not take it."""
+    """Writes the record of a run, from `resume_step` on: what it holds beyond is dropped first, as
+    those steps will be taken again. 0 starts a new record. A context manager; process 0 only.
+    OSError that names the file and the step where the disk does not take it."""
 
     def __init__(
         self,
@@ -40,8 +44,8 @@ class Events:
         record_bytes: int | None = None,
         warn: Callable[[str], None] = lambda line: None,
     ):
-        """record_bytes: those that stay, as `check` gives them; None: the lines of earlier steps. warn: is told where TensorBoard gets
-        none."""
+        """record_bytes: those that stay, as `check` gives them; None: the lines of earlier steps.
+        warn: is told where TensorBoard gets none."""
         self._path = Path(directory) / FILE_NAME
         if record_bytes is None:
             record_bytes = resume_step and sum(
@@ -70,7 +74,8 @@ class Events:
         self.close()
 
     def write(self, step: int, values: Mapping[str, float | str | int]) -> None:
-        """Append one line, given to the operating system before returning: a kill of the process does not lose it."""
+        """Append one line, given to the operating system before returning: a kill of the process
+        does not lose it."""
         values = {name: _to_python(value) for name, value in values.items()}
         line = (
             json.dumps(
@@ -106,11 +111,15 @@ class Events:
             raise self._add_context(error, step) from None
 
     def _add_context(self, error: OSError, step: int) -> OSError:
-        what = f"cannot be written at step {step:,} ({error.strerror or error}); mend that, and the same command continues"
+        what = (
+            f"cannot be written at step {step:,} ({error.strerror or error}); mend that, and the "
+            "same command continues"
+        )
         return OSError(error.errno, what, str(self._path))
 
     def _try_board(self, fn: Callable[[], Any]) -> None:
-        """TensorBoard's files are a convenience: at the first trouble they end, with a line, and the training goes on."""
+        """TensorBoard's files are a convenience: at the first trouble they end, with a line, and
+        the training goes on."""
         board, self._board = self._board, None
         try:
             result = fn()
@@ -147,8 +156,8 @@ def _event_proto() -> Any:
 
 
 class TensorBoardWriter:
-    """TensorBoard's file of a run's events; hides what earlier files hold at `step` and later. Written by the thread that calls: in
-    tensorboardX's own a full disk is a trace."""
+    """TensorBoard's file of a run's events; hides what earlier files hold at `step` and later.
+    Written by the thread that calls: in tensorboardX's own a full disk is a trace."""
 
     def __init__(self, directory: Path, step: int):
         from tensorboardX import event_file_writer
@@ -183,7 +192,8 @@ class TensorBoardWriter:
 
 
 def read(directory: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl, oldest first; [] if there is none yet. A last line that a kill tore is left out.
+    """The lines of a run's metrics.jsonl, oldest first; [] if there is none yet. A last line that a
+    kill tore is left out.
 
     ValueError names any other line that is not JSON.
     """
@@ -195,8 +205,9 @@ def read(directory: Path) -> list[dict]:
 
 
 def check(directory: Path, step: int, seal: Mapping[str, Any] | None) -> int:
-    """The bytes of a run's record up to the checkpoint of `step`, which holds `seal`; None: it is of an earlier version, and every step
-    must have its line. ValueError, in one line, if they are not what they were: what is wrong, and what to do."""
+    """The bytes of a run's record up to the checkpoint of `step`, which holds `seal`; None: it is
+    of an earlier version, and every step must have its line. ValueError, in one line, if they
+    are not what they were: what is wrong, and what to do."""
     file = Path(directory) / FILE_NAME
     content = file.read_bytes() if file.is_file() else b""
     if seal and hashlib.sha256(content[: seal["bytes"]]).hexdigest() == seal["sha256"]:
@@ -215,14 +226,16 @@ def check(directory: Path, step: int, seal: Mapping[str, Any] | None) -> int:
     except ValueError as error:
         fault = str(error).removeprefix(f"{file}, ").partition(";")[0]
     raise ValueError(
-        f"{file} is not what it was when step {step:,} was saved: {fault or 'what some lines say was changed'}; put a copy of it back, "
+        f"{file} is not what it was when step {step:,} was saved: "
+        f"{fault or 'what some lines say was changed'}; put a copy of it back, "
         f"give another --run, or {run_dir.NEW_RECORD_HINT}"
     )
 
 
 def starts_at(directory: Path, step: int) -> bool:
-    """Does the record begin with LOST_NOTE at the checkpoint of `step`? All that it holds is then measured after that checkpoint, or of it,
-    and can be measured again; the checkpoints that come after seal it."""
+    """Does the record begin with LOST_NOTE at the checkpoint of `step`? All that it holds is then
+    measured after that checkpoint, or of it, and can be measured again; the checkpoints that
+    come after seal it."""
     file = Path(directory) / FILE_NAME
     with contextlib.suppress(ValueError):
         return file.is_file() and parse.json_value(
@@ -232,7 +245,8 @@ def starts_at(directory: Path, step: int) -> bool:
 
 
 def move_aside(directory: Path, step: int) -> None:
-    """Rename a record that is not whole, so that another can begin in its place at the checkpoint of `step`."""
+    """Rename a record that is not whole, so that another can begin in its place at the
+    checkpoint of `step`."""
     file = Path(directory) / FILE_NAME
     if file.exists() and not starts_at(directory, step):
         names = (file.with_name(f"{FILE_NAME}.lost-{number}") for number in itertools.count(1))
@@ -240,7 +254,8 @@ def move_aside(directory: Path, step: int) -> None:
 
 
 def last_step(directory: Path) -> int:
-    """The last step of which the record says something, whatever else is wrong with it; 0 if there is none."""
+    """The last step of which the record says something, whatever else is wrong with it; 0 if
+    there is none."""
     last = 0
     for line in (
         (Path(directory) / FILE_NAME).read_bytes().split(b"\n")
@@ -255,7 +270,8 @@ def last_step(directory: Path) -> int:
 
 
 def _read_lines(file: Path) -> list[tuple[bytes, dict]]:
-    """The whole lines of `file`, each with what it says: a JSON object that has a step. A torn last one is dropped."""
+    """The whole lines of `file`, each with what it says: a JSON object that has a step. A torn
+    last one is dropped."""
     records = []
     lines = file.read_bytes().split(b"\n") if file.exists() else [b""]
     with contextlib.suppress(ValueError):

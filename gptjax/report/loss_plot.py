@@ -23,7 +23,8 @@ MAX_NAME_LENGTH = 100  # characters of a name in a picture
 
 
 def draw(run: Path) -> Path:
-    """Draw run/loss.png and return its path; who looks meanwhile sees the old picture or the new one, never half of one."""
+    """Draw run/loss.png and return its path; who looks meanwhile sees the old picture or the new
+    one, never half of one."""
     run = Path(run)
     records = events.read(run)
     figure = _make_figure(_run_title(run), records)
@@ -47,8 +48,8 @@ def new_figure(width: float, height: float):
 
 
 def escape(text: str) -> str:
-    """A user's text as a picture shows it: no $ is mathematics, what the font lacks is U+FFFD, and it is one line of at most
-    MAX_NAME_LENGTH."""
+    """A user's text as a picture shows it: no $ is mathematics, what the font lacks is U+FFFD, and
+    it is one line of at most MAX_NAME_LENGTH."""
     line = "".join(c if c in _glyphs() else " " if c.isspace() else "\ufffd" for c in text)
     line = line if len(line) <= MAX_NAME_LENGTH else f"{line[: MAX_NAME_LENGTH - 3]}..."
     return line.replace("$", r"\$")
@@ -177,7 +178,8 @@ def _set_title(axes, name, records, train):
 
 
 def _run_title(run: Path) -> str:
-    """The config's name and the texts that it reads, from the run's config.json; of a run without one, its directory's."""
+    """The config's name and the texts that it reads, from the run's config.json; of a run
+    without one, its directory's."""
     file = run / "config.json"
     if not file.exists():
         return run.absolute().name
@@ -198,7 +200,8 @@ def _points(records, value):
 
 
 def _subsample(points, max_points, log_scale):
-    """At most `max_points` of the points, evenly spread along the axis that they are drawn on, the last one included."""
+    """At most `max_points` of the points, evenly spread along the axis that they are drawn on,
+    the last one included."""
     if len(points) <= max_points:
         return points
     if log_scale:
@@ -208,8 +211,9 @@ def _subsample(points, max_points, log_scale):
 
 
 def _smooth(points, log_scale):
-    """The median around MAX_SMOOTH_POINTS of the points: over 8% of the run, or on a logarithmic axis over 8% of the way to the point, so
-    that the window has one width in the picture. It shrinks at the ends, so that neither is bent."""
+    """The median around MAX_SMOOTH_POINTS of the points: over 8% of the run, or on a logarithmic
+    axis over 8% of the way to the point, so that the window has one width in the picture. It
+    shrinks at the ends, so that neither is bent."""
     smooth = []
     for tokens, i in _subsample(
         [(tokens, i) for i, (tokens, _) in enumerate(points)], MAX_SMOOTH_POINTS, log_scale

@@ -1,4 +1,5 @@
-"""A picture of the attention patterns, from the model's predicates: `python -m gptjax.report.pattern_plot docs/patterns.png`."""
+"""A picture of the attention patterns, from the model's predicates: `python -m
+gptjax.report.pattern_plot docs/patterns.png`."""
 
 import sys
 
@@ -17,7 +18,8 @@ N_POSITIONS = 32  # positions
 
 
 def draw(path: str) -> None:
-    """A square a pattern: a row a query, from the top; a column a key; filled where the query sees the key, darker on the diagonal."""
+    """A square a pattern: a row a query, from the top; a column a key; filled where the query
+    sees the key, darker on the diagonal."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,5 @@
-"""The record of a run in a bucket: kept in a local directory, since objects cannot be appended to, and copied there."""
+"""The record of a run in a bucket: kept in a local directory, since objects cannot be appended
+to, and copied there."""
 
 from pathlib import Path
 
@@ -16,13 +17,15 @@ FILE_NAMES = (
 
 
 class BucketSync:
-    """Of the files of `directory` in `bucket`; where that is None, there is nothing to do. For process 0."""
+    """Of the files of `directory` in `bucket`; where that is None, there is nothing to do. For
+    process 0."""
 
     def __init__(self, directory: Path, bucket: str | None):
         self._directory, self.bucket = directory, bucket
 
     def download(self) -> None:
-        """Take from the bucket what is there: it is as new as the newest checkpoint, which is what a run goes on from."""
+        """Take from the bucket what is there: it is as new as the newest checkpoint, which is
+        what a run goes on from."""
         if self.bucket is not None:
             from etils import epath
 
@@ -33,7 +36,8 @@ class BucketSync:
                     (self._directory / name).write_bytes(source.read_bytes())
 
     def upload(self) -> None:
-        """Copy what is here, TensorBoard's files too. Call it before a checkpoint is saved, so that none is newer than its record."""
+        """Copy what is here, TensorBoard's files too. Call it before a checkpoint is saved, so
+        that none is newer than its record."""
         if self.bucket is not None:
             from etils import epath
 

@@ -10,14 +10,16 @@ from typing import Any, BinaryIO
 
 
 def save(path: pathlib.Path, content: bytes) -> None:
-    """Write a file so that a kill leaves it whole or absent, and processes that write the same one do not meet. OSError names the file."""
+    """Write a file so that a kill leaves it whole or absent, and processes that write the same
+    one do not meet. OSError names the file."""
     with atomic_write(path) as stream:
         stream.write(content)
 
 
 @contextlib.contextmanager
 def atomic_write(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """`save` for what is written bit by bit: the file is there, and on the disk, when the block is done, and never if it fails."""
+    """`save` for what is written bit by bit: the file is there, and on the disk, when the block
+    is done, and never if it fails."""
     partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,8 +46,8 @@ def json_bytes(value: Any) -> bytes:
 
 
 def sync(path: pathlib.Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk: what a rename promises else is lost with the power. Some file
-    systems cannot for directories: then it is left to them."""
+    """Wait until a file, or the names in a directory, are on the disk: what a rename promises else
+    is lost with the power. Some file systems cannot for directories: then it is left to them."""
     fd = os.open(path, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():

@@ -1,7 +1,7 @@
 """Records and arrays that carry their own SHA-256: damage to them is noticed when they are read.
 
-A record is a JSON object; its seal is the digest of the rest of it. Manifests, jobs, checkpoints and evaluations are sealed so;
-metrics.jsonl, which grows line by line, is not (report/events.py).
+A record is a JSON object; its seal is the digest of the rest of it. Manifests, jobs, checkpoints
+and evaluations are sealed so; metrics.jsonl, which grows line by line, is not (report/events.py).
 """
 
 import hashlib
@@ -21,7 +21,8 @@ DIGEST_MARK = b"gptjax SHA-256: "
 
 
 def seal(record: Mapping[str, Any], owner: str = "") -> str:
-    """SHA-256 of the JSON of a record without its seal. owner: what the record belongs to, so that it is not taken for that of another."""
+    """SHA-256 of the JSON of a record without its seal. owner: what the record belongs to, so
+    that it is not taken for that of another."""
     content = json.dumps(
         {name: value for name, value in record.items() if name != SEAL}, sort_keys=True
     )
@@ -35,7 +36,8 @@ def add_seal(record: Mapping[str, Any], owner: str = "") -> dict[str, Any]:
 
 
 def check_seal(record: Mapping[str, Any], where: str, owner: str = "") -> dict[str, Any]:
-    """The record without its seal. ValueError, which begins with `where`, if that is missing or does not fit."""
+    """The record without its seal. ValueError, which begins with `where`, if that is missing or
+    does not fit."""
     if SEAL not in record or record[SEAL] != seal(record, owner):
         problem = "another" if SEAL in record else "missing, as in those of earlier versions"
         raise ValueError(f"{where} is damaged, or was changed by hand: its seal is {problem}")
@@ -48,7 +50,8 @@ def save(path: pathlib.Path, record: Mapping[str, Any]) -> None:
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-    """What `save` wrote, without the seal. ValueError, in one line, if it is missing, damaged or not sealed."""
+    """What `save` wrote, without the seal. ValueError, in one line, if it is missing, damaged or
+    not sealed."""
     return check_seal(parse.read_json(path), str(path))
 
 

@@ -1,8 +1,10 @@
-"""Run a Python module that is killed when the process that started it ends, however that ends: kill -9, a closed terminal, no memory.
+"""Run a Python module that is killed when the process that started it ends, however that ends: kill
+-9, a closed terminal, no memory.
 
-`python child.py PID -m MODULE ARGUMENT ...`, started by the process PID, runs MODULE under its own process id. On Linux it becomes
-`python -m MODULE ARGUMENT ...`, which the kernel kills when the thread that started it ends (prctl's PR_SET_PDEATHSIG, which outlives
-exec). Elsewhere MODULE runs in it, beside a thread that looks four times a second whether PID is its parent still.
+`python child.py PID -m MODULE ARGUMENT ...`, started by the process PID, runs MODULE under its own
+process id. On Linux it becomes `python -m MODULE ARGUMENT ...`, which the kernel kills when the
+thread that started it ends (prctl's PR_SET_PDEATHSIG, which outlives exec). Elsewhere MODULE runs
+in it, beside a thread that looks four times a second whether PID is its parent still.
 """
 
 import ctypes
@@ -18,7 +20,8 @@ POLL_SECONDS = 0.25  # seconds
 
 
 def command(arguments: list[str]) -> list[str]:
-    """The command of `python ARGUMENTS`, bound to this process; ARGUMENTS begin with -m. Start it from the main thread: see above."""
+    """The command of `python ARGUMENTS`, bound to this process; ARGUMENTS begin with -m. Start
+    it from the main thread: see above."""
     return [sys.executable, __file__, str(os.getpid()), *arguments]
 
 

@@ -39,14 +39,16 @@ def print_error(line: str) -> None:
 
 
 def mute(stream: IO[str]) -> None:
-    """Points a stream that failed at /dev/null, so that flushing it at exit does not fail once more."""
+    """Points a stream that failed at /dev/null, so that flushing it at exit does not fail once
+    more."""
     with contextlib.suppress(OSError):  # a test's stream has no descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def open_streams() -> None:
-    """Opens /dev/null for standard streams that the parent has closed: else the next file that is opened takes their number, and with it
-    what is printed. What the encoding of standard output lacks is printed as an escape."""
+    """Opens /dev/null for standard streams that the parent has closed: else the next file that is
+    opened takes their number, and with it what is printed. What the encoding of standard output
+    lacks is printed as an escape."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -62,7 +64,8 @@ def open_streams() -> None:
 
 
 def classify_error(error: BaseException) -> tuple[int, str]:
-    """(exit status, what is wrong in one line): 2 for what a user can mend, 130 for Ctrl-C, 141 where the reader has gone, as in `| head`;
+    """(exit status, what is wrong in one line): 2 for what a user can mend, 130 for Ctrl-C, 141
+    where the reader has gone, as in `| head`;
     1 for a bug."""
     match error:
         case KeyboardInterrupt():
@@ -74,31 +77,36 @@ def classify_error(error: BaseException) -> tuple[int, str]:
         case ImportError() if "failed to map segment" in str(error):  # of a library that is there
             return (
                 2,
-                f"there is not enough memory ({first_line(error)}): raise the machine's limits (ulimit -v)",
+                f"there is not enough memory ({first_line(error)}): raise the machine's limits "
+                "(ulimit -v)",
             )
         case ImportError(name=str(name)) if name.split(".")[0] not in OWN_PACKAGES:
             package = name.split(".")[0]
             file = "requirements-extra.txt" if package in EXTRA_PACKAGES else "requirements.txt"
             return (
                 2,
-                f"the package {package} is not installed, or not whole ({first_line(error)}): pip install -r {file}",
+                f"the package {package} is not installed, or not whole ({first_line(error)}): pip "
+                f"install -r {file}",
             )
         case MemoryError():
             return (
                 2,
-                f"there is not enough memory ({first_line(error)}): choose smaller sizes or batches, or another machine",
+                f"there is not enough memory ({first_line(error)}): choose smaller sizes or "
+                "batches, or another machine",
             )
         case RuntimeError() if "can't start new thread" in str(error):
             return (
                 2,
-                "the machine lets this program start no more threads: raise its limits (ulimit -u, ulimit -v)",
+                "the machine lets this program start no more threads: raise its limits (ulimit "
+                "-u, ulimit -v)",
             )
         case RuntimeError() if re.search(
             "^RESOURCE_EXHAUSTED|bad_alloc", str(error)
         ):  # of jax, which is not imported here
             return (
                 2,
-                f"there is not enough memory of the device ({first_line(error)}): choose smaller sizes or batches",
+                f"there is not enough memory of the device ({first_line(error)}): choose smaller "
+                "sizes or batches",
             )
         case ValueError() if _is_own_error(error):
             return 2, one_line(str(error))
@@ -123,7 +131,8 @@ def _os_error_message(error: OSError) -> str:
 
 
 def _is_own_error(error: ValueError) -> bool:
-    """Did a raise statement of this checkout raise it? jax drops its own frames from traces, so the last frame alone does not tell."""
+    """Did a raise statement of this checkout raise it? jax drops its own frames from traces, so
+    the last frame alone does not tell."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return (
         Path(last.filename).is_relative_to(REPO_ROOT)

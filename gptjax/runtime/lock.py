@@ -1,4 +1,5 @@
-"""One program at a time in a directory: a lock of the operating system, which ends with the program however that ends."""
+"""One program at a time in a directory: a lock of the operating system, which ends with the
+program however that ends."""
 
 import contextlib
 import errno
@@ -20,28 +21,32 @@ NO_LOCK_ERRNOS = (
 
 @contextlib.contextmanager
 def hold(directory: Path, what: str, warn: Callable[[str], None]) -> Iterator[None]:
-    """While entered, `directory`, which is made, is this program's alone; gptjax.lock in it says whose. what: "run directory", for errors.
+    """While entered, `directory`, which is made, is this program's alone; gptjax.lock in it says
+    whose. what: "run directory", for errors.
 
-    ValueError, in one line, if another program has it (its host and pid named), or if it cannot be written. Where the file system has no
-    locks, `warn` is told so, and two programs can meet."""
+    ValueError, in one line, if another program has it (its host and pid named), or if it cannot be
+    written. Where the file system has no locks, `warn` is told so, and two programs can meet."""
     made = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         file = _open(directory / LOCK_FILE, warn)
     except OSError as error:
         raise ValueError(
-            f"cannot write to the {what} {directory}: {error.strerror}; make it writable or give another {_flag_name(what)}"
+            f"cannot write to the {what} {directory}: {error.strerror}; make it writable or give "
+            f"another {_flag_name(what)}"
         ) from error
     if file is None:
         raise ValueError(
-            f"{directory} is in use: {_describe_owner(directory)} works there; wait until it ends, stop it, or give another "
+            f"{directory} is in use: {_describe_owner(directory)} works there; wait until it ends, "
+            "stop it, or give another "
             f"{_flag_name(what)}"
         )
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            # before the lock is given back: who has opened it meanwhile sees that it is gone, and tries again
+            # before the lock is given back: who has opened it meanwhile sees that it is gone, and
+            # tries again
             (directory / LOCK_FILE).unlink()
             if made:
                 directory.rmdir()  # where nothing was put there
@@ -63,7 +68,8 @@ def _open(path: Path, warn: Callable[[str], None]) -> Any:
                     return None
                 raise
             warn(
-                f"{path.parent} is on a file system without locks ({error.strerror}): see that no other program works there"
+                f"{path.parent} is on a file system without locks ({error.strerror}): see that no "
+                "other program works there"
             )
         try:
             if (

@@ -11,7 +11,8 @@ from gptjax.config import overrides, parse
 from gptjax.config.schema import Config, Constant
 from gptjax.runtime import lock
 
-# Fields that change speed, length or what is shown, but not the mathematics: a run may be continued with others.
+# Fields that change speed, length or what is shown, but not the mathematics: a run may be continued
+# with others.
 MAY_CHANGE = (
     "compute.",
     "mesh.",
@@ -29,28 +30,33 @@ LENGTH_FIELDS = (
 NEW_RECORD_HINT = "--new_record goes on from the checkpoints alone"
 
 BUCKETS = {"gs://": "gcsfs"}  # and the package that reads them
-NO_LOCK = "which has no lock: see that one job at a time trains there"  # of a bucket: an object is no file that ends with its program
+# of a bucket: an object is no file that ends with its program
+NO_LOCK = "which has no lock: see that one job at a time trains there"
 
 
 def bucket_url(run: str | None) -> str | None:
-    """--run if it names a bucket's folder. ValueError if such buckets are not known, or need a package that is not there."""
+    """--run if it names a bucket's folder. ValueError if such buckets are not known, or need a
+    package that is not there."""
     scheme, separator, _ = (run or "").partition("://")
     if run is None or not separator:
         return None
     if scheme + separator not in BUCKETS:
         raise ValueError(
-            f"--run={run}: give a directory, or a folder of a bucket that starts with {' or '.join(BUCKETS)}"
+            f"--run={run}: give a directory, or a folder of a bucket that starts with "
+            f"{' or '.join(BUCKETS)}"
         )
     if importlib.util.find_spec(BUCKETS[scheme + separator]) is None:
         raise ValueError(
-            f"{run} needs the package {BUCKETS[scheme + separator]}: pip install -r requirements-extra.txt"
+            f"{run} needs the package {BUCKETS[scheme + separator]}: pip install -r "
+            "requirements-extra.txt"
         )
     return run.rstrip("/")
 
 
 def directory(run: str | None, name: str = "") -> Path:
-    """--run as given, else runs/NAME. For gs://BUCKET/FOLDER it is runs/BUCKET/FOLDER, from where the record is copied. ValueError as
-    parse.path's, and for a name that is not UTF-8: checkpoints cannot lie there."""
+    """--run as given, else runs/NAME. For gs://BUCKET/FOLDER it is runs/BUCKET/FOLDER, from where
+    the record is copied. ValueError as parse.path's, and for a name that is not UTF-8:
+    checkpoints cannot lie there."""
     url = bucket_url(run)
     if run is not None and re.search("[\ud800-\udfff]", run):
         encoding_hint = (
@@ -59,7 +65,8 @@ def directory(run: str | None, name: str = "") -> Path:
             else ""
         )
         raise ValueError(
-            f"--run={parse.one_line(run, 300)}: the name of a run must be UTF-8 text; give another{encoding_hint}"
+            f"--run={parse.one_line(run, 300)}: the name of a run must be UTF-8 text; give "
+            f"another{encoding_hint}"
         )
     if url is not None:
         return Path("runs") / url.partition("://")[2]
@@ -71,7 +78,8 @@ def load_config(run: Path) -> Config:
     path = run / "config.json"
     if not path.is_file():
         raise ValueError(
-            f"no run is in {run}: it has no config.json; give the directory of a run, which gptjax.train makes and prints"
+            f"no run is in {run}: it has no config.json; give the directory of a run, which "
+            "gptjax.train makes and prints"
         )
     try:
         return overrides.unflatten(parse.read_json(path))
@@ -103,21 +111,27 @@ def claim_run_dir(
     change_length: bool = False,
     new_record: bool = False,
 ) -> bool:
-    """May the run of `new_config` be in `run`? True if it continues one that is there. Looks only, and writes nothing.
+    """May the run of `new_config` be in `run`? True if it continues one that is there. Looks only,
+    and writes nothing.
 
-    checkpoints: the steps of those that are there; where there are some, config.json and metrics.jsonl must be, too. change_length: train
-    --tokens was given. new_record: both will be written anew, so what they say does not matter where there are checkpoints.
-    ValueError, in one line: the run there has another config (its differences named); files are missing (which, and what to do)."""
+    checkpoints: the steps of those that are there; where there are some, config.json and
+    metrics.jsonl must be, too. change_length: train --tokens was given. new_record: both will be
+    written anew, so what they say does not matter where there are checkpoints. ValueError, in
+    one line: the run there has another config (its differences named); files are missing (which,
+    and what to do)."""
     missing = [name for name in ("config.json", "metrics.jsonl") if not _is_nonempty(run / name)]
     if checkpoints and missing:
         if list(checkpoints) == [0]:
             raise ValueError(
-                f"{run} holds weights that gptjax.convert brought, and no run: begin one with them by --init={run} and another --run"
+                f"{run} holds weights that gptjax.convert brought, and no run: begin one with them "
+                f"by --init={run} and another --run"
             )
         if not new_record:
             raise ValueError(
-                f"{run} has checkpoints (the newest of step {checkpoints[-1]:,}) but {' and '.join(missing)} "
-                f"{_describe_missing(run, missing)}: put {'it' if len(missing) == 1 else 'them'} back, give another --run, "
+                f"{run} has checkpoints (the newest of step {checkpoints[-1]:,}) but "
+                f"{' and '.join(missing)} "
+                f"{_describe_missing(run, missing)}: put {'it' if len(missing) == 1 else 'them'} "
+                "back, give another --run, "
                 f"or {NEW_RECORD_HINT}"
             )
     others = [name for name in ("metrics.jsonl", "data.json") if _is_nonempty(run / name)]
@@ -125,7 +139,8 @@ def claim_run_dir(
         others and not checkpoints and "config.json" in missing
     ):  # a run's config.json is written before them
         raise ValueError(
-            f"{run} has {' and '.join(others)} but no config.json: another program's, or of a run that lost it; give another --run, or "
+            f"{run} has {' and '.join(others)} but no config.json: another program's, or of a run "
+            "that lost it; give another --run, or "
             f"move {'it' if len(others) == 1 else 'them'} away"
         )
     if not missing and not (checkpoints and new_record):
@@ -142,7 +157,8 @@ def claim_run_dir(
 
 
 def check_same_config(old: Config, new: Config, what: str, change_length: bool) -> list[str]:
-    """The differences in length, with which a run goes on if `change_length`. ValueError, which begins with `what`, if there are others."""
+    """The differences in length, with which a run goes on if `change_length`. ValueError, which
+    begins with `what`, if there are others."""
     lines = diff(old, new)
     forbidden = [line for line in lines if not (change_length and line.startswith(LENGTH_FIELDS))]
     if forbidden:
@@ -167,10 +183,12 @@ def _describe_missing(run: Path, names: list[str]) -> str:
 
 
 def check_shared(run: Path, owner: str) -> None:
-    """ValueError where a process does not see the directory that process 0 has locked, where it finds `owner`."""
+    """ValueError where a process does not see the directory that process 0 has locked, where it
+    finds `owner`."""
     if lock.owner(run) != owner:
         raise ValueError(
-            f"{run} is not the directory that process 0 writes to: give a --run on a file system that all hosts share"
+            f"{run} is not the directory that process 0 writes to: give a --run on a file system "
+            "that all hosts share"
         )
 
 
@@ -182,9 +200,10 @@ def decay(config: Config) -> int | None:
 
 
 def scale_length(config: Config, total_tokens: int, there: Config | None = None) -> Config:
-    """The config with another length: train.total_tokens, and in proportion the tokens of its schedule's decay, where it has one; the
-    warm-up stays. there: the config of a run that goes on, whose decay and length are scaled in place of config's.
-    ValueError if the decay would end within the warm-up."""
+    """The config with another length: train.total_tokens, and in proportion the tokens of its
+    schedule's decay, where it has one; the warm-up stays. there: the config of a run that goes on,
+    whose decay and length are scaled in place of config's. ValueError if the decay would end
+    within the warm-up."""
     edits = [f"train.total_tokens={total_tokens}"]
     origin = config if there is None or decay(there) is None else there
     before, decays = origin.train.total_tokens, decay(origin)
@@ -192,7 +211,8 @@ def scale_length(config: Config, total_tokens: int, there: Config | None = None)
         now, warmup = max(1, decays * total_tokens // before), config.train.schedule.warmup_tokens
         if now <= warmup:
             raise ValueError(
-                f"--tokens={total_tokens:,} ends within the warm-up of {warmup:,} tokens: give {-(-(warmup + 1) * before // decays):,} or "
+                f"--tokens={total_tokens:,} ends within the warm-up of {warmup:,} tokens: give "
+                f"{-(-(warmup + 1) * before // decays):,} or "
                 "more, or a smaller train.schedule.warmup_tokens"
             )
         edits.append(f"train.schedule.decay_tokens={now}")

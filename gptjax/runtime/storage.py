@@ -1,4 +1,5 @@
-"""Where checkpoints lie, and what makes one valid there: a rename in a directory, the last object in a bucket.
+"""Where checkpoints lie, and what makes one valid there: a rename in a directory, the last object
+in a bucket.
 
 Both have DIR/<step> for each checkpoint, and in it files.json, which lists its files.
 """
@@ -18,7 +19,8 @@ SAVING_SUFFIX, REMOVED_SUFFIX, LISTING = ".saving", ".removed", "files.json"
 
 
 class Directory:
-    """On a file system. A checkpoint is written as <step>.saving, and one rename makes it <step>."""
+    """On a file system. A checkpoint is written as <step>.saving, and one rename makes it
+    <step>."""
 
     def __init__(self, path: Path):
         self.path: Any = Path(path).absolute()
@@ -40,7 +42,8 @@ class Directory:
         return self.path / f"{step}{SAVING_SUFFIX}"
 
     def commit(self, step: int, listing: str) -> None:
-        """Make what was written valid, in place of what was there, and bring it to the disk before that."""
+        """Make what was written valid, in place of what was there, and bring it to the disk
+        before that."""
         (self.staging_path(step) / LISTING).write_text(listing)
         for _, file in self.list_files(self.staging_path(step)):
             atomic.sync(file)
@@ -50,12 +53,14 @@ class Directory:
         atomic.sync(self.path)
 
     def remove(self, step: int) -> None:
-        """One checkpoint; a kill amid the removal leaves rubbish and no half a checkpoint. OSError if something of it stays."""
+        """One checkpoint; a kill amid the removal leaves rubbish and no half a checkpoint.
+        OSError if something of it stays."""
         shutil.rmtree(self._move_aside(self.path / str(step), step))
 
     def clean(self) -> list[str]:
-        """Remove what is no checkpoint: names that are a step and a suffix of ours, and what Orbax may have added. Returns a line for
-        each that cannot be removed, as one that another host has open on NFS: it is out of the way, and tried again the next time."""
+        """Remove what is no checkpoint: names that are a step and a suffix of ours, and what Orbax
+        may have added. Returns a line for each that cannot be removed, as one that another host
+        has open on NFS: it is out of the way, and tried again the next time."""
         warnings = []
         for entry in self.path.iterdir():
             step, dot, rest = entry.name.partition(".")
@@ -91,8 +96,8 @@ class Directory:
 
 
 class Bucket(Directory):
-    """Of an object store, where nothing is renamed: a checkpoint is written in its place, and valid when its listing is there, the last
-    object to be written and the first to be removed."""
+    """Of an object store, where nothing is renamed: a checkpoint is written in its place, and valid
+    when its listing is there, the last object to be written and the first to be removed."""
 
     def __init__(self, path: str):
         from etils import epath

@@ -11,7 +11,8 @@ from typing import Any
 def executor(
     workers: int, initializer: Callable[..., None], shared: tuple[Any, ...]
 ) -> Iterator[ProcessPoolExecutor]:
-    """So many processes, each of which calls initializer(*shared) first. Spawned, not forked: this process may run jax's threads.
+    """So many processes, each of which calls initializer(*shared) first. Spawned, not forked: this
+    process may run jax's threads.
     ValueError if one is killed; what was asked for and not begun is dropped at any error."""
     import concurrent.futures.process
     import multiprocessing
@@ -24,7 +25,8 @@ def executor(
             yield pool
         except concurrent.futures.process.BrokenProcessPool:
             raise ValueError(
-                "a worker process was killed, perhaps for want of memory; what is finished is kept: run it again, with fewer --workers"
+                "a worker process was killed, perhaps for want of memory; what is finished is "
+                "kept: run it again, with fewer --workers"
             ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,5 @@
-"""From a config's axis sizes to a mesh of devices, neighbours on the mesh being neighbours in the machine."""
+"""From a config's axis sizes to a mesh of devices, neighbours on the mesh being neighbours in
+the machine."""
 
 import math
 
@@ -19,9 +20,10 @@ INTRA_SLICE_AXES = (
 
 
 def make_mesh(sizes: schema.Mesh, devices: list | None = None) -> jax.sharding.Mesh:
-    """A mesh with the axes data, fsdp, tensor, context over all `devices` (default: all that jax sees). The axis of size -1 takes what is
-    left. Several TPU slices, or hosts of GPUs, lie along data first, then fsdp. Raises ValueError when the sizes do not use exactly the
-    devices there are, or would cut tensor or context across TPU slices."""
+    """A mesh with the axes data, fsdp, tensor, context over all `devices` (default: all that jax
+    sees). The axis of size -1 takes what is left. Several TPU slices, or hosts of GPUs, lie along
+    data first, then fsdp. Raises ValueError when the sizes do not use exactly the devices there
+    are, or would cut tensor or context across TPU slices."""
     if devices is None:
         topology.prepare_backends()
         devices = jax.devices()
@@ -32,8 +34,10 @@ def make_mesh(sizes: schema.Mesh, devices: list | None = None) -> jax.sharding.M
         shape[shape.index(-1)] = len(devices) // n_known
     elif n_known != len(devices):
         raise ValueError(
-            f"mesh {sizes_text} needs {'a multiple of ' if -1 in shape else ''}{n_known} devices, but there are {len(devices)}; "
-            f"set mesh.data, mesh.fsdp, mesh.tensor and mesh.context to divide {len(devices)}, or one of them to -1"
+            f"mesh {sizes_text} needs {'a multiple of ' if -1 in shape else ''}{n_known} devices, "
+            f"but there are {len(devices)}; "
+            f"set mesh.data, mesh.fsdp, mesh.tensor and mesh.context to divide {len(devices)}, or "
+            "one of them to -1"
         )
     # Auto: XLA propagates shardings; the default, Explicit, breaks Linen.
     return jax.sharding.Mesh(
@@ -42,7 +46,8 @@ def make_mesh(sizes: schema.Mesh, devices: list | None = None) -> jax.sharding.M
 
 
 def check_state_fits(model: schema.Model, mesh: jax.sharding.Mesh) -> None:
-    """ValueError where the state alone, parameters and Adam's moments, is more than a device holds: sizes that were not meant."""
+    """ValueError where the state alone, parameters and Adam's moments, is more than a device
+    holds: sizes that were not meant."""
     stats = mesh.local_devices[0].memory_stats()
     # CPU: simulated devices share the machine's memory
     available = (
@@ -51,13 +56,15 @@ def check_state_fits(model: schema.Model, mesh: jax.sharding.Mesh) -> None:
     needed = count.state_bytes(model) * mesh.shape["data"] // mesh.size
     if needed > available:
         raise ValueError(
-            f"the model's state takes {units.human_bytes(needed)} of each device, which has {units.human_bytes(available)}: choose smaller "
+            f"the model's state takes {units.human_bytes(needed)} of each device, which has "
+            f"{units.human_bytes(available)}: choose smaller "
             f"model.n_layers, model.d_model or model.n_vocab, or more devices along mesh.fsdp"
         )
 
 
 def device_array(shape: list[int], devices: list) -> np.ndarray:
-    """The devices in that shape. jax.make_mesh would do on one slice, but cannot split a physical axis (8 x 8 of 4 x 4 x 4 chips)."""
+    """The devices in that shape. jax.make_mesh would do on one slice, but cannot split a
+    physical axis (8 x 8 of 4 x 4 x 4 chips)."""
     tpu = devices[0].platform == "tpu"
     unit = (
         ("slice_index" if hasattr(devices[0], "slice_index") else None) if tpu else "process_index"
@@ -68,7 +75,8 @@ def device_array(shape: list[int], devices: list) -> np.ndarray:
     within, across = split_axes(shape, n_units)
     if tpu and any(n > 1 for axis, n in zip(AXES, across, strict=True) if axis in INTRA_SLICE_AXES):
         raise ValueError(
-            f"{n_units} slices do not divide mesh.data x mesh.fsdp = {shape[0]} x {shape[1]}, and {' and '.join(INTRA_SLICE_AXES)} must "
+            f"{n_units} slices do not divide mesh.data x mesh.fsdp = {shape[0]} x {shape[1]}, and "
+            f"{' and '.join(INTRA_SLICE_AXES)} must "
             f"stay within a slice; set mesh.data to a multiple of {n_units}"
         )
     return mesh_utils.create_hybrid_device_mesh(
@@ -82,8 +90,8 @@ def device_array(shape: list[int], devices: list) -> np.ndarray:
 
 
 def split_axes(shape: list[int], n_units: int) -> tuple[list[int], list[int]]:
-    """(sizes within a unit, sizes across units) of a mesh over units of equally many devices, joined by a slow network: across as early
-    an axis as can be. Their product is `shape`."""
+    """(sizes within a unit, sizes across units) of a mesh over units of equally many devices,
+    joined by a slow network: across as early an axis as can be. Their product is `shape`."""
     across, remaining = [], n_units
     for size in shape:
         across.append(math.gcd(size, remaining))

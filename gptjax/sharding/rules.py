@@ -1,7 +1,8 @@
-"""Which dimension lies along which mesh axis: three tables a preset, keyed by the letters of sharding/shapes.py.
+"""Which dimension lies along which mesh axis: three tables a preset, keyed by the letters of
+sharding/shapes.py.
 
-`params` and `vectors` place the state (parameters, and Adam's moments, whose leaves have the same names), `activations` what flows. Model
-code names letters and never a mesh axis.
+`params` and `vectors` place the state (parameters, and Adam's moments, whose leaves have the same
+names), `activations` what flows. Model code names letters and never a mesh axis.
 """
 
 import dataclasses
@@ -28,16 +29,19 @@ class Rules:
     vectors: Table  # parameters of one dimension: to gather one costs more than to keep it
 
 
-# Both cut a sequence over context (model/attention/context_parallel.py), which for the parameters is more of fsdp.
+# Both cut a sequence over context (model/attention/context_parallel.py), which for the parameters
+# is more of fsdp.
 PRESETS = {
-    # ZeRO-3: every matrix is cut along d_model over fsdp and gathered where it is used; the batch is cut over data and fsdp.
+    # ZeRO-3: every matrix is cut along d_model over fsdp and gathered where it is used; the batch
+    # is cut over data and fsdp.
     "fsdp": Rules(
         params={"D": ("fsdp", "context")},
         activations={"B": ("data", "fsdp"), "T": ("context",), "P": ("context",)},
         vectors={},
     ),
-    # On top of it, Megatron's cut of heads, MLP and vocabulary over tensor. The residual stream, where tensor has no heads to cut, is cut
-    # along its sequence instead (Korthikanti et al. 2205.05198): hence a second letter for length, since one axis cuts one dimension.
+    # On top of it, Megatron's cut of heads, MLP and vocabulary over tensor. The residual stream,
+    # where tensor has no heads to cut, is cut along its sequence instead (Korthikanti et al.
+    # 2205.05198): hence a second letter for length, since one axis cuts one dimension.
     "fsdp_tensor": Rules(
         params={"D": ("fsdp", "context"), "N": ("tensor",), "F": ("tensor",), "V": ("tensor",)},
         activations={
@@ -56,22 +60,25 @@ PRESETS = {
 def spec(
     letters: str, shape: tuple[int, ...], table: Table, mesh: jax.sharding.Mesh, where: str
 ) -> PartitionSpec:
-    """The placement of one array, by axes of more than one device. `shape` may have more leading dimensions than letters (stacked layers):
-    those stay whole.
+    """The placement of one array, by axes of more than one device. `shape` may have more leading
+    dimensions than letters (stacked layers): those stay whole.
 
-    Raises ValueError, naming `where`, when a size does not divide over its axes or an axis is claimed twice."""
+    Raises ValueError, naming `where`, when a size does not divide over its axes or an axis is
+    claimed twice."""
     letters = "L" * (len(shape) - len(letters)) + letters
     axes = [tuple(a for a in table[c] if mesh.shape[a] > 1) if c in table else () for c in letters]
     used = [a for group in axes for a in group]
     if len(used) != len(set(used)):
         raise ValueError(
-            f"{where} {letters}{shape}: its dimensions claim a mesh axis twice: {', '.join(used)}; change mesh.sharding"
+            f"{where} {letters}{shape}: its dimensions claim a mesh axis twice: {', '.join(used)}; "
+            "change mesh.sharding"
         )
     for letter, size, group in zip(letters, shape, axes, strict=True):
         n = math.prod(mesh.shape[a] for a in group)
         if size % n:
             raise ValueError(
-                f"{where} {letters}{shape}: {letter}={size} does not divide over {n} devices of mesh {' x '.join(group)}; "
+                f"{where} {letters}{shape}: {letter}={size} does not divide over {n} devices of "
+                f"mesh {' x '.join(group)}; "
                 f"choose mesh sizes that divide {size}"
             )
     return PartitionSpec(
@@ -80,8 +87,8 @@ def spec(
 
 
 def shardings(tree: Any, rules: Rules, mesh: jax.sharding.Mesh) -> Any:
-    """A NamedSharding for each leaf of `tree` (arrays or ShapeDtypeStructs), from the letters in the last named part of its path; leaves
-    without letters (counts, scalars) are replicated."""
+    """A NamedSharding for each leaf of `tree` (arrays or ShapeDtypeStructs), from the letters in
+    the last named part of its path; leaves without letters (counts, scalars) are replicated."""
 
     def leaf_sharding(path, leaf):
         names = [
@@ -103,7 +110,8 @@ def shardings(tree: Any, rules: Rules, mesh: jax.sharding.Mesh) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Sharding:
-    """Where activations and parameters lie: the tables of a preset on a mesh, or UNSHARDED, which leaves it to the compiler."""
+    """Where activations and parameters lie: the tables of a preset on a mesh, or UNSHARDED,
+    which leaves it to the compiler."""
 
     rules: Rules = dataclasses.field(hash=False)
     mesh: jax.sharding.Mesh | None
@@ -131,9 +139,10 @@ class Sharding:
     def matmul_gathered(
         self, fn: Callable, x: jax.Array, weight: jax.Array, letters: str
     ) -> jax.Array:
-        """fn(x, weight), with the parameter gathered for it: whole, but for what tensor cuts. It is gathered again for the backward pass
-        (unless layers are unrolled), and its gradient goes back to where it is stored. Left to itself, libtpu may pass the pieces around
-        instead and add up narrow products, which takes nearly twice as long where a chip has many rows."""
+        """fn(x, weight), with the parameter gathered for it: whole, but for what tensor cuts. It is
+        gathered again for the backward pass (unless layers are unrolled), and its gradient goes
+        back to where it is stored. Left to itself, libtpu may pass the pieces around instead and
+        add up narrow products, which takes nearly twice as long where a chip has many rows."""
         if (mesh := self.mesh) is None:
             return fn(x, weight)
         param_sharding = NamedSharding(mesh, self.spec(letters, weight.shape, self.rules.params))
@@ -149,8 +158,9 @@ class Sharding:
         return jax.checkpoint(lambda x, w: fn(x, gather(w)), prevent_cse=False)(x, weight)
 
     def shard_like_params(self, tree: Any) -> Any:
-        """A tree of parameters, gradients or moments, or the whole state, each leaf pinned to where the state has it, inside jit. The
-        gradient of a pinned leaf is pinned too: so it is reduced into its shards, and no device holds the whole sum."""
+        """A tree of parameters, gradients or moments, or the whole state, each leaf pinned to where
+        the state has it, inside jit. The gradient of a pinned leaf is pinned too: so it is
+        reduced into its shards, and no device holds the whole sum."""
         return (
             tree
             if self.mesh is None
@@ -160,7 +170,8 @@ class Sharding:
     def spec(
         self, letters: str, shape: tuple[int, ...], table: Table | None = None
     ) -> PartitionSpec:
-        """The mesh axes of each dimension of an activation, or by another table, for `shard_map`; all whole when there is no mesh."""
+        """The mesh axes of each dimension of an activation, or by another table, for
+        `shard_map`; all whole when there is no mesh."""
         table = self.rules.activations if table is None else table
         return (
             PartitionSpec()
@@ -169,8 +180,8 @@ class Sharding:
         )
 
     def shard_map(self, fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
-        """jax.shard_map of `fn` over the whole mesh; `fn` itself where there is but one device. Its check of what varies is off: it knows
-        neither Pallas kernels nor sums over no axis."""
+        """jax.shard_map of `fn` over the whole mesh; `fn` itself where there is but one device. Its
+        check of what varies is off: it knows neither Pallas kernels nor sums over no axis."""
         if self.mesh is None or self.mesh.size == 1:
             return fn
         return jax.shard_map(
@@ -178,7 +189,8 @@ class Sharding:
         )
 
     def axes(self, letter: str, table: Table | None = None) -> tuple[str, ...]:
-        """The mesh axes of more than one device that a dimension of an activation lies along; of a parameter with rules.params."""
+        """The mesh axes of more than one device that a dimension of an activation lies along; of
+        a parameter with rules.params."""
         table = self.rules.activations if table is None else table
         return (
             tuple(axis for axis in table[letter] if self.axis_size(axis) > 1)
@@ -191,8 +203,9 @@ class Sharding:
         return math.prod(self.axis_size(axis) for letter in letters for axis in self.axes(letter))
 
     def reduce_scatter_grad(self, partial: jax.Array, letters: str) -> jax.Array:
-        """Inside jax.shard_map: the gradient of a parameter, from what each device has summed over its own rows and positions (B and T).
-        Each device receives its shard of the sum, laid out as `shard_like_params` has it, and no device the whole."""
+        """Inside jax.shard_map: the gradient of a parameter, from what each device has summed over
+        its own rows and positions (B and T). Each device receives its shard of the sum, laid out
+        as `shard_like_params` has it, and no device the whole."""
         sum_axes = [*self.axes("B"), *self.axes("T")]
         for dimension, letter in enumerate(letters):
             for axis in self.axes(letter, self.rules.params):
@@ -212,7 +225,8 @@ UNSHARDED = Sharding(Rules({}, {}, {}), None)
 
 
 def local_rows(n_rows: int, table: Table, mesh: jax.sharding.Mesh) -> list[int]:
-    """Which of n_rows rows (B) the devices of this process hold, in order. Where tensor or context spans processes, several hold a row."""
+    """Which of n_rows rows (B) the devices of this process hold, in order. Where tensor or
+    context spans processes, several hold a row."""
     sharding = NamedSharding(mesh, spec("B", (n_rows,), table, mesh, "batch"))
     indices = sharding.addressable_devices_indices_map((n_rows,)).values()
     return sorted(
@@ -223,8 +237,8 @@ def local_rows(n_rows: int, table: Table, mesh: jax.sharding.Mesh) -> list[int]:
 def put_on_mesh(
     host: np.ndarray, letters: str, table: Table, mesh: jax.sharding.Mesh, n_rows: int | None = None
 ) -> jax.Array:
-    """A host array on the mesh. `host` is the same whole array on every process; or, with n_rows, those of so many rows (B) that
-    `local_rows` names for this process."""
+    """A host array on the mesh. `host` is the same whole array on every process; or, with n_rows,
+    those of so many rows (B) that `local_rows` names for this process."""
     dimension, local = letters.index("B"), range(host.shape[letters.index("B")])
     if n_rows is not None:
         local = local_rows(n_rows, table, mesh)
@@ -257,7 +271,8 @@ CONFIG_FIELDS = {
 
 
 def check(config: schema.Config, mesh: jax.sharding.Mesh) -> None:
-    """ValueError, naming the fields to change, if a mesh has an axis that the preset leaves idle or that does not divide the model."""
+    """ValueError, naming the fields to change, if a mesh has an axis that the preset leaves idle
+    or that does not divide the model."""
     model, preset = config.model, PRESETS[config.mesh.sharding]
     sizes = {
         "D": model.d_model,
@@ -276,7 +291,8 @@ def check(config: schema.Config, mesh: jax.sharding.Mesh) -> None:
                 if any(axis in axes for axes in other.activations.values())
             ]
             raise ValueError(
-                f"mesh.{axis}={n}, but mesh.sharding={config.mesh.sharding} does not use it; set it to 1, or sharding={others[0]}"
+                f"mesh.{axis}={n}, but mesh.sharding={config.mesh.sharding} does not use it; set "
+                f"it to 1, or sharding={others[0]}"
             )
     for letter, axes in (item for table in tables for item in table.items() if item[0] in sizes):
         used = [axis for axis in axes if mesh.shape[axis] > 1]
@@ -285,5 +301,6 @@ def check(config: schema.Config, mesh: jax.sharding.Mesh) -> None:
             choices = ", ".join(str(m) for m in range(1, min(size, mesh.size) + 1) if size % m == 0)
             fields = " x ".join(f"mesh.{axis}" for axis in used)
             raise ValueError(
-                f"{fields} = {n} does not divide {CONFIG_FIELDS[letter.replace('P', 'T')]} = {size:,}; choose one of {choices}"
+                f"{fields} = {n} does not divide {CONFIG_FIELDS[letter.replace('P', 'T')]} = "
+                f"{size:,}; choose one of {choices}"
             )

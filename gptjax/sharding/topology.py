@@ -1,4 +1,5 @@
-"""Accelerators by name: what each can do, and compile-only devices for machines that are not here. jax is imported for those alone."""
+"""Accelerators by name: what each can do, and compile-only devices for machines that are not
+here. jax is imported for those alone."""
 
 import contextlib
 import dataclasses
@@ -18,29 +19,31 @@ from gptjax.runtime import units
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """One device as jax counts devices: half a chip for TPU7x, a whole one for the others. Bandwidths are bytes/s in one direction."""
+    """One device as jax counts devices: half a chip for TPU7x, a whole one for the others.
+    Bandwidths are bytes/s in one direction."""
 
     kinds: tuple[str, ...]  # parts of jax's device_kind
     flops: float  # dense bfloat16 peak, FLOP/s
-    clock: float | None = (
-        None  # Hz, in which libtpu counts cycles: peak over what the matrix units do in one (128 or 256 squared each)
-    )
-    fusion_kib: int | None = (
-        None  # of a TPU's vector memory that one fusion may use; None: as its compiler has it
-    )
-    hbm_bytes: (
-        int  # what a program may use; for TPUs as their compiler says when a program is too big
-    )
+    # Hz, in which libtpu counts cycles: peak over what the matrix units do in one (128 or 256
+    # squared each)
+    clock: float | None = None
+    # of a TPU's vector memory that one fusion may use; None: as its compiler has it
+    fusion_kib: int | None = None
+    # what a program may use; for TPUs as their compiler says when a program is too big
+    hbm_bytes: int
     hbm_bandwidth: float
     link_bandwidth: float  # of all links to neighbours (ICI, NVLink) together
-    links: int  # how many those are: 2 for each dimension of a TPU's torus; 1 for NVLink, whose switch reaches all of its host
+    # how many those are: 2 for each dimension of a TPU's torus; 1 for NVLink, whose switch reaches
+    # all of its host
+    links: int
     network_bandwidth: float | None  # to other slices or hosts; None: not published
 
 
-# Sources, read 2026-11: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, whose ICI figures count both directions; for v4's ICI the
-# paper "TPU v4" (2304.01433: 6 links of 50 GB/s); NVIDIA's data sheets of the SXM boards (NVLink's 900 and 600 GB/s count both directions)
-# and of the DGX H100 and A100 (a 400 or 200 Gb/s network card for each GPU). hbm_bytes of TPUs: measured, libtpu 0.0.42.1 and 0.0.52.
-# Kinds are looked up in this order: v5e says "TPU v5 lite", v5p "TPU v5".
+# Sources, read 2026-11: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, whose ICI figures
+# count both directions; for v4's ICI the paper "TPU v4" (2304.01433: 6 links of 50 GB/s); NVIDIA's
+# data sheets of the SXM boards (NVLink's 900 and 600 GB/s count both directions) and of the DGX
+# H100 and A100 (a 400 or 200 Gb/s network card for each GPU). hbm_bytes of TPUs: measured, libtpu
+# 0.0.42.1 and 0.0.52. Kinds are looked up in this order: v5e says "TPU v5 lite", v5p "TPU v5".
 CHIPS = {
     "v4": Chip(
         kinds=("TPU v4",),
@@ -124,7 +127,8 @@ CHIPS = {
 
 
 def chip(device: Any) -> Chip | None:
-    """The facts of a device, present or compile-only, or None where they are not known (every CPU)."""
+    """The facts of a device, present or compile-only, or None where they are not known (every
+    CPU)."""
     return next(
         (
             candidate
@@ -135,7 +139,7 @@ def chip(device: Any) -> Chip | None:
     )
 
 
-# --- names -----------------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 PER_CHIP = {
     "v4": 2,
@@ -156,7 +160,8 @@ NAME_PATTERN = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Slices of one family of chips. `layout`: the chips of a slice along each dimension of its torus; for GPUs, (those of a host,)."""
+    """Slices of one family of chips. `layout`: the chips of a slice along each dimension of its
+    torus; for GPUs, (those of a host,)."""
 
     family: str  # a key of CHIPS and of PER_CHIP
     layout: tuple[int, ...]
@@ -185,15 +190,17 @@ class Topology:
         return one if self.slices == 1 else f"{self.slices}x{one}"
 
     def devices(self) -> list[Any]:
-        """Compile-only devices, for a mesh under which nothing may run: `jax.jit(f).trace(...).lower(lowering_platforms=(self.platform,))
-        .compile()`, within `disable_cache`, with arguments that are ShapeDtypeStructs with shardings. ValueError where the compiler is not
-        installed."""
+        """Compile-only devices, for a mesh under which nothing may run:
+        `jax.jit(f).trace(...).lower(lowering_platforms=(self.platform,)) .compile()`, within
+        `disable_cache`, with arguments that are ShapeDtypeStructs with shardings. ValueError
+        where the compiler is not installed."""
         return _gpu_devices(self) if self.platform == "cuda" else _tpu_devices(self)
 
 
 def from_name(name: str) -> Topology:
-    """From a user name, whose number counts TensorCores (v4-8, v5p-8, tpu7x-8), chips (v5litepod-16, v5e-16, v6e-8) or GPUs (h100-8); or
-    from a layout of chips as libtpu writes it (v5p:2x2x1). 2x before either makes two slices; of GPUs, two hosts. Needs no compiler.
+    """From a user name, whose number counts TensorCores (v4-8, v5p-8, tpu7x-8), chips
+    (v5litepod-16, v5e-16, v6e-8) or GPUs (h100-8); or from a layout of chips as libtpu writes it
+    (v5p:2x2x1). 2x before either makes two slices; of GPUs, two hosts. Needs no compiler.
 
     Raises ValueError, with the nearest names, for any other."""
     match = NAME_PATTERN.fullmatch(name.lower()) if name.isascii() and len(name) < 40 else None
@@ -208,7 +215,8 @@ def from_name(name: str) -> Topology:
             "h100-8",
         ]
         raise ValueError(
-            f"topology {parse.quote(name)} is not known; give for example {', '.join(nearest)}, v5p:2x2x1, or two slices as 2xv5p-128"
+            f"topology {parse.quote(name)} is not known; give for example {', '.join(nearest)}, "
+            "v5p:2x2x1, or two slices as 2xv5p-128"
         )
     slices, known = int(match["slices"] or 1), slice_layouts(family)
     if match["size"]:
@@ -236,8 +244,8 @@ def from_name(name: str) -> Topology:
 
 
 def slice_layouts(family: str) -> dict[str, tuple[int, ...]]:
-    """User names of one slice of a family and their layouts, smallest first. Large ones are made of cubes of 4 x 4 x 4 chips, put together
-    as compactly as possible."""
+    """User names of one slice of a family and their layouts, smallest first. Large ones are made of
+    cubes of 4 x 4 x 4 chips, put together as compactly as possible."""
     cubes: dict[int, tuple[int, ...]] = {}
     if family == "h100":
         layouts = [(1,), (2,), (4,), (8,)]
@@ -264,28 +272,31 @@ def _is_valid_layout(family: str, layout: tuple[int, ...]) -> bool:
     return n == 1 or (layout[0] % 2 == layout[1] % 2 == 0 < n <= MAX_POD_CHIPS[family])
 
 
-# --- backends and compilers ------------------------------------------------------------------------------------------------
+# --- backends and compilers -----------------------------------------------------------------------
 
 QUIET_ENV = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # or a second process that compiles is refused
-    "TPU_WORKER_HOSTNAMES": "localhost",  # with the next: or it looks for them, and prints a page on finding none
+    # with the next: or it looks for them, and prints a page on finding none
+    "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5p-8",
     "TPU_LOG_DIR": "disabled",
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
-MIN_ADDRESS_SPACE = (
-    2**32
-)  # bytes: with less, jax's or orbax' threads cannot all start, and they abort, print traces or wait for ever
+# bytes: with less, jax's or orbax' threads cannot all start, and they abort, print traces or wait
+# for ever
+MIN_ADDRESS_SPACE = 2**32
 
 
 def prepare_backends() -> None:
-    """Does what must precede the first use of jax's devices, compile-only ones too: refuses limits that leave too little address space,
-    with a ValueError, and on a machine without TPU chips keeps an installed libtpu from looking for them."""
+    """Does what must precede the first use of jax's devices, compile-only ones too: refuses limits
+    that leave too little address space, with a ValueError, and on a machine without TPU chips
+    keeps an installed libtpu from looking for them."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
         raise ValueError(
-            f"this program may use {units.human_bytes(limit)} of addresses (ulimit -v), and jax needs "
+            f"this program may use {units.human_bytes(limit)} of addresses (ulimit -v), and jax "
+            "needs "
             f"{units.human_bytes(MIN_ADDRESS_SPACE)}: raise the limit"
         )
     if (
@@ -297,8 +308,9 @@ def prepare_backends() -> None:
 
 @contextlib.contextmanager
 def disable_cache() -> Iterator[None]:
-    """Switches jax's persistent cache of compiled programs off while entered: it can write those for compile-only devices, and cannot read
-    them (jax 0.10.2 and 0.12.0: "PjRtCompiler must be constructed with a Client")."""
+    """Switches jax's persistent cache of compiled programs off while entered: it can write those
+    for compile-only devices, and cannot read them (jax 0.10.2 and 0.12.0: "PjRtCompiler must be
+    constructed with a Client")."""
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
@@ -315,7 +327,8 @@ def disable_cache() -> Iterator[None]:
 def _tpu_devices(target: Topology) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
-            f"compiling for {target} needs libtpu, which is not installed: pip install -r requirements-dev.txt"
+            f"compiling for {target} needs libtpu, which is not installed: pip install -r "
+            "requirements-dev.txt"
         )
     from jax.experimental import topologies
 
@@ -330,7 +343,8 @@ def _tpu_devices(target: Topology) -> list[Any]:
 
 
 def wraparound(layout: tuple[int, ...]) -> tuple[bool, bool, bool]:
-    """Of a TPU slice: along which dimensions a slice closes to a ring: those of 16 chips of a flat pod; all of a slice made of cubes."""
+    """Of a TPU slice: along which dimensions a slice closes to a ring: those of 16 chips of a
+    flat pod; all of a slice made of cubes."""
     if len(layout) == 2:
         return layout[0] == 16, layout[1] == 16, False
     ring = all(n % 4 == 0 for n in layout)
@@ -344,7 +358,8 @@ def _gpu_devices(target: Topology) -> list[Any]:
         for n in (12, 13)
     ):
         raise ValueError(
-            f"compiling for {target} needs jax's CUDA wheels, which are not installed: pip install -r requirements-gpu.txt"
+            f"compiling for {target} needs jax's CUDA wheels, which are not installed: pip install "
+            "-r requirements-gpu.txt"
         )
     from jax.experimental import topologies
 
@@ -357,8 +372,8 @@ def _gpu_devices(target: Topology) -> list[Any]:
     )
 
 
-# NVIDIA's H100 SXM5 as XLA's GpuTargetConfigProto: the limits of compute capability 9.0 (CUDA C++ Programming Guide, table of technical
-# specifications) and this board's counts and clocks.
+# NVIDIA's H100 SXM5 as XLA's GpuTargetConfigProto: the limits of compute capability 9.0 (CUDA C++
+# Programming Guide, table of technical specifications) and this board's counts and clocks.
 H100_TARGET_CONFIG = """
 platform_name: "CUDA"
 device_description_str: "NVIDIA H100 80GB HBM3"

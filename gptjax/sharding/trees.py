@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Odd constants of Weyl sequences and of MurmurHash3's 32-bit finalizer (Austin Appleby, public domain).
+# Odd constants of Weyl sequences and of MurmurHash3's 32-bit finalizer (Austin Appleby, public
+# domain).
 WEYL, FIRST, SECOND = 0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35
 
 
 def leaf_name(key_path) -> str:
-    """A leaf's name from its jax key path: "params/layers/0/qkv_D3NH" for attributes, dict keys and indices alike."""
+    """A leaf's name from its jax key path: "params/layers/0/qkv_D3NH" for attributes, dict keys
+    and indices alike."""
     return jax.tree_util.keystr(key_path, simple=True, separator="/")
 
 
@@ -23,25 +25,30 @@ def named_leaves(tree) -> list[tuple[str, Any]]:
 
 
 def digests(tree) -> dict[str, int]:
-    """Each leaf's name -> a 32-bit digest of its bits and their positions, equal for every sharding of the same values.
+    """Each leaf's name -> a 32-bit digest of its bits and their positions, equal for every sharding
+    of the same values.
 
-    A leaf is an array of any shape and dtype of whole bytes, or a typed PRNG key. Every element passes through a bijection of its own
-    and the results are added modulo 2^32, so one changed element always changes the digest; other damage (swapped elements, zeroed
-    blocks) passes unnoticed with probability 2^-32. Runs on the devices that hold the leaf; waits for the result. Shape and dtype are
-    not part of it.
+    A leaf is an array of any shape and dtype of whole bytes, or a typed PRNG key. Every element
+    passes through a bijection of its own and the results are added modulo 2^32, so one changed
+    element always changes the digest; other damage (swapped elements, zeroed blocks) passes
+    unnoticed with probability 2^-32. Runs on the devices that hold the leaf; waits for the result.
+    Shape and dtype are not part of it.
     """
-    # One after the other: simulated devices share a few threads, and programs in flight together starve each other of them.
+    # One after the other: simulated devices share a few threads, and programs in flight together
+    # starve each other of them.
     jax.block_until_ready(tree)
     return {name: int(jax.device_get(_digest(leaf))) for name, leaf in named_leaves(tree)}
 
 
 @jax.jit
 def _digest(x):
-    """The uint32 digest of one array or key. Jitted a leaf at a time: equal layers then compile once."""
+    """The uint32 digest of one array or key. Jitted a leaf at a time: equal layers then compile
+    once."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     bits = _bits(x)
-    # Each index is folded in by itself: a flat index would need a reshape, which moves data between devices.
+    # Each index is folded in by itself: a flat index would need a reshape, which moves data between
+    # devices.
     position = jnp.zeros(bits.shape, jnp.uint32)
     for dim in range(bits.ndim):
         position = _mix(
@@ -62,7 +69,8 @@ def _bits(x):
 
 
 def _mix(u):
-    """MurmurHash3's finalizer: a bijection of uint32 in which every input bit moves about half of the output's."""
+    """MurmurHash3's finalizer: a bijection of uint32 in which every input bit moves about half
+    of the output's."""
     u = (u ^ (u >> 16)) * jnp.uint32(FIRST)
     u = (u ^ (u >> 13)) * jnp.uint32(SECOND)
     return u ^ (u >> 16)

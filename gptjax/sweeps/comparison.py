@@ -1,4 +1,5 @@
-"""What came out of a sweep: each arm's final loss with an interval over seeds, and its difference from the baseline, seed by seed."""
+"""What came out of a sweep: each arm's final loss with an interval over seeds, and its
+difference from the baseline, seed by seed."""
 
 import dataclasses
 import math
@@ -14,7 +15,8 @@ from gptjax.sweeps import run_status
 
 @dataclasses.dataclass(frozen=True)
 class MeanInterval:
-    """A mean over seeds with half the width of its 95% interval, by Student's t; nan for a single seed."""
+    """A mean over seeds with half the width of its 95% interval, by Student's t; nan for a
+    single seed."""
 
     mean: float
     half_width: float
@@ -45,9 +47,9 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """One point as it is. curve: (tokens, validation loss) of each evaluation. noise_scale: in tokens, the median over the second half of
-    the steps; None where batches are of one microbatch. Losses of points that are not done are not final. reason: of
-    run_status.ERROR_STATES."""
+    """One point as it is. curve: (tokens, validation loss) of each evaluation. noise_scale: in
+    tokens, the median over the second half of the steps; None where batches are of one microbatch.
+    Losses of points that are not done are not final. reason: of run_status.ERROR_STATES."""
 
     point: Point
     config: Config
@@ -66,8 +68,8 @@ class RunResult:
 
 @dataclasses.dataclass(frozen=True)
 class ArmResult:
-    """An arm as it came out. difference: to the baseline, over the seeds that both have finished; None for the baseline itself, or where
-    there are none."""
+    """An arm as it came out. difference: to the baseline, over the seeds that both have finished;
+    None for the baseline itself, or where there are none."""
 
     label: str
     runs: tuple[RunResult, ...]
@@ -118,9 +120,8 @@ def load_run(point: Point, directory: Path) -> RunResult:
     speed = statistics.median(speeds[len(speeds) // 10 :]) if speeds else None
     scales = [r["noise_scale"] for r in records if "noise_scale" in r]
     scales = [scale for scale in scales[len(scales) // 2 :] if math.isfinite(scale)]
-    noise_scale = (
-        statistics.median(scales) if scales else 0.0
-    )  # an estimate, which may come out below 0, and then says nothing
+    # an estimate, which may come out below 0, and then says nothing
+    noise_scale = statistics.median(scales) if scales else 0.0
     return RunResult(
         point,
         point.config,

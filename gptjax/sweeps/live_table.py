@@ -1,4 +1,5 @@
-"""A sweep while it runs: on a terminal a live table, elsewhere a line when a point begins, ends or fails."""
+"""A sweep while it runs: on a terminal a live table, elsewhere a line when a point begins, ends
+or fails."""
 
 import time
 from pathlib import Path
@@ -71,7 +72,10 @@ class LiveTable:
                     "failed",
                     *run_status.ERROR_STATES,
                 ):
-                    line = f"{state:8} {name}{_format_loss(statuses[name])}  ({summarize(statuses, states, progress, self._n_parts)})"
+                    line = (
+                        f"{state:8} {name}{_format_loss(statuses[name])}  "
+                        f"({summarize(statuses, states, progress, self._n_parts)})"
+                    )
                     self._terminal.print(line, soft_wrap=True)
         self._last_states = states
 
@@ -136,7 +140,8 @@ SUMMARY_STATES = {
 def seconds_left(
     statuses: dict[str, run_status.RunStatus], progress: local_runner.Progress, n_parts: int
 ) -> float | None:
-    """As if every point took as long as those that are done have, or as those that run will; None while nothing is known."""
+    """As if every point took as long as those that are done have, or as those that run will;
+    None while nothing is known."""
     durations = progress.point_seconds or [
         total
         for r in progress.active.values()

@@ -1,4 +1,5 @@
-"""The points of a sweep on this machine: each a process of gptjax.train, so many at a time, each with its share of cores or devices."""
+"""The points of a sweep on this machine: each a process of gptjax.train, so many at a time, each
+with its share of cores or devices."""
 
 import collections
 import contextlib
@@ -14,18 +15,19 @@ from gptjax.config.sweep import Point
 from gptjax.runtime import child
 from gptjax.sweeps import run_status
 
-COMPILE_CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # the seeds of an arm are the same programs: starting micro takes half as long
+# the seeds of an arm are the same programs: starting micro takes half as long
+COMPILE_CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 LOG_FILE = "log.txt"  # in the run's directory: all that it says
 POLL_SECONDS = 0.25  # seconds between two looks
-USER_ERROR_STATUS = (
-    2  # exit status of what a user can mend; as of the next, to try it again would change nothing
-)
+# exit status of what a user can mend; as of the next, to try it again would change nothing
+USER_ERROR_STATUS = 2
 NON_FINITE_STATUS = 3  # of updates that are not finite
 
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """The part of the machine that a point gets. cores: their numbers; devices: of accelerators; None: all there are."""
+    """The part of the machine that a point gets. cores: their numbers; devices: of accelerators;
+    None: all there are."""
 
     cores: frozenset[int]
     devices: tuple[int, ...] | None = None
@@ -39,7 +41,8 @@ class Slot:
 
 
 def make_slots(jobs: int, devices: int | None) -> list[Slot]:
-    """The machine in `jobs` equal parts, each with `devices` accelerators. ValueError if a part would have no core."""
+    """The machine in `jobs` equal parts, each with `devices` accelerators. ValueError if a part
+    would have no core."""
     cores = (
         sorted(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
@@ -90,9 +93,10 @@ def run(
     retries: int,
     show: Callable[[Progress], None],
 ) -> tuple[Progress, bool]:
-    """Run every point that is not done, the first ones first; (what became of them, whether all was gone through). Ctrl-C, SIGTERM and a
-    terminal that closes stop each run with a checkpoint, so the same sweep goes on from there; a second one kills them. However this
-    process ends, they end with it."""
+    """Run every point that is not done, the first ones first; (what became of them, whether all was
+    gone through). Ctrl-C, SIGTERM and a terminal that closes stop each run with a checkpoint, so
+    the same sweep goes on from there; a second one kills them. However this process ends, they
+    end with it."""
     progress = Progress(collections.deque())
     for point in points:
         status = run_status.read_status(point, directory)
@@ -135,7 +139,8 @@ def run(
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Ctrl-C, SIGTERM and SIGHUP append to the list, and do nothing else, within it; one that is ignored, as by nohup, stays so."""
+    """Ctrl-C, SIGTERM and SIGHUP append to the list, and do nothing else, within it; one that is
+    ignored, as by nohup, stays so."""
     signals: list[int] = []
     numbers = [
         getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -153,7 +158,8 @@ def catch_signals() -> Iterator[list[int]]:
 
 
 def _next_point(progress: Progress, directory: Path) -> Point | None:
-    """The first point whose data nobody is preparing: points of the same data share what is prepared."""
+    """The first point whose data nobody is preparing: points of the same data share what is
+    prepared."""
     busy_data = {
         data_key(r.point)
         for r in progress.active.values()

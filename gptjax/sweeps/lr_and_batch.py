@@ -1,9 +1,11 @@
-"""Learning rates and batch sizes of a sweep: the best of each, and what the gradient noise scale predicts.
+"""Learning rates and batch sizes of a sweep: the best of each, and what the gradient noise scale
+predicts.
 
-McCandlish et al. 2018 (1812.06162): with B a batch and B_noise the noise scale, both in tokens, the tokens to a loss are
-E = E_min (1 + B / B_noise), and the best learning rate is eps_max / (1 + B_noise / B)^a, a = 1 for SGD (section 2), between 1/2 and 1 for
-Adam as they found. E_min and eps_max, which the scale does not tell, are fitted; B_noise is measured: B_simple of each run, the median over
-the second half of its steps.
+McCandlish et al. 2018 (1812.06162): with B a batch and B_noise the noise scale, both in tokens, the
+tokens to a loss are E = E_min (1 + B / B_noise), and the best learning rate is eps_max / (1 +
+B_noise / B)^a, a = 1 for SGD (section 2), between 1/2 and 1 for Adam as they found. E_min and
+eps_max, which the scale does not tell, are fitted; B_noise is measured: B_simple of each run, the
+median over the second half of its steps.
 """
 
 import dataclasses
@@ -48,7 +50,8 @@ class LRSearch:
 
     @property
     def fitted_peak(self) -> float:
-        """The peak at the minimum of the parabola, in log peak, through the best arm and its neighbours; that of the best at an edge."""
+        """The peak at the minimum of the parabola, in log peak, through the best arm and its
+        neighbours; that of the best at an edge."""
         if self.is_at_edge:
             return peak_lr(self.best_arm)
         index = self.arms.index(self.best_arm)
@@ -89,7 +92,8 @@ def group_searches(results: Sequence[comparison.ArmResult]) -> list[LRSearch]:
 
 
 def group_by_batch(searches: Sequence[LRSearch]) -> list[list[LRSearch]]:
-    """Those that differ in their batch alone, smallest first; of three batches or more, and without ramps."""
+    """Those that differ in their batch alone, smallest first; of three batches or more, and
+    without ramps."""
     groups: dict[Config, list[LRSearch]] = {}
     for search in searches:
         config = search.arms[0].config
@@ -109,7 +113,7 @@ def group_by_batch(searches: Sequence[LRSearch]) -> list[list[LRSearch]]:
     ]
 
 
-# --- learning rates -----------------------------------------------------------------------------------------------------
+# --- learning rates -------------------------------------------------------------------------------
 
 
 def lr_section(results: Sequence[comparison.ArmResult], path: Path) -> report_page.Section | None:
@@ -149,19 +153,22 @@ def lr_section(results: Sequence[comparison.ArmResult], path: Path) -> report_pa
     axes.legend(frameon=False, fontsize=9)
     report_page.style_axes(axes)
     figure.savefig(path, dpi=130)
-    note = "parabola: its minimum, in log rate, through the best and its neighbours. Circles: the best of each."
+    note = (
+        "parabola: its minimum, in log rate, through the best and its neighbours. Circles: the "
+        "best of each."
+    )
     return report_page.Section(
         "Learning rates", ("arms", "best peak", "its loss", "parabola"), tuple(rows), note, path
     )
 
 
-# --- batches ------------------------------------------------------------------------------------------------------------
+# --- batches --------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchResult:
-    """One batch size. tokens_to_loss: that its quickest run needs to the loss which all reach. None of predictions: no noise scale was
-    measured."""
+    """One batch size. tokens_to_loss: that its quickest run needs to the loss which all reach. None
+    of predictions: no noise scale was measured."""
 
     search: LRSearch
     tokens_to_loss: float
@@ -216,7 +223,8 @@ def _fit_factor(targets: Sequence[float], predicted: Sequence[float]) -> list[fl
 
 
 def tokens_to_reach(curve: Sequence[tuple[float, float]], loss: float) -> float:
-    """Tokens at which the curve is first as low, between evaluations on a line; infinity if it never is."""
+    """Tokens at which the curve is first as low, between evaluations on a line; infinity if it
+    never is."""
     last = None
     for tokens, value in curve:
         if value <= loss:
@@ -230,8 +238,8 @@ def tokens_to_reach(curve: Sequence[tuple[float, float]], loss: float) -> float:
 def batch_section(
     results: Sequence[comparison.ArmResult], path: Path
 ) -> report_page.Section | None:
-    """Tokens and best peak by batch size, beside the noise scale's prediction; None for fewer than three batch sizes. Of several groups
-    the first is drawn."""
+    """Tokens and best peak by batch size, beside the noise scale's prediction; None for fewer than
+    three batch sizes. Of several groups the first is drawn."""
     groups = group_by_batch(group_searches(results))
     if not groups:
         return None
@@ -264,7 +272,8 @@ def batch_section(
         "Batch sizes",
         BATCH_COLUMNS,
         tuple(rows),
-        f"Tokens are to a loss of {target:.4f}, which all batches reach; {noise_note}. {BATCH_NOTE}",
+        f"Tokens are to a loss of {target:.4f}, which all batches reach; {noise_note}. "
+        f"{BATCH_NOTE}",
         path,
     )
 

@@ -1,4 +1,5 @@
-"""The report of a sweep: report.md with the table, report.html with table and pictures in one file, and the pictures themselves."""
+"""The report of a sweep: report.md with the table, report.html with table and pictures in one
+file, and the pictures themselves."""
 
 import base64
 import dataclasses
@@ -120,13 +121,15 @@ def _markdown_table(head: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> l
 
 
 NOTE = (
-    "Mean and 95% interval over seeds, by Student's t; beside the baseline, of the differences seed by seed. FLOPs by the model's formula, "
+    "Mean and 95% interval over seeds, by Student's t; beside the baseline, of the differences "
+    "seed by seed. FLOPs by the model's formula, "
     "what a pattern does not show left out."
 )
 
 
 def plot_curves(results: Sequence[comparison.ArmResult], path: Path) -> Path:
-    """Validation loss of every arm against tokens and against FLOPs: the mean over seeds, and from the lowest to the highest."""
+    """Validation loss of every arm against tokens and against FLOPs: the mean over seeds, and
+    from the lowest to the highest."""
     n_legend_rows = -(-len(results) // 2)
     figure = loss_plot.new_figure(12, 4.8 + 0.22 * n_legend_rows)
     left, right = figure.subplots(1, 2, sharey=True)
@@ -164,7 +167,8 @@ def plot_curves(results: Sequence[comparison.ArmResult], path: Path) -> Path:
 
 
 def style_axes(axes) -> None:
-    """A logarithmic axis of x with a grid; named at 1, 2 and 5 where it is shorter than two decades."""
+    """A logarithmic axis of x with a grid; named at 1, 2 and 5 where it is shorter than two
+    decades."""
     import matplotlib.ticker
 
     axes.set_xscale("log")
@@ -182,7 +186,8 @@ def style_axes(axes) -> None:
 
 
 def _mean_curve(result: comparison.ArmResult) -> list[tuple[float, float, float, float]]:
-    """(tokens, mean, lowest, highest) where every run of the arm that has a curve was evaluated, after the first token."""
+    """(tokens, mean, lowest, highest) where every run of the arm that has a curve was evaluated,
+    after the first token."""
     curves = [dict(run.curve) for run in result.runs if run.curve]
     common_tokens = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
     return [
@@ -246,7 +251,10 @@ def render_html(
         return f'<div style="overflow-x:auto"><table>{lines}</table></div>'
 
     def image(picture):
-        return f'<img alt="{picture.stem}" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
+        return (
+            f'<img alt="{picture.stem}" '
+            f'src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
+        )
 
     title = html.escape(run_status.one_line(name))
     failure_html = "".join(f"<p>{html.escape(run_status.one_line(line))}</p>" for line in failures)
@@ -256,7 +264,8 @@ def render_html(
     ]
     return "\n".join(
         [
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{CSS}</style>',
+            '<!doctype html><html lang="en"><meta '
+            f'charset="utf-8"><title>{title}</title><style>{CSS}</style>',
             f"<h1>{title}</h1><p>{html.escape(run_status.one_line(description))}</p>",
             table(COLUMNS, table_rows(results)),
             f"<p>{html.escape(NOTE)}</p>{failure_html}",

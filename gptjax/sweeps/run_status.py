@@ -1,4 +1,5 @@
-"""How far each point of a sweep is, from what lies in its run directory; and the record of the sweep, sweep.json."""
+"""How far each point of a sweep is, from what lies in its run directory; and the record of the
+sweep, sweep.json."""
 
 import dataclasses
 import math
@@ -12,7 +13,8 @@ from gptjax.data import unicode
 from gptjax.report import events
 from gptjax.runtime import atomic, run_dir
 
-TAIL_BYTES = 16_384  # bytes of metrics.jsonl that are looked at: the last evaluation lies in them, or a little before
+# bytes of metrics.jsonl that are looked at: the last evaluation lies in them, or a little before
+TAIL_BYTES = 16_384
 FILE_NAME = "sweep.json"
 COUNTS = (
     "tokens",
@@ -27,8 +29,9 @@ ERROR_STATES = ("refused", "damaged", "given up")
 
 @dataclasses.dataclass(frozen=True)
 class RunStatus:
-    """state: "begun" has measured something, and may be running; "given up" ended on updates that were not finite; of a "damaged" run the
-    record cannot be read. loss: the last validation loss; None: there is none yet. reason: one line, of ERROR_STATES."""
+    """state: "begun" has measured something, and may be running; "given up" ended on updates that
+    were not finite; of a "damaged" run the record cannot be read. loss: the last validation
+    loss; None: there is none yet. reason: one line, of ERROR_STATES."""
 
     state: State
     step: int
@@ -38,7 +41,8 @@ class RunStatus:
 
 
 def read_status(point: Point, directory: Path) -> RunStatus:
-    """Of the run of `point` below the sweep's directory. Done is a run that was evaluated after its last step, and saved."""
+    """Of the run of `point` below the sweep's directory. Done is a run that was evaluated after
+    its last step, and saved."""
     if point.config is None:
         return RunStatus("refused", 0, 0, None, point.error)
     run_path, n_steps = directory / point.name, BatchSchedule(point.config).n_steps
@@ -73,8 +77,9 @@ def one_line(text: object) -> str:
 
 
 def _read_tail(file: Path) -> list[dict[str, Any]]:
-    """The records in the last TAIL_BYTES, those whose validation loss is no number left out. ValueError, naming the file, for a line that
-    is none; what follows the last line end was torn, or is nothing."""
+    """The records in the last TAIL_BYTES, those whose validation loss is no number left out.
+    ValueError, naming the file, for a line that is none; what follows the last line end was
+    torn, or is nothing."""
     if not file.exists():
         return []
     with file.open("rb") as stream:
@@ -112,7 +117,8 @@ def read_records(run_path: Path) -> list[dict[str, Any]]:
 
 
 def check(record: dict[str, Any], where: str) -> dict[str, Any]:
-    """The record. ValueError if one of the values that a sweep looks at is none that training writes."""
+    """The record. ValueError if one of the values that a sweep looks at is none that training
+    writes."""
     step = parse.member(record, "step", int, where)
     if not 0 <= step < 2**63:
         raise ValueError(f"{where}: 'step' is {parse.quote(step)}; it must be a count")
@@ -121,7 +127,8 @@ def check(record: dict[str, Any], where: str) -> dict[str, Any]:
         is_number = type(value) in (int, float) and abs(value) < 2**1000 or type(value) is float
         if not is_number or name in COUNTS and not (math.isfinite(value) and value >= 0):
             raise ValueError(
-                f"{where}, step {step:,}: {name!r} is {parse.quote(value)}, which is nothing that training writes; mend that line"
+                f"{where}, step {step:,}: {name!r} is {parse.quote(value)}, which is nothing that "
+                "training writes; mend that line"
             )
     return record
 
@@ -136,11 +143,13 @@ def write_sweep(directory: Path, name: str, sweep: Sweep) -> None:
 
 
 def read_sweep(directory: Path) -> tuple[str, Sweep]:
-    """(name, sweep) of a directory. ValueError, naming the file, if there is none or it is damaged."""
+    """(name, sweep) of a directory. ValueError, naming the file, if there is none or it is
+    damaged."""
     path = directory / FILE_NAME
     if not path.is_file():
         raise ValueError(
-            f"no sweep is in {directory}: it has no sweep.json; give the directory that gptjax.sweep made and printed"
+            f"no sweep is in {directory}: it has no sweep.json; give the directory that "
+            "gptjax.sweep made and printed"
         )
     record, where = parse.read_json(path), str(path)
     name, description, recipe = (
@@ -165,13 +174,15 @@ def read_sweep(directory: Path) -> tuple[str, Sweep]:
 def _check_edits(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(edit, str) for edit in value):
         raise ValueError(
-            f"{where}: {parse.quote(value)} is no list of path=value edits; restore the file, or let the sweep's command write it"
+            f"{where}: {parse.quote(value)} is no list of path=value edits; restore the file, or "
+            "let the sweep's command write it"
         )
     return tuple(value)
 
 
 def load(directory: Path) -> tuple[str, Sweep, list[Point]]:
-    """(name, sweep, its points as they were begun) of a directory. ValueError, naming the file, if that cannot be."""
+    """(name, sweep, its points as they were begun) of a directory. ValueError, naming the file,
+    if that cannot be."""
     name, loaded_sweep = read_sweep(directory)
     try:
         points = sweep.expand(loaded_sweep)
@@ -181,7 +192,8 @@ def load(directory: Path) -> tuple[str, Sweep, list[Point]]:
 
 
 def with_saved_config(point: Point, directory: Path) -> Point:
-    """The point with the config that its run was begun with, where there is one: a recipe may have changed since."""
+    """The point with the config that its run was begun with, where there is one: a recipe may
+    have changed since."""
     run_path = directory / point.name
     if not (run_path / "config.json").exists():
         return point
@@ -192,7 +204,8 @@ def with_saved_config(point: Point, directory: Path) -> Point:
 
 
 def find_conflict(point: Point, directory: Path) -> str:
-    """Why the run that lies where `point` would go cannot be continued; "" if it can, or if there is none."""
+    """Why the run that lies where `point` would go cannot be continued; "" if it can, or if
+    there is none."""
     run_path = directory / point.name
     if point.config is None or not (run_path / "config.json").exists():
         return ""
@@ -201,7 +214,8 @@ def find_conflict(point: Point, directory: Path) -> str:
     except (OSError, ValueError) as error:
         return one_line(error)
     return (
-        f"{run_path} holds a run of another config ({'; '.join(lines)}); remove it, or give another --dir"
+        f"{run_path} holds a run of another config ({'; '.join(lines)}); remove it, or give "
+        "another --dir"
         if lines
         else ""
     )

@@ -1,13 +1,17 @@
-"""Scaling laws: the loss as a function of size, data or compute, fitted to runs, with intervals, and what it predicts for a larger model.
+"""Scaling laws: the loss as a function of size, data or compute, fitted to runs, with intervals,
+and what it predicts for a larger model.
 
-Kaplan et al. 2020 (2001.08361): L(x) = (x0 / x)^a for each of N, D and C alone (equations 1.1 to 1.3), and L(N, D) (1.5). Hoffmann et al.
-2022 (2203.15556): L(N, D) = E + A / N^a + B / D^b (equation 2), and the same with one term.
+Kaplan et al. 2020 (2001.08361): L(x) = (x0 / x)^a for each of N, D and C alone (equations 1.1 to
+1.3), and L(N, D) (1.5). Hoffmann et al. 2022 (2203.15556): L(N, D) = E + A / N^a + B / D^b
+(equation 2), and the same with one term.
 
-Fitted as Hoffmann et al. do (section 3.3): Huber's loss of the residuals of log L, delta 1e-3, from many beginnings; by SciPy's least
-squares where they have L-BFGS: the same minimum, 20 times sooner. Kaplan et al. do not say how they fit. Intervals [chosen: the papers give
-none]: 95% by a studentised parametric bootstrap. Each draw moves every arm, with all its seeds, by a normal error as large as those of
-the arms around the law, fits again, and notes how far it has come in errors of its own: so few arms widen an interval as in Student's t.
-Of laws that are known they held 95% (160 fits through five arms of three seeds, 60 through eight) to 98% (40 of Kaplan's form). They are of
+Fitted as Hoffmann et al. do (section 3.3): Huber's loss of the residuals of log L, delta 1e-3, from
+many beginnings; by SciPy's least squares where they have L-BFGS: the same minimum, 20 times sooner.
+Kaplan et al. do not say how they fit. Intervals [chosen: the papers give none]: 95% by a
+studentised parametric bootstrap. Each draw moves every arm, with all its seeds, by a normal error
+as large as those of the arms around the law, fits again, and notes how far it has come in errors of
+its own: so few arms widen an interval as in Student's t. Of laws that are known they held 95% (160
+fits through five arms of three seeds, 60 through eight) to 98% (40 of Kaplan's form). They are of
 the law, not of a single run, whose seed comes on top.
 """
 
@@ -21,14 +25,16 @@ import scipy.optimize
 HUBER_DELTA = 1e-3  # of Huber's loss: Hoffmann et al. section 3.3
 N_DRAWS = 200  # of the bootstrap
 MIN_SPREAD = 1e-12  # a spread below this is none
-MAX_LOG = 700.0  # of a log loss that is no number, and the largest logarithm of a parameter or a loss: exp has no more
+# of a log loss that is no number, and the largest logarithm of a parameter or a loss: exp has no
+# more
+MAX_LOG = 700.0
 GPT3_LAW = (2.57, 0.048)  # L = 2.57 C^-0.048, C in PF-days: GPT-3 Figure 3.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """log_loss: (the parameters, each variable's array) -> log L. Parameters are positive, and fitted as their logarithms. starts: for each
-    parameter, where the search begins."""
+    """log_loss: (the parameters, each variable's array) -> log L. Parameters are positive, and
+    fitted as their logarithms. starts: for each parameter, where the search begins."""
 
     formula: str
     parameters: tuple[str, ...]
@@ -81,7 +87,8 @@ FORMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """parameters: by name; spread: the deviation of arms from the law, in log L; bootstrap: both, of each draw.
+    """parameters: by name; spread: the deviation of arms from the law, in log L; bootstrap: both,
+    of each draw.
     relative_error: the root mean square of the residuals of log L, so of L relative to L."""
 
     form: Form
@@ -126,8 +133,9 @@ def fit(
     arms: Sequence[int],
     seed: int = 0,
 ) -> Fit:
-    """The law through runs: each variable's value and the loss of each run, and the number of its arm. ValueError for fewer arms than
-    parameters, which would be met exactly, and so say nothing."""
+    """The law through runs: each variable's value and the loss of each run, and the number of its
+    arm. ValueError for fewer arms than parameters, which would be met exactly, and so say
+    nothing."""
     x, log_loss, arm = (
         [np.asarray(v, float) for v in variables],
         np.log(np.asarray(losses, float)),
@@ -136,7 +144,8 @@ def fit(
     names = np.unique(arm)
     if len(names) <= len(form.parameters):
         raise ValueError(
-            f"{form.formula} has {len(form.parameters)} parameters: give {len(form.parameters) + 1} arms or more, not {len(names)}"
+            f"{form.formula} has {len(form.parameters)} parameters: give "
+            f"{len(form.parameters) + 1} arms or more, not {len(names)}"
         )
     parameters = _minimize(form, x, log_loss, itertools.product(*form.starts))
     predicted, arm_index = form.predict_log(parameters, x), np.searchsorted(names, arm)
@@ -195,7 +204,8 @@ def _exp_parameters(logs: np.ndarray) -> np.ndarray:
 
 
 def pareto_frontier(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """Of (compute, loss) points of several runs, those that no cheaper one is as good as: GPT-3 Figure 3.1's envelope."""
+    """Of (compute, loss) points of several runs, those that no cheaper one is as good as: GPT-3
+    Figure 3.1's envelope."""
     best, points = np.inf, []
     for compute, loss in sorted(point for curve in curves for point in curve):
         if loss < best:

@@ -1,9 +1,11 @@
-"""The scaling laws of a sweep: which of its arms they go through, what they say of a larger model, and their picture.
+"""The scaling laws of a sweep: which of its arms they go through, what they say of a larger model,
+and their picture.
 
-N: parameters without the two tables, as Kaplan et al. count them. D: tokens that a run has read. C = 6 N D, in PF-days: GPT-3's Figure
-3.1 leaves the embedding out too. Of arms of equal N and D the best counts, so that learning rates may be searched beside. L(N) is fitted at
-the largest D that three sizes have, L(D) at the largest such N, L(C) to the final losses that no cheaper arm reaches: final, since before
-its end a run is worse by a learning rate that has not fallen yet.
+N: parameters without the two tables, as Kaplan et al. count them. D: tokens that a run has read. C
+= 6 N D, in PF-days: GPT-3's Figure 3.1 leaves the embedding out too. Of arms of equal N and D the
+best counts, so that learning rates may be searched beside. L(N) is fitted at the largest D that
+three sizes have, L(D) at the largest such N, L(C) to the final losses that no cheaper arm reaches:
+final, since before its end a run is worse by a learning rate that has not fallen yet.
 """
 
 import dataclasses
@@ -14,14 +16,14 @@ from gptjax.config import count, sweep
 from gptjax.report import console, loss_plot
 from gptjax.sweeps import comparison, report_page, scaling_fit
 
-EXTRAPOLATION_FACTOR = (
-    2.0  # times the largest size: what is predicted where the sweep has no points to check
-)
+# times the largest size: what is predicted where the sweep has no points to check
+EXTRAPOLATION_FACTOR = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
 class ScalePoint:
-    """Where an arm lies, and the final loss of each of its runs; losses is empty for what has not been trained."""
+    """Where an arm lies, and the final loss of each of its runs; losses is empty for what has
+    not been trained."""
 
     N: float
     D: float
@@ -39,7 +41,8 @@ class ScalePoint:
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-    """A fit, with the arms that it goes through. inputs: an arm's variables of the law; applies_to: whether it speaks of such an arm."""
+    """A fit, with the arms that it goes through. inputs: an arm's variables of the law;
+    applies_to: whether it speaks of such an arm."""
 
     name: str
     fit: scaling_fit.Fit
@@ -51,7 +54,8 @@ class Law:
 def scaling_section(
     results: Sequence[comparison.ArmResult], path: Path
 ) -> report_page.Section | None:
-    """Laws and predictions with their picture at `path`; None for a sweep of fewer than three sizes."""
+    """Laws and predictions with their picture at `path`; None for a sweep of fewer than three
+    sizes."""
     arms = scale_points([result for result in results if not result.holdout])
     if len({arm.N for arm in arms}) < 3:
         return None
@@ -87,15 +91,18 @@ COLUMNS = (
     "found",
 )
 NOTE = (
-    "N: parameters without embeddings; D: tokens; C = 6 N D in PF-days. error: root mean square, relative to the loss. Intervals are of "
-    "the law; a run's seed comes on top. GPT-3's own law is of its vocabulary and its text: compare its slope, not its level."
+    "N: parameters without embeddings; D: tokens; C = 6 N D in PF-days. error: root mean square, "
+    "relative to the loss. Intervals are of "
+    "the law; a run's seed comes on top. GPT-3's own law is of its vocabulary and its text: "
+    "compare its slope, not its level."
 )
 
 
 def scale_points(
     results: Sequence[comparison.ArmResult], only_finished: bool = True
 ) -> list[ScalePoint]:
-    """Arms by N and D, smallest first, the best of equals; only_finished: those that have a final loss."""
+    """Arms by N and D, smallest first, the best of equals; only_finished: those that have a
+    final loss."""
     best: dict[tuple[float, float], ScalePoint] = {}
     for result in results:
         finished_runs = [run for run in result.runs if run.final_loss is not None]
@@ -219,8 +226,9 @@ def _format_scale(arm: ScalePoint) -> tuple[str, str]:
 def plot_laws(
     laws: Sequence[Law], arms: Sequence[ScalePoint], targets: Sequence[ScalePoint], path: Path
 ) -> None:
-    """Left: loss by size, for each length, with the law of both that fits better. Right: by compute, with every run's curve, as GPT-3's
-    Figure 3.1. A star is a run that was predicted; the bar through it, or in its place, is the prediction."""
+    """Left: loss by size, for each length, with the law of both that fits better. Right: by
+    compute, with every run's curve, as GPT-3's Figure 3.1. A star is a run that was predicted;
+    the bar through it, or in its place, is the prediction."""
     import numpy as np
 
     figure = loss_plot.new_figure(12, 4.8)

@@ -1,6 +1,7 @@
-"""Several points of a sweep trained as one program: vmap over the seed and over what is a factor in the step, for models so small that
-starting and compiling each by itself takes longer than training it. Each comes out as an ordinary run in its own directory, its loss curve
-that of a run by itself to a rounding of float32."""
+"""Several points of a sweep trained as one program: vmap over the seed and over what is a factor in
+the step, for models so small that starting and compiling each by itself takes longer than training
+it. Each comes out as an ordinary run in its own directory, its loss curve that of a run by
+itself to a rounding of float32."""
 
 import collections
 import contextlib
@@ -30,8 +31,8 @@ VARYING_FIELDS = (  # fields that may differ: numbers that the step multiplies w
 
 
 def batchable_groups(points: Sequence[Point], max_size: int) -> list[list[Point]]:
-    """The points in groups of at most `max_size` that one program can train: equal but for VARYING_FIELDS. ValueError if `most` is not
-    above 0."""
+    """The points in groups of at most `max_size` that one program can train: equal but for
+    VARYING_FIELDS. ValueError if `most` is not above 0."""
     if max_size < 1:
         raise ValueError(
             f"--together={max_size}: give how many points one program may train, 1 or more"
@@ -75,9 +76,11 @@ def train_vmapped(
     log: Callable[[str], None],
     should_stop: Callable[[], bool],
 ) -> bool:
-    """Train the points, which are a group and of which none has begun, from their first step; whether they came to their end: should_stop()
-    is asked after each step, and a checkpoint of all is then saved, from which each goes on by itself. A point of too many updates in a row
-    that are not finite has come to its end, as in training by itself: nothing more is measured or saved of it, and the others go on."""
+    """Train the points, which are a group and of which none has begun, from their first step;
+    whether they came to their end: should_stop() is asked after each step, and a checkpoint of all
+    is then saved, from which each goes on by itself. A point of too many updates in a row that
+    are not finite has come to its end, as in training by itself: nothing more is measured or
+    saved of it, and the others go on."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -127,7 +130,8 @@ def train_vmapped(
             managers.append(stack.enter_context(manager))
             if resume.find_run(resume.Request(run_path, config), manager, log)[0]:
                 raise ValueError(
-                    f"{run_path} holds a run that has begun: the same command goes on with it by itself"
+                    f"{run_path} holds a run that has begun: the same command goes on with it by "
+                    "itself"
                 )
         for run_path, config, dataset in zip(runs, configs, datasets, strict=True):
             resume.write_description(run_path, config, dataset)
@@ -217,7 +221,8 @@ def train_vmapped(
                 if values["skipped_in_row"] >= first.train.max_nonfinite_steps:
                     active.remove(number)
                     log(
-                        f"{points[number].name}: {values['skipped_in_row']} updates in a row were not finite, up to step "
+                        f"{points[number].name}: {values['skipped_in_row']} updates in a row were "
+                        "not finite, up to step "
                         f"{step_number:,}: given up"
                     )
             is_stopping, is_last = (
@@ -231,7 +236,8 @@ def train_vmapped(
             if step_number % first.loop.every_log == 0 or is_last:
                 mean = float(np.mean(step_metrics["loss"][active])) if active else math.nan
                 log(
-                    f"{len(active)} points, step {step_number:,} of {batch_schedule.n_steps:,}: mean loss {mean:.4f}"
+                    f"{len(active)} points, step {step_number:,} of {batch_schedule.n_steps:,}: "
+                    f"mean loss {mean:.4f}"
                 )
             if is_stopping or is_last:
                 break

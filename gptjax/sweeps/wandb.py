@@ -1,4 +1,5 @@
-"""The runs of a sweep on Weights & Biases, from what they have written: training needs neither the package nor a network."""
+"""The runs of a sweep on Weights & Biases, from what they have written: training needs neither
+the package nor a network."""
 
 import importlib
 import importlib.util
@@ -15,12 +16,14 @@ from gptjax.sweeps import run_status
 def log_runs(
     name: str, points: Sequence[Point], directory: Path, project: str, log: Callable[[str], None]
 ) -> int:
-    """Each run that has measured something becomes one of `project`, in the group `name`; how many. To send again adds what is new: a run's
-    id follows from its config, and steps that are there already are skipped. WANDB_MODE=offline writes to DIR/wandb, for `wandb sync`.
-    ValueError if the package is not there."""
+    """Each run that has measured something becomes one of `project`, in the group `name`; how many.
+    To send again adds what is new: a run's id follows from its config, and steps that are there
+    already are skipped. WANDB_MODE=offline writes to DIR/wandb, for `wandb sync`. ValueError if
+    the package is not there."""
     if importlib.util.find_spec("wandb") is None:
         raise ValueError(
-            "sending runs to Weights & Biases needs the package wandb: pip install -r requirements-extra.txt"
+            "sending runs to Weights & Biases needs the package wandb: pip install -r "
+            "requirements-extra.txt"
         )
     wandb: Any = importlib.import_module("wandb")
     n = 0

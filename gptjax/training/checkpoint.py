@@ -1,9 +1,12 @@
-"""Checkpoints whose damage is noticed: the one file that knows Orbax (its v1 API, which may still move).
+"""Checkpoints whose damage is noticed: the one file that knows Orbax (its v1 API, which may still
+move).
 
-A checkpoint is a directory DIR/<step>. When Orbax has written it, files.json (the size of every file, and the CRC of those that hold no
-values) joins it, and it becomes valid at once (runtime/storage.py). A kill at any moment so leaves whole checkpoints, and rubbish that the
-next writer removes. With the leaves goes a sealed record: the step, `about` (the metadata), and each leaf's dtype, shape and digest. The
-digests are computed on the devices before saving, and again after restoring, so that nothing on the way between goes unseen.
+A checkpoint is a directory DIR/<step>. When Orbax has written it, files.json (the size of every
+file, and the CRC of those that hold no values) joins it, and it becomes valid at once
+(runtime/storage.py). A kill at any moment so leaves whole checkpoints, and rubbish that the next
+writer removes. With the leaves goes a sealed record: the step, `about` (the metadata), and each
+leaf's dtype, shape and digest. The digests are computed on the devices before saving, and again
+after restoring, so that nothing on the way between goes unseen.
 """
 
 import concurrent.futures
@@ -31,7 +34,8 @@ class CorruptCheckpoint(Exception):
 
 
 class CheckpointReader:
-    """The checkpoints in `directory`, for programs that only read; `print_line` gets one line for each damaged one that is passed over."""
+    """The checkpoints in `directory`, for programs that only read; `print_line` gets one line
+    for each damaged one that is passed over."""
 
     def __init__(
         self,
@@ -44,10 +48,9 @@ class CheckpointReader:
         self._print_line, self._processes = print_line, processes or ProcessGroup()
         self._intact: set[int] = set()  # restored or saved by this object
         self._corrupt: set[int] = set()
-        for name in (
-            "absl",
-            "asyncio",
-        ):  # Orbax narrates through the first; reads that failed leave their tracebacks in the second
+        for name in ("absl", "asyncio"):
+            # Orbax narrates through the first; reads that failed leave their tracebacks in the
+            # second
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
     def steps(self) -> list[int]:
@@ -55,9 +58,11 @@ class CheckpointReader:
         return self._storage.steps()
 
     def metadata(self, step: int | None = None) -> dict:
-        """What was saved beside the state of `step`, by default of the newest checkpoint that is readable; reads no arrays.
+        """What was saved beside the state of `step`, by default of the newest checkpoint that is
+        readable; reads no arrays.
 
-        ValueError if there is none, none that is readable, or if its folder has the name of another step.
+        ValueError if there is none, none that is readable, or if its folder has the name of another
+        step.
         """
         return self.latest(step)[1]
 
@@ -66,7 +71,8 @@ class CheckpointReader:
         steps = self.steps()
         if not steps or step is not None and step not in steps:
             raise ValueError(
-                f"no checkpoint {'' if step is None else f'of step {step} '}in {self._directory}; steps there: {_format_steps(steps)}"
+                f"no checkpoint {'' if step is None else f'of step {step} '}in {self._directory}; "
+                f"steps there: {_format_steps(steps)}"
             )
         latest_step, record = self._latest_intact(
             steps if step is None else [step], self._read_record
@@ -76,11 +82,14 @@ class CheckpointReader:
     def restore(
         self, abstract_state, prefix: str = "", steps: Sequence[int] | None = None
     ) -> tuple[int, Any, dict] | None:
-        """(step, state, metadata) of the newest checkpoint that is whole, or of the last of `steps` that is; None if there is none to try.
+        """(step, state, metadata) of the newest checkpoint that is whole, or of the last of `steps`
+        that is; None if there is none to try.
 
-        abstract_state: a pytree of jax.ShapeDtypeStruct; its shardings need not be those that were saved, and a leaf without one comes
-        to the first device. prefix: restore the leaves whose names start so, for example "params/", which abstract_state then consists of.
-        ValueError if its leaves are not the checkpoint's, if its folder has the name of another step, or if every checkpoint is damaged.
+        abstract_state: a pytree of jax.ShapeDtypeStruct; its shardings need not be those that were
+        saved, and a leaf without one comes to the first device. prefix: restore the leaves whose
+        names start so, for example "params/", which abstract_state then consists of. ValueError if
+        its leaves are not the checkpoint's, if its folder has the name of another step, or if every
+        checkpoint is damaged.
         """
         structure = jax.tree.structure(abstract_state)
         expected = {name: _with_sharding(leaf) for name, leaf in trees.named_leaves(abstract_state)}
@@ -105,7 +114,8 @@ class CheckpointReader:
         )
 
     def _latest_intact(self, steps: Sequence[int], read: Callable[[int], Any]) -> tuple[int, Any]:
-        """(step, read(step)) for the last of `steps` whose reading does not raise CorruptCheckpoint."""
+        """(step, read(step)) for the last of `steps` whose reading does not raise
+        CorruptCheckpoint."""
         errors = []
         for step in reversed(steps):
             try:
@@ -116,11 +126,13 @@ class CheckpointReader:
                 self._corrupt.add(step)
                 errors.append(f"{step}: {error}")
         raise ValueError(
-            f"every checkpoint in {self._directory} is damaged ({'; '.join(errors)}); put back a copy, or start again in another --run"
+            f"every checkpoint in {self._directory} is damaged ({'; '.join(errors)}); put back a "
+            "copy, or start again in another --run"
         )
 
     def _shared_record(self, step: int) -> dict:
-        """`_read_record` as process 0 finds it, on every process: or one would pass over a checkpoint that another waits in."""
+        """`_read_record` as process 0 finds it, on every process: or one would pass over a
+        checkpoint that another waits in."""
 
         def read_record() -> dict:
             try:
@@ -134,7 +146,8 @@ class CheckpointReader:
         return reply["record"]
 
     def _read_record(self, step: int) -> dict:
-        """The sealed record of a checkpoint, after a look at its files. ValueError if it is of another step than its folder's name says."""
+        """The sealed record of a checkpoint, after a look at its files. ValueError if it is of
+        another step than its folder's name says."""
         directory = self._directory / str(step)
         try:
             for name, (size, crc) in json.loads((directory / storage.LISTING).read_text()).items():
@@ -176,12 +189,14 @@ class CheckpointReader:
             saved_kind = entries[name]["kind"] if name in entries else "absent"
             if expected_kind != saved_kind:
                 raise ValueError(
-                    f"{name} is {saved_kind} in the checkpoint of step {step:,} in {self._directory} and {expected_kind} in this config; "
+                    f"{name} is {saved_kind} in the checkpoint of step {step:,} in "
+                    f"{self._directory} and {expected_kind} in this config; "
                     f"use the config that wrote the checkpoint, or another --run"
                 )
 
     def _load_leaves(self, step: int, entries: dict, expected: dict) -> dict[str, jax.Array]:
-        """The leaves by name, each digest verified. A digest is of the whole leaf, so all processes find the same."""
+        """The leaves by name, each digest verified. A digest is of the whole leaf, so all
+        processes find the same."""
         with _orbax_context():
             try:
                 leaves = ocp.load(str(self._directory / str(step)), expected)
@@ -197,21 +212,25 @@ class CheckpointReader:
                     self._processes.num_processes > 1
                 ):  # the others may have read their parts, and wait for this one
                     raise ValueError(
-                        f"{name} of the checkpoint of step {step:,} is unreadable: {_first_line(error)}; move "
-                        f"{self._directory / str(step)} away, and the same command takes the one before"
+                        f"{name} of the checkpoint of step {step:,} is unreadable: "
+                        f"{_first_line(error)}; move "
+                        f"{self._directory / str(step)} away, and the same command takes the one "
+                        "before"
                     ) from error
                 raise CorruptCheckpoint(f"{name} is unreadable: {_first_line(error)}") from error
             digests = trees.digests(leaves)
         for name in expected:
             if digests[name] != entries[name]["digest"]:
                 raise CorruptCheckpoint(
-                    f"{name} is not what was saved: its digest is {digests[name]:08x}, not {entries[name]['digest']:08x}"
+                    f"{name} is not what was saved: its digest is {digests[name]:08x}, not "
+                    f"{entries[name]['digest']:08x}"
                 )
         return leaves
 
 
 class CheckpointManager(CheckpointReader):
-    """Writes checkpoints too: keeps the newest `keep_last`, and for ever those at multiples of `every_keep` steps.
+    """Writes checkpoints too: keeps the newest `keep_last`, and for ever those at multiples of
+    `every_keep` steps.
 
     A context manager; leaving it waits for the save under way. Until `prepare` it only reads.
     """
@@ -232,14 +251,16 @@ class CheckpointManager(CheckpointReader):
         self._warnings: set[str] = set()
 
     def prepare(self) -> None:
-        """Make the directory, and remove what a kill left in it; `save` does so first. ValueError if nothing can be written there."""
+        """Make the directory, and remove what a kill left in it; `save` does so first.
+        ValueError if nothing can be written there."""
         try:
             lines = self._processes.broadcast_from_zero(
                 lambda: [self._storage.create(), self._storage.clean()][1]
             )
         except OSError as error:
             raise ValueError(
-                f"cannot write checkpoints to {self._directory}: {error.strerror or error}; make it writable, or give another --run"
+                f"cannot write checkpoints to {self._directory}: {error.strerror or error}; make "
+                "it writable, or give another --run"
             ) from error
         self._ready = True
         self._warn_once(lines)
@@ -258,11 +279,13 @@ class CheckpointManager(CheckpointReader):
             self._thread.shutdown()
 
     def save(self, step: int, state, metadata: dict) -> None:
-        """Begin to save `state` (a pytree of arrays) and `metadata` (JSON values; process 0's is kept) as the checkpoint of `step`.
+        """Begin to save `state` (a pytree of arrays) and `metadata` (JSON values; process 0's is
+        kept) as the checkpoint of `step`.
 
-        Returns when the state is copied or, on CPU, held fast: the caller may then donate or delete it. So it blocks on the computation
-        of the state, on the save before it, on one digest pass over the state and on the copy from device to host. A checkpoint of
-        `step` that this object restored or saved is left as it is; another one is replaced once the new one is whole.
+        Returns when the state is copied or, on CPU, held fast: the caller may then donate or delete
+        it. So it blocks on the computation of the state, on the save before it, on one digest pass
+        over the state and on the copy from device to host. A checkpoint of `step` that this object
+        restored or saved is left as it is; another one is replaced once the new one is whole.
         ValueError if the disk is too full, or if the save before this one failed.
         """
         if not self._ready:
@@ -306,7 +329,8 @@ class CheckpointManager(CheckpointReader):
             pending.result()
 
     def _commit(self, step: int, response: ocp.AsyncResponse, needed: int) -> None:
-        """In the background: wait for Orbax, make the checkpoint valid by its rename, remove those no longer kept, as far as that goes."""
+        """In the background: wait for Orbax, make the checkpoint valid by its rename, remove
+        those no longer kept, as far as that goes."""
         try:
             response.result()
             if jax.process_index() == 0:
@@ -330,7 +354,8 @@ class CheckpointManager(CheckpointReader):
         self._prune()
 
     def _file_entries(self, step: int) -> Iterable[tuple[str, tuple[int, int | None]]]:
-        """(name, (bytes, CRC)) of every file of a checkpoint; no CRC for Orbax's files of values, which the digests cover."""
+        """(name, (bytes, CRC)) of every file of a checkpoint; no CRC for Orbax's files of
+        values, which the digests cover."""
         for name, file in self._storage.list_files(self._storage.staging_path(step)):
             yield (
                 name,
@@ -341,7 +366,8 @@ class CheckpointManager(CheckpointReader):
             )
 
     def _prune(self) -> None:
-        """Remove every checkpoint that is damaged or not to be kept. What cannot be removed is told, once each, and stays."""
+        """Remove every checkpoint that is damaged or not to be kept. What cannot be removed is
+        told, once each, and stays."""
         if jax.process_index() != 0:
             return
         try:
@@ -356,14 +382,16 @@ class CheckpointManager(CheckpointReader):
                     if step in self.steps():  # else it is out of the way, and clean tells
                         self._warn_once(
                             [
-                                f"the checkpoint of step {step:,} cannot be removed: {error.strerror or error}"
+                                f"the checkpoint of step {step:,} cannot be removed: "
+                                f"{error.strerror or error}"
                             ]
                         )
             self._warn_once(self._storage.clean())
         except Exception as error:  # of an object store, too
             self._warn_once(
                 [
-                    f"what is no longer kept in {self._directory} cannot be removed: {_first_line(error)}"
+                    f"what is no longer kept in {self._directory} cannot be removed: "
+                    f"{_first_line(error)}"
                 ]
             )
 
@@ -379,18 +407,20 @@ class CheckpointManager(CheckpointReader):
 
     def _save_error(self, step: int, needed: int, what: str) -> str:
         return (
-            f"cannot save the checkpoint of step {step:,} in {self._directory}: {what}; it needs {needed / 1e6:,.1f} MB and "
-            f"{self._free_bytes() / 1e6:,.1f} MB are free; make room and start again; checkpoints there: {_format_steps(self.steps())}"
+            f"cannot save the checkpoint of step {step:,} in {self._directory}: {what}; it needs "
+            f"{needed / 1e6:,.1f} MB and "
+            f"{self._free_bytes() / 1e6:,.1f} MB are free; make room and start again; checkpoints "
+            f"there: {_format_steps(self.steps())}"
         )
 
 
 @contextlib.contextmanager
 def _orbax_context():
-    """Orbax's options, and leave to move arrays to and from the devices where the training loop forbids it."""
+    """Orbax's options, and leave to move arrays to and from the devices where the training loop
+    forbids it."""
     context = ocp.Context()
-    context.array.saving.use_compression = (
-        False  # float32 weights shrink by 7%, and a flipped byte would spoil a whole chunk
-    )
+    # float32 weights shrink by 7%, and a flipped byte would spoil a whole chunk
+    context.array.saving.use_compression = False
     context.pytree.loading.partial_load = True
     with context, jax.transfer_guard("allow"):
         yield
@@ -409,7 +439,8 @@ def _dtype_and_shape(leaf) -> str:
 def name_error(directory: Any, step: int) -> ValueError:
     """What to say of a checkpoint of `step` whose folder has the name of another."""
     return ValueError(
-        f"{directory} is of step {step:,}: a folder was renamed or copied; name it {step} again, or remove it"
+        f"{directory} is of step {step:,}: a folder was renamed or copied; name it {step} again, "
+        "or remove it"
     )
 
 

@@ -12,14 +12,16 @@ from gptjax.config.schema import Config
 from gptjax.runtime import errors
 from gptjax.training import resume
 
-CPU_MICROBATCH_TOKENS = 4096  # of a microbatch on CPU: more is no faster there, and its progress would show after minutes
+# of a microbatch on CPU: more is no faster there, and its progress would show after minutes
+CPU_MICROBATCH_TOKENS = 4096
 
 
 class Objective(Protocol):
     """What is learnt: all in which pre-training and fine-tuning differ."""
 
     def open_dataset(self, config: Config, directory: Path, log: Callable[[str], None]) -> Any:
-        """What the run reads, open; what is not prepared yet is, below `directory`. As data.loader.Dataset."""
+        """What the run reads, open; what is not prepared yet is, below `directory`. As
+        data.loader.Dataset."""
         ...
 
     def build_step(self, config: Config, platform: str, mesh: Any, dataset: Any) -> Any:
@@ -67,7 +69,8 @@ class TrainContext:
 
     @property
     def max_microbatch_rows(self) -> int:
-        """Of a microbatch, over all processes; BatchSchedule.microbatch has what each step takes of it."""
+        """Of a microbatch, over all processes; BatchSchedule.microbatch has what each step takes
+        of it."""
         return self.resume_point.max_microbatch_rows
 
     @property
@@ -76,7 +79,8 @@ class TrainContext:
         return self.batch_schedule.largest_microbatch(self.max_microbatch_rows)
 
     def try_optional(self, description: str, fn: Callable[[], Any]) -> None:
-        """fn(), which the training does not need: what goes wrong with it is told, once, and the training goes on."""
+        """fn(), which the training does not need: what goes wrong with it is told, once, and the
+        training goes on."""
         try:
             fn()
         except Exception as error:
@@ -94,8 +98,9 @@ def train(
     n_profile_steps: int,
     objective: Objective,
 ) -> int:
-    """Train as asked for from where the run stands, with the processes of `processes`; `n_profile_steps` are traced. bucket: where
-    checkpoints go, and copies of the record. ValueError, in one line, for what a user can mend: then the directory is as it was."""
+    """Train as asked for from where the run stands, with the processes of `processes`;
+    `n_profile_steps` are traced. bucket: where checkpoints go, and copies of the record.
+    ValueError, in one line, for what a user can mend: then the directory is as it was."""
     import jax
 
     from gptjax.report import console, events, profile, sync
@@ -163,7 +168,8 @@ def train(
         )
         if resume_point.step > resume_point.plan.n_steps:
             out.print(
-                f"already at step {resume_point.step:,}, and asked for {resume_point.plan.n_steps:,}: nothing to do, and nothing is changed"
+                f"already at step {resume_point.step:,}, and asked for "
+                f"{resume_point.plan.n_steps:,}: nothing to do, and nothing is changed"
             )
             profiler.close()
             return 0
@@ -203,7 +209,8 @@ def train(
 def microbatch_limit(
     config: Config, mesh: Any, execution_policy: Any, shards: int, processes: Any
 ) -> int:
-    """The most rows of a microbatch of a run that begins: as asked for, or what fits the devices of all processes."""
+    """The most rows of a microbatch of a run that begins: as asked for, or what fits the devices
+    of all processes."""
     import jax
 
     from gptjax.training import step
@@ -218,8 +225,9 @@ def microbatch_limit(
 
 
 def free_device_memory(config: Config, mesh: Any) -> int:
-    """Bytes that one device has for activations: what is free now, with the state in place, less two copies of the gradients. On CPU
-    half of what the machine has available, shared by the devices that are simulated on it."""
+    """Bytes that one device has for activations: what is free now, with the state in place, less
+    two copies of the gradients. On CPU half of what the machine has available, shared by the
+    devices that are simulated on it."""
     import psutil
 
     n_shards = mesh.size // mesh.shape["data"]
@@ -244,10 +252,11 @@ class TooManyNonFiniteSteps(Exception):
 
 
 def make_step_fn(context: TrainContext, put_on_mesh: Callable) -> Callable:
-    """advance(state, batch, guard, progress) -> (state, metrics), or None if asked to stop before the step was whole; it consumes the
-    state.
+    """advance(state, batch, guard, progress) -> (state, metrics), or None if asked to stop before
+    the step was whole; it consumes the state.
 
-    One program a step, microbatches within it; but on CPU one a microbatch, since a step of half a million tokens takes an hour there:
+    One program a step, microbatches within it; but on CPU one a microbatch, since a step of half a
+    million tokens takes an hour there:
     so progress shows, Ctrl-C works, and XLA's slow loop bodies are avoided."""
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
@@ -258,12 +267,11 @@ def make_step_fn(context: TrainContext, put_on_mesh: Callable) -> Callable:
     processes = context.processes
     platform = context.mesh.devices.flat[0].platform
     options = xla_options.options(context.mesh.devices.flat[0])
-    ramp = (
-        context.config.train.batch_ramp is not None
-    )  # while it lasts a batch may have many microbatches, though the full one has not
+    # while it lasts a batch may have many microbatches, though the full one has not
+    ramp = context.config.train.batch_ramp is not None
     if platform != "cpu" or (n_microbatches == 1 and not ramp):
-        # Without a ramp the count is a constant of the program, with one it is an argument: one program serves the whole ramp, and one
-        # the full batch, whose microbatches may be larger.
+        # Without a ramp the count is a constant of the program, with one it is an argument: one
+        # program serves the whole ramp, and one the full batch, whose microbatches may be larger.
         replicated = NamedSharding(context.mesh, PartitionSpec())
         step_fn = jax.jit(
             step, donate_argnums=0, static_argnums=() if ramp else 2, compiler_options=options
@@ -314,7 +322,8 @@ def make_step_fn(context: TrainContext, put_on_mesh: Callable) -> Callable:
 
 
 def train_loop(context: TrainContext) -> int:
-    """Steps resume_point.step .. n_steps. For each n, in this order: evaluate state n, save state n, next batch, step, report step n - 1.
+    """Steps resume_point.step .. n_steps. For each n, in this order: evaluate state n, save state
+    n, next batch, step, report step n - 1.
     So what was saved was reported before, and nothing but reporting waits for the device."""
     import jax
 
@@ -333,9 +342,8 @@ def train_loop(context: TrainContext) -> int:
     activations = rules.PRESETS[config.mesh.sharding].activations
     state, start = context.resume_point.state, context.resume_point.step
     flops = count.train_flops_per_token(config.model) * sequences_per_row(config)
-    pending: tuple[int, dict, float | None] | None = (
-        None  # and when it ended, where dispatching waits for that, as on CPU
-    )
+    # and when it ended, where dispatching waits for that, as on CPU
+    pending: tuple[int, dict, float | None] | None = None
     is_synchronous, clock = context.mesh.devices.flat[0].platform == "cpu", time.perf_counter()
 
     def put_on_mesh(rows, letters, n_rows=None):
@@ -380,7 +388,8 @@ def train_loop(context: TrainContext) -> int:
         start,
         lambda n_rows: rules.local_rows(n_rows, activations, context.mesh),
     )
-    # last_saved: the step that was evaluated and saved, as a restored state was before; what was measured of it may be lost
+    # last_saved: the step that was evaluated and saved, as a restored state was before; what was
+    # measured of it may be lost
     step, last_saved = start, start if context.resume_point.record_bytes is not None else None
     log = events.NullEvents()
     if processes.process_id == 0:
@@ -400,9 +409,8 @@ def train_loop(context: TrainContext) -> int:
                     log.write(start, {"note": note})
                 while True:
                     is_last = step == batch_schedule.n_steps
-                    is_ending = (
-                        guard.should_stop() or is_last
-                    )  # asked once: a signal that comes after this waits for the next step
+                    # asked once: a signal that comes after this waits for the next step
+                    is_ending = guard.should_stop() or is_last
                     if step != last_saved and (step % config.loop.every_eval == 0 or is_last):
                         report()
                         processes.heartbeat(f"the evaluation of step {step:,}")
@@ -433,9 +441,8 @@ def train_loop(context: TrainContext) -> int:
                                 "loss.png is not drawn", lambda: loss_plot.draw(context.directory)
                             )
                     last_saved = step
-                    clock = (
-                        clock if pending else time.perf_counter()
-                    )  # evaluating and saving are no part of a step's time
+                    # evaluating and saving are no part of a step's time
+                    clock = clock if pending else time.perf_counter()
                     if is_ending:
                         break
                     processes.heartbeat(f"step {step + 1:,}")
@@ -455,7 +462,8 @@ def train_loop(context: TrainContext) -> int:
                         pending = step, outputs[1], end_time
             except TooManyNonFiniteSteps as error:
                 out.warn(
-                    f"{error.args[1]} updates in a row were not finite, up to step {error.args[0]:,}: stopping"
+                    f"{error.args[1]} updates in a row were not finite, up to step "
+                    f"{error.args[0]:,}: stopping"
                 )
                 context.checkpoints.wait()
                 steps = context.checkpoints.steps()
@@ -476,7 +484,8 @@ def train_loop(context: TrainContext) -> int:
             f"; python -m gptjax.sample --run={context.directory}" if config.task is None else ""
         )
         out.print(
-            f"the run lies in {context.directory}: loss.png, metrics.jsonl, checkpoints{sample_hint}"
+            f"the run lies in {context.directory}: loss.png, metrics.jsonl, "
+            f"checkpoints{sample_hint}"
         )
     else:
         out.print(f"stopped at step {step:,}; the same command continues")

@@ -1,4 +1,5 @@
-"""Next-token cross-entropy, in nats: plainly, and in chunks of the sequence so that the (B, T, V) logits never exist at once."""
+"""Next-token cross-entropy, in nats: plainly, and in chunks of the sequence so that the (B, T,
+V) logits never exist at once."""
 
 import dataclasses
 import functools
@@ -17,7 +18,8 @@ CHUNK_BYTES = count.LOSS_CHUNK_BYTES  # of float32 logits that a device holds at
 
 @shaped
 def cross_entropy_reference(x_BTD, token_VD, targets_BT, weights_BT, n_vocab: int) -> jax.Array:
-    """The reference: sum over tokens of weight * -log p(target), a float32 scalar, from logits held in full."""
+    """The reference: sum over tokens of weight * -log p(target), a float32 scalar, from logits
+    held in full."""
     y_BTV = gpt.logits(x_BTD, token_VD, n_vocab)
     target_BT = jnp.take_along_axis(y_BTV, targets_BT[..., None], axis=-1)[..., 0]
     return jnp.sum(weights_BT * (jax.nn.logsumexp(y_BTV, axis=-1) - target_BT))
@@ -32,12 +34,15 @@ def cross_entropy(
     n_vocab: int,
     sharding: rules.Sharding = rules.UNSHARDED,
 ) -> jax.Array:
-    """`cross_entropy_reference` in chunks along T, sized so that a chunk's logits take at most CHUNK_BYTES of a device.
+    """`cross_entropy_reference` in chunks along T, sized so that a chunk's logits take at most
+    CHUNK_BYTES of a device.
 
-    Differentiable in x_BTD and token_VD. The gradients are formed with the logits, in the forward pass (three matmuls in all, not four):
-    they are exact because the result is a plain sum that later factors only scale.
-    On a mesh each device has the whole sequence of its rows (its part of it over context) and its part of the vocabulary. The table is
-    gathered along D only, and its gradient leaves the devices once, when all chunks are summed."""
+    Differentiable in x_BTD and token_VD. The gradients are formed with the logits, in the forward
+    pass (three matmuls in all, not four): they are exact because the result is a plain sum that
+    later factors only scale.
+    On a mesh each device has the whole sequence of its rows (its part of it over context) and its
+    part of the vocabulary. The table is gathered along D only, and its gradient leaves the
+    devices once, when all chunks are summed."""
     return _loss_by_chunks(n_vocab, sharding, x_BTD, token_VD, targets_BT, weights_BT)
 
 
@@ -116,7 +121,8 @@ _loss_by_chunks.defvjp(_loss_by_chunks_fwd, _loss_by_chunks_bwd)
 
 @dataclasses.dataclass(frozen=True)
 class VocabShard:
-    """The part of the vocabulary that a device has: of n_vocab ids over the mesh axes `axes`, those of its rows token_VD."""
+    """The part of the vocabulary that a device has: of n_vocab ids over the mesh axes `axes`,
+    those of its rows token_VD."""
 
     n_vocab: int
     axes: tuple[str, ...]
@@ -150,11 +156,13 @@ class VocabShard:
 
 
 def _scan_chunks(n_vocab, total, arrays, chunk):
-    """Run `chunk` on slices of `arrays` along T: the first results summed into `total`, the second joined along T again."""
+    """Run `chunk` on slices of `arrays` along T: the first results summed into `total`, the
+    second joined along T again."""
     x = arrays[0]
     B, T, _ = x.shape
     n_chunks = min(T, -(-B * T * n_vocab * 4 // CHUNK_BYTES))
-    # Rather a few more that are equal, whose length is then likely what fits a TPU's tiles, than a last one of padding.
+    # Rather a few more that are equal, whose length is then likely what fits a TPU's tiles, than a
+    # last one of padding.
     n_chunks = next((n for n in range(n_chunks, 2 * n_chunks) if T % n == 0), n_chunks)
     if n_chunks == 1:
         return chunk(*arrays)

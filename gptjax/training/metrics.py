@@ -11,8 +11,9 @@ from gptjax.sharding import topology
 
 
 def mfu(flops_per_token: float, tokens_per_s: float, devices: Any) -> float | None:
-    """Model FLOPs utilisation: training FLOPs per token (config/count.py: banded layers at their true cost, rematerialisation not counted)
-    times tokens per second, over the devices' peak. None where the peak is not known."""
+    """Model FLOPs utilisation: training FLOPs per token (config/count.py: banded layers at their
+    true cost, rematerialisation not counted) times tokens per second, over the devices' peak.
+    None where the peak is not known."""
     chip = topology.chip(devices[0])
     return None if chip is None else flops_per_token * tokens_per_s / (chip.flops * len(devices))
 
@@ -25,9 +26,10 @@ def evaluate(
     put_on_mesh: Callable,
     bytes_per_token: float,
 ) -> dict[str, float]:
-    """Loss (nats a token), perplexity and bits per byte over `rows` (R, n_ctx + 1), every token once, in microbatches padded with rows of
-    weight 0. nll: jitted (params, tokens_BT, weights_BT) -> sum; put_on_mesh(array, letters): places a host array on the mesh;
-    bytes_per_token: of the text."""
+    """Loss (nats a token), perplexity and bits per byte over `rows` (R, n_ctx + 1), every token
+    once, in microbatches padded with rows of weight 0. nll: jitted (params, tokens_BT, weights_BT)
+    -> sum; put_on_mesh(array, letters): places a host array on the mesh; bytes_per_token: of the
+    text."""
     total = 0.0
     for first in range(0, len(rows), microbatch_rows):
         batch = rows[first : first + microbatch_rows]

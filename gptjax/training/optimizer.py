@@ -1,4 +1,5 @@
-"""Adam with decoupled weight decay, as one optax chain; the learning rate is applied by the step, which counts tokens."""
+"""Adam with decoupled weight decay, as one optax chain; the learning rate is applied by the
+step, which counts tokens."""
 
 from typing import Any
 
@@ -12,8 +13,9 @@ DECAY_BY_ROLE = {"weight": True, "token": True, "position": True, "bias": False,
 
 
 def decay_mask(params: Any) -> Any:
-    """True for each leaf that weight decay applies to: GPT-1 section 4.1, "all non bias or gain weights", embeddings too. GPT-3 gives only
-    the rate (Appendix B), so the same rule is used. By role, the first word of a leaf's name; ValueError for a role that is not listed."""
+    """True for each leaf that weight decay applies to: GPT-1 section 4.1, "all non bias or gain
+    weights", embeddings too. GPT-3 gives only the rate (Appendix B), so the same rule is used.
+    By role, the first word of a leaf's name; ValueError for a role that is not listed."""
 
     def role(path, _):
         name = path[-1].key
@@ -21,7 +23,8 @@ def decay_mask(params: Any) -> Any:
         if first not in DECAY_BY_ROLE:
             where = jax.tree_util.keystr(path)
             raise ValueError(
-                f"parameter {where}: role {first!r} is not one of {', '.join(DECAY_BY_ROLE)}; list it in DECAY_BY_ROLE"
+                f"parameter {where}: role {first!r} is not one of {', '.join(DECAY_BY_ROLE)}; list "
+                "it in DECAY_BY_ROLE"
             )
         return DECAY_BY_ROLE[first]
 
@@ -29,7 +32,8 @@ def decay_mask(params: Any) -> Any:
 
 
 def adamw(spec: schema.AdamW) -> optax.GradientTransformation:
-    """Clip the global norm, Adam with bias correction, add weight_decay * parameter. To be multiplied by minus the learning rate."""
+    """Clip the global norm, Adam with bias correction, add weight_decay * parameter. To be
+    multiplied by minus the learning rate."""
     clip = [optax.clip_by_global_norm(spec.clip_norm)] if spec.clip_norm is not None else []
     if spec.bias_correction == "rate":
         return optax.chain(*clip, _adam_with_rate_correction(spec))
@@ -38,8 +42,9 @@ def adamw(spec: schema.AdamW) -> optax.GradientTransformation:
 
 
 def _adam_with_rate_correction(spec: schema.AdamW) -> optax.GradientTransformation:
-    """As GPT-1's released opt.py: with c = sqrt(1 - b2^t) / (1 - b1^t), c * (m / (sqrt(v) + eps) + weight_decay * parameter). Over the 231
-    updates of GPT-1's fine-tuning on RTE it decays 0.27 of what "moments" would, over MNLI's 36,813 0.97."""
+    """As GPT-1's released opt.py: with c = sqrt(1 - b2^t) / (1 - b1^t), c * (m / (sqrt(v) + eps) +
+    weight_decay * parameter). Over the 231 updates of GPT-1's fine-tuning on RTE it decays 0.27
+    of what "moments" would, over MNLI's 36,813 0.97."""
 
     def update(updates, state, params=None):
         t = (state.count + 1).astype(jnp.float32)

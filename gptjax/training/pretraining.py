@@ -8,7 +8,8 @@ class PretrainingObjective:
     """Learning of text: GPT-1 equation 1. A training.loop.Objective."""
 
     def __init__(self, init: str | None = None, load_weights: Callable[[str], Any] | None = None):
-        """init: the path of the weights that a run begins with, which load_weights (weights.load.load) opens; None: drawn from the seed."""
+        """init: the path of the weights that a run begins with, which load_weights
+        (weights.load.load) opens; None: drawn from the seed."""
         self._init, self._load_weights = init, load_weights
 
     def open_dataset(self, config, directory, log):
@@ -69,7 +70,8 @@ def load_params(state: Any, weights: Any, progress: Callable[[float, str], None]
 
 
 def sample_text(context: Any, state: Any, step: int, seed: int = 0) -> str:
-    """A continuation of loop.sample_prompt, with the prompt; of a model of NaN a line that says so. context: a loop.TrainContext."""
+    """A continuation of loop.sample_prompt, with the prompt; of a model of NaN a line that says
+    so. context: a loop.TrainContext."""
     import jax
 
     from gptjax.generate import decode, sampling

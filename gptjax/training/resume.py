@@ -1,8 +1,10 @@
-"""Where an interrupted run resumes: all of it is looked at first, and nothing is written before it is known to go on.
+"""Where an interrupted run resumes: all of it is looked at first, and nothing is written before it
+is known to go on.
 
-A checkpoint decides the future of its run: its state (rows done among it), the ramp's quantum, its microbatches, the whole config, the
-digests of tokenizer and text, the record up to it. What is asked for is compared with that. Only run_dir.MAY_CHANGE may be other, and the
-length, where train --tokens says so; what then is not as it was is told.
+A checkpoint decides the future of its run: its state (rows done among it), the ramp's quantum, its
+microbatches, the whole config, the digests of tokenizer and text, the record up to it. What is
+asked for is compared with that. Only run_dir.MAY_CHANGE may be other, and the length, where train
+--tokens says so; what then is not as it was is told.
 """
 
 import contextlib
@@ -24,8 +26,9 @@ from gptjax.runtime import atomic, lock, run_dir
 def hold_lock(
     directory: Path, shared: bool, processes: Any, warn: Callable[[str], None]
 ) -> Iterator[None]:
-    """While entered, no other run is in the directory. processes: a distributed.processes.ProcessGroup, whose process 0 holds the lock.
-    shared: all see the directory. ValueError if another program has it, or if it is not the same for all."""
+    """While entered, no other run is in the directory. processes: a
+    distributed.processes.ProcessGroup, whose process 0 holds the lock. shared: all see the
+    directory. ValueError if another program has it, or if it is not the same for all."""
     with (
         lock.hold(directory, "run directory", warn)
         if processes.process_id == 0
@@ -44,7 +47,8 @@ def metadata(
     dataset: Any,
     record: dict[str, Any],
 ) -> dict[str, Any]:
-    """What a checkpoint holds beside the state. record: the seal of what was measured up to it (report.events)."""
+    """What a checkpoint holds beside the state. record: the seal of what was measured up to it
+    (report.events)."""
     leaves = {
         "config": overrides.flatten(config),
         "microbatch_rows": max_microbatch_rows,
@@ -60,8 +64,8 @@ def metadata(
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a run is asked to be. tokens: of train --tokens. set_length: --set gives the config another total_tokens or decay_tokens than
-    its recipe has. new_record: train --new_record."""
+    """What a run is asked to be. tokens: of train --tokens. set_length: --set gives the config
+    another total_tokens or decay_tokens than its recipe has. new_record: train --new_record."""
 
     directory: Path
     config: Config
@@ -72,8 +76,8 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class ResumePoint:
-    """Where a run stands. record_bytes: so many bytes of its record stay; None: it is set aside, and begins anew. notes: what is not as it
-    was, for people."""
+    """Where a run stands. record_bytes: so many bytes of its record stay; None: it is set aside,
+    and begins anew. notes: what is not as it was, for people."""
 
     step: int
     state: Any
@@ -86,8 +90,9 @@ class ResumePoint:
 def find_run(
     request: Request, checkpoints: Any, warn: Callable[[str], None]
 ) -> tuple[bool, dict[str, Any]]:
-    """Whether there is a run that goes on, and the leaves (overrides.flatten) of the config that it is to have, its length that of
-    --tokens. For process 0. ValueError if it cannot go on, as far as can be told before its data are read."""
+    """Whether there is a run that goes on, and the leaves (overrides.flatten) of the config that it
+    is to have, its length that of --tokens. For process 0. ValueError if it cannot go on, as far
+    as can be told before its data are read."""
     steps = checkpoints.steps()
     exists = run_dir.claim_run_dir(
         request.directory, request.config, steps, request.tokens is not None, request.new_record
@@ -104,11 +109,13 @@ def find_run(
         # The save before is waited for at each: so after two periods the first is there.
         if steps_done > 2 * run_dir.load_config(request.directory).loop.every_save:
             raise ValueError(
-                f"{request.directory} has a record of {steps_done:,} steps and no checkpoint: put checkpoints/ back, give another --run, "
+                f"{request.directory} has a record of {steps_done:,} steps and no checkpoint: put "
+                "checkpoints/ back, give another --run, "
                 f"or remove metrics.jsonl, and the run begins again"
             )
         warn(
-            f"no checkpoint is in {request.directory}: its record of {steps_done:,} steps is dropped, and the run begins again"
+            f"no checkpoint is in {request.directory}: its record of {steps_done:,} steps is "
+            "dropped, and the run begins again"
         )
     return False, overrides.flatten(config)
 
@@ -121,12 +128,16 @@ def restore_run(
     shards: int,
     processes: Any,
 ) -> ResumePoint:
-    """The run as its newest checkpoint that is whole has it, from there on. ValueError if what is asked for cannot go on from it."""
+    """The run as its newest checkpoint that is whole has it, from there on. ValueError if what
+    is asked for cannot go on from it."""
     import jax
 
     from gptjax.training import checkpoint, schedule
 
-    data_error = f"the data of {request.directory} have changed since it began: give back what it read, or another --run"
+    data_error = (
+        f"the data of {request.directory} have changed since it began: give back what it read, or "
+        "another --run"
+    )
     step, state, meta = checkpoints.restore(abstract_state)
     if (
         saved_step := int(jax.device_get(state.step))
@@ -143,7 +154,8 @@ def restore_run(
     ):
         tokens_done = f"{rows * request.config.model.n_ctx:,}"
         raise ValueError(
-            f"--tokens={request.config.train.total_tokens:,}, but {tokens_done} tokens are done; give more, or another --run"
+            f"--tokens={request.config.train.total_tokens:,}, but {tokens_done} tokens are done; "
+            "give more, or another --run"
         )
     record_bytes = processes.broadcast_from_zero(lambda: _check_record(request, step, meta))
     plan = batch_schedule.resume(request.config, shards, step, rows, meta.get("quantum"))
@@ -156,7 +168,8 @@ def restore_run(
             for config in (request.config, overrides.unflatten(meta["config"]))
         )
         notes.append(
-            f"the run has another length from step {step:,} on: {'; '.join(length_changes)}; its learning rate goes on at {new_lr:.2e}, "
+            f"the run has another length from step {step:,} on: {'; '.join(length_changes)}; its "
+            f"learning rate goes on at {new_lr:.2e}, "
             f"where it would have been {old_lr:.2e}"
         )
     old_microbatch, new_microbatch = (
@@ -171,14 +184,15 @@ def restore_run(
             else "sums are rounded otherwise"
         )
         notes.append(
-            f"microbatches have {new_microbatch} rows from step {step:,} on, where they had {old_microbatch}: {effect}"
+            f"microbatches have {new_microbatch} rows from step {step:,} on, where they had "
+            f"{old_microbatch}: {effect}"
         )
     return ResumePoint(step, state, plan, limit, record_bytes, tuple(notes))
 
 
 def write_description(directory: Path, config: Config, dataset: Any) -> None:
-    """config.json, data.json, and the tokenizer's files: sampling must not need them elsewhere again. For process 0. OSError that names
-    what cannot be written."""
+    """config.json, data.json, and the tokenizer's files: sampling must not need them elsewhere
+    again. For process 0. OSError that names what cannot be written."""
     atomic.save(directory / "config.json", run_dir.config_bytes(config))
     atomic.save(directory / "data.json", atomic.json_bytes(dataset.description()))
     build.save_files(dataset.tokenizer, config.data.tokenizer, directory)
@@ -186,7 +200,8 @@ def write_description(directory: Path, config: Config, dataset: Any) -> None:
 
 @contextlib.contextmanager
 def remove_new_data(directory: Path, continues: bool) -> Iterator[None]:
-    """Where a run that goes on is refused within, what was prepared for it below `directory` is removed again."""
+    """Where a run that goes on is refused within, what was prepared for it below `directory` is
+    removed again."""
     old_paths = set(directory.iterdir()) if directory.is_dir() else set()
     try:
         yield
@@ -200,8 +215,9 @@ def remove_new_data(directory: Path, continues: bool) -> Iterator[None]:
 
 
 def _set_length(request: Request, saved_config: Config | None) -> Config:
-    """The config that is asked for, with the length of --tokens: it scales the decay of the run that is there, or of the recipe, and no
-    decay of --set, which might be of the new length or of the old. ValueError if --set gives one that is not in proportion to the run's."""
+    """The config that is asked for, with the length of --tokens: it scales the decay of the run
+    that is there, or of the recipe, and no decay of --set, which might be of the new length or
+    of the old. ValueError if --set gives one that is not in proportion to the run's."""
     if request.tokens is None:
         return request.config
     given, begun = (
@@ -210,13 +226,15 @@ def _set_length(request: Request, saved_config: Config | None) -> Config:
     )
     if request.set_length and saved_config is None:
         raise ValueError(
-            f"--tokens={request.tokens:,} moves the length and the decay of the recipe, and --set changes them, too "
+            f"--tokens={request.tokens:,} moves the length and the decay of the recipe, and --set "
+            "changes them, too "
             f"(to {_length(*given)}); give one of the two"
         )
     rates = [decay / tokens for tokens, decay in (given, begun) if decay is not None]
     if request.set_length and len(rates) == 2 and not math.isclose(*rates, rel_tol=1e-3):
         raise ValueError(
-            f"--tokens={request.tokens:,} moves the length and the decay of the run in {request.directory} ({_length(*begun)}), and --set "
+            f"--tokens={request.tokens:,} moves the length and the decay of the run in "
+            f"{request.directory} ({_length(*begun)}), and --set "
             f"gives others ({_length(*given)}): leave those out"
         )
     return run_dir.scale_length(request.config, request.tokens, saved_config)

@@ -6,9 +6,8 @@ from gptjax.config import count
 from gptjax.report.console import si
 from gptjax.runtime import run_dir
 
-MAX_EPOCHS = (
-    4  # Muennighoff et al. (2305.16264): until then a repeated token is worth nearly a new one
-)
+# Muennighoff et al. (2305.16264): until then a repeated token is worth nearly a new one
+MAX_EPOCHS = 4
 
 
 def summarize(context: Any) -> list[tuple[str, str]]:
@@ -27,7 +26,10 @@ def summarize(context: Any) -> list[tuple[str, str]]:
     )
     sizes = " x ".join(f"{axis} {n}" for axis, n in context.mesh.shape.items() if n > 1)
     n_microbatches = batch_schedule.max_rows // context.microbatch_rows
-    microbatches = f"{n_microbatches} microbatch{'es' if n_microbatches > 1 else ''} of {context.microbatch_rows} rows"
+    microbatches = (
+        f"{n_microbatches} microbatch{'es' if n_microbatches > 1 else ''} of "
+        f"{context.microbatch_rows} rows"
+    )
     process_note = (
         f" of {context.processes.num_processes} processes"
         if context.processes.num_processes > 1
@@ -40,7 +42,8 @@ def summarize(context: Any) -> list[tuple[str, str]]:
     rows = [
         (
             "model",
-            f"{count.parameters(c.model):,} parameters; {c.model.n_layers} layers, {c.model.n_heads} heads, {c.model.d_model} wide",
+            f"{count.parameters(c.model):,} parameters; {c.model.n_layers} layers, "
+            f"{c.model.n_heads} heads, {c.model.d_model} wide",
         ),
         ("attention", f"{kernels}, over a context of {c.model.n_ctx:,}"),
         ("data", context.dataset.summary()),
@@ -48,11 +51,14 @@ def summarize(context: Any) -> list[tuple[str, str]]:
         ("steps", f"{batch_schedule.n_steps:,}, to {si(n_tokens)} tokens"),
         (
             "learning rate",
-            f"peak {c.train.schedule.peak_lr:.2e}, {schedule.lr_at(c.train.schedule, n_tokens):.2e} at the last step",
+            f"peak {c.train.schedule.peak_lr:.2e}, "
+            f"{schedule.lr_at(c.train.schedule, n_tokens):.2e} at the last step",
         ),
         (
             "devices",
-            f"{len(devices)} {devices[0].device_kind}{f' as {sizes}' if sizes else ''}{process_note}, {execution_policy.dtype.__name__}",
+            f"{len(devices)} "
+            f"{devices[0].device_kind}{f' as {sizes}' if sizes else ''}{process_note}, "
+            f"{execution_policy.dtype.__name__}",
         ),
         (
             "run",
@@ -70,14 +76,16 @@ def warnings(context: Any) -> list[str]:
     if len(context.config.data.sources) < 2:
         return []
     return [
-        f"{source} is read {times:,.1f} times, which is more than {MAX_EPOCHS}: it is small for its weight"
+        f"{source} is read {times:,.1f} times, which is more than {MAX_EPOCHS}: it is small for "
+        "its weight"
         for source, times in epochs(context)
         if times > MAX_EPOCHS
     ]
 
 
 def epochs(context: Any) -> list[tuple[str, float]]:
-    """(source, how often it is read) of the sources that the run reads more than once. Of fine-tuning, whose recipe says that: none."""
+    """(source, how often it is read) of the sources that the run reads more than once. Of
+    fine-tuning, whose recipe says that: none."""
     if context.config.task is not None:
         return []
     share = (

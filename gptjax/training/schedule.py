@@ -14,12 +14,13 @@ def lr_at(schedule: schema.Schedule, tokens: int) -> float:
 
 
 def learning_rate(schedule: schema.Schedule, tokens: jax.Array) -> jax.Array:
-    """float32 scalar. `tokens`: float32, the tokens seen before this step plus this step's own, so the first step's rate is above 0. A run
-    whose rate falls to 0 at its last token (gpt1, gpt2, every fine-tuning) has exactly 0 in its last step, which moves nothing; GPT-1's
-    opt.py counts the steps before, so that its first one moves nothing instead.
+    """float32 scalar. `tokens`: float32, the tokens seen before this step plus this step's own, so
+    the first step's rate is above 0. A run whose rate falls to 0 at its last token (gpt1, gpt2,
+    every fine-tuning) has exactly 0 in its last step, which moves nothing; GPT-1's opt.py counts
+    the steps before, so that its first one moves nothing instead.
 
-    Cosine is measured from the end of the warm-up to decay_tokens. GPT-3's Appendix B gives "cosine decay ... over 260 billion tokens"
-    without its origin; the warm-up is 0.14% of that."""
+    Cosine is measured from the end of the warm-up to decay_tokens. GPT-3's Appendix B gives "cosine
+    decay ... over 260 billion tokens" without its origin; the warm-up is 0.14% of that."""
     # float(): 260e9 is too large for JAX's integers.
     warmup = (
         jnp.minimum(tokens / float(schedule.warmup_tokens), 1.0)

@@ -13,9 +13,11 @@ from gptjax.sharding import rules
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """step and rows count what was done: rows of n_ctx tokens read, also by skipped steps, so they are the data position too.
+    """step and rows count what was done: rows of n_ctx tokens read, also by skipped steps, so they
+    are the data position too.
 
-    noise_g2, noise_tr: running means of |G|^2 and tr(Sigma) for the gradient noise scale. skipped, skipped_in_row: non-finite updates."""
+    noise_g2, noise_tr: running means of |G|^2 and tr(Sigma) for the gradient noise scale.
+    skipped, skipped_in_row: non-finite updates."""
 
     step: jax.Array
     rows: jax.Array
@@ -30,7 +32,8 @@ class TrainState(flax.struct.PyTreeNode):
 def init_state(
     config: schema.Config, model: gpt.GPT, tx: optax.GradientTransformation
 ) -> TrainState:
-    """The state before step 0, drawn from config.seed. Pure: run it under jit with out_shardings, or eval_shape."""
+    """The state before step 0, drawn from config.seed. Pure: run it under jit with
+    out_shardings, or eval_shape."""
     # One token is enough for the shapes, and too few to place on a mesh.
     params = model.clone(sharding=rules.UNSHARDED).init(
         jax.random.key(config.seed), jnp.zeros((1, 1), jnp.int32)

@@ -1,4 +1,5 @@
-"""The training step: (state, batch) -> (state, metrics), pure. Made of two halves, so that a host may drive microbatches one by one."""
+"""The training step: (state, batch) -> (state, metrics), pure. Made of two halves, so that a
+host may drive microbatches one by one."""
 
 import dataclasses
 import functools
@@ -20,7 +21,8 @@ NOISE_DECAY = 0.99  # of the running means behind the gradient noise scale
 
 
 class GradAccumulator(flax.struct.PyTreeNode):
-    """What microbatches add up to: gradients of their mean losses, the losses, squared gradient norms, and how many there were."""
+    """What microbatches add up to: gradients of their mean losses, the losses, squared gradient
+    norms, and how many there were."""
 
     gradients: Any
     loss: jax.Array
@@ -30,7 +32,8 @@ class GradAccumulator(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-    """The step of one config: model, optimizer and, where documents are kept apart, the end-of-text id that separates them."""
+    """The step of one config: model, optimizer and, where documents are kept apart, the
+    end-of-text id that separates them."""
 
     config: schema.Config
     model: gpt.GPT
@@ -38,8 +41,8 @@ class TrainStep:
     end_of_text: int | None = None
 
     def nll(self, params, tokens_BT, weights_BT, dropout_key=None):
-        """Sum over tokens of weight * negative log-likelihood (nats). tokens_BT: rows of n_ctx + 1, inputs and their next tokens;
-        weights_BT: (B, n_ctx)."""
+        """Sum over tokens of weight * negative log-likelihood (nats). tokens_BT: rows of n_ctx + 1,
+        inputs and their next tokens; weights_BT: (B, n_ctx)."""
         inputs_BT, targets_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
         segments_BT = None
         if self.config.data.document_attention == "mask":
@@ -89,7 +92,8 @@ class TrainStep:
     def update(
         self, state: TrainState, accumulator: GradAccumulator, microbatch_rows: int
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """Move the parameters by the mean gradient. A non-finite loss or gradient norm leaves parameters and moments as they were."""
+        """Move the parameters by the mean gradient. A non-finite loss or gradient norm leaves
+        parameters and moments as they were."""
         n, c = accumulator.count.astype(jnp.float32), self.config
         gradients = jax.tree.map(lambda g: g / n, accumulator.gradients)
         mean_loss, norm = accumulator.loss / n, optax.tree.norm(gradients)
@@ -142,8 +146,8 @@ class TrainStep:
     def __call__(
         self, state: TrainState, tokens_MBT, count
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One step over the first `count` microbatches of tokens_MBT (M, B, n_ctx + 1). `count` is an array where a batch ramp varies it:
-        one program serves the whole ramp."""
+        """One step over the first `count` microbatches of tokens_MBT (M, B, n_ctx + 1). `count` is
+        an array where a batch ramp varies it: one program serves the whole ramp."""
 
         def add(i, accumulator):
             return self.accumulate(state.params, state.step, accumulator, tokens_MBT[i])
@@ -163,8 +167,8 @@ def max_microbatch_rows(
     shards: int,
     budget: int,
 ) -> int:
-    """Rows of a microbatch, over all devices, for whose activations each has `budget` bytes. Rows are split over `shards`; the devices that
-    share one share its activations."""
+    """Rows of a microbatch, over all devices, for whose activations each has `budget` bytes. Rows
+    are split over `shards`; the devices that share one share its activations."""
     scores = dispatch.holds_scores(
         execution_policy.kernel,
         config.model,
@@ -178,8 +182,9 @@ def max_microbatch_rows(
 
 
 def noise_estimates(small, big, n, tokens) -> tuple[jax.Array, jax.Array]:
-    """Unbiased |G|^2 and tr(Sigma): McCandlish et al. (1812.06162) Appendix A.1. Their ratio, tr over |G|^2, is the noise scale B_simple,
-    here in tokens. small: mean |G|^2 over n microbatches of `tokens` tokens each; big: |G|^2 of their mean. Not finite for n = 1."""
+    """Unbiased |G|^2 and tr(Sigma): McCandlish et al. (1812.06162) Appendix A.1. Their ratio, tr
+    over |G|^2, is the noise scale B_simple, here in tokens. small: mean |G|^2 over n
+    microbatches of `tokens` tokens each; big: |G|^2 of their mean. Not finite for n = 1."""
     b_small, b_big = tokens * 1.0, n * tokens
     g2 = (b_big * big - b_small * small) / (b_big - b_small)
     return g2, (small - big) / (1 / b_small - 1 / b_big)
@@ -188,10 +193,12 @@ def noise_estimates(small, big, n, tokens) -> tuple[jax.Array, jax.Array]:
 def build(
     config: schema.Config, platform: str, mesh: jax.sharding.Mesh, end_of_text: int | None
 ) -> TrainStep:
-    """The step of `config` on a mesh. ValueError if documents are to be kept apart and no token ends them."""
+    """The step of `config` on a mesh. ValueError if documents are to be kept apart and no token
+    ends them."""
     if config.data.document_attention == "mask" and end_of_text is None:
         raise ValueError(
-            f"data.document_attention=mask needs an end-of-text token, which {config.data.tokenizer} lacks; set data.document_attention=attend"
+            "data.document_attention=mask needs an end-of-text token, which "
+            f"{config.data.tokenizer} lacks; set data.document_attention=attend"
         )
     sharding = rules.Sharding(rules.PRESETS[config.mesh.sharding], mesh)
     model = gpt.GPT(config.model, gpt.execution_policy(config.compute, platform), sharding)

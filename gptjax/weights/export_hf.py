@@ -24,10 +24,11 @@ def save(
     file_bytes: int = safetensors.MAX_FILE_BYTES,
     warn: Callable[[str], None] = print,
 ) -> str:
-    """Write config.json, safetensors (float32, in files of at most `file_bytes`) and the tokenizer; returns the architecture's model_type.
+    """Write config.json, safetensors (float32, in files of at most `file_bytes`) and the tokenizer;
+    returns the architecture's model_type.
 
-    params: of any placement; one tensor after the other comes to the host. advance is told the fraction written, and a tensor's name; warn
-    what of the tokenizer transformers has no form for.
+    params: of any placement; one tensor after the other comes to the host. advance is told the
+    fraction written, and a tensor's name; warn what of the tokenizer transformers has no form for.
     ValueError if transformers has no architecture that computes what this model does."""
     architecture, settings = hf_config.to_hf(config.model)
     leaves = dict(trees.named_leaves(params))
@@ -35,7 +36,8 @@ def save(
         bool(jnp.any(leaf != 0)) for name, leaf in leaves.items() if name.endswith(QKV_BIAS)
     ):
         raise ValueError(
-            f"the biases of queries, keys and values are not zero, and Hugging Face's {architecture.model_type} has none: only models "
+            "the biases of queries, keys and values are not zero, and Hugging Face's "
+            f"{architecture.model_type} has none: only models "
             "without Banded layers can be exported with them"
         )
     slots = list(name_maps.tensor_slots(architecture.layout, config.model))

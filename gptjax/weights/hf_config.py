@@ -1,4 +1,5 @@
-"""Hugging Face's three architectures of this line, and what of their config.json says which Model it is."""
+"""Hugging Face's three architectures of this line, and what of their config.json says which
+Model it is."""
 
 import dataclasses
 import itertools
@@ -10,8 +11,9 @@ from gptjax.weights import name_maps
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A model_type of transformers. size_names: our field -> its setting; constants: settings that must have this value where they are
-    given; activations: its activation -> our gelu; recipe: the config whose training fields a model of it takes."""
+    """A model_type of transformers. size_names: our field -> its setting; constants: settings that
+    must have this value where they are given; activations: its activation -> our gelu; recipe:
+    the config whose training fields a model of it takes."""
 
     model_type: str
     class_name: str
@@ -110,7 +112,8 @@ _WIDTHS = ("n_inner", "intermediate_size")  # of the MLP; null is four times the
 def from_hf(settings: dict[str, Any], where: str) -> tuple[Architecture, schema.Model]:
     """The architecture and the model of a config.json. where: how an error names it.
 
-    ValueError for another model_type, and for settings that make it another function than any Model."""
+    ValueError for another model_type, and for settings that make it another function than any
+    Model."""
     kind = parse.member(settings, "model_type", str, where)
     if kind not in ARCHITECTURES:
         raise ValueError(
@@ -122,18 +125,21 @@ def from_hf(settings: dict[str, Any], where: str) -> tuple[Architecture, schema.
     for name, value in architecture.constants.items():
         if name in settings and settings[name] != value:
             raise ValueError(
-                f"{where}: {name} is {parse.quote(settings[name])}, but gptjax's models have {value}: these weights cannot be read"
+                f"{where}: {name} is {parse.quote(settings[name])}, but gptjax's models have "
+                f"{value}: these weights cannot be read"
             )
     activation = parse.member(settings, architecture.activation, str, where)
     if activation not in architecture.activations:
         raise ValueError(
-            f"{where}: {architecture.activation} is {parse.quote(activation)}; gptjax has {', '.join(architecture.activations)}"
+            f"{where}: {architecture.activation} is {parse.quote(activation)}; gptjax has "
+            f"{', '.join(architecture.activations)}"
         )
     width = n["d_model"]
     for name in _WIDTHS:
         if name in architecture.defaults and settings[name] not in (None, 4 * width):
             raise ValueError(
-                f"{where}: {name} is {parse.quote(settings[name])}, but gptjax's MLPs are 4 x {width} = {4 * width} wide"
+                f"{where}: {name} is {parse.quote(settings[name])}, but gptjax's MLPs are 4 x "
+                f"{width} = {4 * width} wide"
             )
     attention = _read_attention(settings, where) if kind == "gpt_neo" else (schema.Dense(),)
     dropout = {
@@ -152,19 +158,22 @@ def from_hf(settings: dict[str, Any], where: str) -> tuple[Architecture, schema.
 
 
 def read_sizes(settings: dict[str, Any], names: dict[str, str], where: str) -> dict[str, int]:
-    """Our field -> the size that its setting has. ValueError for what is missing, no whole number, or no size of any model."""
+    """Our field -> the size that its setting has. ValueError for what is missing, no whole
+    number, or no size of any model."""
     sizes = {}
     for field, name in names.items():
         sizes[field] = parse.member(settings, name, int, where)
         if not 0 < sizes[field] <= MAX_SIZES[field]:
             raise ValueError(
-                f"{where}: {name!r} is {parse.quote(sizes[field])}; it must be from 1 to {MAX_SIZES[field]:,}"
+                f"{where}: {name!r} is {parse.quote(sizes[field])}; it must be from 1 to "
+                f"{MAX_SIZES[field]:,}"
             )
     return sizes
 
 
 def _read_attention(settings: dict[str, Any], where: str) -> tuple[schema.Attention, ...]:
-    """The shortest period of GPT-Neo's layers, which attention_types lists as [[kinds, times], ...]."""
+    """The shortest period of GPT-Neo's layers, which attention_types lists as [[kinds, times],
+    ...]."""
     window = read_sizes(settings, {"n_ctx": "window_size"}, where)["n_ctx"]
     kinds = {"global": schema.Dense(), "local": schema.Banded(window=window)}
     layers = []
@@ -176,11 +185,13 @@ def _read_attention(settings: dict[str, Any], where: str) -> tuple[schema.Attent
                 layers += names * times
             case _:
                 raise ValueError(
-                    f"{where}: attention_types has {parse.quote(part)}; gptjax reads [[kinds, times], ...], each kind global or local"
+                    f"{where}: attention_types has {parse.quote(part)}; gptjax reads [[kinds, "
+                    "times], ...], each kind global or local"
                 )
     if len(layers) != settings["num_layers"]:
         raise ValueError(
-            f"{where}: attention_types lists {len(layers)} layers and num_layers is {settings['num_layers']}: mend one of them"
+            f"{where}: attention_types lists {len(layers)} layers and num_layers is "
+            f"{settings['num_layers']}: mend one of them"
         )
     for n in range(1, len(layers) + 1):
         if len(layers) % n == 0 and layers == list(
@@ -191,20 +202,24 @@ def _read_attention(settings: dict[str, Any], where: str) -> tuple[schema.Attent
 
 
 def to_hf(model: schema.Model) -> tuple[Architecture, dict[str, Any]]:
-    """The architecture that computes what `model` does, and its config.json. ValueError if transformers has none."""
+    """The architecture that computes what `model` does, and its config.json. ValueError if
+    transformers has none."""
     patterns = sorted({type(p).__name__ for p in model.attention} - {"Dense", "Banded"})
     windows = sorted({p.window for p in model.attention if isinstance(p, schema.Banded)})
     if patterns:
         raise ValueError(
-            f"model.attention has {patterns[0]}, which no architecture of Hugging Face has: only Dense and Banded can be exported"
+            f"model.attention has {patterns[0]}, which no architecture of Hugging Face has: only "
+            "Dense and Banded can be exported"
         )
     if len(windows) > 1:
         raise ValueError(
-            f"model.attention has bands of {' and '.join(map(str, windows))}; Hugging Face's gpt_neo has one window_size"
+            f"model.attention has bands of {' and '.join(map(str, windows))}; Hugging Face's "
+            "gpt_neo has one window_size"
         )
     if model.norm == "post" and windows:
         raise ValueError(
-            "model.norm=post with a Banded layer: Hugging Face's openai-gpt is Dense throughout, so this cannot be exported"
+            "model.norm=post with a Banded layer: Hugging Face's openai-gpt is Dense throughout, "
+            "so this cannot be exported"
         )
     architecture = ARCHITECTURES[
         "openai-gpt" if model.norm == "post" else "gpt_neo" if windows else "gpt2"
@@ -225,9 +240,8 @@ def to_hf(model: schema.Model) -> tuple[Architecture, dict[str, Any]]:
     settings |= {name: getattr(model, field) for field, name in architecture.size_names.items()} | {
         architecture.activation: activation
     }
-    settings["n_ctx"] = (
-        model.n_ctx
-    )  # transformers has n_positions alone; converters of others read this
+    # transformers has n_positions alone; converters of others read this
+    settings["n_ctx"] = model.n_ctx
     settings |= {
         name: getattr(model.dropout, field) for field, name in architecture.dropout.items()
     } | architecture.constants

@@ -1,9 +1,14 @@
-"""Weights from anywhere: a run of gptjax, Hugging Face's safetensors, OpenAI's own files. `load(path)` says what is there.
+"""Weights from anywhere: a run of gptjax, Hugging Face's safetensors, OpenAI's own files.
+`load(path)` says what is there.
 
-weights = load.load("gpt2/")                        # ValueError, in one line, if there is nothing that can be read
-weights.config                                      # a whole Config, whose model is that of the weights
-weights.check(config, tokenizer)                    # ValueError if that tokenizer is not the weights' own
-params = weights.load_params(abstract_params)       # each leaf read and placed as state.abstract_state(...).params says
+weights = load.load("gpt2/")                        # ValueError, in one line, if there is nothing
+that can be read
+weights.config                                      # a whole Config, whose model is that of the
+                                                    weights
+weights.check(config, tokenizer)                    # ValueError if that tokenizer is not the
+weights' own
+params = weights.load_params(abstract_params)       # each leaf read and placed as
+state.abstract_state(...).params says
 """
 
 import dataclasses
@@ -35,19 +40,22 @@ class Weights(Protocol):
     config: schema.Config
 
     def check(self, config: schema.Config, tokenizer: Tokenizer) -> None:
-        """ValueError unless these weights are of `config`'s model, and `tokenizer`, its own, is theirs. The model's context may be shorter
-        and its vocabulary larger, as far as the weights are a folder's."""
+        """ValueError unless these weights are of `config`'s model, and `tokenizer`, its own, is
+        theirs. The model's context may be shorter and its vocabulary larger, as far as the
+        weights are a folder's."""
         ...
 
     def description(self) -> str:
-        """What it is, for people: of a run whose parameters were read, the step of its checkpoint."""
+        """What it is, for people: of a run whose parameters were read, the step of its
+        checkpoint."""
         ...
 
     def load_params(
         self, abstract_params: Any, advance: ProgressFn = lambda done, leaf: None
     ) -> Any:
-        """The parameters, as the tree of ShapeDtypeStructs `abstract_params` places them: one leaf after the other, each device's part by
-        itself. Its token table may have more rows than there are, which are zero, and its position table fewer."""
+        """The parameters, as the tree of ShapeDtypeStructs `abstract_params` places them: one leaf
+        after the other, each device's part by itself. Its token table may have more rows than
+        there are, which are zero, and its position table fewer."""
         ...
 
 
@@ -58,11 +66,13 @@ def load(
     log: Callable[[str], None] = print,
     checkpoints: str | None = None,
 ) -> Weights:
-    """What lies at `path`: a run's directory, a folder of weights, or a .safetensors file with its config.json beside it.
+    """What lies at `path`: a run's directory, a folder of weights, or a .safetensors file with its
+    config.json beside it.
 
-    For weights that are not a run, the config is the registry's that has their model, else the one named `recipe` (default: the
-    architecture's) with their sizes; `assignments` change fields of it. log: is told what is passed over: a damaged checkpoint, rows of
-    padding. checkpoints: where a run's are, if not in it. ValueError, in one line, if nothing there can be read."""
+    For weights that are not a run, the config is the registry's that has their model, else the one
+    named `recipe` (default: the architecture's) with their sizes; `assignments` change fields of
+    it. log: is told what is passed over: a damaged checkpoint, rows of padding. checkpoints:
+    where a run's are, if not in it. ValueError, in one line, if nothing there can be read."""
     path = parse.path(str(path))
     if checkpoints is not None or (path / "checkpoints").is_dir():
         return RunWeights(path, assignments, checkpoints or path / "checkpoints", log)
@@ -80,10 +90,12 @@ def load(
         (path / name).exists() for name in ("pytorch_model.bin", "pytorch_model.bin.index.json")
     ):
         raise ValueError(
-            f"{path} has PyTorch's pickle alone: load it with transformers and save_pretrained it, which writes safetensors"
+            f"{path} has PyTorch's pickle alone: load it with transformers and save_pretrained it, "
+            "which writes safetensors"
         )
     raise ValueError(
-        f"no weights are in {path}: it has neither checkpoints/ of a run, nor {safetensors.SINGLE_FILE}, nor {safetensors.INDEX_FILE}, "
+        f"no weights are in {path}: it has neither checkpoints/ of a run, nor "
+        f"{safetensors.SINGLE_FILE}, nor {safetensors.INDEX_FILE}, "
         f"nor a TensorFlow checkpoint, nor {openai.SHAPES_FILE}"
     )
 
@@ -104,7 +116,8 @@ def _check_same_model(
             )
         ):
             raise ValueError(
-                f"the weights in {path} have {name} {actual_value!r}, but model.{name}={expected_value!r}: give the config that belongs "
+                f"the weights in {path} have {name} {actual_value!r}, but "
+                f"model.{name}={expected_value!r}: give the config that belongs "
                 f'to them, or --set "model.{name}={actual_value!r}"'
             )
 
@@ -124,7 +137,8 @@ class RunWeights:
         self.path, self._run_config, self._step = path, run_dir.load_config(path), None
         if self._run_config.task is not None:
             raise ValueError(
-                f"{path} was fine-tuned on {self._run_config.name}: it answers, in predictions/, and does not speak; give the pre-trained "
+                f"{path} was fine-tuned on {self._run_config.name}: it answers, in predictions/, "
+                "and does not speak; give the pre-trained "
                 "run"
             )
         tokenizer = build.spec_in(self._run_config.data.tokenizer, path)
@@ -139,7 +153,8 @@ class RunWeights:
         ]
         if lines:
             raise ValueError(
-                f"{'; '.join(lines)}: what the parameters of {path} compute is settled, leave it as it is"
+                f"{'; '.join(lines)}: what the parameters of {path} compute is settled, leave it "
+                "as it is"
             )
         self._checkpoint_reader = checkpoint.CheckpointReader(checkpoints, log)
 
@@ -147,11 +162,13 @@ class RunWeights:
         return self.kind if self._step is None else f"step {self._step:,}"
 
     def _check_config(self, metadata: dict[str, Any]) -> None:
-        """ValueError unless config.json is what was saved with the checkpoint, as far as it decides what the parameters compute."""
+        """ValueError unless config.json is what was saved with the checkpoint, as far as it
+        decides what the parameters compute."""
         saved_config = overrides.unflatten(
             parse.member(metadata, "config", dict, f"the checkpoint in {self.path}")
         )
-        # train --tokens moves the length before it saves the next checkpoint, and no parameter computes anything else by it.
+        # train --tokens moves the length before it saves the next checkpoint, and no parameter
+        # computes anything else by it.
         lines = [
             line
             for line in run_dir.diff(saved_config, self._run_config)
@@ -159,7 +176,8 @@ class RunWeights:
         ]
         if lines:
             raise ValueError(
-                f"{self.path / 'config.json'} is not the config that its checkpoint was saved with ({'; '.join(lines)}): put back the "
+                f"{self.path / 'config.json'} is not the config that its checkpoint was saved with "
+                f"({'; '.join(lines)}): put back the "
                 "file that it was"
             )
 
@@ -170,8 +188,10 @@ class RunWeights:
         saved_digest = metadata["tokenizer"]
         if saved_digest != tokenizer.digest:
             raise ValueError(
-                f"{self.path} was trained with a tokenizer of digest {saved_digest[:12]}, but {config.data.tokenizer} "
-                f"is {tokenizer.digest[:12]}: set data.tokenizer to {self.config.data.tokenizer}, with the files that it had"
+                f"{self.path} was trained with a tokenizer of digest {saved_digest[:12]}, but "
+                f"{config.data.tokenizer} "
+                f"is {tokenizer.digest[:12]}: set data.tokenizer to {self.config.data.tokenizer}, "
+                "with the files that it had"
             )
 
     def load_params(
@@ -180,7 +200,8 @@ class RunWeights:
         restored = self._checkpoint_reader.restore({"params": abstract_params}, prefix="params/")
         if restored is None:
             raise ValueError(
-                f"{self.path} has no checkpoint yet; let python -m gptjax.train run until it saves one"
+                f"{self.path} has no checkpoint yet; let python -m gptjax.train run until it saves "
+                "one"
             )
         self._step, params, metadata = restored
         self._check_config(metadata)
@@ -189,8 +210,9 @@ class RunWeights:
 
 
 class FolderWeights:
-    """Weights in another's layout, read tensor by tensor. ValueError if a tensor is missing, not wanted or of another shape than `config`
-    asks for. Of a token table with more rows than `config` has ids the first are read, and say is told so."""
+    """Weights in another's layout, read tensor by tensor. ValueError if a tensor is missing, not
+    wanted or of another shape than `config` asks for. Of a token table with more rows than
+    `config` has ids the first are read, and say is told so."""
 
     def __init__(
         self,
@@ -218,11 +240,13 @@ class FolderWeights:
         rows = self._tensors.shapes[name_maps.token_table_name(self._layout)][0]
         if rows > self.config.model.n_vocab:
             self._log(
-                f"{self.path}: of the {rows:,} rows of its token table the first {self.config.model.n_vocab:,} are taken, not the rest"
+                f"{self.path}: of the {rows:,} rows of its token table the first "
+                f"{self.config.model.n_vocab:,} are taken, not the rest"
             )
         if extra_symbols:
             self._log(
-                f"{self.path}: of its tokenizer {parse.quote(extra_symbols)[1:-1]} is left out, which {config.data.tokenizer} does not have"
+                f"{self.path}: of its tokenizer {parse.quote(extra_symbols)[1:-1]} is left out, "
+                f"which {config.data.tokenizer} does not have"
             )
 
     def load_params(
@@ -300,7 +324,8 @@ def _load_openai(
 def _with_tokenizer(
     config: schema.Config, folder: Path, assignments: Sequence[str]
 ) -> schema.Config:
-    """The config with the tokenizer in the folder, `assignments`, and as many ids as that tokenizer has where the table has more rows."""
+    """The config with the tokenizer in the folder, `assignments`, and as many ids as that
+    tokenizer has where the table has more rows."""
     tokenizer = tokenizer_files.detect_tokenizer(folder, config.data.tokenizer)
     new_config = overrides.override(
         dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer)),
@@ -313,8 +338,8 @@ def _with_tokenizer(
 
 
 def _drop_tied_output(tensors: safetensors.SafetensorsReader, table: str) -> None:
-    """Forget an output table that is the token table's copy; take it where it is the only one, as safetensors' save_model keeps it.
-    ValueError if it is another."""
+    """Forget an output table that is the token table's copy; take it where it is the only one, as
+    safetensors' save_model keeps it. ValueError if it is another."""
     if "lm_head.weight" not in tensors.shapes:
         return
     if table not in tensors.shapes:
@@ -327,12 +352,14 @@ def _drop_tied_output(tensors: safetensors.SafetensorsReader, table: str) -> Non
         same = same and (tensors.read("lm_head.weight", rows) == tensors.read(table, rows)).all()
     if not same:
         raise ValueError(
-            f"{tensors.path}: lm_head.weight is not {table}, but gptjax's output is tied to the token table: it cannot be read"
+            f"{tensors.path}: lm_head.weight is not {table}, but gptjax's output is tied to the "
+            "token table: it cannot be read"
         )
 
 
 def _match_config(model: schema.Model, recipe: str, name: str) -> schema.Config:
-    """The registry's config that has this model; else `recipe` with its sizes, the batch having as many rows as there."""
+    """The registry's config that has this model; else `recipe` with its sizes, the batch having
+    as many rows as there."""
     for candidate in registry.config_names():
         found_config = registry.config(candidate)
         if dataclasses.replace(found_config.model, init=model.init) == model:

@@ -1,8 +1,10 @@
 """Where each of our leaves lies in another's files: a table a format, read in both directions.
 
-A table maps a leaf, of GPT or of its blocks, to "NAME DIMS". NAME has {} for the number of the layer, and * for q, k and v where these are
-three tensors. DIMS are the stored dimensions in the letters of sharding/shapes.py, with commas between: "D,QNH" is a matrix whose columns
-are query, key and value, each by heads; "1" is a dimension of size 1. A leaf that a table lacks is zero on the other side.
+A table maps a leaf, of GPT or of its blocks, to "NAME DIMS". NAME has {} for the number of the
+layer, and * for q, k and v where these are three tensors. DIMS are the stored dimensions in the
+letters of sharding/shapes.py, with commas between: "D,QNH" is a matrix whose columns are query, key
+and value, each by heads; "1" is a dimension of size 1. A leaf that a table lacks is zero on the
+other side.
 """
 
 import dataclasses
@@ -19,8 +21,9 @@ from gptjax.weights.safetensors import Tensors
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """leaves: of GPT; block: of each layer. unscaled_attention: scores are not divided by sqrt(d_head), as ours are; so our queries are
-    theirs times that (exact where d_head is a power of 4)."""
+    """leaves: of GPT; block: of each layer. unscaled_attention: scores are not divided by
+    sqrt(d_head), as ours are; so our queries are theirs times that (exact where d_head is a
+    power of 4)."""
 
     leaves: dict[str, str]
     block: dict[str, str]
@@ -52,7 +55,8 @@ _NEO = {
     "attention/qkv/weight_DQNH": "h.{}.attn.attention.*_proj.weight NH,D",
     "attention/out/weight_DNH": "h.{}.attn.attention.out_proj.weight D,NH",
     "attention/out/bias_D": "h.{}.attn.attention.out_proj.bias D",
-    "mlp/up/weight_DF": "h.{}.mlp.c_fc.weight F,D",  # torch's Linear stores (out, in), its Conv1D above (in, out)
+    # torch's Linear stores (out, in), its Conv1D above (in, out)
+    "mlp/up/weight_DF": "h.{}.mlp.c_fc.weight F,D",
     "mlp/down/weight_DF": "h.{}.mlp.c_proj.weight D,F",
 }
 NEO = Layout(
@@ -91,7 +95,8 @@ OPENAI_GPT2 = Layout(
 
 @dataclasses.dataclass(frozen=True)
 class TensorSlot:
-    """A stored tensor, and where it lies in our leaf: in which period of layers, and whether it is q, k or v, 0 to 2, of one for all."""
+    """A stored tensor, and where it lies in our leaf: in which period of layers, and whether it
+    is q, k or v, 0 to 2, of one for all."""
 
     name: str
     dims: str
@@ -129,11 +134,12 @@ def tensor_slots(layout: Layout, model: schema.Model) -> Iterator[TensorSlot]:
 
 
 def check(tensors: Tensors, layout: Layout, model: schema.Model) -> None:
-    """ValueError, naming the first tensor that is missing, of another shape or not wanted, and how many there are. The token table may have
-    more rows than the model has ids."""
+    """ValueError, naming the first tensor that is missing, of another shape or not wanted, and how
+    many there are. The token table may have more rows than the model has ids."""
     if model.n_layers > len(tensors.shapes):
         raise ValueError(
-            f"{tensors.path}: {len(tensors.shapes)} tensors are no {model.n_layers:,} layers: give weights and config that belong together"
+            f"{tensors.path}: {len(tensors.shapes)} tensors are no {model.n_layers:,} layers: give "
+            "weights and config that belong together"
         )
     actual, expected = (
         dict(tensors.shapes),
@@ -165,17 +171,22 @@ def check(tensors: Tensors, layout: Layout, model: schema.Model) -> None:
     if errors:
         count = f" ({len(errors)} are wrong in all)" if len(errors) > 1 else ""
         m = model
-        summary = f"{m.n_layers} layers, {m.n_heads} heads, {m.d_model} wide, {m.n_vocab:,} ids, context {m.n_ctx:,}"
+        summary = (
+            f"{m.n_layers} layers, {m.n_heads} heads, {m.d_model} wide, {m.n_vocab:,} ids, context "
+            f"{m.n_ctx:,}"
+        )
         raise ValueError(
-            f"{tensors.path}: {errors[0]}{count}; its config says {summary}: give weights and config that belong together"
+            f"{tensors.path}: {errors[0]}{count}; its config says {summary}: give weights and "
+            "config that belong together"
         )
 
 
 def read_part(
     tensors: Tensors, layout: Layout, model: schema.Model, leaf: str, index: tuple[slice, ...]
 ) -> np.ndarray:
-    """float32: the part of our leaf that `index`, a slice with start and stop for each dimension, cuts out. Of each tensor little more is
-    read than lies in it. What the other side lacks is zero: the padding of the vocabulary, biases."""
+    """float32: the part of our leaf that `index`, a slice with start and stop for each dimension,
+    cuts out. Of each tensor little more is read than lies in it. What the other side lacks is
+    zero: the padding of the vocabulary, biases."""
     out = np.zeros([index_slice.stop - index_slice.start for index_slice in index], np.float32)
     for slot in tensor_slots(layout, model):
         if slot.leaf != leaf:
@@ -204,10 +215,13 @@ def read_part(
 def _read_slot(
     tensors: Tensors, slot: TensorSlot, n: dict[str, int], letters: str, slices: dict[str, slice]
 ) -> np.ndarray:
-    """A part of a stored tensor with the dimensions `letters`, cut by `slices`; ids beyond the vocabulary are left out."""
+    """A part of a stored tensor with the dimensions `letters`, cut by `slices`; ids beyond the
+    vocabulary are left out."""
     groups = slot.dims.split(",")
     stored_slices, dims = [], []
-    for group in groups:  # along the first letter of a group a cut is one piece of what is stored; the others are cut when it is here
+    # along the first letter of a group a cut is one piece of what is stored; the others are cut
+    # when it is here
+    for group in groups:
         start, stop, _ = slices.get(group[0], slice(None)).indices(n[group[0]])
         inner = math.prod(n[c] for c in group[1:])
         stored_slices.append(slice(start * inner, max(start, stop) * inner))
@@ -222,7 +236,8 @@ def _read_slot(
 
 
 def to_stored(layout: Layout, model: schema.Model, slot: TensorSlot, leaf: Any) -> np.ndarray:
-    """The tensor that is stored at `slot`, of our leaf (an array of any placement), as float32 on the host."""
+    """The tensor that is stored at `slot`, of our leaf (an array of any placement), as float32
+    on the host."""
     letters, n = shapes.letters(slot.leaf), letter_sizes(model)
     array = np.asarray(leaf if slot.period is None else leaf[slot.period])
     if slot.qkv_index is not None:

@@ -19,7 +19,8 @@ from gptjax.weights import load
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """kind: what it was read from, in words; description: which of it, the step of a run's checkpoint."""
+    """kind: what it was read from, in words; description: which of it, the step of a run's
+    checkpoint."""
 
     kind: str
     config: Config
@@ -43,8 +44,9 @@ def open_model(
     log: Callable[[str], None] = print,
     checkpoints: str | None = None,
 ) -> LoadedModel:
-    """What `load.load` finds there, with its parameters placed on a mesh of all devices. progress: is told how far it is; log
-    and checkpoints: as there. ValueError, in one line, if it cannot be."""
+    """What `load.load` finds there, with its parameters placed on a mesh of all devices. progress:
+    is told how far it is; log and checkpoints: as there. ValueError, in one line, if it cannot
+    be."""
     xla_options.configure_runtime()
     weights = load.load(path, assignments, None, log, checkpoints)
     config = weights.config

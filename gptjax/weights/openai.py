@@ -1,4 +1,5 @@
-"""OpenAI's own files: GPT-2 as a TensorFlow checkpoint with hparams.json, GPT-1 as numbered .npy files with params_shapes.json."""
+"""OpenAI's own files: GPT-2 as a TensorFlow checkpoint with hparams.json, GPT-1 as numbered .npy
+files with params_shapes.json."""
 
 import math
 import re
@@ -16,8 +17,9 @@ D_HEAD = 64  # of GPT-1, whose files do not say it
 
 
 class NumpyShards:
-    """GPT-1's parameters: all in one vector, in the order of params_shapes.json, that is cut into params_0.npy, params_1.npy, ... A
-    safetensors.Tensors. ValueError, in one line, for a file that is missing or damaged."""
+    """GPT-1's parameters: all in one vector, in the order of params_shapes.json, that is cut into
+    params_0.npy, params_1.npy, ... A safetensors.Tensors. ValueError, in one line, for a file
+    that is missing or damaged."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -25,7 +27,8 @@ class NumpyShards:
         n_layers, rest = divmod(len(shapes) - 2, TENSORS_PER_LAYER)
         if n_layers < 1 or rest:
             raise ValueError(
-                f"{path / SHAPES_FILE} lists {len(shapes)} tensors, not two and {TENSORS_PER_LAYER} a layer: give GPT-1's own file"
+                f"{path / SHAPES_FILE} lists {len(shapes)} tensors, not two and "
+                f"{TENSORS_PER_LAYER} a layer: give GPT-1's own file"
             )
         patterns = [p.split()[0] for p in name_maps.OPENAI_GPT1.leaves.values()]
         patterns += [
@@ -44,7 +47,8 @@ class NumpyShards:
             raise ValueError(f"{path / f'params_{missing}.npy'} is missing; fetch it again")
         if len(self.shapes["wte"]) != 2 or len(self.shapes["wpe"]) != 2:
             raise ValueError(
-                f"{path / SHAPES_FILE} lists no tables of tokens and positions: give GPT-1's own file"
+                f"{path / SHAPES_FILE} lists no tables of tokens and positions: give GPT-1's own "
+                "file"
             )
         self._shards = [_load_vector(file) for file in files]
         n_expected, n_actual = (
@@ -53,7 +57,8 @@ class NumpyShards:
         )
         if n_expected != n_actual:
             raise ValueError(
-                f"{path}: {len(files)} files params_*.npy have {n_actual:,} numbers, and {SHAPES_FILE} lists {n_expected:,}; "
+                f"{path}: {len(files)} files params_*.npy have {n_actual:,} numbers, and "
+                f"{SHAPES_FILE} lists {n_expected:,}; "
                 "fetch them again"
             )
 
@@ -74,9 +79,12 @@ def _load_vector(file: Path) -> np.ndarray:
         part = np.load(file, mmap_mode="r")
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # numpy parses the header as Python: a damaged one may raise anything that Python's parser does
+    except Exception as error:
+        # numpy parses the header as Python: a damaged one may raise anything that Python's parser
+        # does
         raise ValueError(
-            f"{file} is damaged ({(str(error).splitlines() or [type(error).__name__])[0]}); fetch it again"
+            f"{file} is damaged ({(str(error).splitlines() or [type(error).__name__])[0]}); fetch "
+            "it again"
         ) from None
     if not isinstance(part, np.ndarray) or part.ndim != 1 or part.dtype.kind != "f":
         contents = (
@@ -110,7 +118,8 @@ def has_weights(path: Path) -> bool:
 def open_tensors(
     path: Path,
 ) -> tuple[safetensors.Tensors, str, name_maps.Layout, schema.Model, str]:
-    """(tensors, what they are in words, their layout, the model, the recipe's name) of such a folder. ValueError if it is damaged."""
+    """(tensors, what they are in words, their layout, the model, the recipe's name) of such a
+    folder. ValueError if it is damaged."""
     if (path / SHAPES_FILE).exists():
         tensors = NumpyShards(path)
         n_vocab, d_model = tensors.shapes["wte"]
@@ -127,7 +136,8 @@ def open_tensors(
     indices = sorted(path.glob("*.index"))
     if len(indices) > 1:
         raise ValueError(
-            f"{path} has {len(indices)} checkpoints, {indices[0].name} and others: leave one in the folder"
+            f"{path} has {len(indices)} checkpoints, {indices[0].name} and others: leave one in "
+            "the folder"
         )
     if not (path / HPARAMS_FILE).exists():
         raise ValueError(f"{path / HPARAMS_FILE} is missing; fetch it with the weights")

@@ -14,7 +14,8 @@ def require(condition: bool, message: str) -> None:
 
 
 def read_varint(content: bytes, offset: int) -> tuple[int, int]:
-    """(an integer in groups of 7 bits, at most ten of them; where it goes on). MalformedMessage if there is none."""
+    """(an integer in groups of 7 bits, at most ten of them; where it goes on). MalformedMessage
+    if there is none."""
     value = shift = 0
     while True:
         require(offset < len(content), "it ends in the middle of a number")
@@ -27,8 +28,9 @@ def read_varint(content: bytes, offset: int) -> tuple[int, int]:
 
 
 class Message:
-    """The fields of a message: integers, and bytes for texts and messages; of a number that comes again the last counts, or all.
-    MalformedMessage for bytes that are no message, and for a field of the other kind."""
+    """The fields of a message: integers, and bytes for texts and messages; of a number that comes
+    again the last counts, or all. MalformedMessage for bytes that are no message, and for a
+    field of the other kind."""
 
     def __init__(self, content: bytes):
         self._fields: dict[int, list[Any]] = {}

@@ -35,9 +35,11 @@ class Tensors(Protocol):
 
 
 class SafetensorsReader:
-    """Those of a file, or of a folder with model.safetensors or with model.safetensors.index.json and what it lists.
+    """Those of a file, or of a folder with model.safetensors or with model.safetensors.index.json
+    and what it lists.
 
-    Names lose the prefix "transformer."; masks are left out. ValueError, in one line, for what is missing, damaged or of no float type.
+    Names lose the prefix "transformer."; masks are left out. ValueError, in one line, for what is
+    missing, damaged or of no float type.
     """
 
     def __init__(self, path: Path):
@@ -54,12 +56,14 @@ class SafetensorsReader:
                     continue
                 if name in self._files:
                     raise ValueError(
-                        f"{path}: the tensor {full} is there twice, in {self._files[name][0].name} and {file.name}; keep one"
+                        f"{path}: the tensor {full} is there twice, in {self._files[name][0].name} "
+                        f"and {file.name}; keep one"
                     )
                 tensor = handle.get_slice(full)
                 if tensor.get_dtype() not in FLOAT_BYTES:
                     raise ValueError(
-                        f"{path}: the tensor {full} is of type {tensor.get_dtype()}; allowed are {', '.join(FLOAT_BYTES)}"
+                        f"{path}: the tensor {full} is of type {tensor.get_dtype()}; allowed are "
+                        f"{', '.join(FLOAT_BYTES)}"
                     )
                 self._files[name], self.shapes[name] = (file, full), tuple(tensor.get_shape())
         if missing := sorted(
@@ -68,7 +72,8 @@ class SafetensorsReader:
             - {n for n in index_names if BUFFER_PATTERN.search(n)}
         ):
             raise ValueError(
-                f"{path}: {INDEX_FILE} lists the tensor {missing[0]}, which is in none of its files; fetch them again"
+                f"{path}: {INDEX_FILE} lists the tensor {missing[0]}, which is in none of its "
+                "files; fetch them again"
             )
 
     def rename(self, name: str, new_name: str) -> None:
@@ -99,7 +104,8 @@ def _list_files(path: Path) -> tuple[list[Path], list[str]]:
     for name, file in weight_map.items():
         if not isinstance(file, str) or not FILE_NAME_PATTERN.fullmatch(file):
             raise ValueError(
-                f"{path / INDEX_FILE}: the tensor {parse.quote(name)} lies in {parse.quote(file)}; it must be the name of a .safetensors "
+                f"{path / INDEX_FILE}: the tensor {parse.quote(name)} lies in {parse.quote(file)}; "
+                "it must be the name of a .safetensors "
                 "file of the same folder"
             )
     return [path / file for file in sorted(set(weight_map.values()))], list(weight_map)
@@ -123,8 +129,9 @@ def save(
     tensors: Iterable[tuple[str, tuple[int, ...], Callable[[], np.ndarray]]],
     file_bytes: int = MAX_FILE_BYTES,
 ) -> list[str]:
-    """Write float32 tensors, each given as (name, shape, what makes it), into `folder`: as model.safetensors, or where that would exceed
-    `file_bytes` as several files with an index, of which one at a time is in memory. Returns the files' names."""
+    """Write float32 tensors, each given as (name, shape, what makes it), into `folder`: as
+    model.safetensors, or where that would exceed `file_bytes` as several files with an index, of
+    which one at a time is in memory. Returns the files' names."""
     import safetensors.numpy
 
     groups, n_free = [[]], file_bytes

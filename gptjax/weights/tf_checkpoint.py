@@ -1,9 +1,11 @@
 """TensorFlow checkpoints (PREFIX.index and PREFIX.data-0000i-of-0000n), read without TensorFlow.
 
-The index is a table as LevelDB's (tensorflow/core/lib/io/format.cc, table_builder.cc): blocks of sorted entries, each followed by a byte
-that says how it is compressed and a masked CRC32C; an index of blocks; a footer with the places of the last two. Its first entry, of the
-empty key, is a BundleHeaderProto, the others are tensor name -> BundleEntryProto (core/protobuf/tensor_bundle.proto). The CRC of every
-block is checked, and that of every tensor once, when it is first read.
+The index is a table as LevelDB's (tensorflow/core/lib/io/format.cc, table_builder.cc): blocks of
+sorted entries, each followed by a byte that says how it is compressed and a masked CRC32C; an index
+of blocks; a footer with the places of the last two. Its first entry, of the empty key, is a
+BundleHeaderProto, the others are tensor name -> BundleEntryProto
+(core/protobuf/tensor_bundle.proto). The CRC of every block is checked, and that of every tensor
+once, when it is first read.
 """
 
 import math
@@ -31,9 +33,11 @@ OPTIMIZER_PATTERN = re.compile(
 
 
 class TensorBundle:
-    """The float tensors of a checkpoint, without the prefix "model/" and without an optimizer's moments. A safetensors.Tensors.
+    """The float tensors of a checkpoint, without the prefix "model/" and without an optimizer's
+    moments. A safetensors.Tensors.
 
-    ValueError, in one line, for a file that is missing or damaged, and for a tensor of another type or in slices."""
+    ValueError, in one line, for a file that is missing or damaged, and for a tensor of another
+    type or in slices."""
 
     def __init__(self, index: Path):
         """index: the file PREFIX.index."""
@@ -49,7 +53,8 @@ class TensorBundle:
             self._n_files = header.integer(1)
             if header.integer(2):
                 raise ValueError(
-                    f"{index}: a checkpoint of a big-endian machine cannot be read; save it again on another"
+                    f"{index}: a checkpoint of a big-endian machine cannot be read; save it again "
+                    "on another"
                 )
             for key, value in table.items():
                 self._add_entry(key.decode(), protobuf.Message(value))
@@ -57,7 +62,9 @@ class TensorBundle:
             raise ValueError(f"{index} cannot be read: {error.strerror}") from None
         except (protobuf.MalformedMessage, KeyError, struct.error, UnicodeDecodeError) as error:
             raise ValueError(
-                f"{index} is damaged ({error if isinstance(error, protobuf.MalformedMessage) else type(error).__name__}); fetch it again"
+                f"{index} is damaged "
+                f"({error if isinstance(error, protobuf.MalformedMessage) else type(error).__name__}); "
+                "fetch it again"
             ) from None
 
     def _add_entry(self, full: str, entry: protobuf.Message) -> None:
@@ -67,7 +74,8 @@ class TensorBundle:
         kind, offset, size = (entry.integer(number) for number in (1, 4, 5))
         if kind not in FLOAT_DTYPES or 7 in entry:
             raise ValueError(
-                f"{self.path}: the tensor {full} is of DataType {kind}, or saved in slices; allowed are whole float tensors"
+                f"{self.path}: the tensor {full} is of DataType {kind}, or saved in slices; "
+                "allowed are whole float tensors"
             )
         shape = tuple(
             protobuf.Message(dim).integer(1)
@@ -94,7 +102,8 @@ class TensorBundle:
             raise ValueError(f"{file} is missing; fetch it again")
         if file.stat().st_size < offset + size:
             raise ValueError(
-                f"{file} is damaged: {file.stat().st_size:,} bytes, too few for the tensor {name}; fetch it again"
+                f"{file} is damaged: {file.stat().st_size:,} bytes, too few for the tensor {name}; "
+                "fetch it again"
             )
         array = np.memmap(file, dtype, "r", offset, self.shapes[name])
         if masked_crc(array) != crc:

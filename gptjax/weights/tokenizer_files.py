@@ -16,7 +16,8 @@ MODEL_FILE, OTHER_MODEL_FILE = (
     "tokenizer.model",
     "sentencepiece.model",
 )  # SentencePiece's; and one that transformers has no form for
-TOKENIZER_KEY = "gptjax_tokenizer"  # the setting of an exported config.json that names the tokenizer as a config does
+# the setting of an exported config.json that names the tokenizer as a config does
+TOKENIZER_KEY = "gptjax_tokenizer"
 PUBLISHED_SIZES = {data.Gpt2Bpe: 50_257, data.Gpt1Bpe: 40_478}  # ids
 # Vocabulary and merges, as Hugging Face and OpenAI call them.
 FILE_PAIRS = (
@@ -36,7 +37,8 @@ class BPEFiles:
 
 
 def read_bpe(folder: Path) -> BPEFiles | None:
-    """What lies in the folder, if anything does. ValueError if it is damaged, or no byte-pair encoding."""
+    """What lies in the folder, if anything does. ValueError if it is damaged, or no byte-pair
+    encoding."""
     for file, merges in ((folder / a, folder / b) for a, b in FILE_PAIRS):
         if file.exists() and merges.exists():
             lines = [
@@ -54,9 +56,8 @@ def read_bpe(folder: Path) -> BPEFiles | None:
         return None
     content = parse.read_json(file)
     model = parse.member(content, "model", dict, str(file))
-    model_type = (
-        parse.member(model, "type", str, str(file)) if "type" in model else "BPE"
-    )  # versions before 0.9 do not say it
+    # versions before 0.9 do not say it
+    model_type = parse.member(model, "type", str, str(file)) if "type" in model else "BPE"
     if model_type != "BPE":
         raise ValueError(f"{file}: a tokenizer of type {parse.quote(model_type)}; gptjax reads BPE")
     vocab = _check_vocab(parse.member(model, "vocab", dict, str(file)), file)
@@ -83,7 +84,8 @@ def _check_vocab(vocab: dict[str, Any], file: Path) -> dict[str, int]:
     bad_symbol = next((symbol for symbol, i in vocab.items() if type(i) is not int), None)
     if bad_symbol is not None:
         raise ValueError(
-            f"{file} is damaged: the id of {parse.quote(bad_symbol)} is {parse.quote(vocab[bad_symbol])}; fetch it again"
+            f"{file} is damaged: the id of {parse.quote(bad_symbol)} is "
+            f"{parse.quote(vocab[bad_symbol])}; fetch it again"
         )
     return dict(vocab)
 
@@ -98,7 +100,8 @@ def _parse_merge(merge: Any, file: Path) -> tuple[str, str]:
 
 
 def detect_tokenizer(folder: Path, default: data.Tokenizer) -> data.Tokenizer:
-    """The tokenizer of a folder of weights: SentencePiece's model in it, else `default`, of the published files where they are in it."""
+    """The tokenizer of a folder of weights: SentencePiece's model in it, else `default`, of the
+    published files where they are in it."""
     for model in (folder / MODEL_FILE, folder / OTHER_MODEL_FILE):
         if model.exists():
             return data.SentencePiece(path=str(model))
@@ -108,7 +111,8 @@ def detect_tokenizer(folder: Path, default: data.Tokenizer) -> data.Tokenizer:
 
 
 def published_size(folder: Path, spec: data.Tokenizer) -> int | None:
-    """How many ids the published tokenizer of `spec` has, if its files are in the folder, perhaps with more symbols after its own."""
+    """How many ids the published tokenizer of `spec` has, if its files are in the folder,
+    perhaps with more symbols after its own."""
     n = PUBLISHED_SIZES[type(spec)] if type(spec) in PUBLISHED_SIZES else None
     stored = read_bpe(folder) if n is not None else None
     if n is None or stored is None or {i for i in stored.vocab.values() if i < n} != set(range(n)):
@@ -117,9 +121,11 @@ def published_size(folder: Path, spec: data.Tokenizer) -> int | None:
 
 
 def check(folder: Path, rows: int, spec: data.Tokenizer, tokenizer: Tokenizer) -> list[str]:
-    """The symbols that were added in the folder, with ids after those of `tokenizer`: one for padding, perhaps.
+    """The symbols that were added in the folder, with ids after those of `tokenizer`: one for
+    padding, perhaps.
 
-    ValueError unless `tokenizer`, which a config names so, is that of the weights in `folder`, of whose table `rows` are taken."""
+    ValueError unless `tokenizer`, which a config names so, is that of the weights in `folder`,
+    of whose table `rows` are taken."""
     advice = "set data.tokenizer to the one that the weights were trained with"
     if tokenizer.n_vocab != rows:
         hint = (
@@ -128,7 +134,8 @@ def check(folder: Path, rows: int, spec: data.Tokenizer, tokenizer: Tokenizer) -
             else ""
         )
         raise ValueError(
-            f"{folder}: the weights have {rows:,} ids, but data.tokenizer={spec} has {tokenizer.n_vocab:,}{hint}; {advice}"
+            f"{folder}: the weights have {rows:,} ids, but data.tokenizer={spec} has "
+            f"{tokenizer.n_vocab:,}{hint}; {advice}"
         )
     model = next(
         (folder / name for name in (MODEL_FILE, OTHER_MODEL_FILE) if (folder / name).exists()), None
@@ -158,7 +165,8 @@ def check(folder: Path, rows: int, spec: data.Tokenizer, tokenizer: Tokenizer) -
     )
     if difference:
         raise ValueError(
-            f"{stored.file} is not data.tokenizer={spec}: {difference}; weights of another vocabulary cannot be used with it: {advice} "
+            f"{stored.file} is not data.tokenizer={spec}: {difference}; weights of another "
+            f"vocabulary cannot be used with it: {advice} "
             "(Gpt2Bpe, Gpt1Bpe, Bytes, SentencePiece)"
         )
     return extra_symbols
@@ -181,7 +189,10 @@ def _describe_difference(stored: BPEFiles, fast_tokenizer: Any) -> str:
         our_id, stored_id = (
             f"id {d[name]}" if name in d else "absent" for d in (vocab, stored.vocab)
         )
-        return f"{len(stored.vocab):,} symbols against {len(vocab):,}, for one {name!r} is {stored_id} there and {our_id} here"
+        return (
+            f"{len(stored.vocab):,} symbols against {len(vocab):,}, for one {name!r} is "
+            f"{stored_id} there and {our_id} here"
+        )
     merges = [
         _parse_merge(merge, stored.file)
         for merge in json.loads(fast_tokenizer.to_str())["model"]["merges"]
@@ -202,8 +213,9 @@ def save(
     n_ctx: int,
     warn: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Write what belongs to the tokenizer beside exported weights, for transformers and for gptjax; returns what config.json is to say of
-    it. warn is told what transformers has no form for: it then opens another tokenizer, or refuses to open one."""
+    """Write what belongs to the tokenizer beside exported weights, for transformers and for gptjax;
+    returns what config.json is to say of it. warn is told what transformers has no form for: it
+    then opens another tokenizer, or refuses to open one."""
     fast_tokenizer, difference = tokenizer_json.convert(tokenizer)
     if difference:
         effect = (
@@ -212,7 +224,8 @@ def save(
             else "of some texts it finds other ids"
         )
         warn(
-            f"transformers has no tokenizer like {spec}: {difference}; {effect}: encode with gptjax, or with what the tokenizer is of"
+            f"transformers has no tokenizer like {spec}: {difference}; {effect}: encode with "
+            "gptjax, or with what the tokenizer is of"
         )
     (folder / tokenizer_json.CONFIG_FILE).write_bytes(
         atomic.json_bytes(tokenizer_json.tokenizer_config(tokenizer, n_ctx))
@@ -223,7 +236,8 @@ def save(
         )
     match tokenizer:
         case sentencepiece_tokenizer.SentencePieceTokenizer(model=model):
-            # Where there is no tokenizer.json, transformers would take a tokenizer.model for one of its own kinds.
+            # Where there is no tokenizer.json, transformers would take a tokenizer.model for one of
+            # its own kinds.
             (folder / (MODEL_FILE if fast_tokenizer is not None else OTHER_MODEL_FILE)).write_bytes(
                 model
             )

@@ -1,7 +1,9 @@
-"""A tokenizer as transformers opens it: tokenizer.json, which the `tokenizers` library reads, with the same ids and the same text.
+"""A tokenizer as transformers opens it: tokenizer.json, which the `tokenizers` library reads, with
+the same ids and the same text.
 
-A byte is a symbol of GPT-2's byte-level alphabet. SentencePiece's pieces are written with true spaces in place of U+2581, so that a literal
-U+2581 is no space; its merges are all pairs of pieces that make a piece, the piece with the highest score first."""
+A byte is a symbol of GPT-2's byte-level alphabet. SentencePiece's pieces are written with true
+spaces in place of U+2581, so that a literal U+2581 is no space; its merges are all pairs of
+pieces that make a piece, the piece with the highest score first."""
 
 from typing import Any
 
@@ -15,8 +17,8 @@ BPE = 2  # TrainerSpec.ModelType of sentencepiece_model.proto
 
 
 def convert(tokenizer: Tokenizer) -> tuple[Any, str]:
-    """(the tokenizers.Tokenizer that encodes and decodes as `tokenizer` does, what is other there: "" if nothing is). None if it has no
-    form."""
+    """(the tokenizers.Tokenizer that encodes and decodes as `tokenizer` does, what is other there:
+    "" if nothing is). None if it has no form."""
     from tokenizers import AddedToken, Tokenizer, decoders
 
     difference = ""
@@ -46,7 +48,8 @@ def convert(tokenizer: Tokenizer) -> tuple[Any, str]:
 
 
 def tokenizer_config(tokenizer: Tokenizer, n_ctx: int) -> dict[str, Any]:
-    """tokenizer_config.json. The texts of special tokens, typed, are text here as they are with us."""
+    """tokenizer_config.json. The texts of special tokens, typed, are text here as they are with
+    us."""
     ends = (
         {}
         if tokenizer.end_of_text is None
@@ -81,7 +84,8 @@ def _convert_bytes() -> Any:
 
 
 def _byte_symbol(byte: int) -> str:
-    """GPT-2's character for a byte (src/encoder.py, bytes_to_unicode): its own where that is printable, else the next one from 256 on."""
+    """GPT-2's character for a byte (src/encoder.py, bytes_to_unicode): its own where that is
+    printable, else the next one from 256 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return chr(byte if byte in printable else 256 + byte - sum(other < byte for other in printable))
 

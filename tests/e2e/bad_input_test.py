@@ -1,4 +1,5 @@
-"""What a user can get wrong, through the programs themselves: one clear line, exit status 2, nothing half-written."""
+"""What a user can get wrong, through the programs themselves: one clear line, exit status 2,
+nothing half-written."""
 
 import json
 import os
@@ -72,7 +73,8 @@ REFUSED_BY_THE_MESH = {
     "devices": (["mesh.tensor=3"], "needs a multiple of 3 devices, but there are 8"),
     "an idle axis": (
         ["mesh.tensor=2"],
-        "mesh.tensor=2, but mesh.sharding=fsdp does not use it; set it to 1, or sharding=fsdp_tensor",
+        "mesh.tensor=2, but mesh.sharding=fsdp does not use it; set it to 1, or "
+        "sharding=fsdp_tensor",
     ),
     "heads": (
         ["mesh.tensor=4", "mesh.sharding=fsdp_tensor"],
@@ -157,7 +159,10 @@ def test_a_run_directory_that_cannot_be(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         ValueError,
-        match="an empty path|no home directory of ~nobody|holds a zero byte|must be UTF-8 text; give another",
+        match=(
+            "an empty path|no home directory of ~nobody|holds a zero byte|must be UTF-8 text; "
+            "give another"
+        ),
     ):
         train.main(["--config=smoke", f"--run={given}"])
     assert not list(tmp_path.iterdir())
@@ -172,7 +177,10 @@ def test_a_run_directory_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
         ValueError,
-        match=r"cannot write to the run directory .*file/run: Not a directory; make it writable or give another",
+        match=(
+            r"cannot write to the run directory .*file/run: Not a directory; make it writable or "
+            r"give another"
+        ),
     ):
         train.main(["--config=smoke", f"--run={tmp_path / 'file' / 'run'}"])
 
@@ -190,7 +198,10 @@ def test_files_of_another_program_are_left_as_they_are(name, text, tmp_path):
     ]
     with pytest.raises(
         ValueError,
-        match=f"{tmp_path} has {name} but no config.json: another program's, .*give another --run, or move it",
+        match=(
+            f"{tmp_path} has {name} but no config.json: another program's, .*give another --run, "
+            "or move it"
+        ),
     ):
         train.main(["--config=smoke", f"--run={tmp_path}", *flags])
     assert {path.name for path in tmp_path.iterdir()} == {name, "text.txt"} and (
@@ -268,6 +279,9 @@ def test_a_directory_that_hosts_do_not_share(tmp_path):
         run_dir.check_shared(tmp_path / "run", owner)
         with pytest.raises(
             ValueError,
-            match="is not the directory that process 0 writes to: give a --run on a file system that all",
+            match=(
+                "is not the directory that process 0 writes to: give a --run on a file system "
+                "that all"
+            ),
         ):
             run_dir.check_shared(tmp_path, owner)

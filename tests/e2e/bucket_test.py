@@ -1,4 +1,5 @@
-"""A run whose checkpoints lie in a bucket, of a Google Cloud Storage that is emulated here: needs requirements-extra.txt."""
+"""A run whose checkpoints lie in a bucket, of a Google Cloud Storage that is emulated here:
+needs requirements-extra.txt."""
 
 import os
 import shutil

@@ -60,7 +60,8 @@ def machine(monkeypatch):
 
 @pytest.fixture
 def passed(monkeypatch):
-    """passed(n): from here on a training is a checkpoint and a record as though n steps were done, which need no compiling."""
+    """passed(n): from here on a training is a checkpoint and a record as though n steps were
+    done, which need no compiling."""
     sessions = []
 
     def patch(n):

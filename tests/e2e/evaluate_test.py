@@ -1,4 +1,5 @@
-"""gptjax.evaluate as a user runs it, on a tiny model that nearly knows nothing: tables, records, resumption, refusals."""
+"""gptjax.evaluate as a user runs it, on a tiny model that nearly knows nothing: tables, records,
+resumption, refusals."""
 
 import argparse
 import dataclasses
@@ -243,7 +244,8 @@ def test_too_few_demonstrations_are_one_line_and_the_others_still_run(there, cap
     said = capsys.readouterr().out
     assert (
         said.count(
-            "taste: 8 demonstrations were asked for, and there are 7 to draw from; give fewer --shots"
+            "taste: 8 demonstrations were asked for, and there are 7 to draw from; give fewer "
+            "--shots"
         )
         == 1
     )
@@ -278,8 +280,8 @@ def test_items_that_cannot_be_asked_are_named_and_so_is_the_second_task_that_fai
     said = " ".join(capsys.readouterr().out.split())
     for name in ("one", "two"):
         assert (
-            f"{name}: 3 items cannot be asked, and do not count: {there}/data/{name}.jsonl line 6: label holds null, not number"
-            in said
+            f"{name}: 3 items cannot be asked, and do not count: {there}/data/{name}.jsonl line 6: "
+            "label holds null, not number" in said
         )
         assert "; item 3 has label 5 and 2 completions" in said
         assert records(there, "some_items")[name, 0]["scores"]["accuracy"]["n"] == 3
@@ -312,8 +314,8 @@ def test_own_tasks_say_how_they_are_asked(there, capsys):
     assert found["short", 0]["unwritable"] == [str(n) for n in range(5)]
     said = " ".join(capsys.readouterr().out.split())
     assert (
-        "short: no right answer of 5 items can be written in 1 tokens and before '\\n\\n': item 0, 1, 2; set short.method.n_tokens"
-        in said
+        "short: no right answer of 5 items can be written in 1 tokens and before '\\n\\n': item 0, "
+        "1, 2; set short.method.n_tokens" in said
     )
     (there / "data" / "own.toml").write_text("fewer = 3\n")
     with pytest.raises(ValueError, match="own.toml: there is no key 'fewer'; did you mean few"):
@@ -380,8 +382,8 @@ def test_long_names_stand_above_their_scores():
 def test_texts_are_predicted_as_by_a_plain_pass(there, capsys):
     """Each token by a forward pass of its own, after what its window holds; bytes from the file."""
     text, lines = (
-        "Caf\u00e9 is a word.\n\nAnd so on, to a second window, and to a third one that is not full."
-        * 2,
+        "Caf\u00e9 is a word.\n\nAnd so on, to a second window, and to a third one that is not "
+        "full." * 2,
         ["one", "two \u20ac"],
     )
     (there / "a.txt").write_text(text)
@@ -465,26 +467,50 @@ def test_the_list_shows_every_task(capsys):
 
 REFUSED = {
     "nobody": (["--tasks=copy"], "say whom to ask what: --run=DIR with --tasks=NAMES"),
-    "unknown": (["--run=x", "--tasks=helaswag"], "no task is called 'helaswag'; did you mean hellaswag"),
+    "unknown": (
+        ["--run=x", "--tasks=helaswag"],
+        ("no task is called 'helaswag'; did you mean hellaswag"),
+    ),
     **{
-        f"shots {word[:9]}": (["--run=x", "--tasks=hellaswag", f"--shots={word}"], "give numbers of demonstrations, 0 or more")
+        f"shots {word[:9]}": (
+            ["--run=x", "--tasks=hellaswag", f"--shots={word}"],
+            ("give numbers of demonstrations, 0 or more"),
+        )
         for word in ("-1", "x", "", "1,,2", "9" * 5000, "1e300", "0.5")
     },
-    "format": (["--curve=x.nope", "--out=."], "--curve=x.nope: a picture's name ends with .png, .pdf, .svg"),
+    "format": (
+        ["--curve=x.nope", "--out=."],
+        ("--curve=x.nope: a picture's name ends with .png, .pdf, .svg"),
+    ),
     "neither": (["--run=x"], "say whom to ask what"),
     "both": (["--run=x", "--tasks=lambada", "--text=x"], "say whom to ask what"),
     "stride": (["--run=x", "--tasks=lambada", "--stride=3"], "--stride=3 is of --text=FILE"),
     "no text": (["--run=x", "--text=no/such"], "no/such"),
     "empty name": (["--run=x", "--text="], "an empty path"),
-    "set": (["--run=x", "--tasks=hellaswag", "--set", "piqa.shots=3"], "piqa is not among --tasks=hellaswag"),
-    "form": (["--run=x", "--tasks=hellaswag", "--set", "shots"], "is not of the form TASK.FIELD=VALUE"),
+    "set": (
+        ["--run=x", "--tasks=hellaswag", "--set", "piqa.shots=3"],
+        ("piqa is not among --tasks=hellaswag"),
+    ),
+    "form": (
+        ["--run=x", "--tasks=hellaswag", "--set", "shots"],
+        ("is not of the form TASK.FIELD=VALUE"),
+    ),
     "method": (["--run=x", "--tasks=hellaswag", "--set", "all.method=Best"], "Best"),
-    "metric": (["--run=x", "--tasks=hellaswag", "--set", "all.metric=bleu"], "hellaswag: PerToken() cannot tell bleu, but accuracy"),
+    "metric": (
+        ["--run=x", "--tasks=hellaswag", "--set", "all.metric=bleu"],
+        ("hellaswag: PerToken() cannot tell bleu, but accuracy"),
+    ),
     "run": (["--run=no/such", "--tasks=hellaswag"], "no/such does not exist"),
     "curve": (["--curve=x.png", "--out=no/such"], "no results are in no/such"),
-    "whose": (["--curve=x.png"], "--curve=x.png: say whose results to draw: runs, after it, or --out=DIR"),
+    "whose": (
+        ["--curve=x.png"],
+        ("--curve=x.png: say whose results to draw: runs, after it, or --out=DIR"),
+    ),
     "runs": (["x", "y"], "x y: runs alone are for --curve=FILE.png"),
-    "kind": (["--run=x", "--tasks=hellaswag", "--set", "all.method=Word"], "hellaswag: its items cannot be asked by Word"),
+    "kind": (
+        ["--run=x", "--tasks=hellaswag", "--set", "all.method=Word"],
+        ("hellaswag: its items cannot be asked by Word"),
+    ),
 }
 
 

@@ -14,8 +14,8 @@ from gptjax.training import checkpoint
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
 
-# Saves steps 1, 2 and 3, keeping two; from the third on, the directory is copied before everything that Python does to its files: so each
-# copy is what a kill at that moment leaves.
+# Saves steps 1, 2 and 3, keeping two; from the third on, the directory is copied before everything
+# that Python does to its files: so each copy is what a kill at that moment leaves.
 SAVER = """
 import os, sys, threading
 import jax, jax.numpy as jnp
@@ -98,7 +98,8 @@ def test_a_save_that_is_cut_short_anywhere_leaves_the_one_before_or_itself_whole
 
 
 def test_slow_storage_does_not_hold_up_the_steps(tmp_path, monkeypatch):
-    """Each save takes until three more steps have been reported: if steps waited for saves, this would never end."""
+    """Each save takes until three more steps have been reported: if steps waited for saves, this
+    would never end."""
     (tmp_path / "text.txt").write_text(
         "".join(f"{n} and {n + 1} make {2 * n + 1}. " for n in range(2000))
     )

@@ -1,4 +1,5 @@
-"""Fine-tuning as a user runs it, on a made-up task: it learns, repeats itself, goes on after a crash, and refuses what cannot be."""
+"""Fine-tuning as a user runs it, on a made-up task: it learns, repeats itself, goes on after a
+crash, and refuses what cannot be."""
 
 import io
 import json
@@ -29,7 +30,8 @@ CHECKOUT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory):
-    """A folder with a pre-trained run, pre/, and the task's files: does a text speak of red or of sea?"""
+    """A folder with a pre-trained run, pre/, and the task's files: does a text speak of red or
+    of sea?"""
     folder, draw = tmp_path_factory.mktemp("there"), random.Random(0)
 
     def example(n):
@@ -124,7 +126,10 @@ def test_other_data_and_a_wish_to_speak_are_refused(there, tuned):
             )
             with pytest.raises(
                 ValueError,
-                match=f"the data of .* have changed since it began: task.{file} holds other examples; give back",
+                match=(
+                    f"the data of .* have changed since it began: task.{file} holds other "
+                    "examples; give back"
+                ),
             ):
                 finetune.main(arguments(there, tuned))
         assert before == {path: path.read_bytes() for path in tuned.rglob("*") if path.is_file()}
@@ -158,7 +163,8 @@ def test_new_texts_are_read_with_the_tokenizer_files_that_the_run_keeps(
 def test_new_texts_get_the_labels_that_they_had_as_a_test_set(
     there, tuned, tmp_path, capsys, monkeypatch
 ):
-    """In each format, from a file and from standard input; what is written to predictions/ is what is said."""
+    """In each format, from a file and from standard input; what is written to predictions/ is
+    what is said."""
     rows = [json.loads(line) for line in (there / "test.jsonl").read_text().splitlines()]
     scored = [
         json.loads(line) for line in (tuned / "predictions/test.jsonl").read_text().splitlines()
@@ -236,7 +242,8 @@ def test_new_texts_get_the_labels_that_they_had_as_a_test_set(
         (
             "other.jsonl",
             b'{"text": "x"}',
-            "line 1 has no column 'sentence': it has text; name the one that is meant with task.fields",
+            "line 1 has no column 'sentence': it has text; name the one that is meant with "
+            "task.fields",
         ),
         ("empty.csv", b"sentence\n\n", "holds no text to label"),
         ("blank.csv", b'sentence,more\n" ",x\n', "line 2: sentence is empty"),
@@ -293,7 +300,10 @@ def test_a_task_of_pairs_counts_both_orders_and_labels_new_pairs(
     (tmp_path / "new.txt").write_text("up")
     with pytest.raises(
         ValueError,
-        match="has one text a line, and this task reads sentence1, sentence2: give a .tsv, .csv or .jsonl file",
+        match=(
+            "has one text a line, and this task reads sentence1, sentence2: give a .tsv, .csv or "
+            ".jsonl file"
+        ),
     ):
         classify.main([f"--run={run_there}", f"--text={tmp_path / 'new.txt'}"])
 
@@ -319,7 +329,8 @@ def test_files_of_ones_own_are_no_papers_test_and_no_submission_unless_asked_for
 def test_the_epoch_that_is_best_on_dev_is_taken_and_a_result_is_always_written(
     there, tuned, capsys, monkeypatch
 ):
-    """The curve is made to peak in the middle. A submission may be asked for afterwards; what cannot be written of answers is a warning."""
+    """The curve is made to peak in the middle. A submission may be asked for afterwards; what
+    cannot be written of answers is a warning."""
     kept = {
         path: path.read_bytes()
         for path in (
@@ -473,15 +484,39 @@ def test_each_seed_is_a_run_of_its_own(there, tmp_path, monkeypatch):
 
 
 REFUSED = {
-    "unknown": (["--config=gpt1_sst"], "no fine-tuning recipe is called 'gpt1_sst'; did you mean gpt1_sst2"),
+    "unknown": (
+        ["--config=gpt1_sst"],
+        ("no fine-tuning recipe is called 'gpt1_sst'; did you mean gpt1_sst2"),
+    ),
     "a seed": (["--set", "seed=-1"], "seed=-1: give a whole number from 0 to"),
-    "the last seed": (["--seeds=2", "--set", "seed=4294967295"], "seed=4294967296: give a whole number from 0 to"),
-    "a submission": (["--set", "task.submission=../../evil"], "task.submission='../../evil': it names a file of predictions/"),
-    "no weights": (["--init=no/such"], "no/such does not exist: give a run, or a folder of weights"),
-    "labels": (["--set", "task.labels=('good', 'bad')"], "line 1: label is 'negative'; give good, bad, or a number from 0 to 1"),
-    "column": (["--set", "task.fields=(text,)"], "has no column 'text': it has idx, sentence, label"),
-    "batch": (["--set", "task.batch_examples=999"], "160 training examples are fewer than task.batch_examples=999"),
-    "layers": (["--set", "task.transfer=Layers(n=3)"], "task.transfer=Layers(n=3): the model has 2 layers; give as many or fewer"),
+    "the last seed": (
+        ["--seeds=2", "--set", "seed=4294967295"],
+        ("seed=4294967296: give a whole number from 0 to"),
+    ),
+    "a submission": (
+        ["--set", "task.submission=../../evil"],
+        ("task.submission='../../evil': it names a file of predictions/"),
+    ),
+    "no weights": (
+        ["--init=no/such"],
+        ("no/such does not exist: give a run, or a folder of weights"),
+    ),
+    "labels": (
+        ["--set", "task.labels=('good', 'bad')"],
+        ("line 1: label is 'negative'; give good, bad, or a number from 0 to 1"),
+    ),
+    "column": (
+        ["--set", "task.fields=(text,)"],
+        ("has no column 'text': it has idx, sentence, label"),
+    ),
+    "batch": (
+        ["--set", "task.batch_examples=999"],
+        ("160 training examples are fewer than task.batch_examples=999"),
+    ),
+    "layers": (
+        ["--set", "task.transfer=Layers(n=3)"],
+        ("task.transfer=Layers(n=3): the model has 2 layers; give as many or fewer"),
+    ),
 }
 
 

@@ -1,4 +1,5 @@
-"""Many hosts, rehearsed on this one: the same curve for any number of them, and every fault that one of them can have."""
+"""Many hosts, rehearsed on this one: the same curve for any number of them, and every fault that
+one of them can have."""
 
 import shutil
 import signal
@@ -25,7 +26,8 @@ def text(tmp_path_factory):
 
 @pytest.fixture
 def start(text, monkeypatch):
-    """start(run, processes, *changes, only={process: changes}, program=...): a rehearsal on four devices in all, to be entered."""
+    """start(run, processes, *changes, only={process: changes}, program=...): a rehearsal on four
+    devices in all, to be entered."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)  # a kill may tear its entries
     return lambda run, processes, *changes, **more: begun(text, run, processes, *changes, **more)
 
@@ -64,7 +66,8 @@ def curve(run):
 
 
 def assert_near(lines, expected):
-    """To a rounding of float32: sums over devices are taken in another order when they are spread over other processes."""
+    """To a rounding of float32: sums over devices are taken in another order when they are
+    spread over other processes."""
     assert [sorted(line) for line in lines] == [sorted(line) for line in expected]
     for line, other in zip(lines, expected, strict=True):
         np.testing.assert_allclose(list(line.values()), [other[name] for name in line], rtol=2e-6)
@@ -266,7 +269,10 @@ def test_another_config_on_one_host_is_refused_by_all(start, tmp_path):
     assert said[0] == said[1]
     assert (
         "process 1 of 2, on " in said[0]
-        and "has another config than process 0: train.microbatch_rows is 4 and not None, seed is 7 and not 0; "
+        and (
+            "has another config than process 0: train.microbatch_rows is 4 and not None, seed is 7 "
+            "and not 0; "
+        )
         in said[0]
     )
     assert not (tmp_path / "run").exists()
@@ -282,7 +288,10 @@ def test_other_code_on_one_host_is_refused_by_all(start, tmp_path):
         )
     with (tmp_path / "gptjax" / "model" / "gpt.py").open("a") as file:
         file.write("# a change\n")
-    other = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from gptjax import train; train.cli.run(train.main)"
+    other = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from gptjax import train; "
+        "train.cli.run(train.main)"
+    )
     said = refused(start(tmp_path / "run", 2, program={1: ["-c", other]}))
     assert (
         said[0] == said[1]

@@ -1,4 +1,5 @@
-"""Whole runs in this process, on its 8 simulated devices: accumulation, the batch ramp, dropout, sampling, a finished run."""
+"""Whole runs in this process, on its 8 simulated devices: accumulation, the batch ramp, dropout,
+sampling, a finished run."""
 
 import json
 import time
@@ -61,8 +62,8 @@ def test_accumulation_gives_the_same_curve_and_a_noise_scale(text, whole, tmp_pa
 
 
 def test_the_batch_ramp_reads_more_rows_step_by_step(text, tmp_path, monkeypatch):
-    """Linear from 256 to 1,024 tokens over 3,000: rows 8, 8, 16, 16 ... in one run, resumed in the middle without a change; the full
-    batch's microbatches may be larger."""
+    """Linear from 256 to 1,024 tokens over 3,000: rows 8, 8, 16, 16 ... in one run, resumed in the
+    middle without a change; the full batch's microbatches may be larger."""
     ramp = (
         "train.batch_ramp=Ramp(start_tokens=256, over_tokens=3000)",
         "train.microbatch_rows=32",
@@ -193,12 +194,15 @@ def test_without_flags_sample_has_what_its_help_says(whole, monkeypatch):
     assert seen[0] == {"temperature": 1.0, "top_k": None, "top_p": None} and seen[-1] == 0.6
 
 
-@pytest.mark.parametrize("flags, message", [
-    (["--stop="], "--stop= is in every text"),
-    (["--beams=2", "--top_k=3", "--seed=1"], "does not sample: leave out --top_k, --seed"),
-    (["--alpha=0.6"], "--alpha is for a beam search: give --beams too"),
-    (["--beams=2", "--n=3"], "--beams=2 finds 2 texts and not --n=3"),
-])
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--stop="], "--stop= is in every text"),
+        (["--beams=2", "--top_k=3", "--seed=1"], "does not sample: leave out --top_k, --seed"),
+        (["--alpha=0.6"], "--alpha is for a beam search: give --beams too"),
+        (["--beams=2", "--n=3"], "--beams=2 finds 2 texts and not --n=3"),
+    ],
+)
 def test_sample_refuses_what_does_not_go_together(whole, flags, message):
     with pytest.raises(ValueError, match=message):
         sample.main([f"--run={whole[0]}", *flags])

@@ -1,4 +1,5 @@
-"""Two processes of four devices each: every one supplies the rows of its own shards, whichever axis lies across them."""
+"""Two processes of four devices each: every one supplies the rows of its own shards, whichever
+axis lies across them."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""What a profile shows: nothing is compiled again after the first steps, and neither data nor logging holds the device up."""
+"""What a profile shows: nothing is compiled again after the first steps, and neither data nor
+logging holds the device up."""
 
 import gzip
 import json
@@ -14,8 +15,9 @@ STEPS = 9
 
 @pytest.fixture(scope="module")
 def profiled(tmp_path_factory):
-    """(run directory, how many programs had been compiled when each step was reported). The model is 20 times the smoke config's, so that
-    a step takes longer than Python needs for its own work."""
+    """(run directory, how many programs had been compiled when each step was reported). The model
+    is 20 times the smoke config's, so that a step takes longer than Python needs for its own
+    work."""
     directory = tmp_path_factory.mktemp("profiled")
     text = directory / "text.txt"
     text.write_text("".join(f"{n} and {n + 1} make {2 * n + 1}. " for n in range(2000)))
@@ -60,7 +62,8 @@ def profiled(tmp_path_factory):
 def test_nothing_is_compiled_after_the_first_step(profiled):
     _, seen = profiled
     assert sorted(seen) == list(range(1, STEPS + 1)) and seen[1] > 0
-    # Step n is reported after step n + 1 was dispatched, so the second step's programs are in the first report.
+    # Step n is reported after step n + 1 was dispatched, so the second step's programs are in the
+    # first report.
     assert {seen[step] for step in range(2, STEPS)} == {seen[2]}
 
 

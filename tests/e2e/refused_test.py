@@ -1,4 +1,5 @@
-"""Runs that are refused: each refusal is one line and leaves every byte of the directory as it was."""
+"""Runs that are refused: each refusal is one line and leaves every byte of the directory as it
+was."""
 
 import json
 import os
@@ -39,31 +40,154 @@ def another_seed(directory):
 LOST = "put it back, give another --run, or --new_record goes on from the checkpoints alone"
 CHANGED = "metrics.jsonl is not what it was when step 9 was saved: "
 REFUSED = {  # what happened to the directory; what is asked for; flags; what is said
-    "seed": (None, ["seed=1"], [], "holds a run of another config (seed: 0 -> 1); give another --run, or the config that began it"),
-    "length": (None, ["train.total_tokens=4096"], [], "train.total_tokens: 2304 -> 4096); give another --run, or --tokens=N changes its"),
-    "shorter than done": (None, [], ["--tokens=1024"], "--tokens=1,024, but 2,304 tokens are done; give more, or another --run"),
-    "two lengths": (None, ["train.total_tokens=3000"], ["--tokens=3072"], "--set gives others (train.total_tokens=3,000, decay_"),
-    "a decay": (None, ["train.schedule.decay_tokens=3072"], ["--tokens=3072"], "2,304, decay_tokens=10,240), and --set gives others "),
-    "too many steps": (None, ["train.steps=10"], [], "train.steps=10 is more than the 9 steps that train.total_tokens=2,304 gives; raise"),
-    "microbatch": (None, ["train.microbatch_rows=4"], [], "train.microbatch_rows=4: on this mesh it can be 8"),
+    "seed": (
+        None,
+        ["seed=1"],
+        [],
+        (
+            "holds a run of another config (seed: 0 -> 1); give another --run, or the config that "
+            "began it"
+        ),
+    ),
+    "length": (
+        None,
+        ["train.total_tokens=4096"],
+        [],
+        ("train.total_tokens: 2304 -> 4096); give another --run, or --tokens=N changes its"),
+    ),
+    "shorter than done": (
+        None,
+        [],
+        ["--tokens=1024"],
+        ("--tokens=1,024, but 2,304 tokens are done; give more, or another --run"),
+    ),
+    "two lengths": (
+        None,
+        ["train.total_tokens=3000"],
+        ["--tokens=3072"],
+        ("--set gives others (train.total_tokens=3,000, decay_"),
+    ),
+    "a decay": (
+        None,
+        ["train.schedule.decay_tokens=3072"],
+        ["--tokens=3072"],
+        ("2,304, decay_tokens=10,240), and --set gives others "),
+    ),
+    "too many steps": (
+        None,
+        ["train.steps=10"],
+        [],
+        ("train.steps=10 is more than the 9 steps that train.total_tokens=2,304 gives; raise"),
+    ),
+    "microbatch": (
+        None,
+        ["train.microbatch_rows=4"],
+        [],
+        ("train.microbatch_rows=4: on this mesh it can be 8"),
+    ),
     "mesh": (None, ["mesh.fsdp=3"], [], "needs 3 devices, but there are 8"),
-    "no record": (lambda d: (d / "metrics.jsonl").unlink(), [], [], f"(the newest of step 9) but metrics.jsonl is missing: {LOST}"),
-    "empty record": (edited("metrics.jsonl", lambda b: b""), [], [], f"but metrics.jsonl is empty or no file: {LOST}"),
-    "no config": (lambda d: (d / "config.json").unlink(), [], [], f"but config.json is missing: {LOST}"),
-    "no config, another seed": (lambda d: (d / "config.json").unlink(), ["seed=5"], ["--new_record"], "step 9 in .* (seed: 0 -> 5)"),
-    "empty config": (edited("config.json", lambda b: b""), [], [], f"but config.json is empty or no file: {LOST}"),
-    "another's config": (another_seed, ["seed=5"], [], "the checkpoint of step 9 in .* is of another config (seed: 0 -> 5)"),
-    "another program's config": (of_another_program, [], [], "config.json is no run's: give another --run"),
-    "another step's checkpoint": (of_another_step, [], [], "9 is of step 8: a folder was renamed or copied; name it 8 again, or"),
-    "half a config": (edited("config.json", lambda b: b[: len(b) // 2]), [], [], "config.json is not JSON: "),
-    "config of bytes": (edited("config.json", lambda b: b"\xff" + b), [], [], "config.json is not UTF-8 text: byte 0xff at offset 0"),
-    "half a record": (edited("metrics.jsonl", lambda b: b[: len(b) // 2]), [], [], f"{CHANGED}the line of step 5 is not where"),
-    "a digit": (edited("metrics.jsonl", lambda b: b.replace(b'"loss": 5.', b'"loss": 4.', 1)), [], [], f"{CHANGED}what some lines say was"),
-    "a line": (edited("metrics.jsonl", lambda b: b.split(b"\n", 1)[1]), [], [], f"{CHANGED}the line of step 1 is not where it should be"),
-    "a byte": (edited("metrics.jsonl", lambda b: b[:9] + b"\xff" + b[9:]), [], [], f"{CHANGED}line 1, is not a record of a step"),
-    "all damaged": (damage_all, [], [], "every checkpoint in .* is damaged (9: its metadata is unreadable"),
-    "no checkpoints": (lambda d: shutil.rmtree(d / "checkpoints"), [], [], "has a record of 9 steps and no checkpoint: put checkpoints/"),
-    "a folder": (lambda d: [(d / "metrics.jsonl").unlink(), (d / "metrics.jsonl").mkdir()], [], [], "metrics.jsonl is empty or no file"),
+    "no record": (
+        lambda d: (d / "metrics.jsonl").unlink(),
+        [],
+        [],
+        (f"(the newest of step 9) but metrics.jsonl is missing: {LOST}"),
+    ),
+    "empty record": (
+        edited("metrics.jsonl", lambda b: b""),
+        [],
+        [],
+        (f"but metrics.jsonl is empty or no file: {LOST}"),
+    ),
+    "no config": (
+        lambda d: (d / "config.json").unlink(),
+        [],
+        [],
+        (f"but config.json is missing: {LOST}"),
+    ),
+    "no config, another seed": (
+        lambda d: (d / "config.json").unlink(),
+        ["seed=5"],
+        ["--new_record"],
+        ("step 9 in .* (seed: 0 -> 5)"),
+    ),
+    "empty config": (
+        edited("config.json", lambda b: b""),
+        [],
+        [],
+        (f"but config.json is empty or no file: {LOST}"),
+    ),
+    "another's config": (
+        another_seed,
+        ["seed=5"],
+        [],
+        ("the checkpoint of step 9 in .* is of another config (seed: 0 -> 5)"),
+    ),
+    "another program's config": (
+        of_another_program,
+        [],
+        [],
+        ("config.json is no run's: give another --run"),
+    ),
+    "another step's checkpoint": (
+        of_another_step,
+        [],
+        [],
+        ("9 is of step 8: a folder was renamed or copied; name it 8 again, or"),
+    ),
+    "half a config": (
+        edited("config.json", lambda b: b[: len(b) // 2]),
+        [],
+        [],
+        ("config.json is not JSON: "),
+    ),
+    "config of bytes": (
+        edited("config.json", lambda b: b"\xff" + b),
+        [],
+        [],
+        ("config.json is not UTF-8 text: byte 0xff at offset 0"),
+    ),
+    "half a record": (
+        edited("metrics.jsonl", lambda b: b[: len(b) // 2]),
+        [],
+        [],
+        (f"{CHANGED}the line of step 5 is not where"),
+    ),
+    "a digit": (
+        edited("metrics.jsonl", lambda b: b.replace(b'"loss": 5.', (b'"loss": 4.'), 1)),
+        [],
+        [],
+        (f"{CHANGED}what some lines say was"),
+    ),
+    "a line": (
+        edited("metrics.jsonl", lambda b: b.split(b"\n", 1)[1]),
+        [],
+        [],
+        (f"{CHANGED}the line of step 1 is not where it should be"),
+    ),
+    "a byte": (
+        edited("metrics.jsonl", lambda b: b[:9] + b"\xff" + b[9:]),
+        [],
+        [],
+        (f"{CHANGED}line 1, is not a record of a step"),
+    ),
+    "all damaged": (
+        damage_all,
+        [],
+        [],
+        ("every checkpoint in .* is damaged (9: its metadata is unreadable"),
+    ),
+    "no checkpoints": (
+        lambda d: shutil.rmtree(d / "checkpoints"),
+        [],
+        [],
+        ("has a record of 9 steps and no checkpoint: put checkpoints/"),
+    ),
+    "a folder": (
+        lambda d: [(d / "metrics.jsonl").unlink(), (d / "metrics.jsonl").mkdir()],
+        [],
+        [],
+        ("metrics.jsonl is empty or no file"),
+    ),
 }
 
 
@@ -99,7 +223,9 @@ def test_other_text_is_refused_and_changes_no_byte(tmp_path, passed, tokenizer, 
     text.write_text(f"{words} and so on, he said, without end")
     with pytest.raises(
         ValueError,
-        match="the data of .* have changed since it began: give back what it read, or another --run",
+        match=(
+            "the data of .* have changed since it began: give back what it read, or another --run"
+        ),
     ):
         go(text, tmp_path / "run", *spoken)
     assert bytes_of(tmp_path / "run") == before
@@ -110,7 +236,10 @@ def test_a_second_program_is_refused_by_the_name_of_the_first(text, copied, caps
         before = bytes_of(copied)
         with pytest.raises(
             ValueError,
-            match=f"run is in use: process {os.getpid()} on .* works there; wait until it ends, stop it, or",
+            match=(
+                f"run is in use: process {os.getpid()} on .* works there; wait until it ends, "
+                "stop it, or"
+            ),
         ):
             go(text, copied)
         assert bytes_of(copied) == before
@@ -118,11 +247,17 @@ def test_a_second_program_is_refused_by_the_name_of_the_first(text, copied, caps
     assert go(text, copied) == 0 and not (copied / "gptjax.lock").exists()
 
 
-@pytest.mark.parametrize("change, length", [
-    ("train.total_tokens=2304", "train.total_tokens=2,304, decay_tokens=10,240"),
-    ("train.schedule.decay_tokens=3072", "train.total_tokens=10,240, decay_tokens=3,072"),
-    ("train.schedule=Linear(peak_lr=1e-3, warmup_tokens=9, decay_tokens=3000)", "train.total_tokens=10,240, decay_tokens=3,000"),
-])
+@pytest.mark.parametrize(
+    "change, length",
+    [
+        ("train.total_tokens=2304", "train.total_tokens=2,304, decay_tokens=10,240"),
+        ("train.schedule.decay_tokens=3072", "train.total_tokens=10,240, decay_tokens=3,072"),
+        (
+            "train.schedule=Linear(peak_lr=1e-3, warmup_tokens=9, decay_tokens=3000)",
+            ("train.total_tokens=10,240, decay_tokens=3,000"),
+        ),
+    ],
+)
 def test_two_lengths_of_a_new_run_are_refused(text, tmp_path, change, length):
     """A decay that is given for one of them, and scaled to the other, is of neither."""
     with pytest.raises(ValueError) as refused:
@@ -140,20 +275,36 @@ def test_two_lengths_of_a_new_run_are_refused(text, tmp_path, change, length):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("read", [
-    lambda run: sample.main([f"--run={run}", "--tokens=1"]),
-    lambda run: evaluate.main([f"--run={run}", f"--text={run}/../t.tsv", f"--out={run}/../out"]),
-    lambda run: convert.main([f"--from={run}", f"--to={run}/../exported"]),
-    lambda run: finetune.main(["--config=own", f"--init={run}", "--set=task.batch_examples=8",
-                               *[f"--set=task.{part}={run}/../t.tsv" for part in ("train", "dev")]]),
-    lambda run: train.main(["--config=smoke", f"--run={run}/../other", f"--init={run}", "--set=model.n_layers=1"]),
-])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda run: sample.main([f"--run={run}", "--tokens=1"]),
+        lambda run: evaluate.main(
+            [f"--run={run}", f"--text={run}/../t.tsv", f"--out={run}/../out"]
+        ),
+        lambda run: convert.main([f"--from={run}", f"--to={run}/../exported"]),
+        lambda run: finetune.main(
+            [
+                "--config=own",
+                f"--init={run}",
+                "--set=task.batch_examples=8",
+                *[f"--set=task.{part}={run}/../t.tsv" for part in ("train", "dev")],
+            ]
+        ),
+        lambda run: train.main(
+            ["--config=smoke", f"--run={run}/../other", f"--init={run}", "--set=model.n_layers=1"]
+        ),
+    ],
+)
 def test_every_program_refuses_a_checkpoint_by_the_name_of_another_step(copied, read):
     (copied.parent / "t.tsv").write_text("text\tlabel\n" + "a\tx\nb\ty\n" * 4)
     of_another_step(copied)
     with pytest.raises(
         ValueError,
-        match="checkpoints/9 is of step 8: a folder was renamed or copied; name it 8 again, or remove it",
+        match=(
+            "checkpoints/9 is of step 8: a folder was renamed or copied; name it 8 again, or "
+            "remove it"
+        ),
     ):
         read(copied)
 

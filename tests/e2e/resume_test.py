@@ -23,8 +23,8 @@ def test_a_finished_run_is_prolonged_by_one_dial(text, finished, copied, capsys)
     assert go(text, copied, flags=["--tokens=3072"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert (
-        "another length from step 9 on: train.total_tokens: 2304 -> 3072; train.schedule.decay_tokens: 10240 -> 13653; its"
-        in said
+        "another length from step 9 on: train.total_tokens: 2304 -> 3072; "
+        "train.schedule.decay_tokens: 10240 -> 13653; its" in said
     )
     assert "its learning rate goes on at 2.90e-03, where it would have been 2.82e-03" in said
     assert "continuing from step 9 of 12" in said
@@ -57,15 +57,22 @@ def test_a_finished_run_is_prolonged_by_one_dial(text, finished, copied, capsys)
         assert run_dir.load_config(copied).train == asked.train
     with pytest.raises(
         ValueError,
-        match=r"holds a run of another config \(train.total_tokens: 3072 -> 2304; .*--tokens=N changes its length",
+        match=(
+            r"holds a run of another config \(train.total_tokens: 3072 -> 2304; .*--tokens=N "
+            r"changes its length"
+        ),
     ):
         go(text, copied)
 
 
-@pytest.mark.parametrize("schedule, decay", [
-    ("Cosine(peak_lr=1e-3, warmup_tokens=10, decay_tokens=1000)", 2000), ("Linear(peak_lr=1e-3, warmup_tokens=10, decay_tokens=900)", 1800),
-    ("Constant(peak_lr=1e-3, warmup_tokens=10)", None),
-])
+@pytest.mark.parametrize(
+    "schedule, decay",
+    [
+        ("Cosine(peak_lr=1e-3, warmup_tokens=10, decay_tokens=1000)", 2000),
+        (("Linear(peak_lr=1e-3, warmup_tokens=10, decay_tokens=900)"), 1800),
+        ("Constant(peak_lr=1e-3, warmup_tokens=10)", None),
+    ],
+)
 def test_the_dial_moves_each_schedule(schedule, decay):
     config = overrides.override(
         registry.config("smoke"), f"train.schedule={schedule}", "train.total_tokens=1000"
@@ -128,7 +135,10 @@ def test_a_finished_run_whose_record_was_lost_is_finished_at_every_later_start(
     edited("metrics.jsonl", lambda b: b.replace(b"lost", b"last", 1))(copied)
     with pytest.raises(
         ValueError,
-        match="the line of step 1 is not where it should be; put a copy of it back, .*, or --new_record",
+        match=(
+            "the line of step 1 is not where it should be; put a copy of it back, .*, or "
+            "--new_record"
+        ),
     ):
         go(text, copied)
 
@@ -156,7 +166,8 @@ def test_a_run_whose_record_was_lost_and_that_is_killed_at_once_goes_on_without_
 def test_the_record_goes_on_after_the_lines_that_its_checkpoint_knows(
     text, finished, copied, monkeypatch, earlier
 ):
-    """No line of a step that is taken again stays, and none before is lost; also for a checkpoint of an earlier version, without a seal."""
+    """No line of a step that is taken again stays, and none before is lost; also for a
+    checkpoint of an earlier version, without a seal."""
     if earlier:
         monkeypatch.setattr(
             events,
@@ -227,7 +238,8 @@ def test_a_renamed_checkpoint_of_an_earlier_version_is_refused(text, copied):
 
 
 def test_a_batch_ramp_goes_on_with_the_same_rows_on_other_devices(text, tmp_path, machine, passed):
-    """Begun where batches are split in 4, so that it grows by 4 rows: in 2 it grows the same, in 8 it cannot."""
+    """Begun where batches are split in 4, so that it grows by 4 rows: in 2 it grows the same, in
+    8 it cannot."""
     ramp = (
         "train.batch_tokens=1024",
         "train.batch_ramp=Ramp(start_tokens=128, over_tokens=4000)",
@@ -240,7 +252,10 @@ def test_a_batch_ramp_goes_on_with_the_same_rows_on_other_devices(text, tmp_path
     machine(8)
     with pytest.raises(
         ValueError,
-        match="the batch ramp of this run grows in steps of 4 rows, which 8 devices .* x fsdp is 1 or 2 or 4$",
+        match=(
+            "the batch ramp of this run grows in steps of 4 rows, which 8 devices .* x fsdp is 1 "
+            "or 2 or 4$"
+        ),
     ):
         go(text, tmp_path / "run", *ramp)
     assert bytes_of(tmp_path / "run") == before
@@ -257,7 +272,7 @@ def test_a_batch_ramp_goes_on_with_the_same_rows_on_other_devices(text, tmp_path
     assert len({now.rows(n) for n in left}) > 3
 
 
-# --- fields that may be other ------------------------------------------------------------------------------------------------
+# --- fields that may be other ---------------------------------------------------------------------
 
 OTHER = {  # another value of each, and where the run has it
     "compute.dtype": ("bfloat16", lambda s: s.step.model.execution_policy.dtype.__name__),

@@ -1,4 +1,5 @@
-"""gptjax.train as a user runs it: killed, stopped, damaged, and always continued as though nothing had happened."""
+"""gptjax.train as a user runs it: killed, stopped, damaged, and always continued as though
+nothing had happened."""
 
 import json
 import os
@@ -47,7 +48,8 @@ def command(corpus, run, *more):
 
 
 def start(corpus, run, *more):
-    # A compilation cache of their own, which a run that is not killed fills: a kill may tear its entries.
+    # A compilation cache of their own, which a run that is not killed fills: a kill may tear its
+    # entries.
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(corpus.parent / "compiled"),
         "XLA_FLAGS": "--xla_backend_optimization_level=0",

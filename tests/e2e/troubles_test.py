@@ -1,4 +1,5 @@
-"""What a training does not need, and what it says: troubles that are a line, and lines about the data."""
+"""What a training does not need, and what it says: troubles that are a line, and lines about the
+data."""
 
 import shutil
 
@@ -51,8 +52,8 @@ def test_a_profile_of_a_finished_run_says_that_there_is_none(text, copied, capsy
     assert go(text, copied, flags=["--profile=2"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert (
-        "nothing was traced: 0 steps were taken, and a trace begins with the third; give another --run, or prolong this one"
-        in said
+        "nothing was traced: 0 steps were taken, and a trace begins with the third; give another "
+        "--run, or prolong this one" in said
     )
 
 
@@ -100,7 +101,8 @@ def test_what_is_read_again_is_said(text, tmp_path, monkeypatch, capsys):
         and said.count("warning") == 1
     )
     assert (
-        f"learning rate peak 3.00e-03, {3e-3 * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * 8192 / 9216))):.2e} at the last step"
+        "learning rate peak 3.00e-03, "
+        f"{3e-3 * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * 8192 / 9216))):.2e} at the last step"
         in said
     )
     assert (

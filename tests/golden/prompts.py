@@ -1,4 +1,5 @@
-"""What each task asks, as text: `python -m tests.golden.prompts > tests/golden/prompts.txt` writes it anew. A test compares."""
+"""What each task asks, as text: `python -m tests.golden.prompts > tests/golden/prompts.txt`
+writes it anew. A test compares."""
 
 from collections.abc import Iterator
 
@@ -17,13 +18,17 @@ def lines() -> Iterator[str]:
 
 
 def protocol_lines(name: str, task: Task, protocol: Protocol, shots: list[int]) -> Iterator[str]:
-    """A protocol, and the example's items as they are put; once where the number of demonstrations changes nothing."""
+    """A protocol, and the example's items as they are put; once where the number of
+    demonstrations changes nothing."""
     words = (
         f", description {protocol.description!a} from {protocol.description_min_shots} shots on"
         if protocol.description
         else ""
     )
-    yield f"  {name}{protocol.method}, {protocol.metric}, {protocol.shots} shots, separator {protocol.separator!a}{words}"
+    yield (
+        f"  {name}{protocol.method}, {protocol.metric}, {protocol.shots} shots, separator "
+        f"{protocol.separator!a}{words}"
+    )
     items_by_shots = {k: list(task.items(task.example, protocol, k)) for k in shots}
     is_same = all(items == items_by_shots[shots[0]] for items in items_by_shots.values())
     for k in shots[:1] if is_same else shots:

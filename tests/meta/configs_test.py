@@ -1,5 +1,5 @@
-"""Every registered config and every point of a sweep builds, from the schedule of its batches to the shapes of the model; the 175B one
-included."""
+"""Every registered config and every point of a sweep builds, from the schedule of its batches to
+the shapes of the model; the 175B one included."""
 
 import json
 import math

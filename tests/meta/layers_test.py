@@ -1,7 +1,9 @@
-"""The import law: a file imports only from what stands above it in the listing of docs/contributing/architecture.md, which is complete.
+"""The import law: a file imports only from what stands above it in the listing of
+docs/contributing/architecture.md, which is complete.
 
-The listing is the first fenced block with a line that starts with `gptjax/`. Below that line, a line's leading words that end
-in `/` or `.py` are folders and files, placed by indentation; any other line is prose. Their order is the order of the law.
+The listing is the first fenced block with a line that starts with `gptjax/`. Below that line, a
+line's leading words that end in `/` or `.py` are folders and files, placed by indentation; any
+other line is prose. Their order is the order of the law.
 """
 
 import ast
@@ -43,7 +45,8 @@ def _files(lines: list[str]) -> list[str]:
 
 
 def imports(root: Path, path: str) -> tuple[list[str], list[str]]:
-    """(files of the package that a file imports, imports that lead nowhere or are relative); those inside functions count."""
+    """(files of the package that a file imports, imports that lead nowhere or are relative);
+    those inside functions count."""
     found, lost = [], []
     for node in ast.walk(ast.parse((root / path).read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -139,7 +142,7 @@ def test_recipes_import_only_config():
         ), path
 
 
-# --- the test's own tests: a small house, whole and with each fault ------------------------------------------------------------
+# --- the test's own tests: a small house, whole and with each fault -------------------------------
 
 PAGE = """
 ```

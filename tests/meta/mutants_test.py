@@ -75,7 +75,10 @@ def test_a_test_that_fails_anyway_notices_nothing(tree, tmp_path):
     assert (line["result"], line["by"]) == ("fails anyway", "tests/sums_test.py::test_two")
 
 
-RUNNER = "import pathlib, sys; from tests import mutants; mutants.ROOT = pathlib.Path(sys.argv[1]); mutants.main(sys.argv[2:])"
+RUNNER = (
+    "import pathlib, sys; from tests import mutants; mutants.ROOT = pathlib.Path(sys.argv[1]); "
+    "mutants.main(sys.argv[2:])"
+)
 SLEEPS = """
 import os, pathlib, time
 def test_zero():

@@ -1,4 +1,5 @@
-"""House rules that a reader could check with a ruler: names, sizes, and no reader of a config that supplies a default."""
+"""House rules that a reader could check with a ruler: names, sizes, and no reader of a config
+that supplies a default."""
 
 import ast
 import re
@@ -61,7 +62,8 @@ def long_functions(text: str, limit: int) -> list[str]:
 
 
 def defaults(text: str) -> list[str]:
-    """Calls that read a field and supply a default: getattr with three arguments, and .get on what is called like a config.
+    """Calls that read a field and supply a default: getattr with three arguments, and .get on what
+    is called like a config.
 
     Python's own __names__ may be asked for so: they are no fields.
     """

@@ -1,4 +1,5 @@
-"""The kernels for accelerators are the reference, in output and in all gradients: interpreted on CPU, and compiled ahead of time."""
+"""The kernels for accelerators are the reference, in output and in all gradients: interpreted on
+CPU, and compiled ahead of time."""
 
 import functools
 import importlib.util
@@ -125,7 +126,7 @@ def test_on_a_mesh(kernel, monkeypatch):
     compare(attend, schema.Banded(window=50), 140, segments_BS=documents(140, B=2), B=2, N=2)
 
 
-# --- cost follows the pattern -----------------------------------------------------------------------------------------------
+# --- cost follows the pattern ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_small_tiles_leave_most_of_sparse_patterns_out(pattern):
     assert 0.25 < sparse / dense < 0.25 + 5 * 128 / dense
 
 
-# --- compiled ahead of time ---------------------------------------------------------------------------------------------------
+# --- compiled ahead of time -----------------------------------------------------------------------
 
 
 def ahead(name, attend, pattern, T, d_head, dtype, segmented=False):

@@ -1,4 +1,5 @@
-"""What is asked in rows of forests is the forward pass: the same log-probabilities, for every pattern, on any devices."""
+"""What is asked in rows of forests is the forward pass: the same log-probabilities, for every
+pattern, on any devices."""
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,9 @@ T = 24  # the context
 
 
 def drawn(n: int, seed: int = 0) -> list[Request]:
-    """Questions of one to four completions, one to five tokens each, of few different ones, so that they begin alike; every second context
-    begins with the same ten tokens; a context that is another's beginning, the same question twice, one that fills the context."""
+    """Questions of one to four completions, one to five tokens each, of few different ones, so that
+    they begin alike; every second context begins with the same ten tokens; a context that is
+    another's beginning, the same question twice, one that fills the context."""
     rng = np.random.default_rng(seed)
 
     def tokens(n, most=61):
@@ -151,7 +153,8 @@ def test_banned_tokens_are_not_what_it_says_first():
 
 
 def test_a_banned_token_is_a_rival_of_every_token_but_the_first():
-    """Logits 3, 2, 1 of three tokens, of which 0 is banned: then 1 is what is said first, and 0 is said later."""
+    """Logits 3, 2, 1 of three tokens, of which 0 is banned: then 1 is what is said first, and 0
+    is said later."""
     _, built, state = tiny.make_step(tiny.config(d_model=4))
     reader = inference.prepare(
         built.model, state.params | {"token_VD": jnp.diag(jnp.array([3.0, 2.0, 1.0, 0.0]))}

@@ -1,4 +1,5 @@
-"""A sequence cut over devices: the reference's output and gradients, whatever the pattern; and only the keys that are needed move."""
+"""A sequence cut over devices: the reference's output and gradients, whatever the pattern; and
+only the keys that are needed move."""
 
 import math
 
@@ -32,7 +33,8 @@ def arrays(dtype, B=4, N=2):
 
 
 def out_and_gradients(attend, patterns, dtype):
-    """For each pattern: the output, and the gradients of q, k and v for a random cotangent. One program."""
+    """For each pattern: the output, and the gradients of q, k and v for a random cotangent. One
+    program."""
 
     def each(q, k, v, g):
         pulled = [
@@ -62,7 +64,8 @@ def bands(*windows):
 
 @pytest.mark.parametrize("windows", [(1, 2, 6, 7), (13, 42), (43,)], ids=str)
 def test_bands_on_eight_devices(windows):
-    """Within a part, as long as one and its own first key, over several parts, over all but one; from 43 on the last part needs all."""
+    """Within a part, as long as one and its own first key, over several parts, over all but one;
+    from 43 on the last part needs all."""
     assert_is_reference(place(context=8), bands(*windows))
 
 
@@ -142,7 +145,8 @@ def sent(where, pattern, segments, backward):
     "window, hops", [(1, []), (7, [6]), (12, [5, 6]), (42, [5, 6, 6, 6, 6, 6, 6])]
 )
 def test_a_band_sends_its_halo_and_nothing_else(window, hops):
-    """window - 1 keys and as many values, of 4 rows, 2 heads of 8; back as many gradients; with documents, their numbers."""
+    """window - 1 keys and as many values, of 4 rows, 2 heads of 8; back as many gradients; with
+    documents, their numbers."""
     where, (pattern,) = place(context=8), bands(window)
     once = sorted(("collective-permute", keys * 4 * 2 * 8) for keys in hops)
     assert sent(where, pattern, None, backward=False) == sorted(2 * once)

@@ -1,4 +1,5 @@
-"""Every folder that gptjax exports is opened by transformers as what it is: ids, text and logits are ours."""
+"""Every folder that gptjax exports is opened by transformers as what it is: ids, text and logits
+are ours."""
 
 import dataclasses
 import importlib

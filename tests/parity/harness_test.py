@@ -1,4 +1,5 @@
-"""lm-evaluation-harness gets the same from gptjax and from its own Hugging Face model, on a task and weights that are made here."""
+"""lm-evaluation-harness gets the same from gptjax and from its own Hugging Face model, on a task
+and weights that are made here."""
 
 import importlib
 import json
@@ -17,7 +18,10 @@ from gptjax.training import state, step
 from gptjax.weights import export_hf
 from tests import tiny
 
-NEEDED = "needs lm_eval, torch and transformers: pip install -r requirements-extra.txt -r requirements-dev.txt, Python 3.11"
+NEEDED = (
+    "needs lm_eval, torch and transformers: pip install -r requirements-extra.txt -r "
+    "requirements-dev.txt, Python 3.11"
+)
 pytest.importorskip("torch", reason=NEEDED)
 pytest.importorskip("transformers", reason=NEEDED)
 with warnings.catch_warnings():

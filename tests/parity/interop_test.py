@@ -1,4 +1,5 @@
-"""What our model computes with weights of Hugging Face transformers is what transformers computes, and the other way round."""
+"""What our model computes with weights of Hugging Face transformers is what transformers
+computes, and the other way round."""
 
 import dataclasses
 import importlib
@@ -127,7 +128,8 @@ def test_logits_on_a_mesh_from_several_files(theirs, tmp_path):
     "kind", ["openai-gpt", "gpt2", pytest.param("gpt_neo", marks=pytest.mark.slow)]
 )
 def test_an_exported_model_says_the_same(theirs, tmp_path, kind):
-    """Greedily, from weights that transformers made, we imported and exported, and transformers loads."""
+    """Greedily, from weights that transformers made, we imported and exported, and transformers
+    loads."""
     made(theirs, kind).save_pretrained(tmp_path / "theirs")
     there = load.load(tmp_path / "theirs", ["data.tokenizer=Bytes()"])
     _, built, params = placed(there)

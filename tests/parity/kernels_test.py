@@ -79,7 +79,8 @@ def test_documents_kept_apart(kernel, pattern):
 
 
 def test_a_band_costs_less_than_half():
-    """FLOPs of the compiled program, T = 2,048, a band of 256: 2 blocks of keys for a block of queries, so a quarter of all keys."""
+    """FLOPs of the compiled program, T = 2,048, a band of 256: 2 blocks of keys for a block of
+    queries, so a quarter of all keys."""
 
     def flops(attend, pattern):
         x = jax.ShapeDtypeStruct((1, 2048, 1, 64), jnp.float32)
@@ -106,7 +107,8 @@ def test_dropout_keeps_the_mean():
 
 
 def test_each_block_of_queries_has_dropout_masks_of_its_own():
-    """Equal scores, values of 1: an output is how many keys were kept. A band has blocks of one shape."""
+    """Equal scores, values of 1: an output is how many keys were kept. A band has blocks of one
+    shape."""
     x = jnp.zeros((1, 384, 1, 1))
     out = cpu_blocks.attend(x, x, x + 1, schema.Banded(window=128), None, (jax.random.key(0), 0.5))[
         0, :, 0, 0
@@ -129,7 +131,8 @@ def test_long_sequences_go_tile_by_tile():
     "window", [100, 258]
 )  # the first query of the third tile sees just the last key of the first tile by 258
 def test_tiles_beyond_the_first_few(window):
-    """700 queries are three tiles; a band of 100 skips some, which must not be those that matter."""
+    """700 queries are three tiles; a band of 100 skips some, which must not be those that
+    matter."""
     for found, expected in zip(
         *both(cpu_tiles.attend, schema.Banded(window=window), 700), strict=True
     ):

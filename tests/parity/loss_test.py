@@ -1,4 +1,5 @@
-"""The chunked cross-entropy equals the plain one, in value and gradient; both ends of the model, on a table that is cut."""
+"""The chunked cross-entropy equals the plain one, in value and gradient; both ends of the model,
+on a table that is cut."""
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +78,8 @@ def place():
     "chunk_bytes", [2**30, 2 * 128 * 4 * 3]
 )  # of a device's 2 rows of 8 positions and 128 ids: one chunk, and three
 def test_cut_over_devices(monkeypatch, place, chunk_bytes):
-    """Value and gradients, with the vocabulary, the rows and the sequence cut in two; the value alone too, which is what evaluates."""
+    """Value and gradients, with the vocabulary, the rows and the sequence cut in two; the value
+    alone too, which is what evaluates."""
     monkeypatch.setattr(loss, "CHUNK_BYTES", chunk_bytes)
     x, w, t, weights, n_vocab = arrays(16, B=4)
     expected = jax.value_and_grad(loss.cross_entropy_reference, (0, 1))(x, w, t, weights, n_vocab)
@@ -98,7 +100,8 @@ def test_cut_over_devices(monkeypatch, place, chunk_bytes):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_rows_looked_up_in_a_table_that_is_cut(place, dtype):
-    """Value, and a gradient that is a float32 sum whatever the type is: one id is drawn a hundred times."""
+    """Value, and a gradient that is a float32 sum whatever the type is: one id is drawn a
+    hundred times."""
     table, tokens = (
         jax.random.normal(jax.random.key(0), (256, 8)),
         jax.random.randint(jax.random.key(1), (4, 64), 0, 256),

@@ -1,4 +1,5 @@
-"""Every preset on eight devices gives the loss curve of one device, with and without microbatches; and keeps and sends only shards."""
+"""Every preset on eight devices gives the loss curve of one device, with and without
+microbatches; and keeps and sends only shards."""
 
 import importlib.util
 
@@ -25,7 +26,8 @@ ROWS = 8  # of a microbatch
 
 
 def config(**parts):
-    """Banded and dense layers in turn, pre-LN; a row is long enough for 8 parts of 2 positions, and the band for 2 of them."""
+    """Banded and dense layers in turn, pre-LN; a row is long enough for 8 parts of 2 positions,
+    and the band for 2 of them."""
     return tiny.replace_parts(tiny.config(n_layers=4, n_ctx=16), **parts)
 
 
@@ -34,7 +36,8 @@ def on_eight(name):
 
 
 def curve(c, n_devices, microbatches):
-    """Losses of the steps, and the parameters after them; microbatches of ROWS rows, or one batch of all rows of a step."""
+    """Losses of the steps, and the parameters after them; microbatches of ROWS rows, or one
+    batch of all rows of a step."""
     mesh, built, now = tiny.make_step(c, n_devices)
     run, losses = jax.jit(built, donate_argnums=0), []
     with jax.set_mesh(mesh):
@@ -57,14 +60,16 @@ def one_device():
 
 @pytest.mark.parametrize("name", MESHES)
 def test_the_curve_is_that_of_one_device(one_device, name):
-    """Float32 sums in another order: a few in 1e-7 of a loss in one step, of which five steps may make 2e-6."""
+    """Float32 sums in another order: a few in 1e-7 of a loss in one step, of which five steps
+    may make 2e-6."""
     losses, params = curve(on_eight(name), 8, microbatches=True)
     np.testing.assert_allclose(losses, one_device[0], rtol=2e-6)
     tiny.assert_near(params, one_device[1])
 
 
 def test_a_device_has_its_shards_and_no_more():
-    """fsdp 4 x tensor 2; 128 x 16 is the token table, 16 x 64 a matrix of the MLP, 3 the periods of layers."""
+    """fsdp 4 x tensor 2; 128 x 16 is the token table, 16 x 64 a matrix of the MLP, 3 the periods
+    of layers."""
     c = tiny.replace_parts(
         tiny.config(n_layers=6, n_ctx=16), mesh=MESHES["tensor"], compute={"scan_layers": True}
     )
@@ -95,9 +100,11 @@ def test_a_device_has_its_shards_and_no_more():
     reason="needs libtpu, which requirements-dev.txt installs",
 )
 def test_what_a_tpu_compiler_makes_of_it():
-    """fsdp 4 x tensor 2 on v5p, everything rematerialised. Of each layer's activations over tensor the least there can be: gathered for
-    attention and MLP, in the forward, the repeated and the backward pass; scattered after each of the two, but in the repeated pass once.
-    Gradients of matrices are reduced into shards, never whole: newer libtpu passes them around a ring, by collective-permutes."""
+    """fsdp 4 x tensor 2 on v5p, everything rematerialised. Of each layer's activations over tensor
+    the least there can be: gathered for attention and MLP, in the forward, the repeated and the
+    backward pass; scattered after each of the two, but in the repeated pass once. Gradients of
+    matrices are reduced into shards, never whole: newer libtpu passes them around a ring, by
+    collective-permutes."""
     c = tiny.config(
         rows=16,
         n_ctx=512,

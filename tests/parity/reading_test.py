@@ -1,4 +1,5 @@
-"""Reading with a cache is the forward pass: the same hidden states at every position, for every pattern, however the text is divided."""
+"""Reading with a cache is the forward pass: the same hidden states at every position, for every
+pattern, however the text is divided."""
 
 import math
 import re
@@ -42,7 +43,8 @@ def whole(model, params, tokens_BT):
 
 
 def read_to_the_end(reader, tokens, counts, memory, expected, atol, step=1):
-    """Read `step` tokens of each row at a time until all are at the end of the context; every hidden state is the expected one."""
+    """Read `step` tokens of each row at a time until all are at the end of the context; every
+    hidden state is the expected one."""
     lengths, B = counts.copy(), len(counts)
     while lengths.min() < T:
         more = np.minimum(step, T - lengths).astype(
@@ -127,7 +129,8 @@ def test_a_prefix_that_is_read_once_serves_several_continuations(all_patterns):
 
 
 def test_bfloat16():
-    """On CPU the reader computes in float32 with weights of bfloat16, elsewhere in bfloat16: near what the forward pass does with both."""
+    """On CPU the reader computes in float32 with weights of bfloat16, elsewhere in bfloat16:
+    near what the forward pass does with both."""
     c = tiny.replace_parts(tiny.config(n_ctx=T), compute={"dtype": "bfloat16"})
     _, built, state = tiny.make_step(c)
     reader, (tokens, counts) = inference.prepare(built.model, state.params), texts(3, 8)
@@ -161,7 +164,8 @@ def test_an_accelerators_reader_has_weights_of_bfloat16(monkeypatch):
     "lengths", [(3,), (3, 1, 2)], ids=str
 )  # XLA takes another way for a batch of one
 def test_the_cache_is_written_in_place(lengths):
-    """The compiled step copies no array of the size of a layer's keys, and its result lies where the donated cache lay."""
+    """The compiled step copies no array of the size of a layer's keys, and its result lies where
+    the donated cache lay."""
     model, params = machine((schema.Banded(window=20), schema.Dense()))
     reader = inference.prepare(model, params)
     memory, _ = prefill(reader, *texts(*lengths, width=4), capacity=T)

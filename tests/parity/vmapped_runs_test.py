@@ -1,4 +1,5 @@
-"""Points trained as one program, and each by itself: the same curves, the same parameters, runs that go on."""
+"""Points trained as one program, and each by itself: the same curves, the same parameters, runs
+that go on."""
 
 import dataclasses
 

@@ -1,4 +1,5 @@
-"""The future never leaks: by gradient, for every pattern, norm placement and way of running the layers."""
+"""The future never leaks: by gradient, for every pattern, norm placement and way of running the
+layers."""
 
 import functools
 
@@ -13,7 +14,8 @@ from tests import tiny
 
 
 def sensitivity(c, T=12, end_of_text=None, platform="cpu"):
-    """(T, T): how much hidden state t moves with the embedding of token s; rows of the Jacobian through the token table."""
+    """(T, T): how much hidden state t moves with the embedding of token s; rows of the Jacobian
+    through the token table."""
     _, step, state = tiny.make_step(c, end_of_text=end_of_text, platform=platform)
     tokens_BT = jnp.arange(T)[None]  # each token once, so a row of the table is a position
     segments_BT = None if end_of_text is None else gpt.segment_ids(tokens_BT, end_of_text)
@@ -63,7 +65,8 @@ def test_documents_apart_when_masked():
 
 @pytest.mark.parametrize("name", tiny.EVERY_PATTERN)
 def test_no_future_through_the_cache(name):
-    """One layer, read as 5 tokens at once, 4 at once and 3 one by one: each position moves with just the tokens that its pattern shows."""
+    """One layer, read as 5 tokens at once, 4 at once and 3 one by one: each position moves with
+    just the tokens that its pattern shows."""
     pattern = tiny.EVERY_PATTERN[name]
     _, step, state = tiny.make_step(tiny.config(n_layers=1, attention=(pattern,)))
     tokens_BT = np.arange(12, dtype=np.int32)[None]

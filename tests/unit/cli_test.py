@@ -1,4 +1,5 @@
-"""What the programs share: --help in under half a second, one line for what a user did, a trace for what we did."""
+"""What the programs share: --help in under half a second, one line for what a user did, a trace
+for what we did."""
 
 import ast
 import os
@@ -190,7 +191,10 @@ def test_a_reader_that_leaves_is_no_error():
 )
 def test_standard_streams_that_are_closed_full_or_ascii(ending, status, out, err, tmp_path):
     """And a file that is opened meanwhile does not take the number of a closed one."""
-    code = f"from gptjax import cli\ndef main(argv):\n    kept = open({str(tmp_path / 'kept')!r}, 'w')\n    kept.write('x')\n"
+    code = (
+        f"from gptjax import cli\ndef main(argv):\n    kept = open({str(tmp_path / 'kept')!r}, "
+        "'w')\n    kept.write('x')\n"
+    )
     code += "    print('caf\\u00e9 \\udc80')\ncli.run(main)"
     environment = {
         **os.environ,
@@ -306,7 +310,7 @@ def test_help_of_every_program_comes_at_once(name):
     assert seconds < 0.5
 
 
-# --- one's own text ----------------------------------------------------------------------------------------------------------
+# --- one's own text -------------------------------------------------------------------------------
 
 
 def of_text(*argv):
@@ -362,7 +366,8 @@ def test_a_text_that_is_not_there_and_two_of_them_are_refused(tmp_path):
         (("--text=",), "an empty path"),
         (
             (f"--text={tmp_path}",),
-            r"is tokenised already: give it by --set \"data.sources=Shards\(path='.*'\)\" instead of --text",
+            r"is tokenised already: give it by --set \"data.sources=Shards\(path='.*'\)\" instead "
+            r"of --text",
         ),
         (
             (f"--text={tmp_path}/a.txt", "--set=data.sources=Embedded()"),
@@ -378,7 +383,10 @@ def test_a_recipe_of_a_certain_text_says_how_to_get_it(tmp_path, monkeypatch, na
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         ValueError,
-        match=rf"--config={name} is of a text that is not here .*: (get https://|give any).*--text=",
+        match=(
+            rf"--config={name} is of a text that is not here .*: "
+            r"(get https://|give any).*--text="
+        ),
     ) as error:
         of_text(f"--config={name}")
     assert "\n" not in str(error.value)

@@ -73,11 +73,11 @@ def contents(folder):
 def test_what_is_filtered_is_gone_and_the_rest_is_there(place, capsys):
     run(place, "filter", "--compression=none")
     report = json.loads((place / "out" / "report.json").read_text())
-    found = report[
-        "tasks"
-    ][
+    found = report["tasks"][
         "piqa"
-    ]  # 16 words of a goal and one of a solution are 5 13-grams, of which the corpus has the goals' 4
+        # 16 words of a goal and one of a solution are 5 13-grams, of which the corpus has the
+        # goals' 4
+    ]
     assert found == {"items": 24, "grams": 24 * 5, "seen": 13 * 4, "common": 4}
     before, after = texts(place / "corpus"), texts(place / "out")
     counts = report["counts"]
@@ -246,7 +246,10 @@ def test_bad_corpora_and_folders(place, tmp_path):
     (place / "data" / "report.jsonl").write_text('{"context": "a", "completion": " b"}')
     with pytest.raises(
         ValueError,
-        match="a task cannot be called report here: its marks are written to report.json, which is this",
+        match=(
+            "a task cannot be called report here: its marks are written to report.json, which is "
+            "this"
+        ),
     ):
         run(place, "check", tasks="report", out="other")
     run(place, "check")
@@ -357,7 +360,10 @@ def test_a_used_folder_says_what_changed(place):
     (place / "data" / "piqa.jsonl").write_text("\n".join(items[:-1]))
     with pytest.raises(
         ValueError,
-        match=r"another set of tasks: it has piqa 24 texts, digest \w{8}, now it is piqa 23 texts, digest \w{8};",
+        match=(
+            r"another set of tasks: it has piqa 24 texts, digest \w{8}, now it is piqa 23 texts, "
+            r"digest \w{8};"
+        ),
     ):
         run(place, "filter")
 

@@ -9,14 +9,26 @@ from gptjax.evals import perplexity
 from gptjax.evals.task import gpt3_scores
 
 
-@pytest.mark.parametrize("flags, line", [
-    (["--text=a.txt", "--run=a", "--examples=3"], "--examples: nothing for --text"),
-    (["--text=a.txt", "--run=a", "--data=x", "--data_dir=x"], "--data, --data_dir: nothing for --text"),
-    (["--text=a.txt", "--run=a", "--set=all.shots=1"], "--set: nothing for --text"),
-    (["--text=a.txt", "--run=a", "--shots=1", "--seed=0"], "--shots, --seed: nothing for --text"),
-    (["--curve=a.png", "run", "--run=a"], "--run: nothing for --curve"),
-    (["--curve=a.png", "--out=x", "--tasks=lambada", "--stride=1"], "--tasks, --stride: nothing for --curve"),
-])
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        (["--text=a.txt", "--run=a", "--examples=3"], "--examples: nothing for --text"),
+        (
+            ["--text=a.txt", "--run=a", "--data=x", "--data_dir=x"],
+            ("--data, --data_dir: nothing for --text"),
+        ),
+        (["--text=a.txt", "--run=a", "--set=all.shots=1"], "--set: nothing for --text"),
+        (
+            ["--text=a.txt", "--run=a", "--shots=1", "--seed=0"],
+            "--shots, --seed: nothing for --text",
+        ),
+        (["--curve=a.png", "run", "--run=a"], "--run: nothing for --curve"),
+        (
+            ["--curve=a.png", "--out=x", "--tasks=lambada", "--stride=1"],
+            ("--tasks, --stride: nothing for --curve"),
+        ),
+    ],
+)
 def test_no_flag_is_passed_over(flags, line):
     with pytest.raises(ValueError, match=f"^{line}; leave it out$"):
         evaluate.main(flags)

@@ -1,4 +1,5 @@
-"""gptjax.plan: every config, as text of at most 80 columns and as JSON; the paper's figures stand only beside the paper's model."""
+"""gptjax.plan: every config, as text of at most 80 columns and as JSON; the paper's figures
+stand only beside the paper's model."""
 
 import importlib.util
 import json
@@ -111,7 +112,10 @@ def test_numbers_have_three_digits(number, text):
 
 
 def test_it_takes_under_two_seconds_and_no_jax():
-    code = "import sys; from gptjax import plan; plan.main(['--config=175b']); print('jax' in sys.modules, 'numpy' in sys.modules)"
+    code = (
+        "import sys; from gptjax import plan; plan.main(['--config=175b']); print('jax' in "
+        "sys.modules, 'numpy' in sys.modules)"
+    )
     start = time.perf_counter()
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
@@ -135,7 +139,7 @@ def test_a_wrong_name_is_one_line():
     )
 
 
-# --- with --topology ---------------------------------------------------------------------------------------------------------
+# --- with --topology ------------------------------------------------------------------------------
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
@@ -190,6 +194,9 @@ def test_what_cannot_be_compiled_for(arguments, message):
 def test_more_steps_than_the_length_gives_are_refused():
     with pytest.raises(
         ValueError,
-        match="train.steps=3,000 is more than the 2,000 steps that train.total_tokens=1,536,000 gives; raise train",
+        match=(
+            "train.steps=3,000 is more than the 2,000 steps that train.total_tokens=1,536,000 "
+            "gives; raise train"
+        ),
     ):
         plan.main(["--config=shakespeare_char", "--set", "train.steps=3000"])

@@ -149,8 +149,14 @@ def test_wrong_use_is_one_line_and_status_2(text, tmp_path):
 def test_help_is_answered_before_anything_slow_is_imported():
     ran = subprocess.run(program("--help"), cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0 and "--characters_per_shard" in ran.stdout
-    slow = "{'numpy', 'jax', 'grain', 'tokenizers', 'sentencepiece', 'pyarrow', 'rich', 'tensorflow_datasets'}"
-    check = f"import sys, gptjax.prepare; sys.exit(str({slow} & set(sys.modules)) if {slow} & set(sys.modules) else 0)"
+    slow = (
+        "{'numpy', 'jax', 'grain', 'tokenizers', 'sentencepiece', 'pyarrow', 'rich', "
+        "'tensorflow_datasets'}"
+    )
+    check = (
+        f"import sys, gptjax.prepare; sys.exit(str({slow} & set(sys.modules)) if {slow} & "
+        "set(sys.modules) else 0)"
+    )
     ran = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
 
@@ -210,7 +216,9 @@ def test_what_is_finished_stays_as_it_is(text, tmp_path, capsys):
         stream.write("\n" + json.dumps({"text": "and quite other words: " + "xyzzy " * 9999}))
     with pytest.raises(
         ValueError,
-        match="was prepared with another text: it has documents 2000, .*, now it is documents 2001, ",
+        match=(
+            "was prepared with another text: it has documents 2000, .*, now it is documents 2001, "
+        ),
     ):
         prepare.main(given)
     assert corpus.contents(tmp_path / "out") == before

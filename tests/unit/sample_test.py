@@ -1,4 +1,5 @@
-"""python -m gptjax.sample: whatever evaluate opens speaks, of a prompt from anywhere; numbers of any size are right or one line."""
+"""python -m gptjax.sample: whatever evaluate opens speaks, of a prompt from anywhere; numbers of
+any size are right or one line."""
 
 import dataclasses
 import io
@@ -23,7 +24,8 @@ OPEN = {}
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """One model in each form that is opened: a folder for transformers, its file, a run, OpenAI's files."""
+    """One model in each form that is opened: a folder for transformers, its file, a run,
+    OpenAI's files."""
     place = tmp_path_factory.mktemp("places")
     c = tools.config("gpt2")
     params = jax.tree.map(lambda x: x / 4, tools.random(c.model))
@@ -87,7 +89,7 @@ def test_what_evaluate_opens_is_opened_by_the_same_function(places, capsys, monk
     assert asked == [str(place) for place in places.values() for _ in range(2)]
 
 
-# --- prompts -------------------------------------------------------------------------------------------------------------
+# --- prompts --------------------------------------------------------------------------------------
 
 
 def test_a_prompt_comes_from_a_file_or_standard_input_to_its_last_byte(
@@ -171,15 +173,21 @@ def refused(*flags: str, capsys) -> str:
     raise AssertionError("not refused")
 
 
-@pytest.mark.parametrize("flags, line", [
-    (["--prompt=x", "--prompt_file=-"], "--prompt and --prompt_file each say what to continue: give one of them"),
-    (["--interactive", "--prompt="], "--prompt and --interactive each say"),
-    (["--prompt_file="], "an empty path"),
-    (["--prompt_file=nothing.txt"], "nothing.txt cannot be read: No such file or directory"),
-    (["--prompt_file=."], "cannot be read: Is a directory"),
-    (["--prompt_file=/dev/zero"], "/dev/zero is longer than 67,108,864 bytes"),
-    (["--prompt_file=latin.txt"], "latin.txt is not UTF-8 text: byte 0xe9 at offset 3"),
-])
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        (
+            ["--prompt=x", "--prompt_file=-"],
+            ("--prompt and --prompt_file each say what to continue: give one of them"),
+        ),
+        (["--interactive", "--prompt="], "--prompt and --interactive each say"),
+        (["--prompt_file="], "an empty path"),
+        (["--prompt_file=nothing.txt"], "nothing.txt cannot be read: No such file or directory"),
+        (["--prompt_file=."], "cannot be read: Is a directory"),
+        (["--prompt_file=/dev/zero"], "/dev/zero is longer than 67,108,864 bytes"),
+        (["--prompt_file=latin.txt"], "latin.txt is not UTF-8 text: byte 0xe9 at offset 3"),
+    ],
+)
 def test_a_prompt_that_cannot_be_read_is_one_line(flags, line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "latin.txt").write_bytes("caf\u00e9".encode("latin-1"))
@@ -198,7 +206,7 @@ def test_a_folder_that_is_no_model_is_one_short_line(tmp_path, capsys):
     assert "an empty path" in refused("--run=", capsys=capsys)
 
 
-# --- numbers -------------------------------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------
 
 
 OUT_OF_BOUNDS = {
@@ -250,7 +258,7 @@ def test_a_model_of_nan_is_one_line(flags, places, capsys, monkeypatch):
     assert line.startswith("the model's probabilities are no numbers (NaN)")
 
 
-# --- GPT-1 ---------------------------------------------------------------------------------------------------------------
+# --- GPT-1 ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +276,8 @@ def first(request, tmp_path_factory):
 
 @pytest.mark.shared
 def test_gpt1s_text_is_what_its_tokenizer_writes(first, capsys):
-    """The space between prompt and answer is the last token's of the prompt, which is shown as it was read."""
+    """The space between prompt and answer is the last token's of the prompt, which is shown as
+    it was read."""
     for flags in (["--temperature=0"], ["--n=2"], ["--beams=2"]):
         shown = said(first, "--prompt=In the Beginning", *flags, capsys=capsys)
         assert "in the beginning " in shown and "beginning " in shown.split("in the ")[1], shown

@@ -135,7 +135,10 @@ def test_a_sweep_that_runs_is_not_begun_a_second_time(tmp_path):
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
         with pytest.raises(
             ValueError,
-            match=f"is in use: process {os.getpid()} on .* works there; wait until it ends, stop it, or give another",
+            match=(
+                f"is in use: process {os.getpid()} on .* works there; wait until it ends, stop "
+                "it, or give another"
+            ),
         ):
             sweep.main([*GRID, f"--dir={tmp_path}"])
         assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -192,9 +195,9 @@ def test_a_jobset_for_each_point(capsys):
     assert [jobset["metadata"]["name"] for jobset in (first, second)] == ["peaks-0", "peaks-1"]
     pod = second["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     command = pod["containers"][0]["command"][2]
-    assert (
-        command
-        == "exec python -m gptjax.train --config=smoke --run=gs://b/s/peak_lr=3e-3 --set train.schedule.peak_lr=3e-3"
+    assert command == (
+        "exec python -m gptjax.train --config=smoke --run=gs://b/s/peak_lr=3e-3 --set "
+        "train.schedule.peak_lr=3e-3"
     )
 
 

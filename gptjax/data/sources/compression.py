@@ -1,4 +1,5 @@
-"""Compressed files as streams of plain bytes, whole or refused: .gz, .xz and .zst of any number of members."""
+"""Compressed files as streams of plain bytes, whole or refused: .gz, .xz and .zst of any number
+of members."""
 
 import gzip
 import io
@@ -11,10 +12,11 @@ BUFFER_BYTES = 2**20  # read or handed on at once
 BOMB_BYTES, BOMB_RATIO = (
     2**26,
     300,
-)  # a file that gives more bytes, and more times its own size, is a bomb; text shrinks to a tenth or so
-SCAN_BYTES = (
-    2**24
-)  # of a .zst file whose frames are looked at beforehand: a program writes all alike
+    # a file that gives more bytes, and more times its own size, is a bomb; text shrinks to a tenth
+    # or so
+)
+# of a .zst file whose frames are looked at beforehand: a program writes all alike
+SCAN_BYTES = 2**24
 XZ_MEMORY_BYTES = 2**30  # that an .xz file may ask for: xz -9 takes 65 MiB
 MAGIC = {
     ".gz": (b"\x1f\x8b",),
@@ -28,9 +30,11 @@ class CorruptFile(ValueError):
 
 
 def decompress(raw: BinaryIO, compression: str) -> BinaryIO:
-    """`raw` as a buffered stream of plain bytes, which raises CorruptFile for all that is not whole members from beginning to end.
+    """`raw` as a buffered stream of plain bytes, which raises CorruptFile for all that is not whole
+    members from beginning to end.
 
-    compression: ".gz", ".xz", ".zst", or "" for none. Memory is bounded, and so is what comes of a small file."""
+    compression: ".gz", ".xz", ".zst", or "" for none. Memory is bounded, and so is what comes of
+    a small file."""
     match compression:
         case ".gz":
             read: Callable[[int], bytes] = gzip.GzipFile(fileobj=raw, mode="rb").read
@@ -71,8 +75,8 @@ class _Stream(io.RawIOBase):
 
 
 class _Xz:
-    """The plain bytes of an .xz file. Not lzma.LZMAFile, which takes a later stream that is damaged, or zeros between streams, for the end
-    (github.com/python/cpython, issue 88300)."""
+    """The plain bytes of an .xz file. Not lzma.LZMAFile, which takes a later stream that is
+    damaged, or zeros between streams, for the end (github.com/python/cpython, issue 88300)."""
 
     def __init__(self, raw: BinaryIO):
         self._raw, self._rest = raw, b""
@@ -92,7 +96,8 @@ class _Xz:
         return b""
 
     def _next_stream(self) -> bool:
-        """Is there another stream? Between streams, and after the last, may be zero bytes, in fours."""
+        """Is there another stream? Between streams, and after the last, may be zero bytes, in
+        fours."""
         zeros = 0
         while piece := self._rest or self._raw.read(BUFFER_BYTES):
             self._rest = piece.lstrip(b"\0")
@@ -107,8 +112,9 @@ class _Xz:
 
 
 def has_checksums(raw: BinaryIO, compression: str) -> bool:
-    """Has every member of the file a checksum, so that damage to it is noticed? Of an .zst file, every frame that begins in its first
-    SCAN_BYTES. CorruptFile if it is not of this compression at all. `raw` is at its beginning, and can seek; little of it is read."""
+    """Has every member of the file a checksum, so that damage to it is noticed? Of an .zst file,
+    every frame that begins in its first SCAN_BYTES. CorruptFile if it is not of this compression
+    at all. `raw` is at its beginning, and can seek; little of it is read."""
     if not raw.read(8).startswith(MAGIC[compression]):
         raise CorruptFile(f"its first bytes are not those of a {compression} file")
     raw.seek(0)
@@ -116,8 +122,9 @@ def has_checksums(raw: BinaryIO, compression: str) -> bool:
 
 
 def _xz_flags(raw: BinaryIO) -> Iterator[bool]:
-    """Of each stream of an .xz file, the last one first: has it checksums? The .xz file format, sections 2.1.2 and 4: a footer tells the
-    size of the index before it, and that the sizes of the blocks. Damage ends the walk: reading tells of it."""
+    """Of each stream of an .xz file, the last one first: has it checksums? The .xz file format,
+    sections 2.1.2 and 4: a footer tells the size of the index before it, and that the sizes of
+    the blocks. Damage ends the walk: reading tells of it."""
     end = raw.seek(0, io.SEEK_END)
     for _ in range(SCAN_BYTES // 4):
         if end < 12:
@@ -140,7 +147,8 @@ def _xz_flags(raw: BinaryIO) -> Iterator[bool]:
 
 
 def _varint(content: Iterator[int]) -> int:
-    """The .xz file format, section 1.2: seven bits a byte, the lowest first, the last byte below 128."""
+    """The .xz file format, section 1.2: seven bits a byte, the lowest first, the last byte below
+    128."""
     value = shift = 0
     for byte in content:
         value, shift = value | (byte & 127) << shift, shift + 7
@@ -150,7 +158,8 @@ def _varint(content: Iterator[int]) -> int:
 
 
 def _zst_flags(raw: BinaryIO) -> Iterator[bool]:
-    """Of each frame of a .zst file: has it a checksum? RFC 8878, section 3.1.1. Damage ends the walk: reading tells of it."""
+    """Of each frame of a .zst file: has it a checksum? RFC 8878, section 3.1.1. Damage ends the
+    walk: reading tells of it."""
     while raw.tell() < SCAN_BYTES and len(head := raw.read(5)) == 5:
         if head[1:4] == b"\x2a\x4d\x18":  # a frame to be skipped: its length follows
             raw.seek(int.from_bytes(head[4:] + raw.read(3), "little"), io.SEEK_CUR)

@@ -1,4 +1,5 @@
-"""Documents from files: .txt, .jsonl and .parquet, each plain or .gz, .xz, .zst, streamed. Every error is one line that names the file."""
+"""Documents from files: .txt, .jsonl and .parquet, each plain or .gz, .xz, .zst, streamed. Every
+error is one line that names the file."""
 
 import collections
 import itertools
@@ -12,17 +13,18 @@ from gptjax.data import unicode
 from gptjax.data.sources import compression, document
 from gptjax.data.sources.document import Document
 
-MAX_DOCUMENT_BYTES = (
-    2**31
-)  # bytes of a document, or of a line: what has more is no text, and would fill the memory
+# bytes of a document, or of a line: what has more is no text, and would fill the memory
+MAX_DOCUMENT_BYTES = 2**31
 Skipped = collections.Counter[str]  # what was passed over -> how often
 
 
 def documents(path: str, field: str, skipped: Skipped | None = None) -> Iterator[Document]:
-    """The documents of every file under `path`, in order of name. field: of .jsonl objects and .parquet columns.
+    """The documents of every file under `path`, in order of name. field: of .jsonl objects and
+    .parquet columns.
 
-    skipped: counts the files without text, and the documents that are null or empty. ValueError, in one line, for what is missing,
-    unreadable, damaged, binary, or lacks the field; and if there is no text at all.
+    skipped: counts the files without text, and the documents that are null or empty. ValueError, in
+    one line, for what is missing, unreadable, damaged, binary, or lacks the field; and if there is
+    no text at all.
     """
     listing = find_files.find(path)
     skipped = collections.Counter() if skipped is None else skipped
@@ -81,7 +83,8 @@ def read(file: pathlib.Path, raw: BinaryIO, field: str) -> Iterator[str | None]:
 
 
 def read_whole(stream: BinaryIO, where: str) -> bytearray:
-    """All that comes of a stream, up to a zero byte. ValueError if that is more than MAX_DOCUMENT_BYTES."""
+    """All that comes of a stream, up to a zero byte. ValueError if that is more than
+    MAX_DOCUMENT_BYTES."""
     content = bytearray()
     while part := stream.read(compression.BUFFER_BYTES):
         content += part
@@ -89,7 +92,8 @@ def read_whole(stream: BinaryIO, where: str) -> bytearray:
             break
         if len(content) > MAX_DOCUMENT_BYTES:
             raise ValueError(
-                f"{where} has over {MAX_DOCUMENT_BYTES:,} bytes, too many for one document: cut it into several files"
+                f"{where} has over {MAX_DOCUMENT_BYTES:,} bytes, too many for one document: cut it "
+                "into several files"
             )
     return content
 
@@ -100,19 +104,21 @@ def read_jsonl(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str
         if field not in value:
             has = ", ".join(value) or "nothing"
             raise ValueError(
-                f"{file} line {number:,} has no string field {field!r}: it has {has}; name the field with Text(field=...)"
+                f"{file} line {number:,} has no string field {field!r}: it has {has}; name the "
+                "field with Text(field=...)"
             )
         text = value[field]
         if text is not None and not isinstance(text, str):
             raise ValueError(
-                f"{file} line {number:,} has no string field {field!r}: that is {parse.quote(text)}; name another with Text(field=...)"
+                f"{file} line {number:,} has no string field {field!r}: that is "
+                f"{parse.quote(text)}; name another with Text(field=...)"
             )
         yield text
 
 
 def read_objects(stream: BinaryIO, file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(the line's number, its object) of a .jsonl file; blank lines are skipped, and a byte order mark. ValueError, in one line, for
-    anything else."""
+    """(the line's number, its object) of a .jsonl file; blank lines are skipped, and a byte order
+    mark. ValueError, in one line, for anything else."""
     for number in itertools.count(1):
         line = stream.readline(MAX_DOCUMENT_BYTES + 1)
         if not line:
@@ -120,7 +126,8 @@ def read_objects(stream: BinaryIO, file: pathlib.Path) -> Iterator[tuple[int, di
         where = f"{file} line {number:,}"
         if len(line) > MAX_DOCUMENT_BYTES:
             raise ValueError(
-                f"{where} has over {MAX_DOCUMENT_BYTES:,} bytes, too many for one document: give an object a line"
+                f"{where} has over {MAX_DOCUMENT_BYTES:,} bytes, too many for one document: give "
+                "an object a line"
             )
         text = parse.utf8(line, where)
         if text.strip():
@@ -176,7 +183,8 @@ def _read_plain(stream: BinaryIO, where: str) -> bytearray:
         content += part
         if len(content) > MAX_DOCUMENT_BYTES:
             raise ValueError(
-                f"{where} has over {MAX_DOCUMENT_BYTES:,} plain bytes: decompress it (parquet is compressed within)"
+                f"{where} has over {MAX_DOCUMENT_BYTES:,} plain bytes: decompress it (parquet is "
+                "compressed within)"
             )
     return content
 
@@ -187,11 +195,13 @@ def _string_column_type(schema: Any, file: pathlib.Path, field: str) -> Any:
 
     if field not in schema.names:
         raise ValueError(
-            f"{file} has no column {field!r}: it has {', '.join(schema.names)}; name the column with Text(field=...)"
+            f"{file} has no column {field!r}: it has {', '.join(schema.names)}; name the column "
+            "with Text(field=...)"
         )
     if schema.names.count(field) > 1:
         raise ValueError(
-            f"{file} has {schema.names.count(field)} columns {field!r}; rename one, or name another with Text(field=...)"
+            f"{file} has {schema.names.count(field)} columns {field!r}; rename one, or name "
+            "another with Text(field=...)"
         )
     kind = schema.field(field).type
     kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
@@ -202,14 +212,15 @@ def _string_column_type(schema: Any, file: pathlib.Path, field: str) -> Any:
     return kind
 
 
-# --- before the work -----------------------------------------------------------------------------------------------------------
+# --- before the work ------------------------------------------------------------------------------
 
 
 def check(path: str, field: str) -> list[str]:
-    """What people should know of the files under `path` before hours go by: what is passed over, what has no checksums.
+    """What people should know of the files under `path` before hours go by: what is passed over,
+    what has no checksums.
 
-    Little of each file is read: that it can be, that its first bytes are of its format, its first object or its columns. ValueError, in one
-    line, for a file that will not do.
+    Little of each file is read: that it can be, that its first bytes are of its format, its first
+    object or its columns. ValueError, in one line, for a file that will not do.
     """
     listing = find_files.find(path)
     without_checksums = []
@@ -223,14 +234,17 @@ def check(path: str, field: str) -> list[str]:
     lines = [f"Text(path={path!r}): {n_files:,} files; {skip_message}"] if skip_message else []
     if without_checksums:
         lines.append(
-            f"Text(path={path!r}): {len(without_checksums):,} of {n_files:,} files are compressed without checksums, as "
-            f"{without_checksums[0]}: damage to their text cannot be noticed; the program zstd writes some"
+            f"Text(path={path!r}): {len(without_checksums):,} of {n_files:,} files are compressed "
+            "without checksums, as "
+            f"{without_checksums[0]}: damage to their text cannot be noticed; the program zstd "
+            "writes some"
         )
     return lines
 
 
 def _check_beginning(file: pathlib.Path, field: str) -> bool:
-    """Has the file's compression, if any, checksums? ValueError if its beginning is not what its name tells."""
+    """Has the file's compression, if any, checksums? ValueError if its beginning is not what its
+    name tells."""
     file_format, compression_suffix = find_files.file_type(file)
     with file.open("rb") as raw:
         has_checksums = True

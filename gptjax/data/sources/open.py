@@ -19,8 +19,8 @@ TextSource = data.Embedded | data.Text | data.Tfds
 
 
 def documents(source: TextSource, skipped: files.Skipped | None = None) -> Iterator[Document]:
-    """The documents of `source`, always in the same order. skipped: counts what is passed over. ValueError, in one line, for anything wrong
-    with it."""
+    """The documents of `source`, always in the same order. skipped: counts what is passed over.
+    ValueError, in one line, for anything wrong with it."""
     match source:
         case data.Embedded():
             return stdlib_corpus.documents()
@@ -33,7 +33,8 @@ def documents(source: TextSource, skipped: files.Skipped | None = None) -> Itera
 
 
 def fingerprint(source: TextSource) -> str:
-    """Changes when the text may have: names, sizes and times of files, Python's version. Cheap: nothing is read."""
+    """Changes when the text may have: names, sizes and times of files, Python's version. Cheap:
+    nothing is read."""
     match source:
         case data.Embedded():
             return f"embedded in Python {platform.python_version()}"
@@ -64,12 +65,14 @@ def _file_state(file: pathlib.Path) -> tuple[int, int]:
 
 
 def check(source: TextSource) -> list[str]:
-    """What people should know of a source before hours go by. ValueError, in one line, for what can be seen to be wrong at little cost."""
+    """What people should know of a source before hours go by. ValueError, in one line, for what
+    can be seen to be wrong at little cost."""
     return files.check(source.path, source.field) if isinstance(source, data.Text) else []
 
 
 def is_one_document(source: TextSource) -> bool:
-    """Is the source a single document? As far as can be told without reading all of it: a lone .txt file, a data set of one example."""
+    """Is the source a single document? As far as can be told without reading all of it: a lone
+    .txt file, a data set of one example."""
     match source:
         case data.Embedded():
             return False
@@ -86,11 +89,13 @@ VERSION_PATTERN = re.compile(r"\d+\.\d+\.\d+")
 
 
 def tfds_directory(source: data.Tfds) -> pathlib.Path:
-    """The directory of a prepared data set: of the named config, else the default one; of the named version, else the newest by number.
+    """The directory of a prepared data set: of the named config, else the default one; of the named
+    version, else the newest by number.
 
-    Names are those of tfds: NAME, NAME/CONFIG, NAME/CONFIG:VERSION; and paths below its directory, NAME/CONFIG/VERSION. ValueError, at once
-    and without network, if it is not prepared, or if no config is named, several could be meant and tfds did not note which is its default.
-    Looked up by hand: asking tfds for an unprepared name sends it to the network.
+    Names are those of tfds: NAME, NAME/CONFIG, NAME/CONFIG:VERSION; and paths below its directory,
+    NAME/CONFIG/VERSION. ValueError, at once and without network, if it is not prepared, or if no
+    config is named, several could be meant and tfds did not note which is its default. Looked up by
+    hand: asking tfds for an unprepared name sends it to the network.
     """
     where = f"Tfds(name={source.name!r})"
     path, _, version = source.name.partition(":")
@@ -120,7 +125,8 @@ def tfds_directory(source: data.Tfds) -> pathlib.Path:
     if config is None and versions:
         names = ", ".join(f"{name}/{one}" for one in sorted(versions))
         raise ValueError(
-            f"{where} has configs of which none is known to be the default: name the one that is meant, of {names}"
+            f"{where} has configs of which none is known to be the default: name the one that is "
+            f"meant, of {names}"
         )
     matches = [one for one in versions.get(config or "", []) if version in ("", one)]
     if not matches:
@@ -138,7 +144,8 @@ def tfds_directory(source: data.Tfds) -> pathlib.Path:
         )
         raise ValueError(
             f"{where} is not prepared under {root}{others_hint}: on a machine with network run "
-            f"`tfds build {full_name} --file_format=array_record --data_dir={shlex.quote(str(root))}`{config_hint}"
+            f"`tfds build {full_name} --file_format=array_record "
+            f"--data_dir={shlex.quote(str(root))}`{config_hint}"
         )
     return (
         root
@@ -149,7 +156,8 @@ def tfds_directory(source: data.Tfds) -> pathlib.Path:
 
 
 def _default_config(directory: pathlib.Path, versions: Collection[str]) -> str | None:
-    """The config that a bare name means: none where a data set has none, else the one that tfds noted as it built any of them."""
+    """The config that a bare name means: none where a data set has none, else the one that tfds
+    noted as it built any of them."""
     metadata = directory / ".config" / "metadata.json"
     if metadata.exists():
         record = parse.read_json(metadata)
@@ -164,7 +172,8 @@ def tfds_documents(source: data.Tfds) -> Iterator[Document]:
     for number, example in enumerate(examples):
         if source.field not in example:
             raise ValueError(
-                f"Tfds(name={source.name!r}) has no feature {source.field!r}: it has {', '.join(example)}; name one with field="
+                f"Tfds(name={source.name!r}) has no feature {source.field!r}: it has "
+                f"{', '.join(example)}; name one with field="
             )
         value = example[source.field]
         text = unicode.replace_surrogates(
@@ -177,8 +186,9 @@ def tfds_documents(source: data.Tfds) -> Iterator[Document]:
 
 
 def tfds_examples(source: data.Tfds) -> Any:
-    """The examples of a prepared array_record data set, a sequence of dicts of NumPy values, read without TensorFlow. ValueError if it is
-    not prepared, or not so, or if its description is damaged."""
+    """The examples of a prepared array_record data set, a sequence of dicts of NumPy values, read
+    without TensorFlow. ValueError if it is not prepared, or not so, or if its description is
+    damaged."""
     directory = tfds_directory(source)
     import tensorflow_datasets as tfds
 
@@ -189,12 +199,14 @@ def tfds_examples(source: data.Tfds) -> Any:
     ) as error:  # of JSON, protocol buffers and feature classes: tfds lets all of them through
         reason = f"{type(error).__name__}: {errors.first_line(error)}"
         raise ValueError(
-            f"{directory}: tfds cannot read dataset_info.json and features.json there ({reason}); prepare it again"
+            f"{directory}: tfds cannot read dataset_info.json and features.json there ({reason}); "
+            "prepare it again"
         ) from None
     file_format = builder.info.file_format.value  # type: ignore[union-attr]
     if file_format != "array_record":
         raise ValueError(
-            f"{directory} is prepared as {file_format}, which needs TensorFlow: prepare it with --file_format=array_record"
+            f"{directory} is prepared as {file_format}, which needs TensorFlow: prepare it with "
+            "--file_format=array_record"
         )
     try:
         return builder.as_data_source(split=source.split)  # type: ignore[call-arg]

@@ -1,9 +1,11 @@
-"""The corpus that every CPython carries: its help topics, the sources of its standard library, and its built-in modules' docstrings.
+"""The corpus that every CPython carries: its help topics, the sources of its standard library, and
+its built-in modules' docstrings.
 
-It is there so that training works on a machine with no data, and so that a small model has something coherent to learn: Python and how its
-documentation speaks. Hence what is left out: tests (a third of all source, and mostly data), the encodings' character tables and
-pydoc_data/topics.py (the topics are documents of their own). About 10 million characters with 3.11 and 3.13. The text differs between
-Python versions, so a run records version, size and digest.
+It is there so that training works on a machine with no data, and so that a small model has
+something coherent to learn: Python and how its documentation speaks. Hence what is left out: tests
+(a third of all source, and mostly data), the encodings' character tables and pydoc_data/topics.py
+(the topics are documents of their own). About 10 million characters with 3.11 and 3.13. The text
+differs between Python versions, so a run records version, size and digest.
 """
 
 import importlib
@@ -38,7 +40,8 @@ SKIP_IMPORT_PATTERN = re.compile(r"readline|xx|_test|_ctypes_test|_xx|_interp")
 
 
 def documents() -> Iterator[Document]:
-    """Every document, in an order and with keys that do not depend on the machine. No standard library module is run to read it."""
+    """Every document, in an order and with keys that do not depend on the machine. No standard
+    library module is run to read it."""
     named_texts = [*topics(), *sources(), *docstrings()]
     total = sum(len(text) for _, text in named_texts)
     seen: set[str] = set()
@@ -51,7 +54,8 @@ def documents() -> Iterator[Document]:
 
 
 def document_key(name: str) -> str:
-    """The key of a document: its module's name without the prefix that tells a twin in C or in Python (_pydecimal, _decimal: decimal)."""
+    """The key of a document: its module's name without the prefix that tells a twin in C or in
+    Python (_pydecimal, _decimal: decimal)."""
     return re.sub(r"^(_py|_)(?=[a-z])", "", name)
 
 
@@ -91,13 +95,15 @@ def docstrings() -> Iterator[tuple[str, str]]:
 
 
 def is_extension(name: str) -> bool:
-    """Is this a module of the standard library that is compiled from C? Found without importing it."""
+    """Is this a module of the standard library that is compiled from C? Found without importing
+    it."""
     spec = importlib.util.find_spec(name)
     return spec is not None and isinstance(spec.loader, importlib.machinery.ExtensionFileLoader)
 
 
 def module_docs(module) -> Iterator[str]:
-    """The docstrings of a module, its functions, its classes and their methods, each under its signature."""
+    """The docstrings of a module, its functions, its classes and their methods, each under its
+    signature."""
     if module.__doc__:
         yield f'"""{module.__doc__.strip()}"""'
     names = vars(module)

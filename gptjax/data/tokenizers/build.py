@@ -1,7 +1,8 @@
 """From text to ids and back: the tokenizer that a config names.
 
-Every tokenizer takes any str: lone surrogates, which UTF-8 cannot carry, become U+FFFD first (unicode.py says why). No encoding adds
-end-of-text: that is put between documents when they are written to shards.
+Every tokenizer takes any str: lone surrogates, which UTF-8 cannot carry, become U+FFFD first
+(unicode.py says why). No encoding adds end-of-text: that is put between documents when they are
+written to shards.
 """
 
 import dataclasses
@@ -17,9 +18,10 @@ from gptjax.runtime import atomic
 
 
 class Tokenizer(Protocol):
-    """n_vocab: number of ids; end_of_text: the id between documents, or None; start_of_text: the id that a text without tokens begins with,
-    which is end_of_text where there is one, else the newline; unknown: the id that stands for what has none, or None where all has one;
-    digest: equal for two tokenizers that encode alike."""
+    """n_vocab: number of ids; end_of_text: the id between documents, or None; start_of_text: the id
+    that a text without tokens begins with, which is end_of_text where there is one, else the
+    newline; unknown: the id that stands for what has none, or None where all has one; digest:
+    equal for two tokenizers that encode alike."""
 
     n_vocab: int
     end_of_text: int | None
@@ -50,14 +52,16 @@ class ByteTokenizer:
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`; bytes that are not UTF-8 become U+FFFD, end-of-text is shown as <|endoftext|>."""
+        """The text of `ids`; bytes that are not UTF-8 become U+FFFD, end-of-text is shown as
+        <|endoftext|>."""
         return b"".join(b"<|endoftext|>" if i == 256 else bytes([i]) for i in ids).decode(
             errors="replace"
         )
 
 
 def save_files(tokenizer: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) -> None:
-    """Write into a run the files of its tokenizer that its config names by a path, or that were made for it."""
+    """Write into a run the files of its tokenizer that its config names by a path, or that were
+    made for it."""
     match tokenizer, spec:
         case sentencepiece_tokenizer.SentencePieceTokenizer(model=model), _:
             atomic.save(run / "tokenizer.model", model)
@@ -67,7 +71,8 @@ def save_files(tokenizer: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) ->
 
 
 def spec_in(spec: data.Tokenizer, run: pathlib.Path) -> data.Tokenizer:
-    """The tokenizer whose files `save_files` wrote into the run; as it was given, where there are none."""
+    """The tokenizer whose files `save_files` wrote into the run; as it was given, where there
+    are none."""
     if isinstance(spec, data.SentencePiece):
         return dataclasses.replace(spec, path=str(run / "tokenizer.model"))
     if isinstance(spec, data.Gpt1Bpe | data.Gpt2Bpe) and all(
@@ -78,7 +83,8 @@ def spec_in(spec: data.Tokenizer, run: pathlib.Path) -> data.Tokenizer:
 
 
 def without_path(spec: data.Tokenizer) -> data.Tokenizer:
-    """How a directory's own config names a tokenizer whose files lie in that directory: without a path."""
+    """How a directory's own config names a tokenizer whose files lie in that directory: without
+    a path."""
     return spec if isinstance(spec, data.Bytes) else dataclasses.replace(spec, path=None)
 
 
@@ -93,8 +99,9 @@ def build(
 ) -> Tokenizer:
     """The tokenizer that `spec` names.
 
-    model_path, texts: only for SentencePiece without a path. The model file `model_path` is opened if it exists; else the model is trained
-    on `texts()` and saved there. ValueError, in one line, for a missing or damaged file and for text too small to train on.
+    model_path, texts: only for SentencePiece without a path. The model file `model_path` is opened
+    if it exists; else the model is trained on `texts()` and saved there. ValueError, in one line,
+    for a missing or damaged file and for text too small to train on.
     """
     match spec:
         case data.Bytes():
@@ -110,7 +117,8 @@ def build(
                 return sentencepiece_tokenizer.load(model_path)
             if texts is None:
                 raise ValueError(
-                    "data.tokenizer=SentencePiece(): there is no text here to train it on; give its model: SentencePiece(path=...)"
+                    "data.tokenizer=SentencePiece(): there is no text here to train it on; give "
+                    "its model: SentencePiece(path=...)"
                 )
             model = sentencepiece_tokenizer.train(texts(), n_pieces)
             if model_path is not None:

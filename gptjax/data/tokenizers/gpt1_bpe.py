@@ -28,10 +28,12 @@ NEWLINE = " \n "
 
 
 class Gpt1Tokenizer:
-    """40,478 ids: <unk>, 476 symbols, 40,000 merges, newline. Lower-cases and respaces, so decoding gives readable text, not the original.
+    """40,478 ids: <unk>, 476 symbols, 40,000 merges, newline. Lower-cases and respaces, so decoding
+    gives readable text, not the original.
 
-    words: how a line is split before BPE. "spacy": by spaCy's English tokenizer, as published (spaCy's rules have changed a little since
-    2018; its version is part of the digest). "basic": by BERT's rules, accents and newlines dropped, without `ftfy`: what Hugging Face's
+    words: how a line is split before BPE. "spacy": by spaCy's English tokenizer, as published
+    (spaCy's rules have changed a little since 2018; its version is part of the digest). "basic": by
+    BERT's rules, accents and newlines dropped, without `ftfy`: what Hugging Face's
     OpenAIGPTTokenizer does where spaCy is not installed.
     """
 
@@ -39,7 +41,8 @@ class Gpt1Tokenizer:
     unknown: int | None = 0
 
     def __init__(self, path: str | None, words: Literal["spacy", "basic"]):
-        """path: the directory of the two files, or None to fetch them. ValueError if they, or spaCy, are missing."""
+        """path: the directory of the two files, or None to fetch them. ValueError if they, or
+        spaCy, are missing."""
         import tokenizers
         from tokenizers import models, normalizers, pre_tokenizers
 
@@ -85,7 +88,8 @@ class Gpt1Tokenizer:
         import ftfy
 
         assert self.spacy is not None
-        # spaCy splits at whitespace first, so line by line is exact; the newline between is the token that text_utils.py patches in.
+        # spaCy splits at whitespace first, so line by line is exact; the newline between is the
+        # token that text_utils.py patches in.
         for number, line in enumerate(standardize(ftfy.fix_text(text)).split(NEWLINE)):
             if number:
                 yield self.newline
@@ -101,8 +105,8 @@ class Gpt1Tokenizer:
 
 
 def standardize(text: str) -> str:
-    """text_utils.py's text_standardize: plain dashes and dots, spaces around runs of one mark of punctuation (not of a backslash), single
-    spaces, ' \\n ' for newlines."""
+    """text_utils.py's text_standardize: plain dashes and dots, spaces around runs of one mark of
+    punctuation (not of a backslash), single spaces, ' \\n ' for newlines."""
     text = RUNS.sub(r" \1 ", text.translate(DASHES))
     text = re.sub(r"\s*\n\s*", NEWLINE, text)
     return re.sub(r"[^\S\n]+", " ", text).strip()
@@ -114,8 +118,10 @@ def load_spacy():
         import spacy  # type: ignore[import-not-found]
     except ModuleNotFoundError:
         raise ValueError(
-            "data.tokenizer=Gpt1Bpe(): GPT-1 splits words with spaCy, which is not installed: pip install -r requirements-extra.txt, "
-            "or take BERT's splitting with --set data.tokenizer.words=basic; weights that sample or evaluate shall read become a run "
+            "data.tokenizer=Gpt1Bpe(): GPT-1 splits words with spaCy, which is not installed: pip "
+            "install -r requirements-extra.txt, "
+            "or take BERT's splitting with --set data.tokenizer.words=basic; weights that sample "
+            "or evaluate shall read become a run "
             "with it by python -m gptjax.convert"
         ) from None
     return spacy.blank("en").tokenizer

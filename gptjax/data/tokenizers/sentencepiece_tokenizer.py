@@ -10,15 +10,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from gptjax.config import parse
 from gptjax.data import unicode
 
-SPACE = "\u2581"  # SentencePiece writes a space as this character, so a literal one must go by its bytes
+# SentencePiece writes a space as this character, so a literal one must go by its bytes
+SPACE = "\u2581"
 END_OF_TEXT = "<|endoftext|>"
 CHUNK_CHARS = 200_000  # characters encoded at once
-SAMPLE_CHARS = 12_000_000  # characters that a model is trained on, spread evenly over the text: 4,096 pieces take about 3 s on 2 cores
+# characters that a model is trained on, spread evenly over the text: 4,096 pieces take about 3 s on
+# 2 cores
+SAMPLE_CHARS = 12_000_000
 SENTENCE_CHARS = 4_000  # characters handed to the trainer at a time
 
 
 class SentencePieceTokenizer:
-    """A SentencePiece model. `encode` then `decode` is the identity on valid text when the model normalises nothing, as ours do."""
+    """A SentencePiece model. `encode` then `decode` is the identity on valid text when the model
+    normalises nothing, as ours do."""
 
     def __init__(self, model: bytes):
         """model: a serialised model. ValueError if it is damaged."""
@@ -48,7 +52,8 @@ class SentencePieceTokenizer:
         return SentencePieceTokenizer, (self.model,)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`; a character that is no piece is written as the pieces of its UTF-8 bytes."""
+        """The ids of `text`; a character that is no piece is written as the pieces of its UTF-8
+        bytes."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
@@ -68,7 +73,8 @@ class SentencePieceTokenizer:
             yield from self.processor.encode(span)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`; end-of-text is shown as <|endoftext|>, bytes that are not UTF-8 as U+FFFD."""
+        """The text of `ids`; end-of-text is shown as <|endoftext|>, bytes that are not UTF-8 as
+        U+FFFD."""
         spans: list[list[int]] = [[]]
         for i in ids:
             if i == self.end_of_text:
@@ -84,21 +90,23 @@ def load(path: pathlib.Path) -> SentencePieceTokenizer:
         return SentencePieceTokenizer(parse.disk_bytes(path))
     except OSError as error:
         raise ValueError(
-            f"data.tokenizer=SentencePiece(path=...): {path} cannot be read ({error.strerror}); give a .model file"
+            f"data.tokenizer=SentencePiece(path=...): {path} cannot be read ({error.strerror}); "
+            "give a .model file"
         ) from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
 def golden_ratio_hash(number: int) -> int:
-    """Of a numbered part, a place in 0 ... 2^64 - 1. Any successive numbers fill that evenly, and in no step with what repeats in a text,
-    such as two languages by turns: multiples of the golden ratio (Knuth, The Art of Computer Programming 3, section 6.4)."""
+    """Of a numbered part, a place in 0 ... 2^64 - 1. Any successive numbers fill that evenly, and
+    in no step with what repeats in a text, such as two languages by turns: multiples of the
+    golden ratio (Knuth, The Art of Computer Programming 3, section 6.4)."""
     return number * 0x9E3779B97F4A7C15 % 2**64
 
 
 def sample_evenly(texts: Iterable[str], max_chars: int) -> list[str]:
-    """At most `max_chars` characters of `texts`, and nine tenths of that at least if they have as many: parts of SENTENCE_CHARS
-    characters, from all evenly."""
+    """At most `max_chars` characters of `texts`, and nine tenths of that at least if they have as
+    many: parts of SENTENCE_CHARS characters, from all evenly."""
     parts: list[tuple[int, str]] = []
     number, limit, size = 0, 2**64, 0
     for text in texts:
@@ -115,7 +123,8 @@ def sample_evenly(texts: Iterable[str], max_chars: int) -> list[str]:
 
 
 def resize(parts: list[str], size: int) -> list[str]:
-    """`parts` as often as makes `size` characters, the last time only some of them, evenly from all."""
+    """`parts` as often as makes `size` characters, the last time only some of them, evenly from
+    all."""
     total = max(1, sum(map(len, parts)))
     times, rest = divmod(size, total)
     extra = sorted(sorted(range(len(parts)), key=golden_ratio_hash)[: len(parts) * rest // total])
@@ -123,10 +132,12 @@ def resize(parts: list[str], size: int) -> list[str]:
 
 
 def train(texts: Iterable[str], n_pieces: int) -> SentencePieceTokenizer:
-    """A BPE model of `n_pieces` trained on `texts`: the same texts give the same model. ValueError if they are too few.
+    """A BPE model of `n_pieces` trained on `texts`: the same texts give the same model. ValueError
+    if they are too few.
 
-    Nothing is normalised, no space is added or removed, so that runs of spaces and newlines survive: code is text. Digits are split, as
-    numbers then look alike whatever their length. Pieces of 256 bytes stand in for every character outside the alphabet.
+    Nothing is normalised, no space is added or removed, so that runs of spaces and newlines
+    survive: code is text. Digits are split, as numbers then look alike whatever their length.
+    Pieces of 256 bytes stand in for every character outside the alphabet.
     """
     import sentencepiece
 
@@ -161,6 +172,9 @@ def train(texts: Iterable[str], n_pieces: int) -> SentencePieceTokenizer:
         if least:
             reason = f"its training text has many different characters; ask for {least[1]} or more"
         else:
-            reason = f"its training text is too small for so many; ask for at most {most[1] if most else 'a few hundred'}, or use Bytes()"
+            reason = (
+                "its training text is too small for so many; ask for at most "
+                f"{most[1] if most else 'a few hundred'}, or use Bytes()"
+            )
         raise ValueError(f"data.tokenizer=SentencePiece(n_pieces={n_pieces}): {reason}") from None
     return SentencePieceTokenizer(out.getvalue())

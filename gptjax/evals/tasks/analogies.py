@@ -1,7 +1,9 @@
-"""374 SAT analogies of before 2005 (Turney et al. 2003), GPT-3 section 3.9.3: five pairs of words, of which one is related as the first is.
+"""374 SAT analogies of before 2005 (Turney et al. 2003), GPT-3 section 3.9.3: five pairs of words,
+of which one is related as the first is.
 
-OpenAI did not release them. "lull is to trust as" is followed by "cajole is to compliance" (Figure G.12); what joins the examples is not
-said [chosen: two newlines]. A guess is right in 20%, college applicants in 57%."""
+OpenAI did not release them. "lull is to trust as" is followed by "cajole is to compliance" (Figure
+G.12); what joins the examples is not said [chosen: two newlines]. A guess is right in 20%,
+college applicants in 57%."""
 
 from gptjax.config.evaluation import PerToken, Protocol
 from gptjax.evals.task import Item, Row, Task, gpt3_scores
@@ -47,7 +49,10 @@ TASKS = (
             "label": 0,
         },
         splits=("test", "test"),
-        data_hint="374 questions, which Peter Turney gives to researchers who ask (aclweb.org/aclwiki/SAT_Analogy_Questions)",
+        data_hint=(
+            "374 questions, which Peter Turney gives to researchers who ask "
+            "(aclweb.org/aclwiki/SAT_Analogy_Questions)"
+        ),
         scorer_source="accuracy; aclweb.org/aclwiki/SAT_Analogy_Questions_(State_of_the_art)",
         paper_scores=gpt3_scores(
             "accuracy",

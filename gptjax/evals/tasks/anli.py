@@ -1,5 +1,6 @@
-"""ANLI (Nie et al. 2019), three rounds: does a text say that a sentence is true? GPT-3 Figures G.2, G.7 and G.10, the "anli 2: anli 2: " of
-which is no slip of ours; the test sets (Table C.1: 1,000, 1,000 and 1,200). Examples are joined by two newlines [chosen]."""
+"""ANLI (Nie et al. 2019), three rounds: does a text say that a sentence is true? GPT-3 Figures G.2,
+G.7 and G.10, the "anli 2: anli 2: " of which is no slip of ours; the test sets (Table C.1:
+1,000, 1,000 and 1,200). Examples are joined by two newlines [chosen]."""
 
 from gptjax.config.evaluation import PerToken, Protocol
 from gptjax.evals.task import Item, Row, Task, gpt3_scores
@@ -38,14 +39,19 @@ def make_task(number: int) -> Task:
         },
         example={
             "id": "0",
-            "context": "The lighthouse of the island was built in 1871 and has been dark since 1990.",
+            "context": (
+                "The lighthouse of the island was built in 1871 and has been dark since 1990."
+            ),
             "hypothesis": "The lighthouse shone for more than a century.",
             "label": "e",
         },
         splits=("test", "train"),
         tfds=f"anli/r{number}",
         from_tfds=from_tfds,
-        data_hint=f"R{number}/test.jsonl and train.jsonl of anli_v0.1.zip, github.com/facebookresearch/anli",
+        data_hint=(
+            f"R{number}/test.jsonl and train.jsonl of anli_v0.1.zip, "
+            "github.com/facebookresearch/anli"
+        ),
         scorer_source="accuracy; github.com/facebookresearch/anli",
         paper_scores=gpt3_scores("accuracy", few=FEW_SHOT_SCORES[number - 1]),
     )

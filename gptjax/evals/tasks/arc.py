@@ -1,8 +1,10 @@
-"""ARC (Clark et al. 2018), easy and challenge: school science with about four answers. GPT-3 Figures G.11 and G.16; the test sets.
+"""ARC (Clark et al. 2018), easy and challenge: school science with about four answers. GPT-3
+Figures G.11 and G.16; the test sets.
 
-The score is P(answer | question) / P(answer | "Answer: ") (section 2.4). Here an answer brings its own space, as after every context, so
-that "Answer:" stands before it. Table C.1 counts 2,268 and 1,144 of the 2,376 and 1,172 questions; which, is not said. Examples are joined
-by two newlines [chosen]."""
+The score is P(answer | question) / P(answer | "Answer: ") (section 2.4). Here an answer brings its
+own space, as after every context, so that "Answer:" stands before it. Table C.1 counts 2,268 and
+1,144 of the 2,376 and 1,172 questions; which, is not said. Examples are joined by two newlines
+[chosen]."""
 
 from gptjax.config.evaluation import Protocol, Unconditional
 from gptjax.evals.task import Item, PaperScores, Row, Task, gpt3_scores
@@ -63,9 +65,13 @@ def make_task(name: str, part: str, summary: str, paper_scores: tuple[PaperScore
         splits=("test", "train"),
         tfds=f"ai2_arc/{part}",
         from_tfds=from_tfds,
-        data_hint=f"{part}-Test.jsonl and {part}-Train.jsonl of ARC-V1-Feb2018, allenai.org/data/arc, "
+        data_hint=f"{part}-Test.jsonl and {part}-Train.jsonl of "
+        "ARC-V1-Feb2018, allenai.org/data/arc, "
         "question.stem and choices made columns",
-        scorer_source="accuracy; github.com/allenai/arc-solvers (a tie of k answers with the right one counts 1/k there)",
+        scorer_source=(
+            "accuracy; github.com/allenai/arc-solvers (a tie of k answers with the right one "
+            "counts 1/k there)"
+        ),
         paper_scores=paper_scores,
     )
 

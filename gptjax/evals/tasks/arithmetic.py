@@ -1,12 +1,15 @@
-"""GPT-3's ten arithmetic tasks (section 3.9.1), and three that it released and did not report. They are made from the seed.
+"""GPT-3's ten arithmetic tasks (section 3.9.1), and three that it released and did not report. They
+are made from the seed.
 
-prompt_variant=paper: as section 3.9.1 says; the composite is `6+(4*8)`, its digits from 0 to 9, the last two in brackets. prompt_variant=released: as
-OpenAI's files are (github.com/openai/gpt-3, data/, counted): the composite is `(9 + 8) * 2`, its digits from 1 to 9, the first two in
-brackets, nine forms. Their contexts begin with the two newlines that join them: here the separator does that, and without
-demonstrations the context has them. Both have 2,000 instances, none twice.
+prompt_variant=paper: as section 3.9.1 says; the composite is `6+(4*8)`, its digits from 0 to 9, the
+last two in brackets. prompt_variant=released: as OpenAI's files are (github.com/openai/gpt-3,
+data/, counted): the composite is `(9 + 8) * 2`, its digits from 1 to 9, the first two in brackets,
+nine forms. Their contexts begin with the two newlines that join them: here the separator does that,
+and without demonstrations the context has them. Both have 2,000 instances, none twice.
 
-Not said [chosen]: how the answer is got. It must be "generated exactly", so: written by the beam search of section 2.4, up to the end of
-the line, and compared without the space around it. Demonstrations come from the set itself, there being one: never the item asked."""
+Not said [chosen]: how the answer is got. It must be "generated exactly", so: written by the beam
+search of section 2.4, up to the end of the line, and compared without the space around it.
+Demonstrations come from the set itself, there being one: never the item asked."""
 
 import dataclasses
 import operator
@@ -92,7 +95,9 @@ def make_task(name: str, summary: str, draw: DrawFn, paper_scores: tuple[PaperSc
         example=next(make_rows(PROTOCOL, 0, "test")),
         splits=("test", "test"),
         make_rows=make_rows,
-        data_hint="it is made from the seed; OpenAI's own instances are data/ of github.com/openai/gpt-3",
+        data_hint=(
+            "it is made from the seed; OpenAI's own instances are data/ of github.com/openai/gpt-3"
+        ),
         score=scorers.plain_text,
         scorer_source="GPT-3 section 3.9.1: the answer must be generated exactly",
         paper_scores=paper_scores,
@@ -101,7 +106,8 @@ def make_task(name: str, summary: str, draw: DrawFn, paper_scores: tuple[PaperSc
 
 
 def table_scores(zero: str, one: str, few: str) -> tuple[PaperScores, ...]:
-    """Table H.1, of lower confidence (task.gpt3_scores); the 175B column agrees with Tables 3.9 and 3.10."""
+    """Table H.1, of lower confidence (task.gpt3_scores); the 175B column agrees with Tables 3.9
+    and 3.10."""
     return gpt3_scores("exact_match", zero, one, few)
 
 

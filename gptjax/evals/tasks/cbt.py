@@ -1,8 +1,9 @@
-"""The Children's Book Test (Hill et al. 2016): which of ten words stood in the blank of a sentence, after the twenty before it.
+"""The Children's Book Test (Hill et al. 2016): which of ten words stood in the blank of a sentence,
+after the twenty before it.
 
-GPT-2 section 3.2: each candidate with the rest of the sentence after it, all tokens together; text de-tokenised; the validation set, one
-of the test set's books being in WebText. Not said [chosen]: a space between sentences; the candidate belongs to what is scored, with the
-space before it."""
+GPT-2 section 3.2: each candidate with the rest of the sentence after it, all tokens together; text
+de-tokenised; the validation set, one of the test set's books being in WebText. Not said [chosen]: a
+space between sentences; the candidate belongs to what is scored, with the space before it."""
 
 from gptjax.config.evaluation import Protocol, Total
 from gptjax.evals import detokenizers
@@ -16,7 +17,8 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     candidates = row["candidates"]
     if row["question"].split().count(BLANK) != 1 or candidates.count(row["answer"]) != 1:
         raise ValueError(
-            f"cbt, row {row['id']}: a question has one {BLANK}, and the answer is one of the candidates"
+            f"cbt, row {row['id']}: a question has one {BLANK}, and the answer is one of the "
+            "candidates"
         )
     words = row["question"].split()
     blank_index = words.index(BLANK)
@@ -52,7 +54,9 @@ def make_task(name: str, summary: str, example: Row, *scores: float) -> Task:
             "answer": "text: one of them",
         },
         example=example,
-        data_hint=f"cbtest_{name[-2:].upper()}_valid_2000ex.txt of CBTest.tgz (research.facebook.com, bAbI), a line of numbers, sentences, "
+        data_hint=f"cbtest_{name[-2:].upper()}_valid_2000ex.txt of "
+        "CBTest.tgz (research.facebook.com, "
+        "bAbI), a line of numbers, sentences, "
         "question, answer and candidates made an object",
         paper_scores=gpt2_scores("accuracy", *scores),
     )

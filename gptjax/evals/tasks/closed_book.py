@@ -1,10 +1,12 @@
-"""Questions answered from what the model knows: Natural Questions, WebQuestions, TriviaQA. GPT-3 section 3.2, Figures of Appendix G.
+"""Questions answered from what the model knows: Natural Questions, WebQuestions, TriviaQA. GPT-3
+section 3.2, Figures of Appendix G.
 
-`Q: ...\\n\\nA:` with all the right answers; a demonstration shows the first. Natural Questions and WebQuestions begin with a capital letter
-and end with a question mark, as Figures G.24 and G.35 have them and the data do not; TriviaQA is as it is (G.34): 7,993 questions are
-those of its Wikipedia part, so that is what is read; any alias is right. GPT-2 (section 3.7) asked Natural Questions after some pairs of
-question and answer, whose number and form it does not say: five, a line each, with the letter and the mark as its Table 5 prints them
-[chosen]."""
+`Q: ...\\n\\nA:` with all the right answers; a demonstration shows the first. Natural Questions and
+WebQuestions begin with a capital letter and end with a question mark, as Figures G.24 and G.35 have
+them and the data do not; TriviaQA is as it is (G.34): 7,993 questions are those of its Wikipedia
+part, so that is what is read; any alias is right. GPT-2 (section 3.7) asked Natural Questions after
+some pairs of question and answer, whose number and form it does not say: five, a line each, with
+the letter and the mark as its Table 5 prints them [chosen]."""
 
 import functools
 from collections.abc import Mapping
@@ -82,9 +84,14 @@ TASKS = (
         },
         tfds="natural_questions_open",
         from_tfds=nq_from_tfds,
-        data_hint="NQ-open.dev.jsonl of github.com/google-research-datasets/natural-questions, its `answer` called answers",
+        data_hint=(
+            "NQ-open.dev.jsonl of github.com/google-research-datasets/natural-questions, its "
+            "`answer` called answers"
+        ),
         score=scorers.closed_book,
-        scorer_source="google-research/language orqa (Lee et al. 2019): exact match of normalised answers",
+        scorer_source=(
+            "google-research/language orqa (Lee et al. 2019): exact match of normalised answers"
+        ),
         paper_scores=(
             *gpt2_scores("exact_match", 4.1),
             *gpt3_scores(
@@ -107,9 +114,14 @@ TASKS = (
         splits=("test", "train"),
         tfds="web_questions",
         from_tfds=lambda row: {"question": row["question"], "answers": row["answers"]},
-        data_hint="WebQuestions of nlp.stanford.edu/software/sempre, its utterance called question, its targetValue taken apart",
+        data_hint=(
+            "WebQuestions of nlp.stanford.edu/software/sempre, its utterance called question, its "
+            "targetValue taken apart"
+        ),
         score=scorers.closed_book,
-        scorer_source="google-research/language orqa (Lee et al. 2019): exact match of normalised answers",
+        scorer_source=(
+            "google-research/language orqa (Lee et al. 2019): exact match of normalised answers"
+        ),
         paper_scores=gpt3_scores(
             "exact_match",
             "1.77/3.20/4.33/4.63/7.92/7.73/8.22/14.4",
@@ -128,7 +140,9 @@ TASKS = (
         },
         tfds="trivia_qa/rc.wikipedia.nocontext",
         from_tfds=trivia_from_tfds,
-        data_hint="wikipedia-dev.json of nlp.cs.washington.edu/triviaqa, its Question and Answer.Aliases",
+        data_hint=(
+            "wikipedia-dev.json of nlp.cs.washington.edu/triviaqa, its Question and Answer.Aliases"
+        ),
         score=scorers.trivia_qa,
         scorer_source="mandarjoshi90/triviaqa utils/triviaqa_evaluation.py",
         paper_scores=gpt3_scores(

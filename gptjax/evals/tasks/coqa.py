@@ -1,7 +1,9 @@
-"""CoQA (Reddy et al. 2019): a story, and questions that each follow from the last. GPT-3 section 3.5, GPT-2 section 3.5.
+"""CoQA (Reddy et al. 2019): a story, and questions that each follow from the last. GPT-3 section
+3.5, GPT-2 section 3.5.
 
-The story, then the questions with their answers so far, then the next question and `A:`. Right answers are those of several people. The
-blank lines are GPT-3's Figure of Appendix G; prompt_variant=gpt2 has a question and its answer on consecutive lines, as its Table 16 prints
+The story, then the questions with their answers so far, then the next question and `A:`. Right
+answers are those of several people. The blank lines are GPT-3's Figure of Appendix G;
+prompt_variant=gpt2 has a question and its answer on consecutive lines, as its Table 16 prints
 them, and is written greedily."""
 
 from gptjax.config.evaluation import Beam, Greedy, Protocol
@@ -13,7 +15,8 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     gap = {"gpt3": "\n\n", "gpt2": "\n"}[prompt_variant(protocol, "gpt3", "gpt2")]
     if not len(row["questions"]) == len(row["answers"]) or not all(row["answers"]):
         raise ValueError(
-            f"coqa, row {row['id']}: {len(row['questions'])} questions, {len(row['answers'])} lists of answers; give one each"
+            f"coqa, row {row['id']}: {len(row['questions'])} questions, {len(row['answers'])} "
+            "lists of answers; give one each"
         )
     context, result = row["story"], []
     for turn, (question, right) in enumerate(zip(row["questions"], row["answers"], strict=True)):
@@ -62,7 +65,9 @@ TASKS = (
         splits=("test", "train"),
         tfds="coqa",
         from_tfds=from_tfds,
-        data_hint="coqa-dev-v1.0.json of stanfordnlp.github.io/coqa, its answers and additional_answers: the paper's score needs the "
+        data_hint="coqa-dev-v1.0.json of stanfordnlp.github.io/coqa, its "
+        "answers and additional_answers: "
+        "the paper's score needs the "
         "latter, which TFDS lacks",
         score=scorers.coqa,
         scorer_source="stanfordnlp.github.io/coqa evaluate-v1.0.py",

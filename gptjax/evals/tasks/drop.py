@@ -1,6 +1,8 @@
-"""DROP (Dua et al. 2019): questions about a passage that need counting, sums or comparing. GPT-3 section 3.5.
+"""DROP (Dua et al. 2019): questions about a passage that need counting, sums or comparing. GPT-3
+section 3.5.
 
-Not said [chosen]: a blank line between passage, question and answer; an answer of several spans is written with ", " between them."""
+Not said [chosen]: a blank line between passage, question and answer; an answer of several spans
+is written with ", " between them."""
 
 from gptjax.config.evaluation import Beam, Protocol
 from gptjax.evals import scorers
@@ -41,18 +43,26 @@ TASKS = (
         schema={
             "passage": "text",
             "question": "text",
-            "answers": "[[text]]: every person's, each a list of spans; a number is one span, a date is one, `day month year`",
+            "answers": (
+                "[[text]]: every person's, each a list of spans; a number is one span, a date is "
+                "one, `day month year`"
+            ),
         },
         example={
             "id": "0",
-            "passage": "The north arch is 12 metres wide and the south arch 9. Lind and Berg built them in 1891.",
+            "passage": (
+                "The north arch is 12 metres wide and the south arch 9. Lind and Berg built them "
+                "in 1891."
+            ),
             "question": "How many metres wider is the north arch?",
             "answers": [["3"], ["3 metres"]],
         },
         splits=("dev", "train"),
         tfds="drop",
         from_tfds=from_tfds,
-        data_hint="drop_dataset_dev.json of allenai.org/data/drop, its answer and validated_answers; the official score needs all spans, "
+        data_hint="drop_dataset_dev.json of allenai.org/data/drop, its "
+        "answer and validated_answers; the "
+        "official score needs all spans, "
         "of which TFDS has the first",
         score=scorers.drop,
         scorer_source="allenai/allennlp-models allennlp_models/rc/tools/drop.py (drop_eval.py)",

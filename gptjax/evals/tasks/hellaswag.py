@@ -1,9 +1,11 @@
-"""HellaSwag (Zellers et al. 2019): how does it go on? GPT-3 Figure G.9: "Making a cake: Several cake pops ... They" and an ending.
+"""HellaSwag (Zellers et al. 2019): how does it go on? GPT-3 Figure G.9: "Making a cake: Several
+cake pops ... They" and an ending.
 
-Not said [chosen]: a last sentence that is only begun has a capital, as in the figure (the data say "they"). prompt_variant=plain leaves the marks
-of the WikiHow part ("[header]", "[title]", "[step]") as the data have them; prompt_variant=cleaned makes [title] a full stop and drops the rest,
-as lm-evaluation-harness does: with its normalisation by bytes it is the convention "cleaned". Examples are joined by two newlines. Table
-H.1 is of the development set."""
+Not said [chosen]: a last sentence that is only begun has a capital, as in the figure (the data say
+"they"). prompt_variant=plain leaves the marks of the WikiHow part ("[header]", "[title]", "[step]")
+as the data have them; prompt_variant=cleaned makes [title] a full stop and drops the rest, as
+lm-evaluation-harness does: with its normalisation by bytes it is the convention "cleaned".
+Examples are joined by two newlines. Table H.1 is of the development set."""
 
 import re
 
@@ -15,7 +17,10 @@ LAST_SENTENCE_START = re.compile(r"(?<=[.!?] )[a-z](?=[^.!?]*$)")
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     clean = remove_marks if prompt_variant(protocol, "plain", "cleaned") == "cleaned" else str.strip
-    context = f"{row['activity_label']}: {LAST_SENTENCE_START.sub(lambda match: match[0].upper(), row['context'].strip())}"
+    context = (
+        f"{row['activity_label']}: "
+        f"{LAST_SENTENCE_START.sub(lambda match: match[0].upper(), row['context'].strip())}"
+    )
     endings = tuple(f" {clean(ending)}" for ending in row["endings"])
     return [
         Item(
@@ -50,7 +55,9 @@ TASKS = (
         example={
             "id": "0",
             "activity_label": "Mending a fence",
-            "context": "A man carries a plank into a garden. He holds it against a broken fence. he",
+            "context": (
+                "A man carries a plank into a garden. He holds it against a broken fence. he"
+            ),
             "endings": [
                 "nails it to the posts, one after the other.",
                 "swims to the other side of it.",
@@ -61,7 +68,10 @@ TASKS = (
         },
         tfds="hellaswag",
         from_tfds=from_tfds,
-        data_hint="hellaswag_val.jsonl and hellaswag_train.jsonl of github.com/rowanz/hellaswag, data/, with ctx called context",
+        data_hint=(
+            "hellaswag_val.jsonl and hellaswag_train.jsonl of github.com/rowanz/hellaswag, data/, "
+            "with ctx called context"
+        ),
         scorer_source="accuracy; github.com/rowanz/hellaswag, hellaswag_models/",
         conventions={
             "cleaned": Protocol(

@@ -1,13 +1,17 @@
-"""LAMBADA (Paperno et al. 2016): the last word of a passage that people can only guess from the whole of it.
+"""LAMBADA (Paperno et al. 2016): the last word of a passage that people can only guess from the
+whole of it.
 
-GPT-3 section 3.1.2: without demonstrations the text as it is; with them a blank and an arrow, under a heading. prompt_variant=plain and
-prompt_variant=blank force one of them; the default, paper, goes by the number of demonstrations. The heading stands once, before the
-demonstrations, as headings do in Appendix G's other examples [chosen]. Demonstrations are drawn from the development set.
+GPT-3 section 3.1.2: without demonstrations the text as it is; with them a blank and an arrow, under
+a heading. prompt_variant=plain and prompt_variant=blank force one of them; the default, paper, goes
+by the number of demonstrations. The heading stands once, before the demonstrations, as headings do
+in Appendix G's other examples [chosen]. Demonstrations are drawn from the development set.
 
-GPT-2's Table 3 says the last word, with a filter of stop words that is not published; its accuracies are those of the last token alone,
-as others found on the released weights (EleutherAI/lm-evaluation-harness issues 350 and 356). So the convention "gpt2" has two units:
-accuracy is of the word's last token, the others before it given; perplexity is a word's, of all its tokens, as lm-evaluation-harness has
-it, while what the table's 35.13 is of is not known. prompt_variant=gpt2, its text, is the preprocessing posted in openai/gpt-2 issue 131, as
+GPT-2's Table 3 says the last word, with a filter of stop words that is not published; its
+accuracies are those of the last token alone, as others found on the released weights
+(EleutherAI/lm-evaluation-harness issues 350 and 356). So the convention "gpt2" has two units:
+accuracy is of the word's last token, the others before it given; perplexity is a word's, of all its
+tokens, as lm-evaluation-harness has it, while what the table's 35.13 is of is not known.
+prompt_variant=gpt2, its text, is the preprocessing posted in openai/gpt-2 issue 131, as
 replications have it: quotation marks straight, a newline in front."""
 
 import functools
@@ -53,12 +57,17 @@ TASKS = (
         schema={"text": "text: a passage, its last word included"},
         example={
             "id": "0",
-            "text": '"We need a lamp," said Ida. The cellar was dark, and its stairs steep. Her brother went up and came back with a lamp',
+            "text": (
+                '"We need a lamp," said Ida. The cellar was dark, and its stairs steep. Her '
+                "brother went up and came back with a lamp"
+            ),
         },
         splits=("test", "train"),
         tfds="lambada",
         from_tfds=lambda row: {"text": row["passage"].strip()},
-        data_hint="OpenAI's openaipublic.blob.core.windows.net/gpt-2/data/lambada_test.jsonl is what the papers read, its natural text; "
+        data_hint="OpenAI's "
+        "openaipublic.blob.core.windows.net/gpt-2/data/lambada_test.jsonl is what the "
+        "papers read, its natural text; "
         "TFDS has the lower-cased one, its train split being the development set",
         paper_scores=(
             *gpt2_scores("accuracy", 45.99, 55.48, 60.12, 63.24),

@@ -1,10 +1,13 @@
-"""Texts that are read whole: perplexity by word or token, bits by byte or character. GPT-2 Table 3; Penn Treebank in GPT-3 section 3.1.1.
+"""Texts that are read whole: perplexity by word or token, bits by byte or character. GPT-2 Table 3;
+Penn Treebank in GPT-3 section 3.1.1.
 
-The whole negative log-likelihood of the text, put together again from its words, over the number of its units as it was published
-(openai/gpt-2 issue 78). What the window's stride was is not stated: Windows() predicts a whole context at once, which gives what others
-measured on the released weights (huggingface/transformers issue 13761, karpathy/llm.c issue 276). They also show that WikiText-2's column
-is of its raw text by token, WikiText-103's by word: the two test sets are one text. The Penn Treebank's line ends are words; so are those
-of the 1 Billion Words, a sentence a row [chosen]."""
+The whole negative log-likelihood of the text, put together again from its words, over the number of
+its units as it was published (openai/gpt-2 issue 78). What the window's stride was is not stated:
+Windows() predicts a whole context at once, which gives what others measured on the released weights
+(huggingface/transformers issue 13761, karpathy/llm.c issue 276). They also show that WikiText-2's
+column is of its raw text by token, WikiText-103's by word: the two test sets are one text. The
+Penn Treebank's line ends are words; so are those of the 1 Billion Words, a sentence a row
+[chosen]."""
 
 import functools
 from collections.abc import Callable
@@ -55,8 +58,14 @@ def make_task(
     )
 
 
-WIKITEXT_HINT = "wiki.test.raw of wikitext-2-raw-v1 (Hugging Face datasets: Salesforce/wikitext) as wikitext2.txt or wikitext103.txt"
-WIKI_EXAMPLE = ' \n = A bridge = \n \n It cost 2 @,@ 000 crowns ( about 3 @.@ 5 a stone ) ; " cheap " , he said . \n'
+WIKITEXT_HINT = (
+    "wiki.test.raw of wikitext-2-raw-v1 (Hugging Face datasets: Salesforce/wikitext) as "
+    "wikitext2.txt or wikitext103.txt"
+)
+WIKI_EXAMPLE = (
+    ' \n = A bridge = \n \n It cost 2 @,@ 000 crowns ( about 3 @.@ 5 a stone ) ; " cheap " , he '
+    "said . \n"
+)
 MATTMAHONEY_HINT = "the last 5,000,000 bytes of {0} (mattmahoney.net/dc/{0}.zip) as {0}.txt"
 per_word_task = functools.partial(make_task, metric="perplexity", units=count_words)
 TASKS = (

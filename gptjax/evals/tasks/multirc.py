@@ -1,8 +1,10 @@
-"""MultiRC (Khashabi et al. 2018): which of the answers to a question about a passage are true? GPT-3 Figure G.15.
+"""MultiRC (Khashabi et al. 2018): which of the answers to a question about a passage are true?
+GPT-3 Figure G.15.
 
-An item is an answer, put as "- [True] answer" and "- [False] answer"; a question, the item's group, is right if all its answers are. K
-counts questions: a demonstration is a passage, a question and all its answers with their marks; one fixed set of 32 for all. The metric
-f1a is F1 of all the answers that are called true. Examples are joined by two newlines [chosen]."""
+An item is an answer, put as "- [True] answer" and "- [False] answer"; a question, the item's group,
+is right if all its answers are. K counts questions: a demonstration is a passage, a question and
+all its answers with their marks; one fixed set of 32 for all. The metric f1a is F1 of all the
+answers that are called true. Examples are joined by two newlines [chosen]."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -40,7 +42,8 @@ def items(row: Row, protocol: Protocol, shots: int) -> Iterator[Item]:
 
 
 def from_tfds(row: Row) -> Row:
-    """An answer, as TFDS has it: a question of one answer, which `merge_rows` puts together with the others."""
+    """An answer, as TFDS has it: a question of one answer, which `merge_rows` puts together with
+    the others."""
     index = row["idx"]
     return {
         "id": f"{index['paragraph']}-{index['question']}",
@@ -70,7 +73,9 @@ def merge_rows(rows: Iterable[Row]) -> Iterator[Row]:
 TASKS = (
     Task(
         name="multirc",
-        summary="which answers to a question about a passage are true (the test server: 30.5; F1a 75.4)",
+        summary=(
+            "which answers to a question about a passage are true (the test server: 30.5; F1a 75.4)"
+        ),
         protocol=PROTOCOL,
         items=items,
         schema={
@@ -81,7 +86,10 @@ TASKS = (
         },
         example={
             "id": "0",
-            "paragraph": "Ida rowed to the island at dawn. She took bread, a lamp and her brother's map. At noon the fog came.",
+            "paragraph": (
+                "Ida rowed to the island at dawn. She took bread, a lamp and her brother's map. "
+                "At noon the fog came."
+            ),
             "question": "What did Ida take along?",
             "answers": ["A lamp", "Her brother", "A map and some bread"],
             "labels": [1, 0, 1],
@@ -89,8 +97,12 @@ TASKS = (
         tfds="super_glue/multirc",
         from_tfds=from_tfds,
         merge_rows=merge_rows,
-        data_hint="val.jsonl and train.jsonl of MultiRC, super.gluebenchmark.com/tasks, a line a question",
-        scorer_source="exact match of questions, and F1a; cogcomp.seas.upenn.edu/multirc, multirc_measures.py",
+        data_hint=(
+            "val.jsonl and train.jsonl of MultiRC, super.gluebenchmark.com/tasks, a line a question"
+        ),
+        scorer_source=(
+            "exact match of questions, and F1a; cogcomp.seas.upenn.edu/multirc, multirc_measures.py"
+        ),
         conventions={"f1a": dataclasses.replace(PROTOCOL, metric="f1a")},
         paper_scores=gpt3_scores(  # of lower confidence (task.gpt3_scores)
             "group_accuracy",

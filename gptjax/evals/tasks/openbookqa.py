@@ -1,5 +1,6 @@
-"""OpenBookQA (Mihaylov et al. 2018): school science with four answers, the book left closed. GPT-3 Figure G.8: the bare stem, then an
-answer, scored as ARC's are; the 500 of the test set. Examples are joined by two newlines [chosen]."""
+"""OpenBookQA (Mihaylov et al. 2018): school science with four answers, the book left closed. GPT-3
+Figure G.8: the bare stem, then an answer, scored as ARC's are; the 500 of the test set. Examples
+are joined by two newlines [chosen]."""
 
 from gptjax.config.evaluation import Protocol, Unconditional
 from gptjax.evals.task import Item, Row, Task, gpt3_scores
@@ -40,7 +41,10 @@ TASKS = (
         splits=("test", "train"),
         tfds="openbookqa",
         from_tfds=from_tfds,
-        data_hint="Data/Main/test.jsonl and train.jsonl of OpenBookQA-V1-Sep2018.zip, allenai.org/data/open-book-qa, choices made columns",
+        data_hint=(
+            "Data/Main/test.jsonl and train.jsonl of OpenBookQA-V1-Sep2018.zip, "
+            "allenai.org/data/open-book-qa, choices made columns"
+        ),
         scorer_source="accuracy; github.com/allenai/OpenBookQA",
         paper_scores=gpt3_scores(
             "accuracy",

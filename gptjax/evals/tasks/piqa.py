@@ -1,6 +1,7 @@
-"""PIQA (Bisk et al. 2019): which of two ways leads to a goal. GPT-3 Figure G.4: the goal, then a solution, without labels; 1,838 of the
-development set. The test server gave 82.8 (few-shot, 175B). Zero-shot of 175B is 81.0 in the text and in Table H.1, 80.5 in Table 3.6.
-Not said [chosen]: examples are joined by two newlines."""
+"""PIQA (Bisk et al. 2019): which of two ways leads to a goal. GPT-3 Figure G.4: the goal, then a
+solution, without labels; 1,838 of the development set. The test server gave 82.8 (few-shot, 175B).
+Zero-shot of 175B is 81.0 in the text and in Table H.1, 80.5 in Table 3.6. Not said [chosen]:
+examples are joined by two newlines."""
 
 from gptjax.config.evaluation import PerToken, Protocol
 from gptjax.evals.task import Item, Row, Task, gpt3_scores
@@ -39,7 +40,10 @@ TASKS = (
         },
         tfds="piqa",
         from_tfds=from_tfds,
-        data_hint="valid.jsonl and train.jsonl of physicaliqa-train-dev.zip, yonatanbisk.com/piqa, with the labels of their .lst files",
+        data_hint=(
+            "valid.jsonl and train.jsonl of physicaliqa-train-dev.zip, yonatanbisk.com/piqa, with "
+            "the labels of their .lst files"
+        ),
         scorer_source="accuracy; github.com/ybisk/ybisk.github.io, piqa/",
         paper_scores=gpt3_scores(
             "accuracy",

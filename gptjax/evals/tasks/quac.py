@@ -1,8 +1,10 @@
-"""QuAC (Choi et al. 2018): a student asks about a section of Wikipedia that only the teacher sees. GPT-3 section 3.5.
+"""QuAC (Choi et al. 2018): a student asks about a section of Wikipedia that only the teacher sees.
+GPT-3 section 3.5.
 
-`TITLE:`, `PARAGRAPH:` on the next line and, after blank lines, the questions with their answers so far (Figure G.25). What a demonstration
-shows is the teacher's answer; where there is none it is CANNOTANSWER, the word that the data put at the end of each section. TFDS has no
-order of a dialogue's questions, so it cannot be read from there."""
+`TITLE:`, `PARAGRAPH:` on the next line and, after blank lines, the questions with their answers so
+far (Figure G.25). What a demonstration shows is the teacher's answer; where there is none it is
+CANNOTANSWER, the word that the data put at the end of each section. TFDS has no order of a
+dialogue's questions, so it cannot be read from there."""
 
 from gptjax.config.evaluation import Beam, Protocol
 from gptjax.evals import scorers
@@ -12,7 +14,8 @@ from gptjax.evals.task import Item, Row, Task, gpt3_scores
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     if not len(row["questions"]) == len(row["answers"]) or not all(row["answers"]):
         raise ValueError(
-            f"quac, row {row['id']}: {len(row['questions'])} questions, {len(row['answers'])} lists of answers; give one each"
+            f"quac, row {row['id']}: {len(row['questions'])} questions, {len(row['answers'])} "
+            "lists of answers; give one each"
         )
     context, result = f"TITLE: {row['title']} - {row['section']}\nPARAGRAPH: {row['context']}", []
     for turn, (question, right) in enumerate(zip(row["questions"], row["answers"], strict=True)):
@@ -40,7 +43,10 @@ TASKS = (
             "section": "text",
             "context": "text",
             "questions": "[text]",
-            "answers": "[[text]]: of each question, orig_answer's and then the others': the first is shown, the others are right",
+            "answers": (
+                "[[text]]: of each question, orig_answer's and then the others': the first is "
+                "shown, the others are right"
+            ),
         },
         example={
             "id": "0",
@@ -53,7 +59,10 @@ TASKS = (
                 ["CANNOTANSWER", "CANNOTANSWER", "CANNOTANSWER"],
             ],
         },
-        data_hint="val_v0.2.json of quac.ai, a dialogue a line: TFDS' quac has the questions in another order, and not their numbers",
+        data_hint=(
+            "val_v0.2.json of quac.ai, a dialogue a line: TFDS' quac has the questions in another "
+            "order, and not their numbers"
+        ),
         score=scorers.quac,
         scorer_source="quac.ai scorer.py",
         paper_scores=gpt3_scores(

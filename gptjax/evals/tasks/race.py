@@ -1,8 +1,10 @@
-"""RACE (Lai et al. 2017): questions of English exams about an article, four options. GPT-3 section 3.6.
+"""RACE (Lai et al. 2017): questions of English exams about an article, four options. GPT-3 section
+3.6.
 
-The article, its other questions with their answers, then the one asked; options are compared by P(option | context) / P(option | "A:"). An
-option has the space before it, so the answer context ends without one. Which of the other questions is not said: all, in their order
-[chosen]. An article is a row."""
+The article, its other questions with their answers, then the one asked; options are compared by
+P(option | context) / P(option | "A:"). An option has the space before it, so the answer context
+ends without one. Which of the other questions is not said: all, in their order [chosen]. An
+article is a row."""
 
 from gptjax.config.evaluation import Protocol, Unconditional
 from gptjax.evals.task import Item, PaperScores, Row, Task, gpt3_scores
@@ -59,7 +61,10 @@ def make_task(name: str, config: str, summary: str, paper_scores: tuple[PaperSco
         },
         example={
             "id": "0",
-            "article": "Ida lives by the river. Each Sunday she rows to the island, for there is no bridge.",
+            "article": (
+                "Ida lives by the river. Each Sunday she rows to the island, for there is no "
+                "bridge."
+            ),
             "questions": ["How does Ida reach the island?", "Ida goes there _ ."],
             "options": [
                 ["By bus", "By boat", "On foot", "By train"],
@@ -70,7 +75,10 @@ def make_task(name: str, config: str, summary: str, paper_scores: tuple[PaperSco
         splits=("test", "train"),
         tfds=f"race/{config}",
         from_tfds=lambda row: {**row, "id": row["example_id"]},
-        data_hint=f"RACE.tar.gz of cs.cmu.edu/~glai1/data/race, the files of its {config} folder, one a line",
+        data_hint=(
+            f"RACE.tar.gz of cs.cmu.edu/~glai1/data/race, the files of its {config} folder, one a "
+            "line"
+        ),
         paper_scores=paper_scores,
     )
 

@@ -1,7 +1,9 @@
-"""ReCoRD (Zhang et al. 2018): which of the names in an article fills the gap of a sentence? GPT-3 Figure G.6: the article, its highlights
-as a list, and the sentence as the next of them, once for each name; any of the right names will do.
+"""ReCoRD (Zhang et al. 2018): which of the names in an article fills the gap of a sentence? GPT-3
+Figure G.6: the article, its highlights as a list, and the sentence as the next of them, once for
+each name; any of the right names will do.
 
-Not said [chosen]: examples are joined by two newlines. The 10,000 problems of the development set."""
+Not said [chosen]: examples are joined by two newlines. The 10,000 problems of the development
+set."""
 
 from gptjax.config.evaluation import PerToken, Protocol
 from gptjax.evals import scorers
@@ -59,7 +61,9 @@ TASKS = (
         },
         example={
             "id": "0",
-            "passage": "Mayor Ines Falk opened the bridge over the Lund on Friday. The old one fell in 2009, when Per Dahl was mayor."
+            "passage": "Mayor Ines Falk opened the bridge over the Lund on "
+            "Friday. The old one fell in "
+            "2009, when Per Dahl was mayor."
             "\n@highlight\nThe bridge cost nine million\n@highlight\nThe old one was built in 1911",
             "query": "Under @placeholder the town was without a bridge for a year.",
             "entities": ["Ines Falk", "Lund", "Per Dahl"],
@@ -67,9 +71,15 @@ TASKS = (
         },
         tfds="super_glue/record",
         from_tfds=from_tfds,
-        data_hint="val.jsonl and train.jsonl of ReCoRD, super.gluebenchmark.com/tasks, a line a query, with the texts of the entities",
+        data_hint=(
+            "val.jsonl and train.jsonl of ReCoRD, super.gluebenchmark.com/tasks, a line a query, "
+            "with the texts of the entities"
+        ),
         score=score,
-        scorer_source="exact match with any of the right names; sheng-z.github.io/ReCoRD-explorer, evaluate.py",
+        scorer_source=(
+            "exact match with any of the right names; sheng-z.github.io/ReCoRD-explorer, "
+            "evaluate.py"
+        ),
         paper_scores=gpt3_scores(  # of lower confidence (task.gpt3_scores)
             "accuracy",
             "70.8/78.5/82.1/84.1/86.2/88.6/89.0/90.2",

@@ -1,14 +1,18 @@
-"""GPT-3's five tasks of scrambled words (section 3.9.2). They are made from the seed and a list of words: protocol.words, or the system's.
+"""GPT-3's five tasks of scrambled words (section 3.9.2). They are made from the seed and a list of
+words: protocol.words, or the system's.
 
-prompt_variant=paper: words of 5 to 14 letters ("more than 4 characters and less than 15"), but 6 to 14 in mid_word_2_anagrams [chosen: of five
-letters the inner one has no other order, so each would be answered by a copy]. prompt_variant=released: as OpenAI's files are
-(github.com/openai/gpt-3, data/, counted): 6 to 15 letters, and 5 to 15 in mid_word_1_anagrams. In both what is put is never the word
-itself where another is possible. Where none is, the word is left out of CL and A1, and stays in A2, as 193 of OpenAI's 10,000 do, each of
-one inner letter ("cheese"): a model that copies gets 1.9% there. A word that reads the same backwards stays, too. A random insertion puts
-exactly one character of ` ./!` between every two letters. As many words as the list has, up to 10,000.
+prompt_variant=paper: words of 5 to 14 letters ("more than 4 characters and less than 15"), but 6 to
+14 in mid_word_2_anagrams [chosen: of five letters the inner one has no other order, so each would
+be answered by a copy]. prompt_variant=released: as OpenAI's files are (github.com/openai/gpt-3,
+data/, counted): 6 to 15 letters, and 5 to 15 in mid_word_1_anagrams. In both what is put is never
+the word itself where another is possible. Where none is, the word is left out of CL and A1, and
+stays in A2, as 193 of OpenAI's 10,000 do, each of one inner letter ("cheese"): a model that copies
+gets 1.9% there. A word that reads the same backwards stays, too. A random insertion puts exactly
+one character of ` ./!` between every two letters. As many words as the list has, up to 10,000.
 
-Not said [chosen]: the answer is written by beam search up to the end of the line, and must be the word, without the space around it.
-Examples are joined by one newline, with which the released contexts begin; demonstrations come from the set itself, there being one."""
+Not said [chosen]: the answer is written by beam search up to the end of the line, and must be the
+word, without the space around it. Examples are joined by one newline, with which the released
+contexts begin; demonstrations come from the set itself, there being one."""
 
 import dataclasses
 import random
@@ -48,7 +52,8 @@ def cycle_letters(word: str, rng: random.Random) -> str:
 
 
 def shuffle_middle(n_fixed: int) -> ScrambleFn:
-    """All letters but the first and the last n_fixed in another order; the word itself only where there is no other."""
+    """All letters but the first and the last n_fixed in another order; the word itself only
+    where there is no other."""
 
     def scramble(word: str, rng: random.Random) -> str:
         inner = list(word[n_fixed:-n_fixed])
@@ -78,8 +83,8 @@ def make_task(
     min_lengths: tuple[int, int],
     paper_scores: tuple[PaperScores, ...],
 ) -> Task:
-    """keep_unchanged: whether words stay that scrambling cannot change; min_lengths: letters of a word, by the paper and of the released
-    file."""
+    """keep_unchanged: whether words stay that scrambling cannot change; min_lengths: letters of a
+    word, by the paper and of the released file."""
 
     def make_rows(protocol: Protocol, seed: int, split: str) -> Iterator[Row]:
         variant = prompt_variant(protocol, "paper", "released")

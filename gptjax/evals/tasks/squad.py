@@ -1,7 +1,9 @@
-"""SQuAD 2.0 (Rajpurkar et al. 2018): questions about a paragraph of Wikipedia, some without an answer in it. GPT-3 section 3.5.
+"""SQuAD 2.0 (Rajpurkar et al. 2018): questions about a paragraph of Wikipedia, some without an
+answer in it. GPT-3 section 3.5.
 
-Before the question stand the paragraph's earlier ones with their answers: Figure G.28 has one. Not said [chosen]: that it is all of them,
-in the order of the data (which TFDS shuffles); what is written where there is no answer, `unanswerable`."""
+Before the question stand the paragraph's earlier ones with their answers: Figure G.28 has one. Not
+said [chosen]: that it is all of them, in the order of the data (which TFDS shuffles); what is
+written where there is no answer, `unanswerable`."""
 
 import collections
 from collections.abc import Iterable, Iterator
@@ -14,7 +16,8 @@ NO_ANSWER = "unanswerable"
 
 
 def link(rows: Iterable[Row]) -> Iterator[Row]:
-    """Each question with those before it about the same paragraph, as "earlier": of each the question and what is shown as its answer."""
+    """Each question with those before it about the same paragraph, as "earlier": of each the
+    question and what is shown as its answer."""
     by_paragraph: dict[tuple[str, str], list[list[str]]] = collections.defaultdict(list)
     for row in rows:
         earlier = by_paragraph[row["title"], row["context"]]
@@ -30,7 +33,10 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
     earlier = "".join(
         f"Q: {question}\n\nA: {answer}\n\n" for question, answer in row.get("earlier", ())
     )
-    context = f"Title: {row['title']}\n\nBackground: {row['context']}\n\n{earlier}Q: {row['question']}\n\nA:"
+    context = (
+        f"Title: {row['title']}\n\nBackground: {row['context']}\n\n{earlier}Q: "
+        f"{row['question']}\n\nA:"
+    )
     return [
         Item(
             id=row["id"],

@@ -1,5 +1,6 @@
-"""StoryCloze of 2016 (Mostafazadeh et al.): which of two sentences ends a story of four. GPT-3 Figure G.17; 1,871 stories of the test set,
-demonstrations from the development set (section 2.4). Not said [chosen]: examples are joined by two newlines."""
+"""StoryCloze of 2016 (Mostafazadeh et al.): which of two sentences ends a story of four. GPT-3
+Figure G.17; 1,871 stories of the test set, demonstrations from the development set (section
+2.4). Not said [chosen]: examples are joined by two newlines."""
 
 from gptjax.config.evaluation import PerToken, Protocol
 from gptjax.evals.task import Item, Row, Task, gpt3_scores
@@ -36,7 +37,10 @@ TASKS = (
         },
         example={
             "id": "0",
-            "context": "Ana found a wallet on the bus. There was money in it. She asked the driver for help. He knew the owner.",
+            "context": (
+                "Ana found a wallet on the bus. There was money in it. She asked the driver for "
+                "help. He knew the owner."
+            ),
             "endings": [
                 "The wallet was back with its owner that evening.",
                 "The bus learned to swim that evening.",
@@ -46,7 +50,10 @@ TASKS = (
         splits=("test", "validation"),
         tfds="story_cloze/2016",
         from_tfds=from_tfds,
-        data_hint="asked for at cs.rochester.edu/nlp/rocstories, then tfds build story_cloze/2016 --file_format=array_record",
+        data_hint=(
+            "asked for at cs.rochester.edu/nlp/rocstories, then tfds build story_cloze/2016 "
+            "--file_format=array_record"
+        ),
         scorer_source="accuracy; cs.rochester.edu/nlp/rocstories",
         paper_scores=gpt3_scores(
             "accuracy",

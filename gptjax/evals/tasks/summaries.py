@@ -1,8 +1,10 @@
 """Summaries of CNN's and the Daily Mail's articles by `TL;DR:`. GPT-2 section 3.6, Table 4.
 
-100 tokens, each sampled among the two likeliest; their first three sentences are the summary. prompt_variant=no_hint asks with the article
-alone. Not said [chosen]: a line end before the hint; what is a sentence (scorers.split_sentences); that an article which the context has no
-room for loses its end, since news tell first what they are about (OpenAI's later summaries, in lm-human-preferences, cut there too)."""
+100 tokens, each sampled among the two likeliest; their first three sentences are the summary.
+prompt_variant=no_hint asks with the article alone. Not said [chosen]: a line end before the hint;
+what is a sentence (scorers.split_sentences); that an article which the context has no room for
+loses its end, since news tell first what they are about (OpenAI's later summaries, in
+lm-human-preferences, cut there too)."""
 
 from gptjax.config.evaluation import Protocol, TopK
 from gptjax.evals import scorers
@@ -36,12 +38,18 @@ TASKS = (
         schema={"article": "text", "highlights": "text: the summary, a sentence a line"},
         example={
             "id": "0",
-            "article": "The bridge at Old Ferry was closed on Monday. Engineers found a crack in a pier. Buses will go by the north road.",
+            "article": (
+                "The bridge at Old Ferry was closed on Monday. Engineers found a crack in a pier. "
+                "Buses will go by the north road."
+            ),
             "highlights": "Bridge at Old Ferry is closed .\nA pier has a crack .",
         },
         splits=("test", "train"),
         tfds="cnn_dailymail",
-        data_hint="the non-anonymised test set of github.com/abisee/cnn-dailymail (Hugging Face datasets: abisee/cnn_dailymail 3.0.0)",
+        data_hint=(
+            "the non-anonymised test set of github.com/abisee/cnn-dailymail (Hugging Face "
+            "datasets: abisee/cnn_dailymail 3.0.0)"
+        ),
         score=scorers.rouge,
         scorer_source="ROUGE-1.5.5 -m, by google-research rouge-score",
         paper_scores=(

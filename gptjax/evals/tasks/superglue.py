@@ -1,10 +1,12 @@
-"""The five of SuperGLUE's tasks (Wang et al. 2019) that GPT-3 puts as a text with named answers or a clause to go on with: BoolQ, CB, COPA,
-RTE, WiC. GPT-3 Figures G.29 to G.32 and G.5, K=32 drawn anew for each problem; the development sets of Table H.1.
+"""The five of SuperGLUE's tasks (Wang et al. 2019) that GPT-3 puts as a text with named answers or
+a clause to go on with: BoolQ, CB, COPA, RTE, WiC. GPT-3 Figures G.29 to G.32 and G.5, K=32 drawn
+anew for each problem; the development sets of Table H.1.
 
-Answers are compared as choices, as section 2.4 says of binary tasks. (Table H.1 gives zero-shot WiC as 0.0 for every size and CB as 0.0
-for the smallest: no choice between two answers scores that, so the paper's own were probably written freely.) CB's and RTE's sentences,
-which mostly have no full stop, are put as the figures do: CB's with one, RTE's as they are. COPA's clauses begin with a small letter, but
-for the word I. Examples are joined by two newlines [chosen]."""
+Answers are compared as choices, as section 2.4 says of binary tasks. (Table H.1 gives zero-shot WiC
+as 0.0 for every size and CB as 0.0 for the smallest: no choice between two answers scores that, so
+the paper's own were probably written freely.) CB's and RTE's sentences, which mostly have no full
+stop, are put as the figures do: CB's with one, RTE's as they are. COPA's clauses begin with a
+small letter, but for the word I. Examples are joined by two newlines [chosen]."""
 
 import dataclasses
 from collections.abc import Callable
@@ -94,8 +96,14 @@ def make_task(
         example=example,
         tfds=f"super_glue/{name}",
         from_tfds=from_tfds,
-        data_hint=f"val.jsonl and train.jsonl of {name}, super.gluebenchmark.com/tasks, with a number for the label",
-        scorer_source="accuracy; github.com/nyu-mll/jiant, SuperGLUE's own (CB: the mean of accuracy and macro-F1 there)",
+        data_hint=(
+            f"val.jsonl and train.jsonl of {name}, super.gluebenchmark.com/tasks, with a number "
+            "for the label"
+        ),
+        scorer_source=(
+            "accuracy; github.com/nyu-mll/jiant, SuperGLUE's own (CB: the mean of accuracy and "
+            "macro-F1 there)"
+        ),
         paper_scores=paper_scores,
         conventions={"macro_f1": dataclasses.replace(protocol, metric="macro_f1")}
         if name == "cb"
@@ -111,7 +119,10 @@ TASKS = (
         "0 is no, 1 is yes",
         {
             "id": "0",
-            "passage": "Tidal island -- A tidal island is land that is joined to the mainland by a way that is under water at high tide.",
+            "passage": (
+                "Tidal island -- A tidal island is land that is joined to the mainland by a way "
+                "that is under water at high tide."
+            ),
             "question": "can you walk to a tidal island",
             "label": 1,
         },
@@ -129,7 +140,10 @@ TASKS = (
         "0 is entailment, 1 contradiction, 2 neutral",
         {
             "id": "0",
-            "premise": "Nobody at the inn believed that the bridge had fallen. They had crossed it that morning.",
+            "premise": (
+                "Nobody at the inn believed that the bridge had fallen. They had crossed it that "
+                "morning."
+            ),
             "hypothesis": "the bridge had fallen",
             "label": 1,
         },

@@ -1,8 +1,11 @@
-"""Translation between English and French (WMT 14), German and Romanian (WMT 16). GPT-3 section 3.3, GPT-2 section 3.6.
+"""Translation between English and French (WMT 14), German and Romanian (WMT 16). GPT-3 section 3.3,
+GPT-2 section 3.6.
 
-GPT-3: `SOURCE =` after demonstrations, a line each; without them a question that names the language. BLEU as its Table H.1 has it first,
-`bleu_mb`: multi-bleu.perl of Moses' words; `bleu`, SacreBLEU's, is the other. GPT-2: pairs `ENGLISH = FRENCH`, greedy, the first
-sentence kept; how many pairs is not said: five [chosen]. A part of the training set is enough to draw from: its first 10,000 pairs."""
+GPT-3: `SOURCE =` after demonstrations, a line each; without them a question that names the
+language. BLEU as its Table H.1 has it first, `bleu_mb`: multi-bleu.perl of Moses' words; `bleu`,
+SacreBLEU's, is the other. GPT-2: pairs `ENGLISH = FRENCH`, greedy, the first sentence kept; how
+many pairs is not said: five [chosen]. A part of the training set is enough to draw from: its
+first 10,000 pairs."""
 
 from gptjax.config.evaluation import Beam, Greedy, Protocol
 from gptjax.evals.task import Item, PaperScores, Row, Task, gpt2_scores, gpt3_scores, prompt_variant
@@ -48,8 +51,14 @@ def make_task(pair: str, source: str, target: str, paper_scores: tuple[PaperScor
         example={"id": "0", source: EXAMPLE[source], target: EXAMPLE[target]},
         splits=("test", "train[:10000]"),
         tfds=f"wmt{year}_translate/{pair}",
-        data_hint=f"`sacrebleu -t wmt{year}{'/full' if other == 'fr' else ''} -l {source}-{target} --echo src ref`, a pair a line",
-        scorer_source="moses-smt/mosesdecoder multi-bleu.perl on facebookresearch/XLM tools/tokenize.sh; mjpost/sacrebleu, tok intl",
+        data_hint=(
+            f"`sacrebleu -t wmt{year}{'/full' if other == 'fr' else ''} -l {source}-{target} "
+            "--echo src ref`, a pair a line"
+        ),
+        scorer_source=(
+            "moses-smt/mosesdecoder multi-bleu.perl on facebookresearch/XLM tools/tokenize.sh; "
+            "mjpost/sacrebleu, tok intl"
+        ),
         paper_scores=paper_scores,
         conventions={"gpt2": GPT2_PROTOCOL} if other == "fr" else {},
     )

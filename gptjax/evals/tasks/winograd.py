@@ -1,11 +1,14 @@
-"""The first 273 Winograd schemas (Levesque et al. 2012): what does a pronoun mean? GPT-2 section 3.4, GPT-3 sections 2.4 and 3.4.
+"""The first 273 Winograd schemas (Levesque et al. 2012): what does a pronoun mean? GPT-2 section
+3.4, GPT-3 sections 2.4 and 3.4.
 
-prompt_variant=partial, that of GPT-3 and of GPT-2's better number (Trinh and Le 2018): a context for each noun, in the pronoun's place, and the
-ending, which is the same, is compared (Figure G.13). prompt_variant=full: the noun with the ending is compared, which is the whole sentence,
-since what stands before the pronoun is the same.
+prompt_variant=partial, that of GPT-3 and of GPT-2's better number (Trinh and Le 2018): a context
+for each noun, in the pronoun's place, and the ending, which is the same, is compared (Figure G.13).
+prompt_variant=full: the noun with the ending is compared, which is the whole sentence, since what
+stands before the pronoun is the same.
 
-Not said [chosen]: in the place of my, his, her, its, our or their a noun gets an 's (her counts as such unless a preposition, a
-conjunction or a mark follows); demonstrations, drawn from the only set, are joined by two newlines."""
+Not said [chosen]: in the place of my, his, her, its, our or their a noun gets an 's (her counts as
+such unless a preposition, a conjunction or a mark follows); demonstrations, drawn from the only
+set, are joined by two newlines."""
 
 import re
 
@@ -83,8 +86,14 @@ TASKS = (
         splits=("test", "test"),
         tfds="wsc273",
         from_tfds=from_tfds,
-        data_hint="WSCollection.xml of cs.nyu.edu/~davise/papers/WinogradSchemas, as tfds build wsc273 reads it",
-        scorer_source="accuracy; Trinh and Le 2018 (1806.02847), github.com/tensorflow/models, research/lm_commonsense",
+        data_hint=(
+            "WSCollection.xml of cs.nyu.edu/~davise/papers/WinogradSchemas, as tfds build wsc273 "
+            "reads it"
+        ),
+        scorer_source=(
+            "accuracy; Trinh and Le 2018 (1806.02847), github.com/tensorflow/models, "
+            "research/lm_commonsense"
+        ),
         conventions={
             "gpt2": Protocol(shots=0, method=Total(), metric="accuracy"),
             "full": Protocol(shots=7, method=Total(), metric="accuracy", prompt_variant="full"),

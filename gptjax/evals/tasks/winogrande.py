@@ -1,5 +1,6 @@
-"""WinoGrande (Sakaguchi et al. 2019): which of two nouns fits the gap. GPT-3 Figure G.14: a context for each, the shared ending compared;
-1,267 of the development set. Not said [chosen]: demonstrations are of the largest training set, joined by two newlines."""
+"""WinoGrande (Sakaguchi et al. 2019): which of two nouns fits the gap. GPT-3 Figure G.14: a context
+for each, the shared ending compared; 1,267 of the development set. Not said [chosen]:
+demonstrations are of the largest training set, joined by two newlines."""
 
 from gptjax.config.evaluation import Protocol, Total
 from gptjax.evals.task import Item, Row, Task, gpt3_scores

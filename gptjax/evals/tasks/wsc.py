@@ -1,11 +1,15 @@
-"""SuperGLUE's WSC: what does a pronoun refer to? GPT-3 Figure G.33: an exam with its answer key, the pronoun between stars.
+"""SuperGLUE's WSC: what does a pronoun refer to? GPT-3 Figure G.33: an exam with its answer key,
+the pronoun between stars.
 
-The data ask whether the pronoun refers to a given noun. The figure has the noun written, in small letters: so the answer is written here,
-and scored as T5's wsc_simple scores it, how GPT-3 did not being said [chosen]. It says yes if all words of the given noun are in it, or
-all of its in the noun, in small letters and without 21 determiners, and if both or neither have an apostrophe ("Bob" is not "Bob's hat");
-marks stay, so "miller." is not "miller". An answer without words is wrong, whatever is asked. Only rows whose answer is yes are
-demonstrations, one fixed set of 32 for all; a row whose answer is no has no right text. prompt_variant=choice asks as the data do, and compares
-the answers yes and no: it is the convention "choice". Examples follow each other on a new line [chosen]."""
+The data ask whether the pronoun refers to a given noun. The figure has the noun written, in small
+letters: so the answer is written here, and scored as T5's wsc_simple scores it, how GPT-3 did not
+being said [chosen]. It says yes if all words of the given noun are in it, or all of its in the
+noun, in small letters and without 21 determiners, and if both or neither have an apostrophe ("Bob"
+is not "Bob's hat"); marks stay, so "miller." is not "miller". An answer without words is wrong,
+whatever is asked. Only rows whose answer is yes are demonstrations, one fixed set of 32 for all;
+a row whose answer is no has no right text. prompt_variant=choice asks as the data do, and
+compares the answers yes and no: it is the convention "choice". Examples follow each other on a
+new line [chosen]."""
 
 import re
 
@@ -19,7 +23,8 @@ EXAM_HEADER = (
     "====="
 )
 DETERMINERS = frozenset(
-    "a an each every few her his many much my our some that the their these this those which whose your".split()
+    "a an each every few her his many much my our some that the their these this those which "
+    "whose your".split()
 )
 
 
@@ -52,13 +57,15 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
 
 
 def mark_pronoun(text: str, number: int, pronoun: str) -> str:
-    """`text` with stars around the pronoun, the word of that number; ValueError if it is not there."""
+    """`text` with stars around the pronoun, the word of that number; ValueError if it is not
+    there."""
     words = list(re.finditer(r"\S+", text))
     start = words[number].start() if number < len(words) else len(text)
     match = re.compile(re.escape(pronoun), re.IGNORECASE).search(text, max(0, start - 1))
     if match is None:
         raise ValueError(
-            f"span2_text is {pronoun!r}, which the text does not have at its word {number}: {text!r}"
+            f"span2_text is {pronoun!r}, which the text does not have at its word {number}: "
+            f"{text!r}"
         )
     return f"{text[: match.start()]}*{match[0]}*{text[match.end() :]}"
 
@@ -109,9 +116,15 @@ TASKS = (
         from_tfds=lambda row: (
             {"id": str(row["idx"])} | {name: row[name] for name in TASKS[0].schema}
         ),
-        data_hint="val.jsonl and train.jsonl of WSC, super.gluebenchmark.com/tasks, target's entries made columns, a number for the label",
+        data_hint=(
+            "val.jsonl and train.jsonl of WSC, super.gluebenchmark.com/tasks, target's entries "
+            "made columns, a number for the label"
+        ),
         score=score,
-        scorer_source="accuracy; github.com/google-research/text-to-text-transfer-transformer, t5/data/postprocessors.py, wsc_simple",
+        scorer_source=(
+            "accuracy; github.com/google-research/text-to-text-transfer-transformer, "
+            "t5/data/postprocessors.py, wsc_simple"
+        ),
         conventions={
             "choice": Protocol(
                 shots=32,

@@ -1,13 +1,17 @@
-"""Attention on sequences that are cut over devices: each has its part of the queries, keys and values, and fetches the keys it lacks.
+"""Attention on sequences that are cut over devices: each has its part of the queries, keys and
+values, and fetches the keys it lacks.
 
-A band fetches its halo alone: the window's keys before its own first query, from the parts before it.
+A band fetches its halo alone: the window's keys before its own first query, from the parts before
+it.
 
-Other patterns see keys from the row's start on, so all keys and values are gathered, as Llama 3 does (2407.21783, section 3.3.2), and not
-passed around a ring: one exchange that any kernel and any document mask can follow, with no merging of partial softmaxes; what it costs in
-memory, a row's keys and values of one layer, is less than a row's hidden units. Work grows along the row, so the device with its end would
-keep all others waiting: device i of n hands the second half of its queries to device n - 1 - i and takes that one's, after which all have
-as many keys to look at. The stream itself stays in order, which the halo needs: only these queries and their results move, 1 / (2 (n - 1))
-of what is gathered.
+Other patterns see keys from the row's start on, so all keys and values are gathered, as Llama 3
+does (2407.21783, section 3.3.2), and not passed around a ring: one exchange that any kernel and any
+document mask can follow, with no merging of partial softmaxes; what it costs in memory, a row's
+keys and values of one layer, is less than a row's hidden units. Work grows along the row, so the
+device with its end would keep all others waiting: device i of n hands the second half of its
+queries to device n - 1 - i and takes that one's, after which all have as many keys to look at. The
+stream itself stays in order, which the halo needs: only these queries and their results move, 1 /
+(2 (n - 1)) of what is gathered.
 """
 
 import functools
@@ -33,8 +37,9 @@ def attend(
 ) -> jax.Array:
     """The reference's result (see reference.attend), where `sharding` cuts T over a mesh axis.
 
-    kernel: with the reference's signature, on one device's arrays; it must take fewer queries than keys. Dropout masks are not those of
-    the reference, but as likely. ValueError if T is not a multiple of the devices along its axis."""
+    kernel: with the reference's signature, on one device's arrays; it must take fewer queries than
+    keys. Dropout masks are not those of the reference, but as likely. ValueError if T is not a
+    multiple of the devices along its axis."""
     (axis,) = sharding.axes("T")
     n, T = sharding.n_shards("T"), q_BTNH.shape[1]
     key, rate = dropout if dropout is not None else (None, 0.0)
@@ -60,7 +65,8 @@ def _attend_with_halo(kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, se
     T, reach = q_BTNH.shape[1], pattern.window - 1
 
     def with_halo(x):
-        """The last `reach` keys of the parts before, then x. Zeros stand for those before the row's start."""
+        """The last `reach` keys of the parts before, then x. Zeros stand for those before the
+        row's start."""
         parts = [x]
         for hop, n_fetched in enumerate(range(0, reach, T), 1):
             parts.insert(
@@ -86,7 +92,8 @@ def _attend_with_halo(kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, se
 
 
 def _attend_all_gather(kernel, axis, n, pattern, rate, *arrays):
-    """arrays: q, k, v (B, T, N, H), segments (B, T) or None, key or None. Its backward pass gathers again: nothing whole is kept."""
+    """arrays: q, k, v (B, T, N, H), segments (B, T) or None, key or None. Its backward pass
+    gathers again: nothing whole is kept."""
     T = arrays[0].shape[1]
     half = T // 2
 
@@ -123,7 +130,8 @@ def _attend_all_gather(kernel, axis, n, pattern, rate, *arrays):
         )
 
     def switch_by_device(fn, *operands):
-        """fn(i, *operands) on device i: a program a device, each with the keys that it needs and no others."""
+        """fn(i, *operands) on device i: a program a device, each with the keys that it needs and
+        no others."""
         return jax.lax.switch(
             jax.lax.axis_index(axis), [functools.partial(fn, i) for i in range(n)], *operands
         )

@@ -1,7 +1,9 @@
-"""Attention of long sequences on CPU: tile by tile with an online softmax, so that memory grows with T and not with its square.
+"""Attention of long sequences on CPU: tile by tile with an online softmax, so that memory grows
+with T and not with its square.
 
-Forward as in FlashAttention (Dao et al. 2022, 2205.14135, Algorithm 1); backward computes each tile's weights again from the saved
-log-sum-exp. Tiles that a band does not reach, and those of the future, are skipped.
+Forward as in FlashAttention (Dao et al. 2022, 2205.14135, Algorithm 1); backward computes each
+tile's weights again from the saved log-sum-exp. Tiles that a band does not reach, and those of the
+future, are skipped.
 """
 
 import functools
@@ -15,7 +17,8 @@ from gptjax.model.attention import patterns
 from gptjax.sharding.shapes import shaped
 
 TILE = 256  # rows and columns: 128 was slower, 512 for bands (LOG.md, 2026-11-22)
-# Finite: a row whose first tiles show nothing collects weights of 1, no NaN; its last tile, where it sees itself, shrinks these to 0.
+# Finite: a row whose first tiles show nothing collects weights of 1, no NaN; its last tile, where
+# it sees itself, shrinks these to 0.
 MASK_VALUE = -1e30
 
 
@@ -27,8 +30,8 @@ def attend(
     pattern: schema.Attention,
     segments_BS: jax.Array | None = None,
 ) -> jax.Array:
-    """reference.attend for T = S, without dropout, in float32: bfloat16 is slower on CPU. Strided and fixed patterns show keys in every
-    tile, so they cost what dense does."""
+    """reference.attend for T = S, without dropout, in float32: bfloat16 is slower on CPU. Strided
+    and fixed patterns show keys in every tile, so they cost what dense does."""
     T, H = q_BTNH.shape[1], q_BTNH.shape[3]
     pad = -T % TILE  # padding keys come after every query, so none sees them
     if segments_BS is not None:
@@ -46,8 +49,8 @@ def _slice_tile(x, i, axis=2):
 
 
 def _loop_over_keys(pattern, i, tile, carry):
-    """carry = tile(j, carry, tile_pattern) for every tile j of keys that the queries of tile i see something of. tile_pattern: the pattern,
-    or None where it shows all of the tile."""
+    """carry = tile(j, carry, tile_pattern) for every tile j of keys that the queries of tile i see
+    something of. tile_pattern: the pattern, or None where it shows all of the tile."""
     first = (
         jnp.maximum(0, (i * TILE - pattern.window + 1) // TILE)
         if isinstance(pattern, schema.Banded)
@@ -113,8 +116,8 @@ def _backward(pattern, residuals, do):
     q, k, v, segments, o, lse = residuals
     B, N, T, H = q.shape
     delta = jnp.sum(do * o, -1)  # FlashAttention's D, Algorithm 4
-    # The gradients of keys and values are summed with H before T: "HT,TS->HS" is a product as XLA has it on CPU, where "TS,TH->SH" would
-    # turn every tile of weights around first.
+    # The gradients of keys and values are summed with H before T: "HT,TS->HS" is a product as XLA
+    # has it on CPU, where "TS,TH->SH" would turn every tile of weights around first.
     q_H, do_H = (jnp.swapaxes(x, 2, 3) for x in (q, do))
 
     def rows(i, carry):

@@ -1,4 +1,5 @@
-"""Which kernel computes attention: each has the reference's signature and result, and differs in speed and memory."""
+"""Which kernel computes attention: each has the reference's signature and result, and differs in
+speed and memory."""
 
 import functools
 
@@ -30,8 +31,8 @@ DEFAULT_KERNELS = {"cpu": "blocks", "tpu": "splash", "gpu": "cudnn", "cuda": "cu
 
 
 def resolve_name(kernel: str, platform: str) -> str:
-    """What compute.attention_kernel=`kernel` means on a platform ("cpu", "tpu", "gpu"): "auto" is the fastest there. ValueError for a kernel that
-    does not run there."""
+    """What compute.attention_kernel=`kernel` means on a platform ("cpu", "tpu", "gpu"): "auto" is
+    the fastest there. ValueError for a kernel that does not run there."""
     if kernel == "auto":
         return DEFAULT_KERNELS[platform]
     if kernel in PLATFORMS and platform not in PLATFORMS[kernel]:
@@ -39,7 +40,8 @@ def resolve_name(kernel: str, platform: str) -> str:
             name for name in KERNELS if name not in PLATFORMS or platform in PLATFORMS[name]
         ]
         raise ValueError(
-            f"compute.attention_kernel={kernel} does not run on {platform}; set it to auto, {', '.join(available)}"
+            f"compute.attention_kernel={kernel} does not run on {platform}; set it to auto, "
+            f"{', '.join(available)}"
         )
     return kernel
 
@@ -55,8 +57,9 @@ def select(
     is_aligned: bool = True,
     is_even: bool = True,
 ) -> tuple[str, str]:
-    """(the kernel that computes this, "" or why it is not `kernel`). has_dropout: on the attention weights; has_segments: with
-    documents kept apart; is_aligned: with as many queries as keys; is_even: their number is."""
+    """(the kernel that computes this, "" or why it is not `kernel`). has_dropout: on the attention
+    weights; has_segments: with documents kept apart; is_aligned: with as many queries as keys;
+    is_even: their number is."""
     if kernel not in PLATFORMS:
         return kernel, ""
     if has_dropout:
@@ -70,7 +73,8 @@ def select(
 
 
 def holds_scores(kernel: str, model: schema.Model, dtype, has_segments: bool) -> bool:
-    """Whether the scores of some layer lie in memory in training: by the reference, and by CPU's blocks of short sequences."""
+    """Whether the scores of some layer lie in memory in training: by the reference, and by CPU's
+    blocks of short sequences."""
     if kernel == "blocks" and cpu_blocks.uses_tiles(
         model.n_ctx, model.n_ctx, model.dropout.attention > 0
     ):
@@ -116,7 +120,8 @@ def attend_local(
     segments_BS: jax.Array | None = None,
     dropout: tuple[jax.Array, float] | None = None,
 ) -> jax.Array:
-    """The reference's result (see reference.attend) by the kernel of that name, or by one that can, on one device's arrays."""
+    """The reference's result (see reference.attend) by the kernel of that name, or by one that
+    can, on one device's arrays."""
     name, _ = select(
         kernel,
         pattern,
@@ -143,7 +148,8 @@ def attend(
     segments_BS: jax.Array | None = None,
     dropout: tuple[jax.Array, float] | None = None,
 ) -> jax.Array:
-    """As `attend_local`, on arrays that lie as `sharding` says: each device has its rows and heads, and perhaps a part of the sequence."""
+    """As `attend_local`, on arrays that lie as `sharding` says: each device has its rows and
+    heads, and perhaps a part of the sequence."""
     if sharding.axes("T"):
         return context_parallel.attend(
             functools.partial(attend_local, kernel),

@@ -1,4 +1,5 @@
-"""cuDNN's flash attention for NVIDIA GPUs, through jax.nn: the reference with its signature and its result, but no scores in memory."""
+"""cuDNN's flash attention for NVIDIA GPUs, through jax.nn: the reference with its signature and
+its result, but no scores in memory."""
 
 import jax
 
@@ -14,7 +15,8 @@ def unsupported_reason(
     is_aligned: bool,
     is_even: bool,
 ) -> str:
-    """Why cuDNN cannot compute this, or "". is_aligned: there are as many queries as keys; is_even: and their number is."""
+    """Why cuDNN cannot compute this, or "". is_aligned: there are as many queries as keys;
+    is_even: and their number is."""
     if not isinstance(pattern, schema.Dense | schema.Banded):
         return "cuDNN knows no such pattern"
     if dtype.itemsize != 2:
@@ -37,7 +39,8 @@ def attend(
     segments_BS: None = None,
     dropout: None = None,
 ) -> jax.Array:
-    """As reference.attend, where `unsupported_reason` has none. On the arrays of one device. Blocks outside a band are skipped."""
+    """As reference.attend, where `unsupported_reason` has none. On the arrays of one device.
+    Blocks outside a band are skipped."""
     window = (pattern.window - 1, 0) if isinstance(pattern, schema.Banded) else None
     return jax.nn.dot_product_attention(
         q_BTNH, k_BSNH, v_BSNH, is_causal=True, local_window_size=window, implementation="cudnn"

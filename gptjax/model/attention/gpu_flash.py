@@ -1,8 +1,10 @@
-"""Block-sparse flash attention for NVIDIA GPUs, in Pallas, for what cuDNN has no kernel for: the reference with its signature and its
-result, but scores stay in the chip, and tiles of queries and keys that the pattern empties are skipped.
+"""Block-sparse flash attention for NVIDIA GPUs, in Pallas, for what cuDNN has no kernel for: the
+reference with its signature and its result, but scores stay in the chip, and tiles of queries and
+keys that the pattern empties are skipped.
 
-Forward and backward passes as in FlashAttention-2 (Dao 2023, 2307.08691). Which tiles are visited is a table, made from patterns.mask_fn.
-Tiles are small where that empties more of them, as those of OpenAI's released sparse_attention (8 to 64)."""
+Forward and backward passes as in FlashAttention-2 (Dao 2023, 2307.08691). Which tiles are visited
+is a table, made from patterns.mask_fn. Tiles are small where that empties more of them, as those
+of OpenAI's released sparse_attention (8 to 64)."""
 
 import dataclasses
 import functools
@@ -25,7 +27,8 @@ MASK_VALUE = -1e30  # finite, so that a row whose first tiles show nothing stays
 
 @dataclasses.dataclass(frozen=True)
 class KernelPlan:
-    """What the three kernels are specialised for. T and S are multiples of the tile; the first query stands at position `offset`."""
+    """What the three kernels are specialised for. T and S are multiples of the tile; the first
+    query stands at position `offset`."""
 
     pattern: schema.Attention
     T: int
@@ -45,10 +48,12 @@ def attend(
     dropout: None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """As reference.attend, without dropout. On the arrays of one device. interpret: run on CPU, slowly, for tests."""
+    """As reference.attend, without dropout. On the arrays of one device. interpret: run on CPU,
+    slowly, for tests."""
     assert dropout is None
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
-    # A tile of 32 is taken to cost half of one of 64, not a quarter: worth it where fewer than twice as many are visited.
+    # A tile of 32 is taken to cost half of one of 64, not a quarter: worth it where fewer than
+    # twice as many are visited.
     plans = [
         KernelPlan(pattern, T + -T % tile, S + -S % tile, S - T, tile, interpret)
         for tile in TILE_SIZES
@@ -93,7 +98,7 @@ def _visit_table(visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.argsort(~visible, axis=1, kind="stable")[:, : counts.max()].astype(np.int32), counts
 
 
-# --- the kernels: one program for a tile of queries (forward, dq) or of keys (dkv) of a row and a head ------------------------
+# --- the kernels: one program for a tile of queries (forward, dq) or of keys (dkv) of a row and a h
 
 
 def _load(ref, rows, d_head):
@@ -240,11 +245,12 @@ def _dkv_kernel(
     _store(dv_ref, dv, d_head)
 
 
-# --- their calls ------------------------------------------------------------------------------------------------------------
+# --- their calls ----------------------------------------------------------------------------------
 
 
 def _call_kernel(kernel, plan, visible, operands, outputs, name):
-    """The kernel over all rows of `visible`, on the table of what they visit and on `operands` whole; `outputs` are cut into tiles."""
+    """The kernel over all rows of `visible`, on the table of what they visit and on `operands`
+    whole; `outputs` are cut into tiles."""
     B, _, N, H = operands[0].shape
     padded_d_head = pl.next_power_of_2(H)
     table = _visit_table(visible)

@@ -1,4 +1,5 @@
-"""Each attention pattern, once, as a predicate on (query position, key position). Kernels are measured against this file."""
+"""Each attention pattern, once, as a predicate on (query position, key position). Kernels are
+measured against this file."""
 
 from typing import assert_never
 
@@ -10,10 +11,12 @@ from gptjax.config import schema
 
 
 def mask_fn(pattern: schema.Attention, queries, keys):
-    """True where a query at position `queries` may see a key at position `keys` (int arrays that broadcast). Always causal.
+    """True where a query at position `queries` may see a key at position `keys` (int arrays that
+    broadcast). Always causal.
 
-    Dense: k <= q. Banded: also q - k < window (OpenAI's released `local` mode, self included). Strided and Fixed are the two heads of
-    Sparse Transformer (1904.10509, section 4.3) merged into one pattern, its section 4.4's second way."""
+    Dense: k <= q. Banded: also q - k < window (OpenAI's released `local` mode, self included).
+    Strided and Fixed are the two heads of Sparse Transformer (1904.10509, section 4.3) merged
+    into one pattern, its section 4.4's second way."""
     causal = keys <= queries
     match pattern:
         case schema.Dense():
@@ -31,7 +34,8 @@ def mask_fn(pattern: schema.Attention, queries, keys):
 
 
 def mask(pattern: schema.Attention, n_queries: int, n_keys: int) -> jax.Array:
-    """bool (T, S): row t is the query at position n_keys - n_queries + t, so that the last query sees the last key."""
+    """bool (T, S): row t is the query at position n_keys - n_queries + t, so that the last query
+    sees the last key."""
     queries = jnp.arange(n_queries)[:, None] + (n_keys - n_queries)
     return mask_fn(pattern, queries, jnp.arange(n_keys)[None, :])
 

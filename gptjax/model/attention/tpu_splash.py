@@ -1,8 +1,10 @@
-"""Splash attention for TPU, Pallas' block-sparse flash attention: the reference with its signature and its result, but scores stay in the
-chip's vector memory, one block of queries and keys at a time, and blocks that the pattern empties cost nothing.
+"""Splash attention for TPU, Pallas' block-sparse flash attention: the reference with its signature
+and its result, but scores stay in the chip's vector memory, one block of queries and keys at a
+time, and blocks that the pattern empties cost nothing.
 
-Dense and Banded masks are computed in the kernel; those of Strided and Fixed are read, from the few blocks that differ, since integer
-division is slow on the vector unit. A stride or a summary leaves no block of the past empty, so those two cost what Dense does."""
+Dense and Banded masks are computed in the kernel; those of Strided and Fixed are read, from the few
+blocks that differ, since integer division is slow on the vector unit. A stride or a summary
+leaves no block of the past empty, so those two cost what Dense does."""
 
 import functools
 from typing import cast
@@ -19,8 +21,12 @@ from gptjax.model.attention import patterns
 from gptjax.sharding.shapes import shaped
 
 BLOCK_SIZES = (128, 256, 384, 512)  # rows or keys of a block; the kernel wants multiples of 128
-LONG_SEQUENCE = 4096  # from this many keys on, blocks of dense attention may be twice as large: fewer steps, and little more above the diagonal  # noqa: E501
-MAX_DQ_COPIES = 1  # of dq that the fused backward pass may hold, one for each block of keys: to sum them costs more than a kernel for dq
+# from this many keys on, blocks of dense attention may be twice as large: fewer steps, and little
+# more above the diagonal  # noqa: E501
+LONG_SEQUENCE = 4096
+# of dq that the fused backward pass may hold, one for each block of keys: to sum them costs more
+# than a kernel for dq
+MAX_DQ_COPIES = 1
 
 
 @shaped
@@ -33,13 +39,15 @@ def attend(
     dropout: None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """As reference.attend, without dropout. On the arrays of one device: under a mesh, inside jax.shard_map(..., check_vma=False).
+    """As reference.attend, without dropout. On the arrays of one device: under a mesh, inside
+    jax.shard_map(..., check_vma=False).
 
     interpret: run on CPU, slowly, for tests."""
     assert dropout is None
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
     kernel, blocks = _make_kernel(pattern, T, S, q_BTNH.shape[-1], interpret)
-    # Queries that pad share their block with real ones, so that it is visited and they are numbers; keys that pad causality hides.
+    # Queries that pad share their block with real ones, so that it is visited and they are numbers;
+    # keys that pad causality hides.
     q_BNTH = _pad_to_block(
         q_BTNH * jnp.asarray(q_BTNH.shape[-1] ** -0.5, q_BTNH.dtype), blocks.block_q
     ).swapaxes(1, 2)
@@ -55,7 +63,8 @@ def attend(
 
 
 def pairs_by_kernel(pattern: schema.Attention, T: int) -> dict[str, int]:
-    """(query, key) pairs in the blocks that each kernel visits for a head of T tokens, of whatever size: its cost."""
+    """(query, key) pairs in the blocks that each kernel visits for a head of T tokens, of
+    whatever size: its cost."""
     kernel, blocks = _make_kernel(pattern, T, T, 128, False)
     infos = {
         "forward": kernel.fwd_mask_info,
@@ -76,13 +85,13 @@ def _pad_to_block(x, block: int):
 
 
 class StoredMask(masks.Mask):
-    """The pattern on given query positions (T,) and keys 0 to S - 1. A block is evaluated when it is asked for, and equal ones once."""
+    """The pattern on given query positions (T,) and keys 0 to S - 1. A block is evaluated when
+    it is asked for, and equal ones once."""
 
     def __init__(self, pattern: schema.Attention, queries: np.ndarray, S: int):
         self.pattern, self.queries, self.S = pattern, queries, S
-        self.period = (
-            pattern.block if isinstance(pattern, schema.Fixed) else 1
-        )  # a shift of both sides by this changes nothing
+        # a shift of both sides by this changes nothing
+        self.period = pattern.block if isinstance(pattern, schema.Fixed) else 1
         self.block_cache: dict[tuple[bytes, int, int], np.ndarray] = {}
 
     @property
@@ -102,7 +111,8 @@ class StoredMask(masks.Mask):
 
 
 class ComputedMask(StoredMask):
-    """One that the kernel computes anew instead of reading it: splash knows it by these two attributes."""
+    """One that the kernel computes anew instead of reading it: splash knows it by these two
+    attributes."""
 
     @property
     def q_sequence(self):
@@ -116,8 +126,8 @@ class ComputedMask(StoredMask):
 def _make_kernel(
     pattern: schema.Attention, T: int, S: int, d_head: int, interpret: bool
 ) -> tuple[splash.SplashAttentionKernel, splash.BlockSizes]:
-    """The kernel for T queries on S keys and any number of heads, and its block sizes. Its arrays are NumPy's, so that it may be kept from
-    one trace to the next."""
+    """The kernel for T queries on S keys and any number of heads, and its block sizes. Its arrays
+    are NumPy's, so that it may be kept from one trace to the next."""
     blocks = _block_sizes(pattern, T, S, d_head)
     queries = np.arange(S - T, S + -T % blocks.block_q, dtype=np.int32)
     kind = ComputedMask if isinstance(pattern, schema.Dense | schema.Banded) else StoredMask
@@ -134,7 +144,8 @@ def _make_kernel(
         save_residuals=False,
         mask_value=splash.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=None,
-        residual_checkpoint_name="attention",  # of schema.REMAT_NAMES: kept, it spares the backward pass this kernel's forward pass
+        # of schema.REMAT_NAMES: kept, it spares the backward pass this kernel's forward pass
+        residual_checkpoint_name="attention",
         mask_function=mask_function,
         interpret=interpret,
     )
@@ -142,10 +153,11 @@ def _make_kernel(
 
 
 def _block_sizes(pattern: schema.Attention, T: int, S: int, d_head: int) -> splash.BlockSizes:
-    """Blocks of up to 512 queries and keys, larger where there are many to see: a step of the kernel costs some 0.35 us before it computes,
-    as long as the products of 128 rows take.
+    """Blocks of up to 512 queries and keys, larger where there are many to see: a step of the
+    kernel costs some 0.35 us before it computes, as long as the products of 128 rows take.
 
-    Small heads come with the sequence last: with the head last they are padded to 128, in memory and in the product that makes them."""
+    Small heads come with the sequence last: with the head last they are padded to 128, in memory
+    and in the product that makes them."""
     narrow = isinstance(pattern, schema.Banded) and pattern.window <= 1024
     candidates = BLOCK_SIZES if narrow or S < LONG_SEQUENCE else (*BLOCK_SIZES, 1024)
     q, kv = (min(candidates, key=lambda block: -(-n // block) * (block + 128)) for n in (T, S))

@@ -1,8 +1,10 @@
-"""Attention on texts that share their beginnings: a row is a forest, each shared beginning is in it once.
+"""Attention on texts that share their beginnings: a row is a forest, each shared beginning is in it
+once.
 
-The tokens of a row are the nodes of trees in depth-first order. A node's position is its depth, its tokens-before are its ancestors; the
-descendants of node i are the nodes from i to before ends[i]. So node q sees node k where k <= q < ends[k], as far as the pattern shows
-their positions. Of a single text that is causal attention."""
+The tokens of a row are the nodes of trees in depth-first order. A node's position is its depth, its
+tokens-before are its ancestors; the descendants of node i are the nodes from i to before ends[i].
+So node q sees node k where k <= q < ends[k], as far as the pattern shows their positions. Of a
+single text that is causal attention."""
 
 import flax.struct
 import jax
@@ -15,12 +17,15 @@ from gptjax.sharding.shapes import shaped
 MIN_BLOCK, MAX_BLOCKS = (
     128,
     16,
-)  # queries of a block, and blocks: a block of queries sees no key after its own, and its scores fit a cache
+    # queries of a block, and blocks: a block of queries sees no key after its own, and its scores
+    # fit a cache
+)
 
 
 class TokenTree(flax.struct.PyTreeNode):
-    """What Attention finds in the collection "cache" when it reads a forest: int32, the depth of each node and where its descendants end.
-    Padding is nodes without descendants: each sees itself."""
+    """What Attention finds in the collection "cache" when it reads a forest: int32, the depth of
+    each node and where its descendants end. Padding is nodes without descendants: each sees
+    itself."""
 
     positions_BT: jax.Array
     ends_BT: jax.Array
@@ -34,7 +39,8 @@ def attend(
     v_BTNH: jax.Array,
     pattern: schema.Attention,
 ) -> jax.Array:
-    """reference.attend, of each node over its ancestors and itself. Returns (B, T, N, H). Scores and softmax are float32."""
+    """reference.attend, of each node over its ancestors and itself. Returns (B, T, N, H). Scores
+    and softmax are float32."""
     _, T, _, H = q_BTNH.shape
     block, parts = max(MIN_BLOCK, -(-T // MAX_BLOCKS)), []
     q_BTNH = q_BTNH * jnp.asarray(H**-0.5, q_BTNH.dtype)

@@ -1,4 +1,5 @@
-"""What fine-tuning reads: the examples of a task in epochs, each in an order of its own. As data/loader.py's Dataset for the loop."""
+"""What fine-tuning reads: the examples of a task in epochs, each in an order of its own. As
+data/loader.py's Dataset for the loop."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -13,7 +14,8 @@ from gptjax.training.classification import examples, transformations
 
 
 class Examples:
-    """A task's examples, tokenised; n_ctx: of the longest of train, dev and test, at most `limit`: as GPT-1's released train.py."""
+    """A task's examples, tokenised; n_ctx: of the longest of train, dev and test, at most
+    `limit`: as GPT-1's released train.py."""
 
     def __init__(
         self,
@@ -23,7 +25,8 @@ class Examples:
         print_line: Callable[[str], None],
         progress: Callable[[str], None],
     ):
-        """print_line: is told what was left out or shortened. ValueError, in one line, for anything wrong with the data."""
+        """print_line: is told what was left out or shortened. ValueError, in one line, for
+        anything wrong with the data."""
         self.task, self.tokenizer = task, tokenizer
         self._examples = {
             split: examples.read(task, split, print_line) for split in task.available_splits
@@ -32,7 +35,8 @@ class Examples:
             n = examples.count_repeats(self._examples["train"], self._examples[split])
             if n:
                 print_line(
-                    f"warning: {n:,} of {len(self._examples[split]):,} examples of {split} are those of train, so their score may flatter"
+                    f"warning: {n:,} of {len(self._examples[split]):,} examples of {split} are "
+                    "those of train, so their score may flatter"
                 )
         parts = {
             split: transformations.tokenize_examples(split_examples, tokenizer, progress)
@@ -67,7 +71,8 @@ class Examples:
         )
         if encoded.n_truncated:
             print_line(
-                f"{split}: {encoded.n_truncated:,} of {len(split_examples):,} examples are over {self.n_ctx} tokens long and lost "
+                f"{split}: {encoded.n_truncated:,} of {len(split_examples):,} examples are over "
+                f"{self.n_ctx} tokens long and lost "
                 f"{encoded.n_tokens_lost:,} in all, at the end of their longest text"
             )
         return encoded.rows
@@ -84,11 +89,15 @@ class Examples:
         return hasher.hexdigest()
 
     def summary(self) -> str:
-        return f"{len(self._rows['train']):,} training examples and {len(self._rows['dev']):,} to validate on, up to {self.n_ctx} tokens"
+        return (
+            f"{len(self._rows['train']):,} training examples and {len(self._rows['dev']):,} to "
+            f"validate on, up to {self.n_ctx} tokens"
+        )
 
 
 class ExampleDataset:
-    """The rows of a run: row r is example r modulo those of an epoch, in that epoch's order; up to a batch is left out of each epoch."""
+    """The rows of a run: row r is example r modulo those of an epoch, in that epoch's order; up
+    to a batch is left out of each epoch."""
 
     def __init__(self, source: Examples, config: Config, rows: np.ndarray):
         assert config.task is not None

@@ -1,4 +1,5 @@
-"""Labelled examples, from a .tsv, .csv or .jsonl file or a prepared TFDS data set: texts, answers, label, number. Errors are one line."""
+"""Labelled examples, from a .tsv, .csv or .jsonl file or a prepared TFDS data set: texts,
+answers, label, number. Errors are one line."""
 
 import csv
 import dataclasses
@@ -25,7 +26,8 @@ UNKNOWN_LABELS = ("-1", "-", "", "None")  # what data sets write where there is 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """label: the number of its class, or a score between two of them; None: not known, as in GLUE's test sets."""
+    """label: the number of its class, or a score between two of them; None: not known, as in
+    GLUE's test sets."""
 
     texts: tuple[str, ...]
     answers: tuple[str, ...]
@@ -34,10 +36,12 @@ class Example:
 
 
 def read(task: ClassificationTask, split: str, print_line: Callable[[str], None]) -> list[Example]:
-    """The examples of "train", "dev" or "test"; those of train and dev without a label are left out, and counted to `print_line`.
+    """The examples of "train", "dev" or "test"; those of train and dev without a label are left
+    out, and counted to `print_line`.
 
-    ValueError, in one line that names the place: no such data, a missing column, a label that is none of task.labels, an empty text, one
-    class only, or a test set of task.submission whose examples are not numbered."""
+    ValueError, in one line that names the place: no such data, a missing column, a label that is
+    none of task.labels, an empty text, one class only, or a test set of task.submission whose
+    examples are not numbered."""
     where, source = _open_source(task, split)
     located: list[tuple[str, Example]] = []
     has_index: set[bool] = set()
@@ -47,7 +51,8 @@ def read(task: ClassificationTask, split: str, print_line: Callable[[str], None]
         has_index.add(task.index in row)
         if task.submission is not None and split == "test" and len(has_index) > 1:
             raise ValueError(
-                f"{location}: {task.index} is there in some examples and not in others; give it to all, or to none: then they are counted"
+                f"{location}: {task.index} is there in some examples and not in others; give it to "
+                "all, or to none: then they are counted"
             )
         located += [(location, example) for example in _parse_examples(task, row, location, number)]
     examples = [example for _, example in located]
@@ -59,7 +64,8 @@ def read(task: ClassificationTask, split: str, print_line: Callable[[str], None]
         return examples
     if len(labeled) < len(examples):
         print_line(
-            f"{where}: {len(examples) - len(labeled):,} of {len(examples):,} examples have no label and are left out"
+            f"{where}: {len(examples) - len(labeled):,} of {len(examples):,} examples have no "
+            "label and are left out"
         )
     classes = {example.label for example in labeled}
     if len(classes) < 2:
@@ -69,7 +75,8 @@ def read(task: ClassificationTask, split: str, print_line: Callable[[str], None]
             else "without a label"
         )
         raise ValueError(
-            f"{where}: its examples are {only}; there is nothing to learn or to score: give examples of several classes"
+            f"{where}: its examples are {only}; there is nothing to learn or to score: give "
+            "examples of several classes"
         )
     return labeled
 
@@ -92,15 +99,18 @@ def _check_indices(task: ClassificationTask, located: list[tuple[str, Example]])
             seen[int(example.index)] = location
             continue
         raise ValueError(
-            f"{problem}; {task.submission}.tsv names examples by theirs: give each its own, another column with task.index, or "
+            f"{problem}; {task.submission}.tsv names examples by theirs: give each its own, "
+            "another column with task.index, or "
             f"task.submission=None"
         )
 
 
 def infer_labels(task: ClassificationTask) -> ClassificationTask:
-    """The task with its labels: where it names none, those that its training examples have, sorted, numbers by size.
+    """The task with its labels: where it names none, those that its training examples have, sorted,
+    numbers by size.
 
-    ValueError, in one line, if there is no such column, or if it holds something else than classes."""
+    ValueError, in one line, if there is no such column, or if it holds something else than
+    classes."""
     if task.labels:
         return task
     where, source = _open_source(task, "train")
@@ -119,12 +129,14 @@ def infer_labels(task: ClassificationTask) -> ClassificationTask:
         ]
     if len(labels) > MAX_CLASSES or len(labels) == len(names) > FEW_EXAMPLES:
         raise ValueError(
-            f"{where}: {task.label} has {len(labels):,} different labels; name the column of the classes with task.label"
+            f"{where}: {task.label} has {len(labels):,} different labels; name the column of the "
+            "classes with task.label"
         )
     if len(labels) < 2:
         only = f"all of one class, {labels[0]}" if labels else "without a label"
         raise ValueError(
-            f"{where}: its examples are {only}; there is nothing to learn: give examples of several classes"
+            f"{where}: its examples are {only}; there is nothing to learn: give examples of "
+            "several classes"
         )
     return dataclasses.replace(task, labels=tuple(labels))
 
@@ -152,9 +164,8 @@ def parse_unlabeled(task: ClassificationTask, rows: Iterable[Row]) -> list[Examp
     """Examples to be labelled, of rows that need no label. ValueError as `read`'s."""
     examples = []
     for number, (location, row) in enumerate(rows):
-        has_label_list = (
-            task.label in row and _as_list(row[task.label]) is not None
-        )  # a label each: so many are asked
+        # a label each: so many are asked
+        has_label_list = task.label in row and _as_list(row[task.label]) is not None
         examples += _parse_examples(
             task,
             row if has_label_list else {k: v for k, v in row.items() if k != task.label},
@@ -167,7 +178,8 @@ def parse_unlabeled(task: ClassificationTask, rows: Iterable[Row]) -> list[Examp
 def _check_label_column(task: ClassificationTask, row: dict[str, Any], location: str) -> None:
     if task.label not in row:
         raise ValueError(
-            f"{location} has no column {task.label!r}: it has {_column_names(row)}; name the one of the labels with task.label"
+            f"{location} has no column {task.label!r}: it has {_column_names(row)}; name the one "
+            "of the labels with task.label"
         )
 
 
@@ -209,7 +221,8 @@ def read_rows(path: pathlib.Path) -> Iterator[Row]:
 
 
 def parse_rows(content: bytes, kind: str, where: str) -> Iterator[Row]:
-    """(file and line, columns) of each row of a file's content; kind: of FORMATS. A .tsv file has no quoting, as GLUE's have none."""
+    """(file and line, columns) of each row of a file's content; kind: of FORMATS. A .tsv file
+    has no quoting, as GLUE's have none."""
     if kind == ".jsonl":
         for number, row in files.read_objects(io.BytesIO(content), pathlib.Path(where)):
             yield f"{where} line {number:,}", row
@@ -229,7 +242,8 @@ def parse_rows(content: bytes, kind: str, where: str) -> Iterator[Row]:
                 duplicate = next((name for name in names if names.count(name) > 1), None)
                 if duplicate is not None:
                     raise ValueError(
-                        f"{location} names the column {duplicate!r} twice: give each a name of its own"
+                        f"{location} names the column {duplicate!r} twice: give each a name of its "
+                        "own"
                     )
                 continue
             if len(fields) != len(names):
@@ -239,7 +253,8 @@ def parse_rows(content: bytes, kind: str, where: str) -> Iterator[Row]:
             yield location, dict(zip(names, fields, strict=True))
     except csv.Error as error:
         raise ValueError(
-            f"{where} line {first_line:,} cannot be read: {error}; mend its quotes, or give a .jsonl file"
+            f"{where} line {first_line:,} cannot be read: {error}; mend its quotes, or give a "
+            ".jsonl file"
         ) from None
 
 
@@ -260,12 +275,14 @@ def _column_names(row: dict[str, Any]) -> str:
 def _parse_examples(
     task: ClassificationTask, row: dict[str, Any], where: str, number: int
 ) -> Iterator[Example]:
-    """One; or, where the label is a list as in RACE, one for each of its elements, with the elements of other lists of that length."""
+    """One; or, where the label is a list as in RACE, one for each of its elements, with the
+    elements of other lists of that length."""
     missing = [name for name in [*task.fields, *task.answers] if name not in row]
     if missing:
         field = "task.answers" if missing[0] in task.answers else "task.fields"
         raise ValueError(
-            f"{where} has no column {missing[0]!r}: it has {_column_names(row)}; name the one that is meant with {field}"
+            f"{where} has no column {missing[0]!r}: it has {_column_names(row)}; name the one that "
+            f"is meant with {field}"
         )
     labels = _as_list(row[task.label]) if task.label in row else None
     if labels is None:
@@ -276,7 +293,8 @@ def _parse_examples(
         return
     if not labels:
         raise ValueError(
-            f"{where}: {task.label} is an empty list; give a label a question, or leave the example out"
+            f"{where}: {task.label} is an empty list; give a label a question, or leave the "
+            "example out"
         )
     for item, label in enumerate(labels):
         part = {}
@@ -300,7 +318,8 @@ def _parse_example(
         ]
     if task.answers and len(answers) != len(task.labels):
         raise ValueError(
-            f"{where} has {len(answers)} answers, and task.labels={task.labels} names {len(task.labels)}; give as many of both"
+            f"{where} has {len(answers)} answers, and task.labels={task.labels} names "
+            f"{len(task.labels)}; give as many of both"
         )
     return Example(texts, tuple(answers), _parse_label(task, label, where), index)
 
@@ -316,7 +335,8 @@ def _as_list(value: Any) -> list | None:
 def _parse_text(value: Any, where: str, name: str) -> str:
     if _as_list(value) is not None:
         raise ValueError(
-            f"{where}: {name} holds a list, not a text; only the columns of a choice may, as many texts as there are labels"
+            f"{where}: {name} holds a list, not a text; only the columns of a choice may, as many "
+            "texts as there are labels"
         )
     if isinstance(value, dict):
         raise ValueError(f"{where}: {name} holds an object, not a text")
@@ -337,7 +357,8 @@ def _label_name(value: Any, where: str, column: str) -> str:
     """A label as it is spelled."""
     if _as_list(value) is not None or isinstance(value, dict):
         raise ValueError(
-            f"{where}: {column} holds {'an object' if isinstance(value, dict) else 'a list'}, not a label"
+            f"{where}: {column} holds {'an object' if isinstance(value, dict) else 'a list'}, not "
+            "a label"
         )
     return parse.utf8(value, where) if isinstance(value, bytes) else str(value)
 
@@ -352,7 +373,8 @@ def _parse_numbers(labels: Iterable[str]) -> dict[str, float] | None:
 
 
 def _parse_label(task: ClassificationTask, value: Any, where: str) -> float | None:
-    """Its class: by its name; by its value, where all names are numbers; else by its number, counted from 0. Of pearson, its value."""
+    """Its class: by its name; by its value, where all names are numbers; else by its number,
+    counted from 0. Of pearson, its value."""
     name = _label_name(value, where, task.label)
     if name in task.labels:
         return float(task.labels.index(name))
@@ -378,7 +400,8 @@ def _parse_label(task: ClassificationTask, value: Any, where: str) -> float | No
     if number == -1:
         return None
     raise ValueError(
-        f"{where}: {task.label} is {parse.quote(name)}; give {_truncate(allowed)}, or other task.labels"
+        f"{where}: {task.label} is {parse.quote(name)}; give {_truncate(allowed)}, or other "
+        "task.labels"
     )
 
 

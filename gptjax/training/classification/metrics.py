@@ -10,7 +10,8 @@ import numpy as np
 def best_steps(
     records: Iterable[dict[str, Any]], metric: str, saved_steps: Container[int]
 ) -> list[int]:
-    """The steps that were evaluated to a number and are there, the best first; of equals the first."""
+    """The steps that were evaluated to a number and are there, the best first; of equals the
+    first."""
     score_by_step = {
         r["step"]: r[metric]
         for r in records
@@ -20,8 +21,10 @@ def best_steps(
 
 
 def score(metric: str, y_BC: np.ndarray, labels_B: np.ndarray) -> float:
-    """In percent, from scores of classes and labels (classes, or numbers between two). f1: of class 1, as GLUE has it for MRPC and QQP.
-    0 where a correlation or F1 is not defined, since all answers are one; NaN where a score of a class is NaN or infinite."""
+    """In percent, from scores of classes and labels (classes, or numbers between two). f1: of class
+    1, as GLUE has it for MRPC and QQP.
+    0 where a correlation or F1 is not defined, since all answers are one; NaN where a score of a
+    class is NaN or infinite."""
     if not np.isfinite(y_BC).all():
         return float("nan")
     answers_B = predicted_classes(metric, y_BC)
@@ -46,13 +49,14 @@ def check_finite(y_BC: np.ndarray) -> None:
     bad = int((~np.isfinite(y_BC)).any(1).sum())
     if bad:
         raise ValueError(
-            f"the model's scores of {bad:,} of {len(y_BC):,} examples are NaN or infinite: it diverged, or is damaged"
+            f"the model's scores of {bad:,} of {len(y_BC):,} examples are NaN or infinite: it "
+            "diverged, or is damaged"
         )
 
 
 def predicted_classes(metric: str, y_BC: np.ndarray) -> np.ndarray:
-    """The class of the highest score; for pearson the expected one, as in Tai et al. (1503.00075) equation 18. ValueError as
-    `check_finite`'s: argmax would take the first class."""
+    """The class of the highest score; for pearson the expected one, as in Tai et al. (1503.00075)
+    equation 18. ValueError as `check_finite`'s: argmax would take the first class."""
     check_finite(y_BC)
     if metric != "pearson":
         return y_BC.argmax(1)
@@ -63,8 +67,9 @@ def predicted_classes(metric: str, y_BC: np.ndarray) -> np.ndarray:
 def predict(
     score_fn: Callable, params: Any, rows: np.ndarray, microbatch_rows: int, put_on_mesh: Callable
 ) -> tuple[np.ndarray, float]:
-    """(scores (B, classes), mean loss in nats of those with a label) of rows of EncodedExamples, in microbatches padded with copies.
-    score_fn: jitted (params, rows) -> (scores (B, classes), losses (B,)); put_on_mesh(array, letters) places a host array on the mesh."""
+    """(scores (B, classes), mean loss in nats of those with a label) of rows of EncodedExamples, in
+    microbatches padded with copies. score_fn: jitted (params, rows) -> (scores (B, classes),
+    losses (B,)); put_on_mesh(array, letters) places a host array on the mesh."""
     score_batches, losses = [], []
     for first in range(0, len(rows), microbatch_rows):
         batch = rows[first : first + microbatch_rows]

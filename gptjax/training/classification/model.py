@@ -16,7 +16,8 @@ from gptjax.training.classification import transformations
 
 
 class Head(nn.Module):
-    """A linear layer, drawn with the standard deviation 0.02 of the model's weights (released train.py)."""
+    """A linear layer, drawn with the standard deviation 0.02 of the model's weights (released
+    train.py)."""
 
     n_outputs: int
     std: float
@@ -42,10 +43,11 @@ class Classifier(nn.Module):
     def __call__(
         self, tokens_BCT: jax.Array, extract_BC: jax.Array | None = None, train: bool = False
     ):
-        """(scores (B, classes) float32, states (B * C, T, D)). extract_BC: where in each sequence its extract token stands.
+        """(scores (B, classes) float32, states (B * C, T, D)). extract_BC: where in each sequence
+        its extract token stands.
 
-        The states of a similarity's two orders are added; the answers of a choice are scored one by one, under one dropout mask as in the
-        released code."""
+        The states of a similarity's two orders are added; the answers of a choice are scored one by
+        one, under one dropout mask as in the released code."""
         if tokens_BCT.ndim == 2:  # as training/state.py asks for parameters
             tokens_BCT, extract_BC = (
                 tokens_BCT[:, None],
@@ -74,10 +76,12 @@ class Classifier(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationStep(step.TrainStep):
-    """The training step of a task: that of pre-training with another loss, on rows of training/classification/transformations.py."""
+    """The training step of a task: that of pre-training with another loss, on rows of
+    training/classification/transformations.py."""
 
     def scores(self, params, rows_BT, dropout_key=None):
-        """(scores (B, classes), labels (B,) in classes, below 0 where unknown, states (B * C, T, D)) of rows of EncodedExamples."""
+        """(scores (B, classes), labels (B,) in classes, below 0 where unknown, states (B * C, T,
+        D)) of rows of EncodedExamples."""
         labels_B, extract_BC, tokens_BCT = self.split_rows(rows_BT)
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         outputs: Any = self.model.apply(
@@ -87,7 +91,8 @@ class ClassificationStep(step.TrainStep):
         return y_BC, labels_B.astype(jnp.float32) / transformations.LABEL_SCALE, x_MTD
 
     def scores_and_losses(self, params, rows_BT):
-        """(scores (B, classes), the classifier's losses (B,), 0 where the label is unknown): for evaluation, so without dropout."""
+        """(scores (B, classes), the classifier's losses (B,), 0 where the label is unknown): for
+        evaluation, so without dropout."""
         y_BC, labels_B, _ = self.scores(params, rows_BT)
         return y_BC, task_loss(y_BC, labels_B)
 
@@ -98,8 +103,9 @@ class ClassificationStep(step.TrainStep):
         )
 
     def loss_fn(self, params, tokens_BT, dropout_key=None):
-        """L3 of equation 5, of rows of EncodedExamples: the classifier's cross-entropy plus lm_weight times the language model's, the
-        latter a mean over the tokens of each sequence first (released train.py). Nats, averaged over examples."""
+        """L3 of equation 5, of rows of EncodedExamples: the classifier's cross-entropy plus
+        lm_weight times the language model's, the latter a mean over the tokens of each sequence
+        first (released train.py). Nats, averaged over examples."""
         assert self.config.task is not None
         y_BC, labels_B, x_MTD = self.scores(params, tokens_BT, dropout_key)
         total, lm_weight = jnp.mean(task_loss(y_BC, labels_B)), self.config.task.lm_weight
@@ -107,7 +113,8 @@ class ClassificationStep(step.TrainStep):
             return total
         _, extract_BC, tokens_BCT = self.split_rows(tokens_BT)
         M, T, _ = x_MTD.shape
-        # Each token but the first is predicted, up to the extract token. The last column has no successor and weight 0.
+        # Each token but the first is predicted, up to the extract token. The last column has no
+        # successor and weight 0.
         last_M1 = extract_BC.reshape(M, 1)
         weights_MT = jnp.where(
             jnp.arange(T)[None] < last_M1, 1 / (M * last_M1.astype(jnp.float32)), 0
@@ -120,8 +127,9 @@ class ClassificationStep(step.TrainStep):
 
 
 def task_loss(y_BC: jax.Array, label_B: jax.Array) -> jax.Array:
-    """Cross-entropy (B,) with the label's class; with a score between two classes, in the share of its nearness to each (Tai et al.
-    1503.00075 equation 18, as the released utils.py has it for STS-B). 0 where the label is unknown."""
+    """Cross-entropy (B,) with the label's class; with a score between two classes, in the share of
+    its nearness to each (Tai et al. 1503.00075 equation 18, as the released utils.py has it for
+    STS-B). 0 where the label is unknown."""
     target_BC = jnp.maximum(
         0, 1 - jnp.abs(label_B[:, None] - jnp.arange(y_BC.shape[1], dtype=jnp.float32)[None])
     )

@@ -1,4 +1,5 @@
-"""A task's answers as files: GLUE's format for its server, and everything for those who look closer."""
+"""A task's answers as files: GLUE's format for its server, and everything for those who look
+closer."""
 
 import json
 from pathlib import Path
@@ -15,8 +16,9 @@ from gptjax.training.classification.examples import Example
 def final_scores(
     context, score_fn, put_on_mesh, params, name: str, examples: list[Example], rows: np.ndarray
 ) -> dict[str, Any]:
-    """The score on the split `name` (None without labels), how many examples it has; its answers are written to predictions/, or a warning
-    says why not. ValueError for scores that are NaN or infinite."""
+    """The score on the split `name` (None without labels), how many examples it has; its answers
+    are written to predictions/, or a warning says why not. ValueError for scores that are NaN or
+    infinite."""
     task: ClassificationTask = context.config.task
     y_BC, _ = metrics.predict(score_fn, params, rows, context.microbatch_rows, put_on_mesh)
     metrics.check_finite(y_BC)  # on all processes alike, before one writes
@@ -43,7 +45,8 @@ def final_scores(
 def write_predictions(
     folder: Path, task: ClassificationTask, name: str, examples: list[Example], y_BC: np.ndarray
 ) -> None:
-    """NAME.jsonl: index, label, answer and scores of every example; of a test set also GLUE's TASK.tsv:
+    """NAME.jsonl: index, label, answer and scores of every example; of a test set also GLUE's
+    TASK.tsv:
     index and prediction, which is a label's name for entailment tasks, a number for others."""
     predictions = [
         label_text(task, prediction) for prediction in metrics.predicted_classes(task.metric, y_BC)

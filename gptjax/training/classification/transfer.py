@@ -1,4 +1,5 @@
-"""What of a pre-trained model a new one begins with: GPT-1 section 5, "Impact of number of layers transferred"."""
+"""What of a pre-trained model a new one begins with: GPT-1 section 5, "Impact of number of
+layers transferred"."""
 
 from typing import Any
 
@@ -12,10 +13,12 @@ from gptjax.config.schema import Model
 def transfer_params(
     new: dict[str, Any], old: dict[str, Any], model: Model, n_vocab: int, transfer: Transfer
 ) -> dict[str, Any]:
-    """The GPT's parameters `new`, with those of `old` in their place as far as `transfer` says. model: the new one's sizes, which differ
-    from the old one's in vocabulary and context alone; n_vocab: the old one's, whose rows are taken, so that special tokens stay new.
+    """The GPT's parameters `new`, with those of `old` in their place as far as `transfer` says.
+    model: the new one's sizes, which differ from the old one's in vocabulary and context alone;
+    n_vocab: the old one's, whose rows are taken, so that special tokens stay new.
 
-    The layer norm after the last layer (pre-LN models) comes with Everything only. ValueError for more layers than there are."""
+    The layer norm after the last layer (pre-LN models) comes with Everything only. ValueError
+    for more layers than there are."""
     match transfer:
         case Nothing():
             return new
@@ -24,7 +27,8 @@ def transfer_params(
         case Layers(n=n):
             if n > model.n_layers:
                 raise ValueError(
-                    f"task.transfer=Layers(n={n}): the model has {model.n_layers} layers; give as many or fewer"
+                    f"task.transfer=Layers(n={n}): the model has {model.n_layers} layers; give as "
+                    "many or fewer"
                 )
     params = dict(new)
     params["token_VD"] = new["token_VD"].at[:n_vocab].set(old["token_VD"][:n_vocab])

@@ -1,4 +1,5 @@
-"""GPT-1 Figure 1: an example as the sequences that the model reads, each between a start and an extract token."""
+"""GPT-1 Figure 1: an example as the sequences that the model reads, each between a start and an
+extract token."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,9 +11,8 @@ from gptjax.config.finetuning import DELIMITER, EXTRACT, START
 from gptjax.data.tokenizers import build
 from gptjax.training.classification.examples import Example
 
-LABEL_SCALE = (
-    1000  # of a class, in which a label is kept: STS-B's scores have three decimals at most
-)
+# of a class, in which a label is kept: STS-B's scores have three decimals at most
+LABEL_SCALE = 1000
 UNKNOWN_LABEL = -1
 PAD_MULTIPLE = 16  # sequences are padded to a multiple of this
 NO_LIMIT = 2**31
@@ -20,8 +20,9 @@ NO_LIMIT = 2**31
 
 @dataclasses.dataclass(frozen=True)
 class EncodedExamples:
-    """Examples as one int32 array (examples, width), a row being: the label in thousandths of a class or UNKNOWN_LABEL; of each of C
-    sequences the place of its extract token; and the C sequences of n_ctx tokens."""
+    """Examples as one int32 array (examples, width), a row being: the label in thousandths of a
+    class or UNKNOWN_LABEL; of each of C sequences the place of its extract token; and the C
+    sequences of n_ctx tokens."""
 
     rows: np.ndarray
     n_ctx: int
@@ -35,7 +36,8 @@ def row_width(n_sequences: int, n_ctx: int) -> int:
 
 
 def split_rows(rows, n_sequences: int, n_ctx: int):
-    """(labels (B,), extract (B, C), tokens (B, C, n_ctx)) of rows of EncodedExamples, NumPy's or jax's."""
+    """(labels (B,), extract (B, C), tokens (B, C, n_ctx)) of rows of EncodedExamples, NumPy's or
+    jax's."""
     return (
         rows[:, 0],
         rows[:, 1 : 1 + n_sequences],
@@ -50,12 +52,14 @@ def build_sequences(
     n_vocab: int,
     limit: int,
 ) -> list[list[int]]:
-    """The sequences of one example, each at most `limit` tokens: where one would be longer, its longest text loses tokens at the end,
-    again and again. The paper does not say what was cut; its released code halves the context between two texts, which this does where
-    both are long. n_vocab: of the pre-trained model, whose next ids are the special tokens.
+    """The sequences of one example, each at most `limit` tokens: where one would be longer, its
+    longest text loses tokens at the end, again and again. The paper does not say what was cut; its
+    released code halves the context between two texts, which this does where both are long.
+    n_vocab: of the pre-trained model, whose next ids are the special tokens.
 
-    classification: [s; text; e]. entailment: [s; premise; $; hypothesis; e]. similarity: both orders. choice: [s; context; $; answer; e]
-    for each answer, the texts of the context following one another without a delimiter."""
+    classification: [s; text; e]. entailment: [s; premise; $; hypothesis; e]. similarity: both
+    orders. choice: [s; context; $; answer; e] for each answer, the texts of the context
+    following one another without a delimiter."""
     s, delimiter, e = (n_vocab + special for special in (START, DELIMITER, EXTRACT))
     match task.kind:
         case "classification":
@@ -119,7 +123,8 @@ def tokenize_examples(
 def fit_n_ctx(
     task: ClassificationTask, parts: list[ExampleTokens], n_vocab: int, limit: int
 ) -> int:
-    """The n_ctx that holds every sequence, up to `limit`: as in the released code, no longer than it need be, but for rounding."""
+    """The n_ctx that holds every sequence, up to `limit`: as in the released code, no longer
+    than it need be, but for rounding."""
     lengths = (
         len(sequence)
         for tokens in parts

@@ -1,4 +1,5 @@
-"""What a pre-trained model knows of a task before any fine-tuning: GPT-1's heuristics (section 5, "Zero-shot Behaviors", Figure 2 right).
+"""What a pre-trained model knows of a task before any fine-tuning: GPT-1's heuristics (section 5,
+"Zero-shot Behaviors", Figure 2 right).
 
 All of them compare log-probabilities that the language model gives to texts; nothing is learnt."""
 
@@ -26,11 +27,14 @@ def predict(
     params: Any,
     tokenizer: Tokenizer,
 ) -> np.ndarray:
-    """Scores (examples, classes), of which the highest is the answer. A choice: the mean log-probability of each answer's tokens after the
-    context. A classification with SENTIMENT as its labels: the log-probability of each word after the text and "very"; with two other
-    labels: the mean log-probability of the text, against the median of all (the paper has a threshold and does not say which).
+    """Scores (examples, classes), of which the highest is the answer. A choice: the mean
+    log-probability of each answer's tokens after the context. A classification with SENTIMENT as
+    its labels: the log-probability of each word after the text and "very"; with two other labels:
+    the mean log-probability of the text, against the median of all (the paper has a threshold and
+    does not say which).
 
-    ValueError for other tasks: the paper has no heuristic for them, but for Winograd schemas, which are no task here."""
+    ValueError for other tasks: the paper has no heuristic for them, but for Winograd schemas,
+    which are no task here."""
     if task.kind == "choice":
         pairs = [
             (" ".join(example.texts), answer) for example in examples for answer in example.answers
@@ -45,14 +49,16 @@ def predict(
         )
         return np.stack([np.zeros_like(means), means - np.median(means)], 1)
     raise ValueError(
-        f"there is no zero-shot heuristic for a task of kind {task.kind} with labels {', '.join(task.labels)}"
+        f"there is no zero-shot heuristic for a task of kind {task.kind} with labels "
+        f"{', '.join(task.labels)}"
     )
 
 
 def _log_probs(
     pairs: list[tuple[str, str]], model: gpt.GPT, params: Any, tokenizer: Tokenizer, mean: bool
 ) -> np.ndarray:
-    """The log-probability of each second text after the first: of all its tokens, or their mean. Of what is too long the begin is cut."""
+    """The log-probability of each second text after the first: of all its tokens, or their mean.
+    Of what is too long the begin is cut."""
     requests = {}
     for number, (first, second) in enumerate(pairs):
         tokens = tuple(tokenizer.encode(f"{first} {second}".strip()))

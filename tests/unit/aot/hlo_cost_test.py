@@ -57,14 +57,16 @@ ENTRY %main (a: f32[8,4]) -> f32[8,4] {
 
 
 def test_loops_are_counted_by_their_step():
-    """0, 2, ... 10: six turns; what lies within a fusion is in its estimate already; an instruction may have several lines."""
+    """0, 2, ... 10: six turns; what lies within a fusion is in its estimate already; an
+    instruction may have several lines."""
     program = hlo_cost.Program(TEXT)
     assert program.cycles() == 6 * 10 + 5
     assert program.kernel_counts() == {"splash_mha_fwd": 6}
 
 
 def test_bytes_that_are_moved():
-    """In a turn, 8 x 4 floats through a fusion and a kernel, then gathered and scattered; and the counter. A tuple moves nothing.
+    """In a turn, 8 x 4 floats through a fusion and a kernel, then gathered and scattered; and the
+    counter. A tuple moves nothing.
     Of an array of as many slices as there are turns, one: two turns and f32[2,4]."""
     six, five, two = (
         hlo_cost.Program(TEXT.replace("constant(11)", f"constant({n})")).bytes_accessed()
@@ -86,7 +88,8 @@ def test_a_loop_that_cannot_be_counted_is_an_error():
 
 
 def test_what_is_sent():
-    """A gather of 8 x 4 floats sends what a device has not got itself; a reduce-scatter is written as an all-reduce with a whole result."""
+    """A gather of 8 x 4 floats sends what a device has not got itself; a reduce-scatter is
+    written as an all-reduce with a whole result."""
     found = {one.kind: one for one in hlo_cost.Program(TEXT).collectives()}
     assert set(found) == {"all-gather", "all-reduce", "reduce-scatter"}
     gather, scatter, reduce = found["all-gather"], found["reduce-scatter"], found["all-reduce"]
@@ -108,7 +111,10 @@ def test_what_is_sent():
 def test_what_leaves_a_slice():
     """Between slices libtpu sends by the hosts; 4 x 8 bfloat16s, of which each chip has its own."""
     handler = '_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"'
-    send = f"  %s = (bf16[4,8]{{1,0}}, u32[], token[]) send(%y, %t), channel_id=9, frontend_attributes={{{handler}}}\n  ROOT %copy.1"
+    send = (
+        f"  %s = (bf16[4,8]{{1,0}}, u32[], token[]) send(%y, %t), channel_id=9, "
+        f"frontend_attributes={{{handler}}}\n  ROOT %copy.1"
+    )
     (one,) = [
         c
         for c in hlo_cost.Program(TEXT.replace("  ROOT %copy.1", send)).collectives()
@@ -122,16 +128,19 @@ def test_what_leaves_a_slice():
     )
 
 
-@pytest.mark.parametrize("written, group", [
-    ("replica_groups={{0,2},{1,3}}", (0, 2)),
-    ("replica_groups=[2,4]<=[8]", (0, 1, 2, 3)),
-    ("replica_groups=[4,2]<=[2,4]T(1,0)", (0, 4)),
-    ("replica_groups=mesh['a'=4,'b'=2] {'b'}", (0, 1)),
-    ("replica_groups=mesh['a'=4,'b'=2] {'a'}", (0, 2, 4, 6)),
-    ("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'a','c'}", (0, 1, 4, 5)),
-    ("replica_groups=mesh['a'=8,'b'=2] {'a':(2)4}", (0, 2, 4, 6)),
-    ("source_target_pairs={{0,2},{2,4},{4,0},{1,3}}", (0, 2, 4)),
-])
+@pytest.mark.parametrize(
+    "written, group",
+    [
+        ("replica_groups={{0,2},{1,3}}", (0, 2)),
+        ("replica_groups=[2,4]<=[8]", (0, 1, 2, 3)),
+        ("replica_groups=[4,2]<=[2,4]T(1,0)", (0, 4)),
+        ("replica_groups=mesh['a'=4,'b'=2] {'b'}", (0, 1)),
+        ("replica_groups=mesh['a'=4,'b'=2] {'a'}", (0, 2, 4, 6)),
+        ("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'a','c'}", (0, 1, 4, 5)),
+        ("replica_groups=mesh['a'=8,'b'=2] {'a':(2)4}", (0, 2, 4, 6)),
+        ("source_target_pairs={{0,2},{2,4},{4,0},{1,3}}", (0, 2, 4)),
+    ],
+)
 def test_groups(written, group):
     assert hlo_cost._first_group(f"%x), channel_id=1, {written}, dimensions={{0}}") == group
 

@@ -46,7 +46,8 @@ def test_days_are_of_all_tokens():
     "kinds, products", [(("forward", "dkv", "dq"), 2 * 2 + 4 + 3), (("forward", "dkv"), 2 * 2 + 5)]
 )
 def test_kernels_run_at_half_of_peak(monkeypatch, kinds, products):
-    """A thousand pairs of positions visited of each kind; heads of 64 are 128 wide there, forward runs twice where nothing is kept."""
+    """A thousand pairs of positions visited of each kind; heads of 64 are 128 wide there,
+    forward runs twice where nothing is kept."""
     monkeypatch.setattr(
         step_time.tpu_splash, "pairs_by_kernel", lambda pattern, n_ctx: dict.fromkeys(kinds, 1000)
     )
@@ -87,7 +88,8 @@ def sends(kind, group):
 
 
 def test_links_of_a_group():
-    """8 x 8 x 8 closes to rings, 2 x 2 x 1 does not: two links a dimension, or one; between slices, the network."""
+    """8 x 8 x 8 closes to rings, 2 x 2 x 1 does not: two links a dimension, or one; between
+    slices, the network."""
     pod = topology.from_name("v5p:8x8x8")
     mesh = chips(pod, (1, 64, 8, 1))
     line, plane, part = tuple(range(8)), tuple(range(0, 512, 8)), tuple(range(4))
@@ -125,7 +127,8 @@ def compiled():
 
 
 def test_of_a_compiled_step(compiled):
-    """Four layers, two microbatches: each kernel 8 times, and once more forward, since nothing is kept."""
+    """Four layers, two microbatches: each kernel 8 times, and once more forward, since nothing
+    is kept."""
     found = step_time.estimate(compiled)
     runs = compiled.program.kernel_counts()
     assert sum(times for name, times in runs.items() if "fwd" in name) == 16
@@ -141,9 +144,8 @@ def test_of_a_compiled_step(compiled):
         row.kind for row in found.traffic
     }
     weights = sum(row.n_bytes for row in found.traffic if row.kind == "all-gather")
-    once = (
-        2 * 12 * 256**2 * 4 * 3 / 4
-    )  # bfloat16 matrices of four layers, of which a chip has a quarter
+    # bfloat16 matrices of four layers, of which a chip has a quarter
+    once = 2 * 12 * 256**2 * 4 * 3 / 4
     assert weights > 4 * once, "each is gathered forward and backward, in both microbatches"
 
 
@@ -170,8 +172,8 @@ def test_chips_that_are_too_few_are_refused_before_compiling():
     over = 12 * count.padded_parameters(config.model) // 4 - four.chip.hbm_bytes
     said = compile.state_too_large(config, four)
     assert (
-        f"{over / 2**30:.0f} GiB over the memory of each chip of v5p:2x2x1; the smallest v5p that should do: v5p-"
-        in said
+        f"{over / 2**30:.0f} GiB over the memory of each chip of v5p:2x2x1; the smallest v5p that "
+        "should do: v5p-" in said
     )
     enough = topology.from_name(said.rsplit(" ", 1)[1])
     assert 20 * count.parameters(config.model) / enough.n_devices < enough.chip.hbm_bytes
@@ -191,7 +193,8 @@ def test_attention_that_no_kernel_computes_is_in_the_cycles(compiled):
 
 
 def test_plan_takes_the_microbatch_that_train_takes():
-    """GPT-2 has attention dropout, so that its scores lie in memory, and fewer rows fit than without."""
+    """GPT-2 has attention dropout, so that its scores lie in memory, and fewer rows fit than
+    without."""
     target, mesh = (
         topology.from_name("v5e-4"),
         SimpleNamespace(size=4, shape={"data": 1, "fsdp": 4, "tensor": 1, "context": 1}),

@@ -1,4 +1,5 @@
-"""Batch sizes: exact against a step-by-step simulation of GPT-3's ramp, and the microbatches that fit them."""
+"""Batch sizes: exact against a step-by-step simulation of GPT-3's ramp, and the microbatches
+that fit them."""
 
 import time
 from dataclasses import replace
@@ -85,7 +86,10 @@ def test_steps_stop_early_and_never_late():
     assert BatchSchedule(config("train.steps=40")).n_steps == 40
     with pytest.raises(
         ValueError,
-        match="train.steps=41 is more than the 40 steps that train.total_tokens=10,240 gives; raise train.total",
+        match=(
+            "train.steps=41 is more than the 40 steps that train.total_tokens=10,240 gives; raise "
+            "train.total"
+        ),
     ):
         BatchSchedule(config("train.steps=41"))
     assert BatchSchedule(ramped(100, 32, 320_000, 1_000_000, "train.steps=3")).max_rows == 1
@@ -94,7 +98,10 @@ def test_steps_stop_early_and_never_late():
 def test_a_batch_that_does_not_split_says_what_does():
     with pytest.raises(
         ValueError,
-        match=r"batch_tokens=256 is 8 rows, which 3 devices cannot share evenly; give 192 or 288, or change the mesh",
+        match=(
+            r"batch_tokens=256 is 8 rows, which 3 devices cannot share evenly; give 192 or 288, "
+            r"or change the mesh"
+        ),
     ):
         BatchSchedule(SMOKE, shards=3)
     with pytest.raises(ValueError, match=r"which 16 devices cannot share evenly; give 512, or"):
@@ -108,7 +115,8 @@ def test_a_microbatch_of_the_config_must_fit():
 
 
 def test_while_the_batch_grows_microbatches_are_as_small_as_it_began():
-    """32,768 tokens are 16 rows, the full batch is 1,600: on 64 shards the ramp goes by 64 rows, and so do its microbatches."""
+    """32,768 tokens are 16 rows, the full batch is 1,600: on 64 shards the ramp goes by 64 rows,
+    and so do its microbatches."""
     batches = BatchSchedule(registry.config("gpt3_175b"), shards=64)
     last = batches.n_steps - 1
     assert batches.quantum == 64 and batches.rows(last) == 1600
@@ -142,7 +150,8 @@ def test_a_run_of_years_is_set_up_and_asked_at_once():
 
 
 def test_a_run_that_goes_on_has_the_rows_that_it_would_have_had():
-    """From any step, on any mesh that can split them, from the row that was done and not from the step's number."""
+    """From any step, on any mesh that can split them, from the row that was done and not from
+    the step's number."""
     it = ramped(32, 64, 20_480, 40_960)
     whole = BatchSchedule(it, shards=2)
     for step in (0, 1, 7, 20, whole.n_steps - 1, whole.n_steps):
@@ -164,7 +173,10 @@ def test_a_mesh_that_cannot_split_the_ramp_is_refused_until_that_is_over():
     over = next(step for step in range(whole.n_steps) if whole.rows(step) == 32)
     with pytest.raises(
         ValueError,
-        match=rf"grows in steps of 2 rows, which 8 devices .* until it is over, at step {over}, .* is 1 or 2$",
+        match=(
+            rf"grows in steps of 2 rows, which 8 devices .* until it is over, at step {over}, .* "
+            r"is 1 or 2$"
+        ),
     ):
         resume(it, 8, over - 1, whole.first_row(over - 1), 2)
     rest = resume(it, 8, over, whole.first_row(over), 2)

@@ -180,7 +180,8 @@ def dot_flops(jaxpr) -> int:
 
 @pytest.mark.parametrize("remat", ["none", "full", "attention", "qkv+mid+up", "attention+mid"])
 def test_flops_are_those_of_the_model_that_is_built(remat):
-    """The reference attention multiplies all n_ctx x n_ctx pairs, so causal pairs are swapped for those; the padded logits too."""
+    """The reference attention multiplies all n_ctx x n_ctx pairs, so causal pairs are swapped
+    for those; the padded logits too."""
     config = small(remat)
     model, rows = config.model, 2
     step, arguments = gradient(

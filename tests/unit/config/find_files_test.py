@@ -1,4 +1,5 @@
-"""A directory and its globs name one set of files, each real one once, whatever links and rubbish lie among them."""
+"""A directory and its globs name one set of files, each real one once, whatever links and
+rubbish lie among them."""
 
 import os
 import random

@@ -1,4 +1,5 @@
-"""The twelve tasks are the paper's, and a recipe becomes the config that GPT-1 section 4.1 describes."""
+"""The twelve tasks are the paper's, and a recipe becomes the config that GPT-1 section 4.1
+describes."""
 
 import dataclasses
 import json
@@ -11,9 +12,19 @@ from gptjax.config.classification import ClassificationTask, Layers
 from gptjax.config.schema import Linear
 
 PAPER = {  # GPT-1 Tables 2, 3 and 4
-    "sst2": ("accuracy", 91.3), "cola": ("matthews", 45.4), "mrpc": ("f1", 82.3), "stsb": ("pearson", 82.0), "qqp": ("f1", 70.3),
-    "mnli": ("accuracy", 82.1), "mnli_mm": ("accuracy", 81.4), "snli": ("accuracy", 89.9), "scitail": ("accuracy", 88.3),
-    "qnli": ("accuracy", 88.1), "rte": ("accuracy", 56.0), "race_middle": ("accuracy", 62.9), "race_high": ("accuracy", 57.4),
+    "sst2": ("accuracy", 91.3),
+    "cola": ("matthews", 45.4),
+    "mrpc": ("f1", 82.3),
+    "stsb": ("pearson", 82.0),
+    "qqp": ("f1", 70.3),
+    "mnli": ("accuracy", 82.1),
+    "mnli_mm": ("accuracy", 81.4),
+    "snli": ("accuracy", 89.9),
+    "scitail": ("accuracy", 88.3),
+    "qnli": ("accuracy", 88.1),
+    "rte": ("accuracy", 56.0),
+    "race_middle": ("accuracy", 62.9),
+    "race_high": ("accuracy", 57.4),
     "story_cloze": ("accuracy", 86.5),
 }
 TEXT = ClassificationTask(
@@ -33,8 +44,8 @@ def test_the_tasks_are_the_papers():
 
 
 def test_it_is_learnt_as_the_paper_says():
-    """Section 4.1: rate 6.25e-5, batches of 32, 3 epochs, warm-up over 0.2% and linear decay, lambda 0.5, dropout 0.1; clipping at 1, L2 of
-    0.01 and Adam's moments by the released code."""
+    """Section 4.1: rate 6.25e-5, batches of 32, 3 epochs, warm-up over 0.2% and linear decay,
+    lambda 0.5, dropout 0.1; clipping at 1, L2 of 0.01 and Adam's moments by the released code."""
     config = finetuning.resolve_config(
         registry.finetuning("gpt1_sst2"), registry.config("gpt1"), 32_010, 64
     )
@@ -125,7 +136,10 @@ def test_a_column_mapping_can_be_set():
 def test_fewer_examples_than_a_batch_are_refused():
     with pytest.raises(
         ValueError,
-        match="31 training examples are fewer than task.batch_examples=32; give more, or a smaller batch",
+        match=(
+            "31 training examples are fewer than task.batch_examples=32; give more, or a smaller "
+            "batch"
+        ),
     ):
         finetuning.resolve_config(registry.finetuning("gpt1_sst2"), registry.config("gpt1"), 31, 64)
 
@@ -180,7 +194,10 @@ def test_names():
         registry.finetuning("gpt1_sst")
     with pytest.raises(
         ValueError,
-        match="gpt1_rte is a fine-tuning recipe: python -m gptjax.finetune --config=gpt1_rte --init=RUN",
+        match=(
+            "gpt1_rte is a fine-tuning recipe: python -m gptjax.finetune --config=gpt1_rte "
+            "--init=RUN"
+        ),
     ):
         registry.config("gpt1_rte")
 

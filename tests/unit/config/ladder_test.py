@@ -1,4 +1,5 @@
-"""A config named after a paper is that paper: every value against its facts sheet, and a golden line a model."""
+"""A config named after a paper is that paper: every value against its facts sheet, and a golden
+line a model."""
 
 import math
 import os
@@ -15,7 +16,9 @@ from gptjax.config.overrides import flatten
 from gptjax.config.schema import AdamW, Banded, Compute, Cosine, Dense, Dropout, Init, Ramp
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "ladder.txt"
-TABLE_2_1 = {  # name: layers, width, heads, head width, batch, peak; misprints resolved: XL 16 heads not 24, 13B width 5120 not 5140
+# name: layers, width, heads, head width, batch, peak; misprints resolved: XL 16 heads not 24, 13B
+# width 5120 not 5140
+TABLE_2_1 = {
     "gpt3_small": (12, 768, 12, 64, 0.5e6, 6.0e-4),
     "gpt3_medium": (24, 1024, 16, 64, 0.5e6, 3.0e-4),
     "gpt3_large": (24, 1536, 16, 96, 0.5e6, 2.5e-4),
@@ -35,7 +38,8 @@ def golden_line(name: str) -> str:
     )
     batches = BatchSchedule(config)
     return (
-        f"{name:12}{count.parameters(config.model):>16,} parameters {forward:>18,.0f} forward {train:>20,.0f} train FLOPs/token "
+        f"{name:12}{count.parameters(config.model):>16,} parameters {forward:>18,.0f} forward "
+        f"{train:>20,.0f} train FLOPs/token "
         f"{batches.n_steps:>9,} steps {config.train.total_tokens:>15,} tokens"
     )
 
@@ -45,8 +49,10 @@ def test_golden_ladder():
     if os.environ.get("UPDATE_GOLDEN") == "1":
         GOLDEN.write_text(lines)
     assert lines == GOLDEN.read_text(), (
-        "a model of the ladder no longer is what it was. Update the file (UPDATE_GOLDEN=1 pytest tests/unit/config/ladder_test.py) only if "
-        "the paper's facts were misread before, and say in the commit which fact and where it stands"
+        "a model of the ladder no longer is what it was. Update the file (UPDATE_GOLDEN=1 pytest "
+        "tests/unit/config/ladder_test.py) only if "
+        "the paper's facts were misread before, and say in the commit which fact and where it "
+        "stands"
     )
 
 
@@ -120,11 +126,7 @@ def test_gpt2_is_its_paper(name, layers, width, heads):
         train.schedule.warmup_tokens,
         train.schedule.decay_tokens,
         train.schedule.final_fraction,
-    ) == (
-        3000 * 2**19,
-        train.total_tokens,
-        0,
-    )
+    ) == (3000 * 2**19, train.total_tokens, 0)
     assert train.optimizer == AdamW(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
     assert config.data.tokenizer == Gpt2Bpe()
 
@@ -182,7 +184,8 @@ def test_papers_own_names(alias, name):
 
 
 def test_a_row_that_keeps_much_is_rematerialised():
-    """The rule of the table's remat column: nothing up to 5 GiB a row, else all but what matmuls give."""
+    """The rule of the table's remat column: nothing up to 5 GiB a row, else all but what matmuls
+    give."""
     for name in ladder.LADDER:
         config = registry.config(name)
         none = count.activation_bytes(replace(config, compute=Compute(remat="none")), 1)

@@ -1,4 +1,5 @@
-"""The grammar of `path=value`, the flat form and its inverse, and the sentence that each wrong input gets."""
+"""The grammar of `path=value`, the flat form and its inverse, and the sentence that each wrong
+input gets."""
 
 import json
 import math
@@ -99,7 +100,8 @@ def test_numbers_are_read_by_declared_type():
         (
             "train.schedule",
             "3",
-            "Cosine(peak_lr=..., warmup_tokens=..., decay_tokens=..., final_fraction=...) or Linear(",
+            "Cosine(peak_lr=..., warmup_tokens=..., decay_tokens=..., final_fraction=...) or "
+            "Linear(",
         ),
         ("train.schedule", "None", "Cosine("),
         ("model.attention", "(Dense(), 3)", "Dense() or Banded(window=...)"),
@@ -151,10 +153,7 @@ def test_alternatives_are_calls_or_names():
 def test_tuples_and_single_elements():
     assert after(
         "model.attention=(Strided(stride=2), Fixed(block=4, summary=1))"
-    ).model.attention == (
-        Strided(stride=2),
-        Fixed(block=4, summary=1),
-    )
+    ).model.attention == (Strided(stride=2), Fixed(block=4, summary=1))
     assert after("model.attention=[Dense, Dense]").model.attention == (Dense(), Dense())
     assert (
         after("model.attention=Dense()").model.attention
@@ -343,7 +342,7 @@ def test_every_record_can_be_written():
         assert eval(repr(record)) == record  # repr is the grammar
 
 
-# --- texts of all kinds: a value or one line ------------------------------------------------------------------------------
+# --- texts of all kinds: a value or one line ------------------------------------------------------
 
 
 def outcome(assignment):
@@ -438,7 +437,10 @@ def test_a_hostile_path_is_refused_in_one_line(key):
 
 def test_random_texts_of_the_grammars_own_characters_are_read_or_refused():
     draw = random.Random(5)
-    words = "( ) [ ] , = . - + * ' \" \\ { } : # @ 1 9 0.5 1e308 1e-400 nan inf None True ² \0 \n \udc80 é Dense Banded window Text path".split(  # noqa: E501
+    words = (
+        "( ) [ ] , = . - + * ' \" \\ { } : # @ 1 9 0.5 1e308 1e-400 nan inf None True ² \0 \n "
+        "\udc80 é Dense Banded window Text path"
+    ).split(  # noqa: E501
         " "
     )
     for _ in range(1500):

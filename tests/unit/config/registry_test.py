@@ -1,4 +1,5 @@
-"""Names find their recipes, wrong names find their neighbours, and nothing is imported before it is asked for."""
+"""Names find their recipes, wrong names find their neighbours, and nothing is imported before it
+is asked for."""
 
 import subprocess
 import sys
@@ -49,7 +50,10 @@ def python(code: str, cwd: Path, path: str = ""):
 
 
 def test_configs_and_jax_are_not_imported_with_the_package():
-    code = "import sys, gptjax.config.schema, gptjax.config.registry as r; print({'jax', 'configs'} & {*sys.modules}, r.config('nano').name)"  # noqa: E501
+    code = (
+        "import sys, gptjax.config.schema, gptjax.config.registry as r; print({'jax', "
+        "'configs'} & {*sys.modules}, r.config('nano').name)"
+    )  # noqa: E501
     loaded = python(code, ROOT)
     assert loaded.stdout.split() == ["set()", "nano"], loaded.stderr
 
@@ -66,7 +70,8 @@ def test_it_works_from_another_folder(tmp_path):
 def test_a_missing_folder_of_configs_is_said_in_one_line(tmp_path):
     (tmp_path / "gptjax").symlink_to(ROOT / "gptjax")
     found = python(
-        "from gptjax.config import registry\ntry: registry.config('nano')\nexcept ValueError as e: print(e)",
+        "from gptjax.config import registry\ntry: registry.config('nano')\nexcept ValueError as "
+        "e: print(e)",
         tmp_path,
     )
     assert found.stdout.startswith("no folder configs/"), found.stderr

@@ -1,4 +1,5 @@
-"""Every number of a description has bounds: what is far outside them is refused at once and in one line, and nothing counts up to it."""
+"""Every number of a description has bounds: what is far outside them is refused at once and in
+one line, and nothing counts up to it."""
 
 import dataclasses
 import math
@@ -58,7 +59,8 @@ HERE |= {
 
 
 def records():
-    """A valid record of each kind: those of one whole config by what it holds, the alternatives from HERE."""
+    """A valid record of each kind: those of one whole config by what it holds, the alternatives
+    from HERE."""
     whole = registry.config("smoke")
     parts = [
         whole,
@@ -208,7 +210,10 @@ def test_the_largest_config_that_is_allowed_is_planned_at_once():
     assert BatchSchedule(largest).rows(BatchSchedule(largest).n_steps - 1) == 2**14
     with pytest.raises(
         ValueError,
-        match="is 2,147,485,296 rows, which are counted in 32 bits; give at most 2,147,483,647, or a larger",
+        match=(
+            "is 2,147,485,296 rows, which are counted in 32 bits; give at most 2,147,483,647, or "
+            "a larger"
+        ),
     ):
         BatchSchedule(override(largest, "train.total_tokens=2147483648"))
     with pytest.raises(

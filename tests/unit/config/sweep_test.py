@@ -94,7 +94,8 @@ def test_arms_are_points_that_differ_in_their_seed_alone():
 
 
 def test_arms_are_told_by_what_they_were_asked_for():
-    """Lengths that follow another difference are left out; where two paths end alike, as much of them is said as is needed."""
+    """Lengths that follow another difference are left out; where two paths end alike, as much of
+    them is said as is needed."""
     axis = sweep.zip_axes(
         sweep.each("model.n_layers", 2, 4),
         sweep.each("train.total_tokens", 2560, 5120),
@@ -157,5 +158,6 @@ def test_points_to_check_come_last_and_are_marked():
 def test_a_point_with_more_steps_than_its_length_gives_is_refused():
     (point,) = sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=(("train.steps=41",),)))
     assert point.error.startswith(
-        "train.steps=41 is more than the 40 steps that train.total_tokens=10,240 gives; raise train.total_tokens"
+        "train.steps=41 is more than the 40 steps that train.total_tokens=10,240 gives; raise "
+        "train.total_tokens"
     )

@@ -1,4 +1,5 @@
-"""Text that is validated on is found among what is trained on, by whatever name and in whatever form it lies there."""
+"""Text that is validated on is found among what is trained on, by whatever name and in whatever
+form it lies there."""
 
 import json
 import os
@@ -36,7 +37,8 @@ def prepared(source, directory):
 
 @pytest.fixture
 def held(tmp_path, monkeypatch):
-    """held.jsonl and train.jsonl in the folder `data`; links to and a copy of the former are elsewhere."""
+    """held.jsonl and train.jsonl in the folder `data`; links to and a copy of the former are
+    elsewhere."""
     write(tmp_path / "data" / "train.jsonl", TRAIN)
     source = write(tmp_path / "data" / "held.jsonl", HELD)
     (tmp_path / "folder").symlink_to("data")
@@ -84,7 +86,10 @@ def test_shards_and_files_of_one_text_are_known_by_its_documents(held, tmp_path)
     for train, other in ((both, held), (data.Text(path="data"), only), (both, only)):
         with pytest.raises(
             ValueError,
-            match=r"2[01] documents that are validated on are also trained on; validate on other text",
+            match=(
+                r"2[01] documents that are validated on are also trained on; validate on other "
+                r"text"
+            ),
         ):
             reading(tmp_path, train, held_out=data.Separate(source=other))
 

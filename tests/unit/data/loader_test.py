@@ -1,5 +1,5 @@
-"""From a config to batches: the same for any number of processes, exact resume from any step, nothing of validation in training,
-no damage that goes unseen."""
+"""From a config to batches: the same for any number of processes, exact resume from any step,
+nothing of validation in training, no damage that goes unseen."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def same(a, b):
             np.testing.assert_array_equal(left[name], right[name])
 
 
-# --- batches -----------------------------------------------------------------------------------------------------------
+# --- batches --------------------------------------------------------------------------------------
 
 
 def test_batches_have_one_shape_and_hold_the_plans_rows(source, tmp_path):
@@ -205,7 +205,7 @@ def test_text_that_is_read_more_than_once_is_said_to_be(tmp_path):
     assert " read " not in reading(tmp_path, large, held_out=rule).summary()
 
 
-# --- held out ------------------------------------------------------------------------------------------------------------
+# --- held out -------------------------------------------------------------------------------------
 
 
 def sides(read, n_rows):
@@ -217,7 +217,8 @@ def sides(read, n_rows):
 
 
 def test_no_token_of_validation_is_trained_on(tmp_path):
-    # Document n is a run of one character: a row shows whose tokens it holds. Every text is there twice, in two sources.
+    # Document n is a run of one character: a row shows whose tokens it holds. Every text is there
+    # twice, in two sources.
     letters = [chr(0x100 + n) for n in range(60)]
     a = write(tmp_path / "a.jsonl", [letter * 50 for letter in letters] * 2)
     b = write(tmp_path / "b.jsonl", [letter * 50 for letter in letters[::-1]], weight=2.0)
@@ -268,7 +269,7 @@ def test_prepared_shards_give_the_rows_of_their_source(source, tmp_path):
     np.testing.assert_array_equal(a.validation_rows(9), b.validation_rows(9))
 
 
-# --- damage ---------------------------------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -280,7 +281,8 @@ def test_an_id_that_appears_while_the_run_reads_is_named(source, tmp_path, monke
             stream.seek(-4, 2)
             stream.write(b"\xff\xff")
     refused(
-        rf"{split}-000\d\d.tokens.npy holds the id 65,535 at token [\d,]+, and the vocabulary has 257 ids",
+        rf"{split}-000\d\d.tokens.npy holds the id 65,535 at token [\d,]+, and the vocabulary has "
+        r"257 ids",
         lambda: read.validation_rows(10**6) if held else drawn(read.batches(Ramped(), 4)),
     )
 

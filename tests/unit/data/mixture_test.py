@@ -53,7 +53,10 @@ def test_what_rounding_moves_is_said_and_what_it_makes_another_mixture_is_refuse
     assert said == "b: its weight of 3.73e-05 is rounded to 1 row in 32,768, 0.818 times as much"
     with pytest.raises(
         ValueError,
-        match=r"b: its weight is 1e-06 of all weights, .* 15.3 times as much: raise its weight, or leave",
+        match=(
+            r"b: its weight is 1e-06 of all weights, .* 15.3 times as much: raise its weight, or "
+            r"leave"
+        ),
     ):
         mixture.check([0.999999, 0.000001], "ab")
     mixed = mixture.Mixture([1.0, 3.73e-5])
@@ -65,8 +68,8 @@ def test_what_rounding_moves_is_said_and_what_it_makes_another_mixture_is_refuse
 
 
 def test_gpt3s_table():
-    # Table 2.2's weights sum to 101. Its own column of epochs (0.44, 2.9, 1.9, 0.43, 3.4) is not what weights and tokens come to, which
-    # is expected here.
+    # Table 2.2's weights sum to 101. Its own column of epochs (0.44, 2.9, 1.9, 0.43, 3.4) is not
+    # what weights and tokens come to, which is expected here.
     weights, tokens = [60, 22, 8, 8, 3], [410, 19, 12, 55, 3]
     assert np.allclose(
         np.array(mixture.epochs(weights, tokens, 300)) * 1.01,

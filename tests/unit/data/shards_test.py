@@ -90,7 +90,8 @@ def test_more_shards_than_a_program_may_have_files_open(tmp_path, monkeypatch):
         )  # as where no more are allowed
         resource.prlimit(0, resource.RLIMIT_NOFILE, (few, hard))
         refused(
-            r"(tokens|ends).npy cannot be opened: Too many open files; raise the limit of this shell",
+            r"(tokens|ends).npy cannot be opened: Too many open files; raise the limit of this "
+            r"shell",
             lambda: read_split(tmp_path / "out"),
         )
     finally:

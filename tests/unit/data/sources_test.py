@@ -1,4 +1,5 @@
-"""Where a run's rows come from: text that is tokenised when it is first read, what was prepared, and what is refused before hours go by."""
+"""Where a run's rows come from: text that is tokenised when it is first read, what was prepared,
+and what is refused before hours go by."""
 
 import dataclasses
 import json
@@ -161,7 +162,7 @@ def test_prepared_shards_bring_their_sentencepiece(source, tmp_path):
     assert read.tokenizer.digest == model.digest
 
 
-# --- one line for what is wrong --------------------------------------------------------------------------------------------
+# --- one line for what is wrong -------------------------------------------------------------------
 
 
 def test_wrong_vocabulary_names_both_and_the_way_out(source, tmp_path):
@@ -246,7 +247,10 @@ def test_one_document_is_refused_before_it_is_tokenised(tmp_path, monkeypatch, e
         "gptjax.data.tokenize.tokenize_corpus", lambda *given: pytest.fail("tokenised")
     )
     source = data.Text(path=str(lone(tmp_path)) + ending)
-    match = r"is one document, which cannot be both trained and validated on: hold out its end, .*Tail\(fraction=0.1\)"
+    match = (
+        r"is one document, which cannot be both trained and validated on: hold out its end, "
+        r".*Tail\(fraction=0.1\)"
+    )
     refused(
         match,
         lambda: reading(
@@ -316,7 +320,8 @@ def test_a_mixture_that_cannot_be_kept_is_refused_before_and_recorded_as_it_is(
 def test_a_corpus_smaller_than_one_row(tmp_path):
     small = write(tmp_path / "small.jsonl", ["0123456789" * 4])
     refused(
-        r"Text\(.*small.jsonl.*\) has 33 tokens, fewer than one row of model.n_ctx=64 .*--set model.n_ctx=32",
+        r"Text\(.*small.jsonl.*\) has 33 tokens, fewer than one row of model.n_ctx=64 .*--set "
+        r"model.n_ctx=32",
         lambda: reading(tmp_path, small, n_ctx=64, held_out=data.Tail(fraction=0.2)),
     )
 

@@ -1,4 +1,5 @@
-"""Shard directories are written the same by any number of workers, go on after a kill, keep what has not changed, and refuse other text."""
+"""Shard directories are written the same by any number of workers, go on after a kill, keep what
+has not changed, and refuse other text."""
 
 import json
 import multiprocessing
@@ -247,7 +248,7 @@ def test_a_full_disk_or_read_only_directory_is_named(source, tmp_path, monkeypat
         assert str(tmp_path / "out") in str(error.value)
 
 
-# --- resumed -----------------------------------------------------------------------------------------------------------------
+# --- resumed --------------------------------------------------------------------------------------
 
 
 class Counting(build.ByteTokenizer):
@@ -345,7 +346,7 @@ def test_blocks_of_files_that_have_not_changed_are_kept(tmp_path):
     assert shards.read_manifest(tmp_path / "out")["passed_over"] == {"files without text": 1}
 
 
-# --- held out --------------------------------------------------------------------------------------------------------
+# --- held out -------------------------------------------------------------------------------------
 
 
 def test_tail_cuts_every_document_between_characters(source, tmp_path):

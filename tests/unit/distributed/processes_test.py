@@ -1,4 +1,5 @@
-"""Processes compare and take turns, here as threads of this one; and how they end, each as a process of its own."""
+"""Processes compare and take turns, here as threads of this one; and how they end, each as a
+process of its own."""
 
 import concurrent.futures
 import queue
@@ -18,7 +19,8 @@ ROOT = Path(__file__).parents[3]
 
 
 def together(n, act):
-    """What act(party) returned or raised in each of n processes. An error must not leave ProcessGroup, which would end this process."""
+    """What act(party) returned or raised in each of n processes. An error must not leave
+    ProcessGroup, which would end this process."""
     port = rehearse.free_port()
 
     def one(process):
@@ -132,7 +134,7 @@ def test_the_digest_of_code_is_of_names_and_contents(tmp_path, monkeypatch):
     assert len(set(found)) == 3 and found[2] == found[3]
 
 
-# --- how they end: in processes of their own ------------------------------------------------------------------------------
+# --- how they end: in processes of their own ------------------------------------------------------
 
 ONE = """
 import sys
@@ -159,7 +161,10 @@ def ended(act):
 
 
 def test_a_refusal_of_one_is_the_line_of_all():
-    act = 'if party.process_id == 2: raise FileNotFoundError(2, "No such file", "x.txt")\n    party.all_gather(None)'
+    act = (
+        'if party.process_id == 2: raise FileNotFoundError(2, "No such file", "x.txt")\n    '
+        "party.all_gather(None)"
+    )
     (said, status), *others = ended(act)
     assert others == [(said, status)] * 2 and status == 2
     assert said.startswith("error: process 2 of 3, on ") and said.endswith(
@@ -168,21 +173,28 @@ def test_a_refusal_of_one_is_the_line_of_all():
 
 
 def test_a_process_that_gloo_waited_for_in_vain_is_a_line_and_no_trace():
-    act = 'party_late = RuntimeError("DEADLINE_EXCEEDED: Gloo all-reduce failed: Timed out waiting 30000ms\\nmore")\n'
-    act += "    processes.GRACE_SECONDS = 0.1\n    if party.process_id == 2: raise party_late\n    party.all_gather(None)"
+    act = (
+        'party_late = RuntimeError("DEADLINE_EXCEEDED: Gloo all-reduce failed: Timed out waiting '
+        '30000ms\\nmore")\n'
+    )
+    act += (
+        "    processes.GRACE_SECONDS = 0.1\n    if party.process_id == 2: raise party_late\n    "
+        "party.all_gather(None)"
+    )
     (said, status), *others = ended(act)
     assert (
         others == [(said, status)] * 2 and status == processes.EXIT_LOST and said.count("\n") == 1
     )
     assert (
-        "ended in step 7: the processes lost each other, or one was too late (RuntimeError: DEADLINE_EXCEEDED: Gloo"
-        in said
+        "ended in step 7: the processes lost each other, or one was too late (RuntimeError: "
+        "DEADLINE_EXCEEDED: Gloo" in said
     )
 
 
 def test_a_death_is_told_to_all():
     said = ended(
-        "import os, signal\n    if party.process_id == 2: os.kill(os.getpid(), signal.SIGKILL)\n    party.all_gather(None)"
+        "import os, signal\n    if party.process_id == 2: os.kill(os.getpid(), signal.SIGKILL)\n   "
+        " party.all_gather(None)"
     )
     assert [status for _, status in said] == [processes.EXIT_LOST, processes.EXIT_LOST, -9]
     assert (
@@ -193,7 +205,10 @@ def test_a_death_is_told_to_all():
 
 
 def test_a_hang_is_told_to_all():
-    act = "import time\n    if party.process_id == 1:\n        with party.watchdog(0.5): time.sleep(100)\n    party.all_gather(None)"
+    act = (
+        "import time\n    if party.process_id == 1:\n        with party.watchdog(0.5): "
+        "time.sleep(100)\n    party.all_gather(None)"
+    )
     said = ended(act)
     assert [status for _, status in said] == [processes.EXIT_LOST] * 3
     assert all(
@@ -204,7 +219,8 @@ def test_a_hang_is_told_to_all():
 
 
 def test_time_in_which_a_process_was_stopped_is_no_hang():
-    """The watch looks every 10 s. What it sleeps beyond that, the process slept too; nobody moved since 3."""
+    """The watch looks every 10 s. What it sleeps beyond that, the process slept too; nobody
+    moved since 3."""
     since = 3.0
     for before, now in (
         (10, 20.1),

@@ -48,7 +48,10 @@ def test_process_0_that_is_not_there_is_said_in_time():
     port = rehearse.free_port()
     with pytest.raises(
         ValueError,
-        match=rf"process 1 did not reach process 0 at localhost, port {port - 1}, within 0.5 s .*refused",
+        match=(
+            rf"process 1 did not reach process 0 at localhost, port {port - 1}, within 0.5 s "
+            r".*refused"
+        ),
     ):
         rendezvous.connect(rendezvous.ProcessInfo(f"localhost:{port}", 2, 1), 0.5)
 
@@ -124,7 +127,8 @@ def call(port):
 
 @pytest.mark.parametrize("message", STRANGERS.values(), ids=list(STRANGERS))
 def test_a_stranger_is_told_nothing_and_does_not_disturb(message):
-    """100 of each at once, still there when the honest process comes, which waits for none of them."""
+    """100 of each at once, still there when the honest process comes, which waits for none of
+    them."""
     port = rehearse.free_port()
     with concurrent.futures.ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as opened:
         first = pool.submit(meet, port, 0)
@@ -178,7 +182,10 @@ def test_a_process_of_another_run_is_turned_away(monkeypatch):
         call(port).close()
         with pytest.raises(
             ValueError,
-            match="process 0 at localhost, port .* or it is another run's, and GPTJAX_NONCE is not the same there",
+            match=(
+                "process 0 at localhost, port .* or it is another run's, and GPTJAX_NONCE is not "
+                "the same there"
+            ),
         ):
             meet(port, 1, nonce="another", seconds=1.0)
         with pytest.raises(ValueError, match="processes 1 did not come"):
@@ -207,7 +214,10 @@ def test_another_service_in_process_0s_place_is_said(message, monkeypatch):
         serving = pool.submit(serve)
         with pytest.raises(
             ValueError,
-            match=r"(?s)^process 0 at localhost, port \d+, ended|^what answers as process 0 at .* is not process 0",
+            match=(
+                r"(?s)^process 0 at localhost, port \d+, ended|^what answers as process 0 at .* "
+                r"is not process 0"
+            ),
         ):
             meet(port, 1, seconds=1.0)
         serving.result()
@@ -244,7 +254,10 @@ def test_a_process_that_came_and_says_nothing_is_not_waited_for_without_limit():
         party = processes.ProcessGroup(0, *first.result())
         with pytest.raises(
             ValueError,
-            match="process 1 of 2, on .*, came, and has said nothing since; --join_seconds waits longer",
+            match=(
+                "process 1 of 2, on .*, came, and has said nothing since; --join_seconds waits "
+                "longer"
+            ),
         ):
             party.all_gather(1, deadline=time.monotonic() + 0.2)
         links[0].send(value=2, goodbye=True)

@@ -1,4 +1,5 @@
-"""What of a task is in a corpus: lengths, planted overlaps, and plain Python's answer to the same question."""
+"""What of a task is in a corpus: lengths, planted overlaps, and plain Python's answer to the
+same question."""
 
 import dataclasses
 import json
@@ -153,7 +154,7 @@ def test_several_copies_in_a_document_count_once(tmp_path):
     assert sorted(count_ngrams.sum_counts(tmp_path, parts, 2)[0].tolist()) == [0, 2]
 
 
-# --- the table -----------------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 def test_clean_beside_all_of_plain_scores(tmp_path):
@@ -198,7 +199,8 @@ def outcome(item, likelier):
 
 @pytest.mark.parametrize("label", ["multirc", "multirc:f1a"])
 def test_records_of_evaluate_are_scored_again_by_their_metric(tmp_path, label):
-    """Three questions of three answers (true, false, true): the first wrong in one answer; it alone is dirty."""
+    """Three questions of three answers (true, false, true): the first wrong in one answer; it
+    alone is dirty."""
     task = registry.get_task(label)
     items = [
         item

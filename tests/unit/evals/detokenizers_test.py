@@ -55,8 +55,11 @@ def test_childrens_books(cut, whole):
     "cut,whole",
     [
         ('" I do n\'t know , " she said ( in May ) .', '"I don\'t know," she said (in May).'),
-        ("It 's up $ 3.5 million , or 5 % , he 'd say : no !", "It's up $3.5 million, or 5%, he'd say: no!"),
-        ("No quotation \" is open .", 'No quotation " is open.'),
+        (
+            "It 's up $ 3.5 million , or 5 % , he 'd say : no !",
+            ("It's up $3.5 million, or 5%, he'd say: no!"),
+        ),
+        ('No quotation " is open .', 'No quotation " is open.'),
     ],
 )
 def test_one_billion_words(cut, whole):

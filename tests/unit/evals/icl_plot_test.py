@@ -1,4 +1,5 @@
-"""The picture of in-context learning: what is compared in it, what is left out, and that all of it can be seen."""
+"""The picture of in-context learning: what is compared in it, what is left out, and that all of
+it can be seen."""
 
 import pytest
 
@@ -125,7 +126,8 @@ def test_of_several_results_of_one_kind_the_one_of_most_items_is_drawn():
         3.0,
     ]
     assert said == [
-        "x, 0 shots: 2 results of one model, by other seeds or protocols; the one of most items is drawn"
+        "x, 0 shots: 2 results of one model, by other seeds or protocols; the one of most items is "
+        "drawn"
     ]
 
 

@@ -258,7 +258,8 @@ def test_a_metric_that_a_method_cannot_tell_is_refused():
 
 
 def test_the_bootstrap_of_counts_is_that_of_texts():
-    """The same draws of the same items: to the last digit what scoring each drawn set anew gives."""
+    """The same draws of the same items: to the last digit what scoring each drawn set anew
+    gives."""
     draw, words = random.Random(1), "the cat sat on a mat , by day . in 1,000 U.S. houses".split()
     for metric in ("bleu", "bleu_mb"):
         asked = task(evaluation.Greedy(n_tokens=3), metric)

@@ -1,4 +1,5 @@
-"""Who gives each right answer, as far as tokenizer, stops and n_tokens let it, scores 100%: for all tasks, all tokenizers."""
+"""Who gives each right answer, as far as tokenizer, stops and n_tokens let it, scores 100%: for
+all tasks, all tokenizers."""
 
 import dataclasses
 import json
@@ -165,7 +166,7 @@ def test_who_finds_the_right_completion_likeliest_is_right():
             assert found and all(score.value == pytest.approx(100) for score in found), name
 
 
-# --- tasks of one's own ----------------------------------------------------------------------------------------------------
+# --- tasks of one's own ---------------------------------------------------------------------------
 
 OWN = {
     "a line end in the answer": [("Repeat:", " one\ntwo"), ("Say:", " three")],
@@ -227,7 +228,8 @@ def test_what_no_model_can_write_is_counted(tmp_path):
 
 
 def test_stops_are_found_as_the_tokenizer_writes_them():
-    """ "Q:" is "q :" to a tokenizer that puts spaces between words: an answer that has it cannot be written."""
+    """ "Q:" is "q :" to a tokenizer that puts spaces between words: an answer that has it cannot
+    be written."""
     text = tokenizers.build("words")
     how = evaluation.Protocol(
         shots=0, method=evaluation.Greedy(n_tokens=9, stops=("Q:",)), metric="exact_match"

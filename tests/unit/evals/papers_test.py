@@ -1,4 +1,5 @@
-"""How tasks that read and write put their rows, beyond what tests/golden/prompts.txt shows; rows from TFDS; bad rows."""
+"""How tasks that read and write put their rows, beyond what tests/golden/prompts.txt shows; rows
+from TFDS; bad rows."""
 
 import dataclasses
 import json
@@ -26,7 +27,8 @@ def test_lambadas_last_word_keeps_the_space_before_it():
 
 
 def test_gpt2s_lambada_is_prepared_as_in_its_issue_131():
-    """Its preprocess, run: four kinds of marks become straight ones, apostrophes stay, a newline stands in front."""
+    """Its preprocess, run: four kinds of marks become straight ones, apostrophes stay, a newline
+    stands in front."""
     text = " \u201cIt\u2019s the dog's,\u201d said ``Ida'', and \"left\u201d\n"
     (item,) = items("lambada", way="gpt2", text=text)
     assert item.contexts[0] + item.completions[
@@ -80,7 +82,8 @@ def test_the_articles_other_questions_stand_before():
 
 
 def test_questions_of_the_closed_book_are_written_as_sentences():
-    """Figures G.24, G.35 and, as it is, G.34; Natural Questions have neither capital nor mark, WebQuestions no capital."""
+    """Figures G.24, G.35 and, as it is, G.34; Natural Questions have neither capital nor mark,
+    WebQuestions no capital."""
     for name, put in (
         ("natural_questions", "Who was he?"),
         ("web_questions", "Who was he?"),

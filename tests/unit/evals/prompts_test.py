@@ -171,7 +171,7 @@ def test_spaces_at_the_end_of_a_context_are_the_completions():
         prompts.encode_pairs(ByteTokenizer(), [("A:", "")], "1")
 
 
-# --- completions after their contexts: nothing but context + completion is scored -------------------------------------------
+# --- completions after their contexts: nothing but context + completion is scored -----------------
 
 JOINS = [
     ("Ans", ["wer", "ers", " was"]),
@@ -275,7 +275,7 @@ def test_what_has_no_tokens_or_those_of_another_is_an_error_of_its_item():
     assert prompts.fit_context(dataclasses.replace(alike, right=(0, 1)), [], HOW, text, 100)
 
 
-# --- what tells the answer is no demonstration ------------------------------------------------------------------------------
+# --- what tells the answer is no demonstration ----------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,8 @@ def test_a_file_with_completions_is_a_task_that_chooses(tmp_path):
 def test_without_its_file_it_is_unknown(tmp_path):
     with pytest.raises(
         ValueError,
-        match="no task is called 'zzz'; .*a task of your own is a file zzz_test.jsonl in --data=DIR",
+        match=(
+            "no task is called 'zzz'; .*a task of your own is a file zzz_test.jsonl in --data=DIR"
+        ),
     ):
         registry.get_task("zzz", tmp_path)

@@ -23,13 +23,17 @@ from tests import tokenizers
 from tests.unit.weights import load_test as tools
 
 TEXT = build.ByteTokenizer()
-WIKI = ' \n = Robert @-@ Boulter = \n \n It cost 1 @,@ 000 ( about 3 @.@ 5 ) ; he \'s " an actor " . It rains . \n'
+WIKI = (
+    ' \n = Robert @-@ Boulter = \n \n It cost 1 @,@ 000 ( about 3 @.@ 5 ) ; he \'s " an actor " . '
+    "It rains . \n"
+)
 N_CTX = 12
 
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory):
-    """(folder of weights, EvalModel, the plain model's log-probabilities of the token after a context)."""
+    """(folder of weights, EvalModel, the plain model's log-probabilities of the token after a
+    context)."""
     place, c = tmp_path_factory.mktemp("theirs"), tools.config("gpt2")
     c = dataclasses.replace(c, model=dataclasses.replace(c.model, n_layers=1))
     assert c.model.n_ctx == N_CTX
@@ -144,7 +148,8 @@ def test_calibrated_divides_by_the_mean_after_items_without_content(there):
 
 
 def test_calibration_keeps_the_demonstrations(there, monkeypatch):
-    """What is asked without the item has the description and the demonstrations that the item has."""
+    """What is asked without the item has the description and the demonstrations that the item
+    has."""
     asked = []
     monkeypatch.setattr(
         runner.loglikelihood,
@@ -174,7 +179,8 @@ def test_calibration_keeps_the_demonstrations(there, monkeypatch):
 
 
 def test_items_demonstrations_and_a_sample_of_them():
-    """Demonstrations are drawn from their own split, and from all of it where it is the one that is asked."""
+    """Demonstrations are drawn from their own split, and from all of it where it is the one that
+    is asked."""
     how = evaluation.Protocol(shots=1, method=evaluation.Total(), metric="accuracy")
 
     def drawn(splits, examples, shots=1, seed=0):
@@ -366,7 +372,7 @@ def test_every_task_is_put_asked_and_scored_by_each_of_its_conventions(
         assert record == runner.run_task(exam, made, model, tmp_path, silent, pytest.fail)
 
 
-# --- calibrate --------------------------------------------------------------------------------------------------------------
+# --- calibrate ------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""Scores of written answers against sums made by hand, at the corners where the official scorers differ from each other."""
+"""Scores of written answers against sums made by hand, at the corners where the official scorers
+differ from each other."""
 
 import pytest
 
@@ -93,9 +94,8 @@ def test_cannot_answer_counts_when_half_say_so():
     assert scorers.quac("f1", "in May", few) == pytest.approx(
         (0.8 + 1) / 2
     )  # of the two that answer, each left out
-    lower = (
-        cannot.lower()
-    )  # as a tokenizer without capitals writes it, and so the right answers too
+    # as a tokenizer without capitals writes it, and so the right answers too
+    lower = cannot.lower()
     assert scorers.quac("f1", f"{lower} ", item(lower, lower, "in may")) == 1
     assert scorers.quac("f1", "in may", item(lower, "in may", "in may 1901")) == pytest.approx(
         (0.8 + 1) / 2
@@ -184,7 +184,8 @@ def test_bleu_by_hand():
     expected = (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25
     assert scorers.corpus_bleu("bleu", written, items) == pytest.approx(expected)
     assert scorers.corpus_bleu("bleu_mb", written, items) == pytest.approx(expected)
-    # Matches and lengths are summed over the corpus first: 9 of 10 words, 6 of 8 pairs, 4 of 6, 2 of 4.
+    # Matches and lengths are summed over the corpus first: 9 of 10 words, 6 of 8 pairs, 4 of 6, 2
+    # of 4.
     written, items = (
         [*written, "one two three four"],
         [*items, item("one two three four", language="en")],

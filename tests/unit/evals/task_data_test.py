@@ -113,7 +113,8 @@ def test_bad_files_are_one_line(tmp_path):
     )
     refused(r"quiz.jsonl line 1 is not UTF-8 text", folder=written(tmp_path, b'{"q": "\xff"}\n'))
     refused(
-        r"quiz.jsonl has no row; give quiz_SPLIT.jsonl with the columns q \(text\), options \(\[text\]\)",
+        r"quiz.jsonl has no row; give quiz_SPLIT.jsonl with the columns q \(text\), options "
+        r"\(\[text\]\)",
         folder=written(tmp_path, b"\n"),
     )
     same = [{**ROW, "id": "a"}, {**ROW, "id": "b"}, {**ROW, "id": "a"}]
@@ -124,7 +125,8 @@ def test_bad_files_are_one_line(tmp_path):
     mixed = [ROW, {**ROW, "id": 0}]
     refused(r"line 2 has the id '0', which line 1 has too", folder=written(tmp_path, mixed))
     refused(
-        r"nowhere is no folder: give the one that has NAME_SPLIT.jsonl or NAME.jsonl, such as quiz_validation.jsonl",
+        r"nowhere is no folder: give the one that has NAME_SPLIT.jsonl or NAME.jsonl, such as "
+        r"quiz_validation.jsonl",
         folder="nowhere",
     )
 
@@ -132,7 +134,8 @@ def test_bad_files_are_one_line(tmp_path):
 def test_data_that_are_nowhere_are_one_line_on_how_to_get_them(tmp_path):
     began = time.monotonic()
     refused(
-        r"^quiz: no folder of .jsonl files is given; give quiz_SPLIT.jsonl .*: quiz.tgz of example.org$"
+        r"^quiz: no folder of .jsonl files is given; give quiz_SPLIT.jsonl .*: quiz.tgz of "
+        r"example.org$"
     )
     refused(
         r"^quiz: no quiz_train.jsonl or quiz.jsonl in /.*; give quiz_SPLIT.jsonl",
@@ -141,8 +144,10 @@ def test_data_that_are_nowhere_are_one_line_on_how_to_get_them(tmp_path):
     )
     task = dataclasses.replace(QUIZ, tfds="quiz/hard")
     refused(
-        r"^quiz: no quiz_validation.jsonl or quiz.jsonl in .*, and Tfds\(name='quiz/hard'\) is not prepared under .*"
-        r"`tfds build quiz/hard .*; or give quiz_SPLIT.jsonl with the columns q \(text\).*: quiz.tgz of example.org$",
+        r"^quiz: no quiz_validation.jsonl or quiz.jsonl in .*, and Tfds\(name='quiz/hard'\) is not "
+        r"prepared under .*"
+        r"`tfds build quiz/hard .*; or give quiz_SPLIT.jsonl with the columns q \(text\).*: "
+        r"quiz.tgz of example.org$",
         task=task,
         folder=str(tmp_path),
         data_dir=str(tmp_path),
@@ -195,9 +200,12 @@ def test_a_prepared_data_set_is_read_as_pythons_own_values(tmp_path):
         "article"
     ].startswith("caf\u00e9 ")
     assert json.dumps(there.rows)  # nothing of NumPy's is left
-    pairs = dataclasses.replace(task, schema={"a": "[text]"}, from_tfds=lambda row: {"a": [row["article"]]}, merge_rows=lambda given: [
-        {"a": [text for row in given for text in row["a"]]}
-    ])
+    pairs = dataclasses.replace(
+        task,
+        schema={"a": "[text]"},
+        from_tfds=lambda row: {"a": [row["article"]]},
+        merge_rows=lambda given: [{"a": [text for row in given for text in row["a"]]}],
+    )
     assert len(found(pairs, "train", data_dir=str(tmp_path)).rows[0]["a"]) == 4
     refused(r"^quiz: .*split='dev'\): Unknown split 'dev'", task, "dev", data_dir=str(tmp_path))
 

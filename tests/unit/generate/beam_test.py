@@ -13,7 +13,8 @@ from gptjax.model import gpt, inference
 from tests import tiny
 
 V, END, N = 5, 4, 4
-LOUD = 20.0  # times the initial weights: likelihoods that differ, and depend on more than the last token
+# times the initial weights: likelihoods that differ, and depend on more than the last token
+LOUD = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,8 @@ def at_end(tokens):
 
 
 def all_of(small, prompt, ends, alpha):
-    """(score, tokens) of every continuation that `ends` ends within N tokens, or of N tokens where it never does; by the forward pass."""
+    """(score, tokens) of every continuation that `ends` ends within N tokens, or of N tokens
+    where it never does; by the forward pass."""
     model, params, _ = small
     paths = np.array(list(itertools.product(range(V), repeat=N)), np.int32)
     rows = np.concatenate([np.repeat([prompt], len(paths), axis=0), paths], axis=1)
@@ -83,7 +85,8 @@ def test_a_beam_of_one_is_greedy(small):
 
 
 def test_a_beam_finds_what_greedy_misses(small):
-    """Among all prompts of two tokens there is one whose likeliest continuation does not begin with the likeliest token."""
+    """Among all prompts of two tokens there is one whose likeliest continuation does not begin
+    with the likeliest token."""
     _, _, reader = small
     prompts = [list(p) for p in itertools.product(range(V), repeat=2)]
     greedy = beam.search(reader, prompts, N, never, width=1, alpha=0.0)
@@ -107,7 +110,8 @@ def test_prompts_are_searched_as_if_alone(small):
 
 
 def test_a_beginning_that_may_still_win_is_followed():
-    """A text of one token has ended at -1; one under way at -1.5 comes to -0.75 if it is 7 long: ((5 + 7) / 6) ** 1 = 2."""
+    """A text of one token has ended at -1; one under way at -1.5 comes to -0.75 if it is 7 long:
+    ((5 + 7) / 6) ** 1 = 2."""
     for alpha, n_tokens, settled in [(1.0, 7, False), (1.0, 3, True), (0.0, 7, True)]:
         group = beam._BeamGroup(n_tokens, at_end, 1, alpha)
         group.advance([[(-1.0, END), (-1.5, 0)]])
@@ -143,15 +147,21 @@ def test_padded_ids_are_never_said(small):
     assert max(token for h in found for token in h.tokens) < V
 
 
-@pytest.mark.parametrize("wrong, message", [
-    ({"width": 0}, "a beam of width 0 with alpha 0.6: give a width from 1 to 1,024"),
-    ({"width": 10**6}, "a beam of width 1000000 with alpha 0.6: give a width from 1 to 1,024"),
-    ({"alpha": -1.0}, "with alpha -1.0"),
-    ({"alpha": 1e308}, "an alpha from 0 to 10"),
-    ({"alpha": float("nan")}, "an alpha from 0 to 10"),
-    ({"n_tokens": 12}, "a prompt of 2 tokens and 12 new ones are more than the model's context of 12"),
-    ({"prompts": [[]]}, "an empty prompt"),
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"width": 0}, "a beam of width 0 with alpha 0.6: give a width from 1 to 1,024"),
+        ({"width": 10**6}, "a beam of width 1000000 with alpha 0.6: give a width from 1 to 1,024"),
+        ({"alpha": -1.0}, "with alpha -1.0"),
+        ({"alpha": 1e308}, "an alpha from 0 to 10"),
+        ({"alpha": float("nan")}, "an alpha from 0 to 10"),
+        (
+            {"n_tokens": 12},
+            ("a prompt of 2 tokens and 12 new ones are more than the model's context of 12"),
+        ),
+        ({"prompts": [[]]}, "an empty prompt"),
+    ],
+)
 def test_what_cannot_be_asked(small, wrong, message):
     with pytest.raises(ValueError, match=message):
         beam.search(

@@ -20,7 +20,8 @@ def reader(speaker):
 
 
 def greedy_by_hand(model, params, prompt, n):
-    """Greedy by the whole forward pass, over the text's last n_ctx tokens; once these are full over the last half of them."""
+    """Greedy by the whole forward pass, over the text's last n_ctx tokens; once these are full
+    over the last half of them."""
     text, n_ctx = list(prompt), model.config.n_ctx
     hidden = jax.jit(
         lambda view: gpt.logits(
@@ -88,7 +89,8 @@ def test_a_row_that_the_caller_closes_says_no_more_and_changes_no_other(reader):
 
 
 def test_programs_are_compiled_once_for_all_lengths(monkeypatch):
-    """Prompts of 1 to 40 tokens and up to 60 new ones: buckets of 32 and 64 for the prompt, 64 and 128 in all."""
+    """Prompts of 1 to 40 tokens and up to 60 new ones: buckets of 32 and 64 for the prompt, 64
+    and 128 in all."""
     traced = []
     for name in ("prefill", "decode_step"):
         original = getattr(inference, name)

@@ -1,4 +1,5 @@
-"""Text as it comes is the text at once, however its tokens are divided; stop strings end it wherever they fall."""
+"""Text as it comes is the text at once, however its tokens are divided; stop strings end it
+wherever they fall."""
 
 import random
 import re
@@ -121,7 +122,8 @@ class Letters:
 
 
 class Spaced(Letters):
-    """Words with a space after each, lower-cased, punctuation apart, newlines dropped, as GPT-1's; what it lacks is <unk>."""
+    """Words with a space after each, lower-cased, punctuation apart, newlines dropped, as
+    GPT-1's; what it lacks is <unk>."""
 
     symbols, start_of_text = ["<unk>", *(c + " " for c in "q:.aw-"), "the ", "\n "], 8
 
@@ -138,9 +140,20 @@ class Spaced(Letters):
         return "".join(self.symbols[i] for i in ids)
 
 
-@pytest.mark.parametrize("stop, written", [
-    ("Q:", "q :"), ("q", "q"), (".", "."), ("The", "the"), (" the", " the"), ("the ", "the "), ("-.", "- ."), ("\n", "\n"), (" ", " "),
-])
+@pytest.mark.parametrize(
+    "stop, written",
+    [
+        ("Q:", "q :"),
+        ("q", "q"),
+        (".", "."),
+        ("The", "the"),
+        (" the", (" the")),
+        ("the ", "the "),
+        ("-.", ("- .")),
+        ("\n", "\n"),
+        (" ", " "),
+    ],
+)
 def test_a_stop_is_as_the_tokenizer_writes_it(stop, written):
     assert streaming.normalize_stops(Spaced(), [stop]) == [written]
     told = streaming.StreamingDetokenizer(Spaced(), [1], [stop])

@@ -1,4 +1,5 @@
-"""What the launchers print: commands, a JobSet and a batch script, each checked by what would read it."""
+"""What the launchers print: commands, a JobSet and a batch script, each checked by what would
+read it."""
 
 import re
 import shlex
@@ -108,7 +109,8 @@ def test_gcloud_is_run_until_one_fails(capsys, monkeypatch, tmp_path):
     log = tmp_path / "log"
     states = f"[ $(grep -c describe {log}) -gt 1 ] && echo ACTIVE || echo PROVISIONING"
     (tmp_path / "gcloud").write_text(
-        f'#!/bin/sh\necho "$@" >> {log}\ncase "$@" in *describe*) {states};; *delete*) exit 7;; esac\n'
+        f'#!/bin/sh\necho "$@" >> {log}\ncase "$@" in *describe*) {states};; *delete*) exit 7;; '
+        "esac\n"
     )
     (tmp_path / "gcloud").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
@@ -243,7 +245,7 @@ def test_a_batch_script_for_slurm(capsys, tmp_path):
     ]
 
 
-# --- what is refused before anything is printed ----------------------------------------------------------------------------
+# --- what is refused before anything is printed ---------------------------------------------------
 
 GKE = ["--name=j", "--image=i", "--accelerator=v5p:8x8x8"]
 TPU = ["create", "--name=pod", "--zone=z", "--accelerator=v6e-8", "--dry_run"]
@@ -272,7 +274,8 @@ OTHER_TRAINING = {
 
 
 def refusal(main, arguments, capsys):
-    """What is said, in one line, with nothing printed: by ValueError, or by argparse with status 2."""
+    """What is said, in one line, with nothing printed: by ValueError, or by argparse with status
+    2."""
     try:
         main([*arguments])
     except ValueError as error:

@@ -18,12 +18,15 @@ def test_more_tokens_than_the_context():
         built.model.apply({"params": state.params}, jnp.zeros((1, 13), jnp.int32))
 
 
-@pytest.mark.parametrize("compute, platform, dtype, unroll", [
-    ({}, "cpu", jnp.float32, True),
-    ({}, "tpu", jnp.bfloat16, False),
-    ({"remat": "full"}, "cpu", jnp.float32, False),
-    ({"dtype": "bfloat16", "scan_layers": True}, "cpu", jnp.bfloat16, False),
-])
+@pytest.mark.parametrize(
+    "compute, platform, dtype, unroll",
+    [
+        ({}, "cpu", jnp.float32, True),
+        ({}, "tpu", jnp.bfloat16, False),
+        ({"remat": "full"}, "cpu", jnp.float32, False),
+        ({"dtype": "bfloat16", "scan_layers": True}, "cpu", jnp.bfloat16, False),
+    ],
+)
 def test_auto_is_resolved_by_platform(compute, platform, dtype, unroll):
     manner = gpt.execution_policy(schema.Compute(**compute), platform)
     assert (manner.dtype, manner.unroll, manner.kernel) == (
@@ -61,7 +64,8 @@ def test_initial_weights_have_the_configs_deviations():
 
 
 def test_post_norm_is_gpt1s():
-    """norm(x + f(x)), no final norm: every row of the output has mean 0 and variance 1 at the initial gains."""
+    """norm(x + f(x)), no final norm: every row of the output has mean 0 and variance 1 at the
+    initial gains."""
     c = tiny.config(norm="post")
     _, built, state = tiny.make_step(c)
     assert "norm" not in state.params

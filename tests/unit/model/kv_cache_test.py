@@ -9,7 +9,8 @@ from gptjax.sharding import rules
 
 
 def test_no_slot_is_written_twice_at_a_time(monkeypatch):
-    """A scatter's order is not defined: of more new tokens than slots, and of padding, nothing is written."""
+    """A scatter's order is not defined: of more new tokens than slots, and of padding, nothing
+    is written."""
     into, written = [], kv_cache._write_slots
     monkeypatch.setattr(
         kv_cache,

@@ -1,4 +1,5 @@
-"""The console says what it was told, aligned and unharmed by markup; the bar is for terminals, and its time left is about right."""
+"""The console says what it was told, aligned and unharmed by markup; the bar is for terminals,
+and its time left is about right."""
 
 import io
 import math
@@ -48,7 +49,8 @@ class Screen:
         return self.file.buffer.getvalue().decode()
 
     def lines(self):
-        """What was shown line by line, the bar's redrawings included, without the terminal's control sequences."""
+        """What was shown line by line, the bar's redrawings included, without the terminal's
+        control sequences."""
         plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.text())
         return [line.rstrip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
 
@@ -61,7 +63,7 @@ def clock(monkeypatch):
     return now
 
 
-# --- lines, tables, samples ------------------------------------------------------------------------------------------------
+# --- lines, tables, samples -----------------------------------------------------------------------
 
 
 def test_a_line_is_said_whole_and_is_never_markup():
@@ -149,7 +151,8 @@ def test_an_encoding_that_lacks_characters_cuts_nothing(encoding, monkeypatch):
 
 
 class Failing(io.StringIO):
-    """A standard output that cannot be written: a full disk, a reader or a terminal that is gone."""
+    """A standard output that cannot be written: a full disk, a reader or a terminal that is
+    gone."""
 
     def __init__(self, error):
         super().__init__()
@@ -233,7 +236,7 @@ def test_what_the_terminal_cannot_encode_is_an_escape():
     )
 
 
-# --- training --------------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 def test_a_pipe_gets_one_aligned_line_a_log_and_each_evaluation(clock):
@@ -375,7 +378,10 @@ def test_quantities_have_three_digits(n, text):
 
 
 def test_importing_the_reports_imports_nothing_slow():
-    code = "import sys, gptjax.report.console, gptjax.report.events, gptjax.report.loss_plot; print(*sys.modules)"
+    code = (
+        "import sys, gptjax.report.console, gptjax.report.events, gptjax.report.loss_plot; "
+        "print(*sys.modules)"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -1,4 +1,5 @@
-"""metrics.jsonl is valid JSON, exact, and after a kill and a resume reads like the uninterrupted run."""
+"""metrics.jsonl is valid JSON, exact, and after a kill and a resume reads like the uninterrupted
+run."""
 
 import errno
 import hashlib
@@ -16,7 +17,8 @@ from gptjax.runtime import errors
 
 
 def board_events(run):
-    """What TensorBoard's files hold: a record is an 8-byte length, a 4-byte checksum, the event, a 4-byte checksum."""
+    """What TensorBoard's files hold: a record is an 8-byte length, a 4-byte checksum, the event,
+    a 4-byte checksum."""
     found = []
     for file in sorted((run / "tensorboard").iterdir()):
         raw = file.read_bytes()
@@ -109,7 +111,7 @@ def test_tensorboard_gets_the_same_numbers_and_hides_what_is_taken_again(tmp_pat
     assert sorted(restarts) == [0, 2]
 
 
-# --- what a checkpoint knows of the record ---------------------------------------------------------------------------------
+# --- what a checkpoint knows of the record --------------------------------------------------------
 
 
 def sealed(directory, steps):
@@ -166,7 +168,8 @@ DAMAGE = {
 @pytest.mark.parametrize("name", DAMAGE)
 @pytest.mark.parametrize("known", [True, False])
 def test_a_record_that_is_not_what_it_was_is_named(tmp_path, name, known):
-    """Also for a checkpoint of an earlier version, which knows nothing of it; but then a digit may be another."""
+    """Also for a checkpoint of an earlier version, which knows nothing of it; but then a digit
+    may be another."""
     change, message = DAMAGE[name]
     seal, file = sealed(tmp_path, 4), tmp_path / "metrics.jsonl"
     content = file.read_bytes()
@@ -185,7 +188,8 @@ def test_a_record_that_is_not_what_it_was_is_named(tmp_path, name, known):
         and "\ufffd" not in said[:99]
     )
     assert said.endswith(
-        "put a copy of it back, give another --run, or --new_record goes on from the checkpoints alone"
+        "put a copy of it back, give another --run, or --new_record goes on from the checkpoints "
+        "alone"
     )
 
 
@@ -201,7 +205,8 @@ def test_a_line_that_lost_only_its_end_is_whole(tmp_path):
 
 
 def test_a_disk_that_fills_is_one_line_and_no_more(tmp_path, capfd):
-    """The file and the step are named, nothing is left to be written at the end, and TensorBoard ends with a line."""
+    """The file and the step are named, nothing is left to be written at the end, and TensorBoard
+    ends with a line."""
 
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -230,7 +235,8 @@ def test_a_disk_that_fills_is_one_line_and_no_more(tmp_path, capfd):
         record.write(3, {"loss": 0.25})
     status, line = errors.classify_error(error.value)
     assert status == 2 and line == (
-        f"{tmp_path / 'metrics.jsonl'}: cannot be written at step 3 (No space left on device); mend that, and the same command continues"
+        f"{tmp_path / 'metrics.jsonl'}: cannot be written at step 3 (No space left on device); "
+        "mend that, and the same command continues"
     )
     assert said == ["TensorBoard gets no more of this run: No space left on device"]
     assert (

@@ -1,4 +1,5 @@
-"""loss.png shows the curves that metrics.jsonl holds, whatever is missing from it or broken in it."""
+"""loss.png shows the curves that metrics.jsonl holds, whatever is missing from it or broken in
+it."""
 
 import json
 import math
@@ -9,7 +10,8 @@ from gptjax.report import events, loss_plot
 
 
 def records(n, every_valid=0, start=1):
-    """n training records of 1,000 tokens each, and a validation record after every `every_valid`-th."""
+    """n training records of 1,000 tokens each, and a validation record after every
+    `every_valid`-th."""
     found = []
     for step in range(start, start + n):
         found.append({"step": step, "tokens": 1000 * step, "loss": 2 + 6 / step, "lr": 3e-4})

@@ -7,7 +7,8 @@ from gptjax.report import pattern_plot
 
 
 def test_each_pattern_covers_what_it_shows(tmp_path):
-    """Dense shows half of its square, and the others less: blue pixels are counted, a quarter of the picture's width a pattern."""
+    """Dense shows half of its square, and the others less: blue pixels are counted, a quarter of
+    the picture's width a pattern."""
     pattern_plot.draw(str(tmp_path / "patterns.png"))
     image = matplotlib.image.imread(tmp_path / "patterns.png")
     blue = image[..., 2] - image[..., 0] > 0.2

@@ -1,4 +1,5 @@
-"""A file that is saved is whole, and on the disk before its name is: a power cut leaves the old one or the new one."""
+"""A file that is saved is whole, and on the disk before its name is: a power cut leaves the old
+one or the new one."""
 
 import os
 

@@ -1,4 +1,5 @@
-"""A directory is one program's at a time; the lock ends with the program, however that ends; a file system without locks is told."""
+"""A directory is one program's at a time; the lock ends with the program, however that ends; a
+file system without locks is told."""
 
 import errno
 import fcntl
@@ -36,7 +37,9 @@ def test_a_second_one_is_refused_by_name_until_the_first_is_killed(tmp_path):
         who = f"process {holder.pid} on {socket.gethostname()} works there"
         with pytest.raises(
             ValueError,
-            match=f"{tmp_path} is in use: {who}; wait until it ends, stop it, or give another --run",
+            match=(
+                f"{tmp_path} is in use: {who}; wait until it ends, stop it, or give another --run"
+            ),
         ):
             with hold(tmp_path):
                 pass
@@ -62,7 +65,8 @@ def test_what_was_made_for_the_lock_alone_goes_with_it(tmp_path):
 
 
 def test_a_lock_that_its_holder_removed_meanwhile_is_not_taken_for_one(tmp_path, monkeypatch):
-    """Opened before the holder ended, locked after: then a third could make a new file, and lock that."""
+    """Opened before the holder ended, locked after: then a third could make a new file, and lock
+    that."""
     real, calls = fcntl.flock, []
 
     def late(file, how):
@@ -105,7 +109,10 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     ):
         with pytest.raises(
             ValueError,
-            match=f"cannot write to the run directory {there}: .*; make it writable or give another --run",
+            match=(
+                f"cannot write to the run directory {there}: .*; make it writable or give another "
+                "--run"
+            ),
         ):
             with hold(there):
                 pass

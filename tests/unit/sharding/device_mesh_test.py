@@ -16,7 +16,8 @@ from gptjax.sharding import device_mesh, topology
     [
         (
             {"fsdp": 3},
-            "mesh data 1 x fsdp 3 x tensor 1 x context 1 needs 3 devices, but there are 8; set mesh.data",
+            "mesh data 1 x fsdp 3 x tensor 1 x context 1 needs 3 devices, but there are 8; set "
+            "mesh.data",
         ),
         ({"fsdp": -1, "tensor": 3}, "needs a multiple of 3 devices, but there are 8"),
         ({"fsdp": 16}, "needs 16 devices"),
@@ -79,7 +80,10 @@ def test_tensor_stays_within_a_slice_but_may_span_hosts_of_gpus():
     made, _ = machines("tpu", 4, 2)
     with pytest.raises(
         ValueError,
-        match=r"4 slices do not divide mesh.data x mesh.fsdp = 1 x 2, and tensor and context must stay",
+        match=(
+            r"4 slices do not divide mesh.data x mesh.fsdp = 1 x 2, and tensor and context must "
+            r"stay"
+        ),
     ):
         device_mesh.device_array([1, 2, 4, 1], made)
     made, unit = machines("gpu", 2, 8)

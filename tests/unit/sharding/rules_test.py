@@ -28,7 +28,10 @@ def test_letters_choose_axes_and_stacked_layers_stay_whole(mesh):
 def test_a_size_that_does_not_divide_is_named(mesh):
     with pytest.raises(
         ValueError,
-        match=r"params/w DF\(15, 64\): D=15 does not divide over 2 devices of mesh fsdp; choose mesh sizes",
+        match=(
+            r"params/w DF\(15, 64\): D=15 does not divide over 2 devices of mesh fsdp; choose "
+            r"mesh sizes"
+        ),
     ):
         rules.spec("DF", (15, 64), rules.PRESETS["fsdp"].params, mesh, "params/w")
 
@@ -58,7 +61,8 @@ def test_adams_moments_lie_where_their_parameters_do():
         (
             {"fsdp": 4, "tensor": 2},
             {},
-            "mesh.tensor=2, but mesh.sharding=fsdp does not use it; set it to 1, or sharding=fsdp_tensor",
+            "mesh.tensor=2, but mesh.sharding=fsdp does not use it; set it to 1, or "
+            "sharding=fsdp_tensor",
         ),
         (
             {"fsdp": 1, "tensor": 8, "sharding": "fsdp_tensor"},
@@ -112,7 +116,8 @@ def test_rows_of_a_process_are_those_of_its_devices(mesh, monkeypatch):
 
 
 def test_rows_are_placed_by_number(mesh):
-    """Of 8 rows over data x fsdp = 4, on one process: all; and a host array that has but some of them is refused."""
+    """Of 8 rows over data x fsdp = 4, on one process: all; and a host array that has but some of
+    them is refused."""
     table = rules.PRESETS["fsdp_tensor"].activations
     host = np.arange(48).reshape(2, 8, 3)
     assert rules.local_rows(8, table, mesh) == list(range(8))

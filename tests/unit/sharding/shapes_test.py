@@ -12,15 +12,7 @@ def mixed(x_BT, y_TD, scale, mask_11T=None):
 def test_letters():
     assert [
         letters(n) for n in ("weight_DF", "bias_QNH", "seen_11TS", "count", "mu", "Dense", "n_ctx")
-    ] == [
-        "DF",
-        "QNH",
-        "11TS",
-        "",
-        "",
-        "",
-        "",
-    ]
+    ] == ["DF", "QNH", "11TS", "", "", "", ""]
 
 
 def test_agreeing_shapes_pass():

@@ -109,7 +109,8 @@ def test_tpus_that_are_not_here(name):
 
 @needs_libtpu
 def test_programs_for_chips_elsewhere_stay_out_of_the_cache(tmp_path):
-    """Where jax would write them, and fail to read them. Programs for devices that are here are written again afterwards."""
+    """Where jax would write them, and fail to read them. Programs for devices that are here are
+    written again afterwards."""
     settings = {
         "jax_compilation_cache_dir": str(tmp_path),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -151,8 +152,10 @@ def test_hbm_is_what_the_compiler_allows():
 @pytest.mark.parametrize(
     "program",
     [
-        "from gptjax.config.schema import Mesh; from gptjax.sharding import device_mesh as m; print([*m.make_mesh(Mesh()).devices.flat])",
-        "import jax; from gptjax.sharding import xla_options; xla_options.configure_runtime(); print(jax.devices())",
+        "from gptjax.config.schema import Mesh; from gptjax.sharding import device_mesh as m; "
+        "print([*m.make_mesh(Mesh()).devices.flat])",
+        "import jax; from gptjax.sharding import xla_options; xla_options.configure_runtime(); "
+        "print(jax.devices())",
     ],
 )
 def test_libtpu_is_quiet_and_jax_uses_the_cpu(program):
@@ -190,7 +193,8 @@ def test_too_few_addresses_are_refused_before_jax_begins(monkeypatch, start):
 
 
 def test_peaks_are_those_of_the_data_sheets():
-    """TFLOP/s in bfloat16 without sparsity, of half a tpu7x, which jax calls a device: docs.cloud.google.com/tpu, NVIDIA's sheets."""
+    """TFLOP/s in bfloat16 without sparsity, of half a tpu7x, which jax calls a device:
+    docs.cloud.google.com/tpu, NVIDIA's sheets."""
     peaks = {
         "v4": 275,
         "v5e": 197,

@@ -169,7 +169,8 @@ local_runner.run("smoke", points, pathlib.Path(sys.argv[1]), local_runner.make_s
 """
 HEEDS = WAITS.replace(
     "import time",
-    "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: ((there / 'saved').touch(), sys.exit()))",
+    "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: ((there / 'saved').touch(), "
+    "sys.exit()))",
 )
 NEVER_HEEDS = WAITS.replace(
     "import time", "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: None)"
@@ -218,12 +219,19 @@ def test_points_end_with_their_sweep_even_if_it_is_killed(tmp_path):
 
 
 def test_a_bound_program_elsewhere_than_on_linux(tmp_path):
-    """By a thread that looks for the parent: the one that started it is gone before it begins, or while it runs."""
+    """By a thread that looks for the parent: the one that started it is gone before it begins,
+    or while it runs."""
     (tmp_path / "waits.py").write_text(
         "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)"
     )
-    other = "import sys; sys.platform = 'darwin'; from gptjax.runtime import child; child.main(int(sys.argv[1]), ['-m', 'waits'])"
-    parent = f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', {other!r}, str(os.getpid())]).wait()"
+    other = (
+        "import sys; sys.platform = 'darwin'; from gptjax.runtime import child; "
+        "child.main(int(sys.argv[1]), ['-m', 'waits'])"
+    )
+    parent = (
+        f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', {other!r}, "
+        "str(os.getpid())]).wait()"
+    )
     environment = os.environ | {"PYTHONPATH": f"{CHECKOUT}:{tmp_path}"}
     began = subprocess.Popen(
         [sys.executable, "-c", parent], stdout=subprocess.PIPE, env=environment, text=True
@@ -277,7 +285,8 @@ def test_points_of_the_same_data_wait_for_the_first_to_prepare_it(tmp_path):
 
 @pytest.fixture
 def heeds_ctrl_c():
-    """As in a terminal. Where tests run in the background, SIGINT is ignored, and a sweep leaves it so."""
+    """As in a terminal. Where tests run in the background, SIGINT is ignored, and a sweep leaves
+    it so."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -19,7 +19,8 @@ def arm(peak, best, *edits, **more):
 
 
 def batch(tokens, peak, exponent=1.0):
-    """As the noise scale says: 5,000 (1 + B / noise) tokens to a loss of 3.5 at the best peak, more elsewhere."""
+    """As the noise scale says: 5,000 (1 + B / noise) tokens to a loss of 3.5 at the best peak,
+    more elsewhere."""
     best = 1e-2 / (1 + NOISE / tokens) ** exponent
     away = 1 + math.log(peak / best) ** 2
     curve = [(256, 5.5), (5000 * (1 + tokens / NOISE) * away, 3.5)]

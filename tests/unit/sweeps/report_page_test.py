@@ -64,7 +64,8 @@ def test_arms_are_compared_seed_by_seed(directory):
         and baseline.difference is None
         and baseline.loss.mean == pytest.approx(3.1)
     )
-    # The seeds' own spread is 0.1, that of the pairs 0.01: so the difference is clear, though the intervals of the losses overlap.
+    # The seeds' own spread is 0.1, that of the pairs 0.01: so the difference is clear, though the
+    # intervals of the losses overlap.
     assert other.difference.mean == pytest.approx(-0.1) and other.difference.is_significant
     assert other.loss.mean + other.loss.half_width > baseline.loss.mean - baseline.loss.half_width
     assert (
@@ -176,11 +177,24 @@ def test_a_final_loss_is_the_last_one_and_the_noise_scale_a_median_of_the_second
 
 
 DAMAGES = {
-    "metrics.jsonl": [b"\xff\x00\n", b"[" * 100_000 + b"\n{}", b"{}", b"[]", b"null\n{}", b'{"step": "x"}\n{}',
+    "metrics.jsonl": [
+        b"\xff\x00\n",
+        b"[" * 100_000 + b"\n{}",
+        b"{}",
+        b"[]",
+        b"null\n{}",
+        (b'{"step": "x"}\n{}'),
         b'{"step": -1, "validation_loss": 2}\n{}\n',
-        b'{"step": true}\n', b'{"step": 1, "validation_loss": [3]}\n', b'{"step": 1, "tokens": null, "validation_loss": 2}\n',
-        b'{"step": 1, "tokens": 1e999, "validation_loss": 2}\n', b'{"step": 1, "seconds": ' + b"9" * 5000 + b"}\n",
-        b'{"step": 1, "seconds": ' + b"9" * 400 + b"}\n", b'{"step": 1, "loss": "$x^{$"}\n', b'{"step": 1}\n\n{"step": 2}\n', None],
+        b'{"step": true}\n',
+        b'{"step": 1, "validation_loss": [3]}\n',
+        (b'{"step": 1, "tokens": null, "validation_loss": 2}\n'),
+        b'{"step": 1, "tokens": 1e999, "validation_loss": 2}\n',
+        (b'{"step": 1, "seconds": ') + b"9" * 5000 + b"}\n",
+        b'{"step": 1, "seconds": ' + b"9" * 400 + b"}\n",
+        b'{"step": 1, "loss": "$x^{$"}\n',
+        (b'{"step": 1}\n\n{"step": 2}\n'),
+        None,
+    ],
     "config.json": [b"", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"name": 3}', None],
 }
 
@@ -213,10 +227,28 @@ def test_what_is_damaged_is_named_and_the_others_are_reported(directory, capsys,
 
 @pytest.mark.parametrize(
     "damage",
-    [b"", b"\xff", b"[]", b"3", b"[" * 100_000, b"{}", b'{"name": ' + b"9" * 5000 + b"}", {"name": 3}, {"about": None}, {"recipe": "smok"},
-     {"recipe": ["smoke"]}, {"points": "seed=1"}, {"points": ["seed=1"]}, {"points": [[1]]}, {"points": []},
-     {"points": [["seed=1"], ["seed=1"]]},
-     {"sets": {"a": 1}}, {"sets": [None]}, {"check": 7}, {"points": [["seed=1"]] * 20_000}],
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"3",
+        b"[" * 100_000,
+        b"{}",
+        b'{"name": ' + b"9" * 5000 + b"}",
+        {"name": 3},
+        {"about": None},
+        {"recipe": "smok"},
+        {"recipe": ["smoke"]},
+        {"points": "seed=1"},
+        {"points": ["seed=1"]},
+        {"points": [[1]]},
+        {"points": []},
+        {"points": [["seed=1"], ["seed=1"]]},
+        {"sets": {"a": 1}},
+        {"sets": [None]},
+        {"check": 7},
+        {"points": [["seed=1"]] * 20_000},
+    ],
 )
 def test_a_damaged_sweep_json_is_one_line_that_names_it(directory, damage):
     there = directory / "sweep.json"
@@ -253,7 +285,8 @@ NAMES = [
 
 
 def test_any_name_is_drawn_and_written_as_it_is(tmp_path, capsys):
-    """Arms that differ in a text of theirs; each picture is drawn with all of them, and nothing warns."""
+    """Arms that differ in a text of theirs; each picture is drawn with all of them, and nothing
+    warns."""
     asked = sweep.Sweep(
         about="which $x^{$ \udcff | is best?\n# no",
         recipe="smoke",

@@ -37,7 +37,8 @@ def test_an_arm_that_went_wrong_bends_the_law_little(monkeypatch):
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say(monkeypatch):
-    """Of a prediction and of the exponent, through five arms of three seeds; percentiles of the arms' residuals held 6 of 7."""
+    """Of a prediction and of the exponent, through five arms of three seeds; percentiles of the
+    arms' residuals held 6 of 7."""
     monkeypatch.setattr(scaling_fit, "N_DRAWS", 39)  # the fewest whose outermost are 95% apart
     sizes, arms, held = np.geomspace(1e4, 1e6, 5), np.repeat(range(5), 3), np.zeros(2, int)
     for seed in range(40):
@@ -59,7 +60,8 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(monkeypatch):
 
 
 def test_an_interval_is_as_wide_as_students(monkeypatch):
-    """Where errors are far below Huber's delta and the law is a line in logarithms, theory has the width, here of 5 - 2 degrees."""
+    """Where errors are far below Huber's delta and the law is a line in logarithms, theory has
+    the width, here of 5 - 2 degrees."""
     monkeypatch.setattr(scaling_fit, "N_DRAWS", 400)
     sizes = np.geomspace(1e4, 1e6, 5)
     found = scaling_fit.fit(
@@ -96,7 +98,8 @@ def test_seeds_of_an_arm_are_not_arms():
 
 
 def test_the_forms_are_those_of_the_papers():
-    """At one place each, written out; Kaplan et al.'s (1.5) with all the data there could be is their (1.1)."""
+    """At one place each, written out; Kaplan et al.'s (1.5) with all the data there could be is
+    their (1.1)."""
     at = lambda name, p, *x: float(  # noqa: E731
         np.exp(scaling_fit.FORMS[name].log_loss(np.array(p), [np.float64(v) for v in x]))
     )

@@ -1,4 +1,5 @@
-"""Which laws a sweep's arms are enough for, and what is predicted; the fits themselves are in laws_test.py."""
+"""Which laws a sweep's arms are enough for, and what is predicted; the fits themselves are in
+laws_test.py."""
 
 import pytest
 

@@ -1,4 +1,5 @@
-"""What is sent to Weights & Biases, by a stand-in for its package; the package itself was tried offline (LOG.md)."""
+"""What is sent to Weights & Biases, by a stand-in for its package; the package itself was tried
+offline (LOG.md)."""
 
 import json
 import sys

@@ -1,4 +1,5 @@
-"""Checkpoints come back exactly, on any mesh; damage is named and passed over; a kill or a full disk loses no whole checkpoint."""
+"""Checkpoints come back exactly, on any mesh; damage is named and passed over; a kill or a full
+disk loses no whole checkpoint."""
 
 import json
 import os
@@ -39,7 +40,8 @@ def mesh(*shape):
 
 
 def state_of(step, width=256, on=(4, 2)):
-    """A small state whose values all depend on `step`: a big sharded float32, a bfloat16, a scalar, a key."""
+    """A small state whose values all depend on `step`: a big sharded float32, a bfloat16, a
+    scalar, a key."""
     key = jax.random.key(step)
     state = State(
         step=jnp.int32(step),
@@ -98,7 +100,7 @@ def restored(directory, said=None):
         return checkpoints.restore(abstract(state_of(0)))
 
 
-# --- whole checkpoints ---------------------------------------------------------------------------------------------------
+# --- whole checkpoints ----------------------------------------------------------------------------
 
 
 def test_nothing_saved_is_none(tmp_path):
@@ -175,7 +177,10 @@ def test_another_shape_names_the_first_leaf_and_does_not_walk_back(tmp_path):
     with opened(tmp_path, said) as checkpoints:
         with pytest.raises(
             ValueError,
-            match=r"params/w_DF is float32\[64,256\] in the checkpoint of step 30 .* and float32\[64,512\] in this config",
+            match=(
+                r"params/w_DF is float32\[64,256\] in the checkpoint of step 30 .* and "
+                r"float32\[64,512\] in this config"
+            ),
         ):
             checkpoints.restore(abstract(state_of(0, width=512)))
         with pytest.raises(ValueError, match="key is .* and absent in this config"):
@@ -195,8 +200,13 @@ def test_a_checkpoint_by_the_name_of_another_step_is_refused_by_every_reader(tmp
         checkpoint.CheckpointReader(tmp_path, said.append),
         "/20 is of step 12: a folder was renamed or copied; name it 12 again, or remove it",
     )
-    for read in (saved.metadata, saved.latest, lambda: saved.metadata(20), lambda: saved.restore(abstract(state_of(0))),
-                 lambda: saved.restore(abstract(state_of(0)), steps=[20])):
+    for read in (
+        saved.metadata,
+        saved.latest,
+        lambda: saved.metadata(20),
+        lambda: saved.restore(abstract(state_of(0))),
+        lambda: saved.restore(abstract(state_of(0)), steps=[20]),
+    ):
         with pytest.raises(ValueError, match=refusal):
             read()
     assert said == [] and sorted(path.name for path in tmp_path.iterdir()) == (
@@ -216,7 +226,7 @@ def test_all_processes_take_the_checkpoints_that_process_0_sees(tmp_path):
         assert checkpoints.restore(abstract(state_of(0)))[0] == 20
 
 
-# --- damage --------------------------------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("at", [0.05, 0.3, 0.5, 0.7, 0.95])
@@ -244,7 +254,8 @@ def later(file):
 
 
 def damages():
-    """Every way in which a file of a checkpoint may be hurt, by the file's name; the names hold random parts, so kinds are found first."""
+    """Every way in which a file of a checkpoint may be hurt, by the file's name; the names hold
+    random parts, so kinds are found first."""
     return [
         (
             "truncated values",
@@ -337,7 +348,7 @@ def test_the_checkpoint_just_restored_is_not_written_again(tmp_path):
     assert (tmp_path / "30").stat().st_ino == before
 
 
-# --- trouble while saving --------------------------------------------------------------------------------------------------
+# --- trouble while saving -------------------------------------------------------------------------
 
 WRITER = """
 import sys, jax, jax.numpy as jnp
@@ -351,7 +362,8 @@ with checkpoint.CheckpointManager(sys.argv[1], 2, None, print) as checkpoints:
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
-    """kill -9 three times in the midst of back-to-back saves: what the loop saw saved, but for the last, must be there."""
+    """kill -9 three times in the midst of back-to-back saves: what the loop saw saved, but for
+    the last, must be there."""
     wanted = {f"w{i}": jax.ShapeDtypeStruct((400, 500), jnp.float32) for i in range(8)}
     for _ in range(3):
         with subprocess.Popen(
@@ -389,7 +401,10 @@ def test_a_full_disk_is_noticed_before_writing(tmp_path, monkeypatch):
     with opened(tmp_path) as checkpoints:
         with pytest.raises(
             ValueError,
-            match=r"cannot save the checkpoint of step 40 in .*: the disk is full; it needs 8\.5 MB and 4\.3 MB are free",
+            match=(
+                r"cannot save the checkpoint of step 40 in .*: the disk is full; it needs 8\.5 MB "
+                r"and 4\.3 MB are free"
+            ),
         ):
             checkpoints.save(40, state_of(40), {})
     assert restored(tmp_path)[0] == 30
@@ -422,7 +437,10 @@ def test_a_disk_that_fills_while_saving_keeps_the_checkpoint_before(small_disk, 
         checkpoints.save(2, {"w": jnp.ones((3000, 1000))}, {})
         with pytest.raises(
             ValueError,
-            match="cannot save the checkpoint of step 2 in .*/run: .*the disk is full; it needs 12.0 MB",
+            match=(
+                "cannot save the checkpoint of step 2 in .*/run: .*the disk is full; it needs "
+                "12.0 MB"
+            ),
         ):
             checkpoints.wait()
         assert [entry.name for entry in (small_disk / "run").iterdir()] == ["1"]
@@ -457,7 +475,9 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     for place in (tmp_path / "file" / "run", tmp_path / "file", Path("/proc/nowhere")):
         with pytest.raises(
             ValueError,
-            match=f"cannot write checkpoints to {place}: .*; make it writable, or give another --run",
+            match=(
+                f"cannot write checkpoints to {place}: .*; make it writable, or give another --run"
+            ),
         ) as error:
             opened(place).prepare()
         assert "\n" not in str(error.value)

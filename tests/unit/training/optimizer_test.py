@@ -46,7 +46,8 @@ def opt_py(p, m, v, t, lr, eps, decay):
 @pytest.mark.parametrize("correction,plain", [("moments", algorithm_2), ("rate", opt_py)])
 @pytest.mark.parametrize("clip, eps", [(None, 1e-8), (0.5, 0.1)])
 def test_it_is_adam_with_decoupled_decay(clip, eps, correction, plain):
-    """Against the formulas, three steps, in float64 numpy; the larger eps tells where it is added."""
+    """Against the formulas, three steps, in float64 numpy; the larger eps tells where it is
+    added."""
     spec = schema.AdamW(
         b1=0.9, b2=0.95, eps=eps, weight_decay=0.1, clip_norm=clip, bias_correction=correction
     )

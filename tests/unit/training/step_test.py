@@ -88,8 +88,9 @@ def test_dropout_masks_change_with_seed_step_and_microbatch():
 
 
 def test_a_step_is_its_formulas():
-    """Four microbatches of two rows, against numpy and the gradient of -log p(next token) from plain logits: the mean gradient, its norm,
-    the rate after this step's own tokens, Adam's first step with an epsilon that is felt, decay of weights alone, and the noise scale."""
+    """Four microbatches of two rows, against numpy and the gradient of -log p(next token) from
+    plain logits: the mean gradient, its norm, the rate after this step's own tokens, Adam's
+    first step with an epsilon that is felt, decay of weights alone, and the noise scale."""
     adam = schema.AdamW(b1=0.9, b2=0.95, eps=0.1, weight_decay=0.1, clip_norm=None)
     c = tiny.replace_parts(tiny.config(), train={"optimizer": adam})
     mesh, built, state = tiny.make_step(c)

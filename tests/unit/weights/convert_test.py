@@ -1,4 +1,5 @@
-"""python -m gptjax.convert: weights become a run that speaks, and a run becomes weights; or nothing is left behind."""
+"""python -m gptjax.convert: weights become a run that speaks, and a run becomes weights; or
+nothing is left behind."""
 
 import dataclasses
 import hashlib
@@ -162,7 +163,8 @@ def test_what_does_not_fit_is_one_line(folder, tmp_path, more, said):
 
 
 def test_a_run_begins_with_weights(tmp_path, capsys):
-    """Of a folder, and of a run: after a step of next to no length they are still what they were."""
+    """Of a folder, and of a run: after a step of next to no length they are still what they
+    were."""
     c = registry.config("smoke")
     (tmp_path / "theirs").mkdir()
     params = tools.random(c.model)
@@ -180,7 +182,9 @@ def test_a_run_begins_with_weights(tmp_path, capsys):
     tools.same(there.load_params(tools.wanted(c)), params)
     with pytest.raises(
         ValueError,
-        match="holds weights that gptjax.convert brought, and no run: begin one with them by --init=",
+        match=(
+            "holds weights that gptjax.convert brought, and no run: begin one with them by --init="
+        ),
     ):
         train.main([*options, f"--run={tmp_path / 'run'}"])
 

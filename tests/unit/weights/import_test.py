@@ -1,5 +1,5 @@
-"""Weights as people have them: a table under its output's name, tables with rows of padding, tokenizers with added tokens; and a run made
-of weights, which needs their folder no more."""
+"""Weights as people have them: a table under its output's name, tables with rows of padding,
+tokenizers with added tokens; and a run made of weights, which needs their folder no more."""
 
 import dataclasses
 import json
@@ -44,7 +44,7 @@ def test_a_tied_table_under_the_outputs_name_is_taken(kind, tmp_path):
     assert not said
 
 
-# --- padding -------------------------------------------------------------------------------------------------------------
+# --- padding --------------------------------------------------------------------------------------
 
 
 def small(n_vocab: int, spec: data.Tokenizer, norm: str = "pre") -> schema.Config:
@@ -94,7 +94,10 @@ def test_without_a_tokenizer_beside_the_user_says_where_padding_begins(padded):
     folder, c, params = padded(50_304, "vocab.json", "merges.txt", "tokenizer.json")
     with pytest.raises(
         ValueError,
-        match="50,304 ids, .* has 50,257; if the rest is padding, --set model.n_vocab=50257; set data.tok",
+        match=(
+            "50,304 ids, .* has 50,257; if the rest is padding, --set model.n_vocab=50257; set "
+            "data.tok"
+        ),
     ):
         opened(folder)
     there, said = opened(folder, "model.n_vocab=50257")
@@ -120,15 +123,14 @@ def test_an_added_token_is_left_out_and_a_line_says_so(padded, bpe, rows, file):
         there["added_tokens"] += [{"id": 50_257, "content": "<|pad|>", "special": True}]
     (folder / file).write_text(json.dumps(there))
     there, said = opened(folder)
-    assert (
-        said[-1]
-        == f"{folder}: of its tokenizer '<|pad|>' is left out, which Gpt2Bpe(path=None) does not have"
+    assert said[-1] == (
+        f"{folder}: of its tokenizer '<|pad|>' is left out, which Gpt2Bpe(path=None) does not have"
     )
     assert len(said) == 1 + (rows > 50_257) and there.config.model.n_vocab == 50_257
     tools.same(there.load_params(tools.wanted(c)), params)
 
 
-# --- a run of weights ------------------------------------------------------------------------------------------------------
+# --- a run of weights -----------------------------------------------------------------------------
 
 
 @pytest.mark.shared
@@ -167,7 +169,7 @@ def test_a_run_of_weights_needs_their_folder_no_more(kind, shared, tmp_path, mon
     )
 
 
-# --- the config that was sealed ----------------------------------------------------------------------------------------------
+# --- the config that was sealed -------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +213,9 @@ def test_a_config_that_is_not_the_checkpoints_is_refused(made, tmp_path):
         for opener in [lambda: opened(tmp_path / "run"), *openers]:
             with pytest.raises(
                 ValueError,
-                match=f"run/config.json is not the config that its checkpoint was saved with .{said}",
+                match=(
+                    f"run/config.json is not the config that its checkpoint was saved with .{said}"
+                ),
             ):
                 opener()
     assert not (tmp_path / "exported").exists()

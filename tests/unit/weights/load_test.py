@@ -34,7 +34,8 @@ MODELS = {
 
 @functools.cache
 def random(model: schema.Model, seed: int = 0):
-    """Parameters of a model, none of them zero or one but for the vocabulary's padding and, with bands, the biases of q, k and v."""
+    """Parameters of a model, none of them zero or one but for the vocabulary's padding and, with
+    bands, the biases of q, k and v."""
     rng, banded = (
         np.random.default_rng(seed),
         any(isinstance(p, schema.Banded) for p in model.attention),
@@ -182,7 +183,7 @@ def test_half_precision_without_prefix_with_masks_and_the_tied_table(tmp_path):
     same(load.load(tmp_path / "model.safetensors").load_params(wanted(c)), params)
 
 
-# --- damage --------------------------------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 
 def without(tensors):
@@ -210,7 +211,8 @@ def untied(tensors):
     [
         (
             without,
-            r"the tensor h.2.mlp.c_fc.weight is missing, expected \[16, 64\]; its config says 4 layers",
+            r"the tensor h.2.mlp.c_fc.weight is missing, expected \[16, 64\]; its config says 4 "
+            r"layers",
         ),
         (reshaped, r"the tensor h.2.mlp.c_fc.weight is \[64, 16\], expected \[16, 64\]"),
         (more, r"the tensor score.weight, \[2, 16\], is none of this architecture's"),
@@ -241,7 +243,8 @@ def test_a_wrong_tensor_is_named(tmp_path, damage, said):
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
         (
             {"n_layer": 3},
-            "the tensor h.3.attn.c_attn.bias, .*none of this architecture's .12 are wrong in all.; its config says 3 layers",
+            "the tensor h.3.attn.c_attn.bias, .*none of this architecture's .12 are wrong in "
+            "all.; its config says 3 layers",
         ),
         ({"n_embd": 17}, "does not divide model.d_model=17"),
     ],

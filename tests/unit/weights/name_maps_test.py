@@ -1,4 +1,5 @@
-"""Where the numbers of a leaf lie in another's tensor: by the code that reads these, not by our own table."""
+"""Where the numbers of a leaf lie in another's tensor: by the code that reads these, not by our
+own table."""
 
 import dataclasses
 
@@ -38,7 +39,8 @@ def stored(kind, layout, leaf):
     ],
 )
 def test_queries_keys_and_values_are_split_first_and_then_their_heads(kind, layout):
-    """GPT-2's src/model.py: tf.split(conv1d(x, 'c_attn', n_state * 3), 3, axis=2), then split_heads; merge_heads before c_proj."""
+    """GPT-2's src/model.py: tf.split(conv1d(x, 'c_attn', n_state * 3), 3, axis=2), then
+    split_heads; merge_heads before c_proj."""
     w_DQNH, c_attn = stored(kind, layout, "qkv/weight_DQNH")
     for q, part in enumerate(np.split(c_attn.reshape(D, 3 * D), 3, axis=1)):
         np.testing.assert_array_equal(part.reshape(D, N, H), w_DQNH[:, q])

@@ -31,7 +31,7 @@ def stored(kind: str, layout: name_maps.Layout):
     )
 
 
-# --- GPT-1 ---------------------------------------------------------------------------------------------------------------
+# --- GPT-1 ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_gpt1s_damage_is_named(gpt1):
         load.load(folder, HEADS)
 
 
-# --- TensorFlow checkpoints: a writer as core/util/tensor_bundle and core/lib/io/table_builder have it ------------------------
+# --- TensorFlow checkpoints: a writer as core/util/tensor_bundle and core/lib/io/table_builder have
 
 
 def varint(n: int) -> bytes:
@@ -293,7 +293,8 @@ def test_a_tensor_that_is_missing_from_a_checkpoint_is_named(gpt2):
 
 
 def test_the_mask_of_a_crc_is_tensorflows():
-    """core/lib/hash/crc32c_test.cc: 32 bytes of zeros have the CRC 0x8a9136aa; masked as Mask() has it."""
+    """core/lib/hash/crc32c_test.cc: 32 bytes of zeros have the CRC 0x8a9136aa; masked as Mask()
+    has it."""
     assert google_crc32c.value(bytes(32)) == 0x8A9136AA
     assert (
         tf_checkpoint.masked_crc(bytes(32))

@@ -1,4 +1,5 @@
-"""The tokenizer beside weights: the published files are known by either name, another vocabulary is named."""
+"""The tokenizer beside weights: the published files are known by either name, another vocabulary
+is named."""
 
 import dataclasses
 import json

@@ -12,7 +12,8 @@ HARD = [
     "def f(self, name):\n    if name:\n        return {'a': [1, 22, 333]}\n\n\n# done\n",
     "Hello, world! It's 3.14 now; don't, I'll, o'clock.",
     "na\u00efve caf\u00e9 e\u0301 \u0130stanbul stra\u00dfe \ufb01",
-    "\u6f22\u5b57\u304b\u306a\u4ea4\u3058\u308a\u6587 \ud55c\uad6d\uc5b4 \u0e44\u0e17\u0e22 \u05e9\u05dc\u05d5\u05dd",
+    "\u6f22\u5b57\u304b\u306a\u4ea4\u3058\u308a\u6587 \ud55c\uad6d\uc5b4 \u0e44\u0e17\u0e22 "
+    "\u05e9\u05dc\u05d5\u05dd",
     "\U0001f600 \U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1eb\U0001f1f7\ufe0f \U0010ffff",
     "\u2581 a literal\u2581one, \u2581\u2581 \u0120 \u010a",
     "<|endoftext|> typed, <unk> <0x41> </s> </w> <|endoftext|>",
@@ -111,15 +112,18 @@ def model(**changes) -> sentencepiece_tokenizer.SentencePieceTokenizer:
     return sentencepiece_tokenizer.SentencePieceTokenizer(out.getvalue())
 
 
-@pytest.mark.parametrize("changes, said", [
-    ({"model_type": "unigram", "vocab_size": 290}, "is no BPE"),
-    ({"normalization_rule_name": "nmt_nfkc"}, "normalises text"),
-    ({"add_dummy_prefix": True}, "adds a space before a text"),
-    ({"remove_extra_whitespaces": True}, "removes spaces"),
-    ({"byte_fallback": False, "vocab_size": 60}, "has no pieces for all bytes"),
-    ({"user_defined_symbols": ["<sep>"]}, "has pieces of its user"),
-    ({"treat_whitespace_as_suffix": True}, "writes spaces after words"),
-])
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"model_type": "unigram", "vocab_size": 290}, "is no BPE"),
+        ({"normalization_rule_name": "nmt_nfkc"}, "normalises text"),
+        ({"add_dummy_prefix": True}, "adds a space before a text"),
+        ({"remove_extra_whitespaces": True}, "removes spaces"),
+        ({"byte_fallback": False, "vocab_size": 60}, "has no pieces for all bytes"),
+        ({"user_defined_symbols": ["<sep>"]}, "has pieces of its user"),
+        ({"treat_whitespace_as_suffix": True}, "writes spaces after words"),
+    ],
+)
 def test_another_kind_of_sentencepiece_has_no_form_and_a_line_says_so(changes, said):
     assert tokenizer_json.convert(model(**changes)) == (None, f"its SentencePiece model {said}")
 

@@ -1,4 +1,5 @@
-"""What lies beside weights, with every field of every wrong type, size and depth: one line each, at once, and never a trace."""
+"""What lies beside weights, with every field of every wrong type, size and depth: one line each,
+at once, and never a trace."""
 
 import dataclasses
 import json
@@ -189,7 +190,7 @@ def test_an_index_stays_in_its_folder(tmp_path):
         )
 
 
-# --- tokenizers ----------------------------------------------------------------------------------------------------------
+# --- tokenizers -----------------------------------------------------------------------------------
 
 
 def changed(tree, path, value):
@@ -256,7 +257,7 @@ def test_vocab_json_and_merges_txt_of_wrong_types(vocab, merges, tmp_path):
     assert "vocab.json" in line or "merges.txt" in line
 
 
-# --- OpenAI's -------------------------------------------------------------------------------------------------------------
+# --- OpenAI's -------------------------------------------------------------------------------------
 
 
 def test_hparams_and_shapes_of_wrong_types(tmp_path):
@@ -295,7 +296,8 @@ def test_the_header_of_an_array_with_flipped_bytes(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_tables_of_tensorflow_that_somebody_crafted(tmp_path):
-    """Whole blocks with right CRCs, whose messages hold other fields, kinds and sizes than TensorFlow's."""
+    """Whole blocks with right CRCs, whose messages hold other fields, kinds and sizes than
+    TensorFlow's."""
     draw = random.Random(0)
     index = tmp_path / "model.ckpt.index"
     message, odd = (

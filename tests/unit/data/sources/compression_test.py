@@ -1,4 +1,5 @@
-"""Every compression with every damage, to the first member and to later ones: the whole text or a refusal, never a part of it."""
+"""Every compression with every damage, to the first member and to later ones: the whole text or
+a refusal, never a part of it."""
 
 import gzip
 import io

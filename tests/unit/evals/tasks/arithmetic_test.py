@@ -1,4 +1,5 @@
-"""GPT-3's arithmetic, counted against section 3.9.1 of its paper and against the released files (openai/gpt-3, data/)."""
+"""GPT-3's arithmetic, counted against section 3.9.1 of its paper and against the released files
+(openai/gpt-3, data/)."""
 
 import collections
 import dataclasses

@@ -1,4 +1,5 @@
-"""How each task of choices is put, against the figures of GPT-3's Appendix G, and how TFDS' features become its rows.
+"""How each task of choices is put, against the figures of GPT-3's Appendix G, and how TFDS'
+features become its rows.
 
 Features are those of tensorflow_datasets 4.9.10."""
 
@@ -12,7 +13,10 @@ from gptjax.config.evaluation import PerToken, Total, Unconditional
 from gptjax.evals import metrics, task_data, tasks
 from gptjax.evals.task import Task
 
-MODULES = "analogies anli arc hellaswag multirc openbookqa piqa record storycloze superglue winograd winogrande wsc".split()
+MODULES = (
+    "analogies anli arc hellaswag multirc openbookqa piqa record storycloze superglue winograd "
+    "winogrande wsc"
+).split()
 TASKS: dict[str, Task] = {
     task.name: task
     for name in MODULES
@@ -44,7 +48,8 @@ PUT = {  # of each example: the context, the completions, the numbers of those t
         (0,),
     ),
     "storycloze": (
-        "Ana found a wallet on the bus. There was money in it. She asked the driver for help. He knew the owner.",
+        "Ana found a wallet on the bus. There was money in it. She asked the driver for help. He "
+        "knew the owner.",
         (
             " The wallet was back with its owner that evening.",
             " The bus learned to swim that evening.",
@@ -67,13 +72,15 @@ PUT = {  # of each example: the context, the completions, the numbers of those t
         (0,),
     ),
     "anli_r2": (
-        "anli 2: anli 2: The lighthouse of the island was built in 1871 and has been dark since 1990.\n"
+        "anli 2: anli 2: The lighthouse of the island was built in 1871 and has been dark since "
+        "1990.\n"
         "Question: The lighthouse shone for more than a century. True, False, or Neither?",
         (" True", " Neither", " False"),
         (0,),
     ),
     "boolq": (
-        "Tidal island -- A tidal island is land that is joined to the mainland by a way that is under water at high tide.\n"
+        "Tidal island -- A tidal island is land that is joined to the mainland by a way that is "
+        "under water at high tide.\n"
         "question: can you walk to a tidal island?\nanswer:",
         (" no", " yes"),
         (1,),
@@ -108,7 +115,8 @@ PUT = {  # of each example: the context, the completions, the numbers of those t
         (0,),
     ),
     "record": (
-        "Mayor Ines Falk opened the bridge over the Lund on Friday. The old one fell in 2009, when Per Dahl was mayor.\n\n"
+        "Mayor Ines Falk opened the bridge over the Lund on Friday. The old one fell in 2009, when "
+        "Per Dahl was mayor.\n\n"
         "- The bridge cost nine million\n- The old one was built in 1911",
         tuple(
             f"\n- Under {name} the town was without a bridge for a year."
@@ -190,13 +198,14 @@ def test_scores_of_the_papers():
     ]
 
 
-# --- transformations -----------------------------------------------------------------------------------------------------------
+# --- transformations ------------------------------------------------------------------------------
 
 
 def test_hellaswag_begins_its_last_sentence_with_a_capital_and_may_be_cleaned():
     (item,) = items("hellaswag")
     assert item.contexts == (
-        "Mending a fence: A man carries a plank into a garden. He holds it against a broken fence. He",
+        "Mending a fence: A man carries a plank into a garden. He holds it against a broken "
+        "fence. He",
     )
     row = TASKS["hellaswag"].example | {
         "activity_label": "Home",
@@ -329,7 +338,10 @@ def test_wsc_drops_21_determiners():
         TASKS["wsc"].score,
         items("wsc", TASKS["wsc"].example | {"span1_text": "black dog"}),
     )
-    words = "a an few her his each every many much my our some that the their these this those which whose your".split()
+    words = (
+        "a an few her his each every many much my our some that the their these this those "
+        "which whose your"
+    ).split()
     assert {
         word
         for word in [*words, "its", "no", "one", "no"]
@@ -359,8 +371,10 @@ def test_multirc_asks_each_answer_and_shows_whole_questions():
     assert found[1].completions == ("\n- [True] Her brother", "\n- [False] Her brother")
     assert [item.right for item in found] == [(0,), (1,), (0,)]
     assert {item.as_demonstration for item in found} == {
-        "Ida rowed to the island at dawn. She took bread, a lamp and her brother's map. At noon the fog came.\n\n"
-        "What did Ida take along?\n- [True] A lamp\n- [False] Her brother\n- [True] A map and some bread"
+        "Ida rowed to the island at dawn. She took bread, a lamp and her brother's map. At noon "
+        "the fog came.\n\n"
+        "What did Ida take along?\n- [True] A lamp\n- [False] Her brother\n- [True] A map and some "
+        "bread"
     }
 
 
@@ -393,9 +407,11 @@ def test_record_has_the_f1_of_the_chosen_name():
         assert judged["scores"] == {"accuracy": float(likeliest == 2), "f1": pytest.approx(f1)}
 
 
-# --- TFDS ----------------------------------------------------------------------------------------------------------------------
+# --- TFDS -----------------------------------------------------------------------------------------
 
-TFDS = {  # (features of an example, what the item must be: the beginning of what is shown of it, and the right completion)
+# (features of an example, what the item must be: the beginning of what is shown of it, and the
+# right completion)
+TFDS = {
     "hellaswag": (
         {
             "context": "A man. he",

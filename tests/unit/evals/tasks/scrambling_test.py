@@ -1,4 +1,5 @@
-"""GPT-3's scrambled words, counted against section 3.9.2 of its paper and the released files (openai/gpt-3, data/)."""
+"""GPT-3's scrambled words, counted against section 3.9.2 of its paper and the released files
+(openai/gpt-3, data/)."""
 
 import collections
 import dataclasses
@@ -18,7 +19,8 @@ CV = [consonant + vowel for consonant in "bdfglmnrst" for vowel in "aeiou"]
 
 @pytest.fixture(scope="module")
 def listed(tmp_path_factory):
-    """Words of 4 to 16 letters, most of them of 6, with frequencies; in no order of the alphabet."""
+    """Words of 4 to 16 letters, most of them of 6, with frequencies; in no order of the
+    alphabet."""
     made = [
         "".join(parts)
         for n in (2, 3)
@@ -107,7 +109,8 @@ def test_cycled_words_are_rotations_by_every_offset_and_never_the_word(listed):
 def test_anagrams_keep_their_ends_and_are_the_word_only_where_no_other_order_is(
     name, fixed, wording, listed
 ):
-    """As in OpenAI's files: of A2's 10,000 words 193 are unchanged, all of them of one inner letter; of A1's none."""
+    """As in OpenAI's files: of A2's 10,000 words 193 are unchanged, all of them of one inner
+    letter; of A1's none."""
     found = rows(name, listed, wording)
     for row in found:
         word, scrambled = row["word"], row["scrambled"]
@@ -184,7 +187,10 @@ def test_no_list_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(word_list, "SYSTEM_WORDS", tmp_path / "dict")
     with pytest.raises(
         ValueError,
-        match="there is no list of words at .*dict: give .* with --set all.words=FILE .evaluate. or --words=FILE",
+        match=(
+            "there is no list of words at .*dict: give .* with --set all.words=FILE .evaluate. or "
+            "--words=FILE"
+        ),
     ):
         word_list.load_words(None, 5, 14, 10, 0)
     (tmp_path / "dict").write_text("a\nfew\n")

@@ -1,4 +1,5 @@
-"""Every task is whole: its example is as its schema says, becomes items, and is put as the golden file shows."""
+"""Every task is whole: its example is as its schema says, becomes items, and is put as the
+golden file shows."""
 
 import dataclasses
 from pathlib import Path
@@ -16,13 +17,15 @@ TASKS = registry.all_tasks()
 
 
 def test_prompts_are_as_they_were():
-    """A change of any prompt shows here: `python -m tests.golden.prompts > tests/golden/prompts.txt`, and look at what git says."""
+    """A change of any prompt shows here: `python -m tests.golden.prompts >
+    tests/golden/prompts.txt`, and look at what git says."""
     found = "\n".join(prompts.lines()) + "\n"
     assert found == (GOLDEN / "prompts.txt").read_text(), "a prompt has changed"
 
 
 def test_published_scores_are_as_they_were():
-    """A change of any figure shows here; those of the two papers' tables were compared with a transcription of their own."""
+    """A change of any figure shows here; those of the two papers' tables were compared with a
+    transcription of their own."""
     assert "\n".join(published.lines()) + "\n" == (GOLDEN / "published.txt").read_text(), (
         "a paper's score has changed"
     )

@@ -24,7 +24,10 @@ def test_auto_is_the_platforms_own(platform, name):
 def test_a_kernel_that_does_not_run_here(asked, platform, allowed):
     with pytest.raises(
         ValueError,
-        match=f"compute.attention_kernel={asked} does not run on {platform}; set it to auto, {allowed}$",
+        match=(
+            f"compute.attention_kernel={asked} does not run on {platform}; set it to auto, "
+            f"{allowed}$"
+        ),
     ):
         dispatch.resolve_name(asked, platform)
 

@@ -1,4 +1,5 @@
-"""Epochs: each example at most once in each, in another order, resumed at any step; and what is said of long texts."""
+"""Epochs: each example at most once in each, in another order, resumed at any step; and what is
+said of long texts."""
 
 import dataclasses
 import json
@@ -17,7 +18,8 @@ N, BATCH = 21, 4
 
 
 def made(tmp_path, limit=64, longest=None, **changes):
-    """(examples, config, what was said) of a task whose texts are numbers. longest: the split that has one of 50 bytes."""
+    """(examples, config, what was said) of a task whose texts are numbers. longest: the split
+    that has one of 50 bytes."""
     for split, n in (("train", N), ("dev", 6), ("test", 3)):
         lines = [
             json.dumps({"text": f"number {i:02d}", "even": "ny"[i % 2 == 0]}) + "\n"
@@ -88,16 +90,17 @@ def test_a_small_batch_of_all_examples_leaves_none_out(tmp_path):
 def test_texts_over_the_context_are_counted_and_reported(tmp_path):
     there, _, said = made(tmp_path, limit=9)
     assert there.n_ctx == 9
-    assert (
-        said[0]
-        == "train: 21 of 21 examples are over 9 tokens long and lost 42 in all, at the end of their longest text"
+    assert said[0] == (
+        "train: 21 of 21 examples are over 9 tokens long and lost 42 in all, at the end of "
+        "their longest text"
     )
     assert [line.split(":")[0] for line in said] == ["train", "dev", "test"]
 
 
 @pytest.mark.parametrize("split", ["train", "dev", "test"])
 def test_a_context_holds_the_longest_of_each_split(tmp_path, split):
-    """As the released train.py, which takes train, validation and test together: no text is cut that the model could read."""
+    """As the released train.py, which takes train, validation and test together: no text is cut
+    that the model could read."""
     there, config, said = made(tmp_path, longest=split)
     assert there.n_ctx == 64 == config.model.n_ctx and said == []  # 52 tokens, in sixteens
     assert made(tmp_path, longest=split, limit=40)[0].n_ctx == 40

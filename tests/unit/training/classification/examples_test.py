@@ -1,4 +1,5 @@
-"""Labelled examples from files and TFDS, the same whatever the format; and the sentence that each bad input gets."""
+"""Labelled examples from files and TFDS, the same whatever the format; and the sentence that
+each bad input gets."""
 
 import csv
 import dataclasses
@@ -127,7 +128,8 @@ def test_a_test_set_needs_no_labels_and_the_others_leave_such_examples_out(tmp_p
     assert [e.label for e in read(dataclasses.replace(PAIRS, test=bare), "test")] == [None] * 3
     refused(
         dataclasses.replace(PAIRS, train=bare),
-        "data.jsonl line 1 has no column 'gold': it has idx, a, b; name the one of the labels with task.label",
+        "data.jsonl line 1 has no column 'gold': it has idx, a, b; name the one of the labels "
+        "with task.label",
     )
     blank = written(tmp_path, [{**row, "gold": ""} for row in ROWS])
     refused(
@@ -147,14 +149,29 @@ def test_scores_between_classes_are_labels_of_pearson_alone(tmp_path):
 
 
 BAD = {
-    "no such label": ([{**ROWS[0], "gold": "maybe"}], "line 1: gold is 'maybe'; give yes, no, or a number from 0 to 1, or other"),
-    "a label beyond": ([ROWS[0], {**ROWS[0], "gold": 2}], "line 2: gold is '2'; give yes, no, or a number from 0 to 1"),
+    "no such label": (
+        [{**ROWS[0], "gold": "maybe"}],
+        ("line 1: gold is 'maybe'; give yes, no, or a number from 0 to 1, or other"),
+    ),
+    "a label beyond": (
+        [ROWS[0], {**ROWS[0], "gold": 2}],
+        ("line 2: gold is '2'; give yes, no, or a number from 0 to 1"),
+    ),
     "not a number": ([{**ROWS[0], "gold": "nan"}], "gold is 'nan'; give yes"),
-    "empty text": ([ROWS[0], {**ROWS[0], "b": " "}], "line 2: b is empty; fill it, or leave the example out"),
+    "empty text": (
+        [ROWS[0], {**ROWS[0], "b": " "}],
+        ("line 2: b is empty; fill it, or leave the example out"),
+    ),
     "no text": ([{**ROWS[0], "b": None}], "line 1: b is empty"),
     "a list": ([{**ROWS[0], "b": ["x", "y"]}], "line 1: b holds a list, not a text"),
-    "missing column": ([{"a": "x", "gold": "yes"}], "line 1 has no column 'b': it has a, gold; name the one that"),
-    "one class": ([ROWS[0], ROWS[2]], "its examples are all of one class, yes; there is nothing to learn"),
+    "missing column": (
+        [{"a": "x", "gold": "yes"}],
+        ("line 1 has no column 'b': it has a, gold; name the one that"),
+    ),
+    "one class": (
+        [ROWS[0], ROWS[2]],
+        ("its examples are all of one class, yes; there is nothing to learn"),
+    ),
     "nothing": ("", "has no example; give another file with task.train=FILE"),
     "not JSON": ('{"a": \n', "line 1 is not JSON"),
     "not an object": ("[1]\n", "line 1 holds a JSON list, not an object"),
@@ -197,20 +214,60 @@ def test_bad_files_are_one_clear_line(tmp_path):
 
 
 TABLES = {
-    "a quote that never ends": (".csv", 'a,b,gold\nx,y,yes\n"x,y,no\nx,y\n', "line 3 cannot be read: unexpected end of data; mend"),
-    "text after a quote": (".csv", 'a,b,gold\n"x\ny"z,y,yes\n', "line 2 cannot be read: ',' expected after '\"'; mend its quotes"),
+    "a quote that never ends": (
+        ".csv",
+        'a,b,gold\nx,y,yes\n"x,y,no\nx,y\n',
+        ("line 3 cannot be read: unexpected end of data; mend"),
+    ),
+    "text after a quote": (
+        ".csv",
+        'a,b,gold\n"x\ny"z,y,yes\n',
+        ("line 2 cannot be read: ',' expected after '\"'; mend its quotes"),
+    ),
     "a column twice": (".csv", "a,b,gold,a\nx,y,yes,z\n", "line 1 names the column 'a' twice"),
-    "a row too long after two lines": (".csv", 'a,b,gold\n"x\nx",y,yes\nx,y,no,z\n', "line 4 has 4 columns, and the first line names 3"),
+    "a row too long after two lines": (
+        ".csv",
+        'a,b,gold\n"x\nx",y,yes\nx,y,no,z\n',
+        ("line 4 has 4 columns, and the first line names 3"),
+    ),
     "a carriage return": (".tsv", "a\tb\tgold\nx\ry\tz\tyes\n", "line 2 "),
-    "only a header": (".tsv", "a\tb\tgold\n", "has no example; give another file with task.train=FILE"),
-    "UTF-16": (".csv", "a,b,gold\nx,y,yes\n".encode("utf-16"), "is not text: a zero byte|is not UTF-8 text"),
-    "a list of labels": (".jsonl", json.dumps({"a": "x", "b": "y", "gold": []}), "line 1: gold is an empty list"),
-    "an object": (".jsonl", json.dumps({"a": {"t": 1}, "b": "y", "gold": "yes"}), "line 1: a holds an object, not a text"),
-    "a label of another kind": (".jsonl", json.dumps({"a": "x", "b": "y", "gold": {"yes": 1}}), "line 1: gold holds an object"),
-    "a score without end": (".jsonl", '{"a": "x", "b": "y", "gold": 1e999}', "line 1: gold is 'inf'; give yes"),
+    "only a header": (
+        ".tsv",
+        "a\tb\tgold\n",
+        ("has no example; give another file with task.train=FILE"),
+    ),
+    "UTF-16": (
+        ".csv",
+        "a,b,gold\nx,y,yes\n".encode("utf-16"),
+        ("is not text: a zero byte|is not UTF-8 text"),
+    ),
+    "a list of labels": (
+        ".jsonl",
+        json.dumps({"a": "x", "b": "y", "gold": []}),
+        ("line 1: gold is an empty list"),
+    ),
+    "an object": (
+        ".jsonl",
+        json.dumps({"a": {"t": 1}, "b": "y", "gold": "yes"}),
+        ("line 1: a holds an object, not a text"),
+    ),
+    "a label of another kind": (
+        ".jsonl",
+        json.dumps({"a": "x", "b": "y", "gold": {"yes": 1}}),
+        ("line 1: gold holds an object"),
+    ),
+    "a score without end": (
+        ".jsonl",
+        '{"a": "x", "b": "y", "gold": 1e999}',
+        ("line 1: gold is 'inf'; give yes"),
+    ),
     "digits": (".csv", f"a,b,gold\nx,y,{'9' * 5000}\n", "line 2: gold is '999"),
     "a huge label": (".csv", f"a,b,gold\nx,y,{'z' * 5000}\n", "line 2: gold is 'zzz"),
-    "huge columns": (".tsv", "\t".join(str(n) for n in range(5000)) + "\n" + "\t".join("x" * 5000) + "\n", "line 2 has no column 'gold'"),
+    "huge columns": (
+        ".tsv",
+        "\t".join(str(n) for n in range(5000)) + "\n" + "\t".join("x" * 5000) + "\n",
+        ("line 2 has no column 'gold'"),
+    ),
 }
 
 
@@ -274,7 +331,10 @@ def test_labels_are_found_where_none_are_named(tmp_path):
             found(values)
     with pytest.raises(
         ValueError,
-        match="data.jsonl line 1 has no column 'class': it has idx, a, b, gold; name the one of the labels",
+        match=(
+            "data.jsonl line 1 has no column 'class': it has idx, a, b, gold; name the one of the "
+            "labels"
+        ),
     ):
         found(["a", "b"], label="class")
     with pytest.raises(ValueError, match="task.metric=f1 is of two classes"):
@@ -308,7 +368,10 @@ def test_a_test_set_that_glues_server_could_not_take_is_known_before_training(tm
     refused(
         task,
         said
-        + ".*; RTE.tsv names examples by theirs: give each its own, another column with task.index, or",
+        + (
+            ".*; RTE.tsv names examples by theirs: give each its own, another column with "
+            "task.index, or"
+        ),
         "test",
     )
     assert len(read(dataclasses.replace(task, submission=None), "test")) == len(values)
@@ -362,7 +425,8 @@ def test_an_unprepared_data_set_says_how_to_prepare_it_or_what_else_to_give(tmp_
     task = dataclasses.replace(PAIRS, tfds="glue/rte", data_dir=str(tmp_path))
     refused(
         task,
-        r"Tfds\(name='glue/rte'\) is not prepared under .*: on a machine with network run `tfds build glue/rte .*task.train=FILE",
+        r"Tfds\(name='glue/rte'\) is not prepared under .*: on a machine with network run `tfds "
+        r"build glue/rte .*task.train=FILE",
     )
     refused(
         dataclasses.replace(task, train="x.tsv"), "task.dev is not given", split="dev"
@@ -371,7 +435,8 @@ def test_an_unprepared_data_set_says_how_to_prepare_it_or_what_else_to_give(tmp_
 
 
 def race(tmp_path):
-    """A prepared array_record data set with RACE's features. TFDS parses lists of lists without TensorFlow, but does not write them so."""
+    """A prepared array_record data set with RACE's features. TFDS parses lists of lists without
+    TensorFlow, but does not write them so."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import example_serializer
     from tensorflow_datasets.core.features import feature

@@ -1,4 +1,5 @@
-"""The loss of a task against a plain computation, for all four kinds; and what the head must not depend on."""
+"""The loss of a task against a plain computation, for all four kinds; and what the head must not
+depend on."""
 
 import dataclasses
 
@@ -75,7 +76,8 @@ def rows(c, n=8, labels=None, seed=0):
 
 
 def naive(c, apply, params, row):
-    """(the loss of one example, its scores): each sequence by itself and without padding, every softmax in full. apply: of the GPT."""
+    """(the loss of one example, its scores): each sequence by itself and without padding, every
+    softmax in full. apply: of the GPT."""
     label, extract, tokens = (
         part[0] for part in transformations.split_rows(row[None], c.task.n_sequences, c.model.n_ctx)
     )
@@ -179,7 +181,8 @@ def test_what_follows_the_extract_token_is_not_read(kind):
 
 
 def test_the_answers_of_a_choice_are_dropped_out_alike():
-    """Released train.py: one mask for an example's answers. Two equal answers are then scored equally, and unequally from step to step."""
+    """Released train.py: one mask for an example's answers. Two equal answers are then scored
+    equally, and unequally from step to step."""
     c = config("choice", {})
     c = dataclasses.replace(c, task=dataclasses.replace(c.task, dropout=0.5))
     mesh, built, now = machine(c)

@@ -1,4 +1,5 @@
-"""Answers as files, as GLUE's server wants them: TASK.tsv with the header index and prediction, ordered by index."""
+"""Answers as files, as GLUE's server wants them: TASK.tsv with the header index and prediction,
+ordered by index."""
 
 import json
 
@@ -9,7 +10,8 @@ from configs import finetuning
 from gptjax.training.classification import predictions
 from gptjax.training.classification.examples import Example
 
-# What two programs that make GLUE submissions write (jiant's benchmark_submission_formatter.py, keras-nlp's glue.py).
+# What two programs that make GLUE submissions write (jiant's benchmark_submission_formatter.py,
+# keras-nlp's glue.py).
 FILES = {
     "cola": ("CoLA", "1"),
     "sst2": ("SST-2", "1"),
