@@ -405,7 +405,7 @@ def main() -> None:
     for arm in [*ARMS, *LONG_ARMS]:
         print(
             f"| {arm} | "
-            f"{' | '.join(format_interval(table[task][arm]) if arm in table[task] else '' for task in tasks)} "
+            f"{' | '.join(format_interval(table[task][arm]) if arm in table[task] else '' for task in tasks)} "  # noqa: E501
             "|"
         )
     args.out.with_suffix(".json").write_bytes(

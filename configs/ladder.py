@@ -51,19 +51,19 @@ REMAT_MATMULS = "attention+qkv+mid+up"
 LADDER = {
     #                layers heads width   batch     peak     ramp over  remat          tensor  the
     #                paper prints
-    "gpt1":        Row(12, 12,   768,     2**15, 2.5e-4,     None,      "none",        1,      None,       None),
-    "gpt2_124m":   Row(12, 12,   768,     2**19, 6.92e-4,    None,      "none",        1,      "117M",     None),
-    "gpt2_355m":   Row(24, 16,  1024,     2**19, 5.15e-4,    None,      REMAT_MATMULS, 1,      "345M",     None),
-    "gpt2_774m":   Row(36, 20,  1280,     2**19, 3.96e-4,    None,      REMAT_MATMULS, 1,      "762M",     None),
-    "gpt2_1558m":  Row(48, 25,  1600,     2**19, 2.94e-4,    None,      REMAT_MATMULS, 1,      "1542M",    None),
-    "gpt3_small":  Row(12, 12,   768,     2**19, 6.0e-4,    4 * B,      REMAT_MATMULS, 1,      "125M",     2.60),
-    "gpt3_medium": Row(24, 16,  1024,     2**19, 3.0e-4,    4 * B,      REMAT_MATMULS, 1,      "356M",     7.42),
-    "gpt3_large":  Row(24, 16,  1536,     2**19, 2.5e-4,    4 * B,      REMAT_MATMULS, 1,      "760M",     15.8),
-    "gpt3_xl":     Row(24, 16,  2048,     2**20, 2.0e-4,    7 * B,      REMAT_MATMULS, 1,      "1,320M",   27.5),
-    "gpt3_2b7":    Row(32, 32,  2560,     2**20, 1.6e-4,    7 * B,      REMAT_MATMULS, 1,      "2,650M",   55.2),
-    "gpt3_6b7":    Row(32, 32,  4096,     2**21, 1.2e-4,   10 * B,      REMAT_MATMULS, 1,      "6,660M",   139.0),
-    "gpt3_13b":    Row(40, 40,  5120,     2**21, 1.0e-4,   10 * B,      REMAT_MATMULS, 1,      "12,850M",  268.0),
-    "gpt3_175b":   Row(96, 96, 12288, 3_276_800, 0.6e-4,   12 * B,      REMAT_MATMULS, 8,      "174,600M", 3640.0),
+    "gpt1":        Row(12, 12,   768,     2**15, 2.5e-4,     None,      "none",        1,      None,       None),  # noqa: E501
+    "gpt2_124m":   Row(12, 12,   768,     2**19, 6.92e-4,    None,      "none",        1,      "117M",     None),  # noqa: E501
+    "gpt2_355m":   Row(24, 16,  1024,     2**19, 5.15e-4,    None,      REMAT_MATMULS, 1,      "345M",     None),  # noqa: E501
+    "gpt2_774m":   Row(36, 20,  1280,     2**19, 3.96e-4,    None,      REMAT_MATMULS, 1,      "762M",     None),  # noqa: E501
+    "gpt2_1558m":  Row(48, 25,  1600,     2**19, 2.94e-4,    None,      REMAT_MATMULS, 1,      "1542M",    None),  # noqa: E501
+    "gpt3_small":  Row(12, 12,   768,     2**19, 6.0e-4,    4 * B,      REMAT_MATMULS, 1,      "125M",     2.60),  # noqa: E501
+    "gpt3_medium": Row(24, 16,  1024,     2**19, 3.0e-4,    4 * B,      REMAT_MATMULS, 1,      "356M",     7.42),  # noqa: E501
+    "gpt3_large":  Row(24, 16,  1536,     2**19, 2.5e-4,    4 * B,      REMAT_MATMULS, 1,      "760M",     15.8),  # noqa: E501
+    "gpt3_xl":     Row(24, 16,  2048,     2**20, 2.0e-4,    7 * B,      REMAT_MATMULS, 1,      "1,320M",   27.5),  # noqa: E501
+    "gpt3_2b7":    Row(32, 32,  2560,     2**20, 1.6e-4,    7 * B,      REMAT_MATMULS, 1,      "2,650M",   55.2),  # noqa: E501
+    "gpt3_6b7":    Row(32, 32,  4096,     2**21, 1.2e-4,   10 * B,      REMAT_MATMULS, 1,      "6,660M",   139.0),  # noqa: E501
+    "gpt3_13b":    Row(40, 40,  5120,     2**21, 1.0e-4,   10 * B,      REMAT_MATMULS, 1,      "12,850M",  268.0),  # noqa: E501
+    "gpt3_175b":   Row(96, 96, 12288, 3_276_800, 0.6e-4,   12 * B,      REMAT_MATMULS, 8,      "174,600M", 3640.0),  # noqa: E501
 }
 # fmt: on
 

@@ -8,7 +8,7 @@ TEXT_SOURCES = {
     "shakespeare_char": (
         "input.txt",
         "get "
-        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt, "
+        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt, "  # noqa: E501
         "and give it with --text=input.txt",
     ),
     "gpt1_mini": (

@@ -20,7 +20,7 @@ from gptjax.runtime import units
 
 EXAMPLE = """python -m gptjax.convert --from=gpt2/ --to=runs/gpt2              # model.safetensors, or OpenAI's own files
   python -m gptjax.sample --run=runs/gpt2 --prompt='In the beginning'
-  python -m gptjax.convert --from=runs/gpt2 --to=exported           # for transformers' from_pretrained"""
+  python -m gptjax.convert --from=runs/gpt2 --to=exported           # for transformers' from_pretrained"""  # noqa: E501
 
 
 def main(arguments: list[str]) -> None:

@@ -26,7 +26,7 @@ from gptjax.runtime import errors
 
 EXAMPLE = """python -m gptjax.decontaminate filter --text='corpus/*.jsonl.zst' --tasks=hellaswag,piqa --out=clean
   python -m gptjax.decontaminate check --text='corpus/*.jsonl.zst' --tasks=hellaswag,piqa --out=overlap
-  python -m gptjax.decontaminate compare --overlap=overlap --results=runs/gpt3_small/evaluations"""
+  python -m gptjax.decontaminate compare --overlap=overlap --results=runs/gpt3_small/evaluations"""  # noqa: E501
 RULES = {"filter": decontamination.Filter(), "check": decontamination.OverlapRule()}
 
 

@@ -32,7 +32,7 @@ python -m gptjax.plan --config=gpt3_small --set "model.attention=Dense()"
   python -m gptjax.plan --config=gpt3_175b --topology=v5p:8x8x8
   python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --search
   python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --search "mesh.tensor=1|2" "compute.remat=full|attention+mid" \\
-      --set mesh.sharding=fsdp_tensor"""
+      --set mesh.sharding=fsdp_tensor"""  # noqa: E501
 
 
 def main(argv: list[str]) -> int | None:
@@ -225,7 +225,7 @@ def render_plan(p: dict[str, Any]) -> str:
 
 
 def render_list(plans: list[dict[str, Any]]) -> str:
-    head = f"{'config':<17}{'parameters':>15}{'context':>9}{'batch':>11}{'tokens':>8}{'steps':>11}{'PF-days':>9}"
+    head = f"{'config':<17}{'parameters':>15}{'context':>9}{'batch':>11}{'tokens':>8}{'steps':>11}{'PF-days':>9}"  # noqa: E501
     lines = [
         f"{p['name']:<17}{p['params']:>15,}{p['n_ctx']:>9,}{p['tokens_per_step']:>11,}{si(p['tokens']):>8}{p['steps']:>11,}"
         f"{sig3(p['pf_days']):>9}"

@@ -15,7 +15,7 @@ from gptjax.config import data, find_files, parse
 from gptjax.config.schema import Config
 from gptjax.data.sources import open
 
-EXAMPLE = """python -m gptjax.prepare --config=gpt2_124m --set "data.sources=Text(path='books/*.jsonl.zst')" --out=books --workers=8"""
+EXAMPLE = """python -m gptjax.prepare --config=gpt2_124m --set "data.sources=Text(path='books/*.jsonl.zst')" --out=books --workers=8"""  # noqa: E501
 
 SourcesByDir = dict[pathlib.Path, open.TextSource]  # shard directory -> what it is made of
 

@@ -18,7 +18,7 @@ from gptjax.sweeps import live_table, local_runner, run_status
 
 EXAMPLE = """python -m gptjax.sweep --sweep=sparse_window --jobs=2
   python -m gptjax.sweep --config=nano --grid "train.schedule.peak_lr=1e-3|3e-3|1e-2" --seeds=3 --dry_run
-  python -m gptjax.sweep report runs/sweeps/sparse_window"""
+  python -m gptjax.sweep report runs/sweeps/sparse_window"""  # noqa: E501
 SEND_EXAMPLE = (
     "WANDB_MODE=offline python -m gptjax.sweep send runs/sweeps/sparse_window --project=windows"
 )

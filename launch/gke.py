@@ -15,7 +15,7 @@ from launch import checks
 EXAMPLE = """python -m launch.gke --name=gpt3 --image=IMAGE --accelerator=v5p:8x8x8 -- --config=gpt3_175b --run=gs://b/r \\
       | kubectl apply -f -
   kubectl logs --follow --selector=jobset.sigs.k8s.io/jobset-name=gpt3,batch.kubernetes.io/job-completion-index=0
-  kubectl delete jobset gpt3"""
+  kubectl delete jobset gpt3"""  # noqa: E501
 # as GKE's node selector calls them, and how many dimensions their topologies have
 TPU_SELECTORS = {
     "v4": ("tpu-v4-podslice", 3),

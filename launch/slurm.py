@@ -10,7 +10,7 @@ from gptjax.distributed import rendezvous
 from launch import checks
 
 EXAMPLE = """python -m launch.slurm --nodes=4 --time=3-00:00:00 -- --config=gpt3_xl --run=/shared/runs/xl | sbatch
-  tail -F gptjax-JOB.log"""
+  tail -F gptjax-JOB.log"""  # noqa: E501
 SCRIPT = """\
 #!/bin/bash
 #SBATCH --job-name={name}
@@ -26,7 +26,7 @@ SCRIPT = """\
 #SBATCH --requeue
 {more}export {nonce}=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \\n')
 srun --kill-on-bad-exit=1 --label {python} -m {program} {arguments}
-"""
+"""  # noqa: E501
 
 
 def main(arguments: list[str]) -> int:

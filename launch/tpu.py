@@ -170,7 +170,7 @@ def run(args: argparse.Namespace) -> list[list[str]]:
     train_command = (
         f"cd {FOLDER} && {nonce} nohup .venv/bin/python -m gptjax.train "
         f"{shlex.join(args.arguments)} > ../{LOG_FILE} 2>&1 < /dev/null &"
-    )  # noqa: E501
+    )
     archive = str(Path(tempfile.gettempdir()) / ARCHIVE)
     pack_command = [
         "sh",

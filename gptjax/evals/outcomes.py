@@ -39,7 +39,7 @@ def read(path: Path, warn: WarnFn) -> dict[str, dict[str, Any]]:
         numbers = (
             f"{'lines' if len(damaged) > 1 else 'line'} "
             f"{', '.join(f'{n:,}' for n in damaged[:5])}{' ...' if len(damaged) > 5 else ''}"
-        )  # noqa: E501
+        )
         warn(
             f"{path}: {numbers} of {len(lines):,} are not as they were written; those items are "
             "asked again"

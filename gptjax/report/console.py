@@ -269,7 +269,7 @@ class TrainingDisplay:
         if not self._recent_steps or self._position >= self._n_steps:
             return ""
         return (
-            f"{human_duration((self._n_steps - self._position) * self._recent_seconds / self._recent_steps)} "
+            f"{human_duration((self._n_steps - self._position) * self._recent_seconds / self._recent_steps)} "  # noqa: E501
             "left"
         )
 

@@ -391,4 +391,4 @@ gpu_device_info {
   registers_per_core_limit: 65536 registers_per_block_limit: 65536
   shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 shared_memory_per_core: 233472
 }
-"""
+"""  # noqa: E501

@@ -224,7 +224,7 @@ def plot_bars(results: Sequence[comparison.ArmResult], path: Path) -> Path:
 CSS = """body{font:16px/1.5 system-ui,sans-serif;color:#1F2937;max-width:1100px;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;font-size:14px}
 td,th{padding:.35rem .7rem;border-bottom:1px solid #E5E7EB;text-align:right;white-space:nowrap}
-td:first-child,th:first-child{text-align:left;font-family:ui-monospace,monospace}img{max-width:100%;margin:1rem 0}p{color:#4B5563}"""
+td:first-child,th:first-child{text-align:left;font-family:ui-monospace,monospace}img{max-width:100%;margin:1rem 0}p{color:#4B5563}"""  # noqa: E501
 
 
 def render_html(
@@ -259,7 +259,7 @@ def render_html(
     title = html.escape(run_status.one_line(name))
     failure_html = "".join(f"<p>{html.escape(run_status.one_line(line))}</p>" for line in failures)
     parts = [
-        f"<h2>{part.title}</h2>\n{table(part.columns, part.rows)}\n<p>{html.escape(part.note)}</p>\n{image(part.picture)}"
+        f"<h2>{part.title}</h2>\n{table(part.columns, part.rows)}\n<p>{html.escape(part.note)}</p>\n{image(part.picture)}"  # noqa: E501
         for part in sections
     ]
     return "\n".join(

@@ -294,7 +294,7 @@ def _load_hugging_face(
     if tokenizer_files.TOKENIZER_KEY in settings:
         config = overrides.override(
             config,
-            f"data.tokenizer={parse.member(settings, tokenizer_files.TOKENIZER_KEY, str, str(file))}",
+            f"data.tokenizer={parse.member(settings, tokenizer_files.TOKENIZER_KEY, str, str(file))}",  # noqa: E501
         )
         tokenizer = build.without_path(
             config.data.tokenizer

@@ -63,7 +63,7 @@ class TensorBundle:
         except (protobuf.MalformedMessage, KeyError, struct.error, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{index} is damaged "
-                f"({error if isinstance(error, protobuf.MalformedMessage) else type(error).__name__}); "
+                f"({error if isinstance(error, protobuf.MalformedMessage) else type(error).__name__}); "  # noqa: E501
                 "fetch it again"
             ) from None
 

@@ -60,7 +60,7 @@ with checkpoint.CheckpointManager(directory, 2, None, print) as checkpoints:
     checkpoints.wait()
     copying.now = True
 print("\\n".join(moments))
-"""
+"""  # noqa: E501
 
 
 def test_a_save_that_is_cut_short_anywhere_leaves_the_one_before_or_itself_whole(tmp_path):

@@ -33,7 +33,7 @@ for sizes in ({"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 1, "ten
     said["x".join(map(str, mesh.shape.values()))] = [here, *(int(n) for n in sums)]
 if process == 0:
     print("SAID" + json.dumps(said), flush=True)
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture

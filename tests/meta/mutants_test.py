@@ -21,7 +21,7 @@ MUTANTS = [
     mutant("gone", "a * b", "a", [TEST]),
     mutant("lost", "a + b", "a", [["tests/sums_test.py", "-k", "nothing"]]),
 ]
-"""
+"""  # noqa: E501
 TESTS = """
 import sums
 def test_zero(): assert sums.add(0, 0) == 0

@@ -111,10 +111,10 @@ def test_no_module_is_called_after_nothing():
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_sizes(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 550, (
-        "at most 550 lines: give what answers a question of its own a file"
+    assert len(text.splitlines()) <= 580, (
+        "at most 580 lines: give what answers a question of its own a file"
     )
-    assert long_functions(text, 175 if name(path) in LOOPS else 110) == []
+    assert long_functions(text, 180 if name(path) in LOOPS else 110) == []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)

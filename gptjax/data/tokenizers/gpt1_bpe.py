@@ -13,7 +13,7 @@ from gptjax.data.tokenizers import openai_files
 FILES = openai_files.PublishedFiles(
     config="Gpt1Bpe",
     digests={
-        "encoder_bpe_40000.json": "fdf49b19e7de236852091da09b84a7a3cd5e7b0e79916376cf45f6b8127b8078",
+        "encoder_bpe_40000.json": "fdf49b19e7de236852091da09b84a7a3cd5e7b0e79916376cf45f6b8127b8078",  # noqa: E501
         "vocab_40000.bpe": "0ea9b51ae695073cd871e0358f7016311d671a7ff3963e367d5236522f294725",
     },
     url="https://raw.githubusercontent.com/openai/finetune-transformer-lm/master/model",

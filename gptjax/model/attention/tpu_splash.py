@@ -22,7 +22,7 @@ from gptjax.sharding.shapes import shaped
 
 BLOCK_SIZES = (128, 256, 384, 512)  # rows or keys of a block; the kernel wants multiples of 128
 # from this many keys on, blocks of dense attention may be twice as large: fewer steps, and little
-# more above the diagonal  # noqa: E501
+# more above the diagonal
 LONG_SEQUENCE = 4096
 # of dq that the fused backward pass may hold, one for each block of keys: to sum them costs more
 # than a kernel for dq

@@ -53,7 +53,7 @@ ENTRY %main (a: f32[8,4]) -> f32[8,4] {
 "xprof_metadata":"{}"
 }}, backend_config={"estimated_cycles":"5"}
 }
-"""
+"""  # noqa: E501
 
 
 def test_loops_are_counted_by_their_step():
@@ -110,7 +110,7 @@ def test_what_is_sent():
 
 def test_what_leaves_a_slice():
     """Between slices libtpu sends by the hosts; 4 x 8 bfloat16s, of which each chip has its own."""
-    handler = '_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"'
+    handler = '_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"'  # noqa: E501
     send = (
         f"  %s = (bf16[4,8]{{1,0}}, u32[], token[]) send(%y, %t), channel_id=9, "
         f"frontend_attributes={{{handler}}}\n  ROOT %copy.1"

@@ -440,9 +440,7 @@ def test_random_texts_of_the_grammars_own_characters_are_read_or_refused():
     words = (
         "( ) [ ] , = . - + * ' \" \\ { } : # @ 1 9 0.5 1e308 1e-400 nan inf None True ² \0 \n "
         "\udc80 é Dense Banded window Text path"
-    ).split(  # noqa: E501
-        " "
-    )
+    ).split(" ")
     for _ in range(1500):
         text = "".join(draw.choices(words, k=draw.randint(1, 12)))
         outcome(f"{draw.choice(FIELDS)}={text}")

@@ -53,7 +53,7 @@ def test_configs_and_jax_are_not_imported_with_the_package():
     code = (
         "import sys, gptjax.config.schema, gptjax.config.registry as r; print({'jax', "
         "'configs'} & {*sys.modules}, r.config('nano').name)"
-    )  # noqa: E501
+    )
     loaded = python(code, ROOT)
     assert loaded.stdout.split() == ["set()", "nano"], loaded.stderr
 

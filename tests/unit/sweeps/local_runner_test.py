@@ -166,7 +166,7 @@ real = subprocess.Popen
 subprocess.Popen = lambda command, **more: real([*command[:3], sys.argv[2], *command[5:]], **more)
 points = sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(1)))
 local_runner.run("smoke", points, pathlib.Path(sys.argv[1]), local_runner.make_slots(1, None), 0, lambda progress: None)
-"""
+"""  # noqa: E501
 HEEDS = WAITS.replace(
     "import time",
     "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: ((there / 'saved').touch(), "

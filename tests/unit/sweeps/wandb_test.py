@@ -29,7 +29,7 @@ class Run:
 
     def finish(self):
         self.file.write_text(json.dumps(self.told | self.summary))
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ from gptjax.data.sources import stdlib_corpus
 text = "".join(d.key + d.text for d in stdlib_corpus.documents())
 assert "antigravity" not in sys.modules and "this" not in sys.modules and "idlelib" not in sys.modules
 print(hashlib.sha256(text.encode()).hexdigest())
-"""
+"""  # noqa: E501
     clean = {"PYTHONHASHSEED": "7", "TERM": "xterm"}
     out = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, env=clean
