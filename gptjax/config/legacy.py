@@ -21,11 +21,12 @@ PATHS = {  # earlier path -> today's
     "compute.layers": "compute.scan_layers",
 }
 VALUES = {"compute.layers": {"auto": None, "scan": True, "unroll": False}}
-RECORDS = {"Task": "ClassificationTask"}  # earlier name of a record -> today's
+RECORDS = {"Task": "ClassificationTask", "Word": "LastWord"}  # earlier name of a record -> today's
 FIELDS = {  # record, by today's name -> its fields, earlier -> today's
     "Cosine": {"peak": "peak_lr", "floor": "final_fraction"},
     "Linear": {"peak": "peak_lr"},
     "Constant": {"peak": "peak_lr"},
+    "Protocol": {"described_from": "description_min_shots", "wording": "prompt_variant"},
     "ClassificationTask": {"peak": "peak_lr", "warmup": "warmup_fraction"},
 }
 RECORD_PATHS = (
@@ -42,12 +43,12 @@ def translate(leaves: dict[str, Any]) -> dict[str, Any]:
         if path in VALUES and isinstance(value, str):
             value = VALUES[path].get(value, value)
         if path in RECORD_PATHS and isinstance(value, str):
-            value = _translate_record(value)
+            value = translate_record(value)
         translated[PATHS.get(path, path)] = value
     return translated
 
 
-def _translate_record(text: str) -> str:
+def translate_record(text: str) -> str:
     """A record's text `Name(field=value, ...)` in today's words; a text that is none is left for
     the reader to refuse."""
     try:

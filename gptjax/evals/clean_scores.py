@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from gptjax.config import overrides, parse
+from gptjax.config import legacy, overrides, parse
 from gptjax.config.evaluation import Protocol
 from gptjax.config.record import record
 from gptjax.data.sources import files
@@ -190,7 +190,8 @@ def load_evaluation(
     """An evaluation whose outcomes are judged by what its record keeps."""
     task = registry.get_task(record_json["task"], data_dir)
     protocol = overrides.override(
-        ProtocolBox(protocol=task.protocol), f"protocol={record_json['protocol']}"
+        ProtocolBox(protocol=task.protocol),
+        f"protocol={legacy.translate_record(record_json['protocol'])}",
     ).protocol
     outcomes = [
         metrics.score_item(task, protocol, outcome) for outcome in _read_lines(path, "right")

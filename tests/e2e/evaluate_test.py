@@ -508,8 +508,8 @@ REFUSED = {
     ),
     "runs": (["x", "y"], "x y: runs alone are for --curve=FILE.png"),
     "kind": (
-        ["--run=x", "--tasks=hellaswag", "--set", "all.method=Word"],
-        ("hellaswag: its items cannot be asked by Word"),
+        ["--run=x", "--tasks=hellaswag", "--set", "all.method=LastWord"],
+        ("hellaswag: its items cannot be asked by LastWord"),
     ),
 }
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gptjax.config import registry
+from gptjax.config import legacy, registry
 from gptjax.config.data import Tail, Text
+from gptjax.config.evaluation import LastWord, Protocol
 from gptjax.config.overrides import flatten, override, unflatten
 from gptjax.config.schema import Cosine, Linear, Ramp
 
@@ -54,3 +55,23 @@ def test_a_config_without_a_later_field_means_what_runs_did_then():
     assert unflatten(leaves).train.optimizer.bias_correction == "moments"
     leaves = flatten(override(registry.config("smoke"), "train.optimizer.bias_correction=rate"))
     assert unflatten(leaves).train.optimizer.bias_correction == "rate"
+
+
+def test_the_protocol_of_an_earlier_evaluation_is_read():
+    text = (
+        "Protocol(shots=15, method=Word(stop_words=True), metric='accuracy', description='Word(a=1)',"
+        " described_from=1, separator='\\n\\n', wording='plain', words=None, fixed_shots=False)"
+    )
+    expected = Protocol(
+        shots=15,
+        method=LastWord(stop_words=True),
+        metric="accuracy",
+        description="Word(a=1)",
+        description_min_shots=1,
+        prompt_variant="plain",
+    )
+    assert (
+        eval(legacy.translate_record(text), {"Protocol": Protocol, "LastWord": LastWord})
+        == expected
+    )
+    assert legacy.translate_record(repr(expected)) == repr(expected)

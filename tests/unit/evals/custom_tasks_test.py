@@ -222,7 +222,7 @@ def test_methods_and_stops_are_written_as_on_the_command_line(tmp_path):
         ),
         ("stops = []\nfew = 0", evaluation.Greedy(n_tokens=32, stops=()), {"n_tokens"}),
         (
-            'method = "Word"\nmetric = "accuracy"',
+            'method = "LastWord"\nmetric = "accuracy"',
             evaluation.LastWord(),
             {"shots", "n_tokens", "stops"},
         ),
