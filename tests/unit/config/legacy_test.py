@@ -60,7 +60,8 @@ def test_a_config_without_a_later_field_means_what_runs_did_then():
 def test_the_protocol_of_an_earlier_evaluation_is_read():
     text = (
         "Protocol(shots=15, method=Word(stop_words=True), metric='accuracy', "
-        "description='Word(a=1)', described_from=1, separator='\\n\\n', wording='plain', words=None, fixed_shots=False)"
+        "description='Word(a=1)', described_from=1, "
+        "separator='\\n\\n', wording='plain', words=None, fixed_shots=False)"
     )
     expected = Protocol(
         shots=15,
