@@ -1,6 +1,7 @@
 # make train   set up .venv and train the config nano on the embedded corpus
 # make test    set up .venv and pass the tests
 # make test-extra, test-gpu   those that need requirements-extra.txt (0.5 GB) or -gpu.txt (5 GB; compiled for a GPU, none is needed)
+# make mutants  are wrong programs noticed? some hours; goes on where it was interrupted
 # make docs    draw the pictures of docs/ again
 # PYTHON=python3.13 VENV=.venv313 chooses another Python.
 PYTHON ?= python3
@@ -10,7 +11,7 @@ RUN = $(VENV)/bin/python
 EXTRA = tests/unit/data/gpt1_test.py tests/unit/weights/tokenizer_json_test.py tests/parity/exported_test.py tests/parity/harness_test.py
 EXTRA += tests/e2e/bucket_test.py
 
-.PHONY: train test test-slow test-extra test-gpu check docs clean
+.PHONY: train test test-slow test-extra test-gpu mutants check docs clean
 
 train: $(VENV)/installed
 	$(RUN) -m gptjax.train --config=nano
@@ -26,6 +27,9 @@ test-extra: $(VENV)/installed-extra
 
 test-gpu: $(VENV)/installed-gpu
 	$(RUN) -m pytest tests/parity/accelerators_test.py
+
+mutants: $(VENV)/installed-dev
+	$(RUN) -m tests.mutants --jobs=2 --out=mutants.jsonl
 
 check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/pyright --pythonpath $(RUN)
