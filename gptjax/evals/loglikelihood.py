@@ -137,7 +137,7 @@ def generate_until(
         case evaluation.Beam():
             return _generate_batches(
                 prompts,
-                lambda batch, start: _beam_search(inference_model, batch, method, tokenizer),
+                lambda batch, start: _generate_by_beam(inference_model, batch, method, tokenizer),
             )
         case evaluation.Greedy():
             return sample_until(
@@ -199,7 +199,7 @@ def _generate_batches(
         yield from zip(indices, generate([prompts[index] for index in indices], start), strict=True)
 
 
-def _beam_search(
+def _generate_by_beam(
     inference_model, prompts, method: evaluation.Beam, tokenizer: Tokenizer
 ) -> list[str]:
     """The best text of a beam search after each prompt."""

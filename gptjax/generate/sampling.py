@@ -33,22 +33,36 @@ def filter_logits(logits_BV: jax.Array, params: SamplingParams) -> jax.Array:
     """Logits after temperature, minus infinity where top-k or top-p rules a token out. Ties at the
     k-th place are all kept.
     Needs a temperature above 0."""
-    # The likeliest tokens are at 0, where no temperature moves them; the others go as far down as a
-    # float32 does.
-    logits_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
-    logits_BV = logits_BV / min(max(params.temperature, MIN_TEMPERATURE), MAX_TEMPERATURE)
+    logits_BV = apply_temperature(logits_BV, params.temperature)
     if params.top_k is not None and params.top_k < logits_BV.shape[-1]:
-        smallest_B1 = jax.lax.top_k(logits_BV, params.top_k)[0][:, -1:]
-        logits_BV = jnp.where(logits_BV < smallest_B1, -jnp.inf, logits_BV)
-    if params.top_p is not None:
-        order_BV = jnp.argsort(-logits_BV, axis=-1)
-        sorted_BV = jax.nn.softmax(jnp.take_along_axis(logits_BV, order_BV, axis=-1), axis=-1)
-        likelier_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV  # the mass before each token
-        out_BV = jnp.take_along_axis(
-            likelier_BV >= params.top_p, jnp.argsort(order_BV, axis=-1), axis=-1
-        )
-        logits_BV = jnp.where(out_BV, -jnp.inf, logits_BV)
-    return logits_BV
+        logits_BV = apply_top_k(logits_BV, params.top_k)
+    return logits_BV if params.top_p is None else apply_top_p(logits_BV, params.top_p)
+
+
+@shaped
+def apply_temperature(logits_BV: jax.Array, temperature: float) -> jax.Array:
+    """Logits divided by a temperature above 0, the likeliest token of each row at 0."""
+    # At 0 no temperature moves it; the others go as far down as a float32 does.
+    logits_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
+    return logits_BV / min(max(temperature, MIN_TEMPERATURE), MAX_TEMPERATURE)
+
+
+@shaped
+def apply_top_k(logits_BV: jax.Array, k: int) -> jax.Array:
+    """Minus infinity for all but the k likeliest tokens of each row."""
+    smallest_B1 = jax.lax.top_k(logits_BV, k)[0][:, -1:]
+    return jnp.where(logits_BV < smallest_B1, -jnp.inf, logits_BV)
+
+
+@shaped
+def apply_top_p(logits_BV: jax.Array, p: float) -> jax.Array:
+    """Minus infinity for all but the likeliest tokens of each row whose probabilities reach p:
+    nucleus sampling (1904.09751)."""
+    order_BV = jnp.argsort(-logits_BV, axis=-1)
+    sorted_BV = jax.nn.softmax(jnp.take_along_axis(logits_BV, order_BV, axis=-1), axis=-1)
+    likelier_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV  # the mass before each token
+    out_BV = jnp.take_along_axis(likelier_BV >= p, jnp.argsort(order_BV, axis=-1), axis=-1)
+    return jnp.where(out_BV, -jnp.inf, logits_BV)
 
 
 @shaped

@@ -48,7 +48,7 @@ def execution_policy(compute: schema.Compute, platform: str) -> ExecutionPolicy:
     return ExecutionPolicy(dtype, saved_names, kernel, unroll)
 
 
-def checkpoint_policy(names: tuple[str, ...]):
+def remat_policy(names: tuple[str, ...]):
     """The policy of jax.checkpoint that keeps what has these names; with attention among them also
     what cuDNN's own backward pass needs, which jax.nn leaves without a name."""
     policy = jax.checkpoint_policies.save_only_these_names(*names)
@@ -76,7 +76,7 @@ class Period(nn.Module):
             # loop, which libtpu copies whole in each turn.
             block = nn.map_variables(block, "params", self.sharding.shard_like_params)
         if self.execution_policy.saved_names is not None:
-            policy = checkpoint_policy(self.execution_policy.saved_names)
+            policy = remat_policy(self.execution_policy.saved_names)
             # Each layer on its own, not the period: one remat over two layers recomputes more.
             # static_argnums counts self.
             block = nn.remat(

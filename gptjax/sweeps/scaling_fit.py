@@ -32,7 +32,7 @@ GPT3_LAW = (2.57, 0.048)  # L = 2.57 C^-0.048, C in PF-days: GPT-3 Figure 3.1
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
+class ScalingLaw:
     """log_loss: (the parameters, each variable's array) -> log L. Parameters are positive, and
     fitted as their logarithms. starts: for each parameter, where the search begins."""
 
@@ -54,28 +54,28 @@ SCALE_STARTS = (1e3, 1e8, 1e13)
 COEFFICIENT_STARTS = (1.0, 30.0, 1000.0)
 FLOOR_STARTS = (0.3, 1.0, 2.0)
 FORMS = {
-    "power": Form(
+    "power": ScalingLaw(
         "(x0/x)^a",
         ("x0", "a"),
         ("x",),
         lambda p, x: p[1] * np.log(p[0] / x[0]),
         (SCALE_STARTS, EXPONENT_STARTS),
     ),
-    "offset": Form(
+    "offset": ScalingLaw(
         "E + A/x^a",
         ("E", "A", "a"),
         ("x",),
         lambda p, x: np.log(p[0] + p[1] * x[0] ** -p[2]),
         (FLOOR_STARTS, COEFFICIENT_STARTS, EXPONENT_STARTS),
     ),
-    "kaplan": Form(
+    "kaplan": ScalingLaw(
         "[(Nc/N)^(aN/aD) + Dc/D]^aD",
         ("Nc", "aN", "Dc", "aD"),
         ("N", "D"),
         lambda p, x: p[3] * np.log((p[0] / x[0]) ** (p[1] / p[3]) + p[2] / x[1]),
         (SCALE_STARTS, EXPONENT_STARTS, SCALE_STARTS, EXPONENT_STARTS),
     ),
-    "chinchilla": Form(
+    "chinchilla": ScalingLaw(
         "E + A/N^a + B/D^b",
         ("E", "A", "a", "B", "b"),
         ("N", "D"),
@@ -91,7 +91,7 @@ class Fit:
     of each draw.
     relative_error: the root mean square of the residuals of log L, so of L relative to L."""
 
-    form: Form
+    form: ScalingLaw
     parameters: np.ndarray
     spread: float
     bootstrap: tuple[tuple[np.ndarray, float], ...]
@@ -127,7 +127,7 @@ class Fit:
 
 
 def fit(
-    form: Form,
+    form: ScalingLaw,
     variables: Sequence[Sequence[float]],
     losses: Sequence[float],
     arms: Sequence[int],
@@ -174,7 +174,7 @@ def fit(
 
 
 @np.errstate(all="ignore")
-def _minimize(form: Form, x: list[np.ndarray], log_loss: np.ndarray, starts) -> np.ndarray:
+def _minimize(form: ScalingLaw, x: list[np.ndarray], log_loss: np.ndarray, starts) -> np.ndarray:
     """The parameters of the least loss that any beginning leads to."""
 
     def residuals(logs):

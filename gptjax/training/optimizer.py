@@ -12,7 +12,7 @@ from gptjax.config import schema
 DECAY_BY_ROLE = {"weight": True, "token": True, "position": True, "bias": False, "gain": False}
 
 
-def decay_mask(params: Any) -> Any:
+def weight_decay_mask(params: Any) -> Any:
     """True for each leaf that weight decay applies to: GPT-1 section 4.1, "all non bias or gain
     weights", embeddings too. GPT-3 gives only the rate (Appendix B), so the same rule is used.
     By role, the first word of a leaf's name; ValueError for a role that is not listed."""
@@ -38,7 +38,9 @@ def adamw(spec: schema.AdamW) -> optax.GradientTransformation:
     if spec.bias_correction == "rate":
         return optax.chain(*clip, _adam_with_rate_correction(spec))
     adam = optax.scale_by_adam(b1=spec.b1, b2=spec.b2, eps=spec.eps)
-    return optax.chain(*clip, adam, optax.add_decayed_weights(spec.weight_decay, mask=decay_mask))
+    return optax.chain(
+        *clip, adam, optax.add_decayed_weights(spec.weight_decay, mask=weight_decay_mask)
+    )
 
 
 def _adam_with_rate_correction(spec: schema.AdamW) -> optax.GradientTransformation:
@@ -58,7 +60,7 @@ def _adam_with_rate_correction(spec: schema.AdamW) -> optax.GradientTransformati
             lambda u, p, has_decay: u + decay * p if has_decay else u,
             updates,
             params,
-            decay_mask(params),
+            weight_decay_mask(params),
         ), new_state
 
     return optax.GradientTransformation(optax.scale_by_adam().init, update)

@@ -20,7 +20,7 @@ from gptjax.training.state import TrainState
 NOISE_DECAY = 0.99  # of the running means behind the gradient noise scale
 
 
-class GradAccumulator(flax.struct.PyTreeNode):
+class GradientAccumulation(flax.struct.PyTreeNode):
     """What microbatches add up to: gradients of their mean losses, the losses, squared gradient
     norms, and how many there were."""
 
@@ -66,12 +66,14 @@ class TrainStep:
         B, T = tokens_BT.shape[0], tokens_BT.shape[1] - 1
         return self.nll(params, tokens_BT, jnp.full((B, T), 1 / (B * T), jnp.float32), dropout_key)
 
-    def init_accumulator(self, params) -> GradAccumulator:
+    def init_accumulator(self, params) -> GradientAccumulation:
         """Sums over no microbatch."""
         zeros = self.model.sharding.shard_like_params(jax.tree.map(jnp.zeros_like, params))
-        return GradAccumulator(zeros, jnp.float32(0), jnp.float32(0), jnp.int32(0))
+        return GradientAccumulation(zeros, jnp.float32(0), jnp.float32(0), jnp.int32(0))
 
-    def accumulate(self, params, step, accumulator: GradAccumulator, tokens_BT) -> GradAccumulator:
+    def accumulate(
+        self, params, step, accumulator: GradientAccumulation, tokens_BT
+    ) -> GradientAccumulation:
         """Add one microbatch. Dropout masks come from (seed, step, number of the microbatch)."""
         key = jax.random.fold_in(
             jax.random.fold_in(jax.random.key(self.config.seed), step), accumulator.count
@@ -82,7 +84,7 @@ class TrainStep:
         )
         gradients = self.model.sharding.shard_like_params(gradients)
         squared_norm = optax.tree.norm(gradients, squared=True)
-        return GradAccumulator(
+        return GradientAccumulation(
             jax.tree.map(jnp.add, accumulator.gradients, gradients),
             accumulator.loss + loss_value,
             accumulator.squared_norm + squared_norm,
@@ -90,7 +92,7 @@ class TrainStep:
         )
 
     def update(
-        self, state: TrainState, accumulator: GradAccumulator, microbatch_rows: int
+        self, state: TrainState, accumulator: GradientAccumulation, microbatch_rows: int
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """Move the parameters by the mean gradient. A non-finite loss or gradient norm leaves
         parameters and moments as they were."""

@@ -12,7 +12,7 @@ def test_decay_spares_biases_and_gains_alone():
     _, _, state = tiny.make_step(tiny.config())
     mask = {
         jax.tree_util.keystr(k): v
-        for k, v in jax.tree_util.tree_leaves_with_path(optimizer.decay_mask(state.params))
+        for k, v in jax.tree_util.tree_leaves_with_path(optimizer.weight_decay_mask(state.params))
     }
     spared = {path.split("'")[-2] for path, decays in mask.items() if not decays}
     assert spared == {"bias_D", "gain_D", "bias_QNH", "bias_F"}
@@ -29,7 +29,7 @@ def test_an_unknown_role_is_an_error():
     with pytest.raises(
         ValueError, match="'scale' is not one of weight, token, position, bias, gain"
     ):
-        optimizer.decay_mask({"scale_D": jnp.zeros(3)})
+        optimizer.weight_decay_mask({"scale_D": jnp.zeros(3)})
 
 
 def algorithm_2(p, m, v, t, lr, eps, decay):

@@ -156,7 +156,7 @@ def test_loss_and_gradient_must_both_be_finite(loss, gradient):
     gradients = jax.tree.map(jnp.ones_like, state.params) | {
         "token_VD": jnp.full_like(state.params["token_VD"], gradient)
     }
-    sums = step.GradAccumulator(gradients, jnp.float32(loss), jnp.float32(1), jnp.int32(1))
+    sums = step.GradientAccumulation(gradients, jnp.float32(loss), jnp.float32(1), jnp.int32(1))
     after, values = jax.jit(built.update, static_argnums=2)(state, sums, 8)
     jax.tree.map(
         np.testing.assert_array_equal,
