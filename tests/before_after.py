@@ -1,13 +1,16 @@
-"""Do two trees of this project compute the same, bit for bit? For changes that move and rename alone.
+"""Do two trees of this project compute the same, bit for bit? For changes that move and rename.
 
     python -P tests/before_after.py OLD_TREE NEW_TREE [--work=/tmp/before_after]
 
-Runs the programs of both trees on the CPU with the same arguments and seeds: training, fine-tuning, evaluation by
-every method, sampling, conversion, tokenization, a sweep (also vmapped), a plan; and lets the new tree resume a run of
-the old one. Prints a table of what was compared. Exit status 1: something differs. Some three minutes for each tree.
+Runs the programs of both trees on the CPU with the same arguments and seeds: training, fine-tuning,
+evaluation by every method, sampling, conversion, tokenization, a sweep (also vmapped), a plan; and
+lets the new tree resume a run of the old one. Prints a table of what was compared. Exit status 1:
+something differs. Some two minutes for each tree, which is a checkout of its own: `git worktree add
+../before COMMIT`.
 
-What may differ is in RENAMED (an option or a config field that has another name in the new tree) and VOLATILE (times,
-speeds). Commit both trees first, each in a worktree of its own: `git worktree add ../before COMMIT`.
+Left out are times and speeds (VOLATILE) and seals, which are made of them. EARLIER has the words of
+arguments that the old tree has in place of the new one's; old names in stored configs are those
+that gptjax/config/legacy.py of the new tree translates.
 """
 
 import argparse
@@ -22,19 +25,21 @@ import random
 import shutil
 import subprocess
 import sys
+from typing import Any
 
-RENAMED = {  # the old tree's words -> the new tree's, in arguments and in configs that are stored
-    "train.schedule.peak": "train.schedule.peak_lr",
-    "task.peak": "task.peak_lr",
+EARLIER = {
+    "train.schedule.peak_lr": "train.schedule.peak",
+    "task.peak_lr": "task.peak",
+    "LastWord()": "Word()",
 }
-VOLATILE = ("seconds", "tokens_per_s", "mfu", "time")
+VOLATILE = ("seconds", "tokens_per_s", "mfu", "time", "seal")
 SMALL = ("model.n_ctx=64", "train.batch_tokens=512", "train.steps=6", "loop.every_sample=None")
 CHOICES = ("PerToken()", "Total()", "PerByte()", "Unconditional()", "Calibrated()")
 WRITTEN = (
     "Greedy(n_tokens=4)",
     "Beam(n_tokens=4,width=3)",
     "TopK(n_tokens=4)",
-    "Word()",
+    "LastWord()",
     "LastToken()",
 )
 
@@ -55,61 +60,71 @@ def write_data(folder: pathlib.Path) -> None:
         text = " ".join([draw.choice(["up", "do"]), word, draw.choice(["it", "a"])])
         return {"idx": n, "sentence": text, "label": "positive" if word == "RRR" else "negative"}
 
+    def question(n: int) -> dict:
+        return {"context": f"Q: {n}\nA:", "completion": f" {n}"}
+
+    def taste(n: int) -> dict:
+        return {"context": f"{n} is", "completions": [" sweet", " sour"], "label": n % 2}
+
     folder.mkdir()
     for split, count in (("train", 160), ("dev", 40), ("test", 20)):
-        write(split, [example(n) for n in range(count)])
-    write("copy_test", [{"context": f"Q: {n}\nA:", "completion": f" {n}"} for n in range(12)])
-    write("copy_train", [{"context": f"Q: {n}\nA:", "completion": f" {n}"} for n in range(20, 30)])
-    tastes = [" sweet", " sour"]
-    write(
-        "taste", [{"context": f"{n} is", "completions": tastes, "label": n % 2} for n in range(8)]
-    )
+        write(split, map(example, range(count)))
+    write("copy_test", map(question, range(12)))
+    write("copy_train", map(question, range(20, 30)))
+    write("taste", map(taste, range(8)))
     words = [str(draw.randrange(10**6)) for _ in range(3000)]
     write("texts", [{"text": " ".join(words[n : n + 30])} for n in range(0, 3000, 30)])
 
 
 def scenario() -> list[tuple[str, str, list[str]]]:
     """(name, program, arguments) of what each tree runs, in this order."""
-    smoke = ["--config=smoke"]
+    smoke, sample = ["--config=smoke"], ["--run=smoke"]
+    dropout = sets(*SMALL, "train.microbatch_rows=2", "model.dropout.residual=0.1")
     task = [f"task.{split}=data/{split}.jsonl" for split in ("train", "dev", "test")]
-    task += ["task.fields=sentence", "task.peak=1e-2", "task.batch_examples=16", "task.epochs=3"]
-    ask = ["--run=pre", "--data=data", "--tasks=copy,taste"]
-    grid = [*smoke, "--grid", "train.schedule.peak=1e-3|3e-3", "--seeds=2", *sets("train.steps=8")]
+    task += ["task.fields=sentence", "task.peak_lr=1e-2"]
+    task += ["task.batch_examples=16", "task.epochs=3"]
+    ask = ["--run=pre", "--data=data", "--tasks=copy,taste", "--shots=0,2"]
+    grid = [*smoke, "--grid", "train.schedule.peak_lr=1e-3|3e-3", "--seeds=2"]
+    grid += sets("train.steps=8")
+    nucleus = ["--prompt=x", "--top_k=20", "--top_p=0.9", "--temperature=0.7", "--n=2"]
+    text = ["--text=data/texts.jsonl"]
     steps = [
         ("training", "train", [*smoke, "--run=smoke"]),
-        ("training, its first half", "train", [*smoke, "--run=half", *sets("train.steps=20")]),
-        ("training, dropout and accumulation", "train",
-         [*smoke, "--run=pre", *sets(*SMALL, "train.microbatch_rows=2", "model.dropout.residual=0.1")]),
-        ("sampling", "sample", ["--run=smoke", "--prompt=The", "--n=3", "--tokens=40", "--seed=1"]),
-        ("sampling, top-k and top-p", "sample",
-         ["--run=smoke", "--prompt=x", "--top_k=20", "--top_p=0.9", "--temperature=0.7", "--n=2"]),
-        ("sampling, greedy", "sample", ["--run=smoke", "--prompt=def ", "--temperature=0"]),
-        ("beam search", "sample", ["--run=smoke", "--prompt=a", "--beams=3", "--tokens=12"]),
+        ("the first half of a training", "train", [*smoke, "--run=half", *sets("train.steps=20")]),
+        ("training with dropout and microbatches", "train", [*smoke, "--run=pre", *dropout]),
+        ("sampling", "sample", [*sample, "--prompt=The", "--n=3", "--tokens=40", "--seed=1"]),
+        ("sampling by top-k and top-p", "sample", [*sample, *nucleus]),
+        ("sampling greedily", "sample", [*sample, "--prompt=def ", "--temperature=0"]),
+        ("beam search", "sample", [*sample, "--prompt=a", "--beams=3", "--tokens=12"]),
         ("fine-tuning", "finetune", ["--config=own", "--init=pre", "--run=tuned", *sets(*task)]),
-        ("tokenization", "prepare", [*smoke, "--text=data/texts.jsonl", "--out=shards", "--workers=1"]),
+        ("tokenization", "prepare", [*smoke, *text, "--out=shards", "--workers=1"]),
         ("conversion", "convert", ["--from=smoke", "--to=exported"]),
-        ("conversion back", "convert", ["--from=exported", "--to=exported_again"]),
-        ("perplexity of a text", "evaluate", ["--run=pre", "--text=data/texts.jsonl", "--stride=16", "--out=text"]),
+        ("perplexity", "evaluate", ["--run=pre", *text, "--stride=16", "--out=text"]),
         ("sweep", "sweep", [*grid, "--dir=swept"]),
-        ("sweep, vmapped", "sweep", [*grid, "--dir=vmapped", "--together=4"]),
-        ("plan", "plan", ["--config=gpt3_175b", "--json"]),
+        ("vmapped sweep", "sweep", [*grid, "--dir=vmapped", "--together=4"]),
+        ("plan", "plan", ["--config=gpt3_175b"]),
         ("plan of a small model", "plan", [*smoke, "--json"]),
-    ]  # fmt: skip
-    for number, (choice, written) in enumerate(zip(CHOICES, WRITTEN, strict=True)):
+    ]
+    for choice, written in zip(CHOICES, WRITTEN, strict=True):
         methods = sets(f"taste.method={choice}", f"copy.method={written}")
-        arguments = [*ask, "--shots=0,2", f"--out=evaluated_{number}", *methods]
-        steps.append((f"evaluation, {choice} and {written}", "evaluate", arguments))
+        out = f"--out=evaluated/{choice[:-2]}"
+        steps.append((f"evaluation by {choice}, {written}", "evaluate", [*ask, out, *methods]))
     return steps
 
 
 def run_inside(tree: str) -> None:
-    """Runs the scenario in this process with the tree's modules, in the working directory; stdout.json is what was printed."""
+    """Runs the scenario in this process with the tree's modules, in the working directory;
+    printed.json is what the programs printed."""
     sources = "".join(path.read_text() for path in pathlib.Path(tree, "gptjax").rglob("*.py"))
-    words = {old: new for old, new in RENAMED.items() if new.split(".")[-1] in sources}
+    words = {
+        word: earlier
+        for word, earlier in EARLIER.items()
+        if word.rpartition(".")[2].rstrip("()") not in sources
+    }
     printed = {}
     for name, program, arguments in scenario():
-        for old, new in words.items():
-            arguments = [argument.replace(f"{old}=", f"{new}=") for argument in arguments]
+        for word, earlier in words.items():
+            arguments = [argument.replace(word, earlier) for argument in arguments]
         stream = io.StringIO()
         with contextlib.redirect_stdout(stream):
             status = importlib.import_module(f"gptjax.{program}").main(arguments)
@@ -117,18 +132,25 @@ def run_inside(tree: str) -> None:
             sys.exit(f"{name}: status {status}\n{stream.getvalue()}")
         printed[name] = stream.getvalue()
         print(f"  {name}", flush=True)
-    pathlib.Path("stdout.json").write_text(json.dumps(printed, indent=1))
+    pathlib.Path("printed.json").write_text(json.dumps(printed, indent=1))
 
 
 def run_in(tree: pathlib.Path, work: pathlib.Path, *command: str) -> None:
     """Runs python with the tree's modules and no others of this project, in `work`."""
-    environment = os.environ | {
-        "PYTHONPATH": f"{tree}",
-        "JAX_PLATFORMS": "cpu",
-        "COLUMNS": "120",
-        "PYTHONHASHSEED": "0",
-    }
-    subprocess.run([sys.executable, "-P", *command], cwd=work, env=environment, check=True)
+    fixed = {"PYTHONPATH": f"{tree}", "JAX_PLATFORMS": "cpu", "COLUMNS": "120"}
+    subprocess.run([sys.executable, "-P", *command], cwd=work, env=os.environ | fixed, check=True)
+
+
+def translate(value: Any) -> Any:
+    """A JSON value in the new tree's words, without what is volatile."""
+    from gptjax.config import legacy
+
+    if isinstance(value, dict):
+        kept = {key: translate(item) for key, item in value.items() if key not in VOLATILE}
+        return legacy.translate(kept) if "model.n_ctx" in kept else kept
+    if isinstance(value, str) and "(" in value:
+        return legacy.translate_record(value)
+    return [translate(item) for item in value] if isinstance(value, list) else value
 
 
 def checkpoints(run: pathlib.Path) -> dict:
@@ -144,31 +166,22 @@ def checkpoints(run: pathlib.Path) -> dict:
         for path, leaf in leaves:
             array = jax.device_get(leaf)
             digest = hashlib.sha256(array.tobytes()).hexdigest()
-            name = f"{directory.name} {jax.tree_util.keystr(path)}"
-            found[name] = f"{array.dtype}{array.shape} {digest}"
+            found[f"{directory.name} {jax.tree_util.keystr(path)}"] = (
+                f"{array.dtype}{array.shape} {digest}"
+            )
         record = ocp.checkpointables_metadata(str(directory)).custom_metadata["record"]
-        about = dict(record["about"])
-        about.pop("record", None)  # the seal of the measurements, times among them
-        found[f"{directory.name} beside"] = translate(about)
+        for key, value in record["about"].items():
+            if key != "record":  # made of measurements, times among them
+                found[f"{directory.name} {key}"] = translate(value)
     return found
 
 
-def translate(value):
-    """A JSON value with the new tree's names of config fields, without what is volatile."""
-    if isinstance(value, dict):
-        return {
-            RENAMED.get(key, key): translate(item)
-            for key, item in value.items()
-            if key not in VOLATILE
-        }
-    return [translate(item) for item in value] if isinstance(value, list) else value
-
-
-def lines(path: pathlib.Path) -> list:
-    return [translate(json.loads(line)) for line in path.read_text().splitlines()]
+def lines(path: pathlib.Path) -> dict[int, Any]:
+    return dict(enumerate(translate(json.loads(line)) for line in path.read_text().splitlines()))
 
 
 def contents(folder: pathlib.Path) -> dict[str, str]:
+    """Digests of all files."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -178,42 +191,34 @@ def contents(folder: pathlib.Path) -> dict[str, str]:
 
 def results(work: pathlib.Path) -> dict[str, dict]:
     """What is compared: name -> {part: value}."""
-    printed = json.loads((work / "stdout.json").read_text())
     found: dict[str, dict] = {}
     for run in ("smoke", "half", "pre", "tuned"):
-        found[f"measurements of {run}"] = dict(enumerate(lines(work / run / "metrics.jsonl")))
+        found[f"measurements of {run}"] = lines(work / run / "metrics.jsonl")
         found[f"checkpoints of {run}"] = checkpoints(work / run)
-    for sweep in ("swept", "vmapped"):
-        for path in sorted((work / sweep).rglob("metrics.jsonl")):
-            point = path.parent.relative_to(work).as_posix()
-            found[f"measurements of {point}"] = dict(enumerate(lines(path)))
+    for path in sorted(
+        [*work.glob("swept/**/metrics.jsonl"), *work.glob("vmapped/**/metrics.jsonl")]
+    ):
+        point = path.parent.relative_to(work).as_posix()
+        found[f"measurements of {point}"] = lines(path)
     found["predictions"] = contents(work / "tuned" / "predictions")
     found["result of fine-tuning"] = translate(
         json.loads((work / "tuned" / "result.json").read_text())
     )
-    for folder in ("shards", "exported", "exported_again"):
+    for folder in ("shards", "exported"):
         found[f"files of {folder}"] = contents(work / folder)
-    for folder in sorted(work.glob("evaluated_*")):
-        for path in sorted(folder.glob("*.jsonl")):
-            found[f"items of {folder.name}/{path.stem}"] = dict(enumerate(lines(path)))
-        for path in sorted(folder.glob("*.json")):
-            record = translate(json.loads(path.read_text()))
-            found[f"scores of {folder.name}/{path.stem}"] = record
-    for name in printed:
+    for path in sorted((work / "evaluated").rglob("*.json*")):
+        name = path.relative_to(work).as_posix()
+        jsonl = path.suffix == ".jsonl"
+        found[name] = lines(path) if jsonl else translate(json.loads(path.read_text()))
+    printed = json.loads((work / "printed.json").read_text())
+    for name, text in printed.items():
         if name.startswith(("sampling", "beam", "plan", "perplexity")):
-            found[f"printed by {name}"] = dict(enumerate(printed[name].splitlines()))
+            found[f"what {name} printed"] = dict(enumerate(text.splitlines()))
     return found
 
 
-def compare(old: dict, new: dict) -> list[str]:
-    """The parts that differ."""
-    missing = object()
-    names = list(dict.fromkeys([*old, *new]))
-    return [name for name in names if old.get(name, missing) != new.get(name, missing)]
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("old", type=pathlib.Path)
     parser.add_argument("new", type=pathlib.Path)
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("/tmp/before_after"))
@@ -222,50 +227,46 @@ def main() -> int:
     if args.inside:
         run_inside(str(args.new))
         return 0
-    script, all_results = str(pathlib.Path(__file__).resolve()), {}
+    trees = {"old": args.old.resolve(), "new": args.new.resolve()}
+    sys.path.insert(0, str(trees["new"]))
+    script, work, found = str(pathlib.Path(__file__).resolve()), args.work / "work", {}
     shutil.rmtree(args.work, ignore_errors=True)
-    for name, tree in (("old", args.old.resolve()), ("new", args.new.resolve())):
+    for name, tree in trees.items():
         print(f"{name}: {tree}", flush=True)
-        work = args.work / "work"  # the same paths for both
-        work.mkdir(parents=True)
+        work.mkdir(parents=True)  # the same path for both
         write_data(work / "data")
         run_in(tree, work, script, "-", str(tree), "--inside")
-        all_results[name] = results(work)
+        found[name] = results(work)
         work.rename(args.work / name)
-    print("the new tree resumes the old tree's run", flush=True)
-    work = args.work / "work"
+    print("the new tree resumes the old one's run", flush=True)
     work.mkdir()
     shutil.copytree(args.work / "old" / "half", work / "half")
-    resume = (
-        "from gptjax import train; raise SystemExit(train.main(['--config=smoke', '--run=half']))"
-    )
-    run_in(args.new.resolve(), work, "-c", resume)
-    for kind, found in (
-        ("measurements", dict(enumerate(lines(work / "half" / "metrics.jsonl")))),
-        ("checkpoints", checkpoints(work / "half")),
-    ):
-        all_results["new"][f"{kind} of the old half, resumed"] = found
-        all_results["old"][f"{kind} of the old half, resumed"] = all_results["old"][
-            f"{kind} of smoke"
-        ]
-    return report(all_results["old"], all_results["new"])
+    resume = "from gptjax import train; train.main(['--config=smoke', '--run=half'])"
+    run_in(trees["new"], work, "-c", resume)
+    resumed = {"measurements": lines(work / "half" / "metrics.jsonl")}
+    resumed["checkpoints"] = checkpoints(work / "half")
+    for part, value in resumed.items():
+        name = f"{part} of the old half, resumed, and of smoke"
+        found["old"][name], found["new"][name] = found["old"][f"{part} of smoke"], value
+    return report(found["old"], found["new"])
 
 
 def report(old: dict[str, dict], new: dict[str, dict]) -> int:
     """Prints the table and what differs. Returns the exit status."""
-    differing = 0
+    missing, n_different = "(missing)", 0
     for name in dict.fromkeys([*old, *new]):
-        parts = compare(old.get(name, {}), new.get(name, {}))
-        count = len(old.get(name, {}))
-        result = "equal" if not parts else f"{len(parts)} differ"
-        print(f"{name:<70} {count:>5} parts  {result}")
-        differing += bool(parts)
+        a, b = old.get(name, {}), new.get(name, {})
+        parts = [
+            part for part in dict.fromkeys([*a, *b]) if a.get(part, missing) != b.get(part, missing)
+        ]
+        result = f"{len(parts)} differ" if parts else "equal"
+        print(f"{name:<70} {len(a):>5} parts  {result}")
+        n_different += bool(parts)
         for part in parts[:4]:
-            print(
-                f"    {part}:\n      old {old.get(name, {}).get(part)}\n      new {new.get(name, {}).get(part)}"
-            )
-    print(f"{len(old)} things compared, {differing} differ")
-    return 1 if differing else 0
+            for tree, values in (("old", a), ("new", b)):
+                print(f"    {part}, {tree}: {str(values.get(part, missing))[:400]}")
+    print(f"{len(old)} things compared, {n_different} differ")
+    return 1 if n_different else 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""Do the tests notice wrong programs? Makes each fault of tests/mutants.toml in a copy of the tree and runs tests until one fails.
+"""Do the tests notice wrong programs? Makes each fault of tests/mutants.toml in a copy of the tree
+and runs tests until one fails.
 
-    python -m tests.mutants [FAULT or AREA ...] [--jobs=1] [--tests=named|folder|suite] [--timeout=600] [--out=mutants.jsonl]
+    python -m tests.mutants [FAULT or AREA ...] [--jobs=1] [--tests=named|folder|suite]
+                            [--timeout=600] [--out=mutants.jsonl]
 
-For each fault run the tests that it names, then the folder of tests nearest to its file, then the whole suite
-(without tests/meta, which is about how code is written); --tests says how far. A test that fails must pass on the
-tree as it is. Results are lines of --out; what has a line there is not run again: after a change of the tree begin
-another file, or delete lines.
+For each fault run the tests that it names, then the folder of tests nearest to its file, then the
+whole suite (without tests/meta, which is about how code is written); --tests says how far. A test
+that fails must pass on the tree as it is. Results are lines of --out; what has a line there is not
+run again: after a change of the tree begin another file, or delete lines.
 
     killed          a test, which is named, fails
     timed out       a run took longer than --timeout seconds; it counts as killed
@@ -14,8 +16,8 @@ another file, or delete lines.
     not applicable  the old code is not in the file exactly once
     no tests        pytest found none (a name that is no more), or ended before it could tell
 
-A copy holds what git tracks or would; `../shared` of the tree lies beside it. Exit status 1: not all were killed. A
-run of pytest ends with this program, even if that is killed.
+A copy holds what git tracks or would; `../shared` of the tree lies beside it. Exit status 1: not
+all were killed. A run of pytest ends with this program, even if that is killed.
 """
 
 import argparse
@@ -55,7 +57,8 @@ class Edit:
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """A fault of the list: `name` in `area`, its edits, and pytest's arguments for the tests that should notice it."""
+    """A fault of the list: `name` in `area`, its edits, and pytest's arguments for the tests
+    that should notice it."""
 
     area: str
     name: str
@@ -65,7 +68,8 @@ class Mutant:
 
 
 def load(text: str) -> list[Mutant]:
-    """The list in TOML -> its mutants; TypeError or KeyError if it is not what its first lines say."""
+    """The list in TOML -> its mutants; TypeError or KeyError if it is not what its first lines
+    say."""
     mutants = []
     for area, entries in tomllib.loads(text).items():
         for name, entry in entries.items():
@@ -83,7 +87,8 @@ def load(text: str) -> list[Mutant]:
 
 
 def pattern(code: str) -> re.Pattern[str]:
-    """Matches `code` however it is broken into lines, with or without a comma before a closing bracket."""
+    """Matches `code` however it is broken into lines, with or without a comma before a closing
+    bracket."""
     tokens = re.findall(r"\w+|[^\w\s]", code)
     parts = []
     for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
@@ -98,7 +103,8 @@ def pattern(code: str) -> re.Pattern[str]:
 
 
 def apply(root: pathlib.Path, mutant: Mutant) -> dict[str, str]:
-    """The files that the mutant changes, as they are then. ValueError if an edit does not apply, or if the result does not parse."""
+    """The files that the mutant changes, as they are then. ValueError if an edit does not
+    apply, or if the result does not parse."""
     texts: dict[str, str] = {}
     for edit in mutant.edits:
         if edit.file not in texts:
@@ -121,7 +127,8 @@ def apply(root: pathlib.Path, mutant: Mutant) -> dict[str, str]:
 
 
 def stages(root: pathlib.Path, mutant: Mutant, last: str) -> list[list[str]]:
-    """pytest's arguments of each stage up to `last`: the named tests, the nearest folder of tests/unit, everything."""
+    """pytest's arguments of each stage up to `last`: the named tests, the nearest folder of
+    tests/unit, everything."""
     folder = pathlib.Path(mutant.edits[0].file).parent
     names = [*mutant.edits[0].file.split("/")[1:-1]] if folder.parts[0] == "gptjax" else ["config"]
     nearest = pathlib.Path("tests/unit", *names)
@@ -132,7 +139,8 @@ def stages(root: pathlib.Path, mutant: Mutant, last: str) -> list[list[str]]:
 
 
 def copy_tree(place: pathlib.Path) -> pathlib.Path:
-    """Copies the tree into `place`, its bytecode checked by hashes: an edit may be of the same size and in the same second."""
+    """Copies the tree into `place`, its bytecode checked by hashes: an edit may be of the same
+    size and in the same second."""
     tree = place / ROOT.name
     command = ["git", "ls-files", "-coz", "--exclude-standard"]
     files = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
@@ -150,7 +158,8 @@ def copy_tree(place: pathlib.Path) -> pathlib.Path:
 def run_pytest(
     tree: pathlib.Path, arguments: Sequence[str], timeout: float | None = None
 ) -> tuple[int | None, str]:
-    """Runs pytest in `tree` -> (exit status, output); the status is None if it took longer than `timeout` seconds."""
+    """Runs pytest in `tree` -> (exit status, output); the status is None if it took longer than
+    `timeout` seconds."""
     command = child.command(["-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "--tb=no"])
     with subprocess.Popen(
         [*command, *arguments],
@@ -189,7 +198,8 @@ class Copy:
         self._passing.update(tests_with("PASSED", output))
 
     def run(self, mutant: Mutant, last_stage: str, timeout: float) -> dict:
-        """Makes the mutant's edits, runs its tests and takes the edits back -> result, by, seconds."""
+        """Makes the mutant's edits, runs its tests and takes the edits back -> result, by,
+        seconds."""
         began = time.monotonic()
         try:
             texts = apply(self._tree, mutant)
@@ -280,7 +290,8 @@ def run_all(mutants: Sequence[Mutant], args: argparse.Namespace, results: dict[s
 
 
 def report(lines: Sequence[dict]) -> int:
-    """Prints a table of results by area, what was not killed, and the rate. Returns the exit status."""
+    """Prints a table of results by area, what was not killed, and the rate. Returns the exit
+    status."""
     counts = collections.Counter((line["area"], line["result"]) for line in lines)
     results = sorted({line["result"] for line in lines}, key=lambda result: result not in KILLED)
     print(f"\n{'area':<16}" + "".join(f"{result:>16}" for result in results))

@@ -1,9 +1,11 @@
-"""A stranger searches: the field's word, as the name of a file, folder, function or class, finds the right place first.
+"""A stranger searches: the field's word, as the name of a file, folder, function or class, finds
+the right place first.
 
-Names are compared without capitals, hyphens, underscores and a plural's s. The ranking: files and folders of that
-name, files whose name has the word, functions and classes of that name, those whose name has it, private ones. Of
-equals the shortest name comes first, then the first path in the alphabet. Only where no name has the whole of a
-term of several words: files whose path and names have each of its words.
+Names are compared without capitals, hyphens, underscores and a plural's s. The ranking: files and
+folders of that name, files whose name has the word, functions and classes of that name, those whose
+name has it, private ones. Of equals the shortest name comes first, then the first path in the
+alphabet. Only where no name has the whole of a term of several words: files whose path and names
+have each of its words.
 """
 
 import ast
