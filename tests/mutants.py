@@ -255,7 +255,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_all(mutants: Sequence[Mutant], args: argparse.Namespace, results: dict[str, dict]) -> None:
     """Runs the mutants in args.jobs copies of the tree, into `results` and args.out."""
-    screen = console.Console()
+    screen = console.Console(quiet=False)
     with contextlib.ExitStack() as stack:
         temporary = pathlib.Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="mutants-"))

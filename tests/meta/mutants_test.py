@@ -1,6 +1,5 @@
 """The list of faults, and the runner on a tree of one function and one test."""
 
-import ast
 import json
 import os
 import pathlib
@@ -83,18 +82,14 @@ def results(out):
 def test_every_fault_of_the_list_applies_and_its_tests_exist():
     faults = mutants.load((mutants.ROOT / "tests" / "mutants.toml").read_text())
     assert len({mutant.name for mutant in faults}) == len(faults) > 300
-    trees, troubles = {}, []
+    troubles = []
     for mutant in faults:
         try:
-            texts = mutants.apply(mutants.ROOT, mutant)
+            mutants.apply(mutants.ROOT, mutant)
         except ValueError as error:
             troubles.append(f"{mutant.name}: {error}")
-            continue
-        for file, text in texts.items():
-            if file not in trees:
-                trees[file] = ast.dump(ast.parse((mutants.ROOT / file).read_text()))
-            if ast.dump(ast.parse(text)) == trees[file]:
-                troubles.append(f"{mutant.name}: the program is the same")
+        if any(mutants.pattern(edit.old).fullmatch(edit.new) for edit in mutant.edits):
+            troubles.append(f"{mutant.name}: the code is the same")
         for test in mutant.tests:
             file, _, name = test.partition("[")[0].partition("::")
             path = mutants.ROOT / file
