@@ -2,7 +2,7 @@
 # make test    set up .venv and pass the tests
 # make test-extra, test-gpu   those that need requirements-extra.txt (0.5 GB) or -gpu.txt (5 GB; compiled for a GPU, none is needed)
 # make mutants  are wrong programs noticed? some hours; goes on where it was interrupted
-# make docs    draw the pictures of docs/ again
+# make docs    draw docs/patterns.png again and build the documentation site into site/
 # PYTHON=python3.13 VENV=.venv313 chooses another Python.
 PYTHON ?= python3
 VENV ?= .venv
@@ -34,16 +34,17 @@ mutants: $(VENV)/installed-dev
 check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/pyright --pythonpath $(RUN)
 
-docs: $(VENV)/installed
+docs: $(VENV)/installed-docs
 	$(RUN) -m gptjax.report.pattern_plot docs/patterns.png
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/installed-dev $(VENV)/installed-docs: $(VENV)/installed-%: $(VENV)/installed requirements-%.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-$*.txt
 	touch $@
 
 $(VENV)/installed-extra $(VENV)/installed-gpu: $(VENV)/installed-%: $(VENV)/installed-dev requirements-%.txt
