@@ -1,7 +1,7 @@
 """GPT-1's Table 5 and Figure 2 in small: what pre-training and the auxiliary loss are worth, on
 data that is here.
 
-    python -m bench.gpt1 --data=DIR [--run=runs/gpt1_mini] [--out=docs/gpt1] [--seeds=5]
+    python -m bench.gpt1 --data=DIR [--run=runs/gpt1_mini] [--out=docs/results/gpt1-ablation] [--seeds=5]
 
 DIR has text/ (brown.txt.xz, moby_dick.txt.xz, shakespeare.txt.xz, sotu.jsonl.xz and
 wordnet_glosses.txt.xz, all of NLTK and Project Gutenberg) and labelled/ (VADER's sentiment_vader,
@@ -348,8 +348,8 @@ def main() -> None:
     parser.add_argument(
         "--out",
         type=parse.path_argument,
-        default=Path("docs/gpt1"),
-        help="of the figures (default: docs/gpt1)",
+        default=Path("docs/results/gpt1-ablation"),
+        help="of the figures (default: docs/results/gpt1-ablation)",
     )
     parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated (default: all)")
     parser.add_argument(

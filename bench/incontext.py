@@ -1,7 +1,7 @@
 """GPT-3's Figures 1.2 and 1.3 in small: does accuracy rise with the number of demonstrations, and
 with the size of the model?
 
-    python -m bench.incontext [--work=runs/incontext] [--out=docs/incontext] [--tokens=10e6]
+    python -m bench.incontext [--work=runs/incontext] [--out=docs/results/in-context] [--tokens=10e6]
     [--items=200] [--text=FILE]
 
 Trains three sizes on documents of questions and answers, each document of one task and half of them
@@ -188,8 +188,8 @@ def main() -> None:
     parser.add_argument(
         "--out",
         type=parse.path_argument,
-        default=Path("docs/incontext"),
-        help="of the picture (default: docs/incontext)",
+        default=Path("docs/results/in-context"),
+        help="of the picture (default: docs/results/in-context)",
     )
     parser.add_argument(
         "--tokens",
