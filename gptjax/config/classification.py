@@ -16,7 +16,8 @@ class Layers:
     """The embeddings and the first `n` layers alone; the others are drawn anew. GPT-1 Figure 2,
     left."""
 
-    n: Annotated[int, Bounds(0, 10_000)]  # 0: the embeddings alone
+    n: Annotated[int, Bounds(0, 10_000)]
+    """Layers that are taken; 0: the embeddings alone."""
 
 
 @record
@@ -30,51 +31,60 @@ Transfer = Everything | Layers | Nothing
 
 @record
 class ClassificationTask:
-    """What is read of each example, what is asked of it, and how the answer is scored.
+    """What is read of each example, what is asked of it, how the answer is scored, how it is learned.
 
-    kind: the input transformation (GPT-1 Figure 1). classification: one text. entailment: premise
-    and hypothesis, in order. similarity: two texts, read in both orders. choice: texts that are the
-    context, and `answers`.
-    Data come from train, dev and test, each a local .tsv, .csv or .jsonl file; where train is
-    None, from the TFDS data set `tfds`."""
+    Data come from train, dev and test, each a local .tsv, .csv or .jsonl file; where train is None,
+    from the TFDS data set `tfds`."""
 
     kind: Literal["classification", "entailment", "similarity", "choice"]
-    fields: tuple[
-        str, ...
-    ]  # columns of the texts; of a choice, the texts of the context, which follow one another
-    answers: tuple[str, ...] = ()  # of a choice: a column each, or one column that holds a list
-    label: str  # its column; a label is one of `labels`, or its number
-    labels: tuple[
-        str, ...
-        # in the order of classes; of finetune's recipes () stands for those that the training
-        # examples have
-    ]
+    """Input transformation (GPT-1 Figure 1). classification: one text; entailment: premise and
+    hypothesis, in order; similarity: two texts, read in both orders; choice: the texts of a
+    context, and answers."""
+    fields: tuple[str, ...]
+    """Columns of the texts; of a choice, those of the context, which follow one another."""
+    answers: tuple[str, ...] = ()
+    """Columns of a choice's answers: one each, or one column that holds a list. () for other
+    kinds."""
+    label: str
+    """Column of the label, which is one of `labels` or its number."""
+    labels: tuple[str, ...]
+    """Classes, in order; () in a recipe: those that the training examples have."""
     metric: Literal["accuracy", "f1", "matthews", "pearson"]
+    """How answers are scored: accuracy, F1 of the second class, Matthews correlation, or Pearson
+    correlation (in percent)."""
     train: str | None = None
+    """Local file of training examples (.tsv, .csv or .jsonl); None: from TFDS."""
     dev: str | None = None
+    """Local file of development examples."""
     test: str | None = None
+    """Local file of test examples; None: none, or TFDS's."""
     tfds: str | None = None
-    splits: tuple[str, ...] = (
-        "train",
-        "validation",
-        "test",
-    )  # of the TFDS data set: train and dev, and test if there is one
-    data_dir: str | None = None  # of TFDS; None: its own default
-    submission: str | None = None  # GLUE's name of the file of predictions
-    # the column that numbers examples there; where it is absent, they are counted
+    """TFDS data set that is read where `train` is None."""
+    splits: tuple[str, ...] = ("train", "validation", "test")
+    """Its splits: train, dev, and test if there is one."""
+    data_dir: str | None = None
+    """Directory of prepared TFDS data sets; None: TFDS' own default."""
+    submission: str | None = None
+    """GLUE's name of the task, for a file of predictions as its server takes it; None: no such
+    file."""
     index: str = "idx"
-    # GPT-1's score, in percent: Tables 2 to 4
+    """Column that numbers examples in that file; where it is absent they are counted."""
     paper: Annotated[float, Bounds(0, 100)] | None = None
-    # How it is learnt.
+    """GPT-1's score in percent (Tables 2 to 4), printed for comparison."""
     transfer: Transfer = Everything()
-    # lambda of GPT-1 equation 5: the auxiliary language-modelling loss; 0: none
+    """What is taken of the pre-trained model."""
     lm_weight: Annotated[float, Bounds(0, 1e6)] = 0.5
-    dropout: Fraction = 0.1  # on the state that the classifier reads
+    """Weight of the auxiliary language-modeling loss: lambda of GPT-1 equation 5; 0: none."""
+    dropout: Fraction = 0.1
+    """On the state that the classifier reads."""
     epochs: Annotated[int, Bounds(1, 10**6)] = 3
+    """Passes over the training examples."""
     batch_examples: Rows = 32
-    # learning rate: linear from 0 over the first `warmup` of all steps, then linear to 0
+    """Examples of one update."""
     peak_lr: Positive = 6.25e-5
+    """Highest learning rate: linear from 0 over the warm-up, then linear to 0."""
     warmup_fraction: Fraction = 0.002
+    """Share of all steps that the warm-up takes."""
 
     def __post_init__(self):
         texts = {"classification": 1, "entailment": 2, "similarity": 2}

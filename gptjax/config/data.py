@@ -13,6 +13,7 @@ class Embedded:
     sources. Needs no file."""
 
     weight: Weight = 1.0
+    """Share of rows, relative to the other sources."""
 
 
 @record
@@ -24,19 +25,27 @@ class Text:
     (find_files.py), and how many documents are null or empty, is said and recorded."""
 
     path: str
-    field: str = "text"  # of a .jsonl object or a .parquet column
+    """A file, a directory or a glob."""
+    field: str = "text"
+    """Key of a .jsonl object, or column of a .parquet file, that holds the text."""
     weight: Weight = 1.0
+    """Share of rows, relative to the other sources."""
 
 
 @record
 class Tfds:
     """A TensorFlow Datasets name, prepared as array_record; read without TensorFlow."""
 
-    name: str  # NAME, of its default config; NAME/CONFIG; NAME/CONFIG:VERSION
+    name: str
+    """NAME (its default config), NAME/CONFIG or NAME/CONFIG:VERSION."""
     split: str = "train"
-    data_dir: str | None = None  # None: tfds' own default directory
+    """TFDS split, slices such as train[:10%] included."""
+    data_dir: str | None = None
+    """Directory of prepared data sets; None: TFDS' own default."""
     field: str = "text"
+    """Feature that holds the text."""
     weight: Weight = 1.0
+    """Share of rows, relative to the other sources."""
 
 
 @record
@@ -44,7 +53,9 @@ class Shards:
     """A directory that `python -m gptjax.prepare` wrote."""
 
     path: str
+    """The directory."""
     weight: Weight = 1.0
+    """Share of rows, relative to the other sources."""
 
 
 Source = Embedded | Text | Tfds | Shards
@@ -57,32 +68,33 @@ class Bytes:
 
 @record
 class Gpt2Bpe:
-    """GPT-2's byte-level BPE, 50,257 ids. path: a directory with encoder.json and vocab.bpe;
-    None: found or fetched."""
+    """GPT-2's byte-level BPE: 50,257 ids."""
 
     path: str | None = None
+    """A directory with encoder.json and vocab.bpe; None: found on this machine, or fetched."""
 
 
 @record
 class Gpt1Bpe:
-    """GPT-1's lower-cased BPE with 40,000 merges: 40,478 ids, no end-of-text.
-
-    path: a directory with encoder_bpe_40000.json and vocab_40000.bpe."""
+    """GPT-1's lower-cased BPE with 40,000 merges: 40,478 ids, no end-of-text."""
 
     path: str | None = None
-    # spacy: as published; basic: BERT's splitting, as Hugging Face does without spaCy
+    """A directory with encoder_bpe_40000.json and vocab_40000.bpe; None: found on this machine, or
+    fetched."""
     words: Literal["spacy", "basic"] = "spacy"
+    """How text is split into words before BPE. spacy: as published; basic: BERT's splitting, as
+    Hugging Face does without spaCy."""
 
 
 @record
 class SentencePiece:
-    """A SentencePiece model file; path None: BPE with byte fallback, of `n_pieces`, trained on 12
-    million characters of the run's own training text: of each source its share by weight, evenly
-    from all of it."""
+    """SentencePiece: a model file, or BPE with byte fallback trained on the run's own text."""
 
-    # the least: 256 bytes, the specials, and some pieces
     n_pieces: Annotated[int, Bounds(300, 10**6)] = 4096
+    """Pieces of a model that is trained: 256 bytes and the special tokens among them."""
     path: str | None = None
+    """A SentencePiece model file; None: one is trained on 12 million characters of the training
+    text, of each source its share by weight."""
 
 
 Tokenizer = Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece
@@ -94,6 +106,7 @@ class ByDocument:
     fall on the same side."""
 
     fraction: Fraction = 0.01
+    """Expected share of documents that are held out."""
 
 
 @record
@@ -101,6 +114,7 @@ class Tail:
     """Hold out the last part of every document: for a corpus that is one long text."""
 
     fraction: Fraction = 0.1
+    """Share of every document's characters that is held out."""
 
 
 @record
@@ -108,6 +122,7 @@ class Separate:
     """Validate on another source; the training source is used whole."""
 
     source: Source
+    """The source to validate on."""
 
 
 ValidationSplit = ByDocument | Tail | Separate
@@ -117,8 +132,12 @@ ValidationSplit = ByDocument | Tail | Separate
 class Data:
     """What is read. Several sources are mixed by weight, per row of n_ctx tokens."""
 
-    sources: tuple[Source, ...] = ()  # empty: the embedded corpus, and the run says so
+    sources: tuple[Source, ...] = ()
+    """What is read; (): the embedded corpus, and the run says so."""
     tokenizer: Tokenizer = Gpt2Bpe()
+    """Text to token ids."""
     validation: ValidationSplit = ByDocument()
-    # GPT-3 section 2.2 and Appendix B: no mask between packed documents
+    """How validation text is held out."""
     document_attention: Literal["attend", "mask"] = "attend"
+    """Whether a token attends to earlier documents of its row: attend, as GPT-3 section 2.2 and
+    Appendix B, or mask."""

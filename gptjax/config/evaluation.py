@@ -36,6 +36,7 @@ class Unconditional:
     OpenBookQA and RACE."""
 
     answer_context: str = "Answer: "
+    """Context of the completion alone."""
 
 
 @record
@@ -45,14 +46,15 @@ class Calibrated:
     probabilities' mean over several such texts is kept."""
 
     content_free: tuple[str, ...] = ("N/A", "[MASK]", "")
+    """Texts that stand in place of the item, one after the other."""
 
 
 @record
 class LastWord:
-    """Is the last word, all its tokens, what the model says by choosing the likeliest?
-    stop_words: those may not begin it."""
+    """Is the last word, all its tokens, what the model says by choosing the likeliest?"""
 
     stop_words: bool = False
+    """Whether stop words may not begin the answer (GPT-2 section 3.3)."""
 
 
 @record
@@ -61,17 +63,21 @@ class LastToken:
     figures of GPT-2 agree with this."""
 
     stop_words: bool = False
+    """Whether stop words may not begin the answer (GPT-2 section 3.3)."""
 
 
 @record
 class Beam:
-    """The best text of a beam search: GPT-3's free-form answers, width 4, alpha 0.6. It ends
-    before any of `stops`."""
+    """The best text of a beam search: GPT-3's free-form answers, width 4, alpha 0.6."""
 
     n_tokens: Tokens
+    """Tokens of an answer, at most."""
     width: Annotated[int, Bounds(1, WIDEST)] = 4
+    """Beams."""
     alpha: Annotated[float, Bounds(0, MOST_ALPHA)] = 0.6
+    """Length penalty: a text of n tokens is scored by its log-likelihood / ((5 + n) / 6)^alpha."""
     stops: tuple[str, ...] = ("\n",)
+    """Strings before which an answer ends."""
 
 
 @record
@@ -79,7 +85,9 @@ class Greedy:
     """The likeliest token, one after the other."""
 
     n_tokens: Tokens
+    """Tokens of an answer, at most."""
     stops: tuple[str, ...] = ("\n",)
+    """Strings before which an answer ends."""
 
 
 @record
@@ -87,16 +95,19 @@ class TopK:
     """Sampled among the k likeliest: GPT-2's summaries, k=2 and 100 tokens."""
 
     n_tokens: Tokens
+    """Tokens of an answer, at most."""
     k: Annotated[int, Bounds(1, 10**8)] = 2
+    """Likeliest tokens among which each is sampled."""
     stops: tuple[str, ...] = ()
+    """Strings before which an answer ends."""
 
 
 @record
 class Windows:
-    """Each token of a text after as many before it as the context holds. stride: tokens
-    predicted a window; None: the whole context."""
+    """Each token of a text after as many before it as the context holds."""
 
     stride: Tokens | None = None
+    """Tokens that are predicted in a window; None: the whole context."""
 
 
 ChoiceMethod = PerToken | Total | PerByte | Unconditional | Calibrated
@@ -140,21 +151,25 @@ Metric = Literal[
 
 @record
 class Protocol:
-    """shots: K of the paper's few-shot score. description stands before the demonstrations, from
-    description_min_shots of them on; separator between them and the item, and between the
-    description and them. wording: which of a task's own ways to put an item, where it has several;
-    "": its first. words: of the tasks that scramble words, a file with a word a line, the most
-    frequent first; None: the system's."""
+    """How one task is put to a model and scored."""
 
     shots: Annotated[int, Bounds(0, 10**6)]
+    """K, the demonstrations of the paper's few-shot score."""
     method: Method
+    """How the answer is found."""
     metric: Metric
+    """How answers are scored."""
     description: str = ""
-    # LAMBADA's stands only where there are demonstrations
+    """Text before the demonstrations."""
     description_min_shots: Annotated[int, Bounds(0, 10**6)] = 0
+    """Demonstrations from which on the description is shown: LAMBADA's stands only before some."""
     separator: str = "\n\n"
+    """Text between demonstrations, before the item, and after the description."""
     prompt_variant: str = ""
+    """One of the task's ways to write an item, where it has several; "": its first."""
     words: str | None = None
-    # the same demonstrations for all items, as GPT-3's for WSC and MultiRC; else drawn anew for
-    # each
+    """Of the tasks that scramble words, a file with a word a line, the most frequent first; None:
+    the system's."""
     fixed_shots: bool = False
+    """Whether all items have the same demonstrations, as GPT-3's for WSC and MultiRC; else they are
+    drawn anew for each."""

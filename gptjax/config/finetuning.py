@@ -25,15 +25,23 @@ class Finetuning:
     (training/classification/transformations.py)."""
 
     name: str
+    """Name of the recipe: its runs lie in runs/NAME."""
     task: ClassificationTask
+    """The task, its data and how it is learned."""
     optimizer: AdamW = AdamW(
         b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, bias_correction="rate"
     )
+    """Optimizer and its constants."""
     dropout: Dropout = Dropout(embedding=0.1, attention=0.1, residual=0.1)
+    """Dropout probabilities of the model."""
     compute: Compute = Compute()
+    """Precision and kernels."""
     mesh: Mesh = Mesh()
+    """Devices along each axis."""
     loop: Loop = Loop()
+    """Logging; evaluation and saving are once an epoch."""
     seed: Seed = 0
+    """Of the new parameters, the order of the examples and dropout."""
 
 
 def resolve_config(

@@ -34,6 +34,7 @@ class Banded:
     GPT-3 section 2.1."""
 
     window: Context
+    """Keys that a query sees, its own included."""
 
 
 @record
@@ -42,6 +43,7 @@ class Strided:
     keys, and every `stride`-th before."""
 
     stride: Context
+    """Length of the recent window, and the distance between the keys seen before it."""
 
 
 @record
@@ -50,7 +52,9 @@ class Fixed:
     last `summary` keys of each earlier block."""
 
     block: Context
+    """Tokens of a block."""
     summary: Context
+    """Last columns of each earlier block that every later query sees; at most `block`."""
 
     def __post_init__(self):
         if self.summary > self.block:
@@ -71,10 +75,14 @@ class Init:
     """Standard deviations of the normal initializers. Biases start at 0, layer-norm gains at 1."""
 
     weight: Positive = 0.02
+    """Standard deviation of all weight matrices."""
     token: Positive = 0.02
+    """Standard deviation of the token table."""
     position: Positive = 0.02
-    # depth_scaled: the two output projections of a layer / sqrt(2 n_layers)
+    """Standard deviation of the position table."""
     residual: Literal["flat", "depth_scaled"] = "flat"
+    """depth_scaled: the two output projections of a layer are divided by sqrt(2 n_layers) (GPT-2
+    section 2.3)."""
 
 
 @record
@@ -83,8 +91,11 @@ class Dropout:
     residual branch."""
 
     embedding: Fraction = 0.0
+    """On the sum of token and position embeddings."""
     attention: Fraction = 0.0
+    """On the attention weights, after the softmax."""
     residual: Fraction = 0.0
+    """At the end of each residual branch."""
 
 
 @record
@@ -93,17 +104,27 @@ class Model:
     to the token embedding."""
 
     n_layers: Annotated[int, Bounds(1, 10_000)]
+    """Transformer layers; a whole number of periods of `attention`."""
     n_heads: Annotated[int, Bounds(1, 2**16)]
+    """Attention heads of a layer; divides d_model."""
     d_model: Annotated[int, Bounds(1, 2**20)]
+    """Width of the residual stream; the MLP is four times as wide."""
     n_vocab: Annotated[int, Bounds(1, 10**8)]
+    """Token ids: those of the tokenizer. The table is stored with rows up to a multiple of 128."""
     n_ctx: Context
-    # one period of the layer pattern, repeated over depth
+    """Tokens of a row: the longest context."""
     attention: tuple[Attention, ...] = (Dense(),)
-    # pre: GPT-2 and GPT-3, with a final layer norm; post: GPT-1, without
+    """One period of the layers' attention patterns, repeated over depth."""
     norm: Literal["pre", "post"] = "pre"
-    gelu: Literal["tanh", "erf", "sigmoid"] = "tanh"  # sigmoid: x * sigmoid(1.702 x)
+    """pre: layer norm before each branch and after the last layer, as GPT-2 and GPT-3; post: after
+    each residual sum, as GPT-1."""
+    gelu: Literal["tanh", "erf", "sigmoid"] = "tanh"
+    """Form of the GELU. tanh: the approximation of all three papers' code; erf: exact; sigmoid: x *
+    sigmoid(1.702 x)."""
     init: Init = Init()
+    """Standard deviations of the initial parameters."""
     dropout: Dropout = Dropout()
+    """Dropout probabilities in training."""
 
     def __post_init__(self):
         if self.d_model % self.n_heads:
@@ -147,13 +168,16 @@ class Model:
 
 @record
 class Cosine:
-    """Linear from 0 to `peak` over warmup_tokens, then cosine to floor * peak at decay_tokens,
-    then constant."""
+    """Linear from 0 to peak_lr, then cosine to final_fraction * peak_lr, then constant."""
 
     peak_lr: Positive
+    """Highest learning rate, at the end of the warm-up."""
     warmup_tokens: WarmUp
+    """Tokens of the linear warm-up from 0; less than decay_tokens."""
     decay_tokens: Tokens
+    """Token at which the decay ends, counted from the start of the run."""
     final_fraction: Annotated[float, Bounds(0, 1)] = 0.0
+    """Learning rate from decay_tokens on, as a fraction of peak_lr."""
 
     def __post_init__(self):
         if self.warmup_tokens >= self.decay_tokens:
@@ -165,12 +189,14 @@ class Cosine:
 
 @record
 class Linear:
-    """Linear from 0 to `peak` over warmup_tokens, then linear to 0 at decay_tokens: GPT-1's
-    fine-tuning."""
+    """Linear from 0 to peak_lr, then linear to 0: GPT-1's fine-tuning."""
 
     peak_lr: Positive
+    """Highest learning rate, at the end of the warm-up."""
     warmup_tokens: WarmUp
+    """Tokens of the linear warm-up from 0; less than decay_tokens."""
     decay_tokens: Tokens
+    """Token at which the learning rate reaches 0, counted from the start of the run."""
 
     def __post_init__(self):
         if self.warmup_tokens >= self.decay_tokens:
@@ -182,10 +208,12 @@ class Linear:
 
 @record
 class Constant:
-    """Linear from 0 to `peak` over warmup_tokens, then constant."""
+    """Linear from 0 to peak_lr, then constant."""
 
     peak_lr: Positive
+    """Learning rate after the warm-up."""
     warmup_tokens: WarmUp = 0
+    """Tokens of the linear warm-up from 0."""
 
 
 Schedule = Cosine | Linear | Constant
@@ -197,24 +225,31 @@ class Ramp:
     (GPT-3 Appendix B)."""
 
     start_tokens: Tokens
+    """Tokens of the first batch."""
     over_tokens: Tokens
+    """Tokens over which the batch grows linearly to train.batch_tokens."""
 
 
 @record
 class AdamW:
-    """Adam with decoupled weight decay on weight matrices, embeddings and positions; biases and
-    gains are exempt.
+    """Adam with decoupled weight decay on weight matrices, embeddings and positions.
 
-    bias_correction: "moments" divides each moment by its own 1 - b^t (Adam's Algorithm 1, and
-    AdamW's); "rate" multiplies the rate by sqrt(1 - b2^t) / (1 - b1^t), and so the decay too,
-    and adds eps to the moment as it is (GPT-1's released opt.py)."""
+    Biases and gains are exempt."""
 
     b1: Fraction = 0.9
+    """Decay of the first moment."""
     b2: Fraction = 0.95
+    """Decay of the second moment."""
     eps: Positive = 1e-8
+    """Added to the root of the second moment."""
     weight_decay: Annotated[float, Bounds(0, 1e6)] = 0.1
-    clip_norm: Positive | None = 1.0  # global norm of the gradient; None: no clipping
+    """Decay of the parameters, multiplied by the learning rate."""
+    clip_norm: Positive | None = 1.0
+    """Global norm to which a larger gradient is scaled down; None: no clipping."""
     bias_correction: Literal["moments", "rate"] = "moments"
+    """moments: each moment is divided by 1 - b^t (Adam's Algorithm 1, and AdamW's). rate: the
+    learning rate, and so the decay, is multiplied by sqrt(1 - b2^t) / (1 - b1^t), and eps is added
+    to the moment as it is (GPT-1's released opt.py)."""
 
 
 @record
@@ -222,15 +257,22 @@ class Train:
     """How long, how wide a batch, and how the parameters move."""
 
     total_tokens: Tokens
+    """Tokens of the whole run."""
     batch_tokens: Tokens
+    """Tokens of one update, over all devices; a whole number of rows of model.n_ctx."""
     schedule: Schedule
+    """Learning rate as a function of tokens."""
     optimizer: AdamW = AdamW()
+    """Optimizer and its constants."""
     batch_ramp: Ramp | None = None
-    # stop after so many steps; the schedule stays that of total_tokens. None: at total_tokens
+    """Growth of the batch at the beginning; None: full batches from the first step."""
     steps: Steps | None = None
-    # rows whose activations are held at once, over all devices, at most; None: what fits memory
+    """Stop after so many steps, with the schedule of total_tokens; None: at total_tokens."""
     microbatch_rows: Rows | None = None
-    max_nonfinite_steps: Steps = 10  # non-finite updates in a row before the run stops
+    """Rows whose activations are held at once, over all devices, at most; divides the batch. None:
+    what fits memory."""
+    max_nonfinite_steps: Steps = 10
+    """Non-finite updates in a row, each skipped, before the run stops."""
 
     def __post_init__(self):
         if self.batch_ramp and self.batch_ramp.start_tokens > self.batch_tokens:
@@ -257,16 +299,18 @@ REMAT_NAMES = {
 class Compute:
     """Choices that change speed and memory, not the mathematics."""
 
-    # of activations; auto: bfloat16 on TPU and GPU, float32 on CPU
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    # full: a layer's backward pass computes it again from its input; none: nothing; else what it
-    # need not: REMAT_NAMES
+    """Of activations; parameters and their updates are float32. auto: bfloat16 on TPU and GPU,
+    float32 on CPU."""
     remat: str = "none"
-    # of model/attention/dispatch.py; auto: by platform
+    """What a layer keeps for its backward pass. none: everything; full: its input alone, the rest
+    is computed again; else names of REMAT_NAMES (attention, qkv, mid, up) joined by +."""
     attention_kernel: Literal["auto", "reference", "blocks", "splash", "cudnn", "flash"] = "auto"
-    # True: one lax.scan over the periods of layers; False: unrolled; None: a scan, but unrolled on
-    # CPU where nothing is rematerialized.
+    """Kernel of the attention layers (model/attention/dispatch.py). auto: by platform and
+    pattern."""
     scan_layers: bool | None = None
+    """True: one lax.scan over the periods of layers; False: unrolled; None: a scan, but unrolled on
+    CPU where nothing is rematerialized."""
 
     def __post_init__(self):
         if self.remat not in ("none", "full") and (
@@ -291,13 +335,17 @@ class Compute:
 class Mesh:
     """Devices along each mesh axis; -1, at most once, takes all that are left."""
 
-    # each has its rows, and a copy of the state: for the slow network between slices
     data: Devices = 1
-    fsdp: Devices = -1  # each has its rows, and a part of the state
-    tensor: Devices = 1  # share heads, MLP and vocabulary, with sharding=fsdp_tensor
-    context: Devices = 1  # each has its part of every row, for long ones
-    # of sharding/rules.py: which dimension lies along which axis
+    """Devices that have rows of their own and a copy of the state: for the slow network between
+    slices."""
+    fsdp: Devices = -1
+    """Devices that have rows of their own and a part of the state each."""
+    tensor: Devices = 1
+    """Devices that share heads, MLP and vocabulary; needs sharding=fsdp_tensor."""
+    context: Devices = 1
+    """Devices that have a part of every row each: for long rows."""
     sharding: Literal["fsdp", "fsdp_tensor"] = "fsdp"
+    """Table of sharding/rules.py: which dimension of each array lies along which axis."""
 
     def __post_init__(self):
         sizes = {a: getattr(self, a) for a in ("data", "fsdp", "tensor", "context")}
@@ -319,16 +367,26 @@ class Loop:
     """What happens beside the step, and how often."""
 
     every_log: Steps = 10
+    """Steps between two lines on the console."""
     every_eval: Steps = 1000
-    eval_rows: Rows = 64  # validation rows per evaluation: the same ones every time
+    """Steps between two evaluations on validation rows."""
+    eval_rows: Rows = 64
+    """Validation rows of an evaluation, the same ones every time."""
     every_save: Steps = 1000
+    """Steps between two checkpoints; the last step is saved, too."""
     keep_last: Steps = 3
-    every_keep: Steps | None = None  # checkpoints at multiples of this step are kept for ever
+    """Newest checkpoints that are kept."""
+    every_keep: Steps | None = None
+    """Checkpoints at multiples of this step are kept for ever; None: none."""
     every_sample: Steps | None = None
+    """Steps between two printed samples; None: only at the end."""
     sample_prompt: str = "\n"
+    """Text that samples continue."""
     sample_tokens: Context = 64
-    # without a step, microbatch, evaluation or save: then it ends
+    """Tokens of a sample."""
     hang_seconds: Annotated[float, Bounds(0.01, 1e9)] | None = 3600.0
+    """Seconds without a step, microbatch, evaluation or save after which the run ends with an
+    error; None: never."""
 
 
 @record
@@ -336,15 +394,24 @@ class Config:
     """A whole run. The resolved value is written into the run directory and every checkpoint."""
 
     name: str
+    """Name of the recipe: its runs lie in runs/NAME."""
     model: Model
+    """Sizes and form of the model."""
     data: Data
+    """Text and tokenizer."""
     train: Train
+    """Length, batch, schedule and optimizer."""
     compute: Compute = Compute()
+    """Precision and kernels."""
     mesh: Mesh = Mesh()
+    """Devices along each axis."""
     loop: Loop = Loop()
+    """Logging, evaluation, checkpoints and samples."""
     seed: Seed = 0
-    # fine-tuning: a row is then an example of it, padded to n_ctx
+    """Of the initial parameters, the order of the data and dropout."""
     task: ClassificationTask | None = None
+    """Supervised task of a fine-tuning: a row is then an example, padded to n_ctx. None: language
+    modeling."""
 
     def __post_init__(self):
         if (

@@ -65,14 +65,18 @@ def chain(*axes: Points) -> Points:
 
 @record
 class Sweep:
-    """about: the question that it answers, a sentence. sets: edits for all points. check: points
-    that scaling laws are not fitted to, but predict; trained after the others."""
+    """A recipe at many points."""
 
     about: str
+    """The question that it answers, a sentence."""
     recipe: str
+    """Name of the config that its points vary."""
     points: Points
+    """Of each point, its `path=value` edits."""
     sets: tuple[str, ...] = ()
+    """Edits of all points."""
     check: Points = ()
+    """Points that scaling laws are not fitted to, but predict; trained after the others."""
 
 
 @dataclasses.dataclass(frozen=True)
