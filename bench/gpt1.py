@@ -1,7 +1,8 @@
 """GPT-1's Table 5 and Figure 2 in small: what pre-training and the auxiliary loss are worth, on
 data that is here.
 
-    python -m bench.gpt1 --data=DIR [--run=runs/gpt1_mini] [--out=docs/results/gpt1-ablation] [--seeds=5]
+    python -m bench.gpt1 --data=DIR [--run=runs/gpt1_mini] [--seeds=5]
+    [--out=docs/results/gpt1-ablation]
 
 DIR has text/ (brown.txt.xz, moby_dick.txt.xz, shakespeare.txt.xz, sotu.jsonl.xz and
 wordnet_glosses.txt.xz, all of NLTK and Project Gutenberg) and labelled/ (VADER's sentiment_vader,

@@ -1,8 +1,8 @@
 """GPT-3's Figures 1.2 and 1.3 in small: does accuracy rise with the number of demonstrations, and
 with the size of the model?
 
-    python -m bench.incontext [--work=runs/incontext] [--out=docs/results/in-context] [--tokens=10e6]
-    [--items=200] [--text=FILE]
+    python -m bench.incontext [--work=runs/incontext] [--out=docs/results/in-context]
+    [--tokens=10e6] [--items=200] [--text=FILE]
 
 Trains three sizes on documents of questions and answers, each document of one task and half of them
 with its description, mixed with a tenth of --text if it is given (README's figures: NLTK's Brown

@@ -31,7 +31,7 @@ Transfer = Everything | Layers | Nothing
 
 @record
 class ClassificationTask:
-    """What is read of each example, what is asked of it, how the answer is scored, how it is learned.
+    """What is read of each example, how the answer is scored, and how it is learned.
 
     Data come from train, dev and test, each a local .tsv, .csv or .jsonl file; where train is None,
     from the TFDS data set `tfds`."""

@@ -1,0 +1,54 @@
+"""docs/reference/ is whole: every program with its flags, every record and field of the configs."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from docs import hooks
+from gptjax import __main__ as programs
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+
+
+def test_markers_name_what_is_generated():
+    pages = [path.read_text() for path in REFERENCE.glob("*.md")]
+    markers = [name for page in pages for name in re.findall(r"<!-- generated: (\w+) -->", page)]
+    assert sorted(markers) == sorted(hooks.GENERATED)
+    page = hooks.on_page_markdown("# Title\n\n<!-- generated: config_fields -->\n", page=None)
+    assert page.startswith("# Title\n\n## Config") and "<!--" not in page
+
+
+def test_every_program_and_flag_is_shown():
+    page = hooks.command_line()
+    sections = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", page, re.M | re.S))
+    assert list(sections) == [name.removeprefix("gptjax.") for name in programs.list_programs()]
+    for module in sorted({*programs.list_programs()} - hooks.FOREIGN):
+        section = sections[module.removeprefix("gptjax.")]
+        for word in ("", *hooks.SUBCOMMANDS.get(module, ())):
+            parser = hooks.parser_of(module, *filter(None, [word]))
+            flags = re.findall(r"--[a-z_]+", parser.format_usage())
+            assert flags or word, module
+            assert [flag for flag in flags if f"`{flag}" not in section] == []
+
+
+def test_every_record_and_field_is_shown():
+    """Of all modules of gptjax/config/ that declare records."""
+    page, shown = hooks.config_fields(), hooks.records()
+    declared = set()
+    for path in (Path(__file__).parents[2] / "gptjax" / "config").glob("*.py"):
+        names = re.findall(r"^@record\nclass (\w+):", path.read_text(), re.M)
+        module = importlib.import_module(f"gptjax.config.{path.stem}")
+        declared |= {getattr(module, name) for name in names}
+    assert len(declared) > 40
+    assert declared == set(shown)
+    for cls, path in shown.items():
+        missing = [f for f in cls.__dataclass_fields__ if f"| `{path}{f}` |" not in page]
+        assert missing == [], cls
+
+
+@pytest.mark.parametrize("cls", hooks.records(), ids=lambda cls: cls.__name__)
+def test_every_field_has_a_sentence(cls):
+    docs = hooks.field_docs(cls)
+    assert [name for name in cls.__dataclass_fields__ if len(docs.get(name, "")) < 5] == []
