@@ -24,7 +24,7 @@ def nano() -> Config:
     """Four layers on the text that every CPython carries, sized to train within 10 minutes on 2 CPU
     cores: `make train`.
 
-    Chosen by speed and early loss among 3 to 6 layers, 128 to 256 wide (LOG.md). The batch is
+    Chosen by speed and early loss among 3 to 6 layers, 128 to 256 wide (docs/log.md). The batch is
     small, for as many updates as possible."""
     n_ctx, n_vocab = 128, 4096
     rows, steps, warmup_steps = 8, 1750, 50
@@ -145,7 +145,7 @@ def micro() -> Config:
     1,000 steps of 2 rows of 256 tokens.
 
     So few rows because steps are what it lacks: after 410k tokens, 512 in a batch reach a loss of
-    4.59, 1,024 reach 4.82 (LOG.md).
+    4.59, 1,024 reach 4.82 (docs/log.md).
     On accelerators give each point one: `gptjax.sweep --devices=1`."""
     n_ctx, n_vocab = 256, 1024
     rows, steps, warmup_steps = 2, 1000, 100

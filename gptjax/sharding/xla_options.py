@@ -1,6 +1,6 @@
 """What makes XLA quick. On TPUs: more of the fast memory for each fusion, 10% of gpt3_175b's
 cycles. On x86 CPUs: the better library for each kind of work, and memory that is not given back
-after every step, a fifth of a step of 6 layers, 384 wide (LOG.md, 2026-11-22).
+after every step, a fifth of a step of 6 layers, 384 wide (docs/log.md, 2026-11-22).
 """
 
 import ctypes

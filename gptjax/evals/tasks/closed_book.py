@@ -4,7 +4,7 @@ section 3.2, Figures of Appendix G.
 `Q: ...\\n\\nA:` with all the right answers; a demonstration shows the first. Natural Questions and
 WebQuestions begin with a capital letter and end with a question mark, as Figures G.24 and G.35 have
 them and the data do not; TriviaQA is as it is (G.34): 7,993 questions are those of its Wikipedia
-part, so that is what is read; any alias is right. GPT-2 (section 3.7) asked Natural Questions after
+part, so that is what is read; any alias is right. GPT-2 (section 3.8) asked Natural Questions after
 some pairs of question and answer, whose number and form it does not say: five, a line each, with
 the letter and the mark as its Table 5 prints them [chosen]."""
 

@@ -16,7 +16,7 @@ from gptjax.config import schema
 from gptjax.model.attention import patterns
 from gptjax.sharding.shapes import shaped
 
-TILE = 256  # rows and columns: 128 was slower, 512 for bands (LOG.md, 2026-11-22)
+TILE = 256  # rows and columns: 128 was slower, 512 for bands (docs/log.md, 2026-11-22)
 # Finite: a row whose first tiles show nothing collects weights of 1, no NaN; its last tile, where
 # it sees itself, shrinks these to 0.
 MASK_VALUE = -1e30

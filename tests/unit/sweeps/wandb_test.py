@@ -1,5 +1,4 @@
-"""What is sent to Weights & Biases, by a stand-in for its package; the package itself was tried
-offline (LOG.md)."""
+"""What is sent to Weights & Biases, by a stand-in for its package."""
 
 import json
 import sys
