@@ -38,4 +38,4 @@ def test_models_are_those_of_the_configs(page, family):
             k: f"{v:,}" for k, v in expected.items() if k in row
         }
         if "peak rate" in row:
-            assert float(row["peak rate"]) == config.train.schedule.peak_lr
+            assert float(row["peak rate"].replace("&#8209;", "-")) == config.train.schedule.peak_lr
