@@ -256,4 +256,15 @@ def _type(hint: Any) -> str:
     return words.get(hint, "`None`")
 
 
+# --- docstrings -------------------------------------------------------------------------------
+
+EXAMPLE = re.compile(r"^( *)>>> .*(?:\n\1\S.*)*", re.M)  # up to the next empty line
+
+
+def fence_examples(docstring: str) -> str:
+    """The docstring with each doctest in a fenced block, without its directives."""
+    text = re.sub(r" +# doctest: .*", "", docstring)
+    return EXAMPLE.sub(lambda match: f"{match[1]}```pycon\n{match[0]}\n{match[1]}```", text)
+
+
 GENERATED = {"command_line": command_line, "config_fields": config_fields}

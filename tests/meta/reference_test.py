@@ -52,3 +52,10 @@ def test_every_record_and_field_is_shown():
 def test_every_field_has_a_sentence(cls):
     docs = hooks.field_docs(cls)
     assert [name for name in cls.__dataclass_fields__ if len(docs.get(name, "")) < 5] == []
+
+
+def test_examples_of_docstrings_are_fenced():
+    text = "What it does.\n\n    >>> f(1)  # doctest: +ELLIPSIS\n    2\n\n    Else."
+    fenced = "What it does.\n\n    ```pycon\n    >>> f(1)\n    2\n    ```\n\n    Else."
+    assert hooks.fence_examples(text) == fenced
+    assert hooks.fence_examples("a >>> b\n") == "a >>> b\n"
