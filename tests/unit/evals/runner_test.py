@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax import calibrate
+from gptjax import reproduce_gpt2
 from gptjax.config import data, evaluation
 from gptjax.data.tokenizers import build
 from gptjax.evals import detokenizers, prompts, registry, runner, task_data
@@ -372,7 +372,7 @@ def test_every_task_is_put_asked_and_scored_by_each_of_its_conventions(
         assert record == runner.run_task(exam, made, model, tmp_path, silent, pytest.fail)
 
 
-# --- calibrate ------------------------------------------------------------------------------------
+# --- reproduce_gpt2 -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -385,10 +385,11 @@ def texts(tmp_path):
     return tmp_path
 
 
-def test_calibrate_shows_what_is_there_and_names_what_is_not(there, texts, capsys):
+def test_reproduce_gpt2_shows_what_is_there_and_names_what_is_not(there, texts, capsys):
     place, _, after = there
     assert (
-        calibrate.main([f"--weights={place}", f"--data={texts}", f"--out={texts / 'out'}"]) == 0
+        reproduce_gpt2.main([f"--weights={place}", f"--data={texts}", f"--out={texts / 'out'}"])
+        == 0
     )  # nothing is published of this model
     said = capsys.readouterr().out
     assert "ptb: no ptb_test.jsonl or ptb.jsonl" in said.replace("\n", " ")
@@ -436,15 +437,14 @@ def test_a_tokenizer_without_end_of_text_that_drops_lone_line_ends_is_measured_t
     place, model, after = there
     words = tokenizers.WordTokenizer()
     monkeypatch.setattr(
-        calibrate.evaluate,
+        reproduce_gpt2.evaluate,
         "load_model",
         lambda path, out: dataclasses.replace(model, tokenizer=words),
     )
     (texts / "ptb.txt").write_text(WIKI)
-    assert calibrate.main([f"--weights={place}", f"--data={texts}", f"--out={texts / 'out'}"]) in (
-        0,
-        1,
-    )
+    assert reproduce_gpt2.main(
+        [f"--weights={place}", f"--data={texts}", f"--out={texts / 'out'}"]
+    ) in (0, 1)
     said = capsys.readouterr().out
     table = [line for line in said.splitlines() if not line.startswith(("*", "of "))]
     rows = [line.split()[0] for line in table[1:]]
@@ -476,18 +476,20 @@ def test_a_tokenizer_without_end_of_text_that_drops_lone_line_ends_is_measured_t
 def test_a_figure_that_differs_is_the_exit_status(there, texts, monkeypatch):
     place, *_ = there
     monkeypatch.setattr(
-        calibrate.evaluate, "load_model", lambda path, out: there[1]
+        reproduce_gpt2.evaluate, "load_model", lambda path, out: there[1]
     )  # it calls itself gpt2_124m
     for name in ("text8.txt", "enwik8.txt", "lambada_test.jsonl", "wikitext103.txt"):
         (texts / name).unlink()
     arguments = [f"--weights={place}", f"--data={texts}", f"--out={texts / 'out'}"]
-    assert calibrate.main(arguments) == 1
-    assert calibrate.main([*arguments, "--stride=4"]) == 0
+    assert reproduce_gpt2.main(arguments) == 1
+    assert reproduce_gpt2.main([*arguments, "--stride=4"]) == 0
 
 
-def test_calibrates_bad_input_is_one_line(there, tmp_path):
+def test_bad_input_of_reproduce_gpt2_is_one_line(there, tmp_path):
     place, *_ = there
     with pytest.raises(ValueError, match="has none of the texts that --help names"):
-        calibrate.main([f"--weights={place}", f"--data={tmp_path}", f"--out={tmp_path / 'out'}"])
+        reproduce_gpt2.main(
+            [f"--weights={place}", f"--data={tmp_path}", f"--out={tmp_path / 'out'}"]
+        )
     with pytest.raises(ValueError, match="is no directory"):
-        calibrate.main([f"--weights={place}", f"--data={tmp_path / 'none'}"])
+        reproduce_gpt2.main([f"--weights={place}", f"--data={tmp_path / 'none'}"])

@@ -1,16 +1,15 @@
-"""Do weights of GPT-2 do here what their paper says? Its zero-shot figures on local files, beside
-what others measured on those weights.
+"""Measures GPT-2's published zero-shot scores on local files, beside what others measured.
 
 --data holds any of: wikitext2.txt and wikitext103.txt (both wiki.test.raw), ptb.txt, text8.txt,
-enwik8.txt, lambada_test.jsonl. Runs and other weights are measured too. Exit status 1 if a
-figure is not within 2% of what others measured on the released weights."""
+enwik8.txt, lambada_test.jsonl. Runs and other weights are measured too. The exit status is 1 if a
+score is not within 2% of what others measured on the released weights."""
 
 from typing import Any
 
 from gptjax import cli, evaluate
 from gptjax.config import overrides, parse
 
-EXAMPLE = "python -m gptjax.calibrate --weights=gpt2/ --data=texts/"
+EXAMPLE = "python -m gptjax.reproduce_gpt2 --weights=gpt2/ --data=texts/"
 TASKS = ("wikitext2", "wikitext103", "ptb", "text8", "enwik8", "lambada", "lambada:gpt2")
 TOLERANCE = 0.02
 # As others measured them on the released weights: WikiText in huggingface/transformers issue 13761
@@ -27,7 +26,7 @@ REFERENCE_SCORES = {
 
 
 def main(arguments: list[str]) -> int:
-    parser = cli.make_parser("calibrate", __doc__ or "", EXAMPLE)
+    parser = cli.make_parser("reproduce_gpt2", __doc__ or "", EXAMPLE)
     parser.add_argument(
         "--weights",
         metavar="DIR",
@@ -77,7 +76,7 @@ def main(arguments: list[str]) -> int:
             differs = differs or agrees is False
     if not any_score:
         raise ValueError(f"--data={args.data} has none of the texts that --help names")
-    out.print("* as others measured it on the released weights (gptjax/calibrate.py)")
+    out.print("* as others measured it on the released weights (gptjax/reproduce_gpt2.py)")
     out.print(f"of lambada:gpt2: {evaluate.LAST_TOKEN_NOTE}")
     return 1 if differs and args.examples is None and args.stride is None else 0
 
