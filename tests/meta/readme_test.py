@@ -28,7 +28,7 @@ def test_make_targets_exist(readme):
 
 
 def test_programs_exist(readme):
-    named = set(re.findall(r"python -m gptjax\.([a-z_.]+)", readme))
+    named = set(re.findall(r"python -m gptjax\.([a-z0-9_.]+)", readme))
     assert named, "the README shows no program"
     assert [
         n
