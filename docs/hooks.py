@@ -262,8 +262,9 @@ EXAMPLE = re.compile(r"^( *)>>> .*(?:\n\1\S.*)*", re.M)  # up to the next empty 
 
 
 def fence_examples(docstring: str) -> str:
-    """The docstring with each doctest in a fenced block, without its directives."""
+    """The docstring with each doctest in a fenced block, and __names__ as code."""
     text = re.sub(r" +# doctest: .*", "", docstring)
+    text = re.sub(r"(?<![\w`/.])[\w/.]*__\w+__[\w.]*(?!`)", r"`\g<0>`", text)
     return EXAMPLE.sub(lambda match: f"{match[1]}```pycon\n{match[0]}\n{match[1]}```", text)
 
 

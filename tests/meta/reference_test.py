@@ -58,4 +58,4 @@ def test_examples_of_docstrings_are_fenced():
     text = "What it does.\n\n    >>> f(1)  # doctest: +ELLIPSIS\n    2\n\n    Else."
     fenced = "What it does.\n\n    ```pycon\n    >>> f(1)\n    2\n    ```\n\n    Else."
     assert hooks.fence_examples(text) == fenced
-    assert hooks.fence_examples("a >>> b\n") == "a >>> b\n"
+    assert hooks.fence_examples("a >>> b, a/__init__.py\n") == "a >>> b, `a/__init__.py`\n"
