@@ -151,7 +151,7 @@ Metric = Literal[
 
 @record
 class Protocol:
-    """How one task is put to a model and scored."""
+    """How a task is presented to a model, and how its answers are scored."""
 
     shots: Annotated[int, Bounds(0, 10**6)]
     """K, the demonstrations of the paper's few-shot score."""
