@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.prog = "python -m launch.slurm"
     parser.add_argument("--name", default="gptjax", help="of the job (default: gptjax)")
     count = parse.int_argument(1, checks.MAX_COUNT)
-    parser.add_argument("--nodes", metavar="N", type=count, default=1, help="(default: 1)")
+    parser.add_argument("--nodes", metavar="N", type=count, default=1, help="nodes (default: 1)")
     parser.add_argument(
         "--gpus", metavar="N", type=count, default=8, help="of each node (default: 8)"
     )
@@ -81,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--python",
         type=parse.line_argument,
         default=".venv/bin/python",
-        help="(default: .venv/bin/python)",
+        help="the interpreter on each node (default: .venv/bin/python)",
     )
     return parser
 

@@ -53,8 +53,8 @@ def main(arguments: list[str]) -> int:
         help="what to do; create waits until the slice is there",
     )
     parser.add_argument("--name", required=True, help="of the slice and its request")
-    parser.add_argument("--zone", required=True)
-    parser.add_argument("--project", help="(default: gcloud's)")
+    parser.add_argument("--zone", required=True, help="Google Cloud's zone, as us-east5-a")
+    parser.add_argument("--project", help="Google Cloud's project (default: gcloud's)")
     parser.add_argument(
         "--accelerator",
         metavar="TYPE",

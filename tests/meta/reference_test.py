@@ -31,6 +31,7 @@ def test_every_program_and_flag_is_shown():
             flags = re.findall(r"--[a-z_]+", parser.format_usage())
             assert flags or word, module
             assert [flag for flag in flags if f"`{flag}" not in section] == []
+        assert re.findall(r"^\| (`.*`) \| +(?:\(default|\|)", section, re.M) == []
 
 
 def test_every_record_and_field_is_shown():
