@@ -1,14 +1,15 @@
 # make train   set up .venv and train the config nano on the embedded corpus
 # make test    set up .venv and pass the tests
-# make test-extra, test-gpu   those that need requirements-extra.txt (0.5 GB) or -gpu.txt (5 GB; compiled for a GPU, none is needed)
-# make mutants  are wrong programs noticed? some hours; goes on where it was interrupted
+# make check   formatting, lint and types
+# make test-extra, test-gpu   those that need requirements-eval.txt and -cloud.txt (0.5 GB) or -gpu.txt (5 GB; compiled for a GPU, none is needed)
+# make mutants   are wrong programs noticed? some hours; goes on where it was interrupted
 # make docs    draw docs/patterns.png again and build the documentation site into site/
 # PYTHON=python3.13 VENV=.venv313 chooses another Python.
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-EXTRA = tests/unit/data/gpt1_test.py tests/unit/weights/tokenizer_json_test.py tests/parity/exported_test.py tests/parity/harness_test.py
+EXTRA = tests/unit/data/tokenizers/gpt1_bpe_test.py tests/unit/weights/tokenizer_json_test.py tests/parity/exported_test.py tests/parity/harness_test.py
 EXTRA += tests/e2e/bucket_test.py
 
 .PHONY: train test test-slow test-extra test-gpu mutants check docs clean
@@ -22,7 +23,7 @@ test: $(VENV)/installed-dev
 test-slow: $(VENV)/installed-dev
 	$(RUN) -m pytest -m slow
 
-test-extra: $(VENV)/installed-extra
+test-extra: $(VENV)/installed-eval $(VENV)/installed-cloud
 	$(RUN) -m pytest -m "slow or not slow" $(EXTRA)
 
 test-gpu: $(VENV)/installed-gpu
@@ -32,7 +33,7 @@ mutants: $(VENV)/installed-dev
 	$(RUN) -m tests.mutants --jobs=2 --out=mutants.jsonl
 
 check: $(VENV)/installed-dev
-	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/pyright --pythonpath $(RUN)
+	$(VENV)/bin/ruff format --check --quiet . && $(VENV)/bin/ruff check --quiet . && $(VENV)/bin/pyright --pythonpath $(RUN)
 
 docs: $(VENV)/installed-docs
 	$(RUN) -m gptjax.report.pattern_plot docs/patterns.png
@@ -47,7 +48,7 @@ $(VENV)/installed-dev $(VENV)/installed-docs: $(VENV)/installed-%: $(VENV)/insta
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-$*.txt
 	touch $@
 
-$(VENV)/installed-extra $(VENV)/installed-gpu: $(VENV)/installed-%: $(VENV)/installed-dev requirements-%.txt
+$(VENV)/installed-eval $(VENV)/installed-cloud $(VENV)/installed-gpu: $(VENV)/installed-%: $(VENV)/installed-dev requirements-%.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-$*.txt
 	touch $@
 

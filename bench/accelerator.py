@@ -25,7 +25,8 @@ import jax
 import numpy as np
 
 from gptjax.aot import compile
-from gptjax.config import count, parse, registry, schema
+from gptjax.config import count, parse, schema
+from gptjax.configs import registry
 from gptjax.generate import decode, sampling
 from gptjax.model import inference
 from gptjax.model.attention import dispatch

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.generation import hf_model
-from gptjax.config import data, parse, registry, schema
+from gptjax.config import data, parse, schema
+from gptjax.configs import registry
 from gptjax.data.tokenizers import build
 from gptjax.evals import loglikelihood
 from gptjax.evals.loglikelihood import Request
@@ -194,7 +195,7 @@ def main() -> int:
     except ModuleNotFoundError as error:
         print(
             f"{error.name} is not installed: pip install -r requirements-dev.txt -r "
-            "requirements-extra.txt",
+            "requirements-eval.txt",
             file=sys.stderr,
         )
         return 2

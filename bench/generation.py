@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.config import parse, registry, schema
+from gptjax.config import parse, schema
+from gptjax.configs import registry
 from gptjax.generate import decode, sampling
 from gptjax.model import gpt, inference
 
@@ -244,7 +245,7 @@ def main() -> int:
         import transformers  # noqa: F401
     except ModuleNotFoundError as error:
         print(
-            f"{error.name} is not installed: pip install -r requirements-extra.txt", file=sys.stderr
+            f"{error.name} is not installed: pip install -r requirements-dev.txt", file=sys.stderr
         )
         return 2
     c = registry.config("gpt2_124m").model

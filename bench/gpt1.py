@@ -242,7 +242,8 @@ def zero_shot_scores(
     import jax
     import numpy as np
 
-    from gptjax.config import overrides, registry
+    from gptjax.config import overrides
+    from gptjax.configs import registry
     from gptjax.data.tokenizers import build
     from gptjax.sharding import device_mesh
     from gptjax.training import checkpoint, state, step

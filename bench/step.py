@@ -14,7 +14,8 @@ not fit into 24 GiB: --without=plain. Who finds out by itself that memory is sho
 leaves. All in float32 with AdamW and gradient clipping, without dropout. The plain step is what one
 writes from the papers in an hour: a list of layers, jnp and einsum, one jit; it starts from the
 same parameters and its losses are compared, so that the same work is timed. git clone the peers
-beside the project; nanoGPT needs requirements-extra.txt.
+beside the project; nanoGPT needs wandb
+(requirements-cloud.txt).
 """
 
 import argparse

@@ -1,17 +1,5 @@
-"""Recipes: values only. gptjax/config/registry.py reads the tables below.
+"""Recipes: configs as values, found by name with `registry`. Imported as `gptjax.configs`, which
+is a link to this directory."""
 
-CONFIGS maps a name to a function that returns a whole Config, ALIASES another name to a name, and
-PAPER_FIGURES a name to what its paper prints of it: (parameters, training compute in PF-days), None
-for what it does not print. TEXT_SOURCES maps the name of a config that is of a certain text to
-where that is looked for and how to get it, in a line. FINETUNING maps a name to a function that
-returns a Finetuning, SWEEPS a name to one that returns a Sweep.
-"""
-
-from configs import finetuning, ladder, small, sweeps
-
-CONFIGS = {**small.CONFIGS, **ladder.CONFIGS}
-ALIASES = ladder.ALIASES
-PAPER_FIGURES = ladder.PAPER_FIGURES
-TEXT_SOURCES = small.TEXT_SOURCES
-FINETUNING = finetuning.FINETUNING
-SWEEPS = sweeps.SWEEPS
+if __name__ != "gptjax.configs":  # in a checkout Python would load a second copy of each module
+    raise ImportError("import gptjax.configs instead of configs")

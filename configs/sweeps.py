@@ -1,10 +1,10 @@
 """Named sweeps: a question each, over a small recipe. SWEEPS maps a name to a function that
 returns a Sweep."""
 
-from configs import small
 from gptjax.config import count
 from gptjax.config.overrides import override
 from gptjax.config.sweep import Points, Sweep, chain, each, grid, seeds, zip_axes
+from gptjax.configs import small
 
 PEAK_LR = "train.schedule.peak_lr"
 # micro's batch as one row, long enough for attention to cost something

@@ -1,52 +1,53 @@
-"""`python -m gptjax`: what programs there are."""
+"""`gptjax`, or `python -m gptjax`: lists the programs and runs them."""
 
 import ast
+import importlib
 import re
+import sys
 from pathlib import Path
 
-from gptjax import cli
+from gptjax import __version__, cli
 from gptjax.runtime import errors
 
+PACKAGE = Path(__file__).parent
 
-def main(arguments: list[str]) -> int:
-    """Lists them, each with the first sentence of its file. Status 2 for any other word than
-    --help: it is no program itself."""
-    known_programs = list_programs()
-    if arguments and arguments[0] not in ("-h", "--help"):
-        program = next(
-            (name for name in known_programs if name.split(".")[-1] == arguments[0]),
-            "gptjax.PROGRAM",
-        )
+
+def main(arguments: list[str]) -> int | None:
+    """`PROGRAM ARGUMENT ...` runs `python -m gptjax.PROGRAM ARGUMENT ...`; nothing or --help lists
+    the programs, each with the first sentence of its file. ValueError for a word that is no
+    program."""
+    programs = list_programs()
+    word = arguments[0] if arguments else "--help"
+    if word == "--version":
+        print(f"gptjax {__version__}")
+        return 0
+    if word in ("-h", "--help"):
+        command = "gptjax" if Path(sys.argv[0]).name == "gptjax" else "python -m gptjax"
+        width = max(map(len, programs))
+        for name, file in programs.items():
+            print(f"{command} {name:{width}}  {_first_sentence(file.read_text())}")
+        print(f"\nEach has --help. A run from nothing: {command} train --config=nano")
+        return 0
+    program = word.replace("-", "_")
+    if program not in programs:
         raise ValueError(
-            f"gptjax is several programs: python -m {program} ...; python -m gptjax lists them"
+            f"no program is called {errors.one_line(word)}; there are {', '.join(programs)}"
         )
-    width = max(map(len, known_programs))
-    print(
-        "\n".join(
-            f"python -m {name:{width}}  {summary}" for name, summary in known_programs.items()
-        )
-    )
-    print("\nEach has --help. A run from nothing: python -m gptjax.train --config=nano")
-    return 0
+    module = ".".join(["gptjax", *programs[program].relative_to(PACKAGE).with_suffix("").parts])
+    sys.argv = [f"{sys.argv[0]} {word}", *arguments[1:]]
+    return importlib.import_module(module).main(arguments[1:])
 
 
-def list_programs() -> dict[str, str]:
-    """Module -> what it does, for every one that can be run: gptjax's own, and those that bring
-    it onto machines."""
-    files = [
-        *sorted(errors.REPO_ROOT.glob("gptjax/[!_]*.py")),
-        *sorted(errors.REPO_ROOT.glob("launch/[!_]*.py")),
-    ]
-    texts = {file: file.read_text() for file in files}
+def list_programs() -> dict[str, Path]:
+    """Name -> file of every program: gptjax's own, then launch_NAME of those that bring it onto
+    machines."""
+    folders = {"": PACKAGE, "launch_": PACKAGE / "launch"}
     return {
-        _module_name(file): _first_sentence(text)
-        for file, text in texts.items()
-        if '\nif __name__ == "__main__":\n' in text
+        f"{prefix}{file.stem}": file
+        for prefix, folder in folders.items()
+        for file in sorted(folder.glob("[!_]*.py"))
+        if '\nif __name__ == "__main__":\n' in file.read_text()
     }
-
-
-def _module_name(file: Path) -> str:
-    return ".".join(file.relative_to(errors.REPO_ROOT).with_suffix("").parts)
 
 
 def _first_sentence(text: str) -> str:
@@ -55,5 +56,10 @@ def _first_sentence(text: str) -> str:
     return re.split(r"(?<=[.?]) |: `python|, `", words)[0].rstrip(".")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The command `gptjax`."""
     cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

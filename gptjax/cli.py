@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from gptjax.config import data, find_files, overrides, parse, registry
+from gptjax.config import data, find_files, overrides, parse
 from gptjax.config.schema import Config
+from gptjax.configs import registry
 from gptjax.runtime import errors
 
 
@@ -60,7 +61,9 @@ def make_config_parser(
     `resolve_config` reads."""
     parser = make_parser(program, description, example)
     parser.add_argument(
-        "--config", metavar="NAME", help="a recipe of configs/; python -m gptjax.plan shows all"
+        "--config",
+        metavar="NAME",
+        help="a recipe: its name (python -m gptjax.plan shows all), or FILE.py:NAME of your own",
     )
     parser.add_argument(
         "--set",

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from gptjax import cli
-from gptjax.config import count, evaluation, overrides, parse, registry
+from gptjax.config import count, evaluation, overrides, parse
+from gptjax.configs import registry
 from gptjax.runtime.errors import classify_error
 
 EXAMPLE = (

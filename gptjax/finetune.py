@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from gptjax import cli, train
-from gptjax.config import finetuning, overrides, parse, registry
+from gptjax.config import finetuning, overrides, parse
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Config
+from gptjax.configs import registry
 from gptjax.distributed import rendezvous
 from gptjax.runtime import atomic, run_dir
 from gptjax.training import loop, resume

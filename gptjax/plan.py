@@ -6,9 +6,10 @@ import sys
 from typing import Any
 
 from gptjax import cli
-from gptjax.config import count, registry
+from gptjax.config import count
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Attention, Config
+from gptjax.configs import registry
 from gptjax.runtime import errors
 from gptjax.runtime.units import human_bytes, si, sig3
 

@@ -151,7 +151,9 @@ def how_to_train(
         shlex.quote(setting) if any(c in setting for c in '"$`\\') else f'"{setting}"'
         for setting in settings
     ]
-    return " ".join([f"--config={args.config}", *(f"--set {setting}" for setting in quoted)])
+    return " ".join(
+        [f"--config={shlex.quote(args.config)}", *(f"--set {setting}" for setting in quoted)]
+    )
 
 
 if __name__ == "__main__":

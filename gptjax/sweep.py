@@ -3,7 +3,6 @@ DIR` tells what came out, `send DIR` sends that to Weights & Biases."""
 
 import argparse
 import dataclasses
-import importlib
 import shlex
 import sys
 from collections.abc import Callable
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gptjax import cli
-from gptjax.config import count, parse, registry, sweep
+from gptjax.config import count, parse, sweep
+from gptjax.config.schema import Config
+from gptjax.configs import registry
 from gptjax.data import unicode
 from gptjax.runtime import errors, lock
 from gptjax.sweeps import live_table, local_runner, run_status
@@ -38,8 +39,8 @@ def main(arguments: list[str]) -> int:
         )
     if args.list:
         return print_sweeps()
-    name, sweep_spec = parse_sweep(args)
-    points = sweep.expand(sweep_spec)
+    name, sweep_spec, recipe = parse_sweep(args)
+    points = sweep.expand(sweep_spec, recipe)
     sweep_dir = args.dir if args.dir is not None else f"runs/sweeps/{name}"
     if args.launch != "local":
         return print_jobs(
@@ -59,8 +60,11 @@ def main(arguments: list[str]) -> int:
     if args.dry_run:
         return print_points(name, sweep_spec, points, directory)
     if args.point is not None:
-        return run_point(args.point, name, sweep_spec, points, directory)
-    return run_local(name, sweep_spec, points, directory, args)
+        return run_point(args.point, name, sweep_spec, recipe, points, directory)
+    slots = local_runner.make_slots(args.jobs, args.devices)
+    with lock.hold(directory, "sweep's directory", print_text):
+        run_status.write_sweep(directory, name, sweep_spec, recipe)
+        return run_points(name, sweep_spec, points, directory, slots, args)
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -71,7 +75,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         EXAMPLE,
     )
     parser.add_argument(
-        "--sweep", metavar="NAME", help="a sweep of configs/sweeps.py; --list shows all"
+        "--sweep",
+        metavar="NAME",
+        help="a sweep: its name (--list shows all), or FILE.py:NAME of your own",
     )
     parser.add_argument(
         "--grid",
@@ -131,8 +137,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def parse_sweep(args: argparse.Namespace) -> tuple[str, sweep.Sweep]:
-    """(name, the sweep) that the arguments describe: of configs/, a grid, or both."""
+def parse_sweep(args: argparse.Namespace) -> tuple[str, sweep.Sweep, Config]:
+    """(name, the sweep, its recipe's config) that the arguments describe: of configs/, a grid,
+    or both."""
     axes = [parse_axis(text) for text in args.grid] + (
         [sweep.seeds(args.seeds)] if args.seeds else []
     )
@@ -140,9 +147,11 @@ def parse_sweep(args: argparse.Namespace) -> tuple[str, sweep.Sweep]:
         base = registry.sweep(args.sweep)
         points, holdout = (sweep.grid(points, *axes) for points in (base.points, base.check))
         sets = (*base.sets, *args.assignments)
-        return args.sweep, dataclasses.replace(
-            base, recipe=args.config or base.recipe, points=points, sets=sets, check=holdout
+        recipe = args.config or base.recipe
+        sweep_spec = dataclasses.replace(
+            base, recipe=recipe, points=points, sets=sets, check=holdout
         )
+        return args.sweep.rpartition(":")[2], sweep_spec, registry.config(recipe)
     if not axes:
         raise ValueError(
             "say which sweep: --sweep=NAME (--list shows all), or --config=RECIPE --grid "
@@ -157,12 +166,14 @@ def parse_sweep(args: argparse.Namespace) -> tuple[str, sweep.Sweep]:
         f"{args.config} by "
         f"{' and '.join([text.partition('=')[0] for text in args.grid] or ['seed'])}"
     )
-    return f"{args.config}_grid", sweep.Sweep(
+    sweep_spec = sweep.Sweep(
         about=description,
         recipe=args.config,
         sets=tuple(args.assignments),
         points=sweep.grid(*axes),
     )
+    name = args.config.rpartition(":")[2]
+    return f"{name}_grid", sweep_spec, registry.config(args.config)
 
 
 def parse_axis(text: str) -> sweep.Points:
@@ -212,23 +223,9 @@ def print_points(
         print(f"{point.name:{width}}  {status.state:8} {size}")
     example = next((point for point in points if point.config is not None), points[0])
     print(f"\n{flops:.2e} FLOPs in all. A point by itself:")
-    print_text(
-        f"  python -m gptjax.train --config={sweep_spec.recipe} --run={directory / example.name} "
-        f"{shlex.join(example.arguments)}"
-    )
+    arguments = [f"--config={sweep_spec.recipe}", f"--run={directory / example.name}"]
+    print_text(f"  python -m gptjax.train {shlex.join([*arguments, *example.arguments])}")
     return int(any(point.config is None for point in points))
-
-
-def run_local(
-    name: str,
-    sweep_spec: sweep.Sweep,
-    points: list[sweep.Point],
-    directory: Path,
-    args: argparse.Namespace,
-) -> int:
-    slots = local_runner.make_slots(args.jobs, args.devices)
-    with lock.hold(directory, "sweep's directory", print_text):
-        return run_points(name, sweep_spec, points, directory, slots, args)
 
 
 def run_points(
@@ -239,7 +236,6 @@ def run_points(
     slots: list[local_runner.Slot],
     args: argparse.Namespace,
 ) -> int:
-    run_status.write_sweep(directory, name, sweep_spec)
     print_text(
         f"{name}: {sweep_spec.about}\n{len(points)} points of {sweep_spec.recipe} in {directory}"
     )
@@ -275,9 +271,8 @@ def print_jobs(
     if errors:
         raise ValueError(f"points that cannot be: {'; '.join(errors)}")
     if kind == "slurm":
-        slurm = importlib.import_module(
-            "launch.slurm"
-        )  # launch/ stands on gptjax, and is not imported unless asked for
+        from gptjax.launch import slurm
+
         args = slurm.make_parser().parse_args(launcher_args)
         args.sbatch.append(f"--array=0-{len(points) - 1}")
         arguments = shlex.join(remove_flag(own_args, "--launch"))
@@ -290,7 +285,8 @@ def print_jobs(
         return 0
     import yaml
 
-    gke = importlib.import_module("launch.gke")
+    from gptjax.launch import gke
+
     args = vars(gke.make_parser().parse_args(launcher_args))
     jobsets = [
         gke.make_jobset(
@@ -313,7 +309,12 @@ def remove_flag(arguments: list[str], flag: str) -> list[str]:
 
 
 def run_point(
-    index: int, name: str, sweep_spec: sweep.Sweep, points: list[sweep.Point], directory: Path
+    index: int,
+    name: str,
+    sweep_spec: sweep.Sweep,
+    recipe: Config,
+    points: list[sweep.Point],
+    directory: Path,
 ) -> int:
     """Train a point in this process, as `train` does: on many hosts if there are."""
     if not 0 <= index < len(points):
@@ -321,8 +322,8 @@ def run_point(
     point = points[index]
     if point.error:
         raise ValueError(f"{point.name}: {point.error}")
-    if not (directory / "sweep.json").exists():
-        run_status.write_sweep(directory, name, sweep_spec)
+    if not (directory / run_status.FILE_NAME).exists():
+        run_status.write_sweep(directory, name, sweep_spec, recipe)
     from gptjax import train
 
     return train.main(

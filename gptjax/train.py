@@ -3,9 +3,10 @@
 import argparse
 
 from gptjax import cli
-from gptjax.config import find_files, overrides, parse, registry
+from gptjax.config import find_files, overrides, parse
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Config
+from gptjax.configs import registry
 from gptjax.distributed import rendezvous
 from gptjax.runtime import run_dir
 from gptjax.training import loop, pretraining, resume

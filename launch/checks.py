@@ -21,8 +21,8 @@ def split_arguments(
         return own_args, train_args
     if not train_args:
         raise ValueError(
-            f"run what? give gptjax.train's arguments after --, as in python -m launch.{program} "
-            f"... -- {example}"
+            "run what? give gptjax.train's arguments after --, as in python -m "
+            f"gptjax.launch.{program} ... -- {example}"
         )
     for word in train_args:
         if parse.one_line(word, len(word)) != word:

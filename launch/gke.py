@@ -9,10 +9,10 @@ import sys
 from gptjax import cli, train
 from gptjax.config import parse
 from gptjax.distributed import rendezvous
+from gptjax.launch import checks
 from gptjax.sharding import topology
-from launch import checks
 
-EXAMPLE = """python -m launch.gke --name=gpt3 --image=IMAGE --accelerator=v5p:8x8x8 -- --config=gpt3_175b --run=gs://b/r \\
+EXAMPLE = """python -m gptjax.launch.gke --name=gpt3 --image=IMAGE --accelerator=v5p:8x8x8 -- --config=gpt3_175b --run=gs://b/r \\
       | kubectl apply -f -
   kubectl logs --follow --selector=jobset.sigs.k8s.io/jobset-name=gpt3,batch.kubernetes.io/job-completion-index=0
   kubectl delete jobset gpt3"""  # noqa: E501
@@ -51,14 +51,17 @@ def make_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(
         "gke", "Print a JobSet that runs gptjax.train with what stands after --.", EXAMPLE
     )
-    parser.prog = "python -m launch.gke"
+    parser.prog = "python -m gptjax.launch.gke"
     parser.add_argument(
         "--name", required=True, help="of the JobSet: letters a to z, digits and -, at most 40"
     )
     parser.add_argument(
         "--image",
         required=True,
-        help="a container image with this checkout in its working directory, installed",
+        help=(
+            "a container image with gptjax installed, or a checkout and its packages in its "
+            "working directory"
+        ),
     )
     parser.add_argument(
         "--accelerator",

@@ -1,8 +1,8 @@
 """Rehearse a pod on one machine: N processes of M simulated CPU devices each, which meet as hosts
 do.
 
-`python -m launch.rehearse --processes=2 --devices=4 -- --config=smoke --run=DIR`: what stands after
-`--` goes to gptjax.train.
+`python -m gptjax.launch.rehearse --processes=2 --devices=4 -- --config=smoke --run=DIR`: what
+stands after `--` goes to gptjax.train.
 """
 
 import contextlib
@@ -14,17 +14,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from gptjax import cli
 from gptjax.config import parse
 from gptjax.distributed import rendezvous
-from launch import checks
+from gptjax.launch import checks
 
-CHECKOUT = Path(__file__).parents[1]
 EXAMPLE = (
-    "python -m launch.rehearse --processes=2 --devices=4 -- --config=smoke --run=/tmp/rehearsal "
-    "--set train.steps=20"
+    "python -m gptjax.launch.rehearse --processes=2 --devices=4 -- --config=smoke "
+    "--run=/tmp/rehearsal --set train.steps=20"
 )
 EXIT_TIMEOUT = 60.0  # seconds that the others have to end by themselves when one has failed
 
@@ -35,7 +33,7 @@ def main(arguments: list[str]) -> int:
         "Run gptjax.train, given what stands after --, as N processes of M devices.",
         EXAMPLE,
     )
-    parser.prog = "python -m launch.rehearse"
+    parser.prog = "python -m gptjax.launch.rehearse"
     count = parse.int_argument(1, 64)  # each has its Python, its jax and its copy of the model
     parser.add_argument(
         "--processes", metavar="N", type=count, default=2, help="how many hosts (default: 2)"
@@ -89,7 +87,6 @@ class Workers:
             subprocess.Popen(
                 command_line,
                 env=environment,
-                cwd=CHECKOUT,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

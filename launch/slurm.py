@@ -3,13 +3,14 @@ finds them under Slurm."""
 
 import argparse
 import shlex
+import sys
 
 from gptjax import cli
 from gptjax.config import parse
 from gptjax.distributed import rendezvous
-from launch import checks
+from gptjax.launch import checks
 
-EXAMPLE = """python -m launch.slurm --nodes=4 --time=3-00:00:00 -- --config=gpt3_xl --run=/shared/runs/xl | sbatch
+EXAMPLE = """python -m gptjax.launch.slurm --nodes=4 --time=3-00:00:00 -- --config=gpt3_xl --run=/shared/runs/xl | sbatch
   tail -F gptjax-JOB.log"""  # noqa: E501
 SCRIPT = """\
 #!/bin/bash
@@ -47,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(
         "slurm", "Print an sbatch script that runs gptjax.train with what stands after --.", EXAMPLE
     )
-    parser.prog = "python -m launch.slurm"
+    parser.prog = "python -m gptjax.launch.slurm"
     parser.add_argument("--name", default="gptjax", help="of the job (default: gptjax)")
     count = parse.int_argument(1, checks.MAX_COUNT)
     parser.add_argument("--nodes", metavar="N", type=count, default=1, help="nodes (default: 1)")
@@ -80,8 +81,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--python",
         type=parse.line_argument,
-        default=".venv/bin/python",
-        help="the interpreter on each node (default: .venv/bin/python)",
+        default=sys.executable,
+        help="the interpreter on each node, with gptjax there (default: this one)",
     )
     return parser
 

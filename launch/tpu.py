@@ -14,16 +14,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from gptjax import cli
+from gptjax import cli, train
 from gptjax.config import parse
 from gptjax.distributed import rendezvous
+from gptjax.launch import checks
 from gptjax.sharding import topology
-from launch import checks
 
-EXAMPLE = """python -m launch.tpu create --name=pod --zone=us-east5-a --accelerator=v5p-1024
-  python -m launch.tpu run --name=pod --zone=us-east5-a -- --config=gpt3_175b --run=gs://bucket/gpt3
-  python -m launch.tpu logs --name=pod --zone=us-east5-a
-  python -m launch.tpu delete --name=pod --zone=us-east5-a"""
+EXAMPLE = """python -m gptjax.launch.tpu create --name=pod --zone=us-east5-a --accelerator=v5p-1024
+  python -m gptjax.launch.tpu run --name=pod --zone=us-east5-a -- --config=gpt3_175b --run=gs://bucket/gpt3
+  python -m gptjax.launch.tpu logs --name=pod --zone=us-east5-a
+  python -m gptjax.launch.tpu delete --name=pod --zone=us-east5-a"""
 NAME_PATTERN = "[a-z]([a-z0-9-]{0,60}[a-z0-9])?"  # of Google Cloud's resources
 RUNTIMES = {
     "v4-": "tpu-ubuntu2204-base",
@@ -31,13 +31,14 @@ RUNTIMES = {
     "v5p-": "v2-alpha-tpuv5",
     "v6e-": "v2-alpha-tpuv6e",
 }
+CHECKOUT = Path(cli.__file__).parents[1]
 FOLDER, ARCHIVE, LOG_FILE = "gptjax", "gptjax.tgz", "gptjax.log"
 # The image's own Python is too old: uv brings one.
 INSTALL = (
     f"mkdir -p {FOLDER} && tar -xzf {ARCHIVE} -C {FOLDER} && cd {FOLDER} && python3 -m pip install "
     "--quiet --user uv && "
-    "~/.local/bin/uv venv --quiet --allow-existing --python 3.13 .venv && ~/.local/bin/uv pip "
-    "install --quiet -r requirements-tpu.txt"
+    "~/.local/bin/uv venv --quiet --allow-existing --python 3.13 .venv && "
+    "~/.local/bin/uv pip install --quiet -r requirements.txt -r requirements-tpu.txt"
 )
 
 
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
     parser = cli.make_parser(
         "tpu", "Train on Cloud TPU slices; gptjax.train is given what stands after --.", EXAMPLE
     )
-    parser.prog = "python -m launch.tpu"
+    parser.prog = "python -m gptjax.launch.tpu"
     parser.add_argument(
         "action",
         choices=["create", "run", "logs", "delete"],
@@ -74,6 +75,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(own_args, argparse.Namespace(arguments=train_args))
     if args.action == "run":
         checks.split_arguments(arguments, "tpu", "--config=gpt3_small --run=gs://bucket/run")
+        check_checkout(train.read_arguments(train_args, local=False)[0].config)
     elif train_args:
         raise ValueError(
             f"{shlex.join(train_args)}: what stands after -- is for run, and not for {args.action}"
@@ -163,6 +165,23 @@ def create(args: argparse.Namespace) -> list[list[str]]:
     ]
 
 
+def check_checkout(config: str) -> None:
+    """ValueError if there is no checkout to send, or if --config names a file that the hosts
+    would not find where they run."""
+    if not (CHECKOUT / "requirements-tpu.txt").is_file():
+        raise ValueError(
+            f"run sends a checkout to the hosts, and {CHECKOUT} is none: run it in a clone of "
+            "gptjax, as python -m gptjax.launch.tpu"
+        )
+    file = config.rpartition(":")[0]
+    if file and parse.path(file).resolve() != (CHECKOUT / file).resolve():
+        raise ValueError(
+            f"--config={parse.one_line(config, 300)}: the hosts run in their copy of {CHECKOUT}: "
+            "put the file into it, and give its path "
+            "from there"
+        )
+
+
 def run(args: argparse.Namespace) -> list[list[str]]:
     """Send this checkout to every host, install it, and start training on all; it goes on when
     this program ends."""
@@ -175,7 +194,9 @@ def run(args: argparse.Namespace) -> list[list[str]]:
     pack_command = [
         "sh",
         "-c",
-        f"git ls-files -z | tar --null --files-from=- -czf {shlex.quote(archive)}",
+        f"cd {shlex.quote(str(CHECKOUT))} && "
+        "git ls-files -z --cached --others --exclude-standard | tar --null --files-from=- -czf "
+        f"{shlex.quote(archive)}",
     ]
     copy_commands = [
         [*gcloud_command(args, "tpu-vm", "scp", archive, f"{node}:"), "--worker=all"]

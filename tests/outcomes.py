@@ -1,7 +1,14 @@
-"""Results of sweeps, made up."""
+"""Points of sweeps, and made-up results of them."""
 
-from gptjax.config import overrides, registry, sweep
+from gptjax.config import overrides, sweep
+from gptjax.configs import registry
 from gptjax.sweeps import comparison
+
+SMOKE = registry.config("smoke")
+
+
+def expand(sweep_spec: sweep.Sweep) -> list[sweep.Point]:
+    return sweep.expand(sweep_spec, registry.config(sweep_spec.recipe))
 
 
 def make_result(
@@ -9,7 +16,7 @@ def make_result(
 ) -> comparison.ArmResult:
     """An arm of smoke with these edits that came out at these losses; curve: (tokens, loss)
     before the end."""
-    config = overrides.override(registry.config("smoke"), *edits)
+    config = overrides.override(SMOKE, *edits)
     runs = []
     for loss in losses or (None,):
         points = [

@@ -78,6 +78,6 @@ ALL = [
 def build(name):
     if name == "gpt1 spacy":
         pytest.importorskip(
-            "spacy", reason="spaCy is an extra: pip install -r requirements-extra.txt"
+            "spacy", reason="spaCy is an extra: pip install -r requirements-eval.txt"
         )
     return BUILDERS[name]()

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from gptjax.config import count, overrides, registry
+from gptjax.config import count, overrides
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.record import record
 from gptjax.config.schema import Config
@@ -96,10 +96,9 @@ class Point:
         return [part for edit in self.edits for part in ("--set", edit)]
 
 
-def expand(sweep: Sweep) -> list[Point]:
-    """Every point with its config. A point that cannot be is kept with its refusal. ValueError for
-    a recipe that is not known, a sweep of no points, and two points that are the same run."""
-    recipe = registry.config(sweep.recipe)
+def expand(sweep: Sweep, recipe: Config) -> list[Point]:
+    """Every point with its config; recipe: that of sweep.recipe. A point that cannot be is kept
+    with its refusal. ValueError for a sweep of no points, and two points that are the same run."""
     if not sweep.points:
         raise ValueError(
             f"the sweep of {sweep.recipe} has no points: give each axis a value or more"

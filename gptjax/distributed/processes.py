@@ -266,10 +266,14 @@ def initialize(
 
 
 def source_digest() -> str:
-    """A digest of the package's source: its version, also for those who edit it."""
+    """A digest of the package's source: its version, also for those who edit it. The same of a
+    checkout, where configs/ and launch/ are links, and of an installed package, where they are
+    directories."""
     root = Path(__file__).parents[1]
+    folders = os.walk(root, followlinks=True)
+    files = [Path(folder, name) for folder, _, names in folders for name in names]
     digest = hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
+    for file in sorted(file for file in files if file.suffix == ".py"):
         digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:12]
 

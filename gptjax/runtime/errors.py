@@ -2,24 +2,23 @@
 
 import contextlib
 import io
+import linecache
 import os
 import re
 import sys
 import traceback
-from pathlib import Path
 from typing import IO, NoReturn
 
 from gptjax.config import parse
 
-REPO_ROOT = Path(__file__).parents[2]
-OWN_PACKAGES = ("gptjax", "launch", "configs", "bench")
-EXTRA_PACKAGES = (
-    "gcsfs",
-    "wandb",
-    "lm_eval",
-    "spacy",
-    "tqdm",
-)  # packages of requirements-extra.txt, and what comes with them
+OWN_PACKAGES = ("gptjax", "bench", "tests")
+EXTRA_PACKAGES = {
+    "gcsfs": "cloud",
+    "wandb": "cloud",
+    "lm_eval": "eval",
+    "spacy": "eval",
+    "tqdm": "eval",
+}  # package -> the extra that brings it
 MAX_ERROR_CHARS = 2000  # characters of an error
 
 
@@ -82,11 +81,12 @@ def classify_error(error: BaseException) -> tuple[int, str]:
             )
         case ImportError(name=str(name)) if name.split(".")[0] not in OWN_PACKAGES:
             package = name.split(".")[0]
-            file = "requirements-extra.txt" if package in EXTRA_PACKAGES else "requirements.txt"
+            extra = EXTRA_PACKAGES[package] if package in EXTRA_PACKAGES else None
+            hint = install_hint(extra) if extra else "pip install -r requirements.txt"
             return (
                 2,
-                f"the package {package} is not installed, or not whole ({first_line(error)}): pip "
-                f"install -r {file}",
+                f"the package {package} is not installed, or not whole ({first_line(error)}): "
+                f"{hint}",
             )
         case MemoryError():
             return (
@@ -114,6 +114,11 @@ def classify_error(error: BaseException) -> tuple[int, str]:
             return 1, f"{type(error).__name__}: {first_line(error)}"
 
 
+def install_hint(extra: str) -> str:
+    """How to get the packages of an extra of gptjax: in a checkout, and of an installed package."""
+    return f"pip install -r requirements-{extra}.txt, the extra [{extra}] of gptjax"
+
+
 def one_line(text: str) -> str:
     """Text in a line of at most MAX_ERROR_CHARS characters."""
     return parse.one_line(" ".join(text.split()), MAX_ERROR_CHARS)
@@ -131,11 +136,9 @@ def _os_error_message(error: OSError) -> str:
 
 
 def _is_own_error(error: ValueError) -> bool:
-    """Did a raise statement of this checkout raise it? jax drops its own frames from traces, so
+    """Did a raise statement of OWN_PACKAGES raise it? jax drops its own frames from traces, so
     the last frame alone does not tell."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return (
-        Path(last.filename).is_relative_to(REPO_ROOT)
-        and "site-packages" not in last.filename
-        and (last.line or "").startswith("raise")
-    )
+    frame, line_number = list(traceback.walk_tb(error.__traceback__))[-1]
+    package = frame.f_globals.get("__package__") or ""
+    line = linecache.getline(frame.f_code.co_filename, line_number, frame.f_globals)
+    return package.split(".")[0] in OWN_PACKAGES and line.lstrip().startswith("raise")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gptjax.config import overrides, parse
 from gptjax.config.schema import Config, Constant
-from gptjax.runtime import lock
+from gptjax.runtime import errors, lock
 
 # Fields that change speed, length or what is shown, but not the mathematics: a run may be continued
 # with others.
@@ -47,8 +47,7 @@ def bucket_url(run: str | None) -> str | None:
         )
     if importlib.util.find_spec(BUCKETS[scheme + separator]) is None:
         raise ValueError(
-            f"{run} needs the package {BUCKETS[scheme + separator]}: pip install -r "
-            "requirements-extra.txt"
+            f"{run} needs the package {BUCKETS[scheme + separator]}: {errors.install_hint('cloud')}"
         )
     return run.rstrip("/")
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gptjax.config import parse
-from gptjax.runtime import units
+from gptjax.runtime import errors, units
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -327,8 +327,8 @@ def disable_cache() -> Iterator[None]:
 def _tpu_devices(target: Topology) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
-            f"compiling for {target} needs libtpu, which is not installed: pip install -r "
-            "requirements-dev.txt"
+            f"compiling for {target} needs libtpu, which is not installed: "
+            f"{errors.install_hint('tpu')}"
         )
     from jax.experimental import topologies
 
@@ -358,8 +358,8 @@ def _gpu_devices(target: Topology) -> list[Any]:
         for n in (12, 13)
     ):
         raise ValueError(
-            f"compiling for {target} needs jax's CUDA wheels, which are not installed: pip install "
-            "-r requirements-gpu.txt"
+            f"compiling for {target} needs jax's CUDA wheels, which are not installed: "
+            f"{errors.install_hint('gpu')}"
         )
     from jax.experimental import topologies
 

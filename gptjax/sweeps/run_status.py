@@ -6,9 +6,11 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from gptjax.config import parse, sweep
+from gptjax.config import overrides, parse, sweep
 from gptjax.config.batch_schedule import BatchSchedule
+from gptjax.config.schema import Config
 from gptjax.config.sweep import Point, Sweep
+from gptjax.configs import registry
 from gptjax.data import unicode
 from gptjax.report import events
 from gptjax.runtime import atomic, run_dir
@@ -133,18 +135,20 @@ def check(record: dict[str, Any], where: str) -> dict[str, Any]:
     return record
 
 
-def write_sweep(directory: Path, name: str, sweep: Sweep) -> None:
-    """sweep.json: what the directory holds, so that it can be reported without configs/."""
+def write_sweep(directory: Path, name: str, sweep: Sweep, recipe: Config) -> None:
+    """sweep.json: what the directory holds, the recipe's config too, so that it can be reported
+    without the recipe."""
     directory.mkdir(parents=True, exist_ok=True)
     record = {"name": name} | {
         field.name: getattr(sweep, field.name) for field in dataclasses.fields(sweep)
     }
+    record["config"] = overrides.flatten(recipe)
     atomic.save(directory / FILE_NAME, atomic.json_bytes(record))
 
 
-def read_sweep(directory: Path) -> tuple[str, Sweep]:
-    """(name, sweep) of a directory. ValueError, naming the file, if there is none or it is
-    damaged."""
+def read_sweep(directory: Path) -> tuple[str, Sweep, Config]:
+    """(name, sweep, its recipe's config) of a directory. ValueError, naming the file, if there
+    is none or it is damaged."""
     path = directory / FILE_NAME
     if not path.is_file():
         raise ValueError(
@@ -159,16 +163,17 @@ def read_sweep(directory: Path) -> tuple[str, Sweep]:
         tuple(
             _check_edits(edits, where)
             for edits in parse.member({"check": []} | record, field, list, where)
-        )  # older ones have no check
+        )  # older ones have no check, and no config
         for field in ("points", "check")
     )
-    return name, Sweep(
-        about=description,
-        recipe=recipe,
-        points=points,
-        sets=_check_edits(parse.member(record, "sets", list, where), where),
-        check=holdout,
-    )
+    sets = _check_edits(parse.member(record, "sets", list, where), where)
+    sweep = Sweep(about=description, recipe=recipe, points=points, sets=sets, check=holdout)
+    leaves = parse.member(record, "config", dict, where) if "config" in record else None
+    try:
+        config = registry.config(recipe) if leaves is None else overrides.unflatten(leaves)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return name, sweep, config
 
 
 def _check_edits(value: Any, where: str) -> tuple[str, ...]:
@@ -183,9 +188,9 @@ def _check_edits(value: Any, where: str) -> tuple[str, ...]:
 def load(directory: Path) -> tuple[str, Sweep, list[Point]]:
     """(name, sweep, its points as they were begun) of a directory. ValueError, naming the file,
     if that cannot be."""
-    name, loaded_sweep = read_sweep(directory)
+    name, loaded_sweep, recipe = read_sweep(directory)
     try:
-        points = sweep.expand(loaded_sweep)
+        points = sweep.expand(loaded_sweep, recipe)
     except ValueError as error:
         raise ValueError(f"{directory / FILE_NAME}: {error}") from None
     return name, loaded_sweep, [with_saved_config(point, directory) for point in points]

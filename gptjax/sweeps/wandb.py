@@ -10,6 +10,7 @@ from typing import Any
 
 from gptjax.config import overrides
 from gptjax.config.sweep import Point
+from gptjax.runtime import errors
 from gptjax.sweeps import run_status
 
 
@@ -22,8 +23,8 @@ def log_runs(
     the package is not there."""
     if importlib.util.find_spec("wandb") is None:
         raise ValueError(
-            "sending runs to Weights & Biases needs the package wandb: pip install -r "
-            "requirements-extra.txt"
+            "sending runs to Weights & Biases needs the package wandb: "
+            f"{errors.install_hint('cloud')}"
         )
     wandb: Any = importlib.import_module("wandb")
     n = 0

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 import jax
 
-from gptjax.config import overrides, parse, registry, schema
+from gptjax.config import overrides, parse, schema
+from gptjax.configs import registry
 from gptjax.data.tokenizers import build
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.runtime import run_dir

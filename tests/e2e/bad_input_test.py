@@ -268,7 +268,7 @@ def test_a_run_in_a_bucket_that_is_not_known_or_not_installed(monkeypatch):
         train.main(["--config=smoke", "--run=ftp://x/y"])
     monkeypatch.setattr(run_dir.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        ValueError, match="gs://x/y needs the package gcsfs: pip install -r requirements-extra.txt"
+        ValueError, match="gs://x/y needs the package gcsfs: pip install -r requirements-cloud.txt"
     ):
         sample.main(["--run=gs://x/y"])
 

@@ -1,17 +1,18 @@
 """A run whose checkpoints lie in a bucket, of a Google Cloud Storage that is emulated here:
-needs requirements-extra.txt."""
+needs requirements-cloud.txt."""
 
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-from launch import rehearse
+from gptjax.launch import rehearse
 
-pytest.importorskip("gcsfs", reason="needs requirements-extra.txt")
-emulator = pytest.importorskip("gcp_storage_emulator.server", reason="needs requirements-extra.txt")
+pytest.importorskip("gcsfs", reason="needs requirements-cloud.txt")
+emulator = pytest.importorskip("gcp_storage_emulator.server", reason="needs requirements-cloud.txt")
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -44,7 +45,7 @@ def test_a_run_in_a_bucket_goes_on_on_other_machines(bucket, tmp_path, monkeypat
         "loop.keep_last=2",
         "loop.sample_tokens=1",
     ]
-    local = rehearse.CHECKOUT / "runs" / "bucket" / "some" / "run"
+    local = pathlib.Path.cwd() / "runs" / "bucket" / "some" / "run"
 
     def trained(*changes):
         shutil.rmtree(local, ignore_errors=True)  # as on a machine that is new
@@ -78,9 +79,7 @@ def test_a_run_in_a_bucket_goes_on_on_other_machines(bucket, tmp_path, monkeypat
         shutil.rmtree(local)
         sample = [sys.executable, "-m", "gptjax.sample", f"--run={bucket}", "--tokens=4"]
         environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-        said = subprocess.run(
-            sample, cwd=rehearse.CHECKOUT, env=environment, capture_output=True, text=True
-        )
+        said = subprocess.run(sample, env=environment, capture_output=True, text=True)
         assert said.returncode == 0 and "smoke, step 14" in said.stdout, said.stderr
     finally:
         shutil.rmtree(local, ignore_errors=True)

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from gptjax import classify, finetune, sample, train
-from gptjax.config import count, overrides, registry
+from gptjax.config import count, overrides
+from gptjax.configs import registry
 from gptjax.data.tokenizers import build, gpt2_bpe
 from gptjax.report import events
 from gptjax.runtime import run_dir

@@ -1,6 +1,7 @@
 """Many hosts, rehearsed on this one: the same curve for any number of them, and every fault that
 one of them can have."""
 
+import pathlib
 import shutil
 import signal
 import sys
@@ -9,9 +10,10 @@ import time
 import numpy as np
 import pytest
 
+import gptjax
 from gptjax.distributed import processes
+from gptjax.launch import rehearse
 from gptjax.report import events
-from launch import rehearse
 
 STEPS = 16
 PROGRAM = ["-m", "gptjax.train"]
@@ -280,12 +282,8 @@ def test_another_config_on_one_host_is_refused_by_all(start, tmp_path):
 
 @pytest.mark.slow
 def test_other_code_on_one_host_is_refused_by_all(start, tmp_path):
-    for package in ("gptjax", "configs"):
-        shutil.copytree(
-            rehearse.CHECKOUT / package,
-            tmp_path / package,
-            ignore=shutil.ignore_patterns("__pycache__"),
-        )
+    package = pathlib.Path(gptjax.__file__).parent
+    shutil.copytree(package, tmp_path / "gptjax", ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "gptjax" / "model" / "gpt.py").open("a") as file:
         file.write("# a change\n")
     other = (

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gptjax.config import overrides, registry
+from gptjax.config import overrides
 from gptjax.config.batch_schedule import BatchSchedule
+from gptjax.configs import registry
 from gptjax.distributed import processes
 from gptjax.report import events, loss_plot
 from gptjax.runtime import checksums, run_dir

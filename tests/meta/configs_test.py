@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import pytest
 
 from gptjax import plan
-from gptjax.config import count, registry, sweep
+from gptjax.config import count
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.overrides import flatten, unflatten
 from gptjax.config.schema import Config
+from gptjax.configs import registry
 from gptjax.model import gpt
+from tests.outcomes import expand
 
 every_config = pytest.mark.parametrize(
     "config",
@@ -72,7 +74,7 @@ def test_its_forward_pass_has_a_shape(config: Config):
 
 @pytest.mark.parametrize("name", registry.sweep_names())
 def test_every_point_of_a_sweep_builds(name):
-    points = sweep.expand(registry.sweep(name))
+    points = expand(registry.sweep(name))
     assert [point.error for point in points if point.config is None] == []
     for model in {point.config.model for point in points if point.config is not None}:
         net = gpt.GPT(model, gpt.execution_policy(registry.config("smoke").compute, "tpu"))
@@ -84,7 +86,7 @@ def test_every_point_of_a_sweep_builds(name):
 
 def test_patterns_are_compared_at_equal_flops_and_at_equal_steps():
     for name, unlike in (("sparse_patterns_flops", "flops"), ("sparse_patterns", "tokens")):
-        configs = [point.config for point in sweep.expand(registry.sweep(name))]
+        configs = [point.config for point in expand(registry.sweep(name))]
         tokens = {config.train.total_tokens for config in configs}
         assert (len(tokens) > 1) == (unlike == "flops") and len(
             {config.model.attention for config in configs}
@@ -102,7 +104,7 @@ def test_patterns_are_compared_at_equal_flops_and_at_equal_steps():
 
 
 def test_what_sizes_predicts_is_larger_than_what_it_is_told_from():
-    points = sweep.expand(registry.sweep("sizes"))
+    points = expand(registry.sweep("sizes"))
     told, predicted = (
         [count.parameters(p.config.model) for p in points if p.holdout == check]
         for check in (False, True)

@@ -8,12 +8,28 @@ other line is prose. Their order is the order of the law.
 
 import ast
 import graphlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+IMPORTERS = {"import_module", "__import__", "runpy", "spec_from_file_location", "exec_module"}
+BY_NAME = {
+    "evals/registry.py": "evals/tasks/ and its files, which stand above it",
+    "data/sources/stdlib_corpus.py": "Python's own library, as text",
+    "configs/registry.py": "a user's file of recipes",
+    "runtime/child.py": "the program that it becomes",
+    "__main__.py": "programs, all of which stand above it",
+}  # what each file imports by a name that is computed
+OTHERS = {
+    "configs",
+    "launch",
+    "tests",
+    "bench",
+}  # names at the top of the checkout; the first two are gptjax.configs and gptjax.launch
 
 
 def listing(page: str) -> list[str]:
@@ -57,7 +73,7 @@ def imports(root: Path, path: str) -> tuple[list[str], list[str]]:
         elif isinstance(node, ast.Import):
             wanted = [(alias.name, None) for alias in node.names]
         for module, name in wanted:
-            if module.split(".")[0] != root.name:
+            if module.split(".")[0] != root.name or f"{name}".startswith("__"):
                 continue
             parts = "/".join(module.split(".")[1:])
             here = [f"{parts}/{name}.py".lstrip("/"), f"{parts}.py"]
@@ -69,9 +85,45 @@ def imports(root: Path, path: str) -> tuple[list[str], list[str]]:
     return found, lost
 
 
+def by_string(root: Path, path: str) -> list[str]:
+    """The modules that a file imports by a string: "?" for one that is computed. Those of Python
+    and of other projects are left out."""
+    tree = ast.parse((root / path).read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    called = {id(node.func) for node in calls}
+    found = ["?" for node in ast.walk(tree) if _names_importer(node) and id(node) not in called]
+    for node in calls:
+        if _names_importer(node.func):
+            first = node.args[0] if node.args else None
+            name = first.value if isinstance(first, ast.Constant) else None
+            if not isinstance(name, str):
+                found.append("?")
+            elif name.split(".")[0] in {"", root.name, *OTHERS}:
+                found.append(name)
+    return found
+
+
+def _names_importer(node: ast.AST) -> bool:
+    """Is it one of IMPORTERS, or does it give one of them another name?"""
+    match node:
+        case ast.Attribute(attr=name) | ast.Name(id=name) | ast.alias(name=name, asname=str()):
+            return name in IMPORTERS
+        case ast.ImportFrom(module=name):
+            return name in IMPORTERS
+        case _:
+            return False
+
+
+def package_files(root: Path) -> list[str]:
+    """The Python files of the package, also those of directories that are links."""
+    walked = os.walk(root, followlinks=True)
+    files = [Path(folder, name) for folder, _, names in walked for name in names]
+    return sorted(str(file.relative_to(root)) for file in files if file.suffix == ".py")
+
+
 def faults(root: Path, listed: list[str]) -> list[str]:
     """Every break of the law in the package at `root`, a sentence each."""
-    files = sorted(str(path.relative_to(root)) for path in root.rglob("*.py"))
+    files = package_files(root)
     said = [
         f"{path} is not in the listing"
         for path in files
@@ -83,6 +135,15 @@ def faults(root: Path, listed: list[str]) -> list[str]:
     for path in files:
         edges[path], lost = imports(root, path)
         said += [f"{path} imports {name}, which is relative or does not exist" for name in lost]
+        said += [
+            f"{path} imports {name} by a string"
+            for name in by_string(root, path)
+            if path not in BY_NAME
+        ]
+        said += [
+            f"{path} imports {name}, which stands outside of the package"
+            for name in sorted(outsiders(root / path) & OTHERS)
+        ]
         if path.endswith("__init__.py"):
             said += [
                 f"{path} imports {other}: an __init__ holds a docstring only"
@@ -116,30 +177,24 @@ def outsiders(path: Path) -> set[str]:
     return names
 
 
-def test_gptjax_imports_nothing_that_stands_on_it():
-    assert [
-        str(p)
-        for p in (ROOT / "gptjax").rglob("*.py")
-        if outsiders(p) & {"configs", "tests", "bench", "launch"}
-    ] == []
+def test_every_file_that_imports_by_name_does_so():
+    assert [path for path in BY_NAME if "?" not in by_string(ROOT / "gptjax", path)] == []
 
 
 def test_config_needs_only_pythons_own_library():
-    for path in [*(ROOT / "gptjax" / "config").glob("*.py"), *(ROOT / "configs").glob("*.py")]:
-        assert outsiders(path) <= {*sys.stdlib_module_names, "gptjax", "configs"}, path
+    for folder in ("config", "configs"):  # and each other: both stand above all that needs more
+        for path in (ROOT / "gptjax" / folder).glob("*.py"):
+            assert outsiders(path) <= {*sys.stdlib_module_names, "gptjax"}, path
 
 
-def test_recipes_import_only_config():
-    for path in (ROOT / "configs").glob("*.py"):
-        modules = [
-            node.module
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.ImportFrom) and node.module
-        ]
-        assert all(
-            m.startswith(("gptjax.config", "configs")) or m.split(".")[0] in sys.stdlib_module_names
-            for m in modules
-        ), path
+@pytest.mark.parametrize("name", ["configs", "launch"])
+def test_a_link_holds_what_stands_at_the_top_and_under_no_other_name(name):
+    link = ROOT / "gptjax" / name
+    assert link.is_symlink() and os.readlink(link) == f"../{name}"
+    found = subprocess.run(
+        [sys.executable, "-c", f"import {name}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert f"ImportError: import gptjax.{name} instead of {name}" in found.stderr
 
 
 # --- the test's own tests: a small house, whole and with each fault -------------------------------
@@ -153,19 +208,21 @@ gptjax/
   config/    what is a run?
     schema.py    every .py word of prose is ignored
     count.py
+  configs/   recipes; a link to ../configs
+    ladder.py
   tasks/     what is it asked?
     finetune/
       glue.py
   train.py plan.py
              the programs
-configs/
-  ladder.py
+configs/     the recipes
 ```
 """
 HOUSE = {
     "config/__init__.py": '"""Doc."""',
     "config/schema.py": "import os",
     "config/count.py": "from gptjax.config import schema\nfrom gptjax.config.schema import Model",
+    "../configs/ladder.py": "import importlib\nimportlib.import_module('yaml')",
     "tasks/finetune/glue.py": "import gptjax.config.count",
     "train.py": "def f():\n    from gptjax.tasks.finetune import glue",
     "plan.py": "",
@@ -174,6 +231,8 @@ HOUSE = {
 
 def built(tmp_path: Path, changes: dict[str, str]) -> list[str]:
     root = tmp_path / "gptjax"
+    root.mkdir()
+    (root / "configs").symlink_to("../configs")
     for path, text in (HOUSE | changes).items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
@@ -184,6 +243,7 @@ def test_the_listing_is_read_in_order():
     assert listing(PAGE) == [
         "config/schema.py",
         "config/count.py",
+        "configs/ladder.py",
         "tasks/finetune/glue.py",
         "train.py",
         "plan.py",
@@ -210,6 +270,40 @@ def test_the_listing_is_read_in_order():
             "plan.py imports gptjax.config.nothing, which is relative or does not exist",
         ),
         ({"plan.py": "from .config import count"}, "plan.py imports .config, which is relative"),
+        (
+            {"../configs/ladder.py": "def f(): from gptjax import train"},
+            "configs/ladder.py imports train.py, which stands below it",
+        ),
+        (
+            {"config/count.py": "from gptjax.configs import ladder"},
+            "config/count.py imports configs/ladder.py, which stands below it",
+        ),
+        ({"../configs/mine.py": ""}, "configs/mine.py is not in the listing"),
+        ({"plan.py": "import configs"}, "plan.py imports configs, which stands outside"),
+        (
+            {"plan.py": "import importlib\nimportlib.import_module('gptjax.train')"},
+            "plan.py imports gptjax.train by a string",
+        ),
+        (
+            {"plan.py": "from importlib import import_module as f\nf('gptjax.train')"},
+            "plan.py imports ? by a string",
+        ),
+        (
+            {"plan.py": "import runpy\nf = runpy.run_module\nf('gptjax.train')"},
+            "plan.py imports ? by a string",
+        ),
+        (
+            {"plan.py": "import importlib\nimportlib.import_module('.train', 'gptjax')"},
+            "plan.py imports .train by a string",
+        ),
+        (
+            {"plan.py": "__import__('gptjax.launch.tpu')"},
+            "plan.py imports gptjax.launch.tpu by a string",
+        ),
+        (
+            {"plan.py": "import importlib as i\ni.import_module('gptjax.' + 'train')"},
+            "plan.py imports ? by a string",
+        ),
         ({"tasks/extra.py": ""}, "tasks/extra.py is not in the listing"),
         (
             {"tasks/__init__.py": "from gptjax.config import count"},

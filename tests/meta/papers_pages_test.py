@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from configs import ladder
-from gptjax.config import count, registry
+from gptjax.configs import ladder
+from gptjax.config import count
+from gptjax.configs import registry
 
 PAGES = Path(__file__).parents[2] / "docs" / "papers"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gptjax.config import registry
+from gptjax.configs import registry
 
 ROOT = Path(__file__).parents[2]
 

@@ -44,7 +44,7 @@ def spoken(kind: str, shared, tmp_path) -> tuple[data.Tokenizer, build.Tokenizer
     match kind:
         case "spacy":
             pytest.importorskip(
-                "spacy", reason="spaCy is an extra: pip install -r requirements-extra.txt"
+                "spacy", reason="spaCy is an extra: pip install -r requirements-eval.txt"
             )
             spec = data.Gpt1Bpe(path=gpt1)
         case "gpt1":

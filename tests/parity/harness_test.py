@@ -19,7 +19,7 @@ from gptjax.weights import export_hf
 from tests import tiny
 
 NEEDED = (
-    "needs lm_eval, torch and transformers: pip install -r requirements-extra.txt -r "
+    "needs lm_eval, torch and transformers: pip install -r requirements-eval.txt -r "
     "requirements-dev.txt, Python 3.11"
 )
 pytest.importorskip("torch", reason=NEEDED)

@@ -12,6 +12,7 @@ from gptjax.config import schema, sweep
 from gptjax.report import events
 from gptjax.sweeps import local_runner, run_status, vmapped_runs
 from gptjax.weights import load
+from tests.outcomes import expand
 
 SETS = ("train.steps=4", "loop.every_eval=2", "loop.every_log=100", "model.dropout.residual=0.1")
 
@@ -43,7 +44,7 @@ def curve(run):
 
 
 def test_each_comes_out_as_a_run_by_itself(asked, tmp_path):
-    points = sweep.expand(asked)
+    points = expand(asked)
     (group,) = vmapped_runs.batchable_groups(points, 8)
     assert vmapped_runs.train_vmapped(group, tmp_path / "all", lambda line: None, lambda: False)
     assert all(run_status.read_status(point, tmp_path / "all").state == "done" for point in points)
@@ -58,7 +59,7 @@ def test_each_comes_out_as_a_run_by_itself(asked, tmp_path):
 
 
 def test_a_stop_leaves_runs_that_go_on_by_themselves(asked, tmp_path):
-    points = sweep.expand(dataclasses.replace(asked, points=asked.points[:2]))
+    points = expand(dataclasses.replace(asked, points=asked.points[:2]))
     (group,) = vmapped_runs.batchable_groups(points, 8)
     steps = iter([False, True])
     assert not vmapped_runs.train_vmapped(group, tmp_path, lambda line: None, lambda: next(steps))
@@ -85,7 +86,7 @@ def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked,
             ("train.schedule.peak_lr=1e-3", "seed=0"),
             (f"train.schedule.peak_lr={peak}", "seed=1"),
         )
-        group = sweep.expand(dataclasses.replace(asked, points=edits))
+        group = expand(dataclasses.replace(asked, points=edits))
         assert vmapped_runs.train_vmapped(group, tmp_path / place, lambda line: None, lambda: False)
     assert curve(tmp_path / "well" / group[0].name) == curve(
         tmp_path / "ill" / group[0].name
@@ -111,7 +112,7 @@ def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked,
 
 
 def test_what_one_program_can_train():
-    of = lambda *axes: sweep.expand(  # noqa: E731
+    of = lambda *axes: expand(  # noqa: E731
         sweep.Sweep(about="?", recipe="smoke", points=sweep.grid(*axes))
     )
     seeds = of(sweep.seeds(5))

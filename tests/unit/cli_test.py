@@ -2,6 +2,7 @@
 for what we did."""
 
 import ast
+import json
 import os
 import resource
 import subprocess
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+import gptjax
 from gptjax import __main__ as programs
 from gptjax import cli
-from gptjax.config import data, registry
+from gptjax.config import data
 from gptjax.config.overrides import override
+from gptjax.configs import registry
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = sorted(
@@ -103,7 +106,7 @@ def raising(error):
         ),
         (
             ModuleNotFoundError("No module named 'lm_eval'", name="lm_eval"),
-            "pip install -r requirements-extra.txt",
+            "pip install -r requirements-eval.txt",
         ),
         (
             ImportError("cannot import name 'x' from 'flax'", name="flax"),
@@ -256,24 +259,28 @@ def test_an_unknown_argument_of_many_lines_is_one_line(monkeypatch, capsys):
 
 
 def test_gptjax_lists_its_programs(monkeypatch, capsys):
-    assert exit_of(programs.main, monkeypatch) == 0
-    lines = capsys.readouterr().out.splitlines()
-    named = [line.split()[2] for line in lines if line.startswith("python -m ")]
+    monkeypatch.setattr(sys, "argv", ["gptjax"])
+    assert programs.main([]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("gptjax ")]
     launchers = ("gke", "rehearse", "slurm", "tpu")
-    assert named == [
-        *(f"gptjax.{name}" for name in PROGRAMS),
-        *(f"launch.{name}" for name in launchers),
+    assert [line.split()[1] for line in lines] == [
+        *PROGRAMS,
+        *(f"launch_{name}" for name in launchers),
     ]
     assert "lm_eval" in PROGRAMS
-    assert all(
-        10 < len(line.split("  ", 1)[1].strip()) < 120
-        for line in lines
-        if line.startswith("python -m ")
-    )
-    assert exit_of(programs.main, monkeypatch, "train") == 2
-    assert capsys.readouterr().err.startswith(
-        "error: gptjax is several programs: python -m gptjax.train ..."
-    )
+    assert all(10 < len(line.split("  ", 1)[1].strip()) < 120 for line in lines)
+
+
+def test_gptjax_runs_its_programs(monkeypatch, capsys):
+    assert exit_of(programs.main, monkeypatch, "plan", "--config=smoke", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "smoke"
+    assert exit_of(programs.main, monkeypatch, "launch-slurm", "--", "--config=nano") == 0
+    assert "-m gptjax.train --config=nano" in capsys.readouterr().out
+    assert exit_of(programs.main, monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"gptjax {gptjax.__version__}\n"
+    assert exit_of(programs.main, monkeypatch, "tain") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: no program is called tain; there are ") and "train, " in said
 
 
 def best_seconds(*argv):
@@ -300,7 +307,7 @@ def test_the_schema_comes_without_jax_at_once():
 
 @pytest.mark.parametrize(
     "name", [name for name in PROGRAMS if name != "lm_eval"]
-)  # which needs a package of requirements-extra.txt
+)  # which needs a package of requirements-eval.txt
 def test_help_of_every_program_comes_at_once(name):
     seconds, said = best_seconds("-m", f"gptjax.{name}", "--help")
     assert said.returncode == 0 and said.stdout.startswith(f"usage: python -m gptjax.{name}"), (

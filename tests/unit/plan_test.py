@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gptjax import plan
-from gptjax.config import registry
 from gptjax.config.overrides import override
+from gptjax.configs import registry
 from gptjax.runtime import units
 
 ROOT = Path(__file__).parents[2]

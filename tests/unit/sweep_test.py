@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from gptjax import sweep, train
-from gptjax.config import count, overrides, registry
+from gptjax.config import count, overrides
 from gptjax.config.batch_schedule import BatchSchedule
+from gptjax.configs import registry
 from gptjax.runtime import lock
 from gptjax.sweeps import run_status
 
@@ -62,8 +63,7 @@ def test_a_dry_run_and_the_report_count_the_flops_of_the_steps_that_are_taken(
         said.count(f"{batches.n_steps} steps  {flops:.2e} FLOPs") == 2
         and f"{2 * flops:.2e} FLOPs in all" in said
     )
-    name, asked = sweep.parse_sweep(sweep.parse_arguments(arguments))
-    run_status.write_sweep(tmp_path, name, asked)
+    run_status.write_sweep(tmp_path, *sweep.parse_sweep(sweep.parse_arguments(arguments)))
     assert sweep.main(["report", str(tmp_path)]) == 0
     assert f"| {flops:.2e}" in capsys.readouterr().out
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from gptjax.data import unicode
 from gptjax.data.tokenizers import openai_files
+from gptjax.runtime import errors
 
 FILES = openai_files.PublishedFiles(
     config="Gpt1Bpe",
@@ -118,8 +119,8 @@ def load_spacy():
         import spacy  # type: ignore[import-not-found]
     except ModuleNotFoundError:
         raise ValueError(
-            "data.tokenizer=Gpt1Bpe(): GPT-1 splits words with spaCy, which is not installed: pip "
-            "install -r requirements-extra.txt, "
+            "data.tokenizer=Gpt1Bpe(): GPT-1 splits words with spaCy, which is not installed: "
+            f"{errors.install_hint('eval')}; "
             "or take BERT's splitting with --set data.tokenizer.words=basic; weights that sample "
             "or evaluate shall read become a run "
             "with it by python -m gptjax.convert"

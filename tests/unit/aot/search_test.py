@@ -3,7 +3,7 @@
 import pytest
 
 from gptjax.aot import search
-from gptjax.config import registry
+from gptjax.configs import registry
 from gptjax.sharding import topology
 
 TARGET = topology.from_name("v5p:2x2x1")

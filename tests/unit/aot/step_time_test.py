@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gptjax.aot import compile, hlo_cost, report, step_time
-from gptjax.config import count, registry, schema
+from gptjax.config import count, schema
+from gptjax.configs import registry
 from gptjax.sharding import topology
 from tests import tiny
 

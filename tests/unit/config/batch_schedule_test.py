@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from gptjax.config import registry
 from gptjax.config.batch_schedule import BatchSchedule, divisors, resume
 from gptjax.config.overrides import override
+from gptjax.configs import registry
 
 SMOKE = registry.config("smoke")  # 8 rows of 32 tokens, 40 steps
 

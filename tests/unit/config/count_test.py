@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from gptjax.config import count, registry
+from gptjax.config import count
 from gptjax.config.schema import Banded, Compute, Config, Dense, Dropout, Fixed, Model, Strided
+from gptjax.configs import registry
 
 PATTERNS = [
     Dense(),

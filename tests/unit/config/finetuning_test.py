@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from gptjax.config import finetuning, overrides, registry
+from gptjax.config import finetuning, overrides
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.classification import ClassificationTask, Layers
 from gptjax.config.schema import Linear
+from gptjax.configs import registry
 
 PAPER = {  # GPT-1 Tables 2, 3 and 4
     "sst2": ("accuracy", 91.3),

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from gptjax.config import legacy, registry
+from gptjax.config import legacy
 from gptjax.config.data import Tail, Text
 from gptjax.config.evaluation import LastWord, Protocol
 from gptjax.config.overrides import flatten, override, unflatten
 from gptjax.config.schema import Cosine, Linear, Ramp
+from gptjax.configs import registry
 
 ROOT = Path(__file__).parents[3]
 EARLIER = json.loads((ROOT / "tests/golden/earlier_configs.json").read_text())

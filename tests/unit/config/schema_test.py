@@ -7,18 +7,11 @@ import sys
 
 import pytest
 
-from gptjax.config import (
-    classification,
-    data,
-    decontamination,
-    evaluation,
-    finetuning,
-    registry,
-    schema,
-)
+from gptjax.config import classification, data, decontamination, evaluation, finetuning, schema
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.overrides import override
 from gptjax.config.record import number_fields, record
+from gptjax.configs import registry
 
 ODD = (
     -1,

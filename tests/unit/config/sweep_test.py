@@ -4,11 +4,13 @@ import dataclasses
 
 import pytest
 
-from gptjax.config import overrides, registry, sweep
+from gptjax.config import overrides, sweep
+from gptjax.configs import registry
+from tests.outcomes import expand
 
 
 def made(*axes, sets=()):
-    return sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.grid(*axes), sets=sets))
+    return expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.grid(*axes), sets=sets))
 
 
 def test_axes_combine():
@@ -146,17 +148,17 @@ def test_points_to_check_come_last_and_are_marked():
     asked = sweep.Sweep(
         about="a?", recipe="smoke", points=sweep.seeds(2), check=sweep.each("seed", 7)
     )
-    assert [(point.name, point.holdout) for point in sweep.expand(asked)] == [
+    assert [(point.name, point.holdout) for point in expand(asked)] == [
         ("seed=0", False),
         ("seed=1", False),
         ("seed=7", True),
     ]
     with pytest.raises(ValueError, match="are the same run"):
-        sweep.expand(dataclasses.replace(asked, check=sweep.each("seed", 1)))
+        expand(dataclasses.replace(asked, check=sweep.each("seed", 1)))
 
 
 def test_a_point_with_more_steps_than_its_length_gives_is_refused():
-    (point,) = sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=(("train.steps=41",),)))
+    (point,) = expand(sweep.Sweep(about="?", recipe="smoke", points=(("train.steps=41",),)))
     assert point.error.startswith(
         "train.steps=41 is more than the 40 steps that train.total_tokens=10,240 gives; raise "
         "train.total_tokens"

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from gptjax.config import overrides, registry
+from gptjax.config import overrides
+from gptjax.configs import registry
 from gptjax.distributed import processes, rendezvous
-from launch import rehearse
+from gptjax.launch import rehearse
 
 ROOT = Path(__file__).parents[3]
 

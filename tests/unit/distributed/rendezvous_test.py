@@ -10,7 +10,7 @@ import time
 import pytest
 
 from gptjax.distributed import processes, rendezvous
-from launch import rehearse
+from gptjax.launch import rehearse
 
 
 def refusals(places, seconds):

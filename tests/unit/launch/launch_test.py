@@ -6,13 +6,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from gptjax.distributed import rendezvous
-from launch import gke, rehearse, slurm, tpu
+from gptjax.launch import gke, rehearse, slurm, tpu
 
+ROOT = Path(__file__).parents[3]
 TRAIN = [
     "--",
     "--config=gpt3_175b",
@@ -30,12 +32,10 @@ def printed(main, capsys, *arguments):
 @pytest.mark.parametrize("program", ["rehearse", "tpu", "gke", "slurm"])
 def test_help_has_an_example(program):
     command = [sys.executable, "-m", f"launch.{program}", "--help"]
-    said = subprocess.run(
-        command, cwd=rehearse.CHECKOUT, capture_output=True, text=True, check=True
-    ).stdout
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert (
-        f"usage: python -m launch.{program}" in said
-        and f"example:\n  python -m launch.{program}" in said
+        f"usage: python -m gptjax.launch.{program}" in said
+        and f"example:\n  python -m gptjax.launch.{program}" in said
     )
 
 
@@ -238,7 +238,7 @@ def test_a_batch_script_for_slurm(capsys, tmp_path):
     )
     assert re.fullmatch("[0-9a-f]{32}", ran.stdout.splitlines()[0])
     assert ran.stdout.splitlines()[-len(TRAIN) - 2 :] == [
-        ".venv/bin/python",
+        sys.executable,
         "-m",
         "gptjax.train",
         *TRAIN[1:],

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax.config import registry, schema
+from gptjax.config import schema
+from gptjax.configs import registry
 from gptjax.sharding import device_mesh, topology
 
 

@@ -69,7 +69,7 @@ def test_unknown_names(name, message):
 
 
 @pytest.mark.parametrize(
-    "module, name, remedy", [("libtpu", "v5e-1", "dev"), ("jax_plugins", "h100-1", "gpu")]
+    "module, name, remedy", [("libtpu", "v5e-1", "tpu"), ("jax_plugins", "h100-1", "gpu")]
 )
 def test_a_compiler_that_is_missing(monkeypatch, module, name, remedy):
     find = importlib.util.find_spec

@@ -16,6 +16,7 @@ import pytest
 from gptjax.config import sweep
 from gptjax.runtime import child
 from gptjax.sweeps import local_runner, run_status
+from tests.outcomes import expand
 
 CHECKOUT = Path(__file__).parents[3]
 
@@ -52,7 +53,7 @@ if there.name == "seed=0":
 
 
 def points(n=2):
-    return sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(n)))
+    return expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(n)))
 
 
 @pytest.fixture
@@ -161,10 +162,11 @@ import pathlib, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, and rightly stay so
 from gptjax.config import sweep
 from gptjax.sweeps import local_runner
+from tests.outcomes import expand
 import subprocess
 real = subprocess.Popen
 subprocess.Popen = lambda command, **more: real([*command[:3], sys.argv[2], *command[5:]], **more)
-points = sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(1)))
+points = expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(1)))
 local_runner.run("smoke", points, pathlib.Path(sys.argv[1]), local_runner.make_slots(1, None), 0, lambda progress: None)
 """  # noqa: E501
 HEEDS = WAITS.replace(

@@ -8,6 +8,7 @@ import pytest
 from gptjax import sweep as program
 from gptjax.config import overrides, sweep
 from gptjax.sweeps import comparison, report_page, run_status
+from tests.outcomes import SMOKE, expand
 
 FINALS = {1e-3: (3.0, 3.1, 3.2), 3e-3: (2.9, 3.01, 3.09)}  # by peak, three seeds
 
@@ -20,8 +21,8 @@ def directory(tmp_path):
         recipe="smoke",
         points=sweep.grid(sweep.each("train.schedule.peak_lr", *FINALS), sweep.seeds(3)),
     )
-    run_status.write_sweep(tmp_path, "mine", asked)
-    for point in sweep.expand(asked):
+    run_status.write_sweep(tmp_path, "mine", asked, SMOKE)
+    for point in expand(asked):
         loss = FINALS[point.config.train.schedule.peak_lr][point.config.seed]
         records = [
             {"step": 1, "tokens": 256, "tokens_per_s": 1.0, "seconds": 9.0},
@@ -40,7 +41,7 @@ def recorded(run, *records):
 
 def results(directory):
     return comparison.compare_arms(
-        sweep.arms(sweep.expand(run_status.read_sweep(directory)[1])), directory
+        sweep.arms(expand(run_status.read_sweep(directory)[1])), directory
     )
 
 
@@ -128,8 +129,8 @@ def test_the_curves_join_seeds_where_all_were_evaluated(directory):
 
 def test_runs_are_reported_as_they_were_begun(directory):
     """Though the recipe is another by now."""
-    name, asked = run_status.read_sweep(directory)
-    points = sweep.expand(asked)
+    _, asked, _ = run_status.read_sweep(directory)
+    points = expand(asked)
     before = overrides.override(points[0].config, "model.d_model=64")
     (directory / points[0].name / "config.json").write_text(json.dumps(overrides.flatten(before)))
     assert run_status.with_saved_config(points[0], directory).config == before
@@ -143,7 +144,7 @@ def test_a_difference_is_to_the_baseline_whichever_arm_stands_between(tmp_path):
     asked = sweep.Sweep(
         about="?", recipe="smoke", points=sweep.each("train.schedule.peak_lr", *peaks)
     )
-    for point in sweep.expand(asked):
+    for point in expand(asked):
         recorded(
             tmp_path / point.name,
             {
@@ -152,12 +153,12 @@ def test_a_difference_is_to_the_baseline_whichever_arm_stands_between(tmp_path):
                 "validation_loss": peaks[point.config.train.schedule.peak_lr],
             },
         )
-    found = comparison.compare_arms(sweep.arms(sweep.expand(asked)), tmp_path)
+    found = comparison.compare_arms(sweep.arms(expand(asked)), tmp_path)
     assert [arm.difference and arm.difference.mean for arm in found] == [None, -1.0, -0.5]
 
 
 def test_a_final_loss_is_the_last_one_and_the_noise_scale_a_median_of_the_second_half(tmp_path):
-    (point,) = sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(1)))
+    (point,) = expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(1)))
     noise = [
         {"step": n, "tokens": 256 * n, "noise_scale": scale}
         for n, scale in enumerate([900, 900, 900, 7, 1000, 8], 1)
@@ -292,8 +293,8 @@ def test_any_name_is_drawn_and_written_as_it_is(tmp_path, capsys):
         recipe="smoke",
         points=sweep.each("loop.sample_prompt", *NAMES),
     )
-    run_status.write_sweep(tmp_path, "a$b\udcff", asked)
-    for number, point in enumerate(sweep.expand(asked)):
+    run_status.write_sweep(tmp_path, "a$b\udcff", asked, SMOKE)
+    for number, point in enumerate(expand(asked)):
         recorded(
             tmp_path / point.name,
             {"step": 20, "tokens": 5120, "validation_loss": 4.0},
@@ -317,7 +318,7 @@ def test_a_report_of_nothing_is_a_report(tmp_path, capsys):
     asked = sweep.Sweep(
         about="?", recipe="smoke", points=sweep.each("train.schedule.peak_lr", -1, -2)
     )
-    run_status.write_sweep(tmp_path, "none", asked)
+    run_status.write_sweep(tmp_path, "none", asked, SMOKE)
     assert program.main(["report", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert said.out.count("Refused: peak_lr=-") == 2 and not said.err

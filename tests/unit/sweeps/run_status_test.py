@@ -6,11 +6,12 @@ import pytest
 
 from gptjax.config import overrides, sweep
 from gptjax.sweeps import run_status
+from tests.outcomes import SMOKE, expand
 
 
 @pytest.fixture
 def point():
-    (made,) = sweep.expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.each("seed", 3)))
+    (made,) = expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.each("seed", 3)))
     return made
 
 
@@ -64,8 +65,8 @@ def test_the_record_of_a_sweep_comes_back(tmp_path):
         points=sweep.grid(sweep.seeds(2), sweep.each("train.steps", 3)),
         sets=("loop.every_log=1",),
     )
-    run_status.write_sweep(tmp_path / "there", "mine", asked)
-    assert run_status.read_sweep(tmp_path / "there") == ("mine", asked)
+    run_status.write_sweep(tmp_path / "there", "mine", asked, SMOKE)
+    assert run_status.read_sweep(tmp_path / "there") == ("mine", asked, SMOKE)
     with pytest.raises(ValueError, match="no sweep is in"):
         run_status.read_sweep(tmp_path)
 
@@ -88,11 +89,10 @@ def test_a_sweep_is_read_as_it_was_written_and_older_ones_too(tmp_path):
         sets=("train.steps=3",),
         check=sweep.each("seed", 7),
     )
-    run_status.write_sweep(tmp_path, "mine", asked)
-    assert run_status.read_sweep(tmp_path) == ("mine", asked)
+    run_status.write_sweep(tmp_path, "mine", asked, SMOKE)
+    assert run_status.read_sweep(tmp_path) == ("mine", asked, SMOKE)
     record = json.loads((tmp_path / "sweep.json").read_text())
-    del record["check"]
+    del record["check"], record["config"]
     (tmp_path / "sweep.json").write_text(json.dumps(record))
-    assert run_status.read_sweep(tmp_path)[1].check == () and run_status.read_sweep(tmp_path)[
-        1
-    ].points == sweep.seeds(2)
+    _, old, recipe = run_status.read_sweep(tmp_path)
+    assert old.check == () and old.points == sweep.seeds(2) and recipe == SMOKE

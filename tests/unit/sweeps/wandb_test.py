@@ -8,6 +8,7 @@ import pytest
 from gptjax import sweep as program
 from gptjax.config import sweep
 from gptjax.sweeps import run_status
+from tests.outcomes import SMOKE, expand
 
 STAND_IN = """
 import json, pathlib
@@ -34,8 +35,8 @@ class Run:
 @pytest.fixture
 def directory(tmp_path):
     asked = sweep.Sweep(about="a?", recipe="smoke", points=sweep.seeds(3))
-    run_status.write_sweep(tmp_path, "mine", asked)
-    for point in sweep.expand(asked)[:2]:
+    run_status.write_sweep(tmp_path, "mine", asked, SMOKE)
+    for point in expand(asked)[:2]:
         records = [{"step": step, "loss": 3.0, "lr": "NaN"} for step in (1, 2, 3)] + [
             {"step": 3, "validation_loss": 4.0}
         ]
@@ -79,6 +80,6 @@ def test_each_run_is_sent_from_where_it_stands_there(directory, monkeypatch, cap
 def test_without_the_package_one_line_says_how_to_get_it(directory, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
-        ValueError, match=r"needs the package wandb: pip install -r requirements-extra\.txt"
+        ValueError, match=r"needs the package wandb: pip install -r requirements-cloud\.txt"
     ):
         program.main(["send", str(directory)])

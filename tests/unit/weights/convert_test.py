@@ -9,7 +9,8 @@ import pytest
 import safetensors.numpy
 
 from gptjax import convert, sample, train
-from gptjax.config import data, registry
+from gptjax.config import data
+from gptjax.configs import registry
 from gptjax.data.tokenizers import build
 from gptjax.runtime import run_dir
 from gptjax.sharding import trees

@@ -79,7 +79,7 @@ def test_bytes_that_are_no_text_are_shown_alike():
 
 @pytest.mark.shared
 def test_gpt1s_words_by_spacy_have_no_form_and_a_line_says_so(shared):
-    pytest.importorskip("spacy", reason="spaCy is an extra: pip install -r requirements-extra.txt")
+    pytest.importorskip("spacy", reason="spaCy is an extra: pip install -r requirements-eval.txt")
     folder = str(shared / "data" / "tokenizers" / "gpt1")
     rust, other = tokenizer_json.convert(gpt1_bpe.Gpt1Tokenizer(folder, "spacy"))
     assert other == "words are split by BERT's rules there, and not by spaCy's"

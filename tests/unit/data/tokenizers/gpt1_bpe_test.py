@@ -69,7 +69,7 @@ def directory(request):
 @pytest.mark.parametrize("name", TEXTS)
 def test_words_by_spacy_are_the_published_algorithm(directory, name):
     spacy = pytest.importorskip(
-        "spacy", reason="spaCy is an extra: pip install -r requirements-extra.txt"
+        "spacy", reason="spaCy is an extra: pip install -r requirements-eval.txt"
     )
     whole = spacy.blank("en")  # over the whole text at once, as text_utils.py does
     exact = reference(
@@ -108,7 +108,7 @@ def test_known_ids(directory):
 def test_without_spacy_the_line_says_what_to_do(directory, monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
     line = (
-        r"pip install -r requirements-extra.txt, or take BERT's splitting with --set "
+        r"pip install -r requirements-eval.txt, .*; or take BERT's splitting with --set "
         r"data\.tokenizer\.words=basic; .* gptjax\.convert"
     )
     with pytest.raises(ValueError, match=line) as error:

@@ -3,7 +3,8 @@ import dataclasses
 import jax.numpy as jnp
 import pytest
 
-from gptjax.config import registry, schema
+from gptjax.config import schema
+from gptjax.configs import registry
 from gptjax.model.attention import dispatch
 
 DENSE, BANDED, STRIDED = schema.Dense(), schema.Banded(window=256), schema.Strided(stride=128)

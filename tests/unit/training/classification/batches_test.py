@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from configs import small
-from gptjax.config import finetuning, registry
+from gptjax.config import finetuning
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.classification import ClassificationTask
+from gptjax.configs import registry, small
 from gptjax.data.tokenizers import build
 from gptjax.training.classification import batches
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from configs import finetuning
+from gptjax.configs import finetuning
 from gptjax.training.classification import predictions
 from gptjax.training.classification.examples import Example
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from configs import ladder
-from gptjax.config import count, registry
+from gptjax.config import count
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.data import Gpt1Bpe, Gpt2Bpe, Shards
 from gptjax.config.overrides import flatten
 from gptjax.config.schema import AdamW, Banded, Compute, Cosine, Dense, Dropout, Init, Ramp
+from gptjax.configs import ladder, registry
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "ladder.txt"
 # name: layers, width, heads, head width, batch, peak; misprints resolved: XL 16 heads not 24, 13B

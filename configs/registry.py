@@ -1,0 +1,200 @@
+"""Finds a recipe by its name, as `nano`, or in a file of one's own, as `my.py:wide`.
+
+Such a file is Python. A recipe in it is a Config, or a function of no arguments that returns one,
+so that it may begin with one of ours:
+
+    import dataclasses
+    from gptjax.configs import small
+
+    def wide():
+        nano = small.nano()
+        model = dataclasses.replace(nano.model, d_model=384)
+        return dataclasses.replace(nano, name="wide", model=model)
+"""
+
+import contextlib
+import difflib
+import functools
+import runpy
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from gptjax.config import parse
+from gptjax.config.finetuning import Finetuning
+from gptjax.config.schema import Config
+from gptjax.config.sweep import Sweep
+from gptjax.configs import finetuning as classification_recipes
+from gptjax.configs import ladder, small, sweeps
+
+CONFIGS = {**small.CONFIGS, **ladder.CONFIGS}  # name -> a function that returns a Config
+FINETUNING = classification_recipes.FINETUNING  # name -> a function that returns a Finetuning
+Recipe = TypeVar("Recipe", Config, Finetuning, Sweep)
+KINDS = {
+    Config: ("config", "gptjax.train --config"),
+    Finetuning: ("fine-tuning recipe", "gptjax.finetune --config"),
+    Sweep: ("sweep", "gptjax.sweep --sweep"),
+}  # type of a recipe -> (what it is called, what takes it)
+
+
+def config(name: str) -> Config:
+    """The config of that name or alias, or of FILE.py:NAME. ValueError, in one line, if there is
+    none."""
+    if is_in_file(name):
+        return _read_from_file(name, Config)
+    real = ladder.ALIASES[name] if name in ladder.ALIASES else name
+    if real in FINETUNING:
+        raise ValueError(
+            f"{name} is a fine-tuning recipe: python -m gptjax.finetune --config={name} --init=RUN"
+        )
+    if real not in CONFIGS:
+        hint = f"{_suggest(name, [*CONFIGS, *ladder.ALIASES])} (python -m gptjax.plan shows all)"
+        raise ValueError(f"no config is called {parse.quote(name)}; {hint}")
+    return CONFIGS[real]()
+
+
+def finetuning(name: str) -> Finetuning:
+    """The fine-tuning recipe of that name, or of FILE.py:NAME. ValueError, in one line, if there
+    is none."""
+    if is_in_file(name):
+        return _read_from_file(name, Finetuning)
+    if name not in FINETUNING:
+        hint = _suggest(name, list(FINETUNING))
+        raise ValueError(f"no fine-tuning recipe is called {parse.quote(name)}; {hint}")
+    return FINETUNING[name]()
+
+
+def sweep(name: str) -> Sweep:
+    """The sweep of that name, or of FILE.py:NAME. ValueError, in one line, if there is none."""
+    if is_in_file(name):
+        return _read_from_file(name, Sweep)
+    if name not in sweeps.SWEEPS:
+        hint = f"{_suggest(name, list(sweeps.SWEEPS))} (python -m gptjax.sweep --list shows all)"
+        raise ValueError(f"no sweep is called {parse.quote(name)}; {hint}")
+    return sweeps.SWEEPS[name]()
+
+
+def config_names() -> tuple[str, ...]:
+    """Every config's own name, the smallest first within a family."""
+    return tuple(CONFIGS)
+
+
+def finetuning_names() -> tuple[str, ...]:
+    return tuple(FINETUNING)
+
+
+def sweep_names() -> tuple[str, ...]:
+    return tuple(sweeps.SWEEPS)
+
+
+def aliases() -> dict[str, str]:
+    """Other name -> name: what a paper calls a model that has another name here."""
+    return dict(ladder.ALIASES)
+
+
+def paper_figures(name: str) -> tuple[str | None, float | None]:
+    """(parameters, training compute in PF-days) as the paper of that config prints them; None
+    for what it does not print."""
+    return ladder.PAPER_FIGURES[name] if name in ladder.PAPER_FIGURES else (None, None)
+
+
+def text_source(name: str) -> tuple[str, str] | None:
+    """(path, how to get it in a line) of the text that the config of that name is of; None for
+    those that are of any text."""
+    return small.TEXT_SOURCES[name] if name in small.TEXT_SOURCES else None
+
+
+def _suggest(name: str, names: list[str]) -> str:
+    """Names that begin so, else the nearest, else all."""
+    name = name[:100]
+    matches = [
+        known for known in names if name and known.startswith(name)
+    ] or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(matches)}?" if matches else f"there are {', '.join(names)}"
+
+
+# --- files of one's own ---------------------------------------------------------------------------
+
+
+def is_in_file(name: str) -> bool:
+    """Is the name one of FILE.py:NAME, and not of a recipe here?"""
+    return ":" in name or name.endswith(".py")
+
+
+def _read_from_file(name: str, kind: type[Recipe]) -> Recipe:
+    """The recipe FILE.py:NAME, which must be of that kind."""
+    file, _, member = (name if ":" in name else f"{name}:").rpartition(":")
+    shown, what = parse.one_line(name, 300), KINDS[kind][0]
+    with _modules_beside(file):
+        members = _run(file)
+        value = _call(file, members[member]) if member in members else None
+    if member not in members:
+        found = [
+            other
+            for other, value in members.items()
+            if isinstance(value, kind) or _is_function_of(value, file)
+        ]
+        hint = _suggest(member, found) if found else f"it has no {what}, nor a function"
+        raise ValueError(f"{shown}: say which {what} of {file}, as FILE.py:NAME; {hint}")
+    if not isinstance(value, kind):
+        other = next((KINDS[t] for t in KINDS if isinstance(value, t)), None)
+        hint = f"a {other[0]}: {other[1]}={shown}" if other else f"a {type(value).__name__}"
+        raise ValueError(f"{shown} must be a {what}, or a function that returns one; it is {hint}")
+    return value
+
+
+@contextlib.contextmanager
+def _modules_beside(file: str) -> Iterator[None]:
+    """Lets the file import modules that lie beside it, as a program can."""
+    folder = str(parse.path(file).resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
+
+
+def _run(file: str) -> Mapping[str, Any]:
+    """What the file defines. ValueError, in one line, if it cannot be run."""
+    path = parse.path(file)
+    if not path.is_file():
+        kind = "that is no file" if path.exists() else "there is no such file"
+        names = f"one of our recipes has no colon and no .py: {', '.join(CONFIGS)}"
+        raise ValueError(f"{parse.one_line(file, 300)}: {kind}; give FILE.py:NAME ({names})")
+    try:
+        return _run_state(str(path), path.stat().st_mtime_ns)
+    except (Exception, SystemExit) as error:
+        raise ValueError(_describe(file, error)) from None
+
+
+@functools.lru_cache(maxsize=8)
+def _run_state(path: str, modified: int) -> Mapping[str, Any]:
+    """What the file defines: run once in a process, unless it is modified."""
+    return runpy.run_path(path, run_name="recipes")
+
+
+def _call(file: str, value: Any) -> Any:
+    """The value, or what it returns if it is a function. ValueError, in one line, if it raises."""
+    try:
+        return value() if callable(value) else value
+    except (Exception, SystemExit) as error:
+        raise ValueError(_describe(file, error)) from None
+
+
+def _is_function_of(value: Any, file: str) -> bool:
+    code = getattr(value, "__code__", None)
+    return code is not None and code.co_filename == str(parse.path(file))
+
+
+def _describe(file: str, error: BaseException) -> str:
+    """What is wrong in the file, and in which line of it."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename or file}:{error.lineno}: {error.msg}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"{file}: is not UTF-8 text"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(parse.path(file))]
+    where = f"{file}:{lines[-1]}" if lines else file
+    return f"{where}: {type(error).__name__}: {parse.one_line(' '.join(str(error).split()), 300)}"
