@@ -288,9 +288,11 @@ def print_jobs(
     from gptjax.launch import gke
 
     args = vars(gke.make_parser().parse_args(launcher_args))
+    name = args.pop("name")
     jobsets = [
         gke.make_jobset(
-            **args | {"name": f"{args['name']}-{i}"},
+            **args,
+            name=f"{name}-{i}",
             arguments=[f"--config={recipe}", f"--run={sweep_dir}/{p.name}", *p.arguments],
         )
         for i, p in enumerate(points)
