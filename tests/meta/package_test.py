@@ -200,10 +200,15 @@ def test_the_workflow_checks_what_is_promised():
 
 def test_pre_commit_runs_what_make_check_runs():
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
-    check = (ROOT / "Makefile").read_text().partition("\ncheck:")[2].partition("\n\n")[0]
-    assert len(hooks) == check.count("$(VENV)/bin/")
-    for hook in hooks:
-        assert f"$(VENV)/bin/{hook['entry']}" in check, hook
+    text = (ROOT / "Makefile").read_text()
+    check = (
+        text.partition("\ncheck:")[2].partition("\n\n")[0].replace("$(RUN)", "$(VENV)/bin/python")
+    )
+    assert "RUN = $(VENV)/bin/python\n" in text and "VENV ?= .venv\n" in text
+    commands = check.replace("$(VENV)", ".venv").split("\n\t")[1].split(" && ")
+    assert len(commands) == len(hooks)
+    for command, hook in zip(commands, hooks, strict=True):
+        assert command.startswith(hook["entry"]), hook
 
 
 def test_ci_runs_the_checks_and_then_the_tests_last():
