@@ -62,7 +62,7 @@ def parser_of(module: str, *words: str) -> argparse.ArgumentParser:
 def command_line() -> str:
     """A section a program: what it does, its usage, its flags with their defaults, its examples."""
     sections = []
-    for module in programs.list_programs():
+    for module in programs.list_programs().values():
         name = module.removeprefix("gptjax.")
         sections.append(f"## {name}\n")
         if module in FOREIGN:

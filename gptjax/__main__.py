@@ -24,8 +24,8 @@ def main(arguments: list[str]) -> int | None:
     if word in ("-h", "--help"):
         command = "gptjax" if Path(sys.argv[0]).name == "gptjax" else "python -m gptjax"
         width = max(map(len, programs))
-        for name, file in programs.items():
-            print(f"{command} {name:{width}}  {_first_sentence(file.read_text())}")
+        for name, module in programs.items():
+            print(f"{command} {name:{width}}  {_first_sentence(_file(module).read_text())}")
         print(f"\nEach has --help. A run from nothing: {command} train --config=nano")
         return 0
     program = word.replace("-", "_")
@@ -33,21 +33,25 @@ def main(arguments: list[str]) -> int | None:
         raise ValueError(
             f"no program is called {errors.one_line(word)}; there are {', '.join(programs)}"
         )
-    module = ".".join(["gptjax", *programs[program].relative_to(PACKAGE).with_suffix("").parts])
     sys.argv = [f"{sys.argv[0]} {word}", *arguments[1:]]
-    return importlib.import_module(module).main(arguments[1:])
+    return importlib.import_module(programs[program]).main(arguments[1:])
 
 
-def list_programs() -> dict[str, Path]:
-    """Name -> file of every program: gptjax's own, then launch_NAME of those that bring it onto
+def list_programs() -> dict[str, str]:
+    """Name -> module of every program: gptjax's own, then launch_NAME of those that bring it onto
     machines."""
-    folders = {"": PACKAGE, "launch_": PACKAGE / "launch"}
+    files = [*sorted(PACKAGE.glob("[!_]*.py")), *sorted((PACKAGE / "launch").glob("[!_]*.py"))]
+    paths = [file.relative_to(PACKAGE).with_suffix("").parts for file in files]
+    modules = {"_".join(parts): ".".join(["gptjax", *parts]) for parts in paths}
     return {
-        f"{prefix}{file.stem}": file
-        for prefix, folder in folders.items()
-        for file in sorted(folder.glob("[!_]*.py"))
-        if '\nif __name__ == "__main__":\n' in file.read_text()
+        name: module
+        for name, module in modules.items()
+        if '\nif __name__ == "__main__":\n' in _file(module).read_text()
     }
+
+
+def _file(module: str) -> Path:
+    return PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
 
 
 def _first_sentence(text: str) -> str:

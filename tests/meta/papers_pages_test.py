@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gptjax.configs import ladder
 from gptjax.config import count
-from gptjax.configs import registry
+from gptjax.configs import ladder, registry
 
 PAGES = Path(__file__).parents[2] / "docs" / "papers"
 

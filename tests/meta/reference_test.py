@@ -23,8 +23,10 @@ def test_markers_name_what_is_generated():
 def test_every_program_and_flag_is_shown():
     page = hooks.command_line()
     sections = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", page, re.M | re.S))
-    assert list(sections) == [name.removeprefix("gptjax.") for name in programs.list_programs()]
-    for module in sorted({*programs.list_programs()} - hooks.FOREIGN):
+    assert list(sections) == [
+        name.removeprefix("gptjax.") for name in programs.list_programs().values()
+    ]
+    for module in sorted({*programs.list_programs().values()} - hooks.FOREIGN):
         section = sections[module.removeprefix("gptjax.")]
         for word in ("", *hooks.SUBCOMMANDS.get(module, ())):
             parser = hooks.parser_of(module, *filter(None, [word]))
