@@ -3,7 +3,9 @@
 import ast
 import importlib
 import re
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 from gptjax import __version__, cli
@@ -23,9 +25,11 @@ def main(arguments: list[str]) -> int | None:
         return 0
     if word in ("-h", "--help"):
         command = "gptjax" if Path(sys.argv[0]).name == "gptjax" else "python -m gptjax"
-        width = max(map(len, programs))
+        columns = shutil.get_terminal_size().columns
+        indent = len(command) + 1 + max(map(len, programs)) + 2
         for name, module in programs.items():
-            print(f"{command} {name:{width}}  {_first_sentence(_file(module).read_text())}")
+            line = f"{command} {name}".ljust(indent) + _first_sentence(_file(module).read_text())
+            print(textwrap.fill(line, columns, subsequent_indent=" " * indent))
         print(f"\nEach has --help. A run from nothing: {command} train --config=nano")
         return 0
     program = word.replace("-", "_")

@@ -92,6 +92,9 @@ def test_a_sweep_is_read_as_it_was_written_and_older_ones_too(tmp_path):
     run_status.write_sweep(tmp_path, "mine", asked, SMOKE)
     assert run_status.read_sweep(tmp_path) == ("mine", asked, SMOKE)
     record = json.loads((tmp_path / "sweep.json").read_text())
+    (tmp_path / "sweep.json").write_text(json.dumps(record | {"recipe": "gone.py:mine"}))
+    _, sweep_spec, points = run_status.load(tmp_path)
+    assert sweep_spec.recipe == "gone.py:mine" and points == expand(asked)
     del record["check"], record["config"]
     (tmp_path / "sweep.json").write_text(json.dumps(record))
     _, old, recipe = run_status.read_sweep(tmp_path)
