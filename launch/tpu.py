@@ -173,8 +173,8 @@ def check_checkout(config: str) -> None:
             f"run sends a checkout to the hosts, and {CHECKOUT} is none: run it in a clone of "
             "gptjax, as python -m gptjax.launch.tpu"
         )
-    file = config.rpartition(":")[0]
-    if file and parse.path(file).resolve() != (CHECKOUT / file).resolve():
+    file = Path(config.rpartition(":")[0])
+    if file.name and (file.is_absolute() or file.resolve() != (CHECKOUT / file).resolve()):
         raise ValueError(
             f"--config={parse.one_line(config, 300)}: the hosts run in their copy of {CHECKOUT}: "
             "put the file into it, and give its path "

@@ -172,7 +172,7 @@ def read_sweep(directory: Path) -> tuple[str, Sweep, Config]:
     try:
         config = registry.config(recipe) if leaves is None else overrides.unflatten(leaves)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise ValueError(f"{where}: {parse.one_line(str(error), 400)}") from None
     return name, sweep, config
 
 

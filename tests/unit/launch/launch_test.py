@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def printed(main, capsys, *arguments):
 
 @pytest.mark.parametrize("program", ["rehearse", "tpu", "gke", "slurm"])
 def test_help_has_an_example(program):
-    command = [sys.executable, "-m", f"launch.{program}", "--help"]
+    command = [sys.executable, "-m", f"gptjax.launch.{program}", "--help"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert (
         f"usage: python -m gptjax.launch.{program}" in said
@@ -447,3 +448,50 @@ def test_files_of_the_cluster_are_not_looked_for_here(capsys):
         "--text=/cluster/none.txt",
         "--run=~/x",
     ]
+
+
+# --- what hosts get -------------------------------------------------------------------------------
+
+
+def test_hosts_get_the_checkout_from_wherever_they_are_launched(capsys, monkeypatch, tmp_path):
+    """Also files that git does not track, as recipes of one's own."""
+    monkeypatch.setattr(tpu, "CHECKOUT", tmp_path / "a clone")
+    monkeypatch.setattr(tpu.tempfile, "gettempdir", lambda: str(tmp_path))
+    for file in ("gptjax/train.py", "configs/ladder.py", "requirements-tpu.txt", "runs/old.txt"):
+        (tmp_path / "a clone" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "a clone" / file).write_text(file)
+    (tmp_path / "a clone" / "gptjax" / "configs").symlink_to("../configs")
+    (tmp_path / "a clone" / ".gitignore").write_text("runs/\n")
+    subprocess.run(["git", "init", "-q", str(tmp_path / "a clone")], check=True)
+    pack = commands(capsys, "run", *TRAIN)[0]
+    subprocess.run(pack, check=True)
+    with tarfile.open(tmp_path / tpu.ARCHIVE) as archive:
+        assert sorted(archive.getnames()) == [
+            ".gitignore",
+            "configs/ladder.py",
+            "gptjax/configs",
+            "gptjax/train.py",
+            "requirements-tpu.txt",
+        ]
+        assert archive.getmember("gptjax/configs").linkname == "../configs"
+
+
+def test_hosts_must_find_a_recipe_of_ones_own_and_a_checkout(capsys, monkeypatch, tmp_path):
+    recipe = "from gptjax.configs import small\nmine = small.smoke()\n"
+    clone = tmp_path / "clone"
+    for folder in (clone, tmp_path):
+        folder.mkdir(exist_ok=True)
+        (folder / "mine.py").write_text(recipe)
+    monkeypatch.setattr(tpu, "CHECKOUT", clone)
+    run = ["run", "--name=pod", "--zone=z", "--dry_run", "--", "--run=gs://b/r"]
+    said = refusal(tpu.main, [*run, "--config=smoke"], capsys)
+    assert said.startswith(f"run sends a checkout to the hosts, and {clone} is none")
+    (clone / "requirements-tpu.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    for file in ("mine.py", str(clone / "mine.py"), "clone/mine.py"):
+        said = refusal(tpu.main, [*run, f"--config={file}:mine"], capsys)
+        assert f"--config={file}:mine: the hosts run in their copy of {clone}: put the file" in said
+    monkeypatch.chdir(clone)
+    assert tpu.main([*run, "--config=mine.py:mine"]) == 0
+    assert "--config=mine.py:mine" in capsys.readouterr().out
+    assert slurm.main(["--", "--config=mine.py:mine"]) == 0  # whose nodes share files
