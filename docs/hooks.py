@@ -66,13 +66,17 @@ def command_line() -> str:
         name = module.removeprefix("gptjax.")
         sections.append(f"## {name}\n")
         if module in FOREIGN:
-            source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text()
-            sections.append(_description(ast.get_docstring(ast.parse(source)) or ""))
+            sections.append(_description(ast.get_docstring(ast.parse(source(module))) or ""))
             continue
         sections.append(_parser_section(parser_of(module)))
         for word in SUBCOMMANDS.get(module, ()):
             sections.append(f"### {name} {word}\n\n{_parser_section(parser_of(module, word))}")
     return "\n".join(sections)
+
+
+def source(module: str) -> str:
+    """The text of a module, which is not imported."""
+    return (ROOT / module.replace(".", "/")).with_suffix(".py").read_text()
 
 
 def _parser_section(parser: argparse.ArgumentParser) -> str:

@@ -62,3 +62,19 @@ def test_examples_of_docstrings_are_fenced():
     fenced = "What it does.\n\n    ```pycon\n    >>> f(1)\n    2\n    ```\n\n    Else."
     assert hooks.fence_examples(text) == fenced
     assert hooks.fence_examples("a >>> b, a/__init__.py\n") == "a >>> b, `a/__init__.py`\n"
+
+
+def test_what_the_api_page_shows_exists():
+    page = (REFERENCE / "api.md").read_text()
+    shown = re.findall(r"^::: (\S+)\n(?:    options:\n(?:      .*\n)*)?", page, re.M)
+    members = re.findall(r"^::: (\S+)\n(?:    .*\n)*?      members: \[(.*)\]", page, re.M)
+    assert len(shown) > 15 and len(members) > 5
+    for module in shown:
+        assert hooks.source(module)
+    for module, names in members:
+        missing = [
+            name
+            for name in names.split(", ")
+            if not re.search(rf"^(def|class) {name}\b|^{name} = ", hooks.source(module), re.M)
+        ]
+        assert missing == [], module
