@@ -1,6 +1,7 @@
 # make train   set up .venv and train the config nano on the embedded corpus
 # make test    set up .venv and pass the tests
 # make check   formatting, lint and types
+# make test-docs   run every command of README and docs/ as written (minutes)
 # make test-extra, test-gpu   those that need requirements-eval.txt and -cloud.txt (0.5 GB) or -gpu.txt (5 GB; compiled for a GPU, none is needed)
 # make mutants   are wrong programs noticed? some hours; goes on where it was interrupted
 # make docs    draw docs/patterns.png again and build the documentation site into site/
@@ -12,7 +13,7 @@ RUN = $(VENV)/bin/python
 EXTRA = tests/unit/data/tokenizers/gpt1_bpe_test.py tests/unit/weights/tokenizer_json_test.py tests/parity/exported_test.py tests/parity/harness_test.py
 EXTRA += tests/e2e/bucket_test.py
 
-.PHONY: train test test-slow test-extra test-gpu mutants check docs clean
+.PHONY: train test test-slow test-docs test-extra test-gpu mutants check docs clean
 
 train: $(VENV)/installed
 	$(RUN) -m gptjax.train --config=nano
@@ -22,6 +23,9 @@ test: $(VENV)/installed-dev
 
 test-slow: $(VENV)/installed-dev
 	$(RUN) -m pytest -m slow
+
+test-docs: $(VENV)/installed-dev
+	$(RUN) -m pytest -m slow tests/e2e/docs_test.py
 
 test-extra: $(VENV)/installed-eval $(VENV)/installed-cloud
 	$(RUN) -m pytest -m "slow or not slow" $(EXTRA)
