@@ -22,8 +22,10 @@ from pathlib import Path
 
 import pytest
 
+from gptjax import __main__ as programs
 from gptjax import cli
-from gptjax.config import overrides, registry
+from gptjax.config import overrides
+from gptjax.configs import registry
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(
@@ -34,8 +36,8 @@ FENCE = re.compile(
 MARKER = re.compile(r"<!-- (?P<kind>quick|not run|run short)(?:: (?P<text>.+?))? -->")
 INLINE = re.compile(r"(?<!`)`((?:python -m|gptjax) [^`]*)`(?!`)")
 HEREDOC = re.compile(r"<<'?(\w+)'?\n.*?^\1$", re.M | re.S)
-COMMAND = re.compile(r"^\s*(\$ )?(python -m (gptjax|launch|bench)|gptjax |make [a-z])", re.M)
-PROGRAMS = ("gptjax", "launch", "bench", "tests", "docs")
+COMMAND = re.compile(r"^\s*(\$ )?(python -m (gptjax|bench)|gptjax |make [a-z])", re.M)
+PROGRAMS = ("gptjax", "bench", "tests", "docs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +151,8 @@ class _Parsed(Exception):
 def program(words: list[str]) -> tuple[str, list[str]] | None:
     """(module, arguments) of a command of this repository."""
     if words[0] == "gptjax" and len(words) > 1:
-        return f"gptjax.{words[1]}", words[2:]
+        known = programs.list_programs()
+        return known[words[1]] if words[1] in known else f"gptjax.{words[1]}", words[2:]
     if (
         re.fullmatch(r"(.*/)?python", words[0])
         and words[1:2] == ["-m"]
@@ -190,7 +193,7 @@ def _check_program(module: str, arguments: list[str], shown: str = "") -> str:
     own, trained = cli.split_at_dashes(arguments)
     try:
         if (
-            module.startswith("launch.")
+            module.startswith("gptjax.launch.")
             and trained
             and (error := _check_program("gptjax.train", trained))
         ):

@@ -83,10 +83,7 @@ def bash(text: str, directory: Path) -> None:
 def shorten(block: doc_commands.Block) -> str:
     """The block with its argument added to each of its gptjax commands."""
     return re.sub(
-        r"^(python -m (?:gptjax|launch).*|gptjax .*)$",
-        rf"\1 {block.argument}",
-        block.text,
-        flags=re.M,
+        r"^(python -m gptjax.*|gptjax .*)$", rf"\1 {block.argument}", block.text, flags=re.M
     )
 
 

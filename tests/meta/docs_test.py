@@ -95,7 +95,7 @@ def block(text: str) -> Block:
         ("python -m gptjax.sweep report runs/x --flag", "exit status 2"),
         ("python -m gptjax.training --config=nano", "no such program"),
         (
-            "python -m launch.slurm --nodes=2 -- --config=nanoo --run=/shared/x",
+            "python -m gptjax.launch.slurm --nodes=2 -- --config=nanoo --run=/shared/x",
             "no config is called",
         ),
         ("python -m bench.step --flag", "exit status 2"),
