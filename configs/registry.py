@@ -161,8 +161,8 @@ def _run(file: str) -> Mapping[str, Any]:
     path = parse.path(file)
     if not path.is_file():
         kind = "that is no file" if path.exists() else "there is no such file"
-        names = f"one of our recipes has no colon and no .py: {', '.join(CONFIGS)}"
-        raise ValueError(f"{parse.one_line(file, 300)}: {kind}; give FILE.py:NAME ({names})")
+        hint = "give FILE.py:NAME, or a name alone (python -m gptjax.plan shows all)"
+        raise ValueError(f"{parse.one_line(file, 300)}: {kind}; {hint}")
     try:
         return _run_state(str(path), path.stat().st_mtime_ns)
     except (Exception, SystemExit) as error:

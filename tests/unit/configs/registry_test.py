@@ -126,41 +126,29 @@ def test_a_file_is_run_once(mine, capsys):
 @pytest.mark.parametrize(
     "name,text,said",
     [
-        ("none.py:a", None, (
-            "none.py: there is no such file; give "
-            "FILE.py:NAME (one of our recipes")),
+        ("none.py:a", None, "none.py: there is no such file; give FILE.py:NAME, or a name alone"),
         (".:a", None, ".: that is no file; give FILE.py:NAME"),
-        ("nano:", None, "nano: there is no such file; give FILE.py:NAME (.* has no colon"),
+        ("nano:", None, "nano: there is no such file; give FILE.py:NAME, or a name alone"),
         (":nano", None, "an empty path"),
-        ("mine.py", None, (
-            "mine.py: say which config of mine.py, as "
-            "FILE.py:NAME; there are small_one, ")),
+        ("mine.py", None, "mine.py: say which config of mine.py, as FILE.py:NAME; there are small"),
         ("mine.py:dep", None, "mine.py:dep: say which config of mine.py, .*did you mean deep?"),
-        ("mine.py:N", None, (
-            "mine.py:N must be a config, or a function "
-            "that returns one; it is a int")),
+        ("mine.py:N", None, "mine.py:N must be a config, or a function .*; it is a int"),
         ("mine.py:unfinished", None, "or a function that returns one; it is a NoneType"),
-        ("mine.py:task", None, "it is a fine-tuning recipe: gptjax.finetune --config=mine.py:task"),
+        ("mine.py:task", None, "is a fine-tuning recipe: gptjax.finetune --config=mine.py:task"),
         ("mine.py:questions", None, "it is a sweep: gptjax.sweep --sweep=mine.py:questions"),
         ("mine.py:of", None, "mine.py: TypeError: of() missing 1 required positional argument"),
         ("mine.py:wrong", None, "mine.py:16: ValueError: .*heads"),
         ("mine.py:ends", None, "mine.py:25: SystemExit: no"),
         ("mine.py:a", "a = 1\nb = (2\n", "mine.py:2: '(' was never closed"),
         ("mine.py:a", "a = 1\n\n1 / 0\n", "mine.py:3: ZeroDivisionError: division by zero"),
-        ("mine.py:a", "import nothing_here\n", (
-            "mine.py:1: ModuleNotFoundError: No "
-            "module named 'nothing_here'")),
+        ("mine.py:a", "import no_such\n", "mine.py:1: ModuleNotFoundError: .* 'no_such'"),
         ("mine.py:a", "raise SystemExit(1)\n", "mine.py:1: SystemExit: 1"),
-        ("mine.py:a", "raise ValueError('two\\nlines' + 'x' * 9999)\n", (
-            "mine.py:1: "
-            "ValueError: two lines")),
+        ("mine.py:a", "raise ValueError('a\\nb' + 'x' * 9999)\n", "mine.py:1: ValueError: a b"),
         ("mine.py:a", "a\0", "mine.py:?.*null bytes"),
         ("mine.py:a", "a = '\udcff'\n", "mine.py:1: (unicode error) 'utf-8' codec can't decode"),
-        ("mine.py:a", "", (
-            "mine.py:a: say which config of mine.py, as FILE.py:NAME; it has no config, nor a "
-            "function")),
+        ("mine.py:a", "", "mine.py:a: say which .*; it has no config, nor a function"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_file_is_one_line(mine, name, text, said):
     if text is not None:
         mine.write_text(text, errors="surrogateescape")
