@@ -26,6 +26,7 @@ from gptjax.distributed import rendezvous
 from gptjax.runtime import errors
 
 T = TypeVar("T")
+PACKAGE = Path(__file__).parents[1]
 
 # exit status of a process that ends because another died or nothing moves: the same command
 # continues
@@ -265,11 +266,10 @@ def initialize(
     return processes
 
 
-def source_digest() -> str:
+def source_digest(root: Path = PACKAGE) -> str:
     """A digest of the package's source: its version, also for those who edit it. The same of a
     checkout, where configs/ and launch/ are links, and of an installed package, where they are
     directories."""
-    root = Path(__file__).parents[1]
     folders = os.walk(root, followlinks=True)
     files = [Path(folder, name) for folder, _, names in folders for name in names]
     digest = hashlib.sha256()

@@ -18,6 +18,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import gptjax
+from gptjax.distributed import processes
 from gptjax.runtime import run_dir
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +112,7 @@ def test_it_is_installed_beside_nothing_else(environment):
     (site_packages,) = environment.glob("lib/python*/site-packages")
     about = f"gptjax-{gptjax.__version__}.dist-info"
     assert {path.name for path in site_packages.iterdir()} == {"gptjax", about, "packages.pth"}
+    assert processes.source_digest(site_packages / "gptjax") == processes.source_digest()
 
 
 def test_it_trains_a_recipe_of_ones_own_in_an_empty_directory(environment, tmp_path):
