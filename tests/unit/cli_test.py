@@ -150,6 +150,7 @@ BUGS = [
     raising(TypeError("bug")),
     lambda argv: int("a bug"),
     lambda argv: [].remove("a bug"),
+    lambda argv: json.loads("a bug"),
     raising(RuntimeError("bug")),
 ]
 BUGS += [raising(ImportError("bug", name="gptjax.x")), raising(ImportError("bug"))]
@@ -157,7 +158,9 @@ BUGS += [raising(ImportError("bug", name="gptjax.x")), raising(ImportError("bug"
 
 @pytest.mark.parametrize("main", BUGS, ids=range(len(BUGS)))
 def test_a_bug_keeps_its_trace(main, monkeypatch):
-    with pytest.raises((TypeError, ValueError, RuntimeError, ImportError), match="bug|remove"):
+    with pytest.raises(
+        (TypeError, ValueError, RuntimeError, ImportError), match="bug|remove|Expecting value"
+    ):
         exit_of(main, monkeypatch)
 
 
@@ -277,6 +280,7 @@ def test_gptjax_lists_its_programs(monkeypatch, capsys):
 def test_gptjax_runs_its_programs(monkeypatch, capsys):
     assert exit_of(programs.main, monkeypatch, "plan", "--config=smoke", "--json") is None
     assert json.loads(capsys.readouterr().out)["name"] == "smoke"
+    assert sys.argv == ["program plan", "--config=smoke", "--json"]  # lm_eval's parser reads it
     assert exit_of(programs.main, monkeypatch, "launch-slurm", "--", "--config=nano") == 0
     assert "-m gptjax.train --config=nano" in capsys.readouterr().out
     assert exit_of(programs.main, monkeypatch, "--version") == 0
