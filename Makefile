@@ -41,7 +41,7 @@ check: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-docs
 	$(RUN) -m gptjax.report.pattern_plot docs/patterns.png
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

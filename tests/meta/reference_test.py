@@ -8,6 +8,7 @@ import pytest
 
 from docs import hooks
 from gptjax import __main__ as programs
+from tests import doc_commands
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -34,6 +35,18 @@ def test_every_program_and_flag_is_shown():
             assert flags or word, module
             assert [flag for flag in flags if f"`{flag}" not in section] == []
         assert re.findall(r"^\| (`.*`) \| +(?:\(default|\|)", section, re.M) == []
+
+
+def test_examples_of_the_programs_can_be_parsed():
+    shown = doc_commands.blocks(REFERENCE / "cli.md", hooks.command_line())
+    assert len(shown) >= len(programs.list_programs()) - len(hooks.FOREIGN)
+    wrong = [
+        f"{' '.join(command)}: {error}"
+        for block in shown
+        for command in block.commands
+        if (error := doc_commands.check(command))
+    ]
+    assert wrong == []
 
 
 def test_every_record_and_field_is_shown():
