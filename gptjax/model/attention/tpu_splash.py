@@ -45,7 +45,7 @@ def attend(
     interpret: run on CPU, slowly, for tests."""
     assert dropout is None
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
-    kernel, blocks = _make_kernel(pattern, T, S, q_BTNH.shape[-1], interpret)
+    kernel, blocks = _make_kernel(pattern, T, S, q_BTNH.shape[-1], q_BTNH.dtype.itemsize, interpret)
     # Queries that pad share their block with real ones, so that it is visited and they are numbers;
     # keys that pad causality hides.
     q_BNTH = _pad_to_block(
@@ -65,7 +65,7 @@ def attend(
 def pairs_by_kernel(pattern: schema.Attention, T: int) -> dict[str, int]:
     """(query, key) pairs in the blocks that each kernel visits for a head of T tokens, of
     whatever size: its cost."""
-    kernel, blocks = _make_kernel(pattern, T, T, 128, False)
+    kernel, blocks = _make_kernel(pattern, T, T, 128, 2, False)
     infos = {
         "forward": kernel.fwd_mask_info,
         "dq": kernel.dq_mask_info,
@@ -124,11 +124,11 @@ class ComputedMask(StoredMask):
 
 @functools.lru_cache(maxsize=64)
 def _make_kernel(
-    pattern: schema.Attention, T: int, S: int, d_head: int, interpret: bool
+    pattern: schema.Attention, T: int, S: int, d_head: int, itemsize: int, interpret: bool
 ) -> tuple[splash.SplashAttentionKernel, splash.BlockSizes]:
     """The kernel for T queries on S keys and any number of heads, and its block sizes. Its arrays
     are NumPy's, so that it may be kept from one trace to the next."""
-    blocks = _block_sizes(pattern, T, S, d_head)
+    blocks = _block_sizes(pattern, T, S, d_head, itemsize)
     queries = np.arange(S - T, S + -T % blocks.block_q, dtype=np.int32)
     kind = ComputedMask if isinstance(pattern, schema.Dense | schema.Banded) else StoredMask
     mask = masks.MultiHeadMask([kind(pattern, queries, S + -S % blocks.block_kv)])
@@ -152,14 +152,20 @@ def _make_kernel(
     return kernel, blocks
 
 
-def _block_sizes(pattern: schema.Attention, T: int, S: int, d_head: int) -> splash.BlockSizes:
+def _block_sizes(
+    pattern: schema.Attention, T: int, S: int, d_head: int, itemsize: int
+) -> splash.BlockSizes:
     """Blocks of up to 512 queries and keys, larger where there are many to see: a step of the
     kernel costs some 0.35 us before it computes, as long as the products of 128 rows take.
+
+    itemsize: bytes of an element of queries and keys. Of 4-byte ones, blocks of 1,024 overflow VMEM
+    in the backward pass where the mask is stored.
 
     Small heads come with the sequence last: with the head last they are padded to 128, in memory
     and in the product that makes them."""
     narrow = isinstance(pattern, schema.Banded) and pattern.window <= 1024
-    candidates = BLOCK_SIZES if narrow or S < LONG_SEQUENCE else (*BLOCK_SIZES, 1024)
+    large = not narrow and S >= LONG_SEQUENCE and itemsize <= 2
+    candidates = (*BLOCK_SIZES, 1024) if large else BLOCK_SIZES
     q, kv = (min(candidates, key=lambda block: -(-n // block) * (block + 128)) for n in (T, S))
     compute = min(kv, 512)
     fused = -(-S // kv) <= MAX_DQ_COPIES

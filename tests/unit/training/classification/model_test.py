@@ -236,7 +236,7 @@ def test_eight_devices_learn_as_one(kind, sharding):
     c = config(kind, n_ctx=16, n_layers=2)
     across = dataclasses.replace(
         c,
-        mesh=schema.Mesh(tensor=2, fsdp=2, sharding="fsdp_tensor")
+        mesh=schema.Mesh(tensor=2, fsdp=4, sharding="fsdp_tensor")
         if sharding != "fsdp"
         else c.mesh,
     )
