@@ -8,6 +8,7 @@ comment right before a block says how tests treat it:
     <!-- run short: ARGUMENTS -->      run so, with ARGUMENTS added to its gptjax commands
     <!-- quick -->                     run as it stands by `make test`, too
     <!-- not run: REASON -->           only parsed
+    <!-- refused -->                   refused as it is parsed, by the error shown
 """
 
 import argparse
@@ -33,8 +34,8 @@ FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[a-z]*)[^\n]*\n(?P<text>.*?)^ *```$",
     re.M | re.S,
 )
-MARKER = re.compile(r"<!-- (?P<kind>quick|not run|run short)(?:: (?P<text>.+?))? -->")
-INLINE = re.compile(r"(?<!`)`((?:python -m|gptjax) [^`]*)`(?!`)")
+MARKER = re.compile(r"<!-- (?P<kind>quick|refused|not run|run short)(?:: (?P<text>.+?))? -->")
+INLINE = re.compile(r"(?<!`)`((?:python -m|gptjax|make) [^`]*)`(?!`)")
 HEREDOC = re.compile(r"<<'?(\w+)'?\n.*?^\1$", re.M | re.S)
 COMMAND = re.compile(r"^\s*(\$ )?(python -m (gptjax|bench)|gptjax |make [a-z])", re.M)
 PROGRAMS = ("gptjax", "bench", "tests", "docs")
@@ -42,7 +43,8 @@ PROGRAMS = ("gptjax", "bench", "tests", "docs")
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """kind: "run", "quick", "short" or "parsed". argument: of the marker. text: what is run."""
+    """kind: "run", "quick", "short", "parsed" or "refused". argument: of the marker. text: what
+    is run."""
 
     page: Path
     line: int
@@ -127,12 +129,12 @@ def _read_marker(marker: str | None, where: str) -> tuple[str, str]:
     if marker is None:
         return "run", ""
     match = MARKER.fullmatch(marker.strip())
-    if match is None or (match["text"] is None) != (match["kind"] == "quick"):
+    if match is None or (match["text"] is None) != (match["kind"] in ("quick", "refused")):
         raise ValueError(
             f"{where}: {marker.strip()} is not one of the markers of tests/doc_commands.py"
         )
-    kinds = {"quick": "quick", "not run": "parsed", "run short": "short"}
-    return kinds[match["kind"]], match["text"] or ""
+    kinds = {"not run": "parsed", "run short": "short"}
+    return kinds.get(match["kind"], match["kind"]), match["text"] or ""
 
 
 def inline_commands(page: Path, content: str | None = None) -> Iterator[list[str]]:
@@ -244,6 +246,8 @@ def _check_values(module: str, args: argparse.Namespace, shown: str) -> None:
                     overrides.override(
                         registry.config(args.config), *args.assignments, f"{path}={value}"
                     )
+    elif "config" in args and str(args.config).partition(".py:")[0] + ".py" in shown:
+        pass  # a recipe in a file that the block writes
     elif "config" in args and args.config not in (None, "NAME") and "assignments" in args:
         cli.resolve_config(args, local=False)
     if module in ("gptjax.evaluate", "gptjax.decontaminate") and args.tasks not in (None, "NAMES"):

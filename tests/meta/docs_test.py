@@ -13,20 +13,37 @@ PATH = re.compile(r"`((?:gptjax|configs|launch|bench|tests|docs|examples)/[\w./-
 LINK = re.compile(r"(?<!`)\]\(([^)\s#]*)(?:#[\w-]*)?\)")
 
 
+def problems(page, content: str) -> list[str]:
+    """What is wrong with the commands of a page, a line each."""
+    found = []
+    for block in blocks(page, content):
+        for words in block.commands:
+            error = check(words, block.text)
+            if block.kind == "refused":
+                is_shown = error and f"error: {error.partition(': ')[2]}" in content
+                error = "" if is_shown else f"is not refused as shown, but {error or 'taken'}"
+            if error:
+                found.append(f"{block}: {' '.join(words)}: {error}")
+    for words in inline_commands(page, content):
+        if error := check(words):
+            found.append(f"{page.name}: {' '.join(words)}: {error}")
+    return found
+
+
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_can_be_parsed(page):
-    wrong = [
-        f"{block}: {' '.join(words)}: {error}"
-        for block in blocks(page)
-        for words in block.commands
-        if (error := check(words, block.text))
-    ]
-    wrong += [
-        f"{page.name}: {' '.join(words)}: {error}"
-        for words in inline_commands(page)
-        if (error := check(words))
-    ]
-    assert wrong == []
+    assert problems(page, page.read_text()) == []
+
+
+def test_a_page_with_wrong_commands_is_noticed(capsys):
+    page, refused = (
+        ROOT / "page.md",
+        "<!-- refused -->\n```console\n$ python -m gptjax.plan --x=1\n",
+    )
+    text = f"{refused}error: unrecognized arguments: --x=1\n```\n"
+    assert len(problems(page, text)) == 1, "another message than the one shown"
+    text = "<!-- not run: so -->\n```bash\npython -m gptjax.plan --x=1\n```\n`make it`, `gptjax x`"
+    assert len(problems(page, text)) == 3
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
