@@ -1,16 +1,16 @@
-"""Training and generation on the accelerator that is present; where there is none, every kernel and
-step compiled ahead of time instead.
+"""Training and generation on the present accelerator; without one, every kernel and step is
+compiled ahead of time instead.
 
-python -m bench.accelerator [--configs=gpt2_124m,gpt3_small,gpt3_medium,gpt3_xl] [--rounds=5]
-[--out=accelerator.json]
+    python -m bench.accelerator [--configs=gpt2_124m,gpt3_small,gpt3_medium,gpt3_xl] [--rounds=5]
+    [--out=accelerator.json]
 
 Training: each config with its own attention and with dense attention, by the platform's kernel and
-by the reference, at doubling batches until memory ends, and again at four times the context.
-Medians, beside dense attention by the platform's kernel (cuDNN on NVIDIA, splash on TPU) in the
-same run; one after the other, since two states of a large model do not fit. Generation: 64 tokens
-after a prompt of 64. MFU = tokens/s x train_flops_per_token / (devices x peak bfloat16 FLOP/s):
-attention counts what its pattern needs (config/count.py), backward is twice forward, recomputation
-is not counted. All figures go to a JSON file, too.
+by the reference, at doubling batch sizes until memory runs out, and again at four times the
+context. Medians, relative to dense attention by the platform's kernel (cuDNN on NVIDIA, splash on
+TPU) in the same run; one after the other, since two states of a large model do not fit. Generation:
+64 tokens after a prompt of 64. MFU = tokens/s x train_flops_per_token / (devices x peak bfloat16
+FLOP/s): attention counts what its pattern needs (config/count.py), backward is twice forward,
+recomputation is not counted. All figures are also written to a JSON file.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from gptjax.sharding import device_mesh, rules, topology
 from gptjax.training import metrics, state, step
 
 CONFIGS = "gpt2_124m,gpt3_small,gpt3_medium,gpt3_xl"
-AOT_TARGETS = ("h100-1", "v5p:2x2x1")  # compiled for where no accelerator is at hand
+AOT_TARGETS = ("h100-1", "v5p:2x2x1")  # compiled for without an accelerator
 PATTERNS = (
     schema.Dense(),
     schema.Banded(window=256),
@@ -47,7 +47,7 @@ Row = dict[str, Any]
 def bench_config(
     config: schema.Config, n_ctx: int, rows: int, attention: tuple, kernel: str
 ) -> schema.Config:
-    """The config with one microbatch of `rows` rows of n_ctx tokens a step, without dropout."""
+    """The config with one microbatch of `rows` rows of n_ctx tokens per step, without dropout."""
     model = dataclasses.replace(
         config.model, n_ctx=n_ctx, attention=attention, dropout=schema.Dropout()
     )
@@ -59,7 +59,7 @@ def bench_config(
 
 
 def make_arms(config: schema.Config) -> dict[str, tuple[tuple, str]]:
-    """What is compared: name -> (attention, kernel). The first is the baseline."""
+    """The compared variants: name -> (attention, kernel). The first is the baseline."""
     dense, config_attention = (schema.Dense(),), config.model.attention
     dense_arms = {"dense, auto": (dense, "auto"), "dense, reference": (dense, "reference")}
     return (
@@ -76,7 +76,7 @@ def make_arms(config: schema.Config) -> dict[str, tuple[tuple, str]]:
 def time_training(
     name: str, config: schema.Config, n_ctx: int, rows: int, rounds: int
 ) -> list[Row]:
-    """A row for each arm that fits."""
+    """Returns a row for each arm that fits in memory."""
     mesh = device_mesh.make_mesh(config.mesh)
     platform = mesh.devices.flat[0].platform
     seconds: dict[str, list[float]] = {}
@@ -84,9 +84,8 @@ def time_training(
         0, config.model.n_vocab, (1, rows, n_ctx + 1), dtype=np.int32
     )
     results = []
-    for arm, (attention, kernel) in make_arms(
-        config
-    ).items():  # one state at a time: two of the larger models do not fit
+    # One state at a time: two of the larger models do not fit.
+    for arm, (attention, kernel) in make_arms(config).items():
         arm_config = bench_config(config, n_ctx, rows, attention, kernel)
         try:
             train_step, program, shape = compile.compile_program(arm_config, mesh, platform, rows)
@@ -94,7 +93,7 @@ def time_training(
                 train_state = state.init_sharded(arm_config, train_step.model, train_step.tx, mesh)
                 batch = jax.device_put(tokens, shape.sharding)
                 seconds[arm] = []
-                for i in range(rounds + 2):  # two rounds settle
+                for i in range(rounds + 2):  # the first two rounds are warm-up
                     start_time = time.perf_counter()
                     train_state, step_metrics = program(train_state, batch)
                     jax.block_until_ready(step_metrics)
@@ -136,7 +135,7 @@ def time_training(
 
 
 def time_generation(name: str, config: schema.Config, batch: int, rounds: int) -> Row:
-    """Tokens/s of greedy decoding, prompts of 64 tokens and 64 new ones, prefill included."""
+    """Tokens/s of greedy decoding, with prompts of 64 tokens and 64 new ones, including prefill."""
     mesh = device_mesh.make_mesh(dataclasses.replace(config.mesh, fsdp=1), jax.devices()[:1])
     train_step = step.build(config, mesh.devices.flat[0].platform, mesh, None)
     model = train_step.model.clone(sharding=rules.UNSHARDED)
@@ -161,8 +160,9 @@ def time_generation(name: str, config: schema.Config, batch: int, rounds: int) -
 
 
 def compile_all(target: topology.Topology, names: list[str]) -> list[Row]:
-    """Each kernel of the platform, forward and backward, and each config's step, compiled for
-    chips that are not here."""
+    """Compiles each kernel of the platform, forward and backward, and each config's step, for chips
+    that are not present.
+    """
     results, n = [], target.n_devices
     kernel = dispatch.resolve_name("auto", target.platform)
     for pattern in PATTERNS:

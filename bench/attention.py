@@ -1,12 +1,12 @@
-"""What a layer's attention costs by its pattern: time and memory, forward and backward, from
-context 1k to 32k, on the present device.
+"""Cost of a layer's attention by pattern: time and memory, forward and backward, from context 1k to
+32k, on the present device.
 
-python -m bench.attention [--longest=32768] [--heads=4] [--window=256] [--rounds=3]
+    python -m bench.attention [--longest=32768] [--heads=4] [--window=256] [--rounds=3]
 
 Prints milliseconds and scratch memory of a dense and a banded layer (head size 64, batch 1, the
-platform's kernel), what a doubling of the context multiplies them by (2 is linear, 4 quadratic),
-and the rate by the FLOPs that the pattern needs (keys_seen of config/count.py; forward and
-backward, nothing counted twice). The two take turns; medians.
+platform's kernel), the factor by which they grow when the context doubles (2 is linear, 4
+quadratic), and the rate by the FLOPs that the pattern needs (attention_pairs of config/count.py;
+forward and backward, without recomputation). Medians of interleaved rounds.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from gptjax.sharding import rules, xla_options
 
 
 def compile_attention(pattern: schema.Attention, n_ctx: int, n_heads: int):
-    """(compiled forward and backward of attention, its arguments)."""
+    """Returns (compiled forward and backward pass of attention, its arguments)."""
     platform = jax.devices()[0].platform
     execution_policy = gpt.execution_policy(schema.Compute(), platform)
     q, k, v, g = (
@@ -81,7 +81,7 @@ def main():
             for name, pattern in patterns.items()
         }
         seconds: dict[str, list[float]] = {name: [] for name in patterns}
-        for i in range(args.rounds + 1):  # the first settles
+        for i in range(args.rounds + 1):  # the first round is a warm-up
             for name, (run, arrays) in compiled.items():
                 start_time = time.perf_counter()
                 jax.block_until_ready(run(*arrays))

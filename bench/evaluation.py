@@ -1,13 +1,13 @@
-"""Questions a second against lm-evaluation-harness with Hugging Face transformers (PyTorch): same
-model, same requests, by turns.
+"""Evaluation requests per second, compared with lm-evaluation-harness with Hugging Face
+transformers (PyTorch): same model, same requests, interleaved rounds.
 
     python -m bench.evaluation [--rounds=3] [--batch=4] [--kinds=NAME,...] [--cpu_time]
 
-gpt2_124m on random weights, float32, CPU. Both answer with log-likelihoods, which must agree.
-`batch` is lm_eval's: sequences at once. The floor is the matrix products of the tokens that have to
-be read, each shared beginning once, and of the logits that are asked for, at the speed of one large
-product on this machine. Compiling is told by itself: it is paid once for a length. On a busy
-machine, where threads wait for each other, give one core and count its seconds: taskset -c 0 python
+gpt2_124m with random weights, float32, CPU. Both return log-likelihoods, which must agree. `batch`
+is lm_eval's number of concurrent sequences. The floor is the matrix products of the tokens that
+must be read, each shared prefix once, and of the requested logits, at the speed of one large
+product on this machine. Compilation is reported separately: it happens once per length. On a busy
+machine, where threads wait for each other, use one core and its processor time: taskset -c 0 python
 -m bench.evaluation --cpu_time
 """
 
@@ -34,8 +34,8 @@ from gptjax.sharding import rules, xla_options
 from gptjax.weights import tokenizer_files
 
 
-def kinds(n_vocab: int) -> dict[str, list[Request]]:
-    """Requests of several kinds, by the tokens of tasks that they stand for."""
+def request_kinds(n_vocab: int) -> dict[str, list[Request]]:
+    """Requests of several kinds, with the token counts of the tasks that they represent."""
     rng = np.random.default_rng(0)
 
     def tokens(low, high):
@@ -54,18 +54,18 @@ def kinds(n_vocab: int) -> dict[str, list[Request]]:
         "4 endings few-shot": make(3, (650, 900), 4, (8, 25)),
         "2 answers few-shot": make(4, (500, 800), 2, (2, 8)),
         "2 answers fixed shots": make(12, (30, 60), 2, (1, 4), prefix=tokens(400, 400)),
-        "4 letters zero-shot": make(
-            12, (60, 200), 4, (1, 1)
-        ),  # MMLU: lm_eval reads each context once too
+        # MMLU: lm_eval reads each context once too.
+        "4 letters zero-shot": make(12, (60, 200), 4, (1, 1)),
         "last word zero-shot": make(32, (50, 110), 1, (1, 3)),  # LAMBADA
         "last word few-shot": make(3, (700, 950), 1, (1, 3)),
         "whole texts": make(2, (1, 1), 1, (1024, 1024)),
     }
 
 
-def n_read(requests: list[Request]) -> tuple[int, int, int]:
-    """Tokens that have to be read, each shared beginning once; that are read here, padding too;
-    and whose probability is asked for."""
+def count_tokens(requests: list[Request]) -> tuple[int, int, int]:
+    """Returns (tokens that must be read, each shared prefix once; tokens read here, including
+    padding; scored tokens).
+    """
     prefixes = {
         (*q.context, *c[:-1])[:n]
         for q in requests
@@ -83,8 +83,8 @@ def n_read(requests: list[Request]) -> tuple[int, int, int]:
     )
 
 
-def speed(clock) -> float:
-    """FLOPs a second of a large product, the best of XLA's libraries and PyTorch."""
+def peak_flops(clock) -> float:
+    """FLOPs per second of a large product, the best of XLA's libraries and PyTorch."""
     import torch
 
     n, best = 1024, 0.0
@@ -102,8 +102,8 @@ def speed(clock) -> float:
     return best
 
 
-def harness(params, c: schema.Model, batch: int):
-    """lm_eval's model of transformers with these parameters."""
+def harness_model(params, c: schema.Model, batch: int):
+    """lm_eval's transformers model with these parameters."""
     import transformers
     from lm_eval.models.huggingface import HFLM
 
@@ -119,7 +119,7 @@ def harness(params, c: schema.Model, batch: int):
     )
 
 
-def compared(
+def compare(
     name: str,
     scoring_requests: list[Request],
     inference_model: inference.InferenceModel,
@@ -128,7 +128,7 @@ def compared(
     peak: float,
     clock,
 ) -> tuple[float, float]:
-    """Prints a line; returns the medians, ours and lm_eval's."""
+    """Prints a line; returns the median times of gptjax and lm_eval."""
     lm_eval_requests = [
         (("", ""), list(q.context), list(c)) for q in scoring_requests for c in q.completions
     ]
@@ -154,7 +154,7 @@ def compared(
     ratios = sorted(b / a for a, b in times)
     our_median, their_median = (statistics.median(column) for column in zip(*times, strict=True))
     c = inference_model.model.config
-    n_needed, n_computed, n_scored = n_read(scoring_requests)
+    n_needed, n_computed, n_scored = count_tokens(scoring_requests)
     floor = (
         n_needed * 24 * c.n_layers * c.d_model**2 + n_scored * 2 * c.n_vocab * c.d_model
     ) / peak
@@ -201,7 +201,7 @@ def main() -> int:
         return 2
     xla_options.tune_malloc()
     c = registry.config("gpt2_124m").model
-    requests_by_kind = kinds(c.n_vocab)
+    requests_by_kind = request_kinds(c.n_vocab)
     selected = args.kinds.split(",") if args.kinds else list(requests_by_kind)
     if unknown := set(selected) - set(requests_by_kind):
         print(
@@ -216,8 +216,8 @@ def main() -> int:
     clock = time.process_time if args.cpu_time else time.perf_counter
     inference_model, hf, peak = (
         inference.prepare(model, params),
-        harness(params, c, args.batch),
-        speed(clock),
+        harness_model(params, c, args.batch),
+        peak_flops(clock),
     )
     print(
         f"gpt2_124m, float32, {peak / 1e9:.0f} GFLOP/s of a large product; lm_eval with "
@@ -231,7 +231,7 @@ def main() -> int:
     )
     print(f"  {'rounds':12}{'x floor':>9}{'compiling':>10}", flush=True)
     medians = [
-        compared(name, requests_by_kind[name], inference_model, hf, args.rounds, peak, clock)
+        compare(name, requests_by_kind[name], inference_model, hf, args.rounds, peak, clock)
         for name in selected
     ]
     our_total, their_total = map(sum, zip(*medians, strict=True))

@@ -1,13 +1,13 @@
-"""Tokens per second of greedy generation against Hugging Face transformers (PyTorch
-GPT2LMHeadModel, its cache on), taking turns.
+"""Tokens per second of greedy generation, compared with Hugging Face transformers (PyTorch
+GPT2LMHeadModel with its cache), in interleaved rounds.
 
     python -m bench.generation [--batch=1,8] [--dtype=float32,bfloat16] [--prompt=128]
     [--tokens=128] [--rounds=3]
 
-gpt2_124m on random weights, the same on both sides. Both must say the same tokens but where two are
-as likely: each of theirs must be the likeliest here within TIE, which is what the two round
-differently. The floor is what a step must read, weights and cache, over the bandwidth that this
-machine shows on a sum of a large array.
+gpt2_124m with the same random weights on both sides. Both must generate the same tokens except for
+ties: each of theirs must be the argmax here within TIE_LOGITS, the difference in rounding. The
+floor is what a step must read, weights and cache, over this machine's bandwidth, measured on the
+sum of a large array.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from gptjax.configs import registry
 from gptjax.generate import decode, sampling
 from gptjax.model import gpt, inference
 
-TIE_LOGITS = {"float32": 1e-3, "bfloat16": 0.25}  # of logits
+TIE_LOGITS = {"float32": 1e-3, "bfloat16": 0.25}
 GREEDY = sampling.SamplingParams(temperature=0)
 
 
@@ -106,8 +106,7 @@ def gptjax_generate(inference_model, prompts, n_tokens: int) -> np.ndarray:
 
 
 def max_logit_gap(inference_model, prompts, generated) -> float:
-    """How much less likely than the likeliest, in logits, one of these tokens is to the reader
-    at worst."""
+    """The largest difference, in logits, between the argmax and a generated token."""
 
     @jax.jit
     def gaps(inference_model, tokens_BT):
@@ -142,7 +141,7 @@ def bandwidth() -> float:
 def time_both(
     inference_model, model, prompts, n_tokens: int, rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds of n_tokens, and of the first alone, for both sides in turns."""
+    """Seconds for n_tokens, and for the first alone, for both sides in interleaved rounds."""
     generators = {
         "gptjax": functools.partial(gptjax_generate, inference_model, prompts),
         "transformers": functools.partial(hf_generate, model, prompts),
@@ -253,8 +252,8 @@ def main() -> int:
     params = jax.jit(lambda key: model.init(key, jnp.zeros((1, 1), jnp.int32))["params"])(
         jax.random.key(0)
     )
-    # Four times the usual layers, so that they outweigh the token itself and what is said varies;
-    # at eight, rounding alone changes it all.
+    # Four times the usual layer weights, so that they outweigh the token itself and the generated
+    # text varies; at eight times, rounding alone changes all of it.
     params |= {"periods": jax.tree.map(lambda x: 4 * x if x.ndim > 2 else x, params["periods"])}
     speed = bandwidth()
     for dtype in args.dtype.split(","):

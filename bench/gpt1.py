@@ -1,5 +1,5 @@
-"""GPT-1's Table 5 and Figure 2 in small: what pre-training and the auxiliary loss are worth, on
-data that is here.
+"""GPT-1's Table 5 and Figure 2 in small: the effect of pre-training and of the auxiliary loss, on
+data that are available offline.
 
     python -m bench.gpt1 --data=DIR [--run=runs/gpt1_mini] [--seeds=5]
     [--out=docs/results/gpt1-ablation]
@@ -7,10 +7,10 @@ data that is here.
 DIR has text/ (brown.txt.xz, moby_dick.txt.xz, shakespeare.txt.xz, sotu.jsonl.xz and
 wordnet_glosses.txt.xz, all of NLTK and Project Gutenberg) and labelled/ (VADER's sentiment_vader,
 bsdgames' quiz_bsdgames). Pre-trains gpt1_mini on the former (20 minutes on 2 cores) unless --run
-holds it, makes four small tasks, fine-tunes each with both pre-training and auxiliary loss and
-without either, and movies with 0 to 4 layers transferred; each an ordinary `python -m
-gptjax.finetune`, below --work, where what is done is not done again. Prints the table, writes
-OUT.json and the picture OUT.png.
+has it, makes four small tasks, fine-tunes each with both pre-training and auxiliary loss and
+without either, and movies with 0 to 4 layers transferred; each is an ordinary `python -m
+gptjax.finetune` below --work, where finished runs are not repeated. Prints the table, writes
+OUT.json and the plot OUT.png.
 """
 
 import argparse
@@ -47,7 +47,7 @@ ARMS = {
     "no auxiliary loss": ["task.lm_weight=0"],
     "no pre-training": ["task.transfer=Nothing()"],
 }
-# A model that begins with nothing may want another rate and more time: on movies both get 10
+# A model without pre-training may need another learning rate and more time: on movies both get 10
 # epochs, at the rate that is best on dev.
 LONG_ARMS = {
     "pre-training, 10 epochs at its best rate": (["task.epochs=10"], (2e-4, 5e-4, 1e-3)),
@@ -63,8 +63,9 @@ TRAIN, DEV = 2000, 800
 
 
 def movies(rng: random.Random, data: Path) -> list[dict]:
-    """Sentences of film reviews (Hutto and Gilbert 2014), positive where the mean of 20 ratings
-    is above 0."""
+    """Sentences of film reviews (Hutto and Gilbert 2014), positive if the mean of 20 ratings is
+    above 0.
+    """
     lines = (
         (data / "labelled/sentiment_vader/movieReviewSnippets_GroundTruth.txt")
         .read_text(errors="replace")
@@ -75,7 +76,7 @@ def movies(rng: random.Random, data: Path) -> list[dict]:
 
 
 def glosses(rng: random.Random, data: Path) -> list[dict]:
-    """Does WordNet's definition entail the word? Its own word, or another's."""
+    """Does WordNet's definition entail the word? The word is its own or another's."""
     lines = [
         line.split(": ", 1)
         for line in _read_text(data, "wordnet_glosses.txt").splitlines()
@@ -97,8 +98,9 @@ def glosses(rng: random.Random, data: Path) -> list[dict]:
 
 
 def sources(rng: random.Random, data: Path) -> list[dict]:
-    """Are two passages of 25 words of the same source: Brown, Moby Dick, Shakespeare, State of
-    the Union?"""
+    """Are two passages of 25 words from the same source: Brown, Moby Dick, Shakespeare, State of
+    the Union?
+    """
     speeches = " ".join(
         json.loads(line)["text"] for line in _read_text(data, "sotu.jsonl").splitlines()
     )
@@ -119,7 +121,7 @@ def sources(rng: random.Random, data: Path) -> list[dict]:
 
 
 def quiz(rng: random.Random, data: Path) -> list[dict]:
-    """bsdgames' quiz: a question and four answers, the wrong ones of the same list."""
+    """bsdgames' quiz: a question and four answers, with wrong ones from the same list."""
     examples = []
     for file in sorted((data / "labelled/quiz_bsdgames").iterdir()):
         rows = [
@@ -127,7 +129,7 @@ def quiz(rng: random.Random, data: Path) -> list[dict]:
             for line in file.read_text(errors="replace").splitlines()
             if line.count(":") >= 1
         ]
-        # One direction: the other would tell the answers of the test set.
+        # One direction only: the other would reveal the answers of the test set.
         pairs = [(_strip_markup(row[0]), _strip_markup(row[1])) for row in rows]
         pairs = [(question, answer) for question, answer in pairs if question and answer]
         answers = sorted({answer for _, answer in pairs})
@@ -152,7 +154,9 @@ def _read_text(data: Path, name: str) -> str:
 
 
 def write_splits(task: str, data: Path, folder: Path) -> list[str]:
-    """train, dev and test files of a task, equal for all runs; as arguments of gptjax.finetune."""
+    """Writes the train, dev and test files of a task, the same for all runs; returns the arguments
+    for gptjax.finetune.
+    """
     arguments = []
     rng = random.Random(task)
     rows = {"movies": movies, "glosses": glosses, "sources": sources, "quiz": quiz}[task](rng, data)
@@ -175,7 +179,9 @@ def write_splits(task: str, data: Path, folder: Path) -> list[str]:
 def run_finetune(
     task: str, arm: str, edits: list[str], args: argparse.Namespace, files: list[str], seeds: int
 ) -> list[dict]:
-    """The result of each seed: accuracy on dev and test, by the epoch that was best on dev."""
+    """Returns the result of each seed: accuracy on dev and test at the epoch that is
+    best on dev.
+    """
     run = args.work / f"{task} {arm}".replace(" ", "_")
     results = run / ("results.json" if seeds > 1 else "result.json")
     if not results.exists():
@@ -207,8 +213,9 @@ def run_finetune(
 
 
 def run_long_arm(arm: str, args: argparse.Namespace, files: list[str]) -> list[dict]:
-    """An arm of LONGER on movies: the rate that is best on dev for the first seed, then all
-    seeds with it."""
+    """Runs an arm of LONG_ARMS on movies: finds the rate that is best on dev with the first seed,
+    then runs all seeds with it.
+    """
     edits, rates = LONG_ARMS[arm]
     trials = [
         (
@@ -238,7 +245,7 @@ def format_interval(values: list[float]) -> str:
 def zero_shot_scores(
     args: argparse.Namespace, files: dict[str, list[str]]
 ) -> dict[str, list[tuple[int, float]]]:
-    """(updates, accuracy) of the heuristics at every checkpoint of pre-training that was kept."""
+    """Returns (updates, accuracy) of the heuristics at every kept checkpoint of pre-training."""
     import jax
     import numpy as np
 
@@ -290,8 +297,9 @@ def zero_shot_scores(
 def plot(
     out: Path, layers: dict[str, list[float]], shots: dict[str, list[tuple[int, float]]]
 ) -> None:
-    """GPT-1's Figure 2: left, accuracy by transferred layers; right, zero-shot accuracy over
-    updates of pre-training."""
+    """Draws GPT-1's Figure 2: left, accuracy by transferred layers; right, zero-shot accuracy by
+    updates of pre-training.
+    """
     figure = loss_plot.new_figure(9, 3.8)
     left, right = figure.subplots(1, 2)
     names = list(layers)
@@ -405,11 +413,8 @@ def main() -> None:
     shots = zero_shot_scores(args, files)
     print(f"\n| arm | {' | '.join(tasks)} |\n|---|{'---|' * len(tasks)}")
     for arm in [*ARMS, *LONG_ARMS]:
-        print(
-            f"| {arm} | "
-            f"{' | '.join(format_interval(table[task][arm]) if arm in table[task] else '' for task in tasks)} "  # noqa: E501
-            "|"
-        )
+        cells = (format_interval(table[task][arm]) if arm in table[task] else "" for task in tasks)
+        print(f"| {arm} | {' | '.join(cells)} |")
     args.out.with_suffix(".json").write_bytes(
         atomic.json_bytes({"table": table, "layers": layers, "zero_shot": shots})
     )

@@ -1,14 +1,14 @@
 """GPT-3's Figures 1.2 and 1.3 in small: does accuracy rise with the number of demonstrations, and
-with the size of the model?
+with model size?
 
     python -m bench.incontext [--work=runs/incontext] [--out=docs/results/in-context]
     [--tokens=10e6] [--items=200] [--text=FILE]
 
 Trains three sizes on documents of questions and answers, each document of one task and half of them
-with its description, mixed with a tenth of --text if it is given (README's figures: NLTK's Brown
-corpus); then asks them, by `python -m gptjax.evaluate`, questions that no document had, of those
-tasks and of two that none had either: to rotate the other way, and names in letters that were never
-named. Prints a table and draws OUT.png.
+with its description, mixed with a tenth of --text if it is given (the documented results: NLTK's
+Brown corpus). Then evaluates them, by `python -m gptjax.evaluate`, on questions that are in no
+document, of those tasks and of two that are in no document either: rotation in the other direction,
+and names in unseen letters. Prints a table and draws OUT.png.
 """
 
 import argparse
@@ -26,8 +26,8 @@ LETTERS, NEW_LETTERS = "abcdefgh", "stuvwxyz"
 SIZES = {"small": (2, 64), "medium": (3, 96), "large": (4, 160)}  # layers, width
 SHOTS = (0, 1, 2, 4, 8)
 N_CTX, ROWS = 256, 8
-WORLDS = 2  # sets of names that each naming task is asked with
-Maker = Callable[[random.Random], tuple[str, str]]  # a question and its answer
+WORLDS = 2  # sets of names for each naming task
+Maker = Callable[[random.Random], tuple[str, str]]  # samples a question and its answer
 DESCRIPTIONS = {
     "copy": "Write the letters again.",
     "reverse": "Write the letters from the last to the first.",
@@ -42,8 +42,8 @@ HELD_OUT = {
 }
 
 
-def changed(transform: Callable[[str], str]) -> Callable[[random.Random], Maker]:
-    """A task on four letters: the same in every document."""
+def letter_task(transform: Callable[[str], str]) -> Callable[[random.Random], Maker]:
+    """Returns a task on four letters, the same in every document."""
 
     def make_item(rng):
         text = "".join(rng.choices(LETTERS, k=4))
@@ -52,7 +52,9 @@ def changed(transform: Callable[[str], str]) -> Callable[[random.Random], Maker]
     return lambda rng: make_item
 
 
-def summed(rng: random.Random) -> Maker:
+def sum_task(rng: random.Random) -> Maker:
+    """Returns a task on sums of two numbers."""
+
     def make_item(rng):
         a, b = rng.randrange(20), rng.randrange(20)
         return f"{a}+{b}", str(a + b)
@@ -60,8 +62,10 @@ def summed(rng: random.Random) -> Maker:
     return make_item
 
 
-def named(letters: str) -> Callable[[random.Random], Maker]:
-    """Five things, each with a name of its own, of two letters: others in each document."""
+def naming_task(letters: str) -> Callable[[random.Random], Maker]:
+    """Returns a task on five things, each with a name of two letters, which differ in each
+    document.
+    """
 
     def make_world(rng):
         word = lambda: "".join(rng.choices(letters, k=2))  # noqa: E731
@@ -72,52 +76,53 @@ def named(letters: str) -> Callable[[random.Random], Maker]:
 
 
 TASKS: dict[str, Callable[[random.Random], Maker]] = {
-    "copy": changed(lambda text: text),
-    "reverse": changed(lambda text: text[::-1]),
-    "rotate": changed(lambda text: text[1:] + text[:1]),
-    "double": changed(lambda text: "".join(letter * 2 for letter in text)),
-    "sum": summed,
-    "naming": named(LETTERS),
-    "rotate_back": changed(lambda text: text[-1:] + text[:-1]),
-    "new_naming": named(NEW_LETTERS),
+    "copy": letter_task(lambda text: text),
+    "reverse": letter_task(lambda text: text[::-1]),
+    "rotate": letter_task(lambda text: text[1:] + text[:1]),
+    "double": letter_task(lambda text: "".join(letter * 2 for letter in text)),
+    "sum": sum_task,
+    "naming": naming_task(LETTERS),
+    "rotate_back": letter_task(lambda text: text[-1:] + text[:-1]),
+    "new_naming": naming_task(NEW_LETTERS),
 }
 
 
-def held_out(question: str) -> bool:
-    """One question in eight is never in training as one of a task on letters or of a sum."""
+def is_held_out(question: str) -> bool:
+    """Whether a question is never in training: one in eight, for tasks on letters and sums."""
     return zlib.crc32(question.encode()) % 8 == 0
 
 
-def item(task: str, make_item: Maker, rng: random.Random, is_test: bool) -> tuple[str, str]:
+def sample_item(task: str, make_item: Maker, rng: random.Random, is_test: bool) -> tuple[str, str]:
+    """Samples a question and answer on the given side of the split."""
     while True:
         question, answer = make_item(rng)
-        if held_out(question) == is_test or "naming" in task:
+        if is_held_out(question) == is_test or "naming" in task:
             return question, answer
 
 
-def document(rng: random.Random) -> str:
+def make_document(rng: random.Random) -> str:
     """Questions and answers of one task, up to a row."""
     task = rng.choice(list(DESCRIPTIONS))
     make_item = TASKS[task](rng)
     parts = [DESCRIPTIONS[task]] if rng.random() < 0.5 else []
     for _ in range(rng.randint(4, 16)):
-        question, answer = item(task, make_item, rng, is_test=False)
+        question, answer = sample_item(task, make_item, rng, is_test=False)
         parts.append(f"Q: {question}\nA: {answer}")
     return "\n\n".join(parts)[: N_CTX - 1]
 
 
-def corpus(path: Path, n_bytes: int) -> None:
-    """Documents for training."""
+def write_corpus(path: Path, n_bytes: int) -> None:
+    """Writes the documents for training."""
     rng, size = random.Random("documents"), 0
     with path.open("w") as file:
         while size < n_bytes:
-            text = document(rng)
+            text = make_document(rng)
             size += len(text) + 1
             file.write(json.dumps({"text": text}) + "\n")
 
 
-def asked(folder: Path, items: int) -> dict[str, str]:
-    """NAME_test.jsonl and NAME_train.jsonl of each task; returns each one's description."""
+def write_items(folder: Path, items: int) -> dict[str, str]:
+    """Writes NAME_test.jsonl and NAME_train.jsonl of each task; returns their descriptions."""
     descriptions = {}
     for task, text in (DESCRIPTIONS | HELD_OUT).items():
         for name in [f"{task}_{i + 1}" for i in range(WORLDS)] if "naming" in task else [task]:
@@ -125,7 +130,9 @@ def asked(folder: Path, items: int) -> dict[str, str]:
             rng = random.Random(f"items of {name}")
             make_item = TASKS[task](rng)
             for split, n in (("train", 400), ("test", items)):
-                pairs = [item(task, make_item, rng, is_test=split == "test") for _ in range(n)]
+                pairs = [
+                    sample_item(task, make_item, rng, is_test=split == "test") for _ in range(n)
+                ]
                 pairs = pairs if "naming" in task else list(dict.fromkeys(pairs))
                 lines = (
                     json.dumps({"context": f"Q: {question}\nA:", "completion": f" {answer}"})
@@ -143,7 +150,7 @@ def run(*arguments: str) -> None:
         raise SystemExit(f"python -m {' '.join(arguments)} ended with {process.returncode}")
 
 
-def trained(size: str, work: Path, tokens: float, text: Path | None) -> Path:
+def train_size(size: str, work: Path, tokens: float, text: Path | None) -> Path:
     run_path = work / size
     n_layers, d_model = SIZES[size]
     sources = f"Text(path='{work / 'documents.jsonl'}', weight=0.9)"
@@ -205,9 +212,9 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if not (args.work / "documents.jsonl").exists():
-        corpus(args.work / "documents.jsonl", int(0.9 * args.tokens))
-    descriptions = asked(args.work, args.items)
-    runs = [trained(size, args.work, args.tokens, args.text) for size in args.sizes.split(",")]
+        write_corpus(args.work / "documents.jsonl", int(0.9 * args.tokens))
+    descriptions = write_items(args.work, args.items)
+    runs = [train_size(size, args.work, args.tokens, args.text) for size in args.sizes.split(",")]
     for run_path in runs:
         for with_description in (True, False):
             sets = [

@@ -1,10 +1,8 @@
-"""How fast does the input side feed a run? Tokens per second of the whole pipeline, and how many
-times a consumer's rate that is.
+"""How fast the input pipeline is: tokens per second, and the ratio to a consumer's rate.
 
     python -m bench.input --config=nano --consumer_tokens_per_s=10000
 
-A run must never wait for its data: 20 times the consumer's rate is the least that is asked for
-(issue 2, section 4).
+A run must never wait for its data: at least 20 times the consumer's rate is required.
 """
 
 import pathlib
@@ -58,10 +56,10 @@ def main(arguments: list[str]) -> int:
         f"tokens, {args.repeats} repeats of "
         f"{args.steps} steps"
     )
-    print(f"tokens/s: median {median:,.0f}, least {min(rates):,.0f}, most {max(rates):,.0f}")
+    print(f"tokens/s: median {median:,.0f}, minimum {min(rates):,.0f}, maximum {max(rates):,.0f}")
     print(
         f"ratio to a consumer of {args.consumer_tokens_per_s:,.0f} tokens/s: {ratio:,.0f} (at "
-        "least 20 is asked for)"
+        "least 20 is required)"
     )
     return 0 if ratio >= 20 else 1
 
@@ -69,8 +67,9 @@ def main(arguments: list[str]) -> int:
 def rate(
     dataset: loader.Dataset, batch_schedule: BatchSchedule, microbatch_rows: int, n_steps: int
 ) -> float:
-    """Tokens per second over n_steps batches, the first epoch's shuffle and the thread's start
-    not counted."""
+    """Tokens per second over n_steps batches, excluding the first epoch's shuffle and the start of
+    the thread.
+    """
     batches = dataset.batches(batch_schedule, microbatch_rows)
     next(batches)
     start, tokens = time.perf_counter(), 0

@@ -1,11 +1,12 @@
-"""How fast a corpus is looked through for n-grams of tasks, against a Python set of tuples: seconds
-of processor time, one core.
+"""How fast a corpus is searched for n-grams, compared with a Python set of tuples: processor time
+on one core.
 
     python -m bench.overlap --text='corpus/*.txt.xz' [--grams=1000000] [--rounds=5]
 
-Every 50th 13-gram of the text, and others up to --grams, are looked for in it. The baseline splits
-words by a regular expression and asks a set of tuples. Reading and decompressing count for
-neither. Medians of interleaved rounds."""
+The corpus is searched for every 50th of its 13-grams, and for others up to --grams. The baseline
+splits words by a regular expression and looks them up in a set of tuples. Reading and decompression
+are excluded. Medians of interleaved rounds.
+"""
 
 import argparse
 import re
@@ -23,12 +24,12 @@ N = 13
 WORD = re.compile(r"[^\W_]+")
 
 
-def plain(document: str) -> list[tuple[str, ...]]:
+def tuple_ngrams(document: str) -> list[tuple[str, ...]]:
     words = WORD.findall(document.lower())
     return [tuple(words[i : i + N]) for i in range(len(words) - N + 1)]
 
 
-def hashed(batch: list[str]) -> np.ndarray:
+def batch_hashes(batch: list[str]) -> np.ndarray:
     return next(
         iter(ngrams.hash_ngrams(ngrams.hash_words(batch), [N])), (N, np.zeros(0, np.uint64), None)
     )[1]
@@ -52,13 +53,13 @@ def main() -> None:
     batches = list(tokenize.group_by_length(documents, ngrams.CHUNK_CHARS, len))
     megabytes = sum(len(document.encode()) for document in documents) / 1e6
 
-    corpus_ngrams = {gram for document in documents[::50] for gram in plain(document)}
+    corpus_ngrams = {gram for document in documents[::50] for gram in tuple_ngrams(document)}
     other_ngrams = {
         tuple(f"x{n}y{k}" for k in range(N)) for n in range(max(0, args.grams - len(corpus_ngrams)))
     }
     ngram_set = corpus_ngrams | other_ngrams
     hash_set = ngrams.HashSet(
-        np.unique(np.concatenate([hashed([" ".join(gram)]) for gram in ngram_set]))
+        np.unique(np.concatenate([batch_hashes([" ".join(gram)]) for gram in ngram_set]))
     )
     print(
         f"{megabytes:.1f} MB, {len(documents):,} documents; {len(ngram_set):,} n-grams, "
@@ -66,10 +67,10 @@ def main() -> None:
     )
 
     def count_hashed() -> int:
-        return sum(len(hash_set.lookup(hashed(batch))[0]) for batch in batches)
+        return sum(len(hash_set.lookup(batch_hashes(batch))[0]) for batch in batches)
 
     def count_tuples() -> int:
-        return sum(gram in ngram_set for document in documents for gram in plain(document))
+        return sum(gram in ngram_set for document in documents for gram in tuple_ngrams(document))
 
     seconds: dict[str, list[float]] = {"ours": [], "a set of tuples": []}
     for _ in range(args.rounds):

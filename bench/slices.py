@@ -1,10 +1,10 @@
-"""What each GPT-3 needs and takes at best: its paper's whole recipe, compiled for a fitting TPU
-slice, as the README's table.
+"""Memory and step time of each GPT-3 at best: its paper's whole recipe, compiled for a TPU slice
+that fits, as the table in the documentation.
 
     python -m bench.slices [--configs=gpt3_small,gpt3_175b] [--out=slices.json]
 
-Each is `python -m gptjax.plan --config=NAME --topology=SLICE --json` in a process of its own: 1 to
-3 minutes, and no TPU.
+Each is `python -m gptjax.plan --config=NAME --topology=SLICE --json` in its own process: 1 to 3
+minutes, without a TPU.
 """
 
 import argparse

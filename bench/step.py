@@ -1,21 +1,20 @@
-"""The training step against others on the same shapes, in one process, taking turns: a plain
-hand-written JAX step, and nanoGPT (PyTorch, eager) and nanodo (Flax) where copies of them lie on
-this machine.
+"""Training step speed compared with others on the same shapes, in one process and interleaved
+rounds: a plain hand-written JAX step, and nanoGPT (PyTorch, eager) and nanodo (Flax) if clones of
+them are on this machine.
 
-python -m bench.step [--size=laptop|gpt2_124m|sparse] [--rounds=9] [--without=NAME,...]
-[--nanogpt=DIR] [--nanodo=DIR]
+    python -m bench.step [--size=laptop|gpt2_124m|sparse] [--rounds=9] [--without=NAME,...]
+    [--nanogpt=DIR] [--nanodo=DIR]
 
 Prints tokens per second of each, the median over rounds of its ratio to gptjax, and GFLOP/s by the
-model's formula (config/count.py). laptop: 6 layers, 384 wide, 6 heads, context 256, batch 16: what
-nanoGPT trains on a laptop. gpt2_124m: its shapes, context 1,024, batch 1. sparse: 12 layers 768
-wide, GPT-3 small's alternating pattern at context 4,096, batch 1, against the same with dense
-layers alone and the others, which know only those. The plain step and nanodo hold all scores and do
-not fit into 24 GiB: --without=plain. Who finds out by itself that memory is short is named and
-leaves. All in float32 with AdamW and gradient clipping, without dropout. The plain step is what one
-writes from the papers in an hour: a list of layers, jnp and einsum, one jit; it starts from the
+model's formula (config/count.py). laptop: 6 layers, width 384, 6 heads, context 256, batch 16: what
+nanoGPT trains on a laptop. gpt2_124m: its shapes, context 1,024, batch 1. sparse: 12 layers of
+width 768, GPT-3 small's alternating pattern at context 4,096, batch 1, compared with dense layers
+only and with the others, which support only those. The plain step and nanodo materialize all scores
+and do not fit in 24 GiB: --without=plain. A contender that runs out of memory is reported and
+dropped. All in float32 with AdamW and gradient clipping, without dropout. The plain step is what
+one writes from the papers in an hour: a list of layers, jnp and einsum, one jit; it starts from the
 same parameters and its losses are compared, so that the same work is timed. git clone the peers
-beside the project; nanoGPT needs wandb
-(requirements-cloud.txt).
+next to the project; nanoGPT needs wandb (requirements-cloud.txt).
 """
 
 import argparse
@@ -38,7 +37,7 @@ LR = 1e-4
 
 
 def bench_config(model: schema.Model, batch: int) -> schema.Config:
-    """A run of `batch` rows a step."""
+    """A run of `batch` rows per step."""
     tokens = batch * model.n_ctx
     train = schema.Train(
         total_tokens=tokens * 1000, batch_tokens=tokens, schedule=schema.Constant(peak_lr=LR)
@@ -177,7 +176,7 @@ def gptjax_step(config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[StepFn,
 
 
 def reference_jax(config: schema.Config, init_params: dict) -> StepFn:
-    """The hand-written step, from our parameters. Dense attention, whatever the config's."""
+    """The hand-written step, from our parameters, with dense attention for any config."""
     params = reference_params(init_params, config.model)
     carry = (
         params,
@@ -197,7 +196,7 @@ def reference_jax(config: schema.Config, init_params: dict) -> StepFn:
 
 
 def nanogpt_step(config: schema.Config, directory: str) -> StepFn:
-    """nanoGPT's model and optimizer as its train.py uses them on CPU without compiling."""
+    """nanoGPT's model and optimizer as its train.py uses them on CPU, not compiled."""
     sys.path.insert(0, directory)
     import model as nanogpt_model  # pyright: ignore[reportMissingImports]
     import torch  # pyright: ignore[reportMissingImports]
@@ -322,9 +321,8 @@ def main():
                     continue
                 if i >= 2:
                     seconds.setdefault(name, []).append(time.perf_counter() - start_time)
-            if dense and {"gptjax", "plain JAX"} <= set(
-                losses
-            ):  # the same work: equal at first, and close while rounding errors grow
+            # The same work: equal at first, and close while rounding errors grow.
+            if dense and {"gptjax", "plain JAX"} <= set(losses):
                 assert abs(losses["gptjax"] - losses["plain JAX"]) < (1e-2 if i else 1e-4), (
                     i,
                     losses,

@@ -1,15 +1,15 @@
-"""The twelve tasks of GPT-1 (section 4.2, Tables 2 to 4), one row each, and `own`: any labelled
-file.
+"""Fine-tuning recipes: the twelve tasks of GPT-1 (section 4.2, Tables 2 to 4), one entry each, and
+`own`, any labeled file.
 
 Columns are those of TFDS, which local files may share: `--set task.train=FILE --set task.dev=FILE`,
-and `task.fields=...`, `task.label=...` where theirs differ. `own` reads the columns text and label
-and takes the labels that it finds; `task.kind=similarity` with two fields, `task.kind=choice` with
-answers and labels make it another task. It learns as GPT-1 does. Scores are the paper's, on the
-test sets; CoLA, SST-2, MRPC, STS-B and QQP by the GLUE server. Epochs are 3 for all: the paper says
-so of "most cases" and names no exception.
+with `task.fields=...` and `task.label=...` where theirs differ. `own` reads the columns text and
+label and takes the labels that it finds, with GPT-1's hyperparameters; `task.kind=similarity` with
+two fields, or `task.kind=choice` with answers and labels, make it another kind of task. Scores are
+the paper's, on the test sets (CoLA, SST-2, MRPC, STS-B and QQP by the GLUE server). Epochs are 3
+for all: the paper says so for "most cases" and names no exception.
 
 Story Cloze: the released code trains on 1,497 of the 1,871 stories of the 2016 validation file,
-which has labels, and validates on the other 374, drawn by scikit-learn's train_test_split with a
+which has labels, and validates on the other 374, split by scikit-learn's train_test_split with a
 seed from the order of the file, which TFDS does not keep. Here they are the first 80% and the rest
 [chosen]. Both test on the 2016 test file.
 """
@@ -168,11 +168,12 @@ TASKS = {
 
 
 def recipe(name: str) -> Finetuning:
+    """Returns the recipe of one of GPT-1's tasks."""
     return Finetuning(name=f"gpt1_{name}", task=TASKS[name])
 
 
 def own_task() -> Finetuning:
-    """A task of no paper, of files of one's own."""
+    """Returns the recipe for one's own labeled files."""
     return Finetuning(
         name="own",
         task=ClassificationTask(

@@ -1,7 +1,7 @@
-"""Finds a recipe by its name, as `nano`, or in a file of one's own, as `my.py:wide`.
+"""Finds a recipe by its name, such as `nano`, or in a Python file, such as `my.py:wide`.
 
-Such a file is Python. A recipe in it is a Config, or a function of no arguments that returns one,
-so that it may begin with one of ours:
+A recipe in a file is a Config, or a function without arguments that returns one, so that it can
+start from an existing one:
 
     import dataclasses
     from gptjax.configs import small
@@ -39,8 +39,9 @@ KINDS = {
 
 
 def config(name: str) -> Config:
-    """The config of that name or alias, or of FILE.py:NAME. ValueError, in one line, if there is
-    none."""
+    """Returns the config with this name or alias, or FILE.py:NAME. Raises a one-line ValueError if
+    there is none.
+    """
     if is_in_file(name):
         return _read_from_file(name, Config)
     real = ladder.ALIASES[name] if name in ladder.ALIASES else name
@@ -55,8 +56,9 @@ def config(name: str) -> Config:
 
 
 def finetuning(name: str) -> Finetuning:
-    """The fine-tuning recipe of that name, or of FILE.py:NAME. ValueError, in one line, if there
-    is none."""
+    """Returns the fine-tuning recipe with this name, or FILE.py:NAME. Raises a one-line ValueError
+    if there is none.
+    """
     if is_in_file(name):
         return _read_from_file(name, Finetuning)
     if name not in FINETUNING:
@@ -66,7 +68,9 @@ def finetuning(name: str) -> Finetuning:
 
 
 def sweep(name: str) -> Sweep:
-    """The sweep of that name, or of FILE.py:NAME. ValueError, in one line, if there is none."""
+    """Returns the sweep with this name, or FILE.py:NAME. Raises a one-line ValueError if there is
+    none.
+    """
     if is_in_file(name):
         return _read_from_file(name, Sweep)
     if name not in sweeps.SWEEPS:
@@ -76,37 +80,41 @@ def sweep(name: str) -> Sweep:
 
 
 def config_names() -> tuple[str, ...]:
-    """Every config's own name, the smallest first within a family."""
+    """Names of all configs, the smallest first within a family."""
     return tuple(CONFIGS)
 
 
 def finetuning_names() -> tuple[str, ...]:
+    """Names of the fine-tuning recipes."""
     return tuple(FINETUNING)
 
 
 def sweep_names() -> tuple[str, ...]:
+    """Names of the sweeps."""
     return tuple(sweeps.SWEEPS)
 
 
 def aliases() -> dict[str, str]:
-    """Other name -> name: what a paper calls a model that has another name here."""
+    """Aliases -> config names: what papers call a model that has another name here."""
     return dict(ladder.ALIASES)
 
 
 def paper_figures(name: str) -> tuple[str | None, float | None]:
-    """(parameters, training compute in PF-days) as the paper of that config prints them; None
-    for what it does not print."""
+    """Returns (parameters, training compute in PF-days) as printed in the paper of this config;
+    None for what it does not print.
+    """
     return ladder.PAPER_FIGURES[name] if name in ladder.PAPER_FIGURES else (None, None)
 
 
 def text_source(name: str) -> tuple[str, str] | None:
-    """(path, how to get it in a line) of the text that the config of that name is of; None for
-    those that are of any text."""
+    """Returns (path, one line on how to get it) of the text that a config is meant for; None if it
+    works with any text.
+    """
     return small.TEXT_SOURCES[name] if name in small.TEXT_SOURCES else None
 
 
 def _suggest(name: str, names: list[str]) -> str:
-    """Names that begin so, else the nearest, else all."""
+    """Suggests names that start with `name`, else the most similar ones, else all."""
     name = name[:100]
     matches = [
         known for known in names if name and known.startswith(name)
@@ -118,15 +126,15 @@ def _suggest(name: str, names: list[str]) -> str:
 
 
 def is_in_file(name: str) -> bool:
-    """Is the name one of FILE.py:NAME, and not of a recipe here?"""
+    """Whether the name is of the form FILE.py:NAME."""
     return ":" in name or name.endswith(".py")
 
 
 def _read_from_file(name: str, kind: type[Recipe]) -> Recipe:
-    """The recipe FILE.py:NAME, which must be of that kind."""
+    """Returns the recipe FILE.py:NAME, which must be of the given kind."""
     file, _, member = (name if ":" in name else f"{name}:").rpartition(":")
     shown, what = parse.one_line(name, 300), KINDS[kind][0]
-    with _modules_beside(file):
+    with _sibling_imports(file):
         members = _run(file)
         value = _call(file, members[member]) if member in members else None
     if member not in members:
@@ -145,8 +153,8 @@ def _read_from_file(name: str, kind: type[Recipe]) -> Recipe:
 
 
 @contextlib.contextmanager
-def _modules_beside(file: str) -> Iterator[None]:
-    """Lets the file import modules that lie beside it, as a program can."""
+def _sibling_imports(file: str) -> Iterator[None]:
+    """Lets the file import modules in its folder, as a program can."""
     folder = str(parse.path(file).resolve().parent)
     sys.path.insert(0, folder)
     try:
@@ -157,7 +165,7 @@ def _modules_beside(file: str) -> Iterator[None]:
 
 
 def _run(file: str) -> Mapping[str, Any]:
-    """What the file defines. ValueError, in one line, if it cannot be run."""
+    """Returns the definitions of the file. Raises a one-line ValueError if it cannot be run."""
     path = parse.path(file)
     if not path.is_file():
         kind = "that is no file" if path.exists() else "there is no such file"
@@ -171,12 +179,14 @@ def _run(file: str) -> Mapping[str, Any]:
 
 @functools.lru_cache(maxsize=8)
 def _run_state(path: str, modified: int) -> Mapping[str, Any]:
-    """What the file defines: run once in a process, unless it is modified."""
+    """Returns the definitions of the file, which runs once per process unless it is modified."""
     return runpy.run_path(path, run_name="recipes")
 
 
 def _call(file: str, value: Any) -> Any:
-    """The value, or what it returns if it is a function. ValueError, in one line, if it raises."""
+    """Returns the value, or its result if it is a function. Raises a one-line ValueError if it
+    raises.
+    """
     try:
         return value() if callable(value) else value
     except (Exception, SystemExit) as error:
@@ -189,7 +199,7 @@ def _is_function_of(value: Any, file: str) -> bool:
 
 
 def _describe(file: str, error: BaseException) -> str:
-    """What is wrong in the file, and in which line of it."""
+    """Describes an error in the file, with its line number."""
     if isinstance(error, SyntaxError):
         return f"{error.filename or file}:{error.lineno}: {error.msg}"
     if isinstance(error, UnicodeDecodeError):

@@ -1,5 +1,6 @@
 """Configs for a laptop: `nano`, the first command of the README; `shakespeare_char`, nanoGPT's
-published CPU run; `micro`, for sweeps on a CPU; `smoke`, for tests."""
+published CPU run; `gpt1_mini`, for fine-tuning; `micro`, for sweeps on a CPU; `smoke`, for tests.
+"""
 
 from gptjax.config.data import Bytes, Data, Embedded, SentencePiece, Tail, Text
 from gptjax.config.schema import AdamW, Config, Cosine, Init, Loop, Model, Train
@@ -7,9 +8,8 @@ from gptjax.config.schema import AdamW, Config, Cosine, Init, Loop, Model, Train
 TEXT_SOURCES = {
     "shakespeare_char": (
         "input.txt",
-        "get "
-        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt, "  # noqa: E501
-        "and give it with --text=input.txt",
+        "get https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/"
+        "input.txt, and give it with --text=input.txt",
     ),
     "gpt1_mini": (
         "texts",
@@ -21,11 +21,12 @@ TEXT_SOURCES = {
 
 
 def nano() -> Config:
-    """Four layers on the text that every CPython carries, sized to train within 10 minutes on 2 CPU
-    cores: `make train`.
+    """Four layers on the text that every CPython contains, sized to train within 10 minutes on 2
+    CPU cores: `make train`.
 
     Chosen by speed and early loss among 3 to 6 layers, 128 to 256 wide (docs/log.md). The batch is
-    small, for as many updates as possible."""
+    small, for as many updates as possible.
+    """
     n_ctx, n_vocab = 128, 4096
     rows, steps, warmup_steps = 8, 1750, 50
     batch_tokens = rows * n_ctx
@@ -67,13 +68,13 @@ def shakespeare_char() -> Config:
     """nanoGPT's published CPU run: tiny Shakespeare by characters, validation loss 1.88 (README.md,
     "I only have a macbook").
 
-    From its command line: 4 layers, 4 heads, 128 wide, context 64, 12 rows, 2,000 steps, decay over
-    all of them, no dropout. From its config/train_shakespeare_char.py: peak 1e-3, floor 1e-4, 100
-    steps of warm-up, b2 0.99. From its train.py and model.py: decay 0.1 on tensors with more than
-    one dimension, clip 1, exact GELU, standard deviation 0.02 and depth-scaled residuals, the last
-    tenth held out. Two things differ: bytes stand for its 65 characters (the text is ASCII; 192 ids
-    are never seen), and biases stay, which it leaves out. TEXT_SOURCES says where the text is to be
-    had; any other is given with --text=FILE.
+    From its command line: 4 layers, 4 heads, width 128, context 64, 12 rows, 2,000 steps, decay
+    over all of them, no dropout. From its config/train_shakespeare_char.py: peak 1e-3, floor 1e-4,
+    100 steps of warm-up, b2 0.99. From its train.py and model.py: decay 0.1 on tensors with more
+    than one dimension, clip 1, exact GELU, standard deviation 0.02 and depth-scaled residuals, the
+    last tenth held out. Two things differ: bytes replace its 65 characters (the text is ASCII; 192
+    ids never occur), and biases stay, which it leaves out. TEXT_SOURCES says where to get the text;
+    --text=FILE trains on another one.
     """
     n_ctx = 64
     rows, steps, warmup_steps = 12, 2000, 100
@@ -112,9 +113,10 @@ def shakespeare_char() -> Config:
 
 
 def gpt1_mini() -> Config:
-    """GPT-1 in small, for the evidence of README's fine-tuning: 4 post-LN layers, 128 wide, on
-    English text within 20 minutes on 2 cores.
-    No dropout, which GPT-1 has: every text is read once only."""
+    """GPT-1 in small, for the fine-tuning results in the documentation: 4 post-LN layers, width
+    128, on English text within 20 minutes on 2 cores. No dropout, unlike GPT-1: every text is read
+    only once.
+    """
     n_ctx, n_vocab = 64, 4096
     rows, steps, warmup_steps = 32, 5000, 200
     batch_tokens = rows * n_ctx
@@ -141,12 +143,13 @@ def gpt1_mini() -> Config:
 
 
 def micro() -> Config:
-    """A minute on one CPU core, so that a question can have many arms and seeds: 4 layers, 64 wide,
+    """A minute on one CPU core, so that a sweep can have many arms and seeds: 4 layers, width 64,
     1,000 steps of 2 rows of 256 tokens.
 
-    So few rows because steps are what it lacks: after 410k tokens, 512 in a batch reach a loss of
-    4.59, 1,024 reach 4.82 (docs/log.md).
-    On accelerators give each point one: `gptjax.sweep --devices=1`."""
+    The batch is so small because steps are scarce: after 410k tokens, batches of 512 tokens reach a
+    loss of 4.59 and batches of 1,024 reach 4.82 (docs/log.md). On accelerators give each point one:
+    `gptjax.sweep --devices=1`.
+    """
     n_ctx, n_vocab = 256, 1024
     rows, steps, warmup_steps = 2, 1000, 100
     batch_tokens = rows * n_ctx
@@ -169,7 +172,7 @@ def micro() -> Config:
 
 
 def smoke() -> Config:
-    """Seconds long, for tests: 2 layers, 32 wide, 40 steps of 8 rows of 32 bytes."""
+    """Seconds long, for tests: 2 layers, width 32, 40 steps of 8 rows of 32 bytes."""
     n_ctx, rows, steps = 32, 8, 40
     batch_tokens = rows * n_ctx
     return Config(

@@ -15,9 +15,10 @@ PACKAGE = Path(__file__).parent
 
 
 def main(arguments: list[str]) -> int | None:
-    """`PROGRAM ARGUMENT ...` runs `python -m gptjax.PROGRAM ARGUMENT ...`; nothing or --help lists
-    the programs, each with the first sentence of its file. ValueError for a word that is no
-    program."""
+    """Runs a program: `PROGRAM ARGUMENT ...` is `python -m gptjax.PROGRAM ARGUMENT ...`. Without
+    arguments or with --help it lists the programs, each with the first sentence of its docstring.
+    Raises ValueError for an unknown program.
+    """
     programs = list_programs()
     word = arguments[0] if arguments else "--help"
     if word == "--version":
@@ -42,8 +43,7 @@ def main(arguments: list[str]) -> int | None:
 
 
 def list_programs() -> dict[str, str]:
-    """Name -> module of every program: gptjax's own, then launch_NAME of those that bring it onto
-    machines."""
+    """Returns name -> module of every program: gptjax's own, then launch_NAME for the launchers."""
     files = [*sorted(PACKAGE.glob("[!_]*.py")), *sorted((PACKAGE / "launch").glob("[!_]*.py"))]
     paths = [file.relative_to(PACKAGE).with_suffix("").parts for file in files]
     modules = {"_".join(parts): ".".join(["gptjax", *parts]) for parts in paths}

@@ -1,5 +1,6 @@
-"""Label new texts with a fine-tuned run: `python -m gptjax.classify --run=DIR --text=FILE`; a
-line each, with every label's probability."""
+"""Label new texts with a fine-tuned run: `python -m gptjax.classify --run=DIR --text=FILE` prints
+one line per text, with the probability of every label.
+"""
 
 import json
 import sys
@@ -21,7 +22,7 @@ EXAMPLE = """python -m gptjax.classify --run=runs/own --text=new.txt
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status 0."""
+    """Runs the program; returns exit status 0."""
     parser = cli.make_parser(
         "classify", "Label new texts with a fine-tuned run, by its best epoch.", EXAMPLE
     )
@@ -84,13 +85,14 @@ def main(arguments: list[str]) -> int:
 
 
 def read_examples(task: ClassificationTask, text: str, file_format: str | None) -> list[Any]:
-    """The examples in a file or, where `text` is -, in standard input. ValueError, in one line,
-    for what holds none of this task's."""
+    """Reads the examples in a file or, if `text` is -, in standard input. Raises a one-line
+    ValueError for input without examples of this task.
+    """
     from gptjax.training.classification import examples
 
     where = "standard input" if text == "-" else str(parse.path(text))
     if text != "-" and parse.path(text).exists() and not parse.path(text).is_file():
-        raise ValueError(f"{where} is no file: give one, or - to read standard input")
+        raise ValueError(f"{where} is not a file: give one, or - to read standard input")
     try:
         content = sys.stdin.buffer.read() if text == "-" else parse.path(text).read_bytes()
     except OSError as error:
@@ -123,7 +125,7 @@ def read_examples(task: ClassificationTask, text: str, file_format: str | None) 
 def label(
     directory: Path, bucket: str | None, config: Config, examples: list[Any], out: Any
 ) -> list[dict[str, Any]]:
-    """{"index", "label" or, of scores, "score", "probabilities": {label: p}} of each example."""
+    """Returns {"index", "label" (or "score"), "probabilities": {label: p}} for each example."""
     import jax
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
@@ -153,8 +155,8 @@ def label(
     )
     if metadata["tokenizer"] != tokenizer.digest:
         raise ValueError(
-            f"{directory} was trained with another tokenizer than {spec} is here: give it back the "
-            "files that it had"
+            f"{directory} was trained with another tokenizer than {spec} is here: restore its "
+            "original files"
         )
     parts = transformations.tokenize_examples(examples, tokenizer, lambda line: None)
     encoded = transformations.encode_examples(
@@ -166,14 +168,13 @@ def label(
     )
     if encoded.n_truncated:
         out.warn(
-            f"{encoded.n_truncated:,} of {len(examples):,} texts are over {config.model.n_ctx} "
-            "tokens long and were cut"
+            f"{encoded.n_truncated:,} of {len(examples):,} texts are longer than "
+            f"{config.model.n_ctx} tokens and were truncated"
         )
     activations = rules.PRESETS[config.mesh.sharding].activations
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    rows = BatchSchedule(config, shards).largest_microbatch(
-        metadata["microbatch_rows"]
-    )  # as when it was scored
+    # The same as when it was scored.
+    rows = BatchSchedule(config, shards).largest_microbatch(metadata["microbatch_rows"])
     replicated, options = (
         NamedSharding(mesh, PartitionSpec()),
         xla_options.options(mesh.devices.flat[0]),
@@ -208,11 +209,14 @@ def label(
 
 
 def to_jsonl(lines: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Formats the results as lines of JSON."""
     return map(json.dumps, lines)
 
 
 def to_tsv(task: ClassificationTask, lines: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """index, label (or score), and a column of probabilities for each label."""
+    """Formats the results as lines of index, label (or score), and the probability of
+    each label.
+    """
 
     def row(cells: Iterable[Any]) -> str:
         return "\t".join(" ".join(unicode.replace_surrogates(str(cell)).split()) for cell in cells)

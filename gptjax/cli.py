@@ -1,5 +1,4 @@
-"""What every program shares on the command line: --help, --config, --set, and errors as one
-line."""
+"""Command-line interface shared by all programs: --help, --config, --set, and one-line errors."""
 
 import argparse
 import dataclasses
@@ -15,7 +14,9 @@ from gptjax.runtime import errors
 
 
 class _Parser(argparse.ArgumentParser):
-    """Flags are written with underscores; dashes do as well: --dry-run is --dry_run."""
+    """An argument parser whose flags have underscores but may be typed with dashes: --dry-run is
+    --dry_run.
+    """
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):  # type: ignore[override]
         words = sys.argv[1:] if args is None else list(args)
@@ -43,8 +44,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser(program: str, description: str, example: str) -> argparse.ArgumentParser:
-    """A parser for `python -m gptjax.PROGRAM` whose --help ends with `example` and whose errors
-    are one line."""
+    """Returns a parser for `python -m gptjax.PROGRAM` with one-line errors; --help ends with
+    `example`.
+    """
     return _Parser(
         prog=f"python -m gptjax.{program}",
         description=description,
@@ -57,8 +59,9 @@ def make_parser(program: str, description: str, example: str) -> argparse.Argume
 def make_config_parser(
     program: str, description: str, example: str, text: bool = False
 ) -> argparse.ArgumentParser:
-    """`make_parser` with --config NAME, --set path=value and, if `text`, --text FILE, which
-    `resolve_config` reads."""
+    """Returns `make_parser` with --config NAME, --set path=value and, if `text`, --text FILE, for
+    `resolve_config`.
+    """
     parser = make_parser(program, description, example)
     parser.add_argument(
         "--config",
@@ -83,9 +86,11 @@ def make_config_parser(
 
 
 def resolve_config(args: argparse.Namespace, local: bool = True) -> Config:
-    """Returns the config that --config names, with the text that --text names and every --set
-    applied. local: whether the text is on this machine; if not, it is not looked for. ValueError
-    for no or an unknown name, a wrong assignment, or a text that is not there."""
+    """Returns the config of --config with the text of --text and every --set applied.
+
+    local: whether the text is on this machine; if not, it is not looked for. Raises ValueError for
+    a missing or unknown name, an invalid assignment, or a missing text.
+    """
     if args.config is None:
         raise ValueError(
             f"say which config with --config=NAME: {', '.join(registry.config_names())}"
@@ -118,9 +123,11 @@ MIN_FILES_FOR_DOCUMENT_SPLIT = 100  # .txt files, of which a hundredth would be 
 
 
 def with_text(recipe: Config, path: str) -> Config:
-    """Returns the recipe with the text at `path` as its source and in its name. Of a lone file, and
-    of fewer than MIN_FILES_FOR_DOCUMENT_SPLIT .txt files, the last tenth of every document is held
-    out: whole documents might be none, and one flag is to be enough."""
+    """Returns the recipe with the text at `path` as its source and in its name.
+
+    For a single file, and for fewer than MIN_FILES_FOR_DOCUMENT_SPLIT .txt files, the last tenth of
+    every document is held out, since a split by documents might select none.
+    """
     where = parse.path(path)
     if where.is_dir() and any(where.glob("train-*.tokens.npy")):
         raise ValueError(
@@ -146,20 +153,18 @@ def with_text(recipe: Config, path: str) -> Config:
 
 
 def split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What stands before and after `--`: a launcher's own arguments, and those of the program
-    that it launches."""
+    """Splits arguments at `--`: those of a launcher, and those of the program that it launches."""
     index = arguments.index("--") if "--" in arguments else len(arguments)
     return arguments[:index], arguments[index + 1 :]
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """Call main(arguments) and exit with its status; None is 0.
+    """Calls main(arguments) and exits with its status; None is 0.
 
-    What a user can cause (OSError, a package that is not there, too little memory, and ValueError
-    raised by a `raise` of this checkout) becomes one line `error: ...` on stderr and status 2;
-    Ctrl-C becomes 130. Any other exception is a bug and keeps its trace, a ValueError from inside a
-    library among them. Standard streams may be closed, full, or of an encoding that lacks a
-    character.
+    Errors that a user can cause (OSError, a missing package, too little memory, and a ValueError
+    raised by a `raise` of this package) become one line `error: ...` on stderr and status 2; Ctrl-C
+    becomes 130. Any other exception is a bug and keeps its trace, including a ValueError from a
+    library. Standard streams may be closed, full, or of an encoding that lacks a character.
     """
     errors.open_streams()
     line = ""

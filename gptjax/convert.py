@@ -1,8 +1,9 @@
-"""Weights travel: a folder of Hugging Face's or OpenAI's becomes a run of gptjax, and a run a
-folder for Hugging Face.
+"""Convert weights: a folder of Hugging Face's or OpenAI's to a run of gptjax, or a run to a folder
+for Hugging Face.
 
-What --from is decides which. Weights bring their sizes; everything else of the run's config is
-the recipe's (--config, --set)."""
+The content of --from decides which. Weights bring their sizes; the rest of the run's config is the
+recipe's (--config, --set).
+"""
 
 import contextlib
 import dataclasses
@@ -24,6 +25,7 @@ EXAMPLE = """python -m gptjax.convert --from=gpt2/ --to=runs/gpt2              #
 
 
 def main(arguments: list[str]) -> None:
+    """Runs the program."""
     parser = cli.make_config_parser("convert", __doc__ or "", EXAMPLE)
     parser.add_argument(
         "--from",
@@ -63,7 +65,7 @@ def main(arguments: list[str]) -> None:
             )
         hf_config.to_hf(
             weights.config.model
-        )  # refuses what cannot be said there, before anything is read
+        )  # raises for models that have no equivalent, before anything is read
     tokenizer = build.build(weights.config.data.tokenizer)
     weights.check(weights.config, tokenizer)
     with atomic_dir(args.to) as folder, out.status(f"reading {args.source}") as progress:
@@ -92,8 +94,9 @@ def main(arguments: list[str]) -> None:
 
 @contextlib.contextmanager
 def atomic_dir(directory: Path) -> Iterator[Path]:
-    """A directory of its own to write into, which becomes `directory` at the end, or goes if
-    anything fails."""
+    """Yields a temporary directory that becomes `directory` at the end, or is removed
+    on any error.
+    """
     directory = directory.resolve()
     created_dirs = [parent for parent in directory.parents if not parent.exists()]
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +124,7 @@ def _umask() -> int:
 
 
 def read_params(weights: Any, tokenizer: Any, advance: Any) -> Any:
-    """The parameters on the mesh of the weights' config."""
+    """Loads the parameters on the mesh of the weights' config."""
     import jax
 
     from gptjax.sharding import device_mesh, rules
@@ -136,7 +139,7 @@ def read_params(weights: Any, tokenizer: Any, advance: Any) -> Any:
 
 
 def write_run(config: Any, params: Any, tokenizer: Any, folder: Path, warn: Any) -> str:
-    """Write a run whose checkpoint of step 0 has the parameters, and no optimizer's moments."""
+    """Writes a run whose checkpoint of step 0 has the parameters, but no optimizer moments."""
     from gptjax.data.tokenizers import build
     from gptjax.runtime import atomic, run_dir
     from gptjax.training import checkpoint
@@ -160,13 +163,14 @@ def write_run(config: Any, params: Any, tokenizer: Any, folder: Path, warn: Any)
 def write_hf(
     config: Any, params: Any, tokenizer: Any, folder: Path, advance: Any, warn: Any
 ) -> str:
+    """Writes a Hugging Face folder."""
     from gptjax.weights import export_hf
 
     return f"Hugging Face {export_hf.save(folder, config, params, tokenizer, advance, warn=warn)}"
 
 
 def summary_rows(weights: Any, to: Path, seconds: float) -> list[tuple[str, str]]:
-    """What was converted, and what it came to."""
+    """Rows of the summary table."""
     model = weights.config.model
     size = sum(file.stat().st_size for file in to.rglob("*") if file.is_file())
     return [

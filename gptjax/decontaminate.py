@@ -1,5 +1,5 @@
-"""Do a training corpus and the tasks have text in common? GPT-3 Appendix C: take it out before
-training, or tell after it.
+"""Find text that a training corpus and the evaluation tasks have in common, and remove it before
+training, or compare scores without it (GPT-3 Appendix C).
 
   filter   writes the corpus without the 13-grams of the tasks' test sets: documents are cut around
            them, with a window
@@ -9,7 +9,8 @@ training, or tell after it.
            wrote, or TASK.jsonl with id and score
 
 filter and check read the corpus file by file in several processes; kill them at any moment, the
-same command goes on."""
+same command goes on.
+"""
 
 import argparse
 import dataclasses
@@ -32,6 +33,7 @@ RULES = {"filter": decontamination.Filter(), "check": decontamination.OverlapRul
 
 @find_files.list_once()
 def main(arguments: list[str]) -> None:
+    """Runs the program."""
     parser = cli.make_parser("decontaminate", __doc__ or "", EXAMPLE)
     parser.add_argument("mode", choices=("filter", "check", "compare"), help="what to do")
     parser.add_argument(
@@ -112,13 +114,14 @@ def main(arguments: list[str]) -> None:
 
 
 def path_string(text: str) -> str:
-    """`parse.path_argument`, as text."""
+    """`parse.path_argument` as a string."""
     return str(parse.path_argument(text))
 
 
 def filter_corpus(args: argparse.Namespace, rule: decontamination.Filter) -> None:
-    """Count in how many documents each n-gram is, then write the corpus without those that are
-    in few."""
+    """Counts the documents with each n-gram, then writes the corpus without the n-grams that are in
+    few documents.
+    """
     import numpy as np
 
     from gptjax.curate import count_ngrams, ngrams, remove_ngrams
@@ -141,9 +144,8 @@ def filter_corpus(args: argparse.Namespace, rule: decontamination.Filter) -> Non
         run_parts(job, clean_part.is_done, clean_part, job.clean_dir, args, "cleaning")
         output_names = {clean_part.output_name(part) for part in job.parts}
         for stale in args.out.glob("[0-9][0-9][0-9][0-9][0-9]-*.jsonl*"):
-            if (
-                stale.name not in output_names
-            ):  # of a file that the corpus had when this was begun, and has no longer
+            # A file that the corpus had when this started, and no longer has.
+            if stale.name not in output_names:
                 stale.unlink()
         report = {"counts": remove_ngrams.sum_counts(job.clean_dir, job.parts), "tasks": {}}
         for task, task_hashes in zip(tasks, hashes_by_task, strict=True):
@@ -185,7 +187,9 @@ def filter_corpus(args: argparse.Namespace, rule: decontamination.Filter) -> Non
 
 
 def check_tasks(args: argparse.Namespace, rule: decontamination.OverlapRule) -> None:
-    """Look for each task's n-grams in the corpus; write which items have one that is there."""
+    """Searches the corpus for each task's n-grams, and writes which items have one that occurs in
+    it.
+    """
     import numpy as np
 
     from gptjax.curate import ngrams
@@ -224,7 +228,7 @@ def check_tasks(args: argparse.Namespace, rule: decontamination.OverlapRule) -> 
             report["tasks"][task_texts.name]["marks"] = hashlib.sha256(dirty_json).hexdigest()
         finish_job(args, job, report)
     report = read_report(args)
-    clean_scores.read_dirty_items(args.out)  # refuses those that are not as they were written
+    clean_scores.read_dirty_items(args.out)  # raises for files that were changed
     print(f"{report['documents']:,} documents, {report['characters']:,} characters")
     rows = [("task", "N", "items", "dirty", "clean", "N-grams", "in the corpus")]
     for name, entry in report["tasks"].items():
@@ -245,7 +249,7 @@ def check_tasks(args: argparse.Namespace, rule: decontamination.OverlapRule) -> 
 
 
 def compare_scores(args: argparse.Namespace) -> None:
-    """The scores of all, of dirty and of clean items, as Table C.1 has them."""
+    """Prints the scores of all, dirty and clean items, as in Table C.1."""
     from gptjax.evals import clean_scores
 
     rows = clean_scores.compare(
@@ -263,8 +267,9 @@ def compare_scores(args: argparse.Namespace) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A corpus and n-grams to look for. count_dir and clean_dir: folders of what is finished of
-    the two passes, until all is."""
+    """A corpus and the n-grams to search for. count_dir and clean_dir: folders with the finished
+    parts of the two passes, until both are complete.
+    """
 
     hash_set: Any
     parts: list[Any]
@@ -275,8 +280,9 @@ class Job:
 def load_tasks(
     args: argparse.Namespace, select_splits: Callable[[Any], tuple[str, ...]]
 ) -> list[Any]:
-    """The tasks with their items; a line for each whose data are missing. ValueError if no task
-    is left."""
+    """Returns the tasks with their items; prints a line for each without data. Raises ValueError if
+    no task is left.
+    """
     from gptjax.evals import contamination, registry, task_data
 
     folder = parse.path(args.data) if args.data is not None else None
@@ -294,7 +300,7 @@ def load_tasks(
         if not task_splits or (
             args.mode == "filter" and task.make_rows is not None and not args.tasks
         ):
-            continue  # what is made from a seed is in no corpus
+            continue  # generated items are in no corpus
         try:
             task_texts.append(
                 contamination.collect_texts(
@@ -320,12 +326,12 @@ def open_job(
     hashes_by_task: list[Any],
     lengths: list[int],
 ) -> Job:
-    """The job's folders, with what an earlier start of the same finished. ValueError if they are
-    another's.
-    hashes_by_task: the n-grams of each.
+    """Opens the job's folders, with the parts finished by an earlier start of the same job.
 
-    Where only files of the corpus have changed since an unfinished start, those that have not
-    are not read again."""
+    hashes_by_task: the n-grams of each task. If only files of the corpus have changed since an
+    unfinished start, unchanged files are not read again. Raises ValueError if the folders belong to
+    another job.
+    """
     import numpy as np
 
     from gptjax.curate import count_ngrams, ngrams
@@ -336,8 +342,8 @@ def open_job(
     hashes = np.unique(np.concatenate(hashes_by_task))
     if not len(hashes):
         raise ValueError(
-            "the tasks have no text as long as a match: nothing is to be looked for; give other "
-            "tasks, or a smaller n"
+            "the tasks have no text as long as a match, so there is nothing to search for; give "
+            "other tasks, or a smaller n"
         )
     source = data.Text(path=args.text, field=args.field)
     ngrams_digest = _digest(hashes, lengths)
@@ -395,7 +401,7 @@ def _digest(hashes: Any, lengths: list[int]) -> str:
 
 
 def count_documents(args: argparse.Namespace, job: Job) -> tuple[Any, int, int]:
-    """(how many documents have each n-gram, documents, characters)."""
+    """Returns (documents with each n-gram, number of documents, number of characters)."""
     from gptjax.curate import count_ngrams
 
     run_parts(job, count_ngrams.is_counted, count_ngrams.count_part, job.count_dir, args, "reading")
@@ -410,7 +416,7 @@ def run_parts(
     args: Any,
     label: str,
 ) -> None:
-    """Do every part whose result is not there yet, or damaged."""
+    """Runs every part whose result is missing or damaged."""
     from gptjax.curate import count_ngrams
     from gptjax.report import console
 
@@ -421,6 +427,7 @@ def run_parts(
 
 
 def finish_job(args: argparse.Namespace, job: Job, report: dict[str, Any]) -> None:
+    """Writes the report and removes the intermediate results."""
     from gptjax.runtime import checksums
 
     checksums.save(args.out / "report.json", report)
@@ -428,7 +435,7 @@ def finish_job(args: argparse.Namespace, job: Job, report: dict[str, Any]) -> No
 
 
 def read_report(args: argparse.Namespace) -> dict[str, Any]:
-    """The report of a finished job. ValueError, in one line, if it is damaged."""
+    """Reads the report of a finished job. Raises a one-line ValueError if it is damaged."""
     from gptjax.runtime import checksums
 
     try:
@@ -438,7 +445,9 @@ def read_report(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def format_table(rows: Sequence[tuple[str, ...]]) -> str:
-    """A table: the first column to the left, the others to the right, an empty line after it."""
+    """Formats a table with the first column left-aligned, the others right-aligned, followed by an
+    empty line.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(

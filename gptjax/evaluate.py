@@ -1,10 +1,11 @@
-"""Ask a model in context, as GPT-2's and GPT-3's papers did: `python -m gptjax.evaluate --run=DIR
---tasks=lambada --shots=0,1,few`.
+"""Evaluate a model with in-context prompts, by the protocols of the GPT-2 and GPT-3 papers: `python
+-m gptjax.evaluate --run=DIR --tasks=lambada --shots=0,1,few`.
 
-Each task with each number of demonstrations leaves two files in DIR/evaluations: scores with their
-standard errors, and a line an item with prompt, answer and log-likelihoods. What is done is not
-done again. `--text=FILE` instead of tasks: how well are these texts predicted, in nats a token
-and bits a byte?"""
+Each task with each number of demonstrations writes two files in DIR/evaluations: scores with
+standard errors, and a line per item with prompt, answer and log-likelihoods. Finished work is not
+repeated. `--text=FILE` instead of tasks measures the loss of texts, in nats per token and bits per
+byte.
+"""
 
 import argparse
 import functools
@@ -28,7 +29,7 @@ EXAMPLE = (
 LAST_TOKEN_NOTE = "its accuracy is of the last token of the word, its perplexity of the whole word"
 FEW = "few"  # the K of the task's paper
 SHOTS = f"0,1,{FEW}"
-FLAGS = {  # of each thing that can be asked for, the flags that change something; --out always does
+FLAGS = {  # kind of evaluation -> the flags that it uses; --out applies to all
     "--curve": ("runs",),
     "--text": ("--run", "--stride"),
     "--tasks": ("--run", "--shots", "--examples", "--seed", "--data", "--data_dir", "--set"),
@@ -36,7 +37,7 @@ FLAGS = {  # of each thing that can be asked for, the flags that change somethin
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status 1 if a task could not be asked."""
+    """Runs the program; the exit status is 1 if a task could not be evaluated."""
     parser = cli.make_parser(
         "evaluate",
         "Score a model on tasks that it reads in its context, by the papers' protocols.",
@@ -146,8 +147,9 @@ def main(arguments: list[str]) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """ValueError unless one thing is asked for, with all that it needs, and with no flag that
-    would change nothing."""
+    """Raises ValueError unless exactly one kind of evaluation is requested, with everything it
+    needs and no flag that it ignores.
+    """
     if args.curve is not None:
         what = "--curve"
         if not (args.runs or args.out):
@@ -185,7 +187,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def evaluate_texts(args: argparse.Namespace, directory: Path, out: Any) -> int:
-    """--text: how well the model predicts texts, a line each."""
+    """Runs --text: prints the loss of texts, one line each."""
     from gptjax.evals import perplexity
 
     paths, model = perplexity.find_texts(args.text, out.warn), load_model(args.run, out)
@@ -215,7 +217,7 @@ def evaluate_texts(args: argparse.Namespace, directory: Path, out: Any) -> int:
 
 
 def results_dir(path: str | Path) -> Path:
-    """Where results go unless told: into a run; beside runs, of weights of others."""
+    """The default directory of results: in the run or, for other weights, in runs/."""
     inside = (Path(path) / "checkpoints").is_dir()
     return (
         Path(path) / "evaluations"
@@ -225,8 +227,9 @@ def results_dir(path: str | Path) -> Path:
 
 
 def build_runs(args: argparse.Namespace) -> list[Any]:
-    """Every task with every number of shots, in order. ValueError for names, numbers and
-    protocols that there are not."""
+    """Returns every task with every number of shots, in order. Raises ValueError for unknown names,
+    numbers and protocols.
+    """
     from gptjax.evals import metrics, runner
     from gptjax.evals import registry as tasks
 
@@ -272,7 +275,7 @@ def build_runs(args: argparse.Namespace) -> list[Any]:
 
 
 def parse_shots(word: str, argument: str) -> int:
-    """A number of demonstrations; of FEW, 0."""
+    """Parses a number of demonstrations; 0 for FEW."""
     try:
         return 0 if word == FEW else parse.int_argument(0)(word)
     except argparse.ArgumentTypeError:
@@ -283,7 +286,7 @@ def parse_shots(word: str, argument: str) -> int:
 
 
 def load_model(path: str | Path, out: Any) -> Any:
-    """The model that lies there, with its tokenizer."""
+    """Loads a model and its tokenizer for evaluation."""
     from gptjax.evals import runner
     from gptjax.model import inference
     from gptjax.weights import open_model
@@ -314,8 +317,9 @@ def run_all(
     directory: Path,
     out: Any,
 ) -> Iterator[tuple[Any, Any]]:
-    """(task run, its record) as they come; (task run, None) where it cannot be asked, which is told
-    in a line, once of a task that has no data."""
+    """Yields (task run, its record) in order; (task run, None) if it cannot be evaluated, which is
+    reported once per reason.
+    """
     from gptjax.evals import runner
     from gptjax.model import inference
 
@@ -354,7 +358,7 @@ def run_all(
 
 
 def row_reader(task_run: Any, data: Path | None, data_dir: str | None) -> Callable[[str], Any]:
-    """A split -> its rows; each is read once for all numbers of shots."""
+    """Returns a function that reads the rows of a split, once for all numbers of shots."""
     from gptjax.evals import task_data
 
     folder = None if data is None else str(data)
@@ -366,8 +370,9 @@ def row_reader(task_run: Any, data: Path | None, data_dir: str | None) -> Callab
 
 
 class ScoreTable:
-    """Lines of scores beside the papers', in columns that fit the terminal: where it has no room
-    for the tasks' names before them, each stands above its lines."""
+    """Table of scores next to the papers', in columns that fit the terminal; if task names do not
+    fit before them, each is on a line of its own.
+    """
 
     COLUMNS = ("task", "shots", "metric", "score", "error", "items", "papers")
     LEFT_ALIGNED = ("task", "metric", "papers")
@@ -397,10 +402,11 @@ class ScoreTable:
         self._label_on_own_line = sum(self._widths) + 2 * len(self.COLUMNS) > width
 
     def print_header(self, out: Any) -> None:
+        """Prints the column names."""
         out.print(self._row(*self.COLUMNS), "bold")
 
     def print_scores(self, task_run: Any, record: dict[str, Any], out: Any) -> None:
-        """Each metric of a task with so many shots."""
+        """Prints each metric of one task run."""
         if self._label_on_own_line and self._last_label != task_run.label:
             out.print(task_run.label)
         self._last_label = task_run.label
@@ -424,11 +430,12 @@ class ScoreTable:
 
 
 def format_score(value: float | None) -> str:
+    """Formats a score or its error."""
     return "" if value is None else f"{value:,.2f}" if abs(value) < 1e5 else f"{value:.2e}"
 
 
 def print_remarks(task_run: Any, record: dict[str, Any], n_ctx: int, out: Any) -> None:
-    """What the reader of the scores has to know of the items."""
+    """Prints what a reader of the scores needs to know about the items."""
     if not record["scores"]:
         out.warn(
             f"{task_run.label}, {task_run.shots:,} shots: "
@@ -465,8 +472,9 @@ def print_remarks(task_run: Any, record: dict[str, Any], n_ctx: int, out: Any) -
 
 
 def paper_score(task_run: Any, metric: str, metadata: dict[str, Any]) -> str:
-    """What a paper reports for the model nearest in parameters, as "33.7 (gpt3_small)"; "" if it
-    reports nothing of the kind."""
+    """The paper's score of the model nearest in parameters, as "33.7 (gpt3_small)"; "" if it has
+    none.
+    """
     kind = (
         "zero"
         if task_run.shots == 0
@@ -490,7 +498,7 @@ def paper_score(task_run: Any, metric: str, metadata: dict[str, Any]) -> str:
 
 
 def print_tasks(out: Any) -> int:
-    """All tasks: their papers' K, method and metric, and where their data come from."""
+    """Lists all tasks: their papers' K, method and metric, and the source of their data."""
     from gptjax.evals import registry as tasks
 
     all_tasks = [task for members in tasks.families().values() for task in members]

@@ -1,5 +1,6 @@
-"""Fine-tune a pre-trained GPT on a labelled task: `python -m gptjax.finetune --config=gpt1_sst2
---init=RUN`. GPT-1 sections 3.2 and 3.3."""
+"""Fine-tune a pre-trained GPT on a labeled task: `python -m gptjax.finetune --config=gpt1_sst2
+--init=RUN`. GPT-1 sections 3.2 and 3.3.
+"""
 
 import dataclasses
 import statistics

@@ -1,12 +1,13 @@
-"""gptjax as a model of lm-evaluation-harness, which knows its own models alone: so it is started
-from here.
+"""gptjax as a model of lm-evaluation-harness, started from here because the harness knows only its
+own models.
 
-python -m gptjax.lm_eval --model gptjax --model_args run=runs/gpt2 --tasks lambada_openai
+    python -m gptjax.lm_eval --model gptjax --model_args run=runs/gpt2 --tasks lambada_openai
 
-Everything else is as lm_eval has it. model_args: run, a run of gptjax or a folder of weights; any
-field of its config, as run=DIR,mesh.data=2. batch_size and device mean nothing:
+All other flags are lm_eval's. model_args: run, a run of gptjax or a folder of weights, and any
+field of its config, as in run=DIR,mesh.data=2. batch_size and device are ignored:
 evals/loglikelihood.py batches by length, on all devices of the mesh. In a program, import this
-module, and lm_eval.simple_evaluate(model="gptjax", ...) finds it."""
+module, after which lm_eval.simple_evaluate(model="gptjax", ...) works.
+"""
 
 import logging
 from typing import Any
@@ -21,7 +22,7 @@ try:
     from lm_eval.api import model, registry  # pyright: ignore[reportMissingImports]
     from lm_eval.models import utils  # pyright: ignore[reportMissingImports]
     from tqdm import tqdm
-except ImportError as error:  # said in one line, also for --help
+except ImportError as error:  # one line, also for --help
     if __name__ == "__main__":
         errors.exit_with_error(error)
     raise
@@ -51,8 +52,10 @@ IGNORED_SETTINGS = ("batch_size", "max_batch_size", "device")
 
 @registry.register_model("gptjax")
 class GptJaxLM(model.TemplateLM):
-    """What lm_eval asks of a model. Before a text, and for one without tokens, stands what texts
-    begin with: end-of-text, GPT-1's newline. ValueError for weights that cannot be read."""
+    """The model interface of lm_eval. A text follows the token that texts start with (end-of-text,
+    or GPT-1's newline), as does an empty context. Raises ValueError for weights that cannot be
+    read.
+    """
 
     def __init__(self, run: str, **settings: Any):
         super().__init__()
@@ -69,20 +72,24 @@ class GptJaxLM(model.TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
+        """The token that precedes a text."""
         return self._tokenizer.start_of_text
 
     @property
     def tokenizer_name(self) -> str:
+        """Identifies the tokenizer in lm_eval's cache."""
         return f"gptjax-{self._tokenizer.digest}"
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs
     ) -> list[int]:
+        """Encodes a text."""
         return self._tokenizer.encode(string)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Where a token spans the join, lm_eval's own would score another text, or none (its
-        pull request 4055)."""
+        """Encodes a context and its continuation. Where a token spans the boundary, lm_eval's own
+        method would score a different text, or none (its pull request 4055).
+        """
         ((before, after),) = prompts.encode_pairs(
             self._tokenizer, [(context, continuation)], parse.quote(context[-30:])
         )
@@ -91,8 +98,9 @@ class GptJaxLM(model.TemplateLM):
     def _loglikelihood_tokens(
         self, requests, disable_tqdm: bool = False, **kwargs
     ) -> list[tuple[float, bool]]:
-        """requests: (texts, context tokens, continuation tokens). Of what is too long the
-        beginning is cut, as by Hugging Face's model."""
+        """Scores requests of (texts, context tokens, continuation tokens). Long contexts lose their
+        beginning, as in the Hugging Face model.
+        """
         by_context: dict[tuple[int, ...], list[int]] = {}
         for index, (_, context, continuation) in enumerate(requests):
             if len(continuation) > self.n_ctx:
@@ -123,6 +131,7 @@ class GptJaxLM(model.TemplateLM):
         return [results[index] for index in range(len(requests))]
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
+        """Scores whole texts."""
         texts, results = [request.args[0] for request in requests], {}
         tokens = self._tokenizer.encode_batch(texts)
         with tqdm(total=len(texts), desc="whole texts", disable=disable_tqdm) as progress:
@@ -135,8 +144,9 @@ class GptJaxLM(model.TemplateLM):
         return [results[index] for index in range(len(texts))]
 
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
-        """Greedy, or sampled with temperature, top_k and top_p. Of a prompt that leaves no room
-        for the new tokens the beginning is cut."""
+        """Generates greedily, or samples with temperature, top_k and top_p. Long prompts lose their
+        beginning.
+        """
         groups: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             groups.setdefault(repr(request.args[1]), []).append(index)
@@ -175,8 +185,7 @@ class GptJaxLM(model.TemplateLM):
         return [results[index] for index in range(len(requests))]
 
     def _can_write(self, stop: str) -> bool:
-        """Can the tokenizer write it? A task's other stops count all the same where it cannot,
-        and a line says so."""
+        """Whether the tokenizer can write a stop string; if not, it is ignored with a warning."""
         try:
             return bool(streaming.normalize_stops(self._tokenizer, [stop]))
         except ValueError as error:
@@ -187,8 +196,9 @@ class GptJaxLM(model.TemplateLM):
 def _parse_generation_settings(
     settings: dict[str, Any],
 ) -> tuple[int, list[str], sampling.SamplingParams]:
-    """(the most tokens, stop strings, how a token is chosen) of a task's gen_kwargs. ValueError
-    for settings that are not known here."""
+    """Returns (maximum tokens, stop strings, sampling parameters) of a task's gen_kwargs. Raises
+    ValueError for unknown settings.
+    """
     remaining: dict[str, Any] = dict(utils.normalize_gen_kwargs(settings, DEFAULT_MAX_TOKENS))
     max_tokens, until = (
         remaining.pop("max_gen_toks"),
@@ -216,6 +226,7 @@ def _parse_generation_settings(
 
 
 def main(arguments: list[str]) -> None:
+    """Runs lm_eval's command line."""
     from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
 
     cli_evaluate()

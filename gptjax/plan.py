@@ -1,5 +1,6 @@
-"""What a config will cost, from the config alone; or, with --topology, from its compiled step.
-Nothing is allocated, and without --topology jax is not imported."""
+"""Estimate the cost of a config, from the config alone or, with --topology, from its compiled step.
+Nothing is allocated, and without --topology jax is not imported.
+"""
 
 import json
 import sys
@@ -37,6 +38,7 @@ python -m gptjax.plan --config=gpt3_small --set "model.attention=Dense()"
 
 
 def main(argv: list[str]) -> int | None:
+    """Runs the program; the exit status is 1 if the config does not fit the topology."""
     parser = cli.make_config_parser("plan", DESCRIPTION, EXAMPLE)
     parser.add_argument("--json", action="store_true", help="print JSON, numbers in plain units")
     parser.add_argument(
@@ -70,12 +72,13 @@ def main(argv: list[str]) -> int | None:
 
 
 def compile_and_report(config: Config, name: str, search: list[str] | None, as_json: bool) -> int:
-    """Compile, and tell; 0 if it fits, or a candidate of the search does."""
+    """Compiles for a topology and prints the estimate; returns 0 if the config, or a candidate of
+    the search, fits.
+    """
     import os
 
-    os.environ.setdefault(
-        "JAX_PLATFORMS", "cpu"
-    )  # nothing runs here, and a TPU or GPU that is present is left to others
+    # Nothing runs here, so a TPU or GPU on this machine is left to others.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from gptjax.aot import compile, report, step_time
     from gptjax.aot import search as searching
     from gptjax.sharding import topology
@@ -109,8 +112,9 @@ def compile_and_report(config: Config, name: str, search: list[str] | None, as_j
 
 
 def plan_config(config: Config) -> dict[str, Any]:
-    """Every figure by name. Bytes are over all devices; tokens, steps and PF-days end where
-    train.steps does."""
+    """Returns every figure by name. Bytes are over all devices; tokens, steps and PF-days end at
+    train.steps.
+    """
     model, batches = config.model, BatchSchedule(config)
     tokens = min(config.train.total_tokens, batches.tokens(batches.n_steps))
     printed_params, printed_pf_days = _paper_figures(config)
@@ -159,8 +163,9 @@ def _pattern_flops(config: Config, pattern: Attention) -> dict[str, Any]:
 
 
 def _paper_figures(config: Config) -> tuple[str | None, float | None]:
-    """What the paper prints, as long as the config still has the paper's model and, for the
-    compute, its length."""
+    """Returns the paper's figures, as long as the config still has the paper's model and, for
+    compute, its length.
+    """
     if config.name not in registry.config_names():
         return None, None
     original = registry.config(config.name)
@@ -177,6 +182,7 @@ def _paper_figures(config: Config) -> tuple[str | None, float | None]:
 
 
 def render_plan(p: dict[str, Any]) -> str:
+    """Formats the plan of one config."""
     printed = "" if p["params_paper"] is None else f"paper {p['params_paper']}"
     printed_pf_days = "" if p["pf_days_paper"] is None else f"paper {sig3(p['pf_days_paper'])}"
     ramp = (
@@ -226,7 +232,11 @@ def render_plan(p: dict[str, Any]) -> str:
 
 
 def render_list(plans: list[dict[str, Any]]) -> str:
-    head = f"{'config':<17}{'parameters':>15}{'context':>9}{'batch':>11}{'tokens':>8}{'steps':>11}{'PF-days':>9}"  # noqa: E501
+    """Formats a line per config."""
+    head = (
+        f"{'config':<17}{'parameters':>15}{'context':>9}{'batch':>11}{'tokens':>8}"
+        f"{'steps':>11}{'PF-days':>9}"
+    )
     lines = [
         f"{p['name']:<17}{p['params']:>15,}{p['n_ctx']:>9,}{p['tokens_per_step']:>11,}{si(p['tokens']):>8}{p['steps']:>11,}"
         f"{sig3(p['pf_days']):>9}"

@@ -1,4 +1,4 @@
-"""Tokenise a config's sources once, in parallel, into shard directories that any number of runs
+"""Tokenize a config's sources once, in parallel, into shard directories that any number of runs
 read.
 
 A kill loses only the shards in hand: the same command goes on from there. The last line printed is
@@ -22,6 +22,7 @@ SourcesByDir = dict[pathlib.Path, open.TextSource]  # shard directory -> what it
 
 @find_files.list_once()
 def main(arguments: list[str]) -> None:
+    """Tokenizes the sources of the arguments into shard directories."""
     parser = cli.make_config_parser("prepare", __doc__ or "", EXAMPLE, text=True)
     parser.add_argument(
         "--out",

@@ -1,8 +1,9 @@
-"""Measures GPT-2's published zero-shot scores on local files, beside what others measured.
+"""Reproduce GPT-2's published zero-shot scores on local files, compared with others' measurements.
 
 --data holds any of: wikitext2.txt and wikitext103.txt (both wiki.test.raw), ptb.txt, text8.txt,
 enwik8.txt, lambada_test.jsonl. Runs and other weights are measured too. The exit status is 1 if a
-score is not within 2% of what others measured on the released weights."""
+score differs by more than 2% from others' measurements on the released weights.
+"""
 
 from typing import Any
 
@@ -12,8 +13,8 @@ from gptjax.config import overrides, parse
 EXAMPLE = "python -m gptjax.reproduce_gpt2 --weights=gpt2/ --data=texts/"
 TASKS = ("wikitext2", "wikitext103", "ptb", "text8", "enwik8", "lambada", "lambada:gpt2")
 TOLERANCE = 0.02
-# As others measured them on the released weights: WikiText in huggingface/transformers issue 13761
-# and karpathy/llm.c issue 276, LAMBADA in EleutherAI/lm-evaluation-harness issue 2159 and
+# Others' measurements on the released weights: WikiText in huggingface/transformers issue 13761 and
+# karpathy/llm.c issue 276, LAMBADA in EleutherAI/lm-evaluation-harness issue 2159 and
 # EleutherAI/gpt-neo's README; of the last token, as OpenAI's own accuracy seems to be, in
 # lm-evaluation-harness issues 350 and 356.
 REFERENCE_SCORES = {
@@ -26,6 +27,7 @@ REFERENCE_SCORES = {
 
 
 def main(arguments: list[str]) -> int:
+    """Runs the program; the exit status is 1 if a score differs."""
     parser = cli.make_parser("reproduce_gpt2", __doc__ or "", EXAMPLE)
     parser.add_argument(
         "--weights",
@@ -58,7 +60,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     if not args.data.is_dir():
         raise ValueError(
-            f"--data={args.data} is no directory: give one with the texts that --help names"
+            f"--data={args.data} is not a directory: give one with the texts that --help names"
         )
 
     from gptjax.report import console
@@ -76,12 +78,13 @@ def main(arguments: list[str]) -> int:
             differs = differs or agrees is False
     if not any_score:
         raise ValueError(f"--data={args.data} has none of the texts that --help names")
-    out.print("* as others measured it on the released weights (gptjax/reproduce_gpt2.py)")
+    out.print("* others' measurements on the released weights (gptjax/reproduce_gpt2.py)")
     out.print(f"of lambada:gpt2: {evaluate.LAST_TOKEN_NOTE}")
     return 1 if differs and args.examples is None and args.stride is None else 0
 
 
 def build_runs(args: Any) -> list[Any]:
+    """Returns the evaluations of all texts."""
     from gptjax.evals import registry, runner
 
     task_runs = []
@@ -94,7 +97,7 @@ def build_runs(args: Any) -> list[Any]:
 
 
 def print_score(task_run: Any, score: dict[str, Any], size: str, out: Any) -> bool | None:
-    """Shows a figure; whether it is what others measured, if they did."""
+    """Prints a score; returns whether it agrees with others' measurement, None if there is none."""
     key = task_run.label, score["metric"]
     reference = (
         REFERENCE_SCORES[key][size]
@@ -126,6 +129,7 @@ def print_score(task_run: Any, score: dict[str, Any], size: str, out: Any) -> bo
 def format_row(
     name: str, metric: str, our_score: str, error: str, paper: str, reference: str, verdict: str
 ) -> str:
+    """Formats a row of the table."""
     return (
         f"{name:<13}{metric:<19}{our_score:>12}{error:>10}{paper:>8}{reference:>8}  {verdict}"
     ).rstrip()

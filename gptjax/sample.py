@@ -1,5 +1,6 @@
-"""Let a model speak: `python -m gptjax.sample --run=DIR --prompt=TEXT`. One continuation is
-shown as it comes, several at the end."""
+"""Generate text from a run or other weights: `python -m gptjax.sample --run=DIR --prompt=TEXT`. A
+single continuation is streamed, several are shown at the end.
+"""
 
 import argparse
 import io
@@ -16,10 +17,11 @@ EXAMPLE = (
     "python -m gptjax.sample --run=runs/nano --prompt='def ' --temperature=0.8 --top_k=40 --n=3"
 )
 MAX_PROMPT_BYTES = 1 << 26  # bytes of a file that is a prompt
-MAX_SAMPLES, MAX_TOKENS = evaluation.WIDEST, 1_000_000
+MAX_SAMPLES, MAX_TOKENS = evaluation.MAX_BEAM_WIDTH, 1_000_000
 
 
 def main(arguments: list[str]) -> None:
+    """Runs the program."""
     parser = cli.make_parser(
         "sample",
         "Continue a prompt with the newest checkpoint of a run, or with weights of others.",
@@ -91,7 +93,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument(
         "--alpha",
-        type=parse.float_argument(0, evaluation.MOST_ALPHA),
+        type=parse.float_argument(0, evaluation.MAX_ALPHA),
         default=None,
         help="its length penalty (default: 0.6, as GPT-3's)",
     )
@@ -105,7 +107,7 @@ def main(arguments: list[str]) -> None:
 
     out = console.Console(quiet=False, vital=True)
     loaded = load_model(args.run, out)
-    streaming.normalize_stops(loaded.tokenizer, args.stop)  # refuses, before anything is said
+    streaming.normalize_stops(loaded.tokenizer, args.stop)  # raises before anything is generated
     sampler = Sampler(args, loaded, out)
     out.print(f"{loaded.config.name}, {loaded.description}")
     if prompt is not None:
@@ -129,7 +131,7 @@ def main(arguments: list[str]) -> None:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Raises ValueError for what cannot be asked."""
+    """Raises ValueError for combinations of flags that make no sense."""
     if "" in args.stop:
         raise ValueError("--stop= is in every text: give at least one character")
     sources = [
@@ -158,8 +160,9 @@ def check_args(args: argparse.Namespace) -> None:
 
 
 def read_prompt(args: argparse.Namespace) -> str | None:
-    """The prompt; None if lines are to be read one by one. ValueError for a file that cannot be
-    one."""
+    """Returns the prompt; None if lines are read one by one. Raises ValueError for a file that
+    cannot be a prompt.
+    """
     if args.interactive:
         return None
     if args.prompt_file is None:
@@ -177,7 +180,7 @@ def read_prompt(args: argparse.Namespace) -> str | None:
 
 
 def read_text(stream: BinaryIO, where: str) -> str:
-    """All of a stream as text. ValueError if it is no UTF-8, or longer than any prompt."""
+    """Reads a stream as text. Raises ValueError if it is not UTF-8, or longer than any prompt."""
     content = stream.read(MAX_PROMPT_BYTES + 1)
     if len(content) > MAX_PROMPT_BYTES:
         raise ValueError(
@@ -187,8 +190,9 @@ def read_text(stream: BinaryIO, where: str) -> str:
 
 
 def read_lines() -> Iterator[str]:
-    """The lines of standard input, asked for by "> " on a terminal, where they can be edited;
-    bytes that are no UTF-8 are passed on."""
+    """Yields the lines of standard input, with an editable "> " prompt on a terminal; bytes that
+    are not UTF-8 are passed through.
+    """
     stream = _stdin()
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(encoding="utf-8", errors="surrogateescape")
@@ -216,7 +220,7 @@ def _stdin() -> Any:
 
 
 def load_model(run: str, out: Any) -> Any:
-    """Loads the model that lies there, or in a bucket."""
+    """Loads the model at a local path or in a bucket."""
     from gptjax.weights import open_model
 
     bucket = run_dir.bucket_url(run)
@@ -229,7 +233,7 @@ def load_model(run: str, out: Any) -> Any:
 
 
 class Sampler:
-    """Continues prompts as `args` say. loaded: a weights.open_model.LoadedModel."""
+    """Continues prompts as `args` specify. loaded: a weights.open_model.LoadedModel."""
 
     def __init__(self, args: argparse.Namespace, loaded: Any, out: Any):
         from gptjax.generate import sampling
@@ -243,8 +247,9 @@ class Sampler:
         )
 
     def generate(self, prompt: str, index: int = 0) -> None:
-        """Show continuations of a prompt, which is the `index`th: each is drawn anew. A prompt
-        without tokens begins as texts do."""
+        """Prints continuations of a prompt. index: number of the prompt, each with its own random
+        numbers. A prompt without tokens starts as texts do.
+        """
         tokens = self._tokenizer.encode(prompt) or [self._tokenizer.start_of_text]
         # What is shown is what was read: a tokenizer may lower-case or respace it. End-of-text
         # stands before a text and is none of it.
@@ -255,7 +260,7 @@ class Sampler:
             self._search(tokens, prefix)
 
     def _sample(self, prompt: list[int], prefix: str, index: int) -> None:
-        """n continuations: one as it comes, several at the end."""
+        """Prints n continuations: a single one as it is generated, several at the end."""
         import jax
 
         from gptjax.generate import decode, streaming
@@ -288,7 +293,7 @@ class Sampler:
         out.print_samples(texts)
 
     def _search(self, prompt: list[int], prefix: str) -> None:
-        """The n best of a beam search, with their scores."""
+        """Prints the n best results of a beam search, with their scores."""
         from gptjax.generate import beam, streaming
 
         args, tokenizer = self._args, self._tokenizer

@@ -68,6 +68,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Parses the command line of a sweep."""
     positive_int = parse.int_argument(1, sweep.MAX_POINTS)
     parser = cli.make_config_parser(
         "sweep",
@@ -177,6 +178,7 @@ def parse_sweep(args: argparse.Namespace) -> tuple[str, sweep.Sweep, Config]:
 
 
 def parse_axis(text: str) -> sweep.Points:
+    """Parses the text of --grid, PATH=VALUE|VALUE|..., into the axis of those values."""
     path, equals, values = text.partition("=")
     if not equals or not all(value.strip() for value in values.split("|")):
         raise ValueError(
@@ -187,6 +189,7 @@ def parse_axis(text: str) -> sweep.Points:
 
 
 def print_sweeps() -> int:
+    """Prints the registered sweeps, one per line; returns exit status 0."""
     for name in registry.sweep_names():
         sweep_spec = registry.sweep(name)
         print(
@@ -236,6 +239,7 @@ def run_points(
     slots: list[local_runner.Slot],
     args: argparse.Namespace,
 ) -> int:
+    """Trains the points with a live table of their progress; returns the exit status."""
     print_text(
         f"{name}: {sweep_spec.about}\n{len(points)} points of {sweep_spec.recipe} in {directory}"
     )

@@ -1,4 +1,4 @@
-"""Train a GPT: `python -m gptjax.train --config=NAME`."""
+"""Train a GPT on text: `python -m gptjax.train --config=NAME`."""
 
 import argparse
 
@@ -19,8 +19,9 @@ EXAMPLE = (
 
 @find_files.list_once()
 def main(arguments: list[str]) -> int:
-    """Exit status 0 at the end of the run or at an orderly stop, 3 if the run gave up on
-    non-finite updates."""
+    """Runs the program. Exit status 0 at the end of the run or at a graceful stop, 3 if the run
+    stopped because of non-finite updates.
+    """
     args, config = read_arguments(arguments)
     recipe = registry.config(args.config)
     set_length = config.train.total_tokens != recipe.train.total_tokens or run_dir.decay(
@@ -44,9 +45,12 @@ def main(arguments: list[str]) -> int:
 
 
 def read_arguments(arguments: list[str], local: bool = True) -> tuple[argparse.Namespace, Config]:
-    """main's arguments, and the config that they give, the length of --tokens not in it. ValueError
-    for all that can be refused without devices and jax: the launchers call it before they print a
-    job, which runs where files and packages are not those of this machine: not `local`."""
+    """Parses main's arguments; returns them with their config (without the length of --tokens).
+
+    local: whether files and packages are those of this machine. Raises ValueError for everything
+    that can be checked without devices and jax, so that launchers can check a job before they print
+    it.
+    """
     parser = cli.make_config_parser(
         "train",
         "Train a GPT on text. The same command continues an interrupted run.",
@@ -94,7 +98,7 @@ def read_arguments(arguments: list[str], local: bool = True) -> tuple[argparse.N
 
 
 def add_new_record(parser: argparse.ArgumentParser) -> None:
-    """The argument of a program that may have lost a run's record."""
+    """Adds the flag for continuing a run whose record is lost."""
     help_text = (
         "go on from the checkpoints though config.json or metrics.jsonl is lost or damaged: the "
         "old one is set aside"

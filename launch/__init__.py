@@ -1,7 +1,4 @@
-"""How a program gets onto machines: TPU queued resources, GKE, Slurm, and a rehearsal of many hosts
-on one.
-
-Imported as `gptjax.launch`, which is a link to this directory."""
+"""Launchers: TPU queued resources, GKE, Slurm, and a rehearsal of many hosts on one machine."""
 
 if __name__ != "gptjax.launch":  # in a checkout Python would load a second copy of each module
     raise ImportError("import gptjax.launch instead of launch; run python -m gptjax.launch.PROGRAM")

@@ -1,5 +1,6 @@
-"""Checks the arguments of the launchers, so that a job that is printed can run, and holds what
-was given and nothing else."""
+"""Argument checks of the launchers, so that a printed job can run and contains nothing but what was
+given.
+"""
 
 import re
 import secrets
@@ -13,9 +14,11 @@ MAX_COUNT = 10_000  # nodes, slices, devices
 def split_arguments(
     arguments: list[str], program: str, example: str
 ) -> tuple[list[str], list[str]]:
-    """Returns (a launcher's own arguments, gptjax.train's, which stand after `--`). ValueError, in
-    one line, if the latter are none, hold a control character, say which processes there are, or
-    are such that gptjax.train would refuse them after the queue."""
+    """Returns (a launcher's own arguments, gptjax.train's after `--`).
+
+    Raises a one-line ValueError if the latter are missing, contain a control character, set the
+    number of processes, or would be refused by gptjax.train after the queue.
+    """
     own_args, train_args = cli.split_at_dashes(arguments)
     if {"-h", "--help"} & {*own_args}:
         return own_args, train_args
@@ -45,11 +48,13 @@ def split_arguments(
 
 
 def check_match(text: str, pattern: str, flag: str, words: str) -> None:
-    """ValueError if not all of the text matches `pattern`: `flag` must be `words`."""
+    """Raises ValueError unless the whole text matches `pattern`. words: describes what `flag`
+    allows.
+    """
     if not re.fullmatch(pattern, text):
         raise ValueError(f"{flag}={parse.one_line(text, 100)}: give {words}")
 
 
 def new_nonce() -> str:
-    """Returns a new secret word for the processes of one job: see distributed/rendezvous.py."""
+    """Returns a new secret for the processes of one job: see distributed/rendezvous.py."""
     return secrets.token_hex(16)

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """What is asked of the cluster."""
+    """Returns the parser of the job's settings."""
     parser = cli.make_parser(
         "gke", "Print a JobSet that runs gptjax.train with what stands after --.", EXAMPLE
     )
@@ -90,9 +90,12 @@ def make_parser() -> argparse.ArgumentParser:
 def make_jobset(
     name: str, image: str, accelerator: str, slices: int, restarts: int, arguments: list[str]
 ) -> dict:
-    """The JobSet as Kubernetes takes it: a job a slice, a pod a host (on GPUs a process of jax a
-    host). ValueError for an accelerator that is not known, and for names that Kubernetes would
-    refuse. A pod that fails restarts them all; the same command continues the run."""
+    """Returns the JobSet for Kubernetes: a job per slice, a pod per host (on GPUs one jax process
+    per host).
+
+    Raises ValueError for an unknown accelerator, and for names that Kubernetes would refuse. A pod
+    that fails restarts them all; the same command continues the run.
+    """
     # Names of pods and hosts are made of it, NAME-hosts-0-0-xxxxx, of 63 characters at most.
     checks.check_match(
         name,
@@ -147,7 +150,9 @@ def make_jobset(
 
 
 def accelerator_spec(name: str, accelerator: str, slices: int) -> tuple[int, dict, dict, str]:
-    """(hosts of a slice, node selector, what each pod asks for, what is added to the command)."""
+    """Returns (hosts of a slice, node selector, resources of each pod, flags added to
+    the command).
+    """
     family, _, size = accelerator.partition(":")
     if family == "h100" and re.fullmatch(r"[1-9][0-9]{0,4}", size):
         if slices != 1:

@@ -1,8 +1,8 @@
-"""Rehearse a pod on one machine: N processes of M simulated CPU devices each, which meet as hosts
-do.
+"""Rehearse a pod on one machine: N processes with M simulated CPU devices each, which connect like
+hosts.
 
-`python -m gptjax.launch.rehearse --processes=2 --devices=4 -- --config=smoke --run=DIR`: what
-stands after `--` goes to gptjax.train.
+`python -m launch.rehearse --processes=2 --devices=4 -- --config=smoke --run=DIR`: arguments after
+`--` go to gptjax.train.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
 
 
 def distributed_flags(processes: int) -> list[list[str]]:
-    """For each process the flags by which it finds the others, on ports that are free now."""
+    """Returns for each process the flags by which it finds the others, on free ports."""
     port = free_port()
     return [
         [f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={i}"]
@@ -64,7 +64,7 @@ def distributed_flags(processes: int) -> list[list[str]]:
 
 
 def free_port() -> int:
-    """A port that is free, as is the one below it."""
+    """Returns a free port whose predecessor is free too."""
     while True:
         with socket.socket() as above, socket.socket() as below:
             above.bind(("", 0))
@@ -75,7 +75,7 @@ def free_port() -> int:
 
 
 class Workers:
-    """Processes that run, and what they have said. Made by `start_workers`."""
+    """Running processes and their output. Made by `start_workers`."""
 
     def __init__(
         self,
@@ -116,9 +116,12 @@ class Workers:
         return "".join(self._output[number])
 
     def wait(self, seconds: float | None = None) -> list[int]:
-        """Each one's exit status, when all have ended. When one fails, the others have EXIT_TIMEOUT
-        to follow before they are killed; after `seconds`, all are. A negative status is the
-        signal that killed it."""
+        """Returns the exit statuses once all have ended; a negative status is the signal that
+        killed it.
+
+        When one fails, the others have EXIT_TIMEOUT to end before they are killed; after `seconds`,
+        all are killed.
+        """
         deadline = None if seconds is None else time.monotonic() + seconds
         while any(process.poll() is None for process in self.processes):
             if any(process.poll() for process in self.processes):
@@ -143,8 +146,9 @@ def start_workers(
     devices: int,
     on_line: Callable[[int, str], None] = lambda number, line: None,
 ) -> Iterator[Workers]:
-    """The commands, running on so many simulated devices each; on_line(number, line) is told what
-    they say. Leaving kills what still runs."""
+    """Runs the commands on `devices` simulated devices each; calls on_line(index, line) with their
+    output. Leaving kills those that still run.
+    """
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
     environment = {
         **os.environ,
@@ -171,7 +175,7 @@ def start_workers(
 
 
 def exit_status(statuses: list[int]) -> int:
-    """Of all: the first that is no success, as a shell would say it."""
+    """Exit status of all: that of the first failure, as a shell reports it."""
     first_failure = next((status for status in statuses if status), 0)
     return 128 - first_failure if first_failure < 0 else first_failure
 

@@ -1,5 +1,6 @@
-"""Train on a Slurm cluster of H100 nodes: prints an sbatch script with one process a GPU, as jax
-finds them under Slurm."""
+"""Train on a Slurm cluster of H100 nodes: prints an sbatch script with one process per GPU, which
+jax detects under Slurm.
+"""
 
 import argparse
 import shlex
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """What is asked of sbatch."""
+    """Returns the parser of the job's settings."""
     parser = cli.make_parser(
         "slurm", "Print an sbatch script that runs gptjax.train with what stands after --.", EXAMPLE
     )
@@ -96,8 +97,9 @@ def make_script(
     python: str,
     **numbers: int,
 ) -> str:
-    """The sbatch script; arguments: of the program, as a shell reads them; the others: the parser's
-    flags. ValueError for what sbatch would refuse, or read as something else."""
+    """Returns the sbatch script. arguments: of the program, quoted for a shell. The others are the
+    parser's flags. Raises ValueError for values that sbatch would refuse or misread.
+    """
     checks.check_match(
         name, "[A-Za-z0-9._-]{1,100}", "--name", "up to 100 letters, digits, dots, - and _"
     )

@@ -126,7 +126,7 @@ def gcloud_command(args: argparse.Namespace, *words: str) -> list[str]:
 
 
 def create(args: argparse.Namespace) -> list[list[str]]:
-    """Ask for the slices, and wait for them."""
+    """Commands that request the slices and wait for them."""
     prefix, size = (args.accelerator or "").rpartition("-")[::2]
     shown_type = "None" if args.accelerator is None else parse.one_line(args.accelerator, 100)
     if f"{prefix}-" not in RUNTIMES or not re.fullmatch("[1-9][0-9]{0,5}", size):
@@ -183,8 +183,9 @@ def check_checkout(config: str) -> None:
 
 
 def run(args: argparse.Namespace) -> list[list[str]]:
-    """Send this checkout to every host, install it, and start training on all; it goes on when
-    this program ends."""
+    """Commands that copy this checkout to every host, install it, and start training on all; it
+    continues when this program ends.
+    """
     nonce = f"{rendezvous.NONCE_ENV}={checks.new_nonce()}"
     train_command = (
         f"cd {FOLDER} && {nonce} nohup .venv/bin/python -m gptjax.train "
@@ -206,7 +207,9 @@ def run(args: argparse.Namespace) -> list[list[str]]:
 
 
 def logs(args: argparse.Namespace) -> list[list[str]]:
-    """Process 0's lines, as they come; the other processes' are in the same file on their hosts."""
+    """Commands that follow process 0's output; the other processes' is in the same file on their
+    hosts.
+    """
     return [
         [
             *gcloud_command(args, "tpu-vm", "ssh", node_names(args)[0]),
@@ -232,7 +235,7 @@ def ssh_all(args: argparse.Namespace, shell_command: str) -> list[list[str]]:
 
 
 def wait_until_active(describe: list[str]) -> int:
-    """Ask every 30 seconds until the request is granted: 0; or has failed: 1."""
+    """Polls every 30 seconds until the request is granted (0) or has failed (1)."""
     state = ""
     while True:
         result = subprocess.run(describe, capture_output=True, text=True)

@@ -1,1 +1,1 @@
-"""What will it cost on chips that are not here? Ahead-of-time compilation."""
+"""Ahead-of-time compilation: memory and step time on chips that are not present."""

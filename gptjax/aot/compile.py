@@ -1,5 +1,6 @@
-"""The whole training step of a config, as train runs it, compiled for chips that are not here.
-Nothing is allocated."""
+"""Compiles the whole training step of a config, as train runs it, for chips that are not present.
+Nothing is allocated.
+"""
 
 import dataclasses
 import math
@@ -19,13 +20,14 @@ from gptjax.runtime.units import human_bytes
 from gptjax.sharding import device_mesh, rules, topology, xla_options
 from gptjax.training import state, step
 
-END_OF_TEXT = 0  # of a tokenizer that plan does not need: any id compiles to the same program
+END_OF_TEXT = 0  # the tokenizer is not needed, since any id compiles to the same program
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompiledStep:
-    """A step at the full batch. Bytes are of one chip; `peak_bytes` is the compiler's, which reuses
-    what is free, or arguments and temporaries together where it gives none."""
+    """A compiled step at the full batch size. Bytes are per chip; `peak_bytes` is the compiler's,
+    which reuses free memory, or the sum of arguments and temporaries if it gives none.
+    """
 
     config: schema.Config
     target: topology.Topology
@@ -34,23 +36,27 @@ class CompiledStep:
     argument_bytes: int
     temporary_bytes: int
     peak_bytes: int
-    compile_seconds: float  # to compile
+    compile_seconds: float
     program: hlo_cost.Program
 
     @property
     def n_microbatches(self) -> int:
+        """Microbatches per step."""
         return self.config.batch_rows // self.microbatch_rows
 
     @property
     def memory_limit(self) -> int:
-        """Bytes of memory that a program may use."""
+        """Bytes of memory that a program may use on one chip."""
         return self.target.chip.hbm_bytes
 
 
 def compile_step(config: schema.Config, target: topology.Topology) -> CompiledStep:
-    """Raises ValueError where the mesh does not fit model, batch or chips, or the compiler is not
-    installed; MemoryError, with advice, where the state alone is too large or the compiler
-    refuses the program for its size."""
+    """Compiles the training step of a config for a topology.
+
+    Raises ValueError if the mesh does not fit model, batch or chips, or the compiler is not
+    installed; MemoryError, with advice, if the state alone is too large or the compiler rejects the
+    program for its size.
+    """
     if reason := state_too_large(config, target):
         raise MemoryError(reason)
     mesh = device_mesh.make_mesh(config.mesh, target.devices())
@@ -85,8 +91,9 @@ def compile_step(config: schema.Config, target: topology.Topology) -> CompiledSt
 def compile_program(
     config: schema.Config, mesh: jax.sharding.Mesh, platform: str, rows: int
 ) -> tuple[step.TrainStep, jax.stages.Compiled, jax.ShapeDtypeStruct]:
-    """(the step, the program of its full batch in microbatches of `rows`, the tokens that it
-    takes), compiled for a mesh of devices, which may be absent."""
+    """Returns (the step, its compiled program for the full batch in microbatches of `rows`, the
+    abstract tokens that it takes), for a mesh of devices that need not be present.
+    """
     with jax.set_mesh(mesh):
         train_step = step.build(config, platform, mesh, END_OF_TEXT)
         abstract_state = state.abstract_state(config, train_step.model, train_step.tx, mesh)
@@ -104,7 +111,7 @@ def compile_program(
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a compiler or a device says so."""
+    """Whether the error reports a lack of memory."""
     return any(
         words in str(error)
         for words in ("RESOURCE_EXHAUSTED", "Out of memory", "Ran out of memory")
@@ -112,7 +119,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def state_too_large(config: schema.Config, target: topology.Topology) -> str:
-    """Why this cannot fit, whatever the mesh: "" if the state alone would."""
+    """Returns why the config cannot fit on any mesh, or "" if its state alone would."""
     excess = count.state_bytes(config.model) // target.n_devices - target.chip.hbm_bytes
     if excess <= 0:
         return ""
@@ -124,8 +131,9 @@ def state_too_large(config: schema.Config, target: topology.Topology) -> str:
 
 
 def suggest_slice(config: schema.Config, target: topology.Topology) -> str:
-    """The smallest slice of the family that should do, by config/count.py: state, two copies of
-    the gradients, and a row."""
+    """Suggests the smallest slice of the family that should suffice by config/count.py: state, two
+    copies of the gradients, and a row.
+    """
     row = count.activation_bytes(config, 1, "bfloat16", scores=False) // (
         max(1, config.mesh.tensor) * max(1, config.mesh.context)
     )
@@ -147,8 +155,9 @@ def suggest_slice(config: schema.Config, target: topology.Topology) -> str:
 def choose_microbatch_rows(
     config: schema.Config, mesh: jax.sharding.Mesh, target: topology.Topology
 ) -> int:
-    """Rows of a microbatch at the full batch: train.microbatch_rows, or as many as train would take
-    on such chips. ValueError if the batch does not split over the mesh."""
+    """Rows of a microbatch at the full batch size: train.microbatch_rows, or as many as train would
+    use on such chips. Raises ValueError if the batch does not split over the mesh.
+    """
     table = rules.PRESETS[config.mesh.sharding].activations
     full_config = dataclasses.replace(
         config, train=dataclasses.replace(config.train, batch_ramp=None, steps=None)

@@ -1,8 +1,8 @@
-"""What a compiled program does, read from its text: which instructions run how often, their cycles,
-and what goes between devices.
+"""Analyzes the text of a compiled program: instructions with their execution counts, cycle
+estimates, and communication.
 
-XLA's own cost analysis counts the body of a loop once, and neither kernels nor what is sent. libtpu
-writes an estimate of cycles beside each fusion and copy; kernels and collectives carry none.
+XLA's own cost analysis counts the body of a loop once, and neither kernels nor communication.
+libtpu annotates fusions and copies with cycle estimates; kernels and collectives have none.
 """
 
 import collections
@@ -53,6 +53,8 @@ ARRAY_PATTERN = re.compile(r"\b([a-z]+[0-9]*)\[([\d,]*)\]")
 
 
 class Instruction(NamedTuple):
+    """One HLO instruction."""
+
     name: str
     type: str
     op: str
@@ -60,16 +62,17 @@ class Instruction(NamedTuple):
 
     @property
     def operands(self) -> list[str]:
+        """Names of the operands."""
         return re.findall(r"%([\w.\-]+)", self.rest.split("), ")[0])
 
     @property
     def op_name(self) -> str:
-        """Where in the source it comes from: its op_name."""
+        """The op_name of its metadata: its place in the source."""
         match = re.search(r'op_name="([^"]*)"', self.rest)
         return match[1] if match else ""
 
     def callees(self, *attributes: str) -> list[str]:
-        """Functions named by these attributes."""
+        """Functions named in the given attributes."""
         matches = re.findall(
             rf"\b(?:{'|'.join(attributes)})=(?:%?([\w.\-]+)|\{{([^}}]*)\}})", self.rest
         )
@@ -82,27 +85,23 @@ class Instruction(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collective:
-    """One instruction that sends. Devices are numbered as in the mesh, flattened."""
+    """One collective instruction. Devices are numbered as in the flattened mesh."""
 
     kind: str
-    shapes: tuple[
-        tuple[str, tuple[int, ...]], ...
-    ]  # type and sizes of each array of the result on one device, as printed
-    group: tuple[
-        int, ...
-        # the first group of devices that exchange; of a permute, the first cycle; empty between
-        # slices of TPUs
-    ]
+    # Dtype and sizes of each array of the result on one device, as printed.
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    # The first group of devices, or the first cycle of a permute; empty between TPU slices.
+    group: tuple[int, ...]
     times: int
-    # by one device each time, by a ring: of the whole array all but its own part once, for an
-    # all-reduce twice
+    # By one device each time, in a ring: all of the array but its own part once, twice for an
+    # all-reduce.
     bytes_sent: float
-    asynchronous: bool  # others may run while it does
+    asynchronous: bool  # other instructions may run meanwhile
     op_name: str
 
 
 class Program:
-    """The functions of a compiled program, from jax.stages.Compiled.as_text()."""
+    """The functions of a compiled program, parsed from jax.stages.Compiled.as_text()."""
 
     def __init__(self, text: str):
         self.functions: dict[str, list[Instruction]] = {}
@@ -117,13 +116,14 @@ class Program:
             elif line == "}":
                 current = []
             elif current:
-                # Pallas writes line breaks into the attributes of a kernel and of what copies its
-                # result
+                # Pallas writes line breaks into the attributes of kernels and of copies of their
+                # results.
                 current[-1] = current[-1]._replace(rest=current[-1].rest + line)
 
     def walk(self) -> Iterator[tuple[Instruction, int, str, bool]]:
-        """(instruction, how often it runs, its function, whether it was started and others run
-        meanwhile), those within fusions too."""
+        """Yields (instruction, times executed, its function, whether it is asynchronous), including
+        those within fusions.
+        """
         return self._walk(self.entry, 1, False)
 
     def _walk(self, function: str, times: int, is_async: bool):
@@ -133,12 +133,8 @@ class Program:
                 yield from self._walk(
                     instruction.callees("body")[0], times * self.trip_count(instruction), is_async
                 )
-            elif instruction.op in (
-                "call",
-                "fusion",
-                "conditional",
-                "async-start",
-            ):  # of a conditional, all branches: too much, if at all
+            # All branches of a conditional are counted, which overestimates.
+            elif instruction.op in ("call", "fusion", "conditional", "async-start"):
                 for inner in instruction.callees(
                     "to_apply",
                     "calls",
@@ -149,8 +145,9 @@ class Program:
                     yield from self._walk(inner, times, is_async or instruction.op == "async-start")
 
     def trip_count(self, loop: Instruction) -> int:
-        """How often a loop runs. Its condition compares a counter with a constant; libtpu may
-        step by more than one."""
+        """Trip count of a loop. Its condition compares a counter with a constant; libtpu may step
+        by more than one.
+        """
         if annotation := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
             return int(annotation[1])
         condition, body = loop.callees("condition")[0], loop.callees("body")[0]
@@ -192,7 +189,9 @@ class Program:
         )
 
     def cycles(self) -> int:
-        """libtpu's estimates, summed. Fusions carry the estimate of all that is within."""
+        """Sum of libtpu's cycle estimates. A fusion's estimate includes the
+        instructions within it.
+        """
         total = 0
         fused_functions = self._fused_functions()
         for instruction, times, function, _ in self.walk():
@@ -212,8 +211,9 @@ class Program:
         return {inner for fusion in fusions for inner in fusion.callees("calls")}
 
     def bytes_accessed(self) -> float:
-        """Bytes that instructions read and write, of fusions what goes in and out. In a loop
-        over n layers, of an array of n slices one."""
+        """Bytes read and written by instructions; for fusions, by their inputs and outputs. A loop
+        over n layers is taken to access one of n slices of a stacked array.
+        """
         total, fused_functions, trip_counts = 0.0, self._fused_functions(), {self.entry: 1}
         types = {
             function: {instruction.name: instruction.type for instruction in body}
@@ -245,7 +245,7 @@ class Program:
         return total
 
     def kernel_counts(self) -> dict[str, int]:
-        """Pallas and library kernels: name -> how often each runs."""
+        """Pallas and library kernels: name -> times executed."""
         counts: dict[str, int] = collections.Counter()
         for instruction, times, _, _ in self.walk():
             target = (
@@ -260,9 +260,10 @@ class Program:
         return dict(counts)
 
     def collectives(self) -> list[Collective]:
-        """All but those among groups of one device, which send nothing. libtpu writes a
-        reduce-scatter as an all-reduce in a function of its own, with the whole input as its
-        result."""
+        """All collectives except those within groups of one device, which send nothing. libtpu
+        writes a reduce-scatter as an all-reduce in its own function, with the whole input as its
+        result.
+        """
         collectives = []
         for instruction, times, function, is_async in self.walk():
             kind, type_ = instruction.op.removesuffix("-start"), instruction.type
@@ -271,9 +272,8 @@ class Program:
                 instruction.rest if instruction.op == "send" else "",
             ):
                 kind = transfer[1].lower().replace("_", "-")
-                shapes = _parse_arrays(
-                    _tuple_element(type_, 0)
-                )  # (array, ...): what leaves the slice
+                # (array, ...): the array that leaves the slice.
+                shapes = _parse_arrays(_tuple_element(type_, 0))
                 bytes_sent = sum(DTYPE_BYTES[dtype] * math.prod(sizes) for dtype, sizes in shapes)
                 collectives.append(
                     Collective(
@@ -292,17 +292,16 @@ class Program:
                 or len(group := _first_group(instruction.rest)) == 1
             ):
                 continue
-            if (
-                instruction.op.endswith("-start") and kind != "all-reduce"
-            ):  # (operands, results, ...)
+            # (operands, results, ...)
+            if instruction.op.endswith("-start") and kind != "all-reduce":
                 type_ = _tuple_element(type_, 1)
             shapes = _parse_arrays(type_)
             n_others, size = (
                 len(group) - 1,
                 sum(DTYPE_BYTES[dtype] * math.prod(sizes) for dtype, sizes in shapes),
             )
-            # What is printed is the result: of a reduce-scatter a part, unless it is written as an
-            # all-reduce.
+            # The printed shape is the result's: a shard for reduce-scatter, unless that is written
+            # as an all-reduce.
             bytes_sent = {
                 "collective-permute": size,
                 "all-reduce": 2 * size * n_others / len(group),
@@ -327,7 +326,7 @@ class Program:
 
 
 def _parse_arrays(type_: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Type and sizes of each array of a type."""
+    """Dtype and sizes of each array of a type."""
     return tuple(
         (dtype, tuple(int(n) for n in dims.split(",") if n))
         for dtype, dims in ARRAY_PATTERN.findall(type_)
@@ -336,7 +335,7 @@ def _parse_arrays(type_: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 def _tuple_element(type_: str, number: int) -> str:
-    """One part of a tuple type."""
+    """One element of a tuple type."""
     depth, parts = 0, [""]
     for c in type_[1:-1]:
         depth += (c in "([{") - (c in ")]}")
@@ -348,8 +347,9 @@ def _tuple_element(type_: str, number: int) -> str:
 
 
 def _first_group(rest: str) -> tuple[int, ...]:
-    """The first of the groups, in XLA's ways to write them: {{0,1},{2,3}}, [2,2]<=[4],
-    [2,2]<=[2,2]T(1,0), mesh['a'=2,'b'=2] {'b'}."""
+    """The first of the device groups, in any of XLA's notations: {{0,1},{2,3}}, [2,2]<=[4],
+    [2,2]<=[2,2]T(1,0), mesh['a'=2,'b'=2] {'b'}.
+    """
     if match := re.search(r"source_target_pairs=\{(\{.*?\})\}", rest):
         pairs = {int(a): int(b) for a, b in re.findall(r"\{(\d+),(\d+)\}", match[1])}
         cycle = [min(pairs)]
@@ -369,7 +369,7 @@ def _first_group(rest: str) -> tuple[int, ...]:
         ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
         index: list = [0] * len(sizes)
         for name, before, part in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", match[2]):
-            n = sizes[name]  # 'a':(2)4 is the middle one of a split into 2, 4 and the rest
+            n = sizes[name]  # 'a':(2)4 is the second factor of n split into 2, 4 and the rest
             stride = n // (int(before) * int(part)) if part else 1
             index[list(sizes).index(name)] = [i * stride for i in range(int(part) if part else n)]
         return tuple(

@@ -1,4 +1,4 @@
-"""What was found about a step on chips that are not here, for people: at most 100 columns wide."""
+"""Formats the estimate of a compiled step, at most 100 columns wide."""
 
 import re
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from gptjax.runtime.units import human_bytes, si, sig3
 
 COMPUTE_SOURCES = {
-    "cycles": "the compiler's cycles, loops counted out",
-    "roofline": "products at peak, or memory traffic: the larger",
+    "cycles": "the compiler's cycles times loop trip counts",
+    "roofline": "matmuls at peak or memory traffic: the longer",
 }
 
 
 def render(summary: dict[str, Any]) -> str:
-    """summary: step_time.summarize."""
+    """Formats the estimate of one step. summary: from step_time.summarize."""
     chips, mesh = (
         summary["chips"],
         " x ".join(f"{axis} {n}" for axis, n in summary["mesh"].items()) or "one device",
@@ -28,7 +28,7 @@ def render(summary: dict[str, Any]) -> str:
         ("  temporaries", human_bytes(summary["temporary_bytes"]), ""),
         ("  peak, by the compiler", human_bytes(summary["peak_bytes"]), memory_verdict(summary)),
         (),
-        ("time of a step: all estimates", "", ""),
+        ("time of a step (estimates)", "", ""),
         (
             "  floor: FLOPs at peak",
             format_seconds(summary["floor_seconds"]),
@@ -48,7 +48,7 @@ def render(summary: dict[str, Any]) -> str:
         (
             "  not hidden of these",
             format_seconds(summary["exposed_seconds"]),
-            "what is synchronous, or longer than the rest",
+            "synchronous, or longer than the rest",
         ),
         ("  step", format_seconds(summary["step_seconds"]), "compute + kernels + not hidden"),
         (),
@@ -72,14 +72,16 @@ def render(summary: dict[str, Any]) -> str:
 
 
 def memory_verdict(summary: dict[str, Any]) -> str:
+    """Whether the step fits in memory, and what to change if not."""
     if summary["fits"]:
         return f"fits: {human_bytes(summary['memory_bytes'] - summary['peak_bytes'])} to spare"
     return f"DOES NOT FIT: {human_bytes(summary['over_bytes'])} over; {summary['advice']}"
 
 
 def render_ranking(rows: list[tuple[str, dict[str, Any] | str]]) -> str:
-    """(assignments, summary or why there is none) of each candidate: those that fit first, then
-    by predicted step."""
+    """Formats the candidates, each (assignments, summary or the reason for none): those that fit
+    first, then by estimated step time.
+    """
 
     def order(row):
         return (
@@ -110,6 +112,7 @@ def render_ranking(rows: list[tuple[str, dict[str, Any] | str]]) -> str:
 
 
 def format_seconds(value: float) -> str:
+    """Formats a duration in s or ms."""
     return f"{sig3(value)} s" if value >= 1 else f"{sig3(value * 1e3)} ms" if value else "0 s"
 
 

@@ -1,4 +1,4 @@
-"""Several ways to run one config on the same chips, each compiled, best first."""
+"""Search over several ways to run a config on the same chips, each compiled."""
 
 import itertools
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ REMATS = ("none", "attention+qkv+mid+up", "attention+mid+up", "attention+mid", "
 def candidates(
     config: schema.Config, target: topology.Topology, choices: list[str]
 ) -> Iterator[tuple[str, schema.Config]]:
-    """(assignments, config) for each way to combine choices, "path=a|b|c" each. Without choices:
-    each tensor up to 16 that divides heads and leaves as many shards as divide the batch, by what a
-    layer may keep.
+    """Yields (assignments, config) for each combination of choices, each "path=a|b|c".
 
-    Raises ValueError for a choice that cannot be read or made."""
+    Without choices: every tensor size up to 16 that divides the heads and leaves a number of shards
+    that divides the batch, with each of REMATS. Raises ValueError for an invalid choice.
+    """
     for assignments in (
         itertools.product(*(split_choice(choice) for choice in choices))
         if choices
@@ -26,7 +26,7 @@ def candidates(
 
 
 def split_choice(choice: str) -> list[str]:
-    """["path=a", "path=b"] of "path=a|b"."""
+    """Splits "path=a|b" into ["path=a", "path=b"]."""
     path, equals, values = choice.partition("=")
     if not equals or not values:
         raise ValueError(

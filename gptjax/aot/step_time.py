@@ -1,10 +1,10 @@
-"""How long a compiled step will take at best, from what its compiler says, what it sends, and what
-the chips can do. No figure here was measured on a chip: they rank programs, and bound them from
-below.
+"""Lower bound of a compiled step's time, from the compiler's output, its communication, and the
+chips' specifications. Nothing here was measured on a chip: the estimates rank programs and bound
+them from below.
 
-On TPU: the compiler's cycles; kernels, which carry none, by the products of the blocks that they
-visit, at KERNEL_SHARE of peak; what is sent, by the links that a group of chips has. On GPU, whose
-compiler estimates nothing: the larger of products at peak and memory traffic.
+TPU: the compiler's cycle estimates; attention kernels, which have none, by the matmuls of the
+blocks that they visit, at KERNEL_SHARE of peak; communication by the links of each group of chips.
+GPU, where the compiler estimates nothing: matmuls at peak or memory traffic, whichever is longer.
 """
 
 import collections
@@ -20,38 +20,39 @@ from gptjax.config import count, schema
 from gptjax.model.attention import tpu_splash
 from gptjax.sharding import topology
 
-# of peak: what flash attention kernels are known to reach on long rows; an assumption
+# Share of peak that flash attention kernels reach on long rows (assumed).
 KERNEL_SHARE = 0.5
-LANES = 128  # a head is padded to this in the matrix unit
-UNKNOWN_NETWORK = 6.25e9  # bytes/s a chip between slices, where it is not published: v5p's
+LANES = 128  # the matrix unit pads heads to a multiple of this
+UNKNOWN_NETWORK = 6.25e9  # bytes/s per chip between slices if unpublished: v5p's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """What one kind of exchange along one part of the mesh costs a chip in a step."""
+    """Cost per chip and step of one kind of collective along some mesh axes."""
 
     kind: str
     axes: str  # of the mesh
     n_devices: int
     times: int
-    n_bytes: float  # that a chip sends
+    n_bytes: float  # sent by a chip
     seconds: float
-    asynchronous: bool  # may hide behind computation
+    asynchronous: bool  # may overlap with computation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Seconds of a step and their parts."""
+    """Estimated seconds of a step and its parts."""
 
-    floor: float  # the model's FLOPs at peak: nothing can be quicker
+    floor: float  # the model's FLOPs at peak
     compute: float
     kernels: float
     traffic: tuple[Traffic, ...]
 
     @property
     def exposed(self) -> float:
-        """Of sending: what is synchronous, and of the rest what is longer than all that could
-        hide it."""
+        """Communication that does not overlap: what is synchronous, and the rest as far as it
+        exceeds the computation that could hide it.
+        """
         hideable = sum(t.seconds for t in self.traffic if t.asynchronous)
         return sum(t.seconds for t in self.traffic if not t.asynchronous) + max(
             0.0, hideable - self.compute - self.kernels
@@ -59,15 +60,19 @@ class Estimate:
 
     @property
     def step(self) -> float:
+        """Seconds of the whole step."""
         return self.compute + self.kernels + self.exposed
 
     @property
     def mfu(self) -> float:
+        """Model FLOPs utilization."""
         return self.floor / self.step
 
 
 def estimate(compiled: compile.CompiledStep) -> Estimate:
-    """AssertionError if an estimate came out below the floor: then the program was misread."""
+    """Estimates the time of a compiled step. Raises AssertionError if it is below the floor, which
+    means that the program was misread.
+    """
     chip, config = compiled.target.chip, compiled.config
     tokens = config.train.batch_tokens / compiled.mesh.size
     floor = count.train_flops_per_token(config.model) * tokens / chip.flops
@@ -91,10 +96,13 @@ def estimate(compiled: compile.CompiledStep) -> Estimate:
 
 
 def kernel_seconds(compiled: compile.CompiledStep) -> float:
-    """Of splash attention, forward twice where it is not kept: 2 products of a block forward, 4 for
-    dk and dv or 5 with dq, 3 for dq. None where the program has no kernels, as with attention
-    dropout: then attention is in the cycles. On sequences that are cut, those of whole ones
-    shared equally."""
+    """Seconds of splash attention; 0 if the program has no kernels, as with attention dropout,
+    where the cycles include attention.
+
+    Matmuls per visited block: 2 forward (twice if the forward pass is recomputed), 4 for dk and dv
+    or 5 including dq, 3 for dq. Context parallelism is taken to share the work of whole sequences
+    equally.
+    """
     config, model = compiled.config, compiled.config.model
     if not compiled.program.kernel_counts():
         return 0.0
@@ -112,11 +120,11 @@ def kernel_seconds(compiled: compile.CompiledStep) -> float:
     return flops * heads / compiled.target.chip.flops / KERNEL_SHARE
 
 
-# --- what is sent ---------------------------------------------------------------------------------
+# --- communication --------------------------------------------------------------------------------
 
 
 def traffic(compiled: compile.CompiledStep) -> tuple[Traffic, ...]:
-    """By kind, part of the mesh, and whether it may hide; longest first."""
+    """Sums communication by kind, mesh axes and whether it may overlap; longest first."""
     sums: dict[tuple, list[float]] = collections.defaultdict(lambda: [0, 0.0, 0.0])
     for collective in compiled.program.collectives():
         axes = group_axes(collective.group, compiled.mesh) if collective.group else "slices"
@@ -149,7 +157,7 @@ def traffic(compiled: compile.CompiledStep) -> tuple[Traffic, ...]:
 
 
 def group_axes(group: tuple[int, ...], mesh: jax.sharding.Mesh) -> str:
-    """The mesh axes in which the devices of a group differ."""
+    """The mesh axes along which the devices of a group differ."""
     coordinates = np.array(np.unravel_index(group, mesh.devices.shape))
     return " x ".join(
         axis
@@ -161,9 +169,11 @@ def group_axes(group: tuple[int, ...], mesh: jax.sharding.Mesh) -> str:
 def bandwidth(
     collective: hlo_cost.Collective, mesh: jax.sharding.Mesh, target: topology.Topology
 ) -> float:
-    """Bytes/s that a chip can send to its group. A torus has two links in each dimension that the
-    group fills, if it closes to a ring, one if it does not; a permute goes over one. Between
-    slices or hosts, the network."""
+    """Bytes/s that a chip can send to its group.
+
+    On a torus, each dimension that the group spans counts two links if it closes to a ring, else
+    one; a permute uses one link. Between slices or hosts, the network.
+    """
     chip, devices = target.chip, [mesh.devices.flat[i] for i in collective.group]
     if target.platform == "cuda":
         return (
@@ -185,12 +195,12 @@ def bandwidth(
 
 
 def run_days(estimate: Estimate, config: schema.Config) -> float:
-    """Of the whole run, the ramp's tokens at the same speed."""
+    """Days of the whole run, taking the batch ramp at the same speed."""
     return estimate.step * config.train.total_tokens / config.train.batch_tokens / 86400
 
 
 def summarize(compiled: compile.CompiledStep, estimate: Estimate) -> dict[str, Any]:
-    """Every figure by name, in plain units."""
+    """All results by name, in plain units."""
     config, chip = compiled.config, compiled.target.chip
     excess = max(compiled.peak_bytes - compiled.memory_limit, 0)
     return {

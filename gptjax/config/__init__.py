@@ -1,1 +1,3 @@
-"""What is a run? Frozen dataclasses, counts and the override grammar; no jax in here."""
+"""Configs: frozen dataclasses, the override grammar, and counts of parameters and FLOPs. No jax in
+here.
+"""

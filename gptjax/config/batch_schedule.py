@@ -1,5 +1,6 @@
-"""How many rows each step trains on: the batch, its ramp, and where the run ends. Whole numbers
-only, so every process agrees."""
+"""Batch schedule: the rows of each step, the batch size ramp, and the last step. Integer arithmetic
+only, so every process agrees.
+"""
 
 import bisect
 import dataclasses
@@ -9,30 +10,31 @@ import math
 
 from gptjax.config.schema import Config
 
-MAX_RUN_ROWS = 2**31 - 1  # of a run, whose state counts them in 32 bits
+MAX_RUN_ROWS = 2**31 - 1  # rows of a run: the state counts them in 32 bits
 
 
 @dataclasses.dataclass(frozen=True)
 class _Stage:
-    """Steps in a row with one batch size."""
+    """Consecutive steps with one batch size."""
 
-    step: int  # the first one
-    row: int  # rows consumed before it
+    step: int  # its first step
+    row: int  # rows consumed before that
     rows: int  # of each batch
 
 
 class BatchSchedule:
-    """The batch of every step from `step` on, which comes after `row` rows. shards: the ways in
-    which a batch is split over devices.
+    """The batch of every step from `step` on, after `row` rows. shards: number of ways that a batch
+    is split over devices.
 
     GPT-3 Appendix B: the batch grows linearly in tokens seen, from ramp.start_tokens to
-    batch_tokens over ramp.over_tokens. It is rounded down to a multiple of `quantum`: given, or the
-    ramp's start in rows, raised to what is a multiple of `shards` and divides the full batch.
-    Without a ramp the quantum is the batch. A run that goes on gives the quantum, step and row of
-    its checkpoint: then it has the rows that it would have had, on any mesh; one that cannot split
-    the batches that are left is refused. A run ends with the step that reaches total_tokens, or
-    after train.steps. Raises ValueError if the batch cannot be split over the shards, if
-    train.microbatch_rows does not fit, or if train.steps is more than total_tokens gives.
+    batch_tokens over ramp.over_tokens. It is rounded down to a multiple of `quantum`: given or, by
+    default, the ramp's start in rows, raised to a multiple of `shards` that divides the full batch.
+    Without a ramp the quantum is the batch. A resumed run passes the quantum, step and row of its
+    checkpoint, and so gets the same rows on any mesh; a mesh that cannot split the remaining
+    batches is refused. A run ends with the step that reaches total_tokens, or after train.steps.
+
+    Raises ValueError if the batch cannot be split over the shards, if train.microbatch_rows does
+    not fit, or if train.steps is more than total_tokens allows.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class BatchSchedule:
         self.max_rows = self.rows(max(step, self.n_steps - 1))
 
     def rows(self, step: int) -> int:
-        """Rows in the batch of this step; steps count from 0."""
+        """Rows in the batch of this step, counted from 0."""
         return self._stage(step).rows
 
     def first_row(self, step: int) -> int:
@@ -95,18 +97,22 @@ class BatchSchedule:
         return stage.row + (step - stage.step) * stage.rows
 
     def tokens(self, step: int) -> int:
-        """Tokens consumed before this step: what schedules count in."""
+        """Tokens consumed before this step, the unit of schedules."""
         return self.first_row(step) * self.n_ctx
 
     def largest_microbatch(self, max_microbatch_rows: int, shards: int | None = None) -> int:
         """The most rows, up to max_microbatch_rows, that divide the run's last batch and split over
-        the shards (None: those that there are); `shards` if even that is over it."""
+        the shards (default: its own); `shards` if even that exceeds the limit.
+        """
         return self._microbatch(self.max_rows, max_microbatch_rows, shards or self.shards)
 
     def microbatch(self, step: int, max_microbatch_rows: int) -> int:
-        """As that, of this step: one size for the full batch, and one that divides all batches of
-        the ramp, so two programs at most. A ramp begins with few rows, and microbatches as small
-        would gather the weights for each few rows of the full batch, too."""
+        """Microbatch size at this step. Only two sizes occur (one for the ramp, one for the full
+        batch), so at most two programs are compiled.
+
+        A ramp starts with few rows; microbatches as small in the full batch would gather the
+        weights for every few rows.
+        """
         return self._microbatch(self.rows(step), max_microbatch_rows, self.shards)
 
     def _microbatch(self, rows: int, max_microbatch_rows: int, shards: int) -> int:
@@ -123,11 +129,16 @@ class BatchSchedule:
         return self._stages[bisect.bisect_right(self._stage_steps, step) - 1]
 
     def _end_step(self, rows_needed: int) -> int:
-        """The steps that bring the run to so many rows; where it has them, those that are done."""
+        """The step at which the run has `rows_needed` rows; the steps already done if
+        it has them.
+        """
         last = self._stages[max(0, bisect.bisect_left(self._stage_rows, rows_needed) - 1)]
         return last.step + max(0, -(-(rows_needed - last.row) // last.rows))
 
     def _check_microbatch(self, rows: int | None) -> None:
+        """Raises ValueError if train.microbatch_rows does not divide the batch or split over the
+        shards.
+        """
         if rows is not None and (self.full_rows % rows or rows % self.shards):
             candidates = [n for n in divisors(self.full_rows) if n % self.shards == 0]
             raise ValueError(
@@ -136,14 +147,14 @@ class BatchSchedule:
             )
 
     def _ramp_stages(self, config: Config, step: int, row: int):
-        """The stages from there on, in order; the last has the full batch and no end."""
+        """Yields the stages from there on, in order; the last has the full batch and no end."""
         quantum_tokens, ramp = self.quantum * self.n_ctx, config.train.batch_ramp
         if ramp is not None:
             growth = config.train.batch_tokens - ramp.start_tokens
             for sizes in itertools.count(1):
                 if sizes * self.quantum == self.full_rows:
                     break
-                # The next size is due once start + growth * seen / over >= (sizes + 1) quanta of
+                # The next size is due when start + growth * seen / over >= (sizes + 1) quanta of
                 # tokens.
                 due_tokens = -(
                     -((sizes + 1) * quantum_tokens - ramp.start_tokens) * ramp.over_tokens // growth
@@ -156,8 +167,9 @@ class BatchSchedule:
 
 
 def quanta(config: Config, shards: int = 1) -> list[int]:
-    """The rows in which a batch ramp may grow where batches are split in `shards`, the one that
-    a new run takes first."""
+    """Row counts by which the batch ramp may grow when batches are split in `shards`; a new run
+    uses the first.
+    """
     full, ramp = config.batch_rows, config.train.batch_ramp
     start = full if ramp is None else -(-ramp.start_tokens // config.model.n_ctx)
     return [rows for rows in divisors(full) if rows >= start and rows % shards == 0]
@@ -165,28 +177,30 @@ def quanta(config: Config, shards: int = 1) -> list[int]:
 
 @functools.cache
 def divisors(n: int) -> tuple[int, ...]:
-    """Smallest first."""
+    """The divisors of n, smallest first."""
     low = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
     return (*low, *(n // d for d in reversed(low) if d * d != n))
 
 
 def resume(config: Config, shards: int, step: int, row: int, quantum: int | None) -> BatchSchedule:
-    """The batches of a run of which `step` steps on `row` rows are done. quantum: as its checkpoint
-    has it; None for one of an earlier version, whose quantum follows from step and row.
-    ValueError as BatchSchedule's."""
+    """Returns the BatchSchedule of a run after `step` steps on `row` rows.
+
+    quantum: from its checkpoint; None if an earlier version wrote that, and then inferred from step
+    and row. Raises ValueError as BatchSchedule does.
+    """
     if quantum is None:
         quanta_of_row = [
             rows
             for rows in (*quanta(config, shards), *quanta(config))
             if BatchSchedule(_without_limits(config), 1, rows).first_row(step) == row
         ]
-        # none: that version had continued it on another mesh, and lost its count
+        # Empty if that version had resumed the run on another mesh and lost its quantum.
         quantum = quanta_of_row[0] if quanta_of_row else None
     return BatchSchedule(config, shards, quantum, step, row)
 
 
 def _without_limits(config: Config) -> Config:
-    """Without what is refused for other reasons than the ramp."""
+    """The config without settings that could be refused for reasons other than the ramp."""
     return dataclasses.replace(
         config, train=dataclasses.replace(config.train, steps=None, microbatch_rows=None)
     )

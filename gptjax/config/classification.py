@@ -1,4 +1,4 @@
-"""A supervised task and how a pre-trained model is fine-tuned on it: GPT-1 section 3.2 and 3.3."""
+"""Config of a supervised task and of fine-tuning on it: GPT-1 sections 3.2 and 3.3."""
 
 import re
 from typing import Annotated, Literal
@@ -8,22 +8,24 @@ from gptjax.config.record import Bounds, Fraction, Positive, Rows, record
 
 @record
 class Everything:
-    """All layers of the pre-trained model, and its embeddings."""
+    """Transfer all layers of the pre-trained model, and its embeddings."""
 
 
 @record
 class Layers:
-    """The embeddings and the first `n` layers alone; the others are drawn anew. GPT-1 Figure 2,
-    left."""
+    """Transfer only the embeddings and the first `n` layers; the others are initialized anew. GPT-1
+    Figure 2, left.
+    """
 
     n: Annotated[int, Bounds(0, 10_000)]
-    """Layers that are taken; 0: the embeddings alone."""
+    """Layers that are transferred; 0: only the embeddings."""
 
 
 @record
 class Nothing:
-    """Only the model's sizes; all parameters are drawn anew. GPT-1 Table 5, without
-    pre-training."""
+    """Transfer nothing but the model's sizes; all parameters are initialized anew. GPT-1 Table 5,
+    without pre-training.
+    """
 
 
 Transfer = Everything | Layers | Nothing
@@ -31,10 +33,12 @@ Transfer = Everything | Layers | Nothing
 
 @record
 class ClassificationTask:
-    """What is read of each example, how the answer is scored, and how it is learned.
+    """A supervised task: the columns of its examples, its labels, its metric and its
+    hyperparameters.
 
-    Data come from train, dev and test, each a local .tsv, .csv or .jsonl file; where train is None,
-    from the TFDS data set `tfds`."""
+    The data are train, dev and test, each a local .tsv, .csv or .jsonl file or, where train is
+    None, the TFDS data set `tfds`.
+    """
 
     kind: Literal["classification", "entailment", "similarity", "choice"]
     """Input transformation (GPT-1 Figure 1). classification: one text; entailment: premise and
@@ -72,11 +76,11 @@ class ClassificationTask:
     paper: Annotated[float, Bounds(0, 100)] | None = None
     """GPT-1's score in percent (Tables 2 to 4), printed for comparison."""
     transfer: Transfer = Everything()
-    """What is taken of the pre-trained model."""
+    """What is transferred from the pre-trained model."""
     lm_weight: Annotated[float, Bounds(0, 1e6)] = 0.5
     """Weight of the auxiliary language-modeling loss: lambda of GPT-1 equation 5; 0: none."""
     dropout: Fraction = 0.1
-    """On the state that the classifier reads."""
+    """On the hidden state that the classifier reads."""
     epochs: Annotated[int, Bounds(1, 10**6)] = 3
     """Passes over the training examples."""
     batch_examples: Rows = 32
@@ -135,12 +139,12 @@ class ClassificationTask:
 
     @property
     def has_files(self) -> bool:
-        """Whether some of the data are files of one's own."""
+        """Whether any of the data are local files."""
         return any(path is not None for path in (self.train, self.dev, self.test))
 
     @property
     def available_splits(self) -> tuple[str, ...]:
-        """Of train, dev and test those that there are; test need not be."""
+        """The splits that exist among train, dev and test; test is optional."""
         has_test = self.test is not None or (
             self.train is None and self.tfds is not None and len(self.splits) > 2
         )
@@ -148,10 +152,12 @@ class ClassificationTask:
 
     @property
     def n_sequences(self) -> int:
-        """How many sequences the model reads for an example."""
+        """Number of sequences that the model reads per example."""
         return len(self.labels) if self.kind == "choice" else 2 if self.kind == "similarity" else 1
 
     @property
     def n_outputs(self) -> int:
-        """Of the linear layer: a score for each class; for each answer by itself one."""
+        """Outputs of the linear layer: one per class, or a single score for each answer of a
+        choice.
+        """
         return 1 if self.kind == "choice" else len(self.labels)

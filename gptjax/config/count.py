@@ -1,11 +1,10 @@
-"""Parameters, FLOPs and bytes of a model, from its config alone.
+"""Parameters, FLOPs and bytes of a model, computed from its config alone.
 
-FLOPs of one token, in a full row of n_ctx: two for each weight of a matmul, and in attention 4
-d_model for each key that a query sees (a score, and a weighted value), so that causal and banded
-layers count at their true cost. Biases, norms, softmax and look-ups are not counted. The backward
-pass is twice the forward pass.
-MFU = train_flops_per_token x tokens per second / (devices x peak FLOPs per second of one).
-Recomputation does not count as use.
+FLOPs of one token in a full row of n_ctx: two per weight of a matmul and, in attention, 4 d_model
+for each key that a query sees (a score and a weighted value), so that causal and banded layers are
+counted at their true cost. Biases, norms, softmax and look-ups are not counted. The backward pass
+costs twice the forward pass. MFU = train_flops_per_token x tokens per second / (devices x peak
+FLOPs per second of one); recomputation does not count.
 """
 
 from typing import Literal, assert_never
@@ -21,28 +20,32 @@ from gptjax.config.schema import (
     Strided,
 )
 
-PF_DAY = 8.64e19  # FLOPs: 1e15 a second for a day (GPT-3 Appendix D)
-LOSS_CHUNK_BYTES = 256 * 2**20  # of logits held at a time: training/loss.py
+PF_DAY = 8.64e19  # FLOPs: 1e15 per second for a day (GPT-3 Appendix D)
+LOSS_CHUNK_BYTES = 256 * 2**20  # of logits materialized at a time by training/loss.py
 
 
 # --- parameters -----------------------------------------------------------------------------------
 
 
 def parameters(model: Model) -> int:
-    """Every trained number, the token and position tables included and the padding of the
-    vocabulary not."""
+    """Number of trained parameters, including the token and position tables but not the
+    vocabulary's padding.
+    """
     return non_embedding_parameters(model) + (model.n_vocab + model.n_ctx) * model.d_model
 
 
 def non_embedding_parameters(model: Model) -> int:
-    """All but the two tables: weights 12 d^2 and biases and norms 13 d a layer, and a last layer
-    norm if the model is pre-LN."""
+    """Number of parameters without the two tables: 12 d^2 weights and 13 d biases and norms per
+    layer, and a final layer norm if pre-LN.
+    """
     d = model.d_model
     return model.n_layers * (12 * d * d + 13 * d) + (2 * d if model.norm == "pre" else 0)
 
 
 def padded_parameters(model: Model) -> int:
-    """`parameters` and the rows that pad the token table to a multiple of 128: what is stored."""
+    """Number of stored parameters: `parameters` plus the rows that pad the token table to a
+    multiple of 128.
+    """
     return parameters(model) + (model.n_vocab_padded - model.n_vocab) * model.d_model
 
 
@@ -50,8 +53,9 @@ def padded_parameters(model: Model) -> int:
 
 
 def attention_pairs(pattern: Attention, n_ctx: int) -> int:
-    """(query, key) pairs that attend in a row of n_ctx tokens, exactly; a pattern's definition
-    is in the schema."""
+    """Exact number of (query, key) pairs that attend in a row of n_ctx tokens; schema.py defines
+    the patterns.
+    """
     match pattern:
         case Dense():
             return n_ctx * (n_ctx + 1) // 2
@@ -65,9 +69,8 @@ def attention_pairs(pattern: Attention, n_ctx: int) -> int:
                 + s * (blocks * (blocks - 1) // 2)
                 + rest * blocks
             )
-        case Fixed(
-            block=b, summary=c
-        ):  # the query's own block so far, and c keys of each block before it
+        # The query's own block so far, and c keys of each block before it.
+        case Fixed(block=b, summary=c):
             blocks, rest = divmod(n_ctx, b)
             return (
                 blocks * (b * (b + 1) // 2)
@@ -87,27 +90,28 @@ def layer_flops(model: Model, pattern: Attention) -> float:
 
 
 def logits_flops(model: Model) -> float:
-    """Forward FLOPs per token of the output."""
+    """Forward FLOPs per token of the output logits."""
     return 2 * model.d_model * model.n_vocab
 
 
 def forward_flops_per_token(model: Model) -> float:
+    """Forward FLOPs per token of the whole model."""
     return model.n_periods * sum(
         layer_flops(model, pattern) for pattern in model.attention
     ) + logits_flops(model)
 
 
 def train_flops_per_token(model: Model) -> float:
-    """Forward and backward. These are the FLOPs that MFU counts."""
+    """Forward and backward FLOPs per token, as counted by MFU."""
     return 3 * forward_flops_per_token(model)
 
 
 def hardware_flops_per_token(config: Config) -> float:
-    """`train_flops_per_token` and what the remat policy computes again."""
+    """`train_flops_per_token` plus the FLOPs that the remat policy recomputes."""
     model, d = config.model, config.model.d_model
 
     def recompute_flops(pattern: Attention) -> float:
-        # never kept; nor is the last matmul computed again
+        # Scores are never saved; the last matmul is never recomputed.
         scores = 2 * d * attention_pairs(pattern, model.n_ctx) / model.n_ctx
         flops = {"attention": scores, "qkv": 6 * d * d, "mid": 2 * d * d, "up": 8 * d * d}
         return (
@@ -123,13 +127,14 @@ def hardware_flops_per_token(config: Config) -> float:
 
 
 def pf_days(model: Model, tokens: int) -> float:
-    """Training compute, attention at its true cost."""
+    """Training compute in PF-days, with attention at its true cost."""
     return train_flops_per_token(model) * tokens / PF_DAY
 
 
 def paper_pf_days(model: Model, tokens: int) -> float:
-    """Training compute as GPT-3's Table D.1 has it: 6 x parameters x tokens, attention ignored,
-    parameters rounded as it prints them."""
+    """Training compute in PF-days as in GPT-3's Table D.1: 6 x parameters x tokens, ignoring
+    attention, with parameters rounded as printed there.
+    """
     n = parameters(model)
     return 6 * round(n, -6 if n < 10**9 else -7) * tokens / PF_DAY
 
@@ -138,13 +143,16 @@ def paper_pf_days(model: Model, tokens: int) -> float:
 
 
 def state_bytes(model: Model) -> int:
-    """Float32 parameters and Adam's two moments, over all devices, padding included. A step also
-    holds `gradient_bytes`."""
+    """Bytes of float32 parameters and Adam's two moments, over all devices, including padding. A
+    step also needs `gradient_bytes`.
+    """
     return 12 * padded_parameters(model)
 
 
 def gradient_bytes(model: Model) -> int:
-    """Float32 gradients, over all devices; twice this while microbatches are summed."""
+    """Bytes of float32 gradients, over all devices; twice this while microbatches are
+    accumulated.
+    """
     return 4 * padded_parameters(model)
 
 
@@ -154,16 +162,17 @@ def activation_bytes(
     dtype: Literal["float32", "bfloat16"] | None = None,
     scores: bool = True,
 ) -> int:
-    """An estimate of what `rows` rows keep for their backward pass, over all devices; scores: with
-    the reference attention, which holds them, and not with a kernel that does not.
+    """Estimated bytes, over all devices, that `rows` rows save for the backward pass.
 
-    Bytes for a token and layer, a being the width of dtype: 24 a d_model (inputs of matmuls 16, of
-    GELU 8) and 12 n_heads n_ctx (scores, their exponentials and weights, float32). "none" keeps
-    this for every layer. The other policies keep it for the one layer at work, and for every layer
-    its input, a d_model, and what compute.remat names of SAVED. Dropout adds random bits and a
-    copy. To this come 6 a d_model a token for the two ends, and a chunk of logits with its
-    gradient. dtype None: that of the config, "auto" as float32, the larger. Fitted to what XLA
-    allots on CPU: see tests/unit/config/count_test.py.
+    scores: whether attention scores are saved, as the reference does, or not, as with flash
+    kernels. dtype None: that of the config, with "auto" taken as float32, the larger.
+
+    Per token and layer, with a the width of dtype: 24 a d_model (inputs of matmuls 16, of GELU 8)
+    and 12 n_heads n_ctx (scores, their exponentials and weights, float32). remat "none" saves this
+    for every layer. Other policies save it only for the layer being computed, and for every layer
+    its input (a d_model) and the activations in compute.remat. Dropout adds random bits and a copy.
+    To this add 6 a d_model per token for embeddings and output, and a chunk of logits with its
+    gradient. Fitted to XLA's allocations on CPU: see tests/unit/config/count_test.py.
     """
     model, remat, dropout = config.model, config.compute.remat, config.model.dropout
     dtype = dtype or ("bfloat16" if config.compute.dtype == "bfloat16" else "float32")
@@ -187,9 +196,9 @@ def activation_bytes(
 
 
 def activation_budget(model: Model, limit: int, in_use: int, n_shards: int) -> int:
-    """Bytes that a device of `limit` has for activations, with `in_use` of them taken by the state:
-    nine tenths of the rest, less two copies of the gradients, which lie in `n_shards` parts.
-    Negative where there is none."""
+    """Activation budget of one device in bytes: 0.9 * (limit - in_use) minus two copies of this
+    device's gradient shard (1 / n_shards). Negative if nothing is left.
+    """
     return int(0.9 * (limit - in_use)) - 2 * gradient_bytes(model) // n_shards
 
 
@@ -200,11 +209,10 @@ def microbatch_rows(
     dtype: Literal["float32", "bfloat16"] | None = None,
     scores: bool = True,
 ) -> int:
-    """Rows, over all devices, whose activations fit: a limit for BatchSchedule.largest_microbatch,
-    at least `shards`.
+    """Maximum rows, over all devices, whose activations fit: a limit for
+    BatchSchedule.largest_microbatch, at least `shards`.
 
-    bytes_free: of one device, once state and gradients are in place. shards: devices over which
-    rows are split.
+    bytes_free: of one device, after state and gradients. shards: devices over which rows are split.
     """
     loss = 2 * LOSS_CHUNK_BYTES
     row = activation_bytes(config, 1, dtype, scores) - min(

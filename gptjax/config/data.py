@@ -1,16 +1,17 @@
-"""What a run reads: sources of text, tokenizers, and how a validation split is held out."""
+"""Config of the training data: text sources, tokenizers, and the validation split."""
 
 from typing import Annotated, Literal
 
 from gptjax.config.record import Bounds, Fraction, record
 
-Weight = Annotated[float, Bounds(1e-9, 1e9)]  # beside those of the other sources
+Weight = Annotated[float, Bounds(1e-9, 1e9)]
 
 
 @record
 class Embedded:
-    """The text that every CPython carries: its help topics, docstrings and standard library
-    sources. Needs no file."""
+    """The text that every CPython installation contains: help topics, docstrings and standard
+    library sources. Needs no files.
+    """
 
     weight: Weight = 1.0
     """Share of rows, relative to the other sources."""
@@ -18,11 +19,12 @@ class Embedded:
 
 @record
 class Text:
-    """A file, a directory or a glob of .txt, .jsonl or .parquet, each optionally .gz, .xz or .zst.
-    A .txt file is one document.
+    """A file, a directory or a glob of .txt, .jsonl or .parquet files, each optionally .gz, .xz or
+    .zst.
 
-    .ndjson and .json are read as .jsonl is. What is passed over of a directory or a glob
-    (find_files.py), and how many documents are null or empty, is said and recorded."""
+    A .txt file is one document. .ndjson and .json are read as .jsonl. Files skipped in a directory
+    or glob (find_files.py), and counts of null and empty documents, are printed and recorded.
+    """
 
     path: str
     """A file, a directory or a glob."""
@@ -34,7 +36,7 @@ class Text:
 
 @record
 class Tfds:
-    """A TensorFlow Datasets name, prepared as array_record; read without TensorFlow."""
+    """A TensorFlow Datasets data set, prepared as array_record; read without TensorFlow."""
 
     name: str
     """NAME (its default config), NAME/CONFIG or NAME/CONFIG:VERSION."""
@@ -50,7 +52,7 @@ class Tfds:
 
 @record
 class Shards:
-    """A directory that `python -m gptjax.prepare` wrote."""
+    """A directory written by `python -m gptjax.prepare`."""
 
     path: str
     """The directory."""
@@ -63,24 +65,25 @@ Source = Embedded | Text | Tfds | Shards
 
 @record
 class Bytes:
-    """The 256 bytes of UTF-8 and an end-of-text token: 257 ids."""
+    """Byte-level tokenizer: the 256 bytes of UTF-8 and an end-of-text token, 257 ids."""
 
 
 @record
 class Gpt2Bpe:
-    """GPT-2's byte-level BPE: 50,257 ids."""
+    """GPT-2's byte-level BPE, 50,257 ids."""
 
     path: str | None = None
-    """A directory with encoder.json and vocab.bpe; None: found on this machine, or fetched."""
+    """A directory with encoder.json and vocab.bpe; None: searched for in the usual places, else
+    downloaded."""
 
 
 @record
 class Gpt1Bpe:
-    """GPT-1's lower-cased BPE with 40,000 merges: 40,478 ids, no end-of-text."""
+    """GPT-1's lower-cased BPE with 40,000 merges: 40,478 ids, no end-of-text token."""
 
     path: str | None = None
-    """A directory with encoder_bpe_40000.json and vocab_40000.bpe; None: found on this machine, or
-    fetched."""
+    """A directory with encoder_bpe_40000.json and vocab_40000.bpe; None: searched for in the usual
+    places, else downloaded."""
     words: Literal["spacy", "basic"] = "spacy"
     """How text is split into words before BPE. spacy: as published; basic: BERT's splitting, as
     Hugging Face does without spaCy."""
@@ -88,13 +91,13 @@ class Gpt1Bpe:
 
 @record
 class SentencePiece:
-    """SentencePiece: a model file, or BPE with byte fallback trained on the run's own text."""
+    """A SentencePiece model: of a file, or BPE with byte fallback trained on the run's own text."""
 
     n_pieces: Annotated[int, Bounds(300, 10**6)] = 4096
-    """Pieces of a model that is trained: 256 bytes and the special tokens among them."""
+    """Pieces of a trained model, including 256 bytes and the special tokens."""
     path: str | None = None
-    """A SentencePiece model file; None: one is trained on 12 million characters of the training
-    text, of each source its share by weight."""
+    """A SentencePiece model file; None: train one on 12 million characters of the training text,
+    from each source in proportion to its weight and spread evenly over it."""
 
 
 Tokenizer = Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece
@@ -102,8 +105,9 @@ Tokenizer = Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece
 
 @record
 class ByDocument:
-    """Hold out whole documents, chosen by a digest of their text, so that copies of one document
-    fall on the same side."""
+    """Validation on whole documents, chosen by a hash of their text, so that copies of a document
+    fall on the same side.
+    """
 
     fraction: Fraction = 0.01
     """Expected share of documents that are held out."""
@@ -111,7 +115,7 @@ class ByDocument:
 
 @record
 class Tail:
-    """Hold out the last part of every document: for a corpus that is one long text."""
+    """Validation on the last part of every document: for a corpus that is one long text."""
 
     fraction: Fraction = 0.1
     """Share of every document's characters that is held out."""
@@ -119,7 +123,7 @@ class Tail:
 
 @record
 class Separate:
-    """Validate on another source; the training source is used whole."""
+    """Validation on another source; all of the training sources is used for training."""
 
     source: Source
     """The source to validate on."""
@@ -130,10 +134,10 @@ ValidationSplit = ByDocument | Tail | Separate
 
 @record
 class Data:
-    """What is read. Several sources are mixed by weight, per row of n_ctx tokens."""
+    """What a run reads. Multiple sources are mixed by weight, per row of n_ctx tokens."""
 
     sources: tuple[Source, ...] = ()
-    """What is read; (): the embedded corpus, and the run says so."""
+    """Text sources; (): the embedded corpus, with a printed notice."""
     tokenizer: Tokenizer = Gpt2Bpe()
     """Text to token ids."""
     validation: ValidationSplit = ByDocument()

@@ -1,4 +1,6 @@
-"""What of a task counts as being in a corpus: GPT-3 Appendix C. Values only."""
+"""Config of decontamination: which overlaps between a task and a corpus count, GPT-3 Appendix C.
+Values only.
+"""
 
 from typing import Annotated
 
@@ -10,26 +12,27 @@ Count = Annotated[int, Bounds(0, 10**15)]
 
 @record
 class Filter:
-    """What is taken out of a corpus (GPT-3 Appendix C)."""
+    """How a corpus is filtered: matches with evaluation tasks are removed from its documents."""
 
     n: Words = 13
     """Words of a match."""
     window: Count = 200
-    """Characters on each side that are removed with it (the paper: "a 200 character window around
-    it") [chosen]."""
-    shortest: Count = 200
-    """Characters of a piece that is kept, at least."""
-    most_pieces: Count = 10
-    """A document that is cut into more pieces is dropped; counted before short pieces go
+    """Characters removed with it on each side (the paper: "a 200 character window around it")
     [chosen]."""
+    shortest: Count = 200
+    """Fewest characters of a piece that is kept."""
+    most_pieces: Count = 10
+    """A document split into more pieces is dropped; pieces are counted before short ones are
+    dropped [chosen]."""
     most_documents: Count = 10
-    """An n-gram that more documents have is left alone."""
+    """An n-gram that occurs in more documents is ignored."""
 
 
 @record
 class OverlapRule:
-    """When an item counts as dirty (GPT-3 Appendix C). An item of fewer than n words is
-    compared whole, as GPT-3 section 4 says."""
+    """When an item is dirty: it has an n-gram of the training data. An item with fewer words than n
+    is compared as a whole, as GPT-3 section 4 says.
+    """
 
     n: Words | None = None
     """Words of a match, for every task (GPT-2: 8); None: each task's own, the 5th percentile of its

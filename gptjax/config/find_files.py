@@ -1,5 +1,6 @@
-"""Which files of text a path names: a file, a directory or a glob, the last two by one rule, and
-nothing is left out unsaid."""
+"""Finds the text files that a path names: a file, a directory or a glob. The last two follow one
+rule, and everything skipped is reported.
+"""
 
 import collections
 import contextlib
@@ -14,53 +15,54 @@ from pathlib import Path
 
 from gptjax.config import parse
 
-FORMATS = {
+FORMATS = {  # extension -> format
     ".txt": ".txt",
     ".jsonl": ".jsonl",
     ".ndjson": ".jsonl",
     ".json": ".jsonl",
     ".parquet": ".parquet",
-}  # ending -> what it holds
+}
 COMPRESSIONS = (".gz", ".xz", ".zst")
 FORMAT_HINT = (
     "give .txt, .jsonl or .parquet, each plain or .gz, .xz or .zst; .ndjson and .json are read as "
-    ".jsonl is, an object a line"
+    ".jsonl, one object per line"
 )
-OTHER_FOLDERS = {
-    "checkpoints",
-    "__pycache__",
-    "__MACOSX",
-}  # which hold no text, beside those whose names begin with a dot
+# Skipped like folders whose names begin with a dot: they hold no text.
+OTHER_FOLDERS = {"checkpoints", "__pycache__", "__MACOSX"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """states: each file, sorted by name, and its state when it was listed. skipped: why -> the
-    names of what was not taken, for people."""
+    """The files that a path names. states: each file, sorted by name, with its stat result.
+    skipped: reason -> names of skipped entries, for display.
+    """
 
     states: dict[Path, os.stat_result]
     skipped: dict[str, list[str]]
 
     @property
     def files(self) -> list[Path]:
+        """The paths of the files, sorted."""
         return list(self.states)
 
     @property
     def n_bytes(self) -> int:
+        """Total size of the files."""
         return sum(state.st_size for state in self.states.values())
 
     def remark(self) -> str | None:
-        """What was passed over, in a line; None if nothing was."""
+        """One line on what was skipped; None if nothing was."""
         lines = [
             f"{len(names):,} {why} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
             for why, names in self.skipped.items()
         ]
-        return f"passed over: {'; '.join(lines)}" if lines else None
+        return f"skipped: {'; '.join(lines)}" if lines else None
 
 
 def file_type(path: Path) -> tuple[str, str]:
-    """The format and the compression that a file's name tells, each "" if none, in any case of
-    letters: (".jsonl", ".xz")."""
+    """Returns (format, compression) by the file's name, each "" if unknown, ignoring case:
+    (".jsonl", ".xz").
+    """
     name = path.name.lower()
     compression = next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")
     name = name.removesuffix(compression)
@@ -70,7 +72,7 @@ def file_type(path: Path) -> tuple[str, str]:
 
 
 def stem(path: Path) -> str:
-    """A file's name without the endings that `file_type` reads."""
+    """Returns a file's name without the extensions that `file_type` recognizes."""
     format_, compression = file_type(path)
     name = path.name[: len(path.name) - len(compression)]
     return name.rpartition(".")[0] if format_ else name
@@ -83,9 +85,11 @@ _listings: contextvars.ContextVar[dict[str, Listing] | None] = contextvars.Conte
 
 @contextlib.contextmanager
 def list_once() -> Iterator[None]:
-    """Let `find` list each path once while this is entered, as all of a program's main is: what a
-    path names is then what it named at first, for all that ask. 20,000 files take half a second
-    of a local disk, and minutes of some in a network."""
+    """While entered (as all of a program's main is), `find` lists each path only once.
+
+    So all callers see the same files. Listing 20,000 files takes half a second on a local disk, and
+    minutes on some network file systems.
+    """
     token = _listings.set({}) if _listings.get() is None else None
     try:
         yield
@@ -95,12 +99,13 @@ def list_once() -> Iterator[None]:
 
 
 def find(path: str) -> Listing:
-    """The files that `path` names: each real file once, links followed, cycles cut.
+    """Returns the files that `path` names: each real file once, following links, cutting cycles.
 
-    Of a directory or a glob, hidden files and folders and OTHER_FOLDERS are passed over, unless the
-    glob itself names them, and so is what has no known format, or is JSON without an object a line.
-    ValueError, in one line: there is no file; the one that is named is of no known format; a folder
-    cannot be read; what has the name of a text is a pipe, a device, or a link to nothing.
+    In a directory or glob these are skipped: hidden files and folders and OTHER_FOLDERS, unless the
+    glob itself names them; files of unknown format; JSON that is not one object per line. Raises a
+    one-line ValueError if there is no file, if the named file has no known format, if a folder
+    cannot be read, or if an entry with the name of a text file is a pipe, a device or a broken
+    link.
     """
     listings = _listings.get()
     if listings is None:
@@ -127,31 +132,34 @@ def _list(path: str) -> Listing:
         if not where.exists() and not where.is_symlink():
             raise ValueError(f"Text(path={path!r}) does not exist; {FORMAT_HINT}")
         if not file_type(where)[0]:
-            raise ValueError(f"Text(path={path!r}): the name tells no known format; {FORMAT_HINT}")
+            raise ValueError(f"Text(path={path!r}): unknown format by its name; {FORMAT_HINT}")
         return Listing({where: stat_regular(where)}, {})
     every = where.parts[1:] if where.is_absolute() else where.parts
+    # Repeated ** are the same as one.
     parts = tuple(
         part
         for part, after in zip(every, (*every[1:], ""), strict=True)
         if not part == after == "**"
-    )  # twice is as once
+    )
     return _select(
         path, _match(Path(where.anchor), parts, skipped), skipped, "matches no file of text"
     )
 
 
 def stat_regular(file: Path) -> os.stat_result:
-    """The state of a file. ValueError, in one line, if it is none: a pipe or a device would be
-    read for ever."""
+    """Returns the stat of a regular file. Raises a one-line ValueError for anything else: reading a
+    pipe or device might never end.
+    """
     try:
         status = file.stat()
     except OSError as error:
-        what = (
-            "is a link to a file that is not there: mend or remove it"
+        problem = (
+            "is a broken link: fix or remove it"
             if file.is_symlink()
             else f"cannot be read: {error.strerror}"
         )
-        raise ValueError(f"{file} {what}") from None
+        raise ValueError(f"{file} {problem}") from None
+
     if not stat.S_ISREG(status.st_mode):
         kinds = {
             stat.S_IFIFO: "a named pipe",
@@ -159,35 +167,36 @@ def stat_regular(file: Path) -> os.stat_result:
             stat.S_IFBLK: "a device",
             stat.S_IFSOCK: "a socket",
         }
-        what = (
+        kind = (
             kinds[stat.S_IFMT(status.st_mode)]
             if stat.S_IFMT(status.st_mode) in kinds
             else "a directory"
         )
-        raise ValueError(f"{file} is {what}, no file: give text that lies on a disk")
+        raise ValueError(f"{file} is {kind}, not a file: give text that lies on a disk")
     return status
 
 
-Skipped = collections.defaultdict[str, set[Path]]  # why -> what
+Skipped = collections.defaultdict[str, set[Path]]  # reason -> entries
 
 
 def _select(path: str, entries: Iterator[Path], skipped: Skipped, nothing: str) -> Listing:
-    """Of the entries, each real file of a known format once; one that is no link goes before links
-    to it. nothing: for the error where there is none."""
+    """Lists the real files of a known format among the entries, each once, by its own name rather
+    than that of a link. nothing: the error text if there is none.
+    """
     files: dict[tuple[int, int], Path] = {}
     states: dict[Path, os.stat_result] = {}
     for file in sorted(set(entries), key=lambda file: (file.is_symlink(), file)):
         if file.is_dir():
             continue
         if not file_type(file)[0]:
-            skipped["of no known format"].add(file)
+            skipped["of unknown format"].add(file)
             continue
         state = stat_regular(file)
         if _is_single_json_value(file):
-            skipped["JSON that has not an object a line"].add(file)
+            skipped["JSON that is not one object per line"].add(file)
             continue
         if files.setdefault((state.st_dev, state.st_ino), file) is not file:
-            skipped["there by another name"].add(file)
+            skipped["listed under another name"].add(file)
         else:
             states[file] = state
     listing = Listing(
@@ -203,7 +212,7 @@ def _select(path: str, entries: Iterator[Path], skipped: Skipped, nothing: str) 
 
 
 def _is_single_json_value(file: Path) -> bool:
-    """Is it a .json file whose value takes many lines, as a report or settings have it?"""
+    """Whether a .json file holds one value spread over lines, like a report or settings."""
     if not file.name.lower().endswith(".json"):
         return False
     try:
@@ -214,15 +223,16 @@ def _is_single_json_value(file: Path) -> bool:
 
 
 def _walk_folders(root: Path, skipped: Skipped) -> Iterator[tuple[Path, list[Path]]]:
-    """`root` and the folders below it, with what is visible in them: each real one once, those
-    that are no links first."""
+    """Yields `root` and the folders below it, with their visible entries: each real folder once, by
+    its own name rather than that of a link.
+    """
     seen: set[tuple[int, int]] = set()
     stack, links = [root], collections.deque[Path]()
     while stack or links:
         folder = stack.pop() if stack else links.popleft()
         status = folder.stat()
         if (status.st_dev, status.st_ino) in seen:
-            skipped["there by another name"].add(folder)
+            skipped["listed under another name"].add(folder)
             continue
         seen.add((status.st_dev, status.st_ino))
         entries = _visible(folder, skipped)
@@ -233,11 +243,11 @@ def _walk_folders(root: Path, skipped: Skipped) -> Iterator[tuple[Path, list[Pat
 
 
 def _visible(folder: Path, skipped: Skipped) -> list[Path]:
-    """What lies in a folder, sorted, without what is passed over."""
+    """Returns the entries of a folder, sorted, without hidden files and OTHER_FOLDERS."""
     entries = []
     for entry in sorted(_list_folder(folder)):
         if entry.name.startswith(".") or (entry.name in OTHER_FOLDERS and entry.is_dir()):
-            skipped["hidden, or in a folder of other things"].add(entry)
+            skipped["hidden, or in a folder that is not for text"].add(entry)
         else:
             entries.append(entry)
     return entries
@@ -251,8 +261,9 @@ def _list_folder(folder: Path) -> list[Path]:
 
 
 def _match(folder: Path, parts: tuple[str, ...], skipped: Skipped) -> Iterator[Path]:
-    """What a glob's parts name below a folder. `**` is the folder and all below it, by the
-    directory's rule."""
+    """Yields the entries below a folder that match a glob's parts. `**` matches the folder and all
+    below it, by the rule for directories.
+    """
     part, rest = parts[0], parts[1:]
     if part == "**":
         for below, entries in _walk_folders(folder, skipped):

@@ -1,5 +1,6 @@
-"""A fine-tuning recipe: a task and how to learn it; the model comes with its weights. With the
-examples counted it becomes a Config."""
+"""Fine-tuning recipe: a task and its optimization settings. Together with a pre-trained config and
+the number of examples it becomes a Config.
+"""
 
 import dataclasses
 
@@ -7,22 +8,23 @@ from gptjax.config.classification import ClassificationTask
 from gptjax.config.record import Seed, record
 from gptjax.config.schema import AdamW, Compute, Config, Dropout, Linear, Loop, Mesh, Train
 
-# Start, delimiter, extract: ids n_vocab, n_vocab + 1, n_vocab + 2 of the pre-trained model's
-# (GPT-1's released train.py).
+# Ids n_vocab, n_vocab + 1, n_vocab + 2 of the pre-trained model (GPT-1's released train.py).
 N_SPECIAL_TOKENS = 3
 START, DELIMITER, EXTRACT = range(N_SPECIAL_TOKENS)
 
 
 @record
 class Finetuning:
-    """GPT-1 section 4.1: "we reuse the hyperparameter settings from unsupervised pre-training" but
-    for rate, batch and epochs. Adam's b2, eps and bias correction are those of its released code.
+    """A fine-tuning recipe. GPT-1 section 4.1: "we reuse the hyperparameter settings from
+    unsupervised pre-training", except for learning rate, batch and epochs. Adam's b2, eps and bias
+    correction are those of its released code.
 
-    Otherwise than in that code [chosen]: it evaluates after 1,000, 2,000, 4,000 ... updates of the
-    first epoch, too, and may keep one of those; the softmax of its auxiliary loss is over the
+    Differences from that code [chosen]: it also evaluates after 1,000, 2,000, 4,000 ... updates of
+    the first epoch, and may keep one of those; the softmax of its auxiliary loss includes the
     position rows of its table besides the vocabulary; its schedule counts from 0
-    (training/schedule.py); and of texts that are too long it cuts others
-    (training/classification/transformations.py)."""
+    (training/schedule.py); and it truncates long texts differently
+    (training/classification/transformations.py).
+    """
 
     name: str
     """Name of the recipe: its runs lie in runs/NAME."""
@@ -47,27 +49,26 @@ class Finetuning:
 def resolve_config(
     recipe: Finetuning, pretrained_config: Config, n_examples: int, n_ctx: int
 ) -> Config:
-    """The whole run: `pretrained_config` is the pre-trained model's config, n_ctx the longest
-    sequence of the task's.
+    """Returns the Config of a fine-tuning run.
 
-    As in the released code an epoch is n_examples // batch_examples steps, so up to a batch of
-    examples is left out, others each time.
-    A "token" of train.* is a position of an example's sequence, padding included: batch_tokens =
-    batch_examples * n_ctx.
-    ValueError if there are fewer examples than a batch, or if a period is given that the epoch
-    is."""
+    pretrained_config: the config of the pre-trained model. n_ctx: the longest sequence of the task.
+    As in the released code, an epoch is n_examples // batch_examples steps, so up to a batch of
+    examples is left out, different ones each epoch. A "token" of train.* is a position in an
+    example's sequence, including padding: batch_tokens = batch_examples * n_ctx. Raises ValueError
+    if there are fewer examples than a batch, or if a period is set that the epoch determines.
+    """
     task, loop = recipe.task, recipe.loop
     for name in ("every_eval", "every_save", "keep_last", "every_sample"):
         if getattr(loop, name) != getattr(Loop(), name):
             raise ValueError(
-                f"loop.{name}={getattr(loop, name)}: fine-tuning evaluates and saves each epoch, "
-                "keeps all and samples none; leave it out"
+                f"loop.{name}={getattr(loop, name)}: fine-tuning evaluates and saves every epoch, "
+                "keeps all checkpoints and samples no text; leave it out"
             )
     steps = n_examples // task.batch_examples
     if not steps:
         raise ValueError(
             f"{n_examples} training examples are fewer than "
-            f"task.batch_examples={task.batch_examples}; give more, or a smaller batch"
+            f"task.batch_examples={task.batch_examples}; give more examples, or a smaller batch"
         )
     batch_tokens = task.batch_examples * n_ctx
     total_tokens = task.epochs * steps * batch_tokens
@@ -92,8 +93,8 @@ def resolve_config(
         ),
         compute=recipe.compute,
         mesh=recipe.mesh,
-        # Every epoch is evaluated and saved, and the best one kept: section 4.1 does not say which
-        # was taken, the released code does.
+        # Every epoch is evaluated and saved, and the best one is kept, as the released code does;
+        # section 4.1 does not say which one was taken.
         loop=dataclasses.replace(
             loop, every_eval=steps, every_save=steps, keep_last=task.epochs, every_sample=None
         ),

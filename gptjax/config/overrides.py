@@ -26,9 +26,9 @@ from gptjax.config import legacy, parse
 from gptjax.config.schema import Config
 
 Root = TypeVar("Root")
-MAX_DEPTH = 50  # of nodes in the tree of a value: records within records, and room
+MAX_DEPTH = 50  # of the syntax tree of a value
 MAX_QUOTED = 200  # characters of a value in an error
-SYNONYMS = {  # of fields, elsewhere -> here
+SYNONYMS = {  # field names in other projects -> here
     "lr": "train.schedule.peak_lr",
     "learning_rate": "train.schedule.peak_lr",
     "warmup_steps": "train.schedule.warmup_tokens",
@@ -46,15 +46,16 @@ SYNONYMS = {  # of fields, elsewhere -> here
 
 @dataclasses.dataclass
 class _Edit:
-    """What to do at one path: take a new value, written as text, and then change parts of it."""
+    """Edit at one path: an optional new value, as text, and edits of its children."""
 
     text: str | None = None
     children: dict[str, "_Edit"] = dataclasses.field(default_factory=dict)
 
 
 def override(config: Root, *assignments: str) -> Root:
-    """The record with every `path=value` applied; the last one wins. They are applied together
-    and the result is validated once."""
+    """Returns the record with every `path=value` applied; the last one wins. All are applied
+    together and the result is validated once.
+    """
     root = _Edit()
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
@@ -71,8 +72,9 @@ def override(config: Root, *assignments: str) -> Root:
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Every leaf path with its number, string or None; alternatives and tuples as text of the
-    grammar above. JSON keeps it exactly."""
+    """Returns every leaf path with its number, string or None; alternatives and tuples as text of
+    the override grammar. JSON represents it exactly.
+    """
     return {
         path: value if value is None or isinstance(value, int | float | str) else repr(value)
         for path, value in _leaves(config, "")
@@ -80,8 +82,9 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def unflatten(leaves: dict[str, Any]) -> Config:
-    """The config of `flatten`'s leaves, also as earlier versions of gptjax wrote them.
-    ValueError for paths that are missing or unknown."""
+    """Inverse of `flatten`, also for leaves written by earlier versions. Raises ValueError for
+    missing or unknown paths.
+    """
     leaves = legacy.translate(leaves)
     expected = dict(_leaf_paths(Config, ""))
     unknown = [path for path in leaves if path not in expected]
@@ -97,13 +100,14 @@ def unflatten(leaves: dict[str, Any]) -> Config:
 
 
 def diff(a: Config, b: Config) -> list[str]:
-    """One line "path: value of a -> value of b" for each field that differs; values are written
-    as `--set` reads them."""
+    """Returns a line "path: value of a -> value of b" for each field that differs, with values in
+    the override grammar.
+    """
     return list(_iter_diff(a, b, ""))
 
 
 def digest(config: Config) -> str:
-    """Sixteen hexadecimal digits that two configs share only if they are equal."""
+    """Returns 16 hexadecimal digits that are equal only for equal configs."""
     return hashlib.sha256(json.dumps(flatten(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -125,8 +129,9 @@ def _union_members(hint: Any) -> tuple[Any, ...]:
 
 
 def _leaf_paths(record: type, prefix: str, alternatives: bool = False):
-    """Every leaf path below a record, with its type. A field of one record type is descended into;
-    a union is a leaf, unless the fields of its `alternatives` are asked for."""
+    """Yields every leaf path below a record, with its type. Fields of one record type are descended
+    into; unions are leaves, unless `alternatives` is set.
+    """
     for name, hint in _type_hints(record).items():
         records = [option for option in _union_members(hint) if dataclasses.is_dataclass(option)]
         if records and (alternatives or dataclasses.is_dataclass(hint)):
@@ -137,11 +142,13 @@ def _leaf_paths(record: type, prefix: str, alternatives: bool = False):
 
 
 def _leaves(config: Config, prefix: str):
+    """Yields (path, value) of every leaf of a config."""
     for path, _ in _leaf_paths(type(config), prefix):
         yield path, functools.reduce(getattr, path.split("."), config)
 
 
 def _iter_diff(a: Any, b: Any, path: str):
+    """Yields the lines of `diff` below `path`."""
     if dataclasses.is_dataclass(a) and type(a) is type(b):
         for name in _type_hints(type(a)):
             yield from _iter_diff(
@@ -152,6 +159,7 @@ def _iter_diff(a: Any, b: Any, path: str):
 
 
 def _unflatten_record(record: type, leaves: dict[str, Any], prefix: str):
+    """The record whose leaves start with `prefix`."""
     values = {}
     for name, hint in _type_hints(record).items():
         path = prefix + name
@@ -167,8 +175,9 @@ def _unflatten_record(record: type, leaves: dict[str, Any], prefix: str):
 
 
 def _apply_edit(value: Any, hint: Any, edit: _Edit, path: str) -> Any:
-    """`value`, of declared type `hint`, with `edit` applied from the leaves up, so that each
-    record is validated once."""
+    """Returns `value`, of declared type `hint`, with `edit` applied bottom-up, so that each record
+    is validated once.
+    """
     if edit.text is not None:
         value = _parse_text(edit.text, hint, path)
     if not edit.children:
@@ -219,6 +228,7 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _construct(record: type, values: dict[str, Any], path: str) -> Any:
+    """Constructs the record, with `path` in the error if it is invalid."""
     try:
         return record(**values)
     except ValueError as error:
@@ -229,8 +239,9 @@ def _construct(record: type, values: dict[str, Any], path: str) -> Any:
 
 
 def _parse_text(text: str, hint: Any, path: str) -> Any:
-    """The value that `text` stands for. Only here may a string be bare; inside a call it may be
-    so if it is one word."""
+    """Parses the text of a value. A top-level string may be unquoted; inside a call, only if it is
+    one word.
+    """
     options = _union_members(hint)
     is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     if str in options and not is_quoted and not (text == "None" and type(None) in options):
@@ -241,33 +252,29 @@ def _parse_text(text: str, hint: Any, path: str) -> Any:
 
 
 def _parse_expression(text: str, hint: Any, path: str) -> ast.expr:
-    """Parses a text as an expression at most MAX_DEPTH deep, so that what walks it cannot
-    exhaust the stack."""
-    text = re.sub(
-        "[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text
-    )  # a path's bytes that are not UTF-8: escapes, for ast
+    """Parses text as an expression at most MAX_DEPTH deep, so that walking it cannot exhaust the
+    stack.
+    """
+    # Bytes of a path that are not UTF-8 become escapes, for ast.
+    text = re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python's own, of odd escapes in strings
+            warnings.simplefilter("ignore")  # Python's own, about escapes in strings
             tree = ast.parse(text, mode="eval").body
         level = [tree]
         for _ in range(MAX_DEPTH):
             level = [below for node in level for below in ast.iter_child_nodes(node)]
         if not level:
             return tree
-    except (
-        SyntaxError,
-        ValueError,
-        MemoryError,
-        RecursionError,
-    ):  # the last two: nested beyond what Python reads
+    # The last two: nested more deeply than Python parses.
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
         pass
     quote = " (inside a call, quote strings: Text(path='a/b.txt'))" if "(" in text else ""
     raise ValueError(f"{path}={parse.one_line(text, MAX_QUOTED)}: {_describe_type(hint)}{quote}")
 
 
 def _convert(tree: ast.expr, hint: Any, path: str) -> Any:
-    """The value of a parsed expression, or of a constant, where type `hint` is declared."""
+    """Converts a parsed expression or constant to the declared type `hint`."""
     options = _union_members(hint)
     if isinstance(tree, ast.Constant) and tree.value is None and type(None) in options:
         return None
@@ -291,18 +298,18 @@ def _convert(tree: ast.expr, hint: Any, path: str) -> Any:
 
 
 def _unparse(tree: ast.expr) -> str:
-    """An expression as text, for an error."""
+    """An expression as text, for an error message."""
     try:
         return parse.one_line(ast.unparse(tree), MAX_QUOTED)
-    except (
-        ValueError,
-        RecursionError,
-    ):  # an integer of too many digits; in a config.json, lists within lists
+    # An integer with too many digits or, from a config.json, deeply nested lists.
+    except (ValueError, RecursionError):
         return "a value of too many digits or parts"
 
 
 def _literal(tree: ast.expr) -> Any:
-    """A number or a string; for any other expression the expression itself, which fits no type."""
+    """The number or string of an expression; any other expression is returned as is, and matches no
+    type.
+    """
     try:
         return ast.literal_eval(tree)
     except (ValueError, TypeError):
@@ -310,8 +317,9 @@ def _literal(tree: ast.expr) -> Any:
 
 
 def _convert_scalar(value: Any, option: Any) -> tuple[bool, Any]:
-    """(does `value` fit the type, the value as that type). bool is no int; an int is a float; a
-    whole float is an int."""
+    """Returns (whether `value` fits the type, the converted value). A bool is not an int; an int is
+    a float; a whole float is an int.
+    """
     kind = type(value)
     if typing.get_origin(option) is typing.Literal:
         return kind is str and value in typing.get_args(option), value
@@ -329,7 +337,9 @@ def _convert_scalar(value: Any, option: Any) -> tuple[bool, Any]:
 
 
 def _convert_record(tree: ast.expr, records: dict[str, type], hint: Any, path: str) -> Any:
-    """One of several records, written `Name(field=value)`, `Name()` or `Name`."""
+    """Converts an expression `Name(field=value)`, `Name()` or `Name` to one of several record
+    types.
+    """
     call = tree if isinstance(tree, ast.Call) else ast.Call(func=tree, args=[], keywords=[])
     if not isinstance(call.func, ast.Name):
         raise ValueError(f"{path}={_unparse(tree)}: {_describe_type(hint)}")
@@ -363,12 +373,13 @@ def _convert_record(tree: ast.expr, records: dict[str, type], hint: Any, path: s
     )
 
 
-# --- what to say ----------------------------------------------------------------------------------
+# --- hints ----------------------------------------------------------------------------------------
 
 
 def _suggest(name: str, known: list[str], anywhere: bool) -> str:
-    """A hint at the nearest known name; failing that and if `anywhere`, at what others call so, or
-    the paths of the whole tree that end like it."""
+    """A hint: the most similar known name or else, with `anywhere`, the synonym of another project
+    or similar paths of the whole tree.
+    """
     name = name[:60]
     if anywhere and name in SYNONYMS:
         return f"did you mean {SYNONYMS[name]}?"
@@ -390,7 +401,7 @@ def _signature(record: Any) -> str:
 
 
 def _describe_type(hint: Any) -> str:
-    """What may be given where `hint` is declared, in words."""
+    """What may be given for the declared type `hint`, in words."""
     words = {
         int: "a whole number",
         float: "a number",

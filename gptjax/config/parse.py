@@ -1,5 +1,6 @@
-"""Reads what a user gives: JSON, paths and numbers. Each error is one line: what was given, what
-is allowed."""
+"""Parsers for user input: JSON, paths and numbers. Every error is one line: what was given, what is
+allowed.
+"""
 
 import argparse
 import errno
@@ -11,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 BYTE_ORDER_MARK = "\ufeff"
-MAX_INT = 2**63 - 1  # of whole numbers on the command line, unless a flag has a closer bound
+MAX_INT = 2**63 - 1  # of integers on the command line, unless a flag has a tighter bound
 
 
 def json_value(content: bytes | str, where: str) -> Any:
-    """Parses JSON text. where: what holds it, for the error: a file, or a file and a line.
+    """Parses JSON text; a byte order mark is ignored. where: names the source in errors (a file, or
+    a file and a line).
 
-    ValueError, in one line, for bytes that are not UTF-8, for what is not JSON, for nesting beyond
-    Python's recursion limit and for integers of more digits than Python reads (4,300). A byte order
-    mark is passed over.
+    Raises a one-line ValueError for bytes that are not UTF-8, text that is not JSON, nesting beyond
+    Python's recursion limit, and integers with more digits than Python parses (4,300).
     """
     text = (
         utf8(content, where)
@@ -39,8 +40,9 @@ def json_value(content: bytes | str, where: str) -> Any:
 
 
 def json_object(content: bytes | str, where: str) -> dict[str, Any]:
-    """Parses JSON text that must be an object, {"name": value, ...}. ValueError for any other:
-    see `json_value`."""
+    """Parses JSON text that must be an object. Raises ValueError for anything else: see
+    `json_value`.
+    """
     value = json_value(content, where)
     if not isinstance(value, dict):
         raise ValueError(
@@ -50,22 +52,24 @@ def json_object(content: bytes | str, where: str) -> dict[str, Any]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Reads the JSON object in a file. ValueError, in one line, if the file is missing, cannot
-    be read, or holds something else."""
+    """Reads a JSON object from a file. Raises a one-line ValueError if the file is missing,
+    unreadable or holds anything else.
+    """
     return json_object(read_bytes(file), str(file))
 
 
 def disk_bytes(file: Path) -> bytes:
-    """Reads the bytes of a file that lies on a disk. OSError if it cannot be read, and for a
-    pipe or device, which might never end."""
+    """Reads the bytes of a regular file. Raises OSError if it cannot be read, and for a pipe or
+    device, which might never end.
+    """
     mode = file.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise OSError(errno.EINVAL, "it is a pipe or device, no file", str(file))
+        raise OSError(errno.EINVAL, "it is a pipe or device, not a file", str(file))
     return file.read_bytes()
 
 
 def read_bytes(file: Path) -> bytes:
-    """Reads the bytes of a file. ValueError, in one line, if it is missing or cannot be read."""
+    """Reads the bytes of a file. Raises a one-line ValueError if it is missing or unreadable."""
     try:
         return disk_bytes(file)
     except OSError as error:
@@ -73,14 +77,16 @@ def read_bytes(file: Path) -> bytes:
 
 
 def read_text(file: Path) -> str:
-    """Reads the UTF-8 text in a file, without a byte order mark. ValueError, if it is missing,
-    cannot be read or is not text."""
+    """Reads the UTF-8 text of a file, without a byte order mark. Raises ValueError if it is
+    missing, unreadable or not text.
+    """
     return utf8(read_bytes(file), str(file))
 
 
 def utf8(content: bytes | bytearray, where: str) -> str:
-    """Decodes UTF-8, without a byte order mark. ValueError, naming the first offending byte, for
-    what is not UTF-8 or holds a zero byte, as binary files and UTF-16 do."""
+    """Decodes UTF-8, without a byte order mark. Raises ValueError, with the first bad byte, for
+    input that is not UTF-8 or has a zero byte, as binary files and UTF-16 do.
+    """
     if (zero := content.find(0)) >= 0:
         raise ValueError(f"{where} is not text: a zero byte at offset {zero:,}; give UTF-8 text")
     try:
@@ -103,9 +109,11 @@ TYPE_WORDS = {
 
 
 def member(record: dict[str, Any], name: str, kind: type, where: str) -> Any:
-    """Returns record[name], checked to be of `kind`: int, float (an int will do), str, bool, list
-    or dict. ValueError names `where` and `name`. A bool is no int. A float must be finite, and
-    comes as float."""
+    """Returns record[name], checked to be of `kind`: int, float (an int is converted), str, bool,
+    list or dict.
+
+    A bool is not an int, and a float must be finite. Raises ValueError with `where` and `name`.
+    """
     if name not in record:
         raise ValueError(f"{where} has no {name!r}: it must hold {TYPE_WORDS[kind]} of that name")
     value = record[name]
@@ -117,8 +125,9 @@ def member(record: dict[str, Any], name: str, kind: type, where: str) -> Any:
 
 
 def quote(value: Any, limit: int = 60) -> str:
-    """Formats a value for an error: one line of at most `limit` characters, however large or
-    deep the value is."""
+    """Formats a value for an error message: one line of at most `limit` characters, for a value of
+    any size or depth.
+    """
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of too many digits; nested too deeply
@@ -127,15 +136,17 @@ def quote(value: Any, limit: int = 60) -> str:
 
 
 def one_line(text: str, limit: int = 1000) -> str:
-    """Formats a text as a line of an error: control characters and lone surrogates as escapes,
-    and cut at `limit` characters."""
+    """Formats text as one line of an error message: control characters and lone surrogates escaped,
+    cut at `limit` characters.
+    """
     clipped = text if len(text) <= limit else f"{text[: limit - 3]}..."
     return "".join(c if c == " " or c.isprintable() else repr(c)[1:-1] for c in clipped)
 
 
 def path(text: str) -> Path:
-    """Reads a path, with ~ as the home directory. ValueError for the empty text, an unknown
-    ~user or a zero byte."""
+    """Parses a path, with ~ for the home directory. Raises ValueError for empty text, an unknown
+    ~user or a zero byte.
+    """
     if not text:
         raise ValueError(
             "an empty path: give the name of a file or directory, or . for the current directory"
@@ -150,12 +161,13 @@ def path(text: str) -> Path:
         ) from None
 
 
-# --- types of command-line arguments: argparse shows their ArgumentTypeError after the flag's name
+# --- types of command-line arguments; argparse shows their ArgumentTypeError after the flag's name
 
 
 def path_argument(text: str) -> Path:
-    """The `type` of an argument that is a `path`; not of a bucket, which would become a folder
-    called gs: here."""
+    """Argument type: a local path. A bucket URL is refused, since it would become a folder called
+    "gs:".
+    """
     if "://" in text:
         raise argparse.ArgumentTypeError(
             f"{quote(text)}: give a file or directory of this machine, and no bucket"
@@ -167,8 +179,7 @@ def path_argument(text: str) -> Path:
 
 
 def int_argument(low: int = 1, high: int = MAX_INT) -> Callable[[str], int]:
-    """The `type` of an argument that is a whole number from low to high; 1e6 and 500_000 are
-    whole numbers too."""
+    """Argument type: a whole number from low to high; 1e6 and 500_000 are whole numbers too."""
 
     def read(text: str) -> int:
         try:
@@ -191,8 +202,7 @@ def int_argument(low: int = 1, high: int = MAX_INT) -> Callable[[str], int]:
 def float_argument(
     low: float, high: float = math.inf, above: bool = False
 ) -> Callable[[str], float]:
-    """The `type` of an argument that is a finite number from low to high; above: low itself is
-    not allowed."""
+    """Argument type: a finite number from low to high. above: exclude low itself."""
 
     def read(text: str) -> float:
         try:
@@ -209,13 +219,14 @@ def float_argument(
 
 
 def seed_argument(text: str) -> int:
-    """The `type` of an argument that is a seed: jax's keys keep 32 bits of one."""
+    """Argument type: a seed, of 32 bits like those of jax keys."""
     return int_argument(0, 2**32 - 1)(text)
 
 
 def line_argument(text: str) -> str:
-    """The `type` of an argument that becomes part of a command or a script: one line without
-    control characters, and not empty."""
+    """Argument type: a non-empty line without control characters, for use in a command
+    or script.
+    """
     if not text.strip() or one_line(text) != text:
         raise argparse.ArgumentTypeError(
             f"{quote(text)}: give a text of one line, without control characters"
@@ -223,16 +234,16 @@ def line_argument(text: str) -> str:
     return text
 
 
-# --- bounds of numbers: of arguments here, of a config's fields in record.py ----------------------
+# --- bounds of numbers, for arguments above and for config fields (record.py) ---------------------
 
 
 def in_range(value: float, low: float, high: float, above: bool = False) -> bool:
-    """Whether a number is from low to high; `above` excludes low itself. NaN is not."""
+    """Whether low <= value <= high; `above` excludes low. False for NaN."""
     return low <= value <= high and not (above and value == low)
 
 
 def describe_range(kind: type, low: float, high: float, above: bool = False) -> str:
-    """Says in words what `in_range` allows: "a whole number from 1 to 10"."""
+    """Describes in words what `in_range` allows: "a whole number from 1 to 10"."""
     low_text, high_text = (f"{x:,}" if isinstance(x, int) else f"{x:g}" for x in (low, high))
     first, open_ended = (
         f"above {low_text}" if above else f"from {low_text}",

@@ -1,4 +1,6 @@
-"""How a description is written: frozen, keyword-only records whose numbers have bounds."""
+"""The @record decorator: frozen, keyword-only dataclasses whose numbers are checked
+against bounds.
+"""
 
 import dataclasses
 import functools
@@ -13,22 +15,23 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """What a number may be: from `low` to `high`, both allowed; above: `low` itself is not. Written
-    into a type, as in Annotated[int, Bounds(1, 9)]. A number without them is finite and, if
-    whole, has 63 bits."""
+    """Allowed range of a number field, written into its type: Annotated[int, Bounds(1, 9)].
+
+    Both ends are allowed; above=True excludes `low`. A number without Bounds must be finite and, if
+    an integer, fit in 63 bits.
+    """
 
     low: float
     high: float
     above: bool = False
 
 
-# What a parameter of the arithmetic may be. That is done in float32, which takes less for 0 and
-# more for infinity.
+# Bounds for quantities that enter float32 arithmetic, which rounds smaller values to 0 and larger
+# ones to infinity.
 Positive = Annotated[float, Bounds(1e-30, 1e30)]
-Fraction = Annotated[float, Bounds(0, 0.999999)]  # 1 less this is a divisor
-Seed = Annotated[
-    int, Bounds(0, 2**32 - 1)
-]  # jax's keys keep 32 bits: beyond, two seeds would draw the same numbers
+Fraction = Annotated[float, Bounds(0, 0.999999)]  # below 1, since 1 - fraction is a divisor
+# jax keys keep 32 bits: with more, two seeds could give the same random numbers.
+Seed = Annotated[int, Bounds(0, 2**32 - 1)]
 MAX_ROWS = 2**20  # of a batch
 Rows = Annotated[int, Bounds(1, MAX_ROWS)]
 Steps = Annotated[int, Bounds(1, 10**15)]
@@ -36,9 +39,11 @@ Steps = Annotated[int, Bounds(1, 10**15)]
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def record(cls: type[T]) -> type[T]:
-    """Decorates a class as a frozen, keyword-only dataclass whose numbers are checked when one is
-    made, before the class's own __post_init__: ValueError, in one line, for a number of another
-    type or outside its Bounds."""
+    """Class decorator: a frozen, keyword-only dataclass that checks its numbers on construction,
+    before the class's own __post_init__.
+
+    Raises a one-line ValueError for a number of the wrong type or outside its Bounds.
+    """
     post_init = cls.__dict__.get("__post_init__")
 
     def __post_init__(self) -> None:
@@ -52,7 +57,9 @@ def record(cls: type[T]) -> type[T]:
 
 @functools.cache
 def number_fields(cls: type) -> dict[str, tuple[type, Bounds, bool]]:
-    """The numbers of a record by name: int or float, their bounds, and whether None will do."""
+    """Returns the number fields of a record by name: (int or float, bounds, whether None is
+    allowed).
+    """
     fields = {}
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         options = (
@@ -75,6 +82,7 @@ def number_fields(cls: type) -> dict[str, tuple[type, Bounds, bool]]:
 
 
 def _check(node: Any) -> None:
+    """Raises ValueError for the first number field that is not allowed."""
     for name, (kind, bounds, optional) in number_fields(type(node)).items():
         value: Any = getattr(node, name)
         fits = (

@@ -1,10 +1,10 @@
-"""The dataclasses that describe a run, and their validation; those of its data are in data.py.
+"""The dataclasses that describe a run, and their validation. Those of its data are in data.py.
 
 All are frozen and keyword-only: `dataclasses.replace` and `overrides.override` are the only ways to
 vary one. Alternatives are unions of small dataclasses (`Dense() | Banded(window=256)`), each
 consumed by one `match`. Derived values are properties. Units: batch, warm-up, decay and length are
-in tokens, as in the GPT-3 paper; steps derive. `every_*` is a period in steps. Every number has its
-bounds, in its type: far beyond any use, so that a slip is refused and nothing counts to 10^18.
+in tokens, as in the GPT-3 paper; steps are derived. `every_*` is a period in steps. Every number
+has bounds in its type, far beyond any use, so that typos are refused and no count reaches 10^18.
 Every ValueError says what was given, what is allowed and what to do.
 """
 
@@ -25,13 +25,14 @@ Devices = Annotated[int, Bounds(-1, 10**6)]
 
 @record
 class Dense:
-    """Every key up to the query itself."""
+    """Attention to every key up to the query itself."""
 
 
 @record
 class Banded:
-    """The last `window` keys, the query's own included (OpenAI's `local` mode: q - k < window).
-    GPT-3 section 2.1."""
+    """Attention to the last `window` keys, including the query's own (OpenAI's `local` mode: q - k
+    < window). GPT-3 section 2.1.
+    """
 
     window: Context
     """Keys that a query sees, its own included."""
@@ -39,8 +40,9 @@ class Banded:
 
 @record
 class Strided:
-    """Sparse Transformer's (1904.10509) strided attention, both heads merged: the last `stride`
-    keys, and every `stride`-th before."""
+    """Sparse Transformer's (1904.10509) strided attention with both heads merged: the last `stride`
+    keys, and every `stride`-th before them.
+    """
 
     stride: Context
     """Length of the recent window, and the distance between the keys seen before it."""
@@ -48,8 +50,9 @@ class Strided:
 
 @record
 class Fixed:
-    """Sparse Transformer's fixed attention, both heads merged: the query's own block, and the
-    last `summary` keys of each earlier block."""
+    """Sparse Transformer's fixed attention with both heads merged: the query's own block, and the
+    last `summary` keys of each earlier block.
+    """
 
     block: Context
     """Tokens of a block."""
@@ -72,7 +75,7 @@ Attention = Dense | Banded | Strided | Fixed
 
 @record
 class Init:
-    """Standard deviations of the normal initializers. Biases start at 0, layer-norm gains at 1."""
+    """Standard deviations of the normal initializers. Biases start at 0, layer norm gains at 1."""
 
     weight: Positive = 0.02
     """Standard deviation of all weight matrices."""
@@ -87,8 +90,9 @@ class Init:
 
 @record
 class Dropout:
-    """Probabilities: on the summed embeddings, on the attention weights, at the end of each
-    residual branch."""
+    """Dropout probabilities: on the summed embeddings, on the attention weights, and at the end of
+    each residual branch.
+    """
 
     embedding: Fraction = 0.0
     """On the sum of token and position embeddings."""
@@ -100,8 +104,9 @@ class Dropout:
 
 @record
 class Model:
-    """A decoder-only Transformer with learned positions, biases everywhere, and the output tied
-    to the token embedding."""
+    """A decoder-only Transformer with learned positions, biases everywhere, and output weights tied
+    to the token embedding.
+    """
 
     n_layers: Annotated[int, Bounds(1, 10_000)]
     """Transformer layers; a whole number of periods of `attention`."""
@@ -145,21 +150,24 @@ class Model:
 
     @property
     def d_head(self) -> int:
+        """Width of one head."""
         return self.d_model // self.n_heads
 
     @property
     def d_ff(self) -> int:
-        """Always four times the width, in all three papers."""
+        """Width of the MLP: four times d_model in all three papers."""
         return 4 * self.d_model
 
     @property
     def n_periods(self) -> int:
+        """Number of periods of the attention pattern."""
         return self.n_layers // len(self.attention)
 
     @property
     def n_vocab_padded(self) -> int:
-        """Rows of the token table: n_vocab up to a multiple of 128, so that it shards; the rest
-        is masked in the loss."""
+        """Rows of the token table: n_vocab rounded up to a multiple of 128, so that it can be
+        sharded; the loss masks the rest.
+        """
         return -(-self.n_vocab // 128) * 128
 
 
@@ -168,7 +176,9 @@ class Model:
 
 @record
 class Cosine:
-    """Linear from 0 to peak_lr, then cosine to final_fraction * peak_lr, then constant."""
+    """Learning rate: linear from 0 to peak_lr, then cosine to final_fraction * peak_lr, then
+    constant.
+    """
 
     peak_lr: Positive
     """Highest learning rate, at the end of the warm-up."""
@@ -189,7 +199,7 @@ class Cosine:
 
 @record
 class Linear:
-    """Linear from 0 to peak_lr, then linear to 0: GPT-1's fine-tuning."""
+    """Learning rate: linear from 0 to peak_lr, then linear to 0: GPT-1's fine-tuning."""
 
     peak_lr: Positive
     """Highest learning rate, at the end of the warm-up."""
@@ -208,7 +218,7 @@ class Linear:
 
 @record
 class Constant:
-    """Linear from 0 to peak_lr, then constant."""
+    """Learning rate: linear from 0 to peak_lr, then constant."""
 
     peak_lr: Positive
     """Learning rate after the warm-up."""
@@ -221,8 +231,9 @@ Schedule = Cosine | Linear | Constant
 
 @record
 class Ramp:
-    """The batch grows linearly from start_tokens to batch_tokens over the first over_tokens
-    (GPT-3 Appendix B)."""
+    """Batch size ramp: linear growth from start_tokens to batch_tokens over the first over_tokens
+    (GPT-3 Appendix B).
+    """
 
     start_tokens: Tokens
     """Tokens of the first batch."""
@@ -232,9 +243,9 @@ class Ramp:
 
 @record
 class AdamW:
-    """Adam with decoupled weight decay on weight matrices, embeddings and positions.
-
-    Biases and gains are exempt."""
+    """Adam with decoupled weight decay on weight matrices, embeddings and positions; biases and
+    gains are exempt.
+    """
 
     b1: Fraction = 0.9
     """Decay of the first moment."""
@@ -254,7 +265,7 @@ class AdamW:
 
 @record
 class Train:
-    """How long, how wide a batch, and how the parameters move."""
+    """Training: length, batch size, schedule and optimizer."""
 
     total_tokens: Tokens
     """Tokens of the whole run."""
@@ -265,12 +276,12 @@ class Train:
     optimizer: AdamW = AdamW()
     """Optimizer and its constants."""
     batch_ramp: Ramp | None = None
-    """Growth of the batch at the beginning; None: full batches from the first step."""
+    """Batch size ramp at the start; None: full batches from the first step."""
     steps: Steps | None = None
-    """Stop after so many steps, with the schedule of total_tokens; None: at total_tokens."""
+    """Stop after this many steps, on the schedule of total_tokens; None: at total_tokens."""
     microbatch_rows: Rows | None = None
-    """Rows whose activations are held at once, over all devices, at most; divides the batch. None:
-    what fits memory."""
+    """Maximum rows, over all devices, whose activations are held at once; divides the batch. None:
+    what fits in memory."""
     max_nonfinite_steps: Steps = 10
     """Non-finite updates in a row, each skipped, before the run stops."""
 
@@ -282,13 +293,13 @@ class Train:
             )
 
 
-# --- how it is computed, where, and what is shown -------------------------------------------------
+# --- how it is computed, where, and what is logged ------------------------------------------------
 
 
-# What a rematerialised layer may keep, beside its input, and in how many d_model a token; names are
-# joined by "+" in compute.remat.
+# Activations that a rematerialized layer may save in addition to its input, with their size in
+# d_model values per token. compute.remat joins names with "+".
 REMAT_NAMES = {
-    "attention": 1,  # what the heads have read, before the output projection
+    "attention": 1,  # outputs of the heads, before the output projection
     "qkv": 3,  # queries, keys and values
     "mid": 1,  # the residual stream between attention and MLP
     "up": 4,  # hidden units before their GELU
@@ -303,8 +314,8 @@ class Compute:
     """Of activations; parameters and their updates are float32. auto: bfloat16 on TPU and GPU,
     float32 on CPU."""
     remat: str = "none"
-    """What a layer keeps for its backward pass. none: everything; full: its input alone, the rest
-    is computed again; else names of REMAT_NAMES (attention, qkv, mid, up) joined by +."""
+    """What a layer saves for its backward pass. none: everything; full: only its input, and the
+    rest is recomputed; else names of REMAT_NAMES (attention, qkv, mid, up) joined by +."""
     attention_kernel: Literal["auto", "reference", "blocks", "splash", "cudnn", "flash"] = "auto"
     """Kernel of the attention layers (model/attention/dispatch.py). auto: by platform and
     pattern."""
@@ -318,14 +329,14 @@ class Compute:
         ):
             words = ", ".join(map(parse.quote, sorted(unknown)[:3]))
             raise ValueError(
-                f"compute.remat={parse.one_line(self.remat, 100)}: {words} cannot be kept; give "
-                "none, full, or what a layer keeps, of "
+                f"compute.remat={parse.one_line(self.remat, 100)}: {words} cannot be saved; give "
+                "none, full, or the activations that a layer saves, of "
                 f"{', '.join(REMAT_NAMES)}, joined by +"
             )
 
     @property
     def saved_names(self) -> tuple[str, ...]:
-        """Of REMAT_NAMES, what a rematerialised layer keeps."""
+        """The REMAT_NAMES that a rematerialized layer saves."""
         return tuple(
             name for name in REMAT_NAMES if self.remat == "none" or name in self.remat.split("+")
         )
@@ -333,17 +344,17 @@ class Compute:
 
 @record
 class Mesh:
-    """Devices along each mesh axis; -1, at most once, takes all that are left."""
+    """Number of devices along each mesh axis; -1, at most once, takes all remaining devices."""
 
     data: Devices = 1
-    """Devices that have rows of their own and a copy of the state: for the slow network between
+    """Devices with their own batch rows and a full copy of the state: for the slow network between
     slices."""
     fsdp: Devices = -1
-    """Devices that have rows of their own and a part of the state each."""
+    """Devices with their own batch rows and a shard of the state."""
     tensor: Devices = 1
     """Devices that share heads, MLP and vocabulary; needs sharding=fsdp_tensor."""
     context: Devices = 1
-    """Devices that have a part of every row each: for long rows."""
+    """Devices that each hold a part of every row: for long rows."""
     sharding: Literal["fsdp", "fsdp_tensor"] = "fsdp"
     """Table of sharding/rules.py: which dimension of each array lies along which axis."""
 
@@ -364,7 +375,7 @@ class Mesh:
 
 @record
 class Loop:
-    """What happens beside the step, and how often."""
+    """Logging, evaluation, checkpoints and samples: how often and how much."""
 
     every_log: Steps = 10
     """Steps between two lines on the console."""
@@ -373,11 +384,11 @@ class Loop:
     eval_rows: Rows = 64
     """Validation rows of an evaluation, the same ones every time."""
     every_save: Steps = 1000
-    """Steps between two checkpoints; the last step is saved, too."""
+    """Steps between two checkpoints; the last step is always saved."""
     keep_last: Steps = 3
-    """Newest checkpoints that are kept."""
+    """How many of the newest checkpoints are kept."""
     every_keep: Steps | None = None
-    """Checkpoints at multiples of this step are kept for ever; None: none."""
+    """Checkpoints at multiples of this step are kept forever; None: none."""
     every_sample: Steps | None = None
     """Steps between two printed samples; None: only at the end."""
     sample_prompt: str = "\n"
@@ -391,7 +402,7 @@ class Loop:
 
 @record
 class Config:
-    """A whole run. The resolved value is written into the run directory and every checkpoint."""
+    """A whole run. The resolved config is written into the run directory and every checkpoint."""
 
     name: str
     """Name of the recipe: its runs lie in runs/NAME."""

@@ -1,1 +1,1 @@
-"""How is text from the web made fit? N-gram counts and decontamination."""
+"""Curation of text corpora: n-gram counts and decontamination."""

@@ -1,8 +1,10 @@
-"""A corpus read in parallel, file by file, for the n-grams of tasks: in how many documents is each?
+"""Counts in how many documents of a corpus each n-gram of the evaluation tasks occurs, reading the
+corpus in parallel, file by file.
 
-Memory: 12 to 16 bytes an n-gram, shared by the processes, 8 more in each, and the document in hand;
-the corpus' size does not matter. What a file has is kept in a small file of its own, so that a
-kill loses the files in hand alone."""
+Memory: 12 to 16 bytes per n-gram, shared by the processes, 8 more in each, and the current
+document; independent of the corpus' size. The result of each file is stored in a small file of its
+own, so that a kill loses only the files in progress.
+"""
 
 import dataclasses
 import hashlib
@@ -20,16 +22,16 @@ from gptjax.data.sources.document import Document
 from gptjax.runtime import checksums, errors, worker_pool
 
 ProgressFn = Callable[[float], None]  # takes the fraction of a file that is done
-PartFn = Callable[
-    ["Part", pathlib.Path, ProgressFn], None
-]  # does a file; its results are files in the folder
+# Processes a part; its results are files in the folder.
+PartFn = Callable[["Part", pathlib.Path, ProgressFn], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A file of the corpus, or a corpus that is no files. size: its share of the work. key: of the
-    text and of what is looked for in it, so that a file that has not changed is not read again
-    when others have."""
+    """A file of the corpus, or a corpus that is not made of files. size: its share of the work.
+    key: identifies the text and the n-grams searched for, so that unchanged files are not read
+    again when others have changed.
+    """
 
     number: int
     source: open.TextSource
@@ -38,7 +40,7 @@ class Part:
 
 
 def split_corpus(source: open.TextSource, ngrams_digest: str) -> list[Part]:
-    """ngrams_digest: a digest of what is looked for."""
+    """Splits a corpus into its files. ngrams_digest: a digest of the n-grams searched for."""
 
     def make_part(number: int, source: open.TextSource, size: int) -> Part:
         return Part(
@@ -58,7 +60,7 @@ def split_corpus(source: open.TextSource, ngrams_digest: str) -> list[Part]:
 
 
 def save_ngrams(folder: pathlib.Path, hash_set: ngrams.HashSet, lengths: Sequence[int]) -> None:
-    """Put n-grams where every process finds them."""
+    """Saves n-grams in files that every worker process opens."""
     for name, array in (
         ("hashes", hash_set.hashes),
         ("bits", hash_set.bits),
@@ -68,7 +70,7 @@ def save_ngrams(folder: pathlib.Path, hash_set: ngrams.HashSet, lengths: Sequenc
 
 
 def load_ngrams(folder: pathlib.Path) -> tuple[ngrams.HashSet, list[int]]:
-    """What `save_ngrams` put there; the processes of a machine share its memory."""
+    """Opens the files of `save_ngrams`, memory-mapped, so that processes share them."""
     hashes, bits, lengths = (
         _memory_map(folder / f"{name}.npy") for name in ("hashes", "bits", "lengths")
     )
@@ -76,15 +78,16 @@ def load_ngrams(folder: pathlib.Path) -> tuple[ngrams.HashSet, list[int]]:
 
 
 def _memory_map(path: pathlib.Path) -> Any:
-    empty = path.stat().st_size <= 128  # a header alone, of which no memory can be mapped
+    empty = path.stat().st_size <= 128  # only a header, which cannot be memory-mapped
     return np.asarray(np.load(path, mmap_mode=None if empty else "r"))
 
 
 def find_matches(
     batch: list[Document], hash_set: ngrams.HashSet, lengths: Sequence[int]
 ) -> tuple[ngrams.Words, Any, Any, Any]:
-    """(the words of some documents; for each match, in no order: the number of its first word,
-    n, which of the known it is)."""
+    """Returns (the words of some documents; for each match, in no particular order: index of its
+    first word, n, index of the n-gram).
+    """
     words = ngrams.hash_words([document.text for document in batch])
     columns = []
     for n, hashes, first in ngrams.hash_ngrams(words, lengths):
@@ -99,8 +102,7 @@ def find_matches(
 
 
 def count_part(part: Part, folder: pathlib.Path, report_progress: ProgressFn) -> None:
-    """Write how many documents of a file have each n-gram: those that any has, with their
-    counts."""
+    """Counts the documents of a file that contain each n-gram, and saves the nonzero counts."""
     hash_set, lengths = load_ngrams(folder)
     counts = np.zeros(len(hash_set), np.int64)
     n_documents = n_characters = 0
@@ -119,7 +121,7 @@ def count_part(part: Part, folder: pathlib.Path, report_progress: ProgressFn) ->
 
 
 def read_batches(part: Part) -> Iterator[list[Document]]:
-    """The documents of a file, many at once; none of an empty file."""
+    """Yields the documents of a file in batches; nothing for an empty file."""
     if (
         isinstance(part.source, data.Text)
         and find_files.stat_regular(pathlib.Path(part.source.path)).st_size == 0
@@ -131,11 +133,12 @@ def read_batches(part: Part) -> Iterator[list[Document]]:
 
 
 def result_path(folder: pathlib.Path, part: Part) -> pathlib.Path:
+    """File with the counts of a part."""
     return folder / f"count-{part.key}.npy"
 
 
 def is_counted(folder: pathlib.Path, part: Part) -> bool:
-    """Is the result of `count_part` there, and whole?"""
+    """Whether the result of `count_part` exists and is intact."""
     try:
         checksums.read_array(result_path(folder, part))
     except ValueError:
@@ -144,7 +147,9 @@ def is_counted(folder: pathlib.Path, part: Part) -> bool:
 
 
 def sum_counts(folder: pathlib.Path, parts: list[Part], n_grams: int) -> tuple[Any, int, int]:
-    """(how many documents of all files have each n-gram, documents, characters)."""
+    """Returns (documents of all files with each n-gram, number of documents, number of
+    characters).
+    """
     counts, n_documents, n_characters = np.zeros(n_grams, np.int64), 0, 0
     for part in parts:
         result = checksums.read_array(result_path(folder, part))
@@ -156,14 +161,15 @@ def sum_counts(folder: pathlib.Path, parts: list[Part], n_grams: int) -> tuple[A
 
 # --- processes ------------------------------------------------------------------------------------
 
-_worker_progress: list[Any] = []  # a worker process's array of how far each part is
+_worker_progress: list[Any] = []  # in a worker process: the shared array of progress by part
 
 
 def run_parallel(
     parts: list[Part], part_fn: PartFn, folder: pathlib.Path, workers: int, advance: ProgressFn
 ) -> None:
-    """part_fn(part, folder, report_progress) for every part, in processes; 1 works in this one.
-    ValueError, in one line, for a file's fault."""
+    """Runs part_fn(part, folder, report_progress) for every part in `workers` processes; with 1, in
+    this one. Raises a one-line ValueError for an error in a file.
+    """
     total = sum(part.size for part in parts)
     done_size = 0.0
     if workers == 1 or len(parts) < 2:
@@ -202,7 +208,9 @@ def _init_worker(progress: Any) -> None:
 
 
 def _run_part(part_fn: PartFn, index: int, part: Part, folder: pathlib.Path) -> str | None:
-    """What is wrong in one line, if that is the user's; a bug keeps its trace."""
+    """Runs one part in a worker; returns a user's error as one line, and raises a bug with its
+    trace.
+    """
 
     def report_progress(done: float) -> None:
         _worker_progress[0][index] = done

@@ -1,15 +1,16 @@
-"""Words and n-grams of many texts at once, as 64-bit hashes: NumPy does the work, so that corpora
-can be looked through.
+"""Words and n-grams of many texts as 64-bit hashes, computed in NumPy so that large corpora can be
+searched.
 
 A word is a run of letters, digits and combining marks, in lower case: GPT-3 Appendix C says
 "lowercase, whitespace delimited word with no punctuation", and the 13-grams that OpenAI released
-("i m going to go out", github.com/openai/gpt-3, overlap_frequency.md) show that punctuation parts
-words. GPT-2 section 4 has the same words.
+("i m going to go out", github.com/openai/gpt-3, overlap_frequency.md) show that punctuation
+separates words. GPT-2 section 4 uses the same words.
 
-Hashes are polynomials modulo 2^64 of random numbers, a number a letter and, of n-grams, a hash a
-word. Two different n-grams have the same with a probability near 2^-64 (below 2^-56 for any two of
-ordinary words: differences of odd powers are divisible by few twos): of 4e11 words of GPT-3's
-corpus looked up among 1e7 n-grams, 0.2 are expected to match wrongly."""
+Hashes are polynomials modulo 2^64 of random numbers, one per letter, and for n-grams of the words'
+hashes. Two different n-grams collide with a probability near 2^-64 (below 2^-56 for any two of
+ordinary words: differences of odd powers are divisible by few twos): of the 4e11 words of GPT-3's
+corpus looked up among 1e7 n-grams, 0.2 false matches are expected.
+"""
 
 import dataclasses
 import functools
@@ -19,18 +20,18 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 Array = np.ndarray
-LETTER_BASE = np.uint64(
-    0x9E3779B97F4A7C15
-)  # of letters in a word; 5 modulo 8, so that its powers go all the way round
-WORD_BASE = np.uint64(0xD1342543DE82EF95)  # of words in an n-gram
-N_CODE_POINTS = 0x32400  # no letter's code point is above
-CHUNK_CHARS = 2**18  # characters worked on at once: what the caches hold
+# For letters in a word; 5 modulo 8, so that its powers have the longest period.
+LETTER_BASE = np.uint64(0x9E3779B97F4A7C15)
+WORD_BASE = np.uint64(0xD1342543DE82EF95)  # for words in an n-gram
+N_CODE_POINTS = 0x32400  # above the code point of every letter
+CHUNK_CHARS = 2**18  # characters processed at once: fits CPU caches
 
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """Of several texts, one after the other: each word's hash, where it starts and ends in its
-    text, and the number of that text."""
+    """The words of several texts in sequence: hash, start and end in the text, and index of the
+    text.
+    """
 
     hashes: Array
     starts: Array
@@ -39,7 +40,7 @@ class Words:
 
 
 def hash_words(texts: Sequence[str]) -> Words:
-    """The words of `texts`."""
+    """Returns the words of `texts`."""
     codes = np.frombuffer("\n".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
     parts = [_hash_chunk(codes[start:end], start) for start, end in _chunk_bounds(codes)]
     hashes, starts, ends = (
@@ -59,8 +60,9 @@ def hash_words(texts: Sequence[str]) -> Words:
 
 
 def hash_ngrams(words: Words, lengths: Collection[int]) -> Iterator[tuple[int, Array, Array]]:
-    """For each n of `lengths`, the least first: n, the hashes of all n-grams that lie in one
-    text, and the number of each's first word."""
+    """Yields for each n in `lengths`, in ascending order: n, the hashes of all n-grams within a
+    text, and the index of the first word of each.
+    """
     hashes = np.zeros(len(words.hashes), np.uint64)
     for n in range(1, min(max(lengths, default=0), len(words.hashes)) + 1):
         hashes = hashes[: len(words.hashes) - n + 1] * WORD_BASE
@@ -71,7 +73,7 @@ def hash_ngrams(words: Words, lengths: Collection[int]) -> Iterator[tuple[int, A
 
 
 def mix(x: Array) -> Array:
-    """Each 64-bit number as another that looks like chance: splitmix64's last steps. In place."""
+    """Scrambles 64-bit numbers with the last steps of splitmix64, in place."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x ^= x >> np.uint64(shift)
         x *= np.uint64(factor)
@@ -80,10 +82,10 @@ def mix(x: Array) -> Array:
 
 
 class HashSet:
-    """A sorted array of hashes, none twice, and a table of bits that says of most others that they
-    are not among them.
+    """A sorted array of distinct hashes, with a bit table that rules out most others quickly.
 
-    Memory: 8 bytes a hash, and 4 to 8 more."""
+    Memory: 8 bytes per hash, and 4 to 8 more.
+    """
 
     def __init__(self, hashes: Array, bits: Array | None = None):
         self.hashes = hashes
@@ -104,7 +106,7 @@ class HashSet:
         return len(self.hashes)
 
     def lookup(self, hashes: Array) -> tuple[Array, Array]:
-        """(which of `hashes` are known, and the number of each among the known ones)."""
+        """Returns (indices of those of `hashes` that are in the set, index of each in the set)."""
         position = hashes >> self.shift
         table = self.bits[position >> np.uint64(3)] >> (position & np.uint64(7)).astype(np.uint8)
         candidates = np.flatnonzero(table & np.uint8(1))
@@ -119,7 +121,7 @@ class HashSet:
 
 
 def _chunk_bounds(codes: Array) -> Iterator[tuple[int, int]]:
-    """Parts of about CHUNK_CHARS characters that cut no word."""
+    """Yields the bounds of chunks of about CHUNK_CHARS characters that split no word."""
     start, total = 0, len(codes)
     while start < total:
         end = min(start + CHUNK_CHARS, total)
@@ -131,7 +133,7 @@ def _chunk_bounds(codes: Array) -> Iterator[tuple[int, int]]:
 
 
 def _hash_chunk(codes: Array, offset: int) -> tuple[Array, Array, Array]:
-    """The words of a chunk: hash, start, end."""
+    """Hashes, starts and ends of the words in a chunk."""
     values = _letter_values(codes)
     in_word = np.zeros(len(codes) + 2, np.int8)
     in_word[1:-1] = values != 0
@@ -150,8 +152,9 @@ def _letter_values(codes: Array) -> Array:
 
 @functools.cache
 def _letter_table() -> Array:
-    """A random number for each code point that words are made of, the same for capital and small
-    letters; 0 for all others."""
+    """A random number for each code point that words consist of, the same for upper and lower case;
+    0 for all others.
+    """
     letters = np.zeros(N_CODE_POINTS + 1, np.uint64)
     for code in range(N_CODE_POINTS):
         letter = chr(code)
@@ -164,7 +167,7 @@ _power_cache = [np.ones(1, np.uint64), np.ones(1, np.uint64)]
 
 
 def _powers(n: int) -> tuple[Array, Array]:
-    """LETTER_BASE to the powers 0 ... n - 1 or more, and their inverses modulo 2^64."""
+    """Returns at least n powers of LETTER_BASE, from 0, and their inverses modulo 2^64."""
     if len(_power_cache[0]) < n:
         inverse = np.uint64(pow(int(LETTER_BASE), -1, 2**64))
         for number, base in enumerate((LETTER_BASE, inverse)):

@@ -1,4 +1,6 @@
-"""A corpus without the n-grams of tasks: GPT-3 Appendix C's filter of training text."""
+"""Removes the n-grams of evaluation tasks from a corpus: GPT-3 Appendix C's filter of training
+text.
+"""
 
 import collections
 import contextlib
@@ -15,12 +17,12 @@ from gptjax.config.decontamination import Filter
 from gptjax.curate import count_ngrams, ngrams
 from gptjax.runtime import atomic, checksums
 
-COUNT_NAMES = (  # what is counted of every file
+COUNT_NAMES = (  # counted for every file
     "documents",
     "documents_untouched",
     "documents_cut",
-    "documents_dropped",  # in too many pieces
-    "documents_lost",  # no piece is long enough
+    "documents_dropped",  # split into too many pieces
+    "documents_lost",  # without a piece that is long enough
     "pieces",
     "pieces_short",
     "characters",
@@ -31,8 +33,9 @@ COUNT_NAMES = (  # what is counted of every file
 def remaining_spans(
     length: int, spans: Sequence[tuple[int, int]], rule: Filter
 ) -> list[tuple[int, int]]:
-    """What is left of a text of that many characters around the spans of its matches, with their
-    windows: starts and ends."""
+    """Returns the (start, end) spans of a text of `length` characters outside its matches and their
+    windows.
+    """
     spans_left, position = [], 0
     for start, end in sorted(spans):
         if start - rule.window > position:
@@ -44,7 +47,7 @@ def remaining_spans(
 def clean_text(
     text: str, spans: Sequence[tuple[int, int]], rule: Filter, counts: collections.Counter
 ) -> list[str]:
-    """The texts that stay of one; what happened to it goes to `counts`."""
+    """Returns the pieces of a text to keep, and counts the outcome in `counts`."""
     counts["documents"] += 1
     counts["characters"] += len(text)
     if not spans:
@@ -64,8 +67,9 @@ def clean_text(
 
 
 class PartCleaner:
-    """The work on a file of a corpus: its cleaned text as .jsonl in `out`, and what was counted
-    beside the n-grams. A file of which nothing stays is not written."""
+    """Cleans a file of a corpus: writes the remaining text to `out` as .jsonl, and counts next to
+    the n-grams. Without remaining text no file is written.
+    """
 
     def __init__(self, rule: Filter, out: pathlib.Path, compression: str):
         self.rule, self.out, self.compression = rule, out, compression
@@ -82,7 +86,7 @@ class PartCleaner:
         first = next(texts, None)
         path, digest = self.out / self.output_name(part), None
         if first is None:
-            path.unlink(missing_ok=True)  # of an earlier start, with other n-grams
+            path.unlink(missing_ok=True)  # from an earlier start with other n-grams
         else:
             with atomic.atomic_write(path) as raw, compress(raw, self.compression) as stream:
                 for text in itertools.chain([first], texts):
@@ -97,7 +101,7 @@ class PartCleaner:
         checksums.save(report_path(folder, part), record)
 
     def is_done(self, folder: pathlib.Path, part: count_ngrams.Part) -> bool:
-        """Is the file cleaned of these n-grams, and what was written whole?"""
+        """Whether the file was cleaned of these n-grams and its output is intact."""
         try:
             record = checksums.read(report_path(folder, part))
         except ValueError:
@@ -110,7 +114,7 @@ class PartCleaner:
         )
 
     def output_name(self, part: count_ngrams.Part) -> str:
-        """Of the file that is written: the number keeps names apart, and in order."""
+        """Name of the output file; the number keeps names distinct and in order."""
         stem = (
             find_files.stem(pathlib.Path(part.source.path))
             if isinstance(part.source, data.Text)
@@ -126,6 +130,7 @@ class PartCleaner:
         report_progress: count_ngrams.ProgressFn,
         counts: collections.Counter,
     ) -> Iterator[str]:
+        """Yields the texts to keep."""
         for batch in count_ngrams.read_batches(part):
             words, firsts, ns, _ = count_ngrams.find_matches(batch, hash_set, lengths)
             spans = collections.defaultdict(list)
@@ -139,7 +144,7 @@ class PartCleaner:
 
 
 def _file_digest(file: pathlib.Path) -> str | None:
-    """SHA-256 of a file; None if there is none."""
+    """SHA-256 of a file; None if it does not exist."""
     if not file.exists():
         return None
     with file.open("rb") as stream:
@@ -147,16 +152,17 @@ def _file_digest(file: pathlib.Path) -> str | None:
 
 
 def _grams_digest(folder: pathlib.Path) -> str:
-    """A digest of the n-grams that are cut out."""
+    """Digest of the n-grams to remove."""
     return hashlib.sha256(count_ngrams.load_ngrams(folder)[0].hashes.data).hexdigest()
 
 
 def report_path(folder: pathlib.Path, part: count_ngrams.Part) -> pathlib.Path:
+    """File with the counts of a part."""
     return folder / f"cleaned-{part.key}.json"
 
 
 def sum_counts(folder: pathlib.Path, parts: list[count_ngrams.Part]) -> dict[str, int]:
-    """What was counted of all files together."""
+    """Sums the counts of all files."""
     totals: collections.Counter[str] = collections.Counter()
     for part in parts:
         totals.update(checksums.read(report_path(folder, part))["counts"])
@@ -164,10 +170,12 @@ def sum_counts(folder: pathlib.Path, parts: list[count_ngrams.Part]) -> dict[str
 
 
 def json_line(text: str) -> bytes:
+    """A line of .jsonl with a text."""
     return json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
 
 
 def compress(raw: Any, compression: str) -> Any:
-    """`raw` as a stream that takes plain bytes. compression: "" or ".gz", whose every member has
-    a checksum; pyarrow's .zst has none."""
+    """Wraps `raw` in a stream that takes plain bytes. compression: "" or ".gz", which has a
+    checksum per member; pyarrow's .zst has none.
+    """
     return gzip.GzipFile("", "wb", 1, raw, mtime=0) if compression else contextlib.nullcontext(raw)

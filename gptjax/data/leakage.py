@@ -11,10 +11,10 @@ from gptjax.config import data, find_files, parse
 from gptjax.data import shards
 from gptjax.data.sources import open
 
-# bytes by which two files of one size are told apart before they are compared whole
+# bytes by which two files of one size are distinguished before they are compared whole
 PREFIX_BYTES = 2**16
-# of validation documents that are trained on: no validation then; fewer are said, as corpora have
-# copies
+# Share of validation documents that are trained on from which validation is refused; a smaller
+# share, since corpora have copies, is reported.
 ERROR_SHARE = 0.5
 
 
@@ -90,7 +90,8 @@ def check_documents(
     """Compare the documents themselves, by their keys; shards of earlier versions have none, and
     are compared whole.
 
-    ValueError if half of those that are validated on are trained on; fewer are said."""
+    ValueError if half of those that are validated on are trained on; a smaller share is reported.
+    """
     train_shards = [shard for split in train for shard in split.shards]
     train_digests = {shard.record["digest"] for shard in train_shards}
     n_common = n_validation = 0

@@ -317,8 +317,8 @@ def check_sizes(
 def open_dataset(
     config: Config, directory: pathlib.Path, print_line: Callable[[str], None]
 ) -> Dataset:
-    """Open what the config reads; what is not tokenised yet is, into directories below `directory`,
-    where the next run finds it.
+    """Opens the data of a config, tokenizing what is not tokenized yet into directories below
+    `directory`, where the next run finds it.
 
     print_line: is given, a line at a time, what a person would wait for or wonder about.
     ValueError, in one line, for anything wrong with a source, the tokenizer or a split, as early as
@@ -376,8 +376,9 @@ def check_sources(
     rule: data.ValidationSplit,
     print_line: Callable[[str], None],
 ) -> None:
-    """What can be seen of the sources before they are tokenised, at little cost: said, or a
-    ValueError in one line."""
+    """Checks the sources before they are tokenized, at little cost: prints notices, and raises a
+    one-line ValueError for errors.
+    """
     raw = [source for source in sources if not isinstance(source, data.Shards)]
     for source in (*raw, *(source for source in separate if not isinstance(source, data.Shards))):
         for line in open.check(source):
@@ -423,11 +424,10 @@ def tokenizer_model_path(
     rule: data.ValidationSplit,
     directory: pathlib.Path,
 ) -> pathlib.Path | None:
-    """Where the SentencePiece model lies, or will, that is trained on the run's own text; None
-    where another tokenizer is asked for.
-
-    That is beside prepared shards, else below `directory`, under a name that tells what it is
-    made of."""
+    """Where the SentencePiece model lies, or will, that is trained on the run's own text; None for
+    other tokenizers. It is next to prepared shards, else below `directory`, under a name that
+    depends on what it is made of.
+    """
     if not isinstance(spec, data.SentencePiece) or spec.path is not None:
         return None
     for source in sources:
@@ -574,4 +574,5 @@ def digest_fields(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def digest(*parts: object) -> str:
+    """Returns a key of `parts` and of the shard format: 16 hexadecimal digits of SHA-256."""
     return hashlib.sha256(repr((shards.FORMAT, parts)).encode()).hexdigest()[:16]

@@ -66,8 +66,9 @@ def integer_weights(weights: Sequence[float]) -> list[int]:
 
 def check(weights: Sequence[float], names: Sequence[str]) -> list[str]:
     """A line for each source whose share of the rows is not its weight to within 1%, since rounding
-    to 65,536ths has moved it. ValueError where it has moved it by half: that would be another
-    mixture than was asked for."""
+    to 65,536ths has moved it. ValueError where it has moved it by half: that would be a different
+    mixture.
+    """
     counts, lines = integer_weights(weights), []
     exact = [fractions.Fraction(repr(float(weight))) for weight in weights]
     for count, weight, name in zip(counts, exact, names, strict=True):

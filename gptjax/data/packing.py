@@ -17,8 +17,9 @@ ROUNDS = 4  # of the Feistel network
 
 
 class Documents(Protocol):
-    """Tokenised documents with random access. lengths: int64 array, the tokens of each document,
-    end-of-text included."""
+    """Tokenized documents with random access. lengths: int64 array, the tokens of each document,
+    end-of-text included.
+    """
 
     lengths: np.ndarray
 
@@ -56,7 +57,8 @@ class Permutation:
 
 class Epoch:
     """One epoch's order: of documents, whose stream rows are cut from, and of rows, so that
-    neighbours do not share a batch."""
+    neighbors do not share a batch.
+    """
 
     def __init__(self, lengths: np.ndarray, n_rows: int, key: str):
         seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")

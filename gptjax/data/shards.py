@@ -1,4 +1,4 @@
-"""A shard directory: tokenised documents on disk, written in parallel, resumable, read by memory
+"""A shard directory: tokenized documents on disk, written in parallel, resumable, read by memory
 map.
 
     train-00000.tokens.npy       uint16, or uint32 above 65,536 ids: its documents end to end, each
@@ -53,6 +53,7 @@ FIELDS = {  # that a manifest holds at least
 
 
 def token_dtype(n_vocab: int) -> type[np.unsignedinteger]:
+    """Returns the smallest of uint16 and uint32 that holds every id of the vocabulary."""
     return np.uint16 if n_vocab <= 2**16 else np.uint32
 
 
@@ -141,7 +142,7 @@ def _check_manifest(manifest: dict[str, Any], where: str) -> None:
 
 
 class Shard:
-    """One shard, memory-mapped. tokens: verified when they are first asked for, if not before."""
+    """One shard, memory-mapped. tokens: verified on first access, if not before."""
 
     def __init__(self, directory: pathlib.Path, record: dict[str, Any], n_vocab: int):
         """record: what the manifest has of it. ValueError, in one line, if the files are not

@@ -37,11 +37,12 @@ def tokenize_corpus(
     block: int = BLOCK_CHARS,
     print_line: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Tokenise `source` into `directory`, or finish what was begun there, and return the manifest.
+    """Tokenizes `source` into `directory`, or finishes what was started there, and returns the
+    manifest.
 
     description: of the tokenizer. advance(f) is called with the fraction of the source that is
-    done. workers: processes; 1 works in this one. print_line: is given, a line at a time, what was
-    passed over and what was found damaged and made again. Where only the text has changed since an
+    done. workers: processes; 1 works in this one. print_line: called with a line for what was
+    skipped, and for what was damaged and made again. Where only the text has changed since an
     unfinished start, the blocks that it has still are kept. Where files have changed since all was
     finished, their text is compared. ValueError if the directory is of another source, text,
     tokenizer or rule, or the source is bad; OSError if it cannot be written.
@@ -114,8 +115,9 @@ def tokenize_corpus(
 
 
 def remove_leftovers(directory: pathlib.Path, manifest: dict[str, Any]) -> None:
-    """Remove what a finished directory needs no more: records of blocks, and shards of text that
-    it was begun with and has no longer."""
+    """Remove what a finished directory needs no more: records of blocks, and shards of text that it
+    started with and no longer has.
+    """
     shard_names = {
         shard["name"] for counts in manifest["splits"].values() for shard in counts["shards"]
     }
@@ -185,6 +187,7 @@ def describe_difference(old: Any, new: Any) -> tuple[str, str]:
 
 
 def truncate(value: Any) -> str:
+    """Returns the first 80 characters of the value's text."""
     return str(value)[:80]
 
 
@@ -318,6 +321,7 @@ def start_worker(*shared: Any) -> None:
 def run_block(
     name: str, documents: list[Document], content: str, old_record: dict[str, Any] | None
 ) -> dict[str, Any]:
+    """Calls `write_block` with this worker process's tokenizer, rule and directory."""
     tokenizer, rule, directory = _worker
     return write_block(directory, name, documents, content, old_record, tokenizer, rule)
 
@@ -331,11 +335,12 @@ def write_block(
     tokenizer: Tokenizer,
     rule: data.ValidationSplit,
 ) -> dict[str, Any]:
-    """Tokenise one block into a shard of each split; what it holds, which is also saved as its
+    """Tokenizes one block into a shard of each split; what it holds, which is also saved as its
     block file. content: its digest.
 
-    old_record: what an earlier start says of the same block; it stays if its shards are whole,
-    else what is returned has `was_damaged`."""
+    old_record: what an earlier start says of the same block; it stays if its shards are whole, else
+    what is returned has `was_damaged`.
+    """
     if old_record is not None and is_whole(directory, old_record, tokenizer.n_vocab):
         return old_record
     record: dict[str, Any] = {
@@ -452,4 +457,5 @@ def sum_counts(blocks: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def save_array(path: pathlib.Path, array: np.ndarray) -> None:
+    """Writes an array as a .npy file, atomically."""
     atomic.save(path, checksums.npy_bytes(array))

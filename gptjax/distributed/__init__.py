@@ -1,1 +1,1 @@
-"""How do many processes act as one? Rendezvous, collectives, preemption."""
+"""Multi-process runs: rendezvous, collectives, preemption."""

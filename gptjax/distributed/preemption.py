@@ -42,8 +42,8 @@ class PreemptionGuard:
     def _handle_signal(self, number, frame):
         self.stop_requested = True
         self._print_line(
-            f"{signal.Signals(number).name}: stopping after this step, with a checkpoint; once "
-            "more stops at once"
+            f"{signal.Signals(number).name}: stopping after this step, with a checkpoint; a second "
+            "signal stops at once"
         )
         signal.signal(number, self._old_handlers[number])
 
@@ -72,6 +72,6 @@ class PreemptionGuard:
         first = 0 if self._votes is None else int(jax.device_get(self._votes))
         if first and not self.stop_requested:
             self._print_line(
-                f"process {first - 1} was asked to stop: stopping too, with a checkpoint"
+                f"process {first - 1} received a stop signal: stopping too, with a checkpoint"
             )
         return first > 0

@@ -1,8 +1,7 @@
-"""Many hosts as one program: what its processes compare and agree on, and how each learns that
-another is gone.
+"""The group of processes of a multi-host run: exchange of values, consistency checks, and detection
+of lost peers.
 
-What one process cannot go on with ends all, each with the same line: an error, a death, or that
-nothing moves any more.
+An error in one process, its death, or a hang ends all processes, each with the same error line.
 """
 
 import contextlib
@@ -28,27 +27,28 @@ from gptjax.runtime import errors
 T = TypeVar("T")
 PACKAGE = Path(__file__).parents[1]
 
-# exit status of a process that ends because another died or nothing moves: the same command
-# continues
+# Exit status of a process that ends because another died or nothing progresses: the same command
+# resumes the run.
 EXIT_LOST = 4
-# seconds in which the word that another process is gone may overtake the error which that caused
-# here
+# Seconds for the news of a lost peer to arrive before the local error that the loss caused is
+# reported.
 GRACE_SECONDS = 5.0
-# What jax's errors say when another process has not taken part in time: Gloo after 30 s, its
+# Parts of jax's error messages when a peer does not respond in time: Gloo after 30 s, the
 # coordinator, NCCL.
 PEER_ERRORS = r"Gloo|gloo|DEADLINE_EXCEEDED|UNAVAILABLE|NCCL|Connection (reset|closed) by peer"
 
 
 class Disagreement(ValueError):
-    """What processes that should say the same say: known to all of them."""
+    """Processes differ in something that must be the same on all. Every process raises it."""
 
 
 class ProcessGroup:
-    """The processes of a run and what they do together; alone, each of these returns at once. Made
-    by `initialize`; a context manager.
+    """The processes of a run. Made by `initialize`; a context manager. With a single process every
+    method returns at once.
 
-    All processes must call `all_gather`, `broadcast_from_zero`, `zero_first` and `assert_equal`
-    in the same order, and from one thread."""
+    All processes must call `all_gather`, `broadcast_from_zero`, `zero_first` and `assert_equal` in
+    the same order, and from one thread.
+    """
 
     def __init__(
         self,
@@ -69,14 +69,17 @@ class ProcessGroup:
             connection.start_reader(self._abort_all, functools.partial(self._on_lost_peer, other))
 
     def all_gather(self, value: Any, goodbye: bool = False, deadline: float | None = None) -> list:
-        """The JSON value of every process, in the order of their numbers, when all have given
-        theirs. deadline: of time.monotonic, when all must have, or ValueError; None: as long as
-        they live and `watchdog` lets them, for some prepare their data meanwhile."""
+        """Returns the JSON value of every process, in order of process id, once all have sent
+        theirs.
+
+        deadline: a time.monotonic() by which all must have sent, or ValueError; None waits while
+        the processes live and `watchdog` permits, since some may take long to prepare their data.
+        """
         if self.process_id:
             self._connections[0].send(value=value, goodbye=goodbye)
             values = self._receive(0, deadline)
             if not isinstance(values, list) or len(values) != self.num_processes:
-                self._on_lost_peer(0)  # as for other nonsense: see Connection.start_reader
+                self._on_lost_peer(0)  # like any malformed message: see Connection.start_reader
             return values
         values = [
             value,
@@ -87,24 +90,30 @@ class ProcessGroup:
         return values
 
     def _receive(self, process_id: int, deadline: float | None) -> Any:
+        """The next value from a process. Raises ValueError after the deadline."""
         try:
             return self._connections[process_id].values.get(
                 timeout=None if deadline is None else max(0.001, deadline - time.monotonic())
             )
         except queue.Empty:
             raise ValueError(
-                f"{self._describe(process_id)} came, and has said nothing since; --join_seconds "
-                "waits longer"
+                f"{self._describe(process_id)} connected but has not answered since; wait longer "
+                "with --join_seconds"
             ) from None
 
     def broadcast_from_zero(self, act: Callable[[], Any]) -> Any:
-        """What act() returns, as JSON, on process 0, which alone does it; the others wait."""
+        """Runs act() on process 0 only and returns its JSON result on every process; the others
+        wait.
+        """
         return self.all_gather(act() if self.process_id == 0 else None)[0]
 
     def zero_first(self, act: Callable[[], T]) -> T:
-        """act() on every process: on process 0, then on one of each other host, then on the rest.
-        So what it leaves on disk is made once where hosts share the disk, and once a host where
-        they do not."""
+        """Runs act() on every process: first on process 0, then on one process of each other host,
+        then on the rest.
+
+        So files that it writes are made once where hosts share a disk, and once per host where they
+        do not.
+        """
         is_host_leader = (
             self._host_names.index(self._host_names[self.process_id]) == self.process_id
         )
@@ -119,9 +128,9 @@ class ProcessGroup:
     def assert_equal(
         self, values: dict[str, Any], advice: str, deadline: float | None = None
     ) -> None:
-        """Disagreement, on every process, if one says something else than process 0: which, about
-        what, and the difference. deadline:
-        see `all_gather`."""
+        """Raises Disagreement on every process if one has other values than process 0, with the
+        topic and the difference. deadline: see `all_gather`.
+        """
         all_values = self.all_gather(values, deadline=deadline)
         for process_id, other in enumerate(all_values):
             for topic, expected in all_values[0].items():
@@ -134,14 +143,19 @@ class ProcessGroup:
                     )
 
     def heartbeat(self, activity: str) -> None:
-        """Say that something moves: what this process does now, as in "step 12"."""
+        """Reports progress to the watchdog. activity: what this process does now, such as "step
+        12".
+        """
         self._activity, self._last_heartbeat = activity, time.monotonic()
 
     @contextlib.contextmanager
     def watchdog(self, seconds: float | None) -> Iterator[None]:
-        """While entered: all processes end, and say what this one was doing, if it does not call
-        `heartbeat` for so long. None: it may hang. Time in which the process was stopped
-        (SIGSTOP, a suspended job, a machine asleep) does not count."""
+        """While entered, ends all processes, naming this one's activity, if this process does not
+        call `heartbeat` for `seconds`. None: no limit.
+
+        Time in which the process was stopped (SIGSTOP, a suspended job, a sleeping machine) does
+        not count.
+        """
         done = threading.Event()
 
         def watch(seconds: float) -> None:
@@ -154,7 +168,7 @@ class ProcessGroup:
                     faulthandler.dump_traceback()
                     self._abort_all(
                         EXIT_LOST,
-                        f"{self._describe(self.process_id)} has not moved for {seconds:g} s "
+                        f"{self._describe(self.process_id)} has made no progress for {seconds:g} s "
                         f"(loop.hang_seconds) in {self._activity}",
                     )
 
@@ -179,14 +193,13 @@ class ProcessGroup:
             return
         status, line = errors.classify_error(error)
         if status == 1:
-            time.sleep(
-                GRACE_SECONDS
-            )  # the word that another is gone, if that is why, ends this process meanwhile
+            # If a lost peer caused the error, its news ends this process meanwhile.
+            time.sleep(GRACE_SECONDS)
             if isinstance(error, RuntimeError) and re.search(PEER_ERRORS, str(error)):
                 status, line = (
                     EXIT_LOST,
-                    f"the processes lost each other, or one was too late ({line}); the same "
-                    "command continues",
+                    f"the processes lost contact, or one was too late ({line}); the same command "
+                    "continues",
                 )
             else:
                 traceback.print_exception(error)
@@ -199,14 +212,15 @@ class ProcessGroup:
         )
 
     def _on_lost_peer(self, other: int) -> None:
+        """Ends all processes because `other` closed its connection unexpectedly."""
         line = (
-            f"{self._describe(other)} is gone without a word, when process {self.process_id} was "
+            f"{self._describe(other)} died without a message, while process {self.process_id} was "
             f"in {self._activity}"
         )
         self._abort_all(EXIT_LOST, f"{line}; the same command continues")
 
     def _abort_all(self, status: int, line: str) -> NoReturn:
-        """End this process and tell the others, through process 0. The first reason counts."""
+        """Ends this process and, through process 0, the others. Only the first reason counts."""
         self._abort_lock.acquire()
         for connection in self._connections.values():
             connection.send(end=line, status=status)
@@ -223,9 +237,11 @@ class ProcessGroup:
 
 
 def skip_pause(since: float, before: float, now: float, interval: float) -> float:
-    """Returns `since`, moved later by the time for which this process was stopped. The watch should
-    wake `interval` seconds after `before` and woke at `now`: if it is later by more than
-    `interval`, the process was stopped; if by less, the machine is busy."""
+    """Returns `since`, moved later by the time for which this process was stopped.
+
+    The watchdog expected to wake `interval` seconds after `before` and woke at `now`. More than
+    `interval` too late means that the process was stopped; less, that the machine is busy.
+    """
     late = now - before - interval
     return min(since + late, now) if late > interval else since
 
@@ -233,11 +249,12 @@ def skip_pause(since: float, before: float, now: float, interval: float) -> floa
 def initialize(
     process_info: rendezvous.ProcessInfo | None, config: Config, seconds: float
 ) -> ProcessGroup:
-    """Meet the other processes, compare what all must have, and start jax.distributed. Call it
-    before jax is used.
+    """Connects the processes, checks that they agree, and starts jax.distributed; call it before
+    using jax.
 
-    ValueError if some do not come within `seconds`; if one has another config, code or jax, all
-    end in a line that says so."""
+    Raises ValueError if some processes do not connect within `seconds`. If one has a different
+    config, code or jax version, all end with a line that says so.
+    """
     if process_info is None:
         return ProcessGroup()
     deadline = time.monotonic() + seconds
@@ -250,9 +267,8 @@ def initialize(
             "start the same command with the same installation everywhere",
             deadline + rendezvous.HELLO_TIMEOUT,
         )
-        jax.config.update(
-            "jax_enable_preemption_service", False
-        )  # it would take SIGTERM for itself
+        # The service would handle SIGTERM itself.
+        jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(
             process_info.coordinator,
             process_info.num_processes,
@@ -267,9 +283,10 @@ def initialize(
 
 
 def source_digest(root: Path = PACKAGE) -> str:
-    """A digest of the package's source: its version, also for those who edit it. The same of a
-    checkout, where configs/ and launch/ are links, and of an installed package, where they are
-    directories."""
+    """Returns a digest of the package's source: a version that also changes with local edits. A
+    checkout, where configs/ and launch/ are links, and an installed package, where they are
+    directories, have the same.
+    """
     folders = os.walk(root, followlinks=True)
     files = [Path(folder, name) for folder, _, names in folders for name in names]
     digest = hashlib.sha256()

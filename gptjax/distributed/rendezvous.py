@@ -1,16 +1,16 @@
-"""How the processes of a run find each other: by flags or by what jax detects, and then over
-connections to process 0.
+"""Rendezvous: the processes of a run find each other by flags or by what jax detects, and connect
+to process 0.
 
-They meet before jax.distributed starts, on the port below the coordinator's: its service ends a
-process with a trace of C++ when another is late. Messages are lines of JSON. The connections stay
-open as long as the run lasts: one that closes is a process that died.
+They meet before jax.distributed starts, on the port below the coordinator's, because jax's service
+ends a late process with a C++ trace. Messages are lines of JSON. The connections stay open for the
+whole run: a closed connection means a dead process.
 
-That port is open to whoever reaches it. A first line that is not that of a process of this run, or
-longer than MAX_HELLO_BYTES, or not there after HELLO_TIMEOUT, is answered by nothing; any number of
-such strangers cost neither time nor memory, and the config is never sent to one. A launcher hands
-all processes one secret word in the environment (NONCE_ENV), and each proves that it knows it.
-Without it whoever knows how processes greet one another may pass for one, as at jax's own
-coordinator, which asks for nothing: keep both ports within the cluster.
+The port is open to anyone who can reach it. A first line that is not a greeting of this run, is
+longer than MAX_HELLO_BYTES or takes longer than HELLO_TIMEOUT is dropped without a reply; any
+number of such strangers cost neither time nor memory, and the config is never sent to one. A
+launcher gives all processes one secret in the environment (NONCE_ENV), and each proves that it
+knows it. Without the secret, anyone who knows the protocol can pose as a process, as at jax's own
+coordinator, which has no authentication: keep both ports within the cluster.
 """
 
 import argparse
@@ -34,35 +34,30 @@ from typing import Any
 from gptjax.config import parse
 from gptjax.runtime import errors
 
-NONCE_ENV = "GPTJAX_NONCE"  # the environment variable
-MAX_HELLO_BYTES, MAX_LINE_BYTES = (
-    2**16,
-    2**26,
-)  # bytes of a line, at most: of one who is not known yet, and of a process
-# connections beside the processes' own that may be open before they have said anything: then the
-# oldest is closed
+NONCE_ENV = "GPTJAX_NONCE"
+# The longest line in bytes, from an unknown peer and from a known process.
+MAX_HELLO_BYTES, MAX_LINE_BYTES = 2**16, 2**26
+# Unidentified connections that may be open in addition to the processes' own; beyond that the
+# oldest is closed.
 MAX_UNKNOWN_PEERS = 64
 MAX_PROCESSES = 100_000
 HOST_PATTERN = (
     r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}|\[?[0-9A-Fa-f.]*:[0-9A-Fa-f:.]{1,44}\]?"
 )
-KEEPALIVE = {
-    "TCP_KEEPIDLE": 10,
-    "TCP_KEEPINTVL": 5,
-    "TCP_KEEPCNT": 4,
-}  # seconds, and probes: a host without power is noticed after 30 s
-# seconds for a first message: whoever connects and says nothing is not one of us
-HELLO_TIMEOUT = 10.0
-# seconds in which one whom process 0 has turned away tries again: it may have been taken for a
-# stranger among many
+# Seconds, and a number of probes: a host without power is noticed after 30 s.
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+HELLO_TIMEOUT = 10.0  # seconds for a first message, after which a silent peer is dropped
+# Seconds during which a peer that process 0 dropped retries: it may have been taken for one of
+# many strangers.
 RETRY_SECONDS = 2.0
-SEND_SECONDS = 30  # seconds until one who does not read any more counts as gone
+SEND_SECONDS = 30  # seconds after which a peer that does not read counts as lost
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessInfo:
-    """One process's place among all, as jax.distributed.initialize is told it. coordinator:
-    HOST:PORT of process 0. nonce: what all processes of the run know, and nobody else."""
+    """One process's place among all, as for jax.distributed.initialize. coordinator: HOST:PORT of
+    process 0. nonce: a secret that only the processes of the run know.
+    """
 
     coordinator: str
     num_processes: int
@@ -71,7 +66,7 @@ class ProcessInfo:
     nonce: str = ""
 
     def proof(self, process_id: int) -> str:
-        """What that process of this run says, and no stranger can."""
+        """HMAC by which the process with this id proves that it knows the nonce."""
         return hmac.new(
             self.nonce.encode("utf-8", "replace"),
             f"gptjax {process_id} of a run".encode(),
@@ -80,7 +75,7 @@ class ProcessInfo:
 
 
 def add_distributed_flags(parser: argparse.ArgumentParser) -> None:
-    """The arguments of a program that may run on many hosts; `detect` reads them."""
+    """Adds the flags of a program that may run on multiple hosts; `detect` interprets them."""
     group = parser.add_argument_group(
         "many hosts", "Found by itself on TPU pods, GKE and Slurm; elsewhere each process is told."
     )
@@ -114,11 +109,12 @@ def add_distributed_flags(parser: argparse.ArgumentParser) -> None:
 def detect(
     coordinator: str | None, num_processes: int | None, process_id: int | None, seconds: float
 ) -> ProcessInfo | None:
-    """The place that the flags give, else the one that jax detects: TPU pods, GKE, Slurm, Open MPI,
-    Kubernetes jobs. None: alone.
+    """Returns this process's place: from the flags or else from what jax detects (TPU pods, GKE,
+    Slurm, Open MPI, Kubernetes jobs). None: a single process.
 
-    ValueError if they say half of it, or if the coordinator's name is not known to this machine
-    within `seconds`."""
+    Raises ValueError if only part of it is given, or if the coordinator's name cannot be resolved
+    within `seconds`.
+    """
     if num_processes == 1:
         return None
     coordinator, ids = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS"), None
@@ -169,33 +165,24 @@ def detect(
 def _detect_cluster(
     coordinator: str | None, num_processes: int | None, process_id: int | None, seconds: float
 ) -> tuple:
-    """The three, what is None taken from the cluster that jax finds here, and the devices that
-    are this process's own."""
+    """Returns (coordinator, num_processes, process_id, local device ids), each None filled in from
+    the cluster that jax detects.
+    """
     if "KUBERNETES_SERVICE_HOST" in os.environ and not {
         "JOB_COMPLETION_INDEX",
         "TPU_WORKER_HOSTNAMES",
     } & {*os.environ}:
-        return (
-            coordinator,
-            num_processes,
-            process_id,
-            None,
-        )  # a pod by itself, of which jax would demand that it be one of an indexed job
-    from jax._src import (
-        clusters,
-    )  # jax.distributed.initialize asks it too, but fails where there is no cluster
+        # A standalone pod: jax would fail, since it expects one of an indexed job.
+        return coordinator, num_processes, process_id, None
+    # jax.distributed.initialize uses it too, but fails if there is no cluster.
+    from jax._src import clusters
 
     try:
         return clusters.ClusterEnv.auto_detect_unset_distributed_params(
             coordinator, num_processes, process_id, None, None, max(1, int(seconds))
         )
-    except (
-        RuntimeError,
-        ValueError,
-        LookupError,
-        TypeError,
-        OSError,
-    ) as error:  # odd words in the environment, too
+    # Malformed environment variables raise any of these.
+    except (RuntimeError, ValueError, LookupError, TypeError, OSError) as error:
         raise ValueError(
             f"jax found a cluster here but not its processes ({errors.first_line(error)}); give "
             "--coordinator, --processes and --process"
@@ -203,7 +190,7 @@ def _detect_cluster(
 
 
 class Connection:
-    """A connection to another process."""
+    """A connection to another process that exchanges lines of JSON."""
 
     def __init__(self, sock: socket.socket):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -215,8 +202,9 @@ class Connection:
         self.values: queue.Queue[Any] = queue.Queue()
 
     def send(self, **message) -> None:
-        """Sends a line of JSON. Does nothing if the other process is gone, or has read nothing
-        for SEND_SECONDS: `start_reader` says so."""
+        """Sends a message. Does nothing if the peer is gone or has not read for SEND_SECONDS:
+        `start_reader` reports that.
+        """
         with self._send_lock:
             try:
                 self._socket.sendall(json.dumps(message).encode() + b"\n")
@@ -224,8 +212,9 @@ class Connection:
                 self.shutdown()
 
     def receive(self, seconds: float | None, max_bytes: int = MAX_LINE_BYTES) -> dict | None:
-        """The next message, or None if none comes within `seconds`, the connection closes, or
-        something else is said, or more than that."""
+        """Returns the next message, or None if none arrives within `seconds`, the connection
+        closes, or the message is malformed or longer than max_bytes.
+        """
         deadline, begin = None if seconds is None else time.monotonic() + seconds, 0
         try:
             while (end := self._buffer.find(b"\n", begin)) < 0:
@@ -248,13 +237,14 @@ class Connection:
         self._socket.close()
 
     def shutdown(self) -> None:
-        """Nothing more is said or read."""
+        """Ends sending and receiving in both directions."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def start_reader(self, on_end: Callable[[int, str], None], on_lost: Callable[[], None]) -> None:
-        """Read on in a thread: values into `values`; on_end(status, line) when the other process
-        says that all must end, on_lost() when it closes before it has said goodbye."""
+        """Starts a thread that reads messages: values go to `self.values`; on_end(status, line) is
+        called when the peer announces the end of all, on_lost() if it closes without a goodbye.
+        """
 
         def read() -> None:
             goodbye = False
@@ -274,11 +264,12 @@ class Connection:
 
 
 def connect(process_info: ProcessInfo, seconds: float) -> tuple[list[str], dict[int, Connection]]:
-    """(the host of each process, connections: process 0's to all others, the others' to process 0),
-    once all are there.
+    """Connects all processes and returns (the host of each, connections): process 0's connections
+    to all others, or the others' one to process 0.
 
-    ValueError, in each process that waits, if some do not come within `seconds` or do not fit
-    together."""
+    Raises ValueError, in each waiting process, if some do not arrive within `seconds` or do not fit
+    together.
+    """
     host, port = process_info.coordinator.rsplit(":", 1)
     deadline = time.monotonic() + seconds
     if process_info.process_id:
@@ -289,7 +280,7 @@ def connect(process_info: ProcessInfo, seconds: float) -> tuple[list[str], dict[
             names = _wait_for_peers(process_info, server, connections, seconds, deadline)
         except ValueError as error:
             for connection in connections.values():
-                connection.send(trouble=str(error), proof=process_info.proof(0))
+                connection.send(error=str(error), proof=process_info.proof(0))
                 connection.close()
             raise
     for connection in connections.values():
@@ -318,20 +309,20 @@ def _listen(process_info: ProcessInfo, port: int) -> socket.socket:
 
 
 class _Handshakes:
-    """Process 0's port while the others come: connections whose first line is not whole yet, all
-    at once, and none for long."""
+    """Pending connections at process 0's port: accepts and reads any number of them concurrently,
+    each until its first line is complete.
+    """
 
     def __init__(self, server: socket.socket, max_pending: int):
         self._server, self._max_pending = server, max_pending
-        self._pending: dict[
-            socket.socket, tuple[float, bytearray]
-        ] = {}  # when it came, and what it has said; the oldest first
+        # When each arrived and what it has sent, oldest first.
+        self._pending: dict[socket.socket, tuple[float, bytearray]] = {}
         self._selector = selectors.DefaultSelector()
         server.setblocking(False)
         self._selector.register(server, selectors.EVENT_READ)
 
     def first_lines(self, deadline: float) -> Iterator[tuple[socket.socket, bytes]]:
-        """Each connection with its first line, as they come, up to the time `deadline`."""
+        """Yields each connection with its first line as they arrive, until `deadline`."""
         while (remaining := deadline - time.monotonic()) > 0:
             for key, _ in self._selector.select(min(remaining, 1.0)):
                 if key.fileobj is self._server:
@@ -360,7 +351,7 @@ class _Handshakes:
             self._drop(next(iter(self._pending)))
         try:
             sock = self._server.accept()[0]
-        except OSError:  # it has gone again; or this process may open no more files
+        except OSError:  # the peer has left again, or this process has too many open files
             if self._pending:
                 self._drop(next(iter(self._pending)))
             time.sleep(0.01)
@@ -370,9 +361,10 @@ class _Handshakes:
         self._selector.register(sock, selectors.EVENT_READ)
 
     def _read(self, sock: socket.socket) -> bytes | None:
-        """Its first line, once whole and as long as nothing follows; else None: it goes on
-        waiting, or is dropped."""
-        if sock not in self._pending:  # dropped since the selector named it
+        """Reads from a connection and returns its first line if that is complete and nothing
+        follows. Otherwise returns None, and drops the connection if it is malformed.
+        """
+        if sock not in self._pending:  # dropped after the selector reported it
             return None
         buffer = self._pending[sock][1]
         try:
@@ -403,8 +395,9 @@ def _wait_for_peers(
     seconds: float,
     deadline: float,
 ) -> list[str]:
-    """Process 0's part: the hosts of all, when all have come; each one's goes into
-    `connections`."""
+    """Accepts the other processes at process 0; returns the hosts of all once they are there. Fills
+    `connections`.
+    """
     hosts = {0: socket.gethostname()}
     with contextlib.closing(
         _Handshakes(server, process_info.num_processes + MAX_UNKNOWN_PEERS)
@@ -417,7 +410,7 @@ def _wait_for_peers(
             process_id, num_processes, host = greeting
             is_duplicate = process_id in hosts
             sock.setblocking(True)
-            connections[-1 if is_duplicate else process_id] = Connection(sock)  # to be told, too
+            connections[-1 if is_duplicate else process_id] = Connection(sock)  # it gets the error
             hosts[process_id] = host
             if is_duplicate or num_processes != process_info.num_processes:
                 raise ValueError(
@@ -440,16 +433,16 @@ def _wait_for_peers(
     )
     raise ValueError(
         f"of {process_info.num_processes} processes "
-        f"{', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''} did not come to "
+        f"{', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''} did not connect to "
         f"process 0 within {seconds:g} s; start them with the same --coordinator (and {NONCE_ENV}, "
-        "if it is set), or wait longer "
-        "with --join_seconds"
+        "if it is set), or wait longer with --join_seconds"
     )
 
 
 def _parse_hello(process_info: ProcessInfo, line: bytes) -> tuple[int, int, str] | None:
-    """(process, processes, host) as a process of this run says them of itself; None for a
-    stranger's line."""
+    """Parses a greeting into (process id, number of processes, host); None unless it proves to be
+    of this run.
+    """
     with contextlib.suppress(ValueError):
         match parse.json_value(line, "a greeting"):
             case {
@@ -472,7 +465,7 @@ def _parse_hello(process_info: ProcessInfo, line: bytes) -> tuple[int, int, str]
 def _connect_to_zero(
     process_info: ProcessInfo, address: tuple[str, int], seconds: float, deadline: float
 ) -> tuple[list[str], dict[int, Connection]]:
-    """The others' part: go to process 0, and wait there until all have come."""
+    """Connects to process 0 and waits until all processes have arrived."""
     peer, first_refusal = f"process 0 at {address[0]}, port {address[1]},", None
     while True:
         try:
@@ -488,8 +481,8 @@ def _connect_to_zero(
                 host=socket.gethostname(),
                 proof=process_info.proof(process_info.process_id),
             )
-            # Process 0 may have begun to wait a little later than this one, and says who is
-            # missing.
+            # Process 0 may have started its wait a little later than this process, and reports
+            # which are missing.
             reply = connection.receive(
                 deadline + HELLO_TIMEOUT - time.monotonic(),
                 MAX_HELLO_BYTES + 512 * process_info.num_processes,
@@ -505,9 +498,8 @@ def _connect_to_zero(
         now = time.monotonic()
         if first_refusal is not None and now > min(deadline, first_refusal + RETRY_SECONDS):
             raise ValueError(
-                f"{peer} ended while the processes gathered: its own output says why; or it is "
-                f"another run's, and {NONCE_ENV} is not the "
-                f"same there; or not all came within {seconds:g} s"
+                f"{peer} ended during the rendezvous: see its own output; or it belongs to another "
+                f"run and its {NONCE_ENV} differs; or not all arrived within {seconds:g} s"
             )
         if now > deadline:
             raise ValueError(
@@ -519,18 +511,19 @@ def _connect_to_zero(
 
 
 def _parse_answer(process_info: ProcessInfo, reply: dict, peer: str) -> list[str]:
-    """The hosts of all, from process 0's answer. ValueError with the trouble that it tells, or
-    if it is not process 0 who answers."""
+    """Returns the hosts of all processes from process 0's answer. Raises ValueError with the error
+    that it reports, or if the answer is not from process 0.
+    """
     match reply:
         case {"proof": str(proof), "names": list(names)} if (
             _equal(proof, process_info.proof(0)) and len(names) == process_info.num_processes
         ):
             return [parse.one_line(str(name), 100) for name in names]
-        case {"proof": str(proof), "trouble": str(trouble)} if _equal(proof, process_info.proof(0)):
-            raise ValueError(trouble)
+        case {"proof": str(proof), "error": str(error)} if _equal(proof, process_info.proof(0)):
+            raise ValueError(error)
     raise ValueError(
-        f"what answers as {peer} is not process 0 of this run; is --coordinator right, and "
-        f"{NONCE_ENV} the same everywhere?"
+        f"the program that answers as {peer} is not process 0 of this run; is --coordinator right, "
+        f"and {NONCE_ENV} the same everywhere?"
     )
 
 

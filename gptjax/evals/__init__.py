@@ -1,1 +1,1 @@
-"""What is a model asked, and how well does it answer? GPT-2's and GPT-3's evaluation tasks."""
+"""Evaluation: GPT-2's and GPT-3's tasks, log-likelihoods, scoring, contamination."""

@@ -1,8 +1,9 @@
-"""Scores of an evaluation on the clean items, beside those on all: GPT-3's Table C.1.
+"""Scores on the clean items of an evaluation compared with those on all items: GPT-3's Table C.1.
 
-Read are the records of `evaluate`, whose outcomes are scored again on each part by the task's own
-metric; or, of any other evaluation, TASK.jsonl with an object a line, of which `id` and `score`
-(0 to 1) count."""
+Input: the records of `evaluate`, whose outcomes are scored again on each subset by the task's own
+metric; or, for any other evaluation, TASK.jsonl with one object per line, of which `id` and `score`
+(0 to 1) are used.
+"""
 
 import dataclasses
 import hashlib
@@ -37,12 +38,16 @@ ScoreFn = Callable[[list[Outcome]], list[metrics.Score]]
 
 @record
 class ProtocolBox:
+    """Wraps a protocol, so that overrides.override can edit it."""
+
     protocol: Protocol
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """outcomes: an object an item, with its `id`. score: of some of them."""
+    """The outcomes of an evaluation, one per item with its `id`. score: computes the scores of a
+    subset of them.
+    """
 
     task: str
     shots: str
@@ -54,21 +59,24 @@ class Evaluation:
 def compare(
     overlap_dir: pathlib.Path, results_dir: pathlib.Path, data_dir: pathlib.Path | None = None
 ) -> list[dict[str, Any]]:
-    """For each evaluation of a task that was checked, and each metric: score (in percent, but
-    perplexities and the like), its error and the number of items, of all, dirty and clean ones; and
-    by how much, in percent of it, clean differs from all. data_dir: where files of one's own
-    tasks lie. ValueError, in one line, for what does not fit together."""
+    """Returns a row for each evaluation of a checked task and each metric: the scores of all, dirty
+    and clean items, and the relative difference of clean from all.
+
+    Scores are in percent (except perplexities and the like), with standard error and number of
+    items; the difference is in percent of the score on all. data_dir: the data of custom tasks.
+    Raises a one-line ValueError for inconsistent inputs.
+    """
     for folder, contents in (
-        (overlap_dir, "what `check` wrote"),
-        (results_dir, "what `evaluate` wrote, or TASK.jsonl"),
+        (overlap_dir, "the output of `check`"),
+        (results_dir, "the output of `evaluate`, or TASK.jsonl"),
     ):
         if not folder.is_dir():
-            raise ValueError(f"{folder} is no directory: give one with {contents}")
+            raise ValueError(f"{folder} is not a directory: give one with {contents}")
     dirty_items = read_dirty_items(overlap_dir)
     evaluations = list(find_evaluations(results_dir, set(dirty_items), data_dir))
     if not evaluations:
         raise ValueError(
-            f"{results_dir} has nothing of the tasks that {overlap_dir} has: "
+            f"{results_dir} has no results of the tasks that {overlap_dir} has: "
             f"{', '.join(sorted(dirty_items)) or 'none'}"
         )
     return [
@@ -79,8 +87,9 @@ def compare(
 
 
 def read_dirty_items(overlap_dir: pathlib.Path) -> dict[str, dict[str, bool]]:
-    """Of each task that was checked, which items are dirty: what `check` wrote, compared with
-    the digests in its report."""
+    """Returns which items of each checked task are dirty, from the files of `check`, verified by
+    the digests in its report.
+    """
     tasks: dict[str, Any] = {}
     report = overlap_dir / "report.json"
     if report.exists():
@@ -99,7 +108,7 @@ def read_dirty_items(overlap_dir: pathlib.Path) -> dict[str, dict[str, bool]]:
             type(value) is bool for value in dirty.values()
         ):
             raise ValueError(
-                f"{path} is damaged: it is not what `check` wrote; delete {overlap_dir} and check "
+                f"{path} is damaged: it is not as `check` wrote it; delete {overlap_dir} and check "
                 "again"
             )
         dirty_items[path.stem] = dirty
@@ -107,7 +116,7 @@ def read_dirty_items(overlap_dir: pathlib.Path) -> dict[str, dict[str, bool]]:
 
 
 def rows_by_subset(evaluation: Evaluation, is_dirty: dict[str, bool]) -> Iterator[dict[str, Any]]:
-    """A row for each metric."""
+    """Yields a row for each metric."""
     seen: set[str] = set()
     for number, outcome in enumerate(evaluation.outcomes, 1):
         location = f"{evaluation.path} line {number:,}"
@@ -118,8 +127,8 @@ def rows_by_subset(evaluation: Evaluation, is_dirty: dict[str, bool]) -> Iterato
             )
         if outcome["id"] in seen:
             raise ValueError(
-                f"{location}: the id {outcome['id']!r} stands there twice; compare one evaluation "
-                "at a time"
+                f"{location}: the id {outcome['id']!r} occurs twice; compare one evaluation at a "
+                "time"
             )
         seen.add(outcome["id"])
     subsets = {
@@ -148,14 +157,16 @@ def rows_by_subset(evaluation: Evaluation, is_dirty: dict[str, bool]) -> Iterato
 
 
 def task_name(task: str) -> str:
-    """The task's name without the convention that it was asked by."""
+    """The name of the task without its convention."""
     return task.partition(":")[0]
 
 
 def find_evaluations(
     results_dir: pathlib.Path, tasks: Collection[str], data_dir: pathlib.Path | None
 ) -> Iterator[Evaluation]:
-    """Those of these tasks: of `evaluate`, by its records; then plain ones."""
+    """Yields the evaluations of these tasks: first those with records of `evaluate`, then plain
+    ones.
+    """
     by_file = {}
     for path in sorted(results_dir.glob("*.json")):
         record_json = parse.json_value(parse.read_bytes(path), str(path))
@@ -187,7 +198,7 @@ def find_evaluations(
 def load_evaluation(
     record_json: dict[str, Any], path: pathlib.Path, data_dir: pathlib.Path | None
 ) -> Evaluation:
-    """An evaluation whose outcomes are judged by what its record keeps."""
+    """Loads an evaluation and scores its outcomes by the task and protocol in its record."""
     task = registry.get_task(record_json["task"], data_dir)
     protocol = overrides.override(
         ProtocolBox(protocol=task.protocol),
@@ -206,6 +217,7 @@ def load_evaluation(
 
 
 def mean_score(outcomes: list[Outcome]) -> list[metrics.Score]:
+    """The mean of given scores, in percent."""
     return [
         metrics.Score(
             "score",
@@ -221,7 +233,7 @@ def _read_lines(path: pathlib.Path, key: str) -> list[Outcome]:
         where = f"{path} line {number:,}"
         if not {"id", key} <= set(outcome):
             raise ValueError(
-                f"{where} has no id and {key}: it has {', '.join(outcome) or 'nothing'}"
+                f"{where} needs an id and a {key}: it has {', '.join(outcome) or 'nothing'}"
             )
         if key == "score":
             parse.member(outcome, key, float, where)
@@ -232,7 +244,7 @@ def _read_lines(path: pathlib.Path, key: str) -> list[Outcome]:
 
 
 def format_row(row: dict[str, Any]) -> tuple[str, ...]:
-    """A line of the table."""
+    """Formats a row of the table."""
     cells = [
         text
         for subset in ("all", "dirty", "clean")
@@ -244,6 +256,7 @@ def format_row(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def format_score(score: dict[str, Any]) -> str:
+    """Formats a score with its standard error."""
     if score["value"] is None:
         return "-"
     return f"{score['value']:.1f}" + ("" if score["error"] is None else f" +- {score['error']:.1f}")

@@ -1,10 +1,11 @@
-"""Which items of a task a corpus has: GPT-3 Appendix C's analysis of test sets, and GPT-2 section
-4's share of n-grams.
+"""Contamination analysis: which items of a task occur in a corpus (GPT-3 Appendix C), and GPT-2
+section 4's share of overlapping n-grams.
 
-An item's text is its context with its right completion, as a demonstration shows it, without what
-stands before all of them. So lengths come to those of the paper's Table C.1: 9 words of a SAT
-analogy, 2 of a scrambled word, 7 of one with insertions. Where the right completion is not
-known, its text is the context with each of them."""
+An item's text is its context with its correct completion, as in a demonstration, without the text
+before all demonstrations. This matches the lengths of the paper's Table C.1: 9 words for a SAT
+analogy, 2 for a scrambled word, 7 for one with insertions. If the correct completion is unknown,
+the text is the context with each completion.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
@@ -24,9 +25,10 @@ ReadRows = Callable[[Task, Protocol, str], task_data.Rows]  # the rows of a task
 
 @dataclasses.dataclass(frozen=True)
 class TaskTexts:
-    """A task's texts; items of one group (the answers of a question) share one. texts: by key.
-    items: id of an item -> key. is_generated:
-    is it made from a seed, so that short texts are no chance hits?"""
+    """The texts of a task; items of one group (the answers of a question) share one. texts: by key.
+    items: item id -> key. is_generated: whether the task is generated from a seed, so that matches
+    of short texts are not chance.
+    """
 
     name: str
     texts: dict[str, str]
@@ -35,8 +37,9 @@ class TaskTexts:
 
 
 def collect_texts(task: Task, splits: Iterable[str], read_rows: ReadRows) -> TaskTexts:
-    """The items of some splits of a task, all together; keys of a second split begin with its
-    name."""
+    """Returns the texts of some splits of a task together; keys of the second split onward start
+    with the split's name.
+    """
     texts, items = {}, {}
     for number, split in enumerate(splits):
         prefix = f"{split} " if number else ""
@@ -49,19 +52,21 @@ def collect_texts(task: Task, splits: Iterable[str], read_rows: ReadRows) -> Tas
 
 
 def item_text(item: Item) -> str:
+    """The text of an item that is searched for in the corpus."""
     if item.right or item.demonstration:
         return item.as_demonstration
     return "\n".join(context + completion for context, completion in item.pairs) or item.contexts[0]
 
 
 def test_splits(task: Task) -> tuple[str, ...]:
-    """The splits that no corpus should have: all but those for training."""
+    """The splits that should not be in a corpus: all but those for training."""
     return tuple(dict.fromkeys(split for split in task.splits if not split.startswith("train")))
 
 
 def match_length(texts: TaskTexts, rule: OverlapRule) -> tuple[int, Array]:
-    """(N of the task, how many words of each text are a match: N, or all its words where it has
-    fewer, or 0 if it is not compared)."""
+    """Returns (N of the task, matching words of each text): N, or all words of a shorter text, or 0
+    for texts that are not compared.
+    """
     counts = np.concatenate(
         [np.bincount(words.texts, minlength=n) for _, n, words in _hash_batches(texts)]
         or [np.zeros(0, np.int64)]
@@ -78,8 +83,9 @@ def match_length(texts: TaskTexts, rule: OverlapRule) -> tuple[int, Array]:
 
 
 def occurrences(texts: TaskTexts, matches: Array) -> Iterator[tuple[Array, Array]]:
-    """The numbers of texts, and as many hashes of n-grams in them, n being matches[number];
-    batch after batch."""
+    """Yields, in batches, indices of texts and hashes of n-grams in them, with n =
+    matches[index].
+    """
     for offset, n_texts, words in _hash_batches(texts):
         lengths = matches[offset : offset + n_texts]
         for n, hashes, first in ngrams.hash_ngrams(words, set(lengths[lengths > 0].tolist())):
@@ -89,7 +95,7 @@ def occurrences(texts: TaskTexts, matches: Array) -> Iterator[tuple[Array, Array
 
 
 def ngram_hashes(texts: TaskTexts, matches: Array) -> Array:
-    """All n-grams of `occurrences`, sorted, none twice."""
+    """Returns the distinct n-gram hashes of `occurrences`, sorted."""
     parts = [np.unique(batch) for _, batch in occurrences(texts, matches)]
     return np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.uint64)
 
@@ -97,8 +103,9 @@ def ngram_hashes(texts: TaskTexts, matches: Array) -> Array:
 def find_dirty_items(
     texts: TaskTexts, matches: Array, hash_set: ngrams.HashSet
 ) -> tuple[dict[str, bool], int, int]:
-    """(id of an item -> has it an n-gram that was seen, how many n-grams the task has, how many of
-    them were seen), each as often as it stands there."""
+    """Returns (item id -> whether one of its n-grams was seen, n-grams of the task, how many of
+    them were seen), counting repetitions.
+    """
     is_dirty, n, n_seen = np.zeros(len(texts.texts), bool), 0, 0
     for owners, batch in occurrences(texts, matches):
         hits, _ = hash_set.lookup(batch)
@@ -109,7 +116,7 @@ def find_dirty_items(
 
 
 def _hash_batches(texts: TaskTexts) -> Iterator[tuple[int, int, ngrams.Words]]:
-    """(texts before, texts, their words)."""
+    """Yields (number of texts before the batch, texts in the batch, their hashed words)."""
     offset = 0
     for batch in tokenize.group_by_length(texts.texts.values(), ngrams.CHUNK_CHARS, len):
         yield offset, len(batch), ngrams.hash_words(batch)

@@ -1,15 +1,16 @@
-"""Any .jsonl file as a task: a row is a context and what is right after it. NAME.toml or NAME.json
-beside NAME.jsonl says how it is asked.
+"""Custom tasks: any .jsonl file whose rows are contexts with their correct continuations. NAME.toml
+or NAME.json next to NAME.jsonl sets the protocol.
 
-Columns beside `context`, by what the first row has: `completion` (a text), `answers` (a list, all
-right, the first is shown), or both; or `completions` with `label` (the number of the right one,
-from 0), `labels` (of all right ones) or `grades` (of each, from 0 to 1, as BIG-bench's
-target_scores). What is written is compared as it is, up to the end of the line, spaces around it
-aside.
+Columns besides `context`, determined by the first row: `completion` (a text), `answers` (a list of
+correct ones, the first is shown), or both; or `completions` with `label` (the index of the correct
+one), `labels` (indices of all correct ones) or `grades` (of each, from 0 to 1, as BIG-bench's
+target_scores). Generated text is compared literally, up to the end of the line, ignoring
+surrounding spaces.
 
-Whatever the file beside the data does not say follows the data: as many demonstrations as there
-are, up to 32; so many new tokens as the longest right answer has; no stop that stands in a right
-answer."""
+Settings that the file does not give follow the data: as many demonstrations as there are, up to 32;
+as many new tokens as the longest correct answer has; no stop string that occurs in a correct
+answer.
+"""
 
 import difflib
 import pathlib
@@ -26,12 +27,12 @@ from gptjax.evals.task import GRADE, GRADES, Item, Row, Task
 
 COLUMNS = {
     "context": "text",
-    "completion": "text: what is to follow",
-    "answers": "[text]: every right one, the first to be shown in demonstrations",
-    "completions": "[text]: what may follow",
-    "label": "number: of the right one, from 0; -1 if not known",
-    "labels": "[number]: of all right ones, from 0; empty if not known",
-    "grades": "[number]: what choosing each is worth, from 0 to 1",
+    "completion": "text: the correct continuation",
+    "answers": "[text]: every correct one, the first to be shown in demonstrations",
+    "completions": "[text]: the candidates",
+    "label": "number: of the correct one, from 0; -1 if not known",
+    "labels": "[number]: of all correct ones, from 0; empty if not known",
+    "grades": "[number]: the value of choosing each, from 0 to 1",
 }
 COLUMN_SETS = (
     ("completions", "grades"),
@@ -40,17 +41,11 @@ COLUMN_SETS = (
     ("completion", "answers"),
     ("answers",),
 )
-SPLIT_SUFFIXES = (
-    "_test",
-    "_validation",
-    "",
-    "_train",
-)  # of files' names: the first that is there is asked; demonstrations are of _train
-MAX_SHOTS, MIN_TOKENS = (
-    32,
-    32,
-)  # at most, and at least, unless the file beside the data says another number
-PROTOCOL_PATHS = {  # key of the file beside the data -> the path of the protocol that it sets
+# Of file names: the first that exists is evaluated; demonstrations are from _train.
+SPLIT_SUFFIXES = ("_test", "_validation", "", "_train")
+# Bounds of the fitted number of demonstrations and of new tokens, if the settings give none.
+MAX_SHOTS, MIN_TOKENS = 32, 32
+PROTOCOL_PATHS = {  # key in the settings file -> path in the protocol
     "description": "description",
     "description_min_shots": "description_min_shots",
     "separator": "separator",
@@ -76,12 +71,15 @@ GENERATION_METRICS = (
 
 @record
 class ProtocolBox:
+    """Wraps a protocol, so that overrides.override can edit it."""
+
     protocol: evaluation.Protocol
 
 
 def find_task(name: str, folder: pathlib.Path | None) -> Task | None:
-    """The task of FOLDER/NAME_test.jsonl (or with another of SPLIT_SUFFIXES), None if there is no
-    such file. ValueError, in one line, for a file beside it that is not as it should be."""
+    """Returns the task of FOLDER/NAME_test.jsonl (or another of SPLIT_SUFFIXES); None if there is
+    no such file. Raises a one-line ValueError for an invalid settings file.
+    """
     if folder is None:
         return None
     if "/" in name:
@@ -104,7 +102,7 @@ def find_task(name: str, folder: pathlib.Path | None) -> Task | None:
     language = settings["language"] if "language" in settings else "en"
     return Task(
         name=name,
-        summary=settings["about"] if "about" in settings else f"your own, of {path}",
+        summary=settings["about"] if "about" in settings else f"your own task, from {path}",
         protocol=protocol,
         items=choice_items
         if "completions" in columns
@@ -134,7 +132,9 @@ def find_task(name: str, folder: pathlib.Path | None) -> Task | None:
 
 
 def _detect_columns(path: pathlib.Path) -> tuple[str, ...]:
-    """The columns beside `context`. A first row that cannot be read is refused when all are."""
+    """Returns the columns besides `context`. A first row that cannot be read is refused later, when
+    all rows are read.
+    """
     try:
         with path.open("rb") as stream:
             _, row = next(files.read_objects(stream, path))
@@ -147,8 +147,9 @@ def _detect_columns(path: pathlib.Path) -> tuple[str, ...]:
 
 
 def _read_settings(stem: pathlib.Path) -> tuple[pathlib.Path, Mapping[str, Any]]:
-    """(the file that says how the task is asked, what it says): NAME.toml or NAME.json; nothing if
-    there is neither. ValueError for one that cannot be read, or has a key that means nothing."""
+    """Returns (the settings file, its content): NAME.toml or NAME.json, {} if neither exists.
+    Raises ValueError for a file that cannot be read or has an unknown key.
+    """
     paths = [
         path
         for path in (stem.with_name(f"{stem.name}.toml"), stem.with_name(f"{stem.name}.json"))
@@ -157,7 +158,9 @@ def _read_settings(stem: pathlib.Path) -> tuple[pathlib.Path, Mapping[str, Any]]
     if not paths:
         return stem, {}
     if len(paths) > 1:
-        raise ValueError(f"{paths[0]} and {paths[1]} both say how {stem.name} is asked: keep one")
+        raise ValueError(
+            f"{paths[0]} and {paths[1]} both set the protocol of {stem.name}: keep one"
+        )
     (path,) = paths
     settings = parse.read_json(path) if path.suffix == ".json" else _read_toml(path)
     for key in settings:
@@ -184,7 +187,7 @@ def _read_toml(path: pathlib.Path) -> dict[str, Any]:
 def _build_protocol(
     columns: tuple[str, ...], path: pathlib.Path, settings: Mapping[str, Any]
 ) -> tuple[evaluation.Protocol, set[str]]:
-    """The protocol, and which of its shots, stops and n_tokens the file beside the data chose."""
+    """Returns the protocol, and which of its shots, stops and n_tokens the settings chose."""
     if "completions" in columns:
         protocol = evaluation.Protocol(
             shots=MAX_SHOTS,
@@ -203,10 +206,8 @@ def _build_protocol(
         set_fields |= {field for field in ("n_tokens", "stops") if field in method}
     elif method in ("Beam", "Greedy", "TopK"):
         settings = dict(settings) | {"method": f"{method}(n_tokens={MIN_TOKENS})"}
-    unquoted = (
-        "method",
-        "metric",
-    )  # other texts are quoted, and a list is a tuple, in the grammar of --set
+    # Other texts are quoted, and lists become tuples, as the override grammar requires.
+    unquoted = ("method", "metric")
     values = {
         key: tuple(settings[key]) if isinstance(settings[key], list) else settings[key]
         for key in PROTOCOL_PATHS
@@ -228,7 +229,7 @@ def _build_protocol(
     if not isinstance(protocol.method, kinds):
         names = ", ".join(kind.__name__ for kind in typing.get_args(kinds))
         raise ValueError(
-            f"{path}: rows with {', '.join(columns)} cannot be asked by method={protocol.method}; "
+            f"{path}: method={protocol.method} does not work for rows with {', '.join(columns)}; "
             f"give one of {names}"
         )
     if (
@@ -236,15 +237,16 @@ def _build_protocol(
         and protocol.metric not in GENERATION_METRICS
     ):
         raise ValueError(
-            f"{path}: metric={protocol.metric} is not of what is written; give one of "
+            f"{path}: metric={protocol.metric} does not apply to generated text; give one of "
             f"{', '.join(GENERATION_METRICS)}"
         )
     return protocol, set_fields
 
 
 def generation_items(row: Row, language: str) -> list[Item]:
-    """Line ends that a completion begins with are put before it: they are the form of the
-    question, and no answer."""
+    """Items of a row with correct answers. Newlines at the start of a completion move to the
+    context: they are part of the format, not of the answer.
+    """
     answers = (
         [row["completion"]]
         if "completion" in row
@@ -268,6 +270,7 @@ def generation_items(row: Row, language: str) -> list[Item]:
 
 
 def choice_items(row: Row, protocol: evaluation.Protocol, shots: int) -> list[Item]:
+    """Items of a row with completions to choose from."""
     n, grades = len(row["completions"]), row["grades"] if "grades" in row else []
     if "grades" in row:
         if len(grades) != n or not all(0 <= grade <= 1 for grade in grades):
@@ -297,8 +300,9 @@ def choice_items(row: Row, protocol: evaluation.Protocol, shots: int) -> list[It
 
 
 def score(metric: str, prediction: str, item: Item) -> float:
-    """What was written, as it is (exact_match), by words (f1) or by ROUGE, the best over the
-    right answers; BLEU is of all together."""
+    """Scores generated text literally (exact_match), by words (f1) or by ROUGE, the best over the
+    correct answers. BLEU is computed over all items.
+    """
     return (
         scorers.rouge(metric, prediction, item)
         if metric.startswith("rouge")

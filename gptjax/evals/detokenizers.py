@@ -1,25 +1,27 @@
-"""Test sets that were cut into words, put together again as text: GPT-2 section 3.1's
-de-tokenisers.
+"""Detokenizers: test sets that were split into words, restored to natural text (GPT-2 section 3.1's
+de-tokenizers).
 
-OpenAI's own are not published. For WikiText: the operations of the community's copy, one for one
-and in its order, slips included (EleutherAI/lm-evaluation-harness,
-lm_eval/tasks/wikitext/preprocess_wikitext.py); it takes a page at a time, here quotation marks are
-paired over the whole file [chosen]. For the Penn Treebank, the 1 Billion Words and the
-Children's Book Test the same idea [chosen]. What a measure divides by is counted on the text as
-it was."""
+OpenAI's own are not published. WikiText: the operations of the community's copy, one for one and in
+its order, including its mistakes (EleutherAI/lm-evaluation-harness,
+lm_eval/tasks/wikitext/preprocess_wikitext.py); it processes a page at a time, while here quotation
+marks are paired over the whole file [chosen]. Penn Treebank, 1 Billion Words and Children's Book
+Test: the same idea [chosen]. Metrics are normalized by counts of the original text.
+"""
 
 import re
 
-# (what stands there, what it becomes), one after the other.
+# (pattern, replacement) pairs, applied in order.
 WIKITEXT = [
     (r"s '", "s'"),
-    (r"/' [0-9]/", r"/'[0-9]/"),  # the copy's slip: of a pattern between slashes, which no text has
+    (
+        r"/' [0-9]/",
+        r"/'[0-9]/",
+    ),  # the copy's mistake: a pattern between slashes, which never occurs
     (r" @-@ ", "-"),
     (r" @,@ ", ","),
     (r" @\.@ ", "."),
-    *(
-        (f" {re.escape(mark)} ", f"{mark} ") for mark in ":;.!?,"
-    ),  # each mark by itself: in " . , " both have the space between
+    # Each mark separately: in " . , " both use the space between them.
+    *((f" {re.escape(mark)} ", f"{mark} ") for mark in ":;.!?,"),
     (r"\(\s*([^)]*?)\s*\)", r"(\1)"),
     (r"\[\s*([^\]]*?)\s*\]", r"[\1]"),
     (r"{\s*([^}]*?)\s*}", r"{\1}"),
@@ -62,7 +64,7 @@ CBT = [
 
 
 def apply(text: str, rules: list[tuple[str, str]]) -> str:
-    """`text` after all the rules."""
+    """Applies the rules to `text`, in order."""
     for pattern, replacement in rules:
         text = re.sub(pattern, replacement, text)
     return text

@@ -1,10 +1,11 @@
-"""The picture of in-context learning, from the results of evaluations: accuracy against
-demonstrations, a line a model, with and without the task's description (GPT-3 Figure 1.2); and the
-mean over tasks against parameters, zero-, one- and few-shot (Figure 1.3).
+"""Plots of in-context learning from evaluation results: accuracy by number of demonstrations with a
+line per model, with and without the task's description (GPT-3 Figure 1.2); and the mean over tasks
+by parameters, zero-, one- and few-shot (Figure 1.3).
 
-Models are told apart by their digest. The mean is over the tasks that were asked of every model
-zero-, one- and few-shot and are scored in percent: one set of tasks for every point, or the
-numbers of demonstrations could not be compared. The picture names those left out."""
+Models are identified by their digest. The mean is over the tasks that every model has zero-, one-
+and few-shot results for and that are scored in percent, since points over different tasks would not
+be comparable. The plot lists the tasks left out.
+"""
 
 import statistics
 import textwrap
@@ -24,34 +25,36 @@ Record = dict[str, Any]
 
 
 def read_records(folders: Iterable[Path], warn: Callable[[str], None]) -> list[Record]:
-    """All records of scores in these folders; one that is not as it was written is left out, and
-    named by `warn`. ValueError if there are none."""
+    """Reads all score records in these folders; damaged ones are reported to `warn` and left out.
+    Raises ValueError if there are none.
+    """
     folders, records = list(folders), []
     for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
         try:
             record = checksums.read(path)
         except ValueError as error:
-            warn(f"{error}; it is left out: let python -m gptjax.evaluate write it again")
+            warn(f"{error}; it is left out: run python -m gptjax.evaluate to write it again")
             continue
         if "scores" in record and record["scores"]:
             records.append(record)
     if not records:
         raise ValueError(
-            f"no results are in {', '.join(map(str, folders))}: let python -m gptjax.evaluate make "
-            "some"
+            f"no results are in {', '.join(map(str, folders))}: run python -m gptjax.evaluate to "
+            "make some"
         )
     return records
 
 
 def check_format(path: Path) -> None:
-    """ValueError for the name of a picture that cannot be drawn."""
+    """Raises ValueError for a file name without a supported image format."""
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"--curve={path}: a picture's name ends with {', '.join(FORMATS)}")
 
 
 def draw(folders: Iterable[Path], path: Path, warn: Callable[[str], None]) -> None:
-    """A panel a task, and one of their mean against parameters, as a picture. ValueError if
-    there is nothing to draw."""
+    """Draws a panel per task and one of their mean by parameters. Raises ValueError if there is
+    nothing to draw.
+    """
     check_format(path)
     records = select(read_records(folders, warn), warn)
     tasks = list(dict.fromkeys(panel_key(record) for record in records))
@@ -88,8 +91,9 @@ def draw(folders: Iterable[Path], path: Path, warn: Callable[[str], None]) -> No
 
 
 def labels(records: Sequence[Record]) -> dict[str, str]:
-    """Digest of each model -> what it is called: its parameters, smallest first; where two have as
-    many, their name too; where that is the same, the beginning of the digest."""
+    """Returns a label for each model's digest: its parameters, in ascending order; with the name if
+    sizes are equal, and the start of the digest if names are too.
+    """
     from gptjax.report import console
 
     models = {record["model"]["digest"]: record["model"] for record in records}
@@ -113,18 +117,20 @@ def labels(records: Sequence[Record]) -> dict[str, str]:
 
 
 def main_score(record: Record) -> dict[str, Any]:
-    """The score of the protocol's own metric."""
+    """The score by the protocol's own metric."""
     return next(iter(record["scores"].values()))
 
 
 def panel_key(record: Record) -> tuple[str, str]:
-    """What has a panel of its own: a task and its metric."""
+    """(task, metric), which identifies a panel."""
     return record["task"], main_score(record)["metric"]
 
 
 def select(records: Sequence[Record], warn: Callable[[str], None]) -> list[Record]:
-    """One record of each model for a task with so many demonstrations, with its description or
-    without: of several, as by other seeds or methods, the one of most items, which `warn` says."""
+    """Returns one record for each model, task, number of demonstrations and presence of a
+    description. Of several, by other seeds or methods, it keeps the one with the most items and
+    reports that to `warn`.
+    """
     groups: dict[tuple, list[Record]] = {}
     for record in records:
         key = record["model"]["digest"], *panel_key(record), record["described"], record["shots"]
@@ -132,9 +138,8 @@ def select(records: Sequence[Record], warn: Callable[[str], None]) -> list[Recor
     for (_, task, _, _, shots), own_records in groups.items():
         if len(own_records) > 1:
             warn(
-                f"{task}, {shots} shots: {len(own_records)} results of one model, by other seeds "
-                "or protocols; "
-                "the one of most items is drawn"
+                f"{task}, {shots} shots: {len(own_records)} results of one model, with different "
+                "seeds or protocols; the one with the most items is drawn"
             )
     return [
         max(own_records, key=lambda record: record["examples"]) for own_records in groups.values()
@@ -142,8 +147,9 @@ def select(records: Sequence[Record], warn: Callable[[str], None]) -> list[Recor
 
 
 def plot_by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str]) -> None:
-    """Figure 1.2: a line a model; dashed where there was no description though others of the
-    task had one."""
+    """Figure 1.2: a line per model, dashed for results without a description if others of the task
+    have one.
+    """
     has_descriptions = any(record["described"] for record in records)
     for (digest, name), color in zip(models.items(), COLORS * len(models), strict=False):
         for with_description in (True, False):
@@ -179,9 +185,8 @@ def plot_by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str
         axes.set_xlim(min(ks) - 1, max(ks) + 1)
     spans = [(score["value"], score["error"] or 0.0) for score in map(main_score, records)]
     task, metric = panel_key(records[0])
-    if (
-        metric not in NON_PERCENT_METRICS
-    ):  # from 0 to 5 at least, or a task that nobody does would look like any other
+    # At least from 0 to 5; otherwise a task at chance level would look like any other.
+    if metric not in NON_PERCENT_METRICS:
         axes.set_ylim(
             min(0.0, *(1.05 * (value - error) for value, error in spans)),
             max(5.0, *(1.05 * sum(span) for span in spans)),
@@ -190,8 +195,9 @@ def plot_by_shots(axes: Any, records: Sequence[Record], models: Mapping[str, str
 
 
 def scores_by_kind(records: Sequence[Record]) -> dict[str, float]:
-    """The scores of one model on one task zero-shot, one-shot and with most demonstrations, as far
-    as it was asked so: with the task's description where it was asked both with it and without."""
+    """Returns one model's available scores on one task: zero-shot, one-shot and with the most
+    demonstrations; with the description if there are results both with and without.
+    """
     by_shots = {
         record["shots"]: main_score(record)["value"]
         for record in sorted(records, key=lambda record: record["described"])
@@ -207,9 +213,11 @@ def scores_by_kind(records: Sequence[Record]) -> dict[str, float]:
 def mean_scores(
     records: Sequence[Record],
 ) -> tuple[dict[str, dict[str, float]], list[str], list[str]]:
-    """(kind of K -> digest of a model -> its mean score; the tasks that are in each mean; those
-    that are not). Kinds are those by which each model was asked something; tasks are those in
-    percent that were asked of each model by each of the kinds."""
+    """Returns (shot kind -> model digest -> mean score, tasks in each mean, other tasks).
+
+    Shot kinds are those for which every model has some result; tasks are those in percent for which
+    every model has results of each kind.
+    """
     models = list(dict.fromkeys(record["model"]["digest"] for record in records))
     tasks: dict[tuple[str, str], dict[str, list[Record]]] = {}
     for record in records:
@@ -251,8 +259,9 @@ def mean_scores(
 
 
 def plot_by_size(axes: Any, records: Sequence[Record]) -> None:
-    """Figure 1.3: the mean over those tasks that every model was asked with every kind of K,
-    against parameters; a point a model."""
+    """Figure 1.3: the mean over the tasks that every model has results for with every shot kind, by
+    parameters; a point per model.
+    """
     from gptjax.report import console
 
     mean, included, excluded = mean_scores(records)
@@ -262,7 +271,7 @@ def plot_by_size(axes: Any, records: Sequence[Record]) -> None:
         if kind not in mean:
             continue
         points = [(parameters[model], value) for model, value in mean[kind].items()]
-        # of runs of one size, their mean
+        # The line goes through the mean of models of one size.
         means = [
             statistics.fmean(value for size, value in points if size == n_params)
             for n_params in sizes
@@ -276,7 +285,7 @@ def plot_by_size(axes: Any, records: Sequence[Record]) -> None:
         axes.text(
             0.5,
             0.5,
-            "no task was asked of all models\nand by all numbers of demonstrations",
+            "no task has results of all models\nwith all numbers of demonstrations",
             transform=axes.transAxes,
             ha="center",
         )
@@ -285,7 +294,7 @@ def plot_by_size(axes: Any, records: Sequence[Record]) -> None:
 
 
 def _excluded_note(excluded: Sequence[str]) -> str:
-    """The lines below the axis that name the tasks which are not in the mean."""
+    """Lines below the axis that list the tasks not in the mean."""
     if not excluded:
         return ""
     lines = textwrap.wrap(f"without {', '.join(excluded)}", WRAP_WIDTH)

@@ -1,11 +1,12 @@
-"""A model is asked: how likely are these completions after this context, how likely is this text,
-what do you write?
+"""Batched requests to a model: log-likelihoods of completions after a context, log-likelihoods of
+whole texts, and generated text.
 
-Answers come in the order that is quickest, each with its request's number. Completions are read as
-forests (model/attention/tree.py): a context is in a row once for all its completions, and so is a
-beginning that several contexts share; what is short stands side by side in one row. So nearly
-nothing that is computed is padding, few programs are compiled, and nothing is cached. Logits are
-of the tokens that are asked for alone."""
+Results come in the fastest order, each with the index of its request. Completions are scored as
+token trees (model/attention/tree.py): a context appears once in a row for all its completions, as
+does a prefix shared by several contexts, and short texts are packed side by side. So there is
+almost no padding, few programs are compiled, and nothing is cached. Logits are computed only for
+the requested tokens.
+"""
 
 import bisect
 import dataclasses
@@ -23,22 +24,18 @@ from gptjax.generate import beam, sampling, streaming
 from gptjax.model import inference
 from gptjax.sharding import rules, xla_options
 
-# tokens of a row, if what it holds is not longer: in longer ones attention costs more, in shorter
-# ones less fits together
+# Tokens of a row, unless a single text is longer: longer rows cost more attention, shorter ones
+# pack less well.
 ROW_TOKENS = 512
-BATCH_TOKENS = 1024  # tokens that a program reads on each device, or a row of each if that is more
-SCORE_TOKENS = (
-    32,
-    512,
-    # tokens whose probability one program computes, at least and at most: each is a row of n_vocab
-    # logits
-)
-GENERATION_BATCH = 16  # texts that are written at once
+BATCH_TOKENS = 1024  # tokens per device and program, or one row per device if that is more
+# The fewest and the most tokens scored by one program: each is a row of n_vocab logits.
+SCORE_TOKENS = (32, 512)
+GENERATION_BATCH = 16  # texts generated at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Tokens: what stands before (at least one), and what may follow, each at least one."""
+    """Tokens of a context and of its possible completions, each at least one token."""
 
     context: tuple[int, ...]
     completions: tuple[tuple[int, ...], ...]
@@ -46,8 +43,9 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class LogLikelihood:
-    """Of one completion: nats, all its tokens together; how many they are; is each of them the
-    likeliest after those before it; is the last one."""
+    """Result for one completion: log-likelihood of all its tokens in nats, their number, whether
+    each is the argmax given those before it, and whether the last one is.
+    """
 
     log_prob: float
     n_tokens: int
@@ -61,15 +59,14 @@ def loglikelihood(
     sharding: rules.Sharding = rules.UNSHARDED,
     banned: Sequence[int] = (),
 ) -> Iterator[tuple[int, tuple[LogLikelihood, ...]]]:
-    """(number of the request, a LogLikelihood for each of its completions), in the order that is
-    quickest. sharding: where the parameters lie, and rows shall (training.step.build's
-    model.sharding). banned: tokens that do not count as what the model would say first; the
-    log-probability is not changed by it.
+    """Yields (request index, a LogLikelihood for each of its completions), in the fastest order.
 
-    ValueError for a request without a completion, for an empty context or completion, and for what
-    the model's context does not hold:
-    all tokens but a completion's last are read. inference.NonFiniteLogits where the model says
-    NaN."""
+    sharding: of parameters and batch rows (training.step.build's model.sharding). banned: token ids
+    excluded when testing whether the first completion token is the argmax; log-likelihoods are
+    unaffected. Raises ValueError for a request without completions, for an empty context or
+    completion, and for texts longer than the context (the last token of a completion is not fed to
+    the model); inference.NonFiniteLogits for NaN logits.
+    """
     for index, request in enumerate(requests):
         _check_request(index, request, inference_model.model.config.n_ctx)
     inference_model = inference_model.replace(model=inference_model.model.clone(sharding=sharding))
@@ -78,7 +75,7 @@ def loglikelihood(
     partial: dict[int, dict[int, LogLikelihood]] = {}
     in_flight: tuple[_Batch, list] | None = None
     for batch in _split_batches(_pack_rows(_build_units(requests), sharding), sharding):
-        packed = _make_batch(requests, *batch)  # laid out while the batch before it is read
+        packed = _make_batch(requests, *batch)  # while the previous batch is computed
         if in_flight is not None:
             yield from _collect_results(requests, *in_flight, partial)
         in_flight = packed, _score_batch(inference_model, packed, allowed_V)
@@ -93,10 +90,12 @@ def loglikelihood_rolling(
     sharding: rules.Sharding = rules.UNSHARDED,
     stride: int | None = None,
 ) -> Iterator[tuple[int, float]]:
-    """(number of the text, its log-probability in nats) of whole texts: each token after as many
-    before it as the model's context holds when `stride` tokens are predicted in each window
-    (default: the whole context). `prefix_token` stands before each text; an empty one has 0
-    nats."""
+    """Yields (text index, log-likelihood in nats) of whole texts.
+
+    Each token is predicted given as many tokens before it as the context holds when each window
+    predicts `stride` tokens (default: the whole context). `prefix_token` precedes each text; an
+    empty text has 0 nats.
+    """
     n_ctx = inference_model.model.config.n_ctx
     windows, owners = [], []
     totals, n_pending = [0.0] * len(texts), [0] * len(texts)
@@ -126,13 +125,14 @@ def generate_until(
     tokenizer: Tokenizer,
     key: jax.Array,
 ) -> Iterator[tuple[int, str]]:
-    """(number of the prompt, what the model writes after it), longest prompts first. It ends before
-    end-of-text and before any of the method's `stops`. What is sampled depends on the key and on
-    which prompts are there.
+    """Yields (prompt index, generated text), longest prompts first. The text ends before
+    end-of-text and before any of the method's `stops`. Sampled text depends on the key and on the
+    set of prompts.
 
-    ValueError for an empty prompt; and for a prompt that is with its new tokens longer than the
-    model's context allows a beam search. Else the model reads on from the text's last half, as
-    in decode.stream. inference.NonFiniteLogits where the model says NaN."""
+    Raises ValueError for an empty prompt, and in beam search for a prompt that exceeds the context
+    together with its new tokens; other methods continue with the last half of the context, as in
+    decode.stream. Raises inference.NonFiniteLogits for NaN logits.
+    """
     match method:
         case evaluation.Beam():
             return _generate_batches(
@@ -172,7 +172,7 @@ def sample_until(
     tokenizer: Tokenizer,
     key: jax.Array,
 ) -> Iterator[tuple[int, str]]:
-    """`generate_until` by any sampling."""
+    """`generate_until` with any sampling parameters."""
 
     def generate(batch, start):
         parts = streaming.stream(
@@ -192,7 +192,7 @@ def sample_until(
 def _generate_batches(
     prompts, generate: Callable[[list, int], list[str]]
 ) -> Iterator[tuple[int, str]]:
-    """The new texts of some prompts of like length at once, each with its number."""
+    """Generates for prompts of similar length at once; yields each text with its index."""
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     for start in range(0, len(order), GENERATION_BATCH):
         indices = order[start : start + GENERATION_BATCH]
@@ -202,7 +202,7 @@ def _generate_batches(
 def _generate_by_beam(
     inference_model, prompts, method: evaluation.Beam, tokenizer: Tokenizer
 ) -> list[str]:
-    """The best text of a beam search after each prompt."""
+    """Returns the best text of a beam search after each prompt."""
     stops = streaming.normalize_stops(tokenizer, method.stops)
 
     def is_end(tokens):
@@ -226,24 +226,25 @@ def _generate_by_beam(
 def _check_request(index: int, request: Request, n_ctx: int) -> None:
     if not request.context or not request.completions or not all(request.completions):
         raise ValueError(
-            f"question {index} has an empty context, no completion or an empty one: give at least "
+            f"request {index} has an empty context, no completion or an empty one: give at least "
             "one token of each"
         )
     if (longest := len(request.context) + max(map(len, request.completions)) - 1) > n_ctx:
         raise ValueError(
-            f"question {index}: a context of {len(request.context)} tokens with its completion is "
-            f"{longest + 1}, and the model reads "
-            f"{n_ctx} and predicts one more: cut the context"
+            f"request {index}: a context of {len(request.context)} tokens and its completion are "
+            f"{longest + 1} tokens, and the model reads {n_ctx} and predicts one more: shorten the "
+            "context"
         )
 
 
-# --- laying out -----------------------------------------------------------------------------------
+# --- packing --------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class _Leaf:
-    """One completion, read after those before it in its unit: the first n_shared tokens of its
-    text are theirs too."""
+    """One completion of a unit, with the request's context: its first n_shared tokens are shared
+    with the texts before it.
+    """
 
     request: int
     completion: int
@@ -252,9 +253,10 @@ class _Leaf:
 
 
 def _build_units(requests: Sequence[Request]) -> list[list[_Leaf]]:
-    """Completions that are read together: those of a request, and of the next ones by alphabet
-    where at least half of the context is the same, as long as the unit is not three times its
-    first text (a longer row's attention then costs as much as sharing saves)."""
+    """Groups completions that share a prefix: those of a request, and of the next requests in
+    sorted order if they share at least half of the context, up to three times the length of the
+    first text (beyond that, a longer row's attention costs as much as sharing saves).
+    """
     units, size, limit = [], 0, 0
     last_context, last_completion = np.zeros(0, np.int32), ()
     for index in sorted(range(len(requests)), key=lambda index: requests[index].context):
@@ -282,7 +284,7 @@ def _build_units(requests: Sequence[Request]) -> list[list[_Leaf]]:
 
 
 def _n_shared_tokens(a: np.ndarray, b: np.ndarray) -> int:
-    """How many tokens both begin with."""
+    """Length of the common prefix."""
     n = min(len(a), len(b))
     differ = np.flatnonzero(a[:n] != b[:n])
     return int(differ[0]) if len(differ) else n
@@ -293,8 +295,9 @@ def _unit_length(unit: Sequence[_Leaf]) -> int:
 
 
 def _bucket_length(n: int, parts: int) -> int:
-    """The padded length of a row of n tokens: one of eight between a power of two and the next,
-    and a multiple of `parts`."""
+    """Padded length of a row of n tokens: one of eight steps between a power of two and the next,
+    and a multiple of `parts`.
+    """
     step = max(16, 1 << max(0, (n - 1).bit_length() - 4))
     return -(-n // step) * step if step % parts == 0 else -(-n // (step * parts)) * step * parts
 
@@ -302,8 +305,9 @@ def _bucket_length(n: int, parts: int) -> int:
 def _pack_rows(
     units: list[list[_Leaf]], sharding: rules.Sharding
 ) -> list[tuple[int, list[list[_Leaf]]]]:
-    """(padded length, units) of each row, longest first: each unit lies in the fullest row that
-    has room for it, the largest unit first."""
+    """Packs units into rows, largest unit first, each into the fullest row that has space. Returns
+    (padded length, units) of each row, longest first.
+    """
     parts = sharding.n_shards("P")
     usual_length = (
         _bucket_length(
@@ -328,7 +332,9 @@ def _pack_rows(
 
 
 def _split_batches(rows: list, sharding: rules.Sharding) -> Iterator[tuple[int, int, list]]:
-    """(rows of a program, their padded length, what they hold: fewer in the last)."""
+    """Yields batches: (rows of the program, padded length, contents of the rows, fewer in the last
+    batch).
+    """
     done, shards = 0, sharding.n_shards("B")
     while done < len(rows):
         length = rows[done][0]
@@ -339,9 +345,10 @@ def _split_batches(rows: list, sharding: rules.Sharding) -> Iterator[tuple[int, 
 
 @dataclasses.dataclass(frozen=True)
 class _Batch:
-    """A batch: rows as forests; of all tokens whose probability is asked for, the node they follow
-    (counted through the batch), the token, and whether it is a completion's first; and where in
-    these lists each completion is: (its leaf, begin, end)."""
+    """A batch: rows as token trees; for each scored token, the node that it follows (counted
+    through the batch), the token, and whether it is the first of a completion; and the range of
+    each leaf in these lists.
+    """
 
     tokens_BT: np.ndarray
     positions_BT: np.ndarray
@@ -396,7 +403,7 @@ def _make_batch(
     )
 
 
-# --- reading --------------------------------------------------------------------------------------
+# --- scoring --------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -410,8 +417,9 @@ def _forward_fn(platform: str) -> Callable:
 def _gather_hidden(
     inference_model: inference.InferenceModel, x_BTD: jax.Array, source_M: jax.Array
 ) -> jax.Array:
-    """(M, 1, D): the hidden states of these nodes. A small program of its own, so that
-    _log_probs needs few compilations."""
+    """Hidden states (M, 1, D) of the given nodes: a small program of its own, so that _log_probs
+    needs few compilations.
+    """
     return inference_model.model.sharding(
         x_BTD.reshape(-1, x_BTD.shape[-1])[source_M][:, None], "B1D"
     )
@@ -425,8 +433,9 @@ def _log_probs(
     is_first_B: jax.Array,
     allowed_V: jax.Array,
 ):
-    """(B,) each: the log-probability of the target token after each hidden state; is none
-    likelier."""
+    """Returns for each hidden state (B,): the log-probability of the target token, and whether it
+    is the argmax.
+    """
     sharding = inference_model.model.sharding
     y_BV = inference.logits(inference_model, x_B1D)[:, 0]
     y_B = jnp.take_along_axis(y_BV, target_B[:, None], axis=1)[:, 0]
@@ -438,8 +447,9 @@ def _log_probs(
 def _score_batch(
     inference_model: inference.InferenceModel, batch: _Batch, allowed_V: np.ndarray
 ) -> list:
-    """[(log-probabilities, is it the likeliest), ...] of the tokens that are asked for, some at
-    a time."""
+    """Scores the requested tokens in chunks: [(log-probabilities, whether each is the argmax),
+    ...].
+    """
     sharding = inference_model.model.sharding
 
     def put_on_mesh(array, letters):
@@ -476,8 +486,9 @@ def _score_batch(
 def _collect_results(
     requests, batch: _Batch, scores: list, partial: dict
 ) -> Iterator[tuple[int, tuple[LogLikelihood, ...]]]:
-    """The requests of which the last completion was in this batch. partial: completions of the
-    others."""
+    """Yields the requests whose last completion was in this batch. partial: finished completions of
+    the others.
+    """
     p_M, is_greedy_M = (
         np.concatenate(column) for column in zip(*jax.device_get(scores), strict=True)
     )

@@ -1,15 +1,16 @@
-"""From what the model said to scores with standard errors: a dict an item, which JSON keeps, and a
-Score of many.
+"""Computes scores with standard errors from outcomes: a dict per item, stored as JSON, and a Score
+for many.
 
-An outcome holds all that its score is made of: the fields of its Item; "asked" (its contexts with
-what stood before them), "shown" (ids of the demonstrations) and "cut"; and, by method,
-"log_probabilities" and "tokens" (of each completion, or window), "before" (log-probabilities
-without the item), "greedy", "last_greedy", "written" with "spelling". `score_item` adds "chosen"
-and "scores".
+An outcome has everything that its score depends on: the fields of its Item; "asked" (its contexts
+with the text before them), "shown" (ids of the demonstrations) and "cut"; and, by method,
+"log_probabilities" and "tokens" (of each completion or window), "before" (log-probabilities without
+the item), "greedy", "last_greedy", "written" with "spelling". `score_item` adds "chosen" and
+"scores".
 
-A tokenizer that does not give back the text it was given, as GPT-1's, which has no capitals and
-puts a space after each word, cannot write most answers as they stand: then what was written is
-compared with the right answers as the tokenizer writes them ("spelling")."""
+A tokenizer that does not restore the text it was given, such as GPT-1's, which has no capitals and
+puts a space after each word, cannot write most answers literally: then the generated text is
+compared with the correct answers as the tokenizer writes them ("spelling").
+"""
 
 import dataclasses
 import math
@@ -26,6 +27,7 @@ from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.evals import scorers
 from gptjax.evals.task import GRADE, GRADES, Item, Task
 
+# Metrics of a whole set of items.
 CORPUS_METRICS = (
     "group_accuracy",
     "macro_f1",
@@ -35,8 +37,8 @@ CORPUS_METRICS = (
     "perplexity",
     "bits_per_byte",
     "bits_per_character",
-)  # no item's own
-METHOD_METRICS = {  # kind of method -> what it can tell
+)
+METHOD_METRICS = {  # kind of method -> the metrics it supports
     evaluation.ChoiceMethod: ("accuracy", GRADE, "group_accuracy", "macro_f1", "f1a", "f1"),
     evaluation.LastWordMethod: ("accuracy", "perplexity"),
     evaluation.GenerationMethod: (
@@ -52,19 +54,20 @@ METHOD_METRICS = {  # kind of method -> what it can tell
     ),
     evaluation.Windows: ("perplexity", "bits_per_byte", "bits_per_character"),
 }
-METRIC_GROUPS = (
+METRIC_GROUPS = (  # metrics of the same scorer
     ("exact_match", "f1"),
     ("bleu", "bleu_mb"),
     ("rouge", "rouge_1", "rouge_2", "rouge_l"),
-)  # scored by the same scorer
-N_RESAMPLES = 1000  # of the bootstrap, for metrics that are no mean of items'
+)
+N_RESAMPLES = 1000  # of the bootstrap, for metrics that are not means over items
 Outcome = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """value: in percent, but perplexities and bits as they are; error: its standard error; n: of
-    so many items, or groups."""
+    """The value of a metric. value: in percent, except perplexities and bits. error: its standard
+    error. n: the number of items, or groups.
+    """
 
     metric: str
     value: float
@@ -73,12 +76,12 @@ class Score:
 
 
 def to_json(score: Score) -> dict[str, Any]:
-    """As JSON has it: no error of a single item."""
+    """A score as JSON, with no error for a single item."""
     return dataclasses.asdict(score) | {"error": None if math.isnan(score.error) else score.error}
 
 
 def choose_completion(protocol: evaluation.Protocol, outcome: Outcome) -> int:
-    """The number of the completion that the method chooses; the first of equals."""
+    """Index of the completion that the method chooses; the first one in a tie."""
     totals, tokens = outcome["log_probabilities"], outcome["tokens"]
     match protocol.method:
         case evaluation.PerToken():
@@ -101,8 +104,9 @@ def choose_completion(protocol: evaluation.Protocol, outcome: Outcome) -> int:
 
 
 def target_texts(item: Item) -> list[str]:
-    """What a model may write to be right, with the space that stands before it: each right
-    answer, or what a demonstration shows."""
+    """Texts that count as correct, with a leading space: what a demonstration shows, and each
+    correct answer.
+    """
     demonstrated = (
         [item.completions[0]]
         if item.completions and item.completions[0].strip() and item.has_answer
@@ -114,8 +118,9 @@ def target_texts(item: Item) -> list[str]:
 def can_generate_answer(
     item: Item, tokenizer: Tokenizer, n_tokens: int, stops: Sequence[str]
 ) -> bool:
-    """Can the tokenizer write one of the right answers in n_tokens and before the stops, given as
-    it writes them? True where no answer is known."""
+    """Whether the tokenizer can write one of the correct answers in n_tokens and before the
+    (normalized) stops. True if no answer is known.
+    """
     targets = target_texts(item)
     for answer in targets:
         tokens = tokenizer.encode(answer)
@@ -127,8 +132,9 @@ def can_generate_answer(
 
 
 def tokenizer_forms(item: Item, tokenizer: Tokenizer) -> dict[str, str]:
-    """Each text of the item that a written answer is compared with -> how the tokenizer writes
-    it, where that is another text."""
+    """Maps each text of the item that a generated answer is compared with to the tokenizer's form
+    of it, where that differs.
+    """
     texts = [
         *item.answers,
         *_iter_strings([fact for fact in item.facts.values() if not isinstance(fact, int)]),
@@ -146,7 +152,7 @@ def _iter_strings(value: Any) -> Iterable[str]:
 
 
 def respell(item: Item, forms: Mapping[str, str]) -> Item:
-    """The item with its right answers and facts as the tokenizer writes them."""
+    """Returns the item with its correct answers and facts in the tokenizer's form."""
 
     def replace(value: Any) -> Any:
         if isinstance(value, str):
@@ -158,8 +164,9 @@ def respell(item: Item, forms: Mapping[str, str]) -> Item:
 
 
 def score_item(task: Task, protocol: evaluation.Protocol, outcome: Outcome) -> Outcome:
-    """The outcome with "chosen", where there was a choice, and "scores": 0 to 1 by metric, of
-    those that are a mean over items."""
+    """Returns the outcome with "chosen", for choices, and "scores": 0 to 1 for each metric that is
+    a mean over items.
+    """
     scores: dict[str, float] = {}
     prediction = ""
     if isinstance(protocol.method, evaluation.ChoiceMethod):
@@ -195,14 +202,17 @@ def score_item(task: Task, protocol: evaluation.Protocol, outcome: Outcome) -> O
 
 
 def metric_names(task: Task, protocol: evaluation.Protocol) -> list[str]:
-    """The protocol's metric, then others that papers report of the task and that its method can
-    tell. ValueError for a method of another kind than the task's own, whose items it cannot
-    score, and for a metric that is not of that kind."""
+    """Returns the protocol's metric, then those that papers report for the task and its method
+    supports.
+
+    Raises ValueError for a method of another kind than the task's, which cannot score its items,
+    and for a metric that the method does not support.
+    """
     (kind,) = [kind for kind in METHOD_METRICS if isinstance(task.protocol.method, kind)]
     if not isinstance(protocol.method, kind):
         kinds = ", ".join(method.__name__ for method in typing.get_args(kind) or [kind])
         raise ValueError(
-            f"{task.name}: its items cannot be asked by {protocol.method}; give one of {kinds}"
+            f"{task.name}: its items do not work with {protocol.method}; give one of {kinds}"
         )
     similar = next((group for group in METRIC_GROUPS if task.protocol.metric in group), ())
     if kind is evaluation.GenerationMethod:
@@ -216,7 +226,7 @@ def metric_names(task: Task, protocol: evaluation.Protocol) -> list[str]:
         supported = [metric for metric in METHOD_METRICS[kind] if metric not in missing]
     if protocol.metric not in supported:
         raise ValueError(
-            f"{task.name}: {protocol.method} cannot tell {protocol.metric}, but "
+            f"{task.name}: {protocol.method} does not support {protocol.metric}, but "
             f"{', '.join(supported)}; set another metric"
         )
     paper_metrics = (
@@ -232,9 +242,11 @@ def metric_names(task: Task, protocol: evaluation.Protocol) -> list[str]:
 def aggregate(
     task: Task, protocol: evaluation.Protocol, outcomes: Sequence[Outcome], seed: int
 ) -> list[Score]:
-    """A Score for each of `metric_names`. Standard errors: of a mean, from the items' spread; of a
-    perplexity likewise, carried over; of what is no mean (f1 of classes, BLEU), by a bootstrap
-    over items with `seed`. Items whose answer is not known do not count."""
+    """Returns a Score for each of `metric_names`, ignoring items whose answer is unknown.
+
+    Standard errors: of a mean, from the spread over items; of a perplexity likewise, propagated; of
+    other metrics (class F1, BLEU), by a bootstrap over items with `seed`.
+    """
     known = [outcome for outcome in outcomes if item_from_outcome(outcome).has_answer]
     return [
         _aggregate_metric(task, protocol, metric, known, seed)
@@ -287,7 +299,7 @@ def _aggregate_metric(
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """The mean, and its standard error; of a single value, not a number."""
+    """Returns (mean, standard error); the error of a single value is NaN."""
     return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values)) if len(
         values
     ) > 1 else math.nan
@@ -298,7 +310,7 @@ def _safe_exp(x: float) -> float:
 
 
 def _nats_per_unit(outcomes: Sequence[Outcome]) -> tuple[float, float]:
-    """Nats a unit, and the standard error, windows being what varies."""
+    """Returns (nats per unit, standard error over windows)."""
     nats = [-x for outcome in outcomes for x in outcome["log_probabilities"]]
     tokens = [n for outcome in outcomes for n in outcome["tokens"]]
     units = sum(outcome["units"] or sum(outcome["tokens"]) for outcome in outcomes)
@@ -312,8 +324,9 @@ def _nats_per_unit(outcomes: Sequence[Outcome]) -> tuple[float, float]:
 
 
 def f1_counts(outcomes: Sequence[Outcome]) -> np.ndarray:
-    """(items, 3 C): of each completion number in turn whether it was chosen and right, whether
-    it was chosen, whether it was right."""
+    """Returns counts (items, 3 C): for each completion index, whether it was chosen and correct,
+    whether it was chosen, and whether it was correct.
+    """
     n = 1 + max(
         number for outcome in outcomes for number in (outcome["chosen"], *outcome["right"], 0)
     )
@@ -326,22 +339,25 @@ def f1_counts(outcomes: Sequence[Outcome]) -> np.ndarray:
 
 
 def macro_f1(total: np.ndarray) -> float:
-    """The mean of F1 of each completion over those that are right somewhere, in percent:
-    CommitmentBank's. total: summed `f1_counts`."""
+    """Mean F1 over the completions that are ever correct, in percent: CommitmentBank's metric.
+    total: summed `f1_counts`.
+    """
     present = [counts for counts in total.reshape(-1, 3) if counts[2]]
     return statistics.fmean(map(f1a, present)) if present else 0.0
 
 
 def f1a(total: np.ndarray) -> float:
-    """F1 of choosing the first completion, in percent: MultiRC's, where it says that an answer
-    is true."""
+    """F1 of choosing the first completion, in percent: MultiRC's, where that says that an answer is
+    true.
+    """
     hits, n_chosen, n_right = map(int, total[:3])
     return 200 * hits / (n_chosen + n_right) if n_chosen + n_right else 0.0
 
 
 def item_from_outcome(outcome: Outcome) -> Item:
-    """The item that an outcome is of; what a written answer is compared with is spelt as the
-    tokenizer writes it."""
+    """Returns the item of an outcome, with the texts that a generated answer is compared with in
+    the tokenizer's form.
+    """
     item = Item(**{field.name: outcome[field.name] for field in dataclasses.fields(Item)})
     return respell(item, outcome["spelling"]) if "spelling" in outcome else item
 
@@ -349,8 +365,9 @@ def item_from_outcome(outcome: Outcome) -> Item:
 def _bootstrap(
     metric: str, counts: np.ndarray, measure: Callable[[np.ndarray], float], seed: int
 ) -> Score:
-    """The score of a metric of sums, and its standard error. counts: (items, what is summed): each
-    text is cut and counted once, and what is drawn anew is its counts."""
+    """Returns the score of a metric of sums with its bootstrap standard error. counts: (items,
+    summands): only counts are resampled, so each text is processed once.
+    """
     rng, n = random.Random(f"{seed} bootstrap"), len(counts)
     multiplicities = (
         np.bincount(rng.choices(range(n), k=n), minlength=n) for _ in range(N_RESAMPLES)

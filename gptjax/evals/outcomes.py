@@ -1,6 +1,9 @@
-"""Evaluations on disk: NAME.jsonl, an outcome a line, and NAME.json, the record of their scores.
-Each line and each record ends with a seal (runtime/checksums.py), so that one that was changed
-or damaged is noticed, and never taken for what the model said."""
+"""Evaluation results on disk: NAME.jsonl with one outcome per line, and NAME.json with the record
+of their scores.
+
+Each line and each record has a seal (runtime/checksums.py), so that an edited or damaged one is
+detected and never used as a model's answer.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -14,14 +17,16 @@ WarnFn = Callable[[str], None]
 
 
 def encode_line(outcome: Mapping[str, Any], name: str) -> str:
-    """An outcome as a line of NAME.jsonl; its seal is of NAME, too."""
+    """Returns an outcome as a line of NAME.jsonl; its seal depends on NAME too."""
     return json.dumps(checksums.add_seal(outcome, name)) + "\n"
 
 
 def read(path: Path, warn: WarnFn) -> dict[str, dict[str, Any]]:
-    """The outcomes in NAME.jsonl by their items' ids; none if there is no file. A last line that a
-    kill cut short goes. Others that are not as they were written are named by `warn` and go too,
-    so that those items are asked again."""
+    """Reads the outcomes in NAME.jsonl, by item id; {} if there is no file.
+
+    An incomplete last line, left by a kill, is removed. Other damaged lines are reported to `warn`
+    and removed too, so that their items are evaluated again.
+    """
     if not path.exists():
         return {}
     content = parse.disk_bytes(path)
@@ -41,8 +46,8 @@ def read(path: Path, warn: WarnFn) -> dict[str, dict[str, Any]]:
             f"{', '.join(f'{n:,}' for n in damaged[:5])}{' ...' if len(damaged) > 5 else ''}"
         )
         warn(
-            f"{path}: {numbers} of {len(lines):,} are not as they were written; those items are "
-            "asked again"
+            f"{path}: {numbers} of {len(lines):,} are damaged or were edited; those items are "
+            "evaluated again"
         )
     if damaged or torn:
         atomic.save(path, b"".join(line + b"\n" for line in intact))
@@ -50,7 +55,7 @@ def read(path: Path, warn: WarnFn) -> dict[str, dict[str, Any]]:
 
 
 def _decode_line(content: bytes, name: str) -> dict[str, Any] | None:
-    """The outcome of a line; None if it is damaged or has no id."""
+    """Parses the outcome of a line; None if it is damaged or has no id."""
     try:
         outcome = checksums.check_seal(parse.json_object(content, name), name, owner=name)
     except ValueError:
@@ -59,7 +64,7 @@ def _decode_line(content: bytes, name: str) -> dict[str, Any] | None:
 
 
 def save_record(path: Path, record: Mapping[str, Any], warn: WarnFn) -> None:
-    """Writes NAME.json. A record that stands there and was changed since is named by `warn`."""
+    """Writes NAME.json. An existing record that was edited or damaged is reported to `warn`."""
     if path.exists():
         try:
             checksums.read(path)

@@ -1,12 +1,12 @@
-"""How well does a model predict texts of one's own? Nats a token, perplexity, bits a byte and
-perplexity by word, over all of each file.
+"""Perplexity of a model on one's own text files: nats per token, perplexity, bits per byte and
+perplexity per word, over each whole file.
 
-Each document is read by itself, after the token that a text without any begins with: a file is one,
-a line of .jsonl, a row of .parquet. A file that is named may have any ending: where that tells no
-format it is text.
-Every token of it is predicted, once, after as many tokens as its window holds
-(loglikelihood.loglikelihood_rolling). Bytes are those of the text itself in UTF-8, whatever the
-tokenizer makes of it; words are what stands between spaces."""
+Each document (a file, a line of .jsonl, a row of .parquet) is scored separately, after the token
+that starts a text. A named file may have any extension: if it shows no format, the file is text.
+Every token is predicted once, given as many tokens before it as its window holds
+(loglikelihood.loglikelihood_rolling). Bytes are those of the text in UTF-8, independent of the
+tokenizer; words are separated by whitespace.
+"""
 
 import hashlib
 import math
@@ -24,8 +24,9 @@ COUNT_NAMES = ("documents", "tokens", "bytes", "words", "nats")
 
 
 def find_texts(names: Iterable[str], warn: Callable[[str], None]) -> list[Path]:
-    """Finds the files that these names, folders and globs stand for, each once. warn: is told of
-    what was passed over. ValueError, in one line, if one stands for none."""
+    """Returns the files that these names, folders and globs stand for, each once. Reports skipped
+    files to `warn`. Raises a one-line ValueError for a name without any file.
+    """
     paths: list[Path] = []
     for name in names:
         path = parse.path(name)
@@ -40,7 +41,7 @@ def find_texts(names: Iterable[str], warn: Callable[[str], None]) -> list[Path]:
 
 
 def check_stride(stride: int | None, n_ctx: int) -> int:
-    """The stride; of None, the whole context. ValueError for one that is longer."""
+    """Returns the stride, by default the whole context. Raises ValueError for a longer one."""
     if stride is not None and not 0 < stride <= n_ctx:
         raise ValueError(f"--stride={stride}: give 1 to {n_ctx}, the model's context")
     return n_ctx if stride is None else stride
@@ -53,16 +54,19 @@ def predict(
     progress: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
-    """Predicts each file, and yields the `measures` of each, and of all together where there are
-    several; of those, warn is told of one without text. ValueError, in one line, for a file that
-    cannot be read or has no tokens, and where none has text."""
+    """Scores each file and yields the `measures` of each, then of all together if there are
+    several.
+
+    Files without text are reported to `warn`. Raises a one-line ValueError for a file that cannot
+    be read or has no tokens, and if no file has text.
+    """
     counts = []
     for number, path in enumerate(paths, 1):
         texts = _read_documents(path)
         if not texts:
             if not counts and number == len(paths):
                 raise ValueError(f"{path} is empty: it holds no text; give another")
-            warn(f"{path} is empty: it is passed over")
+            warn(f"{path} is empty: it is skipped")
             continue
         tokens = [model.tokenizer.encode(text) for text in texts]
         nats = 0.0
@@ -103,7 +107,7 @@ def predict(
 
 
 def _read_documents(path: Path) -> list[str]:
-    """The documents of a file; none if it has no text."""
+    """Returns the documents of a file; [] if it has no text."""
     if not find_files.file_type(path)[0]:
         text = parse.read_text(path)
         return [text] if text else []
@@ -117,7 +121,7 @@ def _read_documents(path: Path) -> list[str]:
 
 
 def measures(counts: dict[str, Any]) -> dict[str, Any]:
-    """Counts of a text with what they come to. loss: nats a token."""
+    """Returns the counts of a text with the metrics computed from them. loss: nats per token."""
     nats, words = counts["nats"], counts["words"]
     return counts | {
         "loss": nats / counts["tokens"],
@@ -132,7 +136,7 @@ def _safe_exp(x: float) -> float:
 
 
 def format_cells(record: dict[str, Any]) -> list[str]:
-    """What stands under COLUMNS."""
+    """Formats a record's values for COLUMNS."""
     by_word = "" if record["perplexity_by_word"] is None else f"{record['perplexity_by_word']:.5g}"
     counts = [f"{record[name]:,}" for name in ("tokens", "bytes")]
     return [
@@ -145,7 +149,7 @@ def format_cells(record: dict[str, Any]) -> list[str]:
 
 
 def save(directory: Path, record: dict[str, Any], warn: outcomes.WarnFn) -> None:
-    """text-NAME-DIGEST.json: the record, sealed. The digest is of text, stride and model."""
+    """Writes text-NAME-DIGEST.json, the sealed record. The digest covers text, stride and model."""
     digest = hashlib.sha256(
         repr((record["sha256"], record["stride"], record["model"])).encode()
     ).hexdigest()[:16]

@@ -1,9 +1,10 @@
-"""From an item to what the model reads: a description, demonstrations drawn for that item, the
-item; as many as fit. GPT-3 section 2.4.
+"""Prompts: a description, demonstrations sampled for the item, and the item, as many as fit (GPT-3
+section 2.4).
 
-Chosen where the paper is silent: the demonstrations of a smaller K are the first of those of a
-larger one; where they do not fit, the last drawn go; a text begins with end-of-text only if it
-is empty otherwise, as in lm-evaluation-harness."""
+Chosen where the paper is silent: the demonstrations for a smaller K are the first of those for a
+larger one; if they do not fit, the last sampled are dropped; a text starts with end-of-text only if
+it would be empty otherwise, as in lm-evaluation-harness.
+"""
 
 import dataclasses
 import random
@@ -13,20 +14,19 @@ from gptjax.config import evaluation, parse
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.evals.task import Item
 
-Pair = tuple[
-    tuple[int, ...], tuple[int, ...]
-]  # tokens of a context, tokens of a completion after it
+Pair = tuple[tuple[int, ...], tuple[int, ...]]  # tokens of a context, of a completion after it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """An item as it is put. contexts: with description and demonstrations before them.
-    demonstration_ids: in their order.
-    context_tokens and completion_tokens: a pair for each completion; of a task that writes, one
-    context and no completion.
-    n_cut: tokens of the contexts' begin (of one with a hint, of what stands before the hint the
-    end) that have no room, even without demonstrations. baseline_pairs: the same completions where
-    the item is not there, for methods that compare with that: the pairs of each such context."""
+    """The prompt of an item.
+
+    contexts: with description and demonstrations. demonstration_ids: in their order. context_tokens
+    and completion_tokens: a pair per completion; for generation tasks, one context and no
+    completion. n_cut: tokens removed from the beginning of the contexts that do not fit even
+    without demonstrations (with a hint, from the end of the text before the hint). baseline_pairs:
+    for methods that compare with contexts without the item, the pairs of each such context.
+    """
 
     item: Item
     contexts: tuple[str, ...]
@@ -40,10 +40,13 @@ class Prompt:
 def sample_fewshot(
     task: str, item: Item, pool: Sequence[Item], shots: int, seed: int, same_for_all: bool
 ) -> list[Item]:
-    """At most `shots` demonstrations from `pool`, without repetition: never the item itself, under
-    this id or another, nor another of its group, nor one whose answer is not known, nor two that
-    are alike. Fewer where the pool has no more. same_for_all: the same for all items (but for
-    those that are like an item among them)."""
+    """Samples up to `shots` demonstrations from `pool` without replacement; fewer if the pool has
+    no more.
+
+    Excluded are the item itself, under any id, others of its group, items whose answer is unknown,
+    and duplicates. same_for_all: use the same demonstrations for all items (except those similar to
+    an item among them).
+    """
     rng = random.Random(f"{seed} {task}" if same_for_all else f"{seed} {task} {item.id}")
     demonstrations: list[Item] = []
     tried: set[int] = set()
@@ -60,20 +63,24 @@ def sample_fewshot(
 
 
 class _Exclusion:
-    """An item and its demonstrations so far, kept so that the next one is compared with all of
-    them at once."""
+    """An item and its demonstrations so far, indexed so that the next candidate is compared with
+    all of them at once.
+    """
 
     def __init__(self, item: Item):
         contexts, completions, text = item.content_key
         self._groups = {item.group or item.id}
-        self._completions = {contexts: [completions]}  # of all that have these contexts
+        self._completions = {contexts: [completions]}  # of all items with these contexts
         self._texts = (text,) if text else ()
 
     def add(self, other: Item) -> bool:
-        """Add a demonstration, unless it would tell the answer of one of these (then False): it is
-        the same item or of the same group; or asks the same under another id: the same contexts,
-        followed by a text of any kind or, where there is a choice, by one of the same; or it
-        begins with the whole of one, as later questions about a story do."""
+        """Adds a demonstration and returns True, unless it would reveal the answer to the item or
+        repeat one.
+
+        It would if it is the same item or in the same group; if it has the same contexts under
+        another id, followed by any text or, for choices, by a shared completion; or if it starts
+        with the whole text of one of them, as later questions about a story do.
+        """
         contexts, completions, text = other.content_key
         group = other.group or other.id
         if group in self._groups or text.startswith(self._texts):
@@ -95,7 +102,7 @@ class _Exclusion:
 def render(
     item: Item, demonstrations: Sequence[Item], protocol: evaluation.Protocol
 ) -> tuple[str, ...]:
-    """The item's contexts after the description and these demonstrations."""
+    """Returns the item's contexts, each after the description and these demonstrations."""
     description = (
         [protocol.description]
         if protocol.description and len(demonstrations) >= protocol.description_min_shots
@@ -116,17 +123,18 @@ def fit_context(
     tokenizer: Tokenizer,
     n_ctx: int,
 ) -> Prompt:
-    """The item after as many of the demonstrations as a text of n_ctx tokens has room for.
-    ValueError for a completion without tokens, or with more than the context has, and for a
-    right one that has the tokens of a wrong one."""
-    if isinstance(protocol.method, evaluation.Windows):  # it is read in parts
+    """Returns the prompt with as many of the demonstrations as fit in n_ctx tokens.
+
+    Raises ValueError for a completion that has no tokens or exceeds the context, and for a correct
+    one with the same tokens as a wrong one.
+    """
+    if isinstance(protocol.method, evaluation.Windows):  # scored in parts, so any length fits
         return _build_prompt(item, [], protocol, tokenizer)[0]
-    limit = n_ctx + (
-        0 if isinstance(protocol.method, evaluation.GenerationMethod) else 1
-    )  # the last token of a completion is not read
+    # The last token of a completion is never fed to the model.
+    limit = n_ctx + (0 if isinstance(protocol.method, evaluation.GenerationMethod) else 1)
     k = len(candidates)
     prompt, length = _build_prompt(item, candidates, protocol, tokenizer)
-    if length > limit and k:  # by a guess, and then one by one: encoding is what takes time
+    if length > limit and k:  # estimate, then adjust one by one: encoding takes most of the time
         k = min(k - 1, k * limit // length)
         prompt, length = _build_prompt(item, candidates[:k], protocol, tokenizer)
         while length > limit and k:
@@ -143,8 +151,9 @@ def fit_context(
 def _truncate(
     prompt: Prompt, protocol: evaluation.Protocol, tokenizer: Tokenizer, limit: int
 ) -> Prompt:
-    """Without the contexts' begin: of all as many tokens, so that they still tell of the same. Of
-    an item with a hint, without the end of what stands before it."""
+    """Removes the beginning of the contexts, the same number of tokens from each so that they stay
+    comparable; for an item with a hint, the end of the text before the hint.
+    """
     contexts = prompt.context_tokens
     if isinstance(protocol.method, evaluation.GenerationMethod):
         n_free = limit - protocol.method.n_tokens
@@ -152,8 +161,8 @@ def _truncate(
         n_free = limit - max(map(len, prompt.completion_tokens))
     if n_free < 1:
         raise ValueError(
-            f"item {prompt.item.id}: a completion leaves no room in the model's context for the "
-            "item itself; use a model with a larger one"
+            f"item {prompt.item.id}: a completion leaves no space in the model's context for the "
+            "item itself; use a model with a larger context"
         )
     n_cut = max(map(len, contexts)) - n_free
     hint = prompt.item.facts["hint"] if "hint" in prompt.item.facts else ""
@@ -176,7 +185,7 @@ def _truncate(
 def _build_prompt(
     item: Item, demonstrations: Sequence[Item], protocol: evaluation.Protocol, tokenizer: Tokenizer
 ) -> tuple[Prompt, int]:
-    """The prompt, and the tokens of its longest text."""
+    """Returns the prompt and the number of tokens of its longest text."""
     contexts = render(item, demonstrations, protocol)
     ids = tuple(demonstration.id for demonstration in demonstrations)
     if isinstance(protocol.method, evaluation.GenerationMethod):
@@ -193,8 +202,8 @@ def _build_prompt(
     right = {pair for number, pair in enumerate(pairs) if number in item.right}
     if right & {pair for number, pair in enumerate(pairs) if number not in item.right}:
         raise ValueError(
-            f"item {item.id}: a right completion and a wrong one have the same tokens in this "
-            "tokenizer: they cannot be told apart"
+            f"item {item.id}: a correct completion and a wrong one have the same tokens in this "
+            "tokenizer: they cannot be distinguished"
         )
     prompt = Prompt(
         item=item,
@@ -209,16 +218,17 @@ def _build_prompt(
 def encode_pairs(
     tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], item_id: str
 ) -> list[Pair]:
-    """For each (context, completion) its (tokens of the context, tokens of the completion after
-    it), which together decode to what the tokens of both texts do: never another text.
+    """Encodes each (context, completion) as tokens that together decode to the same text as the two
+    joined.
 
-    Spaces at the context's end are the completion's, as in lm-evaluation-harness. Where the
-    context's tokens begin those of both, the completion's are the rest. Where a token spans the
-    join ("dog" and "s" are "dogs"), the completion is encoded apart. Where that gives another text
-    (GPT-1 ends every word; some SentencePiece models begin every text with a space), all
-    completions of the context are told from the last token on that they share with it: what is
-    compared then is the context's last word with the completion. ValueError for a completion
-    without tokens."""
+    Spaces at the end of the context belong to the completion, as in lm-evaluation-harness. If the
+    context's tokens are a prefix of those of the joined text, the completion's are the rest. If a
+    token spans the boundary ("dog" and "s" make "dogs"), the completion is encoded separately. If
+    that changes the text (GPT-1 ends every word; some SentencePiece models start every text with a
+    space), the pairs of the context are split after the last token that all joined texts share with
+    it, so the context's last word is compared together with the completion. Raises ValueError for a
+    completion without tokens.
+    """
     encoded: dict[tuple[str, str], Pair] = {}
     for context in dict.fromkeys(context for context, _ in pairs):
         stripped = context.rstrip()
@@ -256,8 +266,9 @@ def encode_pairs(
 def _encode_completion(
     tokenizer: Tokenizer, context_ids: tuple[int, ...], full_ids: tuple[int, ...], completion: str
 ) -> tuple[int, ...]:
-    """The completion's tokens after those of its context; none if they would make another text
-    than `full_ids`."""
+    """Tokens of the completion after those of its context; () if they would decode to another text
+    than `full_ids`.
+    """
     if full_ids[: len(context_ids)] == context_ids:
         return full_ids[len(context_ids) :]
     own_ids = tuple(tokenizer.encode(completion))
@@ -267,14 +278,16 @@ def _encode_completion(
 
 
 def _n_shared_tokens(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens both begin with; fewer than either has, so that something is left to tell."""
+    """Length of the common prefix, at most len(b) - 1, so that a token is left to compare."""
     limit = min(len(a), len(b) - 1)
     return next((n for n in range(limit) if a[n] != b[n]), limit)
 
 
 def _encode_context(tokenizer: Tokenizer, context: str) -> tuple[int, ...]:
-    """The tokens of what is to be continued. GPT-1's, which leave line ends at a text's end out,
-    get theirs, or the model would write it first, where most methods stop."""
+    """Tokens of a context to be continued. GPT-1's tokenizer drops newlines at the end of a text;
+    they are added back, because otherwise the model would generate one first, where most methods
+    stop.
+    """
     tokens = tuple(tokenizer.encode(context)) or (tokenizer.start_of_text,)
     drops_newline = (
         context.rstrip(" ").endswith("\n")

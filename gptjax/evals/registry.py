@@ -1,5 +1,6 @@
-"""The name of a task -> the task. The modules of tasks/ are imported when first asked for: each
-has TASKS, a tuple of them."""
+"""Registry of evaluation tasks by name. The modules of tasks/, each with a tuple TASKS, are
+imported on first use.
+"""
 
 import dataclasses
 import difflib
@@ -13,11 +14,12 @@ from gptjax.evals import custom_tasks
 from gptjax.evals.task import Task
 
 SUPERGLUE = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
+EARLIER_NAMES = {"language_modelling": "language_modeling"}  # of groups, still accepted
 
 
 @functools.cache
 def families() -> Mapping[str, tuple[Task, ...]]:
-    """The tasks of each module of tasks/, by its name."""
+    """Returns the tasks of each module of tasks/, by module name."""
     folder = importlib.import_module("gptjax.evals.tasks")
     names = sorted(info.name for info in pkgutil.iter_modules(folder.__path__))
     return {name: importlib.import_module(f"{folder.__name__}.{name}").TASKS for name in names}
@@ -25,7 +27,7 @@ def families() -> Mapping[str, tuple[Task, ...]]:
 
 @functools.cache
 def all_tasks() -> Mapping[str, Task]:
-    """All tasks by name, in the order of their modules' names."""
+    """Returns all tasks by name, in the order of their modules' names."""
     tasks: dict[str, Task] = {}
     for task in (task for members in families().values() for task in members):
         assert task.name not in tasks, f"two tasks are called {task.name}"
@@ -35,8 +37,9 @@ def all_tasks() -> Mapping[str, Task]:
 
 @functools.cache
 def groups() -> Mapping[str, tuple[Task, ...]]:
-    """Families, and what papers treat together: SuperGLUE's eight tasks, all of GPT-2's, all of
-    GPT-3's."""
+    """Returns groups of tasks by name: families, SuperGLUE's eight tasks, and all tasks of the
+    GPT-2 and of the GPT-3 paper.
+    """
     papers = {
         name: tuple(
             task
@@ -49,8 +52,9 @@ def groups() -> Mapping[str, tuple[Task, ...]]:
 
 
 def get_task(name: str, folder: pathlib.Path | None = None) -> Task:
-    """The task of that name, else that of its file in `folder`; NAME:CONVENTION: with that
-    convention as its protocol. Raises ValueError with the nearest names."""
+    """Returns the task of that name, or else that of a file in `folder`. NAME:CONVENTION replaces
+    its protocol by that convention's. Raises ValueError with the nearest names.
+    """
     base_name, _, convention = name.partition(":")
     task = (
         all_tasks()[base_name]
@@ -75,10 +79,11 @@ def get_task(name: str, folder: pathlib.Path | None = None) -> Task:
 
 
 def get_tasks(names: Iterable[str], folder: pathlib.Path | None) -> dict[str, Task]:
-    """The tasks of these names, and all of a group where it is named. Raises ValueError with the
-    nearest names."""
+    """Returns the tasks of these names, expanding groups. Raises ValueError with the
+    nearest names.
+    """
     tasks: dict[str, Task] = {}
-    for name in names:
+    for name in (EARLIER_NAMES.get(name, name) for name in names):
         is_group = name not in all_tasks() and name in groups()
         if is_group and custom_tasks.find_task(name, folder) is not None:
             raise ValueError(

@@ -1,12 +1,13 @@
-"""One task asked of one model with one number of demonstrations: prompts, questions, outcomes kept
-as they come, scores.
+"""Runs one task on one model with a number of demonstrations: prompts, requests, outcomes saved as
+they come, scores.
 
-NAME.jsonl holds a line an item (see metrics.py), from which each number can be computed again;
-NAME.json the protocol, the seed, the model and the scores (outcomes.py says how both are kept).
-NAME tells task, shots and a digest of all that the outcomes depend on, so what is done is not done
-again, and another protocol stands beside it. An item that cannot be asked is named with the reason,
-and the others go on. Where the method samples (TopK), what is written also depends on which
-prompts are written together: an evaluation that was resumed has sampled otherwise."""
+NAME.jsonl has a line per item (see metrics.py), from which each score can be recomputed; NAME.json
+has the protocol, the seed, the model and the scores (outcomes.py describes both formats). NAME
+consists of task, shots and a digest of everything that the outcomes depend on, so finished work is
+not repeated, and other protocols are stored separately. An item that cannot be evaluated is listed
+with the reason, and the others go on. With a sampling method (TopK), texts also depend on which
+prompts are generated together, so a resumed evaluation samples different ones.
+"""
 
 import collections
 import dataclasses
@@ -32,9 +33,9 @@ from gptjax.sharding import rules
 
 @dataclasses.dataclass(frozen=True)
 class EvalModel:
-    """Who is asked. sharding: where its parameters lie, and rows shall. metadata: what identifies
-    it, to be written beside the scores:
-    name, parameters, digest ..."""
+    """The model to evaluate. sharding: of parameters and batch rows. metadata: identifies the model
+    in the records: name, parameters, digest ...
+    """
 
     inference_model: inference.InferenceModel
     tokenizer: Tokenizer
@@ -42,15 +43,16 @@ class EvalModel:
     metadata: dict[str, Any]
 
 
-Refusals = dict[str, str]  # of items that cannot be asked, by their ids: why
+Refusals = dict[str, str]  # item id -> why it cannot be evaluated
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskRun:
-    """A task with its protocol, as it is put. label: what it was asked for by; shots:
-    demonstrations wanted; examples: so many items, drawn with the seed; None: all. use_paper_shots:
-    shots are the protocol's own, which a task that chose none (Task.auto_fields) fits to its
-    data."""
+    """A task with the settings of one evaluation. label: the name it was requested by. shots:
+    demonstrations per item. examples: number of items, sampled with the seed; None: all.
+    use_paper_shots: whether shots come from the protocol, so that a task without its own
+    (Task.auto_fields) fits them to its data.
+    """
 
     label: str
     task: Task
@@ -63,9 +65,11 @@ class TaskRun:
     def load_items(
         self, read_rows: Callable[[str], task_data.Rows], errors: Refusals | None = None
     ) -> tuple[list[Item], list[Item]]:
-        """(what is asked, what demonstrations are drawn from). read_rows: a split -> its rows.
-        errors: is told of rows that cannot be asked, and the others go on. ValueError, in one
-        line, where none can, or where nothing is told."""
+        """Returns (items to evaluate, pool of demonstrations). read_rows: split -> its rows.
+
+        errors: collects rows that cannot be used while the others go on. Raises a one-line
+        ValueError if none can be used, or for the first one if errors is None.
+        """
         eval_split, fewshot_split = self.task.splits
         items = self._parse_items(read_rows(eval_split), errors)
         pool = (
@@ -100,9 +104,11 @@ class TaskRun:
     def fit_to_data(
         self, items: list[Item], pool: list[Item], tokenizer: Tokenizer, n_ctx: int
     ) -> "TaskRun":
-        """With what the task leaves open (Task.auto_fields) as its data want it: no more shots than
-        there are demonstrations for each item; no stop that stands in a right answer; and so
-        many new tokens as the longest has, up to half of the context."""
+        """Returns the run with the fields that the task leaves open (Task.auto_fields) fitted to
+        its data: at most as many shots as there are demonstrations for each item; no stop string
+        that occurs in a correct answer; as many new tokens as the longest correct answer has, up to
+        half of the context.
+        """
         if not self.task.auto_fields:
             return self
         protocol, shots = self.protocol, self.shots
@@ -144,13 +150,14 @@ class TaskRun:
         progress: Callable[[str], None],
         errors: Refusals | None = None,
     ) -> list[prompts.Prompt]:
-        """Each item with as many demonstrations as fit. errors: is told of those that cannot be
-        put, and the others go on. ValueError, in one line, where none can, or where nothing is
-        told."""
+        """Returns the prompt of each item, with as many demonstrations as fit.
+
+        errors: collects items that have no prompt while the others go on. Raises a one-line
+        ValueError if none has one, or for the first such item if errors is None.
+        """
         n_ctx, prompt_list = model.inference_model.model.config.n_ctx, []
         if self.shots > len(pool):
-            # of no item will there be enough, and to find that out for each takes pool x pool
-            # comparisons
+            # No item has enough, and finding that out for each would take pool x pool comparisons.
             raise ValueError(_too_few_message(self, len(pool)))
         for index, item in enumerate(items):
             try:
@@ -172,10 +179,11 @@ class TaskRun:
 
     @property
     def name(self) -> str:
+        """Display name of the run."""
         return f"{self.label}, {self.shots} shots"
 
     def digest(self, model: EvalModel, prompt_list: Sequence[prompts.Prompt]) -> str:
-        """Sixteen hexadecimal digits of all that outcomes depend on."""
+        """16 hexadecimal digits of everything that the outcomes depend on."""
         digest = hashlib.sha256(repr((self.protocol, self.seed, model.metadata)).encode())
         for prompt in prompt_list:
             digest.update(repr((prompt.item, prompt.contexts, prompt.n_cut)).encode())
@@ -183,16 +191,16 @@ class TaskRun:
 
 
 def _too_few_message(task_run: TaskRun, n_available: int) -> str:
-    shots = f"{task_run.shots} demonstrations were asked for"
     return (
-        f"{task_run.task.name}: {shots}, and there are {n_available} to draw from; give fewer "
-        "--shots"
+        f"{task_run.task.name}: {task_run.shots} demonstrations are requested, and {n_available} "
+        "are available; give fewer --shots"
     )
 
 
 def _record_error(item_id: str, error: ValueError, errors: Refusals | None) -> None:
-    """Notes why an item cannot be asked. An error that no user causes, and one where nothing is
-    noted, is raised again."""
+    """Records why an item cannot be evaluated. Raises errors that are not a user's again, and all
+    if errors is None.
+    """
     status, reason = classify_error(error)
     if status != 2 or errors is None:
         raise error
@@ -202,7 +210,7 @@ def _record_error(item_id: str, error: ValueError, errors: Refusals | None) -> N
 def _check_not_empty(items: Sequence[Any], errors: Refusals | None, where: str) -> None:
     if not items:
         raise ValueError(
-            next(iter(errors.values())) if errors else f"{where} has no item that can be asked"
+            next(iter(errors.values())) if errors else f"{where} has no item that can be evaluated"
         )
 
 
@@ -215,8 +223,10 @@ def run_task(
     warn: Callable[[str], None],
     errors: Mapping[str, str] = types.MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The record that NAME.json holds; what of it was done before is taken from there. warn: is
-    told of what was changed there since. errors: why other items could not be asked."""
+    """Runs the evaluation and returns the record of NAME.json; finished outcomes are read from
+    NAME.jsonl. warn: called for damaged files. errors: reasons why other items could not be
+    evaluated.
+    """
     name = (
         f"{task_run.label.replace(':', '-')}-{task_run.shots}-{task_run.digest(model, prompt_list)}"
     )
@@ -267,7 +277,7 @@ def run_task(
 
 
 def _is_absent(stop: str, texts: Sequence[str], tokenizer: Tokenizer) -> bool:
-    """Does the stop, as the tokenizer writes it, stand in none of the texts?"""
+    """Whether the stop string, in the tokenizer's form, occurs in none of the texts."""
     (form,) = streaming.normalize_stops(tokenizer, [stop])
     return not any(form in text for text in texts)
 
@@ -275,7 +285,7 @@ def _is_absent(stop: str, texts: Sequence[str], tokenizer: Tokenizer) -> bool:
 def _unreachable_items(
     protocol: evaluation.Protocol, items: Sequence[Item], tokenizer: Tokenizer
 ) -> list[str]:
-    """Of items none of whose right answers can be written, the ids."""
+    """Ids of items none of whose correct answers can be generated."""
     if not isinstance(protocol.method, evaluation.GenerationMethod):
         return []
     stops = streaming.normalize_stops(tokenizer, protocol.method.stops)
@@ -289,7 +299,7 @@ def _unreachable_items(
 def generate_outcomes(
     task_run: TaskRun, model: EvalModel, prompt_list: Sequence[prompts.Prompt]
 ) -> Iterator[metrics.Outcome]:
-    """The outcome of each prompt, as it comes, without its scores."""
+    """Yields the outcome of each prompt, without its scores, as it is computed."""
     method = task_run.protocol.method
     if isinstance(method, evaluation.GenerationMethod):
         key = jax.random.key(task_run.seed)
@@ -313,7 +323,9 @@ def generate_outcomes(
 def _score_windows(
     method: evaluation.Windows, model: EvalModel, prompt_list: Sequence[prompts.Prompt]
 ) -> Iterator[metrics.Outcome]:
-    """Texts as a whole, window by window: each token after as many before it as its window has."""
+    """Scores whole texts window by window: each token given as many tokens before it as its window
+    holds.
+    """
     n_ctx = model.inference_model.model.config.n_ctx
     step = n_ctx if method.stride is None else method.stride
     if not 0 < step <= n_ctx:
@@ -351,13 +363,12 @@ def _score_windows(
 def _score_completions(
     task_run: TaskRun, model: EvalModel, prompt_list: Sequence[prompts.Prompt]
 ) -> Iterator[metrics.Outcome]:
-    """By likelihoods of completions: all questions of all prompts together, each outcome as soon as
-    its last one is answered. What they are compared with where the item is not there was put
-    with the prompt."""
+    """Scores completions by log-likelihood: all requests of all prompts together, yielding each
+    outcome with its last result. Baseline pairs were built with the prompts.
+    """
     requests: list[loglikelihood.Request] = []
-    slots: list[
-        tuple[int, int, list[int]]
-    ] = []  # of each question: its prompt; 0 or, without the item, 1 ...; which completions
+    # Of each request: its prompt's index; 0 for the item, 1 and up for baselines; its completions.
+    slots: list[tuple[int, int, list[int]]] = []
     results: list[dict[int, dict[int, loglikelihood.LogLikelihood]]] = [{} for _ in prompt_list]
     for index, prompt in enumerate(prompt_list):
         sides = [
@@ -389,8 +400,9 @@ def _score_completions(
 def _baseline_pairs(
     task_run: TaskRun, model: EvalModel, prompt: prompts.Prompt
 ) -> tuple[list[prompts.Pair], ...]:
-    """What the completions are compared with where the item is not there: for each such context,
-    pairs as of the prompt; of what is longer than the model's context the beginning is left out."""
+    """Returns the pairs that completions are compared with in contexts without the item, for each
+    such context; the beginning is cut where a pair exceeds the model's context.
+    """
     item = prompt.item
     match task_run.protocol.method:
         case evaluation.Unconditional(answer_context=context):
@@ -406,7 +418,7 @@ def _baseline_pairs(
         )
         for context in contexts
     ]
-    # the last token of a completion is not read
+    # The last token of a completion is never fed to the model.
     max_tokens = model.inference_model.model.config.n_ctx + 1
     truncated = tuple(
         [
@@ -417,14 +429,14 @@ def _baseline_pairs(
     )
     if not all(prefix for pairs in truncated for prefix, _ in pairs):
         raise ValueError(
-            f"item {item.id}: a completion leaves no room in the model's context; use a model with "
-            "a larger one"
+            f"item {item.id}: a completion leaves no space in the model's context; use a model "
+            "with a larger context"
         )
     return truncated
 
 
 def _content_free_context(task_run: TaskRun, text: str) -> str:
-    """The context of an item whose every text is `text`."""
+    """The context of an item with `text` in place of all its texts."""
     row = {
         name: text if isinstance(value, str) else value
         for name, value in task_run.task.example.items()
@@ -439,8 +451,9 @@ def _content_free_context(task_run: TaskRun, text: str) -> str:
 
 
 def _likelihood_fields(sides: dict[int, dict[int, loglikelihood.LogLikelihood]]) -> metrics.Outcome:
-    """What likelihoods say, completion by completion; of several contexts without the item the
-    mean of the probabilities."""
+    """Outcome fields from log-likelihoods per completion; for several baselines, the mean of their
+    probabilities.
+    """
     own, *others = ([side[i] for i in range(len(side))] for side in sides.values())
     fields = {
         "log_probabilities": [result.log_prob for result in own],
@@ -460,7 +473,7 @@ def _log_mean_exp(logs: Sequence[float]) -> float:
 
 
 def _prompt_fields(prompt: prompts.Prompt) -> metrics.Outcome:
-    """What is known of the prompt before it is asked."""
+    """Outcome fields that are known from the prompt."""
     return dataclasses.asdict(prompt.item) | {
         "asked": prompt.contexts,
         "shown": prompt.demonstration_ids,

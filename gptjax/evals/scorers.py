@@ -1,5 +1,4 @@
-"""Scores of written answers, as the data sets' own scorers give them: each from 0 to 1, written
-here from the scorers named."""
+"""Scores of generated answers from 0 to 1, reimplemented from the data sets' official scorers."""
 
 import collections
 import functools
@@ -14,7 +13,7 @@ import numpy as np
 
 from gptjax.evals.task import Item
 
-ScoreFn = Callable[[str, str, Item], float]  # (metric, what was written, item): a task's `score`
+ScoreFn = Callable[[str, str, Item], float]  # (metric, prediction, item): a task's `score`
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = frozenset(string.punctuation)
 QUOTES = "\u2018\u2019\u00b4`"
@@ -24,15 +23,17 @@ QUOTES = "\u2018\u2019\u00b4`"
 
 
 def normalize(text: str) -> str:
-    """Lower case, without punctuation and articles, one space between words: SQuAD,
-    evaluate-v2.0.py; CoQA's and QuAC's are the same."""
+    """Lower-cases text, removes punctuation and articles, and joins words by one space: SQuAD,
+    evaluate-v2.0.py; CoQA's and QuAC's are the same.
+    """
     letters = "".join(character for character in text.lower() if character not in PUNCTUATION)
     return " ".join(ARTICLES.sub(" ", letters).split())
 
 
 def normalize_trivia(text: str) -> str:
-    """The same, but punctuation and some quotation marks become spaces: TriviaQA,
-    utils/triviaqa_evaluation.py. ("U.S." is "u s".)"""
+    """As `normalize`, but punctuation and some quotation marks become spaces ("U.S." is "u s"):
+    TriviaQA, utils/triviaqa_evaluation.py.
+    """
     letters = "".join(
         " " if character in PUNCTUATION or character in QUOTES else character
         for character in text.lower()
@@ -41,12 +42,12 @@ def normalize_trivia(text: str) -> str:
 
 
 def word_f1(prediction: str, reference: str) -> float:
-    """F1 of the two bags of normalised words: SQuAD, compute_f1."""
+    """F1 of the two bags of normalized words: SQuAD, compute_f1."""
     return token_f1(normalize(prediction).split(), normalize(reference).split())
 
 
 def token_f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
-    """Where one has no words, whether both have none."""
+    """F1 of two bags of tokens; if one is empty, whether both are."""
     if not prediction or not reference:
         return float(prediction == reference)
     n_shared = (collections.Counter(prediction) & collections.Counter(reference)).total()
@@ -54,6 +55,7 @@ def token_f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
 
 
 def exact_match(prediction: str, reference: str) -> float:
+    """Whether the normalized texts are equal."""
     return float(normalize(prediction) == normalize(reference))
 
 
@@ -64,8 +66,9 @@ ANSWER_METRICS = {"exact_match": exact_match, "f1": word_f1}
 
 
 def plain_text(metric: str, prediction: str, item: Item) -> float:
-    """exact_match: the text itself, without the space around it, as of tasks that ask for a
-    number or a word; f1: of words."""
+    """exact_match: literal comparison apart from surrounding spaces, for tasks with numbers or
+    words as answers. f1: of words.
+    """
     return (
         float(prediction.strip() in item.answers)
         if metric == "exact_match"
@@ -74,16 +77,18 @@ def plain_text(metric: str, prediction: str, item: Item) -> float:
 
 
 def closed_book(metric: str, prediction: str, item: Item) -> float:
-    """The best over the right answers, normalised as SQuAD's: Natural Questions and WebQuestions,
-    as Lee et al. 2019 (1906.00300) and Roberts et al. 2020 (2002.08910) score them."""
+    """Best score over the correct answers, normalized as SQuAD's: Natural Questions and
+    WebQuestions, as scored by Lee et al. 2019 (1906.00300) and Roberts et al. 2020 (2002.08910).
+    """
     return max(
         (ANSWER_METRICS[metric](prediction, reference) for reference in item.answers), default=0.0
     )
 
 
 def trivia_qa(metric: str, prediction: str, item: Item) -> float:
-    """Is it one of the aliases, or what is the best F1 of words with one? TriviaQA,
-    utils/triviaqa_evaluation.py."""
+    """Whether the prediction is one of the aliases, or its best word F1 with one: TriviaQA,
+    utils/triviaqa_evaluation.py.
+    """
     answer, references = (
         normalize_trivia(prediction),
         {normalize_trivia(reference) for reference in item.answers},
@@ -98,18 +103,19 @@ def trivia_qa(metric: str, prediction: str, item: Item) -> float:
 
 
 def squad(metric: str, prediction: str, item: Item) -> float:
-    """The best over the right answers; a question without one is answered by nothing, or by
-    `item.facts["none"]`: SQuAD, evaluate-v2.0.py, where the model's own word for no answer has
-    become the empty text before."""
+    """Best score over the correct answers. A question without one is answered by nothing or by
+    `item.facts["none"]`, which becomes the empty text first: SQuAD, evaluate-v2.0.py.
+    """
     answer = "" if normalize(prediction) == normalize(item.facts["none"]) else prediction
     references = [reference for reference in item.answers if normalize(reference)] or [""]
     return max(ANSWER_METRICS[metric](answer, reference) for reference in references)
 
 
 def leave_one_out(metric: str, prediction: str, references: Sequence[str]) -> float:
-    """The mean, over each reference left out in turn, of the best over the others, so that people,
-    who cannot be compared with themselves, are measured alike: CoQA's evaluate-v1.0.py, QuAC's
-    scorer.py."""
+    """Mean, over references each left out in turn, of the best score over the others, so that human
+    answers, which cannot be compared with themselves, are scored alike: CoQA's evaluate-v1.0.py,
+    QuAC's scorer.py.
+    """
     scores = [ANSWER_METRICS[metric](prediction, reference) for reference in references]
     if len(scores) < 2:
         return max(scores, default=0.0)
@@ -117,7 +123,7 @@ def leave_one_out(metric: str, prediction: str, references: Sequence[str]) -> fl
 
 
 def coqa(metric: str, prediction: str, item: Item) -> float:
-    """leave_one_out over the answers of all the people who were asked: CoQA, evaluate-v1.0.py."""
+    """leave_one_out over the answers of all annotators: CoQA, evaluate-v1.0.py."""
     return leave_one_out(metric, prediction, item.answers)
 
 
@@ -125,12 +131,12 @@ CANNOT_ANSWER = "CANNOTANSWER"
 
 
 def quac(metric: str, prediction: str, item: Item) -> float:
-    """leave_one_out over the answers, of which those that say CANNOTANSWER are dropped if they are
-    fewer than the others, and stand alone if not: QuAC, scorer.py, its unfiltered F1. Its F1
-    leaves out questions on which people agree too little; GPT-3 counts all 7,353."""
-    cannot = [
-        answer for answer in item.answers if answer.casefold() == CANNOT_ANSWER.casefold()
-    ]  # some tokenizers have no capitals
+    """leave_one_out over the answers; those that are CANNOTANSWER are dropped if they are a
+    minority, and are the only correct ones otherwise: QuAC, scorer.py, its unfiltered F1. Its
+    official F1 leaves out questions with low annotator agreement; GPT-3 counts all 7,353.
+    """
+    # Some tokenizers have no capitals.
+    cannot = [answer for answer in item.answers if answer.casefold() == CANNOT_ANSWER.casefold()]
     if 2 * len(cannot) >= len(item.answers):
         return float(prediction.strip() in (cannot or [CANNOT_ANSWER]))
     return leave_one_out(
@@ -150,8 +156,9 @@ def _is_number(word: str) -> bool:
 
 
 def drop_tokens(text: str) -> list[str]:
-    """A span's normalised words; words are split at hyphens too, and numbers are all of one form
-    ("5" and "5.0"): DROP's drop_eval.py."""
+    """Normalized words of a span, also split at hyphens, with numbers in one form ("5" and "5.0"):
+    DROP's drop_eval.py.
+    """
     words = []
     for word in re.split(" |-", text.lower()):
         token = (
@@ -165,7 +172,9 @@ def drop_tokens(text: str) -> list[str]:
 
 
 def _drop_f1(prediction: set[str], reference: set[str]) -> float:
-    """0 where the right answer has numbers and the other has none of them."""
+    """F1 of two bags of words; 0 if the correct answer has numbers and the prediction has none of
+    them.
+    """
     numbers = {word for word in reference if _is_number(word)}
     if numbers and not numbers & prediction:
         return 0.0
@@ -178,8 +187,9 @@ def _drop_f1(prediction: set[str], reference: set[str]) -> float:
 
 
 def score_spans(metric: str, prediction: Sequence[str], references: Sequence[str]) -> float:
-    """Exact match, or the mean F1 of spans paired as well as can be, over as many as the longer
-    list has: DROP's drop_eval.py."""
+    """Exact match, or the mean F1 of optimally paired spans over the length of the longer list:
+    DROP's drop_eval.py.
+    """
     predicted_spans, reference_spans = (
         [drop_tokens(span) for span in prediction],
         [drop_tokens(span) for span in references],
@@ -201,9 +211,10 @@ def score_spans(metric: str, prediction: Sequence[str], references: Sequence[str
 
 
 def possible_spans(prediction: str, n: int) -> list[list[str]]:
-    """The spans that a text may be, written with ", " between them as demonstrations show them
-    [chosen], where spans may have commas of their own ("Portland, Oregon"): one span, one from
-    each comma to the next, and every way to make n of these parts."""
+    """The lists of spans that a text could stand for, with ", " between spans as in demonstrations
+    [chosen], given that spans may contain commas ("Portland, Oregon"): one span, a span per part
+    between commas, and every grouping into n spans.
+    """
     parts = prediction.strip().split(", ")
     readings = [[", ".join(parts)], parts]
     if n < len(parts) <= 12:
@@ -215,8 +226,9 @@ def possible_spans(prediction: str, n: int) -> list[list[str]]:
 
 
 def drop(metric: str, prediction: str, item: Item) -> float:
-    """The best over the right answers of facts["spans"], each a list of spans, and over what
-    spans the text may be (`possible_spans`)."""
+    """Best score over the correct answers in facts["spans"], each a list of spans, and over the
+    `possible_spans` of the prediction.
+    """
     references = [spans for spans in item.facts["spans"] if any(spans)]
     return max(
         (
@@ -234,8 +246,9 @@ SENTENCE = re.compile(r"(?<=[.!?])[\"')\u2019\u201d]*\s+")
 
 
 def split_sentences(text: str) -> list[str]:
-    """A plain cut after . ! ? and what closes a quotation, and at line ends: for what models
-    write, of which papers keep the first few."""
+    """Splits text after . ! ? with closing quotes, and at newlines: a simple rule for generated
+    text, of which papers keep the first few sentences.
+    """
     parts, start = [], 0
     for match in SENTENCE.finditer(text):
         parts.append(text[start : match.end()])
@@ -245,7 +258,9 @@ def split_sentences(text: str) -> list[str]:
 
 
 def first_sentences(prediction: str, item: Item) -> str:
-    """The first facts["sentences"] sentences, a line each; all, as it is, if that says nothing."""
+    """The first facts["sentences"] sentences, one per line; the unchanged text if that fact is
+    missing.
+    """
     return (
         "\n".join(split_sentences(prediction)[: item.facts["sentences"]])
         if "sentences" in item.facts
@@ -257,10 +272,14 @@ ROUGE_TYPES = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeLsum"}
 
 
 def rouge(metric: str, prediction: str, item: Item) -> float:
-    """F1 of stemmed words, pairs, and longest common sequences sentence by sentence (ROUGE-1.5.5 -m
-    by Google's rouge-score), the best over the right answers; "rouge": the mean of the three. Two
-    cases that it leaves at 0 [chosen]: a right answer of one word has no pairs, so its words
-    count; one without any letter of a to z or digit is taken by the words of its own script."""
+    """ROUGE F1 of stemmed unigrams, bigrams and sentence-level longest common subsequences
+    (ROUGE-1.5.5 -m by Google's rouge-score), the best over the correct answers; "rouge": the mean
+    of the three.
+
+    Two cases that it scores as 0 differ [chosen]: a correct answer of one word has no bigrams, so
+    its unigrams count; one without any letter a to z or digit is split into the words of its own
+    script.
+    """
     names = list(ROUGE_TYPES) if metric == "rouge" else [metric]
     return max(
         (
@@ -295,29 +314,30 @@ def _rouge_scorer(latin: bool) -> Any:
 
 
 class _UnicodeTokenizer:
-    """A tokenizer of rouge-score for other scripts than Latin."""
+    """rouge-score tokenizer for scripts other than Latin."""
 
     def tokenize(self, text: str) -> list[str]:
+        """The words of a text, in lower case."""
         return re.findall(r"\w+", text.lower())
 
 
-MAX_ORDER = 4  # BLEU's n-grams have up to so many words
+MAX_ORDER = 4  # of BLEU's n-grams
 
 
 def corpus_bleu(metric: str, predictions: Sequence[str], items: Sequence[Item]) -> float:
-    """The score of all that was written, of a metric that is no mean over items: `bleu` of all
-    their counts together."""
+    """Corpus BLEU of all predictions: `bleu` of their summed counts."""
     return bleu(metric, bleu_counts(metric, predictions, items).sum(0))
 
 
 def bleu_counts(metric: str, predictions: Sequence[str], items: Sequence[Item]) -> np.ndarray:
-    """(texts, 2 + 3 * MAX_ORDER): all that BLEU needs of each text: its words; those of the right
-    answer nearest in length; n-grams of 1 to MAX_ORDER words that a right answer has too; all its
-    n-grams; those of the longest right answer. Sums of rows are the counts of a corpus, so texts
-    are cut once.
+    """Returns counts (texts, 2 + 3 * MAX_ORDER), all that BLEU needs from each text; sums of rows
+    are the counts of a corpus.
 
-    "bleu" is of SacreBLEU's words by tokenisation intl; "bleu_mb" of words as XLM's scripts cut
-    them with Moses', in the language facts["language"], "en", ... Right answers are `answers`."""
+    Columns: words of the prediction; words of the correct answer nearest in length; n-grams of 1 to
+    MAX_ORDER words that also occur in a correct answer; all n-grams; n-grams of the longest correct
+    answer. "bleu" uses SacreBLEU's intl tokenization, "bleu_mb" Moses tokenization as in XLM's
+    scripts, in the language facts["language"] ("en", ...). Correct answers are `answers`.
+    """
     counts = []
     for text, item in zip(predictions, items, strict=True):
         tokenize = (
@@ -347,9 +367,12 @@ def _ngrams(words: Sequence[str], n: int) -> collections.Counter[tuple[str, ...]
 
 
 def bleu(metric: str, counts: np.ndarray) -> float:
-    """BLEU from summed `bleu_counts`: "bleu" smoothed as SacreBLEU's, "bleu_mb" not at all, as
-    multi-bleu.perl's. Where no right answer of all has four words, which leaves BLEU undefined,
-    n-grams count up to the longest that one has [chosen]."""
+    """BLEU from summed `bleu_counts`: "bleu" smoothed as SacreBLEU's, "bleu_mb" unsmoothed as
+    multi-bleu.perl's.
+
+    If no correct answer has four words, which leaves BLEU undefined, n-grams count up to the
+    longest that one has [chosen].
+    """
     import sacrebleu
 
     predicted_length, reference_length, *grams = counts.tolist()
@@ -371,8 +394,7 @@ def _intl_tokenizer() -> Callable[[str], str]:
     return tokenizer_intl.TokenizerV14International()
 
 
-# XLM's normalize-romanian.py and remove-diacritics.py, one after the other: what is left of the
-# letters.
+# XLM's normalize-romanian.py and remove-diacritics.py combined: letters without their marks.
 ROMANIAN_LETTERS = str.maketrans(
     "\u0218\u0219\u015e\u015f\u021a\u021b\u0162\u0163\u0102\u0103\u00c2\u00e2\u00ce\u00ee",
     "SsSsTtTtAaAaIi",
@@ -381,8 +403,9 @@ ROMANIAN_LETTERS = str.maketrans(
 
 @functools.cache
 def moses_tokenizer(language: str) -> Callable[[str], str]:
-    """A text -> its words by Moses, a space between them, as XLM's tools/tokenize.sh: punctuation
-    made plain, nothing escaped; of Romanian, letters without their marks."""
+    """Returns a function that tokenizes text with Moses as XLM's tools/tokenize.sh does:
+    punctuation normalized, nothing escaped, and for Romanian, letters without diacritics.
+    """
     import sacremoses
 
     normalizer = sacremoses.MosesPunctNormalizer(

@@ -1,5 +1,6 @@
-"""English function words, which GPT-2's LAMBADA figures leave out as answers (section 3.3).
-OpenAI's own list is not published."""
+"""English stop words, which GPT-2's LAMBADA results exclude as answers (section 3.3). OpenAI's own
+list is not published.
+"""
 
 STOP_WORDS = (
     "a about above after again against all also am an and any are as at be because been before "

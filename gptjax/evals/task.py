@@ -1,5 +1,6 @@
-"""What a task of in-context learning is: items, how they are put and scored, and what the papers
-report. One file of tasks/ a task."""
+"""Evaluation tasks with in-context prompts: items, how they are presented and scored, and the
+papers' results. Each file of tasks/ has one task or family.
+"""
 
 import dataclasses
 import functools
@@ -9,28 +10,26 @@ from typing import Any
 
 from gptjax.config.evaluation import Protocol
 
-GRADES, GRADE = (
-    "grades",
-    "grade",
-)  # the fact of an item whose completions have grades; the metric of that
-Row = Mapping[str, Any]  # one line of a .jsonl file, or one example of TFDS, text decoded
+GRADES = "grades"  # the fact of an item whose completions have grades
+GRADE = "grade"  # their metric
+Row = Mapping[str, Any]  # one line of a .jsonl file or one TFDS example, with decoded text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Item:
-    """One question as the model is asked it.
+    """One question to a model.
 
-    contexts: the text that all completions follow, or one text for each (Winograd schemas: the
-    ending is what is compared).
-    completions: what may follow, each with its own leading space or newline, or one that follows
-    all contexts; of a task that writes, what demonstrations show; of a text that is read whole, the
-    text. right: the numbers of those that are right; empty if not known, as in test sets, or if
-    none is, which none_is_right then says. answers: of a task that writes, every text that is
-    right. group: items that count together; one of them all is a demonstration. units: of a text
-    that is read whole, what the log-likelihood is divided by; 0: its tokens. facts: what else the
-    task's scorer needs; and "hint", the end of a context that stays where the context is too
-    long: then what stands before it loses its end, not its beginning. What can be written as
-    JSON. demonstration: how it is shown, where that is more than a context with its completion."""
+    contexts: the text that all completions follow, or one text for each (Winograd schemas, where
+    the ending is compared). completions: the candidates, each with its own leading space or
+    newline, or a single one that follows all contexts; for generation tasks, what demonstrations
+    show; for whole texts, the text. right: indices of the correct completions; empty if unknown, as
+    in test sets, or if none is correct, as stated by none_is_right. answers: for generation tasks,
+    every correct text. group: items that count together; only one of them can be a demonstration.
+    units: for whole texts, the divisor of the log-likelihood; 0: its tokens. facts: other JSON
+    values that the task's scorer needs, and "hint", the end of a context that is kept if the
+    context is too long (then the text before it loses its end, not its beginning). demonstration:
+    how the item is shown, if not as a context with its completion.
+    """
 
     id: str
     contexts: tuple[str, ...]
@@ -45,12 +44,12 @@ class Item:
 
     @property
     def has_answer(self) -> bool:
-        """Whether what is right is known, so that an answer can be scored."""
+        """Whether the correct answer is known, so that the item can be scored."""
         return bool(self.right or self.answers or self.none_is_right)
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """What is compared: each completion with the context that it follows."""
+        """(context, completion) pairs to compare."""
         n = max(len(self.contexts), len(self.completions))
         contexts, completions = (
             texts * n if len(texts) == 1 else texts for texts in (self.contexts, self.completions)
@@ -59,14 +58,16 @@ class Item:
 
     @property
     def as_demonstration(self) -> str:
-        """As a demonstration: the context with its first right completion. Items of which none
-        is right cannot be shown."""
+        """The item as a demonstration: the context with its first correct completion. Items without
+        a correct completion cannot be shown.
+        """
         return self.demonstration or "".join(self.pairs[self.right[0]])
 
     @functools.cached_property
     def content_key(self) -> tuple[tuple[str, ...], frozenset[str], str]:
-        """(contexts, completions, the demonstration), each without regard to case, spaces and
-        Unicode's variants of a character."""
+        """(contexts, completions, demonstration), ignoring case, whitespace and Unicode variants of
+        characters.
+        """
         demonstration = self.as_demonstration if self.demonstration or self.right else ""
         return (
             tuple(map(_normal_form, self.contexts)),
@@ -81,8 +82,9 @@ def _normal_form(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PaperScores:
-    """A paper's scores in percent (perplexities as they are), by config: gpt3_small ... or
-    gpt2_124m ...; metric, and which number of shots: "zero", "one", "few" (protocol.shots)."""
+    """A paper's scores in percent (perplexities as they are) by config, gpt3_small or gpt2_124m and
+    so on. shots: "zero", "one" or "few" (protocol.shots).
+    """
 
     paper: str
     metric: str
@@ -92,21 +94,22 @@ class PaperScores:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """items: a row -> its items, put as for that number of shots (some tasks have another wording
-    without demonstrations).
-    Rows come from a local .jsonl file with the columns of `schema`, else from TFDS' `tfds`, whose
-    features `from_tfds` maps to them, and `merge_rows` puts those together that are one row; or
-    `make_rows` makes them: (protocol, seed, split) -> rows; task_data.py reads them, and `link`
-    gives each what it needs of the others. schema: column -> its type ("text", "number", "truth", a
-    list of one: "[text]", "[[text]]") and, after a colon, what it holds; each row has an `id`
-    besides, its number if the data have none. splits: (what is asked, what demonstrations are drawn
-    from), equal where a task has one set. example: a made-up row, or the paper's own. data_hint:
-    how to get the data, a line. score: of a task that writes, (metric, what it wrote, item) -> 0 to
-    1; None: scorers.corpus_bleu scores all together. scorer_source: the official scorer's source,
-    where there is one. conventions: other ways to ask this task, by name ("gpt2").
-    extra_metrics: metrics that it can tell besides its protocol's and those like it.
-    auto_fields: of the protocol's shots, stops and n_tokens those that nobody chose, and that
-    are fitted to the data (TaskRun.fit_to_data)."""
+    """An evaluation task: its data, items, protocol and scoring.
+
+    items: row -> its items, for a number of shots (some tasks have another wording without
+    demonstrations). Rows come from a local .jsonl file with the columns of `schema`, or else from
+    the TFDS data set `tfds`, mapped by `from_tfds` and grouped by `merge_rows`, or are generated by
+    `make_rows`: (protocol, seed, split) -> rows. task_data.py reads them, and `link` adds to each
+    what it needs from the others. schema: column -> type ("text", "number", "truth", or a list of
+    one: "[text]", "[[text]]") and, after a colon, its meaning; each row also has an `id`, by
+    default its index. splits: (evaluated split, split of demonstrations), equal for tasks with only
+    one. example: a made-up row, or the paper's own. data_hint: how to get the data, in one line.
+    score: for generation tasks, (metric, prediction, item) -> 0 to 1; None: scorers.corpus_bleu
+    scores all together. scorer_source: the official scorer, if there is one. conventions: other
+    protocols of this task, by name ("gpt2"). extra_metrics: metrics besides the protocol's and
+    those like it. auto_fields: those of the protocol's shots, stops and n_tokens that were not
+    chosen and are fitted to the data (TaskRun.fit_to_data).
+    """
 
     name: str
     summary: str
@@ -130,8 +133,9 @@ class Task:
 
 
 def prompt_variant(protocol: Protocol, *variants: str) -> str:
-    """Which of a task's wordings is asked for; the first unless told. Raises ValueError with
-    those that there are."""
+    """Returns the protocol's prompt variant, by default the first. Raises ValueError with the
+    variants that exist.
+    """
     if protocol.prompt_variant not in ("", *variants):
         raise ValueError(
             f"prompt_variant={protocol.prompt_variant}: this task has {', '.join(variants)}"
@@ -153,8 +157,9 @@ GPT3_CONFIGS = (
 
 
 def gpt2_scores(metric: str, *scores: float) -> tuple[PaperScores, ...]:
-    """GPT-2's row of Table 3, or of another: smallest model first; a single score is the
-    largest's."""
+    """Parses GPT-2's row of Table 3 or another table, smallest model first; a single score is the
+    largest model's.
+    """
     return (
         PaperScores(
             paper="GPT-2",
@@ -168,11 +173,12 @@ def gpt2_scores(metric: str, *scores: float) -> tuple[PaperScores, ...]:
 def gpt3_scores(
     metric: str, zero: str = "", one: str = "", few: str = ""
 ) -> tuple[PaperScores, ...]:
-    """GPT-3's row of Table H.1, as printed: scores from Small to 175B, slashes between; one alone
-    is 175B's.
+    """Parses GPT-3's row of Table H.1 as printed: scores from Small to 175B separated by slashes; a
+    single one is 175B's.
 
-    A row that its task calls "of lower confidence" is one of which no clean transcription was
-    found: single digits may be wrong."""
+    Tasks call a row "of lower confidence" if no clean transcription was found: single digits may be
+    wrong.
+    """
     rows = {"zero": zero, "one": one, "few": few}
     numbers = {shots: [float(x) for x in row.split("/")] for shots, row in rows.items() if row}
     return tuple(

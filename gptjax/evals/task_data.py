@@ -1,5 +1,6 @@
-"""A task and where its data lie -> its rows, checked against the task's schema. Errors are one
-line."""
+"""Loads the rows of a task from wherever its data lie, checked against the task's schema. Errors
+are one line.
+"""
 
 import dataclasses
 import pathlib
@@ -19,8 +20,9 @@ TYPE_NAMES = {str: "text", bool: "truth", int: "number", float: "number"}
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """source: the file or the data set that the rows were read from, for people. errors: of rows
-    that are not as the schema says, by their place, why."""
+    """The rows of a split. source: the file or data set they were read from, for display. errors:
+    position -> reason, for rows that do not match the schema.
+    """
 
     source: str
     rows: tuple[Row, ...]
@@ -36,15 +38,16 @@ def load_rows(
     seed: int = 0,
     lenient: bool = False,
 ) -> Rows:
-    """The rows of one of a task's splits, each with an `id`. protocol and seed: for tasks that make
-    theirs. lenient: a row that is not as the schema says is left out and named, as long as another
-    is.
+    """Returns the rows of one of a task's splits, each with an `id`. protocol and seed: for
+    generated tasks. lenient: skip and record rows that do not match the schema, as long as one
+    does.
 
-    Looked for in this order: FOLDER/NAME_SPLIT.jsonl, one object a line with the columns of
-    task.schema; FOLDER/NAME.jsonl, which then is every split; of a task that reads texts whole, the
-    same names with .txt, a file being one row; what the task makes by itself, from the seed; TFDS'
-    prepared set, in data_dir or tfds' own directory. ValueError, in one line, for data that are
-    nowhere, and for a row that is not as the schema says: its line, its column, what is wanted."""
+    Searched in this order: FOLDER/NAME_SPLIT.jsonl, one object per line with the columns of
+    task.schema; FOLDER/NAME.jsonl, which serves as every split; for whole-text tasks, the same
+    names with .txt, one row per file; rows that the task generates from the seed; the prepared TFDS
+    data set, in data_dir or TFDS' own directory. Raises a one-line ValueError for missing data, and
+    for a row that does not match the schema, with its line, its column and the expected type.
+    """
     path = _local_file(task, split, folder)
     if path is not None and path.suffix == ".txt":
         where, numbered_rows = str(path), [("", {"text": _read_text(path)})]
@@ -85,11 +88,12 @@ def load_rows(
 
 
 def check_row(row: Row, schema: Mapping[str, str], location: str) -> Row:
-    """`row` with its text made valid Unicode. ValueError if a column of the schema is missing or
-    of another type."""
+    """Returns `row` with its text made valid Unicode. Raises ValueError if a column of the schema
+    is missing or of another type.
+    """
     for name, expected_type in schema.items():
         assert TYPE_PATTERN.fullmatch(expected_type), (
-            f"{name}: {expected_type!r} is no type of a schema"
+            f"{name}: {expected_type!r} is not a schema type"
         )
         if name not in row:
             raise ValueError(
@@ -103,7 +107,7 @@ def check_row(row: Row, schema: Mapping[str, str], location: str) -> Row:
 
 
 def _type_name(value: Any) -> str:
-    """What a schema calls a value; a list of nothing fits every list."""
+    """The schema's name for the type of a value; an empty list matches every list type."""
     if isinstance(value, list | tuple):
         kinds = sorted({_type_name(element) for element in value})
         distinct = [
@@ -134,15 +138,16 @@ def _replace_surrogates(value: Any) -> Any:
 
 
 def _local_file(task: Task, split: str, folder: str | None) -> pathlib.Path | None:
-    """The file of a split, if there is one. "train[:1000]", a part of a split of TFDS, is the
-    file of "train"."""
+    """Returns the file of a split, or None. "train[:1000]", a slice of a TFDS split, uses the file
+    of "train".
+    """
     if folder is None:
         return None
     directory = pathlib.Path(folder).expanduser()
     if not directory.is_dir():
         raise ValueError(
-            f"{directory} is no folder: give the one that has NAME_SPLIT.jsonl or NAME.jsonl, such "
-            f"as {task.name}_{split}.jsonl"
+            f"{directory} is not a folder: give the one that has NAME_SPLIT.jsonl or NAME.jsonl, "
+            f"such as {task.name}_{split}.jsonl"
         )
     suffixes = [".jsonl", ".txt"] if isinstance(task.protocol.method, Windows) else [".jsonl"]
     names = [
@@ -165,7 +170,7 @@ def _read_jsonl(path: pathlib.Path) -> Iterable[tuple[str, Row]]:
 def _read_text(path: pathlib.Path) -> str:
     text = parse.read_text(path)
     if not text.strip():
-        raise ValueError(f"{path} is empty: give the text that is to be read")
+        raise ValueError(f"{path} is empty: give the text to score")
     return text
 
 
@@ -191,7 +196,7 @@ def _read_tfds(task: Task, split: str, folder: str | None, data_dir: str | None)
 
 
 def _data_hint(task: Task) -> str:
-    """How to get a task's data, for the end of a line."""
+    """How to get a task's data, for the end of an error message."""
     columns = ", ".join(f"{name} ({kind.partition(':')[0]})" for name, kind in task.schema.items())
     return f"give {task.name}_SPLIT.jsonl with the columns {columns}" + (
         f": {task.data_hint}" if task.data_hint else ""
@@ -199,14 +204,15 @@ def _data_hint(task: Task) -> str:
 
 
 def decode_example(value: Any, where: str) -> Any:
-    """An example of TFDS as Python's own values: bytes as text, arrays as lists, NumPy's numbers
-    as numbers."""
+    """Converts a TFDS example to Python values: bytes to text, arrays to lists, NumPy scalars to
+    numbers.
+    """
     if isinstance(value, Mapping):
         return {name: decode_example(element, where) for name, element in value.items()}
     if isinstance(value, bytes):
         return parse.utf8(value, where)
     if isinstance(value, str | bool | int | float) or value is None:
         return value
-    if hasattr(value, "item") and not value.shape:  # one of NumPy's; it is not imported for this
+    if hasattr(value, "item") and not value.shape:  # a NumPy scalar, without importing NumPy
         return decode_example(value.item(), where)
     return [decode_example(element, where) for element in value]

@@ -1,5 +1,6 @@
-"""The words that are scrambled: GPT-3 section 3.9.2 took the 10,000 most frequent of Norvig's
-list that are of the right length."""
+"""Word list of the scrambling tasks: GPT-3 section 3.9.2 took the 10,000 most frequent words of
+suitable length from Norvig's list.
+"""
 
 import functools
 import pathlib
@@ -12,29 +13,30 @@ NORVIG_HINT = "Norvig's list is https://norvig.com/ngrams/count_1w.txt"
 
 
 def load_words(path: str | None, min_length: int, max_length: int, n: int, seed: int) -> list[str]:
-    """Up to n words of lower-case letters a to z, from `min_length` to `max_length` of them, none
-    twice, in the order of the file.
+    """Returns up to n distinct words of `min_length` to `max_length` lower-case letters a to z, in
+    the order of the file.
 
-    A line's first word counts, so that frequencies may follow. A list in alphabetical order knows
-    no frequencies: of such a one, words are drawn by the seed. ValueError, in one line, if there
-    is no list, or none of it fits."""
+    Only the first word of a line counts, so that frequencies may follow. An alphabetical list has
+    no frequencies: from such a list words are sampled with the seed. Raises a one-line ValueError
+    if there is no list, or no suitable word in it.
+    """
     file = pathlib.Path(path).expanduser() if path is not None else SYSTEM_WORDS
     if not file.is_file():
-        where = (
-            f"there is no list of words at {file}"
+        problem = (
+            f"there is no word list at {file}"
             if path is None
             else f"words={path}: there is no such file"
         )
         hint = "--set all.words=FILE (evaluate) or --words=FILE (decontaminate)"
         raise ValueError(
-            f"{where}: give a file with a word a line, the most frequent first, with {hint}; "
+            f"{problem}: give a file with one word per line, most frequent first, with {hint}; "
             f"{NORVIG_HINT}"
         )
     words = [word for word in _read_words(file) if min_length <= len(word) <= max_length]
     if not words:
         raise ValueError(
             f"{file} has no word of {min_length} to {max_length} letters a to z: give a file with "
-            f"a word a line; {NORVIG_HINT}"
+            f"one word per line; {NORVIG_HINT}"
         )
     if len(words) > n and words == sorted(words):
         words = random.Random(f"words {seed}").sample(words, n)

@@ -1,1 +1,1 @@
-"""How does it speak? Choosing tokens and decoding."""
+"""Text generation: sampling, autoregressive decoding, beam search, streaming."""

@@ -1,8 +1,7 @@
-"""Beam search with a length penalty: the likeliest continuation, sought among the `width` likeliest
-beginnings at each length.
+"""Beam search with a length penalty.
 
-GPT-3's free-form tasks are scored so, with width 4 and alpha 0.6, as T5's (section 2.4). When to
-end is unpublished: here as in T5.
+GPT-3's free-form tasks use it with width 4 and alpha 0.6, as T5 does (section 2.4). When the search
+ends is unpublished; here it ends as T5's does.
 """
 
 import dataclasses
@@ -14,15 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.config.evaluation import MOST_ALPHA, WIDEST
+from gptjax.config.evaluation import MAX_ALPHA, MAX_BEAM_WIDTH
 from gptjax.generate import decode
 from gptjax.model import inference, kv_cache
 
 
 @dataclasses.dataclass(frozen=True)
 class Hypothesis:
-    """New tokens, the one that ended them included; the sum of their log-probabilities (nats); that
-    over the length penalty; and whether they were ended, not cut off."""
+    """One continuation found by the search.
+
+    tokens: new tokens, including the one that ended them. log_prob: the sum of their
+    log-probabilities, in nats. score: log_prob over the length penalty. is_complete: whether it
+    ended, rather than reached the token limit.
+    """
 
     tokens: tuple[int, ...]
     log_prob: float
@@ -31,8 +34,9 @@ class Hypothesis:
 
 
 def length_penalty(length: int, alpha: float) -> float:
-    """((5 + length) / 6) ** alpha, length in tokens: Wu et al. (1609.08144) equation 14, without
-    its coverage."""
+    """((5 + length) / 6) ** alpha, with length in tokens: Wu et al. (1609.08144) equation 14,
+    without the coverage penalty.
+    """
     return ((5 + length) / 6) ** alpha
 
 
@@ -44,23 +48,24 @@ def search(
     width: int = 4,
     alpha: float = 0.6,
 ) -> list[list[Hypothesis]]:
-    """For each prompt at most `width` continuations of at most n_tokens tokens, best score first:
-    those that ended or, where none did, those that were under way when n_tokens were reached.
+    """Returns, for each prompt, up to `width` continuations of at most n_tokens tokens, best score
+    first: the complete ones or, if there are none, those cut off at n_tokens.
 
-    is_end: given new tokens, whether the last one ends them. A prompt's search ends when no
-    beginning can still beat its `width` hypotheses. Raises ValueError for an empty prompt and for
-    texts longer than the context: what is read in another context cannot be compared. Raises
-    inference.NonFiniteLogits where the model says NaN."""
-    if not (1 <= width <= WIDEST and 0 <= alpha <= MOST_ALPHA):
+    is_end: given the new tokens, whether the last one ends them. The search for a prompt stops when
+    no active beam can still beat its `width` hypotheses. Raises ValueError for an empty prompt and
+    for texts longer than the context, since scores from a shifted context would not be comparable;
+    inference.NonFiniteLogits for NaN logits.
+    """
+    if not (1 <= width <= MAX_BEAM_WIDTH and 0 <= alpha <= MAX_ALPHA):
         raise ValueError(
-            f"a beam of width {width} with alpha {alpha}: give a width from 1 to {WIDEST:,} and an "
-            f"alpha from 0 to {MOST_ALPHA:g}"
+            f"a beam of width {width} with alpha {alpha}: give a width from 1 to "
+            f"{MAX_BEAM_WIDTH:,} and an alpha from 0 to {MAX_ALPHA:g}"
         )
     n_ctx, longest = inference_model.model.config.n_ctx, max(map(len, prompts))
-    if longest + n_tokens > n_ctx + 1:  # the last token is not read
+    if longest + n_tokens > n_ctx + 1:  # the last token is never fed back
         raise ValueError(
-            f"a prompt of {longest} tokens and {n_tokens} new ones are more than the model's "
-            f"context of {n_ctx}: ask for less"
+            f"a prompt of {longest} tokens and {n_tokens} new ones exceed the model's context of "
+            f"{n_ctx}: give a shorter prompt or fewer tokens"
         )
     beam_groups, n_candidates = (
         [_BeamGroup(n_tokens, is_end, width, alpha) for _ in prompts],
@@ -73,7 +78,7 @@ def search(
         capacity=decode.bucket_length(min(n_ctx, longest + n_tokens), n_ctx),
         n_candidates=n_candidates,
     )
-    rows = 1  # of each group: one until its first tokens are chosen
+    rows = 1  # per group: one until the first tokens are chosen
     while True:
         parents = [
             i * rows + row
@@ -94,8 +99,9 @@ def search(
 
 
 class _BeamGroup:
-    """The search for one prompt: `active`, the likeliest (log-probability, tokens) under way,
-    and `complete`, the best hypotheses."""
+    """The search for one prompt. active: the most likely unfinished beams, as (log-probability,
+    tokens). complete: the best finished hypotheses.
+    """
 
     def __init__(
         self, n_tokens: int, is_end: Callable[[tuple[int, ...]], bool], width: int, alpha: float
@@ -106,8 +112,9 @@ class _BeamGroup:
         self.done = False
 
     def advance(self, candidates: list[list[tuple[float, int]]]) -> list[int]:
-        """candidates: for each row the (log-probability, token) that may follow. Returns, for each
-        of the next rows, the row it continues."""
+        """Extends the beams by one token. candidates: for each row, (log-probability, next token)
+        pairs. Returns, for each of the next rows, the row that it continues.
+        """
         if self.done:
             return [row % len(candidates) for row in range(self.width)]
         paths = [
@@ -117,7 +124,7 @@ class _BeamGroup:
         ]
         if any(math.isnan(p) for p, _, _ in paths):
             raise inference.NonFiniteLogits
-        # Twice the width, so that `width` are left to go on with even if each of the beams ends.
+        # Twice the width, so that `width` beams remain even if every beam has an ending among them.
         paths = sorted((path for path in paths if path[0] > -np.inf), key=lambda path: -path[0])[
             : 2 * self.width
         ]
@@ -136,8 +143,9 @@ class _BeamGroup:
         return [active[min(row, len(active) - 1)][1] if active else 0 for row in range(self.width)]
 
     def _is_settled(self) -> bool:
-        """Whether nothing under way can beat the hypotheses: a log-probability only falls, and
-        n_tokens divide it by the most."""
+        """Whether no active beam can beat the worst complete hypothesis: log-probabilities only
+        decrease, and n_tokens has the largest length penalty.
+        """
         return (
             len(self.complete) == self.width
             and self.active[0][0] / length_penalty(self.n_tokens, self.alpha)
@@ -145,14 +153,16 @@ class _BeamGroup:
         )
 
     def last_tokens(self) -> list[int]:
-        """The last token of each row; where there are fewer beginnings than rows, the rest
-        repeats one."""
+        """The last token of each row. If there are fewer beams than rows, the last beam is
+        repeated.
+        """
         return [
             self.active[min(row, len(self.active) - 1)][1][-1] if self.active else 0
             for row in range(self.width)
         ]
 
     def hypotheses(self) -> list[Hypothesis]:
+        """The complete hypotheses or, if there are none, the active beams."""
         return self.complete or [
             self._make_hypothesis(p, tokens, False) for p, tokens in self.active
         ]
@@ -164,7 +174,7 @@ class _BeamGroup:
 
 
 def _candidate_lists(candidates, first, n):
-    """Rows first .. first + n as lists of (log-probability, token)."""
+    """Rows first to first + n - 1 as lists of (log-probability, token)."""
     return [
         list(zip(p.tolist(), tokens.tolist(), strict=True))
         for p, tokens in zip(*(x[first : first + n] for x in candidates), strict=True)
@@ -188,7 +198,9 @@ def _decode(inference_model, cache, token_B, n_candidates):
 
 
 def _top_candidates(inference_model, x_B1D, n_candidates):
-    """(log-probabilities, tokens), both (B, n_candidates)."""
+    """Returns (log-probabilities, tokens) of the most likely next tokens, each (B,
+    n_candidates).
+    """
     return jax.lax.top_k(
         jax.nn.log_softmax(inference.logits(inference_model, x_B1D)[:, 0], axis=-1), n_candidates
     )

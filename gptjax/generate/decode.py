@@ -1,5 +1,4 @@
-"""Autoregressive decoding: the prompts are read once, then each token by itself, from the cache
-of what was read before."""
+"""Autoregressive decoding with a KV cache: one prefill of the prompts, then token by token."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -11,19 +10,21 @@ import numpy as np
 from gptjax.generate import sampling
 from gptjax.model import inference, kv_cache
 
-# lengths are padded to powers of two from here up to the context, so that few programs are compiled
+# Lengths are padded to powers of two, from this up to the context, so that few programs are
+# compiled.
 MIN_LENGTH = 32
-STEPS_PER_CALL = 16  # the most tokens that one call of a program chooses
+STEPS_PER_CALL = 16  # decode steps per call of the compiled program, at most
 
 
 def bucket_length(n: int, n_ctx: int) -> int:
-    """The padded length of n tokens."""
+    """The length that `n` tokens are padded to."""
     return min(n_ctx, max(MIN_LENGTH, 1 << (n - 1).bit_length()))
 
 
 def pad(texts: Sequence[Sequence[int]], n_ctx: int) -> tuple[np.ndarray, np.ndarray]:
-    """int32 (B, T) tokens, T the bucket of the longest text, and (B,) lengths. Raises ValueError
-    for an empty text."""
+    """Returns tokens int32 (B, T), with T the bucket length of the longest text, and lengths int32
+    (B,). Raises ValueError for an empty text.
+    """
     if not all(texts):
         raise ValueError("an empty prompt: give at least one token, for example a newline")
     lengths_B = np.array([len(text) for text in texts], np.int32)
@@ -43,7 +44,7 @@ def _prefill(
     capacity: int,
     sampling_params: sampling.SamplingParams,
 ):
-    """(cache, the token after each row)."""
+    """Returns (cache, the token after each row)."""
     cache, x_BTD = inference.prefill(inference_model, tokens_BT, counts_B, capacity)
     y_BTV = inference.logits(inference_model, inference.last_hidden(x_BTD, counts_B))
     return cache, sampling.sample(y_BTV[:, 0], sampling_params, jax.random.fold_in(key, position))
@@ -61,9 +62,12 @@ def _decode(
     key,
     sampling_params: sampling.SamplingParams,
 ):
-    """(cache, tokens (B, STEPS_PER_CALL)): n times read a token of each active row and choose its
-    next; fewer if no row stays active. A row is done after end_of_text. position: how many
-    tokens were chosen before."""
+    """Runs up to n decode steps and returns (cache, new tokens (B, STEPS_PER_CALL)).
+
+    Each step feeds the last token of every active row and samples the next; a row becomes inactive
+    after end_of_text, and the loop stops once none is active. position: how many tokens were
+    generated before.
+    """
 
     def step(state):
         i, cache, token_B, active_B, new_BT = state
@@ -101,14 +105,16 @@ def stream(
     done_rows: set[int] | None = None,
     steps_per_call: int = STEPS_PER_CALL,
 ) -> Iterator[list[list[int]]]:
-    """The tokens that follow each prompt, as they come: each time the next few (at most
-    `steps_per_call`) of every row, n_tokens in all.
+    """Yields the generated tokens as they come: each time the next few (at most `steps_per_call`)
+    of every row, n_tokens in all.
 
-    A row ends before end_of_text, and as soon as the caller puts its number into `done_rows`.
-    Prompts may differ in length. Of a longer text the model reads the last n_ctx tokens; where
-    these have no room for another, the last half of them, and goes on from there: always as
-    though the text began where the reading does. ValueError for an empty prompt;
-    inference.NonFiniteLogits where the model says NaN."""
+    A row ends before end_of_text, or when the caller adds its index to `done_rows`. Prompts may
+    differ in length. The model sees the last n_ctx tokens of a longer text. Once the context is
+    full, it is prefilled again with its last half and decoding continues from there; positions
+    always count from the first token in the context.
+
+    Raises ValueError for an empty prompt, inference.NonFiniteLogits for NaN logits.
+    """
     n_ctx, end = (
         inference_model.model.config.n_ctx,
         jax.device_put(np.int32(-1 if end_of_text is None else end_of_text)),
@@ -140,7 +146,7 @@ def stream(
                     done_rows.add(row)
             yield new
             rows = [row for row in range(len(texts)) if row not in done_rows]
-            # A row's last token was chosen, but is not read yet.
+            # Each row's last token was sampled but not yet fed to the model.
             n_free = min((n_ctx + 1 - (len(texts[row]) - starts[row]) for row in rows), default=0)
             n = min(steps_per_call, n_tokens - n_generated, n_free)
             if n <= 0:
@@ -172,7 +178,7 @@ def generate(
     key: jax.Array,
     end_of_text: int | None = None,
 ) -> list[list[int]]:
-    """`stream` at its end: up to n_tokens new tokens for each prompt, without the prompt."""
+    """Returns up to n_tokens new tokens for each prompt, without the prompt: all of `stream`."""
     outputs = [[] for _ in prompts]
     for new in stream(inference_model, prompts, n_tokens, sampling_params, key, end_of_text):
         for row, tokens in zip(outputs, new, strict=True):

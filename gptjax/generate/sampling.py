@@ -1,4 +1,4 @@
-"""From logits to a token: greedily, or by sampling with temperature, top-k and top-p."""
+"""Samples a token from logits: greedily, or with temperature, top-k and top-p."""
 
 from typing import Annotated
 
@@ -8,20 +8,20 @@ import jax.numpy as jnp
 from gptjax.config.record import Bounds, record
 from gptjax.sharding.shapes import shaped
 
-NONE = -1  # in place of a token, where a row's logits give no probabilities
-MIN_TEMPERATURE, MAX_TEMPERATURE = (
-    2.0**-120,
-    2.0**120,
-)  # temperatures that a float32 holds, and their inverses, by which a compiler may multiply
+NONE = -1  # in place of a token if a row's logits are NaN or infinite
+# Temperatures that float32 can represent, as well as their inverses, by which a compiler may
+# multiply instead.
+MIN_TEMPERATURE, MAX_TEMPERATURE = 2.0**-120, 2.0**120
 
 
 @record
 class SamplingParams:
-    """temperature 0 is greedy; any other means what it says, however near to 0 or large.
+    """How to sample. Raises ValueError for values that leave no token.
 
-    top_k: only the k likeliest tokens; top_p: only the likeliest whose probabilities reach p (the
-    one that crosses p included), taken after temperature and top_k. Raises ValueError for values
-    that leave no token."""
+    temperature: 0 is greedy; any other value is applied exactly, however small or large. top_k:
+    only the k most likely tokens. top_p: only the most likely tokens whose cumulative probability
+    reaches p, including the one that crosses it; applied after temperature and top_k.
+    """
 
     temperature: Annotated[float, Bounds(0, 1e300)] = 1.0
     top_k: Annotated[int, Bounds(1, 2**63 - 1)] | None = None
@@ -30,9 +30,9 @@ class SamplingParams:
 
 @shaped
 def filter_logits(logits_BV: jax.Array, params: SamplingParams) -> jax.Array:
-    """Logits after temperature, minus infinity where top-k or top-p rules a token out. Ties at the
-    k-th place are all kept.
-    Needs a temperature above 0."""
+    """Logits after temperature (above 0), with minus infinity for tokens excluded by top-k or
+    top-p. Ties at the k-th place are all kept.
+    """
     logits_BV = apply_temperature(logits_BV, params.temperature)
     if params.top_k is not None and params.top_k < logits_BV.shape[-1]:
         logits_BV = apply_top_k(logits_BV, params.top_k)
@@ -41,23 +41,26 @@ def filter_logits(logits_BV: jax.Array, params: SamplingParams) -> jax.Array:
 
 @shaped
 def apply_temperature(logits_BV: jax.Array, temperature: float) -> jax.Array:
-    """Logits divided by a temperature above 0, the likeliest token of each row at 0."""
-    # At 0 no temperature moves it; the others go as far down as a float32 does.
+    """Returns the logits divided by a temperature above 0, shifted so that the maximum of each row
+    is 0.
+    """
+    # No temperature moves a logit of 0; the others may go down to the lowest float32.
     logits_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
     return logits_BV / min(max(temperature, MIN_TEMPERATURE), MAX_TEMPERATURE)
 
 
 @shaped
 def apply_top_k(logits_BV: jax.Array, k: int) -> jax.Array:
-    """Minus infinity for all but the k likeliest tokens of each row."""
+    """Returns the logits with minus infinity for all but the k most likely tokens of each row."""
     smallest_B1 = jax.lax.top_k(logits_BV, k)[0][:, -1:]
     return jnp.where(logits_BV < smallest_B1, -jnp.inf, logits_BV)
 
 
 @shaped
 def apply_top_p(logits_BV: jax.Array, p: float) -> jax.Array:
-    """Minus infinity for all but the likeliest tokens of each row whose probabilities reach p:
-    nucleus sampling (1904.09751)."""
+    """Returns the logits with minus infinity for all but the most likely tokens of each row whose
+    cumulative probability reaches p: nucleus sampling (1904.09751).
+    """
     order_BV = jnp.argsort(-logits_BV, axis=-1)
     sorted_BV = jax.nn.softmax(jnp.take_along_axis(logits_BV, order_BV, axis=-1), axis=-1)
     likelier_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV  # the mass before each token
@@ -67,7 +70,7 @@ def apply_top_p(logits_BV: jax.Array, p: float) -> jax.Array:
 
 @shaped
 def sample(logits_BV: jax.Array, params: SamplingParams, key: jax.Array) -> jax.Array:
-    """int32 (B,): a token for each row; NONE where its logits are NaN or infinite."""
+    """Returns a token for each row, int32 (B,); NONE for a row with NaN or infinite logits."""
     if params.temperature == 0:
         token_B = jnp.argmax(logits_BV, axis=-1)
     else:

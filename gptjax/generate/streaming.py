@@ -1,5 +1,6 @@
-"""From tokens to text as they come: no character is shown before it is whole, and nothing of a
-string that is to stop the text."""
+"""Streaming detokenization: tokens to text as they are generated, in whole characters and without
+any part of a stop string.
+"""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -11,30 +12,32 @@ from gptjax.data.tokenizers import build
 from gptjax.generate import decode, sampling
 from gptjax.model import inference
 
-REPLACEMENT_CHAR = "\ufffd"  # what tokenizers decode bytes to that are not, or not yet, UTF-8
-# the most bytes of a character that is not whole, so the most replacements that the next token may
-# take back
+REPLACEMENT_CHAR = "\ufffd"  # how tokenizers decode bytes that are not, or not yet, UTF-8
+# The most bytes of an incomplete character, and so the most replacement characters that the next
+# token may change.
 MAX_INCOMPLETE = 3
 
 
 class StreamingDetokenizer:
-    """The new text of one row. A stop string, as the tokenizer writes it, counts only in the new
-    text, so that a prompt may contain it; the text ends before it."""
+    """Turns the new tokens of one row into text.
+
+    stops: strings before which the text ends, as the tokenizer writes them. Only new text is
+    searched, so a prompt may contain them.
+    """
 
     def __init__(
         self, tokenizer: build.Tokenizer, prompt: Sequence[int], stops: Sequence[str] = ()
     ):
         self.is_stopped = False
         self._decode, self._stops = tokenizer.decode, normalize_stops(tokenizer, stops)
-        self._prefix, self._new = (
-            list(prompt[-1:]),
-            [],
-        )  # the new ones are decoded after one before: some tokenizers trim a text's start
-        self._n_emitted = 0  # characters of the new ones
-        self._pending = ""  # whole characters that may be the beginning of a stop string
+        # The new tokens are decoded after the one before them, since some tokenizers trim the start
+        # of a text.
+        self._prefix, self._new = list(prompt[-1:]), []
+        self._n_emitted = 0  # characters of self._new
+        self._pending = ""  # whole characters that may be the start of a stop string
 
     def add(self, tokens: Sequence[int]) -> str:
-        """The text that is certain after these tokens and was not before: perhaps none."""
+        """Adds tokens and returns the text that has become certain, possibly ""."""
         self._new += tokens
         text = self._decode_new()
         n_whole = len(text) - min(MAX_INCOMPLETE, len(text) - len(text.rstrip(REPLACEMENT_CHAR)))
@@ -44,15 +47,17 @@ class StreamingDetokenizer:
         return self._release(new)
 
     def end(self) -> str:
-        """The text that was held back: there are no more tokens."""
+        """Returns the rest of the text, once there are no more tokens."""
         rest = self._release(self._decode_new()[self._n_emitted :]) + self._pending
         self._new, self._n_emitted, self._pending = [], 0, ""
         return rest
 
     def _decode_new(self) -> str:
+        """The text of the new tokens, including characters that are still incomplete."""
         return self._decode([*self._prefix, *self._new])[len(self._decode(self._prefix)) :]
 
     def _release(self, new: str) -> str:
+        """Adds whole characters and returns those that cannot be part of a stop string."""
         if self.is_stopped:
             return ""
         text = self._pending + new
@@ -69,8 +74,10 @@ class StreamingDetokenizer:
 
 
 def normalize_stops(tokens: build.Tokenizer, stops: Sequence[str]) -> list[str]:
-    """The stop strings as the tokenizer writes them: GPT-1's writes "Q:" as "q :". Raises
-    ValueError for one that it can never write, and for one that is in every text."""
+    """Returns the stop strings as the tokenizer writes them: GPT-1's writes "Q:" as "q :".
+
+    Raises ValueError for an empty string and for one that the tokenizer can never write.
+    """
     if "" in stops:
         raise ValueError(
             "an empty stop string would stop before the first character: give at least one"
@@ -78,7 +85,7 @@ def normalize_stops(tokens: build.Tokenizer, stops: Sequence[str]) -> list[str]:
     return [_normalize_stop(tokens, stop) for stop in stops]
 
 
-@functools.lru_cache(64)  # it may look at every token
+@functools.lru_cache(64)  # it may scan the vocabulary
 def _normalize_stop(tokens: build.Tokenizer, stop: str) -> str:
     if tokens.decode(tokens.encode(stop)) == stop:
         return stop
@@ -88,18 +95,19 @@ def _normalize_stop(tokens: build.Tokenizer, stop: str) -> str:
     if unicode.replace_surrogates(stop) == stop and any(
         stop in tokens.decode([i]) for i in range(tokens.n_vocab)
     ):
-        # no text is encoded so, as with a newline that the tokenizer drops, but a model may write
-        # it
+        # No text encodes to it, like a newline that the tokenizer drops, but a model may generate
+        # it.
         return stop
     raise ValueError(
-        f"the stop string {stop!r} is nothing that the tokenizer of this model can write: leave it "
-        "out, or give another"
+        f"this model's tokenizer cannot write the stop string {stop!r}: leave it out, or give "
+        "another"
     )
 
 
 def _decode_between_words(tokenizer: build.Tokenizer, stop: str) -> str:
-    """How a tokenizer writes `stop` between two words, with the spaces at its ends that it was
-    given; "" if it cannot."""
+    """How the tokenizer writes `stop` between two words, with its own leading and trailing spaces;
+    "" if it cannot.
+    """
     ids = tokenizer.encode(f"a {stop} a")
     text = (
         ""
@@ -121,8 +129,9 @@ def stream(
     stops: Sequence[str] = (),
     steps_per_call: int = decode.STEPS_PER_CALL,
 ) -> Iterator[list[str]]:
-    """decode.stream as text: each time what is new in every row, "" where nothing is certain. A row
-    ends before end-of-text and before the first of the `stops`, as the tokenizer writes them."""
+    """Yields decode.stream as text: each time the new text of every row, "" if none is certain yet.
+    A row ends before end-of-text and before the first of `stops`.
+    """
     detokenizers, done_rows = (
         [StreamingDetokenizer(tokenizer, prompt, stops) for prompt in prompts],
         set(),

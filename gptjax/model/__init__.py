@@ -1,1 +1,1 @@
-"""What does it compute? Attention patterns, layers, and the GPT."""
+"""The GPT model: attention patterns and kernels, layers, KV cache."""

@@ -1,5 +1,4 @@
-"""Tokens to rows of the token table, where each device may have some of the table's rows and
-some of its columns."""
+"""Token embedding lookup in a table that may be sharded over both of its dimensions."""
 
 import functools
 
@@ -14,11 +13,13 @@ from gptjax.sharding.shapes import shaped
 def embed(
     token_VD: jax.Array, tokens_BT: jax.Array, dtype, sharding: rules.Sharding = rules.UNSHARDED
 ) -> jax.Array:
-    """The table's rows of these tokens, (B, T, D) of type `dtype`, placed as BPD. Differentiable in
-    token_VD; the gradient is summed in float32, since a frequent word's is a sum of thousands.
+    """Looks up the embedding of each token: (B, T, D) in `dtype`, sharded as "BPD".
 
-    The table is gathered along D, in `dtype`. Along V it stays cut: a device looks up the tokens
-    that it has, and the devices add up."""
+    The table is gathered along D, in `dtype`. Along V it stays sharded: each device looks up the
+    tokens whose rows it holds, and the results are summed over devices. Differentiable in token_VD;
+    the gradient is summed in float32, because that of a frequent token is a sum of thousands of
+    terms.
+    """
     return _embed(token_VD.shape, jnp.dtype(dtype), sharding, token_VD, tokens_BT)
 
 
@@ -67,7 +68,8 @@ _embed.defvjp(_embed_fwd, _embed_bwd)
 
 
 def _local_ids(axes, n_rows, tokens_BT):
-    """Where in its part of the table a device has these tokens; n_rows, one past the end, where
-    it has not."""
+    """Row of each token in this device's shard of the table; n_rows, one past the end, for tokens
+    of other shards.
+    """
     ids_BT = tokens_BT - jax.lax.axis_index(axes) * n_rows
     return jnp.where((ids_BT >= 0) & (ids_BT < n_rows), ids_BT, n_rows)

@@ -1,4 +1,6 @@
-"""The GPT: embeddings, layers by periods of the pattern, and the tied output."""
+"""The GPT: embeddings, a stack of layers grouped into periods of the attention pattern, and tied
+output logits.
+"""
 
 import dataclasses
 from typing import Any, cast
@@ -16,24 +18,26 @@ from gptjax.sharding.shapes import shaped
 
 @dataclasses.dataclass(frozen=True)
 class ExecutionPolicy:
-    """How the layers run, resolved for a platform: changes speed and memory, not the
-    mathematics."""
+    """How the layers run, resolved for a platform: affects speed and memory, not the results."""
 
     dtype: Any
-    # what the layers keep for their backward pass, of schema.REMAT_NAMES; None: everything
+    # Activations saved for the backward pass, among schema.REMAT_NAMES; None saves all of them.
     saved_names: tuple[str, ...] | None
-    kernel: str  # of model/attention/dispatch.py
-    # a Python loop over periods (quicker on CPU), else lax.scan (compile time does not grow with
-    # depth)
+    kernel: str  # a key of model/attention/dispatch.KERNELS
+    # A Python loop over periods (faster on CPU) instead of lax.scan (whose compile time does not
+    # grow with depth).
     unroll: bool
 
 
 def execution_policy(compute: schema.Compute, platform: str) -> ExecutionPolicy:
-    """Resolve each "auto" for `platform` ("cpu", "gpu", "tpu"). CPU: XLA is slow there in bfloat16
-    and in loop bodies; but where layers are rematerialised they are scanned, since jax 0.10.2's CPU
-    compiler undoes the rematerialisation of unrolled ones.
+    """Resolves each "auto" in `compute` for `platform` ("cpu", "gpu" or "tpu").
 
-    Raises ValueError for a kernel that does not run on the platform."""
+    On CPU, XLA is slow in bfloat16 and in loop bodies, so "auto" is float32 and unrolled layers
+    there. Layers with rematerialization are scanned even on CPU, since the CPU compiler of jax
+    0.10.2 undoes the rematerialization of unrolled ones.
+
+    Raises ValueError for a kernel that does not run on the platform.
+    """
     on_cpu = platform == "cpu"
     dtype = {
         "auto": jnp.float32 if on_cpu else jnp.bfloat16,
@@ -49,8 +53,11 @@ def execution_policy(compute: schema.Compute, platform: str) -> ExecutionPolicy:
 
 
 def remat_policy(names: tuple[str, ...]):
-    """The policy of jax.checkpoint that keeps what has these names; with attention among them also
-    what cuDNN's own backward pass needs, which jax.nn leaves without a name."""
+    """Returns the jax.checkpoint policy that saves the activations with these names.
+
+    With "attention" among them it also saves the residuals of cuDNN's backward pass, which jax.nn
+    does not name.
+    """
     policy = jax.checkpoint_policies.save_only_these_names(*names)
     if "attention" not in names:
         return policy
@@ -60,8 +67,9 @@ def remat_policy(names: tuple[str, ...]):
 
 
 class Period(nn.Module):
-    """One period of the layer pattern, for GPT-3 a banded and a dense layer: the body that is
-    scanned over depth."""
+    """One period of the attention pattern, for GPT-3 a banded and a dense layer: the body that is
+    scanned over depth.
+    """
 
     config: schema.Model
     execution_policy: ExecutionPolicy
@@ -71,13 +79,13 @@ class Period(nn.Module):
     def __call__(self, x_BTD, segments_BT, train):
         block = layers.Block
         if self.sharding.mesh is not None:
-            # Pinned layer by layer: so each layer's gradient is reduced into its shards within the
-            # loop. And within what is rematerialised: else the pinned parameters are results of the
-            # loop, which libtpu copies whole in each turn.
+            # Pinned layer by layer, so that each layer's gradient is reduced into its shards within
+            # the loop; and inside the remat, since otherwise the pinned parameters are outputs of
+            # the loop, which libtpu copies whole in each iteration.
             block = nn.map_variables(block, "params", self.sharding.shard_like_params)
         if self.execution_policy.saved_names is not None:
             policy = remat_policy(self.execution_policy.saved_names)
-            # Each layer on its own, not the period: one remat over two layers recomputes more.
+            # Remat of each layer, not of the period: one remat over two layers recomputes more.
             # static_argnums counts self.
             block = nn.remat(
                 block, policy=policy, prevent_cse=self.execution_policy.unroll, static_argnums=(3,)
@@ -91,8 +99,10 @@ class Period(nn.Module):
 
 @jax.custom_vjp
 def unstack_layers(tree):
-    """The slices of each leaf along its first dimension, as a list of trees. Its gradient is one
-    stack, where JAX adds n padded copies."""
+    """Splits a stacked tree along the first dimension of its leaves into a list of trees.
+
+    Its gradient is a single stack; JAX's own would add n zero-padded copies.
+    """
     n = jax.tree.leaves(tree)[0].shape[0]
     return [jax.tree.map(lambda x: x[i], tree) for i in range(n)]  # noqa: B023
 
@@ -104,12 +114,13 @@ unstack_layers.defvjp(
 
 
 class GPT(nn.Module):
-    """tokens (B, T) -> final hidden states (B, T, D), layer-normed. `logits` below gives the output
-    distribution.
+    """The GPT trunk: tokens (B, T) -> final hidden states (B, T, D). `logits` computes the output
+    distribution from them.
 
     Parameters: token_VD (V padded to a multiple of 128), position_TD, periods (each leaf stacked
-    over periods: the same tree whether scanned or unrolled, so a checkpoint serves both), norm
-    for pre-LN models."""
+    over periods, whether scanned or unrolled, so that a checkpoint serves both) and, for pre-LN
+    models, the final norm.
+    """
 
     config: schema.Model
     execution_policy: ExecutionPolicy
@@ -119,8 +130,9 @@ class GPT(nn.Module):
     def __call__(
         self, tokens_BT: jax.Array, segments_BT: jax.Array | None = None, train: bool = False
     ) -> jax.Array:
-        """segments_BT: document numbers, to keep attention within documents; None: across.
-        train: dropout on, from the rng "dropout"."""
+        """segments_BT: document ids that attention does not cross; None for no such limit. train:
+        apply dropout, drawn from the rng "dropout".
+        """
         c, dtype = self.config, self.execution_policy.dtype
         T = tokens_BT.shape[1]
         if T > c.n_ctx:
@@ -162,7 +174,7 @@ class GPT(nn.Module):
 
 
 def _init_periods(period, key, config):
-    """Initial parameters of all periods, stacked: each period draws from its own key."""
+    """Initial parameters of all periods, stacked; each period is initialized from its own key."""
     period = period.clone(sharding=rules.UNSHARDED)  # one token is too few to place on a mesh
     x_BTD = jnp.zeros((1, 1, config.d_model))
     return jax.vmap(lambda k: period.init(k, x_BTD, None, False)["params"])(
@@ -174,10 +186,11 @@ def _init_periods(period, key, config):
 def logits(
     x_BTD: jax.Array, token_VD: jax.Array, n_vocab: int, first: int | jax.Array = 0
 ) -> jax.Array:
-    """float32 (B, T, V): the output, tied to the token table and without bias (GPT-1 eq. 2).
-    Padding columns are minus infinity.
+    """Returns float32 logits (B, T, V), tied to the token table and without bias (GPT-1 eq. 2).
 
-    first: the id of the table's first row, where token_VD is a part of it."""
+    Columns of the vocabulary's padding are minus infinity. first: the token id of row 0 of
+    token_VD, where that is a slice of the table.
+    """
     y_BTV = jnp.einsum(
         "BTD,VD->BTV", x_BTD, token_VD.astype(x_BTD.dtype), preferred_element_type=jnp.float32
     )
@@ -185,7 +198,8 @@ def logits(
 
 
 def segment_ids(tokens_BT: jax.Array, end_of_text: int) -> jax.Array:
-    """int32 (B, T): how many documents ended before each token of its row; an end-of-text token
-    belongs to the text it ends."""
+    """Document ids int32 (B, T): the number of documents that ended earlier in the row. An
+    end-of-text token belongs to the document that it ends.
+    """
     ends_BT = (tokens_BT == end_of_text).astype(jnp.int32)
     return jnp.cumsum(ends_BT, axis=1) - ends_BT

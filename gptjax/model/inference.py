@@ -1,10 +1,11 @@
-"""The GPT with a memory: it reads tokens, keeps their keys and values, and reads on from there.
+"""Inference with a KV cache: prefill, decode steps, and tree attention.
 
-`prepare` the model once, then `prefill` the beginnings of a batch of texts and, by `decode_step`,
-read one or more tokens at a time. These are pure functions, to be jitted by who uses them: with the
-cache donated where it is not needed again; else a prefix that was read once serves many
-continuations (`kv_cache.take_rows` repeats its rows). Where all is known beforehand,
-`forward_tree` reads texts that share their beginnings in one pass, without a cache."""
+`prepare` converts the parameters once. `prefill` runs a batch of prompts and fills the cache;
+`decode_step` appends one or more tokens per row. All are pure functions that the caller jits: with
+the cache donated, or kept so that one prefix serves many continuations (`kv_cache.take_rows`
+repeats its rows). If all texts are known in advance, `forward_tree` runs those with common prefixes
+in one pass, without a cache.
+"""
 
 import dataclasses
 import functools
@@ -21,18 +22,19 @@ from gptjax.sharding.shapes import shaped
 
 
 class NonFiniteLogits(ValueError):
-    """A model's logits are NaN or infinite, so that nothing it says means anything."""
+    """The model's logits are NaN or infinite, so its output is meaningless."""
 
     def __init__(self):
         super().__init__(
-            "the model's probabilities are no numbers (NaN): its parameters are damaged, or went "
-            "wrong in training; take others"
+            "the model's logits are NaN or infinite: its parameters are damaged, or training "
+            "diverged; use another checkpoint"
         )
 
 
 class InferenceModel(flax.struct.PyTreeNode):
-    """A model with its parameters laid out for reading: weights in the type of computation, each
-    period by itself."""
+    """A GPT and its parameters prepared for inference: weights cast to the compute dtype, one
+    subtree per period.
+    """
 
     params: Any
     model: gpt.GPT = flax.struct.field(pytree_node=False)
@@ -40,10 +42,13 @@ class InferenceModel(flax.struct.PyTreeNode):
 
 @functools.partial(jax.jit, static_argnums=0)
 def prepare(model: gpt.GPT, params: Any) -> InferenceModel:
-    """Parameters as GPT has them -> InferenceModel: a copy, made once so that no token pays for a
-    cast or a slice of the weights. Where the activations lie is left to the compiler: one token
-    does not divide over devices. bfloat16 on CPU, where XLA's products of it take 40 times as
-    long as those of float32: the weights are rounded to it, and the rest is float32."""
+    """Converts the parameters of a GPT for inference: a copy, so that no decode step pays for
+    casting or slicing weights.
+
+    The sharding of activations is left to the compiler, because a single token does not divide over
+    devices. bfloat16 on CPU: weights are rounded to bfloat16 and everything else is float32, since
+    XLA's bfloat16 matmuls on CPU take 40 times as long as float32 ones.
+    """
     execution_policy, dtype = model.execution_policy, model.execution_policy.dtype
     if dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
         execution_policy = dataclasses.replace(execution_policy, dtype=jnp.float32)
@@ -51,7 +56,7 @@ def prepare(model: gpt.GPT, params: Any) -> InferenceModel:
     def cast_weight(path, x):  # layer norms are computed in float32 whatever the rest is
         if trees.leaf_name(path).rpartition("/")[2].startswith(("gain", "bias")):
             return x
-        # Two casts, there and back, XLA would leave out.
+        # A round trip through bfloat16 by two casts would be optimized away by XLA.
         return (
             x.astype(dtype)
             if dtype == execution_policy.dtype
@@ -69,9 +74,11 @@ def prepare(model: gpt.GPT, params: Any) -> InferenceModel:
 def prefill(
     lm: InferenceModel, tokens_BT: jax.Array, counts_B: jax.Array, capacity: int
 ) -> tuple[kv_cache.KVCache, jax.Array]:
-    """Read the beginnings of texts: of row b its first counts_B[b] tokens, the rest is padding.
-    Returns the cache, with room for texts of `capacity` tokens (at least T, at most n_ctx), and
-    the final hidden states (B, T, D); padding's mean nothing."""
+    """Runs the prompts: the first counts_B[b] tokens of row b; the rest is padding.
+
+    Returns the cache, allocated for `capacity` tokens per row (T <= capacity <= n_ctx), and the
+    final hidden states (B, T, D), meaningless at padding.
+    """
     no_caches = (None,) * lm.model.config.n_layers
     return _forward_cached(lm, no_caches, jnp.zeros_like(counts_B), capacity, tokens_BT, counts_B)
 
@@ -80,9 +87,12 @@ def prefill(
 def decode_step(
     lm: InferenceModel, cache: kv_cache.KVCache, tokens_BT: jax.Array, counts_B: jax.Array
 ) -> tuple[kv_cache.KVCache, jax.Array]:
-    """Read on: of row b counts_B[b] more tokens, perhaps none, the rest is padding. No row may
-    exceed the capacity (see `kv_cache.resize`): what exceeds it overwrites. Returns the cache
-    and the final hidden states (B, T, D) of the new tokens; padding's mean nothing."""
+    """Appends counts_B[b] tokens (possibly none) to row b; the rest of the row is padding.
+
+    No row may exceed the cache's capacity (`kv_cache.resize` enlarges it): tokens beyond it
+    overwrite others. Returns the cache and the final hidden states (B, T, D) of the new tokens,
+    meaningless at padding.
+    """
     return _forward_cached(lm, cache.layers, cache.lengths_B, cache.capacity, tokens_BT, counts_B)
 
 
@@ -90,9 +100,12 @@ def decode_step(
 def forward_tree(
     lm: InferenceModel, tokens_BT: jax.Array, positions_BT: jax.Array, ends_BT: jax.Array
 ) -> jax.Array:
-    """Read rows of forests (model/attention/tree.py), a row perhaps longer than the context, no
-    position beyond it. Returns the final hidden states (B, T, D): of each node, as though its
-    ancestors were the text before it. Activations lie where the reader's model places them."""
+    """Runs rows of token trees (model/attention/tree.py) and returns the final hidden states (B, T,
+    D), for each node as if its ancestors were the preceding text.
+
+    A row may be longer than the context, but no position in positions_BT may reach n_ctx.
+    Activations are sharded as the model's `sharding` says.
+    """
     layer_inputs = ({"tree": tree.TokenTree(positions_BT, ends_BT)},) * lm.model.config.n_layers
     return _apply_layers(lm, tokens_BT, positions_BT, layer_inputs)[0]
 
@@ -101,8 +114,8 @@ def _forward_cached(lm, layer_caches, starts_B, capacity, tokens_BT, counts_B):
     T, n_ctx = tokens_BT.shape[1], lm.model.config.n_ctx
     if not T <= capacity <= n_ctx:
         raise ValueError(
-            f"a cache of {capacity} tokens for {T} new ones: give {T} to {n_ctx}, the model's "
-            "context"
+            f"a KV cache of {capacity} tokens for {T} new tokens: the capacity must be {T} to "
+            f"{n_ctx}, the model's context"
         )
     layer_inputs = [
         {"update": kv_cache.CacheUpdate(layer, starts_B, counts_B, capacity)}
@@ -117,7 +130,7 @@ def _forward_cached(lm, layer_caches, starts_B, capacity, tokens_BT, counts_B):
 
 
 def _apply_layers(lm, tokens_BT, positions_BT, layer_inputs):
-    """(final hidden states, what each layer left of what it found in its cache)."""
+    """Returns (final hidden states, each layer's updated "cache" collection)."""
     model, params = lm.model, lm.params
     c = model.config
     x_BTD = jnp.take(params["token_VD"], tokens_BT, axis=0) + jnp.take(
@@ -144,11 +157,11 @@ def _apply_layers(lm, tokens_BT, positions_BT, layer_inputs):
 
 @shaped
 def logits(lm: InferenceModel, x_BTD: jax.Array) -> jax.Array:
-    """float32 (B, T, V): the logits of the token after each hidden state."""
+    """Returns float32 (B, T, V): the logits of the token that follows each hidden state."""
     return gpt.logits(x_BTD, lm.params["token_VD"], lm.model.config.n_vocab)
 
 
 @shaped
 def last_hidden(x_BTD: jax.Array, counts_B: jax.Array) -> jax.Array:
-    """(B, 1, D): the hidden state of each row's last own token."""
+    """Returns (B, 1, D): the hidden state of the last real token of each row."""
     return jnp.take_along_axis(x_BTD, jnp.maximum(counts_B - 1, 0)[:, None, None], axis=1)

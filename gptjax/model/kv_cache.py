@@ -1,11 +1,10 @@
-"""What attention remembers of the tokens read so far: keys and values of each layer, so that a new
-token costs one query.
+"""KV cache: keys and values of the tokens so far, by layer, so that each new token costs one query.
 
-A layer has S slots, and slot p % S holds position p: for a band of W keys a ring of W slots (memory
-O(W)), for the others one a position. Strided attention sees every residue again, so it can drop
-nothing; Fixed could drop all but its own block and the summaries, and does not, for simplicity.
-Rows are of different lengths: each begins in slot 0 and has its own positions, so no row is padded
-on the left.
+A layer has S slots, and position p is stored in slot p % S. Banded attention over W keys has a ring
+buffer of W slots (memory O(W)); other patterns have one slot per position. (Strided attention comes
+back to every residue, so nothing can be dropped; Fixed attention could drop all but the current
+block and the summaries, but does not, for simplicity.) Rows may have different lengths: each starts
+at slot 0 with its own positions, so there is no left padding.
 """
 
 from typing import assert_never
@@ -21,15 +20,16 @@ from gptjax.sharding.shapes import shaped
 
 
 class LayerCache(flax.struct.PyTreeNode):
-    """Keys and values of one layer: heads before slots, as the products of attention want them."""
+    """Keys and values of one layer, with heads before slots, as the attention matmuls read them."""
 
     k_BNHS: jax.Array
     v_BNSH: jax.Array
 
 
 class KVCache(flax.struct.PyTreeNode):
-    """Of a batch of texts: a LayerCache a layer, and int32 (B,) how many tokens of each row were
-    read, at most `capacity`."""
+    """The cache of a batch. layers: one LayerCache per layer. lengths_B: int32, tokens cached in
+    each row. capacity: the most tokens that a row can hold.
+    """
 
     layers: tuple[LayerCache, ...]
     lengths_B: jax.Array
@@ -37,9 +37,11 @@ class KVCache(flax.struct.PyTreeNode):
 
 
 class CacheUpdate(flax.struct.PyTreeNode):
-    """What Attention finds in the collection "cache" when it is to remember: its LayerCache so far,
-    or None before the first token; how many tokens each row read before; how many of the new
-    ones are the row's own, the rest being padding; and the cache's capacity."""
+    """Input of one layer to a cached forward pass, in the flax collection "cache".
+
+    layer: keys and values so far, None at prefill. starts_B: tokens already cached in each row.
+    counts_B: how many of the T new tokens are real (the rest is padding). capacity: see KVCache.
+    """
 
     layer: LayerCache | None
     starts_B: jax.Array
@@ -48,7 +50,7 @@ class CacheUpdate(flax.struct.PyTreeNode):
 
 
 def n_slots(pattern: schema.Attention, capacity: int) -> int:
-    """Slots of a layer of that pattern, for texts of up to `capacity` tokens."""
+    """Number of cache slots of a layer with this pattern, for up to `capacity` tokens."""
     match pattern:
         case schema.Banded(window=window):
             return min(window, capacity)
@@ -59,8 +61,9 @@ def n_slots(pattern: schema.Attention, capacity: int) -> int:
 
 
 def slot_positions(lengths_B: jax.Array, n_slots: int) -> jax.Array:
-    """int32 (B, S): the newest position of a text of that length that falls into each slot;
-    negative where none does."""
+    """int32 (B, S): the newest position that each slot holds in a text of length lengths_B[b];
+    negative for an unused slot.
+    """
     newest_B1 = lengths_B[:, None] - 1
     return newest_B1 - (newest_B1 - jnp.arange(n_slots)[None]) % n_slots
 
@@ -75,8 +78,9 @@ def attend(
     v_BTNH: jax.Array,
     pattern: schema.Attention,
 ) -> tuple[jax.Array, LayerCache]:
-    """dispatch.attend for T new tokens of each row after those that the update's layer holds;
-    also the layer with the new ones."""
+    """Attention of T new tokens per row over the cached and the new keys, as dispatch.attend
+    computes it. Returns the output (B, T, N, H) and the updated layer.
+    """
     if update.layer is None:
         o_BTNH = dispatch.attend(kernel, sharding, q_BTNH, k_BTNH, v_BTNH, pattern)
         new_slots = n_slots(pattern, update.capacity)
@@ -86,21 +90,20 @@ def attend(
         )
     T, S, H = q_BTNH.shape[1], update.layer.k_BNHS.shape[3], q_BTNH.shape[3]
     new_BT = update.starts_B[:, None] + jnp.arange(T)[None]
-    # A padding token has no slot, and of more tokens than slots only the last are written: a
-    # scatter's order is not defined.
+    # Padding tokens get no slot. If there are more tokens than slots, only the last S are written,
+    # because the order of writes in a scatter is undefined.
     valid_BT = (jnp.arange(T)[None] < update.counts_B[:, None]) & (
         jnp.arange(T)[None] >= update.counts_B[:, None] - S
     )
     slots_BT = jnp.where(valid_BT, new_BT % S, S)
-    # Written before it is read: in the other order XLA copies the whole cache.
+    # Written before the read: in the other order XLA copies the whole cache.
     layer = LayerCache(
         _write_slots(update.layer.k_BNHS, k_BTNH, slots_BT, 3),
         _write_slots(update.layer.v_BNSH, v_BTNH, slots_BT, 2),
     )
     visible_cache, keys_BS = layer, slot_positions(update.starts_B + update.counts_B, S)
-    if (
-        T > 1 and S < update.capacity
-    ):  # in a ring the last new tokens take the places of keys that the first still see
+    # In a ring buffer the last new tokens replace keys that the first new tokens still see.
+    if T > 1 and S < update.capacity:
         k_BNHS = jnp.concatenate([update.layer.k_BNHS, k_BTNH.transpose(0, 2, 3, 1)], axis=3)
         v_BNSH = jnp.concatenate([update.layer.v_BNSH, v_BTNH.swapaxes(1, 2)], axis=2)
         visible_cache, keys_BS = (
@@ -123,8 +126,9 @@ def attend(
 
 
 def _fill_slots(x_BTNH, counts_B, n_slots):
-    """(B, N, S, H): the tokens of a text's beginning in their slots; what lies in the others is
-    not seen."""
+    """(B, N, S, H): the tokens of a prefill in their slots; the contents of unused slots are never
+    seen.
+    """
     x_BNTH, T = jnp.swapaxes(x_BTNH, 1, 2), x_BTNH.shape[1]
     if T <= n_slots:
         return jnp.pad(x_BNTH, ((0, 0), (0, 0), (0, n_slots - T), (0, 0)))
@@ -134,9 +138,10 @@ def _fill_slots(x_BTNH, counts_B, n_slots):
 
 
 def _write_slots(x, new_BTNH, slots_BT, dim):
-    """`x`, whose slots are its dimension `dim`, with the new tokens in theirs."""
+    """Returns `x`, whose dimension `dim` is slots, with the new tokens written to slots_BT."""
     B, T, N, H = new_BTNH.shape
-    # Row and head as one dimension: else XLA drops a batch of 1 by a copy of x before and after.
+    # Rows and heads as one dimension: otherwise XLA removes a batch dimension of 1 by copying x
+    # before and after.
     flat, rows_R1, slots_RT = (
         x.reshape(B * N, *x.shape[2:]),
         jnp.arange(B * N)[:, None],
@@ -151,19 +156,21 @@ def _write_slots(x, new_BTNH, slots_BT, dim):
 
 
 def take_rows(cache: KVCache, rows_B: jax.Array) -> KVCache:
-    """The cache of rows_B[0], rows_B[1] ... of this one: reordered, repeated, or fewer."""
+    """Returns the cache with rows rows_B[0], rows_B[1], ... of this one: reordered, repeated or
+    dropped.
+    """
     return jax.tree.map(lambda x: jnp.take(x, rows_B, axis=0), cache)
 
 
 def resize(cache: KVCache, attention: tuple[schema.Attention, ...], capacity: int) -> KVCache:
-    """The cache with room for texts of up to `capacity` tokens, at least as many as before.
-    attention: the model's patterns."""
+    """Returns the cache with capacity for `capacity` tokens per row, at least the present capacity.
+    attention: the model's patterns.
+    """
     assert capacity >= cache.capacity
 
     def pad_layer(layer, pattern):
-        n_new = n_slots(pattern, capacity) - n_slots(
-            pattern, cache.capacity
-        )  # a ring that may have wrapped has its full size already
+        # A ring buffer that may have wrapped around has its full size already.
+        n_new = n_slots(pattern, capacity) - n_slots(pattern, cache.capacity)
         rest, none = (0, n_new), (0, 0)
         return LayerCache(
             jnp.pad(layer.k_BNHS, (none, none, none, rest)),

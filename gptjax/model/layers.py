@@ -1,8 +1,7 @@
-"""The pieces of a Transformer layer, as thin Linen modules over self.param and einsum, and the
-layer itself.
+"""The layers of the Transformer, as thin Linen modules over self.param and einsum.
 
-Parameters are float32 and named by role and letters (`weight_DF`, `bias_F`, `gain_D`): the letters
-place them on the mesh, the role says whether weight decay applies. Stock nn.DenseGeneral is not
+Parameters are float32 and named by role and dimension letters (`weight_DF`, `bias_F`, `gain_D`):
+the letters determine the sharding, the role whether weight decay applies. nn.DenseGeneral is not
 used: it fails under a mesh with several named dimensions.
 """
 
@@ -21,8 +20,9 @@ from gptjax.sharding import rules
 
 
 def gelu(x: jax.Array, form: str) -> jax.Array:
-    """tanh: the approximation of the released GPT-1 and GPT-2 code; erf: exact; sigmoid: x
-    sigmoid(1.702 x), as in Sparse Transformer."""
+    """The GELU, in the given form: "tanh", the approximation in the released GPT-1 and GPT-2 code;
+    "erf", exact; "sigmoid", x * sigmoid(1.702 x), as in Sparse Transformer.
+    """
     match form:
         case "tanh":
             return jax.nn.gelu(x, approximate=True)
@@ -35,8 +35,9 @@ def gelu(x: jax.Array, form: str) -> jax.Array:
 
 
 def dropout(module: nn.Module, x: jax.Array, rate: float, train: bool) -> jax.Array:
-    """`x` with elements zeroed at probability `rate` and the rest scaled up; `x` itself outside
-    training or at rate 0."""
+    """Zeroes elements of `x` with probability `rate` and scales the rest by 1 / (1 - rate). Returns
+    `x` itself outside training or at rate 0.
+    """
     if not train or rate == 0:
         return x
     keep_mask = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, x.shape)
@@ -44,8 +45,9 @@ def dropout(module: nn.Module, x: jax.Array, rate: float, train: bool) -> jax.Ar
 
 
 class LayerNorm(nn.Module):
-    """Biased variance, epsilon 1e-5 (released GPT-1 and GPT-2 code), computed in float32; the
-    result has the input's type."""
+    """Layer normalization with biased variance and epsilon 1e-5 (released GPT-1 and GPT-2 code),
+    computed in float32 and returned in the input's dtype.
+    """
 
     @nn.compact
     def __call__(self, x_BTD):
@@ -60,13 +62,15 @@ class LayerNorm(nn.Module):
 
 
 class Linear(nn.Module):
-    """einsum of the input with `weight_<dims>` plus `bias_<dims of the output that the input
-    lacks>`, in the input's type.
+    """Einsum of the input with `weight_<dims>`, plus a bias over the output dimensions that the
+    input lacks, in the input's dtype.
 
-    equation: for instance "BTD,DF->BTF", or "BTF,DF->BPD" for a sum over what tensor cuts, which
-    ends in pieces of the sequence. sizes: a size for each letter of the weight. D comes first in
-    every weight: it is what fsdp cuts, and the TPU compiler reduces a gradient into shards of
-    its first dimension, but leaves it whole when the last one is cut."""
+    equation: for instance "BTD,DF->BTF", or "BTF,DF->BPD" where the contracted dimension is sharded
+    over the tensor axis and the sum is reduce-scattered along the sequence. sizes: the size of each
+    letter of the weight. D comes first in every weight because fsdp shards it: the TPU compiler
+    reduce-scatters a gradient along its first dimension, but leaves it whole when the last one is
+    sharded.
+    """
 
     equation: str
     sizes: dict[str, int]
@@ -84,8 +88,8 @@ class Linear(nn.Module):
         bias = self.param(
             f"bias_{free_dims}", nn.initializers.zeros, [self.sizes[c] for c in free_dims]
         )
-        # Not einsum, which contracts N and H in alphabetical order: on CPU XLA then transposes the
-        # weight first.
+        # Not einsum, which contracts N and H in alphabetical order, so that XLA on CPU transposes
+        # the weight first.
         contract_dims = [c for c in dims if c in inputs]
         pairs = [inputs.index(c) for c in contract_dims], [dims.index(c) for c in contract_dims]
         y = self.sharding.matmul_gathered(
@@ -95,15 +99,18 @@ class Linear(nn.Module):
             dims,
         )
         if "P" in out:
-            # Before the bias: so the sum is never whole, and the gradient of the bias is one over
-            # pieces. That of the product is put together once, for both matmuls that need it.
+            # Before the bias is added, so that the unsharded sum never exists and the gradient of
+            # the bias is one over sequence shards. The product's gradient is gathered once, for
+            # both matmuls that need it.
             y = self.sharding(self.sharding.shard_gradient(y, "BTD"), "BPD")
         return y + bias.astype(x.dtype).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
 class QKVProjection(nn.Module):
-    """Queries, keys and values (B, T, N, H), three products with one parameter: one product would
-    have to be cut in three, and a TPU pads the heads of it twice."""
+    """Queries, keys and values, each (B, T, N, H): three matmuls with slices of one parameter.
+
+    A single matmul would have to be split in three, and a TPU would pad its heads twice.
+    """
 
     sizes: dict[str, int]
     std: float
@@ -127,12 +134,13 @@ class QKVProjection(nn.Module):
 
 
 class Attention(nn.Module):
-    """Query, key, value projection, the pattern's attention, output projection; biases
-    everywhere."""
+    """Multi-head attention: query, key and value projections, the pattern's attention, output
+    projection; biases everywhere.
+    """
 
     config: schema.Model
     pattern: schema.Attention
-    kernel: str  # of model/attention/dispatch.py
+    kernel: str  # a key of model/attention/dispatch.KERNELS
     out_std: float
     sharding: rules.Sharding
 
@@ -141,21 +149,22 @@ class Attention(nn.Module):
         c = self.config
         sizes = {"D": c.d_model, "Q": 3, "N": c.n_heads, "H": c.d_head}
         qkv = QKVProjection(sizes, c.init.weight, self.sharding, name="qkv")(x_BTD)
+        # "qkv" is one of schema.REMAT_NAMES.
         q_BTNH, k_BTNH, v_BTNH = (
             checkpoint_name(self.sharding(y_BTNH, "BTNH"), "qkv") for y_BTNH in qkv
-        )  # names: schema.REMAT_NAMES
+        )
         dropout = (
             (self.make_rng("dropout"), c.dropout.attention)
             if train and c.dropout.attention
             else None
         )
-        if self.has_variable("cache", "update"):  # put there by model/inference.py
+        if self.has_variable("cache", "update"):  # both set by model/inference.py
             update = self.get_variable("cache", "update")
             o_BTNH, layer = kv_cache.attend(
                 update, self.kernel, self.sharding, q_BTNH, k_BTNH, v_BTNH, self.pattern
             )
             self.put_variable("cache", "update", layer)
-        elif self.has_variable("cache", "tree"):  # likewise
+        elif self.has_variable("cache", "tree"):
             o_BTNH = tree.attend(
                 self.get_variable("cache", "tree"), q_BTNH, k_BTNH, v_BTNH, self.pattern
             )
@@ -176,7 +185,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """d_model -> d_ff -> d_model with a GELU between."""
+    """Feed-forward layer: d_model -> d_ff -> d_model with a GELU between."""
 
     config: schema.Model
     out_std: float
@@ -192,7 +201,9 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer. pre: x + f(norm(x)) (GPT-2, GPT-3). post: norm(x + f(x)) (GPT-1, Figure 1)."""
+    """One Transformer layer. pre: x + f(norm(x)) (GPT-2, GPT-3). post: norm(x + f(x)) (GPT-1,
+    Figure 1).
+    """
 
     config: schema.Model
     pattern: schema.Attention
@@ -202,8 +213,8 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x_BTD, segments_BT, train):
         c = self.config
-        # GPT-2 section 2.3: residual layers scaled by 1/sqrt(N), N the residual layers: two a
-        # layer, as Sparse Transformer's 1/sqrt(2N).
+        # GPT-2 section 2.3 scales the weights of residual layers by 1/sqrt(N), N the number of
+        # residual layers: two per block, which is Sparse Transformer's 1/sqrt(2N).
         out_std = (
             c.init.weight / (2 * c.n_layers) ** 0.5
             if c.init.residual == "depth_scaled"
@@ -219,7 +230,7 @@ class Block(nn.Module):
             return self.sharding(x + dropout(self, branch, c.dropout.residual, train), "BPD")
 
         def apply_norm(norm, x):
-            """The norm on each piece of the sequence, then the pieces together."""
+            """The norm of each sequence shard, gathered along the sequence."""
             return self.sharding(self.sharding(norm(x), "BPD"), "BTD")
 
         match c.norm:

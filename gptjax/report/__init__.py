@@ -1,1 +1,1 @@
-"""What do people see? The console, the record of a run, and its picture."""
+"""Output of a run: console, metrics, plots, profiles."""

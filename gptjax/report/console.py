@@ -1,8 +1,8 @@
-"""What a program says while it runs: lines, tables, samples, and the live display of training.
+"""Console output: lines, tables, samples, and the live display of training.
 
-Only process 0 speaks: the others make a quiet Console. Of the other files only programs whose
-result is a table, such as plan, print. On a terminal training shows a bar; where there is none (a
-pipe, CI) it shows its lines alone. Text is never taken for rich's markup.
+Only process 0 prints: other processes make a quiet Console. Apart from this module, only programs
+whose result is a table, such as plan, print. On a terminal training shows a progress bar; otherwise
+(a pipe, CI) only its lines. Text is never interpreted as rich's markup.
 """
 
 import contextlib
@@ -17,35 +17,41 @@ from gptjax.runtime import errors
 if TYPE_CHECKING:
     import rich.console
 
-TASK_METRICS = ("accuracy", "f1", "matthews", "pearson")  # of tasks, in percent
-# seconds after which a measured speed counts half: long enough that an evaluation does not make the
-# time left jump
+TASK_METRICS = ("accuracy", "f1", "matthews", "pearson")  # in percent
+# Seconds after which a measured speed counts half: long enough that an evaluation does not make the
+# remaining time jump.
 SPEED_HALF_LIFE = 600.0
 
 
 class Stream:
-    """Standard output as rich writes to it, so that what cannot be written (a full disk, a reader
-    or a terminal that has gone) ends nothing: it is said once on standard error, and what follows
-    is not shown. vital: what is said is the program's work, so that it ends by OSError. Of
-    rich's own characters those that it cannot encode are "?"."""
+    """Standard output for rich. A write error (full disk, closed pipe or terminal) does not end the
+    program: it is reported once on standard error, and later output is dropped.
+
+    vital: the output is the program's result, so a write error raises OSError. Characters of rich's
+    own that cannot be encoded become "?".
+    """
 
     def __init__(self, stream: TextIO | None, vital: bool = False):
         self._stream, self._vital = stream, vital
 
     @property
     def encoding(self) -> str:
+        """Encoding of the underlying stream."""
         return (self._stream and self._stream.encoding) or "utf-8"
 
     def isatty(self) -> bool:
+        """Whether the underlying stream is a terminal."""
         return self._stream is not None and self._stream.isatty()
 
     def write(self, text: str) -> int:
+        """Writes text."""
         self._try(
             lambda stream: stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
         )
         return len(text)
 
     def flush(self) -> None:
+        """Flushes the underlying stream."""
         self._try(lambda stream: stream.flush())
 
     def _try(self, fn: Callable[[TextIO], Any]) -> None:
@@ -60,20 +66,20 @@ class Stream:
             self._stream = None
             with contextlib.suppress(OSError):
                 print(
-                    f"warning: standard output: {error.strerror}; nothing more is shown, the work "
-                    "goes on",
+                    f"warning: standard output: {error.strerror}; no more output is shown, the "
+                    "work continues",
                     file=sys.stderr,
                     flush=True,
                 )
 
 
 def stdout_console(vital: bool = False) -> "rich.console.Console":
-    """rich's console on standard output. vital: see Stream."""
+    """Returns a rich console on standard output. vital: see Stream."""
     import rich.console
 
     class Standard(rich.console.Console):
         def on_broken_pipe(self) -> None:
-            raise  # where rich would exit with status 1; noqa: PLE0704
+            raise  # instead of rich's exit with status 1; noqa: PLE0704
 
     return Standard(
         file=cast(IO[str], Stream(sys.stdout, vital)), highlight=False, markup=False, emoji=False
@@ -81,8 +87,9 @@ def stdout_console(vital: bool = False) -> "rich.console.Console":
 
 
 class Console:
-    """Speaks on standard output unless `quiet`; terminal: another rich console to speak on.
-    vital: see Stream."""
+    """Prints to standard output unless `quiet`, or to the rich console `terminal`. vital: see
+    Stream.
+    """
 
     def __init__(
         self, quiet: bool, terminal: "rich.console.Console | None" = None, vital: bool = False
@@ -92,19 +99,19 @@ class Console:
 
     @property
     def width(self) -> int:
-        """Columns of the terminal; 80 where there is none."""
+        """Columns of the terminal; 80 if there is none."""
         return self._rich.width
 
     def print(self, line: str, style: str = "") -> None:
-        """One line, as long as it is."""
+        """Prints one line of any length, without wrapping."""
         self._print(line, "\n", style)
 
     def warn(self, line: str) -> None:
-        """One line that should not be overlooked."""
+        """Prints a warning."""
         self.print(f"warning: {line}", "yellow")
 
     def write(self, text: str) -> None:
-        """Text that goes on where the last part ended."""
+        """Writes text that continues where the last part ended."""
         self._print(text, "", "")
 
     def _print(self, text: str, end: str, style: str) -> None:
@@ -119,7 +126,9 @@ class Console:
         )
 
     def print_table(self, title: str, rows: Iterable[tuple[str, Any]]) -> None:
-        """Facts in two aligned columns under a title; long ones wrap within theirs."""
+        """Prints names and values in two aligned columns under a title, wrapping long values within
+        their column.
+        """
         from rich.table import Table
         from rich.text import Text
 
@@ -130,7 +139,9 @@ class Console:
         self._rich.print(grid)
 
     def print_samples(self, texts: list[str], titles: list[str] | None = None) -> None:
-        """Generated texts, each in a panel; titles: what stands over each (default: its number)."""
+        """Prints generated texts, each in a panel. titles: of the panels (default: the sample's
+        number).
+        """
         from rich.panel import Panel
         from rich.text import Text
 
@@ -144,8 +155,9 @@ class Console:
 
     @contextlib.contextmanager
     def status(self, line: str) -> Iterator[Callable[[str], None]]:
-        """Shows `line`, and what is given to the function it yields, while something takes its
-        time: on a terminal only, and then gone."""
+        """Shows `line`, and updates given to the yielded function, during a long operation; only on
+        a terminal, and removed at the end.
+        """
         if self._rich.quiet or not self._rich.is_terminal:
             yield lambda line: None
             return
@@ -156,7 +168,9 @@ class Console:
 
     @contextlib.contextmanager
     def progress_bar(self, label: str) -> Iterator[Callable[[float], None]]:
-        """A bar with the fraction done and the time left; what it yields takes the fraction."""
+        """Shows a progress bar with the remaining time; yields a function that takes the fraction
+        done.
+        """
         from rich import progress
 
         columns = (
@@ -174,8 +188,9 @@ class Console:
     def training_display(
         self, total_steps: int, first_step: int = 0, every_log: int = 1
     ) -> Iterator["TrainingDisplay"]:
-        """The live display of steps first_step .. total_steps, with a permanent line every
-        `every_log` steps and each evaluation."""
+        """Shows the live display of steps first_step to total_steps, with a permanent line every
+        `every_log` steps and for each evaluation.
+        """
         from rich import progress
 
         bar = progress.Progress(
@@ -191,8 +206,9 @@ class Console:
             yield TrainingDisplay(self, bar, total_steps, first_step, every_log)
 
     def _escape(self, text: str) -> str:
-        """Control characters as their pictures, so that no text can steer the terminal, and what it
-        cannot encode as escapes, which --set reads in quotes."""
+        """Replaces control characters by their Unicode pictures, so that no text can control the
+        terminal, and characters that it cannot encode by escapes, which --set accepts in quotes.
+        """
         text = "".join(
             chr(0x2400 + ord(c))
             if c < " " and c not in "\n\t"
@@ -205,21 +221,22 @@ class Console:
 
 
 class TrainingDisplay:
-    """What Console.training_display yields."""
+    """The live display of training; made by Console.training_display."""
 
     def __init__(self, console: Console, bar, total_steps: int, first_step: int, every_log: int):
         self._console, self._bar, self._every_log = console, bar, every_log
         self._n_steps, self._position = total_steps, float(first_step)
-        # when _position was reached; None until the first report, so that compiling does not count
+        # When _position was reached; None until the first report, so that compiling does not count.
         self._last_time: float | None = None
-        self._recent_steps = self._recent_seconds = 0.0  # steps and seconds, the old ones fading
+        # Steps and seconds, with exponential decay.
+        self._recent_steps = self._recent_seconds = 0.0
         self._values = {"state": "compiling"}
         self._task = bar.add_task(self._description(), total=total_steps, completed=first_step)
 
     def update(self, step: int, values: dict[str, Any]) -> None:
-        """Show what step number `step` (from 1) reported: of `values` tokens, loss, lr,
-        tokens_per_s, mfu and skipped_in_row; or, of an evaluation, tokens, validation_loss,
-        perplexity and bits_per_byte."""
+        """Shows the values of step `step` (from 1): tokens, loss, lr, tokens_per_s, mfu and
+        skipped_in_row; or, of an evaluation, tokens, validation_loss, perplexity and bits_per_byte.
+        """
         if "validation_loss" in values:
             self._console.print(self._format_validation(step, values), "bold cyan")
             return
@@ -237,8 +254,9 @@ class TrainingDisplay:
             self._console.print(line, "yellow" if skipped else "")
 
     def update_fraction(self, step: int, done: float, tokens_per_s: float | None = None) -> None:
-        """Show that the fraction `done` of step number `step` is computed: for steps that take
-        minutes. Only a terminal shows it."""
+        """Shows that a fraction of step `step` is done, for steps that take minutes; only on a
+        terminal.
+        """
         self._update_speed(step - 1 + done)
         self._values.pop("state", None)
         if tokens_per_s is not None:
@@ -268,10 +286,8 @@ class TrainingDisplay:
     def _time_left(self) -> str:
         if not self._recent_steps or self._position >= self._n_steps:
             return ""
-        return (
-            f"{human_duration((self._n_steps - self._position) * self._recent_seconds / self._recent_steps)} "  # noqa: E501
-            "left"
-        )
+        seconds = (self._n_steps - self._position) * self._recent_seconds / self._recent_steps
+        return f"{human_duration(seconds)} left"
 
     def _format_step(self, step: int) -> str:
         return f"step {step:>{len(f'{self._n_steps:,}')},}"
@@ -292,8 +308,7 @@ class TrainingDisplay:
 
 
 def _format_values(values: dict[str, Any], aligned: bool = False) -> dict[str, str]:
-    """How each value is written; aligned: in a fixed width and with the lr, for lines that stand
-    under one another."""
+    """Formats each value. aligned: in a fixed width and including lr, for lines in a column."""
     if aligned:
         formatters = {
             "tokens": lambda n: f"tokens {si(n):>5}",
@@ -321,8 +336,9 @@ def _format_speed(x: float) -> str:
 
 
 def human_duration(seconds: float) -> str:
-    """A length of time in the units in which one thinks of it: "12 s", "3 min 20 s", "5.1 h",
-    "12 days", "3.2 years"."""
+    """Formats a duration in suitable units: "12 s", "3 min 20 s", "5.1 h", "12 days",
+    "3.2 years".
+    """
     rounded = round(seconds)
     if rounded < 60:
         return f"{rounded} s"
@@ -338,7 +354,7 @@ def human_duration(seconds: float) -> str:
 
 
 def si(n: float) -> str:
-    """A count in three digits: 512, 12.3k, 4.1M, 300B, 1.2T."""
+    """Formats a count with three digits: 512, 12.3k, 4.1M, 300B, 1.2T."""
     value = float(f"{n:.3g}")
     size, unit = next(
         (

@@ -1,14 +1,13 @@
-"""The record of a run: metrics.jsonl, which is the truth, and the same numbers for TensorBoard.
+"""The record of a run: metrics.jsonl, and the same numbers for TensorBoard.
 
-A line of metrics.jsonl is {"step": n, name: value, ...}. The names that plots.py draws and
-console.py shows:
-tokens (seen so far), loss (nats per token), lr, tokens_per_s, mfu (0 to 1), validation_loss (nats
-per token), perplexity and bits_per_byte; any others are kept too. Floats are written in full, so
-that two curves can be compared bit for bit. JSON has no NaN: the three values that are not numbers
-are the strings "NaN", "Infinity" and "-Infinity", and `read` turns them back.
+A line of metrics.jsonl is {"step": n, name: value, ...}. loss_plot.py and console.py use these
+names: tokens (seen so far), loss (nats per token), lr, tokens_per_s, mfu (0 to 1), validation_loss
+(nats per token), perplexity and bits_per_byte; others are stored too. Floats are written in full,
+so that two curves can be compared bit for bit. JSON has no NaN: the three non-finite values are the
+strings "NaN", "Infinity" and "-Infinity", which `read` converts back.
 
-A checkpoint holds the length and the digest of the record up to it (`Events.seal`), so that a run
-goes on only after the record that it had (`check`).
+A checkpoint stores the length and digest of the record up to it (`Events.seal`), so that a run
+continues only with the record that it had (`check`).
 """
 
 import contextlib
@@ -27,15 +26,17 @@ from gptjax.config import parse
 from gptjax.runtime import errors, run_dir
 
 FILE_NAME = "metrics.jsonl"
-# the note with which a record begins that takes the place of another
+# First line of a record that replaces a lost one.
 LOST_NOTE = "the record of the steps before is lost"
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class Events:
-    """Writes the record of a run, from `resume_step` on: what it holds beyond is dropped first, as
-    those steps will be taken again. 0 starts a new record. A context manager; process 0 only.
-    OSError that names the file and the step where the disk does not take it."""
+    """Writes the record of a run from `resume_step` on; later lines are dropped first, since those
+    steps will run again. 0 starts a new record. A context manager; for process 0 only.
+
+    Raises OSError with the file and the step if the disk does not accept a line.
+    """
 
     def __init__(
         self,
@@ -44,8 +45,8 @@ class Events:
         record_bytes: int | None = None,
         warn: Callable[[str], None] = lambda line: None,
     ):
-        """record_bytes: those that stay, as `check` gives them; None: the lines of earlier steps.
-        warn: is told where TensorBoard gets none."""
+        """record_bytes: bytes to keep, as returned by `check`; None: the lines of earlier steps.
+        warn: called if TensorBoard's files cannot be written."""
         self._path = Path(directory) / FILE_NAME
         if record_bytes is None:
             record_bytes = resume_step and sum(
@@ -53,14 +54,12 @@ class Events:
                 for line, record in _read_lines(self._path)
                 if record["step"] < resume_step
             )
-        self._file = self._path.open(
-            "ab", buffering=0
-        )  # without a buffer no bytes are left to write when it is closed
+        # Unbuffered, so that closing has nothing left to write.
+        self._file = self._path.open("ab", buffering=0)
         self._file.truncate(min(record_bytes, self._path.stat().st_size))
         content = self._path.read_bytes()
-        if content and not content.endswith(
-            b"\n"
-        ):  # as a kill may leave it, between a line and its end
+        # A kill can leave a line without its newline.
+        if content and not content.endswith(b"\n"):
             self._file.write(b"\n")
             content += b"\n"
         self._n_bytes, self._digest = len(content), hashlib.sha256(content)
@@ -74,8 +73,9 @@ class Events:
         self.close()
 
     def write(self, step: int, values: Mapping[str, float | str | int]) -> None:
-        """Append one line, given to the operating system before returning: a kill of the process
-        does not lose it."""
+        """Appends one line, passed to the operating system before returning, so that killing the
+        process does not lose it.
+        """
         values = {name: _to_python(value) for name, value in values.items()}
         line = (
             json.dumps(
@@ -91,7 +91,9 @@ class Events:
             self._try_board(lambda: board.write(step, values))
 
     def seal(self, step: int) -> dict[str, Any]:
-        """Bring the record to the disk; its length and digest, for the checkpoint of `step`."""
+        """Syncs the record to disk and returns its length and digest, for the
+        checkpoint of `step`.
+        """
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -99,6 +101,7 @@ class Events:
         return {"bytes": self._n_bytes, "sha256": self._digest.hexdigest()}
 
     def close(self) -> None:
+        """Closes the files."""
         self._file.close()
         if self._board is not None:
             self._try_board(self._board.close)
@@ -111,20 +114,23 @@ class Events:
             raise self._add_context(error, step) from None
 
     def _add_context(self, error: OSError, step: int) -> OSError:
-        what = (
-            f"cannot be written at step {step:,} ({error.strerror or error}); mend that, and the "
+        message = (
+            f"cannot be written at step {step:,} ({error.strerror or error}); fix that, and the "
             "same command continues"
         )
-        return OSError(error.errno, what, str(self._path))
+        return OSError(error.errno, message, str(self._path))
 
     def _try_board(self, fn: Callable[[], Any]) -> None:
-        """TensorBoard's files are a convenience: at the first trouble they end, with a line, and
-        the training goes on."""
+        """Calls fn for TensorBoard's files, which are optional: after a first error they are closed
+        with a warning, and training continues.
+        """
         board, self._board = self._board, None
         try:
             result = fn()
         except Exception as error:
-            self._warn(f"TensorBoard gets no more of this run: {errors.classify_error(error)[1]}")
+            self._warn(
+                f"TensorBoard receives no more of this run: {errors.classify_error(error)[1]}"
+            )
             if board is not None:
                 with contextlib.suppress(Exception):
                     board.close()
@@ -133,7 +139,7 @@ class Events:
 
 
 class NullEvents:
-    """The record that every process but 0 keeps: none."""
+    """The record of processes other than 0, which write none."""
 
     def __enter__(self):
         return self
@@ -142,36 +148,39 @@ class NullEvents:
         pass
 
     def write(self, step: int, values: Mapping[str, float | str | int]) -> None:
+        """Does nothing."""
         pass
 
     def seal(self, step: int) -> dict[str, Any]:
+        """Returns {}."""
         return {}
 
 
 def _event_proto() -> Any:
-    """TensorBoard's protocol messages. Type checkers cannot see into them."""
+    """TensorBoard's protocol messages, which type checkers cannot analyze."""
     from tensorboardX.proto import event_pb2
 
     return event_pb2
 
 
 class TensorBoardWriter:
-    """TensorBoard's file of a run's events; hides what earlier files hold at `step` and later.
-    Written by the thread that calls: in tensorboardX's own a full disk is a trace."""
+    """TensorBoard's event file of a run; hides events of earlier files at `step` and later. Written
+    synchronously: in tensorboardX's own thread a full disk would print a trace.
+    """
 
     def __init__(self, directory: Path, step: int):
         from tensorboardX import event_file_writer
 
-        logging.getLogger("tensorboardX").setLevel(
-            logging.ERROR
-        )  # or every NaN is a line on the console
+        # tensorboardX would print a line for every NaN.
+        logging.getLogger("tensorboardX").setLevel(logging.ERROR)
         directory.mkdir(exist_ok=True)
-        # Names of files tell seconds only: hence the suffix.
+        # File names have a resolution of seconds: hence the suffix.
         self._writer = event_file_writer.EventsWriter(str(directory / "events"), f".from{step}")
         start = _event_proto().SessionLog(status=_event_proto().SessionLog.START)
         self._write_event(_event_proto().Event(wall_time=time.time(), step=step, session_log=start))
 
     def write(self, step: int, values: Mapping[str, float | str | int]) -> None:
+        """Writes the values of a step."""
         from tensorboardX import summary
 
         for name, value in values.items():
@@ -184,6 +193,7 @@ class TensorBoardWriter:
         self._writer.flush()
 
     def close(self) -> None:
+        """Closes the file."""
         self._writer.close()
 
     def _write_event(self, event: Any) -> None:
@@ -192,10 +202,10 @@ class TensorBoardWriter:
 
 
 def read(directory: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl, oldest first; [] if there is none yet. A last line that a
-    kill tore is left out.
+    """Returns the lines of a run's metrics.jsonl, oldest first, without an incomplete last line; []
+    if there is none yet.
 
-    ValueError names any other line that is not JSON.
+    Raises ValueError for any other line that is not JSON.
     """
     records = [record for _, record in _read_lines(Path(directory) / FILE_NAME)]
     return [
@@ -205,9 +215,12 @@ def read(directory: Path) -> list[dict]:
 
 
 def check(directory: Path, step: int, seal: Mapping[str, Any] | None) -> int:
-    """The bytes of a run's record up to the checkpoint of `step`, which holds `seal`; None: it is
-    of an earlier version, and every step must have its line. ValueError, in one line, if they
-    are not what they were: what is wrong, and what to do."""
+    """Returns the bytes of a run's record up to the checkpoint of `step`.
+
+    seal: stored in that checkpoint; None if an earlier version wrote it, and then every step must
+    have its line. Raises a one-line ValueError if the record has changed, with what is wrong and
+    what to do.
+    """
     file = Path(directory) / FILE_NAME
     content = file.read_bytes() if file.is_file() else b""
     if seal and hashlib.sha256(content[: seal["bytes"]]).hexdigest() == seal["sha256"]:
@@ -226,16 +239,16 @@ def check(directory: Path, step: int, seal: Mapping[str, Any] | None) -> int:
     except ValueError as error:
         fault = str(error).removeprefix(f"{file}, ").partition(";")[0]
     raise ValueError(
-        f"{file} is not what it was when step {step:,} was saved: "
-        f"{fault or 'what some lines say was changed'}; put a copy of it back, "
+        f"{file} is not as it was when step {step:,} was saved: "
+        f"{fault or 'some lines were changed'}; put a copy of it back, "
         f"give another --run, or {run_dir.NEW_RECORD_HINT}"
     )
 
 
 def starts_at(directory: Path, step: int) -> bool:
-    """Does the record begin with LOST_NOTE at the checkpoint of `step`? All that it holds is then
-    measured after that checkpoint, or of it, and can be measured again; the checkpoints that
-    come after seal it."""
+    """Whether the record starts with LOST_NOTE at the checkpoint of `step`. It then has only values
+    from that checkpoint on, which can be measured again, and later checkpoints seal it.
+    """
     file = Path(directory) / FILE_NAME
     with contextlib.suppress(ValueError):
         return file.is_file() and parse.json_value(
@@ -245,8 +258,9 @@ def starts_at(directory: Path, step: int) -> bool:
 
 
 def move_aside(directory: Path, step: int) -> None:
-    """Rename a record that is not whole, so that another can begin in its place at the
-    checkpoint of `step`."""
+    """Renames a damaged record, so that another can start in its place at the
+    checkpoint of `step`.
+    """
     file = Path(directory) / FILE_NAME
     if file.exists() and not starts_at(directory, step):
         names = (file.with_name(f"{FILE_NAME}.lost-{number}") for number in itertools.count(1))
@@ -254,8 +268,7 @@ def move_aside(directory: Path, step: int) -> None:
 
 
 def last_step(directory: Path) -> int:
-    """The last step of which the record says something, whatever else is wrong with it; 0 if
-    there is none."""
+    """The last step in the record, ignoring any damage; 0 if there is none."""
     last = 0
     for line in (
         (Path(directory) / FILE_NAME).read_bytes().split(b"\n")
@@ -270,13 +283,14 @@ def last_step(directory: Path) -> int:
 
 
 def _read_lines(file: Path) -> list[tuple[bytes, dict]]:
-    """The whole lines of `file`, each with what it says: a JSON object that has a step. A torn
-    last one is dropped."""
+    """Returns the complete lines of `file` with their JSON objects, which must have a step; an
+    incomplete last line is dropped.
+    """
     records = []
     lines = file.read_bytes().split(b"\n") if file.exists() else [b""]
     with contextlib.suppress(ValueError):
         parse.json_value(lines[-1], FILE_NAME)
-        lines.append(b"")  # whole, but for its end
+        lines.append(b"")  # complete except for its newline
     for number, line in enumerate(lines[:-1], 1):
         try:
             record = parse.json_object(line, FILE_NAME)
@@ -291,7 +305,7 @@ def _read_lines(file: Path) -> list[tuple[bytes, dict]]:
 
 
 def _to_python(value):
-    """A Python number or string; arrays of one element become floats."""
+    """Converts to a Python number or string; arrays of one element become floats."""
     return value if isinstance(value, (str, int, float)) else float(value)
 
 

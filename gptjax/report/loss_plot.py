@@ -1,4 +1,4 @@
-"""loss.png: the loss of a run against the tokens it has seen, drawn from metrics.jsonl."""
+"""Plot of a run's loss by tokens, loss.png, from metrics.jsonl."""
 
 import functools
 import math
@@ -10,21 +10,14 @@ from gptjax.config import parse
 from gptjax.report import console, events
 
 TRAIN, VALID, LR, INK, FAINT = "#4C78A8", "#D1495B", "#6B7280", "#1F2937", "#E5E7EB"
-WIDTH, HEIGHT, DPI = (
-    9.0,
-    6.0,
-    150,
-)  # inches: 1350 x 900 pixels, still legible when shown at 900 x 600
-MAX_RAW_POINTS, MAX_SMOOTH_POINTS = (
-    3000,
-    400,
-)  # drawn at most: more cannot be told apart, and cost time
-MAX_NAME_LENGTH = 100  # characters of a name in a picture
+WIDTH, HEIGHT, DPI = 9.0, 6.0, 150  # inches: 1350 x 900 pixels, still legible at 900 x 600
+# Points drawn at most: more cannot be distinguished, and take time.
+MAX_RAW_POINTS, MAX_SMOOTH_POINTS = 3000, 400
+MAX_NAME_LENGTH = 100  # characters of a name in a plot
 
 
 def draw(run: Path) -> Path:
-    """Draw run/loss.png and return its path; who looks meanwhile sees the old picture or the new
-    one, never half of one."""
+    """Draws run/loss.png, replacing it atomically, and returns its path."""
     run = Path(run)
     records = events.read(run)
     figure = _make_figure(_run_title(run), records)
@@ -38,7 +31,9 @@ def draw(run: Path) -> Path:
 
 
 def new_figure(width: float, height: float):
-    """An empty matplotlib figure of that many inches; no window system, no global state."""
+    """Returns an empty matplotlib figure of this size in inches, without a window system or global
+    state.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -48,8 +43,9 @@ def new_figure(width: float, height: float):
 
 
 def escape(text: str) -> str:
-    """A user's text as a picture shows it: no $ is mathematics, what the font lacks is U+FFFD, and
-    it is one line of at most MAX_NAME_LENGTH."""
+    """Makes a user's text safe for a plot: no $ starts mathematics, characters missing in the font
+    become U+FFFD, and the result is one line of at most MAX_NAME_LENGTH.
+    """
     line = "".join(c if c in _glyphs() else " " if c.isspace() else "\ufffd" for c in text)
     line = line if len(line) <= MAX_NAME_LENGTH else f"{line[: MAX_NAME_LENGTH - 3]}..."
     return line.replace("$", r"\$")
@@ -57,7 +53,7 @@ def escape(text: str) -> str:
 
 @functools.cache
 def _glyphs() -> frozenset[str]:
-    """The visible characters, and the space, that matplotlib's own font has in its two weights."""
+    """The printable characters in both weights of matplotlib's own font."""
     from matplotlib import font_manager
 
     faces = [
@@ -72,20 +68,19 @@ def _glyphs() -> frozenset[str]:
 
 
 def _make_figure(name: str, records: list[dict]):
-    """The matplotlib figure: losses above, learning rate in a slim panel below."""
+    """Builds the figure: losses above, learning rate in a small panel below."""
     figure = new_figure(WIDTH, HEIGHT)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
     train, valid, lr = (_points(records, value) for value in ("loss", "validation_loss", "lr"))
     token_counts = [tokens for tokens, _ in train + valid if tokens > 0]
-    # Fine-tuning has a few epochs, and no early fall, which else would hide in the first pixels.
+    # Not for fine-tuning, which has few epochs and no early drop to make visible.
     has_metrics = any(score in record for record in records for score in console.TASK_METRICS)
     log_scale = (
         bool(token_counts) and max(token_counts) > 30 * min(token_counts) and not has_metrics
     )
     if log_scale:
-        valid = [
-            point for point in valid if point[0] > 0
-        ]  # the evaluation before the first token has no place on this axis
+        # The evaluation before the first token has no place on a logarithmic axis.
+        valid = [point for point in valid if point[0] > 0]
         lower.set_xscale("log")
         lower.set_xlim(min(token_counts), max(token_counts) * 1.1)
     is_short = len(train) < 20
@@ -110,7 +105,7 @@ def _make_figure(name: str, records: list[dict]):
     )
     _plot_line(lower, _subsample(lr, MAX_RAW_POINTS, log_scale), LR, "learning rate", 1.5)
     losses = [loss for _, loss in (smooth or train) + valid]
-    if losses:  # the limits are those of the smooth curves: a spike may leave the picture
+    if losses:  # limits follow the smoothed curves: spikes may leave the plot
         margin = 0.06 * (max(losses) - min(losses)) or 0.1
         upper.set_ylim(min(losses) - margin, max(losses) + margin)
     _style_axes(figure, upper, lower, "loss (nats)" if has_metrics else "loss (nats per token)")
@@ -143,7 +138,7 @@ def _style_axes(figure, upper, lower, unit):
     lower.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.2g}"))
     lower.xaxis.set_major_formatter(FuncFormatter(lambda n, _: console.si(n)))
     lower.xaxis.set_minor_formatter(NullFormatter())
-    lower.tick_params(axis="x", pad=8)  # clear of the 0 beside the corner
+    lower.tick_params(axis="x", pad=8)  # away from the 0 next to the corner
     for axes in (upper, lower):
         axes.grid(True, color=FAINT, lw=0.8)
         axes.set_axisbelow(True)
@@ -159,7 +154,7 @@ def _style_axes(figure, upper, lower, unit):
 
 
 def _set_title(axes, name, records, train):
-    """The run's name, and under it the last figures."""
+    """Sets the title: the run's name, and below it the last results."""
     last = next((record for record in reversed(records) if "validation_loss" in record), None)
     if last is not None:
         facts = [f"validation loss {last['validation_loss']:.4f}"]
@@ -178,8 +173,9 @@ def _set_title(axes, name, records, train):
 
 
 def _run_title(run: Path) -> str:
-    """The config's name and the texts that it reads, from the run's config.json; of a run
-    without one, its directory's."""
+    """The config's name and the texts that it reads, from the run's config.json; without that file,
+    the name of the directory.
+    """
     file = run / "config.json"
     if not file.exists():
         return run.absolute().name
@@ -194,14 +190,15 @@ def _run_title(run: Path) -> str:
 
 
 def _points(records, value):
-    """(tokens, value) wherever both are finite numbers."""
+    """Returns (tokens, value) pairs with finite values."""
     pairs = [(r["tokens"], r[value]) for r in records if "tokens" in r and value in r]
     return [(t, v) for t, v in pairs if math.isfinite(v)]
 
 
 def _subsample(points, max_points, log_scale):
-    """At most `max_points` of the points, evenly spread along the axis that they are drawn on,
-    the last one included."""
+    """Returns at most `max_points` of the points, evenly spread along the axis they are drawn on,
+    including the last.
+    """
     if len(points) <= max_points:
         return points
     if log_scale:
@@ -211,9 +208,10 @@ def _subsample(points, max_points, log_scale):
 
 
 def _smooth(points, log_scale):
-    """The median around MAX_SMOOTH_POINTS of the points: over 8% of the run, or on a logarithmic
-    axis over 8% of the way to the point, so that the window has one width in the picture. It
-    shrinks at the ends, so that neither is bent."""
+    """Returns the running median at MAX_SMOOTH_POINTS points. The window is 8% of the run or, on a
+    logarithmic axis, 8% of the tokens so far, so that it has a constant width in the plot. It
+    shrinks at both ends, to avoid bias there.
+    """
     smooth = []
     for tokens, i in _subsample(
         [(tokens, i) for i, (tokens, _) in enumerate(points)], MAX_SMOOTH_POINTS, log_scale

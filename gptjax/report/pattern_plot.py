@@ -1,5 +1,6 @@
-"""A picture of the attention patterns, from the model's predicates: `python -m
-gptjax.report.pattern_plot docs/patterns.png`."""
+"""Plot of the attention patterns, from the model's predicates: `python -m
+gptjax.report.pattern_plot docs/patterns.png`.
+"""
 
 import sys
 
@@ -14,12 +15,13 @@ PATTERNS = {
     "Strided(stride=8)": schema.Strided(stride=8),
     "Fixed(block=8, summary=2)": schema.Fixed(block=8, summary=2),
 }
-N_POSITIONS = 32  # positions
+N_POSITIONS = 32
 
 
 def draw(path: str) -> None:
-    """A square a pattern: a row a query, from the top; a column a key; filled where the query
-    sees the key, darker on the diagonal."""
+    """Draws a square per pattern with a row per query, from the top, and a column per key: filled
+    where the query sees the key, darker on the diagonal.
+    """
     import matplotlib
 
     matplotlib.use("Agg")

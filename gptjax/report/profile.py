@@ -1,21 +1,17 @@
-"""A trace of a few steps, for xprof (TensorBoard's profiler) and Perfetto, and where the host's
-time went in them."""
+"""Profiler trace of a few steps, for xprof (TensorBoard's profiler) and Perfetto, with the host's
+time per activity.
+"""
 
 import collections
 from collections.abc import Callable
 from pathlib import Path
 
-SPANS = (
-    "data",
-    "step",
-    "wait",
-    "log",
-)  # in order: next batch, dispatch (on CPU the computation too), waiting for the device, writing
+# Next batch, dispatch (on CPU also the computation), waiting for the device, logging.
+SPANS = ("data", "step", "wait", "log")
 
 
 class Profiler:
-    """Traces `n_steps` steps once compilation is over. `span("data")` is a context that marks what
-    the host does; outside a trace it costs next to nothing. n_steps 0: no trace is made."""
+    """Traces `n_steps` steps once compilation is over; 0 traces none."""
 
     def __init__(self, directory: Path, n_steps: int, log: Callable[[str], None]):
         self._directory, self._n_steps, self._log = directory, n_steps, log
@@ -23,14 +19,18 @@ class Profiler:
         self._is_tracing = False
 
     def span(self, name: str):
+        """Context manager that marks a host activity, one of SPANS, in the trace; it costs almost
+        nothing outside a trace.
+        """
         import jax
 
         assert name in SPANS, name
         return jax.profiler.TraceAnnotation(f"gptjax/{name}")
 
     def before_step(self) -> None:
-        """Call it before each step: the trace begins with the third, since the first two compile
-        and settle."""
+        """Call it before each step. The trace starts with the third, since the first two compile
+        and settle.
+        """
         import jax
 
         self._steps += 1
@@ -41,16 +41,16 @@ class Profiler:
             self.close()
 
     def close(self) -> None:
-        """End the trace if one is running, and say where it lies and what it shows; say so if
-        none was begun."""
+        """Ends the trace, if one is running, and prints where it is and the time shares; prints a
+        notice if none was started.
+        """
         import jax
 
         if not self._is_tracing:
             if self._n_steps and self._steps < 3:
                 self._log(
-                    f"nothing was traced: {self._steps} steps were taken, and a trace begins with "
-                    "the third; give another --run, or "
-                    f"prolong this one (--tokens=N)"
+                    f"nothing was traced: the run had {self._steps} steps, and a trace starts with "
+                    "the third; give another --run, or prolong this one (--tokens=N)"
                 )
             return
         self._is_tracing = False
@@ -69,8 +69,7 @@ class Profiler:
 
 
 def time_shares(directory: Path) -> dict[str, float]:
-    """The part of the time of each span, out of all of them, in the newest trace under
-    `directory`."""
+    """Share of each span in the total time of all spans, in the newest trace under `directory`."""
     import jax
 
     newest = max(directory.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)

@@ -1,5 +1,6 @@
-"""The record of a run in a bucket: kept in a local directory, since objects cannot be appended
-to, and copied there."""
+"""Copies of a run's record in a bucket: it is written locally, since objects cannot be appended to,
+and then uploaded.
+"""
 
 from pathlib import Path
 
@@ -17,15 +18,17 @@ FILE_NAMES = (
 
 
 class BucketSync:
-    """Of the files of `directory` in `bucket`; where that is None, there is nothing to do. For
-    process 0."""
+    """Copies the files of `directory` to and from `bucket`; does nothing if that is None. For
+    process 0.
+    """
 
     def __init__(self, directory: Path, bucket: str | None):
         self._directory, self.bucket = directory, bucket
 
     def download(self) -> None:
-        """Take from the bucket what is there: it is as new as the newest checkpoint, which is
-        what a run goes on from."""
+        """Downloads the files of the bucket, which are as new as its newest checkpoint, from which
+        the run continues.
+        """
         if self.bucket is not None:
             from etils import epath
 
@@ -36,8 +39,9 @@ class BucketSync:
                     (self._directory / name).write_bytes(source.read_bytes())
 
     def upload(self) -> None:
-        """Copy what is here, TensorBoard's files too. Call it before a checkpoint is saved, so
-        that none is newer than its record."""
+        """Uploads the local files, including TensorBoard's. Call it before a checkpoint is saved,
+        so that no checkpoint is newer than its record.
+        """
         if self.bucket is not None:
             from etils import epath
 

@@ -1,1 +1,1 @@
-"""What stands under every program: files, locks, processes, run directories."""
+"""Runtime services of every program: files, locks, child processes, run directories, storage."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also after a power cut."""
+"""Atomic file writes: a file exists completely or not at all, even after a power failure."""
 
 import contextlib
 import json
@@ -10,16 +10,18 @@ from typing import Any, BinaryIO
 
 
 def save(path: pathlib.Path, content: bytes) -> None:
-    """Write a file so that a kill leaves it whole or absent, and processes that write the same
-    one do not meet. OSError names the file."""
+    """Writes a file atomically; concurrent writers of the same file do not interfere. Raises
+    OSError with the file's name.
+    """
     with atomic_write(path) as stream:
         stream.write(content)
 
 
 @contextlib.contextmanager
 def atomic_write(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """`save` for what is written bit by bit: the file is there, and on the disk, when the block
-    is done, and never if it fails."""
+    """Context manager of `save` for content written in parts: the file appears, synced to disk,
+    when the block completes, and never if it fails.
+    """
     partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,13 +43,14 @@ def atomic_write(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def json_bytes(value: Any) -> bytes:
-    """How a JSON file of ours is written: for people, too."""
+    """Returns a value as the content of a JSON file, indented for human readers."""
     return (json.dumps(value, indent=1) + "\n").encode()
 
 
 def sync(path: pathlib.Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk: what a rename promises else
-    is lost with the power. Some file systems cannot for directories: then it is left to them."""
+    """Waits until a file, or the entries of a directory, are on disk; otherwise a power failure
+    could lose a rename. Skipped for directories where the file system does not support it.
+    """
     fd = os.open(path, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
@@ -57,13 +60,12 @@ def sync(path: pathlib.Path) -> None:
 
 
 def remove_partial(directory: pathlib.Path) -> None:
-    """Remove the parts of files that killed processes of this machine left in `directory`."""
+    """Removes partial files in `directory` that killed processes on this machine left behind."""
     for path in directory.glob(f"*.{socket.gethostname()}-*.partial"):
         try:
-            os.kill(
-                int(path.name.removesuffix(".partial").rpartition("-")[2]), 0
-            )  # signal 0 only asks whether it lives
+            # Signal 0 only checks whether the process exists.
+            os.kill(int(path.name.removesuffix(".partial").rpartition("-")[2]), 0)
         except ProcessLookupError:
             path.unlink(missing_ok=True)
-        except PermissionError:  # it lives, and is another user's
+        except PermissionError:  # it is alive and another user's
             continue

@@ -1,4 +1,4 @@
-"""What is the user's to mend, and what is a bug: errors as one line and an exit status."""
+"""Error classification: a user's mistake or a bug, as one line and an exit status."""
 
 import contextlib
 import io
@@ -38,16 +38,17 @@ def print_error(line: str) -> None:
 
 
 def mute(stream: IO[str]) -> None:
-    """Points a stream that failed at /dev/null, so that flushing it at exit does not fail once
-    more."""
+    """Redirects a failed stream to /dev/null, so that flushing it at exit does not fail again."""
     with contextlib.suppress(OSError):  # a test's stream has no descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def open_streams() -> None:
-    """Opens /dev/null for standard streams that the parent has closed: else the next file that is
-    opened takes their number, and with it what is printed. What the encoding of standard output
-    lacks is printed as an escape."""
+    """Opens /dev/null for standard streams that the parent closed; otherwise the next opened file
+    would get their descriptor, and the printed output with it.
+
+    Characters that standard output cannot encode are printed as escapes.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -63,14 +64,14 @@ def open_streams() -> None:
 
 
 def classify_error(error: BaseException) -> tuple[int, str]:
-    """(exit status, what is wrong in one line): 2 for what a user can mend, 130 for Ctrl-C, 141
-    where the reader has gone, as in `| head`;
-    1 for a bug."""
+    """Returns (exit status, one-line message): 2 for errors that a user can fix, 130 for Ctrl-C,
+    141 if the reader of the output is gone (as in `| head`), 1 for a bug.
+    """
     match error:
         case KeyboardInterrupt():
             return 130, "Ctrl-C"
         case BrokenPipeError():
-            return 141, "nobody reads its output"
+            return 141, "the reader of the output is gone"
         case OSError():
             return 2, one_line(_os_error_message(error))
         case ImportError() if "failed to map segment" in str(error):  # of a library that is there
@@ -120,12 +121,12 @@ def install_hint(extra: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text in a line of at most MAX_ERROR_CHARS characters."""
+    """Formats text as one line of at most MAX_ERROR_CHARS characters."""
     return parse.one_line(" ".join(text.split()), MAX_ERROR_CHARS)
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, as far as it fits in a line."""
+    """Returns the first line of a library's error message, shortened if long."""
     return parse.one_line((str(error).splitlines() or [type(error).__name__])[0], 200)
 
 
@@ -136,8 +137,9 @@ def _os_error_message(error: OSError) -> str:
 
 
 def _is_own_error(error: ValueError) -> bool:
-    """Did a raise statement of OWN_PACKAGES raise it? jax drops its own frames from traces, so
-    the last frame alone does not tell."""
+    """Whether a raise statement of this package raised the error. jax removes its own frames from
+    tracebacks, so the last frame alone does not show that.
+    """
     frame, line_number = list(traceback.walk_tb(error.__traceback__))[-1]
     package = frame.f_globals.get("__package__") or ""
     line = linecache.getline(frame.f_code.co_filename, line_number, frame.f_globals)

@@ -1,5 +1,6 @@
-"""One program at a time in a directory: a lock of the operating system, which ends with the
-program however that ends."""
+"""Directory lock: one program at a time, by an operating system lock that ends with the program
+however that ends.
+"""
 
 import contextlib
 import errno
@@ -11,21 +12,19 @@ from pathlib import Path
 from typing import Any
 
 LOCK_FILE = "gptjax.lock"
-NO_LOCK_ERRNOS = (
-    errno.ENOLCK,
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-    errno.EINVAL,
-)  # file systems that have no locks say one of these
+# Errors of file systems without locks.
+NO_LOCK_ERRNOS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextlib.contextmanager
 def hold(directory: Path, what: str, warn: Callable[[str], None]) -> Iterator[None]:
-    """While entered, `directory`, which is made, is this program's alone; gptjax.lock in it says
-    whose. what: "run directory", for errors.
+    """While entered, locks `directory` (created if missing) for this program; its file gptjax.lock
+    names the owner.
 
-    ValueError, in one line, if another program has it (its host and pid named), or if it cannot be
-    written. Where the file system has no locks, `warn` is told so, and two programs can meet."""
+    what: "run directory" or similar, for error messages. Raises a one-line ValueError if another
+    program holds it (with host and pid), or if it cannot be written. On a file system without locks
+    `warn` is called, and two programs can collide.
+    """
     made = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -45,16 +44,18 @@ def hold(directory: Path, what: str, warn: Callable[[str], None]) -> Iterator[No
         yield
     finally:
         with contextlib.suppress(OSError):
-            # before the lock is given back: who has opened it meanwhile sees that it is gone, and
-            # tries again
+            # Before the lock is released: a program that opened the file meanwhile sees that it is
+            # gone, and tries again.
             (directory / LOCK_FILE).unlink()
             if made:
-                directory.rmdir()  # where nothing was put there
+                directory.rmdir()  # fails, and stays, unless empty
         file.close()
 
 
 def _open(path: Path, warn: Callable[[str], None]) -> Any:
-    """The file, locked, and saying that it is ours; None if another has it."""
+    """Opens and locks the file and writes this process's name into it; None if another process
+    holds it.
+    """
     import fcntl
 
     while True:
@@ -68,16 +69,15 @@ def _open(path: Path, warn: Callable[[str], None]) -> Any:
                     return None
                 raise
             warn(
-                f"{path.parent} is on a file system without locks ({error.strerror}): see that no "
-                "other program works there"
+                f"{path.parent} is on a file system without locks ({error.strerror}): make sure "
+                "that no other program works there"
             )
         try:
-            if (
-                os.fstat(file.fileno()).st_ino == path.stat().st_ino
-            ):  # else its last holder has removed it
+            # Otherwise its last holder has removed the file.
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 file.truncate(0)
                 file.write(f"{socket.gethostname()} {os.getpid()}\n".encode())
-                os.fsync(file.fileno())  # other hosts look at it
+                os.fsync(file.fileno())  # other hosts read it
                 return file
         except FileNotFoundError:
             pass
@@ -85,7 +85,7 @@ def _open(path: Path, warn: Callable[[str], None]) -> Any:
 
 
 def owner(directory: Path) -> str:
-    """What the lock of `directory` says, which is "HOST PID"; "" where there is none."""
+    """Returns the owner in the lock file of `directory`, "HOST PID"; "" if there is none."""
     try:
         return (directory / LOCK_FILE).read_text(errors="replace").strip()
     except OSError:
@@ -93,7 +93,7 @@ def owner(directory: Path) -> str:
 
 
 def _describe_owner(directory: Path) -> str:
-    """Who has the lock: it writes that as soon as it has it."""
+    """Describes the holder of the lock, which writes its name right after locking."""
     for _ in range(20):
         host, _, pid = owner(directory).partition(" ")
         if pid:

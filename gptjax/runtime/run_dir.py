@@ -1,4 +1,4 @@
-"""A run's directory: which config it holds, and whether another may continue it."""
+"""The directory of a run: its config, and whether another run may continue it."""
 
 import importlib.util
 import json
@@ -11,8 +11,8 @@ from gptjax.config import overrides, parse
 from gptjax.config.schema import Config, Constant
 from gptjax.runtime import errors, lock
 
-# Fields that change speed, length or what is shown, but not the mathematics: a run may be continued
-# with others.
+# Fields that change speed, length or what is logged, but not the mathematics: a resumed run may
+# change them.
 MAY_CHANGE = (
     "compute.",
     "mesh.",
@@ -23,20 +23,19 @@ MAY_CHANGE = (
     "task.index",
     "task.paper",
 )
-LENGTH_FIELDS = (
-    "train.total_tokens",
-    "train.schedule.decay_tokens",
-)  # what train --tokens moves, in a run that is there too
-NEW_RECORD_HINT = "--new_record goes on from the checkpoints alone"
+# The fields that train --tokens changes, even in an existing run.
+LENGTH_FIELDS = ("train.total_tokens", "train.schedule.decay_tokens")
+NEW_RECORD_HINT = "--new_record continues from the checkpoints alone"
 
-BUCKETS = {"gs://": "gcsfs"}  # and the package that reads them
-# of a bucket: an object is no file that ends with its program
-NO_LOCK = "which has no lock: see that one job at a time trains there"
+BUCKETS = {"gs://": "gcsfs"}  # URL scheme -> the package that reads it
+# Objects in a bucket cannot be locked.
+NO_LOCK = "which has no lock: make sure that only one job trains there at a time"
 
 
 def bucket_url(run: str | None) -> str | None:
-    """--run if it names a bucket's folder. ValueError if such buckets are not known, or need a
-    package that is not there."""
+    """Returns --run if it is a folder of a bucket, else None. Raises ValueError for an unknown
+    scheme or a missing package.
+    """
     scheme, separator, _ = (run or "").partition("://")
     if run is None or not separator:
         return None
@@ -53,9 +52,12 @@ def bucket_url(run: str | None) -> str | None:
 
 
 def directory(run: str | None, name: str = "") -> Path:
-    """--run as given, else runs/NAME. For gs://BUCKET/FOLDER it is runs/BUCKET/FOLDER, from where
-    the record is copied. ValueError as parse.path's, and for a name that is not UTF-8:
-    checkpoints cannot lie there."""
+    """Returns the local directory of a run: --run as given, else runs/NAME. For gs://BUCKET/FOLDER
+    it is runs/BUCKET/FOLDER, from which the record is copied to the bucket.
+
+    Raises ValueError as parse.path does, and for a name that is not UTF-8, since checkpoints cannot
+    be written there.
+    """
     url = bucket_url(run)
     if run is not None and re.search("[\ud800-\udfff]", run):
         encoding_hint = (
@@ -73,7 +75,7 @@ def directory(run: str | None, name: str = "") -> Path:
 
 
 def load_config(run: Path) -> Config:
-    """The config of an existing run. Raises ValueError if `run` holds none."""
+    """Reads the config of an existing run. Raises ValueError if `run` has none."""
     path = run / "config.json"
     if not path.is_file():
         raise ValueError(
@@ -88,18 +90,18 @@ def load_config(run: Path) -> Config:
 
 
 def exists(run: Path) -> bool:
-    """Does the directory hold a run's config.json, and not one of another program?"""
+    """Whether the directory has a run's config.json, rather than one of another program."""
     path = run / "config.json"
     return path.is_file() and "model.n_layers" in parse.read_json(path)
 
 
 def diff(a: Config, b: Config) -> list[str]:
-    """overrides.diff in what decides a run's mathematics."""
+    """Returns overrides.diff of the fields that affect a run's mathematics."""
     return [line for line in overrides.diff(a, b) if not line.startswith(MAY_CHANGE)]
 
 
 def config_bytes(config: Config) -> bytes:
-    """What config.json holds."""
+    """Returns the content of config.json."""
     return (json.dumps(overrides.flatten(config), indent=1) + "\n").encode()
 
 
@@ -110,20 +112,21 @@ def claim_run_dir(
     change_length: bool = False,
     new_record: bool = False,
 ) -> bool:
-    """May the run of `new_config` be in `run`? True if it continues one that is there. Looks only,
-    and writes nothing.
+    """Checks whether the run of `new_config` may use the directory `run`; returns True if it
+    continues a run there. Writes nothing.
 
-    checkpoints: the steps of those that are there; where there are some, config.json and
-    metrics.jsonl must be, too. change_length: train --tokens was given. new_record: both will be
-    written anew, so what they say does not matter where there are checkpoints. ValueError, in
-    one line: the run there has another config (its differences named); files are missing (which,
-    and what to do)."""
+    checkpoints: the steps of existing checkpoints; if there are any, config.json and metrics.jsonl
+    must exist too. change_length: train --tokens was given. new_record: both files will be
+    rewritten, so their content does not matter if there are checkpoints. Raises a one-line
+    ValueError if the run there has a different config (with the differences) or if files are
+    missing (with what to do).
+    """
     missing = [name for name in ("config.json", "metrics.jsonl") if not _is_nonempty(run / name)]
     if checkpoints and missing:
         if list(checkpoints) == [0]:
             raise ValueError(
-                f"{run} holds weights that gptjax.convert brought, and no run: begin one with them "
-                f"by --init={run} and another --run"
+                f"{run} holds weights from gptjax.convert, not a run: start one from them with "
+                f"--init={run} and another --run"
             )
         if not new_record:
             raise ValueError(
@@ -134,9 +137,8 @@ def claim_run_dir(
                 f"or {NEW_RECORD_HINT}"
             )
     others = [name for name in ("metrics.jsonl", "data.json") if _is_nonempty(run / name)]
-    if (
-        others and not checkpoints and "config.json" in missing
-    ):  # a run's config.json is written before them
+    # A run's config.json is written before these files.
+    if others and not checkpoints and "config.json" in missing:
         raise ValueError(
             f"{run} has {' and '.join(others)} but no config.json: another program's, or of a run "
             "that lost it; give another --run, or "
@@ -146,26 +148,26 @@ def claim_run_dir(
         check_same_config(
             load_config(run), new_config, f"{run} holds a run of another config", change_length
         )
-    if (
-        not checkpoints and "config.json" not in missing and not exists(run)
-    ):  # as of weights of others, which need it
+    # For example that of converted weights, which need it.
+    if not checkpoints and "config.json" not in missing and not exists(run):
         raise ValueError(
-            f"{run}/config.json is no run's: give another --run, or move that file away"
+            f"{run}/config.json is not a run's: give another --run, or move that file away"
         )
     return bool(checkpoints) or not missing
 
 
 def check_same_config(old: Config, new: Config, what: str, change_length: bool) -> list[str]:
-    """The differences in length, with which a run goes on if `change_length`. ValueError, which
-    begins with `what`, if there are others."""
+    """Returns the differences in length, with which a run continues if `change_length`. Raises
+    ValueError, starting with `what`, for any other difference.
+    """
     lines = diff(old, new)
     forbidden = [line for line in lines if not (change_length and line.startswith(LENGTH_FIELDS))]
     if forbidden:
         only_longer = all(line.startswith(LENGTH_FIELDS) for line in forbidden)
         advice = (
-            "--tokens=N changes its length; without that give the config that began it"
+            "--tokens=N changes its length; otherwise give the config that started it"
             if only_longer
-            else "the config that began it"
+            else "the config that started it"
         )
         raise ValueError(f"{what} ({'; '.join(forbidden)}); give another --run, or {advice}")
     return lines
@@ -178,12 +180,13 @@ def _is_nonempty(path: Path) -> bool:
 def _describe_missing(run: Path, names: list[str]) -> str:
     all_absent = not any((run / name).exists() for name in names)
     verb = "is" if len(names) == 1 else "are"
-    return f"{verb} missing" if all_absent else f"{verb} empty or no file"
+    return f"{verb} missing" if all_absent else f"{verb} empty or not a file"
 
 
 def check_shared(run: Path, owner: str) -> None:
-    """ValueError where a process does not see the directory that process 0 has locked, where it
-    finds `owner`."""
+    """Raises ValueError if a process does not see the directory that process 0 has locked with
+    `owner`.
+    """
     if lock.owner(run) != owner:
         raise ValueError(
             f"{run} is not the directory that process 0 writes to: give a --run on a file system "
@@ -192,17 +195,19 @@ def check_shared(run: Path, owner: str) -> None:
 
 
 def decay(config: Config) -> int | None:
-    """The tokens over which the schedule decays; None: it does not."""
+    """Returns the tokens over which the schedule decays; None if it does not."""
     return (
         None if isinstance(config.train.schedule, Constant) else config.train.schedule.decay_tokens
     )
 
 
 def scale_length(config: Config, total_tokens: int, there: Config | None = None) -> Config:
-    """The config with another length: train.total_tokens, and in proportion the tokens of its
-    schedule's decay, where it has one; the warm-up stays. there: the config of a run that goes on,
-    whose decay and length are scaled in place of config's. ValueError if the decay would end
-    within the warm-up."""
+    """Returns the config with another length: train.total_tokens and, in proportion, the end of the
+    schedule's decay; the warm-up stays.
+
+    there: the config of the run to continue, whose decay and length are scaled instead of config's.
+    Raises ValueError if the decay would end within the warm-up.
+    """
     edits = [f"train.total_tokens={total_tokens}"]
     origin = config if there is None or decay(there) is None else there
     before, decays = origin.train.total_tokens, decay(origin)

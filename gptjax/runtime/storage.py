@@ -1,7 +1,7 @@
-"""Where checkpoints lie, and what makes one valid there: a rename in a directory, the last object
-in a bucket.
+"""Checkpoint storage: a directory, where a rename makes a checkpoint valid, or a bucket, where its
+last object does.
 
-Both have DIR/<step> for each checkpoint, and in it files.json, which lists its files.
+Both have DIR/<step> for each checkpoint, with files.json listing its files.
 """
 
 import contextlib
@@ -19,31 +19,33 @@ SAVING_SUFFIX, REMOVED_SUFFIX, LISTING = ".saving", ".removed", "files.json"
 
 
 class Directory:
-    """On a file system. A checkpoint is written as <step>.saving, and one rename makes it
-    <step>."""
+    """Storage on a file system. A checkpoint is written as <step>.saving, and a rename to <step>
+    makes it valid.
+    """
 
     def __init__(self, path: Path):
         self.path: Any = Path(path).absolute()
 
     def create(self) -> None:
-        """Make it, and see that it can be written; OSError if not."""
+        """Creates the directory and checks that it is writable; raises OSError if not."""
         self.path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self.path):
             pass
 
     def steps(self) -> list[int]:
-        """Those that have a checkpoint, good or damaged, oldest first."""
+        """Steps that have a checkpoint, valid or damaged, oldest first."""
         if not self.path.is_dir():
             return []
         return sorted(int(entry.name) for entry in self.path.iterdir() if entry.name.isdecimal())
 
     def staging_path(self, step: int) -> Any:
-        """Where to write a checkpoint before it is valid."""
+        """Path to write a checkpoint to before it is valid."""
         return self.path / f"{step}{SAVING_SUFFIX}"
 
     def commit(self, step: int, listing: str) -> None:
-        """Make what was written valid, in place of what was there, and bring it to the disk
-        before that."""
+        """Syncs a written checkpoint to disk and makes it valid, replacing any earlier one of that
+        step.
+        """
         (self.staging_path(step) / LISTING).write_text(listing)
         for _, file in self.list_files(self.staging_path(step)):
             atomic.sync(file)
@@ -53,14 +55,18 @@ class Directory:
         atomic.sync(self.path)
 
     def remove(self, step: int) -> None:
-        """One checkpoint; a kill amid the removal leaves rubbish and no half a checkpoint.
-        OSError if something of it stays."""
+        """Removes one checkpoint; a kill during removal leaves garbage but no partial checkpoint.
+        Raises OSError if some of it remains.
+        """
         shutil.rmtree(self._move_aside(self.path / str(step), step))
 
     def clean(self) -> list[str]:
-        """Remove what is no checkpoint: names that are a step and a suffix of ours, and what Orbax
-        may have added. Returns a line for each that cannot be removed, as one that another host
-        has open on NFS: it is out of the way, and tried again the next time."""
+        """Removes what is not a checkpoint: names made of a step and one of our suffixes, including
+        any that Orbax appends.
+
+        Returns a warning for each that cannot be removed, such as one that another host has open on
+        NFS: it is moved out of the way and tried again next time.
+        """
         warnings = []
         for entry in self.path.iterdir():
             step, dot, rest = entry.name.partition(".")
@@ -75,29 +81,31 @@ class Directory:
         return warnings
 
     def _move_aside(self, path: Any, step: int) -> Any:
-        """Rename to what is no checkpoint, by a name that nothing has."""
+        """Renames `path` to an unused name that is not a checkpoint's."""
         for number in itertools.count():
             there = self.path / f"{step}{REMOVED_SUFFIX}{f'-{number}' if number else ''}"
             if not there.exists():
                 return path.rename(there)
 
     def list_files(self, folder: Any) -> Iterator[tuple[str, Any]]:
-        """(name, path) of every file below a folder, in order."""
+        """Yields (name, path) of every file below a folder, sorted."""
         for file in sorted(folder.rglob("*")):
             if file.is_file():
                 yield file.relative_to(folder).as_posix(), file
 
     def file_size(self, file: Any) -> int:
+        """Size of a file in bytes."""
         return file.stat().st_size
 
     def free_bytes(self) -> int:
-        """Bytes that still fit."""
+        """Free space in bytes."""
         return shutil.disk_usage(self.path).free
 
 
 class Bucket(Directory):
-    """Of an object store, where nothing is renamed: a checkpoint is written in its place, and valid
-    when its listing is there, the last object to be written and the first to be removed."""
+    """Storage in an object store, which has no rename: a checkpoint is written in place and valid
+    once its listing exists, the last object to be written and the first to be removed.
+    """
 
     def __init__(self, path: str):
         from etils import epath
@@ -145,7 +153,7 @@ class Bucket(Directory):
         return sys.maxsize
 
     def _list_checkpoints(self) -> list[tuple[int, bool]]:
-        """(step, whether it is valid) of every checkpoint, begun ones too."""
+        """Returns (step, whether it is valid) of every checkpoint, including incomplete ones."""
         self._clear_listing_cache()
         if not self.path.exists():
             return []
@@ -153,11 +161,12 @@ class Bucket(Directory):
         return [(step, (self.path / str(step) / LISTING).exists()) for step in steps]
 
     def _clear_listing_cache(self) -> None:
-        """fsspec remembers listings, and does not see what Orbax writes without it."""
+        """Clears fsspec's cached listings, which miss what Orbax writes without fsspec."""
         from etils.epath import backend
 
         backend.fsspec_backend.fs(str(self.path)).invalidate_cache()
 
 
 def open_storage(path: Path | str) -> Directory:
+    """Returns the storage at a local path or a bucket URL."""
     return Directory(Path(path)) if run_dir.bucket_url(str(path)) is None else Bucket(str(path))

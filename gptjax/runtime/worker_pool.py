@@ -1,4 +1,4 @@
-"""Worker processes: each ends with its parent, and one that is killed is a line."""
+"""Pool of worker processes that end with their parent; a killed worker is a one-line error."""
 
 import contextlib
 import os
@@ -11,9 +11,12 @@ from typing import Any
 def executor(
     workers: int, initializer: Callable[..., None], shared: tuple[Any, ...]
 ) -> Iterator[ProcessPoolExecutor]:
-    """So many processes, each of which calls initializer(*shared) first. Spawned, not forked: this
-    process may run jax's threads.
-    ValueError if one is killed; what was asked for and not begun is dropped at any error."""
+    """Context manager for a pool of `workers` processes, each of which first calls
+    initializer(*shared).
+
+    Spawned, not forked, because this process may have jax threads. Raises ValueError if a worker is
+    killed; any error drops the tasks that have not started.
+    """
     import concurrent.futures.process
     import multiprocessing
 
@@ -25,8 +28,8 @@ def executor(
             yield pool
         except concurrent.futures.process.BrokenProcessPool:
             raise ValueError(
-                "a worker process was killed, perhaps for want of memory; what is finished is "
-                "kept: run it again, with fewer --workers"
+                "a worker process was killed, perhaps for lack of memory; finished work is kept: "
+                "run it again, with fewer --workers"
             ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -34,7 +37,9 @@ def executor(
 
 
 def _initialize(initializer: Callable[..., None], shared: tuple[Any, ...]) -> None:
-    """Ctrl-C is for the parent, and a worker ends with it even if that was killed."""
+    """Sets up a worker: Ctrl-C is left to the parent, and the worker ends with it even if that is
+    killed.
+    """
     import multiprocessing
     import multiprocessing.connection
     import signal

@@ -1,1 +1,1 @@
-"""Where does each array lie? Dimension letters, mesh axes, devices."""
+"""Sharding: dimension letters, mesh axes, and which devices hold each array."""

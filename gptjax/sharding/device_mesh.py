@@ -1,5 +1,6 @@
-"""From a config's axis sizes to a mesh of devices, neighbours on the mesh being neighbours in
-the machine."""
+"""Device mesh: arranges the devices by a config's axis sizes, so that neighbors on the mesh are
+neighbors in the hardware.
+"""
 
 import math
 
@@ -13,17 +14,18 @@ from gptjax.runtime import units
 from gptjax.sharding import topology
 
 AXES = ("data", "fsdp", "tensor", "context")
-INTRA_SLICE_AXES = (
-    "tensor",
-    "context",
-)  # wait for each other in every layer: too often for the network between slices
+# These axes communicate in every layer: too often for the network between slices.
+INTRA_SLICE_AXES = ("tensor", "context")
 
 
 def make_mesh(sizes: schema.Mesh, devices: list | None = None) -> jax.sharding.Mesh:
-    """A mesh with the axes data, fsdp, tensor, context over all `devices` (default: all that jax
-    sees). The axis of size -1 takes what is left. Several TPU slices, or hosts of GPUs, lie along
-    data first, then fsdp. Raises ValueError when the sizes do not use exactly the devices there
-    are, or would cut tensor or context across TPU slices."""
+    """Returns a mesh with the axes data, fsdp, tensor and context over all `devices` (default:
+    jax.devices()).
+
+    The axis of size -1 takes the remaining devices. Multiple TPU slices, or hosts of GPUs, are laid
+    out along data first, then fsdp. Raises ValueError if the sizes do not use exactly the available
+    devices, or would split tensor or context across TPU slices.
+    """
     if devices is None:
         topology.prepare_backends()
         devices = jax.devices()
@@ -46,10 +48,11 @@ def make_mesh(sizes: schema.Mesh, devices: list | None = None) -> jax.sharding.M
 
 
 def check_state_fits(model: schema.Model, mesh: jax.sharding.Mesh) -> None:
-    """ValueError where the state alone, parameters and Adam's moments, is more than a device
-    holds: sizes that were not meant."""
+    """Raises ValueError if parameters and Adam moments alone exceed a device's memory, which
+    catches mistyped sizes early.
+    """
     stats = mesh.local_devices[0].memory_stats()
-    # CPU: simulated devices share the machine's memory
+    # On CPU the simulated devices share the machine's memory.
     available = (
         stats["bytes_limit"] if stats else psutil.virtual_memory().total // len(mesh.local_devices)
     )
@@ -63,8 +66,9 @@ def check_state_fits(model: schema.Model, mesh: jax.sharding.Mesh) -> None:
 
 
 def device_array(shape: list[int], devices: list) -> np.ndarray:
-    """The devices in that shape. jax.make_mesh would do on one slice, but cannot split a
-    physical axis (8 x 8 of 4 x 4 x 4 chips)."""
+    """Returns the devices in the given shape. jax.make_mesh would suffice for one slice, but cannot
+    split a physical axis (8 x 8 of 4 x 4 x 4 chips).
+    """
     tpu = devices[0].platform == "tpu"
     unit = (
         ("slice_index" if hasattr(devices[0], "slice_index") else None) if tpu else "process_index"
@@ -90,8 +94,9 @@ def device_array(shape: list[int], devices: list) -> np.ndarray:
 
 
 def split_axes(shape: list[int], n_units: int) -> tuple[list[int], list[int]]:
-    """(sizes within a unit, sizes across units) of a mesh over units of equally many devices,
-    joined by a slow network: across as early an axis as can be. Their product is `shape`."""
+    """Returns (sizes within a unit, sizes across units) of a mesh over `n_units` equal units joined
+    by a slow network, with the earliest possible axes across units. Their product is `shape`.
+    """
     across, remaining = [], n_units
     for size in shape:
         across.append(math.gcd(size, remaining))

@@ -1,8 +1,8 @@
-"""Which dimension lies along which mesh axis: three tables a preset, keyed by the letters of
-sharding/shapes.py.
+"""Sharding rules: which dimension is sharded over which mesh axes, as three tables per preset,
+keyed by the letters of sharding/shapes.py.
 
-`params` and `vectors` place the state (parameters, and Adam's moments, whose leaves have the same
-names), `activations` what flows. Model code names letters and never a mesh axis.
+`params` and `vectors` shard the state (parameters, and Adam moments, whose leaves have the same
+names), `activations` the activations. Model code uses letters and never a mesh axis.
 """
 
 import dataclasses
@@ -22,26 +22,27 @@ Table = dict[str, tuple[str, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """Letters to mesh axes; a letter that is not listed is not sharded."""
+    """Maps dimension letters to mesh axes; a letter that is not listed is not sharded."""
 
     params: Table
     activations: Table
-    vectors: Table  # parameters of one dimension: to gather one costs more than to keep it
+    vectors: Table  # 1-D parameters: gathering them costs more than replicating them
 
 
-# Both cut a sequence over context (model/attention/context_parallel.py), which for the parameters
-# is more of fsdp.
+# Both presets shard the sequence over context (model/attention/context_parallel.py), which for the
+# parameters acts as more of fsdp.
 PRESETS = {
-    # ZeRO-3: every matrix is cut along d_model over fsdp and gathered where it is used; the batch
-    # is cut over data and fsdp.
+    # ZeRO-3: every matrix is sharded along d_model over fsdp and gathered where it is used; the
+    # batch is sharded over data and fsdp.
     "fsdp": Rules(
         params={"D": ("fsdp", "context")},
         activations={"B": ("data", "fsdp"), "T": ("context",), "P": ("context",)},
         vectors={},
     ),
-    # On top of it, Megatron's cut of heads, MLP and vocabulary over tensor. The residual stream,
-    # where tensor has no heads to cut, is cut along its sequence instead (Korthikanti et al.
-    # 2205.05198): hence a second letter for length, since one axis cuts one dimension.
+    # In addition, Megatron's sharding of heads, MLP and vocabulary over tensor. The residual
+    # stream has no heads to shard over tensor and is sharded along its sequence instead
+    # (Korthikanti et al. 2205.05198): hence P, a second letter for length, since one axis can
+    # shard only one dimension.
     "fsdp_tensor": Rules(
         params={"D": ("fsdp", "context"), "N": ("tensor",), "F": ("tensor",), "V": ("tensor",)},
         activations={
@@ -60,11 +61,12 @@ PRESETS = {
 def spec(
     letters: str, shape: tuple[int, ...], table: Table, mesh: jax.sharding.Mesh, where: str
 ) -> PartitionSpec:
-    """The placement of one array, by axes of more than one device. `shape` may have more leading
-    dimensions than letters (stacked layers): those stay whole.
+    """Returns the PartitionSpec of one array, using only axes of more than one device.
 
-    Raises ValueError, naming `where`, when a size does not divide over its axes or an axis is
-    claimed twice."""
+    `shape` may have more leading dimensions than letters (stacked layers); those are not sharded.
+    where: names the array in errors. Raises ValueError if a size is not divisible by the devices
+    along its axes, or if an axis would shard two dimensions.
+    """
     letters = "L" * (len(shape) - len(letters)) + letters
     axes = [tuple(a for a in table[c] if mesh.shape[a] > 1) if c in table else () for c in letters]
     used = [a for group in axes for a in group]
@@ -87,8 +89,9 @@ def spec(
 
 
 def shardings(tree: Any, rules: Rules, mesh: jax.sharding.Mesh) -> Any:
-    """A NamedSharding for each leaf of `tree` (arrays or ShapeDtypeStructs), from the letters in
-    the last named part of its path; leaves without letters (counts, scalars) are replicated."""
+    """Returns a NamedSharding for each leaf of `tree` (arrays or ShapeDtypeStructs), from the
+    letters of the last name in its path. Leaves without letters (counts, scalars) are replicated.
+    """
 
     def leaf_sharding(path, leaf):
         names = [
@@ -110,14 +113,15 @@ def shardings(tree: Any, rules: Rules, mesh: jax.sharding.Mesh) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Sharding:
-    """Where activations and parameters lie: the tables of a preset on a mesh, or UNSHARDED,
-    which leaves it to the compiler."""
+    """Shards activations and parameters by the tables of a preset on a mesh; UNSHARDED leaves
+    sharding to the compiler.
+    """
 
     rules: Rules = dataclasses.field(hash=False)
     mesh: jax.sharding.Mesh | None
 
     def __call__(self, x: jax.Array, letters: str) -> jax.Array:
-        """The activation `x` pinned to its place, inside jit."""
+        """Constrains the sharding of activation `x`, inside jit."""
         return (
             x
             if self.mesh is None
@@ -127,7 +131,7 @@ class Sharding:
         )
 
     def shard_gradient(self, x: jax.Array, letters: str) -> jax.Array:
-        """`x`, whose gradient is pinned to its place."""
+        """Returns `x` and constrains the sharding of its gradient."""
 
         @jax.custom_vjp
         def identity(x):
@@ -139,10 +143,12 @@ class Sharding:
     def matmul_gathered(
         self, fn: Callable, x: jax.Array, weight: jax.Array, letters: str
     ) -> jax.Array:
-        """fn(x, weight), with the parameter gathered for it: whole, but for what tensor cuts. It is
-        gathered again for the backward pass (unless layers are unrolled), and its gradient goes
-        back to where it is stored. Left to itself, libtpu may pass the pieces around instead and
-        add up narrow products, which takes nearly twice as long where a chip has many rows."""
+        """Returns fn(x, weight) with the parameter all-gathered over all axes but tensor.
+
+        It is gathered again for the backward pass (unless layers are unrolled), and its gradient is
+        sharded like the parameter. Without this, libtpu may pass shards around and sum narrow
+        products instead, which takes nearly twice as long if a chip has many rows.
+        """
         if (mesh := self.mesh) is None:
             return fn(x, weight)
         param_sharding = NamedSharding(mesh, self.spec(letters, weight.shape, self.rules.params))
@@ -158,9 +164,12 @@ class Sharding:
         return jax.checkpoint(lambda x, w: fn(x, gather(w)), prevent_cse=False)(x, weight)
 
     def shard_like_params(self, tree: Any) -> Any:
-        """A tree of parameters, gradients or moments, or the whole state, each leaf pinned to where
-        the state has it, inside jit. The gradient of a pinned leaf is pinned too: so it is
-        reduced into its shards, and no device holds the whole sum."""
+        """Constrains each leaf of a tree (parameters, gradients, moments or the whole state) to its
+        sharding in the state, inside jit.
+
+        The gradient of a constrained leaf is constrained too, so it is reduce-scattered and no
+        device holds the whole sum.
+        """
         return (
             tree
             if self.mesh is None
@@ -170,8 +179,9 @@ class Sharding:
     def spec(
         self, letters: str, shape: tuple[int, ...], table: Table | None = None
     ) -> PartitionSpec:
-        """The mesh axes of each dimension of an activation, or by another table, for
-        `shard_map`; all whole when there is no mesh."""
+        """Returns the PartitionSpec of an activation, or by another table, for `shard_map`;
+        unsharded if there is no mesh.
+        """
         table = self.rules.activations if table is None else table
         return (
             PartitionSpec()
@@ -180,8 +190,11 @@ class Sharding:
         )
 
     def shard_map(self, fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
-        """jax.shard_map of `fn` over the whole mesh; `fn` itself where there is but one device. Its
-        check of what varies is off: it knows neither Pallas kernels nor sums over no axis."""
+        """Returns jax.shard_map of `fn` over the whole mesh, or `fn` itself if there is only one
+        device.
+
+        check_vma is off because it supports neither Pallas kernels nor sums over no axis.
+        """
         if self.mesh is None or self.mesh.size == 1:
             return fn
         return jax.shard_map(
@@ -189,8 +202,9 @@ class Sharding:
         )
 
     def axes(self, letter: str, table: Table | None = None) -> tuple[str, ...]:
-        """The mesh axes of more than one device that a dimension of an activation lies along; of
-        a parameter with rules.params."""
+        """Mesh axes of more than one device that shard this dimension of an activation or, with
+        table=rules.params, of a parameter.
+        """
         table = self.rules.activations if table is None else table
         return (
             tuple(axis for axis in table[letter] if self.axis_size(axis) > 1)
@@ -199,13 +213,16 @@ class Sharding:
         )
 
     def n_shards(self, letters: str) -> int:
-        """Into how many parts an activation with these dimensions is cut."""
+        """Number of shards of an activation with these dimensions."""
         return math.prod(self.axis_size(axis) for letter in letters for axis in self.axes(letter))
 
     def reduce_scatter_grad(self, partial: jax.Array, letters: str) -> jax.Array:
-        """Inside jax.shard_map: the gradient of a parameter, from what each device has summed over
-        its own rows and positions (B and T). Each device receives its shard of the sum, laid out
-        as `shard_like_params` has it, and no device the whole."""
+        """Inside jax.shard_map: reduces the gradient of a parameter over devices, given each
+        device's sum over its own rows and positions (B and T).
+
+        Each device receives its shard of the sum, as laid out by `shard_like_params`; no device
+        holds the whole.
+        """
         sum_axes = [*self.axes("B"), *self.axes("T")]
         for dimension, letter in enumerate(letters):
             for axis in self.axes(letter, self.rules.params):
@@ -217,7 +234,7 @@ class Sharding:
         return jax.lax.psum(partial, tuple(sum_axes))
 
     def axis_size(self, axis: str) -> int:
-        """Devices along a mesh axis; 1 when there is no mesh."""
+        """Number of devices along a mesh axis; 1 if there is no mesh."""
         return 1 if self.mesh is None else self.mesh.shape[axis]
 
 
@@ -225,8 +242,9 @@ UNSHARDED = Sharding(Rules({}, {}, {}), None)
 
 
 def local_rows(n_rows: int, table: Table, mesh: jax.sharding.Mesh) -> list[int]:
-    """Which of n_rows rows (B) the devices of this process hold, in order. Where tensor or
-    context spans processes, several hold a row."""
+    """Indices of the n_rows batch rows that the devices of this process hold, in order. If tensor
+    or context spans processes, several processes hold the same row.
+    """
     sharding = NamedSharding(mesh, spec("B", (n_rows,), table, mesh, "batch"))
     indices = sharding.addressable_devices_indices_map((n_rows,)).values()
     return sorted(
@@ -237,8 +255,11 @@ def local_rows(n_rows: int, table: Table, mesh: jax.sharding.Mesh) -> list[int]:
 def put_on_mesh(
     host: np.ndarray, letters: str, table: Table, mesh: jax.sharding.Mesh, n_rows: int | None = None
 ) -> jax.Array:
-    """A host array on the mesh. `host` is the same whole array on every process; or, with n_rows,
-    those of so many rows (B) that `local_rows` names for this process."""
+    """Transfers a host array to the mesh.
+
+    `host` is the same whole array on every process or, with n_rows given, the rows of a batch of
+    n_rows that `local_rows` returns for this process.
+    """
     dimension, local = letters.index("B"), range(host.shape[letters.index("B")])
     if n_rows is not None:
         local = local_rows(n_rows, table, mesh)
@@ -254,13 +275,12 @@ def put_on_mesh(
         start = local.index(rows[0])
         return host[(*index[:dimension], slice(start, start + len(rows)), *index[dimension + 1 :])]
 
-    with jax.transfer_guard_host_to_device(
-        "allow"
-    ):  # the loop forbids transfers that nobody asked for; this one is asked for
+    # The loop's transfer guard forbids implicit transfers; this one is intended.
+    with jax.transfer_guard_host_to_device("allow"):
         return jax.make_array_from_callback(shape, sharding, read_shard)
 
 
-# What a config calls the dimension of a letter.
+# The config field behind each dimension letter.
 CONFIG_FIELDS = {
     "D": "model.d_model",
     "N": "model.n_heads",
@@ -271,8 +291,9 @@ CONFIG_FIELDS = {
 
 
 def check(config: schema.Config, mesh: jax.sharding.Mesh) -> None:
-    """ValueError, naming the fields to change, if a mesh has an axis that the preset leaves idle
-    or that does not divide the model."""
+    """Raises ValueError, naming the fields to change, if the preset does not use one of the mesh's
+    axes or an axis does not divide the model's sizes.
+    """
     model, preset = config.model, PRESETS[config.mesh.sharding]
     sizes = {
         "D": model.d_model,

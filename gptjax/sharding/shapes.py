@@ -1,16 +1,16 @@
-"""The legend of dimensions, and a check that array names keep their word.
+"""Dimension letters, and a check that arrays have the shapes that their names promise.
 
-An array's name ends in a letter for each dimension: `x_BTD` has rank 3. Einsum strings and the
-sharding tables use the same letters.
+The suffix of an array's name has one letter per dimension: `x_BTD` has rank 3. Einsum strings and
+the sharding tables use the same letters.
 
     B batch        T time of queries    S time of keys     D d_model
     N heads        H d_head             Q query, key, value (size 3)
     F d_ff         V vocabulary         L layers (or periods of layers, stacked)
-    M microbatch   C choices            R rank             1 broadcast, or not cut
-    P T, for the residual stream's place on the mesh: attention and MLP have heads and hidden units
-    to cut, it has its sequence
+    M microbatch   C choices            R rank             1 broadcast, or not sharded
+    P T in the residual stream, which is sharded along its sequence where attention and MLP are
+      sharded along heads and hidden units
 
-Suffixes tell the logical shape, never the placement.
+A suffix gives the logical shape, never the sharding.
 """
 
 import functools
@@ -18,16 +18,20 @@ import inspect
 
 
 def letters(name: str) -> str:
-    """The dimension letters at the end of `name`, or "" if it has none: letters("weight_DF") ==
-    "DF"."""
+    """Returns the dimension letters at the end of `name`, or "" if it has none:
+    letters("weight_DF") == "DF".
+    """
     suffix = name.rpartition("_")[2]
     return suffix if suffix and all(c.isupper() or c == "1" for c in suffix) else ""
 
 
 def shaped(fn):
-    """Check, when `fn` is called (under jit: traced), that each argument whose name has letters has
-    that rank, and that a letter means one size throughout the call. Raises ValueError naming the
-    argument, its shape and the argument it disagrees with."""
+    """Decorator that checks shapes when `fn` is called (under jit: traced).
+
+    Each argument whose name has letters must have that rank, and a letter must mean the same size
+    throughout the call. Raises ValueError with the argument, its shape and the argument that it
+    contradicts.
+    """
     signature = inspect.signature(fn)
 
     @functools.wraps(fn)

@@ -1,5 +1,6 @@
-"""Accelerators by name: what each can do, and compile-only devices for machines that are not
-here. jax is imported for those alone."""
+"""Accelerators by name: their specifications, and compile-only devices for hardware that is not
+present. jax is imported only for the latter.
+"""
 
 import contextlib
 import dataclasses
@@ -19,22 +20,23 @@ from gptjax.runtime import errors, units
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """One device as jax counts devices: half a chip for TPU7x, a whole one for the others.
-    Bandwidths are bytes/s in one direction."""
+    """Specifications of one device as jax counts them: half a chip for TPU7x, a whole one for the
+    others. Bandwidths are bytes/s in one direction.
+    """
 
     kinds: tuple[str, ...]  # parts of jax's device_kind
     flops: float  # dense bfloat16 peak, FLOP/s
-    # Hz, in which libtpu counts cycles: peak over what the matrix units do in one (128 or 256
-    # squared each)
+    # Hz: libtpu counts cycles of this clock; the peak over the FLOPs of the matrix units per cycle
+    # (128 x 128 or 256 x 256 each).
     clock: float | None = None
-    # of a TPU's vector memory that one fusion may use; None: as its compiler has it
+    # KiB of a TPU's vector memory that one fusion may use; None: the compiler's default.
     fusion_kib: int | None = None
-    # what a program may use; for TPUs as their compiler says when a program is too big
+    # Usable by a program; for TPUs as reported by the compiler when a program is too big.
     hbm_bytes: int
     hbm_bandwidth: float
-    link_bandwidth: float  # of all links to neighbours (ICI, NVLink) together
-    # how many those are: 2 for each dimension of a TPU's torus; 1 for NVLink, whose switch reaches
-    # all of its host
+    link_bandwidth: float  # of all links to neighbors (ICI, NVLink) together
+    # Number of those links: 2 per dimension of a TPU's torus; 1 for NVLink, whose switch reaches
+    # the whole host.
     links: int
     network_bandwidth: float | None  # to other slices or hosts; None: not published
 
@@ -42,8 +44,8 @@ class Chip:
 # Sources, read 2026-11: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, whose ICI figures
 # count both directions; for v4's ICI the paper "TPU v4" (2304.01433: 6 links of 50 GB/s); NVIDIA's
 # data sheets of the SXM boards (NVLink's 900 and 600 GB/s count both directions) and of the DGX
-# H100 and A100 (a 400 or 200 Gb/s network card for each GPU). hbm_bytes of TPUs: measured, libtpu
-# 0.0.42.1 and 0.0.52. Kinds are looked up in this order: v5e says "TPU v5 lite", v5p "TPU v5".
+# H100 and A100 (a 400 or 200 Gb/s network card per GPU). hbm_bytes of TPUs: measured with libtpu
+# 0.0.42.1 and 0.0.52. The order matters: "TPU v5 lite" (v5e) must match before "TPU v5" (v5p).
 CHIPS = {
     "v4": Chip(
         kinds=("TPU v4",),
@@ -127,8 +129,9 @@ CHIPS = {
 
 
 def chip(device: Any) -> Chip | None:
-    """The facts of a device, present or compile-only, or None where they are not known (every
-    CPU)."""
+    """Returns the specifications of a device, present or compile-only, or None if unknown (every
+    CPU).
+    """
     return next(
         (
             candidate
@@ -141,16 +144,10 @@ def chip(device: Any) -> Chip | None:
 
 # --- names ----------------------------------------------------------------------------------------
 
-PER_CHIP = {
-    "v4": 2,
-    "v5p": 2,
-    "tpu7x": 2,
-    "v5e": 1,
-    "v6e": 1,
-    "h100": 1,
-}  # what N in FAMILY-N counts: TensorCores, chips, GPUs
-FLAT_FAMILIES = ("v5e", "v6e")  # tori of two dimensions; the other TPUs' have three
-MAX_POD_CHIPS = {"v4": 4096, "v5p": 8960, "tpu7x": 9216, "v5e": 256, "v6e": 256}  # chips of a pod
+# Units that N in FAMILY-N counts, per chip: TensorCores, chips or GPUs.
+PER_CHIP = {"v4": 2, "v5p": 2, "tpu7x": 2, "v5e": 1, "v6e": 1, "h100": 1}
+FLAT_FAMILIES = ("v5e", "v6e")  # 2-D tori; those of the other TPUs are 3-D
+MAX_POD_CHIPS = {"v4": 4096, "v5p": 8960, "tpu7x": 9216, "v5e": 256, "v6e": 256}
 ALIASES = {"v5litepod": "v5e", "v5": "v5p"}
 MAX_SLICES = 1024
 NAME_PATTERN = re.compile(
@@ -160,8 +157,9 @@ NAME_PATTERN = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Slices of one family of chips. `layout`: the chips of a slice along each dimension of its
-    torus; for GPUs, (those of a host,)."""
+    """One or more slices of a family of chips. layout: chips of a slice along each dimension of its
+    torus; for GPUs, (GPUs of a host,).
+    """
 
     family: str  # a key of CHIPS and of PER_CHIP
     layout: tuple[int, ...]
@@ -169,16 +167,17 @@ class Topology:
 
     @property
     def chip(self) -> Chip:
+        """Specifications of its devices."""
         return CHIPS[self.family]
 
     @property
     def platform(self) -> str:
-        """As jax's device.platform, and as .lower(lowering_platforms=) takes it."""
+        """jax's name of the platform, as in device.platform and .lower(lowering_platforms=)."""
         return "cuda" if self.family == "h100" else "tpu"
 
     @property
     def n_devices(self) -> int:
-        """As jax counts them."""
+        """Number of devices as jax counts them."""
         return self.slices * math.prod(self.layout) * (2 if self.family == "tpu7x" else 1)
 
     def __str__(self) -> str:
@@ -190,19 +189,23 @@ class Topology:
         return one if self.slices == 1 else f"{self.slices}x{one}"
 
     def devices(self) -> list[Any]:
-        """Compile-only devices, for a mesh under which nothing may run:
-        `jax.jit(f).trace(...).lower(lowering_platforms=(self.platform,)) .compile()`, within
-        `disable_cache`, with arguments that are ShapeDtypeStructs with shardings. ValueError
-        where the compiler is not installed."""
+        """Compile-only devices, for a mesh on which nothing can run.
+
+        Use `jax.jit(f).trace(...).lower(lowering_platforms=(self.platform,)).compile()` within
+        `disable_cache`, with ShapeDtypeStructs with shardings as arguments. Raises ValueError if
+        the compiler is not installed.
+        """
         return _gpu_devices(self) if self.platform == "cuda" else _tpu_devices(self)
 
 
 def from_name(name: str) -> Topology:
-    """From a user name, whose number counts TensorCores (v4-8, v5p-8, tpu7x-8), chips
-    (v5litepod-16, v5e-16, v6e-8) or GPUs (h100-8); or from a layout of chips as libtpu writes it
-    (v5p:2x2x1). 2x before either makes two slices; of GPUs, two hosts. Needs no compiler.
+    """Parses a topology name; needs no compiler.
 
-    Raises ValueError, with the nearest names, for any other."""
+    The number in a name counts TensorCores (v4-8, v5p-8, tpu7x-8), chips (v5litepod-16, v5e-16,
+    v6e-8) or GPUs (h100-8). A layout of chips as libtpu writes it (v5p:2x2x1) works too. A prefix
+    of 2x means two slices or, for GPUs, two hosts. Raises ValueError with the nearest names for
+    anything else.
+    """
     match = NAME_PATTERN.fullmatch(name.lower()) if name.isascii() and len(name) < 40 else None
     family = "" if match is None else ALIASES.get(match["family"], match["family"])
     if match is None or family not in PER_CHIP:
@@ -244,8 +247,9 @@ def from_name(name: str) -> Topology:
 
 
 def slice_layouts(family: str) -> dict[str, tuple[int, ...]]:
-    """User names of one slice of a family and their layouts, smallest first. Large ones are made of
-    cubes of 4 x 4 x 4 chips, put together as compactly as possible."""
+    """Names of the single-slice topologies of a family and their layouts, smallest first. Large
+    ones are built of cubes of 4 x 4 x 4 chips, as compactly as possible.
+    """
     cubes: dict[int, tuple[int, ...]] = {}
     if family == "h100":
         layouts = [(1,), (2,), (4,), (8,)]
@@ -265,7 +269,7 @@ def slice_layouts(family: str) -> dict[str, tuple[int, ...]]:
 
 
 def _is_valid_layout(family: str, layout: tuple[int, ...]) -> bool:
-    """Whether libtpu knows the layout: whole hosts of 2 x 2 chips, or one chip alone."""
+    """Whether libtpu supports the layout: whole hosts of 2 x 2 chips, or a single chip."""
     if family == "h100" or len(layout) != (2 if family in FLAT_FAMILIES else 3):
         return False
     n = math.prod(layout)
@@ -275,48 +279,50 @@ def _is_valid_layout(family: str, layout: tuple[int, ...]) -> bool:
 # --- backends and compilers -----------------------------------------------------------------------
 
 QUIET_ENV = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # or a second process that compiles is refused
-    # with the next: or it looks for them, and prints a page on finding none
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # otherwise a second compiling process is refused
+    # Without these two libtpu looks for chips, and prints a page when it finds none.
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5p-8",
     "TPU_LOG_DIR": "disabled",
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
-# bytes: with less, jax's or orbax' threads cannot all start, and they abort, print traces or wait
-# for ever
+# Bytes: with less, some threads of jax or Orbax cannot start, and they abort, print traces or hang.
 MIN_ADDRESS_SPACE = 2**32
 
 
 def prepare_backends() -> None:
-    """Does what must precede the first use of jax's devices, compile-only ones too: refuses limits
-    that leave too little address space, with a ValueError, and on a machine without TPU chips
-    keeps an installed libtpu from looking for them."""
+    """Checks limits and sets up the environment; must run before the first use of jax devices,
+    including compile-only ones.
+
+    Raises ValueError if the address-space limit is too low. On a machine without TPU chips it keeps
+    an installed libtpu from looking for them.
+    """
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
         raise ValueError(
-            f"this program may use {units.human_bytes(limit)} of addresses (ulimit -v), and jax "
-            "needs "
-            f"{units.human_bytes(MIN_ADDRESS_SPACE)}: raise the limit"
+            f"the address space is limited to {units.human_bytes(limit)} (ulimit -v), and jax "
+            f"needs {units.human_bytes(MIN_ADDRESS_SPACE)}: raise the limit"
         )
-    if (
-        os.environ.get("TPU_SKIP_MDS_QUERY") == "1"
-    ):  # jax has found no chips, and set this when it was imported
+    # jax sets this at import if it finds no chips.
+    if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":
         for name, value in QUIET_ENV.items():
             os.environ.setdefault(name, value)
 
 
 @contextlib.contextmanager
 def disable_cache() -> Iterator[None]:
-    """Switches jax's persistent cache of compiled programs off while entered: it can write those
-    for compile-only devices, and cannot read them (jax 0.10.2 and 0.12.0: "PjRtCompiler must be
-    constructed with a Client")."""
+    """Disables jax's persistent compilation cache while entered.
+
+    jax can write compile-only programs to it but not read them back (jax 0.10.2 and 0.12.0:
+    "PjRtCompiler must be constructed with a Client").
+    """
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
     before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # jax looks at the switch when it first compiles, and remembers
+    compilation_cache.reset_cache()  # jax checks the setting once, at its first compilation
     try:
         yield
     finally:
@@ -337,14 +343,15 @@ def _tpu_devices(target: Topology) -> list[Any]:
     if math.prod(target.layout) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     if target.family == "v4":
-        options["chip_config_name"] = "megacore_dense"  # or its two cores are two devices
+        options["chip_config_name"] = "megacore_dense"  # otherwise its two cores are two devices
     name = f"{target.family}:{'x'.join(map(str, target.layout))}"
     return list(topologies.get_topology_desc(name, "tpu", **options).devices)
 
 
 def wraparound(layout: tuple[int, ...]) -> tuple[bool, bool, bool]:
-    """Of a TPU slice: along which dimensions a slice closes to a ring: those of 16 chips of a
-    flat pod; all of a slice made of cubes."""
+    """Along which dimensions a TPU slice closes to a ring: those of 16 chips in a flat pod; all of
+    them if the slice consists of whole cubes.
+    """
     if len(layout) == 2:
         return layout[0] == 16, layout[1] == 16, False
     ring = all(n % 4 == 0 for n in layout)

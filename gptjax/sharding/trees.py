@@ -1,4 +1,4 @@
-"""The leaves of a pytree by name, and a digest of each that does not depend on where it lives."""
+"""Names of pytree leaves, and digests of their values that do not depend on the sharding."""
 
 from typing import Any
 
@@ -12,42 +12,42 @@ WEYL, FIRST, SECOND = 0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35
 
 
 def leaf_name(key_path) -> str:
-    """A leaf's name from its jax key path: "params/layers/0/qkv_D3NH" for attributes, dict keys
-    and indices alike."""
+    """Returns a leaf's name from its jax key path: "params/layers/0/qkv_D3NH" for attributes, dict
+    keys and indices alike.
+    """
     return jax.tree_util.keystr(key_path, simple=True, separator="/")
 
 
 def named_leaves(tree) -> list[tuple[str, Any]]:
-    """(name, leaf) for every leaf of any pytree, in jax's order."""
+    """Returns (name, leaf) for every leaf of any pytree, in jax's order."""
     return [
         (leaf_name(key_path), leaf) for key_path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     ]
 
 
 def digests(tree) -> dict[str, int]:
-    """Each leaf's name -> a 32-bit digest of its bits and their positions, equal for every sharding
-    of the same values.
+    """Returns, for each leaf's name, a 32-bit digest of its bits and their positions, the same for
+    every sharding of the same values.
 
-    A leaf is an array of any shape and dtype of whole bytes, or a typed PRNG key. Every element
-    passes through a bijection of its own and the results are added modulo 2^32, so one changed
-    element always changes the digest; other damage (swapped elements, zeroed blocks) passes
-    unnoticed with probability 2^-32. Runs on the devices that hold the leaf; waits for the result.
-    Shape and dtype are not part of it.
+    A leaf is an array of any shape, with a dtype of whole bytes, or a typed PRNG key. Every element
+    passes through its own bijection and the results are added modulo 2^32, so one changed element
+    always changes the digest; other damage (swapped elements, zeroed blocks) goes unnoticed with
+    probability 2^-32. Shape and dtype are not part of it. Runs on the devices that hold the leaf
+    and waits for the result.
     """
-    # One after the other: simulated devices share a few threads, and programs in flight together
-    # starve each other of them.
+    # One leaf after another: simulated devices share a few threads, and concurrent programs starve
+    # each other of them.
     jax.block_until_ready(tree)
     return {name: int(jax.device_get(_digest(leaf))) for name, leaf in named_leaves(tree)}
 
 
 @jax.jit
 def _digest(x):
-    """The uint32 digest of one array or key. Jitted a leaf at a time: equal layers then compile
-    once."""
+    """The uint32 digest of one array or key. Jitted per leaf, so that equal layers compile once."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     bits = _bits(x)
-    # Each index is folded in by itself: a flat index would need a reshape, which moves data between
+    # Each index is mixed in separately: a flat index would need a reshape, which moves data between
     # devices.
     position = jnp.zeros(bits.shape, jnp.uint32)
     for dim in range(bits.ndim):
@@ -60,7 +60,9 @@ def _digest(x):
 
 
 def _bits(x):
-    """x's bit pattern as uint32 of the same shape; 64-bit types gain a last dim of 2."""
+    """Bit pattern of x as uint32 of the same shape; 64-bit types get an extra last
+    dimension of 2.
+    """
     if x.dtype == jnp.bool_:
         return x.astype(jnp.uint32)
     width = min(x.dtype.itemsize, 4)
@@ -69,8 +71,9 @@ def _bits(x):
 
 
 def _mix(u):
-    """MurmurHash3's finalizer: a bijection of uint32 in which every input bit moves about half
-    of the output's."""
+    """MurmurHash3's finalizer: a bijection of uint32 in which every input bit changes about half of
+    the output bits.
+    """
     u = (u ^ (u >> 16)) * jnp.uint32(FIRST)
     u = (u ^ (u >> 13)) * jnp.uint32(SECOND)
     return u ^ (u >> 16)

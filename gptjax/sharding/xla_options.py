@@ -1,6 +1,8 @@
-"""What makes XLA quick. On TPUs: more of the fast memory for each fusion, 10% of gpt3_175b's
-cycles. On x86 CPUs: the better library for each kind of work, and memory that is not given back
-after every step, a fifth of a step of 6 layers, 384 wide (docs/log.md, 2026-11-22).
+"""XLA and malloc options that make steps faster.
+
+TPU: more vector memory per fusion, which saves 10% of gpt3_175b's cycles. x86 CPU: the faster
+library for each kind of operation, and no return of memory to the system after each step, which
+saves a fifth of a step with 6 layers of width 384 (docs/log.md, 2026-11-22).
 """
 
 import ctypes
@@ -14,17 +16,18 @@ import jax.numpy as jnp
 
 from gptjax.sharding import topology
 
-# Eigen's matrix products, and YNNPACK for sums over rows alone: in a step its products are slower.
-# oneDNN's are the fastest and not used: inside a loop they wait for each other for ever (jaxlib
+# Eigen for matrix products and YNNPACK only for sums over rows, since its products are slower
+# within a step. oneDNN's products are the fastest but unused: inside a loop they deadlock (jaxlib
 # 0.10.2).
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
-ARENA_MAX, MMAP_MAX, TOP_PAD, TRIM_THRESHOLD = -8, -4, -2, -1  # of glibc's mallopt
+ARENA_MAX, MMAP_MAX, TOP_PAD, TRIM_THRESHOLD = -8, -4, -2, -1  # parameters of glibc's mallopt
 MAX_INT32, NEVER = 2**31 - 1, -1
 
 
 def options(device: Any) -> dict[str, str]:
-    """`compiler_options` of jax.jit for programs of large matrix products on such devices,
-    present or compile-only."""
+    """Returns `compiler_options` for jax.jit of programs with large matrix products on such a
+    device, present or compile-only.
+    """
     if device.platform == "cpu":
         return _cpu_options()
     chip = topology.chip(device)
@@ -37,7 +40,7 @@ def options(device: Any) -> dict[str, str]:
 
 @functools.cache
 def _cpu_options() -> dict[str, str]:
-    """None except on x86, nor where this XLA lacks them."""
+    """CPU_OPTIONS on x86 if this XLA knows them, else {}."""
     if platform.machine() != "x86_64":
         return {}
     try:  # experimental, so a newer XLA may have renamed it
@@ -52,19 +55,24 @@ def _cpu_options() -> dict[str, str]:
 
 
 def configure_runtime() -> None:
-    """What a program that computes does first, before devices start their threads. Simulated
-    devices share a few threads, of which programs in flight together starve each other: so one
-    ends before the next begins. ValueError where the machine's limits are too tight."""
+    """Configures jax and malloc for a program that computes; call it before devices start their
+    threads.
+
+    Asynchronous dispatch on CPU is disabled: simulated devices share a few threads, and concurrent
+    programs starve each other of them. Raises ValueError if the address-space limit is too low.
+    """
     topology.prepare_backends()
     tune_malloc()
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def tune_malloc() -> None:
-    """Let malloc keep freed memory for the next step: XLA frees its scratch memory (1.4 GiB there)
-    after each, and to map it anew costs a page fault for every 4 KiB. Only for glibc, and best
-    before threads start. The heap grows once or twice by a step's scratch, where a small piece
-    has taken its place, and then stays."""
+    """Makes glibc's malloc keep freed memory for the next step; call it before threads start.
+
+    XLA frees its scratch memory after each step (1.4 GiB in the measured one), and mapping it again
+    costs a page fault per 4 KiB. The heap may grow once or twice by a step's scratch memory, where
+    a small allocation has taken its place, and then stays the same size.
+    """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         for parameter, value in (

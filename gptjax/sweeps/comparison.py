@@ -34,6 +34,7 @@ class MeanInterval:
 
 
 def mean_interval(values: Sequence[float]) -> MeanInterval:
+    """Returns the mean with the half width of its 95% interval (Student's t; NaN for one value)."""
     import scipy.stats
 
     n = len(values)

@@ -167,7 +167,7 @@ def _display_state(name: str, status: run_status.RunStatus, progress: local_runn
 
 
 def _visible_points(states: dict[str, str], n_rows: int) -> list[str]:
-    """All points if there is room, else those that tell most, in their order."""
+    """All points if they fit, else the most informative ones, in their order."""
     ranks = {"running": 0, "failed": 1, "begun": 2, "waiting": 3, "done": 4} | dict.fromkeys(
         run_status.ERROR_STATES, 1
     )

@@ -19,9 +19,10 @@ from gptjax.sweeps import run_status
 COMPILE_CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 LOG_FILE = "log.txt"  # in the run's directory: all that it says
 POLL_SECONDS = 0.25  # seconds between two looks
-# exit status of what a user can mend; as of the next, to try it again would change nothing
+# Exit statuses for which a retry would change nothing: an error of the user's, and non-finite
+# updates.
 USER_ERROR_STATUS = 2
-NON_FINITE_STATUS = 3  # of updates that are not finite
+NON_FINITE_STATUS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,8 @@ def make_slots(jobs: int, devices: int | None) -> list[Slot]:
 
 @dataclasses.dataclass
 class RunningPoint:
+    """A point whose process runs. start_time: of `time.monotonic()`, in seconds."""
+
     point: Point
     process: subprocess.Popen
     start_time: float
@@ -172,6 +175,7 @@ def _next_point(progress: Progress, directory: Path) -> Point | None:
 
 
 def data_key(point: Point) -> str:
+    """Returns text that is equal for points that read the same data."""
     return repr(point.config and point.config.data)
 
 

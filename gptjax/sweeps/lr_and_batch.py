@@ -4,8 +4,8 @@ predicts.
 McCandlish et al. 2018 (1812.06162): with B a batch and B_noise the noise scale, both in tokens, the
 tokens to a loss are E = E_min (1 + B / B_noise), and the best learning rate is eps_max / (1 +
 B_noise / B)^a, a = 1 for SGD (section 2), between 1/2 and 1 for Adam as they found. E_min and
-eps_max, which the scale does not tell, are fitted; B_noise is measured: B_simple of each run, the
-median over the second half of its steps.
+eps_max, which the scale does not determine, are fitted; B_noise is measured: B_simple of each run,
+the median over the second half of its steps.
 """
 
 import dataclasses
@@ -51,7 +51,8 @@ class LRSearch:
     @property
     def fitted_peak(self) -> float:
         """The peak at the minimum of the parabola, in log peak, through the best arm and its
-        neighbours; that of the best at an edge."""
+        neighbors; that of the best at an edge.
+        """
         if self.is_at_edge:
             return peak_lr(self.best_arm)
         index = self.arms.index(self.best_arm)
@@ -69,6 +70,7 @@ class LRSearch:
 
 
 def peak_lr(arm: comparison.ArmResult) -> float:
+    """Returns the peak learning rate of an arm."""
     return arm.config.train.schedule.peak_lr
 
 
@@ -238,8 +240,9 @@ def tokens_to_reach(curve: Sequence[tuple[float, float]], loss: float) -> float:
 def batch_section(
     results: Sequence[comparison.ArmResult], path: Path
 ) -> report_page.Section | None:
-    """Tokens and best peak by batch size, beside the noise scale's prediction; None for fewer than
-    three batch sizes. Of several groups the first is drawn."""
+    """Tokens and best peak by batch size, compared with the noise scale's prediction; None for
+    fewer than three batch sizes. Of several groups the first is drawn.
+    """
     groups = group_by_batch(group_searches(results))
     if not groups:
         return None

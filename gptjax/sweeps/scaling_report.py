@@ -3,7 +3,7 @@ and their picture.
 
 N: parameters without the two tables, as Kaplan et al. count them. D: tokens that a run has read. C
 = 6 N D, in PF-days: GPT-3's Figure 3.1 leaves the embedding out too. Of arms of equal N and D the
-best counts, so that learning rates may be searched beside. L(N) is fitted at the largest D that
+best counts, so that learning rates may be searched as well. L(N) is fitted at the largest D that
 three sizes have, L(D) at the largest such N, L(C) to the final losses that no cheaper arm reaches:
 final, since before its end a run is worse by a learning rate that has not fallen yet.
 """
@@ -41,8 +41,9 @@ class ScalePoint:
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-    """A fit, with the arms that it goes through. inputs: an arm's variables of the law;
-    applies_to: whether it speaks of such an arm."""
+    """A fit, with the arms that it goes through. inputs: an arm's variables of the law; applies_to:
+    whether it covers such an arm.
+    """
 
     name: str
     fit: scaling_fit.Fit

@@ -34,8 +34,9 @@ class CorruptCheckpoint(Exception):
 
 
 class CheckpointReader:
-    """The checkpoints in `directory`, for programs that only read; `print_line` gets one line
-    for each damaged one that is passed over."""
+    """The checkpoints in `directory`, for programs that only read; `print_line` gets one line for
+    each damaged one that is skipped.
+    """
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class CheckpointReader:
         return self._storage.steps()
 
     def metadata(self, step: int | None = None) -> dict:
-        """What was saved beside the state of `step`, by default of the newest checkpoint that is
+        """What was saved with the state of `step`, by default of the newest checkpoint that is
         readable; reads no arrays.
 
         ValueError if there is none, none that is readable, or if its folder has the name of another
@@ -229,7 +230,7 @@ class CheckpointReader:
 
 
 class CheckpointManager(CheckpointReader):
-    """Writes checkpoints too: keeps the newest `keep_last`, and for ever those at multiples of
+    """Writes checkpoints too: keeps the newest `keep_last`, and permanently those at multiples of
     `every_keep` steps.
 
     A context manager; leaving it waits for the save under way. Until `prepare` it only reads.
@@ -367,7 +368,8 @@ class CheckpointManager(CheckpointReader):
 
     def _prune(self) -> None:
         """Remove every checkpoint that is damaged or not to be kept. What cannot be removed is
-        told, once each, and stays."""
+        reported, once each, and stays.
+        """
         if jax.process_index() != 0:
             return
         try:
@@ -379,7 +381,7 @@ class CheckpointManager(CheckpointReader):
                 try:
                     self._storage.remove(step)
                 except OSError as error:
-                    if step in self.steps():  # else it is out of the way, and clean tells
+                    if step in self.steps():  # else it is out of the way, and clean reports it
                         self._warn_once(
                             [
                                 f"the checkpoint of step {step:,} cannot be removed: "

@@ -2,9 +2,9 @@
 is known to go on.
 
 A checkpoint decides the future of its run: its state (rows done among it), the ramp's quantum, its
-microbatches, the whole config, the digests of tokenizer and text, the record up to it. What is
-asked for is compared with that. Only run_dir.MAY_CHANGE may be other, and the length, where train
---tokens says so; what then is not as it was is told.
+microbatches, the whole config, the digests of tokenizer and text, the record up to it. A request to
+continue is compared with that. Only run_dir.MAY_CHANGE may be other, and the length, where train
+--tokens says so; changes are then reported.
 """
 
 import contextlib
@@ -47,8 +47,9 @@ def metadata(
     dataset: Any,
     record: dict[str, Any],
 ) -> dict[str, Any]:
-    """What a checkpoint holds beside the state. record: the seal of what was measured up to it
-    (report.events)."""
+    """What a checkpoint holds besides the state. record: the seal of what was measured up to it
+    (report.events).
+    """
     leaves = {
         "config": overrides.flatten(config),
         "microbatch_rows": max_microbatch_rows,
@@ -64,8 +65,9 @@ def metadata(
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a run is asked to be. tokens: of train --tokens. set_length: --set gives the config
-    another total_tokens or decay_tokens than its recipe has. new_record: train --new_record."""
+    """A request to start or continue a run. tokens: of train --tokens. set_length: --set gives the
+    config another total_tokens or decay_tokens than its recipe has. new_record: train --new_record.
+    """
 
     directory: Path
     config: Config
@@ -91,8 +93,9 @@ def find_run(
     request: Request, checkpoints: Any, warn: Callable[[str], None]
 ) -> tuple[bool, dict[str, Any]]:
     """Whether there is a run that goes on, and the leaves (overrides.flatten) of the config that it
-    is to have, its length that of --tokens. For process 0. ValueError if it cannot go on, as far
-    as can be told before its data are read."""
+    is to have, its length that of --tokens. For process 0. ValueError if it cannot go on, as far as
+    can be determined before its data are read.
+    """
     steps = checkpoints.steps()
     exists = run_dir.claim_run_dir(
         request.directory, request.config, steps, request.tokens is not None, request.new_record
@@ -128,8 +131,9 @@ def restore_run(
     shards: int,
     processes: Any,
 ) -> ResumePoint:
-    """The run as its newest checkpoint that is whole has it, from there on. ValueError if what
-    is asked for cannot go on from it."""
+    """The run as its newest checkpoint that is whole has it, from there on. ValueError if the
+    requested run cannot continue from it.
+    """
     import jax
 
     from gptjax.training import checkpoint, schedule
@@ -215,9 +219,10 @@ def remove_new_data(directory: Path, continues: bool) -> Iterator[None]:
 
 
 def _set_length(request: Request, saved_config: Config | None) -> Config:
-    """The config that is asked for, with the length of --tokens: it scales the decay of the run
-    that is there, or of the recipe, and no decay of --set, which might be of the new length or
-    of the old. ValueError if --set gives one that is not in proportion to the run's."""
+    """The requested config, with the length of --tokens: it scales the decay of the run that is
+    there, or of the recipe, and no decay of --set, which might be of the new length or of the old.
+    ValueError if --set gives one that is not in proportion to the run's.
+    """
     if request.tokens is None:
         return request.config
     given, begun = (

@@ -72,7 +72,7 @@ def summarize(context: Any) -> list[tuple[str, str]]:
 
 
 def warnings(context: Any) -> list[str]:
-    """A line for each source of a mixture that is read so often that it is learnt by heart."""
+    """A line for each source of a mixture that is read so often that it is memorized."""
     if len(context.config.data.sources) < 2:
         return []
     return [

@@ -1,1 +1,1 @@
-"""Reading and writing other projects' weights."""
+"""Weights of other projects: reading, writing, conversion of names and configs."""

@@ -1,4 +1,4 @@
-"""A run's weights as a folder that Hugging Face transformers loads."""
+"""Exports a run as a folder that Hugging Face transformers loads."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,12 +24,13 @@ def save(
     file_bytes: int = safetensors.MAX_FILE_BYTES,
     warn: Callable[[str], None] = print,
 ) -> str:
-    """Write config.json, safetensors (float32, in files of at most `file_bytes`) and the tokenizer;
-    returns the architecture's model_type.
+    """Writes config.json, safetensors (float32, in files of at most `file_bytes`) and the
+    tokenizer; returns the architecture's model_type.
 
-    params: of any placement; one tensor after the other comes to the host. advance is told the
-    fraction written, and a tensor's name; warn what of the tokenizer transformers has no form for.
-    ValueError if transformers has no architecture that computes what this model does."""
+    params: with any sharding; tensors come to the host one at a time. advance: called with the
+    fraction written and a tensor's name. warn: called for parts of the tokenizer that transformers
+    cannot represent. Raises ValueError if transformers has no architecture for this model.
+    """
     architecture, settings = hf_config.to_hf(config.model)
     leaves = dict(trees.named_leaves(params))
     if QKV_BIAS not in architecture.layout.block and any(

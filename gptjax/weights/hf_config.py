@@ -1,5 +1,6 @@
-"""Hugging Face's three architectures of this line, and what of their config.json says which
-Model it is."""
+"""Converts between Model and the config.json of Hugging Face's three architectures of
+the GPT line.
+"""
 
 import dataclasses
 import itertools
@@ -11,9 +12,10 @@ from gptjax.weights import name_maps
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A model_type of transformers. size_names: our field -> its setting; constants: settings that
-    must have this value where they are given; activations: its activation -> our gelu; recipe:
-    the config whose training fields a model of it takes."""
+    """A model_type of transformers. size_names: our field -> its setting. constants: settings that
+    must have this value if given. activations: its activation -> our gelu. recipe: the config that
+    supplies the training fields for its models.
+    """
 
     model_type: str
     class_name: str
@@ -99,21 +101,21 @@ ARCHITECTURES = {
         recipe="gpt3_small",
     ),
 }
-MAX_SIZES = {
+MAX_SIZES = {  # accepted in a config.json
     "n_layers": 1 << 16,
     "n_heads": 1 << 20,
     "d_model": 1 << 20,
     "n_vocab": 1 << 28,
     "n_ctx": 1 << 28,
-}  # sizes that are read
-_WIDTHS = ("n_inner", "intermediate_size")  # of the MLP; null is four times the width
+}
+_WIDTHS = ("n_inner", "intermediate_size")  # of the MLP; null means four times d_model
 
 
 def from_hf(settings: dict[str, Any], where: str) -> tuple[Architecture, schema.Model]:
-    """The architecture and the model of a config.json. where: how an error names it.
+    """Returns the architecture and the model of a config.json. where: names it in errors.
 
-    ValueError for another model_type, and for settings that make it another function than any
-    Model."""
+    Raises ValueError for another model_type, and for settings that no Model can represent.
+    """
     kind = parse.member(settings, "model_type", str, where)
     if kind not in ARCHITECTURES:
         raise ValueError(
@@ -158,8 +160,9 @@ def from_hf(settings: dict[str, Any], where: str) -> tuple[Architecture, schema.
 
 
 def read_sizes(settings: dict[str, Any], names: dict[str, str], where: str) -> dict[str, int]:
-    """Our field -> the size that its setting has. ValueError for what is missing, no whole
-    number, or no size of any model."""
+    """Returns our field -> the size of its setting. Raises ValueError for a missing size, one that
+    is not an integer, or one out of range.
+    """
     sizes = {}
     for field, name in names.items():
         sizes[field] = parse.member(settings, name, int, where)
@@ -172,8 +175,9 @@ def read_sizes(settings: dict[str, Any], names: dict[str, str], where: str) -> d
 
 
 def _read_attention(settings: dict[str, Any], where: str) -> tuple[schema.Attention, ...]:
-    """The shortest period of GPT-Neo's layers, which attention_types lists as [[kinds, times],
-    ...]."""
+    """Returns the shortest period of GPT-Neo's layers, which attention_types lists as [[kinds,
+    times], ...].
+    """
     window = read_sizes(settings, {"n_ctx": "window_size"}, where)["n_ctx"]
     kinds = {"global": schema.Dense(), "local": schema.Banded(window=window)}
     layers = []
@@ -191,7 +195,7 @@ def _read_attention(settings: dict[str, Any], where: str) -> tuple[schema.Attent
     if len(layers) != settings["num_layers"]:
         raise ValueError(
             f"{where}: attention_types lists {len(layers)} layers and num_layers is "
-            f"{settings['num_layers']}: mend one of them"
+            f"{settings['num_layers']}: correct one of them"
         )
     for n in range(1, len(layers) + 1):
         if len(layers) % n == 0 and layers == list(
@@ -202,8 +206,9 @@ def _read_attention(settings: dict[str, Any], where: str) -> tuple[schema.Attent
 
 
 def to_hf(model: schema.Model) -> tuple[Architecture, dict[str, Any]]:
-    """The architecture that computes what `model` does, and its config.json. ValueError if
-    transformers has none."""
+    """Returns the architecture that computes the same function as `model`, and its config.json.
+    Raises ValueError if transformers has none.
+    """
     patterns = sorted({type(p).__name__ for p in model.attention} - {"Dense", "Banded"})
     windows = sorted({p.window for p in model.attention if isinstance(p, schema.Banded)})
     if patterns:
@@ -230,7 +235,7 @@ def to_hf(model: schema.Model) -> tuple[Architecture, dict[str, Any]]:
     if activation is None:
         raise ValueError(
             f"model.gelu={model.gelu}: Hugging Face's {architecture.model_type} has the form "
-            f"{', '.join(architecture.activations.values())} alone, so this cannot be exported"
+            f"{', '.join(architecture.activations.values())} only, so this cannot be exported"
         )
     settings = {
         "model_type": architecture.model_type,
@@ -240,7 +245,7 @@ def to_hf(model: schema.Model) -> tuple[Architecture, dict[str, Any]]:
     settings |= {name: getattr(model, field) for field, name in architecture.size_names.items()} | {
         architecture.activation: activation
     }
-    # transformers has n_positions alone; converters of others read this
+    # transformers uses only n_positions; converters of other projects read this one.
     settings["n_ctx"] = model.n_ctx
     settings |= {
         name: getattr(model.dropout, field) for field, name in architecture.dropout.items()

@@ -1,14 +1,10 @@
-"""Weights from anywhere: a run of gptjax, Hugging Face's safetensors, OpenAI's own files.
-`load(path)` says what is there.
+"""Loads weights from anywhere: a run of gptjax, Hugging Face's safetensors, OpenAI's own files.
+`load` detects what a path holds.
 
-weights = load.load("gpt2/")                        # ValueError, in one line, if there is nothing
-that can be read
-weights.config                                      # a whole Config, whose model is that of the
-                                                    weights
-weights.check(config, tokenizer)                    # ValueError if that tokenizer is not the
-weights' own
-params = weights.load_params(abstract_params)       # each leaf read and placed as
-state.abstract_state(...).params says
+    weights = load.load("gpt2/")  # a one-line ValueError if nothing readable is there
+    weights.config  # a whole Config, with the model of the weights
+    weights.check(config, tokenizer)  # ValueError if it is not the tokenizer of the weights
+    params = weights.load_params(abstract_params)  # sharded like state.abstract_state(...).params
 """
 
 import dataclasses
@@ -28,35 +24,35 @@ from gptjax.sharding import trees
 from gptjax.training import checkpoint
 from gptjax.weights import hf_config, name_maps, openai, safetensors, tokenizer_files
 
-ProgressFn = Callable[
-    [float, str], None
-]  # the fraction that is done, and the name of the leaf that was read last
+ProgressFn = Callable[[float, str], None]  # takes the fraction done and the last leaf's name
 
 
 class Weights(Protocol):
-    """kind: what it is, in words."""
+    """Weights at a path, opened but not loaded. kind: a description such as "a run of gptjax"."""
 
     path: Path
     kind: str
     config: schema.Config
 
     def check(self, config: schema.Config, tokenizer: Tokenizer) -> None:
-        """ValueError unless these weights are of `config`'s model, and `tokenizer`, its own, is
-        theirs. The model's context may be shorter and its vocabulary larger, as far as the
-        weights are a folder's."""
+        """Raises ValueError unless these weights are of `config`'s model and `tokenizer` is theirs.
+        For a folder's weights, the model's context may be shorter and its vocabulary larger.
+        """
         ...
 
     def description(self) -> str:
-        """What it is, for people: of a run whose parameters were read, the step of its
-        checkpoint."""
+        """Describes the weights for display; for a run whose parameters were read, the step of its
+        checkpoint.
+        """
         ...
 
     def load_params(
         self, abstract_params: Any, advance: ProgressFn = lambda done, leaf: None
     ) -> Any:
-        """The parameters, as the tree of ShapeDtypeStructs `abstract_params` places them: one leaf
-        after the other, each device's part by itself. Its token table may have more rows than
-        there are, which are zero, and its position table fewer."""
+        """Returns the parameters with the shardings of `abstract_params`, a tree of
+        ShapeDtypeStructs, reading one leaf at a time and each device's part separately. Its token
+        table may have more rows than the stored one, which are zero, and its position table fewer.
+        """
         ...
 
 
@@ -68,12 +64,13 @@ def load(
     checkpoints: str | None = None,
 ) -> Weights:
     """What lies at `path`: a run's directory, a folder of weights, or a .safetensors file with its
-    config.json beside it.
+    config.json next to it.
 
     For weights that are not a run, the config is the registry's that has their model, else the one
     named `recipe` (default: the architecture's) with their sizes; `assignments` change fields of
-    it. log: is told what is passed over: a damaged checkpoint, rows of padding. checkpoints:
-    where a run's are, if not in it. ValueError, in one line, if nothing there can be read."""
+    it. log: called for what is skipped: a damaged checkpoint, padding rows. checkpoints: where a
+    run's are, if not in it. ValueError, in one line, if nothing there can be read.
+    """
     path = parse.path(str(path))
     if checkpoints is not None or (path / "checkpoints").is_dir():
         return RunWeights(path, assignments, checkpoints or path / "checkpoints", log)
@@ -104,7 +101,7 @@ def load(
 def _check_same_model(
     path: Path, actual: schema.Model, expected: schema.Model, exactly: bool
 ) -> None:
-    """ValueError, naming the field, unless parameters of `actual` are those of `expected`."""
+    """Raises ValueError, with the field, unless parameters of `actual` fit `expected`."""
     for name in ("n_layers", "n_heads", "d_model", "n_vocab", "n_ctx", "attention", "norm", "gelu"):
         actual_value, expected_value = getattr(actual, name), getattr(expected, name)
         if actual_value != expected_value and (
@@ -138,9 +135,8 @@ class RunWeights:
         self.path, self._run_config, self._step = path, run_dir.load_config(path), None
         if self._run_config.task is not None:
             raise ValueError(
-                f"{path} was fine-tuned on {self._run_config.name}: it answers, in predictions/, "
-                "and does not speak; give the pre-trained "
-                "run"
+                f"{path} is a classifier fine-tuned on {self._run_config.name} and cannot generate "
+                "text; its predictions are in predictions/; give the pre-trained run"
             )
         tokenizer = build.spec_in(self._run_config.data.tokenizer, path)
         config = dataclasses.replace(
@@ -154,17 +150,19 @@ class RunWeights:
         ]
         if lines:
             raise ValueError(
-                f"{'; '.join(lines)}: what the parameters of {path} compute is settled, leave it "
-                "as it is"
+                f"{'; '.join(lines)}: these fields belong to the parameters of {path} and cannot "
+                "be changed"
             )
         self._checkpoint_reader = checkpoint.CheckpointReader(checkpoints, log)
 
     def description(self) -> str:
+        """As Weights.description."""
         return self.kind if self._step is None else f"step {self._step:,}"
 
     def _check_config(self, metadata: dict[str, Any]) -> None:
-        """ValueError unless config.json is what was saved with the checkpoint, as far as it
-        decides what the parameters compute."""
+        """Raises ValueError if config.json differs from the config saved with the checkpoint in a
+        field that affects the parameters' function.
+        """
         saved_config = overrides.unflatten(
             parse.member(metadata, "config", dict, f"the checkpoint in {self.path}")
         )
@@ -178,11 +176,11 @@ class RunWeights:
         if lines:
             raise ValueError(
                 f"{self.path / 'config.json'} is not the config that its checkpoint was saved with "
-                f"({'; '.join(lines)}): put back the "
-                "file that it was"
+                f"({'; '.join(lines)}): restore the original file"
             )
 
     def check(self, config: schema.Config, tokenizer: Tokenizer) -> None:
+        """As Weights.check."""
         _check_same_model(self.path, self.config.model, config.model, exactly=True)
         metadata = self._checkpoint_reader.metadata()
         self._check_config(metadata)
@@ -192,12 +190,13 @@ class RunWeights:
                 f"{self.path} was trained with a tokenizer of digest {saved_digest[:12]}, but "
                 f"{config.data.tokenizer} "
                 f"is {tokenizer.digest[:12]}: set data.tokenizer to {self.config.data.tokenizer}, "
-                "with the files that it had"
+                "with its original files"
             )
 
     def load_params(
         self, abstract_params: Any, advance: ProgressFn = lambda done, leaf: None
     ) -> Any:
+        """As Weights.load_params."""
         restored = self._checkpoint_reader.restore({"params": abstract_params}, prefix="params/")
         if restored is None:
             raise ValueError(
@@ -211,9 +210,12 @@ class RunWeights:
 
 
 class FolderWeights:
-    """Weights in another's layout, read tensor by tensor. ValueError if a tensor is missing, not
-    wanted or of another shape than `config` asks for. Of a token table with more rows than
-    `config` has ids the first are read, and say is told so."""
+    """Weights in another project's format, read tensor by tensor.
+
+    Raises ValueError if a tensor is missing, unexpected or of another shape than `config` implies.
+    Of a token table with more rows than `config` has ids, the first are read, which is reported to
+    `log`.
+    """
 
     def __init__(
         self,
@@ -228,9 +230,11 @@ class FolderWeights:
         name_maps.check(tensors, layout, config.model)
 
     def description(self) -> str:
+        """As Weights.description."""
         return self.kind
 
     def check(self, config: schema.Config, tokenizer: Tokenizer) -> None:
+        """As Weights.check."""
         _check_same_model(self.path, self.config.model, config.model, exactly=False)
         extra_symbols = tokenizer_files.check(
             _containing_folder(self.path),
@@ -241,18 +245,19 @@ class FolderWeights:
         rows = self._tensors.shapes[name_maps.token_table_name(self._layout)][0]
         if rows > self.config.model.n_vocab:
             self._log(
-                f"{self.path}: of the {rows:,} rows of its token table the first "
-                f"{self.config.model.n_vocab:,} are taken, not the rest"
+                f"{self.path}: only the first {self.config.model.n_vocab:,} of the {rows:,} rows "
+                "of its token table are used"
             )
         if extra_symbols:
             self._log(
-                f"{self.path}: of its tokenizer {parse.quote(extra_symbols)[1:-1]} is left out, "
+                f"{self.path}: its tokenizer's {parse.quote(extra_symbols)[1:-1]} is left out, "
                 f"which {config.data.tokenizer} does not have"
             )
 
     def load_params(
         self, abstract_params: Any, advance: ProgressFn = lambda done, leaf: None
     ) -> Any:
+        """As Weights.load_params."""
         leaves, sizes = [], [leaf.size * 4 for leaf in jax.tree.leaves(abstract_params)]
         for name, leaf in trees.named_leaves(abstract_params):
             sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -293,13 +298,10 @@ def _load_hugging_face(
         model, recipe or architecture.recipe, architecture.model_type.replace("-", "_")
     )
     if tokenizer_files.TOKENIZER_KEY in settings:
-        config = overrides.override(
-            config,
-            f"data.tokenizer={parse.member(settings, tokenizer_files.TOKENIZER_KEY, str, str(file))}",  # noqa: E501
-        )
-        tokenizer = build.without_path(
-            config.data.tokenizer
-        )  # its files are of the folder, and nowhere else
+        spec = parse.member(settings, tokenizer_files.TOKENIZER_KEY, str, str(file))
+        config = overrides.override(config, f"data.tokenizer={spec}")
+        # Only the folder's own files are used.
+        tokenizer = build.without_path(config.data.tokenizer)
         config = dataclasses.replace(
             config, data=dataclasses.replace(config.data, tokenizer=tokenizer)
         )
@@ -325,8 +327,9 @@ def _load_openai(
 def _with_tokenizer(
     config: schema.Config, folder: Path, assignments: Sequence[str]
 ) -> schema.Config:
-    """The config with the tokenizer in the folder, `assignments`, and as many ids as that
-    tokenizer has where the table has more rows."""
+    """Returns the config with the tokenizer in the folder, `assignments`, and that tokenizer's
+    number of ids if the table has more rows.
+    """
     tokenizer = tokenizer_files.detect_tokenizer(folder, config.data.tokenizer)
     new_config = overrides.override(
         dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer)),
@@ -339,8 +342,9 @@ def _with_tokenizer(
 
 
 def _drop_tied_output(tensors: safetensors.SafetensorsReader, table: str) -> None:
-    """Forget an output table that is the token table's copy; take it where it is the only one, as
-    safetensors' save_model keeps it. ValueError if it is another."""
+    """Drops an output table that is a copy of the token table, or uses it if it is the only one, as
+    saved by safetensors' save_model. Raises ValueError if they differ.
+    """
     if "lm_head.weight" not in tensors.shapes:
         return
     if table not in tensors.shapes:
@@ -359,8 +363,9 @@ def _drop_tied_output(tensors: safetensors.SafetensorsReader, table: str) -> Non
 
 
 def _match_config(model: schema.Model, recipe: str, name: str) -> schema.Config:
-    """The registry's config that has this model; else `recipe` with its sizes, the batch having
-    as many rows as there."""
+    """Returns the registry's config with this model, or else `recipe` with its sizes and the
+    recipe's number of rows per batch.
+    """
     for candidate in registry.config_names():
         found_config = registry.config(candidate)
         if dataclasses.replace(found_config.model, init=model.init) == model:

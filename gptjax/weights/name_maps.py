@@ -1,10 +1,11 @@
-"""Where each of our leaves lies in another's files: a table a format, read in both directions.
+"""Name maps: where each parameter is stored in another project's files, as one table per format
+that is used in both directions.
 
-A table maps a leaf, of GPT or of its blocks, to "NAME DIMS". NAME has {} for the number of the
-layer, and * for q, k and v where these are three tensors. DIMS are the stored dimensions in the
-letters of sharding/shapes.py, with commas between: "D,QNH" is a matrix whose columns are query, key
-and value, each by heads; "1" is a dimension of size 1. A leaf that a table lacks is zero on the
-other side.
+A table maps a leaf, of the GPT or of a block, to "NAME DIMS". In NAME, {} is the layer number, and
+* stands for q, k and v where these are three tensors. DIMS are the stored dimensions in the letters
+of sharding/shapes.py, separated by commas: "D,QNH" is a matrix whose columns are query, key and
+value, each by heads; "1" is a dimension of size 1. A leaf that a table lacks is zero on the other
+side.
 """
 
 import dataclasses
@@ -21,9 +22,10 @@ from gptjax.weights.safetensors import Tensors
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """leaves: of GPT; block: of each layer. unscaled_attention: scores are not divided by
-    sqrt(d_head), as ours are; so our queries are theirs times that (exact where d_head is a
-    power of 4)."""
+    """A format's name map. leaves: of the GPT. block: of each layer. unscaled_attention: scores are
+    not divided by sqrt(d_head), so our queries are the stored ones times that (exact if d_head is a
+    power of 4).
+    """
 
     leaves: dict[str, str]
     block: dict[str, str]
@@ -55,7 +57,7 @@ _NEO = {
     "attention/qkv/weight_DQNH": "h.{}.attn.attention.*_proj.weight NH,D",
     "attention/out/weight_DNH": "h.{}.attn.attention.out_proj.weight D,NH",
     "attention/out/bias_D": "h.{}.attn.attention.out_proj.bias D",
-    # torch's Linear stores (out, in), its Conv1D above (in, out)
+    # torch's Linear stores (out, in), Conv1D above (in, out).
     "mlp/up/weight_DF": "h.{}.mlp.c_fc.weight F,D",
     "mlp/down/weight_DF": "h.{}.mlp.c_proj.weight D,F",
 }
@@ -79,9 +81,9 @@ _OPENAI_BLOCK = {
     "norm_2/gain_D": "h{}/ln_2/g D",
     "norm_2/bias_D": "h{}/ln_2/b D",
 }
-OPENAI_GPT1 = Layout(
+OPENAI_GPT1 = Layout(  # in the order of params_shapes.json
     {"position_TD": "wpe T,D", "token_VD": "wte V,D"}, _OPENAI_BLOCK
-)  # in the order of params_shapes.json
+)
 OPENAI_GPT2 = Layout(
     {
         "token_VD": "wte V,D",
@@ -95,8 +97,9 @@ OPENAI_GPT2 = Layout(
 
 @dataclasses.dataclass(frozen=True)
 class TensorSlot:
-    """A stored tensor, and where it lies in our leaf: in which period of layers, and whether it
-    is q, k or v, 0 to 2, of one for all."""
+    """A stored tensor and its place in our leaf: in which period of layers, and whether it is only
+    q, k or v (0 to 2).
+    """
 
     name: str
     dims: str
@@ -105,22 +108,23 @@ class TensorSlot:
     qkv_index: int | None
 
     def shape(self, sizes: dict[str, int]) -> tuple[int, ...]:
+        """Shape of the stored tensor."""
         return tuple(math.prod(sizes[c] for c in group) for group in self.dims.split(","))
 
 
 def token_table_name(layout: Layout) -> str:
-    """The name of the tensor with the token embeddings."""
+    """Name of the stored token embedding table."""
     return layout.leaves["token_VD"].split()[0]
 
 
 def letter_sizes(model: schema.Model) -> dict[str, int]:
-    """What each letter of a table means for this model."""
+    """Size of each dimension letter for this model."""
     widths = {"D": model.d_model, "N": model.n_heads, "H": model.d_head, "F": model.d_ff}
     return widths | {"V": model.n_vocab, "T": model.n_ctx, "Q": 3, "1": 1}
 
 
 def tensor_slots(layout: Layout, model: schema.Model) -> Iterator[TensorSlot]:
-    """Every tensor that the other side has for this model, in the order of the tables."""
+    """Yields every tensor that the other format has for this model, in the order of the tables."""
     for leaf, where in layout.leaves.items():
         name, dims = where.split()
         yield TensorSlot(name, dims, leaf, None, None)
@@ -134,12 +138,13 @@ def tensor_slots(layout: Layout, model: schema.Model) -> Iterator[TensorSlot]:
 
 
 def check(tensors: Tensors, layout: Layout, model: schema.Model) -> None:
-    """ValueError, naming the first tensor that is missing, of another shape or not wanted, and how
-    many there are. The token table may have more rows than the model has ids."""
+    """Raises ValueError if a tensor is missing, unexpected or of the wrong shape, with the first
+    one and their number. The token table may have more rows than the model has ids.
+    """
     if model.n_layers > len(tensors.shapes):
         raise ValueError(
-            f"{tensors.path}: {len(tensors.shapes)} tensors are no {model.n_layers:,} layers: give "
-            "weights and config that belong together"
+            f"{tensors.path}: {len(tensors.shapes)} tensors are too few for {model.n_layers:,} "
+            "layers: give weights and config that belong together"
         )
     actual, expected = (
         dict(tensors.shapes),
@@ -164,7 +169,7 @@ def check(tensors: Tensors, layout: Layout, model: schema.Model) -> None:
         if actual[name] != expected[name]
     ]
     errors += [
-        f"the tensor {name}, {list(shape)}, is none of this architecture's"
+        f"the tensor {name}, {list(shape)}, is not part of this architecture"
         for name, shape in actual.items()
         if name not in expected
     ]
@@ -184,9 +189,11 @@ def check(tensors: Tensors, layout: Layout, model: schema.Model) -> None:
 def read_part(
     tensors: Tensors, layout: Layout, model: schema.Model, leaf: str, index: tuple[slice, ...]
 ) -> np.ndarray:
-    """float32: the part of our leaf that `index`, a slice with start and stop for each dimension,
-    cuts out. Of each tensor little more is read than lies in it. What the other side lacks is
-    zero: the padding of the vocabulary, biases."""
+    """Reads a part of our leaf as float32. index: a slice with start and stop for each dimension.
+
+    Little more than that part is read from each stored tensor. What the other format lacks is zero:
+    vocabulary padding, biases.
+    """
     out = np.zeros([index_slice.stop - index_slice.start for index_slice in index], np.float32)
     for slot in tensor_slots(layout, model):
         if slot.leaf != leaf:
@@ -215,12 +222,13 @@ def read_part(
 def _read_slot(
     tensors: Tensors, slot: TensorSlot, n: dict[str, int], letters: str, slices: dict[str, slice]
 ) -> np.ndarray:
-    """A part of a stored tensor with the dimensions `letters`, cut by `slices`; ids beyond the
-    vocabulary are left out."""
+    """Reads a part of a stored tensor with dimensions `letters`, sliced by `slices`; ids beyond the
+    vocabulary are left out.
+    """
     groups = slot.dims.split(",")
     stored_slices, dims = [], []
-    # along the first letter of a group a cut is one piece of what is stored; the others are cut
-    # when it is here
+    # A slice along the first letter of a group is contiguous in storage; other letters are sliced
+    # after reading.
     for group in groups:
         start, stop, _ = slices.get(group[0], slice(None)).indices(n[group[0]])
         inner = math.prod(n[c] for c in group[1:])
@@ -236,8 +244,9 @@ def _read_slot(
 
 
 def to_stored(layout: Layout, model: schema.Model, slot: TensorSlot, leaf: Any) -> np.ndarray:
-    """The tensor that is stored at `slot`, of our leaf (an array of any placement), as float32
-    on the host."""
+    """Converts our leaf (an array with any sharding) to the tensor stored at `slot`, float32 on the
+    host.
+    """
     letters, n = shapes.letters(slot.leaf), letter_sizes(model)
     array = np.asarray(leaf if slot.period is None else leaf[slot.period])
     if slot.qkv_index is not None:

@@ -1,4 +1,6 @@
-"""A trained model from anywhere, opened to be asked: its config, tokenizer, mesh and parameters."""
+"""A trained model from anywhere, opened for inference: its config, tokenizer, mesh and
+parameters.
+"""
 
 import dataclasses
 import functools
@@ -45,8 +47,9 @@ def open_model(
     checkpoints: str | None = None,
 ) -> LoadedModel:
     """What `load.load` finds there, with its parameters placed on a mesh of all devices. progress:
-    is told how far it is; log and checkpoints: as there. ValueError, in one line, if it cannot
-    be."""
+    called with a progress line; log and checkpoints: as there. ValueError, in one line, if it
+    cannot be.
+    """
     xla_options.configure_runtime()
     weights = load.load(path, assignments, None, log, checkpoints)
     config = weights.config

@@ -1,5 +1,6 @@
 """OpenAI's own files: GPT-2 as a TensorFlow checkpoint with hparams.json, GPT-1 as numbered .npy
-files with params_shapes.json."""
+files with params_shapes.json.
+"""
 
 import math
 import re
@@ -13,13 +14,15 @@ from gptjax.weights import hf_config, name_maps, safetensors, tf_checkpoint
 
 HPARAMS_FILE, SHAPES_FILE = "hparams.json", "params_shapes.json"
 TENSORS_PER_LAYER = len(name_maps.OPENAI_GPT1.block)
-D_HEAD = 64  # of GPT-1, whose files do not say it
+D_HEAD = 64  # of GPT-1, whose files do not state it
 
 
 class NumpyShards:
-    """GPT-1's parameters: all in one vector, in the order of params_shapes.json, that is cut into
-    params_0.npy, params_1.npy, ... A safetensors.Tensors. ValueError, in one line, for a file
-    that is missing or damaged."""
+    """GPT-1's parameters: one vector, in the order of params_shapes.json, split into params_0.npy,
+    params_1.npy, ... Implements safetensors.Tensors.
+
+    Raises a one-line ValueError for a missing or damaged file.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -63,6 +66,7 @@ class NumpyShards:
             )
 
     def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor, as float32."""
         names = list(self.shapes)
         start = sum(math.prod(self.shapes[other]) for other in names[: names.index(name)])
         stop, pieces = start + math.prod(self.shapes[name]), []
@@ -75,13 +79,14 @@ class NumpyShards:
 
 
 def _load_vector(file: Path) -> np.ndarray:
+    """Memory-maps a file that must hold a vector of floats."""
     try:
         part = np.load(file, mmap_mode="r")
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
     except Exception as error:
-        # numpy parses the header as Python: a damaged one may raise anything that Python's parser
-        # does
+        # NumPy parses the header as Python, so a damaged one may raise anything that Python's
+        # parser does.
         raise ValueError(
             f"{file} is damaged ({(str(error).splitlines() or [type(error).__name__])[0]}); fetch "
             "it again"
@@ -95,7 +100,7 @@ def _load_vector(file: Path) -> np.ndarray:
 
 
 def _read_shapes(file: Path) -> list[tuple[int, ...]]:
-    """A list of lists of sizes."""
+    """Reads a JSON list of shapes."""
     shapes = parse.json_value(parse.read_bytes(file), str(file))
     if not isinstance(shapes, list) or not all(
         isinstance(shape, list) and all(map(_is_size, shape)) for shape in shapes
@@ -111,15 +116,16 @@ def _is_size(value: Any) -> bool:
 
 
 def has_weights(path: Path) -> bool:
-    """Are there weights of OpenAI's in this folder?"""
+    """Whether the folder has weights in OpenAI's format."""
     return (path / SHAPES_FILE).exists() or any(path.glob("*.index"))
 
 
 def open_tensors(
     path: Path,
 ) -> tuple[safetensors.Tensors, str, name_maps.Layout, schema.Model, str]:
-    """(tensors, what they are in words, their layout, the model, the recipe's name) of such a
-    folder. ValueError if it is damaged."""
+    """Returns (tensors, description, name map, model, recipe name) of such a folder. Raises
+    ValueError if it is damaged.
+    """
     if (path / SHAPES_FILE).exists():
         tensors = NumpyShards(path)
         n_vocab, d_model = tensors.shapes["wte"]

@@ -1,21 +1,25 @@
-"""Protocol buffers without their library: the fields of a message by number."""
+"""Minimal protocol buffer parser: the fields of a message by number, without the
+protobuf library.
+"""
 
 import struct
 from typing import Any
 
 
 class MalformedMessage(Exception):
-    """What is wrong with some bytes, in a few words."""
+    """Malformed bytes, with a short description."""
 
 
 def require(condition: bool, message: str) -> None:
+    """Raises MalformedMessage unless `condition` holds."""
     if not condition:
         raise MalformedMessage(message)
 
 
 def read_varint(content: bytes, offset: int) -> tuple[int, int]:
-    """(an integer in groups of 7 bits, at most ten of them; where it goes on). MalformedMessage
-    if there is none."""
+    """Returns (a varint of at most ten bytes, the offset after it). Raises MalformedMessage if
+    there is none.
+    """
     value = shift = 0
     while True:
         require(offset < len(content), "it ends in the middle of a number")
@@ -28,9 +32,12 @@ def read_varint(content: bytes, offset: int) -> tuple[int, int]:
 
 
 class Message:
-    """The fields of a message: integers, and bytes for texts and messages; of a number that comes
-    again the last counts, or all. MalformedMessage for bytes that are no message, and for a
-    field of the other kind."""
+    """The fields of a message: integers, and bytes for strings and submessages. Of a repeated
+    field, the last value counts, or all.
+
+    Raises MalformedMessage for bytes that are not a message, and for access to a field of the other
+    type.
+    """
 
     def __init__(self, content: bytes):
         self._fields: dict[int, list[Any]] = {}
@@ -55,14 +62,17 @@ class Message:
         return number in self._fields
 
     def integer(self, number: int, default: int = 0) -> int:
+        """The value of an integer field."""
         value = self._fields.get(number, [default])[-1]
         require(isinstance(value, int), f"field {number} is no integer")
         return value
 
     def content(self, number: int) -> bytes:
+        """The last value of a bytes field; b"" if it is missing."""
         return self.contents(number)[-1] if number in self else b""
 
     def contents(self, number: int) -> list[bytes]:
+        """All values of a bytes field."""
         values = self._fields.get(number, [])
         require(all(isinstance(value, bytes) for value in values), f"field {number} is no bytes")
         return values

@@ -1,4 +1,4 @@
-"""Safetensors: read part by part, written in files of bounded size."""
+"""Safetensors: partial reading, and writing to files of bounded size."""
 
 import math
 import re
@@ -13,14 +13,12 @@ from gptjax.runtime import atomic
 
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-MAX_FILE_BYTES = 2 << 30  # of one file that is written: so much is in memory twice
-FILE_NAME_PATTERN = re.compile(
-    r"[^/\\\x00-\x1f]+\.safetensors"
-)  # what an index may call a file: a name, not a path
-PREFIX = "transformer."  # what Hugging Face puts before the names of a model that has a head
-BUFFER_PATTERN = re.compile(
-    r"h\.\d+\.attn\.(attention\.)?(masked_)?bias|position_ids"
-)  # which older versions of transformers saved
+MAX_FILE_BYTES = 2 << 30  # of a written file; this much is in memory twice
+# File names that an index may contain: names, not paths.
+FILE_NAME_PATTERN = re.compile(r"[^/\\\x00-\x1f]+\.safetensors")
+PREFIX = "transformer."  # of Hugging Face's names in models with a head
+# Buffers saved by older versions of transformers.
+BUFFER_PATTERN = re.compile(r"h\.\d+\.attn\.(attention\.)?(masked_)?bias|position_ids")
 
 
 class Tensors(Protocol):
@@ -30,21 +28,23 @@ class Tensors(Protocol):
     shapes: dict[str, tuple[int, ...]]
 
     def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
-        """A part of a tensor, a slice with start and stop for each dimension, as float32."""
+        """Returns a part of a tensor as float32. part: a slice with start and stop for each
+        dimension.
+        """
         ...
 
 
 class SafetensorsReader:
-    """Those of a file, or of a folder with model.safetensors or with model.safetensors.index.json
-    and what it lists.
+    """The tensors of a file, or of a folder with model.safetensors or with
+    model.safetensors.index.json and its files.
 
-    Names lose the prefix "transformer."; masks are left out. ValueError, in one line, for what is
-    missing, damaged or of no float type.
+    Names lose the prefix "transformer."; masks are left out. Raises a one-line ValueError for
+    missing or damaged files and tensors of other types than floats.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self._files: dict[str, tuple[Path, str]] = {}  # name -> its file, and its name there
+        self._files: dict[str, tuple[Path, str]] = {}  # name -> its file and its full name there
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._handles: dict[Path, Any] = {}
         files, index_names = _list_files(path)
@@ -77,23 +77,24 @@ class SafetensorsReader:
             )
 
     def rename(self, name: str, new_name: str) -> None:
-        """Know a tensor by another name."""
+        """Changes the name of a tensor."""
         self._files[new_name], self.shapes[new_name] = self._files.pop(name), self.shapes.pop(name)
 
     def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor, as float32."""
         file, full = self._files[name]
         return np.asarray(self._handles[file].get_slice(full)[part]).astype(np.float32, copy=False)
 
 
 def has_weights(path: Path) -> bool:
-    """Are there safetensors in this folder, or is it such a file?"""
+    """Whether the path is a safetensors file or a folder with one."""
     return path.suffix == ".safetensors" or any(
         (path / name).exists() for name in (SINGLE_FILE, INDEX_FILE)
     )
 
 
 def _list_files(path: Path) -> tuple[list[Path], list[str]]:
-    """The files, and the names that an index lists."""
+    """Returns (files, tensor names listed by an index)."""
     if path.is_file():
         return [path], []
     if not (path / INDEX_FILE).exists():
@@ -129,9 +130,12 @@ def save(
     tensors: Iterable[tuple[str, tuple[int, ...], Callable[[], np.ndarray]]],
     file_bytes: int = MAX_FILE_BYTES,
 ) -> list[str]:
-    """Write float32 tensors, each given as (name, shape, what makes it), into `folder`: as
-    model.safetensors, or where that would exceed `file_bytes` as several files with an index, of
-    which one at a time is in memory. Returns the files' names."""
+    """Writes float32 tensors, each given as (name, shape, function that makes it), to `folder`;
+    returns the file names.
+
+    The file is model.safetensors or, if that would exceed `file_bytes`, several files with an
+    index, of which one at a time is in memory.
+    """
     import safetensors.numpy
 
     groups, n_free = [[]], file_bytes

@@ -1,11 +1,11 @@
-"""TensorFlow checkpoints (PREFIX.index and PREFIX.data-0000i-of-0000n), read without TensorFlow.
+"""Reads TensorFlow checkpoints (PREFIX.index and PREFIX.data-0000i-of-0000n) without TensorFlow.
 
-The index is a table as LevelDB's (tensorflow/core/lib/io/format.cc, table_builder.cc): blocks of
-sorted entries, each followed by a byte that says how it is compressed and a masked CRC32C; an index
-of blocks; a footer with the places of the last two. Its first entry, of the empty key, is a
+The index is a LevelDB table (tensorflow/core/lib/io/format.cc, table_builder.cc): blocks of sorted
+entries, each followed by a byte for its compression and a masked CRC32C; an index of blocks; a
+footer with the handles of the last two. Its first entry, with the empty key, is a
 BundleHeaderProto, the others are tensor name -> BundleEntryProto
 (core/protobuf/tensor_bundle.proto). The CRC of every block is checked, and that of every tensor
-once, when it is first read.
+when it is first read.
 """
 
 import math
@@ -21,31 +21,27 @@ from gptjax.config import parse
 from gptjax.weights import protobuf
 
 MAGIC = 0xDB4775248B80FB57
-FOOTER_BYTES = 48  # bytes: two places of at most 20, padding, the magic number
-FLOAT_DTYPES = {
-    1: np.dtype("<f4"),
-    2: np.dtype("<f8"),
-    19: np.dtype("<f2"),
-}  # DataType in core/framework/types.proto
-OPTIMIZER_PATTERN = re.compile(
-    r".*/Adam(_1)?|.*_power|global_step"
-)  # what a training checkpoint has beside the weights
+FOOTER_BYTES = 48  # two handles of at most 20 bytes, padding, the magic number
+# DataType in core/framework/types.proto.
+FLOAT_DTYPES = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 19: np.dtype("<f2")}
+# Variables of a training checkpoint other than weights.
+OPTIMIZER_PATTERN = re.compile(r".*/Adam(_1)?|.*_power|global_step")
 
 
 class TensorBundle:
-    """The float tensors of a checkpoint, without the prefix "model/" and without an optimizer's
-    moments. A safetensors.Tensors.
+    """The float tensors of a checkpoint, without the prefix "model/" and without optimizer moments.
+    Implements safetensors.Tensors.
 
-    ValueError, in one line, for a file that is missing or damaged, and for a tensor of another
-    type or in slices."""
+    Raises a one-line ValueError for a missing or damaged file, and for a tensor of another type or
+    saved in slices.
+    """
 
     def __init__(self, index: Path):
         """index: the file PREFIX.index."""
         self.path = index
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._entries: dict[
-            str, tuple[np.dtype, int, int, int, int]
-        ] = {}  # type, number of the file, offset, bytes, CRC
+        # Dtype, file number, offset, bytes, CRC.
+        self._entries: dict[str, tuple[np.dtype, int, int, int, int]] = {}
         self._arrays: dict[str, np.ndarray] = {}
         try:
             table = dict(_read_table(parse.disk_bytes(index)))
@@ -61,11 +57,8 @@ class TensorBundle:
         except OSError as error:
             raise ValueError(f"{index} cannot be read: {error.strerror}") from None
         except (protobuf.MalformedMessage, KeyError, struct.error, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"{index} is damaged "
-                f"({error if isinstance(error, protobuf.MalformedMessage) else type(error).__name__}); "  # noqa: E501
-                "fetch it again"
-            ) from None
+            reason = error if isinstance(error, protobuf.MalformedMessage) else type(error).__name__
+            raise ValueError(f"{index} is damaged ({reason}); fetch it again") from None
 
     def _add_entry(self, full: str, entry: protobuf.Message) -> None:
         name = full.removeprefix("model/")
@@ -91,6 +84,7 @@ class TensorBundle:
         )
 
     def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor, as float32."""
         if name not in self._arrays:
             self._arrays[name] = self._memory_map(name)
         return self._arrays[name][part].astype(np.float32)
@@ -108,13 +102,15 @@ class TensorBundle:
         array = np.memmap(file, dtype, "r", offset, self.shapes[name])
         if masked_crc(array) != crc:
             raise ValueError(
-                f"{file} is damaged: the tensor {name} does not have its CRC; fetch it again"
+                f"{file} is damaged: the tensor {name} does not match its CRC; fetch it again"
             )
         return array
 
 
 def masked_crc(content: Any) -> int:
-    """CRC32C as TensorFlow stores it (core/lib/hash/crc32c.h): rotated, plus a constant."""
+    """Returns the CRC32C as TensorFlow stores it (core/lib/hash/crc32c.h): rotated, plus a
+    constant.
+    """
     import google_crc32c
 
     crc = google_crc32c.value(bytes(content))
@@ -122,14 +118,13 @@ def masked_crc(content: Any) -> int:
 
 
 def _read_table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The entries of a table."""
+    """Yields the entries of a table."""
     protobuf.require(
         len(content) >= FOOTER_BYTES and struct.unpack("<Q", content[-8:])[0] == MAGIC,
         "it does not end as a table does",
     )
-    _, _, offset = _read_handle(
-        content, len(content) - FOOTER_BYTES
-    )  # an index of blocks about the table itself, which is empty
+    # The handle of the metaindex block, which is empty.
+    _, _, offset = _read_handle(content, len(content) - FOOTER_BYTES)
     start, size, _ = _read_handle(content, offset)
     for _, handle in _read_block(content, start, size):
         block_start, block_size, _ = _read_handle(handle, 0)
@@ -137,21 +132,23 @@ def _read_table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _read_handle(content: bytes, offset: int) -> tuple[int, int, int]:
-    """(start, size, where it goes on) of a block."""
+    """Returns (start, size, offset after the handle) of a block."""
     start, offset = protobuf.read_varint(content, offset)
     size, offset = protobuf.read_varint(content, offset)
     return start, size, offset
 
 
 def _read_block(content: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """The entries of a block: each key without what it shares with the one before."""
-    protobuf.require(4 <= size <= len(content) - start - 5, "a block that does not lie in the file")
+    """Yields the entries of a block, whose keys are stored without the prefix shared with the
+    previous one.
+    """
+    protobuf.require(4 <= size <= len(content) - start - 5, "a block that exceeds the file")
     protobuf.require(
         content[start + size] == 0, "a block is compressed, which TensorFlow does not do here"
     )
     (crc,) = struct.unpack_from("<I", content, start + size + 1)
     protobuf.require(
-        masked_crc(content[start : start + size + 1]) == crc, "a block does not have its CRC"
+        masked_crc(content[start : start + size + 1]) == crc, "a block does not match its CRC"
     )
     (n_restarts,) = struct.unpack_from("<I", content, start + size - 4)
     offset, end, key = start, start + size - 4 - 4 * n_restarts, b""

@@ -1,4 +1,6 @@
-"""The tokenizer that lies beside weights, compared with the one that a config names."""
+"""Tokenizer files next to weights: reading, writing, and checking them against a config's
+tokenizer.
+"""
 
 import dataclasses
 import json
@@ -12,14 +14,12 @@ from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.runtime import atomic
 from gptjax.weights import tokenizer_json
 
-MODEL_FILE, OTHER_MODEL_FILE = (
-    "tokenizer.model",
-    "sentencepiece.model",
-)  # SentencePiece's; and one that transformers has no form for
-# the setting of an exported config.json that names the tokenizer as a config does
+MODEL_FILE = "tokenizer.model"  # SentencePiece's
+OTHER_MODEL_FILE = "sentencepiece.model"  # one that transformers has no equivalent of
+# The setting of an exported config.json that holds the config's tokenizer.
 TOKENIZER_KEY = "gptjax_tokenizer"
 PUBLISHED_SIZES = {data.Gpt2Bpe: 50_257, data.Gpt1Bpe: 40_478}  # ids
-# Vocabulary and merges, as Hugging Face and OpenAI call them.
+# Vocabulary and merges, in Hugging Face's and OpenAI's naming.
 FILE_PAIRS = (
     ("vocab.json", "merges.txt"),
     ("encoder.json", "vocab.bpe"),
@@ -29,7 +29,7 @@ FILE_PAIRS = (
 
 @dataclasses.dataclass(frozen=True)
 class BPEFiles:
-    """A byte-pair vocabulary: symbol -> id, and the merges in their order."""
+    """A byte-pair vocabulary. vocab: symbol -> id. merges: in order of priority."""
 
     file: Path
     vocab: dict[str, int]
@@ -37,8 +37,9 @@ class BPEFiles:
 
 
 def read_bpe(folder: Path) -> BPEFiles | None:
-    """What lies in the folder, if anything does. ValueError if it is damaged, or no byte-pair
-    encoding."""
+    """Reads the byte-pair vocabulary in the folder; None if there is none. Raises ValueError if it
+    is damaged or of another type.
+    """
     for file, merges in ((folder / a, folder / b) for a, b in FILE_PAIRS):
         if file.exists() and merges.exists():
             lines = [
@@ -56,7 +57,7 @@ def read_bpe(folder: Path) -> BPEFiles | None:
         return None
     content = parse.read_json(file)
     model = parse.member(content, "model", dict, str(file))
-    # versions before 0.9 do not say it
+    # Versions of tokenizers before 0.9 do not state the type.
     model_type = parse.member(model, "type", str, str(file)) if "type" in model else "BPE"
     if model_type != "BPE":
         raise ValueError(f"{file}: a tokenizer of type {parse.quote(model_type)}; gptjax reads BPE")
@@ -66,7 +67,7 @@ def read_bpe(folder: Path) -> BPEFiles | None:
     ):
         if not isinstance(token, dict):
             raise ValueError(
-                f"{file} is damaged: {parse.quote(token)} is no added token; fetch it again"
+                f"{file} is damaged: {parse.quote(token)} is not an added token; fetch it again"
             )
         vocab |= {
             parse.member(token, "content", str, str(file)): parse.member(
@@ -95,13 +96,14 @@ def _parse_merge(merge: Any, file: Path) -> tuple[str, str]:
         case [str(left), str(right)]:
             return left, right
     raise ValueError(
-        f"{file} is damaged: {parse.quote(merge)} is no pair of symbols; fetch it again"
+        f"{file} is damaged: {parse.quote(merge)} is not a pair of symbols; fetch it again"
     )
 
 
 def detect_tokenizer(folder: Path, default: data.Tokenizer) -> data.Tokenizer:
-    """The tokenizer of a folder of weights: SentencePiece's model in it, else `default`, of the
-    published files where they are in it."""
+    """Returns the tokenizer of a folder of weights: a SentencePiece model in it, else `default`,
+    with the published files if they are in it.
+    """
     for model in (folder / MODEL_FILE, folder / OTHER_MODEL_FILE):
         if model.exists():
             return data.SentencePiece(path=str(model))
@@ -111,8 +113,9 @@ def detect_tokenizer(folder: Path, default: data.Tokenizer) -> data.Tokenizer:
 
 
 def published_size(folder: Path, spec: data.Tokenizer) -> int | None:
-    """How many ids the published tokenizer of `spec` has, if its files are in the folder,
-    perhaps with more symbols after its own."""
+    """Number of ids of the published tokenizer of `spec` if its files are in the folder, possibly
+    with added symbols; else None.
+    """
     n = PUBLISHED_SIZES[type(spec)] if type(spec) in PUBLISHED_SIZES else None
     stored = read_bpe(folder) if n is not None else None
     if n is None or stored is None or {i for i in stored.vocab.values() if i < n} != set(range(n)):
@@ -121,11 +124,12 @@ def published_size(folder: Path, spec: data.Tokenizer) -> int | None:
 
 
 def check(folder: Path, rows: int, spec: data.Tokenizer, tokenizer: Tokenizer) -> list[str]:
-    """The symbols that were added in the folder, with ids after those of `tokenizer`: one for
-    padding, perhaps.
+    """Checks that `tokenizer` is that of the weights in `folder`; returns symbols added in the
+    folder with later ids, such as a padding token.
 
-    ValueError unless `tokenizer`, which a config names so, is that of the weights in `folder`,
-    of whose table `rows` are taken."""
+    rows: used rows of the weights' token table. spec: how the config names the tokenizer. Raises
+    ValueError for another tokenizer.
+    """
     advice = "set data.tokenizer to the one that the weights were trained with"
     if tokenizer.n_vocab != rows:
         hint = (
@@ -213,19 +217,19 @@ def save(
     n_ctx: int,
     warn: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Write what belongs to the tokenizer beside exported weights, for transformers and for gptjax;
-    returns what config.json is to say of it. warn is told what transformers has no form for: it
-    then opens another tokenizer, or refuses to open one."""
+    """Writes the tokenizer's files next to exported weights, for transformers and for gptjax;
+    returns the settings for config.json.
+
+    warn: called if transformers has no equivalent, so that it opens a different tokenizer or none.
+    """
     fast_tokenizer, difference = tokenizer_json.convert(tokenizer)
     if difference:
         effect = (
-            "it refuses to open one"
-            if fast_tokenizer is None
-            else "of some texts it finds other ids"
+            "it cannot open one" if fast_tokenizer is None else "it gives other ids for some texts"
         )
         warn(
             f"transformers has no tokenizer like {spec}: {difference}; {effect}: encode with "
-            "gptjax, or with what the tokenizer is of"
+            "gptjax, or with the tokenizer's own library"
         )
     (folder / tokenizer_json.CONFIG_FILE).write_bytes(
         atomic.json_bytes(tokenizer_json.tokenizer_config(tokenizer, n_ctx))
@@ -236,8 +240,8 @@ def save(
         )
     match tokenizer:
         case sentencepiece_tokenizer.SentencePieceTokenizer(model=model):
-            # Where there is no tokenizer.json, transformers would take a tokenizer.model for one of
-            # its own kinds.
+            # Without a tokenizer.json, transformers would misread a tokenizer.model as one of its
+            # own kinds.
             (folder / (MODEL_FILE if fast_tokenizer is not None else OTHER_MODEL_FILE)).write_bytes(
                 model
             )
@@ -251,6 +255,6 @@ def save(
 
 
 def _published_contents(files: openai_files.PublishedFiles, spec: Any) -> list[bytes]:
-    """Vocabulary and merges, as published."""
+    """The published vocabulary and merges."""
     contents = openai_files.load(files, spec.path)
     return [contents[name] for name in files.digests]

@@ -1,9 +1,10 @@
-"""A tokenizer as transformers opens it: tokenizer.json, which the `tokenizers` library reads, with
+"""Converts tokenizers to tokenizer.json, which the `tokenizers` library and transformers load, with
 the same ids and the same text.
 
-A byte is a symbol of GPT-2's byte-level alphabet. SentencePiece's pieces are written with true
-spaces in place of U+2581, so that a literal U+2581 is no space; its merges are all pairs of
-pieces that make a piece, the piece with the highest score first."""
+Bytes are symbols of GPT-2's byte-level alphabet. SentencePiece's pieces are written with real
+spaces instead of U+2581, so that a literal U+2581 is not a space; its merges are all pairs of
+pieces that form a piece, in order of descending score.
+"""
 
 from typing import Any
 
@@ -17,8 +18,9 @@ BPE = 2  # TrainerSpec.ModelType of sentencepiece_model.proto
 
 
 def convert(tokenizer: Tokenizer) -> tuple[Any, str]:
-    """(the tokenizers.Tokenizer that encodes and decodes as `tokenizer` does, what is other there:
-    "" if nothing is). None if it has no form."""
+    """Returns (a tokenizers.Tokenizer that encodes and decodes like `tokenizer`, how it differs or
+    ""). The first is None if there is no equivalent.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders
 
     difference = ""
@@ -34,12 +36,12 @@ def convert(tokenizer: Tokenizer) -> tuple[Any, str]:
             )
         case gpt1_bpe.Gpt1Tokenizer(remade=(path, _)):
             fast_tokenizer = convert(gpt1_bpe.Gpt1Tokenizer(path, "basic"))[0]
-            difference = "words are split by BERT's rules there, and not by spaCy's"
+            difference = "words are split by BERT's rules there, not by spaCy's"
         case sentencepiece_tokenizer.SentencePieceTokenizer():
             difference = _difference(tokenizer)
             fast_tokenizer = None if difference else _convert_sentencepiece(tokenizer)
         case _:
-            fast_tokenizer, difference = None, f"nothing there is like {type(tokenizer).__name__}"
+            fast_tokenizer, difference = None, f"{type(tokenizer).__name__} has no equivalent"
     if fast_tokenizer is not None and tokenizer.end_of_text is not None:
         fast_tokenizer.add_special_tokens(
             [AddedToken(_end_of_text_token(tokenizer), normalized=False)]
@@ -48,8 +50,9 @@ def convert(tokenizer: Tokenizer) -> tuple[Any, str]:
 
 
 def tokenizer_config(tokenizer: Tokenizer, n_ctx: int) -> dict[str, Any]:
-    """tokenizer_config.json. The texts of special tokens, typed, are text here as they are with
-    us."""
+    """Returns the content of tokenizer_config.json. As in gptjax, the names of special tokens in a
+    text are encoded as text.
+    """
     ends = (
         {}
         if tokenizer.end_of_text is None
@@ -67,7 +70,7 @@ def tokenizer_config(tokenizer: Tokenizer, n_ctx: int) -> dict[str, Any]:
 
 
 def _end_of_text_token(tokenizer: Tokenizer) -> str:
-    """What stands for end-of-text."""
+    """The symbol of end-of-text."""
     if isinstance(tokenizer, sentencepiece_tokenizer.SentencePieceTokenizer):
         return tokenizer.processor.id_to_piece(tokenizer.end_of_text)  # type: ignore[call-overload]
     return END_OF_TEXT
@@ -84,8 +87,9 @@ def _convert_bytes() -> Any:
 
 
 def _byte_symbol(byte: int) -> str:
-    """GPT-2's character for a byte (src/encoder.py, bytes_to_unicode): its own where that is
-    printable, else the next one from 256 on."""
+    """GPT-2's character for a byte (src/encoder.py, bytes_to_unicode): the byte itself if
+    printable, else the next code point from 256 on.
+    """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return chr(byte if byte in printable else 256 + byte - sum(other < byte for other in printable))
 
@@ -132,7 +136,9 @@ def _convert_sentencepiece(tokenizer: sentencepiece_tokenizer.SentencePieceToken
 
 
 def _difference(tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer) -> str:
-    """What of a model is other than BPE with byte fallback of text as it is; "" if nothing is."""
+    """How a SentencePiece model differs from BPE with byte fallback on unchanged text; "" if it
+    does not.
+    """
     model_proto = protobuf.Message(tokenizer.model)
     trainer, normalizer = (
         protobuf.Message(model_proto.content(2)),
@@ -140,14 +146,14 @@ def _difference(tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer) -> st
     )
     processor, ids = tokenizer.processor, range(tokenizer.n_vocab)
     checks = {
-        "is no BPE": trainer.integer(3, 1) != BPE,
-        "normalises text": bool(normalizer.content(2)),
+        "is not BPE": trainer.integer(3, 1) != BPE,
+        "normalizes text": bool(normalizer.content(2)),
         "adds a space before a text": bool(normalizer.integer(3, 1)),
         "removes spaces": bool(normalizer.integer(4, 1)),
-        "keeps spaces apart": not normalizer.integer(5, 1),
-        "writes spaces after words": bool(trainer.integer(24)),
-        "has no pieces for all bytes": sum(processor.is_byte(i) for i in ids) != 256,
-        "has pieces of its user": any(
+        "does not escape spaces": not normalizer.integer(5, 1),
+        "treats spaces as suffixes": bool(trainer.integer(24)),
+        "lacks pieces for some bytes": sum(processor.is_byte(i) for i in ids) != 256,
+        "has user-defined pieces": any(
             processor.is_unused(i) or protobuf.Message(piece).integer(3, 1) == 4
             for i, piece in enumerate(model_proto.contents(1))
         ),

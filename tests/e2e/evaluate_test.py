@@ -87,7 +87,7 @@ def done(there):
     return records(there)
 
 
-def test_a_model_of_nan_is_refused_once_whatever_it_is_asked(there, done, monkeypatch, capsys):
+def test_a_model_with_nan_logits_is_refused_once(there, done, monkeypatch, capsys):
     opened = evaluate.load_model
 
     def broken(*given):
@@ -102,7 +102,7 @@ def test_a_model_of_nan_is_refused_once_whatever_it_is_asked(there, done, monkey
         ("copy,taste", ["--set", "copy.method=Greedy(n_tokens=4)"]),
         ("taste,copy", []),
     ]:
-        with pytest.raises(ValueError, match="^the model's probabilities are no numbers"):
+        with pytest.raises(ValueError, match="^the model's logits are NaN or infinite"):
             asked(there, *sets, tasks=tasks, out="broken")
     assert "warning" not in capsys.readouterr().err and not list((there / "broken").glob("*.json"))
 
@@ -180,7 +180,7 @@ def test_what_is_done_is_not_done_again_and_a_kill_loses_one_item_at_most(there,
     assert now == before and records(there)["taste", 0] == record
 
 
-def test_changed_outcomes_are_named_and_asked_again(there, done, capsys):
+def test_edited_outcomes_are_reported_and_evaluated_again(there, done, capsys):
     record = done["taste", 2]
     kept, file = (
         there / "out" / record["outcomes"],
@@ -200,11 +200,8 @@ def test_changed_outcomes_are_named_and_asked_again(there, done, capsys):
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
     assert asked(there, tasks="taste", shots="2") == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "lines 3, 4 of 8 are not as they were written; those items are asked again" in said
-    assert (
-        f"{file.name} is damaged, or was changed by hand: its seal is another; it is written again"
-        in said
-    )
+    assert "lines 3, 4 of 8 are damaged or were edited; those items are evaluated again" in said
+    assert f"{file.name} is damaged, or was edited: its seal is wrong; it is written again" in said
     assert records(there)["taste", 2]["scores"] == record["scores"]
 
 
@@ -214,7 +211,7 @@ def evaluate_asking():
     return loglikelihood
 
 
-def test_another_protocol_and_fewer_items_stand_beside(there, done):
+def test_other_protocols_and_item_counts_are_stored_separately(there, done):
     assert (
         asked(
             there,
@@ -243,10 +240,7 @@ def test_too_few_demonstrations_are_one_line_and_the_others_still_run(there, cap
     assert asked(there, tasks="taste,copy", shots="8,1", out="few") == 1
     said = capsys.readouterr().out
     assert (
-        said.count(
-            "taste: 8 demonstrations were asked for, and there are 7 to draw from; give fewer "
-            "--shots"
-        )
+        said.count("taste: 8 demonstrations are requested, and 7 are available; give fewer --shots")
         == 1
     )
     assert {("taste", 1), ("copy", 1)} <= set(records(there, "few")) and (
@@ -261,7 +255,7 @@ def test_too_long_a_prompt_gets_fewer_demonstrations_and_says_so(there, capsys):
     assert records(there, "long")["copy", 8]["mean_shots"] < 8
 
 
-def test_items_that_cannot_be_asked_are_named_and_so_is_the_second_task_that_fails_alike(
+def test_items_that_cannot_be_evaluated_are_reported_as_is_a_second_task_with_the_same_error(
     there, capsys
 ):
     for name in ("one", "two"):
@@ -293,7 +287,7 @@ def test_items_that_cannot_be_asked_are_named_and_so_is_the_second_task_that_fai
     assert said.count("one: item 0 has label 5") == said.count("two: item 0 has label 5") == 1
 
 
-def test_own_tasks_say_how_they_are_asked(there, capsys):
+def test_custom_tasks_set_their_protocol(there, capsys):
     rows = [{"context": f"Q: {n}", "answers": [f"{n}", f"{n}\n{n}"]} for n in range(5)]
     (there / "data" / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (there / "data" / "own.toml").write_text(
@@ -498,7 +492,7 @@ REFUSED = {
     "method": (["--run=x", "--tasks=hellaswag", "--set", "all.method=Best"], "Best"),
     "metric": (
         ["--run=x", "--tasks=hellaswag", "--set", "all.metric=bleu"],
-        ("hellaswag: PerToken() cannot tell bleu, but accuracy"),
+        ("hellaswag: PerToken() does not support bleu, but accuracy"),
     ),
     "run": (["--run=no/such", "--tasks=hellaswag"], "no/such does not exist"),
     "curve": (["--curve=x.png", "--out=no/such"], "no results are in no/such"),
@@ -509,7 +503,7 @@ REFUSED = {
     "runs": (["x", "y"], "x y: runs alone are for --curve=FILE.png"),
     "kind": (
         ["--run=x", "--tasks=hellaswag", "--set", "all.method=LastWord"],
-        ("hellaswag: its items cannot be asked by LastWord"),
+        ("hellaswag: its items do not work with LastWord"),
     ),
 }
 

@@ -229,7 +229,7 @@ def test_new_texts_get_the_labels_that_they_had_as_a_test_set(
     assert classify.main([f"--run={tuned}", f"--text={tmp_path / 'long.txt'}"]) == 0
     said = capsys.readouterr()
     assert (
-        "1 of 1 texts are over 16 tokens long and were cut" in said.err
+        "1 of 1 texts are longer than 16 tokens and were truncated" in said.err
         and len(said.out.splitlines()) == 1
     )
 
@@ -249,7 +249,7 @@ def test_new_texts_get_the_labels_that_they_had_as_a_test_set(
         ("empty.csv", b"sentence\n\n", "holds no text to label"),
         ("blank.csv", b'sentence,more\n" ",x\n', "line 2: sentence is empty"),
         ("list.jsonl", b'{"sentence": ["x"]}', "line 1: sentence holds a list, not a text"),
-        (".", None, "is no file: give one, or - to read standard input"),
+        (".", None, "is not a file: give one, or - to read standard input"),
         ("no.txt", None, "cannot be read: No such file"),
     ],
 )
@@ -317,7 +317,7 @@ def test_a_field_may_be_named_as_the_runs_config_does():
     assert (made.optimizer.bias_correction, made.dropout.residual, made.seed) == ("moments", 0.2, 3)
 
 
-def test_files_of_ones_own_are_no_papers_test_and_no_submission_unless_asked_for():
+def test_own_files_have_no_paper_score_and_no_submission_by_default():
     recipe = registry.finetuning("gpt1_sst2")
     assert finetune.read_recipe("gpt1_sst2", []) == recipe and recipe.task.paper == 91.3
     for split in ("train", "dev", "test"):

@@ -129,7 +129,7 @@ def test_sigterm_to_one_stops_all_at_one_step_and_another_number_of_hosts_goes_o
         workers.processes[1].send_signal(signal.SIGTERM)
         assert workers.wait(300) == [0, 0], workers.output(0) + workers.output(1)
         said = workers.output(0)
-    assert "process 1 was asked to stop" in said
+    assert "process 1 received a stop signal" in said
     stopped = int(said.split("stopped at step ")[1].split(";")[0])
     assert 6 <= stopped < STEPS and (run / "checkpoints" / str(stopped)).is_dir()
     said = completed(start(run, 1))
@@ -149,7 +149,7 @@ def test_a_killed_process_ends_the_others_and_the_rerun_passes_over_a_damaged_ch
         assert time.monotonic() - began < 60
         last = [line for line in workers.output(0).splitlines() if line.startswith("error: ")]
     assert (
-        len(last) == 1 and "process 1 of 2, on " in last[0] and "is gone without a word" in last[0]
+        len(last) == 1 and "process 1 of 2, on " in last[0] and "died without a message" in last[0]
     ), last
     newest = max(
         int(entry.name) for entry in (run / "checkpoints").iterdir() if entry.name.isdecimal()
@@ -229,7 +229,7 @@ cli.run(train.main)
 
 
 @pytest.mark.slow
-def test_a_bug_in_one_process_is_told_by_all(start, tmp_path):
+def test_a_bug_in_one_process_is_reported_by_all(start, tmp_path):
     with start(
         tmp_path / "run",
         2,
@@ -255,7 +255,10 @@ def test_what_never_moves_again_ends(start, tmp_path):
             for line in workers.output(number).splitlines()
             if line.startswith("error: ")
         }
-    assert len(last) == 1 and "has not moved for 12 s (loop.hang_seconds) in step " in last.pop()
+    assert (
+        len(last) == 1
+        and "has made no progress for 12 s (loop.hang_seconds) in step " in last.pop()
+    )
 
 
 def refused(started):

@@ -37,8 +37,8 @@ def another_seed(directory):
     (directory / "config.json").write_text(json.dumps(config | {"seed": 5}))
 
 
-LOST = "put it back, give another --run, or --new_record goes on from the checkpoints alone"
-CHANGED = "metrics.jsonl is not what it was when step 9 was saved: "
+LOST = "put it back, give another --run, or --new_record continues from the checkpoints alone"
+CHANGED = "metrics.jsonl is not as it was when step 9 was saved: "
 REFUSED = {  # what happened to the directory; what is asked for; flags; what is said
     "seed": (
         None,
@@ -96,7 +96,7 @@ REFUSED = {  # what happened to the directory; what is asked for; flags; what is
         edited("metrics.jsonl", lambda b: b""),
         [],
         [],
-        (f"but metrics.jsonl is empty or no file: {LOST}"),
+        (f"but metrics.jsonl is empty or not a file: {LOST}"),
     ),
     "no config": (
         lambda d: (d / "config.json").unlink(),
@@ -114,7 +114,7 @@ REFUSED = {  # what happened to the directory; what is asked for; flags; what is
         edited("config.json", lambda b: b""),
         [],
         [],
-        (f"but config.json is empty or no file: {LOST}"),
+        (f"but config.json is empty or not a file: {LOST}"),
     ),
     "another's config": (
         another_seed,
@@ -126,7 +126,7 @@ REFUSED = {  # what happened to the directory; what is asked for; flags; what is
         of_another_program,
         [],
         [],
-        ("config.json is no run's: give another --run"),
+        ("config.json is not a run's: give another --run"),
     ),
     "another step's checkpoint": (
         of_another_step,
@@ -156,7 +156,7 @@ REFUSED = {  # what happened to the directory; what is asked for; flags; what is
         edited("metrics.jsonl", lambda b: b.replace(b'"loss": 5.', (b'"loss": 4.'), 1)),
         [],
         [],
-        (f"{CHANGED}what some lines say was"),
+        (f"{CHANGED}some lines were"),
     ),
     "a line": (
         edited("metrics.jsonl", lambda b: b.split(b"\n", 1)[1]),
@@ -186,7 +186,7 @@ REFUSED = {  # what happened to the directory; what is asked for; flags; what is
         lambda d: [(d / "metrics.jsonl").unlink(), (d / "metrics.jsonl").mkdir()],
         [],
         [],
-        ("metrics.jsonl is empty or no file"),
+        ("metrics.jsonl is empty or not a file"),
     ),
 }
 

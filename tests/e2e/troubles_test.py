@@ -34,7 +34,7 @@ def test_a_training_goes_on_without_what_it_does_not_need(
     said = " ".join(capsys.readouterr().out.split())
     for line in (
         "loss.png is not drawn: ",
-        "TensorBoard gets no more of this run: ",
+        "TensorBoard receives no more of this run: ",
         "4.removed cannot be removed: Directory not empty",
     ):
         assert said.count(line) == 1
@@ -52,7 +52,7 @@ def test_a_profile_of_a_finished_run_says_that_there_is_none(text, copied, capsy
     assert go(text, copied, flags=["--profile=2"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert (
-        "nothing was traced: 0 steps were taken, and a trace begins with the third; give another "
+        "nothing was traced: the run had 0 steps, and a trace starts with the third; give another "
         "--run, or prolong this one" in said
     )
 
@@ -66,7 +66,7 @@ def test_a_run_in_a_bucket_is_said_to_have_no_lock(text, copied, monkeypatch, ca
     session.bucket_sync = sync.BucketSync(copied, "gs://bucket/run")
     assert (
         "run",
-        "gs://bucket/run, which has no lock: see that one job at a time trains there",
+        "gs://bucket/run, which has no lock: make sure that only one job trains there at a time",
     ) in run_summary.summarize(session)
     with pytest.raises(SystemExit):
         train.main(["--help"])

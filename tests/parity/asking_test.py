@@ -133,7 +133,7 @@ def test_several_programs_rows_and_parts(monkeypatch):
     )
 
 
-def test_banned_tokens_are_not_what_it_says_first():
+def test_banned_tokens_are_never_the_argmax():
     _, built, state = tiny.make_step(tiny.config(n_ctx=T, n_layers=2))
     reader = inference.prepare(built.model, state.params)
     asked = [
@@ -168,12 +168,12 @@ def test_a_banned_token_is_a_rival_of_every_token_but_the_first():
     )
 
 
-def test_a_model_that_says_nan_is_refused():
+def test_nan_logits_are_refused():
     _, built, state = tiny.make_step(tiny.config(d_model=4))
     broken = inference.prepare(
         built.model, state.params | {"token_VD": state.params["token_VD"] * jnp.nan}
     )
-    with pytest.raises(ValueError, match="probabilities are no numbers"):
+    with pytest.raises(ValueError, match="logits are NaN or infinite"):
         list(loglikelihood.loglikelihood(broken, [Request((1,), ((2,), (3,)))]))
 
 

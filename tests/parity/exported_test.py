@@ -134,7 +134,7 @@ def test_a_tokenizer_without_a_form_there_is_refused_there_not_taken_for_another
     folder, warned, text = tmp_path / "exported", [], build.build(spec)
     folder.mkdir()
     export_hf.save(folder, c, params, text, warn=warned.append)
-    assert len(warned) == 1 and "adds a space before a text; it refuses to open one" in warned[0]
+    assert len(warned) == 1 and "adds a space before a text; it cannot open one" in warned[0]
     with pytest.raises(ValueError, match="instantiate the backend tokenizer"):
         transformers.AutoTokenizer.from_pretrained(folder)
     again = load.load(folder, log=pytest.fail)

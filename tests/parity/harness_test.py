@@ -233,9 +233,7 @@ def test_a_stop_that_the_tokenizer_cannot_write_leaves_the_others(ours, caplog):
         [request("generate_until", "a", plain | {"until": until}) for until in (["\ud800"], [])],
         True,
     )
-    assert (
-        stopped == free and "is nothing that the tokenizer of this model can write" in caplog.text
-    )
+    assert stopped == free and "tokenizer cannot write the stop string" in caplog.text
 
 
 def pairs(asked, task):

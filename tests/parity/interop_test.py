@@ -94,7 +94,7 @@ def logits(model, tokens_BT) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_logits_are_theirs(theirs, tmp_path, kind):
+def test_logits_match_transformers(theirs, tmp_path, kind):
     model = made(theirs, kind)
     model.save_pretrained(tmp_path)
     _, built, params = placed(load.load(tmp_path, ["data.tokenizer=Bytes()"]))
@@ -127,7 +127,7 @@ def test_logits_on_a_mesh_from_several_files(theirs, tmp_path):
 @pytest.mark.parametrize(
     "kind", ["openai-gpt", "gpt2", pytest.param("gpt_neo", marks=pytest.mark.slow)]
 )
-def test_an_exported_model_says_the_same(theirs, tmp_path, kind):
+def test_an_exported_model_generates_the_same(theirs, tmp_path, kind):
     """Greedily, from weights that transformers made, we imported and exported, and transformers
     loads."""
     made(theirs, kind).save_pretrained(tmp_path / "theirs")

@@ -187,6 +187,6 @@ def test_the_cache_is_written_in_place(lengths):
 def test_more_tokens_than_the_cache_takes():
     model, params = machine((schema.Dense(),))
     with pytest.raises(
-        ValueError, match="a cache of 4 tokens for 8 new ones: give 8 to 24, the model's context"
+        ValueError, match="a KV cache of 4 tokens for 8 new tokens: the capacity must be 8 to 24"
     ):
         inference.prefill(inference.prepare(model, params), *texts(8, width=8), 4)

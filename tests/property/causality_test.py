@@ -57,7 +57,7 @@ def test_no_future_through_all_layers(scan_layers):
     assert np.all(moved[np.triu_indices(12, 1)] == 0) and np.all(np.diag(moved) > 1e-7)
 
 
-def test_documents_apart_when_masked():
+def test_masked_documents_do_not_attend_to_each_other():
     moved = sensitivity(tiny.config(), end_of_text=4) > 1e-7
     assert not moved[5:, :5].any()  # token 4 ends the first document
     assert moved[4, :5].all() and moved[11, 5]

@@ -70,7 +70,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "job.json"}
 
 
-def test_what_is_filtered_is_gone_and_the_rest_is_there(place, capsys):
+def test_filtered_ngrams_are_gone_and_the_rest_remains(place, capsys):
     run(place, "filter", "--compression=none")
     report = json.loads((place / "out" / "report.json").read_text())
     found = report["tasks"][
@@ -128,7 +128,7 @@ def test_processes_and_compression_change_nothing(place):
             texts(place / "packed")
 
 
-def test_a_killed_job_goes_on(place, monkeypatch, capsys):
+def test_a_killed_job_continues(place, monkeypatch, capsys):
     run(place, "filter", out="whole")
     done, real = [], remove_ngrams.PartCleaner.__call__
 
@@ -158,7 +158,7 @@ def test_a_killed_job_goes_on(place, monkeypatch, capsys):
     assert re.search("documents cut +12\n", capsys.readouterr().out)
 
 
-def test_what_is_cut_short_is_not_there(place, monkeypatch):
+def test_truncated_files_are_refused(place, monkeypatch):
     def full(text):
         raise OSError(28, "No space left on device")
 
@@ -223,7 +223,7 @@ BAD = {
     ),
     "no such results": (
         ["compare", "--overlap=/nowhere", "--results=x"],
-        "/nowhere is no directory",
+        "/nowhere is not a directory",
     ),
 }
 
@@ -372,15 +372,14 @@ def test_results_that_do_not_fit(place):
     run(place, "check")
     (place / "results").mkdir()
     arguments = ["compare", f"--overlap={place}/out", f"--results={place}/results"]
-    with pytest.raises(ValueError, match="results has nothing of the tasks that .*out has: piqa"):
+    with pytest.raises(
+        ValueError, match="results has no results of the tasks that .*out has: piqa"
+    ):
         decontaminate.main(arguments)
     for line, said in (
         ('{"id": "z", "score": 1}', "line 1: the id 'z' was not checked"),
-        ('{"id": "i0"}', "line 1 has no id and score: it has id"),
-        (
-            '{"id": "i0", "score": 1}\n{"id": "i0", "score": 1}',
-            "line 2: the id 'i0' stands there twice",
-        ),
+        ('{"id": "i0"}', "line 1 needs an id and a score: it has id"),
+        ('{"id": "i0", "score": 1}\n{"id": "i0", "score": 1}', "line 2: the id 'i0' occurs twice"),
     ):
         (place / "results" / "piqa.jsonl").write_text(line)
         with pytest.raises(ValueError, match=said):

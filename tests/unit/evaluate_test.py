@@ -29,7 +29,7 @@ from gptjax.evals.task import gpt3_scores
         ),
     ],
 )
-def test_no_flag_is_passed_over(flags, line):
+def test_no_flag_is_ignored(flags, line):
     with pytest.raises(ValueError, match=f"^{line}; leave it out$"):
         evaluate.main(flags)
 
@@ -44,7 +44,7 @@ def test_a_picture_is_of_the_runs_and_of_what_lies_in_out(monkeypatch, tmp_path)
     assert drawn == [f"{tmp_path}/a/evaluations", "runs/weights/evaluations", "y"]
 
 
-def test_a_text_without_any_among_others_is_passed_over(tmp_path, monkeypatch):
+def test_an_empty_text_among_others_is_skipped(tmp_path, monkeypatch):
     for name, content in (("a.txt", "ab"), ("b.txt", ""), ("c.txt", "")):
         (tmp_path / name).write_text(content)
     monkeypatch.setattr(
@@ -121,7 +121,7 @@ def test_a_papers_score_is_of_as_many_demonstrations_and_the_nearest_size(shots,
         ),
     ],
 )
-def test_what_the_reader_of_a_score_has_to_know_is_beside_it(method, record, told):
+def test_remarks_are_printed_with_the_scores(method, record, told):
     said = []
     exam = SimpleNamespace(protocol=SimpleNamespace(method=method), label="x", shots=0)
     record = {

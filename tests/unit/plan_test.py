@@ -46,7 +46,7 @@ def test_json_has_the_promised_keys(capsys):
     assert sum(k["forward"] for k in found["flops_by_kind"]) == found["forward_flops_per_token"]
 
 
-def test_text_stands_beside_the_paper(capsys):
+def test_the_plan_is_compared_with_the_paper(capsys):
     text = said(capsys, "--config=gpt3_175b")
     assert text.startswith(
         "gpt3_175b: 96 layers, 12,288 wide, 96 heads, context 2,048, vocabulary 50,257\n"
@@ -170,7 +170,7 @@ def test_a_step_is_compiled_for_chips_that_are_not_here(capsys):
     assert "mesh.fsdp=3  mesh data 1 x fsdp 3" in capsys.readouterr().out
 
 
-def test_chips_that_are_too_few(capsys):
+def test_too_few_chips(capsys):
     assert plan.main(["--config=gpt3_175b", "--topology=v5p-8"]) == 1
     assert "the smallest v5p that should do: v5p-" in capsys.readouterr().err
 
@@ -186,7 +186,7 @@ def test_chips_that_are_too_few(capsys):
         (["--topology=v5p-8"], "say which config"),
     ],
 )
-def test_what_cannot_be_compiled_for(arguments, message):
+def test_unknown_topologies_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         plan.main(arguments)
 

@@ -97,7 +97,7 @@ def test_the_sweeps_are_listed(capsys):
         ),
     ],
 )
-def test_what_is_refused(arguments, message, tmp_path, monkeypatch):
+def test_invalid_arguments_are_refused(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError) as refused:
         sweep.main(arguments)

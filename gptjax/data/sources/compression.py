@@ -123,8 +123,9 @@ def has_checksums(raw: BinaryIO, compression: str) -> bool:
 
 def _xz_flags(raw: BinaryIO) -> Iterator[bool]:
     """Of each stream of an .xz file, the last one first: has it checksums? The .xz file format,
-    sections 2.1.2 and 4: a footer tells the size of the index before it, and that the sizes of
-    the blocks. Damage ends the walk: reading tells of it."""
+    sections 2.1.2 and 4: a footer has the size of the index before it, and that the sizes of the
+    blocks. Damage ends the walk: reading reports it.
+    """
     end = raw.seek(0, io.SEEK_END)
     for _ in range(SCAN_BYTES // 4):
         if end < 12:
@@ -159,7 +160,8 @@ def _varint(content: Iterator[int]) -> int:
 
 def _zst_flags(raw: BinaryIO) -> Iterator[bool]:
     """Of each frame of a .zst file: has it a checksum? RFC 8878, section 3.1.1. Damage ends the
-    walk: reading tells of it."""
+    walk: reading reports it.
+    """
     while raw.tell() < SCAN_BYTES and len(head := raw.read(5)) == 5:
         if head[1:4] == b"\x2a\x4d\x18":  # a frame to be skipped: its length follows
             raw.seek(int.from_bytes(head[4:] + raw.read(3), "little"), io.SEEK_CUR)

@@ -15,7 +15,7 @@ from gptjax.data.sources.document import Document
 
 # bytes of a document, or of a line: what has more is no text, and would fill the memory
 MAX_DOCUMENT_BYTES = 2**31
-Skipped = collections.Counter[str]  # what was passed over -> how often
+Skipped = collections.Counter[str]  # reason for skipping -> how often
 
 
 def documents(path: str, field: str, skipped: Skipped | None = None) -> Iterator[Document]:
@@ -216,8 +216,8 @@ def _string_column_type(schema: Any, file: pathlib.Path, field: str) -> Any:
 
 
 def check(path: str, field: str) -> list[str]:
-    """What people should know of the files under `path` before hours go by: what is passed over,
-    what has no checksums.
+    """What people should know of the files under `path` before hours go by: what is skipped, what
+    has no checksums.
 
     Little of each file is read: that it can be, that its first bytes are of its format, its first
     object or its columns. ValueError, in one line, for a file that will not do.
@@ -243,8 +243,9 @@ def check(path: str, field: str) -> list[str]:
 
 
 def _check_beginning(file: pathlib.Path, field: str) -> bool:
-    """Has the file's compression, if any, checksums? ValueError if its beginning is not what its
-    name tells."""
+    """Has the file's compression, if any, checksums? ValueError if its beginning does not match its
+    name.
+    """
     file_format, compression_suffix = find_files.file_type(file)
     with file.open("rb") as raw:
         has_checksums = True

@@ -19,8 +19,9 @@ TextSource = data.Embedded | data.Text | data.Tfds
 
 
 def documents(source: TextSource, skipped: files.Skipped | None = None) -> Iterator[Document]:
-    """The documents of `source`, always in the same order. skipped: counts what is passed over.
-    ValueError, in one line, for anything wrong with it."""
+    """The documents of `source`, always in the same order. skipped: counts what is skipped.
+    ValueError, in one line, for anything wrong with it.
+    """
     match source:
         case data.Embedded():
             return stdlib_corpus.documents()
@@ -71,8 +72,9 @@ def check(source: TextSource) -> list[str]:
 
 
 def is_one_document(source: TextSource) -> bool:
-    """Is the source a single document? As far as can be told without reading all of it: a lone
-    .txt file, a data set of one example."""
+    """Is the source a single document? As far as can be determined without reading all of it: a
+    lone .txt file, a data set of one example.
+    """
     match source:
         case data.Embedded():
             return False

@@ -2,10 +2,10 @@
 its built-in modules' docstrings.
 
 It is there so that training works on a machine with no data, and so that a small model has
-something coherent to learn: Python and how its documentation speaks. Hence what is left out: tests
-(a third of all source, and mostly data), the encodings' character tables and pydoc_data/topics.py
-(the topics are documents of their own). About 10 million characters with 3.11 and 3.13. The text
-differs between Python versions, so a run records version, size and digest.
+something coherent to learn: Python and how its documentation is written. Hence what is left out:
+tests (a third of all source, and mostly data), the encodings' character tables and
+pydoc_data/topics.py (the topics are documents of their own). About 10 million characters with 3.11
+and 3.13. The text differs between Python versions, so a run records version, size and digest.
 """
 
 import importlib
@@ -54,8 +54,9 @@ def documents() -> Iterator[Document]:
 
 
 def document_key(name: str) -> str:
-    """The key of a document: its module's name without the prefix that tells a twin in C or in
-    Python (_pydecimal, _decimal: decimal)."""
+    """The key of a document: its module's name without the prefix of a twin in C or in Python
+    (_pydecimal, _decimal: decimal).
+    """
     return re.sub(r"^(_py|_)(?=[a-z])", "", name)
 
 

@@ -22,10 +22,11 @@ SENTENCE_CHARS = 4_000  # characters handed to the trainer at a time
 
 class SentencePieceTokenizer:
     """A SentencePiece model. `encode` then `decode` is the identity on valid text when the model
-    normalises nothing, as ours do."""
+    normalizes nothing, as ours do.
+    """
 
     def __init__(self, model: bytes):
-        """model: a serialised model. ValueError if it is damaged."""
+        """model: a serialized model. ValueError if it is damaged."""
         import sentencepiece
 
         try:
@@ -99,8 +100,9 @@ def load(path: pathlib.Path) -> SentencePieceTokenizer:
 
 def golden_ratio_hash(number: int) -> int:
     """Of a numbered part, a place in 0 ... 2^64 - 1. Any successive numbers fill that evenly, and
-    in no step with what repeats in a text, such as two languages by turns: multiples of the
-    golden ratio (Knuth, The Art of Computer Programming 3, section 6.4)."""
+    in no step with what repeats in a text, such as two alternating languages: multiples of the
+    golden ratio (Knuth, The Art of Computer Programming 3, section 6.4).
+    """
     return number * 0x9E3779B97F4A7C15 % 2**64
 
 
@@ -135,7 +137,7 @@ def train(texts: Iterable[str], n_pieces: int) -> SentencePieceTokenizer:
     """A BPE model of `n_pieces` trained on `texts`: the same texts give the same model. ValueError
     if they are too few.
 
-    Nothing is normalised, no space is added or removed, so that runs of spaces and newlines
+    Nothing is normalized, no space is added or removed, so that runs of spaces and newlines
     survive: code is text. Digits are split, as numbers then look alike whatever their length.
     Pieces of 256 bytes stand in for every character outside the alphabet.
     """

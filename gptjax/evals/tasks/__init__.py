@@ -1,1 +1,1 @@
-"""One file a task, or a family of tasks; each has TASKS."""
+"""Evaluation tasks: one file per task or family, each with a tuple TASKS."""

@@ -1,19 +1,22 @@
-"""374 SAT analogies of before 2005 (Turney et al. 2003), GPT-3 section 3.9.3: five pairs of words,
-of which one is related as the first is.
+"""374 SAT analogies from before 2005 (Turney et al. 2003), GPT-3 section 3.9.3: of five pairs of
+words, the one that is related like the first pair.
 
-OpenAI did not release them. "lull is to trust as" is followed by "cajole is to compliance" (Figure
-G.12); what joins the examples is not said [chosen: two newlines]. A guess is right in 20%,
-college applicants in 57%."""
+OpenAI did not release its data. "lull is to trust as" is followed by "cajole is to compliance"
+(Figure G.12); the separator of examples is not stated [chosen: two newlines]. Guessing scores 20%,
+college applicants 57%.
+"""
 
 from gptjax.config.evaluation import PerToken, Protocol
 from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
 
 def format_pair(words: list[str]) -> str:
+    """ "A is to B" for two words."""
     return f"{words[0]} is to {words[1]}"
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """The item of a question: the stem and five choices."""
     completions = tuple(f" {format_pair(choice)}" for choice in row["choices"])
     return [
         Item(

@@ -1,6 +1,8 @@
-"""ANLI (Nie et al. 2019), three rounds: does a text say that a sentence is true? GPT-3 Figures G.2,
-G.7 and G.10, the "anli 2: anli 2: " of which is no slip of ours; the test sets (Table C.1:
-1,000, 1,000 and 1,200). Examples are joined by two newlines [chosen]."""
+"""ANLI (Nie et al. 2019), three rounds: is a sentence true according to a text?
+
+GPT-3 Figures G.2, G.7 and G.10 (whose "anli 2: anli 2: " is not our typo); the test sets (Table
+C.1: 1,000, 1,000 and 1,200). Examples are joined by two newlines [chosen].
+"""
 
 from gptjax.config.evaluation import PerToken, Protocol
 from gptjax.evals.task import Item, Row, Task, gpt3_scores
@@ -14,6 +16,8 @@ FEW_SHOT_SCORES = (  # Table H.1, of lower confidence (task.gpt3_scores); few-sh
 
 
 def make_task(number: int) -> Task:
+    """The task of one round."""
+
     def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
         question = f"Question: {row['hypothesis'].strip()} True, False, or Neither?"
         context = f"anli {number}: anli {number}: {row['context'].strip()}\n{question}"
@@ -58,6 +62,7 @@ def make_task(number: int) -> Task:
 
 
 def from_tfds(row: Row) -> Row:
+    """Maps a TFDS example to a row."""
     label = "enc"[row["label"]] if row["label"] >= 0 else ""
     return {
         "id": row["uid"],

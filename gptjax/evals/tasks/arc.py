@@ -1,10 +1,11 @@
-"""ARC (Clark et al. 2018), easy and challenge: school science with about four answers. GPT-3
+"""ARC (Clark et al. 2018), easy and challenge: school science with about four choices. GPT-3
 Figures G.11 and G.16; the test sets.
 
-The score is P(answer | question) / P(answer | "Answer: ") (section 2.4). Here an answer brings its
-own space, as after every context, so that "Answer:" stands before it. Table C.1 counts 2,268 and
-1,144 of the 2,376 and 1,172 questions; which, is not said. Examples are joined by two newlines
-[chosen]."""
+The score is P(answer | question) / P(answer | "Answer: ") (section 2.4). Here an answer includes
+its leading space, as after every context, so the answer context is "Answer:". Table C.1 counts
+2,268 and 1,144 of the 2,376 and 1,172 questions; which ones is not stated. Examples are joined by
+two newlines [chosen].
+"""
 
 from gptjax.config.evaluation import Protocol, Unconditional
 from gptjax.evals.task import Item, PaperScores, Row, Task, gpt3_scores
@@ -19,17 +20,19 @@ SCHEMA = {
 
 
 def choice_item(row: Row, context: str) -> Item:
-    """A question with its choices after `context`."""
+    """The item of a question: its choices after `context`."""
     completions = tuple(f" {choice.strip()}" for choice in row["choices"])
     right = tuple(number for number, label in enumerate(row["labels"]) if label == row["answer"])
     return Item(id=row["id"], contexts=(context,), completions=completions, right=right)
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    r"""The item of a question, "Question: ...\nAnswer:"."""
     return [choice_item(row, f"Question: {row['question'].strip()}\nAnswer:")]
 
 
 def from_tfds(row: Row) -> Row:
+    """Maps a TFDS example to a row."""
     number = row["answerKey"]
     choices = row["choices"]
     answer = "ABCDE"[number] if number >= 0 else ""
@@ -44,11 +47,12 @@ def from_tfds(row: Row) -> Row:
 
 
 def answer_letter(label: str | int) -> str:
-    """TFDS' label of a choice, which is the number of its letter."""
+    """The letter of a choice; TFDS stores its index."""
     return label if isinstance(label, str) else "ABCDE"[label]
 
 
 def make_task(name: str, part: str, summary: str, paper_scores: tuple[PaperScores, ...]) -> Task:
+    """The task of one part, Easy or Challenge."""
     return Task(
         name=name,
         summary=summary,

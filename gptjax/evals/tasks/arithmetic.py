@@ -1,15 +1,16 @@
-"""GPT-3's ten arithmetic tasks (section 3.9.1), and three that it released and did not report. They
-are made from the seed.
+"""GPT-3's ten arithmetic tasks (section 3.9.1), and three that it released but did not report. They
+are generated from the seed.
 
-prompt_variant=paper: as section 3.9.1 says; the composite is `6+(4*8)`, its digits from 0 to 9, the
-last two in brackets. prompt_variant=released: as OpenAI's files are (github.com/openai/gpt-3,
-data/, counted): the composite is `(9 + 8) * 2`, its digits from 1 to 9, the first two in brackets,
-nine forms. Their contexts begin with the two newlines that join them: here the separator does that,
-and without demonstrations the context has them. Both have 2,000 instances, none twice.
+prompt_variant=paper: as in section 3.9.1; the composite is `6+(4*8)`, with digits 0 to 9, the last
+two in brackets. prompt_variant=released: as in OpenAI's files (github.com/openai/gpt-3, data/,
+counted); the composite is `(9 + 8) * 2`, with digits 1 to 9, the first two in brackets, nine forms.
+Their contexts start with the two newlines that join them: here the separator adds those, and
+without demonstrations the context has them. Both have 2,000 distinct instances.
 
-Not said [chosen]: how the answer is got. It must be "generated exactly", so: written by the beam
-search of section 2.4, up to the end of the line, and compared without the space around it.
-Demonstrations come from the set itself, there being one: never the item asked."""
+Not stated [chosen]: how the answer is obtained. It must be "generated exactly", so it is generated
+by the beam search of section 2.4, up to the end of the line, and compared without surrounding
+spaces. Demonstrations come from the set itself, since there is only one, excluding the item.
+"""
 
 import dataclasses
 import operator
@@ -24,12 +25,11 @@ N_ITEMS = 2000
 PROTOCOL = Protocol(shots=50, method=Beam(n_tokens=12), metric="exact_match")
 WORD_OPERATORS = {"plus": operator.add, "minus": operator.sub, "times": operator.mul}
 SYMBOL_OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
-DrawFn = Callable[
-    [random.Random, str], tuple[str, int]
-]  # (source of chance, wording) -> what is asked, the answer
+DrawFn = Callable[[random.Random, str], tuple[str, int]]  # (rng, variant) -> question, answer
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    r"""The item of a question, "Q: What is ...?\n\nA:"."""
     prefix = (
         protocol.separator
         if shots == 0 and prompt_variant(protocol, "paper", "released") == "released"
@@ -47,7 +47,9 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
 
 
 def two_numbers(n_digits: int, word: str) -> DrawFn:
-    """Two numbers, each uniform below 10 to the number of digits."""
+    """Returns a function that samples two numbers, each uniform below 10^n_digits, and their
+    operation.
+    """
 
     def draw(rng: random.Random, variant: str) -> tuple[str, int]:
         a, b = rng.randrange(10**n_digits), rng.randrange(10**n_digits)
@@ -57,7 +59,7 @@ def two_numbers(n_digits: int, word: str) -> DrawFn:
 
 
 def composite(rng: random.Random, variant: str) -> tuple[str, int]:
-    """Three digits and two operations, two digits of them in brackets."""
+    """Samples three digits and two operations, with two of the digits in brackets."""
     first, second = rng.choice("+-*"), rng.choice("+-*")
     a, b, c = (rng.randrange(1 if variant == "released" else 0, 10) for _ in range(3))
     if variant == "released":
@@ -68,11 +70,14 @@ def composite(rng: random.Random, variant: str) -> tuple[str, int]:
 
 
 def digit_sum(rng: random.Random, variant: str) -> tuple[str, int]:
+    """Samples a number below 10,000, whose digits are to be summed."""
     number = rng.randrange(10_000)
     return f"the sum of the digits of the number {number}", sum(map(int, str(number)))
 
 
 def make_task(name: str, summary: str, draw: DrawFn, paper_scores: tuple[PaperScores, ...]) -> Task:
+    """An arithmetic task whose questions `draw` samples."""
+
     def make_rows(protocol: Protocol, seed: int, split: str) -> Iterator[Row]:
         variant = prompt_variant(protocol, "paper", "released")
         rng = random.Random(f"{name} {variant} {split} {seed}")
@@ -106,8 +111,9 @@ def make_task(name: str, summary: str, draw: DrawFn, paper_scores: tuple[PaperSc
 
 
 def table_scores(zero: str, one: str, few: str) -> tuple[PaperScores, ...]:
-    """Table H.1, of lower confidence (task.gpt3_scores); the 175B column agrees with Tables 3.9
-    and 3.10."""
+    """Table H.1's scores, of lower confidence (task.gpt3_scores); the 175B column agrees with
+    Tables 3.9 and 3.10.
+    """
     return gpt3_scores("exact_match", zero, one, few)
 
 

@@ -1,19 +1,22 @@
-"""The Children's Book Test (Hill et al. 2016): which of ten words stood in the blank of a sentence,
-after the twenty before it.
+"""Children's Book Test (Hill et al. 2016): which of ten words fills the blank of a sentence, after
+the twenty sentences before it.
 
-GPT-2 section 3.2: each candidate with the rest of the sentence after it, all tokens together; text
-de-tokenised; the validation set, one of the test set's books being in WebText. Not said [chosen]: a
-space between sentences; the candidate belongs to what is scored, with the space before it."""
+GPT-2 section 3.2: each candidate is scored with the rest of the sentence, all tokens together;
+detokenized text; the validation set, since one of the test set's books is in WebText. Not stated
+[chosen]: a space between sentences; the candidate belongs to the scored text, with the space before
+it.
+"""
 
 from gptjax.config.evaluation import Protocol, Total
 from gptjax.evals import detokenizers
 from gptjax.evals.task import Item, Row, Task, gpt2_scores
 
 BLANK = "XXXXX"
-MARK = "\x00"  # stands where the candidate begins, while spaces are put right; it is in no text
+MARK = "\x00"  # marks the start of the candidate during detokenization; occurs in no text
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """The item of a question: ten candidates with the rest of the sentence."""
     candidates = row["candidates"]
     if row["question"].split().count(BLANK) != 1 or candidates.count(row["answer"]) != 1:
         raise ValueError(
@@ -42,6 +45,7 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
 
 
 def make_task(name: str, summary: str, example: Row, *scores: float) -> Task:
+    """The task of one word class."""
     return Task(
         name=name,
         summary=f"which of ten {summary} stood in a blank",

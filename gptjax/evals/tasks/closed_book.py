@@ -1,12 +1,13 @@
-"""Questions answered from what the model knows: Natural Questions, WebQuestions, TriviaQA. GPT-3
-section 3.2, Figures of Appendix G.
+r"""Closed-book question answering: Natural Questions, WebQuestions, TriviaQA. GPT-3 section 3.2,
+Figures of Appendix G.
 
-`Q: ...\\n\\nA:` with all the right answers; a demonstration shows the first. Natural Questions and
-WebQuestions begin with a capital letter and end with a question mark, as Figures G.24 and G.35 have
-them and the data do not; TriviaQA is as it is (G.34): 7,993 questions are those of its Wikipedia
-part, so that is what is read; any alias is right. GPT-2 (section 3.8) asked Natural Questions after
-some pairs of question and answer, whose number and form it does not say: five, a line each, with
-the letter and the mark as its Table 5 prints them [chosen]."""
+`Q: ...\n\nA:` with all correct answers; a demonstration shows the first. Natural Questions and
+WebQuestions start with a capital letter and end with a question mark, as in Figures G.24 and G.35
+but not in the data; TriviaQA is unchanged (G.34). The paper's 7,993 questions are those of
+TriviaQA's Wikipedia part, so that is used; any alias is correct. GPT-2 (section 3.8) prompted
+Natural Questions with question-answer pairs whose number and form it does not state: five, one per
+line, with capital letter and question mark as in its Table 5 [chosen].
+"""
 
 import functools
 from collections.abc import Mapping
@@ -17,15 +18,18 @@ from gptjax.evals.task import Item, Row, Task, gpt2_scores, gpt3_scores, prompt_
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """The item of a question with a capital letter and a question mark."""
     question = row["question"].strip()
     return template(row, f"{question[:1].upper()}{question[1:].rstrip(' ?')}?", protocol)
 
 
 def verbatim_items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """The item of an unchanged question."""
     return template(row, row["question"].strip(), protocol)
 
 
 def template(row: Row, question: str, protocol: Protocol) -> list[Item]:
+    """The item of a question in the format of the prompt variant."""
     context = (
         f"Q: {question}"
         + {"gpt3": "\n\nA:", "gpt2": "\nA:"}[prompt_variant(protocol, "gpt3", "gpt2")]
@@ -43,6 +47,7 @@ def template(row: Row, question: str, protocol: Protocol) -> list[Item]:
 
 
 def trivia_from_tfds(row: Row) -> Row:
+    """Maps a TFDS example of TriviaQA to a row."""
     answer = row["answer"]
     return {
         "id": row["question_id"],
@@ -52,6 +57,7 @@ def trivia_from_tfds(row: Row) -> Row:
 
 
 def nq_from_tfds(row: Row) -> Row:
+    """Maps a TFDS example of Natural Questions to a row."""
     return {"question": row["question"], "answers": row["answer"]}
 
 

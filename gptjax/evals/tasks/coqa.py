@@ -1,10 +1,11 @@
-"""CoQA (Reddy et al. 2019): a story, and questions that each follow from the last. GPT-3 section
-3.5, GPT-2 section 3.5.
+"""CoQA (Reddy et al. 2019): a story and a sequence of questions about it. GPT-3 section 3.5, GPT-2
+section 3.5.
 
-The story, then the questions with their answers so far, then the next question and `A:`. Right
-answers are those of several people. The blank lines are GPT-3's Figure of Appendix G;
-prompt_variant=gpt2 has a question and its answer on consecutive lines, as its Table 16 prints
-them, and is written greedily."""
+The story, then the earlier questions with their answers, then the next question and `A:`. Correct
+answers are those of several people. The blank lines are from GPT-3's figure in Appendix G;
+prompt_variant=gpt2 puts a question and its answer on consecutive lines, as in its Table 16, and
+decodes greedily.
+"""
 
 from gptjax.config.evaluation import Beam, Greedy, Protocol
 from gptjax.evals import scorers
@@ -12,6 +13,7 @@ from gptjax.evals.task import Item, Row, Task, gpt2_scores, gpt3_scores, prompt_
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """An item per question of a story, after the earlier ones."""
     gap = {"gpt3": "\n\n", "gpt2": "\n"}[prompt_variant(protocol, "gpt3", "gpt2")]
     if not len(row["questions"]) == len(row["answers"]) or not all(row["answers"]):
         raise ValueError(
@@ -34,6 +36,7 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
 
 
 def from_tfds(row: Row) -> Row:
+    """Maps a TFDS example to a row."""
     return {
         "story": row["story"],
         "questions": row["questions"],

@@ -1,8 +1,9 @@
-"""DROP (Dua et al. 2019): questions about a passage that need counting, sums or comparing. GPT-3
-section 3.5.
+"""DROP (Dua et al. 2019): questions about a passage that require counting, sums or comparisons.
+GPT-3 section 3.5.
 
-Not said [chosen]: a blank line between passage, question and answer; an answer of several spans
-is written with ", " between them."""
+Not stated [chosen]: blank lines between passage, question and answer; ", " between the spans of an
+answer.
+"""
 
 from gptjax.config.evaluation import Beam, Protocol
 from gptjax.evals import scorers
@@ -10,6 +11,7 @@ from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """The item of a question about a passage."""
     context = f"Passage: {row['passage']}\n\nQuestion: {row['question']}\n\nAnswer:"
     right = tuple(", ".join(spans) for spans in row["answers"] if any(spans))
     return [
@@ -25,7 +27,9 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
 
 
 def from_tfds(row: Row) -> Row:
-    """Of several spans, TFDS has the first; dates are year-month-day there."""
+    """Maps a TFDS example to a row. TFDS has only the first of several spans; its dates are
+    year-month-day.
+    """
     return {
         "id": row["query_id"],
         "passage": row["passage"],

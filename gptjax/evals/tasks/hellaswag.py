@@ -1,11 +1,12 @@
-"""HellaSwag (Zellers et al. 2019): how does it go on? GPT-3 Figure G.9: "Making a cake: Several
-cake pops ... They" and an ending.
+"""HellaSwag (Zellers et al. 2019): which ending continues a text? GPT-3 Figure G.9: "Making a cake:
+Several cake pops ... They" and an ending.
 
-Not said [chosen]: a last sentence that is only begun has a capital, as in the figure (the data say
-"they"). prompt_variant=plain leaves the marks of the WikiHow part ("[header]", "[title]", "[step]")
-as the data have them; prompt_variant=cleaned makes [title] a full stop and drops the rest, as
-lm-evaluation-harness does: with its normalisation by bytes it is the convention "cleaned".
-Examples are joined by two newlines. Table H.1 is of the development set."""
+Not stated [chosen]: an incomplete last sentence starts with a capital, as in the figure (the data
+have "they"). prompt_variant=plain keeps the marks of the WikiHow part ("[header]", "[title]",
+"[step]"); prompt_variant=cleaned turns [title] into a full stop and drops the rest, as
+lm-evaluation-harness does; with its normalization by bytes this is the convention "cleaned".
+Examples are joined by two newlines. Table H.1 is on the development set.
+"""
 
 import re
 
@@ -16,6 +17,7 @@ LAST_SENTENCE_START = re.compile(r"(?<=[.!?] )[a-z](?=[^.!?]*$)")
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """The item of a text with four endings."""
     clean = remove_marks if prompt_variant(protocol, "plain", "cleaned") == "cleaned" else str.strip
     context = (
         f"{row['activity_label']}: "
@@ -33,10 +35,12 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
 
 
 def remove_marks(text: str) -> str:
+    """Removes the WikiHow marks from a text."""
     return " ".join(re.sub(r"\[.*?\]", " ", text.replace(" [title]", ". ")).split())
 
 
 def from_tfds(row: Row) -> Row:
+    """Maps a TFDS example to a row."""
     return {name: row[name] for name in ("activity_label", "context", "endings", "label")}
 
 

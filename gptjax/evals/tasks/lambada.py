@@ -1,28 +1,29 @@
-"""LAMBADA (Paperno et al. 2016): the last word of a passage that people can only guess from the
-whole of it.
+"""LAMBADA (Paperno et al. 2016): the last word of a passage, which people can guess only from the
+whole passage.
 
-GPT-3 section 3.1.2: without demonstrations the text as it is; with them a blank and an arrow, under
-a heading. prompt_variant=plain and prompt_variant=blank force one of them; the default, paper, goes
-by the number of demonstrations. The heading stands once, before the demonstrations, as headings do
-in Appendix G's other examples [chosen]. Demonstrations are drawn from the development set.
+GPT-3 section 3.1.2: zero-shot the plain text; few-shot a blank and an arrow, under a heading.
+prompt_variant=plain and prompt_variant=blank force one of them; the default, paper, depends on the
+number of demonstrations. The heading appears once, before the demonstrations, like headings in
+Appendix G's other examples [chosen]. Demonstrations are from the development set.
 
-GPT-2's Table 3 says the last word, with a filter of stop words that is not published; its
-accuracies are those of the last token alone, as others found on the released weights
-(EleutherAI/lm-evaluation-harness issues 350 and 356). So the convention "gpt2" has two units:
-accuracy is of the word's last token, the others before it given; perplexity is a word's, of all its
-tokens, as lm-evaluation-harness has it, while what the table's 35.13 is of is not known.
-prompt_variant=gpt2, its text, is the preprocessing posted in openai/gpt-2 issue 131, as
-replications have it: quotation marks straight, a newline in front."""
+GPT-2's Table 3 says the last word, with an unpublished stop word filter; its accuracies are those
+of the last token alone, as others found with the released weights (EleutherAI/lm-evaluation-harness
+issues 350 and 356). So the convention "gpt2" has two units: accuracy is of the word's last token,
+given the ones before it; perplexity is of whole words, as in lm-evaluation-harness, while the unit
+of the table's 35.13 is unknown. Its text, prompt_variant=gpt2, is the preprocessing posted in
+openai/gpt-2 issue 131, as replications have it: straight quotation marks, a newline at the start.
+"""
 
 import functools
 
 from gptjax.config.evaluation import LastToken, LastWord, Protocol
 from gptjax.evals.task import Item, Row, Task, gpt2_scores, gpt3_scores, prompt_variant
 
-QUOTE_MARKS = ("\u201c", "\u201d", "''", "``")  # what issue 131 makes a straight quotation mark
+QUOTE_MARKS = ("\u201c", "\u201d", "''", "``")  # made straight by issue 131's preprocessing
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """The item of a passage: its last word after the rest."""
     variant = prompt_variant(protocol, "paper", "plain", "blank", "gpt2")
     text = row["text"].strip()
     if variant == "gpt2":

@@ -1,10 +1,11 @@
-"""MultiRC (Khashabi et al. 2018): which of the answers to a question about a passage are true?
-GPT-3 Figure G.15.
+"""MultiRC (Khashabi et al. 2018): which answers to a question about a passage are true? GPT-3
+Figure G.15.
 
-An item is an answer, put as "- [True] answer" and "- [False] answer"; a question, the item's group,
-is right if all its answers are. K counts questions: a demonstration is a passage, a question and
-all its answers with their marks; one fixed set of 32 for all. The metric f1a is F1 of all the
-answers that are called true. Examples are joined by two newlines [chosen]."""
+An item is an answer, as "- [True] answer" or "- [False] answer"; a question, the item's group, is
+correct if all its answers are. K counts questions: a demonstration is a passage, a question and all
+its answers with their marks; one fixed set of 32 for all items. The metric f1a is F1 over all
+answers predicted true. Examples are joined by two newlines [chosen].
+"""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,7 @@ TRUTH_MARKS = ("[True]", "[False]")
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> Iterator[Item]:
+    """An item per answer to a question."""
     context = f"{row['paragraph'].strip()}\n\n{row['question'].strip()}"
     is_labeled = all(label >= 0 for label in row["labels"])
     labeled_answers = (
@@ -42,8 +44,9 @@ def items(row: Row, protocol: Protocol, shots: int) -> Iterator[Item]:
 
 
 def from_tfds(row: Row) -> Row:
-    """An answer, as TFDS has it: a question of one answer, which `merge_rows` puts together with
-    the others."""
+    """Maps a TFDS example, a single answer, to a row with one answer; `merge_rows`
+    combines them.
+    """
     index = row["idx"]
     return {
         "id": f"{index['paragraph']}-{index['question']}",
@@ -54,7 +57,7 @@ def from_tfds(row: Row) -> Row:
 
 
 def merge_rows(rows: Iterable[Row]) -> Iterator[Row]:
-    """Questions with all their answers, in the order of their numbers; TFDS shuffles them."""
+    """Combines the answers of each question, in the order of their indices; TFDS shuffles them."""
     questions: dict[str, Row] = {}
     for row in rows:
         if row["id"] in questions:

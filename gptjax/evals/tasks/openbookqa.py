@@ -1,6 +1,8 @@
-"""OpenBookQA (Mihaylov et al. 2018): school science with four answers, the book left closed. GPT-3
-Figure G.8: the bare stem, then an answer, scored as ARC's are; the 500 of the test set. Examples
-are joined by two newlines [chosen]."""
+"""OpenBookQA (Mihaylov et al. 2018): school science with four choices, without the book.
+
+GPT-3 Figure G.8: the bare stem, then an answer, scored as in ARC; the 500 questions of the test
+set. Examples are joined by two newlines [chosen].
+"""
 
 from gptjax.config.evaluation import Protocol, Unconditional
 from gptjax.evals.task import Item, Row, Task, gpt3_scores
@@ -8,10 +10,12 @@ from gptjax.evals.tasks import arc
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """The item of a question: four choices after the stem."""
     return [arc.choice_item(row, row["question"].strip())]
 
 
 def from_tfds(row: Row) -> Row:
+    """Maps a TFDS example to a row."""
     question = row["question"]
     answer = "ABCD"[row["answerKey"]] if row["answerKey"] >= 0 else ""
     return {

@@ -1,13 +1,16 @@
-"""PIQA (Bisk et al. 2019): which of two ways leads to a goal. GPT-3 Figure G.4: the goal, then a
-solution, without labels; 1,838 of the development set. The test server gave 82.8 (few-shot, 175B).
-Zero-shot of 175B is 81.0 in the text and in Table H.1, 80.5 in Table 3.6. Not said [chosen]:
-examples are joined by two newlines."""
+"""PIQA (Bisk et al. 2019): which of two solutions reaches a goal?
+
+GPT-3 Figure G.4: the goal, then a solution, without labels; 1,838 items of the development set. The
+test server gave 82.8 (few-shot, 175B). Zero-shot 175B is 81.0 in the text and in Table H.1, 80.5 in
+Table 3.6. Not stated [chosen]: examples are joined by two newlines.
+"""
 
 from gptjax.config.evaluation import PerToken, Protocol
 from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """The item of a goal with two solutions."""
     completions = tuple(f" {row[name].strip()}" for name in ("sol1", "sol2"))
     right = (row["label"],) if row["label"] >= 0 else ()
     return [
@@ -16,6 +19,7 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
 
 
 def from_tfds(row: Row) -> Row:
+    """Maps a TFDS example to a row."""
     return {name: row[name] for name in ("goal", "sol1", "sol2", "label")}
 
 

@@ -1,10 +1,11 @@
-"""QuAC (Choi et al. 2018): a student asks about a section of Wikipedia that only the teacher sees.
-GPT-3 section 3.5.
+"""QuAC (Choi et al. 2018): a student's questions about a section of Wikipedia that only the teacher
+sees. GPT-3 section 3.5.
 
-`TITLE:`, `PARAGRAPH:` on the next line and, after blank lines, the questions with their answers so
-far (Figure G.25). What a demonstration shows is the teacher's answer; where there is none it is
-CANNOTANSWER, the word that the data put at the end of each section. TFDS has no order of a
-dialogue's questions, so it cannot be read from there."""
+`TITLE:`, `PARAGRAPH:` on the next line and, after blank lines, the earlier questions with their
+answers (Figure G.25). Demonstrations show the teacher's answer; if there is none it is
+CANNOTANSWER, which the data append to each section. TFDS does not keep the order of a dialogue's
+questions, so it cannot be used.
+"""
 
 from gptjax.config.evaluation import Beam, Protocol
 from gptjax.evals import scorers
@@ -12,6 +13,7 @@ from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """An item per question of a dialogue, after the earlier ones."""
     if not len(row["questions"]) == len(row["answers"]) or not all(row["answers"]):
         raise ValueError(
             f"quac, row {row['id']}: {len(row['questions'])} questions, {len(row['answers'])} "

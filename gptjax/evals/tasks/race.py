@@ -1,10 +1,11 @@
-"""RACE (Lai et al. 2017): questions of English exams about an article, four options. GPT-3 section
-3.6.
+"""RACE (Lai et al. 2017): questions of English exams about an article, with four options. GPT-3
+section 3.6.
 
-The article, its other questions with their answers, then the one asked; options are compared by
-P(option | context) / P(option | "A:"). An option has the space before it, so the answer context
-ends without one. Which of the other questions is not said: all, in their order [chosen]. An
-article is a row."""
+The article, its other questions with their answers, then the question; options are compared by
+P(option | context) / P(option | "A:"). An option includes its leading space, so the answer context
+ends without one. Which other questions are shown is not stated: all, in their order [chosen]. An
+article is a row.
+"""
 
 from gptjax.config.evaluation import Protocol, Unconditional
 from gptjax.evals.task import Item, PaperScores, Row, Task, gpt3_scores
@@ -13,6 +14,7 @@ LETTERS = "ABCD"
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """An item per question of an article."""
     questions, options, letters = row["questions"], row["options"], row["answers"]
     if not len(questions) == len(options) == len(letters) or any(
         letter not in LETTERS[: len(o)] for o, letter in zip(options, letters, strict=True)
@@ -48,6 +50,7 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
 
 
 def make_task(name: str, config: str, summary: str, paper_scores: tuple[PaperScores, ...]) -> Task:
+    """The task of one level of schools."""
     return Task(
         name=name,
         summary=f"questions of {summary} exams about an article",

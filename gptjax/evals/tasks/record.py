@@ -1,9 +1,9 @@
-"""ReCoRD (Zhang et al. 2018): which of the names in an article fills the gap of a sentence? GPT-3
-Figure G.6: the article, its highlights as a list, and the sentence as the next of them, once for
-each name; any of the right names will do.
+"""ReCoRD (Zhang et al. 2018): which name from an article fills the gap in a sentence?
 
-Not said [chosen]: examples are joined by two newlines. The 10,000 problems of the development
-set."""
+GPT-3 Figure G.6: the article, its highlights as a list, and the sentence as the next list entry,
+once for each name; any of the correct names counts. The 10,000 problems of the development set. Not
+stated [chosen]: examples are joined by two newlines.
+"""
 
 from gptjax.config.evaluation import PerToken, Protocol
 from gptjax.evals import scorers
@@ -13,6 +13,7 @@ GAP = "@placeholder"
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """The item of a query: the sentence with each name."""
     article, *highlights = (part.strip() for part in row["passage"].split("@highlight"))
     context = f"{article}\n\n" + "\n".join(f"- {text}" for text in highlights)
     names = list(dict.fromkeys(row["entities"]))
@@ -30,7 +31,7 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
 
 
 def score(metric: str, prediction: str, item: Item) -> float:
-    """F1 of words with the best of the right names, of the name that was chosen; evaluate.py."""
+    """Best word F1 of the chosen name with a correct one; the official evaluate.py."""
     choice = [completion.strip() for completion in item.completions].index(prediction)
     return max(
         (
@@ -42,6 +43,7 @@ def score(metric: str, prediction: str, item: Item) -> float:
 
 
 def from_tfds(row: Row) -> Row:
+    """Maps a TFDS example to a row."""
     index = row["idx"]
     columns = {name: row[name] for name in ("passage", "query", "entities", "answers")}
     return {"id": f"{index['passage']}-{index['query']}"} | columns

@@ -1,9 +1,10 @@
 """SQuAD 2.0 (Rajpurkar et al. 2018): questions about a paragraph of Wikipedia, some without an
-answer in it. GPT-3 section 3.5.
+answer. GPT-3 section 3.5.
 
-Before the question stand the paragraph's earlier ones with their answers: Figure G.28 has one. Not
-said [chosen]: that it is all of them, in the order of the data (which TFDS shuffles); what is
-written where there is no answer, `unanswerable`."""
+The paragraph's earlier questions with their answers precede the question: Figure G.28 has one. Not
+stated [chosen]: that it is all of them, in the order of the data (which TFDS shuffles); that a
+missing answer is written as `unanswerable`.
+"""
 
 import collections
 from collections.abc import Iterable, Iterator
@@ -16,8 +17,9 @@ NO_ANSWER = "unanswerable"
 
 
 def link(rows: Iterable[Row]) -> Iterator[Row]:
-    """Each question with those before it about the same paragraph, as "earlier": of each the
-    question and what is shown as its answer."""
+    """Adds to each question the earlier ones about the same paragraph, as "earlier": each question
+    with its shown answer.
+    """
     by_paragraph: dict[tuple[str, str], list[list[str]]] = collections.defaultdict(list)
     for row in rows:
         earlier = by_paragraph[row["title"], row["context"]]
@@ -26,10 +28,12 @@ def link(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def first_answer(row: Row) -> str:
+    """The answer that demonstrations show."""
     return next((answer for answer in row["answers"] if answer.strip()), NO_ANSWER)
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """The item of a question about a paragraph."""
     earlier = "".join(
         f"Q: {question}\n\nA: {answer}\n\n" for question, answer in row.get("earlier", ())
     )

@@ -1,12 +1,15 @@
-"""StoryCloze of 2016 (Mostafazadeh et al.): which of two sentences ends a story of four. GPT-3
-Figure G.17; 1,871 stories of the test set, demonstrations from the development set (section
-2.4). Not said [chosen]: examples are joined by two newlines."""
+"""StoryCloze 2016 (Mostafazadeh et al.): which of two sentences ends a story of four?
+
+GPT-3 Figure G.17; 1,871 stories of the test set, demonstrations from the development set (section
+2.4). Not stated [chosen]: examples are joined by two newlines.
+"""
 
 from gptjax.config.evaluation import PerToken, Protocol
 from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """The item of a story with two endings."""
     endings = tuple(f" {ending.strip()}" for ending in row["endings"])
     right = (row["label"],) if row["label"] >= 0 else ()
     return [
@@ -15,7 +18,7 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
 
 
 def from_tfds(row: Row) -> Row:
-    """AnswerRightEnding counts from 1."""
+    """Maps a TFDS example to a row; AnswerRightEnding counts from 1."""
     label = int(row["label"])
     return {
         "context": row["context"],

@@ -1,10 +1,11 @@
-"""Summaries of CNN's and the Daily Mail's articles by `TL;DR:`. GPT-2 section 3.6, Table 4.
+"""Summaries of CNN and Daily Mail articles with the hint `TL;DR:`. GPT-2 section 3.6, Table 4.
 
-100 tokens, each sampled among the two likeliest; their first three sentences are the summary.
-prompt_variant=no_hint asks with the article alone. Not said [chosen]: a line end before the hint;
-what is a sentence (scorers.split_sentences); that an article which the context has no room for
-loses its end, since news tell first what they are about (OpenAI's later summaries, in
-lm-human-preferences, cut there too)."""
+100 tokens, each sampled among the two most likely; their first three sentences are the summary.
+prompt_variant=no_hint gives the article alone. Not stated [chosen]: a newline before the hint;
+sentence splitting (scorers.split_sentences); an article that exceeds the context loses its end,
+since news states the essentials first (OpenAI's later summaries, in lm-human-preferences, truncate
+there too).
+"""
 
 from gptjax.config.evaluation import Protocol, TopK
 from gptjax.evals import scorers
@@ -14,6 +15,7 @@ PROTOCOL = Protocol(shots=0, method=TopK(n_tokens=100, k=2), metric="rouge")
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """The item of an article, followed by the hint."""
     hint = {"tldr": "\nTL;DR:", "no_hint": "\n"}[prompt_variant(protocol, "tldr", "no_hint")]
     summary = row["highlights"]
     one_line = " ".join(summary.split())

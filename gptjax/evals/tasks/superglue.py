@@ -1,12 +1,13 @@
-"""The five of SuperGLUE's tasks (Wang et al. 2019) that GPT-3 puts as a text with named answers or
-a clause to go on with: BoolQ, CB, COPA, RTE, WiC. GPT-3 Figures G.29 to G.32 and G.5, K=32 drawn
-anew for each problem; the development sets of Table H.1.
+"""The SuperGLUE tasks (Wang et al. 2019) that GPT-3 presents as a text with named answers or a
+clause to continue: BoolQ, CB, COPA, RTE, WiC. GPT-3 Figures G.29 to G.32 and G.5, K=32 sampled for
+each problem; the development sets of Table H.1.
 
 Answers are compared as choices, as section 2.4 says of binary tasks. (Table H.1 gives zero-shot WiC
 as 0.0 for every size and CB as 0.0 for the smallest: no choice between two answers scores that, so
-the paper's own were probably written freely.) CB's and RTE's sentences, which mostly have no full
-stop, are put as the figures do: CB's with one, RTE's as they are. COPA's clauses begin with a
-small letter, but for the word I. Examples are joined by two newlines [chosen]."""
+the paper probably generated freely.) Most sentences of CB and RTE lack a full stop and are shown as
+in the figures: CB's with one, RTE's unchanged. COPA's clauses start with a lower-case letter,
+except the word I. Examples are joined by two newlines [chosen].
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,12 +15,12 @@ from collections.abc import Callable
 from gptjax.config.evaluation import PerToken, Protocol
 from gptjax.evals.task import Item, PaperScores, Row, Task, gpt3_scores
 
-Template = Callable[
-    [Row], tuple[str, tuple[str, ...]]
-]  # a row -> its context and completions, in the order of the labels
+# A row -> its context and completions, in the order of the labels.
+Template = Callable[[Row], tuple[str, tuple[str, ...]]]
 
 
 def boolq(row: Row) -> tuple[str, tuple[str, ...]]:
+    """BoolQ: a passage and a yes-no question."""
     return f"{row['passage'].strip()}\nquestion: {row['question'].strip().rstrip('?')}?\nanswer:", (
         " no",
         " yes",
@@ -27,6 +28,7 @@ def boolq(row: Row) -> tuple[str, tuple[str, ...]]:
 
 
 def cb(row: Row) -> tuple[str, tuple[str, ...]]:
+    """CommitmentBank: a premise and whether a hypothesis is true, false or neither."""
     hypothesis = row["hypothesis"].strip().rstrip(".")
     return f"{row['premise'].strip()}\nquestion: {hypothesis}. true, false, or neither?\nanswer:", (
         " true",
@@ -36,6 +38,7 @@ def cb(row: Row) -> tuple[str, tuple[str, ...]]:
 
 
 def copa(row: Row) -> tuple[str, tuple[str, ...]]:
+    """COPA: a premise and its cause or effect."""
     joint = {"cause": "because", "effect": "therefore"}[row["question"]]
     choices = [row[name].strip() for name in ("choice1", "choice2")]
     lowered = (
@@ -48,6 +51,7 @@ def copa(row: Row) -> tuple[str, tuple[str, ...]]:
 
 
 def rte(row: Row) -> tuple[str, tuple[str, ...]]:
+    """RTE: a premise and whether a hypothesis is true."""
     return (
         f"{row['premise'].strip()}\nquestion: {row['hypothesis'].strip()} True or False?\nanswer:",
         (" True", " False"),
@@ -55,6 +59,7 @@ def rte(row: Row) -> tuple[str, tuple[str, ...]]:
 
 
 def wic(row: Row) -> tuple[str, tuple[str, ...]]:
+    """WiC: whether a word has the same meaning in two sentences."""
     question = (
         f"question: Is the word '{row['word']}' used in the same way in the two sentences above?"
     )
@@ -72,7 +77,7 @@ def make_task(
     example: Row,
     paper_scores: tuple[PaperScores, ...],
 ) -> Task:
-    """labels: what the numbers of the label mean."""
+    """A task with the given template. labels: the meaning of the label's values."""
 
     def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
         context, completions = template(row)

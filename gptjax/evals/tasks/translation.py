@@ -1,11 +1,12 @@
 """Translation between English and French (WMT 14), German and Romanian (WMT 16). GPT-3 section 3.3,
 GPT-2 section 3.6.
 
-GPT-3: `SOURCE =` after demonstrations, a line each; without them a question that names the
-language. BLEU as its Table H.1 has it first, `bleu_mb`: multi-bleu.perl of Moses' words; `bleu`,
-SacreBLEU's, is the other. GPT-2: pairs `ENGLISH = FRENCH`, greedy, the first sentence kept; how
-many pairs is not said: five [chosen]. A part of the training set is enough to draw from: its
-first 10,000 pairs."""
+GPT-3: `SOURCE =` after demonstrations, one per line; zero-shot a question that names the language.
+BLEU is the first of its Table H.1, `bleu_mb`: multi-bleu.perl with Moses tokenization; `bleu`,
+SacreBLEU's, is the other. GPT-2: pairs `ENGLISH = FRENCH`, greedy, the first sentence is kept; the
+number of pairs is not stated: five [chosen]. Demonstrations come from the first 10,000 pairs of the
+training set.
+"""
 
 from gptjax.config.evaluation import Beam, Greedy, Protocol
 from gptjax.evals.task import Item, PaperScores, Row, Task, gpt2_scores, gpt3_scores, prompt_variant
@@ -23,7 +24,7 @@ GPT2_PROTOCOL = Protocol(
 
 
 def make_task(pair: str, source: str, target: str, paper_scores: tuple[PaperScores, ...]) -> Task:
-    """pair: as TFDS calls it."""
+    """The task of one direction. pair: TFDS' name of the language pair."""
     year, other = ("14", "fr") if "fr" in pair else ("16", source if target == "en" else target)
 
     def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:

@@ -1,14 +1,15 @@
-"""The first 273 Winograd schemas (Levesque et al. 2012): what does a pronoun mean? GPT-2 section
-3.4, GPT-3 sections 2.4 and 3.4.
+"""The first 273 Winograd schemas (Levesque et al. 2012): what does a pronoun refer to? GPT-2
+section 3.4, GPT-3 sections 2.4 and 3.4.
 
-prompt_variant=partial, that of GPT-3 and of GPT-2's better number (Trinh and Le 2018): a context
-for each noun, in the pronoun's place, and the ending, which is the same, is compared (Figure G.13).
-prompt_variant=full: the noun with the ending is compared, which is the whole sentence, since what
-stands before the pronoun is the same.
+prompt_variant=partial, GPT-3's method and that of GPT-2's better result (Trinh and Le 2018): a
+context for each noun in place of the pronoun, with the shared ending scored (Figure G.13).
+prompt_variant=full: noun and ending are scored, which compares whole sentences, since the text
+before the pronoun is the same.
 
-Not said [chosen]: in the place of my, his, her, its, our or their a noun gets an 's (her counts as
-such unless a preposition, a conjunction or a mark follows); demonstrations, drawn from the only
-set, are joined by two newlines."""
+Not stated [chosen]: in place of my, his, her, its, our or their a noun gets an 's (her counts as
+possessive unless a preposition, a conjunction or punctuation follows); demonstrations, from the
+only set, are joined by two newlines.
+"""
 
 import re
 
@@ -22,6 +23,7 @@ NOT_BEFORE_NOUN = re.compile(
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """The item of a schema with two nouns."""
     before, after = row["text"][: row["pronoun_start"]], row["text"][row["pronoun_end"] :]
     pronoun = row["text"][row["pronoun_start"] : row["pronoun_end"]]
     nouns = [inflect(row[name], pronoun, after) for name in ("option1", "option2")]
@@ -41,7 +43,7 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
 
 
 def inflect(noun: str, pronoun: str, after: str) -> str:
-    """`noun` as it stands in the place of `pronoun`, before `after`."""
+    """`noun` in the form that replaces `pronoun` before `after`."""
     word = pronoun.lower()
     possessive = word in POSSESSIVE or (word == "her" and not NOT_BEFORE_NOUN.match(after))
     if not possessive or noun.endswith(("'s", "s'")):
@@ -50,7 +52,7 @@ def inflect(noun: str, pronoun: str, after: str) -> str:
 
 
 def from_tfds(row: Row) -> Row:
-    """The nouns begin with a capital where the pronoun does."""
+    """Maps a TFDS example to a row. Nouns start with a capital where the pronoun does."""
     return {
         "id": str(row["idx"]),
         "text": row["text"],

@@ -1,12 +1,15 @@
-"""WinoGrande (Sakaguchi et al. 2019): which of two nouns fits the gap. GPT-3 Figure G.14: a context
-for each, the shared ending compared; 1,267 of the development set. Not said [chosen]:
-demonstrations are of the largest training set, joined by two newlines."""
+"""WinoGrande (Sakaguchi et al. 2019): which of two nouns fits the gap?
+
+GPT-3 Figure G.14: a context for each, the shared ending is scored; 1,267 items of the development
+set. Not stated [chosen]: demonstrations are from the largest training set, joined by two newlines.
+"""
 
 from gptjax.config.evaluation import Protocol, Total
 from gptjax.evals.task import Item, Row, Task, gpt3_scores
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """The item of a sentence with two nouns."""
     before, _, after = row["sentence"].partition("_")
     contexts = tuple(before + row[name] for name in ("option1", "option2"))
     right = (int(row["answer"]) - 1,) if row["answer"] else ()
@@ -14,6 +17,7 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
 
 
 def from_tfds(row: Row) -> Row:
+    """Maps a TFDS example to a row."""
     answer = str(row["label"] + 1) if row["label"] >= 0 else ""
     return {**{name: row[name] for name in ("sentence", "option1", "option2")}, "answer": answer}
 

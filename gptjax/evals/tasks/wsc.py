@@ -1,15 +1,15 @@
 """SuperGLUE's WSC: what does a pronoun refer to? GPT-3 Figure G.33: an exam with its answer key,
-the pronoun between stars.
+with stars around the pronoun.
 
-The data ask whether the pronoun refers to a given noun. The figure has the noun written, in small
-letters: so the answer is written here, and scored as T5's wsc_simple scores it, how GPT-3 did not
-being said [chosen]. It says yes if all words of the given noun are in it, or all of its in the
-noun, in small letters and without 21 determiners, and if both or neither have an apostrophe ("Bob"
-is not "Bob's hat"); marks stay, so "miller." is not "miller". An answer without words is wrong,
-whatever is asked. Only rows whose answer is yes are demonstrations, one fixed set of 32 for all;
-a row whose answer is no has no right text. prompt_variant=choice asks as the data do, and
-compares the answers yes and no: it is the convention "choice". Examples follow each other on a
-new line [chosen]."""
+The data ask whether the pronoun refers to a given noun. In the figure the answer is the noun in
+lower case; so it is generated here, and scored like T5's wsc_simple, since GPT-3's scoring is not
+stated [chosen]. The answer counts as yes if all words of the given noun are in it or vice versa, in
+lower case and without 21 determiners, and if both or neither have an apostrophe ("Bob" is not
+"Bob's hat"); punctuation stays, so "miller." is not "miller". An answer without words is always
+wrong. Only rows whose label is yes are demonstrations, one fixed set of 32 for all; a row whose
+label is no has no correct text. prompt_variant=choice asks as the data do, and compares the answers
+yes and no: the convention "choice". Examples are separated by one newline [chosen].
+"""
 
 import re
 
@@ -29,6 +29,7 @@ DETERMINERS = frozenset(
 
 
 def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
+    """The item of a passage with a marked pronoun."""
     noun, pronoun, label = row["span1_text"].strip(), row["span2_text"].strip(), row["label"]
     passage = mark_pronoun(row["text"], row["span2_index"], pronoun)
     if prompt_variant(protocol, "written", "choice") == "choice":
@@ -57,8 +58,9 @@ def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
 
 
 def mark_pronoun(text: str, number: int, pronoun: str) -> str:
-    """`text` with stars around the pronoun, the word of that number; ValueError if it is not
-    there."""
+    """Puts stars around the pronoun, which starts at word `number` of the text. Raises ValueError
+    if it is not there.
+    """
     words = list(re.finditer(r"\S+", text))
     start = words[number].start() if number < len(words) else len(text)
     match = re.compile(re.escape(pronoun), re.IGNORECASE).search(text, max(0, start - 1))
@@ -71,11 +73,12 @@ def mark_pronoun(text: str, number: int, pronoun: str) -> str:
 
 
 def without_determiners(noun: str) -> str:
-    """In small letters, without determiners; words are what stands between single spaces."""
+    """The noun in lower case without determiners; words are separated by single spaces."""
     return " ".join(word for word in noun.strip().lower().split(" ") if word not in DETERMINERS)
 
 
 def score(metric: str, prediction: str, item: Item) -> float:
+    """Whether the answer agrees with the label, as T5's wsc_simple."""
     answer, noun = without_determiners(prediction), without_determiners(item.facts["noun"])
     answer_words, noun_words = set(answer.split(" ")), set(noun.split(" "))
     agrees = ("'" in answer) == ("'" in noun) and (

@@ -1,1 +1,1 @@
-"""One definition of attention, and several kernels that compute it."""
+"""Attention: one reference definition, and several kernels that compute it."""

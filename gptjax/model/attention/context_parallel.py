@@ -1,17 +1,17 @@
-"""Attention on sequences that are cut over devices: each has its part of the queries, keys and
-values, and fetches the keys it lacks.
+"""Context parallelism: attention on sequences that are sharded over devices.
 
-A band fetches its halo alone: the window's keys before its own first query, from the parts before
-it.
+Each device holds its part of the queries, keys and values and fetches the keys that it lacks. A
+banded layer fetches only its halo: the window's keys before the device's first query.
 
-Other patterns see keys from the row's start on, so all keys and values are gathered, as Llama 3
-does (2407.21783, section 3.3.2), and not passed around a ring: one exchange that any kernel and any
-document mask can follow, with no merging of partial softmaxes; what it costs in memory, a row's
-keys and values of one layer, is less than a row's hidden units. Work grows along the row, so the
-device with its end would keep all others waiting: device i of n hands the second half of its
-queries to device n - 1 - i and takes that one's, after which all have as many keys to look at. The
-stream itself stays in order, which the halo needs: only these queries and their results move, 1 /
-(2 (n - 1)) of what is gathered.
+Other patterns see keys from the start of the row, so all keys and values are gathered, as in Llama
+3 (2407.21783, section 3.3.2), instead of passed around a ring: one exchange that works with any
+kernel and any document mask and merges no partial softmaxes. It costs the memory of one layer's
+keys and values of a row, less than the row's hidden units.
+
+Causal work grows along the row, so the device with its end would keep the others waiting. Device i
+of n therefore swaps the second half of its queries with device n - 1 - i, after which all see the
+same number of keys. Hidden states stay in order, which the halo needs: only these queries and their
+outputs move, 1 / (2 (n - 1)) of what is gathered.
 """
 
 import functools
@@ -35,21 +35,22 @@ def attend(
     segments_BT: jax.Array | None = None,
     dropout: tuple[jax.Array, float] | None = None,
 ) -> jax.Array:
-    """The reference's result (see reference.attend), where `sharding` cuts T over a mesh axis.
+    """reference.attend where `sharding` shards T over a mesh axis.
 
-    kernel: with the reference's signature, on one device's arrays; it must take fewer queries than
-    keys. Dropout masks are not those of the reference, but as likely. ValueError if T is not a
-    multiple of the devices along its axis."""
+    kernel: has the reference's signature, runs on one device's arrays, and must accept fewer
+    queries than keys. Dropout masks are drawn differently from the reference's. Raises ValueError
+    if T is not a multiple of the number of devices along its axis.
+    """
     (axis,) = sharding.axes("T")
     n, T = sharding.n_shards("T"), q_BTNH.shape[1]
     key, rate = dropout if dropout is not None else (None, 0.0)
 
     def attend_shard(q_BTNH, k_BTNH, v_BTNH, segments_BT, key):
-        if key is not None:  # each device draws for itself
+        if key is not None:  # different dropout on each device
             key = jax.random.fold_in(
                 key, jax.lax.axis_index((*sharding.axes("B"), axis, *sharding.axes("N")))
             )
-        # Where the last part needs the first, a halo would be all that is gathered.
+        # A halo that reaches from the last shard to the first is as large as an all-gather.
         fits_halo = isinstance(pattern, schema.Banded) and pattern.window <= T - T // n
         return (_attend_with_halo if fits_halo else _attend_all_gather)(
             kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, segments_BT, key
@@ -65,8 +66,8 @@ def _attend_with_halo(kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, se
     T, reach = q_BTNH.shape[1], pattern.window - 1
 
     def with_halo(x):
-        """The last `reach` keys of the parts before, then x. Zeros stand for those before the
-        row's start."""
+        """Prepends the last `reach` keys of the preceding shards; zeros before the row's
+        start."""
         parts = [x]
         for hop, n_fetched in enumerate(range(0, reach, T), 1):
             parts.insert(
@@ -92,8 +93,11 @@ def _attend_with_halo(kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, se
 
 
 def _attend_all_gather(kernel, axis, n, pattern, rate, *arrays):
-    """arrays: q, k, v (B, T, N, H), segments (B, T) or None, key or None. Its backward pass
-    gathers again: nothing whole is kept."""
+    """Attention over all-gathered keys, with queries swapped to balance the work.
+
+    arrays: q, k, v (B, T, N, H), segments (B, T) or None, key or None. The backward pass gathers
+    again, so that no gathered array is saved.
+    """
     T = arrays[0].shape[1]
     half = T // 2
 
@@ -101,12 +105,12 @@ def _attend_all_gather(kernel, axis, n, pattern, rate, *arrays):
         return jax.lax.all_gather(x, axis, axis=1, tiled=True)
 
     def swap_halves(x):
-        """The second half of device i's positions is that of device n - 1 - i."""
+        """Exchanges the second half of device i's positions with that of device n - 1 - i."""
         other = jax.lax.ppermute(x[:, half:], axis, [(i, n - 1 - i) for i in range(n)])
         return jnp.concatenate([x[:, :half], other], axis=1)
 
     def attend_share(i, q_BTNH, k_BSNH, v_BSNH, segments_BS, key):
-        """Device i's queries: its own first half, and the second half of device n - 1 - i."""
+        """Attention of device i's queries: its own first half, the second half of n - 1 - i."""
         parts = []
         for number, (queries, end) in enumerate(
             ((q_BTNH[:, :half], i * T + half), (q_BTNH[:, half:], (n - i) * T))
@@ -130,8 +134,8 @@ def _attend_all_gather(kernel, axis, n, pattern, rate, *arrays):
         )
 
     def switch_by_device(fn, *operands):
-        """fn(i, *operands) on device i: a program a device, each with the keys that it needs and
-        no others."""
+        """fn(i, *operands) on device i: a branch per device, each of which reads only the keys
+        that it needs."""
         return jax.lax.switch(
             jax.lax.axis_index(axis), [functools.partial(fn, i) for i in range(n)], *operands
         )

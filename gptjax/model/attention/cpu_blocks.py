@@ -1,5 +1,4 @@
-"""Attention by blocks of queries, for CPU: the reference with its signature and its result,
-without most of the keys that are not seen."""
+"""Attention by blocks of queries, for CPU: the reference without most of the masked keys."""
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +7,17 @@ from gptjax.config import schema
 from gptjax.model.attention import cpu_tiles, reference
 from gptjax.sharding.shapes import shaped
 
-# tokens: beyond, tiles take less time and a fraction of the memory (dense at 4,096: 1/17)
+# Above this many tokens cpu_tiles is faster, with a fraction of the memory (dense at 4,096: 1/17).
 MAX_BLOCKS_TOKENS = 512
-MIN_BLOCK, MAX_BLOCKS = (
-    128,
-    16,
-    # rows of a block of queries, and blocks: each is a piece of the program, so many would be slow
-    # to compile
-)
+# At most MAX_BLOCKS blocks of at least MIN_BLOCK queries: each is compiled separately.
+MIN_BLOCK = 128
+MAX_BLOCKS = 16
 
 
 def uses_tiles(n_queries: int, n_keys: int, has_dropout: bool) -> bool:
-    """Whether cpu_tiles.py computes it: long sequences, unless there is dropout or are more keys
-    than queries."""
+    """Whether cpu_tiles.py computes attention of this size: long sequences without dropout and with
+    as many queries as keys.
+    """
     return n_queries > MAX_BLOCKS_TOKENS and n_queries == n_keys and not has_dropout
 
 
@@ -33,12 +30,13 @@ def attend(
     segments_BS: jax.Array | None = None,
     dropout: tuple[jax.Array, float] | None = None,
 ) -> jax.Array:
-    """The reference on one block of queries after another, each with just the keys between the
-    first and the last that it can see: about half of the work for causal attention, and for a band
-    of W keys W / T of it, with blocks as long as the band.
+    """reference.attend on one block of queries after another, each with only the keys between the
+    first and the last that it sees.
 
-    Where `uses_tiles`, tile by tile. Dropout masks are not those of the reference, but as
-    likely."""
+    That is about half the work for causal attention and, in blocks as long as the band, W / T of it
+    for a band of W keys. If `uses_tiles`, cpu_tiles.py computes it instead. Dropout masks are drawn
+    differently from the reference's.
+    """
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
     if uses_tiles(T, S, dropout is not None):
         return cpu_tiles.attend(q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS)
@@ -51,8 +49,8 @@ def attend(
     for number, start in enumerate(range(0, T, block)):
         end = min(start + block, T)
         last = S - T + end
-        # Only a band may be cut off at the left: its mask depends on distances alone, others' on
-        # positions.
+        # Only a band may drop keys on the left: its mask depends on distances alone, other
+        # patterns' on absolute positions.
         first = (
             max(0, S - T + start - pattern.window + 1) if isinstance(pattern, schema.Banded) else 0
         )

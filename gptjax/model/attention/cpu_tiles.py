@@ -1,9 +1,9 @@
 """Attention of long sequences on CPU: tile by tile with an online softmax, so that memory grows
-with T and not with its square.
+with T instead of T^2.
 
-Forward as in FlashAttention (Dao et al. 2022, 2205.14135, Algorithm 1); backward computes each
-tile's weights again from the saved log-sum-exp. Tiles that a band does not reach, and those of the
-future, are skipped.
+The forward pass is FlashAttention's (Dao et al. 2022, 2205.14135, Algorithm 1); the backward pass
+recomputes each tile's weights from the saved log-sum-exp. Tiles in the future or outside a band are
+skipped.
 """
 
 import functools
@@ -16,9 +16,9 @@ from gptjax.config import schema
 from gptjax.model.attention import patterns
 from gptjax.sharding.shapes import shaped
 
-TILE = 256  # rows and columns: 128 was slower, 512 for bands (docs/log.md, 2026-11-22)
-# Finite: a row whose first tiles show nothing collects weights of 1, no NaN; its last tile, where
-# it sees itself, shrinks these to 0.
+TILE = 256  # queries and keys; 128 was slower, 512 slower for bands (docs/log.md, 2026-11-22)
+# Finite: a row whose first tiles are masked accumulates weights of 1 instead of NaN; its last tile,
+# where it sees itself, rescales them to 0.
 MASK_VALUE = -1e30
 
 
@@ -30,10 +30,11 @@ def attend(
     pattern: schema.Attention,
     segments_BS: jax.Array | None = None,
 ) -> jax.Array:
-    """reference.attend for T = S, without dropout, in float32: bfloat16 is slower on CPU. Strided
-    and fixed patterns show keys in every tile, so they cost what dense does."""
+    """reference.attend for T = S without dropout, in float32, since bfloat16 is slower on CPU.
+    Strided and fixed patterns show keys in every tile, so they cost as much as dense.
+    """
     T, H = q_BTNH.shape[1], q_BTNH.shape[3]
-    pad = -T % TILE  # padding keys come after every query, so none sees them
+    pad = -T % TILE  # padding keys come after every query, so none is seen
     if segments_BS is not None:
         segments_BS = jnp.pad(segments_BS, ((0, 0), (0, pad)))
     q, k, v = (
@@ -49,8 +50,9 @@ def _slice_tile(x, i, axis=2):
 
 
 def _loop_over_keys(pattern, i, tile, carry):
-    """carry = tile(j, carry, tile_pattern) for every tile j of keys that the queries of tile i see
-    something of. tile_pattern: the pattern, or None where it shows all of the tile."""
+    """Computes carry = tile(j, carry, tile_pattern) for every tile j of keys that some query of
+    tile i sees. tile_pattern: the pattern, or None where all of the tile is visible.
+    """
     first = (
         jnp.maximum(0, (i * TILE - pattern.window + 1) // TILE)
         if isinstance(pattern, schema.Banded)
@@ -63,7 +65,7 @@ def _loop_over_keys(pattern, i, tile, carry):
 
 
 def _scores(tile_pattern, q_BNTH, k_BNSH, segments_BS, i, j):
-    """(B, N, T, S) of tile (i, j), MASK_VALUE where nothing is seen."""
+    """Scores (B, N, T, S) of tile (i, j), with MASK_VALUE where masked."""
     scores_BNTS = jnp.einsum("BNTH,BNSH->BNTS", q_BNTH, k_BNSH)
     offsets = jnp.arange(TILE)
     if tile_pattern is not None:
@@ -116,8 +118,8 @@ def _backward(pattern, residuals, do):
     q, k, v, segments, o, lse = residuals
     B, N, T, H = q.shape
     delta = jnp.sum(do * o, -1)  # FlashAttention's D, Algorithm 4
-    # The gradients of keys and values are summed with H before T: "HT,TS->HS" is a product as XLA
-    # has it on CPU, where "TS,TH->SH" would turn every tile of weights around first.
+    # The gradients of keys and values have H before T: XLA on CPU computes "HT,TS->HS" directly,
+    # but for "TS,TH->SH" it would transpose every tile of weights first.
     q_H, do_H = (jnp.swapaxes(x, 2, 3) for x in (q, do))
 
     def rows(i, carry):

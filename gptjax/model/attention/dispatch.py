@@ -1,5 +1,6 @@
-"""Which kernel computes attention: each has the reference's signature and result, and differs in
-speed and memory."""
+"""Selects the kernel that computes attention. All kernels have the reference's signature and
+result; they differ in speed and memory.
+"""
 
 import functools
 
@@ -25,14 +26,17 @@ KERNELS = {
     "cudnn": gpu_cudnn.attend,
     "flash": gpu_flash.attend,
 }
-# The others are XLA's, which compiles them for all and cuts them over a mesh.
+# Kernels that are not listed are plain XLA: they run everywhere and shard over any mesh.
 PLATFORMS = {"splash": ("tpu",), "cudnn": ("gpu", "cuda"), "flash": ("gpu", "cuda")}
 DEFAULT_KERNELS = {"cpu": "blocks", "tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
 
 
 def resolve_name(kernel: str, platform: str) -> str:
-    """What compute.attention_kernel=`kernel` means on a platform ("cpu", "tpu", "gpu"): "auto" is
-    the fastest there. ValueError for a kernel that does not run there."""
+    """Resolves compute.attention_kernel for a platform ("cpu", "gpu" or "tpu"): "auto" is the
+    fastest kernel there.
+
+    Raises ValueError for a kernel that does not run on the platform.
+    """
     if kernel == "auto":
         return DEFAULT_KERNELS[platform]
     if kernel in PLATFORMS and platform not in PLATFORMS[kernel]:
@@ -57,9 +61,11 @@ def select(
     is_aligned: bool = True,
     is_even: bool = True,
 ) -> tuple[str, str]:
-    """(the kernel that computes this, "" or why it is not `kernel`). has_dropout: on the attention
-    weights; has_segments: with documents kept apart; is_aligned: with as many queries as keys;
-    is_even: their number is."""
+    """Returns (the kernel to use, why it is not `kernel` or "").
+
+    has_dropout: dropout on the attention weights. has_segments: attention within documents.
+    is_aligned: as many queries as keys. is_even: an even number of queries.
+    """
     if kernel not in PLATFORMS:
         return kernel, ""
     if has_dropout:
@@ -73,8 +79,9 @@ def select(
 
 
 def holds_scores(kernel: str, model: schema.Model, dtype, has_segments: bool) -> bool:
-    """Whether the scores of some layer lie in memory in training: by the reference, and by CPU's
-    blocks of short sequences."""
+    """Whether some layer materializes its attention scores in training: the reference does, and the
+    CPU blocks do for short sequences.
+    """
     if kernel == "blocks" and cpu_blocks.uses_tiles(
         model.n_ctx, model.n_ctx, model.dropout.attention > 0
     ):
@@ -88,7 +95,7 @@ def holds_scores(kernel: str, model: schema.Model, dtype, has_segments: bool) ->
 def _in_training(
     kernel: str, pattern: schema.Attention, model: schema.Model, dtype, has_segments: bool
 ) -> tuple[str, str]:
-    """`select` for a layer of the model in training."""
+    """`select` for a layer of `model` in training."""
     has_dropout, is_even = model.dropout.attention > 0, model.n_ctx % 2 == 0
     return select(
         kernel,
@@ -102,7 +109,9 @@ def _in_training(
 
 
 def describe(kernel: str, model: schema.Model, dtype, has_segments: bool) -> str:
-    """For people: what computes each of the layers in training."""
+    """For display: which kernel computes each of the model's patterns in training, and why if it is
+    not `kernel`.
+    """
 
     def describe_layer(pattern):
         name, reason = _in_training(kernel, pattern, model, dtype, has_segments)
@@ -120,8 +129,9 @@ def attend_local(
     segments_BS: jax.Array | None = None,
     dropout: tuple[jax.Array, float] | None = None,
 ) -> jax.Array:
-    """The reference's result (see reference.attend) by the kernel of that name, or by one that
-    can, on one device's arrays."""
+    """reference.attend on the arrays of one device, by `kernel` or, where that does not support the
+    case, by another that does.
+    """
     name, _ = select(
         kernel,
         pattern,
@@ -133,9 +143,9 @@ def attend_local(
         is_even=q_BTNH.shape[1] % 2 == 0,
     )
     o_BTNH = KERNELS[name](q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS, dropout)
-    return (
-        o_BTNH if name in ("splash", "flash") else checkpoint_name(o_BTNH, "attention")
-    )  # these two name what they need
+    if name in ("splash", "flash"):  # these name their own residuals
+        return o_BTNH
+    return checkpoint_name(o_BTNH, "attention")
 
 
 def attend(
@@ -148,8 +158,9 @@ def attend(
     segments_BS: jax.Array | None = None,
     dropout: tuple[jax.Array, float] | None = None,
 ) -> jax.Array:
-    """As `attend_local`, on arrays that lie as `sharding` says: each device has its rows and
-    heads, and perhaps a part of the sequence."""
+    """`attend_local` on arrays sharded by `sharding`: each device computes its rows and heads and,
+    with context parallelism, its part of the sequence.
+    """
     if sharding.axes("T"):
         return context_parallel.attend(
             functools.partial(attend_local, kernel),

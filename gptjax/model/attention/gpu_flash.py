@@ -1,10 +1,10 @@
-"""Block-sparse flash attention for NVIDIA GPUs, in Pallas, for what cuDNN has no kernel for: the
-reference with its signature and its result, but scores stay in the chip, and tiles of queries and
-keys that the pattern empties are skipped.
+"""Block-sparse flash attention for NVIDIA GPUs, in Pallas (Triton), for the cases that cuDNN lacks.
 
-Forward and backward passes as in FlashAttention-2 (Dao 2023, 2307.08691). Which tiles are visited
-is a table, made from patterns.mask_fn. Tiles are small where that empties more of them, as those
-of OpenAI's released sparse_attention (8 to 64)."""
+Scores stay on chip, and tiles of queries and keys that the pattern empties are skipped. Forward and
+backward passes follow FlashAttention-2 (Dao 2023, 2307.08691). The tiles to visit are a table
+computed from patterns.mask_fn. Tiles are small where that empties more of them, like those of
+OpenAI's released sparse_attention (8 to 64).
+"""
 
 import dataclasses
 import functools
@@ -22,13 +22,14 @@ from gptjax.model.attention import patterns
 from gptjax.sharding.shapes import shaped
 
 TILE_SIZES = (64, 32)  # queries and keys of a tile
-MASK_VALUE = -1e30  # finite, so that a row whose first tiles show nothing stays free of NaN
+MASK_VALUE = -1e30  # finite, so that a row whose first tiles are masked stays free of NaN
 
 
 @dataclasses.dataclass(frozen=True)
 class KernelPlan:
-    """What the three kernels are specialised for. T and S are multiples of the tile; the first
-    query stands at position `offset`."""
+    """What the three kernels are specialized for. T and S: queries and keys, multiples of `tile`.
+    offset: the position of the first query.
+    """
 
     pattern: schema.Attention
     T: int
@@ -48,12 +49,13 @@ def attend(
     dropout: None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """As reference.attend, without dropout. On the arrays of one device. interpret: run on CPU,
-    slowly, for tests."""
+    """reference.attend without dropout, on the arrays of one device. interpret: run on CPU, slowly,
+    for tests.
+    """
     assert dropout is None
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
-    # A tile of 32 is taken to cost half of one of 64, not a quarter: worth it where fewer than
-    # twice as many are visited.
+    # A tile of 32 is taken to cost half as much as one of 64, not a quarter: chosen where fewer
+    # than twice as many are visited.
     plans = [
         KernelPlan(pattern, T + -T % tile, S + -S % tile, S - T, tile, interpret)
         for tile in TILE_SIZES
@@ -63,7 +65,7 @@ def attend(
     queries_BT, keys_BS = (
         (None, None) if segments_BS is None else (segments_BS[:, S - T :], segments_BS)
     )
-    # Keys that pad come last, where causality hides them.
+    # Padding keys come last, where causality hides them.
     q, k, v, queries, keys = (
         _pad_to_tile(x, plan.tile) for x in (q_BTNH, k_BSNH, v_BSNH, queries_BT, keys_BS)
     )
@@ -71,6 +73,7 @@ def attend(
 
 
 def _pad_to_tile(x, tile):
+    """Pads axis 1 with zeros to a multiple of `tile`; None stays None."""
     return (
         None
         if x is None
@@ -80,7 +83,7 @@ def _pad_to_tile(x, tile):
 
 @functools.lru_cache(maxsize=64)
 def tile_mask(plan: KernelPlan) -> np.ndarray:
-    """bool (tiles of queries, tiles of keys): whether the pattern shows anything in a tile."""
+    """bool (query tiles, key tiles): whether the pattern shows any key in the tile."""
     keys, offsets = (
         np.arange(plan.S, dtype=np.int32)[None],
         np.arange(plan.tile, dtype=np.int32)[:, None],
@@ -93,16 +96,16 @@ def tile_mask(plan: KernelPlan) -> np.ndarray:
 
 
 def _visit_table(visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row: its visited columns, and how many they are."""
+    """Returns the visited columns of each row, padded to the longest row, and their number."""
     counts = visible.sum(1).astype(np.int32)
     return np.argsort(~visible, axis=1, kind="stable")[:, : counts.max()].astype(np.int32), counts
 
 
-# --- the kernels: one program for a tile of queries (forward, dq) or of keys (dkv) of a row and a h
+# --- kernels: one program per tile of queries (forward, dq) or of keys (dkv), row and head --------
 
 
 def _load(ref, rows, d_head):
-    """(tile, H), with zeros beyond d_head: the kernel's H is a power of two."""
+    """Loads (tile, H), with zeros beyond d_head: the kernel's H is a power of two."""
     return triton.load(ref.at[rows, :], mask=(jnp.arange(ref.shape[-1]) < d_head)[None], other=0.0)
 
 
@@ -115,7 +118,7 @@ def _dot(a, b):
 
 
 def _tile_visibility(plan, i, j, queries_ref, keys_ref):
-    """bool (T, S): what is seen in tile (i, j)."""
+    """bool (T, S): the mask of tile (i, j)."""
     offsets = jnp.arange(plan.tile)
     visible = patterns.mask_fn(
         plan.pattern,
@@ -245,18 +248,19 @@ def _dkv_kernel(
     _store(dv_ref, dv, d_head)
 
 
-# --- their calls ----------------------------------------------------------------------------------
+# --- kernel calls ---------------------------------------------------------------------------------
 
 
 def _call_kernel(kernel, plan, visible, operands, outputs, name):
-    """The kernel over all rows of `visible`, on the table of what they visit and on `operands`
-    whole; `outputs` are cut into tiles."""
+    """Calls the kernel for each row of `visible` with the table of visited tiles and whole
+    `operands`; `outputs` are written tile by tile.
+    """
     B, _, N, H = operands[0].shape
     padded_d_head = pl.next_power_of_2(H)
     table = _visit_table(visible)
 
     def spec(x):
-        """A row and a head of an array: (B, T, N, H), (B, N, T) or (B, T)."""
+        """One row and head of an array: (B, T, N, H), (B, N, T) or (B, T)."""
         match x.ndim:
             case 4:
                 return pl.BlockSpec(
@@ -298,7 +302,7 @@ def _forward(plan, q, k, v, queries, keys):
     o, lse = _call_kernel(
         _forward_kernel, plan, tile_mask(plan), (q, k, v, queries, keys), outputs, "forward"
     )
-    # Of schema.REMAT_NAMES: kept, they spare the backward pass this kernel.
+    # Names of schema.REMAT_NAMES: if saved, the backward pass does not run this kernel again.
     o, lse = checkpoint_name(o, "attention"), checkpoint_name(lse, "attention")
     return o, (q, k, v, queries, keys, o, lse)
 

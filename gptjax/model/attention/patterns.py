@@ -1,5 +1,6 @@
-"""Each attention pattern, once, as a predicate on (query position, key position). Kernels are
-measured against this file."""
+"""Each attention pattern, defined once, as a predicate on (query position, key position). Every
+kernel is tested against this file.
+"""
 
 from typing import assert_never
 
@@ -11,12 +12,13 @@ from gptjax.config import schema
 
 
 def mask_fn(pattern: schema.Attention, queries, keys):
-    """True where a query at position `queries` may see a key at position `keys` (int arrays that
+    """Whether a query at position `queries` may see a key at position `keys` (int arrays that
     broadcast). Always causal.
 
     Dense: k <= q. Banded: also q - k < window (OpenAI's released `local` mode, self included).
-    Strided and Fixed are the two heads of Sparse Transformer (1904.10509, section 4.3) merged
-    into one pattern, its section 4.4's second way."""
+    Strided and Fixed: the two heads of Sparse Transformer (1904.10509, section 4.3) merged into one
+    pattern, the second way of its section 4.4.
+    """
     causal = keys <= queries
     match pattern:
         case schema.Dense():
@@ -34,13 +36,16 @@ def mask_fn(pattern: schema.Attention, queries, keys):
 
 
 def mask(pattern: schema.Attention, n_queries: int, n_keys: int) -> jax.Array:
-    """bool (T, S): row t is the query at position n_keys - n_queries + t, so that the last query
-    sees the last key."""
+    """bool (T, S): the mask of T queries aligned with the end of S keys. Row t is the query at
+    position n_keys - n_queries + t.
+    """
     queries = jnp.arange(n_queries)[:, None] + (n_keys - n_queries)
     return mask_fn(pattern, queries, jnp.arange(n_keys)[None, :])
 
 
 def picture(pattern: schema.Attention, n: int) -> str:
-    """`n` lines of `n` characters, a query a line: # is a key it sees."""
+    """The pattern as `n` lines of `n` characters: one line per query, "#" for each key that it
+    sees.
+    """
     rows = mask_fn(pattern, np.arange(n)[:, None], np.arange(n)[None, :])
     return "\n".join("".join("#" if is_visible else "." for is_visible in row) for row in rows)

@@ -1,10 +1,10 @@
-"""Splash attention for TPU, Pallas' block-sparse flash attention: the reference with its signature
-and its result, but scores stay in the chip's vector memory, one block of queries and keys at a
-time, and blocks that the pattern empties cost nothing.
+"""Splash attention for TPU: Pallas' block-sparse flash attention.
 
-Dense and Banded masks are computed in the kernel; those of Strided and Fixed are read, from the few
-blocks that differ, since integer division is slow on the vector unit. A stride or a summary
-leaves no block of the past empty, so those two cost what Dense does."""
+Scores stay in vector memory, one block of queries and keys at a time, and blocks that the pattern
+empties cost nothing. Dense and Banded masks are computed in the kernel. Those of Strided and Fixed
+are loaded, as the few distinct blocks, since integer division is slow on the vector unit; a stride
+or a summary leaves no past block empty, so both cost as much as Dense.
+"""
 
 import functools
 from typing import cast
@@ -20,12 +20,12 @@ from gptjax.config import schema
 from gptjax.model.attention import patterns
 from gptjax.sharding.shapes import shaped
 
-BLOCK_SIZES = (128, 256, 384, 512)  # rows or keys of a block; the kernel wants multiples of 128
-# from this many keys on, blocks of dense attention may be twice as large: fewer steps, and little
-# more above the diagonal
+BLOCK_SIZES = (128, 256, 384, 512)  # queries or keys of a block; the kernel needs multiples of 128
+# From this many keys on, blocks of dense attention may be twice as large: fewer steps, and little
+# more work above the diagonal.
 LONG_SEQUENCE = 4096
-# of dq that the fused backward pass may hold, one for each block of keys: to sum them costs more
-# than a kernel for dq
+# The most copies of dq in the fused backward pass, one per block of keys: summing more costs more
+# than a separate kernel for dq.
 MAX_DQ_COPIES = 1
 
 
@@ -39,15 +39,16 @@ def attend(
     dropout: None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """As reference.attend, without dropout. On the arrays of one device: under a mesh, inside
+    """reference.attend without dropout, on the arrays of one device: under a mesh, call it inside
     jax.shard_map(..., check_vma=False).
 
-    interpret: run on CPU, slowly, for tests."""
+    interpret: run on CPU, slowly, for tests.
+    """
     assert dropout is None
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
     kernel, blocks = _make_kernel(pattern, T, S, q_BTNH.shape[-1], q_BTNH.dtype.itemsize, interpret)
-    # Queries that pad share their block with real ones, so that it is visited and they are numbers;
-    # keys that pad causality hides.
+    # Padding queries share a block with real ones, so it is visited and their outputs are finite;
+    # causality hides padding keys.
     q_BNTH = _pad_to_block(
         q_BTNH * jnp.asarray(q_BTNH.shape[-1] ** -0.5, q_BTNH.dtype), blocks.block_q
     ).swapaxes(1, 2)
@@ -63,8 +64,9 @@ def attend(
 
 
 def pairs_by_kernel(pattern: schema.Attention, T: int) -> dict[str, int]:
-    """(query, key) pairs in the blocks that each kernel visits for a head of T tokens, of
-    whatever size: its cost."""
+    """Cost of each kernel for one head and T tokens: the number of (query, key) pairs in the blocks
+    that it visits.
+    """
     kernel, blocks = _make_kernel(pattern, T, T, 128, 2, False)
     infos = {
         "forward": kernel.fwd_mask_info,
@@ -80,17 +82,18 @@ def pairs_by_kernel(pattern: schema.Attention, T: int) -> dict[str, int]:
 
 
 def _pad_to_block(x, block: int):
-    """With zeros at the end of axis 1, to a multiple of `block`."""
+    """Pads axis 1 with zeros to a multiple of `block`."""
     return jnp.pad(x, [(0, 0), (0, -x.shape[1] % block), *[(0, 0)] * (x.ndim - 2)])
 
 
 class StoredMask(masks.Mask):
-    """The pattern on given query positions (T,) and keys 0 to S - 1. A block is evaluated when
-    it is asked for, and equal ones once."""
+    """The pattern's mask for query positions `queries` (T,) and keys 0 to S - 1. Blocks are
+    evaluated on demand, and equal ones once.
+    """
 
     def __init__(self, pattern: schema.Attention, queries: np.ndarray, S: int):
         self.pattern, self.queries, self.S = pattern, queries, S
-        # a shift of both sides by this changes nothing
+        # Shifting queries and keys by this much leaves the mask unchanged.
         self.period = pattern.block if isinstance(pattern, schema.Fixed) else 1
         self.block_cache: dict[tuple[bytes, int, int], np.ndarray] = {}
 
@@ -111,8 +114,9 @@ class StoredMask(masks.Mask):
 
 
 class ComputedMask(StoredMask):
-    """One that the kernel computes anew instead of reading it: splash knows it by these two
-    attributes."""
+    """A mask that the kernel computes instead of loading it: splash recognizes it by these two
+    attributes.
+    """
 
     @property
     def q_sequence(self):
@@ -126,8 +130,9 @@ class ComputedMask(StoredMask):
 def _make_kernel(
     pattern: schema.Attention, T: int, S: int, d_head: int, itemsize: int, interpret: bool
 ) -> tuple[splash.SplashAttentionKernel, splash.BlockSizes]:
-    """The kernel for T queries on S keys and any number of heads, and its block sizes. Its arrays
-    are NumPy's, so that it may be kept from one trace to the next."""
+    """Returns the kernel for T queries and S keys (any number of heads) and its block sizes. Its
+    arrays are NumPy arrays, so that it can be cached across traces.
+    """
     blocks = _block_sizes(pattern, T, S, d_head, itemsize)
     queries = np.arange(S - T, S + -T % blocks.block_q, dtype=np.int32)
     kind = ComputedMask if isinstance(pattern, schema.Dense | schema.Banded) else StoredMask
@@ -144,7 +149,7 @@ def _make_kernel(
         save_residuals=False,
         mask_value=splash.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=None,
-        # of schema.REMAT_NAMES: kept, it spares the backward pass this kernel's forward pass
+        # A name of schema.REMAT_NAMES: if saved, the backward pass skips the forward kernel.
         residual_checkpoint_name="attention",
         mask_function=mask_function,
         interpret=interpret,
@@ -155,14 +160,15 @@ def _make_kernel(
 def _block_sizes(
     pattern: schema.Attention, T: int, S: int, d_head: int, itemsize: int
 ) -> splash.BlockSizes:
-    """Blocks of up to 512 queries and keys, larger where there are many to see: a step of the
-    kernel costs some 0.35 us before it computes, as long as the products of 128 rows take.
+    """Block sizes of up to 512 queries and keys, or 1,024 where many keys are visible.
 
-    itemsize: bytes of an element of queries and keys. Of 4-byte ones, blocks of 1,024 overflow VMEM
-    in the backward pass where the mask is stored.
+    A grid step costs about 0.35 us of overhead, as much time as the matmuls of 128 rows. Heads of
+    up to 64 are stored with the sequence dimension last; with the head dimension last they would be
+    padded to 128 in memory and in the projection that computes them.
 
-    Small heads come with the sequence last: with the head last they are padded to 128, in memory
-    and in the product that makes them."""
+    itemsize: bytes of an element of queries and keys. Of 4-byte elements, blocks of 1,024 overflow
+    VMEM in the backward pass with a stored mask.
+    """
     narrow = isinstance(pattern, schema.Banded) and pattern.window <= 1024
     large = not narrow and S >= LONG_SEQUENCE and itemsize <= 2
     candidates = (*BLOCK_SIZES, 1024) if large else BLOCK_SIZES

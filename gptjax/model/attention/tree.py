@@ -1,10 +1,10 @@
-"""Attention on texts that share their beginnings: a row is a forest, each shared beginning is in it
-once.
+"""Tree attention: each row is a forest of texts in which common prefixes appear once.
 
-The tokens of a row are the nodes of trees in depth-first order. A node's position is its depth, its
-tokens-before are its ancestors; the descendants of node i are the nodes from i to before ends[i].
-So node q sees node k where k <= q < ends[k], as far as the pattern shows their positions. Of a
-single text that is causal attention."""
+The tokens of a row are the nodes of trees in depth-first order. A node's position is its depth, and
+the tokens before it are its ancestors; the descendants of node i are the nodes from i up to but
+excluding ends[i]. So node q sees node k if k <= q < ends[k] and the pattern allows their positions.
+For a single text this is causal attention.
+"""
 
 import flax.struct
 import jax
@@ -14,18 +14,17 @@ from gptjax.config import schema
 from gptjax.model.attention import patterns
 from gptjax.sharding.shapes import shaped
 
-MIN_BLOCK, MAX_BLOCKS = (
-    128,
-    16,
-    # queries of a block, and blocks: a block of queries sees no key after its own, and its scores
-    # fit a cache
-)
+# Queries are processed in at most MAX_BLOCKS blocks of at least MIN_BLOCK: a block ignores the keys
+# after it, and its scores fit the CPU's cache.
+MIN_BLOCK = 128
+MAX_BLOCKS = 16
 
 
 class TokenTree(flax.struct.PyTreeNode):
-    """What Attention finds in the collection "cache" when it reads a forest: int32, the depth of
-    each node and where its descendants end. Padding is nodes without descendants: each sees
-    itself."""
+    """A row of token trees, in the flax collection "cache". positions_BT: int32, the depth of each
+    node. ends_BT: int32, the index after its last descendant. Padding nodes have no descendants:
+    each sees only itself.
+    """
 
     positions_BT: jax.Array
     ends_BT: jax.Array
@@ -39,8 +38,9 @@ def attend(
     v_BTNH: jax.Array,
     pattern: schema.Attention,
 ) -> jax.Array:
-    """reference.attend, of each node over its ancestors and itself. Returns (B, T, N, H). Scores
-    and softmax are float32."""
+    """Attention of each node over its ancestors and itself, as reference.attend computes it.
+    Returns (B, T, N, H). Scores and softmax are float32.
+    """
     _, T, _, H = q_BTNH.shape
     block, parts = max(MIN_BLOCK, -(-T // MAX_BLOCKS)), []
     q_BTNH = q_BTNH * jnp.asarray(H**-0.5, q_BTNH.dtype)

@@ -14,8 +14,9 @@ from gptjax.training.classification import examples, transformations
 
 
 class Examples:
-    """A task's examples, tokenised; n_ctx: of the longest of train, dev and test, at most
-    `limit`: as GPT-1's released train.py."""
+    """A task's examples, tokenized; n_ctx: of the longest of train, dev and test, at most `limit`:
+    as GPT-1's released train.py.
+    """
 
     def __init__(
         self,
@@ -25,8 +26,9 @@ class Examples:
         print_line: Callable[[str], None],
         progress: Callable[[str], None],
     ):
-        """print_line: is told what was left out or shortened. ValueError, in one line, for
-        anything wrong with the data."""
+        """print_line: called for what was left out or truncated. ValueError, in one line, for
+        anything wrong with the data.
+        """
         self.task, self.tokenizer = task, tokenizer
         self._examples = {
             split: examples.read(task, split, print_line) for split in task.available_splits

@@ -1,5 +1,6 @@
-"""Labelled examples, from a .tsv, .csv or .jsonl file or a prepared TFDS data set: texts,
-answers, label, number. Errors are one line."""
+"""Labeled examples, from a .tsv, .csv or .jsonl file or a prepared TFDS data set: texts, answers,
+label, number. Errors are one line.
+"""
 
 import csv
 import dataclasses
@@ -161,10 +162,10 @@ def count_repeats(examples: list[Example], others: list[Example]) -> int:
 
 
 def parse_unlabeled(task: ClassificationTask, rows: Iterable[Row]) -> list[Example]:
-    """Examples to be labelled, of rows that need no label. ValueError as `read`'s."""
+    """Examples to be labeled, of rows that need no label. ValueError as `read`'s."""
     examples = []
     for number, (location, row) in enumerate(rows):
-        # a label each: so many are asked
+        # one per label: so many are required
         has_label_list = task.label in row and _as_list(row[task.label]) is not None
         examples += _parse_examples(
             task,

@@ -72,6 +72,7 @@ def write_predictions(
 
 
 def label_text(task: ClassificationTask, prediction: float) -> str:
+    """Returns a prediction as text: a score, the name of a label, or an answer's number."""
     if task.metric == "pearson":
         return f"{prediction:.3f}"
     return task.labels[int(prediction)] if task.kind == "entailment" else str(int(prediction))

@@ -106,7 +106,7 @@ ExampleTokens = tuple[
 def tokenize_examples(
     examples: list[Example], tokenizer: build.Tokenizer, progress: Callable[[str], None]
 ) -> list[ExampleTokens]:
-    """The tokens of every example; progress is told, now and then, how far it is."""
+    """The tokens of every example; progress is called now and then."""
     parts = []
     for number, example in enumerate(examples, 1):
         texts = example.texts[:1] + tuple(

@@ -1,7 +1,8 @@
 """What a pre-trained model knows of a task before any fine-tuning: GPT-1's heuristics (section 5,
 "Zero-shot Behaviors", Figure 2 right).
 
-All of them compare log-probabilities that the language model gives to texts; nothing is learnt."""
+All of them compare log-probabilities that the language model gives to texts; nothing is learned.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -65,7 +66,7 @@ def _log_probs(
         cut = max(0, len(tokens) - model.config.n_ctx - 1)
         start = max(
             cut + 1, _common_prefix_length(tokenizer.encode(first), tokens)
-        )  # a text's first token has nothing before it that would tell of it
+        )  # a text's first token has nothing before it that would predict it
         if tokens[start:]:
             requests[number] = loglikelihood.Request(tokens[cut:start], (tokens[start:],))
     log_probs, numbers = np.zeros(len(pairs)), list(requests)

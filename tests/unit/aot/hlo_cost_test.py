@@ -87,7 +87,7 @@ def test_a_loop_that_cannot_be_counted_is_an_error():
         ).cycles()
 
 
-def test_what_is_sent():
+def test_communication_is_counted():
     """A gather of 8 x 4 floats sends what a device has not got itself; a reduce-scatter is
     written as an all-reduce with a whole result."""
     found = {one.kind: one for one in hlo_cost.Program(TEXT).collectives()}
@@ -108,7 +108,7 @@ def test_what_is_sent():
     assert (reduce.times, reduce.group, reduce.bytes_sent) == (1, (0, 4), 8 * 4 * 4)
 
 
-def test_what_leaves_a_slice():
+def test_communication_between_slices():
     """Between slices libtpu sends by the hosts; 4 x 8 bfloat16s, of which each chip has its own."""
     handler = '_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"'  # noqa: E501
     send = (
@@ -152,7 +152,7 @@ def test_a_group_that_is_written_in_another_way_is_an_error():
         ).collectives()
 
 
-def test_of_a_program_that_is_compiled_here():
+def test_costs_of_a_program_compiled_for_cpu():
     """Seven turns of a loop that gathers 16 x 16 floats, cut over four devices."""
     mesh = device_mesh.make_mesh(schema.Mesh(fsdp=4), jax.devices()[:4])
 

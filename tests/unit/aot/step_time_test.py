@@ -28,7 +28,7 @@ def traffic(seconds, asynchronous):
     )
 
 
-def test_what_is_synchronous_is_added_and_the_rest_may_hide():
+def test_synchronous_communication_adds_and_the_rest_may_overlap():
     whole = step_time.Estimate(
         floor=1.0, compute=4.0, kernels=1.0, traffic=(traffic(2.0, False), traffic(4.0, True))
     )
@@ -127,7 +127,7 @@ def compiled():
     return compile.compile_step(c, topology.from_name("v5p:2x2x1"))
 
 
-def test_of_a_compiled_step(compiled):
+def test_estimate_of_a_compiled_step(compiled):
     """Four layers, two microbatches: each kernel 8 times, and once more forward, since nothing
     is kept."""
     found = step_time.estimate(compiled)
@@ -150,7 +150,7 @@ def test_of_a_compiled_step(compiled):
     assert weights > 4 * once, "each is gathered forward and backward, in both microbatches"
 
 
-def test_it_is_told(compiled):
+def test_the_estimate_is_rendered(compiled):
     found = step_time.summarize(compiled, step_time.estimate(compiled))
     said = report.render(found)
     assert (
@@ -167,7 +167,7 @@ def test_it_is_told(compiled):
     )
 
 
-def test_chips_that_are_too_few_are_refused_before_compiling():
+def test_too_few_chips_are_refused_before_compiling():
     """175B's state is 1.9 TiB: 0.48 TiB for each of four chips, of which each has 95.7 GiB."""
     config, four = registry.config("gpt3_175b"), topology.from_name("v5p:2x2x1")
     over = 12 * count.padded_parameters(config.model) // 4 - four.chip.hbm_bytes
@@ -223,7 +223,7 @@ def test_a_misread_program_is_noticed(compiled, monkeypatch):
         step_time.estimate(compiled)
 
 
-def test_a_step_for_chips_elsewhere_is_compiled_without_the_cache(monkeypatch):
+def test_compile_only_steps_do_not_use_the_cache(monkeypatch):
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("needs libtpu, which requirements-dev.txt installs")
     switches = []

@@ -53,7 +53,7 @@ def simulated(config, quantum):
         (100, 32, 320_000, 100_000, 1, 1),  # ends in the ramp
     ],
 )
-def test_the_ramp_is_its_definition(rows, start, over, total, shards, quantum):
+def test_the_ramp_follows_its_definition(rows, start, over, total, shards, quantum):
     it = ramped(rows, start, over, total)
     batches = BatchSchedule(it, shards)
     sizes = simulated(it, quantum)
@@ -95,7 +95,7 @@ def test_steps_stop_early_and_never_late():
     assert BatchSchedule(ramped(100, 32, 320_000, 1_000_000, "train.steps=3")).max_rows == 1
 
 
-def test_a_batch_that_does_not_split_says_what_does():
+def test_a_batch_that_does_not_split_is_refused_with_suggestions():
     with pytest.raises(
         ValueError,
         match=(
@@ -114,7 +114,7 @@ def test_a_microbatch_of_the_config_must_fit():
         BatchSchedule(config("train.microbatch_rows=2"), shards=4)
 
 
-def test_while_the_batch_grows_microbatches_are_as_small_as_it_began():
+def test_the_ramp_has_one_microbatch_size():
     """32,768 tokens are 16 rows, the full batch is 1,600: on 64 shards the ramp goes by 64 rows,
     and so do its microbatches."""
     batches = BatchSchedule(registry.config("gpt3_175b"), shards=64)
@@ -137,7 +137,7 @@ def replace_batch(rows):
     return replace(SMOKE, train=replace(SMOKE.train, batch_tokens=rows * 32))
 
 
-def test_a_run_of_years_is_set_up_and_asked_at_once():
+def test_the_schedule_of_a_run_of_years_is_fast():
     huge = ramped(2**14, 32, 10**10, 6 * 10**10)
     start = time.perf_counter()
     batches = BatchSchedule(huge)
@@ -149,7 +149,7 @@ def test_a_run_of_years_is_set_up_and_asked_at_once():
     assert time.perf_counter() - start < 0.1
 
 
-def test_a_run_that_goes_on_has_the_rows_that_it_would_have_had():
+def test_a_resumed_run_has_the_rows_of_an_uninterrupted_one():
     """From any step, on any mesh that can split them, from the row that was done and not from
     the step's number."""
     it = ramped(32, 64, 20_480, 40_960)

@@ -75,7 +75,7 @@ def test_parameters_are_exact(name, parameters):
     )
 
 
-def test_gpt1_has_85_million_beside_its_embeddings():
+def test_gpt1_has_85_million_non_embedding_parameters():
     assert count.non_embedding_parameters(registry.config("gpt1").model) == 85_054_464
 
 
@@ -236,7 +236,7 @@ def test_activations_by_policy_and_type():
     )
 
 
-def test_what_is_in_use_leaves_as_much_room_as_a_smaller_device():
+def test_memory_in_use_counts_like_a_smaller_device():
     model, gradients = (
         registry.config("gpt3_small").model,
         count.gradient_bytes(registry.config("gpt3_small").model),
@@ -250,7 +250,7 @@ def test_what_is_in_use_leaves_as_much_room_as_a_smaller_device():
 
 
 @pytest.mark.parametrize("name", ["smoke", "gpt3_small", "gpt3_175b"])
-def test_as_many_rows_as_fit(name):
+def test_microbatch_rows_fit_the_budget(name):
     config = registry.config(name)
     for free, shards in ((10 * 2**30, 1), (70 * 2**30, 8)):
         rows = count.microbatch_rows(config, free, shards)

@@ -40,7 +40,7 @@ def corpus(tmp_path):
     return root
 
 
-def test_a_directory_is_read_whole_and_says_what_it_passes_over(corpus):
+def test_a_directory_is_read_whole_and_skipped_files_are_reported(corpus):
     assert names(corpus, corpus) == [
         "D.JSONL",
         "c4-train.00000.json.gz",
@@ -50,17 +50,17 @@ def test_a_directory_is_read_whole_and_says_what_it_passes_over(corpus):
         "part/b.jsonl",
     ]
     remark = find_files.find(str(corpus)).remark()
-    assert remark is not None and remark.startswith("passed over: ")
+    assert remark is not None and remark.startswith("skipped: ")
     assert (
-        "3 hidden, or in a folder of other things (.hidden.txt, .ipynb_checkpoints, checkpoints)"
-        in remark
+        "3 hidden, or in a folder that is not for text (.hidden.txt, .ipynb_checkpoints, "
+        "checkpoints)" in remark
     )
-    assert "2 of no known format (README.md, h.txt.bz2)" in remark
+    assert "2 of unknown format (README.md, h.txt.bz2)" in remark
     assert find_files.find(str(corpus / "local")).remark() is None
     put(corpus / "local" / "settings.json", '{\n "a": 1\n}')
     assert (
         find_files.find(str(corpus / "local")).remark()
-        == "passed over: 1 JSON that has not an object a line (settings.json)"
+        == "skipped: 1 JSON that is not one object per line (settings.json)"
     )
 
 
@@ -72,7 +72,7 @@ def test_each_real_file_is_read_once_and_cycles_end(corpus):
     (corpus / "a-link.jsonl").symlink_to("local/a.jsonl")
     os.link(corpus / "D.JSONL", corpus / "D2.JSONL")
     assert find(corpus) == find(corpus / "**" / "*") == before
-    assert "there by another name" in str(find_files.find(str(corpus)).remark())
+    assert "listed under another name" in str(find_files.find(str(corpus)).remark())
     assert names(corpus, corpus / "**" / "*.jsonl") == ["local/a.jsonl", "part/b.jsonl"]
     assert names(corpus, corpus / "again" / "*.jsonl") == ["again/a.jsonl"]
 
@@ -132,16 +132,16 @@ def check_refusal(path, match):
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_file_is_refused(tmp_path):
+def test_pipes_devices_and_broken_links_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.txt")
     (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
     (tmp_path / "gone.txt.gz").symlink_to("nowhere")
     (tmp_path / "a.txt").write_text("a")
-    check_refusal(tmp_path / "pipe.txt", r"pipe.txt is a named pipe, no file")
-    check_refusal(tmp_path / "zero.jsonl", r"zero.jsonl is a device, no file")
-    check_refusal(tmp_path / "gone.txt.gz", r"gone.txt.gz is a link to a file that is not there")
+    check_refusal(tmp_path / "pipe.txt", r"pipe.txt is a named pipe, not a file")
+    check_refusal(tmp_path / "zero.jsonl", r"zero.jsonl is a device, not a file")
+    check_refusal(tmp_path / "gone.txt.gz", r"gone.txt.gz is a broken link")
     for path in (tmp_path, tmp_path / "*", tmp_path / "**"):
-        check_refusal(path, r"no file|not there")
+        check_refusal(path, r"not a file|broken link")
     check_refusal("", r"an empty path")
     check_refusal("~nobody-of-that-name/x.txt", r"no home directory")
     check_refusal("a\0b.txt", r"zero byte")

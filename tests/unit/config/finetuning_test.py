@@ -44,7 +44,7 @@ def test_the_tasks_are_the_papers():
         )
 
 
-def test_it_is_learnt_as_the_paper_says():
+def test_the_hyperparameters_are_the_papers():
     """Section 4.1: rate 6.25e-5, batches of 32, 3 epochs, warm-up over 0.2% and linear decay,
     lambda 0.5, dropout 0.1; clipping at 1, L2 of 0.01 and Adam's moments by the released code."""
     config = finetuning.resolve_config(
@@ -138,8 +138,8 @@ def test_fewer_examples_than_a_batch_are_refused():
     with pytest.raises(
         ValueError,
         match=(
-            "31 training examples are fewer than task.batch_examples=32; give more, or a smaller "
-            "batch"
+            "31 training examples are fewer than task.batch_examples=32; give more examples, "
+            "or a smaller batch"
         ),
     ):
         finetuning.resolve_config(registry.finetuning("gpt1_sst2"), registry.config("gpt1"), 31, 64)
@@ -209,6 +209,6 @@ def test_names():
 def test_a_period_that_is_the_epoch_is_refused(change):
     recipe = overrides.override(registry.finetuning("gpt1_sst2"), f"loop.{change}")
     with pytest.raises(
-        ValueError, match=f"loop.{change}: fine-tuning evaluates and saves each epoch"
+        ValueError, match=f"loop.{change}: fine-tuning evaluates and saves every epoch"
     ):
         finetuning.resolve_config(recipe, registry.config("gpt1"), 100, 64)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 EARLIER = json.loads((ROOT / "tests/golden/earlier_configs.json").read_text())
 
 
-def test_configs_of_an_earlier_version_are_read_in_its_words():
+def test_configs_of_an_earlier_version_are_read():
     config = unflatten(EARLIER["pretraining"])
     assert config.train.schedule == Cosine(
         peak_lr=6e-4, warmup_tokens=375_000_000, decay_tokens=260_000_000_000, final_fraction=0.2

@@ -214,7 +214,7 @@ def test_near_misses():
     )
 
 
-def test_calls_that_say_too_little_or_too_much():
+def test_calls_with_missing_or_unknown_fields():
     assert "name each field: Banded(window=...)" in refused("model.attention=Banded(3)")
     assert "Banded needs window" in refused(
         "model.attention=Banded()"
@@ -236,10 +236,10 @@ def test_validation_names_the_path():
     )
     assert "model.n_heads=3 does not divide" in refused("model.n_heads=3")
     assert (
-        "'dots' cannot be kept; give none, full, or what a layer keeps, of attention, qkv, mid, up"
-        in refused("compute.remat=mid+dots")
+        "'dots' cannot be saved; give none, full, or the activations that a layer saves, of "
+        "attention, qkv, mid, up" in refused("compute.remat=mid+dots")
     )
-    assert "'', 'full' cannot be kept" in refused("compute.remat=full+")
+    assert "'', 'full' cannot be saved" in refused("compute.remat=full+")
 
 
 def test_an_assignment_needs_a_path():
@@ -271,7 +271,7 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("assignments", VARIANTS)
-def test_flat_goes_through_json_and_back(assignments):
+def test_flatten_survives_json(assignments):
     config = after(*assignments)
     leaves = json.loads(json.dumps(flatten(config)))
     assert all(value is None or isinstance(value, int | float | str) for value in leaves.values())
@@ -279,7 +279,7 @@ def test_flat_goes_through_json_and_back(assignments):
     assert digest(unflatten(leaves)) == digest(config)
 
 
-def test_flat_reads_as_the_grammar():
+def test_flattened_values_are_in_the_override_grammar():
     leaves = flatten(after("train.schedule=Constant(peak_lr=1)", "model.attention=Dense"))
     assert (
         leaves["model.attention"] == "(Dense(),)"
@@ -305,7 +305,7 @@ def test_rebuild_names_what_is_unknown_and_missing():
         unflatten(flatten(CONFIG) | {"model.n_layers": 3})
 
 
-def test_difference_can_be_pasted_back():
+def test_differences_can_be_pasted_as_overrides():
     other = after("seed=4", "train.schedule.peak_lr=2e-3", "data.validation=Tail", "name=x")
     lines = diff(CONFIG, other)
     assert lines[0] == "name: 'base' -> 'x'" and "seed: 0 -> 4" in lines and len(lines) == 4
@@ -319,7 +319,7 @@ def test_difference_can_be_pasted_back():
     assert diff(CONFIG, CONFIG) == []
 
 
-def test_digest_tells_configs_apart():
+def test_the_digest_distinguishes_configs():
     assert digest(CONFIG) == digest(after("seed=0")) and len(digest(CONFIG)) == 16
     assert (
         len({digest(c) for c in (CONFIG, after("seed=1"), after("model.attention.0.window=5"))})
@@ -464,7 +464,7 @@ def test_bytes_of_a_path_that_are_not_utf8_are_kept():
         ("model.n_head", "n_heads"),
     ],
 )
-def test_names_that_others_use_lead_to_ours(given, meant):
+def test_names_of_other_projects_are_hinted_at(given, meant):
     assert refused(f"{given}=3").endswith(f"did you mean {meant}?")
     assert "did you mean" not in refused(
         "model.attention=Dense", "model.attention.0.window=4"

@@ -38,7 +38,7 @@ def test_good_json_is_read():
     assert parse.json_value('\ufeff"text"', "x") == "text"
 
 
-def test_a_text_is_without_its_byte_order_mark(tmp_path):
+def test_the_byte_order_mark_is_removed(tmp_path):
     (tmp_path / "x").write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9\xef\xbb\xbf\n")
     assert parse.read_text(tmp_path / "x") == "caf\u00e9\ufeff\n" and parse.utf8(b"", "x") == ""
     for content, line in [
@@ -50,7 +50,7 @@ def test_a_text_is_without_its_byte_order_mark(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"[]", b"1", b'"a"', b"null"])
-def test_an_object_is_asked_for(content):
+def test_only_a_json_object_is_accepted(content):
     with pytest.raises(ValueError, match="x holds a JSON .*, not an object"):
         parse.json_object(content, "x")
 
@@ -63,7 +63,7 @@ def test_a_file_is_read_or_named(tmp_path):
     os.mkfifo(tmp_path / "pipe")  # reading one that nobody writes to would never end
     for path in (tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(
-            ValueError, match=f"{path.name} cannot be read: it is a pipe or device, no file"
+            ValueError, match=f"{path.name} cannot be read: it is a pipe or device, not a file"
         ):
             parse.read_json(path)
     (tmp_path / "a.json").write_text(json.dumps({"a": 1}))

@@ -176,7 +176,7 @@ def test_seeds_that_jax_would_cut_to_others(seed):
     ["", ".", "..", "a/b", "../x", "a\nb", "a\0b", "\x1b[31m", "\udce9", "x" * 5000],
     ids=range(10),
 )
-def test_a_name_that_is_no_directorys(name):
+def test_a_name_that_cannot_be_a_directory_is_refused(name):
     with pytest.raises(
         ValueError, match="name=.*: it names a directory; give up to 200 characters"
     ):

@@ -83,7 +83,7 @@ def test_words_and_their_places_are_those_of_a_plain_loop(monkeypatch, chunk):
     assert len(set(seen.values())) == len(seen) > 50
 
 
-def test_grams_are_equal_when_their_words_are():
+def test_ngrams_are_equal_when_their_words_are():
     chance = random.Random(1)
     by_words: dict[tuple[str, ...], int] = {}
     for _ in range(200):
@@ -116,7 +116,7 @@ def test_anagrams_and_repeated_words_differ():
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 5000])
-def test_known_finds_what_is_there_and_nothing_else(n):
+def test_the_hash_set_finds_its_members_and_nothing_else(n):
     chance = np.random.default_rng(0)
     hashes = np.unique(chance.integers(0, 2**64, n, np.uint64))
     known = ngrams.HashSet(hashes)

@@ -94,7 +94,7 @@ def test_shards_and_files_of_one_text_are_known_by_its_documents(held, tmp_path)
             reading(tmp_path, train, held_out=data.Separate(source=other))
 
 
-def test_a_few_copies_are_said(held, tmp_path):
+def test_a_few_copies_are_reported(held, tmp_path):
     said = []
     some = write(tmp_path / "some.jsonl", [*HELD, *TRAIN[:3]])
     train = data.Text(path="data/train.jsonl")

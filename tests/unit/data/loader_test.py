@@ -190,7 +190,7 @@ def test_mixtures_draw_by_weight(tmp_path):
     )
 
 
-def test_text_that_is_read_more_than_once_is_said_to_be(tmp_path):
+def test_text_that_is_read_more_than_once_is_reported(tmp_path):
     small, large = (
         write(tmp_path / "small.jsonl", ["a" * 600] * 2),
         write(tmp_path / "large.jsonl", ["b" * 30_000] * 2),

@@ -44,7 +44,7 @@ def test_awkward_weights_are_rounded_and_nobody_starves():
     ] and mixture.integer_weights([0.2, 0.3]) == [2, 3]
 
 
-def test_what_rounding_moves_is_said_and_what_it_makes_another_mixture_is_refused():
+def test_rounded_weights_are_reported_and_a_different_mixture_is_refused():
     assert (
         mixture.check([60, 22, 8, 8, 3], "abcde") == []
         and mixture.check([1 / 3, 2 / 3], "ab") == []

@@ -20,7 +20,7 @@ def source(tmp_path):
     return write(tmp_path / "text.jsonl", DOCUMENTS)
 
 
-def test_nothing_named_means_the_embedded_corpus_and_is_said(tmp_path, monkeypatch):
+def test_without_sources_the_embedded_corpus_is_used_with_a_notice(tmp_path, monkeypatch):
     from gptjax.data.sources.document import Document
 
     monkeypatch.setattr(
@@ -275,13 +275,13 @@ def test_few_documents_of_which_none_is_held_out_are_refused_before(tmp_path, mo
     )
 
 
-def test_what_is_passed_over_is_said_and_recorded(tmp_path):
+def test_skipped_files_are_reported_and_recorded(tmp_path):
     corpus = lone(tmp_path, "notes.md")
     write(corpus / "a.jsonl", [*DOCUMENTS, None, "", None])
     (corpus / "empty.txt").write_text("")
     said = []
     read = reading(tmp_path, data.Text(path=str(corpus)), say=said.append)
-    assert any("2 files; passed over: 1 of no known format (notes.md)" in line for line in said)
+    assert any("2 files; skipped: 1 of unknown format (notes.md)" in line for line in said)
     assert any(
         "2 documents whose text is null, 1 empty documents, 1 files without text" in line
         for line in said

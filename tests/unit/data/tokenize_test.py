@@ -271,7 +271,7 @@ def stopped(source, directory, block=1000):
 
 
 @pytest.mark.parametrize("how", ["flip", "half", "empty", "gone"])
-def test_damage_to_what_an_unfinished_preparation_has_is_mended(source, tmp_path, how):
+def test_damaged_parts_of_an_unfinished_preparation_are_written_again(source, tmp_path, how):
     tokenise(source, tmp_path / "whole")
     stopped(source, tmp_path / "out")
     files = sorted((tmp_path / "out").iterdir())

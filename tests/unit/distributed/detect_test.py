@@ -18,7 +18,7 @@ def bare(monkeypatch):
     return monkeypatch
 
 
-def test_flags_are_taken_and_nothing_is_alone(bare):
+def test_flags_give_the_process_info_and_none_means_alone(bare):
     assert rendezvous.detect("h:80", 4, 3, 1.0) == rendezvous.ProcessInfo("h:80", 4, 3)
     assert rendezvous.detect(None, None, None, 1.0) is None
     assert rendezvous.detect("h:80", 1, None, 1.0) is None
@@ -46,7 +46,7 @@ def test_flags_are_taken_and_nothing_is_alone(bare):
         (("\udc80\n:80", 2, 1), "give HOST:PORT"),
     ],
 )
-def test_half_of_it_is_refused(bare, given, said):
+def test_incomplete_flags_are_refused(bare, given, said):
     with pytest.raises(ValueError) as refused:
         rendezvous.detect(*given, 1.0)
     assert (
@@ -56,7 +56,7 @@ def test_half_of_it_is_refused(bare, given, said):
     )
 
 
-def test_odd_words_of_a_cluster_are_one_line(bare):
+def test_malformed_cluster_variables_are_a_one_line_error(bare):
     for name, value in {
         "JOB_ID": "7",
         "STEP_NODELIST": "node[03-04]",
@@ -69,7 +69,7 @@ def test_odd_words_of_a_cluster_are_one_line(bare):
         rendezvous.detect(None, None, None, 1.0)
 
 
-def test_the_launchers_word_is_taken_from_the_environment(bare):
+def test_the_nonce_is_read_from_the_environment(bare):
     bare.setenv(rendezvous.NONCE_ENV, "word")
     assert rendezvous.detect("h:80", 4, 3, 1.0) == rendezvous.ProcessInfo(
         "h:80", 4, 3, nonce="word"

@@ -52,7 +52,7 @@ def test_process_0_alone_acts_first():
     ) == [7] * 3 and done == [0]
 
 
-def test_turns_are_taken_process_0_one_of_each_host_the_rest(monkeypatch):
+def test_zero_first_runs_process_0_then_one_per_host_then_the_rest(monkeypatch):
     order = []
 
     def act(party):
@@ -73,7 +73,7 @@ def test_alone_everything_returns_at_once():
         party.assert_equal({"x": 1}, "")
 
 
-def test_the_one_that_differs_is_named():
+def test_the_process_that_differs_is_named():
     said = together(
         3,
         lambda party: party.assert_equal(
@@ -88,7 +88,7 @@ def test_the_one_that_differs_is_named():
 
 
 @pytest.mark.parametrize("values", [5, None, [], [1], {"a": 1}])
-def test_nonsense_of_process_0_is_as_if_it_had_gone(values, monkeypatch):
+def test_malformed_messages_of_process_0_count_as_its_death(values, monkeypatch):
     link = SimpleNamespace(
         start_reader=lambda *heard: None, send=lambda **said: None, values=queue.SimpleQueue()
     )
@@ -101,10 +101,10 @@ def test_nonsense_of_process_0_is_as_if_it_had_gone(values, monkeypatch):
         party.all_gather(3)
     assert [status for status, _ in ends] == [
         processes.EXIT_LOST
-    ] and "process 0 of 2, on a, is gone" in ends[0][1]
+    ] and "process 0 of 2, on a, died without a message" in ends[0][1]
 
 
-def test_config_code_and_jax_are_what_must_agree(monkeypatch):
+def test_config_code_and_jax_must_agree(monkeypatch):
     calls = []
 
     def assert_equal(party, topics, advice, deadline):
@@ -120,7 +120,7 @@ def test_config_code_and_jax_are_what_must_agree(monkeypatch):
     ]
 
 
-def test_the_digest_of_code_is_of_names_and_contents(tmp_path, monkeypatch):
+def test_the_source_digest_covers_names_and_contents(tmp_path, monkeypatch):
     (tmp_path / "mesh").mkdir()
     monkeypatch.setattr(processes, "__file__", str(tmp_path / "mesh" / "hosts.py"))
     found = []
@@ -161,7 +161,7 @@ def ended(act):
     return [(worker.communicate(timeout=60)[1], worker.returncode) for worker in workers]
 
 
-def test_a_refusal_of_one_is_the_line_of_all():
+def test_a_refusal_by_one_process_ends_all_with_its_line():
     act = (
         'if party.process_id == 2: raise FileNotFoundError(2, "No such file", "x.txt")\n    '
         "party.all_gather(None)"
@@ -173,7 +173,7 @@ def test_a_refusal_of_one_is_the_line_of_all():
     )
 
 
-def test_a_process_that_gloo_waited_for_in_vain_is_a_line_and_no_trace():
+def test_a_gloo_timeout_is_a_line_without_a_trace():
     act = (
         'party_late = RuntimeError("DEADLINE_EXCEEDED: Gloo all-reduce failed: Timed out waiting '
         '30000ms\\nmore")\n'
@@ -187,12 +187,12 @@ def test_a_process_that_gloo_waited_for_in_vain_is_a_line_and_no_trace():
         others == [(said, status)] * 2 and status == processes.EXIT_LOST and said.count("\n") == 1
     )
     assert (
-        "ended in step 7: the processes lost each other, or one was too late (RuntimeError: "
+        "ended in step 7: the processes lost contact, or one was too late (RuntimeError: "
         "DEADLINE_EXCEEDED: Gloo" in said
     )
 
 
-def test_a_death_is_told_to_all():
+def test_a_death_ends_all_with_one_line():
     said = ended(
         "import os, signal\n    if party.process_id == 2: os.kill(os.getpid(), signal.SIGKILL)\n   "
         " party.all_gather(None)"
@@ -201,11 +201,11 @@ def test_a_death_is_told_to_all():
     assert (
         said[0][0] == said[1][0]
         and "process 2 of 3, on " in said[0][0]
-        and "is gone without a word, when process 0 was in step 7" in said[0][0]
+        and "died without a message, while process 0 was in step 7" in said[0][0]
     )
 
 
-def test_a_hang_is_told_to_all():
+def test_a_hang_ends_all_with_one_line():
     act = (
         "import time\n    if party.process_id == 1:\n        with party.watchdog(0.5): "
         "time.sleep(100)\n    party.all_gather(None)"
@@ -214,12 +214,12 @@ def test_a_hang_is_told_to_all():
     assert [status for _, status in said] == [processes.EXIT_LOST] * 3
     assert all(
         "process 1 of 3, on " in text
-        and "has not moved for 0.5 s (loop.hang_seconds) in step 7" in text
+        and "has made no progress for 0.5 s (loop.hang_seconds) in step 7" in text
         for text, _ in said
     )
 
 
-def test_time_in_which_a_process_was_stopped_is_no_hang():
+def test_a_stopped_process_is_not_a_hang():
     """The watch looks every 10 s. What it sleeps beyond that, the process slept too; nobody
     moved since 3."""
     since = 3.0
@@ -240,7 +240,7 @@ def test_time_in_which_a_process_was_stopped_is_no_hang():
     assert since == 1053.5  # never later than now, so that a hang is still found
 
 
-def test_a_watch_that_slept_does_not_end_the_program_and_one_that_waited_does(monkeypatch):
+def test_a_watchdog_ignores_sleep_but_not_a_hang(monkeypatch):
     """A clock of its own: each wake-up of the watch is given with its time."""
     party, ended, times = (
         processes.ProcessGroup(),
@@ -264,5 +264,7 @@ def test_a_watch_that_slept_does_not_end_the_program_and_one_that_waited_does(mo
             watch(*args)
     ((status, line),) = ended
     assert (
-        status == processes.EXIT_LOST and "has not moved for 4 s" in line and next(times) == 903.0
+        status == processes.EXIT_LOST
+        and "has made no progress for 4 s" in line
+        and next(times) == 903.0
     )  # 899 s of it were slept

@@ -26,10 +26,10 @@ def refusals(places, seconds):
         return list(pool.map(one, places))
 
 
-def test_who_did_not_come_is_named():
+def test_missing_processes_are_named():
     errors = refusals([(4, 0), (4, 2)], seconds=1.0)
     assert all(
-        "of 4 processes 1, 3 did not come to process 0 within 1 s" in line for line in errors
+        "of 4 processes 1, 3 did not connect to process 0 within 1 s" in line for line in errors
     )
 
 
@@ -44,7 +44,7 @@ def test_a_process_that_does_not_fit_is_refused(places):
     )
 
 
-def test_process_0_that_is_not_there_is_said_in_time():
+def test_a_missing_process_0_is_reported_in_time():
     port = rehearse.free_port()
     with pytest.raises(
         ValueError,
@@ -56,7 +56,7 @@ def test_process_0_that_is_not_there_is_said_in_time():
         rendezvous.connect(rendezvous.ProcessInfo(f"localhost:{port}", 2, 1), 0.5)
 
 
-def test_a_port_in_use_is_said():
+def test_a_port_in_use_is_a_one_line_error():
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
@@ -126,7 +126,7 @@ def call(port):
 
 
 @pytest.mark.parametrize("message", STRANGERS.values(), ids=list(STRANGERS))
-def test_a_stranger_is_told_nothing_and_does_not_disturb(message):
+def test_a_stranger_gets_no_reply_and_does_not_disturb(message):
     """100 of each at once, still there when the honest process comes, which waits for none of
     them."""
     port = rehearse.free_port()
@@ -147,7 +147,7 @@ def test_a_stranger_is_told_nothing_and_does_not_disturb(message):
         second.result()[1][0].close()
 
 
-def test_slow_words_do_not_outlast_the_patience(monkeypatch):
+def test_a_slow_greeting_is_dropped_after_the_timeout(monkeypatch):
     monkeypatch.setattr(rendezvous, "HELLO_TIMEOUT", 0.2)
     port = rehearse.free_port()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -158,12 +158,12 @@ def test_slow_words_do_not_outlast_the_patience(monkeypatch):
                 time.sleep(0.02)
         assert not first.done()
         with pytest.raises(
-            ValueError, match="of 2 processes 1 did not come to process 0 within 1.5 s"
+            ValueError, match="of 2 processes 1 did not connect to process 0 within 1.5 s"
         ):
             first.result()
 
 
-def test_without_a_word_who_knows_the_greeting_passes():
+def test_without_a_nonce_anyone_who_knows_the_protocol_is_accepted():
     port = rehearse.free_port()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         first = pool.submit(meet, port, 0, nonce="")
@@ -174,7 +174,7 @@ def test_without_a_word_who_knows_the_greeting_passes():
             links[1].close()
 
 
-def test_a_process_of_another_run_is_turned_away(monkeypatch):
+def test_a_process_of_another_run_is_rejected(monkeypatch):
     monkeypatch.setattr(rendezvous, "RETRY_SECONDS", 0.3)
     port = rehearse.free_port()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -183,12 +183,12 @@ def test_a_process_of_another_run_is_turned_away(monkeypatch):
         with pytest.raises(
             ValueError,
             match=(
-                "process 0 at localhost, port .* or it is another run's, and GPTJAX_NONCE is not "
-                "the same there"
+                "process 0 at localhost, port .* or it belongs to another run and its "
+                "GPTJAX_NONCE differs"
             ),
         ):
             meet(port, 1, nonce="another", seconds=1.0)
-        with pytest.raises(ValueError, match="processes 1 did not come"):
+        with pytest.raises(ValueError, match="processes 1 did not connect"):
             first.result()
 
 
@@ -201,7 +201,7 @@ def test_a_process_of_another_run_is_turned_away(monkeypatch):
         b"x" * 10**6,
     ],
 )
-def test_another_service_in_process_0s_place_is_said(message, monkeypatch):
+def test_another_service_in_place_of_process_0_is_reported(message, monkeypatch):
     monkeypatch.setattr(rendezvous, "RETRY_SECONDS", 0.0)
     with socket.create_server(("", 0)) as server, concurrent.futures.ThreadPoolExecutor(1) as pool:
         port = server.getsockname()[1] + 1
@@ -215,7 +215,8 @@ def test_another_service_in_process_0s_place_is_said(message, monkeypatch):
         with pytest.raises(
             ValueError,
             match=(
-                r"(?s)^process 0 at localhost, port \d+, ended|^what answers as process 0 at .* "
+                r"(?s)^process 0 at localhost, port \d+, ended|"
+                r"^the program that answers as process 0 at .* "
                 r"is not process 0"
             ),
         ):
@@ -234,7 +235,7 @@ def test_another_service_in_process_0s_place_is_said(message, monkeypatch):
         b"1" * 6000 + b"\n",
     ],
 )
-def test_nonsense_from_a_process_that_came_is_as_if_it_had_gone(message):
+def test_malformed_messages_of_a_process_count_as_its_death(message):
     with socket.create_server(("localhost", 0)) as server:
         theirs = socket.create_connection(server.getsockname())
         ours = server.accept()[0]
@@ -246,7 +247,7 @@ def test_nonsense_from_a_process_that_came_is_as_if_it_had_gone(message):
     theirs.close()
 
 
-def test_a_process_that_came_and_says_nothing_is_not_waited_for_without_limit():
+def test_a_silent_process_is_not_awaited_forever():
     port = rehearse.free_port()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         first = pool.submit(meet, port, 0)
@@ -255,8 +256,8 @@ def test_a_process_that_came_and_says_nothing_is_not_waited_for_without_limit():
         with pytest.raises(
             ValueError,
             match=(
-                "process 1 of 2, on .*, came, and has said nothing since; --join_seconds waits "
-                "longer"
+                "process 1 of 2, on .*, connected but has not answered since; wait longer with "
+                "--join_seconds"
             ),
         ):
             party.all_gather(1, deadline=time.monotonic() + 0.2)

@@ -90,7 +90,7 @@ def naive_words(text):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_counts_and_dirt_are_those_of_plain_python(tmp_path, monkeypatch, seed):
+def test_counts_and_dirty_items_match_plain_python(tmp_path, monkeypatch, seed):
     monkeypatch.setattr(
         ngrams, "CHUNK_CHARS", 40 if seed % 2 else 2**18
     )  # items in many batches, or in one
@@ -157,7 +157,7 @@ def test_several_copies_in_a_document_count_once(tmp_path):
 # --- the table ------------------------------------------------------------------------------------
 
 
-def test_clean_beside_all_of_plain_scores(tmp_path):
+def test_clean_scores_compared_with_all_of_plain_scores(tmp_path):
     (tmp_path / "overlap").mkdir()
     (tmp_path / "overlap" / "piqa.json").write_text(
         json.dumps({str(number): number < 4 for number in range(10)})
@@ -240,7 +240,7 @@ def test_records_of_evaluate_are_scored_again_by_their_metric(tmp_path, label):
         )
 
 
-def test_what_evaluate_sealed_is_compared_with_its_seal(tmp_path):
+def test_records_of_evaluate_are_verified_by_their_seal(tmp_path):
     task = registry.get_task("piqa")
     (item,) = task.items(task.example | {"id": "0"}, task.protocol, 0)
     record = {
@@ -266,7 +266,7 @@ def test_what_evaluate_sealed_is_compared_with_its_seal(tmp_path):
         assert old in content
         (tmp_path / name).write_text(content.replace(old, new))
         with pytest.raises(
-            ValueError, match=rf"{name}.* is damaged, or was changed by hand: its seal is another"
+            ValueError, match=rf"{name}.* is damaged, or was edited: its seal is wrong"
         ):
             clean_scores.compare(tmp_path / "overlap", tmp_path)
         (tmp_path / name).write_text(content)

@@ -96,12 +96,12 @@ def test_several_right_choices_and_graded_ones(tmp_path):
         ({"completions": [" a", 3], "label": 0}, "completions holds"),
     ],
 )
-def test_a_row_that_cannot_be_asked_says_why(row, said, tmp_path):
+def test_an_unusable_row_is_a_one_line_error(row, said, tmp_path):
     with pytest.raises(ValueError, match=said):
         only(tmp_path, {"context": "x"} | row)
 
 
-def test_a_name_that_means_something_else_too_is_refused(tmp_path):
+def test_an_ambiguous_name_is_refused(tmp_path):
     (tmp_path / "deep").mkdir()
     for name, said in (
         ("arithmetic", "arithmetic is a group of tasks, and .* has a file of that name"),
@@ -113,7 +113,7 @@ def test_a_name_that_means_something_else_too_is_refused(tmp_path):
     assert len(registry.get_tasks(["arithmetic"], tmp_path / "deep")) > 1
 
 
-def test_an_item_that_cannot_be_asked_leaves_the_others(tmp_path, monkeypatch):
+def test_an_unusable_item_leaves_the_others(tmp_path, monkeypatch):
     real = runner.prompts.sample_fewshot
     lines = [{"context": f"{n} is", "completions": [" a", " b"], "label": n % 2} for n in range(5)]
     written(tmp_path, "mine", *lines, {"context": "x", "completions": [" a", " b"], "label": 7})
@@ -138,17 +138,15 @@ def test_an_item_that_cannot_be_asked_leaves_the_others(tmp_path, monkeypatch):
     assert (
         set(refused) == {"5", "long"}
         and "label 7" in refused["5"]
-        and "leaves no room" in refused["long"]
+        and "leaves no space" in refused["long"]
     )
     drawn.clear()
-    with pytest.raises(
-        ValueError, match="9999 demonstrations were asked for, and there are 5 to draw from"
-    ):
+    with pytest.raises(ValueError, match="9999 demonstrations are requested, and 5 are available"):
         dataclasses.replace(exam, shots=9999).build_prompts(asked, pool, model, str, {})
     assert not drawn  # at once: for each item it would take days
     with pytest.raises(ValueError, match="item long"):
         exam.build_prompts(asked, pool, model, str)  # nobody to tell
-    with pytest.raises(ValueError, match="leaves no room"):
+    with pytest.raises(ValueError, match="leaves no space"):
         exam.build_prompts([asked[1]], pool, model, str, {})  # nothing left to ask
     broken = dataclasses.replace(
         exam,
@@ -161,7 +159,7 @@ def test_an_item_that_cannot_be_asked_leaves_the_others(tmp_path, monkeypatch):
             lambda split: task_data.load_rows(task, task.protocol, split, str(tmp_path)), {}
         )  # a bug is none of the data's
     empty = dataclasses.replace(exam, task=dataclasses.replace(task, items=lambda *row: []))
-    with pytest.raises(ValueError, match="mine.jsonl has no item that can be asked"):
+    with pytest.raises(ValueError, match="mine.jsonl has no item that can be evaluated"):
         empty.load_items(
             lambda split: task_data.load_rows(task, task.protocol, split, str(tmp_path)), {}
         )
@@ -183,7 +181,7 @@ language = "de"
 
 
 @pytest.mark.parametrize("ending", ["toml", "json"])
-def test_the_file_beside_says_how_it_is_asked(ending, tmp_path):
+def test_the_settings_file_sets_the_protocol(ending, tmp_path):
     import tomllib
 
     beside = BESIDE if ending == "toml" else json.dumps(tomllib.loads(BESIDE))
@@ -263,7 +261,7 @@ WRITES, CHOOSES = (
             WRITES,
             'metric = "accuracy"',
             "toml",
-            "mine.toml: metric=accuracy is not of what is written; give one of exact_match, f1",
+            "mine.toml: metric=accuracy does not apply to generated text; give one of exact_match",
         ),
         (WRITES, 'method = "Bean"', "toml", "mine.toml: method=Bean"),
         (WRITES, "method = 3", "toml", "mine.toml: method=3"),
@@ -278,13 +276,13 @@ WRITES, CHOOSES = (
             WRITES,
             'method = "PerToken"',
             "toml",
-            r"mine.toml: rows with completion cannot be asked by method=PerToken\(\)",
+            r"mine.toml: method=PerToken\(\) does not work for rows with completion",
         ),
         (
             CHOOSES,
             'method = "Greedy"',
             "toml",
-            "mine.toml: rows with completions, label cannot be asked by",
+            "mine.toml: method=.* does not work for rows with completions, label",
         ),
         (
             CHOOSES,
@@ -294,18 +292,18 @@ WRITES, CHOOSES = (
         ),
     ],
 )
-def test_a_file_beside_that_means_nothing_is_one_line(row, beside, ending, said, tmp_path):
+def test_an_invalid_settings_file_is_a_one_line_error(row, beside, ending, said, tmp_path):
     written(tmp_path, "mine", row, beside=beside, ending=ending)
     with pytest.raises(ValueError, match=said) as refused:
         registry.get_task("mine", tmp_path)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 6000
 
 
-def test_two_files_beside_or_bytes_that_are_no_text(tmp_path):
+def test_two_settings_files_or_bytes_that_are_not_text(tmp_path):
     written(tmp_path, "mine", WRITES, beside="few = 1")
     (tmp_path / "mine.json").write_text("{}")
     with pytest.raises(
-        ValueError, match=r"mine.toml and .*mine.json both say how mine is asked: keep one"
+        ValueError, match=r"mine.toml and .*mine.json both set the protocol of mine: keep one"
     ):
         registry.get_task("mine", tmp_path)
     (tmp_path / "mine.json").unlink()
@@ -314,7 +312,7 @@ def test_two_files_beside_or_bytes_that_are_no_text(tmp_path):
         registry.get_task("mine", tmp_path)
 
 
-def test_few_is_what_there_is(tmp_path):
+def test_few_shot_uses_the_available_demonstrations(tmp_path):
     for name, lines, few in [
         ("some", [{"context": f"{n} + 1 =", "completion": f" {n + 1}"} for n in range(17)], 16),
         (
@@ -345,7 +343,7 @@ def test_few_is_what_there_is(tmp_path):
     )  # a number that was given is not changed
 
 
-def test_what_was_chosen_stays_and_long_answers_have_half_of_the_context(tmp_path):
+def test_chosen_settings_stay_and_long_answers_get_half_the_context(tmp_path):
     long = {"context": "Say:", "completion": " one\n" + "word " * 40}
     for beside, n_tokens, stops in [
         ("", 205, ()),

@@ -44,7 +44,7 @@ def test_the_mean_is_of_one_set_of_tasks_for_all_numbers_of_demonstrations():
     assert inside == ["hard", "easy"] and left_out == ["zero"]
 
 
-def test_only_percents_are_in_it_and_only_what_every_model_was_asked():
+def test_the_mean_has_only_percentages_of_tasks_that_every_model_has():
     more = [record("bits", k, 2.7, metric="bits_per_byte") for k in (0, 1, 8)]
     found, inside, left_out = icl_plot.mean_scores(
         [*ALIKE, *more, *(record("easy", k, 50.0, LARGE) for k in (0, 1, 8))]
@@ -53,7 +53,7 @@ def test_only_percents_are_in_it_and_only_what_every_model_was_asked():
     assert found["few-shot"] == {SMALL["digest"]: 30.0, LARGE["digest"]: 50.0}
 
 
-def test_a_kind_that_a_model_was_never_asked_by_is_not_drawn():
+def test_a_shot_kind_that_a_model_lacks_is_not_drawn():
     found, inside, left_out = icl_plot.mean_scores(
         [*ALIKE, *(record(task, 0, 50.0, LARGE) for task in ("easy", "hard"))]
     )
@@ -83,7 +83,7 @@ def test_the_description_counts_where_there_are_both():
     }
 
 
-def test_runs_are_told_apart_by_their_digest():
+def test_runs_are_distinguished_by_their_digest():
     copy, other = SMALL | {"digest": "c" * 16}, SMALL | {"digest": "d" * 16, "name": "other"}
     told = icl_plot.labels([record("x", 0, 1.0, model) for model in (LARGE, SMALL, copy, other)])
     assert list(told.values()) == [
@@ -126,8 +126,8 @@ def test_of_several_results_of_one_kind_the_one_of_most_items_is_drawn():
         3.0,
     ]
     assert said == [
-        "x, 0 shots: 2 results of one model, by other seeds or protocols; the one of most items is "
-        "drawn"
+        "x, 0 shots: 2 results of one model, with different seeds or protocols; the one with the "
+        "most items is drawn"
     ]
 
 

@@ -44,14 +44,14 @@ def n_read(questions):
     )
 
 
-def test_a_context_is_read_once():
+def test_a_context_is_scored_once():
     context = tuple(range(100))
     assert n_read([Request(context, ((1,), (2,), (3,)))]) == 100
     assert n_read([Request(context, ((1, 2, 9), (3,), (1, 2, 4), (1, 5)))]) == 100 + 2  # 1, 2
     assert n_read([Request(context + (7,), ((1,),)), Request(context + (8,), ((1,), (2,)))]) == 102
 
 
-def test_contexts_that_share_little_are_read_by_themselves():
+def test_contexts_that_share_little_are_scored_separately():
     shared = tuple(range(40))
     assert n_read([Request(shared + (i,) * 50, ((1,),)) for i in (100, 101)]) == 180
 
@@ -64,7 +64,7 @@ def test_a_long_shared_beginning_is_read_again_where_the_row_would_be_too_long()
     assert n_read(questions) == 400 * len(units) + 50 * 60 and len(units) == 4
 
 
-def test_little_is_padding():
+def test_there_is_little_padding():
     rng = np.random.default_rng(0)
     questions = [
         Request((i, *rng.integers(0, 9, rng.integers(20, 700)).tolist()), ((1, 2), (3,)))
@@ -78,24 +78,25 @@ def test_little_is_padding():
 @pytest.mark.parametrize(
     "question, message",
     [
-        (Request((), ((1,),)), "question 1 has an empty context"),
-        (Request((1,), ()), "question 1 has an empty context, no completion"),
+        (Request((), ((1,),)), "request 1 has an empty context"),
+        (Request((1,), ()), "request 1 has an empty context, no completion"),
         (
             Request((1,), ((1,), ())),
-            "question 1 has an empty context, no completion or an empty one",
+            "request 1 has an empty context, no completion or an empty one",
         ),
         (
             Request((1,) * 60, ((1,), (2,) * 6)),
-            "question 1: a context of 60 tokens with its completion is 66, and the model reads 64",
+            "request 1: a context of 60 tokens and its completion are 66 tokens, and the model "
+            "reads 64",
         ),
     ],
 )
-def test_what_cannot_be_asked(reader, question, message):
+def test_invalid_requests_are_refused(reader, question, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         next(loglikelihood.loglikelihood(reader, [Request((1,) * 60, ((1,) * 5,)), question]))
 
 
-def test_nothing_is_asked(reader):
+def test_no_requests_give_no_results(reader):
     assert list(loglikelihood.loglikelihood(reader, [])) == []
 
 
@@ -107,7 +108,7 @@ def test_nothing_is_asked(reader):
         evaluation.Beam(n_tokens=12),
     ],
 )
-def test_every_prompt_is_answered(reader, method, monkeypatch):
+def test_every_prompt_gets_a_text(reader, method, monkeypatch):
     monkeypatch.setattr(loglikelihood, "GENERATION_BATCH", 2)
     prompts = [TEXT.encode(text) for text in ("a", "four", "three", "seven of", "x y")]
     found = dict(loglikelihood.generate_until(reader, prompts, method, TEXT, jax.random.key(0)))
@@ -124,7 +125,7 @@ def test_every_prompt_is_answered(reader, method, monkeypatch):
         assert found == {i: TEXT.decode(tokens) for i, tokens in enumerate(said)}
 
 
-def test_writing_ends_before_a_stop(reader):
+def test_generation_ends_before_a_stop(reader):
     prompt = TEXT.encode("seven of")
     for plain in (
         evaluation.Greedy(n_tokens=12, stops=()),
@@ -141,7 +142,7 @@ def test_writing_ends_before_a_stop(reader):
         assert found == whole[: whole.index(stop)]
 
 
-def test_the_best_of_the_beam_is_written(reader):
+def test_the_best_beam_is_returned(reader):
     prompt = TEXT.encode("four")
     ((best, *_),) = beam.search(reader, [prompt], 6, lambda tokens: tokens[-1] == TEXT.end_of_text)
     ((_, found),) = loglikelihood.generate_until(
@@ -158,9 +159,7 @@ METHODS = [
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_model_that_says_nan_writes_nothing_also_where_it_begins_late_or_in_one_text_alone(
-    reader, method
-):
+def test_nan_logits_are_refused_even_late_or_in_one_text(reader, method):
     def write(prompts, **broken):
         return dict(
             loglikelihood.generate_until(
@@ -186,6 +185,6 @@ def test_a_model_that_says_nan_writes_nothing_also_where_it_begins_late_or_in_on
         ([short, long], late),
     ]:
         with pytest.raises(
-            inference.NonFiniteLogits, match="^the model's probabilities are no numbers"
+            inference.NonFiniteLogits, match="^the model's logits are NaN or infinite"
         ):
             write(prompts, **params)

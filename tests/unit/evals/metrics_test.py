@@ -51,7 +51,7 @@ LIKELY: dict[str, Any] = {"log_probabilities": [-3.0, -4.0], "before": [-1.0, -3
         (evaluation.Calibrated(), 1),
     ],
 )
-def test_each_method_chooses_its_own_way(method, number):
+def test_each_method_chooses_by_its_score(method, number):
     how = evaluation.Protocol(shots=0, method=method, metric="accuracy")
     assert metrics.choose_completion(how, outcome(**LIKELY)) == number
 
@@ -104,7 +104,7 @@ def test_accuracy_has_the_standard_error_of_a_mean():
     assert found["accuracy"].error == pytest.approx(100 * math.sqrt(0.75 * 0.25 / 39))
 
 
-def test_the_unknown_do_not_count():
+def test_items_with_unknown_answers_do_not_count():
     asked = task(evaluation.Total(), "accuracy")
     assert scored(asked, [outcome(0, **LIKELY), outcome(1, **LIKELY, right=())])["accuracy"].n == 1
     assert scored(asked, [outcome(0, **LIKELY, right=())]) == {}
@@ -181,7 +181,7 @@ def test_the_last_word_by_all_its_tokens_or_the_last_and_its_perplexity():
         )
 
 
-def test_a_task_that_writes_is_scored_by_its_own_scorer():
+def test_generated_text_is_scored_by_the_tasks_scorer():
     asked = task(
         evaluation.Greedy(n_tokens=3),
         "exact_match",
@@ -223,11 +223,13 @@ def test_a_text_read_whole_is_divided_by_its_units():
     assert bits.value == pytest.approx(1.5 / math.log(2))
 
 
-def test_a_metric_that_a_method_cannot_tell_is_refused():
+def test_an_unsupported_metric_is_refused():
     asked = task(evaluation.Total(), "bleu")
-    with pytest.raises(ValueError, match="t: Total.. cannot tell bleu, but accuracy"):
+    with pytest.raises(ValueError, match="t: Total.. does not support bleu, but accuracy"):
         metrics.metric_names(asked, asked.protocol)
-    with pytest.raises(ValueError, match="t: Total.. cannot tell f1"):  # of a task without a scorer
+    with pytest.raises(
+        ValueError, match="t: Total.. does not support f1"
+    ):  # of a task without a scorer
         metrics.metric_names(asked, dataclasses.replace(asked.protocol, metric="f1"))
     for own, metric, other in [
         (
@@ -243,11 +245,11 @@ def test_a_metric_that_a_method_cannot_tell_is_refused():
         (evaluation.LastWord(), "accuracy", evaluation.Windows()),
     ]:
         one = task(own, metric)
-        with pytest.raises(ValueError, match="t: its items cannot be asked by"):
+        with pytest.raises(ValueError, match="t: its items do not work with"):
             metrics.metric_names(one, dataclasses.replace(one.protocol, method=other))
     writes = task(evaluation.Greedy(n_tokens=3), "exact_match")
     assert metrics.metric_names(writes, dataclasses.replace(writes.protocol, metric="f1")) == ["f1"]
-    with pytest.raises(ValueError, match="cannot tell bleu, but exact_match, f1"):
+    with pytest.raises(ValueError, match="does not support bleu, but exact_match, f1"):
         metrics.metric_names(writes, dataclasses.replace(writes.protocol, metric="bleu"))
     also = dataclasses.replace(
         asked,
@@ -400,7 +402,7 @@ def test_what_has_no_letter_or_no_right_answer_is_no_error():
     )
 
 
-def test_grades_are_what_is_chosen_worth():
+def test_the_grade_is_that_of_the_chosen_completion():
     asked = task(evaluation.Total(), "grade", extra_metrics=("grade",))
     graded = [
         outcome(n, log_probabilities=[-1.0 - n, -1.5], facts={"grades": [0.25, 1.0]}, right=(1,))
@@ -408,7 +410,7 @@ def test_grades_are_what_is_chosen_worth():
     ]
     found = scored(asked, graded)
     assert found["grade"].value == pytest.approx(62.5) and list(found) == ["grade"]
-    with pytest.raises(ValueError, match="cannot tell grade, but accuracy"):
+    with pytest.raises(ValueError, match="does not support grade, but accuracy"):
         metrics.metric_names(task(evaluation.Total(), "grade"), asked.protocol)
 
 

@@ -100,7 +100,7 @@ def rows_of(task):
 
 
 @pytest.mark.parametrize("speaker", tokenizers.ALL)
-def test_who_writes_the_right_answer_is_right(speaker):
+def test_the_correct_text_scores_full(speaker):
     text = tokenizers.build(speaker)
     for name, task in TASKS.items():
         items = [
@@ -145,7 +145,7 @@ def test_other_answers_are_wrong(speaker):
             ), name
 
 
-def test_who_finds_the_right_completion_likeliest_is_right():
+def test_the_most_likely_correct_completion_scores_full():
     for name, task in registry.all_tasks().items():
         for how in (task.protocol, *task.conventions.values()):
             if not isinstance(how.method, evaluation.ChoiceMethod):
@@ -205,7 +205,7 @@ def test_own_tasks_fit_themselves_to_their_answers(speaker, metric, tmp_path):
             assert score.value == pytest.approx(100), (name, score, outcomes)
 
 
-def test_what_no_model_can_write_is_counted(tmp_path):
+def test_unreachable_answers_are_counted(tmp_path):
     text = tokenizers.build("bytes")
     how = evaluation.Protocol(shots=0, method=evaluation.Greedy(n_tokens=4), metric="exact_match")
     items = [

@@ -26,7 +26,7 @@ def kept(tmp_path):
     return path
 
 
-def test_what_was_written_is_read(kept):
+def test_outcomes_are_read_back(kept):
     found = outcomes.read(kept, pytest.fail)
     assert list(found) == [one["id"] for one in ONES] and found["3"] == json.loads(
         json.dumps(ONES[3])
@@ -34,7 +34,7 @@ def test_what_was_written_is_read(kept):
     assert outcomes.read(kept.with_name("none.jsonl"), pytest.fail) == {}
 
 
-def test_a_cut_last_line_goes_without_a_word(kept):
+def test_an_incomplete_last_line_is_dropped_silently(kept):
     kept.write_bytes(kept.read_bytes()[:-5])
     assert list(outcomes.read(kept, pytest.fail)) == list("01234")
     assert list(outcomes.read(kept, pytest.fail)) == list("01234")
@@ -55,13 +55,13 @@ def test_a_cut_last_line_goes_without_a_word(kept):
         lambda line: line.replace(b'"id": "2"', b'"id": "9"'),
     ],
 )
-def test_a_changed_line_is_named_and_goes(kept, damage):
+def test_a_damaged_line_is_reported_and_dropped(kept, damage):
     lines, said = kept.read_bytes().split(b"\n"), []
     lines[2] = damage(lines[2])
     kept.write_bytes(b"\n".join(lines))
     assert list(outcomes.read(kept, said.append)) == list("01345")
     assert said == [
-        f"{kept}: line 3 of 6 are not as they were written; those items are asked again"
+        f"{kept}: line 3 of 6 are damaged or were edited; those items are evaluated again"
     ]
     assert list(outcomes.read(kept, pytest.fail)) == list("01345")  # the rest is whole again
 
@@ -77,7 +77,7 @@ def test_any_flipped_byte_is_noticed(kept):
         )  # nothing but what was written
 
 
-def test_another_evaluations_outcomes_are_not_its_own(kept):
+def test_outcomes_of_another_evaluation_are_rejected(kept):
     other, said = kept.with_name("task-0-def.jsonl"), []
     other.write_bytes(kept.read_bytes())
     assert outcomes.read(other, said.append) == {} and "lines 1, 2, 3, 4, 5 ... of 6" in said[0]
@@ -89,7 +89,7 @@ def test_records(tmp_path):
     assert checksums.read(path)["pair"] == [1, 2]
     outcomes.save_record(path, {"task": "x", "scores": {"f1": 0.2}}, pytest.fail)
     for content, why in [
-        (path.read_text().replace("0.2", "0.3"), "its seal is another"),
+        (path.read_text().replace("0.2", "0.3"), "its seal is wrong"),
         ("{}", "its seal is missing, as in those of earlier versions"),
         ("", "is not JSON"),
         ("[1]", "holds a JSON list"),

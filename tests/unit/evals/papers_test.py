@@ -37,7 +37,7 @@ def test_gpt2s_lambada_is_prepared_as_in_its_issue_131():
     assert items("lambada", way="plain", text=text)[0].contexts[0].startswith("\u201cIt")
 
 
-def test_a_wording_that_a_task_lacks_is_refused():
+def test_an_unknown_prompt_variant_is_refused():
     task = registry.get_task("lambada")
     with pytest.raises(
         ValueError, match="^prompt_variant=gpt9: this task has paper, plain, blank, gpt2$"
@@ -206,7 +206,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_row_that_cannot_be_put_is_one_line(name):
+def test_an_invalid_row_is_a_one_line_error(name):
     task, change, said = BAD[name]
     with pytest.raises(ValueError, match=f"^{said}"):
         items(task, **change)
@@ -278,12 +278,12 @@ def test_tfds_examples_become_rows(name):
         assert row["answers"] == [["3"], ["3"]]  # what is empty is no answer
 
 
-def test_every_set_of_tfds_of_these_is_tried():
+def test_every_tfds_data_set_of_these_tasks_is_tried():
     pairs = {task.name for task in translation.TASKS} | {"race_m"}
     families = {
         "lambada",
         "cbt",
-        "language_modelling",
+        "language_modeling",
         "closed_book",
         "translation",
         "summaries",

@@ -80,18 +80,18 @@ def test_long_first_demonstrations_do_not_keep_the_short_ones_out():
     assert prompt.demonstration_ids == ("1", "2")
 
 
-def test_what_is_too_long_by_itself_loses_its_beginning():
+def test_an_item_that_is_too_long_loses_its_beginning():
     prompt = prompts.fit_context(ITEM, POOL[:4], HOW, ByteTokenizer(), 6)
     assert (
         prompt.demonstration_ids == ()
         and bytes(prompt.context_tokens[0]) == b"+ 4 ="
         and prompt.n_cut == len("Sums:\n4 + 4 =") - 5
     )
-    with pytest.raises(ValueError, match="item x: a completion leaves no room"):
+    with pytest.raises(ValueError, match="item x: a completion leaves no space"):
         prompts.fit_context(ITEM, [], HOW, ByteTokenizer(), 1)
 
 
-def test_what_has_a_hint_loses_the_end_of_what_stands_before_it():
+def test_an_item_with_a_hint_loses_the_end_of_the_text_before_it():
     """As a news article, whose lead says what it is about."""
     how = dataclasses.replace(
         HOW, method=evaluation.Greedy(n_tokens=5), metric="exact_match", description=""
@@ -119,7 +119,7 @@ def test_what_has_a_hint_loses_the_end_of_what_stands_before_it():
     )
 
 
-def test_a_task_that_writes_has_room_for_what_it_writes():
+def test_a_generation_task_reserves_space_for_its_text():
     how = dataclasses.replace(HOW, method=evaluation.Greedy(n_tokens=5), metric="exact_match")
     whole = len(prompts.render(ITEM, POOL[:4], how)[0])
     assert (
@@ -235,7 +235,7 @@ def test_a_completion_that_a_token_joins_to_its_context_is_encoded_apart():
     ) == text.encode(" marks")
 
 
-def test_where_apart_is_another_text_all_are_told_from_the_last_shared_token():
+def test_pairs_split_after_the_last_shared_token_if_separate_encoding_changes_the_text():
     text = tokenizers.build("words")
     found = prompts.encode_pairs(
         text, [("The dog", "s"), ("The dog", "gy"), ("The dog", " ran")], "0"
@@ -269,7 +269,7 @@ def test_what_has_no_tokens_or_those_of_another_is_an_error_of_its_item():
         prompts.encode_pairs(text, [("Yes", " "), ("Yes", " no")], "0")
     alike = Item(id="0", contexts=("It is",), completions=(" US", " us"), right=(1,))
     with pytest.raises(
-        ValueError, match="item 0: a right completion and a wrong one have the same tokens"
+        ValueError, match="item 0: a correct completion and a wrong one have the same tokens"
     ):
         prompts.fit_context(alike, [], HOW, text, 100)
     assert prompts.fit_context(dataclasses.replace(alike, right=(0, 1)), [], HOW, text, 100)

@@ -8,7 +8,7 @@ from gptjax.config import evaluation
 from gptjax.evals import registry, task_data
 
 
-def test_every_task_can_put_and_show_its_example():
+def test_every_task_renders_its_example():
     for name, task in registry.all_tasks().items():
         row = task_data.check_row(task.example, task.schema, name)
         for shots in (0, 1):
@@ -26,6 +26,9 @@ def test_names_families_and_conventions():
         "arc_challenge",
     ]
     assert len(registry.get_tasks(["arithmetic"], None)) >= 10
+    language_modeling = registry.get_tasks(["language_modeling"], None)
+    assert "ptb" in language_modeling
+    assert language_modeling == registry.get_tasks(["language_modelling"], None)  # its earlier name
     with pytest.raises(ValueError, match="no task is called 'helaswag'; did you mean hellaswag"):
         registry.get_tasks(["helaswag"], None)
     with pytest.raises(ValueError, match="piqa has no convention 'mine'; it has none but its own"):
@@ -93,7 +96,7 @@ def test_a_file_with_completions_is_a_task_that_chooses(tmp_path):
         task.items({**row, "label": 2}, task.protocol, 0)
 
 
-def test_without_its_file_it_is_unknown(tmp_path):
+def test_a_custom_task_without_its_file_is_unknown(tmp_path):
     with pytest.raises(
         ValueError,
         match=(

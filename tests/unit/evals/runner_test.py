@@ -243,7 +243,7 @@ def test_a_models_digest_tells_its_parameters_and_its_tokenizer():
     )
 
 
-def test_the_last_word_is_said_or_not(there):
+def test_the_last_word_is_predicted_or_not(there):
     _, model, after = there
     context, best = next(
         (text, best)
@@ -258,7 +258,7 @@ def test_the_last_word_is_said_or_not(there):
     assert [found[item.id]["greedy"] for item in items] == [[True], [False]]
 
 
-def test_stop_words_are_tokens_that_are_not_said():
+def test_stop_words_are_banned_tokens():
     words = build.build(data.Gpt2Bpe())
     banned = runner._banned_tokens(evaluation.LastWord(stop_words=True), words)
     assert {words.decode([token]) for token in banned} >= {" the", " and", " it"} and len(
@@ -327,9 +327,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize("name,convention", WAYS)
-def test_every_task_is_put_asked_and_scored_by_each_of_its_conventions(
-    there, tmp_path, monkeypatch, name, convention
-):
+def test_every_task_runs_by_each_of_its_conventions(there, tmp_path, monkeypatch, name, convention):
     """From a row to a record; what a second reading makes of the outcomes on disk is the same."""
     task = registry.get_task(f"{name}:{convention}" if convention else name)
     monkeypatch.setattr(runner.loglikelihood, "loglikelihood", Answers.loglikelihood)
@@ -491,5 +489,5 @@ def test_bad_input_of_reproduce_gpt2_is_one_line(there, tmp_path):
         reproduce_gpt2.main(
             [f"--weights={place}", f"--data={tmp_path}", f"--out={tmp_path / 'out'}"]
         )
-    with pytest.raises(ValueError, match="is no directory"):
+    with pytest.raises(ValueError, match="is not a directory"):
         reproduce_gpt2.main([f"--weights={place}", f"--data={tmp_path / 'none'}"])

@@ -11,7 +11,7 @@ def item(*right, **facts):
     return Item(id="0", contexts=("",), completions=("",), answers=right, facts=facts)
 
 
-def test_normalised_text():
+def test_normalized_text():
     assert scorers.normalize(" The  U.S. and\nan Apple-pie, a the ") == "us and applepie"
     assert (
         scorers.normalize("theory anthem a.b") == "theory anthem ab"
@@ -207,7 +207,7 @@ def test_bleu_is_zero_without_four_words_in_a_row_unless_smoothed():
     assert scorers.corpus_bleu("bleu", written, items) > 0.1
 
 
-def test_a_short_translation_is_penalised_and_the_first_sentence_kept():
+def test_a_short_translation_is_penalized_and_the_first_sentence_kept():
     whole = "one two three four five six seven eight ."
     asked = item(whole, language="en", sentences=1)
     short = scorers.corpus_bleu(

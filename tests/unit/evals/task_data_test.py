@@ -125,13 +125,13 @@ def test_bad_files_are_one_line(tmp_path):
     mixed = [ROW, {**ROW, "id": 0}]
     refused(r"line 2 has the id '0', which line 1 has too", folder=written(tmp_path, mixed))
     refused(
-        r"nowhere is no folder: give the one that has NAME_SPLIT.jsonl or NAME.jsonl, such as "
+        r"nowhere is not a folder: give the one that has NAME_SPLIT.jsonl or NAME.jsonl, such as "
         r"quiz_validation.jsonl",
         folder="nowhere",
     )
 
 
-def test_data_that_are_nowhere_are_one_line_on_how_to_get_them(tmp_path):
+def test_missing_data_are_a_one_line_error_with_how_to_get_them(tmp_path):
     began = time.monotonic()
     refused(
         r"^quiz: no folder of .jsonl files is given; give quiz_SPLIT.jsonl .*: quiz.tgz of "

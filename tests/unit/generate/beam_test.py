@@ -65,7 +65,7 @@ def all_of(small, prompt, ends, alpha):
 
 @pytest.mark.parametrize("ends", [never, at_end])
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 2.0])
-def test_a_beam_as_wide_as_all_there_is_finds_the_best(small, ends, alpha):
+def test_an_exhaustive_beam_finds_the_best(small, ends, alpha):
     width = 64
     found = beam.search(small[2], [[1, 2], [3]], N, ends, width, alpha)
     for prompt, hypotheses in zip([[1, 2], [3]], found, strict=True):
@@ -101,7 +101,7 @@ def test_a_beam_finds_what_greedy_misses(small):
         )
 
 
-def test_prompts_are_searched_as_if_alone(small):
+def test_prompts_are_searched_independently(small):
     prompts = [[1], [2, 3, 1], [0, 0]]
     together = beam.search(small[2], prompts, 6, at_end, width=3)
     for prompt, found in zip(prompts, together, strict=True):
@@ -109,7 +109,7 @@ def test_prompts_are_searched_as_if_alone(small):
         assert [h.tokens for h in found] == [h.tokens for h in alone]
 
 
-def test_a_beginning_that_may_still_win_is_followed():
+def test_a_beam_that_can_still_win_is_followed():
     """A text of one token has ended at -1; one under way at -1.5 comes to -0.75 if it is 7 long:
     ((5 + 7) / 6) ** 1 = 2."""
     for alpha, n_tokens, settled in [(1.0, 7, False), (1.0, 3, True), (0.0, 7, True)]:
@@ -121,7 +121,7 @@ def test_a_beginning_that_may_still_win_is_followed():
         )
 
 
-def test_twice_the_width_is_looked_at_since_all_of_a_width_may_end():
+def test_twice_the_width_is_considered_since_every_beam_may_end():
     group = beam._BeamGroup(7, lambda tokens: tokens[-1] >= 3, 2, 5.0)
     assert group.advance([[(-0.1, 3), (-0.2, 4), (-0.3, 0), (-0.4, 1), (-0.5, 2)]]) == [0, 0]
     assert [tokens for _, tokens in group.active] == [(0,), (1,)] and not group.done
@@ -140,7 +140,7 @@ def test_a_longer_text_wins_under_a_larger_alpha(small):
     assert lengths[0] < lengths[1]
 
 
-def test_padded_ids_are_never_said(small):
+def test_padded_ids_are_never_generated(small):
     model, params, _ = small
     loud = inference.prepare(model, params | {"token_VD": params["token_VD"].at[V:].set(100.0)})
     (found,) = beam.search(loud, [[1]], 3, never, width=4)
@@ -157,12 +157,12 @@ def test_padded_ids_are_never_said(small):
         ({"alpha": float("nan")}, "an alpha from 0 to 10"),
         (
             {"n_tokens": 12},
-            ("a prompt of 2 tokens and 12 new ones are more than the model's context of 12"),
+            ("a prompt of 2 tokens and 12 new ones exceed the model's context of 12"),
         ),
         ({"prompts": [[]]}, "an empty prompt"),
     ],
 )
-def test_what_cannot_be_asked(small, wrong, message):
+def test_invalid_requests_are_refused(small, wrong, message):
     with pytest.raises(ValueError, match=message):
         beam.search(
             **(

@@ -57,7 +57,7 @@ def test_rows_of_different_lengths_each_get_their_own_continuation_past_the_cont
     assert said == [greedy_by_hand(*speaker, p, 30) for p in prompts]
 
 
-def test_how_many_come_at_once_changes_no_sample(reader):
+def test_steps_per_call_do_not_change_samples(reader):
     def said(at_once):
         return [
             row
@@ -70,7 +70,7 @@ def test_how_many_come_at_once_changes_no_sample(reader):
     assert said(1) == said(7) == said(decode.STEPS_PER_CALL)
 
 
-def test_a_row_that_the_caller_closes_says_no_more_and_changes_no_other(reader):
+def test_a_row_ended_by_the_caller_stops_and_does_not_affect_others(reader):
     free = decode.generate(reader, [[1], [2]], 10, SamplingParams(temperature=0), jax.random.key(0))
     closed, said = set(), [[], []]
     for new in decode.stream(
@@ -128,7 +128,7 @@ def test_a_row_stops_at_end_of_text_and_others_go_on(reader):
     assert said[1] == (free[1][: free[1].index(stop)] if stop in free[1] else free[1])
 
 
-def test_padded_ids_are_never_said(speaker):
+def test_padded_ids_are_never_generated(speaker):
     model, params = speaker
     loud = params | {"token_VD": params["token_VD"].at[61:].set(100.0)}
     said = decode.generate(

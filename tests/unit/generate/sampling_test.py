@@ -51,7 +51,7 @@ def test_frequencies_follow_the_distribution():
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-38, 5e-324])
-def test_next_to_no_temperature_is_greedy(temperature):
+def test_a_tiny_temperature_is_greedy(temperature):
     scores = jax.random.normal(jax.random.key(1), (3, 500)) * 3 + jnp.array([[0.0], [1e4], [-1e4]])
     scores = scores.at[:, 400:].set(-jnp.inf)  # padding
     for key in jax.random.split(jax.random.key(0), 2):
@@ -61,7 +61,7 @@ def test_next_to_no_temperature_is_greedy(temperature):
 
 
 @pytest.mark.parametrize("temperature", [1e38, 1e300])
-def test_at_the_largest_temperatures_all_tokens_are_alike_but_for_padding(temperature):
+def test_the_largest_temperatures_are_uniform_except_for_padding(temperature):
     scores = jnp.arange(8.0)[None].at[:, 5:].set(-jnp.inf)
     for more in ({}, {"top_p": 1.0}, {"top_k": 10**18}):
         kept = sampling.filter_logits(scores, SamplingParams(temperature=temperature, **more))
@@ -80,6 +80,6 @@ def test_at_the_largest_temperatures_all_tokens_are_alike_but_for_padding(temper
         {"top_p": 1.5},
     ],
 )
-def test_values_that_leave_nothing(bad):
+def test_values_that_leave_no_token_are_refused(bad):
     with pytest.raises(ValueError, match=f"{next(iter(bad))}="):
         SamplingParams(**bad)

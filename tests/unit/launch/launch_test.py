@@ -48,7 +48,7 @@ def commands(capsys, action, *arguments):
     return [shlex.split(line) for line in out.splitlines()]
 
 
-def test_a_slice_is_asked_for_and_waited_for(capsys):
+def test_a_slice_is_requested_and_awaited(capsys):
     asked, waited = commands(capsys, "create", "--accelerator=v5p-1024", "--project=p", "--spot")
     assert asked[:6] == ["gcloud", "compute", "tpus", "queued-resources", "create", "pod"]
     assert {
@@ -401,7 +401,7 @@ COUNTS = ("0", "-1", "1.5", "1e9", "nan", "9" * 5000, "\u0662", "", "x")
         for bad in ("0", "-1", "1e9", "nan")
     ],
 )
-def test_what_no_cluster_would_take(main, own, flag, bad, capsys):
+def test_invalid_cluster_settings_are_refused(main, own, flag, bad, capsys):
     rest = [] if main is tpu.main else ["--", "--config=smoke"]
     said = refusal(main, [*own, f"{flag}={bad}", *rest], capsys)
     assert flag in said
@@ -428,7 +428,7 @@ def test_a_run_in_the_container_is_warned_of(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_words_are_quoted_for_the_shell(capsys):
+def test_arguments_are_quoted_for_the_shell(capsys):
     """Of the launched program, and the Python that runs it."""
     odd = ["--config=smoke", "--run=a b;$(id)`id`'\"&|>x", "--set", "name=$HOME é"]
     _, out = printed(slurm.main, capsys, "--python=/a b/$(id)/python", "--", *odd)

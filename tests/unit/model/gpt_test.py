@@ -63,7 +63,7 @@ def test_initial_weights_have_the_configs_deviations():
     )  # each period has its own draw
 
 
-def test_post_norm_is_gpt1s():
+def test_post_norm_is_as_in_gpt1():
     """norm(x + f(x)), no final norm: every row of the output has mean 0 and variance 1 at the
     initial gains."""
     c = tiny.config(norm="post")
@@ -74,7 +74,7 @@ def test_post_norm_is_gpt1s():
     np.testing.assert_allclose(np.var(x_BTD, -1), 1, atol=1e-2)
 
 
-def test_every_layer_has_dropout_masks_of_its_own(monkeypatch):
+def test_dropout_masks_differ_by_layer(monkeypatch):
     """By the keys that they come from."""
     keys = []
 
@@ -95,7 +95,7 @@ def test_every_layer_has_dropout_masks_of_its_own(monkeypatch):
     assert len(keys) == len(set(keys)) == 1 + 3 * 2
 
 
-def test_a_loop_over_periods_is_the_scan():
+def test_unrolled_and_scanned_periods_agree():
     """With weights of a size at which the order of layers matters."""
     c = tiny.config()
     _, built, state = tiny.make_step(tiny.replace_parts(c, compute={"scan_layers": True}))
@@ -139,7 +139,7 @@ def test_padding_columns_are_minus_infinity():
     assert np.all(np.asarray(y[..., :5]) == 4) and np.all(np.isneginf(y[..., 5:]))
 
 
-def test_gradient_of_unstacked_is_that_of_slicing():
+def test_the_gradient_of_unstack_layers_is_that_of_slicing():
     tree = {"a": jnp.arange(6.0).reshape(3, 2), "b": jnp.arange(3.0)}
 
     def value(parts):

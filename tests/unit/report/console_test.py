@@ -66,7 +66,7 @@ def clock(monkeypatch):
 # --- lines, tables, samples -----------------------------------------------------------------------
 
 
-def test_a_line_is_said_whole_and_is_never_markup():
+def test_a_line_is_printed_whole_and_never_as_markup():
     screen = Screen(width=20)
     screen.console.print("[bold]x[/bold] [/] " + "word " * 10 + "end")
     screen.console.warn("mind [this]")
@@ -81,7 +81,7 @@ def test_parts_of_a_text_go_on_where_the_last_ended():
     assert screen.text() == "".join(parts).replace("\x1b", "\u241b")
 
 
-def test_work_is_shown_on_a_terminal_alone_and_then_gone():
+def test_status_is_shown_only_on_a_terminal_and_then_removed():
     pipe, screen = Screen(), Screen(terminal=True)
     for shown in (pipe, screen):
         with shown.console.status("thinking") as show:
@@ -170,12 +170,13 @@ class Failing(io.StringIO):
         OSError(5, "I/O error"),
     ],
 )
-def test_what_cannot_be_written_ends_nothing(error, monkeypatch, capfd):
+def test_a_write_error_does_not_end_the_program(error, monkeypatch, capfd):
     monkeypatch.setattr(sys, "stdout", Failing(error))
     spoken(types.SimpleNamespace(console=console.Console(quiet=False)), "x")
     assert (
         capfd.readouterr().err
-        == f"warning: standard output: {error.strerror}; nothing more is shown, the work goes on\n"
+        == f"warning: standard output: {error.strerror}; no more output is shown, the work "
+        "continues\n"
     )
     with pytest.raises(OSError) as caught:
         console.Console(quiet=False, vital=True).print("x")
@@ -215,7 +216,7 @@ def test_a_table_aligns_its_facts_and_wraps_the_long_ones():
     ]
 
 
-def test_samples_keep_their_text_and_cannot_steer_the_terminal():
+def test_samples_keep_their_text_and_cannot_control_the_terminal():
     screen = Screen(width=60, terminal=True)
     screen.console.print_samples(["def f():\n    return [bold]1[/bold]\x1b[2J\x07\x9b", "two"])
     text = screen.text()
@@ -355,7 +356,7 @@ def test_parts_of_a_long_step_give_a_time_left_before_it_ends(clock):
         (4.1e12, "129,921 years"),
     ],
 )
-def test_durations_read_as_one_would_say_them(seconds, text):
+def test_durations_are_readable(seconds, text):
     assert console.human_duration(seconds) == text
 
 

@@ -147,7 +147,7 @@ def test_a_run_goes_on_after_the_bytes_that_its_checkpoint_knows(tmp_path):
 
 
 DAMAGE = {
-    "a digit": (lambda b: b.replace(b"0.5", b"0.6"), "what some lines say was changed"),
+    "a digit": (lambda b: b.replace(b"0.5", b"0.6"), "some lines were changed"),
     "half": (lambda b: b[:30], "the line of step 2 is not where it should be"),
     "nothing": (lambda b: b"", "the line of step 1 is not where it should be"),
     "no file": (None, "the line of step 1 is not where it should be"),
@@ -167,7 +167,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 @pytest.mark.parametrize("known", [True, False])
-def test_a_record_that_is_not_what_it_was_is_named(tmp_path, name, known):
+def test_a_changed_record_is_reported(tmp_path, name, known):
     """Also for a checkpoint of an earlier version, which knows nothing of it; but then a digit
     may be another."""
     change, message = DAMAGE[name]
@@ -183,12 +183,12 @@ def test_a_record_that_is_not_what_it_was_is_named(tmp_path, name, known):
         events.check(tmp_path, 4, seal if known else None)
     said = str(refused.value)
     assert (
-        said.startswith(f"{file} is not what it was when step 4 was saved: {message}")
+        said.startswith(f"{file} is not as it was when step 4 was saved: {message}")
         and "\n" not in said
         and "\ufffd" not in said[:99]
     )
     assert said.endswith(
-        "put a copy of it back, give another --run, or --new_record goes on from the checkpoints "
+        "put a copy of it back, give another --run, or --new_record continues from the checkpoints "
         "alone"
     )
 
@@ -204,7 +204,7 @@ def test_a_line_that_lost_only_its_end_is_whole(tmp_path):
     assert file.read_bytes() == whole + b'{"step": 5, "loss": 0.2}\n'
 
 
-def test_a_disk_that_fills_is_one_line_and_no_more(tmp_path, capfd):
+def test_a_full_disk_is_one_line(tmp_path, capfd):
     """The file and the step are named, nothing is left to be written at the end, and TensorBoard
     ends with a line."""
 
@@ -236,9 +236,9 @@ def test_a_disk_that_fills_is_one_line_and_no_more(tmp_path, capfd):
     status, line = errors.classify_error(error.value)
     assert status == 2 and line == (
         f"{tmp_path / 'metrics.jsonl'}: cannot be written at step 3 (No space left on device); "
-        "mend that, and the same command continues"
+        "fix that, and the same command continues"
     )
-    assert said == ["TensorBoard gets no more of this run: No space left on device"]
+    assert said == ["TensorBoard receives no more of this run: No space left on device"]
     assert (
         tmp_path / "metrics.jsonl"
     ).read_bytes() == b'{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5}\n{"step": 3'

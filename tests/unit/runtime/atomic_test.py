@@ -29,7 +29,7 @@ def moments(monkeypatch):
     return seen
 
 
-def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_we_go_on(tmp_path, moments):
+def test_a_file_is_synced_before_its_rename_and_the_rename_before_returning(tmp_path, moments):
     atomic.save(tmp_path / "config.json", b"new")
     assert (tmp_path / "config.json").read_bytes() == b"new"
     assert moments == [
@@ -52,7 +52,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_is_valid(tmp_path, moments):
     ] and place.steps() == [5]
 
 
-def test_a_file_system_that_cannot_sync_directories_is_left_to_itself(tmp_path, monkeypatch):
+def test_a_file_system_that_cannot_sync_directories_is_tolerated(tmp_path, monkeypatch):
     fsync = os.fsync
 
     def refused(number):

@@ -28,7 +28,7 @@ def hold(directory):
     return lock.hold(directory, "run directory", print)
 
 
-def test_a_second_one_is_refused_by_name_until_the_first_is_killed(tmp_path):
+def test_a_second_program_is_refused_until_the_first_is_killed(tmp_path):
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
@@ -51,7 +51,7 @@ def test_a_second_one_is_refused_by_name_until_the_first_is_killed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_made_for_the_lock_alone_goes_with_it(tmp_path):
+def test_a_directory_made_for_the_lock_is_removed_with_it(tmp_path):
     with hold(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b" / "gptjax.lock").exists()
     assert not (tmp_path / "a" / "b").exists()
@@ -83,7 +83,7 @@ def test_a_lock_that_its_holder_removed_meanwhile_is_not_taken_for_one(tmp_path,
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, number):
+def test_a_file_system_without_locks_is_reported_and_used(tmp_path, monkeypatch, number):
     def none(file, how):
         raise OSError(number, os.strerror(number))
 
@@ -94,11 +94,11 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, num
     (line,) = said
     assert (
         line.startswith(f"{tmp_path} is on a file system without locks (")
-        and "see that no other program works there" in line
+        and "make sure that no other program works there" in line
     )
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+def test_an_unwritable_directory_is_a_one_line_error(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "run" / "gptjax.lock").mkdir(parents=True)
     for there in (

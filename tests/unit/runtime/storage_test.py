@@ -32,7 +32,7 @@ def there(tmp_path):
     return sorted(path.name for path in tmp_path.iterdir())
 
 
-def test_a_checkpoint_that_stays_is_none_any_more(tmp_path, busy):
+def test_a_checkpoint_that_cannot_be_removed_is_no_longer_listed(tmp_path, busy):
     place = made(tmp_path, "10", "20")
     busy.add("removed")
     with pytest.raises(OSError, match="Directory not empty"):
@@ -48,7 +48,7 @@ def test_a_checkpoint_that_stays_is_none_any_more(tmp_path, busy):
     assert place.clean() == [] and there(tmp_path) == ["20"]
 
 
-def test_rubbish_of_a_save_gives_its_name_to_the_next(tmp_path, busy):
+def test_leftovers_of_a_save_are_moved_out_of_the_way(tmp_path, busy):
     place = made(tmp_path, "30.saving")
     busy.add("saving")
     assert place.clean() == [f"{place.path}/30.saving cannot be removed: Directory not empty"]

@@ -24,12 +24,12 @@ from gptjax.sharding import device_mesh, topology
         ({"fsdp": 16}, "needs 16 devices"),
     ],
 )
-def test_devices_that_a_mesh_cannot_use(sizes, message):
+def test_a_mesh_that_does_not_use_all_devices_is_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         device_mesh.make_mesh(schema.Mesh(**sizes))
 
 
-def test_the_axis_of_minus_one_takes_what_is_left():
+def test_the_axis_of_minus_one_takes_the_remaining_devices():
     mesh = device_mesh.make_mesh(schema.Mesh(data=2, tensor=2))
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2, "context": 1}
     assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}

@@ -43,7 +43,7 @@ def test_an_axis_claimed_twice_is_named(mesh):
         rules.spec("DF", (16, 64), {"D": ("fsdp",), "F": ("fsdp",)}, mesh, "w")
 
 
-def test_adams_moments_lie_where_their_parameters_do():
+def test_adam_moments_are_sharded_like_their_parameters():
     c = tiny.replace_parts(tiny.config(), mesh={"fsdp": 8})
     _, _, state = tiny.make_step(c, 8)
     mu = state.opt_state[1].mu

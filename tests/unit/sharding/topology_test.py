@@ -71,7 +71,7 @@ def test_unknown_names(name, message):
 @pytest.mark.parametrize(
     "module, name, remedy", [("libtpu", "v5e-1", "tpu"), ("jax_plugins", "h100-1", "gpu")]
 )
-def test_a_compiler_that_is_missing(monkeypatch, module, name, remedy):
+def test_a_missing_compiler_is_a_one_line_error(monkeypatch, module, name, remedy):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda wanted: None if wanted == module else find(wanted)
@@ -98,7 +98,7 @@ def test_a_compiler_that_is_missing(monkeypatch, module, name, remedy):
         "v6e:16x16",
     ],
 )
-def test_tpus_that_are_not_here(name):
+def test_compile_only_tpus(name):
     target = topology.from_name(name)
     there = target.devices()
     assert len(there) == target.n_devices and there[0].platform == target.platform
@@ -108,7 +108,7 @@ def test_tpus_that_are_not_here(name):
 
 
 @needs_libtpu
-def test_programs_for_chips_elsewhere_stay_out_of_the_cache(tmp_path):
+def test_compile_only_programs_stay_out_of_the_cache(tmp_path):
     """Where jax would write them, and fail to read them. Programs for devices that are here are
     written again afterwards."""
     settings = {
@@ -183,11 +183,11 @@ def test_libtpu_is_quiet_and_jax_uses_the_cpu(program):
     ],
     ids=["a program that computes", "a mesh", "chips elsewhere"],
 )
-def test_too_few_addresses_are_refused_before_jax_begins(monkeypatch, start):
+def test_a_low_address_space_limit_is_refused_before_jax_starts(monkeypatch, start):
     monkeypatch.setattr(resource, "getrlimit", lambda which: (2**31, 2**31))
     with pytest.raises(
         ValueError,
-        match=r"2.00 GiB of addresses \(ulimit -v\), and jax needs 4.00 GiB: raise the limit",
+        match=r"limited to 2.00 GiB \(ulimit -v\), and jax needs 4.00 GiB: raise the limit",
     ):
         start()
 
@@ -210,7 +210,7 @@ def test_peaks_are_those_of_the_data_sheets():
     }
 
 
-def test_an_h100_is_what_its_compiler_is_told():
+def test_the_h100_target_config_matches_the_chip():
     sizes = {
         name: int(re.search(rf"{name}: (\d+)", topology.H100_TARGET_CONFIG)[1])
         for name in ("device_memory_size", "memory_bandwidth")
@@ -220,5 +220,5 @@ def test_an_h100_is_what_its_compiler_is_told():
     assert chip.hbm_bandwidth == pytest.approx(sizes["memory_bandwidth"], rel=0.01)
 
 
-def test_no_facts_of_a_cpu():
+def test_a_cpu_has_no_specifications():
     assert topology.chip(jax.devices()[0]) is None

@@ -19,7 +19,7 @@ class Device:
 HERE = jax.devices("cpu")[0]
 
 
-def test_by_device(monkeypatch):
+def test_options_by_device(monkeypatch):
     assert xla_options.options(Device("tpu", "TPU v5")) == {
         "xla_tpu_scoped_vmem_limit_kib": str(topology.CHIPS["v5p"].fusion_kib)
     }
@@ -60,7 +60,7 @@ def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
     xla_options._cpu_options.cache_clear()
 
 
-def test_memory_is_kept(monkeypatch):
+def test_malloc_keeps_memory(monkeypatch):
     """glibc takes every setting (mallopt returns 1)."""
     if platform.libc_ver()[0] != "glibc":
         pytest.skip("not glibc")

@@ -470,7 +470,7 @@ def test_a_failed_save_surfaces_on_leaving_but_hides_no_other_error(tmp_path):
     assert len(said) == 1 and "division by zero" in said[0]
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+def test_an_unwritable_directory_is_a_one_line_error(tmp_path):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file" / "run", tmp_path / "file", Path("/proc/nowhere")):
         with pytest.raises(

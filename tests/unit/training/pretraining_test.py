@@ -22,5 +22,5 @@ def test_a_sample_whose_prompt_has_no_tokens_begins_as_texts_do_and_one_of_nan_e
     assert said.startswith("\n ") and len(said) > 4
     broken = state.replace(params=jax.tree.map(lambda x: x * float("nan"), state.params))
     assert pretraining.sample_text(session, broken, 1).startswith(
-        "no sample: the model's probabilities are no numbers"
+        "no sample: the model's logits are NaN or infinite"
     )

@@ -46,7 +46,7 @@ def test_a_run_is_opened_with_its_own_tokenizer_alone(folder, tmp_path, monkeypa
     assert asked == [build.ByteTokenizer().digest]
 
 
-def test_there_and_back(folder, tmp_path, capsys):
+def test_import_then_export_is_the_identity(folder, tmp_path, capsys):
     converted(folder, tmp_path / "run")
     said = capsys.readouterr().out
     assert (
@@ -78,7 +78,7 @@ def test_a_directory_that_holds_something_is_left_alone(folder, tmp_path):
     assert (tmp_path / "empty" / "config.json").exists()
 
 
-def test_what_stands_beside_is_left_alone_and_parents_of_a_refused_one_are_not_made(
+def test_other_files_are_left_alone_and_no_parents_are_made_on_refusal(
     folder, tmp_path, monkeypatch
 ):
     (tmp_path / "run.partial").mkdir()
@@ -129,7 +129,7 @@ def test_the_current_directory_a_link_and_home_are_places_too(folder, tmp_path, 
             convert.main([f"--from={folder}", f"--to={tmp_path / 'x'}", flag])
 
 
-def test_nothing_half_written_stays(folder, tmp_path, monkeypatch):
+def test_nothing_incomplete_remains(folder, tmp_path, monkeypatch):
     converted(folder, tmp_path / "run")
     monkeypatch.setattr(
         safetensors.numpy,
@@ -157,7 +157,7 @@ def test_nothing_half_written_stays(folder, tmp_path, monkeypatch):
         (["--config=gpt5"], "no config is called 'gpt5'"),
     ],
 )
-def test_what_does_not_fit_is_one_line(folder, tmp_path, more, said):
+def test_mismatches_are_a_one_line_error(folder, tmp_path, more, said):
     with pytest.raises(ValueError, match=said):
         converted(folder, tmp_path / "run", *more)
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
@@ -183,9 +183,7 @@ def test_a_run_begins_with_weights(tmp_path, capsys):
     tools.same(there.load_params(tools.wanted(c)), params)
     with pytest.raises(
         ValueError,
-        match=(
-            "holds weights that gptjax.convert brought, and no run: begin one with them by --init="
-        ),
+        match=("holds weights from gptjax.convert, not a run: start one from them with --init="),
     ):
         train.main([*options, f"--run={tmp_path / 'run'}"])
 
@@ -201,7 +199,7 @@ def test_a_run_begins_with_weights(tmp_path, capsys):
         ({"n_ctx": 6, "n_vocab": 260}, None),
     ],
 )
-def test_weights_say_whether_they_are_a_configs(folder, changes, said):
+def test_weights_are_checked_against_a_config(folder, changes, said):
     there = load.load(folder)
     text = build.build(data.Gpt2Bpe() if not changes else data.Bytes())
     spoken = dataclasses.replace(

@@ -85,12 +85,12 @@ def test_rows_after_the_tokenizers_ids_are_left_out_and_a_line_says_so(padded):
     there, said = opened(folder)
     assert there.config.model.n_vocab == 50_257
     assert said == [
-        f"{folder}: of the 50,304 rows of its token table the first 50,257 are taken, not the rest"
+        f"{folder}: only the first 50,257 of the 50,304 rows of its token table are used"
     ]
     tools.same(there.load_params(tools.wanted(c)), params)
 
 
-def test_without_a_tokenizer_beside_the_user_says_where_padding_begins(padded):
+def test_without_tokenizer_files_the_user_sets_where_padding_begins(padded):
     folder, c, params = padded(50_304, "vocab.json", "merges.txt", "tokenizer.json")
     with pytest.raises(
         ValueError,
@@ -101,7 +101,7 @@ def test_without_a_tokenizer_beside_the_user_says_where_padding_begins(padded):
     ):
         opened(folder)
     there, said = opened(folder, "model.n_vocab=50257")
-    assert len(said) == 1 and "50,257 are taken" in said[0]
+    assert len(said) == 1 and "only the first 50,257" in said[0]
     tools.same(there.load_params(tools.wanted(c)), params)
     with pytest.raises(
         ValueError, match=r"the tensor wte.weight is \[50304, 8\], expected \[50305, 8\]"
@@ -124,7 +124,7 @@ def test_an_added_token_is_left_out_and_a_line_says_so(padded, bpe, rows, file):
     (folder / file).write_text(json.dumps(there))
     there, said = opened(folder)
     assert said[-1] == (
-        f"{folder}: of its tokenizer '<|pad|>' is left out, which Gpt2Bpe(path=None) does not have"
+        f"{folder}: its tokenizer's '<|pad|>' is left out, which Gpt2Bpe(path=None) does not have"
     )
     assert len(said) == 1 + (rows > 50_257) and there.config.model.n_vocab == 50_257
     tools.same(there.load_params(tools.wanted(c)), params)
@@ -224,8 +224,7 @@ def test_a_config_that_is_not_the_checkpoints_is_refused(made, tmp_path):
 def test_a_run_is_not_opened_as_another_model(made):
     opened(made, "mesh.data=1", "compute.remat=full")
     with pytest.raises(
-        ValueError,
-        match=r"model.gelu: 'tanh' -> 'erf': what the parameters of .* compute is settled",
+        ValueError, match=r"model.gelu: 'tanh' -> 'erf': these fields belong to the parameters"
     ):
         opened(made, "model.gelu=erf")
 

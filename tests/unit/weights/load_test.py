@@ -151,7 +151,7 @@ def test_queries_of_any_width_come_back_to_a_rounding(tmp_path):
         )
 
 
-def test_several_files_are_as_one(tmp_path):
+def test_several_files_are_read_as_one(tmp_path):
     c = config("gpt2")
     params = random(c.model)
     export_hf.save(tmp_path, c, params, TEXT, file_bytes=10_000)
@@ -215,7 +215,7 @@ def untied(tensors):
             r"layers",
         ),
         (reshaped, r"the tensor h.2.mlp.c_fc.weight is \[64, 16\], expected \[16, 64\]"),
-        (more, r"the tensor score.weight, \[2, 16\], is none of this architecture's"),
+        (more, r"the tensor score.weight, \[2, 16\], is not part of this architecture"),
         (integers, "transformer.wpe.weight is of type I32; allowed are F64, F32, F16, BF16"),
         (untied, "lm_head.weight is not wte.weight, but gptjax's output is tied"),
     ],
@@ -243,7 +243,7 @@ def test_a_wrong_tensor_is_named(tmp_path, damage, said):
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
         (
             {"n_layer": 3},
-            "the tensor h.3.attn.c_attn.bias, .*none of this architecture's .12 are wrong in "
+            "the tensor h.3.attn.c_attn.bias, .*not part of this architecture .12 are wrong in "
             "all.; its config says 3 layers",
         ),
         ({"n_embd": 17}, "does not divide model.d_model=17"),

@@ -32,7 +32,7 @@ def check(folder, text) -> None:
     tokenizer_files.check(folder, 50_257, GPT2, text)
 
 
-def test_what_is_saved_is_what_is_published(folder, text):
+def test_saved_files_are_the_published_ones(folder, text):
     check(folder, text)
     assert openai_files.has_files(gpt2_bpe.FILES, folder) and not openai_files.has_files(
         gpt1_bpe.FILES, folder

@@ -82,7 +82,7 @@ def test_gpt1s_words_by_spacy_have_no_form_and_a_line_says_so(shared):
     pytest.importorskip("spacy", reason="spaCy is an extra: pip install -r requirements-eval.txt")
     folder = str(shared / "data" / "tokenizers" / "gpt1")
     rust, other = tokenizer_json.convert(gpt1_bpe.Gpt1Tokenizer(folder, "spacy"))
-    assert other == "words are split by BERT's rules there, and not by spaCy's"
+    assert other == "words are split by BERT's rules there, not by spaCy's"
     assert rust.encode("plain words", add_special_tokens=False).ids == gpt1_bpe.Gpt1Tokenizer(
         folder, "basic"
     ).encode("plain words")
@@ -115,13 +115,13 @@ def model(**changes) -> sentencepiece_tokenizer.SentencePieceTokenizer:
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"model_type": "unigram", "vocab_size": 290}, "is no BPE"),
-        ({"normalization_rule_name": "nmt_nfkc"}, "normalises text"),
+        ({"model_type": "unigram", "vocab_size": 290}, "is not BPE"),
+        ({"normalization_rule_name": "nmt_nfkc"}, "normalizes text"),
         ({"add_dummy_prefix": True}, "adds a space before a text"),
         ({"remove_extra_whitespaces": True}, "removes spaces"),
-        ({"byte_fallback": False, "vocab_size": 60}, "has no pieces for all bytes"),
-        ({"user_defined_symbols": ["<sep>"]}, "has pieces of its user"),
-        ({"treat_whitespace_as_suffix": True}, "writes spaces after words"),
+        ({"byte_fallback": False, "vocab_size": 60}, "lacks pieces for some bytes"),
+        ({"user_defined_symbols": ["<sep>"]}, "has user-defined pieces"),
+        ({"treat_whitespace_as_suffix": True}, "treats spaces as suffixes"),
     ],
 )
 def test_another_kind_of_sentencepiece_has_no_form_and_a_line_says_so(changes, said):

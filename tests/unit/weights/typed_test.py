@@ -156,7 +156,7 @@ def test_a_size_beyond_all_models_is_refused_at_once(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(good | {name: value}))
         assert f"'{name}' is 1" in str(one_line(lambda: opened(tmp_path)))
     (tmp_path / "config.json").write_text(json.dumps(good | {"n_layer": 9_000}))
-    assert "52 tensors are no 9,000 layers" in str(one_line(lambda: opened(tmp_path)))
+    assert "52 tensors are too few for 9,000 layers" in str(one_line(lambda: opened(tmp_path)))
 
 
 def test_an_index_stays_in_its_folder(tmp_path):
@@ -295,7 +295,7 @@ def test_the_header_of_an_array_with_flipped_bytes(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_tables_of_tensorflow_that_somebody_crafted(tmp_path):
+def test_crafted_tensorflow_tables_are_refused(tmp_path):
     """Whole blocks with right CRCs, whose messages hold other fields, kinds and sizes than
     TensorFlow's."""
     draw = random.Random(0)

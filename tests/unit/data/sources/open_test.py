@@ -247,7 +247,7 @@ BAD = [
     (
         "notes.md",
         b"text",
-        r"notes.md'\): the name tells no known format; give .txt, .jsonl or .parquet",
+        r"notes.md'\): unknown format by its name; give .txt, .jsonl or .parquet",
     ),
 ]
 
@@ -380,10 +380,7 @@ def test_absent_files_get_one_line(tmp_path):
 
 def test_unreadable_files_get_one_line(tmp_path):
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
-    refused(
-        data.Text(path=str(tmp_path / "gone.txt")),
-        r"gone.txt is a link to a file that is not there",
-    )
+    refused(data.Text(path=str(tmp_path / "gone.txt")), r"gone.txt is a broken link")
     if pathlib.Path(
         "/proc/self/mem"
     ).exists():  # opens, but its first bytes are an input/output error: works for root, too

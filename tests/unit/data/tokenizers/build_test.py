@@ -309,7 +309,7 @@ def test_files_that_are_pipes_are_not_waited_for(tmp_path):
         os.mkfifo(tmp_path / name)
     refused(
         data.Gpt2Bpe(path=str(tmp_path)),
-        r"encoder.json cannot be read \(it is a pipe or device, no file\)",
+        r"encoder.json cannot be read \(it is a pipe or device, not a file\)",
     )
     refused(
         data.SentencePiece(path=str(tmp_path / "tokenizer.model")),

@@ -21,7 +21,7 @@ def rows(name, protocol=PAPER, seed=0):
     return list(TASKS[name].make_rows(protocol, seed, "test"))
 
 
-def test_the_ten_of_the_paper_and_the_three_that_were_released_besides():
+def test_the_ten_tasks_of_the_paper_and_the_three_that_were_only_released():
     unreported = {name for name, task in TASKS.items() if not task.paper_scores}
     assert len(TASKS) == 13 and unreported == {
         "six_digit_addition",
@@ -109,7 +109,7 @@ def item(name, question, answer, protocol=PAPER, shots=0):
     return only
 
 
-def test_it_is_put_as_in_the_released_files():
+def test_the_prompt_is_that_of_the_released_files():
     whole = item("two_digit_addition", "98 plus 45", 143, RELEASED)
     assert (whole.contexts, whole.completions) == (("\n\nQ: What is 98 plus 45?\n\nA:",), (" 143",))
     joined = PAPER.separator.join(

@@ -128,14 +128,14 @@ PUT = {  # of each example: the context, the completions, the numbers of those t
 
 
 @pytest.mark.parametrize("name", PUT)
-def test_it_is_put_as_in_the_figures(name):
+def test_prompts_are_those_of_the_figures(name):
     (item,) = items(name)
     assert ((item.contexts[0],), item.completions, item.right) == (item.contexts, *PUT[name][1:])
     assert item.contexts[0] == PUT[name][0]
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_what_every_item_keeps(name):
+def test_invariants_of_every_item(name):
     task = TASKS[name]
     found = items(name)
     assert all(

@@ -59,7 +59,7 @@ def rows(name, path, wording="paper", seed=0):
 
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("wording", ["paper", "released"])
-def test_10000_words_of_the_lengths_that_were_said(name, wording, listed):
+def test_10000_words_of_the_stated_lengths(name, wording, listed):
     found = rows(name, listed, wording)
     lengths = {len(row["word"]) for row in found}
     shortest, longest = (
@@ -147,7 +147,7 @@ def test_reversed_words(listed):
     assert all(row["scrambled"] == row["word"][::-1] for row in found)
 
 
-def test_it_is_put_as_in_the_paper():
+def test_prompts_are_those_of_the_paper():
     (item,) = TASKS["cycle_letters_in_word"].items(
         {"id": "0", "word": "casino", "scrambled": "asinoc"}, scrambling.PROTOCOL, 0
     )
@@ -178,17 +178,17 @@ def test_a_list_by_frequency_is_taken_from_its_top_and_an_alphabetical_one_by_ch
     assert len(set(drawn)) == 100 and {word[0] for word in drawn} == set("bdfglmnrst")
 
 
-def test_no_list_is_one_line(tmp_path, monkeypatch):
+def test_a_missing_word_list_is_a_one_line_error(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError,
-        match="words=.*nowhere: there is no such file: give a file with a word a line.*norvig.com",
+        match="words=.*nowhere: there is no such file: give a file with one word .*norvig.com",
     ):
         word_list.load_words(str(tmp_path / "nowhere"), 5, 14, 10, 0)
     monkeypatch.setattr(word_list, "SYSTEM_WORDS", tmp_path / "dict")
     with pytest.raises(
         ValueError,
         match=(
-            "there is no list of words at .*dict: give .* with --set all.words=FILE .evaluate. or "
+            "there is no word list at .*dict: give .* with --set all.words=FILE .evaluate. or "
             "--words=FILE"
         ),
     ):

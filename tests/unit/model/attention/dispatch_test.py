@@ -13,7 +13,7 @@ DENSE, BANDED, STRIDED = schema.Dense(), schema.Banded(window=256), schema.Strid
 @pytest.mark.parametrize(
     "platform, name", [("cpu", "blocks"), ("tpu", "splash"), ("gpu", "cudnn"), ("cuda", "cudnn")]
 )
-def test_auto_is_the_platforms_own(platform, name):
+def test_auto_is_the_platforms_default_kernel(platform, name):
     assert dispatch.resolve_name("auto", platform) == name == dispatch.resolve_name(name, platform)
     assert dispatch.resolve_name("reference", platform) == "reference"
 
@@ -22,7 +22,7 @@ def test_auto_is_the_platforms_own(platform, name):
     "asked, platform, allowed",
     [("splash", "cpu", "reference, blocks"), ("flash", "tpu", "reference, blocks, splash")],
 )
-def test_a_kernel_that_does_not_run_here(asked, platform, allowed):
+def test_a_kernel_of_another_platform_is_refused(asked, platform, allowed):
     with pytest.raises(
         ValueError,
         match=(
@@ -53,9 +53,9 @@ def test_a_kernel_that_does_not_run_here(asked, platform, allowed):
             BANDED,
             {"d_head": 60},
             "flash",
-            "cuDNN wants heads of a multiple of 8 up to 128, not 60",
+            "cuDNN needs a head size that is a multiple of 8, at most 128, not 60",
         ),
-        ("cudnn", BANDED, {"has_segments": True}, "flash", "cuDNN keeps no documents apart"),
+        ("cudnn", BANDED, {"has_segments": True}, "flash", "cuDNN cannot keep documents apart"),
         (
             "cudnn",
             BANDED,
@@ -68,17 +68,17 @@ def test_a_kernel_that_does_not_run_here(asked, platform, allowed):
             DENSE,
             {"is_even": False},
             "flash",
-            "jax asks cuDNN for no gradient of an odd number of tokens",
+            "jax has no cuDNN gradient for an odd number of tokens",
         ),
-        ("cudnn", STRIDED, {}, "flash", "cuDNN knows no such pattern"),
+        ("cudnn", STRIDED, {}, "flash", "cuDNN has no such pattern"),
     ],
 )
-def test_who_computes_what(kernel, pattern, facts, name, why):
+def test_each_case_selects_its_kernel(kernel, pattern, facts, name, why):
     facts = {"dtype": jnp.bfloat16, "d_head": 64} | facts
     assert dispatch.select(kernel, pattern, **facts) == (name, why)
 
 
-def test_the_account_names_each_layer_once():
+def test_the_description_names_each_pattern_once():
     gpt3 = registry.config("gpt3_small").model
     assert (
         dispatch.describe("splash", gpt3, jnp.bfloat16, False)
@@ -87,7 +87,7 @@ def test_the_account_names_each_layer_once():
     dropping = dataclasses.replace(gpt3, dropout=schema.Dropout(attention=0.1))
     odd = dataclasses.replace(gpt3, n_ctx=2047, attention=(DENSE,))
     assert dispatch.describe("cudnn", odd, jnp.bfloat16, False).startswith(
-        "Dense() by flash (jax asks"
+        "Dense() by flash (jax has no cuDNN gradient"
     )
     assert dispatch.describe("splash", dropping, jnp.bfloat16, False).endswith(
         "Dense() by reference (attention dropout)"

@@ -15,7 +15,7 @@ PICTURES = {
 
 
 @pytest.mark.parametrize("pattern", PICTURES, ids=lambda p: type(p).__name__)
-def test_pictures(pattern):
+def test_pattern_pictures(pattern):
     assert patterns.picture(pattern, 6).split() == PICTURES[pattern].split()
 
 

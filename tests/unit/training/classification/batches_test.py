@@ -147,7 +147,7 @@ def test_each_split_has_a_digest_of_what_it_holds_however_it_is_read(tmp_path):
     )
 
 
-def test_examples_that_train_has_too_are_told(tmp_path):
+def test_examples_that_are_also_in_train_are_reported(tmp_path):
     said = []
     task = made(tmp_path)[0].task
     rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]

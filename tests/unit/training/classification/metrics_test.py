@@ -81,7 +81,7 @@ def test_pearson_is_of_the_expected_score():
 
 
 @pytest.mark.parametrize("metric", ["f1", "matthews", "pearson"])
-def test_nothing_said_is_scored_zero(metric):
+def test_an_empty_answer_scores_zero(metric):
     assert metrics.score(metric, said([0, 0, 0]), np.array([0.0, 0.0, 0.0])) == 0
     if metric != "f1":
         assert metrics.score(metric, said([1, 1, 1]), np.array([0.0, 1.0, 0.0])) == 0

@@ -148,7 +148,7 @@ def test_the_texts_of_a_context_are_words_apart():
     assert [bytes(one) for one in pair] == [b"ab", b"c"]
 
 
-def test_progress_is_told():
+def test_progress_is_reported():
     lines = []
     transformations.tokenize_examples(
         examples("similarity", *[1.0] * 2000), build.ByteTokenizer(), lines.append

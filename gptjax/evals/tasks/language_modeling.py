@@ -1,13 +1,14 @@
-"""Texts that are read whole: perplexity by word or token, bits by byte or character. GPT-2 Table 3;
-Penn Treebank in GPT-3 section 3.1.1.
+"""Language modeling on whole texts: perplexity per word or token, bits per byte or character. GPT-2
+Table 3; Penn Treebank also in GPT-3 section 3.1.1.
 
-The whole negative log-likelihood of the text, put together again from its words, over the number of
-its units as it was published (openai/gpt-2 issue 78). What the window's stride was is not stated:
-Windows() predicts a whole context at once, which gives what others measured on the released weights
+The negative log-likelihood of the detokenized text, divided by the number of units in the published
+text (openai/gpt-2 issue 78). The stride of the window is not stated: Windows() predicts a whole
+context at once, which agrees with others' results for the released weights
 (huggingface/transformers issue 13761, karpathy/llm.c issue 276). They also show that WikiText-2's
-column is of its raw text by token, WikiText-103's by word: the two test sets are one text. The
-Penn Treebank's line ends are words; so are those of the 1 Billion Words, a sentence a row
-[chosen]."""
+column is of its raw text per token, WikiText-103's per word: the two test sets are the same text.
+The Penn Treebank's newlines count as words; so do those of the 1 Billion Words, which has a
+sentence per row [chosen].
+"""
 
 import functools
 from collections.abc import Callable
@@ -18,11 +19,12 @@ from gptjax.evals.task import Item, PaperScores, Row, Task, gpt2_scores, gpt3_sc
 
 
 def count_words(text: str) -> int:
+    """Number of words separated by whitespace."""
     return len(text.split())
 
 
 def count_words_and_lines(text: str) -> int:
-    """A text's last line end counts whether it is there or not."""
+    """Number of words and newlines; the last newline counts even if it is missing."""
     return len(text.split()) + len(text.rstrip("\n").split("\n"))
 
 
@@ -37,7 +39,7 @@ def make_task(
     data_hint: str,
     tfds: str | None = None,
 ) -> Task:
-    """units: of the text as it was published."""
+    """A task that scores whole texts. units: counts the units of the published text."""
 
     def items(row: Row, protocol: Protocol, shots: int) -> list[Item]:
         text = row["text"]
