@@ -52,6 +52,8 @@ def build(tree: Path, what: str, out: Path) -> Path:
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> Path:
     """A copy of what a package is built from: building writes into the tree."""
+    for tool in ("setuptools", "pip"):
+        pytest.importorskip(tool, reason=f"needs {tool}, which requirements-dev.txt or venv brings")
     tree = tmp_path_factory.mktemp("package") / "tree"
     tree.mkdir()
     for folder in ("gptjax", "configs", "launch"):
