@@ -34,7 +34,7 @@ def convert(tokenizer: Tokenizer) -> tuple[Any, str]:
             fast_tokenizer.decoder = decoders.Sequence(
                 [decoders.Replace("</w>", " "), decoders.Fuse()]
             )
-        case gpt1_bpe.Gpt1Tokenizer(remade=(path, _)):
+        case gpt1_bpe.Gpt1Tokenizer(init_args=(path, _)):
             fast_tokenizer = convert(gpt1_bpe.Gpt1Tokenizer(path, "basic"))[0]
             difference = "words are split by BERT's rules there, not by spaCy's"
         case sentencepiece_tokenizer.SentencePieceTokenizer():
