@@ -8,9 +8,10 @@ lets the new tree resume a run of the old one. Prints a table of what was compar
 something differs. Some two minutes for each tree, which is a checkout of its own: `git worktree add
 ../before COMMIT`.
 
-Left out are times and speeds (VOLATILE) and seals, which are made of them. EARLIER has the words of
-arguments that the old tree has in place of the new one's; old names in stored configs are those
-that gptjax/config/legacy.py of the new tree translates.
+Left out are times and speeds; seals, which are made of them; and names of files that are made of a
+protocol's words. EARLIER has the words of arguments that the old tree has in place of the new
+one's; old names in stored configs are those that gptjax/config/legacy.py of the new tree
+translates.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -30,18 +32,13 @@ from typing import Any
 EARLIER = {
     "train.schedule.peak_lr": "train.schedule.peak",
     "task.peak_lr": "task.peak",
-    "LastWord()": "Word()",
+    "LastWord(": "Word(",
 }
-VOLATILE = ("seconds", "tokens_per_s", "mfu", "time", "seal")
+VOLATILE = ("seconds", "tokens_per_s", "mfu", "time", "seal", "outcomes")
 SMALL = ("model.n_ctx=64", "train.batch_tokens=512", "train.steps=6", "loop.every_sample=None")
-CHOICES = ("PerToken()", "Total()", "PerByte()", "Unconditional()", "Calibrated()")
-WRITTEN = (
-    "Greedy(n_tokens=4)",
-    "Beam(n_tokens=4,width=3)",
-    "TopK(n_tokens=4)",
-    "LastWord()",
-    "LastToken()",
-)
+CHOICES = ("PerToken()", "Total()", "PerByte()", "Unconditional()", "Calibrated()")  # methods
+WRITTEN = ("Greedy(n_tokens=4)", "Beam(n_tokens=4,width=3)", "TopK(n_tokens=4)") * 2
+LAST_WORD = ("LastWord()", "LastToken()", "LastWord(stop_words=True)") * 2
 
 
 def sets(*assignments: str) -> list[str]:
@@ -72,6 +69,7 @@ def write_data(folder: pathlib.Path) -> None:
     write("copy_test", map(question, range(12)))
     write("copy_train", map(question, range(20, 30)))
     write("taste", map(taste, range(8)))
+    write("lambada", [{"text": f"It is {n} and {n + 1}, said the {n % 3}"} for n in range(10)])
     words = [str(draw.randrange(10**6)) for _ in range(3000)]
     write("texts", [{"text": " ".join(words[n : n + 30])} for n in range(0, 3000, 30)])
 
@@ -83,7 +81,7 @@ def scenario() -> list[tuple[str, str, list[str]]]:
     task = [f"task.{split}=data/{split}.jsonl" for split in ("train", "dev", "test")]
     task += ["task.fields=sentence", "task.peak_lr=1e-2"]
     task += ["task.batch_examples=16", "task.epochs=3"]
-    ask = ["--run=pre", "--data=data", "--tasks=copy,taste", "--shots=0,2"]
+    ask = ["--run=pre", "--data=data", "--tasks=copy,taste,lambada", "--shots=0,2"]
     grid = [*smoke, "--grid", "train.schedule.peak_lr=1e-3|3e-3", "--seeds=2"]
     grid += sets("train.steps=8")
     nucleus = ["--prompt=x", "--top_k=20", "--top_p=0.9", "--temperature=0.7", "--n=2"]
@@ -105,22 +103,24 @@ def scenario() -> list[tuple[str, str, list[str]]]:
         ("plan", "plan", ["--config=gpt3_175b"]),
         ("plan of a small model", "plan", [*smoke, "--json"]),
     ]
-    for choice, written in zip(CHOICES, WRITTEN, strict=True):
-        methods = sets(f"taste.method={choice}", f"copy.method={written}")
-        out = f"--out=evaluated/{choice[:-2]}"
-        steps.append((f"evaluation by {choice}, {written}", "evaluate", [*ask, out, *methods]))
+    for choice, written, last in zip(CHOICES, WRITTEN, LAST_WORD, strict=False):
+        methods = (f"taste.method={choice}", f"copy.method={written}", f"lambada.method={last}")
+        arguments = [*ask, f"--out=evaluated/{choice[:-2]}", *sets(*methods)]
+        steps.append((f"evaluation by {choice}, {written}, {last}", "evaluate", arguments))
     return steps
+
+
+def defines(sources: str, word: str) -> bool:
+    """Whether a tree has this record, `Name(`, or this field of a config, `path.name`."""
+    name = word.rpartition(".")[2]
+    return f"class {name[:-1]}:" in sources if name.endswith("(") else f" {name}:" in sources
 
 
 def run_inside(tree: str) -> None:
     """Runs the scenario in this process with the tree's modules, in the working directory;
     printed.json is what the programs printed."""
     sources = "".join(path.read_text() for path in pathlib.Path(tree, "gptjax").rglob("*.py"))
-    words = {
-        word: earlier
-        for word, earlier in EARLIER.items()
-        if word.rpartition(".")[2].rstrip("()") not in sources
-    }
+    words = {word: earlier for word, earlier in EARLIER.items() if not defines(sources, word)}
     printed = {}
     for name, program, arguments in scenario():
         for word, earlier in words.items():
@@ -207,7 +207,7 @@ def results(work: pathlib.Path) -> dict[str, dict]:
     for folder in ("shards", "exported"):
         found[f"files of {folder}"] = contents(work / folder)
     for path in sorted((work / "evaluated").rglob("*.json*")):
-        name = path.relative_to(work).as_posix()
+        name = re.sub("-[0-9a-f]{16}", "", path.relative_to(work).as_posix())  # of the words
         jsonl = path.suffix == ".jsonl"
         found[name] = lines(path) if jsonl else translate(json.loads(path.read_text()))
     printed = json.loads((work / "printed.json").read_text())
