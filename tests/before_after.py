@@ -156,7 +156,7 @@ def translate(value: Any) -> Any:
 def checkpoints(run: pathlib.Path) -> dict:
     """Of each checkpoint of a run: digests of all arrays, and what was saved beside them."""
     import jax
-    import orbax.checkpoint.v1 as ocp
+    from orbax.checkpoint import v1 as ocp
 
     found = {}
     for directory in sorted((run / "checkpoints").iterdir()):

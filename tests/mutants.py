@@ -145,9 +145,9 @@ def copy_tree(place: pathlib.Path) -> pathlib.Path:
     command = ["git", "ls-files", "-coz", "--exclude-standard"]
     files = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     for name in filter(None, files.stdout.split("\0")):
-        if (ROOT / name).is_file():
+        if (ROOT / name).is_file() or (ROOT / name).is_symlink():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, tree / name)
+            shutil.copy2(ROOT / name, tree / name, follow_symlinks=False)
     if (ROOT.parent / "shared").exists():
         (place / "shared").symlink_to((ROOT.parent / "shared").resolve())
     command = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode=checked-hash", "."]

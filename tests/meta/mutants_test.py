@@ -143,6 +143,12 @@ def test_each_fault_comes_to_what_it_is(tree, tmp_path, capsys):
     assert out.read_text() == before
 
 
+def test_a_copy_has_links_to_folders(tree, tmp_path):
+    (tree / "gptjax" / "near").symlink_to("../tests/unit")
+    copy = mutants.copy_tree(tmp_path / "copy")
+    assert (copy / "gptjax" / "near" / "near_test.py").read_text() == NEAR
+
+
 def test_too_long_counts_as_killed(tree, tmp_path):
     mutant = mutants.load(LIST)[0]
     assert mutants.Copy(tree, set()).run(mutant, "named", 0.01)["result"] == "timed out"
