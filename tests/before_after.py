@@ -72,6 +72,8 @@ def write_data(folder: pathlib.Path) -> None:
     write("lambada", [{"text": f"It is {n} and {n + 1}, said the {n % 3}"} for n in range(10)])
     words = [str(draw.randrange(10**6)) for _ in range(3000)]
     write("texts", [{"text": " ".join(words[n : n + 30])} for n in range(0, 3000, 30)])
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))  # a fingerprint is of times, too
 
 
 def scenario() -> list[tuple[str, str, list[str]]]:
@@ -171,7 +173,7 @@ def checkpoints(run: pathlib.Path) -> dict:
             )
         record = ocp.checkpointables_metadata(str(directory)).custom_metadata["record"]
         for key, value in record["about"].items():
-            if key != "record":  # made of measurements, times among them
+            if key != "record":  # a seal made of measurements, times among them
                 found[f"{directory.name} {key}"] = translate(value)
     return found
 
@@ -195,10 +197,11 @@ def results(work: pathlib.Path) -> dict[str, dict]:
     for run in ("smoke", "half", "pre", "tuned"):
         found[f"measurements of {run}"] = lines(work / run / "metrics.jsonl")
         found[f"checkpoints of {run}"] = checkpoints(work / run)
-    for path in sorted(
-        [*work.glob("swept/**/metrics.jsonl"), *work.glob("vmapped/**/metrics.jsonl")]
-    ):
+    for path in sorted(work.glob("[sv]*/*=*/metrics.jsonl")):
         point = path.parent.relative_to(work).as_posix()
+        for word, earlier in EARLIER.items():
+            old, new = (f"{name.rpartition('.')[2]}=" for name in (earlier, word))
+            point = point.replace(f"/{old}", f"/{new}")
         found[f"measurements of {point}"] = lines(path)
     found["predictions"] = contents(work / "tuned" / "predictions")
     found["result of fine-tuning"] = translate(
@@ -247,7 +250,9 @@ def main() -> int:
     resumed["checkpoints"] = checkpoints(work / "half")
     for part, value in resumed.items():
         name = f"{part} of the old half, resumed, and of smoke"
-        found["old"][name], found["new"][name] = found["old"][f"{part} of smoke"], value
+        for tree, values in (("old", found["old"][f"{part} of smoke"]), ("new", value)):
+            shorter = ("10 config", "20 config")  # those of the half
+            found[tree][name] = {key: values[key] for key in values if key not in shorter}
     return report(found["old"], found["new"])
 
 
