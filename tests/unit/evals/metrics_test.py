@@ -141,13 +141,13 @@ def test_f1_of_classes():
 
 
 def test_f1_of_classes_is_of_those_that_are_right_somewhere():
-    # Chosen 0 every time; right: 0, 0, 1; nothing is 2. F1 of 0: 2*2/(3+2); of 1: 0.
-    asked, three = (
-        task(evaluation.Total(), "macro_f1"),
-        {"completions": (" a", " b", " c"), "log_probabilities": [-3.0, -4.0, -5.0]},
-    )
-    found = scored(asked, [outcome(n, **three, right=(int(n == 2),)) for n in range(3)])
-    assert found["macro_f1"].value == pytest.approx(40.0)
+    # Chosen: 0, 0, 0, 2; right: 0, 0, 1, 0; never 2. F1 of 0: 2*2/(3+3); of 1: 0.
+    asked, completions = task(evaluation.Total(), "macro_f1"), (" a", " b", " c")
+    outcomes = [
+        outcome(n, completions=completions, log_probabilities=log_probs, right=(int(n == 2),))
+        for n, log_probs in enumerate([[-3.0, -4.0, -5.0]] * 3 + [[-5.0, -4.0, -3.0]])
+    ]
+    assert scored(asked, outcomes)["macro_f1"].value == pytest.approx(100 / 3)
 
 
 def test_a_bootstrap_draws_as_many_items_as_there_are():
