@@ -263,13 +263,18 @@ def _type(hint: Any) -> str:
 # --- docstrings -------------------------------------------------------------------------------
 
 EXAMPLE = re.compile(r"^( *)>>> .*(?:\n\1\S.*)*", re.M)  # up to the next empty line
+# What markdown would take for bold or for links: a/__init__.py, params["token_VD"]["x"]
+CODE = re.compile(r"(?<![\w`/.])(?:[\w/.]*__\w+__[\w.]*|\w+(?:\[\"\w+\"\])+)(?!`)")
 
 
 def fence_examples(docstring: str) -> str:
-    """The docstring with each doctest in a fenced block, and __names__ as code."""
-    text = re.sub(r" +# doctest: .*", "", docstring)
-    text = re.sub(r"(?<![\w`/.])[\w/.]*__\w+__[\w.]*(?!`)", r"`\g<0>`", text)
-    return EXAMPLE.sub(lambda match: f"{match[1]}```pycon\n{match[0]}\n{match[1]}```", text)
+    """The docstring with each doctest in a fenced block, and names and look-ups as code."""
+    text, parts, end = re.sub(r" +# doctest: .*", "", docstring), [], 0
+    for match in EXAMPLE.finditer(text):
+        parts.append(CODE.sub(r"`\g<0>`", text[end : match.start()]))
+        parts.append(f"{match[1]}```pycon\n{match[0]}\n{match[1]}```")
+        end = match.end()
+    return "".join([*parts, CODE.sub(r"`\g<0>`", text[end:])])
 
 
 GENERATED = {"command_line": command_line, "config_fields": config_fields}

@@ -71,10 +71,11 @@ def test_every_field_has_a_sentence(cls):
 
 
 def test_examples_of_docstrings_are_fenced():
-    text = "What it does.\n\n    >>> f(1)  # doctest: +ELLIPSIS\n    2\n\n    Else."
-    fenced = "What it does.\n\n    ```pycon\n    >>> f(1)\n    2\n    ```\n\n    Else."
+    text = "What it does.\n\n    >>> f(x.__doc__)  # doctest: +ELLIPSIS\n    2\n\n    Else."
+    fenced = "What it does.\n\n    ```pycon\n    >>> f(x.__doc__)\n    2\n    ```\n\n    Else."
     assert hooks.fence_examples(text) == fenced
     assert hooks.fence_examples("a >>> b, a/__init__.py\n") == "a >>> b, `a/__init__.py`\n"
+    assert hooks.fence_examples('so p["a"]["b"], `q["c"]`') == 'so `p["a"]["b"]`, `q["c"]`'
 
 
 def test_what_the_api_page_shows_exists():
