@@ -166,7 +166,7 @@ def program(words: list[str]) -> tuple[str, list[str]] | None:
 
 def check(words: list[str], shown: str = "") -> str:
     """What is wrong with a command, "" if nothing can be seen without running it: flags, --config,
-    --set, --tasks, targets, files. shown: its block, which may write a task of one's own."""
+    --set, --tasks, targets, files. shown: its page, which may write a task or recipe."""
     if words[0] == "make":
         targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.M))
         unknown = [
@@ -247,14 +247,14 @@ def _check_values(module: str, args: argparse.Namespace, shown: str) -> None:
                         registry.config(args.config), *args.assignments, f"{path}={value}"
                     )
     elif "config" in args and str(args.config).partition(".py:")[0] + ".py" in shown:
-        pass  # a recipe in a file that the block writes
+        pass  # a recipe in a file that the page writes
     elif "config" in args and args.config not in (None, "NAME") and "assignments" in args:
         cli.resolve_config(args, local=False)
     if module in ("gptjax.evaluate", "gptjax.decontaminate") and args.tasks not in (None, "NAMES"):
         from gptjax.evals import registry as tasks
 
         names = [name for name in args.tasks.split(",") if f"{name}_test.jsonl" not in shown]
-        found = tasks.get_tasks(names, args.data)
+        found = tasks.get_tasks(names, None if args.data is None else Path(args.data))
         for assignment in args.assignments if module == "gptjax.evaluate" else ():
             name, _, change = assignment.partition(".")
             for task in found.values() if name == "all" else [found[name]]:

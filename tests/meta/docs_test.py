@@ -18,7 +18,7 @@ def problems(page, content: str) -> list[str]:
     found = []
     for block in blocks(page, content):
         for words in block.commands:
-            error = check(words, block.text)
+            error = check(words, content)
             if block.kind == "refused":
                 is_shown = error and f"error: {error.partition(': ')[2]}" in content
                 error = "" if is_shown else f"is not refused as shown, but {error or 'taken'}"
