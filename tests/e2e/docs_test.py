@@ -86,6 +86,15 @@ def shorten(block: doc_commands.Block) -> str:
     return re.sub(r"^(python -m gptjax.*|gptjax .*)$", rf"\1 {block.argument}", text, flags=re.M)
 
 
+def test_arguments_are_added_to_each_command():
+    text = "python -m pydoc json > x\npython -m gptjax.train --config=nano \\\n    --text=x\n"
+    block = doc_commands.Block(ROOT / "README.md", 1, False, "short", "--set a=1", text)
+    expected = (
+        "python -m pydoc json > x\npython -m gptjax.train --config=nano      --text=x --set a=1\n"
+    )
+    assert shorten(block) == expected
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_run_as_written(page, request, tmp_path):
