@@ -13,9 +13,8 @@ TEXT_SOURCES = {
     ),
     "gpt1_mini": (
         "texts",
-        "give any English text, some 30 MB, with --text=FILES; README's figures are of NLTK's "
-        "Brown corpus, Moby Dick, Shakespeare, "
-        "speeches to Congress and WordNet's glosses",
+        "give any English text, some 30 MB, with --text=FILES; docs/results/gpt1-ablation.md is of "
+        "NLTK's Brown corpus, Moby Dick, Shakespeare, speeches to Congress and WordNet's glosses",
     ),
 }
 
