@@ -120,9 +120,8 @@ def test_config_code_and_jax_must_agree(monkeypatch):
     ]
 
 
-def test_the_source_digest_covers_names_and_contents(tmp_path, monkeypatch):
+def test_the_source_digest_covers_names_and_contents(tmp_path):
     (tmp_path / "mesh").mkdir()
-    monkeypatch.setattr(processes, "__file__", str(tmp_path / "mesh" / "hosts.py"))
     found = []
     for name, text in [
         ("a.py", "x = 1"),
@@ -131,7 +130,7 @@ def test_the_source_digest_covers_names_and_contents(tmp_path, monkeypatch):
         ("notes.txt", "x"),
     ]:
         (tmp_path / name).write_text(text)
-        found.append(processes.source_digest())
+        found.append(processes.source_digest(tmp_path))
     assert len(set(found)) == 3 and found[2] == found[3]
 
 
