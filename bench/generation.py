@@ -83,6 +83,7 @@ def hf_model(params, c: schema.Model, dtype: str):
 
 
 def hf_generate(model, prompts, n_tokens: int) -> np.ndarray:
+    """Returns the greedy continuations of transformers."""
     import torch
 
     with torch.inference_mode():
@@ -100,6 +101,7 @@ def hf_generate(model, prompts, n_tokens: int) -> np.ndarray:
 
 
 def gptjax_generate(inference_model, prompts, n_tokens: int) -> np.ndarray:
+    """Returns the greedy continuations of gptjax."""
     return np.array(
         decode.generate(inference_model, prompts.tolist(), n_tokens, GREEDY, jax.random.key(0))
     )
@@ -126,6 +128,7 @@ def max_logit_gap(inference_model, prompts, generated) -> float:
 
 
 def time_call(fn) -> float:
+    """Returns the seconds that fn() takes."""
     start_time = time.perf_counter()
     fn()
     return time.perf_counter() - start_time
@@ -155,6 +158,7 @@ def time_both(
 
 
 def compare(c, params, batch, dtype, args, speed) -> None:
+    """Prints the speed of gptjax and of transformers for one batch size and data type."""
     execution_policy = gpt.execution_policy(schema.Compute(dtype=dtype), jax.default_backend())
     inference_model = inference.prepare(gpt.GPT(c, execution_policy), params)
     model = hf_model(params, c, dtype)

@@ -231,6 +231,7 @@ def run_long_arm(arm: str, args: argparse.Namespace, files: list[str]) -> list[d
 
 
 def test_scores(results: list[dict]) -> list[float]:
+    """Returns the test score of each result."""
     return [result["test"] for result in results]
 
 

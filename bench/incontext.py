@@ -145,12 +145,14 @@ def write_items(folder: Path, items: int) -> dict[str, str]:
 
 
 def run(*arguments: str) -> None:
+    """Runs `python -m ARGUMENT ...`; exits if that fails."""
     process = subprocess.run([sys.executable, "-m", *arguments])
     if process.returncode:
         raise SystemExit(f"python -m {' '.join(arguments)} ended with {process.returncode}")
 
 
 def train_size(size: str, work: Path, tokens: float, text: Path | None) -> Path:
+    """Trains the model of this size on the corpus in `work`; returns its run directory."""
     run_path = work / size
     n_layers, d_model = SIZES[size]
     sources = f"Text(path='{work / 'documents.jsonl'}', weight=0.9)"

@@ -25,11 +25,13 @@ WORD = re.compile(r"[^\W_]+")
 
 
 def tuple_ngrams(document: str) -> list[tuple[str, ...]]:
+    """Returns the N-grams of a document, each a tuple of words: the plain implementation."""
     words = WORD.findall(document.lower())
     return [tuple(words[i : i + N]) for i in range(len(words) - N + 1)]
 
 
 def batch_hashes(batch: list[str]) -> np.ndarray:
+    """Returns the hashes of the N-grams of a batch of documents, as gptjax computes them."""
     return next(
         iter(ngrams.hash_ngrams(ngrams.hash_words(batch), [N])), (N, np.zeros(0, np.uint64), None)
     )[1]

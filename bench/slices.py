@@ -38,6 +38,7 @@ COLUMNS = (
 
 
 def run_plan(config: str, topology: str) -> dict:
+    """Returns the summary of gptjax.plan for a config on a topology."""
     command = [
         sys.executable,
         "-m",
@@ -53,6 +54,7 @@ def run_plan(config: str, topology: str) -> dict:
 
 
 def format_row(plan: dict) -> str:
+    """Formats a summary as a row of the Markdown table."""
     mesh = " x ".join(f"{axis} {n}" for axis, n in plan["mesh"].items())
     memory_text = (
         f"{human_bytes(plan['peak_bytes'])} / "

@@ -71,6 +71,7 @@ CONFIG = SIZES["laptop"]
 
 
 def layer_norm(x, p):
+    """Layer norm over the last axis; p: gain g and bias b."""
     x = x - x.mean(-1, keepdims=True)
     return x * jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-5) * p["g"] + p["b"]
 
@@ -95,6 +96,7 @@ def reference_loss(params, tokens, n_heads):
 
 
 def reference_step(carry, tokens, n_heads, lr=LR, b1=0.9, b2=0.95, decay=0.1):
+    """One step of AdamW with gradient clipping at norm 1. carry: (params, m, v, step count)."""
     params, m, v, t = carry
     loss, g = jax.value_and_grad(reference_loss)(params, tokens, n_heads)
     norm = jnp.sqrt(sum((x**2).sum() for x in jax.tree.leaves(g)))
@@ -149,6 +151,7 @@ StepFn = Callable[[np.ndarray], float]
 
 
 def dense_config(config: schema.Config) -> schema.Config:
+    """Returns the config with dense attention in all layers."""
     return dataclasses.replace(
         config, model=dataclasses.replace(config.model, attention=(schema.Dense(),))
     )

@@ -30,6 +30,7 @@ GRACE_SECONDS = 600  # from SIGTERM to SIGKILL, for the checkpoint
 
 
 def main(arguments: list[str]) -> int:
+    """Prints the JobSet manifest of the arguments."""
     own_args, train_args = checks.split_arguments(
         arguments, "gke", "--config=gpt3_small --run=gs://bucket/run"
     )

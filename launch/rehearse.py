@@ -28,6 +28,7 @@ EXIT_TIMEOUT = 60.0  # seconds that the others have to end by themselves when on
 
 
 def main(arguments: list[str]) -> int:
+    """Runs the processes; returns the exit status."""
     parser = cli.make_parser(
         "rehearse",
         "Run gptjax.train, given what stands after --, as N processes of M devices.",

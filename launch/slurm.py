@@ -32,6 +32,7 @@ srun --kill-on-bad-exit=1 --label {python} -m {program} {arguments}
 
 
 def main(arguments: list[str]) -> int:
+    """Prints the sbatch script of the arguments."""
     own_args, train_args = checks.split_arguments(
         arguments, "slurm", "--config=gpt3_xl --run=/shared/runs/xl"
     )

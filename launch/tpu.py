@@ -115,6 +115,7 @@ def main(arguments: list[str]) -> int:
 
 
 def gcloud_command(args: argparse.Namespace, *words: str) -> list[str]:
+    """Returns `gcloud compute tpus WORD ...` for the zone and project of the arguments."""
     return [
         "gcloud",
         "compute",
@@ -220,14 +221,17 @@ def logs(args: argparse.Namespace) -> list[list[str]]:
 
 
 def delete(args: argparse.Namespace) -> list[list[str]]:
+    """Command that deletes the slices and their request."""
     return [[*gcloud_command(args, "queued-resources", "delete", args.name), "--force", "--quiet"]]
 
 
 def node_names(args: argparse.Namespace) -> list[str]:
+    """Returns the names of the slices' nodes."""
     return [args.name] if args.slices == 1 else [f"{args.name}-{i}" for i in range(args.slices)]
 
 
 def ssh_all(args: argparse.Namespace, shell_command: str) -> list[list[str]]:
+    """Commands that run a shell command on all hosts of every slice."""
     return [
         [*gcloud_command(args, "tpu-vm", "ssh", node), "--worker=all", f"--command={shell_command}"]
         for node in node_names(args)

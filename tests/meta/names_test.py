@@ -208,7 +208,9 @@ def test_docstrings_comments_and_names_have_no_banned_word(path):
     assert bad_words(path.read_text()) == [], "American spelling, and plain technical English"
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if name(p).startswith("gptjax/")], ids=name)
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if name(p).startswith(("gptjax/", "launch/"))], ids=name
+)
 def test_every_public_definition_has_a_docstring(path):
     assert undocumented(path.read_text()) == []
 
