@@ -338,40 +338,37 @@ def run_point(
 
 
 def run_vmapped(points: list[sweep.Point], directory: Path, max_size: int) -> bool:
-    """Train the points that have not begun in groups, one after the other; False if that was
-    stopped. Points that are alone in their group are left."""
+    """Train the unfinished points in groups, each as one program, one group after another. Points
+    that are alone in their group are left out. Returns False if a signal stopped it."""
+    from gptjax.report import console
     from gptjax.sweeps import vmapped_runs
 
-    new_points = [
+    unfinished = [
         p
         for p in points
         if p.config is not None
-        and run_status.read_status(p, directory).state == "waiting"
+        and run_status.read_status(p, directory).state in ("waiting", "begun")
         and not run_status.find_conflict(p, directory)
     ]
-    groups = [
-        group for group in vmapped_runs.batchable_groups(new_points, max_size) if len(group) > 1
-    ]
+    groups = vmapped_runs.batchable_groups(
+        unfinished, max_size, lambda point: run_status.saved_step(point, directory)
+    )
+    groups = [group for group in groups if len(group) > 1]
     if groups:
         from gptjax.sharding import xla_options
 
         xla_options.configure_runtime()
-    with local_runner.catch_signals() as signals:
-        for number, group in enumerate(groups):
-            print(
-                f"{number + 1} of {len(groups)} groups: {', '.join(point.name for point in group)}",
-                flush=True,
-            )
-            try:
-                if not vmapped_runs.train_vmapped(
-                    group, directory, print_text, lambda: bool(signals)
-                ):
-                    return False
-            except (OSError, ValueError) as error:
-                status, line = errors.classify_error(error)
-                if status != 2:
-                    raise
-                print_text(f"not as one program, but one by one: {line}")
+    for number, group in enumerate(groups, 1):
+        names = ", ".join(point.name for point in group)
+        print_text(f"{number} of {len(groups)} groups: {names}")
+        try:
+            if not vmapped_runs.train_vmapped(group, directory, console.Console(quiet=False)):
+                return False
+        except (OSError, ValueError) as error:
+            status, line = errors.classify_error(error)
+            if status != 2:
+                raise
+            print_text(f"not as one program, but one by one: {line}")
     return True
 
 

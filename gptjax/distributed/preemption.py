@@ -1,4 +1,4 @@
-"""An orderly stop when a signal asks for one: of all processes, after the same step."""
+"""Orderly stop of a training on a signal: all processes stop after the same step."""
 
 import signal
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from gptjax.distributed.processes import ProcessGroup
 
 
 class PreemptionGuard:
-    """While entered, the first SIGTERM or Ctrl-C asks the loop for an orderly stop; a second one
-    ends the program as usual.
+    """A context in which the first SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the terminal was closed)
+    requests an orderly stop of the loop; a second one ends the program as usual.
 
-    Many processes vote on the devices before each step, and read the result when that step has been
-    dispatched and the one before it has ended: so nothing waits for it, and all stop after the
-    same step."""
+    Several processes vote on the devices before each step. Each reads the result after that step is
+    dispatched and the previous one has ended, so nothing waits for the vote, and all processes stop
+    after the same step."""
 
     def __init__(
         self, print_line: Callable[[str], None], processes: ProcessGroup, mesh: jax.sharding.Mesh
@@ -29,9 +29,14 @@ class PreemptionGuard:
         self._votes: jax.Array | None = None
 
     def __enter__(self):
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+        if (
+            hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
+        ):  # as nohup sets it
+            numbers.append(hangup)
         self._old_handlers = {
-            number: signal.signal(number, self._handle_signal)
-            for number in (signal.SIGTERM, signal.SIGINT)
+            number: signal.signal(number, self._handle_signal) for number in numbers
         }
         return self
 
@@ -49,11 +54,11 @@ class PreemptionGuard:
 
     @property
     def may_stop_mid_step(self) -> bool:
-        """May this process stop in the midst of a step?"""
+        """Whether this process may stop in the middle of a step: only if it is alone."""
         return self.stop_requested and self._processes.num_processes == 1
 
     def vote(self) -> None:
-        """Call it before each step."""
+        """Start the vote of all processes; call it before each step."""
         if self._processes.num_processes > 1:
             mine = np.array(
                 [self._processes.process_id + 1 if self.stop_requested else 0], np.int32
@@ -66,7 +71,8 @@ class PreemptionGuard:
                 )
 
     def should_stop(self) -> bool:
-        """Call it after each step: is it the last, on every process?"""
+        """Whether all processes stop after the step that was dispatched last; call it after each
+        step."""
         if self._processes.num_processes == 1:
             return self.stop_requested
         first = 0 if self._votes is None else int(jax.device_get(self._votes))

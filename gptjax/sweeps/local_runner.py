@@ -179,12 +179,18 @@ def data_key(point: Point) -> str:
     return repr(point.config and point.config.data)
 
 
-def _start(recipe: str, point: Point, directory: Path, slot: Slot) -> RunningPoint:
-    run_path = directory / point.name
+def make_run_dir(run_path: Path) -> None:
+    """Make the directory of a point. Its data/ is a link to the sweep's, so that points with the
+    same data tokenize them once."""
     run_path.mkdir(parents=True, exist_ok=True)
-    (directory / "data").mkdir(exist_ok=True)
+    (run_path.parent / "data").mkdir(exist_ok=True)
     if not (run_path / "data").exists():
         (run_path / "data").symlink_to("../data")
+
+
+def _start(recipe: str, point: Point, directory: Path, slot: Slot) -> RunningPoint:
+    run_path = directory / point.name
+    make_run_dir(run_path)
     command = child.command(
         ["-m", "gptjax.train", f"--config={recipe}", f"--run={run_path}", *point.arguments]
     )

@@ -73,6 +73,13 @@ def read_status(point: Point, directory: Path) -> RunStatus:
     return RunStatus("begun" if records else "waiting", step, n_steps, loss)
 
 
+def saved_step(point: Point, directory: Path) -> int:
+    """Return the step of a point's newest checkpoint, intact or damaged; 0 if there is none."""
+    checkpoints = directory / point.name / "checkpoints"
+    names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
 def one_line(text: object) -> str:
     """What it says as a line that a file can hold."""
     return " ".join(unicode.replace_surrogates(str(text)).split())

@@ -1,25 +1,29 @@
-"""Several points of a sweep trained as one program: vmap over the seed and over what is a factor in
-the step, for models so small that starting and compiling each by itself takes longer than training
-it. Each comes out as an ordinary run in its own directory, its loss curve that of a run by
-itself to a rounding of float32."""
+"""Several points of a sweep trained as one program, by jax.vmap over the seed and over the numbers
+that the step only multiplies with.
+
+It serves models so small that starting and compiling each run takes longer than training it. Each
+point becomes an ordinary run in a directory of its own; its loss curve equals that of a separate
+run up to float32 rounding."""
 
 import collections
 import contextlib
 import copy
+import dataclasses
 import functools
-import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Config
 from gptjax.config.sweep import Point
-from gptjax.runtime import errors, lock
-from gptjax.training import loop, pretraining, resume
+from gptjax.sweeps import local_runner
+from gptjax.training import loop, microbatches, pretraining, resume
+from gptjax.training.context import TrainContext
 
-VARYING_FIELDS = (  # fields that may differ: numbers that the step multiplies with
+VARYING_FIELDS = (  # config fields that may differ between the points of one program
     "seed",
     "train.schedule.peak_lr",
     "train.schedule.final_fraction",
@@ -30,37 +34,40 @@ VARYING_FIELDS = (  # fields that may differ: numbers that the step multiplies w
 )
 
 
-def batchable_groups(points: Sequence[Point], max_size: int) -> list[list[Point]]:
-    """The points in groups of at most `max_size` that one program can train: equal but for
-    VARYING_FIELDS. ValueError if `most` is not above 0."""
+def batchable_groups(
+    points: Sequence[Point], max_size: int, saved_step: Callable[[Point], int]
+) -> list[list[Point]]:
+    """Group points that one program can train, at most `max_size` per group: their configs are
+    equal except for VARYING_FIELDS, and saved_step(point), the step of the newest checkpoint (0 if
+    none), is the same. ValueError if max_size is below 1."""
     if max_size < 1:
         raise ValueError(
             f"--together={max_size}: give how many points one program may train, 1 or more"
         )
-    by_config: dict[Config, list[Point]] = collections.defaultdict(list)
+    by_program: dict[tuple[Config, int], list[Point]] = collections.defaultdict(list)
     for point in points:
         assert point.config is not None
-        by_config[
-            replace_unchecked(point.config, dict.fromkeys(varying_values(point.config), 0))
-        ].append(point)
+        shared = replace_unchecked(point.config, dict.fromkeys(varying_values(point.config), 0))
+        by_program[shared, saved_step(point)].append(point)
     return [
         group[first : first + max_size]
-        for group in by_config.values()
+        for group in by_program.values()
         for first in range(0, len(group), max_size)
     ]
 
 
 def varying_values(config: Config) -> dict[str, float]:
-    """path of VARYING_FIELDS -> its value, of those that this config has."""
+    """Return path -> value for those VARYING_FIELDS that this config has."""
     values = {}
     for path in VARYING_FIELDS:
-        with contextlib.suppress(AttributeError):  # a schedule without a floor
+        with contextlib.suppress(AttributeError):  # a schedule without final_fraction
             values[path] = functools.reduce(getattr, path.split("."), config)
     return values
 
 
 def replace_unchecked(record: Any, values: dict[str, Any]) -> Any:
-    """The record with other values at some paths, not validated: they may be what jax traces."""
+    """Return a copy of a config record with `values` (path -> value) set. They are not validated,
+    so they may be traced jax arrays."""
     result = copy.copy(record)
     for path, value in values.items():
         name, _, rest = path.partition(".")
@@ -70,180 +77,197 @@ def replace_unchecked(record: Any, values: dict[str, Any]) -> Any:
     return result
 
 
-def train_vmapped(
-    points: Sequence[Point],
-    directory: Path,
-    log: Callable[[str], None],
-    should_stop: Callable[[], bool],
-) -> bool:
-    """Train the points, which are a group and of which none has begun, from their first step;
-    whether they came to their end: should_stop() is asked after each step, and a checkpoint of all
-    is then saved, from which each goes on by itself. A point of too many updates in a row that
-    are not finite has come to its end, as in training by itself: nothing more is measured or
-    saved of it, and the others go on."""
+def train_vmapped(points: Sequence[Point], directory: Path, out: Any) -> bool:
+    """Train the points of one group from the step at which they stand. Returns False if a signal
+    stopped them; each then has a checkpoint of the same step, from which the group or each point by
+    itself can continue.
+
+    directory: of the sweep. out: a report.console.Console. ValueError if the points cannot be
+    trained as one program, for example because a damaged checkpoint puts one at another step."""
     import jax
-    import jax.numpy as jnp
-    import numpy as np
 
-    from gptjax.report import events, loss_plot
-    from gptjax.sharding import device_mesh, xla_options
-    from gptjax.training import checkpoint, optimizer, state, step
+    from gptjax.distributed.processes import ProcessGroup
+    from gptjax.report import profile
+    from gptjax.sharding import device_mesh
 
-    configs = [point.config for point in points if point.config is not None]
-    first, K = configs[0], len(points)
-    mesh = device_mesh.make_mesh(first.mesh, jax.devices()[:1])
-    batch_schedule, objective = BatchSchedule(first), pretraining.PretrainingObjective()
-    runs = [directory / point.name for point in points]
-    datasets = [objective.open_dataset(config, directory / "data", log) for config in configs]
-    base_step: step.TrainStep = objective.build_step(
-        first, jax.devices()[0].platform, mesh, datasets[0]
-    )
-    microbatch_rows = batch_schedule.largest_microbatch(
-        first.train.microbatch_rows or max(1, loop.CPU_MICROBATCH_TOKENS // first.model.n_ctx)
-    )
-    values_K = {
-        path: jnp.array([varying_values(config)[path] for config in configs])
-        for path in varying_values(first)
-    }
-    options = xla_options.options(jax.devices()[0])
-
-    def make_step(values):
-        """The step of a point whose numbers are traced."""
-        config = replace_unchecked(first, values)
-        return step.TrainStep(
-            config, base_step.model, optimizer.adamw(config.train.optimizer), base_step.end_of_text
-        )
-
-    def advance(values, train_states, tokens_MBT, count):
-        return make_step(values)(train_states, tokens_MBT, count)
-
-    def sum_nll(params, tokens_BT, weights_BT):
-        return base_step.nll(params, tokens_BT, weights_BT)
-
-    with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
-        managers = []
-        for run_path, config in zip(runs, configs, strict=True):
-            stack.enter_context(lock.hold(run_path, "run directory", log))
-            manager = checkpoint.CheckpointManager(
-                run_path / "checkpoints", first.loop.keep_last, first.loop.every_keep, log
+    processes, objective = ProcessGroup(), pretraining.PretrainingObjective()
+    requests = []
+    for point in points:
+        assert point.config is not None
+        local_runner.make_run_dir(directory / point.name)
+        requests.append(resume.Request(directory / point.name, point.config))
+    mesh = device_mesh.make_mesh(requests[0].config.mesh, jax.devices()[:1])
+    with contextlib.ExitStack() as stack:
+        runs = [
+            stack.enter_context(loop.open_run(request, None, processes, out))
+            for request in requests
+        ]
+        configs = [run.request.config for run in runs]
+        with contextlib.ExitStack() as new_data, jax.set_mesh(mesh):
+            for run in runs:
+                new_data.enter_context(run.remove_new_data(processes))
+            datasets = [run.open_dataset(objective, processes, out.print) for run in runs]
+            platform = jax.devices()[0].platform
+            steps = [
+                objective.build_step(config, platform, mesh, dataset)
+                for config, dataset in zip(configs, datasets, strict=True)
+            ]
+            program = VmappedRuns(configs, steps[0], datasets[0])
+            resume_points, state = program.restore(runs, datasets, mesh)
+        for run, resume_point, dataset in zip(runs, resume_points, datasets, strict=True):
+            run.begin_record(resume_point, dataset, processes)
+        contexts = [
+            TrainContext(
+                config=config,
+                directory=run.request.directory,
+                mesh=mesh,
+                resume_point=resume_point,
+                dataset=dataset,
+                step=step,
+                checkpoints=run.checkpoints,
+                bucket_sync=run.bucket_sync,
+                out=out,
+                processes=processes,
+                profiler=profile.Profiler(directory, 0, out.print),
+                objective=objective,
+                name=point.name,
             )
-            managers.append(stack.enter_context(manager))
-            if resume.find_run(resume.Request(run_path, config), manager, log)[0]:
-                raise ValueError(
-                    f"{run_path} holds a run that has begun: the same command goes on with it by "
-                    "itself"
-                )
-        for run_path, config, dataset in zip(runs, configs, datasets, strict=True):
-            resume.write_description(run_path, config, dataset)
-        train_states = jax.jit(
+            for point, run, config, resume_point, dataset, step in zip(
+                points, runs, configs, resume_points, datasets, steps, strict=True
+            )
+        ]
+        for context in contexts:
+            for note in context.resume_point.notes:
+                context.warn(note)
+        if resume_points[0].step:
+            out.print(f"continuing from step {resume_points[0].step:,}")
+        with jax.set_mesh(mesh), processes.watchdog(configs[0].loop.hang_seconds):
+            return loop.TrainLoop(contexts, program, state).run() != "stopped"
+
+
+class VmappedRuns:
+    """A training.context.Program of K runs, whose TrainStates are stacked along a first axis of
+    length K on one device."""
+
+    def __init__(self, configs: Sequence[Config], step: Any, dataset: Any):
+        """configs: equal except for VARYING_FIELDS. step: the training.step.TrainStep of the first;
+        dataset: its data.loader.Dataset, whose validation rows are those of all."""
+        import jax
+        import jax.numpy as jnp
+
+        from gptjax.sharding import xla_options
+        from gptjax.training import optimizer
+        from gptjax.training import step as training_step
+
+        first = configs[0]
+        self._configs, self._train_step = configs, step
+        self._values_K = {
+            path: jnp.array([varying_values(config)[path] for config in configs])
+            for path in varying_values(first)
+        }
+        self._schedule = BatchSchedule(first)
+        self._microbatch_rows = self._schedule.largest_microbatch(
+            first.train.microbatch_rows
+            or max(1, microbatches.CPU_MICROBATCH_TOKENS // first.model.n_ctx)
+        )
+        self._validation_rows = dataset.validation_rows(first.loop.eval_rows)
+        self._bytes_per_token = dataset.validation_bytes_per_token
+
+        def make_step(values):
+            """Return the TrainStep of one run; values: traced scalars of VARYING_FIELDS."""
+            config = replace_unchecked(first, values)
+            return training_step.TrainStep(
+                config, step.model, optimizer.adamw(config.train.optimizer), step.end_of_text
+            )
+
+        options = xla_options.options(jax.devices()[0])
+        self._make_step = make_step
+        self._step = jax.jit(
             jax.vmap(
-                lambda values: state.init_state(
-                    make_step(values).config, base_step.model, base_step.tx
-                )
-            )
-        )(values_K)
-        run_step = jax.jit(
-            jax.vmap(advance, in_axes=(0, 0, 0, None)), donate_argnums=1, compiler_options=options
+                lambda values, state, tokens_MBT, count: make_step(values)(
+                    state, tokens_MBT, count
+                ),
+                in_axes=(0, 0, 0, None),
+            ),
+            donate_argnums=1,
+            compiler_options=options,
         )
-        run_nll = jax.jit(jax.vmap(sum_nll, in_axes=(0, None, None)), compiler_options=options)
-        validation_rows, bytes_per_token = (
-            datasets[0].validation_rows(first.loop.eval_rows),
-            datasets[0].validation_bytes_per_token,
+        self._nll = jax.jit(
+            jax.vmap(
+                lambda params, tokens_BT, weights_BT: step.nll(params, tokens_BT, weights_BT),
+                in_axes=(0, None, None),
+            ),
+            compiler_options=options,
         )
-        batch_iterators = [dataset.batches(batch_schedule, microbatch_rows) for dataset in datasets]
-        logs = [stack.enter_context(events.Events(run_path, 0, warn=log)) for run_path in runs]
-
-        active = list(range(K))  # the others have given up
-
-        def evaluate(step_number):
-            totals = np.zeros(K)
-            for start in range(0, len(validation_rows), microbatch_rows):
-                part = validation_rows[start : start + microbatch_rows]
-                padding = ((0, microbatch_rows - len(part)), (0, 0))
-                weights = np.pad(np.ones((len(part), first.model.n_ctx), np.float32), padding)
-                totals += np.asarray(
-                    run_nll(train_states.params, np.pad(part, padding), weights), float
-                )
-            losses = totals / (len(validation_rows) * first.model.n_ctx)
-            for events_log, loss in [(logs[number], losses[number]) for number in active]:
-                bits = loss / math.log(2) / bytes_per_token
-                values = {
-                    "validation_loss": loss,
-                    "perplexity": math.exp(min(loss, 700)),
-                    "bits_per_byte": bits,
-                }
-                events_log.write(
-                    step_number, values | {"tokens": batch_schedule.tokens(step_number)}
-                )
-
-        def save(step_number):
-            for number in active:
-                metadata = resume.metadata(
-                    configs[number],
-                    batch_schedule,
-                    microbatch_rows,
-                    datasets[number],
-                    logs[number].seal(step_number),
-                )
-                managers[number].save(
-                    step_number,
-                    jax.tree.map(lambda x: x[number], train_states),  # noqa: B023
-                    metadata,
-                )
-
-        for step_number in range(1, batch_schedule.n_steps + 1):
-            start_time, batches = (
-                time.perf_counter(),
-                [next(batch_iterator) for batch_iterator in batch_iterators],
+        self._take_run = jax.jit(
+            lambda state, index: jax.tree.map(
+                lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), state
             )
-            tokens = np.stack([batch["tokens"] for batch in batches])
-            train_states, step_metrics = run_step(
-                values_K, train_states, tokens, batches[0]["count"]
+        )
+
+    def restore(
+        self, runs: Sequence[loop.OpenRun], datasets: Sequence[Any], mesh: Any
+    ) -> tuple[list[resume.ResumePoint], Any]:
+        """Return the resume point of each run and the stacked state: of their newest intact
+        checkpoints, or initialized if no run has one. ValueError if the runs are at different
+        steps or have microbatches of different sizes."""
+        import jax
+        import jax.numpy as jnp
+
+        from gptjax.distributed.processes import ProcessGroup
+        from gptjax.training import state
+
+        model, tx = self._train_step.model, self._train_step.tx
+        if not any(run.continues for run in runs):
+            init_state = jax.jit(
+                jax.vmap(lambda values: state.init_state(self._make_step(values).config, model, tx))
             )
-            step_metrics = {name: np.asarray(values) for name, values in step_metrics.items()}
-            seconds = time.perf_counter() - start_time
-            speed = batch_schedule.rows(step_number - 1) * first.model.n_ctx / seconds
-            for number in list(active):
-                values = {
-                    name: column[number].item()
-                    for name, column in step_metrics.items()
-                    if name != "noise_scale" or batch_schedule.max_rows != microbatch_rows
-                }
-                logs[number].write(
-                    step_number,
-                    values
-                    | {
-                        "tokens": batch_schedule.tokens(step_number),
-                        "seconds": seconds,
-                        "tokens_per_s": speed,
-                    },
-                )
-                if values["skipped_in_row"] >= first.train.max_nonfinite_steps:
-                    active.remove(number)
-                    log(
-                        f"{points[number].name}: {values['skipped_in_row']} updates in a row were "
-                        "not finite, up to step "
-                        f"{step_number:,}: given up"
-                    )
-            is_stopping, is_last = (
-                should_stop(),
-                step_number == batch_schedule.n_steps or not active,
+            resume_point = resume.ResumePoint(0, None, self._schedule, self._microbatch_rows)
+            return [resume_point for _ in runs], init_state(self._values_K)
+        if not all(run.continues for run in runs):
+            raise ValueError("some points have a checkpoint and others have none")
+        restored = [
+            resume.restore_run(
+                run.request,
+                run.checkpoints,
+                state.abstract_state(config, model, tx, mesh),
+                dataset,
+                1,
+                ProcessGroup(),
             )
-            if step_number % first.loop.every_eval == 0 or is_last:
-                evaluate(step_number)
-            if step_number % first.loop.every_save == 0 or is_last or is_stopping:
-                save(step_number)
-            if step_number % first.loop.every_log == 0 or is_last:
-                mean = float(np.mean(step_metrics["loss"][active])) if active else math.nan
-                log(
-                    f"{len(active)} points, step {step_number:,} of {batch_schedule.n_steps:,}: "
-                    f"mean loss {mean:.4f}"
-                )
-            if is_stopping or is_last:
-                break
-    for run_path in runs:
-        try:
-            loss_plot.draw(run_path)
-        except Exception as error:
-            log(f"loss.png of {run_path} is not drawn: {errors.classify_error(error)[1]}")
-    return is_last
+            for run, config, dataset in zip(runs, self._configs, datasets, strict=True)
+        ]
+        positions = {(point.step, point.max_microbatch_rows) for point in restored}
+        if len(positions) > 1:
+            described = ", ".join(
+                f"step {step:,} with microbatches of {rows}" for step, rows in sorted(positions)
+            )
+            raise ValueError(f"the points are at different steps: {described}")
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[p.state for p in restored])
+        return [dataclasses.replace(point, state=None) for point in restored], stacked
+
+    def step(self, state: Any, batches: Sequence[dict], guard: Any, progress: Any):
+        import jax
+
+        tokens_KMBT = jax.device_put(np.stack([batch["tokens"] for batch in batches]))
+        count = jax.device_put(batches[0]["count"])
+        return self._step(self._values_K, state, tokens_KMBT, count)
+
+    def evaluate(self, state: Any) -> list[dict[str, float]]:
+        import jax
+
+        from gptjax.training import metrics
+
+        losses_K = metrics.mean_nll(
+            self._nll,
+            state.params,
+            self._validation_rows,
+            self._microbatch_rows,
+            lambda rows, letters: jax.device_put(rows),
+        )
+        return [metrics.loss_metrics(loss, self._bytes_per_token) for loss in losses_K.tolist()]
+
+    def run_state(self, state: Any, index: int) -> Any:
+        import jax
+
+        return self._take_run(state, jax.device_put(np.int32(index)))

@@ -1,94 +1,24 @@
-"""The training loop, of any objective. `train` reads in chapters: mesh, data, state, loop."""
+"""The training loop, for any objective, and for one run or several that share one program."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
 
 from gptjax.config import count, overrides
 from gptjax.config.batch_schedule import BatchSchedule
-from gptjax.config.schema import Config
-from gptjax.runtime import errors
 from gptjax.training import resume
+from gptjax.training.context import Objective, Program, TrainContext
+from gptjax.training.microbatches import microbatch_limit, sequences_per_row
+from gptjax.training.one_run import OneRun
 
-# of a microbatch on CPU: more is no faster there, and its progress would show after minutes
-CPU_MICROBATCH_TOKENS = 4096
-
-
-class Objective(Protocol):
-    """What is learnt: all in which pre-training and fine-tuning differ."""
-
-    def open_dataset(self, config: Config, directory: Path, log: Callable[[str], None]) -> Any:
-        """What the run reads, open; what is not prepared yet is, below `directory`. As
-        data.loader.Dataset."""
-        ...
-
-    def build_step(self, config: Config, platform: str, mesh: Any, dataset: Any) -> Any:
-        """The training.step.TrainStep."""
-        ...
-
-    def init_state(self, config: Config, step: Any, mesh: Any, dataset: Any, out: Any) -> Any:
-        """The state before the first step, on the mesh. Where jax's mesh is set."""
-        ...
-
-    def make_eval_fn(
-        self, context: "TrainContext", put_on_mesh: Callable
-    ) -> Callable[[Any], dict[str, float]]:
-        """What the held-out data say of parameters: validation_loss, and more."""
-        ...
-
-    def generate_samples(
-        self, context: "TrainContext", state: Any, step: int, is_last: bool
-    ) -> list[str]:
-        """What to show of the state, for people; `is_last`: at the end of the run."""
-        ...
-
-
-@dataclasses.dataclass
-class TrainContext:
-    """What the loop works with: made once, by `train`."""
-
-    config: Config
-    directory: Path
-    mesh: Any
-    resume_point: resume.ResumePoint
-    dataset: Any  # data.loader.Dataset
-    step: Any  # training.step.TrainStep
-    checkpoints: Any  # training.checkpoint.CheckpointManager
-    bucket_sync: Any  # report.sync.BucketSync
-    out: Any  # report.console.Console
-    processes: Any  # distributed.processes.ProcessGroup
-    profiler: Any  # report.profile.Profiler
-    objective: Objective
-    warnings: set[str] = dataclasses.field(default_factory=set)  # that were told
-
-    @property
-    def batch_schedule(self) -> BatchSchedule:
-        return self.resume_point.plan
-
-    @property
-    def max_microbatch_rows(self) -> int:
-        """Of a microbatch, over all processes; BatchSchedule.microbatch has what each step takes
-        of it."""
-        return self.resume_point.max_microbatch_rows
-
-    @property
-    def microbatch_rows(self) -> int:
-        """Rows of the last batch's microbatches."""
-        return self.batch_schedule.largest_microbatch(self.max_microbatch_rows)
-
-    def try_optional(self, description: str, fn: Callable[[], Any]) -> None:
-        """fn(), which the training does not need: what goes wrong with it is told, once, and the
-        training goes on."""
-        try:
-            fn()
-        except Exception as error:
-            if description not in self.warnings:
-                self.warnings.add(description)
-                self.out.warn(
-                    f"{description}: {errors.classify_error(error)[1]}; the training goes on"
-                )
+# "finished": every step was taken; "stopped": by a signal, with a checkpoint; "gave up": too many
+# non-finite updates in a row
+Outcome = Literal["finished", "stopped", "gave up"]
+EXIT_STATUS: dict[Outcome, int] = {"finished": 0, "stopped": 0, "gave up": 3}
 
 
 def train(
@@ -98,50 +28,32 @@ def train(
     n_profile_steps: int,
     objective: Objective,
 ) -> int:
-    """Train as asked for from where the run stands, with the processes of `processes`;
-    `n_profile_steps` are traced. bucket: where checkpoints go, and copies of the record.
-    ValueError, in one line, for what a user can mend: then the directory is as it was."""
+    """Train the requested run, from its newest checkpoint if it has one; return the exit status.
+
+    bucket: URL that checkpoints and copies of the record go to; None: the run's directory.
+    processes: a distributed.processes.ProcessGroup. n_profile_steps: number of steps to trace.
+    ValueError, in one line, for what a user can correct; the directory is then unchanged."""
     import jax
 
-    from gptjax.report import console, events, profile, sync
+    from gptjax.report import console, profile
     from gptjax.sharding import device_mesh, rules, xla_options
-    from gptjax.training import checkpoint, run_summary, state
-
-    config, directory = request.config, request.directory
+    from gptjax.training import run_summary, state
 
     # --- mesh
     xla_options.configure_runtime()
-    mesh = device_mesh.make_mesh(config.mesh)
-    rules.check(config, mesh)
-    device_mesh.check_state_fits(config.model, mesh)
+    mesh = device_mesh.make_mesh(request.config.mesh)
+    rules.check(request.config, mesh)
+    device_mesh.check_state_fits(request.config.model, mesh)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     out = console.Console(quiet=processes.process_id != 0)
-    bucket_sync = sync.BucketSync(directory, bucket)
-    checkpoint_dir = directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints"
-    with (
-        resume.hold_lock(directory, bucket is None, processes, out.warn),
-        checkpoint.CheckpointManager(
-            checkpoint_dir, config.loop.keep_last, config.loop.every_keep, out.warn, processes
-        ) as checkpoints,
-    ):
-        _, continues, leaves = processes.broadcast_from_zero(
-            lambda: [bucket_sync.download(), *resume.find_run(request, checkpoints, out.warn)]
-        )
-        config = overrides.unflatten(leaves)
-        request = dataclasses.replace(request, config=config)
-        batch_schedule = None if continues else BatchSchedule(config, shards)
-        with resume.remove_new_data(directory / "data", continues and processes.process_id == 0):
+    with open_run(request, bucket, processes, out) as run:
+        config, directory = run.request.config, request.directory
+        batch_schedule = None if run.continues else BatchSchedule(config, shards)
+        with run.remove_new_data(processes):
             # --- data
-            processes.heartbeat("the preparation of its data")
-            dataset = processes.zero_first(
-                lambda: objective.open_dataset(config, directory / "data", out.print)
-            )
-            processes.assert_equal(
-                {"text": dataset.digest()},
-                "prepare it once with python -m gptjax.prepare, and give the shards to all",
-            )
+            dataset = run.open_dataset(objective, processes, out.print)
 
-            # --- state: of the newest good checkpoint, else as the learning begins
+            # --- state: of the newest intact checkpoint, or initialized
             train_step = objective.build_step(config, jax.devices()[0].platform, mesh, dataset)
             with jax.set_mesh(mesh):
                 if batch_schedule is None:
@@ -149,18 +61,14 @@ def train(
                         config, train_step.model, train_step.tx, mesh
                     )
                     resume_point = resume.restore_run(
-                        request, checkpoints, abstract_state, dataset, shards, processes
+                        run.request, run.checkpoints, abstract_state, dataset, shards, processes
                     )
                 else:
                     init_state = objective.init_state(config, train_step, mesh, dataset, out)
-                    resume_point = resume.ResumePoint(
-                        0,
-                        init_state,
-                        batch_schedule,
-                        microbatch_limit(
-                            config, mesh, train_step.model.execution_policy, shards, processes
-                        ),
+                    limit = microbatch_limit(
+                        config, mesh, train_step.model.execution_policy, shards, processes
                     )
+                    resume_point = resume.ResumePoint(0, init_state, batch_schedule, limit)
 
         # --- nothing has been written until here
         profiler = profile.Profiler(
@@ -173,11 +81,7 @@ def train(
             )
             profiler.close()
             return 0
-        checkpoints.prepare()
-        if processes.process_id == 0:
-            if resume_point.record_bytes is None:
-                events.move_aside(directory, resume_point.step)
-            resume.write_description(directory, config, dataset)
+        run.begin_record(resume_point, dataset, processes)
         with jax.set_mesh(mesh):
             context = TrainContext(
                 config,
@@ -186,8 +90,8 @@ def train(
                 resume_point,
                 dataset,
                 train_step,
-                checkpoints,
-                bucket_sync,
+                run.checkpoints,
+                run.bucket_sync,
                 out,
                 processes,
                 profiler,
@@ -206,287 +110,327 @@ def train(
                 return train_loop(context)
 
 
-def microbatch_limit(
-    config: Config, mesh: Any, execution_policy: Any, shards: int, processes: Any
-) -> int:
-    """The most rows of a microbatch of a run that begins: as asked for, or what fits the devices
-    of all processes."""
-    import jax
+@dataclasses.dataclass
+class OpenRun:
+    """A run's directory that this program has locked, before anything is written to it."""
 
-    from gptjax.training import step
+    request: resume.Request  # with the config that the run goes on with
+    continues: bool  # from a checkpoint
+    checkpoints: Any  # training.checkpoint.CheckpointManager
+    bucket_sync: Any  # report.sync.BucketSync
 
-    min_free_bytes = min(processes.all_gather(free_device_memory(config, mesh)))
-    if config.train.microbatch_rows is not None:
-        return config.train.microbatch_rows
-    max_rows = step.max_microbatch_rows(config, execution_policy, mesh, shards, min_free_bytes)
-    if jax.devices()[0].platform == "cpu":
-        max_rows = min(max_rows, CPU_MICROBATCH_TOKENS // config.model.n_ctx)
-    return max(1, max_rows // sequences_per_row(config))
+    def remove_new_data(self, processes: Any) -> contextlib.AbstractContextManager[None]:
+        """A context that removes newly tokenized data if the continuation is refused within it."""
+        is_first = processes.process_id == 0
+        return resume.remove_new_data(self.request.directory / "data", self.continues and is_first)
 
-
-def free_device_memory(config: Config, mesh: Any) -> int:
-    """Bytes that one device has for activations: what is free now, with the state in place, less
-    two copies of the gradients. On CPU half of what the machine has available, shared by the
-    devices that are simulated on it."""
-    import psutil
-
-    n_shards = mesh.size // mesh.shape["data"]
-    stats = mesh.local_devices[0].memory_stats()
-    if stats is None:
-        return (
-            psutil.virtual_memory().available // 2 // len(mesh.local_devices)
-            - 2 * count.gradient_bytes(config.model) // n_shards
-        )
-    return count.activation_budget(
-        config.model, stats["bytes_limit"], stats["bytes_in_use"], n_shards
-    )
-
-
-def sequences_per_row(config: Config) -> int:
-    """Of a row: one, but for tasks that read several for an example."""
-    return 1 if config.task is None else config.task.n_sequences
-
-
-class TooManyNonFiniteSteps(Exception):
-    """(step, updates in a row that were not finite)."""
-
-
-def make_step_fn(context: TrainContext, put_on_mesh: Callable) -> Callable:
-    """advance(state, batch, guard, progress) -> (state, metrics), or None if asked to stop before
-    the step was whole; it consumes the state.
-
-    One program a step, microbatches within it; but on CPU one a microbatch, since a step of half a
-    million tokens takes an hour there:
-    so progress shows, Ctrl-C works, and XLA's slow loop bodies are avoided."""
-    import jax
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    from gptjax.sharding import xla_options
-
-    step, n_microbatches = context.step, context.batch_schedule.max_rows // context.microbatch_rows
-    processes = context.processes
-    platform = context.mesh.devices.flat[0].platform
-    options = xla_options.options(context.mesh.devices.flat[0])
-    # while it lasts a batch may have many microbatches, though the full one has not
-    ramp = context.config.train.batch_ramp is not None
-    if platform != "cpu" or (n_microbatches == 1 and not ramp):
-        # Without a ramp the count is a constant of the program, with one it is an argument: one
-        # program serves the whole ramp, and one the full batch, whose microbatches may be larger.
-        replicated = NamedSharding(context.mesh, PartitionSpec())
-        step_fn = jax.jit(
-            step, donate_argnums=0, static_argnums=() if ramp else 2, compiler_options=options
-        )
-
-        def advance(state, batch, guard, progress):
-            count = int(batch["count"])
-            if ramp:
-                with jax.transfer_guard("allow"):
-                    count = jax.make_array_from_callback((), replicated, lambda _: batch["count"])
-            return step_fn(state, put_on_mesh(batch["tokens"], "MB1", int(batch["rows"])), count)
-
-        return advance
-
-    zero_fn, accumulate_fn = (
-        jax.jit(step.init_accumulator),
-        jax.jit(step.accumulate, donate_argnums=2, compiler_options=options),
-    )
-    update_fn = jax.jit(step.update, donate_argnums=0, static_argnums=2)
-
-    def advance_by_microbatch(state, batch, guard, progress):
-        step_number, count, accumulator = (
-            jax.device_get(state.step).item() + 1,
-            int(batch["count"]),
-            zero_fn(state.params),
-        )
-        microbatch_rows = int(batch["rows"])
-        for i in range(count):
-            if guard.may_stop_mid_step:
-                return None
-            processes.heartbeat(f"step {step_number}, microbatch {i + 1} of {count}")
-            start_time = time.perf_counter()
-            accumulator = accumulate_fn(
-                state.params,
-                state.step,
-                accumulator,
-                put_on_mesh(batch["tokens"][i], "B1", microbatch_rows),
+    def open_dataset(
+        self, objective: Objective, processes: Any, print_line: Callable[[str], None]
+    ) -> Any:
+        """Return the run's data.loader.Dataset. ValueError if processes have different data."""
+        processes.heartbeat("the preparation of its data")
+        dataset = processes.zero_first(
+            lambda: objective.open_dataset(
+                self.request.config, self.request.directory / "data", print_line
             )
-            accumulator.count.block_until_ready()
-            progress.update_fraction(
-                step_number,
-                (i + 1) / count,
-                microbatch_rows * context.config.model.n_ctx / (time.perf_counter() - start_time),
-            )
-        return update_fn(state, accumulator, microbatch_rows)
+        )
+        processes.assert_equal(
+            {"text": dataset.digest()},
+            "prepare it once with python -m gptjax.prepare, and give the shards to all",
+        )
+        return dataset
 
-    return advance_by_microbatch
+    def begin_record(self, resume_point: resume.ResumePoint, dataset: Any, processes: Any) -> None:
+        """Write the run's description, and make its directory ready for metrics and
+        checkpoints."""
+        from gptjax.report import events
+
+        self.checkpoints.prepare()
+        if processes.process_id == 0:
+            if resume_point.record_bytes is None:
+                events.move_aside(self.request.directory, resume_point.step)
+            resume.write_description(self.request.directory, self.request.config, dataset)
+
+
+@contextlib.contextmanager
+def open_run(
+    request: resume.Request, bucket: str | None, processes: Any, out: Any
+) -> Iterator[OpenRun]:
+    """Lock the directory of a run and find out whether it continues. bucket: as in `train`.
+    ValueError if another program has the directory, or if the run there cannot be continued as
+    requested."""
+    from gptjax.report import sync
+    from gptjax.training import checkpoint
+
+    directory, loop = request.directory, request.config.loop
+    bucket_sync = sync.BucketSync(directory, bucket)
+    checkpoint_dir = directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints"
+    with (
+        resume.hold_lock(directory, bucket is None, processes, out.warn),
+        checkpoint.CheckpointManager(
+            checkpoint_dir, loop.keep_last, loop.every_keep, out.warn, processes
+        ) as checkpoints,
+    ):
+        _, continues, leaves = processes.broadcast_from_zero(
+            lambda: [bucket_sync.download(), *resume.find_run(request, checkpoints, out.warn)]
+        )
+        request = dataclasses.replace(request, config=overrides.unflatten(leaves))
+        yield OpenRun(request, continues, checkpoints, bucket_sync)
 
 
 def train_loop(context: TrainContext) -> int:
-    """Steps resume_point.step .. n_steps. For each n, in this order: evaluate state n, save state
-    n, next batch, step, report step n - 1.
-    So what was saved was reported before, and nothing but reporting waits for the device."""
-    import jax
-
-    from gptjax.distributed import preemption
-    from gptjax.report import events, loss_plot
+    """Take the remaining steps of a run; return the exit status."""
     from gptjax.sharding import rules
-    from gptjax.training import metrics
 
-    config, out, processes, batch_schedule, dataset = (
-        context.config,
-        context.out,
-        context.processes,
-        context.batch_schedule,
-        context.dataset,
-    )
-    activations = rules.PRESETS[config.mesh.sharding].activations
-    state, start = context.resume_point.state, context.resume_point.step
-    flops = count.train_flops_per_token(config.model) * sequences_per_row(config)
-    # and when it ended, where dispatching waits for that, as on CPU
-    pending: tuple[int, dict, float | None] | None = None
-    is_synchronous, clock = context.mesh.devices.flat[0].platform == "cpu", time.perf_counter()
+    table = rules.PRESETS[context.config.mesh.sharding].activations
 
     def put_on_mesh(rows, letters, n_rows=None):
-        return rules.put_on_mesh(rows, letters, activations, context.mesh, n_rows)
+        return rules.put_on_mesh(rows, letters, table, context.mesh, n_rows)
 
-    def report():
-        """Write and show the step that was dispatched last, once."""
-        nonlocal pending, clock
-        if pending is None:
-            return
-        with context.profiler.span("wait"):
-            step, values = (
-                pending[0],
-                {name: value.item() for name, value in jax.device_get(pending[1]).items()},
-            )
-        end_time = pending[2] or time.perf_counter()
-        pending, seconds, clock = None, end_time - clock, end_time
-        if batch_schedule.max_rows == context.microbatch_rows:
-            del values["noise_scale"]  # needs gradients of two batch sizes
-        speed = batch_schedule.rows(step - 1) * config.model.n_ctx / seconds
-        values |= {"tokens": batch_schedule.tokens(step), "seconds": seconds, "tokens_per_s": speed}
-        mfu = metrics.mfu(flops, speed, context.mesh.devices.ravel())
-        values |= {} if mfu is None else {"mfu": mfu}
-        with context.profiler.span("log"):
-            log.write(step, values)
-            progress.update(step, values)
-        if values["skipped_in_row"] >= config.train.max_nonfinite_steps:
-            raise TooManyNonFiniteSteps(step, values["skipped_in_row"])
-
-    def evaluate(step):
-        values = eval_fn(state.params) | {"tokens": batch_schedule.tokens(step)}
-        log.write(step, values)
-        progress.update(step, values)
-
-    advance, eval_fn = (
-        make_step_fn(context, put_on_mesh),
-        context.objective.make_eval_fn(context, put_on_mesh),
-    )
-    batch_iterator = dataset.batches(
-        batch_schedule,
-        context.max_microbatch_rows,
-        start,
-        lambda n_rows: rules.local_rows(n_rows, activations, context.mesh),
-    )
-    # last_saved: the step that was evaluated and saved, as a restored state was before; what was
-    # measured of it may be lost
-    step, last_saved = start, start if context.resume_point.record_bytes is not None else None
-    log = events.NullEvents()
-    if processes.process_id == 0:
-        log = events.Events(
-            context.directory,
-            start + 1 if start else 0,
-            context.resume_point.record_bytes or 0,
-            out.warn,
-        )
-    with preemption.PreemptionGuard(out.warn, processes, context.mesh) as guard, log:
-        with (
-            out.training_display(batch_schedule.n_steps, start, config.loop.every_log) as progress,
-            jax.transfer_guard("disallow"),
-        ):
-            try:
-                for note in context.resume_point.notes:
-                    log.write(start, {"note": note})
-                while True:
-                    is_last = step == batch_schedule.n_steps
-                    # asked once: a signal that comes after this waits for the next step
-                    is_ending = guard.should_stop() or is_last
-                    if step != last_saved and (step % config.loop.every_eval == 0 or is_last):
-                        report()
-                        processes.heartbeat(f"the evaluation of step {step:,}")
-                        evaluate(step)
-                    if (
-                        step != last_saved
-                        and not is_last
-                        and config.loop.every_sample
-                        and step % config.loop.every_sample == 0
-                    ):
-                        out.print_samples(
-                            context.objective.generate_samples(context, state, step, False)
-                        )
-                    if step != last_saved and (step % config.loop.every_save == 0 or is_ending):
-                        report()
-                        processes.heartbeat(f"the checkpoint of step {step:,}")
-                        record = log.seal(step)
-                        if processes.process_id == 0:
-                            context.try_optional(
-                                "the record is not copied", context.bucket_sync.upload
-                            )
-                        metadata = resume.metadata(
-                            config, batch_schedule, context.max_microbatch_rows, dataset, record
-                        )
-                        context.checkpoints.save(step, state, metadata)
-                        if processes.process_id == 0:
-                            context.try_optional(
-                                "loss.png is not drawn", lambda: loss_plot.draw(context.directory)
-                            )
-                    last_saved = step
-                    # evaluating and saving are no part of a step's time
-                    clock = clock if pending else time.perf_counter()
-                    if is_ending:
-                        break
-                    processes.heartbeat(f"step {step + 1:,}")
-                    guard.vote()
-                    context.profiler.before_step()
-                    with context.profiler.span("data"):
-                        batch = next(batch_iterator)
-                    with context.profiler.span("step"):
-                        outputs = advance(state, batch, guard, progress)
-                    if outputs is not None:
-                        state, step, end_time = (
-                            outputs[0],
-                            step + 1,
-                            time.perf_counter() if is_synchronous else None,
-                        )
-                        report()
-                        pending = step, outputs[1], end_time
-            except TooManyNonFiniteSteps as error:
-                out.warn(
-                    f"{error.args[1]} updates in a row were not finite, up to step "
-                    f"{error.args[0]:,}: stopping"
-                )
-                context.checkpoints.wait()
-                steps = context.checkpoints.steps()
-                out.warn(
-                    f"the last good checkpoint is of step {steps[-1]:,}"
-                    if steps
-                    else "there is no checkpoint yet"
-                )
-                return 3
-            finally:
-                context.profiler.close()
-    context.checkpoints.wait()
-    if processes.process_id == 0:
-        context.try_optional("the record is not copied", context.bucket_sync.upload)
-    if is_last:
-        out.print_samples(context.objective.generate_samples(context, state, step, True))
+    loop = TrainLoop([context], OneRun(context, put_on_mesh), context.resume_point.state)
+    outcome = loop.run()
+    if outcome == "finished":
         sample_hint = (
-            f"; python -m gptjax.sample --run={context.directory}" if config.task is None else ""
+            f"; python -m gptjax.sample --run={context.directory}"
+            if context.config.task is None
+            else ""
         )
-        out.print(
+        context.out.print(
             f"the run lies in {context.directory}: loss.png, metrics.jsonl, "
             f"checkpoints{sample_hint}"
         )
-    else:
-        out.print(f"stopped at step {step:,}; the same command continues")
-    return 0
+    elif outcome == "stopped":
+        context.out.print(f"stopped at step {loop.step:,}; the same command continues")
+    return EXIT_STATUS[outcome]
+
+
+class TooManyNonFiniteSteps(Exception):
+    """No run is left whose updates are finite."""
+
+
+class TrainLoop:
+    """The steps of one run, or of several runs that one program computes and that stand at the
+    same step of the same batch schedule.
+
+    For each step n, in this order: evaluate state n, sample from it, save it, read the next batch,
+    dispatch step n + 1, report step n. So a state is saved after its metrics are written, and
+    only reporting waits for the device. A run with too many non-finite updates in a row is
+    abandoned: nothing more of it is written, and the other runs go on."""
+
+    def __init__(self, contexts: Sequence[TrainContext], program: Program, state: Any):
+        """contexts: one per run; mesh, processes, console and profiler of the first are used for
+        all. state: what `program` takes, at the step of the contexts' resume points."""
+        self._contexts, self._program, self._state = contexts, program, state
+        self._first = contexts[0]
+        self._schedule = self._first.batch_schedule
+        self._active = list(range(len(contexts)))  # runs that were not abandoned
+        self.step = start = self._first.resume_point.step
+        # The step that is evaluated and saved. The state of a resumed run is, but if its record was
+        # lost, its metrics were lost too.
+        has_record = all(context.resume_point.record_bytes is not None for context in contexts)
+        self._settled_step = start if has_record else None
+        # (step, metrics, time at which it ended) of the last dispatched step until it is reported;
+        # the time is known only on CPU, where dispatching waits for the result
+        self._pending: tuple[int, dict, float | None] | None = None
+        self._is_synchronous = self._first.mesh.devices.flat[0].platform == "cpu"
+        self._clock = time.perf_counter()
+
+    def run(self) -> Outcome:
+        """Take all remaining steps, or those until a signal asks for a stop."""
+        import jax
+
+        from gptjax.distributed import preemption
+
+        first = self._first
+        with contextlib.ExitStack() as stack:
+            guard = stack.enter_context(
+                preemption.PreemptionGuard(first.out.warn, first.processes, first.mesh)
+            )
+            self._logs = [stack.enter_context(open_record(context)) for context in self._contexts]
+            self._progress = stack.enter_context(
+                first.out.training_display(
+                    self._schedule.n_steps, self.step, first.config.loop.every_log
+                )
+            )
+            stack.enter_context(jax.transfer_guard("disallow"))
+            stack.callback(first.profiler.close)
+            for context, log in zip(self._contexts, self._logs, strict=True):
+                for note in context.resume_point.notes:
+                    log.write(self.step, {"note": note})
+            try:
+                is_last = self._take_steps(guard)
+            except TooManyNonFiniteSteps:
+                return "gave up"
+        for index in self._active:
+            context = self._contexts[index]
+            context.checkpoints.wait()
+            self._copy_record(context)
+        if is_last:
+            self._sample(is_last=True)
+        return "finished" if is_last else "stopped"
+
+    def _take_steps(self, guard: Any) -> bool:
+        """Take steps until the last one (True) or until `guard` asks for a stop (False)."""
+        first, loop, profiler = self._first, self._first.config.loop, self._first.profiler
+        batch_iterators = [iterate_batches(context) for context in self._contexts]
+        while True:
+            is_last = self.step == self._schedule.n_steps
+            # read once: a signal that arrives later waits for the next step
+            is_ending = guard.should_stop() or is_last
+            if self.step != self._settled_step:
+                if self.step % loop.every_eval == 0 or is_last:
+                    self._report()
+                    self._evaluate()
+                if loop.every_sample and not is_last and self.step % loop.every_sample == 0:
+                    self._sample(is_last=False)
+                if self.step % loop.every_save == 0 or is_ending:
+                    self._report()
+                    self._save()
+            self._settled_step = self.step
+            if self._pending is None:  # evaluating and saving do not count as time of a step
+                self._clock = time.perf_counter()
+            if is_ending:
+                return is_last
+            first.processes.heartbeat(f"step {self.step + 1:,}")
+            guard.vote()
+            profiler.before_step()
+            with profiler.span("data"):
+                batches = [next(iterator) for iterator in batch_iterators]
+            with profiler.span("step"):
+                outputs = self._program.step(self._state, batches, guard, self._progress)
+            if outputs is not None:
+                self._state, metrics = outputs
+                self.step += 1
+                end_time = time.perf_counter() if self._is_synchronous else None
+                self._report()
+                self._pending = self.step, metrics, end_time
+
+    def _report(self) -> None:
+        """Write and show the metrics of the step that was dispatched last, if that is still to be
+        done. TooManyNonFiniteSteps if no run is left after it."""
+        import jax
+
+        from gptjax.training import metrics
+
+        if self._pending is None:
+            return
+        config, profiler = self._first.config, self._first.profiler
+        with profiler.span("wait"):
+            step, columns = self._pending[0], jax.device_get(self._pending[1])
+        end_time = self._pending[2] or time.perf_counter()
+        self._pending, seconds, self._clock = None, end_time - self._clock, end_time
+        if self._schedule.max_rows == self._first.microbatch_rows:
+            del columns["noise_scale"]  # its estimate needs gradients of two batch sizes
+        speed = self._schedule.rows(step - 1) * config.model.n_ctx / seconds  # of each run
+        shared = {"tokens": self._schedule.tokens(step), "seconds": seconds, "tokens_per_s": speed}
+        flops = count.train_flops_per_token(config.model) * sequences_per_row(config)
+        mfu = metrics.mfu(flops, speed * len(self._contexts), self._first.mesh.devices.ravel())
+        shared |= {} if mfu is None else {"mfu": mfu}
+        values = {
+            index: {name: np.ravel(column)[index].item() for name, column in columns.items()}
+            | shared
+            for index in self._active
+        }
+        with profiler.span("log"):
+            self._write(step, values)
+        for index, run_values in values.items():
+            skipped = run_values["skipped_in_row"]
+            if skipped >= self._contexts[index].config.train.max_nonfinite_steps:
+                self._abandon(index, step, skipped)
+        if not self._active:
+            raise TooManyNonFiniteSteps
+
+    def _evaluate(self) -> None:
+        self._first.processes.heartbeat(f"the evaluation of step {self.step:,}")
+        metrics, tokens = self._program.evaluate(self._state), self._schedule.tokens(self.step)
+        self._write(
+            self.step, {index: metrics[index] | {"tokens": tokens} for index in self._active}
+        )
+
+    def _write(self, step: int, values: dict[int, dict[str, Any]]) -> None:
+        """Write the metrics of each run to its record, and show their means."""
+        for index, run_values in values.items():
+            self._logs[index].write(step, run_values)
+        self._progress.update(step, mean_values(list(values.values())))
+
+    def _sample(self, is_last: bool) -> None:
+        """Show samples of the first run that was not abandoned."""
+        context = self._contexts[self._active[0]]
+        run_state = self._program.run_state(self._state, self._active[0])
+        context.out.print_samples(
+            context.objective.generate_samples(context, run_state, self.step, is_last)
+        )
+
+    def _save(self) -> None:
+        from gptjax.report import loss_plot
+
+        self._first.processes.heartbeat(f"the checkpoint of step {self.step:,}")
+        for index in self._active:
+            context = self._contexts[index]
+            record = self._logs[index].seal(self.step)
+            self._copy_record(context)
+            metadata = resume.metadata(
+                context.config,
+                context.batch_schedule,
+                context.max_microbatch_rows,
+                context.dataset,
+                record,
+            )
+            run_state = self._program.run_state(self._state, index)
+            context.checkpoints.save(self.step, run_state, metadata)
+            if context.processes.process_id == 0:
+                context.try_optional(
+                    "loss.png is not drawn",
+                    lambda: loss_plot.draw(context.directory),  # noqa: B023
+                )
+
+    def _abandon(self, index: int, step: int, skipped: int) -> None:
+        """Stop a run whose last `skipped` updates were not finite."""
+        context = self._contexts[index]
+        self._active.remove(index)
+        context.warn(f"{skipped} updates in a row were not finite, up to step {step:,}: stopping")
+        context.checkpoints.wait()
+        steps = context.checkpoints.steps()
+        context.warn(
+            f"the last good checkpoint is of step {steps[-1]:,}"
+            if steps
+            else "there is no checkpoint yet"
+        )
+
+    def _copy_record(self, context: TrainContext) -> None:
+        if context.processes.process_id == 0:
+            context.try_optional("the record is not copied", context.bucket_sync.upload)
+
+
+def open_record(context: TrainContext) -> Any:
+    """Return the report.events.Events that a run continues on process 0, a NullEvents on others."""
+    from gptjax.report import events
+
+    if context.processes.process_id != 0:
+        return events.NullEvents()
+    start, record_bytes = context.resume_point.step, context.resume_point.record_bytes
+    return events.Events(
+        context.directory, start + 1 if start else 0, record_bytes or 0, context.out.warn
+    )
+
+
+def iterate_batches(context: TrainContext) -> Iterator[dict[str, np.ndarray]]:
+    """Return the batches from the resume point on, of which this process reads its own rows."""
+    from gptjax.sharding import rules
+
+    table = rules.PRESETS[context.config.mesh.sharding].activations
+    return context.dataset.batches(
+        context.batch_schedule,
+        context.max_microbatch_rows,
+        context.resume_point.step,
+        lambda n_rows: rules.local_rows(n_rows, table, context.mesh),
+    )
+
+
+def mean_values(values: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the mean over runs of each metric; of one run its metrics as they are."""
+    if len(values) == 1:
+        return values[0]
+    return {
+        name: sum(run_values[name] for run_values in values) / len(values) for name in values[0]
+    }

@@ -1,4 +1,4 @@
-"""What a step and an evaluation report."""
+"""Metrics of a step and of an evaluation."""
 
 import math
 from collections.abc import Callable
@@ -11,39 +11,39 @@ from gptjax.sharding import topology
 
 
 def mfu(flops_per_token: float, tokens_per_s: float, devices: Any) -> float | None:
-    """Model FLOPs utilisation: training FLOPs per token (config/count.py: banded layers at their
-    true cost, rematerialisation not counted) times tokens per second, over the devices' peak.
-    None where the peak is not known."""
+    """Return the model FLOPs utilization, 0 to 1: flops_per_token * tokens_per_s over the peak
+    FLOP/s of `devices`; None if their peak is unknown. flops_per_token: of training, as
+    config.count computes it (sparse layers at their true cost, recomputation not counted)."""
     chip = topology.chip(devices[0])
     return None if chip is None else flops_per_token * tokens_per_s / (chip.flops * len(devices))
 
 
-def evaluate(
-    nll: Callable,
-    params: Any,
-    rows: np.ndarray,
-    microbatch_rows: int,
-    put_on_mesh: Callable,
-    bytes_per_token: float,
-) -> dict[str, float]:
-    """Loss (nats a token), perplexity and bits per byte over `rows` (R, n_ctx + 1), every token
-    once, in microbatches padded with rows of weight 0. nll: jitted (params, tokens_BT, weights_BT)
-    -> sum; put_on_mesh(array, letters): places a host array on the mesh; bytes_per_token: of the
-    text."""
-    total = 0.0
+def mean_nll(
+    nll: Callable, params: Any, rows: np.ndarray, microbatch_rows: int, put_on_mesh: Callable
+) -> np.ndarray:
+    """Return the mean negative log-likelihood (nats per token) of `rows` (R, n_ctx + 1), float64,
+    of the shape that `nll` returns.
+
+    nll: jitted (params, tokens_BT, weights_BT) -> weighted sum over tokens. put_on_mesh(array,
+    letters): places a host array on the mesh. Rows are read microbatch_rows at a time; the last
+    microbatch is padded with rows of weight 0."""
+    total = np.float64(0)
     for first in range(0, len(rows), microbatch_rows):
         batch = rows[first : first + microbatch_rows]
         padding = ((0, microbatch_rows - len(batch)), (0, 0))
         weights = np.pad(np.ones((len(batch), rows.shape[1] - 1), np.float32), padding)
-        total += float(
-            jax.device_get(
-                nll(params, put_on_mesh(np.pad(batch, padding), "B1"), put_on_mesh(weights, "B1"))
-            )
+        batch_sum = nll(
+            params, put_on_mesh(np.pad(batch, padding), "B1"), put_on_mesh(weights, "B1")
         )
-    loss = total / (len(rows) * (rows.shape[1] - 1))
-    bits_per_byte = loss / math.log(2) / bytes_per_token
+        total = total + np.asarray(jax.device_get(batch_sum), np.float64)
+    return total / (len(rows) * (rows.shape[1] - 1))
+
+
+def loss_metrics(loss: float, bytes_per_token: float) -> dict[str, float]:
+    """Return validation loss (nats per token), perplexity and bits per byte. bytes_per_token: of
+    the validation text."""
     return {
         "validation_loss": loss,
         "perplexity": math.exp(min(loss, 700)),
-        "bits_per_byte": bits_per_byte,
+        "bits_per_byte": loss / math.log(2) / bytes_per_token,
     }

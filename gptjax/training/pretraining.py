@@ -50,9 +50,14 @@ class PretrainingObjective:
         nll = jax.jit(
             context.step.nll, compiler_options=xla_options.options(context.mesh.devices.flat[0])
         )
-        return lambda params: metrics.evaluate(
-            nll, params, validation_rows, context.microbatch_rows, put_on_mesh, bytes_per_token
-        )
+
+        def eval_fn(params):
+            loss = metrics.mean_nll(
+                nll, params, validation_rows, context.microbatch_rows, put_on_mesh
+            )
+            return metrics.loss_metrics(float(loss), bytes_per_token)
+
+        return eval_fn
 
     def generate_samples(self, context, state, step, is_last):
         return [sample_text(context, state, step, seed) for seed in range(3 if is_last else 1)]

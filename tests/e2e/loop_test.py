@@ -13,7 +13,7 @@ from gptjax.distributed import processes
 from gptjax.generate import beam, sampling
 from gptjax.report import events
 from gptjax.runtime import run_dir
-from gptjax.training import checkpoint, loop, metrics
+from gptjax.training import checkpoint, metrics, one_run
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +119,8 @@ def test_no_step_is_said_to_be_quicker_than_it_was(text, tmp_path, monkeypatch):
 
         return slower
 
-    driver = loop.make_step_fn
-    monkeypatch.setattr(loop, "make_step_fn", slow)
+    driver = one_run.make_step_fn
+    monkeypatch.setattr(one_run, "make_step_fn", slow)
     lines = trained(text, tmp_path / "run", "loop.every_eval=2", "train.steps=5")
     assert [line["step"] for line in lines if "validation_loss" in line] == [2, 4, 5]
     assert all(line["seconds"] >= 0.05 for line in lines if "loss" in line)

@@ -1,7 +1,9 @@
 """Points trained as one program, and each by itself: the same curves, the same parameters, runs
-that go on."""
+that continue."""
 
 import dataclasses
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -9,12 +11,18 @@ import pytest
 from gptjax import sweep as program
 from gptjax import train
 from gptjax.config import schema, sweep
-from gptjax.report import events
+from gptjax.report import console, events
 from gptjax.sweeps import local_runner, run_status, vmapped_runs
+from gptjax.training import checkpoint, pretraining
 from gptjax.weights import load
-from tests.outcomes import expand
+from tests import short_run
 
 SETS = ("train.steps=4", "loop.every_eval=2", "loop.every_log=100", "model.dropout.residual=0.1")
+
+
+@pytest.fixture(autouse=True)
+def no_samples(monkeypatch):
+    monkeypatch.setattr(pretraining.PretrainingObjective, "generate_samples", lambda *args: [])
 
 
 @pytest.fixture
@@ -34,6 +42,28 @@ def asked(tmp_path):
     )
 
 
+def groups_of(points, directory, size=8):
+    return vmapped_runs.batchable_groups(
+        points, size, lambda point: run_status.saved_step(point, directory)
+    )
+
+
+def train_group(group, directory):
+    return vmapped_runs.train_vmapped(group, directory, console.Console(quiet=True))
+
+
+def stop_at(monkeypatch, step):
+    """From here on SIGTERM arrives while step number `step` of this process is computed."""
+    steps, real = iter(range(1, step + 1)), vmapped_runs.VmappedRuns.step
+
+    def signaled(*args):
+        if next(steps) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(vmapped_runs.VmappedRuns, "step", signaled)
+
+
 def curve(run):
     return [
         (r["step"], name, r[name])
@@ -44,9 +74,9 @@ def curve(run):
 
 
 def test_each_comes_out_as_a_run_by_itself(asked, tmp_path):
-    points = expand(asked)
-    (group,) = vmapped_runs.batchable_groups(points, 8)
-    assert vmapped_runs.train_vmapped(group, tmp_path / "all", lambda line: None, lambda: False)
+    points = sweep.expand(asked)
+    (group,) = groups_of(points, tmp_path / "all")
+    assert train_group(group, tmp_path / "all")
     assert all(run_status.read_status(point, tmp_path / "all").state == "done" for point in points)
     for point in (points[0], points[7]):  # differ in all that varies
         alone = tmp_path / "alone" / point.name
@@ -58,22 +88,53 @@ def test_each_comes_out_as_a_run_by_itself(asked, tmp_path):
         assert mine == its == point.config
 
 
-def test_a_stop_leaves_runs_that_go_on_by_themselves(asked, tmp_path):
-    points = expand(dataclasses.replace(asked, points=asked.points[:2]))
-    (group,) = vmapped_runs.batchable_groups(points, 8)
-    steps = iter([False, True])
-    assert not vmapped_runs.train_vmapped(group, tmp_path, lambda line: None, lambda: next(steps))
+def test_a_stop_leaves_runs_that_continue_by_themselves(asked, tmp_path, monkeypatch):
+    points = sweep.expand(dataclasses.replace(asked, points=asked.points[:2]))
+    (group,) = groups_of(points, tmp_path)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        assert not train_group(group, tmp_path)
     assert [run_status.read_status(point, tmp_path).step for point in points] == [2, 2]
-    for point in points:
-        assert (
-            train.main(["--config=smoke", f"--run={tmp_path / point.name}", *point.arguments]) == 0
-        )
     alone = tmp_path / "alone"
-    assert train.main(["--config=smoke", f"--run={alone}", *points[1].arguments]) == 0
+    for run in (tmp_path / points[1].name, alone):
+        assert train.main(["--config=smoke", f"--run={run}", *points[1].arguments]) == 0
     one, other = curve(tmp_path / points[1].name), curve(alone)
     assert [x[:2] for x in one] == [x[:2] for x in other]
     np.testing.assert_allclose([x[2] for x in one], [x[2] for x in other], rtol=2e-5)
-    assert all(run_status.read_status(point, tmp_path).state == "done" for point in points)
+    assert run_status.read_status(points[1], tmp_path).state == "done"
+    with pytest.raises(ValueError, match="points are at different steps: step 2 .*, step 4 "):
+        train_group(group, tmp_path)
+
+
+def test_a_group_continues_from_its_last_intact_checkpoints_as_if_never_stopped(
+    asked, tmp_path, monkeypatch
+):
+    """Both points lose their newest checkpoint, and their records have lines beyond the one before,
+    the last of them torn."""
+    sets = (*asked.sets, "train.steps=6", "loop.every_save=2")
+    points = sweep.expand(dataclasses.replace(asked, points=asked.points[:2], sets=sets))
+    for directory in (tmp_path / "whole", tmp_path / "stopped"):
+        (group,) = groups_of(points, directory)
+        with monkeypatch.context() as patch:
+            if directory.name == "stopped":
+                stop_at(patch, 5)
+            assert train_group(group, directory) == (directory.name == "whole")
+    runs = [tmp_path / "stopped" / point.name for point in points]
+    for run in runs:
+        assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["2", "4", "5"]
+        (run / "checkpoints" / "5" / "files.json").unlink()
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
+    (group,) = groups_of(points, tmp_path / "stopped")
+    assert train_group(group, tmp_path / "stopped")
+    for run in runs:
+        whole = tmp_path / "whole" / run.name
+        assert short_run.curve(run) == short_run.curve(whole)
+        saved, expected = (
+            checkpoint.CheckpointReader(r / "checkpoints", print)._read_record(6)["leaves"]
+            for r in (run, whole)
+        )
+        assert saved == expected  # digests of every leaf
 
 
 def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked, tmp_path):
@@ -86,8 +147,8 @@ def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked,
             ("train.schedule.peak_lr=1e-3", "seed=0"),
             (f"train.schedule.peak_lr={peak}", "seed=1"),
         )
-        group = expand(dataclasses.replace(asked, points=edits))
-        assert vmapped_runs.train_vmapped(group, tmp_path / place, lambda line: None, lambda: False)
+        group = sweep.expand(dataclasses.replace(asked, points=edits))
+        assert train_group(group, tmp_path / place)
     assert curve(tmp_path / "well" / group[0].name) == curve(
         tmp_path / "ill" / group[0].name
     )  # bit for bit
@@ -111,22 +172,22 @@ def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked,
     assert through and progress.failures == {given_up.name: found.reason}  # and is not begun again
 
 
-def test_what_one_program_can_train():
-    of = lambda *axes: expand(  # noqa: E731
+def test_what_one_program_can_train(tmp_path):
+    of = lambda *axes: sweep.expand(  # noqa: E731
         sweep.Sweep(about="?", recipe="smoke", points=sweep.grid(*axes))
     )
     seeds = of(sweep.seeds(5))
-    assert [len(group) for group in vmapped_runs.batchable_groups(seeds, 2)] == [2, 2, 1]
+    assert [len(group) for group in groups_of(seeds, tmp_path, 2)] == [2, 2, 1]
     assert [
-        len(g)
-        for g in vmapped_runs.batchable_groups(
-            of(sweep.each("model.n_layers", 2, 4), sweep.seeds(2)), 8
-        )
+        len(g) for g in groups_of(of(sweep.each("model.n_layers", 2, 4), sweep.seeds(2)), tmp_path)
     ] == [2, 2]
     clipped = of(sweep.each("train.optimizer.clip_norm", "1.0", "None"))
-    assert len(vmapped_runs.batchable_groups(clipped, 8)) == 2
+    assert len(groups_of(clipped, tmp_path)) == 2
+    (tmp_path / "seed=3" / "checkpoints" / "20").mkdir(parents=True)
+    names = [[point.name for point in group] for group in groups_of(seeds, tmp_path)]
+    assert names == [["seed=0", "seed=1", "seed=2", "seed=4"], ["seed=3"]]
     with pytest.raises(ValueError, match="--together=0"):
-        vmapped_runs.batchable_groups(seeds, 0)
+        groups_of(seeds, tmp_path, 0)
 
 
 def test_a_record_with_other_values_leaves_the_first_as_it_was():

@@ -222,8 +222,9 @@ def test_evaluation_counts_each_token_once_whatever_the_microbatch():
     _, built, state = tiny.make_step(c)
     nll, rows = jax.jit(built.nll), tiny.random_tokens(c, 7)
     results = [
-        metrics.evaluate(
-            nll, state.params, rows, n, lambda x, letters: jnp.asarray(x), bytes_per_token=2.0
+        metrics.loss_metrics(
+            float(metrics.mean_nll(nll, state.params, rows, n, lambda x, letters: jnp.asarray(x))),
+            bytes_per_token=2.0,
         )
         for n in (7, 4, 1)
     ]
