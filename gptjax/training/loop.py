@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -357,9 +358,9 @@ class TrainLoop:
         """Show samples of the first run that was not abandoned."""
         context = self._contexts[self._active[0]]
         run_state = self._program.run_state(self._state, self._active[0])
-        context.out.print_samples(
-            context.objective.generate_samples(context, run_state, self.step, is_last)
-        )
+        texts = context.objective.generate_samples(context, run_state, self.step, is_last)
+        titles = [f"{context.name}: sample {i} of {len(texts)}" for i in range(1, len(texts) + 1)]
+        context.out.print_samples(texts, titles if context.name else None)
 
     def _save(self) -> None:
         from gptjax.report import loss_plot
@@ -428,9 +429,10 @@ def iterate_batches(context: TrainContext) -> Iterator[dict[str, np.ndarray]]:
 
 
 def mean_values(values: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean over runs of each metric; of one run its metrics as they are."""
+    """Return the mean over runs of each metric, without values that are not finite (NaN if none
+    is); of one run its metrics as they are."""
     if len(values) == 1:
         return values[0]
-    return {
-        name: sum(run_values[name] for run_values in values) / len(values) for name in values[0]
-    }
+    columns = {name: [run_values[name] for run_values in values] for name in values[0]}
+    finite = {name: [x for x in column if math.isfinite(x)] for name, column in columns.items()}
+    return {name: sum(xs) / len(xs) if xs else math.nan for name, xs in finite.items()}

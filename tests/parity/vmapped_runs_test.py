@@ -1,6 +1,7 @@
 """Points trained as one program, and each by itself: the same curves, the same parameters, runs
 that continue."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -11,6 +12,7 @@ import pytest
 from gptjax import sweep as program
 from gptjax import train
 from gptjax.config import schema, sweep
+from gptjax.distributed import processes
 from gptjax.report import console, events
 from gptjax.sweeps import local_runner, run_status, vmapped_runs
 from gptjax.training import checkpoint, pretraining
@@ -197,9 +199,24 @@ def test_a_record_with_other_values_leaves_the_first_as_it_was():
 
 
 def test_by_the_command(asked, tmp_path, capsys, monkeypatch):
+    """One program for both points, watched for hangs."""
+    watched, real = [], processes.ProcessGroup.watchdog
+
+    @contextlib.contextmanager
+    def watchdog(group, seconds):
+        with real(group, seconds):
+            watched.append(seconds)
+            yield
+            watched.append([run_status.read_status(p, tmp_path / "runs").state for p in points])
+
+    asked = dataclasses.replace(asked, sets=(*asked.sets, "loop.hang_seconds=77"))
+    points = sweep.expand(dataclasses.replace(asked, points=asked.points[:2]))
+    monkeypatch.setattr(processes.ProcessGroup, "watchdog", watchdog)
     monkeypatch.setattr(
         program.registry, "sweep", lambda name: dataclasses.replace(asked, points=asked.points[:2])
     )
     assert program.main(["--sweep=any", f"--dir={tmp_path / 'runs'}", "--together=8"]) == 0
     said = capsys.readouterr().out
     assert "1 of 1 groups" in said and "2 of 2 points done" in said
+    assert watched == [77.0, ["done", "done"]]
+    assert "step 4  tokens 1.02k  validation loss" in said  # of both: their mean

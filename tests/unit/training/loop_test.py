@@ -218,7 +218,18 @@ def test_a_lost_record_is_sealed_anew_at_the_step_of_the_checkpoint(make_loop):
 
 
 def test_a_finished_run_is_not_evaluated_or_saved_again(make_loop):
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     train_loop, contexts, happened = make_loop(start=N_STEPS)
     assert train_loop.run() == "finished"
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     assert not any(context.checkpoints.saved for context in contexts)
     assert [h[0] for h in happened] == ["sample"]
+
+
+def test_of_several_runs_the_means_are_shown():
+    assert loop.mean_values([{"loss": float("nan")}]) == pytest.approx(
+        {"loss": float("nan")}, nan_ok=True
+    )
+    runs = [{"loss": 1.0, "tokens": 4}, {"loss": 2.0, "tokens": 4}, {"loss": np.inf, "tokens": 4}]
+    assert loop.mean_values(runs) == {"loss": 1.5, "tokens": 4}
+    assert np.isnan(loop.mean_values([{"loss": np.nan}, {"loss": -np.inf}])["loss"])
