@@ -20,7 +20,7 @@ PATTERNS = (
 def smoke_peak() -> Sweep:
     """Seconds long, for tests."""
     return Sweep(
-        about="which peak learning rate is best for the smallest model?",
+        description="which peak learning rate is best for the smallest model?",
         recipe="smoke",
         points=grid(each(PEAK_LR, 1e-3, 3e-3), seeds(2)),
     )
@@ -33,9 +33,9 @@ def sparse_patterns() -> Sweep:
     """GPT-3 section 2.1 alternates dense and locally banded layers; strided and fixed are Child
     et al.'s (1904.10509)."""
     return Sweep(
-        about="what does a sparse pattern in every other layer cost, at equal steps?",
+        description="what does a sparse pattern in every other layer cost, at equal steps?",
         recipe="micro",
-        sets=LONG_ROWS,
+        overrides=LONG_ROWS,
         points=grid(each("model.attention", *PATTERNS), seeds(3)),
     )
 
@@ -55,9 +55,9 @@ def sparse_patterns_flops() -> Sweep:
         )
 
     return Sweep(
-        about="is a sparse pattern in every other layer better, at equal FLOPs?",
+        description="is a sparse pattern in every other layer better, at equal FLOPs?",
         recipe="micro",
-        sets=LONG_ROWS,
+        overrides=LONG_ROWS,
         points=grid(
             zip_axes(each("model.attention", *PATTERNS), chain(*map(equal_flops, PATTERNS))),
             seeds(3),
@@ -69,9 +69,9 @@ def sparse_window() -> Sweep:
     """GPT-3 does not tell its window."""
     patterns = (f"(Dense(),Banded(window={window}))" for window in (4, 32, 128))
     return Sweep(
-        about="what does a narrower band cost, in every other layer?",
+        description="what does a narrower band cost, in every other layer?",
         recipe="micro",
-        sets=LONG_ROWS,
+        overrides=LONG_ROWS,
         points=grid(each("model.attention", "Dense()", *patterns), seeds(3)),
     )
 
@@ -88,12 +88,12 @@ def norms() -> Sweep:
         each("model.init.residual", "flat", "flat", "depth_scaled"),
     )
     return Sweep(
-        about=(
+        description=(
             "what did GPT-2 gain by moving the layer norms and by scaling the residual weights "
             "with depth?"
         ),
         recipe="micro",
-        sets=("model.n_layers=8", "model.d_model=48", "model.n_heads=3"),
+        overrides=("model.n_layers=8", "model.d_model=48", "model.n_heads=3"),
         points=grid(each(PEAK_LR, 3e-3, 1e-2), kinds, seeds(3)),
     )
 
@@ -104,7 +104,7 @@ def norms() -> Sweep:
 def peak_by_size() -> Sweep:
     """GPT-3's Table 2.1 lowers the learning rate with size, from 6e-4 to 0.6e-4."""
     return Sweep(
-        about="does a larger model want a lower learning rate?",
+        description="does a larger model want a lower learning rate?",
         recipe="micro",
         points=grid(shapes((2, 32), (4, 64), (5, 128)), each(PEAK_LR, 1e-3, 3e-3, 1e-2)),
     )
@@ -113,9 +113,9 @@ def peak_by_size() -> Sweep:
 def peak_by_batch() -> Sweep:
     """All on the same tokens; row by row, for the gradient noise scale (McCandlish et al. 2018)."""
     return Sweep(
-        about="how large a batch, and which learning rate for it?",
+        description="how large a batch, and which learning rate for it?",
         recipe="smoke",
-        sets=(
+        overrides=(
             *lengths(81_920)[0],
             "train.microbatch_rows=1",
             "loop.every_eval=5",
@@ -137,12 +137,12 @@ def mixtures() -> Sweep:
     embedded, brown = "Embedded(weight={})", "Text(path='brown.txt',weight={})"
     mixes = (f"({embedded.format(1 - weight)},{brown.format(weight)})" for weight in (0.25, 0.75))
     return Sweep(
-        about=(
+        description=(
             "how much English (brown.txt) must be in a mixture with Python, for another English "
             "text (state_union.jsonl)?"
         ),
         recipe="micro",
-        sets=(
+        overrides=(
             "data.tokenizer=Bytes()",
             "model.n_vocab=257",
             "data.validation=Separate(source=Text(path='state_union.jsonl'))",
@@ -160,13 +160,13 @@ def sizes() -> Sweep:
     it: 3e-3 (64 / d_model)^1.5."""
     tokens = (256_000, 512_000, 1_024_000)
     return Sweep(
-        about=(
+        description=(
             "how does the loss fall with size, tokens and FLOPs, and does that tell it for a "
             "larger model?"
         ),
         recipe="micro",
         points=grid(lengths(*tokens), shapes_with_lr((2, 32), (3, 48), (4, 64), (4, 96), (5, 128))),
-        check=grid(lengths(tokens[-1]), shapes_with_lr((6, 160))),
+        holdout=grid(lengths(tokens[-1]), shapes_with_lr((6, 160))),
     )
 
 

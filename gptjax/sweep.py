@@ -16,6 +16,7 @@ from gptjax.configs import registry
 from gptjax.data import unicode
 from gptjax.runtime import errors, lock
 from gptjax.sweeps import live_table, local_runner, run_status
+from gptjax.sweeps.points import Point, arms, expand, run_flops
 
 EXAMPLE = """python -m gptjax.sweep --sweep=sparse_window --jobs=2
   python -m gptjax.sweep --config=nano --grid "train.schedule.peak_lr=1e-3|3e-3|1e-2" --seeds=3 --dry_run
@@ -40,8 +41,10 @@ def main(arguments: list[str]) -> int:
     if args.list:
         return print_sweeps()
     name, sweep_spec, recipe = parse_sweep(args)
-    points = sweep.expand(sweep_spec, recipe)
     sweep_dir = args.dir if args.dir is not None else f"runs/sweeps/{name}"
+    is_local = "://" not in sweep_dir
+    directories = run_status.stored_directories(parse.path(sweep_dir)) if is_local else {}
+    points = expand(sweep_spec, recipe, directories)
     if args.launch != "local":
         return print_jobs(
             args.launch,
@@ -51,7 +54,7 @@ def main(arguments: list[str]) -> int:
             sweep_spec.recipe,
             launcher_args,
         )
-    if "://" in sweep_dir:
+    if not is_local:
         raise ValueError(
             f"--dir={sweep_dir}: a sweep on this machine goes to a directory; buckets are for "
             "--launch=jobset"
@@ -63,7 +66,7 @@ def main(arguments: list[str]) -> int:
         return run_point(args.point, name, sweep_spec, recipe, points, directory)
     slots = local_runner.make_slots(args.jobs, args.devices)
     with lock.hold(directory, "sweep's directory", print_text):
-        run_status.write_sweep(directory, name, sweep_spec, recipe)
+        run_status.write_sweep(directory, name, sweep_spec, recipe, points)
         return run_points(name, sweep_spec, points, directory, slots, args)
 
 
@@ -146,11 +149,14 @@ def parse_sweep(args: argparse.Namespace) -> tuple[str, sweep.Sweep, Config]:
     )
     if args.sweep is not None:
         base = registry.sweep(args.sweep)
-        points, holdout = (sweep.grid(points, *axes) for points in (base.points, base.check))
-        sets = (*base.sets, *args.assignments)
+        points, holdout = (sweep.grid(points, *axes) for points in (base.points, base.holdout))
         recipe = args.config or base.recipe
         sweep_spec = dataclasses.replace(
-            base, recipe=recipe, points=points, sets=sets, check=holdout
+            base,
+            recipe=recipe,
+            points=points,
+            overrides=(*base.overrides, *args.assignments),
+            holdout=holdout,
         )
         return args.sweep.rpartition(":")[2], sweep_spec, registry.config(recipe)
     if not axes:
@@ -168,9 +174,9 @@ def parse_sweep(args: argparse.Namespace) -> tuple[str, sweep.Sweep, Config]:
         f"{' and '.join([text.partition('=')[0] for text in args.grid] or ['seed'])}"
     )
     sweep_spec = sweep.Sweep(
-        about=description,
+        description=description,
         recipe=args.config,
-        sets=tuple(args.assignments),
+        overrides=tuple(args.assignments),
         points=sweep.grid(*axes),
     )
     name = args.config.rpartition(":")[2]
@@ -193,8 +199,8 @@ def print_sweeps() -> int:
     for name in registry.sweep_names():
         sweep_spec = registry.sweep(name)
         print(
-            f"{name:20} {len(sweep_spec.points + sweep_spec.check):4} points of "
-            f"{sweep_spec.recipe:10} {sweep_spec.about}"
+            f"{name:20} {len(sweep_spec.points + sweep_spec.holdout):4} points of "
+            f"{sweep_spec.recipe:10} {sweep_spec.description}"
         )
     return 0
 
@@ -204,20 +210,22 @@ def print_text(text: str) -> None:
     print(unicode.replace_surrogates(text), flush=True)
 
 
-def print_points(
-    name: str, sweep_spec: sweep.Sweep, points: list[sweep.Point], directory: Path
-) -> int:
+def title(name: str, sweep_spec: sweep.Sweep, points: list[Point], directory: Path) -> str:
+    """Return two lines that say what a sweep is and where it goes."""
+    where = f"{len(points)} points of {sweep_spec.recipe} in {directory}"
+    return f"{name}: {sweep_spec.description}\n{where}"
+
+
+def print_points(name: str, sweep_spec: sweep.Sweep, points: list[Point], directory: Path) -> int:
     """Every point with its command and its cost; 1 if some cannot be."""
-    print_text(
-        f"{name}: {sweep_spec.about}\n{len(points)} points of {sweep_spec.recipe} in {directory}\n"
-    )
+    print_text(f"{title(name, sweep_spec, points, directory)}\n")
     width, flops = max(len(point.name) for point in points), 0.0
     for point in points:
         if point.config is None:
             print_text(f"{point.name:{width}}  refused: {point.error}")
             continue
         config, status = point.config, run_status.read_status(point, directory)
-        cost = sweep.run_flops(config)
+        cost = run_flops(config)
         flops += cost
         size = (
             f"{count.parameters(config.model):>13,} parameters {status.n_steps:>8,} steps "
@@ -234,15 +242,13 @@ def print_points(
 def run_points(
     name: str,
     sweep_spec: sweep.Sweep,
-    points: list[sweep.Point],
+    points: list[Point],
     directory: Path,
     slots: list[local_runner.Slot],
     args: argparse.Namespace,
 ) -> int:
     """Trains the points with a live table of their progress; returns the exit status."""
-    print_text(
-        f"{name}: {sweep_spec.about}\n{len(points)} points of {sweep_spec.recipe} in {directory}"
-    )
+    print_text(title(name, sweep_spec, points, directory))
     if args.together is not None and not run_vmapped(points, directory, args.together):
         print(f"stopped; {RESUME_HINT}")
         return 130
@@ -264,7 +270,7 @@ def run_points(
 def print_jobs(
     kind: str,
     own_args: list[str],
-    points: list[sweep.Point],
+    points: list[Point],
     sweep_dir: str,
     recipe: str,
     launcher_args: list[str],
@@ -319,7 +325,7 @@ def run_point(
     name: str,
     sweep_spec: sweep.Sweep,
     recipe: Config,
-    points: list[sweep.Point],
+    points: list[Point],
     directory: Path,
 ) -> int:
     """Train a point in this process, as `train` does: on many hosts if there are."""
@@ -329,7 +335,7 @@ def run_point(
     if point.error:
         raise ValueError(f"{point.name}: {point.error}")
     if not (directory / run_status.FILE_NAME).exists():
-        run_status.write_sweep(directory, name, sweep_spec, recipe)
+        run_status.write_sweep(directory, name, sweep_spec, recipe, points)
     from gptjax import train
 
     return train.main(
@@ -337,7 +343,7 @@ def run_point(
     )
 
 
-def run_vmapped(points: list[sweep.Point], directory: Path, max_size: int) -> bool:
+def run_vmapped(points: list[Point], directory: Path, max_size: int) -> bool:
     """Train the unfinished points in groups, each as one program, one group after another. Points
     that are alone in their group are left out. Returns False if a signal stopped it."""
     from gptjax.report import console
@@ -385,7 +391,7 @@ def write_report(arguments: list[str]) -> int:
 
     from gptjax.sweeps import comparison, lr_and_batch, report_page, scaling_report
 
-    results = comparison.compare_arms(sweep.arms(points), directory)
+    results = comparison.compare_arms(arms(points), directory)
     failures = [f"Refused: {point.name}: {point.error}" for point in points if point.config is None]
     failures += [
         f"{run.state.capitalize()}: {run.point.name}: {run.reason}"
@@ -411,10 +417,12 @@ def write_report(arguments: list[str]) -> int:
         for draw, name in parts
         if (section := draw_or_warn(draw, results, directory / name)) is not None
     ]
-    text = report_page.render_markdown(name, sweep_spec.about, results, failures, sections)
+    text = report_page.render_markdown(name, sweep_spec.description, results, failures, sections)
     (directory / "report.md").write_text(text, encoding="utf-8")
     (directory / "report.html").write_text(
-        report_page.render_html(name, sweep_spec.about, results, failures, pictures, sections),
+        report_page.render_html(
+            name, sweep_spec.description, results, failures, pictures, sections
+        ),
         encoding="utf-8",
     )
     print_text(text)

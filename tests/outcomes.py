@@ -3,12 +3,14 @@
 from gptjax.config import overrides, sweep
 from gptjax.configs import registry
 from gptjax.sweeps import comparison
+from gptjax.sweeps import points as expansion
+from gptjax.sweeps.points import Point
 
 SMOKE = registry.config("smoke")
 
 
-def expand(sweep_spec: sweep.Sweep) -> list[sweep.Point]:
-    return sweep.expand(sweep_spec, registry.config(sweep_spec.recipe))
+def expand(sweep_spec: sweep.Sweep) -> list[Point]:
+    return expansion.expand(sweep_spec, registry.config(sweep_spec.recipe))
 
 
 def make_result(
@@ -23,7 +25,7 @@ def make_result(
             *(curve or []),
             *([(config.train.total_tokens, loss)] if loss is not None else []),
         ]
-        point = sweep.Point("made up", edits, config, holdout=check)
+        point = Point("made up", edits, edits, config, holdout=check)
         runs.append(
             comparison.RunResult(
                 point,

@@ -1,9 +1,8 @@
-"""Configs that earlier versions wrote, in today's words: the one place that knows the old names of
-fields.
+"""Translation of the field names that earlier versions wrote; no other file knows them.
 
-A run's config.json, and the config inside each of its checkpoints, keep the names of the version
-that wrote them;
-`translate` makes today's of them, so that old runs are still read, sampled, evaluated and resumed.
+A run's config.json, the config inside each of its checkpoints and a sweep's sweep.json keep the
+names of the version that wrote them. They are translated when they are read, so that old runs and
+sweeps can still be sampled, evaluated, reported and continued.
 """
 
 import ast
@@ -35,9 +34,14 @@ RECORD_PATHS = (
 )  # whose values are text of records that RECORDS and FIELDS name
 
 
+SWEEP_KEYS = {"about": "description", "sets": "overrides", "check": "holdout"}  # of sweep.json
+# record -> path, of those whose fields an override can name
+RECORDS_AT = {"Cosine": "train.schedule", "ClassificationTask": "task"}
+
+
 def translate(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Leaves of overrides.flatten (path -> number, string or None) with every earlier name made
-    today's."""
+    """Translate the leaves of a stored config (path -> number, string or None, as
+    overrides.flatten writes them)."""
     translated = dict(DEFAULTS)
     for path, value in leaves.items():
         if path in VALUES and isinstance(value, str):
@@ -48,9 +52,44 @@ def translate(leaves: dict[str, Any]) -> dict[str, Any]:
     return translated
 
 
+def translate_sweep(record: dict[str, Any]) -> dict[str, Any]:
+    """Translate the keys of a sweep.json, and the config fields in its overrides. Values of
+    unexpected types are kept for the reader to refuse."""
+
+    def translate_texts(value: Any) -> Any:
+        if isinstance(value, list):
+            return [translate_texts(part) for part in value]
+        return translate_override(value) if isinstance(value, str) else value
+
+    renamed = {SWEEP_KEYS.get(key, key): value for key, value in record.items()}
+    lists = ("overrides", "points", "holdout")
+    return {k: translate_texts(v) if k in lists else v for k, v in renamed.items()}
+
+
+def translate_override(text: str) -> str:
+    """Translate the path of `path=value`, and its value where that was renamed too."""
+    path, equals, value = text.partition("=")
+    path = path.strip()
+    if path in VALUES:
+        values: dict[str, Any] = VALUES[path]
+        value = str(values.get(value.strip(), value))
+    if path in RECORD_PATHS:
+        value = translate_record(value)
+    field_paths = PATHS | {
+        f"{parent}.{old}": f"{parent}.{new}"
+        for name, parent in RECORDS_AT.items()
+        for old, new in FIELDS[name].items()
+    }
+    for old, new in field_paths.items():
+        if path == old or path.startswith(f"{old}."):
+            path = new + path.removeprefix(old)
+            break
+    return f"{path}{equals}{value}"
+
+
 def translate_record(text: str) -> str:
-    """A record's text `Name(field=value, ...)` in today's words; a text that is none is left for
-    the reader to refuse."""
+    """Translate the text of a record, `Name(field=value, ...)`. Text that is not one is returned as
+    it is, for the reader to refuse."""
     try:
         tree = ast.parse(text, mode="eval")
         changed = False

@@ -30,11 +30,9 @@ class PreemptionGuard:
 
     def __enter__(self):
         numbers = [signal.SIGTERM, signal.SIGINT]
-        hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-        if (
-            hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
-        ):  # as nohup sets it
-            numbers.append(hangup)
+        # Windows has no SIGHUP; nohup ignores it.
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
         self._old_handlers = {
             number: signal.signal(number, self._handle_signal) for number in numbers
         }

@@ -7,10 +7,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from gptjax.config import sweep
 from gptjax.config.schema import Config
-from gptjax.config.sweep import Arm, Point
 from gptjax.sweeps import run_status
+from gptjax.sweeps.points import Arm, Point, run_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +88,7 @@ class ArmResult:
     @property
     def flops(self) -> float:
         """Of one run to its end."""
-        return sweep.run_flops(self.config)
+        return run_flops(self.config)
 
     @property
     def tokens_per_s(self) -> float | None:

@@ -4,9 +4,9 @@ or fails."""
 import time
 from pathlib import Path
 
-from gptjax.config.sweep import Point
 from gptjax.report import console
 from gptjax.sweeps import local_runner, run_status
+from gptjax.sweeps.points import Point
 
 REFRESH_SECONDS = 1.0  # seconds between two looks at the run directories
 STATE_STYLES = {

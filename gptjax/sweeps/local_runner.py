@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gptjax.config.sweep import Point
 from gptjax.runtime import child
 from gptjax.sweeps import run_status
+from gptjax.sweeps.points import Point
 
 # the seeds of an arm are the same programs: starting micro takes half as long
 COMPILE_CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"

@@ -14,10 +14,11 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from gptjax.config import overrides, sweep
+from gptjax.config import overrides
 from gptjax.config.schema import Config
 from gptjax.report import console, loss_plot
 from gptjax.sweeps import comparison, report_page
+from gptjax.sweeps.points import labels as distinct_labels
 
 PEAK_PATH = "train.schedule.peak_lr"
 # What follows from the batch's size.
@@ -86,7 +87,7 @@ def group_searches(results: Sequence[comparison.ArmResult]) -> list[LRSearch]:
         if result.loss is not None:
             key = overrides.override(dataclasses.replace(result.config, seed=0), f"{PEAK_PATH}=1")
             groups.setdefault(key, []).append(result)
-    labels = sweep.labels(list(groups))
+    labels = distinct_labels(list(groups))
     return [
         LRSearch(label, tuple(sorted(arms, key=peak_lr)))
         for label, arms in zip(labels, groups.values(), strict=True)

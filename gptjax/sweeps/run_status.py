@@ -6,14 +6,16 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from gptjax.config import overrides, parse, sweep
+from gptjax.config import legacy, overrides, parse
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Config
-from gptjax.config.sweep import Point, Sweep
+from gptjax.config.sweep import Points, Sweep, chain
 from gptjax.configs import registry
 from gptjax.data import unicode
 from gptjax.report import events
 from gptjax.runtime import atomic, run_dir
+from gptjax.sweeps import points as expansion
+from gptjax.sweeps.points import Point
 
 # bytes of metrics.jsonl that are looked at: the last evaluation lies in them, or a little before
 TAIL_BYTES = 16_384
@@ -142,49 +144,79 @@ def check(record: dict[str, Any], where: str) -> dict[str, Any]:
     return record
 
 
-def write_sweep(directory: Path, name: str, sweep: Sweep, recipe: Config) -> None:
-    """sweep.json: what the directory holds, the recipe's config too, so that it can be reported
-    without the recipe."""
+def write_sweep(
+    directory: Path, name: str, sweep: Sweep, recipe: Config, points: list[Point]
+) -> None:
+    """Write sweep.json: what the directory holds, with the recipe's config, so that it can be
+    reported without the recipe. points: of the sweep, for the names of their directories."""
     directory.mkdir(parents=True, exist_ok=True)
-    record = {"name": name} | {
-        field.name: getattr(sweep, field.name) for field in dataclasses.fields(sweep)
-    }
+    fields = {field.name: getattr(sweep, field.name) for field in dataclasses.fields(sweep)}
+    record = {"name": name} | fields | {"directories": [point.name for point in points]}
     record["config"] = overrides.flatten(recipe)
     atomic.save(directory / FILE_NAME, atomic.json_bytes(record))
 
 
-def read_sweep(directory: Path) -> tuple[str, Sweep, Config]:
-    """(name, sweep, its recipe's config) of a directory. ValueError, naming the file, if there
-    is none or it is damaged."""
+def read_sweep(directory: Path) -> tuple[str, Sweep, Config, dict[tuple[str, ...], str]]:
+    """Return (name, sweep, config of its recipe, directories) from a directory's sweep.json.
+    directories: own overrides of each point -> name of its directory. Field names of earlier
+    versions are translated, names of directories are not. ValueError, naming the file, if there is
+    none or it is damaged."""
     path = directory / FILE_NAME
     if not path.is_file():
         raise ValueError(
             f"no sweep is in {directory}: it has no sweep.json; give the directory that "
             "gptjax.sweep made and printed"
         )
-    record, where = parse.read_json(path), str(path)
+    stored, where = parse.read_json(path), str(path)
+    record = {"holdout": []} | legacy.translate_sweep(stored)  # the first version had no holdout
     name, description, recipe = (
-        parse.member(record, field, str, where) for field in ("name", "about", "recipe")
+        parse.member(record, field, str, where) for field in ("name", "description", "recipe")
     )
-    points, holdout = (
-        tuple(
-            _check_edits(edits, where)
-            for edits in parse.member({"check": []} | record, field, list, where)
-        )  # older ones have no check, and no config
-        for field in ("points", "check")
+    points, holdout = _read_points(record, where)
+    if "directories" in record:
+        names = _check_texts(record["directories"], where)
+    else:  # an earlier version named them by its own overrides
+        old_points = chain(*_read_points({"holdout": stored.get("check", [])} | stored, where))
+        old_names = expansion.directory_names(old_points)
+        names = tuple(old_names[own] for own in old_points)
+    if len(names) != len(points) + len(holdout):
+        raise ValueError(
+            f"{where}: {len(names)} directories for {len(points) + len(holdout)} points; restore "
+            "the file, or let the sweep's command write it"
+        )
+    sweep = Sweep(
+        description=description,
+        recipe=recipe,
+        points=points,
+        overrides=_check_texts(parse.member(record, "overrides", list, where), where),
+        holdout=holdout,
     )
-    sets = _check_edits(parse.member(record, "sets", list, where), where)
-    sweep = Sweep(about=description, recipe=recipe, points=points, sets=sets, check=holdout)
     leaves = parse.member(record, "config", dict, where) if "config" in record else None
-    try:
+    try:  # earlier versions did not store the recipe's config
         config = registry.config(recipe) if leaves is None else overrides.unflatten(leaves)
     except ValueError as error:
         raise ValueError(f"{where}: {parse.one_line(str(error), 400)}") from None
-    return name, sweep, config
+    return name, sweep, config, dict(zip(chain(points, holdout), names, strict=True))
 
 
-def _check_edits(value: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(edit, str) for edit in value):
+def stored_directories(directory: Path) -> dict[tuple[str, ...], str]:
+    """Return the directories of `read_sweep`; {} if there is no sweep.json or it is damaged."""
+    try:
+        return read_sweep(directory)[3]
+    except (OSError, ValueError):
+        return {}
+
+
+def _read_points(record: dict[str, Any], where: str) -> tuple[Points, Points]:
+    points, holdout = (
+        tuple(_check_texts(own, where) for own in parse.member(record, field, list, where))
+        for field in ("points", "holdout")
+    )
+    return points, holdout
+
+
+def _check_texts(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise ValueError(
             f"{where}: {parse.quote(value)} is no list of path=value edits; restore the file, or "
             "let the sweep's command write it"
@@ -193,11 +225,11 @@ def _check_edits(value: Any, where: str) -> tuple[str, ...]:
 
 
 def load(directory: Path) -> tuple[str, Sweep, list[Point]]:
-    """(name, sweep, its points as they were begun) of a directory. ValueError, naming the file,
-    if that cannot be."""
-    name, loaded_sweep, recipe = read_sweep(directory)
+    """Return (name, sweep, points) of a sweep's directory; each point has the config that its run
+    was begun with. ValueError, naming the file, if sweep.json is missing or damaged."""
+    name, loaded_sweep, recipe, directories = read_sweep(directory)
     try:
-        points = sweep.expand(loaded_sweep, recipe)
+        points = expansion.expand(loaded_sweep, recipe, directories)
     except ValueError as error:
         raise ValueError(f"{directory / FILE_NAME}: {error}") from None
     return name, loaded_sweep, [with_saved_config(point, directory) for point in points]

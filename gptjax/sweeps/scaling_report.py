@@ -12,9 +12,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gptjax.config import count, sweep
+from gptjax.config import count
 from gptjax.report import console, loss_plot
 from gptjax.sweeps import comparison, report_page, scaling_fit
+from gptjax.sweeps.points import run_tokens
 
 # times the largest size: what is predicted where the sweep has no points to check
 EXTRAPOLATION_FACTOR = 2.0
@@ -109,7 +110,7 @@ def scale_points(
         finished_runs = [run for run in result.runs if run.final_loss is not None]
         if only_finished and not finished_runs:
             continue
-        D = finished_runs[0].curve[-1][0] if finished_runs else sweep.run_tokens(result.config)
+        D = finished_runs[0].curve[-1][0] if finished_runs else run_tokens(result.config)
         arm = ScalePoint(
             float(count.non_embedding_parameters(result.config.model)),
             float(D),

@@ -18,8 +18,8 @@ import numpy as np
 
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Config
-from gptjax.config.sweep import Point
 from gptjax.sweeps import local_runner
+from gptjax.sweeps.points import Point
 from gptjax.training import loop, microbatches, pretraining, resume
 from gptjax.training.context import TrainContext
 

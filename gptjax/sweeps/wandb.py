@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.config import overrides
-from gptjax.config.sweep import Point
 from gptjax.runtime import errors
 from gptjax.sweeps import run_status
+from gptjax.sweeps.points import Point
 
 
 def log_runs(

@@ -18,6 +18,7 @@ from gptjax.sweeps import local_runner, run_status, vmapped_runs
 from gptjax.training import checkpoint, pretraining
 from gptjax.weights import load
 from tests import short_run
+from tests.outcomes import expand
 
 SETS = ("train.steps=4", "loop.every_eval=2", "loop.every_log=100", "model.dropout.residual=0.1")
 
@@ -37,10 +38,14 @@ def asked(tmp_path):
         sweep.seeds(2),
     )
     return sweep.Sweep(
-        about="?",
+        description="?",
         recipe="smoke",
         points=points,
-        sets=(f"data.sources=Text(path='{text}')", "data.validation=Tail(fraction=0.1)", *SETS),
+        overrides=(
+            f"data.sources=Text(path='{text}')",
+            "data.validation=Tail(fraction=0.1)",
+            *SETS,
+        ),
     )
 
 
@@ -76,7 +81,7 @@ def curve(run):
 
 
 def test_each_comes_out_as_a_run_by_itself(asked, tmp_path):
-    points = sweep.expand(asked)
+    points = expand(asked)
     (group,) = groups_of(points, tmp_path / "all")
     assert train_group(group, tmp_path / "all")
     assert all(run_status.read_status(point, tmp_path / "all").state == "done" for point in points)
@@ -91,7 +96,7 @@ def test_each_comes_out_as_a_run_by_itself(asked, tmp_path):
 
 
 def test_a_stop_leaves_runs_that_continue_by_themselves(asked, tmp_path, monkeypatch):
-    points = sweep.expand(dataclasses.replace(asked, points=asked.points[:2]))
+    points = expand(dataclasses.replace(asked, points=asked.points[:2]))
     (group,) = groups_of(points, tmp_path)
     with monkeypatch.context() as patch:
         stop_at(patch, 2)
@@ -113,8 +118,8 @@ def test_a_group_continues_from_its_last_intact_checkpoints_as_if_never_stopped(
 ):
     """Both points lose their newest checkpoint, and their records have lines beyond the one before,
     the last of them torn."""
-    sets = (*asked.sets, "train.steps=6", "loop.every_save=2")
-    points = sweep.expand(dataclasses.replace(asked, points=asked.points[:2], sets=sets))
+    sets = (*asked.overrides, "train.steps=6", "loop.every_save=2")
+    points = expand(dataclasses.replace(asked, points=asked.points[:2], overrides=sets))
     for directory in (tmp_path / "whole", tmp_path / "stopped"):
         (group,) = groups_of(points, directory)
         with monkeypatch.context() as patch:
@@ -140,7 +145,7 @@ def test_a_group_continues_from_its_last_intact_checkpoints_as_if_never_stopped(
 
 
 def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked, tmp_path):
-    asked = dataclasses.replace(asked, sets=(*asked.sets, "train.max_nonfinite_steps=2"))
+    asked = dataclasses.replace(asked, overrides=(*asked.overrides, "train.max_nonfinite_steps=2"))
     for place, peak in (
         ("well", 1e-3),
         ("ill", 1e30),
@@ -149,7 +154,7 @@ def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked,
             ("train.schedule.peak_lr=1e-3", "seed=0"),
             (f"train.schedule.peak_lr={peak}", "seed=1"),
         )
-        group = sweep.expand(dataclasses.replace(asked, points=edits))
+        group = expand(dataclasses.replace(asked, points=edits))
         assert train_group(group, tmp_path / place)
     assert curve(tmp_path / "well" / group[0].name) == curve(
         tmp_path / "ill" / group[0].name
@@ -175,8 +180,8 @@ def test_a_point_whose_updates_are_not_finite_gives_up_and_moves_no_other(asked,
 
 
 def test_what_one_program_can_train(tmp_path):
-    of = lambda *axes: sweep.expand(  # noqa: E731
-        sweep.Sweep(about="?", recipe="smoke", points=sweep.grid(*axes))
+    of = lambda *axes: expand(  # noqa: E731
+        sweep.Sweep(description="?", recipe="smoke", points=sweep.grid(*axes))
     )
     seeds = of(sweep.seeds(5))
     assert [len(group) for group in groups_of(seeds, tmp_path, 2)] == [2, 2, 1]
@@ -209,8 +214,8 @@ def test_by_the_command(asked, tmp_path, capsys, monkeypatch):
             yield
             watched.append([run_status.read_status(p, tmp_path / "runs").state for p in points])
 
-    asked = dataclasses.replace(asked, sets=(*asked.sets, "loop.hang_seconds=77"))
-    points = sweep.expand(dataclasses.replace(asked, points=asked.points[:2]))
+    asked = dataclasses.replace(asked, overrides=(*asked.overrides, "loop.hang_seconds=77"))
+    points = expand(dataclasses.replace(asked, points=asked.points[:2]))
     monkeypatch.setattr(processes.ProcessGroup, "watchdog", watchdog)
     monkeypatch.setattr(
         program.registry, "sweep", lambda name: dataclasses.replace(asked, points=asked.points[:2])

@@ -13,6 +13,7 @@ from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.configs import registry
 from gptjax.runtime import lock
 from gptjax.sweeps import run_status
+from tests.outcomes import expand
 
 GRID = ["--config=smoke", "--grid", "train.schedule.peak_lr=1e-3|3e-3"]
 
@@ -63,7 +64,8 @@ def test_a_dry_run_and_the_report_count_the_flops_of_the_steps_that_are_taken(
         said.count(f"{batches.n_steps} steps  {flops:.2e} FLOPs") == 2
         and f"{2 * flops:.2e} FLOPs in all" in said
     )
-    run_status.write_sweep(tmp_path, *sweep.parse_sweep(sweep.parse_arguments(arguments)))
+    name, asked, recipe = sweep.parse_sweep(sweep.parse_arguments(arguments))
+    run_status.write_sweep(tmp_path, name, asked, recipe, expand(asked))
     assert sweep.main(["report", str(tmp_path)]) == 0
     assert f"| {flops:.2e}" in capsys.readouterr().out
 

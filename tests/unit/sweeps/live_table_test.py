@@ -22,7 +22,7 @@ def test_a_line_counts_and_names_the_best():
 
 
 def test_the_time_left_is_that_of_points_done_or_of_those_that_run():
-    point, other = expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(2)))
+    point, other = expand(sweep.Sweep(description="?", recipe="smoke", points=sweep.seeds(2)))
     running = local_runner.RunningPoint(point, None, time.monotonic() - 10)  # pyright: ignore[reportArgumentType]
     progress = local_runner.Progress(
         collections.deque([other]), active={local_runner.make_slots(1, None)[0]: running}
@@ -48,7 +48,7 @@ def test_where_there_is_little_room_what_tells_most_is_shown():
 
 def test_lines_where_there_is_no_terminal(tmp_path, capsys):
     points = expand(
-        sweep.Sweep(about="?", recipe="smoke", points=(("seed=0",), ("model.n_layers=0",)))
+        sweep.Sweep(description="?", recipe="smoke", points=(("seed=0",), ("model.n_layers=0",)))
     )
     with live_table.LiveTable(points, tmp_path, 1) as board:
         board.show(progress := local_runner.Progress(collections.deque(points[:1])))

@@ -53,7 +53,7 @@ if there.name == "seed=0":
 
 
 def points(n=2):
-    return expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(n)))
+    return expand(sweep.Sweep(description="?", recipe="smoke", points=sweep.seeds(n)))
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ from tests.outcomes import expand
 import subprocess
 real = subprocess.Popen
 subprocess.Popen = lambda command, **more: real([*command[:3], sys.argv[2], *command[5:]], **more)
-points = expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(1)))
+points = expand(sweep.Sweep(description="?", recipe="smoke", points=sweep.seeds(1)))
 local_runner.run("smoke", points, pathlib.Path(sys.argv[1]), local_runner.make_slots(1, None), 0, lambda progress: None)
 """  # noqa: E501
 HEEDS = WAITS.replace(

@@ -8,6 +8,7 @@ import pytest
 from gptjax import sweep as program
 from gptjax.config import overrides, sweep
 from gptjax.sweeps import comparison, report_page, run_status
+from gptjax.sweeps.points import arms
 from tests.outcomes import SMOKE, expand
 
 FINALS = {1e-3: (3.0, 3.1, 3.2), 3e-3: (2.9, 3.01, 3.09)}  # by peak, three seeds
@@ -17,11 +18,11 @@ FINALS = {1e-3: (3.0, 3.1, 3.2), 3e-3: (2.9, 3.01, 3.09)}  # by peak, three seed
 def directory(tmp_path):
     """A finished sweep of two arms and three seeds."""
     asked = sweep.Sweep(
-        about="which is <best>?",
+        description="which is <best>?",
         recipe="smoke",
         points=sweep.grid(sweep.each("train.schedule.peak_lr", *FINALS), sweep.seeds(3)),
     )
-    run_status.write_sweep(tmp_path, "mine", asked, SMOKE)
+    run_status.write_sweep(tmp_path, "mine", asked, SMOKE, expand(asked))
     for point in expand(asked):
         loss = FINALS[point.config.train.schedule.peak_lr][point.config.seed]
         records = [
@@ -40,9 +41,7 @@ def recorded(run, *records):
 
 
 def results(directory):
-    return comparison.compare_arms(
-        sweep.arms(expand(run_status.read_sweep(directory)[1])), directory
-    )
+    return comparison.compare_arms(arms(expand(run_status.read_sweep(directory)[1])), directory)
 
 
 def test_an_estimate_is_a_mean_with_students_interval():
@@ -129,7 +128,7 @@ def test_the_curves_join_seeds_where_all_were_evaluated(directory):
 
 def test_runs_are_reported_as_they_were_begun(directory):
     """Though the recipe is another by now."""
-    _, asked, _ = run_status.read_sweep(directory)
+    _, asked, _, _ = run_status.read_sweep(directory)
     points = expand(asked)
     before = overrides.override(points[0].config, "model.d_model=64")
     (directory / points[0].name / "config.json").write_text(json.dumps(overrides.flatten(before)))
@@ -142,7 +141,7 @@ def test_runs_are_reported_as_they_were_begun(directory):
 def test_a_difference_is_to_the_baseline_whichever_arm_stands_between(tmp_path):
     peaks = {1e-3: 3.0, 3e-3: 2.0, 1e-2: 2.5}
     asked = sweep.Sweep(
-        about="?", recipe="smoke", points=sweep.each("train.schedule.peak_lr", *peaks)
+        description="?", recipe="smoke", points=sweep.each("train.schedule.peak_lr", *peaks)
     )
     for point in expand(asked):
         recorded(
@@ -153,12 +152,12 @@ def test_a_difference_is_to_the_baseline_whichever_arm_stands_between(tmp_path):
                 "validation_loss": peaks[point.config.train.schedule.peak_lr],
             },
         )
-    found = comparison.compare_arms(sweep.arms(expand(asked)), tmp_path)
+    found = comparison.compare_arms(arms(expand(asked)), tmp_path)
     assert [arm.difference and arm.difference.mean for arm in found] == [None, -1.0, -0.5]
 
 
 def test_a_final_loss_is_the_last_one_and_the_noise_scale_a_median_of_the_second_half(tmp_path):
-    (point,) = expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.seeds(1)))
+    (point,) = expand(sweep.Sweep(description="?", recipe="smoke", points=sweep.seeds(1)))
     noise = [
         {"step": n, "tokens": 256 * n, "noise_scale": scale}
         for n, scale in enumerate([900, 900, 900, 7, 1000, 8], 1)
@@ -290,11 +289,11 @@ def test_any_name_is_drawn_and_written_as_it_is(tmp_path, capsys):
     """Arms that differ in a text of theirs; each picture is drawn with all of them, and nothing
     warns."""
     asked = sweep.Sweep(
-        about="which $x^{$ \udcff | is best?\n# no",
+        description="which $x^{$ \udcff | is best?\n# no",
         recipe="smoke",
         points=sweep.each("loop.sample_prompt", *NAMES),
     )
-    run_status.write_sweep(tmp_path, "a$b\udcff", asked, SMOKE)
+    run_status.write_sweep(tmp_path, "a$b\udcff", asked, SMOKE, expand(asked))
     for number, point in enumerate(expand(asked)):
         recorded(
             tmp_path / point.name,
@@ -317,9 +316,9 @@ def test_any_name_is_drawn_and_written_as_it_is(tmp_path, capsys):
 
 def test_a_report_of_nothing_is_a_report(tmp_path, capsys):
     asked = sweep.Sweep(
-        about="?", recipe="smoke", points=sweep.each("train.schedule.peak_lr", -1, -2)
+        description="?", recipe="smoke", points=sweep.each("train.schedule.peak_lr", -1, -2)
     )
-    run_status.write_sweep(tmp_path, "none", asked, SMOKE)
+    run_status.write_sweep(tmp_path, "none", asked, SMOKE, expand(asked))
     assert program.main(["report", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert said.out.count("Refused: peak_lr=-") == 2 and not said.err

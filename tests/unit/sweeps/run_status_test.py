@@ -1,17 +1,22 @@
 """How far a point is, from its directory alone."""
 
 import json
+import pathlib
+import re
 
 import pytest
 
+from gptjax import sweep as program
 from gptjax.config import overrides, sweep
-from gptjax.sweeps import run_status
+from gptjax.sweeps import local_runner, run_status
 from tests.outcomes import SMOKE, expand
+
+GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 
 
 @pytest.fixture
 def point():
-    (made,) = expand(sweep.Sweep(about="?", recipe="smoke", points=sweep.each("seed", 3)))
+    (made,) = expand(sweep.Sweep(description="?", recipe="smoke", points=sweep.each("seed", 3)))
     return made
 
 
@@ -60,15 +65,21 @@ def test_of_a_long_record_the_end_is_read(tmp_path, point):
 
 def test_the_record_of_a_sweep_comes_back(tmp_path):
     asked = sweep.Sweep(
-        about="why?",
+        description="why?",
         recipe="smoke",
         points=sweep.grid(sweep.seeds(2), sweep.each("train.steps", 3)),
-        sets=("loop.every_log=1",),
+        overrides=("loop.every_log=1",),
     )
-    run_status.write_sweep(tmp_path / "there", "mine", asked, SMOKE)
-    assert run_status.read_sweep(tmp_path / "there") == ("mine", asked, SMOKE)
+    points = expand(asked)
+    run_status.write_sweep(tmp_path / "there", "mine", asked, SMOKE, points)
+    names = {point.own: point.name for point in points}
+    assert run_status.read_sweep(tmp_path / "there") == ("mine", asked, SMOKE, names)
     with pytest.raises(ValueError, match="no sweep is in"):
         run_status.read_sweep(tmp_path)
+    record = json.loads((tmp_path / "there" / "sweep.json").read_text())
+    (tmp_path / "there" / "sweep.json").write_text(json.dumps(record | {"recipe": "gone.py:mine"}))
+    _, sweep_spec, loaded = run_status.load(tmp_path / "there")
+    assert sweep_spec.recipe == "gone.py:mine" and loaded == points
 
 
 def test_a_run_of_another_config_is_not_taken_over(tmp_path, point):
@@ -81,21 +92,76 @@ def test_a_run_of_another_config_is_not_taken_over(tmp_path, point):
     )
 
 
-def test_a_sweep_is_read_as_it_was_written_and_older_ones_too(tmp_path):
-    asked = sweep.Sweep(
-        about="?",
-        recipe="smoke",
-        points=sweep.seeds(2),
-        sets=("train.steps=3",),
-        check=sweep.each("seed", 7),
+@pytest.fixture
+def earlier(tmp_path):
+    """The directory of a sweep that an earlier version began: its sweep.json, and a finished run of
+    two, whose config.json has the old names of fields too."""
+    stored = json.loads((GOLDEN / "earlier_sweep.json").read_text())
+    for name, content in stored.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "peak=1e-3,seed=0" / "checkpoints" / "12").mkdir(parents=True)
+    return tmp_path
+
+
+NEW = [("train.schedule.peak_lr=1e-3", "seed=0"), ("train.schedule.peak_lr=1e30", "seed=0")]
+
+
+def test_a_sweep_of_an_earlier_version_is_read(earlier):
+    name, sweep_spec, points = run_status.load(earlier)
+    assert name == "smoke_grid" and sweep_spec.description == "smoke by train.schedule.peak"
+    assert "train.max_nonfinite_steps=3" in sweep_spec.overrides
+    assert [point.own for point in points] == [*NEW, ("model.n_heads=2", "seed=7")]
+    assert [point.name for point in points] == [
+        "peak=1e-3,seed=0",
+        "peak=1e30,seed=0",
+        "n_heads=2,seed=7",
+    ]
+    assert [point.holdout for point in points] == [False, False, True]
+    assert [point.error for point in points] == ["", "", ""]
+    assert [run_status.read_status(p, earlier).state for p in points] == ["done", "waiting"] + [
+        "waiting"
+    ]
+    assert run_status.read_sweep(earlier)[2] == SMOKE  # it did not store its recipe's config
+    # the first version had no points to hold out
+    record = json.loads((earlier / "sweep.json").read_text())
+    del record["check"]
+    (earlier / "sweep.json").write_text(json.dumps(record))
+    assert run_status.read_sweep(earlier)[1].holdout == ()
+
+
+def test_a_sweep_of_an_earlier_version_continues_in_the_directories_it_has(
+    earlier, capsys, monkeypatch
+):
+    """Written anew in the new words, it still has the old names; one that was added has its own."""
+    command = ["--config=smoke", "--grid", "train.schedule.peak_lr=1e-3|1e30|2e-3", "--seeds=1"]
+    sets = [f"--set={text}" for text in run_status.load(earlier)[1].overrides]
+    assert program.main([*command, *sets, f"--dir={earlier}", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert re.search("\npeak=1e-3,seed=0 +done", said)
+    assert re.search("\npeak=1e30,seed=0 +waiting", said)
+    started = []
+    monkeypatch.setattr(
+        program.local_runner,
+        "run",
+        lambda recipe, points, directory, *rest: (
+            started.extend(p.name for p in points) or local_runner.Progress(None),
+            True,
+        ),
     )
-    run_status.write_sweep(tmp_path, "mine", asked, SMOKE)
-    assert run_status.read_sweep(tmp_path) == ("mine", asked, SMOKE)
-    record = json.loads((tmp_path / "sweep.json").read_text())
-    (tmp_path / "sweep.json").write_text(json.dumps(record | {"recipe": "gone.py:mine"}))
-    _, sweep_spec, points = run_status.load(tmp_path)
-    assert sweep_spec.recipe == "gone.py:mine" and points == expand(asked)
-    del record["check"], record["config"]
-    (tmp_path / "sweep.json").write_text(json.dumps(record))
-    _, old, recipe = run_status.read_sweep(tmp_path)
-    assert old.check == () and old.points == sweep.seeds(2) and recipe == SMOKE
+    for _ in range(2):
+        started.clear()
+        program.main([*command, *sets, f"--dir={earlier}"])
+        assert started == ["peak=1e-3,seed=0", "peak=1e30,seed=0", "peak_lr=2e-3,seed=0"]
+    assert json.loads((earlier / "sweep.json").read_text())["directories"] == started
+    assert program.main(["report", str(earlier)]) == 0
+    assert "4.933" in capsys.readouterr().out
+
+
+def test_a_damaged_list_of_directories_is_named(tmp_path):
+    asked = sweep.Sweep(description="?", recipe="smoke", points=sweep.seeds(2))
+    run_status.write_sweep(tmp_path, "mine", asked, SMOKE, expand(asked)[:1])
+    with pytest.raises(ValueError, match="sweep.json: 1 directories for 2 points; restore"):
+        run_status.read_sweep(tmp_path)
+    assert run_status.stored_directories(tmp_path) == {}

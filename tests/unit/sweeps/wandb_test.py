@@ -34,8 +34,8 @@ class Run:
 
 @pytest.fixture
 def directory(tmp_path):
-    asked = sweep.Sweep(about="a?", recipe="smoke", points=sweep.seeds(3))
-    run_status.write_sweep(tmp_path, "mine", asked, SMOKE)
+    asked = sweep.Sweep(description="a?", recipe="smoke", points=sweep.seeds(3))
+    run_status.write_sweep(tmp_path, "mine", asked, SMOKE, expand(asked))
     for point in expand(asked)[:2]:
         records = [{"step": step, "loss": 3.0, "lr": "NaN"} for step in (1, 2, 3)] + [
             {"step": 3, "validation_loss": 4.0}

@@ -2,7 +2,7 @@ import types
 
 import jax
 
-from gptjax.config import registry
+from gptjax.configs import registry
 from gptjax.model import gpt
 from gptjax.sharding import device_mesh
 from gptjax.training import microbatches
