@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
     )
     validation_sources = dict.fromkeys([args.out / "held_out"], separate[0]) if separate else {}
 
-    from gptjax.data import leakage, loader, tokenize  # not before --help has been answered
+    from gptjax.data import leakage, loader, run_tokenizer, tokenize  # slow, so not before --help
     from gptjax.report import console
 
     out = console.Console(quiet=False)
@@ -65,12 +65,12 @@ def main(arguments: list[str]) -> None:
     for source in separate:
         leakage.check_sources(sources, source)
     loader.check_sources(sources, separate, validation_rule, out.print)
-    model = loader.tokenizer_model_path(spec, sources, validation_rule, args.out)
+    model = run_tokenizer.model_path(spec, sources, validation_rule, args.out)
     if model is not None and all(
         (path / "manifest.json").exists() for path in train_sources
     ):  # of text that may have changed since
         model = next(iter(train_sources)) / "tokenizer.model"
-    tokenizer = loader.resolve_tokenizer(spec, sources, validation_rule, model, out.print)
+    tokenizer = run_tokenizer.resolve(spec, sources, validation_rule, model, out.print)
     sizes: dict[pathlib.Path, dict[str, int]] = {}
     for directory, source in (train_sources | validation_sources).items():
         with out.progress_bar(tokenize.describe(source)) as advance:

@@ -5,7 +5,6 @@ The rows of step n are a pure function of (config, n): a run resumes from its st
 number of processes.
 """
 
-import hashlib
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -14,9 +13,9 @@ import numpy as np
 
 from gptjax.config import data, find_files, parse
 from gptjax.config.schema import Config
-from gptjax.data import leakage, mixture, packing, shards, tokenize, validation_split
+from gptjax.data import leakage, mixture, packing, run_tokenizer, shards, tokenize, validation_split
 from gptjax.data.sources import open
-from gptjax.data.tokenizers import build, sentencepiece_tokenizer
+from gptjax.data.tokenizers import build
 
 PREFETCH_BATCHES = 4  # batches that wait in memory
 # bytes of files up to which a corpus is read beforehand, to see whether both splits get a document
@@ -156,7 +155,7 @@ class Dataset:
             [source_shards.manifest["text"], digest_fields(source_shards.manifest)]
             for source_shards in self._train_shards
         ]
-        return digest(self.tokenizer.digest, names, self._validation.n_tokens)
+        return shards.content_key(self.tokenizer.digest, names, self._validation.n_tokens)
 
     def description(self) -> dict[str, Any]:
         """What was read, for the run's record: sources with counts and digests, weights, the share
@@ -333,10 +332,10 @@ def open_dataset(
     for source in separate:
         leakage.check_sources(sources, source)
     spec = config.data.tokenizer
-    model_path = tokenizer_model_path(spec, sources, rule, directory)
+    model_path = run_tokenizer.model_path(spec, sources, rule, directory)
     if model_path is not None and not model_path.exists():
         check_sources(sources, separate, rule, print_line)
-    tokenizer = resolve_tokenizer(spec, sources, rule, model_path, print_line)
+    tokenizer = run_tokenizer.resolve(spec, sources, rule, model_path, print_line)
     if tokenizer.n_vocab != config.model.n_vocab:
         raise ValueError(
             f"the tokenizer {spec} has {tokenizer.n_vocab:,} ids but "
@@ -418,87 +417,6 @@ def check_sources(
             )
 
 
-def tokenizer_model_path(
-    spec: data.Tokenizer,
-    sources: Sequence[data.Source],
-    rule: data.ValidationSplit,
-    directory: pathlib.Path,
-) -> pathlib.Path | None:
-    """Where the SentencePiece model lies, or will, that is trained on the run's own text; None for
-    other tokenizers. It is next to prepared shards, else below `directory`, under a name that
-    depends on what it is made of.
-    """
-    if not isinstance(spec, data.SentencePiece) or spec.path is not None:
-        return None
-    for source in sources:
-        if (
-            isinstance(source, data.Shards)
-            and (parse.path(source.path) / "tokenizer.model").exists()
-        ):
-            return parse.path(source.path) / "tokenizer.model"
-    raw = [source for source in sources if not isinstance(source, data.Shards)]
-    if not raw:
-        return None
-    fingerprints = [open.fingerprint(source) for source in raw]
-    shares = [source.weight / sum(other.weight for other in raw) for source in raw]
-    rule_text = validation_split.describe(rule)
-    # until 2026: not by weight
-    legacy_path = directory / f"tokenizer-{digest(spec.n_pieces, fingerprints, rule_text)}.model"
-    path = directory / f"tokenizer-{digest(spec.n_pieces, fingerprints, shares, rule_text)}.model"
-    return legacy_path if legacy_path.exists() else path
-
-
-def resolve_tokenizer(
-    spec: data.Tokenizer,
-    sources: Sequence[data.Source],
-    rule: data.ValidationSplit,
-    model_path: pathlib.Path | None,
-    print_line: Callable[[str], None],
-) -> build.Tokenizer:
-    """The run's tokenizer. model_path: of `tokenizer_model_path`."""
-    if model_path is None:
-        return build.build(spec)  # which says so if there is no text for it
-    if not model_path.exists():
-        assert isinstance(spec, data.SentencePiece)
-        print_line(
-            f"training {spec.n_pieces:,} SentencePiece pieces on a sample of the training text, "
-            "each source by its weight"
-        )
-    return build.build(spec, model_path, lambda: sample_texts(sources, rule))
-
-
-def sample_texts(sources: Sequence[data.Source], rule: data.ValidationSplit) -> list[str]:
-    """Of the text that is trained on, what a tokenizer is made from: SAMPLE_CHARS characters at
-    most, of each source its share by weight, evenly spread over all of it. What a source is too
-    short for it gives several times over, as in training."""
-    raw = [source for source in sources if not isinstance(source, data.Shards)]
-    shares = [source.weight / sum(other.weight for other in raw) for source in raw]
-    parts_by_source = [
-        sentencepiece_tokenizer.sample_evenly(
-            training_texts(source, rule), int(share * sentencepiece_tokenizer.SAMPLE_CHARS)
-        )
-        for source, share in zip(raw, shares, strict=True)
-    ]
-    unit = max(
-        sum(map(len, parts)) / share for parts, share in zip(parts_by_source, shares, strict=True)
-    )
-    return [
-        part
-        for parts, share in zip(parts_by_source, shares, strict=True)
-        for part in sentencepiece_tokenizer.resize(parts, int(share * unit + 1e-3))
-    ]
-
-
-def training_texts(source: open.TextSource, rule: data.ValidationSplit) -> Iterable[str]:
-    """The text of `source` that is trained on."""
-    for document in open.documents(source):
-        yield from (
-            text
-            for split, text in validation_split.split_document(document, rule)
-            if split == "train"
-        )
-
-
 def shard_path(
     source: data.Source,
     tokenizer: build.Tokenizer,
@@ -508,7 +426,7 @@ def shard_path(
     """The directory of `source` as shards: what it names, or one below `directory`."""
     if isinstance(source, data.Shards):
         return parse.path(source.path)
-    key = digest(
+    key = shards.content_key(
         tokenize.describe(source),
         open.fingerprint(source),
         tokenizer.digest,
@@ -571,8 +489,3 @@ def digest_fields(manifest: dict[str, Any]) -> dict[str, Any]:
         | {"shards": [{name: shard[name] for name in names} for shard in counts["shards"]]}
         for split, counts in manifest["splits"].items()
     }
-
-
-def digest(*parts: object) -> str:
-    """Returns a key of `parts` and of the shard format: 16 hexadecimal digits of SHA-256."""
-    return hashlib.sha256(repr((shards.FORMAT, parts)).encode()).hexdigest()[:16]

@@ -65,6 +65,11 @@ def digest(*arrays: np.ndarray) -> str:
     return content.hexdigest()
 
 
+def content_key(*parts: object) -> str:
+    """Return 16 hexadecimal digits that name a directory or file by what it is made from."""
+    return hashlib.sha256(repr((FORMAT, parts)).encode()).hexdigest()[:16]
+
+
 def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
     """The manifest of a finished directory. ValueError, in one line, if there is none or it is
     damaged.

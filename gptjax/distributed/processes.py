@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TypeVar
 from gptjax.config import overrides
 from gptjax.config.schema import Config
 from gptjax.distributed import rendezvous
+from gptjax.distributed.connection import Connection
 from gptjax.runtime import errors
 
 T = TypeVar("T")
@@ -54,7 +55,7 @@ class ProcessGroup:
         self,
         process_id: int = 0,
         names: list[str] | None = None,
-        connections: dict[int, rendezvous.Connection] | None = None,
+        connections: dict[int, Connection] | None = None,
     ):
         """names: the host of each process; connections: to all others on process 0, to process 0
         on the others."""

@@ -19,24 +19,19 @@ import dataclasses
 import hashlib
 import hmac
 import itertools
-import json
 import os
-import queue
 import re
 import selectors
 import socket
-import struct
-import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 from gptjax.config import parse
+from gptjax.distributed.connection import Connection
 from gptjax.runtime import errors
 
 NONCE_ENV = "GPTJAX_NONCE"
-# The longest line in bytes, from an unknown peer and from a known process.
-MAX_HELLO_BYTES, MAX_LINE_BYTES = 2**16, 2**26
+MAX_HELLO_BYTES = 2**16  # the longest first line, from a peer that is not identified yet
 # Unidentified connections that may be open in addition to the processes' own; beyond that the
 # oldest is closed.
 MAX_UNKNOWN_PEERS = 64
@@ -44,13 +39,10 @@ MAX_PROCESSES = 100_000
 HOST_PATTERN = (
     r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}|\[?[0-9A-Fa-f.]*:[0-9A-Fa-f:.]{1,44}\]?"
 )
-# Seconds, and a number of probes: a host without power is noticed after 30 s.
-KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 HELLO_TIMEOUT = 10.0  # seconds for a first message, after which a silent peer is dropped
 # Seconds during which a peer that process 0 dropped retries: it may have been taken for one of
 # many strangers.
 RETRY_SECONDS = 2.0
-SEND_SECONDS = 30  # seconds after which a peer that does not read counts as lost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,80 +179,6 @@ def _detect_cluster(
             f"jax found a cluster here but not its processes ({errors.first_line(error)}); give "
             "--coordinator, --processes and --process"
         ) from error
-
-
-class Connection:
-    """A connection to another process that exchanges lines of JSON."""
-
-    def __init__(self, sock: socket.socket):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in KEEPALIVE.items():
-            if hasattr(socket, name):  # not on every system
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_SECONDS, 0))
-        self._socket, self._buffer, self._send_lock = sock, bytearray(), threading.Lock()
-        self.values: queue.Queue[Any] = queue.Queue()
-
-    def send(self, **message) -> None:
-        """Sends a message. Does nothing if the peer is gone or has not read for SEND_SECONDS:
-        `start_reader` reports that.
-        """
-        with self._send_lock:
-            try:
-                self._socket.sendall(json.dumps(message).encode() + b"\n")
-            except OSError:
-                self.shutdown()
-
-    def receive(self, seconds: float | None, max_bytes: int = MAX_LINE_BYTES) -> dict | None:
-        """Returns the next message, or None if none arrives within `seconds`, the connection
-        closes, or the message is malformed or longer than max_bytes.
-        """
-        deadline, begin = None if seconds is None else time.monotonic() + seconds, 0
-        try:
-            while (end := self._buffer.find(b"\n", begin)) < 0:
-                begin = len(self._buffer)
-                if begin > max_bytes:
-                    return None
-                self._socket.settimeout(
-                    None if deadline is None else max(0.001, deadline - time.monotonic())
-                )
-                if not (part := self._socket.recv(2**16)):
-                    return None
-                self._buffer += part
-            message = parse.json_object(bytes(self._buffer[:end]), "a message")
-        except (OSError, ValueError):
-            return None
-        del self._buffer[: end + 1]
-        return message
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def shutdown(self) -> None:
-        """Ends sending and receiving in both directions."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def start_reader(self, on_end: Callable[[int, str], None], on_lost: Callable[[], None]) -> None:
-        """Starts a thread that reads messages: values go to `self.values`; on_end(status, line) is
-        called when the peer announces the end of all, on_lost() if it closes without a goodbye.
-        """
-
-        def read() -> None:
-            goodbye = False
-            while message := self.receive(None):
-                match message:
-                    case {"end": str(line), "status": int(status)}:
-                        on_end(status, line)
-                    case {"value": value, "goodbye": bool(goodbye)}:
-                        self.values.put(value)
-                    case _:
-                        break
-            if not goodbye:
-                on_lost()
-            self.close()
-
-        threading.Thread(target=read, daemon=True, name="link").start()
 
 
 def connect(process_info: ProcessInfo, seconds: float) -> tuple[list[str], dict[int, Connection]]:

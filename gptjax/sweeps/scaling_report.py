@@ -11,6 +11,7 @@ final, since before its end a run is worse by a learning rate that has not falle
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from gptjax.config import count
 from gptjax.report import console, loss_plot
@@ -228,11 +229,9 @@ def _format_scale(arm: ScalePoint) -> tuple[str, str]:
 def plot_laws(
     laws: Sequence[Law], arms: Sequence[ScalePoint], targets: Sequence[ScalePoint], path: Path
 ) -> None:
-    """Left: loss by size, for each length, with the law of both that fits better. Right: by
-    compute, with every run's curve, as GPT-3's Figure 3.1. A star is a run that was predicted;
-    the bar through it, or in its place, is the prediction."""
-    import numpy as np
-
+    """Draw the laws and their predictions. Left: loss by size, for each number of tokens, with the
+    better fitting law of both. Right: loss by compute with the curve of every run, as in GPT-3's
+    Figure 3.1. A star is the measured loss of a target, a bar its predicted interval."""
     figure = loss_plot.new_figure(12, 4.8)
     left, right = figure.subplots(1, 2, sharey=True)
     joint_law = min(
@@ -241,91 +240,115 @@ def plot_laws(
         default=None,
     )
     single_laws = {law.name[:4]: law for law in laws if len(law.fit.form.variables) == 1}
-    by_size = joint_law or single_laws.get("L(N)")
-    sizes = np.geomspace(min(arm.N for arm in arms), max(arm.N for arm in [*arms, *targets]))
-    for number, D in enumerate(sorted({arm.D for arm in arms})):
-        color = report_page.COLORS[number % len(report_page.COLORS)]
-        own_points = [arm for arm in arms if arm.D == D]
-        left.plot(
-            [arm.N for arm in own_points],
-            [arm.mean_loss for arm in own_points],
-            "o",
-            color=color,
-            label=f"{console.si(D)} tokens",
-        )
-        if by_size and by_size.applies_to(own_points[0]):
-            left.plot(
-                sizes,
-                [by_size.fit.predict(*by_size.inputs(ScalePoint(N, D))) for N in sizes],
-                color=color,
-                lw=1.2,
-            )
-    for arm in arms:
-        for curve in arm.curves:
-            points = [
-                (6 * arm.N * tokens / count.PF_DAY, loss) for tokens, loss in curve if tokens > 0
-            ]
-            right.plot(*zip(*points, strict=True), color="#9CA3AF", lw=0.9)
-    if "L(C)" in single_laws:
-        law = single_laws["L(C)"]
-        costs = np.geomspace(
-            min(arm.C for arm in law.arms), max(arm.C for arm in [*law.arms, *targets])
-        )
-        lows, highs = zip(*(law.fit.predict_interval(C) for C in costs), strict=True)
-        right.plot(
-            [arm.C for arm in law.arms],
-            [arm.mean_loss for arm in law.arms],
-            "o",
-            color=report_page.COLORS[0],
-        )
-        right.plot(
-            costs,
-            [law.fit.predict(C) for C in costs],
-            color=report_page.COLORS[0],
-            label=f"L(C), exponent {law.fit.parameters[1]:.3f}",
-        )
-        right.fill_between(costs, lows, highs, color=report_page.COLORS[0], alpha=0.15, lw=0)
-        scale, exponent = scaling_fit.GPT3_LAW
-        level = law.fit.predict(costs[0]) / (scale * costs[0] ** -exponent)
-        slope = [level * scale * C**-exponent for C in costs]
-        right.plot(
-            costs,
-            slope,
-            "--",
-            color=loss_plot.INK,
-            lw=1.2,
-            label=f"GPT-3's slope, {exponent}, from the same start",
-        )
-    for axes, law, quantity in ((left, by_size, "N"), (right, single_laws.get("L(C)"), "C")):
-        for arm in targets:
-            if law and law.applies_to(arm):
-                value, (low, high) = (
-                    law.fit.predict(*law.inputs(arm)),
-                    law.fit.predict_interval(*law.inputs(arm)),
-                )
-                bar = [[value - min(low, value)], [max(high, value) - value]]
-                axes.errorbar(
-                    [getattr(arm, quantity)],
-                    [value],
-                    yerr=bar,
-                    fmt="_",
-                    color=loss_plot.INK,
-                    capsize=5,
-                    label="predicted",
-                )
-            if arm.losses:
-                axes.plot(
-                    [getattr(arm, quantity)],
-                    [arm.mean_loss],
-                    "*",
-                    ms=13,
-                    color=report_page.COLORS[1],
-                    label="found",
-                )
-        if axes.get_legend_handles_labels()[0]:  # no law and no wanted arm: nothing to explain
+    by_size, by_compute = joint_law or single_laws.get("L(N)"), single_laws.get("L(C)")
+    _plot_by_size(left, by_size, arms, targets)
+    _plot_by_compute(right, by_compute, arms, targets)
+    for axes, law, quantity in ((left, by_size, "N"), (right, by_compute, "C")):
+        _plot_predictions(axes, law, quantity, targets)
+        if axes.get_legend_handles_labels()[0]:  # neither a law nor a target: nothing to explain
             axes.legend(frameon=False, fontsize=9)
         report_page.style_axes(axes)
     left.set_xlabel("parameters without embeddings", color=loss_plot.INK)
     right.set_xlabel("PF-days, 6 N D", color=loss_plot.INK)
     left.set_ylabel("validation loss (nats per token)", color=loss_plot.INK)
     figure.savefig(path, dpi=130)
+
+
+def _plot_by_size(
+    axes: Any, law: Law | None, arms: Sequence[ScalePoint], targets: Sequence[ScalePoint]
+) -> None:
+    import numpy as np
+
+    sizes = np.geomspace(min(arm.N for arm in arms), max(arm.N for arm in [*arms, *targets]))
+    for number, D in enumerate(sorted({arm.D for arm in arms})):
+        color = report_page.COLORS[number % len(report_page.COLORS)]
+        own_points = [arm for arm in arms if arm.D == D]
+        axes.plot(
+            [arm.N for arm in own_points],
+            [arm.mean_loss for arm in own_points],
+            "o",
+            color=color,
+            label=f"{console.si(D)} tokens",
+        )
+        if law and law.applies_to(own_points[0]):
+            axes.plot(
+                sizes,
+                [law.fit.predict(*law.inputs(ScalePoint(N, D))) for N in sizes],
+                color=color,
+                lw=1.2,
+            )
+
+
+def _plot_by_compute(
+    axes: Any, law: Law | None, arms: Sequence[ScalePoint], targets: Sequence[ScalePoint]
+) -> None:
+    import numpy as np
+
+    for arm in arms:
+        for curve in arm.curves:
+            points = [
+                (6 * arm.N * tokens / count.PF_DAY, loss) for tokens, loss in curve if tokens > 0
+            ]
+            axes.plot(*zip(*points, strict=True), color="#9CA3AF", lw=0.9)
+    if law is None:
+        return
+    costs = np.geomspace(
+        min(arm.C for arm in law.arms), max(arm.C for arm in [*law.arms, *targets])
+    )
+    lows, highs = zip(*(law.fit.predict_interval(C) for C in costs), strict=True)
+    axes.plot(
+        [arm.C for arm in law.arms],
+        [arm.mean_loss for arm in law.arms],
+        "o",
+        color=report_page.COLORS[0],
+    )
+    axes.plot(
+        costs,
+        [law.fit.predict(C) for C in costs],
+        color=report_page.COLORS[0],
+        label=f"L(C), exponent {law.fit.parameters[1]:.3f}",
+    )
+    axes.fill_between(costs, lows, highs, color=report_page.COLORS[0], alpha=0.15, lw=0)
+    scale, exponent = scaling_fit.GPT3_LAW
+    level = law.fit.predict(costs[0]) / (scale * costs[0] ** -exponent)
+    slope = [level * scale * C**-exponent for C in costs]
+    axes.plot(
+        costs,
+        slope,
+        "--",
+        color=loss_plot.INK,
+        lw=1.2,
+        label=f"GPT-3's slope, {exponent}, from the same start",
+    )
+
+
+def _plot_predictions(
+    axes: Any, law: Law | None, quantity: str, targets: Sequence[ScalePoint]
+) -> None:
+    """Draw predicted intervals and measured losses of the targets. quantity: the field of
+    ScalePoint on the horizontal axis."""
+    for arm in targets:
+        if law and law.applies_to(arm):
+            value, (low, high) = (
+                law.fit.predict(*law.inputs(arm)),
+                law.fit.predict_interval(*law.inputs(arm)),
+            )
+            bar = [[value - min(low, value)], [max(high, value) - value]]
+            axes.errorbar(
+                [getattr(arm, quantity)],
+                [value],
+                yerr=bar,
+                fmt="_",
+                color=loss_plot.INK,
+                capsize=5,
+                label="predicted",
+            )
+        if arm.losses:
+            axes.plot(
+                [getattr(arm, quantity)],
+                [arm.mean_loss],
+                "*",
+                ms=13,
+                color=report_page.COLORS[1],
+                label="found",
+            )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gptjax.config import data
-from gptjax.data import loader, shards
+from gptjax.data import run_tokenizer, shards
 from gptjax.data.sources import open
 from gptjax.data.tokenizers import build
 from tests.corpus import DOCUMENTS, prepared, reading, refused, write
@@ -119,38 +119,40 @@ def test_sentencepiece_is_trained_on_all_sources_by_weight(tmp_path, monkeypatch
     other = write(
         tmp_path / "greek.jsonl", ["\u03b1\u03b2\u03b3" * 40 for _ in range(80)], weight=weights[1]
     )
-    given = "".join(loader.sample_texts((english, other), data.ByDocument(fraction=0)))
+    given = "".join(run_tokenizer.sample_texts((english, other), data.ByDocument(fraction=0)))
     assert (
         abs(given.count("\u03b1") * 3 / len(given) - greek) < 0.03 and 25_000 < len(given) <= 60_000
     )
     assert {str(n) for n in range(10)} <= set(given)
-    assert given == "".join(loader.sample_texts((english, other), data.ByDocument(fraction=0)))
+    assert given == "".join(
+        run_tokenizer.sample_texts((english, other), data.ByDocument(fraction=0))
+    )
 
 
 def test_the_sample_of_one_small_source_is_all_of_it(source, tmp_path):
     rule = data.ByDocument(fraction=0.2)
-    assert "".join(loader.sample_texts((source,), rule)) == "".join(
-        loader.training_texts(source, rule)
+    assert "".join(run_tokenizer.sample_texts((source,), rule)) == "".join(
+        run_tokenizer.training_texts(source, rule)
     )
 
 
 def test_a_run_goes_on_with_the_pieces_that_it_began_with(source, tmp_path):
     rule, spec = data.ByDocument(fraction=0.2), data.SentencePiece(n_pieces=300)
-    place = loader.tokenizer_model_path(spec, (source,), rule, tmp_path / "cache")
+    place = run_tokenizer.model_path(spec, (source,), rule, tmp_path / "cache")
     heavier = dataclasses.replace(source, weight=2.0)
-    assert place == loader.tokenizer_model_path(
+    assert place == run_tokenizer.model_path(
         spec, (heavier,), rule, tmp_path / "cache"
     )  # of one source the weight says nothing
     both = [
-        loader.tokenizer_model_path(spec, (source, other), rule, tmp_path / "cache")
+        run_tokenizer.model_path(spec, (source, other), rule, tmp_path / "cache")
         for other in (source, heavier)
     ]
     assert len({place, *both}) == 3
-    earlier = loader.digest(300, [open.fingerprint(source)] * 2, "ByDocument(fraction=0.2)")
+    earlier = shards.content_key(300, [open.fingerprint(source)] * 2, "ByDocument(fraction=0.2)")
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / f"tokenizer-{earlier}.model").write_bytes(b"")
     assert (
-        loader.tokenizer_model_path(spec, (source, heavier), rule, tmp_path / "cache").name
+        run_tokenizer.model_path(spec, (source, heavier), rule, tmp_path / "cache").name
         == f"tokenizer-{earlier}.model"
     )
 

@@ -1,0 +1,93 @@
+"""The tokenizer of a run: a given one, or a SentencePiece model trained on the run's own text."""
+
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+
+from gptjax.config import data, parse
+from gptjax.data import shards, validation_split
+from gptjax.data.sources import open
+from gptjax.data.tokenizers import build, sentencepiece_tokenizer
+
+
+def model_path(
+    spec: data.Tokenizer,
+    sources: Sequence[data.Source],
+    rule: data.ValidationSplit,
+    directory: pathlib.Path,
+) -> pathlib.Path | None:
+    """Return the path of the SentencePiece model that is trained on the run's own text, whether it
+    exists yet or not; None for any other tokenizer.
+
+    It is in the directory of prepared shards if there are any, else in `directory`; its name has a
+    digest of the text, the weights and the validation split that it is trained on."""
+    if not isinstance(spec, data.SentencePiece) or spec.path is not None:
+        return None
+    for source in sources:
+        if (
+            isinstance(source, data.Shards)
+            and (parse.path(source.path) / "tokenizer.model").exists()
+        ):
+            return parse.path(source.path) / "tokenizer.model"
+    raw = [source for source in sources if not isinstance(source, data.Shards)]
+    if not raw:
+        return None
+    fingerprints = [open.fingerprint(source) for source in raw]
+    shares = [source.weight / sum(other.weight for other in raw) for source in raw]
+    rule_text = validation_split.describe(rule)
+    # the name that versions before 2026 used, whose samples ignored the weights
+    legacy_key = shards.content_key(spec.n_pieces, fingerprints, rule_text)
+    key = shards.content_key(spec.n_pieces, fingerprints, shares, rule_text)
+    legacy_path, path = (directory / f"tokenizer-{digest}.model" for digest in (legacy_key, key))
+    return legacy_path if legacy_path.exists() else path
+
+
+def resolve(
+    spec: data.Tokenizer,
+    sources: Sequence[data.Source],
+    rule: data.ValidationSplit,
+    trained_path: pathlib.Path | None,
+    print_line: Callable[[str], None],
+) -> build.Tokenizer:
+    """Return the tokenizer of a run; a SentencePiece model that does not exist yet is trained.
+    trained_path: what `model_path` returns."""
+    if trained_path is None:
+        return build.build(spec)  # which refuses a SentencePiece model without text to train on
+    if not trained_path.exists():
+        assert isinstance(spec, data.SentencePiece)
+        print_line(
+            f"training {spec.n_pieces:,} SentencePiece pieces on a sample of the training text, "
+            "each source by its weight"
+        )
+    return build.build(spec, trained_path, lambda: sample_texts(sources, rule))
+
+
+def sample_texts(sources: Sequence[data.Source], rule: data.ValidationSplit) -> list[str]:
+    """Return the sample of the training text that a tokenizer is trained on: at most SAMPLE_CHARS
+    characters, spread evenly over each source, in proportion to the weights of the sources. A
+    source that is too short for its share is repeated, as in training."""
+    raw = [source for source in sources if not isinstance(source, data.Shards)]
+    shares = [source.weight / sum(other.weight for other in raw) for source in raw]
+    parts_by_source = [
+        sentencepiece_tokenizer.sample_evenly(
+            training_texts(source, rule), int(share * sentencepiece_tokenizer.SAMPLE_CHARS)
+        )
+        for source, share in zip(raw, shares, strict=True)
+    ]
+    unit = max(
+        sum(map(len, parts)) / share for parts, share in zip(parts_by_source, shares, strict=True)
+    )
+    return [
+        part
+        for parts, share in zip(parts_by_source, shares, strict=True)
+        for part in sentencepiece_tokenizer.resize(parts, int(share * unit + 1e-3))
+    ]
+
+
+def training_texts(source: open.TextSource, rule: data.ValidationSplit) -> Iterable[str]:
+    """Iterate over the texts of the training split of `source`."""
+    for document in open.documents(source):
+        yield from (
+            text
+            for split, text in validation_split.split_document(document, rule)
+            if split == "train"
+        )
