@@ -10,23 +10,19 @@ byte.
 import argparse
 import functools
 import itertools
-import math
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from gptjax import cli
-from gptjax.config import count, evaluation, overrides, parse
-from gptjax.configs import registry
+from gptjax.config import count, overrides, parse
 from gptjax.runtime.errors import classify_error
 
 EXAMPLE = (
     "python -m gptjax.evaluate --run=runs/gpt3_small --tasks=lambada,hellaswag,arithmetic "
     "--shots=0,1,few --examples=500"
 )
-# of evaluation.LastToken
-LAST_TOKEN_NOTE = "its accuracy is of the last token of the word, its perplexity of the whole word"
 FEW = "few"  # the K of the task's paper
 SHOTS = f"0,1,{FEW}"
 FLAGS = {  # kind of evaluation -> the flags that it uses; --out applies to all
@@ -36,8 +32,8 @@ FLAGS = {  # kind of evaluation -> the flags that it uses; --out applies to all
 }
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the program; the exit status is 1 if a task could not be evaluated."""
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the program's arguments."""
     parser = cli.make_parser(
         "evaluate",
         "Score a model on tasks that it reads in its context, by the papers' protocols.",
@@ -113,7 +109,13 @@ def main(arguments: list[str]) -> int:
         dest="assignments",
         help="another protocol, as in hellaswag.method=Total or all.description=''; repeatable",
     )
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the program; the exit status is 1 if a task could not be evaluated."""
+    args = make_parser().parse_args(arguments)
+    from gptjax.evals import score_table
     from gptjax.report import console
 
     out = console.Console(quiet=False, vital=args.list)
@@ -133,14 +135,14 @@ def main(arguments: list[str]) -> int:
         return evaluate_texts(args, directory, out)
     task_runs = build_runs(args)
     model = load_model(args.run, out)
-    table = ScoreTable(task_runs, model.metadata, out.width)
+    table = score_table.ScoreTable(task_runs, model.metadata, out.width)
     table.print_header(out)
     all_records = []
     for task_run, record in run_all(task_runs, model, args.data, args.data_dir, directory, out):
         all_records.append(record)
         if record is not None:
             table.print_scores(task_run, record, out)
-            print_remarks(task_run, record, model.metadata["n_ctx"], out)
+            score_table.print_remarks(task_run, record, model.metadata["n_ctx"], out)
     if any(all_records):
         out.print(f"each item, with prompt and answer: {directory}/*.jsonl")
     return 0 if all(all_records) else 1
@@ -367,134 +369,6 @@ def row_reader(task_run: Any, data: Path | None, data_dir: str | None) -> Callab
             task_run.task, task_run.protocol, split, folder, data_dir, task_run.seed, lenient=True
         )
     )
-
-
-class ScoreTable:
-    """Table of scores next to the papers', in columns that fit the terminal; if task names do not
-    fit before them, each is on a line of its own.
-    """
-
-    COLUMNS = ("task", "shots", "metric", "score", "error", "items", "papers")
-    LEFT_ALIGNED = ("task", "metric", "papers")
-
-    def __init__(self, task_runs: Sequence[Any], metadata: dict[str, Any], width: int):
-        from gptjax.evals import metrics
-
-        names = [
-            (task_run, metric)
-            for task_run in task_runs
-            for metric in metrics.metric_names(task_run.task, task_run.protocol)
-        ]
-        cells = [
-            (
-                task_run.label,
-                f"{task_run.shots:,}",
-                metric,
-                "1,234.56",
-                "12.34",
-                "10,000",
-                paper_score(task_run, metric, metadata),
-            )
-            for task_run, metric in names
-        ]
-        self._widths = [max(map(len, column)) for column in zip(self.COLUMNS, *cells, strict=True)]
-        self._metadata, self._last_label = metadata, ""
-        self._label_on_own_line = sum(self._widths) + 2 * len(self.COLUMNS) > width
-
-    def print_header(self, out: Any) -> None:
-        """Prints the column names."""
-        out.print(self._row(*self.COLUMNS), "bold")
-
-    def print_scores(self, task_run: Any, record: dict[str, Any], out: Any) -> None:
-        """Prints each metric of one task run."""
-        if self._label_on_own_line and self._last_label != task_run.label:
-            out.print(task_run.label)
-        self._last_label = task_run.label
-        for position, score in enumerate(record["scores"].values()):
-            name, shots = (task_run.label, f"{task_run.shots:,}") if position == 0 else ("", "")
-            value, error = (format_score(score[part]) for part in ("value", "error"))
-            paper = paper_score(task_run, score["metric"], self._metadata)
-            out.print(
-                self._row(name, shots, score["metric"], value, error, f"{score['n']:,}", paper)
-            )
-
-    def _row(self, *cells: str) -> str:
-        columns = list(zip(self.COLUMNS, cells, self._widths, strict=True))[
-            self._label_on_own_line :
-        ]
-        padded_cells = (
-            cell.ljust(width) if head in self.LEFT_ALIGNED else cell.rjust(width)
-            for head, cell, width in columns
-        )
-        return (" " * self._label_on_own_line + "  ".join(padded_cells)).rstrip()
-
-
-def format_score(value: float | None) -> str:
-    """Formats a score or its error."""
-    return "" if value is None else f"{value:,.2f}" if abs(value) < 1e5 else f"{value:.2e}"
-
-
-def print_remarks(task_run: Any, record: dict[str, Any], n_ctx: int, out: Any) -> None:
-    """Prints what a reader of the scores needs to know about the items."""
-    if not record["scores"]:
-        out.warn(
-            f"{task_run.label}, {task_run.shots:,} shots: "
-            f"no right answer of its {record['examples']:,} items is known, so there is no score"
-        )
-    if record["refused"]:
-        reasons = "; ".join(list(record["refused"].values())[:3])
-        out.warn(
-            f"{task_run.label}: {len(record['refused']):,} items cannot be asked, and do not "
-            f"count: {reasons}"
-        )
-    if record["unwritable"]:
-        examples, method = ", ".join(record["unwritable"][:3]), task_run.protocol.method
-        out.warn(
-            f"{task_run.label}: no right answer of {len(record['unwritable']):,} items can be "
-            f"written in {method.n_tokens} tokens and "
-            f"before {', '.join(map(repr, method.stops)) or 'the end'}: item {examples}; set "
-            f"{task_run.label}.method.n_tokens or .stops"
-        )
-    if record["fewer_shots"]:
-        out.print(
-            f"  {record['fewer_shots']:,} items had no room for {task_run.shots}: "
-            f"{record['mean_shots']:.1f} on average",
-            "dim",
-        )
-    if record["cut"]:
-        out.print(
-            f"  {record['cut']:,} items were longer than the context of {n_ctx:,}: their "
-            f"{record['cut_at']} was left out",
-            "dim",
-        )
-    if isinstance(task_run.protocol.method, evaluation.LastToken):
-        out.print("  " + LAST_TOKEN_NOTE, "dim")
-
-
-def paper_score(task_run: Any, metric: str, metadata: dict[str, Any]) -> str:
-    """The paper's score of the model nearest in parameters, as "33.7 (gpt3_small)"; "" if it has
-    none.
-    """
-    kind = (
-        "zero"
-        if task_run.shots == 0
-        else "one"
-        if task_run.shots == 1
-        else "few"
-        if task_run.shots == task_run.protocol.shots
-        else None
-    )
-    scores = {
-        name: value
-        for paper in task_run.task.paper_scores
-        if (paper.metric, paper.shots) == (metric, kind)
-        for name, value in paper.scores.items()
-    }
-    if not scores:
-        return ""
-    size = {name: count.parameters(registry.config(name).model) for name in scores}
-    nearest = min(scores, key=lambda name: abs(math.log(size[name] / metadata["parameters"])))
-    return f"{scores[nearest]:g} ({nearest})"
 
 
 def print_tasks(out: Any) -> int:

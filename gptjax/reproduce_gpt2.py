@@ -9,6 +9,7 @@ from typing import Any
 
 from gptjax import cli, evaluate
 from gptjax.config import overrides, parse
+from gptjax.evals import score_table
 
 EXAMPLE = "python -m gptjax.reproduce_gpt2 --weights=gpt2/ --data=texts/"
 TASKS = ("wikitext2", "wikitext103", "ptb", "text8", "enwik8", "lambada", "lambada:gpt2")
@@ -79,7 +80,7 @@ def main(arguments: list[str]) -> int:
     if not any_score:
         raise ValueError(f"--data={args.data} has none of the texts that --help names")
     out.print("* others' measurements on the released weights (gptjax/reproduce_gpt2.py)")
-    out.print(f"of lambada:gpt2: {evaluate.LAST_TOKEN_NOTE}")
+    out.print(f"of lambada:gpt2: {score_table.LAST_TOKEN_NOTE}")
     return 1 if differs and args.examples is None and args.stride is None else 0
 
 
@@ -111,7 +112,7 @@ def print_score(task_run: Any, score: dict[str, Any], size: str, out: Any) -> bo
     ]
     agrees = None if reference is None else abs(score["value"] / reference - 1) <= TOLERANCE
     our_text, error, paper_text, reference_text = map(
-        evaluate.format_score, (score["value"], score["error"], *(paper or [None]), reference)
+        score_table.format_score, (score["value"], score["error"], *(paper or [None]), reference)
     )
     out.print(
         format_row(

@@ -20,8 +20,8 @@ MAX_PROMPT_BYTES = 1 << 26  # bytes of a file that is a prompt
 MAX_SAMPLES, MAX_TOKENS = evaluation.MAX_BEAM_WIDTH, 1_000_000
 
 
-def main(arguments: list[str]) -> None:
-    """Runs the program."""
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the program's arguments."""
     parser = cli.make_parser(
         "sample",
         "Continue a prompt with the newest checkpoint of a run, or with weights of others.",
@@ -97,7 +97,12 @@ def main(arguments: list[str]) -> None:
         default=None,
         help="its length penalty (default: 0.6, as GPT-3's)",
     )
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the program."""
+    args = make_parser().parse_args(arguments)
     check_args(args)
     prompt = read_prompt(args)
 

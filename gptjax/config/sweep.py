@@ -61,14 +61,15 @@ def chain(*axes: Points) -> Points:
 
 @record
 class Sweep:
-    """A recipe at many points.
-
-    description: the question that the sweep answers, in one sentence. recipe: name of a config.
-    points: the overrides of each point. overrides: those of all points. holdout: points that
-    scaling laws predict instead of being fitted to; they are trained last."""
+    """A recipe at many points."""
 
     description: str
+    """The question that the sweep answers, in one sentence."""
     recipe: str
+    """Name of the config that is varied, or FILE.py:NAME."""
     points: Points
+    """The overrides of each point."""
     overrides: tuple[str, ...] = ()
+    """Overrides of all points."""
     holdout: Points = ()
+    """Points that scaling laws predict instead of being fitted to; they are trained last."""

@@ -14,6 +14,7 @@ import pytest
 
 from gptjax import evaluate, train
 from gptjax.evals import metrics as judging
+from gptjax.evals import score_table
 from gptjax.model import gpt
 from gptjax.weights import open_model
 
@@ -354,7 +355,7 @@ def test_long_names_stand_above_their_scores():
     )
     said = []
     out = types.SimpleNamespace(print=lambda line, style="": said.append(line), width=80)
-    table = evaluate.ScoreTable(exams, {"parameters": 10**8}, 80)
+    table = score_table.ScoreTable(exams, {"parameters": 10**8}, 80)
     table.print_header(out)
     for exam in exams:
         metrics = judging.metric_names(exam.task, exam.protocol)

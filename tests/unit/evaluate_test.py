@@ -5,7 +5,7 @@ import pytest
 from gptjax import evaluate
 from gptjax.config import evaluation
 from gptjax.data.tokenizers import build
-from gptjax.evals import perplexity
+from gptjax.evals import perplexity, score_table
 from gptjax.evals.task import gpt3_scores
 
 
@@ -91,8 +91,8 @@ def test_a_papers_score_is_of_as_many_demonstrations_and_the_nearest_size(shots,
     )
     how = evaluation.Protocol(shots=50, method=evaluation.Total(), metric="accuracy")
     exam = SimpleNamespace(shots=shots, protocol=how, task=SimpleNamespace(paper_scores=published))
-    assert evaluate.paper_score(exam, "accuracy", {"parameters": parameters}) == said
-    assert evaluate.paper_score(exam, "perplexity", {"parameters": parameters}) == ""
+    assert score_table.paper_score(exam, "accuracy", {"parameters": parameters}) == said
+    assert score_table.paper_score(exam, "perplexity", {"parameters": parameters}) == ""
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_remarks_are_printed_with_the_scores(method, record, told):
         "fewer_shots": 0,
         "cut": 0,
     } | record
-    evaluate.print_remarks(
+    score_table.print_remarks(
         exam,
         record,
         64,
