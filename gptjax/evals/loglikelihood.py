@@ -5,8 +5,7 @@ Results come in the fastest order, each with the index of its request. Completio
 token trees (model/attention/tree.py): a context appears once in a row for all its completions, as
 does a prefix shared by several contexts, and short texts are packed side by side. So there is
 almost no padding, few programs are compiled, and nothing is cached. Logits are computed only for
-the requested tokens.
-"""
+the requested tokens."""
 
 import bisect
 import dataclasses
@@ -44,8 +43,7 @@ class Request:
 @dataclasses.dataclass(frozen=True)
 class LogLikelihood:
     """Result for one completion: log-likelihood of all its tokens in nats, their number, whether
-    each is the argmax given those before it, and whether the last one is.
-    """
+    each is the argmax given those before it, and whether the last one is."""
 
     log_prob: float
     n_tokens: int
@@ -65,8 +63,7 @@ def loglikelihood(
     excluded when testing whether the first completion token is the argmax; log-likelihoods are
     unaffected. Raises ValueError for a request without completions, for an empty context or
     completion, and for texts longer than the context (the last token of a completion is not fed to
-    the model); inference.NonFiniteLogits for NaN logits.
-    """
+    the model); inference.NonFiniteLogits for NaN logits."""
     for index, request in enumerate(requests):
         _check_request(index, request, inference_model.model.config.n_ctx)
     inference_model = inference_model.replace(model=inference_model.model.clone(sharding=sharding))
@@ -94,8 +91,7 @@ def loglikelihood_rolling(
 
     Each token is predicted given as many tokens before it as the context holds when each window
     predicts `stride` tokens (default: the whole context). `prefix_token` precedes each text; an
-    empty text has 0 nats.
-    """
+    empty text has 0 nats."""
     n_ctx = inference_model.model.config.n_ctx
     windows, owners = [], []
     totals, n_pending = [0.0] * len(texts), [0] * len(texts)
@@ -131,8 +127,7 @@ def generate_until(
 
     Raises ValueError for an empty prompt, and in beam search for a prompt that exceeds the context
     together with its new tokens; other methods continue with the last half of the context, as in
-    decode.stream. Raises inference.NonFiniteLogits for NaN logits.
-    """
+    decode.stream. Raises inference.NonFiniteLogits for NaN logits."""
     match method:
         case evaluation.Beam():
             return _generate_batches(
@@ -243,8 +238,7 @@ def _check_request(index: int, request: Request, n_ctx: int) -> None:
 @dataclasses.dataclass(frozen=True)
 class _Leaf:
     """One completion of a unit, with the request's context: its first n_shared tokens are shared
-    with the texts before it.
-    """
+    with the texts before it."""
 
     request: int
     completion: int
@@ -255,8 +249,7 @@ class _Leaf:
 def _build_units(requests: Sequence[Request]) -> list[list[_Leaf]]:
     """Groups completions that share a prefix: those of a request, and of the next requests in
     sorted order if they share at least half of the context, up to three times the length of the
-    first text (beyond that, a longer row's attention costs as much as sharing saves).
-    """
+    first text (beyond that, a longer row's attention costs as much as sharing saves)."""
     units, size, limit = [], 0, 0
     last_context, last_completion = np.zeros(0, np.int32), ()
     for index in sorted(range(len(requests)), key=lambda index: requests[index].context):
@@ -296,8 +289,7 @@ def _unit_length(unit: Sequence[_Leaf]) -> int:
 
 def _bucket_length(n: int, parts: int) -> int:
     """Padded length of a row of n tokens: one of eight steps between a power of two and the next,
-    and a multiple of `parts`.
-    """
+    and a multiple of `parts`."""
     step = max(16, 1 << max(0, (n - 1).bit_length() - 4))
     return -(-n // step) * step if step % parts == 0 else -(-n // (step * parts)) * step * parts
 
@@ -306,8 +298,7 @@ def _pack_rows(
     units: list[list[_Leaf]], sharding: rules.Sharding
 ) -> list[tuple[int, list[list[_Leaf]]]]:
     """Packs units into rows, largest unit first, each into the fullest row that has space. Returns
-    (padded length, units) of each row, longest first.
-    """
+    (padded length, units) of each row, longest first."""
     parts = sharding.n_shards("P")
     usual_length = (
         _bucket_length(
@@ -333,8 +324,7 @@ def _pack_rows(
 
 def _split_batches(rows: list, sharding: rules.Sharding) -> Iterator[tuple[int, int, list]]:
     """Yields batches: (rows of the program, padded length, contents of the rows, fewer in the last
-    batch).
-    """
+    batch)."""
     done, shards = 0, sharding.n_shards("B")
     while done < len(rows):
         length = rows[done][0]
@@ -347,8 +337,7 @@ def _split_batches(rows: list, sharding: rules.Sharding) -> Iterator[tuple[int, 
 class _Batch:
     """A batch: rows as token trees; for each scored token, the node that it follows (counted
     through the batch), the token, and whether it is the first of a completion; and the range of
-    each leaf in these lists.
-    """
+    each leaf in these lists."""
 
     tokens_BT: np.ndarray
     positions_BT: np.ndarray
@@ -418,8 +407,7 @@ def _gather_hidden(
     inference_model: inference.InferenceModel, x_BTD: jax.Array, source_M: jax.Array
 ) -> jax.Array:
     """Hidden states (M, 1, D) of the given nodes: a small program of its own, so that _log_probs
-    needs few compilations.
-    """
+    needs few compilations."""
     return inference_model.model.sharding(
         x_BTD.reshape(-1, x_BTD.shape[-1])[source_M][:, None], "B1D"
     )
@@ -434,8 +422,7 @@ def _log_probs(
     allowed_V: jax.Array,
 ):
     """Returns for each hidden state (B,): the log-probability of the target token, and whether it
-    is the argmax.
-    """
+    is the argmax."""
     sharding = inference_model.model.sharding
     y_BV = inference.logits(inference_model, x_B1D)[:, 0]
     y_B = jnp.take_along_axis(y_BV, target_B[:, None], axis=1)[:, 0]
@@ -448,8 +435,7 @@ def _score_batch(
     inference_model: inference.InferenceModel, batch: _Batch, allowed_V: np.ndarray
 ) -> list:
     """Scores the requested tokens in chunks: [(log-probabilities, whether each is the argmax),
-    ...].
-    """
+    ...]."""
     sharding = inference_model.model.sharding
 
     def put_on_mesh(array, letters):
@@ -487,8 +473,7 @@ def _collect_results(
     requests, batch: _Batch, scores: list, partial: dict
 ) -> Iterator[tuple[int, tuple[LogLikelihood, ...]]]:
     """Yields the requests whose last completion was in this batch. partial: finished completions of
-    the others.
-    """
+    the others."""
     p_M, is_greedy_M = (
         np.concatenate(column) for column in zip(*jax.device_get(scores), strict=True)
     )

@@ -58,7 +58,7 @@ class TrainContext:
     processes: Any  # distributed.processes.ProcessGroup
     profiler: Any  # report.profile.Profiler
     objective: Objective
-    name: str = ""  # tells runs of one program apart; empty if there is one run
+    name: str = ""  # distinguishes the runs of one program; empty if there is one run
     warnings: set[str] = dataclasses.field(default_factory=set)  # those that were printed
 
     @property
