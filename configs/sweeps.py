@@ -66,7 +66,7 @@ def sparse_patterns_flops() -> Sweep:
 
 
 def sparse_window() -> Sweep:
-    """GPT-3 does not tell its window."""
+    """GPT-3 does not state its window."""
     patterns = (f"(Dense(),Banded(window={window}))" for window in (4, 32, 128))
     return Sweep(
         description="what does a narrower band cost, in every other layer?",
@@ -81,7 +81,7 @@ def sparse_window() -> Sweep:
 
 def norms() -> Sweep:
     """GPT-1: post-LN. GPT-2 section 2.3: layer norm before each sub-layer and after the last, and
-    residual weights scaled by depth at initialisation. At two learning rates, since it is at
+    residual weights scaled by depth at initialization. At two learning rates, since it is at
     high ones that post-LN is said to fail."""
     kinds = zip_axes(
         each("model.norm", "post", "pre", "pre"),
@@ -161,7 +161,7 @@ def sizes() -> Sweep:
     tokens = (256_000, 512_000, 1_024_000)
     return Sweep(
         description=(
-            "how does the loss fall with size, tokens and FLOPs, and does that tell it for a "
+            "how does the loss fall with size, tokens and FLOPs, and does that predict it for a "
             "larger model?"
         ),
         recipe="micro",

@@ -1,5 +1,5 @@
 """Sweeps and ablations: `python -m gptjax.sweep --sweep=NAME` runs a recipe at many points, `report
-DIR` tells what came out, `send DIR` sends that to Weights & Biases."""
+DIR` writes a report of the results, `send DIR` uploads them to Weights & Biases."""
 
 import argparse
 import dataclasses
@@ -211,7 +211,7 @@ def print_text(text: str) -> None:
 
 
 def title(name: str, sweep_spec: sweep.Sweep, points: list[Point], directory: Path) -> str:
-    """Return two lines that say what a sweep is and where it goes."""
+    """Returns two lines that say what a sweep is and where it goes."""
     where = f"{len(points)} points of {sweep_spec.recipe} in {directory}"
     return f"{name}: {sweep_spec.description}\n{where}"
 
@@ -275,7 +275,7 @@ def print_jobs(
     recipe: str,
     launcher_args: list[str],
 ) -> int:
-    """Print a Slurm array whose elements are the points, or a JobSet for each. own_args: this
+    """Prints a Slurm array whose elements are the points, or a JobSet for each. own_args: this
     program's; launcher_args: the launcher's."""
     errors = [f"{point.name}: {point.error}" for point in points if point.config is None]
     if errors:
@@ -328,7 +328,7 @@ def run_point(
     points: list[Point],
     directory: Path,
 ) -> int:
-    """Train a point in this process, as `train` does: on many hosts if there are."""
+    """Trains a point in this process, as `train` does: on many hosts if there are."""
     if not 0 <= index < len(points):
         raise ValueError(f"--point={index}: give 0 to {len(points) - 1}")
     point = points[index]
@@ -344,7 +344,7 @@ def run_point(
 
 
 def run_vmapped(points: list[Point], directory: Path, max_size: int) -> bool:
-    """Train the unfinished points in groups, each as one program, one group after another. Points
+    """Trains the unfinished points in groups, each as one program, one group after another. Points
     that are alone in their group are left out. Returns False if a signal stopped it."""
     from gptjax.report import console
     from gptjax.sweeps import vmapped_runs
@@ -432,8 +432,8 @@ def write_report(arguments: list[str]) -> int:
 
 
 def draw_or_warn(draw: Callable[[Any, Path], Any], results: Any, path: Path) -> Any:
-    """draw(results, path); of one that cannot be drawn a warning, and None, since the table
-    tells the same."""
+    """draw(results, path); if it raises, a warning and None, since the table
+    has the same numbers."""
     try:
         return draw(results, path)
     except Exception as error:

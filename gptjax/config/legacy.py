@@ -40,7 +40,7 @@ RECORDS_AT = {"Cosine": "train.schedule", "ClassificationTask": "task"}
 
 
 def translate(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Translate the leaves of a stored config (path -> number, string or None, as
+    """Translates the leaves of a stored config (path -> number, string or None, as
     overrides.flatten writes them)."""
     translated = dict(DEFAULTS)
     for path, value in leaves.items():
@@ -53,7 +53,7 @@ def translate(leaves: dict[str, Any]) -> dict[str, Any]:
 
 
 def translate_sweep(record: dict[str, Any]) -> dict[str, Any]:
-    """Translate the keys of a sweep.json, and the config fields in its overrides. Values of
+    """Translates the keys of a sweep.json, and the config fields in its overrides. Values of
     unexpected types are kept for the reader to refuse."""
 
     def translate_texts(value: Any) -> Any:
@@ -67,7 +67,7 @@ def translate_sweep(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def translate_override(text: str) -> str:
-    """Translate the path of `path=value`, and its value where that was renamed too."""
+    """Translates the path of `path=value`, and its value where that was renamed too."""
     path, equals, value = text.partition("=")
     path = path.strip()
     if path in VALUES:
@@ -88,8 +88,8 @@ def translate_override(text: str) -> str:
 
 
 def translate_record(text: str) -> str:
-    """Translate the text of a record, `Name(field=value, ...)`. Text that is not one is returned as
-    it is, for the reader to refuse."""
+    """Translates the text of a record, `Name(field=value, ...)`. Text that is not one is
+    returned unchanged, for the reader to refuse."""
     try:
         tree = ast.parse(text, mode="eval")
         changed = False

@@ -21,19 +21,19 @@ Points = tuple[tuple[str, ...], ...]  # for each point, its overrides
 
 
 def each(path: str, *values: Any) -> Points:
-    """Return one point for each value of a config field. values: numbers, records, or text in the
+    """Returns one point for each value of a config field. values: numbers, records, or text in the
     grammar of config/overrides.py."""
     return tuple((f"{path}={value}",) for value in values)
 
 
 def seeds(n: int) -> Points:
-    """Return n points with seeds 0 to n - 1, which decide the initial parameters, the order of the
+    """Returns n points with seeds 0 to n - 1, which decide the initial parameters, the order of the
     data, and dropout."""
     return each("seed", *range(n))
 
 
 def grid(*axes: Points) -> Points:
-    """Return every combination of one point from each axis; the last axis varies fastest.
+    """Returns every combination of one point from each axis; the last axis varies fastest.
     ValueError for more than MAX_POINTS."""
     if math.prod(len(axis) for axis in axes) > MAX_POINTS:
         raise ValueError(
@@ -44,7 +44,7 @@ def grid(*axes: Points) -> Points:
 
 
 def zip_axes(*axes: Points) -> Points:
-    """Combine the first points of all axes, then their second points, and so on. ValueError if
+    """Combines the first points of all axes, then their second points, and so on. ValueError if
     the axes have different lengths."""
     if len({len(axis) for axis in axes}) > 1:
         raise ValueError(
@@ -55,7 +55,7 @@ def zip_axes(*axes: Points) -> Points:
 
 
 def chain(*axes: Points) -> Points:
-    """Concatenate axes."""
+    """Concatenates axes."""
     return tuple(itertools.chain(*axes))
 
 

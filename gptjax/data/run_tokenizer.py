@@ -15,7 +15,7 @@ def model_path(
     rule: data.ValidationSplit,
     directory: pathlib.Path,
 ) -> pathlib.Path | None:
-    """Return the path of the SentencePiece model that is trained on the run's own text, whether it
+    """Returns the path of the SentencePiece model that is trained on the run's own text, whether it
     exists yet or not; None for any other tokenizer.
 
     It is in the directory of prepared shards if there are any, else in `directory`; its name has a
@@ -48,7 +48,7 @@ def resolve(
     trained_path: pathlib.Path | None,
     print_line: Callable[[str], None],
 ) -> build.Tokenizer:
-    """Return the tokenizer of a run; a SentencePiece model that does not exist yet is trained.
+    """Returns the tokenizer of a run; a SentencePiece model that does not exist yet is trained.
     trained_path: what `model_path` returns."""
     if trained_path is None:
         return build.build(spec)  # which refuses a SentencePiece model without text to train on
@@ -62,7 +62,7 @@ def resolve(
 
 
 def sample_texts(sources: Sequence[data.Source], rule: data.ValidationSplit) -> list[str]:
-    """Return the sample of the training text that a tokenizer is trained on: at most SAMPLE_CHARS
+    """Returns the sample of the training text that a tokenizer is trained on: at most SAMPLE_CHARS
     characters, spread evenly over each source, in proportion to the weights of the sources. A
     source that is too short for its share is repeated, as in training."""
     raw = [source for source in sources if not isinstance(source, data.Shards)]
@@ -84,7 +84,7 @@ def sample_texts(sources: Sequence[data.Source], rule: data.ValidationSplit) -> 
 
 
 def training_texts(source: open.TextSource, rule: data.ValidationSplit) -> Iterable[str]:
-    """Iterate over the texts of the training split of `source`."""
+    """Iterates over the texts of the training split of `source`."""
     for document in open.documents(source):
         yield from (
             text

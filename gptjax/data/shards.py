@@ -66,7 +66,7 @@ def digest(*arrays: np.ndarray) -> str:
 
 
 def content_key(*parts: object) -> str:
-    """Return 16 hexadecimal digits that name a directory or file by what it is made from."""
+    """Returns 16 hexadecimal digits that name a directory or file by what it is made from."""
     return hashlib.sha256(repr((FORMAT, parts)).encode()).hexdigest()[:16]
 
 

@@ -31,7 +31,7 @@ class Connection:
         self.values: queue.Queue[Any] = queue.Queue()
 
     def send(self, **message) -> None:
-        """Send a message. Nothing is raised if the other process is gone or has read nothing for
+        """Sends a message. Nothing is raised if the other process is gone or has read nothing for
         SEND_SECONDS; the reader thread of `start_reader` then reports it as lost."""
         with self._send_lock:
             try:
@@ -40,8 +40,8 @@ class Connection:
                 self.shutdown()
 
     def receive(self, seconds: float | None, max_bytes: int = MAX_LINE_BYTES) -> dict | None:
-        """Return the next message; None if none arrives within `seconds`, the connection closes, or
-        the line is no JSON object or longer than max_bytes."""
+        """Returns the next message; None if none arrives within `seconds`, the connection
+        closes, or the line is no JSON object or longer than max_bytes."""
         deadline, begin = None if seconds is None else time.monotonic() + seconds, 0
         try:
             while (end := self._buffer.find(b"\n", begin)) < 0:
@@ -64,12 +64,12 @@ class Connection:
         self._socket.close()
 
     def shutdown(self) -> None:
-        """End the connection in both directions, which wakes a thread that reads from it."""
+        """Ends the connection in both directions, which wakes a thread that reads from it."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def start_reader(self, on_end: Callable[[int, str], None], on_lost: Callable[[], None]) -> None:
-        """Read messages in a thread: values go to the queue `values`. on_end(status, line) is
+        """Reads messages in a thread: values go to the queue `values`. on_end(status, line) is
         called when the other process ends the run, on_lost() when the connection closes without
         a goodbye."""
 

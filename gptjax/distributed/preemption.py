@@ -56,7 +56,7 @@ class PreemptionGuard:
         return self.stop_requested and self._processes.num_processes == 1
 
     def vote(self) -> None:
-        """Start the vote of all processes; call it before each step."""
+        """Starts the vote of all processes; call it before each step."""
         if self._processes.num_processes > 1:
             mine = np.array(
                 [self._processes.process_id + 1 if self.stop_requested else 0], np.int32

@@ -1,5 +1,5 @@
-"""What came out of a sweep: each arm's final loss with an interval over seeds, and its
-difference from the baseline, seed by seed."""
+"""Results of a sweep: the final loss of each arm with a confidence interval over seeds, and its
+difference from the baseline, paired by seed."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from gptjax.sweeps.points import Arm, Point, run_flops
 
 @dataclasses.dataclass(frozen=True)
 class MeanInterval:
-    """A mean over seeds with half the width of its 95% interval, by Student's t; nan for a
+    """A mean over seeds and half the width of its 95% confidence interval (Student's t); NaN for a
     single seed."""
 
     mean: float
@@ -23,7 +23,7 @@ class MeanInterval:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         return abs(self.mean) > self.half_width
 
     def __str__(self) -> str:
@@ -47,9 +47,10 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """One point as it is. curve: (tokens, validation loss) of each evaluation. noise_scale: in
-    tokens, the median over the second half of the steps; None where batches are of one microbatch.
-    Losses of points that are not done are not final. reason: of run_status.ERROR_STATES."""
+    """The results of one point so far. curve: (tokens, validation loss in nats per token) of each
+    evaluation; the last is final only if the state is "done". noise_scale: the gradient noise scale
+    in tokens, the median over the second half of the steps; None if batches have one microbatch.
+    reason: why the run has one of run_status.ERROR_STATES."""
 
     point: Point
     config: Config
@@ -68,8 +69,8 @@ class RunResult:
 
 @dataclasses.dataclass(frozen=True)
 class ArmResult:
-    """An arm as it came out. difference: to the baseline, over the seeds that both have finished;
-    None for the baseline itself, or where there are none."""
+    """The results of an arm. difference: from the baseline, over the seeds that both have finished;
+    None for the baseline itself, or if there are no such seeds."""
 
     label: str
     runs: tuple[RunResult, ...]
@@ -82,12 +83,12 @@ class ArmResult:
 
     @property
     def holdout(self) -> bool:
-        """Of points that the sweep's laws are to predict."""
+        """Whether the arm's points are predicted by scaling laws instead of fitted."""
         return self.runs[0].point.holdout
 
     @property
     def flops(self) -> float:
-        """Of one run to its end."""
+        """Training FLOPs of one complete run."""
         return run_flops(self.config)
 
     @property
@@ -101,7 +102,7 @@ class ArmResult:
 
 
 def load_run(point: Point, directory: Path) -> RunResult:
-    """What lies in the run's directory; of a damaged one, that it is."""
+    """Reads the results of one point from its directory; a damaged run has the state "damaged"."""
     assert point.config is not None
     status = run_status.read_status(point, directory)
     try:
@@ -136,7 +137,7 @@ def load_run(point: Point, directory: Path) -> RunResult:
 
 
 def compare_arms(arms: Sequence[Arm], directory: Path) -> list[ArmResult]:
-    """Every arm, the baseline, which is the first, before the others."""
+    """Returns the results of every arm. The first arm is the baseline of the others."""
     results: list[ArmResult] = []
     all_final_losses: list[dict[int, float]] = []
     for arm in arms:

@@ -1,5 +1,5 @@
-"""A sweep while it runs: on a terminal a live table, elsewhere a line when a point begins, ends
-or fails."""
+"""Progress of a running sweep: a live table on a terminal, otherwise a line when a point starts,
+ends or fails."""
 
 import time
 from pathlib import Path
@@ -22,7 +22,7 @@ STATE_STYLES = {
 
 
 class LiveTable:
-    """A context manager; `show` is called often."""
+    """A context manager that shows the progress of a sweep; `show` may be called often."""
 
     def __init__(self, points: list[Point], directory: Path, n_parts: int):
         import rich.live
@@ -109,7 +109,8 @@ def summarize(
     progress: local_runner.Progress,
     n_parts: int,
 ) -> str:
-    """One line: how many points are what, the best of those that are done, and the time left."""
+    """Returns one line: the number of points in each state, the best finished point, and the time
+    left."""
     counts = {
         state: sum(shown_state in kinds for shown_state in states.values())
         for state, kinds in SUMMARY_STATES.items()
@@ -140,8 +141,8 @@ SUMMARY_STATES = {
 def seconds_left(
     statuses: dict[str, run_status.RunStatus], progress: local_runner.Progress, n_parts: int
 ) -> float | None:
-    """As if every point took as long as those that are done have, or as those that run will;
-    None while nothing is known."""
+    """Estimates the time left, as if every point took as long as the finished ones, or as the
+    running ones are going to take; None as long as nothing is known."""
     durations = progress.point_seconds or [
         total
         for r in progress.active.values()

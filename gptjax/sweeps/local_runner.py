@@ -1,5 +1,5 @@
-"""The points of a sweep on this machine: each a process of gptjax.train, so many at a time, each
-with its share of cores or devices."""
+"""Runs the points of a sweep on this machine: each in a process of gptjax.train, several at a time,
+each with its share of cores or accelerators."""
 
 import collections
 import contextlib
@@ -27,8 +27,8 @@ NON_FINITE_STATUS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """The part of the machine that a point gets. cores: their numbers; devices: of accelerators;
-    None: all there are."""
+    """The share of the machine that one point uses. cores: their numbers; devices: numbers of
+    accelerators, None for all."""
 
     cores: frozenset[int]
     devices: tuple[int, ...] | None = None
@@ -42,8 +42,8 @@ class Slot:
 
 
 def make_slots(jobs: int, devices: int | None) -> list[Slot]:
-    """The machine in `jobs` equal parts, each with `devices` accelerators. ValueError if a part
-    would have no core."""
+    """Divides the machine into `jobs` equal slots with `devices` accelerators each. ValueError if a
+    slot would have no core."""
     cores = (
         sorted(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
@@ -71,14 +71,15 @@ class RunningPoint:
     first_step: int = 0  # steps that were done before
 
     def total_seconds(self, status: run_status.RunStatus) -> float | None:
-        """Seconds that the whole point takes at this speed; None before its first step here."""
+        """Returns the seconds that the whole point takes at its speed so far; None before its first
+        step in this session."""
         elapsed, steps = time.monotonic() - self.start_time, status.step - self.first_step
         return elapsed * status.n_steps / steps if steps > 0 else None
 
 
 @dataclasses.dataclass
 class Progress:
-    """What is known of the points besides what lies on disk; `run` keeps it up to date."""
+    """The state of a sweep that is not on disk; `run` keeps it up to date."""
 
     queue: collections.deque[Point]
     active: dict[Slot, RunningPoint] = dataclasses.field(default_factory=dict)
@@ -96,10 +97,10 @@ def run(
     retries: int,
     show: Callable[[Progress], None],
 ) -> tuple[Progress, bool]:
-    """Run every point that is not done, the first ones first; (what became of them, whether all was
-    gone through). Ctrl-C, SIGTERM and a terminal that closes stop each run with a checkpoint, so
-    the same sweep goes on from there; a second one kills them. However this process ends, they
-    end with it."""
+    """Runs every point that is not done, in order; return (progress, whether all points were
+    processed). Ctrl-C, SIGTERM or a closed terminal stops each run with a checkpoint, from which
+    the same sweep continues; a second signal kills the runs. The runs end whenever this process
+    ends."""
     progress = Progress(collections.deque())
     for point in points:
         status = run_status.read_status(point, directory)
@@ -142,8 +143,8 @@ def run(
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Ctrl-C, SIGTERM and SIGHUP append to the list, and do nothing else, within it; one that is
-    ignored, as by nohup, stays so."""
+    """A context in which Ctrl-C, SIGTERM and SIGHUP are appended to the list that it yields, and
+    have no other effect. Signals that are ignored, as nohup ignores SIGHUP, stay ignored."""
     signals: list[int] = []
     numbers = [
         getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -161,8 +162,8 @@ def catch_signals() -> Iterator[list[int]]:
 
 
 def _next_point(progress: Progress, directory: Path) -> Point | None:
-    """The first point whose data nobody is preparing: points of the same data share what is
-    prepared."""
+    """Returns the first point whose data no other process is preparing; points with the same data
+    share what is prepared."""
     busy_data = {
         data_key(r.point)
         for r in progress.active.values()
@@ -180,7 +181,7 @@ def data_key(point: Point) -> str:
 
 
 def make_run_dir(run_path: Path) -> None:
-    """Make the directory of a point. Its data/ is a link to the sweep's, so that points with the
+    """Makes the directory of a point. Its data/ is a link to the sweep's, so that points with the
     same data tokenize them once."""
     run_path.mkdir(parents=True, exist_ok=True)
     (run_path.parent / "data").mkdir(exist_ok=True)
@@ -238,7 +239,7 @@ def _finish(
 
 
 def failure_reason(log: Path, exit_status: int) -> str:
-    """Why a process ended: its error line, or the last line that it wrote."""
+    """Returns why a process ended: its error line, or the last line of its log."""
     text = log.read_text(errors="replace") if log.is_file() else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     error = next(

@@ -32,7 +32,7 @@ BATCH_DEPENDENT_EDITS = (
 
 @dataclasses.dataclass(frozen=True)
 class LRSearch:
-    """Arms that differ in their peak learning rate alone, the lowest first."""
+    """Arms that differ only in their peak learning rate, in ascending order."""
 
     label: str
     arms: tuple[comparison.ArmResult, ...]
@@ -81,7 +81,7 @@ def _mean_loss(arm: comparison.ArmResult) -> float:
 
 
 def group_searches(results: Sequence[comparison.ArmResult]) -> list[LRSearch]:
-    """The finished arms by all but their peak."""
+    """Groups finished arms that differ only in their peak learning rate."""
     groups: dict[Config, list[comparison.ArmResult]] = {}
     for result in results:
         if result.loss is not None:
@@ -95,8 +95,8 @@ def group_searches(results: Sequence[comparison.ArmResult]) -> list[LRSearch]:
 
 
 def group_by_batch(searches: Sequence[LRSearch]) -> list[list[LRSearch]]:
-    """Those that differ in their batch alone, smallest first; of three batches or more, and
-    without ramps."""
+    """Groups searches that differ only in their batch size, in ascending order; groups of fewer
+    than three batch sizes or with a batch ramp are left out."""
     groups: dict[Config, list[LRSearch]] = {}
     for search in searches:
         config = search.arms[0].config
@@ -120,7 +120,8 @@ def group_by_batch(searches: Sequence[LRSearch]) -> list[list[LRSearch]]:
 
 
 def lr_section(results: Sequence[comparison.ArmResult], path: Path) -> report_page.Section | None:
-    """The best peak of each arm that has three or more; None if there is none."""
+    """Returns the report's section on the best peak learning rate of each search with three or more
+    peaks; None if there is no such search."""
     searches = [search for search in group_searches(results) if len(search.arms) > 2]
     if not searches:
         return None
@@ -170,8 +171,8 @@ def lr_section(results: Sequence[comparison.ArmResult], path: Path) -> report_pa
 
 @dataclasses.dataclass(frozen=True)
 class BatchResult:
-    """One batch size. tokens_to_loss: that its quickest run needs to the loss which all reach. None
-    of predictions: no noise scale was measured."""
+    """Results of one batch size. tokens_to_loss: tokens that its fastest run needs to the loss that
+    all batch sizes reach. Predictions are None if no noise scale was measured."""
 
     search: LRSearch
     tokens_to_loss: float
@@ -180,7 +181,8 @@ class BatchResult:
 
 
 def compare_batches(group: Sequence[LRSearch]) -> tuple[list[BatchResult], float, float | None]:
-    """(each batch size, the loss that all reach, the noise scale: the median over batch sizes)."""
+    """Returns (results of each batch size, the loss that all of them reach, the noise scale as the
+    median over batch sizes)."""
     target = max(_mean_loss(search.best_arm) for search in group)
     tokens_to_loss = [
         min(
@@ -220,14 +222,15 @@ def compare_batches(group: Sequence[LRSearch]) -> tuple[list[BatchResult], float
 
 
 def _fit_factor(targets: Sequence[float], predicted: Sequence[float]) -> list[float]:
-    """`predicted` times the factor that brings it nearest to what was measured, in logarithms."""
+    """Scales `predicted` by the factor that brings it closest to the measured values, by least
+    squares of logarithms."""
     factor = statistics.geometric_mean([a / b for a, b in zip(targets, predicted, strict=True)])
     return [factor * value for value in predicted]
 
 
 def tokens_to_reach(curve: Sequence[tuple[float, float]], loss: float) -> float:
-    """Tokens at which the curve is first as low, between evaluations on a line; infinity if it
-    never is."""
+    """Returns the tokens at which the curve first reaches a loss, interpolated linearly between
+    evaluations; infinity if it never does."""
     last = None
     for tokens, value in curve:
         if value <= loss:

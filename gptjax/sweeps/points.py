@@ -39,7 +39,7 @@ class Point:
 
 
 def expand(sweep: Sweep, recipe: Config, directories: Directories | None = None) -> list[Point]:
-    """Return every point with its config; a point whose overrides are invalid has an error instead.
+    """Returns every point with its config; a point with invalid overrides has an error instead.
     recipe: the config that sweep.recipe names. directories: names of runs that were begun, which
     are kept. ValueError for no points, too many points, or two points that are the same run."""
     if not sweep.points:
@@ -70,7 +70,7 @@ def expand(sweep: Sweep, recipe: Config, directories: Directories | None = None)
 
 
 def directory_names(points: Points) -> dict[tuple[str, ...], str]:
-    """Return point -> name of its directory: the last words of its paths with their values, and a
+    """Returns point -> name of its directory: the last words of its paths with their values, and a
     digest where that is ambiguous or longer than 80 characters. It depends on the point's own
     overrides alone, so that a sweep to which values are added finds its finished runs."""
     labels = {
@@ -86,7 +86,7 @@ def directory_names(points: Points) -> dict[tuple[str, ...], str]:
 
 
 def _drop_schedule_lengths(own: tuple[str, ...]) -> list[str]:
-    """Leave out the lengths of the schedule if the run's length is given."""
+    """Leaves out the lengths of the schedule if the run's length is given."""
     sets_total = any(text.startswith("train.total_tokens=") for text in own)
     return [
         text for text in own if not (sets_total and re.match(r"train\.schedule\.\w+_tokens=", text))
@@ -94,7 +94,7 @@ def _drop_schedule_lengths(own: tuple[str, ...]) -> list[str]:
 
 
 def _short_label(override: str) -> str:
-    """Return `field=value` in characters that a directory's name may have."""
+    """Returns `field=value` in characters that a directory's name may have."""
     path, _, value = override.partition("=")
     last, value = (
         re.sub(r"[^A-Za-z0-9.+_-]+", "-", text)
@@ -104,14 +104,14 @@ def _short_label(override: str) -> str:
 
 
 def run_tokens(config: Config) -> int:
-    """Return the tokens that a run trains on, as its number of steps and its batch ramp give
+    """Returns the tokens that a run trains on, as its number of steps and its batch ramp give
     them; train.total_tokens is rounded up to whole batches."""
     schedule = BatchSchedule(config)
     return schedule.tokens(schedule.n_steps)
 
 
 def run_flops(config: Config) -> float:
-    """Return the training FLOPs of a whole run, as config/count.py counts them."""
+    """Returns the training FLOPs of a whole run, as config/count.py counts them."""
     return count.train_flops_per_token(config.model) * run_tokens(config)
 
 
@@ -135,7 +135,7 @@ class Arm:
 
 
 def arms(points: list[Point]) -> list[Arm]:
-    """Return the arms of the points that have a config, in the order of their first points."""
+    """Returns the arms of the points that have a config, in the order of their first points."""
     by_config: dict[Config, list[Point]] = {}
     for point in points:
         if point.config is not None:
@@ -147,7 +147,7 @@ def arms(points: list[Point]) -> list[Arm]:
 
 
 def labels(configs: list[Config]) -> list[str]:
-    """Return for each config the fields in which it differs from the others, as `path=value`.
+    """Returns for each config the fields in which it differs from the others, as `path=value`.
     Fields that do not change the model, and lengths that follow from other fields, are left out
     if the labels stay distinct without them."""
     paths = list(
@@ -173,7 +173,7 @@ def labels(configs: list[Config]) -> list[str]:
 
 
 def _redundant_paths(values: dict[str, list[Any]]) -> list[str]:
-    """Return the paths of lengths in tokens, and of settings that only affect how a run is
+    """Returns the paths of lengths in tokens, and of settings that only affect how a run is
     computed, that are not needed to distinguish the configs."""
 
     def n_distinct(paths: list[str]) -> int:
@@ -206,7 +206,7 @@ def _redundant_paths(values: dict[str, list[Any]]) -> list[str]:
 
 
 def _shortest_suffix(path: str, paths: Iterable[str]) -> str:
-    """Return the shortest suffix of `path` that no other path has."""
+    """Returns the shortest suffix of `path` that no other path has."""
     parts = path.split(".")
     for n in range(1, len(parts)):
         end = ".".join(parts[-n:])

@@ -1,5 +1,5 @@
-"""The report of a sweep: report.md with the table, report.html with table and pictures in one
-file, and the pictures themselves."""
+"""The report of a sweep: report.md with the table, report.html with the table and all pictures in
+one file, and the pictures as files."""
 
 import base64
 import dataclasses
@@ -29,7 +29,7 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the report below the arms: a table, what must be known of it, and its picture."""
+    """An additional part of the report: a table, remarks on it, and its picture."""
 
     title: str
     columns: tuple[str, ...]
@@ -39,7 +39,7 @@ class Section:
 
 
 def table_rows(results: Sequence[comparison.ArmResult]) -> list[tuple[str, ...]]:
-    """The table's cells, a row an arm, under COLUMNS."""
+    """Returns the cells of the table of arms, one row per arm, under COLUMNS."""
     rows = []
     for number, result in enumerate(results):
         n = len(result.runs)
@@ -84,7 +84,7 @@ def render_markdown(
     failures: Sequence[str],
     sections: Sequence[Section],
 ) -> str:
-    """Columns aligned, so that it is a table for people too."""
+    """Returns report.md. Its columns are aligned, so that it is readable as plain text too."""
     notes = [NOTE, *failures]
     lines = [
         f"# {run_status.one_line(name)}",
@@ -128,8 +128,8 @@ NOTE = (
 
 
 def plot_curves(results: Sequence[comparison.ArmResult], path: Path) -> Path:
-    """Validation loss of every arm against tokens and against FLOPs: the mean over seeds, and
-    from the lowest to the highest."""
+    """Draws the validation loss of every arm against tokens and against FLOPs: the mean over seeds,
+    with a band from the lowest to the highest."""
     n_legend_rows = -(-len(results) // 2)
     figure = loss_plot.new_figure(12, 4.8 + 0.22 * n_legend_rows)
     left, right = figure.subplots(1, 2, sharey=True)
@@ -167,8 +167,8 @@ def plot_curves(results: Sequence[comparison.ArmResult], path: Path) -> Path:
 
 
 def style_axes(axes) -> None:
-    """A logarithmic axis of x with a grid; named at 1, 2 and 5 where it is shorter than two
-    decades."""
+    """Gives axes a logarithmic x axis and a grid; ticks at 1, 2 and 5 if the axis spans less than
+    two decades."""
     import matplotlib.ticker
 
     axes.set_xscale("log")
@@ -186,8 +186,8 @@ def style_axes(axes) -> None:
 
 
 def _mean_curve(result: comparison.ArmResult) -> list[tuple[float, float, float, float]]:
-    """(tokens, mean, lowest, highest) where every run of the arm that has a curve was evaluated,
-    after the first token."""
+    """Returns (tokens, mean, lowest, highest) at the tokens, above 0, at which every run of the arm
+    that has a curve was evaluated."""
     curves = [dict(run.curve) for run in result.runs if run.curve]
     common_tokens = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
     return [
@@ -199,7 +199,7 @@ def _mean_curve(result: comparison.ArmResult) -> list[tuple[float, float, float,
 
 
 def plot_bars(results: Sequence[comparison.ArmResult], path: Path) -> Path:
-    """Every arm's final losses: each seed a dot, the mean with its interval."""
+    """Draws the final losses of every arm: a dot per seed, and the mean with its interval."""
     figure = loss_plot.new_figure(9, 1.2 + 0.45 * len(results))
     axes = figure.subplots()
     for number, result in enumerate(results):
@@ -235,7 +235,7 @@ def render_html(
     pictures: Sequence[Path],
     sections: Sequence[Section],
 ) -> str:
-    """The whole report as one file of HTML, pictures within."""
+    """Returns report.html, a single file that contains the pictures."""
 
     def row(cells, tag):
         return (

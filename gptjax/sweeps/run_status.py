@@ -1,4 +1,4 @@
-"""How far each point of a sweep is, from what lies in its run directory; and the record of the
+"""Progress of each point of a sweep, read from its run directory, and the file that describes the
 sweep, sweep.json."""
 
 import dataclasses
@@ -33,9 +33,9 @@ ERROR_STATES = ("refused", "damaged", "given up")
 
 @dataclasses.dataclass(frozen=True)
 class RunStatus:
-    """state: "begun" has measured something, and may be running; "given up" ended on updates that
-    were not finite; of a "damaged" run the record cannot be read. loss: the last validation
-    loss; None: there is none yet. reason: one line, of ERROR_STATES."""
+    """The progress of one point. state: "begun" if something was measured (it may be running);
+    "given up" if it ended on non-finite updates; "damaged" if its record cannot be read. loss: last
+    validation loss in nats per token, None before the first. reason: one line, for ERROR_STATES."""
 
     state: State
     step: int
@@ -45,8 +45,8 @@ class RunStatus:
 
 
 def read_status(point: Point, directory: Path) -> RunStatus:
-    """Of the run of `point` below the sweep's directory. Done is a run that was evaluated after
-    its last step, and saved."""
+    """Returns the progress of `point`, whose run is below the sweep's directory. A run is done when
+    it was evaluated after its last step and that step was saved."""
     if point.config is None:
         return RunStatus("refused", 0, 0, None, point.error)
     run_path, n_steps = directory / point.name, BatchSchedule(point.config).n_steps
@@ -76,21 +76,21 @@ def read_status(point: Point, directory: Path) -> RunStatus:
 
 
 def saved_step(point: Point, directory: Path) -> int:
-    """Return the step of a point's newest checkpoint, intact or damaged; 0 if there is none."""
+    """Returns the step of a point's newest checkpoint, intact or damaged; 0 if there is none."""
     checkpoints = directory / point.name / "checkpoints"
     names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def one_line(text: object) -> str:
-    """What it says as a line that a file can hold."""
+    """Returns a text as one line of valid Unicode."""
     return " ".join(unicode.replace_surrogates(str(text)).split())
 
 
 def _read_tail(file: Path) -> list[dict[str, Any]]:
-    """The records in the last TAIL_BYTES, those whose validation loss is no number left out.
-    ValueError, naming the file, for a line that is none; what follows the last line end was
-    torn, or is nothing."""
+    """Returns the records in the last TAIL_BYTES of metrics.jsonl, without those whose validation
+    loss is not finite. A torn last line is ignored. ValueError, naming the file, for any other line
+    that is not a record."""
     if not file.exists():
         return []
     with file.open("rb") as stream:
@@ -114,7 +114,7 @@ def _read_tail(file: Path) -> list[dict[str, Any]]:
 
 
 def read_records(run_path: Path) -> list[dict[str, Any]]:
-    """All that a run has measured, oldest first. ValueError, naming the file, if it is damaged."""
+    """Returns all records of a run, oldest first. ValueError, naming the file, if it is damaged."""
     try:
         records = events.read(run_path)
     except (OSError, ValueError) as error:
@@ -128,8 +128,8 @@ def read_records(run_path: Path) -> list[dict[str, Any]]:
 
 
 def check(record: dict[str, Any], where: str) -> dict[str, Any]:
-    """The record. ValueError if one of the values that a sweep looks at is none that training
-    writes."""
+    """Returns the record. ValueError if one of the values that sweeps use is not of a kind that
+    training writes."""
     step = parse.member(record, "step", int, where)
     if not 0 <= step < 2**63:
         raise ValueError(f"{where}: 'step' is {parse.quote(step)}; it must be a count")
@@ -147,7 +147,7 @@ def check(record: dict[str, Any], where: str) -> dict[str, Any]:
 def write_sweep(
     directory: Path, name: str, sweep: Sweep, recipe: Config, points: list[Point]
 ) -> None:
-    """Write sweep.json: what the directory holds, with the recipe's config, so that it can be
+    """Writes sweep.json: what the directory holds, with the recipe's config, so that it can be
     reported without the recipe. points: of the sweep, for the names of their directories."""
     directory.mkdir(parents=True, exist_ok=True)
     fields = {field.name: getattr(sweep, field.name) for field in dataclasses.fields(sweep)}
@@ -157,7 +157,7 @@ def write_sweep(
 
 
 def read_sweep(directory: Path) -> tuple[str, Sweep, Config, dict[tuple[str, ...], str]]:
-    """Return (name, sweep, config of its recipe, directories) from a directory's sweep.json.
+    """Returns (name, sweep, config of its recipe, directories) from a directory's sweep.json.
     directories: own overrides of each point -> name of its directory. Field names of earlier
     versions are translated, names of directories are not. ValueError, naming the file, if there is
     none or it is damaged."""
@@ -200,7 +200,7 @@ def read_sweep(directory: Path) -> tuple[str, Sweep, Config, dict[tuple[str, ...
 
 
 def stored_directories(directory: Path) -> dict[tuple[str, ...], str]:
-    """Return the directories of `read_sweep`; {} if there is no sweep.json or it is damaged."""
+    """Returns the directories of `read_sweep`; {} if there is no sweep.json or it is damaged."""
     try:
         return read_sweep(directory)[3]
     except (OSError, ValueError):
@@ -225,7 +225,7 @@ def _check_texts(value: Any, where: str) -> tuple[str, ...]:
 
 
 def load(directory: Path) -> tuple[str, Sweep, list[Point]]:
-    """Return (name, sweep, points) of a sweep's directory; each point has the config that its run
+    """Returns (name, sweep, points) of a sweep's directory; each point has the config that its run
     was begun with. ValueError, naming the file, if sweep.json is missing or damaged."""
     name, loaded_sweep, recipe, directories = read_sweep(directory)
     try:
@@ -236,8 +236,8 @@ def load(directory: Path) -> tuple[str, Sweep, list[Point]]:
 
 
 def with_saved_config(point: Point, directory: Path) -> Point:
-    """The point with the config that its run was begun with, where there is one: a recipe may
-    have changed since."""
+    """Returns the point with the config that its run was begun with, if there is a run; its recipe
+    may have changed since."""
     run_path = directory / point.name
     if not (run_path / "config.json").exists():
         return point
@@ -248,7 +248,7 @@ def with_saved_config(point: Point, directory: Path) -> Point:
 
 
 def find_conflict(point: Point, directory: Path) -> str:
-    """Why the run that lies where `point` would go cannot be continued; "" if it can, or if
+    """Returns why the run in the directory of `point` cannot be continued; "" if it can, or if
     there is none."""
     run_path = directory / point.name
     if point.config is None or not (run_path / "config.json").exists():

@@ -33,8 +33,9 @@ GPT3_LAW = (2.57, 0.048)  # L = 2.57 C^-0.048, C in PF-days: GPT-3 Figure 3.1
 
 @dataclasses.dataclass(frozen=True)
 class ScalingLaw:
-    """log_loss: (the parameters, each variable's array) -> log L. Parameters are positive, and
-    fitted as their logarithms. starts: for each parameter, where the search begins."""
+    """A parametric form of the loss. log_loss(parameters, arrays of the variables) returns log L.
+    Parameters are positive and fitted as logarithms. starts: for each parameter, the values from
+    which the search starts."""
 
     formula: str
     parameters: tuple[str, ...]
@@ -44,7 +45,7 @@ class ScalingLaw:
 
     @np.errstate(all="ignore")  # far off, powers overflow
     def predict_log(self, parameters: np.ndarray, variables: Sequence) -> np.ndarray:
-        """log L of arms, given each variable's values; never more than MAX_LOG."""
+        """Returns log L for given values of the variables, at most MAX_LOG."""
         log_losses = self.log_loss(parameters, [np.asarray(x, float) for x in variables])
         return np.clip(np.nan_to_num(log_losses, nan=MAX_LOG), -MAX_LOG, MAX_LOG)
 
@@ -87,9 +88,9 @@ FORMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """parameters: by name; spread: the deviation of arms from the law, in log L; bootstrap: both,
-    of each draw.
-    relative_error: the root mean square of the residuals of log L, so of L relative to L."""
+    """A fitted law. parameters: by name; spread: standard deviation of arms around the law, in log
+    L; bootstrap: both, for each resample. relative_error: root mean square of the residuals of log
+    L, that is, of the relative errors of L."""
 
     form: ScalingLaw
     parameters: np.ndarray
@@ -101,12 +102,12 @@ class Fit:
         return float(np.exp(self.form.predict_log(self.parameters, inputs)))
 
     def predict_interval(self, *inputs: float) -> tuple[float, float]:
-        """The 95% interval of the loss."""
+        """Returns the 95% prediction interval of the loss."""
         low, high = self._bootstrap_interval(lambda p: self.form.predict_log(p, inputs))
         return float(low), float(high)
 
     def parameter_intervals(self) -> dict[str, tuple[float, float, float]]:
-        """name -> (value, low, high) of each parameter."""
+        """Returns name -> (value, low, high) of each parameter."""
         low, high = self._bootstrap_interval(np.log)
         return {
             name: (float(v), float(a), float(b))
@@ -116,7 +117,8 @@ class Fit:
     def _bootstrap_interval(
         self, log_value: Callable[[np.ndarray], np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The 95% interval of what `log_value` gives the logarithm of, from the parameters."""
+        """Returns the 95% interval of a quantity whose logarithm `log_value` computes from the
+        parameters."""
         value = log_value(self.parameters)
         errors = [(log_value(parameters) - value) / spread for parameters, spread in self.bootstrap]
         low, high = np.quantile(
@@ -133,9 +135,8 @@ def fit(
     arms: Sequence[int],
     seed: int = 0,
 ) -> Fit:
-    """The law through runs: each variable's value and the loss of each run, and the number of its
-    arm. ValueError for fewer arms than parameters, which would be met exactly, and so say
-    nothing."""
+    """Fits a law to runs, given the variables, the loss and the arm of each run. ValueError for
+    fewer arms than parameters: such a fit would be exact and could not be assessed."""
     x, log_loss, arm = (
         [np.asarray(v, float) for v in variables],
         np.log(np.asarray(losses, float)),
@@ -175,7 +176,7 @@ def fit(
 
 @np.errstate(all="ignore")
 def _minimize(form: ScalingLaw, x: list[np.ndarray], log_loss: np.ndarray, starts) -> np.ndarray:
-    """The parameters of the least loss that any beginning leads to."""
+    """Returns the parameters with the smallest objective over all starting points."""
 
     def residuals(logs):
         return form.predict_log(_exp_parameters(logs), x) - log_loss
@@ -204,8 +205,8 @@ def _exp_parameters(logs: np.ndarray) -> np.ndarray:
 
 
 def pareto_frontier(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """Of (compute, loss) points of several runs, those that no cheaper one is as good as: GPT-3
-    Figure 3.1's envelope."""
+    """Returns those (compute, loss) points of several runs that no cheaper point matches: the
+    envelope of GPT-3's Figure 3.1."""
     best, points = np.inf, []
     for compute, loss in sorted(point for curve in curves for point in curve):
         if loss < best:

@@ -24,8 +24,8 @@ EXTRAPOLATION_FACTOR = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class ScalePoint:
-    """Where an arm lies, and the final loss of each of its runs; losses is empty for what has
-    not been trained."""
+    """Size N, tokens D and cost of an arm, and the final loss of each of its runs; losses is empty
+    for an arm that is not trained."""
 
     N: float
     D: float
@@ -57,8 +57,8 @@ class Law:
 def scaling_section(
     results: Sequence[comparison.ArmResult], path: Path
 ) -> report_page.Section | None:
-    """Laws and predictions with their picture at `path`; None for a sweep of fewer than three
-    sizes."""
+    """Returns the report's section on scaling laws and their predictions, with its picture at
+    `path`; None for a sweep of fewer than three sizes."""
     arms = scale_points([result for result in results if not result.holdout])
     if len({arm.N for arm in arms}) < 3:
         return None
@@ -104,8 +104,8 @@ NOTE = (
 def scale_points(
     results: Sequence[comparison.ArmResult], only_finished: bool = True
 ) -> list[ScalePoint]:
-    """Arms by N and D, smallest first, the best of equals; only_finished: those that have a
-    final loss."""
+    """Returns arms by N and D, in ascending order, the best one of equals. only_finished: leave out
+    arms without a final loss."""
     best: dict[tuple[float, float], ScalePoint] = {}
     for result in results:
         finished_runs = [run for run in result.runs if run.final_loss is not None]
@@ -125,7 +125,7 @@ def scale_points(
 
 
 def fit_all(arms: Sequence[ScalePoint]) -> list[Law]:
-    """Every law that these arms are enough for."""
+    """Returns every law for which there are enough arms."""
     sizes, lengths = sorted({arm.N for arm in arms}), sorted({arm.D for arm in arms})
     longest = next((D for D in reversed(lengths) if sum(arm.D == D for arm in arms) >= 3), None)
     largest = next((N for N in reversed(sizes) if sum(arm.N == N for arm in arms) >= 3), None)
@@ -229,7 +229,7 @@ def _format_scale(arm: ScalePoint) -> tuple[str, str]:
 def plot_laws(
     laws: Sequence[Law], arms: Sequence[ScalePoint], targets: Sequence[ScalePoint], path: Path
 ) -> None:
-    """Draw the laws and their predictions. Left: loss by size, for each number of tokens, with the
+    """Draws the laws and their predictions. Left: loss by size, for each number of tokens, with the
     better fitting law of both. Right: loss by compute with the curve of every run, as in GPT-3's
     Figure 3.1. A star is the measured loss of a target, a bar its predicted interval."""
     figure = loss_plot.new_figure(12, 4.8)
@@ -325,7 +325,7 @@ def _plot_by_compute(
 def _plot_predictions(
     axes: Any, law: Law | None, quantity: str, targets: Sequence[ScalePoint]
 ) -> None:
-    """Draw predicted intervals and measured losses of the targets. quantity: the field of
+    """Draws predicted intervals and measured losses of the targets. quantity: the field of
     ScalePoint on the horizontal axis."""
     for arm in targets:
         if law and law.applies_to(arm):

@@ -37,7 +37,7 @@ VARYING_FIELDS = (  # config fields that may differ between the points of one pr
 def batchable_groups(
     points: Sequence[Point], max_size: int, saved_step: Callable[[Point], int]
 ) -> list[list[Point]]:
-    """Group points that one program can train, at most `max_size` per group: their configs are
+    """Groups points that one program can train, at most `max_size` per group: their configs are
     equal except for VARYING_FIELDS, and saved_step(point), the step of the newest checkpoint (0 if
     none), is the same. ValueError if max_size is below 1."""
     if max_size < 1:
@@ -57,7 +57,7 @@ def batchable_groups(
 
 
 def varying_values(config: Config) -> dict[str, float]:
-    """Return path -> value for those VARYING_FIELDS that this config has."""
+    """Returns path -> value for those VARYING_FIELDS that this config has."""
     values = {}
     for path in VARYING_FIELDS:
         with contextlib.suppress(AttributeError):  # a schedule without final_fraction
@@ -66,7 +66,7 @@ def varying_values(config: Config) -> dict[str, float]:
 
 
 def replace_unchecked(record: Any, values: dict[str, Any]) -> Any:
-    """Return a copy of a config record with `values` (path -> value) set. They are not validated,
+    """Returns a copy of a config record with `values` (path -> value) set. They are not validated,
     so they may be traced jax arrays."""
     result = copy.copy(record)
     for path, value in values.items():
@@ -78,7 +78,7 @@ def replace_unchecked(record: Any, values: dict[str, Any]) -> Any:
 
 
 def train_vmapped(points: Sequence[Point], directory: Path, out: Any) -> bool:
-    """Train the points of one group from the step at which they stand. Returns False if a signal
+    """Trains the points of one group from the step at which they stand. Returns False if a signal
     stopped them; each then has a checkpoint of the same step, from which the group or each point by
     itself can continue.
 
@@ -174,7 +174,7 @@ class VmappedRuns:
         self._bytes_per_token = dataset.validation_bytes_per_token
 
         def make_step(values):
-            """Return the TrainStep of one run; values: traced scalars of VARYING_FIELDS."""
+            """Returns the TrainStep of one run; values: traced scalars of VARYING_FIELDS."""
             config = replace_unchecked(first, values)
             return training_step.TrainStep(
                 config, step.model, optimizer.adamw(config.train.optimizer), step.end_of_text
@@ -208,7 +208,7 @@ class VmappedRuns:
     def restore(
         self, runs: Sequence[loop.OpenRun], datasets: Sequence[Any], mesh: Any
     ) -> tuple[list[resume.ResumePoint], Any]:
-        """Return the resume point of each run and the stacked state: of their newest intact
+        """Returns the resume point of each run and the stacked state: of their newest intact
         checkpoints, or initialized if no run has one. ValueError if the runs are at different
         steps or have microbatches of different sizes."""
         import jax

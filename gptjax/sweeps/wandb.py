@@ -1,5 +1,5 @@
-"""The runs of a sweep on Weights & Biases, from what they have written: training needs neither
-the package nor a network."""
+"""Uploads of a sweep's runs to Weights & Biases, from the files that they have written. Training
+itself needs neither the package nor a network."""
 
 import importlib
 import importlib.util
@@ -17,10 +17,10 @@ from gptjax.sweeps.points import Point
 def log_runs(
     name: str, points: Sequence[Point], directory: Path, project: str, log: Callable[[str], None]
 ) -> int:
-    """Each run that has measured something becomes one of `project`, in the group `name`; how many.
-    To send again adds what is new: a run's id follows from its config, and steps that are there
-    already are skipped. WANDB_MODE=offline writes to DIR/wandb, for `wandb sync`. ValueError if
-    the package is not there."""
+    """Uploads each run that has measured something to `project`, in the group `name`; return their
+    number. Repeating it adds what is new: a run's id is derived from its config, and steps that
+    were uploaded are skipped. With WANDB_MODE=offline the runs are written to DIR/wandb, for `wandb
+    sync`. ValueError if the package is not installed."""
     if importlib.util.find_spec("wandb") is None:
         raise ValueError(
             "sending runs to Weights & Biases needs the package wandb: "

@@ -1,13 +1,12 @@
-"""Checkpoints whose damage is noticed: the one file that knows Orbax (its v1 API, which may still
-move).
+"""Checkpoints that detect damage; the only file that uses Orbax (its v1 API, which may still
+change).
 
-A checkpoint is a directory DIR/<step>. When Orbax has written it, files.json (the size of every
-file, and the CRC of those that hold no values) joins it, and it becomes valid at once
-(runtime/storage.py). A kill at any moment so leaves whole checkpoints, and rubbish that the next
-writer removes. With the leaves goes a sealed record: the step, `about` (the metadata), and each
-leaf's dtype, shape and digest. The digests are computed on the devices before saving, and again
-after restoring, so that nothing on the way between goes unseen.
-"""
+A checkpoint is a directory DIR/<step>. After Orbax has written it, files.json (the size of every
+file, and the CRC of those that hold no array values) is added, and one rename makes it valid
+(runtime/storage.py). So a kill at any moment leaves valid checkpoints and files that the next
+writer removes. The leaves are saved with a sealed record: the step, `about` (the metadata), and
+dtype, shape and digest of each leaf. Digests are computed on the devices before saving and again
+after restoring, so that corruption on any part of the way is detected."""
 
 import concurrent.futures
 import contextlib
@@ -30,7 +29,7 @@ RESERVE_BYTES = 8 << 20  # beyond the leaves: Orbax's own files, and room for th
 
 
 class CorruptCheckpoint(Exception):
-    """What is wrong with one checkpoint, in a few words."""
+    """Raised for a damaged checkpoint; the message says briefly what is wrong."""
 
 
 class CheckpointReader:
@@ -55,7 +54,7 @@ class CheckpointReader:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, good or damaged, oldest first."""
+        """Returns the steps that have a checkpoint, intact or damaged, in ascending order."""
         return self._storage.steps()
 
     def metadata(self, step: int | None = None) -> dict:
@@ -68,7 +67,7 @@ class CheckpointReader:
         return self.latest(step)[1]
 
     def latest(self, step: int | None = None) -> tuple[int, dict]:
-        """(step, `metadata` of it)."""
+        """Returns (step, metadata) of a checkpoint, as `metadata` chooses it."""
         steps = self.steps()
         if not steps or step is not None and step not in steps:
             raise ValueError(
@@ -132,8 +131,8 @@ class CheckpointReader:
         )
 
     def _shared_record(self, step: int) -> dict:
-        """`_read_record` as process 0 finds it, on every process: or one would pass over a
-        checkpoint that another waits in."""
+        """Returns what `_read_record` finds on process 0, on every process; otherwise one process
+        could pass over a checkpoint that another one waits to restore."""
 
         def read_record() -> dict:
             try:
@@ -147,8 +146,8 @@ class CheckpointReader:
         return reply["record"]
 
     def _read_record(self, step: int) -> dict:
-        """The sealed record of a checkpoint, after a look at its files. ValueError if it is of
-        another step than its folder's name says."""
+        """Returns the sealed record of a checkpoint after checking its files. ValueError if it is
+        of another step than its directory's name says."""
         directory = self._directory / str(step)
         try:
             for name, (size, crc) in json.loads((directory / storage.LISTING).read_text()).items():
@@ -173,7 +172,8 @@ class CheckpointReader:
         return record
 
     def _check_file(self, file: Any, name: str, size: int, crc: int | None) -> None:
-        """CorruptCheckpoint if the file is missing, not as long as it was, or has another CRC."""
+        """Raises CorruptCheckpoint if a file is missing, or has another size or CRC than
+        recorded."""
         try:
             actual = self._storage.file_size(file)
         except FileNotFoundError:
@@ -184,7 +184,8 @@ class CheckpointReader:
             raise CorruptCheckpoint(f"{name} was changed")
 
     def _check_leaves(self, step: int, entries: dict, expected: dict) -> None:
-        """ValueError at the first leaf that is not in both, or of another shape or dtype."""
+        """Raises ValueError for the first leaf that only one of checkpoint and config has, or whose
+        shape or dtype differs."""
         for name in [*expected, *entries]:
             expected_kind = _dtype_and_shape(expected[name]) if name in expected else "absent"
             saved_kind = entries[name]["kind"] if name in entries else "absent"
@@ -196,8 +197,8 @@ class CheckpointReader:
                 )
 
     def _load_leaves(self, step: int, entries: dict, expected: dict) -> dict[str, jax.Array]:
-        """The leaves by name, each digest verified. A digest is of the whole leaf, so all
-        processes find the same."""
+        """Returns the leaves by name after verifying their digests. A digest covers the whole leaf,
+        so it is the same on all processes."""
         with _orbax_context():
             try:
                 leaves = ocp.load(str(self._directory / str(step)), expected)
@@ -252,8 +253,8 @@ class CheckpointManager(CheckpointReader):
         self._warnings: set[str] = set()
 
     def prepare(self) -> None:
-        """Make the directory, and remove what a kill left in it; `save` does so first.
-        ValueError if nothing can be written there."""
+        """Creates the directory and remove what an interrupted save left in it; `save` calls it
+        first. ValueError if the directory cannot be written."""
         try:
             lines = self._processes.broadcast_from_zero(
                 lambda: [self._storage.create(), self._storage.clean()][1]
@@ -324,14 +325,14 @@ class CheckpointManager(CheckpointReader):
         self._pending = self._thread.submit(self._commit, step, response, needed)
 
     def wait(self) -> None:
-        """Block until the save under way is a whole checkpoint; ValueError if it failed."""
+        """Blocks until the save in progress is a valid checkpoint. ValueError if it failed."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def _commit(self, step: int, response: ocp.AsyncResponse, needed: int) -> None:
-        """In the background: wait for Orbax, make the checkpoint valid by its rename, remove
-        those no longer kept, as far as that goes."""
+        """Waits for Orbax, make the checkpoint valid by a rename, and remove checkpoints that are
+        no longer kept. Runs in a background thread."""
         try:
             response.result()
             if jax.process_index() == 0:
@@ -355,8 +356,8 @@ class CheckpointManager(CheckpointReader):
         self._prune()
 
     def _file_entries(self, step: int) -> Iterable[tuple[str, tuple[int, int | None]]]:
-        """(name, (bytes, CRC)) of every file of a checkpoint; no CRC for Orbax's files of
-        values, which the digests cover."""
+        """Iterates over (name, (bytes, CRC)) of every file of a checkpoint. Orbax's files of array
+        values have no CRC, since the digests cover them."""
         for name, file in self._storage.list_files(self._storage.staging_path(step)):
             yield (
                 name,
@@ -404,7 +405,7 @@ class CheckpointManager(CheckpointReader):
                 self._print_line(f"{line}; the training goes on")
 
     def _free_bytes(self) -> int:
-        """Bytes free where the checkpoints go."""
+        """Returns the free bytes where checkpoints are stored."""
         return self._storage.free_bytes()
 
     def _save_error(self, step: int, needed: int, what: str) -> str:
@@ -418,8 +419,8 @@ class CheckpointManager(CheckpointReader):
 
 @contextlib.contextmanager
 def _orbax_context():
-    """Orbax's options, and leave to move arrays to and from the devices where the training loop
-    forbids it."""
+    """A context with Orbax's options, in which arrays may be moved to and from the devices although
+    the training loop forbids it."""
     context = ocp.Context()
     # float32 weights shrink by 7%, and a flipped byte would spoil a whole chunk
     context.array.saving.use_compression = False
@@ -434,12 +435,13 @@ def _with_sharding(leaf) -> jax.ShapeDtypeStruct:
 
 
 def _dtype_and_shape(leaf) -> str:
-    """A leaf's dtype and shape, as in "float32[12,768]"."""
+    """Returns a leaf's dtype and shape, as in "float32[12,768]"."""
     return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
 
 
 def name_error(directory: Any, step: int) -> ValueError:
-    """What to say of a checkpoint of `step` whose folder has the name of another."""
+    """Returns the error for a checkpoint of `step` in a directory that is named after another
+    step."""
     return ValueError(
         f"{directory} is of step {step:,}: a folder was renamed or copied; name it {step} again, "
         "or remove it"

@@ -15,29 +15,29 @@ class Objective(Protocol):
     """What a run optimizes: everything in which pre-training and fine-tuning differ."""
 
     def open_dataset(self, config: Config, directory: Path, log: Callable[[str], None]) -> Any:
-        """Open the data of a run, as a data.loader.Dataset does. What is not tokenized yet is
+        """Opens the data of a run, as a data.loader.Dataset does. What is not tokenized yet is
         tokenized into `directory`; `log` prints a line of progress."""
         ...
 
     def build_step(self, config: Config, platform: str, mesh: Any, dataset: Any) -> Any:
-        """Return the training.step.TrainStep. platform: of the devices, as in "cpu"."""
+        """Returns the training.step.TrainStep. platform: of the devices, as in "cpu"."""
         ...
 
     def init_state(self, config: Config, step: Any, mesh: Any, dataset: Any, out: Any) -> Any:
-        """Return the state before the first step, sharded over the mesh. Called inside
+        """Returns the state before the first step, sharded over the mesh. Called inside
         jax.set_mesh(mesh)."""
         ...
 
     def make_eval_fn(
         self, context: "TrainContext", put_on_mesh: Callable
     ) -> Callable[[Any], dict[str, float]]:
-        """Return a function from parameters to validation metrics, validation_loss among them."""
+        """Returns a function from parameters to validation metrics, validation_loss among them."""
         ...
 
     def generate_samples(
         self, context: "TrainContext", state: Any, step: int, is_last: bool
     ) -> list[str]:
-        """Return texts that show a person what the state has learned. is_last: at the end of the
+        """Returns texts that show a person what the state has learned. is_last: at the end of the
         run."""
         ...
 
@@ -77,11 +77,11 @@ class TrainContext:
         return self.batch_schedule.largest_microbatch(self.max_microbatch_rows)
 
     def warn(self, line: str) -> None:
-        """Print a warning, which names the run if there are several."""
+        """Prints a warning, which names the run if there are several."""
         self.out.warn(f"{self.name}: {line}" if self.name else line)
 
     def try_optional(self, description: str, fn: Callable[[], Any]) -> None:
-        """Call fn(), on whose success the training does not depend. The first error of each
+        """Calls fn(), on whose success the training does not depend. The first error of each
         `description` is printed as a warning, later ones are not."""
         try:
             fn()
@@ -98,16 +98,16 @@ class Program(Protocol):
     def step(
         self, state: Any, batches: Sequence[dict], guard: Any, progress: Any
     ) -> tuple[Any, dict] | None:
-        """Return (state, metrics) after one step; each metric has one value per run. None if
+        """Returns (state, metrics) after one step; each metric has one value per run. None if
         `guard`, a distributed.preemption.PreemptionGuard, stopped the step midway. Donates
         `state`. batches: of each run, as data.loader.Dataset.batches yields them. progress: a
         report.console.TrainingDisplay."""
         ...
 
     def evaluate(self, state: Any) -> list[dict[str, float]]:
-        """Return the validation metrics of each run."""
+        """Returns the validation metrics of each run."""
         ...
 
     def run_state(self, state: Any, index: int) -> Any:
-        """Return the TrainState of run number `index`."""
+        """Returns the TrainState of run number `index`."""
         ...

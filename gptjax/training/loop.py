@@ -29,7 +29,7 @@ def train(
     n_profile_steps: int,
     objective: Objective,
 ) -> int:
-    """Train the requested run, from its newest checkpoint if it has one; return the exit status.
+    """Trains the requested run, from its newest checkpoint if it has one; return the exit status.
 
     bucket: URL that checkpoints and copies of the record go to; None: the run's directory.
     processes: a distributed.processes.ProcessGroup. n_profile_steps: number of steps to trace.
@@ -128,7 +128,7 @@ class OpenRun:
     def open_dataset(
         self, objective: Objective, processes: Any, print_line: Callable[[str], None]
     ) -> Any:
-        """Return the run's data.loader.Dataset. ValueError if processes have different data."""
+        """Returns the run's data.loader.Dataset. ValueError if processes have different data."""
         processes.heartbeat("the preparation of its data")
         dataset = processes.zero_first(
             lambda: objective.open_dataset(
@@ -142,7 +142,7 @@ class OpenRun:
         return dataset
 
     def begin_record(self, resume_point: resume.ResumePoint, dataset: Any, processes: Any) -> None:
-        """Write the run's description, and make its directory ready for metrics and
+        """Writes the run's description, and make its directory ready for metrics and
         checkpoints."""
         from gptjax.report import events
 
@@ -157,7 +157,7 @@ class OpenRun:
 def open_run(
     request: resume.Request, bucket: str | None, processes: Any, out: Any
 ) -> Iterator[OpenRun]:
-    """Lock the directory of a run and find out whether it continues. bucket: as in `train`.
+    """Locks the directory of a run and find out whether it continues. bucket: as in `train`.
     ValueError if another program has the directory, or if the run there cannot be continued as
     requested."""
     from gptjax.report import sync
@@ -180,7 +180,7 @@ def open_run(
 
 
 def train_loop(context: TrainContext) -> int:
-    """Take the remaining steps of a run; return the exit status."""
+    """Takes the remaining steps of a run; return the exit status."""
     from gptjax.sharding import rules
 
     table = rules.PRESETS[context.config.mesh.sharding].activations
@@ -237,7 +237,7 @@ class TrainLoop:
         self._clock = time.perf_counter()
 
     def run(self) -> Outcome:
-        """Take all remaining steps, or those until a signal asks for a stop."""
+        """Takes all remaining steps, or those until a signal asks for a stop."""
         import jax
 
         from gptjax.distributed import preemption
@@ -271,7 +271,7 @@ class TrainLoop:
         return "finished" if is_last else "stopped"
 
     def _take_steps(self, guard: Any) -> bool:
-        """Take steps until the last one (True) or until `guard` asks for a stop (False)."""
+        """Takes steps until the last one (True) or until `guard` asks for a stop (False)."""
         first, loop, profiler = self._first, self._first.config.loop, self._first.profiler
         batch_iterators = [iterate_batches(context) for context in self._contexts]
         while True:
@@ -307,7 +307,7 @@ class TrainLoop:
                 self._pending = self.step, metrics, end_time
 
     def _report(self) -> None:
-        """Write and show the metrics of the step that was dispatched last, if that is still to be
+        """Writes and show the metrics of the step that was dispatched last, if that is still to be
         done. TooManyNonFiniteSteps if no run is left after it."""
         import jax
 
@@ -349,13 +349,13 @@ class TrainLoop:
         )
 
     def _write(self, step: int, values: dict[int, dict[str, Any]]) -> None:
-        """Write the metrics of each run to its record, and show their means."""
+        """Writes the metrics of each run to its record, and show their means."""
         for index, run_values in values.items():
             self._logs[index].write(step, run_values)
         self._progress.update(step, mean_values(list(values.values())))
 
     def _sample(self, is_last: bool) -> None:
-        """Show samples of the first run that was not abandoned."""
+        """Shows samples of the first run that was not abandoned."""
         context = self._contexts[self._active[0]]
         run_state = self._program.run_state(self._state, self._active[0])
         texts = context.objective.generate_samples(context, run_state, self.step, is_last)
@@ -386,7 +386,7 @@ class TrainLoop:
                 )
 
     def _abandon(self, index: int, step: int, skipped: int) -> None:
-        """Stop a run whose last `skipped` updates were not finite."""
+        """Stops a run whose last `skipped` updates were not finite."""
         context = self._contexts[index]
         self._active.remove(index)
         context.warn(f"{skipped} updates in a row were not finite, up to step {step:,}: stopping")
@@ -404,7 +404,7 @@ class TrainLoop:
 
 
 def open_record(context: TrainContext) -> Any:
-    """Return the report.events.Events that a run continues on process 0, a NullEvents on others."""
+    """Returns the report.events.Events of a run on process 0, a NullEvents on others."""
     from gptjax.report import events
 
     if context.processes.process_id != 0:
@@ -416,7 +416,7 @@ def open_record(context: TrainContext) -> Any:
 
 
 def iterate_batches(context: TrainContext) -> Iterator[dict[str, np.ndarray]]:
-    """Return the batches from the resume point on, of which this process reads its own rows."""
+    """Returns the batches from the resume point on, of which this process reads its own rows."""
     from gptjax.sharding import rules
 
     table = rules.PRESETS[context.config.mesh.sharding].activations
@@ -429,7 +429,7 @@ def iterate_batches(context: TrainContext) -> Iterator[dict[str, np.ndarray]]:
 
 
 def mean_values(values: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean over runs of each metric, without values that are not finite (NaN if none
+    """Returns the mean over runs of each metric, without values that are not finite (NaN if none
     is); of one run its metrics as they are."""
     if len(values) == 1:
         return values[0]

@@ -1,5 +1,5 @@
-"""Next-token cross-entropy, in nats: plainly, and in chunks of the sequence so that the (B, T,
-V) logits never exist at once."""
+"""Next-token cross-entropy in nats: a plain reference, and a version that works on chunks of the
+sequence, so that the (B, T, V) logits never exist as a whole."""
 
 import dataclasses
 import functools
@@ -18,8 +18,8 @@ CHUNK_BYTES = count.LOSS_CHUNK_BYTES  # of float32 logits that a device holds at
 
 @shaped
 def cross_entropy_reference(x_BTD, token_VD, targets_BT, weights_BT, n_vocab: int) -> jax.Array:
-    """The reference: sum over tokens of weight * -log p(target), a float32 scalar, from logits
-    held in full."""
+    """Returns the sum over tokens of weight * -log p(target), a float32 scalar. It computes all
+    logits at once and serves as the reference for `cross_entropy`."""
     y_BTV = gpt.logits(x_BTD, token_VD, n_vocab)
     target_BT = jnp.take_along_axis(y_BTV, targets_BT[..., None], axis=-1)[..., 0]
     return jnp.sum(weights_BT * (jax.nn.logsumexp(y_BTV, axis=-1) - target_BT))
@@ -121,8 +121,8 @@ _loss_by_chunks.defvjp(_loss_by_chunks_fwd, _loss_by_chunks_bwd)
 
 @dataclasses.dataclass(frozen=True)
 class VocabShard:
-    """The part of the vocabulary that a device has: of n_vocab ids over the mesh axes `axes`,
-    those of its rows token_VD."""
+    """The slice of the vocabulary that one device holds: the rows of its token_VD, when n_vocab ids
+    are split over the mesh axes `axes`."""
 
     n_vocab: int
     axes: tuple[str, ...]
@@ -135,19 +135,19 @@ class VocabShard:
         return gpt.logits(x_BTD, self.token_VD, self.n_vocab, self.first_id())
 
     def one_hot(self, targets_BT):
-        """float32 (B, T, V): 1 at the target."""
+        """Returns float32 (B, T, V): 1 at the target, 0 elsewhere."""
         return (
             self.first_id() + jnp.arange(self.token_VD.shape[0])[None, None]
             == targets_BT[..., None]
         ).astype(jnp.float32)
 
     def target_logit(self, y_BTV, targets_BT):
-        """The logit of the target."""
+        """Returns the logit of the target, (B, T)."""
         y_BT = jnp.sum(jnp.where(self.one_hot(targets_BT) > 0, y_BTV, 0), axis=-1)
         return jax.lax.psum(y_BT, self.axes)
 
     def logsumexp(self, y_BTV):
-        """logsumexp over the whole vocabulary."""
+        """Returns the logsumexp over the whole vocabulary, (B, T), reduced over devices."""
         top_BT = jax.lax.pmax(jnp.max(y_BTV, axis=-1), self.axes)
         return (
             jnp.log(jax.lax.psum(jnp.sum(jnp.exp(y_BTV - top_BT[..., None]), axis=-1), self.axes))
@@ -156,8 +156,8 @@ class VocabShard:
 
 
 def _scan_chunks(n_vocab, total, arrays, chunk):
-    """Run `chunk` on slices of `arrays` along T: the first results summed into `total`, the
-    second joined along T again."""
+    """Runs `chunk` on slices of `arrays` along T. Its first results are summed into `total`, its
+    second results are concatenated along T."""
     x = arrays[0]
     B, T, _ = x.shape
     n_chunks = min(T, -(-B * T * n_vocab * 4 // CHUNK_BYTES))

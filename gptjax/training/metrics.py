@@ -11,7 +11,7 @@ from gptjax.sharding import topology
 
 
 def mfu(flops_per_token: float, tokens_per_s: float, devices: Any) -> float | None:
-    """Return the model FLOPs utilization, 0 to 1: flops_per_token * tokens_per_s over the peak
+    """Returns the model FLOPs utilization, 0 to 1: flops_per_token * tokens_per_s over the peak
     FLOP/s of `devices`; None if their peak is unknown. flops_per_token: of training, as
     config.count computes it (sparse layers at their true cost, recomputation not counted)."""
     chip = topology.chip(devices[0])
@@ -21,7 +21,7 @@ def mfu(flops_per_token: float, tokens_per_s: float, devices: Any) -> float | No
 def mean_nll(
     nll: Callable, params: Any, rows: np.ndarray, microbatch_rows: int, put_on_mesh: Callable
 ) -> np.ndarray:
-    """Return the mean negative log-likelihood (nats per token) of `rows` (R, n_ctx + 1), float64,
+    """Returns the mean negative log-likelihood (nats per token) of `rows` (R, n_ctx + 1), float64,
     of the shape that `nll` returns.
 
     nll: jitted (params, tokens_BT, weights_BT) -> weighted sum over tokens. put_on_mesh(array,
@@ -40,7 +40,7 @@ def mean_nll(
 
 
 def loss_metrics(loss: float, bytes_per_token: float) -> dict[str, float]:
-    """Return validation loss (nats per token), perplexity and bits per byte. bytes_per_token: of
+    """Returns validation loss (nats per token), perplexity and bits per byte. bytes_per_token: of
     the validation text."""
     return {
         "validation_loss": loss,

@@ -13,7 +13,7 @@ CPU_MICROBATCH_TOKENS = 4096
 def microbatch_limit(
     config: Config, mesh: Any, execution_policy: Any, shards: int, processes: Any
 ) -> int:
-    """Return the upper bound of the rows of a microbatch, summed over all processes: the config's
+    """Returns the upper bound of the rows of a microbatch, summed over all processes: the config's
     microbatch_rows, or what fits the free memory of the devices.
 
     execution_policy: a model.gpt.ExecutionPolicy; shards: number of devices that rows are split
@@ -33,7 +33,7 @@ def microbatch_limit(
 
 
 def free_device_memory(config: Config, mesh: Any) -> int:
-    """Return the bytes of one device that activations may use: its free memory while the state is
+    """Returns the bytes of one device that activations may use: its free memory while the state is
     allocated, minus two copies of this device's gradient shard. On CPU half of the machine's
     available memory counts as free, divided by the number of simulated devices."""
     import psutil
@@ -51,6 +51,6 @@ def free_device_memory(config: Config, mesh: Any) -> int:
 
 
 def sequences_per_row(config: Config) -> int:
-    """Return the number of token sequences that the model reads for one row of a batch: 1, or
+    """Returns the number of token sequences that the model reads for one row of a batch: 1, or
     for a classification task the sequences of one example (GPT-1 section 3.3)."""
     return 1 if config.task is None else config.task.n_sequences

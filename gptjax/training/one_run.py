@@ -27,7 +27,7 @@ class OneRun:
 
 
 def make_step_fn(context: TrainContext, put_on_mesh: Callable) -> Callable:
-    """Return advance(state, batch, guard, progress) -> (state, metrics), which donates the state;
+    """Returns advance(state, batch, guard, progress) -> (state, metrics), which donates the state;
     it returns None if a stop was requested before the step was complete.
 
     On accelerators the whole step is one program with a loop over microbatches. On CPU each
@@ -64,7 +64,7 @@ def make_step_fn(context: TrainContext, put_on_mesh: Callable) -> Callable:
 
 
 def _make_microbatch_fn(context: TrainContext, put_on_mesh: Callable, options: Any) -> Callable:
-    """Return the function of make_step_fn that runs one program per microbatch. options: compiler
+    """Returns the function of make_step_fn that runs one program per microbatch. options: compiler
     options of jax.jit."""
     import jax
 

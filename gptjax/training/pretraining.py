@@ -1,15 +1,15 @@
-"""The objective of text, for the training loop."""
+"""The objective of language modeling, for the training loop."""
 
 from collections.abc import Callable
 from typing import Any
 
 
 class PretrainingObjective:
-    """Learning of text: GPT-1 equation 1. A training.loop.Objective."""
+    """Next-token prediction on text (GPT-1 equation 1). A training.context.Objective."""
 
     def __init__(self, init: str | None = None, load_weights: Callable[[str], Any] | None = None):
-        """init: the path of the weights that a run begins with, which load_weights
-        (weights.load.load) opens; None: drawn from the seed."""
+        """init: path of the weights that a new run starts from, which load_weights
+        (weights.load.load) opens; None: parameters are drawn from the seed."""
         self._init, self._load_weights = init, load_weights
 
     def open_dataset(self, config, directory, log):
@@ -64,7 +64,8 @@ class PretrainingObjective:
 
 
 def load_params(state: Any, weights: Any, progress: Callable[[float, str], None]) -> Any:
-    """The state with the parameters of a weights.load.Weights, placed as its own were."""
+    """Returns the state with the parameters of a weights.load.Weights, sharded as those of the
+    state were. progress(fraction, name of the leaf) is called for each leaf."""
     import jax
 
     abstract_params = jax.tree.map(
@@ -75,8 +76,8 @@ def load_params(state: Any, weights: Any, progress: Callable[[float, str], None]
 
 
 def sample_text(context: Any, state: Any, step: int, seed: int = 0) -> str:
-    """A continuation of loop.sample_prompt, with the prompt; of a model of NaN a line that says
-    so. context: a loop.TrainContext."""
+    """Returns loop.sample_prompt and a continuation of it; for a model whose logits are not finite,
+    a line that says so. context: a training.context.TrainContext."""
     import jax
 
     from gptjax.generate import decode, sampling

@@ -26,9 +26,10 @@ from gptjax.runtime import atomic, lock, run_dir
 def hold_lock(
     directory: Path, shared: bool, processes: Any, warn: Callable[[str], None]
 ) -> Iterator[None]:
-    """While entered, no other run is in the directory. processes: a
-    distributed.processes.ProcessGroup, whose process 0 holds the lock. shared: all see the
-    directory. ValueError if another program has it, or if it is not the same for all."""
+    """A context in which no other program trains in the directory. processes: a
+    distributed.processes.ProcessGroup, whose process 0 holds the lock. shared: whether all
+    processes see the same directory. ValueError if another program has it, or if it should be
+    shared and is not."""
     with (
         lock.hold(directory, "run directory", warn)
         if processes.process_id == 0
@@ -78,8 +79,9 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class ResumePoint:
-    """Where a run stands. record_bytes: so many bytes of its record stay; None: it is set aside,
-    and begins anew. notes: what is not as it was, for people."""
+    """The position at which a run continues. record_bytes: length of the part of metrics.jsonl that
+    is kept; None if the file is set aside and a new one begun. notes: differences from the earlier
+    part of the run, for the user."""
 
     step: int
     state: Any
@@ -195,8 +197,8 @@ def restore_run(
 
 
 def write_description(directory: Path, config: Config, dataset: Any) -> None:
-    """config.json, data.json, and the tokenizer's files: sampling must not need them elsewhere
-    again. For process 0. OSError that names what cannot be written."""
+    """Writes config.json, data.json and the tokenizer's files, so that sampling needs no other copy
+    of them. For process 0. OSError names the file that cannot be written."""
     atomic.save(directory / "config.json", run_dir.config_bytes(config))
     atomic.save(directory / "data.json", atomic.json_bytes(dataset.description()))
     build.save_files(dataset.tokenizer, config.data.tokenizer, directory)
@@ -204,8 +206,8 @@ def write_description(directory: Path, config: Config, dataset: Any) -> None:
 
 @contextlib.contextmanager
 def remove_new_data(directory: Path, continues: bool) -> Iterator[None]:
-    """Where a run that goes on is refused within, what was prepared for it below `directory` is
-    removed again."""
+    """A context that removes data newly prepared below `directory` if a ValueError refuses the
+    continuation of a run within it."""
     old_paths = set(directory.iterdir()) if directory.is_dir() else set()
     try:
         yield
@@ -252,7 +254,8 @@ def _length(total_tokens: int, decay: int | None) -> str:
 
 
 def _check_config(request: Request, step: int, meta: dict[str, Any]) -> list[str]:
-    """What is other than in the checkpoint in length. ValueError if more is."""
+    """Returns the differences in length from the config of the checkpoint. ValueError if other
+    fields differ."""
     saved_config = overrides.unflatten(meta["config"])
     what = f"the checkpoint of step {step:,} in {request.directory} is of another config"
     return run_dir.check_same_config(saved_config, request.config, what, request.tokens is not None)

@@ -1,4 +1,4 @@
-"""What a person wants to know of a training before waiting for it."""
+"""The table of facts that is printed before a training."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ MAX_EPOCHS = 4
 
 
 def summarize(context: Any) -> list[tuple[str, str]]:
-    """Names and facts. context: a training.loop.TrainContext."""
+    """Returns (name, fact) pairs. context: a training.context.TrainContext."""
     from gptjax.model.attention import dispatch
     from gptjax.training import schedule
 
@@ -84,8 +84,8 @@ def warnings(context: Any) -> list[str]:
 
 
 def epochs(context: Any) -> list[tuple[str, float]]:
-    """(source, how often it is read) of the sources that the run reads more than once. Of
-    fine-tuning, whose recipe says that: none."""
+    """Returns (source, number of passes) for each source that the run reads more than once; nothing
+    for fine-tuning, whose recipe gives its epochs."""
     if context.config.task is not None:
         return []
     share = (

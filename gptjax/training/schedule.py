@@ -1,4 +1,4 @@
-"""Learning rate as a function of tokens seen."""
+"""The learning rate as a function of tokens seen."""
 
 from typing import assert_never
 
@@ -9,7 +9,7 @@ from gptjax.config import schema
 
 
 def lr_at(schedule: schema.Schedule, tokens: int) -> float:
-    """`learning_rate` as a number, for people."""
+    """Returns `learning_rate` at a number of tokens as a Python float."""
     return float(jax.device_get(learning_rate(schedule, jnp.float32(tokens))))
 
 

@@ -1,4 +1,4 @@
-"""What training carries from step to step, created sharded."""
+"""The train state: parameters, optimizer state and counters, initialized in shards."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from gptjax.sharding import rules
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """step and rows count what was done: rows of n_ctx tokens read, also by skipped steps, so they
-    are the data position too.
+    """Everything that training carries from step to step. step and rows: numbers of steps taken and
+    of rows of n_ctx tokens read, skipped steps included, so rows is also the position in the data.
 
-    noise_g2, noise_tr: running means of |G|^2 and tr(Sigma) for the gradient noise scale.
-    skipped, skipped_in_row: non-finite updates."""
+    noise_g2, noise_tr: running means of |G|^2 and tr(Sigma) for the gradient noise scale. skipped,
+    skipped_in_row: non-finite updates in total, and since the last finite one."""
 
     step: jax.Array
     rows: jax.Array
@@ -32,8 +32,8 @@ class TrainState(flax.struct.PyTreeNode):
 def init_state(
     config: schema.Config, model: gpt.GPT, tx: optax.GradientTransformation
 ) -> TrainState:
-    """The state before step 0, drawn from config.seed. Pure: run it under jit with
-    out_shardings, or eval_shape."""
+    """Returns the state before the first step; the parameters are drawn from config.seed. Pure:
+    call it in jit with out_shardings, or in eval_shape."""
     # One token is enough for the shapes, and too few to place on a mesh.
     params = model.clone(sharding=rules.UNSHARDED).init(
         jax.random.key(config.seed), jnp.zeros((1, 1), jnp.int32)
@@ -47,7 +47,8 @@ def init_state(
 def abstract_state(
     config: schema.Config, model: gpt.GPT, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
 ) -> TrainState:
-    """Shapes, types and shardings of the state; allocates nothing."""
+    """Returns the shapes, dtypes and shardings of the state as jax.ShapeDtypeStructs; nothing is
+    allocated."""
     shapes = jax.eval_shape(lambda: init_state(config, model, tx))
     shardings = rules.shardings(shapes, rules.PRESETS[config.mesh.sharding], mesh)
     return jax.tree.map(
@@ -58,6 +59,6 @@ def abstract_state(
 def init_sharded(
     config: schema.Config, model: gpt.GPT, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
 ) -> TrainState:
-    """The state before step 0, each leaf made on the devices that hold it."""
+    """Returns the state before the first step, each leaf created on the devices that hold it."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(config, model, tx, mesh))
     return jax.jit(lambda: init_state(config, model, tx), out_shardings=shardings)()

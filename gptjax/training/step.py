@@ -1,5 +1,5 @@
-"""The training step: (state, batch) -> (state, metrics), pure. Made of two halves, so that a
-host may drive microbatches one by one."""
+"""The training step, a pure function (state, batch) -> (state, metrics). It has two halves,
+accumulate and update, so that a host can also run microbatches one at a time."""
 
 import dataclasses
 import functools
@@ -21,8 +21,8 @@ NOISE_DECAY = 0.99  # of the running means behind the gradient noise scale
 
 
 class GradientAccumulation(flax.struct.PyTreeNode):
-    """What microbatches add up to: gradients of their mean losses, the losses, squared gradient
-    norms, and how many there were."""
+    """Sums over microbatches: gradients of their mean losses, losses, squared gradient norms, and
+    the number of microbatches."""
 
     gradients: Any
     loss: jax.Array
@@ -32,8 +32,8 @@ class GradientAccumulation(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-    """The step of one config: model, optimizer and, where documents are kept apart, the
-    end-of-text id that separates them."""
+    """The training step of one config: model, optimizer and, if documents do not attend to each
+    other, the id of the end-of-text token that separates them."""
 
     config: schema.Config
     model: gpt.GPT
@@ -41,8 +41,9 @@ class TrainStep:
     end_of_text: int | None = None
 
     def nll(self, params, tokens_BT, weights_BT, dropout_key=None):
-        """Sum over tokens of weight * negative log-likelihood (nats). tokens_BT: rows of n_ctx + 1,
-        inputs and their next tokens; weights_BT: (B, n_ctx)."""
+        """Returns the sum over tokens of weight * negative log-likelihood (nats). tokens_BT: rows
+        of n_ctx + 1 ids, whose inputs are all but the last and whose targets all but the first;
+        weights_BT: (B, n_ctx)."""
         inputs_BT, targets_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
         segments_BT = None
         if self.config.data.document_attention == "mask":
@@ -62,19 +63,21 @@ class TrainStep:
         )
 
     def loss_fn(self, params, tokens_BT, dropout_key=None):
-        """The loss of a microbatch, of which the step takes the gradient: nats a token."""
+        """Returns the mean loss of a microbatch (nats per token), of which the gradient is
+        taken."""
         B, T = tokens_BT.shape[0], tokens_BT.shape[1] - 1
         return self.nll(params, tokens_BT, jnp.full((B, T), 1 / (B * T), jnp.float32), dropout_key)
 
     def init_accumulator(self, params) -> GradientAccumulation:
-        """Sums over no microbatch."""
+        """Returns the sums over zero microbatches."""
         zeros = self.model.sharding.shard_like_params(jax.tree.map(jnp.zeros_like, params))
         return GradientAccumulation(zeros, jnp.float32(0), jnp.float32(0), jnp.int32(0))
 
     def accumulate(
         self, params, step, accumulator: GradientAccumulation, tokens_BT
     ) -> GradientAccumulation:
-        """Add one microbatch. Dropout masks come from (seed, step, number of the microbatch)."""
+        """Adds the gradients of one microbatch to the sums. Dropout masks are a function of (seed,
+        step, index of the microbatch)."""
         key = jax.random.fold_in(
             jax.random.fold_in(jax.random.key(self.config.seed), step), accumulator.count
         )
@@ -94,8 +97,9 @@ class TrainStep:
     def update(
         self, state: TrainState, accumulator: GradientAccumulation, microbatch_rows: int
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """Move the parameters by the mean gradient. A non-finite loss or gradient norm leaves
-        parameters and moments as they were."""
+        """Applies the mean gradient; return (state, metrics). If the loss or the gradient norm is
+        not finite, parameters and optimizer moments are left unchanged and the step is counted as
+        skipped."""
         n, c = accumulator.count.astype(jnp.float32), self.config
         gradients = jax.tree.map(lambda g: g / n, accumulator.gradients)
         mean_loss, norm = accumulator.loss / n, optax.tree.norm(gradients)
@@ -148,8 +152,8 @@ class TrainStep:
     def __call__(
         self, state: TrainState, tokens_MBT, count
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One step over the first `count` microbatches of tokens_MBT (M, B, n_ctx + 1). `count` is
-        an array where a batch ramp varies it: one program serves the whole ramp."""
+        """Takes one step over the first `count` microbatches of tokens_MBT (M, B, n_ctx + 1). With
+        a batch ramp `count` is a traced array, so that one program serves all batch sizes."""
 
         def add(i, accumulator):
             return self.accumulate(state.params, state.step, accumulator, tokens_MBT[i])
@@ -169,8 +173,9 @@ def max_microbatch_rows(
     shards: int,
     budget: int,
 ) -> int:
-    """Rows of a microbatch, over all devices, for whose activations each has `budget` bytes. Rows
-    are split over `shards`; the devices that share one share its activations."""
+    """Returns the number of rows of a microbatch, over all devices, whose activations take at most
+    `budget` bytes on each device. Rows are split over `shards` devices; the other devices divide
+    the activations of a row among themselves."""
     scores = dispatch.holds_scores(
         execution_policy.kernel,
         config.model,
@@ -184,9 +189,10 @@ def max_microbatch_rows(
 
 
 def noise_estimates(small, big, n, tokens) -> tuple[jax.Array, jax.Array]:
-    """Unbiased |G|^2 and tr(Sigma): McCandlish et al. (1812.06162) Appendix A.1. Their ratio, tr
-    over |G|^2, is the noise scale B_simple, here in tokens. small: mean |G|^2 over n
-    microbatches of `tokens` tokens each; big: |G|^2 of their mean. Not finite for n = 1."""
+    """Returns unbiased estimates of |G|^2 and tr(Sigma) (McCandlish et al., 1812.06162, Appendix
+    A.1). tr(Sigma) / |G|^2 is the gradient noise scale B_simple, here in tokens. small: mean |G|^2
+    of n microbatches of `tokens` tokens each; big: |G|^2 of their mean gradient. Not finite for n =
+    1."""
     b_small, b_big = tokens * 1.0, n * tokens
     g2 = (b_big * big - b_small * small) / (b_big - b_small)
     return g2, (small - big) / (1 / b_small - 1 / b_big)
@@ -195,8 +201,9 @@ def noise_estimates(small, big, n, tokens) -> tuple[jax.Array, jax.Array]:
 def build(
     config: schema.Config, platform: str, mesh: jax.sharding.Mesh, end_of_text: int | None
 ) -> TrainStep:
-    """The step of `config` on a mesh. ValueError if documents are to be kept apart and no token
-    ends them."""
+    """Returns the training step of `config` on a mesh. platform: of the devices, which decides the
+    attention kernels. ValueError if documents must not attend to each other and the tokenizer has
+    no end-of-text token."""
     if config.data.document_attention == "mask" and end_of_text is None:
         raise ValueError(
             "data.document_attention=mask needs an end-of-text token, which "

@@ -1,5 +1,5 @@
-"""What fine-tuning reads: the examples of a task in epochs, each in an order of its own. As
-data/loader.py's Dataset for the loop."""
+"""The batches of fine-tuning: the examples of a task in epochs, each epoch in its own order, with
+the interface of data.loader.Dataset."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -52,15 +52,15 @@ class Examples:
         }
 
     def __len__(self):
-        """Training examples."""
+        """Returns the number of training examples."""
         return len(self._rows["train"])
 
     def split(self, name: str) -> tuple[list[examples.Example], np.ndarray]:
-        """The examples of "dev" or "test", and their rows."""
+        """Returns (examples, rows) of "dev" or "test"."""
         return self._examples[name], self._rows[name]
 
     def digests(self) -> dict[str, str]:
-        """Of what each split holds."""
+        """Returns split -> digest of its examples."""
         return {
             split: examples.digest(self.task, split_examples)
             for split, split_examples in self._examples.items()
@@ -98,8 +98,8 @@ class Examples:
 
 
 class ExampleDataset:
-    """The rows of a run: row r is example r modulo those of an epoch, in that epoch's order; up
-    to a batch is left out of each epoch."""
+    """The rows of a run. Row r is example r modulo the size of an epoch, in the order of that
+    epoch; each epoch leaves out the examples that do not fill a batch."""
 
     def __init__(self, source: Examples, config: Config, rows: np.ndarray):
         assert config.task is not None
@@ -109,7 +109,7 @@ class ExampleDataset:
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     def row(self, number: int) -> np.ndarray:
-        """Row `number` of the run: an example of EncodedExamples."""
+        """Returns row `number` of the run, a row of EncodedExamples."""
         epoch, index = divmod(number, self._rows_per_epoch)
         if self._order[0] != epoch:
             self._order = (
@@ -125,7 +125,7 @@ class ExampleDataset:
         first_step: int = 0,
         local_rows: Callable[[int], Sequence[int]] = range,
     ):
-        """As loader.Dataset.batches."""
+        """Returns the batches as data.loader.Dataset.batches does."""
 
         def fill(number: int, row: np.ndarray) -> None:
             row[:] = self.row(number)
@@ -135,7 +135,7 @@ class ExampleDataset:
         )
 
     def description(self) -> dict:
-        """For the run's record."""
+        """Returns what data.json records of the data."""
         task = self._source.task
         return {
             "task": repr(task),

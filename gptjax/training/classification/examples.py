@@ -27,8 +27,8 @@ UNKNOWN_LABELS = ("-1", "-", "", "None")  # what data sets write where there is 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """label: the number of its class, or a score between two of them; None: not known, as in
-    GLUE's test sets."""
+    """One example. label: the number of its class, or for a regression task a score between the
+    numbers of two classes; None if unknown, as in GLUE's test sets."""
 
     texts: tuple[str, ...]
     answers: tuple[str, ...]
@@ -83,7 +83,8 @@ def read(task: ClassificationTask, split: str, print_line: Callable[[str], None]
 
 
 def _check_indices(task: ClassificationTask, located: list[tuple[str, Example]]) -> None:
-    """GLUE's server knows an example by its number: ValueError unless each has one of its own."""
+    """Raises ValueError unless each example has an index of its own, by which GLUE's server
+    identifies it."""
     if task.submission is None:
         return
     seen: dict[int, str] = {}
@@ -107,11 +108,10 @@ def _check_indices(task: ClassificationTask, located: list[tuple[str, Example]])
 
 
 def infer_labels(task: ClassificationTask) -> ClassificationTask:
-    """The task with its labels: where it names none, those that its training examples have, sorted,
-    numbers by size.
+    """Returns the task with its labels; if it names none, those of its training examples, sorted,
+    numbers by value.
 
-    ValueError, in one line, if there is no such column, or if it holds something else than
-    classes."""
+    ValueError, in one line, if the column does not exist or does not contain classes."""
     if task.labels:
         return task
     where, source = _open_source(task, "train")
@@ -143,7 +143,8 @@ def infer_labels(task: ClassificationTask) -> ClassificationTask:
 
 
 def digest(task: ClassificationTask, examples: list[Example]) -> str:
-    """Of texts, answers and labels by name: it does not depend on how they are made tokens."""
+    """Returns a digest of texts, answers and label names, which does not depend on the
+    tokenizer."""
     hasher = hashlib.sha256()
     for example in examples:
         label = (
@@ -156,7 +157,7 @@ def digest(task: ClassificationTask, examples: list[Example]) -> str:
 
 
 def count_repeats(examples: list[Example], others: list[Example]) -> int:
-    """How many of the others have the texts of one of `examples`."""
+    """Returns how many of `others` have the same texts as one of `examples`."""
     seen = {(example.texts, example.answers) for example in examples}
     return sum((example.texts, example.answers) in seen for example in others)
 
@@ -207,7 +208,7 @@ def _open_source(task: ClassificationTask, split: str) -> tuple[str, Iterator[Ro
 
 
 def read_rows(path: pathlib.Path) -> Iterator[Row]:
-    """Of a .tsv or .csv file with a header line, or a .jsonl file."""
+    """Returns the rows of a .tsv or .csv file with a header line, or of a .jsonl file."""
     if path.suffix not in FORMATS:
         raise ValueError(
             f"{path}: give a {', '.join(FORMATS)} file; a table's first line names its columns"
@@ -260,7 +261,7 @@ def parse_rows(content: bytes, kind: str, where: str) -> Iterator[Row]:
 
 
 def text_lines(content: bytes, where: str, column: str) -> Iterator[Row]:
-    """The lines of a text that are not blank, each as a row of one column."""
+    """Returns the lines of a text that are not blank, each as a row with one column."""
     text = parse.utf8(content, where)
     return (
         (f"{where} line {number:,}", {column: line})
@@ -276,8 +277,8 @@ def _column_names(row: dict[str, Any]) -> str:
 def _parse_examples(
     task: ClassificationTask, row: dict[str, Any], where: str, number: int
 ) -> Iterator[Example]:
-    """One; or, where the label is a list as in RACE, one for each of its elements, with the
-    elements of other lists of that length."""
+    """Returns the examples of a row: one, or, if the label is a list as in RACE, one for each
+    element of it, with the corresponding elements of other lists of that length."""
     missing = [name for name in [*task.fields, *task.answers] if name not in row]
     if missing:
         field = "task.answers" if missing[0] in task.answers else "task.fields"
@@ -355,7 +356,7 @@ def _parse_text(value: Any, where: str, name: str) -> str:
 
 
 def _label_name(value: Any, where: str, column: str) -> str:
-    """A label as it is spelled."""
+    """Returns a label as text."""
     if _as_list(value) is not None or isinstance(value, dict):
         raise ValueError(
             f"{where}: {column} holds {'an object' if isinstance(value, dict) else 'a list'}, not "
@@ -365,7 +366,7 @@ def _label_name(value: Any, where: str, column: str) -> str:
 
 
 def _parse_numbers(labels: Iterable[str]) -> dict[str, float] | None:
-    """The numbers that the labels spell, if all of them do."""
+    """Returns the numbers that the labels spell, if all of them are numbers."""
     try:
         numbers = {name: float(name) for name in labels}
     except ValueError:
@@ -374,8 +375,8 @@ def _parse_numbers(labels: Iterable[str]) -> dict[str, float] | None:
 
 
 def _parse_label(task: ClassificationTask, value: Any, where: str) -> float | None:
-    """Its class: by its name; by its value, where all names are numbers; else by its number,
-    counted from 0. Of pearson, its value."""
+    """Returns the class of a label: by name; by value if all names are numbers; else by number,
+    counted from 0. For the metric pearson, return its value."""
     name = _label_name(value, where, task.label)
     if name in task.labels:
         return float(task.labels.index(name))

@@ -1,4 +1,4 @@
-"""How answers are scored: GPT-1's metrics, each as its benchmark defines it."""
+"""GPT-1's metrics, each as its benchmark defines it."""
 
 from collections.abc import Callable, Container, Iterable
 from typing import Any
@@ -10,8 +10,8 @@ import numpy as np
 def best_steps(
     records: Iterable[dict[str, Any]], metric: str, saved_steps: Container[int]
 ) -> list[int]:
-    """The steps that were evaluated to a number and are there, the best first; of equals the
-    first."""
+    """Returns the steps that have a checkpoint and a finite score, best first; of equal scores the
+    earliest first."""
     score_by_step = {
         r["step"]: r[metric]
         for r in records
@@ -45,7 +45,7 @@ def score(metric: str, y_BC: np.ndarray, labels_B: np.ndarray) -> float:
 
 
 def check_finite(y_BC: np.ndarray) -> None:
-    """ValueError, in one line, for scores that are NaN or infinite."""
+    """Raises ValueError, in one line, for scores that are NaN or infinite."""
     bad = int((~np.isfinite(y_BC)).any(1).sum())
     if bad:
         raise ValueError(
@@ -55,8 +55,9 @@ def check_finite(y_BC: np.ndarray) -> None:
 
 
 def predicted_classes(metric: str, y_BC: np.ndarray) -> np.ndarray:
-    """The class of the highest score; for pearson the expected one, as in Tai et al. (1503.00075)
-    equation 18. ValueError as `check_finite`'s: argmax would take the first class."""
+    """Returns the class with the highest score; for the metric pearson the expected class, as in
+    Tai et al. (1503.00075), equation 18. ValueError for scores that are not finite, of which argmax
+    would choose the first class."""
     check_finite(y_BC)
     if metric != "pearson":
         return y_BC.argmax(1)

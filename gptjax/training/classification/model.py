@@ -1,4 +1,4 @@
-"""The GPT with a linear layer on the state of its extract token: GPT-1 equations 3 to 5."""
+"""The GPT with a linear classifier on the state of its extract token (GPT-1 equations 3 to 5)."""
 
 import dataclasses
 from typing import Any
@@ -16,8 +16,8 @@ from gptjax.training.classification import transformations
 
 
 class Head(nn.Module):
-    """A linear layer, drawn with the standard deviation 0.02 of the model's weights (released
-    train.py)."""
+    """The linear classifier. Its weights are initialized with a standard deviation of 0.02, like
+    the model's (released train.py)."""
 
     n_outputs: int
     std: float
@@ -32,7 +32,8 @@ class Head(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Parameters: those of the GPT under "gpt", and of the linear layer under "head"."""
+    """The GPT and the classifier; its parameters are those of the GPT under "gpt" and those of the
+    Head under "head"."""
 
     config: schema.Model
     execution_policy: gpt.ExecutionPolicy

@@ -1,5 +1,4 @@
-"""A task's answers as files: GLUE's format for its server, and everything for those who look
-closer."""
+"""The predictions of a task as files: one with every detail, and GLUE's submission format."""
 
 import json
 from pathlib import Path
@@ -16,9 +15,9 @@ from gptjax.training.classification.examples import Example
 def final_scores(
     context, score_fn, put_on_mesh, params, name: str, examples: list[Example], rows: np.ndarray
 ) -> dict[str, Any]:
-    """The score on the split `name` (None without labels), how many examples it has; its answers
-    are written to predictions/, or a warning says why not. ValueError for scores that are NaN or
-    infinite."""
+    """Returns the score on the split `name` (None without labels) and its number of examples. The
+    predictions are written to predictions/; if that fails, a warning says why. ValueError for
+    scores that are NaN or infinite."""
     task: ClassificationTask = context.config.task
     y_BC, _ = metrics.predict(score_fn, params, rows, context.microbatch_rows, put_on_mesh)
     metrics.check_finite(y_BC)  # on all processes alike, before one writes

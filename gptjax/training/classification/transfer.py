@@ -1,5 +1,5 @@
-"""What of a pre-trained model a new one begins with: GPT-1 section 5, "Impact of number of
-layers transferred"."""
+"""The pre-trained parameters that fine-tuning starts from (GPT-1 section 5, "Impact of number of
+layers transferred")."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
-"""GPT-1 Figure 1: an example as the sequences that the model reads, each between a start and an
-extract token."""
+"""Input transformations of GPT-1's Figure 1: an example as the sequences that the model reads, each
+between a start and an extract token."""
 
 import dataclasses
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class EncodedExamples:
 
 
 def row_width(n_sequences: int, n_ctx: int) -> int:
-    """Integers of a row of EncodedExamples."""
+    """Returns the number of integers in a row of EncodedExamples."""
     return 1 + n_sequences + n_sequences * n_ctx
 
 
@@ -123,8 +123,8 @@ def tokenize_examples(
 def fit_n_ctx(
     task: ClassificationTask, parts: list[ExampleTokens], n_vocab: int, limit: int
 ) -> int:
-    """The n_ctx that holds every sequence, up to `limit`: as in the released code, no longer
-    than it need be, but for rounding."""
+    """Returns the n_ctx that holds every sequence, at most `limit`: as in the released code the
+    longest length, here rounded up."""
     lengths = (
         len(sequence)
         for tokens in parts
@@ -140,7 +140,7 @@ def encode_examples(
     n_vocab: int,
     n_ctx: int,
 ) -> EncodedExamples:
-    """The examples, whose tokens are `parts`, as arrays."""
+    """Returns the examples as EncodedExamples. parts: their tokens."""
     rows, n_tokens_lost = [], 0
     n_truncated = 0
     for example, tokens in zip(examples, parts, strict=True):

@@ -58,8 +58,8 @@ def predict(
 def _log_probs(
     pairs: list[tuple[str, str]], model: gpt.GPT, params: Any, tokenizer: Tokenizer, mean: bool
 ) -> np.ndarray:
-    """The log-probability of each second text after the first: of all its tokens, or their mean.
-    Of what is too long the begin is cut."""
+    """Returns the log-probability of each second text given the first, as a sum or mean over its
+    tokens. A pair that is too long loses tokens at its beginning."""
     requests = {}
     for number, (first, second) in enumerate(pairs):
         tokens = tuple(tokenizer.encode(f"{first} {second}".strip()))
@@ -78,7 +78,7 @@ def _log_probs(
 
 
 def _common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens both begin with."""
+    """Returns the number of tokens at the beginning that both sequences share."""
     return next(
         (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
     )
