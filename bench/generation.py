@@ -2,7 +2,7 @@
 GPT2LMHeadModel with its cache), in interleaved rounds.
 
     python -m bench.generation [--batch=1,8] [--dtype=float32,bfloat16] [--prompt=128]
-    [--tokens=128] [--rounds=3]
+    [--max_new_tokens=128] [--rounds=3]
 
 gpt2_124m with the same random weights on both sides. Both must generate the same tokens except for
 ties: each of theirs must be the argmax here within TIE_LOGITS, the difference in rounding. The
@@ -166,18 +166,18 @@ def compare(c, params, batch, dtype, args, speed) -> None:
         0, c.n_vocab, (batch, args.prompt), dtype=np.int32
     )
     ours, theirs = (
-        gptjax_generate(inference_model, prompts, args.tokens),
-        hf_generate(model, prompts, args.tokens),
+        gptjax_generate(inference_model, prompts, args.max_new_tokens),
+        hf_generate(model, prompts, args.max_new_tokens),
     )
     agreement = np.mean(ours == theirs)
     assert max_logit_gap(inference_model, prompts, theirs) < TIE_LOGITS[dtype], max_logit_gap(
         inference_model, prompts, theirs
     )
     gptjax_generate(inference_model, prompts, 1)
-    times = time_both(inference_model, model, prompts, args.tokens, args.rounds)
+    times = time_both(inference_model, model, prompts, args.max_new_tokens, args.rounds)
     medians = {name: statistics.median(samples) for name, samples in times.items()}
     step = {
-        name: (medians[f"{name} all"] - medians[f"{name} first"]) / (args.tokens - 1)
+        name: (medians[f"{name} all"] - medians[f"{name} first"]) / (args.max_new_tokens - 1)
         for name in ("gptjax", "transformers")
     }
     ratios = sorted(
@@ -188,7 +188,7 @@ def compare(c, params, batch, dtype, args, speed) -> None:
         f"{np.unique(ours).size:,} different ones"
     )
     for name in step:
-        rate, first = batch * args.tokens / medians[f"{name} all"], medians[f"{name} first"]
+        rate, first = batch * args.max_new_tokens / medians[f"{name} all"], medians[f"{name} first"]
         print(
             f"  {name:12} {rate:8.1f} tokens/s   prompt {first * 1e3:8.1f} ms   then "
             f"{step[name] * 1e3:7.1f} ms a step"
@@ -206,7 +206,7 @@ def compare(c, params, batch, dtype, args, speed) -> None:
         * c.n_layers
         * c.d_model
         * batch
-        * (args.prompt + args.tokens / 2)
+        * (args.prompt + args.max_new_tokens / 2)
         * inference_model.params["token_VD"].dtype.itemsize
     )
     floor = (weights + cache) / speed
@@ -237,7 +237,7 @@ def main() -> int:
         help="tokens of each prompt (default: 128)",
     )
     parser.add_argument(
-        "--tokens", type=parse.int_argument(), default=128, help="new tokens (default: 128)"
+        "--max_new_tokens", type=parse.int_argument(), default=128, help="new tokens (default: 128)"
     )
     parser.add_argument(
         "--rounds", type=parse.int_argument(), default=3, help="timed rounds (default: 3)"

@@ -1,14 +1,14 @@
 """GPT-1's Table 5 and Figure 2 in small: the effect of pre-training and of the auxiliary loss, on
 data that are available offline.
 
-    python -m bench.gpt1 --data=DIR [--run=runs/gpt1_mini] [--seeds=5]
+    python -m bench.gpt1 --data=DIR [--run_dir=runs/gpt1_mini] [--seeds=5]
     [--out=docs/results/gpt1-ablation]
 
 DIR has text/ (brown.txt.xz, moby_dick.txt.xz, shakespeare.txt.xz, sotu.jsonl.xz and
 wordnet_glosses.txt.xz, all of NLTK and Project Gutenberg) and labelled/ (VADER's sentiment_vader,
-bsdgames' quiz_bsdgames). Pre-trains gpt1_mini on the former (20 minutes on 2 cores) unless --run
-has it, makes four small tasks, fine-tunes each with both pre-training and auxiliary loss and
-without either, and movies with 0 to 4 layers transferred; each is an ordinary `python -m
+bsdgames' quiz_bsdgames). Pre-trains gpt1_mini on the former (20 minutes on 2 cores) unless
+--run_dir has it, makes four small tasks, fine-tunes each with both pre-training and auxiliary loss
+and without either, and movies with 0 to 4 layers transferred; each is an ordinary `python -m
 gptjax.finetune` below --work, where finished runs are not repeated. Prints the table, writes
 OUT.json and the plot OUT.png.
 """
@@ -196,8 +196,8 @@ def run_finetune(
             "-m",
             "gptjax.finetune",
             f"--config={config}",
-            f"--init={args.run}",
-            f"--run={run}",
+            f"--init={args.run_dir}",
+            f"--run_dir={run}",
             f"--seeds={seeds}",
         ]
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(args.work / "compiled")}
@@ -258,13 +258,13 @@ def zero_shot_scores(
     from gptjax.training.classification import examples, metrics, zero_shot
     from gptjax.weights import load
 
-    weights = load.load(args.run)
+    weights = load.load(args.run_dir)
     tokenizer, mesh = (
         build.build(weights.config.data.tokenizer),
         device_mesh.make_mesh(weights.config.mesh),
     )
     train_step = step.build(weights.config, jax.devices()[0].platform, mesh, tokenizer.end_of_text)
-    checkpoint_reader = checkpoint.CheckpointReader(Path(args.run) / "checkpoints", print)
+    checkpoint_reader = checkpoint.CheckpointReader(Path(args.run_dir) / "checkpoints", print)
     abstract_params = state.abstract_state(
         weights.config, train_step.model, train_step.tx, mesh
     ).params
@@ -346,7 +346,7 @@ def main() -> None:
         "--data", type=parse.path_argument, required=True, help="a folder with text/ and labelled/"
     )
     parser.add_argument(
-        "--run",
+        "--run_dir",
         default="runs/gpt1_mini",
         help="the pre-trained model (default: runs/gpt1_mini; trained if absent)",
     )
@@ -374,7 +374,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    if not (Path(args.run) / "checkpoints").exists():
+    if not (Path(args.run_dir) / "checkpoints").exists():
         subprocess.run(
             [
                 sys.executable,
@@ -382,7 +382,7 @@ def main() -> None:
                 "gptjax.train",
                 "--config=gpt1_mini",
                 f"--text={args.data}/text/*.xz",
-                f"--run={args.run}",
+                f"--run_dir={args.run_dir}",
             ],
             check=True,
         )
@@ -393,7 +393,7 @@ def main() -> None:
     files = {task: write_splits(task, args.data, args.work) for task in {*tasks, "movies", "quiz"}}
     table: dict[str, dict[str, list[float]]] = {task: {} for task in tasks}
     layers: dict[str, list[float]] = {}
-    n_layers = json.loads((Path(args.run) / "config.json").read_text())["model.n_layers"]
+    n_layers = json.loads((Path(args.run_dir) / "config.json").read_text())["model.n_layers"]
     for task in tasks:
         for arm, edits in ARMS.items():
             table[task][arm] = test_scores(

@@ -178,7 +178,7 @@ def train_size(size: str, work: Path, tokens: float, text: Path | None) -> Path:
     run(
         "gptjax.train",
         "--config=smoke",
-        f"--run={run_path}",
+        f"--run_dir={run_path}",
         *(part for edit in sets for part in ("--set", edit)),
     )
     return run_path
@@ -229,10 +229,10 @@ def main() -> None:
             shots = ",".join(map(str, SHOTS))
             run(
                 "gptjax.evaluate",
-                f"--run={run_path}",
+                f"--model={run_path}",
                 f"--tasks={','.join(descriptions)}",
-                f"--shots={shots}",
-                f"--data={args.work}",
+                f"--num_fewshot={shots}",
+                f"--task_data={args.work}",
                 *sets,
             )
     run("gptjax.evaluate", f"--curve={args.out.with_suffix('.png')}", *map(str, runs))

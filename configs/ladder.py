@@ -72,6 +72,11 @@ LADDER = {
 # GPT-2. 124M and so on are the counts that OpenAI corrected them to. GPT-3's are those of its
 # Table 2.1.
 ALIASES = {
+    "openai-gpt": "gpt1",
+    "gpt2": "gpt2_124m",
+    "gpt2-medium": "gpt2_355m",
+    "gpt2-large": "gpt2_774m",
+    "gpt2-xl": "gpt2_1558m",
     "117m": "gpt2_124m",
     "345m": "gpt2_355m",
     "762m": "gpt2_774m",

@@ -1,4 +1,4 @@
-"""Label new texts with a fine-tuned run: `python -m gptjax.classify --run=DIR --text=FILE` prints
+"""Label new texts with a fine-tuned run: `python -m gptjax.classify --model=DIR --text=FILE` prints
 one line per text, with the probability of every label.
 """
 
@@ -17,8 +17,8 @@ from gptjax.data import unicode
 from gptjax.runtime import atomic, run_dir
 
 FORMATS = ("txt", "tsv", "csv", "jsonl")
-EXAMPLE = """python -m gptjax.classify --run=runs/own --text=new.txt
-  grep -v '^#' reviews | python -m gptjax.classify --run=runs/own --text=- --as=tsv"""
+EXAMPLE = """python -m gptjax.classify --model=runs/own --text=new.txt
+  grep -v '^#' reviews | python -m gptjax.classify --model=runs/own --text=- --as=tsv"""
 
 
 def main(arguments: list[str]) -> int:
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
         "classify", "Label new texts with a fine-tuned run, by its best epoch.", EXAMPLE
     )
     parser.add_argument(
-        "--run", metavar="DIR", required=True, help="the run that gptjax.finetune made"
+        "--model", metavar="DIR", required=True, help="the run that gptjax.finetune made"
     )
     parser.add_argument(
         "--text",
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
         help="where to (default: standard output)",
     )
     args = parser.parse_args(arguments)
-    directory, bucket = run_dir.directory(args.run), run_dir.bucket_url(args.run)
+    directory, bucket = run_dir.directory(args.model), run_dir.bucket_url(args.model)
 
     import rich.console
 

@@ -2,28 +2,101 @@
 
 import argparse
 import dataclasses
+import difflib
 import re
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
-from gptjax.config import data, find_files, overrides, parse
+from gptjax.config import data, find_files, overrides, parse, synonyms
 from gptjax.config.schema import Config
 from gptjax.configs import registry
 from gptjax.runtime import errors
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Wraps the paragraphs of a description, and its commands between their words; other indented
+    lines stay as they are.
+    """
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = []
+        for paragraph in text.split("\n\n"):
+            if "\n " not in paragraph and not paragraph.startswith(" "):
+                paragraphs.append(textwrap.fill(" ".join(paragraph.split()), width))
+            else:
+                lines = paragraph.splitlines()
+                paragraphs.append("\n".join(_wrap_command(line, width) for line in lines))
+        return "\n\n".join(paragraphs)
+
+
+def _wrap_command(line: str, width: int) -> str:
+    """The command of a line, over several lines if it is longer than `width`."""
+    if len(line) <= width or line.endswith("\\"):
+        return line
+    lines = [""]
+    for word in re.findall(r"""\s*(?:"[^"]*"|'[^']*'|[^\s"'])+""", line):
+        if len(lines[-1]) + len(word) > width - 2 and lines[-1].strip():
+            lines.append(f"     {word}")
+        else:
+            lines[-1] += word
+    return " \\\n".join(lines)
+
+
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose flags have underscores but may be typed with dashes: --dry-run is
-    --dry_run.
+    --dry_run. With --set, assignments may also be written a.b=1 or --a.b=1.
     """
+
+    fields: frozenset[str] = frozenset()  # names without a dot that may be written --name=value
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):  # type: ignore[override]
         words = sys.argv[1:] if args is None else list(args)
         end = words.index("--") if "--" in words else len(words)
-        return super().parse_known_args(
-            [*map(self._canonical, words[:end]), *words[end:]], namespace
-        )
+        return super().parse_known_args([*self._normalize(words[:end]), *words[end:]], namespace)
+
+    def _normalize(self, words: list[str]) -> Iterator[str]:
+        """Flags with underscores; `a.b=1` and `--a.b=1` as `--set=a.b=1` where that is a flag. A
+        word after a flag that takes one, or any number, is left alone.
+        """
+        flags, rest, many = self._option_string_actions, iter(words), False
+        for word in map(self._canonical, rest):
+            name, equals, _ = word.partition("=")
+            field = name.removeprefix("--")
+            is_path = bool(re.fullmatch(r"[A-Za-z_][\w:-]*(\.[\w:-]+)*", field))
+            is_spelled = name == field or "." in field or field in self.fields
+            many = flags[word].nargs == "*" if word in flags else many and name == field
+            if word in flags:
+                yield word
+                if flags[word].nargs is None and (value := next(rest, None)) is not None:
+                    yield value
+            elif (
+                is_path
+                and is_spelled
+                and equals
+                and "--set" in flags
+                and name not in flags
+                and not many
+            ):
+                yield f"--set={word.removeprefix('--')}"
+            elif name.startswith("--") and name not in flags and (hint := self._hint(name)):
+                self.error(f"{word}: {hint}")
+            else:
+                yield word
+
+    def _hint(self, name: str) -> str:
+        """What an unknown flag is called here; "" if nothing is like it."""
+        known = [
+            flag for flag in synonyms.FLAGS.get(name, ()) if flag in self._option_string_actions
+        ]
+        if known:
+            return f"that is {known[0]} here"
+        word = name.removeprefix("--")
+        if "--config" in self._option_string_actions and (found := overrides.synonym(word, word)):
+            return found
+        close = difflib.get_close_matches(name, self._option_string_actions, n=1)
+        return f"did you mean {close[0]}?" if close else ""
 
     def _canonical(self, word: str) -> str:
         name, equals, value = word.partition("=")
@@ -40,10 +113,18 @@ class _Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message and not unknown.startswith("-"):
+            form = "an assignment, as train.steps=100, nor " * (
+                "--set" in self._option_string_actions
+            )
+            message = (
+                f"{unknown}: neither {form}a value of a flag" if form else f"{unknown}: no flag"
+            )
         self.exit(2, f"error: {errors.one_line(message)}; {self.prog} --help shows what there is\n")
 
 
-def make_parser(program: str, description: str, example: str) -> argparse.ArgumentParser:
+def make_parser(program: str, description: str, example: str) -> _Parser:
     """Returns a parser for `python -m gptjax.PROGRAM` with one-line errors; --help ends with
     `example`.
     """
@@ -51,18 +132,17 @@ def make_parser(program: str, description: str, example: str) -> argparse.Argume
         prog=f"python -m gptjax.{program}",
         description=description,
         epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
 
 
-def make_config_parser(
-    program: str, description: str, example: str, text: bool = False
-) -> argparse.ArgumentParser:
+def make_config_parser(program: str, description: str, example: str, text: bool = False) -> _Parser:
     """Returns `make_parser` with --config NAME, --set path=value and, if `text`, --text FILE, for
     `resolve_config`.
     """
     parser = make_parser(program, description, example)
+    parser.fields = frozenset({"name", "seed"})
     parser.add_argument(
         "--config",
         metavar="NAME",
@@ -74,7 +154,10 @@ def make_config_parser(
         action="append",
         default=[],
         dest="assignments",
-        help="change one field, as in train.steps=100; repeatable",
+        help=(
+            "change one field; also PATH=VALUE or --PATH=VALUE, as train.steps=100; repeatable, "
+            "the last one wins"
+        ),
     )
     if text:
         text_help = (

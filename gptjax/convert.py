@@ -20,7 +20,7 @@ from gptjax.config import count, overrides, parse
 from gptjax.runtime import units
 
 EXAMPLE = """python -m gptjax.convert --from=gpt2/ --to=runs/gpt2              # model.safetensors, or OpenAI's own files
-  python -m gptjax.sample --run=runs/gpt2 --prompt='In the beginning'
+  python -m gptjax.sample --model=runs/gpt2 --prompt='In the beginning'
   python -m gptjax.convert --from=runs/gpt2 --to=exported           # for transformers' from_pretrained"""  # noqa: E501
 
 
@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> None:
         summary_rows(weights, args.to, time.perf_counter() - start_time),
     )
     if not is_export:
-        out.print(f"let it speak: python -m gptjax.sample --run={args.to} --prompt='...'")
+        out.print(f"let it speak: python -m gptjax.sample --model={args.to} --prompt='...'")
 
 
 @contextlib.contextmanager

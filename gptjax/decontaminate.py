@@ -35,6 +35,7 @@ RULES = {"filter": decontamination.Filter(), "check": decontamination.OverlapRul
 def main(arguments: list[str]) -> None:
     """Runs the program."""
     parser = cli.make_parser("decontaminate", __doc__ or "", EXAMPLE)
+    parser.fields = frozenset(f.name for rule in RULES.values() for f in dataclasses.fields(rule))
     parser.add_argument("mode", choices=("filter", "check", "compare"), help="what to do")
     parser.add_argument(
         "--text",
@@ -52,10 +53,13 @@ def main(arguments: list[str]) -> None:
         help="tasks or families of them; default: all whose data are found",
     )
     parser.add_argument(
-        "--data", metavar="DIR", type=path_string, help="where TASK_SPLIT.jsonl and TASK.jsonl lie"
+        "--task_data",
+        metavar="DIR",
+        type=path_string,
+        help="where TASK_SPLIT.jsonl and TASK.jsonl lie",
     )
     parser.add_argument(
-        "--tfds",
+        "--tfds_dir",
         metavar="DIR",
         type=path_string,
         help="where TFDS' prepared sets lie (default: its own directory)",
@@ -253,7 +257,9 @@ def compare_scores(args: argparse.Namespace) -> None:
     from gptjax.evals import clean_scores
 
     rows = clean_scores.compare(
-        args.overlap, args.results, parse.path(args.data) if args.data is not None else None
+        args.overlap,
+        args.results,
+        parse.path(args.task_data) if args.task_data is not None else None,
     )
     print(format_table([clean_scores.COLUMNS, *map(clean_scores.format_row, rows)]))
     if args.out is not None:
@@ -285,7 +291,7 @@ def load_tasks(
     """
     from gptjax.evals import contamination, registry, task_data
 
-    folder = parse.path(args.data) if args.data is not None else None
+    folder = parse.path(args.task_data) if args.task_data is not None else None
     by_name = (
         registry.get_tasks([name.strip() for name in args.tasks.split(",")], folder)
         if args.tasks
@@ -306,7 +312,9 @@ def load_tasks(
                 contamination.collect_texts(
                     task,
                     task_splits,
-                    lambda t, p, s: task_data.load_rows(t, p, s, args.data, args.tfds, args.seed),
+                    lambda t, p, s: task_data.load_rows(
+                        t, p, s, args.task_data, args.tfds_dir, args.seed
+                    ),
                 )
             )
         except ValueError as error:
@@ -315,7 +323,9 @@ def load_tasks(
                 raise
             print(f"left out: {line}")
     if not task_texts:
-        raise ValueError("no task has data: give --data=DIR with TASK.jsonl, or --tfds=DIR")
+        raise ValueError(
+            "no task has data: give --task_data=DIR with TASK.jsonl, or --tfds_dir=DIR"
+        )
     return task_texts
 
 

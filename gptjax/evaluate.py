@@ -1,5 +1,5 @@
 """Evaluate a model with in-context prompts, by the protocols of the GPT-2 and GPT-3 papers: `python
--m gptjax.evaluate --run=DIR --tasks=lambada --shots=0,1,few`.
+-m gptjax.evaluate --model=DIR --tasks=lambada --num_fewshot=0,1,few`.
 
 Each task with each number of demonstrations writes two files in DIR/evaluations: scores with
 standard errors, and a line per item with prompt, answer and log-likelihoods. Finished work is not
@@ -20,15 +20,23 @@ from gptjax.config import count, overrides, parse
 from gptjax.runtime.errors import classify_error
 
 EXAMPLE = (
-    "python -m gptjax.evaluate --run=runs/gpt3_small --tasks=lambada,hellaswag,arithmetic "
-    "--shots=0,1,few --examples=500"
+    "python -m gptjax.evaluate --model=runs/gpt3_small --tasks=lambada,hellaswag,arithmetic "
+    "--num_fewshot=0,1,few --limit=500"
 )
 FEW = "few"  # the K of the task's paper
 SHOTS = f"0,1,{FEW}"
 FLAGS = {  # kind of evaluation -> the flags that it uses; --out applies to all
     "--curve": ("runs",),
-    "--text": ("--run", "--stride"),
-    "--tasks": ("--run", "--shots", "--examples", "--seed", "--data", "--data_dir", "--set"),
+    "--text": ("--model", "--stride"),
+    "--tasks": (
+        "--model",
+        "--num_fewshot",
+        "--limit",
+        "--seed",
+        "--task_data",
+        "--tfds_dir",
+        "--set",
+    ),
 }
 
 
@@ -41,18 +49,18 @@ def make_parser() -> argparse.ArgumentParser:
     )
     int_argument = parse.int_argument
     parser.add_argument(
-        "--run", metavar="DIR", type=parse.path_argument, help="a run, or a folder of weights"
+        "--model", metavar="DIR", type=parse.path_argument, help="a run, or a folder of weights"
     )
     parser.add_argument(
         "--tasks", metavar="NAMES", help="tasks or groups of them, commas between; --list shows all"
     )
     parser.add_argument(
-        "--shots",
+        "--num_fewshot",
         metavar="K",
         help=f"numbers of demonstrations (default: {SHOTS}; {FEW}: the paper's)",
     )
     parser.add_argument(
-        "--examples",
+        "--limit",
         metavar="N",
         type=int_argument(),
         help="ask N items of each task, drawn with the seed (default: all)",
@@ -61,14 +69,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--seed", metavar="N", type=parse.seed_argument, help="of what is drawn (default: 0)"
     )
     parser.add_argument(
-        "--data",
+        "--task_data",
         metavar="DIR",
         type=parse.path_argument,
         help="where TASK.jsonl files lie (default: TFDS, where prepared)",
     )
-    parser.add_argument("--data_dir", metavar="DIR", help="of TFDS (default: its own)")
+    parser.add_argument("--tfds_dir", metavar="DIR", help="of TFDS (default: its own)")
     parser.add_argument(
         "--out",
+        "--output_path",
         metavar="DIR",
         type=parse.path_argument,
         help="where results go (default: evaluations/ in the run; of weights, in runs/)",
@@ -130,15 +139,17 @@ def main(arguments: list[str]) -> int:
         )
         out.print(f"wrote {args.curve}")
         return 0
-    directory = args.out or results_dir(args.run)
+    directory = args.out or results_dir(args.model)
     if args.text is not None:
         return evaluate_texts(args, directory, out)
     task_runs = build_runs(args)
-    model = load_model(args.run, out)
+    model = load_model(args.model, out)
     table = score_table.ScoreTable(task_runs, model.metadata, out.width)
     table.print_header(out)
     all_records = []
-    for task_run, record in run_all(task_runs, model, args.data, args.data_dir, directory, out):
+    for task_run, record in run_all(
+        task_runs, model, args.task_data, args.tfds_dir, directory, out
+    ):
         all_records.append(record)
         if record is not None:
             table.print_scores(task_run, record, out)
@@ -161,11 +172,11 @@ def check(args: argparse.Namespace) -> None:
     elif args.runs:
         raise ValueError(
             f"{' '.join(map(str, args.runs))}: runs alone are for --curve=FILE.png; whom to ask is "
-            "--run=DIR"
+            "--model=DIR"
         )
-    elif args.run is None or (args.tasks is None) == (args.text is None):
+    elif args.model is None or (args.tasks is None) == (args.text is None):
         raise ValueError(
-            "say whom to ask what: --run=DIR with --tasks=NAMES, of which --list shows all, or "
+            "say whom to ask what: --model=DIR with --tasks=NAMES, of which --list shows all, or "
             "with --text=FILE"
         )
     else:
@@ -192,7 +203,7 @@ def evaluate_texts(args: argparse.Namespace, directory: Path, out: Any) -> int:
     """Runs --text: prints the loss of texts, one line each."""
     from gptjax.evals import perplexity
 
-    paths, model = perplexity.find_texts(args.text, out.warn), load_model(args.run, out)
+    paths, model = perplexity.find_texts(args.text, out.warn), load_model(args.model, out)
     n_ctx = model.metadata["n_ctx"]
     stride = perplexity.check_stride(args.stride, n_ctx)
     out.print(
@@ -235,7 +246,7 @@ def build_runs(args: argparse.Namespace) -> list[Any]:
     from gptjax.evals import metrics, runner
     from gptjax.evals import registry as tasks
 
-    by_label = tasks.get_tasks([name.strip() for name in args.tasks.split(",")], args.data)
+    by_label = tasks.get_tasks([name.strip() for name in args.tasks.split(",")], args.task_data)
     changes: dict[str, list[str]] = {}
     for assignment in args.assignments:
         name, dot, change = assignment.partition(".")
@@ -250,7 +261,7 @@ def build_runs(args: argparse.Namespace) -> list[Any]:
                 "or all"
             )
         changes.setdefault(name, []).append(change)
-    shots, seed = SHOTS if args.shots is None else args.shots, args.seed or 0
+    shots, seed = SHOTS if args.num_fewshot is None else args.num_fewshot, args.seed or 0
     task_runs, shot_settings = (
         [],
         [(word.strip() == FEW, parse_shots(word.strip(), shots)) for word in shots.split(",")],
@@ -267,7 +278,7 @@ def build_runs(args: argparse.Namespace) -> list[Any]:
                     protocol,
                     protocol.shots if use_paper_shots else n,
                     seed,
-                    args.examples,
+                    args.limit,
                     use_paper_shots,
                 )
             )
@@ -282,7 +293,8 @@ def parse_shots(word: str, argument: str) -> int:
         return 0 if word == FEW else parse.int_argument(0)(word)
     except argparse.ArgumentTypeError:
         raise ValueError(
-            f"--shots={parse.quote(argument)[1:-1]}: give numbers of demonstrations, 0 or more, "
+            f"--num_fewshot={parse.quote(argument)[1:-1]}: give numbers of demonstrations, 0 or "
+            "more, "
             f"commas between; {FEW} is the paper's own"
         ) from None
 

@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
         help="the pre-trained model: a run's directory, or a folder of weights",
     )
     parser.add_argument(
-        "--run", metavar="DIR", help="where the run goes, or lies (default: runs/CONFIG)"
+        "--run_dir", metavar="DIR", help="where the run goes, or lies (default: runs/CONFIG)"
     )
     seeds, count = parse.int_argument(1, 1000), parse.int_argument(0)
     parser.add_argument(
@@ -69,19 +69,19 @@ def main(arguments: list[str]) -> int:
     from gptjax.report import console
 
     process_info = rendezvous.detect(
-        args.coordinator, args.processes, args.process, args.join_seconds
+        args.coordinator, args.num_processes, args.process_id, args.initialization_timeout
     )
     if process_info is not None and args.seeds > 1:
         raise ValueError(
             f"--seeds={args.seeds} is for one process: on several give each seed its own run, with "
-            "--set seed=N and --run"
+            "--set seed=N and --run_dir"
         )
     out = console.Console(quiet=process_info is not None and process_info.process_id != 0)
     dataclasses.replace(
         recipe, seed=recipe.seed + args.seeds - 1
     )  # is refused here, not when the others are done
     objective, config = load_examples(recipe, args.init, out)
-    directory, results = args.run or str(run_dir.directory(None, config.name)), []
+    directory, results = args.run_dir or str(run_dir.directory(None, config.name)), []
     for index in range(args.seeds):
         seed_config = dataclasses.replace(config, seed=config.seed + index)
         run_path = directory if args.seeds == 1 else f"{directory}/seed_{seed_config.seed}"
@@ -152,13 +152,13 @@ def run_seed(
     args: Any,
     process_info: Any,
 ) -> int:
-    """One run, which goes to `run_path`, given as --run is, to its result. Exit status as
+    """One run, which goes to `run_path`, given as --run_dir is, to its result. Exit status as
     train's."""
     from gptjax.distributed import processes
 
     objective.check(config, run_dir.directory(run_path))
     request = resume.Request(run_dir.directory(run_path), config, new_record=args.new_record)
-    with processes.initialize(process_info, config, args.join_seconds) as process_group:
+    with processes.initialize(process_info, config, args.initialization_timeout) as process_group:
         return loop.train(
             request, run_dir.bucket_url(run_path), process_group, args.profile, objective
         )
@@ -207,7 +207,7 @@ class ClassificationObjective:
             raise ValueError(
                 f"the data of {directory} have changed since it began: "
                 f"{' and '.join(changed_splits)} holds other examples; give back "
-                f"what it read, or another --run"
+                f"what it read, or another --run_dir"
             )
 
     def open_dataset(self, config, directory, log):
@@ -333,7 +333,7 @@ def restore_best(
     if not steps:
         raise ValueError(
             f"{directory} has no epoch that was evaluated and saved: let python -m gptjax.finetune "
-            "go on, or begin again with --run"
+            "go on, or begin again with --run_dir"
         )
     step, tree, metadata = checkpoint_reader.restore(
         {"params": abstract_params}, prefix="params/", steps=steps[::-1]

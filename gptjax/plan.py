@@ -33,8 +33,7 @@ EXAMPLE = """\
 python -m gptjax.plan --config=gpt3_small --set "model.attention=Dense()"
   python -m gptjax.plan --config=gpt3_175b --topology=v5p:8x8x8
   python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --search
-  python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --search "mesh.tensor=1|2" "compute.remat=full|attention+mid" \\
-      --set mesh.sharding=fsdp_tensor"""  # noqa: E501
+  python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --search "mesh.tensor=1|2" "compute.remat=full|attention+mid" --set mesh.sharding=fsdp_tensor"""  # noqa: E501
 
 
 def main(argv: list[str]) -> int | None:

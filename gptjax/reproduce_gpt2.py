@@ -1,8 +1,8 @@
 """Reproduce GPT-2's published zero-shot scores on local files, compared with others' measurements.
 
---data holds any of: wikitext2.txt and wikitext103.txt (both wiki.test.raw), ptb.txt, text8.txt,
-enwik8.txt, lambada_test.jsonl. Runs and other weights are measured too. The exit status is 1 if a
-score differs by more than 2% from others' measurements on the released weights.
+--task_data holds any of: wikitext2.txt and wikitext103.txt (both wiki.test.raw), ptb.txt,
+text8.txt, enwik8.txt, lambada_test.jsonl. Runs and other weights are measured too. The exit status
+is 1 if a score differs by more than 2% from others' measurements on the released weights.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from gptjax import cli, evaluate
 from gptjax.config import overrides, parse
 from gptjax.evals import score_table
 
-EXAMPLE = "python -m gptjax.reproduce_gpt2 --weights=gpt2/ --data=texts/"
+EXAMPLE = "python -m gptjax.reproduce_gpt2 --model=gpt2/ --task_data=texts/"
 TASKS = ("wikitext2", "wikitext103", "ptb", "text8", "enwik8", "lambada", "lambada:gpt2")
 TOLERANCE = 0.02
 # Others' measurements on the released weights: WikiText in huggingface/transformers issue 13761 and
@@ -31,14 +31,18 @@ def main(arguments: list[str]) -> int:
     """Runs the program; the exit status is 1 if a score differs."""
     parser = cli.make_parser("reproduce_gpt2", __doc__ or "", EXAMPLE)
     parser.add_argument(
-        "--weights",
+        "--model",
         metavar="DIR",
         type=parse.path_argument,
         required=True,
         help="a folder of weights, or a run",
     )
     parser.add_argument(
-        "--data", metavar="DIR", type=parse.path_argument, required=True, help="where the texts lie"
+        "--task_data",
+        metavar="DIR",
+        type=parse.path_argument,
+        required=True,
+        help="where the texts lie",
     )
     parser.add_argument(
         "--stride",
@@ -47,7 +51,7 @@ def main(arguments: list[str]) -> int:
         help="tokens predicted in each window (default: the context, no overlap)",
     )
     parser.add_argument(
-        "--examples",
+        "--limit",
         metavar="N",
         type=parse.int_argument(),
         help="ask no more than N of LAMBADA's passages: no verdict then",
@@ -59,29 +63,30 @@ def main(arguments: list[str]) -> int:
         help="where results go (default: as gptjax.evaluate's)",
     )
     args = parser.parse_args(arguments)
-    if not args.data.is_dir():
+    if not args.task_data.is_dir():
         raise ValueError(
-            f"--data={args.data} is not a directory: give one with the texts that --help names"
+            f"--task_data={args.task_data} is not a directory: give one with the texts that --help "
+            "names"
         )
 
     from gptjax.report import console
 
     out = console.Console(quiet=False)
-    model = evaluate.load_model(args.weights, out)
+    model = evaluate.load_model(args.model, out)
     out.print(format_row("", "", "ours", "error", "paper", "others*", ""), "bold")
     differs, any_score = False, False
-    directory = args.out or evaluate.results_dir(args.weights)
+    directory = args.out or evaluate.results_dir(args.model)
     for task_run, record in evaluate.run_all(
-        build_runs(args), model, args.data, None, directory, out
+        build_runs(args), model, args.task_data, None, directory, out
     ):
         for score in record["scores"].values() if record else ():
             any_score, agrees = True, print_score(task_run, score, model.metadata["name"], out)
             differs = differs or agrees is False
     if not any_score:
-        raise ValueError(f"--data={args.data} has none of the texts that --help names")
+        raise ValueError(f"--task_data={args.task_data} has none of the texts that --help names")
     out.print("* others' measurements on the released weights (gptjax/reproduce_gpt2.py)")
     out.print(f"of lambada:gpt2: {score_table.LAST_TOKEN_NOTE}")
-    return 1 if differs and args.examples is None and args.stride is None else 0
+    return 1 if differs and args.limit is None and args.stride is None else 0
 
 
 def build_runs(args: Any) -> list[Any]:
@@ -89,11 +94,11 @@ def build_runs(args: Any) -> list[Any]:
     from gptjax.evals import registry, runner
 
     task_runs = []
-    for label, task in registry.get_tasks(TASKS, args.data).items():
+    for label, task in registry.get_tasks(TASKS, args.task_data).items():
         protocol = task.protocol
         if args.stride is not None and "lambada" not in label:
             protocol = overrides.override(protocol, f"method.stride={args.stride}")
-        task_runs.append(runner.TaskRun(label, task, protocol, 0, 0, args.examples))
+        task_runs.append(runner.TaskRun(label, task, protocol, 0, 0, args.limit))
     return task_runs
 
 

@@ -1,4 +1,4 @@
-"""Generate text from a run or other weights: `python -m gptjax.sample --run=DIR --prompt=TEXT`. A
+"""Generate text from a run or other weights: `python -m gptjax.sample --model=DIR --prompt=TEXT`. A
 single continuation is streamed, several are shown at the end.
 """
 
@@ -14,7 +14,8 @@ from gptjax.report import sync
 from gptjax.runtime import errors, run_dir
 
 EXAMPLE = (
-    "python -m gptjax.sample --run=runs/nano --prompt='def ' --temperature=0.8 --top_k=40 --n=3"
+    "python -m gptjax.sample --model=runs/nano --prompt='def ' --temperature=0.8 --top_k=40 "
+    "--num_samples=3"
 )
 MAX_PROMPT_BYTES = 1 << 26  # bytes of a file that is a prompt
 MAX_SAMPLES, MAX_TOKENS = evaluation.MAX_BEAM_WIDTH, 1_000_000
@@ -29,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sample_count = parse.int_argument(1, MAX_SAMPLES)
     parser.add_argument(
-        "--run", metavar="DIR", required=True, help="a run's directory, or a folder of weights"
+        "--model", metavar="DIR", required=True, help="a run's directory, or a folder of weights"
     )
     parser.add_argument(
         "--prompt",
@@ -49,10 +50,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="continue each line of standard input; Ctrl-D ends",
     )
     parser.add_argument(
-        "--n", type=sample_count, default=1, help="how many continuations (default: 1)"
+        "--num_samples", type=sample_count, default=1, help="how many continuations (default: 1)"
     )
     parser.add_argument(
-        "--tokens",
+        "--max_new_tokens",
         type=parse.int_argument(1, MAX_TOKENS),
         default=128,
         help="the most tokens of each (default: 128)",
@@ -86,13 +87,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--seed", type=parse.seed_argument, default=None, help="same seed, same text (default: 0)"
     )
     parser.add_argument(
-        "--beams",
+        "--num_beams",
         type=sample_count,
         default=None,
         help="do not sample: show the n best of a beam search of this width",
     )
     parser.add_argument(
-        "--alpha",
+        "--length_penalty",
         type=parse.float_argument(0, evaluation.MAX_ALPHA),
         default=None,
         help="its length penalty (default: 0.6, as GPT-3's)",
@@ -111,7 +112,7 @@ def main(arguments: list[str]) -> None:
     from gptjax.report import console
 
     out = console.Console(quiet=False, vital=True)
-    loaded = load_model(args.run, out)
+    loaded = load_model(args.model, out)
     streaming.normalize_stops(loaded.tokenizer, args.stop)  # raises before anything is generated
     sampler = Sampler(args, loaded, out)
     out.print(f"{loaded.config.name}, {loaded.description}")
@@ -146,18 +147,19 @@ def check_args(args: argparse.Namespace) -> None:
     ]
     if len(sources) > 1:
         raise ValueError(f"{' and '.join(sources)} each say what to continue: give one of them")
-    others = ("temperature", "top_k", "top_p", "seed") if args.beams else ("alpha",)
+    others = ("temperature", "top_k", "top_p", "seed") if args.num_beams else ("length_penalty",)
     given_flags = [f"--{name}" for name in others if getattr(args, name) is not None]
-    if given_flags and args.beams:
+    if given_flags and args.num_beams:
         raise ValueError(
-            "--beams searches for the likeliest text and does not sample: leave out "
+            "--num_beams searches for the likeliest text and does not sample: leave out "
             f"{', '.join(given_flags)}"
         )
     if given_flags:
-        raise ValueError("--alpha is for a beam search: give --beams too")
-    if args.beams and args.n > args.beams:
+        raise ValueError("--length_penalty is for a beam search: give --num_beams too")
+    if args.num_beams and args.num_samples > args.num_beams:
         raise ValueError(
-            f"--beams={args.beams} finds {args.beams} texts and not --n={args.n}: widen the beam"
+            f"--num_beams={args.num_beams} finds {args.num_beams} texts and not "
+            f"--num_samples={args.num_samples}: widen the beam"
         )
 
 
@@ -259,7 +261,7 @@ class Sampler:
         # What is shown is what was read: a tokenizer may lower-case or respace it. End-of-text
         # stands before a text and is none of it.
         prefix = "" if tokens == [self._tokenizer.end_of_text] else self._tokenizer.decode(tokens)
-        if self._args.beams is None:
+        if self._args.num_beams is None:
             self._sample(tokens, prefix, index)
         else:
             self._search(tokens, prefix)
@@ -273,24 +275,24 @@ class Sampler:
         args, out = self._args, self._out
         key = jax.random.key(args.seed or 0)
         key = jax.random.fold_in(key, index) if index else key
-        steps_per_call = 1 if args.n == 1 else decode.STEPS_PER_CALL
+        steps_per_call = 1 if args.num_samples == 1 else decode.STEPS_PER_CALL
         stream = streaming.stream(
             self._inference_model,
             self._tokenizer,
-            [prompt] * args.n,
-            args.tokens,
+            [prompt] * args.num_samples,
+            args.max_new_tokens,
             self._sampling_params,
             key,
             args.stop,
             steps_per_call,
         )
-        if args.n == 1:
+        if args.num_samples == 1:
             out.write(prefix)
             for (new,) in stream:
                 out.write(new)
             out.print("")
             return
-        texts = [prefix] * args.n
+        texts = [prefix] * args.num_samples
         with out.status("speaking") as progress:
             for new in stream:
                 texts = [text + more for text, more in zip(texts, new, strict=True)]
@@ -313,13 +315,13 @@ class Sampler:
             (hypotheses,) = beam.search(
                 self._inference_model,
                 [prompt],
-                args.tokens,
+                args.max_new_tokens,
                 is_end,
-                args.beams,
-                0.6 if args.alpha is None else args.alpha,
+                args.num_beams,
+                0.6 if args.length_penalty is None else args.length_penalty,
             )
         texts = []
-        for hypothesis in hypotheses[: args.n]:
+        for hypothesis in hypotheses[: args.num_samples]:
             detokenizer = streaming.StreamingDetokenizer(tokenizer, prompt, args.stop)
             new = detokenizer.add(
                 [token for token in hypothesis.tokens if token != tokenizer.end_of_text]
@@ -327,7 +329,7 @@ class Sampler:
             texts.append(prefix + new + detokenizer.end())
         titles = [
             f"score {x.score:.3f}, log-probability {x.log_prob:.2f} over {len(x.tokens)} tokens"
-            for x in hypotheses[: args.n]
+            for x in hypotheses[: args.num_samples]
         ]
         self._out.print_samples(texts, titles)
 

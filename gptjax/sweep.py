@@ -110,7 +110,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help="accelerators for each of them (default: all for each)",
     )
     parser.add_argument(
-        "--together",
+        "--vmap",
         metavar="K",
         type=positive_int,
         help="train up to K small points that differ in seed or rates as one program",
@@ -234,7 +234,7 @@ def print_points(name: str, sweep_spec: sweep.Sweep, points: list[Point], direct
         print(f"{point.name:{width}}  {status.state:8} {size}")
     example = next((point for point in points if point.config is not None), points[0])
     print(f"\n{flops:.2e} FLOPs in all. A point by itself:")
-    arguments = [f"--config={sweep_spec.recipe}", f"--run={directory / example.name}"]
+    arguments = [f"--config={sweep_spec.recipe}", f"--run_dir={directory / example.name}"]
     print_text(f"  python -m gptjax.train {shlex.join([*arguments, *example.arguments])}")
     return int(any(point.config is None for point in points))
 
@@ -249,7 +249,7 @@ def run_points(
 ) -> int:
     """Trains the points with a live table of their progress; returns the exit status."""
     print_text(title(name, sweep_spec, points, directory))
-    if args.together is not None and not run_vmapped(points, directory, args.together):
+    if args.vmap is not None and not run_vmapped(points, directory, args.vmap):
         print(f"stopped; {RESUME_HINT}")
         return 130
     with live_table.LiveTable(points, directory, len(slots)) as live:
@@ -303,7 +303,7 @@ def print_jobs(
         gke.make_jobset(
             **args,
             name=f"{name}-{i}",
-            arguments=[f"--config={recipe}", f"--run={sweep_dir}/{p.name}", *p.arguments],
+            arguments=[f"--config={recipe}", f"--run_dir={sweep_dir}/{p.name}", *p.arguments],
         )
         for i, p in enumerate(points)
     ]
@@ -339,7 +339,7 @@ def run_point(
     from gptjax import train
 
     return train.main(
-        [f"--config={sweep_spec.recipe}", f"--run={directory / point.name}", *point.arguments]
+        [f"--config={sweep_spec.recipe}", f"--run_dir={directory / point.name}", *point.arguments]
     )
 
 

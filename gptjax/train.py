@@ -28,19 +28,23 @@ def main(arguments: list[str]) -> int:
         config
     ) not in (None, run_dir.decay(recipe))
     request = resume.Request(
-        run_dir.directory(args.run, config.name), config, args.tokens, set_length, args.new_record
+        run_dir.directory(args.run_dir, config.name),
+        config,
+        args.tokens,
+        set_length,
+        args.new_record,
     )
 
     from gptjax.distributed import processes
     from gptjax.weights import load
 
     process_info = rendezvous.detect(
-        args.coordinator, args.processes, args.process, args.join_seconds
+        args.coordinator, args.num_processes, args.process_id, args.initialization_timeout
     )
-    with processes.initialize(process_info, config, args.join_seconds) as process_group:
+    with processes.initialize(process_info, config, args.initialization_timeout) as process_group:
         objective = pretraining.PretrainingObjective(args.init, load.load)
         return loop.train(
-            request, run_dir.bucket_url(args.run), process_group, args.profile, objective
+            request, run_dir.bucket_url(args.run_dir), process_group, args.profile, objective
         )
 
 
@@ -58,7 +62,7 @@ def read_arguments(arguments: list[str], local: bool = True) -> tuple[argparse.N
         text=True,
     )
     parser.add_argument(
-        "--run",
+        "--run_dir",
         metavar="DIR",
         help=(
             f"where the run goes, or lies; or gs://BUCKET/FOLDER, {run_dir.NO_LOCK} (default: "
@@ -92,8 +96,8 @@ def read_arguments(arguments: list[str], local: bool = True) -> tuple[argparse.N
         if args.tokens is None
         else overrides.override(config, f"train.total_tokens={args.tokens}")
     )
-    if local or args.run is not None and not args.run.startswith(tuple(run_dir.BUCKETS)):
-        run_dir.directory(args.run, config.name)
+    if local or args.run_dir is not None and not args.run_dir.startswith(tuple(run_dir.BUCKETS)):
+        run_dir.directory(args.run_dir, config.name)
     return args, config
 
 

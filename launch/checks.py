@@ -36,7 +36,7 @@ def split_arguments(
     args, _ = train.read_arguments(train_args, local=program == "rehearse")
     given = [
         f"--{name}={vars(args)[name]}"
-        for name in ("coordinator", "processes", "process")
+        for name in ("coordinator", "num_processes", "process_id")
         if vars(args)[name] is not None
     ]
     if given:

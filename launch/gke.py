@@ -12,8 +12,7 @@ from gptjax.distributed import rendezvous
 from gptjax.launch import checks
 from gptjax.sharding import topology
 
-EXAMPLE = """python -m gptjax.launch.gke --name=gpt3 --image=IMAGE --accelerator=v5p:8x8x8 -- --config=gpt3_175b --run=gs://b/r \\
-      | kubectl apply -f -
+EXAMPLE = """python -m gptjax.launch.gke --name=gpt3 --image=IMAGE --accelerator=v5p:8x8x8 -- --config=gpt3_175b --run_dir=gs://b/r | kubectl apply -f -
   kubectl logs --follow --selector=jobset.sigs.k8s.io/jobset-name=gpt3,batch.kubernetes.io/job-completion-index=0
   kubectl delete jobset gpt3"""  # noqa: E501
 # as GKE's node selector calls them, and how many dimensions their topologies have
@@ -32,13 +31,13 @@ GRACE_SECONDS = 600  # from SIGTERM to SIGKILL, for the checkpoint
 def main(arguments: list[str]) -> int:
     """Prints the JobSet manifest of the arguments."""
     own_args, train_args = checks.split_arguments(
-        arguments, "gke", "--config=gpt3_small --run=gs://bucket/run"
+        arguments, "gke", "--config=gpt3_small --run_dir=gs://bucket/run"
     )
     manifest = make_jobset(**vars(make_parser().parse_args(own_args)), arguments=train_args)
-    if not (train.read_arguments(train_args, local=False)[0].run or "").startswith("gs://"):
+    if not (train.read_arguments(train_args, local=False)[0].run_dir or "").startswith("gs://"):
         print(
             "warning: the run lies in the container, and goes with it: give "
-            "--run=gs://BUCKET/FOLDER, or add a volume",
+            "--run_dir=gs://BUCKET/FOLDER, or add a volume",
             file=sys.stderr,
         )
     import yaml
@@ -161,8 +160,8 @@ def accelerator_spec(name: str, accelerator: str, slices: int) -> tuple[int, dic
                 f"--slices={slices} is for TPUs; give the hosts in --accelerator=h100:HOSTS"
             )
         flags = (
-            f" --coordinator={name}-hosts-0-0.{name}:{PORT} --processes={size} "
-            "--process=$JOB_COMPLETION_INDEX"
+            f" --coordinator={name}-hosts-0-0.{name}:{PORT} --num_processes={size} "
+            "--process_id=$JOB_COMPLETION_INDEX"
         )
         return (
             int(size),

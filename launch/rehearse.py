@@ -1,8 +1,8 @@
 """Rehearse a pod on one machine: N processes with M simulated CPU devices each, which connect like
 hosts.
 
-`python -m launch.rehearse --processes=2 --devices=4 -- --config=smoke --run=DIR`: arguments after
-`--` go to gptjax.train.
+`python -m launch.rehearse --num_processes=2 --devices=4 -- --config=smoke --run_dir=DIR`: arguments
+after `--` go to gptjax.train.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from gptjax.distributed import rendezvous
 from gptjax.launch import checks
 
 EXAMPLE = (
-    "python -m gptjax.launch.rehearse --processes=2 --devices=4 -- --config=smoke "
-    "--run=/tmp/rehearsal --set train.steps=20"
+    "python -m gptjax.launch.rehearse --num_processes=2 --devices=4 -- --config=smoke "
+    "--run_dir=/tmp/rehearsal --set train.steps=20"
 )
 EXIT_TIMEOUT = 60.0  # seconds that the others have to end by themselves when one has failed
 
@@ -37,17 +37,19 @@ def main(arguments: list[str]) -> int:
     parser.prog = "python -m gptjax.launch.rehearse"
     count = parse.int_argument(1, 64)  # each has its Python, its jax and its copy of the model
     parser.add_argument(
-        "--processes", metavar="N", type=count, default=2, help="how many hosts (default: 2)"
+        "--num_processes", metavar="N", type=count, default=2, help="how many hosts (default: 2)"
     )
     parser.add_argument(
         "--devices", metavar="M", type=count, default=4, help="devices of each (default: 4)"
     )
-    own_args, train_args = checks.split_arguments(arguments, "rehearse", "--config=smoke --run=DIR")
+    own_args, train_args = checks.split_arguments(
+        arguments, "rehearse", "--config=smoke --run_dir=DIR"
+    )
     args = parser.parse_args(own_args)
-    flags = distributed_flags(args.processes)
+    flags = distributed_flags(args.num_processes)
     commands = [
         [sys.executable, "-m", "gptjax.train", *train_args, *flags[process]]
-        for process in range(args.processes)
+        for process in range(args.num_processes)
     ]
     with start_workers(
         commands, args.devices, lambda process, line: print(f"[{process}] {line}", flush=True)
@@ -59,7 +61,7 @@ def distributed_flags(processes: int) -> list[list[str]]:
     """Returns for each process the flags by which it finds the others, on free ports."""
     port = free_port()
     return [
-        [f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={i}"]
+        [f"--coordinator=localhost:{port}", f"--num_processes={processes}", f"--process_id={i}"]
         for i in range(processes)
     ]
 

@@ -11,7 +11,7 @@ from gptjax.config import parse
 from gptjax.distributed import rendezvous
 from gptjax.launch import checks
 
-EXAMPLE = """python -m gptjax.launch.slurm --nodes=4 --time=3-00:00:00 -- --config=gpt3_xl --run=/shared/runs/xl | sbatch
+EXAMPLE = """python -m gptjax.launch.slurm --nodes=4 --time=3-00:00:00 -- --config=gpt3_xl --run_dir=/shared/runs/xl | sbatch
   tail -F gptjax-JOB.log"""  # noqa: E501
 SCRIPT = """\
 #!/bin/bash
@@ -34,7 +34,7 @@ srun --kill-on-bad-exit=1 --label {python} -m {program} {arguments}
 def main(arguments: list[str]) -> int:
     """Prints the sbatch script of the arguments."""
     own_args, train_args = checks.split_arguments(
-        arguments, "slurm", "--config=gpt3_xl --run=/shared/runs/xl"
+        arguments, "slurm", "--config=gpt3_xl --run_dir=/shared/runs/xl"
     )
     print(
         make_script(

@@ -21,7 +21,7 @@ from gptjax.launch import checks
 from gptjax.sharding import topology
 
 EXAMPLE = """python -m gptjax.launch.tpu create --name=pod --zone=us-east5-a --accelerator=v5p-1024
-  python -m gptjax.launch.tpu run --name=pod --zone=us-east5-a -- --config=gpt3_175b --run=gs://bucket/gpt3
+  python -m gptjax.launch.tpu run --name=pod --zone=us-east5-a -- --config=gpt3_175b --run_dir=gs://bucket/gpt3
   python -m gptjax.launch.tpu logs --name=pod --zone=us-east5-a
   python -m gptjax.launch.tpu delete --name=pod --zone=us-east5-a"""
 NAME_PATTERN = "[a-z]([a-z0-9-]{0,60}[a-z0-9])?"  # of Google Cloud's resources
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
     own_args, train_args = cli.split_at_dashes(arguments)
     args = parser.parse_args(own_args, argparse.Namespace(arguments=train_args))
     if args.action == "run":
-        checks.split_arguments(arguments, "tpu", "--config=gpt3_small --run=gs://bucket/run")
+        checks.split_arguments(arguments, "tpu", "--config=gpt3_small --run_dir=gs://bucket/run")
         check_checkout(train.read_arguments(train_args, local=False)[0].config)
     elif train_args:
         raise ValueError(

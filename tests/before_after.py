@@ -78,28 +78,40 @@ def write_data(folder: pathlib.Path) -> None:
 
 def scenario() -> list[tuple[str, str, list[str]]]:
     """(name, program, arguments) of what each tree runs, in this order."""
-    smoke, sample = ["--config=smoke"], ["--run=smoke"]
+    smoke, sample = ["--config=smoke"], ["--model=smoke"]
     dropout = sets(*SMALL, "train.microbatch_rows=2", "model.dropout.residual=0.1")
     task = [f"task.{split}=data/{split}.jsonl" for split in ("train", "dev", "test")]
     task += ["task.fields=sentence", "task.peak_lr=1e-2"]
     task += ["task.batch_examples=16", "task.epochs=3"]
-    ask = ["--run=pre", "--data=data", "--tasks=copy,taste,lambada", "--shots=0,2"]
+    ask = ["--model=pre", "--task_data=data", "--tasks=copy,taste,lambada", "--num_fewshot=0,2"]
     grid = [*smoke, "--grid", "train.schedule.peak_lr=1e-3|3e-3", "--seeds=2"]
     grid += sets("train.steps=8")
-    nucleus = ["--prompt=x", "--top_k=20", "--top_p=0.9", "--temperature=0.7", "--n=2"]
+    nucleus = ["--prompt=x", "--top_k=20", "--top_p=0.9", "--temperature=0.7", "--num_samples=2"]
     text = ["--text=data/texts.jsonl"]
     steps = [
-        ("training", "train", [*smoke, "--run=smoke"]),
-        ("the first half of a training", "train", [*smoke, "--run=half", *sets("train.steps=20")]),
-        ("training with dropout and microbatches", "train", [*smoke, "--run=pre", *dropout]),
-        ("sampling", "sample", [*sample, "--prompt=The", "--n=3", "--tokens=40", "--seed=1"]),
+        ("training", "train", [*smoke, "--run_dir=smoke"]),
+        (
+            "the first half of a training",
+            "train",
+            [*smoke, "--run_dir=half", *sets("train.steps=20")],
+        ),
+        ("training with dropout and microbatches", "train", [*smoke, "--run_dir=pre", *dropout]),
+        (
+            "sampling",
+            "sample",
+            [*sample, "--prompt=The", "--num_samples=3", "--max_new_tokens=40", "--seed=1"],
+        ),
         ("sampling by top-k and top-p", "sample", [*sample, *nucleus]),
         ("sampling greedily", "sample", [*sample, "--prompt=def ", "--temperature=0"]),
-        ("beam search", "sample", [*sample, "--prompt=a", "--beams=3", "--tokens=12"]),
-        ("fine-tuning", "finetune", ["--config=own", "--init=pre", "--run=tuned", *sets(*task)]),
+        ("beam search", "sample", [*sample, "--prompt=a", "--num_beams=3", "--max_new_tokens=12"]),
+        (
+            "fine-tuning",
+            "finetune",
+            ["--config=own", "--init=pre", "--run_dir=tuned", *sets(*task)],
+        ),
         ("tokenization", "prepare", [*smoke, *text, "--out=shards", "--workers=1"]),
         ("conversion", "convert", ["--from=smoke", "--to=exported"]),
-        ("perplexity", "evaluate", ["--run=pre", *text, "--stride=16", "--out=text"]),
+        ("perplexity", "evaluate", ["--model=pre", *text, "--stride=16", "--out=text"]),
         ("sweep", "sweep", [*grid, "--dir=swept"]),
         ("vmapped sweep", "sweep", [*grid, "--dir=vmapped", "--together=4"]),
         ("plan", "plan", ["--config=gpt3_175b"]),

@@ -254,7 +254,7 @@ def _check_values(module: str, args: argparse.Namespace, shown: str) -> None:
         from gptjax.evals import registry as tasks
 
         names = [name for name in args.tasks.split(",") if f"{name}_test.jsonl" not in shown]
-        found = tasks.get_tasks(names, None if args.data is None else Path(args.data))
+        found = tasks.get_tasks(names, None if args.task_data is None else Path(args.task_data))
         for assignment in args.assignments if module == "gptjax.evaluate" else ():
             name, _, change = assignment.partition(".")
             for task in found.values() if name == "all" else [found[name]]:

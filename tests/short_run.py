@@ -19,7 +19,7 @@ def go(text, directory, *changes, flags=()):
     return train.main(
         [
             "--config=smoke",
-            f"--run={directory}",
+            f"--run_dir={directory}",
             *flags,
             *[p for c in (*usual, *changes) for p in ("--set", c)],
         ]

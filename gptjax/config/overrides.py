@@ -22,26 +22,12 @@ import typing
 import warnings
 from typing import Any, TypeVar
 
-from gptjax.config import legacy, parse
+from gptjax.config import legacy, parse, synonyms
 from gptjax.config.schema import Config
 
 Root = TypeVar("Root")
 MAX_DEPTH = 50  # of the syntax tree of a value
 MAX_QUOTED = 200  # characters of a value in an error
-SYNONYMS = {  # field names in other projects -> here
-    "lr": "train.schedule.peak_lr",
-    "learning_rate": "train.schedule.peak_lr",
-    "warmup_steps": "train.schedule.warmup_tokens",
-    "batch_size": "train.batch_tokens",
-    "max_steps": "train.steps",
-    "max_iters": "train.steps",
-    "n_embd": "model.d_model",
-    "block_size": "model.n_ctx",
-    "vocab_size": "model.n_vocab",
-    "beta1": "train.optimizer.b1",
-    "beta2": "train.optimizer.b2",
-    "grad_clip": "train.optimizer.clip_norm",
-}
 
 
 @dataclasses.dataclass
@@ -207,7 +193,7 @@ def _apply_edit(value: Any, hint: Any, edit: _Edit, path: str) -> Any:
     hints = _type_hints(type(value))
     for key in edit.children:
         if key not in hints:
-            hint_text = _suggest(key, list(hints), anywhere=True)
+            hint_text = _suggest(key, list(hints), True, path, type(value).__name__)
             raise ValueError(
                 f"{dot}{parse.one_line(key, 60)}: {type(value).__name__} has no field "
                 f"{parse.quote(key)}; {hint_text}"
@@ -376,13 +362,22 @@ def _convert_record(tree: ast.expr, records: dict[str, type], hint: Any, path: s
 # --- hints ----------------------------------------------------------------------------------------
 
 
-def _suggest(name: str, known: list[str], anywhere: bool) -> str:
+def synonym(path: str, word: str, record: str = "") -> str:
+    """What a word that is no field means, in earlier versions or other projects; "" if unknown."""
+    target = legacy.PATHS.get(path) or legacy.FIELDS.get(record, {}).get(word)
+    if target is not None and "." not in target:
+        target = f"{path.rpartition('.')[0]}.{target}"
+    target = target or synonyms.FIELDS.get(path) or synonyms.FIELDS.get(word, "")
+    return f"did you mean {target}?" if re.fullmatch(r"[\w.]+", target) else target
+
+
+def _suggest(name: str, known: list[str], anywhere: bool, path: str = "", record: str = "") -> str:
     """A hint: the most similar known name or else, with `anywhere`, the synonym of another project
-    or similar paths of the whole tree.
+    or similar paths of the whole tree. path, record: of the record that lacks `name`.
     """
     name = name[:60]
-    if anywhere and name in SYNONYMS:
-        return f"did you mean {SYNONYMS[name]}?"
+    if anywhere and (elsewhere := synonym(f"{path}.{name}", name, record)):
+        return elsewhere
     matches = difflib.get_close_matches(name, known, n=1)
     if matches:
         return f"did you mean {matches[0]}?"

@@ -99,7 +99,7 @@ class ProcessGroup:
         except queue.Empty:
             raise ValueError(
                 f"{self._describe(process_id)} connected but has not answered since; wait longer "
-                "with --join_seconds"
+                "with --initialization_timeout"
             ) from None
 
     def broadcast_from_zero(self, act: Callable[[], Any]) -> Any:

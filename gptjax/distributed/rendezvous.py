@@ -77,20 +77,20 @@ def add_distributed_flags(parser: argparse.ArgumentParser) -> None:
         help="where process 0 listens, on this port and the one below",
     )
     group.add_argument(
-        "--processes",
+        "--num_processes",
         metavar="N",
         type=parse.int_argument(1, MAX_PROCESSES),
         help="how many there are; 1 asks no cluster",
     )
     group.add_argument(
-        "--process",
+        "--process_id",
         metavar="I",
         type=parse.int_argument(0, MAX_PROCESSES - 1),
         help="which one this is, from 0",
     )
     seconds = parse.float_argument(0, 1e7, above=True)
     group.add_argument(
-        "--join_seconds",
+        "--initialization_timeout",
         metavar="S",
         type=seconds,
         default=300.0,
@@ -120,14 +120,15 @@ def detect(
         flags = [
             f"--{name}={value}"
             for name, value in zip(
-                ("coordinator", "processes", "process"),
+                ("coordinator", "num_processes", "process_id"),
                 (coordinator, num_processes, process_id),
                 strict=True,
             )
             if value is not None
         ]
         raise ValueError(
-            f"{' '.join(flags)}: give --coordinator, --processes and --process, or none of them on "
+            f"{' '.join(flags)}: give --coordinator, --num_processes and --process_id, or none of "
+            "them on "
             "a TPU pod, GKE or Slurm"
         )
     host, _, port = coordinator.rpartition(":")
@@ -142,7 +143,7 @@ def detect(
         )
     if not 0 <= process_id < num_processes <= MAX_PROCESSES:
         raise ValueError(
-            f"--process={process_id}: with --processes={num_processes} give one from 0 to "
+            f"--process_id={process_id}: with --num_processes={num_processes} give one from 0 to "
             f"{min(num_processes, MAX_PROCESSES) - 1}"
         )
     return ProcessInfo(
@@ -177,7 +178,7 @@ def _detect_cluster(
     except (RuntimeError, ValueError, LookupError, TypeError, OSError) as error:
         raise ValueError(
             f"jax found a cluster here but not its processes ({errors.first_line(error)}); give "
-            "--coordinator, --processes and --process"
+            "--coordinator, --num_processes and --process_id"
         ) from error
 
 
@@ -334,8 +335,9 @@ def _wait_for_peers(
                 raise ValueError(
                     f"process {process_id} of {num_processes}, on {host}, does not fit process 0, "
                     "which expects "
-                    f"{process_info.num_processes} processes, each once; correct --processes or "
-                    "--process"
+                    f"{process_info.num_processes} processes, each once; correct --num_processes "
+                    "or "
+                    "--process_id"
                 )
             if len(hosts) == process_info.num_processes:
                 return [hosts[process_id] for process_id in range(process_info.num_processes)]
@@ -353,7 +355,7 @@ def _wait_for_peers(
         f"of {process_info.num_processes} processes "
         f"{', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''} did not connect to "
         f"process 0 within {seconds:g} s; start them with the same --coordinator (and {NONCE_ENV}, "
-        "if it is set), or wait longer with --join_seconds"
+        "if it is set), or wait longer with --initialization_timeout"
     )
 
 
@@ -423,7 +425,7 @@ def _connect_to_zero(
             raise ValueError(
                 f"process {process_info.process_id} did not reach {peer} within {seconds:g} s "
                 f"({reason}); is it running, and are this port "
-                f"and {address[1] + 1} open? --join_seconds waits longer"
+                f"and {address[1] + 1} open? --initialization_timeout waits longer"
             )
         time.sleep(0.2)
 

@@ -85,7 +85,7 @@ def find_task(name: str, folder: pathlib.Path | None) -> Task | None:
     if "/" in name:
         raise ValueError(
             f"--tasks={name}: a task is called by its file's name alone; its folder is given by "
-            "--data"
+            "--task_data"
         )
     suffixes = [
         suffix

@@ -68,7 +68,7 @@ def get_task(name: str, folder: pathlib.Path | None = None) -> Task:
         )
         raise ValueError(
             f"no task is called {base_name!r}; {hint}; a task of your own is a file "
-            f"{base_name}_test.jsonl in --data=DIR"
+            f"{base_name}_test.jsonl in --task_data=DIR"
         )
     if convention and convention not in task.conventions:
         raise ValueError(
@@ -88,7 +88,7 @@ def get_tasks(names: Iterable[str], folder: pathlib.Path | None) -> dict[str, Ta
         if is_group and custom_tasks.find_task(name, folder) is not None:
             raise ValueError(
                 f"{name} is a group of tasks, and {folder} has a file of that name: rename the "
-                "file, or give another --data"
+                "file, or give another --task_data"
             )
         tasks |= (
             {task.name: task for task in groups()[name]}

@@ -193,7 +193,7 @@ class TaskRun:
 def _too_few_message(task_run: TaskRun, n_available: int) -> str:
     return (
         f"{task_run.task.name}: {task_run.shots} demonstrations are requested, and {n_available} "
-        "are available; give fewer --shots"
+        "are available; give fewer --num_fewshot"
     )
 
 

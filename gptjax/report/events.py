@@ -241,7 +241,7 @@ def check(directory: Path, step: int, seal: Mapping[str, Any] | None) -> int:
     raise ValueError(
         f"{file} is not as it was when step {step:,} was saved: "
         f"{fault or 'some lines were changed'}; put a copy of it back, "
-        f"give another --run, or {run_dir.NEW_RECORD_HINT}"
+        f"give another --run_dir, or {run_dir.NEW_RECORD_HINT}"
     )
 
 

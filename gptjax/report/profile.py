@@ -50,7 +50,7 @@ class Profiler:
             if self._n_steps and self._steps < 3:
                 self._log(
                     f"nothing was traced: the run had {self._steps} steps, and a trace starts with "
-                    "the third; give another --run, or prolong this one (--tokens=N)"
+                    "the third; give another --run_dir, or prolong this one (--tokens=N)"
                 )
             return
         self._is_tracing = False

@@ -103,4 +103,4 @@ def _describe_owner(directory: Path) -> str:
 
 
 def _flag_name(what: str) -> str:
-    return "--run" if what == "run directory" else "directory"
+    return "--run_dir" if what == "run directory" else "directory"

@@ -33,7 +33,7 @@ NO_LOCK = "which has no lock: make sure that only one job trains there at a time
 
 
 def bucket_url(run: str | None) -> str | None:
-    """Returns --run if it is a folder of a bucket, else None. Raises ValueError for an unknown
+    """Returns --run_dir if it is a folder of a bucket, else None. Raises ValueError for an unknown
     scheme or a missing package.
     """
     scheme, separator, _ = (run or "").partition("://")
@@ -41,7 +41,8 @@ def bucket_url(run: str | None) -> str | None:
         return None
     if scheme + separator not in BUCKETS:
         raise ValueError(
-            f"--run={run}: give a directory, or a folder of a bucket that starts with "
+            f"{parse.one_line(run, 300)}: give a directory, or a folder of a bucket that starts "
+            "with "
             f"{' or '.join(BUCKETS)}"
         )
     if importlib.util.find_spec(BUCKETS[scheme + separator]) is None:
@@ -52,8 +53,8 @@ def bucket_url(run: str | None) -> str | None:
 
 
 def directory(run: str | None, name: str = "") -> Path:
-    """Returns the local directory of a run: --run as given, else runs/NAME. For gs://BUCKET/FOLDER
-    it is runs/BUCKET/FOLDER, from which the record is copied to the bucket.
+    """Returns the local directory of a run: --run_dir as given, else runs/NAME. For
+    gs://BUCKET/FOLDER it is runs/BUCKET/FOLDER, from which the record is copied to the bucket.
 
     Raises ValueError as parse.path does, and for a name that is not UTF-8, since checkpoints cannot
     be written there.
@@ -66,7 +67,7 @@ def directory(run: str | None, name: str = "") -> Path:
             else ""
         )
         raise ValueError(
-            f"--run={parse.one_line(run, 300)}: the name of a run must be UTF-8 text; give "
+            f"{parse.one_line(run, 300)}: the name of a run must be UTF-8 text; give "
             f"another{encoding_hint}"
         )
     if url is not None:
@@ -126,14 +127,14 @@ def claim_run_dir(
         if list(checkpoints) == [0]:
             raise ValueError(
                 f"{run} holds weights from gptjax.convert, not a run: start one from them with "
-                f"--init={run} and another --run"
+                f"--init={run} and another --run_dir"
             )
         if not new_record:
             raise ValueError(
                 f"{run} has checkpoints (the newest of step {checkpoints[-1]:,}) but "
                 f"{' and '.join(missing)} "
                 f"{_describe_missing(run, missing)}: put {'it' if len(missing) == 1 else 'them'} "
-                "back, give another --run, "
+                "back, give another --run_dir, "
                 f"or {NEW_RECORD_HINT}"
             )
     others = [name for name in ("metrics.jsonl", "data.json") if _is_nonempty(run / name)]
@@ -141,7 +142,7 @@ def claim_run_dir(
     if others and not checkpoints and "config.json" in missing:
         raise ValueError(
             f"{run} has {' and '.join(others)} but no config.json: another program's, or of a run "
-            "that lost it; give another --run, or "
+            "that lost it; give another --run_dir, or "
             f"move {'it' if len(others) == 1 else 'them'} away"
         )
     if not missing and not (checkpoints and new_record):
@@ -151,7 +152,7 @@ def claim_run_dir(
     # For example that of converted weights, which need it.
     if not checkpoints and "config.json" not in missing and not exists(run):
         raise ValueError(
-            f"{run}/config.json is not a run's: give another --run, or move that file away"
+            f"{run}/config.json is not a run's: give another --run_dir, or move that file away"
         )
     return bool(checkpoints) or not missing
 
@@ -169,7 +170,7 @@ def check_same_config(old: Config, new: Config, what: str, change_length: bool) 
             if only_longer
             else "the config that started it"
         )
-        raise ValueError(f"{what} ({'; '.join(forbidden)}); give another --run, or {advice}")
+        raise ValueError(f"{what} ({'; '.join(forbidden)}); give another --run_dir, or {advice}")
     return lines
 
 
@@ -189,7 +190,8 @@ def check_shared(run: Path, owner: str) -> None:
     """
     if lock.owner(run) != owner:
         raise ValueError(
-            f"{run} is not the directory that process 0 writes to: give a --run on a file system "
+            f"{run} is not the directory that process 0 writes to: give a --run_dir on a file "
+            "system "
             "that all hosts share"
         )
 

@@ -193,7 +193,7 @@ def _start(recipe: str, point: Point, directory: Path, slot: Slot) -> RunningPoi
     run_path = directory / point.name
     make_run_dir(run_path)
     command = child.command(
-        ["-m", "gptjax.train", f"--config={recipe}", f"--run={run_path}", *point.arguments]
+        ["-m", "gptjax.train", f"--config={recipe}", f"--run_dir={run_path}", *point.arguments]
     )
     with (run_path / LOG_FILE).open("a") as log:
         # A session of its own: the terminal's Ctrl-C is for this program alone, which passes it on.

@@ -34,7 +34,7 @@ class Point:
 
     @property
     def arguments(self) -> list[str]:
-        """Arguments of gptjax.train, besides --config and --run."""
+        """Arguments of gptjax.train, besides --config and --run_dir."""
         return [part for override in self.overrides for part in ("--set", override)]
 
 

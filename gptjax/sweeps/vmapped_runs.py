@@ -42,7 +42,7 @@ def batchable_groups(
     none), is the same. ValueError if max_size is below 1."""
     if max_size < 1:
         raise ValueError(
-            f"--together={max_size}: give how many points one program may train, 1 or more"
+            f"--vmap={max_size}: give how many points one program may train, 1 or more"
         )
     by_program: dict[tuple[Config, int], list[Point]] = collections.defaultdict(list)
     for point in points:

@@ -127,7 +127,7 @@ class CheckpointReader:
                 errors.append(f"{step}: {error}")
         raise ValueError(
             f"every checkpoint in {self._directory} is damaged ({'; '.join(errors)}); put back a "
-            "copy, or start again in another --run"
+            "copy, or start again in another --run_dir"
         )
 
     def _shared_record(self, step: int) -> dict:
@@ -193,7 +193,7 @@ class CheckpointReader:
                 raise ValueError(
                     f"{name} is {saved_kind} in the checkpoint of step {step:,} in "
                     f"{self._directory} and {expected_kind} in this config; "
-                    f"use the config that wrote the checkpoint, or another --run"
+                    f"use the config that wrote the checkpoint, or another --run_dir"
                 )
 
     def _load_leaves(self, step: int, entries: dict, expected: dict) -> dict[str, jax.Array]:
@@ -262,7 +262,7 @@ class CheckpointManager(CheckpointReader):
         except OSError as error:
             raise ValueError(
                 f"cannot write checkpoints to {self._directory}: {error.strerror or error}; make "
-                "it writable, or give another --run"
+                "it writable, or give another --run_dir"
             ) from error
         self._ready = True
         self._warn_once(lines)

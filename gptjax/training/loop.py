@@ -192,7 +192,7 @@ def train_loop(context: TrainContext) -> int:
     outcome = loop.run()
     if outcome == "finished":
         sample_hint = (
-            f"; python -m gptjax.sample --run={context.directory}"
+            f"; python -m gptjax.sample --model={context.directory}"
             if context.config.task is None
             else ""
         )

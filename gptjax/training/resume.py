@@ -115,7 +115,7 @@ def find_run(
         if steps_done > 2 * run_dir.load_config(request.directory).loop.every_save:
             raise ValueError(
                 f"{request.directory} has a record of {steps_done:,} steps and no checkpoint: put "
-                "checkpoints/ back, give another --run, "
+                "checkpoints/ back, give another --run_dir, "
                 f"or remove metrics.jsonl, and the run begins again"
             )
         warn(
@@ -142,7 +142,7 @@ def restore_run(
 
     data_error = (
         f"the data of {request.directory} have changed since it began: give back what it read, or "
-        "another --run"
+        "another --run_dir"
     )
     step, state, meta = checkpoints.restore(abstract_state)
     if (
@@ -161,7 +161,7 @@ def restore_run(
         tokens_done = f"{rows * request.config.model.n_ctx:,}"
         raise ValueError(
             f"--tokens={request.config.train.total_tokens:,}, but {tokens_done} tokens are done; "
-            "give more, or another --run"
+            "give more, or another --run_dir"
         )
     record_bytes = processes.broadcast_from_zero(lambda: _check_record(request, step, meta))
     plan = batch_schedule.resume(request.config, shards, step, rows, meta.get("quantum"))

@@ -64,7 +64,7 @@ REFUSED_AT_ONCE = {
 def test_refused_before_anything_is_made(name, tmp_path):
     arguments, message = REFUSED_AT_ONCE[name]
     with pytest.raises(ValueError) as refused:
-        train.main([*arguments, f"--run={tmp_path / 'run'}"])
+        train.main([*arguments, f"--run_dir={tmp_path / 'run'}"])
     assert message in str(refused.value) and "\n" not in str(refused.value)
     assert not (tmp_path / "run").exists()
 
@@ -106,7 +106,7 @@ def test_refused_before_a_run_directory_is_made(name, tmp_path):
         train.main(
             [
                 "--config=smoke",
-                f"--run={tmp_path / 'run'}",
+                f"--run_dir={tmp_path / 'run'}",
                 *[part for change in changes for part in ("--set", change)],
             ]
         )
@@ -138,7 +138,7 @@ def test_refused_before_a_run_has_begun(name, text, tmp_path):
     ]
     flags = [part for change in (*usual, *changes) for part in ("--set", change)]
     with pytest.raises(ValueError) as refused:
-        train.main(["--config=smoke", f"--run={tmp_path / 'run'}", *flags])
+        train.main(["--config=smoke", f"--run_dir={tmp_path / 'run'}", *flags])
     assert message in str(refused.value) and "\n" not in str(refused.value)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     if name == "vocabulary":  # the corrected command may use the same run directory
@@ -146,7 +146,7 @@ def test_refused_before_a_run_has_begun(name, text, tmp_path):
             train.main(
                 [
                     "--config=smoke",
-                    f"--run={tmp_path / 'run'}",
+                    f"--run_dir={tmp_path / 'run'}",
                     *[p for c in usual for p in ("--set", c)],
                 ]
             )
@@ -164,7 +164,7 @@ def test_a_run_directory_that_cannot_be(given, tmp_path, monkeypatch):
             "give another"
         ),
     ):
-        train.main(["--config=smoke", f"--run={given}"])
+        train.main(["--config=smoke", f"--run_dir={given}"])
     assert not list(tmp_path.iterdir())
 
 
@@ -182,7 +182,7 @@ def test_a_run_directory_that_cannot_be_written(tmp_path):
             r"give another"
         ),
     ):
-        train.main(["--config=smoke", f"--run={tmp_path / 'file' / 'run'}"])
+        train.main(["--config=smoke", f"--run_dir={tmp_path / 'file' / 'run'}"])
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "data.json"])
@@ -199,11 +199,12 @@ def test_files_of_another_program_are_left_as_they_are(name, text, tmp_path):
     with pytest.raises(
         ValueError,
         match=(
-            f"{tmp_path} has {name} but no config.json: another program's, .*give another --run, "
+            f"{tmp_path} has {name} but no config.json: another program's, .*give another "
+            "--run_dir, "
             "or move it"
         ),
     ):
-        train.main(["--config=smoke", f"--run={tmp_path}", *flags])
+        train.main(["--config=smoke", f"--run_dir={tmp_path}", *flags])
     assert {path.name for path in tmp_path.iterdir()} == {name, "text.txt"} and (
         tmp_path / name
     ).read_text() == '{"epoch": 1}\n'
@@ -213,10 +214,10 @@ def test_sample_says_what_is_missing(tmp_path):
     with pytest.raises(
         ValueError, match="nothing does not exist: give a run, or a folder of weights"
     ):
-        sample.main([f"--run={tmp_path / 'nothing'}"])
+        sample.main([f"--model={tmp_path / 'nothing'}"])
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
-        sample.main([f"--run={tmp_path}"])
+        sample.main([f"--model={tmp_path}"])
 
 
 def test_updates_that_are_never_finite_end_the_run(text, tmp_path, capsys):
@@ -229,7 +230,11 @@ def test_updates_that_are_never_finite_end_the_run(text, tmp_path, capsys):
     ]
     flags += [f"data.sources=Text(path='{text}')", "data.validation=Tail(fraction=0.1)"]
     status = train.main(
-        ["--config=smoke", f"--run={tmp_path / 'run'}", *[p for f in flags for p in ("--set", f)]]
+        [
+            "--config=smoke",
+            f"--run_dir={tmp_path / 'run'}",
+            *[p for f in flags for p in ("--set", f)],
+        ]
     )
     said = capsys.readouterr().out
     assert status == 3
@@ -250,7 +255,7 @@ def test_the_program_says_it_in_one_line_with_status_2(tmp_path):
         "-m",
         "gptjax.train",
         "--config=smoke",
-        f"--run={tmp_path / 'run'}",
+        f"--run_dir={tmp_path / 'run'}",
         "--set",
         "data.sources=Text(path='no')",
     ]
@@ -263,14 +268,14 @@ def test_the_program_says_it_in_one_line_with_status_2(tmp_path):
 def test_a_run_in_a_bucket_that_is_not_known_or_not_installed(monkeypatch):
     with pytest.raises(
         ValueError,
-        match="--run=ftp://x/y: give a directory, or a folder of a bucket that starts with gs://",
+        match="ftp://x/y: give a directory, or a folder of a bucket that starts with gs://",
     ):
-        train.main(["--config=smoke", "--run=ftp://x/y"])
+        train.main(["--config=smoke", "--run_dir=ftp://x/y"])
     monkeypatch.setattr(run_dir.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         ValueError, match="gs://x/y needs the package gcsfs: pip install -r requirements-cloud.txt"
     ):
-        sample.main(["--run=gs://x/y"])
+        sample.main(["--model=gs://x/y"])
 
 
 def test_a_directory_that_hosts_do_not_share(tmp_path):
@@ -280,7 +285,7 @@ def test_a_directory_that_hosts_do_not_share(tmp_path):
         with pytest.raises(
             ValueError,
             match=(
-                "is not the directory that process 0 writes to: give a --run on a file system "
+                "is not the directory that process 0 writes to: give a --run_dir on a file system "
                 "that all"
             ),
         ):

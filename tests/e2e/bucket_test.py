@@ -56,7 +56,7 @@ def test_a_run_in_a_bucket_goes_on_on_other_machines(bucket, tmp_path, monkeypat
                 "-m",
                 "gptjax.train",
                 "--config=smoke",
-                f"--run={bucket}",
+                f"--run_dir={bucket}",
                 *sets,
                 *flags,
             ]
@@ -77,7 +77,7 @@ def test_a_run_in_a_bucket_goes_on_on_other_machines(bucket, tmp_path, monkeypat
         ]
         assert steps == [f'{{"step": {step}' for step in range(1, 15)]
         shutil.rmtree(local)
-        sample = [sys.executable, "-m", "gptjax.sample", f"--run={bucket}", "--tokens=4"]
+        sample = [sys.executable, "-m", "gptjax.sample", f"--model={bucket}", "--max_new_tokens=4"]
         environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
         said = subprocess.run(sample, env=environment, capture_output=True, text=True)
         assert said.returncode == 0 and "smoke, step 14" in said.stdout, said.stderr

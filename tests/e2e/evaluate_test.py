@@ -46,7 +46,7 @@ def there(tmp_path_factory):
         train.main(
             [
                 "--config=smoke",
-                f"--run={folder / 'pre'}",
+                f"--run_dir={folder / 'pre'}",
                 *(part for text in sets for part in ("--set", text)),
             ]
         )
@@ -58,10 +58,10 @@ def there(tmp_path_factory):
 def asked(there, *more, tasks="copy,taste", shots="0,2", out="out"):
     return evaluate.main(
         [
-            f"--run={there / 'pre'}",
+            f"--model={there / 'pre'}",
             f"--tasks={tasks}",
-            f"--shots={shots}",
-            f"--data={there / 'data'}",
+            f"--num_fewshot={shots}",
+            f"--task_data={there / 'data'}",
             f"--out={there / out}",
             *more,
         ]
@@ -215,13 +215,7 @@ def evaluate_asking():
 def test_other_protocols_and_item_counts_are_stored_separately(there, done):
     assert (
         asked(
-            there,
-            "--set",
-            "taste.method=Total",
-            "--examples=5",
-            tasks="taste",
-            shots="0",
-            out="other",
+            there, "--set", "taste.method=Total", "--limit=5", tasks="taste", shots="0", out="other"
         )
         == 0
     )
@@ -241,7 +235,9 @@ def test_too_few_demonstrations_are_one_line_and_the_others_still_run(there, cap
     assert asked(there, tasks="taste,copy", shots="8,1", out="few") == 1
     said = capsys.readouterr().out
     assert (
-        said.count("taste: 8 demonstrations are requested, and 7 are available; give fewer --shots")
+        said.count(
+            "taste: 8 demonstrations are requested, and 7 are available; give fewer --num_fewshot"
+        )
         == 1
     )
     assert {("taste", 1), ("copy", 1)} <= set(records(there, "few")) and (
@@ -399,7 +395,7 @@ def test_texts_are_predicted_as_by_a_plain_pass(there, capsys):
             f"--text={there / 'b.jsonl'}",
             f"--out={there / f'texts {stride}'}",
         ]
-        assert evaluate.main([f"--run={there / 'pre'}", *given, *more]) == 0
+        assert evaluate.main([f"--model={there / 'pre'}", *given, *more]) == 0
         said = capsys.readouterr().out
         assert f"windows of 64 tokens, stride {stride or 64}" in said and "all 2" in said
         kept = {
@@ -424,17 +420,17 @@ def test_texts_are_predicted_as_by_a_plain_pass(there, capsys):
     (there / "empty").write_text("")
     assert (
         evaluate.main(
-            [f"--run={there / 'pre'}", f"--text={there / 'c.md'}", f"--out={there / 'texts 10'}"]
+            [f"--model={there / 'pre'}", f"--text={there / 'c.md'}", f"--out={there / 'texts 10'}"]
         )
         == 0
     )
     assert "c.md" in capsys.readouterr().out
     with pytest.raises(ValueError, match="empty is empty"):
         evaluate.main(
-            [f"--run={there / 'pre'}", f"--text={there / 'empty'}", f"--out={there / 'texts 10'}"]
+            [f"--model={there / 'pre'}", f"--text={there / 'empty'}", f"--out={there / 'texts 10'}"]
         )
     with pytest.raises(ValueError, match="--stride=65: give 1 to 64, the model's context"):
-        evaluate.main([f"--run={there / 'pre'}", f"--text={there / 'a.txt'}", "--stride=65"])
+        evaluate.main([f"--model={there / 'pre'}", f"--text={there / 'a.txt'}", "--stride=65"])
 
 
 def likely(forward, ids, stride):
@@ -461,14 +457,14 @@ def test_the_list_shows_every_task(capsys):
 
 
 REFUSED = {
-    "nobody": (["--tasks=copy"], "say whom to ask what: --run=DIR with --tasks=NAMES"),
+    "nobody": (["--tasks=copy"], "say whom to ask what: --model=DIR with --tasks=NAMES"),
     "unknown": (
-        ["--run=x", "--tasks=helaswag"],
+        ["--model=x", "--tasks=helaswag"],
         ("no task is called 'helaswag'; did you mean hellaswag"),
     ),
     **{
         f"shots {word[:9]}": (
-            ["--run=x", "--tasks=hellaswag", f"--shots={word}"],
+            ["--model=x", "--tasks=hellaswag", f"--num_fewshot={word}"],
             ("give numbers of demonstrations, 0 or more"),
         )
         for word in ("-1", "x", "", "1,,2", "9" * 5000, "1e300", "0.5")
@@ -477,25 +473,25 @@ REFUSED = {
         ["--curve=x.nope", "--out=."],
         ("--curve=x.nope: a picture's name ends with .png, .pdf, .svg"),
     ),
-    "neither": (["--run=x"], "say whom to ask what"),
-    "both": (["--run=x", "--tasks=lambada", "--text=x"], "say whom to ask what"),
-    "stride": (["--run=x", "--tasks=lambada", "--stride=3"], "--stride=3 is of --text=FILE"),
-    "no text": (["--run=x", "--text=no/such"], "no/such"),
-    "empty name": (["--run=x", "--text="], "an empty path"),
+    "neither": (["--model=x"], "say whom to ask what"),
+    "both": (["--model=x", "--tasks=lambada", "--text=x"], "say whom to ask what"),
+    "stride": (["--model=x", "--tasks=lambada", "--stride=3"], "--stride=3 is of --text=FILE"),
+    "no text": (["--model=x", "--text=no/such"], "no/such"),
+    "empty name": (["--model=x", "--text="], "an empty path"),
     "set": (
-        ["--run=x", "--tasks=hellaswag", "--set", "piqa.shots=3"],
+        ["--model=x", "--tasks=hellaswag", "--set", "piqa.shots=3"],
         ("piqa is not among --tasks=hellaswag"),
     ),
     "form": (
-        ["--run=x", "--tasks=hellaswag", "--set", "shots"],
+        ["--model=x", "--tasks=hellaswag", "--set", "shots"],
         ("is not of the form TASK.FIELD=VALUE"),
     ),
-    "method": (["--run=x", "--tasks=hellaswag", "--set", "all.method=Best"], "Best"),
+    "method": (["--model=x", "--tasks=hellaswag", "--set", "all.method=Best"], "Best"),
     "metric": (
-        ["--run=x", "--tasks=hellaswag", "--set", "all.metric=bleu"],
+        ["--model=x", "--tasks=hellaswag", "--set", "all.metric=bleu"],
         ("hellaswag: PerToken() does not support bleu, but accuracy"),
     ),
-    "run": (["--run=no/such", "--tasks=hellaswag"], "no/such does not exist"),
+    "run": (["--model=no/such", "--tasks=hellaswag"], "no/such does not exist"),
     "curve": (["--curve=x.png", "--out=no/such"], "no results are in no/such"),
     "whose": (
         ["--curve=x.png"],
@@ -503,7 +499,7 @@ REFUSED = {
     ),
     "runs": (["x", "y"], "x y: runs alone are for --curve=FILE.png"),
     "kind": (
-        ["--run=x", "--tasks=hellaswag", "--set", "all.method=LastWord"],
+        ["--model=x", "--tasks=hellaswag", "--set", "all.method=LastWord"],
         ("hellaswag: its items do not work with LastWord"),
     ),
 }

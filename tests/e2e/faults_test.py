@@ -131,7 +131,7 @@ def test_slow_storage_does_not_hold_up_the_steps(tmp_path, monkeypatch):
         train.main(
             [
                 "--config=smoke",
-                f"--run={run}",
+                f"--run_dir={run}",
                 *[part for change in changes for part in ("--set", change)],
             ]
         )

@@ -49,7 +49,7 @@ def there(tmp_path_factory):
             "".join(json.dumps(example(i)) + "\n" for i in range(n))
         )
     sets = ["model.n_ctx=64", "train.batch_tokens=512", "train.steps=3", "loop.every_sample=None"]
-    assert train.main(["--config=smoke", f"--run={folder / 'pre'}", *flags(sets)]) == 0
+    assert train.main(["--config=smoke", f"--run_dir={folder / 'pre'}", *flags(sets)]) == 0
     return folder
 
 
@@ -66,7 +66,7 @@ def arguments(there, run, *sets):
         "task.batch_examples=16",
         "task.epochs=6",
     ]
-    return ["--config=own", f"--init={there / 'pre'}", f"--run={run}", *flags([*usual, *sets])]
+    return ["--config=own", f"--init={there / 'pre'}", f"--run_dir={run}", *flags([*usual, *sets])]
 
 
 def curve(run):
@@ -138,7 +138,7 @@ def test_other_data_and_a_wish_to_speak_are_refused(there, tuned):
         train_file.write_text(text)
         dev_file.write_text(dev_text)
     with pytest.raises(ValueError, match="was fine-tuned on own"):
-        sample.main([f"--run={tuned}"])
+        sample.main([f"--model={tuned}"])
 
 
 def said_to(capsys):
@@ -183,7 +183,7 @@ def test_new_texts_get_the_labels_that_they_had_as_a_test_set(
     for file in (first, *others):
         file.write_text(contents[file.name])
     capsys.readouterr()
-    assert classify.main([f"--run={tuned}", f"--text={first}"]) == 0
+    assert classify.main([f"--model={tuned}", f"--text={first}"]) == 0
     found = said_to(capsys)
     assert [line["label"] for line in found] == [names[int(line["answer"])] for line in scored]
     np.testing.assert_allclose(
@@ -210,7 +210,7 @@ def test_new_texts_get_the_labels_that_they_had_as_a_test_set(
     assert (
         classify.main(
             [
-                f"--run={tuned}",
+                f"--model={tuned}",
                 "--text=-",
                 "--format=csv",
                 "--as=tsv",
@@ -226,7 +226,7 @@ def test_new_texts_get_the_labels_that_they_had_as_a_test_set(
     assert [line[:2] for line in lines] == [[str(n), line["label"]] for n, line in enumerate(found)]
     long = "up RRR it " * 30
     (tmp_path / "long.txt").write_text(long)
-    assert classify.main([f"--run={tuned}", f"--text={tmp_path / 'long.txt'}"]) == 0
+    assert classify.main([f"--model={tuned}", f"--text={tmp_path / 'long.txt'}"]) == 0
     said = capsys.readouterr()
     assert (
         "1 of 1 texts are longer than 16 tokens and were truncated" in said.err
@@ -257,13 +257,13 @@ def test_what_cannot_be_labelled_is_one_line(tuned, tmp_path, name, content, sai
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError) as refused:
-        classify.main([f"--run={tuned}", f"--text={tmp_path / name}"])
+        classify.main([f"--model={tuned}", f"--text={tmp_path / name}"])
     assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_run_without_labels_has_none_to_give(there):
     with pytest.raises(ValueError, match="pre was not fine-tuned: it has no labels to give"):
-        classify.main([f"--run={there / 'pre'}", f"--text={there / 'test.jsonl'}"])
+        classify.main([f"--model={there / 'pre'}", f"--text={there / 'test.jsonl'}"])
 
 
 def test_a_task_of_pairs_counts_both_orders_and_labels_new_pairs(
@@ -283,7 +283,7 @@ def test_a_task_of_pairs_counts_both_orders_and_labels_new_pairs(
             [
                 "--config=gpt1_mrpc",
                 f"--init={there / 'pre'}",
-                f"--run={run_there}",
+                f"--run_dir={run_there}",
                 *flags([*sets, "task.epochs=1"]),
             ]
         )
@@ -291,7 +291,7 @@ def test_a_task_of_pairs_counts_both_orders_and_labels_new_pairs(
     )
     assert told == [2 * count.train_flops_per_token(run_dir.load_config(run_there).model)]
     capsys.readouterr()
-    assert classify.main([f"--run={run_there}", f"--text={tmp_path / 'pairs.tsv'}"]) == 0
+    assert classify.main([f"--model={run_there}", f"--text={tmp_path / 'pairs.tsv'}"]) == 0
     answers = [
         json.loads(line) for line in (run_there / "predictions/dev.jsonl").read_text().splitlines()
     ]
@@ -306,7 +306,7 @@ def test_a_task_of_pairs_counts_both_orders_and_labels_new_pairs(
             ".jsonl file"
         ),
     ):
-        classify.main([f"--run={run_there}", f"--text={tmp_path / 'new.txt'}"])
+        classify.main([f"--model={run_there}", f"--text={tmp_path / 'new.txt'}"])
 
 
 def test_a_field_may_be_named_as_the_runs_config_does():
@@ -531,7 +531,7 @@ def test_what_cannot_be_is_one_clear_line(there, tmp_path, name):
 
 def test_a_head_of_another_label_count_and_a_tuned_model_are_refused(there, tuned, tmp_path):
     with pytest.raises(
-        ValueError, match="holds a run of another config .task.labels: .*; give another --run"
+        ValueError, match="holds a run of another config .task.labels: .*; give another --run_dir"
     ):
         finetune.main(arguments(there, tuned, "task.labels=('negative', 'positive', 'neither')"))
     with pytest.raises(ValueError, match="was fine-tuned on own: .*give the pre-trained run"):

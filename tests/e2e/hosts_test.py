@@ -54,7 +54,7 @@ def begun(text, run, processes, *changes, only=None, program=None, cwd=None):
         assignments = [part for change in sets for part in ("--set", change)]
         before = (program or {}).get(process, PROGRAM)
         commands.append(
-            [sys.executable, *before, "--config=smoke", f"--run={run}", *assignments, *flags]
+            [sys.executable, *before, "--config=smoke", f"--run_dir={run}", *assignments, *flags]
         )
     return rehearse.start_workers(commands, 4 // processes)
 
@@ -305,10 +305,10 @@ def test_a_coordinator_that_is_not_there_is_one_line_in_the_time_given(tmp_path)
     port = rehearse.free_port()
     flags = [
         f"--coordinator=localhost:{port}",
-        "--processes=2",
-        "--process=1",
-        "--join_seconds=1",
-        f"--run={tmp_path / 'run'}",
+        "--num_processes=2",
+        "--process_id=1",
+        "--initialization_timeout=1",
+        f"--run_dir={tmp_path / 'run'}",
     ]
     began = time.monotonic()
     with rehearse.start_workers(
@@ -329,11 +329,11 @@ def test_the_rehearsal_is_a_program(tmp_path, text, capsys):
     assert (
         rehearse.main(
             [
-                "--processes=2",
+                "--num_processes=2",
                 "--devices=1",
                 "--",
                 "--config=smoke",
-                f"--run={tmp_path}",
+                f"--run_dir={tmp_path}",
                 "--set",
                 "mesh.tensor=3",
             ]

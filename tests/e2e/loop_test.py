@@ -35,7 +35,7 @@ def trained(text, directory, *changes):
         train.main(
             [
                 "--config=smoke",
-                f"--run={directory}",
+                f"--run_dir={directory}",
                 *[p for c in (*usual, *changes) for p in ("--set", c)],
             ]
         )
@@ -157,7 +157,13 @@ def test_sample_speaks_the_same_from_the_same_seed(whole, capsys):
     said = []
     for seed in (1, 1, 2):
         sample.main(
-            [f"--run={directory}", "--prompt=7 and", "--n=2", "--tokens=8", f"--seed={seed}"]
+            [
+                f"--model={directory}",
+                "--prompt=7 and",
+                "--num_samples=2",
+                "--max_new_tokens=8",
+                f"--seed={seed}",
+            ]
         )
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] != said[2]
@@ -168,7 +174,7 @@ def test_one_sample_streams_what_several_show_and_stops(whole, capsys):
     directory, _ = whole
 
     def said(*flags):
-        sample.main([f"--run={directory}", "--prompt=7 and", "--tokens=8", *flags])
+        sample.main([f"--model={directory}", "--prompt=7 and", "--max_new_tokens=8", *flags])
         return capsys.readouterr().out
 
     greedy = said("--temperature=0")
@@ -178,7 +184,10 @@ def test_one_sample_streams_what_several_show_and_stops(whole, capsys):
         said("--temperature=0", f"--stop={new[2:4]}", "--stop=7 and")
         == f"smoke, step 6\n7 and{new[: new.index(new[2:4])]}\n"
     )
-    assert "score -" in said("--beams=2", "--n=2") and said("--beams=1").split() != []
+    assert (
+        "score -" in said("--num_beams=2", "--num_samples=2")
+        and said("--num_beams=1").split() != []
+    )
 
 
 def test_without_flags_sample_has_what_its_help_says(whole, monkeypatch):
@@ -189,8 +198,8 @@ def test_without_flags_sample_has_what_its_help_says(whole, monkeypatch):
         "search",
         lambda *given, **more: seen.append(more.get("alpha", given[-1])) or search(*given, **more),
     )
-    for flags in ([], ["--beams=2"]):
-        sample.main([f"--run={whole[0]}", "--prompt=7 and", "--tokens=2", *flags])
+    for flags in ([], ["--num_beams=2"]):
+        sample.main([f"--model={whole[0]}", "--prompt=7 and", "--max_new_tokens=2", *flags])
     assert seen[0] == {"temperature": 1.0, "top_k": None, "top_p": None} and seen[-1] == 0.6
 
 
@@ -198,14 +207,17 @@ def test_without_flags_sample_has_what_its_help_says(whole, monkeypatch):
     "flags, message",
     [
         (["--stop="], "--stop= is in every text"),
-        (["--beams=2", "--top_k=3", "--seed=1"], "does not sample: leave out --top_k, --seed"),
-        (["--alpha=0.6"], "--alpha is for a beam search: give --beams too"),
-        (["--beams=2", "--n=3"], "--beams=2 finds 2 texts and not --n=3"),
+        (["--num_beams=2", "--top_k=3", "--seed=1"], "does not sample: leave out --top_k, --seed"),
+        (["--length_penalty=0.6"], "--length_penalty is for a beam search: give --num_beams too"),
+        (
+            ["--num_beams=2", "--num_samples=3"],
+            "--num_beams=2 finds 2 texts and not --num_samples=3",
+        ),
     ],
 )
 def test_sample_refuses_what_does_not_go_together(whole, flags, message):
     with pytest.raises(ValueError, match=message):
-        sample.main([f"--run={whole[0]}", *flags])
+        sample.main([f"--model={whole[0]}", *flags])
 
 
 def test_sample_refuses_another_tokenizer(whole, tmp_path):
@@ -215,4 +227,4 @@ def test_sample_refuses_another_tokenizer(whole, tmp_path):
     config["data.tokenizer"] = "SentencePiece(n_pieces=300, path='tokenizer.model')"
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="tokenizer.model"):
-        sample.main([f"--run={tmp_path}"])
+        sample.main([f"--model={tmp_path}"])

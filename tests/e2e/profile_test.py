@@ -53,7 +53,8 @@ def profiled(tmp_path_factory):
         patch.setattr(events.Events, "write", noting)
         sets = [p for change in (*usual, *changes) for p in ("--set", change)]
         assert (
-            train.main(["--config=smoke", f"--run={directory / 'run'}", "--profile=4", *sets]) == 0
+            train.main(["--config=smoke", f"--run_dir={directory / 'run'}", "--profile=4", *sets])
+            == 0
         )
     jax.monitoring.unregister_event_duration_listener(count)
     return directory / "run", seen

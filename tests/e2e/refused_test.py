@@ -37,7 +37,7 @@ def another_seed(directory):
     (directory / "config.json").write_text(json.dumps(config | {"seed": 5}))
 
 
-LOST = "put it back, give another --run, or --new_record continues from the checkpoints alone"
+LOST = "put it back, give another --run_dir, or --new_record continues from the checkpoints alone"
 CHANGED = "metrics.jsonl is not as it was when step 9 was saved: "
 REFUSED = {  # what happened to the directory; what is asked for; flags; what is said
     "seed": (
@@ -45,7 +45,8 @@ REFUSED = {  # what happened to the directory; what is asked for; flags; what is
         ["seed=1"],
         [],
         (
-            "holds a run of another config (seed: 0 -> 1); give another --run, or the config that "
+            "holds a run of another config (seed: 0 -> 1); give another --run_dir, or the config "
+            "that "
             "began it"
         ),
     ),
@@ -53,13 +54,13 @@ REFUSED = {  # what happened to the directory; what is asked for; flags; what is
         None,
         ["train.total_tokens=4096"],
         [],
-        ("train.total_tokens: 2304 -> 4096); give another --run, or --tokens=N changes its"),
+        ("train.total_tokens: 2304 -> 4096); give another --run_dir, or --tokens=N changes its"),
     ),
     "shorter than done": (
         None,
         [],
         ["--tokens=1024"],
-        ("--tokens=1,024, but 2,304 tokens are done; give more, or another --run"),
+        ("--tokens=1,024, but 2,304 tokens are done; give more, or another --run_dir"),
     ),
     "two lengths": (
         None,
@@ -126,7 +127,7 @@ REFUSED = {  # what happened to the directory; what is asked for; flags; what is
         of_another_program,
         [],
         [],
-        ("config.json is not a run's: give another --run"),
+        ("config.json is not a run's: give another --run_dir"),
     ),
     "another step's checkpoint": (
         of_another_step,
@@ -224,7 +225,8 @@ def test_other_text_is_refused_and_changes_no_byte(tmp_path, passed, tokenizer, 
     with pytest.raises(
         ValueError,
         match=(
-            "the data of .* have changed since it began: give back what it read, or another --run"
+            "the data of .* have changed since it began: give back what it read, or another "
+            "--run_dir"
         ),
     ):
         go(text, tmp_path / "run", *spoken)
@@ -265,7 +267,7 @@ def test_two_lengths_of_a_new_run_are_refused(text, tmp_path, change, length):
             [
                 "--config=smoke",
                 f"--text={text}",
-                f"--run={tmp_path / 'run'}",
+                f"--run_dir={tmp_path / 'run'}",
                 "--tokens=3072",
                 "--set",
                 change,
@@ -278,9 +280,9 @@ def test_two_lengths_of_a_new_run_are_refused(text, tmp_path, change, length):
 @pytest.mark.parametrize(
     "read",
     [
-        lambda run: sample.main([f"--run={run}", "--tokens=1"]),
+        lambda run: sample.main([f"--model={run}", "--max_new_tokens=1"]),
         lambda run: evaluate.main(
-            [f"--run={run}", f"--text={run}/../t.tsv", f"--out={run}/../out"]
+            [f"--model={run}", f"--text={run}/../t.tsv", f"--out={run}/../out"]
         ),
         lambda run: convert.main([f"--from={run}", f"--to={run}/../exported"]),
         lambda run: finetune.main(
@@ -292,7 +294,12 @@ def test_two_lengths_of_a_new_run_are_refused(text, tmp_path, change, length):
             ]
         ),
         lambda run: train.main(
-            ["--config=smoke", f"--run={run}/../other", f"--init={run}", "--set=model.n_layers=1"]
+            [
+                "--config=smoke",
+                f"--run_dir={run}/../other",
+                f"--init={run}",
+                "--set=model.n_layers=1",
+            ]
         ),
     ],
 )

@@ -44,7 +44,7 @@ def command(corpus, run, *more):
     flags = [
         part for text in (*sets, "model.dropout.residual=0.1", *more) for part in ("--set", text)
     ]
-    return [sys.executable, "-m", "gptjax.train", "--config=smoke", f"--run={run}", *flags]
+    return [sys.executable, "-m", "gptjax.train", "--config=smoke", f"--run_dir={run}", *flags]
 
 
 def start(corpus, run, *more):
@@ -152,7 +152,7 @@ def test_another_config_in_the_same_run_is_refused_in_one_line(corpus, uninterru
     before = (run / "config.json").read_text()
     status, said = finish(corpus, run, "model.d_model=64")
     assert status == 2 and said.count("\n") == 1
-    assert "holds a run of another config (model.d_model: 32 -> 64); give another --run" in said
+    assert "holds a run of another config (model.d_model: 32 -> 64); give another --run_dir" in said
     assert (run / "config.json").read_text() == before
 
 
@@ -164,4 +164,4 @@ def test_help_has_an_example():
         text=True,
         check=True,
     ).stdout
-    assert "example:" in said and "--set" in said and "--run" in said
+    assert "example:" in said and "--set" in said and "--run_dir" in said

@@ -53,7 +53,7 @@ def test_a_profile_of_a_finished_run_says_that_there_is_none(text, copied, capsy
     said = " ".join(capsys.readouterr().out.split())
     assert (
         "nothing was traced: the run had 0 steps, and a trace starts with the third; give another "
-        "--run, or prolong this one" in said
+        "--run_dir, or prolong this one" in said
     )
 
 

@@ -139,7 +139,7 @@ def test_it_trains_a_recipe_of_ones_own_in_an_empty_directory(environment, tmp_p
     (tmp_path / "mine.py").unlink()
     run = tmp_path / "runs" / "tiny-text"
     assert run_dir.load_config(run).name == "tiny-text" and (run / "checkpoints" / "2").is_dir()
-    assert "#SBATCH" in ran("launch-slurm", "--", "--config=smoke", "--run=/shared/run")
+    assert "#SBATCH" in ran("launch-slurm", "--", "--config=smoke", "--run_dir=/shared/run")
 
 
 # --- what the files about it state ----------------------------------------------------------------

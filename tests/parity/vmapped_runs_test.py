@@ -87,7 +87,7 @@ def test_each_comes_out_as_a_run_by_itself(asked, tmp_path):
     assert all(run_status.read_status(point, tmp_path / "all").state == "done" for point in points)
     for point in (points[0], points[7]):  # differ in all that varies
         alone = tmp_path / "alone" / point.name
-        assert train.main(["--config=smoke", f"--run={alone}", *point.arguments]) == 0
+        assert train.main(["--config=smoke", f"--run_dir={alone}", *point.arguments]) == 0
         one, other = curve(tmp_path / "all" / point.name), curve(alone)
         assert [x[:2] for x in one] == [x[:2] for x in other] and len(one) == 14
         np.testing.assert_allclose([x[2] for x in one], [x[2] for x in other], rtol=2e-5)
@@ -104,7 +104,7 @@ def test_a_stop_leaves_runs_that_continue_by_themselves(asked, tmp_path, monkeyp
     assert [run_status.read_status(point, tmp_path).step for point in points] == [2, 2]
     alone = tmp_path / "alone"
     for run in (tmp_path / points[1].name, alone):
-        assert train.main(["--config=smoke", f"--run={run}", *points[1].arguments]) == 0
+        assert train.main(["--config=smoke", f"--run_dir={run}", *points[1].arguments]) == 0
     one, other = curve(tmp_path / points[1].name), curve(alone)
     assert [x[:2] for x in one] == [x[:2] for x in other]
     np.testing.assert_allclose([x[2] for x in one], [x[2] for x in other], rtol=2e-5)
@@ -193,7 +193,7 @@ def test_what_one_program_can_train(tmp_path):
     (tmp_path / "seed=3" / "checkpoints" / "20").mkdir(parents=True)
     names = [[point.name for point in group] for group in groups_of(seeds, tmp_path)]
     assert names == [["seed=0", "seed=1", "seed=2", "seed=4"], ["seed=3"]]
-    with pytest.raises(ValueError, match="--together=0"):
+    with pytest.raises(ValueError, match="--vmap=0"):
         groups_of(seeds, tmp_path, 0)
 
 
@@ -220,7 +220,7 @@ def test_by_the_command(asked, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         program.registry, "sweep", lambda name: dataclasses.replace(asked, points=asked.points[:2])
     )
-    assert program.main(["--sweep=any", f"--dir={tmp_path / 'runs'}", "--together=8"]) == 0
+    assert program.main(["--sweep=any", f"--dir={tmp_path / 'runs'}", "--vmap=8"]) == 0
     said = capsys.readouterr().out
     assert "1 of 1 groups" in said and "2 of 2 points done" in said
     assert watched == [77.0, ["done", "done"]]

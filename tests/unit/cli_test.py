@@ -67,7 +67,10 @@ def test_help_ends_with_the_example(monkeypatch, capsys):
         ((), "--config=NAME"),
         (("--config=nanno",), "did you mean nano?"),
         (("--config=nano", "--set=seed"), "path=value"),
-        (("--config=nano", "--sett=seed=1"), "--sett=seed=1; python -m gptjax.toy --help"),
+        (
+            ("--config=nano", "--sett=seed=1"),
+            "--sett=seed=1: did you mean --set?; python -m gptjax.toy --help",
+        ),
         (("--conf=nano",), "--conf=nano"),
         (("--config",), "expected one argument"),
     ],

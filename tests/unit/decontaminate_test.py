@@ -55,7 +55,7 @@ def run(place, mode, *more, tasks="piqa", out="out", workers=1):
         mode,
         f"--text={place}/corpus",
         f"--tasks={tasks}",
-        f"--data={place}/data",
+        f"--task_data={place}/data",
         f"--out={place}/{out}",
         f"--workers={workers}",
     ]

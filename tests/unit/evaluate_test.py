@@ -12,17 +12,17 @@ from gptjax.evals.task import gpt3_scores
 @pytest.mark.parametrize(
     "flags, line",
     [
-        (["--text=a.txt", "--run=a", "--examples=3"], "--examples: nothing for --text"),
+        (["--text=a.txt", "--model=a", "--limit=3"], "--limit: nothing for --text"),
         (
-            ["--text=a.txt", "--run=a", "--data=x", "--data_dir=x"],
-            ("--data, --data_dir: nothing for --text"),
+            ["--text=a.txt", "--model=a", "--task_data=x", "--tfds_dir=x"],
+            ("--task_data, --tfds_dir: nothing for --text"),
         ),
-        (["--text=a.txt", "--run=a", "--set=all.shots=1"], "--set: nothing for --text"),
+        (["--text=a.txt", "--model=a", "--set=all.shots=1"], "--set: nothing for --text"),
         (
-            ["--text=a.txt", "--run=a", "--shots=1", "--seed=0"],
-            "--shots, --seed: nothing for --text",
+            ["--text=a.txt", "--model=a", "--num_fewshot=1", "--seed=0"],
+            "--num_fewshot, --seed: nothing for --text",
         ),
-        (["--curve=a.png", "run", "--run=a"], "--run: nothing for --curve"),
+        (["--curve=a.png", "run", "--model=a"], "--model: nothing for --curve"),
         (
             ["--curve=a.png", "--out=x", "--tasks=lambada", "--stride=1"],
             ("--tasks, --stride: nothing for --curve"),

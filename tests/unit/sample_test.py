@@ -55,7 +55,7 @@ def once(monkeypatch):
 def said(place, *flags: str, capsys) -> str:
     """What sample prints after its first line."""
     capsys.readouterr()
-    sample.main([f"--run={place}", "--tokens=6", *flags])
+    sample.main([f"--model={place}", "--max_new_tokens=6", *flags])
     title, _, rest = capsys.readouterr().out.partition("\n")
     assert title in (
         "gpt2, step 0",
@@ -81,7 +81,7 @@ def test_what_evaluate_opens_is_opened_by_the_same_function(places, capsys, monk
     )
     for place in places.values():
         for ask in (
-            lambda p: sample.main([f"--run={p}"]),
+            lambda p: sample.main([f"--model={p}"]),
             lambda p: evaluate.load_model(p, console.Console(quiet=True)),
         ):
             with pytest.raises(ValueError, match="seen"):
@@ -146,7 +146,7 @@ def test_a_line_that_cannot_be_answered_ends_nothing_and_the_same_line_is_answer
     places, monkeypatch, capsys
 ):
     monkeypatch.setattr("sys.stdin", io.StringIO("x" * 40 + "\nso\n"))
-    answers = said(places["run"], "--interactive", "--beams=2", capsys=capsys)
+    answers = said(places["run"], "--interactive", "--num_beams=2", capsys=capsys)
     assert (
         answers.startswith("warning: a prompt of 40 tokens and 6 new ones exceed")
         and "score" in answers
@@ -191,33 +191,35 @@ def refused(*flags: str, capsys) -> str:
 def test_a_prompt_that_cannot_be_read_is_one_line(flags, line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "latin.txt").write_bytes("caf\u00e9".encode("latin-1"))
-    assert line in refused("--run=nothing", *flags, capsys=capsys)
+    assert line in refused("--model=nothing", *flags, capsys=capsys)
 
 
 def test_standard_input_that_is_closed_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", None)
-    assert "standard input is closed" in refused("--run=nothing", "--prompt_file=-", capsys=capsys)
+    assert "standard input is closed" in refused(
+        "--model=nothing", "--prompt_file=-", capsys=capsys
+    )
 
 
 def test_a_folder_that_is_no_model_is_one_short_line(tmp_path, capsys):
     for content in ("{}", json.dumps({"model_type": "gpt2", "n_layer": 1}), "[]"):
         (tmp_path / "config.json").write_text(content)
-        assert len(refused(f"--run={tmp_path}", capsys=capsys)) < 400
-    assert "an empty path" in refused("--run=", capsys=capsys)
+        assert len(refused(f"--model={tmp_path}", capsys=capsys)) < 400
+    assert "an empty path" in refused("--model=", capsys=capsys)
 
 
 # --- numbers --------------------------------------------------------------------------------------
 
 
 OUT_OF_BOUNDS = {
-    "n": ("0", "12345678901234567890", "-1", "x", "1e30"),
-    "tokens": ("0", "9" * 5000),
+    "num_samples": ("0", "12345678901234567890", "-1", "x", "1e30"),
+    "max_new_tokens": ("0", "9" * 5000),
     "temperature": ("-1", "nan", "inf", "1e308", "1e309", "x"),
     "top_k": ("0", "-1"),
     "top_p": ("0", "1.1"),
     "seed": ("-1", "4294967296", "9223372036854775808", "1.5"),
-    "beams": ("0", "1000000"),
-    "alpha": ("1e308", "-1", "nan"),
+    "num_beams": ("0", "1000000"),
+    "length_penalty": ("1e308", "-1", "nan"),
 }
 
 
@@ -225,7 +227,7 @@ OUT_OF_BOUNDS = {
 def test_a_number_out_of_bounds_is_one_line(name, capsys):
     for value in OUT_OF_BOUNDS[name]:
         assert f"argument --{name}: " in refused(
-            "--run=nothing", f"--{name}={value}", capsys=capsys
+            "--model=nothing", f"--{name}={value}", capsys=capsys
         )
 
 
@@ -240,8 +242,8 @@ def test_a_number_at_its_bounds_is_right(places, capsys):
     "flags",
     [
         ["--prompt=so"],
-        ["--n=2", "--temperature=0"],
-        ["--prompt=so", "--beams=2"],
+        ["--num_samples=2", "--temperature=0"],
+        ["--prompt=so", "--num_beams=2"],
         ["--interactive"],
     ],
 )
@@ -253,7 +255,7 @@ def test_a_model_of_nan_is_one_line(flags, places, capsys, monkeypatch):
         there, params=jax.tree.map(lambda x: x * float("nan"), there.params)
     )
     line = refused(
-        f"--run={places['run'].with_name('broken')}", "--tokens=6", *flags, capsys=capsys
+        f"--model={places['run'].with_name('broken')}", "--max_new_tokens=6", *flags, capsys=capsys
     )
     assert line.startswith("the model's logits are NaN or infinite")
 
@@ -278,7 +280,7 @@ def first(request, tmp_path_factory):
 def test_gpt1s_text_is_what_its_tokenizer_writes(first, capsys):
     """The space between prompt and answer is the last token's of the prompt, which is shown as
     it was read."""
-    for flags in (["--temperature=0"], ["--n=2"], ["--beams=2"]):
+    for flags in (["--temperature=0"], ["--num_samples=2"], ["--num_beams=2"]):
         shown = said(first, "--prompt=In the Beginning", *flags, capsys=capsys)
         assert "in the beginning " in shown and "beginning " in shown.split("in the ")[1], shown
 
@@ -299,7 +301,7 @@ def test_gpt1_stops_where_its_tokenizer_writes_the_stop(first, capsys):
     stopped = said(first, "--prompt=go", f"--stop={word.upper()}", capsys=capsys)
     assert stopped.split() == ["go", *free[: free.index(word)].split()] and len(stopped) < len(free)
     assert "tokenizer cannot write the stop string" in refused(
-        f"--run={first}", "--stop=\u4e94", capsys=capsys
+        f"--model={first}", "--stop=\u4e94", capsys=capsys
     )
 
 
@@ -311,7 +313,7 @@ def test_gpt1_without_spacy_works_after_the_suggested_command(first, tmp_path, m
     settings = json.loads((first / "config.json").read_text())
     del settings[tokenizer_files.TOKENIZER_KEY]
     (tmp_path / "theirs" / "config.json").write_text(json.dumps(settings))
-    line = refused(f"--run={tmp_path / 'theirs'}", "--prompt=go", capsys=capsys)
+    line = refused(f"--model={tmp_path / 'theirs'}", "--prompt=go", capsys=capsys)
     assert "--set data.tokenizer.words=basic" in line and "python -m gptjax.convert" in line
     convert.main(
         [
@@ -322,7 +324,7 @@ def test_gpt1_without_spacy_works_after_the_suggested_command(first, tmp_path, m
         ]
     )
     greedy = ["--prompt=In the Beginning", "--temperature=0"]
-    sample.main([f"--run={tmp_path / 'run'}", "--tokens=6", *greedy])
+    sample.main([f"--model={tmp_path / 'run'}", "--max_new_tokens=6", *greedy])
     assert capsys.readouterr().out.partition("step 0\n")[2] == said(first, *greedy, capsys=capsys)
 
 
@@ -336,7 +338,7 @@ def test_openais_files_generate_text(tmp_path, capsys):
         )
     )
     assert "the weights have 257 ids, but data.tokenizer=Gpt2Bpe" in refused(
-        f"--run={tmp_path}", capsys=capsys
+        f"--model={tmp_path}", capsys=capsys
     )
     convert.main(
         [f"--from={tmp_path}", f"--to={tmp_path / 'run'}", "--set", "data.tokenizer=Bytes()"]

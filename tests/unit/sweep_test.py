@@ -111,7 +111,7 @@ def test_invalid_arguments_are_refused(arguments, message, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "flag", ["--seeds", "--jobs", "--devices", "--together", "--retries", "--point"]
+    "flag", ["--seeds", "--jobs", "--devices", "--vmap", "--retries", "--point"]
 )
 @pytest.mark.parametrize(
     "value", ["-1", "0", "1.5", "nan", "1e19", "9" * 5000, "\u0662x", "", "True"]
@@ -198,7 +198,7 @@ def test_a_jobset_for_each_point(capsys):
     pod = second["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     command = pod["containers"][0]["command"][2]
     assert command == (
-        "exec python -m gptjax.train --config=smoke --run=gs://b/s/peak_lr=3e-3 --set "
+        "exec python -m gptjax.train --config=smoke --run_dir=gs://b/s/peak_lr=3e-3 --set "
         "train.schedule.peak_lr=3e-3"
     )
 
@@ -208,7 +208,12 @@ def test_a_point_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "main", lambda arguments: told.append(arguments) or 0)
     assert sweep.main([*GRID, f"--dir={tmp_path}", "--point=1"]) == 0
     assert told == [
-        ["--config=smoke", f"--run={tmp_path}/peak_lr=3e-3", "--set", "train.schedule.peak_lr=3e-3"]
+        [
+            "--config=smoke",
+            f"--run_dir={tmp_path}/peak_lr=3e-3",
+            "--set",
+            "train.schedule.peak_lr=3e-3",
+        ]
     ]
     assert (
         run_status.read_sweep(tmp_path)[0] == "smoke_grid"

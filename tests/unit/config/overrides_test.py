@@ -198,7 +198,7 @@ def test_changes_that_are_valid_only_together():
 def test_near_misses():
     assert (
         refused("model.n_layer=3")
-        == "model.n_layer: Model has no field 'n_layer'; did you mean n_layers?"
+        == "model.n_layer: Model has no field 'n_layer'; did you mean model.n_layers?"
     )
     assert (
         refused("n_layers=3")
@@ -460,8 +460,8 @@ def test_bytes_of_a_path_that_are_not_utf8_are_kept():
     [("train.lr", "train.schedule.peak_lr"), ("lr", "train.schedule.peak_lr")]
     + [
         ("model.n_embd", "model.d_model"),
-        ("train.batch_size", "train.batch_tokens"),
-        ("model.n_head", "n_heads"),
+        ("train.max_iters", "train.steps"),
+        ("model.n_head", "model.n_heads"),
     ],
 )
 def test_names_of_other_projects_are_hinted_at(given, meant):

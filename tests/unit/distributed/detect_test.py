@@ -31,12 +31,13 @@ def test_flags_give_the_process_info_and_none_means_alone(bare):
     [
         (
             ("h:80", None, 1),
-            "--coordinator=h:80 --process=1: give --coordinator, --processes and --process",
+            "--coordinator=h:80 --process_id=1: give --coordinator, --num_processes and "
+            "--process_id",
         ),
         (("h", 2, 1), "--coordinator=h: give HOST:PORT"),
         (("h:1", 2, 1), "--coordinator=h:1: give HOST:PORT"),
-        (("h:80", 2, 2), "--process=2: with --processes=2 give one from 0 to 1"),
-        (("h:80", 2, -1), "--process=-1: with --processes=2 give one from 0 to 1"),
+        (("h:80", 2, 2), "--process_id=2: with --num_processes=2 give one from 0 to 1"),
+        (("h:80", 2, -1), "--process_id=-1: with --num_processes=2 give one from 0 to 1"),
         (("h:80", 10**12, 2), "give one from 0 to 99999"),
         (("h:\u0663\u0663", 2, 1), "give HOST:PORT"),
         (("h:" + "9" * 5000, 2, 1), "give HOST:PORT"),

@@ -257,7 +257,7 @@ def test_a_silent_process_is_not_awaited_forever():
             ValueError,
             match=(
                 "process 1 of 2, on .*, connected but has not answered since; wait longer with "
-                "--join_seconds"
+                "--initialization_timeout"
             ),
         ):
             party.all_gather(1, deadline=time.monotonic() + 0.2)

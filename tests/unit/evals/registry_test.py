@@ -100,7 +100,8 @@ def test_a_custom_task_without_its_file_is_unknown(tmp_path):
     with pytest.raises(
         ValueError,
         match=(
-            "no task is called 'zzz'; .*a task of your own is a file zzz_test.jsonl in --data=DIR"
+            "no task is called 'zzz'; .*a task of your own is a file zzz_test.jsonl in "
+            "--task_data=DIR"
         ),
     ):
         registry.get_task("zzz", tmp_path)

@@ -386,7 +386,7 @@ def texts(tmp_path):
 def test_reproduce_gpt2_shows_what_is_there_and_names_what_is_not(there, texts, capsys):
     place, _, after = there
     assert (
-        reproduce_gpt2.main([f"--weights={place}", f"--data={texts}", f"--out={texts / 'out'}"])
+        reproduce_gpt2.main([f"--model={place}", f"--task_data={texts}", f"--out={texts / 'out'}"])
         == 0
     )  # nothing is published of this model
     said = capsys.readouterr().out
@@ -441,7 +441,7 @@ def test_a_tokenizer_without_end_of_text_that_drops_lone_line_ends_is_measured_t
     )
     (texts / "ptb.txt").write_text(WIKI)
     assert reproduce_gpt2.main(
-        [f"--weights={place}", f"--data={texts}", f"--out={texts / 'out'}"]
+        [f"--model={place}", f"--task_data={texts}", f"--out={texts / 'out'}"]
     ) in (0, 1)
     said = capsys.readouterr().out
     table = [line for line in said.splitlines() if not line.startswith(("*", "of "))]
@@ -478,7 +478,7 @@ def test_a_figure_that_differs_is_the_exit_status(there, texts, monkeypatch):
     )  # it calls itself gpt2_124m
     for name in ("text8.txt", "enwik8.txt", "lambada_test.jsonl", "wikitext103.txt"):
         (texts / name).unlink()
-    arguments = [f"--weights={place}", f"--data={texts}", f"--out={texts / 'out'}"]
+    arguments = [f"--model={place}", f"--task_data={texts}", f"--out={texts / 'out'}"]
     assert reproduce_gpt2.main(arguments) == 1
     assert reproduce_gpt2.main([*arguments, "--stride=4"]) == 0
 
@@ -487,7 +487,7 @@ def test_bad_input_of_reproduce_gpt2_is_one_line(there, tmp_path):
     place, *_ = there
     with pytest.raises(ValueError, match="has none of the texts that --help names"):
         reproduce_gpt2.main(
-            [f"--weights={place}", f"--data={tmp_path}", f"--out={tmp_path / 'out'}"]
+            [f"--model={place}", f"--task_data={tmp_path}", f"--out={tmp_path / 'out'}"]
         )
     with pytest.raises(ValueError, match="is not a directory"):
-        reproduce_gpt2.main([f"--weights={place}", f"--data={tmp_path / 'none'}"])
+        reproduce_gpt2.main([f"--model={place}", f"--task_data={tmp_path / 'none'}"])

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 TRAIN = [
     "--",
     "--config=gpt3_175b",
-    "--run=gs://b/r",
+    "--run_dir=gs://b/r",
     "--set",
     "model.attention=(Banded(window=128), Dense())",
 ]
@@ -211,7 +211,7 @@ def test_a_jobset_for_gpus_says_who_is_who(capsys):
     replicas, hosts, _, container = pods(yaml.safe_load(out))
     assert (replicas, hosts, container["resources"]["limits"]) == (1, 4, {"nvidia.com/gpu": 8})
     assert container["command"][2].endswith(
-        " --coordinator=j-hosts-0-0.j:8476 --processes=4 --process=$JOB_COMPLETION_INDEX"
+        " --coordinator=j-hosts-0-0.j:8476 --num_processes=4 --process_id=$JOB_COMPLETION_INDEX"
     )
 
 
@@ -254,22 +254,28 @@ OTHER_TRAINING = {
     "a config that is not": (["--config=gpt3_xll"], "did you mean gpt3_xl"),
     "a field that is not": (["--config=gpt3_xl", "--set", "train.stepz=3"], "did you mean steps?"),
     "a flag that is not": (["--config=gpt3_xl", "--runn=x"], "--runn=x"),
-    "no config": (["--run=x"], "say which config with --config=NAME"),
-    "an empty run": (["--config=gpt3_xl", "--run="], "an empty path"),
-    "a line end": (["--config=gpt3_xl", "--run=a\n#SBATCH --x"], "holds a control character"),
-    "a terminal's control": (["--config=gpt3_xl", "--run=\x1b[31m"], "holds a control character"),
-    "a number of no end": (["--config=gpt3_xl", "--join_seconds=nan"], "--join_seconds"),
+    "no config": (["--run_dir=x"], "say which config with --config=NAME"),
+    "an empty run": (["--config=gpt3_xl", "--run_dir="], "an empty path"),
+    "a line end": (["--config=gpt3_xl", "--run_dir=a\n#SBATCH --x"], "holds a control character"),
+    "a terminal's control": (
+        ["--config=gpt3_xl", "--run_dir=\x1b[31m"],
+        "holds a control character",
+    ),
+    "a number of no end": (
+        ["--config=gpt3_xl", "--initialization_timeout=nan"],
+        "--initialization_timeout",
+    ),
     "how many processes": (
-        ["--config=gpt3_xl", "--processes=3"],
-        "--processes=3: the processes of launch.",
+        ["--config=gpt3_xl", "--num_processes=3"],
+        "--num_processes=3: the processes of launch.",
     ),
     "which process": (
-        ["--config=gpt3_xl", "--process", "0"],
-        "--process=0: the processes of launch.",
+        ["--config=gpt3_xl", "--process_id", "0"],
+        "--process_id=0: the processes of launch.",
     ),
     "all of it": (
-        ["--config=gpt3_xl", "--coordinator=h:80", "--processes=1", "--process=0"],
-        "h:80 --processes=1 --process=0: the",
+        ["--config=gpt3_xl", "--coordinator=h:80", "--num_processes=1", "--process_id=0"],
+        "h:80 --num_processes=1 --process_id=0: the",
     ),
 }
 
@@ -397,7 +403,7 @@ COUNTS = ("0", "-1", "1.5", "1e9", "nan", "9" * 5000, "\u0662", "", "x")
     ]
     + [
         (rehearse.main, [], flag, bad)
-        for flag in ("--processes", "--devices")
+        for flag in ("--num_processes", "--devices")
         for bad in ("0", "-1", "1e9", "nan")
     ],
 )
@@ -413,24 +419,24 @@ def test_a_name_for_pods_is_checked_for_sweeps_too():
 
 
 def test_a_run_in_the_container_is_warned_of(capsys):
-    assert gke.main([*GKE, "--", "--config=smoke", "--run=/runs/x"]) == 0
+    assert gke.main([*GKE, "--", "--config=smoke", "--run_dir=/runs/x"]) == 0
     out, err = capsys.readouterr()
     assert (
         yaml.safe_load(out)["kind"] == "JobSet"
         and err.startswith("warning: the run lies in the container")
         and err.count("\n") == 1
     )
-    assert gke.main([*GKE, "--", "--config=smoke", "--run", "gs://b/r"]) == 0
+    assert gke.main([*GKE, "--", "--config=smoke", "--run_dir", "gs://b/r"]) == 0
     assert capsys.readouterr().err == ""
     assert gke.main([*GKE, "--", "--config=smoke", "--init", "gs://b/r"]) == 0
     assert capsys.readouterr().err.startswith("warning: the run lies in the container")
-    assert gke.main([*GKE, "--", "--config=smoke", "--run=gs://b/r"]) == 0
+    assert gke.main([*GKE, "--", "--config=smoke", "--run_dir=gs://b/r"]) == 0
     assert capsys.readouterr().err == ""
 
 
 def test_arguments_are_quoted_for_the_shell(capsys):
     """Of the launched program, and the Python that runs it."""
-    odd = ["--config=smoke", "--run=a b;$(id)`id`'\"&|>x", "--set", "name=$HOME é"]
+    odd = ["--config=smoke", "--run_dir=a b;$(id)`id`'\"&|>x", "--set", "name=$HOME é"]
     _, out = printed(slurm.main, capsys, "--python=/a b/$(id)/python", "--", *odd)
     assert shlex.split(out.splitlines()[-1])[3:] == [
         "/a b/$(id)/python",
@@ -443,10 +449,10 @@ def test_arguments_are_quoted_for_the_shell(capsys):
 
 
 def test_files_of_the_cluster_are_not_looked_for_here(capsys):
-    assert slurm.main(["--", "--config=smoke", "--text=/cluster/none.txt", "--run=~/x"]) == 0
+    assert slurm.main(["--", "--config=smoke", "--text=/cluster/none.txt", "--run_dir=~/x"]) == 0
     assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-2:] == [
         "--text=/cluster/none.txt",
-        "--run=~/x",
+        "--run_dir=~/x",
     ]
 
 
@@ -483,7 +489,7 @@ def test_hosts_must_find_a_recipe_of_ones_own_and_a_checkout(capsys, monkeypatch
         folder.mkdir(exist_ok=True)
         (folder / "mine.py").write_text(recipe)
     monkeypatch.setattr(tpu, "CHECKOUT", clone)
-    run = ["run", "--name=pod", "--zone=z", "--dry_run", "--", "--run=gs://b/r"]
+    run = ["run", "--name=pod", "--zone=z", "--dry_run", "--", "--run_dir=gs://b/r"]
     said = refusal(tpu.main, [*run, "--config=smoke"], capsys)
     assert said.startswith(f"run sends a checkout to the hosts, and {clone} is none")
     (clone / "requirements-tpu.txt").touch()

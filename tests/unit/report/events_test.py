@@ -188,7 +188,8 @@ def test_a_changed_record_is_reported(tmp_path, name, known):
         and "\ufffd" not in said[:99]
     )
     assert said.endswith(
-        "put a copy of it back, give another --run, or --new_record continues from the checkpoints "
+        "put a copy of it back, give another --run_dir, or --new_record continues from the "
+        "checkpoints "
         "alone"
     )
 

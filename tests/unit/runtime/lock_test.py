@@ -38,7 +38,8 @@ def test_a_second_program_is_refused_until_the_first_is_killed(tmp_path):
         with pytest.raises(
             ValueError,
             match=(
-                f"{tmp_path} is in use: {who}; wait until it ends, stop it, or give another --run"
+                f"{tmp_path} is in use: {who}; wait until it ends, stop it, or give another "
+                "--run_dir"
             ),
         ):
             with hold(tmp_path):
@@ -111,7 +112,7 @@ def test_an_unwritable_directory_is_a_one_line_error(tmp_path):
             ValueError,
             match=(
                 f"cannot write to the run directory {there}: .*; make it writable or give another "
-                "--run"
+                "--run_dir"
             ),
         ):
             with hold(there):

@@ -22,7 +22,7 @@ CHECKOUT = Path(__file__).parents[3]
 
 DONE = """
 import json, os, pathlib, sys
-there = pathlib.Path(next(a for a in sys.argv if a.startswith("--run=")).removeprefix("--run="))
+there = pathlib.Path(next(a.partition("=")[2] for a in sys.argv if a.startswith("--run_dir=")))
 (there / "data.json").write_text("{}")
 with (there / "starts").open("a") as file: file.write("x")
 (there / "group").write_text(str(os.getpgid(0)))

@@ -315,7 +315,7 @@ def test_all_damaged_is_an_error_that_names_what_was_tried(tmp_path):
         biggest(tmp_path / step).unlink()
     said = []
     with pytest.raises(
-        ValueError, match="every checkpoint in .* is damaged .*30: .*20: .*10: .*another --run"
+        ValueError, match="every checkpoint in .* is damaged .*30: .*20: .*10: .*another --run_dir"
     ):
         restored(tmp_path, said)
     assert len(said) == 3
@@ -476,7 +476,8 @@ def test_an_unwritable_directory_is_a_one_line_error(tmp_path):
         with pytest.raises(
             ValueError,
             match=(
-                f"cannot write checkpoints to {place}: .*; make it writable, or give another --run"
+                f"cannot write checkpoints to {place}: .*; make it writable, or give another "
+                "--run_dir"
             ),
         ) as error:
             opened(place).prepare()

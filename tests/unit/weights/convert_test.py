@@ -51,10 +51,12 @@ def test_import_then_export_is_the_identity(folder, tmp_path, capsys):
     said = capsys.readouterr().out
     assert (
         "Hugging Face gpt2 -> run of gpt2" in said
-        and f"python -m gptjax.sample --run={tmp_path / 'run'}" in said
+        and f"python -m gptjax.sample --model={tmp_path / 'run'}" in said
     )
     assert run_dir.load_config(tmp_path / "run").model.n_layers == 1
-    sample.main([f"--run={tmp_path / 'run'}", "--prompt=so", "--tokens=4", "--temperature=0"])
+    sample.main(
+        [f"--model={tmp_path / 'run'}", "--prompt=so", "--max_new_tokens=4", "--temperature=0"]
+    )
     assert "gpt2, step 0" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--config=gpt1 is of weights that become a run"):
         converted(tmp_path / "run", tmp_path / "back", "--config=gpt1")
@@ -173,7 +175,8 @@ def test_a_run_begins_with_weights(tmp_path, capsys):
     converted(tmp_path / "theirs", tmp_path / "run", "--config=smoke")
     options = ["--config=smoke", "--set", "train.schedule.peak_lr=1e-30", "--set", "train.steps=1"]
     assert (
-        train.main([*options, f"--init={tmp_path / 'run'}", f"--run={tmp_path / 'trained'}"]) == 0
+        train.main([*options, f"--init={tmp_path / 'run'}", f"--run_dir={tmp_path / 'trained'}"])
+        == 0
     )
     assert (
         f"beginning with the weights of {tmp_path / 'run'}: a run of gptjax"
@@ -185,7 +188,7 @@ def test_a_run_begins_with_weights(tmp_path, capsys):
         ValueError,
         match=("holds weights from gptjax.convert, not a run: start one from them with --init="),
     ):
-        train.main([*options, f"--run={tmp_path / 'run'}"])
+        train.main([*options, f"--run_dir={tmp_path / 'run'}"])
 
 
 @pytest.mark.parametrize(
@@ -223,7 +226,7 @@ def test_the_machines_limits_are_looked_at_before_anything_is_read(tmp_path, mon
     monkeypatch.setattr(load, "load", lambda *arguments: pytest.fail("read"))
     for main, flags in (
         (convert.main, [f"--from={tmp_path}", f"--to={tmp_path / 'to'}"]),
-        (sample.main, [f"--run={tmp_path}"]),
+        (sample.main, [f"--model={tmp_path}"]),
     ):
         with pytest.raises(ValueError, match="ulimit -v"):
             main(flags)

@@ -160,7 +160,12 @@ def test_a_run_of_weights_needs_their_folder_no_more(kind, shared, tmp_path, mon
     )
     capsys.readouterr()
     sample.main(
-        [f"--run={tmp_path / 'run'}", "--prompt=there and back", "--tokens=2", "--temperature=0"]
+        [
+            f"--model={tmp_path / 'run'}",
+            "--prompt=there and back",
+            "--max_new_tokens=2",
+            "--temperature=0",
+        ]
     )
     assert "there and back" in capsys.readouterr().out
     convert.main([f"--from={tmp_path / 'run'}", "--to=back"])
@@ -202,7 +207,7 @@ def test_a_config_that_is_not_the_checkpoints_is_refused(made, tmp_path):
     whole = json.loads(file.read_text())
     openers = [
         lambda: open_model.open_model(tmp_path / "run", [], lambda line: None),
-        lambda: sample.main([f"--run={tmp_path / 'run'}", "--tokens=1"]),
+        lambda: sample.main([f"--model={tmp_path / 'run'}", "--max_new_tokens=1"]),
         lambda: convert.main([f"--from={tmp_path / 'run'}", f"--to={tmp_path / 'exported'}"]),
     ]
     for changes, said in CHANGES:
