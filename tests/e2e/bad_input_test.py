@@ -30,7 +30,7 @@ REFUSED_AT_ONCE = {
     "no config": ([], "say which config with --config=NAME: smoke, nano"),
     "unknown field": (
         ["--config=smoke", "--set", "model.n_layer=2"],
-        "Model has no field 'n_layer'; did you mean n_layers?",
+        "Model has no field 'n_layer'; did you mean model.n_layers?",
     ),
     "wrong type": (["--config=smoke", "--set", "model.n_layers=two"], "model.n_layers"),
     "heads": (
