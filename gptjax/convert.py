@@ -48,10 +48,9 @@ def main(arguments: list[str]) -> None:
             f"--to={args.to} is there already: give a directory that is not, or an empty one"
         )
 
-    from gptjax.data.tokenizers import build
     from gptjax.report import console
     from gptjax.sharding import xla_options
-    from gptjax.weights import hf_config, load
+    from gptjax.weights import hf_config, load, open_model
 
     xla_options.configure_runtime()
     out, start_time = console.Console(quiet=False), time.perf_counter()
@@ -66,24 +65,20 @@ def main(arguments: list[str]) -> None:
         hf_config.to_hf(
             weights.config.model
         )  # raises for models that have no equivalent, before anything is read
-    tokenizer = build.build(weights.config.data.tokenizer)
-    weights.check(weights.config, tokenizer)
     with atomic_dir(args.to) as folder, out.status(f"reading {args.source}") as progress:
-        params = read_params(
-            weights, tokenizer, lambda done, name: progress(f"{done:4.0%} read: {name}")
-        )
+        loaded = open_model.read_model(weights, progress)
         if is_export:
             kind = write_hf(
-                weights.config,
-                params,
-                tokenizer,
+                loaded.config,
+                loaded.params,
+                loaded.tokenizer,
                 folder,
                 lambda done, name: progress(f"{done:4.0%} written: {name}"),
                 out.warn,
             )
         else:
             progress("writing the checkpoint of step 0")
-            kind = write_run(weights.config, params, tokenizer, folder, out.warn)
+            kind = write_run(loaded.config, loaded.params, loaded.tokenizer, folder, out.warn)
     out.print_table(
         f"{weights.kind} -> {kind}",
         summary_rows(weights, args.to, time.perf_counter() - start_time),
@@ -121,21 +116,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def read_params(weights: Any, tokenizer: Any, advance: Any) -> Any:
-    """Loads the parameters on the mesh of the weights' config."""
-    import jax
-
-    from gptjax.sharding import device_mesh, rules
-    from gptjax.training import state, step
-
-    mesh = device_mesh.make_mesh(weights.config.mesh)
-    rules.check(weights.config, mesh)
-    train_step = step.build(weights.config, jax.devices()[0].platform, mesh, tokenizer.end_of_text)
-    return weights.load_params(
-        state.abstract_state(weights.config, train_step.model, train_step.tx, mesh).params, advance
-    )
 
 
 def write_run(config: Any, params: Any, tokenizer: Any, folder: Path, warn: Any) -> str:

@@ -302,11 +302,10 @@ def parse_shots(word: str, argument: str) -> int:
 def load_model(path: str | Path, out: Any) -> Any:
     """Loads a model and its tokenizer for evaluation."""
     from gptjax.evals import runner
-    from gptjax.model import inference
     from gptjax.weights import open_model
 
     with out.status(f"reading {path}") as progress:
-        loaded = open_model.open_model(path, [], progress)
+        loaded = open_model.open_model(path, [], progress, out.warn)
     parameters = count.parameters(loaded.config.model)
     out.print(f"{path}: {loaded.kind}, {loaded.config.name}, {parameters:,} parameters")
     metadata = {
@@ -316,10 +315,7 @@ def load_model(path: str | Path, out: Any) -> Any:
         "digest": loaded.digest,
     }
     return runner.EvalModel(
-        inference.prepare(loaded.step.model, loaded.params),
-        loaded.tokenizer,
-        loaded.step.model.sharding,
-        metadata,
+        loaded.inference_model, loaded.tokenizer, loaded.train_step.model.sharding, metadata
     )
 
 

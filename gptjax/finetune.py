@@ -222,28 +222,24 @@ class ClassificationObjective:
         import jax
 
         from gptjax.training import state
-        from gptjax.training import step as pretraining
         from gptjax.training.classification import transfer
+        from gptjax.weights import open_model
 
-        self._init_weights.check(self._init_weights.config, self._examples.tokenizer)
-        pretrained_config = dataclasses.replace(self._init_weights.config, mesh=config.mesh)
-        init_state = state.init_sharded(config, step.model, step.tx, mesh)
-        pretrained_step = pretraining.build(
-            pretrained_config, jax.devices()[0].platform, mesh, end_of_text=0
+        pretrained = open_model.read_model(
+            self._init_weights,
+            config=dataclasses.replace(self._init_weights.config, mesh=config.mesh),
         )
-        abstract_params = state.abstract_state(
-            pretrained_config, pretrained_step.model, pretrained_step.tx, mesh
-        ).params
-        pretrained_params = self._init_weights.load_params(abstract_params)
+        init_state = state.init_sharded(config, step.model, step.tx, mesh)
+        n_vocab = pretrained.config.model.n_vocab
 
         def transfer_params(new, old):
             gpt = transfer.transfer_params(
-                new["gpt"], old, config.model, pretrained_config.model.n_vocab, config.task.transfer
+                new["gpt"], old, config.model, n_vocab, config.task.transfer
             )
             return step.model.sharding.shard_like_params(new | {"gpt": gpt})
 
         return init_state.replace(
-            params=jax.jit(transfer_params, donate_argnums=0)(init_state.params, pretrained_params)
+            params=jax.jit(transfer_params, donate_argnums=0)(init_state.params, pretrained.params)
         )
 
     def make_eval_fn(self, context, put_on_mesh):

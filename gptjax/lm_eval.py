@@ -28,7 +28,6 @@ except ImportError as error:  # one line, also for --help
     raise
 from gptjax.evals import loglikelihood, prompts
 from gptjax.generate import sampling, streaming
-from gptjax.model import inference
 from gptjax.weights import open_model
 
 # tokens that are written where a task does not say how many: as its Hugging Face model has it
@@ -62,13 +61,13 @@ class GptJaxLM(model.TemplateLM):
         assignments = [
             f"{path}={value}" for path, value in settings.items() if path not in IGNORED_SETTINGS
         ]
-        loaded = open_model.open_model(run, assignments, lambda done: None)
+        loaded = open_model.open_model(run, assignments)
         self._tokenizer, self.sharding, self.n_ctx = (
             loaded.tokenizer,
-            loaded.step.model.sharding,
+            loaded.train_step.model.sharding,
             loaded.config.model.n_ctx,
         )
-        self.inference_model = inference.prepare(loaded.step.model, loaded.params)
+        self.inference_model = loaded.inference_model
 
     @property
     def eot_token_id(self) -> int:

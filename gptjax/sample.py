@@ -10,8 +10,7 @@ from typing import Any, BinaryIO
 
 from gptjax import cli
 from gptjax.config import evaluation, parse
-from gptjax.report import sync
-from gptjax.runtime import errors, run_dir
+from gptjax.runtime import errors
 
 EXAMPLE = (
     "python -m gptjax.sample --model=runs/nano --prompt='def ' --temperature=0.8 --top_k=40 "
@@ -230,13 +229,8 @@ def load_model(run: str, out: Any) -> Any:
     """Loads the model at a local path or in a bucket."""
     from gptjax.weights import open_model
 
-    bucket = run_dir.bucket_url(run)
-    path = run_dir.directory(run) if bucket is not None else parse.path(run)
-    sync.BucketSync(path, bucket).download()
-    with out.status(f"reading {path}") as progress:
-        return open_model.open_model(
-            path, [], progress, out.warn, None if bucket is None else f"{bucket}/checkpoints"
-        )
+    with out.status(f"reading {run}") as progress:
+        return open_model.open_model(run, [], progress, out.warn)
 
 
 class Sampler:
@@ -244,10 +238,9 @@ class Sampler:
 
     def __init__(self, args: argparse.Namespace, loaded: Any, out: Any):
         from gptjax.generate import sampling
-        from gptjax.model import inference
 
         self._args, self._tokenizer, self._out = args, loaded.tokenizer, out
-        self._inference_model = inference.prepare(loaded.step.model, loaded.params)
+        self._inference_model = loaded.inference_model
         temperature = 1.0 if args.temperature is None else args.temperature
         self._sampling_params = sampling.SamplingParams(
             temperature=temperature, top_k=args.top_k, top_p=args.top_p

@@ -15,6 +15,7 @@ PATTERNS = (
     schema.Strided(stride=4),
     schema.Fixed(block=4, summary=1),
 )
+MAKE_MESH = device_mesh.make_mesh
 GPT3 = (schema.Banded(window=3), schema.Dense())
 EVERY_PATTERN = {type(p).__name__: p for p in PATTERNS}
 
@@ -88,4 +89,13 @@ def replace_parts(c: schema.Config, **parts) -> schema.Config:
             k: dataclasses.replace(getattr(c, k), **v) if isinstance(v, dict) else v
             for k, v in parts.items()
         },
+    )
+
+
+def limit_devices(patch, n: int):
+    """From here on this machine has n devices. patch: pytest's monkeypatch."""
+    patch.setattr(
+        device_mesh,
+        "make_mesh",
+        lambda sizes, there=None: MAKE_MESH(sizes, there or jax.devices()[:n]),
     )

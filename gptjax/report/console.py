@@ -82,7 +82,11 @@ def stdout_console(vital: bool = False) -> "rich.console.Console":
             raise  # instead of rich's exit with status 1; noqa: PLE0704
 
     return Standard(
-        file=cast(IO[str], Stream(sys.stdout, vital)), highlight=False, markup=False, emoji=False
+        file=cast(IO[str], Stream(sys.stdout, vital)),
+        highlight=False,
+        markup=False,
+        emoji=False,
+        force_jupyter=False,  # a notebook gets the lines of a pipe, not a piece of HTML for each
     )
 
 

@@ -62,6 +62,7 @@ def load(
     recipe: str | None = None,
     log: Callable[[str], None] = print,
     checkpoints: str | None = None,
+    step: int | None = None,
 ) -> Weights:
     """What lies at `path`: a run's directory, a folder of weights, or a .safetensors file with its
     config.json next to it.
@@ -69,13 +70,18 @@ def load(
     For weights that are not a run, the config is the registry's that has their model, else the one
     named `recipe` (default: the architecture's) with their sizes; `assignments` change fields of
     it. log: called for what is skipped: a damaged checkpoint, padding rows. checkpoints: where a
-    run's are, if not in it. ValueError, in one line, if nothing there can be read.
+    run's are, if not in it. step: the step of a run's checkpoint (default: the newest intact one).
+    ValueError, in one line, if nothing there can be read.
     """
     path = parse.path(str(path))
     if checkpoints is not None or (path / "checkpoints").is_dir():
-        return RunWeights(path, assignments, checkpoints or path / "checkpoints", log)
+        return RunWeights(path, assignments, checkpoints or path / "checkpoints", log, step)
     if not path.exists():
         raise ValueError(f"{path} does not exist: give a run, or a folder of weights")
+    if step is not None:
+        raise ValueError(
+            f"{path} is no run: it has no checkpoint of step {step}; leave the step out"
+        )
     if safetensors.has_weights(path):
         return _load_hugging_face(path, assignments, recipe, log)
     if openai.has_weights(path):
@@ -121,7 +127,7 @@ def _check_same_model(
 
 
 class RunWeights:
-    """The newest checkpoint of a run of gptjax that is whole."""
+    """The newest checkpoint of a run of gptjax that is whole, or that of `step`."""
 
     kind = "a run of gptjax"
 
@@ -131,8 +137,10 @@ class RunWeights:
         assignments: Sequence[str],
         checkpoints: Path | str,
         log: Callable[[str], None],
+        step: int | None = None,
     ):
-        self.path, self._run_config, self._step = path, run_dir.load_config(path), None
+        self.path, self._run_config, self._wanted_step = path, run_dir.load_config(path), step
+        self._step: int | None = None  # of the parameters that were read
         if self._run_config.task is not None:
             raise ValueError(
                 f"{path} is a classifier fine-tuned on {self._run_config.name} and cannot generate "
@@ -182,7 +190,7 @@ class RunWeights:
     def check(self, config: schema.Config, tokenizer: Tokenizer) -> None:
         """As Weights.check."""
         _check_same_model(self.path, self.config.model, config.model, exactly=True)
-        metadata = self._checkpoint_reader.metadata()
+        metadata = self._checkpoint_reader.metadata(self._wanted_step)
         self._check_config(metadata)
         saved_digest = metadata["tokenizer"]
         if saved_digest != tokenizer.digest:
@@ -197,7 +205,10 @@ class RunWeights:
         self, abstract_params: Any, advance: ProgressFn = lambda done, leaf: None
     ) -> Any:
         """As Weights.load_params."""
-        restored = self._checkpoint_reader.restore({"params": abstract_params}, prefix="params/")
+        steps = None if self._wanted_step is None else [self._wanted_step]
+        restored = self._checkpoint_reader.restore(
+            {"params": abstract_params}, prefix="params/", steps=steps
+        )
         if restored is None:
             raise ValueError(
                 f"{self.path} has no checkpoint yet; let python -m gptjax.train run until it saves "

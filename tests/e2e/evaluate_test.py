@@ -383,7 +383,7 @@ def test_texts_are_predicted_as_by_a_plain_pass(there, capsys):
 
     @jax.jit
     def forward(tokens_BT):
-        hidden_BTD = model.step.model.apply({"params": model.params}, tokens_BT)
+        hidden_BTD = model.train_step.model.apply({"params": model.params}, tokens_BT)
         return jax.nn.log_softmax(
             gpt.logits(hidden_BTD, model.params["token_VD"], model.config.model.n_vocab)
         )[0]

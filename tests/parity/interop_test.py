@@ -2,6 +2,7 @@
 computes, and the other way round."""
 
 import dataclasses
+import functools
 import importlib
 import warnings
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gptjax
 from gptjax.config import schema
 from gptjax.data.tokenizers import build
 from gptjax.generate import decode, sampling
@@ -17,6 +19,7 @@ from gptjax.model import gpt, inference
 from gptjax.sharding import device_mesh
 from gptjax.training import state, step
 from gptjax.weights import export_hf, load
+from tests import tiny
 
 NEEDED = (
     "needs torch and transformers, which make test installs for Python 3.11 (requirements-dev.txt)"
@@ -106,6 +109,34 @@ def test_logits_match_transformers(theirs, tmp_path, kind):
     expected = logits(model, tokens_BT)
     assert expected.std() > 0.3
     np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["openai-gpt", "gpt2", "gpt_neo"])
+def test_what_is_inside_is_theirs(theirs, tmp_path, kind, monkeypatch):
+    """Logits, hidden states, attention weights, a log-likelihood: all of `gptjax.load`."""
+    tiny.limit_devices(monkeypatch, 1)
+    model = made(theirs, kind)
+    model.save_pretrained(tmp_path)
+    model.set_attn_implementation("eager")  # the others keep no attention weights
+    ours, tokens_BT = gptjax.load(tmp_path, "data.tokenizer=Bytes()"), tokens(model)[:, :20]
+    ids = torch.tensor(tokens_BT.astype(np.int64))
+    with torch.no_grad():
+        expected = model(ids, output_hidden_states=True, output_attentions=True)
+    near = functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=0)
+    near(ours.logits(tokens_BT), expected.logits.numpy())
+    states = ours.hidden_states(tokens_BT)
+    assert len(states) == len(expected.hidden_states) == 3
+    for i, x in enumerate(expected.hidden_states):
+        near(states[i], x.numpy(), err_msg=f"hidden state {i}")
+    for layer, weights in enumerate(expected.attentions):
+        near(ours.attention_weights(tokens_BT, layer), weights.numpy(), err_msg=f"layer {layer}")
+    pair = list(b"In the beg")
+    with torch.no_grad():
+        p_TV = torch.log_softmax(model(torch.tensor([pair])).logits[0].double(), -1)
+    answer = ours.loglikelihood("In the", " beg")
+    assert answer.log_prob == pytest.approx(
+        sum(p_TV[i - 1, pair[i]].item() for i in range(6, 10)), abs=1e-4
+    )
 
 
 def test_logits_on_a_mesh_from_several_files(theirs, tmp_path):

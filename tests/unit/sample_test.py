@@ -250,8 +250,8 @@ def test_a_number_at_its_bounds_is_right(places, capsys):
 def test_a_model_of_nan_is_one_line(flags, places, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("so\nso\n"))
     said(places["run"], "--prompt=so", capsys=capsys)
-    there = OPEN[places["run"]]
-    OPEN[places["run"].with_name("broken")] = dataclasses.replace(
+    there = OPEN[str(places["run"])]
+    OPEN[str(places["run"].with_name("broken"))] = dataclasses.replace(
         there, params=jax.tree.map(lambda x: x * float("nan"), there.params)
     )
     line = refused(

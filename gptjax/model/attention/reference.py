@@ -9,22 +9,19 @@ from gptjax.sharding.shapes import shaped
 
 
 @shaped
-def attend(
+def weights(
     q_BTNH: jax.Array,
     k_BSNH: jax.Array,
-    v_BSNH: jax.Array,
     pattern: schema.Attention,
     segments_BS: jax.Array | None = None,
-    dropout: tuple[jax.Array, float] | None = None,
 ) -> jax.Array:
-    """Returns softmax(q k^T / sqrt(d_head)) v, (B, T, N, H), over the keys that `pattern` shows.
-    The last query is aligned with the last key.
+    """softmax(q k^T / sqrt(d_head)) over the keys that `pattern` shows, float32 (B, N, T, S): each
+    row sums to 1 and is exactly 0 elsewhere.
 
-    segments_BS: document ids; if given, a query sees only keys of its own document. dropout: (key,
-    probability), on the attention weights. Scores and softmax are float32 for every input dtype.
-    Here and in every kernel the scale factor has q's dtype: exact for d_head 64; in bfloat16 its
-    relative error is 1.1e-4 for 80, 96 and 128.
-    """
+    The last query aligns with the last key. Here and in every kernel the factor has q's type: exact
+    for d_head 64, in bfloat16 off by 1.1e-4 of itself for 80, 96, 128. segments_BS: document
+    numbers; where given, a query sees its own document only. Scores and softmax are float32
+    whatever the inputs are."""
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
     scale = q_BTNH.shape[-1] ** -0.5
     scores_BNTS = jnp.einsum(
@@ -40,7 +37,20 @@ def attend(
         )
     # A query always sees itself, so no row is empty and the finite minimum is safe.
     scores_BNTS = jnp.where(visible_11TS, scores_BNTS, jnp.finfo(jnp.float32).min)
-    weights_BNTS = jax.nn.softmax(scores_BNTS, axis=-1)
+    return jax.nn.softmax(scores_BNTS, axis=-1)
+
+
+@shaped
+def attend(
+    q_BTNH: jax.Array,
+    k_BSNH: jax.Array,
+    v_BSNH: jax.Array,
+    pattern: schema.Attention,
+    segments_BS: jax.Array | None = None,
+    dropout: tuple[jax.Array, float] | None = None,
+) -> jax.Array:
+    """`weights` times v: (B, T, N, H). dropout: (key, probability), on the attention weights."""
+    weights_BNTS = weights(q_BTNH, k_BSNH, pattern, segments_BS)
     if dropout is not None:
         key, rate = dropout
         keep_BNTS = jax.random.bernoulli(key, 1 - rate, weights_BNTS.shape)

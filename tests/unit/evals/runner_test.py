@@ -42,7 +42,10 @@ def there(tmp_path_factory):
     opened = open_model.open_model(place, [], lambda said: None)
     about = {"name": "gpt2_124m", "parameters": 1, "n_ctx": N_CTX, "digest": opened.digest}
     model = runner.EvalModel(
-        inference.prepare(opened.step.model, opened.params), TEXT, opened.step.model.sharding, about
+        inference.prepare(opened.train_step.model, opened.params),
+        TEXT,
+        opened.train_step.model.sharding,
+        about,
     )
     plain = tools.step.build(
         c, "cpu", tools.device_mesh.make_mesh(c.mesh, jax.devices()[:1]), None
