@@ -71,8 +71,8 @@ def load(
     which the model computes, "float32" or "bfloat16" (default: bfloat16 on TPU and GPU, float32 on
     CPU); the parameters are float32.
 
-    The parameters are placed on all devices that jax has, as config.mesh says. What is passed over,
-    as a damaged checkpoint, is a warning. ValueError, in one line, if there is no language model,
+    The parameters are placed on all devices that jax has, as config.mesh says. What is skipped, as
+    a damaged checkpoint, is a warning. ValueError, in one line, if there is no language model,
     or one that was fine-tuned to classify.
 
     >>> gptjax.load("runs/smoke", step=1)
@@ -130,7 +130,7 @@ def train(
 
     >>> config = gptjax.config("smoke", "train.steps=2")
     >>> run = gptjax.train(config, "runs/two_steps")  # doctest: +ELLIPSIS
-    training on ...
+    tokenising ...
     >>> run.metrics[-1]["step"], run.model.description
     (2, 'step 2')
     """

@@ -126,9 +126,9 @@ class LanguageModel(open_model.LoadedModel):
         do, with end-of-text. Where prompt and text outgrow the model's context, it reads on from
         their last half.
 
-        ValueError for an option out of bounds, a stop that the tokenizer cannot write, and where a
-        beam search is not for what was asked. inference.NonFiniteLogits, a ValueError, where the
-        model says NaN.
+        ValueError for an option out of bounds, a stop that the tokenizer cannot write, and a beam
+        search with options of sampling. inference.NonFiniteLogits, a ValueError, where the model
+        says NaN.
 
         >>> model = gptjax.load("runs/smoke")
         >>> text = model.generate("def ", max_new_tokens=20, temperature=0.8)

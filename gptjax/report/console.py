@@ -86,7 +86,9 @@ def stdout_console(vital: bool = False) -> "rich.console.Console":
         highlight=False,
         markup=False,
         emoji=False,
-        force_jupyter=False,  # a notebook gets the lines of a pipe, not a piece of HTML for each
+        force_jupyter=False,  # a notebook gets the lines of a pipe, not a piece of HTML for each,
+        # though its kernel sets FORCE_COLOR
+        force_terminal=False if "ipykernel" in sys.modules else None,
     )
 
 

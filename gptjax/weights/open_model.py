@@ -42,7 +42,7 @@ class LoadedModel:
     @functools.cached_property
     def inference_model(self) -> inference.InferenceModel:
         """The model with a KV cache, its weights in the type of computation: a copy, made when
-        first asked for."""
+        first needed."""
         return inference.prepare(self.train_step.model, self.params)
 
     @functools.cached_property
@@ -62,10 +62,10 @@ def open_model(
     """The model at `path`: a run (also gs://BUCKET/FOLDER), Hugging Face's or OpenAI's files,
     placed on a mesh of all devices.
 
-    assignments change fields of its config, as "mesh.tensor=2"; progress is told how far it is; log
-    what is passed over, as a damaged checkpoint. checkpoint_step: of which step a run's checkpoint
-    is to be (default: the newest that is whole). ValueError, in one line, if there is no language
-    model, or not of that config or step."""
+    assignments change fields of its config, as "mesh.tensor=2"; progress is called with how far the
+    reading is, log with what is skipped, as a damaged checkpoint. checkpoint_step: of which step a
+    run's checkpoint is to be (default: the newest that is whole). ValueError, in one line, if there
+    is no language model, or not of that config or step."""
     xla_options.configure_runtime()
     bucket = run_dir.bucket_url(str(path))
     directory = parse.path(str(path)) if bucket is None else run_dir.directory(str(path))

@@ -9,12 +9,13 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gptjax
 from gptjax import api, convert, finetune, language_model, train
-from gptjax.config import overrides
+from gptjax.config import overrides, schema
 from gptjax.configs import registry
 from gptjax.data.sources import stdlib_corpus
 from gptjax.data.sources.document import Document
@@ -60,7 +61,7 @@ def test_configs_are_the_recipes():
     assert wide == overrides.override(registry.config("gpt3_small"), "train.steps=10", "seed=3")
     for given, line in (
         (["gpt3_smal"], "did you mean gpt3_small"),
-        (["nano", "train.step=1"], "train.steps"),
+        (["nano", "train.step=1"], "did you mean .*steps"),
         (["nano", "x"], "x"),
     ):
         with pytest.raises(ValueError, match=line):
@@ -74,7 +75,7 @@ def test_a_run_and_its_export_are_the_same_model(text_run, one_device, tmp_path)
     run = gptjax.load(text_run[1])
     assert (run.kind, run.description, run.config.name) == ("a run of gptjax", "step 2", "smoke")
     banded = "model.attention=(Banded(window=3),)"
-    with pytest.raises(ValueError, match="what the parameters of .* compute is settled"):
+    with pytest.raises(ValueError, match="belong to the parameters of .* and cannot be changed"):
         gptjax.load(text_run[1], banded)
     convert.main([f"--from={text_run[1]}", f"--to={tmp_path / 'theirs'}"])
     theirs = gptjax.load(tmp_path / "theirs")
@@ -123,6 +124,7 @@ def test_dtype_and_kernel_are_as_asked_for(text_run, one_device):
             gptjax.load(text_run[1], **given)
 
 
+@pytest.mark.slow
 def test_the_model_is_the_same_on_a_mesh(text_run, one_device, monkeypatch):
     """All eight devices, of which each has a part of the parameters."""
     alone = gptjax.load(text_run[1])
@@ -147,7 +149,7 @@ def test_what_is_no_language_model_is_one_line(text_run, tmp_path, monkeypatch):
         lambda run: dataclasses.replace(tiny.config(), name="sst2", task=recipe.task),
     )
     for path, line in (
-        (classifier, "was fine-tuned on sst2: it answers, in predictions/, and does not speak"),
+        (classifier, "is a classifier fine-tuned on sst2 and cannot generate text"),
         (tmp_path / "nothing", "does not exist"),
         ("", "an empty path"),
         ("s3://bucket/run", "give a directory, or a folder of a bucket that starts with gs://"),
@@ -191,6 +193,7 @@ def test_train_is_the_program(text_run, one_device, tmp_path, capsys):
         gptjax.train(smoke(text, "seed=1"), tmp_path / "called")
 
 
+@pytest.mark.slow
 def test_train_begins_with_weights(text_run, one_device, tmp_path):
     run = gptjax.train(
         smoke(text_run[0], "model.n_layers=2", "train.steps=1", "train.schedule.peak_lr=1e-30"),
@@ -230,8 +233,9 @@ def test_a_classifier_is_not_trained_on_text():
 # --- one training step --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_step_is_that_of_training(one_device):
-    c = tiny.config()
+    c = tiny.config(n_layers=1, attention=(schema.Dense(),))
     tokens = tiny.random_tokens(c, 2, 4)
     state, step_fn = gptjax.make_train_step(c)
     mesh, train_step, expected = tiny.make_step(c)
@@ -245,7 +249,7 @@ def test_a_step_is_that_of_training(one_device):
     tiny.assert_near(state.params, expected.params)
     assert int(state.step) == 2 and int(state.rows) == 16
     losses = [
-        float(step_fn(gptjax.make_train_step(c)[0], rows)[1]["loss"])
+        float(step_fn(jax.tree.map(jnp.copy, state), rows)[1]["loss"])
         for rows in (tokens[0], tokens[:1])
     ]
     assert losses[0] == losses[1]

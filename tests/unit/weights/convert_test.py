@@ -155,7 +155,7 @@ def test_nothing_incomplete_remains(folder, tmp_path, monkeypatch):
             "the weights have 256 ids, but data.tokenizer=Bytes.. has 257; set data.tokenizer",
         ),
         (["--set", "model.n_vocab=258"], r"the tensor wte.weight is .257, 16., expected .258, 16."),
-        (["--set", "model.n_layer=2"], "did you mean n_layers"),
+        (["--set", "model.n_layer=2"], "did you mean model.n_layers"),
         (["--config=gpt5"], "no config is called 'gpt5'"),
     ],
 )
