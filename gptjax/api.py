@@ -130,7 +130,7 @@ def train(
 
     >>> config = gptjax.config("smoke", "train.steps=2")
     >>> run = gptjax.train(config, "runs/two_steps")  # doctest: +ELLIPSIS
-    tokenising ...
+    token...
     >>> run.metrics[-1]["step"], run.model.description
     (2, 'step 2')
     """
