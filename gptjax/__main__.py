@@ -27,11 +27,13 @@ def main(arguments: list[str]) -> int | None:
     if word in ("-h", "--help"):
         command = "gptjax" if Path(sys.argv[0]).name == "gptjax" else "python -m gptjax"
         columns = shutil.get_terminal_size().columns
-        indent = len(command) + 1 + max(map(len, programs)) + 2
+        indent = max(map(len, programs)) + 4
+        print(f"usage: {command} PROGRAM ...\n")
         for name, module in programs.items():
-            line = f"{command} {name}".ljust(indent) + _first_sentence(_file(module).read_text())
+            line = f"  {name}".ljust(indent) + _first_sentence(_file(module).read_text())
             print(textwrap.fill(line, columns, subsequent_indent=" " * indent))
-        print(f"\nEach has --help. A run from nothing: {command} train --config=nano")
+        print("\nEach has --help.\n")
+        print(f"example:\n  {command} train --config=nano")
         return 0
     program = word.replace("-", "_")
     if program not in programs:
@@ -61,7 +63,7 @@ def _file(module: str) -> Path:
 def _first_sentence(text: str) -> str:
     """The first sentence of a file's docstring, up to where it shows how the program is called."""
     words = " ".join((ast.get_docstring(ast.parse(text)) or "").split())
-    return re.split(r"(?<=[.?]) |: `python|, `", words)[0].rstrip(".")
+    return re.split(r"(?<=[.?]) | \(|: `python|, (?:for )?`", words)[0].rstrip(".")
 
 
 def run() -> None:

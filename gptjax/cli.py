@@ -30,6 +30,10 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
                 paragraphs.append("\n".join(_wrap_command(line, width) for line in lines))
         return "\n\n".join(paragraphs)
 
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        """TEXT for a string, N for what is converted: such values without a metavar are numbers."""
+        return "TEXT" if action.type is None else "N"
+
 
 def _wrap_command(line: str, width: int) -> str:
     """The command of a line, over several lines if it is longer than `width`."""

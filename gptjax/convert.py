@@ -1,7 +1,7 @@
-"""Convert weights: a folder of Hugging Face's or OpenAI's to a run of gptjax, or a run to a folder
-for Hugging Face.
+"""Convert weights of Hugging Face and OpenAI, both ways.
 
-The content of --from decides which. Weights bring their sizes; the rest of the run's config is the
+A folder of Hugging Face's or OpenAI's becomes a run of gptjax, a run a folder for Hugging Face. The
+content of --from decides which. Weights bring their sizes; the rest of the run's config is the
 recipe's (--config, --set).
 """
 

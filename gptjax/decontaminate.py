@@ -1,5 +1,4 @@
-"""Find text that a training corpus and the evaluation tasks have in common, and remove it before
-training, or compare scores without it (GPT-3 Appendix C).
+"""Find and remove what training text shares with evaluations (GPT-3 Appendix C).
 
   filter   writes the corpus without the 13-grams of the tasks' test sets: documents are cut around
            them, with a window

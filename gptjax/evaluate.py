@@ -1,5 +1,5 @@
-"""Evaluate a model with in-context prompts, by the protocols of the GPT-2 and GPT-3 papers: `python
--m gptjax.evaluate --model=DIR --tasks=lambada --num_fewshot=0,1,few`.
+"""Evaluate in context as the GPT-2 and GPT-3 papers do: `python -m gptjax.evaluate
+--model=DIR --tasks=lambada --num_fewshot=0,1,few`.
 
 Each task with each number of demonstrations writes two files in DIR/evaluations: scores with
 standard errors, and a line per item with prompt, answer and log-likelihoods. Finished work is not

@@ -1,12 +1,12 @@
-"""gptjax as a model of lm-evaluation-harness, started from here because the harness knows only its
-own models.
+"""Run lm-evaluation-harness with gptjax as its model.
 
     python -m gptjax.lm_eval --model gptjax --model_args run=runs/gpt2 --tasks lambada_openai
 
-All other flags are lm_eval's. model_args: run, a run of gptjax or a folder of weights, and any
-field of its config, as in run=DIR,mesh.data=2. batch_size and device are ignored:
-evals/loglikelihood.py batches by length, on all devices of the mesh. In a program, import this
-module, after which lm_eval.simple_evaluate(model="gptjax", ...) works.
+All other flags are lm_eval's; its own command knows only the models that it brings. model_args:
+run, a run of gptjax or a folder of weights, and any field of its config, as in run=DIR,mesh.data=2.
+batch_size and device are ignored: evals/loglikelihood.py batches by length, on all devices of the
+mesh. In a program, import this module, after which lm_eval.simple_evaluate(model="gptjax", ...)
+works.
 """
 
 import logging

@@ -1,5 +1,7 @@
-"""Estimate the cost of a config, from the config alone or, with --topology, from its compiled step.
-Nothing is allocated, and without --topology jax is not imported.
+"""Estimate parameters, memory, compute and time of a config.
+
+The estimate is made from the config alone or, with --topology, from its compiled step. Nothing is
+allocated, and without --topology jax is not imported.
 """
 
 import json

@@ -1,5 +1,4 @@
-"""Tokenize a config's sources once, in parallel, into shard directories that any number of runs
-read.
+"""Tokenize text once, in parallel, into shards that runs read.
 
 A kill loses only the shards in hand: the same command goes on from there. The last line printed is
 how to train on what was made.

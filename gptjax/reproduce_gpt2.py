@@ -1,8 +1,8 @@
-"""Reproduce GPT-2's published zero-shot scores on local files, compared with others' measurements.
+"""Reproduce GPT-2's published zero-shot scores on local files.
 
 --task_data holds any of: wikitext2.txt and wikitext103.txt (both wiki.test.raw), ptb.txt,
 text8.txt, enwik8.txt, lambada_test.jsonl. Runs and other weights are measured too. The exit status
-is 1 if a score differs by more than 2% from others' measurements on the released weights.
+is 1 if a score differs by more than 2% from what others measured on the released weights.
 """
 
 from typing import Any

@@ -1,5 +1,6 @@
-"""Sweeps and ablations: `python -m gptjax.sweep --sweep=NAME` runs a recipe at many points, `report
-DIR` writes a report of the results, `send DIR` uploads them to Weights & Biases."""
+"""Run sweeps and ablations, and report them: `python -m gptjax.sweep --sweep=NAME` runs a recipe at
+many points, `report DIR` writes a report of the results, `send DIR` uploads them to Weights &
+Biases."""
 
 import argparse
 import dataclasses

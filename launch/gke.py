@@ -1,4 +1,4 @@
-"""Train on GKE: prints a JobSet for TPU slices or hosts of H100 GPUs, for `kubectl apply -f -`."""
+"""Print a JobSet that trains on TPU slices or H100 hosts of GKE, for `kubectl apply -f -`."""
 
 import argparse
 import math

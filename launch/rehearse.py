@@ -1,8 +1,8 @@
-"""Rehearse a pod on one machine: N processes with M simulated CPU devices each, which connect like
-hosts.
+"""Rehearse a pod on one machine, with simulated CPU devices.
 
-`python -m launch.rehearse --num_processes=2 --devices=4 -- --config=smoke --run_dir=DIR`: arguments
-after `--` go to gptjax.train.
+N processes with M devices each connect like hosts:
+`python -m gptjax.launch.rehearse --num_processes=2 --devices=4 -- --config=smoke --run_dir=DIR`:
+arguments after `--` go to gptjax.train.
 """
 
 import contextlib

@@ -1,5 +1,6 @@
-"""Train on a Slurm cluster of H100 nodes: prints an sbatch script with one process per GPU, which
-jax detects under Slurm.
+"""Print an sbatch script that trains on H100 nodes of Slurm.
+
+It starts one process per GPU, which jax detects under Slurm.
 """
 
 import argparse
@@ -82,6 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--python",
+        metavar="FILE",
         type=parse.line_argument,
         default=sys.executable,
         help="the interpreter on each node, with gptjax there (default: this one)",

@@ -1,7 +1,7 @@
-"""Train on Cloud TPUs by queued resources: `create` a slice, `run` a config on all its hosts,
-follow its `logs`, `delete` it.
+"""Train on Cloud TPUs, by queued resources.
 
-Each action is a few gcloud commands; --dry_run prints them. TPU7x and clusters: launch/gke.py.
+`create` makes a slice, `run` trains a config on all its hosts, `logs` follows it, `delete` removes
+it. Each action is a few gcloud commands; --dry_run prints them. TPU7x and clusters: launch/gke.py.
 """
 
 import argparse

@@ -266,15 +266,18 @@ def test_an_unknown_argument_of_many_lines_is_one_line(monkeypatch, capsys):
 
 def test_gptjax_lists_its_programs(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gptjax"])
+    monkeypatch.setenv("COLUMNS", "80")
     assert programs.main([]) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("gptjax ")]
+    shown = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in shown)
+    lines = shown[2 : shown.index("", 2)]
     launchers = ("gke", "rehearse", "slurm", "tpu")
-    assert [line.split()[1] for line in lines] == [
+    assert [line.split()[0] for line in lines] == [
         *PROGRAMS,
         *(f"launch_{name}" for name in launchers),
     ]
     assert "lm_eval" in PROGRAMS
-    assert all(10 < len(line.split("  ", 1)[1].strip()) for line in lines)
+    assert all(10 < len(line.strip().split("  ", 1)[1].strip()) for line in lines)
     monkeypatch.setenv("COLUMNS", "60")
     assert programs.main(["--help"]) == 0
     assert all(len(line) <= 64 for line in capsys.readouterr().out.splitlines())
