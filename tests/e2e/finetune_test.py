@@ -137,7 +137,9 @@ def test_other_data_and_a_wish_to_speak_are_refused(there, tuned):
     finally:
         train_file.write_text(text)
         dev_file.write_text(dev_text)
-    with pytest.raises(ValueError, match="was fine-tuned on own"):
+    with pytest.raises(
+        ValueError, match="is a classifier fine-tuned on own and cannot generate text"
+    ):
         sample.main([f"--model={tuned}"])
 
 
