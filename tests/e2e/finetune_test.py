@@ -536,7 +536,7 @@ def test_a_head_of_another_label_count_and_a_tuned_model_are_refused(there, tune
         ValueError, match="holds a run of another config .task.labels: .*; give another --run_dir"
     ):
         finetune.main(arguments(there, tuned, "task.labels=('negative', 'positive', 'neither')"))
-    with pytest.raises(ValueError, match="was fine-tuned on own: .*give the pre-trained run"):
+    with pytest.raises(ValueError, match="fine-tuned on own and cannot .*give the pre-trained run"):
         finetune.main([*arguments(there, tmp_path / "run"), f"--init={tuned}"])
 
 

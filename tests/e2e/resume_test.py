@@ -158,7 +158,7 @@ def test_a_run_whose_record_was_lost_and_that_is_killed_at_once_goes_on_without_
     shutil.rmtree(copied / "checkpoints" / "9")
     shutil.rmtree(copied / "checkpoints" / "8")  # the one before is of a record that is lost
     with pytest.raises(
-        ValueError, match="not what it was when step 4 was saved: the line of step 1 is not where"
+        ValueError, match="not as it was when step 4 was saved: the line of step 1 is not where"
     ):
         go(text, copied)
 
@@ -205,7 +205,7 @@ def test_checkpoints_of_earlier_versions_go_on(text, tmp_path, passed, monkeypat
     edited("metrics.jsonl", lambda b: b.split(b"\n", 1)[1])(tmp_path / "torn")
     with pytest.raises(
         ValueError,
-        match="not what it was when step 4 was saved: the line of step 1 is not where it should be",
+        match="not as it was when step 4 was saved: the line of step 1 is not where it should be",
     ):
         go(text, tmp_path / "torn")
     assert go(text, tmp_path / "run") == 0
