@@ -70,7 +70,9 @@ def test_a_run_in_a_bucket_is_said_to_have_no_lock(text, copied, monkeypatch, ca
     ) in run_summary.summarize(session)
     with pytest.raises(SystemExit):
         train.main(["--help"])
-    assert "gs://BUCKET/FOLDER, which has no lock: make sure" in " ".join(capsys.readouterr().out.split())
+    assert "gs://BUCKET/FOLDER, which has no lock: make sure" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_what_is_read_again_is_said(text, tmp_path, monkeypatch, capsys):
