@@ -131,7 +131,7 @@ def test_it_trains_a_recipe_of_ones_own_in_an_empty_directory(environment, tmp_p
         return done.stdout
 
     listed = ran()
-    assert "gptjax train " in listed and "gptjax launch_tpu " in listed
+    assert "\n  train " in listed and "\n  launch_tpu " in listed
     assert ran("--version") == f"gptjax {gptjax.__version__}\n"
     (tmp_path / "mine.py").write_text(RECIPES)
     (tmp_path / "text.txt").write_text("some words " * 500)
