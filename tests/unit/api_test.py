@@ -264,6 +264,7 @@ def test_a_step_begins_with_the_parameters_of_a_model(text_run, one_device):
     y_TV = jax.nn.log_softmax(m.logits(row[0, :-1]))
     loss = -np.take_along_axis(np.asarray(y_TV), row[0, 1:, None].astype(int), 1).mean()
     assert float(metrics["loss"]) == pytest.approx(loss, abs=1e-5) and m.score("1") == expected
+    assert np.isfinite(m.params["token_VD"]).all()
     with pytest.raises(ValueError, match="params are of another model"):
         gptjax.make_train_step(tiny.config(), m.params)
 
