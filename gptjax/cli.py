@@ -218,7 +218,7 @@ def with_text(recipe: Config, path: str) -> Config:
     where = parse.path(path)
     if where.is_dir() and any(where.glob("train-*.tokens.npy")):
         raise ValueError(
-            f'{path} is tokenised already: give it by --set "data.sources=Shards(path={path!r})" '
+            f'{path} is tokenized already: give it by --set "data.sources=Shards(path={path!r})" '
             "instead of --text"
         )
     files = find_files.find(path).files

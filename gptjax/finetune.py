@@ -129,12 +129,12 @@ def load_examples(
     the model or the data."""
     from gptjax.data.tokenizers import build
     from gptjax.training.classification import batches
-    from gptjax.training.classification import examples as labelled
+    from gptjax.training.classification import examples as labeled
     from gptjax.weights import load
 
     init_weights = load.load(init)
     fixed_labels = bool(recipe.task.labels)
-    recipe = dataclasses.replace(recipe, task=labelled.infer_labels(recipe.task))
+    recipe = dataclasses.replace(recipe, task=labeled.infer_labels(recipe.task))
     tokenizer = build.build(init_weights.config.data.tokenizer)
     with out.status("reading examples") as progress:
         examples = batches.Examples(

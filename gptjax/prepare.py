@@ -115,7 +115,7 @@ def check_untokenized(source: data.Source) -> open.TextSource:
     """`source`, which must not be prepared already."""
     if isinstance(source, data.Shards):
         raise ValueError(
-            f"{source} is tokenised already; name in data.sources only what is to be prepared"
+            f"{source} is tokenized already; name in data.sources only what is to be prepared"
         )
     return source
 

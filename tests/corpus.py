@@ -25,7 +25,7 @@ def write(path, texts, **more):
     return data.Text(path=str(path), **more)
 
 
-def tokenise(
+def write_shards(
     source, directory, spec=None, rule=BY_DOCUMENT, workers=1, block=1000, advance=lambda done: None
 ):
     spec = spec or data.Bytes()

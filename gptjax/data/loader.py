@@ -449,7 +449,7 @@ def prepare_shards(
         stored_tokenizer = open_shards.manifest["tokenizer"]
         if stored_tokenizer["digest"] != tokenizer.digest:
             raise ValueError(
-                f"Shards(path={source.path!r}) was tokenised by {stored_tokenizer['description']} "
+                f"Shards(path={source.path!r}) was tokenized by {stored_tokenizer['description']} "
                 f"(digest {stored_tokenizer['digest'][:12]}), this run's is {spec} "
                 f"({tokenizer.digest[:12]}): "
                 "set data.tokenizer to the former, or prepare the shards again"
@@ -463,14 +463,14 @@ def prepare_shards(
             )
         return open_shards
     if not (path / "manifest.json").exists():
-        print_line(f"tokenising {tokenize.describe(source)} with {spec}")
+        print_line(f"tokenizing {tokenize.describe(source)} with {spec}")
         counts = tokenize.tokenize_corpus(
             source,
             repr(spec),
             tokenizer,
             rule,
             path,
-            lambda fraction: print_line(f"{fraction:.0%} tokenised"),
+            lambda fraction: print_line(f"{fraction:.0%} tokenized"),
             print_line=print_line,
         )["splits"]
         print_line(

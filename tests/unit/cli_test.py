@@ -386,7 +386,7 @@ def test_a_text_that_is_not_there_and_two_of_them_are_refused(tmp_path):
         (("--text=",), "an empty path"),
         (
             (f"--text={tmp_path}",),
-            r"is tokenised already: give it by --set \"data.sources=Shards\(path='.*'\)\" instead "
+            r"is tokenized already: give it by --set \"data.sources=Shards\(path='.*'\)\" instead "
             r"of --text",
         ),
         (

@@ -60,7 +60,7 @@ def test_the_last_line_trains(text, tmp_path, capsys):
         and '--set "model.n_vocab=257"' in out
     )
     read = loader.open_dataset(
-        config_of(out), tmp_path / "cache", lambda line: pytest.fail(f"tokenised again: {line}")
+        config_of(out), tmp_path / "cache", lambda line: pytest.fail(f"tokenized again: {line}")
     )
     assert read.row(0).shape == (config_of(out).model.n_ctx + 1,)
 
@@ -141,7 +141,7 @@ def test_wrong_use_is_one_line_and_status_2(text, tmp_path):
     assert "--workers: '0': give a whole number from 1" in refused(
         *arguments(text, tmp_path / "b", "--workers=0")
     )
-    assert "is tokenised already" in refused(*arguments("Shards(path='x')", tmp_path / "c"))
+    assert "is tokenized already" in refused(*arguments("Shards(path='x')", tmp_path / "c"))
     (tmp_path / "file").write_text("")
     assert "file" in refused(*arguments(text, tmp_path / "file", "--workers=2"))
 

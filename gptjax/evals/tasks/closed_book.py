@@ -96,7 +96,7 @@ TASKS = (
         ),
         score=scorers.closed_book,
         scorer_source=(
-            "google-research/language orqa (Lee et al. 2019): exact match of normalised answers"
+            "google-research/language orqa (Lee et al. 2019): exact match of normalized answers"
         ),
         paper_scores=(
             *gpt2_scores("exact_match", 4.1),
@@ -126,7 +126,7 @@ TASKS = (
         ),
         score=scorers.closed_book,
         scorer_source=(
-            "google-research/language orqa (Lee et al. 2019): exact match of normalised answers"
+            "google-research/language orqa (Lee et al. 2019): exact match of normalized answers"
         ),
         paper_scores=gpt3_scores(
             "exact_match",

@@ -12,7 +12,7 @@ from gptjax.data import shards, validation_split
 from gptjax.runtime import checksums
 from tests import corpus
 from tests.corpus import SHORT_DOCUMENTS as DOCUMENTS
-from tests.corpus import decode, flip, refused, tokenise
+from tests.corpus import decode, flip, refused, write_shards
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def read_split(directory):
 
 
 def test_damage_is_noticed(source, tmp_path):
-    tokenise(source, tmp_path / "out")
+    write_shards(source, tmp_path / "out")
     read_split(tmp_path / "out")
     tokens = tmp_path / "out" / "train-00001.tokens.npy"
     whole = tokens.read_bytes()
@@ -52,7 +52,7 @@ def test_shards_of_a_large_directory_are_checked_when_one_is_first_read(
     source, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(shards, "VERIFY_AT_OPEN_BYTES", 0)
-    tokenise(source, tmp_path / "out")
+    write_shards(source, tmp_path / "out")
     tokens = tmp_path / "out" / "train-00002.tokens.npy"
     content = bytearray(tokens.read_bytes())
     content[-9] ^= 1
@@ -77,7 +77,7 @@ def test_more_shards_than_a_program_may_have_files_open(tmp_path, monkeypatch):
     (tmp_path / "text.jsonl").write_text(
         "".join(json.dumps({"text": f"{n}" * 9}) + "\n" for n in range(40))
     )
-    tokenise(
+    write_shards(
         data.Text(path=str(tmp_path / "text.jsonl")), tmp_path / "out", rule=data.Tail(), block=1
     )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -103,7 +103,7 @@ def test_no_directory_no_manifest_bad_manifest(source, tmp_path):
         r"is no shard directory; python -m gptjax.prepare writes one",
         lambda: shards.read_manifest(tmp_path / "nowhere"),
     )
-    tokenise(source, tmp_path / "out")
+    write_shards(source, tmp_path / "out")
     manifest = tmp_path / "out" / "manifest.json"
     text = manifest.read_text()
     manifest.write_text(text[:-30])
@@ -119,7 +119,7 @@ def test_no_directory_no_manifest_bad_manifest(source, tmp_path):
 def test_every_byte_of_a_shard_is_checked(tmp_path, part, large, monkeypatch):
     monkeypatch.setattr(shards, "VERIFY_AT_OPEN_BYTES", 0 if large else 2**30)
     (tmp_path / "text.jsonl").write_text('{"text": "one"}\n{"text": "and another"}\n')
-    tokenise(
+    write_shards(
         data.Text(path=str(tmp_path / "text.jsonl")),
         tmp_path / "out",
         rule=data.Separate(source=data.Embedded()),
@@ -151,7 +151,7 @@ def test_every_byte_of_a_shard_is_checked(tmp_path, part, large, monkeypatch):
 
 
 def test_every_byte_of_the_manifest_is_checked(source, tmp_path):
-    tokenise(source, tmp_path / "out", block=4000)
+    write_shards(source, tmp_path / "out", block=4000)
     file = tmp_path / "out" / "manifest.json"
     whole, known = file.read_bytes(), shards.read_manifest(tmp_path / "out")
     for at in range(0, len(whole), 11):
@@ -179,7 +179,7 @@ WRONG = {
 
 @pytest.mark.parametrize("spoil", WRONG.values(), ids=WRONG)
 def test_manifests_of_earlier_versions_are_read_and_their_sums_checked(source, tmp_path, spoil):
-    manifest = tokenise(source, tmp_path / "out")
+    manifest = write_shards(source, tmp_path / "out")
     old = {name: value for name, value in manifest.items() if name in shards.FIELDS}
     for counts in old["splits"].values():
         counts["shards"] = [
@@ -201,7 +201,7 @@ def test_manifests_of_earlier_versions_are_read_and_their_sums_checked(source, t
 
 
 def test_ids_outside_the_vocabulary_are_named(source, tmp_path):
-    manifest = tokenise(source, tmp_path / "out", rule=data.Tail(fraction=0.1))
+    manifest = write_shards(source, tmp_path / "out", rule=data.Tail(fraction=0.1))
     described = manifest["splits"]["train"]["shards"][1]
     tokens = np.load(tmp_path / "out" / "train-00001.tokens.npy")
     tokens[7] = 300

@@ -1,4 +1,4 @@
-"""Where a run's rows come from: text that is tokenised when it is first read, what was prepared,
+"""Where a run's rows come from: text that is tokenized when it is first read, what was prepared,
 and what is refused before hours go by."""
 
 import dataclasses
@@ -45,8 +45,8 @@ def test_the_second_reading_finds_what_the_first_made(source, tmp_path, monkeypa
     first = reading(tmp_path, source, spec=spec, n_vocab=300, say=said.append)
     assert (
         "training 300 SentencePiece pieces" in said[0]
-        and "tokenising Text" in said[1]
-        and said[2] == "100% tokenised"
+        and "tokenizing Text" in said[1]
+        and said[2] == "100% tokenized"
         and "tokens to train on" in said[3]
     )
     monkeypatch.setattr(
@@ -60,14 +60,14 @@ def test_the_second_reading_finds_what_the_first_made(source, tmp_path, monkeypa
     np.testing.assert_array_equal(first.row(3), again.row(3))
 
 
-def test_changed_text_is_tokenised_again(source, tmp_path):
+def test_changed_text_is_tokenized_again(source, tmp_path):
     before = reading(tmp_path, source).description()["sources"][0]["text"]
     write(tmp_path / "text.jsonl", [*DOCUMENTS, "one more"])
     after = reading(tmp_path, source).description()["sources"][0]["text"]
     assert after["documents"] == before["documents"] + 1 and after["digest"] != before["digest"]
 
 
-def test_the_same_text_by_another_tokenizer_is_tokenised_again(source, tmp_path):
+def test_the_same_text_by_another_tokenizer_is_tokenized_again(source, tmp_path):
     for name, texts in (("a", DOCUMENTS[:60]), ("b", DOCUMENTS[60:])):
         (tmp_path / f"{name}.model").write_bytes(
             build.sentencepiece_tokenizer.train(texts, 300).model
@@ -180,7 +180,7 @@ def test_shards_of_another_tokenizer_or_split_are_refused(source, tmp_path):
     (tmp_path / "x.model").write_bytes(model.model)
     spec = data.SentencePiece(path=str(tmp_path / "x.model"))
     refused(
-        r"was tokenised by Bytes\(\) .* this run's is SentencePiece",
+        r"was tokenized by Bytes\(\) .* this run's is SentencePiece",
         lambda: reading(tmp_path, there, spec=spec, n_vocab=300),
     )
     refused(
@@ -192,7 +192,7 @@ def test_shards_of_another_tokenizer_or_split_are_refused(source, tmp_path):
     )  # as many ids
     there_too = prepared(source, tmp_path / "too", spec, given=other)
     refused(
-        r"was tokenised by SentencePiece.* this run's is SentencePiece",
+        r"was tokenized by SentencePiece.* this run's is SentencePiece",
         lambda: reading(tmp_path, there_too, spec=spec, n_vocab=300),
     )
     gone = data.Shards(path=str(tmp_path / "nowhere"))
@@ -240,13 +240,13 @@ def lone(tmp_path, name="book.txt", text="It is a truth universally acknowledged
 
 @pytest.mark.parametrize("spec", [None, data.SentencePiece(n_pieces=300)])
 @pytest.mark.parametrize("ending", ["", "/*.txt", "/book.txt"])
-def test_one_document_is_refused_before_it_is_tokenised(tmp_path, monkeypatch, ending, spec):
+def test_one_document_is_refused_before_it_is_tokenized(tmp_path, monkeypatch, ending, spec):
     monkeypatch.setattr(
         "gptjax.data.tokenizers.sentencepiece_tokenizer.train",
         lambda *given: pytest.fail("trained"),
     )
     monkeypatch.setattr(
-        "gptjax.data.tokenize.tokenize_corpus", lambda *given: pytest.fail("tokenised")
+        "gptjax.data.tokenize.tokenize_corpus", lambda *given: pytest.fail("tokenized")
     )
     source = data.Text(path=str(lone(tmp_path)) + ending)
     match = (
@@ -267,7 +267,7 @@ def test_one_document_is_refused_before_it_is_tokenised(tmp_path, monkeypatch, e
 
 def test_few_documents_of_which_none_is_held_out_are_refused_before(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "gptjax.data.tokenize.tokenize_corpus", lambda *given: pytest.fail("tokenised")
+        "gptjax.data.tokenize.tokenize_corpus", lambda *given: pytest.fail("tokenized")
     )
     few = write(tmp_path / "few.jsonl", ["one text " * 99, "another " * 99, "a third " * 99])
     advice = r"the validation split has 0 tokens; raise data.validation.fraction=0.01, or cut"
@@ -311,7 +311,7 @@ def test_a_mixture_that_cannot_be_kept_is_refused_before_and_recorded_as_it_is(
         and small["epochs"] == pytest.approx(10_000 / 32768 / tokens)
     )
     monkeypatch.setattr(
-        "gptjax.data.tokenize.tokenize_corpus", lambda *given: pytest.fail("tokenised")
+        "gptjax.data.tokenize.tokenize_corpus", lambda *given: pytest.fail("tokenized")
     )
     refused(
         r"1 row in 65,536",

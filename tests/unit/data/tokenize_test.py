@@ -17,7 +17,7 @@ from gptjax.data import shards, tokenize, validation_split
 from gptjax.data.sources import open
 from gptjax.data.tokenizers import build
 from tests import corpus
-from tests.corpus import BY_DOCUMENT, contents, decode, flip, refused, tokenise
+from tests.corpus import BY_DOCUMENT, contents, decode, flip, refused, write_shards
 from tests.corpus import SHORT_DOCUMENTS as DOCUMENTS
 
 
@@ -27,7 +27,7 @@ def source(tmp_path):
 
 
 def test_every_document_is_written_once_on_its_side(source, tmp_path):
-    manifest = tokenise(source, tmp_path / "out")
+    manifest = write_shards(source, tmp_path / "out")
     train, validation = (decode(tmp_path / "out", split) for split in validation_split.SPLITS)
     assert sorted(train + validation) == sorted(DOCUMENTS)
     assert not set(train) & set(validation) and 15 < len(validation) < 70
@@ -45,8 +45,8 @@ def test_every_document_is_written_once_on_its_side(source, tmp_path):
 
 def test_counts_and_digest_do_not_depend_on_shard_size(source, tmp_path):
     small, large = (
-        tokenise(source, tmp_path / "small", block=500),
-        tokenise(source, tmp_path / "large", block=10**6),
+        write_shards(source, tmp_path / "small", block=500),
+        write_shards(source, tmp_path / "large", block=10**6),
     )
     assert small["text"] == large["text"]
     assert decode(tmp_path / "small", "train") == decode(tmp_path / "large", "train")
@@ -55,8 +55,8 @@ def test_counts_and_digest_do_not_depend_on_shard_size(source, tmp_path):
 
 def test_workers_write_the_same_files(source, tmp_path):
     done = []
-    tokenise(source, tmp_path / "one")
-    tokenise(source, tmp_path / "two", workers=2, advance=done.append)
+    write_shards(source, tmp_path / "one")
+    write_shards(source, tmp_path / "two", workers=2, advance=done.append)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert done == sorted(done) and done[-1] == 1.0
 
@@ -95,13 +95,13 @@ def test_a_worker_that_is_killed_is_one_line_and_loses_nothing(source, tmp_path)
         r"a worker process was killed, .*run it again, with fewer --workers",
         lambda: killed(source, tmp_path / "out", workers=2),
     )
-    tokenise(source, tmp_path / "out")
-    tokenise(source, tmp_path / "whole")
+    write_shards(source, tmp_path / "out")
+    write_shards(source, tmp_path / "whole")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_a_killed_preparation_is_resumed(source, tmp_path, monkeypatch):
-    tokenise(source, tmp_path / "whole")
+    write_shards(source, tmp_path / "whole")
     process = multiprocessing.get_context("spawn").Process(
         target=killed, args=(source, tmp_path / "out")
     )
@@ -122,7 +122,7 @@ def test_a_killed_preparation_is_resumed(source, tmp_path, monkeypatch):
     )
     living.write_bytes(b"another that is at work")
     time.sleep(0.01)
-    tokenise(source, tmp_path / "out")
+    write_shards(source, tmp_path / "out")
     living.unlink()
     assert {p: (tmp_path / "out" / p).stat().st_mtime_ns for p in list(finished)[:1]} == dict(
         list(finished.items())[:1]
@@ -131,38 +131,38 @@ def test_a_killed_preparation_is_resumed(source, tmp_path, monkeypatch):
 
 
 def test_prepared_twice_is_prepared_once(source, tmp_path, monkeypatch):
-    first = tokenise(source, tmp_path / "out")
+    first = write_shards(source, tmp_path / "out")
     monkeypatch.setattr(open, "documents", lambda source: pytest.fail("read again"))
-    assert tokenise(source, tmp_path / "out") == first
+    assert write_shards(source, tmp_path / "out") == first
 
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_directory_of_something_else_is_refused(source, tmp_path, finished):
-    tokenise(source, tmp_path / "out")
+    write_shards(source, tmp_path / "out")
     if not finished:
         manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
         (tmp_path / "out" / "manifest.json").rename(tmp_path / "out" / "job.json")
         assert manifest["block"] == 1000
     refused(
         r"prepared with another held_out: it has ByDocument\(fraction=0.2\)",
-        lambda: tokenise(source, tmp_path / "out", rule=data.Tail()),
+        lambda: write_shards(source, tmp_path / "out", rule=data.Tail()),
     )
     refused(
         r"prepared with another tokenizer: it has Bytes\(\), now it is Gpt2Bpe",
-        lambda: tokenise(source, tmp_path / "out", data.Gpt2Bpe()),
+        lambda: write_shards(source, tmp_path / "out", data.Gpt2Bpe()),
     )
     refused(
         r"prepared with another number of characters a shard: it has 1000",
-        lambda: tokenise(source, tmp_path / "out", block=999),
+        lambda: write_shards(source, tmp_path / "out", block=999),
     )
     (tmp_path / "text.jsonl").write_text('{"text": "other"}\n')
     if finished:
         refused(
             r"with another text: it has documents 200, .*, now it is documents 1, char.*; give",
-            lambda: tokenise(source, tmp_path / "out"),
+            lambda: write_shards(source, tmp_path / "out"),
         )
     else:
-        assert tokenise(source, tmp_path / "out")["text"]["documents"] == 1
+        assert write_shards(source, tmp_path / "out")["text"]["documents"] == 1
 
 
 CHANGES = {  # of a corpus after it was prepared; and is it another text?
@@ -189,7 +189,7 @@ def rewrite(folder, a, b):
 def test_a_finished_directory_is_refused_for_another_text_alone(tmp_path, change):
     rewrite(tmp_path / "text", DOCUMENTS[:100], DOCUMENTS[100:])
     source, lines = data.Text(path=str(tmp_path / "text")), []
-    tokenise(source, tmp_path / "out")
+    write_shards(source, tmp_path / "out")
     before = contents(tmp_path / "out")
     alter, is_other = CHANGES[change]
     alter(tmp_path / "text")
@@ -223,14 +223,14 @@ def test_foreign_arrays_are_not_mixed_with(source, tmp_path):
     np.save(tmp_path / "out" / "mine.npy", np.zeros(3))
     refused(
         r"holds files of something else; give an empty directory",
-        lambda: tokenise(source, tmp_path / "out"),
+        lambda: write_shards(source, tmp_path / "out"),
     )
 
 
 def test_a_full_disk_or_read_only_directory_is_named(source, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="Not a directory|File exists"):
-        tokenise(source, tmp_path / "file")
+        write_shards(source, tmp_path / "file")
     if os.path.exists("/dev/full"):
         (tmp_path / "out").mkdir()
 
@@ -244,7 +244,7 @@ def test_a_full_disk_or_read_only_directory_is_named(source, tmp_path, monkeypat
             OSError,
             match=r"cannot be written \(No space left on device\); what is finished is kept",
         ) as error:
-            tokenise(source, tmp_path / "out")
+            write_shards(source, tmp_path / "out")
         assert str(tmp_path / "out") in str(error.value)
 
 
@@ -267,12 +267,12 @@ def stopped(source, directory, block=1000):
         patch.setattr(
             tokenize, "sum_counts", lambda blocks: (_ for _ in ()).throw(KeyboardInterrupt)
         )
-        tokenise(source, directory, block=block)
+        write_shards(source, directory, block=block)
 
 
 @pytest.mark.parametrize("how", ["flip", "half", "empty", "gone"])
 def test_damaged_parts_of_an_unfinished_preparation_are_written_again(source, tmp_path, how):
-    tokenise(source, tmp_path / "whole")
+    write_shards(source, tmp_path / "whole")
     stopped(source, tmp_path / "out")
     files = sorted((tmp_path / "out").iterdir())
     assert len([file for file in files if file.suffix == ".npy"]) > 20 and len(files) > 30
@@ -312,7 +312,7 @@ def test_blocks_of_files_that_have_not_changed_are_kept(tmp_path):
     (corpus / "4.jsonl").write_text('{"text": "last"}\n{"text": 3}\n')
     refused(
         r"4.jsonl line 2 has no string field 'text': that is 3",
-        lambda: tokenise(source, tmp_path / "out"),
+        lambda: write_shards(source, tmp_path / "out"),
     )
     assert len(list((tmp_path / "out").glob("block-*.json"))) > 8
     (corpus / "4.jsonl").write_text(
@@ -339,7 +339,7 @@ def test_blocks_of_files_that_have_not_changed_are_kept(tmp_path):
         and len(spoken.given) < 10
     )
     assert said == [f"passed over in Text(path='{corpus}', field='text'): 1 files without text"]
-    tokenise(source, tmp_path / "anew")
+    write_shards(source, tmp_path / "anew")
     for split in validation_split.SPLITS:
         assert decode(tmp_path / "out", split) == decode(tmp_path / "anew", split)
     assert len(list((tmp_path / "out").iterdir())) == len(list((tmp_path / "anew").iterdir()))
@@ -350,7 +350,7 @@ def test_blocks_of_files_that_have_not_changed_are_kept(tmp_path):
 
 
 def test_tail_cuts_every_document_between_characters(source, tmp_path):
-    tokenise(source, tmp_path / "out", rule=data.Tail(fraction=0.25))
+    write_shards(source, tmp_path / "out", rule=data.Tail(fraction=0.25))
     train, validation = decode(tmp_path / "out", "train"), decode(tmp_path / "out", "validation")
     assert len(train) == len(validation) == len(DOCUMENTS)
     assert [a + b for a, b in zip(train, validation, strict=True)] == DOCUMENTS
@@ -358,7 +358,7 @@ def test_tail_cuts_every_document_between_characters(source, tmp_path):
 
 
 def test_separate_trains_on_everything(source, tmp_path):
-    manifest = tokenise(source, tmp_path / "out", rule=data.Separate(source=data.Embedded()))
+    manifest = write_shards(source, tmp_path / "out", rule=data.Separate(source=data.Embedded()))
     assert (
         decode(tmp_path / "out", "train") == DOCUMENTS
         and not manifest["splits"]["validation"]["tokens"]
