@@ -116,7 +116,7 @@ class CheckpointReader:
     def _latest_intact(self, steps: Sequence[int], read: Callable[[int], Any]) -> tuple[int, Any]:
         """(step, read(step)) for the last of `steps` whose reading does not raise
         CorruptCheckpoint."""
-        errors = []
+        steps_by_error: dict[str, list[int]] = {}
         for step in reversed(steps):
             try:
                 return step, read(step)
@@ -124,10 +124,13 @@ class CheckpointReader:
                 if step not in self._corrupt:
                     self._print_line(f"the checkpoint of step {step:,} is damaged: {error}")
                 self._corrupt.add(step)
-                errors.append(f"{step}: {error}")
+                steps_by_error.setdefault(str(error), []).append(step)
+        errors = "; ".join(
+            f"{', '.join(map(str, steps))}: {error}" for error, steps in steps_by_error.items()
+        )
         raise ValueError(
-            f"every checkpoint in {self._directory} is damaged ({'; '.join(errors)}); put back a "
-            "copy, or start again in another --run_dir"
+            f"every checkpoint in {self._directory} is damaged ({errors}); put back a copy, or "
+            "start again in another --run_dir"
         )
 
     def _shared_record(self, step: int) -> dict:

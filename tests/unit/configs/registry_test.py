@@ -36,7 +36,10 @@ def test_an_unknown_name_says_the_nearest():
         registry.config("nanoo")
     with pytest.raises(
         ValueError,
-        match="'zzz'; there are smoke, nano, .*gpt3_175b, 117m, .* 175b \\(python -m gptjax.plan",
+        match=(
+            "'zzz'; there are smoke, nano, .*gpt3_175b, openai-gpt, gpt2, .*gpt2-xl, 117m, .* 175b "
+            "\\(python -m gptjax.plan"
+        ),
     ):
         registry.config("zzz")
 
@@ -81,7 +84,7 @@ def ends():
     raise SystemExit("no")
 
 def questions():
-    return Sweep(about="?", recipe="smoke", points=seeds(2))
+    return Sweep(description="?", recipe="smoke", points=seeds(2))
 """
 
 
