@@ -380,7 +380,10 @@ def test_an_epoch_that_is_damaged_is_named_and_passed_over(tmp_path):
         len(said) == 1
         and "the checkpoint of step 30 is damaged: _CHECKPOINT_METADATA is missing" in said[0]
     )
-    with pytest.raises(ValueError, match="every checkpoint in .* is damaged .30: .*; 40: "):
+    with pytest.raises(
+        ValueError,
+        match="every checkpoint in .* is damaged .30, 40: _CHECKPOINT_METADATA is missing",
+    ):
         finetune.restore_best(saved, "here", [30, 40], wanted)
     with pytest.raises(ValueError, match="here has no epoch that was evaluated and saved"):
         finetune.restore_best(saved, "here", [], wanted)
