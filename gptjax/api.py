@@ -66,7 +66,8 @@ def load(
     gs://BUCKET/FOLDER of a run.
 
     assignments change fields of its config, as long as the parameters compute the same:
-    "mesh.tensor=2", "compute.attention=reference", of weights without one "data.tokenizer=Bytes()".
+    "mesh.tensor=2", "compute.attention_kernel=reference", of weights without one
+    "data.tokenizer=Bytes()".
     step: of which step a run's checkpoint is to be (default: the newest that is whole). dtype: in
     which the model computes, "float32" or "bfloat16" (default: bfloat16 on TPU and GPU, float32 on
     CPU); the parameters are float32.

@@ -97,7 +97,7 @@ def run(
     retries: int,
     show: Callable[[Progress], None],
 ) -> tuple[Progress, bool]:
-    """Runs every point that is not done, in order; return (progress, whether all points were
+    """Runs every point that is not done, in order; returns (progress, whether all points were
     processed). Ctrl-C, SIGTERM or a closed terminal stops each run with a checkpoint, from which
     the same sweep continues; a second signal kills the runs. The runs end whenever this process
     ends."""

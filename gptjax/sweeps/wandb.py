@@ -17,7 +17,7 @@ from gptjax.sweeps.points import Point
 def log_runs(
     name: str, points: Sequence[Point], directory: Path, project: str, log: Callable[[str], None]
 ) -> int:
-    """Uploads each run that has measured something to `project`, in the group `name`; return their
+    """Uploads each run that has measured something to `project`, in the group `name`; returns their
     number. Repeating it adds what is new: a run's id is derived from its config, and steps that
     were uploaded are skipped. With WANDB_MODE=offline the runs are written to DIR/wandb, for `wandb
     sync`. ValueError if the package is not installed."""

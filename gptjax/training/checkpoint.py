@@ -256,7 +256,7 @@ class CheckpointManager(CheckpointReader):
         self._warnings: set[str] = set()
 
     def prepare(self) -> None:
-        """Creates the directory and remove what an interrupted save left in it; `save` calls it
+        """Creates the directory and removes what an interrupted save left in it; `save` calls it
         first. ValueError if the directory cannot be written."""
         try:
             lines = self._processes.broadcast_from_zero(
@@ -334,7 +334,7 @@ class CheckpointManager(CheckpointReader):
             pending.result()
 
     def _commit(self, step: int, response: ocp.AsyncResponse, needed: int) -> None:
-        """Waits for Orbax, make the checkpoint valid by a rename, and remove checkpoints that are
+        """Waits for Orbax, makes the checkpoint valid by a rename, and removes checkpoints that are
         no longer kept. Runs in a background thread."""
         try:
             response.result()

@@ -29,7 +29,7 @@ def train(
     n_profile_steps: int,
     objective: Objective,
 ) -> int:
-    """Trains the requested run, from its newest checkpoint if it has one; return the exit status.
+    """Trains the requested run, from its newest checkpoint if it has one; returns the exit status.
 
     bucket: URL that checkpoints and copies of the record go to; None: the run's directory.
     processes: a distributed.processes.ProcessGroup. n_profile_steps: number of steps to trace.
@@ -142,7 +142,7 @@ class OpenRun:
         return dataset
 
     def begin_record(self, resume_point: resume.ResumePoint, dataset: Any, processes: Any) -> None:
-        """Writes the run's description, and make its directory ready for metrics and
+        """Writes the run's description, and makes its directory ready for metrics and
         checkpoints."""
         from gptjax.report import events
 
@@ -157,7 +157,7 @@ class OpenRun:
 def open_run(
     request: resume.Request, bucket: str | None, processes: Any, out: Any
 ) -> Iterator[OpenRun]:
-    """Locks the directory of a run and find out whether it continues. bucket: as in `train`.
+    """Locks the directory of a run and finds out whether it continues. bucket: as in `train`.
     ValueError if another program has the directory, or if the run there cannot be continued as
     requested."""
     from gptjax.report import sync
@@ -180,7 +180,7 @@ def open_run(
 
 
 def train_loop(context: TrainContext) -> int:
-    """Takes the remaining steps of a run; return the exit status."""
+    """Takes the remaining steps of a run; returns the exit status."""
     from gptjax.sharding import rules
 
     table = rules.PRESETS[context.config.mesh.sharding].activations
@@ -307,7 +307,7 @@ class TrainLoop:
                 self._pending = self.step, metrics, end_time
 
     def _report(self) -> None:
-        """Writes and show the metrics of the step that was dispatched last, if that is still to be
+        """Writes and shows the metrics of the step that was dispatched last, if that is still to be
         done. TooManyNonFiniteSteps if no run is left after it."""
         import jax
 
@@ -349,7 +349,7 @@ class TrainLoop:
         )
 
     def _write(self, step: int, values: dict[int, dict[str, Any]]) -> None:
-        """Writes the metrics of each run to its record, and show their means."""
+        """Writes the metrics of each run to its record, and shows their means."""
         for index, run_values in values.items():
             self._logs[index].write(step, run_values)
         self._progress.update(step, mean_values(list(values.values())))

@@ -97,7 +97,7 @@ class TrainStep:
     def update(
         self, state: TrainState, accumulator: GradientAccumulation, microbatch_rows: int
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """Applies the mean gradient; return (state, metrics). If the loss or the gradient norm is
+        """Applies the mean gradient; returns (state, metrics). If the loss or the gradient norm is
         not finite, parameters and optimizer moments are left unchanged and the step is counted as
         skipped."""
         n, c = accumulator.count.astype(jnp.float32), self.config
